@@ -1,1 +1,32 @@
-//! stub
+//! What is wanted and what is so: the meeting point of all roles, and the only crate that names sqlx.
+//!
+//! One SQL text serves SQLite and PostgreSQL. Each statement is one function; each column has one
+//! writer (see `migrations/`). This crate never dials a cache, never sees Docker and never logs a
+//! secret.
+
+mod address;
+mod db;
+mod error;
+mod feed;
+mod grant;
+mod installation;
+mod instance;
+mod keys;
+mod route;
+mod session;
+mod time;
+mod token;
+mod user;
+
+pub use address::{Lease, Network};
+pub use db::{Database, Store};
+pub use error::StoreError;
+pub use feed::{Changes, Feed};
+pub use grant::Grant;
+pub use instance::{Instance, InstanceState, Wanted};
+pub use keys::{KeyError, LaneKey, TokenKey};
+pub use route::{Observed, Route};
+pub use session::{NewSession, Session};
+pub use time::{Millis, now};
+pub use token::{NewToken, Token, TokenFormatError, TokenId, TokenRow, TokenSecret, Verifier};
+pub use user::{NewUser, Plan, User, UserState};

@@ -1,0 +1,82 @@
+//! Container addresses: ours to assign, and to rest before another user gets them.
+//!
+//! Docker hands a freed address to the next container at once, and a stale route would then lead into
+//! somebody else's cache. So an address is leased to an instance, and after its release it rests.
+
+use std::time::Duration;
+
+use crate::db::{read, write_quietly};
+use crate::{Millis, Store, StoreError, now};
+
+/// A bridge network of ours.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Network {
+    /// Its name in Docker.
+    pub name: String,
+    /// Its bridge's name on the host, at most 15 characters.
+    pub bridge: String,
+    /// In CIDR form.
+    pub subnet: String,
+    /// The host's address on it.
+    pub gateway: String,
+}
+
+/// An address held by an instance.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Lease {
+    /// The address.
+    pub address: String,
+    /// The network's name in Docker.
+    pub network: String,
+}
+
+impl Store {
+    /// Our networks, oldest first.
+    pub async fn networks(&self) -> Result<Vec<Network>, StoreError> {
+        let sql = "SELECT name, bridge, subnet, gateway FROM networks ORDER BY created_at, name";
+        Ok(read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?)
+    }
+
+    /// Adds a network with the addresses that may be leased on it. `Taken` if its name, bridge or subnet is ours already.
+    pub async fn add_network(&self, network: &Network, addresses: &[String]) -> Result<(), StoreError> {
+        write_quietly!(self, tx => {
+            sqlx::query("INSERT INTO networks (name, bridge, subnet, gateway, created_at) VALUES ($1, $2, $3, $4, $5)")
+                .bind(&network.name).bind(&network.bridge).bind(&network.subnet).bind(&network.gateway)
+                .bind(now()).execute(&mut *tx).await.map_err(|e| StoreError::unique(e, "network"))?;
+            for address in addresses {
+                sqlx::query("INSERT INTO addresses (address, network) VALUES ($1, $2)")
+                    .bind(address).bind(&network.name).execute(&mut *tx).await?;
+            }
+        });
+        Ok(())
+    }
+
+    /// The address an instance holds, or a free one that has rested for `rest`; `None` when all networks are full.
+    pub async fn lease_address(
+        &self,
+        instance_id: &str,
+        rest: Duration,
+    ) -> Result<Option<Lease>, StoreError> {
+        let held = "SELECT address, network FROM addresses WHERE instance_id = $1";
+        let take = "UPDATE addresses SET instance_id = $1, released_at = NULL WHERE address = \
+                    (SELECT address FROM addresses WHERE instance_id IS NULL \
+                     AND COALESCE(released_at, 0) <= $2 ORDER BY COALESCE(released_at, 0), address LIMIT 1) \
+                    AND instance_id IS NULL RETURNING address, network";
+        let rested = now() - Millis::try_from(rest.as_millis()).unwrap_or(Millis::MAX);
+        Ok(write_quietly!(self, tx => {
+            match sqlx::query_as(held).bind(instance_id).fetch_optional(&mut *tx).await? {
+                Some(lease) => Some(lease),
+                None => sqlx::query_as(take).bind(instance_id).bind(rested).fetch_optional(&mut *tx).await?,
+            }
+        }))
+    }
+
+    /// Gives an instance's address back; it rests from now on.
+    pub async fn release_address(&self, instance_id: &str) -> Result<(), StoreError> {
+        let sql = "UPDATE addresses SET instance_id = NULL, released_at = $1 WHERE instance_id = $2";
+        write_quietly!(self, tx => {
+            sqlx::query(sql).bind(now()).bind(instance_id).execute(&mut *tx).await?;
+        });
+        Ok(())
+    }
+}

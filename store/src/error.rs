@@ -1,0 +1,69 @@
+//! What can go wrong between a role and its database.
+
+use std::path::PathBuf;
+
+/// Why a call to the store failed. Messages name the fix where there is one; they hold no data of users.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database can't be opened.
+    #[error("can't open the database {what}: {fix}")]
+    Open {
+        /// A path or an address without its password.
+        what: String,
+        /// What to do about it.
+        fix: String,
+        /// What the driver said.
+        source: Option<sqlx::Error>,
+    },
+    /// The file may be read by everybody on the machine.
+    #[error("{} can be read by everybody: run `chmod o= {}`", .0.display(), .0.display())]
+    WorldReadable(PathBuf),
+    /// A newer memgate has migrated it.
+    #[error(
+        "the database is from a newer memgate (migration {0}): install that version, or restore a backup"
+    )]
+    Newer(i64),
+    /// A migration failed.
+    #[error("can't migrate the database: see the cause, restore a backup if it doesn't start again")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+    /// The disk is full.
+    #[error("can't save now, the disk is full: free some space")]
+    DiskFull(#[source] sqlx::Error),
+    /// A value that must be unique is taken: an e-mail address at sign-up, say.
+    #[error("that {0} is taken: choose another")]
+    Taken(&'static str),
+    /// A row that was asked for by name isn't there.
+    #[error("there is no such {0}: check the spelling")]
+    Missing(&'static str),
+    /// A row holds what no memgate writes.
+    #[error("the database holds a {0} that makes no sense: restore a backup")]
+    Garbage(&'static str),
+    /// Anything else: away, slow, locked.
+    #[error("the database doesn't answer as it should: check that it runs")]
+    Unavailable(#[source] sqlx::Error),
+}
+
+/// SQLite's primary result code for a full disk.
+const SQLITE_FULL: &str = "13";
+/// PostgreSQL's SQLSTATE for it.
+const PG_DISK_FULL: &str = "53100";
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|e| e.code()).map(|c| c.into_owned());
+        match code.as_deref() {
+            Some(SQLITE_FULL | PG_DISK_FULL) => Self::DiskFull(error),
+            _ => Self::Unavailable(error),
+        }
+    }
+}
+
+impl StoreError {
+    /// `Taken(what)` if the cause is a unique constraint, else as `From` has it.
+    pub(crate) fn unique(error: sqlx::Error, what: &'static str) -> Self {
+        match error.as_database_error() {
+            Some(e) if e.is_unique_violation() => Self::Taken(what),
+            _ => error.into(),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Following what others write: everything after a revision, in commit order, with nothing missed.
+//!
+//! The table is the truth. PostgreSQL's notification only says "look now"; SQLite has none, there we
+//! look every [`POLL`], which costs one indexed read of one row.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgListener;
+
+use crate::db::{Db, read};
+use crate::{Store, StoreError, TokenId};
+
+pub(crate) const NEXT_REVISION: &str = "UPDATE revision SET value = value + 1 WHERE one = 1 RETURNING value";
+pub(crate) const NUDGE: &str = "SELECT pg_notify('memgate_revision', '')";
+const CHANNEL: &str = "memgate_revision";
+
+/// How long a change on SQLite may stay unseen.
+const POLL: Duration = Duration::from_millis(50);
+/// PostgreSQL nudges; we look by ourselves this often in case a nudge was lost.
+const POLL_WITH_NUDGES: Duration = Duration::from_secs(1);
+
+/// What changed since the last call.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// The revision up to which this is complete.
+    pub revision: i64,
+    /// Tokens made, changed or revoked.
+    pub tokens: Vec<TokenId>,
+    /// Ids of users whose own row, instance or route changed.
+    pub users: Vec<String>,
+}
+
+/// A follower's place in the sequence of revisions.
+#[derive(Debug)]
+pub struct Feed {
+    store: Store,
+    revision: i64,
+    listener: Option<PgListener>,
+}
+
+impl Store {
+    /// Starts to follow from the revision of now.
+    pub async fn feed(&self) -> Result<Feed, StoreError> {
+        let listener = match &self.db {
+            Db::Sqlite { .. } => None,
+            Db::Postgres(pool) => {
+                let mut listener = PgListener::connect_with(pool).await?;
+                listener.listen(CHANNEL).await?;
+                Some(listener)
+            }
+        };
+        Ok(Feed { store: self.clone(), revision: self.revision().await?, listener })
+    }
+
+    /// The newest revision.
+    pub async fn revision(&self) -> Result<i64, StoreError> {
+        let sql = "SELECT value FROM revision WHERE one = 1";
+        Ok(read!(self, pool => sqlx::query_scalar(sql).fetch_one(pool).await)?)
+    }
+
+    async fn changes_after(&self, after: i64) -> Result<Changes, StoreError> {
+        // Read first: what is committed after this read has a higher revision and comes next time.
+        let revision = self.revision().await?;
+        let tokens: Vec<String> = read!(self, pool => sqlx::query_scalar(
+            "SELECT id FROM tokens WHERE revision > $1 AND revision <= $2")
+            .bind(after).bind(revision).fetch_all(pool).await)?;
+        let users = read!(self, pool => sqlx::query_scalar(
+            "SELECT id FROM users WHERE revision > $1 AND revision <= $2 \
+             UNION SELECT user_id FROM instances WHERE revision > $1 AND revision <= $2 \
+             UNION SELECT i.user_id FROM routes r JOIN instances i ON i.id = r.instance_id \
+                   WHERE r.revision > $1 AND r.revision <= $2")
+            .bind(after).bind(revision).fetch_all(pool).await)?;
+        let tokens = tokens.iter().filter_map(|id| TokenId::parse(id)).collect();
+        Ok(Changes { revision, tokens, users })
+    }
+}
+
+impl Feed {
+    /// The revision up to which everything has been handed out.
+    #[must_use]
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// Waits for the next changes. After an error call it again: nothing is lost. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Changes, StoreError> {
+        loop {
+            if self.store.revision().await? > self.revision {
+                let changes = self.store.changes_after(self.revision).await?;
+                self.revision = changes.revision;
+                return Ok(changes);
+            }
+            match &mut self.listener {
+                None => tokio::time::sleep(POLL).await,
+                // `try_recv` reconnects by itself; whatever it says, the table is read again.
+                Some(listener) => {
+                    let _ = tokio::time::timeout(POLL_WITH_NUDGES, listener.try_recv()).await;
+                }
+            }
+        }
+    }
+}

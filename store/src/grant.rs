@@ -1,0 +1,88 @@
+//! Everything the proxy must know about one token, in one read.
+
+use crate::db::read;
+use crate::token::{TokenId, TokenSecret};
+use crate::{Store, StoreError, TokenKey, UserState, token};
+
+/// A token with its user, instance and route.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// The token.
+    pub token: TokenId,
+    /// Its user.
+    pub user_id: String,
+    /// The user's instance.
+    pub instance_id: String,
+    /// Whether the token has been revoked.
+    pub revoked: bool,
+    /// Whether the user may use anything at all.
+    pub user_state: UserState,
+    /// How many connections the instance may have.
+    pub connections: i64,
+    /// The largest item, in bytes.
+    pub item_size_max: i64,
+    /// Where its memcached is, if it runs.
+    pub address: Option<String>,
+    /// The route's generation: 0 before the first.
+    pub generation: i64,
+    /// The store's revision before this was read: what changed later is not in it.
+    pub read_at: i64,
+    secret_hash: String,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    user_id: String,
+    secret_hash: String,
+    revoked_at: Option<i64>,
+    user_state: String,
+    instance_id: String,
+    connections: i64,
+    item_size_max: i64,
+    route_state: Option<String>,
+    generation: Option<i64>,
+    address: Option<String>,
+}
+
+impl Grant {
+    /// Whether `secret` is this token's. The time it takes doesn't depend on the answer.
+    #[must_use]
+    pub fn matches(&self, key: &TokenKey, secret: &TokenSecret) -> bool {
+        token::matches(key, &self.token, secret.reveal(), &self.secret_hash)
+    }
+
+    /// A hash to check a secret against when there is no such token, so that the clock doesn't tell.
+    #[must_use]
+    pub fn check_nothing(key: &TokenKey, id: &TokenId, secret: &TokenSecret) -> bool {
+        const NOBODYS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+        token::matches(key, id, secret.reveal(), NOBODYS)
+    }
+}
+
+impl Store {
+    /// Reads the grant of a token: `None` if there is no such token.
+    pub async fn grant(&self, token: &TokenId) -> Result<Option<Grant>, StoreError> {
+        let read_at = self.revision().await?;
+        let sql = "SELECT t.user_id, t.secret_hash, t.revoked_at, u.state AS user_state, i.id AS instance_id, \
+                   i.connections, i.item_size_max, r.state AS route_state, r.generation, r.address \
+                   FROM tokens t JOIN users u ON u.id = t.user_id JOIN instances i ON i.user_id = u.id \
+                   LEFT JOIN routes r ON r.instance_id = i.id WHERE t.id = $1";
+        let row: Option<Row> =
+            read!(self, pool => sqlx::query_as(sql).bind(token.as_str()).fetch_optional(pool).await)?;
+        let Some(row) = row else { return Ok(None) };
+        let runs = row.route_state.as_deref() == Some("running");
+        Ok(Some(Grant {
+            token: *token,
+            user_id: row.user_id,
+            instance_id: row.instance_id,
+            revoked: row.revoked_at.is_some(),
+            user_state: UserState::parse(&row.user_state)?,
+            connections: row.connections,
+            item_size_max: row.item_size_max,
+            address: row.address.filter(|_| runs),
+            generation: row.generation.unwrap_or(0),
+            read_at,
+            secret_hash: row.secret_hash,
+        }))
+    }
+}

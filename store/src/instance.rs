@@ -1,0 +1,172 @@
+//! Instances: what is wanted of each, beside what is so.
+
+use crate::db::read;
+use crate::route::{Route, RouteColumns};
+use crate::{Millis, Store, StoreError};
+
+/// What the owner or an operator wants of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wanted {
+    /// A running memcached.
+    Running,
+    /// None for now.
+    Suspended,
+    /// None, and nothing left of it.
+    Deleting,
+}
+
+/// What an instance does, as users, commands and metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InstanceState {
+    /// Wanted, not there yet.
+    Pending,
+    /// Answers.
+    Running,
+    /// Stopped for lack of use; wakes when asked.
+    Asleep,
+    /// On its way back.
+    Restarting,
+    /// Stopped by an operator.
+    Suspended,
+    /// Can't be brought up; the message says why.
+    Failed,
+    /// On its way out.
+    Deleting,
+}
+
+impl InstanceState {
+    const ALL: [Self; 7] = [
+        Self::Pending,
+        Self::Running,
+        Self::Asleep,
+        Self::Restarting,
+        Self::Suspended,
+        Self::Failed,
+        Self::Deleting,
+    ];
+
+    /// The state's name: `pending`, `running`, ...
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Asleep => "asleep",
+            Self::Restarting => "restarting",
+            Self::Suspended => "suspended",
+            Self::Failed => "failed",
+            Self::Deleting => "deleting",
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Result<Self, StoreError> {
+        Self::ALL.into_iter().find(|s| s.as_str() == text).ok_or(StoreError::Garbage("instance state"))
+    }
+}
+
+/// An instance: what is wanted, and the route that the provisioner has recorded for it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Instance {
+    /// 24 letters and digits.
+    pub id: String,
+    /// Whose it is.
+    pub user_id: String,
+    /// The owner's e-mail address.
+    pub email: String,
+    /// memcached's `-m`, in MiB.
+    pub memory_mb: i64,
+    /// Client connections.
+    pub connections: i64,
+    /// memcached's `-I`, in bytes.
+    pub item_size_max: i64,
+    /// What is wanted of it.
+    pub wanted: Wanted,
+    /// When it was asked for.
+    pub created_at: Millis,
+    /// What is so; `None` until the provisioner has seen it.
+    pub route: Option<Route>,
+}
+
+impl Instance {
+    /// Its state: pending until the provisioner has said more.
+    #[must_use]
+    pub fn state(&self) -> InstanceState {
+        self.route.as_ref().map_or(InstanceState::Pending, |route| route.state)
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: String,
+    user_id: String,
+    email: String,
+    memory_mb: i64,
+    connections: i64,
+    item_size_max: i64,
+    wanted: String,
+    created_at: Millis,
+    #[sqlx(flatten)]
+    route: RouteColumns,
+}
+
+impl TryFrom<Row> for Instance {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        let wanted = match row.wanted.as_str() {
+            "running" => Wanted::Running,
+            "suspended" => Wanted::Suspended,
+            "deleting" => Wanted::Deleting,
+            _ => return Err(StoreError::Garbage("instance want")),
+        };
+        Ok(Self {
+            id: row.id,
+            user_id: row.user_id,
+            email: row.email,
+            memory_mb: row.memory_mb,
+            connections: row.connections,
+            item_size_max: row.item_size_max,
+            wanted,
+            created_at: row.created_at,
+            route: row.route.into_route()?,
+        })
+    }
+}
+
+/// `i.` is the instance, `u.` its user, `r.` its route if there is one.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT i.id, i.user_id, u.email, i.memory_mb, i.connections, i.item_size_max, i.wanted, ",
+            "i.created_at, r.state, r.generation, r.address, r.container, r.version, r.message, r.changed_at ",
+            "FROM instances i JOIN users u ON u.id = i.user_id LEFT JOIN routes r ON r.instance_id = i.id ",
+            $rest
+        )
+    };
+}
+
+impl Store {
+    /// All instances, oldest first. A row that makes no sense is left out and logged: its user's trouble only.
+    pub async fn instances(&self) -> Result<Vec<Instance>, StoreError> {
+        let sql = select!("ORDER BY i.created_at, i.id");
+        let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?;
+        Ok(rows.into_iter().filter_map(usable).collect())
+    }
+
+    /// A user's instance.
+    pub async fn instance_of(&self, user_id: &str) -> Result<Option<Instance>, StoreError> {
+        let sql = select!("WHERE i.user_id = $1");
+        let row: Option<Row> =
+            read!(self, pool => sqlx::query_as(sql).bind(user_id).fetch_optional(pool).await)?;
+        row.map(Instance::try_from).transpose()
+    }
+}
+
+fn usable(row: Row) -> Option<Instance> {
+    let id = row.id.clone();
+    Instance::try_from(row)
+        .inspect_err(|error| tracing::error!(instance = id, %error, "instance left out"))
+        .ok()
+}

@@ -1,0 +1,138 @@
+//! The two keys that never enter the database: one hashes tokens, one makes the secrets of lanes.
+
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+const KEY_LEN: usize = 32;
+
+/// Why a key file can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// Missing, unreadable or unwritable.
+    #[error("can't use the key file {}: check that it exists and that this user may read it", .path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Anybody on this machine could read it.
+    #[error("the key file {} can be read by everybody: run `chmod o= {}`", .0.display(), .0.display())]
+    WorldReadable(PathBuf),
+    /// Not 64 hexadecimal digits.
+    #[error("the key file {} doesn't hold 64 hexadecimal digits: restore it from a backup", .0.display())]
+    Malformed(PathBuf),
+}
+
+/// Hashes token secrets. Whoever has it and the database still can't log in, only check guesses.
+#[derive(Clone)]
+pub struct TokenKey([u8; KEY_LEN]);
+
+/// Makes the secret that a lane and its memcached share. Read by the proxy and the provisioner only.
+#[derive(Clone)]
+pub struct LaneKey([u8; KEY_LEN]);
+
+impl TokenKey {
+    /// Reads the key; makes one, readable by its owner only, if there is no file yet.
+    pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {
+        load_or_create(path).map(Self)
+    }
+
+    /// Reads the key.
+    pub fn load(path: &Path) -> Result<Self, KeyError> {
+        load(path).map(Self)
+    }
+
+    /// HMAC-SHA256 over the parts, with a zero byte after each so that no two lists of parts look alike.
+    pub(crate) fn hash(&self, parts: &[&str]) -> [u8; 32] {
+        keyed(&self.0, parts)
+    }
+}
+
+impl LaneKey {
+    /// Reads the key; makes one, readable by its owner only, if there is no file yet.
+    pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {
+        load_or_create(path).map(Self)
+    }
+
+    /// Reads the key.
+    pub fn load(path: &Path) -> Result<Self, KeyError> {
+        load(path).map(Self)
+    }
+
+    /// The password (64 hexadecimal digits) for user `lane` of one generation of one instance's memcached.
+    #[must_use]
+    pub fn secret(&self, instance_id: &str, generation: i64) -> String {
+        hex(&keyed(&self.0, &["lane", instance_id, &generation.to_string()]))
+    }
+}
+
+impl fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenKey")
+    }
+}
+
+impl fmt::Debug for LaneKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LaneKey")
+    }
+}
+
+fn keyed(key: &[u8; KEY_LEN], parts: &[&str]) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    for part in parts {
+        mac.update(part.as_bytes());
+        mac.update(&[0]);
+    }
+    mac.finalize().into_bytes().into()
+}
+
+fn load_or_create(path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
+    let key: [u8; KEY_LEN] = rand::random();
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(mut file) => {
+            file.write_all(hex(&key).as_bytes())
+                .and_then(|()| file.sync_all())
+                .map_err(|source| KeyError::File { path: path.into(), source })?;
+            Ok(key)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => load(path),
+        Err(source) => Err(KeyError::File { path: path.into(), source }),
+    }
+}
+
+fn load(path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
+    let failed = |source| KeyError::File { path: path.into(), source };
+    let mode = fs::metadata(path).map_err(failed)?.permissions().mode();
+    if mode & 0o007 != 0 {
+        return Err(KeyError::WorldReadable(path.into()));
+    }
+    let text = fs::read_to_string(path).map_err(failed)?;
+    unhex(text.trim()).ok_or_else(|| KeyError::Malformed(path.into()))
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+pub(crate) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    if text.len() != 2 * N || !text.is_ascii() {
+        return None;
+    }
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}

@@ -1,0 +1,86 @@
+//! Browser sessions, known by the hash of their cookie.
+
+use std::time::Duration;
+
+use crate::db::{read, write_quietly};
+use crate::{Millis, Store, StoreError, now};
+
+/// A session about to be kept.
+#[derive(Debug)]
+pub struct NewSession<'a> {
+    /// SHA-256 of the cookie, hexadecimal.
+    pub id_hash: &'a str,
+    /// Who signed in.
+    pub user_id: &'a str,
+    /// The token that every form of this session carries.
+    pub form_token: &'a str,
+}
+
+/// A session that is still good.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Session {
+    /// SHA-256 of the cookie, hexadecimal.
+    pub id_hash: String,
+    /// Who signed in.
+    pub user_id: String,
+    /// The token that every form of this session carries.
+    pub form_token: String,
+    /// When it began.
+    pub created_at: Millis,
+    /// When its last page was asked for.
+    pub last_seen_at: Millis,
+}
+
+impl Store {
+    /// Begins a session.
+    pub async fn create_session(&self, new: &NewSession<'_>) -> Result<(), StoreError> {
+        let sql = "INSERT INTO sessions (id_hash, user_id, form_token, created_at, last_seen_at) \
+                   VALUES ($1, $2, $3, $4, $4)";
+        write_quietly!(self, tx => {
+            sqlx::query(sql).bind(new.id_hash).bind(new.user_id).bind(new.form_token).bind(now())
+                .execute(&mut *tx).await?;
+        });
+        Ok(())
+    }
+
+    /// The session, if it is younger than `absolute` and was used within `idle`.
+    pub async fn session(
+        &self,
+        id_hash: &str,
+        idle: Duration,
+        absolute: Duration,
+    ) -> Result<Option<Session>, StoreError> {
+        let sql = "SELECT id_hash, user_id, form_token, created_at, last_seen_at FROM sessions \
+                   WHERE id_hash = $1 AND last_seen_at > $2 AND created_at > $3";
+        Ok(read!(self, pool => sqlx::query_as(sql).bind(id_hash).bind(before(idle)).bind(before(absolute))
+            .fetch_optional(pool).await)?)
+    }
+
+    /// Notes that a session is in use. Once a minute is enough.
+    pub async fn touch_session(&self, id_hash: &str) -> Result<(), StoreError> {
+        let sql = "UPDATE sessions SET last_seen_at = $1 WHERE id_hash = $2";
+        write_quietly!(self, tx => {
+            sqlx::query(sql).bind(now()).bind(id_hash).execute(&mut *tx).await?;
+        });
+        Ok(())
+    }
+
+    /// Ends one session.
+    pub async fn end_session(&self, id_hash: &str) -> Result<(), StoreError> {
+        write_quietly!(self, tx => {
+            sqlx::query("DELETE FROM sessions WHERE id_hash = $1").bind(id_hash).execute(&mut *tx).await?;
+        });
+        Ok(())
+    }
+
+    /// Removes sessions that are no longer good; returns how many.
+    pub async fn end_old_sessions(&self, idle: Duration, absolute: Duration) -> Result<u64, StoreError> {
+        let sql = "DELETE FROM sessions WHERE last_seen_at <= $1 OR created_at <= $2";
+        Ok(write_quietly!(self, tx => sqlx::query(sql).bind(before(idle)).bind(before(absolute))
+            .execute(&mut *tx).await?.rows_affected()))
+    }
+}
+
+fn before(age: Duration) -> Millis {
+    now().saturating_sub(Millis::try_from(age.as_millis()).unwrap_or(Millis::MAX))
+}

@@ -1,0 +1,58 @@
+//! What is kept of a secret: enough to check it, not enough to log in with.
+
+use pbkdf2::pbkdf2_hmac;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use super::{Token, TokenId};
+use crate::TokenKey;
+use crate::keys::{hex, unhex};
+
+/// RFC 7677's least. More would add nothing to 160 random bits.
+const SCRAM_ITERATIONS: u32 = 4096;
+const SALT_LEN: usize = 16;
+
+/// A token's keyed hash, and SCRAM-SHA-256's stored keys (RFC 5802 section 3). All hexadecimal.
+#[derive(Debug, Clone)]
+pub struct Verifier {
+    pub(crate) secret_hash: String,
+    pub(crate) scram_salt: String,
+    pub(crate) scram_iterations: i64,
+    pub(crate) scram_stored_key: String,
+    pub(crate) scram_server_key: String,
+}
+
+impl Verifier {
+    pub(crate) fn of(key: &TokenKey, token: &Token) -> Self {
+        let password = token.secret().reveal();
+        let salt: [u8; SALT_LEN] = rand::random();
+        let mut salted = [0; 32];
+        pbkdf2_hmac::<Sha256>(password.as_bytes(), &salt, SCRAM_ITERATIONS, &mut salted);
+        let client_key = hmac(&salted, b"Client Key");
+        Self {
+            secret_hash: hex(&secret_hash(key, &token.id(), password)),
+            scram_salt: hex(&salt),
+            scram_iterations: i64::from(SCRAM_ITERATIONS),
+            scram_stored_key: hex(&Sha256::digest(client_key)),
+            scram_server_key: hex(&hmac(&salted, b"Server Key")),
+        }
+    }
+}
+
+/// Whether `secret` is the one that `stored` (64 hexadecimal digits) was made from. The time it takes
+/// depends on neither.
+pub(crate) fn matches(key: &TokenKey, id: &TokenId, secret: &str, stored: &str) -> bool {
+    let Some(stored) = unhex::<32>(stored) else { return false };
+    secret_hash(key, id, secret).ct_eq(&stored).into()
+}
+
+fn secret_hash(key: &TokenKey, id: &TokenId, secret: &str) -> [u8; 32] {
+    key.hash(&["token", id.as_str(), secret])
+}
+
+fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
+    use hmac::{Hmac, KeyInit, Mac};
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    mac.update(message);
+    mac.finalize().into_bytes().into()
+}

@@ -1,0 +1,167 @@
+//! Users, and sign-up: user, instance and first token in one transaction, or nothing.
+
+use crate::db::{read, write};
+use crate::token::{NewToken, insert_token};
+use crate::{Millis, Store, StoreError, now};
+
+/// Whether a user may use anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UserState {
+    /// May.
+    Active,
+    /// May not, until an operator says otherwise.
+    Suspended,
+}
+
+impl UserState {
+    pub(crate) fn parse(text: &str) -> Result<Self, StoreError> {
+        match text {
+            "active" => Ok(Self::Active),
+            "suspended" => Ok(Self::Suspended),
+            _ => Err(StoreError::Garbage("user state")),
+        }
+    }
+}
+
+/// A user, without the password's hash.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct User {
+    /// 24 letters and digits.
+    pub id: String,
+    /// Lower case.
+    pub email: String,
+    /// The plan's name.
+    pub plan: String,
+    /// Whether this user may see the admin's pages.
+    pub is_admin: bool,
+    /// Whether this user may use anything.
+    pub state: UserState,
+    /// When the account was made.
+    pub created_at: Millis,
+}
+
+/// Somebody about to get an account.
+#[derive(Debug)]
+pub struct NewUser<'a> {
+    /// Checked by the caller; kept in lower case.
+    pub email: &'a str,
+    /// Argon2id in PHC form; without one the account can't sign in to the web UI.
+    pub password_hash: Option<&'a str>,
+    /// The plan's name.
+    pub plan: &'a str,
+    /// Whether this user may see the admin's pages.
+    pub is_admin: bool,
+}
+
+/// What an instance may use.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, serde::Serialize)]
+pub struct Plan {
+    /// Its name.
+    pub name: String,
+    /// memcached's `-m`, in MiB.
+    pub memory_mb: i64,
+    /// Client connections.
+    pub connections: i64,
+    /// memcached's `-I`, in bytes.
+    pub item_size_max: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: String,
+    email: String,
+    plan: String,
+    is_admin: i64,
+    state: String,
+    created_at: Millis,
+}
+
+impl TryFrom<Row> for User {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.id,
+            email: row.email,
+            plan: row.plan,
+            is_admin: row.is_admin != 0,
+            state: UserState::parse(&row.state)?,
+            created_at: row.created_at,
+        })
+    }
+}
+
+impl Store {
+    /// Makes a user with an instance and a first token. `Taken("e-mail address")`, `Missing("plan")`.
+    pub async fn sign_up(&self, new: &NewUser<'_>, token: &NewToken) -> Result<User, StoreError> {
+        let user = User {
+            id: new_id(),
+            email: new.email.to_lowercase(),
+            plan: new.plan.to_owned(),
+            is_admin: new.is_admin,
+            state: UserState::Active,
+            created_at: now(),
+        };
+        write!(self, tx, revision => {
+            let plan: Plan = sqlx::query_as("SELECT name, memory_mb, connections, item_size_max FROM plans WHERE name = $1")
+                .bind(&user.plan).fetch_optional(&mut *tx).await?.ok_or(StoreError::Missing("plan"))?;
+            sqlx::query("INSERT INTO users (id, email, password_hash, plan, is_admin, state, created_at, revision) \
+                         VALUES ($1, $2, $3, $4, $5, 'active', $6, $7)")
+                .bind(&user.id).bind(&user.email).bind(new.password_hash).bind(&user.plan)
+                .bind(i64::from(user.is_admin)).bind(user.created_at).bind(revision)
+                .execute(&mut *tx).await.map_err(|e| StoreError::unique(e, "e-mail address"))?;
+            sqlx::query("INSERT INTO instances (id, user_id, memory_mb, connections, item_size_max, wanted, created_at, revision) \
+                         VALUES ($1, $2, $3, $4, $5, 'running', $6, $7)")
+                .bind(new_id()).bind(&user.id).bind(plan.memory_mb).bind(plan.connections)
+                .bind(plan.item_size_max).bind(user.created_at).bind(revision)
+                .execute(&mut *tx).await?;
+            insert_token!(tx, &user.id, token, revision);
+        });
+        Ok(user)
+    }
+
+    /// All users, by e-mail address.
+    pub async fn users(&self) -> Result<Vec<User>, StoreError> {
+        let sql = "SELECT id, email, plan, is_admin, state, created_at FROM users ORDER BY email";
+        let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?;
+        rows.into_iter().map(User::try_from).collect()
+    }
+
+    /// A user by e-mail address, in any letter case.
+    pub async fn user_by_email(&self, email: &str) -> Result<Option<User>, StoreError> {
+        let sql = "SELECT id, email, plan, is_admin, state, created_at FROM users WHERE email = $1";
+        let row: Option<Row> = read!(self, pool => sqlx::query_as(sql)
+            .bind(email.to_lowercase()).fetch_optional(pool).await)?;
+        row.map(User::try_from).transpose()
+    }
+
+    /// A user by id.
+    pub async fn user(&self, id: &str) -> Result<Option<User>, StoreError> {
+        let sql = "SELECT id, email, plan, is_admin, state, created_at FROM users WHERE id = $1";
+        let row: Option<Row> = read!(self, pool => sqlx::query_as(sql).bind(id).fetch_optional(pool).await)?;
+        row.map(User::try_from).transpose()
+    }
+
+    /// A user's password hash in PHC form: `None` if there is none, so nobody can sign in.
+    pub async fn password_hash(&self, user_id: &str) -> Result<Option<String>, StoreError> {
+        let sql = "SELECT password_hash FROM users WHERE id = $1";
+        let hash: Option<Option<String>> =
+            read!(self, pool => sqlx::query_scalar(sql).bind(user_id).fetch_optional(pool).await)?;
+        Ok(hash.flatten())
+    }
+
+    /// All plans, by name.
+    pub async fn plans(&self) -> Result<Vec<Plan>, StoreError> {
+        let sql = "SELECT name, memory_mb, connections, item_size_max FROM plans ORDER BY name";
+        Ok(read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?)
+    }
+}
+
+/// 24 random lower-case letters and digits: 124 bits, and fit for a container's name.
+fn new_id() -> String {
+    use rand::RngExt as _;
+    const LETTERS: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    let mut rng = rand::rng();
+    (0..24).map(|_| char::from(LETTERS[rng.random_range(0..LETTERS.len())])).collect()
+}
