@@ -155,6 +155,19 @@ impl Store {
         Ok(rows.into_iter().filter_map(usable).collect())
     }
 
+    /// One instance by its id.
+    pub async fn instance(&self, id: &str) -> Result<Option<Instance>, StoreError> {
+        let sql = select!("WHERE i.id = $1");
+        let row: Option<Row> = read!(self, pool => sqlx::query_as(sql).bind(id).fetch_optional(pool).await)?;
+        row.map(Instance::try_from).transpose()
+    }
+
+    /// The ids of all instances, those whose rows make no sense too: what isn't here is nobody's.
+    pub async fn instance_ids(&self) -> Result<Vec<String>, StoreError> {
+        let sql = "SELECT id FROM instances";
+        Ok(read!(self, pool => sqlx::query_scalar(sql).fetch_all(pool).await)?)
+    }
+
     /// A user's instance.
     pub async fn instance_of(&self, user_id: &str) -> Result<Option<Instance>, StoreError> {
         let sql = select!("WHERE i.user_id = $1");
