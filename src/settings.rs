@@ -16,8 +16,6 @@ use crate::report::Failure;
 
 const FILE: &str = "memgate.toml";
 const DEFAULT_DATA: &str = "data";
-/// `MEMGATE_` variables that are part of the command line's contract, not settings.
-const NOT_SETTINGS: [&str; 1] = ["data"];
 
 /// memgate.toml, section by section.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -76,7 +74,7 @@ impl Settings {
             None if default.is_file() => given = given.merge(Toml::file_exact(&default)),
             None => {}
         }
-        given = given.merge(Env::prefixed("MEMGATE_").ignore(&NOT_SETTINGS).split("__"));
+        given = given.merge(environment());
         for pair in &global.set {
             let (key, value) = pair.split_once('=').ok_or_else(|| {
                 Failure::usage(format!("--set {pair} names no value"), "write --set KEY=VALUE")
@@ -101,6 +99,12 @@ impl Settings {
             None => Database::Sqlite(data.join(&self.store.path)),
         }
     }
+}
+
+/// `MEMGATE_PROXY__LISTEN` is proxy.listen. The data folder's variable belongs to the command line, and
+/// those of the test suite are none of ours.
+fn environment() -> Env {
+    Env::prefixed("MEMGATE_").filter(|key| key != "data" && !key.starts_with("test_")).split("__")
 }
 
 /// The data folder: `--data` or `$MEMGATE_DATA`, else the folder of `--config`'s file, else `./data`.
