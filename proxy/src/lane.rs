@@ -277,3 +277,6 @@ async fn connect(target: &Target) -> io::Result<TcpStream> {
         Err(io::Error::new(io::ErrorKind::PermissionDenied, "the lane's login was refused"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ mod address;
 mod db;
 mod error;
 mod feed;
+mod files;
 mod grant;
 mod installation;
 mod instance;
