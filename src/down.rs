@@ -43,7 +43,7 @@ impl Down {
         let mut removed = Removed { installation: None, stopped: false, docker: None, files: Vec::new() };
         if folder.is_in_use() {
             removed.stopped = stop(&folder)?;
-            runtime()?.block_on(self.tear_down(&settings, &folder, &mut removed))?;
+            runtime()?.block_on(Self::tear_down(&settings, &folder, &mut removed))?;
             if self.purge {
                 removed.files = folder.purge(&settings)?;
             }
@@ -51,16 +51,11 @@ impl Down {
         report::print(global.json, &removed, || self.describe(&removed, &folder))
     }
 
-    async fn tear_down(
-        &self,
-        settings: &Settings,
-        folder: &Folder,
-        removed: &mut Removed,
-    ) -> Result<(), Failure> {
+    async fn tear_down(settings: &Settings, folder: &Folder, removed: &mut Removed) -> Result<(), Failure> {
         let store = folder.open_store(settings).await?;
         let id = store.installation_id().await?;
         store.close().await;
-        removed.docker = Some(provisioner::teardown(&id, self.purge).await?);
+        removed.docker = Some(provisioner::teardown(&settings.provisioner, &id).await?);
         removed.installation = Some(id);
         Ok(())
     }

@@ -104,6 +104,7 @@ impl Folder {
         let mut files: Vec<PathBuf> = [TOKEN_KEY, LANE_KEY, LOCK].map(|name| self.path.join(name)).into();
         if let Database::Sqlite(file) = settings.database(&self.path) {
             files.extend(["-wal", "-shm", "-journal", ""].map(|suffix| with_suffix(&file, suffix)));
+            files.push(file.with_extension("lead"));
         }
         let made_here = self.path.join(MADE_HERE);
         let ours = made_here.exists();
@@ -157,9 +158,9 @@ impl Folder {
     /// A mistyped `--data /etc` must not change who may enter /etc.
     fn refuse_strangers(&self) -> Result<(), Failure> {
         let entries = fs::read_dir(&self.path).map_err(|error| cannot("read", &self.path, &error))?;
-        let known = ["memgate.toml", "memgate.db", "lost+found", LOCK, MADE_HERE];
-        for entry in entries.flatten() {
-            if !known.iter().any(|name| entry.file_name() == *name) {
+        for name in entries.flatten().map(|entry| entry.file_name()) {
+            let known = ["lost+found", LOCK, MADE_HERE].iter().any(|known| name == *known);
+            if !known && !name.to_string_lossy().starts_with("memgate.") {
                 return Err(Failure::new(
                     format!("{} is not empty and holds no memgate data", self.path.display()),
                     "name a new or empty folder with --data DIR",

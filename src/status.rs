@@ -61,7 +61,7 @@ async fn look(settings: &Settings, folder: &Folder) -> Status {
         let ready = probe::ready(role.health(settings)).await;
         roles.insert(role.name(), Health::of(ready.map(|()| None)));
     }
-    let docker = provisioner::docker_version().await;
+    let docker = provisioner::docker_version(&settings.provisioner).await;
     let docker = Health::of(docker.map(Some).map_err(|error| error.to_string()));
     let mut status = Status {
         ready: false,

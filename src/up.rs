@@ -58,7 +58,7 @@ async fn supervise(
     // Ours is the first connection and the last: SQLite's shared files stay there between the roles'.
     let store = Store::open(&settings.database(folder.path())).await?;
     let installation = store.installation_id().await?;
-    let version = provisioner::docker_version().await?;
+    let version = provisioner::docker_version(&settings.provisioner).await?;
     tracing::info!(installation, docker = version, data = %folder.path().display(), "starting");
     let supervisor = Supervisor::start(settings, folder.path(), accounts, &shutdown);
     let ended = supervisor.until_stopped(|| announce(settings, json)).await;

@@ -73,7 +73,12 @@ fn pure_modules_are_pure() {
         for (number, line) in code.lines().enumerate() {
             let line = line.split("//").next().unwrap_or_default();
             for impure in IMPURE {
-                assert!(!line.contains(impure), "{}:{}: {impure} in a pure module", path.display(), number + 1);
+                assert!(
+                    !line.contains(impure),
+                    "{}:{}: {impure} in a pure module",
+                    path.display(),
+                    number + 1
+                );
             }
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use store::{Instance, InstanceState, NewToken, NewUser, Store, TokenKey, User};
+use webui::account;
 
 use crate::report::{self, Failure};
 use crate::settings::Settings;
@@ -60,25 +61,21 @@ impl Add {
         settings: &Settings,
         json: bool,
     ) -> Result<(), Failure> {
-        webui::check_email(&self.email).map_err(|why| Failure::new(why.0, why.1))?;
+        let email = account::parse_email(&self.email).map_err(as_failure)?;
         let hash = if self.password_stdin { Some(hash_of_stdin()?) } else { None };
-        let new = NewUser {
-            email: &self.email,
-            password_hash: hash.as_deref(),
-            plan: &self.plan,
-            is_admin: self.admin,
-        };
+        let new =
+            NewUser { email: &email, password_hash: hash.as_deref(), plan: &self.plan, is_admin: self.admin };
         let token = NewToken::generate(key, FIRST_TOKEN);
         let user = store.sign_up(&new, &token).await?;
         let instance = if self.no_wait { None } else { wait_for_cache(store, &user).await? };
         let state = instance.as_ref().map_or(InstanceState::Pending, Instance::state);
         let credentials = Credentials::of(&user.email, &settings.webui.endpoint, &token.token);
-        let added = Added { credentials, plan: user.plan, state };
+        let added = Added { credentials, plan: user.plan.clone(), state };
         report::print(json, &added, || describe(&added))?;
         if self.no_wait || state == InstanceState::Running {
             return Ok(());
         }
-        Err(unfinished(&self.email, instance.as_ref()))
+        Err(unfinished(&user.email, instance.as_ref()))
     }
 }
 
@@ -120,8 +117,14 @@ fn hash_of_stdin() -> Result<String, Failure> {
         .map_err(|error| Failure::new(format!("can't read the password ({error})"), "send it as UTF-8"))?;
     let password = password.strip_suffix('\n').unwrap_or(&password);
     let password = password.strip_suffix('\r').unwrap_or(password);
-    webui::check_password(password).map_err(|why| Failure::new(why.0, why.1))?;
-    webui::hash_password(password).map_err(|why| Failure::new(why, "try again"))
+    account::check_password(password).map_err(as_failure)?;
+    Ok(account::hash_password(password)?)
+}
+
+/// The web UI's sentences: what is wrong, then what to do.
+fn as_failure(said: &str) -> Failure {
+    let (what, fix) = said.split_once(". ").unwrap_or(("that can't be used", said));
+    Failure::new(what, fix.trim_end_matches('.'))
 }
 
 fn describe(added: &Added) -> String {

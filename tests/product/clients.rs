@@ -12,9 +12,8 @@ const SIZES: [usize; 6] = [1, 100, 1024, 16 * 1024, 512 * 1024, 1_000_000];
 
 fn python() -> PathBuf {
     let named = std::env::var_os("MEMGATE_TEST_PYTHON").map(PathBuf::from);
-    let python = named.unwrap_or_else(|| {
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/tools/python/bin/python")
-    });
+    let python = named
+        .unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/tools/python/bin/python"));
     assert!(python.exists(), "the Python clients are missing: run ./deploy/test, which installs them");
     python
 }
@@ -73,7 +72,10 @@ fn libmemcached_stores_and_reads_back() {
         let read = libmemcached(&product, "memccat", &ada, &[&key]);
         passes(&read, "memccat");
         assert_eq!(read.stdout.strip_suffix(b"\n").unwrap_or(&read.stdout), value, "{size} bytes");
-        assert!(!libmemcached(&product, "memccat", &bob, &[&key]).status.success(), "another user sees {key}");
+        assert!(
+            !libmemcached(&product, "memccat", &bob, &[&key]).status.success(),
+            "another user sees {key}"
+        );
     }
     let wrong = Credentials { password: bob.password, ..ada };
     assert!(!libmemcached(&product, "memccat", &wrong, &["file1"]).status.success());

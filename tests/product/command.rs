@@ -85,7 +85,9 @@ fn every_refusal_names_the_fix() {
         assert!(error.contains(what) && !fix.is_empty(), "{arguments:?}: {error}: {fix}");
     }
     assert_eq!(place.json(&["user", "list"])["users"].as_array().unwrap().len(), 1);
-    for arguments in [["user"].as_slice(), &["no-such-command"], &["user", "add"], &["token", "create", "a", "-x"]] {
+    for arguments in
+        [["user"].as_slice(), &["no-such-command"], &["user", "add"], &["token", "create", "a", "-x"]]
+    {
         failure(&place, arguments, 2);
     }
     let plain = place.run(&["user", "show", "bob@example.org"]);

@@ -163,7 +163,12 @@ fn a_full_disk_is_named() {
     let disk = place.folder().join("disk");
     fs::create_dir(&disk).unwrap();
     let mount = |size: &str| {
-        Command::new("mount").args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(&disk).status().unwrap().success()
+        Command::new("mount")
+            .args(["-t", "tmpfs", "-o", size, "tmpfs"])
+            .arg(&disk)
+            .status()
+            .unwrap()
+            .success()
     };
     assert!(mount("size=256k"));
     let output = place.memgate(&["up", "--data"]).arg(disk.join("data")).output().unwrap();

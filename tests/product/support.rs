@@ -63,11 +63,6 @@ impl Place {
         ([127, 0, 0, 1], self.ports[3]).into()
     }
 
-    /// The health address of the proxy (1), the provisioner (2) or the web UI (4).
-    pub(crate) fn port(&self, at: usize) -> u16 {
-        self.ports[at]
-    }
-
     /// A `memgate` command that knows this place and nothing of the tests' surroundings.
     pub(crate) fn memgate(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(MEMGATE);
@@ -76,7 +71,8 @@ impl Place {
                 command.env_remove(name);
             }
         }
-        let keys = ["PROXY__LISTEN", "PROXY__HEALTH", "PROVISIONER__HEALTH", "WEBUI__LISTEN", "WEBUI__HEALTH"];
+        let keys =
+            ["PROXY__LISTEN", "PROXY__HEALTH", "PROVISIONER__HEALTH", "WEBUI__LISTEN", "WEBUI__HEALTH"];
         for (key, port) in keys.iter().zip(self.ports) {
             command.env(format!("MEMGATE_{key}"), format!("127.0.0.1:{port}"));
         }

@@ -4,6 +4,7 @@
 //! never dials a cache, and never keeps a secret that it has shown. What its pages must withstand is in
 //! SECURITY section 4; where each rule lives: `headers`, `csrf`, `session`, `password`, `limit`, `source`.
 
+pub mod account;
 mod assets;
 mod config;
 mod csrf;
@@ -37,12 +38,7 @@ pub use error::Error;
 use web::Web;
 
 /// Serves the pages until shutdown; binds its own ports.
-pub async fn run(
-    config: Config,
-    store: Store,
-    token_key: TokenKey,
-    shutdown: Shutdown,
-) -> Result<(), Error> {
+pub async fn run(config: Config, store: Store, token_key: TokenKey, shutdown: Shutdown) -> Result<(), Error> {
     let (listen, health_at) = (config.listen, config.health);
     let mut registry = Registry::default();
     let app = App::new(config, store, token_key, &mut registry)?;
@@ -52,9 +48,9 @@ pub async fn run(
         source,
     })?;
     let readiness = Readiness::default();
-    health::serve(health_at, readiness.clone(), registry, &shutdown).await.map_err(|source| {
-        Error::Listen { what: "health", address: health_at, source }
-    })?;
+    health::serve(health_at, readiness.clone(), registry, &shutdown)
+        .await
+        .map_err(|source| Error::Listen { what: "health", address: health_at, source })?;
     app.serve(listener, readiness, shutdown).await;
     Ok(())
 }

@@ -28,10 +28,7 @@ impl Passwords {
         let failed = |error: argon2::password_hash::Error| Error::Passwords(error.to_string());
         let nobodys = Argon2::default().hash_password(&rand::random::<[u8; 32]>()).map_err(failed)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self {
-            turns: Arc::new(Semaphore::new(cores.min(MOST_AT_ONCE))),
-            nobodys: nobodys.to_string(),
-        })
+        Ok(Self { turns: Arc::new(Semaphore::new(cores.min(MOST_AT_ONCE))), nobodys: nobodys.to_string() })
     }
 
     /// The hash in PHC form.
