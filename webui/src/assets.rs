@@ -16,11 +16,7 @@ struct Asset {
 }
 
 const ASSETS: [Asset; 3] = [
-    Asset {
-        name: "style.css",
-        kind: "text/css; charset=utf-8",
-        text: include_str!("../assets/style.css"),
-    },
+    Asset { name: "style.css", kind: "text/css; charset=utf-8", text: include_str!("../assets/style.css") },
     Asset {
         name: "live.js",
         kind: "text/javascript; charset=utf-8",

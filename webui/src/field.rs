@@ -112,8 +112,17 @@ mod tests {
         assert_eq!(Email::parse("A@B.Co").unwrap().as_str(), "a@b.co");
         let long = format!("{}@example.com", "a".repeat(65));
         let longer = format!("a@{}com", "a.".repeat(130));
-        let bads = ["", " ", "a", "@", "a@", "@b.co", "a@b", "a b@c.de", "a@b..co", "a@-b.co", "a@b-.co", "a@b.co."];
-        let odd = ["a@b@c.de", "a\0@b.co", "ä@b.co", "a@bücher.de", "\"><script>@b.co", "a@b.co\u{202e}", "a,b@c.de"];
+        let bads =
+            ["", " ", "a", "@", "a@", "@b.co", "a@b", "a b@c.de", "a@b..co", "a@-b.co", "a@b-.co", "a@b.co."];
+        let odd = [
+            "a@b@c.de",
+            "a\0@b.co",
+            "ä@b.co",
+            "a@bücher.de",
+            "\"><script>@b.co",
+            "a@b.co\u{202e}",
+            "a,b@c.de",
+        ];
         for bad in bads.into_iter().chain(odd).chain([long.as_str(), longer.as_str()]) {
             assert!(Email::parse(bad).is_err(), "{bad}");
         }

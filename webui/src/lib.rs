@@ -37,12 +37,7 @@ pub use error::Error;
 use web::Web;
 
 /// Serves the pages until shutdown; binds its own ports.
-pub async fn run(
-    config: Config,
-    store: Store,
-    token_key: TokenKey,
-    shutdown: Shutdown,
-) -> Result<(), Error> {
+pub async fn run(config: Config, store: Store, token_key: TokenKey, shutdown: Shutdown) -> Result<(), Error> {
     let (listen, health_at) = (config.listen, config.health);
     let mut registry = Registry::default();
     let app = App::new(config, store, token_key, &mut registry)?;
@@ -52,9 +47,9 @@ pub async fn run(
         source,
     })?;
     let readiness = Readiness::default();
-    health::serve(health_at, readiness.clone(), registry, &shutdown).await.map_err(|source| {
-        Error::Listen { what: "health", address: health_at, source }
-    })?;
+    health::serve(health_at, readiness.clone(), registry, &shutdown)
+        .await
+        .map_err(|source| Error::Listen { what: "health", address: health_at, source })?;
     app.serve(listener, readiness, shutdown).await;
     Ok(())
 }

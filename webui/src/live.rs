@@ -113,7 +113,10 @@ pub(crate) async fn stream(
     let events = stream::unfold(follower, Follower::next);
     let keep_alive = KeepAlive::new().interval(LOOK_EVERY);
     // Proxies in front would otherwise gather events.
-    Ok(([(header::HeaderName::from_static("x-accel-buffering"), "no")], Sse::new(events).keep_alive(keep_alive))
+    Ok((
+        [(header::HeaderName::from_static("x-accel-buffering"), "no")],
+        Sse::new(events).keep_alive(keep_alive),
+    )
         .into_response())
 }
 

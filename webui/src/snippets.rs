@@ -63,7 +63,13 @@ impl Credentials {
 
 /// One for every language, the shell first: it needs nothing installed.
 pub(crate) fn all(endpoint: &Endpoint, as_whom: &Credentials) -> [Snippet; 5] {
-    [shell(endpoint, as_whom), python(endpoint, as_whom), php(endpoint, as_whom), ruby(endpoint, as_whom), go(endpoint, as_whom)]
+    [
+        shell(endpoint, as_whom),
+        python(endpoint, as_whom),
+        php(endpoint, as_whom),
+        ruby(endpoint, as_whom),
+        go(endpoint, as_whom),
+    ]
 }
 
 /// A text login: 49 bytes are a username (15), a space and a password (33).
@@ -159,7 +165,9 @@ mod tests {
         ] {
             assert_eq!(Endpoint::parse(text).unwrap().to_string(), shown);
         }
-        for bad in ["", "x", ":1", "x:", "x:0", "x:70000", "::1:11211", "a b:1", "a\"b:1", "a;b:1", "-x:1", "[x]:1"] {
+        for bad in
+            ["", "x", ":1", "x:", "x:0", "x:70000", "::1:11211", "a b:1", "a\"b:1", "a;b:1", "-x:1", "[x]:1"]
+        {
             assert_eq!(Endpoint::parse(bad), None, "{bad}");
         }
     }

@@ -88,10 +88,8 @@ pub(super) async fn with_new_token(
     new: &NewToken,
     name: &str,
 ) -> Result<Response, Trouble> {
-    let credentials = Credentials {
-        username: new.token.id().username(),
-        password: new.token.secret().reveal().to_owned(),
-    };
+    let credentials =
+        Credentials { username: new.token.id().username(), password: new.token.secret().reveal().to_owned() };
     let shown = Shown { name: name.to_owned(), token: new.token.reveal(), credentials };
     page(web, me, StatusCode::OK, Some(&shown), &Typed::default()).await
 }
@@ -114,8 +112,13 @@ async fn page(
     typed: &Typed,
 ) -> Result<Response, Trouble> {
     let instance = web.store.instance_of(&me.user.id).await?.ok_or(Trouble::NotFound)?;
-    let (tokens, mut revoked): (Vec<TokenView>, Vec<TokenView>) =
-        web.store.tokens_of(&me.user.id).await?.into_iter().map(TokenView::of).partition(|t| t.revoked.is_none());
+    let (tokens, mut revoked): (Vec<TokenView>, Vec<TokenView>) = web
+        .store
+        .tokens_of(&me.user.id)
+        .await?
+        .into_iter()
+        .map(TokenView::of)
+        .partition(|t| t.revoked.is_none());
     revoked.reverse();
     revoked.truncate(MOST_REVOKED);
     let as_whom = shown.map_or_else(Credentials::placeholders, |shown| shown.credentials.clone());
@@ -162,7 +165,8 @@ impl StateView {
         let waiting = store::now().saturating_sub(instance.created_at);
         let message = instance.route.as_ref().and_then(|route| route.message.clone());
         let (title, detail) = words(state, waiting);
-        let said = matches!(state, InstanceState::Pending | InstanceState::Failed | InstanceState::Restarting);
+        let said =
+            matches!(state, InstanceState::Pending | InstanceState::Failed | InstanceState::Restarting);
         Self {
             state: state.as_str(),
             title,
@@ -185,7 +189,9 @@ fn words(state: InstanceState, waiting: Millis) -> (&'static str, &'static str) 
         InstanceState::Pending => ("Pending", "Your cache is being made. It takes about a second."),
         InstanceState::Running => ("Running", "Ready for your applications."),
         InstanceState::Asleep => ("Asleep", "Nobody used it for a while. It wakes at the next connection."),
-        InstanceState::Restarting => ("Restarting", "It is on its way back. Connections stay open meanwhile."),
+        InstanceState::Restarting => {
+            ("Restarting", "It is on its way back. Connections stay open meanwhile.")
+        }
         InstanceState::Suspended => ("Suspended", "Stopped by the operator of this service."),
         InstanceState::Failed => ("Failed", "It can't be started now. We keep trying."),
         InstanceState::Deleting => ("Deleting", "It is being removed, with everything in it."),
@@ -206,7 +212,7 @@ fn grouped(number: i64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -146,8 +146,18 @@ mod tests {
             assert_eq!(own_path(own), own);
         }
         for other in [
-            "", "cache", "//evil.example", "/\\evil.example", "\\/evil.example", "https://evil.example",
-            "/\t/evil.example", "\t//evil.example", " //evil.example", "/\n/evil.example", "javascript:alert(1)", "/ä",
+            "",
+            "cache",
+            "//evil.example",
+            "/\\evil.example",
+            "\\/evil.example",
+            "https://evil.example",
+            "/\t/evil.example",
+            "\t//evil.example",
+            " //evil.example",
+            "/\n/evil.example",
+            "javascript:alert(1)",
+            "/ä",
         ] {
             assert_eq!(own_path(other), HOME, "{other:?}");
         }

@@ -68,7 +68,8 @@ pub(crate) async fn submit(
     // A taken address is told as such, or nobody could sign up in peace; so asking is limited.
     if let Err(wait) = web.sign_ups.take(source) {
         web.metrics.sign_up("limited");
-        let all = format!("Too many accounts were asked for from your network. Try again {}.", in_words(wait));
+        let all =
+            format!("Too many accounts were asked for from your network. Try again {}.", in_words(wait));
         let wrong = Wrong { all: Some(all), ..Wrong::default() };
         let mut response = form(StatusCode::TOO_MANY_REQUESTS, visitor, &typed, wrong)?;
         retry_after(response.headers_mut(), wait);
