@@ -1,1 +1,76 @@
-//! stub
+//! The only door: authenticates each connection, enforces what its grant allows, forwards to its
+//! user's memcached. Reads the store; never names SQL or Docker.
+//!
+//! The way of a request: [`accept`] -> `doorman` (login) -> `worker` (home) -> `client` -> `dialect`
+//! (parse) -> `lane` (encode, memcached, reply) -> `dialect` (answer) -> `outbox`.
+
+// Bytes from the network decide every index, length and conversion here: none may panic.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
+
+mod accept;
+mod client;
+mod config;
+mod dialect;
+mod doorman;
+mod error;
+mod grants;
+mod home;
+mod lane;
+mod login;
+mod metrics;
+mod outbox;
+mod request;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use process::Shutdown;
+use process::health::{self, Readiness};
+use prometheus_client::registry::Registry;
+use store::{LaneKey, Store, TokenKey};
+
+pub use config::Config;
+pub use error::Error;
+
+use grants::Grants;
+use metrics::Metrics;
+use worker::{Shared, Worker};
+
+/// How long clients may take to be answered once the stop has begun.
+const DRAIN: Duration = Duration::from_secs(4);
+
+/// Runs the proxy until shutdown: binds its ports, follows the store, serves.
+pub async fn run(
+    config: Config,
+    store: Store,
+    token_key: TokenKey,
+    lane_key: LaneKey,
+    shutdown: Shutdown,
+) -> Result<(), Error> {
+    let mut registry = Registry::default();
+    let metrics = Arc::new(Metrics::register(&mut registry));
+    let readiness = Readiness::default();
+    let listeners = accept::bind(config.listen, config.workers())?;
+    health::serve(config.health, readiness.clone(), registry, &shutdown)
+        .await
+        .map_err(|source| Error::Bind { what: "health port", address: config.health, source })?;
+
+    let grants = Arc::new(Grants::new(store, token_key));
+    let (senders, inboxes) = worker::channels(listeners.len());
+    grants::follow(grants.clone(), senders.clone(), readiness, &shutdown).await?;
+    let shared =
+        Arc::new(Shared { config, grants, lane_key, metrics, shutdown: shutdown.clone(), workers: senders });
+
+    let mut threads = Vec::new();
+    for (index, (listener, inbox)) in listeners.into_iter().zip(inboxes).enumerate() {
+        threads.push(Worker::start(index, listener, inbox, shared.clone())?);
+    }
+    tracing::info!(listen = %shared.config.listen, workers = threads.len(), "the proxy serves");
+    shutdown.begun().await;
+    let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
+    if !joined.await.unwrap_or(false) {
+        tracing::error!("a worker has panicked");
+    }
+    Ok(())
+}

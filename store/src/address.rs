@@ -30,6 +30,10 @@ pub struct Lease {
     pub network: String,
 }
 
+/// Holds the revision's row without moving it. On PostgreSQL two leases at once would else choose the
+/// same address, and the one that comes second would find nothing; on SQLite writers take turns anyhow.
+const TAKE_TURNS: &str = "UPDATE revision SET value = value WHERE one = 1";
+
 impl Store {
     /// Our networks, oldest first.
     pub async fn networks(&self) -> Result<Vec<Network>, StoreError> {
@@ -37,7 +41,8 @@ impl Store {
         Ok(read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?)
     }
 
-    /// Adds a network with the addresses that may be leased on it. `Taken` if its name, bridge or subnet is ours already.
+    /// Adds a network with the addresses that may be leased on it. `Taken` if its name, bridge, subnet or
+    /// one of the addresses is ours already; then nothing is added.
     pub async fn add_network(&self, network: &Network, addresses: &[String]) -> Result<(), StoreError> {
         write_quietly!(self, tx => {
             sqlx::query("INSERT INTO networks (name, bridge, subnet, gateway, created_at) VALUES ($1, $2, $3, $4, $5)")
@@ -45,7 +50,8 @@ impl Store {
                 .bind(now()).execute(&mut *tx).await.map_err(|e| StoreError::unique(e, "network"))?;
             for address in addresses {
                 sqlx::query("INSERT INTO addresses (address, network) VALUES ($1, $2)")
-                    .bind(address).bind(&network.name).execute(&mut *tx).await?;
+                    .bind(address).bind(&network.name).execute(&mut *tx).await
+                    .map_err(|e| StoreError::unique(e, "network address"))?;
             }
         });
         Ok(())
@@ -60,10 +66,11 @@ impl Store {
         let held = "SELECT address, network FROM addresses WHERE instance_id = $1";
         let take = "UPDATE addresses SET instance_id = $1, released_at = NULL WHERE address = \
                     (SELECT address FROM addresses WHERE instance_id IS NULL \
-                     AND COALESCE(released_at, 0) <= $2 ORDER BY COALESCE(released_at, 0), address LIMIT 1) \
-                    AND instance_id IS NULL RETURNING address, network";
-        let rested = now() - Millis::try_from(rest.as_millis()).unwrap_or(Millis::MAX);
+                     AND (released_at IS NULL OR released_at <= $2) \
+                     ORDER BY COALESCE(released_at, 0), address LIMIT 1) RETURNING address, network";
+        let rested = now().saturating_sub(Millis::try_from(rest.as_millis()).unwrap_or(Millis::MAX));
         Ok(write_quietly!(self, tx => {
+            sqlx::query(TAKE_TURNS).execute(&mut *tx).await?;
             match sqlx::query_as(held).bind(instance_id).fetch_optional(&mut *tx).await? {
                 Some(lease) => Some(lease),
                 None => sqlx::query_as(take).bind(instance_id).bind(rested).fetch_optional(&mut *tx).await?,

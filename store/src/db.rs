@@ -1,15 +1,17 @@
 //! Two databases behind one type: an enum over concrete pools, and macros that expand one body for each.
 
-use std::path::{Path, PathBuf};
+mod postgres;
+mod sqlite;
+
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
+use sqlx::postgres::PgPool;
+use sqlx::sqlite::SqlitePool;
 
-use crate::StoreError;
+use crate::{StoreError, error};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
@@ -20,13 +22,22 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections of one process: a role needs few, PostgreSQL has about 100 in all.
 const MAX_CONNECTIONS: u32 = 8;
 
-/// Where the store is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where the store is. `Debug` doesn't say an address: a password may be in it.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Database {
     /// A SQLite file on this machine; made if it isn't there.
     Sqlite(PathBuf),
     /// A PostgreSQL address: `postgres://user:password@host/database`.
     Postgres(String),
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => f.debug_tuple("Sqlite").field(path).finish(),
+            Self::Postgres(_) => f.write_str("Postgres"),
+        }
+    }
 }
 
 /// An open store. Cheap to clone.
@@ -105,10 +116,15 @@ impl Store {
     /// Opens the store and brings its tables up to date. Several processes may do so at once.
     pub async fn open(database: &Database) -> Result<Self, StoreError> {
         let db = match database {
-            Database::Sqlite(path) => open_sqlite(path).await?,
-            Database::Postgres(url) => open_postgres(url).await?,
+            Database::Sqlite(path) => sqlite::open(path).await?,
+            Database::Postgres(url) => postgres::open(url).await?,
         };
         Ok(Self { db })
+    }
+
+    /// A cheap look at the database, for readiness: whether it answers and has our tables.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.revision().await.map(drop)
     }
 
     /// Ends all connections; SQLite then folds its log into the file.
@@ -123,99 +139,15 @@ impl Store {
     }
 }
 
-async fn open_sqlite(path: &Path) -> Result<Db, StoreError> {
-    let open = |error: sqlx::Error| StoreError::Open {
-        what: path.display().to_string(),
-        fix: "check that its folder exists and that this user may write there".into(),
-        source: Some(error),
-    };
-    refuse_world_readable(path)?;
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Normal)
-        .busy_timeout(BUSY_TIMEOUT)
-        .foreign_keys(true);
-    let write = SqlitePoolOptions::new()
-        .max_connections(1)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_with(options.clone())
-        .await
-        .map_err(open)?;
-    keep_private(path)?;
-    migrate(&MIGRATIONS, &write).await?;
-    let read = SqlitePoolOptions::new()
-        .max_connections(MAX_CONNECTIONS)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_with(options.create_if_missing(false).pragma("query_only", "ON"))
-        .await
-        .map_err(open)?;
-    Ok(Db::Sqlite { read, write })
-}
-
-async fn open_postgres(url: &str) -> Result<Db, StoreError> {
-    let options: PgConnectOptions = url.parse().map_err(|error| StoreError::Open {
-        what: "(store.url)".into(),
-        fix: "write it as postgres://user:password@host/database".into(),
-        source: Some(error),
-    })?;
-    let what = format!("{} on {}", options.get_database().unwrap_or("postgres"), options.get_host());
-    let pool = PgPoolOptions::new()
-        .max_connections(MAX_CONNECTIONS)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_with(options)
-        .await
-        .map_err(|error| StoreError::Open {
-            what,
-            fix: "check store.url, and that PostgreSQL runs and lets this user in".into(),
-            source: Some(error),
-        })?;
-    migrate(&MIGRATIONS, &pool).await?;
-    Ok(Db::Postgres(pool))
-}
-
-async fn migrate<'a, A>(migrations: &Migrator, database: A) -> Result<(), StoreError>
-where
-    A: sqlx::Acquire<'a>,
-    <A::Connection as std::ops::Deref>::Target: sqlx::migrate::Migrate,
-{
+/// `run_direct`, because the future of `run` is `Send` for some lifetimes only (a limit of today's compiler).
+async fn migrate<C: sqlx::migrate::Migrate>(connection: &mut C) -> Result<(), StoreError> {
     use sqlx::migrate::MigrateError;
-    migrations.run(database).await.map_err(|error| match error {
-        MigrateError::VersionMissing(version) | MigrateError::VersionTooNew(version, _) => {
-            StoreError::Newer(version)
-        }
+    MIGRATIONS.run_direct(None, connection, false).await.map_err(|error| match error {
+        MigrateError::VersionMissing(version) => StoreError::Newer(version),
         MigrateError::Execute(error) => error.into(),
+        MigrateError::ExecuteMigration(error, _) if error::is_disk_full(&error) => {
+            StoreError::DiskFull(error)
+        }
         error => StoreError::Migrate(error),
     })
-}
-
-/// Password hashes are in it: nobody but its owner and group may read it.
-fn refuse_world_readable(path: &Path) -> Result<(), StoreError> {
-    use std::os::unix::fs::PermissionsExt;
-    match std::fs::metadata(path) {
-        Ok(meta) if meta.permissions().mode() & 0o007 != 0 => Err(StoreError::WorldReadable(path.into())),
-        _ => Ok(()),
-    }
-}
-
-/// SQLite makes a new file for everybody to read; ours is for its owner and group.
-fn keep_private(path: &Path) -> Result<(), StoreError> {
-    use std::os::unix::fs::PermissionsExt;
-    for suffix in ["", "-wal", "-shm"] {
-        let mut file = path.as_os_str().to_owned();
-        file.push(suffix);
-        let Ok(meta) = std::fs::metadata(&file) else { continue };
-        let mode = meta.permissions().mode();
-        if mode & 0o007 != 0 {
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode & 0o770)).map_err(
-                |error| StoreError::Open {
-                    what: path.display().to_string(),
-                    fix: format!("can't take other users' access away ({error}): run `chmod o=` on it"),
-                    source: None,
-                },
-            )?;
-        }
-    }
-    Ok(())
 }

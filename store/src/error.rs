@@ -1,9 +1,12 @@
 //! What can go wrong between a role and its database.
 
+use std::error::Error as _;
+use std::fmt;
 use std::path::PathBuf;
 
 /// Why a call to the store failed. Messages name the fix where there is one; they hold no data of users.
-#[derive(Debug, thiserror::Error)]
+/// `Debug` is the message and its causes: the drivers' own would quote rows that a constraint refused.
+#[derive(thiserror::Error)]
 pub enum StoreError {
     /// The database can't be opened.
     #[error("can't open the database {what}: {fix}")]
@@ -45,16 +48,36 @@ pub enum StoreError {
 
 /// SQLite's primary result code for a full disk.
 const SQLITE_FULL: &str = "13";
+/// SQLite's extended result code when `-shm` can't grow (SQLITE_IOERR_SHMSIZE).
+const SQLITE_SHM_FULL: &str = "4874";
 /// PostgreSQL's SQLSTATE for it.
 const PG_DISK_FULL: &str = "53100";
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        let code = error.as_database_error().and_then(|e| e.code()).map(|c| c.into_owned());
-        match code.as_deref() {
-            Some(SQLITE_FULL | PG_DISK_FULL) => Self::DiskFull(error),
-            _ => Self::Unavailable(error),
+        if is_disk_full(&error) { Self::DiskFull(error) } else { Self::Unavailable(error) }
+    }
+}
+
+pub(crate) fn is_disk_full(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::StorageFull,
+        sqlx::Error::Database(error) => {
+            matches!(error.code().as_deref(), Some(SQLITE_FULL | SQLITE_SHM_FULL | PG_DISK_FULL))
         }
+        _ => false,
+    }
+}
+
+impl fmt::Debug for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
     }
 }
 
@@ -63,6 +86,14 @@ impl StoreError {
     pub(crate) fn unique(error: sqlx::Error, what: &'static str) -> Self {
         match error.as_database_error() {
             Some(e) if e.is_unique_violation() => Self::Taken(what),
+            _ => error.into(),
+        }
+    }
+
+    /// `Missing(what)` if the cause is a reference to a row that isn't there, else as `From` has it.
+    pub(crate) fn reference(error: sqlx::Error, what: &'static str) -> Self {
+        match error.as_database_error() {
+            Some(e) if e.is_foreign_key_violation() => Self::Missing(what),
             _ => error.into(),
         }
     }

@@ -41,15 +41,16 @@ pub struct Feed {
 impl Store {
     /// Starts to follow from the revision of now.
     pub async fn feed(&self) -> Result<Feed, StoreError> {
-        let listener = match &self.db {
-            Db::Sqlite { .. } => None,
-            Db::Postgres(pool) => {
-                let mut listener = PgListener::connect_with(pool).await?;
-                listener.listen(CHANNEL).await?;
-                Some(listener)
-            }
-        };
+        let listener = self.listen().await?;
         Ok(Feed { store: self.clone(), revision: self.revision().await?, listener })
+    }
+
+    async fn listen(&self) -> Result<Option<PgListener>, StoreError> {
+        let Db::Postgres(pool) = &self.db else { return Ok(None) };
+        let mut listener = PgListener::connect_with(pool).await?;
+        listener.eager_reconnect(false);
+        listener.listen(CHANNEL).await?;
+        Ok(Some(listener))
     }
 
     /// The newest revision.
@@ -58,18 +59,17 @@ impl Store {
         Ok(read!(self, pool => sqlx::query_scalar(sql).fetch_one(pool).await)?)
     }
 
-    async fn changes_after(&self, after: i64) -> Result<Changes, StoreError> {
-        // Read first: what is committed after this read has a higher revision and comes next time.
-        let revision = self.revision().await?;
+    /// Everything that changed after a revision, complete up to `revision`. What was committed since may be
+    /// in it, too, and is told again: left out, a row written once before and once since would be missed.
+    async fn changes(&self, after: i64, revision: i64) -> Result<Changes, StoreError> {
         let tokens: Vec<String> = read!(self, pool => sqlx::query_scalar(
-            "SELECT id FROM tokens WHERE revision > $1 AND revision <= $2")
-            .bind(after).bind(revision).fetch_all(pool).await)?;
+            "SELECT id FROM tokens WHERE revision > $1").bind(after).fetch_all(pool).await)?;
         let users = read!(self, pool => sqlx::query_scalar(
-            "SELECT id FROM users WHERE revision > $1 AND revision <= $2 \
-             UNION SELECT user_id FROM instances WHERE revision > $1 AND revision <= $2 \
+            "SELECT id FROM users WHERE revision > $1 \
+             UNION SELECT user_id FROM instances WHERE revision > $1 \
              UNION SELECT i.user_id FROM routes r JOIN instances i ON i.id = r.instance_id \
-                   WHERE r.revision > $1 AND r.revision <= $2")
-            .bind(after).bind(revision).fetch_all(pool).await)?;
+                   WHERE r.revision > $1")
+            .bind(after).fetch_all(pool).await)?;
         let tokens = tokens.iter().filter_map(|id| TokenId::parse(id)).collect();
         Ok(Changes { revision, tokens, users })
     }
@@ -85,18 +85,27 @@ impl Feed {
     /// Waits for the next changes. After an error call it again: nothing is lost. Cancel-safe.
     pub async fn next(&mut self) -> Result<Changes, StoreError> {
         loop {
-            if self.store.revision().await? > self.revision {
-                let changes = self.store.changes_after(self.revision).await?;
-                self.revision = changes.revision;
+            // Listen first, look second: what is committed in between nudges us.
+            if self.listener.is_none() {
+                self.listener = self.store.listen().await?;
+            }
+            let revision = self.store.revision().await?;
+            if revision > self.revision {
+                let changes = self.store.changes(self.revision, revision).await?;
+                self.revision = revision;
                 return Ok(changes);
             }
-            match &mut self.listener {
-                None => tokio::time::sleep(POLL).await,
-                // `try_recv` reconnects by itself; whatever it says, the table is read again.
-                Some(listener) => {
-                    let _ = tokio::time::timeout(POLL_WITH_NUDGES, listener.try_recv()).await;
-                }
-            }
+            self.wait().await;
+        }
+    }
+
+    /// Waits until a look is worth while. A listener that is in any trouble is given up for a new one: its
+    /// own reconnecting knows only some ways of losing a connection, and would spin on the others.
+    async fn wait(&mut self) {
+        let Some(listener) = &mut self.listener else { return tokio::time::sleep(POLL).await };
+        match tokio::time::timeout(POLL_WITH_NUDGES, listener.try_recv()).await {
+            Ok(Ok(Some(_))) | Err(_) => {}
+            Ok(Ok(None) | Err(_)) => self.listener = None,
         }
     }
 }

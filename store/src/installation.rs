@@ -15,9 +15,7 @@ impl Store {
         if let Some(id) = self.find_installation().await? {
             return Ok(id);
         }
-        let mut rng = rand::rng();
-        let id: String =
-            (0..ID_LEN).map(|_| char::from(LETTERS[rng.random_range(0..LETTERS.len())])).collect();
+        let id = new_id();
         let sql = "INSERT INTO installation (one, id, created_at) VALUES (1, $1, $2) ON CONFLICT DO NOTHING";
         write!(self, tx, _revision => {
             sqlx::query(sql).bind(&id).bind(now()).execute(&mut *tx).await?;
@@ -29,4 +27,9 @@ impl Store {
         let sql = "SELECT id FROM installation WHERE one = 1";
         Ok(read!(self, pool => sqlx::query_scalar(sql).fetch_optional(pool).await)?)
     }
+}
+
+fn new_id() -> String {
+    let mut rng = rand::rng();
+    (0..ID_LEN).map(|_| char::from(LETTERS[rng.random_range(0..LETTERS.len())])).collect()
 }

@@ -1,6 +1,6 @@
 //! Instances: what is wanted of each, beside what is so.
 
-use crate::db::read;
+use crate::db::{read, write};
 use crate::route::{Route, RouteColumns};
 use crate::{Millis, Store, StoreError};
 
@@ -14,6 +14,16 @@ pub enum Wanted {
     Suspended,
     /// None, and nothing left of it.
     Deleting,
+}
+
+impl Wanted {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Suspended => "suspended",
+            Self::Deleting => "deleting",
+        }
+    }
 }
 
 /// What an instance does, as users, commands and metrics name it.
@@ -37,7 +47,8 @@ pub enum InstanceState {
 }
 
 impl InstanceState {
-    const ALL: [Self; 7] = [
+    /// Every state.
+    pub const ALL: [Self; 7] = [
         Self::Pending,
         Self::Running,
         Self::Asleep,
@@ -153,6 +164,27 @@ impl Store {
         let sql = select!("ORDER BY i.created_at, i.id");
         let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?;
         Ok(rows.into_iter().filter_map(usable).collect())
+    }
+
+    /// One instance by its id.
+    pub async fn instance(&self, id: &str) -> Result<Option<Instance>, StoreError> {
+        let sql = select!("WHERE i.id = $1");
+        let row: Option<Row> = read!(self, pool => sqlx::query_as(sql).bind(id).fetch_optional(pool).await)?;
+        row.map(Instance::try_from).transpose()
+    }
+
+    /// The ids of all instances, those whose rows make no sense too: what isn't here is nobody's.
+    pub async fn instance_ids(&self) -> Result<Vec<String>, StoreError> {
+        let sql = "SELECT id FROM instances";
+        Ok(read!(self, pool => sqlx::query_scalar(sql).fetch_all(pool).await)?)
+    }
+
+    /// Changes what is wanted of an instance. `Missing` if there is no such instance.
+    pub async fn want_instance(&self, id: &str, wanted: Wanted) -> Result<(), StoreError> {
+        let sql = "UPDATE instances SET wanted = $1, revision = $2 WHERE id = $3";
+        let touched = write!(self, tx, revision => sqlx::query(sql)
+            .bind(wanted.as_str()).bind(revision).bind(id).execute(&mut *tx).await?.rows_affected());
+        if touched == 0 { Err(StoreError::Missing("instance")) } else { Ok(()) }
     }
 
     /// A user's instance.

@@ -1,26 +1,29 @@
 //! The two keys that never enter the database: one hashes tokens, one makes the secrets of lanes.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
+use crate::files;
+
 const KEY_LEN: usize = 32;
+/// No key file is longer, a line's end included: what is, isn't read on.
+const MAX_FILE_LEN: u64 = 100;
 
 /// Why a key file can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// Missing, unreadable or unwritable.
-    #[error("can't use the key file {}: check that it exists and that this user may read it", .path.display())]
+    #[error("can't use the key file {}: check that it and its folder exist and that this user may use them", .path.display())]
     File {
         /// Which file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Anybody on this machine could read it.
     #[error("the key file {} can be read by everybody: run `chmod o= {}`", .0.display(), .0.display())]
@@ -95,27 +98,27 @@ fn keyed(key: &[u8; KEY_LEN], parts: &[&str]) -> [u8; 32] {
 }
 
 fn load_or_create(path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
+    match load(path) {
+        Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+        loaded => return loaded,
+    }
     let key: [u8; KEY_LEN] = rand::random();
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(mut file) => {
-            file.write_all(hex(&key).as_bytes())
-                .and_then(|()| file.sync_all())
-                .map_err(|source| KeyError::File { path: path.into(), source })?;
-            Ok(key)
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => load(path),
+    match files::create(path, 0o600, hex(&key).as_bytes()) {
+        Ok(()) => Ok(key),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => load(path),
         Err(source) => Err(KeyError::File { path: path.into(), source }),
     }
 }
 
 fn load(path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
     let failed = |source| KeyError::File { path: path.into(), source };
-    let mode = fs::metadata(path).map_err(failed)?.permissions().mode();
-    if mode & 0o007 != 0 {
+    let file = File::open(path).map_err(failed)?;
+    if files::is_public(&file.metadata().map_err(failed)?) {
         return Err(KeyError::WorldReadable(path.into()));
     }
-    let text = fs::read_to_string(path).map_err(failed)?;
-    unhex(text.trim()).ok_or_else(|| KeyError::Malformed(path.into()))
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_LEN).read_to_end(&mut bytes).map_err(failed)?;
+    unhex(bytes.trim_ascii()).ok_or_else(|| KeyError::Malformed(path.into()))
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -126,13 +129,18 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-pub(crate) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    if text.len() != 2 * N || !text.is_ascii() {
+pub(crate) fn unhex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
+    if text.len() != 2 * N {
         return None;
     }
-    for (i, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()?;
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+        *byte = pair.iter().try_fold(0, |byte, digit| Some(byte << 4 | nibble(*digit)?))?;
     }
     Some(bytes)
+}
+
+/// A hexadecimal digit's value. The standard library's parser would take a sign, too.
+fn nibble(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }

@@ -85,6 +85,7 @@ impl Route {
 
 impl Store {
     /// Records what is so. Touches the revision: call it only on a change (see [`Route::says`]).
+    /// `Missing("instance")`.
     pub async fn record_route(&self, instance_id: &str, seen: &Observed) -> Result<(), StoreError> {
         let sql = "INSERT INTO routes (instance_id, state, generation, address, container, version, message, \
                    changed_at, revision) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
@@ -95,7 +96,8 @@ impl Store {
         write!(self, tx, revision => {
             sqlx::query(sql).bind(instance_id).bind(seen.state.as_str()).bind(seen.generation)
                 .bind(&seen.address).bind(&seen.container).bind(&seen.version).bind(&seen.message)
-                .bind(now()).bind(revision).execute(&mut *tx).await?;
+                .bind(now()).bind(revision).execute(&mut *tx).await
+                .map_err(|e| StoreError::reference(e, "instance"))?;
         });
         Ok(())
     }

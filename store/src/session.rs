@@ -32,13 +32,13 @@ pub struct Session {
 }
 
 impl Store {
-    /// Begins a session.
+    /// Begins a session. `Missing("user")`.
     pub async fn create_session(&self, new: &NewSession<'_>) -> Result<(), StoreError> {
         let sql = "INSERT INTO sessions (id_hash, user_id, form_token, created_at, last_seen_at) \
                    VALUES ($1, $2, $3, $4, $4)";
         write_quietly!(self, tx => {
             sqlx::query(sql).bind(new.id_hash).bind(new.user_id).bind(new.form_token).bind(now())
-                .execute(&mut *tx).await?;
+                .execute(&mut *tx).await.map_err(|e| StoreError::reference(e, "user"))?;
         });
         Ok(())
     }

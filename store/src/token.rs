@@ -62,16 +62,16 @@ macro_rules! insert_token {
             .bind($crate::now())
             .bind($revision)
             .execute(&mut *$tx)
-            .await?
+            .await
     };
 }
 pub(crate) use insert_token;
 
 impl Store {
-    /// Keeps a new token of a user. Show it only after this has returned.
+    /// Keeps a new token of a user. Show it only after this has returned. `Missing("user")`.
     pub async fn create_token(&self, user_id: &str, token: &NewToken) -> Result<(), StoreError> {
         write!(self, tx, revision => {
-            insert_token!(tx, user_id, token, revision);
+            insert_token!(tx, user_id, token, revision).map_err(|e| StoreError::reference(e, "user"))?;
         });
         Ok(())
     }

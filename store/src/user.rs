@@ -116,16 +116,16 @@ impl Store {
                 .bind(new_id()).bind(&user.id).bind(plan.memory_mb).bind(plan.connections)
                 .bind(plan.item_size_max).bind(user.created_at).bind(revision)
                 .execute(&mut *tx).await?;
-            insert_token!(tx, &user.id, token, revision);
+            insert_token!(tx, &user.id, token, revision)?;
         });
         Ok(user)
     }
 
-    /// All users, by e-mail address.
+    /// All users, by e-mail address. A row that makes no sense is left out and logged.
     pub async fn users(&self) -> Result<Vec<User>, StoreError> {
         let sql = "SELECT id, email, plan, is_admin, state, created_at FROM users ORDER BY email";
         let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?;
-        rows.into_iter().map(User::try_from).collect()
+        Ok(rows.into_iter().filter_map(usable).collect())
     }
 
     /// A user by e-mail address, in any letter case.
@@ -156,6 +156,11 @@ impl Store {
         let sql = "SELECT name, memory_mb, connections, item_size_max FROM plans ORDER BY name";
         Ok(read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?)
     }
+}
+
+fn usable(row: Row) -> Option<User> {
+    let id = row.id.clone();
+    User::try_from(row).inspect_err(|error| tracing::error!(user = id, %error, "user left out")).ok()
 }
 
 /// 24 random lower-case letters and digits: 124 bits, and fit for a container's name.

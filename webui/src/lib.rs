@@ -4,6 +4,7 @@
 //! never dials a cache, and never keeps a secret that it has shown. What its pages must withstand is in
 //! SECURITY section 4; where each rule lives: `headers`, `csrf`, `session`, `password`, `limit`, `source`.
 
+pub mod account;
 mod assets;
 mod config;
 mod csrf;

@@ -42,7 +42,7 @@ impl Verifier {
 /// Whether `secret` is the one that `stored` (64 hexadecimal digits) was made from. The time it takes
 /// depends on neither.
 pub(crate) fn matches(key: &TokenKey, id: &TokenId, secret: &str, stored: &str) -> bool {
-    let Some(stored) = unhex::<32>(stored) else { return false };
+    let Some(stored) = unhex::<32>(stored.as_bytes()) else { return false };
     secret_hash(key, id, secret).ct_eq(&stored).into()
 }
 

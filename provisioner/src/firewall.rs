@@ -1,0 +1,149 @@
+//! The rule that keeps containers from the host's ports, and from anything that the host would forward to.
+//! One nft table of our own: put in place whole, checked at each pass, removed whole.
+
+use std::io;
+use std::process::Stdio;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::Error;
+use crate::names::Names;
+
+/// Traffic within a bridge passes the host's filters only with this on; Docker turns it on itself.
+const BRIDGE_FILTER: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+
+/// Sees to it that the table stands; whether it had to be put in place.
+pub(crate) async fn ensure(names: &Names) -> Result<bool, Error> {
+    let table = names.table();
+    let listed = nft(&["list", "table", "inet", &table], "").await;
+    if listed.as_deref().is_ok_and(|listed| stands(names, listed)) {
+        return Ok(false);
+    }
+    nft(&["-f", "-"], &ruleset(names)).await?;
+    Ok(true)
+}
+
+/// Removes the table; whether there was one.
+pub(crate) async fn remove(names: &Names) -> Result<bool, Error> {
+    let table = names.table();
+    match nft(&["delete", "table", "inet", &table], "").await {
+        Ok(_) => Ok(true),
+        // No such table, or no nft to have made one.
+        Err(Error::Firewall(said)) if said.contains("No such file or directory") => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether traffic between two containers on one bridge is filtered at all. Ask once a bridge is there.
+pub(crate) fn filters_bridges() -> Result<(), Error> {
+    match std::fs::read_to_string(BRIDGE_FILTER) {
+        Ok(value) if value.trim() == "1" => Ok(()),
+        _ => Err(Error::Firewall(
+            "and each other's: run `modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1`"
+                .into(),
+        )),
+    }
+}
+
+/// The rules of each chain. Replies to the host pass; nothing that a container begins does.
+fn rules(names: &Names) -> [(&'static str, String); 2] {
+    let bridges = format!("\"{}*\"", names.bridge(0).trim_end_matches('0'));
+    let input = format!("iifname {bridges} ct state established,related accept\niifname {bridges} drop\n");
+    let forward = format!("iifname {bridges} drop\noifname {bridges} drop\n");
+    [("input", input), ("forward", forward)]
+}
+
+fn ruleset(names: &Names) -> String {
+    let table = names.table();
+    // Made so that it can be deleted, then made anew: one transaction, with or without an old one.
+    let mut text = format!("table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n");
+    for (hook, rules) in rules(names) {
+        let head = format!("type filter hook {hook} priority filter - 10; policy accept;");
+        text.push_str(&format!("chain {hook} {{\n{head}\n{rules}}}\n"));
+    }
+    text.push_str("}\n");
+    text
+}
+
+/// Whether every rule is in the list, in order. (nft lists a rule as it was given, if it was given well.)
+fn stands(names: &Names, listed: &str) -> bool {
+    let mut lines = listed.lines().map(str::trim);
+    rules(names).iter().all(|(hook, rules)| {
+        let hooked = format!("type filter hook {hook} ");
+        lines.any(|line| line.starts_with(&hooked))
+            && rules.lines().all(|rule| lines.next().is_some_and(|line| line == rule || same(line, rule)))
+    })
+}
+
+/// nft lists the states of a set in an order of its own.
+fn same(line: &str, rule: &str) -> bool {
+    line.replace("related,established", "established,related") == rule
+}
+
+async fn nft(arguments: &[&str], input: &str) -> Result<String, Error> {
+    // Services often have no sbin in their path.
+    let output = match spawn("nft", arguments, input).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            spawn("/usr/sbin/nft", arguments, input).await
+        }
+        other => other,
+    };
+    let output = output.map_err(|error| {
+        Error::Firewall(format!("nft can't be run ({error}): install the package nftables"))
+    })?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let first = said.lines().next().unwrap_or_default();
+    Err(Error::Firewall(format!("nft failed ({first}): run the provisioner as root or with CAP_NET_ADMIN")))
+}
+
+async fn spawn(program: &str, arguments: &[&str], input: &str) -> io::Result<std::process::Output> {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes()).await?;
+    }
+    child.wait_with_output().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LISTED: &str = "table inet memgate_abc234 {
+\tchain input {
+\t\ttype filter hook input priority filter - 10; policy accept;
+\t\tiifname \"mgabc234-*\" ct state established,related accept
+\t\tiifname \"mgabc234-*\" drop
+\t}
+
+\tchain forward {
+\t\ttype filter hook forward priority filter - 10; policy accept;
+\t\tiifname \"mgabc234-*\" drop
+\t\toifname \"mgabc234-*\" drop
+\t}
+}
+";
+
+    #[test]
+    fn knows_its_table_and_every_loss_in_it() {
+        let names = Names::new("abc234").unwrap();
+        assert!(stands(&names, LISTED));
+        assert!(!stands(&Names::new("abc235").unwrap(), LISTED));
+        let rules = LISTED.lines().filter(|line| line.contains("iifname") || line.contains("hook"));
+        for rule in rules {
+            let damaged: String = LISTED.replacen(&format!("{rule}\n"), "", 1);
+            assert!(!stands(&names, &damaged), "without {rule}");
+        }
+        let opened = LISTED.replacen("\t\tiifname", "\t\taccept\n\t\tiifname", 1);
+        assert!(!stands(&names, &opened), "with a rule before ours");
+    }
+}

@@ -1,0 +1,157 @@
+//! The distribution's packages, through its own tools: download, unpack, ask what a binary links.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+use crate::Error;
+
+/// Packages unpacked side by side in a temporary folder.
+#[derive(Debug)]
+pub(crate) struct Packages {
+    downloads: PathBuf,
+    root: PathBuf,
+}
+
+/// What a binary links: paths, and names that nothing here provides.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Linked {
+    pub(crate) found: Vec<PathBuf>,
+    pub(crate) missing: Vec<String>,
+}
+
+impl Packages {
+    pub(crate) fn new(dir: &Path) -> Self {
+        Self { downloads: dir.join("packages"), root: dir.join("root") }
+    }
+
+    /// Where packages are unpacked to, all into one tree.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Downloads and unpacks a package; its version.
+    pub(crate) async fn unpack(&self, package: &str) -> Result<String, Error> {
+        if self.download(package).await.is_err() {
+            // A fresh machine has no package lists yet. Without the right to get them, say what apt said.
+            let updated = run(Command::new("apt-get").args(["-qq", "update"])).await;
+            self.download(package).await.map_err(|error| updated.err().unwrap_or(error))?;
+        }
+        let deb = self.deb(package)?;
+        run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&self.root)).await?;
+        let version = run(Command::new("dpkg-deb").arg("-f").arg(&deb).arg("Version")).await?;
+        Ok(version.trim().to_owned())
+    }
+
+    /// The library packages that a downloaded package depends on, but the C library: that is the host's.
+    pub(crate) async fn libraries_of(&self, package: &str) -> Result<Vec<String>, Error> {
+        let deb = self.deb(package)?;
+        let depends = run(Command::new("dpkg-deb").arg("-f").arg(deb).arg("Depends")).await?;
+        Ok(libraries(&depends))
+    }
+
+    /// What a binary links, with the unpacked libraries before the host's.
+    pub(crate) async fn linked(&self, binary: &Path) -> Result<Linked, Error> {
+        let mut folders: Vec<PathBuf> = vec![self.root.join("usr/lib"), self.root.join("lib")];
+        for parent in folders.clone() {
+            let Ok(entries) = std::fs::read_dir(parent) else { continue };
+            folders.extend(entries.flatten().map(|e| e.path()).filter(|p| p.is_dir()));
+        }
+        let path = std::env::join_paths(folders)
+            .map_err(|_| Error::Image("the temporary folder has a colon in its name: set TMPDIR".into()))?;
+        let told = run(Command::new("ldd").arg(binary).env("LD_LIBRARY_PATH", path)).await?;
+        Ok(linked(&told))
+    }
+
+    async fn download(&self, package: &str) -> Result<(), Error> {
+        let folder = self.downloads.join(package);
+        std::fs::create_dir_all(&folder)
+            .map_err(|error| Error::Image(format!("{error}: check the temporary folder")))?;
+        // As root apt would drop to a user who can't write here, and complain.
+        let unsandboxed = ["-o", "APT::Sandbox::User=root"];
+        run(Command::new("apt-get")
+            .arg("-qq")
+            .args(unsandboxed)
+            .args(["download", package])
+            .current_dir(folder))
+        .await
+        .map(drop)
+    }
+
+    fn deb(&self, package: &str) -> Result<PathBuf, Error> {
+        let entries = std::fs::read_dir(self.downloads.join(package)).into_iter().flatten().flatten();
+        let mut files = entries.map(|entry| entry.path());
+        files.find(|path| path.extension() == Some(OsStr::new("deb"))).ok_or_else(|| {
+            Error::Image(format!("the package {package} wasn't downloaded: see `apt-get update`"))
+        })
+    }
+}
+
+/// A tool's output; if it fails, its last words.
+async fn run(command: &mut Command) -> Result<String, Error> {
+    let tool = command.as_std().get_program().to_string_lossy().into_owned();
+    let output = command.env("LC_ALL", "C").stdin(Stdio::null()).kill_on_drop(true).output().await;
+    let output = output.map_err(|error| {
+        Error::Image(format!(
+            "{tool} can't be run ({error}): build on Debian or Ubuntu, or set provisioner.image"
+        ))
+    })?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it didn't say why").to_owned();
+    Err(Error::Image(format!("{tool} failed: {last}")))
+}
+
+fn libraries(depends: &str) -> Vec<String> {
+    let first = |choice: &str| choice.split(['|', '(', ':', ' ']).find(|w| !w.is_empty()).map(str::to_owned);
+    depends
+        .trim()
+        .split(',')
+        .filter_map(|choice| first(choice.trim()))
+        .filter(|package| package.starts_with("lib") && package != "libc6")
+        .collect()
+}
+
+/// ldd's lines: `name => path (address)`, `name => not found`, `path (address)`, and the kernel's own.
+fn linked(told: &str) -> Linked {
+    let mut all = Linked::default();
+    for line in told.lines().map(str::trim) {
+        let (name, place) = line.split_once(" => ").unwrap_or((line, line));
+        if place.starts_with("not found") {
+            all.missing.push(name.to_owned());
+        } else if let Some(path) = place.split_whitespace().next().filter(|path| path.starts_with('/')) {
+            all.found.push(path.into());
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_ldd() {
+        let told = "\tlinux-vdso.so.1 (0x00007fdd4da13000)\n\
+            \tlibevent-2.1.so.7 => not found\n\
+            \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007fdd4d21e000)\n\
+            \t/lib64/ld-linux-x86-64.so.2 (0x00007fdd4da15000)\n";
+        let expected = Linked {
+            found: vec!["/lib/x86_64-linux-gnu/libc.so.6".into(), "/lib64/ld-linux-x86-64.so.2".into()],
+            missing: vec!["libevent-2.1.so.7".into()],
+        };
+        assert_eq!(linked(told), expected);
+    }
+
+    #[test]
+    fn reads_depends() {
+        let depends = "adduser, perl:any, libc6 (>= 2.34), libevent-2.1-7 (>= 2.1.8-stable), \
+                       libsasl2-2 | libsasl2-3, libssl3:any (>= 3.0.0)\n";
+        assert_eq!(libraries(depends), ["libevent-2.1-7", "libsasl2-2", "libssl3"]);
+        assert!(libraries("").is_empty());
+    }
+}

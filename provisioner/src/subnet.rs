@@ -1,0 +1,143 @@
+//! Subnets carved from the configured pool, away from what the host and Docker use already. No I/O.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+/// Each network's size: 1,022 addresses, for a Linux bridge carries 1,023 ports.
+const PREFIX: u8 = 22;
+/// Addresses that we lease on one network.
+const LEASED: u32 = 1_000;
+
+/// An IPv4 network in CIDR form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Subnet {
+    base: u32,
+    prefix: u8,
+}
+
+impl Subnet {
+    /// The network that `address` is in.
+    pub(crate) fn of(address: Ipv4Addr, prefix: u8) -> Self {
+        let prefix = prefix.min(32);
+        Self { base: u32::from(address) & mask(prefix), prefix }
+    }
+
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        let mask = mask(self.prefix.min(other.prefix));
+        self.base & mask == other.base & mask
+    }
+
+    /// Whether at least one network of ours fits into it.
+    pub(crate) fn is_pool(&self) -> bool {
+        (8..=PREFIX).contains(&self.prefix)
+    }
+
+    /// The networks that can be carved from this pool and touch nothing in `used`, lowest first.
+    pub(crate) fn free<'a>(&self, used: &'a [Self]) -> impl Iterator<Item = Self> + use<'a> {
+        let count = if self.is_pool() { 1_u32 << (PREFIX - self.prefix) } else { 0 };
+        let base = self.base;
+        (0..count)
+            .map(move |n| Self { base: base | (n << (32 - PREFIX)), prefix: PREFIX })
+            .filter(|subnet| !used.iter().any(|u| u.overlaps(subnet)))
+    }
+
+    /// The host's address on it: the first.
+    pub(crate) fn gateway(&self) -> Ipv4Addr {
+        Ipv4Addr::from(self.base.saturating_add(1))
+    }
+
+    /// The addresses for containers, after the gateway's.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        (2..LEASED + 2).map(|n| Ipv4Addr::from(self.base.saturating_add(n)).to_string()).collect()
+    }
+}
+
+impl FromStr for Subnet {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (address, prefix) = text.split_once('/').ok_or(())?;
+        let prefix = prefix.parse().ok().filter(|p| *p <= 32).ok_or(())?;
+        Ok(Self::of(address.parse().map_err(|_| ())?, prefix))
+    }
+}
+
+impl fmt::Display for Subnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", Ipv4Addr::from(self.base), self.prefix)
+    }
+}
+
+/// The networks in `/proc/net/route`, without the default route, which overlaps with everything.
+pub(crate) fn routes(table: &str) -> Vec<Subnet> {
+    let hex = |field: Option<&str>| u32::from_str_radix(field?, 16).ok().map(u32::from_be);
+    table
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            let base = hex(fields.next())?;
+            let mask = hex(fields.nth(5))?;
+            let prefix = u8::try_from(mask.leading_ones()).ok()?;
+            (mask != 0).then_some(Subnet::of(Ipv4Addr::from(base), prefix))
+        })
+        .collect()
+}
+
+fn mask(prefix: u8) -> u32 {
+    u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subnet(text: &str) -> Subnet {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn carves_around_what_is_used() {
+        let cases: &[(&str, &[&str], &[&str])] = &[
+            ("10.0.0.0/21", &[], &["10.0.0.0/22", "10.0.4.0/22"]),
+            ("10.0.0.0/21", &["10.0.0.0/22"], &["10.0.4.0/22"]),
+            ("10.0.0.0/21", &["10.0.5.7/32"], &["10.0.0.0/22"]),
+            ("10.0.0.0/21", &["10.0.0.0/8"], &[]),
+            ("10.0.0.0/21", &["0.0.0.0/0"], &[]),
+            ("10.0.0.0/22", &["10.0.4.0/24"], &["10.0.0.0/22"]),
+            ("10.0.0.0/23", &[], &[]),
+        ];
+        for (pool, used, expected) in cases {
+            let used: Vec<_> = used.iter().map(|u| subnet(u)).collect();
+            let free: Vec<_> = subnet(pool).free(&used).map(|s| s.to_string()).collect();
+            assert_eq!(free, *expected, "{pool} without {used:?}");
+        }
+    }
+
+    #[test]
+    fn leases_a_thousand_that_are_not_the_gateway() {
+        let subnet = subnet("10.213.4.0/22");
+        let addresses = subnet.addresses();
+        assert_eq!(subnet.gateway().to_string(), "10.213.4.1");
+        assert_eq!((addresses.len(), addresses[0].as_str()), (1_000, "10.213.4.2"));
+        assert_eq!(addresses[999], "10.213.7.233");
+    }
+
+    #[test]
+    fn refuses_what_is_no_subnet() {
+        for bad in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "::/0", "10.0.0.0/-1"] {
+            assert!(bad.parse::<Subnet>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn reads_the_kernels_routes() {
+        let table = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
+             eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+             docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n\
+             eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
+        assert_eq!(routes(table), [subnet("172.17.0.0/16"), subnet("192.0.2.0/24")]);
+        assert_eq!(routes("garbage\nmore garbage"), []);
+    }
+}

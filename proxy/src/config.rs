@@ -1,0 +1,41 @@
+//! The `[proxy]` section of memgate.toml.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZero;
+
+use serde::{Deserialize, Serialize};
+
+/// What an operator may set.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The public door.
+    pub listen: SocketAddr,
+    /// `/healthz`, `/readyz`, `/metrics`.
+    pub health: SocketAddr,
+    /// Threads that serve; 0 means one per core.
+    pub workers: usize,
+    /// Whether plaintext is accepted from public addresses too.
+    pub allow_plaintext: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 11211)),
+            health: SocketAddr::from((Ipv4Addr::LOCALHOST, 9151)),
+            workers: 0,
+            allow_plaintext: false,
+        }
+    }
+}
+
+impl Config {
+    /// The number of workers, never 0.
+    pub(crate) fn workers(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, NonZero::get),
+            n => n,
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Numbers as memcached reads them: plain digits, a sign where it takes one, nothing else.
+
+/// Digits only, within 64 bits.
+pub(crate) fn unsigned(token: &[u8]) -> Option<u64> {
+    if token.is_empty() {
+        return None;
+    }
+    token.iter().try_fold(0_u64, |value, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        value.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+/// Digits with an optional minus, within 64 bits.
+fn signed(token: &[u8]) -> Option<i64> {
+    match token.strip_prefix(b"-") {
+        Some(digits) => 0_i64.checked_sub_unsigned(unsigned(digits)?),
+        None => i64::try_from(unsigned(token)?).ok(),
+    }
+}
+
+/// An exptime of a store: any 64-bit number, of which memcached keeps the low 32 bits.
+pub(crate) fn truncated(token: &[u8]) -> Option<i32> {
+    let low = signed(token)?.to_le_bytes();
+    low.first_chunk().copied().map(i32::from_le_bytes)
+}
+
+/// An exptime of touch and gat: 32 bits or an error.
+pub(crate) fn exact(token: &[u8]) -> Option<i32> {
+    i32::try_from(signed(token)?).ok()
+}
+
+/// Flags: any 64-bit number, of which memcached keeps the low 32 bits.
+pub(crate) fn flags(token: &[u8]) -> Option<u32> {
+    let low = unsigned(token)?.to_le_bytes();
+    low.first_chunk().copied().map(u32::from_le_bytes)
+}
+
+/// A length: one to ten plain digits, at most memcached's INT_MAX - 2.
+pub(crate) fn length(token: &[u8]) -> Option<usize> {
+    const MAX: u64 = 2_147_483_645;
+    let length = unsigned(token).filter(|length| token.len() <= 10 && *length <= MAX)?;
+    usize::try_from(length).ok()
+}
+
+/// Appends `value` in decimal.
+pub(crate) fn write(mut value: u64, out: &mut Vec<u8>) {
+    const LEN: usize = 20;
+    let mut digits = [b'0'; LEN];
+    let mut used = 0;
+    for slot in digits.iter_mut().rev() {
+        *slot = b'0' + u8::try_from(value % 10).unwrap_or(0);
+        value /= 10;
+        used += 1;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(LEN - used..).unwrap_or_default());
+}
+
+/// Appends `value` in decimal, with a minus where it has one.
+pub(crate) fn write_signed(value: i64, out: &mut Vec<u8>) {
+    if value < 0 {
+        out.push(b'-');
+    }
+    write(value.unsigned_abs(), out);
+}
+
+/// Appends the length of something in memory.
+pub(crate) fn write_len(len: usize, out: &mut Vec<u8>) {
+    write(u64::try_from(len).unwrap_or(u64::MAX), out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_as_memcached_does() {
+        assert_eq!(unsigned(b"18446744073709551615"), Some(u64::MAX));
+        assert_eq!(unsigned(b"18446744073709551616"), None);
+        for bad in [&b""[..], b"+1", b"-1", b"0x1", b"1a", b"1\t", b" 1"] {
+            assert_eq!(unsigned(bad), None);
+            assert_eq!(length(bad), None);
+        }
+        assert_eq!(truncated(b"4294967296"), Some(0));
+        assert_eq!(truncated(b"-1"), Some(-1));
+        assert_eq!(truncated(b"x"), None);
+        assert_eq!(exact(b"4294967296"), None);
+        assert_eq!(exact(b"-2147483648"), Some(i32::MIN));
+        assert_eq!(flags(b"4294967297"), Some(1));
+        assert_eq!(length(b"2147483645"), Some(2_147_483_645));
+        assert_eq!(length(b"2147483646"), None);
+        assert_eq!(length(b"00000000001"), None);
+    }
+
+    #[test]
+    fn numbers_are_written_in_decimal() {
+        for value in [0, 7, 10, 99, 1_234_567, u64::MAX] {
+            let mut out = Vec::new();
+            write(value, &mut out);
+            assert_eq!(out, value.to_string().into_bytes());
+        }
+        let mut out = Vec::new();
+        write_signed(-15, &mut out);
+        assert_eq!(out, b"-15");
+    }
+}

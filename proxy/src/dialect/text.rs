@@ -1,0 +1,369 @@
+//! The text protocol's requests (memcached's protocol.txt), read strictly: what memcached 1.6.45 would
+//! refuse is answered here with its words and never forwarded.
+
+use std::borrow::Cow;
+
+use memchr::{memchr, memchr2, memmem};
+
+use super::{Frame, KEY_MAX, Parsed, Then, number};
+use crate::request::{Answer, Command, Limits, Mode, Request, Store, TextAnswer};
+
+/// The longest line of `get`, `gets`, `gat` and `gats`.
+const KEYS_LINE_MAX: usize = 1024 * 1024;
+/// The longest of all others.
+const LINE_MAX: usize = 2048;
+const LINE_END: &[u8] = b"\r\n";
+
+const ERROR: &[u8] = b"ERROR\r\n";
+const BAD_FORMAT: &[u8] = b"CLIENT_ERROR bad command line format\r\n";
+const BAD_CHUNK: &[u8] = b"CLIENT_ERROR bad data chunk\r\n";
+const BAD_DELTA: &[u8] = b"CLIENT_ERROR invalid numeric delta argument\r\n";
+const BAD_EXPTIME: &[u8] = b"CLIENT_ERROR invalid exptime argument\r\n";
+const TOO_LONG: &[u8] = b"CLIENT_ERROR line too long\r\n";
+const TOO_LARGE: &[u8] = b"SERVER_ERROR object too large for cache\r\n";
+
+/// The keys of one `get` line, all checked, at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Keys<'a> {
+    /// Keys with spaces between them.
+    pub(crate) line: &'a [u8],
+    pub(crate) with_cas: bool,
+    pub(crate) exptime: Option<i32>,
+}
+
+impl<'a> Keys<'a> {
+    /// The first key as a request, and the line that is left (empty after the last key).
+    pub(crate) fn next(&self) -> Option<(Request<'a>, &'a [u8])> {
+        let (key, rest) = split_token(self.line)?;
+        let rest = trim_start(rest);
+        let answer = TextAnswer::Value { with_cas: self.with_cas, last: rest.is_empty() };
+        let command = Command::Get { exptime: self.exptime };
+        Some((Request { command, key, answer: Answer::Text(answer) }, rest))
+    }
+}
+
+/// Reads the first request of `input`.
+pub(crate) fn parse(input: &[u8], limits: Limits) -> Option<Frame<'_>> {
+    let Some(end) = memchr(b'\n', input) else {
+        return (input.len() > line_max(input)).then(|| too_long(input));
+    };
+    let (line, rest) = input.split_at_checked(end)?;
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.len() > line_max(line) {
+        return Some(too_long(input));
+    }
+    let head = end + 1;
+    let data = rest.get(1..)?;
+    let line = Line { head, data, limits };
+    line.read(input.get(..head)?)
+}
+
+fn line_max(line: &[u8]) -> usize {
+    let keys = [&b"get "[..], b"gets ", b"gat ", b"gats "].iter().any(|verb| line.starts_with(verb));
+    if keys { KEYS_LINE_MAX } else { LINE_MAX }
+}
+
+fn too_long(input: &[u8]) -> Frame<'_> {
+    Frame { consumed: input.len(), parsed: Parsed::Close(Cow::Borrowed(TOO_LONG)) }
+}
+
+/// A whole line: how long it is, and what has arrived behind it.
+struct Line<'a> {
+    head: usize,
+    data: &'a [u8],
+    limits: Limits,
+}
+
+impl<'a> Line<'a> {
+    fn read(&self, whole: &'a [u8]) -> Option<Frame<'a>> {
+        let line = whole.strip_suffix(b"\n").unwrap_or(whole);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.starts_with(b" ") || memchr2(0, b'\r', line).is_some() {
+            return Some(self.unreadable(line));
+        }
+        // "min command length is 2, plus the \r\n"
+        if whole.len() < 4 {
+            return Some(self.answer(BAD_FORMAT, false));
+        }
+        let (verb, rest) = split_token(line)?;
+        let rest = trim_start(rest);
+        let noreply = ends_in_noreply(rest);
+        match verb {
+            b"get" => Some(self.keys(rest, false, None)),
+            b"gets" => Some(self.keys(rest, true, None)),
+            b"gat" => Some(self.touched_keys(rest, false)),
+            b"gats" => Some(self.touched_keys(rest, true)),
+            b"set" => self.store(rest, Mode::Set, false),
+            b"add" => self.store(rest, Mode::Add, false),
+            b"replace" => self.store(rest, Mode::Replace, false),
+            b"append" => self.store(rest, Mode::Append, false),
+            b"prepend" => self.store(rest, Mode::Prepend, false),
+            b"cas" => self.store(rest, Mode::Set, true),
+            b"delete" => Some(self.keyed(rest, 1, noreply, |_| Ok(Command::Delete { cas: None }))),
+            b"incr" => Some(self.arithmetic(rest, noreply, false)),
+            b"decr" => Some(self.arithmetic(rest, noreply, true)),
+            b"touch" => Some(self.keyed(rest, 2, noreply, |exptime| {
+                let exptime = number::exact(exptime).ok_or(BAD_EXPTIME)?;
+                Ok(Command::Touch { exptime })
+            })),
+            b"version" => Some(self.version(noreply)),
+            b"verbosity" => Some(self.answer(b"OK\r\n", noreply)),
+            b"quit" => Some(self.frame(Parsed::Close(Cow::Borrowed(b"")))),
+            _ => Some(self.refuse(verb, rest, noreply)),
+        }
+    }
+
+    /// `get`, `gets`: all keys are checked before the first is asked for.
+    fn keys(&self, line: &'a [u8], with_cas: bool, exptime: Option<i32>) -> Frame<'a> {
+        if line.is_empty() || tokens(line).any(|key| key.len() > KEY_MAX) {
+            return self.answer(BAD_FORMAT, false);
+        }
+        self.frame(Parsed::Keys(Keys { line, with_cas, exptime }))
+    }
+
+    /// `gat <exptime> <key>*`
+    fn touched_keys(&self, line: &'a [u8], with_cas: bool) -> Frame<'a> {
+        let Some((exptime, keys)) = split_token(line) else { return self.answer(BAD_FORMAT, false) };
+        let keys = trim_start(keys);
+        if keys.is_empty() {
+            return self.answer(BAD_FORMAT, false);
+        }
+        match number::exact(exptime) {
+            Some(exptime) => self.keys(keys, with_cas, Some(exptime)),
+            None => self.answer(BAD_EXPTIME, false),
+        }
+    }
+
+    /// `<verb> <key> <flags> <exptime> <bytes> [<cas>] [noreply]` and its data block.
+    fn store(&self, line: &'a [u8], mode: Mode, with_cas: bool) -> Option<Frame<'a>> {
+        let mut words = tokens(line);
+        let (Some(key), Some(flags), Some(exptime), Some(bytes)) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
+            return Some(self.close(BAD_FORMAT));
+        };
+        let cas = words.next();
+        let Some(len) = number::length(bytes).filter(|_| !with_cas || cas.is_some()) else {
+            return Some(self.close(BAD_FORMAT));
+        };
+        let noreply = ends_in_noreply(line);
+        let block = len + LINE_END.len();
+        let cas = if with_cas { cas.and_then(number::unsigned).map(Some) } else { Some(None) };
+        let (Some(flags), Some(exptime), Some(cas), true) =
+            (number::flags(flags), number::truncated(exptime), cas, key.len() <= KEY_MAX)
+        else {
+            return Some(self.swallow(block, Then::Answer(words_or_none(BAD_FORMAT, noreply))));
+        };
+        let answer = Answer::Text(TextAnswer::Line { noreply });
+        if !self.limits.fits(key.len(), len, flags) {
+            let forget = mode == Mode::Set && !with_cas;
+            let then = if forget {
+                Then::Request(Request { command: Command::Forget, key, answer })
+            } else {
+                Then::Answer(words_or_none(TOO_LARGE, noreply))
+            };
+            return Some(self.swallow(block, then));
+        }
+        let (value, end) = self.data.get(..block)?.split_at_checked(len)?;
+        if end != LINE_END {
+            return Some(self.frame(Parsed::Close(words_or_none(BAD_CHUNK, noreply))));
+        }
+        let command = Command::Store(Store { mode, flags, exptime, cas, value });
+        let consumed = self.head + block;
+        Some(Frame { consumed, parsed: Parsed::Request(Request { command, key, answer }) })
+    }
+
+    fn arithmetic(&self, line: &'a [u8], noreply: bool, decrement: bool) -> Frame<'a> {
+        self.keyed(line, 2, noreply, |delta| {
+            let delta = number::unsigned(delta).ok_or(BAD_DELTA)?;
+            Ok(Command::Arithmetic { decrement, delta, create: None, cas: None })
+        })
+    }
+
+    /// A one-line command: a key, and an argument where `words` is 2. Fewer words are one error.
+    fn keyed<F>(&self, line: &'a [u8], words: usize, noreply: bool, command: F) -> Frame<'a>
+    where
+        F: FnOnce(&'a [u8]) -> Result<Command<'a>, &'static [u8]>,
+    {
+        let mut all = tokens(line);
+        let (key, argument) = (all.next(), all.next());
+        let (Some(key), true) = (key, words < 2 || argument.is_some()) else {
+            return self.answer(BAD_FORMAT, false);
+        };
+        if key.len() > KEY_MAX {
+            return self.answer(BAD_FORMAT, noreply);
+        }
+        match command(argument.unwrap_or_default()) {
+            Ok(command) => {
+                let answer = Answer::Text(TextAnswer::Line { noreply });
+                self.frame(Parsed::Request(Request { command, key, answer }))
+            }
+            Err(words) => self.answer(words, noreply),
+        }
+    }
+
+    fn version(&self, noreply: bool) -> Frame<'a> {
+        let answer = Answer::Text(TextAnswer::Line { noreply });
+        self.frame(Parsed::Request(Request { command: Command::Version, key: b"", answer }))
+    }
+
+    /// Everything that isn't on the list. A web browser is shown the door at once.
+    fn refuse(&self, verb: &[u8], rest: &[u8], noreply: bool) -> Frame<'a> {
+        let last = tokens(rest).last().unwrap_or_default();
+        if last.starts_with(b"HTTP/") {
+            return self.close(b"");
+        }
+        // A data block may follow `ms`: no byte of it may be read as a command.
+        if verb == b"ms" { self.close(ERROR) } else { self.answer(ERROR, noreply) }
+    }
+
+    /// A line with a space in front, a NUL or a bare CR.
+    fn unreadable(&self, line: &[u8]) -> Frame<'a> {
+        const STORES: [&[u8]; 7] = [b"set", b"add", b"replace", b"append", b"prepend", b"cas", b"ms"];
+        let stores = STORES.iter().any(|verb| memmem::find(line, verb).is_some());
+        if stores { self.close(ERROR) } else { self.answer(ERROR, false) }
+    }
+
+    fn frame(&self, parsed: Parsed<'a>) -> Frame<'a> {
+        Frame { consumed: self.head, parsed }
+    }
+
+    fn answer(&self, words: &'static [u8], noreply: bool) -> Frame<'a> {
+        self.frame(Parsed::Answer(words_or_none(words, noreply)))
+    }
+
+    fn close(&self, words: &'static [u8]) -> Frame<'a> {
+        self.frame(Parsed::Close(Cow::Borrowed(words)))
+    }
+
+    fn swallow(&self, bytes: usize, then: Then<'a>) -> Frame<'a> {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.frame(Parsed::Swallow { bytes, then })
+    }
+}
+
+fn words_or_none(words: &'static [u8], noreply: bool) -> Cow<'static, [u8]> {
+    Cow::Borrowed(if noreply { b"" } else { words })
+}
+
+/// The first token and all behind it; `None` on an empty line. No space in front.
+fn split_token(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    match memchr(b' ', line) {
+        Some(end) => line.split_at_checked(end),
+        None if line.is_empty() => None,
+        None => Some((line, b"")),
+    }
+}
+
+fn trim_start(line: &[u8]) -> &[u8] {
+    let spaces = line.iter().take_while(|byte| **byte == b' ').count();
+    line.get(spaces..).unwrap_or_default()
+}
+
+pub(crate) fn tokens(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|byte| *byte == b' ').filter(|token| !token.is_empty())
+}
+
+fn ends_in_noreply(line: &[u8]) -> bool {
+    tokens(line).last() == Some(b"noreply")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { item_size_max: 1024 * 1024 };
+
+    /// What a frame says, in short.
+    fn say(input: &[u8]) -> String {
+        let Some(frame) = parse(input, LIMITS) else { return "more".into() };
+        let text = |words: &[u8]| String::from_utf8_lossy(words).trim_end().to_owned();
+        let what = match frame.parsed {
+            Parsed::Request(request) => format!("{:?} {}", request.command.kind(), text(request.key)),
+            Parsed::Keys(keys) => format!("keys {}", text(keys.line)),
+            Parsed::Answer(words) => format!("say {}", text(&words)),
+            Parsed::Swallow { bytes, then: Then::Answer(words) } => {
+                format!("swallow {bytes} say {}", text(&words))
+            }
+            Parsed::Swallow { bytes, then: Then::Request(request) } => {
+                format!("swallow {bytes} {:?}", request.command.kind())
+            }
+            Parsed::Close(words) => format!("close {}", text(&words)),
+            Parsed::Login => "login".into(),
+        };
+        format!("{what} [{}]", frame.consumed)
+    }
+
+    #[test]
+    fn lines_mean_what_memcached_reads_in_them() {
+        let k = "k".repeat(251);
+        let bad = "CLIENT_ERROR bad command line format";
+        for (input, expected) in [
+            ("get a\r\nget b\r\n", "keys a [7]".to_owned()),
+            ("get  a  b \r\n", "keys a  b [12]".to_owned()),
+            ("get a\n", "keys a [6]".to_owned()),
+            ("get a", "more".to_owned()),
+            ("get\r\n", format!("say {bad} [5]")),
+            ("get \r\n", format!("say {bad} [6]")),
+            ("gat 0\r\n", format!("say {bad} [7]")),
+            ("gat abc a\r\n", "say CLIENT_ERROR invalid exptime argument [11]".to_owned()),
+            ("gat 0 a\r\n", "keys a [9]".to_owned()),
+            ("\r\n", format!("say {bad} [2]")),
+            ("a\r\n", format!("say {bad} [3]")),
+            ("bogus\r\n", "say ERROR [7]".to_owned()),
+            ("bogus noreply\r\n", "say  [15]".to_owned()),
+            ("GET a\r\n", "say ERROR [7]".to_owned()),
+            (" get a\r\n", "say ERROR [8]".to_owned()),
+            (" set a 0 0 1\r\n", "close ERROR [14]".to_owned()),
+            ("get a\rb\r\n", "say ERROR [9]".to_owned()),
+            ("set a\0b 0 0 1\r\n1\r\n", "close ERROR [15]".to_owned()),
+            ("GET / HTTP/1.1\r\n", "close  [16]".to_owned()),
+            ("set a 0 0 1\r\n1\r\n", "Store(Set) a [16]".to_owned()),
+            ("set a 0 0 1\r\n1\r", "more".to_owned()),
+            ("set a 0 0\r\n", format!("close {bad} [11]")),
+            ("cas a 0 0 1\r\n1\r\n", format!("close {bad} [13]")),
+            ("cas a 0 0 1 x\r\n1\r\n", format!("swallow 3 say {bad} [15]")),
+            ("cas a 0 0 1 5\r\n1\r\n", "Store(Set) a [18]".to_owned()),
+            ("set a 0 0 -1\r\n", format!("close {bad} [14]")),
+            ("set a 0 0 2147483646\r\n", format!("close {bad} [22]")),
+            ("set a 0 0 2147483645\r\n", "swallow 2147483647 Forget [22]".to_owned()),
+            (
+                "add a 0 0 2147483645\r\n",
+                "swallow 2147483647 say SERVER_ERROR object too large for cache [22]".to_owned(),
+            ),
+            ("set a x 0 1\r\n1\r\n", format!("swallow 3 say {bad} [13]")),
+            ("set a 0 0 1\r\n12345\r\n", "close CLIENT_ERROR bad data chunk [13]".to_owned()),
+            ("set a 0 0 1 noreply\r\n12345\r\n", "close  [21]".to_owned()),
+            ("incr a x\r\n", "say CLIENT_ERROR invalid numeric delta argument [10]".to_owned()),
+            ("incr a\r\n", format!("say {bad} [8]")),
+            ("incr a 1\r\n", "Arithmetic a [10]".to_owned()),
+            ("touch a x\r\n", "say CLIENT_ERROR invalid exptime argument [11]".to_owned()),
+            ("delete a 5\r\n", "Delete a [12]".to_owned()),
+            ("delete\r\n", format!("say {bad} [8]")),
+            ("ms a 1\r\nx\r\n", "close ERROR [8]".to_owned()),
+            ("flush_all\r\n", "say ERROR [11]".to_owned()),
+            ("shutdown\r\n", "say ERROR [10]".to_owned()),
+            ("quit\r\n", "close  [6]".to_owned()),
+            ("version\r\n", "Version  [9]".to_owned()),
+        ] {
+            assert_eq!(say(input.as_bytes()), expected, "{input:?}");
+        }
+        assert_eq!(say(format!("get a {k}\r\n").as_bytes()), format!("say {bad} [259]"));
+        assert_eq!(say(format!("set {k} 0 0 1\r\n1\r\n").as_bytes()), format!("swallow 3 say {bad} [263]"));
+        assert_eq!(say(&[b'x'; 2049]), "close CLIENT_ERROR line too long [2049]");
+        assert_eq!(say(&[b'x'; 2048]), "more");
+        assert_eq!(say(format!("get {}", "a ".repeat(2000)).as_bytes()), "more");
+    }
+
+    #[test]
+    fn keys_come_one_by_one() {
+        let keys = Keys { line: b"a  bc d ", with_cas: true, exptime: None };
+        let (first, rest) = keys.next().unwrap();
+        assert_eq!((first.key, rest), (&b"a"[..], &b"bc d "[..]));
+        let (second, rest) = Keys { line: rest, ..keys }.next().unwrap();
+        assert_eq!(second.answer, Answer::Text(TextAnswer::Value { with_cas: true, last: false }));
+        let (third, rest) = Keys { line: rest, ..keys }.next().unwrap();
+        assert_eq!(third.answer, Answer::Text(TextAnswer::Value { with_cas: true, last: true }));
+        assert!(Keys { line: rest, ..keys }.next().is_none());
+    }
+}

@@ -1,0 +1,222 @@
+//! The door: reads what a connection says before it is known, with little memory and little time, and
+//! either hands it on logged in or ends it. The thinking is in `login`; here are the clock and the socket.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use store::Grant;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use crate::accept::is_private;
+use crate::dialect::Dialect;
+use crate::dialect::binary::{Header, Status};
+use crate::grants::{Grants, Verdict};
+use crate::login::{Credential, Replies, Stage, Step};
+use crate::metrics::{LoginOutcome, Metrics};
+
+/// From accept to login.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// A failed login is answered so long after its last byte, whatever its cause.
+const FAILURE_DELAY: Duration = Duration::from_millis(20);
+/// So many answers before login, then the connection ends.
+const ANSWERS_MAX: u32 = 16;
+/// So many failed logins, likewise.
+const FAILURES_MAX: u32 = 3;
+/// What one read takes.
+const READ: usize = 2048;
+/// A closed connection's unread bytes are thrown away for so long, so that the last words arrive.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// A connection that has shown a good token.
+pub(crate) struct Guest {
+    pub(crate) stream: TcpStream,
+    pub(crate) dialect: Dialect,
+    pub(crate) grant: Arc<Grant>,
+    /// What it has sent behind its login.
+    pub(crate) rest: Vec<u8>,
+    /// To be said by its home: `welcome`, or `full`.
+    pub(crate) replies: Replies,
+}
+
+/// Somebody at the door.
+pub(crate) struct Caller {
+    pub(crate) stream: TcpStream,
+    /// What has been read already.
+    pub(crate) input: Vec<u8>,
+}
+
+pub(crate) struct Doorman<'a> {
+    pub(crate) grants: &'a Arc<Grants>,
+    pub(crate) metrics: &'a Metrics,
+    pub(crate) allow_plaintext: bool,
+}
+
+impl Doorman<'_> {
+    /// Sees to a connection until it is known (`Some`) or ended (`None`).
+    pub(crate) async fn admit(&self, mut caller: Caller) -> Option<Guest> {
+        let deadline = Instant::now() + LOGIN_TIMEOUT;
+        let first = match caller.input.first() {
+            Some(first) => *first,
+            None => {
+                caller.read(deadline).await.ok()?;
+                *caller.input.first()?
+            }
+        };
+        let dialect = Dialect::detect(first);
+        if !self.allow_plaintext && !caller.is_private() {
+            self.metrics.login(LoginOutcome::Plaintext);
+            return caller.refuse_plaintext(dialect, deadline).await;
+        }
+        match timeout_at(deadline, self.talk(&mut caller, dialect, deadline)).await {
+            Ok(Some((grant, replies))) => {
+                Some(Guest { stream: caller.stream, dialect, grant, rest: caller.input, replies })
+            }
+            Ok(None) => {
+                linger(&caller.stream).await;
+                None
+            }
+            Err(_) => {
+                self.metrics.login(LoginOutcome::TimedOut);
+                None
+            }
+        }
+    }
+
+    async fn talk(
+        &self,
+        caller: &mut Caller,
+        dialect: Dialect,
+        deadline: Instant,
+    ) -> Option<(Arc<Grant>, Replies)> {
+        let mut stage = Stage::new(dialect);
+        let (mut answers, mut failures) = (0, 0);
+        let mut last_byte = Instant::now();
+        loop {
+            match stage.step(&caller.input) {
+                Step::More => {
+                    caller.read(deadline).await.ok()?;
+                    last_byte = Instant::now();
+                    continue;
+                }
+                Step::Close { reply } => {
+                    caller.write(&reply).await.ok()?;
+                    return None;
+                }
+                Step::Answer { consumed, reply } => {
+                    caller.input.drain(..consumed);
+                    caller.write(&reply).await.ok()?;
+                }
+                Step::Attempt { consumed, credential, replies } => {
+                    caller.input.drain(..consumed);
+                    match self.check(credential.as_ref()).await {
+                        Verdict::Welcome(grant) => return Some((grant, replies)),
+                        Verdict::Unavailable => {
+                            self.metrics.login(LoginOutcome::Unavailable);
+                            caller.write(&replies.unavailable).await.ok()?;
+                            return None;
+                        }
+                        Verdict::Refused(outcome) => {
+                            self.metrics.login(outcome);
+                            sleep_until(last_byte + FAILURE_DELAY).await;
+                            caller.write(&replies.refused).await.ok()?;
+                            failures += 1;
+                        }
+                    }
+                }
+            }
+            answers += 1;
+            if answers >= ANSWERS_MAX || failures >= FAILURES_MAX {
+                return None;
+            }
+        }
+    }
+
+    async fn check(&self, credential: Option<&Credential>) -> Verdict {
+        match credential {
+            Some(credential) => self.grants.check(credential).await,
+            None => Verdict::Refused(LoginOutcome::Malformed),
+        }
+    }
+}
+
+impl Caller {
+    fn is_private(&self) -> bool {
+        self.stream.peer_addr().map(|peer| peer.ip()).is_ok_and(|ip: IpAddr| is_private(ip))
+    }
+
+    /// Reads what there is, at least a byte. The buffer grows by what arrives, never by what is declared.
+    async fn read(&mut self, deadline: Instant) -> io::Result<()> {
+        if self.input.len() >= Stage::BUFFER_MAX {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        let mut chunk = [0; READ];
+        loop {
+            timeout_at(deadline, self.stream.readable()).await.map_err(|_| io::ErrorKind::TimedOut)??;
+            match self.stream.try_read(&mut chunk) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => {
+                    self.input.extend_from_slice(chunk.get(..n).unwrap_or_default());
+                    return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn write(&self, mut words: &[u8]) -> io::Result<()> {
+        while !words.is_empty() {
+            self.stream.writable().await?;
+            match self.stream.try_write(words) {
+                Ok(n) => words = words.get(n..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn refuse_plaintext(mut self, dialect: Dialect, deadline: Instant) -> Option<Guest> {
+        match dialect {
+            Dialect::Text => {
+                timeout_at(deadline, self.write(b"CLIENT_ERROR TLS required\r\n")).await.ok()?.ok()?;
+            }
+            Dialect::Binary => {
+                let header = loop {
+                    match Header::read(&self.input) {
+                        Some(header) => break header,
+                        None => self.read(deadline).await.ok()?,
+                    }
+                };
+                timeout_at(deadline, self.write(&header.status(Status::AUTH_FAILURE))).await.ok()?.ok()?;
+            }
+        }
+        linger(&self.stream).await;
+        None
+    }
+}
+
+/// Ends the sending side and throws away what still comes for a moment: closing with unread bytes
+/// would make the kernel reset the connection, and the client would never read our last words.
+pub(crate) async fn linger(stream: &TcpStream) {
+    if socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write).is_err() {
+        return;
+    }
+    let drain = async {
+        let mut chunk = [0; READ];
+        let mut thrown = 0;
+        while thrown < LINGER_BYTES && stream.readable().await.is_ok() {
+            match stream.try_read(&mut chunk) {
+                Ok(0) => return,
+                Ok(n) => thrown += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    };
+    let _ = timeout(LINGER, drain).await;
+}

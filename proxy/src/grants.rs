@@ -1,0 +1,250 @@
+//! Grants in memory: filled on first use, kept right by following the store's revisions.
+//!
+//! A login whose grant is known touches no database. Everything else fails closed: an error or a
+//! missing row refuses.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use process::Shutdown;
+use process::health::Readiness;
+use store::{Changes, Feed, Grant, Store, StoreError, TokenId, TokenKey, UserState};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+
+use crate::login::Credential;
+use crate::metrics::LoginOutcome;
+use crate::worker::Message;
+
+/// Look-ups of unknown ids under way at once.
+const LOOKUPS: usize = 32;
+/// Ids that are known to be nobody's.
+const NOBODY_MAX: usize = 10_000;
+/// So long known tokens log in while the store is away.
+const GRACE: Duration = Duration::from_secs(30);
+/// A look-up, or a sign of life, takes no longer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tries while the store is away.
+const RETRY: Duration = Duration::from_millis(200);
+
+pub(crate) struct Grants {
+    store: Store,
+    key: TokenKey,
+    /// sqlx's connections belong to the runtime that made them; workers have others.
+    runtime: Handle,
+    known: DashMap<TokenId, Arc<Grant>>,
+    nobody: DashMap<TokenId, ()>,
+    /// Everything up to this revision has been taken over.
+    position: AtomicI64,
+    lookups: Semaphore,
+    /// When the store last answered.
+    alive: Mutex<Instant>,
+}
+
+/// What a credential is worth.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    Welcome(Arc<Grant>),
+    Refused(LoginOutcome),
+    /// The store is away and the token isn't known, or has been away too long.
+    Unavailable,
+}
+
+impl Grants {
+    /// Call it on the runtime that the store was opened on.
+    pub(crate) fn new(store: Store, key: TokenKey) -> Self {
+        Self {
+            store,
+            key,
+            runtime: Handle::current(),
+            known: DashMap::new(),
+            nobody: DashMap::new(),
+            position: AtomicI64::new(0),
+            lookups: Semaphore::new(LOOKUPS),
+            alive: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Checks a credential. The order of the checks is not visible outside: all refusals look alike.
+    pub(crate) async fn check(self: &Arc<Self>, credential: &Credential) -> Verdict {
+        let grant = match self.find(credential.id).await {
+            Ok(Some(grant)) => grant,
+            Ok(None) => {
+                let _ = Grant::check_nothing(&self.key, &credential.id, &credential.secret);
+                return Verdict::Refused(LoginOutcome::Unknown);
+            }
+            Err(Away) => return Verdict::Unavailable,
+        };
+        if !grant.matches(&self.key, &credential.secret) {
+            return Verdict::Refused(LoginOutcome::Wrong);
+        }
+        if grant.revoked {
+            return Verdict::Refused(LoginOutcome::Revoked);
+        }
+        match grant.user_state {
+            UserState::Suspended => Verdict::Refused(LoginOutcome::Suspended),
+            UserState::Active => Verdict::Welcome(grant),
+        }
+    }
+
+    /// The newest that is known of a grant, for whoever holds an older one.
+    pub(crate) fn newest(&self, grant: Arc<Grant>) -> Arc<Grant> {
+        self.known.get(&grant.token).map_or(grant, |known| known.value().clone())
+    }
+
+    async fn find(self: &Arc<Self>, id: TokenId) -> Result<Option<Arc<Grant>>, Away> {
+        if self.silent_for() > GRACE {
+            return Err(Away);
+        }
+        if let Some(grant) = self.known.get(&id) {
+            return Ok(Some(grant.value().clone()));
+        }
+        if self.nobody.contains_key(&id) {
+            return Ok(None);
+        }
+        let _permit = timeout(PATIENCE, self.lookups.acquire()).await.map_err(|_| Away)?.map_err(|_| Away)?;
+        let this = self.clone();
+        let looked_up = self.runtime.spawn(async move { this.look_up(id).await }).await;
+        looked_up.unwrap_or(Err(Away))
+    }
+
+    /// Reads a grant, and keeps it unless something has changed since it was read.
+    async fn look_up(&self, id: TokenId) -> Result<Option<Arc<Grant>>, Away> {
+        loop {
+            let read_at = self.position.load(Ordering::Acquire);
+            let found =
+                timeout(PATIENCE, self.store.grant(&id)).await.map_err(|_| Away)?.map_err(|error| {
+                    tracing::warn!(%error, "a token can't be looked up");
+                    Away
+                })?;
+            let Some(grant) = found.map(Arc::new) else {
+                self.remember_nobody(id, read_at);
+                return Ok(None);
+            };
+            // The entry's lock orders this against `forget`: either it sees the new position, or the
+            // follower sees the entry.
+            let entry = self.known.entry(id);
+            if self.position.load(Ordering::Acquire) <= grant.read_at {
+                entry.insert(grant.clone());
+                return Ok(Some(grant));
+            }
+        }
+    }
+
+    fn remember_nobody(&self, id: TokenId, read_at: i64) {
+        if self.nobody.len() >= NOBODY_MAX {
+            self.nobody.clear();
+        }
+        let entry = self.nobody.entry(id);
+        if self.position.load(Ordering::Acquire) == read_at {
+            entry.insert(());
+        }
+    }
+
+    /// Takes changes over; returns the grants that are new.
+    async fn take_over(&self, changes: &Changes) -> Result<Vec<Arc<Grant>>, StoreError> {
+        self.position.store(changes.revision, Ordering::Release);
+        for id in &changes.tokens {
+            self.nobody.remove(id);
+        }
+        let concerned =
+            |grant: &Grant| changes.tokens.contains(&grant.token) || changes.users.contains(&grant.user_id);
+        let ids: Vec<TokenId> =
+            self.known.iter().filter(|known| concerned(known.value())).map(|known| *known.key()).collect();
+        let mut renewed = Vec::new();
+        for id in ids {
+            match self.store.grant(&id).await? {
+                Some(grant) => {
+                    let grant = Arc::new(grant);
+                    self.known.insert(id, grant.clone());
+                    renewed.push(grant);
+                }
+                None => drop(self.known.remove(&id)),
+            }
+        }
+        Ok(renewed)
+    }
+
+    fn silent_for(&self) -> Duration {
+        self.alive.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    fn heard(&self) {
+        *self.alive.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+/// The store doesn't answer.
+struct Away;
+
+/// Follows the store until shutdown, in a task of `shutdown`; new routes go to the workers.
+pub(crate) async fn follow(
+    grants: Arc<Grants>,
+    workers: Vec<mpsc::Sender<Message>>,
+    readiness: Readiness,
+    shutdown: &Shutdown,
+) -> Result<(), StoreError> {
+    let feed = grants.store.feed().await?;
+    grants.position.store(feed.revision(), Ordering::Release);
+    readiness.ready();
+    let stop = shutdown.clone();
+    shutdown.spawn(async move {
+        tokio::select! {
+            () = stop.begun() => {}
+            () = keep_following(&grants, feed, &workers, &readiness) => {}
+        }
+    });
+    Ok(())
+}
+
+async fn keep_following(
+    grants: &Grants,
+    mut feed: Feed,
+    workers: &[mpsc::Sender<Message>],
+    readiness: &Readiness,
+) {
+    // Changes that couldn't be read yet: none may be missed.
+    let mut owed = Changes::default();
+    let mut away = false;
+    loop {
+        match step(grants, &mut feed, &mut owed).await {
+            Ok(renewed) => {
+                grants.heard();
+                readiness.ready();
+                away = false;
+                for grant in renewed {
+                    crate::worker::tell(workers, grant).await;
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut away, true) {
+                    tracing::error!(%error, "the store is away");
+                }
+                readiness.not_ready(error.to_string());
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// Waits for changes and takes them over. Silence is checked: a quiet store and a dead one look alike.
+async fn step(grants: &Grants, feed: &mut Feed, owed: &mut Changes) -> Result<Vec<Arc<Grant>>, StoreError> {
+    if owed.revision == 0 {
+        match timeout(PATIENCE, feed.next()).await {
+            Ok(changes) => *owed = changes?,
+            Err(_) => {
+                let alive = timeout(PATIENCE, grants.store.revision()).await;
+                return match alive {
+                    Ok(revision) => revision.map(|_| Vec::new()),
+                    Err(_) => Err(StoreError::Missing("answer from the database in time")),
+                };
+            }
+        }
+    }
+    let renewed = grants.take_over(owed).await?;
+    *owed = Changes::default();
+    Ok(renewed)
+}

@@ -1,0 +1,282 @@
+//! A lane: one TCP connection to one instance's memcached, shared by that instance's clients and by
+//! nobody else. It logs in with the instance's own secret before anything is sent.
+//!
+//! Requests gathered in one turn of the loop leave in one write; replies come back in one read. Each
+//! carries our tag (`queue` checks it): a value can never reach a caller that didn't ask for it.
+
+mod encode;
+mod queue;
+mod reply;
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use crate::outbox::Outbox;
+use crate::request::{Fault, Request};
+use queue::Queue;
+
+/// Connect and log in: a killed container makes connects hang, so they have a limit of their own.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// From the last byte written, or the last reply, to the next reply.
+const REPLY_DEADLINE: Duration = Duration::from_secs(2);
+/// A lane that nobody uses closes after so long.
+const IDLE: Duration = Duration::from_secs(60);
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(200);
+/// Bytes that may wait to be written before clients are held back.
+const OUT_MAX: usize = 1024 * 1024;
+/// An idle lane keeps no more room than this.
+const OUT_KEEP: usize = 64 * 1024;
+/// The user name of memcached's `-Y` file.
+const USER: &str = "lane";
+
+/// Where a lane leads. Never logged whole: it holds the secret.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    pub(crate) generation: i64,
+    pub(crate) secret: String,
+    /// The largest value that may come back.
+    pub(crate) value_max: usize,
+}
+
+pub(crate) struct Lane {
+    queue: RefCell<Queue>,
+    out: RefCell<Vec<u8>>,
+    /// Something to write, or a reason to end.
+    wake: Notify,
+    /// Set when the lane must end: the route moved, or the proxy stops.
+    closing: Cell<Option<Fault>>,
+    dead: Cell<bool>,
+    progress: Cell<Instant>,
+}
+
+/// Why a lane ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Nobody needed it.
+    Idle,
+    /// memcached is away, silent, or says what it can't say here.
+    Failed(Fault),
+}
+
+impl Lane {
+    pub(crate) fn new(value_max: usize) -> Rc<Self> {
+        Rc::new(Self {
+            queue: RefCell::new(Queue::new(value_max)),
+            out: RefCell::new(Vec::new()),
+            wake: Notify::new(),
+            closing: Cell::new(None),
+            dead: Cell::new(false),
+            progress: Cell::new(Instant::now()),
+        })
+    }
+
+    /// Whether requests may still be put on it.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.dead.get() && self.closing.get().is_none()
+    }
+
+    /// Whether clients should wait before they put more on it.
+    pub(crate) fn is_full(&self) -> bool {
+        self.out.borrow().len() >= OUT_MAX
+    }
+
+    /// Puts a request on the lane; its reply goes to `client`. Only while [`Lane::is_open`].
+    pub(crate) fn send(&self, request: &Request<'_>, client: &Rc<Outbox>) {
+        let mut queue = self.queue.borrow_mut();
+        if queue.is_empty() {
+            self.progress.set(Instant::now());
+        }
+        let tag = queue.push(request, client.clone());
+        let mut out = self.out.borrow_mut();
+        if out.is_empty() {
+            self.wake.notify_one();
+        }
+        encode::request(request, tag, &mut out);
+    }
+
+    /// Says something to `client` behind the replies that it waits for.
+    pub(crate) fn say(&self, words: Cow<'static, [u8]>, client: &Rc<Outbox>) {
+        self.queue.borrow_mut().push_words(words, client.clone());
+    }
+
+    /// Ends the lane; what is in flight is answered with `fault`.
+    pub(crate) fn close(&self, fault: Fault) {
+        self.closing.set(Some(fault));
+        self.wake.notify_one();
+    }
+
+    /// Connects, logs in and serves until the end. What is in flight then is answered.
+    pub(crate) async fn run(&self, target: &Target, scratch: &RefCell<Vec<u8>>) -> End {
+        let end = match timeout(CONNECT_TIMEOUT, connect(target)).await {
+            Ok(Ok(stream)) => {
+                self.progress.set(Instant::now());
+                self.drive(&stream, scratch).await
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(address = %target.address, %error, "no lane");
+                End::Failed(Fault::Unavailable)
+            }
+            Err(_) => End::Failed(Fault::Unavailable),
+        };
+        self.dead.set(true);
+        let fault = match end {
+            End::Failed(fault) => fault,
+            End::Idle => Fault::Unavailable,
+        };
+        let waiting = self.queue.borrow_mut().fail(fault);
+        waiting.iter().for_each(|client| client.settle());
+        end
+    }
+
+    async fn drive(&self, stream: &TcpStream, scratch: &RefCell<Vec<u8>>) -> End {
+        let mut partial = Vec::new();
+        let mut sent = 0;
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if let Some(fault) = self.closing.get() {
+                return End::Failed(fault);
+            }
+            let Ok(blocked) = self.flush(stream, &mut sent) else { return End::Failed(Fault::Unavailable) };
+            tokio::select! {
+                biased;
+                ready = stream.readable() => {
+                    let read = ready.and_then(|()| self.receive(stream, &mut partial, scratch));
+                    if read.is_err() {
+                        return End::Failed(Fault::Unavailable);
+                    }
+                }
+                ready = stream.writable(), if blocked => {
+                    if ready.is_err() {
+                        return End::Failed(Fault::Unavailable);
+                    }
+                }
+                () = self.wake.notified() => {}
+                _ = tick.tick() => {
+                    if let Some(end) = self.overdue() {
+                        return end;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes what has gathered. `Ok(true)` when the socket takes no more for now.
+    fn flush(&self, stream: &TcpStream, sent: &mut usize) -> io::Result<bool> {
+        let mut out = self.out.borrow_mut();
+        while let Some(rest) = out.get(*sent..).filter(|rest| !rest.is_empty()) {
+            match stream.try_write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => *sent += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(error) => return Err(error),
+            }
+        }
+        *sent = 0;
+        let was_full = out.len() >= OUT_MAX;
+        out.clear();
+        if out.capacity() > OUT_KEEP {
+            *out = Vec::new();
+        }
+        drop(out);
+        if was_full {
+            self.queue.borrow().wake_all();
+        }
+        Ok(false)
+    }
+
+    /// Reads once, hands out every whole reply, keeps the rest.
+    fn receive(
+        &self,
+        stream: &TcpStream,
+        partial: &mut Vec<u8>,
+        scratch: &RefCell<Vec<u8>>,
+    ) -> io::Result<()> {
+        let mut scratch = scratch.borrow_mut();
+        let read = match stream.try_read(&mut scratch) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let fresh = scratch.get(..read).unwrap_or_default();
+        let mut touched = Vec::new();
+        let mut queue = self.queue.borrow_mut();
+        let delivered = if partial.is_empty() {
+            let delivered = queue.deliver(fresh, &mut touched);
+            partial.extend_from_slice(fresh.get(*delivered.as_ref().unwrap_or(&0)..).unwrap_or_default());
+            delivered
+        } else {
+            partial.extend_from_slice(fresh);
+            let delivered = queue.deliver(partial, &mut touched);
+            partial.drain(..*delivered.as_ref().unwrap_or(&0));
+            delivered
+        };
+        drop(queue);
+        if partial.is_empty() && partial.capacity() > OUT_KEEP {
+            *partial = Vec::new();
+        }
+        self.progress.set(Instant::now());
+        touched.iter().for_each(|client| client.settle());
+        delivered.map(drop).map_err(|garbage| {
+            tracing::warn!(%garbage, "a lane ends: memcached said what it can't say here");
+            io::ErrorKind::InvalidData.into()
+        })
+    }
+
+    fn overdue(&self) -> Option<End> {
+        let since = self.progress.get().elapsed();
+        if self.queue.borrow().is_empty() {
+            (since > IDLE && self.out.borrow().is_empty()).then_some(End::Idle)
+        } else {
+            (since > REPLY_DEADLINE).then_some(End::Failed(Fault::TimedOut))
+        }
+    }
+}
+
+/// Connects and logs in. An answer other than `STORED` is somebody else's memcached: refused.
+async fn connect(target: &Target) -> io::Result<TcpStream> {
+    const WELCOME: &[u8] = b"STORED\r\n";
+    let stream = TcpStream::connect(target.address).await?;
+    stream.set_nodelay(true)?;
+    let payload = format!("{USER} {}", target.secret);
+    let login = format!("set auth 0 0 {}\r\n{payload}\r\n", payload.len());
+    let mut login = login.as_bytes();
+    while !login.is_empty() {
+        stream.writable().await?;
+        match stream.try_write(login) {
+            Ok(n) => login = login.get(n..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let mut said = [0; WELCOME.len()];
+    let mut have = 0;
+    while let Some(room) = said.get_mut(have..).filter(|room| !room.is_empty()) {
+        stream.readable().await?;
+        match stream.try_read(room) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => have += n,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if said == WELCOME {
+        Ok(stream)
+    } else {
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, "the lane's login was refused"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! What is on its way to one client: replies gathered in one turn leave in one write. Lanes write here
+//! directly; the client's own task is woken only when its socket takes no more.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use crate::dialect::{self, fault_line};
+use crate::request::{Answer, Fault, Kind, Outcome, TextAnswer};
+
+/// Spare buffers that a worker keeps.
+const SPARE_MAX: usize = 64;
+/// A buffer larger than this isn't kept.
+const KEEP: usize = 64 * 1024;
+
+/// Buffers that wait for their next client: an idle client holds none.
+#[derive(Default)]
+pub(crate) struct Spare(RefCell<Vec<Vec<u8>>>);
+
+impl Spare {
+    fn take(&self) -> Vec<u8> {
+        self.0.borrow_mut().pop().unwrap_or_default()
+    }
+
+    fn give(&self, mut buffer: Vec<u8>) {
+        let mut spare = self.0.borrow_mut();
+        if spare.len() < SPARE_MAX && (1..=KEEP).contains(&buffer.capacity()) {
+            buffer.clear();
+            spare.push(buffer);
+        }
+    }
+}
+
+pub(crate) struct Outbox {
+    stream: TcpStream,
+    spare: Rc<Spare>,
+    buffer: RefCell<Vec<u8>>,
+    /// How much of the buffer the socket has taken.
+    sent: Cell<usize>,
+    in_flight: Cell<usize>,
+    /// A key of the current `get` line couldn't be had: the line ends in this instead of END.
+    failed: Cell<Option<Fault>>,
+    touched: Cell<bool>,
+    /// The socket takes no more for now.
+    blocked: Cell<bool>,
+    /// The client's task waits for room.
+    waits: Cell<bool>,
+    broken: Cell<bool>,
+    wake: Notify,
+}
+
+impl Outbox {
+    pub(crate) fn new(stream: TcpStream, spare: Rc<Spare>) -> Rc<Self> {
+        Rc::new(Self {
+            stream,
+            spare,
+            buffer: RefCell::default(),
+            sent: Cell::new(0),
+            in_flight: Cell::new(0),
+            failed: Cell::new(None),
+            touched: Cell::new(false),
+            blocked: Cell::new(false),
+            waits: Cell::new(false),
+            broken: Cell::new(false),
+            wake: Notify::new(),
+        })
+    }
+
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Takes the stream back, when nobody else holds the outbox.
+    pub(crate) fn into_stream(self: Rc<Self>) -> Option<TcpStream> {
+        Rc::into_inner(self).map(|outbox| outbox.stream)
+    }
+
+    /// Replies that are still to come.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+
+    /// Bytes that the socket hasn't taken.
+    pub(crate) fn unsent(&self) -> usize {
+        self.buffer.borrow().len() - self.sent.get()
+    }
+
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked.get()
+    }
+
+    /// Whether writing has failed: nothing more will arrive there.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.get()
+    }
+
+    /// One more reply is to come.
+    pub(crate) fn expect_one(&self) {
+        self.in_flight.set(self.in_flight.get() + 1);
+    }
+
+    /// Waits until something has changed: a reply came, the socket is full.
+    pub(crate) async fn changed(&self) {
+        self.waits.set(true);
+        self.wake.notified().await;
+        self.waits.set(false);
+    }
+
+    /// Waits until the socket takes no more, or is broken.
+    pub(crate) async fn blocked(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Wakes the client's task if it waits.
+    pub(crate) fn wake(&self) {
+        if self.waits.get() {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Says something now. Only while nothing is in flight.
+    pub(crate) fn say(&self, words: &[u8]) {
+        if !words.is_empty() {
+            self.with_buffer(|buffer| buffer.extend_from_slice(words));
+        }
+    }
+
+    /// One reply has come: words of our own.
+    pub(crate) fn answer_words(&self, words: &[u8]) {
+        self.in_flight.set(self.in_flight.get().saturating_sub(1));
+        self.say(words);
+    }
+
+    /// One reply has come: memcached's.
+    pub(crate) fn answer(&self, answer: Answer, kind: Kind, key: &[u8], outcome: &Outcome<'_>) {
+        self.in_flight.set(self.in_flight.get().saturating_sub(1));
+        self.speak(answer, kind, key, outcome);
+    }
+
+    /// Says `outcome` in the client's dialect. One error, one line: a `get` line of which a key
+    /// couldn't be had ends in the error instead of END, and names no more values.
+    pub(crate) fn speak(&self, answer: Answer, kind: Kind, key: &[u8], outcome: &Outcome<'_>) {
+        if let Answer::Text(TextAnswer::Value { last, .. }) = answer {
+            if let Outcome::Failed(fault) = outcome {
+                self.failed.set(self.failed.get().or(Some(*fault)));
+            }
+            if let Some(fault) = self.failed.get() {
+                if last {
+                    self.failed.set(None);
+                    self.say(fault_line(fault));
+                }
+                return;
+            }
+        }
+        self.with_buffer(|buffer| dialect::answer(answer, kind, key, outcome, buffer));
+    }
+
+    /// Marks the client as told something; `true` the first time in a turn.
+    pub(crate) fn touch(&self) -> bool {
+        !self.touched.replace(true)
+    }
+
+    /// The end of a turn: sends what there is, and lets the client's task go on if it waits.
+    pub(crate) fn settle(&self) {
+        self.touched.set(false);
+        self.flush();
+        self.wake();
+    }
+
+    /// Sends what there is, as far as the socket takes it.
+    pub(crate) fn flush(&self) {
+        let mut buffer = self.buffer.borrow_mut();
+        while let Some(rest) = buffer.get(self.sent.get()..).filter(|rest| !rest.is_empty()) {
+            match self.stream.try_write(rest) {
+                Ok(n) if n > 0 => self.sent.set(self.sent.get() + n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked.set(true);
+                    self.wake.notify_one();
+                    return;
+                }
+                _ => {
+                    self.broken.set(true);
+                    buffer.clear();
+                    self.wake.notify_one();
+                }
+            }
+        }
+        self.blocked.set(false);
+        self.sent.set(0);
+        self.spare.give(std::mem::take(&mut *buffer));
+    }
+
+    fn with_buffer<F: FnOnce(&mut Vec<u8>)>(&self, write: F) {
+        if self.broken.get() {
+            return;
+        }
+        let mut buffer = self.buffer.borrow_mut();
+        if buffer.capacity() == 0 {
+            *buffer = self.spare.take();
+        }
+        write(&mut buffer);
+    }
+}

@@ -1,0 +1,293 @@
+//! A worker: one thread, one single-threaded runtime, one listener. Connections log in where they were
+//! accepted and then move to their instance's home worker; nothing on a request's way is shared.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use process::Shutdown;
+use store::{Grant, LaneKey};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::task::TaskTracker;
+
+use crate::client::{Client, End, House, State};
+use crate::dialect::Dialect;
+use crate::doorman::{Caller, Doorman, Guest, linger};
+use crate::grants::Grants;
+use crate::home::{Furniture, Home};
+use crate::login::Replies;
+use crate::metrics::{Counted, LoginOutcome, Metrics};
+use crate::outbox::{Outbox, Spare};
+use crate::request::Limits;
+use crate::{Config, DRAIN, Error};
+
+/// Messages that may wait for a worker.
+const INBOX: usize = 1024;
+/// What clients read into: large reads are cheap ones.
+const CLIENT_READ: usize = 64 * 1024;
+/// What lanes read into.
+const LANE_READ: usize = 256 * 1024;
+/// A home that nobody has used for so long is given up.
+const DESERTED: Duration = Duration::from_secs(60);
+/// How long accepting rests when the process has no file left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What all workers share, read-only.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) grants: Arc<Grants>,
+    pub(crate) lane_key: LaneKey,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) workers: Vec<mpsc::Sender<Message>>,
+}
+
+/// What other threads tell a worker.
+pub(crate) enum Message {
+    /// A connection that has logged in elsewhere and lives here.
+    Guest(Box<Moving>),
+    /// A grant has changed; its route perhaps.
+    Changed(Arc<Grant>),
+}
+
+/// A guest between two runtimes: its socket belongs to neither.
+pub(crate) struct Moving {
+    stream: std::net::TcpStream,
+    dialect: Dialect,
+    grant: Arc<Grant>,
+    rest: Vec<u8>,
+    replies: Replies,
+    counted: Counted,
+}
+
+pub(crate) type Inbox = mpsc::Receiver<Message>;
+
+/// A way to each of `count` workers.
+pub(crate) fn channels(count: usize) -> (Vec<mpsc::Sender<Message>>, Vec<Inbox>) {
+    (0..count).map(|_| mpsc::channel(INBOX)).unzip()
+}
+
+/// Tells the home of its instance that a grant has changed.
+pub(crate) async fn tell(workers: &[mpsc::Sender<Message>], grant: Arc<Grant>) {
+    if let Some(worker) = workers.get(home_of(&grant.instance_id, workers.len())) {
+        // A worker that has stopped has no lanes to move.
+        let _ = worker.send(Message::Changed(grant)).await;
+    }
+}
+
+/// Which of `count` workers an instance lives on.
+fn home_of(instance_id: &str, count: usize) -> usize {
+    let mut hasher = DefaultHasher::new();
+    instance_id.hash(&mut hasher);
+    let count = u64::try_from(count.max(1)).unwrap_or(1);
+    usize::try_from(hasher.finish() % count).unwrap_or(0)
+}
+
+pub(crate) struct Worker {
+    index: usize,
+    shared: Arc<Shared>,
+    homes: RefCell<HashMap<String, Rc<Home>>>,
+    clients: TaskTracker,
+    lanes: TaskTracker,
+    client_scratch: RefCell<Vec<u8>>,
+    lane_scratch: Rc<RefCell<Vec<u8>>>,
+    spare: Rc<Spare>,
+}
+
+impl Worker {
+    /// Starts the thread. It ends by itself when the shutdown has begun and its clients are gone.
+    pub(crate) fn start(
+        index: usize,
+        listener: StdListener,
+        inbox: Inbox,
+        shared: Arc<Shared>,
+    ) -> Result<JoinHandle<()>, Error> {
+        let (started, has_started) = std::sync::mpsc::channel();
+        let serve = move || {
+            // Not movable between threads, so it is made on its own.
+            let runtime =
+                match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(started.send(Err(error))),
+                };
+            let _ = started.send(Ok(()));
+            runtime.block_on(async {
+                let worker = Rc::new(Self {
+                    index,
+                    shared,
+                    homes: RefCell::default(),
+                    clients: TaskTracker::new(),
+                    lanes: TaskTracker::new(),
+                    client_scratch: RefCell::new(vec![0; CLIENT_READ]),
+                    lane_scratch: Rc::new(RefCell::new(vec![0; LANE_READ])),
+                    spare: Rc::default(),
+                });
+                worker.run(listener, inbox).await;
+            });
+        };
+        let thread =
+            std::thread::Builder::new().name(format!("proxy-{index}")).spawn(serve).map_err(Error::Worker)?;
+        match has_started.recv() {
+            Ok(Ok(())) => Ok(thread),
+            Ok(Err(error)) => Err(Error::Worker(error)),
+            Err(_) => Err(Error::Worker(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    async fn run(self: &Rc<Self>, listener: StdListener, mut inbox: Inbox) {
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, "a worker can't use its listener"),
+        };
+        let mut sweep = interval(DESERTED / 2);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.shared.shutdown.begun() => break,
+                Some(message) = inbox.recv() => self.receive(message),
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => self.welcome(stream),
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection can't be accepted");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                _ = sweep.tick() => self.leave_deserted(),
+            }
+        }
+        drop(listener);
+        self.clients.close();
+        let _ = timeout(DRAIN, self.clients.wait()).await;
+        self.homes.borrow_mut().drain().for_each(|(_, home)| home.close());
+        self.lanes.close();
+        let _ = timeout(DRAIN, self.lanes.wait()).await;
+    }
+
+    fn receive(self: &Rc<Self>, message: Message) {
+        match message {
+            Message::Changed(grant) => {
+                if let Some(home) = self.homes.borrow().get(&grant.instance_id) {
+                    home.follow(&grant);
+                }
+            }
+            Message::Guest(moving) => {
+                let Moving { stream, dialect, grant, rest, replies, counted } = *moving;
+                let Ok(stream) = TcpStream::from_std(stream) else { return };
+                let guest = Guest { stream, dialect, grant, rest, replies };
+                let worker = self.clone();
+                self.clients.spawn_local(async move { worker.host(guest, counted).await });
+            }
+        }
+    }
+
+    /// A new connection: to the doorman with it.
+    fn welcome(self: &Rc<Self>, stream: TcpStream) {
+        let counted = Counted::new(&self.shared.metrics.connections);
+        let worker = self.clone();
+        self.clients.spawn_local(async move {
+            if stream.set_nodelay(true).is_ok() {
+                worker.at_the_door(Caller { stream, input: Vec::new() }, counted).await;
+            }
+        });
+    }
+
+    async fn at_the_door(self: &Rc<Self>, caller: Caller, counted: Counted) {
+        let doorman = Doorman {
+            grants: &self.shared.grants,
+            metrics: &self.shared.metrics,
+            allow_plaintext: self.shared.config.allow_plaintext,
+        };
+        let guest = tokio::select! {
+            guest = doorman.admit(caller) => guest,
+            () = self.shared.shutdown.begun() => None,
+        };
+        let Some(guest) = guest else { return };
+        let home = home_of(&guest.grant.instance_id, self.shared.workers.len());
+        if home == self.index {
+            // Boxed: a client that logs in again comes back here, and a future can't hold itself.
+            return Box::pin(self.host(guest, counted)).await;
+        }
+        if let (Ok(moving), Some(worker)) = (Moving::new(guest, counted), self.shared.workers.get(home)) {
+            let _ = worker.send(Message::Guest(Box::new(moving))).await;
+        }
+    }
+
+    /// A guest at home: serves it to its end.
+    async fn host(self: &Rc<Self>, guest: Guest, counted: Counted) {
+        // It may have travelled while its route changed.
+        let grant = self.shared.grants.newest(guest.grant);
+        let home = self.home(&grant);
+        let outbox = Outbox::new(guest.stream, self.spare.clone());
+        let limit = usize::try_from(grant.connections).unwrap_or(0);
+        let Some(seat) = home.enter(limit) else {
+            self.shared.metrics.login(LoginOutcome::Full);
+            outbox.say(&guest.replies.full);
+            outbox.flush();
+            return linger(outbox.stream()).await;
+        };
+        self.shared.metrics.login(LoginOutcome::Welcome);
+        outbox.say(&guest.replies.welcome);
+        let item_size_max = u64::try_from(grant.item_size_max).unwrap_or(0);
+        let mut client = Client {
+            outbox,
+            dialect: guest.dialect,
+            grant,
+            home: home.clone(),
+            seat,
+            limits: Limits { item_size_max },
+            input: guest.rest,
+            state: State::default(),
+        };
+        let house = House {
+            grants: &self.shared.grants,
+            metrics: &self.shared.metrics,
+            shutdown: &self.shared.shutdown,
+            scratch: &self.client_scratch,
+        };
+        let end = client.run(&house).await;
+        home.leave();
+        if let (End::Login(input), Some(stream)) = (end, client.into_stream()) {
+            Box::pin(self.at_the_door(Caller { stream, input }, counted)).await;
+        }
+    }
+
+    fn home(&self, grant: &Grant) -> Rc<Home> {
+        let mut homes = self.homes.borrow_mut();
+        let home = homes.entry(grant.instance_id.clone()).or_insert_with(|| {
+            Home::new(Furniture {
+                lane_key: self.shared.lane_key.clone(),
+                metrics: self.shared.metrics.clone(),
+                tasks: self.lanes.clone(),
+                scratch: self.lane_scratch.clone(),
+            })
+        });
+        home.follow(grant);
+        home.clone()
+    }
+
+    fn leave_deserted(&self) {
+        self.homes.borrow_mut().retain(|_, home| {
+            let deserted = home.is_deserted(DESERTED);
+            if deserted {
+                home.close();
+            }
+            !deserted
+        });
+    }
+}
+
+impl Moving {
+    fn new(guest: Guest, counted: Counted) -> io::Result<Self> {
+        let Guest { stream, dialect, grant, rest, replies } = guest;
+        Ok(Self { stream: stream.into_std()?, dialect, grant, rest, replies, counted })
+    }
+}

@@ -1,0 +1,257 @@
+//! The door, over real sockets and a real store, with no memcached behind it: who gets in, who doesn't,
+//! and what each is told.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use process::Shutdown;
+use store::{Database, LaneKey, NewToken, NewUser, Store, Token, TokenKey};
+use tempfile::TempDir;
+
+const UNAVAILABLE: &str = "SERVER_ERROR backend unavailable\r\n";
+const FAILURE: &str = "CLIENT_ERROR authentication failure\r\n";
+
+/// A proxy with a store of its own; stops when dropped.
+struct Door {
+    address: SocketAddr,
+    folder: TempDir,
+    runtime: tokio::runtime::Runtime,
+    store: Store,
+    shutdown: Shutdown,
+    proxy: Option<JoinHandle<()>>,
+}
+
+impl Door {
+    fn open() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let database = Database::Sqlite(folder.path().join("memgate.db"));
+        let store = runtime.block_on(Store::open(&database)).unwrap();
+        let shutdown = Shutdown::new();
+        let config = proxy::Config { listen: free_port(), health: free_port(), ..proxy::Config::default() };
+        let (token_key, lane_key) = (token_key(folder.path()), lane_key(folder.path()));
+        let (address, stop, theirs) = (config.listen, shutdown.clone(), database);
+        let proxy = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(async {
+                let store = Store::open(&theirs).await.unwrap();
+                proxy::run(config, store, token_key, lane_key, stop).await.unwrap();
+            });
+        });
+        let door = Self { address, folder, runtime, store, shutdown, proxy: Some(proxy) };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(address).is_err() {
+            assert!(Instant::now() < deadline, "the proxy doesn't listen");
+            std::thread::yield_now();
+        }
+        door
+    }
+
+    fn sign_up(&self, email: &str) -> Token {
+        let token = NewToken::generate(&token_key(self.folder.path()), "test");
+        let user = NewUser { email, password_hash: None, plan: "default", is_admin: false };
+        self.runtime.block_on(self.store.sign_up(&user, &token)).unwrap();
+        token.token
+    }
+
+    fn call(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream
+    }
+
+    /// Sends `bytes` at once, ends sending, and returns all that comes until the end.
+    fn converse(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut stream = self.call();
+        stream.write_all(bytes).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).unwrap();
+        said
+    }
+
+    fn text(&self, lines: &str) -> String {
+        String::from_utf8(self.converse(lines.as_bytes())).unwrap()
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.shutdown.begin();
+        if let Some(proxy) = self.proxy.take() {
+            let ended = proxy.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "the proxy panicked");
+        }
+    }
+}
+
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn token_key(folder: &Path) -> TokenKey {
+    TokenKey::load_or_create(&folder.join("token.key")).unwrap()
+}
+
+fn lane_key(folder: &Path) -> LaneKey {
+    LaneKey::load_or_create(&folder.join("lane.key")).unwrap()
+}
+
+fn set(key: &str, payload: &str) -> String {
+    format!("set {key} 0 0 {}\r\n{payload}\r\n", payload.len())
+}
+
+fn pair(token: &Token) -> String {
+    format!("{} {}", token.id().username(), token.secret().reveal())
+}
+
+fn sasl(opcode: u8, mechanism: &str, message: &str) -> Vec<u8> {
+    let mut out = vec![0x80, opcode];
+    out.extend(u16::try_from(mechanism.len()).unwrap().to_be_bytes());
+    out.extend([0; 4]);
+    out.extend(u32::try_from(mechanism.len() + message.len()).unwrap().to_be_bytes());
+    out.extend([0; 12]);
+    out.extend(mechanism.bytes().chain(message.bytes()));
+    out
+}
+
+/// The statuses of all replies in `said`.
+fn statuses(mut said: &[u8]) -> Vec<u16> {
+    let mut all = Vec::new();
+    while said.len() >= 24 {
+        all.push(u16::from_be_bytes([said[6], said[7]]));
+        let body = u32::from_be_bytes([said[8], said[9], said[10], said[11]]);
+        said = &said[24 + usize::try_from(body).unwrap()..];
+    }
+    assert!(said.is_empty(), "half a reply");
+    all
+}
+
+#[test]
+fn every_form_of_login_opens_the_door() {
+    let door = Door::open();
+    let token = door.sign_up("ann@example.com");
+    let (user, secret, whole) = (token.id().username(), token.secret().reveal().to_owned(), token.reveal());
+    for login in [
+        set("x", &pair(&token)),
+        set("x", &format!("{user} {whole}")),
+        set("x", &whole),
+        set(&user, &secret),
+        set("k", &pair(&token)).replace(" 0 0 ", " y z ").replacen("\r\n", " noreply\n", 1),
+    ] {
+        // No memcached: what comes behind a login shows that it is one.
+        assert_eq!(door.text(&format!("{login}get a b\r\nquit\r\n")), format!("STORED\r\n{UNAVAILABLE}"));
+    }
+    let (list, get) = (sasl(0x20, "", ""), sasl(0x00, "a", ""));
+    for message in [format!("\0{user}\0{secret}"), format!("{user}\0{user}\0{secret}")] {
+        let said = door.converse(&[list.clone(), sasl(0x21, "PLAIN", &message), get.clone()].concat());
+        assert_eq!(statuses(&said), [0, 0, 0x86]);
+    }
+    let steps = [sasl(0x21, "plain", ""), sasl(0x22, "plain", &format!("\0{user}\0{secret}")), get.clone()];
+    assert_eq!(statuses(&door.converse(&steps.concat())), [0x21, 0, 0x86]);
+}
+
+#[test]
+fn what_is_wrong_gets_the_same_words_not_before_its_time() {
+    let door = Door::open();
+    let (token, other) = (door.sign_up("ann@example.com"), Token::generate());
+    let revoked = door.sign_up("eve@example.com");
+    door.runtime.block_on(door.store.revoke_token(&revoked.id())).unwrap();
+    let mistyped = {
+        let mut text = pair(&token);
+        let last = text.pop().unwrap();
+        text.push(if last == 'x' { 'y' } else { 'x' });
+        text
+    };
+    for payload in [
+        pair(&other),
+        mistyped,
+        pair(&revoked),
+        format!("{} {}", token.id().username(), other.secret().reveal()),
+        format!(" {}", token.secret().reveal()),
+        "user pass".to_owned(),
+    ] {
+        let begun = Instant::now();
+        let mut stream = door.call();
+        stream.write_all(set("x", &payload).as_bytes()).unwrap();
+        let mut said = [0; FAILURE.len()];
+        stream.read_exact(&mut said).unwrap();
+        assert_eq!(std::str::from_utf8(&said), Ok(FAILURE), "{payload}");
+        assert!(begun.elapsed() >= Duration::from_millis(20));
+        // It may try again.
+        stream.write_all(set("x", &pair(&token)).as_bytes()).unwrap();
+        let mut said = [0; 8];
+        stream.read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"STORED\r\n");
+    }
+}
+
+#[test]
+fn a_revoked_token_is_refused_at_once() {
+    let door = Door::open();
+    let token = door.sign_up("ann@example.com");
+    let login = set("x", &pair(&token));
+    assert_eq!(door.text(&login), "STORED\r\n");
+    door.runtime.block_on(door.store.revoke_token(&token.id())).unwrap();
+    let revoked_at = Instant::now();
+    while door.text(&login) != FAILURE {
+        assert!(revoked_at.elapsed() < Duration::from_secs(1), "it still logs in");
+    }
+}
+
+#[test]
+fn strangers_are_answered_little_and_shown_out() {
+    let door = Door::open();
+    let unauthenticated = "CLIENT_ERROR unauthenticated\r\n";
+    assert_eq!(door.text("get aaa\r\nversion\r\n"), unauthenticated.repeat(2));
+    assert_eq!(door.text(&"get aaa\r\n".repeat(100)), unauthenticated.repeat(16));
+    assert_eq!(door.text(&set("x", "user pass").repeat(9)), FAILURE.repeat(3));
+    for silent in ["quit\r\n", "\r\n", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", &"x".repeat(3000)] {
+        assert_eq!(door.text(silent), "", "{silent:?}");
+    }
+    let (get, bad) = (sasl(0x00, "a", ""), sasl(0x21, "PLAIN", "\0user\0pass"));
+    assert_eq!(statuses(&door.converse(&get.repeat(3))), [0x20]);
+    assert_eq!(statuses(&door.converse(&bad.repeat(9))), [0x20; 3]);
+    assert_eq!(statuses(&door.converse(&sasl(0x21, "PLAIN", &"x".repeat(20_000)))), [0x82]);
+}
+
+#[test]
+fn a_bad_login_after_a_good_one_drops_it() {
+    let door = Door::open();
+    let token = door.sign_up("ann@example.com");
+    let good = format!("\0{}\0{}", token.id().username(), token.secret().reveal());
+    let (good, bad) = (sasl(0x21, "PLAIN", &good), sasl(0x21, "PLAIN", "\0user\0pass"));
+    let (list, get) = (sasl(0x20, "", ""), sasl(0x00, "a", ""));
+    let said = door.converse(&[&good[..], &get, &bad, &get, &get].concat());
+    assert_eq!(statuses(&said), [0, 0x86, 0x20, 0x20]);
+    let said = door.converse(&[&good[..], &bad, &good, &list, &get].concat());
+    assert_eq!(statuses(&said), [0, 0x20, 0, 0, 0x86]);
+}
+
+#[test]
+fn a_login_sent_again_is_welcomed_and_not_stored() {
+    let door = Door::open();
+    let (token, other) = (door.sign_up("ann@example.com"), door.sign_up("bob@example.com"));
+    let login = set("x", &pair(&token));
+    assert_eq!(door.text(&format!("{login}{login}quit\r\n")), "STORED\r\nSTORED\r\n");
+    // Somebody else's is an ordinary value, and there is no memcached to store it.
+    let foreign = set("x", &pair(&other));
+    assert_eq!(door.text(&format!("{login}{foreign}")), format!("STORED\r\n{UNAVAILABLE}"));
+}
+
+#[test]
+fn silence_at_the_door_ends_in_five_seconds() {
+    let door = Door::open();
+    let begun = Instant::now();
+    let mut callers: Vec<TcpStream> = (0..3).map(|_| door.call()).collect();
+    callers[1].write_all(b"set x 0 0 100\r\nmg_").unwrap();
+    callers[2].write_all(&[0x80, 0x21, 0]).unwrap();
+    for mut caller in callers {
+        assert!(matches!(caller.read(&mut [0; 10]), Ok(0) | Err(_)));
+    }
+    let took = begun.elapsed();
+    assert!((4..8).contains(&took.as_secs()), "{took:?}");
+}

@@ -1,0 +1,141 @@
+//! Addresses: one holder at a time, a rest after each, and the longest rested first.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use store::{Lease, Network, Store, StoreError};
+
+use crate::scratch::{DEADLINE, Scratch};
+
+const REST: Duration = Duration::from_secs(600);
+
+fn network(name: &str) -> Network {
+    Network {
+        name: name.into(),
+        bridge: format!("br-{name}"),
+        subnet: format!("subnet of {name}"),
+        gateway: "10.1.0.1".into(),
+    }
+}
+
+/// A store with one network of `count` addresses.
+async fn with_addresses(scratch: &Scratch, count: usize) -> Store {
+    let store = scratch.open().await;
+    let addresses: Vec<String> = (0..count).map(|n| format!("10.1.{}.{}", n / 100, 100 + n % 100)).collect();
+    store.add_network(&network("one"), &addresses).await.unwrap();
+    store
+}
+
+/// Makes an address's rest begin this many seconds earlier.
+async fn age(scratch: &Scratch, address: &str, seconds: u32) {
+    let sql = format!(
+        "UPDATE addresses SET released_at = released_at - {seconds} * 1000 WHERE address = '{address}'"
+    );
+    scratch.execute(&sql).await.unwrap();
+}
+
+async fn lease(store: &Store, instance: &str) -> Option<Lease> {
+    store.lease_address(instance, REST).await.unwrap()
+}
+
+async fn networks_are_kept_whole_or_not_at_all(scratch: Scratch) {
+    let store = with_addresses(&scratch, 2).await;
+    let two = network("two");
+    for clash in [
+        network("one"),
+        Network { bridge: "br-one".into(), ..two.clone() },
+        Network { subnet: "subnet of one".into(), ..two.clone() },
+    ] {
+        let error = store.add_network(&clash, &["10.2.0.2".into()]).await.unwrap_err();
+        assert!(matches!(error, StoreError::Taken("network")), "{error:?}");
+    }
+    let error = store.add_network(&two, &["10.2.0.2".into(), "10.1.0.100".into()]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Taken("network address")), "{error:?}");
+    assert_eq!(store.networks().await.unwrap(), [network("one")]);
+    store.add_network(&two, &["10.2.0.2".into()]).await.unwrap();
+    assert_eq!(store.networks().await.unwrap(), [network("one"), two]);
+    assert_eq!(scratch.number("SELECT COUNT(*) FROM addresses").await, 3);
+}
+
+async fn a_holder_keeps_its_address(scratch: Scratch) {
+    let store = with_addresses(&scratch, 2).await;
+    let before = store.revision().await.unwrap();
+    let a = lease(&store, "a").await.unwrap();
+    assert_eq!(a.network, "one");
+    assert_eq!(lease(&store, "a").await, Some(a.clone()));
+    let b = lease(&store, "b").await.unwrap();
+    assert_ne!(a.address, b.address);
+    assert_eq!(lease(&store, "c").await, None, "all are held");
+    assert_eq!(lease(&store, "b").await, Some(b), "full, but not for who holds one");
+    store.release_address("nobody").await.unwrap();
+    assert_eq!(store.revision().await.unwrap(), before, "leases don't touch the revision");
+}
+
+async fn a_released_address_rests_and_the_longest_rested_goes_first(scratch: Scratch) {
+    let store = with_addresses(&scratch, 3).await;
+    let mut held = Vec::new();
+    for instance in ["a", "b", "c"] {
+        held.push(lease(&store, instance).await.unwrap().address);
+    }
+    for instance in ["a", "b", "c"] {
+        store.release_address(instance).await.unwrap();
+    }
+    assert_eq!(lease(&store, "d").await, None, "all rest");
+    age(&scratch, &held[0], 590).await;
+    assert_eq!(lease(&store, "d").await, None, "ten seconds short");
+    age(&scratch, &held[0], 11).await;
+    age(&scratch, &held[1], 700).await;
+    age(&scratch, &held[2], 650).await;
+    for (instance, expected) in [("d", &held[1]), ("e", &held[2]), ("f", &held[0])] {
+        assert_eq!(&lease(&store, instance).await.unwrap().address, expected);
+    }
+    // Its old holder is a stranger now.
+    assert_eq!(lease(&store, "a").await, None);
+}
+
+async fn an_unused_address_needs_no_rest_and_goes_before_a_rested_one(scratch: Scratch) {
+    let store = with_addresses(&scratch, 2).await;
+    let for_ever = Duration::MAX;
+    let first = store.lease_address("a", for_ever).await.unwrap().unwrap();
+    store.release_address("a").await.unwrap();
+    age(&scratch, &first.address, 7000).await;
+    let second = lease(&store, "a").await.unwrap();
+    assert_ne!(first.address, second.address);
+    assert_eq!(store.lease_address("b", for_ever).await.unwrap(), None);
+    assert_eq!(store.lease_address("b", Duration::ZERO).await.unwrap(), Some(first));
+}
+
+async fn no_address_is_handed_out_twice(scratch: Scratch) {
+    const INSTANCES: usize = 16;
+    with_addresses(&scratch, INSTANCES).await;
+    // Two stores, as two processes would be; each instance is asked for twice at once.
+    let stores = [scratch.open().await, scratch.open().await];
+    for round in 0..5 {
+        let mut tasks = tokio::task::JoinSet::new();
+        for n in 0..2 * INSTANCES {
+            let store = stores[n % 2].clone();
+            let instance = format!("{round}-{}", n / 2);
+            tasks.spawn(async move { (lease(&store, &instance).await, instance) });
+        }
+        let leases = tokio::time::timeout(DEADLINE, tasks.join_all()).await.unwrap();
+        let pairs: HashSet<(String, String)> = leases
+            .into_iter()
+            .map(|(lease, instance)| (instance, lease.expect("there is one for each").address))
+            .collect();
+        let addresses: HashSet<&String> = pairs.iter().map(|(_, address)| address).collect();
+        assert_eq!((pairs.len(), addresses.len()), (INSTANCES, INSTANCES), "{pairs:?}");
+        assert_eq!(lease(&stores[0], "one too many").await, None);
+        for (instance, _) in &pairs {
+            stores[1].release_address(instance).await.unwrap();
+        }
+        scratch.execute("UPDATE addresses SET released_at = 1").await.unwrap();
+    }
+}
+
+on_both! {
+    networks_are_kept_whole_or_not_at_all,
+    a_holder_keeps_its_address,
+    a_released_address_rests_and_the_longest_rested_goes_first,
+    an_unused_address_needs_no_rest_and_goes_before_a_rested_one,
+    no_address_is_handed_out_twice,
+}

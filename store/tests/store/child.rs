@@ -1,0 +1,143 @@
+//! Other processes: this test binary again, told by its environment to do one thing and end.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use store::{Database, NewSession, NewToken, NewUser, Store};
+
+use crate::scratch::{somebody, token_key};
+
+const TASK: &str = "MEMGATE_TEST_TASK";
+const DATABASE: &str = "MEMGATE_TEST_DATABASE";
+
+/// What a child is told to do with the database.
+pub(crate) enum Task<'a> {
+    /// Open it and say its installation id.
+    Open,
+    /// Open it under a umask and say the modes of its files.
+    Modes { umask: &'a str },
+    /// Log everything that can be logged, and see that no value is in it.
+    Log,
+    /// Make tokens for a user.
+    Write { user_id: &'a str, tokens: u32 },
+}
+
+/// Runs a child to its end; returns what it said, line by line.
+pub(crate) async fn run(database: &Database, task: Task<'_>) -> Vec<String> {
+    let (umask, task) = match task {
+        Task::Open => ("022", "open".to_owned()),
+        Task::Modes { umask } => (umask, "modes".to_owned()),
+        Task::Log => ("022", "log".to_owned()),
+        Task::Write { user_id, tokens } => ("022", format!("write {user_id} {tokens}")),
+    };
+    let database = match database {
+        Database::Sqlite(path) => path.display().to_string(),
+        Database::Postgres(url) => url.clone(),
+    };
+    let output = tokio::process::Command::new("sh")
+        .args(["-c", r#"umask "$1"; exec "$0" --exact child::child --ignored --nocapture"#])
+        .arg(std::env::current_exe().unwrap())
+        .arg(umask)
+        .env(TASK, task)
+        .env(DATABASE, database)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    said.lines().filter_map(|line| line.strip_prefix("child: ")).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+#[ignore = "started by other tests, as a process of its own"]
+async fn child() {
+    let Ok(task) = std::env::var(TASK) else { return };
+    let database = std::env::var(DATABASE).unwrap();
+    let database = match database.strip_prefix("postgres:") {
+        Some(_) => Database::Postgres(database),
+        None => Database::Sqlite(PathBuf::from(database)),
+    };
+    let log = (task == "log").then(Log::start);
+    let store = Store::open(&database).await.unwrap();
+    // libtest has begun a line of its own.
+    println!();
+    match task.split(' ').collect::<Vec<_>>()[..] {
+        ["open"] => println!("child: {}", store.installation_id().await.unwrap()),
+        ["modes"] => say_modes(&store, &database).await,
+        ["log"] => use_everything_secret(&store, &log.unwrap()).await,
+        ["write", user_id, tokens] => write(&store, user_id, tokens.parse().unwrap()).await,
+        _ => panic!("no such task: {task}"),
+    }
+    store.close().await;
+}
+
+async fn say_modes(store: &Store, database: &Database) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let Database::Sqlite(path) = database else { panic!("PostgreSQL has no files for us") };
+    store.installation_id().await.unwrap();
+    for entry in std::fs::read_dir(path.parent().unwrap()).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+        println!("child: {} {mode:o}", entry.file_name().display());
+    }
+}
+
+async fn write(store: &Store, user_id: &str, tokens: u32) {
+    let key = token_key();
+    for _ in 0..tokens {
+        let token = NewToken::generate(&key, "one of many");
+        store.create_token(user_id, &token).await.unwrap();
+        println!("child: {}", token.token.id());
+    }
+}
+
+/// All that this process logs.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn start() -> Self {
+        let log = Self::default();
+        let writer = log.clone();
+        let level = tracing_subscriber::filter::LevelFilter::TRACE;
+        tracing_subscriber::fmt().with_max_level(level).with_writer(move || writer.clone()).init();
+        log
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+async fn use_everything_secret(store: &Store, log: &Log) {
+    let token = NewToken::generate(&token_key(), "name-of-token");
+    let ada = NewUser { password_hash: Some("hash-of-password"), ..somebody("ada@example.org") };
+    let user = store.sign_up(&ada, &token).await.unwrap();
+    // Refused rows are what databases like to quote.
+    store.sign_up(&ada, &NewToken::generate(&token_key(), "name-of-token")).await.unwrap_err();
+    store.create_token(&user.id, &token).await.unwrap_err();
+    store
+        .create_session(&NewSession {
+            id_hash: "hash-of-cookie",
+            user_id: &user.id,
+            form_token: "form-token",
+        })
+        .await
+        .unwrap();
+    store.grant(&token.token.id()).await.unwrap().unwrap();
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(text.contains("INSERT INTO"), "statements are logged at all: {text}");
+    let secret = token.token.secret().reveal();
+    for value in ["ada@", "hash-of-password", "name-of-token", "hash-of-cookie", "form-token", secret] {
+        assert!(!text.contains(value), "{value} is in the log");
+    }
+}

@@ -1,0 +1,62 @@
+//! What is said when the database refuses, and what is never said.
+
+use std::error::Error as _;
+
+use store::StoreError;
+
+use crate::child::{self, Task};
+use crate::scratch::{Scratch, sign_up};
+
+async fn a_full_disk_is_told_from_a_database_that_is_away(scratch: Scratch) {
+    scratch.open().await.close().await;
+    // Neither can be filled up for real by a test: a limit here, an error raised on purpose there.
+    let full = if scratch.is_postgres() {
+        "DO $$ BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = 'disk_full'; END $$"
+    } else {
+        "PRAGMA max_page_count = 1; CREATE TABLE filler (x TEXT); INSERT INTO filler VALUES (zeroblob(1000000))"
+    };
+    let error = StoreError::from(scratch.execute(full).await.unwrap_err());
+    assert!(matches!(error, StoreError::DiskFull(_)), "{error:?}");
+    assert_eq!(error.to_string(), "can't save now, the disk is full: free some space");
+
+    let error = StoreError::from(scratch.execute("SELECT nothing FROM nowhere").await.unwrap_err());
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    let error = StoreError::from(sqlx::Error::Io(std::io::ErrorKind::StorageFull.into()));
+    assert!(matches!(error, StoreError::DiskFull(_)), "{error:?}");
+}
+
+async fn an_error_quotes_no_row(scratch: Scratch) {
+    let store = scratch.open().await;
+    sign_up(&store, "ada@example.org").await;
+    let refused = "UPDATE users SET password_hash = 'hash-of-password', state = 'confused'";
+    let error = StoreError::from(scratch.execute(refused).await.unwrap_err());
+    let mut said = format!("{error} {error:?}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        said = format!("{said} {error}");
+        cause = error.source();
+    }
+    assert!(said.to_lowercase().contains("check constraint"), "the cause is said: {said}");
+    for value in ["hash-of-password", "confused", "ada@"] {
+        assert!(!said.contains(value), "{said}");
+    }
+}
+
+async fn a_closed_store_says_so(scratch: Scratch) {
+    let store = scratch.open().await;
+    store.ping().await.unwrap();
+    store.close().await;
+    let error = store.ping().await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+}
+
+async fn no_value_is_logged_at_any_level(scratch: Scratch) {
+    child::run(&scratch.database(), Task::Log).await;
+}
+
+on_both! {
+    a_full_disk_is_told_from_a_database_that_is_away,
+    an_error_quotes_no_row,
+    a_closed_store_says_so,
+    no_value_is_logged_at_any_level,
+}

@@ -1,0 +1,171 @@
+//! Following: whoever writes, a follower hears of all of it, in order, whatever happens to its connection.
+
+use std::collections::{HashMap, HashSet};
+
+use store::{Changes, Feed, InstanceState, NewToken, Observed, TokenId};
+
+use crate::child::{self, Task};
+use crate::scratch::{DEADLINE, Scratch, sign_up, token_key};
+
+const WRITERS: i64 = 4;
+const TOKENS: i64 = 200;
+
+async fn next(feed: &mut Feed) -> Changes {
+    tokio::time::timeout(DEADLINE, feed.next()).await.expect("a change is heard of").unwrap()
+}
+
+/// Takes the follower's connection away, as a restart of PostgreSQL or a firewall would.
+async fn kill_listeners(scratch: &Scratch) {
+    if scratch.is_postgres() {
+        let sql = "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+        scratch.number(sql).await;
+    }
+}
+
+/// Each write says what it touched and nothing else.
+async fn each_kind_of_write_names_what_it_touched(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (grace, _) = sign_up(&store, "grace@example.org").await;
+    let mut feed = store.feed().await.unwrap();
+    let start = store.revision().await.unwrap();
+    assert_eq!(feed.revision(), start, "what was before isn't told");
+    let named = |revision: i64, tokens: &[TokenId], users: &[&str]| Changes {
+        revision,
+        tokens: tokens.to_vec(),
+        users: users.iter().map(|id| (*id).to_owned()).collect(),
+    };
+
+    // Another process's writes, to be sure that it isn't our own pool that tells.
+    let other = scratch.open().await;
+    let (ada, first) = sign_up(&other, "ada@example.org").await;
+    assert_eq!(next(&mut feed).await, named(start + 1, &[first.token.id()], &[&ada.id]));
+    let second = NewToken::generate(&token_key(), "second");
+    other.create_token(&ada.id, &second).await.unwrap();
+    assert_eq!(next(&mut feed).await, named(start + 2, &[second.token.id()], &[]));
+    other.revoke_token(&first.token.id()).await.unwrap();
+    assert_eq!(next(&mut feed).await, named(start + 3, &[first.token.id()], &[]));
+    let instance = other.instance_of(&grace.id).await.unwrap().unwrap();
+    let state = InstanceState::Failed;
+    let seen =
+        Observed { state, generation: 1, address: None, container: None, version: None, message: None };
+    other.record_route(&instance.id, &seen).await.unwrap();
+    assert_eq!(next(&mut feed).await, named(start + 4, &[], &[&grace.id]));
+    for (n, table, key) in [(5, "users", "id"), (6, "instances", "user_id")] {
+        scratch
+            .execute(&format!(
+                "BEGIN; UPDATE revision SET value = value + 1; UPDATE {table} SET revision = \
+                 (SELECT value FROM revision) WHERE {key} = '{}'; COMMIT",
+                ada.id
+            ))
+            .await
+            .unwrap();
+        assert_eq!(next(&mut feed).await, named(start + n, &[], &[&ada.id]), "{table}");
+    }
+    assert_eq!(feed.revision(), start + 6);
+}
+
+/// Several writes between two looks come together, each row once.
+async fn what_happened_meanwhile_comes_at_once(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ada, first) = sign_up(&store, "ada@example.org").await;
+    let mut feed = store.feed().await.unwrap();
+    let second = NewToken::generate(&token_key(), "second");
+    store.create_token(&ada.id, &second).await.unwrap();
+    store.revoke_token(&second.token.id()).await.unwrap();
+    store.revoke_token(&first.token.id()).await.unwrap();
+    let changes = next(&mut feed).await;
+    assert_eq!(changes.revision, store.revision().await.unwrap());
+    let tokens: HashSet<TokenId> = changes.tokens.iter().copied().collect();
+    assert_eq!(tokens, HashSet::from([first.token.id(), second.token.id()]));
+    assert_eq!(changes.tokens.len(), 2);
+    // Dropped while it waits, it loses nothing.
+    for _ in 0..3 {
+        tokio::select! {
+            biased;
+            changes = feed.next() => panic!("nothing happened, yet {changes:?}"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    let third = NewToken::generate(&token_key(), "third");
+    store.create_token(&ada.id, &third).await.unwrap();
+    assert_eq!(next(&mut feed).await.tokens, [third.token.id()]);
+}
+
+/// Four processes, two hundred transactions each; the follower's connection is killed again and again.
+async fn nothing_is_missed_while_four_processes_write(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (user, _) = sign_up(&store, "ada@example.org").await;
+    let mut feed = store.feed().await.unwrap();
+    let start = feed.revision();
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..WRITERS {
+        let (database, user_id) = (scratch.database(), user.id.clone());
+        writers.spawn(async move {
+            let task = Task::Write { user_id: &user_id, tokens: TOKENS.try_into().unwrap() };
+            child::run(&database, task).await
+        });
+    }
+    let mut heard = Vec::new();
+    let mut killed_at = start;
+    while feed.revision() < start + WRITERS * TOKENS {
+        let changes = next(&mut feed).await;
+        assert_eq!(changes.revision, feed.revision());
+        if changes.revision >= killed_at + 100 {
+            killed_at = changes.revision;
+            kill_listeners(&scratch).await;
+        }
+        heard.push(changes);
+    }
+    let written: HashSet<String> = writers.join_all().await.into_iter().flatten().collect();
+    assert_eq!(written.len(), usize::try_from(WRITERS * TOKENS).unwrap());
+
+    let sql = "SELECT id, revision FROM tokens WHERE name = 'one of many' ORDER BY revision";
+    let rows: HashMap<String, i64> = scratch.pairs(sql).await.into_iter().collect();
+    let mut revisions: Vec<i64> = rows.values().copied().collect();
+    revisions.sort_unstable();
+    let expected: Vec<i64> = (start + 1..=start + WRITERS * TOKENS).collect();
+    assert_eq!(revisions, expected, "one revision each, no gap");
+
+    let mut after = start;
+    let mut named = HashSet::new();
+    for changes in &heard {
+        assert!(changes.revision > after, "in order");
+        let ids: HashSet<&str> = changes.tokens.iter().map(TokenId::as_str).collect();
+        let due = rows.iter().filter(|(_, revision)| (after + 1..=changes.revision).contains(*revision));
+        for (id, revision) in due {
+            assert!(ids.contains(id.as_str()), "{revision} is missing after {after}");
+        }
+        named.extend(ids);
+        after = changes.revision;
+    }
+    assert_eq!(named, written.iter().map(String::as_str).collect());
+}
+
+/// After the kill it listens again by itself: the poll alone would be a second late each time.
+async fn a_killed_listener_listens_again(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (user, _) = sign_up(&store, "ada@example.org").await;
+    let mut feed = store.feed().await.unwrap();
+    let key = token_key();
+    let listening = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() \
+                     AND query LIKE 'LISTEN%'";
+    for _ in 0..3 {
+        kill_listeners(&scratch).await;
+        let heals = async { while scratch.is_postgres() && scratch.number(listening).await != 1 {} };
+        tokio::select! {
+            changes = feed.next() => panic!("nothing happened, yet {changes:?}"),
+            healed = tokio::time::timeout(DEADLINE, heals) => healed.expect("the feed listens again"),
+        }
+        let token = NewToken::generate(&key, "one more");
+        store.create_token(&user.id, &token).await.unwrap();
+        assert_eq!(next(&mut feed).await.tokens, [token.token.id()]);
+    }
+}
+
+on_both! {
+    each_kind_of_write_names_what_it_touched,
+    what_happened_meanwhile_comes_at_once,
+    nothing_is_missed_while_four_processes_write,
+    a_killed_listener_listens_again,
+}

@@ -1,0 +1,58 @@
+//! SQLite's files: whose they are, and what is said when they can't be had.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+
+use store::{Database, Store, StoreError};
+
+use crate::child::{self, Task};
+use crate::scratch::Scratch;
+
+#[tokio::test]
+async fn new_files_are_for_their_owner_and_group() {
+    for (umask, expected) in [("000", "660"), ("002", "660"), ("022", "640"), ("077", "600")] {
+        let scratch = Scratch::sqlite();
+        let mut modes = child::run(&scratch.database(), Task::Modes { umask }).await;
+        modes.sort();
+        let files = ["memgate.db", "memgate.db-shm", "memgate.db-wal"];
+        assert_eq!(modes, files.map(|file| format!("{file} {expected}")), "umask {umask}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_everybody_may_read_is_refused() {
+    for suffix in ["", "-wal", "-shm"] {
+        let scratch = Scratch::sqlite();
+        let store = scratch.open().await;
+        store.installation_id().await.unwrap();
+        let Database::Sqlite(path) = scratch.database() else { unreachable!() };
+        let file = path.with_file_name(format!("memgate.db{suffix}"));
+        std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+        let error = Store::open(&scratch.database()).await.unwrap_err();
+        assert!(matches!(&error, StoreError::WorldReadable(which) if *which == file), "{error:?}");
+        assert!(error.to_string().contains("chmod o= "), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_cant_be_opened_is_named_with_its_fix() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("a-folder")).unwrap();
+    std::fs::set_permissions(folder.path().join("a-folder"), Permissions::from_mode(0o700)).unwrap();
+    std::fs::write(folder.path().join("a-letter"), "Dear Ada, this is not a database at all.").unwrap();
+    std::fs::set_permissions(folder.path().join("a-letter"), Permissions::from_mode(0o600)).unwrap();
+    let cases = [
+        ("nowhere/memgate.db", "make its folder first"),
+        ("a-letter/memgate.db", "make its folder first"),
+        ("a-folder", "name a file in it"),
+        ("a-letter", "isn't a database"),
+    ];
+    for (name, fix) in cases {
+        let path = folder.path().join(name);
+        let error = Store::open(&Database::Sqlite(path.clone())).await.unwrap_err();
+        assert!(matches!(error, StoreError::Open { .. }), "{name}: {error:?}");
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+        assert!(error.to_string().contains(fix), "{name}: {error}");
+    }
+    assert!(!folder.path().join("nowhere").exists());
+}

@@ -1,0 +1,103 @@
+//! Key files: made once, whole, for their owner only; never used when others could have read them.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+
+use store::{KeyError, LaneKey, TokenKey};
+
+#[test]
+fn a_key_is_made_once_for_its_owner_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lane.key");
+    let made = LaneKey::load_or_create(&path).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    for key in [LaneKey::load(&path).unwrap(), LaneKey::load_or_create(&path).unwrap()] {
+        assert_eq!(key.secret("i", 1), made.secret("i", 1));
+    }
+    let secret = made.secret("i", 1);
+    assert_eq!(secret.len(), 64);
+    assert!(secret != made.secret("i", 2) && secret != made.secret("j", 1));
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.len() == 64 && !format!("{made:?}").contains(&text));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no drafts are left");
+}
+
+#[test]
+fn whoever_comes_first_makes_it_for_all() {
+    for _ in 0..20 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lane.key");
+        let start = std::sync::Barrier::new(8);
+        let secrets: Vec<String> = std::thread::scope(|scope| {
+            let ask = || {
+                start.wait();
+                LaneKey::load_or_create(&path).unwrap().secret("i", 1)
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(secrets.iter().all(|secret| *secret == secrets[0]));
+    }
+}
+
+#[test]
+fn a_key_that_everybody_may_read_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token.key");
+    TokenKey::load_or_create(&path).unwrap();
+    for (mode, good) in [(0o644, false), (0o604, false), (0o602, false), (0o640, true), (0o400, true)] {
+        std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        for result in [TokenKey::load(&path), TokenKey::load_or_create(&path)] {
+            match result {
+                Ok(_) => assert!(good, "{mode:o}"),
+                Err(KeyError::WorldReadable(which)) => assert!(!good && which == path, "{mode:o}"),
+                Err(error) => panic!("{mode:o}: {error:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_isnt_a_key_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token.key");
+    let good = "0123456789abcdefABCDEF".repeat(3);
+    let plus = format!("+f{}", &good[..62]);
+    let cases: [&[u8]; 8] = [
+        b"",
+        b"0123",
+        &good.as_bytes()[..63],
+        &good.as_bytes()[..65],
+        &[b'g'; 64],
+        plus.as_bytes(),
+        &[0xff; 64],
+        &[b'0'; 5000],
+    ];
+    for text in cases {
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        for result in [TokenKey::load(&path), TokenKey::load_or_create(&path)] {
+            assert!(matches!(&result, Err(KeyError::Malformed(which)) if *which == path), "{result:?}");
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), text);
+    }
+    std::fs::write(&path, format!("{}\n", &good[..64])).unwrap();
+    TokenKey::load(&path).unwrap();
+}
+
+#[test]
+fn a_missing_file_or_folder_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = folder.path().join("nowhere/token.key");
+    let cases = [
+        TokenKey::load(&folder.path().join("token.key")),
+        TokenKey::load(&nowhere),
+        TokenKey::load_or_create(&nowhere),
+    ];
+    for result in cases {
+        let error = result.unwrap_err();
+        assert!(matches!(&error, KeyError::File { .. }), "{error:?}");
+        assert!(error.to_string().contains("token.key"), "{error}");
+        assert!(error.to_string().contains("folder"), "{error}");
+    }
+}

@@ -1,0 +1,33 @@
+//! The store against real databases: every test body runs on SQLite and on PostgreSQL.
+
+/// Makes a test for SQLite and one for PostgreSQL of each `async fn name(scratch: Scratch)`.
+macro_rules! on_both {
+    ($($name:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::scratch::Scratch::sqlite()).await;
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::scratch::Scratch::postgres().await).await;
+            })+
+        }
+    };
+}
+
+mod addresses;
+mod child;
+mod errors;
+mod feed;
+mod files;
+mod keys;
+mod migrations;
+mod people;
+mod routes;
+mod scratch;
+mod server;
+mod sessions;
+mod tokens;

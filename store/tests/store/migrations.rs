@@ -1,0 +1,78 @@
+//! Opening: tables are made once, whoever comes first, and never by an older memgate.
+
+use store::{Database, Store, StoreError};
+
+use crate::child::{self, Task};
+use crate::scratch::{DEADLINE, Scratch, sign_up};
+
+async fn opening_again_keeps_what_is_there(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (user, _) = sign_up(&store, "ada@example.org").await;
+    store.close().await;
+    let again = scratch.open().await;
+    assert_eq!(again.user(&user.id).await.unwrap(), Some(user));
+    again.ping().await.unwrap();
+}
+
+async fn four_processes_open_at_once(scratch: Scratch) {
+    let database = scratch.database();
+    let open = || child::run(&database, Task::Open);
+    let (a, b, c, d) = tokio::join!(open(), open(), open(), open());
+    assert_eq!(a.len(), 1);
+    assert!(a == b && b == c && c == d, "{a:?} {b:?} {c:?} {d:?}");
+}
+
+async fn many_tasks_open_at_once(scratch: Scratch) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let database = scratch.database();
+        tasks.spawn(async move { Store::open(&database).await.unwrap().installation_id().await.unwrap() });
+    }
+    let ids = tokio::time::timeout(DEADLINE, tasks.join_all()).await.unwrap();
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    assert_eq!(scratch.open().await.installation_id().await.unwrap(), ids[0]);
+}
+
+async fn the_installation_id_is_fit_for_a_bridge_name(scratch: Scratch) {
+    let id = scratch.open().await.installation_id().await.unwrap();
+    assert_eq!(id.len(), 6);
+    assert!(id.bytes().all(|b| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b)), "{id}");
+}
+
+async fn a_newer_database_is_refused(scratch: Scratch) {
+    scratch.open().await.close().await;
+    let checksum = if scratch.is_postgres() { "'\\x00'" } else { "x'00'" };
+    scratch
+        .execute(&format!(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+             VALUES (9999, 'from the future', TRUE, {checksum}, 0)"
+        ))
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        let error = Store::open(&scratch.database()).await.unwrap_err();
+        assert!(matches!(error, StoreError::Newer(9999)), "{error:?}");
+        assert!(error.to_string().contains("install that version"), "{error}");
+    }
+}
+
+on_both! {
+    opening_again_keeps_what_is_there,
+    four_processes_open_at_once,
+    many_tasks_open_at_once,
+    the_installation_id_is_fit_for_a_bridge_name,
+    a_newer_database_is_refused,
+}
+
+#[tokio::test]
+async fn an_address_that_is_none_is_refused_without_repeating_its_password() {
+    for url in ["postgres://memgate:hunter2@local host/memgate", "memgate:hunter2"] {
+        let database = Database::Postgres(url.into());
+        let error = Store::open(&database).await.unwrap_err();
+        assert!(matches!(error, StoreError::Open { .. }), "{error:?}");
+        assert!(error.to_string().contains("postgres://user:password@host/database"), "{error}");
+        for text in [format!("{error:?}"), error.to_string(), format!("{database:?}")] {
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+    }
+}

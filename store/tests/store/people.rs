@@ -1,0 +1,87 @@
+//! Users: sign-up is all or nothing, and one address is one account.
+
+use store::{InstanceState, NewToken, NewUser, StoreError, UserState, Wanted};
+
+use crate::scratch::{Scratch, sign_up, somebody, token_key};
+
+async fn sign_up_makes_user_instance_and_token(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (user, token) = sign_up(&store, "Ada@Example.ORG").await;
+    assert_eq!(
+        (user.email.as_str(), user.state, user.is_admin),
+        ("ada@example.org", UserState::Active, false)
+    );
+    assert_eq!(user.id.len(), 24);
+    assert_eq!(store.user_by_email("ADA@example.org").await.unwrap().as_ref(), Some(&user));
+    assert_eq!(store.users().await.unwrap(), std::slice::from_ref(&user));
+    assert_eq!(store.password_hash(&user.id).await.unwrap().as_deref(), Some("$argon2id$..."));
+
+    let instance = store.instance_of(&user.id).await.unwrap().unwrap();
+    let plan = store.plans().await.unwrap().into_iter().find(|plan| plan.name == "default").unwrap();
+    assert_eq!((instance.wanted, instance.state()), (Wanted::Running, InstanceState::Pending));
+    assert_eq!(instance.memory_mb, plan.memory_mb);
+    assert_eq!(instance.connections, plan.connections);
+    assert_eq!(instance.item_size_max, plan.item_size_max);
+    assert_eq!(store.instances().await.unwrap(), [instance]);
+
+    let tokens = store.tokens_of(&user.id).await.unwrap();
+    assert_eq!(tokens.len(), 1);
+    assert_eq!(tokens[0].id, token.token.id().as_str());
+}
+
+async fn sign_up_is_all_or_nothing(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (_, first) = sign_up(&store, "ada@example.org").await;
+    let before = store.revision().await.unwrap();
+    let token = NewToken::generate(&token_key(), "first");
+
+    let taken = store.sign_up(&somebody("ADA@Example.org"), &token).await.unwrap_err();
+    assert!(matches!(taken, StoreError::Taken("e-mail address")), "{taken:?}");
+    let grace = somebody("grace@example.org");
+    let missing = store.sign_up(&NewUser { plan: "huge", ..grace }, &token).await.unwrap_err();
+    assert!(matches!(missing, StoreError::Missing("plan")), "{missing:?}");
+    // The last of the three inserts fails: the first two must not stay.
+    store.sign_up(&grace, &first).await.unwrap_err();
+
+    assert_eq!(store.users().await.unwrap().len(), 1);
+    assert_eq!(store.instances().await.unwrap().len(), 1);
+    assert_eq!(scratch.number("SELECT COUNT(*) FROM tokens").await, 1);
+    assert_eq!(store.revision().await.unwrap(), before, "nothing happened, so nobody is told");
+    store.sign_up(&grace, &token).await.unwrap();
+}
+
+async fn one_address_is_one_account_however_many_ask(scratch: Scratch) {
+    let store = scratch.open().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let store = store.clone();
+        tasks.spawn(async move {
+            let token = NewToken::generate(&token_key(), "first");
+            store.sign_up(&somebody("ada@example.org"), &token).await
+        });
+    }
+    let results = tasks.join_all().await;
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+    let others = results.iter().filter_map(|result| result.as_ref().err());
+    assert!(others.into_iter().all(|error| matches!(error, StoreError::Taken(_))), "{results:?}");
+}
+
+async fn nobody_is_none(scratch: Scratch) {
+    let store = scratch.open().await;
+    assert_eq!(store.user("nobody").await.unwrap(), None);
+    assert_eq!(store.user_by_email("nobody@example.org").await.unwrap(), None);
+    assert_eq!(store.password_hash("nobody").await.unwrap(), None);
+    assert_eq!(store.instance_of("nobody").await.unwrap(), None);
+    assert!(store.users().await.unwrap().is_empty());
+    let without = NewUser { password_hash: None, is_admin: true, ..somebody("root@example.org") };
+    let user = store.sign_up(&without, &NewToken::generate(&token_key(), "first")).await.unwrap();
+    assert_eq!(store.password_hash(&user.id).await.unwrap(), None);
+    assert!(store.user(&user.id).await.unwrap().unwrap().is_admin);
+}
+
+on_both! {
+    sign_up_makes_user_instance_and_token,
+    sign_up_is_all_or_nothing,
+    one_address_is_one_account_however_many_ask,
+    nobody_is_none,
+}

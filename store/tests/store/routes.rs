@@ -1,0 +1,67 @@
+//! Routes: one row per instance, the newest sight of it.
+
+use store::{InstanceState, Observed, StoreError};
+
+use crate::scratch::{Scratch, sign_up};
+
+async fn the_last_sight_of_an_instance_is_kept(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (user, _) = sign_up(&store, "ada@example.org").await;
+    let instance = store.instance_of(&user.id).await.unwrap().unwrap();
+    let pending = Observed {
+        state: InstanceState::Pending,
+        generation: 1,
+        address: None,
+        container: None,
+        version: None,
+        message: Some("waiting for Docker".into()),
+    };
+    let running = Observed {
+        state: InstanceState::Running,
+        generation: 2,
+        address: Some("10.1.0.2".into()),
+        container: Some("c0ffee".into()),
+        version: Some("1.6.18".into()),
+        message: None,
+    };
+    for seen in [&pending, &running, &running, &pending] {
+        let before = store.revision().await.unwrap();
+        store.record_route(&instance.id, seen).await.unwrap();
+        let instance = store.instance_of(&user.id).await.unwrap().unwrap();
+        let route = instance.route.clone().unwrap();
+        assert!(route.says(seen), "{route:?} {seen:?}");
+        assert_eq!(instance.state(), seen.state);
+        assert_eq!(store.instances().await.unwrap(), [instance]);
+        assert_eq!(store.revision().await.unwrap(), before + 1);
+    }
+    assert_eq!(scratch.number("SELECT COUNT(*) FROM routes").await, 1);
+}
+
+async fn every_state_is_read_back(scratch: Scratch) {
+    use InstanceState::{Asleep, Deleting, Failed, Pending, Restarting, Running, Suspended};
+    let store = scratch.open().await;
+    let (user, _) = sign_up(&store, "ada@example.org").await;
+    let instance = store.instance_of(&user.id).await.unwrap().unwrap();
+    for state in [Pending, Running, Asleep, Restarting, Suspended, Failed, Deleting] {
+        let seen =
+            Observed { state, generation: 1, address: None, container: None, version: None, message: None };
+        store.record_route(&instance.id, &seen).await.unwrap();
+        assert_eq!(store.instance_of(&user.id).await.unwrap().unwrap().state(), state);
+    }
+}
+
+async fn a_route_to_nowhere_is_refused(scratch: Scratch) {
+    let store = scratch.open().await;
+    let seen = Observed {
+        state: InstanceState::Running,
+        generation: 1,
+        address: None,
+        container: None,
+        version: None,
+        message: None,
+    };
+    let error = store.record_route("nobody's", &seen).await.unwrap_err();
+    assert!(matches!(error, StoreError::Missing("instance")), "{error:?}");
+}
+
+on_both! { the_last_sight_of_an_instance_is_kept, every_state_is_read_back, a_route_to_nowhere_is_refused }

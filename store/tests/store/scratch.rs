@@ -1,0 +1,111 @@
+//! A database for one test, and a way past the store to what lies in its tables.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
+use store::{Database, NewToken, NewUser, Store, TokenKey, User};
+
+use crate::server;
+
+/// No test waits longer than this for what it expects.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// An empty database of one test's own.
+pub(crate) struct Scratch {
+    pub(crate) folder: tempfile::TempDir,
+    postgres: Option<String>,
+}
+
+/// One body with a connection of its own to whichever database it is.
+macro_rules! connected {
+    ($scratch:expr, $connection:ident => $body:expr) => {
+        match &$scratch.postgres {
+            Some(url) => {
+                let mut $connection = sqlx::PgConnection::connect(url).await.unwrap();
+                let value = $body;
+                $connection.close().await.unwrap();
+                value
+            }
+            None => {
+                let options = sqlx::sqlite::SqliteConnectOptions::new()
+                    .filename($scratch.folder.path().join("memgate.db"))
+                    .foreign_keys(false);
+                let mut $connection = options.connect().await.unwrap();
+                let value = $body;
+                $connection.close().await.unwrap();
+                value
+            }
+        }
+    };
+}
+
+impl Scratch {
+    pub(crate) fn sqlite() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), postgres: None }
+    }
+
+    pub(crate) async fn postgres() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("scratch_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        // The server's start blocks for half a second.
+        let everywhere = tokio::task::spawn_blocking(|| server::url("postgres")).await.unwrap();
+        let mut connection = sqlx::PgConnection::connect(&everywhere).await.unwrap();
+        let sql = AssertSqlSafe(format!("CREATE DATABASE {name}"));
+        sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        Self { folder: tempfile::tempdir().unwrap(), postgres: Some(server::url(&name)) }
+    }
+
+    pub(crate) fn is_postgres(&self) -> bool {
+        self.postgres.is_some()
+    }
+
+    pub(crate) fn database(&self) -> Database {
+        match &self.postgres {
+            Some(url) => Database::Postgres(url.clone()),
+            None => Database::Sqlite(self.folder.path().join("memgate.db")),
+        }
+    }
+
+    /// Opens the store as one more process would.
+    pub(crate) async fn open(&self) -> Store {
+        Store::open(&self.database()).await.unwrap()
+    }
+
+    /// Runs SQL that the store has no call for.
+    pub(crate) async fn execute(&self, sql: &str) -> Result<(), sqlx::Error> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        connected!(self, connection => sqlx::raw_sql(sql).execute(&mut connection).await.map(drop))
+    }
+
+    /// Reads one number.
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
+        let sql = AssertSqlSafe(sql.to_owned());
+        connected!(self, connection => sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap())
+    }
+
+    /// Reads pairs of a text and a number.
+    pub(crate) async fn pairs(&self, sql: &str) -> Vec<(String, i64)> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        connected!(self, connection => sqlx::query_as(sql).fetch_all(&mut connection).await.unwrap())
+    }
+}
+
+/// A key of this process's own.
+pub(crate) fn token_key() -> TokenKey {
+    let folder = tempfile::tempdir().unwrap();
+    TokenKey::load_or_create(&folder.path().join("token.key")).unwrap()
+}
+
+/// Somebody on the default plan.
+pub(crate) fn somebody(email: &str) -> NewUser<'_> {
+    NewUser { email, password_hash: Some("$argon2id$..."), plan: "default", is_admin: false }
+}
+
+/// Signs somebody up, with a token named `first`.
+pub(crate) async fn sign_up(store: &Store, email: &str) -> (User, NewToken) {
+    let token = NewToken::generate(&token_key(), "first");
+    let user = store.sign_up(&somebody(email), &token).await.unwrap();
+    (user, token)
+}

@@ -1,0 +1,71 @@
+//! Browser sessions: good for as long as they are used, and no longer than their age allows.
+
+use std::time::Duration;
+
+use store::{NewSession, StoreError};
+
+use crate::scratch::{Scratch, sign_up};
+
+const IDLE: Duration = Duration::from_secs(12 * 3600);
+const ABSOLUTE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+async fn sessions_end_when_unused_or_old(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (user, _) = sign_up(&store, "ada@example.org").await;
+    // (name, last seen this many seconds ago, made this many seconds ago, still good)
+    let cases = [
+        ("fresh", 0, 0, true),
+        ("in use", 60, 6 * 24 * 3600, true),
+        ("nearly idle", 12 * 3600 - 60, 12 * 3600, true),
+        ("idle", 12 * 3600 + 1, 12 * 3600 + 1, false),
+        ("old", 0, 7 * 24 * 3600 + 1, false),
+    ];
+    for (name, seen, made, _) in cases {
+        let new = NewSession { id_hash: name, user_id: &user.id, form_token: "form" };
+        store.create_session(&new).await.unwrap();
+        let sql = format!(
+            "UPDATE sessions SET last_seen_at = last_seen_at - {seen} * 1000, \
+             created_at = created_at - {made} * CAST(1000 AS BIGINT) WHERE id_hash = '{name}'"
+        );
+        scratch.execute(&sql).await.unwrap();
+    }
+    for (name, _, _, good) in cases {
+        let session = store.session(name, IDLE, ABSOLUTE).await.unwrap();
+        assert_eq!(session.is_some(), good, "{name}");
+        assert!(session.is_none_or(|s| s.user_id == user.id && s.form_token == "form"));
+    }
+    assert_eq!(store.end_old_sessions(IDLE, ABSOLUTE).await.unwrap(), 2);
+    assert_eq!(scratch.number("SELECT COUNT(*) FROM sessions").await, 3);
+    assert_eq!(store.end_old_sessions(IDLE, ABSOLUTE).await.unwrap(), 0);
+}
+
+async fn use_keeps_a_session_and_sign_out_ends_it(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (user, _) = sign_up(&store, "ada@example.org").await;
+    let before = store.revision().await.unwrap();
+    for id_hash in ["one", "two"] {
+        store.create_session(&NewSession { id_hash, user_id: &user.id, form_token: id_hash }).await.unwrap();
+    }
+    let age =
+        "UPDATE sessions SET last_seen_at = last_seen_at - 50000000, created_at = created_at - 50000000";
+    scratch.execute(age).await.unwrap();
+    assert_eq!(store.session("one", IDLE, ABSOLUTE).await.unwrap(), None);
+    store.touch_session("one").await.unwrap();
+    let session = store.session("one", IDLE, ABSOLUTE).await.unwrap().unwrap();
+    assert!(session.last_seen_at > session.created_at);
+    assert_eq!(store.session("two", IDLE, ABSOLUTE).await.unwrap(), None, "only the one was touched");
+
+    store.end_session("one").await.unwrap();
+    assert_eq!(store.session("one", IDLE, ABSOLUTE).await.unwrap(), None);
+    assert_eq!(scratch.number("SELECT COUNT(*) FROM sessions").await, 1);
+    assert_eq!(store.revision().await.unwrap(), before, "sessions don't touch the revision");
+}
+
+async fn a_session_of_nobody_is_refused(scratch: Scratch) {
+    let store = scratch.open().await;
+    let new = NewSession { id_hash: "x", user_id: "nobody", form_token: "form" };
+    let error = store.create_session(&new).await.unwrap_err();
+    assert!(matches!(error, StoreError::Missing("user")), "{error:?}");
+}
+
+on_both! { sessions_end_when_unused_or_old, use_keeps_a_session_and_sign_out_ends_it, a_session_of_nobody_is_refused }

@@ -1,0 +1,119 @@
+//! Tokens and grants: what is kept of a token, and what the proxy gets to know by one.
+
+use store::{Grant, InstanceState, NewToken, Observed, Store, StoreError, Token, TokenId, User, UserState};
+
+use crate::scratch::{Scratch, sign_up, somebody, token_key};
+
+async fn tokens_are_made_listed_and_revoked(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ada, first) = sign_up(&store, "ada@example.org").await;
+    let (grace, _) = sign_up(&store, "grace@example.org").await;
+    let second = NewToken::generate(&token_key(), "laptop \"><script> \u{202e}");
+    store.create_token(&ada.id, &second).await.unwrap();
+
+    let list = store.tokens_of(&ada.id).await.unwrap();
+    let ids: Vec<&str> = list.iter().map(|row| row.id.as_str()).collect();
+    assert!(ids.contains(&first.token.id().as_str()) && ids.contains(&second.token.id().as_str()));
+    assert_eq!(list.len(), 2);
+    assert_eq!(store.tokens_of(&grace.id).await.unwrap().len(), 1);
+    let row = store.token(&second.token.id()).await.unwrap().unwrap();
+    assert_eq!((row.name.as_str(), row.revoked_at), ("laptop \"><script> \u{202e}", None));
+
+    store.revoke_token(&second.token.id()).await.unwrap();
+    let revoked = store.token(&second.token.id()).await.unwrap().unwrap();
+    assert!(revoked.revoked_at >= Some(row.created_at));
+    store.revoke_token(&second.token.id()).await.unwrap();
+    assert_eq!(store.token(&second.token.id()).await.unwrap(), Some(revoked), "the first time stays");
+    assert_eq!(store.token(&first.token.id()).await.unwrap().unwrap().revoked_at, None);
+}
+
+async fn what_isnt_there_is_missing(scratch: Scratch) {
+    let store = scratch.open().await;
+    let unknown = Token::generate().id();
+    assert_eq!(store.token(&unknown).await.unwrap(), None);
+    assert!(store.grant(&unknown).await.unwrap().is_none());
+    let error = store.revoke_token(&unknown).await.unwrap_err();
+    assert!(matches!(error, StoreError::Missing("token")), "{error:?}");
+    let error = store.create_token("nobody", &NewToken::generate(&token_key(), "x")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Missing("user")), "{error:?}");
+}
+
+async fn a_grant_says_all_that_the_proxy_needs(scratch: Scratch) {
+    let store = scratch.open().await;
+    let key = token_key();
+    let token = NewToken::generate(&key, "first");
+    let user = store.sign_up(&somebody("ada@example.org"), &token).await.unwrap();
+    let id = token.token.id();
+    let instance = store.instance_of(&user.id).await.unwrap().unwrap();
+
+    let grant = store.grant(&id).await.unwrap().unwrap();
+    assert_eq!((grant.token, &grant.user_id, &grant.instance_id), (id, &user.id, &instance.id));
+    assert_eq!((grant.connections, grant.item_size_max), (instance.connections, instance.item_size_max));
+    assert_eq!((grant.revoked, grant.user_state), (false, UserState::Active));
+    assert_eq!((grant.address.as_deref(), grant.generation), (None, 0));
+    assert_eq!(grant.read_at, store.revision().await.unwrap());
+
+    for (state, address) in [
+        (InstanceState::Running, Some("10.1.0.2")),
+        (InstanceState::Restarting, None),
+        (InstanceState::Failed, None),
+    ] {
+        record(&store, &instance.id, state).await;
+        let grant = store.grant(&id).await.unwrap().unwrap();
+        assert_eq!((grant.address.as_deref(), grant.generation), (address, 3), "{state:?}");
+    }
+}
+
+async fn record(store: &Store, instance_id: &str, state: InstanceState) {
+    let address = Some("10.1.0.2".to_owned());
+    let seen = Observed { state, generation: 3, address, container: None, version: None, message: None };
+    store.record_route(instance_id, &seen).await.unwrap();
+}
+
+async fn a_grant_matches_its_own_secret_only(scratch: Scratch) {
+    let store = scratch.open().await;
+    let key = token_key();
+    let token = NewToken::generate(&key, "first");
+    store.sign_up(&somebody("ada@example.org"), &token).await.unwrap();
+    let (_, other) = sign_up(&store, "grace@example.org").await;
+    let id = token.token.id();
+    let grant = store.grant(&id).await.unwrap().unwrap();
+    assert!(grant.matches(&key, token.token.secret()));
+    assert!(!grant.matches(&key, other.token.secret()));
+    assert!(!grant.matches(&token_key(), token.token.secret()), "another installation's key");
+    assert!(!Grant::check_nothing(&key, &id, token.token.secret()));
+    let kept = format!(
+        "SELECT COUNT(*) FROM tokens WHERE secret_hash LIKE '%{0}%' OR scram_salt LIKE '%{0}%' \
+         OR scram_stored_key LIKE '%{0}%' OR scram_server_key LIKE '%{0}%'",
+        token.token.secret().reveal()
+    );
+    assert_eq!(scratch.number(&kept).await, 0, "the secret itself is not in the table");
+    assert!(!format!("{token:?} {grant:?}").contains(token.token.secret().reveal()));
+}
+
+async fn a_revoked_token_and_a_suspended_user_are_said(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ada, token) = sign_up(&store, "ada@example.org").await;
+    let (_, other) = sign_up(&store, "grace@example.org").await;
+    store.revoke_token(&token.token.id()).await.unwrap();
+    suspend(&scratch, &ada).await;
+    let flags = async |id: &TokenId| {
+        let grant = store.grant(id).await.unwrap().unwrap();
+        (grant.revoked, grant.user_state)
+    };
+    assert_eq!(flags(&token.token.id()).await, (true, UserState::Suspended));
+    assert_eq!(flags(&other.token.id()).await, (false, UserState::Active));
+}
+
+async fn suspend(scratch: &Scratch, user: &User) {
+    let sql = format!("UPDATE users SET state = 'suspended' WHERE id = '{}'", user.id);
+    scratch.execute(&sql).await.unwrap();
+}
+
+on_both! {
+    tokens_are_made_listed_and_revoked,
+    what_isnt_there_is_missing,
+    a_grant_says_all_that_the_proxy_needs,
+    a_grant_matches_its_own_secret_only,
+    a_revoked_token_and_a_suspended_user_are_said,
+}
