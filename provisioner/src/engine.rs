@@ -47,14 +47,20 @@ impl Engine {
         Ok(())
     }
 
+    /// Docker's version, for whoever asks how everything is.
+    pub(crate) async fn version(socket: &Path) -> Result<String, Error> {
+        let docker = connect(socket)?;
+        let answer = tokio::time::timeout(PING_TIMEOUT, docker.version()).await;
+        let answer = answer.map_err(|late| Error::EngineDown(late.into()))?;
+        Ok(answer.map_err(|e| refused("answer", e))?.version.unwrap_or_default())
+    }
+
     fn docker(&self) -> Result<&Docker, Error> {
         if let Some(docker) = self.docker.get() {
             return Ok(docker);
         }
         // The client wants the socket to exist when it is made; once made, it outlives Docker.
-        let path = self.socket.to_string_lossy();
-        let docker = Docker::connect_with_unix(&path, REQUEST_TIMEOUT.as_secs(), API_DEFAULT_VERSION)
-            .map_err(|e| refused("be connected to", e))?;
+        let docker = connect(&self.socket)?;
         Ok(self.docker.get_or_init(|| docker))
     }
 
@@ -67,6 +73,11 @@ impl Engine {
     fn labels(&self) -> HashMap<String, String> {
         HashMap::from([(LABEL.into(), self.names.id().to_owned()), (LABEL_CREATED.into(), now().to_string())])
     }
+}
+
+fn connect(socket: &Path) -> Result<Docker, Error> {
+    Docker::connect_with_unix(&socket.to_string_lossy(), REQUEST_TIMEOUT.as_secs(), API_DEFAULT_VERSION)
+        .map_err(|e| refused("be connected to", e))
 }
 
 /// When a thing of ours was made; without our label, long ago.

@@ -26,7 +26,7 @@ pub use error::Error;
 pub use teardown::Removed;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -163,6 +163,11 @@ pub async fn build_image(config: &Config, installation_id: &str) -> Result<Strin
 
 /// Removes every container, volume, network, image and firewall rule of one installation, by label: works
 /// without its store, and again is fine. Stop its provisioner first, it would bring all back.
-pub async fn teardown(installation_id: &str) -> Result<Removed, Error> {
-    teardown::teardown(Names::new(installation_id)?, Path::new(DOCKER_SOCKET)).await
+pub async fn teardown(config: &Config, installation_id: &str) -> Result<Removed, Error> {
+    teardown::teardown(Names::new(installation_id)?, &config.docker_socket).await
+}
+
+/// The version of the Docker Engine that answers.
+pub async fn docker_version(config: &Config) -> Result<String, Error> {
+    Engine::version(&config.docker_socket).await
 }

@@ -1,0 +1,104 @@
+# shellcheck shell=bash
+# What ./deploy/up and ./deploy/test share: preparing a Debian or Ubuntu machine. Sourced, not run.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+docker_socket=/var/run/docker.sock
+dockerd_log=/var/log/memgate-dockerd.log
+# The process id of the engine that we started, if we did.
+dockerd_pid=
+
+say() { printf '==> %s\n' "$*" >&2; }
+
+# fail WHAT FIX: one line that names the fix, like every message of memgate.
+fail() {
+    printf 'error: %s: %s\n' "$1" "$2" >&2
+    exit 1
+}
+
+# Runs a command as root, through sudo if need be.
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        fail "this needs root ($*)" "run it as root, or install sudo"
+    fi
+}
+
+# ensure_packages PACKAGE...: installs those that are missing.
+ensure_packages() {
+    local missing=() package
+    for package in "$@"; do
+        dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed \
+            || missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    say "installing ${missing[*]}"
+    as_root apt-get update -qq >&2 || say "apt-get update failed; trying with the lists that are there"
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 \
+        || fail "can't install ${missing[*]}" "install them yourself, then run this again"
+}
+
+require_debian() {
+    command -v apt-get >/dev/null && command -v dpkg-query >/dev/null && return
+    fail "this machine has no apt-get" \
+        "use Debian or Ubuntu, or install Docker Engine, nftables, gcc and Rust yourself, build with \
+\`cargo build --release\` and run \`target/release/memgate up\`"
+}
+
+# Rust is not the distribution's: theirs is older than what the code needs.
+require_rust() {
+    local wanted found
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
+    command -v cargo >/dev/null || PATH="$HOME/.cargo/bin:$PATH"
+    command -v cargo >/dev/null || fail "Rust is missing" "install Rust $wanted or newer, see https://rustup.rs"
+    found=$(cargo --version | cut -d' ' -f2)
+    printf '%s\n%s\n' "$wanted" "$found" | sort --version-sort --check=quiet \
+        || fail "Rust $found is too old" "\`rustup update\` (it has to be $wanted or newer)"
+}
+
+docker_answers() {
+    [ -S "$docker_socket" ] \
+        && [ "$(as_root curl --silent --max-time 5 --unix-socket "$docker_socket" http://docker/_ping)" = OK ]
+}
+
+# Docker Engine: installed if there is none (a lone client doesn't count), started if it doesn't run.
+ensure_docker() {
+    docker_answers && return
+    PATH="$PATH:/usr/sbin:/sbin"
+    command -v dockerd >/dev/null || ensure_packages docker.io
+    docker_answers && return
+    start_docker
+    for _ in $(seq 150); do
+        docker_answers && return
+        sleep 0.2
+    done
+    fail "Docker Engine doesn't start" "see $dockerd_log, or \`journalctl -u docker\`"
+}
+
+start_docker() {
+    say "starting Docker Engine"
+    if [ -d /run/systemd/system ]; then
+        as_root systemctl start docker || fail "systemd can't start Docker" "see \`journalctl -u docker\`"
+        return
+    fi
+    # In a session of its own, so that Ctrl-C here doesn't stop it.
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    dockerd_pid=$(as_root sh -c 'setsid dockerd >>"$1" 2>&1 </dev/null & echo $!' sh "$dockerd_log")
+}
+
+# Inter-container traffic can be switched off only where bridged packets pass the firewall.
+ensure_bridge_filter() {
+    [ -e /proc/sys/net/bridge/bridge-nf-call-iptables ] || as_root modprobe br_netfilter 2>/dev/null || true
+}
+
+# What memgate needs of a machine, to be built and to run.
+prepare_machine() {
+    require_debian
+    ensure_packages ca-certificates curl gcc libc6-dev iptables nftables
+    require_rust
+    ensure_docker
+    ensure_bridge_filter
+}

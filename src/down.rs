@@ -1,0 +1,91 @@
+//! `memgate down`: takes away what memgate made on this machine, and with `--purge` its data too.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+use serde::Serialize;
+
+use crate::args::Global;
+use crate::folder::Folder;
+use crate::report::{self, Failure};
+use crate::role::runtime;
+use crate::settings::Settings;
+use crate::up;
+
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Remove the containers, networks, volumes and firewall rules of this installation
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A running `memgate up` with the same data is stopped first. Accounts and tokens stay, and `memgate up`
+brings the caches back, empty; with --purge nothing stays. Other installations are never touched.")]
+pub(crate) struct Down {
+    /// Remove the data too: accounts, tokens, keys
+    #[arg(long)]
+    purge: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Removed {
+    installation: Option<String>,
+    stopped: bool,
+    #[serde(flatten)]
+    docker: Option<provisioner::Removed>,
+    files: Vec<PathBuf>,
+}
+
+impl Down {
+    pub(crate) fn run(&self, global: &Global) -> Result<(), Failure> {
+        let settings = Settings::load(global)?;
+        let folder = Folder::of(global);
+        let mut removed = Removed { installation: None, stopped: false, docker: None, files: Vec::new() };
+        if folder.is_in_use() {
+            removed.stopped = stop(&folder)?;
+            runtime()?.block_on(Self::tear_down(&settings, &folder, &mut removed))?;
+            if self.purge {
+                removed.files = folder.purge(&settings)?;
+            }
+        }
+        report::print(global.json, &removed, || self.describe(&removed, &folder))
+    }
+
+    async fn tear_down(settings: &Settings, folder: &Folder, removed: &mut Removed) -> Result<(), Failure> {
+        let store = folder.open_store(settings).await?;
+        let id = store.installation_id().await?;
+        store.close().await;
+        removed.docker = Some(provisioner::teardown(&settings.provisioner, &id).await?);
+        removed.installation = Some(id);
+        Ok(())
+    }
+
+    fn describe(&self, removed: &Removed, folder: &Folder) -> String {
+        let Some(docker) = &removed.docker else {
+            return format!("nothing to do: {} holds no memgate data", folder.path().display());
+        };
+        let data = if self.purge { "the data is gone too" } else { "accounts and tokens are kept" };
+        format!(
+            "removed {} containers, {} volumes, {} networks and the firewall rules; {data}",
+            docker.containers, docker.volumes, docker.networks
+        )
+    }
+}
+
+/// Stops the `memgate up` that uses this folder: it would bring everything back. Whether one ran.
+fn stop(folder: &Folder) -> Result<bool, Failure> {
+    let lock = folder.lock_path();
+    let Some(pid) = up::running(&lock) else { return Ok(false) };
+    let fix = || format!("stop process {pid} yourself, then try again");
+    let process = Pid::from_raw(pid).ok_or_else(|| Failure::new("the lock file makes no sense", fix()))?;
+    rustix::process::kill_process(process, Signal::TERM)
+        .map_err(|error| Failure::new(format!("can't stop the running memgate ({error})"), fix()))?;
+    let began = Instant::now();
+    while up::running(&lock).is_some() {
+        if began.elapsed() > STOP_WITHIN {
+            return Err(Failure::new("the running memgate doesn't stop", fix()));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(true)
+}

@@ -1,0 +1,44 @@
+//! `memgate image`: the image that every cache runs.
+
+use serde::Serialize;
+use store::Store;
+
+use crate::account::Accounts;
+use crate::args::Global;
+use crate::folder::Folder;
+use crate::report::{self, Failure};
+use crate::role::runtime;
+use crate::settings::Settings;
+
+/// The memcached image
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Make the image from the distribution's memcached package, or pull the configured one
+    #[command(after_help = "\
+The package is downloaded and unpacked, never installed: its service would take port 11211.
+With `image = \"memcached:1.6@sha256:...\"` under [provisioner] that image is pulled instead.")]
+    Build,
+}
+
+#[derive(Debug, Serialize)]
+struct Built {
+    image: String,
+}
+
+impl ImageCommand {
+    pub(crate) fn run(&self, global: &Global) -> Result<(), Failure> {
+        let Self::Build = self;
+        let settings = Settings::load(global)?;
+        process::telemetry::init(&settings.log.filter, settings.log.format);
+        let mut folder = Folder::of(global);
+        folder.prepare(&settings, Accounts::ensure()?.as_ref())?;
+        let image = runtime()?.block_on(async {
+            let store = Store::open(&settings.database(folder.path())).await?;
+            let id = store.installation_id().await?;
+            store.close().await;
+            Ok::<_, Failure>(provisioner::build_image(&settings.provisioner, &id).await?)
+        })?;
+        let built = Built { image };
+        report::print(global.json, &built, || built.image.clone())
+    }
+}

@@ -1,0 +1,125 @@
+//! `memgate instance`: the caches, what is wanted of each and what is so.
+
+use serde::Serialize;
+use store::{Instance, InstanceState, Millis, Wanted};
+
+use crate::args::Global;
+use crate::folder::Folder;
+use crate::report::{self, Failure};
+use crate::role::runtime;
+use crate::settings::Settings;
+use crate::table::{self, table};
+use crate::user::find_user;
+
+/// Caches
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum InstanceCommand {
+    /// All caches, oldest first
+    List,
+    /// One user's cache
+    Show {
+        /// Whose
+        email: String,
+    },
+}
+
+/// An instance as operators see it: with its address, which users never do.
+#[derive(Debug, Serialize)]
+pub(crate) struct InstanceView {
+    id: String,
+    email: String,
+    pub(crate) state: InstanceState,
+    wanted: Wanted,
+    memory_mb: i64,
+    connections: i64,
+    item_size_max: i64,
+    created_at: Millis,
+    generation: i64,
+    address: Option<String>,
+    container: Option<String>,
+    version: Option<String>,
+    message: Option<String>,
+    changed_at: Option<Millis>,
+}
+
+#[derive(Debug, Serialize)]
+struct Instances {
+    instances: Vec<InstanceView>,
+}
+
+impl InstanceCommand {
+    pub(crate) fn run(self, global: &Global) -> Result<(), Failure> {
+        let settings = Settings::load(global)?;
+        runtime()?.block_on(async {
+            let store = Folder::of(global).open_store(&settings).await?;
+            match self {
+                Self::List => {
+                    let instances = store.instances().await?.into_iter().map(InstanceView::of).collect();
+                    let list = Instances { instances };
+                    report::print(global.json, &list, || rows(&list.instances))
+                }
+                Self::Show { email } => {
+                    let user = find_user(&store, &email).await?;
+                    let instance = store.instance_of(&user.id).await?.ok_or_else(|| {
+                        Failure::new(format!("{email} has no cache"), "memgate instance list shows them all")
+                    })?;
+                    let view = InstanceView::of(instance);
+                    report::print(global.json, &view, || details(&view))
+                }
+            }
+        })
+    }
+}
+
+impl InstanceView {
+    pub(crate) fn of(instance: Instance) -> Self {
+        let state = instance.state();
+        let route = instance.route;
+        Self {
+            id: instance.id,
+            email: instance.email,
+            state,
+            wanted: instance.wanted,
+            memory_mb: instance.memory_mb,
+            connections: instance.connections,
+            item_size_max: instance.item_size_max,
+            created_at: instance.created_at,
+            generation: route.as_ref().map_or(0, |route| route.generation),
+            changed_at: route.as_ref().map(|route| route.changed_at),
+            address: route.as_ref().and_then(|route| route.address.clone()),
+            container: route.as_ref().and_then(|route| route.container.clone()),
+            version: route.as_ref().and_then(|route| route.version.clone()),
+            message: route.and_then(|route| route.message),
+        }
+    }
+}
+
+fn rows(instances: &[InstanceView]) -> String {
+    let rows: Vec<_> = instances
+        .iter()
+        .map(|i| {
+            let text = |value: &Option<String>| value.clone().unwrap_or_default();
+            let memory = format!("{} MB", i.memory_mb);
+            [i.email.clone(), i.state.as_str().to_owned(), memory, text(&i.address), text(&i.message)]
+        })
+        .collect();
+    table(["EMAIL", "STATE", "MEMORY", "ADDRESS", "MESSAGE"], &rows)
+}
+
+pub(crate) fn details(i: &InstanceView) -> String {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    table::pairs(&[
+        ("cache", i.id.clone()),
+        ("email", i.email.clone()),
+        ("state", i.state.as_str().to_owned()),
+        ("message", text(&i.message)),
+        ("memory", format!("{} MB", i.memory_mb)),
+        ("connections", i.connections.to_string()),
+        ("largest item", format!("{} bytes", i.item_size_max)),
+        ("address", text(&i.address)),
+        ("container", text(&i.container)),
+        ("memcached", text(&i.version)),
+        ("generation", i.generation.to_string()),
+        ("made", table::ago(i.created_at)),
+    ])
+}

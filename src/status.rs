@@ -1,0 +1,108 @@
+//! `memgate status`: how everything is, in one look. Exit status 1 if something isn't as it should be.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use store::Store;
+
+use crate::args::Global;
+use crate::folder::Folder;
+use crate::probe;
+use crate::report::{self, Failure};
+use crate::role::{Role, runtime};
+use crate::settings::Settings;
+use crate::table;
+
+#[derive(Debug, Serialize)]
+struct Status {
+    ready: bool,
+    installation: Option<String>,
+    roles: BTreeMap<&'static str, Health>,
+    store: Health,
+    docker: Health,
+    /// How many caches are in each state.
+    instances: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Health {
+    ready: bool,
+    /// Why not; or, of Docker, its version.
+    message: Option<String>,
+}
+
+impl Health {
+    fn of(result: Result<Option<String>, String>) -> Self {
+        match result {
+            Ok(message) => Self { ready: true, message },
+            Err(why) => Self { ready: false, message: Some(why) },
+        }
+    }
+
+    fn text(&self) -> String {
+        let word = if self.ready { "ready" } else { "not ready" };
+        self.message.as_ref().map_or(word.to_owned(), |message| format!("{word}: {message}"))
+    }
+}
+
+pub(crate) fn run(global: &Global) -> Result<(), Failure> {
+    let settings = Settings::load(global)?;
+    let status = runtime()?.block_on(look(&settings, &Folder::of(global)));
+    report::print(global.json, &status, || describe(&status))?;
+    if status.ready {
+        return Ok(());
+    }
+    Err(Failure::new("not everything is ready", "each line above that says so names the reason"))
+}
+
+async fn look(settings: &Settings, folder: &Folder) -> Status {
+    let mut roles = BTreeMap::new();
+    for role in Role::ALL {
+        let ready = probe::ready(role.health(settings)).await;
+        roles.insert(role.name(), Health::of(ready.map(|()| None)));
+    }
+    let docker = provisioner::docker_version(&settings.provisioner).await;
+    let docker = Health::of(docker.map(Some).map_err(|error| error.to_string()));
+    let mut status = Status {
+        ready: false,
+        installation: None,
+        roles,
+        store: Health::of(Ok(None)),
+        docker,
+        instances: BTreeMap::new(),
+    };
+    let read = async {
+        let store = folder.open_store(settings).await?;
+        let counted = count(&store).await;
+        store.close().await;
+        counted
+    };
+    match read.await {
+        Ok((installation, instances)) => {
+            status.installation = Some(installation);
+            status.instances = instances;
+        }
+        Err(failure) => status.store = Health::of(Err(failure.to_string())),
+    }
+    let roles_ready = status.roles.values().all(|role| role.ready);
+    status.ready = roles_ready && status.store.ready && status.docker.ready;
+    status
+}
+
+async fn count(store: &Store) -> Result<(String, BTreeMap<&'static str, u64>), Failure> {
+    let mut instances = BTreeMap::new();
+    for instance in store.instances().await? {
+        *instances.entry(instance.state().as_str()).or_default() += 1;
+    }
+    Ok((store.installation_id().await?, instances))
+}
+
+fn describe(status: &Status) -> String {
+    let mut pairs: Vec<_> = status.roles.iter().map(|(role, health)| (*role, health.text())).collect();
+    pairs.push(("store", status.store.text()));
+    pairs.push(("docker", status.docker.text()));
+    let counts: Vec<_> = status.instances.iter().map(|(state, n)| format!("{n} {state}")).collect();
+    pairs.push(("caches", if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }));
+    pairs.push(("installation", status.installation.clone().unwrap_or_default()));
+    table::pairs(&pairs)
+}

@@ -1,0 +1,49 @@
+//! Results for people: columns that line up.
+
+/// Rows under headings, columns two spaces apart.
+pub(crate) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> String {
+    let mut widths = headings.map(str::len);
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = line(&headings, &widths);
+    for row in rows {
+        text.push_str(&line(&row.each_ref().map(String::as_str), &widths));
+    }
+    text
+}
+
+/// Names and values, one pair a line.
+pub(crate) fn pairs(pairs: &[(&str, String)]) -> String {
+    let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    pairs.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
+}
+
+/// How long ago a time in the store was.
+pub(crate) fn ago(then: store::Millis) -> String {
+    let seconds = store::now().saturating_sub(then).max(0) / 1000;
+    match seconds {
+        0..60 => format!("{seconds} s ago"),
+        60..3600 => format!("{} min ago", seconds / 60),
+        3600..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+fn line(cells: &[&str], widths: &[usize]) -> String {
+    let padded: String = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}  ")).collect();
+    format!("{}\n", padded.trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [["a".to_owned(), "b".to_owned()], ["longer".to_owned(), "c".to_owned()]];
+        assert_eq!(table(["x", "y"], &rows), "x       y\na       b\nlonger  c\n");
+    }
+}

@@ -1,0 +1,106 @@
+//! `memgate up`: everything on one machine. Prepares the data folder, then runs the roles as
+//! processes of their own until Ctrl-C. The caches are containers: they keep running.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use process::Shutdown;
+use rustix::fs::FlockOperation;
+use serde::Serialize;
+use store::Store;
+
+use crate::account::Accounts;
+use crate::args::Global;
+use crate::folder::Folder;
+use crate::report::{self, Failure};
+use crate::settings::{Settings, reachable};
+use crate::supervisor::Supervisor;
+use crate::{passage, ports};
+
+/// What is printed when everything is ready.
+#[derive(Debug, Serialize)]
+struct Ready {
+    web: String,
+    endpoint: String,
+    ready: bool,
+}
+
+pub(crate) fn run(global: &Global) -> Result<(), Failure> {
+    let settings = Settings::load(global)?;
+    process::telemetry::init(&settings.log.filter, settings.log.format);
+    let accounts = Accounts::ensure()?;
+    let mut folder = Folder::of(global);
+    folder.prepare(&settings, accounts.as_ref())?;
+    let lock = lock(&folder)?;
+    ports::require_free(&settings)?;
+    if let Some(accounts) = &accounts {
+        folder = Folder::at(&passage::open(folder.path(), accounts)?);
+    }
+    // Paths are absolute from here on, and no role needs a right to where we were started.
+    std::env::set_current_dir("/").map_err(|error| Failure::new(error.to_string(), "check /"))?;
+    // One thread: roles are told of our end by the end of the thread that started them.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new(error.to_string(), "check the system's limits"))?;
+    let ended = runtime.block_on(supervise(&settings, &folder, accounts, global.json));
+    drop(lock);
+    ended
+}
+
+async fn supervise(
+    settings: &Settings,
+    folder: &Folder,
+    accounts: Option<Accounts>,
+    json: bool,
+) -> Result<(), Failure> {
+    let shutdown = Shutdown::on_signals().map_err(|error| Failure::new(error.to_string(), "report this"))?;
+    // Ours is the first connection and the last: SQLite's shared files stay there between the roles'.
+    let store = Store::open(&settings.database(folder.path())).await?;
+    let installation = store.installation_id().await?;
+    let version = provisioner::docker_version(&settings.provisioner).await?;
+    tracing::info!(installation, docker = version, data = %folder.path().display(), "starting");
+    let supervisor = Supervisor::start(settings, folder.path(), accounts, &shutdown);
+    let ended = supervisor.until_stopped(|| announce(settings, json)).await;
+    store.close().await;
+    ended
+}
+
+fn announce(settings: &Settings, json: bool) -> Result<(), Failure> {
+    let ready = Ready {
+        web: format!("http://{}", reachable(settings.webui.listen)),
+        endpoint: settings.webui.endpoint.clone(),
+        ready: true,
+    };
+    report::print(json, &ready, || format!("{}\n{}\nmemgate is ready\n", ready.web, ready.endpoint))
+}
+
+/// Held for as long as we run. The file says who we are, for `memgate down`.
+fn lock(folder: &Folder) -> Result<File, Failure> {
+    let path = folder.lock_path();
+    let cannot = |error: std::io::Error| {
+        Failure::new(
+            format!("can't lock {} ({error})", path.display()),
+            "check that this user may write there",
+        )
+    };
+    let mut options = OpenOptions::new();
+    let mut file =
+        options.create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(cannot)?;
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let who = running(&path).map_or_else(String::new, |pid| format!(" as process {pid}"));
+        return Err(Failure::new(
+            format!("memgate is running already with the data in {}{who}", folder.path().display()),
+            "stop it first, or name another folder with --data DIR",
+        ));
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(cannot)?;
+    Ok(file)
+}
+
+/// The process that holds the lock, if one does.
+pub(crate) fn running(lock: &Path) -> Option<i32> {
+    let file = File::open(lock).ok()?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).err()?;
+    std::fs::read_to_string(lock).ok()?.trim().parse().ok()
+}

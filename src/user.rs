@@ -1,0 +1,109 @@
+//! `memgate user`: accounts, each with one cache.
+
+mod add;
+
+use serde::Serialize;
+use store::{Store, TokenRow, User, UserState};
+
+use crate::args::Global;
+use crate::folder::Folder;
+use crate::instance::{self, InstanceView};
+use crate::report::{self, Failure};
+use crate::role::runtime;
+use crate::settings::Settings;
+use crate::table::{self, table};
+use crate::token;
+
+/// Accounts
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum UserCommand {
+    /// Make an account with a cache and a first token, and wait for the cache
+    #[command(after_help = add::EXAMPLES)]
+    Add(add::Add),
+    /// All accounts, by e-mail address
+    List,
+    /// One account, with its cache and tokens
+    Show {
+        /// Whose
+        email: String,
+    },
+}
+
+#[derive(Debug, Serialize)]
+struct Users {
+    users: Vec<User>,
+}
+
+#[derive(Debug, Serialize)]
+struct UserView {
+    #[serde(flatten)]
+    user: User,
+    instance: Option<InstanceView>,
+    tokens: Vec<TokenRow>,
+}
+
+impl UserCommand {
+    pub(crate) fn run(self, global: &Global) -> Result<(), Failure> {
+        let settings = Settings::load(global)?;
+        let folder = Folder::of(global);
+        runtime()?.block_on(async {
+            let store = folder.open_store(&settings).await?;
+            match self {
+                Self::Add(add) => add.run(&store, &folder.token_key()?, &settings, global.json).await,
+                Self::List => {
+                    let list = Users { users: store.users().await? };
+                    report::print(global.json, &list, || rows(&list.users))
+                }
+                Self::Show { email } => {
+                    let view = view(&store, find_user(&store, &email).await?).await?;
+                    report::print(global.json, &view, || details(&view))
+                }
+            }
+        })
+    }
+}
+
+/// The account with this address.
+pub(crate) async fn find_user(store: &Store, email: &str) -> Result<User, Failure> {
+    store.user_by_email(email).await?.ok_or_else(|| {
+        Failure::new(format!("there is no account {email}"), "memgate user list shows them all")
+    })
+}
+
+async fn view(store: &Store, user: User) -> Result<UserView, Failure> {
+    let instance = store.instance_of(&user.id).await?.map(InstanceView::of);
+    let tokens = store.tokens_of(&user.id).await?;
+    Ok(UserView { user, instance, tokens })
+}
+
+fn state(user: &User) -> String {
+    match user.state {
+        UserState::Active => "active".to_owned(),
+        UserState::Suspended => "suspended".to_owned(),
+    }
+}
+
+fn rows(users: &[User]) -> String {
+    let rows: Vec<_> = users
+        .iter()
+        .map(|user| {
+            let admin = if user.is_admin { "yes" } else { "" };
+            let made = table::ago(user.created_at);
+            [user.email.clone(), user.plan.clone(), state(user), admin.to_owned(), made]
+        })
+        .collect();
+    table(["EMAIL", "PLAN", "STATE", "ADMIN", "MADE"], &rows)
+}
+
+fn details(view: &UserView) -> String {
+    let user = &view.user;
+    let account = table::pairs(&[
+        ("email", user.email.clone()),
+        ("plan", user.plan.clone()),
+        ("state", state(user)),
+        ("admin", if user.is_admin { "yes" } else { "no" }.to_owned()),
+        ("made", table::ago(user.created_at)),
+    ]);
+    let cache = view.instance.as_ref().map(instance::details).unwrap_or_default();
+    format!("{account}\n{cache}\n{}", token::rows(&view.tokens))
+}

@@ -1,0 +1,134 @@
+//! `memgate user add`: what signing up in the web UI does, from a shell.
+
+use std::io::Read as _;
+use std::time::Duration;
+
+use serde::Serialize;
+use store::{Instance, InstanceState, NewToken, NewUser, Store, TokenKey, User};
+use webui::account;
+
+use crate::report::{self, Failure};
+use crate::settings::Settings;
+use crate::table;
+use crate::token::Credentials;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  memgate user add ada@example.org --json
+  echo 'correct horse battery' | memgate user add ada@example.org --password-stdin
+
+Without --password-stdin the account can't sign in to the web UI; its token works all the same.
+Exit status 3: the account is made and its token is good, but its cache isn't running yet.";
+
+const WAIT: Duration = Duration::from_secs(30);
+const FIRST_TOKEN: &str = "first";
+/// Far above the longest password.
+const LONGEST_INPUT: u64 = 4096;
+
+/// Make an account with a cache and a first token
+#[derive(Debug, clap::Args)]
+pub(crate) struct Add {
+    /// The account's e-mail address
+    email: String,
+    /// What its cache may use
+    #[arg(long, value_name = "PLAN", default_value = "default")]
+    plan: String,
+    /// May see the admin's pages
+    #[arg(long)]
+    admin: bool,
+    /// Read the password for the web UI from stdin (its last line end is left out)
+    #[arg(long)]
+    password_stdin: bool,
+    /// Don't wait for the cache to run
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// What the new user needs, and how the cache is.
+#[derive(Debug, Serialize)]
+struct Added {
+    #[serde(flatten)]
+    credentials: Credentials,
+    plan: String,
+    state: InstanceState,
+}
+
+impl Add {
+    pub(super) async fn run(
+        self,
+        store: &Store,
+        key: &TokenKey,
+        settings: &Settings,
+        json: bool,
+    ) -> Result<(), Failure> {
+        let email = account::parse_email(&self.email).map_err(as_failure)?;
+        let hash = if self.password_stdin { Some(hash_of_stdin()?) } else { None };
+        let new =
+            NewUser { email: &email, password_hash: hash.as_deref(), plan: &self.plan, is_admin: self.admin };
+        let token = NewToken::generate(key, FIRST_TOKEN);
+        let user = store.sign_up(&new, &token).await?;
+        let instance = if self.no_wait { None } else { wait_for_cache(store, &user).await? };
+        let state = instance.as_ref().map_or(InstanceState::Pending, Instance::state);
+        let credentials = Credentials::of(&user.email, &settings.webui.endpoint, &token.token);
+        let added = Added { credentials, plan: user.plan.clone(), state };
+        report::print(json, &added, || describe(&added))?;
+        if self.no_wait || state == InstanceState::Running {
+            return Ok(());
+        }
+        Err(unfinished(&user.email, instance.as_ref()))
+    }
+}
+
+/// Follows the store until the cache runs or has failed, 30 s at most.
+async fn wait_for_cache(store: &Store, user: &User) -> Result<Option<Instance>, Failure> {
+    eprintln!("waiting for the cache of {} ...", user.email);
+    let mut feed = store.feed().await?;
+    let settled = async {
+        loop {
+            let instance = store.instance_of(&user.id).await?;
+            let state = instance.as_ref().map(Instance::state);
+            if matches!(state, Some(InstanceState::Running | InstanceState::Failed)) {
+                return Ok::<_, Failure>(instance);
+            }
+            feed.next().await?;
+        }
+    };
+    match tokio::time::timeout(WAIT, settled).await {
+        Ok(settled) => settled,
+        Err(_) => Ok(store.instance_of(&user.id).await?),
+    }
+}
+
+fn unfinished(email: &str, instance: Option<&Instance>) -> Failure {
+    let message = instance.and_then(|instance| instance.route.as_ref()?.message.clone());
+    let why = message.map_or_else(String::new, |message| format!(" ({message})"));
+    let fix = format!("the account is made; see `memgate status` and `memgate instance show {email}`");
+    match instance.map(Instance::state) {
+        Some(InstanceState::Failed) => Failure::new(format!("the cache can't be started{why}"), fix),
+        _ => Failure::pending(format!("the cache isn't running after {} s{why}", WAIT.as_secs()), fix),
+    }
+}
+
+fn hash_of_stdin() -> Result<String, Failure> {
+    let mut password = String::new();
+    std::io::stdin()
+        .take(LONGEST_INPUT)
+        .read_to_string(&mut password)
+        .map_err(|error| Failure::new(format!("can't read the password ({error})"), "send it as UTF-8"))?;
+    let password = password.strip_suffix('\n').unwrap_or(&password);
+    let password = password.strip_suffix('\r').unwrap_or(password);
+    account::check_password(password).map_err(as_failure)?;
+    Ok(account::hash_password(password)?)
+}
+
+/// The web UI's sentences: what is wrong, then what to do.
+fn as_failure(said: &str) -> Failure {
+    let (what, fix) = said.split_once(". ").unwrap_or(("that can't be used", said));
+    Failure::new(what, fix.trim_end_matches('.'))
+}
+
+fn describe(added: &Added) -> String {
+    let mut pairs = added.credentials.pairs().to_vec();
+    pairs.push(("cache", added.state.as_str().to_owned()));
+    format!("{}\nKeep the token now: it is not shown again.\n", table::pairs(&pairs))
+}

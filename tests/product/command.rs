@@ -1,0 +1,201 @@
+//! The command line's contract: documents, messages, exit statuses. No role runs here.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::support::Place;
+
+/// A data folder as `memgate migrate` makes it.
+fn prepared() -> Place {
+    let place = Place::new();
+    assert!(place.run(&["migrate"]).status.success());
+    place
+}
+
+/// Runs a command that must fail with `status`, and gives its `{"error","fix"}`.
+fn failure(place: &Place, arguments: &[&str], status: i32) -> (String, String) {
+    let output = place.memgate(arguments).arg("--json").output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {stderr}");
+    let last = stderr.lines().last().unwrap_or_default();
+    let said: Value = serde_json::from_str(last).unwrap_or_else(|_| panic!("{arguments:?}: {stderr}"));
+    (said["error"].as_str().unwrap().to_owned(), said["fix"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn an_account_its_token_and_its_end() {
+    let place = prepared();
+    let added = place.json(&["user", "add", "Ada@Example.org", "--no-wait"]);
+    assert_eq!(added["email"], "ada@example.org");
+    assert_eq!(added["endpoint"], place.endpoint().to_string());
+    let (username, password) = (added["username"].as_str().unwrap(), added["password"].as_str().unwrap());
+    assert_eq!(added["token"], format!("{username}_{password}"));
+    assert!(username.starts_with("mg_") && username.len() == 15, "{username}");
+
+    let made = place.json(&["token", "create", "ada@example.org", "--name", "ci"]);
+    for key in ["email", "endpoint", "username", "password", "token"] {
+        assert!(made[key].is_string(), "{key}");
+    }
+    let tokens = place.json(&["token", "list", "ada@example.org"]);
+    let tokens = tokens["tokens"].as_array().unwrap();
+    assert_eq!(tokens.len(), 2);
+    assert!(tokens.iter().any(|token| token["name"] == "ci" && token["revoked_at"].is_null()));
+
+    let id = made["username"].as_str().unwrap();
+    assert!(place.json(&["token", "revoke", id])["revoked_at"].is_i64());
+    let shown = place.json(&["user", "show", "ada@example.org"]);
+    assert_eq!(shown["instance"]["state"], "pending");
+    assert_eq!(shown["tokens"].as_array().unwrap().iter().filter(|t| t["revoked_at"].is_i64()).count(), 1);
+
+    assert_eq!(place.json(&["user", "list"])["users"][0]["email"], "ada@example.org");
+    assert_eq!(place.json(&["instance", "list"])["instances"][0]["state"], "pending");
+    assert_eq!(place.json(&["instance", "show", "ada@example.org"])["memory_mb"], 64);
+    // What is kept of a secret is not the secret.
+    let secret = made["password"].as_str().unwrap().as_bytes();
+    for file in ["memgate.db", "memgate.db-wal"] {
+        let kept = fs::read(place.data().join(file)).unwrap_or_default();
+        assert!(!kept.windows(secret.len()).any(|window| window == secret), "{file}");
+    }
+}
+
+#[test]
+fn every_refusal_names_the_fix() {
+    let place = prepared();
+    place.json(&["user", "add", "ada@example.org", "--no-wait"]);
+    for (arguments, what) in [
+        (["user", "add", "ada@example.org", "--no-wait"].as_slice(), "taken"),
+        (&["user", "add", "ADA@example.org", "--no-wait"], "taken"),
+        (&["user", "add", "ada", "--no-wait"], "e-mail"),
+        (&["user", "add", "bob@example.org", "--plan", "gold", "--no-wait"], "plan"),
+        (&["user", "show", "bob@example.org"], "no account"),
+        (&["token", "create", "bob@example.org"], "no account"),
+        (&["token", "list", "bob@example.org"], "no account"),
+        (&["token", "revoke", "mg_000000000000"], "no such token"),
+        (&["token", "revoke", "x"], "no such token"),
+        (&["instance", "show", "bob@example.org"], "no account"),
+        (&["status"], "not everything is ready"),
+        (&["user", "list", "--config", "/nonexistent.toml"], "no settings file"),
+        (&["user", "list", "--data", "/nonexistent"], "no memgate data"),
+    ] {
+        let (error, fix) = failure(&place, arguments, 1);
+        assert!(error.contains(what) && !fix.is_empty(), "{arguments:?}: {error}: {fix}");
+    }
+    assert_eq!(place.json(&["user", "list"])["users"].as_array().unwrap().len(), 1);
+    for arguments in
+        [["user"].as_slice(), &["no-such-command"], &["user", "add"], &["token", "create", "a", "-x"]]
+    {
+        failure(&place, arguments, 2);
+    }
+    let plain = place.run(&["user", "show", "bob@example.org"]);
+    assert_eq!(
+        String::from_utf8_lossy(&plain.stderr),
+        "error: there is no account bob@example.org: memgate user list shows them all\n"
+    );
+    assert!(plain.stdout.is_empty());
+}
+
+#[test]
+fn unknown_settings_are_refused_wherever_they_are() {
+    let place = prepared();
+    let file = place.folder().join("typo.toml");
+    fs::write(&file, "[proxy]\nlisen = \"127.0.0.1:1\"\n").unwrap();
+    let (error, fix) = failure(&place, &["config", "check", "--config", file.to_str().unwrap()], 1);
+    assert!(error.contains("proxy.lisen") && error.contains("typo.toml"), "{error}");
+    assert!(fix.contains("proxy.listen"), "{fix}");
+
+    for (name, key, meant) in [
+        ("MEMGATE_PROXY__LISEN", "proxy.lisen", "proxy.listen"),
+        ("MEMGATE_PROXY_LISTEN", "proxy_listen", "proxy.listen"),
+        ("MEMGATE_STOER__PATH", "stoer", "store"),
+    ] {
+        let output = place.memgate(&["config", "check"]).env(name, "x").output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr.contains(key) && stderr.contains(meant), "{name}: {stderr}");
+    }
+    let (error, fix) = failure(&place, &["config", "check", "--set", "webui.listn=1"], 1);
+    assert!(error.contains("webui.listn") && fix.contains("webui.listen"), "{error}: {fix}");
+    let (error, _) = failure(&place, &["config", "check", "--set", "webui.listen=here"], 1);
+    assert!(error.contains("webui.listen"), "{error}");
+}
+
+#[test]
+fn later_layers_win() {
+    let place = prepared();
+    let file = place.data().join("memgate.toml");
+    fs::write(&file, "[log]\nfilter = \"warn\"\n[webui]\nplan = \"file\"\n").unwrap();
+    let read = place.json(&["config", "check"]);
+    assert_eq!((&read["log"]["filter"], &read["webui"]["plan"]), (&"warn".into(), &"file".into()));
+    let output =
+        place.memgate(&["config", "check", "--json"]).env("MEMGATE_LOG__FILTER", "error").output().unwrap();
+    let read: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(read["log"]["filter"], "error");
+    let output = place
+        .memgate(&["config", "check", "--json", "--set", "log.filter=debug"])
+        .env("MEMGATE_LOG__FILTER", "error")
+        .output()
+        .unwrap();
+    let read: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(read["log"]["filter"], "debug");
+    // Users are shown where the proxy listens, unless somebody says otherwise.
+    assert_eq!(read["webui"]["endpoint"], place.endpoint().to_string());
+}
+
+#[test]
+fn passwords_come_from_stdin_and_are_kept_as_argon2id() {
+    let place = prepared();
+    let add = |email: &str, password: &str| {
+        let mut child = place
+            .memgate(&["user", "add", email, "--password-stdin", "--no-wait", "--json"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(password.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let short = add("ada@example.org", "short\n");
+    assert_eq!(short.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&short.stderr).contains("10"), "{short:?}");
+    let good = add("ada@example.org", "correct horse battery\n");
+    assert!(good.status.success(), "{good:?}");
+    let kept: Vec<u8> = ["memgate.db", "memgate.db-wal"]
+        .iter()
+        .flat_map(|file| fs::read(place.data().join(file)).unwrap_or_default())
+        .collect();
+    let holds = |text: &str| kept.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(holds("$argon2id$v=19$m=19456,t=2,p=1$") && !holds("correct horse"));
+}
+
+#[test]
+fn help_teaches() {
+    let place = Place::new();
+    for (arguments, word) in [
+        (["--help"].as_slice(), "Examples:"),
+        (&["user", "add", "--help"], "--password-stdin"),
+        (&["token", "create", "--help"], "jq"),
+        (&["down", "--help"], "--purge"),
+    ] {
+        let output = place.run(arguments);
+        assert!(output.status.success());
+        assert!(String::from_utf8_lossy(&output.stdout).contains(word), "{arguments:?}");
+    }
+    assert!(place.run(&["--version"]).stdout.starts_with(b"memgate "));
+}
+
+#[test]
+fn keys_and_databases_that_everybody_can_read_are_refused() {
+    for file in ["token.key", "memgate.db"] {
+        let place = prepared();
+        let path = place.data().join(file);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let (error, fix) = failure(&place, &["up"], 1);
+        assert!(error.contains("read by everybody") && fix.contains("chmod o="), "{file}: {error}: {fix}");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644, "{file}");
+    }
+}

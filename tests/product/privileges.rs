@@ -1,0 +1,139 @@
+//! R-19 over /proc: who runs as whom, and what they may open. And R-18, as Docker tells it.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::{Product, is_root};
+
+/// A line of /proc/PID/status, as numbers.
+fn ids(pid: u32, name: &str) -> Vec<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.split_whitespace().map(|id| id.parse().unwrap()).collect()
+}
+
+/// Whether a program run as this user and group could open a file or socket.
+fn may(user: u32, group: u32, access: &str, path: &str) -> bool {
+    Command::new("setpriv")
+        .args([format!("--reuid={user}"), format!("--regid={group}"), "--clear-groups".to_owned()])
+        .args(["test", access, path])
+        .status()
+        .unwrap()
+        .success()
+}
+
+#[test]
+fn roles_may_do_what_they_must_and_no_more() {
+    if !is_root() {
+        return;
+    }
+    let product = Product::start();
+    // Both write: the proxy and the web UI share SQLite's files with root.
+    product.add_user("ada@example.org");
+    let socket = "/var/run/docker.sock";
+    assert!(fs::metadata(socket).unwrap().file_type().is_socket());
+    let mut users = Vec::new();
+    for name in ["proxy", "webui"] {
+        let pid = product.role(name).unwrap();
+        let (user, group) = (ids(pid, "Uid:")[0], ids(pid, "Gid:")[0]);
+        assert!(ids(pid, "Uid:").iter().all(|id| *id == user && *id != 0), "{name}");
+        assert!(ids(pid, "Gid:").iter().all(|id| *id == group && *id != 0), "{name}");
+        assert_eq!(ids(pid, "Groups:"), [0; 0], "{name} has no other group");
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        for capabilities in ["CapPrm:", "CapEff:"] {
+            let held = status.lines().find_map(|line| line.strip_prefix(capabilities)).unwrap().trim();
+            assert_eq!(u64::from_str_radix(held, 16), Ok(0), "{name} {capabilities}");
+        }
+        assert!(!may(user, group, "-r", socket) && !may(user, group, "-w", socket), "{name}");
+        assert!(!has_open(pid, "docker"), "{name}");
+        users.push(user);
+    }
+    assert_ne!(users[0], users[1]);
+    let provisioner = product.role("provisioner").unwrap();
+    assert_eq!(ids(provisioner, "Uid:")[0], 0);
+}
+
+/// Whether a process holds a connection to a socket with this word in its path.
+fn has_open(pid: u32, word: &str) -> bool {
+    let sockets = fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap();
+    let inodes: Vec<String> = sockets
+        .lines()
+        .filter(|line| line.contains(word))
+        .filter_map(|line| Some(format!("socket:[{}]", line.split_whitespace().nth(6)?)))
+        .collect();
+    fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .flatten()
+        .filter_map(|fd| fs::read_link(fd.path()).ok())
+        .any(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str()))
+}
+
+#[test]
+fn the_data_folder_is_for_those_who_need_it() {
+    if !is_root() {
+        return;
+    }
+    let product = Product::start();
+    let user = |name: &str| ids(product.role(name).unwrap(), "Uid:")[0];
+    let group = ids(product.role("proxy").unwrap(), "Gid:")[0];
+    // From inside, as the roles see it: the folder above is closed to them.
+    let view = format!("/proc/{}/root/run/memgate", product.role("provisioner").unwrap());
+    let data = product.data();
+    for (file, mode, owner) in [
+        ("token.key", 0o640, 0),
+        ("lane.key", 0o400, user("proxy")),
+        ("memgate.db", 0o660, 0),
+        ("memgate.db-wal", 0o660, 0),
+        ("memgate.db-shm", 0o660, 0),
+    ] {
+        let meta = fs::metadata(data.join(file)).unwrap();
+        assert_eq!(meta.permissions().mode() & 0o777, mode, "{file}");
+        assert_eq!((meta.uid(), meta.gid()), (owner, group), "{file}");
+        assert_eq!(fs::metadata(format!("{view}/{file}")).unwrap().ino(), meta.ino());
+    }
+    let meta = fs::metadata(&data).unwrap();
+    assert_eq!((meta.permissions().mode() & 0o7777, meta.gid()), (0o3770, group));
+    assert_eq!(fs::read_dir("/run/memgate").unwrap().count(), 0, "nobody else sees it there");
+}
+
+/// SECURITY R-18 and R-3, of every container that we own.
+#[test]
+fn containers_are_shut_in() {
+    let product = Product::start();
+    product.add_user("ada@example.org");
+    product.add_user("bob@example.org");
+    let label = format!("label=memgate={}", product.id());
+    let containers = crate::support::docker(&["ps", "-q", "--filter", &label]);
+    assert_eq!(containers.len(), 2);
+    let output = Command::new("docker").arg("inspect").args(&containers).output().unwrap();
+    let inspected: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    for container in inspected {
+        let host = &container["HostConfig"];
+        let name = container["Name"].as_str().unwrap();
+        assert!(name.starts_with(&format!("/memgate-{}-", product.id())), "{name}");
+        assert_eq!(host["ReadonlyRootfs"], true);
+        assert_eq!(host["CapDrop"], serde_json::json!(["ALL"]));
+        assert!(host["CapAdd"].is_null());
+        assert_eq!(host["Privileged"], false);
+        assert_eq!(host["SecurityOpt"], serde_json::json!(["no-new-privileges:true"]));
+        assert!(host["PidsLimit"].as_i64().is_some_and(|limit| (1..=64).contains(&limit)));
+        assert!(host["Memory"].as_i64().is_some_and(|limit| limit >= 64 << 20));
+        assert_eq!(host["Memory"], host["MemorySwap"]);
+        assert!(host["NanoCpus"].as_i64().is_some_and(|limit| limit > 0));
+        assert!(host["PortBindings"].as_object().is_none_or(serde_json::Map::is_empty));
+        assert_eq!(host["PublishAllPorts"], false);
+        assert!(host["Binds"].is_null());
+        assert!(host["Devices"].as_array().is_none_or(Vec::is_empty));
+        assert!(["", "private"].contains(&host["PidMode"].as_str().unwrap()));
+        assert!(["", "private", "shareable"].contains(&host["IpcMode"].as_str().unwrap()));
+        let mounts = container["Mounts"].as_array().unwrap();
+        assert!(mounts.iter().all(|mount| mount["Type"] == "volume" && mount["RW"] == false), "{mounts:?}");
+        let user = container["Config"]["User"].as_str().unwrap();
+        assert!(!["", "0", "root", "0:0"].contains(&user), "runs as {user:?}");
+        let ports = &container["NetworkSettings"]["Ports"];
+        assert!(ports.as_object().unwrap().values().all(Value::is_null), "{ports}");
+    }
+}

@@ -1,0 +1,293 @@
+//! A product of a test's own: started, watched, and taken away again with all that it made.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub(crate) const MEMGATE: &str = env!("CARGO_BIN_EXE_memgate");
+/// A first start makes the image.
+const START_WITHIN: Duration = Duration::from_secs(180);
+
+/// A running `memgate up`. Dropped, it is stopped and purged.
+pub(crate) struct Product {
+    up: Option<Child>,
+    place: Place,
+    /// What `up` has printed on stdout.
+    pub(crate) announced: Vec<String>,
+    /// What no log may hold.
+    secrets: Mutex<Vec<String>>,
+}
+
+/// Where a product lives: its data folder, its ports, its log.
+pub(crate) struct Place {
+    folder: TempDir,
+    ports: [u16; 5],
+}
+
+/// What `user add` and `token create` print.
+#[derive(Debug, Clone)]
+pub(crate) struct Credentials {
+    pub(crate) email: String,
+    pub(crate) username: String,
+    pub(crate) password: String,
+    pub(crate) token: String,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        // The temporary folder is for its owner only: the unprivileged roles must get in all the same.
+        Self { folder: tempfile::tempdir().unwrap(), ports: std::array::from_fn(|_| free_port()) }
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn endpoint(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.ports[0]).into()
+    }
+
+    pub(crate) fn web(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.ports[3]).into()
+    }
+
+    /// A `memgate` command that knows this place and nothing of the tests' surroundings.
+    pub(crate) fn memgate(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(MEMGATE);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("MEMGATE_") {
+                command.env_remove(name);
+            }
+        }
+        let keys =
+            ["PROXY__LISTEN", "PROXY__HEALTH", "PROVISIONER__HEALTH", "WEBUI__LISTEN", "WEBUI__HEALTH"];
+        for (key, port) in keys.iter().zip(self.ports) {
+            command.env(format!("MEMGATE_{key}"), format!("127.0.0.1:{port}"));
+        }
+        command.env("MEMGATE_DATA", self.data()).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.memgate(arguments).output().unwrap()
+    }
+
+    /// Runs a command that must succeed, with `--json`, and reads what it prints.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.memgate(arguments).arg("--json").output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("memgate.log")
+    }
+
+    /// Starts `memgate up` and waits for its last line.
+    fn up(&self) -> (Child, Vec<String>) {
+        let log = File::options().create(true).append(true).open(self.log()).unwrap();
+        let mut up = self.memgate(&["up"]).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let stdout = up.stdout.take().unwrap();
+        let lines = wait_for_lines(stdout, START_WITHIN);
+        if lines.last().map(String::as_str) != Some("memgate is ready") {
+            let _ = up.kill();
+            let status = up.wait();
+            let log = fs::read_to_string(self.log()).unwrap_or_default();
+            panic!("memgate up printed {lines:?} and ended with {status:?}; its log:\n{log}");
+        }
+        (up, lines)
+    }
+}
+
+/// Reads lines until `memgate is ready`, the end of the stream, or the deadline.
+fn wait_for_lines(stdout: impl std::io::Read + Send + 'static, within: Duration) -> Vec<String> {
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if send.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let deadline = Instant::now() + within;
+    let mut lines = Vec::new();
+    while let Ok(line) = receive.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        lines.push(line);
+        if lines.last().is_some_and(|line| line == "memgate is ready") {
+            break;
+        }
+    }
+    lines
+}
+
+impl Product {
+    pub(crate) fn start() -> Self {
+        Self::start_at(Place::new())
+    }
+
+    pub(crate) fn start_at(place: Place) -> Self {
+        let (up, announced) = place.up();
+        Self { up: Some(up), place, announced, secrets: Mutex::default() }
+    }
+
+    /// Starts it again after [`Product::interrupt`].
+    pub(crate) fn start_again(&mut self) {
+        let (up, announced) = self.place.up();
+        self.up = Some(up);
+        self.announced = announced;
+    }
+
+    /// Ctrl-C. How long it took until all was stopped.
+    pub(crate) fn interrupt(&mut self) -> Duration {
+        let began = Instant::now();
+        if let Some(mut up) = self.up.take() {
+            signal(up.id(), "INT");
+            let deadline = Instant::now() + Duration::from_secs(20);
+            wait_until(deadline, "memgate up ends", || up.try_wait().unwrap().is_some());
+        }
+        began.elapsed()
+    }
+
+    pub(crate) fn id(&self) -> String {
+        self.json(&["status"])["installation"].as_str().unwrap().to_owned()
+    }
+
+    /// The process ids of `memgate up` and, by name, its roles.
+    pub(crate) fn roles(&self) -> Vec<(String, u32)> {
+        let up = self.up.as_ref().unwrap().id();
+        let children = fs::read_to_string(format!("/proc/{up}/task/{up}/children")).unwrap();
+        let role = |pid: &str| {
+            let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            (command.split('\0').nth(1).unwrap_or_default().to_owned(), pid.parse().unwrap())
+        };
+        children.split_whitespace().map(role).collect()
+    }
+
+    pub(crate) fn role(&self, name: &str) -> Option<u32> {
+        self.roles().into_iter().find(|(role, _)| role == name).map(|(_, pid)| pid)
+    }
+
+    /// A user with a running cache.
+    pub(crate) fn add_user(&self, email: &str) -> Credentials {
+        self.credentials(&["user", "add", email])
+    }
+
+    /// What a command that makes a token prints, remembered as secret.
+    pub(crate) fn credentials(&self, arguments: &[&str]) -> Credentials {
+        let printed = self.json(arguments);
+        let text = |key: &str| printed[key].as_str().unwrap_or_else(|| panic!("no {key}")).to_owned();
+        assert_eq!(text("endpoint"), self.endpoint().to_string());
+        self.secrets.lock().unwrap().push(text("password"));
+        Credentials {
+            email: text("email"),
+            username: text("username"),
+            password: text("password"),
+            token: text("token"),
+        }
+    }
+
+    /// Something that must not be in any log at the end.
+    pub(crate) fn keep_secret(&self, secret: &str) {
+        self.secrets.lock().unwrap().push(secret.to_owned());
+    }
+
+    /// The id of the container of a user's cache.
+    pub(crate) fn container(&self, email: &str) -> String {
+        self.json(&["instance", "show", email])["container"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+impl std::ops::Deref for Product {
+    type Target = Place;
+
+    fn deref(&self) -> &Place {
+        &self.place
+    }
+}
+
+impl Drop for Product {
+    fn drop(&mut self) {
+        self.interrupt();
+        let down = self.run(&["down", "--purge"]);
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        if std::thread::panicking() {
+            let _ = writeln!(std::io::stderr(), "the product's log:\n{log}");
+            return;
+        }
+        assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
+        for secret in self.secrets.lock().unwrap().iter() {
+            assert!(!log.contains(secret.as_str()), "a secret is in the log:\n{log}");
+        }
+    }
+}
+
+/// A port that nobody listens on, and that no other test of this run gets.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Below the ports that the system hands out by itself, and apart from other runs of the tests.
+    let base = 20_000 + u16::try_from(std::process::id() % 110).unwrap() * 100;
+    loop {
+        let port = base + NEXT.fetch_add(1, Ordering::Relaxed) % 1000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Waits for a condition; fails at the deadline, naming what was waited for.
+pub(crate) fn wait_until(deadline: Instant, what: &str, mut holds: impl FnMut() -> bool) {
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+pub(crate) fn within(seconds: u64) -> Instant {
+    Instant::now() + Duration::from_secs(seconds)
+}
+
+pub(crate) fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+/// Runs `docker` and gives the words that it prints.
+pub(crate) fn docker(arguments: &[&str]) -> Vec<String> {
+    let output = Command::new("docker").args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
+}
+
+/// All that an installation has in Docker and the firewall.
+pub(crate) fn left_of(installation: &str) -> Vec<String> {
+    let label = format!("label=memgate={installation}");
+    let mut left = docker(&["ps", "-aq", "--filter", &label]);
+    left.extend(docker(&["network", "ls", "-q", "--filter", &label]));
+    left.extend(docker(&["volume", "ls", "-q", "--filter", &label]));
+    let tables = Command::new("nft").args(["list", "tables"]).output().unwrap();
+    let tables = String::from_utf8_lossy(&tables.stdout).into_owned();
+    left.extend(tables.lines().filter(|line| line.contains(installation)).map(str::to_owned));
+    left
+}
+
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// `--long` of ./deploy/test.
+pub(crate) fn is_long() -> bool {
+    std::env::var_os("MEMGATE_TEST_LONG").is_some()
+}

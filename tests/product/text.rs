@@ -1,0 +1,68 @@
+//! A client of the text protocol, as small as an application could have it.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::support::Credentials;
+
+/// Longer than any reply may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(crate) struct Text {
+    stream: BufReader<TcpStream>,
+}
+
+impl Text {
+    pub(crate) fn connect(endpoint: SocketAddr) -> Self {
+        let stream = TcpStream::connect(endpoint).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream: BufReader::new(stream) }
+    }
+
+    /// A connection that has logged in as memcached's `-Y` has it.
+    pub(crate) fn log_in(endpoint: SocketAddr, who: &Credentials) -> Self {
+        let mut client = Self::connect(endpoint);
+        let login = format!("{} {}", who.username, who.password);
+        assert_eq!(client.set("auth", login.as_bytes()), "STORED");
+        client
+    }
+
+    /// Sends bytes and reads one line of the reply, without its end.
+    pub(crate) fn ask(&mut self, request: &[u8]) -> String {
+        self.stream.get_mut().write_all(request).unwrap();
+        self.line()
+    }
+
+    pub(crate) fn set(&mut self, key: &str, value: &[u8]) -> String {
+        let mut request = format!("set {key} 0 0 {}\r\n", value.len()).into_bytes();
+        request.extend_from_slice(value);
+        request.extend_from_slice(b"\r\n");
+        self.ask(&request)
+    }
+
+    /// The value, `None` at a miss, or the line that came instead.
+    pub(crate) fn get(&mut self, key: &str) -> Result<Option<Vec<u8>>, String> {
+        let head = self.ask(format!("get {key}\r\n").as_bytes());
+        if head == "END" {
+            return Ok(None);
+        }
+        if !head.starts_with(&format!("VALUE {key} ")) {
+            return Err(head);
+        }
+        let length: usize = head.rsplit(' ').next().unwrap().parse().unwrap();
+        let mut value = vec![0; length + 2];
+        self.stream.read_exact(&mut value).unwrap();
+        assert!(value.ends_with(b"\r\n"));
+        value.truncate(length);
+        assert_eq!(self.line(), "END");
+        Ok(Some(value))
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).unwrap();
+        line.trim_end_matches("\r\n").to_owned()
+    }
+}

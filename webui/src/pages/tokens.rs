@@ -1,0 +1,104 @@
+//! Tokens: made with a name and shown once, revoked for good. Somebody else's token isn't there.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Redirect, Response};
+use serde::Deserialize;
+use store::{NewToken, TokenId, TokenRow, UserState};
+
+use super::cache::{self, Typed};
+use super::{Frame, Trouble, in_words, render, retry_after};
+use crate::csrf::{NoFields, Submitted};
+use crate::date::day;
+use crate::field::TokenName;
+use crate::session::SignedIn;
+use crate::web::Web;
+
+#[derive(Template)]
+#[template(path = "revoke.html")]
+struct ConfirmPage<'a> {
+    frame: Frame,
+    form_token: &'a str,
+    id: &'a str,
+    name: &'a str,
+    made: String,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Fields {
+    #[serde(default)]
+    name: String,
+}
+
+pub(crate) async fn create(
+    State(web): State<Arc<Web>>,
+    Submitted { sender: me, fields }: Submitted<SignedIn, Fields>,
+) -> Result<Response, Trouble> {
+    let refuse = async |status, wrong| {
+        let typed = Typed { name: fields.name.clone(), wrong: Some(wrong) };
+        cache::with_refused_name(&web, &me, status, &typed).await
+    };
+    let name = match TokenName::parse(&fields.name) {
+        Ok(name) => name,
+        Err(wrong) => return refuse(StatusCode::UNPROCESSABLE_ENTITY, wrong.into()).await,
+    };
+    if me.user.state == UserState::Suspended {
+        let wrong = "Your account is suspended. Ask the operator of this service.";
+        return refuse(StatusCode::FORBIDDEN, wrong.into()).await;
+    }
+    let most = web.config.limits.tokens_at_once;
+    let held = web.store.tokens_of(&me.user.id).await?.iter().filter(|t| t.revoked_at.is_none()).count();
+    if held >= most {
+        let wrong = format!("You have {held} tokens, and {most} is the most. Revoke one that isn't in use.");
+        return refuse(StatusCode::CONFLICT, wrong).await;
+    }
+    if let Err(wait) = web.new_tokens.take(&me.user.id) {
+        let wrong = format!("You made many tokens lately. Try again {}.", in_words(wait));
+        let mut response = refuse(StatusCode::TOO_MANY_REQUESTS, wrong).await?;
+        retry_after(response.headers_mut(), wait);
+        return Ok(response);
+    }
+    let token = NewToken::generate(&web.token_key, name.as_str());
+    web.store.create_token(&me.user.id, &token).await?;
+    cache::with_new_token(&web, &me, &token, name.as_str()).await
+}
+
+pub(crate) async fn confirm(
+    State(web): State<Arc<Web>>,
+    me: SignedIn,
+    Path(id): Path<String>,
+) -> Result<Response, Trouble> {
+    let (_, token) = own(&web, &me, &id).await?;
+    let page = ConfirmPage {
+        frame: Frame::of(&me),
+        form_token: &me.session.form_token,
+        id: &token.id,
+        name: &token.name,
+        made: day(token.created_at),
+    };
+    render(StatusCode::OK, &page)
+}
+
+pub(crate) async fn revoke(
+    State(web): State<Arc<Web>>,
+    Path(id): Path<String>,
+    Submitted { sender: me, .. }: Submitted<SignedIn, NoFields>,
+) -> Result<Response, Trouble> {
+    let (id, _) = own(&web, &me, &id).await?;
+    web.store.revoke_token(&id).await?;
+    Ok(Redirect::to("/cache#tokens").into_response())
+}
+
+/// A token of this very user that is still good.
+async fn own(web: &Web, me: &SignedIn, id: &str) -> Result<(TokenId, TokenRow), Trouble> {
+    let id = TokenId::parse(id).ok_or(Trouble::NotFound)?;
+    let token = web.store.token(&id).await?.ok_or(Trouble::NotFound)?;
+    if token.user_id == me.user.id && token.revoked_at.is_none() {
+        Ok((id, token))
+    } else {
+        Err(Trouble::NotFound)
+    }
+}

@@ -1,0 +1,191 @@
+//! What users paste: five languages, with their own endpoint filled in.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+
+/// The proxy's address as users reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// Without brackets.
+    host: String,
+    port: u16,
+}
+
+/// A username and its password.
+#[derive(Debug, Clone)]
+pub(crate) struct Credentials {
+    pub(crate) username: String,
+    pub(crate) password: String,
+}
+
+/// One language's way to connect.
+#[derive(Debug)]
+pub(crate) struct Snippet {
+    /// For element ids.
+    pub(crate) id: &'static str,
+    pub(crate) language: &'static str,
+    pub(crate) library: &'static str,
+    pub(crate) install: &'static str,
+    pub(crate) code: String,
+}
+
+impl Endpoint {
+    /// Reads `host:port`; the host is a name, an IPv4 address or an IPv6 address in brackets. Nothing else
+    /// gets through, so it needs no quoting in any language.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        let port = port.parse().ok().filter(|port| *port != 0)?;
+        let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Some(v6) => v6.parse::<Ipv6Addr>().ok()?.to_string(),
+            None => {
+                let named = |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'-';
+                let fits = !host.is_empty() && !host.starts_with('-') && host.bytes().all(named);
+                fits.then(|| host.to_owned())?
+            }
+        };
+        Some(Self { host, port })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+impl Credentials {
+    /// For when they aren't known: what to put there.
+    pub(crate) fn placeholders() -> Self {
+        Self { username: "YOUR_USERNAME".into(), password: "YOUR_PASSWORD".into() }
+    }
+}
+
+/// One for every language, the shell first: it needs nothing installed.
+pub(crate) fn all(endpoint: &Endpoint, as_whom: &Credentials) -> [Snippet; 5] {
+    [
+        shell(endpoint, as_whom),
+        python(endpoint, as_whom),
+        php(endpoint, as_whom),
+        ruby(endpoint, as_whom),
+        go(endpoint, as_whom),
+    ]
+}
+
+/// A text login: 49 bytes are a username (15), a space and a password (33).
+fn shell(Endpoint { host, port }: &Endpoint, Credentials { username, password }: &Credentials) -> Snippet {
+    let code = format!(
+        r"printf 'set auth 0 0 49\r\n%s %s\r\nset hello 0 60 5\r\nworld\r\nget hello\r\nquit\r\n' \
+  '{username}' '{password}' | nc {host} {port}"
+    );
+    let install = "nothing to install";
+    Snippet { id: "shell", language: "Shell", library: "printf and nc", install, code }
+}
+
+fn python(endpoint: &Endpoint, Credentials { username, password }: &Credentials) -> Snippet {
+    let code = format!(
+        r#"import bmemcached
+
+cache = bmemcached.Client("{endpoint}", "{username}", "{password}")
+cache.set("hello", "world", time=60)
+print(cache.get("hello"))"#
+    );
+    let install = "pip install python-binary-memcached";
+    Snippet { id: "python", language: "Python", library: "python-binary-memcached", install, code }
+}
+
+fn php(Endpoint { host, port }: &Endpoint, Credentials { username, password }: &Credentials) -> Snippet {
+    let code = format!(
+        r#"<?php
+$cache = new Memcached();
+$cache->setOption(Memcached::OPT_BINARY_PROTOCOL, true);
+$cache->setSaslAuthData("{username}", "{password}");
+$cache->addServer("{host}", {port});
+
+$cache->set("hello", "world", 60);
+echo $cache->get("hello"), PHP_EOL;"#
+    );
+    let install = "sudo apt install php-memcached";
+    Snippet { id: "php", language: "PHP", library: "memcached extension", install, code }
+}
+
+/// Dalli 5 has dropped SASL.
+fn ruby(endpoint: &Endpoint, Credentials { username, password }: &Credentials) -> Snippet {
+    let code = format!(
+        r#"require "dalli"
+
+cache = Dalli::Client.new("{endpoint}", protocol: :binary,
+                          username: "{username}", password: "{password}")
+cache.set("hello", "world", 60)
+puts cache.get("hello")"#
+    );
+    let install = "gem install dalli -v '~> 4.3'";
+    Snippet { id: "ruby", language: "Ruby", library: "dalli 4", install, code }
+}
+
+fn go(endpoint: &Endpoint, Credentials { username, password }: &Credentials) -> Snippet {
+    let code = format!(
+        r#"package main
+
+import (
+	"fmt"
+	"log"
+
+	"github.com/memcachier/mc/v3"
+)
+
+func main() {{
+	cache := mc.NewMC("{endpoint}", "{username}", "{password}")
+	defer cache.Quit()
+
+	if _, err := cache.Set("hello", "world", 0, 60, 0); err != nil {{
+		log.Fatal(err)
+	}}
+	value, _, _, err := cache.Get("hello")
+	if err != nil {{
+		log.Fatal(err)
+	}}
+	fmt.Println(value)
+}}"#
+    );
+    let install = "go get github.com/memcachier/mc/v3";
+    Snippet { id: "go", language: "Go", library: "memcachier/mc", install, code }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints() {
+        for (text, shown) in [
+            ("127.0.0.1:11211", "127.0.0.1:11211"),
+            ("cache.example.com:11212", "cache.example.com:11212"),
+            ("[::1]:11211", "[::1]:11211"),
+        ] {
+            assert_eq!(Endpoint::parse(text).unwrap().to_string(), shown);
+        }
+        for bad in
+            ["", "x", ":1", "x:", "x:0", "x:70000", "::1:11211", "a b:1", "a\"b:1", "a;b:1", "-x:1", "[x]:1"]
+        {
+            assert_eq!(Endpoint::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_snippet_names_host_port_and_credentials() {
+        let endpoint = Endpoint::parse("[::1]:11999").unwrap();
+        let as_whom = Credentials { username: "mg_abc".into(), password: "s3cret".into() };
+        for snippet in all(&endpoint, &as_whom) {
+            for wanted in ["::1", "11999", "mg_abc", "s3cret"] {
+                assert!(snippet.code.contains(wanted), "{} has no {wanted}", snippet.id);
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_login_is_49_bytes() {
+        let token = store::Token::generate();
+        assert_eq!(token.id().username().len() + 1 + token.secret().reveal().len(), 49);
+    }
+}

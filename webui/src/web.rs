@@ -1,0 +1,53 @@
+//! What every page shares.
+
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use store::{Store, TokenKey};
+
+use crate::limit::Limiter;
+use crate::live::Live;
+use crate::metrics::Metrics;
+use crate::password::Passwords;
+use crate::snippets::Endpoint;
+use crate::{Config, Error};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+/// Everything that outlives a request.
+#[derive(Debug)]
+pub(crate) struct Web {
+    pub(crate) config: Config,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) store: Store,
+    pub(crate) token_key: TokenKey,
+    pub(crate) passwords: Passwords,
+    pub(crate) live: Live,
+    pub(crate) metrics: Metrics,
+    pub(crate) sign_ins: Limiter,
+    pub(crate) sign_ups: Limiter,
+    pub(crate) new_tokens: Limiter,
+}
+
+impl Web {
+    pub(crate) fn new(
+        config: Config,
+        store: Store,
+        token_key: TokenKey,
+        registry: &mut Registry,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            endpoint: config.check()?,
+            store,
+            token_key,
+            passwords: Passwords::new()?,
+            live: Live::default(),
+            metrics: Metrics::register(registry),
+            sign_ins: Limiter::new(config.limits.sign_ins_per_minute, MINUTE),
+            sign_ups: Limiter::new(config.limits.sign_ups_per_hour, HOUR),
+            new_tokens: Limiter::new(config.limits.tokens_per_hour, HOUR),
+            config,
+        })
+    }
+}
