@@ -10,13 +10,15 @@ use std::sync::OnceLock;
 /// kernel closes that when the test binary ends, even by SIGKILL. `pg_ctl` stops by the server's pid.
 const KEEPER: &str = r#"
     set -eu
+    # If the test binary has gone meanwhile, saying so fails and the trap cleans up.
+    trap '' PIPE
     dir=$(mktemp -d /tmp/memgate-postgres.XXXXXX)
     trap 'rm -rf "$dir"' EXIT
     "$1/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --no-locale -N >"$dir/log" 2>&1 || { cat "$dir/log" >&2; exit 1; }
     "$1/pg_ctl" -D "$dir/data" -l "$dir/log" -w -o "-k '$dir' -c listen_addresses='' -c fsync=off -c max_connections=300" \
         start >/dev/null 2>&1 </dev/null || { cat "$dir/log" >&2; exit 1; }
     trap '"$1/pg_ctl" -D "$dir/data" -m immediate stop >/dev/null 2>&1; rm -rf "$dir"' EXIT
-    echo "$dir"
+    echo "$dir" 2>/dev/null
     cat >/dev/null
 "#;
 
