@@ -29,7 +29,7 @@ pub struct Removed {
 pub(crate) async fn teardown(names: Names, socket: &Path) -> Result<Removed, Error> {
     let engine = Engine::new(names.clone(), socket);
     let engine = &engine;
-    let containers = engine.containers(None).await?.into_iter().map(|container| container.id);
+    let containers = engine.containers().await?.into_iter().map(|container| container.id);
     let containers = all(containers, |id| async move { engine.remove_container(&id).await }).await?;
     let volumes = engine.volumes().await?.into_iter().map(|volume| volume.name);
     let volumes = all(volumes, |name| async move { engine.remove_volume(&name).await }).await?;
