@@ -4,6 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use fantoccini::{Client, ClientBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -73,14 +74,10 @@ impl Driver {
             options["prefs"] = json!({ "profile.managed_default_content_settings.javascript": 2 });
         }
         let Value::Object(capabilities) = json!({ "goog:chromeOptions": options }) else { unreachable!() };
-        let browser =
-            ClientBuilder::new(fantoccini_connector()).capabilities(capabilities).connect(&self.url);
+        let mut builder = ClientBuilder::new(HttpConnector::new());
+        let browser = builder.capabilities(capabilities).connect(&self.url);
         tokio::time::timeout(START_TIMEOUT, browser).await.expect("in time").expect("Chromium starts")
     }
-}
-
-fn fantoccini_connector() -> hyper_util::client::legacy::connect::HttpConnector {
-    hyper_util::client::legacy::connect::HttpConnector::new()
 }
 
 impl Drop for Driver {

@@ -1,5 +1,6 @@
 //! Sign-in and sign-out.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use store::{NewToken, NewUser, TokenKey};
@@ -100,8 +101,18 @@ async fn signed_out_is_signed_out() {
     assert_eq!(site.visitor().get("/sign-out").await.status, 405, "POST only");
 }
 
+/// Runs [`a_crowd`] in a process of its own: other tests' memory isn't its.
+#[test]
+fn five_hundred_sign_ins_at_a_time_are_all_answered_in_little_memory() {
+    let this = std::env::current_exe().unwrap();
+    let run = Command::new(this).args(["--ignored", "--exact", "sign_in::a_crowd"]).output().unwrap();
+    let said = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success() && said.contains("1 passed"), "{said}");
+}
+
 #[tokio::test]
-async fn five_hundred_sign_ins_at_a_time_are_all_answered_in_little_memory() {
+#[ignore = "five_hundred_sign_ins_at_a_time_are_all_answered_in_little_memory runs it alone"]
+async fn a_crowd() {
     let site = Site::start_with(|config| config.limits.sign_ins_per_minute = 1000).await;
     site.newcomer("a@example.com").await;
     let mut visitor = site.visitor();
@@ -121,8 +132,8 @@ async fn five_hundred_sign_ins_at_a_time_are_all_answered_in_little_memory() {
         done.unwrap();
         most = most.max(resident_mib());
     }
-    // Without turns it would be 500 times 19 MiB. Four turns, the test's own parts, and room.
-    assert!(most < 400, "{most} MiB");
+    // Without turns it would be 500 times 19 MiB. Four turns, a thousand sockets, and room.
+    assert!(most < 300, "{most} MiB");
 }
 
 fn resident_mib() -> u64 {
