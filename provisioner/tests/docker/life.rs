@@ -255,7 +255,7 @@ async fn two_hundred() {
 
     let ended = Instant::now();
     installation.stop_provisioner();
-    let removed = provisioner::teardown(&installation.id).await.unwrap();
+    let removed = provisioner::teardown(&provisioner::Config::default(), &installation.id).await.unwrap();
     println!("{removed:?} in {:?}", ended.elapsed());
     assert_eq!(removed.containers, COUNT + 1);
 }
