@@ -50,17 +50,20 @@ async fn teardown_leaves_nothing_and_touches_nobody() {
         "a stop leaves the caches running"
     );
 
-    let removed = provisioner::teardown(&installation.id).await.unwrap();
+    let removed = provisioner::teardown(&installation.config, &installation.id).await.unwrap();
     let counts = [removed.containers, removed.volumes, removed.networks, removed.images, removed.tables];
     assert_eq!(counts, [2, 2, 1, 1, 1]);
     assert_eq!(KINDS.map(|kind| list(kind, &installation.id)), [0; 4]);
     let rules = crate::harness::output("nft", &["list", "tables"]);
     assert!(!rules.contains(&installation.id), "{rules}");
-    assert_eq!(provisioner::teardown(&installation.id).await.unwrap(), provisioner::Removed::default());
+    assert_eq!(
+        provisioner::teardown(&installation.config, &installation.id).await.unwrap(),
+        provisioner::Removed::default()
+    );
 
     assert!(neighbours.ask(&theirs, &their_route, "version").is_some());
     assert_eq!(neighbours.route(&theirs).await, Some(their_route));
-    assert!(provisioner::teardown("no id!").await.is_err());
+    assert!(provisioner::teardown(&installation.config, "no id!").await.is_err());
 }
 
 #[tokio::test]
@@ -251,7 +254,7 @@ async fn two_hundred() {
 
     let ended = Instant::now();
     installation.stop_provisioner();
-    let removed = provisioner::teardown(&installation.id).await.unwrap();
+    let removed = provisioner::teardown(&installation.config, &installation.id).await.unwrap();
     println!("{removed:?} in {:?}", ended.elapsed());
     assert_eq!(removed.containers, COUNT + 1);
 }
