@@ -101,16 +101,11 @@ fn refused(doing: &'static str, error: Refusal) -> Error {
     }
 }
 
-/// What is gone already needn't be removed: whether it was there. 409 means that somebody else is removing it.
+/// What is gone already needn't be removed: whether it was there.
 fn gone(doing: &'static str, removed: Result<(), Refusal>) -> Result<bool, Error> {
     match removed {
         Ok(()) => Ok(true),
         Err(Refusal::DockerResponseServerError { status_code: 404, .. }) => Ok(false),
-        Err(Refusal::DockerResponseServerError { status_code: 409, message })
-            if message.contains("already in progress") =>
-        {
-            Ok(false)
-        }
         Err(error) => Err(refused(doing, error)),
     }
 }

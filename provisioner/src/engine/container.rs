@@ -1,6 +1,7 @@
 //! Containers: one memcached each, with everything taken away that it doesn't need.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bollard::models::{
     ContainerCreateBody, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum,
@@ -11,6 +12,7 @@ use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
     RemoveContainerOptionsBuilder, UploadToContainerOptionsBuilder,
 };
+use tokio::time::{Instant, sleep};
 
 use super::{Engine, created_at, gone, refused};
 use crate::Error;
@@ -19,6 +21,9 @@ use crate::names::{LABEL_ADDRESS, LABEL_GENERATION, LABEL_INSTANCE, LABEL_SPEC};
 use crate::plan::{Activity, Container};
 use crate::spec::{LANE_DIR, LANE_FILE, Spec};
 
+/// A removal that somebody else has begun takes this long at most, on a busy host.
+const REMOVAL: Duration = Duration::from_secs(5);
+const BETWEEN: Duration = Duration::from_millis(20);
 /// memcached has about ten threads.
 const PIDS: i64 = 32;
 const NANO: f64 = 1e9;
@@ -110,10 +115,20 @@ impl Engine {
         self.docker()?.unpause_container(container).await.map_err(|e| refused("unpause a container", e))
     }
 
-    /// Whether it was there. Its named volume stays.
+    /// Whether it was there. Its named volume stays. If somebody else is removing it, waits until it is gone:
+    /// until then its name is taken.
     pub(crate) async fn remove_container(&self, container: &str) -> Result<bool, Error> {
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-        gone("remove a container", self.docker()?.remove_container(container, Some(options)).await)
+        let deadline = Instant::now() + REMOVAL;
+        loop {
+            let removed = self.docker()?.remove_container(container, Some(options.clone())).await;
+            match gone("remove a container", removed) {
+                Err(Error::Engine { status: Some(409), .. }) if Instant::now() < deadline => {
+                    sleep(BETWEEN).await;
+                }
+                removed => return removed,
+            }
+        }
     }
 
     fn body(&self, new: &NewContainer<'_>) -> ContainerCreateBody {

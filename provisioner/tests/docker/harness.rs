@@ -168,10 +168,9 @@ impl Drop for Installation {
             let _ = thread.join();
         }
         let id = self.id.clone();
-        let removed = std::thread::spawn(move || {
-            runtime().block_on(provisioner::teardown(&provisioner::Config::default(), &id))
-        })
-        .join();
+        let removed =
+            std::thread::spawn(move || runtime().block_on(provisioner::teardown(&Config::default(), &id)))
+                .join();
         if !std::thread::panicking() {
             removed.expect("no panic").expect("all removed");
         }

@@ -50,21 +50,20 @@ async fn teardown_leaves_nothing_and_touches_nobody() {
         "a stop leaves the caches running"
     );
 
-    let config = provisioner::Config::default();
-    let removed = provisioner::teardown(&config, &installation.id).await.unwrap();
+    let removed = provisioner::teardown(&installation.config, &installation.id).await.unwrap();
     let counts = [removed.containers, removed.volumes, removed.networks, removed.images, removed.tables];
     assert_eq!(counts, [2, 2, 1, 1, 1]);
     assert_eq!(KINDS.map(|kind| list(kind, &installation.id)), [0; 4]);
     let rules = crate::harness::output("nft", &["list", "tables"]);
     assert!(!rules.contains(&installation.id), "{rules}");
     assert_eq!(
-        provisioner::teardown(&config, &installation.id).await.unwrap(),
+        provisioner::teardown(&installation.config, &installation.id).await.unwrap(),
         provisioner::Removed::default()
     );
 
     assert!(neighbours.ask(&theirs, &their_route, "version").is_some());
     assert_eq!(neighbours.route(&theirs).await, Some(their_route));
-    assert!(provisioner::teardown(&config, "no id!").await.is_err());
+    assert!(provisioner::teardown(&installation.config, "no id!").await.is_err());
 }
 
 #[tokio::test]
@@ -255,7 +254,7 @@ async fn two_hundred() {
 
     let ended = Instant::now();
     installation.stop_provisioner();
-    let removed = provisioner::teardown(&provisioner::Config::default(), &installation.id).await.unwrap();
+    let removed = provisioner::teardown(&installation.config, &installation.id).await.unwrap();
     println!("{removed:?} in {:?}", ended.elapsed());
     assert_eq!(removed.containers, COUNT + 1);
 }

@@ -24,6 +24,7 @@ mod errors;
 mod feed;
 mod files;
 mod keys;
+mod lead;
 mod migrations;
 mod people;
 mod routes;
