@@ -7,8 +7,8 @@ use std::net::{SocketAddr, TcpListener};
 use crate::report::Failure;
 use crate::settings::Settings;
 
-/// Fails with the first that is taken.
-pub(crate) fn require_free(settings: &Settings) -> Result<(), Failure> {
+/// Fails with the first that is taken; or that only root may have, if the roles give root up.
+pub(crate) fn require_free(settings: &Settings, unprivileged: bool) -> Result<(), Failure> {
     for (key, address) in [
         ("proxy.listen", settings.proxy.listen),
         ("proxy.health", settings.proxy.health),
@@ -19,8 +19,22 @@ pub(crate) fn require_free(settings: &Settings) -> Result<(), Failure> {
         if let Err(error) = TcpListener::bind(address) {
             return Err(explain(key, address, &error));
         }
+        if unprivileged && address.port() < first_for_everybody() {
+            return Err(Failure::new(
+                format!("{address} ({key}) is a port for root only, which the role gives up"),
+                format!(
+                    "choose a higher one, or run `sysctl net.ipv4.ip_unprivileged_port_start={}`",
+                    address.port()
+                ),
+            ));
+        }
     }
     Ok(())
+}
+
+fn first_for_everybody() -> u16 {
+    let setting = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    setting.ok().and_then(|port| port.trim().parse().ok()).unwrap_or(1024)
 }
 
 fn explain(key: &str, address: SocketAddr, error: &std::io::Error) -> Failure {
