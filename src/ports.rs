@@ -62,13 +62,13 @@ fn owner(port: u16) -> Option<String> {
     let socket = format!("socket:[{inode}]");
     fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
         let path = process.path();
+        let pid: u32 = process.file_name().to_str()?.parse().ok()?;
         let has_it = fs::read_dir(path.join("fd"))
             .ok()?
             .flatten()
             .any(|fd| fs::read_link(fd.path()).is_ok_and(|link| link.as_os_str() == socket.as_str()));
-        let pid = process.file_name();
         let name = fs::read_to_string(path.join("comm")).ok()?;
-        has_it.then(|| format!("{} (process {})", name.trim(), pid.to_string_lossy()))
+        has_it.then(|| format!("{} (process {pid})", name.trim()))
     })
 }
 
