@@ -3,6 +3,7 @@
 //! A client is on one lane at a time and changes lanes only when nothing of its own is in flight.
 
 use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,10 +17,9 @@ use crate::dialect::text::Keys;
 use crate::dialect::{Dialect, Frame, Parsed, Then};
 use crate::doorman::linger;
 use crate::grants::{Grants, Verdict};
-use crate::home::Home;
+use crate::home::{Home, Seat};
 use crate::lane::Lane;
 use crate::login::{self, Credential};
-use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::request::{Answer, Command, Fault, Limits, Mode, Outcome, Request, TextAnswer};
 
@@ -31,15 +31,15 @@ const UNSENT_MAX: usize = 256 * 1024;
 const BUDGET: usize = 256;
 /// A client that takes nothing of what it asked for so long is closed.
 const STALL: Duration = Duration::from_secs(60);
-/// How long the last replies may take when the connection ends.
-const FAREWELL: Duration = Duration::from_secs(4);
+/// Room for input that is kept when hardly any of it is used.
+const INPUT_KEEP: usize = 64 * 1024;
 
 pub(crate) struct Client {
     pub(crate) outbox: Rc<Outbox>,
     pub(crate) dialect: Dialect,
     pub(crate) grant: Arc<Grant>,
     pub(crate) home: Rc<Home>,
-    pub(crate) seat: usize,
+    pub(crate) seat: Seat,
     pub(crate) limits: Limits,
     /// Read, not understood yet.
     pub(crate) input: Vec<u8>,
@@ -99,16 +99,17 @@ pub(crate) enum End {
 /// What a client needs of its worker.
 pub(crate) struct House<'a> {
     pub(crate) grants: &'a Arc<Grants>,
-    pub(crate) metrics: &'a Metrics,
     pub(crate) shutdown: &'a Shutdown,
+    /// The same, for those who are too busy to wait for it.
+    pub(crate) closing: &'a Cell<bool>,
     /// Where all clients read into, between two awaits.
-    pub(crate) scratch: &'a std::cell::RefCell<Vec<u8>>,
+    pub(crate) scratch: &'a RefCell<Vec<u8>>,
 }
 
 impl Client {
     /// Serves the connection to its end.
     pub(crate) async fn run(&mut self, house: &House<'_>) -> End {
-        let mut next = self.resume(house);
+        let mut next = self.resume();
         loop {
             if self.outbox.unsent() > 0 && !self.outbox.is_blocked() {
                 self.outbox.flush();
@@ -123,19 +124,22 @@ impl Client {
                 },
                 Next::Yield => {
                     tokio::task::yield_now().await;
-                    self.resume(house)
+                    self.resume()
                 }
                 Next::Held => match self.wait_for_room().await {
-                    Ok(()) => self.resume(house),
+                    Ok(()) => self.resume(),
                     Err(_) => return End::Gone,
                 },
                 Next::Check(credential) => {
                     let own = self.is_own(house, &credential).await;
                     self.state.resent = Some(own);
-                    self.resume(house)
+                    self.resume()
                 }
                 Next::Login => {
-                    self.finish().await;
+                    // What is owed must be out before the doorman speaks.
+                    if !self.finish().await {
+                        return End::Gone;
+                    }
                     return End::Login(std::mem::take(&mut self.input));
                 }
                 Next::Close => return self.farewell().await,
@@ -146,6 +150,9 @@ impl Client {
     /// Reads once; an error is the end of the connection.
     async fn wait_for_input(&mut self, house: &House<'_>) -> io::Result<Next> {
         loop {
+            if house.closing.get() {
+                return Ok(Next::Close);
+            }
             let stream = self.outbox.stream();
             let blocked = self.outbox.is_blocked();
             tokio::select! {
@@ -157,7 +164,7 @@ impl Client {
                         read => return read,
                     }
                 }
-                () = self.outbox.blocked() => {}
+                () = self.outbox.changed() => {}
                 room = timeout(STALL, stream.writable()), if blocked => {
                     room.map_err(|_| io::ErrorKind::TimedOut)??;
                     self.outbox.flush();
@@ -179,34 +186,40 @@ impl Client {
         }
         let fresh = scratch.get(..read).unwrap_or_default();
         if self.input.is_empty() {
-            let (consumed, next) = self.understand(fresh, house);
+            let (consumed, next) = self.understand(fresh);
             self.input.extend_from_slice(fresh.get(consumed..).unwrap_or_default());
             return Ok(next);
         }
+        let goes_on = self.dialect.goes_on(&self.input, fresh);
         self.input.extend_from_slice(fresh);
         drop(scratch);
-        Ok(self.resume(house))
+        if goes_on {
+            return Ok(Next::Input);
+        }
+        Ok(self.resume())
     }
 
     /// Goes on with what has been read before.
-    fn resume(&mut self, house: &House<'_>) -> Next {
+    fn resume(&mut self) -> Next {
         let mut input = std::mem::take(&mut self.input);
-        let (consumed, next) = self.understand(&input, house);
+        let (consumed, next) = self.understand(&input);
         if consumed < input.len() {
             input.drain(..consumed);
+            if input.capacity() > 4 * INPUT_KEEP && input.len() < INPUT_KEEP {
+                input.shrink_to_fit();
+            }
             self.input = input;
         }
         next
     }
 
     /// Understands requests from the front of `input` until something stops it; returns how many bytes they were.
-    fn understand(&mut self, input: &[u8], house: &House<'_>) -> (usize, Next) {
+    fn understand(&mut self, input: &[u8]) -> (usize, Next) {
         let mut at = 0;
         for _ in 0..BUDGET {
             if !self.has_room() {
                 return (at, Next::Held);
             }
-            house.metrics.requests.inc();
             if self.next_key() {
                 continue;
             }
@@ -304,7 +317,10 @@ impl Client {
     /// Puts a request on the lane, or answers that there is none.
     fn send(&mut self, request: &Request<'_>) {
         match self.lane() {
-            Some(lane) => lane.send(request, &self.outbox),
+            Some(lane) => {
+                self.home.metrics.requests.inc();
+                lane.send(request, &self.outbox);
+            }
             None => {
                 let unavailable = Outcome::Failed(Fault::Unavailable);
                 let kind = request.command.kind();
@@ -328,18 +344,31 @@ impl Client {
     /// [`Client::has_room`] has made sure of.
     fn lane(&mut self) -> Option<Rc<Lane>> {
         if !self.state.lane.as_ref().is_some_and(|lane| lane.is_open()) {
-            self.state.lane = self.home.lane(self.seat);
+            self.state.lane = self.home.lane(&self.seat);
         }
         self.state.lane.clone()
     }
 
     fn has_room(&self) -> bool {
         let in_flight = self.outbox.in_flight();
-        let lane_takes = self.state.lane.as_ref().is_none_or(|lane| lane.is_open() && !lane.is_full());
-        in_flight < IN_FLIGHT_MAX && self.outbox.unsent() < UNSENT_MAX && (in_flight == 0 || lane_takes)
+        let lane_takes = match &self.state.lane {
+            Some(lane) if in_flight > 0 => lane.is_open() && !lane.is_full(),
+            _ => self.full_lane().is_none(),
+        };
+        in_flight < IN_FLIGHT_MAX && self.outbox.unsent() < UNSENT_MAX && lane_takes
     }
 
+    /// The lane that a request would go to, if that takes no more for now.
+    fn full_lane(&self) -> Option<Rc<Lane>> {
+        self.home.open_lane(&self.seat).filter(|lane| lane.is_full())
+    }
+
+    /// Waits until something has changed that may have made room.
     async fn wait_for_room(&self) -> io::Result<()> {
+        let _waiting = self.outbox.waiting();
+        if let Some(lane) = self.full_lane() {
+            lane.hold(&self.outbox);
+        }
         let changed = async {
             tokio::select! {
                 () = self.outbox.changed() => Ok(()),
@@ -377,16 +406,15 @@ impl Client {
         }
     }
 
-    /// Waits until all replies have come and gone out, or the time is up.
-    async fn finish(&self) {
-        let all_out = async {
-            while self.outbox.in_flight() > 0 || self.outbox.unsent() > 0 {
-                if self.outbox.is_broken() || self.wait_for_room().await.is_err() {
-                    return;
-                }
+    /// Waits until all replies have come and gone out; whether they have. Who takes a little now and
+    /// then may take long.
+    async fn finish(&self) -> bool {
+        while self.outbox.in_flight() > 0 || self.outbox.unsent() > 0 {
+            if self.outbox.is_broken() || self.wait_for_room().await.is_err() {
+                return false;
             }
-        };
-        let _ = timeout(FAREWELL, all_out).await;
+        }
+        true
     }
 
     /// The socket, for whoever sees to the connection next.
@@ -396,8 +424,7 @@ impl Client {
 
     async fn farewell(&self) -> End {
         self.outbox.flush();
-        self.finish().await;
-        if !self.outbox.is_broken() {
+        if self.finish().await {
             linger(self.outbox.stream()).await;
         }
         End::Gone

@@ -31,6 +31,12 @@ impl Dialect {
         if first == BINARY_MAGIC { Self::Binary } else { Self::Text }
     }
 
+    /// Whether `fresh` behind `input`, which was not enough to parse, isn't enough either. May say `false`
+    /// where it isn't sure; keeps long lines in small pieces from being read over and over.
+    pub(crate) fn goes_on(self, input: &[u8], fresh: &[u8]) -> bool {
+        self == Self::Text && text::goes_on(input, fresh)
+    }
+
     /// Reads the first request of `input`.
     pub(crate) fn parse(self, input: &[u8], limits: Limits) -> Option<Frame<'_>> {
         match self {

@@ -124,6 +124,8 @@ impl Doorman<'_> {
                             sleep_until(last_byte + FAILURE_DELAY).await;
                             caller.write(&replies.refused).await.ok()?;
                             failures += 1;
+                            // The next may have come along with this one: its time begins here.
+                            last_byte = Instant::now();
                         }
                     }
                 }

@@ -29,6 +29,7 @@ const GRACE: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two tries while the store is away.
 const RETRY: Duration = Duration::from_millis(200);
+const SILENCE: &str = "answer from the database in time";
 
 pub(crate) struct Grants {
     store: Store,
@@ -156,7 +157,9 @@ impl Grants {
             self.known.iter().filter(|known| concerned(known.value())).map(|known| *known.key()).collect();
         let mut renewed = Vec::new();
         for id in ids {
-            match self.store.grant(&id).await? {
+            // One that hangs must not keep the others' revocations waiting for ever.
+            let read = timeout(PATIENCE, self.store.grant(&id)).await;
+            match read.map_err(|_| StoreError::Missing(SILENCE))?? {
                 Some(grant) => {
                     let grant = Arc::new(grant);
                     self.known.insert(id, grant.clone());
@@ -239,7 +242,7 @@ async fn step(grants: &Grants, feed: &mut Feed, owed: &mut Changes) -> Result<Ve
                 let alive = timeout(PATIENCE, grants.store.revision()).await;
                 return match alive {
                     Ok(revision) => revision.map(|_| Vec::new()),
-                    Err(_) => Err(StoreError::Missing("answer from the database in time")),
+                    Err(_) => Err(StoreError::Missing(SILENCE)),
                 };
             }
         }

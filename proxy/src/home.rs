@@ -27,17 +27,32 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
 pub(crate) struct Home {
     lane_key: LaneKey,
-    metrics: std::sync::Arc<Metrics>,
+    pub(crate) metrics: std::sync::Arc<Metrics>,
     tasks: TaskTracker,
     /// Where lanes read into; used between two awaits only, so one for all is enough.
     scratch: Rc<RefCell<Vec<u8>>>,
     target: RefCell<Option<Target>>,
+    /// The generation and revision of the grant that `target` is from.
+    followed: Cell<(i64, i64)>,
     lanes: RefCell<[Option<Rc<Lane>>; LANES]>,
     failures: Cell<u32>,
     retry_at: Cell<Instant>,
     clients: Cell<usize>,
     next_seat: Cell<usize>,
     left_at: Cell<Instant>,
+}
+
+/// A client's place: which lane it uses. Free again when dropped, however its client ended.
+pub(crate) struct Seat {
+    home: Rc<Home>,
+    number: usize,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.home.clients.set(self.home.clients.get().saturating_sub(1));
+        self.home.left_at.set(Instant::now());
+    }
 }
 
 /// What a home shares with the others of its worker.
@@ -57,6 +72,7 @@ impl Home {
             tasks,
             scratch,
             target: RefCell::default(),
+            followed: Cell::new((i64::MIN, i64::MIN)),
             lanes: RefCell::default(),
             failures: Cell::new(0),
             retry_at: Cell::new(Instant::now()),
@@ -67,7 +83,15 @@ impl Home {
     }
 
     /// Follows the route in `grant`. On a change the old lanes end and are never dialled again.
+    ///
+    /// A user's grants, one for each token, are renewed one after the other: one that is older than what
+    /// has been followed already would lead back to a container that is gone.
     pub(crate) fn follow(&self, grant: &Grant) {
+        let age = (grant.generation, grant.read_at);
+        if age < self.followed.get() {
+            return;
+        }
+        self.followed.set(age);
         let wanted = self.target_of(grant);
         let mut target = self.target.borrow_mut();
         if *target == wanted {
@@ -97,21 +121,15 @@ impl Home {
         })
     }
 
-    /// Takes a client in, if its plan allows one more. Returns its seat: which lane it uses.
-    pub(crate) fn enter(&self, limit: usize) -> Option<usize> {
+    /// Takes a client in, if its plan allows one more. Returns its seat.
+    pub(crate) fn enter(self: &Rc<Self>, limit: usize) -> Option<Seat> {
         if self.clients.get() >= limit {
             return None;
         }
         self.clients.set(self.clients.get() + 1);
-        let seat = self.next_seat.get();
-        self.next_seat.set((seat + 1) % LANES);
-        Some(seat)
-    }
-
-    /// A client has gone.
-    pub(crate) fn leave(&self) {
-        self.clients.set(self.clients.get().saturating_sub(1));
-        self.left_at.set(Instant::now());
+        let number = self.next_seat.get();
+        self.next_seat.set((number + 1) % LANES);
+        Some(Seat { home: self.clone(), number })
     }
 
     /// Whether nobody has been here for so long.
@@ -120,21 +138,26 @@ impl Home {
     }
 
     /// The lane of a seat: the open one, or a new one. `None` while memcached is away.
-    pub(crate) fn lane(self: &Rc<Self>, seat: usize) -> Option<Rc<Lane>> {
-        let mut lanes = self.lanes.borrow_mut();
-        let slot = lanes.get_mut(seat)?;
-        if let Some(lane) = slot.as_ref().filter(|lane| lane.is_open()) {
-            return Some(lane.clone());
+    pub(crate) fn lane(self: &Rc<Self>, seat: &Seat) -> Option<Rc<Lane>> {
+        let open = self.open_lane(seat);
+        if open.is_some() {
+            return open;
         }
         if Instant::now() < self.retry_at.get() {
             return None;
         }
         let target = self.target.borrow().clone()?;
         let lane = Lane::new(target.value_max);
-        *slot = Some(lane.clone());
+        *self.lanes.borrow_mut().get_mut(seat.number)? = Some(lane.clone());
         let (home, running) = (self.clone(), lane.clone());
         self.tasks.spawn_local(async move { home.serve(&running, &target).await });
         Some(lane)
+    }
+
+    /// The lane of a seat, if it is open already.
+    pub(crate) fn open_lane(&self, seat: &Seat) -> Option<Rc<Lane>> {
+        let lanes = self.lanes.borrow();
+        lanes.get(seat.number)?.as_ref().filter(|lane| lane.is_open()).cloned()
     }
 
     async fn serve(&self, lane: &Rc<Lane>, target: &Target) {

@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -51,6 +51,10 @@ pub(crate) struct Target {
 pub(crate) struct Lane {
     queue: RefCell<Queue>,
     out: RefCell<Vec<u8>>,
+    /// How much of `out` the socket has taken.
+    sent: Cell<usize>,
+    /// Clients that wait until less is to be written.
+    held: RefCell<Vec<Weak<Outbox>>>,
     /// Something to write, or a reason to end.
     wake: Notify,
     /// Set when the lane must end: the route moved, or the proxy stops.
@@ -72,7 +76,9 @@ impl Lane {
     pub(crate) fn new(value_max: usize) -> Rc<Self> {
         Rc::new(Self {
             queue: RefCell::new(Queue::new(value_max)),
-            out: RefCell::new(Vec::new()),
+            out: RefCell::default(),
+            sent: Cell::new(0),
+            held: RefCell::default(),
             wake: Notify::new(),
             closing: Cell::new(None),
             dead: Cell::new(false),
@@ -87,7 +93,17 @@ impl Lane {
 
     /// Whether clients should wait before they put more on it.
     pub(crate) fn is_full(&self) -> bool {
-        self.out.borrow().len() >= OUT_MAX
+        self.out.borrow().len() - self.sent.get() >= OUT_MAX
+    }
+
+    /// Wakes `client` when the lane isn't full any more.
+    pub(crate) fn hold(&self, client: &Rc<Outbox>) {
+        self.held.borrow_mut().push(Rc::downgrade(client));
+    }
+
+    fn release(&self) {
+        let held = self.held.take();
+        held.iter().filter_map(Weak::upgrade).for_each(|client| client.wake());
     }
 
     /// Puts a request on the lane; its reply goes to `client`. Only while [`Lane::is_open`].
@@ -117,7 +133,12 @@ impl Lane {
 
     /// Connects, logs in and serves until the end. What is in flight then is answered.
     pub(crate) async fn run(&self, target: &Target, scratch: &RefCell<Vec<u8>>) -> End {
-        let end = match timeout(CONNECT_TIMEOUT, connect(target)).await {
+        let _ending = Ending(self);
+        let connected = tokio::select! {
+            connected = timeout(CONNECT_TIMEOUT, connect(target)) => connected,
+            fault = self.closed() => return End::Failed(fault),
+        };
+        let end = match connected {
             Ok(Ok(stream)) => {
                 self.progress.set(Instant::now());
                 self.drive(&stream, scratch).await
@@ -128,26 +149,31 @@ impl Lane {
             }
             Err(_) => End::Failed(Fault::Unavailable),
         };
-        self.dead.set(true);
-        let fault = match end {
-            End::Failed(fault) => fault,
-            End::Idle => Fault::Unavailable,
-        };
-        let waiting = self.queue.borrow_mut().fail(fault);
-        waiting.iter().for_each(|client| client.settle());
+        if let End::Failed(fault) = end {
+            self.closing.set(Some(fault));
+        }
         end
+    }
+
+    /// Waits until the lane must end.
+    async fn closed(&self) -> Fault {
+        loop {
+            if let Some(fault) = self.closing.get() {
+                return fault;
+            }
+            self.wake.notified().await;
+        }
     }
 
     async fn drive(&self, stream: &TcpStream, scratch: &RefCell<Vec<u8>>) -> End {
         let mut partial = Vec::new();
-        let mut sent = 0;
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Some(fault) = self.closing.get() {
                 return End::Failed(fault);
             }
-            let Ok(blocked) = self.flush(stream, &mut sent) else { return End::Failed(Fault::Unavailable) };
+            let Ok(blocked) = self.flush(stream) else { return End::Failed(Fault::Unavailable) };
             tokio::select! {
                 biased;
                 ready = stream.readable() => {
@@ -172,25 +198,35 @@ impl Lane {
     }
 
     /// Writes what has gathered. `Ok(true)` when the socket takes no more for now.
-    fn flush(&self, stream: &TcpStream, sent: &mut usize) -> io::Result<bool> {
+    fn flush(&self, stream: &TcpStream) -> io::Result<bool> {
+        let was_full = self.is_full();
+        let blocked = self.write(stream)?;
+        if was_full && !self.is_full() {
+            self.release();
+        }
+        Ok(blocked)
+    }
+
+    fn write(&self, stream: &TcpStream) -> io::Result<bool> {
         let mut out = self.out.borrow_mut();
-        while let Some(rest) = out.get(*sent..).filter(|rest| !rest.is_empty()) {
+        while let Some(rest) = out.get(self.sent.get()..).filter(|rest| !rest.is_empty()) {
             match stream.try_write(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => *sent += n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Ok(n) => self.sent.set(self.sent.get() + n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Under steady load there may never be nothing left to write.
+                    if self.sent.get() >= out.len() / 2 {
+                        out.drain(..self.sent.take());
+                    }
+                    return Ok(true);
+                }
                 Err(error) => return Err(error),
             }
         }
-        *sent = 0;
-        let was_full = out.len() >= OUT_MAX;
+        self.sent.set(0);
         out.clear();
         if out.capacity() > OUT_KEEP {
             *out = Vec::new();
-        }
-        drop(out);
-        if was_full {
-            self.queue.borrow().wake_all();
         }
         Ok(false)
     }
@@ -241,6 +277,21 @@ impl Lane {
         } else {
             (since > REPLY_DEADLINE).then_some(End::Failed(Fault::TimedOut))
         }
+    }
+}
+
+/// However a lane ends, by a panic too: nobody waits for it any more, and it keeps nothing.
+struct Ending<'a>(&'a Lane);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let lane = self.0;
+        lane.dead.set(true);
+        let waiting = lane.queue.borrow_mut().fail(lane.closing.get().unwrap_or(Fault::Unavailable));
+        waiting.iter().for_each(|client| client.settle());
+        *lane.out.borrow_mut() = Vec::new();
+        lane.sent.set(0);
+        lane.release();
     }
 }
 

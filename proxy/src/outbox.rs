@@ -52,6 +52,15 @@ pub(crate) struct Outbox {
     wake: Notify,
 }
 
+/// See [`Outbox::waiting`].
+pub(crate) struct Waiting<'a>(&'a Cell<bool>);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
 impl Outbox {
     pub(crate) fn new(stream: TcpStream, spare: Rc<Spare>) -> Rc<Self> {
         Rc::new(Self {
@@ -102,15 +111,16 @@ impl Outbox {
         self.in_flight.set(self.in_flight.get() + 1);
     }
 
-    /// Waits until something has changed: a reply came, the socket is full.
-    pub(crate) async fn changed(&self) {
+    /// Until this is dropped the client's task is woken by replies too. Take it before the first await
+    /// of a wait: a task out of budget is put off before it has come to wait for anything, and what
+    /// happens meanwhile must leave it a permit.
+    pub(crate) fn waiting(&self) -> Waiting<'_> {
         self.waits.set(true);
-        self.wake.notified().await;
-        self.waits.set(false);
+        Waiting(&self.waits)
     }
 
-    /// Waits until the socket takes no more, or is broken.
-    pub(crate) async fn blocked(&self) {
+    /// Waits until the socket takes no more, or is broken; while [`Outbox::waiting`], also for a reply.
+    pub(crate) async fn changed(&self) {
         self.wake.notified().await;
     }
 
@@ -179,6 +189,10 @@ impl Outbox {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked.set(true);
                     self.wake.notify_one();
+                    // A reader that never quite catches up must not make us keep what it has read.
+                    if self.sent.get() >= buffer.len() / 2 {
+                        buffer.drain(..self.sent.take());
+                    }
                     return;
                 }
                 _ => {

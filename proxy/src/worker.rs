@@ -1,7 +1,7 @@
 //! A worker: one thread, one single-threaded runtime, one listener. Connections log in where they were
 //! accepted and then move to their instance's home worker; nothing on a request's way is shared.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use process::Shutdown;
+use socket2::{SockRef, TcpKeepalive};
 use store::{Grant, LaneKey};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
@@ -40,6 +41,9 @@ const LANE_READ: usize = 256 * 1024;
 const DESERTED: Duration = Duration::from_secs(60);
 /// How long accepting rests when the process has no file left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A client silent for so long is asked whether it still is there, and then so often.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What all workers share, read-only.
 pub(crate) struct Shared {
@@ -96,6 +100,8 @@ pub(crate) struct Worker {
     index: usize,
     shared: Arc<Shared>,
     homes: RefCell<HashMap<String, Rc<Home>>>,
+    /// The stop has begun: cheaper to ask than the shutdown, which all workers share.
+    closing: Cell<bool>,
     clients: TaskTracker,
     lanes: TaskTracker,
     client_scratch: RefCell<Vec<u8>>,
@@ -125,6 +131,7 @@ impl Worker {
                     index,
                     shared,
                     homes: RefCell::default(),
+                    closing: Cell::new(false),
                     clients: TaskTracker::new(),
                     lanes: TaskTracker::new(),
                     client_scratch: RefCell::new(vec![0; CLIENT_READ]),
@@ -150,14 +157,20 @@ impl Worker {
         };
         let mut sweep = interval(DESERTED / 2);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut refusing = false;
         loop {
             tokio::select! {
                 () = self.shared.shutdown.begun() => break,
                 Some(message) = inbox.recv() => self.receive(message),
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => self.welcome(stream),
+                    Ok((stream, _)) => {
+                        refusing = false;
+                        self.welcome(stream);
+                    }
                     Err(error) => {
-                        tracing::warn!(%error, "a connection can't be accepted");
+                        if !std::mem::replace(&mut refusing, true) {
+                            tracing::warn!(%error, "connections can't be accepted");
+                        }
                         sleep(ACCEPT_PAUSE).await;
                     }
                 },
@@ -165,6 +178,12 @@ impl Worker {
             }
         }
         drop(listener);
+        self.closing.set(true);
+        // Whoever has logged in and not arrived yet is answered too.
+        inbox.close();
+        while let Some(message) = inbox.recv().await {
+            self.receive(message);
+        }
         self.clients.close();
         let _ = timeout(DRAIN, self.clients.wait()).await;
         self.homes.borrow_mut().drain().for_each(|(_, home)| home.close());
@@ -184,7 +203,11 @@ impl Worker {
                 let Ok(stream) = TcpStream::from_std(stream) else { return };
                 let guest = Guest { stream, dialect, grant, rest, replies };
                 let worker = self.clone();
-                self.clients.spawn_local(async move { worker.host(guest, counted).await });
+                self.clients.spawn_local(async move {
+                    if let Some(again) = worker.host(guest).await {
+                        worker.at_the_door(again, counted).await;
+                    }
+                });
             }
         }
     }
@@ -194,35 +217,45 @@ impl Worker {
         let counted = Counted::new(&self.shared.metrics.connections);
         let worker = self.clone();
         self.clients.spawn_local(async move {
-            if stream.set_nodelay(true).is_ok() {
+            let kept_alive = SockRef::from(&stream).set_tcp_keepalive(&keepalive());
+            if kept_alive.and_then(|()| stream.set_nodelay(true)).is_ok() {
                 worker.at_the_door(Caller { stream, input: Vec::new() }, counted).await;
             }
         });
     }
 
-    async fn at_the_door(self: &Rc<Self>, caller: Caller, counted: Counted) {
+    /// At the door, at home, and at the door again whenever the client logs in anew. A loop: nothing of
+    /// one login is left when the next begins.
+    async fn at_the_door(self: &Rc<Self>, mut caller: Caller, counted: Counted) {
         let doorman = Doorman {
             grants: &self.shared.grants,
             metrics: &self.shared.metrics,
             allow_plaintext: self.shared.config.allow_plaintext,
         };
-        let guest = tokio::select! {
-            guest = doorman.admit(caller) => guest,
-            () = self.shared.shutdown.begun() => None,
-        };
-        let Some(guest) = guest else { return };
-        let home = home_of(&guest.grant.instance_id, self.shared.workers.len());
-        if home == self.index {
-            // Boxed: a client that logs in again comes back here, and a future can't hold itself.
-            return Box::pin(self.host(guest, counted)).await;
-        }
-        if let (Ok(moving), Some(worker)) = (Moving::new(guest, counted), self.shared.workers.get(home)) {
-            let _ = worker.send(Message::Guest(Box::new(moving))).await;
+        loop {
+            let guest = tokio::select! {
+                guest = doorman.admit(caller) => guest,
+                () = self.shared.shutdown.begun() => None,
+            };
+            let Some(guest) = guest else { return };
+            let home = home_of(&guest.grant.instance_id, self.shared.workers.len());
+            if home != self.index {
+                if let (Ok(moving), Some(worker)) =
+                    (Moving::new(guest, counted), self.shared.workers.get(home))
+                {
+                    let _ = worker.send(Message::Guest(Box::new(moving))).await;
+                }
+                return;
+            }
+            match self.host(guest).await {
+                Some(again) => caller = again,
+                None => return,
+            }
         }
     }
 
-    /// A guest at home: serves it to its end.
-    async fn host(self: &Rc<Self>, guest: Guest, counted: Counted) {
+    /// A guest at home: serves it to its end, or until it logs in anew.
+    async fn host(self: &Rc<Self>, guest: Guest) -> Option<Caller> {
         // It may have travelled while its route changed.
         let grant = self.shared.grants.newest(guest.grant);
         let home = self.home(&grant);
@@ -232,7 +265,8 @@ impl Worker {
             self.shared.metrics.login(LoginOutcome::Full);
             outbox.say(&guest.replies.full);
             outbox.flush();
-            return linger(outbox.stream()).await;
+            linger(outbox.stream()).await;
+            return None;
         };
         self.shared.metrics.login(LoginOutcome::Welcome);
         outbox.say(&guest.replies.welcome);
@@ -241,7 +275,7 @@ impl Worker {
             outbox,
             dialect: guest.dialect,
             grant,
-            home: home.clone(),
+            home,
             seat,
             limits: Limits { item_size_max },
             input: guest.rest,
@@ -249,14 +283,13 @@ impl Worker {
         };
         let house = House {
             grants: &self.shared.grants,
-            metrics: &self.shared.metrics,
             shutdown: &self.shared.shutdown,
+            closing: &self.closing,
             scratch: &self.client_scratch,
         };
-        let end = client.run(&house).await;
-        home.leave();
-        if let (End::Login(input), Some(stream)) = (end, client.into_stream()) {
-            Box::pin(self.at_the_door(Caller { stream, input }, counted)).await;
+        match client.run(&house).await {
+            End::Gone => None,
+            End::Login(input) => client.into_stream().map(|stream| Caller { stream, input }),
         }
     }
 
@@ -283,6 +316,11 @@ impl Worker {
             !deserted
         });
     }
+}
+
+/// A client that has vanished without a word is found out within a minute.
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(2)
 }
 
 impl Moving {

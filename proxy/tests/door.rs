@@ -255,3 +255,31 @@ fn silence_at_the_door_ends_in_five_seconds() {
     let took = begun.elapsed();
     assert!((4..8).contains(&took.as_secs()), "{took:?}");
 }
+
+#[test]
+fn logging_in_again_and_again_leaves_nothing_behind() {
+    // Deep enough to end the process if every login stood on the one before.
+    const TIMES: usize = 20_000;
+    let door = Door::open();
+    let token = door.sign_up("ann@example.com");
+    let good = format!("\0{}\0{}", token.id().username(), token.secret().reveal());
+    let mut stream = door.call();
+    let mut reading = stream.try_clone().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut said = Vec::new();
+        reading.read_to_end(&mut said).unwrap();
+        statuses(&said)
+    });
+    stream.write_all(&sasl(0x21, "PLAIN", &good).repeat(TIMES)).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(reader.join().unwrap(), [0; TIMES]);
+}
+
+#[test]
+fn every_failed_login_takes_its_time_also_behind_another() {
+    let door = Door::open();
+    let begun = Instant::now();
+    let both = set("x", "user pass").repeat(2);
+    assert_eq!(door.text(&both), FAILURE.repeat(2));
+    assert!(begun.elapsed() >= Duration::from_millis(40), "the second told how long its look-up took");
+}

@@ -128,3 +128,29 @@ async fn an_image_of_memcached_and_its_libraries_alone() {
     let version = docker(&["run", "--rm", "--network", "none", &tag, "-V"]);
     assert!(version.starts_with("memcached 1."), "{version}");
 }
+
+/// what `-m` doesn't count fits into the margin, whatever the items' size.
+#[tokio::test]
+async fn a_full_cache_is_not_killed_for_its_memory() {
+    const LANES: usize = 16;
+    let installation = Installation::start().await;
+    let (instance, route) = installation.running_instance().await;
+    for (size, count) in [(1, 1_200_000), (1 << 10, 120_000), (1_047_000, 120)] {
+        std::thread::scope(|scope| {
+            for lane in 0..LANES {
+                let (installation, instance, route) = (&installation, &instance, &route);
+                scope.spawn(move || installation.fill(instance, route, lane, (size, count / LANES)));
+            }
+        });
+        let stats = installation.ask(&instance, &route, "mn");
+        assert_eq!(stats.as_deref(), Some("MN"), "{size}");
+    }
+    let container = inspect("container", &installation.container(&instance));
+    assert_eq!(container["State"]["OOMKilled"], json!(false));
+    assert_eq!(container["RestartCount"], json!(0));
+    assert_eq!(installation.route(&instance).await, Some(route), "nothing had to be healed");
+    let id = container["Id"].as_str().unwrap();
+    let peak =
+        std::fs::read_to_string(format!("/sys/fs/cgroup/memory/docker/{id}/memory.max_usage_in_bytes"));
+    println!("most memory used, in bytes: {peak:?}, of {}", container["HostConfig"]["Memory"]);
+}

@@ -129,6 +129,33 @@ impl Installation {
         replies.next()?.ok()
     }
 
+    /// Stores `count` items of `size` bytes on one lane; returns when all are taken.
+    pub(crate) fn fill(
+        &self,
+        instance: &Instance,
+        route: &Route,
+        lane: usize,
+        (size, count): (usize, usize),
+    ) {
+        use std::io::{BufRead, BufReader, BufWriter, Write};
+        let address: SocketAddr = format!("{}:11211", route.address.as_ref().unwrap()).parse().unwrap();
+        let stream = std::net::TcpStream::connect(address).unwrap();
+        let mut requests = BufWriter::new(stream.try_clone().unwrap());
+        let login = format!("lane {}", self.lane_key.secret(&instance.id, route.generation));
+        write!(requests, "set a 0 0 {}\r\n{login}\r\n", login.len()).unwrap();
+        let value = vec![b'v'; size];
+        for item in 0..count {
+            write!(requests, "ms {size}-{lane}-{item} {size} q\r\n").unwrap();
+            requests.write_all(&value).unwrap();
+            requests.write_all(b"\r\n").unwrap();
+        }
+        requests.write_all(b"mn\r\n").unwrap();
+        requests.flush().unwrap();
+        // Quiet stores answer only what went wrong: running out of memory is memcached's right.
+        let last = BufReader::new(stream).lines().map(Result::unwrap).find(|line| line == "MN");
+        assert!(last.is_some());
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }

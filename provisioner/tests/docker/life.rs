@@ -211,3 +211,64 @@ async fn docker_goes_and_comes_back() {
     assert_eq!(installation.route(&before).await, Some(before_route));
     installation.until_ready().await;
 }
+
+/// `cargo test -p provisioner --test docker -- --ignored`: minutes, and 2 GB of memory.
+#[tokio::test]
+#[ignore = "long: 200 caches"]
+async fn two_hundred() {
+    const COUNT: usize = 200;
+    let mut installation = Installation::start().await;
+    let started = Instant::now();
+    let mut instances = Vec::new();
+    for _ in 0..COUNT {
+        instances.push(installation.sign_up().await);
+    }
+    all_running(&installation, &instances).await;
+    println!("{COUNT} running after {:?}", started.elapsed());
+
+    let restarted = Instant::now();
+    installation.stop_provisioner();
+    installation.start_provisioner();
+    let new = installation.sign_up().await;
+    installation.until_running(&new, 0).await;
+    println!("one more, beside the first pass over them: {:?}", restarted.elapsed());
+
+    let killed = Instant::now();
+    let ids = docker(&["ps", "-q", "--filter", &format!("label=memgate={}", installation.id)]);
+    let ids: Vec<&str> = ids.lines().collect();
+    docker(&[&["kill"], ids.as_slice()].concat());
+    println!("{} killed in {:?}", ids.len(), killed.elapsed());
+    let killed = Instant::now();
+    let pending = async || {
+        installation
+            .store
+            .instances()
+            .await
+            .unwrap()
+            .iter()
+            .filter(|i| i.state() != InstanceState::Running)
+            .count()
+    };
+    let told = pending().await;
+    all_running(&installation, &instances).await;
+    println!("healed in {:?} ({told} were told to be restarting at first)", killed.elapsed());
+
+    let ended = Instant::now();
+    installation.stop_provisioner();
+    let removed = provisioner::teardown(&provisioner::Config::default(), &installation.id).await.unwrap();
+    println!("{removed:?} in {:?}", ended.elapsed());
+    assert_eq!(removed.containers, COUNT + 1);
+}
+
+async fn all_running(installation: &Installation, instances: &[store::Instance]) {
+    until("all of them", Duration::from_secs(180), || async {
+        let now = installation.store.instances().await.unwrap();
+        let running = now.iter().filter(|i| i.state() == InstanceState::Running).count();
+        (running >= instances.len()).then_some(())
+    })
+    .await;
+    for instance in instances {
+        let route = installation.until_running(instance, 0).await;
+        assert!(installation.ask(instance, &route, "version").is_some(), "{route:?}");
+    }
+}

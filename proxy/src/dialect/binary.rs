@@ -110,7 +110,7 @@ pub(crate) fn parse(input: &[u8], limits: Limits) -> Option<Frame<'_>> {
     }
     let Some(shape) = Shape::of(header.opcode) else { return Some(without_key(&header, input.len())) };
     if !shape.allows(&header) {
-        return close(Status::INVALID);
+        return close(shape.complaint(&header));
     }
     let value_len = header.body_len() - fields;
     let head = input.get(HEADER..HEADER + fields)?;
@@ -204,7 +204,17 @@ impl Shape {
 
     fn allows(self, header: &Header) -> bool {
         let has_value = header.body_len() > header.key + header.extras;
-        (1..=KEY_MAX).contains(&header.key) && header.extras == self.extras && (self.value || !has_value)
+        self.has_fields(header) && (self.value || !has_value)
+    }
+
+    fn has_fields(self, header: &Header) -> bool {
+        (1..=KEY_MAX).contains(&header.key) && header.extras == self.extras
+    }
+
+    /// memcached looks a touch up before it stumbles over the value behind it.
+    fn complaint(self, header: &Header) -> Status {
+        let stumbles = matches!(self.verb, Verb::Touch) && self.has_fields(header);
+        if stumbles { Status::NOT_FOUND } else { Status::INVALID }
     }
 
     fn mode(self) -> Option<Mode> {

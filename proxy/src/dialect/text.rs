@@ -45,7 +45,9 @@ impl<'a> Keys<'a> {
 /// Reads the first request of `input`.
 pub(crate) fn parse(input: &[u8], limits: Limits) -> Option<Frame<'_>> {
     let Some(end) = memchr(b'\n', input) else {
-        return (input.len() > line_max(input)).then(|| too_long(input));
+        // The line's end may have come by half.
+        let line = input.strip_suffix(b"\r").unwrap_or(input);
+        return (line.len() > line_max(input)).then(|| too_long(input));
     };
     let (line, rest) = input.split_at_checked(end)?;
     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -56,6 +58,14 @@ pub(crate) fn parse(input: &[u8], limits: Limits) -> Option<Frame<'_>> {
     let data = rest.get(1..)?;
     let line = Line { head, data, limits };
     line.read(input.get(..head)?)
+}
+
+/// Whether `input` begins with a `get` line that `fresh` neither ends nor makes too long.
+pub(super) fn goes_on(input: &[u8], fresh: &[u8]) -> bool {
+    // All other lines end within these.
+    let Some(first) = input.get(..=LINE_MAX) else { return false };
+    let fits = input.len().saturating_add(fresh.len()) <= KEYS_LINE_MAX;
+    fits && memchr(b'\n', first).is_none() && memchr(b'\n', fresh).is_none()
 }
 
 fn line_max(line: &[u8]) -> usize {
@@ -352,6 +362,9 @@ mod tests {
         assert_eq!(say(format!("set {k} 0 0 1\r\n1\r\n").as_bytes()), format!("swallow 3 say {bad} [263]"));
         assert_eq!(say(&[b'x'; 2049]), "close CLIENT_ERROR line too long [2049]");
         assert_eq!(say(&[b'x'; 2048]), "more");
+        let longest = format!("{}\r\n", "x".repeat(2048));
+        assert_eq!(say(longest.as_bytes()), "say ERROR [2050]");
+        assert_eq!(say(&longest.as_bytes()[..2049]), "more", "the limit depends on packets");
         assert_eq!(say(format!("get {}", "a ".repeat(2000)).as_bytes()), "more");
     }
 

@@ -90,11 +90,6 @@ impl Queue {
         touched
     }
 
-    /// Wakes every client that waits here, for there is room again.
-    pub(super) fn wake_all(&self) {
-        self.waiting.iter().for_each(|waiting| waiting.client.wake());
-    }
-
     /// Says the words at the head, if there are any: nothing from memcached is needed for them.
     fn say_words(&mut self, touched: &mut Vec<Rc<Outbox>>) {
         while matches!(self.waiting.front(), Some(Waiting { what: What::Words(_), .. })) {

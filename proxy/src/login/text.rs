@@ -75,7 +75,7 @@ fn read_line(line: &[u8]) -> Line<'_> {
     if tokens(line).last().is_some_and(|word| word.starts_with(b"HTTP/")) {
         return Line::Http;
     }
-    let mut words = tokens(line);
+    let mut words = tokens(line).filter(|_| line.starts_with(b"set "));
     let (Some(b"set"), Some(key), Some(_), Some(_), Some(len)) =
         (words.next(), words.next(), words.next(), words.next(), words.next())
     else {
@@ -155,6 +155,7 @@ mod tests {
             ("set x 0 0 4294967305\r\n", format!("{unauthenticated} [22]")),
             ("set x 0 0 9 noreplx\r\n", format!("{unauthenticated} [21]")),
             ("setfoo x 0 0 9\r\n", format!("{unauthenticated} [16]")),
+            (" set x 0 0 9\r\n", format!("{unauthenticated} [14]")),
             ("set x 0 0 16385\r\n", "close CLIENT_ERROR auth token too long".into()),
             ("set x 0 0 9\r\nuser pas", "more".into()),
             ("set x 0 0 9\r\nuser passXX", "say CLIENT_ERROR bad command line termination [24]".into()),
