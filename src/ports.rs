@@ -7,8 +7,8 @@ use std::net::{SocketAddr, TcpListener};
 use crate::report::Failure;
 use crate::settings::Settings;
 
-/// Fails with the first that is taken.
-pub(crate) fn require_free(settings: &Settings) -> Result<(), Failure> {
+/// Fails with the first that is taken; or that only root may have, if the roles give root up.
+pub(crate) fn require_free(settings: &Settings, unprivileged: bool) -> Result<(), Failure> {
     for (key, address) in [
         ("proxy.listen", settings.proxy.listen),
         ("proxy.health", settings.proxy.health),
@@ -19,8 +19,22 @@ pub(crate) fn require_free(settings: &Settings) -> Result<(), Failure> {
         if let Err(error) = TcpListener::bind(address) {
             return Err(explain(key, address, &error));
         }
+        if unprivileged && address.port() < first_for_everybody() {
+            return Err(Failure::new(
+                format!("{address} ({key}) is a port for root only, which the role gives up"),
+                format!(
+                    "choose a higher one, or run `sysctl net.ipv4.ip_unprivileged_port_start={}`",
+                    address.port()
+                ),
+            ));
+        }
     }
     Ok(())
+}
+
+fn first_for_everybody() -> u16 {
+    let setting = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    setting.ok().and_then(|port| port.trim().parse().ok()).unwrap_or(1024)
 }
 
 fn explain(key: &str, address: SocketAddr, error: &std::io::Error) -> Failure {
@@ -48,13 +62,13 @@ fn owner(port: u16) -> Option<String> {
     let socket = format!("socket:[{inode}]");
     fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
         let path = process.path();
+        let pid: u32 = process.file_name().to_str()?.parse().ok()?;
         let has_it = fs::read_dir(path.join("fd"))
             .ok()?
             .flatten()
             .any(|fd| fs::read_link(fd.path()).is_ok_and(|link| link.as_os_str() == socket.as_str()));
-        let pid = process.file_name();
         let name = fs::read_to_string(path.join("comm")).ok()?;
-        has_it.then(|| format!("{} (process {})", name.trim(), pid.to_string_lossy()))
+        has_it.then(|| format!("{} (process {pid})", name.trim()))
     })
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     let mut folder = Folder::of(global);
     folder.prepare(&settings, accounts.as_ref())?;
     let lock = lock(&folder)?;
-    ports::require_free(&settings)?;
+    ports::require_free(&settings, accounts.is_some())?;
     if let Some(accounts) = &accounts {
         folder = Folder::at(&passage::open(folder.path(), accounts)?);
     }
@@ -77,8 +77,9 @@ async fn check_docker(settings: &Settings, store: &Store) -> Result<(), Failure>
 }
 
 fn announce(settings: &Settings, json: bool) -> Result<(), Failure> {
+    let web = settings.webui.base_url.clone();
     let ready = Ready {
-        web: format!("http://{}", reachable(settings.webui.listen)),
+        web: web.unwrap_or_else(|| format!("http://{}", reachable(settings.webui.listen))),
         endpoint: settings.webui.endpoint.clone(),
         ready: true,
     };
