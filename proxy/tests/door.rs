@@ -1,6 +1,11 @@
 //! The door, over real sockets and a real store, with no memcached behind it: who gets in, who doesn't,
 //! and what each is told.
 
+#[path = "door/live.rs"]
+mod live;
+#[path = "door/memcached.rs"]
+mod memcached;
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
