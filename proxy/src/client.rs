@@ -101,6 +101,8 @@ impl Client {
                     tokio::task::yield_now().await;
                     self.resume()
                 }
+                // The flush above may have made it: nobody would wake us for that.
+                Next::Held if self.has_room() => self.resume(),
                 Next::Held => match self.wait_for_room().await {
                     Ok(()) => self.resume(),
                     Err(_) => return End::Gone,

@@ -156,6 +156,28 @@ fn however_a_session_is_split_its_replies_are_the_same() {
     }
 }
 
+#[test]
+fn much_asked_for_at_once_arrives_whole_before_the_end() {
+    const TIMES: usize = 300;
+    let door = Door::open();
+    let token = door.sign_up("ann@example.com");
+    let _memcached = Memcached::start(&door, &token, "10.213.7.4");
+    let mut stream = door.call();
+    let value = "v".repeat(200_000);
+    let asked = set("x", &pair(&token)) + &set("big", &value) + &"get big\r\n".repeat(TIMES) + "quit\r\n";
+    stream.write_all(asked.as_bytes()).unwrap();
+    let mut stored = [0; 16];
+    stream.read_exact(&mut stored).unwrap();
+    assert_eq!(&stored, b"STORED\r\nSTORED\r\n");
+    let one = format!("VALUE big 0 {}\r\n{value}\r\nEND\r\n", value.len()).into_bytes();
+    let mut said = vec![0; one.len()];
+    for nth in 0..TIMES {
+        stream.read_exact(&mut said).unwrap();
+        assert!(said == one, "the {nth}th is another");
+    }
+    assert_eq!(stream.read(&mut said).unwrap(), 0);
+}
+
 /// One user's client, whose every value says whose it is: `user|key|number|`, over and over.
 struct Client<'a> {
     user: &'a str,

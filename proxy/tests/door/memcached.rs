@@ -47,7 +47,7 @@ impl Memcached {
         self.kill();
         let root = unpacked();
         let process = Command::new(root.join("usr/bin/memcached"))
-            .env("LD_LIBRARY_PATH", root.join("usr/lib/x86_64-linux-gnu"))
+            .env("LD_LIBRARY_PATH", root.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH)))
             .args(["-u", "root", "-p", "11211", "-U", "0", "-t", "2", "-l", &self.address, "-Y"])
             .arg(&self.login)
             .stderr(Stdio::null())
