@@ -85,7 +85,7 @@ start_docker() {
         return
     fi
     # In a session of its own, so that Ctrl-C here doesn't stop it.
-    # shellcheck disable=SC2016 # expanded by the inner shell
+    # shellcheck disable=SC2016,SC2034 # expanded by the inner shell; read by ./deploy/test
     dockerd_pid=$(as_root sh -c 'setsid dockerd >>"$1" 2>&1 </dev/null & echo $!' sh "$dockerd_log")
 }
 

@@ -19,8 +19,8 @@ use crate::settings::Settings;
 
 /// A role has this long to end after SIGTERM; then it is killed. All must be gone in 5 s.
 const STOP_WITHIN: Duration = Duration::from_millis(4500);
-/// The first start may build the image and its network.
-const READY_WITHIN: Duration = Duration::from_secs(180);
+/// Networks, firewall and a first look at every cache.
+const READY_WITHIN: Duration = Duration::from_secs(60);
 const PROBE_EVERY: Duration = Duration::from_millis(50);
 /// When a wait is worth a line on stderr.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -33,7 +33,7 @@ Example:
         /// Whose
         email: String,
     },
-    /// Revoke a token for good: its connections end within a second
+    /// Revoke a token for good: nobody logs in with it any more
     Revoke {
         /// The public part, as `memgate token list` shows it, with or without mg_
         id: String,

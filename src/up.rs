@@ -57,13 +57,23 @@ async fn supervise(
     let shutdown = Shutdown::on_signals().map_err(|error| Failure::new(error.to_string(), "report this"))?;
     // Ours is the first connection and the last: SQLite's shared files stay there between the roles'.
     let store = Store::open(&settings.database(folder.path())).await?;
-    let installation = store.installation_id().await?;
-    let version = provisioner::docker_version(&settings.provisioner).await?;
-    tracing::info!(installation, docker = version, data = %folder.path().display(), "starting");
+    tokio::select! {
+        ready = check_docker(settings, &store) => ready?,
+        () = shutdown.begun() => return Ok(()),
+    }
     let supervisor = Supervisor::start(settings, folder.path(), accounts, &shutdown);
     let ended = supervisor.until_stopped(|| announce(settings, json)).await;
     store.close().await;
     ended
+}
+
+/// Docker answers, and there is an image to make caches from.
+async fn check_docker(settings: &Settings, store: &Store) -> Result<(), Failure> {
+    let installation = store.installation_id().await?;
+    let docker = provisioner::docker_version(&settings.provisioner).await?;
+    let image = provisioner::ensure_image(&settings.provisioner, &installation).await?;
+    tracing::info!(installation, docker, image, "starting");
+    Ok(())
 }
 
 fn announce(settings: &Settings, json: bool) -> Result<(), Failure> {

@@ -48,6 +48,11 @@ pub enum Error {
     /// No subnet is left for one more network.
     #[error("no free subnet in {0}: set provisioner.subnets to a larger pool that nothing else uses")]
     NoSubnet(String),
+    /// A network can't be removed though nothing of ours is on it.
+    #[error(
+        "Docker says that the network {0} is in use: disconnect what is on it, or restart Docker, and try again"
+    )]
+    NetworkInUse(String),
     /// A memcached that was started doesn't answer.
     #[error("memcached doesn't answer at {address}: see `docker logs` of its container")]
     NoAnswer {

@@ -150,6 +150,13 @@ async fn wait_for_lead(store: &Store, readiness: &Readiness, shutdown: &Shutdown
     }
 }
 
+/// Sees to it that there is an image to make caches from; its name. Quick when there is.
+pub async fn ensure_image(config: &Config, installation_id: &str) -> Result<String, Error> {
+    let engine = Engine::new(Names::new(installation_id)?, &config.docker_socket);
+    engine.ping().await?;
+    Ok(image::Image::ready(&engine, config.image.as_deref()).await?.name)
+}
+
 /// Makes the memcached image anew from the distribution's package, for one installation; its tag.
 /// With a configured image, sees to it that that is there.
 pub async fn build_image(config: &Config, installation_id: &str) -> Result<String, Error> {

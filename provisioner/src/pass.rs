@@ -35,7 +35,7 @@ impl Worker {
         let known: HashSet<String> = self.store.instance_ids().await?.into_iter().collect();
         self.metrics.count_instances(&instances);
         let (containers, volumes, networks) =
-            tokio::try_join!(self.engine.containers(None), self.engine.volumes(), self.engine.networks())?;
+            tokio::try_join!(self.engine.containers(), self.engine.volumes(), self.engine.networks())?;
         let seen = Seen { containers, volumes, networks };
         let mut outcome = Outcome { parts: self.ensure_shared(&seen).await, ..Default::default() };
         self.remove_orphans(&known, &seen).await?;

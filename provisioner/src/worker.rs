@@ -119,7 +119,7 @@ impl Worker {
         // Without a row it is nobody's: the full pass decides that, with patience.
         let Some(wanted) = self.store.instance(id).await? else { return Ok(None) };
         let _turn = self.shared.looks.acquire().await;
-        let seen = self.engine.containers(Some(id)).await?;
+        let seen = self.engine.containers_of(id).await?;
         let actions = plan(&wanted, &seen, strikes);
         Ok(Some((wanted, actions)))
     }
@@ -353,6 +353,9 @@ pub(crate) fn log_failure(instance: &str, error: &Error, strikes: u32) {
     let error_chain = chain(error);
     if error.is_engine_down() {
         tracing::debug!(instance, error = error_chain, "waits for Docker");
+    } else if strikes == 0 {
+        // Often a race with whoever touched the container; tried again at once.
+        tracing::info!(instance, error = error_chain, "trying again");
     } else {
         tracing::warn!(
             instance,

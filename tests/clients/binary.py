@@ -16,8 +16,9 @@ for size in map(int, sizes):
         try:
             assert client.get(key) is None, f"{key} is there"
             assert what == "find-nothing", "the token was accepted"
-        except bmemcached.exceptions.InvalidCredentials:
-            assert what == "be-refused", "the token was refused"
+        except bmemcached.exceptions.MemcachedException as error:
+            assert what == "be-refused" and error.code in (0x08, 0x20), error
+            break  # it gives a server up for a while: everything is a miss then
 
 if what == "use":
     assert client.add("binary-1", b"x") is False, "add of what is there"

@@ -135,7 +135,11 @@ fn a_port_in_use_is_named_with_its_owner() {
 #[test]
 fn an_engine_that_is_away_is_named() {
     let place = Place::new();
-    let output = place.memgate(&["up"]).env("DOCKER_HOST", "unix:///nonexistent.sock").output().unwrap();
+    let output = place
+        .memgate(&["up"])
+        .env("MEMGATE_PROVISIONER__DOCKER_SOCKET", "/nonexistent.sock")
+        .output()
+        .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("error: Docker doesn't answer"), "{stderr}");

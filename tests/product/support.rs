@@ -1,8 +1,9 @@
 //! A product of a test's own: started, watched, and taken away again with all that it made.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
@@ -43,8 +44,9 @@ pub(crate) struct Credentials {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        // The temporary folder is for its owner only: the unprivileged roles must get in all the same.
-        Self { folder: tempfile::tempdir().unwrap(), ports: std::array::from_fn(|_| free_port()) }
+        // A folder for its owner only, like /root: the unprivileged roles must get in all the same.
+        let folder = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
+        Self { folder, ports: std::array::from_fn(|_| free_port()) }
     }
 
     pub(crate) fn data(&self) -> PathBuf {

@@ -98,6 +98,9 @@ where
     async fn from_request(request: Request, web: &Arc<Web>) -> Result<Self, Trouble> {
         let (mut parts, body) = request.into_parts();
         let sender = S::from_request_parts(&mut parts, web).await?;
+        if declared(&parts.headers) > MOST_BODY {
+            return Err(Trouble::TooLarge);
+        }
         let form = Form::<WithToken<T>>::from_request(Request::from_parts(parts, body), web);
         let form = tokio::time::timeout(BODY_TIMEOUT, form).await.map_err(|_| Trouble::Unreadable)?;
         let Form(form) = form.map_err(|rejection: FormRejection| match rejection.status() {
@@ -107,6 +110,12 @@ where
         let same: bool = form.form_token.as_bytes().ct_eq(sender.form_token().as_bytes()).into();
         if same { Ok(Self { sender, fields: form.fields }) } else { Err(sender.stale()) }
     }
+}
+
+/// The body's length as its head says; one that says none is cut at [`MOST_BODY`] as it comes.
+fn declared(headers: &HeaderMap) -> usize {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    length.map_or(0, |length| length.parse().unwrap_or(usize::MAX))
 }
 
 #[cfg(test)]

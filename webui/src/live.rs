@@ -73,7 +73,7 @@ async fn follow_for_ever(web: &Web, readiness: &Readiness) {
 async fn hand_on(feed: &mut Feed, web: &Web) -> Result<(), store::StoreError> {
     let Ok(changes) = tokio::time::timeout(WELL_EVERY, feed.next()).await else {
         // Quiet, or slow to answer: this read tells.
-        return web.store.revision().await.map(|_| ());
+        return web.store.ping().await;
     };
     let users = changes?.users;
     if !users.is_empty() {

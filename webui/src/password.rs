@@ -1,11 +1,16 @@
 //! Passwords: argon2id off the async threads, a few at a time whatever the crowd.
+//!
+//! On threads of their own: tokio's blocking threads come and go by the dozen under a crowd, and the
+//! allocator keeps 19 MiB for each of them.
 
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, PasswordHasher as _, PasswordVerifier as _};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::Error;
 use crate::pages::Trouble;
@@ -15,10 +20,14 @@ const MOST_AT_ONCE: usize = 4;
 /// How long somebody waits for a turn before the answer is "busy".
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 
+type Work = Box<dyn FnOnce() + Send>;
+
 /// Hashes and verifies. [`Argon2::default`] is argon2id with 19 MiB, t=2, p=1.
 #[derive(Debug)]
 pub(crate) struct Passwords {
     turns: Arc<Semaphore>,
+    /// The threads end when this is dropped.
+    work: Sender<Work>,
     /// Verified when there is no such user, so that the clock doesn't tell.
     nobodys: String,
 }
@@ -27,8 +36,17 @@ impl Passwords {
     pub(crate) fn new() -> Result<Self, Error> {
         let failed = |error: argon2::password_hash::Error| Error::Passwords(error.to_string());
         let nobodys = Argon2::default().hash_password(&rand::random::<[u8; 32]>()).map_err(failed)?;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self { turns: Arc::new(Semaphore::new(cores.min(MOST_AT_ONCE))), nobodys: nobodys.to_string() })
+        let at_once = thread::available_parallelism().map_or(1, usize::from).min(MOST_AT_ONCE);
+        let (work, to_do) = channel();
+        let to_do = Arc::new(Mutex::new(to_do));
+        for _ in 0..at_once {
+            let to_do = to_do.clone();
+            thread::Builder::new()
+                .name("password".into())
+                .spawn(move || work_through(&to_do))
+                .map_err(|error| Error::Passwords(error.to_string()))?;
+        }
+        Ok(Self { turns: Arc::new(Semaphore::new(at_once)), work, nobodys: nobodys.to_string() })
     }
 
     /// The hash in PHC form.
@@ -62,16 +80,28 @@ impl Passwords {
     ) -> Result<T, Trouble> {
         let turn = tokio::time::timeout(TURN_TIMEOUT, self.turns.clone().acquire_owned()).await;
         let turn = turn.map_err(|_| Trouble::Busy)?.map_err(|_| Trouble::Internal)?;
+        let (done, result) = oneshot::channel();
         // The turn goes with the work: a browser that gives up doesn't make room for another early.
-        let done = tokio::task::spawn_blocking(move || {
-            let result = work();
+        let work: Work = Box::new(move || {
+            let value = work();
             drop(turn);
-            result
+            // Nobody may be waiting any more.
+            let _ = done.send(value);
         });
-        done.await.map_err(|error| {
-            tracing::error!(%error, "password work panicked");
+        self.work.send(work).map_err(|_| Trouble::Internal)?;
+        result.await.map_err(|_| {
+            tracing::error!("password work panicked");
             Trouble::Internal
         })
+    }
+}
+
+fn work_through(to_do: &Mutex<Receiver<Work>>) {
+    loop {
+        let next = to_do.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(work) = next else { return };
+        // One that panics has dropped its end of the answer; the thread is needed for the others.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) struct Snippet {
     pub(crate) id: &'static str,
     pub(crate) language: &'static str,
     pub(crate) library: &'static str,
+    /// Empty if everybody has it.
     pub(crate) install: &'static str,
     pub(crate) code: String,
 }
@@ -78,8 +79,7 @@ fn shell(Endpoint { host, port }: &Endpoint, Credentials { username, password }:
         r"printf 'set auth 0 0 49\r\n%s %s\r\nset hello 0 60 5\r\nworld\r\nget hello\r\nquit\r\n' \
   '{username}' '{password}' | nc {host} {port}"
     );
-    let install = "nothing to install";
-    Snippet { id: "shell", language: "Shell", library: "printf and nc", install, code }
+    Snippet { id: "shell", language: "Shell", library: "printf and nc", install: "", code }
 }
 
 fn python(endpoint: &Endpoint, Credentials { username, password }: &Credentials) -> Snippet {

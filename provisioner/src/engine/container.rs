@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use bollard::models::{
-    ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum, EndpointIpamConfig, EndpointSettings,
-    HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType, MountVolumeOptions,
-    NetworkingConfig, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum,
+    EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount,
+    MountType, MountVolumeOptions, NetworkingConfig, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
-    UploadToContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
+    RemoveContainerOptionsBuilder, UploadToContainerOptionsBuilder,
 };
 
 use super::{Engine, created_at, gone, refused};
@@ -39,15 +39,43 @@ pub(crate) struct NewContainer<'a> {
 }
 
 impl Engine {
-    /// All containers of ours, or those of one instance.
-    pub(crate) async fn containers(&self, instance: Option<&str>) -> Result<Vec<Container>, Error> {
+    /// All containers of ours, from one list. Right after an event that may still show what was before.
+    pub(crate) async fn containers(&self) -> Result<Vec<Container>, Error> {
+        self.list(self.ours()).await
+    }
+
+    /// One instance's containers, each asked by itself: that waits until Docker has done with it.
+    pub(crate) async fn containers_of(&self, instance: &str) -> Result<Vec<Container>, Error> {
         let mut filters = self.ours();
-        if let Some(instance) = instance {
-            filters.entry("label".into()).or_default().push(format!("{LABEL_INSTANCE}={instance}"));
+        filters.entry("label".into()).or_default().push(format!("{LABEL_INSTANCE}={instance}"));
+        let mut containers = Vec::new();
+        for container in self.list(filters).await? {
+            match self.activity(&container.id).await {
+                Ok(activity) => containers.push(Container { activity, ..container }),
+                Err(error) if error.is_missing() => {}
+                Err(error) => return Err(error),
+            }
         }
+        Ok(containers)
+    }
+
+    async fn list(&self, filters: HashMap<String, Vec<String>>) -> Result<Vec<Container>, Error> {
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
         let list = self.docker()?.list_containers(Some(options)).await;
         Ok(list.map_err(|e| refused("list containers", e))?.into_iter().map(seen).collect())
+    }
+
+    async fn activity(&self, container: &str) -> Result<Activity, Error> {
+        use ContainerStateStatusEnum as State;
+        let inspected = self.docker()?.inspect_container(container, None::<InspectContainerOptions>).await;
+        let state = inspected.map_err(|e| refused("inspect a container", e))?.state;
+        Ok(match state.and_then(|state| state.status) {
+            Some(State::RUNNING | State::STOPPING) => Activity::Running,
+            Some(State::PAUSED) => Activity::Paused,
+            Some(State::RESTARTING) => Activity::Restarting,
+            Some(State::CREATED) => Activity::Created,
+            _ => Activity::Stopped,
+        })
     }
 
     /// Makes a container, not started; its id. The volume for the secret is made with it.

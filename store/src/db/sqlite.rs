@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use sqlx::Connection as _;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
@@ -24,9 +25,12 @@ pub(super) async fn open(path: &Path) -> Result<Db, StoreError> {
         .synchronous(SqliteSynchronous::Normal)
         .busy_timeout(BUSY_TIMEOUT)
         .foreign_keys(true);
-    let write = connect(SqlitePoolOptions::new().max_connections(1), &options)
-        .await
-        .map_err(|error| refused(path, error))?;
+    // A full disk makes SQLite roll back by itself; sqlx then believes that the transaction goes on, and
+    // every later one would fail. Such a connection is replaced.
+    let writer = SqlitePoolOptions::new()
+        .max_connections(1)
+        .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }));
+    let write = connect(writer, &options).await.map_err(|error| refused(path, error))?;
     migrate_alone(&write).await?;
     let options = options.pragma("query_only", "ON");
     let read = connect(SqlitePoolOptions::new().max_connections(MAX_CONNECTIONS), &options)

@@ -1,0 +1,156 @@
+//! SECURITY: what every container of ours looks like to `docker inspect`, number by number.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Installation, docker, inspect, output};
+
+#[tokio::test]
+async fn everything_is_taken_away_that_memcached_does_not_need() {
+    let installation = Installation::start().await;
+    let (instance, route) = installation.running_instance().await;
+    let name = installation.container(&instance);
+    let container = inspect("container", &name);
+    let fields = [
+        ("Config.User", json!("11211:11211")),
+        ("Config.Entrypoint", json!(["/usr/bin/memcached"])),
+        (
+            "Config.Cmd",
+            json!([
+                "-U",
+                "0",
+                "-p",
+                "11211",
+                "-m",
+                "64",
+                "-c",
+                "1024",
+                "-I",
+                "1048576",
+                "-t",
+                "2",
+                "-R",
+                "500",
+                "-Y",
+                "/lane/auth"
+            ]),
+        ),
+        ("Config.ExposedPorts", Value::Null),
+        ("HostConfig.PortBindings", Value::Null),
+        ("HostConfig.PublishAllPorts", json!(false)),
+        ("NetworkSettings.Ports", json!({})),
+        ("HostConfig.Privileged", json!(false)),
+        ("HostConfig.CapAdd", Value::Null),
+        ("HostConfig.CapDrop", json!(["ALL"])),
+        // No word of seccomp or AppArmor: Docker's defaults stand.
+        ("HostConfig.SecurityOpt", json!(["no-new-privileges:true"])),
+        ("HostConfig.ReadonlyRootfs", json!(true)),
+        ("HostConfig.Binds", Value::Null),
+        ("HostConfig.VolumesFrom", Value::Null),
+        ("HostConfig.Devices", Value::Null),
+        ("HostConfig.PidMode", json!("")),
+        ("HostConfig.IpcMode", json!("none")),
+        ("HostConfig.UTSMode", json!("")),
+        ("HostConfig.UsernsMode", json!("")),
+        ("HostConfig.CgroupnsMode", json!("private")),
+        ("HostConfig.PidsLimit", json!(32)),
+        // 64 MiB, a quarter, 24 MiB, 1024 lanes of 32 KiB, and four of the largest items.
+        ("HostConfig.Memory", json!((64 + 16 + 24 + 32 + 4) << 20)),
+        ("HostConfig.MemorySwap", json!((64 + 16 + 24 + 32 + 4) << 20)),
+        ("HostConfig.NanoCpus", json!(1_000_000_000)),
+        ("HostConfig.RestartPolicy.Name", json!("unless-stopped")),
+        ("HostConfig.LogConfig", json!({"Type": "json-file", "Config": {"max-file": "1", "max-size": "1m"}})),
+        ("State.Running", json!(true)),
+    ];
+    for (field, expected) in fields {
+        let pointer = format!("/{}", field.replace('.', "/"));
+        assert_eq!(container.pointer(&pointer).unwrap_or(&Value::Null), &expected, "{field}");
+    }
+    let mounts: Vec<(&str, &str)> = container["Mounts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|mount| (mount["Type"].as_str().unwrap(), mount["Destination"].as_str().unwrap()))
+        .collect();
+    assert_eq!(mounts, [("volume", "/lane")]);
+    let networks = container["NetworkSettings"]["Networks"].as_object().unwrap();
+    let (network, endpoint) = networks.iter().next().unwrap();
+    assert_eq!(networks.len(), 1);
+    assert_eq!(endpoint["IPAddress"].as_str(), route.address.as_deref());
+    check_network(&installation, network);
+    check_inside(&container);
+}
+
+fn check_network(installation: &Installation, network: &str) {
+    let network = inspect("network", network);
+    assert_eq!(network["Internal"], json!(true));
+    assert_eq!(network["EnableIPv6"], json!(false));
+    assert_eq!(network["Options"]["com.docker.network.bridge.enable_icc"], json!("false"));
+    let bridge = format!("mg{}-0", installation.id);
+    assert_eq!(network["Options"]["com.docker.network.bridge.name"], json!(bridge));
+}
+
+/// What the kernel says of the process, and what is in its file system.
+fn check_inside(container: &Value) {
+    let pid = container["State"]["Pid"].to_string();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim_start_matches(':').split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    for (name, expected) in [
+        ("Uid", "11211 11211 11211 11211"),
+        ("Gid", "11211 11211 11211 11211"),
+        ("CapEff", "0000000000000000"),
+        ("CapBnd", "0000000000000000"),
+        ("NoNewPrivs", "1"),
+        ("Seccomp", "2"),
+    ] {
+        assert_eq!(field(name), expected, "{name}");
+    }
+    let secret = output("stat", &["-L", "-c", "%a %u %g", &format!("/proc/{pid}/root/lane/auth")]);
+    assert_eq!(secret.trim(), "400 11211 11211");
+    for shell in ["bin/sh", "bin/bash", "usr/bin/perl", "bin/busybox"] {
+        assert!(!std::path::Path::new(&format!("/proc/{pid}/root/{shell}")).exists(), "{shell}");
+    }
+}
+
+#[tokio::test]
+async fn an_image_of_memcached_and_its_libraries_alone() {
+    let installation = Installation::new().await;
+    let tag = provisioner::build_image(&installation.config, &installation.id).await.unwrap();
+    assert!(tag.starts_with(&format!("memgate-{}-memcached:1.", installation.id)), "{tag}");
+    let image = inspect("image", &tag);
+    assert_eq!(image["Config"]["User"], json!("11211:11211"));
+    assert_eq!(image["Config"]["Labels"]["memgate"], json!(installation.id));
+    assert!(image["Size"].as_u64().unwrap() < 16 << 20, "{} bytes", image["Size"]);
+    // Again is the same, and a second installation's is its own.
+    assert_eq!(provisioner::build_image(&installation.config, &installation.id).await.unwrap(), tag);
+    let version = docker(&["run", "--rm", "--network", "none", &tag, "-V"]);
+    assert!(version.starts_with("memcached 1."), "{version}");
+}
+
+/// what `-m` doesn't count fits into the margin, whatever the items' size.
+#[tokio::test]
+async fn a_full_cache_is_not_killed_for_its_memory() {
+    const LANES: usize = 16;
+    let installation = Installation::start().await;
+    let (instance, route) = installation.running_instance().await;
+    for (size, count) in [(1, 1_200_000), (1 << 10, 120_000), (1_047_000, 120)] {
+        std::thread::scope(|scope| {
+            for lane in 0..LANES {
+                let (installation, instance, route) = (&installation, &instance, &route);
+                scope.spawn(move || installation.fill(instance, route, lane, (size, count / LANES)));
+            }
+        });
+        let stats = installation.ask(&instance, &route, "mn");
+        assert_eq!(stats.as_deref(), Some("MN"), "{size}");
+    }
+    let container = inspect("container", &installation.container(&instance));
+    assert_eq!(container["State"]["OOMKilled"], json!(false));
+    assert_eq!(container["RestartCount"], json!(0));
+    assert_eq!(installation.route(&instance).await, Some(route), "nothing had to be healed");
+    let id = container["Id"].as_str().unwrap();
+    let peak =
+        std::fs::read_to_string(format!("/sys/fs/cgroup/memory/docker/{id}/memory.max_usage_in_bytes"));
+    println!("most memory used, in bytes: {peak:?}, of {}", container["HostConfig"]["Memory"]);
+}

@@ -1,0 +1,242 @@
+//! An installation for one test: store, provisioner, and the end of both.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::Command;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use process::Shutdown;
+use provisioner::Config;
+use serde_json::Value;
+use store::{Database, Instance, InstanceState, LaneKey, NewToken, NewUser, Route, Store, TokenKey};
+
+static LOG: std::sync::Once = std::sync::Once::new();
+
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+pub(crate) struct Installation {
+    pub(crate) id: String,
+    pub(crate) store: Store,
+    pub(crate) config: Config,
+    pub(crate) lane_key: LaneKey,
+    token_key: TokenKey,
+    running: Option<(Shutdown, JoinHandle<Result<(), provisioner::Error>>)>,
+    dir: tempfile::TempDir,
+}
+
+impl Installation {
+    /// With a provisioner that is ready.
+    pub(crate) async fn start() -> Self {
+        let mut installation = Self::new().await;
+        installation.start_provisioner();
+        installation.until_ready().await;
+        installation
+    }
+
+    /// Without a provisioner yet.
+    pub(crate) async fn new() -> Self {
+        LOG.call_once(|| process::telemetry::init("provisioner=info", process::telemetry::LogFormat::Text));
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Database::Sqlite(dir.path().join("memgate.db"))).await.unwrap();
+        Self {
+            id: store.installation_id().await.unwrap(),
+            store,
+            config: Config { health: free_port(), ..Config::default() },
+            lane_key: LaneKey::load_or_create(&dir.path().join("lane.key")).unwrap(),
+            token_key: TokenKey::load_or_create(&dir.path().join("token.key")).unwrap(),
+            running: None,
+            dir,
+        }
+    }
+
+    pub(crate) fn start_provisioner(&mut self) {
+        assert!(self.running.is_none());
+        self.running = Some(self.spawn(self.config.clone()));
+    }
+
+    /// One more provisioner of this installation, on another health port.
+    pub(crate) fn spawn(&self, config: Config) -> (Shutdown, JoinHandle<Result<(), provisioner::Error>>) {
+        let shutdown = Shutdown::new();
+        let (key, stop, path) = (self.lane_key.clone(), shutdown.clone(), self.dir.path().join("memgate.db"));
+        let thread = std::thread::spawn(move || {
+            runtime().block_on(async {
+                let store = Store::open(&Database::Sqlite(path)).await.unwrap();
+                provisioner::run(config, store, key, stop).await
+            })
+        });
+        (shutdown, thread)
+    }
+
+    /// Stops the provisioner; how long that took.
+    pub(crate) fn stop_provisioner(&mut self) -> Duration {
+        let (shutdown, thread) = self.running.take().expect("it runs");
+        let started = Instant::now();
+        shutdown.begin();
+        thread.join().expect("no panic").expect("no error");
+        started.elapsed()
+    }
+
+    pub(crate) async fn until_ready(&self) {
+        until("ready", Duration::from_secs(60), || async { ready(self.config.health).then_some(()) }).await;
+    }
+
+    pub(crate) async fn sign_up(&self) -> Instance {
+        let email = format!("{}@example.org", rand::random::<u64>());
+        let new = NewUser { email: &email, password_hash: None, plan: "default", is_admin: false };
+        let user = self.store.sign_up(&new, &NewToken::generate(&self.token_key, "first")).await.unwrap();
+        self.store.instance_of(&user.id).await.unwrap().unwrap()
+    }
+
+    /// Signs somebody up and waits for the cache.
+    pub(crate) async fn running_instance(&self) -> (Instance, Route) {
+        let instance = self.sign_up().await;
+        let route = self.until_running(&instance, 0).await;
+        (instance, route)
+    }
+
+    /// The route once it is running in a later generation than `after`.
+    pub(crate) async fn until_running(&self, instance: &Instance, after: i64) -> Route {
+        self.until_route(instance, |r| r.state == InstanceState::Running && r.generation > after).await
+    }
+
+    pub(crate) async fn until_route(&self, instance: &Instance, fits: impl Fn(&Route) -> bool) -> Route {
+        until("the route", Duration::from_secs(30), || async {
+            self.route(instance).await.filter(|route| fits(route))
+        })
+        .await
+    }
+
+    pub(crate) async fn route(&self, instance: &Instance) -> Option<Route> {
+        self.store.instance(&instance.id).await.unwrap().unwrap().route
+    }
+
+    pub(crate) fn container(&self, instance: &Instance) -> String {
+        format!("memgate-{}-{}", self.id, instance.id)
+    }
+
+    /// A lane's login and one more line: the reply to that.
+    pub(crate) fn ask(&self, instance: &Instance, route: &Route, line: &str) -> Option<String> {
+        use std::io::{BufRead, BufReader, Write};
+        let address: SocketAddr = format!("{}:11211", route.address.as_ref()?).parse().unwrap();
+        let mut lane = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+        lane.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let login = format!("lane {}", self.lane_key.secret(&instance.id, route.generation));
+        write!(lane, "set a 0 0 {}\r\n{login}\r\n{line}\r\n", login.len()).ok()?;
+        let mut replies = BufReader::new(lane).lines();
+        assert_eq!(replies.next()?.ok()?, "STORED");
+        replies.next()?.ok()
+    }
+
+    /// Stores `count` items of `size` bytes on one lane; returns when all are taken.
+    pub(crate) fn fill(
+        &self,
+        instance: &Instance,
+        route: &Route,
+        lane: usize,
+        (size, count): (usize, usize),
+    ) {
+        use std::io::{BufRead, BufReader, BufWriter, Write};
+        let address: SocketAddr = format!("{}:11211", route.address.as_ref().unwrap()).parse().unwrap();
+        let stream = std::net::TcpStream::connect(address).unwrap();
+        let mut requests = BufWriter::new(stream.try_clone().unwrap());
+        let login = format!("lane {}", self.lane_key.secret(&instance.id, route.generation));
+        write!(requests, "set a 0 0 {}\r\n{login}\r\n", login.len()).unwrap();
+        let value = vec![b'v'; size];
+        for item in 0..count {
+            write!(requests, "ms {size}-{lane}-{item} {size} q\r\n").unwrap();
+            requests.write_all(&value).unwrap();
+            requests.write_all(b"\r\n").unwrap();
+        }
+        requests.write_all(b"mn\r\n").unwrap();
+        requests.flush().unwrap();
+        // Quiet stores answer only what went wrong: running out of memory is memcached's right.
+        let last = BufReader::new(stream).lines().map(Result::unwrap).find(|line| line == "MN");
+        assert!(last.is_some());
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Installation {
+    fn drop(&mut self) {
+        if let Some((shutdown, thread)) = self.running.take() {
+            shutdown.begin();
+            let _ = thread.join();
+        }
+        let id = self.id.clone();
+        let removed = std::thread::spawn(move || {
+            runtime().block_on(provisioner::teardown(&provisioner::Config::default(), &id))
+        })
+        .join();
+        if !std::thread::panicking() {
+            removed.expect("no panic").expect("all removed");
+        }
+    }
+}
+
+/// Waits until there is a value. Fails with `what` when it takes too long.
+pub(crate) async fn until<T, F>(what: &str, within: Duration, mut look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(value) = look().await {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {within:?}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// What `/readyz` says.
+pub(crate) fn readyz(health: SocketAddr) -> Option<String> {
+    get(health, "/readyz")
+}
+
+pub(crate) fn ready(health: SocketAddr) -> bool {
+    readyz(health).is_some_and(|said| said.starts_with("HTTP/1.1 200"))
+}
+
+pub(crate) fn get(address: SocketAddr, path: &str) -> Option<String> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// The output of a command that must not fail.
+pub(crate) fn output(command: &str, arguments: &[&str]) -> String {
+    let output = Command::new(command).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{command} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+pub(crate) fn docker(arguments: &[&str]) -> String {
+    output("docker", arguments)
+}
+
+pub(crate) fn inspect(kind: &str, name: &str) -> Value {
+    serde_json::from_str(&docker(&[kind, "inspect", "-f", "{{json .}}", name])).unwrap()
+}
+
+/// Lines of `docker <kind> ls` with an installation's label.
+pub(crate) fn list(kind: &str, id: &str) -> usize {
+    let filter = format!("label=memgate={id}");
+    let all: &[&str] = if kind == "container" { &["-a"] } else { &[] };
+    docker(&[&[kind, "ls", "-q", "--filter", &filter], all].concat()).lines().count()
+}
+
+pub(crate) fn free_port() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}

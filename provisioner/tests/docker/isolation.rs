@@ -1,0 +1,134 @@
+//! SECURITY R-2: from inside a container's network nothing answers but the container itself.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::harness::{Installation, inspect, output};
+
+/// A query for the A record of `example.org`, as `printf` writes it.
+const QUERY: &str = r"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03org\x00\x00\x01\x00\x01";
+
+/// One container's network, entered with the host's own tools.
+struct Inside {
+    pid: String,
+}
+
+impl Inside {
+    fn of(container: &str) -> Self {
+        Self { pid: inspect("container", container)["State"]["Pid"].to_string() }
+    }
+
+    /// Whether a TCP connection opens within a second.
+    fn reaches(&self, host: &str, port: u16) -> bool {
+        self.bash(&format!("exec 3<>/dev/tcp/{host}/{port}"), 1).0
+    }
+
+    /// The answers in a DNS server's reply; `None` if it doesn't answer in time.
+    fn resolves(&self, server: &str) -> Option<u16> {
+        let script =
+            format!("exec 3<>/dev/udp/{server}/53; printf '{QUERY}' >&3; head -c 8 <&3 | od -An -tu1");
+        let (_, reply) = self.bash(&script, 4);
+        let bytes: Vec<u16> = reply.split_whitespace().filter_map(|byte| byte.parse().ok()).collect();
+        Some(bytes.get(6)? * 256 + bytes.get(7)?)
+    }
+
+    fn bash(&self, script: &str, seconds: u32) -> (bool, String) {
+        let net = format!("--net=/proc/{}/ns/net", self.pid);
+        let limit = seconds.to_string();
+        let arguments = [net.as_str(), "timeout", &limit, "bash", "-c", script];
+        let output = Command::new("nsenter").args(arguments).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// All addresses of this host, but loopback's.
+fn own_addresses() -> Vec<String> {
+    let listed = output("ip", &["-o", "address", "show", "scope", "global"]);
+    let field = |line: &str| Some(line.split_whitespace().nth(3)?.split('/').next()?.to_owned());
+    listed.lines().filter_map(field).filter(|address| !address.contains(':')).collect()
+}
+
+#[tokio::test]
+async fn nothing_answers_a_container() {
+    let installation = Installation::start().await;
+    let neighbours = Installation::start().await;
+    let (a, a_route) = installation.running_instance().await;
+    let (_b, b_route) = installation.running_instance().await;
+    let (_c, c_route) = neighbours.running_instance().await;
+    let inside = Inside::of(&installation.container(&a));
+    let (a_address, b_address) = (a_route.address.clone().unwrap(), b_route.address.unwrap());
+    assert!(inside.reaches(&a_address, 11211), "itself, so that we know that the question works");
+    assert!(installation.ask(&a, &a_route, "version").is_some(), "and the host still reaches it");
+
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let network = inspect("container", &installation.container(&a))["HostConfig"]["NetworkMode"].clone();
+    let network = inspect("network", network.as_str().unwrap());
+    let gateway = network["IPAM"]["Config"][0]["Gateway"].as_str().unwrap().to_owned();
+    let hosts = own_addresses();
+    assert!(hosts.contains(&gateway), "{hosts:?} hold the bridge's {gateway}");
+    for host in &hosts {
+        let address: SocketAddr = format!("{host}:{port}").parse().unwrap();
+        std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).expect("the port is open");
+    }
+    let mut closed: Vec<(String, u16)> = hosts.into_iter().map(|host| (host, port)).collect();
+    closed.extend([
+        (b_address, 11211),
+        (c_route.address.unwrap(), 11211),
+        ("169.254.169.254".into(), 80),
+        ("1.1.1.1".into(), 443),
+    ]);
+    std::thread::scope(|scope| {
+        for (host, port) in &closed {
+            let inside = &inside;
+            scope.spawn(move || assert!(!inside.reaches(host, *port), "{host}:{port} answers"));
+        }
+        for server in [gateway.as_str(), "127.0.0.11", "8.8.8.8"] {
+            let inside = &inside;
+            scope.spawn(move || {
+                assert!(inside.resolves(server).is_none_or(|answers| answers == 0), "{server} resolves");
+            });
+        }
+    });
+    link_local_is_closed(&inside, &installation.id);
+}
+
+/// IPv6 by the link alone, to the host's end of the bridge: iptables wouldn't see it.
+fn link_local_is_closed(inside: &Inside, id: &str) {
+    let bridge = format!("mg{id}-0");
+    let listed = output("ip", &["-o", "-6", "address", "show", "dev", &bridge, "scope", "link"]);
+    let Some(address) = listed.split_whitespace().nth(3).and_then(|a| a.split('/').next()) else { return };
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
+    assert!(!inside.reaches(&format!("{address}%eth0"), listener.local_addr().unwrap().port()), "{address}");
+}
+
+#[tokio::test]
+async fn the_rules_come_back() {
+    let mut installation = Installation::new().await;
+    installation.config.reconcile_seconds = 1;
+    installation.start_provisioner();
+    installation.until_ready().await;
+    let table = format!("memgate_{}", installation.id);
+    let before = output("nft", &["list", "table", "inet", &table]);
+    for damage in [vec!["delete", "table", "inet", &table], vec!["flush", "chain", "inet", &table, "forward"]]
+    {
+        output("nft", &damage);
+        crate::harness::until("rules", Duration::from_secs(10), || async {
+            let listed = Command::new("nft").args(["list", "table", "inet", &table]).output().unwrap();
+            (String::from_utf8_lossy(&listed.stdout) == before).then_some(())
+        })
+        .await;
+    }
+}
+
+#[test]
+fn the_query_is_a_query() {
+    // The bytes above, asked of a socket of our own: a test of the test.
+    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = server.local_addr().unwrap().port();
+    output("bash", &["-c", &format!("printf '{QUERY}' >/dev/udp/127.0.0.1/{port}")]);
+    let mut bytes = [0; 64];
+    let length = server.recv(&mut bytes).unwrap();
+    assert_eq!((length, &bytes[12..20]), (29, b"\x07example".as_slice()));
+}

@@ -1,0 +1,126 @@
+//! What a newcomer does in a browser, step by step. Knows the pages by ids that don't change.
+
+use std::time::{Duration, Instant};
+
+use fantoccini::elements::Element;
+use fantoccini::{Client, Locator};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A browser at a web UI.
+#[derive(Debug)]
+pub(crate) struct Flow<'a> {
+    browser: &'a Client,
+    /// `http://host:port`
+    base: String,
+}
+
+/// A token as a page has shown it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ShownToken {
+    pub(crate) username: String,
+    pub(crate) password: String,
+    pub(crate) token: String,
+}
+
+impl<'a> Flow<'a> {
+    pub(crate) fn new(browser: &'a Client, base: impl Into<String>) -> Self {
+        Self { browser, base: base.into() }
+    }
+
+    pub(crate) async fn open(&self, path: &str) {
+        self.browser.goto(&format!("{}{path}", self.base)).await.unwrap();
+    }
+
+    /// From the first page to the own cache, with its first token.
+    pub(crate) async fn sign_up(&self, email: &str, password: &str) -> ShownToken {
+        self.open("/").await;
+        self.click("#get-cache").await;
+        self.fill_in("#sign-up-form", email, password).await;
+        self.shown_token().await
+    }
+
+    pub(crate) async fn sign_in(&self, email: &str, password: &str) {
+        self.open("/sign-in").await;
+        self.fill_in("#sign-in-form", email, password).await;
+        self.find("#state").await;
+    }
+
+    pub(crate) async fn sign_out(&self) {
+        self.click("#sign-out button").await;
+        self.find("#signed-out").await;
+    }
+
+    /// Makes a token on the cache's page.
+    pub(crate) async fn make_token(&self, name: &str) -> ShownToken {
+        self.open("/cache").await;
+        self.find("#token-name").await.send_keys(name).await.unwrap();
+        self.click("#token-form button").await;
+        self.shown_token().await
+    }
+
+    /// Revokes a token: the link, the question, the list without it.
+    pub(crate) async fn revoke(&self, username: &str) {
+        let id = username.strip_prefix("mg_").unwrap();
+        self.open("/cache").await;
+        self.click(&format!("[data-revoke=\"{id}\"]")).await;
+        self.click("#revoke-form button").await;
+        // In a closed list: there, but not to be seen.
+        self.find(&format!("[data-revoked-token=\"{id}\"]")).await;
+    }
+
+    /// The usernames of the tokens that are good.
+    pub(crate) async fn tokens(&self) -> Vec<String> {
+        let mut usernames = Vec::new();
+        for item in self.browser.find_all(Locator::Css("[data-token] code")).await.unwrap() {
+            usernames.push(item.text().await.unwrap());
+        }
+        usernames
+    }
+
+    /// The token that this page shows.
+    pub(crate) async fn shown_token(&self) -> ShownToken {
+        ShownToken {
+            token: self.text("#token").await,
+            username: self.text("#token-username").await,
+            password: self.text("#token-password").await,
+        }
+    }
+
+    /// `pending`, `running`, ...
+    pub(crate) async fn state(&self) -> String {
+        self.find("#state").await.attr("data-state").await.unwrap().unwrap()
+    }
+
+    /// Waits, without touching the page, until it shows a state; says how long it took.
+    pub(crate) async fn wait_for_state(&self, state: &str) -> Duration {
+        let began = Instant::now();
+        self.find(&format!("#state[data-state=\"{state}\"]")).await;
+        began.elapsed()
+    }
+
+    pub(crate) async fn text(&self, css: &str) -> String {
+        self.find(css).await.text().await.unwrap()
+    }
+
+    pub(crate) async fn click(&self, css: &str) {
+        self.find(css).await.click().await.unwrap();
+    }
+
+    /// Waits until the page has such an element.
+    pub(crate) async fn find(&self, css: &str) -> Element {
+        let found =
+            self.browser.wait().at_most(DEADLINE).every(LOOK_EVERY).for_element(Locator::Css(css)).await;
+        match found {
+            Ok(element) => element,
+            Err(error) => panic!("no {css}: {error}\n{}", self.browser.source().await.unwrap_or_default()),
+        }
+    }
+
+    async fn fill_in(&self, form: &str, email: &str, password: &str) {
+        self.find(&format!("{form} [name=email]")).await.send_keys(email).await.unwrap();
+        self.find(&format!("{form} [name=password]")).await.send_keys(password).await.unwrap();
+        self.click(&format!("{form} button")).await;
+    }
+}

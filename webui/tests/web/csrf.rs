@@ -1,0 +1,80 @@
+//! Changes from our own pages only.
+
+use crate::harness::{PASSWORD, Site};
+
+#[tokio::test]
+async fn other_sites_forms_are_refused() {
+    let site = Site::start().await;
+    let (mut user, page) = site.newcomer("a@example.com").await;
+    user.get("/cache").await;
+    let host = site.address.to_string();
+    let own_origin = format!("http://{host}");
+    let cases: &[(&[(&str, &str)], u16)] = &[
+        (&[("Sec-Fetch-Site", "cross-site")], 403),
+        (&[("Sec-Fetch-Site", "same-site")], 403),
+        (&[("Origin", "https://evil.example")], 403),
+        (&[("Origin", "null")], 403),
+        (&[("Origin", "http://127.0.0.1:1")], 403),
+        (&[("Origin", &own_origin)], 200),
+        (&[("Sec-Fetch-Site", "same-origin"), ("Origin", &own_origin)], 200),
+        (&[], 200),
+    ];
+    for (headers, status) in cases {
+        user.headers = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let answer = user.post("/tokens", &[("name", "x")]).await;
+        assert_eq!(answer.status, *status, "{headers:?}");
+        let revoke = format!("/tokens/{}/revoke", page.tokens()[0]);
+        if *status == 403 {
+            assert_eq!(user.post(&revoke, &[]).await.status, 403);
+            assert_eq!(user.post("/sign-out", &[]).await.status, 403);
+        }
+    }
+    let user = site.store.user_by_email("a@example.com").await.unwrap().unwrap();
+    assert_eq!(site.store.tokens_of(&user.id).await.unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn forms_without_their_token_are_refused() {
+    let site = Site::start().await;
+    let (mut user, page) = site.newcomer("a@example.com").await;
+    let revoke = format!("/tokens/{}/revoke", page.tokens()[0]);
+    let other = "0".repeat(64);
+    for path in ["/tokens", "/sign-out", &revoke] {
+        for fields in [vec![], vec![("form_token", "")], vec![("form_token", &*other)]] {
+            let mut fields = fields.clone();
+            fields.push(("name", "x"));
+            assert_eq!(user.post_bare(path, &fields).await.status, 403, "{path} {fields:?}");
+        }
+    }
+    let fields = [("email", "b@example.com"), ("password", PASSWORD)];
+    for path in ["/sign-up", "/sign-in"] {
+        // Without the cookie the form's own token proves nothing, whatever it is.
+        let mut stranger = site.visitor();
+        assert_eq!(stranger.post_bare(path, &fields).await.status, 403);
+        assert_eq!(site.visitor().post(path, &fields).await.status, 403, "an empty token");
+        let mut forger = site.visitor();
+        forger.form_token = other.clone();
+        assert_eq!(forger.post(path, &fields).await.status, 403);
+        forger.cookies.insert("memgate-form".into(), String::new());
+        forger.form_token = String::new();
+        assert_eq!(forger.post(path, &fields).await.status, 403);
+    }
+    assert_eq!(site.store.users().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn only_forms_are_read() {
+    let site = Site::start().await;
+    let (mut user, _) = site.newcomer("a@example.com").await;
+    let token = user.form_token.clone();
+    for (kind, body) in [
+        ("application/json", format!("{{\"name\":\"x\",\"form_token\":\"{token}\"}}")),
+        ("text/plain", format!("name=x&form_token={token}")),
+        ("application/x-www-form-urlencoded", format!("name=x&name=y&form_token={token}")),
+    ] {
+        let length = body.len();
+        let request = user.head("POST", "/tokens")
+            + &format!("Content-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}");
+        assert_eq!(user.send(request.as_bytes()).await.status, 400, "{kind} {body}");
+    }
+}

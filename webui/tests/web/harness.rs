@@ -1,0 +1,239 @@
+//! A web UI on a port of its own with a database of its own, and a visitor that keeps cookies.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use process::Shutdown;
+use process::health::Readiness;
+use prometheus_client::registry::Registry;
+use store::{Database, InstanceState, Observed, Store, TokenKey};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use webui::{App, Config};
+
+pub(crate) const PASSWORD: &str = "correct horse battery";
+/// How long any condition may take to come true.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Site {
+    pub(crate) address: SocketAddr,
+    pub(crate) store: Store,
+    pub(crate) readiness: Readiness,
+    shutdown: Shutdown,
+    _folder: TempDir,
+}
+
+impl Site {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// One whose limits leave room for many sign-ups, and whatever else `change` says.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(folder, change).await
+    }
+
+    pub(crate) async fn start_in(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
+        let database = Database::Sqlite(folder.path().join("memgate.db"));
+        let store = Store::open(&database).await.unwrap();
+        let token_key = TokenKey::load_or_create(&folder.path().join("token.key")).unwrap();
+        let mut config = Config { endpoint: "cache.example.com:11999".into(), ..Config::default() };
+        config.limits.sign_ups_per_hour = 100;
+        change(&mut config);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (shutdown, readiness) = (Shutdown::new(), Readiness::default());
+        let app = App::new(config, store.clone(), token_key, &mut Registry::default()).unwrap();
+        let (until, ready) = (shutdown.clone(), readiness.clone());
+        shutdown.spawn(async move { app.serve(listener, ready, until).await });
+        Self { address, store, readiness, shutdown, _folder: folder }
+    }
+
+    pub(crate) fn visitor(&self) -> Visitor {
+        Visitor {
+            address: self.address,
+            cookies: BTreeMap::new(),
+            form_token: String::new(),
+            headers: vec![("Sec-Fetch-Site".into(), "same-origin".into())],
+        }
+    }
+
+    /// A visitor who has signed up, and the answer to it.
+    pub(crate) async fn newcomer(&self, email: &str) -> (Visitor, Answer) {
+        let mut visitor = self.visitor();
+        visitor.get("/sign-up").await;
+        let answer = visitor.post("/sign-up", &[("email", email), ("password", PASSWORD)]).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        (visitor, answer)
+    }
+
+    /// Does what the provisioner does: says what is so about a user's instance.
+    pub(crate) async fn record(&self, email: &str, state: InstanceState) {
+        let user = self.store.user_by_email(email).await.unwrap().unwrap();
+        let instance = self.store.instance_of(&user.id).await.unwrap().unwrap();
+        let runs = state == InstanceState::Running;
+        let seen = Observed {
+            state,
+            generation: instance.route.map_or(1, |route| route.generation + 1),
+            address: runs.then(|| "10.213.7.99".into()),
+            container: runs.then(|| "c0ffee0123456789".into()),
+            version: runs.then(|| "1.6.18".into()),
+            message: None,
+        };
+        self.store.record_route(&instance.id, &seen).await.unwrap();
+    }
+
+    /// Stops it; whether it ended in time.
+    pub(crate) async fn stop(self) -> bool {
+        self.shutdown.begin();
+        self.shutdown.finished(Duration::from_secs(5)).await
+    }
+}
+
+/// Somebody with a browser: cookies, and the form token of the last page.
+#[derive(Clone)]
+pub(crate) struct Visitor {
+    pub(crate) address: SocketAddr,
+    pub(crate) cookies: BTreeMap<String, String>,
+    pub(crate) form_token: String,
+    /// Sent with every POST.
+    pub(crate) headers: Vec<(String, String)>,
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
+}
+
+impl Visitor {
+    pub(crate) async fn get(&mut self, path: &str) -> Answer {
+        let request = self.head("GET", path) + "\r\n";
+        self.send(request.as_bytes()).await
+    }
+
+    /// Sends a form with the token of the last page.
+    pub(crate) async fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let token = self.form_token.clone();
+        let mut fields = fields.to_vec();
+        fields.push(("form_token", &token));
+        self.post_bare(path, &fields).await
+    }
+
+    /// Sends just these fields.
+    pub(crate) async fn post_bare(&mut self, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let body: Vec<String> = fields.iter().map(|(k, v)| format!("{k}={}", escape(v))).collect();
+        let body = body.join("&");
+        let mut request = self.head("POST", path);
+        for (name, value) in &self.headers {
+            request += &format!("{name}: {value}\r\n");
+        }
+        request += &format!(
+            "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        self.send(request.as_bytes()).await
+    }
+
+    pub(crate) async fn sign_in(&mut self, email: &str, password: &str) -> Answer {
+        self.get("/sign-in").await;
+        self.post("/sign-in", &[("email", email), ("password", password)]).await
+    }
+
+    pub(crate) fn head(&self, method: &str, path: &str) -> String {
+        let cookies: Vec<String> = self.cookies.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
+        if !cookies.is_empty() {
+            head += &format!("Cookie: {}\r\n", cookies.join("; "));
+        }
+        head
+    }
+
+    pub(crate) async fn send(&mut self, request: &[u8]) -> Answer {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        let mut bytes = Vec::new();
+        let read =
+            tokio::time::timeout(DEADLINE * 3, stream.read_to_end(&mut bytes)).await.expect("an answer");
+        // A refused body is left unread, and the connection may be reset after the answer.
+        assert!(read.is_ok() || !bytes.is_empty());
+        let answer = Answer::parse(&bytes);
+        self.keep(&answer);
+        answer
+    }
+
+    fn keep(&mut self, answer: &Answer) {
+        for cookie in answer.all("set-cookie") {
+            let (name, rest) = cookie.split_once('=').unwrap();
+            let value = rest.split(';').next().unwrap();
+            if rest.contains("Max-Age=0;") {
+                self.cookies.remove(name);
+            } else {
+                self.cookies.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        if let Some(token) = answer.field("form_token") {
+            self.form_token = token;
+        }
+    }
+}
+
+impl Answer {
+    fn parse(bytes: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(bytes);
+        let (head, body) = text.split_once("\r\n\r\n").expect("a whole head");
+        let mut lines = head.lines();
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let header =
+            |line: &str| line.split_once(": ").map(|(k, v)| (k.to_lowercase(), v.to_owned())).unwrap();
+        Self { status, headers: lines.map(header).collect(), body: body.to_owned() }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
+    }
+
+    pub(crate) fn all(&self, name: &str) -> Vec<&str> {
+        self.headers.iter().filter(|(k, _)| k == name).map(|(_, v)| v.as_str()).collect()
+    }
+
+    pub(crate) fn location(&self) -> &str {
+        self.header("location").unwrap_or_default()
+    }
+
+    /// The value of the first input of that name.
+    pub(crate) fn field(&self, name: &str) -> Option<String> {
+        let (_, rest) = self.body.split_once(&format!("name=\"{name}\""))?;
+        let (tag, _) = rest.split_once('>')?;
+        Some(tag.split_once("value=\"")?.1.split_once('"')?.0.to_owned())
+    }
+
+    /// The text of the element with that id.
+    pub(crate) fn text(&self, id: &str) -> Option<&str> {
+        let (_, rest) = self.body.split_once(&format!("id=\"{id}\""))?;
+        Some(rest.split_once('>')?.1.split_once('<')?.0)
+    }
+
+    /// The ids of the tokens that are listed as good.
+    pub(crate) fn tokens(&self) -> Vec<String> {
+        let ids = self.body.split("data-token=\"").skip(1);
+        ids.map(|rest| rest.split_once('"').unwrap().0.to_owned()).collect()
+    }
+}
+
+/// Waits until a condition is true, or fails.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let began = std::time::Instant::now();
+    while !condition().await {
+        assert!(began.elapsed() < DEADLINE, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn escape(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}

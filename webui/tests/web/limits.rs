@@ -1,0 +1,95 @@
+//! How often, and how much.
+
+use crate::harness::{PASSWORD, Site};
+
+#[tokio::test]
+async fn sign_ins_are_limited_for_each_user_and_source() {
+    let site = Site::start().await;
+    site.newcomer("a@example.com").await;
+    site.newcomer("b@example.com").await;
+    let mut visitor = site.visitor();
+    for attempt in 0..5 {
+        assert_eq!(visitor.sign_in("a@example.com", "wrong horse").await.status, 401, "{attempt}");
+    }
+    let refused = visitor.sign_in(" A@EXAMPLE.com", PASSWORD).await;
+    assert_eq!(refused.status, 429);
+    assert!(refused.body.contains("Too many attempts. Try again in "));
+    let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=60).contains(&wait));
+    assert_eq!(site.visitor().sign_in("b@example.com", PASSWORD).await.status, 303, "another user");
+}
+
+#[tokio::test]
+async fn sign_ups_are_limited_for_each_source_but_mistakes_are_free() {
+    let site = Site::start_with(|config| config.limits.sign_ups_per_hour = 5).await;
+    let mut visitor = site.visitor();
+    visitor.get("/sign-up").await;
+    for _ in 0..20 {
+        let answer = visitor.post("/sign-up", &[("email", "a@example.com"), ("password", "short")]).await;
+        assert_eq!(answer.status, 422);
+    }
+    site.newcomer("taken@example.com").await;
+    for _ in 0..4 {
+        let fields = [("email", "taken@example.com"), ("password", PASSWORD)];
+        assert_eq!(visitor.post("/sign-up", &fields).await.status, 409);
+    }
+    let fields = [("email", "new@example.com"), ("password", PASSWORD)];
+    let refused = visitor.post("/sign-up", &fields).await;
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.field("email").as_deref(), Some("new@example.com"));
+    assert!(site.store.user_by_email("new@example.com").await.unwrap().is_none());
+    // What a peer claims about where it comes from isn't believed.
+    visitor.headers.push(("X-Forwarded-For".into(), "203.0.113.1".into()));
+    assert_eq!(visitor.post("/sign-up", &fields).await.status, 429);
+}
+
+#[tokio::test]
+async fn a_trusted_proxys_clients_have_limits_of_their_own() {
+    let site = Site::start_with(|config| {
+        config.limits.sign_ups_per_hour = 1;
+        config.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+    })
+    .await;
+    for (email, client, status) in [
+        ("a@example.com", "203.0.113.1", 200),
+        ("b@example.com", "203.0.113.1", 429),
+        ("b@example.com", "203.0.113.2", 200),
+        ("c@example.com", "2001:db8::1", 200),
+        ("d@example.com", "2001:db8::2", 429),
+    ] {
+        let mut visitor = site.visitor();
+        visitor.get("/sign-up").await;
+        visitor.headers.push(("X-Forwarded-For".into(), client.into()));
+        let answer = visitor.post("/sign-up", &[("email", email), ("password", PASSWORD)]).await;
+        assert_eq!(answer.status, status, "{email} {client}");
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_limited_for_each_user() {
+    let site = Site::start_with(|config| config.limits.tokens_at_once = 1000).await;
+    let (mut visitor, _) = site.newcomer("a@example.com").await;
+    let mut statuses = Vec::new();
+    for _ in 0..22 {
+        visitor.get("/cache").await;
+        statuses.push(visitor.post("/tokens", &[("name", "x")]).await.status);
+    }
+    assert_eq!(statuses, [[200; 20].as_slice(), &[429; 2]].concat());
+    let (mut other, _) = site.newcomer("b@example.com").await;
+    other.get("/cache").await;
+    assert_eq!(other.post("/tokens", &[("name", "x")]).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_body_has_16_kib_at_most() {
+    let site = Site::start().await;
+    let (mut visitor, _) = site.newcomer("a@example.com").await;
+    for (size, status) in [(16 * 1024 - 200, 422), (16 * 1024 + 1, 413), (1 << 20, 413)] {
+        visitor.get("/cache").await;
+        let answer = visitor.post("/tokens", &[("name", &"x".repeat(size))]).await;
+        assert_eq!(answer.status, status, "{size}");
+    }
+    let length = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 99999999999\r\n\r\n";
+    let request = visitor.head("POST", "/tokens") + length;
+    assert_eq!(visitor.send(request.as_bytes()).await.status, 413, "declared, never sent");
+}

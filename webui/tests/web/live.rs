@@ -1,0 +1,108 @@
+//! Pages that follow their cache.
+
+use serde_json::Value;
+use store::InstanceState;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+
+use crate::harness::{DEADLINE, Site, Visitor, eventually};
+
+/// An open stream of events.
+pub(crate) struct Events {
+    pub(crate) head: String,
+    lines: tokio::io::Lines<BufReader<TcpStream>>,
+}
+
+impl Events {
+    pub(crate) async fn open(visitor: &Visitor) -> Self {
+        let mut stream = TcpStream::connect(visitor.address).await.unwrap();
+        let request = visitor.head("GET", "/cache/live") + "\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut lines = BufReader::new(stream).lines();
+        let mut head = String::new();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.is_empty() {
+                break;
+            }
+            head += &line;
+            head.push('\n');
+        }
+        Self { head, lines }
+    }
+
+    /// The next event's data, or `None` at the end.
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        let read = async {
+            while let Ok(Some(line)) = self.lines.next_line().await {
+                if let Some(data) = line.strip_prefix("data: ") {
+                    return Some(serde_json::from_str(data).unwrap());
+                }
+            }
+            None
+        };
+        tokio::time::timeout(DEADLINE, read).await.expect("an event or the end")
+    }
+}
+
+#[tokio::test]
+async fn a_stream_tells_every_change_of_its_own_cache_and_no_other() {
+    let site = Site::start().await;
+    let (ann, _) = site.newcomer("ann@example.com").await;
+    site.newcomer("bob@example.com").await;
+    let mut events = Events::open(&ann).await;
+    assert!(events.head.contains("content-type: text/event-stream"), "{}", events.head);
+    assert!(events.head.contains("content-security-policy"));
+    assert_eq!(events.next().await.unwrap()["state"], "pending");
+    site.record("bob@example.com", InstanceState::Failed).await;
+    for state in
+        [InstanceState::Running, InstanceState::Restarting, InstanceState::Failed, InstanceState::Running]
+    {
+        site.record("ann@example.com", state).await;
+        let event = events.next().await.unwrap();
+        assert_eq!(event["state"], state.as_str());
+        assert!(!event.to_string().contains("10.213.7.99"));
+    }
+    let mut ann = ann;
+    let polled: Value = serde_json::from_str(&ann.get("/cache/state").await.body).unwrap();
+    assert_eq!((&polled["state"], &polled["version"]), (&"running".into(), &"1.6.18".into()));
+}
+
+#[tokio::test]
+async fn a_session_has_four_streams_at_most() {
+    let site = Site::start().await;
+    let (user, _) = site.newcomer("a@example.com").await;
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        let mut events = Events::open(&user).await;
+        assert!(events.next().await.is_some());
+        open.push(events);
+    }
+    assert!(Events::open(&user).await.head.starts_with("HTTP/1.1 429"));
+    open.pop();
+    eventually("a place is given back", || async {
+        Events::open(&user).await.head.starts_with("HTTP/1.1 200")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_session() {
+    let site = Site::start().await;
+    let (mut user, _) = site.newcomer("a@example.com").await;
+    let mut events = Events::open(&user).await;
+    assert!(events.next().await.is_some());
+    user.get("/cache").await;
+    user.post("/sign-out", &[]).await;
+    assert_eq!(events.next().await, None);
+}
+
+#[tokio::test]
+async fn a_page_without_scripts_asks_again_while_it_waits() {
+    let site = Site::start().await;
+    let refresh = "<noscript><meta http-equiv=\"refresh\"";
+    let (mut user, first) = site.newcomer("a@example.com").await;
+    assert!(!first.body.contains(refresh), "not while a token is on it");
+    assert!(user.get("/cache").await.body.contains(refresh));
+    site.record("a@example.com", InstanceState::Running).await;
+    assert!(!user.get("/cache").await.body.contains(refresh));
+}

@@ -1,0 +1,13 @@
+//! The web UI over real HTTP, on a real database.
+
+mod csrf;
+mod harness;
+mod headers;
+mod limits;
+mod live;
+mod sessions;
+mod sign_in;
+mod sign_up;
+mod text;
+mod tokens;
+mod trouble;

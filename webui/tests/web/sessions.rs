@@ -1,0 +1,68 @@
+//! Sessions: a new id at sign-in, only its hash kept, and two ends.
+
+use std::time::Duration;
+
+use crate::harness::{PASSWORD, Site, eventually};
+
+#[tokio::test]
+async fn a_sign_in_makes_a_new_id_and_a_given_one_is_not_taken() {
+    let site = Site::start().await;
+    let (first, _) = site.newcomer("a@example.com").await;
+    let fixed = "ab".repeat(32);
+    let mut visitor = site.visitor();
+    visitor.cookies.insert("memgate".into(), fixed.clone());
+    assert_eq!(visitor.sign_in("a@example.com", PASSWORD).await.status, 303);
+    assert_ne!(visitor.cookies["memgate"], fixed);
+    assert_ne!(visitor.cookies["memgate"], first.cookies["memgate"]);
+    let mut planted = site.visitor();
+    planted.cookies.insert("memgate".into(), fixed);
+    assert_eq!(planted.get("/cache").await.status, 303, "the planted id is nobody's");
+    for nonsense in ["", "x", "\"", &"0".repeat(64), &"0".repeat(5000)] {
+        planted.cookies.insert("memgate".into(), nonsense.to_owned());
+        assert_eq!(planted.get("/cache").await.status, 303, "{nonsense}");
+    }
+}
+
+#[tokio::test]
+async fn the_store_has_no_cookie_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let site = Site::start_in(folder, |_| {}).await;
+    let (visitor, page) = site.newcomer("a@example.com").await;
+    let secrets = [&visitor.cookies["memgate"], page.text("token-password").unwrap(), PASSWORD];
+    for file in std::fs::read_dir(path).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        for secret in secrets {
+            assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_unused_session_ends() {
+    let site = Site::start_with(|config| config.session_idle_seconds = 1).await;
+    let (mut visitor, _) = site.newcomer("a@example.com").await;
+    let mut used = visitor.clone();
+    used.sign_in("a@example.com", PASSWORD).await;
+    let began = std::time::Instant::now();
+    // One is in use all the time and lives on; the other is left alone.
+    while began.elapsed() < Duration::from_millis(1500) {
+        assert_eq!(used.get("/cache").await.status, 200);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(visitor.get("/cache").await.location(), "/sign-in?next=/cache");
+}
+
+#[tokio::test]
+async fn a_session_ends_at_its_age_however_used() {
+    let site = Site::start_with(|config| config.session_seconds = 1).await;
+    let (visitor, _) = site.newcomer("a@example.com").await;
+    eventually("the session's end", || {
+        let mut visitor = visitor.clone();
+        async move { visitor.get("/cache").await.status == 303 }
+    })
+    .await;
+    // A form of the ended session leads to the sign-in, and changes nothing.
+    let mut visitor = visitor;
+    assert_eq!(visitor.post("/tokens", &[("name", "late")]).await.location(), "/sign-in?next=/cache");
+}
