@@ -2,6 +2,8 @@
 //!
 //! A client is on one lane at a time and changes lanes only when nothing of its own is in flight.
 
+mod state;
+
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -13,8 +15,7 @@ use process::Shutdown;
 use store::Grant;
 use tokio::time::timeout;
 
-use crate::dialect::text::Keys;
-use crate::dialect::{Dialect, Frame, Parsed, Then};
+use crate::dialect::{Dialect, Frame, Parsed};
 use crate::doorman::linger;
 use crate::grants::{Grants, Verdict};
 use crate::home::{Home, Seat};
@@ -22,6 +23,8 @@ use crate::lane::Lane;
 use crate::login::{self, Credential};
 use crate::outbox::Outbox;
 use crate::request::{Answer, Command, Fault, Limits, Mode, Outcome, Request, TextAnswer};
+pub(crate) use state::State;
+use state::{OwnedThen, Swallow};
 
 /// Requests of one client that may wait for replies.
 const IN_FLIGHT_MAX: usize = 256;
@@ -44,34 +47,6 @@ pub(crate) struct Client {
     /// Read, not understood yet.
     pub(crate) input: Vec<u8>,
     pub(crate) state: State,
-}
-
-/// What a request spread over several turns has left behind.
-#[derive(Default)]
-pub(crate) struct State {
-    lane: Option<Rc<Lane>>,
-    /// The keys of a `get` line that haven't been asked for.
-    keys: Option<OwnedKeys>,
-    swallow: Option<Swallow>,
-    /// Whether the login at the front of the input has turned out to be one sent again.
-    resent: Option<bool>,
-}
-
-struct OwnedKeys {
-    line: Vec<u8>,
-    at: usize,
-    with_cas: bool,
-    exptime: Option<i32>,
-}
-
-struct Swallow {
-    bytes: u64,
-    then: OwnedThen,
-}
-
-enum OwnedThen {
-    Answer(Cow<'static, [u8]>),
-    Forget { key: Vec<u8>, answer: Answer },
 }
 
 /// Why reading stops for now.
@@ -126,6 +101,8 @@ impl Client {
                     tokio::task::yield_now().await;
                     self.resume()
                 }
+                // The flush above may have made it: nobody would wake us for that.
+                Next::Held if self.has_room() => self.resume(),
                 Next::Held => match self.wait_for_room().await {
                     Ok(()) => self.resume(),
                     Err(_) => return End::Gone,
@@ -259,18 +236,10 @@ impl Client {
                 }
                 self.send(&request);
             }
-            Parsed::Keys(Keys { line, with_cas, exptime }) => {
-                self.state.keys = Some(OwnedKeys { line: line.to_vec(), at: 0, with_cas, exptime });
-            }
+            Parsed::Keys(keys) => self.state.keys = Some(keys.into()),
             Parsed::Answer(words) => self.say(words),
             Parsed::Swallow { bytes, then } => {
-                let then = match then {
-                    Then::Answer(words) => OwnedThen::Answer(words),
-                    Then::Request(request) => {
-                        OwnedThen::Forget { key: request.key.to_vec(), answer: request.answer }
-                    }
-                };
-                self.state.swallow = Some(Swallow { bytes, then });
+                self.state.swallow = Some(Swallow { bytes, then: then.into() });
             }
             Parsed::Close(words) => {
                 self.say(words);
@@ -284,14 +253,10 @@ impl Client {
     /// Asks for the next key of an unfinished `get` line, if there is one.
     fn next_key(&mut self) -> bool {
         let Some(mut keys) = self.state.keys.take() else { return false };
-        let line = keys.line.get(keys.at..).unwrap_or_default();
-        let Some((request, rest)) = (Keys { line, with_cas: keys.with_cas, exptime: keys.exptime }).next()
-        else {
-            return false;
-        };
+        let Some((request, more)) = keys.next() else { return false };
         self.send(&request);
-        if !rest.is_empty() {
-            keys.at = keys.line.len() - rest.len();
+        if let Some(at) = more {
+            keys.at = at;
             self.state.keys = Some(keys);
         }
         true

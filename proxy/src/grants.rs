@@ -91,9 +91,10 @@ impl Grants {
         }
     }
 
-    /// The newest that is known of a grant, for whoever holds an older one.
-    pub(crate) fn newest(&self, grant: Arc<Grant>) -> Arc<Grant> {
-        self.known.get(&grant.token).map_or(grant, |known| known.value().clone())
+    /// The newest that is known of a grant that was good just now, if it still is.
+    pub(crate) fn newest(&self, grant: &Grant) -> Option<Arc<Grant>> {
+        let newest = self.known.get(&grant.token)?.value().clone();
+        (!newest.revoked && newest.user_state == UserState::Active).then_some(newest)
     }
 
     async fn find(self: &Arc<Self>, id: TokenId) -> Result<Option<Arc<Grant>>, Away> {

@@ -76,6 +76,9 @@ impl Stage {
 
 /// The credential in a `set` that a client with a known login sends again, if it is one.
 pub(crate) fn resent(key: &[u8], value: &[u8]) -> Option<Credential> {
+    if value.len() > text::PAYLOAD_MAX {
+        return None;
+    }
     match text::read_payload(key, value) {
         text::Payload::Credential(credential) => credential,
         text::Payload::Malformed => None,

@@ -256,10 +256,16 @@ impl Worker {
 
     /// A guest at home: serves it to its end, or until it logs in anew.
     async fn host(self: &Rc<Self>, guest: Guest) -> Option<Caller> {
-        // It may have travelled while its route changed.
-        let grant = self.shared.grants.newest(guest.grant);
-        let home = self.home(&grant);
         let outbox = Outbox::new(guest.stream, self.spare.clone());
+        // It may have travelled while its route changed, or its token was revoked.
+        let Some(grant) = self.shared.grants.newest(&guest.grant) else {
+            self.shared.metrics.login(LoginOutcome::Revoked);
+            outbox.say(&guest.replies.refused);
+            outbox.flush();
+            linger(outbox.stream()).await;
+            return None;
+        };
+        let home = self.home(&grant);
         let limit = usize::try_from(grant.connections).unwrap_or(0);
         let Some(seat) = home.enter(limit) else {
             self.shared.metrics.login(LoginOutcome::Full);

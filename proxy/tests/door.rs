@@ -1,6 +1,11 @@
 //! The door, over real sockets and a real store, with no memcached behind it: who gets in, who doesn't,
 //! and what each is told.
 
+#[path = "door/live.rs"]
+mod live;
+#[path = "door/memcached.rs"]
+mod memcached;
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -282,4 +287,40 @@ fn every_failed_login_takes_its_time_also_behind_another() {
     let both = set("x", "user pass").repeat(2);
     assert_eq!(door.text(&both), FAILURE.repeat(2));
     assert!(begun.elapsed() >= Duration::from_millis(40), "the second told how long its look-up took");
+}
+
+#[test]
+fn a_token_whose_id_was_nobodys_logs_in_once_it_is_made() {
+    let door = Door::open();
+    let token = NewToken::generate(&token_key(door.folder.path()), "test");
+    let login = set("x", &pair(&token.token));
+    assert_eq!(door.text(&login), FAILURE);
+    let user = NewUser { email: "ann@example.com", password_hash: None, plan: "default", is_admin: false };
+    door.runtime.block_on(door.store.sign_up(&user, &token)).unwrap();
+    let made_at = Instant::now();
+    while door.text(&login) != "STORED\r\n" {
+        assert!(made_at.elapsed() < Duration::from_secs(1), "it still is nobody's");
+    }
+}
+
+#[test]
+fn a_busy_client_does_not_hold_up_the_stop() {
+    let mut door = Door::open();
+    let token = door.sign_up("ann@example.com");
+    let mut stream = door.call();
+    let mut reading = stream.try_clone().unwrap();
+    stream.write_all(set("x", &pair(&token)).as_bytes()).unwrap();
+    let mut welcome = [0; 8];
+    reading.read_exact(&mut welcome).unwrap();
+    let writer = std::thread::spawn(move || while stream.write_all(&b"get a\r\n".repeat(1000)).is_ok() {});
+    let mut said = vec![0; UNAVAILABLE.len() * 1000];
+    reading.read_exact(&mut said).unwrap();
+    assert_eq!(String::from_utf8(said).unwrap(), UNAVAILABLE.repeat(1000));
+    let reader = std::thread::spawn(move || std::io::copy(&mut reading, &mut std::io::sink()));
+    let begun = Instant::now();
+    door.shutdown.begin();
+    door.proxy.take().unwrap().join().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    writer.join().unwrap();
+    let _ = reader.join().unwrap();
 }

@@ -7,7 +7,7 @@ use tokio::task::LocalSet;
 
 use super::*;
 use crate::outbox::Spare;
-use crate::request::{Answer, Command, TextAnswer};
+use crate::request::{Answer, Command, Mode, Store, TextAnswer};
 
 const GET: Request<'static> = Request {
     command: Command::Get { exptime: None },
@@ -135,4 +135,58 @@ async fn words_of_ours_keep_their_place() {
     let mut told = String::new();
     caller.read_to_string(&mut told).await.unwrap();
     assert_eq!(told, "END\r\nERROR\r\nVALUE a 0 1\r\nx\r\nEND\r\n");
+}
+
+#[tokio::test]
+async fn a_full_lane_says_when_it_takes_more() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = Target {
+        address: listener.local_addr().unwrap(),
+        generation: 1,
+        secret: "secret".into(),
+        value_max: 100,
+    };
+    let (_caller, stream) = pair().await;
+    let (_other, idle) = pair().await;
+    let (outbox, idle) = (Outbox::new(stream, Rc::default()), Outbox::new(idle, Rc::default()));
+    let lane = Lane::new(target.value_max);
+    let value = vec![b'v'; 256 * 1024];
+    let store = Store { mode: Mode::Set, flags: 0, exptime: 0, cas: None, value: &value };
+    let answer = Answer::Text(TextAnswer::Line { noreply: false });
+    let set = Request { command: Command::Store(store), key: b"a", answer };
+    for _ in 0..4 {
+        assert!(!lane.is_full());
+        lane.send(&set, &outbox);
+    }
+    assert!(lane.is_full());
+    lane.hold(&idle);
+    let fake = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"STORED\r\n").await.unwrap();
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    };
+    let scratch = RefCell::new(vec![0; 4096]);
+    let _waiting = idle.waiting();
+    tokio::select! {
+        () = idle.changed() => assert!(!lane.is_full()),
+        () = fake => panic!("the lane ended"),
+        _ = lane.run(&target, &scratch) => panic!("the lane ended"),
+    }
+    // Dropped half-way, as by a panic: whoever waits is answered.
+    assert!(!lane.is_open());
+    assert_eq!(outbox.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_lane_that_must_end_does_not_finish_connecting() {
+    // Accepted by the kernel, answered by nobody.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let target = Target { address, generation: 1, secret: "secret".into(), value_max: 100 };
+    let lane = Lane::new(target.value_max);
+    let begun = Instant::now();
+    let scratch = RefCell::default();
+    let (end, ()) = tokio::join!(lane.run(&target, &scratch), async { lane.close(Fault::Unavailable) });
+    assert_eq!(end, End::Failed(Fault::Unavailable));
+    assert!(begun.elapsed() < CONNECT_TIMEOUT);
 }
