@@ -94,7 +94,7 @@ impl Grants {
     /// The newest that is known of a grant that was good just now, if it still is.
     pub(crate) fn newest(&self, grant: &Grant) -> Option<Arc<Grant>> {
         let newest = self.known.get(&grant.token)?.value().clone();
-        (!newest.revoked && newest.user_state == UserState::Active).then_some(newest)
+        newest.is_good().then_some(newest)
     }
 
     async fn find(self: &Arc<Self>, id: TokenId) -> Result<Option<Arc<Grant>>, Away> {

@@ -4,17 +4,19 @@
 //! is no pool that two users could share.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use store::{Grant, LaneKey};
+use store::{Grant, LaneKey, TokenId};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::accept::is_private;
 use crate::lane::{End, Lane, Target};
 use crate::metrics::Metrics;
+use crate::outbox::Outbox;
 use crate::request::Fault;
 
 /// Lanes of one instance: about as many as its memcached has threads; more would dilute the batches.
@@ -37,7 +39,7 @@ pub(crate) struct Home {
     lanes: RefCell<[Option<Rc<Lane>>; LANES]>,
     failures: Cell<u32>,
     retry_at: Cell<Instant>,
-    clients: Cell<usize>,
+    seated: RefCell<HashMap<usize, Seated>>,
     next_seat: Cell<usize>,
     left_at: Cell<Instant>,
 }
@@ -48,11 +50,24 @@ pub(crate) struct Seat {
     number: usize,
 }
 
+impl Seat {
+    /// Neighbours take turns at the lanes.
+    fn lane(&self) -> usize {
+        self.number % LANES
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.home.clients.set(self.home.clients.get().saturating_sub(1));
+        self.home.seated.borrow_mut().remove(&self.number);
         self.home.left_at.set(Instant::now());
     }
+}
+
+/// Who sits on a seat.
+struct Seated {
+    token: TokenId,
+    outbox: Weak<Outbox>,
 }
 
 /// What a home shares with the others of its worker.
@@ -76,7 +91,7 @@ impl Home {
             lanes: RefCell::default(),
             failures: Cell::new(0),
             retry_at: Cell::new(Instant::now()),
-            clients: Cell::new(0),
+            seated: RefCell::default(),
             next_seat: Cell::new(0),
             left_at: Cell::new(Instant::now()),
         })
@@ -122,19 +137,29 @@ impl Home {
     }
 
     /// Takes a client in, if its plan allows one more. Returns its seat.
-    pub(crate) fn enter(self: &Rc<Self>, limit: usize) -> Option<Seat> {
-        if self.clients.get() >= limit {
+    pub(crate) fn enter(self: &Rc<Self>, limit: usize, token: TokenId, outbox: &Rc<Outbox>) -> Option<Seat> {
+        let mut seated = self.seated.borrow_mut();
+        if seated.len() >= limit {
             return None;
         }
-        self.clients.set(self.clients.get() + 1);
         let number = self.next_seat.get();
-        self.next_seat.set((number + 1) % LANES);
+        self.next_seat.set(number.wrapping_add(1));
+        seated.insert(number, Seated { token, outbox: Rc::downgrade(outbox) });
         Some(Seat { home: self.clone(), number })
+    }
+
+    /// Ends all connections of a token that is no longer good, at once.
+    pub(crate) fn turn_out(&self, token: TokenId) {
+        for seated in self.seated.borrow().values().filter(|seated| seated.token == token) {
+            if let Some(outbox) = seated.outbox.upgrade() {
+                outbox.cut();
+            }
+        }
     }
 
     /// Whether nobody has been here for so long.
     pub(crate) fn is_deserted(&self, since: Duration) -> bool {
-        self.clients.get() == 0 && self.left_at.get().elapsed() >= since
+        self.seated.borrow().is_empty() && self.left_at.get().elapsed() >= since
     }
 
     /// The lane of a seat: the open one, or a new one. `None` while memcached is away.
@@ -148,7 +173,7 @@ impl Home {
         }
         let target = self.target.borrow().clone()?;
         let lane = Lane::new(target.value_max);
-        *self.lanes.borrow_mut().get_mut(seat.number)? = Some(lane.clone());
+        *self.lanes.borrow_mut().get_mut(seat.lane())? = Some(lane.clone());
         let (home, running) = (self.clone(), lane.clone());
         self.tasks.spawn_local(async move { home.serve(&running, &target).await });
         Some(lane)
@@ -157,7 +182,7 @@ impl Home {
     /// The lane of a seat, if it is open already.
     pub(crate) fn open_lane(&self, seat: &Seat) -> Option<Rc<Lane>> {
         let lanes = self.lanes.borrow();
-        lanes.get(seat.number)?.as_ref().filter(|lane| lane.is_open()).cloned()
+        lanes.get(seat.lane())?.as_ref().filter(|lane| lane.is_open()).cloned()
     }
 
     async fn serve(&self, lane: &Rc<Lane>, target: &Target) {

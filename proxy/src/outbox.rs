@@ -106,6 +106,15 @@ impl Outbox {
         self.broken.get()
     }
 
+    /// Ends the connection: nothing more is said, and the client's task sees it as broken.
+    pub(crate) fn cut(&self) {
+        self.broken.set(true);
+        self.buffer.borrow_mut().clear();
+        self.sent.set(0);
+        self.blocked.set(false);
+        self.wake.notify_one();
+    }
+
     /// One more reply is to come.
     pub(crate) fn expect_one(&self) {
         self.in_flight.set(self.in_flight.get() + 1);

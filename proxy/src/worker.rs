@@ -196,6 +196,9 @@ impl Worker {
             Message::Changed(grant) => {
                 if let Some(home) = self.homes.borrow().get(&grant.instance_id) {
                     home.follow(&grant);
+                    if !grant.is_good() {
+                        home.turn_out(grant.token);
+                    }
                 }
             }
             Message::Guest(moving) => {
@@ -267,7 +270,7 @@ impl Worker {
         };
         let home = self.home(&grant);
         let limit = usize::try_from(grant.connections).unwrap_or(0);
-        let Some(seat) = home.enter(limit) else {
+        let Some(seat) = home.enter(limit, grant.token, &outbox) else {
             self.shared.metrics.login(LoginOutcome::Full);
             outbox.say(&guest.replies.full);
             outbox.flush();

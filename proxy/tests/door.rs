@@ -195,13 +195,28 @@ fn what_is_wrong_gets_the_same_words_not_before_its_time() {
 }
 
 #[test]
-fn a_revoked_token_is_refused_at_once() {
+fn a_revoked_token_ends_at_once() {
     let door = Door::open();
     let token = door.sign_up("ann@example.com");
     let login = set("x", &pair(&token));
-    assert_eq!(door.text(&login), "STORED\r\n");
+    let other = NewToken::generate(&token_key(door.folder.path()), "other");
+    let user = door.runtime.block_on(door.store.user_by_email("ann@example.com")).unwrap().unwrap();
+    door.runtime.block_on(door.store.create_token(&user.id, &other)).unwrap();
+    let [mut live, mut neighbour] = [&token, &other.token].map(|token| {
+        let mut stream = door.call();
+        stream.write_all(set("x", &pair(token)).as_bytes()).unwrap();
+        stream.read_exact(&mut [0; 8]).unwrap();
+        stream
+    });
     door.runtime.block_on(door.store.revoke_token(&token.id())).unwrap();
     let revoked_at = Instant::now();
+    // Live connections end too, but only that token's.
+    assert!(matches!(live.read(&mut [0; 8]), Ok(0) | Err(_)));
+    assert!(revoked_at.elapsed() < Duration::from_secs(1), "the connection lives on");
+    neighbour.write_all(b"bogus\r\n").unwrap();
+    let mut said = [0; 7];
+    neighbour.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"ERROR\r\n");
     while door.text(&login) != FAILURE {
         assert!(revoked_at.elapsed() < Duration::from_secs(1), "it still logs in");
     }

@@ -51,6 +51,12 @@ impl Grant {
         token::matches(key, &self.token, secret.reveal(), &self.secret_hash)
     }
 
+    /// Whether it lets anybody in: the token isn't revoked, its user not suspended.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        !self.revoked && self.user_state == UserState::Active
+    }
+
     /// A hash to check a secret against when there is no such token, so that the clock doesn't tell.
     #[must_use]
     pub fn check_nothing(key: &TokenKey, id: &TokenId, secret: &TokenSecret) -> bool {
