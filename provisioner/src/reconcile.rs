@@ -130,6 +130,9 @@ impl Reconciler {
     fn hear(&mut self, news: News) {
         match news {
             News::Changed(instance) => {
+                if let Some(container) = instance.route.as_ref().and_then(|route| route.container.clone()) {
+                    self.homes.insert(container, instance.id.clone());
+                }
                 let want = want(&instance);
                 if self.wants.insert(instance.id.clone(), want) != Some(want) {
                     self.queue.push_afresh(&instance.id);

@@ -55,8 +55,8 @@ impl Engine {
         filters.entry("label".into()).or_default().push(format!("{LABEL_INSTANCE}={instance}"));
         let mut containers = Vec::new();
         for container in self.list(filters).await? {
-            match self.activity(&container.id).await {
-                Ok(activity) => containers.push(Container { activity, ..container }),
+            match self.inspect(&container).await {
+                Ok(container) => containers.push(container),
                 Err(error) if error.is_missing() => {}
                 Err(error) => return Err(error),
             }
@@ -70,17 +70,22 @@ impl Engine {
         Ok(list.map_err(|e| refused("list containers", e))?.into_iter().map(seen).collect())
     }
 
-    async fn activity(&self, container: &str) -> Result<Activity, Error> {
+    /// What it does, and whether it has its address.
+    async fn inspect(&self, container: &Container) -> Result<Container, Error> {
         use ContainerStateStatusEnum as State;
-        let inspected = self.docker()?.inspect_container(container, None::<InspectContainerOptions>).await;
-        let state = inspected.map_err(|e| refused("inspect a container", e))?.state;
-        Ok(match state.and_then(|state| state.status) {
+        let inspected =
+            self.docker()?.inspect_container(&container.id, None::<InspectContainerOptions>).await;
+        let inspected = inspected.map_err(|e| refused("inspect a container", e))?;
+        let networks = inspected.network_settings.and_then(|s| s.networks).unwrap_or_default();
+        let activity = match inspected.state.and_then(|state| state.status) {
             Some(State::RUNNING | State::STOPPING) => Activity::Running,
             Some(State::PAUSED) => Activity::Paused,
             Some(State::RESTARTING) => Activity::Restarting,
             Some(State::CREATED) => Activity::Created,
             _ => Activity::Stopped,
-        })
+        };
+        let attached = attached(&networks, &container.address);
+        Ok(Container { activity, attached, ..container.clone() })
     }
 
     /// Makes a container, not started; its id. The volume for the secret is made with it.
@@ -255,8 +260,12 @@ fn seen(summary: ContainerSummary) -> Container {
             Some(State::CREATED) => Activity::Created,
             _ => Activity::Stopped,
         },
-        attached: networks.values().any(|n| n.ip_address.as_deref() == Some(address.as_str())),
+        attached: attached(&networks, &address),
         created_at: created_at(&labels),
         address,
     }
+}
+
+fn attached(networks: &HashMap<String, EndpointSettings>, address: &str) -> bool {
+    networks.values().any(|network| network.ip_address.as_deref() == Some(address))
 }

@@ -234,9 +234,12 @@ async fn two_hundred() {
 
     let killed = Instant::now();
     let ids = docker(&["ps", "-q", "--filter", &format!("label=memgate={}", installation.id)]);
-    let ids: Vec<&str> = ids.lines().collect();
-    docker(&[&["kill"], ids.as_slice()].concat());
-    println!("{} killed in {:?}", ids.len(), killed.elapsed());
+    // One by one: Docker 20.10 miscounts a network's users when dozens die at once while others start, and
+    // then doesn't let it go until Docker is started again.
+    for id in ids.lines() {
+        docker(&["kill", id]);
+    }
+    println!("{} killed in {:?}", ids.lines().count(), killed.elapsed());
     let killed = Instant::now();
     let pending = async || {
         installation
