@@ -268,7 +268,12 @@ impl Engine<'_> {
         let blocked = session.flush()?;
         if blocked != session.blocked {
             session.blocked = blocked;
-            epoll::modify(&self.poller, &session.stream, EventData::new_u64(index as u64), interest(blocked))?;
+            epoll::modify(
+                &self.poller,
+                &session.stream,
+                EventData::new_u64(index as u64),
+                interest(blocked),
+            )?;
         }
         Ok(())
     }

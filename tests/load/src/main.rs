@@ -6,9 +6,9 @@
 mod bench;
 mod cpu;
 mod engine;
+mod failure;
 #[cfg(test)]
 mod fake;
-mod failure;
 mod idle;
 mod login;
 mod outcome;

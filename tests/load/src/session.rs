@@ -123,7 +123,8 @@ impl Session {
                 Op::Login => known.login.expect().ok_or_else(|| unasked(input))?,
                 op => known.wire.expect(op, pending.key),
             };
-            let (taken, whole) = self.reader.step(&expect, input).map_err(|wrong| mismatch(pending, &wrong))?;
+            let (taken, whole) =
+                self.reader.step(&expect, input).map_err(|wrong| mismatch(pending, &wrong))?;
             input = &input[taken..];
             if whole {
                 self.pending.pop_front();

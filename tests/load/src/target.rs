@@ -33,8 +33,7 @@ fn is_own(ip: IpAddr) -> bool {
 fn is_on_a_bridge(ip: IpAddr) -> bool {
     let IpAddr::V4(ip) = ip else { return false };
     let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
-    interface(&routes, ip)
-        .is_some_and(|name| Path::new("/sys/class/net").join(name).join("bridge").is_dir())
+    interface(&routes, ip).is_some_and(|name| Path::new("/sys/class/net").join(name).join("bridge").is_dir())
 }
 
 /// The interface of the longest route to `ip`, if no gateway is on the way.

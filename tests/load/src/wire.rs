@@ -75,9 +75,12 @@ impl Wire {
         }
         let text = |line: &str, i: usize| line.replace('K', &String::from_utf8_lossy(&key(i))).into_bytes();
         let (get, set, got, stored): (&str, String, String, &str) = match dialect {
-            Dialect::Text | Dialect::Binary => {
-                ("get K\r\n", format!("set K 0 0 {value}\r\n"), format!("VALUE K 0 {value}\r\n"), "STORED\r\n")
-            }
+            Dialect::Text | Dialect::Binary => (
+                "get K\r\n",
+                format!("set K 0 0 {value}\r\n"),
+                format!("VALUE K 0 {value}\r\n"),
+                "STORED\r\n",
+            ),
             Dialect::Meta => ("mg K v\r\n", format!("ms K {value}\r\n"), format!("VA {value}\r\n"), "HD\r\n"),
         };
         let rows = |binary_row: &dyn Fn(usize) -> Vec<u8>, text_row: &dyn Fn(usize) -> Vec<u8>| {

@@ -104,8 +104,7 @@ impl Contender {
     /// The generator's arguments for this target.
     pub(super) fn arguments(&self) -> Vec<String> {
         let dialect = format!("{:?}", self.dialect).to_lowercase();
-        let mut arguments =
-            vec!["--target".into(), self.address.to_string(), "--dialect".into(), dialect];
+        let mut arguments = vec!["--target".into(), self.address.to_string(), "--dialect".into(), dialect];
         if let Some((form, path)) = &self.login {
             let path = path.display().to_string();
             arguments.extend(["--login".into(), (*form).into(), "--credentials".into(), path]);

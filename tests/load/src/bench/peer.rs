@@ -74,6 +74,9 @@ pub(super) fn leashed(command: &Command) -> Command {
 
 /// Asks a child to end and waits; kills it if it doesn't. Whether it ended by itself.
 pub(super) fn end(child: &mut Child, signal: &str, within: Duration) -> bool {
+    if matches!(child.try_wait(), Ok(Some(_))) {
+        return true;
+    }
     let _ = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
     let deadline = Instant::now() + within;
     while Instant::now() < deadline {
@@ -120,7 +123,7 @@ pub(super) fn memcached(unpacked: &Path, listen: SocketAddr) -> Command {
 
 /// One listener for each backend.
 pub(super) fn haproxy(folder: &Path, ways: &[(SocketAddr, SocketAddr)]) -> Result<Command, Failure> {
-    let mut text = "global\n  maxconn 16000\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
+    let mut text = "defaults\n  mode tcp\n  timeout connect 5s\n  \
                     timeout client 10m\n  timeout server 10m\n"
         .to_owned();
     for (index, (listen, backend)) in ways.iter().enumerate() {

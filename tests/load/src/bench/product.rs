@@ -40,13 +40,8 @@ impl Product {
         let memgate = fs::canonicalize(memgate).map_err(|error| {
             Failure::new(format!("no {} ({error})", memgate.display()), "cargo build --release")
         })?;
-        let mut product = Self {
-            up: None,
-            memgate,
-            data: folder.join("data"),
-            ports: free_ports(),
-            users: Vec::new(),
-        };
+        let mut product =
+            Self { up: None, memgate, data: folder.join("data"), ports: free_ports(), users: Vec::new() };
         product.up(folder).await?;
         for index in 0..users.max(1) {
             let user = product.add_user(index)?;
@@ -69,7 +64,8 @@ impl Product {
 
     fn memgate(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.memgate);
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MEMGATE_"))
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MEMGATE_"))
         {
             command.env_remove(name);
         }

@@ -66,11 +66,7 @@ pub(super) fn all(quick: bool) -> Vec<Row> {
         rows.extend([closed(100, 256, 1), closed(100, 256, 16)].map(|row| Row { dialect, ..row }));
     }
     let usual = closed(100, 256, 1);
-    rows.extend([0.5, 0.9].map(|share| Row {
-        kind: Kind::Open { share, rate: 0.0 },
-        pipeline: 64,
-        ..usual
-    }));
+    rows.extend([0.5, 0.9].map(|share| Row { kind: Kind::Open { share, rate: 0.0 }, pipeline: 64, ..usual }));
     rows.extend([
         Row { kind: Kind::MultiGet(10), connections: 50, ..usual },
         Row { kind: Kind::Churn, connections: 16, ..usual },

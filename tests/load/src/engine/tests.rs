@@ -6,6 +6,7 @@ use super::*;
 use crate::fake::{self, Lie};
 
 #[derive(Parser)]
+#[command(args_override_self = true)]
 struct Line {
     #[command(flatten)]
     plan: Plan,
