@@ -149,6 +149,7 @@ impl Point {
             && self.target == "direct"
             && self.backend == CONTAINER
             && self.pipeline == 1
+            && self.dialect == format!("{:?}", row.dialect).to_lowercase()
             && (self.value_bytes, self.connections) == (row.value, row.connections)
     }
 }

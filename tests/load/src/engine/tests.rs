@@ -1,3 +1,5 @@
+//! The whole generator against a tiny memcached that may lie.
+
 use std::io::Write as _;
 
 use clap::Parser;
