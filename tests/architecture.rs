@@ -5,15 +5,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const CRATES: [&str; 5] = ["process", "provisioner", "proxy", "store", "webui"];
+const CRATES: [&str; 6] = ["process", "provisioner", "proxy", "store", "tests/load", "webui"];
 
 /// A crate of ours, and all it may depend on among ours and the libraries that have one owner.
-const MAY_DEPEND_ON: [(&str, &[&str]); 6] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 7] = [
     (".", &["process", "provisioner", "proxy", "store", "webui"]),
     ("process", &[]),
     ("provisioner", &["process", "store", "bollard"]),
     ("proxy", &["process", "store"]),
     ("store", &["sqlx"]),
+    ("tests/load", &["process", "store"]),
     ("webui", &["process", "store"]),
 ];
 

@@ -1,0 +1,117 @@
+//! Who runs in a row: the target's address, dialect, login, and the processes to watch.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::product::Logins;
+use super::rig::Rig;
+use super::{Kind, Row};
+use crate::cpu::Watched;
+use crate::wire::Dialect;
+
+pub(super) const LOOPBACK: &str = "loopback";
+pub(super) const CONTAINER: &str = "container";
+
+#[derive(Debug, Clone)]
+pub(super) struct Contender {
+    pub(super) name: &'static str,
+    pub(super) backend: &'static str,
+    pub(super) dialect: Dialect,
+    address: SocketAddr,
+    login: Option<(&'static str, PathBuf)>,
+    watched: Vec<Watched>,
+}
+
+/// Everybody who can run this row.
+pub(super) fn of(rig: &Rig, row: &Row) -> Vec<Contender> {
+    if row.kind == Kind::Users {
+        return vec![memgate(rig, row, Logins::Tokens), plain(rig, "haproxy", row.dialect)];
+    }
+    let mut all = Vec::new();
+    // Bytes pass a TCP proxy as they are: each is asked in the dialect that memcached is best at.
+    let best = match row.dialect {
+        Dialect::Binary => Dialect::Binary,
+        Dialect::Text if row.pipeline == 1 || matches!(row.kind, Kind::Open { .. }) => Dialect::Text,
+        _ => Dialect::Meta,
+    };
+    let mut direct = vec![best];
+    if row.pipeline > 1 && best == Dialect::Meta {
+        direct.push(Dialect::Text);
+    }
+    let container = row.dialect != Dialect::Binary;
+    for dialect in direct {
+        if container {
+            all.push(behind_login(rig, "direct", dialect));
+        }
+        all.push(plain(rig, "direct", dialect));
+    }
+    all.push(memgate(rig, row, Logins::Token));
+    for name in ["haproxy", "nginx"] {
+        if container {
+            all.push(behind_login(rig, name, best));
+        }
+        all.push(plain(rig, name, best));
+    }
+    // It speaks text only, and has no login.
+    if row.dialect == Dialect::Text {
+        all.push(plain(rig, "twemproxy", Dialect::Text));
+    }
+    all
+}
+
+/// In front of the memcached on loopback, which asks for no login.
+fn plain(rig: &Rig, name: &'static str, dialect: Dialect) -> Contender {
+    let addresses = &rig.addresses;
+    let address = match name {
+        "haproxy" => addresses.haproxy,
+        "nginx" => addresses.nginx,
+        "twemproxy" => addresses.twemproxy,
+        _ => addresses.direct,
+    };
+    let mut watched = rig.watched("memcached", "memcached");
+    watched.extend(rig.watched("proxy", name));
+    Contender { name, backend: LOOPBACK, dialect, address, login: None, watched }
+}
+
+/// In front of memgate's own container, with the lane's login.
+fn behind_login(rig: &Rig, name: &'static str, dialect: Dialect) -> Contender {
+    let address = match name {
+        "haproxy" => rig.addresses.haproxy_container,
+        "nginx" => rig.addresses.nginx_container,
+        _ => rig.product.users[0].backend,
+    };
+    let mut watched = rig.watched("memcached", "container");
+    watched.extend(rig.watched("proxy", name));
+    let login = Some(("text", rig.logins(Logins::Lane)));
+    Contender { name, backend: CONTAINER, dialect, address, login, watched }
+}
+
+fn memgate(rig: &Rig, row: &Row, logins: Logins) -> Contender {
+    let form = if row.dialect == Dialect::Binary { "sasl" } else { "text" };
+    let mut watched = rig.watched("memcached", "container");
+    watched.extend(rig.watched("proxy", "memgate"));
+    Contender {
+        name: "memgate",
+        backend: CONTAINER,
+        dialect: row.dialect,
+        address: rig.product.endpoint(),
+        login: Some((form, rig.logins(logins))),
+        watched,
+    }
+}
+
+impl Contender {
+    /// The generator's arguments for this target.
+    pub(super) fn arguments(&self) -> Vec<String> {
+        let dialect = format!("{:?}", self.dialect).to_lowercase();
+        let mut arguments = vec!["--target".into(), self.address.to_string(), "--dialect".into(), dialect];
+        if let Some((form, path)) = &self.login {
+            let path = path.display().to_string();
+            arguments.extend(["--login".into(), (*form).into(), "--credentials".into(), path]);
+        }
+        for Watched { name, pid } in &self.watched {
+            arguments.extend(["--watch".into(), format!("{name}={pid}")]);
+        }
+        arguments
+    }
+}

@@ -1,0 +1,179 @@
+//! `memgate up`, with data and ports of its own, and users added through the command line.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use store::LaneKey;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+use super::peer::{children, end, free_ports, leashed};
+use crate::failure::Failure;
+
+/// A first start makes the image.
+const START_WITHIN: Duration = Duration::from_secs(180);
+const STOP_WITHIN: Duration = Duration::from_secs(20);
+const MEMCACHED_PORT: u16 = 11211;
+
+pub(super) struct Product {
+    up: Option<Child>,
+    memgate: PathBuf,
+    data: PathBuf,
+    ports: [SocketAddr; 5],
+    pub(super) users: Vec<User>,
+}
+
+/// A user's cache: the container's address and process, and both ways to log in, as files.
+pub(super) struct User {
+    pub(super) backend: SocketAddr,
+    pub(super) memcached_pid: u32,
+    token: String,
+    lane: String,
+}
+
+impl Product {
+    pub(super) async fn start(memgate: &Path, folder: &Path, users: usize) -> Result<Self, Failure> {
+        let memgate = fs::canonicalize(memgate).map_err(|error| {
+            Failure::new(format!("no {} ({error})", memgate.display()), "cargo build --release")
+        })?;
+        let mut product =
+            Self { up: None, memgate, data: folder.join("data"), ports: free_ports(), users: Vec::new() };
+        product.up(folder).await?;
+        for index in 0..users.max(1) {
+            let user = product.add_user(index)?;
+            product.users.push(user);
+        }
+        Ok(product)
+    }
+
+    pub(super) fn endpoint(&self) -> SocketAddr {
+        self.ports[0]
+    }
+
+    pub(super) fn proxy_pid(&self) -> Option<u32> {
+        let is_proxy = |pid: &u32| {
+            let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command.split('\0').nth(1) == Some("proxy")
+        };
+        children(self.up.as_ref()?.id()).into_iter().find(is_proxy)
+    }
+
+    fn memgate(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.memgate);
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MEMGATE_"))
+        {
+            command.env_remove(name);
+        }
+        let keys =
+            ["PROXY__LISTEN", "PROXY__HEALTH", "PROVISIONER__HEALTH", "WEBUI__LISTEN", "WEBUI__HEALTH"];
+        for (key, port) in keys.iter().zip(self.ports) {
+            command.env(format!("MEMGATE_{key}"), port.to_string());
+        }
+        // A container held back by its CPU quota would make direct look slow, not memgate fast.
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        command.env("MEMGATE_PROVISIONER__CPUS", format!("{cpus}.0"));
+        command.env("MEMGATE_DATA", &self.data).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    async fn up(&mut self, folder: &Path) -> Result<(), Failure> {
+        let log_path = folder.join("memgate.log");
+        let mut command = leashed(&self.memgate(&["up"]));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log_path)?);
+        let mut up = command.spawn()?;
+        let stdout = up.stdout.take();
+        self.up = Some(up);
+        let stdout = stdout.ok_or_else(|| Failure::void("no output of memgate"))?;
+        let mut lines = BufReader::new(tokio::process::ChildStdout::from_std(stdout)?).lines();
+        let ready = async {
+            while let Some(line) = lines.next_line().await? {
+                if line == "memgate is ready" {
+                    return Ok(());
+                }
+            }
+            let log = fs::read_to_string(&log_path).unwrap_or_default();
+            Err(Failure::new(
+                format!("memgate doesn't start ({})", log.lines().last().unwrap_or("no word")),
+                "see that Docker runs, and that deploy/up works",
+            ))
+        };
+        tokio::time::timeout(START_WITHIN, ready)
+            .await
+            .unwrap_or_else(|_| Err(Failure::new("memgate isn't ready in time", "see that deploy/up works")))
+    }
+
+    fn json(&self, arguments: &[&str]) -> Result<Value, Failure> {
+        let output = self.memgate(arguments).arg("--json").output()?;
+        if !output.status.success() {
+            let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(Failure::new(format!("memgate {}: {words}", arguments.join(" ")), "see above"));
+        }
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    fn add_user(&self, index: usize) -> Result<User, Failure> {
+        let email = format!("bench-{index}@example.org");
+        let added = self.json(&["user", "add", &email])?;
+        let instance = self.json(&["instance", "show", &email])?;
+        let unexpected = || Failure::new("memgate printed something unexpected", "report this");
+        let text = |value: &Value, key: &str| value[key].as_str().map(str::to_owned).ok_or_else(unexpected);
+        let key = LaneKey::load(&self.data.join("lane.key"))
+            .map_err(|error| Failure::new(error.to_string(), "run this as root"))?;
+        let generation = instance["generation"].as_i64().ok_or_else(unexpected)?;
+        let address = text(&instance, "address")?.parse().map_err(|_| unexpected())?;
+        Ok(User {
+            backend: SocketAddr::new(address, MEMCACHED_PORT),
+            memcached_pid: container_pid(&text(&instance, "container")?)?,
+            token: format!("{} {}", text(&added, "username")?, text(&added, "password")?),
+            lane: format!("lane {}", key.secret(&text(&instance, "id")?, generation)),
+        })
+    }
+
+    /// Writes the logins of the first `count` users through the proxy, or of the first one's lane.
+    pub(super) fn write_logins(&self, path: &Path, kind: Logins) -> Result<(), Failure> {
+        let lines: Vec<&str> = match kind {
+            Logins::Token => self.users.iter().take(1).map(|user| user.token.as_str()).collect(),
+            Logins::Tokens => self.users.iter().map(|user| user.token.as_str()).collect(),
+            Logins::Lane => self.users.iter().take(1).map(|user| user.lane.as_str()).collect(),
+        };
+        let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+        file.write_all((lines.join("\n") + "\n").as_bytes())?;
+        file.persist(path).map_err(|error| Failure::from(error.error))?;
+        Ok(())
+    }
+}
+
+/// Whose logins.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Logins {
+    Token,
+    Tokens,
+    Lane,
+}
+
+impl Drop for Product {
+    fn drop(&mut self) {
+        if let Some(mut up) = self.up.take() {
+            end(&mut up, "INT", STOP_WITHIN);
+        }
+        let down = self.memgate(&["down", "--purge"]).output();
+        match down {
+            Ok(down) if down.status.success() => {}
+            Ok(down) => eprintln!("memgate down: {}", String::from_utf8_lossy(&down.stderr).trim()),
+            Err(error) => eprintln!("memgate down: {error}"),
+        }
+    }
+}
+
+fn container_pid(container: &str) -> Result<u32, Failure> {
+    let output = Command::new("docker").args(["inspect", "-f", "{{.State.Pid}}", container]).output()?;
+    String::from_utf8_lossy(&output.stdout)
+        .trim()
+        .parse()
+        .map_err(|_| Failure::void("Docker doesn't tell the process of a container"))
+}

@@ -1,0 +1,81 @@
+//! All that takes part, started once, stopped at the end.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::peer::{self, Peer};
+use super::product::{Logins, Product};
+use crate::cpu::Watched;
+use crate::failure::Failure;
+
+/// Dropped, everything is stopped: the proxies before what they lead to, the folder last.
+pub(super) struct Rig {
+    haproxy: Peer,
+    nginx: Peer,
+    twemproxy: Peer,
+    pub(super) product: Product,
+    memcached: Peer,
+    pub(super) addresses: Addresses,
+    folder: TempDir,
+}
+
+pub(super) struct Addresses {
+    pub(super) direct: SocketAddr,
+    pub(super) haproxy: SocketAddr,
+    pub(super) nginx: SocketAddr,
+    pub(super) twemproxy: SocketAddr,
+    /// The same two in front of the container.
+    pub(super) haproxy_container: SocketAddr,
+    pub(super) nginx_container: SocketAddr,
+}
+
+impl Rig {
+    pub(super) async fn start(memgate: &Path, memcached: &Path, users: usize) -> Result<Self, Failure> {
+        eprintln!("starting memgate and its peers ...");
+        let folder = tempfile::tempdir()?;
+        let path = folder.path();
+        let product = Product::start(memgate, path, users).await?;
+        for kind in [Logins::Token, Logins::Tokens, Logins::Lane] {
+            product.write_logins(&logins(path, kind), kind)?;
+        }
+        let [direct, haproxy, nginx, twemproxy, haproxy_container, nginx_container, stats] =
+            peer::free_ports();
+        let addresses = Addresses { direct, haproxy, nginx, twemproxy, haproxy_container, nginx_container };
+        let container = product.users[0].backend;
+        let memcached = Peer::start("memcached", path, &mut peer::memcached(memcached, direct), direct)?;
+        let mut command = peer::haproxy(path, &[(haproxy, direct), (haproxy_container, container)])?;
+        let haproxy = Peer::start("haproxy", path, &mut command, haproxy)?;
+        let mut command = peer::nginx(path, &[(nginx, direct), (nginx_container, container)])?;
+        let nginx = Peer::start("nginx", path, &mut command, nginx)?;
+        let mut command = peer::twemproxy(path, twemproxy, direct, stats)?;
+        let twemproxy = Peer::start("twemproxy", path, &mut command, twemproxy)?;
+        Ok(Self { haproxy, nginx, twemproxy, product, memcached, addresses, folder })
+    }
+
+    pub(super) fn logins(&self, kind: Logins) -> PathBuf {
+        logins(self.folder.path(), kind)
+    }
+
+    /// The processes behind a name.
+    pub(super) fn pids(&self, name: &str) -> Vec<u32> {
+        match name {
+            "haproxy" => self.haproxy.pids(),
+            "nginx" => self.nginx.pids(),
+            "twemproxy" => self.twemproxy.pids(),
+            "memcached" => self.memcached.pids(),
+            "container" => self.product.users.iter().map(|user| user.memcached_pid).collect(),
+            "memgate" => self.product.proxy_pid().into_iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn watched(&self, role: &str, name: &str) -> Vec<Watched> {
+        self.pids(name).into_iter().map(|pid| Watched { name: role.into(), pid }).collect()
+    }
+}
+
+fn logins(folder: &Path, kind: Logins) -> PathBuf {
+    folder.join(format!("{kind:?}.logins"))
+}

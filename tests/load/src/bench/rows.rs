@@ -1,0 +1,126 @@
+//! The rows of the table: PERFORMANCE's shapes.
+
+use super::summary::Point;
+use crate::wire::Dialect;
+
+/// How requests are made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Kind {
+    Closed,
+    /// So much of the peak that direct reached in the closed loop, and the rate that this is.
+    Open {
+        share: f64,
+        rate: f64,
+    },
+    /// Connect, log in, get, close.
+    Churn,
+    /// So many keys in one get.
+    MultiGet(usize),
+    /// Every connection another user's.
+    Users,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Row {
+    pub(super) kind: Kind,
+    pub(super) value: usize,
+    pub(super) connections: usize,
+    pub(super) pipeline: usize,
+    /// What memgate's client speaks.
+    pub(super) dialect: Dialect,
+}
+
+/// Connections of a churn run: their ports rest for a minute afterwards.
+const CHURNED_MAX: u64 = 5_000;
+
+const fn closed(value: usize, connections: usize, pipeline: usize) -> Row {
+    Row { kind: Kind::Closed, value, connections, pipeline, dialect: Dialect::Text }
+}
+
+const MAIN: [Row; 7] = [
+    closed(100, 1, 1),
+    closed(100, 50, 1),
+    closed(100, 256, 1),
+    closed(100, 50, 16),
+    closed(100, 256, 16),
+    closed(1024, 256, 1),
+    closed(65_536, 50, 1),
+];
+
+/// All rows, the open loops behind the closed one that they take their rates from.
+pub(super) fn all(quick: bool) -> Vec<Row> {
+    let mut rows = MAIN.to_vec();
+    if quick {
+        return rows;
+    }
+    rows.extend([
+        closed(100, 1000, 1),
+        closed(100, 1000, 16),
+        closed(1024, 1, 1),
+        closed(1024, 256, 16),
+        closed(65_536, 1, 1),
+        closed(65_536, 50, 16),
+        closed(65_536, 256, 1),
+    ]);
+    for dialect in [Dialect::Meta, Dialect::Binary] {
+        rows.extend([closed(100, 256, 1), closed(100, 256, 16)].map(|row| Row { dialect, ..row }));
+    }
+    let usual = closed(100, 256, 1);
+    rows.extend([0.5, 0.9].map(|share| Row { kind: Kind::Open { share, rate: 0.0 }, pipeline: 64, ..usual }));
+    rows.extend([
+        Row { kind: Kind::MultiGet(10), connections: 50, ..usual },
+        Row { kind: Kind::Churn, connections: 16, ..usual },
+        Row { kind: Kind::Users, ..usual },
+    ]);
+    rows
+}
+
+impl Row {
+    pub(super) fn shape(&self) -> String {
+        match self.kind {
+            Kind::Closed => "closed".into(),
+            Kind::Open { share, .. } => format!("open-{:.0}", share * 100.0),
+            Kind::Churn => "churn".into(),
+            Kind::MultiGet(keys) => format!("multiget-{keys}"),
+            Kind::Users => "users".into(),
+        }
+    }
+
+    pub(super) fn name(&self) -> String {
+        let Self { value, connections, pipeline, dialect, .. } = self;
+        let value = if *value < 1024 { format!("{value}B") } else { format!("{}KiB", value / 1024) };
+        let dialect = format!("{dialect:?}").to_lowercase();
+        format!("{value}/{connections}/{pipeline} {} {dialect}", self.shape())
+    }
+
+    /// The open loop's rate, from the closed loop's points.
+    pub(super) fn at_rate(self, points: &[Point]) -> Self {
+        let Kind::Open { share, .. } = self.kind else { return self };
+        let peak = points
+            .iter()
+            .filter(|point| point.is_peak(&self))
+            .map(|point| point.ops_per_s)
+            .fold(20_000.0, f64::max);
+        Self { kind: Kind::Open { share, rate: (peak * share).round() }, ..self }
+    }
+
+    /// The generator's arguments, but for the target's.
+    pub(super) fn arguments(&self) -> Vec<String> {
+        let mut arguments: Vec<String> = Vec::new();
+        let mut option = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
+        option("value", self.value.to_string());
+        option("connections", self.connections.to_string());
+        option("pipeline", self.pipeline.to_string());
+        match self.kind {
+            Kind::Open { rate, .. } => option("rate", rate.to_string()),
+            Kind::MultiGet(keys) => option("multiget", keys.to_string()),
+            Kind::Churn => option("count", CHURNED_MAX.to_string()),
+            Kind::Users => option("keys", "100".into()),
+            Kind::Closed => {}
+        }
+        if self.kind == Kind::Churn {
+            arguments.push("--churn".into());
+        }
+        arguments
+    }
+}

@@ -1,0 +1,51 @@
+//! The table, for people. Pure.
+
+use super::summary::Point;
+
+const HEAD: &str = "| value/connections/pipeline | backend | target | ops/s (spread) | / direct (spread) | p50 | p99 | p99.9 us | p99 / direct | CPU s/M proxy (user) | memcached | generator (share) | remarks |\n\
+                    |---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+
+pub(super) fn all(points: &[Point]) -> String {
+    let (memory, timed): (Vec<&Point>, Vec<&Point>) =
+        points.iter().partition(|point| point.bytes_per_connection.is_some());
+    let mut text = String::new();
+    if !timed.is_empty() {
+        text += HEAD;
+        timed.iter().for_each(|point| text += &(line(point) + "\n"));
+        text += "\nThe machine is shared with whatever else runs on it: compare ratios, not ops/s.\n";
+    }
+    if !memory.is_empty() {
+        text += "\n| idle connections | target | bytes each, logged in | after a get | remarks |\n|---|---|---|---|---|\n";
+    }
+    for point in memory {
+        let [idle, asked] = point.bytes_per_connection.unwrap_or_default();
+        let (connections, target, remarks) = (point.connections, &point.target, point.remarks.join("; "));
+        text += &format!("| {connections} | {target} | {idle:.0} | {asked:.0} | {remarks} |\n");
+    }
+    text
+}
+
+pub(super) fn line(point: &Point) -> String {
+    let Point { row, backend, target, dialect, ops_per_s, p50_us, p99_us, p999_us, .. } = point;
+    let remarks = point.remarks.join("; ");
+    if *ops_per_s == 0.0 {
+        return format!("| {row} | {backend} | {target} {dialect} | | | | | | | | | | {remarks} |");
+    }
+    let [low, high] = point.ops_per_s_spread;
+    let optional = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
+    let cpu = |name: &str| optional(point.cpu_s_per_million.get(name).copied());
+    let ratio = match (point.ratio_to_direct, point.ratio_spread) {
+        (Some(ratio), Some([low, high])) => format!("{ratio:.2} ({low:.2}-{high:.2})"),
+        _ => "-".to_owned(),
+    };
+    format!(
+        "| {row} | {backend} | {target} {dialect} | {ops_per_s:.0} ({low:.0}-{high:.0}) | {ratio} \
+         | {p50_us:.0} | {p99_us:.0} | {p999_us:.0} | {} | {} ({}) | {} | {} ({:.0} %) | {remarks} |",
+        optional(point.p99_to_direct),
+        cpu("proxy"),
+        optional(point.proxy_user_s_per_million),
+        cpu("memcached"),
+        cpu("generator"),
+        point.generator_share * 100.0,
+    )
+}

@@ -1,0 +1,59 @@
+//! Connections that are logged in and do nothing: what does one cost?
+
+use std::io::BufRead as _;
+use std::net::{SocketAddr, TcpStream};
+
+use clap::Args;
+
+use crate::failure::Failure;
+use crate::login::Login;
+use crate::plan::Identity;
+use crate::preload;
+use crate::session::Known;
+use crate::target;
+use crate::wire::{Dialect, Wire};
+
+const CONNECTIONS_MAX: usize = 20_000;
+
+/// Prints `idle` when all connections are there, `asked` after a get on each (begun by a line on stdin),
+/// and ends with stdin.
+#[derive(Debug, Args)]
+pub(crate) struct Idle {
+    /// The address; only on this machine
+    #[arg(long)]
+    target: SocketAddr,
+    /// How many
+    #[arg(long, default_value_t = 1_000)]
+    connections: usize,
+    #[command(flatten)]
+    identity: Identity,
+}
+
+impl Idle {
+    pub(crate) fn run(&self) -> Result<(), Failure> {
+        target::check(self.target)?;
+        if self.connections > CONNECTIONS_MAX {
+            return Err(Failure::new("too many connections", format!("{CONNECTIONS_MAX} at most")));
+        }
+        let logins = self.identity.logins()?;
+        let wire = Wire::new(Dialect::Text, 1, 100);
+        for login in &logins {
+            preload::store_all(preload::enter(self.target, login, &wire)?, 1, Known { wire: &wire, login })?;
+        }
+        let mut open: Vec<(TcpStream, &Login)> = Vec::new();
+        for login in logins.iter().cycle().take(self.connections) {
+            open.push((preload::enter(self.target, login, &wire)?, login));
+        }
+        println!("idle");
+        let mut line = String::new();
+        if std::io::stdin().lock().read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        for (stream, login) in &mut open {
+            *stream = preload::get_one(stream.try_clone()?, Known { wire: &wire, login })?;
+        }
+        println!("asked");
+        std::io::stdin().lock().read_line(&mut line)?;
+        Ok(())
+    }
+}
