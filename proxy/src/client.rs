@@ -11,18 +11,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use process::Shutdown;
 use store::Grant;
 use tokio::time::timeout;
 
 use crate::dialect::{Dialect, Frame, Parsed};
-use crate::doorman::linger;
 use crate::grants::{Grants, Verdict};
 use crate::home::{Home, Seat};
 use crate::lane::Lane;
 use crate::login::{self, Credential};
 use crate::outbox::Outbox;
 use crate::request::{Answer, Command, Fault, Limits, Mode, Outcome, Request, TextAnswer};
+use crate::socket::{self, linger};
 pub(crate) use state::State;
 use state::{OwnedThen, Swallow};
 
@@ -74,8 +73,7 @@ pub(crate) enum End {
 /// What a client needs of its worker.
 pub(crate) struct House<'a> {
     pub(crate) grants: &'a Arc<Grants>,
-    pub(crate) shutdown: &'a Shutdown,
-    /// The same, for those who are too busy to wait for it.
+    /// The stop has begun; [`Outbox::rouse`] tells those who wait.
     pub(crate) closing: &'a Cell<bool>,
     /// Where all clients read into, between two awaits.
     pub(crate) scratch: &'a RefCell<Vec<u8>>,
@@ -95,7 +93,7 @@ impl Client {
             next = match next {
                 Next::Input => match self.wait_for_input(house).await {
                     Ok(next) => next,
-                    Err(_) => return self.farewell().await,
+                    Err(_) => return self.farewell(house).await,
                 },
                 Next::Yield => {
                     tokio::task::yield_now().await;
@@ -119,7 +117,7 @@ impl Client {
                     }
                     return End::Login(std::mem::take(&mut self.input));
                 }
-                Next::Close => return self.farewell().await,
+                Next::Close => return self.farewell(house).await,
             };
         }
     }
@@ -146,7 +144,6 @@ impl Client {
                     room.map_err(|_| io::ErrorKind::TimedOut)??;
                     self.outbox.flush();
                 }
-                () = house.shutdown.begun() => return Ok(Next::Close),
             }
             if self.outbox.is_broken() {
                 return Err(io::ErrorKind::BrokenPipe.into());
@@ -157,7 +154,7 @@ impl Client {
     /// Reads into the shared buffer and understands as much as may be: the common request is never copied.
     fn read(&mut self, house: &House<'_>) -> io::Result<Next> {
         let mut scratch = house.scratch.borrow_mut();
-        let read = self.outbox.stream().try_read(&mut scratch)?;
+        let read = socket::read(self.outbox.stream(), &mut scratch)?;
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -387,10 +384,10 @@ impl Client {
         self.outbox.into_stream()
     }
 
-    async fn farewell(&self) -> End {
+    async fn farewell(&self, house: &House<'_>) -> End {
         self.outbox.flush();
         if self.finish().await {
-            linger(self.outbox.stream()).await;
+            linger(self.outbox.stream(), house.scratch).await;
         }
         End::Gone
     }

@@ -1,6 +1,7 @@
 //! The door: reads what a connection says before it is known, with little memory and little time, and
 //! either hands it on logged in or ends it. The thinking is in `login`; here are the clock and the socket.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use store::Grant;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::accept::is_private;
 use crate::dialect::Dialect;
@@ -16,6 +17,7 @@ use crate::dialect::binary::{Header, Status};
 use crate::grants::{Grants, Verdict};
 use crate::login::{Credential, Replies, Stage, Step};
 use crate::metrics::{LoginOutcome, Metrics};
+use crate::socket::{self, linger};
 
 /// From accept to login.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,9 +29,6 @@ const ANSWERS_MAX: u32 = 16;
 const FAILURES_MAX: u32 = 3;
 /// What one read takes.
 const READ: usize = 2048;
-/// A closed connection's unread bytes are thrown away for so long, so that the last words arrive.
-const LINGER: Duration = Duration::from_millis(500);
-const LINGER_BYTES: usize = 256 * 1024;
 
 /// A connection that has shown a good token.
 pub(crate) struct Guest {
@@ -53,6 +52,8 @@ pub(crate) struct Doorman<'a> {
     pub(crate) grants: &'a Arc<Grants>,
     pub(crate) metrics: &'a Metrics,
     pub(crate) allow_plaintext: bool,
+    /// What is read passes through here: a stranger has no buffer but for what has come.
+    pub(crate) scratch: &'a RefCell<Vec<u8>>,
 }
 
 impl Doorman<'_> {
@@ -62,21 +63,21 @@ impl Doorman<'_> {
         let first = match caller.input.first() {
             Some(first) => *first,
             None => {
-                caller.read(deadline).await.ok()?;
+                caller.read(deadline, self.scratch).await.ok()?;
                 *caller.input.first()?
             }
         };
         let dialect = Dialect::detect(first);
         if !self.allow_plaintext && !caller.is_private() {
             self.metrics.login(LoginOutcome::Plaintext);
-            return caller.refuse_plaintext(dialect, deadline).await;
+            return caller.refuse_plaintext(dialect, deadline, self.scratch).await;
         }
         match timeout_at(deadline, self.talk(&mut caller, dialect, deadline)).await {
             Ok(Some((grant, replies))) => {
                 Some(Guest { stream: caller.stream, dialect, grant, rest: caller.input, replies })
             }
             Ok(None) => {
-                linger(&caller.stream).await;
+                linger(&caller.stream, self.scratch).await;
                 None
             }
             Err(_) => {
@@ -98,7 +99,7 @@ impl Doorman<'_> {
         loop {
             match stage.step(&caller.input) {
                 Step::More => {
-                    caller.read(deadline).await.ok()?;
+                    caller.read(deadline, self.scratch).await.ok()?;
                     last_byte = Instant::now();
                     continue;
                 }
@@ -151,14 +152,15 @@ impl Caller {
     }
 
     /// Reads what there is, at least a byte. The buffer grows by what arrives, never by what is declared.
-    async fn read(&mut self, deadline: Instant) -> io::Result<()> {
+    async fn read(&mut self, deadline: Instant, scratch: &RefCell<Vec<u8>>) -> io::Result<()> {
         if self.input.len() >= Stage::BUFFER_MAX {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        let mut chunk = [0; READ];
         loop {
             timeout_at(deadline, self.stream.readable()).await.map_err(|_| io::ErrorKind::TimedOut)??;
-            match self.stream.try_read(&mut chunk) {
+            let mut scratch = scratch.borrow_mut();
+            let chunk = scratch.get_mut(..READ).unwrap_or_default();
+            match socket::read(&self.stream, chunk) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => {
                     self.input.extend_from_slice(chunk.get(..n).unwrap_or_default());
@@ -182,7 +184,12 @@ impl Caller {
         Ok(())
     }
 
-    async fn refuse_plaintext(mut self, dialect: Dialect, deadline: Instant) -> Option<Guest> {
+    async fn refuse_plaintext(
+        mut self,
+        dialect: Dialect,
+        deadline: Instant,
+        scratch: &RefCell<Vec<u8>>,
+    ) -> Option<Guest> {
         match dialect {
             Dialect::Text => {
                 timeout_at(deadline, self.write(b"CLIENT_ERROR TLS required\r\n")).await.ok()?.ok()?;
@@ -191,34 +198,13 @@ impl Caller {
                 let header = loop {
                     match Header::read(&self.input) {
                         Some(header) => break header,
-                        None => self.read(deadline).await.ok()?,
+                        None => self.read(deadline, scratch).await.ok()?,
                     }
                 };
                 timeout_at(deadline, self.write(&header.status(Status::AUTH_FAILURE))).await.ok()?.ok()?;
             }
         }
-        linger(&self.stream).await;
+        linger(&self.stream, scratch).await;
         None
     }
-}
-
-/// Ends the sending side and throws away what still comes for a moment: closing with unread bytes
-/// would make the kernel reset the connection, and the client would never read our last words.
-pub(crate) async fn linger(stream: &TcpStream) {
-    if socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write).is_err() {
-        return;
-    }
-    let drain = async {
-        let mut chunk = [0; READ];
-        let mut thrown = 0;
-        while thrown < LINGER_BYTES && stream.readable().await.is_ok() {
-            match stream.try_read(&mut chunk) {
-                Ok(0) => return,
-                Ok(n) => thrown += n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return,
-            }
-        }
-    };
-    let _ = timeout(LINGER, drain).await;
 }

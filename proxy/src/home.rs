@@ -157,6 +157,15 @@ impl Home {
         }
     }
 
+    /// Makes all clients look again: the proxy stops.
+    pub(crate) fn rouse(&self) {
+        for seated in self.seated.borrow().values() {
+            if let Some(outbox) = seated.outbox.upgrade() {
+                outbox.rouse();
+            }
+        }
+    }
+
     /// Whether nobody has been here for so long.
     pub(crate) fn is_deserted(&self, since: Duration) -> bool {
         self.seated.borrow().is_empty() && self.left_at.get().elapsed() >= since

@@ -16,11 +16,12 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::outbox::Outbox;
 use crate::request::{Fault, Request};
+use crate::signal::Signal;
+use crate::socket;
 use queue::Queue;
 
 /// Connect and log in: a killed container makes connects hang, so they have a limit of their own.
@@ -34,7 +35,7 @@ const TICK: Duration = Duration::from_millis(200);
 /// Bytes that may wait to be written before clients are held back.
 const OUT_MAX: usize = 1024 * 1024;
 /// An idle lane keeps no more room than this.
-const OUT_KEEP: usize = 64 * 1024;
+const OUT_KEEP: usize = 256 * 1024;
 /// The user name of memcached's `-Y` file.
 const USER: &str = "lane";
 
@@ -56,11 +57,20 @@ pub(crate) struct Lane {
     /// Clients that wait until less is to be written.
     held: RefCell<Vec<Weak<Outbox>>>,
     /// Something to write, or a reason to end.
-    wake: Notify,
+    wake: Signal,
     /// Set when the lane must end: the route moved, or the proxy stops.
     closing: Cell<Option<Fault>>,
     dead: Cell<bool>,
     progress: Cell<Instant>,
+}
+
+/// What a lane keeps between two reads.
+#[derive(Default)]
+struct Inbound {
+    /// The beginning of a reply.
+    partial: Vec<u8>,
+    /// Clients that were told something by the last read; empty between two.
+    touched: Vec<Rc<Outbox>>,
 }
 
 /// Why a lane ended.
@@ -79,7 +89,7 @@ impl Lane {
             out: RefCell::default(),
             sent: Cell::new(0),
             held: RefCell::default(),
-            wake: Notify::new(),
+            wake: Signal::default(),
             closing: Cell::new(None),
             dead: Cell::new(false),
             progress: Cell::new(Instant::now()),
@@ -115,7 +125,7 @@ impl Lane {
         let tag = queue.push(request, client.clone());
         let mut out = self.out.borrow_mut();
         if out.is_empty() {
-            self.wake.notify_one();
+            self.wake.give();
         }
         encode::request(request, tag, &mut out);
     }
@@ -128,7 +138,7 @@ impl Lane {
     /// Ends the lane; what is in flight is answered with `fault`.
     pub(crate) fn close(&self, fault: Fault) {
         self.closing.set(Some(fault));
-        self.wake.notify_one();
+        self.wake.give();
     }
 
     /// Connects, logs in and serves until the end. What is in flight then is answered.
@@ -161,12 +171,12 @@ impl Lane {
             if let Some(fault) = self.closing.get() {
                 return fault;
             }
-            self.wake.notified().await;
+            self.wake.given().await;
         }
     }
 
     async fn drive(&self, stream: &TcpStream, scratch: &RefCell<Vec<u8>>) -> End {
-        let mut partial = Vec::new();
+        let mut inbound = Inbound::default();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -177,7 +187,7 @@ impl Lane {
             tokio::select! {
                 biased;
                 ready = stream.readable() => {
-                    let read = ready.and_then(|()| self.receive(stream, &mut partial, scratch));
+                    let read = ready.and_then(|()| self.receive(stream, &mut inbound, scratch));
                     if read.is_err() {
                         return End::Failed(Fault::Unavailable);
                     }
@@ -187,7 +197,7 @@ impl Lane {
                         return End::Failed(Fault::Unavailable);
                     }
                 }
-                () = self.wake.notified() => {}
+                () = self.wake.given() => {}
                 _ = tick.tick() => {
                     if let Some(end) = self.overdue() {
                         return end;
@@ -235,26 +245,26 @@ impl Lane {
     fn receive(
         &self,
         stream: &TcpStream,
-        partial: &mut Vec<u8>,
+        inbound: &mut Inbound,
         scratch: &RefCell<Vec<u8>>,
     ) -> io::Result<()> {
+        let Inbound { partial, touched } = inbound;
         let mut scratch = scratch.borrow_mut();
-        let read = match stream.try_read(&mut scratch) {
+        let read = match socket::read(stream, &mut scratch) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error),
         };
         let fresh = scratch.get(..read).unwrap_or_default();
-        let mut touched = Vec::new();
         let mut queue = self.queue.borrow_mut();
         let delivered = if partial.is_empty() {
-            let delivered = queue.deliver(fresh, &mut touched);
+            let delivered = queue.deliver(fresh, touched);
             partial.extend_from_slice(fresh.get(*delivered.as_ref().unwrap_or(&0)..).unwrap_or_default());
             delivered
         } else {
             partial.extend_from_slice(fresh);
-            let delivered = queue.deliver(partial, &mut touched);
+            let delivered = queue.deliver(partial, touched);
             partial.drain(..*delivered.as_ref().unwrap_or(&0));
             delivered
         };
@@ -263,7 +273,7 @@ impl Lane {
             *partial = Vec::new();
         }
         self.progress.set(Instant::now());
-        touched.iter().for_each(|client| client.settle());
+        touched.drain(..).for_each(|client| client.settle());
         delivered.map(drop).map_err(|garbage| {
             tracing::warn!(%garbage, "a lane ends: memcached said what it can't say here");
             io::ErrorKind::InvalidData.into()

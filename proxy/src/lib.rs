@@ -20,6 +20,8 @@ mod login;
 mod metrics;
 mod outbox;
 mod request;
+mod signal;
+mod socket;
 mod worker;
 
 use std::sync::Arc;

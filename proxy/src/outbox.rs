@@ -6,15 +6,15 @@ use std::io;
 use std::rc::Rc;
 
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 
 use crate::dialect::{self, fault_line};
 use crate::request::{Answer, Fault, Kind, Outcome, TextAnswer};
+use crate::signal::Signal;
 
 /// Spare buffers that a worker keeps.
 const SPARE_MAX: usize = 64;
 /// A buffer larger than this isn't kept.
-const KEEP: usize = 64 * 1024;
+const KEEP: usize = 256 * 1024;
 
 /// Buffers that wait for their next client: an idle client holds none.
 #[derive(Default)]
@@ -49,7 +49,7 @@ pub(crate) struct Outbox {
     /// The client's task waits for room.
     waits: Cell<bool>,
     broken: Cell<bool>,
-    wake: Notify,
+    wake: Signal,
 }
 
 /// See [`Outbox::waiting`].
@@ -74,7 +74,7 @@ impl Outbox {
             blocked: Cell::new(false),
             waits: Cell::new(false),
             broken: Cell::new(false),
-            wake: Notify::new(),
+            wake: Signal::default(),
         })
     }
 
@@ -112,7 +112,7 @@ impl Outbox {
         self.buffer.borrow_mut().clear();
         self.sent.set(0);
         self.blocked.set(false);
-        self.wake.notify_one();
+        self.wake.give();
     }
 
     /// One more reply is to come.
@@ -130,13 +130,18 @@ impl Outbox {
 
     /// Waits until the socket takes no more, or is broken; while [`Outbox::waiting`], also for a reply.
     pub(crate) async fn changed(&self) {
-        self.wake.notified().await;
+        self.wake.given().await;
+    }
+
+    /// Wakes the client's task whatever it waits for: it shall look again.
+    pub(crate) fn rouse(&self) {
+        self.wake.give();
     }
 
     /// Wakes the client's task if it waits.
     pub(crate) fn wake(&self) {
         if self.waits.get() {
-            self.wake.notify_one();
+            self.wake.give();
         }
     }
 
@@ -197,7 +202,7 @@ impl Outbox {
                 Ok(n) if n > 0 => self.sent.set(self.sent.get() + n),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked.set(true);
-                    self.wake.notify_one();
+                    self.wake.give();
                     // A reader that never quite catches up must not make us keep what it has read.
                     if self.sent.get() >= buffer.len() / 2 {
                         buffer.drain(..self.sent.take());
@@ -207,7 +212,7 @@ impl Outbox {
                 _ => {
                     self.broken.set(true);
                     buffer.clear();
-                    self.wake.notify_one();
+                    self.wake.give();
                 }
             }
         }

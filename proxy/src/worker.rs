@@ -22,13 +22,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::client::{Client, End, House, State};
 use crate::dialect::Dialect;
-use crate::doorman::{Caller, Doorman, Guest, linger};
+use crate::doorman::{Caller, Doorman, Guest};
 use crate::grants::Grants;
 use crate::home::{Furniture, Home};
 use crate::login::Replies;
 use crate::metrics::{Counted, LoginOutcome, Metrics};
 use crate::outbox::{Outbox, Spare};
 use crate::request::Limits;
+use crate::socket::linger;
 use crate::{Config, DRAIN, Error};
 
 /// Messages that may wait for a worker.
@@ -179,6 +180,7 @@ impl Worker {
         }
         drop(listener);
         self.closing.set(true);
+        self.homes.borrow().values().for_each(|home| home.rouse());
         // Whoever has logged in and not arrived yet is answered too.
         inbox.close();
         while let Some(message) = inbox.recv().await {
@@ -234,10 +236,12 @@ impl Worker {
             grants: &self.shared.grants,
             metrics: &self.shared.metrics,
             allow_plaintext: self.shared.config.allow_plaintext,
+            scratch: &self.client_scratch,
         };
         loop {
             let guest = tokio::select! {
-                guest = doorman.admit(caller) => guest,
+                // Boxed, like what comes after: an idle client's task holds no room for its login.
+                guest = Box::pin(doorman.admit(caller)) => guest,
                 () = self.shared.shutdown.begun() => None,
             };
             let Some(guest) = guest else { return };
@@ -250,7 +254,7 @@ impl Worker {
                 }
                 return;
             }
-            match self.host(guest).await {
+            match Box::pin(self.host(guest)).await {
                 Some(again) => caller = again,
                 None => return,
             }
@@ -265,7 +269,7 @@ impl Worker {
             self.shared.metrics.login(LoginOutcome::Revoked);
             outbox.say(&guest.replies.refused);
             outbox.flush();
-            linger(outbox.stream()).await;
+            linger(outbox.stream(), &self.client_scratch).await;
             return None;
         };
         let home = self.home(&grant);
@@ -274,7 +278,7 @@ impl Worker {
             self.shared.metrics.login(LoginOutcome::Full);
             outbox.say(&guest.replies.full);
             outbox.flush();
-            linger(outbox.stream()).await;
+            linger(outbox.stream(), &self.client_scratch).await;
             return None;
         };
         self.shared.metrics.login(LoginOutcome::Welcome);
@@ -290,12 +294,8 @@ impl Worker {
             input: guest.rest,
             state: State::default(),
         };
-        let house = House {
-            grants: &self.shared.grants,
-            shutdown: &self.shared.shutdown,
-            closing: &self.closing,
-            scratch: &self.client_scratch,
-        };
+        let house =
+            House { grants: &self.shared.grants, closing: &self.closing, scratch: &self.client_scratch };
         match client.run(&house).await {
             End::Gone => None,
             End::Login(input) => client.into_stream().map(|stream| Caller { stream, input }),
