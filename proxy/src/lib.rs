@@ -1,7 +1,7 @@
 //! The only door: authenticates each connection, enforces what its grant allows, forwards to its
 //! user's memcached. Reads the store; never names SQL or Docker.
 //!
-//! The way of a request: [`accept`] -> `doorman` (login) -> `worker` (home) -> `client` -> `dialect`
+//! The way of a request: `accept` -> `doorman` (login) -> `worker` (home) -> `client` -> `dialect`
 //! (parse) -> `lane` (encode, memcached, reply) -> `dialect` (answer) -> `outbox`.
 
 // Bytes from the network decide every index, length and conversion here: none may panic.
