@@ -7,7 +7,7 @@ use store::StoreError;
 /// Whatever a library said, kept for the log.
 pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why the provisioner can't do a thing. Messages name the fix; [`Error::for_owner`] is what users may read.
+/// Why the provisioner can't do a thing. Messages name the fix; `for_owner` is what users may read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The health port is taken, most likely.
