@@ -133,7 +133,7 @@ fn without_cas(said: Vec<u8>) -> Vec<u8> {
 fn however_a_session_is_split_its_replies_are_the_same() {
     let door = Door::open();
     let token = door.sign_up("ann@example.com");
-    let _memcached = Memcached::start(&door, &token, "10.213.7.1");
+    let _memcached = Memcached::start(&door, &token, "10.214.7.1");
     let (user, secret) = (token.id().username(), token.secret().reveal().to_owned());
     let mut dice = Dice(0x2545_f491_4f6c_dd1d);
     let sessions = [text_sessions(&set("x", &pair(&token))), binary_sessions(&user, &secret)].concat();
@@ -161,7 +161,7 @@ fn much_asked_for_at_once_arrives_whole_before_the_end() {
     const TIMES: usize = 300;
     let door = Door::open();
     let token = door.sign_up("ann@example.com");
-    let _memcached = Memcached::start(&door, &token, "10.213.7.4");
+    let _memcached = Memcached::start(&door, &token, "10.214.7.4");
     let mut stream = door.call();
     let value = "v".repeat(200_000);
     let asked = set("x", &pair(&token)) + &set("big", &value) + &"get big\r\n".repeat(TIMES) + "quit\r\n";
@@ -266,8 +266,8 @@ fn no_foreign_byte_while_memcacheds_die_and_come_back() {
     let users = ["ann", "bob"];
     let tokens = users.map(|user| door.sign_up(&format!("{user}@example.com")));
     let mut memcacheds = [
-        Memcached::start(&door, &tokens[0], "10.213.7.2"),
-        Memcached::start(&door, &tokens[1], "10.213.7.3"),
+        Memcached::start(&door, &tokens[0], "10.214.7.2"),
+        Memcached::start(&door, &tokens[1], "10.214.7.3"),
     ];
     let (done, served, failed) =
         (AtomicBool::new(false), [const { AtomicU64::new(0) }; 2], AtomicU64::new(0));

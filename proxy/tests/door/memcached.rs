@@ -1,5 +1,6 @@
-//! A real memcached as containers run it: Debian's, unpacked and not installed, with a lane's login, on an
-//! address of its own (the proxy dials no loopback and one port only). Needs root for the address.
+//! A real memcached as containers run it: Debian's, unpacked and not installed, with a lane's login, in a
+//! network namespace of its own (the proxy dials no loopback and one port only, which a memgate in use
+//! may hold on all addresses of this machine). Needs root for the namespace.
 
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -13,8 +14,12 @@ use super::{Door, lane_key};
 
 const PACKAGES: [&str; 3] = ["memcached", "libevent-2.1-7", "libsasl2-2"];
 
+/// This machine's address on the wire to each of them. Outside of what the provisioner gives out.
+const NEAR: &str = "10.214.7.254/32";
+
 pub(crate) struct Memcached {
     address: String,
+    namespace: Namespace,
     login: PathBuf,
     process: Option<Child>,
 }
@@ -23,13 +28,13 @@ impl Memcached {
     /// Starts the memcached of `token`'s user on `address` and records its route.
     pub(crate) fn start(door: &Door, token: &Token, address: &str) -> Self {
         const GENERATION: i64 = 1;
-        ip(&["replace", address]);
         let (runtime, store) = (&door.runtime, &door.store);
         let instance = runtime.block_on(store.grant(&token.id())).unwrap().unwrap().instance_id;
         let secret = lane_key(door.folder.path()).secret(&instance, GENERATION);
         let login = door.folder.path().join(address);
         std::fs::write(&login, format!("lane:{secret}\n")).unwrap();
-        let mut memcached = Self { address: address.to_owned(), login, process: None };
+        let namespace = Namespace::with(address);
+        let mut memcached = Self { address: address.to_owned(), namespace, login, process: None };
         memcached.restart();
         let seen = Observed {
             state: InstanceState::Running,
@@ -46,7 +51,9 @@ impl Memcached {
     pub(crate) fn restart(&mut self) {
         self.kill();
         let root = unpacked();
-        let process = Command::new(root.join("usr/bin/memcached"))
+        let process = Command::new("ip")
+            .args(["netns", "exec", &self.namespace.0])
+            .arg(root.join("usr/bin/memcached"))
             .env("LD_LIBRARY_PATH", root.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH)))
             .args(["-u", "root", "-p", "11211", "-U", "0", "-t", "2", "-l", &self.address, "-Y"])
             .arg(&self.login)
@@ -71,14 +78,42 @@ impl Memcached {
 impl Drop for Memcached {
     fn drop(&mut self) {
         self.kill();
-        ip(&["del", &self.address]);
+    }
+}
+
+/// A network namespace with one address, at the other end of a wire to this machine.
+struct Namespace(String);
+
+impl Namespace {
+    fn with(address: &str) -> Self {
+        let number = address.rsplit('.').next().unwrap();
+        let (name, wire) = (format!("memgate-door-{number}"), format!("mgdoor{number}"));
+        // A run that was killed may have left one.
+        let _ = Command::new("ip").args(["netns", "del", &name]).stderr(Stdio::null()).status();
+        let _ = Command::new("ip").args(["link", "del", &wire]).stderr(Stdio::null()).status();
+        let far = format!("{address}/32");
+        ip(&["netns", "add", &name]);
+        let namespace = Self(name);
+        let name = namespace.0.as_str();
+        ip(&["link", "add", &wire, "type", "veth", "peer", "name", "wire", "netns", name]);
+        ip(&["address", "add", NEAR, "peer", &far, "dev", &wire]);
+        ip(&["link", "set", &wire, "up"]);
+        ip(&["-n", name, "address", "add", &far, "peer", NEAR, "dev", "wire"]);
+        ip(&["-n", name, "link", "set", "wire", "up"]);
+        namespace
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // The wire goes with it.
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
     }
 }
 
 fn ip(arguments: &[&str]) {
-    let [verb, address] = arguments else { panic!("a verb and an address") };
-    let done = Command::new("ip").args(["address", verb, &format!("{address}/32"), "dev", "lo"]).status();
-    assert!(done.unwrap().success(), "the address {address} can't be set: run the tests as root");
+    let done = Command::new("ip").args(arguments).status();
+    assert!(done.unwrap().success(), "`ip {}` failed: run the tests as root", arguments.join(" "));
 }
 
 /// The folder that the packages have been unpacked to, once for ever.
