@@ -18,6 +18,7 @@ mod route;
 mod session;
 mod time;
 mod token;
+mod usage;
 mod user;
 
 pub use address::{Lease, Network};
@@ -32,4 +33,5 @@ pub use route::{Observed, Route};
 pub use session::{NewSession, Session};
 pub use time::{Millis, now};
 pub use token::{NewToken, Token, TokenFormatError, TokenId, TokenRow, TokenSecret, Verifier};
+pub use usage::{Usage, UsageReport};
 pub use user::{NewUser, Plan, User, UserState};

@@ -32,3 +32,4 @@ mod scratch;
 mod server;
 mod sessions;
 mod tokens;
+mod usage;
