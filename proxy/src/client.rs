@@ -2,11 +2,13 @@
 //!
 //! A client is on one lane at a time and changes lanes only when nothing of its own is in flight.
 
+mod alone;
 mod state;
+mod understand;
 
-use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,23 +16,19 @@ use std::time::Duration;
 use store::Grant;
 use tokio::time::timeout;
 
-use crate::dialect::{Dialect, Frame, Parsed};
-use crate::grants::{Grants, Verdict};
+use crate::dialect::Dialect;
+use crate::grants::Grants;
 use crate::home::{Home, Seat};
 use crate::lane::Lane;
-use crate::login::{self, Credential};
-use crate::outbox::Outbox;
-use crate::request::{Answer, Command, Fault, Limits, Mode, Outcome, Request, TextAnswer};
+use crate::login::Credential;
+use crate::outbox::{Outbox, UNSENT_MAX};
+use crate::request::FlagSet;
 use crate::socket::{self, linger};
+use alone::Errand;
 pub(crate) use state::State;
-use state::{OwnedThen, Swallow};
 
 /// Requests of one client that may wait for replies.
 const IN_FLIGHT_MAX: usize = 256;
-/// Unsent bytes at which no more requests are taken.
-const UNSENT_MAX: usize = 256 * 1024;
-/// Requests of one client in one turn of the loop.
-const BUDGET: usize = 256;
 /// A client that takes nothing of what it asked for so long is closed.
 const STALL: Duration = Duration::from_secs(60);
 /// Room for input that is kept when hardly any of it is used.
@@ -42,7 +40,8 @@ pub(crate) struct Client {
     pub(crate) grant: Arc<Grant>,
     pub(crate) home: Rc<Home>,
     pub(crate) seat: Seat,
-    pub(crate) limits: Limits,
+    /// memcached's `-I`: what it allows of one item.
+    pub(crate) item_size_max: u64,
     /// Read, not understood yet.
     pub(crate) input: Vec<u8>,
     pub(crate) state: State,
@@ -58,6 +57,10 @@ enum Next {
     Held,
     /// The front of the input may be a login sent again.
     Check(Credential),
+    /// The front of the input means something once memcached's version is known.
+    Version,
+    /// To be done on a lane of the client's own, when nothing else is in flight.
+    Errand(Box<Errand>),
     /// The front of the input is a binary login.
     Login,
     Close,
@@ -90,7 +93,14 @@ impl Client {
             if self.outbox.is_broken() {
                 return End::Gone;
             }
+            if self.outbox.is_deferring() && self.outbox.in_flight() == 0 {
+                // Boxed, like all that is rare: an idle client's task holds no room for it.
+                if Box::pin(self.catch_up(house)).await.is_err() {
+                    return End::Gone;
+                }
+            }
             next = match next {
+                Next::Input if self.outbox.is_deferring() => Next::Held,
                 Next::Input => match self.wait_for_input(house).await {
                     Ok(next) => next,
                     Err(_) => return self.farewell(house).await,
@@ -105,6 +115,15 @@ impl Client {
                     Ok(()) => self.resume(),
                     Err(_) => return End::Gone,
                 },
+                Next::Version => {
+                    self.learn_version().await;
+                    self.resume()
+                }
+                Next::Errand(errand) => match Box::pin(self.run_errand(*errand, house)).await {
+                    Ok(ControlFlow::Continue(())) => self.resume(),
+                    Ok(ControlFlow::Break(())) => Next::Close,
+                    Err(_) => return End::Gone,
+                },
                 Next::Check(credential) => {
                     let own = self.is_own(house, &credential).await;
                     self.state.resent = Some(own);
@@ -112,7 +131,7 @@ impl Client {
                 }
                 Next::Login => {
                     // What is owed must be out before the doorman speaks.
-                    if !self.finish().await {
+                    if !self.settle_up(house).await {
                         return End::Gone;
                     }
                     return End::Login(std::mem::take(&mut self.input));
@@ -139,7 +158,11 @@ impl Client {
                         read => return read,
                     }
                 }
-                () = self.outbox.changed() => {}
+                () = self.outbox.changed() => {
+                    if self.outbox.is_deferring() {
+                        return Ok(Next::Held);
+                    }
+                }
                 room = timeout(STALL, stream.writable()), if blocked => {
                     room.map_err(|_| io::ErrorKind::TimedOut)??;
                     self.outbox.flush();
@@ -158,6 +181,7 @@ impl Client {
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        self.outbox.has_read(read);
         let fresh = scratch.get(..read).unwrap_or_default();
         if self.input.is_empty() {
             let (consumed, next) = self.understand(fresh);
@@ -187,137 +211,17 @@ impl Client {
         next
     }
 
-    /// Understands requests from the front of `input` until something stops it; returns how many bytes they were.
-    fn understand(&mut self, input: &[u8]) -> (usize, Next) {
-        let mut at = 0;
-        for _ in 0..BUDGET {
-            if !self.has_room() {
-                return (at, Next::Held);
-            }
-            if self.next_key() {
-                continue;
-            }
-            let rest = input.get(at..).unwrap_or_default();
-            if let Some(swallow) = self.state.swallow.take() {
-                at += self.swallow(swallow, rest.len());
-                if self.state.swallow.is_some() {
-                    return (at, Next::Input);
-                }
-                continue;
-            }
-            if rest.is_empty() {
-                return (at, Next::Input);
-            }
-            let Some(frame) = self.dialect.parse(rest, self.limits) else { return (at, Next::Input) };
-            match self.act(frame) {
-                Ok(consumed) => at += consumed,
-                Err((consumed, next)) => return (at + consumed, next),
-            }
-        }
-        (at, Next::Yield)
-    }
-
-    /// Does what a frame asks; `Err` when reading must stop behind so many bytes.
-    fn act(&mut self, frame: Frame<'_>) -> Result<usize, (usize, Next)> {
-        match frame.parsed {
-            Parsed::Request(request) => {
-                if let Some(credential) = self.maybe_resent(&request) {
-                    match self.state.resent.take() {
-                        None => return Err((0, Next::Check(credential))),
-                        Some(true) => {
-                            self.answer_resent(&request);
-                            return Ok(frame.consumed);
-                        }
-                        Some(false) => {}
-                    }
-                }
-                self.send(&request);
-            }
-            Parsed::Keys(keys) => self.state.keys = Some(keys.into()),
-            Parsed::Answer(words) => self.say(words),
-            Parsed::Swallow { bytes, then } => {
-                self.state.swallow = Some(Swallow { bytes, then: then.into() });
-            }
-            Parsed::Close(words) => {
-                self.say(words);
-                return Err((frame.consumed, Next::Close));
-            }
-            Parsed::Login => return Err((0, Next::Login)),
-        }
-        Ok(frame.consumed)
-    }
-
-    /// Asks for the next key of an unfinished `get` line, if there is one.
-    fn next_key(&mut self) -> bool {
-        let Some(mut keys) = self.state.keys.take() else { return false };
-        let Some((request, more)) = keys.next() else { return false };
-        self.send(&request);
-        if let Some(at) = more {
-            keys.at = at;
-            self.state.keys = Some(keys);
-        }
-        true
-    }
-
-    /// Drops bytes that nobody wants; when all are gone, does what was to be done then.
-    fn swallow(&mut self, mut swallow: Swallow, have: usize) -> usize {
-        let dropped = usize::try_from(swallow.bytes).unwrap_or(usize::MAX).min(have);
-        swallow.bytes = swallow.bytes.saturating_sub(u64::try_from(dropped).unwrap_or(u64::MAX));
-        if swallow.bytes > 0 {
-            self.state.swallow = Some(swallow);
-        } else {
-            match swallow.then {
-                OwnedThen::Answer(words) => self.say(words),
-                OwnedThen::Forget { key, answer } => {
-                    self.send(&Request { command: Command::Forget, key: &key, answer });
-                }
-            }
-        }
-        dropped
-    }
-
-    /// Puts a request on the lane, or answers that there is none.
-    fn send(&mut self, request: &Request<'_>) {
-        match self.lane() {
-            Some(lane) => {
-                self.home.metrics.requests.inc();
-                lane.send(request, &self.outbox);
-            }
-            None => {
-                let unavailable = Outcome::Failed(Fault::Unavailable);
-                let kind = request.command.kind();
-                self.outbox.speak(request.answer, kind, request.key, &unavailable);
-            }
-        }
-    }
-
-    /// Says words of ours, behind the replies that are still to come.
-    fn say(&mut self, words: Cow<'static, [u8]>) {
-        if words.is_empty() {
-            return;
-        }
-        match &self.state.lane {
-            Some(lane) if self.outbox.in_flight() > 0 => lane.say(words, &self.outbox),
-            _ => self.outbox.say(&words),
-        }
-    }
-
-    /// The lane to use now. A lane that has ended is left only when nothing is in flight on it, which
-    /// [`Client::has_room`] has made sure of.
-    fn lane(&mut self) -> Option<Rc<Lane>> {
-        if !self.state.lane.as_ref().is_some_and(|lane| lane.is_open()) {
-            self.state.lane = self.home.lane(&self.seat);
-        }
-        self.state.lane.clone()
-    }
-
     fn has_room(&self) -> bool {
         let in_flight = self.outbox.in_flight();
         let lane_takes = match &self.state.lane {
             Some(lane) if in_flight > 0 => lane.is_open() && !lane.is_full(),
             _ => self.full_lane().is_none(),
         };
-        in_flight < IN_FLIGHT_MAX && self.outbox.unsent() < UNSENT_MAX && lane_takes
+        let in_flight_max = if self.state.is_bulky() { 1 } else { IN_FLIGHT_MAX };
+        in_flight < in_flight_max
+            && self.outbox.unsent() < UNSENT_MAX
+            && lane_takes
+            && !self.outbox.is_deferring()
     }
 
     /// The lane that a request would go to, if that takes no more for now.
@@ -343,29 +247,19 @@ impl Client {
         timeout(STALL, changed).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
-    /// A `set` that looks like a login: well-formed token, checksum and all. Rare among real data.
-    fn maybe_resent(&self, request: &Request<'_>) -> Option<Credential> {
-        match (&request.command, request.answer) {
-            (Command::Store(store), Answer::Text(_)) if store.mode == Mode::Set && store.cas.is_none() => {
-                login::resent(request.key, store.value)
+    /// Opens the lane, and so learns what the memcached behind understands. When that can't be had the
+    /// request is read as the newest would, and fails for want of a lane.
+    async fn learn_version(&mut self) {
+        while self.home.flags() == FlagSet::Unknown {
+            let Some(lane) = self.lane() else { break };
+            let _waiting = self.outbox.waiting();
+            lane.hold(&self.outbox);
+            self.outbox.changed().await;
+            if self.outbox.is_broken() {
+                break;
             }
-            _ => None,
         }
-    }
-
-    /// Whether a login sent again is a good one, of the same user.
-    async fn is_own(&self, house: &House<'_>, credential: &Credential) -> bool {
-        match house.grants.check(credential).await {
-            Verdict::Welcome(grant) => grant.user_id == self.grant.user_id,
-            Verdict::Refused(_) | Verdict::Unavailable => false,
-        }
-    }
-
-    /// Welcome again; and not stored, for it would be in the cache for all to read.
-    fn answer_resent(&mut self, request: &Request<'_>) {
-        if request.answer == Answer::Text(TextAnswer::Line { noreply: false }) {
-            self.say(Cow::Borrowed(b"STORED\r\n"));
-        }
+        self.state.reads_as_newest = self.home.flags() == FlagSet::Unknown;
     }
 
     /// Waits until all replies have come and gone out; whether they have. Who takes a little now and
@@ -379,14 +273,30 @@ impl Client {
         true
     }
 
+    /// Waits until all replies have come, and those that were put off have been asked for again, and all
+    /// has gone out.
+    async fn settle_up(&mut self, house: &House<'_>) -> bool {
+        loop {
+            if !self.finish().await {
+                return false;
+            }
+            if !self.outbox.is_deferring() {
+                return true;
+            }
+            if Box::pin(self.catch_up(house)).await.is_err() {
+                return false;
+            }
+        }
+    }
+
     /// The socket, for whoever sees to the connection next.
     pub(crate) fn into_stream(self) -> Option<tokio::net::TcpStream> {
         self.outbox.into_stream()
     }
 
-    async fn farewell(&self, house: &House<'_>) -> End {
+    async fn farewell(&mut self, house: &House<'_>) -> End {
         self.outbox.flush();
-        if self.finish().await {
+        if self.settle_up(house).await {
             linger(self.outbox.stream(), house.scratch).await;
         }
         End::Gone

@@ -1,8 +1,10 @@
-//! The dialects of callers: bytes in, a [`Frame`] out; an [`Outcome`](crate::request::Outcome) in,
+//! The dialects of callers: bytes in, a [`Frame`] out; a [`Reply`] in,
 //! bytes out. Pure: no sockets, no clock. `None` means "more bytes, please".
 
 pub(crate) mod binary;
-mod binary_reply;
+pub(crate) mod binary_reply;
+mod meta;
+pub(crate) mod meta_reply;
 pub(crate) mod number;
 pub(crate) use number::length;
 pub(crate) mod text;
@@ -10,7 +12,7 @@ mod text_reply;
 
 use std::borrow::Cow;
 
-use crate::request::{Answer, Fault, Kind, Limits, Outcome, Request};
+use crate::request::{Alone, Answer, Command, Fault, Head, Kind, Limits, Reply, Request, TextAnswer};
 
 /// The longest key, in bytes (memcached's KEY_MAX_LENGTH).
 pub(crate) const KEY_MAX: usize = 250;
@@ -62,6 +64,13 @@ pub(crate) enum Parsed<'a> {
     Keys(text::Keys<'a>),
     /// Answered here, in turn; empty when it was asked not to answer.
     Answer(Cow<'static, [u8]>),
+    /// A store whose value of `len` bytes is forwarded as it comes. `complaint` is said, and the connection
+    /// ends, if no line end is behind it; a dialect without line ends has none.
+    Stream { request: Request<'a>, len: usize, complaint: Option<&'static [u8]> },
+    /// Forwarded alone: its answer carries no tag.
+    Alone(Alone<'a>),
+    /// Nothing was consumed: what it means depends on memcached's version, which isn't known yet.
+    VersionFirst,
     /// Drop that many bytes that follow, then do the rest.
     Swallow { bytes: u64, then: Then<'a> },
     /// Answered here, in turn, and then the connection ends.
@@ -76,19 +85,41 @@ pub(crate) enum Then<'a> {
     Request(Request<'a>),
 }
 
-/// Says `outcome` in the caller's dialect. `key` is the request's where [`wants_key`] says so, else empty.
-pub(crate) fn answer(answer: Answer, kind: Kind, key: &[u8], outcome: &Outcome<'_>, out: &mut Vec<u8>) {
-    match answer {
-        Answer::Text(answer) => text_reply::encode(answer, kind, key, outcome, out),
-        Answer::Binary(answer) => binary_reply::encode(answer, kind, key, outcome, out),
+/// What is kept of a request until its answer: what the answer names, and enough to ask a `get` again.
+pub(crate) fn note<'a, E: Extend<&'a u8>>(request: &Request<'a>, out: &mut E) {
+    match (request.answer, request.command) {
+        (Answer::Text(TextAnswer::Value { .. }), _) | (Answer::Binary(_), Command::Get { .. }) => {
+            out.extend(request.key.bytes);
+        }
+        (Answer::Meta(_), Command::Meta(meta)) => meta_reply::note(request.key.bytes, &meta, out),
+        _ => {}
     }
 }
 
-/// Whether the answer names the key.
-pub(crate) fn wants_key(answer: Answer) -> bool {
+/// Says `reply` in the caller's dialect. `note` is the request's [`note`].
+pub(crate) fn answer(answer: Answer, kind: Kind, note: &[u8], reply: &Reply<'_>, out: &mut Vec<u8>) {
     match answer {
-        Answer::Text(answer) => matches!(answer, crate::request::TextAnswer::Value { .. }),
-        Answer::Binary(answer) => binary_reply::names_key(answer.opcode),
+        Answer::Text(answer) => text_reply::encode(answer, kind, note, &reply.outcome, out),
+        Answer::Meta(answer) => meta_reply::encode(answer, kind, note, reply, out),
+        Answer::Binary(answer) => binary_reply::encode(answer, kind, note, &reply.outcome, out),
+    }
+}
+
+/// Says the beginning of a value, up to its first byte.
+pub(crate) fn value_head(answer: Answer, note: &[u8], head: &Head<'_>, out: &mut Vec<u8>) {
+    match answer {
+        Answer::Text(answer) => text_reply::value_head(answer, note, head, out),
+        Answer::Meta(answer) => meta_reply::value_head(answer, note, head, out),
+        Answer::Binary(answer) => binary_reply::value_head(answer, note, head, out),
+    }
+}
+
+/// What is said behind a value.
+pub(crate) fn value_tail(answer: Answer) -> &'static [u8] {
+    match answer {
+        Answer::Text(TextAnswer::Value { last: true, .. }) => b"\r\nEND\r\n",
+        Answer::Text(_) | Answer::Meta(_) => b"\r\n",
+        Answer::Binary(_) => b"",
     }
 }
 

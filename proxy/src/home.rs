@@ -10,17 +10,29 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use store::{Grant, LaneKey, TokenId};
-use tokio::time::Instant;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::accept::is_private;
+use crate::lane::own::Own;
 use crate::lane::{End, Lane, Target};
+use crate::ledger::Entry;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
-use crate::request::Fault;
+use crate::request::{Fault, FlagSet};
+use crate::signal::Signal;
+use crate::usage::Usage;
 
 /// Lanes of one instance: about as many as its memcached has threads; more would dilute the batches.
 const LANES: usize = 2;
+/// Clients of one instance that may have a lane of their own at a time.
+const OWN_LANES: usize = 256;
+/// Of those that nobody uses now, so many stay open, so long.
+const OWN_KEPT: usize = 4;
+const OWN_IDLE: Duration = Duration::from_secs(60);
+/// Connections that don't change are said again so often.
+const REPORT_AGAIN: Duration = Duration::from_secs(20);
 /// memcached's port in every container.
 const PORT: u16 = 11211;
 /// After a failed lane the next is tried so much later, twice as much each time, up to the last.
@@ -29,7 +41,7 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
 pub(crate) struct Home {
     lane_key: LaneKey,
-    pub(crate) metrics: std::sync::Arc<Metrics>,
+    metrics: std::sync::Arc<Metrics>,
     tasks: TaskTracker,
     /// Where lanes read into; used between two awaits only, so one for all is enough.
     scratch: Rc<RefCell<Vec<u8>>>,
@@ -37,11 +49,22 @@ pub(crate) struct Home {
     /// The generation and revision of the grant that `target` is from.
     followed: Cell<(i64, i64)>,
     lanes: RefCell<[Option<Rc<Lane>>; LANES]>,
+    /// Lanes of one client each that wait for the next.
+    own_lanes: RefCell<Vec<Own>>,
+    own_slots: Semaphore,
+    /// Those that are in use: told when the route changes.
+    leashes: RefCell<Vec<Weak<Signal>>>,
+    next_tag: Cell<u64>,
+    /// What the memcached behind knows.
+    flags: Cell<FlagSet>,
+    pub(crate) usage: Rc<Usage>,
     failures: Cell<u32>,
     retry_at: Cell<Instant>,
     seated: RefCell<HashMap<usize, Seated>>,
     next_seat: Cell<usize>,
     left_at: Cell<Instant>,
+    /// Connections as last reported, and when.
+    reported: Cell<(usize, Instant)>,
 }
 
 /// A client's place: which lane it uses. Free again when dropped, however its client ended.
@@ -89,11 +112,18 @@ impl Home {
             target: RefCell::default(),
             followed: Cell::new((i64::MIN, i64::MIN)),
             lanes: RefCell::default(),
+            own_lanes: RefCell::default(),
+            own_slots: Semaphore::new(OWN_LANES),
+            leashes: RefCell::default(),
+            next_tag: Cell::new(0),
+            flags: Cell::default(),
+            usage: Rc::new(Usage::new()),
             failures: Cell::new(0),
             retry_at: Cell::new(Instant::now()),
             seated: RefCell::default(),
             next_seat: Cell::new(0),
             left_at: Cell::new(Instant::now()),
+            reported: Cell::new((0, Instant::now())),
         })
     }
 
@@ -116,9 +146,8 @@ impl Home {
         drop(target);
         self.failures.set(0);
         self.retry_at.set(Instant::now());
-        for lane in self.lanes.borrow_mut().iter_mut().filter_map(Option::take) {
-            lane.close(Fault::Unavailable);
-        }
+        self.flags.set(FlagSet::Unknown);
+        self.close();
     }
 
     fn target_of(&self, grant: &Grant) -> Option<Target> {
@@ -144,6 +173,7 @@ impl Home {
         }
         let number = self.next_seat.get();
         self.next_seat.set(number.wrapping_add(1));
+        outbox.count_in(self.usage.clone());
         seated.insert(number, Seated { token, outbox: Rc::downgrade(outbox) });
         Some(Seat { home: self.clone(), number })
     }
@@ -181,7 +211,7 @@ impl Home {
             return None;
         }
         let target = self.target.borrow().clone()?;
-        let lane = Lane::new(target.value_max);
+        let lane = Lane::new(target.value_max, self.usage.clone());
         *self.lanes.borrow_mut().get_mut(seat.lane())? = Some(lane.clone());
         let (home, running) = (self.clone(), lane.clone());
         self.tasks.spawn_local(async move { home.serve(&running, &target).await });
@@ -196,7 +226,7 @@ impl Home {
 
     async fn serve(&self, lane: &Rc<Lane>, target: &Target) {
         let begun = Instant::now();
-        let end = lane.run(target, &self.scratch).await;
+        let end = lane.run(target, &self.flags, &self.scratch).await;
         for slot in self.lanes.borrow_mut().iter_mut() {
             if slot.as_ref().is_some_and(|other| Rc::ptr_eq(other, lane)) {
                 *slot = None;
@@ -216,6 +246,86 @@ impl Home {
     pub(crate) fn close(&self) {
         for lane in self.lanes.borrow_mut().iter_mut().filter_map(Option::take) {
             lane.close(Fault::Unavailable);
+        }
+        self.own_lanes.borrow_mut().clear();
+        for leash in self.leashes.take().iter().filter_map(Weak::upgrade) {
+            leash.give();
+        }
+    }
+
+    /// What the memcached behind knows, as far as that is known.
+    pub(crate) fn flags(&self) -> FlagSet {
+        self.flags.get()
+    }
+
+    /// A lane for one client: one that waits, or a new one.
+    pub(crate) async fn own_lane(&self, patience: Duration) -> Result<OwnLane<'_>, Fault> {
+        let slot = timeout(patience, self.own_slots.acquire()).await.map_err(|_| Fault::TimedOut)?;
+        let slot = slot.map_err(|_| Fault::Unavailable)?;
+        let target = self.target.borrow().clone().ok_or(Fault::Unavailable)?;
+        let kept = self.own_lanes.borrow_mut().pop().filter(Own::is_clean);
+        let own = match kept {
+            Some(own) => own,
+            None => Own::open(&target, &self.flags).await.map_err(|error| {
+                tracing::debug!(address = %target.address, %error, "no lane of its own for a client");
+                Fault::Unavailable
+            })?,
+        };
+        // The route may have changed meanwhile.
+        if self.target.borrow().as_ref() != Some(&target) {
+            return Err(Fault::Unavailable);
+        }
+        let leash = Rc::new(Signal::default());
+        let mut leashes = self.leashes.borrow_mut();
+        leashes.retain(|leash| leash.strong_count() > 0);
+        leashes.push(Rc::downgrade(&leash));
+        Ok(OwnLane { own, leash, home: self, _slot: slot })
+    }
+
+    /// A tag for a request on a client's own lane, another each time.
+    pub(crate) fn tag(&self) -> u64 {
+        let tag = self.next_tag.get();
+        self.next_tag.set(tag.wrapping_add(1));
+        tag
+    }
+
+    /// What has been counted here since the last time, if there is anything to say.
+    pub(crate) fn report(&self, instance_id: &str) -> Option<Entry> {
+        let connections = self.seated.borrow().len();
+        let (said, when) = self.reported.get();
+        let (counts, latency) = self.usage.take();
+        let stale = connections > 0 && when.elapsed() > REPORT_AGAIN;
+        if counts.is_nothing() && connections == said && !stale {
+            return None;
+        }
+        self.reported.set((connections, Instant::now()));
+        Some(Entry { instance_id: instance_id.to_owned(), counts, latency, connections })
+    }
+
+    /// Closes lanes that nobody needs any more.
+    pub(crate) fn tidy(&self) {
+        self.own_lanes.borrow_mut().retain(|own| own.since.elapsed() < OWN_IDLE);
+    }
+}
+
+/// A lane that one client has to itself. Dropped, it is closed.
+pub(crate) struct OwnLane<'a> {
+    pub(crate) own: Own,
+    /// Given when the lane must end.
+    pub(crate) leash: Rc<Signal>,
+    home: &'a Home,
+    _slot: SemaphorePermit<'a>,
+}
+
+impl OwnLane<'_> {
+    /// For the next client: all has been said that there was to say.
+    pub(crate) fn give_back(mut self) {
+        let mut kept = self.home.own_lanes.borrow_mut();
+        let led_here =
+            self.home.target.borrow().as_ref().is_some_and(|it| it.generation == self.own.generation);
+        if led_here && kept.len() < OWN_KEPT {
+            self.own.since = Instant::now();
+            kept.push(self.own);
         }
     }
 }

@@ -4,9 +4,11 @@
 //! Requests gathered in one turn of the loop leave in one write; replies come back in one read. Each
 //! carries our tag (`queue` checks it): a value can never reach a caller that didn't ask for it.
 
-mod encode;
+mod dial;
+pub(crate) mod encode;
+pub(crate) mod own;
 mod queue;
-mod reply;
+pub(crate) mod reply;
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -16,18 +18,17 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::outbox::Outbox;
-use crate::request::{Fault, Request};
+use crate::request::{Fault, FlagSet, Request};
 use crate::signal::Signal;
 use crate::socket;
+use crate::usage::Usage;
 use queue::Queue;
 
-/// Connect and log in: a killed container makes connects hang, so they have a limit of their own.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// From the last byte written, or the last reply, to the next reply.
-const REPLY_DEADLINE: Duration = Duration::from_secs(2);
+pub(crate) const REPLY_DEADLINE: Duration = Duration::from_secs(2);
 /// A lane that nobody uses closes after so long.
 const IDLE: Duration = Duration::from_secs(60);
 /// How often deadlines are looked at.
@@ -36,8 +37,6 @@ const TICK: Duration = Duration::from_millis(200);
 const OUT_MAX: usize = 1024 * 1024;
 /// An idle lane keeps no more room than this.
 const OUT_KEEP: usize = 256 * 1024;
-/// The user name of memcached's `-Y` file.
-const USER: &str = "lane";
 
 /// Where a lane leads. Never logged whole: it holds the secret.
 #[derive(Clone, PartialEq, Eq)]
@@ -83,9 +82,9 @@ pub(crate) enum End {
 }
 
 impl Lane {
-    pub(crate) fn new(value_max: usize) -> Rc<Self> {
+    pub(crate) fn new(value_max: usize, usage: Rc<Usage>) -> Rc<Self> {
         Rc::new(Self {
-            queue: RefCell::new(Queue::new(value_max)),
+            queue: RefCell::new(Queue::new(value_max, usage)),
             out: RefCell::default(),
             sent: Cell::new(0),
             held: RefCell::default(),
@@ -141,23 +140,30 @@ impl Lane {
         self.wake.give();
     }
 
-    /// Connects, logs in and serves until the end. What is in flight then is answered.
-    pub(crate) async fn run(&self, target: &Target, scratch: &RefCell<Vec<u8>>) -> End {
+    /// Connects, logs in and serves until the end. What is in flight then is answered. `flags` learns what
+    /// the memcached there knows.
+    pub(crate) async fn run(
+        &self,
+        target: &Target,
+        flags: &Cell<FlagSet>,
+        scratch: &RefCell<Vec<u8>>,
+    ) -> End {
         let _ending = Ending(self);
-        let connected = tokio::select! {
-            connected = timeout(CONNECT_TIMEOUT, connect(target)) => connected,
+        let dialled = tokio::select! {
+            dialled = dial::dial(target) => dialled,
             fault = self.closed() => return End::Failed(fault),
         };
-        let end = match connected {
-            Ok(Ok(stream)) => {
+        let end = match dialled {
+            Ok((stream, known)) => {
+                flags.set(known);
+                self.release();
                 self.progress.set(Instant::now());
                 self.drive(&stream, scratch).await
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 tracing::debug!(address = %target.address, %error, "no lane");
                 End::Failed(Fault::Unavailable)
             }
-            Err(_) => End::Failed(Fault::Unavailable),
         };
         if let End::Failed(fault) = end {
             self.closing.set(Some(fault));
@@ -302,40 +308,6 @@ impl Drop for Ending<'_> {
         *lane.out.borrow_mut() = Vec::new();
         lane.sent.set(0);
         lane.release();
-    }
-}
-
-/// Connects and logs in. An answer other than `STORED` is somebody else's memcached: refused.
-async fn connect(target: &Target) -> io::Result<TcpStream> {
-    const WELCOME: &[u8] = b"STORED\r\n";
-    let stream = TcpStream::connect(target.address).await?;
-    stream.set_nodelay(true)?;
-    let payload = format!("{USER} {}", target.secret);
-    let login = format!("set auth 0 0 {}\r\n{payload}\r\n", payload.len());
-    let mut login = login.as_bytes();
-    while !login.is_empty() {
-        stream.writable().await?;
-        match stream.try_write(login) {
-            Ok(n) => login = login.get(n..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    let mut said = [0; WELCOME.len()];
-    let mut have = 0;
-    while let Some(room) = said.get_mut(have..).filter(|room| !room.is_empty()) {
-        stream.readable().await?;
-        match stream.try_read(room) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => have += n,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    if said == WELCOME {
-        Ok(stream)
-    } else {
-        Err(io::Error::new(io::ErrorKind::PermissionDenied, "the lane's login was refused"))
     }
 }
 

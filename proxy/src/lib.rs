@@ -16,12 +16,14 @@ mod error;
 mod grants;
 mod home;
 mod lane;
+mod ledger;
 mod login;
 mod metrics;
 mod outbox;
 mod request;
 mod signal;
 mod socket;
+mod usage;
 mod worker;
 
 use std::sync::Arc;
@@ -58,11 +60,19 @@ pub async fn run(
         .await
         .map_err(|source| Error::Bind { what: "health port", address: config.health, source })?;
 
+    let ledger = ledger::keep(store.clone(), config.listen, metrics.clone(), &shutdown);
     let grants = Arc::new(Grants::new(store, token_key));
     let (senders, inboxes) = worker::channels(listeners.len());
     grants::follow(grants.clone(), senders.clone(), readiness, &shutdown).await?;
-    let shared =
-        Arc::new(Shared { config, grants, lane_key, metrics, shutdown: shutdown.clone(), workers: senders });
+    let shared = Arc::new(Shared {
+        config,
+        grants,
+        lane_key,
+        metrics,
+        ledger,
+        shutdown: shutdown.clone(),
+        workers: senders,
+    });
 
     let mut threads = Vec::new();
     for (index, (listener, inbox)) in listeners.into_iter().zip(inboxes).enumerate() {

@@ -1,20 +1,29 @@
 //! What is on its way to one client: replies gathered in one turn leave in one write. Lanes write here
 //! directly; the client's own task is woken only when its socket takes no more.
 
-use std::cell::{Cell, RefCell};
+mod deferred;
+
+use std::borrow::Cow;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::rc::Rc;
 
 use tokio::net::TcpStream;
 
 use crate::dialect::{self, fault_line};
-use crate::request::{Answer, Fault, Kind, Outcome, TextAnswer};
+use crate::request::{Answer, Fault, Kind, Outcome, Reply, TextAnswer};
 use crate::signal::Signal;
+use crate::usage::{Asked, Usage};
+use deferred::Queue;
+pub(crate) use deferred::{Deferred, whole};
 
 /// Spare buffers that a worker keeps.
 const SPARE_MAX: usize = 64;
 /// A buffer larger than this isn't kept.
 const KEEP: usize = 256 * 1024;
+/// A client that has taken no more than this of what it asked for gets no more values from a lane that
+/// others use.
+pub(crate) const UNSENT_MAX: usize = 256 * 1024;
 
 /// Buffers that wait for their next client: an idle client holds none.
 #[derive(Default)]
@@ -50,6 +59,11 @@ pub(crate) struct Outbox {
     waits: Cell<bool>,
     broken: Cell<bool>,
     wake: Signal,
+    /// What must be said later, in order, because something before it must be asked for again.
+    deferred: RefCell<Queue>,
+    /// When what is being understood was read.
+    asked: Cell<Asked>,
+    usage: OnceCell<Rc<Usage>>,
 }
 
 /// See [`Outbox::waiting`].
@@ -75,7 +89,28 @@ impl Outbox {
             waits: Cell::new(false),
             broken: Cell::new(false),
             wake: Signal::default(),
+            deferred: RefCell::default(),
+            asked: Cell::default(),
+            usage: OnceCell::new(),
         })
+    }
+
+    /// From now on what is sent is counted there.
+    pub(crate) fn count_in(&self, usage: Rc<Usage>) {
+        let _ = self.usage.set(usage);
+    }
+
+    /// Something was read: so many bytes, now.
+    pub(crate) fn has_read(&self, bytes: usize) {
+        if let Some(usage) = self.usage.get() {
+            usage.read(bytes);
+            self.asked.set(usage.now());
+        }
+    }
+
+    /// When what is being understood was read.
+    pub(crate) fn asked(&self) -> Asked {
+        self.asked.get()
     }
 
     pub(crate) fn stream(&self) -> &TcpStream {
@@ -109,6 +144,7 @@ impl Outbox {
     /// Ends the connection: nothing more is said, and the client's task sees it as broken.
     pub(crate) fn cut(&self) {
         self.broken.set(true);
+        self.deferred.take();
         self.buffer.borrow_mut().clear();
         self.sent.set(0);
         self.blocked.set(false);
@@ -128,7 +164,14 @@ impl Outbox {
         Waiting(&self.waits)
     }
 
-    /// Waits until the socket takes no more, or is broken; while [`Outbox::waiting`], also for a reply.
+    /// Waits until the connection is broken: nobody listens any more.
+    pub(crate) async fn until_broken(&self) {
+        while !self.is_broken() {
+            self.wake.given().await;
+        }
+    }
+
+    /// Waits until the socket takes no more, or is broken, or something was put off; while [`Outbox::waiting`], also for a reply.
     pub(crate) async fn changed(&self) {
         self.wake.given().await;
     }
@@ -153,23 +196,70 @@ impl Outbox {
     }
 
     /// One reply has come: words of our own.
-    pub(crate) fn answer_words(&self, words: &[u8]) {
+    pub(crate) fn answer_words(&self, words: Cow<'static, [u8]>) {
         self.in_flight.set(self.in_flight.get().saturating_sub(1));
-        self.say(words);
+        if self.is_deferring() {
+            self.defer(Deferred::Words(words));
+        } else {
+            self.say(&words);
+        }
     }
 
-    /// One reply has come: memcached's.
-    pub(crate) fn answer(&self, answer: Answer, kind: Kind, key: &[u8], outcome: &Outcome<'_>) {
+    /// One reply has come: memcached's. It is put off if another was, or if the client takes too little.
+    pub(crate) fn answer(&self, answer: Answer, kind: Kind, note: &[u8], reply: &Reply<'_>) {
         self.in_flight.set(self.in_flight.get().saturating_sub(1));
-        self.speak(answer, kind, key, outcome);
+        if self.is_deferring() {
+            self.defer(Deferred::of(answer, kind, note, reply));
+        } else if self.takes(&reply.outcome) {
+            self.speak(answer, kind, note, reply);
+        } else {
+            self.defer(Deferred::again(answer, kind, note, reply.tokens));
+        }
     }
 
-    /// Says `outcome` in the client's dialect. One error, one line: a `get` line of which a key
+    /// One reply has come, with a value too long for the lane: it must be asked for again.
+    pub(crate) fn put_off(&self, answer: Answer, kind: Kind, note: &[u8], tokens: &[u8]) {
+        self.in_flight.set(self.in_flight.get().saturating_sub(1));
+        self.defer(Deferred::again(answer, kind, note, tokens));
+    }
+
+    /// Whether there is room for a value, after one more try to make it.
+    fn takes(&self, outcome: &Outcome<'_>) -> bool {
+        let Outcome::Value(_, data) = outcome else { return true };
+        let fits = || self.unsent() + data.len() <= UNSENT_MAX;
+        if !fits() && !self.is_blocked() {
+            self.flush();
+        }
+        fits() || self.broken.get()
+    }
+
+    /// Whether something must be asked for again before anything else may be said.
+    pub(crate) fn is_deferring(&self) -> bool {
+        !self.deferred.borrow().is_empty()
+    }
+
+    fn defer(&self, deferred: Deferred) {
+        self.deferred.borrow_mut().push(deferred);
+        // Its task may wait for input only.
+        self.wake.give();
+    }
+
+    /// The first of what was put off.
+    pub(crate) fn next_deferred(&self) -> Option<Deferred> {
+        self.deferred.borrow_mut().pop()
+    }
+
+    /// Whether a key of the current `get` line couldn't be had.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.get().is_some()
+    }
+
+    /// Says `reply` in the client's dialect. One error, one line: a `get` line of which a key
     /// couldn't be had ends in the error instead of END, and names no more values.
-    pub(crate) fn speak(&self, answer: Answer, kind: Kind, key: &[u8], outcome: &Outcome<'_>) {
+    pub(crate) fn speak(&self, answer: Answer, kind: Kind, note: &[u8], reply: &Reply<'_>) {
         if let Answer::Text(TextAnswer::Value { last, .. }) = answer {
-            if let Outcome::Failed(fault) = outcome {
-                self.failed.set(self.failed.get().or(Some(*fault)));
+            if let Outcome::Failed(fault) = reply.outcome {
+                self.failed.set(self.failed.get().or(Some(fault)));
             }
             if let Some(fault) = self.failed.get() {
                 if last {
@@ -179,7 +269,7 @@ impl Outbox {
                 return;
             }
         }
-        self.with_buffer(|buffer| dialect::answer(answer, kind, key, outcome, buffer));
+        self.with_buffer(|buffer| dialect::answer(answer, kind, note, reply, buffer));
     }
 
     /// Marks the client as told something; `true` the first time in a turn.
@@ -199,7 +289,12 @@ impl Outbox {
         let mut buffer = self.buffer.borrow_mut();
         while let Some(rest) = buffer.get(self.sent.get()..).filter(|rest| !rest.is_empty()) {
             match self.stream.try_write(rest) {
-                Ok(n) if n > 0 => self.sent.set(self.sent.get() + n),
+                Ok(n) if n > 0 => {
+                    self.sent.set(self.sent.get() + n);
+                    if let Some(usage) = self.usage.get() {
+                        usage.written(n);
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked.set(true);
                     self.wake.give();
@@ -221,7 +316,7 @@ impl Outbox {
         self.spare.give(std::mem::take(&mut *buffer));
     }
 
-    fn with_buffer<F: FnOnce(&mut Vec<u8>)>(&self, write: F) {
+    pub(crate) fn with_buffer<F: FnOnce(&mut Vec<u8>)>(&self, write: F) {
         if self.broken.get() {
             return;
         }

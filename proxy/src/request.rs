@@ -4,8 +4,25 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Request<'a> {
     pub(crate) command: Command<'a>,
-    pub(crate) key: &'a [u8],
+    pub(crate) key: Key<'a>,
     pub(crate) answer: Answer,
+}
+
+/// A key as its caller wrote it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Key<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) form: KeyForm,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyForm {
+    /// Fits a line of text as it is.
+    Plain,
+    /// May hold what a line can't: then it travels base64-encoded.
+    Raw,
+    /// Is base64 already (meta's `b`).
+    Base64,
 }
 
 /// What to do with the key. Exptimes are signed seconds, as memcached takes them.
@@ -33,6 +50,27 @@ pub(crate) enum Command<'a> {
     Version,
     /// A `set` whose value is too large for the instance: memcached forgets the old item.
     Forget,
+    /// A caller that speaks the lane's own dialect.
+    Meta(Meta<'a>),
+}
+
+/// A meta command whose flags have been checked: what memcached understands passes as it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Meta<'a> {
+    pub(crate) verb: Verb,
+    /// The rest of the line behind the key and, for `ms`, the length.
+    pub(crate) flags: &'a [u8],
+    /// Of `ms`.
+    pub(crate) value: &'a [u8],
+}
+
+/// The meta commands that carry a tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Get,
+    Set,
+    Delete,
+    Arithmetic,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +102,7 @@ pub(crate) struct Create {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     Text(TextAnswer),
+    Meta(MetaAnswer),
     Binary(BinaryAnswer),
 }
 
@@ -73,6 +112,13 @@ pub(crate) enum TextAnswer {
     Value { with_cas: bool, last: bool },
     /// One line; with `noreply` none at all.
     Line { noreply: bool },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MetaAnswer {
+    pub(crate) verb: Verb,
+    /// Hides what went as expected.
+    pub(crate) quiet: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +132,41 @@ pub(crate) struct BinaryAnswer {
 pub(crate) struct Limits {
     /// memcached's `-I`, in bytes: key, value and header together.
     pub(crate) item_size_max: u64,
+    pub(crate) flags: FlagSet,
 }
+
+/// Which meta flags the instance's memcached knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum FlagSet {
+    /// No lane has been open yet.
+    #[default]
+    Unknown,
+    /// Those of 1.6.18.
+    Old,
+    /// `E` and `x` too.
+    Newest,
+}
+
+impl FlagSet {
+    /// What memcached says of itself: `1.6.18`.
+    pub(crate) fn of(version: &[u8]) -> Self {
+        /// The first that knows them all.
+        const SINCE: [u32; 3] = [1, 6, 27];
+        let mut numbers = [0; 3];
+        let parts = version.split(|byte| *byte == b'.');
+        for (number, part) in numbers.iter_mut().zip(parts) {
+            let digits = part.iter().take_while(|byte| byte.is_ascii_digit());
+            *number = digits.fold(0_u32, |sum, digit| {
+                sum.saturating_mul(10).saturating_add(u32::from(digit.saturating_sub(b'0')))
+            });
+        }
+        if numbers < SINCE { Self::Old } else { Self::Newest }
+    }
+}
+
+/// A longer value never goes over a lane that others use: it is forwarded as it comes, on a lane of its
+/// client's own.
+pub(crate) const SHARED_VALUE_MAX: usize = 128 * 1024;
 
 /// What memcached adds to an item's key and value: header, cas and line end.
 const ITEM_OVERHEAD: u64 = 59;
@@ -113,9 +193,22 @@ pub(crate) enum Fault {
 
 /// What memcached said, whatever was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reply<'a> {
+    pub(crate) outcome: Outcome<'a>,
+    /// The flags that it gave back, as they stand, our tag among them.
+    pub(crate) tokens: &'a [u8],
+}
+
+impl<'a> From<Outcome<'a>> for Reply<'a> {
+    fn from(outcome: Outcome<'a>) -> Self {
+        Self { outcome, tokens: b"" }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome<'a> {
-    Value { flags: u32, cas: u64, data: &'a [u8] },
-    Done { flags: u32, cas: u64 },
+    Value(Stamp, &'a [u8]),
+    Done(Stamp),
     Miss,
     NotStored,
     Exists,
@@ -124,6 +217,21 @@ pub(crate) enum Outcome<'a> {
     NonNumeric,
     Version(&'a [u8]),
     Failed(Fault),
+}
+
+/// All of a value's reply but the value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Head<'a> {
+    pub(crate) stamp: Stamp,
+    pub(crate) len: usize,
+    pub(crate) tokens: &'a [u8],
+}
+
+/// What an item is marked with, where it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Stamp {
+    pub(crate) flags: u32,
+    pub(crate) cas: u64,
 }
 
 /// The kind of a request in flight: decides what may come back and how it is said.
@@ -136,6 +244,13 @@ pub(crate) enum Kind {
     Touch,
     Version,
     Forget,
+    Meta(Verb),
+}
+
+impl<'a> Key<'a> {
+    pub(crate) fn plain(bytes: &'a [u8]) -> Self {
+        Self { bytes, form: KeyForm::Plain }
+    }
 }
 
 impl Command<'_> {
@@ -148,6 +263,24 @@ impl Command<'_> {
             Self::Touch { .. } => Kind::Touch,
             Self::Version => Kind::Version,
             Self::Forget => Kind::Forget,
+            Self::Meta(meta) => Kind::Meta(meta.verb),
         }
     }
+}
+
+/// What carries no tag, and so goes alone on a lane of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Alone<'a> {
+    pub(crate) ask: Ask<'a>,
+    pub(crate) answer: Answer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask<'a> {
+    /// All, or one of the groups on the list.
+    Stats { group: &'a [u8] },
+    /// At once, or so many seconds from now.
+    FlushAll { delay: Option<i32> },
+    /// `me`: all that is known of an item.
+    Inspect { key: &'a [u8], base64: bool },
 }

@@ -25,10 +25,10 @@ use crate::dialect::Dialect;
 use crate::doorman::{Caller, Doorman, Guest};
 use crate::grants::Grants;
 use crate::home::{Furniture, Home};
+use crate::ledger::{Entries, Entry};
 use crate::login::Replies;
 use crate::metrics::{Counted, LoginOutcome, Metrics};
 use crate::outbox::{Outbox, Spare};
-use crate::request::Limits;
 use crate::socket::linger;
 use crate::{Config, DRAIN, Error};
 
@@ -40,6 +40,8 @@ const CLIENT_READ: usize = 64 * 1024;
 const LANE_READ: usize = 256 * 1024;
 /// A home that nobody has used for so long is given up.
 const DESERTED: Duration = Duration::from_secs(60);
+/// Between two reports of what was counted.
+const GATHER: Duration = Duration::from_secs(1);
 /// How long accepting rests when the process has no file left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A client silent for so long is asked whether it still is there, and then so often.
@@ -52,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) grants: Arc<Grants>,
     pub(crate) lane_key: LaneKey,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) ledger: Entries,
     pub(crate) shutdown: Shutdown,
     pub(crate) workers: Vec<mpsc::Sender<Message>>,
 }
@@ -158,6 +161,8 @@ impl Worker {
         };
         let mut sweep = interval(DESERTED / 2);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut gather = interval(GATHER);
+        gather.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut refusing = false;
         loop {
             tokio::select! {
@@ -175,6 +180,7 @@ impl Worker {
                         sleep(ACCEPT_PAUSE).await;
                     }
                 },
+                _ = gather.tick() => self.report(),
                 _ = sweep.tick() => self.leave_deserted(),
             }
         }
@@ -188,6 +194,7 @@ impl Worker {
         }
         self.clients.close();
         let _ = timeout(DRAIN, self.clients.wait()).await;
+        self.report();
         self.homes.borrow_mut().drain().for_each(|(_, home)| home.close());
         self.lanes.close();
         let _ = timeout(DRAIN, self.lanes.wait()).await;
@@ -290,7 +297,7 @@ impl Worker {
             grant,
             home,
             seat,
-            limits: Limits { item_size_max },
+            item_size_max,
             input: guest.rest,
             state: State::default(),
         };
@@ -316,8 +323,19 @@ impl Worker {
         home.clone()
     }
 
+    /// Hands on what was counted. A full ledger has it the next time.
+    fn report(&self) {
+        let Ok(ledger) = self.shared.ledger.try_reserve() else { return };
+        let homes = self.homes.borrow();
+        let entries: Vec<Entry> = homes.iter().filter_map(|(id, home)| home.report(id)).collect();
+        if !entries.is_empty() {
+            ledger.send(entries);
+        }
+    }
+
     fn leave_deserted(&self) {
         self.homes.borrow_mut().retain(|_, home| {
+            home.tidy();
             let deserted = home.is_deserted(DESERTED);
             if deserted {
                 home.close();

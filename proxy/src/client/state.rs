@@ -6,7 +6,10 @@ use std::rc::Rc;
 use crate::dialect::Then;
 use crate::dialect::text::Keys;
 use crate::lane::Lane;
-use crate::request::{Answer, Request};
+use crate::request::{Answer, Fault, KeyForm, Kind, Request};
+
+/// See [`State::is_bulky`].
+const BULKY_FOR: u8 = 8;
 
 /// What a request spread over several turns has left behind.
 #[derive(Default)]
@@ -17,6 +20,26 @@ pub(crate) struct State {
     pub(super) swallow: Option<Swallow>,
     /// Whether the login at the front of the input has turned out to be one sent again.
     pub(super) resent: Option<bool>,
+    /// The front of the input is to be read as the newest memcached would: the one behind is away.
+    pub(super) reads_as_newest: bool,
+    /// How many more small answers it takes until the client shares its lane again.
+    bulky: u8,
+}
+
+impl State {
+    /// Whether the client has asked for long values lately: then it asks for the next on a lane of its own
+    /// at once.
+    pub(super) fn is_bulky(&self) -> bool {
+        self.bulky > 0
+    }
+
+    pub(super) fn saw_long(&mut self) {
+        self.bulky = BULKY_FOR;
+    }
+
+    pub(super) fn saw_small(&mut self) {
+        self.bulky = self.bulky.saturating_sub(1);
+    }
 }
 
 pub(super) struct OwnedKeys {
@@ -33,7 +56,18 @@ pub(super) struct Swallow {
 
 pub(super) enum OwnedThen {
     Answer(Cow<'static, [u8]>),
-    Forget { key: Vec<u8>, answer: Answer },
+    /// Only when nothing is in flight.
+    Fail {
+        answer: Answer,
+        kind: Kind,
+        note: Vec<u8>,
+        fault: Fault,
+    },
+    Forget {
+        key: Vec<u8>,
+        form: KeyForm,
+        answer: Answer,
+    },
 }
 
 impl OwnedKeys {
@@ -55,7 +89,9 @@ impl From<Then<'_>> for OwnedThen {
     fn from(then: Then<'_>) -> Self {
         match then {
             Then::Answer(words) => Self::Answer(words),
-            Then::Request(request) => Self::Forget { key: request.key.to_vec(), answer: request.answer },
+            Then::Request(Request { key, answer, .. }) => {
+                Self::Forget { key: key.bytes.to_vec(), form: key.form, answer }
+            }
         }
     }
 }

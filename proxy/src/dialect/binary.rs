@@ -2,8 +2,12 @@
 
 use std::borrow::Cow;
 
+use super::text::STAT_GROUPS;
 use super::{BINARY_MAGIC, Frame, KEY_MAX, Parsed, Then};
-use crate::request::{Answer, BinaryAnswer, Command, Create, Limits, Mode, Request, Store};
+use crate::request::{
+    Alone, Answer, Ask, BinaryAnswer, Command, Create, Key, KeyForm, Limits, Mode, Request, SHARED_VALUE_MAX,
+    Store,
+};
 
 /// The length of every header.
 pub(crate) const HEADER: usize = 24;
@@ -14,7 +18,10 @@ const ENCODED_KEY_MAX: usize = 186;
 
 /// The opcodes that have a name here.
 pub(crate) mod opcode {
+    pub(crate) const FLUSH: u8 = 0x08;
     pub(crate) const VERSION: u8 = 0x0b;
+    pub(crate) const STAT: u8 = 0x10;
+    pub(crate) const FLUSH_QUIETLY: u8 = 0x18;
     pub(crate) const SASL_LIST: u8 = 0x20;
     pub(crate) const SASL_AUTH: u8 = 0x21;
     pub(crate) const SASL_STEP: u8 = 0x22;
@@ -71,6 +78,11 @@ impl Header {
         usize::try_from(self.body).unwrap_or(usize::MAX)
     }
 
+    /// What must be remembered of this request.
+    fn answer(&self) -> BinaryAnswer {
+        BinaryAnswer { opcode: self.opcode, opaque: self.opaque }
+    }
+
     /// A reply to this request that holds a status and its text.
     pub(crate) fn status(&self, status: Status) -> Cow<'static, [u8]> {
         self.reply(status, status.1)
@@ -79,8 +91,12 @@ impl Header {
     /// A reply to this request with a body of its own.
     pub(crate) fn reply(&self, status: Status, body: &[u8]) -> Cow<'static, [u8]> {
         let mut out = Vec::with_capacity(HEADER + body.len());
-        let answer = BinaryAnswer { opcode: self.opcode, opaque: self.opaque };
-        super::binary_reply::message(answer, status.0, Parts { value: body, ..Parts::default() }, &mut out);
+        super::binary_reply::message(
+            self.answer(),
+            status.0,
+            Parts { value: body, ..Parts::default() },
+            &mut out,
+        );
         Cow::Owned(out)
     }
 }
@@ -108,6 +124,9 @@ pub(crate) fn parse(input: &[u8], limits: Limits) -> Option<Frame<'_>> {
     if header.body > BODY_MAX {
         return close(Status::INVALID);
     }
+    if matches!(header.opcode, opcode::FLUSH | opcode::FLUSH_QUIETLY | opcode::STAT) {
+        return alone(&header, input.get(HEADER..)?);
+    }
     let Some(shape) = Shape::of(header.opcode) else { return Some(without_key(&header, input.len())) };
     if !shape.allows(&header) {
         return close(shape.complaint(&header));
@@ -119,20 +138,55 @@ pub(crate) fn parse(input: &[u8], limits: Limits) -> Option<Frame<'_>> {
         let then = Then::Answer(header.status(Status::INVALID));
         return Some(swallow(HEADER + fields, value_len, then));
     }
-    let answer = Answer::Binary(BinaryAnswer { opcode: header.opcode, opaque: header.opaque });
+    let request = |command| Request {
+        command,
+        key: Key { bytes: key, form: KeyForm::Raw },
+        answer: Answer::Binary(header.answer()),
+    };
     let flags = first_u32(extras).unwrap_or(0);
     if shape.value && !limits.fits(key.len(), value_len, flags) {
         let then = if shape.mode() == Some(Mode::Set) {
-            Then::Request(Request { command: Command::Forget, key, answer })
+            Then::Request(request(Command::Forget))
         } else {
             Then::Answer(header.status(Status::TOO_LARGE))
         };
         return Some(swallow(HEADER + fields, value_len, then));
     }
+    if value_len > SHARED_VALUE_MAX {
+        let request = request(shape.command(&header, extras, b"")?);
+        let parsed = Parsed::Stream { request, len: value_len, complaint: None };
+        return Some(Frame { consumed: HEADER + fields, parsed });
+    }
     let consumed = HEADER + header.body_len();
     let value = input.get(HEADER + fields..consumed)?;
     let command = shape.command(&header, extras, value)?;
-    Some(Frame { consumed, parsed: Parsed::Request(Request { command, key, answer }) })
+    Some(Frame { consumed, parsed: Parsed::Request(request(command)) })
+}
+
+/// STAT and FLUSH. memcached closes without a word if a value follows a STAT.
+fn alone<'a>(header: &Header, body: &'a [u8]) -> Option<Frame<'a>> {
+    let stat = header.opcode == opcode::STAT;
+    let fields = header.key + header.extras;
+    let close = |reply| Some(Frame { consumed: HEADER, parsed: Parsed::Close(reply) });
+    if stat && header.body_len() > fields {
+        return close(Cow::Borrowed(b""));
+    }
+    let extras_fit = header.extras == 0 || (!stat && header.extras == 4);
+    if !extras_fit || header.key > KEY_MAX || (!stat && header.body_len() > header.extras) {
+        return close(header.status(Status::INVALID));
+    }
+    let (extras, key) = body.get(..fields)?.split_at_checked(header.extras)?;
+    let ask = if stat {
+        Ask::Stats { group: key }
+    } else {
+        Ask::FlushAll { delay: if header.extras == 0 { None } else { Some(exptime(extras)?) } }
+    };
+    let parsed = if stat && !STAT_GROUPS.contains(&key) {
+        Parsed::Answer(header.status(Status::NOT_FOUND))
+    } else {
+        Parsed::Alone(Alone { ask, answer: Answer::Binary(header.answer()) })
+    };
+    Some(Frame { consumed: HEADER + fields, parsed })
 }
 
 fn swallow(consumed: usize, bytes: usize, then: Then<'_>) -> Frame<'_> {
@@ -151,9 +205,8 @@ fn without_key(header: &Header, have: usize) -> Frame<'static> {
         (0x07, 0) => Parsed::Close(header.status(Status::OK)),
         (0x17, 0) => Parsed::Close(Cow::Borrowed(b"")),
         (opcode::VERSION, 0) => {
-            let answer = BinaryAnswer { opcode: header.opcode, opaque: header.opaque };
-            let answer = Answer::Binary(answer);
-            Parsed::Request(Request { command: Command::Version, key: b"", answer })
+            let answer = Answer::Binary(header.answer());
+            Parsed::Request(Request { command: Command::Version, key: Key::plain(b""), answer })
         }
         (0x07 | 0x0a | opcode::VERSION | 0x17 | opcode::SASL_LIST, _) => {
             Parsed::Close(header.status(Status::INVALID))

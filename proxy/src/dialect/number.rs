@@ -25,10 +25,18 @@ pub(crate) fn truncated(token: &[u8]) -> Option<i32> {
     low.first_chunk().copied().map(i32::from_le_bytes)
 }
 
-/// An exptime of touch and gat: 32 bits or an error.
+/// An exptime of touch, gat, `flush_all` and meta flags: 32 bits in at most 11 characters, or an error. To
+/// memcached a lone minus is 0.
 pub(crate) fn exact(token: &[u8]) -> Option<i32> {
-    i32::try_from(signed(token)?).ok()
+    const LEN_MAX: usize = 11;
+    if token == LONE_MINUS {
+        return Some(0);
+    }
+    i32::try_from(signed(token)?).ok().filter(|_| token.len() <= LEN_MAX)
 }
+
+/// See [`exact`].
+pub(crate) const LONE_MINUS: &[u8] = b"-";
 
 /// Flags: any 64-bit number, of which memcached keeps the low 32 bits.
 pub(crate) fn flags(token: &[u8]) -> Option<u32> {

@@ -5,18 +5,22 @@ use std::borrow::Cow;
 
 use memchr::{memchr, memchr2, memmem};
 
-use super::{Frame, KEY_MAX, Parsed, Then, number};
-use crate::request::{Answer, Command, Limits, Mode, Request, Store, TextAnswer};
+use super::{Frame, KEY_MAX, Parsed, Then, meta, number};
+use crate::request::{
+    Alone, Answer, Ask, Command, Key, Limits, Mode, Request, SHARED_VALUE_MAX, Store, TextAnswer,
+};
 
 /// The longest line of `get`, `gets`, `gat` and `gats`.
 const KEYS_LINE_MAX: usize = 1024 * 1024;
 /// The longest of all others.
 const LINE_MAX: usize = 2048;
 const LINE_END: &[u8] = b"\r\n";
+/// What `stats` may be asked for: the others dump keys, reset or tune something.
+pub(super) const STAT_GROUPS: [&[u8]; 5] = [b"", b"items", b"slabs", b"sizes", b"settings"];
 
 const ERROR: &[u8] = b"ERROR\r\n";
-const BAD_FORMAT: &[u8] = b"CLIENT_ERROR bad command line format\r\n";
-const BAD_CHUNK: &[u8] = b"CLIENT_ERROR bad data chunk\r\n";
+pub(super) const BAD_FORMAT: &[u8] = b"CLIENT_ERROR bad command line format\r\n";
+pub(super) const BAD_CHUNK: &[u8] = b"CLIENT_ERROR bad data chunk\r\n";
 const BAD_DELTA: &[u8] = b"CLIENT_ERROR invalid numeric delta argument\r\n";
 const BAD_EXPTIME: &[u8] = b"CLIENT_ERROR invalid exptime argument\r\n";
 const TOO_LONG: &[u8] = b"CLIENT_ERROR line too long\r\n";
@@ -38,7 +42,7 @@ impl<'a> Keys<'a> {
         let rest = trim_start(rest);
         let answer = TextAnswer::Value { with_cas: self.with_cas, last: rest.is_empty() };
         let command = Command::Get { exptime: self.exptime };
-        Some((Request { command, key, answer: Answer::Text(answer) }, rest))
+        Some((Request { command, key: Key::plain(key), answer: Answer::Text(answer) }, rest))
     }
 }
 
@@ -78,10 +82,10 @@ fn too_long(input: &[u8]) -> Frame<'_> {
 }
 
 /// A whole line: how long it is, and what has arrived behind it.
-struct Line<'a> {
+pub(super) struct Line<'a> {
     head: usize,
     data: &'a [u8],
-    limits: Limits,
+    pub(super) limits: Limits,
 }
 
 impl<'a> Line<'a> {
@@ -97,6 +101,9 @@ impl<'a> Line<'a> {
         }
         let (verb, rest) = split_token(line)?;
         let rest = trim_start(rest);
+        if let Some(frame) = meta::read(self, verb, rest) {
+            return frame;
+        }
         let noreply = ends_in_noreply(rest);
         match verb {
             b"get" => Some(self.keys(rest, false, None)),
@@ -116,10 +123,12 @@ impl<'a> Line<'a> {
                 let exptime = number::exact(exptime).ok_or(BAD_EXPTIME)?;
                 Ok(Command::Touch { exptime })
             })),
+            b"flush_all" => Some(self.flush_all(rest, noreply)),
+            b"stats" => Some(self.stats(rest, noreply)),
             b"version" => Some(self.version(noreply)),
             b"verbosity" => Some(self.answer(b"OK\r\n", noreply)),
             b"quit" => Some(self.frame(Parsed::Close(Cow::Borrowed(b"")))),
-            _ => Some(self.refuse(verb, rest, noreply)),
+            _ => Some(self.refuse(rest, noreply)),
         }
     }
 
@@ -157,30 +166,34 @@ impl<'a> Line<'a> {
             return Some(self.close(BAD_FORMAT));
         };
         let noreply = ends_in_noreply(line);
-        let block = len + LINE_END.len();
         let cas = if with_cas { cas.and_then(number::unsigned).map(Some) } else { Some(None) };
         let (Some(flags), Some(exptime), Some(cas), true) =
             (number::flags(flags), number::truncated(exptime), cas, key.len() <= KEY_MAX)
         else {
-            return Some(self.swallow(block, Then::Answer(words_or_none(BAD_FORMAT, noreply))));
+            return Some(self.swallow_block(len, Then::Answer(words_or_none(BAD_FORMAT, noreply))));
         };
         let answer = Answer::Text(TextAnswer::Line { noreply });
+        let request = |command| Request { command, key: Key::plain(key), answer };
         if !self.limits.fits(key.len(), len, flags) {
             let forget = mode == Mode::Set && !with_cas;
             let then = if forget {
-                Then::Request(Request { command: Command::Forget, key, answer })
+                Then::Request(request(Command::Forget))
             } else {
                 Then::Answer(words_or_none(TOO_LARGE, noreply))
             };
-            return Some(self.swallow(block, then));
+            return Some(self.swallow_block(len, then));
         }
-        let (value, end) = self.data.get(..block)?.split_at_checked(len)?;
-        if end != LINE_END {
-            return Some(self.frame(Parsed::Close(words_or_none(BAD_CHUNK, noreply))));
+        let complaint = if noreply { b"" } else { BAD_CHUNK };
+        let command = |value| Command::Store(Store { mode, flags, exptime, cas, value });
+        if len > SHARED_VALUE_MAX {
+            return Some(self.frame(Parsed::Stream {
+                request: request(command(b"")),
+                len,
+                complaint: Some(complaint),
+            }));
         }
-        let command = Command::Store(Store { mode, flags, exptime, cas, value });
-        let consumed = self.head + block;
-        Some(Frame { consumed, parsed: Parsed::Request(Request { command, key, answer }) })
+        let Some(value) = self.block(len)? else { return Some(self.close(complaint)) };
+        Some(self.frame_with_block(len, Parsed::Request(request(command(value)))))
     }
 
     fn arithmetic(&self, line: &'a [u8], noreply: bool, decrement: bool) -> Frame<'a> {
@@ -206,7 +219,7 @@ impl<'a> Line<'a> {
         match command(argument.unwrap_or_default()) {
             Ok(command) => {
                 let answer = Answer::Text(TextAnswer::Line { noreply });
-                self.frame(Parsed::Request(Request { command, key, answer }))
+                self.frame(Parsed::Request(Request { command, key: Key::plain(key), answer }))
             }
             Err(words) => self.answer(words, noreply),
         }
@@ -214,17 +227,41 @@ impl<'a> Line<'a> {
 
     fn version(&self, noreply: bool) -> Frame<'a> {
         let answer = Answer::Text(TextAnswer::Line { noreply });
-        self.frame(Parsed::Request(Request { command: Command::Version, key: b"", answer }))
+        self.frame(Parsed::Request(Request { command: Command::Version, key: Key::plain(b""), answer }))
+    }
+
+    /// `flush_all [<delay>] [noreply]`
+    fn flush_all(&self, line: &'a [u8], noreply: bool) -> Frame<'a> {
+        let mut words = tokens(line);
+        let delay = match (words.next(), words.next()) {
+            (None, _) => None,
+            (Some(_), None) if noreply => None,
+            (Some(word), _) => match number::exact(word) {
+                None => return self.answer(BAD_EXPTIME, noreply),
+                delay => delay,
+            },
+        };
+        let answer = Answer::Text(TextAnswer::Line { noreply });
+        self.frame(Parsed::Alone(Alone { ask: Ask::FlushAll { delay }, answer }))
+    }
+
+    /// `stats`, alone or with exactly one of the groups on the list.
+    fn stats(&self, line: &'a [u8], noreply: bool) -> Frame<'a> {
+        let group = line.trim_ascii_end();
+        if !STAT_GROUPS.contains(&group) {
+            return self.answer(ERROR, noreply);
+        }
+        let answer = Answer::Text(TextAnswer::Line { noreply: false });
+        self.frame(Parsed::Alone(Alone { ask: Ask::Stats { group }, answer }))
     }
 
     /// Everything that isn't on the list. A web browser is shown the door at once.
-    fn refuse(&self, verb: &[u8], rest: &[u8], noreply: bool) -> Frame<'a> {
+    fn refuse(&self, rest: &[u8], noreply: bool) -> Frame<'a> {
         let last = tokens(rest).last().unwrap_or_default();
         if last.starts_with(b"HTTP/") {
             return self.close(b"");
         }
-        // A data block may follow `ms`: no byte of it may be read as a command.
-        if verb == b"ms" { self.close(ERROR) } else { self.answer(ERROR, noreply) }
+        self.answer(ERROR, noreply)
     }
 
     /// A line with a space in front, a NUL or a bare CR.
@@ -234,21 +271,39 @@ impl<'a> Line<'a> {
         if stores { self.close(ERROR) } else { self.answer(ERROR, false) }
     }
 
-    fn frame(&self, parsed: Parsed<'a>) -> Frame<'a> {
+    pub(super) fn frame(&self, parsed: Parsed<'a>) -> Frame<'a> {
         Frame { consumed: self.head, parsed }
     }
 
-    fn answer(&self, words: &'static [u8], noreply: bool) -> Frame<'a> {
+    pub(super) fn answer(&self, words: &'static [u8], noreply: bool) -> Frame<'a> {
         self.frame(Parsed::Answer(words_or_none(words, noreply)))
     }
 
-    fn close(&self, words: &'static [u8]) -> Frame<'a> {
+    pub(super) fn close(&self, words: &'static [u8]) -> Frame<'a> {
         self.frame(Parsed::Close(Cow::Borrowed(words)))
     }
 
-    fn swallow(&self, bytes: usize, then: Then<'a>) -> Frame<'a> {
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    /// To be read again when the version behind is known.
+    pub(super) fn version_first(&self) -> Frame<'a> {
+        Frame { consumed: 0, parsed: Parsed::VersionFirst }
+    }
+
+    /// Drops a data block of `len` bytes.
+    pub(super) fn swallow_block(&self, len: usize, then: Then<'a>) -> Frame<'a> {
+        let bytes = u64::try_from(len + LINE_END.len()).unwrap_or(u64::MAX);
         self.frame(Parsed::Swallow { bytes, then })
+    }
+
+    /// The data block of `len` bytes behind the line: `None` while it isn't whole, `Some(None)` when it
+    /// doesn't end as it should.
+    pub(super) fn block(&self, len: usize) -> Option<Option<&'a [u8]>> {
+        let (value, end) = self.data.get(..len + LINE_END.len())?.split_at_checked(len)?;
+        Some((end == LINE_END).then_some(value))
+    }
+
+    /// What the line and its data block mean.
+    pub(super) fn frame_with_block(&self, len: usize, parsed: Parsed<'a>) -> Frame<'a> {
+        Frame { consumed: self.head + len + LINE_END.len(), parsed }
     }
 }
 
@@ -257,7 +312,7 @@ fn words_or_none(words: &'static [u8], noreply: bool) -> Cow<'static, [u8]> {
 }
 
 /// The first token and all behind it; `None` on an empty line. No space in front.
-fn split_token(line: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn split_token(line: &[u8]) -> Option<(&[u8], &[u8])> {
     match memchr(b' ', line) {
         Some(end) => line.split_at_checked(end),
         None if line.is_empty() => None,
@@ -265,7 +320,7 @@ fn split_token(line: &[u8]) -> Option<(&[u8], &[u8])> {
     }
 }
 
-fn trim_start(line: &[u8]) -> &[u8] {
+pub(super) fn trim_start(line: &[u8]) -> &[u8] {
     let spaces = line.iter().take_while(|byte| **byte == b' ').count();
     line.get(spaces..).unwrap_or_default()
 }
@@ -281,15 +336,16 @@ fn ends_in_noreply(line: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::FlagSet;
 
-    const LIMITS: Limits = Limits { item_size_max: 1024 * 1024 };
+    const LIMITS: Limits = Limits { item_size_max: 1024 * 1024, flags: FlagSet::Newest };
 
     /// What a frame says, in short.
     fn say(input: &[u8]) -> String {
         let Some(frame) = parse(input, LIMITS) else { return "more".into() };
         let text = |words: &[u8]| String::from_utf8_lossy(words).trim_end().to_owned();
         let what = match frame.parsed {
-            Parsed::Request(request) => format!("{:?} {}", request.command.kind(), text(request.key)),
+            Parsed::Request(request) => format!("{:?} {}", request.command.kind(), text(request.key.bytes)),
             Parsed::Keys(keys) => format!("keys {}", text(keys.line)),
             Parsed::Answer(words) => format!("say {}", text(&words)),
             Parsed::Swallow { bytes, then: Then::Answer(words) } => {
@@ -299,6 +355,9 @@ mod tests {
                 format!("swallow {bytes} {:?}", request.command.kind())
             }
             Parsed::Close(words) => format!("close {}", text(&words)),
+            Parsed::Stream { len, .. } => format!("stream {len}"),
+            Parsed::Alone(alone) => format!("{:?}", alone.ask),
+            Parsed::VersionFirst => "version first".into(),
             Parsed::Login => "login".into(),
         };
         format!("{what} [{}]", frame.consumed)
@@ -350,8 +409,12 @@ mod tests {
             ("touch a x\r\n", "say CLIENT_ERROR invalid exptime argument [11]".to_owned()),
             ("delete a 5\r\n", "Delete a [12]".to_owned()),
             ("delete\r\n", format!("say {bad} [8]")),
-            ("ms a 1\r\nx\r\n", "close ERROR [8]".to_owned()),
-            ("flush_all\r\n", "say ERROR [11]".to_owned()),
+            ("ms a 1\r\nx\r\n", "Meta(Set) a [11]".to_owned()),
+            ("flush_all\r\n", "FlushAll { delay: None } [11]".to_owned()),
+            ("flush_all 5 noreply\r\n", "FlushAll { delay: Some(5) } [21]".to_owned()),
+            ("flush_all x\r\n", "say CLIENT_ERROR invalid exptime argument [13]".to_owned()),
+            ("stats reset\r\n", "say ERROR [13]".to_owned()),
+            ("set a 0 0 200000\r\n", "stream 200000 [18]".to_owned()),
             ("shutdown\r\n", "say ERROR [10]".to_owned()),
             ("quit\r\n", "close  [6]".to_owned()),
             ("version\r\n", "Version  [9]".to_owned()),
@@ -372,7 +435,7 @@ mod tests {
     fn keys_come_one_by_one() {
         let keys = Keys { line: b"a  bc d ", with_cas: true, exptime: None };
         let (first, rest) = keys.next().unwrap();
-        assert_eq!((first.key, rest), (&b"a"[..], &b"bc d "[..]));
+        assert_eq!((first.key.bytes, rest), (&b"a"[..], &b"bc d "[..]));
         let (second, rest) = Keys { line: rest, ..keys }.next().unwrap();
         assert_eq!(second.answer, Answer::Text(TextAnswer::Value { with_cas: true, last: false }));
         let (third, rest) = Keys { line: rest, ..keys }.next().unwrap();

@@ -4,20 +4,32 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::dialect::binary::travels_encoded;
-use crate::dialect::number;
-use crate::request::{Answer, Command, Create, Mode, Request, Store, TextAnswer};
+use crate::dialect::number::{self, LONE_MINUS};
+use crate::dialect::text::tokens;
+use crate::request::{
+    Alone, Answer, Ask, Command, Create, Key, KeyForm, Meta, Mode, Request, TextAnswer, Verb,
+};
 
 /// Appends `request` as memcached shall read it.
-pub(super) fn request(request: &Request<'_>, tag: u64, out: &mut Vec<u8>) {
+pub(crate) fn request(request: &Request<'_>, tag: u64, out: &mut Vec<u8>) {
+    let value = match &request.command {
+        Command::Store(store) => store.value,
+        Command::Meta(Meta { verb: Verb::Set, value, .. }) => value,
+        _ => return line(request, 0, tag, out),
+    };
+    line(request, value.len(), tag, out);
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the line of `request`; of a store, whose value of `len` bytes is to follow, too.
+pub(crate) fn line(request: &Request<'_>, len: usize, tag: u64, out: &mut Vec<u8>) {
     let binary = matches!(request.answer, Answer::Binary(_));
     match &request.command {
         Command::Version => return out.extend_from_slice(b"version\r\n"),
         Command::Get { exptime } => {
             verb(b"mg ", request, out);
-            out.extend_from_slice(b" v f");
-            if wants_cas(request.answer) {
-                out.extend_from_slice(b" c");
-            }
+            out.extend_from_slice(if wants_cas(request.answer) { b" v f c" } else { b" v f" });
             signed(b" T", *exptime, out);
         }
         Command::Touch { exptime } => {
@@ -45,62 +57,116 @@ pub(super) fn request(request: &Request<'_>, tag: u64, out: &mut Vec<u8>) {
                 out.extend_from_slice(b" c");
             }
         }
-        Command::Store(store) => return encode_store(request, store, tag, out),
+        Command::Store(store) => {
+            out.extend_from_slice(b"ms ");
+            let encoded = key(request.key, out);
+            out.push(b' ');
+            number::write_len(len, out);
+            out.extend_from_slice(if encoded { b" b" } else { b"" });
+            unsigned(b" C", store.cas, out);
+            unsigned(b" F", Some(u64::from(store.flags)), out);
+            signed(b" T", Some(store.exptime), out);
+            out.extend_from_slice(match store.mode {
+                Mode::Set => b"",
+                Mode::Add => b" ME",
+                Mode::Replace => b" MR",
+                Mode::Append => b" MA",
+                Mode::Prepend => b" MP",
+            });
+            out.extend_from_slice(if binary { b" c" } else { b"" });
+        }
+        Command::Meta(meta) => return meta_line(request.key, meta, len, tag, out),
     }
     unsigned(b" O", Some(tag), out);
     out.extend_from_slice(b"\r\n");
 }
 
-fn encode_store(request: &Request<'_>, store: &Store<'_>, tag: u64, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"ms ");
-    let encoded = key(request, out);
-    out.push(b' ');
-    number::write_len(store.value.len(), out);
-    if encoded {
-        out.extend_from_slice(b" b");
+/// The caller's own flags, checked before: those that mean something to the verb, ours instead of its
+/// opaque, and nothing that only newer memcacheds read.
+fn meta_line(name: Key<'_>, meta: &Meta<'_>, len: usize, tag: u64, out: &mut Vec<u8>) {
+    let (verb, relevant): (&[u8], &[u8]) = match meta.verb {
+        Verb::Get => (b"mg ", b"bCENRTOkstcfvhlu"),
+        Verb::Set => (b"ms ", b"bCEFINTMOksc"),
+        Verb::Delete => (b"md ", b"bCEFITOkx"),
+        Verb::Arithmetic => (b"ma ", b"bCEDJMNTOktcv"),
+    };
+    out.extend_from_slice(verb);
+    out.extend_from_slice(name.bytes);
+    if meta.verb == Verb::Set {
+        out.push(b' ');
+        number::write_len(len, out);
     }
-    unsigned(b" C", store.cas, out);
-    unsigned(b" F", Some(u64::from(store.flags)), out);
-    signed(b" T", Some(store.exptime), out);
-    out.extend_from_slice(match store.mode {
-        Mode::Set => b"",
-        Mode::Add => b" ME",
-        Mode::Replace => b" MR",
-        Mode::Append => b" MA",
-        Mode::Prepend => b" MP",
-    });
-    if matches!(request.answer, Answer::Binary(_)) {
-        out.extend_from_slice(b" c");
+    let mut tagged = false;
+    for flag in tokens(meta.flags) {
+        let Some((letter, argument)) = flag.split_first().filter(|(letter, _)| relevant.contains(letter))
+        else {
+            continue;
+        };
+        if *letter == b'O' {
+            tagged = true;
+            unsigned(b" O", Some(tag), out);
+            continue;
+        }
+        out.extend_from_slice(&[b' ', *letter]);
+        out.extend_from_slice(match letter {
+            b'N' | b'R' | b'T' if argument == LONE_MINUS => b"0",
+            b'C' | b'D' | b'E' | b'F' | b'J' | b'N' | b'R' | b'T' => argument,
+            b'M' => argument.get(..1).unwrap_or_default(),
+            _ => b"",
+        });
     }
-    unsigned(b" O", Some(tag), out);
+    if !tagged {
+        unsigned(b" O", Some(tag), out);
+    }
     out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(store.value);
+}
+
+/// Appends what goes alone on a lane: it takes no tag.
+pub(crate) fn alone(alone: &Alone<'_>, out: &mut Vec<u8>) {
+    match alone.ask {
+        Ask::Stats { group } => {
+            out.extend_from_slice(b"stats");
+            if !group.is_empty() {
+                out.push(b' ');
+                out.extend_from_slice(group);
+            }
+        }
+        Ask::FlushAll { delay } => {
+            out.extend_from_slice(b"flush_all");
+            signed(b" ", delay, out);
+        }
+        Ask::Inspect { key, base64 } => {
+            out.extend_from_slice(b"me ");
+            out.extend_from_slice(key);
+            // Newer memcacheds read the flag only if another word follows.
+            out.extend_from_slice(if base64 { b" b b" } else { b"" });
+        }
+    }
     out.extend_from_slice(b"\r\n");
 }
 
 fn verb(name: &[u8], request: &Request<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(name);
-    if key(request, out) {
+    if key(request.key, out) {
         out.extend_from_slice(b" b");
     }
 }
 
-/// Appends the key; `true` when it went base64-encoded. Only binary keys may hold what a line can't.
-fn key(request: &Request<'_>, out: &mut Vec<u8>) -> bool {
-    let encoded = matches!(request.answer, Answer::Binary(_)) && travels_encoded(request.key);
-    if encoded {
-        out.extend_from_slice(STANDARD.encode(request.key).as_bytes());
-    } else {
-        out.extend_from_slice(request.key);
+/// Appends the key; `true` when it went base64-encoded.
+fn key(key: Key<'_>, out: &mut Vec<u8>) -> bool {
+    if key.form == KeyForm::Raw && travels_encoded(key.bytes) {
+        out.extend_from_slice(STANDARD.encode(key.bytes).as_bytes());
+        return true;
     }
-    encoded
+    out.extend_from_slice(key.bytes);
+    key.form == KeyForm::Base64
 }
 
 fn wants_cas(answer: Answer) -> bool {
     match answer {
         Answer::Binary(_) => true,
         Answer::Text(TextAnswer::Value { with_cas, .. }) => with_cas,
-        Answer::Text(TextAnswer::Line { .. }) => false,
+        Answer::Text(TextAnswer::Line { .. }) | Answer::Meta(_) => false,
     }
 }
 
@@ -121,7 +187,7 @@ fn signed(flag: &[u8], value: Option<i32>, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::BinaryAnswer;
+    use crate::request::{BinaryAnswer, MetaAnswer, Store};
 
     const TEXT: Answer = Answer::Text(TextAnswer::Line { noreply: true });
     const GETS: Answer = Answer::Text(TextAnswer::Value { with_cas: true, last: true });
@@ -161,7 +227,28 @@ mod tests {
             ),
         ] {
             let mut out = Vec::new();
+            let form = if answer == BINARY { KeyForm::Raw } else { KeyForm::Plain };
+            let key = Key { bytes: key, form };
             request(&Request { command, key, answer }, 9, &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), expected);
+        }
+    }
+
+    #[test]
+    fn a_callers_own_flags_pass_but_its_opaque() {
+        for (verb, flags, expected) in [
+            (Verb::Get, "", "mg k O9\r\n"),
+            (Verb::Get, "v q k t0 O123 s", "mg k v k t O9 s\r\n"),
+            (Verb::Get, "T- N-1 R30 P1 Lx F5 E7", "mg k T0 N-1 R30 E7 O9\r\n"),
+            (Verb::Set, "F7 MAppend I v c", "ms k 2 F7 MA I c O9\r\nxy\r\n"),
+            (Verb::Delete, "q C5 x", "md k C5 x O9\r\n"),
+            (Verb::Arithmetic, "M- D5 v", "ma k M- D5 v O9\r\n"),
+        ] {
+            let value = if verb == Verb::Set { &b"xy"[..] } else { b"" };
+            let command = Command::Meta(Meta { verb, flags: flags.as_bytes(), value });
+            let answer = Answer::Meta(MetaAnswer { verb, quiet: false });
+            let mut out = Vec::new();
+            request(&Request { command, key: Key::plain(b"k"), answer }, 9, &mut out);
             assert_eq!(String::from_utf8_lossy(&out), expected);
         }
     }

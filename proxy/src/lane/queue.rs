@@ -4,17 +4,21 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::reply::{self, Garbage};
+use super::reply::{self, Garbage, Heard, Sizes, VALUE_END};
 use crate::dialect;
 use crate::outbox::Outbox;
-use crate::request::{Answer, Fault, Kind, Outcome, Request};
+use crate::request::{Answer, Fault, Kind, Outcome, Reply, Request, SHARED_VALUE_MAX};
+use crate::usage::{Asked, Usage};
 
 pub(super) struct Queue {
     waiting: VecDeque<Waiting>,
-    /// The keys of those that answer with one, end to end.
-    keys: VecDeque<u8>,
+    /// The notes of those that have one, end to end.
+    notes: VecDeque<u8>,
     next_tag: u64,
-    value_max: usize,
+    sizes: Sizes,
+    /// How much of a long value, its end included, is still to be dropped.
+    dropping: usize,
+    usage: Rc<Usage>,
 }
 
 struct Waiting {
@@ -27,33 +31,42 @@ enum What {
         tag: u64,
         kind: Kind,
         answer: Answer,
-        key_len: usize,
+        note_len: usize,
+        asked: Asked,
     },
     /// Nothing from memcached: said when all before it has been said.
     Words(Cow<'static, [u8]>),
 }
 
 impl Queue {
-    pub(super) fn new(value_max: usize) -> Self {
-        Self { waiting: VecDeque::new(), keys: VecDeque::new(), next_tag: 0, value_max }
+    pub(super) fn new(value_max: usize, usage: Rc<Usage>) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            notes: VecDeque::new(),
+            next_tag: 0,
+            sizes: Sizes { most: value_max, whole: SHARED_VALUE_MAX },
+            dropping: 0,
+            usage,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiting.is_empty() && self.dropping == 0
     }
 
     /// Notes that `client` waits for the reply to `request`; returns the tag to send with it.
     pub(super) fn push(&mut self, request: &Request<'_>, client: Rc<Outbox>) -> u64 {
         let tag = self.next_tag;
         self.next_tag = tag.wrapping_add(1);
-        let mut key_len = 0;
-        if dialect::wants_key(request.answer) {
-            self.keys.extend(request.key);
-            key_len = request.key.len();
-        }
+        let before = self.notes.len();
+        dialect::note(request, &mut self.notes);
+        let note_len = self.notes.len() - before;
         client.expect_one();
-        let what = What::Reply { tag, kind: request.command.kind(), answer: request.answer, key_len };
-        self.waiting.push_back(Waiting { client, what });
+        let (kind, asked) = (request.command.kind(), client.asked());
+        self.waiting.push_back(Waiting {
+            client,
+            what: What::Reply { tag, kind, answer: request.answer, note_len, asked },
+        });
         tag
     }
 
@@ -66,54 +79,106 @@ impl Queue {
     /// Hands out every whole reply in `input`; returns how many bytes those were. Clients that were
     /// told something are added to `touched`, once each.
     pub(super) fn deliver(&mut self, input: &[u8], touched: &mut Vec<Rc<Outbox>>) -> Result<usize, Garbage> {
-        let mut consumed = 0;
+        let mut consumed = self.drop_long(input)?;
+        let now = self.usage.now();
         while let Some(rest) = input.get(consumed..).filter(|rest| !rest.is_empty()) {
-            let Some(reply) = reply::parse(rest, self.value_max)? else { break };
-            consumed += reply.consumed;
-            let next = self.waiting.pop_front().ok_or(Garbage::Unasked)?;
-            if !matches!(next.what, What::Reply { kind, tag, .. } if reply.answers(kind, tag)) {
-                self.waiting.push_front(next);
-                return Err(Garbage::Mismatch);
+            let Some(heard) = reply::parse(rest, self.sizes)? else { break };
+            match heard {
+                Heard::Whole(answered) => {
+                    consumed += answered.consumed;
+                    let next = self.expect(|kind, tag| answered.answers(kind, tag))?;
+                    self.tell(next, &answered.reply, now, touched);
+                }
+                Heard::Long { head, tag, consumed: line } => {
+                    consumed += line;
+                    let next = self.expect(|kind, own| tag == Some(own) && reply::gives_value(kind))?;
+                    self.put_off(next, head.tokens, touched);
+                    self.dropping = head.len + VALUE_END.len();
+                    consumed += self.drop_long(input.get(consumed..).unwrap_or_default())?;
+                }
             }
-            self.tell(next, &reply.outcome, touched);
             self.say_words(touched);
         }
         Ok(consumed)
     }
 
+    /// The first who waits, if the reply `is_its`.
+    fn expect<F: Fn(Kind, u64) -> bool>(&mut self, is_its: F) -> Result<Waiting, Garbage> {
+        let next = self.waiting.pop_front().ok_or(Garbage::Unasked)?;
+        if !matches!(next.what, What::Reply { kind, tag, .. } if is_its(kind, tag)) {
+            self.waiting.push_front(next);
+            return Err(Garbage::Mismatch);
+        }
+        Ok(next)
+    }
+
+    /// Passes over what is left of a long value; returns how much that was.
+    fn drop_long(&mut self, input: &[u8]) -> Result<usize, Garbage> {
+        let (dropped, _) = input.split_at_checked(self.dropping).unwrap_or((input, b""));
+        let left = self.dropping - dropped.len();
+        for (back, byte) in dropped.iter().rev().take(VALUE_END.len()).enumerate() {
+            let expected = VALUE_END.iter().rev().nth(left + back);
+            if expected.is_some_and(|expected| byte != expected) {
+                return Err(Garbage::Value);
+            }
+        }
+        self.dropping = left;
+        Ok(dropped.len())
+    }
+
     /// Answers everything that waits with `fault`; returns those who were told.
     pub(super) fn fail(&mut self, fault: Fault) -> Vec<Rc<Outbox>> {
         let mut touched = Vec::new();
+        let now = self.usage.now();
         while let Some(next) = self.waiting.pop_front() {
-            self.tell(next, &Outcome::Failed(fault), &mut touched);
+            self.tell(next, &Outcome::Failed(fault).into(), now, &mut touched);
         }
         touched
     }
 
     /// Says the words at the head, if there are any: nothing from memcached is needed for them.
     fn say_words(&mut self, touched: &mut Vec<Rc<Outbox>>) {
-        while matches!(self.waiting.front(), Some(Waiting { what: What::Words(_), .. })) {
-            if let Some(next) = self.waiting.pop_front() {
-                self.tell(next, &Outcome::Miss, touched);
-            }
+        while let Some(Waiting { what: What::Words(_), .. }) = self.waiting.front() {
+            let Some(Waiting { client, what: What::Words(words) }) = self.waiting.pop_front() else { return };
+            client.answer_words(words);
+            touch(client, touched);
         }
     }
 
-    fn tell(&mut self, next: Waiting, outcome: &Outcome<'_>, touched: &mut Vec<Rc<Outbox>>) {
+    fn tell(&mut self, next: Waiting, reply: &Reply<'_>, now: Asked, touched: &mut Vec<Rc<Outbox>>) {
         let client = next.client;
         match next.what {
-            What::Words(words) => client.answer_words(&words),
-            What::Reply { kind, answer, key_len, .. } => {
-                if self.keys.as_slices().0.len() < key_len {
-                    self.keys.make_contiguous();
-                }
-                let key = self.keys.as_slices().0.get(..key_len).unwrap_or_default();
-                client.answer(answer, kind, key, outcome);
-                self.keys.drain(..key_len);
+            What::Words(words) => client.answer_words(words),
+            What::Reply { kind, answer, note_len, asked, .. } => {
+                client.answer(answer, kind, self.note(note_len), reply);
+                self.notes.drain(..note_len);
+                self.usage.answered(kind, &reply.outcome, asked, now);
             }
         }
-        if client.touch() {
-            touched.push(client);
+        touch(client, touched);
+    }
+
+    /// A value too long for this lane: its client asks again elsewhere.
+    fn put_off(&mut self, next: Waiting, tokens: &[u8], touched: &mut Vec<Rc<Outbox>>) {
+        if let What::Reply { answer, kind, note_len, .. } = next.what {
+            next.client.put_off(answer, kind, self.note(note_len), tokens);
+            self.notes.drain(..note_len);
         }
+        touch(next.client, touched);
+    }
+
+    /// The first note, so long.
+    fn note(&mut self, len: usize) -> &[u8] {
+        if self.notes.as_slices().0.len() < len {
+            self.notes.make_contiguous();
+        }
+        self.notes.as_slices().0.get(..len).unwrap_or_default()
+    }
+}
+
+/// Each client once.
+fn touch(client: Rc<Outbox>, touched: &mut Vec<Rc<Outbox>>) {
+    if client.touch() {
+        touched.push(client);
     }
 }

@@ -1,19 +1,42 @@
-//! What memcached says on a lane, read strictly: anything unexpected ends the lane.
+//! What memcached says on a lane, read strictly: anything unexpected ends the lane. Pure.
 
 use memchr::memchr;
 
 use crate::dialect::number;
-use crate::request::{Kind, Outcome};
+use crate::request::{Head, Kind, Outcome, Reply, Stamp, Verb};
 
 /// The longest line memcached sends here: a status, flags and our tag.
 const LINE_MAX: usize = 2048;
+/// What stands behind a value.
+pub(crate) const VALUE_END: &[u8] = b"\r\n";
+
+/// What the front of the input is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Heard<'a> {
+    Whole(Answered<'a>),
+    /// The line of a value that is too long for a lane that others use; the value follows.
+    Long {
+        head: Head<'a>,
+        tag: Option<u64>,
+        consumed: usize,
+    },
+}
 
 /// One whole reply.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Reply<'a> {
-    pub(super) outcome: Outcome<'a>,
-    pub(super) tag: Option<u64>,
-    pub(super) consumed: usize,
+pub(crate) struct Answered<'a> {
+    pub(crate) reply: Reply<'a>,
+    pub(crate) tag: Option<u64>,
+    pub(crate) consumed: usize,
+}
+
+/// How long values may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    /// Longer ones aren't memcached's.
+    pub(crate) most: usize,
+    /// Longer ones are [`Heard::Long`].
+    pub(crate) whole: usize,
 }
 
 /// Bytes that no memcached sends here.
@@ -32,7 +55,7 @@ pub(crate) enum Garbage {
 }
 
 /// Reads the first reply of `input`; `None` means "more bytes, please".
-pub(super) fn parse(input: &[u8], value_max: usize) -> Result<Option<Reply<'_>>, Garbage> {
+pub(crate) fn parse(input: &[u8], sizes: Sizes) -> Result<Option<Heard<'_>>, Garbage> {
     let window = input.get(..LINE_MAX).unwrap_or(input);
     let Some(end) = memchr(b'\n', window) else {
         return if window.len() < LINE_MAX { Ok(None) } else { Err(Garbage::EndlessLine) };
@@ -44,71 +67,79 @@ pub(super) fn parse(input: &[u8], value_max: usize) -> Result<Option<Reply<'_>>,
         Some(space) => line.split_at_checked(space).ok_or(Garbage::Status)?,
         None => (line, &b""[..]),
     };
+    let whole = |outcome, flags: &Flags, tokens| {
+        let reply = Reply { outcome, tokens };
+        Ok(Some(Heard::Whole(Answered { reply, tag: flags.tag, consumed })))
+    };
     let outcome = match status {
-        b"VA" => return value(input, consumed, rest, value_max),
+        b"VA" => return value(input, consumed, rest, sizes),
         b"HD" => {
             let flags = Flags::read(rest)?;
-            let outcome = Outcome::Done { flags: flags.flags, cas: flags.cas };
-            return Ok(Some(Reply { outcome, tag: flags.tag, consumed }));
+            return whole(Outcome::Done(flags.stamp), &flags, rest);
         }
         b"EN" | b"NF" => Outcome::Miss,
         b"NS" => Outcome::NotStored,
         b"EX" => Outcome::Exists,
-        b"VERSION" => {
-            let version = rest.trim_ascii_start();
-            return Ok(Some(Reply { outcome: Outcome::Version(version), tag: None, consumed }));
-        }
-        _ => {
-            let outcome = untagged(line).ok_or(Garbage::Status)?;
-            return Ok(Some(Reply { outcome, tag: None, consumed }));
-        }
+        b"VERSION" => return whole(Outcome::Version(rest.trim_ascii_start()), &Flags::default(), b""),
+        _ => return whole(untagged(line).ok_or(Garbage::Status)?, &Flags::default(), b""),
     };
-    Ok(Some(Reply { outcome, tag: Flags::read(rest)?.tag, consumed }))
+    whole(outcome, &Flags::read(rest)?, rest)
 }
 
 /// The closed list of lines that carry no tag.
 fn untagged(line: &[u8]) -> Option<Outcome<'static>> {
     match line {
         b"SERVER_ERROR object too large for cache" => Some(Outcome::TooLarge),
-        b"SERVER_ERROR out of memory storing object" => Some(Outcome::OutOfMemory),
+        b"SERVER_ERROR out of memory storing object"
+        | b"SERVER_ERROR out of memory"
+        | b"SERVER_ERROR Out of memory allocating new item" => Some(Outcome::OutOfMemory),
         b"CLIENT_ERROR cannot increment or decrement non-numeric value" => Some(Outcome::NonNumeric),
         _ => None,
     }
 }
 
-fn value<'a>(input: &'a [u8], head: usize, rest: &[u8], max: usize) -> Result<Option<Reply<'a>>, Garbage> {
+fn value<'a>(
+    input: &'a [u8],
+    line: usize,
+    rest: &'a [u8],
+    sizes: Sizes,
+) -> Result<Option<Heard<'a>>, Garbage> {
     let rest = rest.strip_prefix(b" ").ok_or(Garbage::Status)?;
-    let (len, flags) = match memchr(b' ', rest) {
+    let (len, tokens) = match memchr(b' ', rest) {
         Some(space) => rest.split_at_checked(space).ok_or(Garbage::Status)?,
         None => (rest, &b""[..]),
     };
-    let len = number::length(len).filter(|len| *len <= max).ok_or(Garbage::Value)?;
-    let flags = Flags::read(flags)?;
-    let Some(block) = input.get(head..head + len + 2) else { return Ok(None) };
-    let data = block.strip_suffix(b"\r\n").ok_or(Garbage::Value)?;
-    let outcome = Outcome::Value { flags: flags.flags, cas: flags.cas, data };
-    Ok(Some(Reply { outcome, tag: flags.tag, consumed: head + len + 2 }))
+    let len = number::length(len).filter(|len| *len <= sizes.most).ok_or(Garbage::Value)?;
+    let Flags { stamp, tag } = Flags::read(tokens)?;
+    if len > sizes.whole {
+        return Ok(Some(Heard::Long { head: Head { stamp, len, tokens }, tag, consumed: line }));
+    }
+    let consumed = line + len + VALUE_END.len();
+    let Some(block) = input.get(line..consumed) else { return Ok(None) };
+    let data = block.strip_suffix(VALUE_END).ok_or(Garbage::Value)?;
+    let reply = Reply { outcome: Outcome::Value(stamp, data), tokens };
+    Ok(Some(Heard::Whole(Answered { reply, tag, consumed })))
 }
 
 #[derive(Default)]
 struct Flags {
-    flags: u32,
-    cas: u64,
+    stamp: Stamp,
     tag: Option<u64>,
 }
 
 impl Flags {
-    /// We ask for `f`, `c` and `O`; W, X and Z come unasked.
+    /// The tag may stand anywhere, once; of the rest, `f` and `c` mean something to us.
     fn read(rest: &[u8]) -> Result<Self, Garbage> {
         let mut flags = Self::default();
         for word in rest.split(|byte| *byte == b' ').filter(|word| !word.is_empty()) {
             let (name, value) = word.split_first().ok_or(Garbage::Status)?;
             let number = || number::unsigned(value).ok_or(Garbage::Status);
             match name {
-                b'f' => flags.flags = u32::try_from(number()?).map_err(|_| Garbage::Status)?,
-                b'c' => flags.cas = number()?,
-                b'O' => flags.tag = Some(number()?),
-                b'W' | b'X' | b'Z' | b'b' => {}
+                b'f' => flags.stamp.flags = u32::try_from(number()?).map_err(|_| Garbage::Status)?,
+                b'c' => flags.stamp.cas = number()?,
+                b'O' if flags.tag.is_none() => flags.tag = Some(number()?),
+                b'O' => return Err(Garbage::Status),
+                name if name.is_ascii_alphabetic() => {}
                 _ => return Err(Garbage::Status),
             }
         }
@@ -116,24 +147,40 @@ impl Flags {
     }
 }
 
-impl Reply<'_> {
+impl Answered<'_> {
     /// Whether this can be the answer to a request of `kind` with `tag`.
-    pub(super) fn answers(&self, kind: Kind, tag: u64) -> bool {
+    pub(crate) fn answers(&self, kind: Kind, tag: u64) -> bool {
         let tagged = self.tag == Some(tag);
-        match self.outcome {
-            Outcome::Value { .. } => tagged && matches!(kind, Kind::Get | Kind::Arithmetic),
-            Outcome::Done { .. } => {
-                tagged && matches!(kind, Kind::Store(_) | Kind::Delete | Kind::Touch | Kind::Forget)
-            }
+        match self.reply.outcome {
+            Outcome::Value(..) => tagged && gives_value(kind),
+            Outcome::Done(_) => tagged && !matches!(kind, Kind::Get | Kind::Arithmetic | Kind::Version),
             Outcome::Miss => tagged && kind != Kind::Version,
-            Outcome::NotStored => tagged && matches!(kind, Kind::Store(_) | Kind::Arithmetic),
-            Outcome::Exists => tagged && matches!(kind, Kind::Store(_) | Kind::Delete | Kind::Arithmetic),
-            Outcome::TooLarge | Outcome::OutOfMemory => matches!(kind, Kind::Store(_)),
-            Outcome::NonNumeric => kind == Kind::Arithmetic,
+            Outcome::NotStored => tagged && (stores(kind) || is_arithmetic(kind) || deletes(kind)),
+            Outcome::Exists => tagged && (stores(kind) || is_arithmetic(kind) || deletes(kind)),
+            Outcome::TooLarge => stores(kind),
+            Outcome::OutOfMemory => stores(kind) || is_arithmetic(kind) || deletes(kind),
+            Outcome::NonNumeric => is_arithmetic(kind),
             Outcome::Version(_) => kind == Kind::Version,
             Outcome::Failed(_) => false,
         }
     }
+}
+
+/// Whether the answer to this kind may be a value.
+pub(crate) fn gives_value(kind: Kind) -> bool {
+    matches!(kind, Kind::Get | Kind::Meta(Verb::Get)) || is_arithmetic(kind)
+}
+
+fn stores(kind: Kind) -> bool {
+    matches!(kind, Kind::Store(_) | Kind::Meta(Verb::Set))
+}
+
+fn is_arithmetic(kind: Kind) -> bool {
+    matches!(kind, Kind::Arithmetic | Kind::Meta(Verb::Arithmetic))
+}
+
+fn deletes(kind: Kind) -> bool {
+    matches!(kind, Kind::Delete | Kind::Meta(Verb::Delete))
 }
 
 #[cfg(test)]
@@ -141,17 +188,33 @@ mod tests {
     use super::*;
     use crate::request::Mode;
 
+    const SIZES: Sizes = Sizes { most: 100, whole: 50 };
+
+    fn whole(input: &[u8]) -> Answered<'_> {
+        match parse(input, SIZES) {
+            Ok(Some(Heard::Whole(answered))) => answered,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn replies_are_read_whole_or_not_at_all() {
         let input = b"VA 3 f5 c9 W O17\r\nabc\r\nEN O18\r\n";
         for cut in 0..23 {
-            assert_eq!(parse(&input[..cut], 100), Ok(None), "{cut}");
+            assert_eq!(parse(&input[..cut], SIZES), Ok(None), "{cut}");
         }
-        let first = parse(input, 100).unwrap().unwrap();
-        assert_eq!(first.outcome, Outcome::Value { flags: 5, cas: 9, data: b"abc" });
+        let first = whole(input);
+        assert_eq!(first.reply.outcome, Outcome::Value(Stamp { flags: 5, cas: 9 }, b"abc"));
         assert_eq!((first.tag, first.consumed), (Some(17), 23));
-        let second = parse(&input[23..], 100).unwrap().unwrap();
-        assert_eq!((second.outcome, second.tag), (Outcome::Miss, Some(18)));
+        let second = whole(&input[23..]);
+        assert_eq!((second.reply.outcome, second.tag), (Outcome::Miss, Some(18)));
+    }
+
+    #[test]
+    fn a_long_value_is_known_by_its_line() {
+        let head = Head { stamp: Stamp { flags: 1, cas: 0 }, len: 51, tokens: b" f1 O2" };
+        let heard = Heard::Long { head, tag: Some(2), consumed: 13 };
+        assert_eq!(parse(b"VA 51 f1 O2\r\nx", SIZES), Ok(Some(heard)));
     }
 
     #[test]
@@ -162,17 +225,19 @@ mod tests {
             (b"VA x O1\r\n", Garbage::Value),
             (b"VALUE a 0 1\r\n", Garbage::Status),
             (b"HD Ox\r\n", Garbage::Status),
+            (b"HD O1 O2\r\n", Garbage::Status),
+            (b"HD =\r\n", Garbage::Status),
             (b"HD\n", Garbage::Status),
             (b"ERROR\r\n", Garbage::Status),
             (&[b'x'; 2048], Garbage::EndlessLine),
         ] {
-            assert_eq!(parse(input, 100), Err(expected), "{:?}", String::from_utf8_lossy(input));
+            assert_eq!(parse(input, SIZES), Err(expected), "{:?}", String::from_utf8_lossy(input));
         }
     }
 
     #[test]
     fn a_reply_answers_only_its_own_kind_and_tag() {
-        let reply = |input| parse(input, 100).unwrap().unwrap();
+        let reply = |input| whole(input);
         assert!(reply(b"HD O7\r\n").answers(Kind::Store(Mode::Set), 7));
         assert!(!reply(b"HD O8\r\n").answers(Kind::Store(Mode::Set), 7));
         assert!(!reply(b"HD\r\n").answers(Kind::Store(Mode::Set), 7));

@@ -7,11 +7,11 @@ use tokio::task::LocalSet;
 
 use super::*;
 use crate::outbox::Spare;
-use crate::request::{Answer, Command, Mode, Store, TextAnswer};
+use crate::request::{Answer, Command, Key, KeyForm, Mode, Store, TextAnswer};
 
 const GET: Request<'static> = Request {
     command: Command::Get { exptime: None },
-    key: b"a",
+    key: Key { bytes: b"a", form: KeyForm::Plain },
     answer: Answer::Text(TextAnswer::Value { with_cas: false, last: true }),
 };
 const UNAVAILABLE: &str = "SERVER_ERROR backend unavailable\r\n";
@@ -22,6 +22,10 @@ struct Backend {
     says: &'static [u8],
     /// Whether it closes then, or stays silent.
     closes: bool,
+}
+
+fn usage() -> Rc<Usage> {
+    Rc::new(Usage::new())
 }
 
 /// Two sockets of one connection.
@@ -41,6 +45,11 @@ async fn two_gets(backend: Backend) -> String {
         let read = stream.read(&mut login).await.unwrap();
         assert!(login[..read].ends_with(b"\r\nlane secret\r\n"));
         stream.write_all(backend.welcome).await.unwrap();
+        if backend.welcome == b"STORED\r\n" {
+            let read = stream.read(&mut login).await.unwrap();
+            assert_eq!(&login[..read], b"version\r\n");
+            stream.write_all(b"VERSION 1.6.18\r\n").await.unwrap();
+        }
         let mut asked = Vec::new();
         while asked.iter().filter(|byte| **byte == b'\n').count() < 2 {
             if stream.read_buf(&mut asked).await.unwrap() == 0 {
@@ -56,13 +65,13 @@ async fn two_gets(backend: Backend) -> String {
     let (mut caller, stream) = pair().await;
     let outbox = Outbox::new(stream, Rc::<Spare>::default());
     let target = Target { address, generation: 1, secret: "secret".into(), value_max: 100 };
-    let lane = Lane::new(target.value_max);
+    let lane = Lane::new(target.value_max, usage());
     lane.send(&GET, &outbox);
     lane.send(&GET, &outbox);
     let local = LocalSet::new();
     local.spawn_local(fake);
     let scratch = RefCell::new(vec![0; 4096]);
-    local.run_until(lane.run(&target, &scratch)).await;
+    local.run_until(lane.run(&target, &Cell::default(), &scratch)).await;
     assert!(!lane.is_open());
     assert_eq!(outbox.in_flight(), 0);
     drop((lane, outbox));
@@ -123,7 +132,7 @@ async fn silence_ends_at_the_deadline() {
 async fn words_of_ours_keep_their_place() {
     let (mut caller, stream) = pair().await;
     let outbox = Outbox::new(stream, Rc::<Spare>::default());
-    let mut queue = Queue::new(100);
+    let mut queue = Queue::new(100, usage());
     let tag = queue.push(&GET, outbox.clone());
     queue.push_words(Cow::Borrowed(b"ERROR\r\n"), outbox.clone());
     assert_eq!((tag, queue.push(&GET, outbox.clone())), (0, 1));
@@ -149,11 +158,11 @@ async fn a_full_lane_says_when_it_takes_more() {
     let (_caller, stream) = pair().await;
     let (_other, idle) = pair().await;
     let (outbox, idle) = (Outbox::new(stream, Rc::default()), Outbox::new(idle, Rc::default()));
-    let lane = Lane::new(target.value_max);
+    let lane = Lane::new(target.value_max, usage());
     let value = vec![b'v'; 256 * 1024];
     let store = Store { mode: Mode::Set, flags: 0, exptime: 0, cas: None, value: &value };
     let answer = Answer::Text(TextAnswer::Line { noreply: false });
-    let set = Request { command: Command::Store(store), key: b"a", answer };
+    let set = Request { command: Command::Store(store), key: GET.key, answer };
     for _ in 0..4 {
         assert!(!lane.is_full());
         lane.send(&set, &outbox);
@@ -163,14 +172,19 @@ async fn a_full_lane_says_when_it_takes_more() {
     let fake = async {
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.write_all(b"STORED\r\n").await.unwrap();
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"version\r\n") {
+            stream.read_buf(&mut asked).await.unwrap();
+        }
+        stream.write_all(b"VERSION 1.6.18\r\n").await.unwrap();
         let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
     };
     let scratch = RefCell::new(vec![0; 4096]);
-    let _waiting = idle.waiting();
+    let (_waiting, flags) = (idle.waiting(), Cell::default());
     tokio::select! {
         () = idle.changed() => assert!(!lane.is_full()),
         () = fake => panic!("the lane ended"),
-        _ = lane.run(&target, &scratch) => panic!("the lane ended"),
+        _ = lane.run(&target, &flags, &scratch) => panic!("the lane ended"),
     }
     // Dropped half-way, as by a panic: whoever waits is answered.
     assert!(!lane.is_open());
@@ -183,10 +197,11 @@ async fn a_lane_that_must_end_does_not_finish_connecting() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let target = Target { address, generation: 1, secret: "secret".into(), value_max: 100 };
-    let lane = Lane::new(target.value_max);
+    let lane = Lane::new(target.value_max, usage());
     let begun = Instant::now();
-    let scratch = RefCell::default();
-    let (end, ()) = tokio::join!(lane.run(&target, &scratch), async { lane.close(Fault::Unavailable) });
+    let (scratch, flags) = (RefCell::default(), Cell::default());
+    let (end, ()) =
+        tokio::join!(lane.run(&target, &flags, &scratch), async { lane.close(Fault::Unavailable) });
     assert_eq!(end, End::Failed(Fault::Unavailable));
-    assert!(begun.elapsed() < CONNECT_TIMEOUT);
+    assert!(begun.elapsed() < REPLY_DEADLINE);
 }

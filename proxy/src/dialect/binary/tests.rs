@@ -1,8 +1,9 @@
 //! Requests as bytes, against what memcached makes of them.
 
 use super::*;
+use crate::request::FlagSet;
 
-const LIMITS: Limits = Limits { item_size_max: 1024 * 1024 };
+const LIMITS: Limits = Limits { item_size_max: 1024 * 1024, flags: FlagSet::Newest };
 
 struct Sent<'a> {
     opcode: u8,
@@ -33,7 +34,9 @@ fn say(input: &[u8]) -> String {
         Parsed::Swallow { bytes, then: Then::Request(_) } => format!("swallow {bytes} forget"),
         Parsed::Swallow { bytes, then: Then::Answer(reply) } => format!("swallow {bytes} {}", status(&reply)),
         Parsed::Login => "login".into(),
-        Parsed::Keys(_) => "keys".into(),
+        Parsed::Stream { len, .. } => format!("stream {len}"),
+        Parsed::Alone(alone) => format!("{:?}", alone.ask),
+        Parsed::Keys(_) | Parsed::VersionFirst => "not binary".into(),
     }
 }
 
@@ -63,8 +66,15 @@ fn requests_mean_what_memcached_reads_in_them() {
         (0x17, b"", b"", b"", "close nothing"),
         (0x50, b"", b"", b"", "say 0081"),
         (0x50, b"", b"a", b"", "close 0081"),
-        (0x08, b"", b"", b"", "say 0081"),
-        (0x10, b"", b"", b"", "say 0081"),
+        (0x08, b"", b"", b"", "FlushAll { delay: None }"),
+        (0x18, b"\0\0\0\x05", b"", b"", "FlushAll { delay: Some(5) }"),
+        (0x08, b"123", b"", b"", "close 0004"),
+        (0x08, b"", b"a", b"", "close 0004"),
+        (0x10, b"", b"", b"", "Stats { group: [] }"),
+        (0x10, b"", b"slabs", b"", "Stats { group: [115, 108, 97, 98, 115] }"),
+        (0x10, b"", b"detail", b"", "say 0001"),
+        (0x10, b"", b"reset", b"", "say 0001"),
+        (0x10, b"", b"", b"v", "close nothing"),
         (0x20, b"", b"", b"", "say 0000"),
         (0x21, b"", b"PLAIN", b"x", "login"),
     ] {

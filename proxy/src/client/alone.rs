@@ -1,0 +1,100 @@
+//! What a client does on a lane of its own: long values in both directions, and what carries no tag. While
+//! it does, it reads nothing else; what it takes slowly, memcached gives slowly.
+
+mod get;
+mod store;
+mod untagged;
+
+use std::io;
+use std::ops::ControlFlow;
+
+use tokio::time::timeout;
+
+use super::{Client, House, STALL};
+use crate::outbox::{Deferred, UNSENT_MAX, whole};
+use crate::request::{Fault, Outcome, Reply};
+pub(super) use get::OwnGet;
+pub(super) use store::OwnStore;
+pub(super) use untagged::Untagged;
+
+/// What is to be done there.
+pub(super) enum Errand {
+    Get(OwnGet),
+    Store(OwnStore),
+    Untagged(Untagged),
+}
+
+impl Client {
+    /// Does `errand` when nothing else is in flight. `Break` when the connection is to end; an error when
+    /// nobody listens any more.
+    pub(super) async fn run_errand(
+        &mut self,
+        errand: Errand,
+        house: &House<'_>,
+    ) -> io::Result<ControlFlow<()>> {
+        if !self.settle_up(house).await {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        match errand {
+            Errand::Get(get) => self.fetch(&get, house).await?,
+            Errand::Store(store) => return self.stream(store, house).await,
+            Errand::Untagged(untagged) => self.ask_untagged(&untagged, house).await?,
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Says what was put off, in order, and asks again for what was dropped.
+    pub(super) async fn catch_up(&mut self, house: &House<'_>) -> io::Result<()> {
+        while let Some(deferred) = self.outbox.next_deferred() {
+            match deferred {
+                Deferred::Words(words) => self.outbox.say(&words),
+                Deferred::Said { answer, kind, note, outcome, data, tokens } => {
+                    let reply = Reply { outcome: whole(outcome, &data), tokens: &tokens };
+                    self.outbox.speak(answer, kind, &note, &reply);
+                }
+                Deferred::Again { answer, kind, note, tokens } => {
+                    self.fetch(&OwnGet::again(answer, kind, note, tokens), house).await?;
+                }
+            }
+            if self.outbox.unsent() > UNSENT_MAX {
+                self.drain().await?;
+            }
+        }
+        self.outbox.flush();
+        Ok(())
+    }
+
+    /// Waits until the client has taken everything; not for ever.
+    async fn drain(&self) -> io::Result<()> {
+        self.outbox.flush();
+        while self.outbox.unsent() > 0 {
+            timeout(STALL, self.outbox.stream().writable()).await.map_err(|_| io::ErrorKind::TimedOut)??;
+            self.outbox.flush();
+        }
+        if self.outbox.is_broken() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+    }
+}
+
+/// Why an errand wasn't done.
+enum Trouble {
+    /// memcached's side.
+    Lane(Fault),
+    /// The client's side: nobody listens, or it takes or sends nothing for too long.
+    Client(io::Error),
+}
+
+impl From<Fault> for Trouble {
+    fn from(fault: Fault) -> Self {
+        Self::Lane(fault)
+    }
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::Client(error)
+    }
+}
+
+fn failed(fault: Fault) -> Reply<'static> {
+    Outcome::Failed(fault).into()
+}

@@ -1,0 +1,195 @@
+//! A long value on its way to memcached: passed on as it comes. Nothing is stored unless its end has been
+//! seen: until then, closing the lane makes memcached forget it.
+
+use std::io;
+use std::ops::ControlFlow;
+
+use tokio::time::timeout;
+
+use super::{Trouble, failed};
+use crate::client::state::{OwnedThen, Swallow};
+use crate::client::{Client, House, STALL};
+use crate::dialect;
+use crate::lane::encode;
+use crate::lane::own::{BUFFER, Own, Said};
+use crate::request::{Answer, Fault, Kind, Outcome, Request, Stamp};
+use crate::socket;
+
+const LINE_END: &[u8] = b"\r\n";
+
+/// A store whose value follows.
+pub(crate) struct OwnStore {
+    /// What memcached is told first.
+    line: Vec<u8>,
+    tag: u64,
+    kind: Kind,
+    answer: Answer,
+    note: Vec<u8>,
+    /// How much of the value hasn't come yet.
+    left: usize,
+    /// What is said, at the end of the connection, when the value doesn't end as it should; `None` when
+    /// nothing stands behind it.
+    complaint: Option<&'static [u8]>,
+}
+
+impl OwnStore {
+    pub(crate) fn new(request: &Request<'_>, len: usize, complaint: Option<&'static [u8]>, tag: u64) -> Self {
+        let (mut line, mut note) = (Vec::new(), Vec::new());
+        encode::line(request, len, tag, &mut line);
+        dialect::note(request, &mut note);
+        let (kind, answer) = (request.command.kind(), request.answer);
+        Self { line, tag, kind, answer, note, left: len, complaint }
+    }
+
+    /// How many bytes are still to come.
+    fn to_come(&self) -> usize {
+        self.left + self.complaint.map_or(0, |_| LINE_END.len())
+    }
+}
+
+/// How a value has ended.
+enum Ending {
+    Good,
+    /// Not in a line end.
+    Bad(&'static [u8]),
+}
+
+impl Client {
+    /// Passes the value on and the answer back.
+    pub(super) async fn stream(
+        &mut self,
+        mut store: OwnStore,
+        house: &House<'_>,
+    ) -> io::Result<ControlFlow<()>> {
+        let outbox = self.outbox.clone();
+        let streamed = tokio::select! {
+            biased;
+            () = outbox.until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
+            streamed = self.stream_on_own_lane(&mut store, house) => streamed,
+        };
+        let outcome = match streamed {
+            Ok(Ending::Good) => Outcome::Done(Stamp::default()),
+            Ok(Ending::Bad(complaint)) => {
+                outbox.say(complaint);
+                return Ok(ControlFlow::Break(()));
+            }
+            Err(Trouble::Client(error)) => return Err(error),
+            Err(Trouble::Lane(fault)) => {
+                let OwnStore { answer, kind, .. } = store;
+                let bytes = u64::try_from(store.to_come()).unwrap_or(u64::MAX);
+                if bytes == 0 {
+                    outbox.speak(answer, kind, &store.note, &failed(fault));
+                } else {
+                    let then = OwnedThen::Fail { answer, kind, note: store.note, fault };
+                    self.state.swallow = Some(Swallow { bytes, then });
+                }
+                Outcome::Failed(fault)
+            }
+        };
+        self.home.usage.answered(store.kind, &outcome, outbox.asked(), self.home.usage.now());
+        Ok(ControlFlow::Continue(()))
+    }
+
+    async fn stream_on_own_lane(
+        &mut self,
+        store: &mut OwnStore,
+        house: &House<'_>,
+    ) -> Result<Ending, Trouble> {
+        let home = self.home.clone();
+        let mut lane = home.own_lane(STALL).await?;
+        let leash = lane.leash.clone();
+        let ending = tokio::select! {
+            ending = self.pass_on(&mut lane.own, store, house) => ending?,
+            () = leash.given() => return Err(Trouble::Lane(Fault::Unavailable)),
+        };
+        if matches!(ending, Ending::Good) {
+            lane.give_back();
+        }
+        Ok(ending)
+    }
+
+    async fn pass_on(
+        &mut self,
+        own: &mut Own,
+        store: &mut OwnStore,
+        house: &House<'_>,
+    ) -> Result<Ending, Trouble> {
+        own.write(&store.line).await?;
+        while store.left > 0 {
+            if self.input.is_empty() {
+                self.pass_piece(own, store, house).await?;
+                continue;
+            }
+            let have = self.input.len().min(store.left);
+            own.write(self.input.get(..have).unwrap_or_default()).await?;
+            self.input.drain(..have);
+            store.left -= have;
+        }
+        self.input.shrink_to_fit();
+        if let Some(complaint) = store.complaint {
+            while self.input.len() < LINE_END.len() {
+                self.read_some(house).await?;
+            }
+            if !self.input.starts_with(LINE_END) {
+                return Ok(Ending::Bad(complaint));
+            }
+            self.input.drain(..LINE_END.len());
+            store.complaint = None;
+        }
+        own.write(LINE_END).await?;
+        match own.hear(store.kind, store.tag, house.scratch).await? {
+            Said::Whole { len } => {
+                if let Some(answered) = own.answer() {
+                    self.outbox.speak(store.answer, store.kind, &store.note, &answered.reply);
+                }
+                own.skip(len);
+                Ok(Ending::Good)
+            }
+            Said::Value { .. } => Err(Trouble::Lane(Fault::Unavailable)),
+        }
+    }
+
+    /// Reads a piece of the value and passes it on at once; what memcached doesn't take is waited for.
+    async fn pass_piece(&self, own: &Own, store: &mut OwnStore, house: &House<'_>) -> Result<(), Trouble> {
+        self.readable().await?;
+        let rest = {
+            let mut scratch = house.scratch.borrow_mut();
+            let room = scratch.get_mut(..store.left.min(BUFFER)).unwrap_or_default();
+            let read = match socket::read(self.outbox.stream(), room) {
+                Ok(0) => return Err(Trouble::Client(io::ErrorKind::UnexpectedEof.into())),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(Trouble::Client(error)),
+            };
+            self.outbox.has_read(read);
+            store.left -= read;
+            let piece = room.get(..read).unwrap_or_default();
+            let written = own.try_write(piece)?;
+            piece.get(written..).unwrap_or_default().to_vec()
+        };
+        own.write(&rest).await?;
+        Ok(())
+    }
+
+    /// Reads what there is to the input, a little.
+    async fn read_some(&mut self, house: &House<'_>) -> Result<(), Trouble> {
+        self.readable().await?;
+        let mut scratch = house.scratch.borrow_mut();
+        let room = scratch.get_mut(..LINE_END.len()).unwrap_or_default();
+        match socket::read(self.outbox.stream(), room) {
+            Ok(0) => Err(Trouble::Client(io::ErrorKind::UnexpectedEof.into())),
+            Ok(read) => {
+                self.input.extend_from_slice(room.get(..read).unwrap_or_default());
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(Trouble::Client(error)),
+        }
+    }
+
+    /// Waits for the client's next bytes; not for ever.
+    async fn readable(&self) -> Result<(), Trouble> {
+        let readable = timeout(STALL, self.outbox.stream().readable()).await;
+        Ok(readable.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
+    }
+}

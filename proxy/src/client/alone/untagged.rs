@@ -1,0 +1,155 @@
+//! `stats`, `flush_all` and `me`: their answers carry no tag, so nothing else is on the lane.
+
+use std::cell::Cell;
+use std::io;
+use std::ops::ControlFlow;
+
+use super::{Trouble, failed};
+use crate::client::{Client, House, STALL};
+use crate::dialect::binary_reply;
+use crate::lane::encode;
+use crate::lane::own::Own;
+use crate::lane::reply::Garbage;
+use crate::outbox::UNSENT_MAX;
+use crate::request::{Alone, Answer, Ask, Fault, Kind, TextAnswer};
+
+pub(crate) struct Untagged {
+    /// What memcached is told.
+    line: Vec<u8>,
+    expected: Expected,
+    answer: Answer,
+}
+
+/// What memcached may say.
+#[derive(Clone, Copy)]
+enum Expected {
+    Statistics,
+    Ok,
+    Item,
+}
+
+/// What a line of the answer was.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Line {
+    Last,
+    OneOfMany,
+}
+
+impl Untagged {
+    pub(crate) fn new(alone: &Alone<'_>) -> Self {
+        let mut line = Vec::new();
+        encode::alone(alone, &mut line);
+        let expected = match alone.ask {
+            Ask::Stats { .. } => Expected::Statistics,
+            Ask::FlushAll { .. } => Expected::Ok,
+            Ask::Inspect { .. } => Expected::Item,
+        };
+        Self { line, expected, answer: alone.answer }
+    }
+
+    /// Says one line of memcached's in the caller's dialect.
+    fn say(&self, line: &[u8], out: &mut Vec<u8>) -> ControlFlow<Garbage, Line> {
+        let hidden = self.answer == Answer::Text(TextAnswer::Line { noreply: true });
+        match (self.expected, line) {
+            (Expected::Statistics, b"END") => {
+                match self.answer {
+                    Answer::Binary(answer) => binary_reply::statistic(answer, b"", b"", out),
+                    _ => out.extend_from_slice(b"END\r\n"),
+                }
+                ControlFlow::Continue(Line::Last)
+            }
+            (Expected::Statistics, line) => {
+                let Some(rest) = line.strip_prefix(b"STAT ") else {
+                    return ControlFlow::Break(Garbage::Status);
+                };
+                match self.answer {
+                    Answer::Binary(answer) => {
+                        let at = rest.iter().position(|byte| *byte == b' ').unwrap_or(rest.len());
+                        let (name, value) = rest.split_at_checked(at).unwrap_or_default();
+                        binary_reply::statistic(answer, name, value.get(1..).unwrap_or_default(), out);
+                    }
+                    _ => say_line(line, out),
+                }
+                ControlFlow::Continue(Line::OneOfMany)
+            }
+            (Expected::Ok, b"OK") => {
+                match self.answer {
+                    Answer::Binary(answer) => binary_reply::flushed(answer, out),
+                    _ if hidden => {}
+                    _ => say_line(line, out),
+                }
+                ControlFlow::Continue(Line::Last)
+            }
+            (Expected::Item, line) if line == b"EN" || line.starts_with(b"ME ") => {
+                say_line(line, out);
+                ControlFlow::Continue(Line::Last)
+            }
+            _ => ControlFlow::Break(Garbage::Status),
+        }
+    }
+}
+
+fn say_line(line: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(line);
+    out.extend_from_slice(b"\r\n");
+}
+
+impl Client {
+    /// Asks and passes the answer on. An error is the end of the connection.
+    pub(super) async fn ask_untagged(&mut self, ask: &Untagged, house: &House<'_>) -> io::Result<()> {
+        let begun = Cell::new(false);
+        let asked = tokio::select! {
+            biased;
+            () = self.outbox.until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
+            asked = self.ask_on_own_lane(ask, house, &begun) => asked,
+        };
+        self.home.usage.other();
+        match asked {
+            Ok(()) => Ok(()),
+            Err(Trouble::Lane(fault)) if !begun.get() => {
+                self.outbox.speak(ask.answer, Kind::Version, b"", &failed(fault));
+                Ok(())
+            }
+            Err(Trouble::Lane(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+            Err(Trouble::Client(error)) => Err(error),
+        }
+    }
+
+    async fn ask_on_own_lane(
+        &self,
+        ask: &Untagged,
+        house: &House<'_>,
+        begun: &Cell<bool>,
+    ) -> Result<(), Trouble> {
+        let mut lane = self.home.own_lane(STALL).await?;
+        let leash = lane.leash.clone();
+        tokio::select! {
+            asked = self.relay_lines(&mut lane.own, ask, house, begun) => asked?,
+            () = leash.given() => return Err(Trouble::Lane(Fault::Unavailable)),
+        }
+        lane.give_back();
+        Ok(())
+    }
+
+    async fn relay_lines(
+        &self,
+        own: &mut Own,
+        ask: &Untagged,
+        house: &House<'_>,
+        begun: &Cell<bool>,
+    ) -> Result<(), Trouble> {
+        own.write(&ask.line).await?;
+        loop {
+            let mut said = Vec::new();
+            let line = own.take_line(house.scratch, |line| ask.say(line, &mut said)).await?;
+            begun.set(true);
+            self.outbox.say(&said);
+            if line == Line::Last {
+                return Ok(());
+            }
+            if self.outbox.unsent() > UNSENT_MAX {
+                self.drain().await?;
+            }
+        }
+    }
+}

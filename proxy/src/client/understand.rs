@@ -1,0 +1,210 @@
+//! What a client's bytes ask for, and where it goes: to the lane, to a lane of its own, or answered here.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+
+use super::alone::{Errand, OwnGet, OwnStore, Untagged};
+use super::state::{OwnedThen, Swallow};
+use super::{Client, House, Next};
+use crate::dialect::{self, Frame, Parsed};
+use crate::grants::Verdict;
+use crate::lane::Lane;
+use crate::login::{self, Credential};
+use crate::request::{
+    Answer, Command, Fault, FlagSet, Key, Limits, Meta, Mode, Outcome, Request, TextAnswer, Verb,
+};
+
+/// Requests of one client in one turn of the loop.
+const BUDGET: usize = 256;
+
+impl Client {
+    /// Understands requests from the front of `input` until something stops it; returns how many bytes they were.
+    pub(super) fn understand(&mut self, input: &[u8]) -> (usize, Next) {
+        let mut at = 0;
+        for _ in 0..BUDGET {
+            if !self.has_room() {
+                return (at, Next::Held);
+            }
+            if self.state.keys.is_some() {
+                match self.next_key() {
+                    Ok(()) => continue,
+                    Err(next) => return (at, next),
+                }
+            }
+            let rest = input.get(at..).unwrap_or_default();
+            if let Some(swallow) = self.state.swallow.take() {
+                at += self.swallow(swallow, rest.len());
+                if self.state.swallow.is_some() {
+                    return (at, Next::Input);
+                }
+                continue;
+            }
+            if rest.is_empty() {
+                return (at, Next::Input);
+            }
+            let Some(frame) = self.dialect.parse(rest, self.limits()) else { return (at, Next::Input) };
+            match self.act(frame) {
+                Ok(consumed) => at += consumed,
+                Err((consumed, next)) => return (at + consumed, next),
+            }
+        }
+        (at, Next::Yield)
+    }
+
+    /// Does what a frame asks; `Err` when reading must stop behind so many bytes.
+    fn act(&mut self, frame: Frame<'_>) -> Result<usize, (usize, Next)> {
+        match frame.parsed {
+            Parsed::Request(request) => {
+                if let Some(credential) = self.maybe_resent(&request) {
+                    match self.state.resent.take() {
+                        None => return Err((0, Next::Check(credential))),
+                        Some(true) => {
+                            self.answer_resent(&request);
+                            return Ok(frame.consumed);
+                        }
+                        Some(false) => {}
+                    }
+                }
+                self.send(&request).map_err(|next| (frame.consumed, next))?;
+            }
+            Parsed::Keys(keys) => self.state.keys = Some(keys.into()),
+            Parsed::Answer(words) => self.say(words),
+            Parsed::Swallow { bytes, then } => {
+                self.state.swallow = Some(Swallow { bytes, then: then.into() });
+            }
+            Parsed::Stream { request, len, complaint } => {
+                let store = OwnStore::new(&request, len, complaint, self.home.tag());
+                return Err((frame.consumed, Next::Errand(Box::new(Errand::Store(store)))));
+            }
+            Parsed::Alone(alone) => {
+                let errand = Errand::Untagged(Untagged::new(&alone));
+                return Err((frame.consumed, Next::Errand(Box::new(errand))));
+            }
+            Parsed::VersionFirst => return Err((0, Next::Version)),
+            Parsed::Close(words) => {
+                self.say(words);
+                return Err((frame.consumed, Next::Close));
+            }
+            Parsed::Login => return Err((0, Next::Login)),
+        }
+        self.state.reads_as_newest = false;
+        Ok(frame.consumed)
+    }
+
+    /// What the instance behind allows and understands.
+    fn limits(&self) -> Limits {
+        let flags = if self.state.reads_as_newest { FlagSet::Newest } else { self.home.flags() };
+        Limits { item_size_max: self.item_size_max, flags }
+    }
+
+    /// Asks for the next key of an unfinished `get` line.
+    fn next_key(&mut self) -> Result<(), Next> {
+        let Some(mut keys) = self.state.keys.take() else { return Ok(()) };
+        let Some((request, more)) = keys.next() else { return Ok(()) };
+        let sent = self.send(&request);
+        if let Some(at) = more {
+            keys.at = at;
+            self.state.keys = Some(keys);
+        }
+        sent
+    }
+
+    /// Drops bytes that nobody wants; when all are gone, does what was to be done then.
+    fn swallow(&mut self, mut swallow: Swallow, have: usize) -> usize {
+        let dropped = usize::try_from(swallow.bytes).unwrap_or(usize::MAX).min(have);
+        swallow.bytes = swallow.bytes.saturating_sub(u64::try_from(dropped).unwrap_or(u64::MAX));
+        if swallow.bytes > 0 {
+            self.state.swallow = Some(swallow);
+        } else {
+            match swallow.then {
+                OwnedThen::Answer(words) => self.say(words),
+                OwnedThen::Fail { answer, kind, note, fault } => {
+                    self.outbox.speak(answer, kind, &note, &Outcome::Failed(fault).into());
+                }
+                OwnedThen::Forget { key, form, answer } => {
+                    let key = Key { bytes: &key, form };
+                    // Never too large for the lane.
+                    let _ = self.send(&Request { command: Command::Forget, key, answer });
+                }
+            }
+        }
+        dropped
+    }
+
+    /// Puts a request on the lane, or answers that there is none. A client that asks for long values
+    /// reads them from a lane of its own.
+    fn send(&mut self, request: &Request<'_>) -> Result<(), Next> {
+        if self.state.is_bulky() {
+            if reads_only(&request.command) {
+                return Err(Next::Errand(Box::new(Errand::Get(OwnGet::new(request)))));
+            }
+            self.state.saw_small();
+        }
+        match self.lane() {
+            Some(lane) => lane.send(request, &self.outbox),
+            None => {
+                let (kind, asked) = (request.command.kind(), self.outbox.asked());
+                let unavailable = Outcome::Failed(Fault::Unavailable);
+                let mut note = Vec::new();
+                dialect::note(request, &mut note);
+                self.outbox.speak(request.answer, kind, &note, &unavailable.into());
+                self.home.usage.answered(kind, &unavailable, asked, asked);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says words of ours, behind the replies that are still to come.
+    fn say(&mut self, words: Cow<'static, [u8]>) {
+        if words.is_empty() {
+            return;
+        }
+        match &self.state.lane {
+            Some(lane) if self.outbox.in_flight() > 0 => lane.say(words, &self.outbox),
+            _ => self.outbox.say(&words),
+        }
+    }
+
+    /// The lane to use now. A lane that has ended is left only when nothing is in flight on it, which
+    /// [`Client::has_room`] has made sure of.
+    pub(super) fn lane(&mut self) -> Option<Rc<Lane>> {
+        if !self.state.lane.as_ref().is_some_and(|lane| lane.is_open()) {
+            self.state.lane = self.home.lane(&self.seat);
+        }
+        self.state.lane.clone()
+    }
+
+    /// A `set` that looks like a login: well-formed token, checksum and all. Rare among real data.
+    fn maybe_resent(&self, request: &Request<'_>) -> Option<Credential> {
+        match (&request.command, request.answer) {
+            (Command::Store(store), Answer::Text(_)) if store.mode == Mode::Set && store.cas.is_none() => {
+                login::resent(request.key.bytes, store.value)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a login sent again is a good one, of the same user.
+    pub(super) async fn is_own(&self, house: &House<'_>, credential: &Credential) -> bool {
+        match house.grants.check(credential).await {
+            Verdict::Welcome(grant) => grant.user_id == self.grant.user_id,
+            Verdict::Refused(_) | Verdict::Unavailable => false,
+        }
+    }
+
+    /// Welcome again; and not stored, for it would be in the cache for all to read.
+    fn answer_resent(&mut self, request: &Request<'_>) {
+        if request.answer == Answer::Text(TextAnswer::Line { noreply: false }) {
+            self.say(Cow::Borrowed(b"STORED\r\n"));
+        }
+    }
+}
+
+/// Whether it may be asked for again: nothing but a value is wanted.
+fn reads_only(command: &Command<'_>) -> bool {
+    match command {
+        Command::Get { exptime } => exptime.is_none(),
+        Command::Meta(Meta { verb, .. }) => *verb == Verb::Get,
+        _ => false,
+    }
+}

@@ -1,0 +1,96 @@
+//! Answers that must wait: one before them is asked for again, on a lane of the client's own.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+
+use crate::request::{Answer, Kind, Outcome, Reply, Verb};
+
+/// A longer value isn't kept: it is asked for again too.
+const KEPT_VALUE_MAX: usize = 1024;
+
+/// One answer, in the order of the requests.
+#[derive(Debug)]
+pub(crate) enum Deferred {
+    /// Words of our own.
+    Words(Cow<'static, [u8]>),
+    /// What memcached has said.
+    Said {
+        answer: Answer,
+        kind: Kind,
+        note: Vec<u8>,
+        outcome: Outcome<'static>,
+        data: Vec<u8>,
+        tokens: Vec<u8>,
+    },
+    /// A value that has to be asked for again; the flags of the first answer.
+    Again { answer: Answer, kind: Kind, note: Vec<u8>, tokens: Vec<u8> },
+}
+
+impl Deferred {
+    /// An answer behind one that was put off.
+    pub(super) fn of(answer: Answer, kind: Kind, note: &[u8], reply: &Reply<'_>) -> Self {
+        let (outcome, data) = match reply.outcome {
+            Outcome::Value(_, data) if is_get(kind) && data.len() > KEPT_VALUE_MAX => {
+                return Self::again(answer, kind, note, reply.tokens);
+            }
+            Outcome::Value(stamp, data) => (Outcome::Value(stamp, b""), data),
+            Outcome::Version(version) => (Outcome::Version(b""), version),
+            Outcome::Done(stamp) => (Outcome::Done(stamp), &b""[..]),
+            Outcome::Miss => (Outcome::Miss, &b""[..]),
+            Outcome::NotStored => (Outcome::NotStored, &b""[..]),
+            Outcome::Exists => (Outcome::Exists, &b""[..]),
+            Outcome::TooLarge => (Outcome::TooLarge, &b""[..]),
+            Outcome::OutOfMemory => (Outcome::OutOfMemory, &b""[..]),
+            Outcome::NonNumeric => (Outcome::NonNumeric, &b""[..]),
+            Outcome::Failed(fault) => (Outcome::Failed(fault), &b""[..]),
+        };
+        Self::Said {
+            answer,
+            kind,
+            note: note.to_vec(),
+            outcome,
+            data: data.to_vec(),
+            tokens: reply.tokens.to_vec(),
+        }
+    }
+
+    pub(super) fn again(answer: Answer, kind: Kind, note: &[u8], tokens: &[u8]) -> Self {
+        Self::Again { answer, kind, note: note.to_vec(), tokens: tokens.to_vec() }
+    }
+}
+
+/// With the value that was kept.
+pub(crate) fn whole<'a>(outcome: Outcome<'static>, data: &'a [u8]) -> Outcome<'a> {
+    match outcome {
+        Outcome::Value(stamp, _) => Outcome::Value(stamp, data),
+        Outcome::Version(_) => Outcome::Version(data),
+        other => other,
+    }
+}
+
+fn is_get(kind: Kind) -> bool {
+    matches!(kind, Kind::Get | Kind::Meta(Verb::Get))
+}
+
+/// Those of one client.
+#[derive(Debug, Default)]
+pub(super) struct Queue(VecDeque<Deferred>);
+
+impl Queue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn push(&mut self, deferred: Deferred) {
+        self.0.push_back(deferred);
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Deferred> {
+        let first = self.0.pop_front();
+        if self.0.is_empty() {
+            // It may never be needed again.
+            self.0 = VecDeque::new();
+        }
+        first
+    }
+}
