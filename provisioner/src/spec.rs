@@ -15,6 +15,8 @@ const ITEM_MAX: i64 = 1 << 30;
 /// Lanes are shared, so an instance has few connections whatever its plan: shared lanes of each proxy,
 /// and one each for clients that move large values. Each may hold a 16 KiB buffer or two.
 const LANES: i64 = 1_024;
+/// The shared ones of a good many proxies, beside one for each client of a small plan.
+const SHARED_LANES: i64 = 64;
 const BYTES_PER_LANE: i64 = 32 << 10;
 /// Threads: two keep up with a proxy, and are 2 MB cheaper than the default four.
 const THREADS: u32 = 2;
@@ -44,7 +46,7 @@ impl Spec {
         }
         Ok(Self {
             memory_mb: instance.memory_mb,
-            connections: instance.connections.min(LANES),
+            connections: instance.connections.saturating_add(SHARED_LANES).min(LANES),
             item_size_max: instance.item_size_max,
         })
     }

@@ -26,8 +26,8 @@ use crate::usage::Usage;
 
 /// Lanes of one instance: about as many as its memcached has threads; more would dilute the batches.
 const LANES: usize = 2;
-/// Clients of one instance that may have a lane of their own at a time.
-const OWN_LANES: usize = 256;
+/// Clients of one instance that may have a lane of their own at a time: its memcached takes 1,024 in all.
+const OWN_LANES: usize = 448;
 /// Of those that nobody uses now, so many stay open, so long.
 const OWN_KEPT: usize = 4;
 const OWN_IDLE: Duration = Duration::from_secs(60);
@@ -280,6 +280,11 @@ impl Home {
         leashes.retain(|leash| leash.strong_count() > 0);
         leashes.push(Rc::downgrade(&leash));
         Ok(OwnLane { own, leash, home: self, _slot: slot })
+    }
+
+    /// Whether others wait for a lane of their own.
+    pub(crate) fn own_lanes_are_short(&self) -> bool {
+        self.own_slots.available_permits() == 0
     }
 
     /// A tag for a request on a client's own lane, another each time.

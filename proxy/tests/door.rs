@@ -3,6 +3,8 @@
 
 #[path = "door/live.rs"]
 mod live;
+#[path = "door/long.rs"]
+mod long;
 #[path = "door/memcached.rs"]
 mod memcached;
 

@@ -7,8 +7,9 @@ mod untagged;
 
 use std::io;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Client, House, STALL};
 use crate::outbox::{Deferred, UNSENT_MAX, whole};
@@ -16,6 +17,11 @@ use crate::request::{Fault, Outcome, Reply};
 pub(super) use get::OwnGet;
 pub(super) use store::OwnStore;
 pub(super) use untagged::Untagged;
+
+/// A client that takes nothing while others of its user wait for its lane is closed after so long.
+const STALL_WHILE_SHORT: Duration = Duration::from_secs(5);
+/// How often that is looked at.
+const TICK: Duration = Duration::from_millis(500);
 
 /// What is to be done there.
 pub(super) enum Errand {
@@ -67,9 +73,21 @@ impl Client {
     /// Waits until the client has taken everything; not for ever.
     async fn drain(&self) -> io::Result<()> {
         self.outbox.flush();
+        let mut since = Instant::now();
         while self.outbox.unsent() > 0 {
-            timeout(STALL, self.outbox.stream().writable()).await.map_err(|_| io::ErrorKind::TimedOut)??;
-            self.outbox.flush();
+            match timeout(TICK, self.outbox.stream().writable()).await {
+                Ok(writable) => {
+                    writable?;
+                    self.outbox.flush();
+                    since = Instant::now();
+                }
+                Err(_) => {
+                    let patience = if self.home.own_lanes_are_short() { STALL_WHILE_SHORT } else { STALL };
+                    if since.elapsed() > patience {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                }
+            }
         }
         if self.outbox.is_broken() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
     }
