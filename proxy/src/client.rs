@@ -100,7 +100,6 @@ impl Client {
                 }
             }
             next = match next {
-                Next::Input if self.outbox.is_deferring() => Next::Held,
                 Next::Input => match self.wait_for_input(house).await {
                     Ok(next) => next,
                     Err(_) => return self.farewell(house).await,
@@ -147,29 +146,39 @@ impl Client {
             if house.closing.get() {
                 return Ok(Next::Close);
             }
-            let stream = self.outbox.stream();
-            let blocked = self.outbox.is_blocked();
-            tokio::select! {
-                biased;
-                ready = stream.readable() => {
-                    ready?;
-                    match self.read(house) {
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                        read => return read,
-                    }
-                }
-                () = self.outbox.changed() => {
-                    if self.outbox.is_deferring() {
-                        return Ok(Next::Held);
-                    }
-                }
-                room = timeout(STALL, stream.writable()), if blocked => {
-                    room.map_err(|_| io::ErrorKind::TimedOut)??;
-                    self.outbox.flush();
-                }
+            if self.outbox.is_deferring() {
+                return Ok(Next::Held);
             }
             if self.outbox.is_broken() {
                 return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            if self.outbox.is_blocked() {
+                self.wait_for_either().await?;
+            } else {
+                tokio::select! {
+                    biased;
+                    ready = self.outbox.stream().readable() => ready?,
+                    () = self.outbox.changed() => continue,
+                }
+            }
+            match self.read(house) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return read,
+            }
+        }
+    }
+
+    /// Waits for input, or for room for what couldn't be sent.
+    async fn wait_for_either(&self) -> io::Result<()> {
+        let stream = self.outbox.stream();
+        tokio::select! {
+            biased;
+            ready = stream.readable() => ready,
+            () = self.outbox.changed() => Ok(()),
+            room = timeout(STALL, stream.writable()) => {
+                room.map_err(|_| io::ErrorKind::TimedOut)??;
+                self.outbox.flush();
+                Ok(())
             }
         }
     }

@@ -17,8 +17,26 @@ pub(crate) struct Asked(u32);
 #[derive(Debug)]
 pub(crate) struct Usage {
     epoch: Instant,
-    counts: Cell<Counts>,
+    hits: Cell<u64>,
+    misses: Cell<u64>,
+    stores: Cell<u64>,
+    deletes: Cell<u64>,
+    arithmetic: Cell<u64>,
+    touches: Cell<u64>,
+    others: Cell<u64>,
+    errors: Cell<u64>,
+    bytes_in: Cell<u64>,
+    bytes_out: Cell<u64>,
+    micros: Cell<u64>,
     latency: [Cell<u64>; BUCKETS],
+}
+
+fn add(sum: &Cell<u64>, more: u64) {
+    sum.set(sum.get().saturating_add(more));
+}
+
+fn add_len(sum: &Cell<u64>, len: usize) {
+    add(sum, u64::try_from(len).unwrap_or(u64::MAX));
 }
 
 /// Operations since the last gathering.
@@ -86,7 +104,21 @@ impl Counts {
 
 impl Usage {
     pub(crate) fn new() -> Self {
-        Self { epoch: Instant::now(), counts: Cell::default(), latency: Default::default() }
+        Self {
+            epoch: Instant::now(),
+            hits: Cell::default(),
+            misses: Cell::default(),
+            stores: Cell::default(),
+            deletes: Cell::default(),
+            arithmetic: Cell::default(),
+            touches: Cell::default(),
+            others: Cell::default(),
+            errors: Cell::default(),
+            bytes_in: Cell::default(),
+            bytes_out: Cell::default(),
+            micros: Cell::default(),
+            latency: Default::default(),
+        }
     }
 
     /// The time, for [`Usage::answered`].
@@ -98,57 +130,60 @@ impl Usage {
 
     /// Counts a request whose answer has come.
     pub(crate) fn answered(&self, kind: Kind, outcome: &Outcome<'_>, asked: Asked, now: Asked) {
-        let mut counts = self.counts.get();
         let count = match kind {
             Kind::Get | Kind::Meta(Verb::Get) => match outcome {
-                Outcome::Value(..) | Outcome::Done(_) => &mut counts.hits,
-                _ => &mut counts.misses,
+                Outcome::Value(..) | Outcome::Done(_) => &self.hits,
+                _ => &self.misses,
             },
-            Kind::Store(_) | Kind::Forget | Kind::Meta(Verb::Set) => &mut counts.stores,
-            Kind::Delete | Kind::Meta(Verb::Delete) => &mut counts.deletes,
-            Kind::Arithmetic | Kind::Meta(Verb::Arithmetic) => &mut counts.arithmetic,
-            Kind::Touch => &mut counts.touches,
-            Kind::Version => &mut counts.others,
+            Kind::Store(_) | Kind::Forget | Kind::Meta(Verb::Set) => &self.stores,
+            Kind::Delete | Kind::Meta(Verb::Delete) => &self.deletes,
+            Kind::Arithmetic | Kind::Meta(Verb::Arithmetic) => &self.arithmetic,
+            Kind::Touch => &self.touches,
+            Kind::Version => &self.others,
         };
-        *count = count.saturating_add(1);
+        add(count, 1);
         if matches!(outcome, Outcome::Failed(_)) {
-            counts.errors = counts.errors.saturating_add(1);
+            add(&self.errors, 1);
         }
         let micros = now.0.wrapping_sub(asked.0);
-        counts.micros = counts.micros.saturating_add(u64::from(micros));
-        self.counts.set(counts);
+        add(&self.micros, u64::from(micros));
         let bucket = usize::try_from(u32::BITS - micros.leading_zeros()).unwrap_or(0).min(BUCKETS - 1);
         if let Some(bucket) = self.latency.get(bucket) {
-            bucket.set(bucket.get().saturating_add(1));
+            add(bucket, 1);
         }
     }
 
     /// Counts something that isn't about one key.
     pub(crate) fn other(&self) {
-        self.change(|counts| counts.others = counts.others.saturating_add(1));
+        add(&self.others, 1);
     }
 
     /// Counts bytes that a client has sent.
     pub(crate) fn read(&self, bytes: usize) {
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        self.change(|counts| counts.bytes_in = counts.bytes_in.saturating_add(bytes));
+        add_len(&self.bytes_in, bytes);
     }
 
     /// Counts bytes that a client's socket has taken.
     pub(crate) fn written(&self, bytes: usize) {
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        self.change(|counts| counts.bytes_out = counts.bytes_out.saturating_add(bytes));
-    }
-
-    fn change<F: FnOnce(&mut Counts)>(&self, change: F) {
-        let mut counts = self.counts.get();
-        change(&mut counts);
-        self.counts.set(counts);
+        add_len(&self.bytes_out, bytes);
     }
 
     /// What was counted since the last time, and begins anew.
     pub(crate) fn take(&self) -> (Counts, [u64; BUCKETS]) {
-        (self.counts.take(), std::array::from_fn(|at| self.latency.get(at).map_or(0, Cell::take)))
+        let counts = Counts {
+            hits: self.hits.take(),
+            misses: self.misses.take(),
+            stores: self.stores.take(),
+            deletes: self.deletes.take(),
+            arithmetic: self.arithmetic.take(),
+            touches: self.touches.take(),
+            others: self.others.take(),
+            errors: self.errors.take(),
+            bytes_in: self.bytes_in.take(),
+            bytes_out: self.bytes_out.take(),
+            micros: self.micros.take(),
+        };
+        (counts, std::array::from_fn(|at| self.latency.get(at).map_or(0, Cell::take)))
     }
 }
 

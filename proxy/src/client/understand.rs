@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::alone::{Errand, OwnGet, OwnStore, Untagged};
 use super::state::{OwnedThen, Swallow};
 use super::{Client, House, Next};
+use crate::dialect::text::Keys;
 use crate::dialect::{self, Frame, Parsed};
 use crate::grants::Verdict;
 use crate::lane::Lane;
@@ -67,7 +68,7 @@ impl Client {
                 }
                 self.send(&request).map_err(|next| (frame.consumed, next))?;
             }
-            Parsed::Keys(keys) => self.state.keys = Some(keys.into()),
+            Parsed::Keys(keys) => self.ask_for(keys).map_err(|next| (frame.consumed, next))?,
             Parsed::Answer(words) => self.say(words),
             Parsed::Swallow { bytes, then } => {
                 self.state.swallow = Some(Swallow { bytes, then: then.into() });
@@ -95,6 +96,20 @@ impl Client {
     fn limits(&self) -> Limits {
         let flags = if self.state.reads_as_newest { FlagSet::Newest } else { self.home.flags() };
         Limits { item_size_max: self.item_size_max, flags }
+    }
+
+    /// Asks for the keys of a `get` line, as far as there is room; the rest is kept for later.
+    fn ask_for(&mut self, mut keys: Keys<'_>) -> Result<(), Next> {
+        while let Some((request, rest)) = keys.next() {
+            keys.line = rest;
+            let sent = self.send(&request);
+            if !rest.is_empty() && (sent.is_err() || !self.has_room()) {
+                self.state.keys = Some(keys.into());
+                return sent;
+            }
+            sent?;
+        }
+        Ok(())
     }
 
     /// Asks for the next key of an unfinished `get` line.
