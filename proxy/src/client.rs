@@ -102,7 +102,7 @@ impl Client {
             next = match next {
                 Next::Input => match self.wait_for_input(house).await {
                     Ok(next) => next,
-                    Err(_) => return self.farewell(house).await,
+                    Err(_) => return Box::pin(self.farewell(house)).await,
                 },
                 Next::Yield => {
                     tokio::task::yield_now().await;
@@ -110,12 +110,12 @@ impl Client {
                 }
                 // The flush above may have made it: nobody would wake us for that.
                 Next::Held if self.has_room() => self.resume(),
-                Next::Held => match self.wait_for_room().await {
+                Next::Held => match Box::pin(self.wait_for_room()).await {
                     Ok(()) => self.resume(),
                     Err(_) => return End::Gone,
                 },
                 Next::Version => {
-                    self.learn_version().await;
+                    Box::pin(self.learn_version()).await;
                     self.resume()
                 }
                 Next::Errand(errand) => match Box::pin(self.run_errand(*errand, house)).await {
@@ -124,18 +124,18 @@ impl Client {
                     Err(_) => return End::Gone,
                 },
                 Next::Check(credential) => {
-                    let own = self.is_own(house, &credential).await;
+                    let own = Box::pin(self.is_own(house, &credential)).await;
                     self.state.resent = Some(own);
                     self.resume()
                 }
                 Next::Login => {
                     // What is owed must be out before the doorman speaks.
-                    if !self.settle_up(house).await {
+                    if !Box::pin(self.settle_up(house)).await {
                         return End::Gone;
                     }
                     return End::Login(std::mem::take(&mut self.input));
                 }
-                Next::Close => return self.farewell(house).await,
+                Next::Close => return Box::pin(self.farewell(house)).await,
             };
         }
     }
@@ -153,11 +153,11 @@ impl Client {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
             if self.outbox.is_blocked() {
-                self.wait_for_either().await?;
+                Box::pin(self.wait_for_either()).await?;
             } else {
                 tokio::select! {
                     biased;
-                    ready = self.outbox.stream().readable() => ready?,
+                    ready = socket::readable(self.outbox.stream()) => ready?,
                     () = self.outbox.changed() => continue,
                 }
             }
@@ -173,9 +173,9 @@ impl Client {
         let stream = self.outbox.stream();
         tokio::select! {
             biased;
-            ready = stream.readable() => ready,
+            ready = socket::readable(stream) => ready,
             () = self.outbox.changed() => Ok(()),
-            room = timeout(STALL, stream.writable()) => {
+            room = timeout(STALL, socket::writable(stream)) => {
                 room.map_err(|_| io::ErrorKind::TimedOut)??;
                 self.outbox.flush();
                 Ok(())
@@ -247,7 +247,7 @@ impl Client {
         let changed = async {
             tokio::select! {
                 () = self.outbox.changed() => Ok(()),
-                room = self.outbox.stream().writable(), if self.outbox.is_blocked() => {
+                room = socket::writable(self.outbox.stream()), if self.outbox.is_blocked() => {
                     self.outbox.flush();
                     room
                 }

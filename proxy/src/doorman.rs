@@ -157,7 +157,9 @@ impl Caller {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         loop {
-            timeout_at(deadline, self.stream.readable()).await.map_err(|_| io::ErrorKind::TimedOut)??;
+            timeout_at(deadline, socket::readable(&self.stream))
+                .await
+                .map_err(|_| io::ErrorKind::TimedOut)??;
             let mut scratch = scratch.borrow_mut();
             let chunk = scratch.get_mut(..READ).unwrap_or_default();
             match socket::read(&self.stream, chunk) {
@@ -174,7 +176,7 @@ impl Caller {
 
     async fn write(&self, mut words: &[u8]) -> io::Result<()> {
         while !words.is_empty() {
-            self.stream.writable().await?;
+            socket::writable(&self.stream).await?;
             match self.stream.try_write(words) {
                 Ok(n) => words = words.get(n..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -192,13 +192,13 @@ impl Lane {
             let Ok(blocked) = self.flush(stream) else { return End::Failed(Fault::Unavailable) };
             tokio::select! {
                 biased;
-                ready = stream.readable() => {
+                ready = socket::readable(stream) => {
                     let read = ready.and_then(|()| self.receive(stream, &mut inbound, scratch));
                     if read.is_err() {
                         return End::Failed(Fault::Unavailable);
                     }
                 }
-                ready = stream.writable(), if blocked => {
+                ready = socket::writable(stream), if blocked => {
                     if ready.is_err() {
                         return End::Failed(Fault::Unavailable);
                     }

@@ -1,6 +1,7 @@
-//! Two things that a socket is asked for all over: what there is to read, and a gentle end.
+//! What a socket is asked for all over: whether there is something to read, what it is, and a gentle end.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
 use std::time::Duration;
@@ -12,6 +13,17 @@ use tokio::time::timeout;
 /// A closed connection's unread bytes are thrown away for so long, so that the last words arrive.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: usize = 256 * 1024;
+
+/// Waits for something to read. One task waits at a time for each socket and direction, so this needs no
+/// place in a list of those who wait: less to hold for an idle client, and less to do for a busy one.
+pub(crate) async fn readable(stream: &TcpStream) -> io::Result<()> {
+    poll_fn(|context| stream.poll_read_ready(context)).await
+}
+
+/// Waits for room to write, likewise.
+pub(crate) async fn writable(stream: &TcpStream) -> io::Result<()> {
+    poll_fn(|context| stream.poll_write_ready(context)).await
+}
 
 /// Reads what there is; `WouldBlock` when that is nothing.
 ///
@@ -33,7 +45,7 @@ pub(crate) async fn linger(stream: &TcpStream, scratch: &RefCell<Vec<u8>>) {
     }
     let drain = async {
         let mut thrown = 0;
-        while thrown < LINGER_BYTES && stream.readable().await.is_ok() {
+        while thrown < LINGER_BYTES && readable(stream).await.is_ok() {
             match read(stream, &mut scratch.borrow_mut()) {
                 Ok(0) => return,
                 Ok(n) => thrown += n,

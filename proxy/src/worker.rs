@@ -77,6 +77,12 @@ pub(crate) struct Moving {
     counted: Counted,
 }
 
+/// Where a connection is to be attended to.
+enum Visit {
+    AtTheDoor(Box<Caller>),
+    AtHome(Box<Guest>),
+}
+
 pub(crate) type Inbox = mpsc::Receiver<Message>;
 
 /// A way to each of `count` workers.
@@ -213,13 +219,8 @@ impl Worker {
             Message::Guest(moving) => {
                 let Moving { stream, dialect, grant, rest, replies, counted } = *moving;
                 let Ok(stream) = TcpStream::from_std(stream) else { return };
-                let guest = Guest { stream, dialect, grant, rest, replies };
-                let worker = self.clone();
-                self.clients.spawn_local(async move {
-                    if let Some(again) = worker.host(guest).await {
-                        worker.at_the_door(again, counted).await;
-                    }
-                });
+                let guest = Box::new(Guest { stream, dialect, grant, rest, replies });
+                self.receive_visit(Visit::AtHome(guest), counted);
             }
         }
     }
@@ -227,86 +228,101 @@ impl Worker {
     /// A new connection: to the doorman with it.
     fn welcome(self: &Rc<Self>, stream: TcpStream) {
         let counted = Counted::new(&self.shared.metrics.connections);
+        let kept_alive = SockRef::from(&stream).set_tcp_keepalive(&keepalive());
+        if kept_alive.and_then(|()| stream.set_nodelay(true)).is_ok() {
+            let caller = Caller { stream, input: Vec::new() };
+            self.receive_visit(Visit::AtTheDoor(Box::new(caller)), counted);
+        }
+    }
+
+    fn receive_visit(self: &Rc<Self>, visit: Visit, counted: Counted) {
         let worker = self.clone();
-        self.clients.spawn_local(async move {
-            let kept_alive = SockRef::from(&stream).set_tcp_keepalive(&keepalive());
-            if kept_alive.and_then(|()| stream.set_nodelay(true)).is_ok() {
-                worker.at_the_door(Caller { stream, input: Vec::new() }, counted).await;
-            }
-        });
+        self.clients.spawn_local(async move { worker.attend(visit, counted).await });
     }
 
     /// At the door, at home, and at the door again whenever the client logs in anew. A loop: nothing of
-    /// one login is left when the next begins.
-    async fn at_the_door(self: &Rc<Self>, mut caller: Caller, counted: Counted) {
+    /// one login is left when the next begins. What it waits for is boxed: an idle client's task holds
+    /// no room for its login.
+    async fn attend(self: Rc<Self>, mut visit: Visit, counted: Counted) {
+        loop {
+            let guest = match visit {
+                Visit::AtHome(guest) => guest,
+                Visit::AtTheDoor(caller) => match Box::pin(self.admit(caller)).await {
+                    Some(guest) => guest,
+                    None => return,
+                },
+            };
+            let home = home_of(&guest.grant.instance_id, self.shared.workers.len());
+            if home != self.index {
+                return Box::pin(self.send_home(home, guest, counted)).await;
+            }
+            let serving = match self.seat(*guest) {
+                Ok(client) => Box::pin(self.serve(client)),
+                Err(refused) => return Box::pin(linger(refused.stream(), &self.client_scratch)).await,
+            };
+            match serving.await {
+                Some(again) => visit = Visit::AtTheDoor(again),
+                None => return,
+            }
+        }
+    }
+
+    /// Until it is known who it is; `None` when the connection has ended.
+    async fn admit(&self, caller: Box<Caller>) -> Option<Box<Guest>> {
         let doorman = Doorman {
             grants: &self.shared.grants,
             metrics: &self.shared.metrics,
             allow_plaintext: self.shared.config.allow_plaintext,
             scratch: &self.client_scratch,
         };
-        loop {
-            let guest = tokio::select! {
-                // Boxed, like what comes after: an idle client's task holds no room for its login.
-                guest = Box::pin(doorman.admit(caller)) => guest,
-                () = self.shared.shutdown.begun() => None,
-            };
-            let Some(guest) = guest else { return };
-            let home = home_of(&guest.grant.instance_id, self.shared.workers.len());
-            if home != self.index {
-                if let (Ok(moving), Some(worker)) =
-                    (Moving::new(guest, counted), self.shared.workers.get(home))
-                {
-                    let _ = worker.send(Message::Guest(Box::new(moving))).await;
-                }
-                return;
-            }
-            match Box::pin(self.host(guest)).await {
-                Some(again) => caller = again,
-                None => return,
-            }
+        tokio::select! {
+            guest = doorman.admit(*caller) => guest.map(Box::new),
+            () = self.shared.shutdown.begun() => None,
         }
     }
 
-    /// A guest at home: serves it to its end, or until it logs in anew.
-    async fn host(self: &Rc<Self>, guest: Guest) -> Option<Caller> {
-        let outbox = Outbox::new(guest.stream, self.spare.clone());
-        // It may have travelled while its route changed, or its token was revoked.
-        let Some(grant) = self.shared.grants.newest(&guest.grant) else {
-            self.shared.metrics.login(LoginOutcome::Revoked);
-            outbox.say(&guest.replies.refused);
-            outbox.flush();
-            linger(outbox.stream(), &self.client_scratch).await;
-            return None;
-        };
-        let home = self.home(&grant);
-        let limit = usize::try_from(grant.connections).unwrap_or(0);
-        let Some(seat) = home.enter(limit, grant.token, &outbox) else {
-            self.shared.metrics.login(LoginOutcome::Full);
-            outbox.say(&guest.replies.full);
-            outbox.flush();
-            linger(outbox.stream(), &self.client_scratch).await;
-            return None;
-        };
-        self.shared.metrics.login(LoginOutcome::Welcome);
-        outbox.say(&guest.replies.welcome);
-        let item_size_max = u64::try_from(grant.item_size_max).unwrap_or(0);
-        let mut client = Client {
-            outbox,
-            dialect: guest.dialect,
-            grant,
-            home,
-            seat,
-            item_size_max,
-            input: guest.rest,
-            state: State::default(),
-        };
+    /// To the worker where its instance lives.
+    async fn send_home(&self, home: usize, guest: Box<Guest>, counted: Counted) {
+        if let (Ok(moving), Some(worker)) = (Moving::new(*guest, counted), self.shared.workers.get(home)) {
+            let _ = worker.send(Message::Guest(Box::new(moving))).await;
+        }
+    }
+
+    /// Serves a client to its end, or until it logs in anew.
+    async fn serve(&self, mut client: Box<Client>) -> Option<Box<Caller>> {
         let house =
             House { grants: &self.shared.grants, closing: &self.closing, scratch: &self.client_scratch };
         match client.run(&house).await {
             End::Gone => None,
-            End::Login(input) => client.into_stream().map(|stream| Caller { stream, input }),
+            End::Login(input) => client.into_stream().map(|stream| Box::new(Caller { stream, input })),
         }
+    }
+
+    /// Gives a guest its place, or tells it why there is none.
+    fn seat(&self, guest: Guest) -> Result<Box<Client>, Rc<Outbox>> {
+        let Guest { stream, dialect, grant, rest, replies } = guest;
+        let outbox = Outbox::new(stream, self.spare.clone());
+        let refuse = |outcome, words: &[u8]| {
+            self.shared.metrics.login(outcome);
+            outbox.say(words);
+            outbox.flush();
+        };
+        // It may have travelled while its route changed, or its token was revoked.
+        let Some(grant) = self.shared.grants.newest(&grant) else {
+            refuse(LoginOutcome::Revoked, &replies.refused);
+            return Err(outbox);
+        };
+        let home = self.home(&grant);
+        let limit = usize::try_from(grant.connections).unwrap_or(0);
+        let Some(seat) = home.enter(limit, grant.token, &outbox) else {
+            refuse(LoginOutcome::Full, &replies.full);
+            return Err(outbox);
+        };
+        self.shared.metrics.login(LoginOutcome::Welcome);
+        outbox.say(&replies.welcome);
+        let item_size_max = u64::try_from(grant.item_size_max).unwrap_or(0);
+        let state = State::default();
+        Ok(Box::new(Client { outbox, dialect, grant, home, seat, item_size_max, input: rest, state }))
     }
 
     fn home(&self, grant: &Grant) -> Rc<Home> {

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::{Client, House, STALL};
 use crate::outbox::{Deferred, UNSENT_MAX, whole};
 use crate::request::{Fault, Outcome, Reply};
+use crate::socket;
 pub(super) use get::OwnGet;
 pub(super) use store::OwnStore;
 pub(super) use untagged::Untagged;
@@ -75,7 +76,7 @@ impl Client {
         self.outbox.flush();
         let mut since = Instant::now();
         while self.outbox.unsent() > 0 {
-            match timeout(TICK, self.outbox.stream().writable()).await {
+            match timeout(TICK, socket::writable(self.outbox.stream())).await {
                 Ok(writable) => {
                     writable?;
                     self.outbox.flush();

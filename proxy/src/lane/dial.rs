@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::Target;
 use crate::request::FlagSet;
+use crate::socket;
 
 /// For all of it: a killed container makes connects hang, so they have a limit of their own.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -39,7 +40,7 @@ async fn greet(target: &Target) -> io::Result<(TcpStream, FlagSet)> {
 
 pub(super) async fn write(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
-        stream.writable().await?;
+        socket::writable(stream).await?;
         match stream.try_write(bytes) {
             Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -53,7 +54,7 @@ pub(super) async fn write(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()
 async fn read_line(stream: &TcpStream) -> io::Result<Vec<u8>> {
     let mut line = Vec::with_capacity(LINE_MAX);
     loop {
-        stream.readable().await?;
+        socket::readable(stream).await?;
         match stream.try_read_buf(&mut line) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(_) => {}

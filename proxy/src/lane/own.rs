@@ -172,7 +172,7 @@ impl Own {
     /// Reads what comes, up to [`BUFFER`].
     async fn more(&mut self, scratch: &RefCell<Vec<u8>>) -> Result<(), Fault> {
         loop {
-            let readable = timeout(REPLY_DEADLINE, self.stream.readable()).await;
+            let readable = timeout(REPLY_DEADLINE, socket::readable(&self.stream)).await;
             readable.map_err(|_| Fault::TimedOut)?.map_err(|_| Fault::Unavailable)?;
             let mut scratch = scratch.borrow_mut();
             let Some(room) = scratch.get_mut(..BUFFER) else { return Err(Fault::Unavailable) };

@@ -4,6 +4,7 @@
 mod contenders;
 mod memory;
 mod peer;
+mod plot;
 mod product;
 mod rig;
 mod rows;
@@ -31,6 +32,9 @@ pub(crate) struct Bench {
     /// Print a JSON list instead of the table
     #[arg(long)]
     json: bool,
+    /// Also write bench.json and bench.svg to this folder
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
     /// Runs of each point [default: 5, with --quick 2]
     #[arg(long)]
     runs: Option<usize>,
@@ -107,6 +111,11 @@ impl Bench {
     }
 
     fn print(&self, points: &[Point]) -> Result<(), Failure> {
+        if let Some(folder) = &self.save {
+            std::fs::create_dir_all(folder)?;
+            std::fs::write(folder.join("bench.json"), serde_json::to_string_pretty(points)? + "\n")?;
+            std::fs::write(folder.join("bench.svg"), plot::svg(points))?;
+        }
         if self.json {
             println!("{}", serde_json::to_string_pretty(points)?);
         } else {

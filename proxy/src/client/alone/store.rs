@@ -189,7 +189,7 @@ impl Client {
 
     /// Waits for the client's next bytes; not for ever.
     async fn readable(&self) -> Result<(), Trouble> {
-        let readable = timeout(STALL, self.outbox.stream().readable()).await;
+        let readable = timeout(STALL, socket::readable(self.outbox.stream())).await;
         Ok(readable.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
     }
 }
