@@ -1,7 +1,7 @@
 //! `memgate instance`: the caches, what is wanted of each and what is so.
 
 use serde::Serialize;
-use store::{Instance, InstanceState, Millis, Wanted};
+use store::{Instance, InstanceState, Millis, Store, Usage, Wanted};
 
 use crate::args::Global;
 use crate::folder::Folder;
@@ -16,7 +16,7 @@ use crate::user::find_user;
 pub(crate) enum InstanceCommand {
     /// All caches, oldest first
     List,
-    /// One user's cache
+    /// One user's cache, and what its clients have done
     Show {
         /// Whose
         email: String,
@@ -42,6 +42,26 @@ pub(crate) struct InstanceView {
     changed_at: Option<Millis>,
 }
 
+/// What an instance's clients have done and do.
+#[derive(Debug, Serialize)]
+struct Activity {
+    /// That all proxies hold now.
+    open_connections: i64,
+    #[serde(flatten)]
+    usage: Usage,
+    /// Half of all requests took at most so many microseconds, 99 of 100 at most so many: upper bounds, by
+    /// powers of two.
+    p50_us: Option<i64>,
+    p99_us: Option<i64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    instance: InstanceView,
+    usage: Activity,
+}
+
 #[derive(Debug, Serialize)]
 struct Instances {
     instances: Vec<InstanceView>,
@@ -63,8 +83,9 @@ impl InstanceCommand {
                     let instance = store.instance_of(&user.id).await?.ok_or_else(|| {
                         Failure::new(format!("{email} has no cache"), "memgate instance list shows them all")
                     })?;
-                    let view = InstanceView::of(instance);
-                    report::print(global.json, &view, || details(&view))
+                    let usage = Activity::of(&store, &instance.id).await?;
+                    let shown = Shown { instance: InstanceView::of(instance), usage };
+                    report::print(global.json, &shown, || details(&shown.instance) + &shown.usage.details())
                 }
             }
         })
@@ -92,6 +113,42 @@ impl InstanceView {
             message: route.and_then(|route| route.message),
         }
     }
+}
+
+impl Activity {
+    async fn of(store: &Store, instance_id: &str) -> Result<Self, Failure> {
+        let latency = store.latency(instance_id).await?;
+        Ok(Self {
+            open_connections: store.connections(instance_id).await?,
+            usage: store.usage(instance_id).await?,
+            p50_us: quantile(&latency, 50),
+            p99_us: quantile(&latency, 99),
+        })
+    }
+
+    fn details(&self) -> String {
+        let Usage { hits, misses, stores, deletes, arithmetic, touches, others, .. } = self.usage;
+        let bound = |us: Option<i64>| us.map_or_else(|| "-".to_owned(), |us| format!("under {us} us"));
+        table::pairs(&[
+            ("open now", format!("{} connections", self.open_connections)),
+            ("reads", format!("{} ({hits} hits, {misses} misses)", hits + misses)),
+            ("writes", (stores + deletes + arithmetic + touches).to_string()),
+            ("other", others.to_string()),
+            ("errors", self.usage.errors.to_string()),
+            ("bytes in, out", format!("{}, {}", self.usage.bytes_in, self.usage.bytes_out)),
+            ("p50, p99", format!("{}, {}", bound(self.p50_us), bound(self.p99_us))),
+        ])
+    }
+}
+
+/// The bound that `percent` of all requests stayed under.
+fn quantile(latency: &[(i64, i64)], percent: i64) -> Option<i64> {
+    let total: i64 = latency.iter().map(|(_, requests)| requests).sum();
+    let mut below = 0;
+    latency.iter().find_map(|(bound, requests)| {
+        below += requests;
+        (below * 100 >= total * percent && total > 0).then_some(*bound)
+    })
 }
 
 fn rows(instances: &[InstanceView]) -> String {
@@ -122,4 +179,16 @@ pub(crate) fn details(i: &InstanceView) -> String {
         ("generation", i.generation.to_string()),
         ("made", table::ago(i.created_at)),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_bounds() {
+        let latency = [(64, 50), (128, 49), (1024, 1)];
+        assert_eq!((quantile(&latency, 50), quantile(&latency, 99)), (Some(64), Some(128)));
+        assert_eq!((quantile(&latency, 100), quantile(&[], 50)), (Some(1024), None));
+    }
 }

@@ -7,6 +7,8 @@ mod live;
 mod long;
 #[path = "door/memcached.rs"]
 mod memcached;
+#[path = "door/usage.rs"]
+mod usage;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -24,6 +26,7 @@ const FAILURE: &str = "CLIENT_ERROR authentication failure\r\n";
 /// A proxy with a store of its own; stops when dropped.
 struct Door {
     address: SocketAddr,
+    health: SocketAddr,
     folder: TempDir,
     runtime: tokio::runtime::Runtime,
     store: Store,
@@ -40,7 +43,8 @@ impl Door {
         let shutdown = Shutdown::new();
         let config = proxy::Config { listen: free_port(), health: free_port(), ..proxy::Config::default() };
         let (token_key, lane_key) = (token_key(folder.path()), lane_key(folder.path()));
-        let (address, stop, theirs) = (config.listen, shutdown.clone(), database);
+        let (address, health) = (config.listen, config.health);
+        let (stop, theirs) = (shutdown.clone(), database);
         let proxy = std::thread::spawn(move || {
             let runtime = tokio::runtime::Runtime::new().unwrap();
             runtime.block_on(async {
@@ -48,7 +52,7 @@ impl Door {
                 proxy::run(config, store, token_key, lane_key, stop).await.unwrap();
             });
         });
-        let door = Self { address, folder, runtime, store, shutdown, proxy: Some(proxy) };
+        let door = Self { address, health, folder, runtime, store, shutdown, proxy: Some(proxy) };
         let deadline = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(address).is_err() {
             assert!(Instant::now() < deadline, "the proxy doesn't listen");
