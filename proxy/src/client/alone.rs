@@ -19,7 +19,7 @@ pub(super) use get::OwnGet;
 pub(super) use store::OwnStore;
 pub(super) use untagged::Untagged;
 
-/// A client that takes nothing while others of its user wait for its lane is closed after so long.
+/// A client that takes or sends nothing while others of its user wait for its lane is closed after so long.
 const STALL_WHILE_SHORT: Duration = Duration::from_secs(5);
 /// How often that is looked at.
 const TICK: Duration = Duration::from_millis(500);
@@ -74,23 +74,25 @@ impl Client {
     /// Waits until the client has taken everything; not for ever.
     async fn drain(&self) -> io::Result<()> {
         self.outbox.flush();
-        let mut since = Instant::now();
         while self.outbox.unsent() > 0 {
-            match timeout(TICK, socket::writable(self.outbox.stream())).await {
-                Ok(writable) => {
-                    writable?;
-                    self.outbox.flush();
-                    since = Instant::now();
-                }
-                Err(_) => {
-                    let patience = if self.home.own_lanes_are_short() { STALL_WHILE_SHORT } else { STALL };
-                    if since.elapsed() > patience {
-                        return Err(io::ErrorKind::TimedOut.into());
-                    }
-                }
-            }
+            self.patiently(|| socket::writable(self.outbox.stream())).await?;
+            self.outbox.flush();
         }
         if self.outbox.is_broken() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+    }
+
+    /// Waits for the client to do something; not for ever.
+    async fn patiently<F: Future<Output = io::Result<()>>>(&self, wait: impl Fn() -> F) -> io::Result<()> {
+        let since = Instant::now();
+        loop {
+            if let Ok(done) = timeout(TICK, wait()).await {
+                return done;
+            }
+            let patience = if self.home.own_lanes_are_short() { STALL_WHILE_SHORT } else { STALL };
+            if since.elapsed() > patience {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
     }
 }
 

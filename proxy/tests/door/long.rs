@@ -204,3 +204,55 @@ fn who_asks_much_and_reads_nothing_costs_little_and_holds_up_nobody() {
     let expected = [b"VALUE a 0 1000000\r\n", &a[..], b"\r\nEND\r\n"].concat();
     ask(&mut clients[0], b"", &expected.repeat(4));
 }
+
+/// As many files as this process may have.
+fn allow_files() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+}
+
+/// A binary header that declares so long a body.
+fn header(opcode: u8, key: u16, extras: u8, body: u32) -> Vec<u8> {
+    let mut out = vec![0x80, opcode];
+    out.extend(key.to_be_bytes());
+    out.extend([extras, 0, 0, 0]);
+    out.extend(body.to_be_bytes());
+    out.extend([0; 12]);
+    out
+}
+
+#[test]
+fn what_is_only_declared_costs_nothing() {
+    const EACH: usize = 20 * 1024;
+    let clients_of_each_kind = if std::env::var_os("MEMGATE_TEST_LONG").is_some() { 2_500 } else { 500 };
+    allow_files();
+    let door = Door::open();
+    let token = door.sign_up("ann@example.com");
+    let _memcached = Memcached::start(&door, &token, "10.214.7.17");
+    let plain = format!("\0{}\0{}", token.id().username(), token.secret().reveal());
+    let sasl = super::sasl(0x21, "PLAIN", &plain);
+    let stored = set("x", &pair(&token)).into_bytes();
+    let kinds: [(&[u8], Vec<u8>, usize); 4] = [
+        (b"set a 0 0 2147483645\r\nbeginning", stored.clone(), 8),
+        (b"ms a 900000\r\nbeginning", stored, 8),
+        (&header(0x01, 1, 8, 0x4000_0000), sasl, 37),
+        (&header(0x21, 5, 0, 0x4000_0000), Vec::new(), 0),
+    ];
+    let before = resident();
+    let mut clients = Vec::new();
+    for (declares, login, welcome) in &kinds {
+        for _ in 0..clients_of_each_kind {
+            let mut stream = door.call();
+            stream.write_all(login).unwrap();
+            let mut said = vec![0; *welcome];
+            stream.read_exact(&mut said).unwrap();
+            stream.write_all(declares).unwrap();
+            clients.push(stream);
+        }
+    }
+    let mut neighbour = login(&door, &token);
+    ask(&mut neighbour, b"set s 0 0 1\r\n1\r\nget s\r\n", b"STORED\r\nVALUE s 0 1\r\n1\r\nEND\r\n");
+    let grown = resident().saturating_sub(before);
+    assert!(grown < clients.len() * EACH, "{} KiB each", grown / clients.len() / 1024);
+}

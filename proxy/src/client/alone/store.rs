@@ -4,8 +4,6 @@
 use std::io;
 use std::ops::ControlFlow;
 
-use tokio::time::timeout;
-
 use super::{Trouble, failed};
 use crate::client::state::{OwnedThen, Swallow};
 use crate::client::{Client, House, STALL};
@@ -151,7 +149,7 @@ impl Client {
 
     /// Reads a piece of the value and passes it on at once; what memcached doesn't take is waited for.
     async fn pass_piece(&self, own: &Own, store: &mut OwnStore, house: &House<'_>) -> Result<(), Trouble> {
-        self.readable().await?;
+        self.patiently(|| socket::readable(self.outbox.stream())).await?;
         let rest = {
             let mut scratch = house.scratch.borrow_mut();
             let room = scratch.get_mut(..store.left.min(BUFFER)).unwrap_or_default();
@@ -173,7 +171,7 @@ impl Client {
 
     /// Reads what there is to the input, a little.
     async fn read_some(&mut self, house: &House<'_>) -> Result<(), Trouble> {
-        self.readable().await?;
+        self.patiently(|| socket::readable(self.outbox.stream())).await?;
         let mut scratch = house.scratch.borrow_mut();
         let room = scratch.get_mut(..LINE_END.len()).unwrap_or_default();
         match socket::read(self.outbox.stream(), room) {
@@ -185,11 +183,5 @@ impl Client {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) => Err(Trouble::Client(error)),
         }
-    }
-
-    /// Waits for the client's next bytes; not for ever.
-    async fn readable(&self) -> Result<(), Trouble> {
-        let readable = timeout(STALL, socket::readable(self.outbox.stream())).await;
-        Ok(readable.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
     }
 }
