@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::accept::is_private;
 use crate::lane::own::Own;
-use crate::lane::{End, Lane, Target};
+use crate::lane::{Buffers, End, Lane, Target};
 use crate::ledger::Entry;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
@@ -43,8 +43,8 @@ pub(crate) struct Home {
     lane_key: LaneKey,
     metrics: std::sync::Arc<Metrics>,
     tasks: TaskTracker,
-    /// Where lanes read into; used between two awaits only, so one for all is enough.
-    scratch: Rc<RefCell<Vec<u8>>>,
+    /// What lanes read into.
+    buffers: Rc<Buffers>,
     target: RefCell<Option<Target>>,
     /// The generation and revision of the grant that `target` is from.
     followed: Cell<(i64, i64)>,
@@ -98,17 +98,17 @@ pub(crate) struct Furniture {
     pub(crate) lane_key: LaneKey,
     pub(crate) metrics: std::sync::Arc<Metrics>,
     pub(crate) tasks: TaskTracker,
-    pub(crate) scratch: Rc<RefCell<Vec<u8>>>,
+    pub(crate) buffers: Rc<Buffers>,
 }
 
 impl Home {
     pub(crate) fn new(furniture: Furniture) -> Rc<Self> {
-        let Furniture { lane_key, metrics, tasks, scratch } = furniture;
+        let Furniture { lane_key, metrics, tasks, buffers } = furniture;
         Rc::new(Self {
             lane_key,
             metrics,
             tasks,
-            scratch,
+            buffers,
             target: RefCell::default(),
             followed: Cell::new((i64::MIN, i64::MIN)),
             lanes: RefCell::default(),
@@ -226,7 +226,7 @@ impl Home {
 
     async fn serve(&self, lane: &Rc<Lane>, target: &Target) {
         let begun = Instant::now();
-        let end = lane.run(target, &self.flags, &self.scratch).await;
+        let end = lane.run(target, &self.flags, &self.buffers).await;
         for slot in self.lanes.borrow_mut().iter_mut() {
             if slot.as_ref().is_some_and(|other| Rc::ptr_eq(other, lane)) {
                 *slot = None;
@@ -373,7 +373,7 @@ mod tests {
             lane_key: LaneKey::load_or_create(&folder.path().join("lane")).unwrap(),
             metrics: Metrics::register(&mut Registry::default()).into(),
             tasks: TaskTracker::new(),
-            scratch: Rc::default(),
+            buffers: Rc::default(),
         });
         let leads_to = || home.target.borrow().as_ref().map(|target| target.address.ip().to_string());
         for (followed, expected) in [

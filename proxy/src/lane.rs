@@ -6,6 +6,7 @@
 
 mod dial;
 pub(crate) mod encode;
+mod inbound;
 pub(crate) mod own;
 mod queue;
 pub(crate) mod reply;
@@ -25,6 +26,8 @@ use crate::request::{Fault, FlagSet, Request};
 use crate::signal::Signal;
 use crate::socket;
 use crate::usage::Usage;
+pub(crate) use inbound::Buffers;
+use inbound::Inbound;
 use queue::Queue;
 
 /// From the last byte written, or the last reply, to the next reply.
@@ -61,15 +64,6 @@ pub(crate) struct Lane {
     closing: Cell<Option<Fault>>,
     dead: Cell<bool>,
     progress: Cell<Instant>,
-}
-
-/// What a lane keeps between two reads.
-#[derive(Default)]
-struct Inbound {
-    /// The beginning of a reply.
-    partial: Vec<u8>,
-    /// Clients that were told something by the last read; empty between two.
-    touched: Vec<Rc<Outbox>>,
 }
 
 /// Why a lane ended.
@@ -142,12 +136,7 @@ impl Lane {
 
     /// Connects, logs in and serves until the end. What is in flight then is answered. `flags` learns what
     /// the memcached there knows.
-    pub(crate) async fn run(
-        &self,
-        target: &Target,
-        flags: &Cell<FlagSet>,
-        scratch: &RefCell<Vec<u8>>,
-    ) -> End {
+    pub(crate) async fn run(&self, target: &Target, flags: &Cell<FlagSet>, buffers: &Buffers) -> End {
         let _ending = Ending(self);
         let dialled = tokio::select! {
             dialled = dial::dial(target) => dialled,
@@ -158,7 +147,7 @@ impl Lane {
                 flags.set(known);
                 self.release();
                 self.progress.set(Instant::now());
-                self.drive(&stream, scratch).await
+                self.drive(&stream, buffers).await
             }
             Err(error) => {
                 tracing::debug!(address = %target.address, %error, "no lane");
@@ -181,8 +170,10 @@ impl Lane {
         }
     }
 
-    async fn drive(&self, stream: &TcpStream, scratch: &RefCell<Vec<u8>>) -> End {
-        let mut inbound = Inbound::default();
+    async fn drive(&self, stream: &TcpStream, buffers: &Buffers) -> End {
+        let mut inbound = Inbound::new(buffers);
+        // Clients that were told something by one read.
+        let mut touched = Vec::new();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -193,7 +184,7 @@ impl Lane {
             tokio::select! {
                 biased;
                 ready = socket::readable(stream) => {
-                    let read = ready.and_then(|()| self.receive(stream, &mut inbound, scratch));
+                    let read = ready.and_then(|()| self.receive(stream, &mut inbound, &mut touched));
                     if read.is_err() {
                         return End::Failed(Fault::Unavailable);
                     }
@@ -247,37 +238,19 @@ impl Lane {
         Ok(false)
     }
 
-    /// Reads once, hands out every whole reply, keeps the rest.
+    /// Reads once, hands out every whole reply, keeps the rest. `touched` is empty between two calls.
     fn receive(
         &self,
         stream: &TcpStream,
-        inbound: &mut Inbound,
-        scratch: &RefCell<Vec<u8>>,
+        inbound: &mut Inbound<'_>,
+        touched: &mut Vec<Rc<Outbox>>,
     ) -> io::Result<()> {
-        let Inbound { partial, touched } = inbound;
-        let mut scratch = scratch.borrow_mut();
-        let read = match socket::read(stream, &mut scratch) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => n,
+        match inbound.read(stream) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let fresh = scratch.get(..read).unwrap_or_default();
-        let mut queue = self.queue.borrow_mut();
-        let delivered = if partial.is_empty() {
-            let delivered = queue.deliver(fresh, touched);
-            partial.extend_from_slice(fresh.get(*delivered.as_ref().unwrap_or(&0)..).unwrap_or_default());
-            delivered
-        } else {
-            partial.extend_from_slice(fresh);
-            let delivered = queue.deliver(partial, touched);
-            partial.drain(..*delivered.as_ref().unwrap_or(&0));
-            delivered
-        };
-        drop(queue);
-        if partial.is_empty() && partial.capacity() > OUT_KEEP {
-            *partial = Vec::new();
+            read => read?,
         }
+        let delivered = self.queue.borrow_mut().deliver(inbound.unread(), touched);
+        inbound.consume(*delivered.as_ref().unwrap_or(&0));
         self.progress.set(Instant::now());
         touched.drain(..).for_each(|client| client.settle());
         delivered.map(drop).map_err(|garbage| {

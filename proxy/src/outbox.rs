@@ -5,13 +5,13 @@ mod deferred;
 
 use std::borrow::Cow;
 use std::cell::{Cell, OnceCell, RefCell};
-use std::io;
+use std::io::{self, IoSlice};
 use std::rc::Rc;
 
 use tokio::net::TcpStream;
 
 use crate::dialect::{self, fault_line};
-use crate::request::{Answer, Fault, Kind, Outcome, Reply, TextAnswer};
+use crate::request::{Answer, Fault, Head, Kind, Outcome, Reply, TextAnswer};
 use crate::signal::Signal;
 use crate::usage::{Asked, Usage};
 use deferred::Queue;
@@ -21,6 +21,8 @@ pub(crate) use deferred::{Deferred, whole};
 const SPARE_MAX: usize = 64;
 /// A buffer larger than this isn't kept.
 const KEEP: usize = 256 * 1024;
+/// Values of at least this length are sent from where they were read.
+const DIRECT_MIN: usize = 16 * 1024;
 /// A client that has taken no more than this of what it asked for gets no more values from a lane that
 /// others use.
 pub(crate) const UNSENT_MAX: usize = 256 * 1024;
@@ -269,7 +271,44 @@ impl Outbox {
                 return;
             }
         }
-        self.with_buffer(|buffer| dialect::answer(answer, kind, note, reply, buffer));
+        match reply.outcome {
+            Outcome::Value(stamp, data) if data.len() >= DIRECT_MIN && kind.is_get() => {
+                let head = Head { stamp, len: data.len(), tokens: reply.tokens };
+                self.with_buffer(|buffer| dialect::value_head(answer, note, &head, buffer));
+                self.send_directly(data, dialect::value_tail(answer));
+            }
+            _ => self.with_buffer(|buffer| dialect::answer(answer, kind, note, reply, buffer)),
+        }
+    }
+
+    /// Sends all there is and a large value behind it from where it is; what the socket doesn't take is
+    /// copied.
+    fn send_directly(&self, data: &[u8], tail: &[u8]) {
+        if self.broken.get() {
+            return;
+        }
+        let mut buffer = self.buffer.borrow_mut();
+        let waiting = buffer.get(self.sent.get()..).unwrap_or_default();
+        let pieces = [waiting, data, tail];
+        let written = if self.blocked.get() {
+            0
+        } else {
+            // An error is met again, and seen to, by the next flush.
+            self.stream.try_write_vectored(&pieces.map(IoSlice::new)).unwrap_or(0)
+        };
+        if let Some(usage) = self.usage.get() {
+            usage.written(written);
+        }
+        let of_waiting = written.min(waiting.len());
+        let of_data = (written - of_waiting).min(data.len());
+        let of_tail = written - of_waiting - of_data;
+        self.sent.set(self.sent.get() + of_waiting);
+        if self.sent.get() == buffer.len() {
+            buffer.clear();
+            self.sent.set(0);
+        }
+        buffer.extend_from_slice(data.get(of_data..).unwrap_or_default());
+        buffer.extend_from_slice(tail.get(of_tail..).unwrap_or_default());
     }
 
     /// Marks the client as told something; `true` the first time in a turn.

@@ -247,6 +247,13 @@ pub(crate) enum Kind {
     Meta(Verb),
 }
 
+impl Kind {
+    /// Whether it asks for a value.
+    pub(crate) fn is_get(self) -> bool {
+        matches!(self, Self::Get | Self::Meta(Verb::Get))
+    }
+}
+
 impl<'a> Key<'a> {
     pub(crate) fn plain(bytes: &'a [u8]) -> Self {
         Self { bytes, form: KeyForm::Plain }

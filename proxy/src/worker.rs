@@ -25,6 +25,7 @@ use crate::dialect::Dialect;
 use crate::doorman::{Caller, Doorman, Guest};
 use crate::grants::Grants;
 use crate::home::{Furniture, Home};
+use crate::lane::Buffers;
 use crate::ledger::{Entries, Entry};
 use crate::login::Replies;
 use crate::metrics::{Counted, LoginOutcome, Metrics};
@@ -36,8 +37,6 @@ use crate::{Config, DRAIN, Error};
 const INBOX: usize = 1024;
 /// What clients read into: large reads are cheap ones.
 const CLIENT_READ: usize = 64 * 1024;
-/// What lanes read into.
-const LANE_READ: usize = 256 * 1024;
 /// A home that nobody has used for so long is given up.
 const DESERTED: Duration = Duration::from_secs(60);
 /// Between two reports of what was counted.
@@ -115,7 +114,7 @@ pub(crate) struct Worker {
     clients: TaskTracker,
     lanes: TaskTracker,
     client_scratch: RefCell<Vec<u8>>,
-    lane_scratch: Rc<RefCell<Vec<u8>>>,
+    buffers: Rc<Buffers>,
     spare: Rc<Spare>,
 }
 
@@ -145,7 +144,7 @@ impl Worker {
                     clients: TaskTracker::new(),
                     lanes: TaskTracker::new(),
                     client_scratch: RefCell::new(vec![0; CLIENT_READ]),
-                    lane_scratch: Rc::new(RefCell::new(vec![0; LANE_READ])),
+                    buffers: Rc::default(),
                     spare: Rc::default(),
                 });
                 worker.run(listener, inbox).await;
@@ -332,7 +331,7 @@ impl Worker {
                 lane_key: self.shared.lane_key.clone(),
                 metrics: self.shared.metrics.clone(),
                 tasks: self.lanes.clone(),
-                scratch: self.lane_scratch.clone(),
+                buffers: self.buffers.clone(),
             })
         });
         home.follow(grant);

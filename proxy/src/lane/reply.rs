@@ -168,7 +168,7 @@ impl Answered<'_> {
 
 /// Whether the answer to this kind may be a value.
 pub(crate) fn gives_value(kind: Kind) -> bool {
-    matches!(kind, Kind::Get | Kind::Meta(Verb::Get)) || is_arithmetic(kind)
+    kind.is_get() || is_arithmetic(kind)
 }
 
 fn stores(kind: Kind) -> bool {

@@ -70,8 +70,8 @@ async fn two_gets(backend: Backend) -> String {
     lane.send(&GET, &outbox);
     let local = LocalSet::new();
     local.spawn_local(fake);
-    let scratch = RefCell::new(vec![0; 4096]);
-    local.run_until(lane.run(&target, &Cell::default(), &scratch)).await;
+    let buffers = Buffers::default();
+    local.run_until(lane.run(&target, &Cell::default(), &buffers)).await;
     assert!(!lane.is_open());
     assert_eq!(outbox.in_flight(), 0);
     drop((lane, outbox));
@@ -179,12 +179,12 @@ async fn a_full_lane_says_when_it_takes_more() {
         stream.write_all(b"VERSION 1.6.18\r\n").await.unwrap();
         let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
     };
-    let scratch = RefCell::new(vec![0; 4096]);
+    let buffers = Buffers::default();
     let (_waiting, flags) = (idle.waiting(), Cell::default());
     tokio::select! {
         () = idle.changed() => assert!(!lane.is_full()),
         () = fake => panic!("the lane ended"),
-        _ = lane.run(&target, &flags, &scratch) => panic!("the lane ended"),
+        _ = lane.run(&target, &flags, &buffers) => panic!("the lane ended"),
     }
     // Dropped half-way, as by a panic: whoever waits is answered.
     assert!(!lane.is_open());
@@ -199,9 +199,9 @@ async fn a_lane_that_must_end_does_not_finish_connecting() {
     let target = Target { address, generation: 1, secret: "secret".into(), value_max: 100 };
     let lane = Lane::new(target.value_max, usage());
     let begun = Instant::now();
-    let (scratch, flags) = (RefCell::default(), Cell::default());
+    let (buffers, flags) = (Buffers::default(), Cell::default());
     let (end, ()) =
-        tokio::join!(lane.run(&target, &flags, &scratch), async { lane.close(Fault::Unavailable) });
+        tokio::join!(lane.run(&target, &flags, &buffers), async { lane.close(Fault::Unavailable) });
     assert_eq!(end, End::Failed(Fault::Unavailable));
     assert!(begun.elapsed() < REPLY_DEADLINE);
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-use crate::request::{Answer, Kind, Outcome, Reply, Verb};
+use crate::request::{Answer, Kind, Outcome, Reply};
 
 /// A longer value isn't kept: it is asked for again too.
 const KEPT_VALUE_MAX: usize = 1024;
@@ -30,7 +30,7 @@ impl Deferred {
     /// An answer behind one that was put off.
     pub(super) fn of(answer: Answer, kind: Kind, note: &[u8], reply: &Reply<'_>) -> Self {
         let (outcome, data) = match reply.outcome {
-            Outcome::Value(_, data) if is_get(kind) && data.len() > KEPT_VALUE_MAX => {
+            Outcome::Value(_, data) if kind.is_get() && data.len() > KEPT_VALUE_MAX => {
                 return Self::again(answer, kind, note, reply.tokens);
             }
             Outcome::Value(stamp, data) => (Outcome::Value(stamp, b""), data),
@@ -66,10 +66,6 @@ pub(crate) fn whole<'a>(outcome: Outcome<'static>, data: &'a [u8]) -> Outcome<'a
         Outcome::Version(_) => Outcome::Version(data),
         other => other,
     }
-}
-
-fn is_get(kind: Kind) -> bool {
-    matches!(kind, Kind::Get | Kind::Meta(Verb::Get))
 }
 
 /// Those of one client.

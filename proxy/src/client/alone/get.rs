@@ -62,6 +62,11 @@ impl Client {
     /// Asks and passes the answer on. An error is the end of the connection: nobody listens, or a value
     /// broke off half-way.
     pub(super) async fn fetch(&mut self, get: &OwnGet, house: &House<'_>) -> io::Result<()> {
+        if self.outbox.has_failed() {
+            // The line that it belongs to ends in an error already.
+            self.outbox.speak(get.answer, get.kind, &get.note, &failed(Fault::Unavailable));
+            return Ok(());
+        }
         let begun = Cell::new(false);
         let fetched = tokio::select! {
             biased;
@@ -128,8 +133,7 @@ impl Client {
                 return Ok(0);
             }
         };
-        // The line that it belongs to ends in an error already.
-        let head = own.head().filter(|_| !self.outbox.has_failed()).ok_or(Fault::Unavailable)?;
+        let head = own.head().ok_or(Fault::Unavailable)?;
         let tokens = get.tokens(head.tokens);
         let head = Head { tokens: &tokens, ..head };
         self.outbox.with_buffer(|buffer| dialect::value_head(get.answer, &get.note, &head, buffer));
