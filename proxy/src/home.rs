@@ -3,6 +3,8 @@
 //! Nothing here is shared between threads, and no lane is reachable but through its own instance: there
 //! is no pool that two users could share.
 
+mod own;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -10,8 +12,8 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use store::{Grant, LaneKey, TokenId};
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, timeout};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::accept::is_private;
@@ -26,11 +28,6 @@ use crate::usage::Usage;
 
 /// Lanes of one instance: about as many as its memcached has threads; more would dilute the batches.
 const LANES: usize = 2;
-/// Clients of one instance that may have a lane of their own at a time: its memcached takes 1,024 in all.
-const OWN_LANES: usize = 448;
-/// Of those that nobody uses now, so many stay open, so long.
-const OWN_KEPT: usize = 4;
-const OWN_IDLE: Duration = Duration::from_secs(60);
 /// Connections that don't change are said again so often.
 const REPORT_AGAIN: Duration = Duration::from_secs(20);
 /// memcached's port in every container.
@@ -113,7 +110,7 @@ impl Home {
             followed: Cell::new((i64::MIN, i64::MIN)),
             lanes: RefCell::default(),
             own_lanes: RefCell::default(),
-            own_slots: Semaphore::new(OWN_LANES),
+            own_slots: Semaphore::new(own::LANES),
             leashes: RefCell::default(),
             next_tag: Cell::new(0),
             flags: Cell::default(),
@@ -258,42 +255,6 @@ impl Home {
         self.flags.get()
     }
 
-    /// A lane for one client: one that waits, or a new one.
-    pub(crate) async fn own_lane(&self, patience: Duration) -> Result<OwnLane<'_>, Fault> {
-        let slot = timeout(patience, self.own_slots.acquire()).await.map_err(|_| Fault::TimedOut)?;
-        let slot = slot.map_err(|_| Fault::Unavailable)?;
-        let target = self.target.borrow().clone().ok_or(Fault::Unavailable)?;
-        let kept = self.own_lanes.borrow_mut().pop().filter(Own::is_clean);
-        let own = match kept {
-            Some(own) => own,
-            None => Own::open(&target, &self.flags).await.map_err(|error| {
-                tracing::debug!(address = %target.address, %error, "no lane of its own for a client");
-                Fault::Unavailable
-            })?,
-        };
-        // The route may have changed meanwhile.
-        if self.target.borrow().as_ref() != Some(&target) {
-            return Err(Fault::Unavailable);
-        }
-        let leash = Rc::new(Signal::default());
-        let mut leashes = self.leashes.borrow_mut();
-        leashes.retain(|leash| leash.strong_count() > 0);
-        leashes.push(Rc::downgrade(&leash));
-        Ok(OwnLane { own, leash, home: self, _slot: slot })
-    }
-
-    /// Whether others wait for a lane of their own.
-    pub(crate) fn own_lanes_are_short(&self) -> bool {
-        self.own_slots.available_permits() == 0
-    }
-
-    /// A tag for a request on a client's own lane, another each time.
-    pub(crate) fn tag(&self) -> u64 {
-        let tag = self.next_tag.get();
-        self.next_tag.set(tag.wrapping_add(1));
-        tag
-    }
-
     /// What has been counted here since the last time, if there is anything to say.
     pub(crate) fn report(&self, instance_id: &str) -> Option<Entry> {
         let connections = self.seated.borrow().len();
@@ -306,86 +267,7 @@ impl Home {
         self.reported.set((connections, Instant::now()));
         Some(Entry { instance_id: instance_id.to_owned(), counts, latency, connections })
     }
-
-    /// Closes lanes that nobody needs any more.
-    pub(crate) fn tidy(&self) {
-        self.own_lanes.borrow_mut().retain(|own| own.since.elapsed() < OWN_IDLE);
-    }
-}
-
-/// A lane that one client has to itself. Dropped, it is closed.
-pub(crate) struct OwnLane<'a> {
-    pub(crate) own: Own,
-    /// Given when the lane must end.
-    pub(crate) leash: Rc<Signal>,
-    home: &'a Home,
-    _slot: SemaphorePermit<'a>,
-}
-
-impl OwnLane<'_> {
-    /// For the next client: all has been said that there was to say.
-    pub(crate) fn give_back(mut self) {
-        let mut kept = self.home.own_lanes.borrow_mut();
-        let led_here =
-            self.home.target.borrow().as_ref().is_some_and(|it| it.generation == self.own.generation);
-        if led_here && kept.len() < OWN_KEPT {
-            self.own.since = Instant::now();
-            kept.push(self.own);
-        }
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use prometheus_client::registry::Registry;
-    use store::{Database, InstanceState, NewToken, NewUser, Observed, Store, TokenKey};
-
-    use super::*;
-
-    fn running(generation: i64, address: Option<&str>) -> Observed {
-        Observed {
-            state: InstanceState::Running,
-            generation,
-            address: address.map(Into::into),
-            container: None,
-            version: None,
-            message: None,
-        }
-    }
-
-    #[tokio::test]
-    async fn a_grant_read_before_the_last_one_leads_nowhere() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&Database::Sqlite(folder.path().join("memgate.db"))).await.unwrap();
-        let token =
-            NewToken::generate(&TokenKey::load_or_create(&folder.path().join("key")).unwrap(), "test");
-        let user =
-            NewUser { email: "ann@example.com", password_hash: None, plan: "default", is_admin: false };
-        store.sign_up(&user, &token).await.unwrap();
-        let grant = async || store.grant(&token.token.id()).await.unwrap().unwrap();
-        let instance = grant().await.instance_id;
-        let mut grants = Vec::new();
-        for seen in [running(1, Some("10.1.1.1")), running(2, Some("10.1.1.2")), running(2, None)] {
-            store.record_route(&instance, &seen).await.unwrap();
-            grants.push(grant().await);
-        }
-        let home = Home::new(Furniture {
-            lane_key: LaneKey::load_or_create(&folder.path().join("lane")).unwrap(),
-            metrics: Metrics::register(&mut Registry::default()).into(),
-            tasks: TaskTracker::new(),
-            buffers: Rc::default(),
-        });
-        let leads_to = || home.target.borrow().as_ref().map(|target| target.address.ip().to_string());
-        for (followed, expected) in [
-            (0, Some("10.1.1.1")),
-            (1, Some("10.1.1.2")),
-            (0, Some("10.1.1.2")),
-            (2, None),
-            (1, None),
-            (0, None),
-        ] {
-            home.follow(&grants[followed]);
-            assert_eq!(leads_to().as_deref(), expected);
-        }
-    }
-}
+mod tests;

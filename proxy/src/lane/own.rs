@@ -1,7 +1,7 @@
 //! A lane that one client has to itself for a while: for values too long to be shared with others, for a
 //! client that reads slowly, and for what carries no tag. One request at a time, a small fixed buffer.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::ops::ControlFlow;
 
@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::reply::{self, Answered, Garbage, Heard, Sizes, VALUE_END};
 use super::{REPLY_DEADLINE, Target, dial};
-use crate::request::{Fault, FlagSet, Head, Kind};
+use crate::request::{Fault, Head, Kind};
 use crate::socket;
 
 /// What is read or kept at once.
@@ -37,9 +37,8 @@ pub(crate) enum Said {
 }
 
 impl Own {
-    pub(crate) async fn open(target: &Target, flags: &Cell<FlagSet>) -> io::Result<Self> {
-        let (stream, known) = dial::dial(target).await?;
-        flags.set(known);
+    pub(crate) async fn open(target: &Target) -> io::Result<Self> {
+        let (stream, _) = dial::dial(target).await?;
         let (value_max, generation) = (target.value_max, target.generation);
         Ok(Self { stream, input: Vec::new(), value_max, generation, since: Instant::now() })
     }
