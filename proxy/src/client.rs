@@ -194,7 +194,10 @@ impl Client {
         let fresh = scratch.get(..read).unwrap_or_default();
         if self.input.is_empty() {
             let (consumed, next) = self.understand(fresh);
-            self.input.extend_from_slice(fresh.get(consumed..).unwrap_or_default());
+            if let Some(rest) = fresh.get(consumed..).filter(|rest| !rest.is_empty()) {
+                self.input = self.outbox.spare().take();
+                self.input.extend_from_slice(rest);
+            }
             return Ok(next);
         }
         let goes_on = self.dialect.goes_on(&self.input, fresh);
@@ -216,6 +219,8 @@ impl Client {
                 input.shrink_to_fit();
             }
             self.input = input;
+        } else {
+            self.outbox.spare().give(input);
         }
         next
     }

@@ -32,11 +32,11 @@ pub(crate) const UNSENT_MAX: usize = 256 * 1024;
 pub(crate) struct Spare(RefCell<Vec<Vec<u8>>>);
 
 impl Spare {
-    fn take(&self) -> Vec<u8> {
+    pub(crate) fn take(&self) -> Vec<u8> {
         self.0.borrow_mut().pop().unwrap_or_default()
     }
 
-    fn give(&self, mut buffer: Vec<u8>) {
+    pub(crate) fn give(&self, mut buffer: Vec<u8>) {
         let mut spare = self.0.borrow_mut();
         if spare.len() < SPARE_MAX && (1..=KEEP).contains(&buffer.capacity()) {
             buffer.clear();
@@ -113,6 +113,11 @@ impl Outbox {
     /// When what is being understood was read.
     pub(crate) fn asked(&self) -> Asked {
         self.asked.get()
+    }
+
+    /// Buffers for whoever needs one for a while.
+    pub(crate) fn spare(&self) -> &Spare {
+        &self.spare
     }
 
     pub(crate) fn stream(&self) -> &TcpStream {
