@@ -153,7 +153,7 @@ impl Answered<'_> {
         let tagged = self.tag == Some(tag);
         match self.reply.outcome {
             Outcome::Value(..) => tagged && gives_value(kind),
-            Outcome::Done(_) => tagged && !matches!(kind, Kind::Get | Kind::Arithmetic | Kind::Version),
+            Outcome::Done(_) => tagged && !gives_value(kind) && kind != Kind::Version,
             Outcome::Miss => tagged && kind != Kind::Version,
             Outcome::NotStored => tagged && (stores(kind) || is_arithmetic(kind) || deletes(kind)),
             Outcome::Exists => tagged && (stores(kind) || is_arithmetic(kind) || deletes(kind)),
@@ -166,21 +166,21 @@ impl Answered<'_> {
     }
 }
 
-/// Whether the answer to this kind may be a value.
+/// Whether the answer to this kind, where it isn't a refusal, is a value.
 pub(crate) fn gives_value(kind: Kind) -> bool {
-    matches!(kind, Kind::Get | Kind::Meta(Verb::Get)) || is_arithmetic(kind)
+    matches!(kind, Kind::Get | Kind::Arithmetic | Kind::Meta { value: true, .. })
 }
 
 fn stores(kind: Kind) -> bool {
-    matches!(kind, Kind::Store(_) | Kind::Meta(Verb::Set))
+    matches!(kind, Kind::Store(_) | Kind::Meta { verb: Verb::Set, .. })
 }
 
 fn is_arithmetic(kind: Kind) -> bool {
-    matches!(kind, Kind::Arithmetic | Kind::Meta(Verb::Arithmetic))
+    matches!(kind, Kind::Arithmetic | Kind::Meta { verb: Verb::Arithmetic, .. })
 }
 
 fn deletes(kind: Kind) -> bool {
-    matches!(kind, Kind::Delete | Kind::Meta(Verb::Delete))
+    matches!(kind, Kind::Delete | Kind::Meta { verb: Verb::Delete, .. })
 }
 
 #[cfg(test)]
@@ -244,6 +244,12 @@ mod tests {
         assert!(!reply(b"HD O7\r\n").answers(Kind::Get, 7));
         assert!(reply(b"SERVER_ERROR object too large for cache\r\n").answers(Kind::Store(Mode::Add), 7));
         assert!(!reply(b"SERVER_ERROR object too large for cache\r\n").answers(Kind::Get, 7));
+        for verb in [Verb::Get, Verb::Arithmetic] {
+            for value in [false, true] {
+                assert_eq!(reply(b"VA 1 O7\r\n1\r\n").answers(Kind::Meta { verb, value }, 7), value);
+                assert_eq!(reply(b"HD O7\r\n").answers(Kind::Meta { verb, value }, 7), !value);
+            }
+        }
         assert!(reply(b"VERSION 1.6.18\r\n").answers(Kind::Version, 7));
         assert!(!reply(b"VERSION 1.6.18\r\n").answers(Kind::Touch, 7));
     }

@@ -69,7 +69,7 @@ pub(crate) fn whole<'a>(outcome: Outcome<'static>, data: &'a [u8]) -> Outcome<'a
 }
 
 fn is_get(kind: Kind) -> bool {
-    matches!(kind, Kind::Get | Kind::Meta(Verb::Get))
+    matches!(kind, Kind::Get | Kind::Meta { verb: Verb::Get, .. })
 }
 
 /// Those of one client.
