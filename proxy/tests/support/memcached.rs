@@ -2,6 +2,7 @@
 //! login, in a network namespace of its own (the proxy dials no loopback and one port only, which a memgate
 //! in use may hold on all addresses of this machine). Needs root for the namespace.
 
+use std::fs::File;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -65,24 +66,12 @@ pub(crate) struct Memcached {
 impl Memcached {
     /// Starts the memcached of `token`'s user on `address` and records its route.
     pub(crate) fn start_program(program: Program, door: &Door, token: &Token, address: &str) -> Self {
-        const GENERATION: i64 = 1;
-        let (runtime, store) = (&door.runtime, &door.store);
-        let instance = runtime.block_on(store.grant(&token.id())).unwrap().unwrap().instance_id;
-        let secret = lane_key(door.folder.path()).secret(&instance, GENERATION);
         let login = door.folder.path().join(address);
-        std::fs::write(&login, format!("lane:{secret}\n")).unwrap();
+        std::fs::write(&login, format!("lane:{}\n", lane_secret(door, token))).unwrap();
         let namespace = Namespace::with(address);
         let mut memcached = Self { program, address: address.to_owned(), namespace, login, process: None };
         memcached.restart();
-        let seen = Observed {
-            state: InstanceState::Running,
-            generation: GENERATION,
-            address: Some(address.to_owned()),
-            container: None,
-            version: None,
-            message: None,
-        };
-        runtime.block_on(store.record_route(&instance, &seen)).unwrap();
+        lead(door, token, address);
         memcached
     }
 
@@ -90,7 +79,7 @@ impl Memcached {
         self.kill();
         let process = self
             .program
-            .command(&["ip", "netns", "exec", &self.namespace.0])
+            .command(&["ip", "netns", "exec", &self.namespace.name])
             .args(["-p", "11211", "-l", &self.address, "-Y"])
             .arg(&self.login)
             .spawn();
@@ -116,20 +105,51 @@ impl Drop for Memcached {
     }
 }
 
+/// Of all routes here: no instance moves.
+const GENERATION: i64 = 1;
+
+/// What a lane to `token`'s instance logs in with.
+pub(crate) fn lane_secret(door: &Door, token: &Token) -> String {
+    lane_key(door.folder.path()).secret(&instance_of(door, token), GENERATION)
+}
+
+/// Records that `token`'s instance runs at `address`.
+pub(crate) fn lead(door: &Door, token: &Token, address: &str) {
+    let seen = Observed {
+        state: InstanceState::Running,
+        generation: GENERATION,
+        address: Some(address.to_owned()),
+        container: None,
+        version: None,
+        message: None,
+    };
+    door.runtime.block_on(door.store.record_route(&instance_of(door, token), &seen)).unwrap();
+}
+
+fn instance_of(door: &Door, token: &Token) -> String {
+    door.runtime.block_on(door.store.grant(&token.id())).unwrap().unwrap().instance_id
+}
+
 /// A network namespace with one address, at the other end of a wire to this machine.
-struct Namespace(String);
+pub(crate) struct Namespace {
+    pub(crate) name: String,
+    /// Held against another run of the tests on this machine: there is one of each address.
+    _lock: File,
+}
 
 impl Namespace {
-    fn with(address: &str) -> Self {
+    pub(crate) fn with(address: &str) -> Self {
         let number = address.rsplit('.').next().unwrap();
         let (name, wire) = (format!("memgate-door-{number}"), format!("mgdoor{number}"));
+        let lock = File::create(std::env::temp_dir().join(format!("{name}.lock"))).unwrap();
+        lock.lock().unwrap();
         // A run that was killed may have left one.
         let _ = Command::new("ip").args(["netns", "del", &name]).stderr(Stdio::null()).status();
         let _ = Command::new("ip").args(["link", "del", &wire]).stderr(Stdio::null()).status();
         let far = format!("{address}/32");
         ip(&["netns", "add", &name]);
-        let namespace = Self(name);
-        let name = namespace.0.as_str();
+        let namespace = Self { name, _lock: lock };
+        let name = namespace.name.as_str();
         ip(&["link", "add", &wire, "type", "veth", "peer", "name", "wire", "netns", name]);
         ip(&["address", "add", NEAR, "peer", &far, "dev", &wire]);
         ip(&["link", "set", &wire, "up"]);
@@ -142,7 +162,7 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         // The wire goes with it.
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
     }
 }
 
