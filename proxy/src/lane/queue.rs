@@ -91,7 +91,7 @@ impl Queue {
                 }
                 Heard::Long { head, tag, consumed: line } => {
                     consumed += line;
-                    let next = self.expect(|kind, own| tag == Some(own) && reply::gives_value(kind))?;
+                    let next = self.expect(|kind, own| tag == Some(own) && reply::gives_long_value(kind))?;
                     self.put_off(next, head.tokens, touched);
                     self.dropping = head.len + VALUE_END.len();
                     consumed += self.drop_long(input.get(consumed..).unwrap_or_default())?;
