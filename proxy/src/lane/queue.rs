@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::reply::{self, Garbage, Heard, Sizes, VALUE_END};
 use crate::dialect;
 use crate::outbox::Outbox;
-use crate::request::{Answer, Fault, Kind, Outcome, Reply, Request, SHARED_VALUE_MAX};
+use crate::request::{Answer, Fault, Kind, Outcome, Reply, Request};
 use crate::usage::{Asked, Usage};
 
 pub(super) struct Queue {
@@ -39,15 +39,8 @@ enum What {
 }
 
 impl Queue {
-    pub(super) fn new(value_max: usize, usage: Rc<Usage>) -> Self {
-        Self {
-            waiting: VecDeque::new(),
-            notes: VecDeque::new(),
-            next_tag: 0,
-            sizes: Sizes { most: value_max, whole: SHARED_VALUE_MAX },
-            dropping: 0,
-            usage,
-        }
+    pub(super) fn new(sizes: Sizes, usage: Rc<Usage>) -> Self {
+        Self { waiting: VecDeque::new(), notes: VecDeque::new(), next_tag: 0, sizes, dropping: 0, usage }
     }
 
     pub(super) fn is_empty(&self) -> bool {
