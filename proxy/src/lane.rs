@@ -8,6 +8,8 @@ mod dial;
 pub(crate) mod encode;
 mod inbound;
 pub(crate) mod own;
+#[cfg(any(test, fuzzing))]
+mod properties;
 mod queue;
 pub(crate) mod reply;
 
@@ -22,13 +24,16 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::outbox::Outbox;
-use crate::request::{Fault, FlagSet, Request};
+use crate::request::{Fault, FlagSet, Request, SHARED_VALUE_MAX};
 use crate::signal::Signal;
 use crate::socket;
 use crate::usage::Usage;
 pub(crate) use inbound::Buffers;
 use inbound::Inbound;
+#[cfg(any(test, fuzzing))]
+pub use properties::check_replies;
 use queue::Queue;
+use reply::Sizes;
 
 /// From the last byte written, or the last reply, to the next reply.
 pub(crate) const REPLY_DEADLINE: Duration = Duration::from_secs(2);
@@ -77,8 +82,9 @@ pub(crate) enum End {
 
 impl Lane {
     pub(crate) fn new(value_max: usize, usage: Rc<Usage>) -> Rc<Self> {
+        let sizes = Sizes { most: value_max, whole: SHARED_VALUE_MAX };
         Rc::new(Self {
-            queue: RefCell::new(Queue::new(value_max, usage)),
+            queue: RefCell::new(Queue::new(sizes, usage)),
             out: RefCell::default(),
             sent: Cell::new(0),
             held: RefCell::default(),

@@ -13,6 +13,8 @@ mod config;
 mod dialect;
 mod doorman;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod grants;
 mod home;
 mod lane;

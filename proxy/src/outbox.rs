@@ -360,6 +360,12 @@ impl Outbox {
         self.spare.give(std::mem::take(&mut *buffer));
     }
 
+    /// What hasn't been sent.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn told(&self) -> Vec<u8> {
+        self.buffer.borrow().clone()
+    }
+
     pub(crate) fn with_buffer<F: FnOnce(&mut Vec<u8>)>(&self, write: F) {
         if self.broken.get() {
             return;

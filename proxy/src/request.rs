@@ -244,19 +244,30 @@ pub(crate) enum Kind {
     Touch,
     Version,
     Forget,
-    Meta(Verb),
+    /// `value`: whether it asks for one.
+    Meta {
+        verb: Verb,
+        value: bool,
+    },
 }
 
 impl Kind {
     /// Whether it asks for a value.
     pub(crate) fn is_get(self) -> bool {
-        matches!(self, Self::Get | Self::Meta(Verb::Get))
+        matches!(self, Self::Get | Self::Meta { verb: Verb::Get, .. })
     }
 }
 
 impl<'a> Key<'a> {
     pub(crate) fn plain(bytes: &'a [u8]) -> Self {
         Self { bytes, form: KeyForm::Plain }
+    }
+}
+
+impl Meta<'_> {
+    fn asks_for_value(&self) -> bool {
+        let reads = matches!(self.verb, Verb::Get | Verb::Arithmetic);
+        reads && self.flags.split(|byte| *byte == b' ').any(|flag| flag.starts_with(b"v"))
     }
 }
 
@@ -270,7 +281,7 @@ impl Command<'_> {
             Self::Touch { .. } => Kind::Touch,
             Self::Version => Kind::Version,
             Self::Forget => Kind::Forget,
-            Self::Meta(meta) => Kind::Meta(meta.verb),
+            Self::Meta(meta) => Kind::Meta { verb: meta.verb, value: meta.asks_for_value() },
         }
     }
 }

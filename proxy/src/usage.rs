@@ -131,13 +131,13 @@ impl Usage {
     /// Counts a request whose answer has come.
     pub(crate) fn answered(&self, kind: Kind, outcome: &Outcome<'_>, asked: Asked, now: Asked) {
         let count = match kind {
-            Kind::Get | Kind::Meta(Verb::Get) => match outcome {
+            Kind::Get | Kind::Meta { verb: Verb::Get, .. } => match outcome {
                 Outcome::Value(..) | Outcome::Done(_) => &self.hits,
                 _ => &self.misses,
             },
-            Kind::Store(_) | Kind::Forget | Kind::Meta(Verb::Set) => &self.stores,
-            Kind::Delete | Kind::Meta(Verb::Delete) => &self.deletes,
-            Kind::Arithmetic | Kind::Meta(Verb::Arithmetic) => &self.arithmetic,
+            Kind::Store(_) | Kind::Forget | Kind::Meta { verb: Verb::Set, .. } => &self.stores,
+            Kind::Delete | Kind::Meta { verb: Verb::Delete, .. } => &self.deletes,
+            Kind::Arithmetic | Kind::Meta { verb: Verb::Arithmetic, .. } => &self.arithmetic,
             Kind::Touch => &self.touches,
             Kind::Version => &self.others,
         };
@@ -198,7 +198,7 @@ mod tests {
         let asked = Asked(u32::MAX - 9);
         for (kind, outcome) in [
             (Kind::Get, Outcome::Value(Stamp::default(), b"x")),
-            (Kind::Meta(Verb::Get), Outcome::Miss),
+            (Kind::Meta { verb: Verb::Get, value: true }, Outcome::Miss),
             (Kind::Touch, Outcome::Failed(Fault::TimedOut)),
         ] {
             usage.answered(kind, &outcome, asked, Asked(90));

@@ -78,7 +78,7 @@ impl Own {
                     return Ok(Said::Whole { len: answered.consumed });
                 }
                 Ok(Some(Heard::Long { head, tag: theirs, consumed }))
-                    if theirs == Some(tag) && reply::gives_value(kind) =>
+                    if theirs == Some(tag) && reply::gives_long_value(kind) =>
                 {
                     return Ok(Said::Value { line: consumed, len: head.len });
                 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::reply::{self, Garbage, Heard, Sizes, VALUE_END};
 use crate::dialect;
 use crate::outbox::Outbox;
-use crate::request::{Answer, Fault, Kind, Outcome, Reply, Request, SHARED_VALUE_MAX};
+use crate::request::{Answer, Fault, Kind, Outcome, Reply, Request};
 use crate::usage::{Asked, Usage};
 
 pub(super) struct Queue {
@@ -39,15 +39,8 @@ enum What {
 }
 
 impl Queue {
-    pub(super) fn new(value_max: usize, usage: Rc<Usage>) -> Self {
-        Self {
-            waiting: VecDeque::new(),
-            notes: VecDeque::new(),
-            next_tag: 0,
-            sizes: Sizes { most: value_max, whole: SHARED_VALUE_MAX },
-            dropping: 0,
-            usage,
-        }
+    pub(super) fn new(sizes: Sizes, usage: Rc<Usage>) -> Self {
+        Self { waiting: VecDeque::new(), notes: VecDeque::new(), next_tag: 0, sizes, dropping: 0, usage }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -91,7 +84,7 @@ impl Queue {
                 }
                 Heard::Long { head, tag, consumed: line } => {
                     consumed += line;
-                    let next = self.expect(|kind, own| tag == Some(own) && reply::gives_value(kind))?;
+                    let next = self.expect(|kind, own| tag == Some(own) && reply::gives_long_value(kind))?;
                     self.put_off(next, head.tokens, touched);
                     self.dropping = head.len + VALUE_END.len();
                     consumed += self.drop_long(input.get(consumed..).unwrap_or_default())?;

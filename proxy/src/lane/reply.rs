@@ -1,6 +1,6 @@
 //! What memcached says on a lane, read strictly: anything unexpected ends the lane. Pure.
 
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 
 use crate::dialect::number;
 use crate::request::{Head, Kind, Outcome, Reply, Stamp, Verb};
@@ -80,7 +80,12 @@ pub(crate) fn parse(input: &[u8], sizes: Sizes) -> Result<Option<Heard<'_>>, Gar
         b"EN" | b"NF" => Outcome::Miss,
         b"NS" => Outcome::NotStored,
         b"EX" => Outcome::Exists,
-        b"VERSION" => return whole(Outcome::Version(rest.trim_ascii_start()), &Flags::default(), b""),
+        b"VERSION" => {
+            // It goes on to clients as it is, in a line of theirs.
+            let printable = rest.iter().all(|byte| (b' '..=b'~').contains(byte));
+            let version = Some(rest.trim_ascii()).filter(|_| printable).ok_or(Garbage::Status)?;
+            return whole(Outcome::Version(version), &Flags::default(), b"");
+        }
         _ => return whole(untagged(line).ok_or(Garbage::Status)?, &Flags::default(), b""),
     };
     whole(outcome, &Flags::read(rest)?, rest)
@@ -139,7 +144,8 @@ impl Flags {
                 b'c' => flags.stamp.cas = number()?,
                 b'O' if flags.tag.is_none() => flags.tag = Some(number()?),
                 b'O' => return Err(Garbage::Status),
-                name if name.is_ascii_alphabetic() => {}
+                // It goes on to meta clients as it is, in a line of theirs.
+                name if name.is_ascii_alphabetic() && memchr2(0, b'\r', value).is_none() => {}
                 _ => return Err(Garbage::Status),
             }
         }
@@ -152,8 +158,12 @@ impl Answered<'_> {
     pub(crate) fn answers(&self, kind: Kind, tag: u64) -> bool {
         let tagged = self.tag == Some(tag);
         match self.reply.outcome {
-            Outcome::Value(..) => tagged && gives_value(kind),
-            Outcome::Done(_) => tagged && !matches!(kind, Kind::Get | Kind::Arithmetic | Kind::Version),
+            Outcome::Value(_, data) => {
+                tagged && gives_value(kind) && (!is_arithmetic(kind) || is_number(data))
+            }
+            Outcome::Done(_) => {
+                tagged && (!gives_value(kind) || may_keep_value(kind)) && kind != Kind::Version
+            }
             Outcome::Miss => tagged && kind != Kind::Version,
             Outcome::NotStored => tagged && (stores(kind) || is_arithmetic(kind) || deletes(kind)),
             Outcome::Exists => tagged && (stores(kind) || is_arithmetic(kind) || deletes(kind)),
@@ -166,21 +176,38 @@ impl Answered<'_> {
     }
 }
 
-/// Whether the answer to this kind may be a value.
-pub(crate) fn gives_value(kind: Kind) -> bool {
-    kind.is_get() || is_arithmetic(kind)
+/// Whether the answer to this kind, where it isn't a refusal, is a value.
+fn gives_value(kind: Kind) -> bool {
+    matches!(kind, Kind::Get | Kind::Arithmetic | Kind::Meta { value: true, .. })
+}
+
+/// Whether the value may be left out all the same: newer memcacheds do so for `mg`'s `C`.
+fn may_keep_value(kind: Kind) -> bool {
+    matches!(kind, Kind::Meta { verb: Verb::Get, .. })
+}
+
+/// Whether that value may be long.
+pub(crate) fn gives_long_value(kind: Kind) -> bool {
+    gives_value(kind) && !is_arithmetic(kind)
+}
+
+/// What arithmetic answers goes on to text clients as a line. memcached may fill up a number that has
+/// become shorter with spaces.
+fn is_number(data: &[u8]) -> bool {
+    let end = data.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
+    data.get(..end).and_then(number::unsigned).is_some()
 }
 
 fn stores(kind: Kind) -> bool {
-    matches!(kind, Kind::Store(_) | Kind::Meta(Verb::Set))
+    matches!(kind, Kind::Store(_) | Kind::Meta { verb: Verb::Set, .. })
 }
 
 fn is_arithmetic(kind: Kind) -> bool {
-    matches!(kind, Kind::Arithmetic | Kind::Meta(Verb::Arithmetic))
+    matches!(kind, Kind::Arithmetic | Kind::Meta { verb: Verb::Arithmetic, .. })
 }
 
 fn deletes(kind: Kind) -> bool {
-    matches!(kind, Kind::Delete | Kind::Meta(Verb::Delete))
+    matches!(kind, Kind::Delete | Kind::Meta { verb: Verb::Delete, .. })
 }
 
 #[cfg(test)]
@@ -226,6 +253,8 @@ mod tests {
             (b"VALUE a 0 1\r\n", Garbage::Status),
             (b"HD Ox\r\n", Garbage::Status),
             (b"HD O1 O2\r\n", Garbage::Status),
+            (b"HD k\r O1\r\n", Garbage::Status),
+            (b"VERSION 1\r2\r\n", Garbage::Status),
             (b"HD =\r\n", Garbage::Status),
             (b"HD\n", Garbage::Status),
             (b"ERROR\r\n", Garbage::Status),
@@ -244,6 +273,17 @@ mod tests {
         assert!(!reply(b"HD O7\r\n").answers(Kind::Get, 7));
         assert!(reply(b"SERVER_ERROR object too large for cache\r\n").answers(Kind::Store(Mode::Add), 7));
         assert!(!reply(b"SERVER_ERROR object too large for cache\r\n").answers(Kind::Get, 7));
+        assert!(reply(b"VA 3 O7\r\n9  \r\n").answers(Kind::Arithmetic, 7));
+        for lines in [&b"VA 4 O7\r\n1\r\n2\r\n"[..], b"VA 1 O7\r\nx\r\n", b"VA 0 O7\r\n\r\n"] {
+            assert!(!reply(lines).answers(Kind::Arithmetic, 7));
+        }
+        for verb in [Verb::Get, Verb::Arithmetic] {
+            for value in [false, true] {
+                assert_eq!(reply(b"VA 1 O7\r\n1\r\n").answers(Kind::Meta { verb, value }, 7), value);
+                let without = !value || verb == Verb::Get;
+                assert_eq!(reply(b"HD O7\r\n").answers(Kind::Meta { verb, value }, 7), without);
+            }
+        }
         assert!(reply(b"VERSION 1.6.18\r\n").answers(Kind::Version, 7));
         assert!(!reply(b"VERSION 1.6.18\r\n").answers(Kind::Touch, 7));
     }

@@ -132,7 +132,7 @@ async fn silence_ends_at_the_deadline() {
 async fn words_of_ours_keep_their_place() {
     let (mut caller, stream) = pair().await;
     let outbox = Outbox::new(stream, Rc::<Spare>::default());
-    let mut queue = Queue::new(100, usage());
+    let mut queue = Queue::new(Sizes { most: 100, whole: 100 }, usage());
     let tag = queue.push(&GET, outbox.clone());
     queue.push_words(Cow::Borrowed(b"ERROR\r\n"), outbox.clone());
     assert_eq!((tag, queue.push(&GET, outbox.clone())), (0, 1));

@@ -1,24 +1,10 @@
 //! Through the door to real memcacheds and back.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::io::{Read as _, Write as _};
 
+use super::dice::Dice;
+use super::door::{Door, pair, sasl, set};
 use super::memcached::Memcached;
-use super::{Door, pair, sasl, set};
-
-/// Numbers without a pattern, the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % u64::try_from(limit).unwrap()).unwrap()
-    }
-}
 
 /// Sends `pieces` one by one on a new connection; all that comes until its end.
 fn say<'a>(door: &Door, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
@@ -135,7 +121,7 @@ fn however_a_session_is_split_its_replies_are_the_same() {
     let token = door.sign_up("ann@example.com");
     let _memcached = Memcached::start(&door, &token, "10.214.7.1");
     let (user, secret) = (token.id().username(), token.secret().reveal().to_owned());
-    let mut dice = Dice(0x2545_f491_4f6c_dd1d);
+    let mut dice = Dice::new(1);
     let sessions = [text_sessions(&set("x", &pair(&token))), binary_sessions(&user, &secret)].concat();
     for session in sessions {
         let whole = without_cas(say(&door, [&session[..]].into_iter()));
@@ -176,154 +162,4 @@ fn much_asked_for_at_once_arrives_whole_before_the_end() {
         assert!(said == one, "the {nth}th is another");
     }
     assert_eq!(stream.read(&mut said).unwrap(), 0);
-}
-
-/// One user's client, whose every value says whose it is: `user|key|number|`, over and over.
-struct Client<'a> {
-    user: &'a str,
-    number: usize,
-    stream: BufReader<TcpStream>,
-    dice: Dice,
-}
-
-const KEYS: usize = 50;
-
-impl<'a> Client<'a> {
-    fn new(door: &Door, user: &'a str, number: usize, login: &str) -> Self {
-        let mut stream = door.call();
-        stream.write_all(login.as_bytes()).unwrap();
-        let dice = Dice(u64::try_from(number).unwrap() * 0x9e37_79b9 + 1);
-        let mut client = Self { user, number, stream: BufReader::new(stream), dice };
-        assert_eq!(client.line(), "STORED");
-        client
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stream.read_line(&mut line).unwrap();
-        line.strip_suffix("\r\n").expect("the connection has ended, or a line isn't whole").to_owned()
-    }
-
-    /// Some stores and reads in one write; how many of them memcached has served, and how many not.
-    fn turn(&mut self) -> (u64, u64) {
-        let mut asked = Vec::new();
-        let mut lines = Vec::new();
-        for n in 0..1 + self.dice.below(12) {
-            let key = format!("k{}", self.dice.below(KEYS));
-            if self.dice.below(3) == 0 {
-                let word = format!("{}|{key}|{}.{n}|", self.user, self.number);
-                let value = word.repeat(1 + self.dice.below(200));
-                lines.push(set(&key, &value));
-                asked.push(None);
-            } else {
-                let second = format!("k{}", self.dice.below(KEYS));
-                lines.push(format!("get {key} {second}\r\n"));
-                asked.push(Some([key, second]));
-            }
-        }
-        self.stream.get_mut().write_all(lines.concat().as_bytes()).unwrap();
-        let (mut served, mut failed) = (0, 0);
-        for keys in asked {
-            let line = match &keys {
-                Some(keys) => self.values(keys),
-                None => self.line(),
-            };
-            match (line.as_str(), keys.is_some()) {
-                ("STORED", false) | ("END", true) => served += 1,
-                ("SERVER_ERROR backend unavailable" | "SERVER_ERROR backend timed out", _) => failed += 1,
-                _ => panic!("{} was told {line:?} to {keys:?}", self.user),
-            }
-        }
-        (served, failed)
-    }
-
-    /// Reads the values of a `get`, checks them, and returns the line behind them.
-    fn values(&mut self, keys: &[String; 2]) -> String {
-        let mut asked = keys.iter();
-        loop {
-            let line = self.line();
-            let Some(rest) = line.strip_prefix("VALUE ") else { return line };
-            let mut words = rest.split(' ');
-            let (key, len) = (words.next().unwrap(), words.nth(1).unwrap().parse::<usize>().unwrap());
-            assert!(asked.any(|other| other == key), "{key} wasn't asked for, or not now");
-            let mut data = vec![0; len + 2];
-            self.stream.read_exact(&mut data).unwrap();
-            let data = String::from_utf8(data).unwrap();
-            let value = data.strip_suffix("\r\n").expect("a value of another length");
-            let end = value.match_indices('|').nth(2).unwrap().0;
-            let word = &value[..=end];
-            assert!(word.starts_with(&format!("{}|{key}|", self.user)), "{} got {word}", self.user);
-            assert_eq!(value, word.repeat(value.len() / word.len()), "pieces of several values");
-        }
-    }
-}
-
-#[test]
-fn no_foreign_byte_while_memcacheds_die_and_come_back() {
-    const CLIENTS: usize = 32;
-    const DEATHS: usize = 5;
-    let door = Door::open();
-    let users = ["ann", "bob"];
-    let tokens = users.map(|user| door.sign_up(&format!("{user}@example.com")));
-    let mut memcacheds = [
-        Memcached::start(&door, &tokens[0], "10.214.7.2"),
-        Memcached::start(&door, &tokens[1], "10.214.7.3"),
-    ];
-    let (done, served, failed) =
-        (AtomicBool::new(false), [const { AtomicU64::new(0) }; 2], AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        for number in 0..2 * CLIENTS {
-            let (whose, done, served, failed) = (number % 2, &done, &served, &failed);
-            let mut client = Client::new(&door, users[whose], number, &set("x", &pair(&tokens[whose])));
-            scope.spawn(move || {
-                while !done.load(Ordering::Relaxed) {
-                    let (well, badly) = client.turn();
-                    served[whose].fetch_add(well, Ordering::Relaxed);
-                    failed.fetch_add(badly, Ordering::Relaxed);
-                    if badly > 0 {
-                        // Refused at once, 64 of them would take the machine from the memcached that they wait for.
-                        std::thread::sleep(PACE);
-                    }
-                }
-                // The connection that has seen it all still works.
-                let deadline = Instant::now() + Duration::from_secs(10);
-                while client.turn().1 > 0 {
-                    assert!(Instant::now() < deadline, "its memcached is back, its lane isn't");
-                }
-            });
-        }
-        // Ends the clients also when something here fails.
-        let _ending = Ending(&done);
-        for death in 0..DEATHS {
-            let whose = death % 2;
-            wait_for_more(&served[0], 500);
-            wait_for_more(&served[1], 500);
-            memcacheds[whose].kill();
-            wait_for_more(&failed, 50);
-            wait_for_more(&served[1 - whose], 500);
-            memcacheds[whose].restart();
-        }
-        wait_for_more(&served[0], 500);
-        wait_for_more(&served[1], 500);
-    });
-}
-
-/// Between two looks, and after a refusal.
-const PACE: Duration = Duration::from_millis(2);
-
-struct Ending<'a>(&'a AtomicBool);
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-fn wait_for_more(count: &AtomicU64, more: u64) {
-    let enough = count.load(Ordering::Relaxed) + more;
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while count.load(Ordering::Relaxed) < enough {
-        assert!(Instant::now() < deadline, "nothing moves");
-        std::thread::sleep(PACE);
-    }
 }

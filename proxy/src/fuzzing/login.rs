@@ -1,0 +1,110 @@
+//! What a stranger says: the same steps however it is split, nothing kept beyond a bound, and no
+//! credential but one that was sent.
+
+use memchr::memmem;
+
+use super::{binary_reply, is_one_line, pieces};
+use crate::dialect::Dialect;
+use crate::login::{Credential, Replies, Stage, Step};
+
+/// The longest line and the longest payload before login (PROTOCOL, D-10 and 3.1).
+const LINE_MAX: usize = 2048;
+const BODY_MAX: usize = 16_384;
+
+pub(super) fn check(input: &[u8]) {
+    let Some(first) = input.first() else { return };
+    let dialect = Dialect::detect(*first);
+    let mut whole = Caller::new(dialect);
+    whole.say(input);
+    let mut split = Caller::new(dialect);
+    for piece in pieces(input) {
+        split.say(piece);
+    }
+    assert_eq!(whole.events, split.events, "split input means something else");
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Event {
+    Said(Vec<u8>),
+    Attempt { credential: Option<Credential>, replies: Replies },
+    Closed(Vec<u8>),
+}
+
+/// A doorman that lets nobody in and never loses patience.
+struct Caller {
+    dialect: Dialect,
+    stage: Stage,
+    input: Vec<u8>,
+    events: Vec<Event>,
+    ended: bool,
+}
+
+impl Caller {
+    fn new(dialect: Dialect) -> Self {
+        Self { dialect, stage: Stage::new(dialect), input: Vec::new(), events: Vec::new(), ended: false }
+    }
+
+    fn say(&mut self, fresh: &[u8]) {
+        self.input.extend_from_slice(fresh);
+        while !self.ended {
+            let consumed = match self.stage.step(&self.input) {
+                Step::More => return self.check_kept(),
+                Step::Close { reply } => {
+                    self.check_words(&reply);
+                    self.ended = true;
+                    self.events.push(Event::Closed(reply.into_owned()));
+                    0
+                }
+                Step::Answer { consumed, reply } => {
+                    self.check_words(&reply);
+                    self.events.push(Event::Said(reply.into_owned()));
+                    consumed
+                }
+                Step::Attempt { consumed, credential, replies } => {
+                    self.check_attempt(consumed, credential.as_ref(), &replies);
+                    self.events.push(Event::Attempt { credential, replies });
+                    consumed
+                }
+            };
+            assert!(self.ended || (1..=self.input.len()).contains(&consumed), "{consumed} bytes consumed");
+            self.input.drain(..consumed);
+        }
+    }
+
+    /// What waits for more bytes is as long as a login may be, whatever it declares.
+    fn check_kept(&self) {
+        let most = match self.dialect {
+            Dialect::Text if !self.input.contains(&b'\n') => LINE_MAX,
+            Dialect::Text => LINE_MAX + BODY_MAX + 3,
+            Dialect::Binary => 24 + BODY_MAX,
+        };
+        assert!(self.input.len() <= most.min(Stage::BUFFER_MAX), "{} bytes are kept", self.input.len());
+        let declared = self.input.get(8..12).filter(|_| self.dialect == Dialect::Binary);
+        let declared = declared.filter(|_| self.input.len() >= 24).and_then(|body| body.try_into().ok());
+        let declared = declared.map_or(0, u32::from_be_bytes);
+        assert!(
+            usize::try_from(declared).is_ok_and(|len| len <= BODY_MAX),
+            "{declared} bytes are waited for"
+        );
+    }
+
+    fn check_attempt(&self, consumed: usize, credential: Option<&Credential>, replies: &Replies) {
+        for words in [&replies.welcome, &replies.refused, &replies.unavailable, &replies.full] {
+            self.check_words(words);
+        }
+        assert_ne!(replies.welcome, replies.refused);
+        let sent = self.input.get(..consumed).unwrap_or_default();
+        if let Some(Credential { id, secret }) = credential {
+            assert!(memmem::find(sent, id.as_str().as_bytes()).is_some(), "an id that wasn't sent");
+            assert!(memmem::find(sent, secret.reveal().as_bytes()).is_some(), "a secret that wasn't sent");
+        }
+    }
+
+    fn check_words(&self, words: &[u8]) {
+        let fine = match self.dialect {
+            Dialect::Text => is_one_line(words),
+            Dialect::Binary => binary_reply(words) == Some(words.len()),
+        };
+        assert!(words.is_empty() || fine, "we said {:?}", String::from_utf8_lossy(words));
+    }
+}

@@ -1,0 +1,256 @@
+//! Requests: the same frames however the input is split, nothing kept beyond a bound, nothing forwarded
+//! that isn't valid, and no byte of a data block read as a command.
+
+use memchr::{memchr, memchr2, memmem};
+
+use super::command::{encoded, encoded_alone, encoded_line};
+use super::{binary_reply, hash, is_one_line, pieces};
+use crate::dialect::{Dialect, Frame, Parsed, Then};
+use crate::request::{Answer, Command, FlagSet, Limits, Meta, Request, SHARED_VALUE_MAX, Store, Verb};
+
+/// Small ones, so that short inputs hold items that are too large; and an ordinary one, for values that
+/// are passed on as they come.
+const ITEM_SIZES: [u64; 4] = [100, 400, 400, 1024 * 1024];
+const FLAG_SETS: [FlagSet; 3] = [FlagSet::Unknown, FlagSet::Old, FlagSet::Newest];
+const TAG: u64 = 1_234_567_890_123;
+/// The longest lines (PROTOCOL, D-5), and the room that a binary head may take.
+const LINE_MAX: usize = 2048;
+const KEYS_LINE_MAX: usize = 1024 * 1024;
+const BINARY_HEAD_MAX: usize = 24 + 20 + 250;
+/// The text commands with a data block, and where its length stands.
+const STORES: [(&[u8], usize); 7] =
+    [(b"set", 4), (b"add", 4), (b"replace", 4), (b"append", 4), (b"prepend", 4), (b"cas", 4), (b"ms", 2)];
+
+pub(super) fn check(dialect: Dialect, input: &[u8]) {
+    let nth = usize::try_from(hash(input) >> 40).unwrap_or(0);
+    let limits = Limits {
+        item_size_max: ITEM_SIZES.get(nth % ITEM_SIZES.len()).copied().unwrap_or(0),
+        flags: FLAG_SETS.get(nth % FLAG_SETS.len()).copied().unwrap_or_default(),
+    };
+    let mut whole = Reader::new(dialect, limits);
+    whole.read(input);
+    let mut split = Reader::new(dialect, limits);
+    for piece in pieces(input) {
+        split.read(piece);
+    }
+    assert_eq!(whole.events, split.events, "split input means something else");
+}
+
+/// What came of a client's bytes.
+#[derive(Debug, PartialEq, Eq)]
+enum Event {
+    Forwarded { command: Vec<u8>, answer: Answer },
+    Streamed { line: Vec<u8>, len: usize },
+    Said(Vec<u8>),
+    Closed(Vec<u8>),
+    Login,
+}
+
+/// Reads as a client's task does, without a socket.
+struct Reader {
+    dialect: Dialect,
+    limits: Limits,
+    input: Vec<u8>,
+    swallow: u64,
+    /// What happens once all is swallowed.
+    then: Option<Event>,
+    /// What is said if no line end follows then.
+    complaint: Option<&'static [u8]>,
+    events: Vec<Event>,
+    ended: bool,
+}
+
+impl Reader {
+    fn new(dialect: Dialect, limits: Limits) -> Self {
+        Self {
+            dialect,
+            limits,
+            input: Vec::new(),
+            swallow: 0,
+            then: None,
+            complaint: None,
+            events: Vec::new(),
+            ended: false,
+        }
+    }
+
+    fn read(&mut self, fresh: &[u8]) {
+        let goes_on = !self.input.is_empty() && self.dialect.goes_on(&self.input, fresh);
+        let mut input = std::mem::take(&mut self.input);
+        input.extend_from_slice(fresh);
+        let mut at = 0;
+        while !self.ended {
+            at += self.swallow_from(input.get(at..).unwrap_or_default());
+            let rest = input.get(at..).unwrap_or_default();
+            if rest.is_empty() || self.swallow > 0 {
+                break;
+            }
+            if let Some(complaint) = self.complaint.take() {
+                if rest.len() < 2 {
+                    self.complaint = Some(complaint);
+                    break;
+                }
+                if rest.starts_with(b"\r\n") {
+                    at += 2;
+                    continue;
+                }
+                self.act(Parsed::Close(complaint.into()));
+                break;
+            }
+            let Some(frame) = self.dialect.parse(rest, self.limits) else {
+                self.check_kept(rest);
+                break;
+            };
+            assert!(!goes_on, "a line that goes on has an end");
+            check_frame(self.dialect, rest, &frame);
+            at += frame.consumed;
+            self.act(frame.parsed);
+        }
+        input.drain(..at);
+        self.input = input;
+    }
+
+    fn swallow_from(&mut self, rest: &[u8]) -> usize {
+        let dropped = usize::try_from(self.swallow).unwrap_or(usize::MAX).min(rest.len());
+        self.swallow -= u64::try_from(dropped).unwrap_or(0);
+        if self.swallow == 0 {
+            self.events.extend(self.then.take());
+        }
+        dropped
+    }
+
+    /// What waits for more bytes is as long as a request may be, whatever it declares.
+    fn check_kept(&self, rest: &[u8]) {
+        let item = usize::try_from(self.limits.item_size_max).unwrap_or(0).min(SHARED_VALUE_MAX);
+        let most = match self.dialect {
+            Dialect::Binary => BINARY_HEAD_MAX + item,
+            Dialect::Text if [&b"get"[..], b"gat"].iter().any(|verb| rest.starts_with(verb)) => {
+                KEYS_LINE_MAX + 2
+            }
+            Dialect::Text => LINE_MAX + item + 4,
+        };
+        assert!(rest.len() <= most, "{} bytes are kept", rest.len());
+    }
+
+    fn act(&mut self, parsed: Parsed<'_>) {
+        match parsed {
+            Parsed::Request(request) => self.events.push(forward(&request)),
+            Parsed::Keys(mut keys) => {
+                assert!(keys.next().is_some(), "no key");
+                while let Some((request, rest)) = keys.next() {
+                    self.events.push(forward(&request));
+                    keys.line = rest;
+                }
+            }
+            Parsed::Answer(words) => self.events.push(Event::Said(words.into_owned())),
+            Parsed::Alone(alone) => {
+                let (command, answer) = (encoded_alone(&alone), alone.answer);
+                self.events.push(Event::Forwarded { command, answer });
+            }
+            Parsed::Stream { request, len, complaint } => {
+                let line = encoded_line(&request, len, TAG);
+                self.events.push(Event::Streamed { line, len });
+                self.swallow = u64::try_from(len).unwrap_or(u64::MAX);
+                self.complaint = complaint;
+            }
+            Parsed::VersionFirst => {
+                assert_eq!(self.limits.flags, FlagSet::Unknown, "the version is known");
+                self.limits.flags = FlagSet::Newest;
+            }
+            Parsed::Swallow { bytes, then } => {
+                self.swallow = bytes;
+                self.then = Some(match then {
+                    Then::Answer(words) => Event::Said(words.into_owned()),
+                    Then::Request(request) => forward(&request),
+                });
+            }
+            Parsed::Close(words) => {
+                self.events.push(Event::Closed(words.into_owned()));
+                self.ended = true;
+            }
+            Parsed::Login => {
+                self.events.push(Event::Login);
+                self.ended = true;
+            }
+        }
+    }
+}
+
+fn forward(request: &Request<'_>) -> Event {
+    Event::Forwarded { command: encoded(request, TAG), answer: request.answer }
+}
+
+fn check_frame(dialect: Dialect, rest: &[u8], frame: &Frame<'_>) {
+    assert!(frame.consumed <= rest.len(), "more consumed than there is");
+    let swallowed = match &frame.parsed {
+        Parsed::Login | Parsed::VersionFirst => return assert_eq!(frame.consumed, 0),
+        Parsed::Close(words) => return check_words(dialect, rest, words),
+        Parsed::Answer(words) => {
+            check_words(dialect, rest, words);
+            0
+        }
+        Parsed::Swallow { bytes, then } => {
+            if let Then::Answer(words) = then {
+                check_words(dialect, rest, words);
+            }
+            usize::try_from(*bytes).unwrap_or(usize::MAX)
+        }
+        Parsed::Stream { len, complaint, .. } => len + complaint.map_or(0, |_| 2),
+        Parsed::Request(request) => {
+            let whole = rest.get(..frame.consumed).unwrap_or_default();
+            let ends = match (&request.command, dialect) {
+                (Command::Store(store), Dialect::Binary) => whole.ends_with(store.value),
+                (
+                    Command::Store(Store { value, .. }) | Command::Meta(Meta { verb: Verb::Set, value, .. }),
+                    _,
+                ) => whole.strip_suffix(b"\r\n").is_some_and(|whole| whole.ends_with(value)),
+                _ => true,
+            };
+            assert!(ends, "a value without its end");
+            0
+        }
+        Parsed::Keys(_) | Parsed::Alone(_) => 0,
+    };
+    assert!(frame.consumed > 0, "nothing consumed");
+    let taken = frame.consumed.saturating_add(swallowed);
+    assert_eq!(Some(taken), end_of(dialect, rest), "the next request begins elsewhere");
+}
+
+/// Where the request at the front of `rest` ends, block and all; `None` where the connection must.
+fn end_of(dialect: Dialect, rest: &[u8]) -> Option<usize> {
+    if dialect == Dialect::Binary {
+        let body: [u8; 4] = rest.get(8..12)?.try_into().ok()?;
+        return usize::try_from(u32::from_be_bytes(body)).ok()?.checked_add(24);
+    }
+    let head = memchr(b'\n', rest)? + 1;
+    // Less is no command (memcached counts the line's end as two bytes, whatever it is).
+    if head < 4 {
+        return Some(head);
+    }
+    let line = rest.get(..head)?.strip_suffix(b"\n")?;
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.starts_with(b" ") || memchr2(0, b'\r', line).is_some() {
+        // Nobody can tell whether a block follows.
+        let stores = STORES.iter().any(|(verb, _)| memmem::find(line, verb).is_some());
+        return (!stores).then_some(head);
+    }
+    let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).collect();
+    let store = STORES.iter().find(|(verb, _)| words.first() == Some(verb));
+    let Some((_, nth)) = store else { return Some(head) };
+    let len = std::str::from_utf8(words.get(*nth)?).ok()?;
+    let plain = (1..=10).contains(&len.len()) && len.bytes().all(|byte| byte.is_ascii_digit());
+    let len: usize = if plain { len.parse().ok()? } else { return None };
+    Some(head + len + 2)
+}
+
+/// Words of ours: silence, one line, or one binary reply to this very request.
+fn check_words(dialect: Dialect, rest: &[u8], words: &[u8]) {
+    let fine = match dialect {
+        Dialect::Text => is_one_line(words),
+        Dialect::Binary => {
+            let same = words.get(1) == rest.get(1) && words.get(12..16) == rest.get(12..16);
+            same && binary_reply(words) == Some(words.len())
+        }
+    };
+    assert!(words.is_empty() || fine, "we said {:?}", String::from_utf8_lossy(words));
+}

@@ -1,0 +1,5 @@
+//! A stranger's bytes, text and binary.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| proxy::fuzzing::check_login(input));

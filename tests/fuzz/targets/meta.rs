@@ -1,0 +1,5 @@
+//! A logged-in client's meta requests, among text ones.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| proxy::fuzzing::check_text(input));

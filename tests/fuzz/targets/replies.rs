@@ -1,0 +1,5 @@
+//! A backend's replies to requests of several clients.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| proxy::fuzzing::check_replies(input));
