@@ -1,75 +1,34 @@
 //! The door, over real sockets and a real store, with no memcached behind it: who gets in, who doesn't,
 //! and what each is told.
 
+#[path = "support/dice.rs"]
+mod dice;
+#[path = "support/door.rs"]
+mod door;
 #[path = "door/live.rs"]
 mod live;
 #[path = "door/long.rs"]
 mod long;
-#[path = "door/memcached.rs"]
+#[path = "support/memcached.rs"]
 mod memcached;
 #[path = "door/usage.rs"]
 mod usage;
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::thread::JoinHandle;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use process::Shutdown;
-use store::{Database, LaneKey, NewToken, NewUser, Store, Token, TokenKey};
-use tempfile::TempDir;
+use store::{NewToken, NewUser, Token};
+
+use door::{Door, pair, sasl, set, token_key};
+use memcached::{Memcached, Program};
 
 const UNAVAILABLE: &str = "SERVER_ERROR backend unavailable\r\n";
 const FAILURE: &str = "CLIENT_ERROR authentication failure\r\n";
 
-/// A proxy with a store of its own; stops when dropped.
-struct Door {
-    address: SocketAddr,
-    health: SocketAddr,
-    folder: TempDir,
-    runtime: tokio::runtime::Runtime,
-    store: Store,
-    shutdown: Shutdown,
-    proxy: Option<JoinHandle<()>>,
-}
-
 impl Door {
-    fn open() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let database = Database::Sqlite(folder.path().join("memgate.db"));
-        let store = runtime.block_on(Store::open(&database)).unwrap();
-        let shutdown = Shutdown::new();
-        let config = proxy::Config { listen: free_port(), health: free_port(), ..proxy::Config::default() };
-        let (token_key, lane_key) = (token_key(folder.path()), lane_key(folder.path()));
-        let (address, health) = (config.listen, config.health);
-        let (stop, theirs) = (shutdown.clone(), database);
-        let proxy = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Runtime::new().unwrap();
-            runtime.block_on(async {
-                let store = Store::open(&theirs).await.unwrap();
-                proxy::run(config, store, token_key, lane_key, stop).await.unwrap();
-            });
-        });
-        let door = Self { address, health, folder, runtime, store, shutdown, proxy: Some(proxy) };
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(address).is_err() {
-            assert!(Instant::now() < deadline, "the proxy doesn't listen");
-            std::thread::yield_now();
-        }
-        door
-    }
-
-    fn sign_up(&self, email: &str) -> Token {
-        let token = NewToken::generate(&token_key(self.folder.path()), "test");
-        let user = NewUser { email, password_hash: None, plan: "default", is_admin: false };
-        self.runtime.block_on(self.store.sign_up(&user, &token)).unwrap();
-        token.token
-    }
-
     fn call(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
+        let stream = TcpStream::connect(self.config.listen).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream
     }
@@ -89,44 +48,10 @@ impl Door {
     }
 }
 
-impl Drop for Door {
-    fn drop(&mut self) {
-        self.shutdown.begin();
-        if let Some(proxy) = self.proxy.take() {
-            let ended = proxy.join();
-            assert!(ended.is_ok() || std::thread::panicking(), "the proxy panicked");
-        }
+impl Memcached {
+    fn start(door: &Door, token: &Token, address: &str) -> Self {
+        Self::start_program(Program::debian(), door, token, address)
     }
-}
-
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-fn token_key(folder: &Path) -> TokenKey {
-    TokenKey::load_or_create(&folder.join("token.key")).unwrap()
-}
-
-fn lane_key(folder: &Path) -> LaneKey {
-    LaneKey::load_or_create(&folder.join("lane.key")).unwrap()
-}
-
-fn set(key: &str, payload: &str) -> String {
-    format!("set {key} 0 0 {}\r\n{payload}\r\n", payload.len())
-}
-
-fn pair(token: &Token) -> String {
-    format!("{} {}", token.id().username(), token.secret().reveal())
-}
-
-fn sasl(opcode: u8, mechanism: &str, message: &str) -> Vec<u8> {
-    let mut out = vec![0x80, opcode];
-    out.extend(u16::try_from(mechanism.len()).unwrap().to_be_bytes());
-    out.extend([0; 4]);
-    out.extend(u32::try_from(mechanism.len() + message.len()).unwrap().to_be_bytes());
-    out.extend([0; 12]);
-    out.extend(mechanism.bytes().chain(message.bytes()));
-    out
 }
 
 /// The statuses of all replies in `said`.

@@ -5,20 +5,9 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::dice::Dice;
+use super::door::{Door, pair, sasl, set};
 use super::memcached::Memcached;
-use super::{Door, pair, sasl, set};
-
-/// Numbers without a pattern, the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % u64::try_from(limit).unwrap()).unwrap()
-    }
-}
 
 /// Sends `pieces` one by one on a new connection; all that comes until its end.
 fn say<'a>(door: &Door, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
@@ -135,7 +124,7 @@ fn however_a_session_is_split_its_replies_are_the_same() {
     let token = door.sign_up("ann@example.com");
     let _memcached = Memcached::start(&door, &token, "10.214.7.1");
     let (user, secret) = (token.id().username(), token.secret().reveal().to_owned());
-    let mut dice = Dice(0x2545_f491_4f6c_dd1d);
+    let mut dice = Dice::new(1);
     let sessions = [text_sessions(&set("x", &pair(&token))), binary_sessions(&user, &secret)].concat();
     for session in sessions {
         let whole = without_cas(say(&door, [&session[..]].into_iter()));
@@ -192,7 +181,7 @@ impl<'a> Client<'a> {
     fn new(door: &Door, user: &'a str, number: usize, login: &str) -> Self {
         let mut stream = door.call();
         stream.write_all(login.as_bytes()).unwrap();
-        let dice = Dice(u64::try_from(number).unwrap() * 0x9e37_79b9 + 1);
+        let dice = Dice::new(u64::try_from(number).unwrap());
         let mut client = Self { user, number, stream: BufReader::new(stream), dice };
         assert_eq!(client.line(), "STORED");
         client

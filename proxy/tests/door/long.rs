@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::memcached::Memcached;
-use super::{Door, pair, set};
+use super::door::{Door, pair, set};
 
 const LONG: usize = 1_000_000;
 

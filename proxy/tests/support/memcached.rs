@@ -1,6 +1,6 @@
-//! A real memcached as containers run it: Debian's, unpacked and not installed, with a lane's login, in a
-//! network namespace of its own (the proxy dials no loopback and one port only, which a memgate in use
-//! may hold on all addresses of this machine). Needs root for the namespace.
+//! A real memcached as containers run it: Debian's (unpacked and not installed) or another, with a lane's
+//! login, in a network namespace of its own (the proxy dials no loopback and one port only, which a memgate
+//! in use may hold on all addresses of this machine). Needs root for the namespace.
 
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -10,23 +10,61 @@ use std::time::{Duration, Instant};
 
 use store::{InstanceState, Observed, Token};
 
-use super::{Door, lane_key};
+use super::door::{Door, lane_key};
 
 const PACKAGES: [&str; 3] = ["memcached", "libevent-2.1-7", "libsasl2-2"];
 
 /// This machine's address on the wire to each of them. Outside of what the provisioner gives out.
 const NEAR: &str = "10.214.7.254/32";
 
+/// Room enough that nothing is ever evicted: which item that would be differs from run to run.
+const MEGABYTES: &str = "1024";
+
+/// A memcached's executable.
+#[derive(Clone)]
+pub(crate) struct Program {
+    pub(crate) path: PathBuf,
+    /// Where its libraries are, if not where all are.
+    pub(crate) libraries: Option<PathBuf>,
+}
+
+impl Program {
+    pub(crate) fn debian() -> Self {
+        let root = unpacked();
+        let libraries = root.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));
+        Self { path: root.join("usr/bin/memcached"), libraries: Some(libraries) }
+    }
+
+    /// A command that runs it, behind the words of `before`.
+    pub(crate) fn command(&self, before: &[&str]) -> Command {
+        let mut command = match before {
+            [] => Command::new(&self.path),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(&self.path);
+                command
+            }
+        };
+        if let Some(libraries) = &self.libraries {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
+        command.args(["-u", "root", "-U", "0", "-t", "2", "-m", MEGABYTES]).stderr(Stdio::null());
+        command
+    }
+}
+
 pub(crate) struct Memcached {
-    address: String,
+    program: Program,
+    pub(crate) address: String,
     namespace: Namespace,
-    login: PathBuf,
+    /// The `-Y` file.
+    pub(crate) login: PathBuf,
     process: Option<Child>,
 }
 
 impl Memcached {
     /// Starts the memcached of `token`'s user on `address` and records its route.
-    pub(crate) fn start(door: &Door, token: &Token, address: &str) -> Self {
+    pub(crate) fn start_program(program: Program, door: &Door, token: &Token, address: &str) -> Self {
         const GENERATION: i64 = 1;
         let (runtime, store) = (&door.runtime, &door.store);
         let instance = runtime.block_on(store.grant(&token.id())).unwrap().unwrap().instance_id;
@@ -34,7 +72,7 @@ impl Memcached {
         let login = door.folder.path().join(address);
         std::fs::write(&login, format!("lane:{secret}\n")).unwrap();
         let namespace = Namespace::with(address);
-        let mut memcached = Self { address: address.to_owned(), namespace, login, process: None };
+        let mut memcached = Self { program, address: address.to_owned(), namespace, login, process: None };
         memcached.restart();
         let seen = Observed {
             state: InstanceState::Running,
@@ -50,14 +88,11 @@ impl Memcached {
 
     pub(crate) fn restart(&mut self) {
         self.kill();
-        let root = unpacked();
-        let process = Command::new("ip")
-            .args(["netns", "exec", &self.namespace.0])
-            .arg(root.join("usr/bin/memcached"))
-            .env("LD_LIBRARY_PATH", root.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH)))
-            .args(["-u", "root", "-p", "11211", "-U", "0", "-t", "2", "-l", &self.address, "-Y"])
+        let process = self
+            .program
+            .command(&["ip", "netns", "exec", &self.namespace.0])
+            .args(["-p", "11211", "-l", &self.address, "-Y"])
             .arg(&self.login)
-            .stderr(Stdio::null())
             .spawn();
         self.process = Some(process.unwrap());
         let deadline = Instant::now() + Duration::from_secs(10);
