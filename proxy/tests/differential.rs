@@ -130,7 +130,7 @@ impl Rig {
                         control: Control::to(direct.address),
                     },
                     proxy: Side {
-                        address: door.address,
+                        address: door.config.listen,
                         logins: Some(logins.clone()),
                         control: memcached.back_door(),
                     },
@@ -159,9 +159,7 @@ fn compare(dialect: Dialect, first: usize) {
         let stream = stream(dialect, seed, pair.counts_high());
         requests += stream.requests.len();
         let mut dice = Dice::new(seed);
-        if pair.try_out(&stream, &mut dice).is_none() {
-            continue;
-        }
+        let Some(first) = pair.try_out(&stream, &mut dice) else { continue };
         if let Some(mut what) = difference(pair, &stream, seed) {
             let least = minimise::minimise(&stream, |stream| match difference(pair, stream, seed) {
                 Some(difference) => {
@@ -172,6 +170,7 @@ fn compare(dialect: Dialect, first: usize) {
             });
             panic!("{}", describe(pair, &least, seed, &what));
         }
+        println!("only once: {}", describe(pair, &stream, seed, &first));
     }
 }
 

@@ -59,7 +59,7 @@ fn through(door: &Door, token: &Token, name: String) -> Partner {
     let message = format!("\0{}\0{}", token.id().username(), token.secret().reveal());
     let text = (set("x", &pair(token)).into_bytes(), b"STORED\r\n".len());
     let binary = (sasl(0x21, "PLAIN", &message), 24 + b"Authenticated".len());
-    Partner { name, address: door.address, logins: Some([text, binary]), names: names(token) }
+    Partner { name, address: door.config.listen, logins: Some([text, binary]), names: names(token) }
 }
 
 /// Holds `transcript` with `partner` in all `manners`; what went another way.

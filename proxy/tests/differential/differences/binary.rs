@@ -72,7 +72,13 @@ impl<'a> Header<'a> {
             let length = if matches!(rule, Rule::Closes) { total } else { self.input.len() };
             return Frame::of(length, rule);
         }
-        Frame { length: total, rule, change: self.change(), highest: self.highest(), key: self.named() }
+        let key = self.named();
+        let (reads, writes) = match self.opcode {
+            0x00 | 0x09 | 0x0c | 0x0d | 0x1d | 0x1e | 0x23 | 0x24 => (vec![key], None),
+            0x1c => (Vec::new(), None),
+            _ => (Vec::new(), Some(key).filter(|key| !key.is_empty())),
+        };
+        Frame { length: total, rule, change: self.change(), highest: self.highest(), reads, writes }
     }
 
     fn highest(&self) -> u64 {
@@ -95,6 +101,7 @@ impl<'a> Header<'a> {
         match self.opcode {
             0x05 | 0x06 | 0x15 | 0x16 => Change::Counts(key),
             0x0e | 0x0f | 0x19 | 0x1a => Change::Extends(key),
+            0x1d | 0x1e | 0x23 | 0x24 => Change::Touches,
             _ => Change::None,
         }
     }

@@ -57,25 +57,31 @@ pub(super) fn first(input: &[u8], column: Column) -> Frame<'_> {
     }
     let data = &input[whole.len()..];
     let (length, rule) = Line { whole, line, data, column }.read();
-    let key = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).nth(1).unwrap_or_default();
-    Frame { length, rule, change: change_of(line), highest: highest_of(line, data), key }
+    let words: Vec<_> = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).collect();
+    let (reads, writes) = match words.as_slice() {
+        [b"get" | b"gets" | b"gat" | b"gats", keys @ ..] => (keys.to_vec(), None),
+        [b"touch", ..] => (Vec::new(), None),
+        [_, key, ..] => (Vec::new(), Some(*key)),
+        _ => (Vec::new(), None),
+    };
+    let (change, highest) = (change_of(&words), highest_of(&words, data));
+    Frame { length, rule, change, highest, reads, writes }
 }
 
 /// Of a store what it stores, of arithmetic what it counts by.
-fn highest_of(line: &[u8], data: &[u8]) -> u64 {
-    let words: Vec<_> = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).collect();
-    match words.as_slice() {
+fn highest_of(words: &[&[u8]], data: &[u8]) -> u64 {
+    match words {
         [b"incr" | b"decr", _, delta, ..] => number_in(delta),
         [verb, ..] if STORES.contains(verb) => number_in(data),
         _ => 0,
     }
 }
 
-fn change_of(line: &[u8]) -> Change<'_> {
-    let mut words = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
-    match (words.next(), words.next()) {
-        (Some(b"incr" | b"decr"), Some(key)) => Change::Counts(key),
-        (Some(b"append" | b"prepend"), Some(key)) => Change::Extends(key),
+fn change_of<'a>(words: &[&'a [u8]]) -> Change<'a> {
+    match words {
+        [b"incr" | b"decr", key, ..] => Change::Counts(key),
+        [b"append" | b"prepend", key, ..] => Change::Extends(key),
+        [b"gat" | b"gats", ..] => Change::Touches,
         _ => Change::None,
     }
 }
