@@ -183,6 +183,13 @@ fn too_large(key: usize, value: usize, flags: u32) -> bool {
     HEADER + key + value + if flags == 0 { 0 } else { FLAGS } > ITEM_SIZE_MAX
 }
 
+/// Whether what is to be appended is kept in chunks because of its flags only, which the item it comes to hasn't
+/// got: memcached then reads past its end. The proxy sends it none.
+fn overruns(key: usize, value: usize, flags: u32) -> bool {
+    const CHUNK: usize = 512 * 1024;
+    flags != 0 && (CHUNK..=CHUNK + FLAGS).contains(&(HEADER + key + value + FLAGS))
+}
+
 /// White space and nothing else: looking for a number in it memcached reads on behind it, whatever is there.
 fn is_blank(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0x0b)

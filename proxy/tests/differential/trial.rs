@@ -1,5 +1,7 @@
 //! One stream on both sides, and what differed then.
 
+use std::time::{Duration, Instant};
+
 use super::dice::Dice;
 use super::differences::{Column, End, Plan, plan};
 use super::said::{self, Pairs};
@@ -10,6 +12,9 @@ use super::stream::{Dialect, Stream, filled, keys};
 const WATCHED: usize = 20;
 /// The caches are filled anew so often.
 const TIMES: usize = 3;
+/// How long a lane may be away, and how often it is looked for.
+const RECOVERY: Duration = Duration::from_secs(20);
+const PACE: Duration = Duration::from_millis(20);
 /// Words of a stream that may have become keys.
 const STRAYS: usize = 100;
 /// Keys that a meta command can name, base64 or not.
@@ -59,6 +64,13 @@ impl Pair {
     fn flush(&mut self) {
         self.reference.flush();
         self.proxy.flush();
+        // A lane that has died isn't dialled again at once.
+        let deadline = Instant::now() + RECOVERY;
+        while self.proxy.converse(Dialect::Text, b"get nothing\r\n", End::Open, None) != Ok(b"END\r\n".into())
+        {
+            assert!(Instant::now() < deadline, "the door doesn't recover");
+            std::thread::sleep(PACE);
+        }
     }
 
     fn attempt(&mut self, stream: &Stream, dice: &mut Dice) -> Option<String> {

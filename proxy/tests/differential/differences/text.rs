@@ -2,7 +2,7 @@
 
 use memchr::{memchr, memchr2, memmem};
 
-use super::{Change, Column, Frame, NOT_YET, Rule, is_blank, number_in, too_large};
+use super::{Change, Column, Frame, NOT_YET, Rule, is_blank, number_in, overruns, too_large};
 
 const ERROR: &str = "ERROR\r\n";
 const BAD_FORMAT: &str = "CLIENT_ERROR bad command line format\r\n";
@@ -230,7 +230,8 @@ impl Line<'_> {
             // D-3
             return (head, ends(if quiet { "" } else { BAD_CHUNK }));
         }
-        if is_blank(&block[..value]) {
+        let extends = matches!(words[0], b"append" | b"prepend");
+        if is_blank(&block[..value]) || (extends && overruns(words[1].len(), value, flags)) {
             return (head, Rule::Stop);
         }
         let rule = match self.trimmed(least) {
