@@ -28,7 +28,7 @@ const FAILURE: &str = "CLIENT_ERROR authentication failure\r\n";
 
 impl Door {
     fn call(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
+        let stream = TcpStream::connect(self.config.listen).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream
     }

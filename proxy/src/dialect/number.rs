@@ -1,7 +1,14 @@
 //! Numbers as memcached reads them: plain digits, a sign where it takes one, nothing else.
 
-/// Digits only, within 64 bits.
+/// The most bytes that memcached reads a number of 64 bits from.
+const LONG_MAX: usize = 22;
+
+/// Digits only, within 64 bits, and not too many zeros in front.
 pub(crate) fn unsigned(token: &[u8]) -> Option<u64> {
+    digits(token).filter(|_| token.len() <= LONG_MAX)
+}
+
+fn digits(token: &[u8]) -> Option<u64> {
     if token.is_empty() {
         return None;
     }
@@ -14,14 +21,25 @@ pub(crate) fn unsigned(token: &[u8]) -> Option<u64> {
 /// Digits with an optional minus, within 64 bits.
 fn signed(token: &[u8]) -> Option<i64> {
     match token.strip_prefix(b"-") {
-        Some(digits) => 0_i64.checked_sub_unsigned(unsigned(digits)?),
-        None => i64::try_from(unsigned(token)?).ok(),
+        Some(rest) => 0_i64.checked_sub_unsigned(digits(rest)?),
+        None => i64::try_from(digits(token)?).ok(),
     }
+}
+
+/// The digits of a number as C reads them, minus and all: with white space in front, a plus, and anything
+/// behind more white space. memcached still reads the flags and the exptime of a store so.
+fn c_digits(token: &[u8]) -> &[u8] {
+    let is_space = |byte: &u8| matches!(byte, b'\t' | 0x0b | 0x0c);
+    let begin = token.iter().position(|byte| !is_space(byte)).unwrap_or(token.len());
+    let token = token.get(begin..).unwrap_or_default();
+    let end = token.iter().position(is_space).unwrap_or(token.len());
+    let digits = token.get(..end).unwrap_or_default();
+    digits.strip_prefix(b"+").filter(|digits| !digits.starts_with(b"-")).unwrap_or(digits)
 }
 
 /// An exptime of a store: any 64-bit number, of which memcached keeps the low 32 bits.
 pub(crate) fn truncated(token: &[u8]) -> Option<i32> {
-    let low = signed(token)?.to_le_bytes();
+    let low = signed(c_digits(token))?.to_le_bytes();
     low.first_chunk().copied().map(i32::from_le_bytes)
 }
 
@@ -38,9 +56,15 @@ pub(crate) fn exact(token: &[u8]) -> Option<i32> {
 /// See [`exact`].
 pub(crate) const LONE_MINUS: &[u8] = b"-";
 
-/// Flags: any 64-bit number, of which memcached keeps the low 32 bits.
+/// Flags: any 64-bit number, of which memcached keeps the low 32 bits. A minus wraps it round, and is found
+/// out only where that makes it large.
 pub(crate) fn flags(token: &[u8]) -> Option<u32> {
-    let low = unsigned(token)?.to_le_bytes();
+    let token = c_digits(token);
+    let value = match token.strip_prefix(b"-") {
+        Some(rest) => Some(digits(rest)?.wrapping_neg()).filter(|value| i64::try_from(*value).is_ok())?,
+        None => digits(token)?,
+    };
+    let low = value.to_le_bytes();
     low.first_chunk().copied().map(u32::from_le_bytes)
 }
 
@@ -95,8 +119,13 @@ mod tests {
         assert_eq!(truncated(b"4294967296"), Some(0));
         assert_eq!(truncated(b"-1"), Some(-1));
         assert_eq!(truncated(b"x"), None);
+        assert_eq!((truncated(b"\t+7\t8"), flags(b"+7")), (Some(7), Some(7)));
+        assert_eq!((flags(b"-0"), flags(b"-18446744073709551609")), (Some(0), Some(7)));
+        assert_eq!((truncated(b"+-7"), flags(b"-7"), flags(b"+"), flags(b"\t")), (None, None, None, None));
         assert_eq!(exact(b"4294967296"), None);
         assert_eq!(exact(b"-2147483648"), Some(i32::MIN));
+        assert_eq!((exact(b"-"), exact(b"00000000007"), exact(b"000000000007")), (Some(0), Some(7), None));
+        assert_eq!(unsigned(b"00000000000000000000007"), None);
         assert_eq!(flags(b"4294967297"), Some(1));
         assert_eq!(length(b"2147483645"), Some(2_147_483_645));
         assert_eq!(length(b"2147483646"), None);

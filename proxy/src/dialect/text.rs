@@ -17,6 +17,8 @@ const LINE_MAX: usize = 2048;
 const LINE_END: &[u8] = b"\r\n";
 /// What `stats` may be asked for: the others dump keys, reset or tune something.
 pub(super) const STAT_GROUPS: [&[u8]; 5] = [b"", b"items", b"slabs", b"sizes", b"settings"];
+/// Of the words behind a verb memcached sees these; it reads on only for more keys.
+const ARGUMENTS_MAX: usize = 22;
 
 const ERROR: &[u8] = b"ERROR\r\n";
 pub(super) const BAD_FORMAT: &[u8] = b"CLIENT_ERROR bad command line format\r\n";
@@ -125,9 +127,11 @@ impl<'a> Line<'a> {
             })),
             b"flush_all" => Some(self.flush_all(rest, noreply)),
             b"stats" => Some(self.stats(rest, noreply)),
-            b"version" => Some(self.version(noreply)),
+            b"version" => Some(self.version()),
             b"verbosity" => Some(self.answer(b"OK\r\n", noreply)),
             b"quit" => Some(self.frame(Parsed::Close(Cow::Borrowed(b"")))),
+            // A request to be quiet, about nothing.
+            b"noreply" if rest.is_empty() => Some(self.answer(ERROR, true)),
             _ => Some(self.refuse(rest, noreply)),
         }
     }
@@ -225,8 +229,9 @@ impl<'a> Line<'a> {
         }
     }
 
-    fn version(&self, noreply: bool) -> Frame<'a> {
-        let answer = Answer::Text(TextAnswer::Line { noreply });
+    /// Can't be asked not to answer.
+    fn version(&self) -> Frame<'a> {
+        let answer = Answer::Text(TextAnswer::Line { noreply: false });
         self.frame(Parsed::Request(Request { command: Command::Version, key: Key::plain(b""), answer }))
     }
 
@@ -329,8 +334,9 @@ pub(crate) fn tokens(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|byte| *byte == b' ').filter(|token| !token.is_empty())
 }
 
+/// Whether what is behind the verb says so where memcached still looks.
 fn ends_in_noreply(line: &[u8]) -> bool {
-    tokens(line).last() == Some(b"noreply")
+    tokens(line).take(ARGUMENTS_MAX).last() == Some(b"noreply")
 }
 
 #[cfg(test)]

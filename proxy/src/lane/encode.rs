@@ -64,8 +64,11 @@ pub(crate) fn line(request: &Request<'_>, len: usize, tag: u64, out: &mut Vec<u8
             number::write_len(len, out);
             out.extend_from_slice(if encoded { b" b" } else { b"" });
             unsigned(b" C", store.cas, out);
-            unsigned(b" F", Some(u64::from(store.flags)), out);
-            signed(b" T", Some(store.exptime), out);
+            // For the same reason as in `keeps_flags`.
+            if !matches!(store.mode, Mode::Append | Mode::Prepend) {
+                unsigned(b" F", Some(u64::from(store.flags)), out);
+                signed(b" T", Some(store.exptime), out);
+            }
             out.extend_from_slice(match store.mode {
                 Mode::Set => b"",
                 Mode::Add => b" ME",
@@ -79,6 +82,14 @@ pub(crate) fn line(request: &Request<'_>, len: usize, tag: u64, out: &mut Vec<u8
     }
     unsigned(b" O", Some(tag), out);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Whether a store keeps the flags of what is there: its own are for nothing then. And worse than that: an
+/// item which only they make so long that it is kept in chunks is read by memcached as if it weren't, and
+/// what it finds there, behind the item, becomes part of the value.
+fn keeps_flags(meta: &Meta<'_>) -> bool {
+    let extends = tokens(meta.flags).any(|flag| flag.starts_with(b"MA") || flag.starts_with(b"MP"));
+    meta.verb == Verb::Set && extends && !tokens(meta.flags).any(|flag| flag.starts_with(b"N"))
 }
 
 /// The caller's own flags, checked before: those that mean something to the verb, ours instead of its
@@ -105,6 +116,9 @@ fn meta_line(name: Key<'_>, meta: &Meta<'_>, len: usize, tag: u64, out: &mut Vec
         if *letter == b'O' {
             tagged = true;
             unsigned(b" O", Some(tag), out);
+            continue;
+        }
+        if *letter == b'F' && keeps_flags(meta) {
             continue;
         }
         out.extend_from_slice(&[b' ', *letter]);
@@ -212,7 +226,7 @@ mod tests {
             (Command::Version, b"", TEXT, "version\r\n"),
             (store(Mode::Set, None), b"a", TEXT, "ms a 3 F5 T-1 O9\r\nxyz\r\n"),
             (store(Mode::Set, Some(0)), b"a", TEXT, "ms a 3 C0 F5 T-1 O9\r\nxyz\r\n"),
-            (store(Mode::Prepend, None), b"\0", BINARY, "ms AA== 3 b F5 T-1 MP c O9\r\nxyz\r\n"),
+            (store(Mode::Prepend, None), b"\0", BINARY, "ms AA== 3 b MP c O9\r\nxyz\r\n"),
             (
                 Command::Arithmetic { decrement: true, delta: 2, create: None, cas: None },
                 b"a",
@@ -240,7 +254,8 @@ mod tests {
             (Verb::Get, "", "mg k O9\r\n"),
             (Verb::Get, "v q k t0 O123 s", "mg k v k t O9 s\r\n"),
             (Verb::Get, "T- N-1 R30 P1 Lx F5 E7", "mg k T0 N-1 R30 E7 O9\r\n"),
-            (Verb::Set, "F7 MAppend I v c", "ms k 2 F7 MA I c O9\r\nxy\r\n"),
+            (Verb::Set, "F7 MAppend I v c", "ms k 2 MA I c O9\r\nxy\r\n"),
+            (Verb::Set, "F7 MP N0", "ms k 2 F7 MP N0 O9\r\nxy\r\n"),
             (Verb::Delete, "q C5 x", "md k C5 x O9\r\n"),
             (Verb::Arithmetic, "M- D5 v", "ma k M- D5 v O9\r\n"),
         ] {

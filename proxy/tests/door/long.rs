@@ -4,8 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use super::door::{Door, pair, set};
 use super::memcached::Memcached;
-use super::{Door, pair, set};
 
 const LONG: usize = 1_000_000;
 

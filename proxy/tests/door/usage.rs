@@ -4,11 +4,11 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use super::door::{Door, pair, set};
 use super::memcached::Memcached;
-use super::{Door, pair, set};
 
 fn metrics(door: &Door) -> String {
-    let mut stream = TcpStream::connect(door.health).unwrap();
+    let mut stream = TcpStream::connect(door.config.health).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
     let mut said = String::new();
     stream.read_to_string(&mut said).unwrap();

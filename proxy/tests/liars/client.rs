@@ -125,7 +125,7 @@ impl<'a> Client<'a> {
             1 => Dialect::Meta,
             _ => Dialect::Binary,
         };
-        let stream = TcpStream::connect(door.address).unwrap();
+        let stream = TcpStream::connect(door.config.listen).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         let mut stream = BufReader::with_capacity(64 * 1024, stream);

@@ -11,9 +11,7 @@ use tempfile::TempDir;
 
 /// A proxy with a store of its own; stops when dropped.
 pub(crate) struct Door {
-    pub(crate) address: SocketAddr,
-    #[allow(dead_code, reason = "not every test crate asks for numbers")]
-    pub(crate) health: SocketAddr,
+    pub(crate) config: proxy::Config,
     pub(crate) folder: TempDir,
     pub(crate) runtime: tokio::runtime::Runtime,
     pub(crate) store: Store,
@@ -30,18 +28,17 @@ impl Door {
         let shutdown = Shutdown::new();
         let config = proxy::Config { listen: free_port(), health: free_port(), ..proxy::Config::default() };
         let (token_key, lane_key) = (token_key(folder.path()), lane_key(folder.path()));
-        let (address, health) = (config.listen, config.health);
-        let (stop, theirs) = (shutdown.clone(), database);
+        let (own, stop, theirs) = (config.clone(), shutdown.clone(), database);
         let proxy = std::thread::spawn(move || {
             let runtime = tokio::runtime::Runtime::new().unwrap();
             runtime.block_on(async {
                 let store = Store::open(&theirs).await.unwrap();
-                proxy::run(config, store, token_key, lane_key, stop).await.unwrap();
+                proxy::run(own, store, token_key, lane_key, stop).await.unwrap();
             });
         });
-        let door = Self { address, health, folder, runtime, store, shutdown, proxy: Some(proxy) };
+        let door = Self { config, folder, runtime, store, shutdown, proxy: Some(proxy) };
         let deadline = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(address).is_err() {
+        while TcpStream::connect(door.config.listen).is_err() {
             assert!(Instant::now() < deadline, "the proxy doesn't listen");
             std::thread::yield_now();
         }

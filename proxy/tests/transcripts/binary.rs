@@ -8,7 +8,8 @@
 //!
 //! A request's fields are `k` (key), `v` (value), `x` (extras, in hex), `cas`; for extras by name `flags`, `exp`,
 //! `delta`, `initial` (what isn't named is 0), and to lie about lengths `keylen`, `extlen`, `body`. Every
-//! opaque is 0xdeadbeef. `raw BYTES` is what it says. A status has its own text as its value.
+//! opaque is 0xdeadbeef. `raw BYTES` is what it says. A status has its own text as its value. `stats` are all
+//! replies to one `stat`.
 
 use super::script::{Piece, pieces, plain};
 
@@ -155,6 +156,9 @@ pub(crate) fn request(line: &str) -> Vec<Piece> {
 }
 
 pub(crate) fn reply(line: &str) -> Vec<Piece> {
+    if line == "stats" {
+        return std::iter::once(Piece::Stats).chain(reply("stat ok")).collect();
+    }
     let mut words = line.split_whitespace();
     let opcode = opcode(words.next().unwrap());
     let status = words.next().unwrap_or_else(|| panic!("{line}: no status"));

@@ -218,14 +218,9 @@ fn matched(expected: &[Piece], said: &[u8], names: &mut Names) -> Result<usize, 
     for piece in expected {
         let rest = &said[at..];
         let used = match piece {
-            Piece::Bytes(bytes) => {
-                let same = bytes.iter().zip(rest).take_while(|(one, other)| one == other).count();
-                match same {
-                    same if same == bytes.len() => same,
-                    same if same == rest.len() => return Err(Why::Short),
-                    _ => return Err(Why::Other),
-                }
-            }
+            Piece::Bytes(bytes) if rest.starts_with(bytes) => bytes.len(),
+            Piece::Bytes(bytes) if bytes.starts_with(rest) => return Err(Why::Short),
+            Piece::Bytes(_) => return Err(Why::Other),
             Piece::Number | Piece::Named(_) => {
                 let digits = rest.iter().take_while(|byte| byte.is_ascii_digit() || **byte == b'-').count();
                 match digits {
@@ -240,6 +235,7 @@ fn matched(expected: &[Piece], said: &[u8], names: &mut Names) -> Result<usize, 
                 meet(piece, digits.as_bytes(), &mut met)?;
                 8
             }
+            Piece::Stats => statistics(rest)?,
             Piece::Line => rest.iter().position(|byte| *byte == b'\r').ok_or(Why::Short)?,
             Piece::Length => {
                 let bytes: &[u8; 4] = rest.first_chunk().ok_or(Why::Short)?;
@@ -253,6 +249,28 @@ fn matched(expected: &[Piece], said: &[u8], names: &mut Names) -> Result<usize, 
     }
     *names = met;
     Ok(at)
+}
+
+/// How long the statistics are that `said` begins with; what follows has come too, or has begun to.
+fn statistics(said: &[u8]) -> Result<usize, Why> {
+    let mut at = 0;
+    loop {
+        let rest = &said[at..];
+        let header: Option<&[u8; 24]> = rest.first_chunk().filter(|header| header[0] == 0x81);
+        at += match header {
+            Some(header) if header[2..4] == [0, 0] => return Ok(at),
+            Some(header) => {
+                let body = u32::from_be_bytes(*header[8..].first_chunk().unwrap());
+                24 + usize::try_from(body).unwrap()
+            }
+            None if rest.starts_with(b"STAT ") => memchr::memchr(b'\n', rest).ok_or(Why::Short)? + 1,
+            None if rest.len() < 24 && !rest.starts_with(b"END") => return Err(Why::Short),
+            None => return Ok(at),
+        };
+        if at > said.len() {
+            return Err(Why::Short);
+        }
+    }
 }
 
 /// Digits where a name is expected; how many they are.
@@ -285,6 +303,7 @@ fn describe(piece: &Piece) -> String {
         Piece::Number => "{?}".to_owned(),
         Piece::Named(name) | Piece::Cas(name) => format!("{{{name}}}"),
         Piece::Line | Piece::Body => "{*}".to_owned(),
+        Piece::Stats => "{stats}".to_owned(),
         Piece::Length => "{length}".to_owned(),
     }
 }

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! `\r \n \t \0 \xNN \\ \{` are bytes, `{k*251}` is 251 times a `k`. In what must come `{?}` is a number, `{*}`
-//! the rest of the line, `{a}` a number that is the same wherever `{a}` is, and may be sent. Tags: `D-n` or
+//! the rest of the line, `{stats}` any lines of statistics, `{a}` a number that is the same wherever `{a}` is,
+//! and may be sent. Tags: `D-n` or
 //! `ours` (memcached says something else), `binary` (lines as in `binary.rs`), `stranger` (before login;
 //! `{login}` and `{#login}` are what logs in and its length), or a feature that has to be there.
 
@@ -39,6 +40,8 @@ pub(crate) enum Piece {
     Named(String),
     /// The rest of the line.
     Line,
+    /// Lines that begin with STAT, or binary messages with a key.
+    Stats,
     /// The same as [`Piece::Named`], as eight bytes.
     Cas(String),
     /// Four bytes that say how long [`Piece::Body`] is.
@@ -147,6 +150,7 @@ pub(crate) fn pieces(text: &str) -> Vec<Piece> {
                 all.push(match name {
                     "?" => Piece::Number,
                     "*" => Piece::Line,
+                    "stats" => Piece::Stats,
                     name => Piece::Named(name.to_owned()),
                 });
             }

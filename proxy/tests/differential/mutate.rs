@@ -1,0 +1,100 @@
+//! Requests gone wrong: bytes changed, lost, doubled, cut off; words and requests in the wrong place.
+
+use super::dice::Dice;
+use super::stream::{Dialect, pick};
+
+const WORDS: [&[u8]; 26] = [
+    b"get",
+    b"gets",
+    b"gat",
+    b"set",
+    b"add",
+    b"cas",
+    b"append",
+    b"incr",
+    b"touch",
+    b"delete",
+    b"noreply",
+    b"quit",
+    b"version",
+    b"HTTP/1.1",
+    b"lru",
+    b"watch",
+    b"0",
+    b"-1",
+    b"1",
+    b"2147483647",
+    b"4294967296",
+    b"a",
+    b"b",
+    b"",
+    b" ",
+    b"\r\n",
+];
+const BYTES: [u8; 16] =
+    [b' ', b'\r', b'\n', b'\t', 0, 0x80, 0xff, 0x7f, b'0', b'9', b'-', b'+', b'a', b'k', 1, 8];
+
+/// Spoils some of `requests`.
+pub(crate) fn spoil(dialect: Dialect, requests: &mut Vec<Vec<u8>>, dice: &mut Dice) {
+    for _ in 0..1 + dice.below(3) {
+        let at = dice.below(requests.len());
+        match dice.below(12) {
+            0 => {
+                let other = requests[at].clone();
+                requests.insert(dice.below(requests.len()), other);
+            }
+            1 => drop(requests.remove(at)),
+            2..5 if dialect == Dialect::Text => replace_word(&mut requests[at], dice),
+            2..6 if dialect == Dialect::Binary => spoil_header(&mut requests[at], dice),
+            _ => spoil_bytes(&mut requests[at], dice),
+        }
+        if requests.is_empty() {
+            return;
+        }
+    }
+}
+
+fn replace_word(request: &mut Vec<u8>, dice: &mut Dice) {
+    let mut words: Vec<Vec<u8>> = request.split(|byte| *byte == b' ').map(<[u8]>::to_vec).collect();
+    let at = dice.below(words.len());
+    let word = pick(dice, &WORDS).to_vec();
+    match dice.below(3) {
+        0 => words[at] = word,
+        1 => words.insert(at, word),
+        _ => drop(words.remove(at)),
+    }
+    *request = words.join(&b' ');
+}
+
+/// Opcode, lengths, and what else the first 24 bytes say.
+fn spoil_header(request: &mut [u8], dice: &mut Dice) {
+    const PLACES: [usize; 12] = [1, 1, 2, 3, 3, 4, 5, 7, 8, 10, 11, 11];
+    let Some(byte) = request.get_mut(*pick(dice, &PLACES)) else { return };
+    *byte = match dice.below(4) {
+        0 => byte.wrapping_add(1),
+        1 => byte.wrapping_sub(1),
+        2 => u8::try_from(dice.below(40)).unwrap(),
+        _ => u8::try_from(dice.below(256)).unwrap(),
+    };
+}
+
+fn spoil_bytes(request: &mut Vec<u8>, dice: &mut Dice) {
+    if request.is_empty() {
+        return;
+    }
+    // The beginning of a request says most.
+    let window = if dice.below(4) == 0 { request.len() } else { request.len().min(60) };
+    let at = dice.below(window);
+    let end = (at + 1 + dice.below(8)).min(request.len());
+    match dice.below(6) {
+        0 => request[at] = *pick(dice, &BYTES),
+        1 => request[at] ^= 1 << dice.below(8),
+        2 => request.insert(at, *pick(dice, &BYTES)),
+        3 => drop(request.drain(at..end)),
+        4 => {
+            let some = request[at..end].to_vec();
+            request.splice(at..at, some);
+        }
+        _ => request.truncate(at),
+    }
+}

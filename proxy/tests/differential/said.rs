@@ -1,0 +1,143 @@
+//! What two memcacheds said: is it the same? A cas is only a name here, each counts its own: the same where
+//! the same cas of the other stands. Times to live may differ by the second that may have passed, and a number
+//! by the spaces behind it.
+
+use std::collections::HashMap;
+
+use super::stream::Dialect;
+
+const CLOCK: i64 = 2;
+
+#[derive(Debug, PartialEq, Eq)]
+enum Part<'a> {
+    Bytes(&'a [u8]),
+    Cas(u64),
+    TimeToLive(i64),
+    /// With its length, whatever that was.
+    Value(&'a [u8]),
+    /// Each has its own.
+    Version,
+}
+
+/// Which cas of the one is which of the other.
+#[derive(Clone, Default)]
+pub(crate) struct Pairs {
+    there: HashMap<u64, u64>,
+    back: HashMap<u64, u64>,
+}
+
+impl Pairs {
+    pub(crate) fn are_same(&mut self, one: u64, other: u64) -> bool {
+        if one == 0 || other == 0 {
+            return one == other;
+        }
+        *self.there.entry(one).or_insert(other) == other && *self.back.entry(other).or_insert(one) == one
+    }
+}
+
+/// Whether both said the same.
+pub(crate) fn same(dialect: Dialect, one: &[u8], other: &[u8], pairs: &mut Pairs) -> bool {
+    let (one, other) = (parts(dialect, one), parts(dialect, other));
+    one.len() == other.len()
+        && one.iter().zip(&other).all(|both| match both {
+            (Part::Cas(one), Part::Cas(other)) => pairs.are_same(*one, *other),
+            (Part::TimeToLive(one), Part::TimeToLive(other)) => {
+                // -1 is no time, but never.
+                (*one < 0) == (*other < 0) && (one - other).abs() <= CLOCK
+            }
+            (Part::Value(one), Part::Value(other)) => one == other || number_in(one) == number_in(other),
+            (one, other) => one == other,
+        })
+}
+
+/// The digits of a number with spaces behind it. Never the same as that of anything else.
+fn number_in(value: &[u8]) -> Result<&[u8], &[u8]> {
+    let digits = value.trim_ascii_end();
+    let spaces = &value[digits.len()..];
+    let is_number = digits.iter().all(u8::is_ascii_digit) && spaces.iter().all(|byte| *byte == b' ');
+    if is_number { Ok(digits) } else { Err(value) }
+}
+
+fn parts(dialect: Dialect, said: &[u8]) -> Vec<Part<'_>> {
+    let mut all = Vec::new();
+    let mut rest = said;
+    while !rest.is_empty() {
+        let used = match dialect {
+            Dialect::Text => line(rest, &mut all),
+            Dialect::Binary => message(rest, &mut all),
+        };
+        rest = &rest[used..];
+    }
+    all
+}
+
+fn message<'a>(said: &'a [u8], all: &mut Vec<Part<'a>>) -> usize {
+    let Some(header) = said.first_chunk::<24>().filter(|header| header[0] == 0x81) else {
+        all.push(Part::Bytes(said));
+        return said.len();
+    };
+    let body = u32::from_be_bytes(*header[8..].first_chunk().unwrap());
+    let total = (24 + usize::try_from(body).unwrap()).min(said.len());
+    if header[1] == 0x0b && header[6..8] == [0, 0] {
+        all.push(Part::Version);
+        return total;
+    }
+    let fields = 24 + usize::from(header[4]) + usize::from(u16::from_be_bytes([header[2], header[3]]));
+    let fields = fields.min(total);
+    all.extend([&said[..8], &said[12..16]].map(Part::Bytes));
+    all.push(Part::Cas(u64::from_be_bytes(*header[16..].first_chunk().unwrap())));
+    all.push(Part::Bytes(&said[24..fields]));
+    all.push(Part::Value(&said[fields..total]));
+    total
+}
+
+fn line<'a>(said: &'a [u8], all: &mut Vec<Part<'a>>) -> usize {
+    let length = memchr::memchr(b'\n', said).map_or(said.len(), |end| end + 1);
+    let line = &said[..length];
+    let words: Vec<&[u8]> = line.trim_ascii_end().split(|byte| *byte == b' ').collect();
+    let block = match words.as_slice() {
+        [b"VERSION", ..] => {
+            all.push(Part::Version);
+            return length;
+        }
+        [b"VALUE", key, flags, bytes, cas @ ..] => {
+            all.extend([*key, flags].map(Part::Bytes));
+            all.extend(cas.iter().map(|cas| number(cas).map_or(Part::Bytes(cas), Part::Cas)));
+            number(bytes)
+        }
+        [b"VA", bytes, flags @ ..] => {
+            all.push(Part::Bytes(b"VA"));
+            all.extend(flags.iter().map(|flag| meta_flag(flag)));
+            number(bytes)
+        }
+        [b"HD", flags @ ..] => {
+            all.push(Part::Bytes(b"HD"));
+            all.extend(flags.iter().map(|flag| meta_flag(flag)));
+            None
+        }
+        _ => {
+            all.push(Part::Bytes(line));
+            return length;
+        }
+    };
+    // How the line ended.
+    all.push(Part::Bytes(&line[line.trim_ascii_end().len()..]));
+    let Some(block) = block.and_then(|bytes| usize::try_from(bytes).ok()) else { return length };
+    let end = (length + block).min(said.len());
+    let total = (end + 2).min(said.len());
+    all.extend([Part::Value(&said[length..end]), Part::Bytes(&said[end..total])]);
+    total
+}
+
+fn meta_flag(flag: &[u8]) -> Part<'_> {
+    let text = std::str::from_utf8(flag).unwrap_or_default();
+    match text.split_at_checked(1) {
+        Some(("c", cas)) => cas.parse().map_or(Part::Bytes(flag), Part::Cas),
+        Some(("t", seconds)) => seconds.parse().map_or(Part::Bytes(flag), Part::TimeToLive),
+        _ => Part::Bytes(flag),
+    }
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
