@@ -168,6 +168,7 @@ impl Line<'_> {
             b"touch" if words[2] == b"-" => self.with_zero(2),
             b"incr" | b"decr" | b"touch" => self.trimmed(3),
             b"delete" => self.trimmed(2),
+            b"flush_all" => self.flush(&words[1..]),
             b"version" => Rule::Same,
             b"quit" => Rule::Closes,
             // Section 7: does nothing.
@@ -191,6 +192,17 @@ impl Line<'_> {
         match other.trimmed(words.len().min(3)) {
             Rule::Instead(other) if place == 2 => Rule::Instead(other),
             _ => Rule::Instead(line),
+        }
+    }
+
+    fn flush(&self, words: &[&[u8]]) -> Rule {
+        match words {
+            [] => Rule::Same,
+            [b"noreply"] => Rule::Same,
+            [delay, ..] if !is_number(delay, 11, true) => self.says(BAD_EXPTIME, self.is_quiet()),
+            // It would go on behind the stream.
+            [delay, ..] if lenient(delay).is_some_and(|delay| delay > 0) => Rule::Stop,
+            _ => self.trimmed(2),
         }
     }
 
