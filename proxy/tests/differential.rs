@@ -198,10 +198,10 @@ fn describe(pair: &Pair, stream: &Stream, seed: u64, what: &str) -> String {
 
 #[test]
 fn text() {
-    compare(Dialect::Text, 50);
+    compare(Dialect::Text, 80);
 }
 
 #[test]
 fn binary() {
-    compare(Dialect::Binary, 60);
+    compare(Dialect::Binary, 90);
 }

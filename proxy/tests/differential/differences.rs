@@ -42,7 +42,7 @@ struct Frame<'a> {
     highest: u64,
     /// What it reads.
     reads: Vec<&'a [u8]>,
-    /// What it makes into something else.
+    /// What it makes into something else, or ends.
     writes: Option<&'a [u8]>,
 }
 

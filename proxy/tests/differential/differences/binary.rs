@@ -75,7 +75,6 @@ impl<'a> Header<'a> {
         let key = self.named();
         let (reads, writes) = match self.opcode {
             0x00 | 0x09 | 0x0c | 0x0d | 0x1d | 0x1e | 0x23 | 0x24 => (vec![key], None),
-            0x1c => (Vec::new(), None),
             _ => (Vec::new(), Some(key).filter(|key| !key.is_empty())),
         };
         Frame { length: total, rule, change: self.change(), highest: self.highest(), reads, writes }

@@ -60,7 +60,6 @@ pub(super) fn first(input: &[u8], column: Column) -> Frame<'_> {
     let words: Vec<_> = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).collect();
     let (reads, writes) = match words.as_slice() {
         [b"get" | b"gets" | b"gat" | b"gats", keys @ ..] => (keys.to_vec(), None),
-        [b"touch", ..] => (Vec::new(), None),
         [_, key, ..] => (Vec::new(), Some(*key)),
         _ => (Vec::new(), None),
     };
