@@ -34,7 +34,7 @@ const SPLITS: usize = 3;
 
 /// The address of each memcached behind the proxy, but for the last number, which counts on from here.
 const NETWORK: &str = "10.214.7.";
-const FIRST: usize = 40;
+const FIRST: usize = 70;
 
 fn transcripts() -> Vec<Transcript> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");

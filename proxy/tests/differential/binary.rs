@@ -8,7 +8,7 @@ const EXPTIMES: [u32; 9] = [0, 0, 0, 100, 2_592_000, 2_592_001, 2_000_000_000, 0
 const DELTAS: [u64; 7] = [0, 1, 5, 99, 1 << 40, 1 << 63, u64::MAX];
 /// Of those, at the end.
 const DELTAS_HIGH: usize = 2;
-const WITHOUT_KEY: [u8; 3] = [0x0a, 0x0a, 0x0b];
+const WITHOUT_KEY: [u8; 5] = [0x0a, 0x0a, 0x0b, 0x08, 0x18];
 
 pub(crate) struct Message<'a> {
     pub(crate) opcode: u8,

@@ -57,7 +57,12 @@ const FLAGS: [&str; 12] = [
 ];
 const LENGTHS: [&str; 9] =
     ["-1", "abc", "2147483645", "2147483646", "4294967296", "+1", "1a", "00000000001", "0"];
-const OTHERS: [&str; 20] = [
+const OTHERS: [&str; 25] = [
+    "flush_all",
+    "flush_all 0",
+    "flush_all noreply",
+    "flush_all -1 noreply",
+    "flush_all x",
     "version",
     "version noreply",
     "verbosity 0",

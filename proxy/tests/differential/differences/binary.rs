@@ -75,7 +75,6 @@ impl<'a> Header<'a> {
         let key = self.named();
         let (reads, writes) = match self.opcode {
             0x00 | 0x09 | 0x0c | 0x0d | 0x1d | 0x1e | 0x23 | 0x24 => (vec![key], None),
-            0x1c => (Vec::new(), None),
             _ => (Vec::new(), Some(key).filter(|key| !key.is_empty())),
         };
         Frame { length: total, rule, change: self.change(), highest: self.highest(), reads, writes }
@@ -121,8 +120,9 @@ impl<'a> Header<'a> {
         let keyed = (1..=KEY_MAX).contains(&self.key);
         let has_value = self.body > fields;
         let fits = match self.opcode {
-            // Not yet, or nothing that can be compared.
-            0x08 | 0x18 | 0x10 => return Some(Complaint::Stop),
+            // Nothing that can be compared.
+            0x10 => return Some(Complaint::Stop),
+            0x08 | 0x18 => self.key == 0 && !has_value && matches!(self.extras, 0 | 4),
             // The one asks for logins, the other doesn't.
             0x20..=0x22 => return Some(Complaint::Stop),
             0x07 | 0x0a | 0x0b | 0x17 => self.body == 0,
@@ -138,6 +138,10 @@ impl<'a> Header<'a> {
         };
         if !fits {
             return Some(Complaint::Theirs(INVALID));
+        }
+        if matches!(self.opcode, 0x08 | 0x18) && self.input.get(HEADER..HEADER + self.body)? > &[0; 4][..] {
+            // It would go on behind the stream.
+            return Some(Complaint::Stop);
         }
         let key = self.input.get(HEADER + self.extras..HEADER + fields)?;
         let encoded = key.iter().any(|byte| *byte <= b' ' || *byte == 0x7f);

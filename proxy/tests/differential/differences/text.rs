@@ -60,7 +60,6 @@ pub(super) fn first(input: &[u8], column: Column) -> Frame<'_> {
     let words: Vec<_> = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).collect();
     let (reads, writes) = match words.as_slice() {
         [b"get" | b"gets" | b"gat" | b"gats", keys @ ..] => (keys.to_vec(), None),
-        [b"touch", ..] => (Vec::new(), None),
         [_, key, ..] => (Vec::new(), Some(*key)),
         _ => (Vec::new(), None),
     };
@@ -168,6 +167,7 @@ impl Line<'_> {
             b"touch" if words[2] == b"-" => self.with_zero(2),
             b"incr" | b"decr" | b"touch" => self.trimmed(3),
             b"delete" => self.trimmed(2),
+            b"flush_all" => self.flush(&words[1..]),
             b"version" => Rule::Same,
             b"quit" => Rule::Closes,
             // Section 7: does nothing.
@@ -191,6 +191,17 @@ impl Line<'_> {
         match other.trimmed(words.len().min(3)) {
             Rule::Instead(other) if place == 2 => Rule::Instead(other),
             _ => Rule::Instead(line),
+        }
+    }
+
+    fn flush(&self, words: &[&[u8]]) -> Rule {
+        match words {
+            [] => Rule::Same,
+            [b"noreply"] => Rule::Same,
+            [delay, ..] if !is_number(delay, 11, true) => self.says(BAD_EXPTIME, self.is_quiet()),
+            // It would go on behind the stream.
+            [delay, ..] if lenient(delay).is_some_and(|delay| delay > 0) => Rule::Stop,
+            _ => self.trimmed(2),
         }
     }
 
