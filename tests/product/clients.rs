@@ -10,20 +10,29 @@ use crate::text::Text;
 /// Bytes of values: 1 MB in memcached's sense leaves room for the item's own head.
 const SIZES: [usize; 6] = [1, 100, 1024, 16 * 1024, 512 * 1024, 1_000_000];
 
-fn python() -> PathBuf {
-    let named = std::env::var_os("MEMGATE_TEST_PYTHON").map(PathBuf::from);
-    let python = named
-        .unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/tools/python/bin/python"));
-    assert!(python.exists(), "the Python clients are missing: run ./deploy/test, which installs them");
-    python
+/// Scripts of tests/clients, each for one client library.
+const SCRIPTS: [&str; 5] = ["binary.py", "text.py", "classic.py", "meta.py", "sasl.js"];
+
+/// What ./deploy/test has installed: named by a variable, or where it is by default.
+fn tool(variable: &str, default: &str) -> PathBuf {
+    let named = std::env::var_os(variable).map(PathBuf::from);
+    let tool = named.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(default));
+    assert!(tool.exists(), "{} is missing: run ./deploy/test, which installs it", tool.display());
+    tool
 }
 
-/// Runs tests/clients/SCRIPT with where and who; the script fails by itself at what it doesn't like.
-fn script(product: &Product, script: &str, arguments: &[&str], who: &Credentials) -> Output {
-    Command::new(python())
+/// Runs a script with where and who; it fails by itself at what it doesn't like.
+fn script(product: &Product, script: &str, what: &str, who: &Credentials) -> Output {
+    let mut command = if script.ends_with(".js") {
+        let mut node = Command::new("node");
+        node.env("NODE_PATH", tool("MEMGATE_TEST_NODE_MODULES", "target/tools/node/node_modules"));
+        node
+    } else {
+        Command::new(tool("MEMGATE_TEST_PYTHON", "target/tools/python/bin/python"))
+    };
+    command
         .arg(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script))
-        .args(arguments)
-        .args([&product.endpoint().to_string(), &who.username, &who.password])
+        .args([what, &product.endpoint().to_string(), &who.username, &who.password])
         .args(SIZES.map(|size| size.to_string()))
         .output()
         .unwrap()
@@ -34,12 +43,12 @@ fn passes(output: &Output, what: &str) {
 }
 
 #[test]
-fn python_clients_store_and_read_back() {
+fn client_libraries_do_all_they_can() {
     let product = Product::start();
     let (ada, bob) = (product.add_user("ada@example.org"), product.add_user("bob@example.org"));
-    for client in ["binary.py", "text.py"] {
-        passes(&script(&product, client, &["use"], &ada), client);
-        passes(&script(&product, client, &["find-nothing"], &bob), client);
+    for client in SCRIPTS {
+        passes(&script(&product, client, "use", &ada), client);
+        passes(&script(&product, client, "find-nothing", &bob), client);
     }
     let spare = product.credentials(&["token", "create", &ada.email, "--name", "spare"]);
     product.json(&["token", "revoke", &spare.username]);
@@ -47,16 +56,16 @@ fn python_clients_store_and_read_back() {
     wait_until(within(1), "the revoked token is refused", || {
         Text::connect(product.endpoint()).set("auth", login.as_bytes()) != "STORED"
     });
-    for client in ["binary.py", "text.py"] {
-        passes(&script(&product, client, &["be-refused"], &spare), client);
-        passes(&script(&product, client, &["use"], &ada), client);
+    for client in SCRIPTS {
+        passes(&script(&product, client, "be-refused", &spare), client);
+        passes(&script(&product, client, "use", &ada), client);
     }
 }
 
-/// memccp and memccat with SASL.
+/// One of libmemcached's tools, with SASL.
 fn libmemcached(product: &Product, program: &str, who: &Credentials, arguments: &[&str]) -> Output {
     Command::new(program)
-        .args(["--binary", &format!("--servers={}", product.endpoint())])
+        .arg(format!("--servers={}", product.endpoint()))
         .args([format!("--username={}", who.username), format!("--password={}", who.password)])
         .args(arguments)
         .output()
@@ -72,17 +81,60 @@ fn libmemcached_stores_and_reads_back() {
         let path = product.folder().join(&key);
         let value: Vec<u8> = (0..size).map(|at| b'a' + u8::try_from(at % 26).unwrap()).collect();
         fs::write(&path, &value).unwrap();
-        passes(&libmemcached(&product, "memccp", &ada, &[path.to_str().unwrap()]), "memccp");
-        let read = libmemcached(&product, "memccat", &ada, &[&key]);
+        passes(&libmemcached(&product, "memccp", &ada, &["--binary", path.to_str().unwrap()]), "memccp");
+        let read = libmemcached(&product, "memccat", &ada, &["--binary", &key]);
         passes(&read, "memccat");
         assert_eq!(read.stdout.strip_suffix(b"\n").unwrap_or(&read.stdout), value, "{size} bytes");
-        assert!(
-            !libmemcached(&product, "memccat", &bob, &[&key]).status.success(),
-            "another user sees {key}"
-        );
+        let others = libmemcached(&product, "memccat", &bob, &["--binary", &key]);
+        assert!(!others.status.success(), "another user sees {key}");
     }
     let wrong = Credentials { password: bob.password, ..ada };
-    assert!(!libmemcached(&product, "memccat", &wrong, &["file1"]).status.success());
+    assert!(!libmemcached(&product, "memccat", &wrong, &["--binary", "file1"]).status.success());
+}
+
+#[test]
+fn libmemcached_tools_do_all_they_can() {
+    let product = Product::start();
+    let ada = product.add_user("ada@example.org");
+    let file = product.folder().join("file");
+    fs::write(&file, "value").unwrap();
+    let file = file.to_str().unwrap();
+    for (line, succeeds, says) in [
+        ("memcping", true, ""),
+        ("memccp --binary --set --flags=7 --expire=1000", true, ""),
+        ("memccp --binary --add", false, "DATA EXISTS"),
+        ("memccp --binary --replace --flags=8", true, ""),
+        ("memccat --binary --flags file", true, "8\nvalue"),
+        ("memcexist --binary file", true, ""),
+        ("memcexist --binary nothing", false, ""),
+        // Looking for it doesn't make it.
+        ("memcexist --binary nothing", false, ""),
+        ("memctouch --binary --expire=1000 file", true, ""),
+        ("memctouch --binary --expire=1000 nothing", false, ""),
+        ("memcstat --binary", true, "curr_items: 1"),
+        ("memcrm --binary file", true, ""),
+        ("memcrm --binary file", false, ""),
+        ("memccat --binary file", false, ""),
+        ("memccp --binary --buffer --non-blocking", true, ""),
+        ("memccat --binary file", true, "value"),
+        ("memcflush --binary --expire=1000", true, ""),
+        ("memccat --binary file", true, "value"),
+        ("memcflush --binary", true, ""),
+        ("memccat --binary file", false, ""),
+        ("memccp --binary --replace", false, "NOT FOUND"),
+        // It can't do that with a login.
+        ("memcdump", false, "NOT SUPPORTED"),
+    ] {
+        let mut words: Vec<&str> = line.split(' ').collect();
+        let program = words.remove(0);
+        if program == "memccp" {
+            words.push(file);
+        }
+        let output = libmemcached(&product, program, &ada, &words);
+        let said = [&output.stdout[..], &output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(output.status.success() == succeeds && said.contains(says), "{line}: {said}");
+    }
 }
 
 #[test]

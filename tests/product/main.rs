@@ -8,5 +8,6 @@ mod faults;
 mod lifecycle;
 mod many;
 mod privileges;
+mod rust_client;
 mod support;
 mod text;

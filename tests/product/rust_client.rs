@@ -1,0 +1,85 @@
+//! The Rust `memcache` crate, in text and binary, through the proxy: every operation it has.
+
+use std::time::Duration;
+
+use memcache::{Client, CommandError, MemcacheError};
+
+use crate::support::{Credentials, Product};
+
+/// It tries to log in again and again for so long.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+fn connect(product: &Product, who: &Credentials, protocol: &str) -> Result<Client, MemcacheError> {
+    let Credentials { username, password, .. } = who;
+    Client::builder()
+        .add_server(format!("memcache://{username}:{password}@{}?protocol={protocol}", product.endpoint()))?
+        .with_max_pool_size(2)
+        .with_connection_timeout(PATIENCE)
+        .with_read_timeout(Duration::from_secs(10))
+        .with_write_timeout(Duration::from_secs(10))
+        .build()
+}
+
+#[test]
+fn the_memcache_crate_does_all_it_can() {
+    let product = Product::start();
+    let (ada, bob) = (product.add_user("ada@example.org"), product.add_user("bob@example.org"));
+    for protocol in ["ascii", "binary"] {
+        let client = connect(&product, &ada, protocol).unwrap();
+        every_operation(&client, protocol);
+        for size in [1, 100, 16 * 1024, 512 * 1024, 1_000_000] {
+            let value: Vec<u8> = b"\r\nEND\r\n\0".iter().copied().cycle().take(size).collect();
+            client.set("value", value.as_slice(), 0).unwrap();
+            assert!(client.get::<Vec<u8>>("value").unwrap() == Some(value), "{size} bytes, {protocol}");
+        }
+        let other = connect(&product, &bob, protocol).unwrap();
+        assert_eq!(other.get::<Vec<u8>>("value").unwrap(), None);
+        let wrong = Credentials { password: bob.password.clone(), ..ada.clone() };
+        let refused = connect(&product, &wrong, protocol).and_then(|client| client.get::<Vec<u8>>("value"));
+        assert!(refused.is_err(), "another's password is accepted");
+    }
+}
+
+fn every_operation(client: &Client, protocol: &str) {
+    client.flush().unwrap();
+    assert_eq!(client.get::<String>("a").unwrap(), None);
+    client.set("a", "text", 1000).unwrap();
+    assert_eq!(client.get::<String>("a").unwrap().as_deref(), Some("text"));
+    // In text it takes NOT_STORED for success.
+    let refused = [
+        (client.add("a", "x", 0), CommandError::KeyExists),
+        (client.replace("c", 1, 0), CommandError::KeyNotFound),
+        (client.append("c", ">"), CommandError::Unknown(5)),
+    ];
+    // It never looks at what a prepend is answered.
+    client.prepend("c", "<").unwrap();
+    for (result, error) in refused {
+        let as_expected = match &result {
+            Err(MemcacheError::CommandError(said)) => *said == error,
+            result => protocol == "ascii" && result.is_ok(),
+        };
+        assert!(as_expected, "{result:?} instead of {error:?} in {protocol}");
+    }
+    client.add("b", 5, 0).unwrap();
+    client.replace("b", 6, 0).unwrap();
+    assert_eq!(client.get::<u32>("b").unwrap(), Some(6));
+    client.append("a", ">").unwrap();
+    client.prepend("a", "<").unwrap();
+    assert_eq!(client.get::<String>("a").unwrap().as_deref(), Some("<text>"));
+    assert_eq!(client.get::<String>("c").unwrap(), None);
+    let found = client.gets::<(Vec<u8>, u32, Option<u64>)>(&["a", "b", "c"]).unwrap();
+    assert_eq!(found.len(), 2);
+    let (value, _, cas) = &found["a"];
+    assert_eq!(value, b"<text>");
+    let cas = cas.expect("no cas");
+    assert!(client.cas("a", "new", 0, cas).unwrap() && !client.cas("a", "newer", 0, cas).unwrap());
+    assert!(!client.cas("c", "newer", 0, cas).unwrap());
+    assert_eq!((client.increment("b", 4).unwrap(), client.decrement("b", 1).unwrap()), (10, 9));
+    assert!(client.touch("a", 1000).unwrap() && !client.touch("c", 1000).unwrap());
+    assert!(client.delete("b").unwrap() && !client.delete("b").unwrap());
+    assert!(client.version().unwrap()[0].1.starts_with("1."));
+    // In text it reads one line and takes the next for the answer to what it asks next.
+    assert!(protocol == "ascii" || client.stats().unwrap()[0].1.contains_key("curr_items"));
+    client.flush_with_delay(1000).unwrap();
+    assert_eq!(client.get::<String>("a").unwrap().as_deref(), Some("new"), "flushed before its time");
+}
