@@ -244,11 +244,16 @@ pub(crate) enum Kind {
     Touch,
     Version,
     Forget,
-    /// `value`: whether it asks for one.
-    Meta {
-        verb: Verb,
-        value: bool,
-    },
+    Meta { verb: Verb, value: Wanted },
+}
+
+/// Whether a meta request asks for the value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    No,
+    Yes,
+    /// Newer memcacheds leave it out if the item's cas is the one given.
+    UnlessSame,
 }
 
 impl Kind {
@@ -265,9 +270,13 @@ impl<'a> Key<'a> {
 }
 
 impl Meta<'_> {
-    fn asks_for_value(&self) -> bool {
-        let reads = matches!(self.verb, Verb::Get | Verb::Arithmetic);
-        reads && self.flags.split(|byte| *byte == b' ').any(|flag| flag.starts_with(b"v"))
+    fn value_wanted(&self) -> Wanted {
+        let asks = |letter| self.flags.split(|byte| *byte == b' ').any(|flag| flag.first() == Some(&letter));
+        match self.verb {
+            Verb::Get if asks(b'v') && asks(b'C') => Wanted::UnlessSame,
+            Verb::Get | Verb::Arithmetic if asks(b'v') => Wanted::Yes,
+            _ => Wanted::No,
+        }
     }
 }
 
@@ -281,7 +290,7 @@ impl Command<'_> {
             Self::Touch { .. } => Kind::Touch,
             Self::Version => Kind::Version,
             Self::Forget => Kind::Forget,
-            Self::Meta(meta) => Kind::Meta { verb: meta.verb, value: meta.asks_for_value() },
+            Self::Meta(meta) => Kind::Meta { verb: meta.verb, value: meta.value_wanted() },
         }
     }
 }

@@ -190,7 +190,7 @@ impl Usage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::{Fault, Stamp};
+    use crate::request::{Fault, Stamp, Wanted};
 
     #[test]
     fn what_is_answered_is_counted_once() {
@@ -198,7 +198,7 @@ mod tests {
         let asked = Asked(u32::MAX - 9);
         for (kind, outcome) in [
             (Kind::Get, Outcome::Value(Stamp::default(), b"x")),
-            (Kind::Meta { verb: Verb::Get, value: true }, Outcome::Miss),
+            (Kind::Meta { verb: Verb::Get, value: Wanted::Yes }, Outcome::Miss),
             (Kind::Touch, Outcome::Failed(Fault::TimedOut)),
         ] {
             usage.answered(kind, &outcome, asked, Asked(90));

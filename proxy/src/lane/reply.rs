@@ -3,7 +3,7 @@
 use memchr::{memchr, memchr2};
 
 use crate::dialect::number;
-use crate::request::{Head, Kind, Outcome, Reply, Stamp, Verb};
+use crate::request::{Head, Kind, Outcome, Reply, Stamp, Verb, Wanted};
 
 /// The longest line memcached sends here: a status, flags and our tag.
 const LINE_MAX: usize = 2048;
@@ -161,9 +161,7 @@ impl Answered<'_> {
             Outcome::Value(_, data) => {
                 tagged && gives_value(kind) && (!is_arithmetic(kind) || is_number(data))
             }
-            Outcome::Done(_) => {
-                tagged && (!gives_value(kind) || may_keep_value(kind)) && kind != Kind::Version
-            }
+            Outcome::Done(_) => tagged && gives_none(kind),
             Outcome::Miss => tagged && kind != Kind::Version,
             Outcome::NotStored => tagged && (stores(kind) || is_arithmetic(kind) || deletes(kind)),
             Outcome::Exists => tagged && (stores(kind) || is_arithmetic(kind) || deletes(kind)),
@@ -176,14 +174,22 @@ impl Answered<'_> {
     }
 }
 
-/// Whether the answer to this kind, where it isn't a refusal, is a value.
+/// Whether the answer to this kind, where it isn't a refusal, may be a value.
 fn gives_value(kind: Kind) -> bool {
-    matches!(kind, Kind::Get | Kind::Arithmetic | Kind::Meta { value: true, .. })
+    match kind {
+        Kind::Get | Kind::Arithmetic => true,
+        Kind::Meta { value, .. } => value != Wanted::No,
+        _ => false,
+    }
 }
 
-/// Whether the value may be left out all the same: newer memcacheds do so for `mg`'s `C`.
-fn may_keep_value(kind: Kind) -> bool {
-    matches!(kind, Kind::Meta { verb: Verb::Get, .. })
+/// Whether it may be none.
+fn gives_none(kind: Kind) -> bool {
+    match kind {
+        Kind::Get | Kind::Arithmetic | Kind::Version => false,
+        Kind::Meta { value, .. } => value != Wanted::Yes,
+        _ => true,
+    }
 }
 
 /// Whether that value may be long.
@@ -278,9 +284,10 @@ mod tests {
             assert!(!reply(lines).answers(Kind::Arithmetic, 7));
         }
         for verb in [Verb::Get, Verb::Arithmetic] {
-            for value in [false, true] {
-                assert_eq!(reply(b"VA 1 O7\r\n1\r\n").answers(Kind::Meta { verb, value }, 7), value);
-                let without = !value || verb == Verb::Get;
+            for (value, with, without) in
+                [(Wanted::No, false, true), (Wanted::Yes, true, false), (Wanted::UnlessSame, true, true)]
+            {
+                assert_eq!(reply(b"VA 1 O7\r\n1\r\n").answers(Kind::Meta { verb, value }, 7), with);
                 assert_eq!(reply(b"HD O7\r\n").answers(Kind::Meta { verb, value }, 7), without);
             }
         }

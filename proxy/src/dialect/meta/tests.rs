@@ -37,9 +37,10 @@ const BAD: &str = "CLIENT_ERROR bad command line format";
 fn lines_mean_what_memcached_reads_in_them() {
     let k = "k".repeat(251);
     for (input, expected) in [
-        ("mg a\r\n", "Meta { verb: Get, value: false } a [6]".to_owned()),
-        ("mg a v t f Oabc q\r\n", "Meta { verb: Get, value: true } a [19]".to_owned()),
-        ("mg YQ== b v\r\n", "Meta { verb: Get, value: true } YQ== [13]".to_owned()),
+        ("mg a\r\n", "Meta { verb: Get, value: No } a [6]".to_owned()),
+        ("mg a v t f Oabc q\r\n", "Meta { verb: Get, value: Yes } a [19]".to_owned()),
+        ("mg a C5 v\r\n", "Meta { verb: Get, value: UnlessSame } a [11]".to_owned()),
+        ("mg YQ== b v\r\n", "Meta { verb: Get, value: Yes } YQ== [13]".to_owned()),
         ("mg\r\n", format!("say {BAD}")),
         ("mg \r\n", format!("say {BAD}")),
         ("mg a !\r\n", format!("say {BAD}")),
@@ -48,11 +49,11 @@ fn lines_mean_what_memcached_reads_in_them() {
         ("mg %%% b v\r\n", "say CLIENT_ERROR error decoding key".to_owned()),
         ("mg a Nx\r\n", "say CLIENT_ERROR bad token in command line format".to_owned()),
         ("mg a F4294967296\r\n", format!("say {BAD}")),
-        ("md a q\r\n", "Meta { verb: Delete, value: false } a [8]".to_owned()),
-        ("ma a MD D5\r\n", "Meta { verb: Arithmetic, value: false } a [12]".to_owned()),
+        ("md a q\r\n", "Meta { verb: Delete, value: No } a [8]".to_owned()),
+        ("ma a MD D5\r\n", "Meta { verb: Arithmetic, value: No } a [12]".to_owned()),
         ("ma a MZ\r\n", "say CLIENT_ERROR invalid mode for ma M token".to_owned()),
         ("ma a Dx\r\n", "say CLIENT_ERROR invalid or duplicate flag".to_owned()),
-        ("ms a 1 MA\r\nx\r\n", "Meta { verb: Set, value: false } a [14]".to_owned()),
+        ("ms a 1 MA\r\nx\r\n", "Meta { verb: Set, value: No } a [14]".to_owned()),
         ("ms a 1 MA\r\nx\r", "more".to_owned()),
         ("ms a 1 MZ\r\n", "swallow 3 say CLIENT_ERROR invalid mode for ms M token".to_owned()),
         ("ms a 1 !\r\n", format!("close {BAD}")),
@@ -70,7 +71,7 @@ fn lines_mean_what_memcached_reads_in_them() {
     assert_eq!(say(&format!("mg {k} v\r\n")), format!("say {BAD}"));
     assert_eq!(say(&format!("ms {k} 1\r\n")), format!("swallow 3 say {BAD}"));
     assert_eq!(say(&format!("ma {k}\r\n")), "say CLIENT_ERROR invalid or duplicate flag");
-    assert_eq!(say(&format!("mg a O{}\r\n", "o".repeat(31))), "Meta { verb: Get, value: false } a [39]");
+    assert_eq!(say(&format!("mg a O{}\r\n", "o".repeat(31))), "Meta { verb: Get, value: No } a [39]");
     let long = format!("mg a O{}\r\n", "o".repeat(32));
     assert_eq!(say(&long), "say CLIENT_ERROR opaque token too long");
     let eighteen = "mg a b c f h k l O1 q s t v u P1 L1 N0 R0 T0 C1".replace("mg a b", "mg YQ== b");

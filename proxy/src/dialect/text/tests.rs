@@ -74,7 +74,7 @@ fn lines_mean_what_memcached_reads_in_them() {
         ("touch a x\r\n", "say CLIENT_ERROR invalid exptime argument [11]".to_owned()),
         ("delete a 5\r\n", "Delete a [12]".to_owned()),
         ("delete\r\n", format!("say {bad} [8]")),
-        ("ms a 1\r\nx\r\n", "Meta { verb: Set, value: false } a [11]".to_owned()),
+        ("ms a 1\r\nx\r\n", "Meta { verb: Set, value: No } a [11]".to_owned()),
         ("flush_all\r\n", "FlushAll { delay: None } [11]".to_owned()),
         ("flush_all 5 noreply\r\n", "FlushAll { delay: Some(5) } [21]".to_owned()),
         ("flush_all x\r\n", "say CLIENT_ERROR invalid exptime argument [13]".to_owned()),
