@@ -236,6 +236,7 @@ impl Client {
             && self.outbox.unsent() < UNSENT_MAX
             && lane_takes
             && !self.outbox.is_deferring()
+            && !(self.state.waits_for_reads && self.outbox.reading() > 0)
     }
 
     /// The lane that a request would go to, if that takes no more for now.

@@ -52,6 +52,8 @@ pub(crate) struct Outbox {
     /// How much of the buffer the socket has taken.
     sent: Cell<usize>,
     in_flight: Cell<usize>,
+    /// Gets among them.
+    reading: Cell<usize>,
     /// A key of the current `get` line couldn't be had: the line ends in this instead of END.
     failed: Cell<Option<Fault>>,
     touched: Cell<bool>,
@@ -85,6 +87,7 @@ impl Outbox {
             buffer: RefCell::default(),
             sent: Cell::new(0),
             in_flight: Cell::new(0),
+            reading: Cell::new(0),
             failed: Cell::new(None),
             touched: Cell::new(false),
             blocked: Cell::new(false),
@@ -158,9 +161,25 @@ impl Outbox {
         self.wake.give();
     }
 
-    /// One more reply is to come.
-    pub(crate) fn expect_one(&self) {
+    /// One more reply is to come, to a request of this kind.
+    pub(crate) fn expect(&self, kind: Kind) {
         self.in_flight.set(self.in_flight.get() + 1);
+        self.reading.set(self.reading.get() + usize::from(kind.is_get()));
+    }
+
+    /// Words of ours are to come.
+    pub(crate) fn expect_words(&self) {
+        self.in_flight.set(self.in_flight.get() + 1);
+    }
+
+    /// Replies to gets that are still to come.
+    pub(crate) fn reading(&self) -> usize {
+        self.reading.get()
+    }
+
+    fn has_come(&self, kind: Kind) {
+        self.in_flight.set(self.in_flight.get().saturating_sub(1));
+        self.reading.set(self.reading.get().saturating_sub(usize::from(kind.is_get())));
     }
 
     /// Until this is dropped the client's task is woken by replies too. Take it before the first await
@@ -214,7 +233,7 @@ impl Outbox {
 
     /// One reply has come: memcached's. It is put off if another was, or if the client takes too little.
     pub(crate) fn answer(&self, answer: Answer, kind: Kind, note: &[u8], reply: &Reply<'_>) {
-        self.in_flight.set(self.in_flight.get().saturating_sub(1));
+        self.has_come(kind);
         if self.is_deferring() {
             self.defer(Deferred::of(answer, kind, note, reply));
         } else if self.takes(&reply.outcome) {
@@ -226,7 +245,7 @@ impl Outbox {
 
     /// One reply has come, with a value too long for the lane: it must be asked for again.
     pub(crate) fn put_off(&self, answer: Answer, kind: Kind, note: &[u8], tokens: &[u8]) {
-        self.in_flight.set(self.in_flight.get().saturating_sub(1));
+        self.has_come(kind);
         self.defer(Deferred::again(answer, kind, note, tokens));
     }
 

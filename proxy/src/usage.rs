@@ -29,6 +29,7 @@ pub(crate) struct Usage {
     bytes_out: Cell<u64>,
     micros: Cell<u64>,
     latency: [Cell<u64>; BUCKETS],
+    long_values: Cell<bool>,
 }
 
 fn add(sum: &Cell<u64>, more: u64) {
@@ -118,7 +119,18 @@ impl Usage {
             bytes_out: Cell::default(),
             micros: Cell::default(),
             latency: Default::default(),
+            long_values: Cell::new(false),
         }
+    }
+
+    /// A value has been met that is too long for a lane that is shared.
+    pub(crate) fn met_long_value(&self) {
+        self.long_values.set(true);
+    }
+
+    /// Whether there are such values here.
+    pub(crate) fn has_long_values(&self) -> bool {
+        self.long_values.get()
     }
 
     /// The time, for [`Usage::answered`].

@@ -22,6 +22,8 @@ pub(crate) struct State {
     pub(super) resent: Option<bool>,
     /// The front of the input is to be read as the newest memcached would: the one behind is away.
     pub(super) reads_as_newest: bool,
+    /// The front of the input changes something: not before the client's gets have been answered.
+    pub(super) waits_for_reads: bool,
     /// How many more small answers it takes until the client shares its lane again.
     bulky: u8,
 }

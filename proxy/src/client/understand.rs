@@ -11,9 +11,7 @@ use crate::dialect::{self, Frame, Parsed};
 use crate::grants::Verdict;
 use crate::lane::Lane;
 use crate::login::{self, Credential};
-use crate::request::{
-    Answer, Command, Fault, FlagSet, Key, Limits, Meta, Mode, Outcome, Request, TextAnswer, Verb,
-};
+use crate::request::{Answer, Command, Fault, FlagSet, Key, Limits, Mode, Outcome, Request, TextAnswer};
 
 /// Requests of one client in one turn of the loop.
 const BUDGET: usize = 256;
@@ -66,6 +64,9 @@ impl Client {
                         Some(false) => {}
                     }
                 }
+                if self.must_wait(&request.command) {
+                    return Err((0, Next::Held));
+                }
                 self.send(&request).map_err(|next| (frame.consumed, next))?;
             }
             Parsed::Keys(keys) => self.ask_for(keys).map_err(|next| (frame.consumed, next))?,
@@ -74,6 +75,7 @@ impl Client {
                 self.state.swallow = Some(Swallow { bytes, then: then.into() });
             }
             Parsed::Stream { request, len, complaint } => {
+                self.home.usage.met_long_value();
                 let store = OwnStore::new(&request, len, complaint, self.home.tag());
                 return Err((frame.consumed, Next::Errand(Box::new(Errand::Store(store)))));
             }
@@ -146,13 +148,26 @@ impl Client {
         dropped
     }
 
+    /// Whether a request would change what the client has asked for and not been told yet. Where values
+    /// are so long that they are asked for a second time, that must be done before.
+    fn must_wait(&mut self, command: &Command<'_>) -> bool {
+        let reads = matches!(command, Command::Get { .. } | Command::Version) || command.kind().is_get();
+        self.state.waits_for_reads = !reads && self.outbox.reading() > 0 && self.home.usage.has_long_values();
+        self.state.waits_for_reads
+    }
+
     /// Puts a request on the lane, or answers that there is none. A client that asks for long values
     /// reads them from a lane of its own.
     fn send(&mut self, request: &Request<'_>) -> Result<(), Next> {
+        let on_its_own = match request.command {
+            // Asked for a second time, it might be gone.
+            Command::Get { exptime: Some(_) } => self.home.usage.has_long_values(),
+            _ => self.state.is_bulky() && request.command.kind().is_get(),
+        };
+        if on_its_own {
+            return Err(Next::Errand(Box::new(Errand::Get(OwnGet::new(request)))));
+        }
         if self.state.is_bulky() {
-            if reads_only(&request.command) {
-                return Err(Next::Errand(Box::new(Errand::Get(OwnGet::new(request)))));
-            }
             self.state.saw_small();
         }
         match self.lane() {
@@ -212,14 +227,5 @@ impl Client {
         if request.answer == Answer::Text(TextAnswer::Line { noreply: false }) {
             self.say(Cow::Borrowed(b"STORED\r\n"));
         }
-    }
-}
-
-/// Whether it may be asked for again: nothing but a value is wanted.
-fn reads_only(command: &Command<'_>) -> bool {
-    match command {
-        Command::Get { exptime } => exptime.is_none(),
-        Command::Meta(Meta { verb, .. }) => *verb == Verb::Get,
-        _ => false,
     }
 }

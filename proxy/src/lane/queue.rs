@@ -54,8 +54,8 @@ impl Queue {
         let before = self.notes.len();
         dialect::note(request, &mut self.notes);
         let note_len = self.notes.len() - before;
-        client.expect_one();
         let (kind, asked) = (request.command.kind(), client.asked());
+        client.expect(kind);
         self.waiting.push_back(Waiting {
             client,
             what: What::Reply { tag, kind, answer: request.answer, note_len, asked },
@@ -65,7 +65,7 @@ impl Queue {
 
     /// Notes words for `client` behind what it waits for.
     pub(super) fn push_words(&mut self, words: Cow<'static, [u8]>, client: Rc<Outbox>) {
-        client.expect_one();
+        client.expect_words();
         self.waiting.push_back(Waiting { client, what: What::Words(words) });
     }
 
@@ -153,6 +153,7 @@ impl Queue {
 
     /// A value too long for this lane: its client asks again elsewhere.
     fn put_off(&mut self, next: Waiting, tokens: &[u8], touched: &mut Vec<Rc<Outbox>>) {
+        self.usage.met_long_value();
         if let What::Reply { answer, kind, note_len, .. } = next.what {
             next.client.put_off(answer, kind, self.note(note_len), tokens);
             self.notes.drain(..note_len);

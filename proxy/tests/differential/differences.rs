@@ -23,13 +23,6 @@ pub(crate) enum Column {
     Old,
 }
 
-/// The proxy asks again for a value too long for a lane that is shared, when what the client sent behind the
-/// `get` has been done: a value of a later time, if that was a write, or none, if a `gat` has ended it. Streams
-/// end before these while this is so.
-const READS_LATE: bool = true;
-/// So much has been sent before there is a value as long as that.
-const LONG: usize = 100_000;
-
 /// Features that the proxy doesn't have yet: streams end before them.
 const NOT_YET: &[&[u8]] = &[b"mg", b"ms", b"md", b"ma", b"mn", b"me"];
 
@@ -63,8 +56,6 @@ enum Change<'a> {
     /// A number that has become shorter may keep its length, with spaces, or not: memcached does the one or
     /// the other as replies are still on their way out.
     Counts(&'a [u8]),
-    /// May end it, while it is read.
-    Touches,
     /// Makes those spaces a part of the value.
     Extends(&'a [u8]),
 }
@@ -122,7 +113,7 @@ pub(crate) fn plan(dialect: Dialect, mut stream: Vec<u8>, probe: &[u8], columns:
     let begun = stream.len();
     stream.extend_from_slice(probe);
     let mut reference = Vec::new();
-    let (mut keys, mut counted, mut read) = (HashSet::new(), HashSet::new(), HashSet::new());
+    let (mut keys, mut counted) = (HashSet::new(), HashSet::new());
     let mut at = 0;
     while at < stream.len() {
         let rest = &stream[at..];
@@ -131,18 +122,12 @@ pub(crate) fn plan(dialect: Dialect, mut stream: Vec<u8>, probe: &[u8], columns:
         if highest >= HIGH && columns.contains(&Column::Old) {
             rule = Rule::Stop;
         }
-        let touches = matches!(change, Change::Touches);
         match change {
             Change::Extends(key) if counted.contains(key) => rule = Rule::Stop,
             Change::Counts(key) => drop(counted.insert(key.to_vec())),
-            Change::Extends(_) | Change::Touches | Change::None => {}
-        }
-        let late = touches || writes.is_some_and(|key| read.contains(key));
-        if READS_LATE && at > LONG && late {
-            rule = Rule::Stop;
+            Change::Extends(_) | Change::None => {}
         }
         keys.extend(writes.into_iter().chain(reads.iter().copied()).map(<[u8]>::to_vec));
-        read.extend(reads.into_iter().map(<[u8]>::to_vec));
         let only_proxy_closes = matches!(rule, Rule::Ends(_));
         let (last_words, end) = match rule {
             Rule::Stop if at < begun => {

@@ -12,7 +12,7 @@
 //! the rest of the line, `{stats}` any lines of statistics, `{a}` a number that is the same wherever `{a}` is,
 //! and may be sent. Tags: `D-n` or
 //! `ours` (memcached says something else), `binary` (lines as in `binary.rs`), `stranger` (before login;
-//! `{login}` and `{#login}` are what logs in and its length), or a feature that has to be there.
+//! `{login}` and `{#login}` are what logs in and its length).
 
 use super::binary;
 

@@ -19,6 +19,8 @@ pub(crate) struct OwnGet {
     answer: Answer,
     kind: Kind,
     note: Vec<u8>,
+    /// Of a `gat`.
+    exptime: Option<i32>,
     /// The flags of the answer that was dropped elsewhere.
     first: Option<Vec<u8>>,
 }
@@ -27,12 +29,16 @@ impl OwnGet {
     pub(crate) fn new(request: &Request<'_>) -> Self {
         let mut note = Vec::new();
         dialect::note(request, &mut note);
-        Self { answer: request.answer, kind: request.command.kind(), note, first: None }
+        let exptime = match request.command {
+            Command::Get { exptime } => exptime,
+            _ => None,
+        };
+        Self { answer: request.answer, kind: request.command.kind(), note, exptime, first: None }
     }
 
     /// To be asked again, after an answer with the flags `first`.
     pub(crate) fn again(answer: Answer, kind: Kind, note: Vec<u8>, first: Vec<u8>) -> Self {
-        Self { answer, kind, note, first: Some(first) }
+        Self { answer, kind, note, exptime: None, first: Some(first) }
     }
 
     fn request(&self) -> Request<'_> {
@@ -43,8 +49,8 @@ impl OwnGet {
                 let form = if base64 { KeyForm::Base64 } else { KeyForm::Plain };
                 (key, form, Command::Meta(Meta { verb: Verb::Get, flags, value: b"" }))
             }
-            Answer::Binary(_) => (self.note.as_slice(), KeyForm::Raw, Command::Get { exptime: None }),
-            Answer::Text(_) => (self.note.as_slice(), KeyForm::Plain, Command::Get { exptime: None }),
+            Answer::Binary(_) => (self.note.as_slice(), KeyForm::Raw, Command::Get { exptime: self.exptime }),
+            Answer::Text(_) => (self.note.as_slice(), KeyForm::Plain, Command::Get { exptime: self.exptime }),
         };
         Request { command, key: Key { bytes: key, form }, answer: self.answer }
     }

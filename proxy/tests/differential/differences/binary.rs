@@ -100,7 +100,6 @@ impl<'a> Header<'a> {
         match self.opcode {
             0x05 | 0x06 | 0x15 | 0x16 => Change::Counts(key),
             0x0e | 0x0f | 0x19 | 0x1a => Change::Extends(key),
-            0x1d | 0x1e | 0x23 | 0x24 => Change::Touches,
             _ => Change::None,
         }
     }

@@ -80,7 +80,6 @@ fn change_of<'a>(words: &[&'a [u8]]) -> Change<'a> {
     match words {
         [b"incr" | b"decr", key, ..] => Change::Counts(key),
         [b"append" | b"prepend", key, ..] => Change::Extends(key),
-        [b"gat" | b"gats", ..] => Change::Touches,
         _ => Change::None,
     }
 }
