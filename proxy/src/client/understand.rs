@@ -32,6 +32,10 @@ impl Client {
             }
             let rest = input.get(at..).unwrap_or_default();
             if let Some(swallow) = self.state.swallow.take() {
+                if matches!(swallow.then, OwnedThen::Forget { .. }) && self.must_wait(&Command::Forget) {
+                    self.state.swallow = Some(swallow);
+                    return (at, Next::Held);
+                }
                 at += self.swallow(swallow, rest.len());
                 if self.state.swallow.is_some() {
                     return (at, Next::Input);
@@ -96,7 +100,10 @@ impl Client {
 
     /// What the instance behind allows and understands.
     fn limits(&self) -> Limits {
-        let flags = if self.state.reads_as_newest { FlagSet::Newest } else { self.home.flags() };
+        let flags = match self.home.flags() {
+            FlagSet::Unknown if self.state.reads_as_newest => FlagSet::Newest,
+            known => known,
+        };
         Limits { item_size_max: self.item_size_max, flags }
     }
 
