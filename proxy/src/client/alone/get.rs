@@ -81,12 +81,12 @@ impl Client {
         };
         let outcome = match fetched {
             Ok(len) => {
-                if len > SHARED_VALUE_MAX {
+                if len.is_some_and(|len| len > SHARED_VALUE_MAX) {
                     self.state.saw_long();
                 } else {
                     self.state.saw_small();
                 }
-                Outcome::Value(Stamp::default(), b"")
+                len.map_or(Outcome::Miss, |_| Outcome::Value(Stamp::default(), b""))
             }
             Err(Trouble::Lane(fault)) if !begun.get() => {
                 self.outbox.speak(get.answer, get.kind, &get.note, &failed(fault));
@@ -99,13 +99,13 @@ impl Client {
         Ok(())
     }
 
-    /// How long the value was. `begun` tells whether the client has been told its beginning.
+    /// How long the value was, if there is an item. `begun` tells whether the client has been told its beginning.
     async fn fetch_on_own_lane(
         &self,
         get: &OwnGet,
         house: &House<'_>,
         begun: &Cell<bool>,
-    ) -> Result<usize, Trouble> {
+    ) -> Result<Option<usize>, Trouble> {
         let mut lane = self.home.own_lane(STALL).await?;
         let leash = lane.leash.clone();
         let len = tokio::select! {
@@ -122,7 +122,7 @@ impl Client {
         get: &OwnGet,
         house: &House<'_>,
         begun: &Cell<bool>,
-    ) -> Result<usize, Trouble> {
+    ) -> Result<Option<usize>, Trouble> {
         let tag = self.home.tag();
         let mut line = Vec::new();
         encode::request(&get.request(), tag, &mut line);
@@ -130,13 +130,15 @@ impl Client {
         let (line, len) = match own.hear(get.kind, tag, house.scratch).await? {
             Said::Value { line, len } => (line, len),
             Said::Whole { len } => {
+                let mut found = None;
                 if let Some(answered) = own.answer() {
                     let tokens = get.tokens(answered.reply.tokens);
                     let reply = Reply { tokens: &tokens, ..answered.reply };
+                    found = (reply.outcome != Outcome::Miss).then_some(0);
                     self.outbox.speak(get.answer, get.kind, &get.note, &reply);
                 }
                 own.skip(len);
-                return Ok(0);
+                return Ok(found);
             }
         };
         let head = own.head().ok_or(Fault::Unavailable)?;
@@ -152,6 +154,6 @@ impl Client {
         }
         own.take_value_end(house.scratch).await?;
         self.outbox.say(dialect::value_tail(get.answer));
-        Ok(len)
+        Ok(Some(len))
     }
 }
