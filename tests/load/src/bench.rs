@@ -47,7 +47,7 @@ pub(crate) struct Bench {
     /// Only these targets, and direct; may be repeated
     #[arg(long = "target")]
     targets: Vec<String>,
-    /// Users of the row with many of them, a cache each; 0 leaves it out [default: 50, with --quick 0]
+    /// Users of the row with many of them, a cache each; 0 leaves it out [default: 200, with --quick 0]
     #[arg(long)]
     users: Option<usize>,
     /// The product
@@ -84,10 +84,10 @@ impl Bench {
             seconds: self.seconds.unwrap_or(if self.quick { 1.5 } else { 4.0 }),
             warm_up: if self.quick { 0.5 } else { 1.0 },
         };
-        let users = self.users.unwrap_or(if self.quick { 0 } else { 50 });
+        let users = self.users.unwrap_or(if self.quick { 0 } else { 200 });
         let rig = Rig::start(&self.memgate, &self.memcached, users).await?;
         let mut points: Vec<Point> = Vec::new();
-        for row in rows::all(self.quick).into_iter().filter(|row| self.wants(&row.name())) {
+        for row in rows::all(self.quick, users).into_iter().filter(|row| self.wants(&row.name())) {
             let row = row.at_rate(&points);
             let contenders = contenders::of(&rig, &row).into_iter().filter(|c| self.takes(c)).collect();
             let measured = by_turns(&row, contenders, effort).await?;

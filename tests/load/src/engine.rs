@@ -11,9 +11,8 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::cpu::{self, Cpu};
 use crate::failure::Failure;
-use crate::login::Login;
 use crate::outcome::{Outcome, Tally};
-use crate::plan::Plan;
+use crate::plan::{Plan, Way};
 use crate::preload;
 use crate::session::{Known, Pending, Session};
 use crate::wire::{Op, Wire};
@@ -29,7 +28,7 @@ struct Engine<'a> {
     plan: &'a Plan,
     keys: usize,
     wire: Wire,
-    logins: Vec<Login>,
+    ways: Vec<Way>,
     poller: OwnedFd,
     sessions: Vec<Session>,
     scratch: Vec<u8>,
@@ -71,17 +70,17 @@ impl Random {
 /// Runs the plan to its end. Any error voids it.
 pub(crate) fn run(plan: &Plan) -> Result<Outcome, Failure> {
     plan.check()?;
-    let logins = plan.identity.logins()?;
+    let ways = plan.identity.ways(plan.target)?;
     let wire = Wire::new(plan.dialect, plan.keys(), plan.value);
-    for login in &logins {
-        let stream = preload::enter(plan.target, login, &wire)?;
-        preload::store_all(stream, plan.keys(), Known { wire: &wire, login })?;
+    for way in &ways {
+        let stream = preload::enter(way, &wire)?;
+        preload::store_all(stream, plan.keys(), Known { wire: &wire, login: &way.login })?;
     }
     let mut engine = Engine {
         plan,
         keys: plan.keys(),
         wire,
-        logins,
+        ways,
         poller: epoll::create(CreateFlags::CLOEXEC)?,
         sessions: Vec::new(),
         scratch: vec![0; SCRATCH],
@@ -102,11 +101,11 @@ impl Engine<'_> {
 
     fn connect(&mut self) -> Result<(), Failure> {
         for index in 0..self.plan.connections {
+            let way = &self.ways[index % self.ways.len()];
             if self.plan.churn {
-                self.sessions.push(Session::begin(self.plan.target)?);
+                self.sessions.push(Session::begin(way.target)?);
             } else {
-                let login = &self.logins[index % self.logins.len()];
-                self.sessions.push(Session::open(preload::enter(self.plan.target, login, &self.wire)?)?);
+                self.sessions.push(Session::open(preload::enter(way, &self.wire)?)?);
                 self.watch(index)?;
             }
         }
@@ -174,7 +173,7 @@ impl Engine<'_> {
         if !flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
             return Ok(());
         }
-        let login = &self.logins[index % self.logins.len()];
+        let login = &self.ways[index % self.ways.len()].login;
         let known = Known { wire: &self.wire, login };
         let (start, tally) = (self.start, &mut self.tally);
         let mut now = None;
@@ -198,14 +197,14 @@ impl Engine<'_> {
             self.ask(index, last.at);
             return self.flush(index);
         }
-        self.sessions[index] = Session::begin(self.plan.target)?;
+        self.sessions[index] = Session::begin(self.ways[index % self.ways.len()].target)?;
         self.arrive(index)
     }
 
     /// A connection that isn't there yet: its first words go out once it is.
     fn arrive(&mut self, index: usize) -> Result<(), Failure> {
         let at = self.now();
-        let login = &self.logins[index % self.logins.len()];
+        let login = &self.ways[index % self.ways.len()].login;
         let session = &mut self.sessions[index];
         if login.expect().is_some() {
             session.out.extend_from_slice(login.request());

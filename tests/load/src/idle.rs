@@ -35,14 +35,14 @@ impl Idle {
         if self.connections > CONNECTIONS_MAX {
             return Err(Failure::new("too many connections", format!("{CONNECTIONS_MAX} at most")));
         }
-        let logins = self.identity.logins()?;
+        let ways = self.identity.ways(self.target)?;
         let wire = Wire::new(Dialect::Text, 1, 100);
-        for login in &logins {
-            preload::store_all(preload::enter(self.target, login, &wire)?, 1, Known { wire: &wire, login })?;
+        for way in &ways {
+            preload::store_all(preload::enter(way, &wire)?, 1, Known { wire: &wire, login: &way.login })?;
         }
         let mut open: Vec<(TcpStream, &Login)> = Vec::new();
-        for login in logins.iter().cycle().take(self.connections) {
-            open.push((preload::enter(self.target, login, &wire)?, login));
+        for way in ways.iter().cycle().take(self.connections) {
+            open.push((preload::enter(way, &wire)?, &way.login));
         }
         println!("idle");
         let mut line = String::new();

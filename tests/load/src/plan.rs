@@ -76,7 +76,8 @@ pub(crate) struct Identity {
     /// How to log in
     #[arg(long, value_enum, default_value = "none")]
     pub(crate) login: LoginForm,
-    /// A file of `USERNAME PASSWORD` lines: connections take them by turns; each is a cache of its own
+    /// A file of `USERNAME PASSWORD [ADDRESS]` lines: connections take them by turns; each is a cache of its
+    /// own, asked at its address where it has one and at the target's where not
     #[arg(long, value_name = "FILE", required_if_eq_any = [("login", "text"), ("login", "token"), ("login", "sasl")])]
     pub(crate) credentials: Option<PathBuf>,
 }
@@ -133,26 +134,35 @@ impl Plan {
     }
 }
 
+/// Where one user's cache is asked, and how it is entered.
+#[derive(Clone)]
+pub(crate) struct Way {
+    pub(crate) target: SocketAddr,
+    pub(crate) login: Login,
+}
+
 impl Identity {
-    /// A login for each user, in the file's order.
-    pub(crate) fn logins(&self) -> Result<Vec<Login>, Failure> {
+    /// A way for each user, in the file's order.
+    pub(crate) fn ways(&self, target: SocketAddr) -> Result<Vec<Way>, Failure> {
         let Some(path) = self.credentials.as_ref().filter(|_| self.login != LoginForm::None) else {
-            return Ok(vec![Login::none()]);
+            return Ok(vec![Way { target, login: Login::none() }]);
         };
         let text = std::fs::read_to_string(path).map_err(|error| {
             Failure::new(format!("can't read {} ({error})", path.display()), "name a file that can be read")
         })?;
-        let logins: Vec<Login> = text
-            .lines()
-            .filter_map(|line| line.split_once(' '))
-            .map(|(username, password)| Login::new(self.login, username, password))
-            .collect();
-        if logins.is_empty() {
-            return Err(Failure::new(
-                format!("{} names nobody", path.display()),
-                "write lines of `USERNAME PASSWORD`",
-            ));
-        }
-        Ok(logins)
+        let ways: Option<Vec<Way>> = text.lines().map(|line| self.way(line, target)).collect();
+        let ways = ways.filter(|ways| !ways.is_empty()).ok_or_else(|| {
+            let what = format!("{} has a line that is no login, or none", path.display());
+            Failure::new(what, "write lines of `USERNAME PASSWORD [ADDRESS]`")
+        })?;
+        ways.iter().try_for_each(|way| target::check(way.target))?;
+        Ok(ways)
+    }
+
+    fn way(&self, line: &str, target: SocketAddr) -> Option<Way> {
+        let mut words = line.split(' ');
+        let login = Login::new(self.login, words.next()?, words.next()?);
+        let target = words.next().map_or(Ok(target), str::parse).ok()?;
+        Some(Way { target, login })
     }
 }

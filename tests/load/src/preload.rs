@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::failure::Failure;
-use crate::login::Login;
+use crate::plan::Way;
 use crate::session::{Known, Pending, Session};
 use crate::wire::{Op, Wire};
 
@@ -15,8 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const BATCH_BYTES: usize = 128 * 1024;
 
 /// Connects and logs in.
-pub(crate) fn enter(target: SocketAddr, login: &Login, wire: &Wire) -> Result<TcpStream, Failure> {
-    let stream = TcpStream::connect_timeout(&target, PATIENCE)
+pub(crate) fn enter(way: &Way, wire: &Wire) -> Result<TcpStream, Failure> {
+    let Way { target, login } = way;
+    let stream = TcpStream::connect_timeout(target, PATIENCE)
         .map_err(|error| Failure::void(format!("can't connect to {target} ({error})")))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;

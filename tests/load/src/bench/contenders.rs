@@ -25,7 +25,12 @@ pub(super) struct Contender {
 /// Everybody who can run this row.
 pub(super) fn of(rig: &Rig, row: &Row) -> Vec<Contender> {
     if row.kind == Kind::Users {
-        return vec![memgate(rig, row, Logins::Tokens), plain(rig, "haproxy", row.dialect)];
+        let behind = Logins::LanesBehind(rig.addresses.haproxy_container);
+        return vec![
+            behind_login(rig, "direct", row.dialect, Logins::Lanes),
+            memgate(rig, row, Logins::Tokens),
+            behind_login(rig, "haproxy", row.dialect, behind),
+        ];
     }
     let mut all = Vec::new();
     // Bytes pass a TCP proxy as they are: each is asked in the dialect that memcached is best at.
@@ -41,14 +46,14 @@ pub(super) fn of(rig: &Rig, row: &Row) -> Vec<Contender> {
     let container = row.dialect != Dialect::Binary;
     for dialect in direct {
         if container {
-            all.push(behind_login(rig, "direct", dialect));
+            all.push(behind_login(rig, "direct", dialect, Logins::Lane));
         }
         all.push(plain(rig, "direct", dialect));
     }
     all.push(memgate(rig, row, Logins::Token));
     for name in ["haproxy", "nginx"] {
         if container {
-            all.push(behind_login(rig, name, best));
+            all.push(behind_login(rig, name, best, Logins::Lane));
         }
         all.push(plain(rig, name, best));
     }
@@ -73,8 +78,8 @@ fn plain(rig: &Rig, name: &'static str, dialect: Dialect) -> Contender {
     Contender { name, backend: LOOPBACK, dialect, address, login: None, watched }
 }
 
-/// In front of memgate's own container, with the lane's login.
-fn behind_login(rig: &Rig, name: &'static str, dialect: Dialect) -> Contender {
+/// In front of memgate's own containers, with the lane's login.
+fn behind_login(rig: &Rig, name: &'static str, dialect: Dialect, logins: Logins) -> Contender {
     let address = match name {
         "haproxy" => rig.addresses.haproxy_container,
         "nginx" => rig.addresses.nginx_container,
@@ -82,7 +87,7 @@ fn behind_login(rig: &Rig, name: &'static str, dialect: Dialect) -> Contender {
     };
     let mut watched = rig.watched("memcached", "container");
     watched.extend(rig.watched("proxy", name));
-    let login = Some(("text", rig.logins(Logins::Lane)));
+    let login = Some(("text", rig.logins(logins)));
     Contender { name, backend: CONTAINER, dialect, address, login, watched }
 }
 

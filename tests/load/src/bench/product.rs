@@ -134,12 +134,17 @@ impl Product {
         })
     }
 
-    /// Writes the logins of the first `count` users through the proxy, or of the first one's lane.
+    /// Writes `kind`'s logins, one a line.
     pub(super) fn write_logins(&self, path: &Path, kind: Logins) -> Result<(), Failure> {
-        let lines: Vec<&str> = match kind {
-            Logins::Token => self.users.iter().take(1).map(|user| user.token.as_str()).collect(),
-            Logins::Tokens => self.users.iter().map(|user| user.token.as_str()).collect(),
-            Logins::Lane => self.users.iter().take(1).map(|user| user.lane.as_str()).collect(),
+        let users = self.users.iter();
+        let lines: Vec<String> = match kind {
+            Logins::Token => users.take(1).map(|user| user.token.clone()).collect(),
+            Logins::Tokens => users.map(|user| user.token.clone()).collect(),
+            Logins::Lane => users.take(1).map(|user| user.lane.clone()).collect(),
+            Logins::Lanes => users.map(|user| format!("{} {}", user.lane, user.backend)).collect(),
+            Logins::LanesBehind(listen) => {
+                users.enumerate().map(|(n, user)| format!("{} {}", user.lane, of_user(listen, n))).collect()
+            }
         };
         let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
         file.write_all((lines.join("\n") + "\n").as_bytes())?;
@@ -148,12 +153,25 @@ impl Product {
     }
 }
 
-/// Whose logins.
+/// Whose logins, and where to.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Logins {
+    /// The first user's, at the proxy.
     Token,
+    /// Everybody's, at the proxy.
     Tokens,
+    /// The first user's cache.
     Lane,
+    /// Everybody's cache, each at its own address.
+    Lanes,
+    /// The same behind a peer that listens for each of them, see [`of_user`].
+    LanesBehind(SocketAddr),
+}
+
+/// Where a peer listens for the `n`-th user: the same port on a loopback address of its own.
+pub(super) fn of_user(listen: SocketAddr, n: usize) -> SocketAddr {
+    let [high, low] = u16::try_from(n + 1).unwrap_or(u16::MAX).to_be_bytes();
+    SocketAddr::from(([127, 1, high, low], listen.port()))
 }
 
 impl Drop for Product {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::peer::{self, Peer};
-use super::product::{Logins, Product};
+use super::product::{Logins, Product, of_user};
 use crate::cpu::Watched;
 use crate::failure::Failure;
 
@@ -37,15 +37,20 @@ impl Rig {
         let folder = tempfile::tempdir()?;
         let path = folder.path();
         let product = Product::start(memgate, path, users).await?;
-        for kind in [Logins::Token, Logins::Tokens, Logins::Lane] {
-            product.write_logins(&logins(path, kind), kind)?;
-        }
         let [direct, haproxy, nginx, twemproxy, haproxy_container, nginx_container, stats] =
             peer::free_ports();
         let addresses = Addresses { direct, haproxy, nginx, twemproxy, haproxy_container, nginx_container };
+        let behind = Logins::LanesBehind(haproxy_container);
+        for kind in [Logins::Token, Logins::Tokens, Logins::Lane, Logins::Lanes, behind] {
+            product.write_logins(&logins(path, kind), kind)?;
+        }
         let container = product.users[0].backend;
         let memcached = Peer::start("memcached", path, &mut peer::memcached(memcached, direct), direct)?;
-        let mut command = peer::haproxy(path, &[(haproxy, direct), (haproxy_container, container)])?;
+        let mut ways = vec![(haproxy, direct), (haproxy_container, container)];
+        ways.extend(
+            product.users.iter().enumerate().map(|(n, user)| (of_user(haproxy_container, n), user.backend)),
+        );
+        let mut command = peer::haproxy(path, &ways)?;
         let haproxy = Peer::start("haproxy", path, &mut command, haproxy)?;
         let mut command = peer::nginx(path, &[(nginx, direct), (nginx_container, container)])?;
         let nginx = Peer::start("nginx", path, &mut command, nginx)?;
@@ -77,5 +82,9 @@ impl Rig {
 }
 
 fn logins(folder: &Path, kind: Logins) -> PathBuf {
-    folder.join(format!("{kind:?}.logins"))
+    let name = match kind {
+        Logins::LanesBehind(_) => "LanesBehind".into(),
+        named => format!("{named:?}"),
+    };
+    folder.join(name + ".logins")
 }

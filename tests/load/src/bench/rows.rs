@@ -47,8 +47,9 @@ const MAIN: [Row; 7] = [
     closed(65_536, 50, 1),
 ];
 
-/// All rows, the open loops behind the closed one that they take their rates from.
-pub(super) fn all(quick: bool) -> Vec<Row> {
+/// All rows, the open loops behind the closed one that they take their rates from. `users` of the last one: a
+/// connection each.
+pub(super) fn all(quick: bool, users: usize) -> Vec<Row> {
     let mut rows = MAIN.to_vec();
     if quick {
         return rows;
@@ -70,8 +71,10 @@ pub(super) fn all(quick: bool) -> Vec<Row> {
     rows.extend([
         Row { kind: Kind::MultiGet(10), connections: 50, ..usual },
         Row { kind: Kind::Churn, connections: 16, ..usual },
-        Row { kind: Kind::Users, ..usual },
     ]);
+    if users > 0 {
+        rows.push(Row { kind: Kind::Users, connections: users, ..usual });
+    }
     rows
 }
 
