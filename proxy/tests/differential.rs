@@ -14,11 +14,15 @@ mod direct;
 mod door;
 #[path = "support/memcached.rs"]
 mod memcached;
+#[path = "support/pieces.rs"]
+mod pieces;
 
 #[path = "differential/binary.rs"]
 mod binary;
 #[path = "differential/differences.rs"]
 mod differences;
+#[path = "differential/meta.rs"]
+mod meta;
 #[path = "differential/minimise.rs"]
 mod minimise;
 #[path = "differential/mutate.rs"]
@@ -78,6 +82,7 @@ fn stream(dialect: Dialect, seed: u64, high: bool) -> Stream {
     let items = items(dialect, &mut dice);
     let request = match dialect {
         Dialect::Text => text::request,
+        Dialect::Meta => meta::request,
         Dialect::Binary => binary::request,
     };
     let count = 1 + dice.below(REQUESTS);
@@ -199,6 +204,11 @@ fn describe(pair: &Pair, stream: &Stream, seed: u64, what: &str) -> String {
 #[test]
 fn text() {
     compare(Dialect::Text, 80);
+}
+
+#[test]
+fn meta() {
+    compare(Dialect::Meta, 60);
 }
 
 #[test]

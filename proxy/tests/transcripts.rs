@@ -9,6 +9,8 @@ mod direct;
 mod door;
 #[path = "support/memcached.rs"]
 mod memcached;
+#[path = "support/pieces.rs"]
+mod pieces;
 
 #[path = "transcripts/binary.rs"]
 mod binary;

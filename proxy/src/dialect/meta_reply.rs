@@ -63,9 +63,12 @@ pub(super) fn value_head(answer: MetaAnswer, note: &[u8], head: &Head<'_>, out: 
     say_tokens(answer, note, head.tokens, out);
 }
 
-/// memcached's flags, and the line's end. Ours is the only opaque among them.
+/// memcached's flags, and the line's end. Ours is the only opaque among them. A key in base64 is put
+/// where the caller of `mg` wants it: memcached isn't asked for it.
 fn say_tokens(answer: MetaAnswer, note: &[u8], words: &[u8], out: &mut Vec<u8>) {
+    let mut key = AskedKey::noted(answer, note);
     for word in tokens(words) {
+        key = key.and_then(|key| key.say_before(word, out));
         let word = match word.first() {
             Some(b'O') => noted_opaque(answer, note).unwrap_or_default(),
             _ => word,
@@ -75,7 +78,47 @@ fn say_tokens(answer: MetaAnswer, note: &[u8], words: &[u8], out: &mut Vec<u8>) 
             out.extend_from_slice(word);
         }
     }
+    if let Some(key) = key {
+        key.say(out);
+    }
     out.extend_from_slice(b"\r\n");
+}
+
+/// The key in base64 of an `mg` that wants to be told.
+struct AskedKey<'a> {
+    key: &'a [u8],
+    flags: &'a [u8],
+    /// Where the caller has put it among its flags.
+    place: usize,
+}
+
+impl<'a> AskedKey<'a> {
+    fn noted(answer: MetaAnswer, note: &'a [u8]) -> Option<Self> {
+        if answer.verb != Verb::Get {
+            return None;
+        }
+        let (key, flags) = noted_get(note);
+        let place = tokens(flags).position(|flag| flag.starts_with(b"k"))?;
+        tokens(flags).find(|flag| flag.starts_with(b"b"))?;
+        Some(Self { key, flags, place })
+    }
+
+    /// Says it if it stands before `word`; itself, if it doesn't.
+    fn say_before(self, word: &[u8], out: &mut Vec<u8>) -> Option<Self> {
+        let letter = word.first();
+        let is_last = matches!(letter, Some(b'W' | b'X' | b'Z'));
+        if !is_last && !tokens(self.flags).skip(self.place).any(|flag| flag.first() == letter) {
+            return Some(self);
+        }
+        self.say(out);
+        None
+    }
+
+    fn say(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b" k");
+        out.extend_from_slice(self.key);
+        out.extend_from_slice(b" b");
+    }
 }
 
 /// The second answer to a `mg` with what only the first could know: whether the item had been fetched

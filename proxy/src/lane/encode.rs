@@ -93,10 +93,13 @@ fn keeps_flags(meta: &Meta<'_>) -> bool {
 }
 
 /// The caller's own flags, checked before: those that mean something to the verb, ours instead of its
-/// opaque, and nothing that only newer memcacheds read.
+/// opaque, and nothing that only newer memcacheds read. `mg` isn't asked for a key in base64, which we know:
+/// that of an item that it has made itself memcached gives as it is stored, line ends and all.
 fn meta_line(name: Key<'_>, meta: &Meta<'_>, len: usize, tag: u64, out: &mut Vec<u8>) {
     let (verb, relevant): (&[u8], &[u8]) = match meta.verb {
-        Verb::Get => (b"mg ", b"bCENRTOkstcfvhlu"),
+        Verb::Get => {
+            (b"mg ", if name.form == KeyForm::Base64 { b"bCENRTOstcfvhlu" } else { b"bCENRTOkstcfvhlu" })
+        }
         Verb::Set => (b"ms ", b"bCEFINTMOksc"),
         Verb::Delete => (b"md ", b"bCEFITOkx"),
         Verb::Arithmetic => (b"ma ", b"bCEDJMNTOktcv"),

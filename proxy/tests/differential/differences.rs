@@ -7,9 +7,12 @@
 
 #[path = "differences/binary.rs"]
 mod binary;
+#[path = "differences/meta.rs"]
+mod meta;
 #[path = "differences/text.rs"]
 mod text;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::stream::Dialect;
@@ -23,9 +26,6 @@ pub(crate) enum Column {
     Old,
 }
 
-/// Features that the proxy doesn't have yet: streams end before them.
-const NOT_YET: &[&[u8]] = &[b"mg", b"ms", b"md", b"ma", b"mn", b"me"];
-
 /// One request of a stream.
 struct Frame<'a> {
     length: usize,
@@ -33,16 +33,18 @@ struct Frame<'a> {
     change: Change<'a>,
     /// The highest number in it that is, or may be, counted with.
     highest: u64,
+    /// Versions before 1.6.45 needn't know it.
+    newer: bool,
     /// What it reads.
-    reads: Vec<&'a [u8]>,
+    reads: Vec<Cow<'a, [u8]>>,
     /// What it makes into something else, or ends.
-    writes: Option<&'a [u8]>,
+    writes: Option<Cow<'a, [u8]>>,
 }
 
 impl Frame<'_> {
     /// Something that leaves nothing in the cache.
     fn of(length: usize, rule: Rule) -> Self {
-        Self { length, rule, change: Change::None, highest: 0, reads: Vec::new(), writes: None }
+        Self { length, rule, change: Change::None, highest: 0, newer: false, reads: Vec::new(), writes: None }
     }
 }
 
@@ -55,9 +57,13 @@ enum Change<'a> {
     None,
     /// A number that has become shorter may keep its length, with spaces, or not: memcached does the one or
     /// the other as replies are still on their way out.
-    Counts(&'a [u8]),
-    /// Makes those spaces a part of the value.
-    Extends(&'a [u8]),
+    Counts(Cow<'a, [u8]>),
+    /// The same, and the time to live of one that keeps its place changes.
+    CountsAndTouches(Cow<'a, [u8]>),
+    /// Makes those spaces a part of the value, or tells of them.
+    Shows(Cow<'a, [u8]>),
+    /// Makes it stale: whoever asks for it by meta next wins (D-12).
+    Stales(Cow<'a, [u8]>),
 }
 
 enum Rule {
@@ -107,27 +113,38 @@ pub(crate) enum End {
 /// that of the memcached behind the door.
 pub(crate) fn plan(dialect: Dialect, mut stream: Vec<u8>, probe: &[u8], columns: [Column; 2]) -> Plan {
     let first = match dialect {
-        Dialect::Text => text::first,
+        Dialect::Text | Dialect::Meta => text::first,
         Dialect::Binary => binary::first,
     };
     let begun = stream.len();
     stream.extend_from_slice(probe);
     let mut reference = Vec::new();
-    let (mut keys, mut counted) = (HashSet::new(), HashSet::new());
+    let [mut keys, mut read, mut counted, mut stale] = std::array::from_fn(|_| HashSet::<Vec<u8>>::new());
     let mut at = 0;
     while at < stream.len() {
         let rest = &stream[at..];
-        let Frame { length, mut rule, change, highest, reads, writes } = first(rest, columns[0]);
+        let Frame { length, mut rule, change, highest, newer, reads, writes } = first(rest, columns[0]);
         let frame = &rest[..length];
-        if highest >= HIGH && columns.contains(&Column::Old) {
+        if (highest >= HIGH || newer) && columns.contains(&Column::Old) {
+            rule = Rule::Stop;
+        }
+        read.extend(reads.iter().map(|key| key.to_vec()));
+        let named: Vec<_> = writes.into_iter().chain(reads).map(Cow::into_owned).collect();
+        if !meta::VERBS.iter().any(|verb| frame.starts_with(verb))
+            && named.iter().any(|key| stale.contains(key))
+        {
             rule = Rule::Stop;
         }
         match change {
-            Change::Extends(key) if counted.contains(key) => rule = Rule::Stop,
-            Change::Counts(key) => drop(counted.insert(key.to_vec())),
-            Change::Extends(_) | Change::None => {}
+            Change::Shows(key) if counted.contains(&*key) => rule = Rule::Stop,
+            // Counted in its place, an item stays stale; as a new one it isn't.
+            Change::Counts(key) | Change::CountsAndTouches(key) if stale.contains(&*key) => rule = Rule::Stop,
+            Change::CountsAndTouches(key) if read.contains(&*key) => rule = Rule::Stop,
+            Change::Counts(key) | Change::CountsAndTouches(key) => drop(counted.insert(key.into_owned())),
+            Change::Stales(key) => drop(stale.insert(key.into_owned())),
+            Change::Shows(_) | Change::None => {}
         }
-        keys.extend(writes.into_iter().chain(reads.iter().copied()).map(<[u8]>::to_vec));
+        keys.extend(named);
         let only_proxy_closes = matches!(rule, Rule::Ends(_));
         let (last_words, end) = match rule {
             Rule::Stop if at < begun => {

@@ -3,7 +3,7 @@
 use super::dice::Dice;
 use super::stream::{Dialect, pick};
 
-const WORDS: [&[u8]; 26] = [
+const WORDS: [&[u8]; 38] = [
     b"get",
     b"gets",
     b"gat",
@@ -16,6 +16,18 @@ const WORDS: [&[u8]; 26] = [
     b"delete",
     b"noreply",
     b"quit",
+    b"mg",
+    b"ms",
+    b"md",
+    b"ma",
+    b"me",
+    b"b",
+    b"q",
+    b"v",
+    b"N0",
+    b"MA",
+    b"I",
+    b"O1",
     b"version",
     b"HTTP/1.1",
     b"lru",
@@ -44,7 +56,7 @@ pub(crate) fn spoil(dialect: Dialect, requests: &mut Vec<Vec<u8>>, dice: &mut Di
                 requests.insert(dice.below(requests.len()), other);
             }
             1 => drop(requests.remove(at)),
-            2..5 if dialect == Dialect::Text => replace_word(&mut requests[at], dice),
+            2..5 if dialect != Dialect::Binary => replace_word(&mut requests[at], dice),
             2..6 if dialect == Dialect::Binary => spoil_header(&mut requests[at], dice),
             _ => spoil_bytes(&mut requests[at], dice),
         }

@@ -63,7 +63,7 @@ fn parts(dialect: Dialect, said: &[u8]) -> Vec<Part<'_>> {
     let mut rest = said;
     while !rest.is_empty() {
         let used = match dialect {
-            Dialect::Text => line(rest, &mut all),
+            Dialect::Text | Dialect::Meta => line(rest, &mut all),
             Dialect::Binary => message(rest, &mut all),
         };
         rest = &rest[used..];
@@ -110,9 +110,14 @@ fn line<'a>(said: &'a [u8], all: &mut Vec<Part<'a>>) -> usize {
             all.extend(flags.iter().map(|flag| meta_flag(flag)));
             number(bytes)
         }
-        [b"HD", flags @ ..] => {
-            all.push(Part::Bytes(b"HD"));
+        [status @ (b"HD" | b"EN" | b"NF" | b"NS" | b"EX"), flags @ ..] => {
+            all.push(Part::Bytes(status));
             all.extend(flags.iter().map(|flag| meta_flag(flag)));
+            None
+        }
+        [b"ME", key, facts @ ..] => {
+            all.extend([&b"ME"[..], key].map(Part::Bytes));
+            all.extend(facts.iter().map(|fact| inspected(fact)));
             None
         }
         _ => {
@@ -133,8 +138,17 @@ fn meta_flag(flag: &[u8]) -> Part<'_> {
     let text = std::str::from_utf8(flag).unwrap_or_default();
     match text.split_at_checked(1) {
         Some(("c", cas)) => cas.parse().map_or(Part::Bytes(flag), Part::Cas),
-        Some(("t", seconds)) => seconds.parse().map_or(Part::Bytes(flag), Part::TimeToLive),
+        Some(("t" | "l", seconds)) => seconds.parse().map_or(Part::Bytes(flag), Part::TimeToLive),
         _ => Part::Bytes(flag),
+    }
+}
+
+fn inspected(fact: &[u8]) -> Part<'_> {
+    let text = std::str::from_utf8(fact).unwrap_or_default();
+    match text.split_once('=') {
+        Some(("cas", cas)) => cas.parse().map_or(Part::Bytes(fact), Part::Cas),
+        Some(("exp" | "la", seconds)) => seconds.parse().map_or(Part::Bytes(fact), Part::TimeToLive),
+        _ => Part::Bytes(fact),
     }
 }
 

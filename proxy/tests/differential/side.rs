@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::dice::Dice;
 use super::differences::End;
 use super::direct::Control;
+use super::pieces::pieces;
 use super::stream::{Dialect, Item, keys};
 
 /// Whoever hasn't answered until then won't.
@@ -157,20 +158,14 @@ fn read_to_end(stream: &mut TcpStream) -> Result<Vec<u8>, String> {
 }
 
 /// Random pieces: now and then tiny ones, but never very many.
-fn split<'a>(mut bytes: &'a [u8], dice: &mut Dice) -> Vec<&'a [u8]> {
+fn split<'a>(bytes: &'a [u8], dice: &mut Dice) -> Vec<&'a [u8]> {
     const PIECES: usize = 30;
     let longest = match dice.below(8) {
         0..3 => return vec![bytes],
         3..6 => 1 + bytes.len() / (1 + dice.below(6)),
         _ => 1 + 2 * bytes.len() / PIECES,
     };
-    let mut pieces = Vec::new();
-    while !bytes.is_empty() {
-        let (piece, rest) = bytes.split_at((1 + dice.below(longest)).min(bytes.len()));
-        pieces.push(piece);
-        bytes = rest;
-    }
-    pieces
+    pieces(bytes, longest, dice)
 }
 
 /// A key as a meta command names it.

@@ -7,6 +7,7 @@ use super::dice::Dice;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
     Text,
+    Meta,
     Binary,
 }
 
@@ -67,7 +68,7 @@ pub(crate) fn filled(dialect: Dialect, request: &[u8], cas: &[Option<u64>]) -> V
     for (mark, cas) in (CAS..).zip(cas) {
         let cas = cas.unwrap_or(NONE);
         let (mark, cas) = match dialect {
-            Dialect::Text => (mark.to_string().into_bytes(), cas.to_string().into_bytes()),
+            Dialect::Text | Dialect::Meta => (mark.to_string().into_bytes(), cas.to_string().into_bytes()),
             Dialect::Binary => (mark.to_be_bytes().into(), cas.to_be_bytes().into()),
         };
         while let Some(at) = memchr::memmem::find(&out, &mark) {
@@ -83,7 +84,7 @@ pub(crate) fn keys(dialect: Dialect) -> Vec<Vec<u8>> {
     let mut keys: Vec<Vec<u8>> =
         [&b"a"[..], b"b", b"n", b"key:1", b"\xff\xfe", b"t\tb"].map(Into::into).into();
     keys.push([b'k'; 250].into());
-    if dialect == Dialect::Binary {
+    if dialect != Dialect::Text {
         keys.extend([b"a b".to_vec(), b"\0\r\n".to_vec(), [b' '; 186].into()]);
     }
     keys

@@ -118,7 +118,7 @@ impl Pair {
 /// What fixes a connection's dialect, whatever follows.
 fn head(dialect: Dialect) -> Vec<u8> {
     match dialect {
-        Dialect::Text => b"get nothing\r\n".to_vec(),
+        Dialect::Text | Dialect::Meta => b"get nothing\r\n".to_vec(),
         Dialect::Binary => super::binary::noop(),
     }
 }
@@ -130,7 +130,7 @@ fn probe(dialect: Dialect) -> Vec<u8> {
 /// The keys of our own, those that a spoilt stream names, and words of it that should have become none.
 fn keys_of(stream: &Stream, plan: &Plan) -> Vec<Vec<u8>> {
     let mut strays: Vec<_> = plan.keys.iter().cloned().collect();
-    if stream.dialect == Dialect::Text {
+    if stream.dialect != Dialect::Binary {
         let words = plan.proxy.split(|byte| matches!(byte, b' ' | b'\r' | b'\n'));
         strays.extend(words.map(<[u8]>::to_vec).take(STRAYS));
     }

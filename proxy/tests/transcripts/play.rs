@@ -6,6 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::dice::Dice;
+use super::pieces::pieces;
 use super::script::{End, Piece, Transcript, Turn};
 
 /// Whoever hasn't answered until then won't.
@@ -286,15 +287,8 @@ fn meet(piece: &Piece, digits: &[u8], names: &mut Names) -> Result<usize, Why> {
     Ok(digits.len())
 }
 
-fn split<'a>(mut bytes: &'a [u8], dice: &mut Dice) -> Vec<&'a [u8]> {
-    let longest = PIECE.max(bytes.len() / PIECES);
-    let mut pieces = Vec::new();
-    while !bytes.is_empty() {
-        let (piece, rest) = bytes.split_at((1 + dice.below(longest)).min(bytes.len()));
-        pieces.push(piece);
-        bytes = rest;
-    }
-    pieces
+fn split<'a>(bytes: &'a [u8], dice: &mut Dice) -> Vec<&'a [u8]> {
+    pieces(bytes, PIECE.max(bytes.len() / PIECES), dice)
 }
 
 fn describe(piece: &Piece) -> String {

@@ -74,10 +74,17 @@ impl<'a> Header<'a> {
         }
         let key = self.named();
         let (reads, writes) = match self.opcode {
-            0x00 | 0x09 | 0x0c | 0x0d | 0x1d | 0x1e | 0x23 | 0x24 => (vec![key], None),
-            _ => (Vec::new(), Some(key).filter(|key| !key.is_empty())),
+            0x00 | 0x09 | 0x0c | 0x0d | 0x1d | 0x1e | 0x23 | 0x24 => (vec![key.into()], None),
+            _ => (Vec::new(), Some(key.into()).filter(|_| !key.is_empty())),
         };
-        Frame { length: total, rule, change: self.change(), highest: self.highest(), reads, writes }
+        Frame {
+            rule,
+            change: self.change(),
+            highest: self.highest(),
+            reads,
+            writes,
+            ..Frame::of(total, Rule::Same)
+        }
     }
 
     fn highest(&self) -> u64 {
@@ -98,8 +105,8 @@ impl<'a> Header<'a> {
     fn change(&self) -> Change<'a> {
         let key = self.named();
         match self.opcode {
-            0x05 | 0x06 | 0x15 | 0x16 => Change::Counts(key),
-            0x0e | 0x0f | 0x19 | 0x1a => Change::Extends(key),
+            0x05 | 0x06 | 0x15 | 0x16 => Change::Counts(key.into()),
+            0x0e | 0x0f | 0x19 | 0x1a => Change::Shows(key.into()),
             _ => Change::None,
         }
     }

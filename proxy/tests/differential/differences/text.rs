@@ -2,16 +2,16 @@
 
 use memchr::{memchr, memchr2, memmem};
 
-use super::{Change, Column, Frame, NOT_YET, Rule, is_blank, number_in, overruns, too_large};
+use super::{Change, Column, Frame, Rule, is_blank, meta, number_in, overruns, too_large};
 
 const ERROR: &str = "ERROR\r\n";
-const BAD_FORMAT: &str = "CLIENT_ERROR bad command line format\r\n";
-const BAD_CHUNK: &str = "CLIENT_ERROR bad data chunk\r\n";
+pub(super) const BAD_FORMAT: &str = "CLIENT_ERROR bad command line format\r\n";
+pub(super) const BAD_CHUNK: &str = "CLIENT_ERROR bad data chunk\r\n";
 const BAD_DELTA: &str = "CLIENT_ERROR invalid numeric delta argument\r\n";
 const BAD_EXPTIME: &str = "CLIENT_ERROR invalid exptime argument\r\n";
 const TOO_LONG: &str = "CLIENT_ERROR line too long\r\n";
 
-const KEY_MAX: usize = 250;
+pub(super) const KEY_MAX: usize = 250;
 const KEYS_LINE_MAX: usize = 1024 * 1024;
 const LINE_MAX: usize = 2048;
 /// memcached looks no further for a `noreply`.
@@ -56,15 +56,21 @@ pub(super) fn first(input: &[u8], column: Column) -> Frame<'_> {
         return Frame::of(input.len(), Rule::Waits);
     }
     let data = &input[whole.len()..];
-    let (length, rule) = Line { whole, line, data, column }.read();
     let words: Vec<_> = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).collect();
+    let line = Line { whole, line, data, column };
+    if !line.is_refused() && whole.len() >= 4 && meta::VERBS.contains(&words[0]) {
+        return meta::read(whole, &words, data, column);
+    }
+    let (length, rule) = line.read();
     let (reads, writes) = match words.as_slice() {
-        [b"get" | b"gets" | b"gat" | b"gats", keys @ ..] => (keys.to_vec(), None),
-        [_, key, ..] => (Vec::new(), Some(*key)),
+        [b"get" | b"gets" | b"gat" | b"gats", keys @ ..] => {
+            (keys.iter().map(|key| (*key).into()).collect(), None)
+        }
+        [_, key, ..] => (Vec::new(), Some((*key).into())),
         _ => (Vec::new(), None),
     };
     let (change, highest) = (change_of(&words), highest_of(&words, data));
-    Frame { length, rule, change, highest, reads, writes }
+    Frame { length, rule, change, highest, newer: false, reads, writes }
 }
 
 /// Of a store what it stores, of arithmetic what it counts by.
@@ -78,13 +84,13 @@ fn highest_of(words: &[&[u8]], data: &[u8]) -> u64 {
 
 fn change_of<'a>(words: &[&'a [u8]]) -> Change<'a> {
     match words {
-        [b"incr" | b"decr", key, ..] => Change::Counts(key),
-        [b"append" | b"prepend", key, ..] => Change::Extends(key),
+        [b"incr" | b"decr", key, ..] => Change::Counts((*key).into()),
+        [b"append" | b"prepend", key, ..] => Change::Shows((*key).into()),
         _ => Change::None,
     }
 }
 
-fn ends(words: &str) -> Rule {
+pub(super) fn ends(words: &str) -> Rule {
     Rule::Ends(words.as_bytes().to_vec())
 }
 
@@ -105,10 +111,14 @@ impl Line<'_> {
         words[words.len().min(WORDS_MAX) - 1] == b"noreply"
     }
 
+    /// D-4.
+    fn is_refused(&self) -> bool {
+        self.line.starts_with(b" ") || memchr2(0, b'\r', self.line).is_some()
+    }
+
     /// How long the request is, and what is to be done with it.
     fn read(&self) -> (usize, Rule) {
-        if self.line.starts_with(b" ") || memchr2(0, b'\r', self.line).is_some() {
-            // D-4
+        if self.is_refused() {
             let stores = STORES.iter().any(|verb| memmem::find(self.line, verb).is_some());
             let rule = if stores { ends(ERROR) } else { Rule::Instead(stand_in(ERROR)) };
             return (self.whole.len(), rule);
@@ -149,7 +159,6 @@ impl Line<'_> {
         let quiet = self.is_quiet();
         let key_too_long = words.get(1).is_some_and(|key| key.len() > KEY_MAX);
         match words[0] {
-            verb if NOT_YET.contains(&verb) => Rule::Stop,
             b"stats" => Rule::Stop,
             b"get" | b"gets" => self.keys(&words[1..]),
             b"gat" | b"gats" if words.len() < 3 => self.says(BAD_FORMAT, false),
@@ -216,9 +225,8 @@ impl Line<'_> {
     fn store(&self, least: usize) -> (usize, Rule) {
         let words = self.words();
         let head = self.whole.len();
-        let plain = words.get(4).filter(|digits| digits.len() <= 10 && digits.iter().all(u8::is_ascii_digit));
-        let value = plain.and_then(|digits| std::str::from_utf8(digits).unwrap().parse::<usize>().ok());
-        let Some(value) = value.filter(|value| *value <= 2_147_483_645 && words.len() >= least) else {
+        let value = words.get(4).and_then(|digits| length_of(digits));
+        let Some(value) = value.filter(|_| words.len() >= least) else {
             // D-3
             return (head, ends(BAD_FORMAT));
         };
@@ -250,6 +258,13 @@ impl Line<'_> {
         };
         (head + block.len(), rule)
     }
+}
+
+/// How long a data block is: 1 to 10 plain digits.
+pub(super) fn length_of(digits: &[u8]) -> Option<usize> {
+    let plain = (1..=10).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+    let length = std::str::from_utf8(digits).ok().filter(|_| plain)?.parse().ok()?;
+    (length <= 2_147_483_645).then_some(length)
 }
 
 /// Digits, with a minus where one may be, that fit.
