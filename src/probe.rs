@@ -10,8 +10,8 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// A reason is a line; whatever is longer is none of ours.
 const LONGEST_ANSWER: u64 = 4096;
 
-/// `Ok` if the role behind this health address is ready, else why it isn't.
-pub(crate) async fn ready(health: SocketAddr) -> Result<(), String> {
+/// `Ok` if the role behind this health address is ready, with what there is to see to; else why it isn't.
+pub(crate) async fn ready(health: SocketAddr) -> Result<Option<String>, String> {
     let answer = tokio::time::timeout(TIMEOUT, ask(health)).await;
     let answer = match answer {
         Ok(Ok(answer)) => answer,
@@ -23,7 +23,7 @@ pub(crate) async fn ready(health: SocketAddr) -> Result<(), String> {
     };
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     match head.split(' ').nth(1) {
-        Some("200") => Ok(()),
+        Some("200") => Ok(body.trim().strip_prefix("ready: ").map(str::to_owned)),
         Some("503") => Err(body.trim().to_owned()),
         _ => Err(format!("something else answers on {health}")),
     }

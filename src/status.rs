@@ -59,7 +59,7 @@ async fn look(settings: &Settings, folder: &Folder) -> Status {
     let mut roles = BTreeMap::new();
     for role in Role::ALL {
         let ready = probe::ready(role.health(settings)).await;
-        roles.insert(role.name(), Health::of(ready.map(|()| None)));
+        roles.insert(role.name(), Health::of(ready));
     }
     let docker = provisioner::docker_version(&settings.provisioner).await;
     let docker = Health::of(docker.map(Some).map_err(|error| error.to_string()));

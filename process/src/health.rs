@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::extract::State;
@@ -14,13 +14,20 @@ use tokio::net::TcpListener;
 
 use crate::Shutdown;
 
-/// Whether a role can do its work, and if not, why. Starts as "starting". Cheap to clone.
+/// Whether a role can do its work, and if not, why; and what an operator should see to although it can.
+/// Starts as "starting". Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Readiness(Arc<Mutex<Result<(), String>>>);
+pub struct Readiness(Arc<Mutex<Condition>>);
+
+#[derive(Debug)]
+struct Condition {
+    able: Result<(), String>,
+    warning: Option<String>,
+}
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Err("starting".into()))))
+        Self(Arc::new(Mutex::new(Condition { able: Err("starting".into()), warning: None })))
     }
 }
 
@@ -35,13 +42,23 @@ impl Readiness {
         self.set(Err(why.into()));
     }
 
-    /// `Ok` if it can, else the reason.
-    pub fn get(&self) -> Result<(), String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Something to see to, or (`None`) nothing any more.
+    pub fn warn(&self, warning: Option<String>) {
+        self.condition().warning = warning;
+    }
+
+    /// `Ok` if it can, with what there is to see to; else the reason.
+    pub fn get(&self) -> Result<Option<String>, String> {
+        let now = self.condition();
+        now.able.clone().map(|()| now.warning.clone())
     }
 
     fn set(&self, to: Result<(), String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = to;
+        self.condition().able = to;
+    }
+
+    fn condition(&self) -> MutexGuard<'_, Condition> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -77,7 +94,8 @@ pub async fn serve(
 
 async fn readyz(State(role): State<Role>) -> Response {
     match role.readiness.get() {
-        Ok(()) => "ready\n".into_response(),
+        Ok(None) => "ready\n".into_response(),
+        Ok(Some(warning)) => format!("ready: {warning}\n").into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
 }

@@ -23,7 +23,7 @@ use crate::lane::Lane;
 use crate::login::Credential;
 use crate::outbox::{Outbox, UNSENT_MAX};
 use crate::request::FlagSet;
-use crate::socket::{self, linger};
+use crate::stream::Stream;
 use alone::Errand;
 pub(crate) use state::State;
 
@@ -157,7 +157,7 @@ impl Client {
             } else {
                 tokio::select! {
                     biased;
-                    ready = socket::readable(self.outbox.stream()) => ready?,
+                    ready = self.outbox.stream().readable() => ready?,
                     () = self.outbox.changed() => continue,
                 }
             }
@@ -173,9 +173,9 @@ impl Client {
         let stream = self.outbox.stream();
         tokio::select! {
             biased;
-            ready = socket::readable(stream) => ready,
+            ready = stream.readable() => ready,
             () = self.outbox.changed() => Ok(()),
-            room = timeout(STALL, socket::writable(stream)) => {
+            room = timeout(STALL, stream.writable()) => {
                 room.map_err(|_| io::ErrorKind::TimedOut)??;
                 self.outbox.flush();
                 Ok(())
@@ -186,7 +186,7 @@ impl Client {
     /// Reads into the shared buffer and understands as much as may be: the common request is never copied.
     fn read(&mut self, house: &House<'_>) -> io::Result<Next> {
         let mut scratch = house.scratch.borrow_mut();
-        let read = socket::read(self.outbox.stream(), &mut scratch)?;
+        let read = self.outbox.stream().read(&mut scratch)?;
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -253,7 +253,7 @@ impl Client {
         let changed = async {
             tokio::select! {
                 () = self.outbox.changed() => Ok(()),
-                room = socket::writable(self.outbox.stream()), if self.outbox.is_blocked() => {
+                room = self.outbox.stream().writable(), if self.outbox.is_blocked() => {
                     self.outbox.flush();
                     room
                 }
@@ -305,14 +305,14 @@ impl Client {
     }
 
     /// The socket, for whoever sees to the connection next.
-    pub(crate) fn into_stream(self) -> Option<tokio::net::TcpStream> {
+    pub(crate) fn into_stream(self) -> Option<Stream> {
         self.outbox.into_stream()
     }
 
     async fn farewell(&mut self, house: &House<'_>) -> End {
         self.outbox.flush();
         if self.settle_up(house).await {
-            linger(self.outbox.stream(), house.scratch).await;
+            self.outbox.stream().linger(house.scratch).await;
         }
         End::Gone
     }

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZero;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,10 @@ pub struct Config {
     pub workers: usize,
     /// Whether plaintext is accepted from public addresses too.
     pub allow_plaintext: bool,
+    /// The certificate for TLS and what leads to its authority, in PEM; read again when it changes.
+    pub tls_certificate: Option<PathBuf>,
+    /// Its private key.
+    pub tls_key: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -26,6 +31,8 @@ impl Default for Config {
             health: SocketAddr::from((Ipv4Addr::LOCALHOST, 9151)),
             workers: 0,
             allow_plaintext: false,
+            tls_certificate: None,
+            tls_key: None,
         }
     }
 }

@@ -8,16 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use store::Grant;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::accept::is_private;
+use crate::certificate::Certificate;
 use crate::dialect::Dialect;
 use crate::dialect::binary::{Header, Status};
 use crate::grants::{Grants, Verdict};
 use crate::login::{Credential, Replies, Stage, Step};
 use crate::metrics::{LoginOutcome, Metrics};
-use crate::socket::{self, linger};
+use crate::stream::Stream;
 
 /// From accept to login.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,12 +27,14 @@ const FAILURE_DELAY: Duration = Duration::from_millis(20);
 const ANSWERS_MAX: u32 = 16;
 /// So many failed logins, likewise.
 const FAILURES_MAX: u32 = 3;
+/// The first byte of a TLS record that begins a handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
 /// What one read takes.
 const READ: usize = 2048;
 
 /// A connection that has shown a good token.
 pub(crate) struct Guest {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) dialect: Dialect,
     pub(crate) grant: Arc<Grant>,
     /// What it has sent behind its login.
@@ -43,7 +45,7 @@ pub(crate) struct Guest {
 
 /// Somebody at the door.
 pub(crate) struct Caller {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     /// What has been read already.
     pub(crate) input: Vec<u8>,
 }
@@ -52,6 +54,7 @@ pub(crate) struct Doorman<'a> {
     pub(crate) grants: &'a Arc<Grants>,
     pub(crate) metrics: &'a Metrics,
     pub(crate) allow_plaintext: bool,
+    pub(crate) certificate: &'a Certificate,
     /// What is read passes through here: a stranger has no buffer but for what has come.
     pub(crate) scratch: &'a RefCell<Vec<u8>>,
 }
@@ -60,15 +63,13 @@ impl Doorman<'_> {
     /// Sees to a connection until it is known (`Some`) or ended (`None`).
     pub(crate) async fn admit(&self, mut caller: Caller) -> Option<Guest> {
         let deadline = Instant::now() + LOGIN_TIMEOUT;
-        let first = match caller.input.first() {
-            Some(first) => *first,
-            None => {
-                caller.read(deadline, self.scratch).await.ok()?;
-                *caller.input.first()?
-            }
-        };
+        let mut first = caller.first(deadline, self.scratch).await?;
+        if first == TLS_HANDSHAKE && !caller.stream.is_tls() {
+            caller = self.encrypt(caller, deadline).await?;
+            first = caller.first(deadline, self.scratch).await?;
+        }
         let dialect = Dialect::detect(first);
-        if !self.allow_plaintext && !caller.is_private() {
+        if !self.allow_plaintext && !caller.stream.is_tls() && !caller.is_private() {
             self.metrics.login(LoginOutcome::Plaintext);
             return caller.refuse_plaintext(dialect, deadline, self.scratch).await;
         }
@@ -77,7 +78,7 @@ impl Doorman<'_> {
                 Some(Guest { stream: caller.stream, dialect, grant, rest: caller.input, replies })
             }
             Ok(None) => {
-                linger(&caller.stream, self.scratch).await;
+                caller.stream.linger(self.scratch).await;
                 None
             }
             Err(_) => {
@@ -85,6 +86,16 @@ impl Doorman<'_> {
                 None
             }
         }
+    }
+
+    /// The connection as TLS. Without a certificate, or when the handshake fails, there is none.
+    async fn encrypt(&self, caller: Caller, deadline: Instant) -> Option<Caller> {
+        let certificate = self.certificate.current()?;
+        let handshake = caller.stream.into_tls(certificate, &caller.input);
+        let shaken =
+            timeout_at(deadline, handshake).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        self.metrics.handshake(shaken.as_ref().ok().and_then(Stream::handshake));
+        Some(Caller { stream: shaken.ok()?, input: Vec::new() })
     }
 
     async fn talk(
@@ -148,7 +159,15 @@ impl Doorman<'_> {
 
 impl Caller {
     fn is_private(&self) -> bool {
-        self.stream.peer_addr().map(|peer| peer.ip()).is_ok_and(|ip: IpAddr| is_private(ip))
+        self.stream.tcp().peer_addr().map(|peer| peer.ip()).is_ok_and(|ip: IpAddr| is_private(ip))
+    }
+
+    /// Its first byte, which is left there.
+    async fn first(&mut self, deadline: Instant, scratch: &RefCell<Vec<u8>>) -> Option<u8> {
+        if self.input.is_empty() {
+            self.read(deadline, scratch).await.ok()?;
+        }
+        self.input.first().copied()
     }
 
     /// Reads what there is, at least a byte. The buffer grows by what arrives, never by what is declared.
@@ -157,12 +176,10 @@ impl Caller {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         loop {
-            timeout_at(deadline, socket::readable(&self.stream))
-                .await
-                .map_err(|_| io::ErrorKind::TimedOut)??;
+            timeout_at(deadline, self.stream.readable()).await.map_err(|_| io::ErrorKind::TimedOut)??;
             let mut scratch = scratch.borrow_mut();
             let chunk = scratch.get_mut(..READ).unwrap_or_default();
-            match socket::read(&self.stream, chunk) {
+            match self.stream.read(chunk) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => {
                     self.input.extend_from_slice(chunk.get(..n).unwrap_or_default());
@@ -176,12 +193,18 @@ impl Caller {
 
     async fn write(&self, mut words: &[u8]) -> io::Result<()> {
         while !words.is_empty() {
-            socket::writable(&self.stream).await?;
-            match self.stream.try_write(words) {
+            self.stream.writable().await?;
+            match self.stream.write(words) {
                 Ok(n) => words = words.get(n..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
+        }
+        while let Err(error) = self.stream.flush() {
+            if error.kind() != io::ErrorKind::WouldBlock {
+                return Err(error);
+            }
+            self.stream.writable().await?;
         }
         Ok(())
     }
@@ -206,7 +229,7 @@ impl Caller {
                 timeout_at(deadline, self.write(&header.status(Status::AUTH_FAILURE))).await.ok()?.ok()?;
             }
         }
-        linger(&self.stream, scratch).await;
+        self.stream.linger(scratch).await;
         None
     }
 }

@@ -16,6 +16,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The certificate can't be used.
+    #[error("{0}")]
+    Certificate(String),
     /// The store can't be read.
     #[error(transparent)]
     Store(#[from] store::StoreError),

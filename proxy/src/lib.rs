@@ -8,6 +8,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
 
 mod accept;
+mod certificate;
 mod client;
 mod config;
 mod dialect;
@@ -25,6 +26,7 @@ mod outbox;
 mod request;
 mod signal;
 mod socket;
+mod stream;
 mod usage;
 mod worker;
 
@@ -39,6 +41,7 @@ use store::{LaneKey, Store, TokenKey};
 pub use config::Config;
 pub use error::Error;
 
+use certificate::Certificate;
 use grants::Grants;
 use metrics::Metrics;
 use worker::{Shared, Worker};
@@ -57,17 +60,20 @@ pub async fn run(
     let mut registry = Registry::default();
     let metrics = Arc::new(Metrics::register(&mut registry));
     let readiness = Readiness::default();
+    let certificate = Arc::new(Certificate::load(&config)?);
     let listeners = accept::bind(config.listen, config.workers())?;
     health::serve(config.health, readiness.clone(), registry, &shutdown)
         .await
         .map_err(|source| Error::Bind { what: "health port", address: config.health, source })?;
 
     let ledger = ledger::keep(store.clone(), config.listen, metrics.clone(), &shutdown);
+    certificate.follow(readiness.clone(), &shutdown);
     let grants = Arc::new(Grants::new(store, token_key));
     let (senders, inboxes) = worker::channels(listeners.len());
     grants::follow(grants.clone(), senders.clone(), readiness, &shutdown).await?;
     let shared = Arc::new(Shared {
         config,
+        certificate,
         grants,
         lane_key,
         metrics,

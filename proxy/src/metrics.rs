@@ -11,6 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
+use rustls::HandshakeKind;
 
 use crate::usage::{BUCKETS, Counts};
 
@@ -22,6 +23,7 @@ pub(crate) struct Metrics {
     /// Connections, logged in or not.
     pub(crate) connections: Gauge,
     pub(crate) logins: Family<Login, Counter>,
+    handshakes: Family<Handshake, Counter>,
     pub(crate) lane_failures: Counter,
     operations: Family<Operation, Counter>,
     bytes: Family<Bytes, Counter>,
@@ -89,6 +91,18 @@ impl Collector for Latency {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Handshake {
+    outcome: HandshakeOutcome,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum HandshakeOutcome {
+    Full,
+    Resumed,
+    Failed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Login {
     pub(crate) outcome: LoginOutcome,
 }
@@ -117,6 +131,7 @@ impl Metrics {
         let proxy = registry.sub_registry_with_prefix("memgate_proxy");
         proxy.register("connections", "Client connections, logged in or not", metrics.connections.clone());
         proxy.register("logins", "Login attempts by outcome", metrics.logins.clone());
+        proxy.register("tls_handshakes", "TLS handshakes by outcome", metrics.handshakes.clone());
         proxy.register("operations", "Requests answered, by kind", metrics.operations.clone());
         proxy.register("bytes", "Bytes to and from clients that have logged in", metrics.bytes.clone());
         proxy.register("errors", "Requests that memcached didn't answer", metrics.errors.clone());
@@ -146,6 +161,16 @@ impl Metrics {
             bucket.fetch_add(*count, Ordering::Relaxed);
         }
         self.latency.micros.fetch_add(counts.micros, Ordering::Relaxed);
+    }
+
+    /// How a handshake has gone; `None` when it failed.
+    pub(crate) fn handshake(&self, kind: Option<HandshakeKind>) {
+        let outcome = match kind {
+            Some(HandshakeKind::Resumed) => HandshakeOutcome::Resumed,
+            Some(_) => HandshakeOutcome::Full,
+            None => HandshakeOutcome::Failed,
+        };
+        self.handshakes.get_or_create(&Handshake { outcome }).inc();
     }
 
     pub(crate) fn login(&self, outcome: LoginOutcome) {

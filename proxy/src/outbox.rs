@@ -8,11 +8,10 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::io::{self, IoSlice};
 use std::rc::Rc;
 
-use tokio::net::TcpStream;
-
 use crate::dialect::{self, fault_line};
 use crate::request::{Answer, Fault, Head, Kind, Outcome, Reply, TextAnswer};
 use crate::signal::Signal;
+use crate::stream::Stream;
 use crate::usage::{Asked, Usage};
 use deferred::Queue;
 pub(crate) use deferred::{Deferred, whole};
@@ -46,7 +45,7 @@ impl Spare {
 }
 
 pub(crate) struct Outbox {
-    stream: TcpStream,
+    stream: Stream,
     spare: Rc<Spare>,
     buffer: RefCell<Vec<u8>>,
     /// How much of the buffer the socket has taken.
@@ -80,7 +79,7 @@ impl Drop for Waiting<'_> {
 }
 
 impl Outbox {
-    pub(crate) fn new(stream: TcpStream, spare: Rc<Spare>) -> Rc<Self> {
+    pub(crate) fn new(stream: Stream, spare: Rc<Spare>) -> Rc<Self> {
         Rc::new(Self {
             stream,
             spare,
@@ -123,12 +122,12 @@ impl Outbox {
         &self.spare
     }
 
-    pub(crate) fn stream(&self) -> &TcpStream {
+    pub(crate) fn stream(&self) -> &Stream {
         &self.stream
     }
 
     /// Takes the stream back, when nobody else holds the outbox.
-    pub(crate) fn into_stream(self: Rc<Self>) -> Option<TcpStream> {
+    pub(crate) fn into_stream(self: Rc<Self>) -> Option<Stream> {
         Rc::into_inner(self).map(|outbox| outbox.stream)
     }
 
@@ -139,7 +138,7 @@ impl Outbox {
 
     /// Bytes that the socket hasn't taken.
     pub(crate) fn unsent(&self) -> usize {
-        self.buffer.borrow().len() - self.sent.get()
+        self.buffer.borrow().len() - self.sent.get() + usize::from(self.stream.holds_back())
     }
 
     pub(crate) fn is_blocked(&self) -> bool {
@@ -318,7 +317,7 @@ impl Outbox {
             0
         } else {
             // An error is met again, and seen to, by the next flush.
-            self.stream.try_write_vectored(&pieces.map(IoSlice::new)).unwrap_or(0)
+            self.stream.write_vectored(&pieces.map(IoSlice::new)).unwrap_or(0)
         };
         if let Some(usage) = self.usage.get() {
             usage.written(written);
@@ -350,8 +349,12 @@ impl Outbox {
     /// Sends what there is, as far as the socket takes it.
     pub(crate) fn flush(&self) {
         let mut buffer = self.buffer.borrow_mut();
-        while let Some(rest) = buffer.get(self.sent.get()..).filter(|rest| !rest.is_empty()) {
-            match self.stream.try_write(rest) {
+        loop {
+            let rest = buffer.get(self.sent.get()..).unwrap_or_default();
+            let written =
+                if rest.is_empty() { self.stream.flush().map(|()| 0) } else { self.stream.write(rest) };
+            match written {
+                Ok(0) if rest.is_empty() => break,
                 Ok(n) if n > 0 => {
                     self.sent.set(self.sent.get() + n);
                     if let Some(usage) = self.usage.get() {
@@ -369,8 +372,8 @@ impl Outbox {
                 }
                 _ => {
                     self.broken.set(true);
-                    buffer.clear();
                     self.wake.give();
+                    break;
                 }
             }
         }

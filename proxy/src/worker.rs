@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
+use crate::certificate::Certificate;
 use crate::client::{Client, End, House, State};
 use crate::dialect::Dialect;
 use crate::doorman::{Caller, Doorman, Guest};
@@ -30,7 +31,7 @@ use crate::ledger::{Entries, Entry};
 use crate::login::Replies;
 use crate::metrics::{Counted, LoginOutcome, Metrics};
 use crate::outbox::{Outbox, Spare};
-use crate::socket::linger;
+use crate::stream::{Departed, Stream};
 use crate::{Config, DRAIN, Error};
 
 /// Messages that may wait for a worker.
@@ -50,6 +51,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// What all workers share, read-only.
 pub(crate) struct Shared {
     pub(crate) config: Config,
+    pub(crate) certificate: Arc<Certificate>,
     pub(crate) grants: Arc<Grants>,
     pub(crate) lane_key: LaneKey,
     pub(crate) metrics: Arc<Metrics>,
@@ -68,7 +70,7 @@ pub(crate) enum Message {
 
 /// A guest between two runtimes: its socket belongs to neither.
 pub(crate) struct Moving {
-    stream: std::net::TcpStream,
+    stream: Departed,
     dialect: Dialect,
     grant: Arc<Grant>,
     rest: Vec<u8>,
@@ -217,7 +219,7 @@ impl Worker {
             }
             Message::Guest(moving) => {
                 let Moving { stream, dialect, grant, rest, replies, counted } = *moving;
-                let Ok(stream) = TcpStream::from_std(stream) else { return };
+                let Ok(stream) = stream.arrive() else { return };
                 let guest = Box::new(Guest { stream, dialect, grant, rest, replies });
                 self.receive_visit(Visit::AtHome(guest), counted);
             }
@@ -229,7 +231,7 @@ impl Worker {
         let counted = Counted::new(&self.shared.metrics.connections);
         let kept_alive = SockRef::from(&stream).set_tcp_keepalive(&keepalive());
         if kept_alive.and_then(|()| stream.set_nodelay(true)).is_ok() {
-            let caller = Caller { stream, input: Vec::new() };
+            let caller = Caller { stream: Stream::plain(stream), input: Vec::new() };
             self.receive_visit(Visit::AtTheDoor(Box::new(caller)), counted);
         }
     }
@@ -257,7 +259,7 @@ impl Worker {
             }
             let serving = match self.seat(*guest) {
                 Ok(client) => Box::pin(self.serve(client)),
-                Err(refused) => return Box::pin(linger(refused.stream(), &self.client_scratch)).await,
+                Err(refused) => return Box::pin(refused.stream().linger(&self.client_scratch)).await,
             };
             match serving.await {
                 Some(again) => visit = Visit::AtTheDoor(again),
@@ -272,6 +274,7 @@ impl Worker {
             grants: &self.shared.grants,
             metrics: &self.shared.metrics,
             allow_plaintext: self.shared.config.allow_plaintext,
+            certificate: &self.shared.certificate,
             scratch: &self.client_scratch,
         };
         tokio::select! {
@@ -368,6 +371,6 @@ fn keepalive() -> TcpKeepalive {
 impl Moving {
     fn new(guest: Guest, counted: Counted) -> io::Result<Self> {
         let Guest { stream, dialect, grant, rest, replies } = guest;
-        Ok(Self { stream: stream.into_std()?, dialect, grant, rest, replies, counted })
+        Ok(Self { stream: stream.depart()?, dialect, grant, rest, replies, counted })
     }
 }

@@ -11,6 +11,8 @@ mod live;
 mod long;
 #[path = "support/memcached.rs"]
 mod memcached;
+#[path = "door/tls.rs"]
+mod tls;
 #[path = "door/usage.rs"]
 mod usage;
 

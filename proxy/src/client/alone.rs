@@ -14,7 +14,6 @@ use tokio::time::{Instant, timeout};
 use super::{Client, House, STALL};
 use crate::outbox::{Deferred, UNSENT_MAX, whole};
 use crate::request::{Fault, Outcome, Reply};
-use crate::socket;
 pub(super) use get::OwnGet;
 pub(super) use store::OwnStore;
 pub(super) use untagged::Untagged;
@@ -75,7 +74,7 @@ impl Client {
     async fn drain(&self) -> io::Result<()> {
         self.outbox.flush();
         while self.outbox.unsent() > 0 {
-            self.patiently(|| socket::writable(self.outbox.stream())).await?;
+            self.patiently(|| self.outbox.stream().writable()).await?;
             self.outbox.flush();
         }
         if self.outbox.is_broken() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }

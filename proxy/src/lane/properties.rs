@@ -18,6 +18,7 @@ use crate::outbox::{Deferred, Outbox, whole};
 use crate::request::{
     Answer, Command, Fault, FlagSet, Kind, Limits, Meta, Outcome, Reply, Request, Stamp, TextAnswer, Verb,
 };
+use crate::stream::Stream;
 use crate::usage::Usage;
 
 /// Longer values than the first are put off, longer ones than the second are no memcached's.
@@ -306,17 +307,17 @@ fn number(digits: &[u8]) -> Option<u64> {
 
 thread_local! {
     /// Connections that nothing is sent on, and the runtime that an outbox's must belong to.
-    static STREAMS: RefCell<(Runtime, Vec<TcpStream>)> = RefCell::new(connect());
+    static STREAMS: RefCell<(Runtime, Vec<Stream>)> = RefCell::new(connect());
 }
 
-fn connect() -> (Runtime, Vec<TcpStream>) {
+fn connect() -> (Runtime, Vec<Stream>) {
     let runtime = Builder::new_current_thread().enable_io().build().expect("a runtime");
     let streams = runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let mut streams = Vec::new();
         for _ in 0..CLIENTS {
-            streams.push(TcpStream::connect(address).await.expect("a connection"));
+            streams.push(Stream::plain(TcpStream::connect(address).await.expect("a connection")));
         }
         streams
     });

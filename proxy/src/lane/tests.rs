@@ -8,6 +8,7 @@ use tokio::task::LocalSet;
 use super::*;
 use crate::outbox::Spare;
 use crate::request::{Answer, Command, Key, KeyForm, Mode, Store, TextAnswer};
+use crate::stream::Stream;
 
 const GET: Request<'static> = Request {
     command: Command::Get { exptime: None },
@@ -63,7 +64,7 @@ async fn two_gets(backend: Backend) -> String {
         }
     };
     let (mut caller, stream) = pair().await;
-    let outbox = Outbox::new(stream, Rc::<Spare>::default());
+    let outbox = Outbox::new(Stream::plain(stream), Rc::<Spare>::default());
     let target = Target { address, generation: 1, secret: "secret".into(), value_max: 100 };
     let lane = Lane::new(target.value_max, usage());
     lane.send(&GET, &outbox);
@@ -131,7 +132,7 @@ async fn silence_ends_at_the_deadline() {
 #[tokio::test]
 async fn words_of_ours_keep_their_place() {
     let (mut caller, stream) = pair().await;
-    let outbox = Outbox::new(stream, Rc::<Spare>::default());
+    let outbox = Outbox::new(Stream::plain(stream), Rc::<Spare>::default());
     let mut queue = Queue::new(Sizes { most: 100, whole: 100 }, usage());
     let tag = queue.push(&GET, outbox.clone());
     queue.push_words(Cow::Borrowed(b"ERROR\r\n"), outbox.clone());
@@ -157,7 +158,8 @@ async fn a_full_lane_says_when_it_takes_more() {
     };
     let (_caller, stream) = pair().await;
     let (_other, idle) = pair().await;
-    let (outbox, idle) = (Outbox::new(stream, Rc::default()), Outbox::new(idle, Rc::default()));
+    let (outbox, idle) =
+        (Outbox::new(Stream::plain(stream), Rc::default()), Outbox::new(Stream::plain(idle), Rc::default()));
     let lane = Lane::new(target.value_max, usage());
     let value = vec![b'v'; 256 * 1024];
     let store = Store { mode: Mode::Set, flags: 0, exptime: 0, cas: None, value: &value };

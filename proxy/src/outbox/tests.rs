@@ -7,10 +7,10 @@ use tokio::time::timeout;
 
 use super::*;
 
-async fn pair() -> (TcpStream, Rc<Outbox>) {
+async fn pair() -> (tokio::net::TcpStream, Rc<Outbox>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    (near, Outbox::new(listener.accept().await.unwrap().0, Rc::default()))
+    let near = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (near, Outbox::new(Stream::plain(listener.accept().await.unwrap().0), Rc::default()))
 }
 
 #[tokio::test]

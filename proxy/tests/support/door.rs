@@ -21,12 +21,16 @@ pub(crate) struct Door {
 
 impl Door {
     pub(crate) fn open() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::open_in(tempfile::tempdir().unwrap(), proxy::Config::default())
+    }
+
+    /// With its data in `folder`, and `config` but for the ports.
+    pub(crate) fn open_in(folder: TempDir, config: proxy::Config) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let database = Database::Sqlite(folder.path().join("memgate.db"));
         let store = runtime.block_on(Store::open(&database)).unwrap();
         let shutdown = Shutdown::new();
-        let config = proxy::Config { listen: free_port(), health: free_port(), ..proxy::Config::default() };
+        let config = proxy::Config { listen: free_port(), health: free_port(), ..config };
         let (token_key, lane_key) = (token_key(folder.path()), lane_key(folder.path()));
         let (own, stop, theirs) = (config.clone(), shutdown.clone(), database);
         let proxy = std::thread::spawn(move || {

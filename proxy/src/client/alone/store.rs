@@ -11,7 +11,6 @@ use crate::dialect;
 use crate::lane::encode;
 use crate::lane::own::{BUFFER, Own, Said};
 use crate::request::{Answer, Fault, Kind, Outcome, Request, Stamp};
-use crate::socket;
 
 const LINE_END: &[u8] = b"\r\n";
 
@@ -149,11 +148,11 @@ impl Client {
 
     /// Reads a piece of the value and passes it on at once; what memcached doesn't take is waited for.
     async fn pass_piece(&self, own: &Own, store: &mut OwnStore, house: &House<'_>) -> Result<(), Trouble> {
-        self.patiently(|| socket::readable(self.outbox.stream())).await?;
+        self.patiently(|| self.outbox.stream().readable()).await?;
         let rest = {
             let mut scratch = house.scratch.borrow_mut();
             let room = scratch.get_mut(..store.left.min(BUFFER)).unwrap_or_default();
-            let read = match socket::read(self.outbox.stream(), room) {
+            let read = match self.outbox.stream().read(room) {
                 Ok(0) => return Err(Trouble::Client(io::ErrorKind::UnexpectedEof.into())),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -171,10 +170,10 @@ impl Client {
 
     /// Reads what there is to the input, a little.
     async fn read_some(&mut self, house: &House<'_>) -> Result<(), Trouble> {
-        self.patiently(|| socket::readable(self.outbox.stream())).await?;
+        self.patiently(|| self.outbox.stream().readable()).await?;
         let mut scratch = house.scratch.borrow_mut();
         let room = scratch.get_mut(..LINE_END.len()).unwrap_or_default();
-        match socket::read(self.outbox.stream(), room) {
+        match self.outbox.stream().read(room) {
             Ok(0) => Err(Trouble::Client(io::ErrorKind::UnexpectedEof.into())),
             Ok(read) => {
                 self.input.extend_from_slice(room.get(..read).unwrap_or_default());
