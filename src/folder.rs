@@ -14,6 +14,7 @@ use store::{Database, LaneKey, Store, TokenKey};
 
 use crate::account::Accounts;
 use crate::args::Global;
+use crate::authority;
 use crate::report::Failure;
 use crate::settings::{Settings, data_path};
 
@@ -101,7 +102,8 @@ impl Folder {
 
     /// Removes what [`Folder::prepare`] and the store have made, and nothing else.
     pub(crate) fn purge(&self, settings: &Settings) -> Result<Vec<PathBuf>, Failure> {
-        let mut files: Vec<PathBuf> = [TOKEN_KEY, LANE_KEY, LOCK].map(|name| self.path.join(name)).into();
+        let names = [TOKEN_KEY, LANE_KEY, LOCK].into_iter().chain(authority::FILES);
+        let mut files: Vec<PathBuf> = names.map(|name| self.path.join(name)).collect();
         if let Database::Sqlite(file) = settings.database(&self.path) {
             files.extend(["-wal", "-shm", "-journal", ""].map(|suffix| with_suffix(&file, suffix)));
             files.push(file.with_extension("lead"));
@@ -215,7 +217,7 @@ fn create(path: &Path, mode: u32) -> Result<bool, Failure> {
 }
 
 /// Sets owner, group and mode where they differ.
-fn give(path: &Path, owner: Option<Uid>, group: Option<Gid>, mode: u32) -> Result<(), Failure> {
+pub(crate) fn give(path: &Path, owner: Option<Uid>, group: Option<Gid>, mode: u32) -> Result<(), Failure> {
     let meta = fs::metadata(path).map_err(|error| cannot("use", path, &error))?;
     let same_owner = owner.is_none_or(|owner| owner.as_raw() == meta.uid());
     let same_group = group.is_none_or(|group| group.as_raw() == meta.gid());

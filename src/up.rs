@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use process::Shutdown;
 use rustix::fs::FlockOperation;
@@ -17,33 +17,43 @@ use crate::folder::Folder;
 use crate::report::{self, Failure};
 use crate::settings::{Settings, reachable};
 use crate::supervisor::Supervisor;
-use crate::{passage, ports};
+use crate::{authority, passage, ports};
 
 /// What is printed when everything is ready.
 #[derive(Debug, Serialize)]
 struct Ready {
     web: String,
     endpoint: String,
+    /// What clients must trust to speak TLS, if the certificate is ours.
+    ca: Option<PathBuf>,
     ready: bool,
 }
 
 pub(crate) fn run(global: &Global) -> Result<(), Failure> {
-    let settings = Settings::load(global)?;
+    let mut settings = Settings::load(global)?;
     process::telemetry::init(&settings.log.filter, settings.log.format);
     let accounts = Accounts::ensure()?;
     let mut folder = Folder::of(global);
     folder.prepare(&settings, accounts.as_ref())?;
     let lock = lock(&folder)?;
     ports::require_free(&settings, accounts.is_some())?;
+    let mut ca = Some(folder.path().join(authority::CA));
     if let Some(accounts) = &accounts {
         folder = Folder::at(&passage::open(folder.path(), accounts)?);
+    }
+    if authority::is_wanted(&settings) {
+        authority::certify(folder.path(), &settings, accounts.as_ref())?;
+        settings.proxy.tls_certificate = Some(folder.path().join(authority::SERVER));
+        settings.proxy.tls_key = Some(folder.path().join(authority::SERVER_KEY));
+    } else {
+        ca = None;
     }
     // Paths are absolute from here on, and no role needs a right to where we were started.
     std::env::set_current_dir("/").map_err(|error| Failure::new(error.to_string(), "check /"))?;
     // One thread: roles are told of our end by the end of the thread that started them.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(error.to_string(), "check the system's limits"))?;
-    let ended = runtime.block_on(supervise(&settings, &folder, accounts, global.json));
+    let ended = runtime.block_on(supervise(&settings, &folder, accounts, ca, global.json));
     drop(lock);
     ended
 }
@@ -52,6 +62,7 @@ async fn supervise(
     settings: &Settings,
     folder: &Folder,
     accounts: Option<Accounts>,
+    ca: Option<PathBuf>,
     json: bool,
 ) -> Result<(), Failure> {
     let shutdown = Shutdown::on_signals().map_err(|error| Failure::new(error.to_string(), "report this"))?;
@@ -62,7 +73,11 @@ async fn supervise(
         () = shutdown.begun() => return Ok(()),
     }
     let supervisor = Supervisor::start(settings, folder.path(), accounts, &shutdown);
-    let ended = supervisor.until_stopped(|| announce(settings, json)).await;
+    let renewed = ca.is_some();
+    let ended = tokio::select! {
+        ended = supervisor.until_stopped(|| announce(settings, ca, json)) => ended,
+        never = authority::renew(folder.path(), settings, accounts.as_ref()), if renewed => match never {},
+    };
     store.close().await;
     ended
 }
@@ -76,14 +91,20 @@ async fn check_docker(settings: &Settings, store: &Store) -> Result<(), Failure>
     Ok(())
 }
 
-fn announce(settings: &Settings, json: bool) -> Result<(), Failure> {
+fn announce(settings: &Settings, ca: Option<PathBuf>, json: bool) -> Result<(), Failure> {
     let web = settings.webui.base_url.clone();
     let ready = Ready {
         web: web.unwrap_or_else(|| format!("http://{}", reachable(settings.webui.listen))),
         endpoint: settings.webui.endpoint.clone(),
+        ca,
         ready: true,
     };
-    report::print(json, &ready, || format!("{}\n{}\nmemgate is ready\n", ready.web, ready.endpoint))
+    report::print(json, &ready, || {
+        let trust = ready.ca.as_ref().map_or_else(String::new, |ca| {
+            format!("TLS: let clients trust {} (openssl: -CAfile, Python: cafile=)\n", ca.display())
+        });
+        format!("{trust}{}\n{}\nmemgate is ready\n", ready.web, ready.endpoint)
+    })
 }
 
 /// Held for as long as we run. The file says who we are, for `memgate down`.
