@@ -1,5 +1,7 @@
 """python-binary-memcached (binary protocol, SASL PLAIN): use | find-nothing | be-refused."""
 
+import os
+import ssl
 import sys
 
 import bmemcached
@@ -8,7 +10,13 @@ what, endpoint, username, password, *sizes = sys.argv[1:]
 REFUSED = (0x08, 0x20)
 
 
+# With a certificate authority all goes over TLS.
+ca = os.environ.get("CA")
+
+
 def client(**options):
+    if ca:
+        options["tls_context"] = ssl.create_default_context(cafile=ca)
     return bmemcached.Client((endpoint,), username, password, socket_timeout=10, **options)
 
 

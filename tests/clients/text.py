@@ -1,6 +1,7 @@
 """emcache (text protocol, login as memcached -Y): use | find-nothing | be-refused."""
 
 import asyncio
+import os
 import sys
 
 import emcache
@@ -10,7 +11,13 @@ host, port = endpoint.rsplit(":", 1)
 node = emcache.MemcachedHostAddress(host, int(port))
 
 
+# With a certificate authority all goes over TLS.
+ca = os.environ.get("CA")
+
+
 def connect(**options):
+    if ca:
+        options |= {"ssl": True, "ssl_extra_ca": ca}
     return emcache.create_client([node], username=username, password=password, timeout=10.0, **options)
 
 

@@ -21,8 +21,8 @@ fn tool(variable: &str, default: &str) -> PathBuf {
     tool
 }
 
-/// Runs a script with where and who; it fails by itself at what it doesn't like.
-fn script(product: &Product, script: &str, what: &str, who: &Credentials) -> Output {
+/// A script with where and who; it fails by itself at what it doesn't like.
+fn command(product: &Product, script: &str, what: &str, who: &Credentials) -> Command {
     let mut command = if script.ends_with(".js") {
         let mut node = Command::new("node");
         node.env("NODE_PATH", tool("MEMGATE_TEST_NODE_MODULES", "target/tools/node/node_modules"));
@@ -33,9 +33,17 @@ fn script(product: &Product, script: &str, what: &str, who: &Credentials) -> Out
     command
         .arg(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script))
         .args([what, &product.endpoint().to_string(), &who.username, &who.password])
-        .args(SIZES.map(|size| size.to_string()))
-        .output()
-        .unwrap()
+        .args(SIZES.map(|size| size.to_string()));
+    command
+}
+
+fn script(product: &Product, script: &str, what: &str, who: &Credentials) -> Output {
+    command(product, script, what, who).output().unwrap()
+}
+
+/// The same, over TLS.
+fn secured(product: &Product, script: &str, what: &str, who: &Credentials) -> Output {
+    command(product, script, what, who).env("CA", product.data().join("ca.pem")).output().unwrap()
 }
 
 fn passes(output: &Output, what: &str) {
@@ -59,6 +67,18 @@ fn client_libraries_do_all_they_can() {
     for client in SCRIPTS {
         passes(&script(&product, client, "be-refused", &spare), client);
         passes(&script(&product, client, "use", &ada), client);
+    }
+}
+
+#[test]
+fn client_libraries_that_can_speak_tls_do() {
+    let product = Product::start();
+    let (ada, bob) = (product.add_user("ada@example.org"), product.add_user("bob@example.org"));
+    let wrong = Credentials { password: bob.password.clone(), ..ada.clone() };
+    for client in ["binary.py", "text.py"] {
+        passes(&secured(&product, client, "use", &ada), client);
+        passes(&secured(&product, client, "find-nothing", &bob), client);
+        passes(&secured(&product, client, "be-refused", &wrong), client);
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) struct Bench {
     /// Print a JSON list instead of the table
     #[arg(long)]
     json: bool,
-    /// Also write bench.json and bench.svg to this folder
+    /// Also write bench.md, bench.json and bench.svg to this folder
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
     /// Runs of each point [default: 5, with --quick 2]
@@ -115,6 +115,7 @@ impl Bench {
             std::fs::create_dir_all(folder)?;
             std::fs::write(folder.join("bench.json"), serde_json::to_string_pretty(points)? + "\n")?;
             std::fs::write(folder.join("bench.svg"), plot::svg(points))?;
+            std::fs::write(folder.join("bench.md"), table::page(points))?;
         }
         if self.json {
             println!("{}", serde_json::to_string_pretty(points)?);

@@ -103,7 +103,7 @@ impl Engine<'_> {
         for index in 0..self.plan.connections {
             let way = &self.ways[index % self.ways.len()];
             if self.plan.churn {
-                self.sessions.push(Session::begin(way.target)?);
+                self.sessions.push(Session::begin(way)?);
             } else {
                 self.sessions.push(Session::open(preload::enter(way, &self.wire)?)?);
                 self.watch(index)?;
@@ -183,7 +183,8 @@ impl Engine<'_> {
             tally.count(reply, now);
             last = Some(reply);
         })?;
-        let Some(last) = last else { return Ok(()) };
+        // A handshake may have ended, and made way for what is to be sent.
+        let Some(last) = last else { return self.flush(index) };
         if self.plan.churn {
             return self.churn(index, last);
         }
@@ -197,7 +198,7 @@ impl Engine<'_> {
             self.ask(index, last.at);
             return self.flush(index);
         }
-        self.sessions[index] = Session::begin(self.ways[index % self.ways.len()].target)?;
+        self.sessions[index] = Session::begin(&self.ways[index % self.ways.len()])?;
         self.arrive(index)
     }
 
@@ -267,12 +268,7 @@ impl Engine<'_> {
         let blocked = session.flush()?;
         if blocked != session.blocked {
             session.blocked = blocked;
-            epoll::modify(
-                &self.poller,
-                &session.stream,
-                EventData::new_u64(index as u64),
-                interest(blocked),
-            )?;
+            epoll::modify(&self.poller, &session.link, EventData::new_u64(index as u64), interest(blocked))?;
         }
         Ok(())
     }
@@ -280,7 +276,7 @@ impl Engine<'_> {
     fn watch(&self, index: usize) -> Result<(), Failure> {
         let session = &self.sessions[index];
         let data = EventData::new_u64(index as u64);
-        Ok(epoll::add(&self.poller, &session.stream, data, interest(session.blocked))?)
+        Ok(epoll::add(&self.poller, &session.link, data, interest(session.blocked))?)
     }
 
     /// Open loop: hands out every request whose time has come. Returns how long to wait at most.

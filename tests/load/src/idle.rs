@@ -1,11 +1,12 @@
 //! Connections that are logged in and do nothing: what does one cost?
 
 use std::io::BufRead as _;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 
 use clap::Args;
 
 use crate::failure::Failure;
+use crate::link::Link;
 use crate::login::Login;
 use crate::plan::Identity;
 use crate::preload;
@@ -40,7 +41,7 @@ impl Idle {
         for way in &ways {
             preload::store_all(preload::enter(way, &wire)?, 1, Known { wire: &wire, login: &way.login })?;
         }
-        let mut open: Vec<(TcpStream, &Login)> = Vec::new();
+        let mut open: Vec<(Link, &Login)> = Vec::new();
         for way in ways.iter().cycle().take(self.connections) {
             open.push((preload::enter(way, &wire)?, &way.login));
         }
@@ -49,11 +50,11 @@ impl Idle {
         if std::io::stdin().lock().read_line(&mut line)? == 0 {
             return Ok(());
         }
-        for (stream, login) in &mut open {
-            *stream = preload::get_one(stream.try_clone()?, Known { wire: &wire, login })?;
-        }
+        let asked = |(link, login)| preload::get_one(link, Known { wire: &wire, login });
+        let open: Vec<Link> = open.into_iter().map(asked).collect::<Result<_, _>>()?;
         println!("asked");
         std::io::stdin().lock().read_line(&mut line)?;
+        drop(open);
         Ok(())
     }
 }

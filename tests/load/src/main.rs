@@ -10,6 +10,7 @@ mod failure;
 #[cfg(test)]
 mod fake;
 mod idle;
+mod link;
 mod login;
 mod outcome;
 mod plan;

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 
 use crate::cpu::Watched;
 use crate::failure::Failure;
+use crate::link::{self, Tls};
 use crate::login::Login;
 use crate::target;
 use crate::wire::{Dialect, KEY_LEN};
@@ -80,6 +81,12 @@ pub(crate) struct Identity {
     /// own, asked at its address where it has one and at the target's where not
     #[arg(long, value_name = "FILE", required_if_eq_any = [("login", "text"), ("login", "token"), ("login", "sasl")])]
     pub(crate) credentials: Option<PathBuf>,
+    /// Speak TLS, and trust this certificate authority
+    #[arg(long, value_name = "CA_FILE")]
+    pub(crate) tls: Option<PathBuf>,
+    /// Every TLS handshake is a whole one
+    #[arg(long, requires = "tls")]
+    pub(crate) no_resumption: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -139,18 +146,20 @@ impl Plan {
 pub(crate) struct Way {
     pub(crate) target: SocketAddr,
     pub(crate) login: Login,
+    pub(crate) tls: Option<Tls>,
 }
 
 impl Identity {
     /// A way for each user, in the file's order.
     pub(crate) fn ways(&self, target: SocketAddr) -> Result<Vec<Way>, Failure> {
+        let tls = self.tls.as_ref().map(|ca| link::trusting(ca, !self.no_resumption)).transpose()?;
         let Some(path) = self.credentials.as_ref().filter(|_| self.login != LoginForm::None) else {
-            return Ok(vec![Way { target, login: Login::none() }]);
+            return Ok(vec![Way { target, login: Login::none(), tls }]);
         };
         let text = std::fs::read_to_string(path).map_err(|error| {
             Failure::new(format!("can't read {} ({error})", path.display()), "name a file that can be read")
         })?;
-        let ways: Option<Vec<Way>> = text.lines().map(|line| self.way(line, target)).collect();
+        let ways: Option<Vec<Way>> = text.lines().map(|line| self.way(line, target, tls.as_ref())).collect();
         let ways = ways.filter(|ways| !ways.is_empty()).ok_or_else(|| {
             let what = format!("{} has a line that is no login, or none", path.display());
             Failure::new(what, "write lines of `USERNAME PASSWORD [ADDRESS]`")
@@ -159,10 +168,10 @@ impl Identity {
         Ok(ways)
     }
 
-    fn way(&self, line: &str, target: SocketAddr) -> Option<Way> {
+    fn way(&self, line: &str, target: SocketAddr, tls: Option<&Tls>) -> Option<Way> {
         let mut words = line.split(' ');
         let login = Login::new(self.login, words.next()?, words.next()?);
         let target = words.next().map_or(Ok(target), str::parse).ok()?;
-        Some(Way { target, login })
+        Some(Way { target, login, tls: tls.cloned() })
     }
 }

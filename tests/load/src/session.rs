@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
 
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
 use crate::failure::Failure;
+use crate::link::Link;
 use crate::login::Login;
+use crate::plan::Way;
 use crate::reader::{Mismatch, Reader};
 use crate::wire::{Op, Wire};
 
@@ -22,7 +23,7 @@ pub(crate) struct Pending {
 }
 
 pub(crate) struct Session {
-    pub(crate) stream: TcpStream,
+    pub(crate) link: Link,
     pub(crate) out: Vec<u8>,
     sent: usize,
     pub(crate) pending: VecDeque<Pending>,
@@ -48,29 +49,29 @@ pub(crate) struct Known<'a> {
 
 impl Session {
     /// A connection that is there, logged in, and waits for nothing.
-    pub(crate) fn open(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nonblocking(true)?;
-        Ok(Self::new(stream))
+    pub(crate) fn open(link: Link) -> io::Result<Self> {
+        link.tcp().set_nonblocking(true)?;
+        Ok(Self::new(link))
     }
 
     /// Begins to connect; it is there when it can be written to.
-    pub(crate) fn begin(target: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), None)?;
+    pub(crate) fn begin(way: &Way) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(way.target), Type::STREAM.nonblocking(), None)?;
         socket.set_tcp_nodelay(true)?;
-        match socket.connect(&target.into()) {
+        match socket.connect(&way.target.into()) {
             Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(error),
-            _ => Ok(Self::new(socket.into())),
+            _ => Ok(Self::new(Link::new(socket.into(), way.tls.as_ref())?)),
         }
     }
 
     /// One that waits for its reads: for what comes before a run.
-    pub(crate) fn blocking(stream: TcpStream, pending: VecDeque<Pending>) -> Self {
-        Self { in_flight: pending.len(), pending, ..Self::new(stream) }
+    pub(crate) fn blocking(link: Link, pending: VecDeque<Pending>) -> Self {
+        Self { in_flight: pending.len(), pending, ..Self::new(link) }
     }
 
-    fn new(stream: TcpStream) -> Self {
+    fn new(link: Link) -> Self {
         Self {
-            stream,
+            link,
             out: Vec::new(),
             sent: 0,
             pending: VecDeque::new(),
@@ -83,19 +84,22 @@ impl Session {
         }
     }
 
-    /// Sends what there is. `true` when the socket takes no more for now.
+    /// Sends what there is. `true` when that waits for room in the socket.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         while self.sent < self.out.len() {
-            match self.stream.write(&self.out[self.sent..]) {
+            match self.link.write(&self.out[self.sent..]) {
                 Ok(n) => self.sent += n,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(!self.link.shakes_hands()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
         self.out.clear();
         self.sent = 0;
-        Ok(false)
+        match self.link.flush() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(true),
+            flushed => flushed.map(|()| false),
+        }
     }
 
     /// Reads once and checks what came; `done` gets each whole reply.
@@ -105,7 +109,7 @@ impl Session {
         scratch: &mut [u8],
         mut done: impl FnMut(Pending),
     ) -> Result<(), Failure> {
-        let read = match self.stream.read(scratch) {
+        let read = match self.link.read(scratch) {
             Ok(0) => return Err(Failure::void("the target has closed a connection")),
             Ok(read) => read,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {

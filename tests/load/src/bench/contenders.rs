@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::product::Logins;
 use super::rig::Rig;
+use super::rows::Tls;
 use super::{Kind, Row};
 use crate::cpu::Watched;
 use crate::wire::Dialect;
@@ -19,6 +20,7 @@ pub(super) struct Contender {
     pub(super) dialect: Dialect,
     address: SocketAddr,
     login: Option<(&'static str, PathBuf)>,
+    tls: Option<(PathBuf, Tls)>,
     watched: Vec<Watched>,
 }
 
@@ -31,6 +33,9 @@ pub(super) fn of(rig: &Rig, row: &Row) -> Vec<Contender> {
             memgate(rig, row, Logins::Tokens),
             behind_login(rig, "haproxy", row.dialect, behind),
         ];
+    }
+    if row.tls != Tls::No {
+        return secured(rig, row);
     }
     let mut all = Vec::new();
     // Bytes pass a TCP proxy as they are: each is asked in the dialect that memcached is best at.
@@ -64,6 +69,22 @@ pub(super) fn of(rig: &Rig, row: &Row) -> Vec<Contender> {
     all
 }
 
+/// Who speaks TLS; and memcached asked directly, without.
+fn secured(rig: &Rig, row: &Row) -> Vec<Contender> {
+    let addresses = &rig.addresses;
+    let dialect = if row.pipeline == 1 { Dialect::Text } else { Dialect::Meta };
+    let at = |contender: Contender, address| Contender { address, ..contender };
+    let tls = |contender| Contender { tls: Some((rig.product.ca(), row.tls)), ..contender };
+    let container = behind_login(rig, "haproxy", dialect, Logins::Lane);
+    vec![
+        behind_login(rig, "direct", dialect, Logins::Lane),
+        tls(memgate(rig, row, Logins::Token)),
+        tls(at(container, addresses.haproxy_tls_container)),
+        tls(at(plain(rig, "haproxy", dialect), addresses.haproxy_tls)),
+        tls(plain(rig, "stunnel", dialect)),
+    ]
+}
+
 /// In front of the memcached on loopback, which asks for no login.
 fn plain(rig: &Rig, name: &'static str, dialect: Dialect) -> Contender {
     let addresses = &rig.addresses;
@@ -71,11 +92,12 @@ fn plain(rig: &Rig, name: &'static str, dialect: Dialect) -> Contender {
         "haproxy" => addresses.haproxy,
         "nginx" => addresses.nginx,
         "twemproxy" => addresses.twemproxy,
+        "stunnel" => addresses.stunnel,
         _ => addresses.direct,
     };
     let mut watched = rig.watched("memcached", "memcached");
     watched.extend(rig.watched("proxy", name));
-    Contender { name, backend: LOOPBACK, dialect, address, login: None, watched }
+    Contender { name, backend: LOOPBACK, dialect, address, login: None, tls: None, watched }
 }
 
 /// In front of memgate's own containers, with the lane's login.
@@ -88,7 +110,7 @@ fn behind_login(rig: &Rig, name: &'static str, dialect: Dialect, logins: Logins)
     let mut watched = rig.watched("memcached", "container");
     watched.extend(rig.watched("proxy", name));
     let login = Some(("text", rig.logins(logins)));
-    Contender { name, backend: CONTAINER, dialect, address, login, watched }
+    Contender { name, backend: CONTAINER, dialect, address, login, tls: None, watched }
 }
 
 fn memgate(rig: &Rig, row: &Row, logins: Logins) -> Contender {
@@ -101,11 +123,16 @@ fn memgate(rig: &Rig, row: &Row, logins: Logins) -> Contender {
         dialect: row.dialect,
         address: rig.product.endpoint(),
         login: Some((form, rig.logins(logins))),
+        tls: None,
         watched,
     }
 }
 
 impl Contender {
+    pub(super) fn speaks_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// The generator's arguments for this target.
     pub(super) fn arguments(&self) -> Vec<String> {
         let dialect = format!("{:?}", self.dialect).to_lowercase();
@@ -113,6 +140,12 @@ impl Contender {
         if let Some((form, path)) = &self.login {
             let path = path.display().to_string();
             arguments.extend(["--login".into(), (*form).into(), "--credentials".into(), path]);
+        }
+        if let Some((ca, tls)) = &self.tls {
+            arguments.extend(["--tls".into(), ca.display().to_string()]);
+            if *tls == Tls::Full {
+                arguments.push("--no-resumption".into());
+            }
         }
         for Watched { name, pid } in &self.watched {
             arguments.extend(["--watch".into(), format!("{name}={pid}")]);

@@ -11,6 +11,8 @@ use crate::failure::Failure;
 
 const START_WITHIN: Duration = Duration::from_secs(10);
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// A certificate for this machine and its key, for peers that speak TLS.
+pub(super) const PEM: &str = "tls.pem";
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A running process. Dropped, it is stopped; should the benchmark be killed, the kernel stops it.
@@ -121,18 +123,41 @@ pub(super) fn memcached(unpacked: &Path, listen: SocketAddr) -> Command {
     command
 }
 
-/// One listener for each backend.
-pub(super) fn haproxy(folder: &Path, ways: &[(SocketAddr, SocketAddr)]) -> Result<Command, Failure> {
+/// One listener for each backend; in front of those in `secured` it speaks TLS.
+pub(super) fn haproxy(
+    folder: &Path,
+    ways: &[(SocketAddr, SocketAddr)],
+    secured: &[(SocketAddr, SocketAddr)],
+) -> Result<Command, Failure> {
     let mut text = "defaults\n  mode tcp\n  timeout connect 5s\n  \
                     timeout client 10m\n  timeout server 10m\n"
         .to_owned();
     for (index, (listen, backend)) in ways.iter().enumerate() {
         text += &format!("listen l{index}\n  bind {listen}\n  server s {backend}\n");
     }
+    let pem = folder.join(PEM);
+    for (index, (listen, backend)) in secured.iter().enumerate() {
+        let bind = format!("bind {listen} ssl crt {}", pem.display());
+        text += &format!("listen t{index}\n  {bind}\n  server s {backend}\n");
+    }
     let file = folder.join("haproxy.cfg");
     fs::write(&file, text)?;
     let mut command = Command::new("haproxy");
     command.arg("-db").arg("-f").arg(file);
+    Ok(command)
+}
+
+pub(super) fn stunnel(folder: &Path, listen: SocketAddr, backend: SocketAddr) -> Result<Command, Failure> {
+    let pem = folder.join(PEM);
+    let text = format!(
+        "foreground = yes\npid =\nsyslog = no\ndebug = 3\nsocket = l:TCP_NODELAY=1\nsocket = r:TCP_NODELAY=1\n\
+         [bench]\naccept = {listen}\nconnect = {backend}\ncert = {}\nsessionCacheSize = 20000\n",
+        pem.display()
+    );
+    let file = folder.join("stunnel.conf");
+    fs::write(&file, text)?;
+    let mut command = Command::new("stunnel");
+    command.arg(file);
     Ok(command)
 }
 

@@ -134,6 +134,18 @@ impl Product {
         })
     }
 
+    /// The certificate authority that vouches for the proxy's certificate.
+    pub(super) fn ca(&self) -> PathBuf {
+        self.data.join("ca.pem")
+    }
+
+    /// Writes the proxy's certificate and key to one file, as peers read them.
+    pub(super) fn write_pem(&self, path: &Path) -> Result<(), Failure> {
+        let parts = ["server.pem", "server.key"].map(|name| fs::read(self.data.join(name)));
+        let [certificate, key] = parts;
+        Ok(fs::write(path, [certificate?, key?].concat())?)
+    }
+
     /// Writes `kind`'s logins, one a line.
     pub(super) fn write_logins(&self, path: &Path, kind: Logins) -> Result<(), Failure> {
         let users = self.users.iter();

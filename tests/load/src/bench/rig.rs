@@ -15,6 +15,7 @@ pub(super) struct Rig {
     haproxy: Peer,
     nginx: Peer,
     twemproxy: Peer,
+    stunnel: Peer,
     pub(super) product: Product,
     memcached: Peer,
     pub(super) addresses: Addresses,
@@ -29,6 +30,10 @@ pub(super) struct Addresses {
     /// The same two in front of the container.
     pub(super) haproxy_container: SocketAddr,
     pub(super) nginx_container: SocketAddr,
+    /// And with TLS.
+    pub(super) haproxy_tls: SocketAddr,
+    pub(super) haproxy_tls_container: SocketAddr,
+    pub(super) stunnel: SocketAddr,
 }
 
 impl Rig {
@@ -37,9 +42,21 @@ impl Rig {
         let folder = tempfile::tempdir()?;
         let path = folder.path();
         let product = Product::start(memgate, path, users).await?;
-        let [direct, haproxy, nginx, twemproxy, haproxy_container, nginx_container, stats] =
-            peer::free_ports();
-        let addresses = Addresses { direct, haproxy, nginx, twemproxy, haproxy_container, nginx_container };
+        let [direct, haproxy, nginx, twemproxy, haproxy_container, nginx_container, stats, tls @ ..] =
+            peer::free_ports::<10>();
+        let [haproxy_tls, haproxy_tls_container, stunnel] = tls;
+        let addresses = Addresses {
+            direct,
+            haproxy,
+            nginx,
+            twemproxy,
+            haproxy_container,
+            nginx_container,
+            haproxy_tls,
+            haproxy_tls_container,
+            stunnel,
+        };
+        product.write_pem(&path.join(peer::PEM))?;
         let behind = Logins::LanesBehind(haproxy_container);
         for kind in [Logins::Token, Logins::Tokens, Logins::Lane, Logins::Lanes, behind] {
             product.write_logins(&logins(path, kind), kind)?;
@@ -50,13 +67,16 @@ impl Rig {
         ways.extend(
             product.users.iter().enumerate().map(|(n, user)| (of_user(haproxy_container, n), user.backend)),
         );
-        let mut command = peer::haproxy(path, &ways)?;
+        let secured = [(haproxy_tls, direct), (haproxy_tls_container, container)];
+        let mut command = peer::haproxy(path, &ways, &secured)?;
         let haproxy = Peer::start("haproxy", path, &mut command, haproxy)?;
         let mut command = peer::nginx(path, &[(nginx, direct), (nginx_container, container)])?;
         let nginx = Peer::start("nginx", path, &mut command, nginx)?;
         let mut command = peer::twemproxy(path, twemproxy, direct, stats)?;
         let twemproxy = Peer::start("twemproxy", path, &mut command, twemproxy)?;
-        Ok(Self { haproxy, nginx, twemproxy, product, memcached, addresses, folder })
+        let mut command = peer::stunnel(path, stunnel, direct)?;
+        let stunnel = Peer::start("stunnel", path, &mut command, stunnel)?;
+        Ok(Self { haproxy, nginx, twemproxy, stunnel, product, memcached, addresses, folder })
     }
 
     pub(super) fn logins(&self, kind: Logins) -> PathBuf {
@@ -69,6 +89,7 @@ impl Rig {
             "haproxy" => self.haproxy.pids(),
             "nginx" => self.nginx.pids(),
             "twemproxy" => self.twemproxy.pids(),
+            "stunnel" => self.stunnel.pids(),
             "memcached" => self.memcached.pids(),
             "container" => self.product.users.iter().map(|user| user.memcached_pid).collect(),
             "memgate" => self.product.proxy_pid().into_iter().collect(),

@@ -28,13 +28,23 @@ pub(super) struct Row {
     pub(super) pipeline: usize,
     /// What memgate's client speaks.
     pub(super) dialect: Dialect,
+    pub(super) tls: Tls,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tls {
+    No,
+    /// Whoever has been there before resumes.
+    Resumed,
+    /// Every handshake is a whole one.
+    Full,
 }
 
 /// Connections of a churn run: their ports rest for a minute afterwards.
 const CHURNED_MAX: u64 = 5_000;
 
 const fn closed(value: usize, connections: usize, pipeline: usize) -> Row {
-    Row { kind: Kind::Closed, value, connections, pipeline, dialect: Dialect::Text }
+    Row { kind: Kind::Closed, value, connections, pipeline, dialect: Dialect::Text, tls: Tls::No }
 }
 
 const MAIN: [Row; 7] = [
@@ -68,10 +78,11 @@ pub(super) fn all(quick: bool, users: usize) -> Vec<Row> {
     }
     let usual = closed(100, 256, 1);
     rows.extend([0.5, 0.9].map(|share| Row { kind: Kind::Open { share, rate: 0.0 }, pipeline: 64, ..usual }));
-    rows.extend([
-        Row { kind: Kind::MultiGet(10), connections: 50, ..usual },
-        Row { kind: Kind::Churn, connections: 16, ..usual },
-    ]);
+    let secured = [closed(100, 50, 1), usual, closed(100, 1000, 1), closed(100, 256, 16)];
+    rows.extend(secured.map(|row| Row { tls: Tls::Resumed, ..row }));
+    let churn = Row { kind: Kind::Churn, connections: 16, ..usual };
+    rows.extend([Tls::Resumed, Tls::Full].map(|tls| Row { tls, ..churn }));
+    rows.extend([Row { kind: Kind::MultiGet(10), connections: 50, ..usual }, churn]);
     if users > 0 {
         rows.push(Row { kind: Kind::Users, connections: users, ..usual });
     }
@@ -93,7 +104,12 @@ impl Row {
         let Self { value, connections, pipeline, dialect, .. } = self;
         let value = if *value < 1024 { format!("{value}B") } else { format!("{}KiB", value / 1024) };
         let dialect = format!("{dialect:?}").to_lowercase();
-        format!("{value}/{connections}/{pipeline} {} {dialect}", self.shape())
+        let tls = match self.tls {
+            Tls::No => "",
+            Tls::Resumed => " tls",
+            Tls::Full => " tls-full",
+        };
+        format!("{value}/{connections}/{pipeline} {} {dialect}{tls}", self.shape())
     }
 
     /// The open loop's rate, from the closed loop's points.

@@ -100,6 +100,7 @@ fn head(row: &Row, contender: &Contender) -> Point {
         connections: row.connections,
         pipeline: row.pipeline,
         dialect: lower(contender.dialect),
+        tls: contender.speaks_tls(),
         target: contender.name.into(),
         backend: contender.backend.into(),
         ..Point::default()
