@@ -150,7 +150,7 @@ impl<'a> Flags<'a, '_> {
             };
             let text = std::str::from_utf8(argument).unwrap_or("x");
             match letter {
-                b'T' | b'N' | b'R' => text.parse::<i32>().is_ok(),
+                b'T' | b'N' | b'R' => !argument.starts_with(b"+") && text.parse::<i32>().is_ok(),
                 b'C' | b'E' | b'J' | b'D' => digits(20) && text.parse::<u64>().is_ok(),
                 b'F' => digits(10) && text.parse::<u32>().is_ok(),
                 b'O' => word.len() <= OPAQUE_MAX,
