@@ -35,6 +35,8 @@ struct Frame<'a> {
     highest: u64,
     /// Versions before 1.6.45 needn't know it.
     newer: bool,
+    /// What it reads somebody may have won: one that keeps its place keeps the mark of that.
+    marks: bool,
     /// What it reads.
     reads: Vec<Cow<'a, [u8]>>,
     /// What it makes into something else, or ends.
@@ -44,7 +46,16 @@ struct Frame<'a> {
 impl Frame<'_> {
     /// Something that leaves nothing in the cache.
     fn of(length: usize, rule: Rule) -> Self {
-        Self { length, rule, change: Change::None, highest: 0, newer: false, reads: Vec::new(), writes: None }
+        Self {
+            length,
+            rule,
+            change: Change::None,
+            highest: 0,
+            newer: false,
+            marks: false,
+            reads: Vec::new(),
+            writes: None,
+        }
     }
 }
 
@@ -119,16 +130,21 @@ pub(crate) fn plan(dialect: Dialect, mut stream: Vec<u8>, probe: &[u8], columns:
     let begun = stream.len();
     stream.extend_from_slice(probe);
     let mut reference = Vec::new();
-    let [mut keys, mut read, mut counted, mut stale] = std::array::from_fn(|_| HashSet::<Vec<u8>>::new());
+    let [mut keys, mut read, mut marked, mut counted, mut stale] =
+        std::array::from_fn(|_| HashSet::<Vec<u8>>::new());
     let mut at = 0;
     while at < stream.len() {
         let rest = &stream[at..];
-        let Frame { length, mut rule, change, highest, newer, reads, writes } = first(rest, columns[0]);
+        let Frame { length, mut rule, change, highest, newer, marks, reads, writes } =
+            first(rest, columns[0]);
         let frame = &rest[..length];
         if (highest >= HIGH || newer) && columns.contains(&Column::Old) {
             rule = Rule::Stop;
         }
         read.extend(reads.iter().map(|key| key.to_vec()));
+        if marks {
+            marked.extend(reads.iter().map(|key| key.to_vec()));
+        }
         let named: Vec<_> = writes.into_iter().chain(reads).map(Cow::into_owned).collect();
         if !meta::VERBS.iter().any(|verb| frame.starts_with(verb))
             && named.iter().any(|key| stale.contains(key))
@@ -137,8 +153,12 @@ pub(crate) fn plan(dialect: Dialect, mut stream: Vec<u8>, probe: &[u8], columns:
         }
         match change {
             Change::Shows(key) if counted.contains(&*key) => rule = Rule::Stop,
-            // Counted in its place, an item stays stale; as a new one it isn't.
-            Change::Counts(key) | Change::CountsAndTouches(key) if stale.contains(&*key) => rule = Rule::Stop,
+            // Counted in its place, an item stays stale and marked; as a new one it isn't.
+            Change::Counts(key) | Change::CountsAndTouches(key)
+                if stale.contains(&*key) || marked.contains(&*key) =>
+            {
+                rule = Rule::Stop;
+            }
             Change::CountsAndTouches(key) if read.contains(&*key) => rule = Rule::Stop,
             Change::Counts(key) | Change::CountsAndTouches(key) => drop(counted.insert(key.into_owned())),
             Change::Stales(key) => drop(stale.insert(key.into_owned())),

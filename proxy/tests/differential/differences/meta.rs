@@ -98,6 +98,7 @@ impl<'a> Flags<'a, '_> {
             change,
             highest: if self.verb == b's' || self.verb == b'a' { highest } else { 0 },
             newer: self.are_newer(),
+            marks: self.has(b'N') || self.has(b'R'),
             reads: if self.verb == b'g' { vec![key.clone()] } else { Vec::new() },
             writes: (self.verb != b'g').then_some(key),
         }

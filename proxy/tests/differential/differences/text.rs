@@ -70,7 +70,7 @@ pub(super) fn first(input: &[u8], column: Column) -> Frame<'_> {
         _ => (Vec::new(), None),
     };
     let (change, highest) = (change_of(&words), highest_of(&words, data));
-    Frame { length, rule, change, highest, newer: false, reads, writes }
+    Frame { rule, change, highest, reads, writes, ..Frame::of(length, Rule::Same) }
 }
 
 /// Of a store what it stores, of arithmetic what it counts by.
