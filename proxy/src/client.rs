@@ -13,7 +13,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::Grant;
 use tokio::time::timeout;
 
 use crate::dialect::Dialect;
@@ -37,7 +36,6 @@ const INPUT_KEEP: usize = 64 * 1024;
 pub(crate) struct Client {
     pub(crate) outbox: Rc<Outbox>,
     pub(crate) dialect: Dialect,
-    pub(crate) grant: Arc<Grant>,
     pub(crate) home: Rc<Home>,
     pub(crate) seat: Seat,
     /// memcached's `-I`: what it allows of one item.

@@ -105,6 +105,16 @@ pub(crate) fn answer(answer: Answer, kind: Kind, note: &[u8], reply: &Reply<'_>,
     }
 }
 
+/// Says a refusal of ours: `line` in text and meta. Only text's `noreply` hides it: what is quiet otherwise
+/// would look like a miss, or like success.
+pub(crate) fn refused(answer: Answer, line: &'static [u8]) -> Cow<'static, [u8]> {
+    match answer {
+        Answer::Text(TextAnswer::Line { noreply: true }) => Cow::Borrowed(b""),
+        Answer::Text(_) | Answer::Meta(_) => Cow::Borrowed(line),
+        Answer::Binary(answer) => Cow::Owned(binary_reply::refused(answer)),
+    }
+}
+
 /// Says the beginning of a value, up to its first byte.
 pub(crate) fn value_head(answer: Answer, note: &[u8], head: &Head<'_>, out: &mut Vec<u8>) {
     match answer {

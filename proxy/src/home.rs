@@ -4,11 +4,13 @@
 //! is no pool that two users could share.
 
 mod own;
+mod pass;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use store::{Grant, LaneKey, TokenId};
@@ -25,6 +27,7 @@ use crate::outbox::Outbox;
 use crate::request::{Fault, FlagSet};
 use crate::signal::Signal;
 use crate::usage::Usage;
+pub(crate) use pass::{Begun, Pass};
 
 /// Lanes of one instance: about as many as its memcached has threads; more would dilute the batches.
 const LANES: usize = 2;
@@ -38,7 +41,7 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
 pub(crate) struct Home {
     lane_key: LaneKey,
-    metrics: std::sync::Arc<Metrics>,
+    metrics: Arc<Metrics>,
     tasks: TaskTracker,
     /// What lanes read into.
     buffers: Rc<Buffers>,
@@ -59,6 +62,8 @@ pub(crate) struct Home {
     retry_at: Cell<Instant>,
     seated: RefCell<HashMap<usize, Seated>>,
     next_seat: Cell<usize>,
+    /// One for each token that has connections here.
+    passes: RefCell<HashMap<TokenId, Weak<Pass>>>,
     left_at: Cell<Instant>,
     /// Connections as last reported, and when.
     reported: Cell<(usize, Instant)>,
@@ -68,6 +73,8 @@ pub(crate) struct Home {
 pub(crate) struct Seat {
     home: Rc<Home>,
     number: usize,
+    /// What its client is held to.
+    pub(crate) pass: Rc<Pass>,
 }
 
 impl Seat {
@@ -93,7 +100,7 @@ struct Seated {
 /// What a home shares with the others of its worker.
 pub(crate) struct Furniture {
     pub(crate) lane_key: LaneKey,
-    pub(crate) metrics: std::sync::Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) tasks: TaskTracker,
     pub(crate) buffers: Rc<Buffers>,
 }
@@ -119,6 +126,7 @@ impl Home {
             retry_at: Cell::new(Instant::now()),
             seated: RefCell::default(),
             next_seat: Cell::new(0),
+            passes: RefCell::default(),
             left_at: Cell::new(Instant::now()),
             reported: Cell::new((0, Instant::now())),
         })
@@ -163,7 +171,12 @@ impl Home {
     }
 
     /// Takes a client in, if its plan allows one more. Returns its seat.
-    pub(crate) fn enter(self: &Rc<Self>, limit: usize, token: TokenId, outbox: &Rc<Outbox>) -> Option<Seat> {
+    pub(crate) fn enter(
+        self: &Rc<Self>,
+        limit: usize,
+        grant: &Arc<Grant>,
+        outbox: &Rc<Outbox>,
+    ) -> Option<Seat> {
         let mut seated = self.seated.borrow_mut();
         if seated.len() >= limit {
             return None;
@@ -171,8 +184,27 @@ impl Home {
         let number = self.next_seat.get();
         self.next_seat.set(number.wrapping_add(1));
         outbox.count_in(self.usage.clone());
-        seated.insert(number, Seated { token, outbox: Rc::downgrade(outbox) });
-        Some(Seat { home: self.clone(), number })
+        seated.insert(number, Seated { token: grant.token, outbox: Rc::downgrade(outbox) });
+        Some(Seat { home: self.clone(), number, pass: self.pass(grant) })
+    }
+
+    /// The pass of a token, held to its newest powers: that of its other clients, or a new one.
+    fn pass(&self, grant: &Arc<Grant>) -> Rc<Pass> {
+        let mut passes = self.passes.borrow_mut();
+        if let Some(pass) = passes.get(&grant.token).and_then(Weak::upgrade) {
+            pass.renew(grant);
+            return pass;
+        }
+        let pass = Rc::new(Pass::new(grant.clone()));
+        passes.insert(grant.token, Rc::downgrade(&pass));
+        pass
+    }
+
+    /// Holds all connections of a token to the powers that it has now.
+    pub(crate) fn hold_to(&self, grant: &Arc<Grant>) {
+        if let Some(pass) = self.passes.borrow().get(&grant.token).and_then(Weak::upgrade) {
+            pass.renew(grant);
+        }
     }
 
     /// Ends all connections of a token that is no longer good, at once.

@@ -2,7 +2,7 @@
 //! user's memcached. Reads the store; never names SQL or Docker.
 //!
 //! The way of a request: `accept` -> `doorman` (login) -> `worker` (home) -> `client` -> `dialect`
-//! (parse) -> `lane` (encode, memcached, reply) -> `dialect` (answer) -> `outbox`.
+//! (parse) -> `policy` -> `lane` (encode, memcached, reply) -> `dialect` (answer) -> `outbox`.
 
 // Bytes from the network decide every index, length and conversion here: none may panic.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
@@ -23,6 +23,7 @@ mod ledger;
 mod login;
 mod metrics;
 mod outbox;
+mod policy;
 mod request;
 mod signal;
 mod socket;

@@ -212,7 +212,9 @@ impl Worker {
             Message::Changed(grant) => {
                 if let Some(home) = self.homes.borrow().get(&grant.instance_id) {
                     home.follow(&grant);
-                    if !grant.is_good() {
+                    if grant.is_good() {
+                        home.hold_to(&grant);
+                    } else {
                         home.turn_out(grant.token);
                     }
                 }
@@ -316,7 +318,7 @@ impl Worker {
         };
         let home = self.home(&grant);
         let limit = usize::try_from(grant.connections).unwrap_or(0);
-        let Some(seat) = home.enter(limit, grant.token, &outbox) else {
+        let Some(seat) = home.enter(limit, &grant, &outbox) else {
             refuse(LoginOutcome::Full, &replies.full);
             return Err(outbox);
         };
@@ -324,7 +326,7 @@ impl Worker {
         outbox.say(&replies.welcome);
         let item_size_max = u64::try_from(grant.item_size_max).unwrap_or(0);
         let state = State::default();
-        Ok(Box::new(Client { outbox, dialect, grant, home, seat, item_size_max, input: rest, state }))
+        Ok(Box::new(Client { outbox, dialect, home, seat, item_size_max, input: rest, state }))
     }
 
     fn home(&self, grant: &Grant) -> Rc<Home> {

@@ -11,6 +11,8 @@ mod live;
 mod long;
 #[path = "support/memcached.rs"]
 mod memcached;
+#[path = "door/powers.rs"]
+mod powers;
 #[path = "door/tls.rs"]
 mod tls;
 #[path = "door/usage.rs"]

@@ -1,7 +1,7 @@
 //! Everything the proxy must know about one token, in one read.
 
 use crate::db::read;
-use crate::token::{TokenId, TokenSecret};
+use crate::token::{Columns, Powers, TokenId, TokenSecret};
 use crate::{Store, StoreError, TokenKey, UserState, token};
 
 /// A token with its user, instance and route.
@@ -15,6 +15,8 @@ pub struct Grant {
     pub instance_id: String,
     /// Whether the token has been revoked.
     pub revoked: bool,
+    /// What the token may do, until when and from where.
+    pub powers: Powers,
     /// Whether the user may use anything at all.
     pub user_state: UserState,
     /// How many connections the instance may have.
@@ -35,6 +37,8 @@ struct Row {
     user_id: String,
     secret_hash: String,
     revoked_at: Option<i64>,
+    #[sqlx(flatten)]
+    powers: Columns,
     user_state: String,
     instance_id: String,
     connections: i64,
@@ -51,7 +55,8 @@ impl Grant {
         token::matches(key, &self.token, secret.reveal(), &self.secret_hash)
     }
 
-    /// Whether it lets anybody in: the token isn't revoked, its user not suspended.
+    /// Whether it lets anybody in at all: the token isn't revoked, its user not suspended. When and from
+    /// where is for its powers to say.
     #[must_use]
     pub fn is_good(&self) -> bool {
         !self.revoked && self.user_state == UserState::Active
@@ -69,8 +74,8 @@ impl Store {
     /// Reads the grant of a token: `None` if there is no such token.
     pub async fn grant(&self, token: &TokenId) -> Result<Option<Grant>, StoreError> {
         let read_at = self.revision().await?;
-        let sql = "SELECT t.user_id, t.secret_hash, t.revoked_at, u.state AS user_state, i.id AS instance_id, \
-                   i.connections, i.item_size_max, r.state AS route_state, r.generation, r.address \
+        let sql = "SELECT t.user_id, t.secret_hash, t.revoked_at, t.scopes, t.key_prefix, t.expires_at, t.allow_from, \
+                   u.state AS user_state, i.id AS instance_id, i.connections, i.item_size_max, r.state AS route_state, r.generation, r.address \
                    FROM tokens t JOIN users u ON u.id = t.user_id JOIN instances i ON i.user_id = u.id \
                    LEFT JOIN routes r ON r.instance_id = i.id WHERE t.id = $1";
         let row: Option<Row> =
@@ -82,6 +87,7 @@ impl Store {
             user_id: row.user_id,
             instance_id: row.instance_id,
             revoked: row.revoked_at.is_some(),
+            powers: row.powers.read_or_none(token.as_str()),
             user_state: UserState::parse(&row.user_state)?,
             connections: row.connections,
             item_size_max: row.item_size_max,

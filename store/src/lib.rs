@@ -31,7 +31,10 @@ pub use keys::{KeyError, LaneKey, TokenKey};
 pub use lead::Lead;
 pub use route::{Observed, Route};
 pub use session::{NewSession, Session};
-pub use time::{Millis, now};
-pub use token::{NewToken, Token, TokenFormatError, TokenId, TokenRow, TokenSecret, Verifier};
+pub use time::{BadSpan, Millis, now, span};
+pub use token::{
+    BadPrefix, Cidr, CidrError, KeyPrefix, NewToken, NoSuchScope, Powers, Scopes, Token, TokenFormatError,
+    TokenId, TokenRow, TokenSecret, TooManyNetworks, Verifier,
+};
 pub use usage::{Usage, UsageReport};
 pub use user::{NewUser, Plan, User, UserState};

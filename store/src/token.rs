@@ -1,9 +1,16 @@
 //! Tokens: what a user's application shows at the door. Their form is in `token/format.rs`.
 
+mod cidr;
 mod format;
+mod powers;
+mod scopes;
 mod verifier;
 
+pub use cidr::{Cidr, CidrError};
 pub use format::{Token, TokenFormatError, TokenId, TokenSecret};
+pub(crate) use powers::Columns;
+pub use powers::{BadPrefix, KeyPrefix, Powers, TooManyNetworks};
+pub use scopes::{NoSuchScope, Scopes};
 pub use verifier::Verifier;
 pub(crate) use verifier::matches;
 
@@ -11,7 +18,7 @@ use crate::db::{read, write};
 use crate::{Millis, Store, StoreError, TokenKey, now};
 
 /// A token as its owner sees it afterwards: everything but the secret.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct TokenRow {
     /// The public half: `mg_` and this is the username.
     pub id: String,
@@ -23,6 +30,31 @@ pub struct TokenRow {
     pub created_at: Millis,
     /// When it was revoked, if it was.
     pub revoked_at: Option<Millis>,
+    /// What it may do.
+    #[serde(flatten)]
+    pub powers: Powers,
+    /// The public id of the token that has taken its place.
+    pub successor: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: String,
+    user_id: String,
+    name: String,
+    created_at: Millis,
+    revoked_at: Option<Millis>,
+    #[sqlx(flatten)]
+    powers: Columns,
+    successor: Option<String>,
+}
+
+impl From<Row> for TokenRow {
+    fn from(row: Row) -> Self {
+        let powers = row.powers.read_or_none(&row.id);
+        let Row { id, user_id, name, created_at, revoked_at, successor, .. } = row;
+        Self { id, user_id, name, created_at, revoked_at, powers, successor }
+    }
 }
 
 /// A token about to be kept: made by [`NewToken::generate`], shown to its owner once it is committed.
@@ -31,25 +63,42 @@ pub struct NewToken {
     /// The whole token.
     pub token: Token,
     pub(crate) name: String,
+    pub(crate) powers: Powers,
     pub(crate) verifier: Verifier,
 }
 
+impl TokenRow {
+    /// Whether it lets anybody in at that time, as far as the token itself is concerned.
+    #[must_use]
+    pub fn is_good(&self, now: Millis) -> bool {
+        self.revoked_at.is_none() && self.powers.is_current(now)
+    }
+}
+
 impl NewToken {
-    /// Makes a token. Takes about a millisecond (SCRAM's key derivation).
+    /// Makes a token that may do everything. Takes about a millisecond (SCRAM's key derivation).
     #[must_use]
     pub fn generate(key: &TokenKey, name: &str) -> Self {
         let token = Token::generate();
         let verifier = Verifier::of(key, &token);
-        Self { token, name: name.to_owned(), verifier }
+        Self { token, name: name.to_owned(), powers: Powers::ALL, verifier }
+    }
+
+    /// With these powers and no others.
+    #[must_use]
+    pub fn limited_to(self, powers: Powers) -> Self {
+        Self { powers, ..self }
     }
 }
 
 pub(crate) const INSERT: &str = "INSERT INTO tokens (id, user_id, name, secret_hash, scram_salt, scram_iterations, \
-     scram_stored_key, scram_server_key, created_at, revision) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+     scram_stored_key, scram_server_key, created_at, revision, scopes, key_prefix, expires_at, allow_from) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
 
 /// The insert, with everything bound, for whichever database `$tx` is of.
 macro_rules! insert_token {
-    ($tx:expr, $user_id:expr, $token:expr, $revision:expr) => {
+    ($tx:expr, $user_id:expr, $token:expr, $revision:expr) => {{
+        let powers = $crate::token::Columns::from(&$token.powers);
         sqlx::query($crate::token::INSERT)
             .bind($token.token.id().as_str())
             .bind($user_id)
@@ -61,11 +110,18 @@ macro_rules! insert_token {
             .bind(&$token.verifier.scram_server_key)
             .bind($crate::now())
             .bind($revision)
+            .bind(&powers.scopes)
+            .bind(&powers.key_prefix)
+            .bind(powers.expires_at)
+            .bind(&powers.allow_from)
             .execute(&mut *$tx)
             .await
-    };
+    }};
 }
 pub(crate) use insert_token;
+
+const BY_ID: &str = "SELECT id, user_id, name, created_at, revoked_at, scopes, key_prefix, expires_at, allow_from, \
+     successor FROM tokens WHERE id = $1";
 
 impl Store {
     /// Keeps a new token of a user. Show it only after this has returned. `Missing("user")`.
@@ -76,17 +132,19 @@ impl Store {
         Ok(())
     }
 
-    /// A user's tokens, oldest first, the revoked ones too.
+    /// A user's tokens, oldest first, the revoked and expired ones too.
     pub async fn tokens_of(&self, user_id: &str) -> Result<Vec<TokenRow>, StoreError> {
-        let sql = "SELECT id, user_id, name, created_at, revoked_at FROM tokens WHERE user_id = $1 \
-                   ORDER BY created_at, id";
-        Ok(read!(self, pool => sqlx::query_as(sql).bind(user_id).fetch_all(pool).await)?)
+        let sql = "SELECT id, user_id, name, created_at, revoked_at, scopes, key_prefix, expires_at, allow_from, \
+                   successor FROM tokens WHERE user_id = $1 ORDER BY created_at, id";
+        let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).bind(user_id).fetch_all(pool).await)?;
+        Ok(rows.into_iter().map(TokenRow::from).collect())
     }
 
     /// One token by its public id.
     pub async fn token(&self, id: &TokenId) -> Result<Option<TokenRow>, StoreError> {
-        let sql = "SELECT id, user_id, name, created_at, revoked_at FROM tokens WHERE id = $1";
-        Ok(read!(self, pool => sqlx::query_as(sql).bind(id.as_str()).fetch_optional(pool).await)?)
+        let row: Option<Row> = read!(self, pool => sqlx::query_as(BY_ID)
+            .bind(id.as_str()).fetch_optional(pool).await)?;
+        Ok(row.map(TokenRow::from))
     }
 
     /// Revokes a token for good. `Missing` if it isn't there; revoking twice keeps the first time.
@@ -96,4 +154,57 @@ impl Store {
             .bind(now()).bind(revision).bind(id.as_str()).execute(&mut *tx).await?.rows_affected());
         if touched == 0 { Err(StoreError::Missing("token")) } else { Ok(()) }
     }
+
+    /// Changes the powers of a token that is still good; what it has now is told to `change`, in the same
+    /// transaction. Connections that it has opened are held to the new ones within a second.
+    /// `Missing("token that is still good")`: one that is over stays so.
+    pub async fn change_powers(
+        &self,
+        id: &TokenId,
+        change: impl FnOnce(&mut Powers),
+    ) -> Result<TokenRow, StoreError> {
+        let sql = "UPDATE tokens SET scopes = $1, key_prefix = $2, expires_at = $3, allow_from = $4, \
+                   revision = $5 WHERE id = $6";
+        Ok(write!(self, tx, revision => {
+            let row: Option<Row> = sqlx::query_as(BY_ID).bind(id.as_str()).fetch_optional(&mut *tx).await?;
+            let mut token = still_good(row.map(TokenRow::from))?;
+            change(&mut token.powers);
+            let columns = Columns::from(&token.powers);
+            sqlx::query(sql).bind(columns.scopes).bind(columns.key_prefix).bind(columns.expires_at)
+                .bind(columns.allow_from).bind(revision).bind(id.as_str()).execute(&mut *tx).await?;
+            token
+        }))
+    }
+
+    /// Puts `new` in the place of a token that is still good: of the same user, with the same name and
+    /// powers whatever `new` says. The old one lets nobody in from `ends_at` on, or from when it would have
+    /// ended anyway. Show the new one only after this has returned. `Missing("token that is still good")`,
+    /// `Taken("token's place")` if another has it already.
+    pub async fn rotate_token(
+        &self,
+        old: &TokenId,
+        new: NewToken,
+        ends_at: Millis,
+    ) -> Result<(NewToken, TokenRow), StoreError> {
+        let sql = "UPDATE tokens SET expires_at = $1, successor = $2, revision = $3 WHERE id = $4";
+        Ok(write!(self, tx, revision => {
+            let row: Option<Row> = sqlx::query_as(BY_ID).bind(old.as_str()).fetch_optional(&mut *tx).await?;
+            let mut row = still_good(row.map(TokenRow::from))?;
+            if row.successor.is_some() {
+                return Err(StoreError::Taken("token's place"));
+            }
+            let new = NewToken { name: row.name.clone(), powers: row.powers.clone(), ..new };
+            insert_token!(tx, &row.user_id, new, revision)?;
+            row.powers.expires_at = Some(row.powers.expires_at.map_or(ends_at, |end| end.min(ends_at)));
+            row.successor = Some(new.token.id().to_string());
+            sqlx::query(sql).bind(row.powers.expires_at).bind(&row.successor).bind(revision)
+                .bind(old.as_str()).execute(&mut *tx).await?;
+            (new, row)
+        }))
+    }
+}
+
+/// A token that lets somebody in. One whose powers can't be read does not.
+fn still_good(token: Option<TokenRow>) -> Result<TokenRow, StoreError> {
+    token.filter(|token| token.is_good(now())).ok_or(StoreError::Missing("token that is still good"))
 }

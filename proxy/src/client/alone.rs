@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::{Client, House, STALL};
+use crate::home::Begun;
 use crate::outbox::{Deferred, UNSENT_MAX, whole};
 use crate::request::{Fault, Outcome, Reply};
 pub(super) use get::OwnGet;
@@ -38,15 +39,23 @@ impl Client {
         errand: Errand,
         house: &House<'_>,
     ) -> io::Result<ControlFlow<()>> {
+        let begun = self.seat.pass.begun();
         if !self.settle_up(house).await {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
+        self.still_allowed(begun)?;
         match errand {
             Errand::Get(get) => self.fetch(&get, house).await?,
             Errand::Store(store) => return self.stream(store, house).await,
             Errand::Untagged(untagged) => self.ask_untagged(&untagged, house).await?,
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// What was allowed when it was begun must still be when it is done. Rare enough that the connection
+    /// ends: its client comes back and is told what it may.
+    fn still_allowed(&self, begun: Begun) -> io::Result<()> {
+        if self.seat.pass.changed_since(begun) { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
     }
 
     /// Says what was put off, in order, and asks again for what was dropped.

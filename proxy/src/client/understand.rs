@@ -11,8 +11,10 @@ use crate::dialect::{self, Frame, Parsed};
 use crate::grants::Verdict;
 use crate::lane::Lane;
 use crate::login::{self, Credential};
+use crate::policy::{self, Refusal};
 use crate::request::{Answer, Command, Fault, FlagSet, Key, Limits, Mode, Outcome, Request, TextAnswer};
 
+const LINE_END: &[u8] = b"\r\n";
 /// Requests of one client in one turn of the loop.
 const BUDGET: usize = 256;
 
@@ -56,18 +58,25 @@ impl Client {
 
     /// Does what a frame asks; `Err` when reading must stop behind so many bytes.
     fn act(&mut self, frame: Frame<'_>) -> Result<usize, (usize, Next)> {
+        if let Parsed::Request(request) = &frame.parsed
+            && let Some(credential) = self.maybe_resent(request)
+        {
+            match self.state.resent.take() {
+                None => return Err((0, Next::Check(credential))),
+                Some(true) => {
+                    self.answer_resent(request);
+                    return Ok(frame.consumed);
+                }
+                Some(false) => {}
+            }
+        }
+        if let Some(refusal) = self.seat.pass.refusal(|powers| policy::frame(powers, &frame.parsed)) {
+            self.refuse(&frame.parsed, refusal);
+            self.state.reads_as_newest = false;
+            return Ok(frame.consumed);
+        }
         match frame.parsed {
             Parsed::Request(request) => {
-                if let Some(credential) = self.maybe_resent(&request) {
-                    match self.state.resent.take() {
-                        None => return Err((0, Next::Check(credential))),
-                        Some(true) => {
-                            self.answer_resent(&request);
-                            return Ok(frame.consumed);
-                        }
-                        Some(false) => {}
-                    }
-                }
                 if self.must_wait(&request.command) {
                     return Err((0, Next::Held));
                 }
@@ -98,6 +107,23 @@ impl Client {
         Ok(frame.consumed)
     }
 
+    /// Says that something isn't allowed, when its value, if it has one, is out of the way.
+    fn refuse(&mut self, parsed: &Parsed<'_>, refusal: Refusal) {
+        let says = |answer| dialect::refused(answer, refusal.line());
+        match parsed {
+            Parsed::Stream { request, len, complaint } => {
+                let end = complaint.map_or(0, |_| LINE_END.len());
+                let bytes = u64::try_from(len.saturating_add(end)).unwrap_or(u64::MAX);
+                let then = OwnedThen::Answer(says(request.answer));
+                self.state.swallow = Some(Swallow { bytes, then });
+            }
+            Parsed::Request(request) => self.say(says(request.answer)),
+            Parsed::Alone(alone) => self.say(says(alone.answer)),
+            // One error for the whole line.
+            _ => self.say(Cow::Borrowed(refusal.line())),
+        }
+    }
+
     /// What the instance behind allows and understands.
     fn limits(&self) -> Limits {
         let flags = match self.home.flags() {
@@ -125,6 +151,10 @@ impl Client {
     fn next_key(&mut self) -> Result<(), Next> {
         let Some(mut keys) = self.state.keys.take() else { return Ok(()) };
         let Some((request, more)) = keys.next() else { return Ok(()) };
+        if self.seat.pass.refusal(|powers| policy::request(powers, &request)).is_some() {
+            // Not any more: some of the line's values may have been told.
+            return Err(Next::Close);
+        }
         let sent = self.send(&request);
         if let Some(at) = more {
             keys.at = at;
@@ -146,9 +176,13 @@ impl Client {
                     self.outbox.speak(answer, kind, &note, &Outcome::Failed(fault).into());
                 }
                 OwnedThen::Forget { key, form, answer } => {
-                    let key = Key { bytes: &key, form };
-                    // Never too large for the lane.
-                    let _ = self.send(&Request { command: Command::Forget, key, answer });
+                    let request =
+                        Request { command: Command::Forget, key: Key { bytes: &key, form }, answer };
+                    match self.seat.pass.refusal(|powers| policy::request(powers, &request)) {
+                        Some(refusal) => self.say(dialect::refused(answer, refusal.line())),
+                        // Never too large for the lane.
+                        None => drop(self.send(&request)),
+                    }
                 }
             }
         }
@@ -224,7 +258,7 @@ impl Client {
     /// Whether a login sent again is a good one, of the same user.
     pub(super) async fn is_own(&self, house: &House<'_>, credential: &Credential) -> bool {
         match house.grants.check(credential).await {
-            Verdict::Welcome(grant) => grant.user_id == self.grant.user_id,
+            Verdict::Welcome(grant) => self.seat.pass.is_of(&grant.user_id),
             Verdict::Refused(_) | Verdict::Unavailable => false,
         }
     }

@@ -103,6 +103,13 @@ fn begin(answer: BinaryAnswer, status: u16, parts: Parts<'_>, value_len: usize, 
     out.extend_from_slice(parts.key);
 }
 
+/// The token doesn't allow it.
+pub(super) fn refused(answer: BinaryAnswer) -> Vec<u8> {
+    let mut out = Vec::new();
+    status(answer, Status::AUTH_FAILURE, &mut out);
+    out
+}
+
 /// One statistic, or with neither name nor value the end of them.
 pub(crate) fn statistic(answer: BinaryAnswer, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     message(answer, Status::OK.0, Parts { key: name, value, ..Parts::default() }, out);

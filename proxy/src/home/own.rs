@@ -54,9 +54,10 @@ impl Home {
         tag
     }
 
-    /// Closes lanes that nobody needs any more.
+    /// Closes lanes that nobody needs any more, and forgets tokens that have no connections left.
     pub(crate) fn tidy(&self) {
         self.own_lanes.borrow_mut().retain(|own| own.since.elapsed() < IDLE);
+        self.passes.borrow_mut().retain(|_, pass| pass.strong_count() > 0);
     }
 }
 

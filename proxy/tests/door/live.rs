@@ -35,7 +35,7 @@ fn split<'a>(mut session: &'a [u8], longest: usize, dice: &mut Dice) -> Vec<&'a 
     pieces
 }
 
-fn binary(opcode: u8, extras: &[u8], key: &[u8], value: &[u8]) -> Vec<u8> {
+pub(super) fn binary(opcode: u8, extras: &[u8], key: &[u8], value: &[u8]) -> Vec<u8> {
     let mut out = vec![0x80, opcode];
     out.extend(u16::try_from(key.len()).unwrap().to_be_bytes());
     out.extend([u8::try_from(extras.len()).unwrap(), 0, 0, 0]);

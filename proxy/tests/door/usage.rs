@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::door::{Door, pair, set};
 use super::memcached::Memcached;
 
-fn metrics(door: &Door) -> String {
+pub(super) fn metrics(door: &Door) -> String {
     let mut stream = TcpStream::connect(door.config.health).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
     let mut said = String::new();

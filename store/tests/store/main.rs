@@ -27,6 +27,7 @@ mod keys;
 mod lead;
 mod migrations;
 mod people;
+mod powers;
 mod routes;
 mod scratch;
 mod server;

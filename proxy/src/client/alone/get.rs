@@ -9,6 +9,7 @@ use crate::dialect::text::tokens;
 use crate::dialect::{self, meta_reply};
 use crate::lane::encode;
 use crate::lane::own::{Own, Said};
+use crate::policy;
 use crate::request::{
     Answer, Command, Fault, Head, Key, KeyForm, Kind, Meta, Outcome, Reply, Request, SHARED_VALUE_MAX, Stamp,
     Verb,
@@ -72,6 +73,11 @@ impl Client {
             // The line that it belongs to ends in an error already.
             self.outbox.speak(get.answer, get.kind, &get.note, &failed(Fault::Unavailable));
             return Ok(());
+        }
+        // Asked for a second time, perhaps much later than the first.
+        let refusal = self.seat.pass.refusal(|powers| policy::request(powers, &get.request()));
+        if refusal.is_some() {
+            return Err(io::ErrorKind::PermissionDenied.into());
         }
         let begun = Cell::new(false);
         let fetched = tokio::select! {

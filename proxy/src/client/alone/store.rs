@@ -111,6 +111,7 @@ impl Client {
         store: &mut OwnStore,
         house: &House<'_>,
     ) -> Result<Ending, Trouble> {
+        let begun = self.seat.pass.begun();
         own.write(&store.line).await?;
         while store.left > 0 {
             if self.input.is_empty() {
@@ -133,6 +134,7 @@ impl Client {
             self.input.drain(..LINE_END.len());
             store.complaint = None;
         }
+        self.still_allowed(begun)?;
         own.write(LINE_END).await?;
         match own.hear(store.kind, store.tag, house.scratch).await? {
             Said::Whole { len } => {

@@ -1,0 +1,135 @@
+//! What a token may ask for. Pure: a request and powers in, a refusal or none out.
+//!
+//! An allow-list: every command names the scopes that it needs, and a key that can't be shown to be within
+//! the prefix is outside of it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use store::{Powers, Scopes};
+
+use crate::dialect::Parsed;
+use crate::dialect::text::tokens;
+use crate::request::{Alone, Ask, Command, Key, KeyForm, Meta, Request, Verb};
+
+/// Room for the longest key that is base64-encoded, decoded.
+const DECODED_MAX: usize = 192;
+
+/// Why something is not forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    NeedsRead,
+    NeedsWrite,
+    NeedsFlush,
+    NeedsStats,
+    /// A key is not one of the token's, or it is about everybody's.
+    OutsidePrefix,
+}
+
+impl Refusal {
+    /// In the words of the text protocol.
+    pub(crate) fn line(self) -> &'static [u8] {
+        match self {
+            Self::NeedsRead => b"CLIENT_ERROR access denied: needs read scope\r\n",
+            Self::NeedsWrite => b"CLIENT_ERROR access denied: needs write scope\r\n",
+            Self::NeedsFlush => b"CLIENT_ERROR access denied: needs flush scope\r\n",
+            Self::NeedsStats => b"CLIENT_ERROR access denied: needs stats scope\r\n",
+            Self::OutsidePrefix => b"CLIENT_ERROR access denied: key outside prefix\r\n",
+        }
+    }
+}
+
+/// What of a frame may not be forwarded. A store that is too large is not forwarded anyway; what is done
+/// instead is a [`request`] of its own.
+pub(crate) fn frame(powers: &Powers, parsed: &Parsed<'_>) -> Option<Refusal> {
+    match parsed {
+        Parsed::Request(it) | Parsed::Stream { request: it, .. } => request(powers, it),
+        Parsed::Alone(it) => alone(powers, it),
+        Parsed::Keys(keys) => {
+            let needed = get(keys.exptime);
+            let mut all = tokens(keys.line).map(Key::plain);
+            lacks(powers, needed).or_else(|| all.find_map(|key| outside(powers, key)))
+        }
+        Parsed::Answer(_)
+        | Parsed::VersionFirst
+        | Parsed::Swallow { .. }
+        | Parsed::Close(_)
+        | Parsed::Login => None,
+    }
+}
+
+/// Whether a request may not be forwarded.
+pub(crate) fn request(powers: &Powers, request: &Request<'_>) -> Option<Refusal> {
+    let needed = match &request.command {
+        // Of the memcached behind; it has no key.
+        Command::Version => return None,
+        Command::Get { exptime } => get(*exptime),
+        Command::Store(_)
+        | Command::Delete { .. }
+        | Command::Arithmetic { .. }
+        | Command::Touch { .. }
+        | Command::Forget => Scopes::WRITE,
+        Command::Meta(meta) => meta_needs(meta),
+    };
+    lacks(powers, needed).or_else(|| outside(powers, request.key))
+}
+
+/// A `gat` changes the item that it reads.
+fn get(exptime: Option<i32>) -> Scopes {
+    if exptime.is_some() { Scopes::READ | Scopes::WRITE } else { Scopes::READ }
+}
+
+fn meta_needs(meta: &Meta<'_>) -> Scopes {
+    /// To make what is missing, to give another exptime, to win the right to make it anew.
+    const CHANGING: &[u8] = b"NTR";
+    let changes =
+        || tokens(meta.flags).any(|flag| flag.first().is_some_and(|letter| CHANGING.contains(letter)));
+    match meta.verb {
+        Verb::Get if changes() => Scopes::READ | Scopes::WRITE,
+        Verb::Get => Scopes::READ,
+        Verb::Set | Verb::Delete | Verb::Arithmetic => Scopes::WRITE,
+    }
+}
+
+/// Statistics and flushes are about all keys: not for a token that has only some.
+fn alone(powers: &Powers, alone: &Alone<'_>) -> Option<Refusal> {
+    let whole = || powers.prefix.is_some().then_some(Refusal::OutsidePrefix);
+    match alone.ask {
+        Ask::Stats { .. } => lacks(powers, Scopes::STATS).or_else(whole),
+        Ask::FlushAll { .. } => lacks(powers, Scopes::FLUSH).or_else(whole),
+        Ask::Inspect { key, base64 } => {
+            let form = if base64 { KeyForm::Base64 } else { KeyForm::Plain };
+            lacks(powers, Scopes::READ).or_else(|| outside(powers, Key { bytes: key, form }))
+        }
+    }
+}
+
+/// The first of the needed scopes that is not there.
+fn lacks(powers: &Powers, needed: Scopes) -> Option<Refusal> {
+    let names = [
+        (Scopes::READ, Refusal::NeedsRead),
+        (Scopes::WRITE, Refusal::NeedsWrite),
+        (Scopes::FLUSH, Refusal::NeedsFlush),
+        (Scopes::STATS, Refusal::NeedsStats),
+    ];
+    let missing = |scope| needed.contains(scope) && !powers.scopes.contains(scope);
+    names.into_iter().find(|(scope, _)| missing(*scope)).map(|(_, refusal)| refusal)
+}
+
+/// Compares a key as memcached stores it. Base64 counts only as everybody decodes it: memcached passes over
+/// what it doesn't know, and one that did so differently would lead elsewhere.
+fn outside(powers: &Powers, key: Key<'_>) -> Option<Refusal> {
+    let prefix = powers.prefix.as_ref()?.as_bytes();
+    let within = match key.form {
+        KeyForm::Plain | KeyForm::Raw => key.bytes.starts_with(prefix),
+        KeyForm::Base64 => {
+            let mut decoded = [0; DECODED_MAX];
+            STANDARD
+                .decode_slice(key.bytes, &mut decoded)
+                .is_ok_and(|len| decoded.get(..len).is_some_and(|stored| stored.starts_with(prefix)))
+        }
+    };
+    (!within).then_some(Refusal::OutsidePrefix)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,264 @@
+//! Every scope with every command, in all dialects; and which keys are within a prefix.
+
+use store::{KeyPrefix, Powers, Scopes};
+
+use super::*;
+use crate::dialect::{self, Dialect};
+use crate::request::{Answer, FlagSet, Limits, SHARED_VALUE_MAX, TextAnswer};
+
+const NONE: Scopes = Scopes::NONE;
+const READ: Scopes = Scopes::READ;
+const WRITE: Scopes = Scopes::WRITE;
+const FLUSH: Scopes = Scopes::FLUSH;
+const STATS: Scopes = Scopes::STATS;
+
+/// All that a text client may say, and what it needs. `#` is a value too long to be shared.
+const LINES: [(&str, [Scopes; 2]); 57] = [
+    ("get a", [READ, NONE]),
+    ("gets a b c", [READ, NONE]),
+    ("gat 0 a", [READ, WRITE]),
+    ("gats 0 a b", [READ, WRITE]),
+    ("set a 0 0 1\r\n1", [WRITE, NONE]),
+    ("set a 0 0 1 noreply\r\n1", [WRITE, NONE]),
+    ("set a 0 0 200000\r\n#", [WRITE, NONE]),
+    ("add a 0 0 1\r\n1", [WRITE, NONE]),
+    ("add a 0 0 200000\r\n#", [WRITE, NONE]),
+    ("replace a 0 0 1\r\n1", [WRITE, NONE]),
+    ("append a 0 0 1\r\n1", [WRITE, NONE]),
+    ("prepend a 0 0 1\r\n1", [WRITE, NONE]),
+    ("cas a 0 0 1 1\r\n1", [WRITE, NONE]),
+    ("incr a 1", [WRITE, NONE]),
+    ("decr a 1", [WRITE, NONE]),
+    ("decr a 1 noreply", [WRITE, NONE]),
+    ("delete a", [WRITE, NONE]),
+    ("delete a noreply", [WRITE, NONE]),
+    ("touch a 0", [WRITE, NONE]),
+    ("mg a", [READ, NONE]),
+    ("mg a v", [READ, NONE]),
+    ("mg a v f k s c t h l u q O1", [READ, NONE]),
+    ("mg YQ== b v", [READ, NONE]),
+    ("mg a v N30", [READ, WRITE]),
+    ("mg a T0", [READ, WRITE]),
+    ("mg a v q  T30", [READ, WRITE]),
+    ("mg a v R30", [READ, WRITE]),
+    ("mg a Oxx N0 v", [READ, WRITE]),
+    ("mg a OT", [READ, NONE]),
+    ("ms a 1\r\n1", [WRITE, NONE]),
+    ("ms a 1 q\r\n1", [WRITE, NONE]),
+    ("ms a 1 ME\r\n1", [WRITE, NONE]),
+    ("ms a 1 MA\r\n1", [WRITE, NONE]),
+    ("ms a 1 I C1\r\n1", [WRITE, NONE]),
+    ("ms a 200000 q\r\n#", [WRITE, NONE]),
+    ("md a", [WRITE, NONE]),
+    ("md a q", [WRITE, NONE]),
+    ("md a I T30", [WRITE, NONE]),
+    ("ma a", [WRITE, NONE]),
+    ("ma a v D0", [WRITE, NONE]),
+    ("ma a N0 J1 MD q", [WRITE, NONE]),
+    ("me a", [READ, NONE]),
+    ("me YQ== b b", [READ, NONE]),
+    ("stats", [STATS, NONE]),
+    ("stats items", [STATS, NONE]),
+    ("stats slabs", [STATS, NONE]),
+    ("stats sizes", [STATS, NONE]),
+    ("stats settings", [STATS, NONE]),
+    ("flush_all", [FLUSH, NONE]),
+    ("flush_all 30", [FLUSH, NONE]),
+    ("flush_all noreply", [FLUSH, NONE]),
+    ("version", [NONE, NONE]),
+    ("verbosity 1", [NONE, NONE]),
+    ("mn", [NONE, NONE]),
+    ("quit", [NONE, NONE]),
+    ("bogus", [NONE, NONE]),
+    // Said by us; nothing reaches memcached.
+    ("stats reset", [NONE, NONE]),
+];
+
+/// What each opcode needs, and the length of its extras.
+fn opcode(opcode: u8) -> (Scopes, usize) {
+    match opcode {
+        0x00 | 0x09 | 0x0c | 0x0d => (READ, 0),
+        0x1d | 0x1e | 0x23 | 0x24 => (READ | WRITE, 4),
+        0x01..=0x03 | 0x11..=0x13 => (WRITE, 8),
+        0x04 | 0x14 | 0x0e | 0x0f | 0x19 | 0x1a => (WRITE, 0),
+        0x05 | 0x06 | 0x15 | 0x16 => (WRITE, 20),
+        0x1c => (WRITE, 4),
+        0x08 | 0x18 => (FLUSH, 0),
+        0x10 => (STATS, 0),
+        // Quit, no-op, version, login, and what isn't there.
+        _ => (NONE, 0),
+    }
+}
+
+fn binary(opcode: u8, extras: usize, key: &[u8], value: usize) -> Vec<u8> {
+    let mut bytes = vec![0x80, opcode];
+    bytes.extend(u16::try_from(key.len()).unwrap().to_be_bytes());
+    bytes.extend([u8::try_from(extras).unwrap(), 0, 0, 0]);
+    bytes.extend(u32::try_from(extras + key.len() + value).unwrap().to_be_bytes());
+    bytes.extend([0xde, 0xad, 0xbe, 0xef]);
+    bytes.extend([0; 8]);
+    bytes.extend(vec![0; extras]);
+    bytes.extend(key);
+    bytes.extend(vec![b'v'; value]);
+    bytes
+}
+
+fn judge(powers: &Powers, bytes: &[u8]) -> Option<Refusal> {
+    let limits = Limits { item_size_max: 1 << 20, flags: FlagSet::Newest };
+    let read = Dialect::detect(bytes[0]).parse(bytes, limits);
+    let read = read.unwrap_or_else(|| panic!("{} isn't whole", bytes.escape_ascii()));
+    frame(powers, &read.parsed)
+}
+
+fn every_set() -> impl Iterator<Item = Scopes> {
+    let either = |scope| [NONE, scope];
+    either(READ).into_iter().flat_map(move |read| {
+        either(WRITE).into_iter().flat_map(move |write| {
+            either(FLUSH).into_iter().flat_map(move |flush| either(STATS).map(|s| read | write | flush | s))
+        })
+    })
+}
+
+/// The first of the needed ones that is missing.
+fn expected(needed: Scopes, have: Scopes) -> Option<Refusal> {
+    [
+        (READ, Refusal::NeedsRead),
+        (WRITE, Refusal::NeedsWrite),
+        (FLUSH, Refusal::NeedsFlush),
+        (STATS, Refusal::NeedsStats),
+    ]
+    .into_iter()
+    .find(|(scope, _)| needed.contains(*scope) && !have.contains(*scope))
+    .map(|(_, refusal)| refusal)
+}
+
+fn check_every_set(needed: Scopes, bytes: &[u8]) {
+    for scopes in every_set() {
+        let powers = Powers { scopes, ..Powers::ALL };
+        let shown = &bytes[..bytes.len().min(60)];
+        assert_eq!(judge(&powers, bytes), expected(needed, scopes), "{scopes} {}", shown.escape_ascii());
+    }
+}
+
+#[test]
+fn every_scope_with_every_line() {
+    assert_eq!(every_set().count(), 16);
+    for (line, [first, second]) in LINES {
+        let line = format!("{}\r\n", line.replace('#', &"v".repeat(200_000)));
+        check_every_set(first | second, line.as_bytes());
+    }
+}
+
+#[test]
+fn every_scope_with_every_opcode() {
+    for code in 0..=u8::MAX {
+        let (needed, extras) = opcode(code);
+        let keyed = needed != NONE && !matches!(code, 0x08 | 0x10 | 0x18);
+        let key: &[u8] = if keyed { b"a" } else { b"" };
+        check_every_set(needed, &binary(code, extras, key, 0));
+        if matches!(code, 0x01..=0x03 | 0x0e | 0x0f | 0x11..=0x13 | 0x19 | 0x1a) {
+            check_every_set(needed, &binary(code, extras, key, SHARED_VALUE_MAX + 1));
+        }
+        // Anything that is forwarded needs something, but for the version.
+        let limits = Limits { item_size_max: 1 << 20, flags: FlagSet::Newest };
+        let bytes = binary(code, extras, key, 0);
+        let parsed = dialect::Dialect::Binary.parse(&bytes, limits).unwrap().parsed;
+        let forwarded = matches!(parsed, Parsed::Request(_) | Parsed::Alone(_) | Parsed::Stream { .. });
+        assert_eq!(forwarded, needed != NONE || code == 0x0b, "{code:#04x}");
+    }
+}
+
+#[test]
+fn a_store_that_is_too_large_is_a_write() {
+    let powers = Powers { scopes: READ, ..Powers::ALL };
+    let answer = Answer::Text(TextAnswer::Line { noreply: false });
+    let forget = Request { command: Command::Forget, key: Key::plain(b"a"), answer };
+    assert_eq!(request(&powers, &forget), Some(Refusal::NeedsWrite));
+}
+
+#[test]
+fn keys_are_compared_as_they_are_stored() {
+    let prefix: KeyPrefix = "app:".parse().unwrap();
+    let powers = Powers { prefix: Some(prefix), ..Powers::ALL };
+    let stored = |key: &[u8]| binary(0x00, 0, key, 0);
+    let text = |line: &str| format!("{line}\r\n").into_bytes();
+    for (bytes, within) in [
+        (text("get app:"), true),
+        (text("get app:a app:b"), true),
+        (text("get app:a b"), false),
+        (text("gat 0 app:a b"), false),
+        (text("get b app:a"), false),
+        (text("get app"), false),
+        (text("get APP:a"), false),
+        (text("get xapp:a"), false),
+        (text("set app:a 0 0 1\r\n1"), true),
+        (text("set b 0 0 1\r\n1"), false),
+        (text(&format!("set b 0 0 200000\r\n{}", "v".repeat(200_000))), false),
+        (text("delete b noreply"), false),
+        (text("mg app:a v"), true),
+        (text("mg b v"), false),
+        // "app:x" and "other", encoded.
+        (text("mg YXBwOng= b v"), true),
+        (text("ms YXBwOng= 1 b\r\n1"), true),
+        (text("mg b3RoZXI= b v"), false),
+        (text("mg YXBwOng= v"), false),
+        (text("mg app:x b v"), false),
+        (text("me YXBwOng= b b"), true),
+        // It is read as it stands: nothing follows the b.
+        (text("me YXBwOng= b"), false),
+        (text("me app:x"), true),
+        (text("me other"), false),
+        // What memcached would pass over, or not look at.
+        (text("mg YXB!wOng= b v"), false),
+        (text("mg YXBwOnh= b v"), false),
+        (text("mg YXBwOng=YXBw b v"), false),
+        (stored(b"app:a"), true),
+        (stored(b"app:\r\n \0"), true),
+        (stored(b"b"), false),
+        (stored(b"YXBwOng="), false),
+        // About everybody's keys.
+        (text("stats"), false),
+        (text("flush_all"), false),
+        (binary(0x10, 0, b"", 0), false),
+        (binary(0x08, 0, b"", 0), false),
+        (text("version"), true),
+        (text("mn"), true),
+        (binary(0x0b, 0, b"", 0), true),
+        (binary(0x0a, 0, b"", 0), true),
+    ] {
+        let refused = (!within).then_some(Refusal::OutsidePrefix);
+        assert_eq!(judge(&powers, &bytes), refused, "{}", bytes[..bytes.len().min(60)].escape_ascii());
+    }
+    let reads = Powers { scopes: READ, ..powers };
+    assert_eq!(
+        judge(&reads, &text("set b 0 0 1\r\n1")),
+        Some(Refusal::NeedsWrite),
+        "the scope is said first"
+    );
+}
+
+#[test]
+fn a_refusal_is_said_unless_text_asks_for_silence() {
+    let said = |bytes: &[u8]| {
+        let limits = Limits { item_size_max: 1 << 20, flags: FlagSet::Newest };
+        let parsed = Dialect::detect(bytes[0]).parse(bytes, limits).unwrap().parsed;
+        let answer = match parsed {
+            Parsed::Request(request) => request.answer,
+            Parsed::Alone(alone) => alone.answer,
+            other => panic!("{other:?}"),
+        };
+        dialect::refused(answer, Refusal::NeedsWrite.line()).into_owned()
+    };
+    let line = b"CLIENT_ERROR access denied: needs write scope\r\n";
+    assert_eq!(said(b"delete a\r\n"), line);
+    assert_eq!(said(b"delete a noreply\r\n"), b"");
+    assert_eq!(said(b"flush_all noreply\r\n"), b"");
+    assert_eq!(said(b"md a q\r\n"), line);
+    for opcode in [0x00, 0x09, 0x14, 0x18] {
+        let mut reply = vec![0x81, opcode, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 13, 0xde, 0xad, 0xbe, 0xef];
+        reply.extend([0; 8]);
+        reply.extend(b"Auth failure.");
+        let key: &[u8] = if opcode == 0x18 { b"" } else { b"a" };
+        assert_eq!(said(&binary(opcode, 0, key, 0)), reply);
+    }
+}

@@ -1,0 +1,122 @@
+//! A network that a token may be used from, written as CIDR.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+/// `10.0.0.0/8`, `2001:db8::/32`; a plain address is a network of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Cidr(IpNet);
+
+/// Why text is not a network, in words that say what to write.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CidrError {
+    /// Neither an address nor a network.
+    #[error("{0} is no network: write it like 10.0.0.0/8, 2001:db8::/32 or 192.0.2.7")]
+    Shape(String),
+    /// The address goes on behind the length: it isn't clear which of the two is meant.
+    #[error("{written} is not where a network begins: write {net}, or {address} for that one address")]
+    HostBits {
+        /// As it was written.
+        written: String,
+        /// The network around it.
+        net: IpNet,
+        /// The address alone.
+        address: IpAddr,
+    },
+    /// `::ffff:10.0.0.0/104`: it would never match.
+    #[error("{0} is IPv4 in IPv6's clothes: write it as IPv4, like 10.0.0.0/8")]
+    Mapped(String),
+}
+
+impl Cidr {
+    /// Whether `address` is in it. An IPv4 address in IPv6's clothes counts as IPv4.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = CidrError;
+
+    fn from_str(text: &str) -> Result<Self, CidrError> {
+        let text = text.trim();
+        let net = match text.parse::<IpAddr>() {
+            Ok(address) => IpNet::from(address),
+            Err(_) => text.parse().map_err(|_| CidrError::Shape(text.to_owned()))?,
+        };
+        if net.trunc() != net {
+            let written = text.to_owned();
+            return Err(CidrError::HostBits { written, net: net.trunc(), address: net.addr() });
+        }
+        match net {
+            IpNet::V6(v6) if v6.prefix_len() >= 96 && v6.addr().to_ipv4_mapped().is_some() => {
+                Err(CidrError::Mapped(text.to_owned()))
+            }
+            net => Ok(Self(net)),
+        }
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl serde::Serialize for Cidr {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_a_network() {
+        for (net, address, expected) in [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("10.0.0.0/8", "::ffff:10.0.0.1", true),
+            ("192.0.2.7", "192.0.2.7", true),
+            ("192.0.2.7", "192.0.2.8", false),
+            ("0.0.0.0/0", "203.0.113.9", true),
+            ("0.0.0.0/0", "2001:db8::1", false),
+            ("2001:db8::/32", "2001:db8:ffff::1", true),
+            ("2001:db8::/32", "2001:db9::1", false),
+            ("::1", "::1", true),
+        ] {
+            let cidr: Cidr = net.parse().unwrap();
+            assert_eq!(cidr.contains(address.parse().unwrap()), expected, "{address} in {net}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused() {
+        for text in
+            ["", "10.0.0.0/33", "10.0.0/8", "10.0.0.0/-1", "::/129", "a", "10.0.0.0/8,::/0", "fe80::1%1"]
+        {
+            assert_eq!(text.parse::<Cidr>(), Err(CidrError::Shape(text.into())), "{text}");
+        }
+        let error = "10.0.0.1/8".parse::<Cidr>().unwrap_err().to_string();
+        assert!(error.contains("write 10.0.0.0/8, or 10.0.0.1 for"), "{error}");
+        assert_eq!(
+            "::ffff:10.0.0.0/104".parse::<Cidr>(),
+            Err(CidrError::Mapped("::ffff:10.0.0.0/104".into()))
+        );
+    }
+
+    #[test]
+    fn it_is_written_as_it_was_read() {
+        for (text, written) in
+            [("10.0.0.0/8", "10.0.0.0/8"), ("192.0.2.7", "192.0.2.7/32"), ("::1", "::1/128")]
+        {
+            assert_eq!(text.parse::<Cidr>().unwrap().to_string(), written);
+        }
+    }
+}

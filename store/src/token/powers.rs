@@ -1,0 +1,178 @@
+//! What a token may do, on which keys, until when, and from where.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use super::{Cidr, Scopes};
+use crate::{Millis, StoreError};
+
+/// The longest key prefix, in bytes: room is left for a key behind it.
+const PREFIX_MAX: usize = 200;
+/// Networks that one token may be used from.
+const NETWORKS_MAX: usize = 32;
+
+/// The powers of one token.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Powers {
+    /// What it may do.
+    pub scopes: Scopes,
+    /// Only keys that begin with it.
+    pub prefix: Option<KeyPrefix>,
+    /// From then on it lets nobody in.
+    pub expires_at: Option<Millis>,
+    /// Only from these networks; from anywhere if there is none.
+    pub allow_from: Vec<Cidr>,
+}
+
+/// What a token's keys begin with: 1 to 200 bytes, no spaces, no control characters.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct KeyPrefix(String);
+
+/// A prefix that no key can have, or that leaves no room for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a key can't begin so: take 1 to {PREFIX_MAX} bytes without spaces and control characters")]
+pub struct BadPrefix;
+
+/// More networks than a token may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("these are too many networks: a token has at most {NETWORKS_MAX}")]
+pub struct TooManyNetworks;
+
+impl Powers {
+    /// Everything, from anywhere, for ever.
+    pub const ALL: Self =
+        Self { scopes: Scopes::ALL, prefix: None, expires_at: None, allow_from: Vec::new() };
+    /// Nothing, and not even that: what is taken for powers that can't be read.
+    const NONE: Self =
+        Self { scopes: Scopes::NONE, prefix: None, expires_at: Some(0), allow_from: Vec::new() };
+
+    /// Whether it may still be used at that time.
+    #[must_use]
+    pub fn is_current(&self, now: Millis) -> bool {
+        self.expires_at.is_none_or(|end| now < end)
+    }
+
+    /// Whether it may be used from there.
+    #[must_use]
+    pub fn allows_from(&self, source: IpAddr) -> bool {
+        self.allow_from.is_empty() || self.allow_from.iter().any(|net| net.contains(source))
+    }
+
+    /// Whether any request may be refused.
+    #[must_use]
+    pub fn limits_requests(&self) -> bool {
+        self.scopes != Scopes::ALL || self.prefix.is_some()
+    }
+
+    /// The networks, if they aren't too many.
+    pub fn networks(list: Vec<Cidr>) -> Result<Vec<Cidr>, TooManyNetworks> {
+        if list.len() > NETWORKS_MAX { Err(TooManyNetworks) } else { Ok(list) }
+    }
+}
+
+impl KeyPrefix {
+    /// Its bytes: keys are compared as they are stored.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for KeyPrefix {
+    type Err = BadPrefix;
+
+    fn from_str(text: &str) -> Result<Self, BadPrefix> {
+        let fits = (1..=PREFIX_MAX).contains(&text.len());
+        let in_keys = !text.chars().any(|c| c.is_control() || c.is_whitespace());
+        if fits && in_keys { Ok(Self(text.to_owned())) } else { Err(BadPrefix) }
+    }
+}
+
+/// Powers as the columns hold them.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct Columns {
+    pub(crate) scopes: String,
+    pub(crate) key_prefix: Option<String>,
+    pub(crate) expires_at: Option<Millis>,
+    pub(crate) allow_from: Option<String>,
+}
+
+impl From<&Powers> for Columns {
+    fn from(powers: &Powers) -> Self {
+        let nets: Vec<String> = powers.allow_from.iter().map(Cidr::to_string).collect();
+        Self {
+            scopes: powers.scopes.to_string(),
+            key_prefix: powers.prefix.as_ref().map(|prefix| prefix.0.clone()),
+            expires_at: powers.expires_at,
+            allow_from: (!nets.is_empty()).then(|| nets.join(",")),
+        }
+    }
+}
+
+impl Columns {
+    pub(crate) fn read(self) -> Result<Powers, StoreError> {
+        let garbage = || StoreError::Garbage("token's powers");
+        let allow_from = match &self.allow_from {
+            None => Vec::new(),
+            Some(list) => list.split(',').map(str::parse).collect::<Result<_, _>>().map_err(|_| garbage())?,
+        };
+        Ok(Powers {
+            scopes: self.scopes.parse().map_err(|_| garbage())?,
+            prefix: self.key_prefix.map(|text| text.parse()).transpose().map_err(|_| garbage())?,
+            expires_at: self.expires_at,
+            allow_from,
+        })
+    }
+
+    /// For a look at many rows, or at the door: what can't be read is no power at all.
+    pub(crate) fn read_or_none(self, token: &str) -> Powers {
+        self.read().unwrap_or_else(|error| {
+            tracing::error!(token, %error, "the token lets nobody in");
+            Powers::NONE
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_the_beginning_of_a_key() {
+        for good in ["a", "app:", "ключ/", &"x".repeat(200)] {
+            assert_eq!(good.parse::<KeyPrefix>().unwrap().as_str(), good);
+        }
+        for bad in ["", " ", "a b", "a\r\n", "a\0", "a\u{a0}b", &"x".repeat(201)] {
+            assert_eq!(bad.parse::<KeyPrefix>(), Err(BadPrefix), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_power_at_all() {
+        let good = || Columns::from(&Powers::ALL);
+        assert_eq!(good().read_or_none("x"), Powers::ALL);
+        for garbage in [
+            Columns { scopes: "read,everything".into(), ..good() },
+            Columns { key_prefix: Some(String::new()), ..good() },
+            Columns { allow_from: Some("10.0.0.0/8,".into()), ..good() },
+            Columns { allow_from: Some(String::new()), ..good() },
+        ] {
+            let powers = garbage.read_or_none("x");
+            assert_eq!(powers.scopes, Scopes::NONE);
+            assert!(!powers.is_current(1));
+        }
+    }
+
+    #[test]
+    fn the_end_is_not_part_of_the_time() {
+        let powers = Powers { expires_at: Some(1000), ..Powers::ALL };
+        assert!(powers.is_current(999) && !powers.is_current(1000));
+        assert!(Powers::ALL.is_current(Millis::MAX));
+    }
+}
