@@ -42,6 +42,8 @@ pub(crate) struct Client {
     pub(crate) seat: Seat,
     /// memcached's `-I`: what it allows of one item.
     pub(crate) item_size_max: u64,
+    /// What SASL LIST answers.
+    pub(crate) mechanisms: &'static [u8],
     /// Read, not understood yet.
     pub(crate) input: Vec<u8>,
     pub(crate) state: State,

@@ -15,7 +15,7 @@ use crate::certificate::Certificate;
 use crate::dialect::Dialect;
 use crate::dialect::binary::{Header, Status};
 use crate::grants::{Grants, Verdict};
-use crate::login::{Credential, Replies, Stage, Step};
+use crate::login::{Credential, NONCE_LEN, Replies, Stage, Step};
 use crate::metrics::{LoginOutcome, Metrics};
 use crate::stream::Stream;
 
@@ -55,6 +55,8 @@ pub(crate) struct Doorman<'a> {
     pub(crate) metrics: &'a Metrics,
     pub(crate) allow_plaintext: bool,
     pub(crate) certificate: &'a Certificate,
+    /// Whether SCRAM is offered.
+    pub(crate) scram: bool,
     /// What is read passes through here: a stranger has no buffer but for what has come.
     pub(crate) scratch: &'a RefCell<Vec<u8>>,
 }
@@ -104,7 +106,7 @@ impl Doorman<'_> {
         dialect: Dialect,
         deadline: Instant,
     ) -> Option<(Arc<Grant>, Replies)> {
-        let mut stage = Stage::new(dialect);
+        let mut stage = Stage::new(dialect, self.scram);
         let (mut answers, mut failures) = (0, 0);
         let mut last_byte = Instant::now();
         loop {
@@ -121,6 +123,18 @@ impl Doorman<'_> {
                 Step::Answer { consumed, reply } => {
                     caller.input.drain(..consumed);
                     caller.write(&reply).await.ok()?;
+                }
+                Step::LookUp { name, unavailable } => {
+                    let keys = self.grants.scram_keys(&name).await;
+                    // Said now, it would tell by the clock whether the name is somebody's.
+                    sleep_until(last_byte + FAILURE_DELAY).await;
+                    let (Ok(keys), Some(nonce)) = (keys, nonce()) else {
+                        self.metrics.login(LoginOutcome::Unavailable);
+                        caller.write(&unavailable).await.ok()?;
+                        return None;
+                    };
+                    stage.learn(keys, nonce);
+                    continue;
                 }
                 Step::Attempt { consumed, credential, replies } => {
                     caller.input.drain(..consumed);
@@ -155,6 +169,13 @@ impl Doorman<'_> {
             None => Verdict::Refused(LoginOutcome::Malformed),
         }
     }
+}
+
+/// From the system; `None` if it has none to give, and then nobody logs in that way.
+fn nonce() -> Option<[u8; NONCE_LEN]> {
+    let mut nonce = [0; NONCE_LEN];
+    let filled = rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty());
+    (filled == Ok(NONCE_LEN)).then_some(nonce)
 }
 
 impl Caller {

@@ -28,7 +28,7 @@ use crate::grants::Grants;
 use crate::home::{Furniture, Home};
 use crate::lane::Buffers;
 use crate::ledger::{Entries, Entry};
-use crate::login::Replies;
+use crate::login::{self, Replies};
 use crate::metrics::{Counted, LoginOutcome, Metrics};
 use crate::outbox::{Outbox, Spare};
 use crate::stream::{Departed, Stream};
@@ -275,6 +275,7 @@ impl Worker {
             metrics: &self.shared.metrics,
             allow_plaintext: self.shared.config.allow_plaintext,
             certificate: &self.shared.certificate,
+            scram: self.shared.config.scram,
             scratch: &self.client_scratch,
         };
         tokio::select! {
@@ -323,8 +324,9 @@ impl Worker {
         self.shared.metrics.login(LoginOutcome::Welcome);
         outbox.say(&replies.welcome);
         let item_size_max = u64::try_from(grant.item_size_max).unwrap_or(0);
-        let state = State::default();
-        Ok(Box::new(Client { outbox, dialect, grant, home, seat, item_size_max, input: rest, state }))
+        let mechanisms = login::mechanisms(self.shared.config.scram);
+        let (input, state) = (rest, State::default());
+        Ok(Box::new(Client { outbox, dialect, grant, home, seat, item_size_max, mechanisms, input, state }))
     }
 
     fn home(&self, grant: &Grant) -> Rc<Home> {

@@ -11,6 +11,8 @@ mod live;
 mod long;
 #[path = "support/memcached.rs"]
 mod memcached;
+#[path = "door/scram.rs"]
+mod scram;
 #[path = "door/tls.rs"]
 mod tls;
 #[path = "door/usage.rs"]
@@ -29,6 +31,13 @@ const UNAVAILABLE: &str = "SERVER_ERROR backend unavailable\r\n";
 const FAILURE: &str = "CLIENT_ERROR authentication failure\r\n";
 
 impl Door {
+    /// With other settings than the defaults.
+    fn open_with(change: impl FnOnce(&mut proxy::Config)) -> Self {
+        let mut config = proxy::Config::default();
+        change(&mut config);
+        Self::open_in(tempfile::tempdir().unwrap(), config)
+    }
+
     fn call(&self) -> TcpStream {
         let stream = TcpStream::connect(self.config.listen).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

@@ -32,6 +32,6 @@ pub use lead::Lead;
 pub use route::{Observed, Route};
 pub use session::{NewSession, Session};
 pub use time::{Millis, now};
-pub use token::{NewToken, Token, TokenFormatError, TokenId, TokenRow, TokenSecret, Verifier};
+pub use token::{NewToken, ScramKeys, Token, TokenFormatError, TokenId, TokenRow, TokenSecret, Verifier};
 pub use usage::{Usage, UsageReport};
 pub use user::{NewUser, Plan, User, UserState};

@@ -1,9 +1,11 @@
 //! Tokens: what a user's application shows at the door. Their form is in `token/format.rs`.
 
 mod format;
+mod scram;
 mod verifier;
 
 pub use format::{Token, TokenFormatError, TokenId, TokenSecret};
+pub use scram::ScramKeys;
 pub use verifier::Verifier;
 pub(crate) use verifier::matches;
 
