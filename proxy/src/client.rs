@@ -8,6 +8,7 @@ mod understand;
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,6 +37,8 @@ const INPUT_KEEP: usize = 64 * 1024;
 
 pub(crate) struct Client {
     pub(crate) outbox: Rc<Outbox>,
+    /// Where it calls from, for when it logs in anew.
+    pub(crate) source: IpAddr,
     pub(crate) dialect: Dialect,
     pub(crate) grant: Arc<Grant>,
     pub(crate) home: Rc<Home>,

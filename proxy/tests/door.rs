@@ -13,6 +13,8 @@ mod long;
 mod memcached;
 #[path = "door/scram.rs"]
 mod scram;
+#[path = "door/throttle.rs"]
+mod throttle;
 #[path = "door/tls.rs"]
 mod tls;
 #[path = "door/usage.rs"]
