@@ -8,6 +8,7 @@ mod understand;
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,11 +36,15 @@ const INPUT_KEEP: usize = 64 * 1024;
 
 pub(crate) struct Client {
     pub(crate) outbox: Rc<Outbox>,
+    /// Where it calls from, for when it logs in anew.
+    pub(crate) source: IpAddr,
     pub(crate) dialect: Dialect,
     pub(crate) home: Rc<Home>,
     pub(crate) seat: Seat,
     /// memcached's `-I`: what it allows of one item.
     pub(crate) item_size_max: u64,
+    /// What SASL LIST answers.
+    pub(crate) mechanisms: &'static [u8],
     /// Read, not understood yet.
     pub(crate) input: Vec<u8>,
     pub(crate) state: State,

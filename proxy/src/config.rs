@@ -22,6 +22,8 @@ pub struct Config {
     pub tls_certificate: Option<PathBuf>,
     /// Its private key.
     pub tls_key: Option<PathBuf>,
+    /// Whether SASL offers SCRAM-SHA-256 next to PLAIN.
+    pub scram: bool,
 }
 
 impl Default for Config {
@@ -33,6 +35,7 @@ impl Default for Config {
             allow_plaintext: false,
             tls_certificate: None,
             tls_key: None,
+            scram: false,
         }
     }
 }

@@ -15,14 +15,13 @@ use crate::certificate::Certificate;
 use crate::dialect::Dialect;
 use crate::dialect::binary::{Header, Status};
 use crate::grants::{Grants, Verdict};
-use crate::login::{Credential, Replies, Stage, Step};
+use crate::login::{Credential, NONCE_LEN, Proof, Replies, Stage, Step};
 use crate::metrics::{LoginOutcome, Metrics};
 use crate::stream::Stream;
+use crate::throttle::{FAILURE_DELAY, Failure, Throttle};
 
 /// From accept to login.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// A failed login is answered so long after its last byte, whatever its cause.
-const FAILURE_DELAY: Duration = Duration::from_millis(20);
 /// So many answers before login, then the connection ends.
 const ANSWERS_MAX: u32 = 16;
 /// So many failed logins, likewise.
@@ -35,6 +34,7 @@ const READ: usize = 2048;
 /// A connection that has shown a good token.
 pub(crate) struct Guest {
     pub(crate) stream: Stream,
+    pub(crate) source: IpAddr,
     pub(crate) dialect: Dialect,
     pub(crate) grant: Arc<Grant>,
     /// What it has sent behind its login.
@@ -46,6 +46,8 @@ pub(crate) struct Guest {
 /// Somebody at the door.
 pub(crate) struct Caller {
     pub(crate) stream: Stream,
+    /// Where it calls from: found out once, and kept as long as the connection lives.
+    pub(crate) source: IpAddr,
     /// What has been read already.
     pub(crate) input: Vec<u8>,
 }
@@ -53,8 +55,11 @@ pub(crate) struct Caller {
 pub(crate) struct Doorman<'a> {
     pub(crate) grants: &'a Arc<Grants>,
     pub(crate) metrics: &'a Metrics,
+    pub(crate) throttle: &'a Throttle,
     pub(crate) allow_plaintext: bool,
     pub(crate) certificate: &'a Certificate,
+    /// Whether SCRAM is offered.
+    pub(crate) scram: bool,
     /// What is read passes through here: a stranger has no buffer but for what has come.
     pub(crate) scratch: &'a RefCell<Vec<u8>>,
 }
@@ -69,13 +74,14 @@ impl Doorman<'_> {
             first = caller.first(deadline, self.scratch).await?;
         }
         let dialect = Dialect::detect(first);
-        if !self.allow_plaintext && !caller.stream.is_tls() && !caller.is_private() {
+        if !self.allow_plaintext && !caller.stream.is_tls() && !is_private(caller.source) {
             self.metrics.login(LoginOutcome::Plaintext);
             return caller.refuse_plaintext(dialect, deadline, self.scratch).await;
         }
         match timeout_at(deadline, self.talk(&mut caller, dialect, deadline)).await {
             Ok(Some((grant, replies))) => {
-                Some(Guest { stream: caller.stream, dialect, grant, rest: caller.input, replies })
+                let Caller { stream, source, input: rest } = caller;
+                Some(Guest { stream, source, dialect, grant, rest, replies })
             }
             Ok(None) => {
                 caller.stream.linger(self.scratch).await;
@@ -95,7 +101,7 @@ impl Doorman<'_> {
         let shaken =
             timeout_at(deadline, handshake).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         self.metrics.handshake(shaken.as_ref().ok().and_then(Stream::handshake));
-        Some(Caller { stream: shaken.ok()?, input: Vec::new() })
+        Some(Caller { stream: shaken.ok()?, source: caller.source, input: Vec::new() })
     }
 
     async fn talk(
@@ -104,7 +110,7 @@ impl Doorman<'_> {
         dialect: Dialect,
         deadline: Instant,
     ) -> Option<(Arc<Grant>, Replies)> {
-        let mut stage = Stage::new(dialect);
+        let mut stage = Stage::new(dialect, self.scram);
         let (mut answers, mut failures) = (0, 0);
         let mut last_byte = Instant::now();
         loop {
@@ -122,8 +128,20 @@ impl Doorman<'_> {
                     caller.input.drain(..consumed);
                     caller.write(&reply).await.ok()?;
                 }
+                Step::LookUp { name, unavailable } => {
+                    let keys = self.grants.scram_keys(&name).await;
+                    // Said now, it would tell by the clock whether the name is somebody's.
+                    sleep_until(last_byte + FAILURE_DELAY).await;
+                    let (Ok(keys), Some(nonce)) = (keys, nonce()) else {
+                        self.metrics.login(LoginOutcome::Unavailable);
+                        caller.write(&unavailable).await.ok()?;
+                        return None;
+                    };
+                    stage.learn(keys, nonce);
+                    continue;
+                }
                 Step::Attempt { consumed, credential, replies } => {
-                    caller.input.drain(..consumed);
+                    let attempt = caller.input.drain(..consumed).collect::<Vec<u8>>();
                     match self.check(credential.as_ref()).await {
                         Verdict::Welcome(grant) => return Some((grant, replies)),
                         Verdict::Unavailable => {
@@ -133,7 +151,8 @@ impl Doorman<'_> {
                         }
                         Verdict::Refused(outcome) => {
                             self.metrics.login(outcome);
-                            sleep_until(last_byte + FAILURE_DELAY).await;
+                            let delay = self.delay(caller.source, credential.as_ref(), &attempt);
+                            sleep_until(last_byte + delay).await;
                             caller.write(&replies.refused).await.ok()?;
                             failures += 1;
                             // The next may have come along with this one: its time begins here.
@@ -149,6 +168,16 @@ impl Doorman<'_> {
         }
     }
 
+    /// How long the refusal of `attempt` waits.
+    fn delay(&self, source: IpAddr, credential: Option<&Credential>, attempt: &[u8]) -> Duration {
+        let tried = match credential.map(|credential| &credential.proof) {
+            Some(Proof::Secret(secret)) => secret.reveal().as_bytes(),
+            Some(Proof::Scram(_) | Proof::Failed) | None => attempt,
+        };
+        let token = credential.map(|credential| credential.id);
+        self.throttle.delay(&Failure { source, token, tried }, Instant::now().into_std())
+    }
+
     async fn check(&self, credential: Option<&Credential>) -> Verdict {
         match credential {
             Some(credential) => self.grants.check(credential).await,
@@ -157,11 +186,14 @@ impl Doorman<'_> {
     }
 }
 
-impl Caller {
-    fn is_private(&self) -> bool {
-        self.stream.tcp().peer_addr().map(|peer| peer.ip()).is_ok_and(|ip: IpAddr| is_private(ip))
-    }
+/// From the system; `None` if it has none to give, and then nobody logs in that way.
+fn nonce() -> Option<[u8; NONCE_LEN]> {
+    let mut nonce = [0; NONCE_LEN];
+    let filled = rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty());
+    (filled == Ok(NONCE_LEN)).then_some(nonce)
+}
 
+impl Caller {
     /// Its first byte, which is left there.
     async fn first(&mut self, deadline: Instant, scratch: &RefCell<Vec<u8>>) -> Option<u8> {
         if self.input.is_empty() {

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 use process::Shutdown;
 use process::health::Readiness;
-use store::{Changes, Feed, Grant, Store, StoreError, TokenId, TokenKey, UserState};
+use store::{Changes, Feed, Grant, ScramKeys, Store, StoreError, TokenId, TokenKey, UserState};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
-use crate::login::Credential;
+use crate::login::{Credential, Proof};
 use crate::metrics::LoginOutcome;
 use crate::worker::Message;
 
@@ -74,12 +74,20 @@ impl Grants {
         let grant = match self.find(credential.id).await {
             Ok(Some(grant)) => grant,
             Ok(None) => {
-                let _ = Grant::check_nothing(&self.key, &credential.id, &credential.secret);
+                if let Proof::Secret(secret) = &credential.proof {
+                    let _ = Grant::check_nothing(&self.key, &credential.id, secret);
+                }
                 return Verdict::Refused(LoginOutcome::Unknown);
             }
             Err(Away) => return Verdict::Unavailable,
         };
-        if !grant.matches(&self.key, &credential.secret) {
+        let right = match &credential.proof {
+            Proof::Secret(secret) => grant.matches(&self.key, secret),
+            // They were the token's when the client asked; they must be still.
+            Proof::Scram(keys) => grant.scram.as_ref() == Some(keys),
+            Proof::Failed => false,
+        };
+        if !right {
             return Verdict::Refused(LoginOutcome::Wrong);
         }
         if grant.revoked {
@@ -89,6 +97,19 @@ impl Grants {
             UserState::Suspended => Verdict::Refused(LoginOutcome::Suspended),
             UserState::Active => Verdict::Welcome(grant),
         }
+    }
+
+    /// What SCRAM checks somebody who calls himself `name` with. Every name has such keys; no secret fits
+    /// those of nobody, nor those of a token that lets nobody in.
+    pub(crate) async fn scram_keys(self: &Arc<Self>, name: &str) -> Result<ScramKeys, Away> {
+        let nobodys = ScramKeys::of_nobody(&self.key, name.as_bytes());
+        let Some(id) = TokenId::parse_username(name.as_bytes()) else { return Ok(nobodys) };
+        let Some(grant) = self.find(id).await? else { return Ok(nobodys) };
+        Ok(match &grant.scram {
+            Some(keys) if grant.is_good() => keys.clone(),
+            Some(keys) => keys.barred(),
+            None => nobodys,
+        })
     }
 
     /// The newest that is known of a grant that was good just now, if it still is.
@@ -182,7 +203,8 @@ impl Grants {
 }
 
 /// The store doesn't answer.
-struct Away;
+#[derive(Debug)]
+pub(crate) struct Away;
 
 /// Follows the store until shutdown, in a task of `shutdown`; new routes go to the workers.
 pub(crate) async fn follow(

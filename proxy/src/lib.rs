@@ -28,11 +28,12 @@ mod request;
 mod signal;
 mod socket;
 mod stream;
+mod throttle;
 mod usage;
 mod worker;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use process::Shutdown;
 use process::health::{self, Readiness};
@@ -45,6 +46,7 @@ pub use error::Error;
 use certificate::Certificate;
 use grants::Grants;
 use metrics::Metrics;
+use throttle::Throttle;
 use worker::{Shared, Worker};
 
 /// How long clients may take to be answered once the stop has begun.
@@ -78,6 +80,7 @@ pub async fn run(
         grants,
         lane_key,
         metrics,
+        throttle: Throttle::new(Instant::now()),
         ledger,
         shutdown: shutdown.clone(),
         workers: senders,

@@ -5,22 +5,40 @@
 
 mod binary;
 mod sasl;
+mod scram;
 mod text;
 
 use std::borrow::Cow;
 
-use store::{TokenId, TokenSecret};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use store::{ScramKeys, TokenId, TokenSecret};
 
 use crate::dialect::Dialect;
 
+/// Random bytes of our half of SCRAM's nonce.
+pub(crate) const NONCE_LEN: usize = 18;
+
 /// What SASL LIST answers: names separated by a space.
-pub(crate) const MECHANISMS: &[u8] = b"PLAIN";
+pub(crate) fn mechanisms(scram: bool) -> &'static [u8] {
+    if scram { b"SCRAM-SHA-256 PLAIN" } else { b"PLAIN" }
+}
 
 /// What a client claims: well-formed, not yet checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Credential {
     pub(crate) id: TokenId,
-    pub(crate) secret: TokenSecret,
+    pub(crate) proof: Proof,
+}
+
+/// What it claims it with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Proof {
+    Secret(TokenSecret),
+    /// It knows the secret that these keys were made from: the token's, if they are the token's.
+    Scram(ScramKeys),
+    /// SCRAM has shown that it doesn't know the secret.
+    Failed,
 }
 
 /// What the bytes before login say.
@@ -32,6 +50,9 @@ pub(crate) enum Step {
     Answer { consumed: usize, reply: Cow<'static, [u8]> },
     /// An answer (perhaps none), and the connection ends.
     Close { reply: Cow<'static, [u8]> },
+    /// SCRAM's first message names somebody: [`Stage::learn`] wants that name's keys, and then the same
+    /// bytes mean more. `unavailable` is for when nobody can be looked up.
+    LookUp { name: String, unavailable: Cow<'static, [u8]> },
     /// An attempt. `credential` is `None` where it can't be right.
     Attempt { consumed: usize, credential: Option<Credential>, replies: Replies },
 }
@@ -55,10 +76,18 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    pub(crate) fn new(dialect: Dialect) -> Self {
+    /// `scram` says whether that is offered next to PLAIN.
+    pub(crate) fn new(dialect: Dialect, scram: bool) -> Self {
         match dialect {
             Dialect::Text => Self::Text(text::Reader),
-            Dialect::Binary => Self::Binary(binary::Reader::default()),
+            Dialect::Binary => Self::Binary(binary::Reader::new(scram)),
+        }
+    }
+
+    /// The answer to [`Step::LookUp`], and bytes that nobody can foresee.
+    pub(crate) fn learn(&mut self, keys: ScramKeys, nonce: [u8; NONCE_LEN]) {
+        if let Self::Binary(reader) = self {
+            reader.learn(keys, STANDARD.encode(nonce));
         }
     }
 
@@ -92,15 +121,19 @@ impl Credential {
         let id = TokenId::parse_username(username)?;
         let password = std::str::from_utf8(password).ok()?;
         if let Ok(token) = store::Token::parse(password) {
-            return (token.id() == id).then(|| Self { id, secret: token.secret().clone() });
+            return (token.id() == id).then(|| Self::secret(id, token.secret().clone()));
         }
         let secret = TokenSecret::parse(&id, password).ok()?;
-        Some(Self { id, secret })
+        Some(Self::secret(id, secret))
     }
 
     /// From a whole token.
     pub(crate) fn from_token(token: &[u8]) -> Option<Self> {
         let token = store::Token::parse(std::str::from_utf8(token).ok()?).ok()?;
-        Some(Self { id: token.id(), secret: token.secret().clone() })
+        Some(Self::secret(token.id(), token.secret().clone()))
+    }
+
+    fn secret(id: TokenId, secret: TokenSecret) -> Self {
+        Self { id, proof: Proof::Secret(secret) }
     }
 }

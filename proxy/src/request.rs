@@ -127,12 +127,14 @@ pub(crate) struct BinaryAnswer {
     pub(crate) opaque: [u8; 4],
 }
 
-/// What the instance's plan allows of one item.
+/// What this installation and the instance's plan allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// memcached's `-I`, in bytes: key, value and header together.
     pub(crate) item_size_max: u64,
     pub(crate) flags: FlagSet,
+    /// What SASL LIST answers.
+    pub(crate) mechanisms: &'static [u8],
 }
 
 /// Which meta flags the instance's memcached knows.

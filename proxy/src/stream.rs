@@ -50,10 +50,6 @@ impl Stream {
         self.tls.as_ref()?.connection.borrow().handshake_kind()
     }
 
-    pub(crate) fn tcp(&self) -> &TcpStream {
-        &self.tcp
-    }
-
     /// Waits for something to read.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         match &self.tls {

@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
+use std::net::IpAddr;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,10 +29,11 @@ use crate::grants::Grants;
 use crate::home::{Furniture, Home};
 use crate::lane::Buffers;
 use crate::ledger::{Entries, Entry};
-use crate::login::Replies;
+use crate::login::{self, Replies};
 use crate::metrics::{Counted, LoginOutcome, Metrics};
 use crate::outbox::{Outbox, Spare};
 use crate::stream::{Departed, Stream};
+use crate::throttle::Throttle;
 use crate::{Config, DRAIN, Error};
 
 /// Messages that may wait for a worker.
@@ -55,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) grants: Arc<Grants>,
     pub(crate) lane_key: LaneKey,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) throttle: Throttle,
     pub(crate) ledger: Entries,
     pub(crate) shutdown: Shutdown,
     pub(crate) workers: Vec<mpsc::Sender<Message>>,
@@ -71,6 +74,7 @@ pub(crate) enum Message {
 /// A guest between two runtimes: its socket belongs to neither.
 pub(crate) struct Moving {
     stream: Departed,
+    source: IpAddr,
     dialect: Dialect,
     grant: Arc<Grant>,
     rest: Vec<u8>,
@@ -176,9 +180,9 @@ impl Worker {
                 () = self.shared.shutdown.begun() => break,
                 Some(message) = inbox.recv() => self.receive(message),
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => {
+                    Ok((stream, peer)) => {
                         refusing = false;
-                        self.welcome(stream);
+                        self.welcome(stream, peer.ip());
                     }
                     Err(error) => {
                         if !std::mem::replace(&mut refusing, true) {
@@ -220,20 +224,20 @@ impl Worker {
                 }
             }
             Message::Guest(moving) => {
-                let Moving { stream, dialect, grant, rest, replies, counted } = *moving;
+                let Moving { stream, source, dialect, grant, rest, replies, counted } = *moving;
                 let Ok(stream) = stream.arrive() else { return };
-                let guest = Box::new(Guest { stream, dialect, grant, rest, replies });
+                let guest = Box::new(Guest { stream, source, dialect, grant, rest, replies });
                 self.receive_visit(Visit::AtHome(guest), counted);
             }
         }
     }
 
     /// A new connection: to the doorman with it.
-    fn welcome(self: &Rc<Self>, stream: TcpStream) {
+    fn welcome(self: &Rc<Self>, stream: TcpStream, source: IpAddr) {
         let counted = Counted::new(&self.shared.metrics.connections);
         let kept_alive = SockRef::from(&stream).set_tcp_keepalive(&keepalive());
         if kept_alive.and_then(|()| stream.set_nodelay(true)).is_ok() {
-            let caller = Caller { stream: Stream::plain(stream), input: Vec::new() };
+            let caller = Caller { stream: Stream::plain(stream), source, input: Vec::new() };
             self.receive_visit(Visit::AtTheDoor(Box::new(caller)), counted);
         }
     }
@@ -275,8 +279,10 @@ impl Worker {
         let doorman = Doorman {
             grants: &self.shared.grants,
             metrics: &self.shared.metrics,
+            throttle: &self.shared.throttle,
             allow_plaintext: self.shared.config.allow_plaintext,
             certificate: &self.shared.certificate,
+            scram: self.shared.config.scram,
             scratch: &self.client_scratch,
         };
         tokio::select! {
@@ -298,13 +304,16 @@ impl Worker {
             House { grants: &self.shared.grants, closing: &self.closing, scratch: &self.client_scratch };
         match client.run(&house).await {
             End::Gone => None,
-            End::Login(input) => client.into_stream().map(|stream| Box::new(Caller { stream, input })),
+            End::Login(input) => {
+                let source = client.source;
+                client.into_stream().map(|stream| Box::new(Caller { stream, source, input }))
+            }
         }
     }
 
     /// Gives a guest its place, or tells it why there is none.
     fn seat(&self, guest: Guest) -> Result<Box<Client>, Rc<Outbox>> {
-        let Guest { stream, dialect, grant, rest, replies } = guest;
+        let Guest { stream, source, dialect, grant, rest, replies } = guest;
         let outbox = Outbox::new(stream, self.spare.clone());
         let refuse = |outcome, words: &[u8]| {
             self.shared.metrics.login(outcome);
@@ -325,8 +334,9 @@ impl Worker {
         self.shared.metrics.login(LoginOutcome::Welcome);
         outbox.say(&replies.welcome);
         let item_size_max = u64::try_from(grant.item_size_max).unwrap_or(0);
-        let state = State::default();
-        Ok(Box::new(Client { outbox, dialect, home, seat, item_size_max, input: rest, state }))
+        let mechanisms = login::mechanisms(self.shared.config.scram);
+        let (input, state) = (rest, State::default());
+        Ok(Box::new(Client { outbox, source, dialect, home, seat, item_size_max, mechanisms, input, state }))
     }
 
     fn home(&self, grant: &Grant) -> Rc<Home> {
@@ -372,7 +382,7 @@ fn keepalive() -> TcpKeepalive {
 
 impl Moving {
     fn new(guest: Guest, counted: Counted) -> io::Result<Self> {
-        let Guest { stream, dialect, grant, rest, replies } = guest;
-        Ok(Self { stream: stream.depart()?, dialect, grant, rest, replies, counted })
+        let Guest { stream, source, dialect, grant, rest, replies } = guest;
+        Ok(Self { stream: stream.depart()?, source, dialect, grant, rest, replies, counted })
     }
 }

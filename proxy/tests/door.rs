@@ -13,6 +13,10 @@ mod long;
 mod memcached;
 #[path = "door/powers.rs"]
 mod powers;
+#[path = "door/scram.rs"]
+mod scram;
+#[path = "door/throttle.rs"]
+mod throttle;
 #[path = "door/tls.rs"]
 mod tls;
 #[path = "door/usage.rs"]
@@ -31,6 +35,13 @@ const UNAVAILABLE: &str = "SERVER_ERROR backend unavailable\r\n";
 const FAILURE: &str = "CLIENT_ERROR authentication failure\r\n";
 
 impl Door {
+    /// With other settings than the defaults.
+    fn open_with(change: impl FnOnce(&mut proxy::Config)) -> Self {
+        let mut config = proxy::Config::default();
+        change(&mut config);
+        Self::open_in(tempfile::tempdir().unwrap(), config)
+    }
+
     fn call(&self) -> TcpStream {
         let stream = TcpStream::connect(self.config.listen).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

@@ -1,7 +1,7 @@
 //! Everything the proxy must know about one token, in one read.
 
 use crate::db::read;
-use crate::token::{Columns, Powers, TokenId, TokenSecret};
+use crate::token::{Columns, Powers, ScramKeys, TokenId, TokenSecret};
 use crate::{Store, StoreError, TokenKey, UserState, token};
 
 /// A token with its user, instance and route.
@@ -29,6 +29,8 @@ pub struct Grant {
     pub generation: i64,
     /// The store's revision before this was read: what changed later is not in it.
     pub read_at: i64,
+    /// What SCRAM needs; `None` if the row holds something else, and then only SCRAM is refused.
+    pub scram: Option<ScramKeys>,
     secret_hash: String,
 }
 
@@ -36,6 +38,10 @@ pub struct Grant {
 struct Row {
     user_id: String,
     secret_hash: String,
+    scram_salt: String,
+    scram_iterations: i64,
+    scram_stored_key: String,
+    scram_server_key: String,
     revoked_at: Option<i64>,
     #[sqlx(flatten)]
     powers: Columns,
@@ -74,13 +80,21 @@ impl Store {
     /// Reads the grant of a token: `None` if there is no such token.
     pub async fn grant(&self, token: &TokenId) -> Result<Option<Grant>, StoreError> {
         let read_at = self.revision().await?;
-        let sql = "SELECT t.user_id, t.secret_hash, t.revoked_at, t.scopes, t.key_prefix, t.expires_at, t.allow_from, \
-                   u.state AS user_state, i.id AS instance_id, i.connections, i.item_size_max, r.state AS route_state, r.generation, r.address \
+        let sql = "SELECT t.user_id, t.secret_hash, t.scram_salt, t.scram_iterations, t.scram_stored_key, \
+                   t.scram_server_key, t.revoked_at, t.scopes, t.key_prefix, t.expires_at, t.allow_from, \
+                   u.state AS user_state, i.id AS instance_id, i.connections, i.item_size_max, \
+                   r.state AS route_state, r.generation, r.address \
                    FROM tokens t JOIN users u ON u.id = t.user_id JOIN instances i ON i.user_id = u.id \
                    LEFT JOIN routes r ON r.instance_id = i.id WHERE t.id = $1";
         let row: Option<Row> =
             read!(self, pool => sqlx::query_as(sql).bind(token.as_str()).fetch_optional(pool).await)?;
         let Some(row) = row else { return Ok(None) };
+        let scram = ScramKeys::read(
+            &row.scram_salt,
+            row.scram_iterations,
+            &row.scram_stored_key,
+            &row.scram_server_key,
+        );
         let runs = row.route_state.as_deref() == Some("running");
         Ok(Some(Grant {
             token: *token,
@@ -94,6 +108,7 @@ impl Store {
             address: row.address.filter(|_| runs),
             generation: row.generation.unwrap_or(0),
             read_at,
+            scram,
             secret_hash: row.secret_hash,
         }))
     }

@@ -33,8 +33,8 @@ pub use route::{Observed, Route};
 pub use session::{NewSession, Session};
 pub use time::{BadSpan, Millis, now, span};
 pub use token::{
-    BadPrefix, Cidr, CidrError, KeyPrefix, NewToken, NoSuchScope, Powers, Scopes, Token, TokenFormatError,
-    TokenId, TokenRow, TokenSecret, TooManyNetworks, Verifier,
+    BadPrefix, Cidr, CidrError, KeyPrefix, NewToken, NoSuchScope, Powers, Scopes, ScramKeys, Token,
+    TokenFormatError, TokenId, TokenRow, TokenSecret, TooManyNetworks, Verifier,
 };
 pub use usage::{Usage, UsageReport};
 pub use user::{NewUser, Plan, User, UserState};

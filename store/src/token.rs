@@ -4,6 +4,7 @@ mod cidr;
 mod format;
 mod powers;
 mod scopes;
+mod scram;
 mod verifier;
 
 pub use cidr::{Cidr, CidrError};
@@ -11,6 +12,7 @@ pub use format::{Token, TokenFormatError, TokenId, TokenSecret};
 pub(crate) use powers::Columns;
 pub use powers::{BadPrefix, KeyPrefix, Powers, TooManyNetworks};
 pub use scopes::{NoSuchScope, Scopes};
+pub use scram::ScramKeys;
 pub use verifier::Verifier;
 pub(crate) use verifier::matches;
 

@@ -130,7 +130,7 @@ impl Client {
             FlagSet::Unknown if self.state.reads_as_newest => FlagSet::Newest,
             known => known,
         };
-        Limits { item_size_max: self.item_size_max, flags }
+        Limits { item_size_max: self.item_size_max, flags, mechanisms: self.mechanisms }
     }
 
     /// Asks for the keys of a `get` line, as far as there is room; the rest is kept for later.

@@ -127,7 +127,9 @@ pub(crate) fn parse(input: &[u8], limits: Limits) -> Option<Frame<'_>> {
     if matches!(header.opcode, opcode::FLUSH | opcode::FLUSH_QUIETLY | opcode::STAT) {
         return alone(&header, input.get(HEADER..)?);
     }
-    let Some(shape) = Shape::of(header.opcode) else { return Some(without_key(&header, input.len())) };
+    let Some(shape) = Shape::of(header.opcode) else {
+        return Some(without_key(&header, input.len(), limits));
+    };
     if !shape.allows(&header) {
         return close(shape.complaint(&header));
     }
@@ -195,12 +197,12 @@ fn swallow(consumed: usize, bytes: usize, then: Then<'_>) -> Frame<'_> {
 }
 
 /// NOOP, VERSION, QUIT, SASL, and everything we don't serve.
-fn without_key(header: &Header, have: usize) -> Frame<'static> {
+fn without_key(header: &Header, have: usize, limits: Limits) -> Frame<'static> {
     let parsed = match (header.opcode, header.body) {
         (opcode::SASL_AUTH | opcode::SASL_STEP, _) => {
             return Frame { consumed: 0, parsed: Parsed::Login };
         }
-        (opcode::SASL_LIST, 0) => Parsed::Answer(header.reply(Status::OK, crate::login::MECHANISMS)),
+        (opcode::SASL_LIST, 0) => Parsed::Answer(header.reply(Status::OK, limits.mechanisms)),
         (0x0a, 0) => Parsed::Answer(header.status(Status::OK)),
         (0x07, 0) => Parsed::Close(header.status(Status::OK)),
         (0x17, 0) => Parsed::Close(Cow::Borrowed(b"")),

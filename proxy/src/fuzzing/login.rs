@@ -2,10 +2,11 @@
 //! credential but one that was sent.
 
 use memchr::memmem;
+use store::ScramKeys;
 
 use super::{binary_reply, is_one_line, pieces};
 use crate::dialect::Dialect;
-use crate::login::{Credential, Replies, Stage, Step};
+use crate::login::{Credential, NONCE_LEN, Proof, Replies, Stage, Step};
 
 /// The longest line and the longest payload before login (PROTOCOL, D-10 and 3.1).
 const LINE_MAX: usize = 2048;
@@ -14,18 +15,21 @@ const BODY_MAX: usize = 16_384;
 pub(super) fn check(input: &[u8]) {
     let Some(first) = input.first() else { return };
     let dialect = Dialect::detect(*first);
-    let mut whole = Caller::new(dialect);
-    whole.say(input);
-    let mut split = Caller::new(dialect);
-    for piece in pieces(input) {
-        split.say(piece);
+    for scram in [false, true] {
+        let mut whole = Caller::new(dialect, scram);
+        whole.say(input);
+        let mut split = Caller::new(dialect, scram);
+        for piece in pieces(input) {
+            split.say(piece);
+        }
+        assert_eq!(whole.events, split.events, "split input means something else");
     }
-    assert_eq!(whole.events, split.events, "split input means something else");
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Event {
     Said(Vec<u8>),
+    LookedUp(String),
     Attempt { credential: Option<Credential>, replies: Replies },
     Closed(Vec<u8>),
 }
@@ -33,6 +37,7 @@ enum Event {
 /// A doorman that lets nobody in and never loses patience.
 struct Caller {
     dialect: Dialect,
+    scram: bool,
     stage: Stage,
     input: Vec<u8>,
     events: Vec<Event>,
@@ -40,8 +45,9 @@ struct Caller {
 }
 
 impl Caller {
-    fn new(dialect: Dialect) -> Self {
-        Self { dialect, stage: Stage::new(dialect), input: Vec::new(), events: Vec::new(), ended: false }
+    fn new(dialect: Dialect, scram: bool) -> Self {
+        let stage = Stage::new(dialect, scram);
+        Self { dialect, scram, stage, input: Vec::new(), events: Vec::new(), ended: false }
     }
 
     fn say(&mut self, fresh: &[u8]) {
@@ -60,6 +66,13 @@ impl Caller {
                     self.events.push(Event::Said(reply.into_owned()));
                     consumed
                 }
+                Step::LookUp { name, unavailable } => {
+                    self.check_words(&unavailable);
+                    assert!(self.scram && !name.is_empty() && self.looks_up_once());
+                    self.stage.learn(keys(), [7; NONCE_LEN]);
+                    self.events.push(Event::LookedUp(name));
+                    continue;
+                }
                 Step::Attempt { consumed, credential, replies } => {
                     self.check_attempt(consumed, credential.as_ref(), &replies);
                     self.events.push(Event::Attempt { credential, replies });
@@ -69,6 +82,11 @@ impl Caller {
             assert!(self.ended || (1..=self.input.len()).contains(&consumed), "{consumed} bytes consumed");
             self.input.drain(..consumed);
         }
+    }
+
+    /// What was looked up is used before anything else is.
+    fn looks_up_once(&self) -> bool {
+        !matches!(self.events.last(), Some(Event::LookedUp(_)))
     }
 
     /// What waits for more bytes is as long as a login may be, whatever it declares.
@@ -94,9 +112,16 @@ impl Caller {
         }
         assert_ne!(replies.welcome, replies.refused);
         let sent = self.input.get(..consumed).unwrap_or_default();
-        if let Some(Credential { id, secret }) = credential {
-            assert!(memmem::find(sent, id.as_str().as_bytes()).is_some(), "an id that wasn't sent");
-            assert!(memmem::find(sent, secret.reveal().as_bytes()).is_some(), "a secret that wasn't sent");
+        let Some(Credential { id, proof }) = credential else { return };
+        let has = |what: &str| memmem::find(sent, what.as_bytes()).is_some();
+        match proof {
+            Proof::Secret(secret) => {
+                assert!(has(id.as_str()), "an id that wasn't sent");
+                assert!(has(secret.reveal()), "a secret that wasn't sent");
+            }
+            // Chance would have to find a proof for these keys.
+            Proof::Scram(_) => panic!("a proof that nobody can have"),
+            Proof::Failed => assert!(self.events.contains(&Event::LookedUp(id.username()))),
         }
     }
 
@@ -107,4 +132,9 @@ impl Caller {
         };
         assert!(words.is_empty() || fine, "we said {:?}", String::from_utf8_lossy(words));
     }
+}
+
+/// Of a secret that nobody knows.
+fn keys() -> ScramKeys {
+    ScramKeys { salt: [1; 16], iterations: 4096, stored_key: [2; 32], server_key: [3; 32] }
 }

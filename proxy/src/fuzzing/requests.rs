@@ -26,6 +26,7 @@ pub(super) fn check(dialect: Dialect, input: &[u8]) {
     let limits = Limits {
         item_size_max: ITEM_SIZES.get(nth % ITEM_SIZES.len()).copied().unwrap_or(0),
         flags: FLAG_SETS.get(nth % FLAG_SETS.len()).copied().unwrap_or_default(),
+        mechanisms: b"PLAIN",
     };
     let mut whole = Reader::new(dialect, limits);
     whole.read(input);

@@ -117,7 +117,7 @@ fn catch_up(outbox: &Rc<Outbox>) {
 fn ask(mut input: &[u8], queue: &mut Queue, outboxes: &[Rc<Outbox>]) -> Vec<Caller> {
     let Some(first) = input.first() else { return Vec::new() };
     let dialect = Dialect::detect(*first);
-    let limits = Limits { item_size_max: 400, flags: FlagSet::Newest };
+    let limits = Limits { item_size_max: 400, flags: FlagSet::Newest, mechanisms: b"PLAIN" };
     let mut nth = 0;
     let mut callers = Vec::new();
     while let Some(outbox) = outboxes.get(callers.len())

@@ -134,6 +134,7 @@ mod tests {
             Step::More => "more".into(),
             Step::Answer { consumed, reply } => format!("say {} [{consumed}]", text(&reply)),
             Step::Close { reply } => format!("close {}", text(&reply)),
+            Step::LookUp { .. } => "look up".into(),
             Step::Attempt { credential: Some(_), .. } => "attempt".into(),
             Step::Attempt { credential: None, replies, .. } => format!("refuse {}", text(&replies.refused)),
         }

@@ -104,7 +104,11 @@ fn binary(opcode: u8, extras: usize, key: &[u8], value: usize) -> Vec<u8> {
 }
 
 fn judge(powers: &Powers, bytes: &[u8]) -> Option<Refusal> {
-    let limits = Limits { item_size_max: 1 << 20, flags: FlagSet::Newest };
+    let limits = Limits {
+        item_size_max: 1 << 20,
+        flags: FlagSet::Newest,
+        mechanisms: crate::login::mechanisms(false),
+    };
     let read = Dialect::detect(bytes[0]).parse(bytes, limits);
     let read = read.unwrap_or_else(|| panic!("{} isn't whole", bytes.escape_ascii()));
     frame(powers, &read.parsed)
@@ -160,7 +164,11 @@ fn every_scope_with_every_opcode() {
             check_every_set(needed, &binary(code, extras, key, SHARED_VALUE_MAX + 1));
         }
         // Anything that is forwarded needs something, but for the version.
-        let limits = Limits { item_size_max: 1 << 20, flags: FlagSet::Newest };
+        let limits = Limits {
+            item_size_max: 1 << 20,
+            flags: FlagSet::Newest,
+            mechanisms: crate::login::mechanisms(false),
+        };
         let bytes = binary(code, extras, key, 0);
         let parsed = dialect::Dialect::Binary.parse(&bytes, limits).unwrap().parsed;
         let forwarded = matches!(parsed, Parsed::Request(_) | Parsed::Alone(_) | Parsed::Stream { .. });
@@ -240,7 +248,11 @@ fn keys_are_compared_as_they_are_stored() {
 #[test]
 fn a_refusal_is_said_unless_text_asks_for_silence() {
     let said = |bytes: &[u8]| {
-        let limits = Limits { item_size_max: 1 << 20, flags: FlagSet::Newest };
+        let limits = Limits {
+            item_size_max: 1 << 20,
+            flags: FlagSet::Newest,
+            mechanisms: crate::login::mechanisms(false),
+        };
         let parsed = Dialect::detect(bytes[0]).parse(bytes, limits).unwrap().parsed;
         let answer = match parsed {
             Parsed::Request(request) => request.answer,

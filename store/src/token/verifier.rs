@@ -9,8 +9,8 @@ use crate::TokenKey;
 use crate::keys::{hex, unhex};
 
 /// RFC 7677's least. More would add nothing to 160 random bits.
-const SCRAM_ITERATIONS: u32 = 4096;
-const SALT_LEN: usize = 16;
+pub(super) const SCRAM_ITERATIONS: u32 = 4096;
+pub(super) const SALT_LEN: usize = 16;
 
 /// A token's keyed hash, and SCRAM-SHA-256's stored keys (RFC 5802 section 3). All hexadecimal.
 #[derive(Debug, Clone)]

@@ -1,6 +1,8 @@
 //! Tokens and grants: what is kept of a token, and what the proxy gets to know by one.
 
-use store::{Grant, InstanceState, NewToken, Observed, Store, StoreError, Token, TokenId, User, UserState};
+use store::{
+    Grant, InstanceState, NewToken, Observed, ScramKeys, Store, StoreError, Token, TokenId, User, UserState,
+};
 
 use crate::scratch::{Scratch, sign_up, somebody, token_key};
 
@@ -91,6 +93,29 @@ async fn a_grant_matches_its_own_secret_only(scratch: Scratch) {
     assert!(!format!("{token:?} {grant:?}").contains(token.token.secret().reveal()));
 }
 
+async fn a_grant_carries_what_scram_needs(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (_, token) = sign_up(&store, "ada@example.org").await;
+    let (_, other) = sign_up(&store, "grace@example.org").await;
+    let scram = async |id: &TokenId| store.grant(id).await.unwrap().unwrap().scram;
+    let keys = scram(&token.token.id()).await.unwrap();
+    assert_eq!(keys.iterations, 4096);
+    assert_ne!(keys.salt, scram(&other.token.id()).await.unwrap().salt);
+    assert_ne!(keys.stored_key, [0; 32]);
+    assert!(keys.barred().salt == keys.salt && keys.barred() != keys);
+    assert_eq!(format!("{keys:?}"), "ScramKeys");
+    let key = token_key();
+    let nobodys = |name: &[u8]| ScramKeys::of_nobody(&key, name);
+    assert!(nobodys(b"ann") == nobodys(b"ann"), "another salt each time tells that there is nobody");
+    assert!(nobodys(b"ann").salt != nobodys(b"bob").salt);
+    assert!(ScramKeys::of_nobody(&token_key(), b"ann").salt != nobodys(b"ann").salt, "another installation");
+    // A row that holds something else costs its own token SCRAM, and nobody anything more.
+    let sql = format!("UPDATE tokens SET scram_salt = 'x' WHERE id = '{}'", token.token.id().as_str());
+    scratch.execute(&sql).await.unwrap();
+    assert!(scram(&token.token.id()).await.is_none());
+    assert!(scram(&other.token.id()).await.is_some());
+}
+
 async fn a_revoked_token_and_a_suspended_user_are_said(scratch: Scratch) {
     let store = scratch.open().await;
     let (ada, token) = sign_up(&store, "ada@example.org").await;
@@ -115,5 +140,6 @@ on_both! {
     what_isnt_there_is_missing,
     a_grant_says_all_that_the_proxy_needs,
     a_grant_matches_its_own_secret_only,
+    a_grant_carries_what_scram_needs,
     a_revoked_token_and_a_suspended_user_are_said,
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::request::FlagSet;
 
-const LIMITS: Limits = Limits { item_size_max: 1024 * 1024, flags: FlagSet::Newest };
+const LIMITS: Limits = Limits { item_size_max: 1024 * 1024, flags: FlagSet::Newest, mechanisms: b"PLAIN" };
 
 struct Sent<'a> {
     opcode: u8,

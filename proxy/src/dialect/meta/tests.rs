@@ -6,7 +6,8 @@ use crate::request::Limits;
 
 /// What a line means, in short.
 fn say_to(input: &[u8], flags: FlagSet) -> String {
-    let Some(frame) = text::parse(input, Limits { item_size_max: 1024 * 1024, flags }) else {
+    let Some(frame) = text::parse(input, Limits { item_size_max: 1024 * 1024, flags, mechanisms: b"PLAIN" })
+    else {
         return "more".into();
     };
     let words = |words: &[u8]| String::from_utf8_lossy(words).trim_end().to_owned();

@@ -3,7 +3,7 @@
 use super::*;
 use crate::request::FlagSet;
 
-const LIMITS: Limits = Limits { item_size_max: 1024 * 1024, flags: FlagSet::Newest };
+const LIMITS: Limits = Limits { item_size_max: 1024 * 1024, flags: FlagSet::Newest, mechanisms: b"PLAIN" };
 
 /// What a frame says, in short.
 fn say(input: &[u8]) -> String {

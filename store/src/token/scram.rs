@@ -1,0 +1,58 @@
+//! What SCRAM-SHA-256 needs of a token (RFC 5802 section 3): stored keys, never the secret.
+
+use std::fmt;
+
+use super::verifier::{SALT_LEN, SCRAM_ITERATIONS};
+use crate::TokenKey;
+use crate::keys::unhex;
+
+/// Of a token, or of nobody. `Debug` says nothing: who has the server's key can pass for the server.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ScramKeys {
+    /// Told to whoever names the token.
+    pub salt: [u8; SALT_LEN],
+    /// Rounds of PBKDF2.
+    pub iterations: u32,
+    /// SHA-256 of the client's key.
+    pub stored_key: [u8; 32],
+    /// What the server proves itself with.
+    pub server_key: [u8; 32],
+}
+
+impl ScramKeys {
+    /// From a row; `None` if it holds something else.
+    pub(crate) fn read(salt: &str, iterations: i64, stored_key: &str, server_key: &str) -> Option<Self> {
+        Some(Self {
+            salt: unhex(salt.as_bytes())?,
+            iterations: u32::try_from(iterations).ok()?,
+            stored_key: unhex(stored_key.as_bytes())?,
+            server_key: unhex(server_key.as_bytes())?,
+        })
+    }
+
+    /// Keys for a name that is nobody's. They look like any token's, are the same each time, and no
+    /// secret fits them.
+    #[must_use]
+    pub fn of_nobody(key: &TokenKey, name: &[u8]) -> Self {
+        // Hexadecimal: a name may hold anything, and HMAC's parts are text.
+        let name = crate::keys::hex(name);
+        let digest = key.hash(&["scram of nobody", &name]);
+        let mut salt = [0; SALT_LEN];
+        for (byte, random) in salt.iter_mut().zip(digest) {
+            *byte = random;
+        }
+        Self { salt, iterations: SCRAM_ITERATIONS, stored_key: [0; 32], server_key: [0; 32] }
+    }
+
+    /// The same salt, and no secret fits: of a token that is somebody's and lets nobody in.
+    #[must_use]
+    pub fn barred(&self) -> Self {
+        Self { stored_key: [0; 32], server_key: [0; 32], ..self.clone() }
+    }
+}
+
+impl fmt::Debug for ScramKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ScramKeys")
+    }
+}
