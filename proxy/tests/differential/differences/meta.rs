@@ -84,8 +84,8 @@ impl<'a> Flags<'a, '_> {
             (b'a', _) if self.has(b'T') => Change::CountsAndTouches(key.clone()),
             (b'a', _) => Change::Counts(key.clone()),
             (b'e', _) => Change::Shows(key.clone()),
-            // Counted in its place an item is as fetched as it was, as a new one it isn't.
-            (b'g', _) if b"shl".iter().any(|letter| self.has(*letter)) => Change::Shows(key.clone()),
+            // Counted in its place an item is as fetched and as encoded as it was, as a new one it isn't.
+            (b'g', _) if b"shlk".iter().any(|letter| self.has(*letter)) => Change::Shows(key.clone()),
             (b's', Some(b'A' | b'a' | b'P' | b'p')) => Change::Shows(key.clone()),
             (b's' | b'd', _) if self.has(b'I') => Change::Stales(key.clone()),
             _ => Change::None,
