@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::report::Failure;
-use crate::{config, down, image, instance, migrate, role, status, token, up, user};
+use crate::{audit, config, down, image, instance, migrate, role, status, token, up, user};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -76,6 +76,9 @@ enum Command {
     Image(image::ImageCommand),
     /// Make the data folder if need be, and bring the database's tables up to date
     Migrate,
+    /// The audit log, of who did what: list, export, verify
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Settings: check
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -98,6 +101,7 @@ impl Args {
             Command::Instance(command) => command.run(global),
             Command::Image(command) => command.run(global),
             Command::Migrate => migrate::run(global),
+            Command::Audit(command) => command.run(global),
             Command::Config(command) => command.run(global),
             Command::Status => status::run(global),
         }

@@ -5,6 +5,7 @@
 
 mod account;
 mod args;
+mod audit;
 mod authority;
 mod config;
 mod down;

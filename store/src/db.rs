@@ -5,6 +5,7 @@ mod sqlite;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
@@ -15,6 +16,8 @@ use crate::{StoreError, error};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
+/// Who acts where nobody else is named: whoever has the command line.
+const OPERATOR: &str = "operator";
 /// How long a statement waits for another process's write before it fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller waits for a free connection.
@@ -44,6 +47,8 @@ impl fmt::Debug for Database {
 #[derive(Debug, Clone)]
 pub struct Store {
     pub(crate) db: Db,
+    /// In whose name, for the audit log.
+    pub(crate) actor: Arc<str>,
 }
 
 #[derive(Debug, Clone)]
@@ -119,7 +124,7 @@ impl Store {
             Database::Sqlite(path) => sqlite::open(path).await?,
             Database::Postgres(url) => postgres::open(url).await?,
         };
-        Ok(Self { db })
+        Ok(Self { db, actor: OPERATOR.into() })
     }
 
     /// A cheap look at the database, for readiness: whether it answers and has our tables.

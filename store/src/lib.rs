@@ -5,6 +5,7 @@
 //! secret.
 
 mod address;
+mod audit;
 mod db;
 mod error;
 mod feed;
@@ -22,6 +23,7 @@ mod usage;
 mod user;
 
 pub use address::{Lease, Network};
+pub use audit::{AuditChain, AuditEntry, AuditError};
 pub use db::{Database, Store};
 pub use error::StoreError;
 pub use feed::{Changes, Feed};

@@ -16,6 +16,7 @@ pub use scram::ScramKeys;
 pub use verifier::Verifier;
 pub(crate) use verifier::matches;
 
+use crate::audit::note;
 use crate::db::{read, write};
 use crate::{Millis, Store, StoreError, TokenKey, now};
 
@@ -130,6 +131,7 @@ impl Store {
     pub async fn create_token(&self, user_id: &str, token: &NewToken) -> Result<(), StoreError> {
         write!(self, tx, revision => {
             insert_token!(tx, user_id, token, revision).map_err(|e| StoreError::reference(e, "user"))?;
+            note!(self, tx, "token.create", format!("token {}", token.token.id()), format!("of user {user_id}, {}", token.powers));
         });
         Ok(())
     }
@@ -152,9 +154,15 @@ impl Store {
     /// Revokes a token for good. `Missing` if it isn't there; revoking twice keeps the first time.
     pub async fn revoke_token(&self, id: &TokenId) -> Result<(), StoreError> {
         let sql = "UPDATE tokens SET revoked_at = COALESCE(revoked_at, $1), revision = $2 WHERE id = $3";
-        let touched = write!(self, tx, revision => sqlx::query(sql)
-            .bind(now()).bind(revision).bind(id.as_str()).execute(&mut *tx).await?.rows_affected());
-        if touched == 0 { Err(StoreError::Missing("token")) } else { Ok(()) }
+        write!(self, tx, revision => {
+            let touched = sqlx::query(sql).bind(now()).bind(revision).bind(id.as_str())
+                .execute(&mut *tx).await?.rows_affected();
+            if touched == 0 {
+                return Err(StoreError::Missing("token"));
+            }
+            note!(self, tx, "token.revoke", format!("token {id}"), "");
+        });
+        Ok(())
     }
 
     /// Changes the powers of a token that is still good; what it has now is told to `change`, in the same
@@ -174,6 +182,7 @@ impl Store {
             let columns = Columns::from(&token.powers);
             sqlx::query(sql).bind(columns.scopes).bind(columns.key_prefix).bind(columns.expires_at)
                 .bind(columns.allow_from).bind(revision).bind(id.as_str()).execute(&mut *tx).await?;
+            note!(self, tx, "token.change", format!("token {id}"), token.powers.to_string());
             token
         }))
     }
@@ -201,6 +210,7 @@ impl Store {
             row.successor = Some(new.token.id().to_string());
             sqlx::query(sql).bind(row.powers.expires_at).bind(&row.successor).bind(revision)
                 .bind(old.as_str()).execute(&mut *tx).await?;
+            note!(self, tx, "token.rotate", format!("token {old}"), format!("successor {}, the old one ends at {ends_at}", new.token.id()));
             (new, row)
         }))
     }

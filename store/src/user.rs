@@ -1,5 +1,6 @@
 //! Users, and sign-up: user, instance and first token in one transaction, or nothing.
 
+use crate::audit::note;
 use crate::db::{read, write};
 use crate::token::{NewToken, insert_token};
 use crate::{Millis, Store, StoreError, now};
@@ -117,6 +118,7 @@ impl Store {
                 .bind(plan.item_size_max).bind(user.created_at).bind(revision)
                 .execute(&mut *tx).await?;
             insert_token!(tx, &user.id, token, revision)?;
+            note!(self, tx, "user.create", format!("user {}", user.id), format!("{}, plan {}, first token {}", user.email, user.plan, token.token.id()));
         });
         Ok(user)
     }

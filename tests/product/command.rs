@@ -63,6 +63,27 @@ fn an_account_its_token_and_its_end() {
 }
 
 #[test]
+fn the_audit_log_says_who_did_what_and_that_it_is_whole() {
+    let place = prepared();
+    place.json(&["user", "add", "ada@example.org", "--no-wait"]);
+    let first = place.json(&["audit", "verify"]);
+    assert_eq!(first["entries"], 1);
+    let made = place.json(&["token", "create", "ada@example.org"]);
+    place.json(&["token", "revoke", made["username"].as_str().unwrap()]);
+    let list = place.json(&["audit", "list", "--limit", "2"]);
+    let actions: Vec<_> = list["entries"].as_array().unwrap().iter().map(|entry| &entry["action"]).collect();
+    assert_eq!(actions, ["token.create", "token.revoke"]);
+    let exported = place.run(&["audit", "export"]).stdout;
+    let exported = String::from_utf8(exported).unwrap();
+    assert_eq!(exported.lines().count(), 3);
+    assert!(!exported.contains(made["password"].as_str().unwrap()));
+    let head = first["head"].as_str().unwrap();
+    assert_eq!(place.json(&["audit", "verify", "--head", head])["entries"], 3);
+    let (what, fix) = failure(&place, &["audit", "verify", "--head", "abc"], 1);
+    assert!(what.contains("doesn't hold that head") && fix.contains("restore"), "{what}: {fix}");
+}
+
+#[test]
 fn every_refusal_names_the_fix() {
     let place = prepared();
     place.json(&["user", "add", "ada@example.org", "--no-wait"]);

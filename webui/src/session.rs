@@ -11,7 +11,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method};
 use axum_extra::extract::CookieJar;
 use sha2::{Digest as _, Sha256};
-use store::{Millis, NewSession, Session, User};
+use store::{Millis, NewSession, Session, Store, User};
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
@@ -40,6 +40,13 @@ pub(crate) struct Visitor {
 pub(crate) struct SignedIn {
     pub(crate) user: User,
     pub(crate) session: Session,
+}
+
+impl SignedIn {
+    /// The store in this user's name.
+    pub(crate) fn store(&self, web: &Web) -> Store {
+        web.store.acting_as(&format!("user {}", self.user.id))
+    }
 }
 
 impl FromRequestParts<Arc<Web>> for Visitor {

@@ -1,6 +1,7 @@
 //! Where a request comes from, for the limits: an IPv4 address or an IPv6 /64.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -14,6 +15,12 @@ use crate::web::Web;
 /// One customer of the network: whoever has an IPv6 /64 has 2^64 addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Source(IpAddr);
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 impl FromRequestParts<Arc<Web>> for Source {
     type Rejection = Infallible;

@@ -1,5 +1,6 @@
 //! What a token may do, on which keys, until when, and from where.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -67,6 +68,24 @@ impl Powers {
     /// The networks, if they aren't too many.
     pub fn networks(list: Vec<Cidr>) -> Result<Vec<Cidr>, TooManyNetworks> {
         if list.len() > NETWORKS_MAX { Err(TooManyNetworks) } else { Ok(list) }
+    }
+}
+
+/// As the audit log has it.
+impl fmt::Display for Powers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "scopes {}", self.scopes)?;
+        if let Some(prefix) = &self.prefix {
+            write!(f, ", keys that begin with {}", prefix.0)?;
+        }
+        if let Some(end) = self.expires_at {
+            write!(f, ", until {end}")?;
+        }
+        if !self.allow_from.is_empty() {
+            let networks: Vec<String> = self.allow_from.iter().map(ToString::to_string).collect();
+            write!(f, ", from {}", networks.join(" or "))?;
+        }
+        Ok(())
     }
 }
 

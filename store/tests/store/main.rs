@@ -19,6 +19,7 @@ macro_rules! on_both {
 }
 
 mod addresses;
+mod audit;
 mod child;
 mod errors;
 mod feed;

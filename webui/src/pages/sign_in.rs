@@ -89,6 +89,8 @@ pub(crate) async fn submit(
         return again(StatusCode::UNAUTHORIZED, &visitor, &fields, NO_MATCH.into());
     };
     web.metrics.sign_in("done");
+    let name = format!("user {}", user.id);
+    web.store.acting_as(&name).note("user.sign_in", &name, &format!("from {source}")).await?;
     let (_, cookie) = session::begin(&web, &user.id, visitor.me.as_ref()).await?;
     let mut response = Redirect::to(own_path(&fields.next)).into_response();
     set_cookie(response.headers_mut(), Some(cookie));

@@ -84,7 +84,7 @@ pub(crate) async fn submit(
         plan: &web.config.plan,
         is_admin: false,
     };
-    let user = match web.store.sign_up(&new, &token).await {
+    let user = match web.store.acting_as("visitor").sign_up(&new, &token).await {
         Ok(user) => user,
         Err(StoreError::Taken(_)) => {
             web.metrics.sign_up("taken");

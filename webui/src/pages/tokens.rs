@@ -62,7 +62,7 @@ pub(crate) async fn create(
         return Ok(response);
     }
     let token = NewToken::generate(&web.token_key, name.as_str());
-    web.store.create_token(&me.user.id, &token).await?;
+    me.store(&web).create_token(&me.user.id, &token).await?;
     cache::with_new_token(&web, &me, &token, name.as_str()).await
 }
 
@@ -88,7 +88,7 @@ pub(crate) async fn revoke(
     Submitted { sender: me, .. }: Submitted<SignedIn, NoFields>,
 ) -> Result<Response, Trouble> {
     let (id, _) = own(&web, &me, &id).await?;
-    web.store.revoke_token(&id).await?;
+    me.store(&web).revoke_token(&id).await?;
     Ok(Redirect::to("/cache#tokens").into_response())
 }
 

@@ -1,0 +1,132 @@
+//! `memgate audit`: who did what, and whether that is still what was written.
+
+use serde::Serialize;
+use store::{AuditChain, AuditEntry, Store};
+
+use crate::args::Global;
+use crate::folder::Folder;
+use crate::report::{self, Failure};
+use crate::role::runtime;
+use crate::settings::Settings;
+use crate::table::{ago, pairs, table};
+
+/// Entries that are held at once.
+const PAGE: i64 = 1000;
+
+const EXAMPLES: &str = "\
+Examples:
+  memgate audit list                       the last 50 entries
+  memgate audit export > audit.jsonl       all of it, a JSON document for each line
+  memgate audit verify                     whether any entry was changed or removed
+  memgate audit verify --head 1f0c...      and none of those that were there when this was the last
+
+Keep what verify prints somewhere else: the chain shows every change but that its end was cut off.";
+
+/// The audit log
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = EXAMPLES)]
+pub(crate) enum AuditCommand {
+    /// The newest entries
+    List {
+        /// How many
+        #[arg(long, default_value_t = 50)]
+        limit: i64,
+    },
+    /// All entries, oldest first, each a JSON document on a line of its own
+    Export,
+    /// Check every entry against the chain of hashes; exit status 1 if it is broken
+    Verify {
+        /// A hash that must be in the chain: that of the last entry, as printed by an earlier `verify`
+        #[arg(long, value_name = "HASH")]
+        head: Option<String>,
+    },
+}
+
+#[derive(Debug, Serialize)]
+struct Entries {
+    entries: Vec<AuditEntry>,
+}
+
+#[derive(Debug, Serialize)]
+struct Verified {
+    entries: i64,
+    head: String,
+}
+
+impl AuditCommand {
+    pub(crate) fn run(self, global: &Global) -> Result<(), Failure> {
+        let settings = Settings::load(global)?;
+        runtime()?.block_on(async {
+            let store = Folder::of(global).open_store(&settings).await?;
+            match self {
+                Self::List { limit } => {
+                    let from = store.audit_length().await?.saturating_sub(limit.max(0));
+                    let entries = Entries { entries: store.audit_after(from, limit).await? };
+                    report::print(global.json, &entries, || rows(&entries.entries))
+                }
+                Self::Export => export(&store).await,
+                Self::Verify { head } => {
+                    let verified = verify(&store, head.as_deref()).await?;
+                    report::print(global.json, &verified, || {
+                        pairs(&[("entries", verified.entries.to_string()), ("head", verified.head.clone())])
+                    })
+                }
+            }
+        })
+    }
+}
+
+/// Calls `each` with every entry, in order.
+async fn walk<F: FnMut(&AuditEntry) -> Result<(), Failure>>(
+    store: &Store,
+    mut each: F,
+) -> Result<(), Failure> {
+    let mut seq = 0;
+    loop {
+        let entries = store.audit_after(seq, PAGE).await?;
+        let Some(last) = entries.last() else { return Ok(()) };
+        seq = last.seq;
+        entries.iter().try_for_each(&mut each)?;
+    }
+}
+
+async fn export(store: &Store) -> Result<(), Failure> {
+    walk(store, |entry| {
+        let line = serde_json::to_string(entry)
+            .map_err(|error| Failure::new(format!("can't print an entry ({error})"), "report this"))?;
+        report::write_out(&line)
+    })
+    .await
+}
+
+async fn verify(store: &Store, head: Option<&str>) -> Result<Verified, Failure> {
+    let mut chain = AuditChain::default();
+    let mut found = head.is_none();
+    walk(store, |entry| {
+        chain.follow(entry).map_err(|error| Failure::because(&error))?;
+        found |= head == Some(entry.hash.as_str());
+        Ok(())
+    })
+    .await?;
+    if !found {
+        return Err(Failure::new(
+            "the audit log doesn't hold that head any more",
+            "entries at its end were removed: restore the database from a backup and look for who removed them",
+        ));
+    }
+    Ok(Verified { entries: chain.entries, head: chain.head })
+}
+
+fn rows(entries: &[AuditEntry]) -> String {
+    let row = |entry: &AuditEntry| {
+        [
+            entry.seq.to_string(),
+            ago(entry.at),
+            entry.actor.clone(),
+            entry.action.clone(),
+            entry.subject.clone(),
+            entry.detail.clone(),
+        ]
+    };
+    table(["#", "when", "who", "what", "to", "detail"], &entries.iter().map(row).collect::<Vec<_>>())
+}

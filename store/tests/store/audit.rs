@@ -1,0 +1,82 @@
+//! The audit log: what is noted, in whose name, and what a change to it does.
+
+use store::{AuditChain, AuditError, NewToken, Powers, Scopes, Store};
+
+use crate::scratch::{Scratch, sign_up, token_key};
+
+async fn follow(store: &Store) -> Result<AuditChain, AuditError> {
+    let mut chain = AuditChain::default();
+    for entry in store.audit_after(0, 1000).await.unwrap() {
+        chain.follow(&entry)?;
+    }
+    Ok(chain)
+}
+
+async fn what_is_done_is_noted_in_order(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ada, first) = sign_up(&store, "ada@example.org").await;
+    let token = NewToken::generate(&token_key(), "ci");
+    let (id, name) = (token.token.id(), format!("user {}", ada.id));
+    let acting = store.acting_as(&name);
+    acting.create_token(&ada.id, &token).await.unwrap();
+    acting.change_powers(&id, |powers| powers.scopes = Scopes::NONE).await.unwrap();
+    store.revoke_token(&id).await.unwrap();
+    acting.note("user.sign_in", &name, "from 127.0.0.1").await.unwrap();
+    // What doesn't happen isn't noted.
+    assert!(store.create_token("nobody", &NewToken::generate(&token_key(), "x")).await.is_err());
+
+    let entries = store.audit_after(0, 10).await.unwrap();
+    let said: Vec<_> =
+        entries.iter().map(|e| (e.actor.as_str(), e.action.as_str(), e.subject.clone())).collect();
+    let expected = [
+        ("operator", "user.create", name.clone()),
+        (&name, "token.create", format!("token {id}")),
+        (&name, "token.change", format!("token {id}")),
+        ("operator", "token.revoke", format!("token {id}")),
+        (&name, "user.sign_in", name.clone()),
+    ];
+    assert_eq!(said, expected);
+    assert!(entries[1].detail.contains(&Powers::ALL.to_string()), "{}", entries[1].detail);
+    let all = format!("{entries:?}");
+    for token in [&first, &token] {
+        assert!(!all.contains(token.token.secret().reveal()));
+    }
+    assert_eq!(store.audit_length().await.unwrap(), 5);
+    assert_eq!(store.audit_after(3, 1).await.unwrap(), entries[3..4]);
+    assert_eq!(follow(&store).await.unwrap().head, entries[4].hash);
+}
+
+async fn whoever_changes_it_breaks_the_chain(scratch: Scratch) {
+    let store = scratch.open().await;
+    sign_up(&store, "ada@example.org").await;
+    for n in 0..4 {
+        store.note("test", "nothing", &n.to_string()).await.unwrap();
+    }
+    assert_eq!(follow(&store).await.unwrap().entries, 5);
+    scratch.execute("UPDATE audit SET detail = 'innocent' WHERE seq = 3").await.unwrap();
+    assert_eq!(follow(&store).await, Err(AuditError::Changed { seq: 3 }));
+    scratch.execute("DELETE FROM audit WHERE seq = 3").await.unwrap();
+    assert_eq!(follow(&store).await, Err(AuditError::Gap { expected: 3 }));
+}
+
+async fn writers_at_once_make_one_chain(scratch: Scratch) {
+    let store = scratch.open().await;
+    let writers = (0..8).map(|writer| {
+        let store = store.acting_as(&format!("writer {writer}"));
+        tokio::spawn(async move {
+            for n in 0..10 {
+                store.note("test", "nothing", &n.to_string()).await.unwrap();
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    assert_eq!(follow(&store).await.unwrap().entries, 80);
+}
+
+on_both! {
+    what_is_done_is_noted_in_order,
+    whoever_changes_it_breaks_the_chain,
+    writers_at_once_make_one_chain,
+}
