@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use store::{Cidr, Powers, Token, now};
 
 use super::door::{Door, pair, sasl, set};
+use super::memcached::Memcached;
 use super::powers::{AT_ONCE, ends};
+use super::scram::tool;
 use super::{FAILURE, statuses};
 
 /// Sends a wrong, an ended or a foreign login; how it is answered, which is never before its time.
@@ -100,4 +102,27 @@ fn a_token_is_good_in_its_own_networks_only() {
     assert!(ends(&mut live));
     assert!(changed_at.elapsed() < AT_ONCE);
     assert_eq!(refusal(&door, &here), wrong);
+}
+
+/// What memccat says of `key` when it logs in by SCRAM.
+fn scram_cat(door: &Door, token: &Token) -> std::process::Output {
+    let (user, secret) = (token.id().username(), token.secret().reveal().to_owned());
+    tool("memccat", door.config.listen, &user, &secret, "note.txt")
+}
+
+#[test]
+fn scram_lets_nobody_in_whom_a_password_would_not() {
+    let door = Door::open_with(|config| config.scram = true);
+    let all = door.sign_up("ann@example.com");
+    let _memcached = Memcached::start(&door, &all, "10.214.7.65");
+    assert_eq!(door.text(&(set("x", &pair(&all)) + &set("note.txt", "here"))), "STORED\r\nSTORED\r\n");
+    let here = Powers { allow_from: only_from(&["127.0.0.0/8"]), ..in_millis(3_600_000) };
+    let here = scram_cat(&door, &door.limited(&all, here));
+    assert_eq!(String::from_utf8_lossy(&here.stdout).trim_end(), "here", "{here:?}");
+    let elsewhere = Powers { allow_from: only_from(&["192.0.2.0/24"]), ..Powers::ALL };
+    for powers in [elsewhere, in_millis(0)] {
+        let token = door.limited(&all, powers);
+        let said = scram_cat(&door, &token);
+        assert!(said.stdout.is_empty() && !said.status.success(), "{said:?}");
+    }
 }
