@@ -65,7 +65,7 @@ enum Command {
     /// Accounts: add, list, show
     #[command(subcommand)]
     User(user::UserCommand),
-    /// Tokens, which applications log in with: create, list, revoke
+    /// Tokens, which applications log in with: create, list, show, update, rotate, revoke
     #[command(subcommand)]
     Token(token::TokenCommand),
     /// Caches: list, show

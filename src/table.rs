@@ -23,12 +23,21 @@ pub(crate) fn pairs(pairs: &[(&str, String)]) -> String {
 
 /// How long ago a time in the store was.
 pub(crate) fn ago(then: store::Millis) -> String {
-    let seconds = store::now().saturating_sub(then).max(0) / 1000;
+    format!("{} ago", span(store::now().saturating_sub(then)))
+}
+
+/// How long it is until a time in the store.
+pub(crate) fn ahead(then: store::Millis) -> String {
+    format!("in {}", span(then.saturating_sub(store::now())))
+}
+
+fn span(millis: store::Millis) -> String {
+    let seconds = millis.max(0) / 1000;
     match seconds {
-        0..60 => format!("{seconds} s ago"),
-        60..3600 => format!("{} min ago", seconds / 60),
-        3600..172_800 => format!("{} h ago", seconds / 3600),
-        _ => format!("{} days ago", seconds / 86_400),
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
     }
 }
 

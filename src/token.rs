@@ -1,7 +1,9 @@
 //! `memgate token`: what applications log in with. The secret is shown once, when a token is made.
 
+mod powers;
+
 use serde::Serialize;
-use store::{NewToken, Store, Token, TokenId, TokenRow};
+use store::{Millis, NewToken, Powers, Store, StoreError, Token, TokenId, TokenRow, now};
 
 use crate::args::Global;
 use crate::folder::Folder;
@@ -10,6 +12,7 @@ use crate::role::runtime;
 use crate::settings::Settings;
 use crate::table::{self, table};
 use crate::user::find_user;
+use powers::PowerArgs;
 
 /// A name is a label in a list, not a text.
 const LONGEST_NAME: usize = 100;
@@ -19,21 +22,55 @@ const LONGEST_NAME: usize = 100;
 pub(crate) enum TokenCommand {
     /// Make one more token for a user, and show it: the only time it is shown
     #[command(after_help = "\
-Example:
-  memgate token create ada@example.org --name ci --json | jq -r .token")]
+Examples:
+  memgate token create ada@example.org --name ci --json | jq -r .token
+  memgate token create ada@example.org --name shop --scope read,write --prefix shop: --expires 30d
+  memgate token create ada@example.org --name office --allow-from 192.0.2.0/24 --allow-from 2001:db8::/32")]
     Create {
         /// Whose
         email: String,
         /// What to call it
         #[arg(long, default_value = "token")]
         name: String,
+        #[command(flatten)]
+        powers: PowerArgs,
     },
-    /// A user's tokens, the revoked ones too
+    /// A user's tokens, the revoked and expired ones too
     List {
         /// Whose
         email: String,
     },
-    /// Revoke a token for good: nobody logs in with it any more
+    /// One token: what it may do, until when and from where
+    Show {
+        /// The public part, as `memgate token list` shows it, with or without mg_
+        id: String,
+    },
+    /// Change what a token may do; what isn't named stays. Connections are held to it within a second
+    #[command(after_help = "\
+Examples:
+  memgate token update Zk3P0vTq8LwX --scope read
+  memgate token update Zk3P0vTq8LwX --expires never --allow-from any --no-prefix")]
+    Update {
+        /// The public part, as `memgate token list` shows it, with or without mg_
+        id: String,
+        #[command(flatten)]
+        powers: PowerArgs,
+        /// All keys
+        #[arg(long, conflicts_with = "prefix")]
+        no_prefix: bool,
+    },
+    /// Make a successor with the same powers, and show it; the old token ends after a while
+    #[command(after_help = "\
+Example:
+  memgate token rotate Zk3P0vTq8LwX --grace 24h --json | jq -r .token")]
+    Rotate {
+        /// The public part, as `memgate token list` shows it, with or without mg_
+        id: String,
+        /// How long the old token goes on, like 15m, 1h or 2d; 0s ends it at once
+        #[arg(long, default_value = "1h", value_name = "TIME", value_parser = store::span)]
+        grace: Millis,
+    },
+    /// Revoke a token for good: nobody logs in with it any more, and its connections end
     Revoke {
         /// The public part, as `memgate token list` shows it, with or without mg_
         id: String,
@@ -53,6 +90,22 @@ pub(crate) struct Credentials {
 #[derive(Debug, Serialize)]
 struct Tokens {
     tokens: Vec<TokenRow>,
+}
+
+/// A token with its owner.
+#[derive(Debug, Serialize)]
+struct TokenView {
+    email: String,
+    #[serde(flatten)]
+    token: TokenRow,
+}
+
+/// A successor, shown once, and the token whose place it takes.
+#[derive(Debug, Serialize)]
+struct Rotated {
+    #[serde(flatten)]
+    made: Credentials,
+    replaces: TokenRow,
 }
 
 impl Credentials {
@@ -84,38 +137,112 @@ impl TokenCommand {
         let folder = Folder::of(global);
         runtime()?.block_on(async {
             let store = folder.open_store(&settings).await?;
+            let (json, endpoint) = (global.json, &settings.webui.endpoint);
             match self {
-                Self::Create { email, name } => {
+                Self::Create { email, name, powers } => {
+                    powers.check()?;
                     let user = find_user(&store, &email).await?;
                     let new = NewToken::generate(&folder.token_key()?, checked(&name)?);
+                    let mut granted = Powers::ALL;
+                    powers.change(&mut granted, now());
+                    let new = new.limited_to(granted);
                     store.create_token(&user.id, &new).await?;
-                    let made = Credentials::of(&user.email, &settings.webui.endpoint, &new.token);
-                    report::print(global.json, &made, || shown_once(&made))
+                    let made = Credentials::of(&user.email, endpoint, &new.token);
+                    report::print(json, &made, || shown_once(&made))
                 }
                 Self::List { email } => {
                     let user = find_user(&store, &email).await?;
                     let list = Tokens { tokens: store.tokens_of(&user.id).await? };
-                    report::print(global.json, &list, || rows(&list.tokens))
+                    report::print(json, &list, || rows(&list.tokens))
+                }
+                Self::Show { id } => {
+                    let view = view(&store, find(&store, &id).await?).await?;
+                    report::print(json, &view, || details(&view))
+                }
+                Self::Update { id, powers, no_prefix } => {
+                    let token = update(&store, &id, powers, no_prefix).await?;
+                    let view = view(&store, token).await?;
+                    report::print(json, &view, || details(&view))
+                }
+                Self::Rotate { id, grace } => {
+                    let token = find(&store, &id).await?;
+                    let new = NewToken::generate(&folder.token_key()?, &token.name);
+                    let rotated = rotate(&store, token, new, grace, endpoint).await?;
+                    report::print(json, &rotated, || rotated_words(&rotated))
                 }
                 Self::Revoke { id } => {
-                    let revoked = revoke(&store, &id).await?;
-                    report::print(global.json, &revoked, || format!("{} is revoked", revoked.id))
+                    let token = find(&store, &id).await?;
+                    store.revoke_token(&public_id(&token.id)?).await?;
+                    let revoked = find(&store, &id).await?;
+                    report::print(json, &revoked, || format!("{} is revoked", revoked.id))
                 }
             }
         })
     }
 }
 
-async fn revoke(store: &Store, id: &str) -> Result<TokenRow, Failure> {
-    let fix = "memgate token list EMAIL shows a user's tokens";
-    let nothing = || Failure::new("there is no such token", fix);
-    // Whoever pastes the whole token means that one.
-    let whole = Token::parse(id).ok().map(|token| token.id());
-    let id = whole.or_else(|| TokenId::parse(id)).ok_or_else(nothing)?;
-    match store.revoke_token(&id).await {
-        Err(store::StoreError::Missing(_)) => Err(nothing()),
-        Err(error) => Err(error.into()),
-        Ok(()) => store.token(&id).await?.ok_or_else(nothing),
+fn nothing() -> Failure {
+    Failure::new("there is no such token", "memgate token list EMAIL shows a user's tokens")
+}
+
+/// Whoever pastes the whole token means that one.
+fn public_id(text: &str) -> Result<TokenId, Failure> {
+    let whole = Token::parse(text).ok().map(|token| token.id());
+    whole.or_else(|| TokenId::parse(text)).ok_or_else(nothing)
+}
+
+async fn find(store: &Store, id: &str) -> Result<TokenRow, Failure> {
+    store.token(&public_id(id)?).await?.ok_or_else(nothing)
+}
+
+async fn view(store: &Store, token: TokenRow) -> Result<TokenView, Failure> {
+    let user = store.user(&token.user_id).await?.ok_or_else(nothing)?;
+    Ok(TokenView { email: user.email, token })
+}
+
+async fn update(store: &Store, id: &str, powers: PowerArgs, no_prefix: bool) -> Result<TokenRow, Failure> {
+    powers.check()?;
+    if powers.is_empty() && !no_prefix {
+        let fix = "name --scope, --prefix, --no-prefix, --expires or --allow-from";
+        return Err(Failure::usage("there is nothing to change", fix));
+    }
+    let token = find(store, id).await?;
+    let change = |granted: &mut Powers| {
+        powers.change(granted, now());
+        if no_prefix {
+            granted.prefix = None;
+        }
+    };
+    let changed = store.change_powers(&public_id(&token.id)?, change).await;
+    changed.map_err(|error| explained(error, &token))
+}
+
+async fn rotate(
+    store: &Store,
+    old: TokenRow,
+    new: NewToken,
+    grace: Millis,
+    endpoint: &str,
+) -> Result<Rotated, Failure> {
+    let ends_at = now().saturating_add(grace);
+    let rotated = store.rotate_token(&public_id(&old.id)?, new, ends_at).await;
+    let (new, replaces) = rotated.map_err(|error| explained(error, &old))?;
+    let view = view(store, replaces).await?;
+    Ok(Rotated { made: Credentials::of(&view.email, endpoint, &new.token), replaces: view.token })
+}
+
+/// Why a token that is there can't be changed.
+fn explained(error: StoreError, token: &TokenRow) -> Failure {
+    let id = &token.id;
+    match (error, &token.successor) {
+        (StoreError::Taken(_), Some(successor)) => {
+            Failure::new(format!("mg_{id} has a successor already"), format!("rotate mg_{successor}"))
+        }
+        (StoreError::Missing(_), _) => Failure::new(
+            format!("mg_{id} is over ({})", powers::state(token, now())),
+            "make a new token with memgate token create",
+        ),
+        (error, _) => error.into(),
     }
 }
 
@@ -131,14 +258,35 @@ fn shown_once(made: &Credentials) -> String {
     format!("{}\nKeep it now: it is not shown again.\n", table::pairs(&made.pairs()))
 }
 
+fn rotated_words(rotated: &Rotated) -> String {
+    let old = &rotated.replaces;
+    let state = powers::state(old, now());
+    format!("{}The old token, mg_{}, has the state: {state}\n", shown_once(&rotated.made), old.id)
+}
+
+fn details(view: &TokenView) -> String {
+    let token = &view.token;
+    let mut pairs = vec![
+        ("id", token.id.clone()),
+        ("name", token.name.clone()),
+        ("email", view.email.clone()),
+        ("username", format!("mg_{}", token.id)),
+        ("made", table::ago(token.created_at)),
+        ("state", powers::state(token, now())),
+    ];
+    pairs.extend(powers::pairs(&token.powers));
+    pairs.extend(token.successor.as_ref().map(|id| ("successor", format!("mg_{id}"))));
+    table::pairs(&pairs)
+}
+
 pub(crate) fn rows(tokens: &[TokenRow]) -> String {
     let rows: Vec<_> = tokens
         .iter()
         .map(|token| {
-            let state =
-                token.revoked_at.map_or("good".to_owned(), |at| format!("revoked {}", table::ago(at)));
-            [token.id.clone(), token.name.clone(), table::ago(token.created_at), state]
+            let (scopes, keys) = (token.powers.scopes.to_string(), powers::keys(&token.powers));
+            let (made, state) = (table::ago(token.created_at), powers::state(token, now()));
+            [token.id.clone(), token.name.clone(), scopes, keys, made, state]
         })
         .collect();
-    table(["ID", "NAME", "MADE", "STATE"], &rows)
+    table(["ID", "NAME", "SCOPES", "KEYS", "MADE", "STATE"], &rows)
 }

@@ -129,7 +129,7 @@ impl Doorman<'_> {
                     caller.write(&reply).await.ok()?;
                 }
                 Step::LookUp { name, unavailable } => {
-                    let keys = self.grants.scram_keys(&name).await;
+                    let keys = self.grants.scram_keys(&name, caller.source).await;
                     // Said now, it would tell by the clock whether the name is somebody's.
                     sleep_until(last_byte + FAILURE_DELAY).await;
                     let (Ok(keys), Some(nonce)) = (keys, nonce()) else {
@@ -142,7 +142,7 @@ impl Doorman<'_> {
                 }
                 Step::Attempt { consumed, credential, replies } => {
                     let attempt = caller.input.drain(..consumed).collect::<Vec<u8>>();
-                    match self.check(credential.as_ref()).await {
+                    match self.check(credential.as_ref(), caller.source).await {
                         Verdict::Welcome(grant) => return Some((grant, replies)),
                         Verdict::Unavailable => {
                             self.metrics.login(LoginOutcome::Unavailable);
@@ -178,9 +178,9 @@ impl Doorman<'_> {
         self.throttle.delay(&Failure { source, token, tried }, Instant::now().into_std())
     }
 
-    async fn check(&self, credential: Option<&Credential>) -> Verdict {
+    async fn check(&self, credential: Option<&Credential>, source: IpAddr) -> Verdict {
         match credential {
-            Some(credential) => self.grants.check(credential).await,
+            Some(credential) => self.grants.check(credential, source).await,
             None => Verdict::Refused(LoginOutcome::Malformed),
         }
     }

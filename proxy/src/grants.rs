@@ -3,6 +3,7 @@
 //! A login whose grant is known touches no database. Everything else fails closed: an error or a
 //! missing row refuses.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,11 +11,12 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 use process::Shutdown;
 use process::health::Readiness;
-use store::{Changes, Feed, Grant, ScramKeys, Store, StoreError, TokenId, TokenKey, UserState};
+use store::{Changes, Feed, Grant, Millis, ScramKeys, Store, StoreError, TokenId, TokenKey, UserState};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
+use crate::clock::Clock;
 use crate::login::{Credential, Proof};
 use crate::metrics::LoginOutcome;
 use crate::worker::Message;
@@ -34,6 +36,7 @@ const SILENCE: &str = "answer from the database in time";
 pub(crate) struct Grants {
     store: Store,
     key: TokenKey,
+    clock: Clock,
     /// sqlx's connections belong to the runtime that made them; workers have others.
     runtime: Handle,
     known: DashMap<TokenId, Arc<Grant>>,
@@ -60,6 +63,7 @@ impl Grants {
         Self {
             store,
             key,
+            clock: Clock::new(),
             runtime: Handle::current(),
             known: DashMap::new(),
             nobody: DashMap::new(),
@@ -69,8 +73,9 @@ impl Grants {
         }
     }
 
-    /// Checks a credential. The order of the checks is not visible outside: all refusals look alike.
-    pub(crate) async fn check(self: &Arc<Self>, credential: &Credential) -> Verdict {
+    /// Checks a credential that was shown from `source`. The order of the checks is not visible outside: all
+    /// refusals look alike.
+    pub(crate) async fn check(self: &Arc<Self>, credential: &Credential, source: IpAddr) -> Verdict {
         let grant = match self.find(credential.id).await {
             Ok(Some(grant)) => grant,
             Ok(None) => {
@@ -90,32 +95,49 @@ impl Grants {
         if !right {
             return Verdict::Refused(LoginOutcome::Wrong);
         }
-        if grant.revoked {
-            return Verdict::Refused(LoginOutcome::Revoked);
-        }
-        match grant.user_state {
-            UserState::Suspended => Verdict::Refused(LoginOutcome::Suspended),
-            UserState::Active => Verdict::Welcome(grant),
+        match self.objection(&grant, source) {
+            Some(outcome) => Verdict::Refused(outcome),
+            None => Verdict::Welcome(grant),
         }
     }
 
     /// What SCRAM checks somebody who calls himself `name` with. Every name has such keys; no secret fits
     /// those of nobody, nor those of a token that lets nobody in.
-    pub(crate) async fn scram_keys(self: &Arc<Self>, name: &str) -> Result<ScramKeys, Away> {
+    pub(crate) async fn scram_keys(self: &Arc<Self>, name: &str, source: IpAddr) -> Result<ScramKeys, Away> {
         let nobodys = ScramKeys::of_nobody(&self.key, name.as_bytes());
         let Some(id) = TokenId::parse_username(name.as_bytes()) else { return Ok(nobodys) };
         let Some(grant) = self.find(id).await? else { return Ok(nobodys) };
         Ok(match &grant.scram {
-            Some(keys) if grant.is_good() => keys.clone(),
+            Some(keys) if self.objection(&grant, source).is_none() => keys.clone(),
             Some(keys) => keys.barred(),
             None => nobodys,
         })
     }
 
+    /// Why a grant lets nobody in from there now, though the credential was right.
+    fn objection(&self, grant: &Grant, source: IpAddr) -> Option<LoginOutcome> {
+        if grant.revoked {
+            return Some(LoginOutcome::Revoked);
+        }
+        if grant.user_state == UserState::Suspended {
+            return Some(LoginOutcome::Suspended);
+        }
+        if !grant.powers.is_current(self.now()) {
+            return Some(LoginOutcome::Expired);
+        }
+        (!grant.powers.allows_from(source)).then_some(LoginOutcome::Elsewhere)
+    }
+
     /// The newest that is known of a grant that was good just now, if it still is.
-    pub(crate) fn newest(&self, grant: &Grant) -> Option<Arc<Grant>> {
-        let newest = self.known.get(&grant.token)?.value().clone();
-        newest.is_good().then_some(newest)
+    pub(crate) fn newest(&self, grant: &Grant, source: IpAddr) -> Result<Arc<Grant>, LoginOutcome> {
+        let known = self.known.get(&grant.token).map(|known| known.value().clone());
+        let newest = known.ok_or(LoginOutcome::Revoked)?;
+        self.objection(&newest, source).map_or(Ok(newest), Err)
+    }
+
+    /// The time that tokens end by.
+    pub(crate) fn now(&self) -> Millis {
+        self.clock.now()
     }
 
     async fn find(self: &Arc<Self>, id: TokenId) -> Result<Option<Arc<Grant>>, Away> {

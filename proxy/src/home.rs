@@ -13,7 +13,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::{Grant, LaneKey, TokenId};
+use store::{Grant, LaneKey, Millis, TokenId};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -94,6 +94,7 @@ impl Drop for Seat {
 /// Who sits on a seat.
 struct Seated {
     token: TokenId,
+    source: IpAddr,
     outbox: Weak<Outbox>,
 }
 
@@ -175,6 +176,7 @@ impl Home {
         self: &Rc<Self>,
         limit: usize,
         grant: &Arc<Grant>,
+        source: IpAddr,
         outbox: &Rc<Outbox>,
     ) -> Option<Seat> {
         let mut seated = self.seated.borrow_mut();
@@ -184,7 +186,7 @@ impl Home {
         let number = self.next_seat.get();
         self.next_seat.set(number.wrapping_add(1));
         outbox.count_in(self.usage.clone());
-        seated.insert(number, Seated { token: grant.token, outbox: Rc::downgrade(outbox) });
+        seated.insert(number, Seated { token: grant.token, source, outbox: Rc::downgrade(outbox) });
         Some(Seat { home: self.clone(), number, pass: self.pass(grant) })
     }
 
@@ -200,16 +202,30 @@ impl Home {
         pass
     }
 
-    /// Holds all connections of a token to the powers that it has now.
+    /// Holds all connections of a token to the powers that it has now, and ends at once those that may not
+    /// be any more.
     pub(crate) fn hold_to(&self, grant: &Arc<Grant>) {
+        if !grant.is_good() {
+            return self.turn_out(|seated| seated.token == grant.token);
+        }
+        self.turn_out(|it| it.token == grant.token && !grant.powers.allows_from(it.source));
         if let Some(pass) = self.passes.borrow().get(&grant.token).and_then(Weak::upgrade) {
             pass.renew(grant);
         }
     }
 
-    /// Ends all connections of a token that is no longer good, at once.
-    pub(crate) fn turn_out(&self, token: TokenId) {
-        for seated in self.seated.borrow().values().filter(|seated| seated.token == token) {
+    /// Ends the connections of tokens whose time is over. When the next one's is.
+    pub(crate) fn turn_out_expired(&self, now: Millis) -> Option<Millis> {
+        let passes: Vec<Rc<Pass>> = self.passes.borrow().values().filter_map(Weak::upgrade).collect();
+        let (current, over): (Vec<_>, Vec<_>) = passes.iter().partition(|pass| pass.is_current(now));
+        for pass in over {
+            self.turn_out(|seated| seated.token == pass.token());
+        }
+        current.iter().filter_map(|pass| pass.ends_at()).min()
+    }
+
+    fn turn_out(&self, whom: impl Fn(&Seated) -> bool) {
+        for seated in self.seated.borrow().values().filter(|seated| whom(seated)) {
             if let Some(outbox) = seated.outbox.upgrade() {
                 outbox.cut();
             }

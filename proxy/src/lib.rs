@@ -10,6 +10,7 @@
 mod accept;
 mod certificate;
 mod client;
+mod clock;
 mod config;
 mod dialect;
 mod doorman;

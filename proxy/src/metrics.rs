@@ -115,6 +115,10 @@ pub(crate) enum LoginOutcome {
     Unknown,
     Wrong,
     Revoked,
+    /// Its time is over.
+    Expired,
+    /// From a network that isn't one of the token's.
+    Elsewhere,
     Suspended,
     /// The store is away.
     Unavailable,

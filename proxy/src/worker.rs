@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use process::Shutdown;
 use socket2::{SockRef, TcpKeepalive};
-use store::{Grant, LaneKey};
+use store::{Grant, LaneKey, Millis};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
@@ -44,6 +44,8 @@ const CLIENT_READ: usize = 64 * 1024;
 const DESERTED: Duration = Duration::from_secs(60);
 /// Between two reports of what was counted.
 const GATHER: Duration = Duration::from_secs(1);
+/// Between two looks whether a token's time is over.
+const ENDS: Duration = Duration::from_millis(250);
 /// How long accepting rests when the process has no file left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A client silent for so long is asked whether it still is there, and then so often.
@@ -117,6 +119,8 @@ pub(crate) struct Worker {
     homes: RefCell<HashMap<String, Rc<Home>>>,
     /// The stop has begun: cheaper to ask than the shutdown, which all workers share.
     closing: Cell<bool>,
+    /// No token of anybody here ends before.
+    next_end: Cell<Millis>,
     clients: TaskTracker,
     lanes: TaskTracker,
     client_scratch: RefCell<Vec<u8>>,
@@ -147,6 +151,7 @@ impl Worker {
                     shared,
                     homes: RefCell::default(),
                     closing: Cell::new(false),
+                    next_end: Cell::new(Millis::MAX),
                     clients: TaskTracker::new(),
                     lanes: TaskTracker::new(),
                     client_scratch: RefCell::new(vec![0; CLIENT_READ]),
@@ -174,6 +179,8 @@ impl Worker {
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut gather = interval(GATHER);
         gather.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ends = interval(ENDS);
+        ends.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut refusing = false;
         loop {
             tokio::select! {
@@ -192,6 +199,7 @@ impl Worker {
                     }
                 },
                 _ = gather.tick() => self.report(),
+                _ = ends.tick() => self.turn_out_expired(),
                 _ = sweep.tick() => self.leave_deserted(),
             }
         }
@@ -216,11 +224,8 @@ impl Worker {
             Message::Changed(grant) => {
                 if let Some(home) = self.homes.borrow().get(&grant.instance_id) {
                     home.follow(&grant);
-                    if grant.is_good() {
-                        home.hold_to(&grant);
-                    } else {
-                        home.turn_out(grant.token);
-                    }
+                    home.hold_to(&grant);
+                    self.expect_end(&grant);
                 }
             }
             Message::Guest(moving) => {
@@ -321,22 +326,43 @@ impl Worker {
             outbox.flush();
         };
         // It may have travelled while its route changed, or its token was revoked.
-        let Some(grant) = self.shared.grants.newest(&grant) else {
-            refuse(LoginOutcome::Revoked, &replies.refused);
-            return Err(outbox);
+        let grant = match self.shared.grants.newest(&grant, source) {
+            Ok(grant) => grant,
+            Err(outcome) => {
+                refuse(outcome, &replies.refused);
+                return Err(outbox);
+            }
         };
         let home = self.home(&grant);
         let limit = usize::try_from(grant.connections).unwrap_or(0);
-        let Some(seat) = home.enter(limit, &grant, &outbox) else {
+        let Some(seat) = home.enter(limit, &grant, source, &outbox) else {
             refuse(LoginOutcome::Full, &replies.full);
             return Err(outbox);
         };
+        self.expect_end(&grant);
         self.shared.metrics.login(LoginOutcome::Welcome);
         outbox.say(&replies.welcome);
         let item_size_max = u64::try_from(grant.item_size_max).unwrap_or(0);
         let mechanisms = login::mechanisms(self.shared.config.scram);
         let (input, state) = (rest, State::default());
         Ok(Box::new(Client { outbox, source, dialect, home, seat, item_size_max, mechanisms, input, state }))
+    }
+
+    /// Somebody's token may end then.
+    fn expect_end(&self, grant: &Grant) {
+        let end = grant.powers.expires_at.unwrap_or(Millis::MAX);
+        self.next_end.set(self.next_end.get().min(end));
+    }
+
+    /// Ends the connections of all tokens whose time is over.
+    fn turn_out_expired(&self) {
+        let now = self.shared.grants.now();
+        if now < self.next_end.get() {
+            return;
+        }
+        let homes = self.homes.borrow();
+        let ends = homes.values().filter_map(|home| home.turn_out_expired(now));
+        self.next_end.set(ends.min().unwrap_or(Millis::MAX));
     }
 
     fn home(&self, grant: &Grant) -> Rc<Home> {

@@ -5,6 +5,8 @@
 mod dice;
 #[path = "support/door.rs"]
 mod door;
+#[path = "door/ends.rs"]
+mod ends;
 #[path = "door/live.rs"]
 mod live;
 #[path = "door/long.rs"]

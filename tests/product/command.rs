@@ -27,6 +27,55 @@ fn failure(place: &Place, arguments: &[&str], status: i32) -> (String, String) {
 }
 
 #[test]
+fn a_token_is_limited_changed_and_rotated() {
+    let place = prepared();
+    place.json(&["user", "add", "ada@example.org", "--no-wait"]);
+    let create = ["token", "create", "ada@example.org", "--name", "shop", "--scope", "write,read"];
+    let limits =
+        ["--prefix", "shop:", "--expires", "30d", "--allow-from", "10.0.0.0/8", "--allow-from", "::1"];
+    let made = place.json(&[&create[..], &limits].concat());
+    let id = made["username"].as_str().unwrap();
+    let shown = place.json(&["token", "show", id]);
+    assert_eq!((&shown["name"], &shown["email"]), (&"shop".into(), &"ada@example.org".into()));
+    assert_eq!(shown["scopes"], serde_json::json!(["read", "write"]));
+    assert_eq!(shown["prefix"], "shop:");
+    assert_eq!(shown["allow_from"], serde_json::json!(["10.0.0.0/8", "::1/128"]));
+    let lifetime = shown["expires_at"].as_i64().unwrap() - shown["created_at"].as_i64().unwrap();
+    assert!((lifetime - 30 * 86_400_000).abs() < 60_000, "{lifetime}");
+
+    let narrowed = place.json(&["token", "update", id, "--scope", "read"]);
+    assert_eq!(narrowed["scopes"], serde_json::json!(["read"]));
+    for key in ["prefix", "allow_from", "expires_at"] {
+        assert_eq!(narrowed[key], shown[key], "what isn't named stays");
+    }
+    let open = ["token", "update", id, "--no-prefix", "--allow-from", "any", "--expires", "never"];
+    let open = place.json(&open);
+    assert!(open["prefix"].is_null() && open["expires_at"].is_null());
+    assert_eq!(open["allow_from"], serde_json::json!([]));
+
+    let rotated = place.json(&["token", "rotate", id, "--grace", "2h"]);
+    let successor = place.json(&["token", "show", rotated["token"].as_str().unwrap()]);
+    assert_eq!((&successor["scopes"], &successor["name"]), (&narrowed["scopes"], &shown["name"]));
+    assert!(successor["expires_at"].is_null());
+    assert_eq!(rotated["replaces"]["successor"], successor["id"]);
+    let old = place.json(&["token", "show", id]);
+    assert!(old["expires_at"].as_i64() > shown["created_at"].as_i64());
+    let (error, fix) = failure(&place, &["token", "rotate", id], 1);
+    assert!(error.contains("has a successor already"), "{error}");
+    assert!(fix.contains(successor["id"].as_str().unwrap()), "{fix}");
+    let ended = ["token", "rotate", successor["id"].as_str().unwrap(), "--grace", "0s"];
+    place.json(&ended);
+    let (error, fix) = failure(&place, &["token", "update", ended[2], "--expires", "never"], 1);
+    assert!(error.contains("is over (expired") && fix.contains("token create"), "{error}: {fix}");
+
+    let list = place.run(&["token", "list", "ada@example.org"]);
+    let list = String::from_utf8(list.stdout).unwrap();
+    for words in ["SCOPES", "read,write,flush,stats", "ends in ", "expired "] {
+        assert!(list.contains(words), "{words} is not in {list}");
+    }
+}
+
+#[test]
 fn an_account_its_token_and_its_end() {
     let place = prepared();
     let added = place.json(&["user", "add", "Ada@Example.org", "--no-wait"]);
@@ -97,6 +146,9 @@ fn every_refusal_names_the_fix() {
         (&["token", "list", "bob@example.org"], "no account"),
         (&["token", "revoke", "mg_000000000000"], "no such token"),
         (&["token", "revoke", "x"], "no such token"),
+        (&["token", "show", "x"], "no such token"),
+        (&["token", "rotate", "mg_000000000000"], "no such token"),
+        (&["token", "update", "mg_000000000000", "--scope", "read"], "no such token"),
         (&["instance", "show", "bob@example.org"], "no account"),
         (&["status"], "not everything is ready"),
         (&["user", "list", "--config", "/nonexistent.toml"], "no settings file"),
@@ -111,6 +163,21 @@ fn every_refusal_names_the_fix() {
     {
         failure(&place, arguments, 2);
     }
+    let create = ["token", "create", "ada@example.org"];
+    for (wrong, what) in [
+        (["--scope", "admin"].as_slice(), "take some of read, write, flush, stats"),
+        (&["--scope", ","], "take some of read, write, flush, stats"),
+        (&["--prefix", "two words"], "without spaces"),
+        (&["--expires", "tomorrow"], "write it like 90s"),
+        (&["--expires", "0s"], "or never"),
+        (&["--allow-from", "10.0.0.1/8"], "write 10.0.0.0/8"),
+        (&["--allow-from", "any", "--allow-from", "::/0"], "any stands beside networks"),
+    ] {
+        let (error, _) = failure(&place, &[&create[..], wrong].concat(), 2);
+        assert!(error.contains(what), "{wrong:?}: {error}");
+    }
+    let (error, fix) = failure(&place, &["token", "update", "mg_000000000000"], 2);
+    assert!(error.contains("nothing to change") && fix.contains("--scope"), "{error}: {fix}");
     let plain = place.run(&["user", "show", "bob@example.org"]);
     assert_eq!(
         String::from_utf8_lossy(&plain.stderr),

@@ -17,6 +17,7 @@ mod live;
 mod metrics;
 mod pages;
 mod password;
+mod powers;
 mod serve;
 mod session;
 mod snippets;

@@ -2,6 +2,7 @@
 
 mod cache;
 mod home;
+mod rotate;
 mod sign_in;
 mod sign_up;
 mod tokens;
@@ -39,6 +40,7 @@ pub(crate) fn routes(web: Arc<Web>, stop: CancellationToken) -> Router {
         // A token's page is the answer to its POST; whoever comes back to the address sees the list.
         .route("/tokens", get(|| async { Redirect::to("/cache") }).post(tokens::create))
         .route("/tokens/{id}/revoke", get(tokens::confirm).post(tokens::revoke))
+        .route("/tokens/{id}/rotate", get(rotate::confirm).post(rotate::submit))
         .route("/assets/{name}", get(assets::serve))
         .fallback(|| async { Trouble::NotFound })
         .method_not_allowed_fallback(|| async { Trouble::MethodNotAllowed })

@@ -257,7 +257,7 @@ impl Client {
 
     /// Whether a login sent again is a good one, of the same user.
     pub(super) async fn is_own(&self, house: &House<'_>, credential: &Credential) -> bool {
-        match house.grants.check(credential).await {
+        match house.grants.check(credential, self.source).await {
             Verdict::Welcome(grant) => self.seat.pass.is_of(&grant.user_id),
             Verdict::Refused(_) | Verdict::Unavailable => false,
         }

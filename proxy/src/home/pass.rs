@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use store::{Grant, Powers};
+use store::{Grant, Millis, Powers, TokenId};
 
 use crate::policy::Refusal;
 
@@ -43,6 +43,18 @@ impl Pass {
     /// Whose token it is.
     pub(crate) fn is_of(&self, user_id: &str) -> bool {
         self.grant.borrow().user_id == user_id
+    }
+
+    pub(super) fn token(&self) -> TokenId {
+        self.grant.borrow().token
+    }
+
+    pub(super) fn is_current(&self, now: Millis) -> bool {
+        self.grant.borrow().powers.is_current(now)
+    }
+
+    pub(super) fn ends_at(&self) -> Option<Millis> {
+        self.grant.borrow().powers.expires_at
     }
 
     /// Takes a grant over, unless it is older than what is known.

@@ -12,7 +12,7 @@ use super::memcached::Memcached;
 use super::usage::metrics;
 
 /// In which a change must have come into force.
-const AT_ONCE: Duration = Duration::from_secs(1);
+pub(super) const AT_ONCE: Duration = Duration::from_secs(1);
 
 fn denied(scope: &str) -> String {
     format!("CLIENT_ERROR access denied: needs {scope} scope\r\n")
@@ -21,18 +21,18 @@ const OUTSIDE: &str = "CLIENT_ERROR access denied: key outside prefix\r\n";
 
 impl Door {
     /// One more token of the user of `of`.
-    fn limited(&self, of: &Token, powers: Powers) -> Token {
+    pub(super) fn limited(&self, of: &Token, powers: Powers) -> Token {
         let user = self.runtime.block_on(self.store.token(&of.id())).unwrap().unwrap().user_id;
         let token = NewToken::generate(&token_key(self.folder.path()), "limited").limited_to(powers);
         self.runtime.block_on(self.store.create_token(&user, &token)).unwrap();
         token.token
     }
 
-    fn change(&self, id: &TokenId, change: impl FnOnce(&mut Powers)) {
+    pub(super) fn change(&self, id: &TokenId, change: impl FnOnce(&mut Powers)) {
         self.runtime.block_on(self.store.change_powers(id, change)).unwrap();
     }
 
-    fn logged_in(&self, token: &Token) -> TcpStream {
+    pub(super) fn logged_in(&self, token: &Token) -> TcpStream {
         let mut stream = self.call();
         assert_eq!(ask(&mut stream, &set("x", &pair(token)), 8), "STORED\r\n");
         stream
@@ -48,7 +48,7 @@ fn ask(stream: &mut TcpStream, words: &str, len: usize) -> String {
 }
 
 /// Whether the connection ends now.
-fn ends(stream: &mut TcpStream) -> bool {
+pub(super) fn ends(stream: &mut TcpStream) -> bool {
     matches!(stream.read(&mut [0; 100]), Ok(0) | Err(_))
 }
 

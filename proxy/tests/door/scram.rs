@@ -38,7 +38,7 @@ fn pass_on(mut caller: TcpStream, mut server: TcpStream, keep: &Mutex<Vec<u8>>) 
     let _ = server.shutdown(std::net::Shutdown::Both);
 }
 
-fn tool(name: &str, server: SocketAddr, username: &str, password: &str, what: &str) -> Output {
+pub(super) fn tool(name: &str, server: SocketAddr, username: &str, password: &str, what: &str) -> Output {
     Command::new(name)
         .arg("--binary")
         .arg(format!("--servers={server}"))

@@ -8,17 +8,18 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
-use store::{Instance, InstanceState, Millis, NewToken, TokenRow, UserState};
+use store::{Instance, InstanceState, Millis, NewToken, TokenRow, UserState, now};
 
 use super::{Frame, Trouble, render};
 use crate::date::day;
+use crate::powers::{self, LIFETIMES, Limits};
 use crate::session::SignedIn;
 use crate::snippets::{self, Credentials, Snippet};
 use crate::web::Web;
 
 /// A start that takes longer is said to be slow.
 const SLOW_AFTER: Millis = 10_000;
-/// How many revoked tokens the page remembers.
+/// How many tokens that are over the page remembers.
 const MOST_REVOKED: usize = 20;
 /// The cells of the picture of a memory.
 const CELLS: u8 = 32;
@@ -33,7 +34,8 @@ struct Page<'a> {
     instance: &'a Instance,
     suspended: bool,
     tokens: Vec<TokenView>,
-    revoked: Vec<TokenView>,
+    over: Vec<TokenView>,
+    lifetimes: &'a [(&'a str, &'a str)],
     shown: Option<&'a Shown>,
     typed: &'a Typed,
     snippets: [Snippet; 5],
@@ -44,7 +46,10 @@ struct TokenView {
     id: String,
     name: String,
     made: String,
-    revoked: Option<String>,
+    powers: Vec<String>,
+    may_rotate: bool,
+    /// How it ended, if it has.
+    over: Option<String>,
 }
 
 /// A token right after it was made: this once, all of it.
@@ -58,7 +63,9 @@ struct Shown {
 #[derive(Default)]
 pub(super) struct Typed {
     pub(super) name: String,
+    pub(super) limits: Limits,
     pub(super) wrong: Option<String>,
+    pub(super) wrong_limits: Option<String>,
 }
 
 /// An instance's state in words; what a page that follows it is told.
@@ -95,7 +102,7 @@ pub(super) async fn with_new_token(
 }
 
 /// The page with what was typed for a new token, and what to change.
-pub(super) async fn with_refused_name(
+pub(super) async fn with_refused_token(
     web: &Web,
     me: &SignedIn,
     status: StatusCode,
@@ -112,15 +119,15 @@ async fn page(
     typed: &Typed,
 ) -> Result<Response, Trouble> {
     let instance = web.store.instance_of(&me.user.id).await?.ok_or(Trouble::NotFound)?;
-    let (tokens, mut revoked): (Vec<TokenView>, Vec<TokenView>) = web
+    let (tokens, mut over): (Vec<TokenView>, Vec<TokenView>) = web
         .store
         .tokens_of(&me.user.id)
         .await?
         .into_iter()
         .map(TokenView::of)
-        .partition(|t| t.revoked.is_none());
-    revoked.reverse();
-    revoked.truncate(MOST_REVOKED);
+        .partition(|token| token.over.is_none());
+    over.reverse();
+    over.truncate(MOST_REVOKED);
     let as_whom = shown.map_or_else(Credentials::placeholders, |shown| shown.credentials.clone());
     let page = Page {
         frame: Frame::of(me),
@@ -129,7 +136,8 @@ async fn page(
         endpoint: web.endpoint.to_string(),
         suspended: me.user.state == UserState::Suspended,
         tokens,
-        revoked,
+        over,
+        lifetimes: &LIFETIMES,
         shown,
         typed,
         snippets: snippets::all(&web.endpoint, &as_whom),
@@ -155,7 +163,20 @@ impl Page<'_> {
 
 impl TokenView {
     fn of(row: TokenRow) -> Self {
-        Self { id: row.id, name: row.name, made: day(row.created_at), revoked: row.revoked_at.map(day) }
+        let good = row.is_good(now());
+        let over = match row.revoked_at {
+            Some(at) => Some(format!("revoked {}", day(at))),
+            None if good => None,
+            None => Some("expired".to_owned()),
+        };
+        Self {
+            powers: powers::in_words(&row.powers),
+            may_rotate: row.successor.is_none(),
+            id: row.id,
+            name: row.name,
+            made: day(row.created_at),
+            over,
+        }
     }
 }
 

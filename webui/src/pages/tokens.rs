@@ -1,4 +1,4 @@
-//! Tokens: made with a name and shown once, revoked for good. Somebody else's token isn't there.
+//! Tokens: made with a name and powers and shown once, revoked for good. Somebody else's token isn't there.
 
 use std::sync::Arc;
 
@@ -7,13 +7,14 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
-use store::{NewToken, TokenId, TokenRow, UserState};
+use store::{NewToken, TokenId, TokenRow, UserState, now};
 
 use super::cache::{self, Typed};
 use super::{Frame, Trouble, in_words, render, retry_after};
 use crate::csrf::{NoFields, Submitted};
 use crate::date::day;
 use crate::field::TokenName;
+use crate::powers::Limits;
 use crate::session::SignedIn;
 use crate::web::Web;
 
@@ -31,26 +32,55 @@ struct ConfirmPage<'a> {
 pub(crate) struct Fields {
     #[serde(default)]
     name: String,
+    #[serde(flatten)]
+    limits: Limits,
 }
 
 pub(crate) async fn create(
     State(web): State<Arc<Web>>,
     Submitted { sender: me, fields }: Submitted<SignedIn, Fields>,
 ) -> Result<Response, Trouble> {
-    let refuse = async |status, wrong| {
-        let typed = Typed { name: fields.name.clone(), wrong: Some(wrong) };
-        cache::with_refused_name(&web, &me, status, &typed).await
-    };
-    let name = match TokenName::parse(&fields.name) {
+    let Fields { name, limits } = fields;
+    let mut typed = Typed { name, limits, ..Typed::default() };
+    let name = match TokenName::parse(&typed.name) {
         Ok(name) => name,
-        Err(wrong) => return refuse(StatusCode::UNPROCESSABLE_ENTITY, wrong.into()).await,
+        Err(wrong) => {
+            typed.wrong = Some(wrong.into());
+            return cache::with_refused_token(&web, &me, StatusCode::UNPROCESSABLE_ENTITY, &typed).await;
+        }
+    };
+    let powers = match typed.limits.parse(now()) {
+        Ok(powers) => powers,
+        Err(wrong) => {
+            typed.wrong_limits = Some(wrong);
+            return cache::with_refused_token(&web, &me, StatusCode::UNPROCESSABLE_ENTITY, &typed).await;
+        }
+    };
+    if let Some(refused) = refused(&web, &me, typed).await? {
+        return Ok(refused);
+    }
+    let token = NewToken::generate(&web.token_key, name.as_str()).limited_to(powers);
+    me.store(&web).create_token(&me.user.id, &token).await?;
+    cache::with_new_token(&web, &me, &token, name.as_str()).await
+}
+
+/// The page that says why this user gets no token now, if that is so. It takes one of those that a user
+/// may make in an hour.
+pub(super) async fn refused(
+    web: &Arc<Web>,
+    me: &SignedIn,
+    mut typed: Typed,
+) -> Result<Option<Response>, Trouble> {
+    let mut refuse = async |status, wrong| {
+        typed.wrong = Some(wrong);
+        cache::with_refused_token(web, me, status, &typed).await.map(Some)
     };
     if me.user.state == UserState::Suspended {
         let wrong = "Your account is suspended. Ask the operator of this service.";
         return refuse(StatusCode::FORBIDDEN, wrong.into()).await;
     }
     let most = web.config.limits.tokens_at_once;
-    let held = web.store.tokens_of(&me.user.id).await?.iter().filter(|t| t.revoked_at.is_none()).count();
+    let held = web.store.tokens_of(&me.user.id).await?.iter().filter(|t| t.is_good(now())).count();
     if held >= most {
         let wrong = format!("You have {held} tokens, and {most} is the most. Revoke one that isn't in use.");
         return refuse(StatusCode::CONFLICT, wrong).await;
@@ -58,12 +88,12 @@ pub(crate) async fn create(
     if let Err(wait) = web.new_tokens.take(&me.user.id) {
         let wrong = format!("You made many tokens lately. Try again {}.", in_words(wait));
         let mut response = refuse(StatusCode::TOO_MANY_REQUESTS, wrong).await?;
-        retry_after(response.headers_mut(), wait);
+        if let Some(response) = &mut response {
+            retry_after(response.headers_mut(), wait);
+        }
         return Ok(response);
     }
-    let token = NewToken::generate(&web.token_key, name.as_str());
-    me.store(&web).create_token(&me.user.id, &token).await?;
-    cache::with_new_token(&web, &me, &token, name.as_str()).await
+    Ok(None)
 }
 
 pub(crate) async fn confirm(
@@ -92,8 +122,8 @@ pub(crate) async fn revoke(
     Ok(Redirect::to("/cache#tokens").into_response())
 }
 
-/// A token of this very user that is still good.
-async fn own(web: &Web, me: &SignedIn, id: &str) -> Result<(TokenId, TokenRow), Trouble> {
+/// A token of this very user that hasn't been revoked.
+pub(super) async fn own(web: &Web, me: &SignedIn, id: &str) -> Result<(TokenId, TokenRow), Trouble> {
     let id = TokenId::parse(id).ok_or(Trouble::NotFound)?;
     let token = web.store.token(&id).await?.ok_or(Trouble::NotFound)?;
     if token.user_id == me.user.id && token.revoked_at.is_none() {

@@ -5,6 +5,7 @@ mod harness;
 mod headers;
 mod limits;
 mod live;
+mod powers;
 mod sessions;
 mod sign_in;
 mod sign_up;

@@ -72,16 +72,17 @@ async fn somebody_elses_token_is_not_there() {
         assert_eq!(page.tokens(), [own.as_str()]);
         let theirs = format!("/tokens/{other}/revoke");
         for id in [other.as_str(), "aaaaaaaaaaaa", "x", "%00", "..%2f..", &"a".repeat(3000)] {
-            let address = format!("/tokens/{id}/revoke");
-            assert_eq!(visitor.get(&address).await.status, 404, "{id}");
-            visitor.get("/cache").await;
-            assert_eq!(visitor.post(&address, &[]).await.status, 404, "{id}");
+            for address in [format!("/tokens/{id}/revoke"), format!("/tokens/{id}/rotate")] {
+                assert_eq!(visitor.get(&address).await.status, 404, "{id}");
+                visitor.get("/cache").await;
+                assert_eq!(visitor.post(&address, &[("grace", "0s")]).await.status, 404, "{id}");
+            }
         }
         assert_eq!(visitor.get(&theirs).await.body, visitor.get("/tokens/aaaaaaaaaaaa/revoke").await.body);
     }
     for id in [anns, bobs] {
         let row = site.store.token(&TokenId::parse(id.as_str()).unwrap()).await.unwrap().unwrap();
-        assert_eq!(row.revoked_at, None);
+        assert_eq!((row.revoked_at, row.successor), (None, None));
     }
     // A form token of one is no good in the other's session.
     ann.get("/cache").await;
@@ -93,12 +94,14 @@ async fn somebody_elses_token_is_not_there() {
         "/cache/state",
         "/cache/live",
         &format!("/tokens/{anns}/revoke"),
+        &format!("/tokens/{anns}/rotate"),
         "/tokens/aaaaaaaaaaaa/revoke",
     ] {
         let answer = site.visitor().get(path).await;
         assert_eq!((answer.status, answer.location()), (303, &*format!("/sign-in?next={path}")));
     }
-    for path in ["/tokens", "/sign-out", &format!("/tokens/{anns}/revoke")] {
+    let (revoke, rotate) = (format!("/tokens/{anns}/revoke"), format!("/tokens/{anns}/rotate"));
+    for path in ["/tokens", "/sign-out", &revoke, &rotate] {
         let answer = site.visitor().post(path, &[("name", "x")]).await;
         assert_eq!((answer.status, answer.location()), (303, "/sign-in?next=/cache"));
     }

@@ -1,0 +1,166 @@
+//! What a token may do, as it is chosen in a form and read in a list.
+
+use serde::Deserialize;
+use store::{Cidr, CidrError, Millis, Powers, Scopes};
+
+use crate::date::day;
+
+/// The part of a form that limits a token, as it was sent.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Limits {
+    /// The form had the boxes: that none is ticked means something.
+    boxes: Option<String>,
+    read: Option<String>,
+    write: Option<String>,
+    flush: Option<String>,
+    stats: Option<String>,
+    pub(crate) prefix: String,
+    /// How long from now on; for ever if empty.
+    expires: String,
+    /// Networks with spaces or commas between them.
+    pub(crate) allow_from: String,
+}
+
+/// What a form offers: the value that is sent, and the words.
+pub(crate) const LIFETIMES: [(&str, &str); 6] = [
+    ("", "never"),
+    ("1d", "in a day"),
+    ("7d", "in a week"),
+    ("30d", "in 30 days"),
+    ("90d", "in 90 days"),
+    ("365d", "in a year"),
+];
+
+impl Limits {
+    /// The powers, or what to change.
+    pub(crate) fn parse(&self, now: Millis) -> Result<Powers, String> {
+        let prefix = match self.prefix.trim() {
+            "" => None,
+            typed => Some(typed.parse().map_err(
+                |_| "No key begins like this. Write 1 to 200 bytes without spaces and control characters.",
+            )?),
+        };
+        let expires_at = match self.expires.trim() {
+            "" => None,
+            typed => match store::span(typed) {
+                Ok(span) if span > 0 => Some(now.saturating_add(span)),
+                _ => return Err("Choose when the token ends from the list.".into()),
+            },
+        };
+        Ok(Powers { scopes: self.scopes()?, prefix, expires_at, allow_from: self.networks()? })
+    }
+
+    /// Whether a box is ticked: all are in a form that nobody has touched.
+    pub(crate) fn has(&self, scope: &str) -> bool {
+        let ticked = match scope {
+            "read" => &self.read,
+            "write" => &self.write,
+            "flush" => &self.flush,
+            _ => &self.stats,
+        };
+        ticked.is_some() || (self.boxes.is_none() && self.ticked() == Scopes::NONE)
+    }
+
+    /// Whether that is the chosen end.
+    pub(crate) fn ends(&self, value: &str) -> bool {
+        self.expires == value
+    }
+
+    fn ticked(&self) -> Scopes {
+        [
+            (&self.read, Scopes::READ),
+            (&self.write, Scopes::WRITE),
+            (&self.flush, Scopes::FLUSH),
+            (&self.stats, Scopes::STATS),
+        ]
+        .into_iter()
+        .filter(|(sent, _)| sent.is_some())
+        .fold(Scopes::NONE, |scopes, (_, scope)| scopes | scope)
+    }
+
+    fn scopes(&self) -> Result<Scopes, &'static str> {
+        match (self.ticked(), &self.boxes) {
+            (Scopes::NONE, Some(_)) => Err("A token must be good for something. Tick at least one box."),
+            (Scopes::NONE, None) => Ok(Scopes::ALL),
+            (scopes, _) => Ok(scopes),
+        }
+    }
+
+    fn networks(&self) -> Result<Vec<Cidr>, String> {
+        let words =
+            self.allow_from.split(|c: char| c.is_whitespace() || c == ',').filter(|it| !it.is_empty());
+        let list = words.map(str::parse).collect::<Result<_, _>>().map_err(|error| in_sentences(&error))?;
+        Powers::networks(list).map_err(|_| "These are too many networks. Name at most 32.".to_owned())
+    }
+}
+
+fn in_sentences(error: &CidrError) -> String {
+    let text = error.to_string();
+    let (what, fix) = text.split_once(": ").unwrap_or((&text, ""));
+    let mut letters = fix.chars();
+    let first = letters.next().map(|letter| letter.to_ascii_uppercase()).into_iter();
+    format!("{what}. {}.", first.chain(letters).collect::<String>())
+}
+
+/// What there is to say about a token's powers; nothing if it has all.
+pub(crate) fn in_words(powers: &Powers) -> Vec<String> {
+    let mut words = Vec::new();
+    if powers.scopes != Scopes::ALL {
+        words.push(format!("only {}", powers.scopes.names().collect::<Vec<_>>().join(", ")));
+    }
+    words.extend(powers.prefix.as_ref().map(|prefix| format!("keys {}…", prefix.as_str())));
+    if !powers.allow_from.is_empty() {
+        let nets: Vec<String> = powers.allow_from.iter().map(Cidr::to_string).collect();
+        words.push(format!("from {}", nets.join(", ")));
+    }
+    words.extend(powers.expires_at.map(|end| format!("ends {}", day(end))));
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_that_nobody_touched_limits_nothing() {
+        assert_eq!(Limits::default().parse(0), Ok(Powers::ALL));
+        assert!(["read", "write", "flush", "stats"].iter().all(|scope| Limits::default().has(scope)));
+        assert!(in_words(&Powers::ALL).is_empty());
+    }
+
+    #[test]
+    fn what_is_chosen_is_what_it_may() {
+        let on = || Some("on".to_owned());
+        let limits = Limits {
+            boxes: on(),
+            read: on(),
+            prefix: " app: ".into(),
+            expires: "1d".into(),
+            allow_from: "10.0.0.0/8,\r\n ::1".into(),
+            ..Limits::default()
+        };
+        let powers = limits.parse(1000).unwrap();
+        assert_eq!(powers.scopes, Scopes::READ);
+        assert_eq!(powers.expires_at, Some(86_401_000));
+        assert_eq!(
+            in_words(&powers),
+            ["only read", "keys app:…", "from 10.0.0.0/8, ::1/128", "ends 2 Jan 1970"]
+        );
+        assert!(limits.has("read") && !limits.has("write"));
+        for wrong in [
+            Limits { read: None, ..limits.clone() },
+            Limits { prefix: "a b".into(), ..limits.clone() },
+            Limits { expires: "0s".into(), ..limits.clone() },
+            Limits { expires: "soon".into(), ..limits.clone() },
+        ] {
+            assert!(wrong.parse(0).is_err(), "{wrong:?}");
+        }
+        let wrong = Limits { allow_from: "10.0.0.1/8".into(), ..limits };
+        let words = wrong.parse(0).unwrap_err();
+        assert_eq!(
+            words,
+            "10.0.0.1/8 is not where a network begins. Write 10.0.0.0/8, or 10.0.0.1 for that one address."
+        );
+    }
+}
