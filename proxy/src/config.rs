@@ -16,6 +16,8 @@ pub struct Config {
     pub health: SocketAddr,
     /// Threads that serve; 0 means one per core.
     pub workers: usize,
+    /// Connections at most; fewer if the system allows fewer open files. One in four may be a stranger's.
+    pub connections: usize,
     /// Whether plaintext is accepted from public addresses too.
     pub allow_plaintext: bool,
     /// The certificate for TLS and what leads to its authority, in PEM; read again when it changes.
@@ -32,6 +34,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 11211)),
             health: SocketAddr::from((Ipv4Addr::LOCALHOST, 9151)),
             workers: 0,
+            connections: 100_000,
             allow_plaintext: false,
             tls_certificate: None,
             tls_key: None,
@@ -41,6 +44,13 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The most connections to hold. One file in ten is left for what else needs one: lanes, the store.
+    pub(crate) fn connections_max(&self) -> usize {
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+        self.connections.min(files - files / 10)
+    }
+
     /// The number of workers, never 0.
     pub(crate) fn workers(&self) -> usize {
         match self.workers {

@@ -120,6 +120,8 @@ pub(crate) enum LoginOutcome {
     Unavailable,
     /// The plan has no connection left.
     Full,
+    /// The proxy has no room, or the source has too many who haven't logged in.
+    Crowded,
     /// Plaintext from a public address.
     Plaintext,
     TimedOut,
