@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZero;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// What an operator may set.
@@ -24,6 +25,9 @@ pub struct Config {
     pub tls_certificate: Option<PathBuf>,
     /// Its private key.
     pub tls_key: Option<PathBuf>,
+    /// Load balancers, by their networks: each of their connections begins with a PROXY protocol header
+    /// (version 1 or 2), which says where it comes from.
+    pub proxy_protocol_from: Vec<IpNet>,
     /// Whether SASL offers SCRAM-SHA-256 next to PLAIN.
     pub scram: bool,
 }
@@ -38,6 +42,7 @@ impl Default for Config {
             allow_plaintext: false,
             tls_certificate: None,
             tls_key: None,
+            proxy_protocol_from: Vec::new(),
             scram: false,
         }
     }

@@ -15,6 +15,7 @@ use crate::accept::is_private;
 use crate::certificate::Certificate;
 use crate::dialect::Dialect;
 use crate::dialect::binary::{Header, Status};
+use crate::forwarded;
 use crate::grants::{Grants, Verdict};
 use crate::lobby::Place;
 use crate::login::{Credential, NONCE_LEN, Proof, Replies, Stage, Step};
@@ -71,7 +72,8 @@ pub(crate) struct Guest {
 /// Somebody at the door.
 pub(crate) struct Caller {
     pub(crate) stream: Stream,
-    /// Where it calls from: found out once, and kept as long as the connection lives.
+    /// Where it calls from, by a balancer's word if it came through one: found out once, and kept as long
+    /// as the connection lives.
     pub(crate) source: IpAddr,
     pub(crate) standing: Standing,
     /// What has been read already.
@@ -92,6 +94,10 @@ impl Doorman<'_> {
     /// Sees to a connection until it is known (`Some`) or ended (`None`).
     pub(crate) async fn admit(&self, mut caller: Caller) -> Option<Guest> {
         let deadline = Instant::now() + LOGIN_TIMEOUT;
+        if self.came_forwarded(&caller) && caller.read_header(deadline, self.scratch).await.is_err() {
+            self.metrics.login(LoginOutcome::Unforwarded);
+            return None;
+        }
         let has_turn = match &mut caller.standing {
             Standing::Stranger(place) => place.wait_for_turn(caller.source).await,
             Standing::Unwanted(_) => false,
@@ -124,6 +130,13 @@ impl Doorman<'_> {
                 None
             }
         }
+    }
+
+    /// Whether a balancer of ours must say first for whom it calls. It has done so when the client logs in
+    /// anew, and then nobody is believed a second time.
+    fn came_forwarded(&self, caller: &Caller) -> bool {
+        let new = !matches!(caller.standing, Standing::Known);
+        new && self.config.proxy_protocol_from.iter().any(|balancers| balancers.contains(&caller.source))
     }
 
     /// Says that there is no room. Before TLS nothing can be said.
@@ -235,6 +248,21 @@ fn nonce() -> Option<[u8; NONCE_LEN]> {
 }
 
 impl Caller {
+    /// Reads what a balancer says first, and from then on is where that says.
+    async fn read_header(&mut self, deadline: Instant, scratch: &RefCell<Vec<u8>>) -> io::Result<()> {
+        loop {
+            match forwarded::Header::read(&self.input) {
+                Ok(Some(header)) => {
+                    self.input.drain(..header.consumed);
+                    self.source = header.source.map_or(self.source, |source| source.to_canonical());
+                    return Ok(());
+                }
+                Ok(None) => self.read(deadline, scratch).await?,
+                Err(forwarded::Malformed) => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+    }
+
     /// Its first byte, which is left there.
     async fn first(&mut self, deadline: Instant, scratch: &RefCell<Vec<u8>>) -> Option<u8> {
         if self.input.is_empty() {

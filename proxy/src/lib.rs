@@ -14,6 +14,7 @@ mod config;
 mod dialect;
 mod doorman;
 mod error;
+mod forwarded;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod grants;

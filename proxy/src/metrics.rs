@@ -122,6 +122,8 @@ pub(crate) enum LoginOutcome {
     Full,
     /// The proxy has no room, or the source has too many who haven't logged in.
     Crowded,
+    /// A load balancer that didn't say for whom it calls.
+    Unforwarded,
     /// Plaintext from a public address.
     Plaintext,
     TimedOut,

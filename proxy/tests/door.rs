@@ -5,6 +5,8 @@
 mod dice;
 #[path = "support/door.rs"]
 mod door;
+#[path = "door/forwarded.rs"]
+mod forwarded;
 #[path = "door/live.rs"]
 mod live;
 #[path = "door/long.rs"]
