@@ -20,11 +20,13 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 8] = [
 ];
 
 /// Bytes and values in, values out: no sockets, no waiting, no store, no clock.
-const PURE: [&str; 8] = [
+const PURE: [&str; 10] = [
     "proxy/src/dialect",
+    "proxy/src/forwarded",
     "proxy/src/login",
     "proxy/src/policy",
     "proxy/src/request",
+    "proxy/src/throttle",
     "provisioner/src/plan",
     "provisioner/src/subnet",
     "proxy/src/dialect.rs",

@@ -10,11 +10,14 @@ use std::time::Duration;
 use store::Grant;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::Config;
 use crate::accept::is_private;
 use crate::certificate::Certificate;
 use crate::dialect::Dialect;
 use crate::dialect::binary::{Header, Status};
+use crate::forwarded;
 use crate::grants::{Grants, Verdict};
+use crate::lobby::Place;
 use crate::login::{Credential, NONCE_LEN, Proof, Replies, Stage, Step};
 use crate::metrics::{LoginOutcome, Metrics};
 use crate::stream::Stream;
@@ -26,10 +29,33 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWERS_MAX: u32 = 16;
 /// So many failed logins, likewise.
 const FAILURES_MAX: u32 = 3;
+/// So long somebody for whom there is no room may take to say the byte that he is answered to.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The first byte of a TLS record that begins a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 /// What one read takes.
 const READ: usize = 2048;
+
+/// Why nobody listens to a caller, in both dialects.
+struct Refusal {
+    text: &'static [u8],
+    binary: Status,
+}
+
+const TLS_REQUIRED: Refusal =
+    Refusal { text: b"CLIENT_ERROR TLS required\r\n", binary: Status::AUTH_FAILURE };
+const CROWDED: Refusal =
+    Refusal { text: b"SERVER_ERROR too many connections\r\n", binary: Status::TEMPORARY };
+
+/// What a caller is to the house.
+pub(crate) enum Standing {
+    /// New here, with a place among the strangers.
+    Stranger(Place),
+    /// New here, and there is no room.
+    Unwanted(#[expect(dead_code, reason = "held until the connection ends")] Place),
+    /// Logged in before, and about to log in anew.
+    Known,
+}
 
 /// A connection that has shown a good token.
 pub(crate) struct Guest {
@@ -46,8 +72,10 @@ pub(crate) struct Guest {
 /// Somebody at the door.
 pub(crate) struct Caller {
     pub(crate) stream: Stream,
-    /// Where it calls from: found out once, and kept as long as the connection lives.
+    /// Where it calls from, by a balancer's word if it came through one: found out once, and kept as long
+    /// as the connection lives.
     pub(crate) source: IpAddr,
+    pub(crate) standing: Standing,
     /// What has been read already.
     pub(crate) input: Vec<u8>,
 }
@@ -56,10 +84,8 @@ pub(crate) struct Doorman<'a> {
     pub(crate) grants: &'a Arc<Grants>,
     pub(crate) metrics: &'a Metrics,
     pub(crate) throttle: &'a Throttle,
-    pub(crate) allow_plaintext: bool,
+    pub(crate) config: &'a Config,
     pub(crate) certificate: &'a Certificate,
-    /// Whether SCRAM is offered.
-    pub(crate) scram: bool,
     /// What is read passes through here: a stranger has no buffer but for what has come.
     pub(crate) scratch: &'a RefCell<Vec<u8>>,
 }
@@ -68,23 +94,35 @@ impl Doorman<'_> {
     /// Sees to a connection until it is known (`Some`) or ended (`None`).
     pub(crate) async fn admit(&self, mut caller: Caller) -> Option<Guest> {
         let deadline = Instant::now() + LOGIN_TIMEOUT;
+        if self.came_forwarded(&caller) && caller.read_header(deadline, self.scratch).await.is_err() {
+            self.metrics.login(LoginOutcome::Unforwarded);
+            return None;
+        }
+        let has_turn = match &mut caller.standing {
+            Standing::Stranger(place) => place.wait_for_turn(caller.source).await,
+            Standing::Unwanted(_) => false,
+            Standing::Known => true,
+        };
+        if !has_turn {
+            return self.turn_away(caller).await;
+        }
         let mut first = caller.first(deadline, self.scratch).await?;
         if first == TLS_HANDSHAKE && !caller.stream.is_tls() {
             caller = self.encrypt(caller, deadline).await?;
             first = caller.first(deadline, self.scratch).await?;
         }
         let dialect = Dialect::detect(first);
-        if !self.allow_plaintext && !caller.stream.is_tls() && !is_private(caller.source) {
+        if !self.config.allow_plaintext && !caller.stream.is_tls() && !is_private(caller.source) {
             self.metrics.login(LoginOutcome::Plaintext);
-            return caller.refuse_plaintext(dialect, deadline, self.scratch).await;
+            return caller.refuse(&TLS_REQUIRED, dialect, deadline, self.scratch).await;
         }
         match timeout_at(deadline, self.talk(&mut caller, dialect, deadline)).await {
             Ok(Some((grant, replies))) => {
-                let Caller { stream, source, input: rest } = caller;
+                let Caller { stream, source, input: rest, .. } = caller;
                 Some(Guest { stream, source, dialect, grant, rest, replies })
             }
             Ok(None) => {
-                caller.stream.linger(self.scratch).await;
+                caller.linger(self.scratch).await;
                 None
             }
             Err(_) => {
@@ -94,14 +132,30 @@ impl Doorman<'_> {
         }
     }
 
+    /// Whether a balancer of ours must say first for whom it calls. It has done so when the client logs in
+    /// anew, and then nobody is believed a second time.
+    fn came_forwarded(&self, caller: &Caller) -> bool {
+        let new = !matches!(caller.standing, Standing::Known);
+        new && self.config.proxy_protocol_from.iter().any(|balancers| balancers.contains(&caller.source))
+    }
+
+    /// Says that there is no room. Before TLS nothing can be said.
+    async fn turn_away(&self, mut caller: Caller) -> Option<Guest> {
+        self.metrics.login(LoginOutcome::Crowded);
+        let deadline = Instant::now() + REFUSAL_TIMEOUT;
+        let first = caller.first(deadline, self.scratch).await.filter(|first| *first != TLS_HANDSHAKE)?;
+        caller.refuse(&CROWDED, Dialect::detect(first), deadline, self.scratch).await
+    }
+
     /// The connection as TLS. Without a certificate, or when the handshake fails, there is none.
     async fn encrypt(&self, caller: Caller, deadline: Instant) -> Option<Caller> {
         let certificate = self.certificate.current()?;
-        let handshake = caller.stream.into_tls(certificate, &caller.input);
+        let Caller { stream, source, standing, input } = caller;
+        let handshake = stream.into_tls(certificate, &input);
         let shaken =
             timeout_at(deadline, handshake).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         self.metrics.handshake(shaken.as_ref().ok().and_then(Stream::handshake));
-        Some(Caller { stream: shaken.ok()?, source: caller.source, input: Vec::new() })
+        Some(Caller { stream: shaken.ok()?, source, standing, input: Vec::new() })
     }
 
     async fn talk(
@@ -110,7 +164,7 @@ impl Doorman<'_> {
         dialect: Dialect,
         deadline: Instant,
     ) -> Option<(Arc<Grant>, Replies)> {
-        let mut stage = Stage::new(dialect, self.scram);
+        let mut stage = Stage::new(dialect, self.config.scram);
         let (mut answers, mut failures) = (0, 0);
         let mut last_byte = Instant::now();
         loop {
@@ -194,12 +248,35 @@ fn nonce() -> Option<[u8; NONCE_LEN]> {
 }
 
 impl Caller {
+    /// Reads what a balancer says first, and from then on is where that says.
+    async fn read_header(&mut self, deadline: Instant, scratch: &RefCell<Vec<u8>>) -> io::Result<()> {
+        loop {
+            match forwarded::Header::read(&self.input) {
+                Ok(Some(header)) => {
+                    self.input.drain(..header.consumed);
+                    self.source = header.source.map_or(self.source, |source| source.to_canonical());
+                    return Ok(());
+                }
+                Ok(None) => self.read(deadline, scratch).await?,
+                Err(forwarded::Malformed) => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+    }
+
     /// Its first byte, which is left there.
     async fn first(&mut self, deadline: Instant, scratch: &RefCell<Vec<u8>>) -> Option<u8> {
         if self.input.is_empty() {
             self.read(deadline, scratch).await.ok()?;
         }
         self.input.first().copied()
+    }
+
+    /// The end of a conversation, for which nobody else of its source need wait.
+    async fn linger(&mut self, scratch: &RefCell<Vec<u8>>) {
+        if let Standing::Stranger(place) = &mut self.standing {
+            place.end_turn();
+        }
+        self.stream.linger(scratch).await;
     }
 
     /// Reads what there is, at least a byte. The buffer grows by what arrives, never by what is declared.
@@ -241,15 +318,16 @@ impl Caller {
         Ok(())
     }
 
-    async fn refuse_plaintext(
+    async fn refuse(
         mut self,
+        refusal: &Refusal,
         dialect: Dialect,
         deadline: Instant,
         scratch: &RefCell<Vec<u8>>,
     ) -> Option<Guest> {
         match dialect {
             Dialect::Text => {
-                timeout_at(deadline, self.write(b"CLIENT_ERROR TLS required\r\n")).await.ok()?.ok()?;
+                timeout_at(deadline, self.write(refusal.text)).await.ok()?.ok()?;
             }
             Dialect::Binary => {
                 let header = loop {
@@ -258,10 +336,10 @@ impl Caller {
                         None => self.read(deadline, scratch).await.ok()?,
                     }
                 };
-                timeout_at(deadline, self.write(&header.status(Status::AUTH_FAILURE))).await.ok()?.ok()?;
+                timeout_at(deadline, self.write(&header.status(refusal.binary))).await.ok()?.ok()?;
             }
         }
-        self.stream.linger(scratch).await;
+        self.linger(scratch).await;
         None
     }
 }

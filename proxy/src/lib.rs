@@ -15,12 +15,14 @@ mod config;
 mod dialect;
 mod doorman;
 mod error;
+mod forwarded;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod grants;
 mod home;
 mod lane;
 mod ledger;
+mod lobby;
 mod login;
 mod metrics;
 mod outbox;
@@ -46,6 +48,7 @@ pub use error::Error;
 
 use certificate::Certificate;
 use grants::Grants;
+use lobby::Lobby;
 use metrics::Metrics;
 use throttle::Throttle;
 use worker::{Shared, Worker};
@@ -75,12 +78,14 @@ pub async fn run(
     let grants = Arc::new(Grants::new(store, token_key));
     let (senders, inboxes) = worker::channels(listeners.len());
     grants::follow(grants.clone(), senders.clone(), readiness, &shutdown).await?;
+    let lobby = Lobby::new(config.connections_max());
     let shared = Arc::new(Shared {
         config,
         certificate,
         grants,
         lane_key,
         metrics,
+        lobby,
         throttle: Throttle::new(Instant::now()),
         ledger,
         shutdown: shutdown.clone(),

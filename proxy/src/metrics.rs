@@ -124,6 +124,10 @@ pub(crate) enum LoginOutcome {
     Unavailable,
     /// The plan has no connection left.
     Full,
+    /// The proxy has no room, or the source has too many who haven't logged in.
+    Crowded,
+    /// A load balancer that didn't say for whom it calls.
+    Unforwarded,
     /// Plaintext from a public address.
     Plaintext,
     TimedOut,

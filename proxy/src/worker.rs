@@ -24,11 +24,12 @@ use tokio_util::task::TaskTracker;
 use crate::certificate::Certificate;
 use crate::client::{Client, End, House, State};
 use crate::dialect::Dialect;
-use crate::doorman::{Caller, Doorman, Guest};
+use crate::doorman::{Caller, Doorman, Guest, Standing};
 use crate::grants::Grants;
 use crate::home::{Furniture, Home};
 use crate::lane::Buffers;
 use crate::ledger::{Entries, Entry};
+use crate::lobby::Lobby;
 use crate::login::{self, Replies};
 use crate::metrics::{Counted, LoginOutcome, Metrics};
 use crate::outbox::{Outbox, Spare};
@@ -60,6 +61,7 @@ pub(crate) struct Shared {
     pub(crate) lane_key: LaneKey,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) throttle: Throttle,
+    pub(crate) lobby: Arc<Lobby>,
     pub(crate) ledger: Entries,
     pub(crate) shutdown: Shutdown,
     pub(crate) workers: Vec<mpsc::Sender<Message>>,
@@ -189,7 +191,7 @@ impl Worker {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
                         refusing = false;
-                        self.welcome(stream, peer.ip());
+                        self.welcome(stream, peer.ip().to_canonical());
                     }
                     Err(error) => {
                         if !std::mem::replace(&mut refusing, true) {
@@ -240,9 +242,13 @@ impl Worker {
     /// A new connection: to the doorman with it.
     fn welcome(self: &Rc<Self>, stream: TcpStream, source: IpAddr) {
         let counted = Counted::new(&self.shared.metrics.connections);
+        let connections = usize::try_from(self.shared.metrics.connections.get()).unwrap_or(0);
+        let place = self.shared.lobby.enter(connections).map(Standing::Stranger);
+        let place = place.or_else(|| self.shared.lobby.be_refused().map(Standing::Unwanted));
+        let Some(standing) = place else { return self.shared.metrics.login(LoginOutcome::Crowded) };
         let kept_alive = SockRef::from(&stream).set_tcp_keepalive(&keepalive());
         if kept_alive.and_then(|()| stream.set_nodelay(true)).is_ok() {
-            let caller = Caller { stream: Stream::plain(stream), source, input: Vec::new() };
+            let caller = Caller { stream: Stream::plain(stream), source, standing, input: Vec::new() };
             self.receive_visit(Visit::AtTheDoor(Box::new(caller)), counted);
         }
     }
@@ -285,9 +291,8 @@ impl Worker {
             grants: &self.shared.grants,
             metrics: &self.shared.metrics,
             throttle: &self.shared.throttle,
-            allow_plaintext: self.shared.config.allow_plaintext,
+            config: &self.shared.config,
             certificate: &self.shared.certificate,
-            scram: self.shared.config.scram,
             scratch: &self.client_scratch,
         };
         tokio::select! {
@@ -311,7 +316,9 @@ impl Worker {
             End::Gone => None,
             End::Login(input) => {
                 let source = client.source;
-                client.into_stream().map(|stream| Box::new(Caller { stream, source, input }))
+                client
+                    .into_stream()
+                    .map(|stream| Box::new(Caller { stream, source, standing: Standing::Known, input }))
             }
         }
     }

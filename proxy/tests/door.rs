@@ -1,12 +1,16 @@
 //! The door, over real sockets and a real store, with no memcached behind it: who gets in, who doesn't,
 //! and what each is told.
 
+#[path = "door/broken.rs"]
+mod broken;
 #[path = "support/dice.rs"]
 mod dice;
 #[path = "support/door.rs"]
 mod door;
 #[path = "door/ends.rs"]
 mod ends;
+#[path = "door/forwarded.rs"]
+mod forwarded;
 #[path = "door/live.rs"]
 mod live;
 #[path = "door/long.rs"]
@@ -17,6 +21,8 @@ mod memcached;
 mod powers;
 #[path = "door/scram.rs"]
 mod scram;
+#[path = "door/sequences.rs"]
+mod sequences;
 #[path = "door/throttle.rs"]
 mod throttle;
 #[path = "door/tls.rs"]

@@ -1,4 +1,4 @@
-//! What a stranger says: the same steps however it is split, nothing kept beyond a bound, and no
+//! What a stranger says, and a balancer in front of him: the same steps however it is split, nothing kept beyond a bound, and no
 //! credential but one that was sent.
 
 use memchr::memmem;
@@ -6,13 +6,17 @@ use store::ScramKeys;
 
 use super::{binary_reply, is_one_line, pieces};
 use crate::dialect::Dialect;
+use crate::forwarded::Header;
 use crate::login::{Credential, NONCE_LEN, Proof, Replies, Stage, Step};
 
 /// The longest line and the longest payload before login (PROTOCOL, D-10 and 3.1).
 const LINE_MAX: usize = 2048;
 const BODY_MAX: usize = 16_384;
+/// The longest header of a balancer that is waited for.
+const HEADER_MAX: usize = 16 + 1024;
 
 pub(super) fn check(input: &[u8]) {
+    check_header(input);
     let Some(first) = input.first() else { return };
     let dialect = Dialect::detect(*first);
     for scram in [false, true] {
@@ -24,6 +28,17 @@ pub(super) fn check(input: &[u8]) {
         }
         assert_eq!(whole.events, split.events, "split input means something else");
     }
+}
+
+/// A balancer's header means the same whatever comes behind it, and however much of it has come.
+fn check_header(input: &[u8]) {
+    let whole = Header::read(input);
+    if let Ok(Some(header)) = &whole {
+        assert!((1..=HEADER_MAX.min(input.len())).contains(&header.consumed));
+    }
+    let decided = |len: usize| input.get(..len).map(Header::read).filter(|read| *read != Ok(None));
+    let first = (0..=input.len().min(HEADER_MAX)).find_map(decided);
+    assert_eq!(first.unwrap_or(Ok(None)), whole, "split input means something else");
 }
 
 #[derive(Debug, PartialEq, Eq)]

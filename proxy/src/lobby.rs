@@ -1,0 +1,174 @@
+//! How many may stand before the door at once, in all and from one source. Whoever has logged in is not
+//! counted: however many strangers there are, those who are in stay in, and there is room for more.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use crate::throttle::network;
+
+/// Strangers of one source: an address, or IPv6's network of 64 bits.
+const SOURCE_MAX: usize = 64;
+/// And so many more may wait for their turn: an application that starts comes with hundreds at once, each
+/// known in a moment.
+const WAITING_MAX: usize = 256;
+/// So long.
+const TURN: Duration = Duration::from_secs(1);
+/// Of all connections that the proxy may hold, one in so many may be a stranger's.
+const STRANGERS: usize = 4;
+/// Those who are told that there is no room, besides. Who comes then is told nothing.
+const REFUSED_MAX: usize = 256;
+
+pub(crate) struct Lobby {
+    strangers_max: usize,
+    connections_max: usize,
+    strangers: AtomicUsize,
+    refused: AtomicUsize,
+    /// A source is here as long as one of its strangers is.
+    sources: DashMap<IpAddr, Arc<Semaphore>>,
+}
+
+/// A stranger's place, until it is dropped.
+pub(crate) struct Place {
+    /// Its turn among those of its source.
+    turn: Option<(IpAddr, OwnedSemaphorePermit)>,
+    lobby: Arc<Lobby>,
+    count: fn(&Lobby) -> &AtomicUsize,
+}
+
+impl Lobby {
+    pub(crate) fn new(connections_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            strangers_max: (connections_max / STRANGERS).max(1),
+            connections_max,
+            strangers: AtomicUsize::new(0),
+            refused: AtomicUsize::new(0),
+            sources: DashMap::new(),
+        })
+    }
+
+    /// A place for a new connection, the `connections`th of all; `None` when there is none.
+    pub(crate) fn enter(self: &Arc<Self>, connections: usize) -> Option<Place> {
+        if connections > self.connections_max {
+            return None;
+        }
+        self.take(|lobby| &lobby.strangers, self.strangers_max)
+    }
+
+    /// A place for one who is only to hear that there is no room.
+    pub(crate) fn be_refused(self: &Arc<Self>) -> Option<Place> {
+        self.take(|lobby| &lobby.refused, REFUSED_MAX)
+    }
+
+    fn take(self: &Arc<Self>, count: fn(&Self) -> &AtomicUsize, most: usize) -> Option<Place> {
+        let place = Place { turn: None, lobby: self.clone(), count };
+        (count(self).fetch_add(1, Ordering::AcqRel) < most).then_some(place)
+    }
+}
+
+impl Place {
+    /// Lets the next of its source take its turn.
+    pub(crate) fn end_turn(&mut self) {
+        if let Some((source, turn)) = self.turn.take() {
+            drop(turn);
+            self.lobby.forget(source);
+        }
+    }
+
+    /// Waits a moment for a turn among the strangers of its source; whether it came.
+    pub(crate) async fn wait_for_turn(&mut self, source: IpAddr) -> bool {
+        let source = network(source);
+        let queue = || Arc::new(Semaphore::new(SOURCE_MAX));
+        let turns = self.lobby.sources.entry(source).or_insert_with(queue).value().clone();
+        // One is the table's, the others those of who stands here or waits.
+        let patience =
+            if Arc::strong_count(&turns) - 1 > SOURCE_MAX + WAITING_MAX { Duration::ZERO } else { TURN };
+        let turn = timeout(patience, turns.acquire_owned()).await;
+        self.turn = turn.ok().and_then(Result::ok).map(|turn| (source, turn));
+        if self.turn.is_none() {
+            self.lobby.forget(source);
+        }
+        self.turn.is_some()
+    }
+}
+
+impl Lobby {
+    /// Forgets a source that has nobody here any more. Whoever is about to wait holds its semaphore.
+    fn forget(&self, source: IpAddr) {
+        self.sources.remove_if(&source, |_, turns| {
+            Arc::strong_count(turns) == 1 && turns.available_permits() == SOURCE_MAX
+        });
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.end_turn();
+        (self.count)(&self.lobby).fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+
+    async fn enter(lobby: &Arc<Lobby>, source: IpAddr) -> Option<Place> {
+        let mut place = lobby.enter(1)?;
+        place.wait_for_turn(source).await.then_some(place)
+    }
+
+    async fn wait(lobby: Arc<Lobby>) -> Option<Place> {
+        enter(&lobby, HERE).await
+    }
+
+    #[tokio::test]
+    async fn a_source_has_so_many_places_and_another_its_own() {
+        let lobby = Lobby::new(10_000);
+        let mut places = Vec::new();
+        for _ in 0..SOURCE_MAX {
+            places.push(enter(&lobby, HERE).await.unwrap());
+        }
+        assert!(enter(&lobby, HERE).await.is_none());
+        // Not all wait, or one source would have as many places as it likes.
+        let queue: Vec<_> = (0..2 * WAITING_MAX).map(|_| tokio::spawn(wait(lobby.clone()))).collect();
+        let began = std::time::Instant::now();
+        while queue.iter().filter(|waits| !waits.is_finished()).count() > WAITING_MAX {
+            assert!(began.elapsed() < TURN, "all wait");
+            tokio::task::yield_now().await;
+        }
+        queue.iter().for_each(tokio::task::JoinHandle::abort);
+        let other = enter(&lobby, THERE).await.unwrap();
+        // Whoever waits is let in as soon as somebody is gone.
+        let waits = tokio::spawn(wait(lobby.clone()));
+        tokio::task::yield_now().await;
+        places.pop();
+        assert!(waits.await.unwrap().is_some());
+        drop((places, other));
+        assert_eq!(lobby.strangers.load(Ordering::Acquire), 0);
+        assert!(lobby.sources.is_empty(), "a source is kept for ever");
+    }
+
+    #[test]
+    fn strangers_are_a_quarter_of_all() {
+        let lobby = Lobby::new(100);
+        let places: Vec<_> = (0..100).map_while(|_| lobby.enter(1)).collect();
+        assert_eq!(places.len(), 25);
+        assert!(lobby.enter(1).is_none());
+        drop(places);
+        assert!(lobby.enter(100).is_some());
+        assert!(lobby.enter(101).is_none(), "those who are in count against the limit of all");
+        let refused: Vec<_> = (0..1000).map_while(|_| lobby.be_refused()).collect();
+        assert_eq!(refused.len(), REFUSED_MAX);
+        assert!(lobby.enter(1).is_some(), "who is refused takes nobody's place");
+    }
+}
