@@ -208,7 +208,7 @@ fn text() {
 
 #[test]
 fn meta() {
-    compare(Dialect::Meta, 60);
+    compare(Dialect::Meta, 100);
 }
 
 #[test]
