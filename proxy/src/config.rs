@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZero;
 use std::path::PathBuf;
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use store::Cidr;
 
 /// What an operator may set.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ pub struct Config {
     pub tls_key: Option<PathBuf>,
     /// Load balancers, by their networks: each of their connections begins with a PROXY protocol header
     /// (version 1 or 2), which says where it comes from.
-    pub proxy_protocol_from: Vec<IpNet>,
+    pub proxy_protocol_from: Vec<Cidr>,
     /// Whether SASL offers SCRAM-SHA-256 next to PLAIN.
     pub scram: bool,
 }

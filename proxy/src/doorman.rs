@@ -136,7 +136,7 @@ impl Doorman<'_> {
     /// anew, and then nobody is believed a second time.
     fn came_forwarded(&self, caller: &Caller) -> bool {
         let new = !matches!(caller.standing, Standing::Known);
-        new && self.config.proxy_protocol_from.iter().any(|balancers| balancers.contains(&caller.source))
+        new && self.config.proxy_protocol_from.iter().any(|balancers| balancers.contains(caller.source))
     }
 
     /// Says that there is no room. Before TLS nothing can be said.

@@ -90,7 +90,10 @@ impl Grants {
             Proof::Secret(secret) => grant.matches(&self.key, secret),
             // They were the token's when the client asked; they must be still.
             Proof::Scram(keys) => grant.scram.as_ref() == Some(keys),
-            Proof::Failed => false,
+            // A grant that lets nobody in fits no proof: then that is the cause.
+            Proof::Failed => {
+                return Verdict::Refused(self.objection(&grant, source).unwrap_or(LoginOutcome::Wrong));
+            }
         };
         if !right {
             return Verdict::Refused(LoginOutcome::Wrong);

@@ -1,3 +1,5 @@
+//! RFC 7677's example, honest clients, and all that is none.
+
 use std::sync::LazyLock;
 
 use pbkdf2::pbkdf2_hmac;
