@@ -1,3 +1,5 @@
+//! SCRAM against the example of RFC 7677, and what a client may get wrong.
+
 use std::sync::LazyLock;
 
 use pbkdf2::pbkdf2_hmac;
