@@ -114,7 +114,7 @@ fn scram_cat(door: &Door, token: &Token) -> std::process::Output {
 fn scram_lets_nobody_in_whom_a_password_would_not() {
     let door = Door::open_with(|config| config.scram = true);
     let all = door.sign_up("ann@example.com");
-    let _memcached = Memcached::start(&door, &all, "10.214.7.65");
+    let _memcached = Memcached::start(&door, &all, "10.214.7.105");
     assert_eq!(door.text(&(set("x", &pair(&all)) + &set("note.txt", "here"))), "STORED\r\nSTORED\r\n");
     let here = Powers { allow_from: only_from(&["127.0.0.0/8"]), ..in_millis(3_600_000) };
     let here = scram_cat(&door, &door.limited(&all, here));

@@ -79,7 +79,7 @@ fn check_in_turn(door: &Door, token: &Token, asked: &[(&str, &str)]) {
 fn a_reader_is_told_in_turn_what_it_may_not() {
     let door = Door::open();
     let all = door.sign_up("ann@example.com");
-    let _memcached = Memcached::start(&door, &all, "10.214.7.60");
+    let _memcached = Memcached::start(&door, &all, "10.214.7.100");
     let reader = door.limited(&all, Powers { scopes: Scopes::READ, ..Powers::ALL });
     let here = "VALUE a 0 1\r\nv\r\nEND\r\n";
     check_in_turn(&door, &all, &[("set a 0 0 1\r\nv", "STORED\r\n")]);
@@ -138,7 +138,7 @@ fn a_reader_is_told_in_turn_what_it_may_not() {
 fn whoever_may_only_write_flush_or_see_numbers_may_do_that() {
     let door = Door::open();
     let all = door.sign_up("ann@example.com");
-    let _memcached = Memcached::start(&door, &all, "10.214.7.61");
+    let _memcached = Memcached::start(&door, &all, "10.214.7.101");
     let read = &*denied("read");
     let writer = door.limited(&all, Powers { scopes: Scopes::WRITE, ..Powers::ALL });
     let asked = [
@@ -165,7 +165,7 @@ fn whoever_may_only_write_flush_or_see_numbers_may_do_that() {
 fn binary_clients_are_told_also_where_they_are_quiet() {
     let door = Door::open();
     let all = door.sign_up("ann@example.com");
-    let _memcached = Memcached::start(&door, &all, "10.214.7.62");
+    let _memcached = Memcached::start(&door, &all, "10.214.7.102");
     let powers = Powers { scopes: Scopes::READ, prefix: Some("app:".parse().unwrap()), ..Powers::ALL };
     let reader = door.limited(&all, powers);
     let plain = |token: &Token| {
@@ -214,7 +214,7 @@ fn binary_clients_are_told_also_where_they_are_quiet() {
 fn keys_outside_of_the_prefix_are_not_there_for_it() {
     let door = Door::open();
     let all = door.sign_up("ann@example.com");
-    let _memcached = Memcached::start(&door, &all, "10.214.7.63");
+    let _memcached = Memcached::start(&door, &all, "10.214.7.103");
     check_in_turn(&door, &all, &[("set other 0 0 1\r\n1", "STORED\r\n")]);
     let app = door.limited(&all, Powers { prefix: Some("app:".parse().unwrap()), ..Powers::ALL });
     let too_long = format!("set other 0 0 1048577\r\n{}", "v".repeat(1_048_577));
@@ -245,7 +245,7 @@ fn keys_outside_of_the_prefix_are_not_there_for_it() {
 fn a_narrowed_scope_holds_for_live_connections() {
     let door = Door::open();
     let all = door.sign_up("ann@example.com");
-    let _memcached = Memcached::start(&door, &all, "10.214.7.64");
+    let _memcached = Memcached::start(&door, &all, "10.214.7.104");
     let token = door.limited(&all, Powers::ALL);
     let [mut live, mut storing, mut neighbour] = [&token, &token, &all].map(|token| door.logged_in(token));
     assert_eq!(ask(&mut live, "set a 0 0 1\r\nv\r\n", 8), "STORED\r\n");
