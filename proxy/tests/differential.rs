@@ -208,7 +208,7 @@ fn text() {
 
 #[test]
 fn meta() {
-    compare(Dialect::Meta, 70);
+    compare(Dialect::Meta, 60);
 }
 
 #[test]
