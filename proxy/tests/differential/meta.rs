@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::stream::{Dialect, Maker, a_key, a_value, cas_of, number, pick, rarely};
-use super::text;
+use super::text::{self, line};
 
 /// None that ends while we look.
 const EXPTIMES: [&str; 12] =
@@ -113,14 +113,4 @@ fn argument(letter: u8, key: &[u8], dice: &mut Maker) -> Vec<u8> {
     };
     let few = if rarely(dice, 800) { words.len().div_ceil(2) } else { words.len() };
     words[dice.below(few)].into()
-}
-
-fn line(words: Vec<Vec<u8>>, dice: &mut Maker) -> Vec<u8> {
-    let space: &[u8] = if rarely(dice, 30) { b"  " } else { b" " };
-    let mut line = words.join(space);
-    if rarely(dice, 20) {
-        line.push(b' ');
-    }
-    line.extend_from_slice(if rarely(dice, 20) { b"\n" } else { b"\r\n" });
-    line
 }

@@ -179,7 +179,8 @@ fn maybe_quiet(mut words: Vec<Vec<u8>>, dice: &mut Maker) -> Vec<Vec<u8>> {
     words
 }
 
-fn line(words: Vec<Vec<u8>>, dice: &mut Maker) -> Vec<u8> {
+/// A line of these words, as clients write them.
+pub(crate) fn line(words: Vec<Vec<u8>>, dice: &mut Maker) -> Vec<u8> {
     let space: &[u8] = if rarely(dice, 30) { b"  " } else { b" " };
     let mut line = words.join(space);
     if rarely(dice, 20) {
