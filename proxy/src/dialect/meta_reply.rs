@@ -1,5 +1,9 @@
 //! The meta protocol's replies: memcached's own, with the caller's opaque where ours was.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::binary::travels_encoded;
 use super::text::tokens;
 use super::{fault_line, number};
 use crate::request::{Fault, Head, Kind, Meta, MetaAnswer, Outcome, Reply, Verb};
@@ -63,8 +67,8 @@ pub(super) fn value_head(answer: MetaAnswer, note: &[u8], head: &Head<'_>, out: 
     say_tokens(answer, note, head.tokens, out);
 }
 
-/// memcached's flags, and the line's end. Ours is the only opaque among them. A key in base64 is put
-/// where the caller of `mg` wants it: memcached isn't asked for it.
+/// memcached's flags, and the line's end. Ours is the only opaque among them. A key that
+/// memcached isn't asked for is put where the caller of `mg` wants it.
 fn say_tokens(answer: MetaAnswer, note: &[u8], words: &[u8], out: &mut Vec<u8>) {
     let mut key = AskedKey::noted(answer, note);
     for word in tokens(words) {
@@ -84,7 +88,13 @@ fn say_tokens(answer: MetaAnswer, note: &[u8], words: &[u8], out: &mut Vec<u8>) 
     out.extend_from_slice(b"\r\n");
 }
 
-/// The key in base64 of an `mg` that wants to be told.
+/// Whether memcached must not be asked for this key, which stands in base64: that of an item that `mg` has
+/// made itself it gives as it is stored, line ends and all.
+pub(crate) fn is_untellable(key: &[u8]) -> bool {
+    STANDARD.decode(key).map_or(true, |stored| travels_encoded(&stored))
+}
+
+/// A key that memcached isn't asked for, of an `mg` that wants to be told.
 struct AskedKey<'a> {
     key: &'a [u8],
     flags: &'a [u8],
@@ -99,8 +109,8 @@ impl<'a> AskedKey<'a> {
         }
         let (key, flags) = noted_get(note);
         let place = tokens(flags).position(|flag| flag.starts_with(b"k"))?;
-        tokens(flags).find(|flag| flag.starts_with(b"b"))?;
-        Some(Self { key, flags, place })
+        let base64 = tokens(flags).any(|flag| flag.starts_with(b"b"));
+        (base64 && is_untellable(key)).then_some(Self { key, flags, place })
     }
 
     /// Says it if it stands before `word`; itself, if it doesn't.

@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::dialect::binary::travels_encoded;
+use crate::dialect::meta_reply;
 use crate::dialect::number::{self, LONE_MINUS};
 use crate::dialect::text::tokens;
 use crate::request::{
@@ -93,13 +94,10 @@ fn keeps_flags(meta: &Meta<'_>) -> bool {
 }
 
 /// The caller's own flags, checked before: those that mean something to the verb, ours instead of its
-/// opaque, and nothing that only newer memcacheds read. `mg` isn't asked for a key in base64, which we know:
-/// that of an item that it has made itself memcached gives as it is stored, line ends and all.
+/// opaque, and nothing that only newer memcacheds read.
 fn meta_line(name: Key<'_>, meta: &Meta<'_>, len: usize, tag: u64, out: &mut Vec<u8>) {
     let (verb, relevant): (&[u8], &[u8]) = match meta.verb {
-        Verb::Get => {
-            (b"mg ", if name.form == KeyForm::Base64 { b"bCENRTOstcfvhlu" } else { b"bCENRTOkstcfvhlu" })
-        }
+        Verb::Get => (b"mg ", b"bCENRTOkstcfvhlu"),
         Verb::Set => (b"ms ", b"bCEFINTMOksc"),
         Verb::Delete => (b"md ", b"bCEFITOkx"),
         Verb::Arithmetic => (b"ma ", b"bCEDJMNTOktcv"),
@@ -121,7 +119,10 @@ fn meta_line(name: Key<'_>, meta: &Meta<'_>, len: usize, tag: u64, out: &mut Vec
             unsigned(b" O", Some(tag), out);
             continue;
         }
-        if *letter == b'F' && keeps_flags(meta) {
+        let untellable = || name.form == KeyForm::Base64 && meta_reply::is_untellable(name.bytes);
+        if (*letter == b'F' && keeps_flags(meta))
+            || (*letter == b'k' && meta.verb == Verb::Get && untellable())
+        {
             continue;
         }
         out.extend_from_slice(&[b' ', *letter]);

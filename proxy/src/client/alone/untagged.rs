@@ -4,9 +4,11 @@ use std::cell::Cell;
 use std::io;
 use std::ops::ControlFlow;
 
+use memchr::memmem;
+
 use super::{Trouble, failed};
 use crate::client::{Client, House, STALL};
-use crate::dialect::binary_reply;
+use crate::dialect::{binary_reply, meta_reply};
 use crate::lane::encode;
 use crate::lane::own::Own;
 use crate::lane::reply::Garbage;
@@ -18,6 +20,9 @@ pub(crate) struct Untagged {
     line: Vec<u8>,
     expected: Expected,
     answer: Answer,
+    /// memcached may tell the key as it is stored, line ends and all: what is left then is nobody's, and the
+    /// lane isn't used again.
+    names_raw: bool,
 }
 
 /// What memcached may say.
@@ -44,7 +49,9 @@ impl Untagged {
             Ask::FlushAll { .. } => Expected::Ok,
             Ask::Inspect { .. } => Expected::Item,
         };
-        Self { line, expected, answer: alone.answer }
+        let names_raw =
+            matches!(alone.ask, Ask::Inspect { key, base64: true } if meta_reply::is_untellable(key));
+        Self { line, expected, answer: alone.answer, names_raw }
     }
 
     /// Says one line of memcached's in the caller's dialect.
@@ -80,13 +87,20 @@ impl Untagged {
                 }
                 ControlFlow::Continue(Line::Last)
             }
-            (Expected::Item, line) if line == b"EN" || line.starts_with(b"ME ") => {
+            (Expected::Item, line) if line == b"EN" || is_item(line) => {
                 say_line(line, out);
                 ControlFlow::Continue(Line::Last)
             }
             _ => ControlFlow::Break(Garbage::Status),
         }
     }
+}
+
+/// Whether all that memcached knows of an item is in this line.
+fn is_item(line: &[u8]) -> bool {
+    line.starts_with(b"ME ")
+        && memmem::find(line, b" exp=").is_some()
+        && memmem::find(line, b" size=").is_some()
 }
 
 fn say_line(line: &[u8], out: &mut Vec<u8>) {
@@ -127,7 +141,9 @@ impl Client {
             asked = self.relay_lines(&mut lane.own, ask, house, begun) => asked?,
             () = leash.given() => return Err(Trouble::Lane(Fault::Unavailable)),
         }
-        lane.give_back();
+        if !ask.names_raw {
+            lane.give_back();
+        }
         Ok(())
     }
 

@@ -79,9 +79,11 @@ impl<'a> Flags<'a, '_> {
             _ => Rule::Same,
         };
         let key = self.stored_key();
-        // memcached tells a key as it was named by whoever stored it, and raw, line ends and all, when `mg` did;
-        // the proxy as the caller names it.
-        let may_be_raw = self.verb == b'g' && self.has(b'b') && self.has(b'k');
+        // memcached tells a key raw, line ends and all, when `mg` has made the item; the proxy as the caller
+        // names it.
+        let asks = self.has(b'b') && (self.verb == b'e' || (self.verb == b'g' && self.has(b'k')));
+        let cannot_stand = |key: Vec<u8>| key.iter().any(|byte| *byte <= b' ' || *byte == 0x7f);
+        let may_be_raw = asks && STANDARD.decode(self.key).map_or(true, cannot_stand);
         let rule = if may_be_raw { Rule::Stop } else { rule };
         let change = match (self.verb, self.mode()) {
             _ if !is_good => Change::None,
