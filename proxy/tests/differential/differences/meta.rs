@@ -84,7 +84,9 @@ impl<'a> Flags<'a, '_> {
         let asks = self.has(b'b') && (self.verb == b'e' || (self.verb == b'g' && self.has(b'k')));
         let cannot_stand = |key: Vec<u8>| key.iter().any(|byte| *byte <= b' ' || *byte == 0x7f);
         let may_be_raw = asks && STANDARD.decode(self.key).map_or(true, cannot_stand);
-        let rule = if may_be_raw { Rule::Stop } else { rule };
+        // memcached has done what was asked, and then says that the opaque is too long; the proxy does nothing.
+        let has_long_opaque = self.argument(b'O').is_some_and(|opaque| opaque.len() >= OPAQUE_MAX);
+        let rule = if may_be_raw || has_long_opaque { Rule::Stop } else { rule };
         let change = match (self.verb, self.mode()) {
             _ if !is_good => Change::None,
             (b'a', _) if self.has(b'T') => Change::CountsAndTouches(key.clone()),
