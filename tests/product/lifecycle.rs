@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{Place, Product, docker, is_root, left_of, signal, wait_until, within};
@@ -97,17 +97,17 @@ fn a_role_that_ends_is_back_within_a_second() {
 #[test]
 fn roles_end_with_a_supervisor_that_is_killed() {
     let place = Place::new();
-    let mut up = place.memgate(&["up"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let (mut up, _) = place.up();
     let children = format!("/proc/{0}/task/{0}/children", up.id());
     let role_pids = || fs::read_to_string(&children).unwrap_or_default();
-    wait_until(within(180), "everything is ready", || place.run(&["status"]).status.success());
     let pids: Vec<String> = role_pids().split_whitespace().map(str::to_owned).collect();
     up.kill().unwrap();
     up.wait().unwrap();
-    wait_until(within(6), "no role is left", || {
+    wait_until(within(30), "no role is left", || {
         pids.iter().all(|pid| !fs::exists(format!("/proc/{pid}/fd/0")).unwrap_or(false))
     });
-    assert!(place.run(&["down", "--purge"]).status.success());
+    let down = place.run(&["down", "--purge"]);
+    assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
 }
 
 /// Runs `up`, which must fail at once, and gives its message.

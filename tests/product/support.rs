@@ -99,7 +99,7 @@ impl Place {
     }
 
     /// Starts `memgate up` and waits for its last line.
-    fn up(&self) -> (Child, Vec<String>) {
+    pub(crate) fn up(&self) -> (Child, Vec<String>) {
         let log = File::options().create(true).append(true).open(self.log()).unwrap();
         let mut up = self.memgate(&["up"]).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let stdout = up.stdout.take().unwrap();

@@ -23,6 +23,7 @@ pub(crate) struct Metrics {
     pub(crate) answers: Family<Class, Counter>,
     pub(crate) sign_ups: Family<Outcome, Counter>,
     pub(crate) sign_ins: Family<Outcome, Counter>,
+    pub(crate) password_checks: Counter,
     pub(crate) live_streams: Gauge,
 }
 
@@ -33,6 +34,7 @@ impl Metrics {
         ours.register("answers", "HTTP answers by class", metrics.answers.clone());
         ours.register("sign_ups", "Sign-ups with valid fields", metrics.sign_ups.clone());
         ours.register("sign_ins", "Attempts to sign in", metrics.sign_ins.clone());
+        ours.register("password_checks", "Passwords compared with a hash", metrics.password_checks.clone());
         ours.register("live_streams", "Pages that follow their cache now", metrics.live_streams.clone());
         metrics
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, PasswordHasher as _, PasswordVerifier as _};
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::Error;
@@ -30,10 +31,12 @@ pub(crate) struct Passwords {
     work: Sender<Work>,
     /// Verified when there is no such user, so that the clock doesn't tell.
     nobodys: String,
+    checks: Counter,
 }
 
 impl Passwords {
-    pub(crate) fn new() -> Result<Self, Error> {
+    /// Counts in `checks`.
+    pub(crate) fn new(checks: Counter) -> Result<Self, Error> {
         let failed = |error: argon2::password_hash::Error| Error::Passwords(error.to_string());
         let nobodys = Argon2::default().hash_password(&rand::random::<[u8; 32]>()).map_err(failed)?;
         let at_once = thread::available_parallelism().map_or(1, usize::from).min(MOST_AT_ONCE);
@@ -46,7 +49,7 @@ impl Passwords {
                 .spawn(move || work_through(&to_do))
                 .map_err(|error| Error::Passwords(error.to_string()))?;
         }
-        Ok(Self { turns: Arc::new(Semaphore::new(at_once)), work, nobodys: nobodys.to_string() })
+        Ok(Self { turns: Arc::new(Semaphore::new(at_once)), work, nobodys: nobodys.to_string(), checks })
     }
 
     /// The hash in PHC form.
@@ -64,11 +67,13 @@ impl Passwords {
     pub(crate) async fn verify(&self, password: String, hash: Option<String>) -> Result<bool, Trouble> {
         let exists = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.nobodys.clone());
+        let checks = self.checks.clone();
         let matches = self.in_turn(move || {
             let Ok(hash) = PasswordHash::new(&hash) else {
                 tracing::error!("a user's password hash makes no sense");
                 return false;
             };
+            checks.inc();
             Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()
         });
         Ok(matches.await? && exists)
@@ -111,7 +116,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hash_is_argon2id_as_asked_and_verifies() {
-        let passwords = Passwords::new().unwrap();
+        let passwords = Passwords::new(Counter::default()).unwrap();
         let hash = passwords.hash("Grüße 🦀 und so".into()).await.unwrap();
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
         let verify = |password: &str, hash: Option<&str>| {

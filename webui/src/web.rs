@@ -37,13 +37,14 @@ impl Web {
         token_key: TokenKey,
         registry: &mut Registry,
     ) -> Result<Self, Error> {
+        let metrics = Metrics::register(registry);
         Ok(Self {
             endpoint: config.check()?,
             store,
             token_key,
-            passwords: Passwords::new()?,
+            passwords: Passwords::new(metrics.password_checks.clone())?,
             live: Live::default(),
-            metrics: Metrics::register(registry),
+            metrics,
             sign_ins: Limiter::new(config.limits.sign_ins_per_minute, MINUTE),
             sign_ups: Limiter::new(config.limits.sign_ups_per_hour, HOUR),
             new_tokens: Limiter::new(config.limits.tokens_per_hour, HOUR),

@@ -21,6 +21,7 @@ pub(crate) struct Site {
     pub(crate) address: SocketAddr,
     pub(crate) store: Store,
     pub(crate) readiness: Readiness,
+    metrics: Registry,
     shutdown: Shutdown,
     _folder: TempDir,
 }
@@ -46,10 +47,19 @@ impl Site {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (shutdown, readiness) = (Shutdown::new(), Readiness::default());
-        let app = App::new(config, store.clone(), token_key, &mut Registry::default()).unwrap();
+        let mut metrics = Registry::default();
+        let app = App::new(config, store.clone(), token_key, &mut metrics).unwrap();
         let (until, ready) = (shutdown.clone(), readiness.clone());
         shutdown.spawn(async move { app.serve(listener, ready, until).await });
-        Self { address, store, readiness, shutdown, _folder: folder }
+        Self { address, store, readiness, metrics, shutdown, _folder: folder }
+    }
+
+    /// What /metrics says of a number without labels.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.metrics).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
     }
 
     pub(crate) fn visitor(&self) -> Visitor {

@@ -66,6 +66,8 @@ pub(super) fn first(input: &[u8], column: Column) -> Frame<'_> {
         [b"get" | b"gets" | b"gat" | b"gats", keys @ ..] => {
             (keys.iter().map(|key| (*key).into()).collect(), None)
         }
+        // The proxy touches by looking.
+        [b"touch", key, ..] => (vec![(*key).into()], Some((*key).into())),
         [_, key, ..] => (Vec::new(), Some((*key).into())),
         _ => (Vec::new(), None),
     };
