@@ -272,17 +272,29 @@ impl<'a> Key<'a> {
 }
 
 impl Meta<'_> {
+    fn asks(&self, letter: u8) -> bool {
+        self.flags.split(|byte| *byte == b' ').any(|flag| flag.first() == Some(&letter))
+    }
+
     fn value_wanted(&self) -> Wanted {
-        let asks = |letter| self.flags.split(|byte| *byte == b' ').any(|flag| flag.first() == Some(&letter));
         match self.verb {
-            Verb::Get if asks(b'v') && asks(b'C') => Wanted::UnlessSame,
-            Verb::Get | Verb::Arithmetic if asks(b'v') => Wanted::Yes,
+            Verb::Get if self.asks(b'v') && self.asks(b'C') => Wanted::UnlessSame,
+            Verb::Get | Verb::Arithmetic if self.asks(b'v') => Wanted::Yes,
             _ => Wanted::No,
         }
     }
 }
 
 impl Command<'_> {
+    /// Whether it asks for a value and gives its item another time to live, perhaps none.
+    pub(crate) fn may_end_what_it_reads(&self) -> bool {
+        match self {
+            Self::Get { exptime } => exptime.is_some(),
+            Self::Meta(meta) => meta.verb == Verb::Get && meta.asks(b'v') && meta.asks(b'T'),
+            _ => false,
+        }
+    }
+
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Get { .. } => Kind::Get,

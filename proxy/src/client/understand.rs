@@ -202,7 +202,7 @@ impl Client {
     fn send(&mut self, request: &Request<'_>) -> Result<(), Next> {
         let on_its_own = match request.command {
             // Asked for a second time, it might be gone.
-            Command::Get { exptime: Some(_) } => self.home.usage.has_long_values(),
+            _ if request.command.may_end_what_it_reads() => self.home.usage.has_long_values(),
             _ => self.state.is_bulky() && request.command.kind().is_get(),
         };
         if on_its_own {

@@ -88,7 +88,6 @@ impl<'a> Flags<'a, '_> {
         let has_long_opaque = self.argument(b'O').is_some_and(|opaque| opaque.len() >= OPAQUE_MAX);
         let rule = if may_be_raw || has_long_opaque { Rule::Stop } else { rule };
         let change = match (self.verb, self.mode()) {
-            _ if !is_good => Change::None,
             (b'a', _) if self.has(b'T') => Change::CountsAndTouches(key.clone()),
             (b'a', _) => Change::Counts(key.clone()),
             (b'e', _) => Change::Shows(key.clone()),
