@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::report::Failure;
-use crate::{audit, config, down, image, instance, migrate, role, status, token, up, user};
+use crate::{audit, config, down, image, instance, migrate, plan, role, status, token, up, user};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -68,6 +68,9 @@ enum Command {
     /// Tokens, which applications log in with: create, list, show, update, rotate, revoke
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Plans, of what caches may use: list, create, change
+    #[command(subcommand)]
+    Plan(plan::PlanCommand),
     /// Caches: list, show
     #[command(subcommand)]
     Instance(instance::InstanceCommand),
@@ -98,6 +101,7 @@ impl Args {
             Command::Webui(args) => role::run(role::Role::Webui, &args, global),
             Command::User(command) => command.run(global),
             Command::Token(command) => command.run(global),
+            Command::Plan(command) => command.run(global),
             Command::Instance(command) => command.run(global),
             Command::Image(command) => command.run(global),
             Command::Migrate => migrate::run(global),

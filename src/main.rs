@@ -14,6 +14,7 @@ mod image;
 mod instance;
 mod migrate;
 mod passage;
+mod plan;
 mod ports;
 mod probe;
 mod report;

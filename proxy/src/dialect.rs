@@ -12,6 +12,7 @@ mod text_reply;
 
 use std::borrow::Cow;
 
+use crate::policy::Refusal;
 use crate::request::{Alone, Answer, Command, Fault, Head, Kind, Limits, Reply, Request, TextAnswer};
 
 /// The longest key, in bytes (memcached's KEY_MAX_LENGTH).
@@ -105,13 +106,13 @@ pub(crate) fn answer(answer: Answer, kind: Kind, note: &[u8], reply: &Reply<'_>,
     }
 }
 
-/// Says a refusal of ours: `line` in text and meta. Only text's `noreply` hides it: what is quiet otherwise
+/// Says a refusal of ours. Only text's `noreply` hides it: what is quiet otherwise
 /// would look like a miss, or like success.
-pub(crate) fn refused(answer: Answer, line: &'static [u8]) -> Cow<'static, [u8]> {
+pub(crate) fn refused(answer: Answer, why: Refusal) -> Cow<'static, [u8]> {
     match answer {
         Answer::Text(TextAnswer::Line { noreply: true }) => Cow::Borrowed(b""),
-        Answer::Text(_) | Answer::Meta(_) => Cow::Borrowed(line),
-        Answer::Binary(answer) => Cow::Owned(binary_reply::refused(answer)),
+        Answer::Text(_) | Answer::Meta(_) => Cow::Borrowed(why.line()),
+        Answer::Binary(answer) => Cow::Owned(binary_reply::refused(answer, why.status())),
     }
 }
 

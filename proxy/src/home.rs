@@ -5,6 +5,7 @@
 
 mod own;
 mod pass;
+mod rate;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ use crate::request::{Fault, FlagSet};
 use crate::signal::Signal;
 use crate::usage::Usage;
 pub(crate) use pass::{Begun, Pass};
+use rate::Rate;
 
 /// Lanes of one instance: about as many as its memcached has threads; more would dilute the batches.
 const LANES: usize = 2;
@@ -58,6 +60,7 @@ pub(crate) struct Home {
     /// What the memcached behind knows.
     flags: Cell<FlagSet>,
     pub(crate) usage: Rc<Usage>,
+    rate: Rate,
     failures: Cell<u32>,
     retry_at: Cell<Instant>,
     seated: RefCell<HashMap<usize, Seated>>,
@@ -123,6 +126,7 @@ impl Home {
             next_tag: Cell::new(0),
             flags: Cell::default(),
             usage: Rc::new(Usage::new()),
+            rate: Rate::new(),
             failures: Cell::new(0),
             retry_at: Cell::new(Instant::now()),
             seated: RefCell::default(),
@@ -133,7 +137,7 @@ impl Home {
         })
     }
 
-    /// Follows the route in `grant`. On a change the old lanes end and are never dialled again.
+    /// Follows the plan and the route in `grant`. On a change the old lanes end and are never dialled again.
     ///
     /// A user's grants, one for each token, are renewed one after the other: one that is older than what
     /// has been followed already would lead back to a container that is gone.
@@ -143,6 +147,7 @@ impl Home {
             return;
         }
         self.followed.set(age);
+        self.rate.follow(grant, &self.usage);
         let wanted = self.target_of(grant);
         let mut target = self.target.borrow_mut();
         if *target == wanted {
@@ -239,6 +244,11 @@ impl Home {
                 outbox.rouse();
             }
         }
+    }
+
+    /// Whether the plan allows so many operations now, as `cost` says if it is asked.
+    pub(crate) fn allows(&self, cost: impl FnOnce() -> u64) -> bool {
+        self.rate.allows(&self.usage, cost)
     }
 
     /// Whether nobody has been here for so long.

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use store::{Powers, Scopes};
 
 use crate::dialect::Parsed;
+use crate::dialect::binary::Status;
 use crate::dialect::text::tokens;
 use crate::request::{Alone, Ask, Command, Key, KeyForm, Meta, Request, Verb};
 
@@ -23,9 +24,23 @@ pub(crate) enum Refusal {
     NeedsStats,
     /// A key is not one of the token's, or it is about everybody's.
     OutsidePrefix,
+    /// The plan allows no more of it now.
+    OverRate,
 }
 
 impl Refusal {
+    /// In the binary protocol.
+    pub(crate) fn status(self) -> Status {
+        match self {
+            Self::NeedsRead
+            | Self::NeedsWrite
+            | Self::NeedsFlush
+            | Self::NeedsStats
+            | Self::OutsidePrefix => Status::AUTH_FAILURE,
+            Self::OverRate => Status::BUSY,
+        }
+    }
+
     /// In the words of the text protocol.
     pub(crate) fn line(self) -> &'static [u8] {
         match self {
@@ -34,6 +49,7 @@ impl Refusal {
             Self::NeedsFlush => b"CLIENT_ERROR access denied: needs flush scope\r\n",
             Self::NeedsStats => b"CLIENT_ERROR access denied: needs stats scope\r\n",
             Self::OutsidePrefix => b"CLIENT_ERROR access denied: key outside prefix\r\n",
+            Self::OverRate => b"SERVER_ERROR rate limit exceeded\r\n",
         }
     }
 }
@@ -54,6 +70,20 @@ pub(crate) fn frame(powers: &Powers, parsed: &Parsed<'_>) -> Option<Refusal> {
         | Parsed::Swallow { .. }
         | Parsed::Close(_)
         | Parsed::Login => None,
+    }
+}
+
+/// How many operations a frame is, to a plan that counts them: one for each key of a line. What the proxy
+/// answers by itself is none, nor is what is done about a value that is too large.
+pub(crate) fn cost(parsed: &Parsed<'_>) -> u64 {
+    match parsed {
+        Parsed::Request(_) | Parsed::Stream { .. } | Parsed::Alone(_) => 1,
+        Parsed::Keys(keys) => u64::try_from(tokens(keys.line).count()).unwrap_or(u64::MAX),
+        Parsed::Answer(_)
+        | Parsed::VersionFirst
+        | Parsed::Swallow { .. }
+        | Parsed::Close(_)
+        | Parsed::Login => 0,
     }
 }
 

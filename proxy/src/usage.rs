@@ -27,6 +27,8 @@ pub(crate) struct Usage {
     errors: Cell<u64>,
     bytes_in: Cell<u64>,
     bytes_out: Cell<u64>,
+    /// Both, of all the times before.
+    bytes_taken: Cell<u64>,
     micros: Cell<u64>,
     latency: [Cell<u64>; BUCKETS],
     long_values: Cell<bool>,
@@ -117,6 +119,7 @@ impl Usage {
             errors: Cell::default(),
             bytes_in: Cell::default(),
             bytes_out: Cell::default(),
+            bytes_taken: Cell::default(),
             micros: Cell::default(),
             latency: Default::default(),
             long_values: Cell::new(false),
@@ -180,8 +183,15 @@ impl Usage {
         add_len(&self.bytes_out, bytes);
     }
 
+    /// All bytes both ways since this was made.
+    pub(crate) fn bytes(&self) -> u64 {
+        let latest = self.bytes_in.get().saturating_add(self.bytes_out.get());
+        self.bytes_taken.get().saturating_add(latest)
+    }
+
     /// What was counted since the last time, and begins anew.
     pub(crate) fn take(&self) -> (Counts, [u64; BUCKETS]) {
+        self.bytes_taken.set(self.bytes());
         let counts = Counts {
             hits: self.hits.take(),
             misses: self.misses.take(),

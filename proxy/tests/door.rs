@@ -19,6 +19,8 @@ mod long;
 mod memcached;
 #[path = "door/powers.rs"]
 mod powers;
+#[path = "door/rates.rs"]
+mod rates;
 #[path = "door/scram.rs"]
 mod scram;
 #[path = "door/sequences.rs"]

@@ -26,7 +26,7 @@ pub struct Changes {
     pub revision: i64,
     /// Tokens made, changed or revoked.
     pub tokens: Vec<TokenId>,
-    /// Ids of users whose own row, instance or route changed.
+    /// Ids of users whose own row, plan, instance or route changed.
     pub users: Vec<String>,
 }
 
@@ -67,6 +67,7 @@ impl Store {
         let users = read!(self, pool => sqlx::query_scalar(
             "SELECT id FROM users WHERE revision > $1 \
              UNION SELECT user_id FROM instances WHERE revision > $1 \
+             UNION SELECT u.id FROM plans p JOIN users u ON u.plan = p.name WHERE p.revision > $1 \
              UNION SELECT i.user_id FROM routes r JOIN instances i ON i.id = r.instance_id \
                    WHERE r.revision > $1")
             .bind(after).fetch_all(pool).await)?;

@@ -23,6 +23,10 @@ pub struct Grant {
     pub connections: i64,
     /// The largest item, in bytes.
     pub item_size_max: i64,
+    /// What its plan allows of each proxy each second; no limit if there is none.
+    pub operations_per_second: Option<u64>,
+    /// Bytes of requests and replies, likewise.
+    pub bytes_per_second: Option<u64>,
     /// Where its memcached is, if it runs.
     pub address: Option<String>,
     /// The route's generation: 0 before the first.
@@ -49,6 +53,8 @@ struct Row {
     instance_id: String,
     connections: i64,
     item_size_max: i64,
+    operations_per_second: Option<i64>,
+    bytes_per_second: Option<i64>,
     route_state: Option<String>,
     generation: Option<i64>,
     address: Option<String>,
@@ -83,9 +89,9 @@ impl Store {
         let sql = "SELECT t.user_id, t.secret_hash, t.scram_salt, t.scram_iterations, t.scram_stored_key, \
                    t.scram_server_key, t.revoked_at, t.scopes, t.key_prefix, t.expires_at, t.allow_from, \
                    u.state AS user_state, i.id AS instance_id, i.connections, i.item_size_max, \
-                   r.state AS route_state, r.generation, r.address \
-                   FROM tokens t JOIN users u ON u.id = t.user_id JOIN instances i ON i.user_id = u.id \
-                   LEFT JOIN routes r ON r.instance_id = i.id WHERE t.id = $1";
+                   p.operations_per_second, p.bytes_per_second, r.state AS route_state, r.generation, r.address \
+                   FROM tokens t JOIN users u ON u.id = t.user_id JOIN plans p ON p.name = u.plan \
+                   JOIN instances i ON i.user_id = u.id LEFT JOIN routes r ON r.instance_id = i.id WHERE t.id = $1";
         let row: Option<Row> =
             read!(self, pool => sqlx::query_as(sql).bind(token.as_str()).fetch_optional(pool).await)?;
         let Some(row) = row else { return Ok(None) };
@@ -105,6 +111,8 @@ impl Store {
             user_state: UserState::parse(&row.user_state)?,
             connections: row.connections,
             item_size_max: row.item_size_max,
+            operations_per_second: row.operations_per_second.map(rate),
+            bytes_per_second: row.bytes_per_second.map(rate),
             address: row.address.filter(|_| runs),
             generation: row.generation.unwrap_or(0),
             read_at,
@@ -112,4 +120,9 @@ impl Store {
             secret_hash: row.secret_hash,
         }))
     }
+}
+
+/// A limit that makes no sense is the narrowest.
+fn rate(limit: i64) -> u64 {
+    u64::try_from(limit).unwrap_or(0).max(1)
 }

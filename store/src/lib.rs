@@ -15,6 +15,7 @@ mod installation;
 mod instance;
 mod keys;
 mod lead;
+mod plan;
 mod route;
 mod session;
 mod time;
@@ -31,6 +32,7 @@ pub use grant::Grant;
 pub use instance::{Instance, InstanceState, Wanted};
 pub use keys::{KeyError, LaneKey, TokenKey};
 pub use lead::Lead;
+pub use plan::Plan;
 pub use route::{Observed, Route};
 pub use session::{NewSession, Session};
 pub use time::{BadSpan, Millis, now, span};
@@ -39,4 +41,4 @@ pub use token::{
     TokenFormatError, TokenId, TokenRow, TokenSecret, TooManyNetworks, Verifier,
 };
 pub use usage::{Usage, UsageReport};
-pub use user::{NewUser, Plan, User, UserState};
+pub use user::{NewUser, User, UserState};

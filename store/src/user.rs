@@ -2,6 +2,7 @@
 
 use crate::audit::note;
 use crate::db::{read, write};
+use crate::plan::{self, Plan};
 use crate::token::{NewToken, insert_token};
 use crate::{Millis, Store, StoreError, now};
 
@@ -55,19 +56,6 @@ pub struct NewUser<'a> {
     pub is_admin: bool,
 }
 
-/// What an instance may use.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, serde::Serialize)]
-pub struct Plan {
-    /// Its name.
-    pub name: String,
-    /// memcached's `-m`, in MiB.
-    pub memory_mb: i64,
-    /// Client connections.
-    pub connections: i64,
-    /// memcached's `-I`, in bytes.
-    pub item_size_max: i64,
-}
-
 #[derive(sqlx::FromRow)]
 struct Row {
     id: String,
@@ -105,7 +93,7 @@ impl Store {
             created_at: now(),
         };
         write!(self, tx, revision => {
-            let plan: Plan = sqlx::query_as("SELECT name, memory_mb, connections, item_size_max FROM plans WHERE name = $1")
+            let plan: Plan = sqlx::query_as(plan::BY_NAME)
                 .bind(&user.plan).fetch_optional(&mut *tx).await?.ok_or(StoreError::Missing("plan"))?;
             sqlx::query("INSERT INTO users (id, email, password_hash, plan, is_admin, state, created_at, revision) \
                          VALUES ($1, $2, $3, $4, $5, 'active', $6, $7)")
@@ -151,12 +139,6 @@ impl Store {
         let hash: Option<Option<String>> =
             read!(self, pool => sqlx::query_scalar(sql).bind(user_id).fetch_optional(pool).await)?;
         Ok(hash.flatten())
-    }
-
-    /// All plans, by name.
-    pub async fn plans(&self) -> Result<Vec<Plan>, StoreError> {
-        let sql = "SELECT name, memory_mb, connections, item_size_max FROM plans ORDER BY name";
-        Ok(read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?)
     }
 }
 

@@ -27,6 +27,29 @@ fn failure(place: &Place, arguments: &[&str], status: i32) -> (String, String) {
 }
 
 #[test]
+fn a_plan_is_made_changed_and_had() {
+    let place = prepared();
+    let made =
+        place.json(&["plan", "create", "small", "--memory-mb", "32", "--operations-per-second", "2000"]);
+    assert_eq!((&made["memory_mb"], &made["operations_per_second"]), (&32.into(), &2000.into()));
+    assert_eq!(made["connections"], 20_000, "what isn't named is the default plan's");
+    let added = place.json(&["user", "add", "ada@example.org", "--plan", "small", "--no-wait"]);
+    assert_eq!(added["plan"], "small");
+    assert_eq!(place.json(&["instance", "show", "ada@example.org"])["memory_mb"], 32);
+    let limits = ["--operations-per-second", "none", "--bytes-per-second", "5000000"];
+    let changed = place.json(&[&["plan", "change", "small"][..], &limits].concat());
+    assert!(changed["operations_per_second"].is_null());
+    assert_eq!((&changed["bytes_per_second"], &changed["memory_mb"]), (&5_000_000.into(), &32.into()));
+    let list = String::from_utf8(place.run(&["plan", "list"]).stdout).unwrap();
+    assert!(list.contains("BYTES/S") && list.contains("5000000") && list.contains("no limit"), "{list}");
+    let (error, fix) = failure(&place, &["plan", "create", "small"], 1);
+    assert!(error.contains("there is a plan small already") && fix.contains("plan change"), "{error}: {fix}");
+    let (error, fix) = failure(&place, &["plan", "change", "huge", "--connections", "1"], 1);
+    assert!(error.contains("there is no plan huge") && fix.contains("plan list"), "{error}: {fix}");
+    failure(&place, &["plan", "change", "small", "--bytes-per-second", "0"], 2);
+}
+
+#[test]
 fn a_token_is_limited_changed_and_rotated() {
     let place = prepared();
     place.json(&["user", "add", "ada@example.org", "--no-wait"]);

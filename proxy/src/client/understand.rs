@@ -70,7 +70,9 @@ impl Client {
                 Some(false) => {}
             }
         }
-        if let Some(refusal) = self.seat.pass.refusal(|powers| policy::frame(powers, &frame.parsed)) {
+        let refusal = self.seat.pass.refusal(|powers| policy::frame(powers, &frame.parsed));
+        let over_rate = || (!self.home.allows(|| policy::cost(&frame.parsed))).then_some(Refusal::OverRate);
+        if let Some(refusal) = refusal.or_else(over_rate) {
             self.refuse(&frame.parsed, refusal);
             self.state.reads_as_newest = false;
             return Ok(frame.consumed);
@@ -109,7 +111,7 @@ impl Client {
 
     /// Says that something isn't allowed, when its value, if it has one, is out of the way.
     fn refuse(&mut self, parsed: &Parsed<'_>, refusal: Refusal) {
-        let says = |answer| dialect::refused(answer, refusal.line());
+        let says = |answer| dialect::refused(answer, refusal);
         match parsed {
             Parsed::Stream { request, len, complaint } => {
                 let end = complaint.map_or(0, |_| LINE_END.len());
@@ -179,7 +181,7 @@ impl Client {
                     let request =
                         Request { command: Command::Forget, key: Key { bytes: &key, form }, answer };
                     match self.seat.pass.refusal(|powers| policy::request(powers, &request)) {
-                        Some(refusal) => self.say(dialect::refused(answer, refusal.line())),
+                        Some(refusal) => self.say(dialect::refused(answer, refusal)),
                         // Never too large for the lane.
                         None => drop(self.send(&request)),
                     }

@@ -43,6 +43,7 @@ impl Status {
     pub(crate) const CONTINUE: Self = Self(0x0021, b"");
     pub(crate) const UNKNOWN: Self = Self(0x0081, b"Unknown command");
     pub(crate) const OUT_OF_MEMORY: Self = Self(0x0082, b"Out of memory");
+    pub(crate) const BUSY: Self = Self(0x0085, b"Busy");
     pub(crate) const TEMPORARY: Self = Self(0x0086, b"Temporary failure");
 }
 

@@ -104,9 +104,9 @@ fn begin(answer: BinaryAnswer, status: u16, parts: Parts<'_>, value_len: usize, 
 }
 
 /// The token doesn't allow it.
-pub(super) fn refused(answer: BinaryAnswer) -> Vec<u8> {
+pub(super) fn refused(answer: BinaryAnswer, why: Status) -> Vec<u8> {
     let mut out = Vec::new();
-    status(answer, Status::AUTH_FAILURE, &mut out);
+    status(answer, why, &mut out);
     out
 }
 

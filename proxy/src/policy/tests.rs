@@ -259,7 +259,7 @@ fn a_refusal_is_said_unless_text_asks_for_silence() {
             Parsed::Alone(alone) => alone.answer,
             other => panic!("{other:?}"),
         };
-        dialect::refused(answer, Refusal::NeedsWrite.line()).into_owned()
+        dialect::refused(answer, Refusal::NeedsWrite).into_owned()
     };
     let line = b"CLIENT_ERROR access denied: needs write scope\r\n";
     assert_eq!(said(b"delete a\r\n"), line);

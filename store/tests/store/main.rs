@@ -28,6 +28,7 @@ mod keys;
 mod lead;
 mod migrations;
 mod people;
+mod plans;
 mod powers;
 mod routes;
 mod scratch;

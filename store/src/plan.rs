@@ -1,0 +1,85 @@
+//! Plans: what an instance may use. Written by operators.
+
+use crate::audit::note;
+use crate::db::{read, write};
+use crate::{Store, StoreError};
+
+/// What an instance may use.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, serde::Serialize)]
+pub struct Plan {
+    /// Its name.
+    pub name: String,
+    /// memcached's `-m`, in MiB.
+    pub memory_mb: i64,
+    /// Client connections.
+    pub connections: i64,
+    /// memcached's `-I`, in bytes.
+    pub item_size_max: i64,
+    /// Operations that each proxy forwards in a second; no limit if there is none.
+    pub operations_per_second: Option<i64>,
+    /// Bytes of requests and replies, likewise.
+    pub bytes_per_second: Option<i64>,
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let limit = |limit: Option<i64>| limit.map_or("no limit".to_owned(), |limit| limit.to_string());
+        std::write!(
+            f,
+            "{} MB, {} connections, items of {} bytes, operations/s: {}, bytes/s: {}",
+            self.memory_mb,
+            self.connections,
+            self.item_size_max,
+            limit(self.operations_per_second),
+            limit(self.bytes_per_second)
+        )
+    }
+}
+
+pub(crate) const BY_NAME: &str = "SELECT name, memory_mb, connections, item_size_max, operations_per_second, \
+                       bytes_per_second FROM plans WHERE name = $1";
+
+impl Store {
+    /// All plans, by name.
+    pub async fn plans(&self) -> Result<Vec<Plan>, StoreError> {
+        let sql = "SELECT name, memory_mb, connections, item_size_max, operations_per_second, \
+                   bytes_per_second FROM plans ORDER BY name";
+        Ok(read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?)
+    }
+
+    /// A plan by its name.
+    pub async fn plan(&self, name: &str) -> Result<Option<Plan>, StoreError> {
+        Ok(read!(self, pool => sqlx::query_as(BY_NAME).bind(name).fetch_optional(pool).await)?)
+    }
+
+    /// Makes a plan, which the caller has checked. `Taken("plan's name")`.
+    pub async fn create_plan(&self, plan: &Plan) -> Result<(), StoreError> {
+        let sql = "INSERT INTO plans (memory_mb, connections, item_size_max, operations_per_second, \
+                   bytes_per_second, revision, name) VALUES ($1, $2, $3, $4, $5, $6, $7)";
+        write!(self, tx, revision => {
+            sqlx::query(sql).bind(plan.memory_mb).bind(plan.connections).bind(plan.item_size_max)
+                .bind(plan.operations_per_second).bind(plan.bytes_per_second).bind(revision).bind(&plan.name)
+                .execute(&mut *tx).await.map_err(|error| StoreError::unique(error, "plan's name"))?;
+            note!(self, tx, "plan.create", format!("plan {}", plan.name), plan.to_string());
+        });
+        Ok(())
+    }
+
+    /// Changes a plan; what it is now is told to `change`, in the same transaction. What it allows each second
+    /// is in force for all its users within a second; the rest is for caches that are made from now on.
+    /// `Missing("plan")`.
+    pub async fn change_plan(&self, name: &str, change: impl FnOnce(&mut Plan)) -> Result<Plan, StoreError> {
+        let sql = "UPDATE plans SET memory_mb = $1, connections = $2, item_size_max = $3, \
+                   operations_per_second = $4, bytes_per_second = $5, revision = $6 WHERE name = $7";
+        Ok(write!(self, tx, revision => {
+            let plan: Option<Plan> = sqlx::query_as(BY_NAME).bind(name).fetch_optional(&mut *tx).await?;
+            let mut plan = plan.ok_or(StoreError::Missing("plan"))?;
+            change(&mut plan);
+            sqlx::query(sql).bind(plan.memory_mb).bind(plan.connections).bind(plan.item_size_max)
+                .bind(plan.operations_per_second).bind(plan.bytes_per_second).bind(revision).bind(name)
+                .execute(&mut *tx).await?;
+            note!(self, tx, "plan.change", format!("plan {name}"), plan.to_string());
+            plan
+        }))
+    }
+}
