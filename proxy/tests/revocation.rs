@@ -114,7 +114,11 @@ impl Rig {
         for number in 0..CONNECTIONS {
             let token = &tokens[number % TOKENS];
             // Twice TOKENS in a row go to the one, then to the other.
-            let proxy = if number / TOKENS % 2 == 0 { self.door.config.listen } else { self.second.listen };
+            let proxy = if (number / TOKENS).is_multiple_of(2) {
+                self.door.config.listen
+            } else {
+                self.second.listen
+            };
             let speech = if number.is_multiple_of(2) { Speech::text(token) } else { Speech::binary(token) };
             let stream = speech.log_in(proxy).await;
             clients.spawn(speech.keep_busy(stream, token.id()));
