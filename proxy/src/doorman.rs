@@ -18,8 +18,9 @@ use crate::dialect::binary::{Header, Status};
 use crate::forwarded;
 use crate::grants::{Grants, Verdict};
 use crate::lobby::Place;
-use crate::login::{Credential, NONCE_LEN, Proof, Replies, Stage, Step};
+use crate::login::{self, Credential, NONCE_LEN, Proof, Replies, Stage, Step};
 use crate::metrics::{LoginOutcome, Metrics};
+use crate::refusals::{self, Whence, Whose};
 use crate::stream::Stream;
 use crate::throttle::{FAILURE_DELAY, Failure, Throttle};
 
@@ -113,7 +114,8 @@ impl Doorman<'_> {
         }
         let dialect = Dialect::detect(first);
         if !self.config.allow_plaintext && !caller.stream.is_tls() && !is_private(caller.source) {
-            self.metrics.login(LoginOutcome::Plaintext);
+            let whence = caller.whence(dialect);
+            self.refused(LoginOutcome::Plaintext, whence, None, &caller.input);
             return caller.refuse(&TLS_REQUIRED, dialect, deadline, self.scratch).await;
         }
         match timeout_at(deadline, self.talk(&mut caller, dialect, deadline)).await {
@@ -204,7 +206,7 @@ impl Doorman<'_> {
                             return None;
                         }
                         Verdict::Refused(outcome) => {
-                            self.metrics.login(outcome);
+                            self.refused(outcome, caller.whence(dialect), credential.as_ref(), &attempt);
                             let delay = self.delay(caller.source, credential.as_ref(), &attempt);
                             sleep_until(last_byte + delay).await;
                             caller.write(&replies.refused).await.ok()?;
@@ -230,6 +232,19 @@ impl Doorman<'_> {
         };
         let token = credential.map(|credential| credential.id);
         self.throttle.delay(&Failure { source, token, tried }, Instant::now().into_std())
+    }
+
+    /// Counts a refused login, and notes it for the token's owner. `words` are what the caller has said, where
+    /// they are no credential.
+    fn refused(&self, outcome: LoginOutcome, whence: Whence, credential: Option<&Credential>, words: &[u8]) {
+        self.metrics.login(outcome);
+        let Some(cause) = outcome.cause() else { return };
+        let whose = match credential {
+            Some(_) if outcome == LoginOutcome::Unknown => Whose::Nobody,
+            Some(credential) => Whose::Token(credential.id),
+            None => login::claimed(words).map_or(Whose::Nobody, Whose::Claimed),
+        };
+        self.metrics.refusals.note(whose, cause, whence, refusals::form(whence.dialect, credential));
     }
 
     async fn check(&self, credential: Option<&Credential>, source: IpAddr) -> Verdict {
@@ -261,6 +276,10 @@ impl Caller {
                 Err(forwarded::Malformed) => return Err(io::ErrorKind::InvalidData.into()),
             }
         }
+    }
+
+    fn whence(&self, dialect: Dialect) -> Whence {
+        Whence { source: self.source, dialect, tls: self.stream.is_tls() }
     }
 
     /// Its first byte, which is left there.

@@ -43,7 +43,7 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
 pub(crate) struct Home {
     lane_key: LaneKey,
-    metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     tasks: TaskTracker,
     /// What lanes read into.
     buffers: Rc<Buffers>,

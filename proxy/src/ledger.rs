@@ -77,6 +77,7 @@ impl Ledger {
     }
 
     async fn write(&mut self) {
+        self.write_refusals().await;
         if self.owed.is_empty() {
             return;
         }
@@ -86,6 +87,19 @@ impl Ledger {
             // Added to the next: numbers may be late, and are never why something else fails.
             Ok(Err(error)) => tracing::debug!(%error, "usage can't be written"),
             Err(_) => tracing::debug!("usage can't be written in time"),
+        }
+    }
+
+    /// Those that can't be written are lost to their owners; `/metrics` has counted them.
+    async fn write_refusals(&self) {
+        let refusals = self.metrics.refusals.take();
+        if refusals.is_empty() {
+            return;
+        }
+        match timeout(PATIENCE, self.store.add_refusals(&refusals)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "refusals can't be written"),
+            Err(_) => tracing::debug!("refusals can't be written in time"),
         }
     }
 }

@@ -27,6 +27,7 @@ mod login;
 mod metrics;
 mod outbox;
 mod policy;
+mod refusals;
 mod request;
 mod signal;
 mod socket;

@@ -12,6 +12,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use memchr::memmem;
 use store::{ScramKeys, TokenId, TokenSecret};
 
 use crate::dialect::Dialect;
@@ -112,6 +113,15 @@ pub(crate) fn resent(key: &[u8], value: &[u8]) -> Option<Credential> {
         text::Payload::Credential(credential) => credential,
         text::Payload::Malformed => None,
     }
+}
+
+/// Who somebody says he is in words that are no credential, as far as that can be seen: the first username in them.
+pub(crate) fn claimed(words: &[u8]) -> Option<TokenId> {
+    /// A username, and what is behind it; how often one is looked for.
+    const LEN: usize = 15;
+    const TRIES: usize = 4;
+    let names = memmem::find_iter(words, b"mg_").take(TRIES);
+    names.filter_map(|at| words.get(at..at.saturating_add(LEN))).find_map(TokenId::parse_username)
 }
 
 impl Credential {

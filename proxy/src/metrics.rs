@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use rustls::HandshakeKind;
 
+use crate::refusals::Refusals;
 use crate::usage::{BUCKETS, Counts};
 
 /// The bound of the first bucket of latencies, in seconds.
@@ -23,6 +24,7 @@ pub(crate) struct Metrics {
     /// Connections, logged in or not.
     pub(crate) connections: Gauge,
     pub(crate) logins: Family<Login, Counter>,
+    pub(crate) refusals: Refusals,
     handshakes: Family<Handshake, Counter>,
     pub(crate) lane_failures: Counter,
     operations: Family<Operation, Counter>,
@@ -139,6 +141,8 @@ impl Metrics {
         let proxy = registry.sub_registry_with_prefix("memgate_proxy");
         proxy.register("connections", "Client connections, logged in or not", metrics.connections.clone());
         proxy.register("logins", "Login attempts by outcome", metrics.logins.clone());
+        let refusals = metrics.refusals.counted.clone();
+        proxy.register("refusals", "Logins and requests refused, by cause", refusals);
         proxy.register("tls_handshakes", "TLS handshakes by outcome", metrics.handshakes.clone());
         proxy.register("operations", "Requests answered, by kind", metrics.operations.clone());
         proxy.register("bytes", "Bytes to and from clients that have logged in", metrics.bytes.clone());

@@ -33,6 +33,7 @@ use crate::lobby::Lobby;
 use crate::login::{self, Replies};
 use crate::metrics::{Counted, LoginOutcome, Metrics};
 use crate::outbox::{Outbox, Spare};
+use crate::refusals::{self, Whence, Whose};
 use crate::stream::{Departed, Stream};
 use crate::throttle::Throttle;
 use crate::{Config, DRAIN, Error};
@@ -327,8 +328,14 @@ impl Worker {
     fn seat(&self, guest: Guest) -> Result<Box<Client>, Rc<Outbox>> {
         let Guest { stream, source, dialect, grant, rest, replies } = guest;
         let outbox = Outbox::new(stream, self.spare.clone());
-        let refuse = |outcome, words: &[u8]| {
+        let whence = Whence { source, dialect, tls: outbox.stream().is_tls() };
+        let token = grant.token;
+        let refuse = |outcome: LoginOutcome, words: &[u8]| {
             self.shared.metrics.login(outcome);
+            if let Some(cause) = outcome.cause() {
+                let form = refusals::form(dialect, None);
+                self.shared.metrics.refusals.note(Whose::Token(token), cause, whence, form);
+            }
             outbox.say(words);
             outbox.flush();
         };

@@ -21,6 +21,8 @@ mod memcached;
 mod powers;
 #[path = "door/rates.rs"]
 mod rates;
+#[path = "door/refusals.rs"]
+mod refusals;
 #[path = "door/scram.rs"]
 mod scram;
 #[path = "door/sequences.rs"]

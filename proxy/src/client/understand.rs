@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
+use store::Cause;
+
 use super::alone::{Errand, OwnGet, OwnStore, Untagged};
 use super::state::{OwnedThen, Swallow};
 use super::{Client, House, Next};
@@ -12,6 +14,7 @@ use crate::grants::Verdict;
 use crate::lane::Lane;
 use crate::login::{self, Credential};
 use crate::policy::{self, Refusal};
+use crate::refusals::{self, Whence, Whose};
 use crate::request::{Answer, Command, Fault, FlagSet, Key, Limits, Mode, Outcome, Request, TextAnswer};
 
 const LINE_END: &[u8] = b"\r\n";
@@ -73,6 +76,7 @@ impl Client {
         let refusal = self.seat.pass.refusal(|powers| policy::frame(powers, &frame.parsed));
         let over_rate = || (!self.home.allows(|| policy::cost(&frame.parsed))).then_some(Refusal::OverRate);
         if let Some(refusal) = refusal.or_else(over_rate) {
+            self.note_refused(refusal.cause(), refusals::command(&frame.parsed));
             self.refuse(&frame.parsed, refusal);
             self.state.reads_as_newest = false;
             return Ok(frame.consumed);
@@ -107,6 +111,14 @@ impl Client {
         }
         self.state.reads_as_newest = false;
         Ok(frame.consumed)
+    }
+
+    /// Notes for the token's owner that something was refused: which command it was, and never about what.
+    pub(super) fn note_refused(&self, cause: Cause, command: &'static str) {
+        let tls = self.outbox.stream().is_tls();
+        let whence = Whence { source: self.source, dialect: self.dialect, tls };
+        let whose = Whose::Token(self.seat.pass.token());
+        self.home.metrics.refusals.note(whose, cause, whence, command);
     }
 
     /// Says that something isn't allowed, when its value, if it has one, is out of the way.
@@ -153,7 +165,8 @@ impl Client {
     fn next_key(&mut self) -> Result<(), Next> {
         let Some(mut keys) = self.state.keys.take() else { return Ok(()) };
         let Some((request, more)) = keys.next() else { return Ok(()) };
-        if self.seat.pass.refusal(|powers| policy::request(powers, &request)).is_some() {
+        if let Some(refusal) = self.seat.pass.refusal(|powers| policy::request(powers, &request)) {
+            self.note_refused(refusal.cause(), refusals::verb(&request));
             // Not any more: some of the line's values may have been told.
             return Err(Next::Close);
         }
@@ -181,7 +194,10 @@ impl Client {
                     let request =
                         Request { command: Command::Forget, key: Key { bytes: &key, form }, answer };
                     match self.seat.pass.refusal(|powers| policy::request(powers, &request)) {
-                        Some(refusal) => self.say(dialect::refused(answer, refusal)),
+                        Some(refusal) => {
+                            self.note_refused(refusal.cause(), refusals::verb(&request));
+                            self.say(dialect::refused(answer, refusal));
+                        }
                         // Never too large for the lane.
                         None => drop(self.send(&request)),
                     }

@@ -45,7 +45,7 @@ impl Pass {
         self.grant.borrow().user_id == user_id
     }
 
-    pub(super) fn token(&self) -> TokenId {
+    pub(crate) fn token(&self) -> TokenId {
         self.grant.borrow().token
     }
 

@@ -76,7 +76,8 @@ impl Client {
         }
         // Asked for a second time, perhaps much later than the first.
         let refusal = self.seat.pass.refusal(|powers| policy::request(powers, &get.request()));
-        if refusal.is_some() {
+        if let Some(refusal) = refusal {
+            self.note_refused(refusal.cause(), "get");
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let begun = Cell::new(false);

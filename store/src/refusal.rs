@@ -1,0 +1,115 @@
+//! Refusals: why callers with a token were refused, lately, counted and bounded. Never with a secret.
+
+mod cause;
+
+pub use cause::Cause;
+
+use crate::db::{read, write_quietly};
+use crate::{Millis, Store, StoreError, now};
+
+/// So many places and ways are kept of each cause of a token's refusals, the newest.
+const KEPT: i64 = 5;
+/// What is older than this is nobody's question any more.
+const FORGOTTEN_AFTER: Millis = 30 * 24 * 60 * 60 * 1000;
+/// What one look returns at most.
+const SHOWN: i64 = 50;
+/// In place of an address: many others.
+const MANY: &str = "*";
+
+/// Callers that were refused for the same reason, from the same place, in the same way.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Refusal {
+    /// Whose token they showed.
+    pub token_id: String,
+    /// Why.
+    pub cause: Cause,
+    /// Their IP address; `None` where it is many addresses.
+    pub source: Option<String>,
+    /// How they logged in, or which command they asked for.
+    pub hint: String,
+    /// `text` (meta is of it) or `binary`; the last one's.
+    pub dialect: String,
+    /// Whether it was encrypted; the last one's.
+    pub tls: bool,
+    /// How often.
+    pub times: i64,
+    /// When it began.
+    pub first_at: Millis,
+    /// When it was last so.
+    pub last_at: Millis,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    token_id: String,
+    cause: String,
+    source: String,
+    hint: String,
+    dialect: String,
+    tls: i64,
+    times: i64,
+    first_at: Millis,
+    last_at: Millis,
+}
+
+impl Row {
+    /// `None` if a newer memgate wrote it.
+    fn into_refusal(self) -> Option<Refusal> {
+        let cause = Cause::parse(&self.cause)?;
+        let Self { token_id, source, hint, dialect, tls, times, first_at, last_at, .. } = self;
+        let source = (source != MANY).then_some(source);
+        Some(Refusal { token_id, cause, source, hint, dialect, tls: tls != 0, times, first_at, last_at })
+    }
+}
+
+const ADD: &str = "INSERT INTO refusals (token_id, cause, source, hint, dialect, tls, times, first_at, last_at) \
+     SELECT id, $2, $3, $4, $5, $6, $7, $8, $9 FROM tokens WHERE id = $1 \
+     ON CONFLICT (token_id, cause, source, hint) DO UPDATE SET times = refusals.times + excluded.times, \
+     dialect = excluded.dialect, tls = excluded.tls, last_at = excluded.last_at";
+const DROP_OLDEST: &str = "DELETE FROM refusals WHERE token_id = $1 AND cause = $2 AND (source, hint) NOT IN \
+     (SELECT source, hint FROM refusals WHERE token_id = $1 AND cause = $2 \
+     ORDER BY last_at DESC, source, hint LIMIT $3)";
+
+impl Store {
+    /// Adds refusals that a proxy has seen, and drops the oldest. Those of tokens that there aren't are
+    /// passed over. All or nothing.
+    pub async fn add_refusals(&self, refusals: &[Refusal]) -> Result<(), StoreError> {
+        let mut ordered: Vec<&Refusal> = refusals.iter().collect();
+        // Two proxies that add at once must not wait for each other.
+        ordered.sort_by_key(|it| (&it.token_id, it.cause.as_str(), &it.source, &it.hint));
+        let forgotten = now().saturating_sub(FORGOTTEN_AFTER);
+        write_quietly!(self, tx => {
+            for it in &ordered {
+                sqlx::query(ADD).bind(&it.token_id).bind(it.cause.as_str())
+                    .bind(it.source.as_deref().unwrap_or(MANY)).bind(&it.hint).bind(&it.dialect)
+                    .bind(i64::from(it.tls)).bind(it.times).bind(it.first_at).bind(it.last_at)
+                    .execute(&mut *tx).await?;
+            }
+            for same in ordered.chunk_by(|a, b| a.token_id == b.token_id && a.cause == b.cause) {
+                sqlx::query(DROP_OLDEST).bind(&same[0].token_id).bind(same[0].cause.as_str()).bind(KEPT)
+                    .execute(&mut *tx).await?;
+            }
+            sqlx::query("DELETE FROM refusals WHERE last_at < $1").bind(forgotten).execute(&mut *tx).await?;
+        });
+        Ok(())
+    }
+
+    /// The refusals of one token, by its public id, the latest first.
+    pub async fn refusals_of(&self, token_id: &str) -> Result<Vec<Refusal>, StoreError> {
+        let sql = "SELECT token_id, cause, source, hint, dialect, tls, times, first_at, last_at \
+                   FROM refusals WHERE token_id = $1 ORDER BY last_at DESC, cause, source, hint LIMIT $2";
+        let rows: Vec<Row> =
+            read!(self, pool => sqlx::query_as(sql).bind(token_id).bind(SHOWN).fetch_all(pool).await)?;
+        Ok(rows.into_iter().filter_map(Row::into_refusal).collect())
+    }
+
+    /// The refusals of all tokens of a user, the latest first.
+    pub async fn refusals_of_user(&self, user_id: &str) -> Result<Vec<Refusal>, StoreError> {
+        let sql = "SELECT r.token_id, r.cause, r.source, r.hint, r.dialect, r.tls, r.times, r.first_at, r.last_at \
+                   FROM refusals r JOIN tokens t ON t.id = r.token_id WHERE t.user_id = $1 \
+                   ORDER BY r.last_at DESC, r.token_id, r.cause, r.source, r.hint LIMIT $2";
+        let rows: Vec<Row> =
+            read!(self, pool => sqlx::query_as(sql).bind(user_id).bind(SHOWN).fetch_all(pool).await)?;
+        Ok(rows.into_iter().filter_map(Row::into_refusal).collect())
+    }
+}

@@ -1,0 +1,68 @@
+//! Refusals: counted over all proxies, the newest kept, nobody else's.
+
+use store::{Cause, Refusal, now};
+
+use crate::scratch::{Scratch, sign_up};
+
+on_both!(refusals_add_up_and_the_oldest_are_dropped, what_is_old_or_nobodys_is_not_kept);
+
+fn refusal(token: &str, cause: Cause, source: &str, last_at: i64) -> Refusal {
+    Refusal {
+        token_id: token.into(),
+        cause,
+        source: (source != "many").then(|| source.into()),
+        hint: "SASL PLAIN".into(),
+        dialect: "binary".into(),
+        tls: true,
+        times: 2,
+        first_at: last_at - 1,
+        last_at,
+    }
+}
+
+async fn refusals_add_up_and_the_oldest_are_dropped(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ann, first) = sign_up(&store, "ann@example.org").await;
+    let (bob, second) = sign_up(&store, "bob@example.org").await;
+    let (first, second) = (first.token.id().to_string(), second.token.id().to_string());
+    let at = now();
+    let wrong = |source: &str, last_at| refusal(&first, Cause::WrongSecret, source, last_at);
+    let begun = store.revision().await.unwrap();
+    store.add_refusals(&[wrong("192.0.2.1", at)]).await.unwrap();
+    let later = Refusal { times: 5, tls: false, dialect: "text".into(), ..wrong("192.0.2.1", at + 10) };
+    store.add_refusals(&[later, refusal(&second, Cause::Limit, "::1", at)]).await.unwrap();
+    let expected = Refusal { times: 7, first_at: at - 1, ..wrong("192.0.2.1", at + 10) };
+    let expected = Refusal { tls: false, dialect: "text".into(), ..expected };
+    assert_eq!(store.refusals_of(&first).await.unwrap(), [expected]);
+    // A flood from many places costs neither rows nor what is known of other causes.
+    let expired = refusal(&first, Cause::Expired, "many", at);
+    store.add_refusals(std::slice::from_ref(&expired)).await.unwrap();
+    let flood: Vec<Refusal> = (0..100).map(|n| wrong(&format!("198.51.100.{n}"), at + 100 + n)).collect();
+    for some in flood.chunks(30) {
+        store.add_refusals(some).await.unwrap();
+    }
+    let known = store.refusals_of(&first).await.unwrap();
+    let sources: Vec<_> = known.iter().map(|it| it.source.as_deref().unwrap_or("many")).collect();
+    let newest = ["198.51.100.99", "198.51.100.98", "198.51.100.97", "198.51.100.96", "198.51.100.95"];
+    assert_eq!(sources, [&newest[..], &["many"]].concat());
+    assert_eq!(known[5], expired);
+    assert_eq!(store.refusals_of_user(&ann.id).await.unwrap(), known);
+    assert_eq!(store.refusals_of_user(&bob.id).await.unwrap().len(), 1);
+    assert_eq!(store.revision().await.unwrap(), begun, "followers needn't look");
+}
+
+async fn what_is_old_or_nobodys_is_not_kept(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (_, token) = sign_up(&store, "ann@example.org").await;
+    let id = token.token.id().to_string();
+    let long_ago = now() - 31 * 24 * 60 * 60 * 1000;
+    let nobodys = refusal("aaaaaaaaaaaa", Cause::Mistyped, "192.0.2.1", now());
+    let rows = [refusal(&id, Cause::Expired, "192.0.2.1", long_ago), nobodys.clone()];
+    store.add_refusals(&rows).await.unwrap();
+    assert_eq!(scratch.number("SELECT COUNT(*) FROM refusals").await, 0);
+    // All causes can be written and read.
+    let all: Vec<Refusal> = Cause::ALL.map(|cause| refusal(&id, cause, "192.0.2.1", now())).into();
+    store.add_refusals(&all).await.unwrap();
+    assert_eq!(store.refusals_of(&id).await.unwrap().len(), Cause::ALL.len());
+    assert_eq!(store.refusals_of("aaaaaaaaaaaa").await.unwrap(), []);
+}
