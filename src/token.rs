@@ -1,9 +1,10 @@
 //! `memgate token`: what applications log in with. The secret is shown once, when a token is made.
 
 mod powers;
+mod refusals;
 
 use serde::Serialize;
-use store::{Millis, NewToken, Powers, Store, StoreError, Token, TokenId, TokenRow, now};
+use store::{Millis, NewToken, Powers, Refusal, Store, StoreError, Token, TokenId, TokenRow, now};
 
 use crate::args::Global;
 use crate::folder::Folder;
@@ -40,7 +41,7 @@ Examples:
         /// Whose
         email: String,
     },
-    /// One token: what it may do, until when and from where
+    /// One token: what it may do, until when and from where; who was refused with it, and why
     Show {
         /// The public part, as `memgate token list` shows it, with or without mg_
         id: String,
@@ -98,6 +99,8 @@ struct TokenView {
     email: String,
     #[serde(flatten)]
     token: TokenRow,
+    /// Who was refused with it lately, and why.
+    refusals: Vec<Refusal>,
 }
 
 /// A successor, shown once, and the token whose place it takes.
@@ -197,7 +200,8 @@ async fn find(store: &Store, id: &str) -> Result<TokenRow, Failure> {
 
 async fn view(store: &Store, token: TokenRow) -> Result<TokenView, Failure> {
     let user = store.user(&token.user_id).await?.ok_or_else(nothing)?;
-    Ok(TokenView { email: user.email, token })
+    let refusals = store.refusals_of(&token.id).await?;
+    Ok(TokenView { email: user.email, token, refusals })
 }
 
 async fn update(store: &Store, id: &str, powers: PowerArgs, no_prefix: bool) -> Result<TokenRow, Failure> {
@@ -276,7 +280,7 @@ fn details(view: &TokenView) -> String {
     ];
     pairs.extend(powers::pairs(&token.powers));
     pairs.extend(token.successor.as_ref().map(|id| ("successor", format!("mg_{id}"))));
-    table::pairs(&pairs)
+    format!("{}{}", table::pairs(&pairs), refusals::words(&view.refusals))
 }
 
 pub(crate) fn rows(tokens: &[TokenRow]) -> String {

@@ -8,6 +8,7 @@ mod faults;
 mod lifecycle;
 mod many;
 mod privileges;
+mod refusals;
 mod rust_client;
 mod support;
 mod text;

@@ -22,9 +22,35 @@ pub(crate) fn day(at: Millis) -> String {
     format!("{day} {name} {year}")
 }
 
+/// How long ago that was: `12 seconds ago`, `3 hours ago`.
+pub(crate) fn ago(span: Millis) -> String {
+    let seconds = span.max(0) / 1000;
+    let (count, unit) = match seconds {
+        0..60 => (seconds, "second"),
+        60..3600 => (seconds / 60, "minute"),
+        3600..172_800 => (seconds / 3600, "hour"),
+        _ => (seconds / 86_400, "day"),
+    };
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {unit}{plural} ago")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans() {
+        for (span, wanted) in [
+            (-5, "0 seconds ago"),
+            (1999, "1 second ago"),
+            (61_000, "1 minute ago"),
+            (7_200_000, "2 hours ago"),
+            (200_000_000, "2 days ago"),
+        ] {
+            assert_eq!(ago(span), wanted);
+        }
+    }
 
     #[test]
     fn days() {

@@ -18,6 +18,7 @@ mod metrics;
 mod pages;
 mod password;
 mod powers;
+mod refusals;
 mod serve;
 mod session;
 mod snippets;

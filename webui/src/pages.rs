@@ -5,6 +5,7 @@ mod home;
 mod rotate;
 mod sign_in;
 mod sign_up;
+mod token;
 mod tokens;
 mod trouble;
 
@@ -39,6 +40,7 @@ pub(crate) fn routes(web: Arc<Web>, stop: CancellationToken) -> Router {
         .route("/cache/live", get(live::stream))
         // A token's page is the answer to its POST; whoever comes back to the address sees the list.
         .route("/tokens", get(|| async { Redirect::to("/cache") }).post(tokens::create))
+        .route("/tokens/{id}", get(token::show))
         .route("/tokens/{id}/revoke", get(tokens::confirm).post(tokens::revoke))
         .route("/tokens/{id}/rotate", get(rotate::confirm).post(rotate::submit))
         .route("/assets/{name}", get(assets::serve))

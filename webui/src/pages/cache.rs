@@ -8,11 +8,12 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
-use store::{Instance, InstanceState, Millis, NewToken, TokenRow, UserState, now};
+use store::{Instance, InstanceState, Millis, NewToken, TokenRow, UserState};
 
-use super::{Frame, Trouble, render};
+use super::{Frame, Trouble, render, token};
 use crate::date::day;
 use crate::powers::{self, LIFETIMES, Limits};
+use crate::refusals::RefusalView;
 use crate::session::SignedIn;
 use crate::snippets::{self, Credentials, Snippet};
 use crate::web::Web;
@@ -21,6 +22,8 @@ use crate::web::Web;
 const SLOW_AFTER: Millis = 10_000;
 /// How many tokens that are over the page remembers.
 const MOST_REVOKED: usize = 20;
+/// How many refusals the page shows; a token's own page has all that are kept.
+const MOST_REFUSALS: usize = 5;
 /// The cells of the picture of a memory.
 const CELLS: u8 = 32;
 
@@ -35,6 +38,7 @@ struct Page<'a> {
     suspended: bool,
     tokens: Vec<TokenView>,
     over: Vec<TokenView>,
+    refusals: Vec<RefusalView>,
     lifetimes: &'a [(&'a str, &'a str)],
     shown: Option<&'a Shown>,
     typed: &'a Typed,
@@ -119,13 +123,10 @@ async fn page(
     typed: &Typed,
 ) -> Result<Response, Trouble> {
     let instance = web.store.instance_of(&me.user.id).await?.ok_or(Trouble::NotFound)?;
-    let (tokens, mut over): (Vec<TokenView>, Vec<TokenView>) = web
-        .store
-        .tokens_of(&me.user.id)
-        .await?
-        .into_iter()
-        .map(TokenView::of)
-        .partition(|token| token.over.is_none());
+    let rows = web.store.tokens_of(&me.user.id).await?;
+    let refusals = refusals(web, me, &rows).await?;
+    let (tokens, mut over): (Vec<TokenView>, Vec<TokenView>) =
+        rows.into_iter().map(TokenView::of).partition(|token| token.over.is_none());
     over.reverse();
     over.truncate(MOST_REVOKED);
     let as_whom = shown.map_or_else(Credentials::placeholders, |shown| shown.credentials.clone());
@@ -137,6 +138,7 @@ async fn page(
         suspended: me.user.state == UserState::Suspended,
         tokens,
         over,
+        refusals,
         lifetimes: &LIFETIMES,
         shown,
         typed,
@@ -144,6 +146,18 @@ async fn page(
         instance: &instance,
     };
     render(status, &page)
+}
+
+/// Who was refused lately with any of the tokens.
+async fn refusals(web: &Web, me: &SignedIn, tokens: &[TokenRow]) -> Result<Vec<RefusalView>, Trouble> {
+    let latest = web.store.refusals_of_user(&me.user.id).await?.into_iter().take(MOST_REFUSALS);
+    let name = |id: &str| tokens.iter().find(|token| token.id == id).map_or("", |token| &token.name);
+    Ok(latest
+        .map(|refusal| {
+            let name = name(&refusal.token_id);
+            RefusalView::of(refusal, name)
+        })
+        .collect())
 }
 
 impl Page<'_> {
@@ -163,12 +177,7 @@ impl Page<'_> {
 
 impl TokenView {
     fn of(row: TokenRow) -> Self {
-        let good = row.is_good(now());
-        let over = match row.revoked_at {
-            Some(at) => Some(format!("revoked {}", day(at))),
-            None if good => None,
-            None => Some("expired".to_owned()),
-        };
+        let over = token::over(&row);
         Self {
             powers: powers::in_words(&row.powers),
             may_rotate: row.successor.is_none(),

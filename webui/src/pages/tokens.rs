@@ -124,11 +124,13 @@ pub(crate) async fn revoke(
 
 /// A token of this very user that hasn't been revoked.
 pub(super) async fn own(web: &Web, me: &SignedIn, id: &str) -> Result<(TokenId, TokenRow), Trouble> {
+    let (id, token) = held(web, me, id).await?;
+    if token.revoked_at.is_none() { Ok((id, token)) } else { Err(Trouble::NotFound) }
+}
+
+/// A token of this very user, whatever has become of it.
+pub(super) async fn held(web: &Web, me: &SignedIn, id: &str) -> Result<(TokenId, TokenRow), Trouble> {
     let id = TokenId::parse(id).ok_or(Trouble::NotFound)?;
     let token = web.store.token(&id).await?.ok_or(Trouble::NotFound)?;
-    if token.user_id == me.user.id && token.revoked_at.is_none() {
-        Ok((id, token))
-    } else {
-        Err(Trouble::NotFound)
-    }
+    if token.user_id == me.user.id { Ok((id, token)) } else { Err(Trouble::NotFound) }
 }

@@ -6,6 +6,7 @@ mod headers;
 mod limits;
 mod live;
 mod powers;
+mod refusals;
 mod sessions;
 mod sign_in;
 mod sign_up;

@@ -72,6 +72,7 @@ async fn somebody_elses_token_is_not_there() {
         assert_eq!(page.tokens(), [own.as_str()]);
         let theirs = format!("/tokens/{other}/revoke");
         for id in [other.as_str(), "aaaaaaaaaaaa", "x", "%00", "..%2f..", &"a".repeat(3000)] {
+            assert_eq!(visitor.get(&format!("/tokens/{id}")).await.status, 404, "{id}");
             for address in [format!("/tokens/{id}/revoke"), format!("/tokens/{id}/rotate")] {
                 assert_eq!(visitor.get(&address).await.status, 404, "{id}");
                 visitor.get("/cache").await;

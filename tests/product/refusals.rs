@@ -1,0 +1,68 @@
+//! "Why was I refused?", from a client's wrong password to the command line. Only a proxy runs here.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+
+use crate::support::{Place, signal, wait_until, within};
+
+/// A proxy of its own process. Dropped, it is stopped.
+pub(crate) struct Proxy(Child);
+
+impl Proxy {
+    pub(crate) fn start(place: &Place) -> Self {
+        let child = place.memgate(&["proxy"]).stderr(Stdio::null()).spawn().unwrap();
+        let proxy = Self(child);
+        wait_until(within(20), "the proxy listens", || TcpStream::connect(place.endpoint()).is_ok());
+        proxy
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        signal(self.0.id(), "TERM");
+        let _ = self.0.wait();
+    }
+}
+
+/// A place with a user, `ada@example.org`, and what was printed of its token.
+pub(crate) fn with_ada() -> (Place, serde_json::Value) {
+    let place = Place::new();
+    assert!(place.run(&["migrate"]).status.success());
+    let added = place.json(&["user", "add", "ada@example.org", "--no-wait"]);
+    (place, added)
+}
+
+/// Says `words` and ends; what was said back.
+fn say(place: &Place, words: &str) -> String {
+    let mut stream = TcpStream::connect(place.endpoint()).unwrap();
+    stream.write_all(words.as_bytes()).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    said
+}
+
+pub(crate) fn login(username: &str, password: &str) -> String {
+    format!("set x 0 0 {}\r\n{username} {password}\r\n", username.len() + password.len() + 1)
+}
+
+#[test]
+fn a_wrong_password_is_told_to_the_operator() {
+    let (place, added) = with_ada();
+    let _proxy = Proxy::start(&place);
+    let (username, password) = (added["username"].as_str().unwrap(), added["password"].as_str().unwrap());
+    let cut_off = &password[..password.len() - 1];
+    assert_eq!(say(&place, &login(username, cut_off)), "CLIENT_ERROR authentication failure\r\n");
+    wait_until(within(20), "the refusal is known", || {
+        !place.json(&["token", "show", username])["refusals"].as_array().unwrap().is_empty()
+    });
+    let shown = place.run(&["token", "show", username]).stdout;
+    let shown = String::from_utf8(shown).unwrap();
+    for words in
+        ["Refused lately:", "mistyped", "127.0.0.1", "text login, text, no TLS", "one and the same token"]
+    {
+        assert!(shown.contains(words), "{words} is not in {shown}");
+    }
+    assert!(!shown.contains(cut_off));
+}

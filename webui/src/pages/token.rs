@@ -1,0 +1,62 @@
+//! One token: what it may do, and who was refused with it, and why.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use store::{TokenRow, now};
+
+use super::{Frame, Trouble, render, tokens};
+use crate::date::day;
+use crate::powers;
+use crate::refusals::RefusalView;
+use crate::session::SignedIn;
+use crate::web::Web;
+
+#[derive(Template)]
+#[template(path = "token.html")]
+struct Page<'a> {
+    frame: Frame,
+    id: &'a str,
+    name: &'a str,
+    made: String,
+    /// How it ended, if it has.
+    over: Option<String>,
+    powers: Vec<String>,
+    may_rotate: bool,
+    successor: Option<&'a str>,
+    refusals: Vec<RefusalView>,
+}
+
+pub(crate) async fn show(
+    State(web): State<Arc<Web>>,
+    me: SignedIn,
+    Path(id): Path<String>,
+) -> Result<Response, Trouble> {
+    let (_, token) = tokens::held(&web, &me, &id).await?;
+    let refusals = web.store.refusals_of(&token.id).await?;
+    let over = over(&token);
+    let page = Page {
+        frame: Frame::of(&me),
+        id: &token.id,
+        name: &token.name,
+        made: day(token.created_at),
+        may_rotate: over.is_none() && token.successor.is_none(),
+        over,
+        powers: powers::in_words(&token.powers),
+        successor: token.successor.as_deref(),
+        refusals: refusals.into_iter().map(|it| RefusalView::of(it, &token.name)).collect(),
+    };
+    render(StatusCode::OK, &page)
+}
+
+/// How a token has ended, if it has.
+pub(super) fn over(token: &TokenRow) -> Option<String> {
+    match token.revoked_at {
+        Some(at) => Some(format!("revoked {}", day(at))),
+        None if token.is_good(now()) => None,
+        None => Some("expired".to_owned()),
+    }
+}

@@ -1,0 +1,56 @@
+//! "Why was I refused?", in a browser.
+
+use store::{Cause, Refusal, Token, now};
+
+use crate::harness::Site;
+
+fn refusal(token: &str, cause: Cause, times: i64) -> Refusal {
+    Refusal {
+        token_id: token.into(),
+        cause,
+        source: Some("192.0.2.77".into()),
+        hint: "SASL PLAIN".into(),
+        dialect: "binary".into(),
+        tls: false,
+        times,
+        first_at: now() - 500_000,
+        last_at: now() - 180_500,
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_to_the_token_s_owner_and_to_nobody_else() {
+    let site = Site::start().await;
+    let (mut ann, first) = site.newcomer("ann@example.com").await;
+    let (mut bob, _) = site.newcomer("bob@example.com").await;
+    let id = Token::parse(first.text("token").unwrap()).unwrap().id().to_string();
+    let address = format!("/tokens/{id}");
+    assert!(!ann.get("/cache").await.body.contains("id=\"refused\""), "nobody was");
+    assert!(ann.get(&address).await.body.contains("Nobody."));
+
+    let refusals = [refusal(&id, Cause::Mistyped, 12), refusal(&id, Cause::ScopeWrite, 1)];
+    site.store.add_refusals(&refusals).await.unwrap();
+    for path in ["/cache", &address] {
+        let page = ann.get(path).await;
+        assert_eq!(page.status, 200);
+        for words in [
+            Cause::Mistyped.what().split(':').next().unwrap(),
+            Cause::Mistyped.fix(),
+            "data-refusal=\"scope_write\"",
+            "From 192.0.2.77, SASL PLAIN, binary protocol without TLS.",
+            "12 times, last 3 minutes ago",
+        ] {
+            assert!(page.body.contains(words), "{path}: {words} is not in {}", page.body);
+        }
+    }
+    assert!(!bob.get("/cache").await.body.contains("id=\"refused\""));
+    assert_eq!(bob.get(&address).await.status, 404);
+    // Whoever still uses a revoked token is to be found out, too.
+    ann.get("/cache").await;
+    ann.post(&format!("{address}/revoke"), &[]).await;
+    let page = ann.get(&address).await;
+    assert!(
+        page.body.contains("revoked ") && !page.body.contains("/rotate") && !page.body.contains("/revoke")
+    );
+    assert!(page.body.contains("data-refusal=\"mistyped\""));
+}
