@@ -16,3 +16,15 @@ CREATE TABLE refusals (
     PRIMARY KEY (token_id, cause, source, hint)
 );
 CREATE INDEX refusals_last_at ON refusals (last_at);
+
+-- The proxies that run, and up to which revision each has carried out what was changed. Each writes its own
+-- row, every second or so; one that isn't renewed for long is of a proxy that is gone. High-rate: it doesn't
+-- touch the revision.
+CREATE TABLE proxies (
+    id         TEXT   PRIMARY KEY,
+    name       TEXT   NOT NULL,
+    version    TEXT   NOT NULL,
+    started_at BIGINT NOT NULL,
+    seen_at    BIGINT NOT NULL,
+    applied    BIGINT NOT NULL
+);

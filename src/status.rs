@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use store::Store;
+use store::{Proxy, Store, now};
 
 use crate::args::Global;
 use crate::folder::Folder;
@@ -22,6 +22,8 @@ struct Status {
     docker: Health,
     /// How many caches are in each state.
     instances: BTreeMap<&'static str, u64>,
+    /// All that run, on whichever machine.
+    proxies: Vec<Proxy>,
 }
 
 #[derive(Debug, Serialize)]
@@ -70,15 +72,20 @@ async fn look(settings: &Settings, folder: &Folder) -> Status {
         store: Health::of(Ok(None)),
         docker,
         instances: BTreeMap::new(),
+        proxies: Vec::new(),
     };
     let read = async {
         let store = folder.open_store(settings).await?;
         let counted = count(&store).await;
+        let proxies = store.proxies().await;
         store.close().await;
-        counted
+        let (installation, instances) = counted?;
+        Ok::<_, Failure>((installation, instances, proxies?))
     };
     match read.await {
-        Ok((installation, instances)) => {
+        Ok((installation, instances, mut proxies)) => {
+            proxies.retain(|proxy| !proxy.is_gone(now()));
+            status.proxies = proxies;
             status.installation = Some(installation);
             status.instances = instances;
         }
@@ -103,6 +110,8 @@ fn describe(status: &Status) -> String {
     pairs.push(("docker", status.docker.text()));
     let counts: Vec<_> = status.instances.iter().map(|(state, n)| format!("{n} {state}")).collect();
     pairs.push(("caches", if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }));
+    let said = |it: &Proxy| format!("{} ({}), seen {}", it.name, it.version, table::ago(it.seen_at));
+    pairs.extend(status.proxies.iter().map(|proxy| ("at the door", said(proxy))));
     pairs.push(("installation", status.installation.clone().unwrap_or_default()));
     table::pairs(&pairs)
 }

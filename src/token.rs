@@ -1,10 +1,13 @@
 //! `memgate token`: what applications log in with. The secret is shown once, when a token is made.
 
+mod acknowledged;
 mod powers;
 mod refusals;
 
 use serde::Serialize;
-use store::{Millis, NewToken, Powers, Refusal, Store, StoreError, Token, TokenId, TokenRow, now};
+use store::{
+    Acknowledged, Millis, NewToken, Powers, Refusal, Store, StoreError, Token, TokenId, TokenRow, now,
+};
 
 use crate::args::Global;
 use crate::folder::Folder;
@@ -101,6 +104,16 @@ struct TokenView {
     token: TokenRow,
     /// Who was refused with it lately, and why.
     refusals: Vec<Refusal>,
+    /// Where its last change is in force.
+    acknowledged: Acknowledged,
+}
+
+/// A token that has been revoked, and who has cut its connections off.
+#[derive(Debug, Serialize)]
+struct Revoked {
+    #[serde(flatten)]
+    token: TokenRow,
+    acknowledged: Acknowledged,
 }
 
 /// A successor, shown once, and the token whose place it takes.
@@ -175,9 +188,11 @@ impl TokenCommand {
                 }
                 Self::Revoke { id } => {
                     let token = find(&store, &id).await?;
-                    store.revoke_token(&public_id(&token.id)?).await?;
-                    let revoked = find(&store, &id).await?;
-                    report::print(json, &revoked, || format!("{} is revoked", revoked.id))
+                    let id = public_id(&token.id)?;
+                    store.revoke_token(&id).await?;
+                    let acknowledged = acknowledged::wait(&store, &id).await?;
+                    let revoked = Revoked { token: find(&store, id.as_str()).await?, acknowledged };
+                    report::print(json, &revoked, || revoked_words(&revoked))
                 }
             }
         })
@@ -201,7 +216,8 @@ async fn find(store: &Store, id: &str) -> Result<TokenRow, Failure> {
 async fn view(store: &Store, token: TokenRow) -> Result<TokenView, Failure> {
     let user = store.user(&token.user_id).await?.ok_or_else(nothing)?;
     let refusals = store.refusals_of(&token.id).await?;
-    Ok(TokenView { email: user.email, token, refusals })
+    let acknowledged = store.acknowledged(&public_id(&token.id)?).await?;
+    Ok(TokenView { email: user.email, token, refusals, acknowledged })
 }
 
 async fn update(store: &Store, id: &str, powers: PowerArgs, no_prefix: bool) -> Result<TokenRow, Failure> {
@@ -268,6 +284,11 @@ fn rotated_words(rotated: &Rotated) -> String {
     format!("{}The old token, mg_{}, has the state: {state}\n", shown_once(&rotated.made), old.id)
 }
 
+fn revoked_words(revoked: &Revoked) -> String {
+    let by = acknowledged::words(&revoked.acknowledged);
+    format!("{} is revoked\nacknowledged by {by}\n", revoked.token.id)
+}
+
 fn details(view: &TokenView) -> String {
     let token = &view.token;
     let mut pairs = vec![
@@ -280,6 +301,7 @@ fn details(view: &TokenView) -> String {
     ];
     pairs.extend(powers::pairs(&token.powers));
     pairs.extend(token.successor.as_ref().map(|id| ("successor", format!("mg_{id}"))));
+    pairs.push(("in force on", acknowledged::words(&view.acknowledged)));
     format!("{}{}", table::pairs(&pairs), refusals::words(&view.refusals))
 }
 

@@ -13,7 +13,7 @@ use process::Shutdown;
 use process::health::Readiness;
 use store::{Changes, Feed, Grant, Millis, ScramKeys, Store, StoreError, TokenId, TokenKey, UserState};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
 use crate::clock::Clock;
@@ -43,6 +43,8 @@ pub(crate) struct Grants {
     nobody: DashMap<TokenId, ()>,
     /// Everything up to this revision has been taken over.
     position: AtomicI64,
+    /// Everything up to this revision has been carried out by the workers, too.
+    applied: watch::Sender<i64>,
     lookups: Semaphore,
     /// When the store last answered.
     alive: Mutex<Instant>,
@@ -68,6 +70,7 @@ impl Grants {
             known: DashMap::new(),
             nobody: DashMap::new(),
             position: AtomicI64::new(0),
+            applied: watch::Sender::new(0),
             lookups: Semaphore::new(LOOKUPS),
             alive: Mutex::new(Instant::now()),
         }
@@ -218,6 +221,19 @@ impl Grants {
         Ok(renewed)
     }
 
+    /// Up to which revision everything is in force, for live connections too.
+    pub(crate) fn applied(&self) -> watch::Receiver<i64> {
+        self.applied.subscribe()
+    }
+
+    /// Waits until the workers have carried out what they were told; if that takes long, the next time.
+    async fn settle(&self, workers: &[mpsc::Sender<Message>]) {
+        let position = self.position.load(Ordering::Acquire);
+        if position > *self.applied.borrow() && crate::worker::settle(workers, PATIENCE).await {
+            self.applied.send_replace(position);
+        }
+    }
+
     fn silent_for(&self) -> Duration {
         self.alive.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
@@ -240,6 +256,7 @@ pub(crate) async fn follow(
 ) -> Result<(), StoreError> {
     let feed = grants.store.feed().await?;
     grants.position.store(feed.revision(), Ordering::Release);
+    grants.applied.send_replace(feed.revision());
     readiness.ready();
     let stop = shutdown.clone();
     shutdown.spawn(async move {
@@ -269,6 +286,7 @@ async fn keep_following(
                 for grant in renewed {
                     crate::worker::tell(workers, grant).await;
                 }
+                grants.settle(workers).await;
             }
             Err(error) => {
                 if !std::mem::replace(&mut away, true) {

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::metrics::Metrics;
+use crate::presence;
 use crate::usage::{BUCKETS, Counts};
 
 /// Between two writes to the store.
@@ -34,8 +35,7 @@ pub(crate) type Entries = mpsc::Sender<Vec<Entry>>;
 /// Starts keeping it, in a task of `shutdown`.
 pub(crate) fn keep(store: Store, listen: SocketAddr, metrics: Arc<Metrics>, shutdown: &Shutdown) -> Entries {
     let (sender, inbox) = mpsc::channel(INBOX);
-    let host = rustix::system::uname();
-    let proxy = format!("{}:{}", host.nodename().to_string_lossy(), listen.port());
+    let proxy = presence::name(listen);
     let ledger = Ledger { store, proxy, metrics, owed: HashMap::new() };
     shutdown.spawn(ledger.run(inbox));
     sender

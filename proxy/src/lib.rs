@@ -27,6 +27,7 @@ mod login;
 mod metrics;
 mod outbox;
 mod policy;
+mod presence;
 mod refusals;
 mod request;
 mod signal;
@@ -51,6 +52,7 @@ use certificate::Certificate;
 use grants::Grants;
 use lobby::Lobby;
 use metrics::Metrics;
+use presence::Presence;
 use throttle::Throttle;
 use worker::{Shared, Worker};
 
@@ -75,10 +77,12 @@ pub async fn run(
         .map_err(|source| Error::Bind { what: "health port", address: config.health, source })?;
 
     let ledger = ledger::keep(store.clone(), config.listen, metrics.clone(), &shutdown);
+    let presence = Presence::new(store.clone(), config.listen);
     certificate.follow(readiness.clone(), &shutdown);
     let grants = Arc::new(Grants::new(store, token_key));
     let (senders, inboxes) = worker::channels(listeners.len());
     grants::follow(grants.clone(), senders.clone(), readiness, &shutdown).await?;
+    presence.keep(grants.applied(), &shutdown);
     let lobby = Lobby::new(config.connections_max());
     let shared = Arc::new(Shared {
         config,
@@ -103,5 +107,6 @@ pub async fn run(
     if !joined.await.unwrap_or(false) {
         tracing::error!("a worker has panicked");
     }
+    presence.leave().await;
     Ok(())
 }

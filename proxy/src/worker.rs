@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::net::IpAddr;
@@ -74,6 +75,8 @@ pub(crate) enum Message {
     Guest(Box<Moving>),
     /// A grant has changed; its route perhaps.
     Changed(Arc<Grant>),
+    /// To be dropped: everything said before has been done then.
+    Settle(mpsc::Sender<Infallible>),
 }
 
 /// A guest between two runtimes: its socket belongs to neither.
@@ -106,6 +109,19 @@ pub(crate) async fn tell(workers: &[mpsc::Sender<Message>], grant: Arc<Grant>) {
         // A worker that has stopped has no lanes to move.
         let _ = worker.send(Message::Changed(grant)).await;
     }
+}
+
+/// Whether all workers have done what they were told, in that time.
+pub(crate) async fn settle(workers: &[mpsc::Sender<Message>], patience: Duration) -> bool {
+    let (settled, mut all_have) = mpsc::channel(1);
+    let wait = async {
+        for worker in workers {
+            let _ = worker.send(Message::Settle(settled.clone())).await;
+        }
+        drop(settled);
+        all_have.recv().await
+    };
+    timeout(patience, wait).await.is_ok()
 }
 
 /// Which of `count` workers an instance lives on.
@@ -231,6 +247,7 @@ impl Worker {
                     self.expect_end(&grant);
                 }
             }
+            Message::Settle(settled) => drop(settled),
             Message::Guest(moving) => {
                 let Moving { stream, source, dialect, grant, rest, replies, counted } = *moving;
                 let Ok(stream) = stream.arrive() else { return };

@@ -48,6 +48,26 @@ pub(crate) fn login(username: &str, password: &str) -> String {
 }
 
 #[test]
+fn a_revocation_is_acknowledged_by_every_proxy() {
+    let (place, added) = with_ada();
+    let username = added["username"].as_str().unwrap();
+    let alone = place.json(&["token", "show", username]);
+    assert_eq!(alone["acknowledged"]["by"], serde_json::json!([]));
+    let proxy = Proxy::start(&place);
+    let in_force =
+        || place.json(&["token", "show", username])["acknowledged"]["by"].as_array().unwrap().len();
+    wait_until(within(20), "the proxy says that it is there", || in_force() == 1);
+    let revoked = place.json(&["token", "revoke", username]);
+    assert_eq!(revoked["acknowledged"]["by"].as_array().unwrap().len(), 1, "{revoked}");
+    assert_eq!(revoked["acknowledged"]["awaited"], serde_json::json!([]));
+    let shown = String::from_utf8(place.run(&["token", "show", username]).stdout).unwrap();
+    assert!(shown.contains("1 of 1 proxy ("), "{shown}");
+    drop(proxy);
+    let after = place.json(&["token", "show", username]);
+    assert_eq!(after["acknowledged"]["by"], serde_json::json!([]), "it has stopped");
+}
+
+#[test]
 fn a_wrong_password_is_told_to_the_operator() {
     let (place, added) = with_ada();
     let _proxy = Proxy::start(&place);

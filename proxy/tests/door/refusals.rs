@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use store::{Cause, Powers, Refusal, Scopes, Token, now};
 
 use super::door::{Door, pair, sasl, set};
+use super::powers::ends;
 use super::usage::metrics;
 
 impl Door {
@@ -99,6 +100,29 @@ fn a_password_sent_in_the_clear_is_told_to_its_owner() {
     let known = door.refusals(&token, 1);
     assert_eq!(known[0].cause, Cause::Plaintext);
     assert_eq!(known[0].source.as_deref(), Some("8.8.8.8"));
+}
+
+#[test]
+fn a_revocation_is_acknowledged_when_its_connections_are_cut() {
+    let door = Door::open();
+    let token = door.sign_up("ann@example.com");
+    let mut live = door.logged_in(&token);
+    door.runtime.block_on(door.store.revoke_token(&token.id())).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let acknowledged = || door.runtime.block_on(door.store.acknowledged(&token.id())).unwrap();
+    while acknowledged().by.is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", acknowledged());
+        std::thread::yield_now();
+    }
+    live.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    assert!(ends(&mut live));
+    assert_eq!(acknowledged().count(), "1 of 1 proxy");
+    drop(live);
+    let store = door.store.clone();
+    let mut door = door;
+    door.shutdown.begin();
+    door.proxy.take().unwrap().join().unwrap();
+    assert_eq!(door.runtime.block_on(store.proxies()).unwrap(), []);
 }
 
 #[test]

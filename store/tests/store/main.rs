@@ -30,6 +30,7 @@ mod migrations;
 mod people;
 mod plans;
 mod powers;
+mod proxies;
 mod refusals;
 mod routes;
 mod scratch;

@@ -6,10 +6,10 @@ use askama::Template;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use store::{TokenRow, now};
+use store::{Acknowledged, Proxy, TokenRow, now};
 
 use super::{Frame, Trouble, render, tokens};
-use crate::date::day;
+use crate::date::{ago, day};
 use crate::powers;
 use crate::refusals::RefusalView;
 use crate::session::SignedIn;
@@ -28,6 +28,7 @@ struct Page<'a> {
     may_rotate: bool,
     successor: Option<&'a str>,
     refusals: Vec<RefusalView>,
+    acknowledged: Acknowledged,
 }
 
 pub(crate) async fn show(
@@ -35,8 +36,9 @@ pub(crate) async fn show(
     me: SignedIn,
     Path(id): Path<String>,
 ) -> Result<Response, Trouble> {
-    let (_, token) = tokens::held(&web, &me, &id).await?;
+    let (id, token) = tokens::held(&web, &me, &id).await?;
     let refusals = web.store.refusals_of(&token.id).await?;
+    let acknowledged = web.store.acknowledged(&id).await?;
     let over = over(&token);
     let page = Page {
         frame: Frame::of(&me),
@@ -48,8 +50,15 @@ pub(crate) async fn show(
         powers: powers::in_words(&token.powers),
         successor: token.successor.as_deref(),
         refusals: refusals.into_iter().map(|it| RefusalView::of(it, &token.name)).collect(),
+        acknowledged,
     };
     render(StatusCode::OK, &page)
+}
+
+impl Page<'_> {
+    fn seen(&self, proxy: &Proxy) -> String {
+        ago(now().saturating_sub(proxy.seen_at))
+    }
 }
 
 /// How a token has ended, if it has.

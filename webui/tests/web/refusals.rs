@@ -1,6 +1,6 @@
 //! "Why was I refused?", in a browser.
 
-use store::{Cause, Refusal, Token, now};
+use store::{Cause, Proxy, Refusal, Token, now};
 
 use crate::harness::Site;
 
@@ -53,4 +53,38 @@ async fn a_refusal_is_told_to_the_token_s_owner_and_to_nobody_else() {
         page.body.contains("revoked ") && !page.body.contains("/rotate") && !page.body.contains("/revoke")
     );
     assert!(page.body.contains("data-refusal=\"mistyped\""));
+}
+
+#[tokio::test]
+async fn the_page_says_which_proxies_have_carried_a_revocation_out() {
+    let site = Site::start().await;
+    let (mut ann, first) = site.newcomer("ann@example.com").await;
+    let address = format!("/tokens/{}", Token::parse(first.text("token").unwrap()).unwrap().id());
+    ann.get("/cache").await;
+    ann.post(&format!("{address}/revoke"), &[]).await;
+    let revoked = site.store.revision().await.unwrap();
+    for (name, age, applied) in
+        [("a:1", 0, revoked), ("b:1", 5_000, revoked - 1), ("c:1", 70_000, revoked - 1)]
+    {
+        let seen_at = now() - age;
+        let proxy = Proxy {
+            id: name.into(),
+            name: name.into(),
+            version: "1".into(),
+            started_at: 0,
+            seen_at,
+            applied,
+        };
+        site.store.renew_proxy(&proxy).await.unwrap();
+    }
+    let page = ann.get(&address).await.body;
+    for words in [
+        "Its end is in force on 1 of 2 proxies.",
+        "data-acknowledged=\"a:1\"",
+        "data-awaited=\"b:1\"",
+        "data-gone=\"c:1\"",
+        "gone, last heard of 1 minute ago",
+    ] {
+        assert!(page.contains(words), "{words} is not in {page}");
+    }
 }

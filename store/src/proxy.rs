@@ -1,0 +1,103 @@
+//! The proxies that run, and which of them have carried out the last change of a token.
+
+use crate::db::{read, write_quietly};
+use crate::{Millis, Store, StoreError, TokenId, now};
+
+/// A proxy that hasn't been heard of for so long is gone.
+const GONE_AFTER: Millis = 60_000;
+/// And forgotten after so long.
+const FORGOTTEN_AFTER: Millis = 24 * 60 * 60 * 1000;
+
+/// A proxy, as it last said about itself.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
+pub struct Proxy {
+    /// Of this very process.
+    pub id: String,
+    /// Host and port.
+    pub name: String,
+    /// Of memgate.
+    pub version: String,
+    /// When it started.
+    pub started_at: Millis,
+    /// When it was last heard of.
+    pub seen_at: Millis,
+    /// Everything up to this revision is in force there, for live connections too.
+    pub applied: i64,
+}
+
+/// Where the last change of a token, or of its user, is in force.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Acknowledged {
+    /// The revision of that change.
+    pub revision: i64,
+    /// Proxies that have carried it out.
+    pub by: Vec<Proxy>,
+    /// Those that run and haven't yet.
+    pub awaited: Vec<Proxy>,
+    /// Those that have vanished before they could.
+    pub gone: Vec<Proxy>,
+}
+
+impl Acknowledged {
+    /// How many of the proxies that run: `2 of 2 proxies`.
+    #[must_use]
+    pub fn count(&self) -> String {
+        let all = self.by.len() + self.awaited.len();
+        let proxies = if all == 1 { "proxy" } else { "proxies" };
+        format!("{} of {all} {proxies}", self.by.len())
+    }
+}
+
+impl Proxy {
+    /// Whether it hasn't been heard of for long.
+    #[must_use]
+    pub fn is_gone(&self, now: Millis) -> bool {
+        self.seen_at < now.saturating_sub(GONE_AFTER)
+    }
+}
+
+impl Store {
+    /// A proxy says that it is there, and what is in force there. Forgets those that are long gone.
+    pub async fn renew_proxy(&self, proxy: &Proxy) -> Result<(), StoreError> {
+        let sql = "INSERT INTO proxies (id, name, version, started_at, seen_at, applied) \
+                   VALUES ($1, $2, $3, $4, $5, $6) \
+                   ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, applied = excluded.applied";
+        let forgotten = now().saturating_sub(FORGOTTEN_AFTER);
+        write_quietly!(self, tx => {
+            sqlx::query(sql).bind(&proxy.id).bind(&proxy.name).bind(&proxy.version).bind(proxy.started_at)
+                .bind(proxy.seen_at).bind(proxy.applied).execute(&mut *tx).await?;
+            sqlx::query("DELETE FROM proxies WHERE seen_at < $1").bind(forgotten).execute(&mut *tx).await?;
+        });
+        Ok(())
+    }
+
+    /// A proxy has stopped: nothing of it is left.
+    pub async fn remove_proxy(&self, id: &str) -> Result<(), StoreError> {
+        write_quietly!(self, tx => {
+            sqlx::query("DELETE FROM proxies WHERE id = $1").bind(id).execute(&mut *tx).await?;
+        });
+        Ok(())
+    }
+
+    /// All proxies of the last day, those that are gone too, by name.
+    pub async fn proxies(&self) -> Result<Vec<Proxy>, StoreError> {
+        let sql = "SELECT id, name, version, started_at, seen_at, applied FROM proxies ORDER BY name, id";
+        Ok(read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?)
+    }
+
+    /// Where the last change of a token or of its user is in force. `Missing("token")`.
+    pub async fn acknowledged(&self, token: &TokenId) -> Result<Acknowledged, StoreError> {
+        let sql =
+            "SELECT t.revision, u.revision FROM tokens t JOIN users u ON u.id = t.user_id WHERE t.id = $1";
+        let found: Option<(i64, i64)> =
+            read!(self, pool => sqlx::query_as(sql).bind(token.as_str()).fetch_optional(pool).await)?;
+        let (token, user) = found.ok_or(StoreError::Missing("token"))?;
+        let revision = token.max(user);
+        let (by, others): (Vec<_>, Vec<_>) =
+            self.proxies().await?.into_iter().partition(|proxy| proxy.applied >= revision);
+        let at = now();
+        let by = by.into_iter().filter(|proxy| !proxy.is_gone(at)).collect();
+        let (gone, awaited) = others.into_iter().partition(|proxy| proxy.is_gone(at));
+        Ok(Acknowledged { revision, by, awaited, gone })
+    }
+}

@@ -1,0 +1,58 @@
+//! Proxies say that they are there, and what is in force there.
+
+use store::{Acknowledged, Powers, Proxy, Scopes, now};
+
+use crate::scratch::{Scratch, sign_up};
+
+on_both!(a_revocation_is_acknowledged_by_who_has_carried_it_out, proxies_are_forgotten);
+
+fn proxy(name: &str, seen_at: i64, applied: i64) -> Proxy {
+    let id = format!("{name}/1");
+    Proxy { id, name: name.into(), version: "1.2.3".into(), started_at: 5, seen_at, applied }
+}
+
+fn names(proxies: &[Proxy]) -> Vec<&str> {
+    proxies.iter().map(|proxy| &*proxy.name).collect()
+}
+
+async fn a_revocation_is_acknowledged_by_who_has_carried_it_out(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (_, token) = sign_up(&store, "ann@example.org").await;
+    let id = token.token.id();
+    let none = store.acknowledged(&id).await.unwrap();
+    assert_eq!(none.count(), "0 of 0 proxies");
+    store.change_powers(&id, |powers: &mut Powers| powers.scopes = Scopes::READ).await.unwrap();
+    store.revoke_token(&id).await.unwrap();
+    let revoked = store.revision().await.unwrap();
+    for (name, seen_at, applied) in [
+        ("a:1", now(), revoked),
+        ("b:1", now(), revoked - 1),
+        ("c:1", now() - 61_000, revoked - 1),
+        ("d:1", now() - 61_000, revoked),
+    ] {
+        store.renew_proxy(&proxy(name, seen_at, applied)).await.unwrap();
+    }
+    let Acknowledged { revision, by, awaited, gone } = store.acknowledged(&id).await.unwrap();
+    assert_eq!(revision, revoked);
+    assert_eq!((names(&by), names(&awaited), names(&gone)), (vec!["a:1"], vec!["b:1"], vec!["c:1"]));
+    // What is changed of others needn't be waited for.
+    sign_up(&store, "bob@example.org").await;
+    store.renew_proxy(&proxy("b:1", now(), revoked)).await.unwrap();
+    let all = store.acknowledged(&id).await.unwrap();
+    assert_eq!((all.count().as_str(), all.by.len()), ("2 of 2 proxies", 2));
+}
+
+async fn proxies_are_forgotten(scratch: Scratch) {
+    let store = scratch.open().await;
+    let begun = store.revision().await.unwrap();
+    let day = 24 * 60 * 60 * 1000;
+    for (name, seen_at) in [("old:1", now() - day - 1000), ("gone:1", now() - day / 2), ("here:1", now())] {
+        store.renew_proxy(&proxy(name, seen_at, 1)).await.unwrap();
+    }
+    let known = store.proxies().await.unwrap();
+    assert_eq!(names(&known), ["gone:1", "here:1"]);
+    assert!(known[0].is_gone(now()) && !known[1].is_gone(now()));
+    store.remove_proxy("here:1/1").await.unwrap();
+    assert_eq!(names(&store.proxies().await.unwrap()), ["gone:1"]);
+    assert_eq!(store.revision().await.unwrap(), begun, "followers needn't look");
+}
