@@ -62,7 +62,7 @@ enum Command {
     Provisioner(role::RoleArgs),
     /// Run the web UI
     Webui(role::RoleArgs),
-    /// Accounts: add, list, show
+    /// Accounts: add, list, show, suspend, resume, delete, reset-password
     #[command(subcommand)]
     User(user::UserCommand),
     /// Tokens, which applications log in with: create, list, show, update, rotate, revoke

@@ -74,7 +74,8 @@ impl InstanceCommand {
             let store = Folder::of(global).open_store(&settings).await?;
             match self {
                 Self::List => {
-                    let instances = store.instances().await?.into_iter().map(InstanceView::of).collect();
+                    let there = store.instances().await?.into_iter().filter(|instance| !instance.is_gone());
+                    let instances = there.map(InstanceView::of).collect();
                     let list = Instances { instances };
                     report::print(global.json, &list, || rows(&list.instances))
                 }

@@ -98,7 +98,7 @@ async fn look(settings: &Settings, folder: &Folder) -> Status {
 
 async fn count(store: &Store) -> Result<(String, BTreeMap<&'static str, u64>), Failure> {
     let mut instances = BTreeMap::new();
-    for instance in store.instances().await? {
+    for instance in store.instances().await?.into_iter().filter(|instance| !instance.is_gone()) {
         *instances.entry(instance.state().as_str()).or_default() += 1;
     }
     Ok((store.installation_id().await?, instances))

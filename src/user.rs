@@ -1,6 +1,7 @@
 //! `memgate user`: accounts, each with one cache.
 
 mod add;
+mod password;
 
 use serde::Serialize;
 use store::{Store, TokenRow, User, UserState};
@@ -27,6 +28,24 @@ pub(crate) enum UserCommand {
         /// Whose
         email: String,
     },
+    /// Stop an account for now: its tokens let nobody in, its connections end, its cache is stopped and emptied
+    Suspend {
+        /// Whose
+        email: String,
+    },
+    /// Let a suspended account go on
+    Resume {
+        /// Whose
+        email: String,
+    },
+    /// End an account for good, with its tokens, its cache and all that is in it
+    Delete {
+        /// Whose
+        email: String,
+    },
+    /// Give an account another password for the web UI, and end its sessions
+    #[command(after_help = password::EXAMPLES)]
+    ResetPassword(password::Reset),
 }
 
 #[derive(Debug, Serialize)]
@@ -40,6 +59,13 @@ struct UserView {
     user: User,
     instance: Option<InstanceView>,
     tokens: Vec<TokenRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct Deleted {
+    email: String,
+    id: String,
+    deleted: bool,
 }
 
 impl UserCommand {
@@ -58,6 +84,15 @@ impl UserCommand {
                     let view = view(&store, find_user(&store, &email).await?).await?;
                     report::print(global.json, &view, || details(&view))
                 }
+                Self::Suspend { email } => set_state(&store, &email, UserState::Suspended, global.json).await,
+                Self::Resume { email } => set_state(&store, &email, UserState::Active, global.json).await,
+                Self::Delete { email } => {
+                    let user = find_user(&store, &email).await?;
+                    store.delete_user(&user.id).await?;
+                    let deleted = Deleted { email: user.email, id: user.id, deleted: true };
+                    report::print(global.json, &deleted, || format!("{} is deleted", deleted.email))
+                }
+                Self::ResetPassword(reset) => reset.run(&store, global.json).await,
             }
         })
     }
@@ -68,6 +103,13 @@ pub(crate) async fn find_user(store: &Store, email: &str) -> Result<User, Failur
     store.user_by_email(email).await?.ok_or_else(|| {
         Failure::new(format!("there is no account {email}"), "memgate user list shows them all")
     })
+}
+
+async fn set_state(store: &Store, email: &str, state: UserState, json: bool) -> Result<(), Failure> {
+    let user = find_user(store, email).await?;
+    store.set_user_state(&user.id, state).await?;
+    let view = view(store, User { state, ..user }).await?;
+    report::print(json, &view, || details(&view))
 }
 
 async fn view(store: &Store, user: User) -> Result<UserView, Failure> {

@@ -1,12 +1,12 @@
 //! `memgate user add`: what signing up in the web UI does, from a shell.
 
-use std::io::Read as _;
 use std::time::Duration;
 
 use serde::Serialize;
 use store::{Instance, InstanceState, NewToken, NewUser, Store, TokenKey, User};
 use webui::account;
 
+use super::password::{as_failure, hash_of_stdin};
 use crate::report::{self, Failure};
 use crate::settings::Settings;
 use crate::table;
@@ -22,8 +22,6 @@ Exit status 3: the account is made and its token is good, but its cache isn't ru
 
 const WAIT: Duration = Duration::from_secs(30);
 const FIRST_TOKEN: &str = "first";
-/// Far above the longest password.
-const LONGEST_INPUT: u64 = 4096;
 
 /// Make an account with a cache and a first token
 #[derive(Debug, clap::Args)]
@@ -107,24 +105,6 @@ fn unfinished(email: &str, instance: Option<&Instance>) -> Failure {
         Some(InstanceState::Failed) => Failure::new(format!("the cache can't be started{why}"), fix),
         _ => Failure::pending(format!("the cache isn't running after {} s{why}", WAIT.as_secs()), fix),
     }
-}
-
-fn hash_of_stdin() -> Result<String, Failure> {
-    let mut password = String::new();
-    std::io::stdin()
-        .take(LONGEST_INPUT)
-        .read_to_string(&mut password)
-        .map_err(|error| Failure::new(format!("can't read the password ({error})"), "send it as UTF-8"))?;
-    let password = password.strip_suffix('\n').unwrap_or(&password);
-    let password = password.strip_suffix('\r').unwrap_or(password);
-    account::check_password(password).map_err(as_failure)?;
-    Ok(account::hash_password(password)?)
-}
-
-/// The web UI's sentences: what is wrong, then what to do.
-fn as_failure(said: &str) -> Failure {
-    let (what, fix) = said.split_once(". ").unwrap_or(("that can't be used", said));
-    Failure::new(what, fix.trim_end_matches('.'))
 }
 
 fn describe(added: &Added) -> String {

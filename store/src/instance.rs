@@ -17,7 +17,7 @@ pub enum Wanted {
 }
 
 impl Wanted {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
             Self::Suspended => "suspended",
@@ -105,6 +105,14 @@ impl Instance {
     #[must_use]
     pub fn state(&self) -> InstanceState {
         self.route.as_ref().map_or(InstanceState::Pending, |route| route.state)
+    }
+
+    /// Whether it was wanted away, and nothing is left of it.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        let nothing_left =
+            |route: &Route| route.state == InstanceState::Deleting && route.container.is_none();
+        self.wanted == Wanted::Deleting && self.route.as_ref().is_some_and(nothing_left)
     }
 }
 

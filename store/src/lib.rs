@@ -4,6 +4,7 @@
 //! writer (see `migrations/`). This crate never dials a cache, never sees Docker and never logs a
 //! secret.
 
+mod account;
 mod address;
 mod audit;
 mod db;
@@ -25,6 +26,7 @@ mod token;
 mod usage;
 mod user;
 
+pub use account::NewPassword;
 pub use address::{Lease, Network};
 pub use audit::{AuditChain, AuditEntry, AuditError};
 pub use db::{Database, Store};

@@ -17,6 +17,13 @@ pub enum UserState {
 }
 
 impl UserState {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+        }
+    }
+
     pub(crate) fn parse(text: &str) -> Result<Self, StoreError> {
         match text {
             "active" => Ok(Self::Active),
@@ -111,16 +118,16 @@ impl Store {
         Ok(user)
     }
 
-    /// All users, by e-mail address. A row that makes no sense is left out and logged.
+    /// All users but the deleted, by e-mail address. A row that makes no sense is left out and logged.
     pub async fn users(&self) -> Result<Vec<User>, StoreError> {
-        let sql = "SELECT id, email, plan, is_admin, state, created_at FROM users ORDER BY email";
+        let sql = "SELECT id, email, plan, is_admin, state, created_at FROM users WHERE deleted_at IS NULL ORDER BY email";
         let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?;
         Ok(rows.into_iter().filter_map(usable).collect())
     }
 
     /// A user by e-mail address, in any letter case.
     pub async fn user_by_email(&self, email: &str) -> Result<Option<User>, StoreError> {
-        let sql = "SELECT id, email, plan, is_admin, state, created_at FROM users WHERE email = $1";
+        let sql = "SELECT id, email, plan, is_admin, state, created_at FROM users WHERE email = $1 AND deleted_at IS NULL";
         let row: Option<Row> = read!(self, pool => sqlx::query_as(sql)
             .bind(email.to_lowercase()).fetch_optional(pool).await)?;
         row.map(User::try_from).transpose()
@@ -128,7 +135,7 @@ impl Store {
 
     /// A user by id.
     pub async fn user(&self, id: &str) -> Result<Option<User>, StoreError> {
-        let sql = "SELECT id, email, plan, is_admin, state, created_at FROM users WHERE id = $1";
+        let sql = "SELECT id, email, plan, is_admin, state, created_at FROM users WHERE id = $1 AND deleted_at IS NULL";
         let row: Option<Row> = read!(self, pool => sqlx::query_as(sql).bind(id).fetch_optional(pool).await)?;
         row.map(User::try_from).transpose()
     }

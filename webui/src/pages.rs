@@ -1,5 +1,6 @@
 //! The pages: which address leads where, and what all of them have around them.
 
+mod account;
 mod cache;
 mod home;
 mod rotate;
@@ -35,6 +36,9 @@ pub(crate) fn routes(web: Arc<Web>, stop: CancellationToken) -> Router {
         .route("/sign-up", get(sign_up::show).post(sign_up::submit))
         .route("/sign-in", get(sign_in::show).post(sign_in::submit))
         .route("/sign-out", post(sign_in::out))
+        .route("/account", get(account::show))
+        .route("/account/password", post(account::change_password))
+        .route("/account/delete", post(account::delete))
         .route("/cache", get(cache::show))
         .route("/cache/state", get(cache::state))
         .route("/cache/live", get(live::stream))

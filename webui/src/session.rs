@@ -96,7 +96,12 @@ pub(crate) async fn begin(
 /// Ends a session; returns what makes the browser forget its cookie.
 pub(crate) async fn end(web: &Web, session: &Session) -> Result<HeaderValue, Trouble> {
     web.store.end_session(&session.id_hash).await?;
-    Ok(Cookie::Session.set(&web.config, "", Duration::ZERO))
+    Ok(forget(web))
+}
+
+/// What makes the browser forget the cookie of a session that has ended.
+pub(crate) fn forget(web: &Web) -> HeaderValue {
+    Cookie::Session.set(&web.config, "", Duration::ZERO)
 }
 
 /// Whether a session is still good.

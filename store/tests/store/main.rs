@@ -18,6 +18,7 @@ macro_rules! on_both {
     };
 }
 
+mod accounts;
 mod addresses;
 mod audit;
 mod child;

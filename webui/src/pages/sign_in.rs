@@ -29,6 +29,7 @@ struct Page<'a> {
     next: &'a str,
     wrong: Option<String>,
     signed_out: bool,
+    deleted: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -37,6 +38,7 @@ pub(crate) struct Asked {
     next: String,
     #[serde(rename = "signed-out")]
     signed_out: Option<String>,
+    deleted: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -65,6 +67,7 @@ pub(crate) async fn show(
         next,
         wrong: None,
         signed_out: asked.signed_out.is_some(),
+        deleted: asked.deleted.is_some(),
     };
     let mut response = render(StatusCode::OK, &page)?;
     set_cookie(response.headers_mut(), visitor.new_cookie);
@@ -84,14 +87,22 @@ pub(crate) async fn submit(
         retry_after(response.headers_mut(), wait);
         return Ok(response);
     }
-    let Some(user) = check(&web, &fields.email, fields.password.clone()).await? else {
+    let refuse = || {
         web.metrics.sign_in("refused");
-        return again(StatusCode::UNAUTHORIZED, &visitor, &fields, NO_MATCH.into());
+        again(StatusCode::UNAUTHORIZED, &visitor, &fields, NO_MATCH.into())
     };
+    let Some((user, hash)) = check(&web, &fields.email, fields.password.clone()).await? else {
+        return refuse();
+    };
+    let (session, cookie) = session::begin(&web, &user.id, visitor.me.as_ref()).await?;
+    // A password that was changed while it was compared has ended all sessions but this one.
+    if web.store.password_hash(&user.id).await? != hash {
+        session::end(&web, &session).await?;
+        return refuse();
+    }
     web.metrics.sign_in("done");
     let name = format!("user {}", user.id);
     web.store.acting_as(&name).note("user.sign_in", &name, &format!("from {source}")).await?;
-    let (_, cookie) = session::begin(&web, &user.id, visitor.me.as_ref()).await?;
     let mut response = Redirect::to(own_path(&fields.next)).into_response();
     set_cookie(response.headers_mut(), Some(cookie));
     Ok(response)
@@ -107,14 +118,14 @@ pub(crate) async fn out(
     Ok(response)
 }
 
-/// The user, if the password is right. The same two look-ups and one argon2 whatever was typed.
-async fn check(web: &Web, email: &str, password: String) -> Result<Option<User>, Trouble> {
+/// The user with the hash that the password is right for. The same two look-ups and one argon2 whatever was typed.
+async fn check(web: &Web, email: &str, password: String) -> Result<Option<(User, Option<String>)>, Trouble> {
     // No account has an address of another shape, nor an empty one.
     let email = Email::parse(email);
     let user = web.store.user_by_email(email.as_ref().map_or("", Email::as_str)).await?;
     let hash = web.store.password_hash(user.as_ref().map_or("", |user| &user.id)).await?;
-    let right = web.passwords.verify(password, hash).await?;
-    Ok(user.filter(|_| right))
+    let right = web.passwords.verify(password, hash.clone()).await?;
+    Ok(user.filter(|_| right).map(|user| (user, hash)))
 }
 
 fn again(status: StatusCode, visitor: &Visitor, fields: &Fields, wrong: String) -> Result<Response, Trouble> {
@@ -125,6 +136,7 @@ fn again(status: StatusCode, visitor: &Visitor, fields: &Fields, wrong: String) 
         next: own_path(&fields.next),
         wrong: Some(wrong),
         signed_out: false,
+        deleted: false,
     };
     let mut response = render(status, &page)?;
     set_cookie(response.headers_mut(), visitor.new_cookie.clone());

@@ -27,6 +27,10 @@ async fn other_sites_forms_are_refused() {
         if *status == 403 {
             assert_eq!(user.post(&revoke, &[]).await.status, 403);
             assert_eq!(user.post("/sign-out", &[]).await.status, 403);
+            for path in ["/account/password", "/account/delete"] {
+                let fields = [("old", PASSWORD), ("new", "another battery"), ("password", PASSWORD)];
+                assert_eq!(user.post(path, &fields).await.status, 403, "{path}");
+            }
         }
     }
     let user = site.store.user_by_email("a@example.com").await.unwrap().unwrap();
@@ -39,7 +43,7 @@ async fn forms_without_their_token_are_refused() {
     let (mut user, page) = site.newcomer("a@example.com").await;
     let revoke = format!("/tokens/{}/revoke", page.tokens()[0]);
     let other = "0".repeat(64);
-    for path in ["/tokens", "/sign-out", &revoke] {
+    for path in ["/tokens", "/sign-out", &revoke, "/account/password", "/account/delete"] {
         for fields in [vec![], vec![("form_token", "")], vec![("form_token", &*other)]] {
             let mut fields = fields.clone();
             fields.push(("name", "x"));

@@ -11,6 +11,8 @@ const GETS: &[(&str, u16)] = &[
     ("/sign-in", 200),
     ("/sign-in?next=%ff&next=2", 200),
     ("/cache", 303),
+    ("/account", 303),
+    ("/account/password", 405),
     ("/cache/state", 303),
     ("/cache/live", 303),
     ("/tokens", 303),
@@ -74,7 +76,8 @@ async fn on_every_answer() {
     every_route(&mut site.visitor(), false).await;
     let (mut user, first) = site.newcomer("a@example.com").await;
     check("/sign-up", &first, false);
-    for path in ["/", "/cache", "/cache/state", &format!("/tokens/{}/revoke", first.tokens()[0])] {
+    for path in ["/", "/cache", "/account", "/cache/state", &format!("/tokens/{}/revoke", first.tokens()[0])]
+    {
         let answer = user.get(path).await;
         assert_eq!(answer.status, 200, "{path}");
         check(path, &answer, false);

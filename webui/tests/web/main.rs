@@ -1,5 +1,6 @@
 //! The web UI over real HTTP, on a real database.
 
+mod account;
 mod csrf;
 mod harness;
 mod headers;

@@ -102,7 +102,7 @@ async fn somebody_elses_token_is_not_there() {
         assert_eq!((answer.status, answer.location()), (303, &*format!("/sign-in?next={path}")));
     }
     let (revoke, rotate) = (format!("/tokens/{anns}/revoke"), format!("/tokens/{anns}/rotate"));
-    for path in ["/tokens", "/sign-out", &revoke, &rotate] {
+    for path in ["/tokens", "/sign-out", &revoke, &rotate, "/account/password", "/account/delete"] {
         let answer = site.visitor().post(path, &[("name", "x")]).await;
         assert_eq!((answer.status, answer.location()), (303, "/sign-in?next=/cache"));
     }

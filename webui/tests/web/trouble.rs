@@ -23,8 +23,15 @@ async fn without_the_store_pages_say_that_nothing_is_lost() {
         );
         assert!(!body.contains("pool"), "causes are for the log");
     };
-    for path in ["/", "/cache", "/cache/state", "/cache/live", "/sign-up", &format!("/tokens/{token}/revoke")]
-    {
+    for path in [
+        "/",
+        "/cache",
+        "/account",
+        "/cache/state",
+        "/cache/live",
+        "/sign-up",
+        &format!("/tokens/{token}/revoke"),
+    ] {
         let answer = user.get(path).await;
         away(answer.status, &answer.body);
         assert_eq!(answer.header("retry-after"), Some("5"));

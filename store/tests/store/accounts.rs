@@ -1,0 +1,121 @@
+//! What becomes of whole accounts: another password, a suspension, the end.
+
+use std::time::Duration;
+
+use store::{
+    InstanceState, NewPassword, NewSession, NewToken, Observed, Store, StoreError, UserState, Wanted,
+};
+
+use crate::scratch::{Scratch, sign_up, somebody, token_key};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+async fn session(store: &Store, user_id: &str, id_hash: &str) {
+    store.create_session(&NewSession { id_hash, user_id, form_token: "form" }).await.unwrap();
+}
+
+async fn is_signed_in(store: &Store, id_hash: &str) -> bool {
+    store.session(id_hash, HOUR, HOUR).await.unwrap().is_some()
+}
+
+/// How many of a user's tokens let somebody in.
+async fn good_tokens(store: &Store, user_id: &str) -> usize {
+    let tokens = store.tokens_of(user_id).await.unwrap();
+    tokens.iter().filter(|token| token.revoked_at.is_none()).count()
+}
+
+async fn a_new_password_ends_sessions_and_tokens_if_asked(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ada, first) = sign_up(&store, "ada@example.org").await;
+    let (grace, _) = sign_up(&store, "grace@example.org").await;
+    store.create_token(&ada.id, &NewToken::generate(&token_key(), "second")).await.unwrap();
+    session(&store, &ada.id, "ada").await;
+    session(&store, &grace.id, "grace").await;
+    let held = store.password_hash(&ada.id).await.unwrap();
+
+    let new = NewPassword { hash: "$new$", replaces: held.as_deref(), end_tokens: false };
+    assert_eq!(store.change_password(&ada.id, &new).await.unwrap(), 0);
+    assert_eq!(store.password_hash(&ada.id).await.unwrap().as_deref(), Some("$new$"));
+    assert!(!is_signed_in(&store, "ada").await && is_signed_in(&store, "grace").await);
+    assert_eq!(good_tokens(&store, &ada.id).await, 2);
+
+    let late = store.change_password(&ada.id, &NewPassword { hash: "$late$", ..new }).await.unwrap_err();
+    assert!(matches!(late, StoreError::Missing("password")), "{late:?}");
+    assert_eq!(store.password_hash(&ada.id).await.unwrap().as_deref(), Some("$new$"));
+
+    session(&store, &ada.id, "again").await;
+    let mut feed = store.feed().await.unwrap();
+    let reset = NewPassword { hash: "$reset$", replaces: None, end_tokens: true };
+    assert_eq!(store.change_password(&ada.id, &reset).await.unwrap(), 2);
+    assert_eq!((good_tokens(&store, &ada.id).await, good_tokens(&store, &grace.id).await), (0, 1));
+    assert!(!is_signed_in(&store, "again").await);
+    let told = feed.next().await.unwrap().tokens;
+    assert!(told.len() == 2 && told.contains(&first.token.id()), "proxies are told of each: {told:?}");
+    let nobody = store.change_password("nobody", &reset).await.unwrap_err();
+    assert!(matches!(nobody, StoreError::Missing("user")), "{nobody:?}");
+
+    let entries = store.audit_after(3, 100).await.unwrap();
+    let said: Vec<&str> = entries.iter().map(|entry| entry.action.as_str()).collect();
+    assert_eq!(said, ["user.password", "token.revoke", "token.revoke", "user.password"]);
+    assert!(!format!("{entries:?}").contains("$reset$"));
+}
+
+async fn a_suspension_stops_the_instance_and_is_taken_back(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ada, token) = sign_up(&store, "ada@example.org").await;
+    let is_good = async || store.grant(&token.token.id()).await.unwrap().unwrap().is_good();
+    let wanted = async || store.instance_of(&ada.id).await.unwrap().unwrap().wanted;
+    store.set_user_state(&ada.id, UserState::Suspended).await.unwrap();
+    assert_eq!((is_good().await, wanted().await), (false, Wanted::Suspended));
+    assert_eq!(store.user(&ada.id).await.unwrap().unwrap().state, UserState::Suspended);
+    store.set_user_state(&ada.id, UserState::Active).await.unwrap();
+    assert_eq!((is_good().await, wanted().await), (true, Wanted::Running));
+    let nobody = store.set_user_state("nobody", UserState::Active).await.unwrap_err();
+    assert!(matches!(nobody, StoreError::Missing("user")), "{nobody:?}");
+}
+
+async fn a_deleted_account_leaves_nothing_of_its_person(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ada, token) = sign_up(&store, "ada@example.org").await;
+    session(&store, &ada.id, "ada").await;
+    store.delete_user(&ada.id).await.unwrap();
+    assert_eq!(store.user(&ada.id).await.unwrap(), None);
+    assert_eq!(store.user_by_email("ada@example.org").await.unwrap(), None);
+    assert_eq!(store.user_by_email(&format!("deleted {}", ada.id)).await.unwrap(), None);
+    assert!(store.users().await.unwrap().is_empty());
+    assert_eq!(store.password_hash(&ada.id).await.unwrap(), None);
+    assert!(!is_signed_in(&store, "ada").await);
+    assert!(!store.grant(&token.token.id()).await.unwrap().unwrap().is_good());
+    assert_eq!(scratch.number("SELECT COUNT(*) FROM tokens WHERE name <> ''").await, 0);
+    assert_eq!(scratch.number("SELECT COUNT(*) FROM users WHERE email LIKE '%ada%'").await, 0);
+
+    // The provisioner still knows the instance, until nothing is left of it.
+    let instance = store.instances().await.unwrap().remove(0);
+    assert!(instance.wanted == Wanted::Deleting && !instance.is_gone());
+    let (state, generation) = (InstanceState::Deleting, 1);
+    let seen = Observed { state, generation, address: None, container: None, version: None, message: None };
+    store.record_route(&instance.id, &seen).await.unwrap();
+    assert!(store.instance(&instance.id).await.unwrap().unwrap().is_gone());
+
+    let again = store.delete_user(&ada.id).await.unwrap_err();
+    assert!(matches!(again, StoreError::Missing("user")), "{again:?}");
+    for error in [
+        store.set_user_state(&ada.id, UserState::Active).await.unwrap_err(),
+        store
+            .change_password(&ada.id, &NewPassword { hash: "x", replaces: None, end_tokens: false })
+            .await
+            .map(drop)
+            .unwrap_err(),
+    ] {
+        assert!(matches!(error, StoreError::Missing("user")), "{error:?}");
+    }
+    let token = NewToken::generate(&token_key(), "first");
+    let new = store.sign_up(&somebody("ada@example.org"), &token).await.unwrap();
+    assert_ne!(new.id, ada.id, "the address is free, and the new account is another");
+}
+
+on_both! {
+    a_new_password_ends_sessions_and_tokens_if_asked,
+    a_suspension_stops_the_instance_and_is_taken_back,
+    a_deleted_account_leaves_nothing_of_its_person,
+}
