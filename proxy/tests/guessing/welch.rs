@@ -1,0 +1,131 @@
+//! Whether the clock tells who exists: unknown, wrong, revoked and suspended are answered with the same bytes,
+//! after times that Welch's test can't tell apart.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use rand::RngExt as _;
+use store::Token;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::house::House;
+use crate::{call_from, is_long, loopback};
+
+const KINDS: [&str; 4] = ["unknown", "wrong", "revoked", "suspended"];
+/// Under way at a time: few enough that they aren't in each other's way.
+const AT_ONCE: usize = 48;
+/// Of one source before it is throttled.
+const OF_A_SOURCE: usize = 8;
+/// What chance alone doesn't reach in a life.
+const T_MAX: f64 = 4.5;
+const FAILURE: &[u8] = b"CLIENT_ERROR authentication failure\r\n";
+
+/// Mean and variance, as they come in.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sample {
+    count: f64,
+    mean: f64,
+    squares: f64,
+}
+
+impl Sample {
+    fn add(&mut self, value: f64) {
+        self.count += 1.0;
+        let off = value - self.mean;
+        self.mean += off / self.count;
+        self.squares += off * (value - self.mean);
+    }
+
+    fn merge(&mut self, other: &Self) {
+        if other.count == 0.0 {
+            return;
+        }
+        let (count, off) = (self.count + other.count, other.mean - self.mean);
+        self.squares += other.squares + off * off * self.count * other.count / count;
+        self.mean += off * other.count / count;
+        self.count = count;
+    }
+
+    fn t(&self, other: &Self) -> f64 {
+        let error = |it: &Self| it.squares / (it.count - 1.0) / it.count;
+        (self.mean - other.mean) / (error(self) + error(other)).sqrt()
+    }
+}
+
+/// What each login of a kind is sent: the id of one of its tokens.
+fn login(house: &House, kind: usize, number: usize) -> String {
+    let nobodys = Token::generate();
+    let of = |tokens: &[Token]| tokens[number % tokens.len()].id().username();
+    let (username, secret) = match KINDS[kind] {
+        "unknown" => (nobodys.id().username(), nobodys.secret().reveal().to_owned()),
+        "wrong" => (of(&house.wrong), nobodys.secret().reveal().to_owned()),
+        // With the right secret: only that they are over keeps them out.
+        "revoked" => (of(&house.revoked), right(&house.revoked, number)),
+        _ => (of(&house.suspended), right(&house.suspended, number)),
+    };
+    format!("set x 0 0 {}\r\n{username} {secret}\r\n", username.len() + 1 + secret.len())
+}
+
+fn right(tokens: &[Token], number: usize) -> String {
+    tokens[number % tokens.len()].secret().reveal().to_owned()
+}
+
+/// Microseconds from the last byte sent to the whole answer.
+async fn try_one(listen: SocketAddr, source: usize, login: &str) -> f64 {
+    let mut stream = call_from(loopback(source), listen).await.unwrap();
+    let began = Instant::now();
+    stream.write_all(login.as_bytes()).await.unwrap();
+    let mut said = vec![0; FAILURE.len()];
+    stream.read_exact(&mut said).await.unwrap();
+    let took = began.elapsed();
+    assert_eq!(said, FAILURE, "{login}");
+    took.as_secs_f64() * 1e6
+}
+
+#[test]
+fn the_clock_does_not_tell_who_exists() {
+    let house = Arc::new(House::build());
+    let logins = if is_long() { 100_000 } else { 1000 } * KINDS.len();
+    let next = Arc::new(AtomicUsize::new(0));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let samples = runtime.block_on(async {
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..AT_ONCE {
+            let (house, next) = (house.clone(), next.clone());
+            tasks.spawn(async move {
+                let mut samples = [Sample::default(); KINDS.len()];
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= logins {
+                        return samples;
+                    }
+                    // In random order, so that what else happens falls on all alike.
+                    let kind = rand::rng().random_range(0..KINDS.len());
+                    let login = login(&house, kind, number);
+                    let took = try_one(house.listen, number / OF_A_SOURCE, &login).await;
+                    samples[kind].add(took);
+                }
+            });
+        }
+        let mut all = [Sample::default(); KINDS.len()];
+        while let Some(samples) = tasks.join_next().await {
+            for (all, sample) in all.iter_mut().zip(samples.unwrap()) {
+                all.merge(&sample);
+            }
+        }
+        all
+    });
+    for (kind, sample) in KINDS.iter().zip(&samples) {
+        let deviation = (sample.squares / (sample.count - 1.0)).sqrt();
+        println!("{kind}: {} logins, {:.1} us, deviation {deviation:.1} us", sample.count, sample.mean);
+    }
+    for one in 0..KINDS.len() {
+        for other in 0..one {
+            let t = samples[one].t(&samples[other]);
+            println!("{} and {}: t = {t:.2}", KINDS[one], KINDS[other]);
+            assert!(t.abs() < T_MAX, "{} and {} are told apart: t = {t}", KINDS[one], KINDS[other]);
+        }
+    }
+}
