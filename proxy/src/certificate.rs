@@ -1,6 +1,8 @@
 //! The door's certificate: read at the start, and again whenever its files change. Connections keep the one
 //! that they began with; a broken file keeps the old one.
 
+mod client;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -115,7 +117,8 @@ impl Files {
             .map_err(|error| unreadable("private key", &self.key, &error))?;
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+            .map(|builder| builder.with_client_cert_verifier(Arc::new(client::Holder::new())))
+            .and_then(|builder| builder.with_single_cert(chain, key))
             .map_err(|error| {
                 format!("{} and {} don't fit ({error})", self.chain.display(), self.key.display())
             })?;

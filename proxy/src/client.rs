@@ -38,7 +38,8 @@ pub(crate) struct Client {
     pub(crate) outbox: Rc<Outbox>,
     /// Where it calls from, for when it logs in anew.
     pub(crate) source: IpAddr,
-    pub(crate) dialect: Dialect,
+    /// Told by its first byte: `None` while somebody whom a certificate has logged in hasn't said anything.
+    pub(crate) dialect: Option<Dialect>,
     pub(crate) home: Rc<Home>,
     pub(crate) seat: Seat,
     /// memcached's `-I`: what it allows of one item.
@@ -195,6 +196,9 @@ impl Client {
         }
         self.outbox.has_read(read);
         let fresh = scratch.get(..read).unwrap_or_default();
+        if self.dialect.is_none() {
+            self.dialect = fresh.first().copied().map(Dialect::detect);
+        }
         if self.input.is_empty() {
             let (consumed, next) = self.understand(fresh);
             if let Some(rest) = fresh.get(consumed..).filter(|rest| !rest.is_empty()) {
@@ -203,7 +207,7 @@ impl Client {
             }
             return Ok(next);
         }
-        let goes_on = self.dialect.goes_on(&self.input, fresh);
+        let goes_on = self.dialect.is_some_and(|dialect| dialect.goes_on(&self.input, fresh));
         self.input.extend_from_slice(fresh);
         drop(scratch);
         if goes_on {

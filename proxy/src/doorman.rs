@@ -47,6 +47,8 @@ const TLS_REQUIRED: Refusal =
     Refusal { text: b"CLIENT_ERROR TLS required\r\n", binary: Status::AUTH_FAILURE };
 const CROWDED: Refusal =
     Refusal { text: b"SERVER_ERROR too many connections\r\n", binary: Status::TEMPORARY };
+const UNAVAILABLE: Refusal =
+    Refusal { text: b"SERVER_ERROR authentication unavailable\r\n", binary: Status::TEMPORARY };
 
 /// What a caller is to the house.
 pub(crate) enum Standing {
@@ -58,12 +60,18 @@ pub(crate) enum Standing {
     Known,
 }
 
-/// A connection that has shown a good token.
+/// A connection that has shown a good token, or a certificate that was issued for one.
 pub(crate) struct Guest {
     pub(crate) stream: Stream,
     pub(crate) source: IpAddr,
-    pub(crate) dialect: Dialect,
     pub(crate) grant: Arc<Grant>,
+    /// `None` if a certificate has logged it in: it needn't have said anything yet.
+    pub(crate) login: Option<Login>,
+}
+
+/// How somebody has logged in.
+pub(crate) struct Login {
+    pub(crate) dialect: Dialect,
     /// What it has sent behind its login.
     pub(crate) rest: Vec<u8>,
     /// To be said by its home: `welcome`, or `full`.
@@ -105,11 +113,21 @@ impl Doorman<'_> {
             Standing::Known => true,
         };
         if !has_turn {
-            return self.turn_away(caller).await;
+            self.metrics.login(LoginOutcome::Crowded);
+            return self.say_crowded(caller).await;
         }
         let mut first = caller.first(deadline, self.scratch).await?;
         if first == TLS_HANDSHAKE && !caller.stream.is_tls() {
             caller = self.encrypt(caller, deadline).await?;
+            match timeout_at(deadline, self.check_certificate(&caller)).await.ok()? {
+                Verdict::Welcome(grant) => {
+                    let Caller { stream, source, .. } = caller;
+                    return Some(Guest { stream, source, grant, login: None });
+                }
+                Verdict::Unavailable => return self.turn_away(caller, &UNAVAILABLE).await,
+                // It may log in yet.
+                Verdict::Refused(_) => {}
+            }
             first = caller.first(deadline, self.scratch).await?;
         }
         let dialect = Dialect::detect(first);
@@ -121,7 +139,8 @@ impl Doorman<'_> {
         match timeout_at(deadline, self.talk(&mut caller, dialect, deadline)).await {
             Ok(Some((grant, replies))) => {
                 let Caller { stream, source, input: rest, .. } = caller;
-                Some(Guest { stream, source, dialect, grant, rest, replies })
+                let login = Some(Login { dialect, rest, replies });
+                Some(Guest { stream, source, grant, login })
             }
             Ok(None) => {
                 caller.linger(self.scratch).await;
@@ -141,12 +160,38 @@ impl Doorman<'_> {
         new && self.config.proxy_protocol_from.iter().any(|balancers| balancers.contains(caller.source))
     }
 
-    /// Says that there is no room. Before TLS nothing can be said.
-    async fn turn_away(&self, mut caller: Caller) -> Option<Guest> {
-        self.metrics.login(LoginOutcome::Crowded);
+    /// Says that there is no room.
+    pub(crate) async fn say_crowded(&self, caller: Caller) -> Option<Guest> {
+        self.turn_away(caller, &CROWDED).await
+    }
+
+    /// Before TLS nothing can be said.
+    async fn turn_away(&self, mut caller: Caller, refusal: &Refusal) -> Option<Guest> {
         let deadline = Instant::now() + REFUSAL_TIMEOUT;
         let first = caller.first(deadline, self.scratch).await.filter(|first| *first != TLS_HANDSHAKE)?;
-        caller.refuse(&CROWDED, Dialect::detect(first), deadline, self.scratch).await
+        caller.refuse(refusal, Dialect::detect(first), deadline, self.scratch).await
+    }
+
+    /// What the certificate is worth that the handshake was made with, if with any.
+    async fn check_certificate(&self, caller: &Caller) -> Verdict {
+        let Some(fingerprint) = caller.stream.fingerprint() else {
+            return Verdict::Refused(LoginOutcome::Unknown);
+        };
+        let (token, verdict) = self.grants.check_certificate(fingerprint, caller.source).await;
+        match (&verdict, token) {
+            (Verdict::Unavailable, _) => self.metrics.login(LoginOutcome::Unavailable),
+            (Verdict::Refused(outcome), Some(token)) => {
+                self.metrics.login(*outcome);
+                if let Some(cause) = outcome.cause() {
+                    let whence = Whence::new(caller.source, None, &caller.stream);
+                    let form = refusals::CERTIFICATE;
+                    self.metrics.refusals.note(Whose::Token(token), cause, whence, form);
+                }
+            }
+            // One that isn't ours may be for something else.
+            (Verdict::Refused(_), None) | (Verdict::Welcome(_), _) => {}
+        }
+        verdict
     }
 
     /// The connection as TLS. Without a certificate, or when the handshake fails, there is none.
@@ -279,7 +324,7 @@ impl Caller {
     }
 
     fn whence(&self, dialect: Dialect) -> Whence {
-        Whence { source: self.source, dialect, tls: self.stream.is_tls() }
+        Whence::new(self.source, Some(dialect), &self.stream)
     }
 
     /// Its first byte, which is left there.

@@ -3,6 +3,8 @@
 //! A login whose grant is known touches no database. Everything else fails closed: an error or a
 //! missing row refuses.
 
+mod certificates;
+
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,8 +22,9 @@ use crate::clock::Clock;
 use crate::login::{Credential, Proof};
 use crate::metrics::LoginOutcome;
 use crate::worker::Message;
+use certificates::Certificates;
 
-/// Look-ups of unknown ids under way at once.
+/// Look-ups of unknown ids, and certificates, under way at once.
 const LOOKUPS: usize = 32;
 /// Ids that are known to be nobody's.
 const NOBODY_MAX: usize = 10_000;
@@ -41,6 +44,7 @@ pub(crate) struct Grants {
     runtime: Handle,
     known: DashMap<TokenId, Arc<Grant>>,
     nobody: DashMap<TokenId, ()>,
+    certificates: Certificates,
     /// Everything up to this revision has been taken over.
     position: AtomicI64,
     /// Everything up to this revision has been carried out by the workers, too.
@@ -69,6 +73,7 @@ impl Grants {
             runtime: Handle::current(),
             known: DashMap::new(),
             nobody: DashMap::new(),
+            certificates: Certificates::default(),
             position: AtomicI64::new(0),
             applied: watch::Sender::new(0),
             lookups: Semaphore::new(LOOKUPS),
@@ -200,6 +205,9 @@ impl Grants {
         self.position.store(changes.revision, Ordering::Release);
         for id in &changes.tokens {
             self.nobody.remove(id);
+        }
+        for fingerprint in &changes.certificates {
+            self.certificates.forget(fingerprint);
         }
         let concerned =
             |grant: &Grant| changes.tokens.contains(&grant.token) || changes.users.contains(&grant.user_id);

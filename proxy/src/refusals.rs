@@ -15,6 +15,7 @@ use crate::login::{Credential, Proof};
 use crate::metrics::LoginOutcome;
 use crate::policy;
 use crate::request::{Ask, Command, Mode, Request, Verb};
+use crate::stream::Stream;
 
 /// Tokens whose refusals wait to be written; those of others are only counted.
 const TOKENS_MAX: usize = 1024;
@@ -40,6 +41,13 @@ pub(crate) struct Whence {
     pub(crate) source: IpAddr,
     pub(crate) dialect: Dialect,
     pub(crate) tls: bool,
+}
+
+impl Whence {
+    /// Who has said nothing yet is taken for text: binary clients that speak TLS can log in.
+    pub(crate) fn new(source: IpAddr, dialect: Option<Dialect>, stream: &Stream) -> Self {
+        Self { source, dialect: dialect.unwrap_or(Dialect::Text), tls: stream.is_tls() }
+    }
 }
 
 /// Whose token was shown.
@@ -187,6 +195,9 @@ impl policy::Refusal {
         }
     }
 }
+
+/// The form of a login without a word.
+pub(crate) const CERTIFICATE: &str = "client certificate";
 
 /// In which form somebody has tried to log in.
 pub(crate) fn form(dialect: Dialect, credential: Option<&Credential>) -> &'static str {

@@ -8,6 +8,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
 
 use rustls::{HandshakeKind, ServerConfig, ServerConnection};
+use store::Fingerprint;
 use tokio::net::TcpStream;
 
 use crate::socket;
@@ -48,6 +49,12 @@ impl Stream {
     /// How the handshake went; `None` without TLS.
     pub(crate) fn handshake(&self) -> Option<HandshakeKind> {
         self.tls.as_ref()?.connection.borrow().handshake_kind()
+    }
+
+    /// The certificate whose key the peer has shown to hold, in this handshake or in the one that it resumes.
+    pub(crate) fn fingerprint(&self) -> Option<Fingerprint> {
+        let connection = self.tls.as_ref()?.connection.borrow();
+        connection.peer_certificates()?.first().map(|certificate| Fingerprint::of(certificate))
     }
 
     /// Waits for something to read.

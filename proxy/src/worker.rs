@@ -24,14 +24,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::certificate::Certificate;
 use crate::client::{Client, End, House, State};
-use crate::dialect::Dialect;
-use crate::doorman::{Caller, Doorman, Guest, Standing};
+use crate::doorman::{Caller, Doorman, Guest, Login, Standing};
 use crate::grants::Grants;
 use crate::home::{Furniture, Home};
 use crate::lane::Buffers;
 use crate::ledger::{Entries, Entry};
 use crate::lobby::Lobby;
-use crate::login::{self, Replies};
+use crate::login;
 use crate::metrics::{Counted, LoginOutcome, Metrics};
 use crate::outbox::{Outbox, Spare};
 use crate::refusals::{self, Whence, Whose};
@@ -83,11 +82,17 @@ pub(crate) enum Message {
 pub(crate) struct Moving {
     stream: Departed,
     source: IpAddr,
-    dialect: Dialect,
     grant: Arc<Grant>,
-    rest: Vec<u8>,
-    replies: Replies,
+    login: Option<Login>,
     counted: Counted,
+}
+
+/// Somebody for whom there is no place.
+struct Unseated {
+    outbox: Rc<Outbox>,
+    /// Where somebody calls from who is to hear that there are too many, as soon as it has said a byte: until
+    /// then nobody knows in which dialect.
+    is_to_hear: Option<IpAddr>,
 }
 
 /// Where a connection is to be attended to.
@@ -249,9 +254,9 @@ impl Worker {
             }
             Message::Settle(settled) => drop(settled),
             Message::Guest(moving) => {
-                let Moving { stream, source, dialect, grant, rest, replies, counted } = *moving;
+                let Moving { stream, source, grant, login, counted } = *moving;
                 let Ok(stream) = stream.arrive() else { return };
-                let guest = Box::new(Guest { stream, source, dialect, grant, rest, replies });
+                let guest = Box::new(Guest { stream, source, grant, login });
                 self.receive_visit(Visit::AtHome(guest), counted);
             }
         }
@@ -294,7 +299,7 @@ impl Worker {
             }
             let serving = match self.seat(*guest) {
                 Ok(client) => Box::pin(self.serve(client)),
-                Err(refused) => return Box::pin(refused.stream().linger(&self.client_scratch)).await,
+                Err(unseated) => return Box::pin(self.see_off(unseated)).await,
             };
             match serving.await {
                 Some(again) => visit = Visit::AtTheDoor(again),
@@ -305,17 +310,21 @@ impl Worker {
 
     /// Until it is known who it is; `None` when the connection has ended.
     async fn admit(&self, caller: Box<Caller>) -> Option<Box<Guest>> {
-        let doorman = Doorman {
+        let doorman = self.doorman();
+        tokio::select! {
+            guest = doorman.admit(*caller) => guest.map(Box::new),
+            () = self.shared.shutdown.begun() => None,
+        }
+    }
+
+    fn doorman(&self) -> Doorman<'_> {
+        Doorman {
             grants: &self.shared.grants,
             metrics: &self.shared.metrics,
             throttle: &self.shared.throttle,
             config: &self.shared.config,
             certificate: &self.shared.certificate,
             scratch: &self.client_scratch,
-        };
-        tokio::select! {
-            guest = doorman.admit(*caller) => guest.map(Box::new),
-            () = self.shared.shutdown.begun() => None,
         }
     }
 
@@ -341,42 +350,60 @@ impl Worker {
         }
     }
 
-    /// Gives a guest its place, or tells it why there is none.
-    fn seat(&self, guest: Guest) -> Result<Box<Client>, Rc<Outbox>> {
-        let Guest { stream, source, dialect, grant, rest, replies } = guest;
+    /// Gives a guest its place, or tells it why there is none, if it has said how to tell it.
+    fn seat(&self, guest: Guest) -> Result<Box<Client>, Unseated> {
+        let Guest { stream, source, grant, login } = guest;
         let outbox = Outbox::new(stream, self.spare.clone());
-        let whence = Whence { source, dialect, tls: outbox.stream().is_tls() };
+        let dialect = login.as_ref().map(|login| login.dialect);
+        let whence = Whence::new(source, dialect, outbox.stream());
+        let form = dialect.map_or(refusals::CERTIFICATE, |dialect| refusals::form(dialect, None));
         let token = grant.token;
-        let refuse = |outcome: LoginOutcome, words: &[u8]| {
+        let refuse = |outcome: LoginOutcome, words: Option<&[u8]>| {
             self.shared.metrics.login(outcome);
             if let Some(cause) = outcome.cause() {
-                let form = refusals::form(dialect, None);
                 self.shared.metrics.refusals.note(Whose::Token(token), cause, whence, form);
             }
-            outbox.say(words);
-            outbox.flush();
+            if let Some(words) = words {
+                outbox.say(words);
+                outbox.flush();
+            }
         };
         // It may have travelled while its route changed, or its token was revoked.
         let grant = match self.shared.grants.newest(&grant, source) {
             Ok(grant) => grant,
             Err(outcome) => {
-                refuse(outcome, &replies.refused);
-                return Err(outbox);
+                refuse(outcome, login.as_ref().map(|login| &*login.replies.refused));
+                return Err(Unseated { outbox, is_to_hear: None });
             }
         };
         let home = self.home(&grant);
         let limit = usize::try_from(grant.connections).unwrap_or(0);
         let Some(seat) = home.enter(limit, &grant, source, &outbox) else {
-            refuse(LoginOutcome::Full, &replies.full);
-            return Err(outbox);
+            refuse(LoginOutcome::Full, login.as_ref().map(|login| &*login.replies.full));
+            return Err(Unseated { outbox, is_to_hear: login.is_none().then_some(source) });
         };
         self.expect_end(&grant);
         self.shared.metrics.login(LoginOutcome::Welcome);
-        outbox.say(&replies.welcome);
+        let input = match login {
+            Some(Login { rest, replies, .. }) => {
+                outbox.say(&replies.welcome);
+                rest
+            }
+            None => Vec::new(),
+        };
         let item_size_max = u64::try_from(grant.item_size_max).unwrap_or(0);
         let mechanisms = login::mechanisms(self.shared.config.scram);
-        let (input, state) = (rest, State::default());
+        let state = State::default();
         Ok(Box::new(Client { outbox, source, dialect, home, seat, item_size_max, mechanisms, input, state }))
+    }
+
+    /// The end of a conversation with somebody for whom there is no place.
+    async fn see_off(&self, Unseated { outbox, is_to_hear }: Unseated) {
+        let Some(source) = is_to_hear else { return outbox.stream().linger(&self.client_scratch).await };
+        if let Some(stream) = outbox.into_stream() {
+            let caller = Caller { stream, source, standing: Standing::Known, input: Vec::new() };
+            self.doorman().say_crowded(caller).await;
+        }
     }
 
     /// Somebody's token may end then.
@@ -439,7 +466,7 @@ fn keepalive() -> TcpKeepalive {
 
 impl Moving {
     fn new(guest: Guest, counted: Counted) -> io::Result<Self> {
-        let Guest { stream, source, dialect, grant, rest, replies } = guest;
-        Ok(Self { stream: stream.depart()?, source, dialect, grant, rest, replies, counted })
+        let Guest { stream, source, grant, login } = guest;
+        Ok(Self { stream: stream.depart()?, source, grant, login, counted })
     }
 }

@@ -3,6 +3,8 @@
 
 #[path = "door/broken.rs"]
 mod broken;
+#[path = "door/certificates.rs"]
+mod certificates;
 #[path = "support/dice.rs"]
 mod dice;
 #[path = "support/door.rs"]

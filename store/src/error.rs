@@ -35,6 +35,9 @@ pub enum StoreError {
     /// A value that must be unique is taken: an e-mail address at sign-up, say.
     #[error("that {0} is taken: choose another")]
     Taken(&'static str),
+    /// There are as many as there may be.
+    #[error("there is no room for another {0}: do without one of those that are there")]
+    Full(&'static str),
     /// A row that was asked for by name isn't there.
     #[error("there is no such {0}: check the spelling")]
     Missing(&'static str),

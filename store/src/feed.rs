@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::postgres::PgListener;
 
 use crate::db::{Db, read};
-use crate::{Store, StoreError, TokenId};
+use crate::{Fingerprint, Store, StoreError, TokenId};
 
 pub(crate) const NEXT_REVISION: &str = "UPDATE revision SET value = value + 1 WHERE one = 1 RETURNING value";
 pub(crate) const NUDGE: &str = "SELECT pg_notify('memgate_revision', '')";
@@ -26,6 +26,8 @@ pub struct Changes {
     pub revision: i64,
     /// Tokens made, changed or revoked.
     pub tokens: Vec<TokenId>,
+    /// Certificates issued.
+    pub certificates: Vec<Fingerprint>,
     /// Ids of users whose own row, plan, instance or route changed.
     pub users: Vec<String>,
 }
@@ -64,6 +66,8 @@ impl Store {
     async fn changes(&self, after: i64, revision: i64) -> Result<Changes, StoreError> {
         let tokens: Vec<String> = read!(self, pool => sqlx::query_scalar(
             "SELECT id FROM tokens WHERE revision > $1").bind(after).fetch_all(pool).await)?;
+        let certificates: Vec<String> = read!(self, pool => sqlx::query_scalar(
+            "SELECT fingerprint FROM certificates WHERE revision > $1").bind(after).fetch_all(pool).await)?;
         let users = read!(self, pool => sqlx::query_scalar(
             "SELECT id FROM users WHERE revision > $1 \
              UNION SELECT user_id FROM instances WHERE revision > $1 \
@@ -72,7 +76,8 @@ impl Store {
                    WHERE r.revision > $1")
             .bind(after).fetch_all(pool).await)?;
         let tokens = tokens.iter().filter_map(|id| TokenId::parse(id)).collect();
-        Ok(Changes { revision, tokens, users })
+        let certificates = certificates.iter().filter_map(|text| text.parse().ok()).collect();
+        Ok(Changes { revision, tokens, certificates, users })
     }
 }
 

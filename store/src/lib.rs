@@ -7,6 +7,7 @@
 mod account;
 mod address;
 mod audit;
+mod certificate;
 mod db;
 mod error;
 mod feed;
@@ -29,6 +30,7 @@ mod user;
 pub use account::NewPassword;
 pub use address::{Lease, Network};
 pub use audit::{AuditChain, AuditEntry, AuditError};
+pub use certificate::{BadFingerprint, CertificateRow, Fingerprint};
 pub use db::{Database, Store};
 pub use error::StoreError;
 pub use feed::{Changes, Feed};

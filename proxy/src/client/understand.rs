@@ -50,7 +50,10 @@ impl Client {
             if rest.is_empty() {
                 return (at, Next::Input);
             }
-            let Some(frame) = self.dialect.parse(rest, self.limits()) else { return (at, Next::Input) };
+            let limits = self.limits();
+            let Some(frame) = self.dialect.and_then(|dialect| dialect.parse(rest, limits)) else {
+                return (at, Next::Input);
+            };
             match self.act(frame) {
                 Ok(consumed) => at += consumed,
                 Err((consumed, next)) => return (at + consumed, next),
@@ -115,8 +118,7 @@ impl Client {
 
     /// Notes for the token's owner that something was refused: which command it was, and never about what.
     pub(super) fn note_refused(&self, cause: Cause, command: &'static str) {
-        let tls = self.outbox.stream().is_tls();
-        let whence = Whence { source: self.source, dialect: self.dialect, tls };
+        let whence = Whence::new(self.source, self.dialect, self.outbox.stream());
         let whose = Whose::Token(self.seat.pass.token());
         self.home.metrics.refusals.note(whose, cause, whence, command);
     }

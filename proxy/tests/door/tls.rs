@@ -19,7 +19,7 @@ use super::memcached::Memcached;
 
 const LONG: usize = 1_000_000;
 
-type Secured = StreamOwned<ClientConnection, TcpStream>;
+pub(super) type Secured = StreamOwned<ClientConnection, TcpStream>;
 
 /// Writes a fresh certificate to where the door reads it from.
 fn certify(folder: &Path) -> CertificateDer<'static> {
@@ -30,7 +30,7 @@ fn certify(folder: &Path) -> CertificateDer<'static> {
     cert.der().clone()
 }
 
-fn open() -> (Door, CertificateDer<'static>) {
+pub(super) fn open() -> (Door, CertificateDer<'static>) {
     let folder = tempfile::tempdir().unwrap();
     let certificate = certify(folder.path());
     let config = config(&folder);
@@ -57,14 +57,14 @@ fn trusting(
     Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-fn connect(door: &Door, config: &Arc<ClientConfig>) -> Secured {
+pub(super) fn connect(door: &Door, config: &Arc<ClientConfig>) -> Secured {
     let name = "localhost".try_into().unwrap();
     let mut secured = StreamOwned::new(ClientConnection::new(config.clone(), name).unwrap(), door.call());
     secured.flush().unwrap();
     secured
 }
 
-fn ask<S: Read + Write>(stream: &mut S, asked: &[u8], expected: &[u8]) {
+pub(super) fn ask<S: Read + Write>(stream: &mut S, asked: &[u8], expected: &[u8]) {
     stream.write_all(asked).unwrap();
     stream.flush().unwrap();
     let mut said = vec![0; expected.len()];
@@ -80,7 +80,7 @@ fn ready(door: &Door) -> String {
     said
 }
 
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !holds() {
         assert!(Instant::now() < deadline, "not in time: {what}");

@@ -33,6 +33,7 @@ async fn each_kind_of_write_names_what_it_touched(scratch: Scratch) {
     let named = |revision: i64, tokens: &[TokenId], users: &[&str]| Changes {
         revision,
         tokens: tokens.to_vec(),
+        certificates: Vec::new(),
         users: users.iter().map(|id| (*id).to_owned()).collect(),
     };
 

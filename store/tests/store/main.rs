@@ -21,6 +21,7 @@ macro_rules! on_both {
 mod accounts;
 mod addresses;
 mod audit;
+mod certificates;
 mod child;
 mod errors;
 mod feed;

@@ -1,0 +1,112 @@
+//! Which token a client certificate logs in with: looked up once, like a grant. Certificates never change
+//! hands, so one that is known stays right; whether its token is still good is for the grant to say.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use dashmap::DashMap;
+use store::{Fingerprint, Millis, TokenId};
+use tokio::time::timeout;
+
+use super::{Away, GRACE, Grants, PATIENCE, Verdict};
+use crate::metrics::LoginOutcome;
+
+/// Certificates that are remembered, and others that are known to be nobody's.
+const KNOWN_MAX: usize = 100_000;
+const NOBODYS_MAX: usize = 10_000;
+
+#[derive(Default)]
+pub(super) struct Certificates {
+    known: DashMap<Fingerprint, Issued>,
+    nobodys: DashMap<Fingerprint, ()>,
+}
+
+#[derive(Clone, Copy)]
+struct Issued {
+    token: TokenId,
+    not_after: Millis,
+}
+
+impl Certificates {
+    /// Was issued just now: what was known of it isn't so any more.
+    pub(super) fn forget(&self, fingerprint: &Fingerprint) {
+        self.nobodys.remove(fingerprint);
+    }
+}
+
+impl Grants {
+    /// Checks a certificate whose key the caller, who is at `source`, has shown to hold; says whose it is, too,
+    /// if it is anybody's.
+    pub(crate) async fn check_certificate(
+        self: &Arc<Self>,
+        fingerprint: Fingerprint,
+        source: IpAddr,
+    ) -> (Option<TokenId>, Verdict) {
+        match self.issued(fingerprint).await {
+            Ok(Some(issued)) => (Some(issued.token), self.check_issued(issued, source).await),
+            Ok(None) => (None, Verdict::Refused(LoginOutcome::Unknown)),
+            Err(Away) => (None, Verdict::Unavailable),
+        }
+    }
+
+    async fn check_issued(self: &Arc<Self>, issued: Issued, source: IpAddr) -> Verdict {
+        let grant = match self.find(issued.token).await {
+            Ok(Some(grant)) => grant,
+            Ok(None) => return Verdict::Refused(LoginOutcome::Unknown),
+            Err(Away) => return Verdict::Unavailable,
+        };
+        if issued.not_after <= self.now() {
+            return Verdict::Refused(LoginOutcome::Expired);
+        }
+        match self.objection(&grant, source) {
+            Some(outcome) => Verdict::Refused(outcome),
+            None => Verdict::Welcome(grant),
+        }
+    }
+
+    async fn issued(self: &Arc<Self>, fingerprint: Fingerprint) -> Result<Option<Issued>, Away> {
+        if self.silent_for() > GRACE {
+            return Err(Away);
+        }
+        if let Some(issued) = self.certificates.known.get(&fingerprint) {
+            return Ok(Some(*issued.value()));
+        }
+        if self.certificates.nobodys.contains_key(&fingerprint) {
+            return Ok(None);
+        }
+        let _permit = timeout(PATIENCE, self.lookups.acquire()).await.map_err(|_| Away)?.map_err(|_| Away)?;
+        let this = self.clone();
+        let looked_up = self.runtime.spawn(async move { this.look_up_certificate(fingerprint).await }).await;
+        looked_up.unwrap_or(Err(Away))
+    }
+
+    async fn look_up_certificate(&self, fingerprint: Fingerprint) -> Result<Option<Issued>, Away> {
+        let read_at = self.position.load(Ordering::Acquire);
+        let found = timeout(PATIENCE, self.store.token_of_certificate(&fingerprint)).await;
+        let found = found.map_err(|_| Away)?.map_err(|error| {
+            tracing::warn!(%error, "a certificate can't be looked up");
+            Away
+        })?;
+        let Certificates { known, nobodys } = &self.certificates;
+        let Some((token, not_after)) = found else {
+            make_room(nobodys, NOBODYS_MAX);
+            // As with tokens, the entry's lock orders this against `forget`.
+            let entry = nobodys.entry(fingerprint);
+            if self.position.load(Ordering::Acquire) == read_at {
+                entry.insert(());
+            }
+            return Ok(None);
+        };
+        let issued = Issued { token, not_after };
+        make_room(known, KNOWN_MAX);
+        known.insert(fingerprint, issued);
+        Ok(Some(issued))
+    }
+}
+
+fn make_room<T>(map: &DashMap<Fingerprint, T>, most: usize) {
+    if map.len() >= most {
+        map.clear();
+    }
+}

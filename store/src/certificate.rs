@@ -1,0 +1,127 @@
+//! Client certificates: issued for a token, known by their fingerprint and by nothing else, so that it doesn't
+//! matter who has signed them. Their keys are never here.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::audit::note;
+use crate::db::{read, write};
+use crate::keys::{hex, unhex};
+use crate::{Millis, Store, StoreError, TokenId, now};
+
+/// Certificates of one token that may be good at the same time.
+const PER_TOKEN: i64 = 16;
+
+/// SHA-256 of a certificate's DER.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+/// Text that is no fingerprint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("that is no fingerprint: it is 64 hexadecimal digits")]
+pub struct BadFingerprint;
+
+impl Fingerprint {
+    /// That of a certificate in DER.
+    #[must_use]
+    pub fn of(der: &[u8]) -> Self {
+        Self(Sha256::digest(der).into())
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = BadFingerprint;
+
+    fn from_str(text: &str) -> Result<Self, BadFingerprint> {
+        unhex(text.as_bytes()).map(Self).ok_or(BadFingerprint)
+    }
+}
+
+/// A certificate as its token's owner sees it afterwards.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, serde::Serialize)]
+pub struct CertificateRow {
+    /// SHA-256 of its DER, hexadecimal.
+    pub fingerprint: String,
+    /// The public id of the token that it logs in with.
+    #[sqlx(rename = "token_id")]
+    pub token: String,
+    /// When it was issued.
+    pub created_at: Millis,
+    /// From then on it lets nobody in.
+    pub not_after: Millis,
+}
+
+impl CertificateRow {
+    /// Whether it lets anybody in at that time, as far as the certificate itself is concerned.
+    #[must_use]
+    pub fn is_current(&self, now: Millis) -> bool {
+        now < self.not_after
+    }
+}
+
+impl Store {
+    /// Keeps a certificate that was made for a token. Show it only after this has returned.
+    /// `Missing("token that is still good")`; `Full("certificate")` if the token has as many as it may.
+    pub async fn add_certificate(
+        &self,
+        token: &TokenId,
+        fingerprint: Fingerprint,
+        not_after: Millis,
+    ) -> Result<(), StoreError> {
+        let good = "SELECT COUNT(*) FROM tokens WHERE id = $1 AND revoked_at IS NULL \
+                    AND (expires_at IS NULL OR expires_at > $2)";
+        let prune = "DELETE FROM certificates WHERE token_id = $1 AND not_after <= $2";
+        let count = "SELECT COUNT(*) FROM certificates WHERE token_id = $1";
+        let insert = "INSERT INTO certificates (fingerprint, token_id, created_at, not_after, revision) \
+                      VALUES ($1, $2, $3, $4, $5)";
+        let (id, now) = (token.as_str(), now());
+        write!(self, tx, revision => {
+            let good: i64 = sqlx::query_scalar(good).bind(id).bind(now).fetch_one(&mut *tx).await?;
+            if good == 0 {
+                return Err(StoreError::Missing("token that is still good"));
+            }
+            sqlx::query(prune).bind(id).bind(now).execute(&mut *tx).await?;
+            let held: i64 = sqlx::query_scalar(count).bind(id).fetch_one(&mut *tx).await?;
+            if held >= PER_TOKEN {
+                return Err(StoreError::Full("certificate"));
+            }
+            sqlx::query(insert).bind(fingerprint.to_string()).bind(id).bind(now).bind(not_after).bind(revision)
+                .execute(&mut *tx).await.map_err(|e| StoreError::unique(e, "certificate"))?;
+            note!(self, tx, "certificate.issue", format!("token {token}"), format!("fingerprint {fingerprint}, until {not_after}"));
+        });
+        Ok(())
+    }
+
+    /// A token's certificates, oldest first, the expired ones too.
+    pub async fn certificates_of(&self, token: &TokenId) -> Result<Vec<CertificateRow>, StoreError> {
+        let sql = "SELECT fingerprint, token_id, created_at, not_after FROM certificates \
+                   WHERE token_id = $1 ORDER BY created_at, fingerprint";
+        Ok(read!(self, pool => sqlx::query_as(sql).bind(token.as_str()).fetch_all(pool).await)?)
+    }
+
+    /// Who logs in with that fingerprint: the token, and until when. `None` if nobody does.
+    pub async fn token_of_certificate(
+        &self,
+        fingerprint: &Fingerprint,
+    ) -> Result<Option<(TokenId, Millis)>, StoreError> {
+        let sql = "SELECT token_id, not_after FROM certificates WHERE fingerprint = $1";
+        let row: Option<(String, Millis)> = read!(self, pool => sqlx::query_as(sql).bind(fingerprint.to_string()).fetch_optional(pool).await)?;
+        let Some((token, not_after)) = row else { return Ok(None) };
+        let token = TokenId::parse(&token).ok_or(StoreError::Garbage("certificate's token"))?;
+        Ok(Some((token, not_after)))
+    }
+}

@@ -1,0 +1,90 @@
+//! Client certificates: each is its token's and known by its fingerprint.
+
+use store::{Fingerprint, Powers, StoreError, Token, now};
+
+use crate::scratch::{DEADLINE, Scratch, sign_up};
+
+const LATER: i64 = 3_600_000;
+
+fn numbered(n: i64) -> Fingerprint {
+    Fingerprint::of(&n.to_be_bytes())
+}
+
+async fn a_certificate_is_its_tokens(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (_, ada) = sign_up(&store, "ada@example.org").await;
+    let (_, bob) = sign_up(&store, "bob@example.org").await;
+    let (ada, bob) = (ada.token.id(), bob.token.id());
+    let mut feed = store.feed().await.unwrap();
+    let ends = now() + LATER;
+    store.add_certificate(&ada, numbered(1), ends).await.unwrap();
+    let changes = tokio::time::timeout(DEADLINE, feed.next()).await.unwrap().unwrap();
+    assert_eq!(changes.certificates, [numbered(1)], "whoever had looked it up before must hear of it");
+    assert_eq!(store.token_of_certificate(&numbered(1)).await.unwrap(), Some((ada, ends)));
+    assert_eq!(store.token_of_certificate(&numbered(2)).await.unwrap(), None);
+    let list = store.certificates_of(&ada).await.unwrap();
+    assert_eq!(list.len(), 1);
+    assert_eq!((list[0].fingerprint.clone(), list[0].not_after), (numbered(1).to_string(), ends));
+    assert!(list[0].is_current(ends - 1) && !list[0].is_current(ends));
+    assert_eq!(store.certificates_of(&bob).await.unwrap(), []);
+    let taken = store.add_certificate(&bob, numbered(1), ends).await.unwrap_err();
+    assert!(matches!(taken, StoreError::Taken("certificate")), "{taken:?}");
+    let noted = store.audit_after(0, 100).await.unwrap().pop().unwrap();
+    assert_eq!((noted.action.as_str(), noted.subject), ("certificate.issue", format!("token {ada}")));
+    assert!(noted.detail.contains(&numbered(1).to_string()));
+}
+
+async fn a_token_that_is_over_gets_none(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (_, revoked) = sign_up(&store, "ada@example.org").await;
+    let (_, expired) = sign_up(&store, "bob@example.org").await;
+    let (revoked, expired) = (revoked.token.id(), expired.token.id());
+    store.revoke_token(&revoked).await.unwrap();
+    let end = |powers: &mut Powers| powers.expires_at = Some(now());
+    store.change_powers(&expired, end).await.unwrap();
+    for id in [revoked, expired, Token::generate().id()] {
+        let error = store.add_certificate(&id, numbered(1), now() + LATER).await.unwrap_err();
+        assert!(matches!(error, StoreError::Missing("token that is still good")), "{error:?}");
+    }
+    assert_eq!(store.token_of_certificate(&numbered(1)).await.unwrap(), None);
+}
+
+async fn a_token_has_so_many_and_the_expired_do_not_count(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (_, token) = sign_up(&store, "ada@example.org").await;
+    let id = token.token.id();
+    store.add_certificate(&id, numbered(0), now()).await.unwrap();
+    for n in 1..=16 {
+        store.add_certificate(&id, numbered(n), now() + LATER).await.unwrap();
+    }
+    let error = store.add_certificate(&id, numbered(17), now() + LATER).await.unwrap_err();
+    assert!(matches!(error, StoreError::Full("certificate")), "{error:?}");
+    assert_eq!(store.certificates_of(&id).await.unwrap().len(), 16);
+    assert_eq!(store.token_of_certificate(&numbered(0)).await.unwrap(), None);
+}
+
+async fn certificates_go_with_their_token(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (_, token) = sign_up(&store, "ada@example.org").await;
+    let id = token.token.id();
+    store.add_certificate(&id, numbered(1), now() + LATER).await.unwrap();
+    let pragma = if scratch.is_postgres() { "" } else { "PRAGMA foreign_keys = on; " };
+    scratch.execute(&format!("{pragma}DELETE FROM tokens WHERE id = '{id}'")).await.unwrap();
+    assert_eq!(store.token_of_certificate(&numbered(1)).await.unwrap(), None);
+}
+
+#[test]
+fn fingerprints_are_64_digits() {
+    let shown = numbered(1).to_string();
+    assert_eq!(shown.parse(), Ok(numbered(1)));
+    for bad in ["", "xy", &shown[1..], &format!("{shown}0"), &shown.replace(|_| true, "g")] {
+        assert!(bad.parse::<Fingerprint>().is_err(), "{bad}");
+    }
+}
+
+on_both!(
+    a_certificate_is_its_tokens,
+    a_token_that_is_over_gets_none,
+    a_token_has_so_many_and_the_expired_do_not_count,
+    certificates_go_with_their_token,
+);
