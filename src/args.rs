@@ -65,7 +65,7 @@ enum Command {
     /// Accounts: add, list, show, suspend, resume, delete, reset-password
     #[command(subcommand)]
     User(user::UserCommand),
-    /// Tokens, which applications log in with: create, list, show, update, rotate, revoke
+    /// Tokens, which applications log in with: create, list, show, update, rotate, certify, revoke
     #[command(subcommand)]
     Token(token::TokenCommand),
     /// Plans, of what caches may use: list, create, change

@@ -1,12 +1,14 @@
 //! `memgate token`: what applications log in with. The secret is shown once, when a token is made.
 
 mod acknowledged;
+mod certificate;
 mod powers;
 mod refusals;
 
 use serde::Serialize;
 use store::{
-    Acknowledged, Millis, NewToken, Powers, Refusal, Store, StoreError, Token, TokenId, TokenRow, now,
+    Acknowledged, CertificateRow, Millis, NewToken, Powers, Refusal, Store, StoreError, Token, TokenId,
+    TokenRow, now,
 };
 
 use crate::args::Global;
@@ -16,6 +18,7 @@ use crate::role::runtime;
 use crate::settings::Settings;
 use crate::table::{self, table};
 use crate::user::find_user;
+use certificate::IssueArgs;
 use powers::PowerArgs;
 
 /// A name is a label in a list, not a text.
@@ -29,6 +32,7 @@ pub(crate) enum TokenCommand {
 Examples:
   memgate token create ada@example.org --name ci --json | jq -r .token
   memgate token create ada@example.org --name shop --scope read,write --prefix shop: --expires 30d
+  memgate token create ada@example.org --name shop --certificate --certificate-out ./shop
   memgate token create ada@example.org --name office --allow-from 192.0.2.0/24 --allow-from 2001:db8::/32")]
     Create {
         /// Whose
@@ -38,6 +42,11 @@ Examples:
         name: String,
         #[command(flatten)]
         powers: PowerArgs,
+        /// Issue a client certificate, too: for text and meta clients that speak TLS and have no login
+        #[arg(long)]
+        certificate: bool,
+        #[command(flatten)]
+        issue: IssueArgs,
     },
     /// A user's tokens, the revoked and expired ones too
     List {
@@ -74,6 +83,17 @@ Example:
         #[arg(long, default_value = "1h", value_name = "TIME", value_parser = store::span)]
         grace: Millis,
     },
+    /// Issue a client certificate for a token, and show it: it logs in by itself, and ends with the token
+    #[command(after_help = "\
+Examples:
+  memgate token certify Zk3P0vTq8LwX --certificate-out ./shop
+  memgate token certify Zk3P0vTq8LwX --csr shop.csr --json | jq -r .certificate > shop.pem")]
+    Certify {
+        /// The public part, as `memgate token list` shows it, with or without mg_
+        id: String,
+        #[command(flatten)]
+        issue: IssueArgs,
+    },
     /// Revoke a token for good: nobody logs in with it any more, and its connections end
     Revoke {
         /// The public part, as `memgate token list` shows it, with or without mg_
@@ -102,6 +122,7 @@ struct TokenView {
     email: String,
     #[serde(flatten)]
     token: TokenRow,
+    certificates: Vec<CertificateRow>,
     /// Who was refused with it lately, and why.
     refusals: Vec<Refusal>,
     /// Where its last change is in force.
@@ -114,6 +135,23 @@ struct Revoked {
     #[serde(flatten)]
     token: TokenRow,
     acknowledged: Acknowledged,
+}
+
+/// A token, shown once, and perhaps a certificate.
+#[derive(Debug, Serialize)]
+struct Made {
+    #[serde(flatten)]
+    made: Credentials,
+    #[serde(flatten)]
+    certificate: Option<certificate::Shown>,
+}
+
+/// A certificate, shown once, and its token.
+#[derive(Debug, Serialize)]
+struct Certified {
+    id: String,
+    #[serde(flatten)]
+    certificate: certificate::Shown,
 }
 
 /// A successor, shown once, and the token whose place it takes.
@@ -155,16 +193,23 @@ impl TokenCommand {
             let store = folder.open_store(&settings).await?;
             let (json, endpoint) = (global.json, &settings.webui.endpoint);
             match self {
-                Self::Create { email, name, powers } => {
+                Self::Create { email, name, powers, certificate, issue } => {
                     powers.check()?;
                     let user = find_user(&store, &email).await?;
                     let new = NewToken::generate(&folder.token_key()?, checked(&name)?);
                     let mut granted = Powers::ALL;
                     powers.change(&mut granted, now());
+                    let (id, end) = (new.token.id(), granted.expires_at);
+                    let certificate = (certificate || issue.is_wanted()).then(|| issue.make(id, end));
+                    let certificate = certificate.transpose()?;
                     let new = new.limited_to(granted);
                     store.create_token(&user.id, &new).await?;
+                    if let Some(certificate) = &certificate {
+                        certificate.keep(&store, &id).await?;
+                    }
                     let made = Credentials::of(&user.email, endpoint, &new.token);
-                    report::print(json, &made, || shown_once(&made))
+                    let made = Made { made, certificate };
+                    report::print(json, &made, || made.words())
                 }
                 Self::List { email } => {
                     let user = find_user(&store, &email).await?;
@@ -185,6 +230,14 @@ impl TokenCommand {
                     let new = NewToken::generate(&folder.token_key()?, &token.name);
                     let rotated = rotate(&store, token, new, grace, endpoint).await?;
                     report::print(json, &rotated, || rotated_words(&rotated))
+                }
+                Self::Certify { id, issue } => {
+                    let token = find(&store, &id).await?;
+                    let id = public_id(&token.id)?;
+                    let certificate = issue.make(id, token.powers.expires_at)?;
+                    certificate.keep(&store, &id).await?;
+                    let certified = Certified { id: token.id, certificate };
+                    report::print(json, &certified, || certified.certificate.words())
                 }
                 Self::Revoke { id } => {
                     let token = find(&store, &id).await?;
@@ -215,9 +268,11 @@ async fn find(store: &Store, id: &str) -> Result<TokenRow, Failure> {
 
 async fn view(store: &Store, token: TokenRow) -> Result<TokenView, Failure> {
     let user = store.user(&token.user_id).await?.ok_or_else(nothing)?;
+    let id = public_id(&token.id)?;
+    let certificates = store.certificates_of(&id).await?;
     let refusals = store.refusals_of(&token.id).await?;
-    let acknowledged = store.acknowledged(&public_id(&token.id)?).await?;
-    Ok(TokenView { email: user.email, token, refusals, acknowledged })
+    let acknowledged = store.acknowledged(&id).await?;
+    Ok(TokenView { email: user.email, token, certificates, refusals, acknowledged })
 }
 
 async fn update(store: &Store, id: &str, powers: PowerArgs, no_prefix: bool) -> Result<TokenRow, Failure> {
@@ -274,6 +329,13 @@ fn checked(name: &str) -> Result<&str, Failure> {
     if fits { Ok(name) } else { Err(Failure::new("a token can't have that name", fix)) }
 }
 
+impl Made {
+    fn words(&self) -> String {
+        let certificate = self.certificate.as_ref().map(certificate::Shown::words);
+        format!("{}{}", shown_once(&self.made), certificate.unwrap_or_default())
+    }
+}
+
 fn shown_once(made: &Credentials) -> String {
     format!("{}\nKeep it now: it is not shown again.\n", table::pairs(&made.pairs()))
 }
@@ -301,6 +363,7 @@ fn details(view: &TokenView) -> String {
     ];
     pairs.extend(powers::pairs(&token.powers));
     pairs.extend(token.successor.as_ref().map(|id| ("successor", format!("mg_{id}"))));
+    pairs.extend(certificate::pairs(&view.certificates));
     pairs.push(("in force on", acknowledged::words(&view.acknowledged)));
     format!("{}{}", table::pairs(&pairs), refusals::words(&view.refusals))
 }

@@ -1,6 +1,10 @@
-"""pymemcache (text protocol; it has no login, so its sockets log in first): use | find-nothing | be-refused."""
+"""pymemcache (text protocol; it has no login): use | find-nothing | be-refused.
 
+Over TLS it shows the certificate that CERT and KEY name; else its sockets log in first."""
+
+import os
 import socket
+import ssl
 import sys
 
 from pymemcache.client.base import Client, PooledClient
@@ -46,7 +50,13 @@ def fails(error, call, *arguments):
 
 
 def connect(kind=Client, **options):
-    return kind((host, int(port)), timeout=10, connect_timeout=10, socket_module=SocketModule(), **options)
+    if "CERT" in os.environ:
+        context = ssl.create_default_context(cafile=os.environ["CA"])
+        context.load_cert_chain(os.environ["CERT"], os.environ["KEY"])
+        options["tls_context"] = context
+    else:
+        options["socket_module"] = SocketModule()
+    return kind((host, int(port)), timeout=10, connect_timeout=10, **options)
 
 
 def every_operation(client):
@@ -123,5 +133,6 @@ try:
         silent_operations(connect())
     values(connect(PooledClient, default_noreply=False))
     assert what != "be-refused", "the token was accepted"
-except LoginRefused:
+except (LoginRefused, MemcacheClientError) as error:
     assert what == "be-refused"
+    assert isinstance(error, LoginRefused) or error.args == (b"unauthenticated",)

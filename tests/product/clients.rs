@@ -82,6 +82,38 @@ fn client_libraries_that_can_speak_tls_do() {
     }
 }
 
+/// pymemcache can't log in: it shows a certificate.
+#[test]
+fn client_libraries_that_have_no_login_show_a_certificate() {
+    let product = Product::start();
+    let (ada, bob) = (product.add_user("ada@example.org"), product.add_user("bob@example.org"));
+    let folder = product.folder().join("certificates");
+    let file = |name: String| folder.join(name);
+    let to = ["--certificate-out", folder.to_str().unwrap()];
+    product.json(&[&["token", "certify", &ada.username], &to[..]].concat());
+    // Bob's key never leaves him.
+    let (key, request) = (file("bob.key".into()), file("bob.csr".into()));
+    let bobs = rcgen::KeyPair::generate().unwrap();
+    fs::write(&key, bobs.serialize_pem()).unwrap();
+    let params = rcgen::CertificateParams::default();
+    fs::write(&request, params.serialize_request(&bobs).unwrap().pem().unwrap()).unwrap();
+    let certify = ["token", "certify", &bob.username, "--csr", request.to_str().unwrap()];
+    product.json(&[&certify[..], &to].concat());
+    let classic = |what, who: &Credentials, key: &PathBuf| {
+        let mut command = command(&product, "classic.py", what, who);
+        command.env("CA", product.data().join("ca.pem")).env("KEY", key);
+        command.env("CERT", file(format!("{}.pem", who.username))).output().unwrap()
+    };
+    let adas = file(format!("{}.key", ada.username));
+    passes(&classic("use", &ada, &adas), "with a key made by memgate");
+    passes(&classic("find-nothing", &bob, &key), "with a key of its own");
+    product.json(&["token", "revoke", &ada.username]);
+    wait_until(within(5), "the revoked token's certificate is refused", || {
+        classic("be-refused", &ada, &adas).status.success()
+    });
+    passes(&classic("use", &bob, &key), "the other");
+}
+
 /// One of libmemcached's tools, with SASL.
 fn libmemcached(product: &Product, program: &str, who: &Credentials, arguments: &[&str]) -> Output {
     Command::new(program)

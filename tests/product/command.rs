@@ -99,6 +99,59 @@ fn a_token_is_limited_changed_and_rotated() {
 }
 
 #[test]
+fn a_token_has_certificates() {
+    let place = prepared();
+    place.json(&["user", "add", "ada@example.org", "--no-wait"]);
+    let create = ["token", "create", "ada@example.org", "--expires", "30d"];
+    let made = place.json(&[&create[..], &["--certificate"]].concat());
+    let id = made["username"].as_str().unwrap();
+    assert!(made["certificate"].as_str().unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
+    let key = made["certificate_key"].as_str().unwrap();
+    assert!(rcgen::KeyPair::from_pem(key).is_ok());
+    let shown = place.json(&["token", "show", id]);
+    assert_eq!(shown["certificates"][0]["fingerprint"], made["fingerprint"]);
+    assert_eq!(shown["certificates"][0]["not_after"], shown["expires_at"], "it ends with its token");
+    let without = place.json(&["token", "create", "ada@example.org"]);
+    assert!(without["certificate"].is_null() && without["fingerprint"].is_null());
+
+    let folder = place.folder().join("shop");
+    let out = ["--certificate-out", folder.to_str().unwrap()];
+    let written = place.json(&[&["token", "certify", id], &out[..]].concat());
+    assert!(written["certificate"].is_null() && written["certificate_key"].is_null());
+    let file = |key: &str| std::path::PathBuf::from(written[key].as_str().unwrap());
+    assert!(rcgen::KeyPair::from_pem(&fs::read_to_string(file("key_file")).unwrap()).is_ok());
+    assert_eq!(fs::metadata(file("key_file")).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(fs::read_to_string(file("certificate_file")).unwrap().contains("BEGIN CERTIFICATE"));
+    let (error, fix) = failure(&place, &[&["token", "certify", id], &out[..]].concat(), 1);
+    assert!(error.contains("File exists") && fix.contains("another folder"), "{error}: {fix}");
+
+    let request = place.folder().join("shop.csr");
+    let own = rcgen::KeyPair::generate().unwrap();
+    let text = rcgen::CertificateParams::default().serialize_request(&own).unwrap().pem().unwrap();
+    fs::write(&request, text).unwrap();
+    let certify = ["token", "certify", id, "--csr", request.to_str().unwrap()];
+    let signed = place.json(&certify);
+    assert!(signed["certificate"].is_string() && signed["certificate_key"].is_null());
+    fs::write(&request, key).unwrap();
+    let (error, fix) = failure(&place, &certify, 1);
+    assert!(error.contains("no certificate request") && fix.contains("PEM"), "{error}: {fix}");
+    assert!(!error.contains("PRIVATE"), "{error}");
+
+    while place.json(&["token", "show", id])["certificates"].as_array().unwrap().len() < 16 {
+        place.json(&["token", "certify", id]);
+    }
+    let (error, _) = failure(&place, &["token", "certify", id], 1);
+    assert!(error.contains("as many certificates as"), "{error}");
+    let words = String::from_utf8(place.run(&["token", "show", id]).stdout).unwrap();
+    assert!(words.contains(made["fingerprint"].as_str().unwrap()) && words.contains("(ends in "), "{words}");
+    place.json(&["token", "revoke", id]);
+    let (error, _) = failure(&place, &["token", "certify", id], 1);
+    assert!(error.contains("is over"), "{error}");
+    let kept = fs::read(place.data().join("memgate.db-wal")).unwrap_or_default();
+    assert!(!kept.windows(11).any(|window| window == b"PRIVATE KEY"));
+}
+
+#[test]
 fn an_account_its_token_and_its_end() {
     let place = prepared();
     let added = place.json(&["user", "add", "Ada@Example.org", "--no-wait"]);
@@ -170,6 +223,7 @@ fn every_refusal_names_the_fix() {
         (&["token", "revoke", "mg_000000000000"], "no such token"),
         (&["token", "revoke", "x"], "no such token"),
         (&["token", "show", "x"], "no such token"),
+        (&["token", "certify", "mg_000000000000"], "no such token"),
         (&["token", "rotate", "mg_000000000000"], "no such token"),
         (&["token", "update", "mg_000000000000", "--scope", "read"], "no such token"),
         (&["instance", "show", "bob@example.org"], "no account"),

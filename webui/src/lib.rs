@@ -6,6 +6,7 @@
 
 pub mod account;
 mod assets;
+pub mod certificate;
 mod config;
 mod csrf;
 mod date;
