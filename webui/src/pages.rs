@@ -2,6 +2,7 @@
 
 mod account;
 mod cache;
+mod certify;
 mod home;
 mod rotate;
 mod sign_in;
@@ -47,6 +48,7 @@ pub(crate) fn routes(web: Arc<Web>, stop: CancellationToken) -> Router {
         .route("/tokens/{id}", get(token::show))
         .route("/tokens/{id}/revoke", get(tokens::confirm).post(tokens::revoke))
         .route("/tokens/{id}/rotate", get(rotate::confirm).post(rotate::submit))
+        .route("/tokens/{id}/certificate", get(certify::show).post(certify::submit))
         .route("/assets/{name}", get(assets::serve))
         .fallback(|| async { Trouble::NotFound })
         .method_not_allowed_fallback(|| async { Trouble::MethodNotAllowed })

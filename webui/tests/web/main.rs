@@ -1,6 +1,7 @@
 //! The web UI over real HTTP, on a real database.
 
 mod account;
+mod certificates;
 mod csrf;
 mod harness;
 mod headers;

@@ -73,7 +73,7 @@ async fn somebody_elses_token_is_not_there() {
         let theirs = format!("/tokens/{other}/revoke");
         for id in [other.as_str(), "aaaaaaaaaaaa", "x", "%00", "..%2f..", &"a".repeat(3000)] {
             assert_eq!(visitor.get(&format!("/tokens/{id}")).await.status, 404, "{id}");
-            for address in [format!("/tokens/{id}/revoke"), format!("/tokens/{id}/rotate")] {
+            for address in ["revoke", "rotate", "certificate"].map(|what| format!("/tokens/{id}/{what}")) {
                 assert_eq!(visitor.get(&address).await.status, 404, "{id}");
                 visitor.get("/cache").await;
                 assert_eq!(visitor.post(&address, &[("grace", "0s")]).await.status, 404, "{id}");
@@ -84,6 +84,7 @@ async fn somebody_elses_token_is_not_there() {
     for id in [anns, bobs] {
         let row = site.store.token(&TokenId::parse(id.as_str()).unwrap()).await.unwrap().unwrap();
         assert_eq!((row.revoked_at, row.successor), (None, None));
+        assert_eq!(site.store.certificates_of(&id).await.unwrap(), []);
     }
     // A form token of one is no good in the other's session.
     ann.get("/cache").await;
@@ -96,13 +97,15 @@ async fn somebody_elses_token_is_not_there() {
         "/cache/live",
         &format!("/tokens/{anns}/revoke"),
         &format!("/tokens/{anns}/rotate"),
+        &format!("/tokens/{anns}/certificate"),
         "/tokens/aaaaaaaaaaaa/revoke",
     ] {
         let answer = site.visitor().get(path).await;
         assert_eq!((answer.status, answer.location()), (303, &*format!("/sign-in?next={path}")));
     }
     let (revoke, rotate) = (format!("/tokens/{anns}/revoke"), format!("/tokens/{anns}/rotate"));
-    for path in ["/tokens", "/sign-out", &revoke, &rotate, "/account/password", "/account/delete"] {
+    let certify = format!("/tokens/{anns}/certificate");
+    for path in ["/tokens", "/sign-out", &revoke, &rotate, &certify, "/account/password", "/account/delete"] {
         let answer = site.visitor().post(path, &[("name", "x")]).await;
         assert_eq!((answer.status, answer.location()), (303, "/sign-in?next=/cache"));
     }
