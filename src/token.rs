@@ -7,7 +7,7 @@ mod refusals;
 
 use serde::Serialize;
 use store::{
-    Acknowledged, CertificateRow, Millis, NewToken, Powers, Refusal, Store, StoreError, Token, TokenId,
+    Acknowledged, CertificateRow, Leak, Millis, NewToken, Powers, Refusal, Store, StoreError, Token, TokenId,
     TokenRow, now,
 };
 
@@ -125,6 +125,8 @@ struct TokenView {
     certificates: Vec<CertificateRow>,
     /// Who was refused with it lately, and why.
     refusals: Vec<Refusal>,
+    /// Where it was found in public, if that is why it was revoked.
+    leak: Option<Leak>,
     /// Where its last change is in force.
     acknowledged: Acknowledged,
 }
@@ -272,7 +274,8 @@ async fn view(store: &Store, token: TokenRow) -> Result<TokenView, Failure> {
     let certificates = store.certificates_of(&id).await?;
     let refusals = store.refusals_of(&token.id).await?;
     let acknowledged = store.acknowledged(&id).await?;
-    Ok(TokenView { email: user.email, token, certificates, refusals, acknowledged })
+    let leak = store.leaks_of(&user.id).await?.into_iter().find(|leak| leak.token_id == token.id);
+    Ok(TokenView { email: user.email, token, certificates, refusals, leak, acknowledged })
 }
 
 async fn update(store: &Store, id: &str, powers: PowerArgs, no_prefix: bool) -> Result<TokenRow, Failure> {
@@ -362,10 +365,17 @@ fn details(view: &TokenView) -> String {
         ("state", powers::state(token, now())),
     ];
     pairs.extend(powers::pairs(&token.powers));
+    pairs.extend(view.leak.as_ref().map(|leak| ("found in public", found(leak))));
     pairs.extend(token.successor.as_ref().map(|id| ("successor", format!("mg_{id}"))));
     pairs.extend(certificate::pairs(&view.certificates));
     pairs.push(("in force on", acknowledged::words(&view.acknowledged)));
     format!("{}{}", table::pairs(&pairs), refusals::words(&view.refusals))
+}
+
+/// Where and when, as far as it was said.
+fn found(leak: &Leak) -> String {
+    let place = if leak.url.is_empty() { "its place wasn't said" } else { &leak.url };
+    format!("{place}, revoked for it {}", table::ago(leak.at))
 }
 
 pub(crate) fn rows(tokens: &[TokenRow]) -> String {

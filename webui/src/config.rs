@@ -45,6 +45,8 @@ pub struct Limits {
     pub tokens_per_hour: usize,
     /// Tokens that a user may have at one time.
     pub tokens_at_once: usize,
+    /// Reports of leaked tokens, per source.
+    pub leak_reports_per_minute: usize,
 }
 
 impl Default for Config {
@@ -65,7 +67,13 @@ impl Default for Config {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { sign_ins_per_minute: 5, sign_ups_per_hour: 5, tokens_per_hour: 20, tokens_at_once: 50 }
+        Self {
+            sign_ins_per_minute: 5,
+            sign_ups_per_hour: 5,
+            tokens_per_hour: 20,
+            tokens_at_once: 50,
+            leak_reports_per_minute: 60,
+        }
     }
 }
 

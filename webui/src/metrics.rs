@@ -25,6 +25,7 @@ pub(crate) struct Metrics {
     pub(crate) sign_ins: Family<Outcome, Counter>,
     pub(crate) password_checks: Counter,
     pub(crate) live_streams: Gauge,
+    pub(crate) leaked_tokens: Counter,
 }
 
 impl Metrics {
@@ -36,6 +37,11 @@ impl Metrics {
         ours.register("sign_ins", "Attempts to sign in", metrics.sign_ins.clone());
         ours.register("password_checks", "Passwords compared with a hash", metrics.password_checks.clone());
         ours.register("live_streams", "Pages that follow their cache now", metrics.live_streams.clone());
+        ours.register(
+            "leaked_tokens",
+            "Tokens revoked because they were found in public",
+            metrics.leaked_tokens.clone(),
+        );
         metrics
     }
 

@@ -4,6 +4,7 @@ mod account;
 mod cache;
 mod certify;
 mod home;
+mod leaks;
 mod rotate;
 mod sign_in;
 mod sign_up;
@@ -49,6 +50,8 @@ pub(crate) fn routes(web: Arc<Web>, stop: CancellationToken) -> Router {
         .route("/tokens/{id}/revoke", get(tokens::confirm).post(tokens::revoke))
         .route("/tokens/{id}/rotate", get(rotate::confirm).post(rotate::submit))
         .route("/tokens/{id}/certificate", get(certify::show).post(certify::submit))
+        .route("/tokens/{id}/leak/dismiss", post(leaks::dismiss))
+        .route("/leaked-tokens", post(leaks::report).layer(DefaultBodyLimit::max(leaks::MOST_BODY)))
         .route("/assets/{name}", get(assets::serve))
         .fallback(|| async { Trouble::NotFound })
         .method_not_allowed_fallback(|| async { Trouble::MethodNotAllowed })
@@ -81,6 +84,8 @@ async fn observe(
 struct Frame {
     /// The e-mail address and the form token of who is signed in.
     me: Option<(String, String)>,
+    /// What is said on every page until it is dismissed.
+    notices: Vec<leaks::Notice>,
     style: String,
     script: String,
     icon: String,
@@ -89,12 +94,13 @@ struct Frame {
 impl Frame {
     fn for_nobody() -> Self {
         let [style, script, icon] = ["style.css", "live.js", "icon.svg"].map(assets::url);
-        Self { me: None, style, script, icon }
+        Self { me: None, notices: Vec::new(), style, script, icon }
     }
 
     fn of(me: &SignedIn) -> Self {
+        let notices = me.leaks.iter().map(leaks::Notice::of).collect();
         let me = Some((me.user.email.clone(), me.session.form_token.clone()));
-        Self { me, ..Self::for_nobody() }
+        Self { me, notices, ..Self::for_nobody() }
     }
 
     fn around(visitor: &Visitor) -> Self {

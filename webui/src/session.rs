@@ -11,7 +11,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method};
 use axum_extra::extract::CookieJar;
 use sha2::{Digest as _, Sha256};
-use store::{Millis, NewSession, Session, Store, User};
+use store::{Leak, Millis, NewSession, Session, Store, User};
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
@@ -40,6 +40,8 @@ pub(crate) struct Visitor {
 pub(crate) struct SignedIn {
     pub(crate) user: User,
     pub(crate) session: Session,
+    /// Tokens that were found in public, until that is dismissed.
+    pub(crate) leaks: Vec<Leak>,
 }
 
 impl SignedIn {
@@ -132,7 +134,8 @@ async fn find(web: &Web, headers: &HeaderMap) -> Result<Option<SignedIn>, Troubl
     let Some(session) = web.store.session(&hash(&id), idle, age).await? else { return Ok(None) };
     let Some(user) = web.store.user(&session.user_id).await? else { return Ok(None) };
     touch(web, &session).await;
-    Ok(Some(SignedIn { user, session }))
+    let leaks = web.store.open_leaks(&user.id).await?;
+    Ok(Some(SignedIn { user, session, leaks }))
 }
 
 /// A failed note costs nothing but an earlier end: pages still work when the disk is full.

@@ -28,6 +28,7 @@ pub(crate) struct Web {
     pub(crate) sign_ins: Limiter,
     pub(crate) sign_ups: Limiter,
     pub(crate) new_tokens: Limiter,
+    pub(crate) leak_reports: Limiter,
 }
 
 impl Web {
@@ -48,6 +49,7 @@ impl Web {
             sign_ins: Limiter::new(config.limits.sign_ins_per_minute, MINUTE),
             sign_ups: Limiter::new(config.limits.sign_ups_per_hour, HOUR),
             new_tokens: Limiter::new(config.limits.tokens_per_hour, HOUR),
+            leak_reports: Limiter::new(config.limits.leak_reports_per_minute, MINUTE),
             config,
         })
     }

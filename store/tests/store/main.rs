@@ -28,6 +28,7 @@ mod feed;
 mod files;
 mod keys;
 mod lead;
+mod leaks;
 mod migrations;
 mod people;
 mod plans;

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
-use store::{Instance, InstanceState, Millis, NewToken, TokenRow, UserState};
+use store::{Instance, InstanceState, Leak, Millis, NewToken, TokenRow, UserState};
 
 use super::{Frame, Trouble, render, token};
 use crate::date::day;
@@ -123,10 +123,11 @@ async fn page(
     typed: &Typed,
 ) -> Result<Response, Trouble> {
     let instance = web.store.instance_of(&me.user.id).await?.ok_or(Trouble::NotFound)?;
+    let found = web.store.leaks_of(&me.user.id).await?;
     let rows = web.store.tokens_of(&me.user.id).await?;
     let refusals = refusals(web, me, &rows).await?;
     let (tokens, mut over): (Vec<TokenView>, Vec<TokenView>) =
-        rows.into_iter().map(TokenView::of).partition(|token| token.over.is_none());
+        rows.into_iter().map(|token| TokenView::of(token, &found)).partition(|token| token.over.is_none());
     over.reverse();
     over.truncate(MOST_REVOKED);
     let as_whom = shown.map_or_else(Credentials::placeholders, |shown| shown.credentials.clone());
@@ -176,8 +177,8 @@ impl Page<'_> {
 }
 
 impl TokenView {
-    fn of(row: TokenRow) -> Self {
-        let over = token::over(&row);
+    fn of(row: TokenRow, found: &[Leak]) -> Self {
+        let over = token::over(&row, found);
         Self {
             powers: powers::in_words(&row.powers),
             may_rotate: row.successor.is_none(),

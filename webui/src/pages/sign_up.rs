@@ -96,7 +96,7 @@ pub(crate) async fn submit(
     };
     web.metrics.sign_up("done");
     let (session, cookie) = session::begin(&web, &user.id, visitor.me.as_ref()).await?;
-    let me = SignedIn { user, session };
+    let me = SignedIn { user, session, leaks: Vec::new() };
     let mut response = cache::with_new_token(&web, &me, &token, FIRST_TOKEN).await?;
     set_cookie(response.headers_mut(), Some(cookie));
     Ok(response)

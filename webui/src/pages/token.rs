@@ -6,9 +6,9 @@ use askama::Template;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use store::{Acknowledged, Proxy, TokenRow, now};
+use store::{Acknowledged, Leak, Proxy, TokenRow, now};
 
-use super::{Frame, Trouble, render, tokens};
+use super::{Frame, Trouble, leaks, render, tokens};
 use crate::date::{ago, day};
 use crate::powers;
 use crate::refusals::RefusalView;
@@ -39,7 +39,7 @@ pub(crate) async fn show(
     let (id, token) = tokens::held(&web, &me, &id).await?;
     let refusals = web.store.refusals_of(&token.id).await?;
     let acknowledged = web.store.acknowledged(&id).await?;
-    let over = over(&token);
+    let over = over(&token, &web.store.leaks_of(&me.user.id).await?);
     let page = Page {
         frame: Frame::of(&me),
         id: &token.id,
@@ -61,10 +61,11 @@ impl Page<'_> {
     }
 }
 
-/// How a token has ended, if it has.
-pub(super) fn over(token: &TokenRow) -> Option<String> {
+/// How a token has ended, if it has; `found` are those of its user that were found in public.
+pub(super) fn over(token: &TokenRow, found: &[Leak]) -> Option<String> {
+    let leak = found.iter().find(|leak| leak.token_id == token.id);
     match token.revoked_at {
-        Some(at) => Some(format!("revoked {}", day(at))),
+        Some(at) => Some(leak.map_or_else(|| format!("revoked {}", day(at)), leaks::in_words)),
         None if token.is_good(now()) => None,
         None => Some("expired".to_owned()),
     }

@@ -5,6 +5,7 @@ mod certificates;
 mod csrf;
 mod harness;
 mod headers;
+mod leaks;
 mod limits;
 mod live;
 mod powers;

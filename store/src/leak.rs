@@ -1,0 +1,132 @@
+//! Tokens that somebody found where everybody can read them: revoked at once, and their users told.
+
+use crate::audit::note;
+use crate::db::{read, write};
+use crate::token::{self, Token, TokenId};
+use crate::{Millis, Store, StoreError, TokenKey, now};
+
+/// What is kept of an address, in characters.
+const MOST_URL: usize = 300;
+/// What is kept of the kind of place, in characters.
+const MOST_SOURCE: usize = 40;
+/// A hash that no secret has: checked when there is no such token, so that the clock doesn't tell.
+const NOBODYS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// Where a token was found, as its finder said. What is kept of it is short, and printable: no control
+/// characters, no marks that steer direction, and never the token itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    url: String,
+    source: String,
+}
+
+/// A token that was found in public, for its user.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, serde::Serialize)]
+pub struct Leak {
+    /// The public half.
+    pub token_id: String,
+    /// What its owner calls it.
+    pub name: String,
+    /// When it was reported, and revoked.
+    pub at: Millis,
+    /// Where it was found; may be empty.
+    pub url: String,
+    /// What kind of place that is: `content`, `npm`; may be empty.
+    pub source: String,
+}
+
+impl Found {
+    /// Takes what the finder of `token` says about the place.
+    #[must_use]
+    pub fn new(token: &Token, url: &str, source: &str) -> Self {
+        let (url, source) = (kept(token, url, MOST_URL), kept(token, source, MOST_SOURCE));
+        Self { url, source }
+    }
+}
+
+fn kept(token: &Token, said: &str, most: usize) -> String {
+    let said = said.trim().replace(token.secret().reveal(), "...");
+    let plain = |c: char| if c.is_ascii() && !c.is_ascii_control() { c } else { '?' };
+    said.chars().take(most).map(plain).collect()
+}
+
+impl Store {
+    /// Revokes the token that was found, if it is one of ours, secret and all, and not revoked yet; whether it
+    /// was. An id alone is public, and revokes nothing.
+    pub async fn report_leak(
+        &self,
+        key: &TokenKey,
+        token: &Token,
+        found: &Found,
+    ) -> Result<bool, StoreError> {
+        let id = token.id();
+        let held: Option<String> = read!(self, pool => sqlx::query_scalar(
+            "SELECT secret_hash FROM tokens WHERE id = $1").bind(id.as_str()).fetch_optional(pool).await)?;
+        let hash = held.as_deref().unwrap_or(NOBODYS);
+        let ours = token::matches(key, &id, token.secret().reveal(), hash) && held.is_some();
+        if ours { self.revoke_leaked(&id, found).await } else { Ok(false) }
+    }
+
+    async fn revoke_leaked(&self, id: &TokenId, found: &Found) -> Result<bool, StoreError> {
+        let revoke = "UPDATE tokens SET revoked_at = $1, revision = $2 WHERE id = $3 AND revoked_at IS NULL";
+        let keep = "INSERT INTO leaks (token_id, at, url, source) VALUES ($1, $2, $3, $4) \
+                    ON CONFLICT (token_id) DO NOTHING";
+        let at = now();
+        Ok(write!(self, tx, revision => {
+            let touched = sqlx::query(revoke).bind(at).bind(revision).bind(id.as_str())
+                .execute(&mut *tx).await?.rows_affected();
+            if touched == 0 {
+                // Rolled back: a report again, or of a token that is over, changes nothing.
+                return Ok(false);
+            }
+            sqlx::query(keep).bind(id.as_str()).bind(at).bind(&found.url).bind(&found.source)
+                .execute(&mut *tx).await?;
+            let Found { url, source } = found;
+            note!(self, tx, "token.leak", format!("token {id}"), format!("revoked, found at {url:?} ({source:?})"));
+            true
+        }))
+    }
+
+    /// A user's tokens that were found in public and that the user hasn't dismissed, oldest first.
+    pub async fn open_leaks(&self, user_id: &str) -> Result<Vec<Leak>, StoreError> {
+        let sql = "SELECT l.token_id, t.name, l.at, l.url, l.source FROM tokens t \
+                   JOIN leaks l ON l.token_id = t.id \
+                   WHERE t.user_id = $1 AND l.dismissed_at IS NULL ORDER BY l.at, l.token_id";
+        Ok(read!(self, pool => sqlx::query_as(sql).bind(user_id).fetch_all(pool).await)?)
+    }
+
+    /// All of a user's tokens that were found in public, dismissed or not, oldest first.
+    pub async fn leaks_of(&self, user_id: &str) -> Result<Vec<Leak>, StoreError> {
+        let sql = "SELECT l.token_id, t.name, l.at, l.url, l.source FROM tokens t \
+                   JOIN leaks l ON l.token_id = t.id WHERE t.user_id = $1 ORDER BY l.at, l.token_id";
+        Ok(read!(self, pool => sqlx::query_as(sql).bind(user_id).fetch_all(pool).await)?)
+    }
+
+    /// Notes that a user has seen where a token was found. `Missing("leak")` if there is nothing to dismiss.
+    pub async fn dismiss_leak(&self, id: &TokenId) -> Result<(), StoreError> {
+        let sql = "UPDATE leaks SET dismissed_at = $1 WHERE token_id = $2 AND dismissed_at IS NULL";
+        write!(self, tx, _revision => {
+            let touched = sqlx::query(sql).bind(now()).bind(id.as_str()).execute(&mut *tx).await?.rows_affected();
+            if touched == 0 {
+                return Err(StoreError::Missing("leak"));
+            }
+            note!(self, tx, "token.leak_seen", format!("token {id}"), "");
+        });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_short_printable_and_without_the_token() {
+        let token = Token::generate();
+        let url = format!("https://x.example/?t={}\r\n\u{202e}\u{1b}[2Jé", token.reveal());
+        let found = Found::new(&token, &url, &"s".repeat(1000));
+        assert_eq!(found.url, format!("https://x.example/?t={}_...????[2J?", token.id().username()));
+        assert_eq!(found.source.len(), MOST_SOURCE);
+        assert_eq!(Found::new(&token, &"u".repeat(100_000), "").url.len(), MOST_URL);
+    }
+}
