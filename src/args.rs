@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::report::Failure;
-use crate::{audit, config, down, image, instance, migrate, plan, role, status, token, up, user};
+use crate::{audit, config, connection, down, image, instance, migrate, plan, role, status, token, up, user};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -74,6 +74,9 @@ enum Command {
     /// Caches: list, show
     #[command(subcommand)]
     Instance(instance::InstanceCommand),
+    /// Live connections: list, end
+    #[command(subcommand)]
+    Connection(connection::ConnectionCommand),
     /// The memcached image: build
     #[command(subcommand)]
     Image(image::ImageCommand),
@@ -103,6 +106,7 @@ impl Args {
             Command::Token(command) => command.run(global),
             Command::Plan(command) => command.run(global),
             Command::Instance(command) => command.run(global),
+            Command::Connection(command) => command.run(global),
             Command::Image(command) => command.run(global),
             Command::Migrate => migrate::run(global),
             Command::Audit(command) => command.run(global),

@@ -8,6 +8,7 @@ mod args;
 mod audit;
 mod authority;
 mod config;
+mod connection;
 mod down;
 mod folder;
 mod image;

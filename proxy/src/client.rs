@@ -198,6 +198,9 @@ impl Client {
         let fresh = scratch.get(..read).unwrap_or_default();
         if self.dialect.is_none() {
             self.dialect = fresh.first().copied().map(Dialect::detect);
+            if let Some(dialect) = self.dialect {
+                self.home.hears(&self.seat, dialect);
+            }
         }
         if self.input.is_empty() {
             let (consumed, next) = self.understand(fresh);

@@ -3,6 +3,7 @@
 //! Nothing here is shared between threads, and no lane is reachable but through its own instance: there
 //! is no pool that two users could share.
 
+mod list;
 mod own;
 mod pass;
 mod rate;
@@ -14,17 +15,19 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::{Grant, LaneKey, Millis, TokenId};
+use store::{Grant, LaneKey, Millis, TokenId, now};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::accept::is_private;
+use crate::dialect::Dialect;
 use crate::lane::own::Own;
 use crate::lane::{Buffers, End, Lane, Target};
 use crate::ledger::Entry;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
+use crate::refusals::Whence;
 use crate::request::{Fault, FlagSet};
 use crate::signal::Signal;
 use crate::usage::Usage;
@@ -98,6 +101,8 @@ impl Drop for Seat {
 struct Seated {
     token: TokenId,
     source: IpAddr,
+    dialect: Dialect,
+    since: Millis,
     outbox: Weak<Outbox>,
 }
 
@@ -181,7 +186,7 @@ impl Home {
         self: &Rc<Self>,
         limit: usize,
         grant: &Arc<Grant>,
-        source: IpAddr,
+        whence: Whence,
         outbox: &Rc<Outbox>,
     ) -> Option<Seat> {
         let mut seated = self.seated.borrow_mut();
@@ -191,7 +196,9 @@ impl Home {
         let number = self.next_seat.get();
         self.next_seat.set(number.wrapping_add(1));
         outbox.count_in(self.usage.clone());
-        seated.insert(number, Seated { token: grant.token, source, outbox: Rc::downgrade(outbox) });
+        let Whence { source, dialect, .. } = whence;
+        let outbox = Rc::downgrade(outbox);
+        seated.insert(number, Seated { token: grant.token, source, dialect, since: now(), outbox });
         Some(Seat { home: self.clone(), number, pass: self.pass(grant) })
     }
 

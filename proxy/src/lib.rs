@@ -35,6 +35,7 @@ mod socket;
 mod stream;
 mod throttle;
 mod usage;
+mod watch;
 mod worker;
 
 use std::sync::Arc;
@@ -79,10 +80,11 @@ pub async fn run(
     let ledger = ledger::keep(store.clone(), config.listen, metrics.clone(), &shutdown);
     let presence = Presence::new(store.clone(), config.listen);
     certificate.follow(readiness.clone(), &shutdown);
-    let grants = Arc::new(Grants::new(store, token_key));
+    let grants = Arc::new(Grants::new(store.clone(), token_key));
     let (senders, inboxes) = worker::channels(listeners.len());
     grants::follow(grants.clone(), senders.clone(), readiness, &shutdown).await?;
     presence.keep(grants.applied(), &shutdown);
+    watch::keep(store, presence.id().to_owned(), senders.clone(), &shutdown);
     let lobby = Lobby::new(config.connections_max());
     let shared = Arc::new(Shared {
         config,

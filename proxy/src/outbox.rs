@@ -53,6 +53,8 @@ pub(crate) struct Outbox {
     in_flight: Cell<usize>,
     /// Gets among them.
     reading: Cell<usize>,
+    /// All that was asked of memcached.
+    operations: Cell<u64>,
     /// A key of the current `get` line couldn't be had: the line ends in this instead of END.
     failed: Cell<Option<Fault>>,
     touched: Cell<bool>,
@@ -87,6 +89,7 @@ impl Outbox {
             sent: Cell::new(0),
             in_flight: Cell::new(0),
             reading: Cell::new(0),
+            operations: Cell::new(0),
             failed: Cell::new(None),
             touched: Cell::new(false),
             blocked: Cell::new(false),
@@ -164,6 +167,17 @@ impl Outbox {
     pub(crate) fn expect(&self, kind: Kind) {
         self.in_flight.set(self.in_flight.get() + 1);
         self.reading.set(self.reading.get() + usize::from(kind.is_get()));
+        self.has_asked();
+    }
+
+    /// Something is asked of memcached.
+    pub(crate) fn has_asked(&self) {
+        self.operations.set(self.operations.get().wrapping_add(1));
+    }
+
+    /// How much was asked of memcached, key by key.
+    pub(crate) fn operations(&self) -> u64 {
+        self.operations.get()
     }
 
     /// Words of ours are to come.

@@ -34,6 +34,10 @@ impl Presence {
         Self { store, proxy }
     }
 
+    pub(crate) fn id(&self) -> &str {
+        &self.proxy.id
+    }
+
     /// Renews the row until shutdown, in a task of it: now and then, and whenever `applied` has changed.
     pub(crate) fn keep(&self, mut applied: watch::Receiver<i64>, shutdown: &Shutdown) {
         let (store, mut proxy, stop) = (self.store.clone(), self.proxy.clone(), shutdown.clone());

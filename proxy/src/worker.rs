@@ -1,10 +1,10 @@
 //! A worker: one thread, one single-threaded runtime, one listener. Connections log in where they were
 //! accepted and then move to their instance's home worker; nothing on a request's way is shared.
 
+mod message;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::convert::Infallible;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::net::IpAddr;
 use std::net::TcpListener as StdListener;
@@ -34,12 +34,12 @@ use crate::login;
 use crate::metrics::{Counted, LoginOutcome, Metrics};
 use crate::outbox::{Outbox, Spare};
 use crate::refusals::{self, Whence, Whose};
-use crate::stream::{Departed, Stream};
+use crate::stream::Stream;
 use crate::throttle::Throttle;
 use crate::{Config, DRAIN, Error};
+use message::Moving;
+pub(crate) use message::{Inbox, Message, channels, home_of, settle, tell};
 
-/// Messages that may wait for a worker.
-const INBOX: usize = 1024;
 /// What clients read into: large reads are cheap ones.
 const CLIENT_READ: usize = 64 * 1024;
 /// A home that nobody has used for so long is given up.
@@ -68,25 +68,6 @@ pub(crate) struct Shared {
     pub(crate) workers: Vec<mpsc::Sender<Message>>,
 }
 
-/// What other threads tell a worker.
-pub(crate) enum Message {
-    /// A connection that has logged in elsewhere and lives here.
-    Guest(Box<Moving>),
-    /// A grant has changed; its route perhaps.
-    Changed(Arc<Grant>),
-    /// To be dropped: everything said before has been done then.
-    Settle(mpsc::Sender<Infallible>),
-}
-
-/// A guest between two runtimes: its socket belongs to neither.
-pub(crate) struct Moving {
-    stream: Departed,
-    source: IpAddr,
-    grant: Arc<Grant>,
-    login: Option<Login>,
-    counted: Counted,
-}
-
 /// Somebody for whom there is no place.
 struct Unseated {
     outbox: Rc<Outbox>,
@@ -99,42 +80,6 @@ struct Unseated {
 enum Visit {
     AtTheDoor(Box<Caller>),
     AtHome(Box<Guest>),
-}
-
-pub(crate) type Inbox = mpsc::Receiver<Message>;
-
-/// A way to each of `count` workers.
-pub(crate) fn channels(count: usize) -> (Vec<mpsc::Sender<Message>>, Vec<Inbox>) {
-    (0..count).map(|_| mpsc::channel(INBOX)).unzip()
-}
-
-/// Tells the home of its instance that a grant has changed.
-pub(crate) async fn tell(workers: &[mpsc::Sender<Message>], grant: Arc<Grant>) {
-    if let Some(worker) = workers.get(home_of(&grant.instance_id, workers.len())) {
-        // A worker that has stopped has no lanes to move.
-        let _ = worker.send(Message::Changed(grant)).await;
-    }
-}
-
-/// Whether all workers have done what they were told, in that time.
-pub(crate) async fn settle(workers: &[mpsc::Sender<Message>], patience: Duration) -> bool {
-    let (settled, mut all_have) = mpsc::channel(1);
-    let wait = async {
-        for worker in workers {
-            let _ = worker.send(Message::Settle(settled.clone())).await;
-        }
-        drop(settled);
-        all_have.recv().await
-    };
-    timeout(patience, wait).await.is_ok()
-}
-
-/// Which of `count` workers an instance lives on.
-fn home_of(instance_id: &str, count: usize) -> usize {
-    let mut hasher = DefaultHasher::new();
-    instance_id.hash(&mut hasher);
-    let count = u64::try_from(count.max(1)).unwrap_or(1);
-    usize::try_from(hasher.finish() % count).unwrap_or(0)
 }
 
 pub(crate) struct Worker {
@@ -253,6 +198,16 @@ impl Worker {
                 }
             }
             Message::Settle(settled) => drop(settled),
+            Message::List { instance_id, proxy, reply } => {
+                let homes = self.homes.borrow();
+                let _ = reply.send(homes.get(&instance_id).map(|home| home.list(&proxy)).unwrap_or_default());
+            }
+            Message::End { instance_id, id, reply } => {
+                if let Some(home) = self.homes.borrow().get(&instance_id) {
+                    home.end(&id);
+                }
+                let _ = reply.send(());
+            }
             Message::Guest(moving) => {
                 let Moving { stream, source, grant, login, counted } = *moving;
                 let Ok(stream) = stream.arrive() else { return };
@@ -378,7 +333,7 @@ impl Worker {
         };
         let home = self.home(&grant);
         let limit = usize::try_from(grant.connections).unwrap_or(0);
-        let Some(seat) = home.enter(limit, &grant, source, &outbox) else {
+        let Some(seat) = home.enter(limit, &grant, whence, &outbox) else {
             refuse(LoginOutcome::Full, login.as_ref().map(|login| &*login.replies.full));
             return Err(Unseated { outbox, is_to_hear: login.is_none().then_some(source) });
         };
@@ -462,11 +417,4 @@ impl Worker {
 /// A client that has vanished without a word is found out within a minute.
 fn keepalive() -> TcpKeepalive {
     TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(2)
-}
-
-impl Moving {
-    fn new(guest: Guest, counted: Counted) -> io::Result<Self> {
-        let Guest { stream, source, grant, login } = guest;
-        Ok(Self { stream: stream.depart()?, source, grant, login, counted })
-    }
 }

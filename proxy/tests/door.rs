@@ -5,6 +5,8 @@
 mod broken;
 #[path = "door/certificates.rs"]
 mod certificates;
+#[path = "door/connections.rs"]
+mod connections;
 #[path = "support/dice.rs"]
 mod dice;
 #[path = "support/door.rs"]

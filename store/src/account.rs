@@ -20,6 +20,9 @@ const LIVE_TOKENS: &str =
     "SELECT id FROM tokens WHERE user_id = $1 AND revoked_at IS NULL ORDER BY created_at, id";
 const REVOKE_ALL: &str =
     "UPDATE tokens SET revoked_at = $1, revision = $2 WHERE user_id = $3 AND revoked_at IS NULL";
+/// Addresses of who was refused are in them.
+const FORGET_REFUSALS: &str =
+    "DELETE FROM refusals WHERE token_id IN (SELECT id FROM tokens WHERE user_id = $1)";
 const PLACES: &str = "DELETE FROM leaks WHERE token_id IN (SELECT id FROM tokens WHERE user_id = $1)";
 const END_SESSIONS: &str = "DELETE FROM sessions WHERE user_id = $1";
 
@@ -99,6 +102,7 @@ impl Store {
             }
             let tokens = revoke_all!(self, tx, revision, user_id, "with the account");
             sqlx::query(PLACES).bind(user_id).execute(&mut *tx).await?;
+            sqlx::query(FORGET_REFUSALS).bind(user_id).execute(&mut *tx).await?;
             sqlx::query(names).bind(revision).bind(user_id).execute(&mut *tx).await?;
             sqlx::query(END_SESSIONS).bind(user_id).execute(&mut *tx).await?;
             sqlx::query(instance).bind(Wanted::Deleting.as_str()).bind(revision).bind(user_id)

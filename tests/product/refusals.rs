@@ -1,4 +1,5 @@
-//! "Why was I refused?", from a client's wrong password to the command line. Only a proxy runs here.
+//! What the command line says of clients: why they were refused, who has cut them off, which are connected.
+//! Only a proxy runs here.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -85,4 +86,26 @@ fn a_wrong_password_is_told_to_the_operator() {
         assert!(shown.contains(words), "{words} is not in {shown}");
     }
     assert!(!shown.contains(cut_off));
+}
+
+#[test]
+fn connections_are_listed_and_ended() {
+    let (place, added) = with_ada();
+    let _proxy = Proxy::start(&place);
+    let (username, password) = (added["username"].as_str().unwrap(), added["password"].as_str().unwrap());
+    let mut stream = TcpStream::connect(place.endpoint()).unwrap();
+    stream.write_all(login(username, password).as_bytes()).unwrap();
+    stream.read_exact(&mut [0; 8]).unwrap();
+    let list = || place.json(&["connection", "list", "ada@example.org"]);
+    wait_until(within(20), "it is listed", || list()["total"] == 1);
+    let listed = list();
+    let connection = &listed["connections"][0];
+    assert_eq!(format!("mg_{}", connection["token_id"].as_str().unwrap()), username);
+    let id = connection["id"].as_str().unwrap();
+    let shown = String::from_utf8(place.run(&["connection", "list", "ada@example.org"]).stdout).unwrap();
+    assert!(shown.contains(id) && shown.contains("127.0.0.1"), "{shown}");
+    assert_eq!(place.json(&["connection", "end", "ada@example.org", id])["ended"], id);
+    assert!(matches!(stream.read(&mut [0; 8]), Ok(0) | Err(_)));
+    let wrong = place.run(&["connection", "end", "ada@example.org", "x"]);
+    assert_eq!(wrong.status.code(), Some(1));
 }

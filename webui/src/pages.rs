@@ -3,6 +3,7 @@
 mod account;
 mod cache;
 mod certify;
+mod connections;
 mod home;
 mod leaks;
 mod rotate;
@@ -44,6 +45,8 @@ pub(crate) fn routes(web: Arc<Web>, stop: CancellationToken) -> Router {
         .route("/cache", get(cache::show))
         .route("/cache/state", get(cache::state))
         .route("/cache/live", get(live::stream))
+        .route("/connections", get(connections::show))
+        .route("/connections/end", post(connections::end))
         // A token's page is the answer to its POST; whoever comes back to the address sees the list.
         .route("/tokens", get(|| async { Redirect::to("/cache") }).post(tokens::create))
         .route("/tokens/{id}", get(token::show))

@@ -39,6 +39,7 @@ impl Client {
         errand: Errand,
         house: &House<'_>,
     ) -> io::Result<ControlFlow<()>> {
+        self.outbox.has_asked();
         let begun = self.seat.pass.begun();
         if !self.settle_up(house).await {
             return Err(io::ErrorKind::BrokenPipe.into());

@@ -29,6 +29,7 @@ mod files;
 mod keys;
 mod lead;
 mod leaks;
+mod live;
 mod migrations;
 mod people;
 mod plans;

@@ -2,6 +2,7 @@
 
 mod account;
 mod certificates;
+mod connections;
 mod csrf;
 mod harness;
 mod headers;

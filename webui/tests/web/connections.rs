@@ -1,0 +1,64 @@
+//! Who is connected: seen by the cache's owner, ended by the cache's owner.
+
+use std::time::Duration;
+
+use store::{ConnectionId, LiveConnection, Proxy, Store, now};
+
+use crate::harness::{Site, eventually};
+
+/// A proxy that holds one connection of every cache.
+fn answer_for(store: Store, token_id: String) {
+    tokio::spawn(async move {
+        let (id, name, version) = ("p:1/1".to_owned(), "p:1".to_owned(), "1".to_owned());
+        let proxy = Proxy { id, name, version, started_at: 0, seen_at: now(), applied: 1 };
+        store.renew_proxy(&proxy).await.unwrap();
+        loop {
+            for wish in store.connection_wishes().await.unwrap() {
+                let id = ConnectionId { proxy: "p:1/1".into(), number: 4, since: now() - 61_000 };
+                let (source, dialect) = ("192.0.2.9".into(), "binary".into());
+                let since = id.since;
+                let token_id = token_id.clone();
+                let live = LiveConnection { id, token_id, source, dialect, tls: true, since, operations: 12 };
+                store.list_connections("p:1/1", &wish, 3, &[live]).await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+}
+
+#[tokio::test]
+async fn connections_are_listed_and_ended() {
+    let site = Site::start().await;
+    let (mut ann, _) = site.newcomer("ann@example.com").await;
+    let (mut bob, _) = site.newcomer("bob@example.com").await;
+    assert!(ann.get("/connections").await.body.contains("Nobody is connected"));
+    let token = ann.get("/cache").await.tokens().pop().unwrap();
+    answer_for(site.store.clone(), token.clone());
+    eventually("the proxy is there", async || !site.store.proxies().await.unwrap().is_empty()).await;
+    let page = ann.get("/connections").await;
+    for words in [
+        "1 of 3, as they are now.",
+        "<strong>192.0.2.9</strong>",
+        "binary protocol with TLS, since 1 minute ago, 12 operations",
+        "First token",
+    ] {
+        assert!(page.body.contains(words), "{words} is not in {}", page.body);
+    }
+    let id = page.field("id").unwrap().replace("&#64;", "@");
+    // Whatever somebody else asks for is looked for in that user's own cache.
+    bob.get("/cache").await;
+    let instance = async |email: &str| {
+        let user = site.store.user_by_email(email).await.unwrap().unwrap();
+        site.store.instance_of(&user.id).await.unwrap().unwrap().id
+    };
+    for (visitor, email) in [(&mut bob, "bob@example.com"), (&mut ann, "ann@example.com")] {
+        assert_eq!(visitor.post("/connections/end", &[("id", &id)]).await.location(), "/connections");
+        let ordered = site.store.ordered_ends("p:1/1").await.unwrap();
+        assert_eq!(ordered.len(), 1, "{email}");
+        assert_eq!((&ordered[0].0, ordered[0].1.to_string()), (&instance(email).await, id.clone()));
+        site.store.has_ended(&ordered[0].0, &ordered[0].1).await.unwrap();
+    }
+    ann.get("/cache").await;
+    assert_eq!(ann.post("/connections/end", &[("id", "x")]).await.status, 400);
+    assert_eq!(site.visitor().get("/connections").await.status, 303);
+}
