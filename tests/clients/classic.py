@@ -23,8 +23,8 @@ class LoggedInSocket(socket.socket):
 
     def connect(self, address):
         super().connect(address)
-        login = f"{username} {password}".encode()
-        self.sendall(b"set login 0 0 %d\r\n%s\r\n" % (len(login), login))
+        # MemCachier's form: the username is the key, the password the value.
+        self.sendall(f"set {username} 0 0 {len(password)}\r\n{password}\r\n".encode())
         said = b""
         while not said.endswith(b"\r\n"):
             said += self.recv(1)

@@ -11,7 +11,7 @@ use crate::text::Text;
 const SIZES: [usize; 6] = [1, 100, 1024, 16 * 1024, 512 * 1024, 1_000_000];
 
 /// Scripts of tests/clients, each for one client library.
-const SCRIPTS: [&str; 5] = ["binary.py", "text.py", "classic.py", "meta.py", "sasl.js"];
+const SCRIPTS: [&str; 6] = ["binary.py", "text.py", "classic.py", "meta.py", "sasl.js", "binary.php"];
 
 /// What ./deploy/test has installed: named by a variable, or where it is by default.
 fn tool(variable: &str, default: &str) -> PathBuf {
@@ -27,6 +27,8 @@ fn command(product: &Product, script: &str, what: &str, who: &Credentials) -> Co
         let mut node = Command::new("node");
         node.env("NODE_PATH", tool("MEMGATE_TEST_NODE_MODULES", "target/tools/node/node_modules"));
         node
+    } else if script.ends_with(".php") {
+        Command::new("php")
     } else {
         Command::new(tool("MEMGATE_TEST_PYTHON", "target/tools/python/bin/python"))
     };
