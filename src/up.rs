@@ -45,6 +45,7 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
         authority::certify(folder.path(), &settings, accounts.as_ref())?;
         settings.proxy.tls_certificate = Some(folder.path().join(authority::SERVER));
         settings.proxy.tls_key = Some(folder.path().join(authority::SERVER_KEY));
+        settings.webui.ca_certificate.get_or_insert_with(|| folder.path().join(authority::CA));
     } else {
         ca = None;
     }

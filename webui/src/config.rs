@@ -1,6 +1,7 @@
 //! The section `[webui]` of memgate.toml, and what must be true of it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,9 @@ pub struct Config {
     pub health: SocketAddr,
     /// The proxy's `host:port` as users reach it: shown, and filled into the snippets.
     pub endpoint: String,
+    /// The certificates, in PEM, that clients trust to speak TLS with the endpoint: anybody may have them.
+    /// `memgate up` names those of its own authority.
+    pub ca_certificate: Option<PathBuf>,
     /// The address that browsers use, without a path, if it differs from `listen`. With `https://` cookies
     /// are `Secure` and browsers are told to stay with TLS.
     pub base_url: Option<String>,
@@ -55,6 +59,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             health: SocketAddr::from((Ipv4Addr::LOCALHOST, 9153)),
             endpoint: "127.0.0.1:11211".into(),
+            ca_certificate: None,
             base_url: None,
             trusted_proxies: Vec::new(),
             plan: "default".into(),

@@ -1,6 +1,7 @@
 //! The pages: which address leads where, and what all of them have around them.
 
 mod account;
+mod authority;
 mod cache;
 mod certify;
 mod connections;
@@ -45,6 +46,7 @@ pub(crate) fn routes(web: Arc<Web>, stop: CancellationToken) -> Router {
         .route("/cache", get(cache::show))
         .route("/cache/state", get(cache::state))
         .route("/cache/live", get(live::stream))
+        .route("/ca.pem", get(authority::serve))
         .route("/connections", get(connections::show))
         .route("/connections/end", post(connections::end))
         // A token's page is the answer to its POST; whoever comes back to the address sees the list.

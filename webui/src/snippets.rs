@@ -1,7 +1,7 @@
 //! What users paste: five languages, with their own endpoint filled in.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// The proxy's address as users reach it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,15 @@ pub(crate) struct Snippet {
     /// Empty if everybody has it.
     pub(crate) install: &'static str,
     pub(crate) code: String,
+    pub(crate) tls: Tls,
+}
+
+/// The same over TLS, with the authority's certificate in `memgate-ca.pem`.
+#[derive(Debug)]
+pub(crate) enum Tls {
+    Code(String),
+    /// The library has none: what to do instead.
+    None(&'static str),
 }
 
 impl Endpoint {
@@ -74,24 +83,42 @@ pub(crate) fn all(endpoint: &Endpoint, as_whom: &Credentials) -> [Snippet; 5] {
 }
 
 /// A text login: 49 bytes are a username (15), a space and a password (33).
-fn shell(Endpoint { host, port }: &Endpoint, Credentials { username, password }: &Credentials) -> Snippet {
-    let code = format!(
-        r"printf 'set auth 0 0 49\r\n%s %s\r\nset hello 0 60 5\r\nworld\r\nget hello\r\nquit\r\n' \
-  '{username}' '{password}' | nc {host} {port}"
-    );
-    Snippet { id: "shell", language: "Shell", library: "printf and nc", install: "", code }
+fn shell(endpoint: &Endpoint, Credentials { username, password }: &Credentials) -> Snippet {
+    let Endpoint { host, port } = endpoint;
+    let through = |pipe: &str| {
+        format!(
+            r"printf 'set auth 0 0 49\r\n%s %s\r\nset hello 0 60 5\r\nworld\r\nget hello\r\nquit\r\n' \
+  '{username}' '{password}' | {pipe}"
+        )
+    };
+    // By itself openssl says that a certificate is wrong, and goes on.
+    let name = if host.parse::<IpAddr>().is_ok() { "ip" } else { "hostname" };
+    let tls = Tls::Code(through(&format!(
+        "openssl s_client -quiet -connect {endpoint} \\\n  -CAfile memgate-ca.pem -verify_return_error -verify_{name} {host}"
+    )));
+    let code = through(&format!("nc {host} {port}"));
+    Snippet { id: "shell", language: "Shell", library: "printf and nc", install: "", code, tls }
 }
 
 fn python(endpoint: &Endpoint, Credentials { username, password }: &Credentials) -> Snippet {
+    let after = r#"cache.set("hello", "world", time=60)
+print(cache.get("hello"))"#;
     let code = format!(
         r#"import bmemcached
 
 cache = bmemcached.Client("{endpoint}", "{username}", "{password}")
-cache.set("hello", "world", time=60)
-print(cache.get("hello"))"#
+{after}"#
     );
-    let install = "pip install python-binary-memcached";
-    Snippet { id: "python", language: "Python", library: "python-binary-memcached", install, code }
+    let tls = format!(
+        r#"import ssl
+import bmemcached
+
+tls = ssl.create_default_context(cafile="memgate-ca.pem")
+cache = bmemcached.Client("{endpoint}", "{username}", "{password}", tls_context=tls)
+{after}"#
+    );
+    let (library, install) = ("python-binary-memcached", "pip install python-binary-memcached");
+    Snippet { id: "python", language: "Python", library, install, code, tls: Tls::Code(tls) }
 }
 
 fn php(Endpoint { host, port }: &Endpoint, Credentials { username, password }: &Credentials) -> Snippet {
@@ -106,21 +133,31 @@ $cache->set("hello", "world", 60);
 echo $cache->get("hello"), PHP_EOL;"#
     );
     let install = "sudo apt install php-memcached";
-    Snippet { id: "php", language: "PHP", library: "memcached extension", install, code }
+    let tls =
+        Tls::None("The memcached extension speaks no TLS. Let stunnel on its machine speak it instead.");
+    Snippet { id: "php", language: "PHP", library: "memcached extension", install, code, tls }
 }
 
 /// Dalli 5 has dropped SASL.
 fn ruby(endpoint: &Endpoint, Credentials { username, password }: &Credentials) -> Snippet {
-    let code = format!(
+    let client = format!(
+        r#"cache = Dalli::Client.new("{endpoint}", protocol: :binary,
+                          username: "{username}", password: "{password}""#
+    );
+    let after = r#"cache.set("hello", "world", 60)
+puts cache.get("hello")"#;
+    let code = format!("require \"dalli\"\n\n{client})\n{after}");
+    let tls = format!(
         r#"require "dalli"
+require "openssl"
 
-cache = Dalli::Client.new("{endpoint}", protocol: :binary,
-                          username: "{username}", password: "{password}")
-cache.set("hello", "world", 60)
-puts cache.get("hello")"#
+tls = OpenSSL::SSL::SSLContext.new
+tls.set_params(ca_file: "memgate-ca.pem")
+{client}, ssl_context: tls)
+{after}"#
     );
     let install = "gem install dalli -v '~> 4.3'";
-    Snippet { id: "ruby", language: "Ruby", library: "dalli 4", install, code }
+    Snippet { id: "ruby", language: "Ruby", library: "dalli 4", install, code, tls: Tls::Code(tls) }
 }
 
 fn go(endpoint: &Endpoint, Credentials { username, password }: &Credentials) -> Snippet {
@@ -149,7 +186,8 @@ func main() {{
 }}"#
     );
     let install = "go get github.com/memcachier/mc/v3";
-    Snippet { id: "go", language: "Go", library: "memcachier/mc", install, code }
+    let tls = Tls::None("memcachier/mc speaks no TLS. Let stunnel on its machine speak it instead.");
+    Snippet { id: "go", language: "Go", library: "memcachier/mc", install, code, tls }
 }
 
 #[cfg(test)]
@@ -179,6 +217,9 @@ mod tests {
         for snippet in all(&endpoint, &as_whom) {
             for wanted in ["::1", "11999", "mg_abc", "s3cret"] {
                 assert!(snippet.code.contains(wanted), "{} has no {wanted}", snippet.id);
+                if let Tls::Code(code) = &snippet.tls {
+                    assert!(code.contains(wanted), "{} with TLS has no {wanted}", snippet.id);
+                }
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::date::day;
 use crate::powers::{self, LIFETIMES, Limits};
 use crate::refusals::RefusalView;
 use crate::session::SignedIn;
-use crate::snippets::{self, Credentials, Snippet};
+use crate::snippets::{self, Credentials, Snippet, Tls};
 use crate::web::Web;
 
 /// A start that takes longer is said to be slow.
@@ -34,6 +34,8 @@ struct Page<'a> {
     form_token: &'a str,
     state: StateView,
     endpoint: String,
+    /// There are certificates to trust, and so TLS to speak.
+    speaks_tls: bool,
     instance: &'a Instance,
     suspended: bool,
     tokens: Vec<TokenView>,
@@ -136,6 +138,7 @@ async fn page(
         form_token: &me.session.form_token,
         state: StateView::of(&instance),
         endpoint: web.endpoint.to_string(),
+        speaks_tls: web.config.ca_certificate.is_some(),
         suspended: me.user.state == UserState::Suspended,
         tokens,
         over,

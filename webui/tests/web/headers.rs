@@ -18,6 +18,7 @@ const GETS: &[(&str, u16)] = &[
     ("/tokens", 303),
     ("/tokens/aaaaaaaaaaaa/revoke", 303),
     ("/sign-out", 405),
+    ("/ca.pem", 404),
     ("/nothing", 404),
     ("/assets/nothing", 404),
     ("/assets/..%2fCargo.toml", 404),

@@ -1,6 +1,7 @@
 //! The web UI over real HTTP, on a real database.
 
 mod account;
+mod authority;
 mod certificates;
 mod connections;
 mod csrf;
