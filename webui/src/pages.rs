@@ -4,6 +4,7 @@ mod account;
 mod authority;
 mod cache;
 mod certify;
+mod change;
 mod connections;
 mod home;
 mod leaks;
@@ -55,6 +56,7 @@ pub(crate) fn routes(web: Arc<Web>, stop: CancellationToken) -> Router {
         .route("/tokens/{id}/revoke", get(tokens::confirm).post(tokens::revoke))
         .route("/tokens/{id}/rotate", get(rotate::confirm).post(rotate::submit))
         .route("/tokens/{id}/certificate", get(certify::show).post(certify::submit))
+        .route("/tokens/{id}/change", get(change::show).post(change::submit))
         .route("/tokens/{id}/leak/dismiss", post(leaks::dismiss))
         .route("/leaked-tokens", post(leaks::report).layer(DefaultBodyLimit::max(leaks::MOST_BODY)))
         .route("/assets/{name}", get(assets::serve))

@@ -32,7 +32,49 @@ pub(crate) const LIFETIMES: [(&str, &str); 6] = [
     ("365d", "in a year"),
 ];
 
+/// Sent for the end that a token has now.
+const KEEP: &str = "keep";
+
+/// What the form of a token that ends then offers.
+pub(crate) fn lifetimes(end: Option<Millis>) -> Vec<(&'static str, String)> {
+    let now = end.map_or_else(|| "never, as now".to_owned(), |end| format!("as now: {}", day(end)));
+    let others = LIFETIMES.into_iter().filter(|(value, _)| end.is_some() || !value.is_empty());
+    [(KEEP, now)].into_iter().chain(others.map(|(value, words)| (value, words.to_owned()))).collect()
+}
+
 impl Limits {
+    /// A form with what a token has: sent as it is, it changes nothing.
+    pub(crate) fn of(powers: &Powers) -> Self {
+        let box_of = |scope| powers.scopes.contains(scope).then(|| "on".to_owned());
+        let networks: Vec<String> = powers.allow_from.iter().map(Cidr::to_string).collect();
+        Self {
+            boxes: Some("1".to_owned()),
+            read: box_of(Scopes::READ),
+            write: box_of(Scopes::WRITE),
+            flush: box_of(Scopes::FLUSH),
+            stats: box_of(Scopes::STATS),
+            prefix: powers.prefix.as_ref().map_or_else(String::new, |prefix| prefix.as_str().to_owned()),
+            expires: KEEP.to_owned(),
+            allow_from: networks.join(" "),
+        }
+    }
+
+    /// Whether the form was there: what an empty one leaves out must not lift a limit.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.boxes.is_some()
+    }
+
+    /// What to do to the powers that a token turns out to have, or what to change in the form.
+    pub(crate) fn change(&self, now: Millis) -> Result<impl FnOnce(&mut Powers) + use<>, String> {
+        let keeps = self.expires == KEEP;
+        let expires = if keeps { String::new() } else { self.expires.clone() };
+        let chosen = Self { expires, ..self.clone() }.parse(now)?;
+        Ok(move |powers: &mut Powers| {
+            let expires_at = if keeps { powers.expires_at } else { chosen.expires_at };
+            *powers = Powers { expires_at, ..chosen };
+        })
+    }
+
     /// The powers, or what to change.
     pub(crate) fn parse(&self, now: Millis) -> Result<Powers, String> {
         let prefix = match self.prefix.trim() {
@@ -156,6 +198,9 @@ mod tests {
         ] {
             assert!(wrong.parse(0).is_err(), "{wrong:?}");
         }
+        let mut again = Powers { expires_at: Some(5), ..Powers::ALL };
+        Limits::of(&powers).change(0).unwrap()(&mut again);
+        assert_eq!(again, Powers { expires_at: Some(5), ..powers }, "the end that it has by then");
         let wrong = Limits { allow_from: "10.0.0.1/8".into(), ..limits };
         let words = wrong.parse(0).unwrap_err();
         assert_eq!(

@@ -27,6 +27,7 @@ async fn other_sites_forms_are_refused() {
         if *status == 403 {
             assert_eq!(user.post(&revoke, &[]).await.status, 403);
             assert_eq!(user.post(&revoke.replace("revoke", "certificate"), &[]).await.status, 403);
+            assert_eq!(user.post(&revoke.replace("revoke", "change"), &[("boxes", "1")]).await.status, 403);
             assert_eq!(user.post("/sign-out", &[]).await.status, 403);
             for path in ["/account/password", "/account/delete"] {
                 let fields = [("old", PASSWORD), ("new", "another battery"), ("password", PASSWORD)];
@@ -42,9 +43,10 @@ async fn other_sites_forms_are_refused() {
 async fn forms_without_their_token_are_refused() {
     let site = Site::start().await;
     let (mut user, page) = site.newcomer("a@example.com").await;
-    let [revoke, certify] = ["revoke", "certificate"].map(|to| format!("/tokens/{}/{to}", page.tokens()[0]));
+    let [revoke, certify, change] =
+        ["revoke", "certificate", "change"].map(|to| format!("/tokens/{}/{to}", page.tokens()[0]));
     let other = "0".repeat(64);
-    for path in ["/tokens", "/sign-out", &revoke, &certify, "/account/password", "/account/delete"] {
+    for path in ["/tokens", "/sign-out", &revoke, &certify, &change, "/account/password", "/account/delete"] {
         for fields in [vec![], vec![("form_token", "")], vec![("form_token", &*other)]] {
             let mut fields = fields.clone();
             fields.push(("name", "x"));

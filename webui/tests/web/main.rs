@@ -3,6 +3,7 @@
 mod account;
 mod authority;
 mod certificates;
+mod change;
 mod connections;
 mod csrf;
 mod harness;

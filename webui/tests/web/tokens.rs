@@ -73,10 +73,16 @@ async fn somebody_elses_token_is_not_there() {
         let theirs = format!("/tokens/{other}/revoke");
         for id in [other.as_str(), "aaaaaaaaaaaa", "x", "%00", "..%2f..", &"a".repeat(3000)] {
             assert_eq!(visitor.get(&format!("/tokens/{id}")).await.status, 404, "{id}");
-            for address in ["revoke", "rotate", "certificate"].map(|what| format!("/tokens/{id}/{what}")) {
+            for address in
+                ["revoke", "rotate", "certificate", "change"].map(|what| format!("/tokens/{id}/{what}"))
+            {
                 assert_eq!(visitor.get(&address).await.status, 404, "{id}");
                 visitor.get("/cache").await;
-                assert_eq!(visitor.post(&address, &[("grace", "0s")]).await.status, 404, "{id}");
+                assert_eq!(
+                    visitor.post(&address, &[("grace", "0s"), ("boxes", "1")]).await.status,
+                    404,
+                    "{id}"
+                );
             }
         }
         assert_eq!(visitor.get(&theirs).await.body, visitor.get("/tokens/aaaaaaaaaaaa/revoke").await.body);
@@ -98,14 +104,17 @@ async fn somebody_elses_token_is_not_there() {
         &format!("/tokens/{anns}/revoke"),
         &format!("/tokens/{anns}/rotate"),
         &format!("/tokens/{anns}/certificate"),
+        &format!("/tokens/{anns}/change"),
         "/tokens/aaaaaaaaaaaa/revoke",
     ] {
         let answer = site.visitor().get(path).await;
         assert_eq!((answer.status, answer.location()), (303, &*format!("/sign-in?next={path}")));
     }
     let (revoke, rotate) = (format!("/tokens/{anns}/revoke"), format!("/tokens/{anns}/rotate"));
-    let certify = format!("/tokens/{anns}/certificate");
-    for path in ["/tokens", "/sign-out", &revoke, &rotate, &certify, "/account/password", "/account/delete"] {
+    let [certify, change] = ["certificate", "change"].map(|what| format!("/tokens/{anns}/{what}"));
+    for path in
+        ["/tokens", "/sign-out", &revoke, &rotate, &certify, &change, "/account/password", "/account/delete"]
+    {
         let answer = site.visitor().post(path, &[("name", "x")]).await;
         assert_eq!((answer.status, answer.location()), (303, "/sign-in?next=/cache"));
     }

@@ -1,0 +1,116 @@
+//! What a token may do, chosen anew.
+
+use store::{Powers, Scopes, TokenId, now};
+
+use crate::harness::{Answer, Site, Visitor};
+
+const DAY: i64 = 24 * 60 * 60 * 1000;
+const ALL: [(&str, &str); 5] =
+    [("boxes", "1"), ("read", "on"), ("write", "on"), ("flush", "on"), ("stats", "on")];
+
+async fn newcomer(site: &Site) -> (Visitor, TokenId, String) {
+    let (visitor, page) = site.newcomer("a@example.com").await;
+    let id = TokenId::parse(&page.tokens()[0]).unwrap();
+    (visitor, id, format!("/tokens/{id}/change"))
+}
+
+async fn powers(site: &Site, id: &TokenId) -> Powers {
+    site.store.token(id).await.unwrap().unwrap().powers
+}
+
+fn ticked(page: &Answer) -> Vec<&str> {
+    let boxes = ["read", "write", "flush", "stats"];
+    boxes.into_iter().filter(|name| page.body.contains(&format!("name=\"{name}\" checked"))).collect()
+}
+
+#[tokio::test]
+async fn a_token_gets_other_powers_and_keeps_its_end() {
+    let site = Site::start().await;
+    let (mut visitor, id, address) = newcomer(&site).await;
+    assert!(visitor.get(&format!("/tokens/{id}")).await.body.contains(&format!("href=\"{address}\"")));
+    let page = visitor.get(&address).await;
+    assert_eq!((page.status, ticked(&page).len()), (200, 4));
+    assert!(page.body.contains("<option value=\"keep\" selected>never, as now"));
+    assert_eq!(powers(&site, &id).await, Powers::ALL, "asking changes nothing");
+
+    let fields = [
+        ("boxes", "1"),
+        ("read", "on"),
+        ("prefix", "<b>shop:"),
+        ("expires", "7d"),
+        ("allow_from", "10.0.0.0/8, ::1"),
+    ];
+    assert_eq!(visitor.post(&address, &fields).await.location(), format!("/tokens/{id}"));
+    let chosen = powers(&site, &id).await;
+    assert_eq!((chosen.scopes, chosen.prefix.as_ref().unwrap().as_str()), (Scopes::READ, "<b>shop:"));
+    assert!((chosen.expires_at.unwrap() - now() - 7 * DAY).abs() < 60_000);
+    let user = site.store.user_by_email("a@example.com").await.unwrap().unwrap();
+    let noted = site.store.audit_after(0, 100).await.unwrap().pop().unwrap();
+    assert_eq!((noted.action.as_str(), noted.actor), ("token.change", format!("user {}", user.id)));
+
+    let page = visitor.get(&address).await;
+    assert_eq!(ticked(&page), ["read"]);
+    assert_eq!(page.field("allow_from").as_deref(), Some("10.0.0.0/8 ::1/128"));
+    assert!(!page.body.contains("<b>shop:") && page.body.contains("shop:"));
+    assert!(page.body.contains("<option value=\"keep\" selected>as now: "));
+
+    let same = [("boxes", "1"), ("read", "on"), ("prefix", "<b>shop:"), ("expires", "keep")];
+    visitor.post(&address, &[&same[..], &[("allow_from", "10.0.0.0/8 ::1/128")]].concat()).await;
+    assert_eq!(powers(&site, &id).await, chosen, "the form as it came");
+    visitor.post(&address, &[&ALL[..], &[("expires", "keep")]].concat()).await;
+    assert_eq!(powers(&site, &id).await, Powers { expires_at: chosen.expires_at, ..Powers::ALL });
+    visitor.post(&address, &[&ALL[..], &[("expires", "")]].concat()).await;
+    assert_eq!(powers(&site, &id).await, Powers::ALL);
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_said_and_changes_nothing() {
+    let site = Site::start_with(|config| config.limits.tokens_per_hour = 1).await;
+    let (mut visitor, id, address) = newcomer(&site).await;
+    visitor.get(&address).await;
+    for (field, value, words) in [
+        ("prefix", "two words", "No key begins like this"),
+        ("allow_from", "10.0.0.1/8", "Write 10.0.0.0/8, or 10.0.0.1"),
+        ("expires", "soon", "Choose when"),
+    ] {
+        let answer = visitor.post(&address, &[&ALL[..], &[(field, value)]].concat()).await;
+        assert_eq!(answer.status, 422, "{field}");
+        assert!(answer.text("limits-error").unwrap().contains(words), "{field}: {}", answer.body);
+        if field != "expires" {
+            assert_eq!(answer.field(field).as_deref(), Some(value));
+        }
+    }
+    let none = visitor.post(&address, &[("boxes", "1"), ("expires", "keep")]).await;
+    assert!(none.text("limits-error").unwrap().contains("Tick at least one"));
+    assert_eq!(visitor.post(&address, &[]).await.status, 400, "no form lifts no limit");
+    assert_eq!(powers(&site, &id).await, Powers::ALL);
+
+    let fields = [("boxes", "1"), ("read", "on"), ("expires", "keep")];
+    assert_eq!(visitor.post(&address, &fields).await.status, 303);
+    let often = visitor.post(&address, &[&ALL[..], &[("expires", "keep")]].concat()).await;
+    assert!(often.status == 429 && often.header("retry-after").is_some());
+    assert_eq!(powers(&site, &id).await.scopes, Scopes::READ);
+}
+
+#[tokio::test]
+async fn one_that_is_over_stays_so() {
+    let site = Site::start().await;
+    let (mut visitor, id, address) = newcomer(&site).await;
+    visitor.get("/cache").await;
+    let expired = visitor.post("/tokens", &[("name", "short")]).await.tokens().pop().unwrap();
+    let expired_id = TokenId::parse(&expired).unwrap();
+    site.store.change_powers(&expired_id, |powers| powers.expires_at = Some(now() - 1)).await.unwrap();
+    site.store.revoke_token(&id).await.unwrap();
+    for (address, how) in [(address, "revoked "), (format!("/tokens/{expired}/change"), "expired")] {
+        visitor.get("/cache").await;
+        let asked = visitor.get(&address).await;
+        let sent = visitor.post(&address, &[&ALL[..], &[("expires", "")]].concat()).await;
+        for answer in [asked, sent] {
+            assert_eq!(answer.status, 410);
+            assert!(answer.text("change-over").unwrap().contains(how), "{}", answer.body);
+            assert!(!answer.body.contains("change-form"));
+        }
+    }
+    assert!(powers(&site, &expired_id).await.expires_at.is_some());
+    assert!(!visitor.get(&format!("/tokens/{id}")).await.body.contains("/change\""));
+}
