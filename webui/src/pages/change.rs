@@ -36,7 +36,7 @@ pub(crate) async fn show(
     Path(id): Path<String>,
 ) -> Result<Response, Trouble> {
     let (_, token) = tokens::held(&web, &me, &id).await?;
-    page(&web, &me, &token, StatusCode::OK, &Limits::of(&token.powers), None).await
+    page(&web, &me, &token, StatusCode::OK, (&Limits::of(&token.powers), None)).await
 }
 
 pub(crate) async fn submit(
@@ -48,7 +48,7 @@ pub(crate) async fn submit(
     if !limits.is_whole() {
         return Err(Trouble::Unreadable);
     }
-    let refuse = async |status, wrong: String| page(&web, &me, &token, status, &limits, Some(wrong)).await;
+    let refuse = async |status, wrong: String| page(&web, &me, &token, status, (&limits, Some(wrong))).await;
     if me.user.state == UserState::Suspended {
         let wrong = "Your account is suspended. Ask the operator of this service.";
         return refuse(StatusCode::FORBIDDEN, wrong.into()).await;
@@ -68,7 +68,7 @@ pub(crate) async fn submit(
         // It may have ended after we looked.
         Err(StoreError::Missing(_)) => {
             let (_, token) = tokens::held(&web, &me, id.as_str()).await?;
-            page(&web, &me, &token, StatusCode::OK, &limits, None).await
+            page(&web, &me, &token, StatusCode::OK, (&limits, None)).await
         }
         Err(error) => Err(error.into()),
     }
@@ -80,8 +80,7 @@ async fn page(
     me: &SignedIn,
     token: &TokenRow,
     status: StatusCode,
-    limits: &Limits,
-    wrong_limits: Option<String>,
+    (limits, wrong_limits): (&Limits, Option<String>),
 ) -> Result<Response, Trouble> {
     let over = token::over(token, &web.store.leaks_of(&me.user.id).await?);
     let status = if over.is_some() { StatusCode::GONE } else { status };
