@@ -2,13 +2,16 @@
 //! either hands it on logged in or ends it. The thinking is in `login`; here are the clock and the socket.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use store::Grant;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use crate::Config;
 use crate::accept::is_private;
@@ -230,9 +233,11 @@ impl Doorman<'_> {
                     caller.write(&reply).await.ok()?;
                 }
                 Step::LookUp { name, unavailable } => {
+                    let mut answer = pin!(sleep_until(last_byte + FAILURE_DELAY));
+                    set(answer.as_mut()).await;
                     let keys = self.grants.scram_keys(&name, caller.source).await;
                     // Said now, it would tell by the clock whether the name is somebody's.
-                    sleep_until(last_byte + FAILURE_DELAY).await;
+                    answer.await;
                     let (Ok(keys), Some(nonce)) = (keys, nonce()) else {
                         self.metrics.login(LoginOutcome::Unavailable);
                         caller.write(&unavailable).await.ok()?;
@@ -243,6 +248,8 @@ impl Doorman<'_> {
                 }
                 Step::Attempt { consumed, credential, replies } => {
                     let attempt = caller.input.drain(..consumed).collect::<Vec<u8>>();
+                    let mut answer = pin!(sleep_until(last_byte + FAILURE_DELAY));
+                    set(answer.as_mut()).await;
                     match self.check(credential.as_ref(), caller.source).await {
                         Verdict::Welcome(grant) => return Some((grant, replies)),
                         Verdict::Unavailable => {
@@ -253,7 +260,10 @@ impl Doorman<'_> {
                         Verdict::Refused(outcome) => {
                             self.refused(outcome, caller.whence(dialect), credential.as_ref(), &attempt);
                             let delay = self.delay(caller.source, credential.as_ref(), &attempt);
-                            sleep_until(last_byte + delay).await;
+                            answer.await;
+                            if delay > FAILURE_DELAY {
+                                sleep_until(last_byte + delay).await;
+                            }
                             caller.write(&replies.refused).await.ok()?;
                             failures += 1;
                             // The next may have come along with this one: its time begins here.
@@ -406,4 +416,14 @@ impl Caller {
         self.linger(scratch).await;
         None
     }
+}
+
+/// Sets a timer before anything is looked up: those of one millisecond fire in the order in which they were set,
+/// and that order must not tell who had to be looked up.
+async fn set(mut timer: Pin<&mut Sleep>) {
+    poll_fn(|context| {
+        let _pending = timer.as_mut().poll(context);
+        Poll::Ready(())
+    })
+    .await;
 }

@@ -22,35 +22,29 @@ const OF_A_SOURCE: usize = 8;
 const T_MAX: f64 = 4.5;
 const FAILURE: &[u8] = b"CLIENT_ERROR authentication failure\r\n";
 
-/// Mean and variance, as they come in.
-#[derive(Debug, Clone, Copy, Default)]
-struct Sample {
-    count: f64,
-    mean: f64,
-    squares: f64,
-}
+/// Microseconds of the logins of one kind.
+#[derive(Debug, Clone, Default)]
+struct Sample(Vec<f64>);
 
 impl Sample {
-    fn add(&mut self, value: f64) {
-        self.count += 1.0;
-        let off = value - self.mean;
-        self.mean += off / self.count;
-        self.squares += off * (value - self.mean);
+    fn mean(&self) -> f64 {
+        self.0.iter().sum::<f64>() / self.0.len() as f64
     }
 
-    fn merge(&mut self, other: &Self) {
-        if other.count == 0.0 {
-            return;
-        }
-        let (count, off) = (self.count + other.count, other.mean - self.mean);
-        self.squares += other.squares + off * off * self.count * other.count / count;
-        self.mean += off * other.count / count;
-        self.count = count;
+    fn variance(&self) -> f64 {
+        let mean = self.mean();
+        self.0.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (self.0.len() - 1) as f64
     }
 
     fn t(&self, other: &Self) -> f64 {
-        let error = |it: &Self| it.squares / (it.count - 1.0) / it.count;
-        (self.mean - other.mean) / (error(self) + error(other)).sqrt()
+        let error = |it: &Self| it.variance() / it.0.len() as f64;
+        (self.mean() - other.mean()) / (error(self) + error(other)).sqrt()
+    }
+
+    /// The values that so many of a thousand don't exceed.
+    fn quantiles<const N: usize>(&mut self, thousandths: [usize; N]) -> [f64; N] {
+        self.0.sort_by(f64::total_cmp);
+        thousandths.map(|share| self.0[(self.0.len() * share / 1000).min(self.0.len() - 1)])
     }
 }
 
@@ -90,12 +84,12 @@ fn the_clock_does_not_tell_who_exists() {
     let logins = if is_long() { 100_000 } else { 1000 } * KINDS.len();
     let next = Arc::new(AtomicUsize::new(0));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let samples = runtime.block_on(async {
+    let mut samples = runtime.block_on(async {
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..AT_ONCE {
             let (house, next) = (house.clone(), next.clone());
             tasks.spawn(async move {
-                let mut samples = [Sample::default(); KINDS.len()];
+                let mut samples = KINDS.map(|_| Sample::default());
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     if number >= logins {
@@ -105,21 +99,24 @@ fn the_clock_does_not_tell_who_exists() {
                     let kind = rand::rng().random_range(0..KINDS.len());
                     let login = login(&house, kind, number);
                     let took = try_one(house.listen, number / OF_A_SOURCE, &login).await;
-                    samples[kind].add(took);
+                    samples[kind].0.push(took);
                 }
             });
         }
-        let mut all = [Sample::default(); KINDS.len()];
+        let mut all = KINDS.map(|_| Sample::default());
         while let Some(samples) = tasks.join_next().await {
             for (all, sample) in all.iter_mut().zip(samples.unwrap()) {
-                all.merge(&sample);
+                all.0.extend(sample.0);
             }
         }
         all
     });
-    for (kind, sample) in KINDS.iter().zip(&samples) {
-        let deviation = (sample.squares / (sample.count - 1.0)).sqrt();
-        println!("{kind}: {} logins, {:.1} us, deviation {deviation:.1} us", sample.count, sample.mean);
+    for (kind, sample) in KINDS.iter().zip(&mut samples) {
+        let [p1, p50, p99, p999] = sample.quantiles([10, 500, 990, 999]).map(f64::round);
+        let (count, mean, deviation) = (sample.0.len(), sample.mean(), sample.variance().sqrt());
+        println!(
+            "{kind}: {count} logins, mean {mean:.1} us, deviation {deviation:.1} us, p1 {p1}, p50 {p50}, p99 {p99}, p99.9 {p999}"
+        );
     }
     for one in 0..KINDS.len() {
         for other in 0..one {
