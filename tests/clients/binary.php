@@ -76,7 +76,7 @@ function values(Memcached $client): void
 {
     global $sizes, $what;
     foreach ($sizes as $size) {
-        $key = "php-$size";
+        $key = "secret-key-php-$size";
         $value = substr(str_repeat("\0\r\nEND\r\n", intdiv($size, 8) + 1), 0, $size);
         if ($what === 'use') {
             check($client->set($key, $value) && $client->get($key) === $value, "$size bytes");

@@ -66,7 +66,7 @@ def every_operation():
 def values():
     ours = client(compression=None)
     for size in map(int, sizes):
-        key, value = f"binary-{size}", (b"\x00\r\nEND\r\n" * (size // 8 + 1))[:size]
+        key, value = f"secret-key-binary-{size}", (b"\x00\r\nEND\r\n" * (size // 8 + 1))[:size]
         if what == "use":
             assert ours.set(key, value), f"set of {size} bytes"
             assert ours.get(key) == value, f"get of {size} bytes"

@@ -119,7 +119,7 @@ def silent_operations(client):
 
 def values(client):
     for size in map(int, sizes):
-        key, value = f"classic-{size}", (b"\x00\r\nEND\r\n" * (size // 8 + 1))[:size]
+        key, value = f"secret-key-classic-{size}", (b"\x00\r\nEND\r\n" * (size // 8 + 1))[:size]
         if what == "use":
             assert client.set(key, value), f"set of {size} bytes"
             assert client.get(key) == value, f"get of {size} bytes"

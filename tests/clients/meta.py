@@ -83,7 +83,7 @@ async def every_operation_at_once(client):
 
 def values(client):
     for size in map(int, sizes):
-        key, value = f"meta-{size}", (b"\x00\r\nEND\r\n" * (size // 8 + 1))[:size]
+        key, value = f"secret-key-meta-{size}", (b"\x00\r\nEND\r\n" * (size // 8 + 1))[:size]
         if what == "use":
             client.set(key, value)
             assert client.get(key) == value, f"get of {size} bytes"

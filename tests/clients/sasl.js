@@ -55,7 +55,7 @@ async function everyOperation(client) {
 
 async function values(client) {
   for (const size of sizes.map(Number)) {
-    const key = `memjs-${size}`;
+    const key = `secret-key-memjs-${size}`;
     const value = Buffer.alloc(size, "\0\r\nEND\r\n");
     if (what === "use") {
       await client.set(key, value, {});

@@ -97,7 +97,7 @@ async def silent_operations(client):
 async def values(client):
     for size in map(int, sizes):
         # No END with its line end: emcache takes one for the end of everything when a read stops behind it.
-        key, value = b"text-%d" % size, (b"\x00\r\nEND \r" * (size // 8 + 1))[:size]
+        key, value = b"secret-key-text-%d" % size, (b"\x00\r\nEND \r" * (size // 8 + 1))[:size]
         if what == "use":
             await client.set(key, value)
             assert (await client.get(key)).value == value, f"get of {size} bytes"

@@ -29,13 +29,14 @@ fn the_memcache_crate_does_all_it_can() {
         every_operation(&client, protocol);
         for size in [1, 100, 16 * 1024, 512 * 1024, 1_000_000] {
             let value: Vec<u8> = b"\r\nEND\r\n\0".iter().copied().cycle().take(size).collect();
-            client.set("value", value.as_slice(), 0).unwrap();
-            assert!(client.get::<Vec<u8>>("value").unwrap() == Some(value), "{size} bytes, {protocol}");
+            client.set("secret-key", value.as_slice(), 0).unwrap();
+            assert!(client.get::<Vec<u8>>("secret-key").unwrap() == Some(value), "{size} bytes, {protocol}");
         }
         let other = connect(&product, &bob, protocol).unwrap();
-        assert_eq!(other.get::<Vec<u8>>("value").unwrap(), None);
+        assert_eq!(other.get::<Vec<u8>>("secret-key").unwrap(), None);
         let wrong = Credentials { password: bob.password.clone(), ..ada.clone() };
-        let refused = connect(&product, &wrong, protocol).and_then(|client| client.get::<Vec<u8>>("value"));
+        let refused =
+            connect(&product, &wrong, protocol).and_then(|client| client.get::<Vec<u8>>("secret-key"));
         assert!(refused.is_err(), "another's password is accepted");
     }
 }
