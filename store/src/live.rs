@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use crate::db::{read, write_quietly};
+use crate::audit::note;
+use crate::db::{read, write, write_quietly};
 use crate::{Millis, Store, StoreError, now};
 
 /// A wish that is older is nobody's any more, and so is an order.
@@ -66,7 +67,7 @@ pub struct ConnectionWish {
 
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}@{}", self.number, self.since, self.proxy)
+        std::write!(f, "{}-{}@{}", self.number, self.since, self.proxy)
     }
 }
 
@@ -128,15 +129,18 @@ impl Store {
         }
     }
 
-    /// Ends a connection of an instance; whether its proxy has said in time that it has. One that isn't there
-    /// (any more) is ended, too.
+    /// Ends a connection of an instance, and notes it in the audit log; whether its proxy has said in time that
+    /// it has. One that isn't there (any more) is ended, too.
     pub async fn end_connection(&self, instance_id: &str, id: &ConnectionId) -> Result<bool, StoreError> {
         let sql = "INSERT INTO connection_ends (instance_id, proxy_id, number, since, ordered_at) \
                    VALUES ($1, $2, $3, $4, $5) ON CONFLICT (proxy_id, instance_id, number, since) DO NOTHING";
         let stale = now().saturating_sub(STALE_AFTER);
-        write_quietly!(self, tx => {
-            sqlx::query(sql).bind(instance_id).bind(&id.proxy).bind(id.number).bind(id.since).bind(now())
-                .execute(&mut *tx).await.map_err(|e| StoreError::reference(e, "instance"))?;
+        write!(self, tx, _revision => {
+            let ordered = sqlx::query(sql).bind(instance_id).bind(&id.proxy).bind(id.number).bind(id.since)
+                .bind(now()).execute(&mut *tx).await.map_err(|e| StoreError::reference(e, "instance"))?;
+            if ordered.rows_affected() > 0 {
+                note!(self, tx, "connection.end", instance_id, id.to_string());
+            }
             sqlx::query("DELETE FROM connection_ends WHERE ordered_at < $1").bind(stale).execute(&mut *tx).await?;
         });
         let sql = "SELECT COUNT(*) FROM connection_ends WHERE proxy_id = $1 AND instance_id = $2 AND number = $3 \

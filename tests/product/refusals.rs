@@ -1,25 +1,32 @@
 //! What the command line says of clients: why they were refused, who has cut them off, which are connected.
-//! Only a proxy runs here.
+//! No engine is needed here.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Stdio};
 
 use crate::support::{Place, signal, wait_until, within};
 
-/// A proxy of its own process. Dropped, it is stopped.
-pub(crate) struct Proxy(Child);
+/// A role in a process of its own. Dropped, it is stopped.
+pub(crate) struct Role(Child);
 
-impl Proxy {
-    pub(crate) fn start(place: &Place) -> Self {
-        let child = place.memgate(&["proxy"]).stderr(Stdio::null()).spawn().unwrap();
-        let proxy = Self(child);
-        wait_until(within(20), "the proxy listens", || TcpStream::connect(place.endpoint()).is_ok());
-        proxy
+impl Role {
+    pub(crate) fn proxy(place: &Place) -> Self {
+        Self::start(place, "proxy", place.endpoint())
+    }
+
+    fn webui(place: &Place) -> Self {
+        Self::start(place, "webui", place.web())
+    }
+
+    fn start(place: &Place, name: &str, listen: SocketAddr) -> Self {
+        let role = Self(place.memgate(&[name]).stderr(Stdio::null()).spawn().unwrap());
+        wait_until(within(20), &format!("{name} listens"), || TcpStream::connect(listen).is_ok());
+        role
     }
 }
 
-impl Drop for Proxy {
+impl Drop for Role {
     fn drop(&mut self) {
         signal(self.0.id(), "TERM");
         let _ = self.0.wait();
@@ -34,9 +41,9 @@ pub(crate) fn with_ada() -> (Place, serde_json::Value) {
     (place, added)
 }
 
-/// Says `words` and ends; what was said back.
-fn say(place: &Place, words: &str) -> String {
-    let mut stream = TcpStream::connect(place.endpoint()).unwrap();
+/// Says `words` to a role and ends; what was said back.
+fn say(listen: SocketAddr, words: &str) -> String {
+    let mut stream = TcpStream::connect(listen).unwrap();
     stream.write_all(words.as_bytes()).unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     let mut said = String::new();
@@ -54,7 +61,7 @@ fn a_revocation_is_acknowledged_by_every_proxy() {
     let username = added["username"].as_str().unwrap();
     let alone = place.json(&["token", "show", username]);
     assert_eq!(alone["acknowledged"]["by"], serde_json::json!([]));
-    let proxy = Proxy::start(&place);
+    let proxy = Role::proxy(&place);
     let in_force =
         || place.json(&["token", "show", username])["acknowledged"]["by"].as_array().unwrap().len();
     wait_until(within(20), "the proxy says that it is there", || in_force() == 1);
@@ -71,10 +78,10 @@ fn a_revocation_is_acknowledged_by_every_proxy() {
 #[test]
 fn a_wrong_password_is_told_to_the_operator() {
     let (place, added) = with_ada();
-    let _proxy = Proxy::start(&place);
+    let _proxy = Role::proxy(&place);
     let (username, password) = (added["username"].as_str().unwrap(), added["password"].as_str().unwrap());
     let cut_off = &password[..password.len() - 1];
-    assert_eq!(say(&place, &login(username, cut_off)), "CLIENT_ERROR authentication failure\r\n");
+    assert_eq!(say(place.endpoint(), &login(username, cut_off)), "CLIENT_ERROR authentication failure\r\n");
     wait_until(within(20), "the refusal is known", || {
         !place.json(&["token", "show", username])["refusals"].as_array().unwrap().is_empty()
     });
@@ -91,7 +98,7 @@ fn a_wrong_password_is_told_to_the_operator() {
 #[test]
 fn connections_are_listed_and_ended() {
     let (place, added) = with_ada();
-    let _proxy = Proxy::start(&place);
+    let _proxy = Role::proxy(&place);
     let (username, password) = (added["username"].as_str().unwrap(), added["password"].as_str().unwrap());
     let mut stream = TcpStream::connect(place.endpoint()).unwrap();
     stream.write_all(login(username, password).as_bytes()).unwrap();
@@ -108,4 +115,25 @@ fn connections_are_listed_and_ended() {
     assert!(matches!(stream.read(&mut [0; 8]), Ok(0) | Err(_)));
     let wrong = place.run(&["connection", "end", "ada@example.org", "x"]);
     assert_eq!(wrong.status.code(), Some(1));
+}
+
+#[test]
+fn a_token_that_was_found_in_public_says_so() {
+    let (place, added) = with_ada();
+    let _webui = Role::webui(&place);
+    let (username, token) = (added["username"].as_str().unwrap(), added["token"].as_str().unwrap());
+    let body = format!(r#"[{{"token":"{token}","type":"memgate","url":"https://example.org/leak.py"}}]"#);
+    let answer = say(
+        place.web(),
+        &format!(
+            "POST /leaked-tokens HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            place.web(),
+            body.len()
+        ),
+    );
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let shown = String::from_utf8(place.run(&["token", "show", username]).stdout).unwrap();
+    assert!(shown.contains("https://example.org/leak.py, revoked for it"), "{shown}");
+    assert_eq!(place.json(&["token", "show", username])["leak"]["url"], "https://example.org/leak.py");
 }

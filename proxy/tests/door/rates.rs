@@ -14,7 +14,7 @@ use super::powers::AT_ONCE;
 const OVER: &str = "SERVER_ERROR rate limit exceeded\r\n";
 
 impl Door {
-    fn change_plan(&self, change: impl FnOnce(&mut Plan)) {
+    pub(super) fn change_plan(&self, change: impl FnOnce(&mut Plan)) {
         self.runtime.block_on(self.store.change_plan("default", change)).unwrap();
     }
 }

@@ -7,6 +7,7 @@ use store::{Cause, Powers, Refusal, Scopes, Token, now};
 
 use super::door::{Door, pair, sasl, set};
 use super::powers::ends;
+use super::statuses;
 use super::usage::metrics;
 
 impl Door {
@@ -100,6 +101,19 @@ fn a_password_sent_in_the_clear_is_told_to_its_owner() {
     let known = door.refusals(&token, 1);
     assert_eq!(known[0].cause, Cause::Plaintext);
     assert_eq!(known[0].source.as_deref(), Some("8.8.8.8"));
+}
+
+#[test]
+fn one_connection_too_many_is_told_to_its_owner() {
+    let door = Door::open();
+    door.change_plan(|plan| plan.connections = 1);
+    let token = door.sign_up("ann@example.com");
+    let _first = door.logged_in(&token);
+    assert_eq!(door.text(&set("x", &pair(&token))), "SERVER_ERROR too many connections\r\n");
+    let login = format!("\0{}\0{}", token.id().username(), token.secret().reveal());
+    assert_eq!(statuses(&door.converse(&sasl(0x21, "PLAIN", &login))), [0x86]);
+    let expected = [("limit", "SASL PLAIN", "binary", 1), ("limit", "text login", "text", 1)];
+    assert_eq!(told(&door.refusals(&token, 2)), expected);
 }
 
 #[test]

@@ -92,4 +92,8 @@ async fn an_order_is_for_one_connection_of_one_cache(scratch: Scratch) {
     assert!(ending.await.unwrap());
     assert_eq!(store.ordered_ends("host:1/5").await.unwrap(), []);
     assert!(!store.end_connection(&instance, &live("gone", 1).id).await.unwrap(), "nobody carries it out");
+    let noted = store.audit_after(0, 100).await.unwrap();
+    let ends: Vec<_> = noted.into_iter().filter(|entry| entry.action == "connection.end").collect();
+    let told: Vec<_> = ends.iter().map(|entry| (&*entry.subject, &*entry.detail)).collect();
+    assert_eq!(told, [(&*instance, "3-80@host:1/5"), (&*instance, "1-78@gone")]);
 }

@@ -63,7 +63,7 @@ pub(crate) async fn end(
 ) -> Result<Response, Trouble> {
     let id: ConnectionId = fields.id.parse().map_err(|_| Trouble::Unreadable)?;
     let instance = web.store.instance_of(&me.user.id).await?.ok_or(Trouble::NotFound)?;
-    web.store.end_connection(&instance.id, &id).await?;
+    me.store(&web).end_connection(&instance.id, &id).await?;
     Ok(Redirect::to("/connections").into_response())
 }
 

@@ -35,7 +35,8 @@ pub(super) fn all(points: &[Point]) -> String {
     for point in memory {
         let [idle, asked] = point.bytes_per_connection.unwrap_or_default();
         let (connections, target, remarks) = (point.connections, &point.target, point.remarks.join("; "));
-        text += &format!("| {connections} | {target} | {idle:.0} | {asked:.0} | {remarks} |\n");
+        let tls = if point.tls { " TLS" } else { "" };
+        text += &format!("| {connections} | {target}{tls} | {idle:.0} | {asked:.0} | {remarks} |\n");
     }
     text
 }
