@@ -128,8 +128,7 @@ impl Client {
                     Err(_) => return End::Gone,
                 },
                 Next::Check(credential) => {
-                    let own = Box::pin(self.is_own(house, &credential)).await;
-                    self.state.resent = Some(own);
+                    self.state.resent = Some(self.is_own(house, &credential));
                     self.resume()
                 }
                 Next::Login => {

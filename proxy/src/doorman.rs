@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use store::Grant;
+use store::{Grant, Millis};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use crate::Config;
@@ -19,7 +19,7 @@ use crate::certificate::Certificate;
 use crate::dialect::Dialect;
 use crate::dialect::binary::{Header, Status};
 use crate::forwarded;
-use crate::grants::{Grants, Verdict};
+use crate::grants::{Grants, Issued, Verdict};
 use crate::lobby::Place;
 use crate::login::{self, Credential, NONCE_LEN, Proof, Replies, Stage, Step};
 use crate::metrics::{LoginOutcome, Metrics};
@@ -33,6 +33,8 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWERS_MAX: u32 = 16;
 /// So many failed logins, likewise.
 const FAILURES_MAX: u32 = 3;
+/// So many names whose salt was asked for, likewise.
+const LOOKUPS_MAX: u32 = 6;
 /// So long somebody for whom there is no room may take to say the byte that he is answered to.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The first byte of a TLS record that begins a handshake.
@@ -70,6 +72,8 @@ pub(crate) struct Guest {
     pub(crate) grant: Arc<Grant>,
     /// `None` if a certificate has logged it in: it needn't have said anything yet.
     pub(crate) login: Option<Login>,
+    /// When that certificate is over; never, without one.
+    pub(crate) ends_at: Millis,
 }
 
 /// How somebody has logged in.
@@ -117,15 +121,19 @@ impl Doorman<'_> {
         };
         if !has_turn {
             self.metrics.login(LoginOutcome::Crowded);
+            if let Standing::Stranger(place) = caller.standing {
+                caller.standing = Standing::Unwanted(place.step_aside()?);
+            }
             return self.say_crowded(caller).await;
         }
         let mut first = caller.first(deadline, self.scratch).await?;
         if first == TLS_HANDSHAKE && !caller.stream.is_tls() {
             caller = self.encrypt(caller, deadline).await?;
-            match timeout_at(deadline, self.check_certificate(&caller)).await.ok()? {
+            let (ends_at, verdict) = timeout_at(deadline, self.check_certificate(&caller)).await.ok()?;
+            match verdict {
                 Verdict::Welcome(grant) => {
                     let Caller { stream, source, .. } = caller;
-                    return Some(Guest { stream, source, grant, login: None });
+                    return Some(Guest { stream, source, grant, login: None, ends_at });
                 }
                 Verdict::Unavailable => return self.turn_away(caller, &UNAVAILABLE).await,
                 // It may log in yet.
@@ -143,7 +151,7 @@ impl Doorman<'_> {
             Ok(Some((grant, replies))) => {
                 let Caller { stream, source, input: rest, .. } = caller;
                 let login = Some(Login { dialect, rest, replies });
-                Some(Guest { stream, source, grant, login })
+                Some(Guest { stream, source, grant, login, ends_at: Millis::MAX })
             }
             Ok(None) => {
                 caller.linger(self.scratch).await;
@@ -175,15 +183,15 @@ impl Doorman<'_> {
         caller.refuse(refusal, Dialect::detect(first), deadline, self.scratch).await
     }
 
-    /// What the certificate is worth that the handshake was made with, if with any.
-    async fn check_certificate(&self, caller: &Caller) -> Verdict {
+    /// What the certificate is worth that the handshake was made with, if with any, and until when.
+    async fn check_certificate(&self, caller: &Caller) -> (Millis, Verdict) {
         let Some(fingerprint) = caller.stream.fingerprint() else {
-            return Verdict::Refused(LoginOutcome::Unknown);
+            return (0, Verdict::Refused(LoginOutcome::Unknown));
         };
-        let (token, verdict) = self.grants.check_certificate(fingerprint, caller.source).await;
-        match (&verdict, token) {
+        let (issued, verdict) = self.grants.check_certificate(fingerprint, caller.source).await;
+        match (&verdict, issued) {
             (Verdict::Unavailable, _) => self.metrics.login(LoginOutcome::Unavailable),
-            (Verdict::Refused(outcome), Some(token)) => {
+            (Verdict::Refused(outcome), Some(Issued { token, .. })) => {
                 self.metrics.login(*outcome);
                 if let Some(cause) = outcome.cause() {
                     let whence = Whence::new(caller.source, None, &caller.stream);
@@ -194,7 +202,7 @@ impl Doorman<'_> {
             // One that isn't ours may be for something else.
             (Verdict::Refused(_), None) | (Verdict::Welcome(_), _) => {}
         }
-        verdict
+        (issued.map_or(0, |issued| issued.not_after), verdict)
     }
 
     /// The connection as TLS. Without a certificate, or when the handshake fails, there is none.
@@ -215,7 +223,7 @@ impl Doorman<'_> {
         deadline: Instant,
     ) -> Option<(Arc<Grant>, Replies)> {
         let mut stage = Stage::new(dialect, self.config.scram);
-        let (mut answers, mut failures) = (0, 0);
+        let (mut answers, mut failures, mut lookups) = (0, 0, 0);
         let mut last_byte = Instant::now();
         loop {
             match stage.step(&caller.input) {
@@ -244,6 +252,10 @@ impl Doorman<'_> {
                         return None;
                     };
                     stage.learn(keys, nonce);
+                    lookups += 1;
+                    if lookups >= LOOKUPS_MAX {
+                        return None;
+                    }
                     continue;
                 }
                 Step::Attempt { consumed, credential, replies } => {

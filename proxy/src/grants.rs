@@ -5,8 +5,10 @@
 
 mod certificates;
 
+use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{self, AtomicI64};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,7 @@ use crate::login::{Credential, Proof};
 use crate::metrics::LoginOutcome;
 use crate::worker::Message;
 use certificates::Certificates;
+pub(crate) use certificates::Issued;
 
 /// Look-ups of unknown ids, and certificates, under way at once.
 const LOOKUPS: usize = 32;
@@ -34,7 +37,6 @@ const GRACE: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two tries while the store is away.
 const RETRY: Duration = Duration::from_millis(200);
-const SILENCE: &str = "answer from the database in time";
 
 pub(crate) struct Grants {
     store: Store,
@@ -49,7 +51,7 @@ pub(crate) struct Grants {
     position: AtomicI64,
     /// Everything up to this revision has been carried out by the workers, too.
     applied: watch::Sender<i64>,
-    lookups: Semaphore,
+    lookups: Arc<Semaphore>,
     /// When the store last answered.
     alive: Mutex<Instant>,
 }
@@ -76,7 +78,7 @@ impl Grants {
             certificates: Certificates::default(),
             position: AtomicI64::new(0),
             applied: watch::Sender::new(0),
-            lookups: Semaphore::new(LOOKUPS),
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
             alive: Mutex::new(Instant::now()),
         }
     }
@@ -110,6 +112,19 @@ impl Grants {
             Some(outcome) => Verdict::Refused(outcome),
             None => Verdict::Welcome(grant),
         }
+    }
+
+    /// Whether a credential is a token's of `user_id`, as far as is known here: for somebody who is logged in
+    /// nothing is looked up.
+    pub(crate) fn is_known_of(&self, user_id: &str, credential: &Credential, source: IpAddr) -> bool {
+        let Proof::Secret(secret) = &credential.proof else { return false };
+        let Some(grant) = self.known.get(&credential.id).map(|known| known.value().clone()) else {
+            let _ = Grant::check_nothing(&self.key, &credential.id, secret);
+            return false;
+        };
+        grant.matches(&self.key, secret)
+            && grant.user_id == user_id
+            && self.objection(&grant, source).is_none()
     }
 
     /// What SCRAM checks somebody who calls himself `name` with. Every name has such keys; no secret fits
@@ -161,21 +176,34 @@ impl Grants {
         if self.nobody.contains_key(&id) {
             return Ok(None);
         }
-        let _permit = timeout(PATIENCE, self.lookups.acquire()).await.map_err(|_| Away)?.map_err(|_| Away)?;
         let this = self.clone();
-        let looked_up = self.runtime.spawn(async move { this.look_up(id).await }).await;
-        looked_up.unwrap_or(Err(Away))
+        let look_up = async move { timeout(PATIENCE, this.look_up(id)).await.unwrap_or(Err(Away)) };
+        self.when_there_is_room(look_up).await
+    }
+
+    /// Looks something up, one of few at a time: for as long as it takes, whether or not its caller waits.
+    async fn when_there_is_room<T: Send + 'static>(
+        &self,
+        look_up: impl Future<Output = Result<T, Away>> + Send + 'static,
+    ) -> Result<T, Away> {
+        let permit = timeout(PATIENCE, self.lookups.clone().acquire_owned()).await;
+        let permit = permit.map_err(|_| Away)?.map_err(|_| Away)?;
+        let looked_up = self.runtime.spawn(async move {
+            let found = look_up.await;
+            drop(permit);
+            found
+        });
+        looked_up.await.unwrap_or(Err(Away))
     }
 
     /// Reads a grant, and keeps it unless something has changed since it was read.
     async fn look_up(&self, id: TokenId) -> Result<Option<Arc<Grant>>, Away> {
         loop {
-            let read_at = self.position.load(Ordering::Acquire);
-            let found =
-                timeout(PATIENCE, self.store.grant(&id)).await.map_err(|_| Away)?.map_err(|error| {
-                    tracing::warn!(%error, "a token can't be looked up");
-                    Away
-                })?;
+            let read_at = self.position.load(atomic::Ordering::Acquire);
+            let found = self.store.grant(&id).await.map_err(|error| {
+                tracing::warn!(%error, "a token can't be looked up");
+                Away
+            })?;
             let Some(grant) = found.map(Arc::new) else {
                 self.remember_nobody(id, read_at);
                 return Ok(None);
@@ -183,7 +211,7 @@ impl Grants {
             // The entry's lock orders this against `forget`: either it sees the new position, or the
             // follower sees the entry.
             let entry = self.known.entry(id);
-            if self.position.load(Ordering::Acquire) <= grant.read_at {
+            if self.position.load(atomic::Ordering::Acquire) <= grant.read_at {
                 entry.insert(grant.clone());
                 return Ok(Some(grant));
             }
@@ -195,38 +223,58 @@ impl Grants {
             self.nobody.clear();
         }
         let entry = self.nobody.entry(id);
-        if self.position.load(Ordering::Acquire) == read_at {
+        if self.position.load(atomic::Ordering::Acquire) == read_at {
             entry.insert(());
         }
     }
 
-    /// Takes changes over; returns the grants that are new.
-    async fn take_over(&self, changes: &Changes) -> Result<Vec<Arc<Grant>>, StoreError> {
-        self.position.store(changes.revision, Ordering::Release);
+    /// Takes changes over, and tells the workers of each grant as it is read: what was done to a token itself
+    /// first, then what concerns many.
+    async fn take_over(
+        &self,
+        changes: &Changes,
+        workers: &[mpsc::Sender<Message>],
+    ) -> Result<(), StoreError> {
+        self.position.store(changes.revision, atomic::Ordering::Release);
         for id in &changes.tokens {
             self.nobody.remove(id);
         }
         for fingerprint in &changes.certificates {
             self.certificates.forget(fingerprint);
         }
-        let concerned =
-            |grant: &Grant| changes.tokens.contains(&grant.token) || changes.users.contains(&grant.user_id);
-        let ids: Vec<TokenId> =
+        let users: HashSet<&str> = changes.users.iter().map(String::as_str).collect();
+        let own: HashSet<TokenId> =
+            changes.tokens.iter().copied().filter(|id| self.known.contains_key(id)).collect();
+        let concerned = |grant: &Grant| users.contains(&*grant.user_id) && !own.contains(&grant.token);
+        let others: Vec<TokenId> =
             self.known.iter().filter(|known| concerned(known.value())).map(|known| *known.key()).collect();
-        let mut renewed = Vec::new();
-        for id in ids {
-            // One that hangs must not keep the others' revocations waiting for ever.
-            let read = timeout(PATIENCE, self.store.grant(&id)).await;
-            match read.map_err(|_| StoreError::Missing(SILENCE))?? {
-                Some(grant) => {
-                    let grant = Arc::new(grant);
-                    self.known.insert(id, grant.clone());
-                    renewed.push(grant);
-                }
-                None => drop(self.known.remove(&id)),
-            }
+        for id in own.iter().copied().chain(others) {
+            self.renew(id, workers).await?;
+            self.heard();
         }
-        Ok(renewed)
+        Ok(())
+    }
+
+    async fn renew(&self, id: TokenId, workers: &[mpsc::Sender<Message>]) -> Result<(), StoreError> {
+        // One that hangs must not keep the others' revocations waiting for ever.
+        let read = timeout(PATIENCE, self.store.grant(&id)).await.map_err(|_| StoreError::Silent)?;
+        let grant = match read {
+            Ok(Some(grant)) => {
+                let grant = Arc::new(grant);
+                self.known.insert(id, grant.clone());
+                grant
+            }
+            // Nobody gets in with it any more, and nobody else waits for it.
+            Ok(None) | Err(StoreError::Garbage(_)) => {
+                let Some((_, last)) = self.known.remove(&id) else { return Ok(()) };
+                let mut over = Grant::clone(&last);
+                over.revoked = true;
+                Arc::new(over)
+            }
+            Err(error) => return Err(error),
+        };
+        crate::worker::tell(workers, grant).await;
+        Ok(())
     }
 
     /// Up to which revision everything is in force, for live connections too.
@@ -236,7 +284,7 @@ impl Grants {
 
     /// Waits until the workers have carried out what they were told; if that takes long, the next time.
     async fn settle(&self, workers: &[mpsc::Sender<Message>]) {
-        let position = self.position.load(Ordering::Acquire);
+        let position = self.position.load(atomic::Ordering::Acquire);
         if position > *self.applied.borrow() && crate::worker::settle(workers, PATIENCE).await {
             self.applied.send_replace(position);
         }
@@ -263,7 +311,7 @@ pub(crate) async fn follow(
     shutdown: &Shutdown,
 ) -> Result<(), StoreError> {
     let feed = grants.store.feed().await?;
-    grants.position.store(feed.revision(), Ordering::Release);
+    grants.position.store(feed.revision(), atomic::Ordering::Release);
     grants.applied.send_replace(feed.revision());
     readiness.ready();
     let stop = shutdown.clone();
@@ -286,14 +334,11 @@ async fn keep_following(
     let mut owed = Changes::default();
     let mut away = false;
     loop {
-        match step(grants, &mut feed, &mut owed).await {
-            Ok(renewed) => {
+        match step(grants, &mut feed, &mut owed, workers).await {
+            Ok(()) => {
                 grants.heard();
                 readiness.ready();
                 away = false;
-                for grant in renewed {
-                    crate::worker::tell(workers, grant).await;
-                }
                 grants.settle(workers).await;
             }
             Err(error) => {
@@ -307,21 +352,32 @@ async fn keep_following(
     }
 }
 
-/// Waits for changes and takes them over. Silence is checked: a quiet store and a dead one look alike.
-async fn step(grants: &Grants, feed: &mut Feed, owed: &mut Changes) -> Result<Vec<Arc<Grant>>, StoreError> {
+/// Waits for changes and takes them over.
+async fn step(
+    grants: &Grants,
+    feed: &mut Feed,
+    owed: &mut Changes,
+    workers: &[mpsc::Sender<Message>],
+) -> Result<(), StoreError> {
     if owed.revision == 0 {
-        match timeout(PATIENCE, feed.next()).await {
-            Ok(changes) => *owed = changes?,
-            Err(_) => {
-                let alive = timeout(PATIENCE, grants.store.revision()).await;
-                return match alive {
-                    Ok(revision) => revision.map(|_| Vec::new()),
-                    Err(_) => Err(StoreError::Missing(SILENCE)),
-                };
-            }
-        }
+        let Some(changes) = look(&grants.store, feed).await? else { return Ok(()) };
+        *owed = changes;
     }
-    let renewed = grants.take_over(owed).await?;
+    grants.take_over(owed, workers).await?;
     *owed = Changes::default();
-    Ok(renewed)
+    Ok(())
+}
+
+/// The next changes, or none in a while. Silence is looked into: a quiet store, a dead one, one that is too slow
+/// to say what has changed and one that an old backup took the place of all look alike.
+async fn look(store: &Store, feed: &mut Feed) -> Result<Option<Changes>, StoreError> {
+    if let Ok(changes) = timeout(PATIENCE, feed.next()).await {
+        return changes.map(Some);
+    }
+    let revision = timeout(PATIENCE, store.revision()).await.map_err(|_| StoreError::Silent)??;
+    match revision.cmp(&feed.revision()) {
+        Ordering::Equal => Ok(None),
+        Ordering::Less => Err(StoreError::Older),
+        Ordering::Greater => timeout(PATIENCE, feed.next()).await.map_err(|_| StoreError::Silent)?.map(Some),
+    }
 }

@@ -31,6 +31,7 @@ use crate::refusals::Whence;
 use crate::request::{Fault, FlagSet};
 use crate::signal::Signal;
 use crate::usage::Usage;
+pub(crate) use own::OwnLane;
 pub(crate) use pass::{Begun, Pass};
 use rate::Rate;
 
@@ -103,6 +104,8 @@ struct Seated {
     source: IpAddr,
     dialect: Dialect,
     since: Millis,
+    /// When what it was let in for is over, whatever becomes of its token.
+    ends_at: Millis,
     outbox: Weak<Outbox>,
 }
 
@@ -167,7 +170,7 @@ impl Home {
     }
 
     fn target_of(&self, grant: &Grant) -> Option<Target> {
-        let address: IpAddr = grant.address.as_deref()?.parse().ok()?;
+        let address = grant.address.as_deref()?.parse::<IpAddr>().ok()?.to_canonical();
         // Whatever the store says, nothing outside is ever dialled.
         if !is_private(address) || address.is_loopback() {
             tracing::error!(instance = grant.instance_id, "the route leads outside: not dialled");
@@ -181,11 +184,11 @@ impl Home {
         })
     }
 
-    /// Takes a client in, if its plan allows one more. Returns its seat.
+    /// Takes a client in, until then at most, if its plan allows one more. Returns its seat.
     pub(crate) fn enter(
         self: &Rc<Self>,
         limit: usize,
-        grant: &Arc<Grant>,
+        (grant, ends_at): (&Arc<Grant>, Millis),
         whence: Whence,
         outbox: &Rc<Outbox>,
     ) -> Option<Seat> {
@@ -198,7 +201,8 @@ impl Home {
         outbox.count_in(self.usage.clone());
         let Whence { source, dialect, .. } = whence;
         let outbox = Rc::downgrade(outbox);
-        seated.insert(number, Seated { token: grant.token, source, dialect, since: now(), outbox });
+        let sits = Seated { token: grant.token, source, dialect, since: now(), ends_at, outbox };
+        seated.insert(number, sits);
         Some(Seat { home: self.clone(), number, pass: self.pass(grant) })
     }
 
@@ -226,14 +230,17 @@ impl Home {
         }
     }
 
-    /// Ends the connections of tokens whose time is over. When the next one's is.
+    /// Ends the connections of tokens, and certificates, whose time is over. When the next one's is.
     pub(crate) fn turn_out_expired(&self, now: Millis) -> Option<Millis> {
         let passes: Vec<Rc<Pass>> = self.passes.borrow().values().filter_map(Weak::upgrade).collect();
         let (current, over): (Vec<_>, Vec<_>) = passes.iter().partition(|pass| pass.is_current(now));
         for pass in over {
             self.turn_out(|seated| seated.token == pass.token());
         }
-        current.iter().filter_map(|pass| pass.ends_at()).min()
+        self.turn_out(|seated| seated.ends_at <= now);
+        let seated = self.seated.borrow();
+        let ends = seated.values().map(|seated| seated.ends_at).filter(|end| *end > now);
+        current.iter().filter_map(|pass| pass.ends_at()).chain(ends).min()
     }
 
     fn turn_out(&self, whom: impl Fn(&Seated) -> bool) {

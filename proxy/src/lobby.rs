@@ -14,8 +14,8 @@ use crate::throttle::network;
 
 /// Strangers of one source: an address, or IPv6's network of 64 bits.
 const SOURCE_MAX: usize = 64;
-/// And so many more may wait for their turn: an application that starts comes with hundreds at once, each
-/// known in a moment.
+/// And so many more may wait for their turn, as long as half of the places are free: an application that starts
+/// comes with hundreds at once, each known in a moment.
 const WAITING_MAX: usize = 256;
 /// So long.
 const TURN: Duration = Duration::from_secs(1);
@@ -65,6 +65,10 @@ impl Lobby {
         self.take(|lobby| &lobby.refused, REFUSED_MAX)
     }
 
+    fn is_half_full(&self) -> bool {
+        self.strangers.load(Ordering::Acquire) > self.strangers_max / 2
+    }
+
     fn take(self: &Arc<Self>, count: fn(&Self) -> &AtomicUsize, most: usize) -> Option<Place> {
         let place = Place { turn: None, lobby: self.clone(), count };
         (count(self).fetch_add(1, Ordering::AcqRel) < most).then_some(place)
@@ -80,14 +84,23 @@ impl Place {
         }
     }
 
+    /// Leaves, for one of the places of those who are only to hear that there is no room: however many come from
+    /// one source, they take nobody else's.
+    pub(crate) fn step_aside(self) -> Option<Self> {
+        let lobby = self.lobby.clone();
+        drop(self);
+        lobby.be_refused()
+    }
+
     /// Waits a moment for a turn among the strangers of its source; whether it came.
     pub(crate) async fn wait_for_turn(&mut self, source: IpAddr) -> bool {
         let source = network(source);
         let queue = || Arc::new(Semaphore::new(SOURCE_MAX));
         let turns = self.lobby.sources.entry(source).or_insert_with(queue).value().clone();
         // One is the table's, the others those of who stands here or waits.
-        let patience =
-            if Arc::strong_count(&turns) - 1 > SOURCE_MAX + WAITING_MAX { Duration::ZERO } else { TURN };
+        let is_crowded =
+            Arc::strong_count(&turns) - 1 > SOURCE_MAX + WAITING_MAX || self.lobby.is_half_full();
+        let patience = if is_crowded { Duration::ZERO } else { TURN };
         let turn = timeout(patience, turns.acquire_owned()).await;
         self.turn = turn.ok().and_then(Result::ok).map(|turn| (source, turn));
         if self.turn.is_none() {

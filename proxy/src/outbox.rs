@@ -396,6 +396,15 @@ impl Outbox {
         self.spare.give(std::mem::take(&mut *buffer));
     }
 
+    /// Sends all there is, if somebody listens. A socket that has just come from another runtime takes nothing
+    /// at first.
+    pub(crate) async fn drain(&self) {
+        self.flush();
+        while self.unsent() > 0 && !self.is_broken() && self.stream.writable().await.is_ok() {
+            self.flush();
+        }
+    }
+
     /// What hasn't been sent.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn told(&self) -> Vec<u8> {

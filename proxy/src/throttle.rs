@@ -38,7 +38,7 @@ pub(crate) struct Failure<'a> {
     pub(crate) source: IpAddr,
     /// Whose token it named, if any.
     pub(crate) token: Option<TokenId>,
-    /// What was tried: the same again counts once.
+    /// What was tried: the same again, of the same token, counts once.
     pub(crate) tried: &'a [u8],
 }
 
@@ -55,7 +55,7 @@ impl Throttle {
     /// Notes a failed login; how long its refusal waits.
     pub(crate) fn delay(&self, failure: &Failure<'_>, now: Instant) -> Duration {
         let now = Millis::between(self.begun, now);
-        let tried = Tried(self.hash(&failure.tried).max(1));
+        let tried = Tried(self.hash(&(failure.token, failure.tried)).max(1));
         let source = self.sources.note(self.hash(&network(failure.source)), tried, now);
         let token = failure.token.map(|id| self.tokens.note(self.hash(&id), tried, now));
         let excess = source.max(token.unwrap_or(0));

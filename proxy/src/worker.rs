@@ -48,6 +48,8 @@ const DESERTED: Duration = Duration::from_secs(60);
 const GATHER: Duration = Duration::from_secs(1);
 /// Between two looks whether a token's time is over.
 const ENDS: Duration = Duration::from_millis(250);
+/// So long somebody who is told that there is no place may take to hear it.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How long accepting rests when the process has no file left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A client silent for so long is asked whether it still is there, and then so often.
@@ -209,9 +211,9 @@ impl Worker {
                 let _ = reply.send(());
             }
             Message::Guest(moving) => {
-                let Moving { stream, source, grant, login, counted } = *moving;
+                let Moving { stream, source, grant, login, ends_at, counted } = *moving;
                 let Ok(stream) = stream.arrive() else { return };
-                let guest = Box::new(Guest { stream, source, grant, login });
+                let guest = Box::new(Guest { stream, source, grant, login, ends_at });
                 self.receive_visit(Visit::AtHome(guest), counted);
             }
         }
@@ -307,7 +309,7 @@ impl Worker {
 
     /// Gives a guest its place, or tells it why there is none, if it has said how to tell it.
     fn seat(&self, guest: Guest) -> Result<Box<Client>, Unseated> {
-        let Guest { stream, source, grant, login } = guest;
+        let Guest { stream, source, grant, login, ends_at } = guest;
         let outbox = Outbox::new(stream, self.spare.clone());
         let dialect = login.as_ref().map(|login| login.dialect);
         let whence = Whence::new(source, dialect, outbox.stream());
@@ -320,7 +322,6 @@ impl Worker {
             }
             if let Some(words) = words {
                 outbox.say(words);
-                outbox.flush();
             }
         };
         // It may have travelled while its route changed, or its token was revoked.
@@ -333,11 +334,12 @@ impl Worker {
         };
         let home = self.home(&grant);
         let limit = usize::try_from(grant.connections).unwrap_or(0);
-        let Some(seat) = home.enter(limit, &grant, whence, &outbox) else {
+        let Some(seat) = home.enter(limit, (&grant, ends_at), whence, &outbox) else {
             refuse(LoginOutcome::Full, login.as_ref().map(|login| &*login.replies.full));
             return Err(Unseated { outbox, is_to_hear: login.is_none().then_some(source) });
         };
         self.expect_end(&grant);
+        self.next_end.set(self.next_end.get().min(ends_at));
         self.shared.metrics.login(LoginOutcome::Welcome);
         let input = match login {
             Some(Login { rest, replies, .. }) => {
@@ -354,7 +356,10 @@ impl Worker {
 
     /// The end of a conversation with somebody for whom there is no place.
     async fn see_off(&self, Unseated { outbox, is_to_hear }: Unseated) {
-        let Some(source) = is_to_hear else { return outbox.stream().linger(&self.client_scratch).await };
+        let Some(source) = is_to_hear else {
+            let _ = timeout(FAREWELL, outbox.drain()).await;
+            return outbox.stream().linger(&self.client_scratch).await;
+        };
         if let Some(stream) = outbox.into_stream() {
             let caller = Caller { stream, source, standing: Standing::Known, input: Vec::new() };
             self.doorman().say_crowded(caller).await;
@@ -367,7 +372,7 @@ impl Worker {
         self.next_end.set(self.next_end.get().min(end));
     }
 
-    /// Ends the connections of all tokens whose time is over.
+    /// Ends the connections of all tokens and certificates whose time is over.
     fn turn_out_expired(&self) {
         let now = self.shared.grants.now();
         if now < self.next_end.get() {

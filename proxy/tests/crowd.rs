@@ -148,6 +148,32 @@ fn strangers_are_a_quarter_of_all_at_most() {
     assert_eq!(String::from_utf8_lossy(&all(call(300), visit.as_bytes())), CROWDED);
 }
 
+#[test]
+fn one_source_takes_nobody_elses_place() {
+    allow_files();
+    let door = open(2_000);
+    let token = door.sign_up("ann@example.com");
+    let login = set("x", &pair(&token));
+    // Three times as many as there are places for all strangers together, and none says a word.
+    let silent: Vec<_> = (0..1_500).map(|_| call_from(loopback(1), door.config.listen).unwrap()).collect();
+    for number in 2..40 {
+        let mut client = call_from(loopback(number), door.config.listen).unwrap();
+        client.write_all(login.as_bytes()).unwrap();
+        let mut said = [0; 8];
+        client.read_exact(&mut said).unwrap();
+        assert_eq!(String::from_utf8_lossy(&said), "STORED\r\n");
+    }
+    drop(silent);
+}
+
+/// As many files as may be; how many those are.
+fn allow_files() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    limit.maximum.unwrap_or(u64::MAX)
+}
+
 struct StopAtEnd<'a>(&'a AtomicBool);
 
 impl Drop for StopAtEnd<'_> {
@@ -179,11 +205,8 @@ fn crowd(door: SocketAddr, first: usize, count: usize, standing: &AtomicUsize, s
 fn a_crowd_of_strangers_holds_up_nobody() {
     const THREADS: usize = 4;
     let wanted = if std::env::var_os("MEMGATE_TEST_LONG").is_some() { 20_000 } else { 2_000 };
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    let files = allow_files();
     // One file in ten isn't for connections, and of those one in four is a stranger's.
-    let files = limit.maximum.unwrap_or(u64::MAX);
     let many = wanted.min(usize::try_from(files / 10 * 9 / 4).unwrap() - 200);
     let door = open(4 * many + 4_000);
     let token = door.sign_up("ann@example.com");

@@ -222,6 +222,13 @@ fn a_login_sent_again_is_welcomed_and_not_stored() {
     // Somebody else's is an ordinary value, and there is no memcached to store it.
     let foreign = set("x", &pair(&other));
     assert_eq!(door.text(&format!("{login}{foreign}")), format!("STORED\r\n{UNAVAILABLE}"));
+    // So are a right id with a wrong secret, and an id that is nobody's: who is in makes no look-ups.
+    let nobodys = Token::generate();
+    let wrong = format!("{} {}", token.id().username(), nobodys.secret().reveal());
+    for value in [wrong, pair(&nobodys)] {
+        let said = door.text(&format!("{login}{}", set("x", &value)));
+        assert_eq!(said, format!("STORED\r\n{UNAVAILABLE}"));
+    }
 }
 
 #[test]

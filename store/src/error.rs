@@ -44,6 +44,12 @@ pub enum StoreError {
     /// A row holds what no memgate writes.
     #[error("the database holds a {0} that makes no sense: restore a backup")]
     Garbage(&'static str),
+    /// It takes too long.
+    #[error("the database doesn't answer in time: check that it runs, and how busy it is")]
+    Silent,
+    /// It is older than it was.
+    #[error("the database is older than it was, a backup perhaps: restart everything that uses it")]
+    Older,
     /// Anything else: away, slow, locked.
     #[error("the database doesn't answer as it should: check that it runs")]
     Unavailable(#[source] sqlx::Error),
@@ -58,7 +64,11 @@ const PG_DISK_FULL: &str = "53100";
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        if is_disk_full(&error) { Self::DiskFull(error) } else { Self::Unavailable(error) }
+        match error {
+            error if is_disk_full(&error) => Self::DiskFull(error),
+            sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => Self::Garbage("row"),
+            error => Self::Unavailable(error),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::{Client, House, STALL};
-use crate::home::Begun;
+use crate::home::{Begun, Home, OwnLane};
 use crate::outbox::{Deferred, UNSENT_MAX, whole};
 use crate::request::{Fault, Outcome, Reply};
 pub(super) use get::OwnGet;
@@ -47,8 +47,8 @@ impl Client {
         self.still_allowed(begun)?;
         match errand {
             Errand::Get(get) => self.fetch(&get, house).await?,
-            Errand::Store(store) => return self.stream(store, house).await,
-            Errand::Untagged(untagged) => self.ask_untagged(&untagged, house).await?,
+            Errand::Store(store) => return self.stream(store, begun, house).await,
+            Errand::Untagged(untagged) => self.ask_untagged(&untagged, begun, house).await?,
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -57,6 +57,14 @@ impl Client {
     /// ends: its client comes back and is told what it may.
     fn still_allowed(&self, begun: Begun) -> io::Result<()> {
         if self.seat.pass.changed_since(begun) { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
+    }
+
+    /// A lane of its own for what was allowed when it was `begun`. Others' may all be taken: who has waited may
+    /// have lost the right meanwhile.
+    async fn own_lane<'a>(&self, home: &'a Home, begun: Begun) -> Result<OwnLane<'a>, Trouble> {
+        let lane = home.own_lane(STALL).await?;
+        self.still_allowed(begun)?;
+        Ok(lane)
     }
 
     /// Says what was put off, in order, and asks again for what was dropped.

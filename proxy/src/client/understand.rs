@@ -10,7 +10,6 @@ use super::state::{OwnedThen, Swallow};
 use super::{Client, House, Next};
 use crate::dialect::text::Keys;
 use crate::dialect::{self, Frame, Parsed};
-use crate::grants::Verdict;
 use crate::lane::Lane;
 use crate::login::{self, Credential};
 use crate::policy::{self, Refusal};
@@ -276,11 +275,8 @@ impl Client {
     }
 
     /// Whether a login sent again is a good one, of the same user.
-    pub(super) async fn is_own(&self, house: &House<'_>, credential: &Credential) -> bool {
-        match house.grants.check(credential, self.source).await {
-            Verdict::Welcome(grant) => self.seat.pass.is_of(&grant.user_id),
-            Verdict::Refused(_) | Verdict::Unavailable => false,
-        }
+    pub(super) fn is_own(&self, house: &House<'_>, credential: &Credential) -> bool {
+        house.grants.is_known_of(&self.seat.pass.user_id(), credential, self.source)
     }
 
     /// Welcome again; and not stored, for it would be in the cache for all to read.

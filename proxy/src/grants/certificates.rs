@@ -22,10 +22,11 @@ pub(super) struct Certificates {
     nobodys: DashMap<Fingerprint, ()>,
 }
 
-#[derive(Clone, Copy)]
-struct Issued {
-    token: TokenId,
-    not_after: Millis,
+/// A certificate of ours: whose it is, and until when.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Issued {
+    pub(crate) token: TokenId,
+    pub(crate) not_after: Millis,
 }
 
 impl Certificates {
@@ -36,15 +37,15 @@ impl Certificates {
 }
 
 impl Grants {
-    /// Checks a certificate whose key the caller, who is at `source`, has shown to hold; says whose it is, too,
-    /// if it is anybody's.
+    /// Checks a certificate whose key the caller, who is at `source`, has shown to hold; says what it is, too,
+    /// if it is one of ours.
     pub(crate) async fn check_certificate(
         self: &Arc<Self>,
         fingerprint: Fingerprint,
         source: IpAddr,
-    ) -> (Option<TokenId>, Verdict) {
+    ) -> (Option<Issued>, Verdict) {
         match self.issued(fingerprint).await {
-            Ok(Some(issued)) => (Some(issued.token), self.check_issued(issued, source).await),
+            Ok(Some(issued)) => (Some(issued), self.check_issued(issued, source).await),
             Ok(None) => (None, Verdict::Refused(LoginOutcome::Unknown)),
             Err(Away) => (None, Verdict::Unavailable),
         }
@@ -75,10 +76,8 @@ impl Grants {
         if self.certificates.nobodys.contains_key(&fingerprint) {
             return Ok(None);
         }
-        let _permit = timeout(PATIENCE, self.lookups.acquire()).await.map_err(|_| Away)?.map_err(|_| Away)?;
         let this = self.clone();
-        let looked_up = self.runtime.spawn(async move { this.look_up_certificate(fingerprint).await }).await;
-        looked_up.unwrap_or(Err(Away))
+        self.when_there_is_room(async move { this.look_up_certificate(fingerprint).await }).await
     }
 
     async fn look_up_certificate(&self, fingerprint: Fingerprint) -> Result<Option<Issued>, Away> {

@@ -41,8 +41,8 @@ impl Pass {
     }
 
     /// Whose token it is.
-    pub(crate) fn is_of(&self, user_id: &str) -> bool {
-        self.grant.borrow().user_id == user_id
+    pub(crate) fn user_id(&self) -> String {
+        self.grant.borrow().user_id.clone()
     }
 
     pub(crate) fn token(&self) -> TokenId {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::{ConnectionId, Grant};
+use store::{ConnectionId, Grant, Millis};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -39,6 +39,7 @@ pub(crate) struct Moving {
     pub(super) source: IpAddr,
     pub(super) grant: Arc<Grant>,
     pub(super) login: Option<Login>,
+    pub(super) ends_at: Millis,
     pub(super) counted: Counted,
 }
 
@@ -80,7 +81,7 @@ pub(crate) fn home_of(instance_id: &str, count: usize) -> usize {
 
 impl Moving {
     pub(super) fn new(guest: Guest, counted: Counted) -> io::Result<Self> {
-        let Guest { stream, source, grant, login } = guest;
-        Ok(Self { stream: stream.depart()?, source, grant, login, counted })
+        let Guest { stream, source, grant, login, ends_at } = guest;
+        Ok(Self { stream: stream.depart()?, source, grant, login, ends_at, counted })
     }
 }

@@ -5,6 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::door::{Door, pair, sasl, set};
+use super::powers::{AT_ONCE, ends};
+use super::tls::{ready, until};
 use super::{FAILURE, statuses};
 
 const AWAY: &str = "SERVER_ERROR authentication unavailable\r\n";
@@ -102,4 +104,29 @@ fn who_is_known_gets_in_for_half_a_minute_without_a_store() {
     while visit() != "STORED\r\n" {
         assert!(back.elapsed() < Duration::from_secs(10), "it isn't good again");
     }
+}
+
+#[test]
+fn a_row_that_is_garbled_is_its_own_users_trouble() {
+    let door = Door::open();
+    let (ann, bob) = (door.sign_up("ann@example.com"), door.sign_up("bob@example.com"));
+    let (mut hers, mut his) = (door.logged_in(&ann), door.logged_in(&bob));
+    let user = door.runtime.block_on(door.store.token(&ann.id())).unwrap().unwrap().user_id;
+    execute(&door, &format!("UPDATE instances SET connections = 'many' WHERE user_id = '{user}'"));
+    // Both are read again, hers first.
+    door.change(&ann.id(), |powers| powers.expires_at = None);
+    door.runtime.block_on(door.store.revoke_token(&bob.id())).unwrap();
+    let revoked_at = Instant::now();
+    assert!(ends(&mut hers) && ends(&mut his));
+    assert!(revoked_at.elapsed() < AT_ONCE, "{:?}", revoked_at.elapsed());
+    assert_eq!(door.text(&set("x", &pair(&ann))), AWAY);
+    assert_eq!(door.text(&set("x", &pair(&bob))), FAILURE);
+}
+
+#[test]
+fn a_store_that_was_put_back_is_not_believed() {
+    let door = Door::open();
+    door.sign_up("ann@example.com");
+    execute(&door, "UPDATE revision SET value = 1");
+    until("it is found out", || ready(&door).contains("older than it was"));
 }

@@ -17,6 +17,7 @@ use store::{Fingerprint, Scopes, Token, now};
 use super::door::{Door, pair, sasl, set};
 use super::memcached::Memcached;
 use super::tls::{Secured, ask, connect, open, until};
+use super::usage::metrics;
 use super::{UNAVAILABLE, statuses};
 
 const UNAUTHENTICATED: &[u8] = b"CLIENT_ERROR unauthenticated\r\n";
@@ -242,6 +243,12 @@ fn a_certificate_opens_no_more_than_its_token() {
         }
         said == refused
     });
+    // A certificate's own end ends what it has opened.
+    let brief = Papers::issued(&door, &elsewhere, now() + 1500);
+    let mut guest = connect(&door, &config(&brief));
+    ask(&mut guest, b"get a\r\n", UNAVAILABLE.as_bytes());
+    let ended = guest.read_to_end(&mut Vec::new());
+    assert!(!ended.is_err_and(|error| error.kind() == ErrorKind::WouldBlock), "it outlives its certificate");
     narrow(&elsewhere, |powers| powers.allow_from = vec!["192.0.2.0/24".parse().unwrap()]);
     ends_within_a_second(&mut client, b"");
     ask(&mut connect(&door, &config(&papers)), b"get a\r\n", UNAUTHENTICATED);
@@ -253,7 +260,12 @@ fn who_is_known_may_be_silent_and_counts() {
     door.change_plan(|plan| plan.connections = 2);
     let token = door.sign_up("ann@example.com");
     let config = Papers::issued(&door, &token, now() + HOUR).config(&ours, rustls::ALL_VERSIONS);
-    let (mut first, mut second) = (connect(&door, &config), connect(&door, &config));
+    let mut first = connect(&door, &config);
+    // It is known as soon as its client thinks that it is.
+    until("it has its place", || {
+        metrics(&door).contains("memgate_proxy_logins_total{outcome=\"Welcome\"} 1\n")
+    });
+    let mut second = connect(&door, &config);
     ask(&mut second, b"get a\r\n", UNAVAILABLE.as_bytes());
     for (asked, expected) in [
         (b"get a\r\n".to_vec(), b"SERVER_ERROR too many connections\r\n".to_vec()),

@@ -288,3 +288,42 @@ fn a_narrowed_scope_holds_for_live_connections() {
         live.read_exact(&mut first).unwrap();
     }
 }
+
+#[test]
+fn who_has_waited_for_a_lane_may_have_lost_the_right_to_it() {
+    // As many as there are lanes for one client each.
+    const LANES: usize = 448;
+    let door = Door::open();
+    let all = door.sign_up("ann@example.com");
+    let _memcached = Memcached::start(&door, &all, "10.214.7.106");
+    let token = door.limited(&all, Powers::ALL);
+    let mut neighbour = door.logged_in(&all);
+    assert_eq!(ask(&mut neighbour, "set a 0 0 1\r\nv\r\n", 8), "STORED\r\n");
+    let long = b"set long 0 0 200000\r\n";
+    let storing: Vec<TcpStream> = (0..LANES)
+        .map(|_| {
+            let mut storing = door.logged_in(&all);
+            storing.write_all(long).unwrap();
+            storing
+        })
+        .collect();
+    let (mut flushing, mut last) = (door.logged_in(&token), door.logged_in(&token));
+    wait_until_read(&door, u64::try_from(LANES * long.len()).unwrap());
+    flushing.write_all(b"flush_all\r\n").unwrap();
+    last.write_all(&[&long[..], &[b'v'; 200_000], b"\r\n"].concat()).unwrap();
+    // As much as is read at once: the rest waits for the lane.
+    wait_until_read(&door, u64::try_from(LANES * long.len()).unwrap() + 10_000);
+    door.change(&token.id(), |powers| powers.scopes = Scopes::READ);
+    let in_force = Instant::now() + AT_ONCE;
+    while door.runtime.block_on(door.store.acknowledged(&token.id())).unwrap().by.is_empty() {
+        assert!(Instant::now() < in_force, "the change isn't in force");
+        std::thread::yield_now();
+    }
+    drop(storing);
+    for mut waited in [flushing, last] {
+        let mut said = String::new();
+        let _ = waited.read_to_string(&mut said);
+        assert_eq!(said, "", "what waited is done as if nothing had changed");
+    }
+    assert_eq!(ask(&mut neighbour, "get a long\r\n", 21), "VALUE a 0 1\r\nv\r\nEND\r\n");
+}

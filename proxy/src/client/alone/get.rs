@@ -4,9 +4,10 @@ use std::cell::Cell;
 use std::io;
 
 use super::{Trouble, failed};
-use crate::client::{Client, House, STALL};
+use crate::client::{Client, House};
 use crate::dialect::text::tokens;
 use crate::dialect::{self, meta_reply};
+use crate::home::Begun;
 use crate::lane::encode;
 use crate::lane::own::{Own, Said};
 use crate::policy;
@@ -75,16 +76,17 @@ impl Client {
             return Ok(());
         }
         // Asked for a second time, perhaps much later than the first.
+        let begun = self.seat.pass.begun();
         let refusal = self.seat.pass.refusal(|powers| policy::request(powers, &get.request()));
         if let Some(refusal) = refusal {
             self.note_refused(refusal.cause(), "get");
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let begun = Cell::new(false);
+        let told = Cell::new(false);
         let fetched = tokio::select! {
             biased;
             () = self.outbox.until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
-            fetched = self.fetch_on_own_lane(get, house, &begun) => fetched,
+            fetched = self.fetch_on_own_lane((get, begun), house, &told) => fetched,
         };
         let outcome = match fetched {
             Ok(len) => {
@@ -95,7 +97,7 @@ impl Client {
                 }
                 len.map_or(Outcome::Miss, |_| Outcome::Value(Stamp::default(), b""))
             }
-            Err(Trouble::Lane(fault)) if !begun.get() => {
+            Err(Trouble::Lane(fault)) if !told.get() => {
                 self.outbox.speak(get.answer, get.kind, &get.note, &failed(fault));
                 Outcome::Failed(fault)
             }
@@ -106,17 +108,17 @@ impl Client {
         Ok(())
     }
 
-    /// How long the value was, if there is an item. `begun` tells whether the client has been told its beginning.
+    /// How long the value was, if there is an item; and whether the client has been `told` its beginning.
     async fn fetch_on_own_lane(
         &self,
-        get: &OwnGet,
+        (get, begun): (&OwnGet, Begun),
         house: &House<'_>,
-        begun: &Cell<bool>,
+        told: &Cell<bool>,
     ) -> Result<Option<usize>, Trouble> {
-        let mut lane = self.home.own_lane(STALL).await?;
+        let mut lane = self.own_lane(&self.home, begun).await?;
         let leash = lane.leash.clone();
         let len = tokio::select! {
-            len = self.converse(&mut lane.own, get, house, begun) => len?,
+            len = self.converse(&mut lane.own, (get, begun), house, told) => len?,
             () = leash.given() => return Err(Trouble::Lane(Fault::Unavailable)),
         };
         lane.give_back();
@@ -126,9 +128,9 @@ impl Client {
     async fn converse(
         &self,
         own: &mut Own,
-        get: &OwnGet,
+        (get, begun): (&OwnGet, Begun),
         house: &House<'_>,
-        begun: &Cell<bool>,
+        told: &Cell<bool>,
     ) -> Result<Option<usize>, Trouble> {
         let tag = self.home.tag();
         let mut line = Vec::new();
@@ -152,12 +154,13 @@ impl Client {
         let tokens = get.tokens(head.tokens);
         let head = Head { tokens: &tokens, ..head };
         self.outbox.with_buffer(|buffer| dialect::value_head(get.answer, &get.note, &head, buffer));
-        begun.set(true);
+        told.set(true);
         own.skip(line);
         let mut left = len;
         while left > 0 {
             left -= own.take(left, house.scratch, |piece| self.outbox.say(piece)).await?;
             self.drain().await?;
+            self.still_allowed(begun)?;
         }
         own.take_value_end(house.scratch).await?;
         self.outbox.say(dialect::value_tail(get.answer));

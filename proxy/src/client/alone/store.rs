@@ -6,8 +6,9 @@ use std::ops::ControlFlow;
 
 use super::{Trouble, failed};
 use crate::client::state::{OwnedThen, Swallow};
-use crate::client::{Client, House, STALL};
+use crate::client::{Client, House};
 use crate::dialect;
+use crate::home::Begun;
 use crate::lane::encode;
 use crate::lane::own::{BUFFER, Own, Said};
 use crate::request::{Answer, Fault, Kind, Outcome, Request, Stamp};
@@ -56,13 +57,14 @@ impl Client {
     pub(super) async fn stream(
         &mut self,
         mut store: OwnStore,
+        begun: Begun,
         house: &House<'_>,
     ) -> io::Result<ControlFlow<()>> {
         let outbox = self.outbox.clone();
         let streamed = tokio::select! {
             biased;
             () = outbox.until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
-            streamed = self.stream_on_own_lane(&mut store, house) => streamed,
+            streamed = self.stream_on_own_lane(&mut store, begun, house) => streamed,
         };
         let outcome = match streamed {
             Ok(Ending::Good) => Outcome::Done(Stamp::default()),
@@ -90,13 +92,14 @@ impl Client {
     async fn stream_on_own_lane(
         &mut self,
         store: &mut OwnStore,
+        begun: Begun,
         house: &House<'_>,
     ) -> Result<Ending, Trouble> {
         let home = self.home.clone();
-        let mut lane = home.own_lane(STALL).await?;
+        let mut lane = self.own_lane(&home, begun).await?;
         let leash = lane.leash.clone();
         let ending = tokio::select! {
-            ending = self.pass_on(&mut lane.own, store, house) => ending?,
+            ending = self.pass_on(&mut lane.own, store, begun, house) => ending?,
             () = leash.given() => return Err(Trouble::Lane(Fault::Unavailable)),
         };
         if matches!(ending, Ending::Good) {
@@ -109,9 +112,9 @@ impl Client {
         &mut self,
         own: &mut Own,
         store: &mut OwnStore,
+        begun: Begun,
         house: &House<'_>,
     ) -> Result<Ending, Trouble> {
-        let begun = self.seat.pass.begun();
         own.write(&store.line).await?;
         while store.left > 0 {
             if self.input.is_empty() {

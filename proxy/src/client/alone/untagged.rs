@@ -7,8 +7,9 @@ use std::ops::ControlFlow;
 use memchr::memmem;
 
 use super::{Trouble, failed};
-use crate::client::{Client, House, STALL};
+use crate::client::{Client, House};
 use crate::dialect::{binary_reply, meta_reply};
+use crate::home::Begun;
 use crate::lane::encode;
 use crate::lane::own::Own;
 use crate::lane::reply::Garbage;
@@ -110,17 +111,22 @@ fn say_line(line: &[u8], out: &mut Vec<u8>) {
 
 impl Client {
     /// Asks and passes the answer on. An error is the end of the connection.
-    pub(super) async fn ask_untagged(&mut self, ask: &Untagged, house: &House<'_>) -> io::Result<()> {
-        let begun = Cell::new(false);
+    pub(super) async fn ask_untagged(
+        &mut self,
+        ask: &Untagged,
+        begun: Begun,
+        house: &House<'_>,
+    ) -> io::Result<()> {
+        let told = Cell::new(false);
         let asked = tokio::select! {
             biased;
             () = self.outbox.until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
-            asked = self.ask_on_own_lane(ask, house, &begun) => asked,
+            asked = self.ask_on_own_lane((ask, begun), house, &told) => asked,
         };
         self.home.usage.other();
         match asked {
             Ok(()) => Ok(()),
-            Err(Trouble::Lane(fault)) if !begun.get() => {
+            Err(Trouble::Lane(fault)) if !told.get() => {
                 self.outbox.speak(ask.answer, Kind::Version, b"", &failed(fault));
                 Ok(())
             }
@@ -131,14 +137,14 @@ impl Client {
 
     async fn ask_on_own_lane(
         &self,
-        ask: &Untagged,
+        (ask, begun): (&Untagged, Begun),
         house: &House<'_>,
-        begun: &Cell<bool>,
+        told: &Cell<bool>,
     ) -> Result<(), Trouble> {
-        let mut lane = self.home.own_lane(STALL).await?;
+        let mut lane = self.own_lane(&self.home, begun).await?;
         let leash = lane.leash.clone();
         tokio::select! {
-            asked = self.relay_lines(&mut lane.own, ask, house, begun) => asked?,
+            asked = self.relay_lines(&mut lane.own, (ask, begun), house, told) => asked?,
             () = leash.given() => return Err(Trouble::Lane(Fault::Unavailable)),
         }
         if !ask.names_raw {
@@ -150,21 +156,22 @@ impl Client {
     async fn relay_lines(
         &self,
         own: &mut Own,
-        ask: &Untagged,
+        (ask, begun): (&Untagged, Begun),
         house: &House<'_>,
-        begun: &Cell<bool>,
+        told: &Cell<bool>,
     ) -> Result<(), Trouble> {
         own.write(&ask.line).await?;
         loop {
             let mut said = Vec::new();
             let line = own.take_line(house.scratch, |line| ask.say(line, &mut said)).await?;
-            begun.set(true);
+            told.set(true);
             self.outbox.say(&said);
             if line == Line::Last {
                 return Ok(());
             }
             if self.outbox.unsent() > UNSENT_MAX {
                 self.drain().await?;
+                self.still_allowed(begun)?;
             }
         }
     }
