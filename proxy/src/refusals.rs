@@ -16,11 +16,14 @@ use crate::metrics::LoginOutcome;
 use crate::policy;
 use crate::request::{Ask, Command, Mode, Request, Verb};
 use crate::stream::Stream;
+use crate::throttle::network;
 
 /// Tokens whose refusals wait to be written; those of others are only counted.
 const TOKENS_MAX: usize = 1024;
 /// Of these, such as may be made up: nobody has looked whether they are there.
 const CLAIMED_MAX: usize = 256;
+/// And of those, what comes from one source: it must not crowd out what others' owners should know.
+const CLAIMED_BY_SOURCE: usize = 8;
 /// Places and ways of one cause of a token's, between two writes. The others are added up.
 const PLACES_MAX: usize = 4;
 
@@ -64,7 +67,8 @@ pub(crate) enum Whose {
 #[derive(Debug, Default)]
 struct Owed {
     tokens: HashMap<TokenId, Vec<Entry>>,
-    claimed: usize,
+    /// How many each source has claimed.
+    claimed: HashMap<IpAddr, usize>,
 }
 
 #[derive(Debug)]
@@ -85,7 +89,7 @@ impl Refusals {
     pub(crate) fn note(&self, whose: Whose, cause: Cause, whence: Whence, hint: &'static str) {
         self.counted.get_or_create(&Refused { cause: cause.as_str() }).inc();
         let mut owed = self.owed();
-        let Some(entries) = owed.of(whose) else { return };
+        let Some(entries) = owed.of(whose, whence.source) else { return };
         let Whence { source, dialect, tls } = whence;
         let at = now();
         let entry =
@@ -108,19 +112,28 @@ impl Refusals {
 
 impl Owed {
     /// Where the refusals of a token are noted, if they are.
-    fn of(&mut self, whose: Whose) -> Option<&mut Vec<Entry>> {
+    fn of(&mut self, whose: Whose, source: IpAddr) -> Option<&mut Vec<Entry>> {
         let (id, checked) = match whose {
             Whose::Token(id) => (id, true),
             Whose::Claimed(id) => (id, false),
             Whose::Nobody => return None,
         };
-        if !self.tokens.contains_key(&id) {
-            if self.tokens.len() >= TOKENS_MAX || (!checked && self.claimed >= CLAIMED_MAX) {
-                return None;
-            }
-            self.claimed += usize::from(!checked);
+        let is_noted = self.tokens.contains_key(&id);
+        if !is_noted && (self.tokens.len() >= TOKENS_MAX || !(checked || self.claim(source))) {
+            return None;
         }
         Some(self.tokens.entry(id).or_default())
+    }
+
+    /// Whether there is room for one more that a source has claimed.
+    fn claim(&mut self, source: IpAddr) -> bool {
+        if self.claimed.values().sum::<usize>() >= CLAIMED_MAX {
+            return false;
+        }
+        let claimed = self.claimed.entry(network(source)).or_default();
+        let has_room = *claimed < CLAIMED_BY_SOURCE;
+        *claimed += usize::from(has_room);
+        has_room
     }
 }
 
@@ -284,5 +297,14 @@ mod tests {
         assert!(refusals.take().is_empty());
         let unknown = refusals.counted.get_or_create(&Refused { cause: "unknown_id" }).get();
         assert_eq!(unknown, 1000);
+    }
+
+    #[test]
+    fn one_source_crowds_out_no_other() {
+        let refusals = Refusals::default();
+        for last in [1; 1000].into_iter().chain([2]) {
+            refusals.note(Whose::Claimed(Token::generate().id()), Cause::Mistyped, whence(last), "SASL");
+        }
+        assert_eq!(refusals.take().len(), CLAIMED_BY_SOURCE + 1);
     }
 }
