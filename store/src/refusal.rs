@@ -63,7 +63,8 @@ impl Row {
 }
 
 const ADD: &str = "INSERT INTO refusals (token_id, cause, source, hint, dialect, tls, times, first_at, last_at) \
-     SELECT id, $2, $3, $4, $5, $6, $7, $8, $9 FROM tokens WHERE id = $1 \
+     SELECT t.id, $2, $3, $4, $5, $6, $7, $8, $9 FROM tokens t JOIN users u ON u.id = t.user_id \
+     WHERE t.id = $1 AND u.deleted_at IS NULL \
      ON CONFLICT (token_id, cause, source, hint) DO UPDATE SET times = refusals.times + excluded.times, \
      dialect = excluded.dialect, tls = excluded.tls, last_at = excluded.last_at";
 const DROP_OLDEST: &str = "DELETE FROM refusals WHERE token_id = $1 AND cause = $2 AND (source, hint) NOT IN \
@@ -71,8 +72,8 @@ const DROP_OLDEST: &str = "DELETE FROM refusals WHERE token_id = $1 AND cause = 
      ORDER BY last_at DESC, source, hint LIMIT $3)";
 
 impl Store {
-    /// Adds refusals that a proxy has seen, and drops the oldest. Those of tokens that there aren't are
-    /// passed over. All or nothing.
+    /// Adds refusals that a proxy has seen, and drops the oldest. Those of tokens that there aren't, or
+    /// whose account is deleted, are passed over. All or nothing.
     pub async fn add_refusals(&self, refusals: &[Refusal]) -> Result<(), StoreError> {
         let mut ordered: Vec<&Refusal> = refusals.iter().collect();
         // Two proxies that add at once must not wait for each other.

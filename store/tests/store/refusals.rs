@@ -4,7 +4,11 @@ use store::{Cause, Refusal, now};
 
 use crate::scratch::{Scratch, sign_up};
 
-on_both!(refusals_add_up_and_the_oldest_are_dropped, what_is_old_or_nobodys_is_not_kept);
+on_both!(
+    refusals_add_up_and_the_oldest_are_dropped,
+    what_is_old_or_nobodys_is_not_kept,
+    a_deleted_account_stays_forgotten,
+);
 
 fn refusal(token: &str, cause: Cause, source: &str, last_at: i64) -> Refusal {
     Refusal {
@@ -65,4 +69,18 @@ async fn what_is_old_or_nobodys_is_not_kept(scratch: Scratch) {
     store.add_refusals(&all).await.unwrap();
     assert_eq!(store.refusals_of(&id).await.unwrap().len(), Cause::ALL.len());
     assert_eq!(store.refusals_of("aaaaaaaaaaaa").await.unwrap(), []);
+}
+
+async fn a_deleted_account_stays_forgotten(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ann, token) = sign_up(&store, "ann@example.org").await;
+    let id = token.token.id();
+    let seen = [refusal(id.as_str(), Cause::WrongSecret, "192.0.2.1", now())];
+    store.revoke_token(&id).await.unwrap();
+    store.add_refusals(&seen).await.unwrap();
+    assert_eq!(store.refusals_of(id.as_str()).await.unwrap(), seen, "a revoked token's owner may ask why");
+    store.delete_user(&ann.id).await.unwrap();
+    // Whoever goes on with it is refused as before.
+    store.add_refusals(&seen).await.unwrap();
+    assert_eq!(scratch.number("SELECT COUNT(*) FROM refusals").await, 0);
 }
