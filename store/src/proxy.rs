@@ -7,6 +7,8 @@ use crate::{Millis, Store, StoreError, TokenId, now};
 const GONE_AFTER: Millis = 60_000;
 /// And forgotten after so long.
 const FORGOTTEN_AFTER: Millis = 24 * 60 * 60 * 1000;
+/// A list of connections that is older was left by a proxy that was killed: it clears its own sooner.
+const LIST_FORGOTTEN_AFTER: Millis = 10 * 60 * 1000;
 
 /// A proxy, as it last said about itself.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
@@ -57,16 +59,21 @@ impl Proxy {
 }
 
 impl Store {
-    /// A proxy says that it is there, and what is in force there. Forgets those that are long gone.
+    /// A proxy says that it is there, and what is in force there. Forgets those that are long gone,
+    /// and what they have listed.
     pub async fn renew_proxy(&self, proxy: &Proxy) -> Result<(), StoreError> {
         let sql = "INSERT INTO proxies (id, name, version, started_at, seen_at, applied) \
                    VALUES ($1, $2, $3, $4, $5, $6) \
                    ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, applied = excluded.applied";
-        let forgotten = now().saturating_sub(FORGOTTEN_AFTER);
+        let at = now();
+        let (forgotten, unlisted) =
+            (at.saturating_sub(FORGOTTEN_AFTER), at.saturating_sub(LIST_FORGOTTEN_AFTER));
         write_quietly!(self, tx => {
             sqlx::query(sql).bind(&proxy.id).bind(&proxy.name).bind(&proxy.version).bind(proxy.started_at)
                 .bind(proxy.seen_at).bind(proxy.applied).execute(&mut *tx).await?;
             sqlx::query("DELETE FROM proxies WHERE seen_at < $1").bind(forgotten).execute(&mut *tx).await?;
+            sqlx::query("DELETE FROM connection_lists WHERE asked_at < $1").bind(unlisted)
+                .execute(&mut *tx).await?;
         });
         Ok(())
     }

@@ -6,7 +6,11 @@ use store::{ConnectionId, ConnectionWish, LiveConnection, Proxy, Store, now};
 
 use crate::scratch::{DEADLINE, Scratch, sign_up};
 
-on_both!(connections_are_listed_when_somebody_asks, an_order_is_for_one_connection_of_one_cache);
+on_both!(
+    connections_are_listed_when_somebody_asks,
+    what_a_killed_proxy_has_listed_is_forgotten,
+    an_order_is_for_one_connection_of_one_cache,
+);
 
 async fn proxy(store: &Store, id: &str) {
     let at = now();
@@ -65,6 +69,23 @@ async fn connections_are_listed_when_somebody_asks(scratch: Scratch) {
     assert_eq!(scratch.number("SELECT COUNT(*) FROM live_connections").await, 0);
     assert_eq!(store.live_connections(&instance).await.unwrap().silent, 2, "nobody has answered in time");
     assert_eq!(store.revision().await.unwrap(), begun, "followers needn't look");
+}
+
+async fn what_a_killed_proxy_has_listed_is_forgotten(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ann, _) = sign_up(&store, "ann@example.org").await;
+    let instance_id = store.instance_of(&ann.id).await.unwrap().unwrap().id;
+    for (id, asked_at) in [("killed", now() - 11 * 60_000), ("here", now() - 60_000)] {
+        let wish = ConnectionWish { instance_id: instance_id.clone(), asked_at };
+        store.list_connections(id, &wish, 1, &[live(id, 1)]).await.unwrap();
+    }
+    proxy(&store, "here").await;
+    for table in ["connection_lists", "live_connections"] {
+        let left = async |whose: &str| {
+            scratch.number(&format!("SELECT COUNT(*) FROM {table} WHERE proxy_id = '{whose}'")).await
+        };
+        assert_eq!((left("killed").await, left("here").await), (0, 1), "{table}");
+    }
 }
 
 async fn an_order_is_for_one_connection_of_one_cache(scratch: Scratch) {
