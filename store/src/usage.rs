@@ -64,9 +64,12 @@ const SET_CONNECTIONS: &str = "INSERT INTO usage_connections (instance_id, proxy
 impl Store {
     /// Adds what `proxy` has counted. Instances that are gone are passed over. All or nothing.
     pub async fn add_usage(&self, proxy: &str, reports: &[UsageReport]) -> Result<(), StoreError> {
+        let mut ordered: Vec<&UsageReport> = reports.iter().collect();
+        // Two proxies that add at once must not wait for each other.
+        ordered.sort_by_key(|it| &it.instance_id);
         let now = now();
         write_quietly!(self, tx => {
-            for UsageReport { instance_id, usage, latency, connections } in reports {
+            for UsageReport { instance_id, usage, latency, connections } in ordered {
                 sqlx::query(ADD).bind(instance_id).bind(usage.hits).bind(usage.misses).bind(usage.stores)
                     .bind(usage.deletes).bind(usage.arithmetic).bind(usage.touches).bind(usage.others)
                     .bind(usage.errors).bind(usage.bytes_in).bind(usage.bytes_out).bind(now)
