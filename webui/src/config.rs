@@ -49,6 +49,8 @@ pub struct Limits {
     pub tokens_per_hour: usize,
     /// Tokens that a user may have at one time.
     pub tokens_at_once: usize,
+    /// Looks at who is connected, per user; and as many orders to end a connection.
+    pub connections_per_minute: usize,
     /// Reports of leaked tokens, per source.
     pub leak_reports_per_minute: usize,
 }
@@ -77,6 +79,7 @@ impl Default for Limits {
             sign_ups_per_hour: 5,
             tokens_per_hour: 20,
             tokens_at_once: 50,
+            connections_per_minute: 60,
             leak_reports_per_minute: 60,
         }
     }

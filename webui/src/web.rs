@@ -28,6 +28,8 @@ pub(crate) struct Web {
     pub(crate) sign_ins: Limiter,
     pub(crate) sign_ups: Limiter,
     pub(crate) new_tokens: Limiter,
+    pub(crate) connection_looks: Limiter,
+    pub(crate) connection_ends: Limiter,
     pub(crate) leak_reports: Limiter,
 }
 
@@ -49,6 +51,8 @@ impl Web {
             sign_ins: Limiter::new(config.limits.sign_ins_per_minute, MINUTE),
             sign_ups: Limiter::new(config.limits.sign_ups_per_hour, HOUR),
             new_tokens: Limiter::new(config.limits.tokens_per_hour, HOUR),
+            connection_looks: Limiter::new(config.limits.connections_per_minute, MINUTE),
+            connection_ends: Limiter::new(config.limits.connections_per_minute, MINUTE),
             leak_reports: Limiter::new(config.limits.leak_reports_per_minute, MINUTE),
             config,
         })

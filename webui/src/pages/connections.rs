@@ -43,6 +43,7 @@ pub(crate) struct Fields {
 }
 
 pub(crate) async fn show(State(web): State<Arc<Web>>, me: SignedIn) -> Result<Response, Trouble> {
+    web.connection_looks.take(&me.user.id).map_err(Trouble::TooOften)?;
     let instance = web.store.instance_of(&me.user.id).await?.ok_or(Trouble::NotFound)?;
     let tokens = web.store.tokens_of(&me.user.id).await?;
     let live = web.store.live_connections(&instance.id).await?;
@@ -61,6 +62,7 @@ pub(crate) async fn end(
     State(web): State<Arc<Web>>,
     Submitted { sender: me, fields }: Submitted<SignedIn, Fields>,
 ) -> Result<Response, Trouble> {
+    web.connection_ends.take(&me.user.id).map_err(Trouble::TooOften)?;
     let id: ConnectionId = fields.id.parse().map_err(|_| Trouble::Unreadable)?;
     let instance = web.store.instance_of(&me.user.id).await?.ok_or(Trouble::NotFound)?;
     me.store(&web).end_connection(&instance.id, &id).await?;

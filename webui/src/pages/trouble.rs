@@ -1,12 +1,14 @@
 //! What may be said when something goes wrong: an allow-list. Causes go to the log.
 
+use std::time::Duration;
+
 use askama::Template;
 use axum::http::header::HeaderName;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use store::StoreError;
 
-use super::{Frame, render};
+use super::{Frame, render, retry_after};
 
 /// Why a page can't be shown.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub(crate) enum Trouble {
     TooLarge,
     Unreadable,
     TooManyStreams,
+    /// Too many looks lately, or orders; how long to wait.
+    TooOften(Duration),
     /// Too many passwords at a time.
     Busy,
     StoreAway,
@@ -65,8 +69,12 @@ impl IntoResponse for Trouble {
         }
         let (status, title, detail, way) = self.words();
         let page = Page { frame: Frame::for_nobody(), code: status.as_u16(), title, detail, way };
-        let response = render(status, &page).unwrap_or_else(|_| (status, title).into_response());
+        let mut response = render(status, &page).unwrap_or_else(|_| (status, title).into_response());
         match self {
+            Self::TooOften(wait) => {
+                retry_after(response.headers_mut(), wait);
+                response
+            }
             Self::StoreAway | Self::DiskFull | Self::Busy => ([RETRY], response).into_response(),
             _ => response,
         }
@@ -113,6 +121,12 @@ impl Trouble {
                 StatusCode::TOO_MANY_REQUESTS,
                 "Too many pages",
                 "Too many pages follow your cache. Close one of them.",
+                CACHE,
+            ),
+            Self::TooOften(_) => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too often",
+                "You did that many times lately, so nothing was done now. Try again in a minute.",
                 CACHE,
             ),
             Self::Busy | Self::StoreAway | Self::DiskFull | Self::Internal => self.our_fault(),

@@ -39,7 +39,7 @@ async fn connections_are_listed_and_ended() {
     for words in [
         "1 of 3, as they are now.",
         "<strong>192.0.2.9</strong>",
-        "binary protocol with TLS, since 1 minute ago, 12 operations",
+        "binary protocol with TLS, connected 1 minute ago, 12 operations",
         "First token",
     ] {
         assert!(page.body.contains(words), "{words} is not in {}", page.body);
@@ -61,4 +61,24 @@ async fn connections_are_listed_and_ended() {
     ann.get("/cache").await;
     assert_eq!(ann.post("/connections/end", &[("id", "x")]).await.status, 400);
     assert_eq!(site.visitor().get("/connections").await.status, 303);
+}
+
+#[tokio::test]
+async fn looks_and_ends_are_limited_for_each_user() {
+    let site = Site::start_with(|config| config.limits.connections_per_minute = 2).await;
+    let (mut ann, _) = site.newcomer("ann@example.com").await;
+    let (mut bob, _) = site.newcomer("bob@example.com").await;
+    let (mut looks, mut ends) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        looks.push(ann.get("/connections").await);
+        ann.get("/cache").await;
+        ends.push(ann.post("/connections/end", &[("id", "x")]).await);
+    }
+    for (answers, done) in [(&looks, 200), (&ends, 400)] {
+        let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+        assert_eq!(statuses, [done, done, 429]);
+        let wait: u64 = answers[2].header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=60).contains(&wait));
+    }
+    assert_eq!(bob.get("/connections").await.status, 200, "another user");
 }
