@@ -1,7 +1,7 @@
 //! What a token may do, as it is chosen in a form and read in a list.
 
 use serde::Deserialize;
-use store::{Cidr, CidrError, Millis, Powers, Scopes};
+use store::{Cidr, CidrError, KeyPrefix, Millis, Powers, Scopes};
 
 use crate::date::day;
 
@@ -77,20 +77,18 @@ impl Limits {
 
     /// The powers, or what to change.
     pub(crate) fn parse(&self, now: Millis) -> Result<Powers, String> {
-        let prefix = match self.prefix.trim() {
-            "" => None,
-            typed => Some(typed.parse().map_err(
-                |_| "No key begins like this. Write 1 to 200 bytes without spaces and control characters.",
-            )?),
-        };
-        let expires_at = match self.expires.trim() {
-            "" => None,
-            typed => match store::span(typed) {
-                Ok(span) if span > 0 => Some(now.saturating_add(span)),
-                _ => return Err("Choose when the token ends from the list.".into()),
-            },
-        };
+        let (prefix, expires_at) = (self.prefix()?, self.expires_at(now)?);
         Ok(Powers { scopes: self.scopes()?, prefix, expires_at, allow_from: self.networks()? })
+    }
+
+    /// Whether what was sent in that field can't be used.
+    pub(crate) fn is_wrong(&self, field: &str) -> bool {
+        match field {
+            "prefix" => self.prefix().is_err(),
+            "expires" => self.expires != KEEP && self.expires_at(0).is_err(),
+            "allow_from" => self.networks().is_err(),
+            _ => self.scopes().is_err(),
+        }
     }
 
     /// Whether a box is ticked: all are in a form that nobody has touched.
@@ -107,6 +105,25 @@ impl Limits {
     /// Whether that is the chosen end.
     pub(crate) fn ends(&self, value: &str) -> bool {
         self.expires == value
+    }
+
+    fn prefix(&self) -> Result<Option<KeyPrefix>, &'static str> {
+        match self.prefix.trim() {
+            "" => Ok(None),
+            typed => typed.parse().map(Some).map_err(
+                |_| "No key begins like this. Write 1 to 200 bytes without spaces and control characters.",
+            ),
+        }
+    }
+
+    fn expires_at(&self, now: Millis) -> Result<Option<Millis>, &'static str> {
+        match self.expires.trim() {
+            "" => Ok(None),
+            typed => match store::span(typed) {
+                Ok(span) if span > 0 => Ok(Some(now.saturating_add(span))),
+                _ => Err("Choose when the token ends from the list."),
+            },
+        }
     }
 
     fn ticked(&self) -> Scopes {

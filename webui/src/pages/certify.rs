@@ -26,6 +26,8 @@ struct Page<'a> {
     made: String,
     certificates: Vec<View>,
     endpoint: String,
+    /// There is a certificate for clients to trust.
+    speaks_tls: bool,
     shown: Option<&'a Issued>,
     /// What is in the form, and what to change.
     request: &'a str,
@@ -133,6 +135,7 @@ async fn page(
         made: day(token.created_at),
         certificates,
         endpoint: web.endpoint.to_string(),
+        speaks_tls: web.config.ca_certificate.is_some(),
         shown,
         request,
         wrong,

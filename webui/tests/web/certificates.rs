@@ -61,6 +61,7 @@ async fn who_has_a_key_keeps_it() {
         assert_eq!(answer.status, 422);
         assert!(answer.text("certificate-error").is_some() && answer.text("certificate").is_none());
         assert!(!answer.body.contains("<script>"));
+        assert!(answer.body.contains("aria-invalid=\"true\" aria-describedby=\"certificate-error\""));
     }
     assert_eq!(visitor.post(&address, &[("request", &"x".repeat(20_000))]).await.status, 413);
     assert_eq!(site.store.certificates_of(&id).await.unwrap().len(), 1);
@@ -78,4 +79,19 @@ async fn there_is_a_most_of_them() {
     assert_eq!(statuses[..16], [200; 16]);
     assert_eq!(statuses[16..], [409, 409, 409, 429]);
     assert_eq!(site.store.certificates_of(&id).await.unwrap().len(), 16);
+}
+
+#[tokio::test]
+async fn its_snippet_trusts_what_the_endpoint_shows() {
+    for (file, context) in [(Some("ca.pem"), "(cafile=&#34;memgate-ca.pem&#34;)"), (None, "()")] {
+        let site = Site::start_with(|config| config.ca_certificate = file.map(Into::into)).await;
+        let (mut visitor, _, address) = newcomer(&site).await;
+        visitor.get(&address).await;
+        let made = visitor.post(&address, &[]).await;
+        let snippet = made.text("certificate-snippet").unwrap().replace('"', "&#34;");
+        assert!(snippet.contains(&format!("ssl.create_default_context{context}\n")), "{snippet}");
+        assert_eq!(made.body.contains("href=\"/ca.pem\""), file.is_some());
+        let (first, _) = made.body.split_once("</h1>").unwrap();
+        assert!(!first.contains("<h2") && made.body.matches("</h1>").count() == 1, "the title comes first");
+    }
 }

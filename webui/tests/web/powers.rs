@@ -64,6 +64,9 @@ async fn what_cannot_be_is_said_and_what_was_typed_stays() {
         assert_eq!(answer.status, 422, "{field}");
         assert!(answer.text("limits-error").unwrap().contains(words), "{field}: {}", answer.body);
         assert!(answer.body.contains("id=\"token-limits\" open"));
+        let invalid = usize::from(field != "boxes");
+        assert_eq!(answer.body.matches("aria-invalid=\"true\"").count(), invalid, "{field}");
+        assert_eq!(answer.body.matches("aria-describedby=\"limits-error\"").count(), 1, "{field}");
         assert_eq!(answer.text("token"), None);
         if field != "expires" {
             assert_eq!(answer.field(field).as_deref(), Some(value));
