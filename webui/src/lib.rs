@@ -77,6 +77,7 @@ impl App {
     pub async fn serve(self, listener: TcpListener, readiness: Readiness, shutdown: Shutdown) {
         let Self(web) = self;
         warn_about_plain_http(&web.config, listener.local_addr().ok());
+        warn_about_one_source(&web.config);
         shutdown.spawn(live::follow(web.clone(), readiness, shutdown.token().clone()));
         shutdown.spawn(session::sweep(web.clone(), shutdown.token().clone()));
         let routes = pages::routes(web, shutdown.token().clone());
@@ -93,6 +94,16 @@ fn warn_about_plain_http(config: &Config, address: Option<SocketAddr>) {
             %address,
             "passwords and tokens travel unencrypted to this address: \
              put a TLS proxy in front and set webui.base_url to its https:// address"
+        );
+    }
+}
+
+/// Behind a TLS proxy everybody comes from its address, unless it may say for whom it calls.
+fn warn_about_one_source(config: &Config) {
+    if config.is_https() && config.trusted_proxies.is_empty() {
+        tracing::warn!(
+            "all visitors share one rate limit, that of the TLS proxy: \
+             set webui.trusted_proxies to the addresses that it calls from"
         );
     }
 }
