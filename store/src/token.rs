@@ -129,7 +129,24 @@ const BY_ID: &str = "SELECT id, user_id, name, created_at, revoked_at, scopes, k
 impl Store {
     /// Keeps a new token of a user. Show it only after this has returned. `Missing("user")`.
     pub async fn create_token(&self, user_id: &str, token: &NewToken) -> Result<(), StoreError> {
+        self.create_token_within(user_id, token, usize::MAX).await
+    }
+
+    /// The same, for a user who may have so many that are good; `Full("token")` if they are there.
+    pub async fn create_token_within(
+        &self,
+        user_id: &str,
+        token: &NewToken,
+        most: usize,
+    ) -> Result<(), StoreError> {
+        let good = "SELECT COUNT(*) FROM tokens WHERE user_id = $1 AND revoked_at IS NULL \
+                    AND (expires_at IS NULL OR expires_at > $2)";
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
         write!(self, tx, revision => {
+            let held: i64 = sqlx::query_scalar(good).bind(user_id).bind(now()).fetch_one(&mut *tx).await?;
+            if held >= most {
+                return Err(StoreError::Full("token"));
+            }
             insert_token!(tx, user_id, token, revision).map_err(|e| StoreError::reference(e, "user"))?;
             note!(self, tx, "token.create", format!("token {}", token.token.id()), format!("of user {user_id}, {}", token.powers));
         });

@@ -29,6 +29,27 @@ async fn tokens_are_made_listed_and_revoked(scratch: Scratch) {
     assert_eq!(store.token(&first.token.id()).await.unwrap().unwrap().revoked_at, None);
 }
 
+async fn there_is_a_most_of_good_tokens(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ada, first) = sign_up(&store, "ada@example.org").await;
+    sign_up(&store, "grace@example.org").await;
+    // At once: none of them sees the others' before it is there.
+    let tokens: Vec<NewToken> = (0..4).map(|_| NewToken::generate(&token_key(), "x")).collect();
+    let add = |token| store.create_token_within(&ada.id, token, 3);
+    let [a, b, c, d] = [0, 1, 2, 3].map(|n| add(&tokens[n]));
+    let made: [Result<(), StoreError>; 4] = tokio::join!(a, b, c, d).into();
+    assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 2);
+    assert!(
+        made.iter()
+            .flat_map(|made| made.as_ref().err())
+            .all(|error| matches!(error, StoreError::Full("token")))
+    );
+    assert_eq!(store.tokens_of(&ada.id).await.unwrap().len(), 3);
+    store.revoke_token(&first.token.id()).await.unwrap();
+    let another = NewToken::generate(&token_key(), "y");
+    store.create_token_within(&ada.id, &another, 3).await.unwrap();
+}
+
 async fn what_isnt_there_is_missing(scratch: Scratch) {
     let store = scratch.open().await;
     let unknown = Token::generate().id();
@@ -137,6 +158,7 @@ async fn suspend(scratch: &Scratch, user: &User) {
 
 on_both! {
     tokens_are_made_listed_and_revoked,
+    there_is_a_most_of_good_tokens,
     what_isnt_there_is_missing,
     a_grant_says_all_that_the_proxy_needs,
     a_grant_matches_its_own_secret_only,

@@ -67,7 +67,7 @@ pub(crate) async fn submit(
         return Err(Trouble::Unreadable);
     }
     let grace = store::span(&fields.grace).map_err(|_| Trouble::Unreadable)?;
-    if let Some(refused) = tokens::refused(&web, &me, Typed::default()).await? {
+    if let Some(refused) = tokens::refused(&web, &me, &mut Typed::default()).await? {
         return Ok(refused);
     }
     let new = NewToken::generate(&web.token_key, &token.name);

@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
-use store::{NewToken, TokenId, TokenRow, UserState, now};
+use store::{NewToken, StoreError, TokenId, TokenRow, UserState, now};
 
 use super::cache::{self, Typed};
 use super::{Frame, Trouble, in_words, render, retry_after};
@@ -56,12 +56,20 @@ pub(crate) async fn create(
             return cache::with_refused_token(&web, &me, StatusCode::UNPROCESSABLE_ENTITY, &typed).await;
         }
     };
-    if let Some(refused) = refused(&web, &me, typed).await? {
+    if let Some(refused) = refused(&web, &me, &mut typed).await? {
         return Ok(refused);
     }
     let token = NewToken::generate(&web.token_key, name.as_str()).limited_to(powers);
-    me.store(&web).create_token(&me.user.id, &token).await?;
-    cache::with_new_token(&web, &me, &token, name.as_str()).await
+    let most = web.config.limits.tokens_at_once;
+    match me.store(&web).create_token_within(&me.user.id, &token, most).await {
+        Ok(()) => cache::with_new_token(&web, &me, &token, name.as_str()).await,
+        // Others were made after we looked.
+        Err(StoreError::Full(_)) => {
+            typed.wrong = Some(as_many_as_may_be(most));
+            cache::with_refused_token(&web, &me, StatusCode::CONFLICT, &typed).await
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The page that says why this user gets no token now, if that is so. It takes one of those that a user
@@ -69,11 +77,11 @@ pub(crate) async fn create(
 pub(super) async fn refused(
     web: &Arc<Web>,
     me: &SignedIn,
-    mut typed: Typed,
+    typed: &mut Typed,
 ) -> Result<Option<Response>, Trouble> {
     let mut refuse = async |status, wrong| {
         typed.wrong = Some(wrong);
-        cache::with_refused_token(web, me, status, &typed).await.map(Some)
+        cache::with_refused_token(web, me, status, typed).await.map(Some)
     };
     if me.user.state == UserState::Suspended {
         let wrong = "Your account is suspended. Ask the operator of this service.";
@@ -82,8 +90,7 @@ pub(super) async fn refused(
     let most = web.config.limits.tokens_at_once;
     let held = web.store.tokens_of(&me.user.id).await?.iter().filter(|t| t.is_good(now())).count();
     if held >= most {
-        let wrong = format!("You have {held} tokens, and {most} is the most. Revoke one that isn't in use.");
-        return refuse(StatusCode::CONFLICT, wrong).await;
+        return refuse(StatusCode::CONFLICT, as_many_as_may_be(most)).await;
     }
     if let Err(wait) = web.new_tokens.take(&me.user.id) {
         let wrong = format!("You made many tokens lately. Try again {}.", in_words(wait));
@@ -94,6 +101,10 @@ pub(super) async fn refused(
         return Ok(response);
     }
     Ok(None)
+}
+
+fn as_many_as_may_be(most: usize) -> String {
+    format!("You have {most} tokens, and that is the most. Revoke one that isn't in use.")
 }
 
 pub(crate) async fn confirm(

@@ -57,6 +57,18 @@ async fn there_is_a_most_of_tokens() {
         statuses.push(visitor.post("/tokens", &[("name", "another")]).await.status);
     }
     assert_eq!(statuses, [200, 200, 409]);
+    // At once it is the same.
+    let id = visitor.get("/cache").await.tokens().pop().unwrap();
+    visitor.post(&format!("/tokens/{id}/revoke"), &[]).await;
+    let (mut one, mut other) = (visitor.clone(), visitor);
+    let name = [("name", "at once")];
+    let (one, other) = tokio::join!(one.post("/tokens", &name), other.post("/tokens", &name));
+    assert_eq!(one.status.min(other.status), 200);
+    let refused = if one.status == 409 { one } else { other };
+    assert_eq!(
+        refused.text("token-error"),
+        Some("You have 3 tokens, and that is the most. Revoke one that isn&#39;t in use.")
+    );
 }
 
 /// Two users, every route: each sees own things only, and somebody else's aren't there.
