@@ -20,7 +20,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 A running `memgate up` with the same data is stopped first. Accounts and tokens stay, and `memgate up`
-brings the caches back, empty; with --purge nothing stays. Other installations are never touched.")]
+brings the caches back, empty; with --purge nothing stays. Where `store.url` names a PostgreSQL, --purge is
+refused: its database is yours to drop. Other installations are never touched.")]
 pub(crate) struct Down {
     /// Remove the data too: accounts, tokens, keys
     #[arg(long)]
@@ -40,6 +41,10 @@ impl Down {
     pub(crate) fn run(&self, global: &Global) -> Result<(), Failure> {
         let settings = Settings::load(global)?;
         let folder = Folder::of(global);
+        if self.purge && settings.store.url.is_some() {
+            let fix = "drop the database yourself, run `memgate down`, then remove the data folder";
+            return Err(Failure::new("--purge doesn't empty PostgreSQL", fix));
+        }
         let mut removed = Removed { installation: None, stopped: false, docker: None, files: Vec::new() };
         if folder.is_in_use() {
             removed.stopped = stop(&folder)?;

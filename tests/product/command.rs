@@ -209,6 +209,18 @@ fn the_audit_log_says_who_did_what_and_that_it_is_whole() {
 }
 
 #[test]
+fn purge_leaves_all_as_it_is_where_postgresql_has_the_data() {
+    let place = prepared();
+    let files = || fs::read_dir(place.data()).unwrap().flatten().map(|it| it.file_name()).collect::<Vec<_>>();
+    let before = files();
+    let elsewhere = "store.url=postgres://memgate@127.0.0.1:1/memgate";
+    let (error, fix) = failure(&place, &["down", "--purge", "--set", elsewhere], 1);
+    assert_eq!(error, "--purge doesn't empty PostgreSQL");
+    assert!(fix.contains("drop the database yourself") && fix.contains("`memgate down`"), "{fix}");
+    assert_eq!(files(), before);
+}
+
+#[test]
 fn every_refusal_names_the_fix() {
     let place = prepared();
     place.json(&["user", "add", "ada@example.org", "--no-wait"]);
