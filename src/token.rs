@@ -206,12 +206,15 @@ impl TokenCommand {
                     let certificate = certificate.transpose()?;
                     let new = new.limited_to(granted);
                     store.create_token(&user.id, &new).await?;
-                    if let Some(certificate) = &certificate {
-                        certificate.keep(&store, &id).await?;
-                    }
+                    // Whatever becomes of the certificate, the token is good, and is shown now or never.
+                    let kept = match &certificate {
+                        Some(certificate) => certificate.keep(&store, &id).await,
+                        None => Ok(()),
+                    };
                     let made = Credentials::of(&user.email, endpoint, &new.token);
-                    let made = Made { made, certificate };
-                    report::print(json, &made, || made.words())
+                    let made = Made { made, certificate: certificate.filter(|_| kept.is_ok()) };
+                    report::print(json, &made, || made.words())?;
+                    kept
                 }
                 Self::List { email } => {
                     let user = find_user(&store, &email).await?;
@@ -302,11 +305,12 @@ async fn rotate(
     grace: Millis,
     endpoint: &str,
 ) -> Result<Rotated, Failure> {
+    // Before the commit: after it nothing may fail until the new one is shown.
+    let user = store.user(&old.user_id).await?.ok_or_else(nothing)?;
     let ends_at = now().saturating_add(grace);
     let rotated = store.rotate_token(&public_id(&old.id)?, new, ends_at).await;
     let (new, replaces) = rotated.map_err(|error| explained(error, &old))?;
-    let view = view(store, replaces).await?;
-    Ok(Rotated { made: Credentials::of(&view.email, endpoint, &new.token), replaces: view.token })
+    Ok(Rotated { made: Credentials::of(&user.email, endpoint, &new.token), replaces })
 }
 
 /// Why a token that is there can't be changed.

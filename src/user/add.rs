@@ -65,15 +65,17 @@ impl Add {
             NewUser { email: &email, password_hash: hash.as_deref(), plan: &self.plan, is_admin: self.admin };
         let token = NewToken::generate(key, FIRST_TOKEN);
         let user = store.sign_up(&new, &token).await?;
-        let instance = if self.no_wait { None } else { wait_for_cache(store, &user).await? };
-        let state = instance.as_ref().map_or(InstanceState::Pending, Instance::state);
+        // Whatever comes of it, the token is good, and is shown now or never.
+        let waited = if self.no_wait { Ok(None) } else { wait_for_cache(store, &user).await };
+        let instance = waited.as_ref().ok().and_then(Option::as_ref);
+        let state = instance.map_or(InstanceState::Pending, Instance::state);
         let credentials = Credentials::of(&user.email, &settings.webui.endpoint, &token.token);
         let added = Added { credentials, plan: user.plan.clone(), state };
         report::print(json, &added, || describe(&added))?;
         if self.no_wait || state == InstanceState::Running {
             return Ok(());
         }
-        Err(unfinished(&user.email, instance.as_ref()))
+        Err(unfinished(&user.email, waited))
     }
 }
 
@@ -97,11 +99,18 @@ async fn wait_for_cache(store: &Store, user: &User) -> Result<Option<Instance>, 
     }
 }
 
-fn unfinished(email: &str, instance: Option<&Instance>) -> Failure {
-    let message = instance.and_then(|instance| instance.route.as_ref()?.message.clone());
-    let why = message.map_or_else(String::new, |message| format!(" ({message})"));
+fn unfinished(email: &str, waited: Result<Option<Instance>, Failure>) -> Failure {
     let fix = format!("the account is made; see `memgate status` and `memgate instance show {email}`");
-    match instance.map(Instance::state) {
+    let instance = match waited {
+        Ok(instance) => instance,
+        Err(error) => {
+            let what = format!("the cache is still being made, and can't be waited for ({error})");
+            return Failure::pending(what, fix);
+        }
+    };
+    let message = instance.as_ref().and_then(|instance| instance.route.as_ref()?.message.clone());
+    let why = message.map_or_else(String::new, |message| format!(" ({message})"));
+    match instance.as_ref().map(Instance::state) {
         Some(InstanceState::Failed) => Failure::new(format!("the cache can't be started{why}"), fix),
         _ => Failure::pending(format!("the cache isn't running after {} s{why}", WAIT.as_secs()), fix),
     }
@@ -111,4 +120,28 @@ fn describe(added: &Added) -> String {
     let mut pairs = added.credentials.pairs().to_vec();
     pairs.push(("cache", added.state.as_str().to_owned()));
     format!("{}\nKeep the token now: it is not shown again.\n", table::pairs(&pairs))
+}
+
+#[cfg(test)]
+mod tests {
+    use store::Database;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_store_that_goes_away_means_not_yet() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&Database::Sqlite(folder.path().join("memgate.db"))).await.unwrap();
+        let key = TokenKey::load_or_create(&folder.path().join("token.key")).unwrap();
+        let new = NewUser { email: "ada@example.org", password_hash: None, plan: "default", is_admin: false };
+        let user = store.sign_up(&new, &NewToken::generate(&key, FIRST_TOKEN)).await.unwrap();
+        store.close().await;
+        let said = unfinished(&user.email, wait_for_cache(&store, &user).await);
+        let words = said.to_string();
+        assert!(
+            words.starts_with("the cache is still being made") && words.contains("the account is made"),
+            "{words}"
+        );
+        assert_eq!(format!("{:?}", said.report(false)), format!("{:?}", std::process::ExitCode::from(3)));
+    }
 }

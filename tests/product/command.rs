@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -218,6 +219,36 @@ fn purge_leaves_all_as_it_is_where_postgresql_has_the_data() {
     assert_eq!(error, "--purge doesn't empty PostgreSQL");
     assert!(fix.contains("drop the database yourself") && fix.contains("`memgate down`"), "{fix}");
     assert_eq!(files(), before);
+}
+
+/// A token that ends while its certificate's request is read: it is made, and the certificate isn't kept.
+#[test]
+fn a_token_is_shown_whatever_becomes_of_its_certificate() {
+    let place = prepared();
+    place.json(&["user", "add", "ada@example.org", "--no-wait"]);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let request = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let pipe = place.folder().join("request.csr");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let create = ["token", "create", "ada@example.org", "--expires", "1s", "--json", "--csr"];
+    let mut command = place.memgate(&create);
+    let command = command.arg(&pipe).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Opened as soon as somebody reads; by then the token's end is settled.
+    let mut pipe = fs::File::options().write(true).open(&pipe).unwrap();
+    let opened = Instant::now();
+    while opened.elapsed() < Duration::from_millis(1100) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    pipe.write_all(request.as_bytes()).unwrap();
+    drop(pipe);
+    let output = command.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("is over"), "{stderr}");
+    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let shown = place.json(&["token", "show", made["token"].as_str().unwrap()]);
+    assert_eq!(shown["certificates"], serde_json::json!([]));
+    assert!(made["fingerprint"].is_null() && made["certificate"].is_null());
 }
 
 #[test]
