@@ -31,14 +31,26 @@ impl ConfigCommand {
     }
 }
 
-/// `postgres://user:password@host/db` with the password hidden.
+/// `postgres://user:password@host/db?password=password` with the passwords hidden.
 fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let Some((login, host)) = rest.rsplit_once('@') else { return url.to_owned() };
+    let url = without_parameter(url);
+    let Some((scheme, rest)) = url.split_once("://") else { return url };
+    let Some((login, host)) = rest.rsplit_once('@') else { return url };
     match login.split_once(':') {
         Some((user, _)) => format!("{scheme}://{user}:***@{host}"),
-        None => url.to_owned(),
+        None => url,
     }
+}
+
+/// With the value of `?password=` hidden.
+fn without_parameter(url: &str) -> String {
+    let Some((address, query)) = url.split_once('?') else { return url.to_owned() };
+    let hidden = |pair: &str| match pair.split_once('=') {
+        Some(("password", _)) => "password=***".to_owned(),
+        _ => pair.to_owned(),
+    };
+    let query: Vec<String> = query.split('&').map(hidden).collect();
+    format!("{address}?{}", query.join("&"))
 }
 
 #[cfg(test)]
@@ -47,7 +59,18 @@ mod tests {
 
     #[test]
     fn passwords_are_hidden() {
-        assert_eq!(without_password("postgres://a:b@c@h/d"), "postgres://a:***@h/d");
-        assert_eq!(without_password("postgres://a@h/d"), "postgres://a@h/d");
+        for (url, shown) in [
+            ("postgres://a:b@c@h/d", "postgres://a:***@h/d"),
+            ("postgres://a@h/d", "postgres://a@h/d"),
+            ("postgres://a@h/d?password=b", "postgres://a@h/d?password=***"),
+            (
+                "postgres://h:1/d?user=a&password=b=c@d&sslmode=require",
+                "postgres://h:1/d?user=a&password=***&sslmode=require",
+            ),
+            ("postgres://a:b@h/d?password=c&password=d", "postgres://a:***@h/d?password=***&password=***"),
+            ("postgres://a:b?c@h/d", "postgres://a:***@h/d"),
+        ] {
+            assert_eq!(without_password(url), shown);
+        }
     }
 }

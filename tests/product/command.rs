@@ -349,6 +349,8 @@ fn later_layers_win() {
         .unwrap();
     let read: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(read["log"]["filter"], "debug");
+    let read = place.json(&["config", "check", "--set", "store.url=postgres://a@h/d?password=secret"]);
+    assert_eq!(read["store"]["url"], "postgres://a@h/d?password=***");
     // Users are shown where the proxy listens, unless somebody says otherwise.
     assert_eq!(read["webui"]["endpoint"], place.endpoint().to_string());
 }
