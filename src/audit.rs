@@ -29,7 +29,7 @@ pub(crate) enum AuditCommand {
     /// The newest entries
     List {
         /// How many
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..))]
         limit: i64,
     },
     /// All entries, oldest first, each a JSON document on a line of its own
@@ -60,7 +60,7 @@ impl AuditCommand {
             let store = Folder::of(global).open_store(&settings).await?;
             match self {
                 Self::List { limit } => {
-                    let from = store.audit_length().await?.saturating_sub(limit.max(0));
+                    let from = store.audit_length().await?.saturating_sub(limit);
                     let entries = Entries { entries: store.audit_after(from, limit).await? };
                     report::print(global.json, &entries, || rows(&entries.entries))
                 }

@@ -278,9 +278,14 @@ fn every_refusal_names_the_fix() {
         assert!(error.contains(what) && !fix.is_empty(), "{arguments:?}: {error}: {fix}");
     }
     assert_eq!(place.json(&["user", "list"])["users"].as_array().unwrap().len(), 1);
-    for arguments in
-        [["user"].as_slice(), &["no-such-command"], &["user", "add"], &["token", "create", "a", "-x"]]
-    {
+    for arguments in [
+        ["user"].as_slice(),
+        &["no-such-command"],
+        &["user", "add"],
+        &["token", "create", "a", "-x"],
+        &["audit", "list", "--limit", "0"],
+        &["audit", "list", "--limit=-1"],
+    ] {
         failure(&place, arguments, 2);
     }
     let create = ["token", "create", "ada@example.org"];
