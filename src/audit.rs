@@ -17,10 +17,11 @@ const EXAMPLES: &str = "\
 Examples:
   memgate audit list                       the last 50 entries
   memgate audit export > audit.jsonl       all of it, a JSON document for each line
-  memgate audit verify                     whether any entry was changed or removed
-  memgate audit verify --head 1f0c...      and none of those that were there when this was the last
+  memgate audit verify                     whether all entries fit in the chain of hashes
+  memgate audit verify --head 1f0c...      and are what they were when this was the last one's
 
-Keep what verify prints somewhere else: the chain shows every change but that its end was cut off.";
+Keep what verify prints somewhere else. The chain has no key: whoever can write to the database can compute it anew
+or cut its end off, and only an earlier head shows that.";
 
 /// The audit log
 #[derive(Debug, clap::Subcommand)]
@@ -111,7 +112,7 @@ async fn verify(store: &Store, head: Option<&str>) -> Result<Verified, Failure> 
     if !found {
         return Err(Failure::new(
             "the audit log doesn't hold that head any more",
-            "entries at its end were removed: restore the database from a backup and look for who removed them",
+            "entries were changed or removed: restore the database from a backup and look for who did it",
         ));
     }
     Ok(Verified { entries: chain.entries, head: chain.head })

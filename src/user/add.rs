@@ -31,7 +31,7 @@ pub(crate) struct Add {
     /// What its cache may use
     #[arg(long, value_name = "PLAN", default_value = "default")]
     plan: String,
-    /// May see the admin's pages
+    /// Mark as an administrator (shown in lists; nothing depends on it yet)
     #[arg(long)]
     admin: bool,
     /// Read the password for the web UI from stdin (its last line end is left out)
