@@ -151,11 +151,11 @@ fn strangers_are_a_quarter_of_all_at_most() {
 #[test]
 fn one_source_takes_nobody_elses_place() {
     allow_files();
-    let door = open(2_000);
+    let door = open(4_000);
     let token = door.sign_up("ann@example.com");
     let login = set("x", &pair(&token));
-    // Three times as many as there are places for all strangers together, and none says a word.
-    let silent: Vec<_> = (0..1_500).map(|_| call_from(loopback(1), door.config.listen).unwrap()).collect();
+    // More than twice as many as there are places for all strangers together, and none says a word.
+    let silent: Vec<_> = (0..2_500).map(|_| call_from(loopback(1), door.config.listen).unwrap()).collect();
     for number in 2..40 {
         let mut client = call_from(loopback(number), door.config.listen).unwrap();
         client.write_all(login.as_bytes()).unwrap();

@@ -41,9 +41,9 @@ pub(crate) fn with_ada() -> (Place, serde_json::Value) {
     (place, added)
 }
 
-/// Says `words` to a role and ends; what was said back.
-fn say(listen: SocketAddr, words: &str) -> String {
-    let mut stream = TcpStream::connect(listen).unwrap();
+/// Says `words` to a proxy and ends; what was said back.
+fn say(place: &Place, words: &str) -> String {
+    let mut stream = TcpStream::connect(place.endpoint()).unwrap();
     stream.write_all(words.as_bytes()).unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     let mut said = String::new();
@@ -81,7 +81,7 @@ fn a_wrong_password_is_told_to_the_operator() {
     let _proxy = Role::proxy(&place);
     let (username, password) = (added["username"].as_str().unwrap(), added["password"].as_str().unwrap());
     let cut_off = &password[..password.len() - 1];
-    assert_eq!(say(place.endpoint(), &login(username, cut_off)), "CLIENT_ERROR authentication failure\r\n");
+    assert_eq!(say(&place, &login(username, cut_off)), "CLIENT_ERROR authentication failure\r\n");
     wait_until(within(20), "the refusal is known", || {
         !place.json(&["token", "show", username])["refusals"].as_array().unwrap().is_empty()
     });
@@ -123,15 +123,16 @@ fn a_token_that_was_found_in_public_says_so() {
     let _webui = Role::webui(&place);
     let (username, token) = (added["username"].as_str().unwrap(), added["token"].as_str().unwrap());
     let body = format!(r#"[{{"token":"{token}","type":"memgate","url":"https://example.org/leak.py"}}]"#);
-    let answer = say(
+    let report = format!(
+        "POST /leaked-tokens HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
         place.web(),
-        &format!(
-            "POST /leaked-tokens HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            place.web(),
-            body.len()
-        ),
+        body.len()
     );
+    let mut scanner = TcpStream::connect(place.web()).unwrap();
+    scanner.write_all(report.as_bytes()).unwrap();
+    let mut answer = String::new();
+    scanner.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let shown = String::from_utf8(place.run(&["token", "show", username]).stdout).unwrap();
     assert!(shown.contains("https://example.org/leak.py, revoked for it"), "{shown}");
