@@ -5,10 +5,9 @@
 
 mod certificates;
 
-use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::atomic::{self, AtomicI64};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -199,7 +198,7 @@ impl Grants {
     /// Reads a grant, and keeps it unless something has changed since it was read.
     async fn look_up(&self, id: TokenId) -> Result<Option<Arc<Grant>>, Away> {
         loop {
-            let read_at = self.position.load(atomic::Ordering::Acquire);
+            let read_at = self.position.load(Ordering::Acquire);
             let found = self.store.grant(&id).await.map_err(|error| {
                 tracing::warn!(%error, "a token can't be looked up");
                 Away
@@ -211,7 +210,7 @@ impl Grants {
             // The entry's lock orders this against `forget`: either it sees the new position, or the
             // follower sees the entry.
             let entry = self.known.entry(id);
-            if self.position.load(atomic::Ordering::Acquire) <= grant.read_at {
+            if self.position.load(Ordering::Acquire) <= grant.read_at {
                 entry.insert(grant.clone());
                 return Ok(Some(grant));
             }
@@ -223,7 +222,7 @@ impl Grants {
             self.nobody.clear();
         }
         let entry = self.nobody.entry(id);
-        if self.position.load(atomic::Ordering::Acquire) == read_at {
+        if self.position.load(Ordering::Acquire) == read_at {
             entry.insert(());
         }
     }
@@ -235,7 +234,7 @@ impl Grants {
         changes: &Changes,
         workers: &[mpsc::Sender<Message>],
     ) -> Result<(), StoreError> {
-        self.position.store(changes.revision, atomic::Ordering::Release);
+        self.position.store(changes.revision, Ordering::Release);
         for id in &changes.tokens {
             self.nobody.remove(id);
         }
@@ -284,7 +283,7 @@ impl Grants {
 
     /// Waits until the workers have carried out what they were told; if that takes long, the next time.
     async fn settle(&self, workers: &[mpsc::Sender<Message>]) {
-        let position = self.position.load(atomic::Ordering::Acquire);
+        let position = self.position.load(Ordering::Acquire);
         if position > *self.applied.borrow() && crate::worker::settle(workers, PATIENCE).await {
             self.applied.send_replace(position);
         }
@@ -311,19 +310,20 @@ pub(crate) async fn follow(
     shutdown: &Shutdown,
 ) -> Result<(), StoreError> {
     let feed = grants.store.feed().await?;
-    grants.position.store(feed.revision(), atomic::Ordering::Release);
+    grants.position.store(feed.revision(), Ordering::Release);
     grants.applied.send_replace(feed.revision());
     readiness.ready();
     let stop = shutdown.clone();
     shutdown.spawn(async move {
         tokio::select! {
             () = stop.begun() => {}
-            () = keep_following(&grants, feed, &workers, &readiness) => {}
+            () = keep_following(&grants, feed, &workers, &readiness) => stop.begin(),
         }
     });
     Ok(())
 }
 
+/// Ends only when all that is known is worth nothing any more: then the process must begin anew.
 async fn keep_following(
     grants: &Grants,
     mut feed: Feed,
@@ -340,6 +340,10 @@ async fn keep_following(
                 readiness.ready();
                 away = false;
                 grants.settle(workers).await;
+            }
+            Err(error @ StoreError::Older) => {
+                tracing::error!(%error, "stopping");
+                return;
             }
             Err(error) => {
                 if !std::mem::replace(&mut away, true) {
@@ -368,16 +372,15 @@ async fn step(
     Ok(())
 }
 
-/// The next changes, or none in a while. Silence is looked into: a quiet store, a dead one, one that is too slow
-/// to say what has changed and one that an old backup took the place of all look alike.
+/// The next changes, or none in a while. Silence is looked into: a quiet store, a dead one and one that is too
+/// slow to say what has changed all look alike.
 async fn look(store: &Store, feed: &mut Feed) -> Result<Option<Changes>, StoreError> {
     if let Ok(changes) = timeout(PATIENCE, feed.next()).await {
         return changes.map(Some);
     }
     let revision = timeout(PATIENCE, store.revision()).await.map_err(|_| StoreError::Silent)??;
-    match revision.cmp(&feed.revision()) {
-        Ordering::Equal => Ok(None),
-        Ordering::Less => Err(StoreError::Older),
-        Ordering::Greater => timeout(PATIENCE, feed.next()).await.map_err(|_| StoreError::Silent)?.map(Some),
+    if revision == feed.revision() {
+        return Ok(None);
     }
+    timeout(PATIENCE, feed.next()).await.map_err(|_| StoreError::Silent)?.map(Some)
 }

@@ -48,7 +48,7 @@ pub enum StoreError {
     #[error("the database doesn't answer in time: check that it runs, and how busy it is")]
     Silent,
     /// It is older than it was.
-    #[error("the database is older than it was, a backup perhaps: restart everything that uses it")]
+    #[error("the database is older than it was, a backup perhaps: what was read from it is begun anew")]
     Older,
     /// Anything else: away, slow, locked.
     #[error("the database doesn't answer as it should: check that it runs")]

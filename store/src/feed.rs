@@ -3,6 +3,7 @@
 //! The table is the truth. PostgreSQL's notification only says "look now"; SQLite has none, there we
 //! look every [`POLL`], which costs one indexed read of one row.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use sqlx::postgres::PgListener;
@@ -88,7 +89,8 @@ impl Feed {
         self.revision
     }
 
-    /// Waits for the next changes. After an error call it again: nothing is lost. Cancel-safe.
+    /// Waits for the next changes. After an error call it again: nothing is lost, unless it is `Older`; then
+    /// begin anew. Cancel-safe.
     pub async fn next(&mut self) -> Result<Changes, StoreError> {
         loop {
             // Listen first, look second: what is committed in between nudges us.
@@ -96,12 +98,16 @@ impl Feed {
                 self.listener = self.store.listen().await?;
             }
             let revision = self.store.revision().await?;
-            if revision > self.revision {
-                let changes = self.store.changes(self.revision, revision).await?;
-                self.revision = revision;
-                return Ok(changes);
+            match revision.cmp(&self.revision) {
+                Ordering::Equal => self.wait().await,
+                Ordering::Greater => {
+                    let changes = self.store.changes(self.revision, revision).await?;
+                    self.revision = revision;
+                    return Ok(changes);
+                }
+                // What was undone since nobody can tell.
+                Ordering::Less => return Err(StoreError::Older),
             }
-            self.wait().await;
         }
     }
 

@@ -12,7 +12,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use process::health::Readiness;
-use store::Feed;
+use store::{Feed, StoreError};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
@@ -55,22 +55,31 @@ pub(crate) async fn follow(web: Arc<Web>, readiness: Readiness, stop: Cancellati
 }
 
 async fn follow_for_ever(web: &Web, readiness: &Readiness) {
-    let mut feed = loop {
-        match web.store.feed().await {
-            Ok(feed) => break feed,
-            Err(error) => not_ready(readiness, &error).await,
-        }
-    };
     loop {
-        match hand_on(&mut feed, web).await {
-            Ok(()) => readiness.ready(),
+        match web.store.feed().await {
+            Ok(feed) => hand_all_on(feed, web, readiness).await,
             Err(error) => not_ready(readiness, &error).await,
         }
     }
 }
 
+/// Until another feed must be begun.
+async fn hand_all_on(mut feed: Feed, web: &Web, readiness: &Readiness) {
+    loop {
+        match hand_on(&mut feed, web).await {
+            Ok(()) => readiness.ready(),
+            Err(error) => {
+                not_ready(readiness, &error).await;
+                if matches!(error, StoreError::Older) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
 /// Waits a little for a change and hands it on. `Ok` means that the store answers.
-async fn hand_on(feed: &mut Feed, web: &Web) -> Result<(), store::StoreError> {
+async fn hand_on(feed: &mut Feed, web: &Web) -> Result<(), StoreError> {
     let Ok(changes) = tokio::time::timeout(WELL_EVERY, feed.next()).await else {
         // Quiet, or slow to answer: this read tells.
         return web.store.ping().await;
@@ -83,7 +92,7 @@ async fn hand_on(feed: &mut Feed, web: &Web) -> Result<(), store::StoreError> {
     Ok(())
 }
 
-async fn not_ready(readiness: &Readiness, error: &store::StoreError) {
+async fn not_ready(readiness: &Readiness, error: &StoreError) {
     if readiness.get().is_ok() {
         tracing::error!(%error, "the store is away");
     }

@@ -72,7 +72,7 @@ pub(super) fn ask<S: Read + Write>(stream: &mut S, asked: &[u8], expected: &[u8]
     assert!(said == expected, "{:?}", String::from_utf8_lossy(&said[..said.len().min(80)]));
 }
 
-pub(super) fn ready(door: &Door) -> String {
+fn ready(door: &Door) -> String {
     let mut stream = TcpStream::connect(door.config.health).unwrap();
     stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     let mut said = String::new();

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use store::{Changes, Feed, InstanceState, NewToken, Observed, TokenId};
+use store::{Changes, Feed, InstanceState, NewToken, Observed, StoreError, TokenId};
 
 use crate::child::{self, Task};
 use crate::scratch::{DEADLINE, Scratch, sign_up, token_key};
@@ -164,7 +164,21 @@ async fn a_killed_listener_listens_again(scratch: Scratch) {
     }
 }
 
+/// A backup was put back: nobody can tell what was undone.
+async fn a_follower_of_what_is_no_more_is_told_so(scratch: Scratch) {
+    let store = scratch.open().await;
+    sign_up(&store, "ada@example.org").await;
+    let mut feed = store.feed().await.unwrap();
+    scratch.execute("UPDATE revision SET value = value - 1").await.unwrap();
+    for _ in 0..2 {
+        let error = tokio::time::timeout(DEADLINE, feed.next()).await.expect("it is found out").unwrap_err();
+        assert!(matches!(error, StoreError::Older), "{error}");
+    }
+    assert_eq!(store.feed().await.unwrap().revision(), feed.revision() - 1);
+}
+
 on_both! {
+    a_follower_of_what_is_no_more_is_told_so,
     each_kind_of_write_names_what_it_touched,
     what_happened_meanwhile_comes_at_once,
     nothing_is_missed_while_four_processes_write,
