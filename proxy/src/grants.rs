@@ -16,7 +16,7 @@ use process::Shutdown;
 use process::health::Readiness;
 use store::{Changes, Feed, Grant, Millis, ScramKeys, Store, StoreError, TokenId, TokenKey, UserState};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::clock::Clock;
@@ -302,34 +302,39 @@ impl Grants {
 #[derive(Debug)]
 pub(crate) struct Away;
 
-/// Follows the store until shutdown, in a task of `shutdown`; new routes go to the workers.
+/// Follows the store until shutdown, in a task of `shutdown`; new routes go to the workers. Begins the shutdown
+/// itself when all that is known is worth nothing any more, and says why.
 pub(crate) async fn follow(
     grants: Arc<Grants>,
     workers: Vec<mpsc::Sender<Message>>,
     readiness: Readiness,
     shutdown: &Shutdown,
-) -> Result<(), StoreError> {
+) -> Result<oneshot::Receiver<StoreError>, StoreError> {
     let feed = grants.store.feed().await?;
     grants.position.store(feed.revision(), Ordering::Release);
     grants.applied.send_replace(feed.revision());
     readiness.ready();
     let stop = shutdown.clone();
+    let (tell, over) = oneshot::channel();
     shutdown.spawn(async move {
         tokio::select! {
             () = stop.begun() => {}
-            () = keep_following(&grants, feed, &workers, &readiness) => stop.begin(),
+            error = keep_following(&grants, feed, &workers, &readiness) => {
+                let _ = tell.send(error);
+                stop.begin();
+            }
         }
     });
-    Ok(())
+    Ok(over)
 }
 
-/// Ends only when all that is known is worth nothing any more: then the process must begin anew.
+/// Ends only when the process must begin anew.
 async fn keep_following(
     grants: &Grants,
     mut feed: Feed,
     workers: &[mpsc::Sender<Message>],
     readiness: &Readiness,
-) {
+) -> StoreError {
     // Changes that couldn't be read yet: none may be missed.
     let mut owed = Changes::default();
     let mut away = false;
@@ -341,10 +346,7 @@ async fn keep_following(
                 away = false;
                 grants.settle(workers).await;
             }
-            Err(error @ StoreError::Older) => {
-                tracing::error!(%error, "stopping");
-                return;
-            }
+            Err(error @ StoreError::Older) => return error,
             Err(error) => {
                 if !std::mem::replace(&mut away, true) {
                     tracing::error!(%error, "the store is away");

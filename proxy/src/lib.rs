@@ -82,7 +82,7 @@ pub async fn run(
     certificate.follow(readiness.clone(), &shutdown);
     let grants = Arc::new(Grants::new(store.clone(), token_key));
     let (senders, inboxes) = worker::channels(listeners.len());
-    grants::follow(grants.clone(), senders.clone(), readiness, &shutdown).await?;
+    let mut over = grants::follow(grants.clone(), senders.clone(), readiness, &shutdown).await?;
     presence.keep(grants.applied(), &shutdown);
     watch::keep(store, presence.id().to_owned(), senders.clone(), &shutdown);
     let lobby = Lobby::new(config.connections_max());
@@ -110,5 +110,5 @@ pub async fn run(
         tracing::error!("a worker has panicked");
     }
     presence.leave().await;
-    Ok(())
+    over.try_recv().map_or(Ok(()), |error| Err(error.into()))
 }

@@ -303,7 +303,7 @@ fn a_busy_client_does_not_hold_up_the_stop() {
     let reader = std::thread::spawn(move || std::io::copy(&mut reading, &mut std::io::sink()));
     let begun = Instant::now();
     door.shutdown.begin();
-    door.proxy.take().unwrap().join().unwrap();
+    door.proxy.take().unwrap().join().unwrap().unwrap();
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     writer.join().unwrap();
     let _ = reader.join().unwrap();

@@ -125,10 +125,15 @@ fn a_row_that_is_garbled_is_its_own_users_trouble() {
 
 #[test]
 fn a_store_that_was_put_back_is_begun_anew() {
-    let door = Door::open();
+    let mut door = Door::open();
     let token = door.sign_up("ann@example.com");
     let mut live = door.logged_in(&token);
     execute(&door, "UPDATE revision SET value = 1");
     until("the proxy ends", || door.proxy.as_ref().unwrap().is_finished());
+    let ended = door.proxy.take().unwrap().join().unwrap();
+    assert!(
+        ended.unwrap_err().to_string().contains("older than it was"),
+        "whoever starts it again must know"
+    );
     assert!(ends(&mut live));
 }

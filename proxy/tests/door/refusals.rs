@@ -136,7 +136,7 @@ fn a_revocation_is_acknowledged_when_its_connections_are_cut() {
     let store = door.store.clone();
     let mut door = door;
     door.shutdown.begin();
-    door.proxy.take().unwrap().join().unwrap();
+    door.proxy.take().unwrap().join().unwrap().unwrap();
     assert_eq!(door.runtime.block_on(store.proxies()).unwrap(), []);
 }
 

@@ -17,7 +17,7 @@ pub(crate) struct Door {
     pub(crate) runtime: tokio::runtime::Runtime,
     pub(crate) store: Store,
     pub(crate) shutdown: Shutdown,
-    pub(crate) proxy: Option<JoinHandle<()>>,
+    pub(crate) proxy: Option<JoinHandle<Result<(), proxy::Error>>>,
 }
 
 impl Door {
@@ -38,8 +38,8 @@ impl Door {
             let runtime = tokio::runtime::Runtime::new().unwrap();
             runtime.block_on(async {
                 let store = Store::open(&theirs).await.unwrap();
-                proxy::run(own, store, token_key, lane_key, stop).await.unwrap();
-            });
+                proxy::run(own, store, token_key, lane_key, stop).await
+            })
         });
         let door = Self { config, folder, runtime, store, shutdown, proxy: Some(proxy) };
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -63,7 +63,10 @@ impl Drop for Door {
         self.shutdown.begin();
         if let Some(proxy) = self.proxy.take() {
             let ended = proxy.join();
-            assert!(ended.is_ok() || std::thread::panicking(), "the proxy panicked");
+            assert!(
+                matches!(ended, Ok(Ok(()))) || std::thread::panicking(),
+                "the proxy ended with {ended:?}"
+            );
         }
     }
 }

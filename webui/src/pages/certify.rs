@@ -9,7 +9,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use store::{CertificateRow, StoreError, TokenId, TokenRow, UserState, now};
 
-use super::{Frame, Trouble, in_words, render, retry_after, tokens};
+use super::{Frame, Trouble, render, retry_after, tokens};
 use crate::certificate::{IssueError, Issued};
 use crate::csrf::Submitted;
 use crate::date::day;
@@ -76,11 +76,9 @@ pub(crate) async fn submit(
         page(&web, &me, (id, &token), status, Content { shown: None, request, wrong: Some(wrong) }).await
     };
     if me.user.state == UserState::Suspended {
-        let wrong = "Your account is suspended. Ask the operator of this service.";
-        return refuse(StatusCode::FORBIDDEN, wrong.into()).await;
+        return refuse(StatusCode::FORBIDDEN, tokens::SUSPENDED.into()).await;
     }
-    if let Err(wait) = web.new_tokens.take(&me.user.id) {
-        let wrong = format!("You made many tokens and certificates lately. Try again {}.", in_words(wait));
+    if let Err((wait, wrong)) = tokens::take_one(&web, &me) {
         let mut response = refuse(StatusCode::TOO_MANY_REQUESTS, wrong).await?;
         retry_after(response.headers_mut(), wait);
         return Ok(response);

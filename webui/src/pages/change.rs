@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use store::{StoreError, TokenRow, UserState, now};
 
-use super::{Frame, Trouble, in_words, render, retry_after, token, tokens};
+use super::{Frame, Trouble, render, retry_after, token, tokens};
 use crate::csrf::Submitted;
 use crate::date::day;
 use crate::powers::{Limits, lifetimes};
@@ -50,15 +50,13 @@ pub(crate) async fn submit(
     }
     let refuse = async |status, wrong: String| page(&web, &me, &token, status, (&limits, Some(wrong))).await;
     if me.user.state == UserState::Suspended {
-        let wrong = "Your account is suspended. Ask the operator of this service.";
-        return refuse(StatusCode::FORBIDDEN, wrong.into()).await;
+        return refuse(StatusCode::FORBIDDEN, tokens::SUSPENDED.into()).await;
     }
     let change = match limits.change(now()) {
         Ok(change) => change,
         Err(wrong) => return refuse(StatusCode::UNPROCESSABLE_ENTITY, wrong).await,
     };
-    if let Err(wait) = web.new_tokens.take(&me.user.id) {
-        let wrong = format!("You made and changed many tokens lately. Try again {}.", in_words(wait));
+    if let Err((wait, wrong)) = tokens::take_one(&web, &me) {
         let mut response = refuse(StatusCode::TOO_MANY_REQUESTS, wrong).await?;
         retry_after(response.headers_mut(), wait);
         return Ok(response);

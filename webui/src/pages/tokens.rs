@@ -1,6 +1,7 @@
 //! Tokens: made with a name and powers and shown once, revoked for good. Somebody else's token isn't there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use askama::Template;
 use axum::extract::{Path, State};
@@ -17,6 +18,8 @@ use crate::field::TokenName;
 use crate::powers::Limits;
 use crate::session::SignedIn;
 use crate::web::Web;
+
+pub(super) const SUSPENDED: &str = "Your account is suspended. Ask the operator of this service.";
 
 #[derive(Template)]
 #[template(path = "revoke.html")]
@@ -84,16 +87,14 @@ pub(super) async fn refused(
         cache::with_refused_token(web, me, status, typed).await.map(Some)
     };
     if me.user.state == UserState::Suspended {
-        let wrong = "Your account is suspended. Ask the operator of this service.";
-        return refuse(StatusCode::FORBIDDEN, wrong.into()).await;
+        return refuse(StatusCode::FORBIDDEN, SUSPENDED.into()).await;
     }
     let most = web.config.limits.tokens_at_once;
     let held = web.store.tokens_of(&me.user.id).await?.iter().filter(|t| t.is_good(now())).count();
     if held >= most {
         return refuse(StatusCode::CONFLICT, as_many_as_may_be(most)).await;
     }
-    if let Err(wait) = web.new_tokens.take(&me.user.id) {
-        let wrong = format!("You made many tokens lately. Try again {}.", in_words(wait));
+    if let Err((wait, wrong)) = take_one(web, me) {
         let mut response = refuse(StatusCode::TOO_MANY_REQUESTS, wrong).await?;
         if let Some(response) = &mut response {
             retry_after(response.headers_mut(), wait);
@@ -101,6 +102,16 @@ pub(super) async fn refused(
         return Ok(response);
     }
     Ok(None)
+}
+
+/// Takes one of the tokens, certificates and changes that a user may make in an hour, or says how long to wait, in
+/// words, too.
+pub(super) fn take_one(web: &Web, me: &SignedIn) -> Result<(), (Duration, String)> {
+    let too_many = |wait| {
+        let wrong = format!("You made or changed many tokens lately. Try again {}.", in_words(wait));
+        (wait, wrong)
+    };
+    web.new_tokens.take(&me.user.id).map_err(too_many)
 }
 
 fn as_many_as_may_be(most: usize) -> String {
