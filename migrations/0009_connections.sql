@@ -1,6 +1,6 @@
 -- Somebody wants to see an instance's live connections. Written by the web UI and the commands. High-rate, like
 -- all of live connections: it doesn't touch the revision.
-CREATE TABLE connection_wishes (
+CREATE TABLE connection_requests (
     instance_id TEXT   PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE,
     asked_at    BIGINT NOT NULL
 );
@@ -21,7 +21,7 @@ CREATE TABLE live_connections (
     since       BIGINT NOT NULL,
     token_id    TEXT   NOT NULL,
     source      TEXT   NOT NULL,
-    dialect     TEXT   NOT NULL CHECK (dialect IN ('text', 'binary')),
+    protocol     TEXT   NOT NULL CHECK (protocol IN ('text', 'binary')),
     tls         BIGINT NOT NULL,
     operations  BIGINT NOT NULL,
     PRIMARY KEY (instance_id, proxy_id, number, since),
@@ -29,7 +29,7 @@ CREATE TABLE live_connections (
 );
 
 -- Connections that are to end. Written by the web UI and the commands, but for done_at: that is the proxy's.
-CREATE TABLE connection_ends (
+CREATE TABLE connection_closes (
     instance_id TEXT   NOT NULL REFERENCES instances (id) ON DELETE CASCADE,
     proxy_id    TEXT   NOT NULL,
     number      BIGINT NOT NULL,

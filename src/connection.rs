@@ -46,10 +46,11 @@ impl ConnectionCommand {
                 }
                 Self::End { email, id } => {
                     let instance = instance(&store, &email).await?;
-                    let parsed: ConnectionId = id.parse().map_err(|error: store::NoConnectionId| {
-                        Failure::new(error.to_string(), "memgate connection list EMAIL shows them")
-                    })?;
-                    if !store.end_connection(&instance, &parsed).await? {
+                    let parsed: ConnectionId =
+                        id.parse().map_err(|error: store::ParseConnectionIdError| {
+                            Failure::new(error.to_string(), "memgate connection list EMAIL shows them")
+                        })?;
+                    if !store.close_connection(&instance, &parsed).await? {
                         let what = "the proxy hasn't said yet that the connection has ended";
                         return Err(Failure::pending(what, "memgate status says whether that proxy runs"));
                     }
@@ -75,7 +76,7 @@ fn words(live: &LiveConnections) -> String {
             let tls = if it.tls { "TLS" } else { "-" };
             let (token, since) = (format!("mg_{}", it.token_id), table::ago(it.since));
             let operations = it.operations.to_string();
-            [it.id.to_string(), token, it.source.clone(), it.dialect.clone(), tls.into(), since, operations]
+            [it.id.to_string(), token, it.source.clone(), it.protocol.clone(), tls.into(), since, operations]
         })
         .collect();
     let mut text = table(["ID", "TOKEN", "FROM", "PROTOCOL", "TLS", "SINCE", "OPERATIONS"], &rows);

@@ -29,7 +29,7 @@ impl ImageCommand {
     pub(crate) fn run(&self, global: &Global) -> Result<(), Failure> {
         let Self::Build = self;
         let settings = Settings::load(global)?;
-        process::telemetry::init(&settings.log.filter, settings.log.format);
+        daemon::telemetry::init(&settings.log.filter, settings.log.format);
         let mut folder = Folder::of(global);
         folder.prepare(&settings, Accounts::ensure()?.as_ref())?;
         let image = runtime()?.block_on(async {

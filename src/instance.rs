@@ -1,7 +1,7 @@
 //! `memgate instance`: the caches, what is wanted of each and what is so.
 
 use serde::Serialize;
-use store::{Instance, InstanceState, Millis, Store, Usage, Wanted};
+use store::{DesiredState, Instance, InstanceState, Millis, Store, Usage};
 
 use crate::args::Global;
 use crate::folder::Folder;
@@ -29,7 +29,7 @@ pub(crate) struct InstanceView {
     id: String,
     email: String,
     pub(crate) state: InstanceState,
-    wanted: Wanted,
+    wanted: DesiredState,
     memory_mb: i64,
     connections: i64,
     item_size_max: i64,

@@ -118,14 +118,14 @@ impl PlanCommand {
                     report::print(global.json, &list, || rows(&list.plans))
                 }
                 Self::Create { name, limits } => {
-                    let default = store.plan("default").await?.ok_or(StoreError::Missing("plan"))?;
+                    let default = store.plan("default").await?.ok_or(StoreError::NotFound("plan"))?;
                     let mut plan = Plan { name, ..default };
                     limits.apply(&mut plan);
                     store.create_plan(&plan).await.map_err(|error| taken(error, &plan.name))?;
                     report::print(global.json, &plan, || details(&plan))
                 }
                 Self::Change { name, limits } => {
-                    let changed = store.change_plan(&name, |plan| limits.apply(plan)).await;
+                    let changed = store.update_plan(&name, |plan| limits.apply(plan)).await;
                     let plan = changed.map_err(|error| missing(error, &name))?;
                     report::print(global.json, &plan, || details(&plan))
                 }
@@ -136,7 +136,7 @@ impl PlanCommand {
 
 fn taken(error: StoreError, name: &str) -> Failure {
     match error {
-        StoreError::Taken(_) => Failure::new(
+        StoreError::AlreadyExists(_) => Failure::new(
             format!("there is a plan {name} already"),
             format!("change it with `memgate plan change {name}`, or choose another name"),
         ),
@@ -146,7 +146,7 @@ fn taken(error: StoreError, name: &str) -> Failure {
 
 fn missing(error: StoreError, name: &str) -> Failure {
     match error {
-        StoreError::Missing("plan") => {
+        StoreError::NotFound("plan") => {
             Failure::new(format!("there is no plan {name}"), "memgate plan list shows them all")
         }
         other => other.into(),

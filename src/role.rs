@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use process::Shutdown;
+use daemon::Shutdown;
 use rustix::process::{Resource, Rlimit, Signal, Uid};
 use tokio::runtime::Runtime;
 
@@ -79,7 +79,7 @@ impl Role {
 /// Runs the role until SIGTERM or SIGINT.
 pub(crate) fn run(role: Role, args: &RoleArgs, global: &Global) -> Result<(), Failure> {
     let settings = if args.supervised { inherit()? } else { Settings::load(global)? };
-    process::telemetry::init(&settings.log.filter, settings.log.format);
+    daemon::telemetry::init(&settings.log.filter, settings.log.format);
     raise_file_limit();
     runtime()?.block_on(serve(role, settings, &Folder::of(global)))
 }

@@ -3,11 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use daemon::telemetry::LogFormat;
 use figment::Figment;
 use figment::error::Kind;
 use figment::providers::{Env, Format, Serialized, Toml};
 use figment::value::Value;
-use process::telemetry::LogFormat;
 use serde::{Deserialize, Serialize};
 use store::Database;
 

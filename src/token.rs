@@ -2,13 +2,13 @@
 
 mod acknowledged;
 mod certificate;
-mod powers;
-mod refusals;
+mod denials;
+mod permissions;
 
 use serde::Serialize;
 use store::{
-    Acknowledged, CertificateRow, Leak, Millis, NewToken, Powers, Refusal, Store, StoreError, Token, TokenId,
-    TokenRow, now,
+    Acknowledged, CertificateRow, DenialRecord, Leak, Millis, NewToken, Permissions, Store, StoreError,
+    Token, TokenId, TokenRow, now,
 };
 
 use crate::args::Global;
@@ -19,7 +19,7 @@ use crate::settings::Settings;
 use crate::table::{self, table};
 use crate::user::find_user;
 use certificate::IssueArgs;
-use powers::PowerArgs;
+use permissions::PowerArgs;
 
 /// A name is a label in a list, not a text.
 const LONGEST_NAME: usize = 100;
@@ -41,7 +41,7 @@ Examples:
         #[arg(long, default_value = "token")]
         name: String,
         #[command(flatten)]
-        powers: PowerArgs,
+        permissions: PowerArgs,
         /// Issue a client certificate, too: for text and meta clients that speak TLS and have no login
         #[arg(long)]
         certificate: bool,
@@ -67,12 +67,12 @@ Examples:
         /// The public part, as `memgate token list` shows it, with or without mg_
         id: String,
         #[command(flatten)]
-        powers: PowerArgs,
+        permissions: PowerArgs,
         /// All keys
         #[arg(long, conflicts_with = "prefix")]
         no_prefix: bool,
     },
-    /// Make a successor with the same powers, and show it; the old token ends after a while
+    /// Make a successor with the same permissions, and show it; the old token ends after a while
     #[command(after_help = "\
 Example:
   memgate token rotate Zk3P0vTq8LwX --grace 24h --json | jq -r .token")]
@@ -124,7 +124,7 @@ struct TokenView {
     token: TokenRow,
     certificates: Vec<CertificateRow>,
     /// Who was refused with it lately, and why.
-    refusals: Vec<Refusal>,
+    denials: Vec<DenialRecord>,
     /// Where it was found in public, if that is why it was revoked.
     leak: Option<Leak>,
     /// Where its last change is in force.
@@ -195,12 +195,12 @@ impl TokenCommand {
             let store = folder.open_store(&settings).await?;
             let (json, endpoint) = (global.json, &settings.webui.endpoint);
             match self {
-                Self::Create { email, name, powers, certificate, issue } => {
-                    powers.check()?;
+                Self::Create { email, name, permissions, certificate, issue } => {
+                    permissions.check()?;
                     let user = find_user(&store, &email).await?;
                     let new = NewToken::generate(&folder.token_key()?, checked(&name)?);
-                    let mut granted = Powers::ALL;
-                    powers.change(&mut granted, now());
+                    let mut granted = Permissions::ALL;
+                    permissions.change(&mut granted, now());
                     let (id, end) = (new.token.id(), granted.expires_at);
                     let certificate = (certificate || issue.is_wanted()).then(|| issue.make(id, end));
                     let certificate = certificate.transpose()?;
@@ -225,8 +225,8 @@ impl TokenCommand {
                     let view = view(&store, find(&store, &id).await?).await?;
                     report::print(json, &view, || details(&view))
                 }
-                Self::Update { id, powers, no_prefix } => {
-                    let token = update(&store, &id, powers, no_prefix).await?;
+                Self::Update { id, permissions, no_prefix } => {
+                    let token = update(&store, &id, permissions, no_prefix).await?;
                     let view = view(&store, token).await?;
                     report::print(json, &view, || details(&view))
                 }
@@ -239,7 +239,7 @@ impl TokenCommand {
                 Self::Certify { id, issue } => {
                     let token = find(&store, &id).await?;
                     let id = public_id(&token.id)?;
-                    let certificate = issue.make(id, token.powers.expires_at)?;
+                    let certificate = issue.make(id, token.permissions.expires_at)?;
                     certificate.keep(&store, &id).await?;
                     let certified = Certified { id: token.id, certificate };
                     report::print(json, &certified, || certified.certificate.words())
@@ -275,26 +275,31 @@ async fn view(store: &Store, token: TokenRow) -> Result<TokenView, Failure> {
     let user = store.user(&token.user_id).await?.ok_or_else(nothing)?;
     let id = public_id(&token.id)?;
     let certificates = store.certificates_of(&id).await?;
-    let refusals = store.refusals_of(&token.id).await?;
+    let denials = store.denials_of(&token.id).await?;
     let acknowledged = store.acknowledged(&id).await?;
     let leak = store.leaks_of(&user.id).await?.into_iter().find(|leak| leak.token_id == token.id);
-    Ok(TokenView { email: user.email, token, certificates, refusals, leak, acknowledged })
+    Ok(TokenView { email: user.email, token, certificates, denials, leak, acknowledged })
 }
 
-async fn update(store: &Store, id: &str, powers: PowerArgs, no_prefix: bool) -> Result<TokenRow, Failure> {
-    powers.check()?;
-    if powers.is_empty() && !no_prefix {
+async fn update(
+    store: &Store,
+    id: &str,
+    permissions: PowerArgs,
+    no_prefix: bool,
+) -> Result<TokenRow, Failure> {
+    permissions.check()?;
+    if permissions.is_empty() && !no_prefix {
         let fix = "name --scope, --prefix, --no-prefix, --expires or --allow-from";
         return Err(Failure::usage("there is nothing to change", fix));
     }
     let token = find(store, id).await?;
-    let change = |granted: &mut Powers| {
-        powers.change(granted, now());
+    let change = |granted: &mut Permissions| {
+        permissions.change(granted, now());
         if no_prefix {
             granted.prefix = None;
         }
     };
-    let changed = store.change_powers(&public_id(&token.id)?, change).await;
+    let changed = store.update_permissions(&public_id(&token.id)?, change).await;
     changed.map_err(|error| explained(error, &token))
 }
 
@@ -317,11 +322,11 @@ async fn rotate(
 fn explained(error: StoreError, token: &TokenRow) -> Failure {
     let id = &token.id;
     match (error, &token.successor) {
-        (StoreError::Taken(_), Some(successor)) => {
+        (StoreError::AlreadyExists(_), Some(successor)) => {
             Failure::new(format!("mg_{id} has a successor already"), format!("rotate mg_{successor}"))
         }
-        (StoreError::Missing(_), _) => Failure::new(
-            format!("mg_{id} is over ({})", powers::state(token, now())),
+        (StoreError::NotFound(_), _) => Failure::new(
+            format!("mg_{id} is over ({})", permissions::state(token, now())),
             "make a new token with memgate token create",
         ),
         (error, _) => error.into(),
@@ -349,7 +354,7 @@ fn shown_once(made: &Credentials) -> String {
 
 fn rotated_words(rotated: &Rotated) -> String {
     let old = &rotated.replaces;
-    let state = powers::state(old, now());
+    let state = permissions::state(old, now());
     format!("{}The old token, mg_{}, has the state: {state}\n", shown_once(&rotated.made), old.id)
 }
 
@@ -366,14 +371,14 @@ fn details(view: &TokenView) -> String {
         ("email", view.email.clone()),
         ("username", format!("mg_{}", token.id)),
         ("made", table::ago(token.created_at)),
-        ("state", powers::state(token, now())),
+        ("state", permissions::state(token, now())),
     ];
-    pairs.extend(powers::pairs(&token.powers));
+    pairs.extend(permissions::pairs(&token.permissions));
     pairs.extend(view.leak.as_ref().map(|leak| ("found in public", found(leak))));
     pairs.extend(token.successor.as_ref().map(|id| ("successor", format!("mg_{id}"))));
     pairs.extend(certificate::pairs(&view.certificates));
     pairs.push(("in force on", acknowledged::words(&view.acknowledged)));
-    format!("{}{}", table::pairs(&pairs), refusals::words(&view.refusals))
+    format!("{}{}", table::pairs(&pairs), denials::words(&view.denials))
 }
 
 /// Where and when, as far as it was said.
@@ -386,8 +391,9 @@ pub(crate) fn rows(tokens: &[TokenRow]) -> String {
     let rows: Vec<_> = tokens
         .iter()
         .map(|token| {
-            let (scopes, keys) = (token.powers.scopes.to_string(), powers::keys(&token.powers));
-            let (made, state) = (table::ago(token.created_at), powers::state(token, now()));
+            let (scopes, keys) =
+                (token.permissions.scopes.to_string(), permissions::keys(&token.permissions));
+            let (made, state) = (table::ago(token.created_at), permissions::state(token, now()));
             [token.id.clone(), token.name.clone(), scopes, keys, made, state]
         })
         .collect();

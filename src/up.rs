@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use process::Shutdown;
+use daemon::Shutdown;
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 use store::Store;
@@ -31,7 +31,7 @@ struct Ready {
 
 pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     let mut settings = Settings::load(global)?;
-    process::telemetry::init(&settings.log.filter, settings.log.format);
+    daemon::telemetry::init(&settings.log.filter, settings.log.format);
     let accounts = Accounts::ensure()?;
     let mut folder = Folder::of(global);
     folder.prepare(&settings, accounts.as_ref())?;

@@ -5,23 +5,23 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const CRATES: [&str; 6] = ["process", "provisioner", "proxy", "store", "tests/load", "webui"];
+const CRATES: [&str; 6] = ["daemon", "provisioner", "proxy", "store", "tests/load", "webui"];
 
 /// A crate of ours, and all it may depend on among ours and the libraries that have one owner.
 const MAY_DEPEND_ON: [(&str, &[&str]); 8] = [
-    (".", &["process", "provisioner", "proxy", "store", "webui"]),
-    ("process", &[]),
-    ("provisioner", &["process", "store", "bollard"]),
-    ("proxy", &["process", "store"]),
+    (".", &["daemon", "provisioner", "proxy", "store", "webui"]),
+    ("daemon", &[]),
+    ("provisioner", &["daemon", "store", "bollard"]),
+    ("proxy", &["daemon", "store"]),
     ("store", &["sqlx"]),
     ("tests/fuzz", &["proxy"]),
-    ("tests/load", &["process", "store"]),
-    ("webui", &["process", "store"]),
+    ("tests/load", &["daemon", "store"]),
+    ("webui", &["daemon", "store"]),
 ];
 
 /// Bytes and values in, values out: no sockets, no waiting, no store, no clock.
 const PURE: [&str; 10] = [
-    "proxy/src/dialect",
+    "proxy/src/protocol",
     "proxy/src/forwarded",
     "proxy/src/login",
     "proxy/src/policy",
@@ -29,7 +29,7 @@ const PURE: [&str; 10] = [
     "proxy/src/throttle",
     "provisioner/src/plan",
     "provisioner/src/subnet",
-    "proxy/src/dialect.rs",
+    "proxy/src/protocol.rs",
     "provisioner/src/plan.rs",
 ];
 const IMPURE: [&str; 7] =

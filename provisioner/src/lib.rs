@@ -30,10 +30,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use process::Shutdown;
-use process::health::{self, Readiness};
+use daemon::Shutdown;
+use daemon::health::{self, Readiness};
 use prometheus_client::registry::Registry;
-use store::{LaneKey, Lead, Store};
+use store::{LaneKey, LeaderLock, Store};
 
 use engine::Engine;
 use metrics::Metrics;
@@ -124,10 +124,10 @@ pub async fn run(config: Config, store: Store, lane_key: LaneKey, shutdown: Shut
 }
 
 /// `None` if the stop begins first.
-async fn wait_for_lead(store: &Store, readiness: &Readiness, shutdown: &Shutdown) -> Option<Lead> {
+async fn wait_for_lead(store: &Store, readiness: &Readiness, shutdown: &Shutdown) -> Option<LeaderLock> {
     let mut said = false;
     loop {
-        match store.try_lead().await {
+        match store.try_acquire_leader_lock().await {
             Ok(Some(lead)) => return Some(lead),
             Ok(None) => {
                 if !said {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use store::{Instance, InstanceState, Millis, Wanted};
+use store::{DesiredState, Instance, InstanceState, Millis};
 
 use crate::spec::Spec;
 
@@ -85,9 +85,9 @@ pub(crate) enum Orphan {
 /// What to do about one instance. `seen` are its containers, `strikes` how often in a row this has failed.
 pub(crate) fn plan(wanted: &Instance, seen: &[Container], strikes: u32) -> Vec<Action> {
     match wanted.wanted {
-        Wanted::Running => run(wanted, seen, strikes),
-        Wanted::Suspended => retire(wanted, seen, InstanceState::Suspended),
-        Wanted::Deleting => retire(wanted, seen, InstanceState::Deleting),
+        DesiredState::Running => run(wanted, seen, strikes),
+        DesiredState::Suspended => retire(wanted, seen, InstanceState::Suspended),
+        DesiredState::Deleting => retire(wanted, seen, InstanceState::Deleting),
     }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 
 const SPEC: &str = "memory=64 connections=1024 item=1048576";
 
-fn wanted(wanted: Wanted, route: Option<Route>) -> Instance {
+fn wanted(wanted: DesiredState, route: Option<Route>) -> Instance {
     Instance {
         id: "one".into(),
         user_id: "user".into(),
@@ -68,7 +68,7 @@ fn brief(actions: &[Action]) -> String {
 
 struct Case {
     what: &'static str,
-    wanted: Wanted,
+    wanted: DesiredState,
     route: Option<Route>,
     seen: Vec<Container>,
     strikes: u32,
@@ -83,7 +83,7 @@ fn check(cases: Vec<Case>) {
 }
 
 fn running(what: &'static str, route: Option<Route>, seen: Vec<Container>, plan: &'static str) -> Case {
-    Case { what, wanted: Wanted::Running, route, seen, strikes: 0, plan }
+    Case { what, wanted: DesiredState::Running, route, seen, strikes: 0, plan }
 }
 
 #[test]
@@ -164,29 +164,29 @@ fn not_wanted() {
     check(vec![
         case(
             "suspend",
-            Wanted::Suspended,
+            DesiredState::Suspended,
             route(S::Running, 1),
             one(),
             "mark suspended, remove c1, retire suspended",
         ),
-        case("suspended", Wanted::Suspended, gone(S::Suspended), vec![], ""),
+        case("suspended", DesiredState::Suspended, gone(S::Suspended), vec![], ""),
         case(
             "delete",
-            Wanted::Deleting,
+            DesiredState::Deleting,
             route(S::Running, 1),
             one(),
             "mark deleting, remove c1, retire deleting",
         ),
-        case("crashed half-way", Wanted::Deleting, route(S::Deleting, 1), vec![], "retire deleting"),
-        case("deleted", Wanted::Deleting, gone(S::Deleting), vec![], ""),
-        case("never started", Wanted::Deleting, None, vec![], "mark deleting, retire deleting"),
-        case("come back", Wanted::Deleting, gone(S::Deleting), one(), "remove c1, retire deleting"),
+        case("crashed half-way", DesiredState::Deleting, route(S::Deleting, 1), vec![], "retire deleting"),
+        case("deleted", DesiredState::Deleting, gone(S::Deleting), vec![], ""),
+        case("never started", DesiredState::Deleting, None, vec![], "mark deleting, retire deleting"),
+        case("come back", DesiredState::Deleting, gone(S::Deleting), one(), "remove c1, retire deleting"),
     ]);
 }
 
 #[test]
 fn a_row_that_makes_no_sense_fails_alone() {
-    let good = wanted(Wanted::Running, None);
+    let good = wanted(DesiredState::Running, None);
     let rows = [
         Instance { memory_mb: 0, ..good.clone() },
         Instance { memory_mb: i64::MAX, ..good.clone() },

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use process::Shutdown;
-use process::health::Readiness;
-use store::{Instance, Lead, Wanted};
+use daemon::Shutdown;
+use daemon::health::Readiness;
+use store::{DesiredState, Instance, LeaderLock};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -50,7 +50,7 @@ enum Done {
 }
 
 /// What is wanted of an instance, to tell a new wish from our own record of it.
-type Want = (Wanted, i64, i64, i64);
+type Want = (DesiredState, i64, i64, i64);
 
 struct Reconciler {
     worker: Arc<Worker>,
@@ -72,7 +72,7 @@ struct Reconciler {
 pub(crate) async fn lead(
     worker: Arc<Worker>,
     every: Duration,
-    mut lead: Lead,
+    mut lead: LeaderLock,
     readiness: Readiness,
     shutdown: &Shutdown,
 ) -> Ended {

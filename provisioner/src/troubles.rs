@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use process::health::Readiness;
+use daemon::health::Readiness;
 
 use crate::Error;
 use crate::error::chain;

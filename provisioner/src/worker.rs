@@ -272,7 +272,7 @@ impl Worker {
             return Ok(());
         }
         let Some(wanted) = self.store.instance(id).await? else { return Ok(()) };
-        if wanted.wanted != store::Wanted::Running {
+        if wanted.wanted != store::DesiredState::Running {
             return Ok(());
         }
         let state = match (wanted.state(), error) {

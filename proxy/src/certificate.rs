@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use process::Shutdown;
-use process::health::Readiness;
+use daemon::Shutdown;
+use daemon::health::Readiness;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
@@ -37,7 +37,7 @@ struct Files {
 }
 
 /// When each file was last written, and how long it was.
-type Stamp = [Option<(SystemTime, u64)>; 2];
+type ItemMeta = [Option<(SystemTime, u64)>; 2];
 
 impl Certificate {
     /// Reads it. That it can't be read stops the start: a door that was to speak TLS would not.
@@ -98,7 +98,7 @@ impl Certificate {
 }
 
 impl Files {
-    fn stamp(&self) -> Stamp {
+    fn stamp(&self) -> ItemMeta {
         [&self.chain, &self.key].map(|file| {
             let meta = fs::metadata(file).ok()?;
             Some((meta.modified().ok()?, meta.len()))
@@ -117,7 +117,7 @@ impl Files {
             .map_err(|error| unreadable("private key", &self.key, &error))?;
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map(|builder| builder.with_client_cert_verifier(Arc::new(client::Holder::new())))
+            .map(|builder| builder.with_client_cert_verifier(Arc::new(client::AnyCertificateVerifier::new())))
             .and_then(|builder| builder.with_single_cert(chain, key))
             .map_err(|error| {
                 format!("{} and {} don't fit ({error})", self.chain.display(), self.key.display())

@@ -12,16 +12,16 @@ mod tests;
 
 pub use crate::lane::check_replies;
 
-use crate::dialect::Dialect;
+use crate::protocol::Protocol;
 
 /// Text requests, classic and meta, after login.
 pub fn check_text(input: &[u8]) {
-    requests::check(Dialect::Text, input);
+    requests::check(Protocol::Text, input);
 }
 
 /// Binary requests after login.
 pub fn check_binary(input: &[u8]) {
-    requests::check(Dialect::Binary, input);
+    requests::check(Protocol::Binary, input);
 }
 
 /// A stranger, who speaks what his first byte says.

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use daemon::Shutdown;
+use daemon::health::Readiness;
 use dashmap::DashMap;
-use process::Shutdown;
-use process::health::Readiness;
 use store::{Changes, Feed, Grant, Millis, ScramKeys, Store, StoreError, TokenId, TokenKey, UserState};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -23,8 +23,8 @@ use crate::clock::Clock;
 use crate::login::{Credential, Proof};
 use crate::metrics::LoginOutcome;
 use crate::worker::Message;
+pub(crate) use certificates::CertificateBinding;
 use certificates::Certificates;
-pub(crate) use certificates::Issued;
 
 /// Look-ups of unknown ids, and certificates, under way at once.
 const LOOKUPS: usize = 32;
@@ -58,7 +58,7 @@ pub(crate) struct Grants {
 /// What a credential is worth.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    Welcome(Arc<Grant>),
+    Granted(Arc<Grant>),
     Refused(LoginOutcome),
     /// The store is away and the token isn't known, or has been away too long.
     Unavailable,
@@ -83,17 +83,17 @@ impl Grants {
     }
 
     /// Checks a credential that was shown from `source`. The order of the checks is not visible outside: all
-    /// refusals look alike.
+    /// denials look alike.
     pub(crate) async fn check(self: &Arc<Self>, credential: &Credential, source: IpAddr) -> Verdict {
         let grant = match self.find(credential.id).await {
             Ok(Some(grant)) => grant,
             Ok(None) => {
                 if let Proof::Secret(secret) = &credential.proof {
-                    let _ = Grant::check_nothing(&self.key, &credential.id, secret);
+                    let _ = Grant::verify_decoy(&self.key, &credential.id, secret);
                 }
                 return Verdict::Refused(LoginOutcome::Unknown);
             }
-            Err(Away) => return Verdict::Unavailable,
+            Err(Unavailable) => return Verdict::Unavailable,
         };
         let right = match &credential.proof {
             Proof::Secret(secret) => grant.matches(&self.key, secret),
@@ -101,15 +101,15 @@ impl Grants {
             Proof::Scram(keys) => grant.scram.as_ref() == Some(keys),
             // A grant that lets nobody in fits no proof: then that is the cause.
             Proof::Failed => {
-                return Verdict::Refused(self.objection(&grant, source).unwrap_or(LoginOutcome::Wrong));
+                return Verdict::Refused(self.objection(&grant, source).unwrap_or(LoginOutcome::WrongSecret));
             }
         };
         if !right {
-            return Verdict::Refused(LoginOutcome::Wrong);
+            return Verdict::Refused(LoginOutcome::WrongSecret);
         }
         match self.objection(&grant, source) {
             Some(outcome) => Verdict::Refused(outcome),
-            None => Verdict::Welcome(grant),
+            None => Verdict::Granted(grant),
         }
     }
 
@@ -118,7 +118,7 @@ impl Grants {
     pub(crate) fn is_known_of(&self, user_id: &str, credential: &Credential, source: IpAddr) -> bool {
         let Proof::Secret(secret) = &credential.proof else { return false };
         let Some(grant) = self.known.get(&credential.id).map(|known| known.value().clone()) else {
-            let _ = Grant::check_nothing(&self.key, &credential.id, secret);
+            let _ = Grant::verify_decoy(&self.key, &credential.id, secret);
             return false;
         };
         grant.matches(&self.key, secret)
@@ -128,7 +128,11 @@ impl Grants {
 
     /// What SCRAM checks somebody who calls himself `name` with. Every name has such keys; no secret fits
     /// those of nobody, nor those of a token that lets nobody in.
-    pub(crate) async fn scram_keys(self: &Arc<Self>, name: &str, source: IpAddr) -> Result<ScramKeys, Away> {
+    pub(crate) async fn scram_keys(
+        self: &Arc<Self>,
+        name: &str,
+        source: IpAddr,
+    ) -> Result<ScramKeys, Unavailable> {
         let nobodys = ScramKeys::of_nobody(&self.key, name.as_bytes());
         let Some(id) = TokenId::parse_username(name.as_bytes()) else { return Ok(nobodys) };
         let Some(grant) = self.find(id).await? else { return Ok(nobodys) };
@@ -147,10 +151,10 @@ impl Grants {
         if grant.user_state == UserState::Suspended {
             return Some(LoginOutcome::Suspended);
         }
-        if !grant.powers.is_current(self.now()) {
+        if !grant.permissions.is_current(self.now()) {
             return Some(LoginOutcome::Expired);
         }
-        (!grant.powers.allows_from(source)).then_some(LoginOutcome::Elsewhere)
+        (!grant.permissions.allows_from(source)).then_some(LoginOutcome::SourceDenied)
     }
 
     /// The newest that is known of a grant that was good just now, if it still is.
@@ -165,9 +169,9 @@ impl Grants {
         self.clock.now()
     }
 
-    async fn find(self: &Arc<Self>, id: TokenId) -> Result<Option<Arc<Grant>>, Away> {
+    async fn find(self: &Arc<Self>, id: TokenId) -> Result<Option<Arc<Grant>>, Unavailable> {
         if self.silent_for() > GRACE {
-            return Err(Away);
+            return Err(Unavailable);
         }
         if let Some(grant) = self.known.get(&id) {
             return Ok(Some(grant.value().clone()));
@@ -176,32 +180,32 @@ impl Grants {
             return Ok(None);
         }
         let this = self.clone();
-        let look_up = async move { timeout(PATIENCE, this.look_up(id)).await.unwrap_or(Err(Away)) };
+        let look_up = async move { timeout(PATIENCE, this.look_up(id)).await.unwrap_or(Err(Unavailable)) };
         self.when_there_is_room(look_up).await
     }
 
     /// Looks something up, one of few at a time: for as long as it takes, whether or not its caller waits.
     async fn when_there_is_room<T: Send + 'static>(
         &self,
-        look_up: impl Future<Output = Result<T, Away>> + Send + 'static,
-    ) -> Result<T, Away> {
+        look_up: impl Future<Output = Result<T, Unavailable>> + Send + 'static,
+    ) -> Result<T, Unavailable> {
         let permit = timeout(PATIENCE, self.lookups.clone().acquire_owned()).await;
-        let permit = permit.map_err(|_| Away)?.map_err(|_| Away)?;
+        let permit = permit.map_err(|_| Unavailable)?.map_err(|_| Unavailable)?;
         let looked_up = self.runtime.spawn(async move {
             let found = look_up.await;
             drop(permit);
             found
         });
-        looked_up.await.unwrap_or(Err(Away))
+        looked_up.await.unwrap_or(Err(Unavailable))
     }
 
     /// Reads a grant, and keeps it unless something has changed since it was read.
-    async fn look_up(&self, id: TokenId) -> Result<Option<Arc<Grant>>, Away> {
+    async fn look_up(&self, id: TokenId) -> Result<Option<Arc<Grant>>, Unavailable> {
         loop {
             let read_at = self.position.load(Ordering::Acquire);
             let found = self.store.grant(&id).await.map_err(|error| {
                 tracing::warn!(%error, "a token can't be looked up");
-                Away
+                Unavailable
             })?;
             let Some(grant) = found.map(Arc::new) else {
                 self.remember_nobody(id, read_at);
@@ -256,7 +260,7 @@ impl Grants {
 
     async fn renew(&self, id: TokenId, workers: &[mpsc::Sender<Message>]) -> Result<(), StoreError> {
         // One that hangs must not keep the others' revocations waiting for ever.
-        let read = timeout(PATIENCE, self.store.grant(&id)).await.map_err(|_| StoreError::Silent)?;
+        let read = timeout(PATIENCE, self.store.grant(&id)).await.map_err(|_| StoreError::Timeout)?;
         let grant = match read {
             Ok(Some(grant)) => {
                 let grant = Arc::new(grant);
@@ -264,7 +268,7 @@ impl Grants {
                 grant
             }
             // Nobody gets in with it any more, and nobody else waits for it.
-            Ok(None) | Err(StoreError::Garbage(_)) => {
+            Ok(None) | Err(StoreError::Corrupt(_)) => {
                 let Some((_, last)) = self.known.remove(&id) else { return Ok(()) };
                 let mut over = Grant::clone(&last);
                 over.revoked = true;
@@ -282,9 +286,9 @@ impl Grants {
     }
 
     /// Waits until the workers have carried out what they were told; if that takes long, the next time.
-    async fn settle(&self, workers: &[mpsc::Sender<Message>]) {
+    async fn barrier(&self, workers: &[mpsc::Sender<Message>]) {
         let position = self.position.load(Ordering::Acquire);
-        if position > *self.applied.borrow() && crate::worker::settle(workers, PATIENCE).await {
+        if position > *self.applied.borrow() && crate::worker::barrier(workers, PATIENCE).await {
             self.applied.send_replace(position);
         }
     }
@@ -300,7 +304,7 @@ impl Grants {
 
 /// The store doesn't answer.
 #[derive(Debug)]
-pub(crate) struct Away;
+pub(crate) struct Unavailable;
 
 /// Follows the store until shutdown, in a task of `shutdown`; new routes go to the workers. Begins the shutdown
 /// itself when all that is known is worth nothing any more, and says why.
@@ -344,9 +348,9 @@ async fn keep_following(
                 grants.heard();
                 readiness.ready();
                 away = false;
-                grants.settle(workers).await;
+                grants.barrier(workers).await;
             }
-            Err(error @ StoreError::Older) => return error,
+            Err(error @ StoreError::RolledBack) => return error,
             Err(error) => {
                 if !std::mem::replace(&mut away, true) {
                     tracing::error!(%error, "the store is away");
@@ -380,9 +384,9 @@ async fn look(store: &Store, feed: &mut Feed) -> Result<Option<Changes>, StoreEr
     if let Ok(changes) = timeout(PATIENCE, feed.next()).await {
         return changes.map(Some);
     }
-    let revision = timeout(PATIENCE, store.revision()).await.map_err(|_| StoreError::Silent)??;
+    let revision = timeout(PATIENCE, store.revision()).await.map_err(|_| StoreError::Timeout)??;
     if revision == feed.revision() {
         return Ok(None);
     }
-    timeout(PATIENCE, feed.next()).await.map_err(|_| StoreError::Silent)?.map(Some)
+    timeout(PATIENCE, feed.next()).await.map_err(|_| StoreError::Timeout)?.map(Some)
 }

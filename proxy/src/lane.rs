@@ -23,17 +23,17 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::outbox::Outbox;
 use crate::request::{Fault, FlagSet, Request, SHARED_VALUE_MAX};
-use crate::signal::Signal;
+use crate::responses::ResponseQueue;
+use crate::signal::LocalNotify;
 use crate::socket;
 use crate::usage::Usage;
 pub(crate) use inbound::Buffers;
-use inbound::Inbound;
+use inbound::ReadBuffer;
 #[cfg(any(test, fuzzing))]
 pub use properties::check_replies;
 use queue::Queue;
-use reply::Sizes;
+use reply::ValueLimits;
 
 /// From the last byte written, or the last reply, to the next reply.
 pub(crate) const REPLY_DEADLINE: Duration = Duration::from_secs(2);
@@ -62,9 +62,9 @@ pub(crate) struct Lane {
     /// How much of `out` the socket has taken.
     sent: Cell<usize>,
     /// Clients that wait until less is to be written.
-    held: RefCell<Vec<Weak<Outbox>>>,
+    held: RefCell<Vec<Weak<ResponseQueue>>>,
     /// Something to write, or a reason to end.
-    wake: Signal,
+    wake: LocalNotify,
     /// Set when the lane must end: the route moved, or the proxy stops.
     closing: Cell<Option<Fault>>,
     dead: Cell<bool>,
@@ -82,13 +82,13 @@ pub(crate) enum End {
 
 impl Lane {
     pub(crate) fn new(value_max: usize, usage: Rc<Usage>) -> Rc<Self> {
-        let sizes = Sizes { most: value_max, whole: SHARED_VALUE_MAX };
+        let sizes = ValueLimits { most: value_max, whole: SHARED_VALUE_MAX };
         Rc::new(Self {
             queue: RefCell::new(Queue::new(sizes, usage)),
             out: RefCell::default(),
             sent: Cell::new(0),
             held: RefCell::default(),
-            wake: Signal::default(),
+            wake: LocalNotify::default(),
             closing: Cell::new(None),
             dead: Cell::new(false),
             progress: Cell::new(Instant::now()),
@@ -106,7 +106,7 @@ impl Lane {
     }
 
     /// Wakes `client` when the lane isn't full any more.
-    pub(crate) fn hold(&self, client: &Rc<Outbox>) {
+    pub(crate) fn hold(&self, client: &Rc<ResponseQueue>) {
         self.held.borrow_mut().push(Rc::downgrade(client));
     }
 
@@ -116,7 +116,7 @@ impl Lane {
     }
 
     /// Puts a request on the lane; its reply goes to `client`. Only while [`Lane::is_open`].
-    pub(crate) fn send(&self, request: &Request<'_>, client: &Rc<Outbox>) {
+    pub(crate) fn send(&self, request: &Request<'_>, client: &Rc<ResponseQueue>) {
         let mut queue = self.queue.borrow_mut();
         if queue.is_empty() {
             self.progress.set(Instant::now());
@@ -130,7 +130,7 @@ impl Lane {
     }
 
     /// Says something to `client` behind the replies that it waits for.
-    pub(crate) fn say(&self, words: Cow<'static, [u8]>, client: &Rc<Outbox>) {
+    pub(crate) fn say(&self, words: Cow<'static, [u8]>, client: &Rc<ResponseQueue>) {
         self.queue.borrow_mut().push_words(words, client.clone());
     }
 
@@ -177,7 +177,7 @@ impl Lane {
     }
 
     async fn drive(&self, stream: &TcpStream, buffers: &Buffers) -> End {
-        let mut inbound = Inbound::new(buffers);
+        let mut inbound = ReadBuffer::new(buffers);
         // Clients that were told something by one read.
         let mut touched = Vec::new();
         let mut tick = interval(TICK);
@@ -248,8 +248,8 @@ impl Lane {
     fn receive(
         &self,
         stream: &TcpStream,
-        inbound: &mut Inbound<'_>,
-        touched: &mut Vec<Rc<Outbox>>,
+        inbound: &mut ReadBuffer<'_>,
+        touched: &mut Vec<Rc<ResponseQueue>>,
     ) -> io::Result<()> {
         match inbound.read(stream) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -258,7 +258,7 @@ impl Lane {
         let delivered = self.queue.borrow_mut().deliver(inbound.unread(), touched);
         inbound.consume(*delivered.as_ref().unwrap_or(&0));
         self.progress.set(Instant::now());
-        touched.drain(..).for_each(|client| client.settle());
+        touched.drain(..).for_each(|client| client.barrier());
         delivered.map(drop).map_err(|garbage| {
             tracing::warn!(%garbage, "a lane ends: memcached said what it can't say here");
             io::ErrorKind::InvalidData.into()
@@ -283,7 +283,7 @@ impl Drop for Ending<'_> {
         let lane = self.0;
         lane.dead.set(true);
         let waiting = lane.queue.borrow_mut().fail(lane.closing.get().unwrap_or(Fault::Unavailable));
-        waiting.iter().for_each(|client| client.settle());
+        waiting.iter().for_each(|client| client.barrier());
         *lane.out.borrow_mut() = Vec::new();
         lane.sent.set(0);
         lane.release();

@@ -1,59 +1,59 @@
 //! The only door: authenticates each connection, enforces what its grant allows, forwards to its
 //! user's memcached. Reads the store; never names SQL or Docker.
 //!
-//! The way of a request: `accept` -> `doorman` (login) -> `worker` (home) -> `client` -> `dialect`
-//! (parse) -> `policy` -> `lane` (encode, memcached, reply) -> `dialect` (answer) -> `outbox`.
+//! The way of a request: `accept` -> `authenticator` (login) -> `worker` (tenant) -> `client` -> `protocol`
+//! (parse) -> `policy` -> `lane` (encode, memcached, reply) -> `protocol` (answer) -> `responses`.
 
 // Bytes from the network decide every index, length and conversion here: none may panic.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
 
 mod accept;
+mod admission_limiter;
+mod authenticator;
 mod certificate;
 mod client;
 mod clock;
 mod config;
-mod dialect;
-mod doorman;
+mod denials;
 mod error;
 mod forwarded;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod grants;
-mod home;
 mod lane;
-mod ledger;
-mod lobby;
 mod login;
 mod metrics;
-mod outbox;
 mod policy;
 mod presence;
-mod refusals;
+mod protocol;
 mod request;
+mod responses;
 mod signal;
 mod socket;
 mod stream;
+mod tenant;
 mod throttle;
 mod usage;
+mod usage_reporter;
 mod watch;
 mod worker;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use process::Shutdown;
-use process::health::{self, Readiness};
+use daemon::Shutdown;
+use daemon::health::{self, Readiness};
 use prometheus_client::registry::Registry;
 use store::{LaneKey, Store, TokenKey};
 
 pub use config::Config;
 pub use error::Error;
 
+use admission_limiter::AdmissionLimiter;
 use certificate::Certificate;
 use grants::Grants;
-use lobby::Lobby;
 use metrics::Metrics;
-use presence::Presence;
+use presence::Heartbeat;
 use throttle::Throttle;
 use worker::{Shared, Worker};
 
@@ -77,24 +77,24 @@ pub async fn run(
         .await
         .map_err(|source| Error::Bind { what: "health port", address: config.health, source })?;
 
-    let ledger = ledger::keep(store.clone(), config.listen, metrics.clone(), &shutdown);
-    let presence = Presence::new(store.clone(), config.listen);
+    let usage_reporter = usage_reporter::keep(store.clone(), config.listen, metrics.clone(), &shutdown);
+    let presence = Heartbeat::new(store.clone(), config.listen);
     certificate.follow(readiness.clone(), &shutdown);
     let grants = Arc::new(Grants::new(store.clone(), token_key));
     let (senders, inboxes) = worker::channels(listeners.len());
     let mut over = grants::follow(grants.clone(), senders.clone(), readiness, &shutdown).await?;
     presence.keep(grants.applied(), &shutdown);
     watch::keep(store, presence.id().to_owned(), senders.clone(), &shutdown);
-    let lobby = Lobby::new(config.connections_max());
+    let admission_limiter = AdmissionLimiter::new(config.connections_max());
     let shared = Arc::new(Shared {
         config,
         certificate,
         grants,
         lane_key,
         metrics,
-        lobby,
+        admission_limiter,
         throttle: Throttle::new(Instant::now()),
-        ledger,
+        usage_reporter,
         shutdown: shutdown.clone(),
         workers: senders,
     });

@@ -1,7 +1,7 @@
 //! Login as a pure step over bytes: no I/O, no clock. A wrong password is a value, not an error.
 //!
-//! [`Stage::step`] reads what a client sends before it is known and says what to do; whether a
-//! [`Credential`] is right is for `grants` to say, when to answer for `doorman`.
+//! [`Handshake::step`] reads what a client sends before it is known and says what to do; whether a
+//! [`Credential`] is right is for `grants` to say, when to answer for `authenticator`.
 
 mod binary;
 mod sasl;
@@ -15,7 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use memchr::memmem;
 use store::{ScramKeys, TokenId, TokenSecret};
 
-use crate::dialect::Dialect;
+use crate::protocol::Protocol;
 
 /// Random bytes of our half of SCRAM's nonce.
 pub(crate) const NONCE_LEN: usize = 18;
@@ -51,14 +51,14 @@ pub(crate) enum Step {
     Answer { consumed: usize, reply: Cow<'static, [u8]> },
     /// An answer (perhaps none), and the connection ends.
     Close { reply: Cow<'static, [u8]> },
-    /// SCRAM's first message names somebody: [`Stage::learn`] wants that name's keys, and then the same
+    /// SCRAM's first message names somebody: [`Handshake::learn`] wants that name's keys, and then the same
     /// bytes mean more. `unavailable` is for when nobody can be looked up.
     LookUp { name: String, unavailable: Cow<'static, [u8]> },
     /// An attempt. `credential` is `None` where it can't be right.
     Attempt { consumed: usize, credential: Option<Credential>, replies: Replies },
 }
 
-/// How the outcome of an attempt is said in the dialect that it was made in.
+/// How the outcome of an attempt is said in the protocol that it was made in.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Replies {
     pub(crate) welcome: Cow<'static, [u8]>,
@@ -71,17 +71,17 @@ pub(crate) struct Replies {
 
 /// A connection before login.
 #[derive(Debug)]
-pub(crate) enum Stage {
+pub(crate) enum Handshake {
     Text(text::Reader),
     Binary(binary::Reader),
 }
 
-impl Stage {
+impl Handshake {
     /// `scram` says whether that is offered next to PLAIN.
-    pub(crate) fn new(dialect: Dialect, scram: bool) -> Self {
-        match dialect {
-            Dialect::Text => Self::Text(text::Reader),
-            Dialect::Binary => Self::Binary(binary::Reader::new(scram)),
+    pub(crate) fn new(protocol: Protocol, scram: bool) -> Self {
+        match protocol {
+            Protocol::Text => Self::Text(text::Reader),
+            Protocol::Binary => Self::Binary(binary::Reader::new(scram)),
         }
     }
 

@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use rustls::HandshakeKind;
 
-use crate::refusals::Refusals;
+use crate::denials::Denials;
 use crate::usage::{BUCKETS, Counts};
 
 /// The bound of the first bucket of latencies, in seconds.
@@ -24,7 +24,7 @@ pub(crate) struct Metrics {
     /// Connections, logged in or not.
     pub(crate) connections: Gauge,
     pub(crate) logins: Family<Login, Counter>,
-    pub(crate) refusals: Refusals,
+    pub(crate) denials: Denials,
     handshakes: Family<Handshake, Counter>,
     pub(crate) lane_failures: Counter,
     operations: Family<Operation, Counter>,
@@ -111,25 +111,25 @@ pub(crate) struct Login {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum LoginOutcome {
-    Welcome,
+    Success,
     /// Not a token: mistyped, or something else altogether.
     Malformed,
     Unknown,
-    Wrong,
+    WrongSecret,
     Revoked,
     /// Its time is over.
     Expired,
     /// From a network that isn't one of the token's.
-    Elsewhere,
+    SourceDenied,
     Suspended,
     /// The store is away.
     Unavailable,
     /// The plan has no connection left.
-    Full,
+    ConnectionLimit,
     /// The proxy has no room, or the source has too many who haven't logged in.
-    Crowded,
+    Overloaded,
     /// A load balancer that didn't say for whom it calls.
-    Unforwarded,
+    MissingProxyHeader,
     /// Plaintext from a public address.
     Plaintext,
     TimedOut,
@@ -141,8 +141,8 @@ impl Metrics {
         let proxy = registry.sub_registry_with_prefix("memgate_proxy");
         proxy.register("connections", "Client connections, logged in or not", metrics.connections.clone());
         proxy.register("logins", "Login attempts by outcome", metrics.logins.clone());
-        let refusals = metrics.refusals.counted.clone();
-        proxy.register("refusals", "Logins and requests refused, by cause", refusals);
+        let denials = metrics.denials.counted.clone();
+        proxy.register("denials", "Logins and requests refused, by cause", denials);
         proxy.register("tls_handshakes", "TLS handshakes by outcome", metrics.handshakes.clone());
         proxy.register("operations", "Requests answered, by kind", metrics.operations.clone());
         proxy.register("bytes", "Bytes to and from clients that have logged in", metrics.bytes.clone());
@@ -191,16 +191,16 @@ impl Metrics {
 }
 
 /// Counts a connection for as long as it lives.
-pub(crate) struct Counted(Gauge);
+pub(crate) struct ConnectionGuard(Gauge);
 
-impl Counted {
+impl ConnectionGuard {
     pub(crate) fn new(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }
 }
 
-impl Drop for Counted {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.dec();
     }

@@ -1,23 +1,23 @@
-//! What a token may ask for. Pure: a request and powers in, a refusal or none out.
+//! What a token may ask for. Pure: a request and permissions in, a denial or none out.
 //!
 //! An allow-list: every command names the scopes that it needs, and a key that can't be shown to be within
 //! the prefix is outside of it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use store::{Powers, Scopes};
+use store::{Permissions, Scopes};
 
-use crate::dialect::Parsed;
-use crate::dialect::binary::Status;
-use crate::dialect::text::tokens;
-use crate::request::{Alone, Ask, Command, Key, KeyForm, Meta, Request, Verb};
+use crate::protocol::Parsed;
+use crate::protocol::binary::Status;
+use crate::protocol::text::tokens;
+use crate::request::{Ask, Command, Key, KeyForm, Meta, Request, UntaggedCommand, Verb};
 
 /// Room for the longest key that is base64-encoded, decoded.
 const DECODED_MAX: usize = 192;
 
 /// Why something is not forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum Denial {
     NeedsRead,
     NeedsWrite,
     NeedsFlush,
@@ -28,7 +28,7 @@ pub(crate) enum Refusal {
     OverRate,
 }
 
-impl Refusal {
+impl Denial {
     /// In the binary protocol.
     pub(crate) fn status(self) -> Status {
         match self {
@@ -56,17 +56,17 @@ impl Refusal {
 
 /// What of a frame may not be forwarded. A store that is too large is not forwarded anyway; what is done
 /// instead is a [`request`] of its own.
-pub(crate) fn frame(powers: &Powers, parsed: &Parsed<'_>) -> Option<Refusal> {
+pub(crate) fn frame(permissions: &Permissions, parsed: &Parsed<'_>) -> Option<Denial> {
     match parsed {
-        Parsed::Request(it) | Parsed::Stream { request: it, .. } => request(powers, it),
-        Parsed::Alone(it) => alone(powers, it),
+        Parsed::Request(it) | Parsed::Stream { request: it, .. } => request(permissions, it),
+        Parsed::UntaggedCommand(it) => alone(permissions, it),
         Parsed::Keys(keys) => {
             let needed = get(keys.exptime);
             let mut all = tokens(keys.line).map(Key::plain);
-            lacks(powers, needed).or_else(|| all.find_map(|key| outside(powers, key)))
+            lacks(permissions, needed).or_else(|| all.find_map(|key| outside(permissions, key)))
         }
         Parsed::Answer(_)
-        | Parsed::VersionFirst
+        | Parsed::NeedsVersion
         | Parsed::Swallow { .. }
         | Parsed::Close(_)
         | Parsed::Login => None,
@@ -77,10 +77,10 @@ pub(crate) fn frame(powers: &Powers, parsed: &Parsed<'_>) -> Option<Refusal> {
 /// answers by itself is none, nor is what is done about a value that is too large.
 pub(crate) fn cost(parsed: &Parsed<'_>) -> u64 {
     match parsed {
-        Parsed::Request(_) | Parsed::Stream { .. } | Parsed::Alone(_) => 1,
+        Parsed::Request(_) | Parsed::Stream { .. } | Parsed::UntaggedCommand(_) => 1,
         Parsed::Keys(keys) => u64::try_from(tokens(keys.line).count()).unwrap_or(u64::MAX),
         Parsed::Answer(_)
-        | Parsed::VersionFirst
+        | Parsed::NeedsVersion
         | Parsed::Swallow { .. }
         | Parsed::Close(_)
         | Parsed::Login => 0,
@@ -88,7 +88,7 @@ pub(crate) fn cost(parsed: &Parsed<'_>) -> u64 {
 }
 
 /// Whether a request may not be forwarded.
-pub(crate) fn request(powers: &Powers, request: &Request<'_>) -> Option<Refusal> {
+pub(crate) fn request(permissions: &Permissions, request: &Request<'_>) -> Option<Denial> {
     let needed = match &request.command {
         // Of the memcached behind; it has no key.
         Command::Version => return None,
@@ -97,10 +97,10 @@ pub(crate) fn request(powers: &Powers, request: &Request<'_>) -> Option<Refusal>
         | Command::Delete { .. }
         | Command::Arithmetic { .. }
         | Command::Touch { .. }
-        | Command::Forget => Scopes::WRITE,
+        | Command::Invalidate => Scopes::WRITE,
         Command::Meta(meta) => meta_needs(meta),
     };
-    lacks(powers, needed).or_else(|| outside(powers, request.key))
+    lacks(permissions, needed).or_else(|| outside(permissions, request.key))
 }
 
 /// A `gat` changes the item that it reads.
@@ -121,34 +121,34 @@ fn meta_needs(meta: &Meta<'_>) -> Scopes {
 }
 
 /// Statistics and flushes are about all keys: not for a token that has only some.
-fn alone(powers: &Powers, alone: &Alone<'_>) -> Option<Refusal> {
-    let whole = || powers.prefix.is_some().then_some(Refusal::OutsidePrefix);
+fn alone(permissions: &Permissions, alone: &UntaggedCommand<'_>) -> Option<Denial> {
+    let whole = || permissions.prefix.is_some().then_some(Denial::OutsidePrefix);
     match alone.ask {
-        Ask::Stats { .. } => lacks(powers, Scopes::STATS).or_else(whole),
-        Ask::FlushAll { .. } => lacks(powers, Scopes::FLUSH).or_else(whole),
+        Ask::Stats { .. } => lacks(permissions, Scopes::STATS).or_else(whole),
+        Ask::FlushAll { .. } => lacks(permissions, Scopes::FLUSH).or_else(whole),
         Ask::Inspect { key, base64 } => {
             let form = if base64 { KeyForm::Base64 } else { KeyForm::Plain };
-            lacks(powers, Scopes::READ).or_else(|| outside(powers, Key { bytes: key, form }))
+            lacks(permissions, Scopes::READ).or_else(|| outside(permissions, Key { bytes: key, form }))
         }
     }
 }
 
 /// The first of the needed scopes that is not there.
-fn lacks(powers: &Powers, needed: Scopes) -> Option<Refusal> {
+fn lacks(permissions: &Permissions, needed: Scopes) -> Option<Denial> {
     let names = [
-        (Scopes::READ, Refusal::NeedsRead),
-        (Scopes::WRITE, Refusal::NeedsWrite),
-        (Scopes::FLUSH, Refusal::NeedsFlush),
-        (Scopes::STATS, Refusal::NeedsStats),
+        (Scopes::READ, Denial::NeedsRead),
+        (Scopes::WRITE, Denial::NeedsWrite),
+        (Scopes::FLUSH, Denial::NeedsFlush),
+        (Scopes::STATS, Denial::NeedsStats),
     ];
-    let missing = |scope| needed.contains(scope) && !powers.scopes.contains(scope);
-    names.into_iter().find(|(scope, _)| missing(*scope)).map(|(_, refusal)| refusal)
+    let missing = |scope| needed.contains(scope) && !permissions.scopes.contains(scope);
+    names.into_iter().find(|(scope, _)| missing(*scope)).map(|(_, denial)| denial)
 }
 
 /// Compares a key as memcached stores it. Base64 counts only as everybody decodes it: memcached passes over
 /// what it doesn't know, and one that did so differently would lead elsewhere.
-fn outside(powers: &Powers, key: Key<'_>) -> Option<Refusal> {
-    let prefix = powers.prefix.as_ref()?.as_bytes();
+fn outside(permissions: &Permissions, key: Key<'_>) -> Option<Denial> {
+    let prefix = permissions.prefix.as_ref()?.as_bytes();
     let within = match key.form {
         KeyForm::Plain | KeyForm::Raw => key.bytes.starts_with(prefix),
         KeyForm::Base64 => {
@@ -158,7 +158,7 @@ fn outside(powers: &Powers, key: Key<'_>) -> Option<Refusal> {
                 .is_ok_and(|len| decoded.get(..len).is_some_and(|stored| stored.starts_with(prefix)))
         }
     };
-    (!within).then_some(Refusal::OutsidePrefix)
+    (!within).then_some(Denial::OutsidePrefix)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use process::Shutdown;
+use daemon::Shutdown;
 use store::{Proxy, Store, now};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -14,7 +14,7 @@ const RENEW: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A proxy's own row.
-pub(crate) struct Presence {
+pub(crate) struct Heartbeat {
     store: Store,
     proxy: Proxy,
 }
@@ -24,7 +24,7 @@ pub(crate) fn name(listen: SocketAddr) -> String {
     format!("{}:{}", rustix::system::uname().nodename().to_string_lossy(), listen.port())
 }
 
-impl Presence {
+impl Heartbeat {
     pub(crate) fn new(store: Store, listen: SocketAddr) -> Self {
         let name = name(listen);
         // Two of one name may run for a while, when one takes over from the other.

@@ -1,4 +1,4 @@
-//! One meaning, three encodings: what a caller asks, whatever dialect it speaks. Pure.
+//! One meaning, three encodings: what a caller asks, whatever protocol it speaks. Pure.
 
 /// A valid request for one key. Borrowed from the caller's bytes; the key is 1 to 250 bytes long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +49,8 @@ pub(crate) enum Command<'a> {
     /// The instance's own version. Has no key.
     Version,
     /// A `set` whose value is too large for the instance: memcached forgets the old item.
-    Forget,
-    /// A caller that speaks the lane's own dialect.
+    Invalidate,
+    /// A caller that speaks the lane's own protocol.
     Meta(Meta<'a>),
 }
 
@@ -98,7 +98,7 @@ pub(crate) struct Create {
     pub(crate) exptime: i32,
 }
 
-/// What must be remembered of a request to answer it in its caller's dialect.
+/// What must be remembered of a request to answer it in its caller's protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     Text(TextAnswer),
@@ -209,8 +209,8 @@ impl<'a> From<Outcome<'a>> for Reply<'a> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome<'a> {
-    Value(Stamp, &'a [u8]),
-    Done(Stamp),
+    Value(ItemMeta, &'a [u8]),
+    Done(ItemMeta),
     Miss,
     NotStored,
     Exists,
@@ -224,14 +224,14 @@ pub(crate) enum Outcome<'a> {
 /// All of a value's reply but the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Head<'a> {
-    pub(crate) stamp: Stamp,
+    pub(crate) stamp: ItemMeta,
     pub(crate) len: usize,
     pub(crate) tokens: &'a [u8],
 }
 
 /// What an item is marked with, where it was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Stamp {
+pub(crate) struct ItemMeta {
     pub(crate) flags: u32,
     pub(crate) cas: u64,
 }
@@ -245,13 +245,13 @@ pub(crate) enum Kind {
     Arithmetic,
     Touch,
     Version,
-    Forget,
-    Meta { verb: Verb, value: Wanted },
+    Invalidate,
+    Meta { verb: Verb, value: ValueWanted },
 }
 
 /// Whether a meta request asks for the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum ValueWanted {
     No,
     Yes,
     /// Newer memcacheds leave it out if the item's cas is the one given.
@@ -276,11 +276,11 @@ impl Meta<'_> {
         self.flags.split(|byte| *byte == b' ').any(|flag| flag.first() == Some(&letter))
     }
 
-    fn value_wanted(&self) -> Wanted {
+    fn value_wanted(&self) -> ValueWanted {
         match self.verb {
-            Verb::Get if self.asks(b'v') && self.asks(b'C') => Wanted::UnlessSame,
-            Verb::Get | Verb::Arithmetic if self.asks(b'v') => Wanted::Yes,
-            _ => Wanted::No,
+            Verb::Get if self.asks(b'v') && self.asks(b'C') => ValueWanted::UnlessSame,
+            Verb::Get | Verb::Arithmetic if self.asks(b'v') => ValueWanted::Yes,
+            _ => ValueWanted::No,
         }
     }
 }
@@ -303,7 +303,7 @@ impl Command<'_> {
             Self::Arithmetic { .. } => Kind::Arithmetic,
             Self::Touch { .. } => Kind::Touch,
             Self::Version => Kind::Version,
-            Self::Forget => Kind::Forget,
+            Self::Invalidate => Kind::Invalidate,
             Self::Meta(meta) => Kind::Meta { verb: meta.verb, value: meta.value_wanted() },
         }
     }
@@ -311,7 +311,7 @@ impl Command<'_> {
 
 /// What carries no tag, and so goes alone on a lane of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Alone<'a> {
+pub(crate) struct UntaggedCommand<'a> {
     pub(crate) ask: Ask<'a>,
     pub(crate) answer: Answer,
 }

@@ -7,12 +7,12 @@ use std::task::{Poll, Waker};
 
 /// Kept until it is waited for: a signal given too early is not lost. For one waiter at a time.
 #[derive(Default)]
-pub(crate) struct Signal {
+pub(crate) struct LocalNotify {
     given: Cell<bool>,
     waiter: RefCell<Option<Waker>>,
 }
 
-impl Signal {
+impl LocalNotify {
     /// Wakes the waiter, now or as soon as it waits.
     pub(crate) fn give(&self) {
         self.given.set(true);

@@ -10,7 +10,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// A closed connection's unread bytes are thrown away for so long, so that the last words arrive.
+/// A closed connection's unread bytes are thrown away for so long, so that the last words attach.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: usize = 256 * 1024;
 

@@ -102,7 +102,7 @@ impl Stream {
     }
 
     /// Whether something was written that hasn't left.
-    pub(crate) fn holds_back(&self) -> bool {
+    pub(crate) fn has_pending_tls(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.connection.borrow().wants_write())
     }
 
@@ -117,19 +117,19 @@ impl Stream {
     }
 
     /// Leaves its runtime.
-    pub(crate) fn depart(self) -> io::Result<Departed> {
-        Ok(Departed { tcp: self.tcp.into_std()?, tls: self.tls })
+    pub(crate) fn detach(self) -> io::Result<DetachedStream> {
+        Ok(DetachedStream { tcp: self.tcp.into_std()?, tls: self.tls })
     }
 }
 
 /// A connection between two runtimes: its socket belongs to neither.
-pub(crate) struct Departed {
+pub(crate) struct DetachedStream {
     tcp: std::net::TcpStream,
     tls: Option<Box<Tls>>,
 }
 
-impl Departed {
-    pub(crate) fn arrive(self) -> io::Result<Stream> {
+impl DetachedStream {
+    pub(crate) fn attach(self) -> io::Result<Stream> {
         Ok(Stream { tcp: TcpStream::from_std(self.tcp)?, tls: self.tls })
     }
 }

@@ -1,4 +1,4 @@
-//! How long a failed login waits for its refusal: the longer, the more have failed from its source and for
+//! How long a failed login waits for its denial: the longer, the more have failed from its source and for
 //! its token. It never says who may log in: a right credential is checked and answered like any other.
 //!
 //! Times are passed in. Memory is fixed: where there is no room, whoever owes least is forgotten.
@@ -36,7 +36,7 @@ pub(crate) struct Throttle {
 /// A failed login.
 pub(crate) struct Failure<'a> {
     pub(crate) source: IpAddr,
-    /// Whose token it named, if any.
+    /// Subject token it named, if any.
     pub(crate) token: Option<TokenId>,
     /// What was tried: the same again, of the same token, counts once.
     pub(crate) tried: &'a [u8],
@@ -52,7 +52,7 @@ impl Throttle {
         }
     }
 
-    /// Notes a failed login; how long its refusal waits.
+    /// Notes a failed login; how long its denial waits.
     pub(crate) fn delay(&self, failure: &Failure<'_>, now: Instant) -> Duration {
         let now = Millis::between(self.begun, now);
         let tried = Tried(self.hash(&(failure.token, failure.tried)).max(1));
@@ -68,7 +68,7 @@ impl Throttle {
     }
 }
 
-/// Whose doing it is: an address, of IPv6 the network of 64 bits that a customer is given.
+/// Subject doing it is: an address, of IPv6 the network of 64 bits that a customer is given.
 pub(crate) fn network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(v6) => {
@@ -96,7 +96,7 @@ struct Tried(u64);
 
 /// What a source or a token owes: each failure adds a share of a minute, and time pays it off.
 #[derive(Debug, Clone, Copy, Default)]
-struct Debt {
+struct Bucket {
     key: u64,
     /// When all of it is paid. Earlier than now, the place is free.
     until: Millis,
@@ -110,7 +110,7 @@ struct Table {
     /// How long one failure is paid for.
     share: u64,
     free: u32,
-    sets: Vec<Mutex<[Debt; WAYS]>>,
+    sets: Vec<Mutex<[Bucket; WAYS]>>,
 }
 
 impl Table {
@@ -128,7 +128,7 @@ impl Table {
         let least = set.iter().enumerate().min_by_key(|(_, debt)| debt.until).map(|(at, _)| at);
         let Some(debt) = known.or(least).and_then(|at| set.get_mut(at)) else { return 0 };
         if known.is_none() {
-            *debt = Debt { key, until: now, ..Debt::default() };
+            *debt = Bucket { key, until: now, ..Bucket::default() };
         }
         if !debt.remembers(tried) {
             let most = u64::from(self.free + EXCESS_MAX) * self.share;
@@ -140,7 +140,7 @@ impl Table {
     }
 }
 
-impl Debt {
+impl Bucket {
     /// Whether that was tried lately; from now on it was.
     fn remembers(&mut self, tried: Tried) -> bool {
         if self.tried.contains(&tried) {
@@ -253,7 +253,7 @@ mod tests {
             clock.guess(&Ipv6Addr::from_bits(u128::from(number) << 64).to_string(), None);
         }
         assert_eq!(clock.guess("192.0.2.1", None), 3000, "others' failures have washed it away");
-        assert!(size_of::<Debt>() * WAYS * SETS * 2 <= 4 * 1024 * 1024);
+        assert!(size_of::<Bucket>() * WAYS * SETS * 2 <= 4 * 1024 * 1024);
     }
 
     #[test]

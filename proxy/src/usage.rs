@@ -150,7 +150,7 @@ impl Usage {
                 Outcome::Value(..) | Outcome::Done(_) => &self.hits,
                 _ => &self.misses,
             },
-            Kind::Store(_) | Kind::Forget | Kind::Meta { verb: Verb::Set, .. } => &self.stores,
+            Kind::Store(_) | Kind::Invalidate | Kind::Meta { verb: Verb::Set, .. } => &self.stores,
             Kind::Delete | Kind::Meta { verb: Verb::Delete, .. } => &self.deletes,
             Kind::Arithmetic | Kind::Meta { verb: Verb::Arithmetic, .. } => &self.arithmetic,
             Kind::Touch => &self.touches,
@@ -212,15 +212,15 @@ impl Usage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::{Fault, Stamp, Wanted};
+    use crate::request::{Fault, ItemMeta, ValueWanted};
 
     #[test]
     fn what_is_answered_is_counted_once() {
         let usage = Usage::new();
         let asked = Asked(u32::MAX - 9);
         for (kind, outcome) in [
-            (Kind::Get, Outcome::Value(Stamp::default(), b"x")),
-            (Kind::Meta { verb: Verb::Get, value: Wanted::Yes }, Outcome::Miss),
+            (Kind::Get, Outcome::Value(ItemMeta::default(), b"x")),
+            (Kind::Meta { verb: Verb::Get, value: ValueWanted::Yes }, Outcome::Miss),
             (Kind::Touch, Outcome::Failed(Fault::TimedOut)),
         ] {
             usage.answered(kind, &outcome, asked, Asked(90));

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use process::Shutdown;
-use store::{ConnectionId, ConnectionWish, LiveConnection, Millis, Store, StoreError};
+use daemon::Shutdown;
+use store::{ConnectionId, ListRequest, LiveConnection, Millis, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -16,14 +16,14 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long a worker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a home says of its connections.
+/// What a tenant says of its connections.
 #[derive(Debug, Default)]
-pub(crate) struct Listed {
+pub(crate) struct ConnectionList {
     pub(crate) total: usize,
     pub(crate) connections: Vec<LiveConnection>,
 }
 
-struct Watch {
+struct ConnectionAdmin {
     store: Store,
     proxy_id: String,
     workers: Vec<mpsc::Sender<Message>>,
@@ -33,7 +33,7 @@ struct Watch {
 
 /// Looks until shutdown, in a task of it.
 pub(crate) fn keep(store: Store, proxy_id: String, workers: Vec<mpsc::Sender<Message>>, shutdown: &Shutdown) {
-    let mut watch = Watch { store, proxy_id, workers, answered: HashMap::new() };
+    let mut watch = ConnectionAdmin { store, proxy_id, workers, answered: HashMap::new() };
     let stop = shutdown.clone();
     shutdown.spawn(async move {
         let mut tick = interval(LOOK);
@@ -50,14 +50,14 @@ pub(crate) fn keep(store: Store, proxy_id: String, workers: Vec<mpsc::Sender<Mes
     });
 }
 
-impl Watch {
+impl ConnectionAdmin {
     async fn look(&mut self) -> Result<(), StoreError> {
-        for (instance_id, id) in self.store.ordered_ends(&self.proxy_id).await? {
+        for (instance_id, id) in self.store.pending_closes(&self.proxy_id).await? {
             if self.end(&instance_id, id.clone()).await.is_some() {
-                self.store.has_ended(&instance_id, &id).await?;
+                self.store.mark_closed(&instance_id, &id).await?;
             }
         }
-        let wishes = self.store.connection_wishes().await?;
+        let wishes = self.store.connection_requests().await?;
         for wish in &wishes {
             if self.answered.get(&wish.instance_id) != Some(&wish.asked_at) {
                 self.answer(wish).await?;
@@ -72,11 +72,12 @@ impl Watch {
         Ok(())
     }
 
-    async fn answer(&mut self, wish: &ConnectionWish) -> Result<(), StoreError> {
+    async fn answer(&mut self, wish: &ListRequest) -> Result<(), StoreError> {
         let (reply, listed) = oneshot::channel();
         let ask =
             Message::List { instance_id: wish.instance_id.clone(), proxy: self.proxy_id.clone(), reply };
-        let Some(Listed { total, connections }) = self.ask(&wish.instance_id, ask, listed).await else {
+        let Some(ConnectionList { total, connections }) = self.ask(&wish.instance_id, ask, listed).await
+        else {
             return Ok(());
         };
         let total = i64::try_from(total).unwrap_or(i64::MAX);
@@ -92,9 +93,9 @@ impl Watch {
         self.ask(instance_id, order, ended).await
     }
 
-    /// What an instance's home worker says to `message`; `None` if it says nothing in time.
+    /// What an instance's tenant worker says to `message`; `None` if it says nothing in time.
     async fn ask<T>(&self, instance_id: &str, message: Message, reply: oneshot::Receiver<T>) -> Option<T> {
-        let worker = self.workers.get(worker::home_of(instance_id, self.workers.len()))?;
+        let worker = self.workers.get(worker::worker_for(instance_id, self.workers.len()))?;
         let asked = async {
             worker.send(message).await.ok()?;
             reply.await.ok()

@@ -1,5 +1,5 @@
 //! A worker: one thread, one single-threaded runtime, one listener. Connections log in where they were
-//! accepted and then move to their instance's home worker; nothing on a request's way is shared.
+//! accepted and then move to their instance's tenant worker; nothing on a request's way is shared.
 
 mod message;
 
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use process::Shutdown;
+use daemon::Shutdown;
 use socket2::{SockRef, TcpKeepalive};
 use store::{Grant, LaneKey, Millis};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,34 +22,34 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
+use crate::admission_limiter::AdmissionLimiter;
+use crate::authenticator::{Admission, AuthenticatedConnection, Authenticator, Login, PendingConnection};
 use crate::certificate::Certificate;
-use crate::client::{Client, End, House, State};
-use crate::doorman::{Caller, Doorman, Guest, Login, Standing};
+use crate::client::{Client, End, State, WorkerContext};
+use crate::denials::{self, ClientInfo, Subject};
 use crate::grants::Grants;
-use crate::home::{Furniture, Home};
 use crate::lane::Buffers;
-use crate::ledger::{Entries, Entry};
-use crate::lobby::Lobby;
 use crate::login;
-use crate::metrics::{Counted, LoginOutcome, Metrics};
-use crate::outbox::{Outbox, Spare};
-use crate::refusals::{self, Whence, Whose};
+use crate::metrics::{ConnectionGuard, LoginOutcome, Metrics};
+use crate::responses::{BufferPool, ResponseQueue};
 use crate::stream::Stream;
+use crate::tenant::{BackendDeps, Tenant};
 use crate::throttle::Throttle;
+use crate::usage_reporter::{Entries, Entry};
 use crate::{Config, DRAIN, Error};
-use message::Moving;
-pub(crate) use message::{Inbox, Message, channels, home_of, settle, tell};
+use message::Handoff;
+pub(crate) use message::{Inbox, Message, barrier, channels, tell, worker_for};
 
 /// What clients read into: large reads are cheap ones.
 const CLIENT_READ: usize = 64 * 1024;
-/// A home that nobody has used for so long is given up.
-const DESERTED: Duration = Duration::from_secs(60);
+/// A tenant that nobody has used for so long is given up.
+const TENANT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two reports of what was counted.
-const GATHER: Duration = Duration::from_secs(1);
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks whether a token's time is over.
 const ENDS: Duration = Duration::from_millis(250);
 /// So long somebody who is told that there is no place may take to hear it.
-const FAREWELL: Duration = Duration::from_secs(1);
+const REJECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long accepting rests when the process has no file left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A client silent for so long is asked whether it still is there, and then so often.
@@ -64,30 +64,30 @@ pub(crate) struct Shared {
     pub(crate) lane_key: LaneKey,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) throttle: Throttle,
-    pub(crate) lobby: Arc<Lobby>,
-    pub(crate) ledger: Entries,
+    pub(crate) admission_limiter: Arc<AdmissionLimiter>,
+    pub(crate) usage_reporter: Entries,
     pub(crate) shutdown: Shutdown,
     pub(crate) workers: Vec<mpsc::Sender<Message>>,
 }
 
 /// Somebody for whom there is no place.
-struct Unseated {
-    outbox: Rc<Outbox>,
+struct Unplaced {
+    responses: Rc<ResponseQueue>,
     /// Where somebody calls from who is to hear that there are too many, as soon as it has said a byte: until
-    /// then nobody knows in which dialect.
+    /// then nobody knows in which protocol.
     is_to_hear: Option<IpAddr>,
 }
 
 /// Where a connection is to be attended to.
-enum Visit {
-    AtTheDoor(Box<Caller>),
-    AtHome(Box<Guest>),
+enum Phase {
+    AtTheDoor(Box<PendingConnection>),
+    AtHome(Box<AuthenticatedConnection>),
 }
 
 pub(crate) struct Worker {
     index: usize,
     shared: Arc<Shared>,
-    homes: RefCell<HashMap<String, Rc<Home>>>,
+    tenants: RefCell<HashMap<String, Rc<Tenant>>>,
     /// The stop has begun: cheaper to ask than the shutdown, which all workers share.
     closing: Cell<bool>,
     /// No token of anybody here ends before.
@@ -96,7 +96,7 @@ pub(crate) struct Worker {
     lanes: TaskTracker,
     client_scratch: RefCell<Vec<u8>>,
     buffers: Rc<Buffers>,
-    spare: Rc<Spare>,
+    spare: Rc<BufferPool>,
 }
 
 impl Worker {
@@ -120,7 +120,7 @@ impl Worker {
                 let worker = Rc::new(Self {
                     index,
                     shared,
-                    homes: RefCell::default(),
+                    tenants: RefCell::default(),
                     closing: Cell::new(false),
                     next_end: Cell::new(Millis::MAX),
                     clients: TaskTracker::new(),
@@ -146,9 +146,9 @@ impl Worker {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "a worker can't use its listener"),
         };
-        let mut sweep = interval(DESERTED / 2);
+        let mut sweep = interval(TENANT_IDLE_TIMEOUT / 2);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut gather = interval(GATHER);
+        let mut gather = interval(REPORT_INTERVAL);
         gather.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ends = interval(ENDS);
         ends.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -170,13 +170,13 @@ impl Worker {
                     }
                 },
                 _ = gather.tick() => self.report(),
-                _ = ends.tick() => self.turn_out_expired(),
-                _ = sweep.tick() => self.leave_deserted(),
+                _ = ends.tick() => self.close_expired(),
+                _ = sweep.tick() => self.drop_idle_tenants(),
             }
         }
         drop(listener);
         self.closing.set(true);
-        self.homes.borrow().values().for_each(|home| home.rouse());
+        self.tenants.borrow().values().for_each(|tenant| tenant.wake_all());
         // Whoever has logged in and not arrived yet is answered too.
         inbox.close();
         while let Some(message) = inbox.recv().await {
@@ -185,7 +185,7 @@ impl Worker {
         self.clients.close();
         let _ = timeout(DRAIN, self.clients.wait()).await;
         self.report();
-        self.homes.borrow_mut().drain().for_each(|(_, home)| home.close());
+        self.tenants.borrow_mut().drain().for_each(|(_, tenant)| tenant.close());
         self.lanes.close();
         let _ = timeout(DRAIN, self.lanes.wait()).await;
     }
@@ -193,89 +193,92 @@ impl Worker {
     fn receive(self: &Rc<Self>, message: Message) {
         match message {
             Message::Changed(grant) => {
-                if let Some(home) = self.homes.borrow().get(&grant.instance_id) {
-                    home.follow(&grant);
-                    home.hold_to(&grant);
+                if let Some(tenant) = self.tenants.borrow().get(&grant.instance_id) {
+                    tenant.follow(&grant);
+                    tenant.apply_grant(&grant);
                     self.expect_end(&grant);
                 }
             }
-            Message::Settle(settled) => drop(settled),
+            Message::Barrier(settled) => drop(settled),
             Message::List { instance_id, proxy, reply } => {
-                let homes = self.homes.borrow();
-                let _ = reply.send(homes.get(&instance_id).map(|home| home.list(&proxy)).unwrap_or_default());
+                let tenants = self.tenants.borrow();
+                let _ = reply
+                    .send(tenants.get(&instance_id).map(|tenant| tenant.list(&proxy)).unwrap_or_default());
             }
             Message::End { instance_id, id, reply } => {
-                if let Some(home) = self.homes.borrow().get(&instance_id) {
-                    home.end(&id);
+                if let Some(tenant) = self.tenants.borrow().get(&instance_id) {
+                    tenant.end(&id);
                 }
                 let _ = reply.send(());
             }
-            Message::Guest(moving) => {
-                let Moving { stream, source, grant, login, ends_at, counted } = *moving;
-                let Ok(stream) = stream.arrive() else { return };
-                let guest = Box::new(Guest { stream, source, grant, login, ends_at });
-                self.receive_visit(Visit::AtHome(guest), counted);
+            Message::AuthenticatedConnection(moving) => {
+                let Handoff { stream, source, grant, login, ends_at, counted } = *moving;
+                let Ok(stream) = stream.attach() else { return };
+                let connection = Box::new(AuthenticatedConnection { stream, source, grant, login, ends_at });
+                self.receive_visit(Phase::AtHome(connection), counted);
             }
         }
     }
 
-    /// A new connection: to the doorman with it.
+    /// A new connection: to the authenticator with it.
     fn welcome(self: &Rc<Self>, stream: TcpStream, source: IpAddr) {
-        let counted = Counted::new(&self.shared.metrics.connections);
+        let counted = ConnectionGuard::new(&self.shared.metrics.connections);
         let connections = usize::try_from(self.shared.metrics.connections.get()).unwrap_or(0);
-        let place = self.shared.lobby.enter(connections).map(Standing::Stranger);
-        let place = place.or_else(|| self.shared.lobby.be_refused().map(Standing::Unwanted));
-        let Some(standing) = place else { return self.shared.metrics.login(LoginOutcome::Crowded) };
+        let place = self.shared.admission_limiter.enter(connections).map(Admission::Unauthenticated);
+        let place =
+            place.or_else(|| self.shared.admission_limiter.admit_for_rejection().map(Admission::Rejected));
+        let Some(admission) = place else { return self.shared.metrics.login(LoginOutcome::Overloaded) };
         let kept_alive = SockRef::from(&stream).set_tcp_keepalive(&keepalive());
         if kept_alive.and_then(|()| stream.set_nodelay(true)).is_ok() {
-            let caller = Caller { stream: Stream::plain(stream), source, standing, input: Vec::new() };
-            self.receive_visit(Visit::AtTheDoor(Box::new(caller)), counted);
+            let caller =
+                PendingConnection { stream: Stream::plain(stream), source, admission, input: Vec::new() };
+            self.receive_visit(Phase::AtTheDoor(Box::new(caller)), counted);
         }
     }
 
-    fn receive_visit(self: &Rc<Self>, visit: Visit, counted: Counted) {
+    fn receive_visit(self: &Rc<Self>, visit: Phase, counted: ConnectionGuard) {
         let worker = self.clone();
         self.clients.spawn_local(async move { worker.attend(visit, counted).await });
     }
 
-    /// At the door, at home, and at the door again whenever the client logs in anew. A loop: nothing of
+    /// At the door, at tenant, and at the door again whenever the client logs in anew. A loop: nothing of
     /// one login is left when the next begins. What it waits for is boxed: an idle client's task holds
     /// no room for its login.
-    async fn attend(self: Rc<Self>, mut visit: Visit, counted: Counted) {
+    async fn attend(self: Rc<Self>, mut visit: Phase, counted: ConnectionGuard) {
         loop {
-            let guest = match visit {
-                Visit::AtHome(guest) => guest,
-                Visit::AtTheDoor(caller) => match Box::pin(self.admit(caller)).await {
-                    Some(guest) => guest,
+            let connection = match visit {
+                Phase::AtHome(connection) => connection,
+                Phase::AtTheDoor(caller) => match Box::pin(self.admit(caller)).await {
+                    Some(connection) => connection,
                     None => return,
                 },
             };
-            let home = home_of(&guest.grant.instance_id, self.shared.workers.len());
-            if home != self.index {
-                return Box::pin(self.send_home(home, guest, counted)).await;
+            let tenant = worker_for(&connection.grant.instance_id, self.shared.workers.len());
+            if tenant != self.index {
+                return Box::pin(self.hand_off(tenant, connection, counted)).await;
             }
-            let serving = match self.seat(*guest) {
+            let serving = match self.session(*connection) {
                 Ok(client) => Box::pin(self.serve(client)),
-                Err(unseated) => return Box::pin(self.see_off(unseated)).await,
+                Err(unseated) => return Box::pin(self.deliver_rejection(unseated)).await,
             };
             match serving.await {
-                Some(again) => visit = Visit::AtTheDoor(again),
+                Some(again) => visit = Phase::AtTheDoor(again),
                 None => return,
             }
         }
     }
 
     /// Until it is known who it is; `None` when the connection has ended.
-    async fn admit(&self, caller: Box<Caller>) -> Option<Box<Guest>> {
-        let doorman = self.doorman();
+    async fn admit(&self, caller: Box<PendingConnection>) -> Option<Box<AuthenticatedConnection>> {
+        let authenticator = self.authenticator();
         tokio::select! {
-            guest = doorman.admit(*caller) => guest.map(Box::new),
+            connection = authenticator.admit(*caller) => connection.map(Box::new),
             () = self.shared.shutdown.begun() => None,
         }
     }
 
-    fn doorman(&self) -> Doorman<'_> {
-        Doorman {
+    fn authenticator(&self) -> Authenticator<'_> {
+        Authenticator {
             grants: &self.shared.grants,
             metrics: &self.shared.metrics,
             throttle: &self.shared.throttle,
@@ -286,42 +289,57 @@ impl Worker {
     }
 
     /// To the worker where its instance lives.
-    async fn send_home(&self, home: usize, guest: Box<Guest>, counted: Counted) {
-        if let (Ok(moving), Some(worker)) = (Moving::new(*guest, counted), self.shared.workers.get(home)) {
-            let _ = worker.send(Message::Guest(Box::new(moving))).await;
+    async fn hand_off(
+        &self,
+        tenant: usize,
+        connection: Box<AuthenticatedConnection>,
+        counted: ConnectionGuard,
+    ) {
+        if let (Ok(moving), Some(worker)) =
+            (Handoff::new(*connection, counted), self.shared.workers.get(tenant))
+        {
+            let _ = worker.send(Message::AuthenticatedConnection(Box::new(moving))).await;
         }
     }
 
     /// Serves a client to its end, or until it logs in anew.
-    async fn serve(&self, mut client: Box<Client>) -> Option<Box<Caller>> {
-        let house =
-            House { grants: &self.shared.grants, closing: &self.closing, scratch: &self.client_scratch };
-        match client.run(&house).await {
+    async fn serve(&self, mut client: Box<Client>) -> Option<Box<PendingConnection>> {
+        let context = WorkerContext {
+            grants: &self.shared.grants,
+            closing: &self.closing,
+            scratch: &self.client_scratch,
+        };
+        match client.run(&context).await {
             End::Gone => None,
             End::Login(input) => {
                 let source = client.source;
-                client
-                    .into_stream()
-                    .map(|stream| Box::new(Caller { stream, source, standing: Standing::Known, input }))
+                client.into_stream().map(|stream| {
+                    Box::new(PendingConnection {
+                        stream,
+                        source,
+                        admission: Admission::Reauthenticating,
+                        input,
+                    })
+                })
             }
         }
     }
 
-    /// Gives a guest its place, or tells it why there is none, if it has said how to tell it.
-    fn seat(&self, guest: Guest) -> Result<Box<Client>, Unseated> {
-        let Guest { stream, source, grant, login, ends_at } = guest;
-        let outbox = Outbox::new(stream, self.spare.clone());
-        let dialect = login.as_ref().map(|login| login.dialect);
-        let whence = Whence::new(source, dialect, outbox.stream());
-        let form = dialect.map_or(refusals::CERTIFICATE, |dialect| refusals::form(dialect, None));
+    /// Gives a connection its place, or tells it why there is none, if it has said how to tell it.
+    fn session(&self, connection: AuthenticatedConnection) -> Result<Box<Client>, Unplaced> {
+        let AuthenticatedConnection { stream, source, grant, login, ends_at } = connection;
+        let responses = ResponseQueue::new(stream, self.spare.clone());
+        let protocol = login.as_ref().map(|login| login.protocol);
+        let client = ClientInfo::new(source, protocol, responses.stream());
+        let form = protocol.map_or(denials::CERTIFICATE, |protocol| denials::form(protocol, None));
         let token = grant.token;
         let refuse = |outcome: LoginOutcome, words: Option<&[u8]>| {
             self.shared.metrics.login(outcome);
             if let Some(cause) = outcome.cause() {
-                self.shared.metrics.refusals.note(Whose::Token(token), cause, whence, form);
+                self.shared.metrics.denials.note(Subject::Token(token), cause, client, form);
             }
             if let Some(words) = words {
-                outbox.say(words);
+                responses.say(words);
             }
         };
         // It may have travelled while its route changed, or its token was revoked.
@@ -329,21 +347,21 @@ impl Worker {
             Ok(grant) => grant,
             Err(outcome) => {
                 refuse(outcome, login.as_ref().map(|login| &*login.replies.refused));
-                return Err(Unseated { outbox, is_to_hear: None });
+                return Err(Unplaced { responses, is_to_hear: None });
             }
         };
-        let home = self.home(&grant);
+        let tenant = self.tenant(&grant);
         let limit = usize::try_from(grant.connections).unwrap_or(0);
-        let Some(seat) = home.enter(limit, (&grant, ends_at), whence, &outbox) else {
-            refuse(LoginOutcome::Full, login.as_ref().map(|login| &*login.replies.full));
-            return Err(Unseated { outbox, is_to_hear: login.is_none().then_some(source) });
+        let Some(session) = tenant.enter(limit, (&grant, ends_at), client, &responses) else {
+            refuse(LoginOutcome::ConnectionLimit, login.as_ref().map(|login| &*login.replies.full));
+            return Err(Unplaced { responses, is_to_hear: login.is_none().then_some(source) });
         };
         self.expect_end(&grant);
         self.next_end.set(self.next_end.get().min(ends_at));
-        self.shared.metrics.login(LoginOutcome::Welcome);
+        self.shared.metrics.login(LoginOutcome::Success);
         let input = match login {
             Some(Login { rest, replies, .. }) => {
-                outbox.say(&replies.welcome);
+                responses.say(&replies.welcome);
                 rest
             }
             None => Vec::new(),
@@ -351,68 +369,83 @@ impl Worker {
         let item_size_max = u64::try_from(grant.item_size_max).unwrap_or(0);
         let mechanisms = login::mechanisms(self.shared.config.scram);
         let state = State::default();
-        Ok(Box::new(Client { outbox, source, dialect, home, seat, item_size_max, mechanisms, input, state }))
+        Ok(Box::new(Client {
+            responses,
+            source,
+            protocol,
+            tenant,
+            session,
+            item_size_max,
+            mechanisms,
+            input,
+            state,
+        }))
     }
 
     /// The end of a conversation with somebody for whom there is no place.
-    async fn see_off(&self, Unseated { outbox, is_to_hear }: Unseated) {
+    async fn deliver_rejection(&self, Unplaced { responses, is_to_hear }: Unplaced) {
         let Some(source) = is_to_hear else {
-            let _ = timeout(FAREWELL, outbox.drain()).await;
-            return outbox.stream().linger(&self.client_scratch).await;
+            let _ = timeout(REJECT_TIMEOUT, responses.drain()).await;
+            return responses.stream().linger(&self.client_scratch).await;
         };
-        if let Some(stream) = outbox.into_stream() {
-            let caller = Caller { stream, source, standing: Standing::Known, input: Vec::new() };
-            self.doorman().say_crowded(caller).await;
+        if let Some(stream) = responses.into_stream() {
+            let caller = PendingConnection {
+                stream,
+                source,
+                admission: Admission::Reauthenticating,
+                input: Vec::new(),
+            };
+            self.authenticator().reject_overloaded(caller).await;
         }
     }
 
     /// Somebody's token may end then.
     fn expect_end(&self, grant: &Grant) {
-        let end = grant.powers.expires_at.unwrap_or(Millis::MAX);
+        let end = grant.permissions.expires_at.unwrap_or(Millis::MAX);
         self.next_end.set(self.next_end.get().min(end));
     }
 
     /// Ends the connections of all tokens and certificates whose time is over.
-    fn turn_out_expired(&self) {
+    fn close_expired(&self) {
         let now = self.shared.grants.now();
         if now < self.next_end.get() {
             return;
         }
-        let homes = self.homes.borrow();
-        let ends = homes.values().filter_map(|home| home.turn_out_expired(now));
+        let tenants = self.tenants.borrow();
+        let ends = tenants.values().filter_map(|tenant| tenant.close_expired(now));
         self.next_end.set(ends.min().unwrap_or(Millis::MAX));
     }
 
-    fn home(&self, grant: &Grant) -> Rc<Home> {
-        let mut homes = self.homes.borrow_mut();
-        let home = homes.entry(grant.instance_id.clone()).or_insert_with(|| {
-            Home::new(Furniture {
+    fn tenant(&self, grant: &Grant) -> Rc<Tenant> {
+        let mut tenants = self.tenants.borrow_mut();
+        let tenant = tenants.entry(grant.instance_id.clone()).or_insert_with(|| {
+            Tenant::new(BackendDeps {
                 lane_key: self.shared.lane_key.clone(),
                 metrics: self.shared.metrics.clone(),
                 tasks: self.lanes.clone(),
                 buffers: self.buffers.clone(),
             })
         });
-        home.follow(grant);
-        home.clone()
+        tenant.follow(grant);
+        tenant.clone()
     }
 
-    /// Hands on what was counted. A full ledger has it the next time.
+    /// Hands on what was counted. A full usage_reporter has it the next time.
     fn report(&self) {
-        let Ok(ledger) = self.shared.ledger.try_reserve() else { return };
-        let homes = self.homes.borrow();
-        let entries: Vec<Entry> = homes.iter().filter_map(|(id, home)| home.report(id)).collect();
+        let Ok(usage_reporter) = self.shared.usage_reporter.try_reserve() else { return };
+        let tenants = self.tenants.borrow();
+        let entries: Vec<Entry> = tenants.iter().filter_map(|(id, tenant)| tenant.report(id)).collect();
         if !entries.is_empty() {
-            ledger.send(entries);
+            usage_reporter.send(entries);
         }
     }
 
-    fn leave_deserted(&self) {
-        self.homes.borrow_mut().retain(|_, home| {
-            home.tidy();
-            let deserted = home.is_deserted(DESERTED);
+    fn drop_idle_tenants(&self) {
+        self.tenants.borrow_mut().retain(|_, tenant| {
+            tenant.tidy();
+            let deserted = tenant.is_idle(TENANT_IDLE_TIMEOUT);
             if deserted {
-                home.close();
+                tenant.close();
             }
             !deserted
         });

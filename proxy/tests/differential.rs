@@ -2,7 +2,7 @@
 //! bytes back, the same end of the connection, the same in the cache then. What may differ stands in
 //! `differential/differences.rs`.
 //!
-//! - `MEMGATE_TEST_SECONDS`: how long each dialect takes (20; with `MEMGATE_TEST_LONG` an hour).
+//! - `MEMGATE_TEST_SECONDS`: how long each protocol takes (20; with `MEMGATE_TEST_LONG` an hour).
 //! - `MEMGATE_TEST_SEED`: the first stream's number, as printed when one fails.
 //! - `MEMGATE_TEST_MEMCACHED`: memcacheds next to Debian's, colons between their paths.
 
@@ -47,7 +47,7 @@ use direct::{Control, Direct};
 use door::{Door, pair, sasl, set};
 use memcached::{Memcached, Program};
 use side::Side;
-use stream::{Dialect, Maker, Stream, items, rarely};
+use stream::{Maker, Protocol, Stream, items, rarely};
 use trial::Pair;
 
 const SECONDS: u64 = 20;
@@ -77,20 +77,20 @@ fn seed() -> u64 {
     number("MEMGATE_TEST_SEED").unwrap_or_else(|| u64::from(now().subsec_nanos()) * 1_000_000)
 }
 
-fn stream(dialect: Dialect, seed: u64, high: bool) -> Stream {
+fn stream(protocol: Protocol, seed: u64, high: bool) -> Stream {
     let mut dice = Maker { dice: Dice::new(seed), high };
-    let items = items(dialect, &mut dice);
-    let request = match dialect {
-        Dialect::Text => text::request,
-        Dialect::Meta => meta::request,
-        Dialect::Binary => binary::request,
+    let items = items(protocol, &mut dice);
+    let request = match protocol {
+        Protocol::Text => text::request,
+        Protocol::Meta => meta::request,
+        Protocol::Binary => binary::request,
     };
     let count = 1 + dice.below(REQUESTS);
     let mut requests: Vec<_> = (0..count).map(|_| request(&mut dice)).collect();
     if rarely(&mut dice, SPOILT) {
-        mutate::spoil(dialect, &mut requests, &mut dice);
+        mutate::spoil(protocol, &mut requests, &mut dice);
     }
-    Stream { dialect, items, requests }
+    Stream { protocol, items, requests }
 }
 
 fn column(program: &Program) -> Column {
@@ -149,19 +149,19 @@ impl Rig {
 }
 
 /// Compares until the time is over.
-fn compare(dialect: Dialect, first: usize) {
+fn compare(protocol: Protocol, first: usize) {
     let mut rig = Rig::new(first);
     let (begun, first) = (Instant::now(), seed());
     let mut requests = 0;
     for seed in first.. {
         if begun.elapsed() > duration() {
             let seconds = begun.elapsed().as_secs();
-            println!("{dialect:?}: {} streams, {requests} requests in {seconds} s", seed - first);
+            println!("{protocol:?}: {} streams, {requests} requests in {seconds} s", seed - first);
             return;
         }
         let turn = usize::try_from(seed).unwrap() % rig.pairs.len();
         let pair = &mut rig.pairs[turn];
-        let stream = stream(dialect, seed, pair.counts_high());
+        let stream = stream(protocol, seed, pair.counts_high());
         requests += stream.requests.len();
         let mut dice = Dice::new(seed);
         let Some(first) = pair.try_out(&stream, &mut dice) else { continue };
@@ -186,7 +186,7 @@ fn difference(pair: &mut Pair, stream: &Stream, seed: u64) -> Option<String> {
 }
 
 fn describe(pair: &Pair, stream: &Stream, seed: u64, what: &str) -> String {
-    let mut out = format!("{:?}, {}: MEMGATE_TEST_SEED={seed}\n", stream.dialect, pair.name);
+    let mut out = format!("{:?}, {}: MEMGATE_TEST_SEED={seed}\n", stream.protocol, pair.name);
     for item in &stream.items {
         let stream::Item { key, value, flags, exptime } = item;
         let (key, value) = (key.escape_ascii(), value.escape_ascii());
@@ -203,15 +203,15 @@ fn describe(pair: &Pair, stream: &Stream, seed: u64, what: &str) -> String {
 
 #[test]
 fn text() {
-    compare(Dialect::Text, 80);
+    compare(Protocol::Text, 80);
 }
 
 #[test]
 fn meta() {
-    compare(Dialect::Meta, 60);
+    compare(Protocol::Meta, 60);
 }
 
 #[test]
 fn binary() {
-    compare(Dialect::Binary, 90);
+    compare(Protocol::Binary, 90);
 }

@@ -7,6 +7,8 @@ mod broken;
 mod certificates;
 #[path = "door/connections.rs"]
 mod connections;
+#[path = "door/denials.rs"]
+mod denials;
 #[path = "support/dice.rs"]
 mod dice;
 #[path = "support/door.rs"]
@@ -21,12 +23,10 @@ mod live;
 mod long;
 #[path = "support/memcached.rs"]
 mod memcached;
-#[path = "door/powers.rs"]
-mod powers;
+#[path = "door/permissions.rs"]
+mod permissions;
 #[path = "door/rates.rs"]
 mod rates;
-#[path = "door/refusals.rs"]
-mod refusals;
 #[path = "door/scram.rs"]
 mod scram;
 #[path = "door/sequences.rs"]

@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use process::Shutdown;
-use store::{Database, NewToken, Powers, Scopes, Store, Token, TokenId, now};
+use daemon::Shutdown;
+use store::{Database, NewToken, Permissions, Scopes, Store, Token, TokenId, now};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -87,10 +87,10 @@ impl Rig {
         Self { second: Second::beside(&door), door, user_id, _memcached: memcached }
     }
 
-    fn tokens(&self, powers: &Powers) -> Vec<Token> {
+    fn tokens(&self, permissions: &Permissions) -> Vec<Token> {
         let key = token_key(self.door.folder.path());
         let make = || async {
-            let token = NewToken::generate(&key, "short-lived").limited_to(powers.clone());
+            let token = NewToken::generate(&key, "short-lived").limited_to(permissions.clone());
             self.door.store.create_token(&self.user_id, &token).await.unwrap();
             token.token
         };
@@ -218,7 +218,7 @@ fn a_stolen_token_dies_within_a_second_on_every_proxy() {
     let store = &rig.door.store;
     let runtime = &rig.door.runtime;
 
-    let tokens = rig.tokens(&Powers::ALL);
+    let tokens = rig.tokens(&Permissions::ALL);
     let revoked = runtime.block_on(rig.measure(&tokens, |id| async move {
         let began = Instant::now();
         store.revoke_token(&id).await.unwrap();
@@ -226,19 +226,19 @@ fn a_stolen_token_dies_within_a_second_on_every_proxy() {
     }));
     check("revoked", revoked);
 
-    let tokens = rig.tokens(&Powers::ALL);
+    let tokens = rig.tokens(&Permissions::ALL);
     let narrowed = runtime.block_on(rig.measure(&tokens, |id| async move {
         let began = Instant::now();
-        store.change_powers(&id, |powers| powers.scopes = Scopes::WRITE).await.unwrap();
+        store.update_permissions(&id, |permissions| permissions.scopes = Scopes::WRITE).await.unwrap();
         began
     }));
     check("narrowed", narrowed);
 
-    let tokens = rig.tokens(&Powers::ALL);
+    let tokens = rig.tokens(&Permissions::ALL);
     let expired = runtime.block_on(rig.measure(&tokens, |id| async move {
         let (began, lifetime) = (Instant::now(), Duration::from_millis(1500));
         let ends_at = now() + 1500;
-        store.change_powers(&id, |powers| powers.expires_at = Some(ends_at)).await.unwrap();
+        store.update_permissions(&id, |permissions| permissions.expires_at = Some(ends_at)).await.unwrap();
         began + lifetime
     }));
     check("expired", expired);

@@ -86,11 +86,11 @@ impl Shown {
             }
         }
         kept.map_err(|error| match error {
-            StoreError::Full(_) => Failure::new(
+            StoreError::LimitReached(_) => Failure::new(
                 format!("{} has as many certificates as a token may have", token.username()),
                 "make another token with memgate token create --certificate",
             ),
-            StoreError::Missing(_) => Failure::new(
+            StoreError::NotFound(_) => Failure::new(
                 format!("{} is over", token.username()),
                 "make a new token with memgate token create --certificate",
             ),

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::db::{read, write_quietly};
+use crate::db::{read, write_unversioned};
 use crate::{Millis, Store, StoreError, now};
 
 /// A bridge network of ours.
@@ -41,10 +41,10 @@ impl Store {
         Ok(read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?)
     }
 
-    /// Adds a network with the addresses that may be leased on it. `Taken` if its name, bridge, subnet or
+    /// Adds a network with the addresses that may be leased on it. `AlreadyExists` if its name, bridge, subnet or
     /// one of the addresses is ours already; then nothing is added.
     pub async fn add_network(&self, network: &Network, addresses: &[String]) -> Result<(), StoreError> {
-        write_quietly!(self, tx => {
+        write_unversioned!(self, tx => {
             sqlx::query("INSERT INTO networks (name, bridge, subnet, gateway, created_at) VALUES ($1, $2, $3, $4, $5)")
                 .bind(&network.name).bind(&network.bridge).bind(&network.subnet).bind(&network.gateway)
                 .bind(now()).execute(&mut *tx).await.map_err(|e| StoreError::unique(e, "network"))?;
@@ -69,7 +69,7 @@ impl Store {
                      AND (released_at IS NULL OR released_at <= $2) \
                      ORDER BY COALESCE(released_at, 0), address LIMIT 1) RETURNING address, network";
         let rested = now().saturating_sub(Millis::try_from(rest.as_millis()).unwrap_or(Millis::MAX));
-        Ok(write_quietly!(self, tx => {
+        Ok(write_unversioned!(self, tx => {
             sqlx::query(TAKE_TURNS).execute(&mut *tx).await?;
             match sqlx::query_as(held).bind(instance_id).fetch_optional(&mut *tx).await? {
                 Some(lease) => Some(lease),
@@ -81,7 +81,7 @@ impl Store {
     /// Gives an instance's address back; it rests from now on.
     pub async fn release_address(&self, instance_id: &str) -> Result<(), StoreError> {
         let sql = "UPDATE addresses SET instance_id = NULL, released_at = $1 WHERE instance_id = $2";
-        write_quietly!(self, tx => {
+        write_unversioned!(self, tx => {
             sqlx::query(sql).bind(now()).bind(instance_id).execute(&mut *tx).await?;
         });
         Ok(())

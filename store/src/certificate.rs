@@ -21,7 +21,7 @@ pub struct Fingerprint([u8; 32]);
 /// Text that is no fingerprint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("that is no fingerprint: it is 64 hexadecimal digits")]
-pub struct BadFingerprint;
+pub struct ParseFingerprintError;
 
 impl Fingerprint {
     /// That of a certificate in DER.
@@ -44,10 +44,10 @@ impl fmt::Debug for Fingerprint {
 }
 
 impl FromStr for Fingerprint {
-    type Err = BadFingerprint;
+    type Err = ParseFingerprintError;
 
-    fn from_str(text: &str) -> Result<Self, BadFingerprint> {
-        unhex(text.as_bytes()).map(Self).ok_or(BadFingerprint)
+    fn from_str(text: &str) -> Result<Self, ParseFingerprintError> {
+        unhex(text.as_bytes()).map(Self).ok_or(ParseFingerprintError)
     }
 }
 
@@ -75,7 +75,7 @@ impl CertificateRow {
 
 impl Store {
     /// Keeps a certificate that was made for a token. Show it only after this has returned.
-    /// `Missing("token that is still good")`; `Full("certificate")` if the token has as many as it may.
+    /// `NotFound("token that is still good")`; `LimitReached("certificate")` if the token has as many as it may.
     pub async fn add_certificate(
         &self,
         token: &TokenId,
@@ -92,12 +92,12 @@ impl Store {
         write!(self, tx, revision => {
             let good: i64 = sqlx::query_scalar(good).bind(id).bind(now).fetch_one(&mut *tx).await?;
             if good == 0 {
-                return Err(StoreError::Missing("token that is still good"));
+                return Err(StoreError::NotFound("token that is still good"));
             }
             sqlx::query(prune).bind(id).bind(now).execute(&mut *tx).await?;
             let held: i64 = sqlx::query_scalar(count).bind(id).fetch_one(&mut *tx).await?;
             if held >= PER_TOKEN {
-                return Err(StoreError::Full("certificate"));
+                return Err(StoreError::LimitReached("certificate"));
             }
             sqlx::query(insert).bind(fingerprint.to_string()).bind(id).bind(now).bind(not_after).bind(revision)
                 .execute(&mut *tx).await.map_err(|e| StoreError::unique(e, "certificate"))?;
@@ -121,7 +121,7 @@ impl Store {
         let sql = "SELECT token_id, not_after FROM certificates WHERE fingerprint = $1";
         let row: Option<(String, Millis)> = read!(self, pool => sqlx::query_as(sql).bind(fingerprint.to_string()).fetch_optional(pool).await)?;
         let Some((token, not_after)) = row else { return Ok(None) };
-        let token = TokenId::parse(&token).ok_or(StoreError::Garbage("certificate's token"))?;
+        let token = TokenId::parse(&token).ok_or(StoreError::Corrupt("certificate's token"))?;
         Ok(Some((token, not_after)))
     }
 }

@@ -72,7 +72,7 @@ macro_rules! read {
 }
 
 /// Runs one body in a transaction that doesn't touch the revision (high-rate rows only).
-macro_rules! write_quietly {
+macro_rules! write_unversioned {
     ($store:expr, $tx:ident => $body:expr) => {
         match &$store.db {
             $crate::db::Db::Sqlite { write, .. } => {
@@ -108,14 +108,14 @@ macro_rules! write {
                 let $revision: i64 =
                     sqlx::query_scalar($crate::feed::NEXT_REVISION).fetch_one(&mut *$tx).await?;
                 let value = $body;
-                sqlx::query($crate::feed::NUDGE).execute(&mut *$tx).await?;
+                sqlx::query($crate::feed::NOTIFY).execute(&mut *$tx).await?;
                 $tx.commit().await?;
                 value
             }
         }
     };
 }
-pub(crate) use {read, write, write_quietly};
+pub(crate) use {read, write, write_unversioned};
 
 impl Store {
     /// Opens the store and brings its tables up to date. Several processes may do so at once.
@@ -148,7 +148,7 @@ impl Store {
 async fn migrate<C: sqlx::migrate::Migrate>(connection: &mut C) -> Result<(), StoreError> {
     use sqlx::migrate::MigrateError;
     MIGRATIONS.run_direct(None, connection, false).await.map_err(|error| match error {
-        MigrateError::VersionMissing(version) => StoreError::Newer(version),
+        MigrateError::VersionMissing(version) => StoreError::NewerSchema(version),
         MigrateError::Execute(error) => error.into(),
         MigrateError::ExecuteMigration(error, _) if error::is_disk_full(&error) => {
             StoreError::DiskFull(error)

@@ -25,7 +25,7 @@ pub enum StoreError {
     #[error(
         "the database is from a newer memgate (migration {0}): install that version, or restore a backup"
     )]
-    Newer(i64),
+    NewerSchema(i64),
     /// A migration failed.
     #[error("can't migrate the database: see the cause, restore a backup if it doesn't start again")]
     Migrate(#[source] sqlx::migrate::MigrateError),
@@ -34,22 +34,22 @@ pub enum StoreError {
     DiskFull(#[source] sqlx::Error),
     /// A value that must be unique is taken: an e-mail address at sign-up, say.
     #[error("that {0} is taken: choose another")]
-    Taken(&'static str),
+    AlreadyExists(&'static str),
     /// There are as many as there may be.
     #[error("there is no room for another {0}: do without one of those that are there")]
-    Full(&'static str),
+    LimitReached(&'static str),
     /// A row that was asked for by name isn't there.
     #[error("there is no such {0}: check the spelling")]
-    Missing(&'static str),
+    NotFound(&'static str),
     /// A row holds what no memgate writes.
     #[error("the database holds a {0} that makes no sense: restore a backup")]
-    Garbage(&'static str),
+    Corrupt(&'static str),
     /// It takes too long.
     #[error("the database doesn't answer in time: check that it runs, and how busy it is")]
-    Silent,
+    Timeout,
     /// It is older than it was.
     #[error("the database is older than it was, a backup perhaps: what was read from it is begun anew")]
-    Older,
+    RolledBack,
     /// Anything else: away, slow, locked.
     #[error("the database doesn't answer as it should: check that it runs")]
     Unavailable(#[source] sqlx::Error),
@@ -66,7 +66,7 @@ impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match error {
             error if is_disk_full(&error) => Self::DiskFull(error),
-            sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => Self::Garbage("row"),
+            sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => Self::Corrupt("row"),
             error => Self::Unavailable(error),
         }
     }
@@ -95,18 +95,18 @@ impl fmt::Debug for StoreError {
 }
 
 impl StoreError {
-    /// `Taken(what)` if the cause is a unique constraint, else as `From` has it.
+    /// `AlreadyExists(what)` if the cause is a unique constraint, else as `From` has it.
     pub(crate) fn unique(error: sqlx::Error, what: &'static str) -> Self {
         match error.as_database_error() {
-            Some(e) if e.is_unique_violation() => Self::Taken(what),
+            Some(e) if e.is_unique_violation() => Self::AlreadyExists(what),
             _ => error.into(),
         }
     }
 
-    /// `Missing(what)` if the cause is a reference to a row that isn't there, else as `From` has it.
+    /// `NotFound(what)` if the cause is a reference to a row that isn't there, else as `From` has it.
     pub(crate) fn reference(error: sqlx::Error, what: &'static str) -> Self {
         match error.as_database_error() {
-            Some(e) if e.is_foreign_key_violation() => Self::Missing(what),
+            Some(e) if e.is_foreign_key_violation() => Self::NotFound(what),
             _ => error.into(),
         }
     }

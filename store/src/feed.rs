@@ -12,7 +12,7 @@ use crate::db::{Db, read};
 use crate::{Fingerprint, Store, StoreError, TokenId};
 
 pub(crate) const NEXT_REVISION: &str = "UPDATE revision SET value = value + 1 WHERE one = 1 RETURNING value";
-pub(crate) const NUDGE: &str = "SELECT pg_notify('memgate_revision', '')";
+pub(crate) const NOTIFY: &str = "SELECT pg_notify('memgate_revision', '')";
 const CHANNEL: &str = "memgate_revision";
 
 /// How long a change on SQLite may stay unseen.
@@ -89,7 +89,7 @@ impl Feed {
         self.revision
     }
 
-    /// Waits for the next changes. After an error call it again: nothing is lost, unless it is `Older`; then
+    /// Waits for the next changes. After an error call it again: nothing is lost, unless it is `RolledBack`; then
     /// begin anew. Cancel-safe.
     pub async fn next(&mut self) -> Result<Changes, StoreError> {
         loop {
@@ -106,7 +106,7 @@ impl Feed {
                     return Ok(changes);
                 }
                 // What was undone since nobody can tell.
-                Ordering::Less => return Err(StoreError::Older),
+                Ordering::Less => return Err(StoreError::RolledBack),
             }
         }
     }

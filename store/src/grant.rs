@@ -1,7 +1,7 @@
 //! Everything the proxy must know about one token, in one read.
 
 use crate::db::read;
-use crate::token::{Columns, Powers, ScramKeys, TokenId, TokenSecret};
+use crate::token::{Columns, Permissions, ScramKeys, TokenId, TokenSecret};
 use crate::{Store, StoreError, TokenKey, UserState, token};
 
 /// A token with its user, instance and route.
@@ -16,7 +16,7 @@ pub struct Grant {
     /// Whether the token has been revoked.
     pub revoked: bool,
     /// What the token may do, until when and from where.
-    pub powers: Powers,
+    pub permissions: Permissions,
     /// Whether the user may use anything at all.
     pub user_state: UserState,
     /// How many connections the instance may have.
@@ -48,7 +48,7 @@ struct Row {
     scram_server_key: String,
     revoked_at: Option<i64>,
     #[sqlx(flatten)]
-    powers: Columns,
+    permissions: Columns,
     user_state: String,
     instance_id: String,
     connections: i64,
@@ -68,15 +68,15 @@ impl Grant {
     }
 
     /// Whether it lets anybody in at all: the token isn't revoked, its user not suspended. When and from
-    /// where is for its powers to say.
+    /// where is for its permissions to say.
     #[must_use]
-    pub fn is_good(&self) -> bool {
+    pub fn is_active(&self) -> bool {
         !self.revoked && self.user_state == UserState::Active
     }
 
     /// A hash to check a secret against when there is no such token, so that the clock doesn't tell.
     #[must_use]
-    pub fn check_nothing(key: &TokenKey, id: &TokenId, secret: &TokenSecret) -> bool {
+    pub fn verify_decoy(key: &TokenKey, id: &TokenId, secret: &TokenSecret) -> bool {
         const NOBODYS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
         token::matches(key, id, secret.reveal(), NOBODYS)
     }
@@ -107,7 +107,7 @@ impl Store {
             user_id: row.user_id,
             instance_id: row.instance_id,
             revoked: row.revoked_at.is_some(),
-            powers: row.powers.read_or_none(token.as_str()),
+            permissions: row.permissions.read_or_none(token.as_str()),
             user_state: UserState::parse(&row.user_state)?,
             connections: row.connections,
             item_size_max: row.item_size_max,

@@ -20,7 +20,7 @@ impl Store {
         write!(self, tx, _revision => {
             sqlx::query(sql).bind(&id).bind(now()).execute(&mut *tx).await?;
         });
-        self.find_installation().await?.ok_or(StoreError::Missing("installation"))
+        self.find_installation().await?.ok_or(StoreError::NotFound("installation"))
     }
 
     async fn find_installation(&self) -> Result<Option<String>, StoreError> {

@@ -7,7 +7,7 @@ use crate::{Millis, Store, StoreError};
 /// What the owner or an operator wants of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Wanted {
+pub enum DesiredState {
     /// A running memcached.
     Running,
     /// None for now.
@@ -16,7 +16,7 @@ pub enum Wanted {
     Deleting,
 }
 
-impl Wanted {
+impl DesiredState {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -30,7 +30,7 @@ impl Wanted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum InstanceState {
-    /// Wanted, not there yet.
+    /// DesiredState, not there yet.
     Pending,
     /// Answers.
     Running,
@@ -73,7 +73,7 @@ impl InstanceState {
     }
 
     pub(crate) fn parse(text: &str) -> Result<Self, StoreError> {
-        Self::ALL.into_iter().find(|s| s.as_str() == text).ok_or(StoreError::Garbage("instance state"))
+        Self::ALL.into_iter().find(|s| s.as_str() == text).ok_or(StoreError::Corrupt("instance state"))
     }
 }
 
@@ -93,7 +93,7 @@ pub struct Instance {
     /// memcached's `-I`, in bytes.
     pub item_size_max: i64,
     /// What is wanted of it.
-    pub wanted: Wanted,
+    pub wanted: DesiredState,
     /// When it was asked for.
     pub created_at: Millis,
     /// What is so; `None` until the provisioner has seen it.
@@ -112,7 +112,7 @@ impl Instance {
     pub fn is_gone(&self) -> bool {
         let nothing_left =
             |route: &Route| route.state == InstanceState::Deleting && route.container.is_none();
-        self.wanted == Wanted::Deleting && self.route.as_ref().is_some_and(nothing_left)
+        self.wanted == DesiredState::Deleting && self.route.as_ref().is_some_and(nothing_left)
     }
 }
 
@@ -135,10 +135,10 @@ impl TryFrom<Row> for Instance {
 
     fn try_from(row: Row) -> Result<Self, StoreError> {
         let wanted = match row.wanted.as_str() {
-            "running" => Wanted::Running,
-            "suspended" => Wanted::Suspended,
-            "deleting" => Wanted::Deleting,
-            _ => return Err(StoreError::Garbage("instance want")),
+            "running" => DesiredState::Running,
+            "suspended" => DesiredState::Suspended,
+            "deleting" => DesiredState::Deleting,
+            _ => return Err(StoreError::Corrupt("instance want")),
         };
         Ok(Self {
             id: row.id,
@@ -187,12 +187,12 @@ impl Store {
         Ok(read!(self, pool => sqlx::query_scalar(sql).fetch_all(pool).await)?)
     }
 
-    /// Changes what is wanted of an instance. `Missing` if there is no such instance.
-    pub async fn want_instance(&self, id: &str, wanted: Wanted) -> Result<(), StoreError> {
+    /// Changes what is wanted of an instance. `NotFound` if there is no such instance.
+    pub async fn set_desired_state(&self, id: &str, wanted: DesiredState) -> Result<(), StoreError> {
         let sql = "UPDATE instances SET wanted = $1, revision = $2 WHERE id = $3";
         let touched = write!(self, tx, revision => sqlx::query(sql)
             .bind(wanted.as_str()).bind(revision).bind(id).execute(&mut *tx).await?.rows_affected());
-        if touched == 0 { Err(StoreError::Missing("instance")) } else { Ok(()) }
+        if touched == 0 { Err(StoreError::NotFound("instance")) } else { Ok(()) }
     }
 
     /// A user's instance.

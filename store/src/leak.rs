@@ -102,13 +102,13 @@ impl Store {
         Ok(read!(self, pool => sqlx::query_as(sql).bind(user_id).fetch_all(pool).await)?)
     }
 
-    /// Notes that a user has seen where a token was found. `Missing("leak")` if there is nothing to dismiss.
+    /// Notes that a user has seen where a token was found. `NotFound("leak")` if there is nothing to dismiss.
     pub async fn dismiss_leak(&self, id: &TokenId) -> Result<(), StoreError> {
         let sql = "UPDATE leaks SET dismissed_at = $1 WHERE token_id = $2 AND dismissed_at IS NULL";
         write!(self, tx, _revision => {
             let touched = sqlx::query(sql).bind(now()).bind(id.as_str()).execute(&mut *tx).await?.rows_affected();
             if touched == 0 {
-                return Err(StoreError::Missing("leak"));
+                return Err(StoreError::NotFound("leak"));
             }
             note!(self, tx, "token.leak_seen", format!("token {id}"), "");
         });

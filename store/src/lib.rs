@@ -8,7 +8,9 @@ mod account;
 mod address;
 mod audit;
 mod certificate;
+mod connections;
 mod db;
+mod denial;
 mod error;
 mod feed;
 mod files;
@@ -16,12 +18,10 @@ mod grant;
 mod installation;
 mod instance;
 mod keys;
-mod lead;
+mod leader;
 mod leak;
-mod live;
 mod plan;
 mod proxy;
-mod refusal;
 mod route;
 mod session;
 mod time;
@@ -32,25 +32,25 @@ mod user;
 pub use account::NewPassword;
 pub use address::{Lease, Network};
 pub use audit::{AuditChain, AuditEntry, AuditError};
-pub use certificate::{BadFingerprint, CertificateRow, Fingerprint};
+pub use certificate::{CertificateRow, Fingerprint, ParseFingerprintError};
+pub use connections::{ConnectionId, ListRequest, LiveConnection, LiveConnections, ParseConnectionIdError};
 pub use db::{Database, Store};
+pub use denial::{DenialCause, DenialRecord};
 pub use error::StoreError;
 pub use feed::{Changes, Feed};
 pub use grant::Grant;
-pub use instance::{Instance, InstanceState, Wanted};
+pub use instance::{DesiredState, Instance, InstanceState};
 pub use keys::{KeyError, LaneKey, TokenKey};
-pub use lead::Lead;
+pub use leader::LeaderLock;
 pub use leak::{Found, Leak};
-pub use live::{ConnectionId, ConnectionWish, LiveConnection, LiveConnections, NoConnectionId};
 pub use plan::Plan;
 pub use proxy::{Acknowledged, Proxy};
-pub use refusal::{Cause, Refusal};
 pub use route::{Observed, Route};
 pub use session::{NewSession, Session};
-pub use time::{BadSpan, Millis, now, span};
+pub use time::{Millis, ParseDurationError, now, span};
 pub use token::{
-    BadPrefix, Cidr, CidrError, KeyPrefix, NewToken, NoSuchScope, Powers, Scopes, ScramKeys, Token,
-    TokenFormatError, TokenId, TokenRow, TokenSecret, TooManyNetworks, Verifier,
+    Cidr, KeyPrefix, NetworkLimitError, NewToken, ParseCidrError, ParseKeyPrefixError, ParseScopesError,
+    ParseTokenError, Permissions, Scopes, ScramKeys, Token, TokenId, TokenRow, TokenSecret, Verifier,
 };
 pub use usage::{Usage, UsageReport};
 pub use user::{NewUser, User, UserState};

@@ -52,7 +52,7 @@ impl Store {
         Ok(read!(self, pool => sqlx::query_as(BY_NAME).bind(name).fetch_optional(pool).await)?)
     }
 
-    /// Makes a plan, which the caller has checked. `Taken("plan's name")`.
+    /// Makes a plan, which the caller has checked. `AlreadyExists("plan's name")`.
     pub async fn create_plan(&self, plan: &Plan) -> Result<(), StoreError> {
         let sql = "INSERT INTO plans (memory_mb, connections, item_size_max, operations_per_second, \
                    bytes_per_second, revision, name) VALUES ($1, $2, $3, $4, $5, $6, $7)";
@@ -67,13 +67,13 @@ impl Store {
 
     /// Changes a plan; what it is now is told to `change`, in the same transaction. What it allows each second
     /// is in force for all its users within a second; the rest is for caches that are made from now on.
-    /// `Missing("plan")`.
-    pub async fn change_plan(&self, name: &str, change: impl FnOnce(&mut Plan)) -> Result<Plan, StoreError> {
+    /// `NotFound("plan")`.
+    pub async fn update_plan(&self, name: &str, change: impl FnOnce(&mut Plan)) -> Result<Plan, StoreError> {
         let sql = "UPDATE plans SET memory_mb = $1, connections = $2, item_size_max = $3, \
                    operations_per_second = $4, bytes_per_second = $5, revision = $6 WHERE name = $7";
         Ok(write!(self, tx, revision => {
             let plan: Option<Plan> = sqlx::query_as(BY_NAME).bind(name).fetch_optional(&mut *tx).await?;
-            let mut plan = plan.ok_or(StoreError::Missing("plan"))?;
+            let mut plan = plan.ok_or(StoreError::NotFound("plan"))?;
             change(&mut plan);
             sqlx::query(sql).bind(plan.memory_mb).bind(plan.connections).bind(plan.item_size_max)
                 .bind(plan.operations_per_second).bind(plan.bytes_per_second).bind(revision).bind(name)

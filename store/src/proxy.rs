@@ -1,6 +1,6 @@
 //! The proxies that run, and which of them have carried out the last change of a token.
 
-use crate::db::{read, write_quietly};
+use crate::db::{read, write_unversioned};
 use crate::{Millis, Store, StoreError, TokenId, now};
 
 /// A proxy that hasn't been heard of for so long is gone.
@@ -68,7 +68,7 @@ impl Store {
         let at = now();
         let (forgotten, unlisted) =
             (at.saturating_sub(FORGOTTEN_AFTER), at.saturating_sub(LIST_FORGOTTEN_AFTER));
-        write_quietly!(self, tx => {
+        write_unversioned!(self, tx => {
             sqlx::query(sql).bind(&proxy.id).bind(&proxy.name).bind(&proxy.version).bind(proxy.started_at)
                 .bind(proxy.seen_at).bind(proxy.applied).execute(&mut *tx).await?;
             sqlx::query("DELETE FROM proxies WHERE seen_at < $1").bind(forgotten).execute(&mut *tx).await?;
@@ -80,7 +80,7 @@ impl Store {
 
     /// A proxy has stopped: nothing of it is left.
     pub async fn remove_proxy(&self, id: &str) -> Result<(), StoreError> {
-        write_quietly!(self, tx => {
+        write_unversioned!(self, tx => {
             sqlx::query("DELETE FROM proxies WHERE id = $1").bind(id).execute(&mut *tx).await?;
         });
         Ok(())
@@ -92,13 +92,13 @@ impl Store {
         Ok(read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?)
     }
 
-    /// Where the last change of a token or of its user is in force. `Missing("token")`.
+    /// Where the last change of a token or of its user is in force. `NotFound("token")`.
     pub async fn acknowledged(&self, token: &TokenId) -> Result<Acknowledged, StoreError> {
         let sql =
             "SELECT t.revision, u.revision FROM tokens t JOIN users u ON u.id = t.user_id WHERE t.id = $1";
         let found: Option<(i64, i64)> =
             read!(self, pool => sqlx::query_as(sql).bind(token.as_str()).fetch_optional(pool).await)?;
-        let (token, user) = found.ok_or(StoreError::Missing("token"))?;
+        let (token, user) = found.ok_or(StoreError::NotFound("token"))?;
         let revision = token.max(user);
         let (by, others): (Vec<_>, Vec<_>) =
             self.proxies().await?.into_iter().partition(|proxy| proxy.applied >= revision);

@@ -85,7 +85,7 @@ impl Route {
 
 impl Store {
     /// Records what is so. Touches the revision: call it only on a change (see [`Route::says`]).
-    /// `Missing("instance")`.
+    /// `NotFound("instance")`.
     pub async fn record_route(&self, instance_id: &str, seen: &Observed) -> Result<(), StoreError> {
         let sql = "INSERT INTO routes (instance_id, state, generation, address, container, version, message, \
                    changed_at, revision) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::db::{read, write_quietly};
+use crate::db::{read, write_unversioned};
 use crate::{Millis, Store, StoreError, now};
 
 /// A session about to be kept.
@@ -32,11 +32,11 @@ pub struct Session {
 }
 
 impl Store {
-    /// Begins a session. `Missing("user")`.
+    /// Begins a session. `NotFound("user")`.
     pub async fn create_session(&self, new: &NewSession<'_>) -> Result<(), StoreError> {
         let sql = "INSERT INTO sessions (id_hash, user_id, form_token, created_at, last_seen_at) \
                    VALUES ($1, $2, $3, $4, $4)";
-        write_quietly!(self, tx => {
+        write_unversioned!(self, tx => {
             sqlx::query(sql).bind(new.id_hash).bind(new.user_id).bind(new.form_token).bind(now())
                 .execute(&mut *tx).await.map_err(|e| StoreError::reference(e, "user"))?;
         });
@@ -59,7 +59,7 @@ impl Store {
     /// Notes that a session is in use. Once a minute is enough.
     pub async fn touch_session(&self, id_hash: &str) -> Result<(), StoreError> {
         let sql = "UPDATE sessions SET last_seen_at = $1 WHERE id_hash = $2";
-        write_quietly!(self, tx => {
+        write_unversioned!(self, tx => {
             sqlx::query(sql).bind(now()).bind(id_hash).execute(&mut *tx).await?;
         });
         Ok(())
@@ -67,7 +67,7 @@ impl Store {
 
     /// Ends one session.
     pub async fn end_session(&self, id_hash: &str) -> Result<(), StoreError> {
-        write_quietly!(self, tx => {
+        write_unversioned!(self, tx => {
             sqlx::query("DELETE FROM sessions WHERE id_hash = $1").bind(id_hash).execute(&mut *tx).await?;
         });
         Ok(())
@@ -76,7 +76,7 @@ impl Store {
     /// Removes sessions that are no longer good; returns how many.
     pub async fn end_old_sessions(&self, idle: Duration, absolute: Duration) -> Result<u64, StoreError> {
         let sql = "DELETE FROM sessions WHERE last_seen_at <= $1 OR created_at <= $2";
-        Ok(write_quietly!(self, tx => sqlx::query(sql).bind(before(idle)).bind(before(absolute))
+        Ok(write_unversioned!(self, tx => sqlx::query(sql).bind(before(idle)).bind(before(absolute))
             .execute(&mut *tx).await?.rows_affected()))
     }
 }

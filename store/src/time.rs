@@ -15,15 +15,15 @@ pub fn now() -> Millis {
 /// Text that is no span of time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no span of time: write it like 90s, 15m, 12h, 30d or 8w")]
-pub struct BadSpan(String);
+pub struct ParseDurationError(String);
 
 /// The longest span: a hundred years.
 const SPAN_MAX: Millis = 100 * 365 * 24 * 60 * 60 * 1000;
 
 /// Reads a span of time, `30d`: a number and its unit, one of s, m, h, d, w.
-pub fn span(text: &str) -> Result<Millis, BadSpan> {
+pub fn span(text: &str) -> Result<Millis, ParseDurationError> {
     let text = text.trim();
-    let bad = || BadSpan(text.to_owned());
+    let bad = || ParseDurationError(text.to_owned());
     let unit = match text.as_bytes().last() {
         Some(b's') => 1000,
         Some(b'm') => 60 * 1000,
@@ -54,7 +54,7 @@ mod tests {
         for bad in
             ["", "d", "30", "-1d", "+1d", "1.5h", "30 d", "1y", "99999999999999999999s", "99999999w", "1é"]
         {
-            assert_eq!(span(bad), Err(BadSpan(bad.into())), "{bad}");
+            assert_eq!(span(bad), Err(ParseDurationError(bad.into())), "{bad}");
         }
     }
 }

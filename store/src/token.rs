@@ -2,16 +2,16 @@
 
 mod cidr;
 mod format;
-mod powers;
+mod permissions;
 mod scopes;
 mod scram;
 mod verifier;
 
-pub use cidr::{Cidr, CidrError};
-pub use format::{Token, TokenFormatError, TokenId, TokenSecret};
-pub(crate) use powers::Columns;
-pub use powers::{BadPrefix, KeyPrefix, Powers, TooManyNetworks};
-pub use scopes::{NoSuchScope, Scopes};
+pub use cidr::{Cidr, ParseCidrError};
+pub use format::{ParseTokenError, Token, TokenId, TokenSecret};
+pub(crate) use permissions::Columns;
+pub use permissions::{KeyPrefix, NetworkLimitError, ParseKeyPrefixError, Permissions};
+pub use scopes::{ParseScopesError, Scopes};
 pub use scram::ScramKeys;
 pub use verifier::Verifier;
 pub(crate) use verifier::matches;
@@ -35,7 +35,7 @@ pub struct TokenRow {
     pub revoked_at: Option<Millis>,
     /// What it may do.
     #[serde(flatten)]
-    pub powers: Powers,
+    pub permissions: Permissions,
     /// The public id of the token that has taken its place.
     pub successor: Option<String>,
 }
@@ -48,15 +48,15 @@ struct Row {
     created_at: Millis,
     revoked_at: Option<Millis>,
     #[sqlx(flatten)]
-    powers: Columns,
+    permissions: Columns,
     successor: Option<String>,
 }
 
 impl From<Row> for TokenRow {
     fn from(row: Row) -> Self {
-        let powers = row.powers.read_or_none(&row.id);
+        let permissions = row.permissions.read_or_none(&row.id);
         let Row { id, user_id, name, created_at, revoked_at, successor, .. } = row;
-        Self { id, user_id, name, created_at, revoked_at, powers, successor }
+        Self { id, user_id, name, created_at, revoked_at, permissions, successor }
     }
 }
 
@@ -66,15 +66,15 @@ pub struct NewToken {
     /// The whole token.
     pub token: Token,
     pub(crate) name: String,
-    pub(crate) powers: Powers,
+    pub(crate) permissions: Permissions,
     pub(crate) verifier: Verifier,
 }
 
 impl TokenRow {
     /// Whether it lets anybody in at that time, as far as the token itself is concerned.
     #[must_use]
-    pub fn is_good(&self, now: Millis) -> bool {
-        self.revoked_at.is_none() && self.powers.is_current(now)
+    pub fn is_active(&self, now: Millis) -> bool {
+        self.revoked_at.is_none() && self.permissions.is_current(now)
     }
 }
 
@@ -84,13 +84,13 @@ impl NewToken {
     pub fn generate(key: &TokenKey, name: &str) -> Self {
         let token = Token::generate();
         let verifier = Verifier::of(key, &token);
-        Self { token, name: name.to_owned(), powers: Powers::ALL, verifier }
+        Self { token, name: name.to_owned(), permissions: Permissions::ALL, verifier }
     }
 
-    /// With these powers and no others.
+    /// With these permissions and no others.
     #[must_use]
-    pub fn limited_to(self, powers: Powers) -> Self {
-        Self { powers, ..self }
+    pub fn limited_to(self, permissions: Permissions) -> Self {
+        Self { permissions, ..self }
     }
 }
 
@@ -101,7 +101,7 @@ pub(crate) const INSERT: &str = "INSERT INTO tokens (id, user_id, name, secret_h
 /// The insert, with everything bound, for whichever database `$tx` is of.
 macro_rules! insert_token {
     ($tx:expr, $user_id:expr, $token:expr, $revision:expr) => {{
-        let powers = $crate::token::Columns::from(&$token.powers);
+        let permissions = $crate::token::Columns::from(&$token.permissions);
         sqlx::query($crate::token::INSERT)
             .bind($token.token.id().as_str())
             .bind($user_id)
@@ -113,10 +113,10 @@ macro_rules! insert_token {
             .bind(&$token.verifier.scram_server_key)
             .bind($crate::now())
             .bind($revision)
-            .bind(&powers.scopes)
-            .bind(&powers.key_prefix)
-            .bind(powers.expires_at)
-            .bind(&powers.allow_from)
+            .bind(&permissions.scopes)
+            .bind(&permissions.key_prefix)
+            .bind(permissions.expires_at)
+            .bind(&permissions.allow_from)
             .execute(&mut *$tx)
             .await
     }};
@@ -127,12 +127,12 @@ const BY_ID: &str = "SELECT id, user_id, name, created_at, revoked_at, scopes, k
      successor FROM tokens WHERE id = $1";
 
 impl Store {
-    /// Keeps a new token of a user. Show it only after this has returned. `Missing("user")`.
+    /// Keeps a new token of a user. Show it only after this has returned. `NotFound("user")`.
     pub async fn create_token(&self, user_id: &str, token: &NewToken) -> Result<(), StoreError> {
         self.create_token_within(user_id, token, usize::MAX).await
     }
 
-    /// The same, for a user who may have so many that are good; `Full("token")` if they are there.
+    /// The same, for a user who may have so many that are good; `LimitReached("token")` if they are there.
     pub async fn create_token_within(
         &self,
         user_id: &str,
@@ -145,10 +145,10 @@ impl Store {
         write!(self, tx, revision => {
             let held: i64 = sqlx::query_scalar(good).bind(user_id).bind(now()).fetch_one(&mut *tx).await?;
             if held >= most {
-                return Err(StoreError::Full("token"));
+                return Err(StoreError::LimitReached("token"));
             }
             insert_token!(tx, user_id, token, revision).map_err(|e| StoreError::reference(e, "user"))?;
-            note!(self, tx, "token.create", format!("token {}", token.token.id()), format!("of user {user_id}, {}", token.powers));
+            note!(self, tx, "token.create", format!("token {}", token.token.id()), format!("of user {user_id}, {}", token.permissions));
         });
         Ok(())
     }
@@ -168,46 +168,46 @@ impl Store {
         Ok(row.map(TokenRow::from))
     }
 
-    /// Revokes a token for good. `Missing` if it isn't there; revoking twice keeps the first time.
+    /// Revokes a token for good. `NotFound` if it isn't there; revoking twice keeps the first time.
     pub async fn revoke_token(&self, id: &TokenId) -> Result<(), StoreError> {
         let sql = "UPDATE tokens SET revoked_at = COALESCE(revoked_at, $1), revision = $2 WHERE id = $3";
         write!(self, tx, revision => {
             let touched = sqlx::query(sql).bind(now()).bind(revision).bind(id.as_str())
                 .execute(&mut *tx).await?.rows_affected();
             if touched == 0 {
-                return Err(StoreError::Missing("token"));
+                return Err(StoreError::NotFound("token"));
             }
             note!(self, tx, "token.revoke", format!("token {id}"), "");
         });
         Ok(())
     }
 
-    /// Changes the powers of a token that is still good; what it has now is told to `change`, in the same
+    /// Changes the permissions of a token that is still good; what it has now is told to `change`, in the same
     /// transaction. Connections that it has opened are held to the new ones within a second.
-    /// `Missing("token that is still good")`: one that is over stays so.
-    pub async fn change_powers(
+    /// `NotFound("token that is still good")`: one that is over stays so.
+    pub async fn update_permissions(
         &self,
         id: &TokenId,
-        change: impl FnOnce(&mut Powers),
+        change: impl FnOnce(&mut Permissions),
     ) -> Result<TokenRow, StoreError> {
         let sql = "UPDATE tokens SET scopes = $1, key_prefix = $2, expires_at = $3, allow_from = $4, \
                    revision = $5 WHERE id = $6";
         Ok(write!(self, tx, revision => {
             let row: Option<Row> = sqlx::query_as(BY_ID).bind(id.as_str()).fetch_optional(&mut *tx).await?;
             let mut token = still_good(row.map(TokenRow::from))?;
-            change(&mut token.powers);
-            let columns = Columns::from(&token.powers);
+            change(&mut token.permissions);
+            let columns = Columns::from(&token.permissions);
             sqlx::query(sql).bind(columns.scopes).bind(columns.key_prefix).bind(columns.expires_at)
                 .bind(columns.allow_from).bind(revision).bind(id.as_str()).execute(&mut *tx).await?;
-            note!(self, tx, "token.change", format!("token {id}"), token.powers.to_string());
+            note!(self, tx, "token.change", format!("token {id}"), token.permissions.to_string());
             token
         }))
     }
 
     /// Puts `new` in the place of a token that is still good: of the same user, with the same name and
-    /// powers whatever `new` says. The old one lets nobody in from `ends_at` on, or from when it would have
-    /// ended anyway. Show the new one only after this has returned. `Missing("token that is still good")`,
-    /// `Taken("token's place")` if another has it already.
+    /// permissions whatever `new` says. The old one lets nobody in from `ends_at` on, or from when it would have
+    /// ended anyway. Show the new one only after this has returned. `NotFound("token that is still good")`,
+    /// `AlreadyExists("token's place")` if another has it already.
     pub async fn rotate_token(
         &self,
         old: &TokenId,
@@ -219,13 +219,13 @@ impl Store {
             let row: Option<Row> = sqlx::query_as(BY_ID).bind(old.as_str()).fetch_optional(&mut *tx).await?;
             let mut row = still_good(row.map(TokenRow::from))?;
             if row.successor.is_some() {
-                return Err(StoreError::Taken("token's place"));
+                return Err(StoreError::AlreadyExists("token's place"));
             }
-            let new = NewToken { name: row.name.clone(), powers: row.powers.clone(), ..new };
+            let new = NewToken { name: row.name.clone(), permissions: row.permissions.clone(), ..new };
             insert_token!(tx, &row.user_id, new, revision)?;
-            row.powers.expires_at = Some(row.powers.expires_at.map_or(ends_at, |end| end.min(ends_at)));
+            row.permissions.expires_at = Some(row.permissions.expires_at.map_or(ends_at, |end| end.min(ends_at)));
             row.successor = Some(new.token.id().to_string());
-            sqlx::query(sql).bind(row.powers.expires_at).bind(&row.successor).bind(revision)
+            sqlx::query(sql).bind(row.permissions.expires_at).bind(&row.successor).bind(revision)
                 .bind(old.as_str()).execute(&mut *tx).await?;
             note!(self, tx, "token.rotate", format!("token {old}"), format!("successor {}, the old one ends at {ends_at}", new.token.id()));
             (new, row)
@@ -233,7 +233,7 @@ impl Store {
     }
 }
 
-/// A token that lets somebody in. One whose powers can't be read does not.
+/// A token that lets somebody in. One whose permissions can't be read does not.
 fn still_good(token: Option<TokenRow>) -> Result<TokenRow, StoreError> {
-    token.filter(|token| token.is_good(now())).ok_or(StoreError::Missing("token that is still good"))
+    token.filter(|token| token.is_active(now())).ok_or(StoreError::NotFound("token that is still good"))
 }

@@ -1,6 +1,6 @@
 //! Usage: what an instance's clients do, as its proxies have counted it.
 
-use crate::db::{read, write_quietly};
+use crate::db::{read, write_unversioned};
 use crate::{Millis, Store, StoreError, now};
 
 /// A proxy that hasn't written for so long is gone, and its connections with it.
@@ -68,7 +68,7 @@ impl Store {
         // Two proxies that add at once must not wait for each other.
         ordered.sort_by_key(|it| &it.instance_id);
         let now = now();
-        write_quietly!(self, tx => {
+        write_unversioned!(self, tx => {
             for UsageReport { instance_id, usage, latency, connections } in ordered {
                 sqlx::query(ADD).bind(instance_id).bind(usage.hits).bind(usage.misses).bind(usage.stores)
                     .bind(usage.deletes).bind(usage.arithmetic).bind(usage.touches).bind(usage.others)

@@ -28,7 +28,7 @@ impl UserState {
         match text {
             "active" => Ok(Self::Active),
             "suspended" => Ok(Self::Suspended),
-            _ => Err(StoreError::Garbage("user state")),
+            _ => Err(StoreError::Corrupt("user state")),
         }
     }
 }
@@ -89,7 +89,7 @@ impl TryFrom<Row> for User {
 }
 
 impl Store {
-    /// Makes a user with an instance and a first token. `Taken("e-mail address")`, `Missing("plan")`.
+    /// Makes a user with an instance and a first token. `AlreadyExists("e-mail address")`, `NotFound("plan")`.
     pub async fn sign_up(&self, new: &NewUser<'_>, token: &NewToken) -> Result<User, StoreError> {
         let user = User {
             id: new_id(),
@@ -101,7 +101,7 @@ impl Store {
         };
         write!(self, tx, revision => {
             let plan: Plan = sqlx::query_as(plan::BY_NAME)
-                .bind(&user.plan).fetch_optional(&mut *tx).await?.ok_or(StoreError::Missing("plan"))?;
+                .bind(&user.plan).fetch_optional(&mut *tx).await?.ok_or(StoreError::NotFound("plan"))?;
             sqlx::query("INSERT INTO users (id, email, password_hash, plan, is_admin, state, created_at, revision) \
                          VALUES ($1, $2, $3, $4, $5, 'active', $6, $7)")
                 .bind(&user.id).bind(&user.email).bind(new.password_hash).bind(&user.plan)

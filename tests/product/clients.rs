@@ -192,7 +192,7 @@ fn libmemcached_tools_do_all_they_can() {
 }
 
 #[test]
-fn the_text_logins_and_their_refusals() {
+fn the_text_logins_and_their_denials() {
     let product = Product::start();
     let (ada, bob) = (product.add_user("ada@example.org"), product.add_user("bob@example.org"));
     let accepted = [

@@ -252,7 +252,7 @@ fn a_token_is_shown_whatever_becomes_of_its_certificate() {
 }
 
 #[test]
-fn every_refusal_names_the_fix() {
+fn every_denial_names_the_fix() {
     let place = prepared();
     place.json(&["user", "add", "ada@example.org", "--no-wait"]);
     for (arguments, what) in [

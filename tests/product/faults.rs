@@ -8,14 +8,14 @@ use crate::text::Text;
 
 const UNAVAILABLE: &str = "SERVER_ERROR backend unavailable";
 
-/// Keeps setting and reading until `recovered_after` the first refusal; asserts what every answer was.
+/// Keeps setting and reading until `recovered_after` the first denial; asserts what every answer was.
 fn use_through(client: &mut Text, harm: impl FnOnce(), back_within: Duration) {
     assert_eq!(client.set("steady", b"before"), "STORED");
     harm();
     let began = Instant::now();
     let mut refused = 0_u32;
     loop {
-        assert!(began.elapsed() < back_within, "not back after {back_within:?}, {refused} refusals");
+        assert!(began.elapsed() < back_within, "not back after {back_within:?}, {refused} denials");
         match client.set("steady", b"after").as_str() {
             // Before the proxy has noticed, or after the return.
             "STORED" if refused > 0 || began.elapsed() > Duration::from_secs(2) => break,

@@ -10,8 +10,8 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use daemon::health::Readiness;
 use futures_util::stream;
-use process::health::Readiness;
 use store::{Feed, StoreError};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -70,7 +70,7 @@ async fn hand_all_on(mut feed: Feed, web: &Web, readiness: &Readiness) {
             Ok(()) => readiness.ready(),
             Err(error) => {
                 not_ready(readiness, &error).await;
-                if matches!(error, StoreError::Older) {
+                if matches!(error, StoreError::RolledBack) {
                     return;
                 }
             }
@@ -166,7 +166,7 @@ impl Follower {
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return false,
-                () = &mut look => return session::is_good(&self.web, &self.session).await.unwrap_or(false),
+                () = &mut look => return session::is_active(&self.web, &self.session).await.unwrap_or(false),
                 changed = self.changes.recv() => match changed {
                     Ok(users) if !users.contains(&self.user_id) => {}
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return true,

@@ -107,7 +107,7 @@ pub(crate) fn forget(web: &Web) -> HeaderValue {
 }
 
 /// Whether a session is still good.
-pub(crate) async fn is_good(web: &Web, id_hash: &str) -> Result<bool, Trouble> {
+pub(crate) async fn is_active(web: &Web, id_hash: &str) -> Result<bool, Trouble> {
     let found = web.store.session(id_hash, web.config.session_idle(), web.config.session_age()).await?;
     Ok(found.is_some())
 }

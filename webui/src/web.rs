@@ -29,7 +29,7 @@ pub(crate) struct Web {
     pub(crate) sign_ups: Limiter,
     pub(crate) new_tokens: Limiter,
     pub(crate) connection_looks: Limiter,
-    pub(crate) connection_ends: Limiter,
+    pub(crate) connection_closes: Limiter,
     pub(crate) leak_reports: Limiter,
 }
 
@@ -52,7 +52,7 @@ impl Web {
             sign_ups: Limiter::new(config.limits.sign_ups_per_hour, HOUR),
             new_tokens: Limiter::new(config.limits.tokens_per_hour, HOUR),
             connection_looks: Limiter::new(config.limits.connections_per_minute, MINUTE),
-            connection_ends: Limiter::new(config.limits.connections_per_minute, MINUTE),
+            connection_closes: Limiter::new(config.limits.connections_per_minute, MINUTE),
             leak_reports: Limiter::new(config.limits.leak_reports_per_minute, MINUTE),
             config,
         })

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use process::Shutdown;
+use daemon::Shutdown;
 use provisioner::Config;
 use serde_json::Value;
 use store::{Database, Instance, InstanceState, LaneKey, NewToken, NewUser, Route, Store, TokenKey};
@@ -37,7 +37,7 @@ impl Installation {
 
     /// Without a provisioner yet.
     pub(crate) async fn new() -> Self {
-        LOG.call_once(|| process::telemetry::init("provisioner=info", process::telemetry::LogFormat::Text));
+        LOG.call_once(|| daemon::telemetry::init("provisioner=info", daemon::telemetry::LogFormat::Text));
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Database::Sqlite(dir.path().join("memgate.db"))).await.unwrap();
         Self {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use store::{InstanceState, Wanted};
+use store::{DesiredState, InstanceState};
 
 use crate::harness::{Installation, docker, free_port, get, list, ready, readyz, until};
 
@@ -70,15 +70,16 @@ async fn teardown_leaves_nothing_and_touches_nobody() {
 async fn an_address_rests() {
     let installation = Installation::start().await;
     let (first, route) = installation.running_instance().await;
-    for (wanted, state) in
-        [(Wanted::Suspended, InstanceState::Suspended), (Wanted::Deleting, InstanceState::Deleting)]
-    {
-        installation.store.want_instance(&first.id, wanted).await.unwrap();
+    for (wanted, state) in [
+        (DesiredState::Suspended, InstanceState::Suspended),
+        (DesiredState::Deleting, InstanceState::Deleting),
+    ] {
+        installation.store.set_desired_state(&first.id, wanted).await.unwrap();
         let left = installation.until_route(&first, |r| r.state == state && r.address.is_none()).await;
         assert_eq!((left.container, left.version), (None, None));
         assert_eq!([list("container", &installation.id), list("volume", &installation.id)], [0, 0]);
-        if wanted == Wanted::Suspended {
-            installation.store.want_instance(&first.id, Wanted::Running).await.unwrap();
+        if wanted == DesiredState::Suspended {
+            installation.store.set_desired_state(&first.id, DesiredState::Running).await.unwrap();
             let back = installation.until_running(&first, route.generation).await;
             assert_ne!(back.address, route.address, "it rests for everybody");
         }

@@ -1,4 +1,4 @@
-//! What a client's certificate must be to pass the handshake: anything, if the client holds its key. Whose it
+//! What a client's certificate must be to pass the handshake: anything, if the client holds its key. Subject it
 //! is says the store, by its fingerprint; so it doesn't matter who has signed it.
 
 use rustls::client::danger::HandshakeSignatureValid;
@@ -11,15 +11,15 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 const CHAIN_MAX: usize = 8 * 1024;
 
 #[derive(Debug)]
-pub(super) struct Holder(WebPkiSupportedAlgorithms);
+pub(super) struct AnyCertificateVerifier(WebPkiSupportedAlgorithms);
 
-impl Holder {
+impl AnyCertificateVerifier {
     pub(super) fn new() -> Self {
         Self(ring::default_provider().signature_verification_algorithms)
     }
 }
 
-impl ClientCertVerifier for Holder {
+impl ClientCertVerifier for AnyCertificateVerifier {
     /// Most clients have none, and log in by a token.
     fn client_auth_mandatory(&self) -> bool {
         false

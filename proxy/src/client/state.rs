@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use crate::dialect::Then;
-use crate::dialect::text::Keys;
 use crate::lane::Lane;
+use crate::protocol::Then;
+use crate::protocol::text::Keys;
 use crate::request::{Answer, Fault, KeyForm, Kind, Request};
 
 /// See [`State::is_bulky`].
@@ -65,7 +65,7 @@ pub(super) enum OwnedThen {
         note: Vec<u8>,
         fault: Fault,
     },
-    Forget {
+    Invalidate {
         key: Vec<u8>,
         form: KeyForm,
         answer: Answer,
@@ -92,7 +92,7 @@ impl From<Then<'_>> for OwnedThen {
         match then {
             Then::Answer(words) => Self::Answer(words),
             Then::Request(Request { key, answer, .. }) => {
-                Self::Forget { key: key.bytes.to_vec(), form: key.form, answer }
+                Self::Invalidate { key: key.bytes.to_vec(), form: key.form, answer }
             }
         }
     }

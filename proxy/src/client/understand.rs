@@ -3,17 +3,17 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use store::Cause;
+use store::DenialCause;
 
-use super::alone::{Errand, OwnGet, OwnStore, Untagged};
+use super::alone::{DedicatedRequest, StreamedGet, StreamedSet, Untagged};
 use super::state::{OwnedThen, Swallow};
-use super::{Client, House, Next};
-use crate::dialect::text::Keys;
-use crate::dialect::{self, Frame, Parsed};
+use super::{Client, Step, WorkerContext};
+use crate::denials::{self, ClientInfo, Subject};
 use crate::lane::Lane;
 use crate::login::{self, Credential};
-use crate::policy::{self, Refusal};
-use crate::refusals::{self, Whence, Whose};
+use crate::policy::{self, Denial};
+use crate::protocol::text::Keys;
+use crate::protocol::{self, Frame, Parsed};
 use crate::request::{Answer, Command, Fault, FlagSet, Key, Limits, Mode, Outcome, Request, TextAnswer};
 
 const LINE_END: &[u8] = b"\r\n";
@@ -22,11 +22,11 @@ const BUDGET: usize = 256;
 
 impl Client {
     /// Understands requests from the front of `input` until something stops it; returns how many bytes they were.
-    pub(super) fn understand(&mut self, input: &[u8]) -> (usize, Next) {
+    pub(super) fn understand(&mut self, input: &[u8]) -> (usize, Step) {
         let mut at = 0;
         for _ in 0..BUDGET {
             if !self.has_room() {
-                return (at, Next::Held);
+                return (at, Step::Backpressured);
             }
             if self.state.keys.is_some() {
                 match self.next_key() {
@@ -36,38 +36,40 @@ impl Client {
             }
             let rest = input.get(at..).unwrap_or_default();
             if let Some(swallow) = self.state.swallow.take() {
-                if matches!(swallow.then, OwnedThen::Forget { .. }) && self.must_wait(&Command::Forget) {
+                if matches!(swallow.then, OwnedThen::Invalidate { .. })
+                    && self.must_wait(&Command::Invalidate)
+                {
                     self.state.swallow = Some(swallow);
-                    return (at, Next::Held);
+                    return (at, Step::Backpressured);
                 }
                 at += self.swallow(swallow, rest.len());
                 if self.state.swallow.is_some() {
-                    return (at, Next::Input);
+                    return (at, Step::Input);
                 }
                 continue;
             }
             if rest.is_empty() {
-                return (at, Next::Input);
+                return (at, Step::Input);
             }
             let limits = self.limits();
-            let Some(frame) = self.dialect.and_then(|dialect| dialect.parse(rest, limits)) else {
-                return (at, Next::Input);
+            let Some(frame) = self.protocol.and_then(|protocol| protocol.parse(rest, limits)) else {
+                return (at, Step::Input);
             };
             match self.act(frame) {
                 Ok(consumed) => at += consumed,
                 Err((consumed, next)) => return (at + consumed, next),
             }
         }
-        (at, Next::Yield)
+        (at, Step::Yield)
     }
 
     /// Does what a frame asks; `Err` when reading must stop behind so many bytes.
-    fn act(&mut self, frame: Frame<'_>) -> Result<usize, (usize, Next)> {
+    fn act(&mut self, frame: Frame<'_>) -> Result<usize, (usize, Step)> {
         if let Parsed::Request(request) = &frame.parsed
             && let Some(credential) = self.maybe_resent(request)
         {
             match self.state.resent.take() {
-                None => return Err((0, Next::Check(credential))),
+                None => return Err((0, Step::VerifyRelogin(credential))),
                 Some(true) => {
                     self.answer_resent(request);
                     return Ok(frame.consumed);
@@ -75,18 +77,18 @@ impl Client {
                 Some(false) => {}
             }
         }
-        let refusal = self.seat.pass.refusal(|powers| policy::frame(powers, &frame.parsed));
-        let over_rate = || (!self.home.allows(|| policy::cost(&frame.parsed))).then_some(Refusal::OverRate);
-        if let Some(refusal) = refusal.or_else(over_rate) {
-            self.note_refused(refusal.cause(), refusals::command(&frame.parsed));
-            self.refuse(&frame.parsed, refusal);
+        let denial = self.session.pass.denial(|permissions| policy::frame(permissions, &frame.parsed));
+        let over_rate = || (!self.tenant.allows(|| policy::cost(&frame.parsed))).then_some(Denial::OverRate);
+        if let Some(denial) = denial.or_else(over_rate) {
+            self.note_refused(denial.cause(), denials::command(&frame.parsed));
+            self.refuse(&frame.parsed, denial);
             self.state.reads_as_newest = false;
             return Ok(frame.consumed);
         }
         match frame.parsed {
             Parsed::Request(request) => {
                 if self.must_wait(&request.command) {
-                    return Err((0, Next::Held));
+                    return Err((0, Step::Backpressured));
                 }
                 self.send(&request).map_err(|next| (frame.consumed, next))?;
             }
@@ -96,35 +98,35 @@ impl Client {
                 self.state.swallow = Some(Swallow { bytes, then: then.into() });
             }
             Parsed::Stream { request, len, complaint } => {
-                self.home.usage.met_long_value();
-                let store = OwnStore::new(&request, len, complaint, self.home.tag());
-                return Err((frame.consumed, Next::Errand(Box::new(Errand::Store(store)))));
+                self.tenant.usage.met_long_value();
+                let store = StreamedSet::new(&request, len, complaint, self.tenant.tag());
+                return Err((frame.consumed, Step::Dedicated(Box::new(DedicatedRequest::Store(store)))));
             }
-            Parsed::Alone(alone) => {
-                let errand = Errand::Untagged(Untagged::new(&alone));
-                return Err((frame.consumed, Next::Errand(Box::new(errand))));
+            Parsed::UntaggedCommand(alone) => {
+                let dedicated = DedicatedRequest::Untagged(Untagged::new(&alone));
+                return Err((frame.consumed, Step::Dedicated(Box::new(dedicated))));
             }
-            Parsed::VersionFirst => return Err((0, Next::Version)),
+            Parsed::NeedsVersion => return Err((0, Step::Version)),
             Parsed::Close(words) => {
                 self.say(words);
-                return Err((frame.consumed, Next::Close));
+                return Err((frame.consumed, Step::Close));
             }
-            Parsed::Login => return Err((0, Next::Login)),
+            Parsed::Login => return Err((0, Step::Login)),
         }
         self.state.reads_as_newest = false;
         Ok(frame.consumed)
     }
 
     /// Notes for the token's owner that something was refused: which command it was, and never about what.
-    pub(super) fn note_refused(&self, cause: Cause, command: &'static str) {
-        let whence = Whence::new(self.source, self.dialect, self.outbox.stream());
-        let whose = Whose::Token(self.seat.pass.token());
-        self.home.metrics.refusals.note(whose, cause, whence, command);
+    pub(super) fn note_refused(&self, cause: DenialCause, command: &'static str) {
+        let client = ClientInfo::new(self.source, self.protocol, self.responses.stream());
+        let subject = Subject::Token(self.session.pass.token());
+        self.tenant.metrics.denials.note(subject, cause, client, command);
     }
 
     /// Says that something isn't allowed, when its value, if it has one, is out of the way.
-    fn refuse(&mut self, parsed: &Parsed<'_>, refusal: Refusal) {
-        let says = |answer| dialect::refused(answer, refusal);
+    fn refuse(&mut self, parsed: &Parsed<'_>, denial: Denial) {
+        let says = |answer| protocol::refused(answer, denial);
         match parsed {
             Parsed::Stream { request, len, complaint } => {
                 let end = complaint.map_or(0, |_| LINE_END.len());
@@ -133,15 +135,15 @@ impl Client {
                 self.state.swallow = Some(Swallow { bytes, then });
             }
             Parsed::Request(request) => self.say(says(request.answer)),
-            Parsed::Alone(alone) => self.say(says(alone.answer)),
+            Parsed::UntaggedCommand(alone) => self.say(says(alone.answer)),
             // One error for the whole line.
-            _ => self.say(Cow::Borrowed(refusal.line())),
+            _ => self.say(Cow::Borrowed(denial.line())),
         }
     }
 
     /// What the instance behind allows and understands.
     fn limits(&self) -> Limits {
-        let flags = match self.home.flags() {
+        let flags = match self.tenant.flags() {
             FlagSet::Unknown if self.state.reads_as_newest => FlagSet::Newest,
             known => known,
         };
@@ -149,7 +151,7 @@ impl Client {
     }
 
     /// Asks for the keys of a `get` line, as far as there is room; the rest is kept for later.
-    fn ask_for(&mut self, mut keys: Keys<'_>) -> Result<(), Next> {
+    fn ask_for(&mut self, mut keys: Keys<'_>) -> Result<(), Step> {
         while let Some((request, rest)) = keys.next() {
             keys.line = rest;
             let sent = self.send(&request);
@@ -163,13 +165,13 @@ impl Client {
     }
 
     /// Asks for the next key of an unfinished `get` line.
-    fn next_key(&mut self) -> Result<(), Next> {
+    fn next_key(&mut self) -> Result<(), Step> {
         let Some(mut keys) = self.state.keys.take() else { return Ok(()) };
         let Some((request, more)) = keys.next() else { return Ok(()) };
-        if let Some(refusal) = self.seat.pass.refusal(|powers| policy::request(powers, &request)) {
-            self.note_refused(refusal.cause(), refusals::verb(&request));
+        if let Some(denial) = self.session.pass.denial(|permissions| policy::request(permissions, &request)) {
+            self.note_refused(denial.cause(), denials::verb(&request));
             // Not any more: some of the line's values may have been told.
-            return Err(Next::Close);
+            return Err(Step::Close);
         }
         let sent = self.send(&request);
         if let Some(at) = more {
@@ -189,15 +191,15 @@ impl Client {
             match swallow.then {
                 OwnedThen::Answer(words) => self.say(words),
                 OwnedThen::Fail { answer, kind, note, fault } => {
-                    self.outbox.speak(answer, kind, &note, &Outcome::Failed(fault).into());
+                    self.responses.speak(answer, kind, &note, &Outcome::Failed(fault).into());
                 }
-                OwnedThen::Forget { key, form, answer } => {
+                OwnedThen::Invalidate { key, form, answer } => {
                     let request =
-                        Request { command: Command::Forget, key: Key { bytes: &key, form }, answer };
-                    match self.seat.pass.refusal(|powers| policy::request(powers, &request)) {
-                        Some(refusal) => {
-                            self.note_refused(refusal.cause(), refusals::verb(&request));
-                            self.say(dialect::refused(answer, refusal));
+                        Request { command: Command::Invalidate, key: Key { bytes: &key, form }, answer };
+                    match self.session.pass.denial(|permissions| policy::request(permissions, &request)) {
+                        Some(denial) => {
+                            self.note_refused(denial.cause(), denials::verb(&request));
+                            self.say(protocol::refused(answer, denial));
                         }
                         // Never too large for the lane.
                         None => drop(self.send(&request)),
@@ -212,33 +214,34 @@ impl Client {
     /// are so long that they are asked for a second time, that must be done before.
     fn must_wait(&mut self, command: &Command<'_>) -> bool {
         let reads = matches!(command, Command::Get { .. } | Command::Version) || command.kind().is_get();
-        self.state.waits_for_reads = !reads && self.outbox.reading() > 0 && self.home.usage.has_long_values();
+        self.state.waits_for_reads =
+            !reads && self.responses.reading() > 0 && self.tenant.usage.has_long_values();
         self.state.waits_for_reads
     }
 
     /// Puts a request on the lane, or answers that there is none. A client that asks for long values
     /// reads them from a lane of its own.
-    fn send(&mut self, request: &Request<'_>) -> Result<(), Next> {
+    fn send(&mut self, request: &Request<'_>) -> Result<(), Step> {
         let on_its_own = match request.command {
             // Asked for a second time, it might be gone.
-            _ if request.command.may_end_what_it_reads() => self.home.usage.has_long_values(),
+            _ if request.command.may_end_what_it_reads() => self.tenant.usage.has_long_values(),
             _ => self.state.is_bulky() && request.command.kind().is_get(),
         };
         if on_its_own {
-            return Err(Next::Errand(Box::new(Errand::Get(OwnGet::new(request)))));
+            return Err(Step::Dedicated(Box::new(DedicatedRequest::Get(StreamedGet::new(request)))));
         }
         if self.state.is_bulky() {
             self.state.saw_small();
         }
         match self.lane() {
-            Some(lane) => lane.send(request, &self.outbox),
+            Some(lane) => lane.send(request, &self.responses),
             None => {
-                let (kind, asked) = (request.command.kind(), self.outbox.asked());
+                let (kind, asked) = (request.command.kind(), self.responses.asked());
                 let unavailable = Outcome::Failed(Fault::Unavailable);
                 let mut note = Vec::new();
-                dialect::note(request, &mut note);
-                self.outbox.speak(request.answer, kind, &note, &unavailable.into());
-                self.home.usage.answered(kind, &unavailable, asked, asked);
+                protocol::note(request, &mut note);
+                self.responses.speak(request.answer, kind, &note, &unavailable.into());
+                self.tenant.usage.answered(kind, &unavailable, asked, asked);
             }
         }
         Ok(())
@@ -250,8 +253,8 @@ impl Client {
             return;
         }
         match &self.state.lane {
-            Some(lane) if self.outbox.in_flight() > 0 => lane.say(words, &self.outbox),
-            _ => self.outbox.say(&words),
+            Some(lane) if self.responses.in_flight() > 0 => lane.say(words, &self.responses),
+            _ => self.responses.say(&words),
         }
     }
 
@@ -259,7 +262,7 @@ impl Client {
     /// [`Client::has_room`] has made sure of.
     pub(super) fn lane(&mut self) -> Option<Rc<Lane>> {
         if !self.state.lane.as_ref().is_some_and(|lane| lane.is_open()) {
-            self.state.lane = self.home.lane(&self.seat);
+            self.state.lane = self.tenant.lane(&self.session);
         }
         self.state.lane.clone()
     }
@@ -275,8 +278,8 @@ impl Client {
     }
 
     /// Whether a login sent again is a good one, of the same user.
-    pub(super) fn is_own(&self, house: &House<'_>, credential: &Credential) -> bool {
-        house.grants.is_known_of(&self.seat.pass.user_id(), credential, self.source)
+    pub(super) fn is_own(&self, context: &WorkerContext<'_>, credential: &Credential) -> bool {
+        context.grants.is_known_of(&self.session.pass.user_id(), credential, self.source)
     }
 
     /// Welcome again; and not stored, for it would be in the cache for all to read.

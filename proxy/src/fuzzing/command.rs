@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use memchr::memchr;
 
 use crate::lane::encode;
-use crate::request::{Alone, Ask, Command, Key, KeyForm, Meta, Request};
+use crate::request::{Ask, Command, Key, KeyForm, Meta, Request, UntaggedCommand};
 
 /// Longer ones are no line for memcached.
 const LINE_MAX: usize = 2048;
@@ -48,7 +48,7 @@ pub(crate) fn encoded_line(request: &Request<'_>, len: usize, tag: u64) -> Vec<u
 }
 
 /// What goes alone on a lane.
-pub(crate) fn encoded_alone(alone: &Alone<'_>) -> Vec<u8> {
+pub(crate) fn encoded_alone(alone: &UntaggedCommand<'_>) -> Vec<u8> {
     let mut line = Vec::new();
     encode::alone(alone, &mut line);
     let fine = match (alone.ask, words(&line).as_slice()) {

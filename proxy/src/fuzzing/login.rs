@@ -5,9 +5,9 @@ use memchr::memmem;
 use store::ScramKeys;
 
 use super::{binary_reply, is_one_line, pieces};
-use crate::dialect::Dialect;
 use crate::forwarded::Header;
-use crate::login::{Credential, NONCE_LEN, Proof, Replies, Stage, Step};
+use crate::login::{Credential, Handshake, NONCE_LEN, Proof, Replies, Step};
+use crate::protocol::Protocol;
 
 /// The longest line and the longest payload before login (PROTOCOL, D-10 and 3.1).
 const LINE_MAX: usize = 2048;
@@ -18,11 +18,11 @@ const HEADER_MAX: usize = 16 + 1024;
 pub(super) fn check(input: &[u8]) {
     check_header(input);
     let Some(first) = input.first() else { return };
-    let dialect = Dialect::detect(*first);
+    let protocol = Protocol::detect(*first);
     for scram in [false, true] {
-        let mut whole = Caller::new(dialect, scram);
+        let mut whole = PendingConnection::new(protocol, scram);
         whole.say(input);
-        let mut split = Caller::new(dialect, scram);
+        let mut split = PendingConnection::new(protocol, scram);
         for piece in pieces(input) {
             split.say(piece);
         }
@@ -49,20 +49,20 @@ enum Event {
     Closed(Vec<u8>),
 }
 
-/// A doorman that lets nobody in and never loses patience.
-struct Caller {
-    dialect: Dialect,
+/// A authenticator that lets nobody in and never loses patience.
+struct PendingConnection {
+    protocol: Protocol,
     scram: bool,
-    stage: Stage,
+    stage: Handshake,
     input: Vec<u8>,
     events: Vec<Event>,
     ended: bool,
 }
 
-impl Caller {
-    fn new(dialect: Dialect, scram: bool) -> Self {
-        let stage = Stage::new(dialect, scram);
-        Self { dialect, scram, stage, input: Vec::new(), events: Vec::new(), ended: false }
+impl PendingConnection {
+    fn new(protocol: Protocol, scram: bool) -> Self {
+        let stage = Handshake::new(protocol, scram);
+        Self { protocol, scram, stage, input: Vec::new(), events: Vec::new(), ended: false }
     }
 
     fn say(&mut self, fresh: &[u8]) {
@@ -106,13 +106,13 @@ impl Caller {
 
     /// What waits for more bytes is as long as a login may be, whatever it declares.
     fn check_kept(&self) {
-        let most = match self.dialect {
-            Dialect::Text if !self.input.contains(&b'\n') => LINE_MAX,
-            Dialect::Text => LINE_MAX + BODY_MAX + 3,
-            Dialect::Binary => 24 + BODY_MAX,
+        let most = match self.protocol {
+            Protocol::Text if !self.input.contains(&b'\n') => LINE_MAX,
+            Protocol::Text => LINE_MAX + BODY_MAX + 3,
+            Protocol::Binary => 24 + BODY_MAX,
         };
-        assert!(self.input.len() <= most.min(Stage::BUFFER_MAX), "{} bytes are kept", self.input.len());
-        let declared = self.input.get(8..12).filter(|_| self.dialect == Dialect::Binary);
+        assert!(self.input.len() <= most.min(Handshake::BUFFER_MAX), "{} bytes are kept", self.input.len());
+        let declared = self.input.get(8..12).filter(|_| self.protocol == Protocol::Binary);
         let declared = declared.filter(|_| self.input.len() >= 24).and_then(|body| body.try_into().ok());
         let declared = declared.map_or(0, u32::from_be_bytes);
         assert!(
@@ -141,9 +141,9 @@ impl Caller {
     }
 
     fn check_words(&self, words: &[u8]) {
-        let fine = match self.dialect {
-            Dialect::Text => is_one_line(words),
-            Dialect::Binary => binary_reply(words) == Some(words.len()),
+        let fine = match self.protocol {
+            Protocol::Text => is_one_line(words),
+            Protocol::Binary => binary_reply(words) == Some(words.len()),
         };
         assert!(words.is_empty() || fine, "we said {:?}", String::from_utf8_lossy(words));
     }

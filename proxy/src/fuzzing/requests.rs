@@ -5,7 +5,7 @@ use memchr::{memchr, memchr2, memmem};
 
 use super::command::{encoded, encoded_alone, encoded_line};
 use super::{binary_reply, hash, is_one_line, pieces};
-use crate::dialect::{Dialect, Frame, Parsed, Then};
+use crate::protocol::{Frame, Parsed, Protocol, Then};
 use crate::request::{Answer, Command, FlagSet, Limits, Meta, Request, SHARED_VALUE_MAX, Store, Verb};
 
 /// Small ones, so that short inputs hold items that are too large; and an ordinary one, for values that
@@ -21,16 +21,16 @@ const BINARY_HEAD_MAX: usize = 24 + 20 + 250;
 const STORES: [(&[u8], usize); 7] =
     [(b"set", 4), (b"add", 4), (b"replace", 4), (b"append", 4), (b"prepend", 4), (b"cas", 4), (b"ms", 2)];
 
-pub(super) fn check(dialect: Dialect, input: &[u8]) {
+pub(super) fn check(protocol: Protocol, input: &[u8]) {
     let nth = usize::try_from(hash(input) >> 40).unwrap_or(0);
     let limits = Limits {
         item_size_max: ITEM_SIZES.get(nth % ITEM_SIZES.len()).copied().unwrap_or(0),
         flags: FLAG_SETS.get(nth % FLAG_SETS.len()).copied().unwrap_or_default(),
         mechanisms: b"PLAIN",
     };
-    let mut whole = Reader::new(dialect, limits);
+    let mut whole = Reader::new(protocol, limits);
     whole.read(input);
-    let mut split = Reader::new(dialect, limits);
+    let mut split = Reader::new(protocol, limits);
     for piece in pieces(input) {
         split.read(piece);
     }
@@ -49,7 +49,7 @@ enum Event {
 
 /// Reads as a client's task does, without a socket.
 struct Reader {
-    dialect: Dialect,
+    protocol: Protocol,
     limits: Limits,
     input: Vec<u8>,
     swallow: u64,
@@ -62,9 +62,9 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(dialect: Dialect, limits: Limits) -> Self {
+    fn new(protocol: Protocol, limits: Limits) -> Self {
         Self {
-            dialect,
+            protocol,
             limits,
             input: Vec::new(),
             swallow: 0,
@@ -76,7 +76,7 @@ impl Reader {
     }
 
     fn read(&mut self, fresh: &[u8]) {
-        let goes_on = !self.input.is_empty() && self.dialect.goes_on(&self.input, fresh);
+        let goes_on = !self.input.is_empty() && self.protocol.goes_on(&self.input, fresh);
         let mut input = std::mem::take(&mut self.input);
         input.extend_from_slice(fresh);
         let mut at = 0;
@@ -98,12 +98,12 @@ impl Reader {
                 self.act(Parsed::Close(complaint.into()));
                 break;
             }
-            let Some(frame) = self.dialect.parse(rest, self.limits) else {
+            let Some(frame) = self.protocol.parse(rest, self.limits) else {
                 self.check_kept(rest);
                 break;
             };
             assert!(!goes_on, "a line that goes on has an end");
-            check_frame(self.dialect, rest, &frame);
+            check_frame(self.protocol, rest, &frame);
             at += frame.consumed;
             self.act(frame.parsed);
         }
@@ -123,12 +123,12 @@ impl Reader {
     /// What waits for more bytes is as long as a request may be, whatever it declares.
     fn check_kept(&self, rest: &[u8]) {
         let item = usize::try_from(self.limits.item_size_max).unwrap_or(0).min(SHARED_VALUE_MAX);
-        let most = match self.dialect {
-            Dialect::Binary => BINARY_HEAD_MAX + item,
-            Dialect::Text if [&b"get"[..], b"gat"].iter().any(|verb| rest.starts_with(verb)) => {
+        let most = match self.protocol {
+            Protocol::Binary => BINARY_HEAD_MAX + item,
+            Protocol::Text if [&b"get"[..], b"gat"].iter().any(|verb| rest.starts_with(verb)) => {
                 KEYS_LINE_MAX + 2
             }
-            Dialect::Text => LINE_MAX + item + 4,
+            Protocol::Text => LINE_MAX + item + 4,
         };
         assert!(rest.len() <= most, "{} bytes are kept", rest.len());
     }
@@ -144,7 +144,7 @@ impl Reader {
                 }
             }
             Parsed::Answer(words) => self.events.push(Event::Said(words.into_owned())),
-            Parsed::Alone(alone) => {
+            Parsed::UntaggedCommand(alone) => {
                 let (command, answer) = (encoded_alone(&alone), alone.answer);
                 self.events.push(Event::Forwarded { command, answer });
             }
@@ -154,7 +154,7 @@ impl Reader {
                 self.swallow = u64::try_from(len).unwrap_or(u64::MAX);
                 self.complaint = complaint;
             }
-            Parsed::VersionFirst => {
+            Parsed::NeedsVersion => {
                 assert_eq!(self.limits.flags, FlagSet::Unknown, "the version is known");
                 self.limits.flags = FlagSet::Newest;
             }
@@ -181,26 +181,26 @@ fn forward(request: &Request<'_>) -> Event {
     Event::Forwarded { command: encoded(request, TAG), answer: request.answer }
 }
 
-fn check_frame(dialect: Dialect, rest: &[u8], frame: &Frame<'_>) {
+fn check_frame(protocol: Protocol, rest: &[u8], frame: &Frame<'_>) {
     assert!(frame.consumed <= rest.len(), "more consumed than there is");
     let swallowed = match &frame.parsed {
-        Parsed::Login | Parsed::VersionFirst => return assert_eq!(frame.consumed, 0),
-        Parsed::Close(words) => return check_words(dialect, rest, words),
+        Parsed::Login | Parsed::NeedsVersion => return assert_eq!(frame.consumed, 0),
+        Parsed::Close(words) => return check_words(protocol, rest, words),
         Parsed::Answer(words) => {
-            check_words(dialect, rest, words);
+            check_words(protocol, rest, words);
             0
         }
         Parsed::Swallow { bytes, then } => {
             if let Then::Answer(words) = then {
-                check_words(dialect, rest, words);
+                check_words(protocol, rest, words);
             }
             usize::try_from(*bytes).unwrap_or(usize::MAX)
         }
         Parsed::Stream { len, complaint, .. } => len + complaint.map_or(0, |_| 2),
         Parsed::Request(request) => {
             let whole = rest.get(..frame.consumed).unwrap_or_default();
-            let ends = match (&request.command, dialect) {
-                (Command::Store(store), Dialect::Binary) => whole.ends_with(store.value),
+            let ends = match (&request.command, protocol) {
+                (Command::Store(store), Protocol::Binary) => whole.ends_with(store.value),
                 (
                     Command::Store(Store { value, .. }) | Command::Meta(Meta { verb: Verb::Set, value, .. }),
                     _,
@@ -210,16 +210,16 @@ fn check_frame(dialect: Dialect, rest: &[u8], frame: &Frame<'_>) {
             assert!(ends, "a value without its end");
             0
         }
-        Parsed::Keys(_) | Parsed::Alone(_) => 0,
+        Parsed::Keys(_) | Parsed::UntaggedCommand(_) => 0,
     };
     assert!(frame.consumed > 0, "nothing consumed");
     let taken = frame.consumed.saturating_add(swallowed);
-    assert_eq!(Some(taken), end_of(dialect, rest), "the next request begins elsewhere");
+    assert_eq!(Some(taken), end_of(protocol, rest), "the next request begins elsewhere");
 }
 
 /// Where the request at the front of `rest` ends, block and all; `None` where the connection must.
-fn end_of(dialect: Dialect, rest: &[u8]) -> Option<usize> {
-    if dialect == Dialect::Binary {
+fn end_of(protocol: Protocol, rest: &[u8]) -> Option<usize> {
+    if protocol == Protocol::Binary {
         let body: [u8; 4] = rest.get(8..12)?.try_into().ok()?;
         return usize::try_from(u32::from_be_bytes(body)).ok()?.checked_add(24);
     }
@@ -245,10 +245,10 @@ fn end_of(dialect: Dialect, rest: &[u8]) -> Option<usize> {
 }
 
 /// Words of ours: silence, one line, or one binary reply to this very request.
-fn check_words(dialect: Dialect, rest: &[u8], words: &[u8]) {
-    let fine = match dialect {
-        Dialect::Text => is_one_line(words),
-        Dialect::Binary => {
+fn check_words(protocol: Protocol, rest: &[u8], words: &[u8]) {
+    let fine = match protocol {
+        Protocol::Text => is_one_line(words),
+        Protocol::Binary => {
             let same = words.get(1) == rest.get(1) && words.get(12..16) == rest.get(12..16);
             same && binary_reply(words) == Some(words.len())
         }

@@ -9,7 +9,7 @@ use dashmap::DashMap;
 use store::{Fingerprint, Millis, TokenId};
 use tokio::time::timeout;
 
-use super::{Away, GRACE, Grants, PATIENCE, Verdict};
+use super::{GRACE, Grants, PATIENCE, Unavailable, Verdict};
 use crate::metrics::LoginOutcome;
 
 /// Certificates that are remembered, and others that are known to be nobody's.
@@ -18,13 +18,13 @@ const NOBODYS_MAX: usize = 10_000;
 
 #[derive(Default)]
 pub(super) struct Certificates {
-    known: DashMap<Fingerprint, Issued>,
+    known: DashMap<Fingerprint, CertificateBinding>,
     nobodys: DashMap<Fingerprint, ()>,
 }
 
 /// A certificate of ours: whose it is, and until when.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Issued {
+pub(crate) struct CertificateBinding {
     pub(crate) token: TokenId,
     pub(crate) not_after: Millis,
 }
@@ -43,32 +43,35 @@ impl Grants {
         self: &Arc<Self>,
         fingerprint: Fingerprint,
         source: IpAddr,
-    ) -> (Option<Issued>, Verdict) {
+    ) -> (Option<CertificateBinding>, Verdict) {
         match self.issued(fingerprint).await {
             Ok(Some(issued)) => (Some(issued), self.check_issued(issued, source).await),
             Ok(None) => (None, Verdict::Refused(LoginOutcome::Unknown)),
-            Err(Away) => (None, Verdict::Unavailable),
+            Err(Unavailable) => (None, Verdict::Unavailable),
         }
     }
 
-    async fn check_issued(self: &Arc<Self>, issued: Issued, source: IpAddr) -> Verdict {
+    async fn check_issued(self: &Arc<Self>, issued: CertificateBinding, source: IpAddr) -> Verdict {
         let grant = match self.find(issued.token).await {
             Ok(Some(grant)) => grant,
             Ok(None) => return Verdict::Refused(LoginOutcome::Unknown),
-            Err(Away) => return Verdict::Unavailable,
+            Err(Unavailable) => return Verdict::Unavailable,
         };
         if issued.not_after <= self.now() {
             return Verdict::Refused(LoginOutcome::Expired);
         }
         match self.objection(&grant, source) {
             Some(outcome) => Verdict::Refused(outcome),
-            None => Verdict::Welcome(grant),
+            None => Verdict::Granted(grant),
         }
     }
 
-    async fn issued(self: &Arc<Self>, fingerprint: Fingerprint) -> Result<Option<Issued>, Away> {
+    async fn issued(
+        self: &Arc<Self>,
+        fingerprint: Fingerprint,
+    ) -> Result<Option<CertificateBinding>, Unavailable> {
         if self.silent_for() > GRACE {
-            return Err(Away);
+            return Err(Unavailable);
         }
         if let Some(issued) = self.certificates.known.get(&fingerprint) {
             return Ok(Some(*issued.value()));
@@ -80,12 +83,15 @@ impl Grants {
         self.when_there_is_room(async move { this.look_up_certificate(fingerprint).await }).await
     }
 
-    async fn look_up_certificate(&self, fingerprint: Fingerprint) -> Result<Option<Issued>, Away> {
+    async fn look_up_certificate(
+        &self,
+        fingerprint: Fingerprint,
+    ) -> Result<Option<CertificateBinding>, Unavailable> {
         let read_at = self.position.load(Ordering::Acquire);
         let found = timeout(PATIENCE, self.store.token_of_certificate(&fingerprint)).await;
-        let found = found.map_err(|_| Away)?.map_err(|error| {
+        let found = found.map_err(|_| Unavailable)?.map_err(|error| {
             tracing::warn!(%error, "a certificate can't be looked up");
-            Away
+            Unavailable
         })?;
         let Certificates { known, nobodys } = &self.certificates;
         let Some((token, not_after)) = found else {
@@ -97,7 +103,7 @@ impl Grants {
             }
             return Ok(None);
         };
-        let issued = Issued { token, not_after };
+        let issued = CertificateBinding { token, not_after };
         make_room(known, KNOWN_MAX);
         known.insert(fingerprint, issued);
         Ok(Some(issued))

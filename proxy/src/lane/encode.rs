@@ -1,14 +1,14 @@
-//! Requests in the backend's dialect: memcached's meta commands, each with our tag as its opaque.
+//! Requests in the backend's protocol: memcached's meta commands, each with our tag as its opaque.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::dialect::binary::travels_encoded;
-use crate::dialect::meta_reply;
-use crate::dialect::number::{self, LONE_MINUS};
-use crate::dialect::text::tokens;
+use crate::protocol::binary::travels_encoded;
+use crate::protocol::meta_reply;
+use crate::protocol::number::{self, LONE_MINUS};
+use crate::protocol::text::tokens;
 use crate::request::{
-    Alone, Answer, Ask, Command, Create, Key, KeyForm, Meta, Mode, Request, TextAnswer, Verb,
+    Answer, Ask, Command, Create, Key, KeyForm, Meta, Mode, Request, TextAnswer, UntaggedCommand, Verb,
 };
 
 /// Appends `request` as memcached shall read it.
@@ -44,7 +44,7 @@ pub(crate) fn line(request: &Request<'_>, len: usize, tag: u64, out: &mut Vec<u8
             verb(b"md ", request, out);
             unsigned(b" C", *cas, out);
         }
-        Command::Forget => verb(b"md ", request, out),
+        Command::Invalidate => verb(b"md ", request, out),
         Command::Arithmetic { decrement, delta, create, cas } => {
             verb(b"ma ", request, out);
             unsigned(b" C", *cas, out);
@@ -119,7 +119,7 @@ fn meta_line(name: Key<'_>, meta: &Meta<'_>, len: usize, tag: u64, out: &mut Vec
             unsigned(b" O", Some(tag), out);
             continue;
         }
-        let untellable = || name.form == KeyForm::Base64 && meta_reply::is_untellable(name.bytes);
+        let untellable = || name.form == KeyForm::Base64 && meta_reply::needs_key_echo(name.bytes);
         if (*letter == b'F' && keeps_flags(meta))
             || (*letter == b'k' && meta.verb == Verb::Get && untellable())
         {
@@ -140,7 +140,7 @@ fn meta_line(name: Key<'_>, meta: &Meta<'_>, len: usize, tag: u64, out: &mut Vec
 }
 
 /// Appends what goes alone on a lane: it takes no tag.
-pub(crate) fn alone(alone: &Alone<'_>, out: &mut Vec<u8>) {
+pub(crate) fn alone(alone: &UntaggedCommand<'_>, out: &mut Vec<u8>) {
     match alone.ask {
         Ask::Stats { group } => {
             out.extend_from_slice(b"stats");
@@ -226,7 +226,7 @@ mod tests {
             (Command::Touch { exptime: 3 }, b"a", BINARY, "mg a f c T3 O9\r\n"),
             (Command::Delete { cas: None }, b"a", TEXT, "md a O9\r\n"),
             (Command::Delete { cas: Some(4) }, b"a", BINARY, "md a C4 O9\r\n"),
-            (Command::Forget, b"a", TEXT, "md a O9\r\n"),
+            (Command::Invalidate, b"a", TEXT, "md a O9\r\n"),
             (Command::Version, b"", TEXT, "version\r\n"),
             (store(Mode::Set, None), b"a", TEXT, "ms a 3 F5 T-1 O9\r\nxyz\r\n"),
             (store(Mode::Set, Some(0)), b"a", TEXT, "ms a 3 C0 F5 T-1 O9\r\nxyz\r\n"),

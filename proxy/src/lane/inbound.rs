@@ -34,7 +34,7 @@ impl Buffers {
 }
 
 /// One lane's.
-pub(super) struct Inbound<'a> {
+pub(super) struct ReadBuffer<'a> {
     buffers: &'a Buffers,
     /// Empty while there is nothing in it.
     buffer: Vec<u8>,
@@ -42,7 +42,7 @@ pub(super) struct Inbound<'a> {
     end: usize,
 }
 
-impl<'a> Inbound<'a> {
+impl<'a> ReadBuffer<'a> {
     pub(super) fn new(buffers: &'a Buffers) -> Self {
         Self { buffers, buffer: Vec::new(), start: 0, end: 0 }
     }
@@ -83,7 +83,7 @@ impl<'a> Inbound<'a> {
     }
 }
 
-impl Drop for Inbound<'_> {
+impl Drop for ReadBuffer<'_> {
     fn drop(&mut self) {
         self.buffers.give(std::mem::take(&mut self.buffer));
     }

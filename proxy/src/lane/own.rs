@@ -9,7 +9,7 @@ use memchr::memchr;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::reply::{self, Answered, Garbage, Heard, Sizes, VALUE_END};
+use super::reply::{self, Answered, Decoded, ProtocolError, VALUE_END, ValueLimits};
 use super::{REPLY_DEADLINE, Target, dial};
 use crate::request::{Fault, Head, Kind};
 use crate::socket;
@@ -74,29 +74,29 @@ impl Own {
     ) -> Result<Said, Fault> {
         loop {
             match self.heard() {
-                Ok(Some(Heard::Whole(answered))) if answered.answers(kind, tag) => {
+                Ok(Some(Decoded::Whole(answered))) if answered.answers(kind, tag) => {
                     return Ok(Said::Whole { len: answered.consumed });
                 }
-                Ok(Some(Heard::Long { head, tag: theirs, consumed }))
+                Ok(Some(Decoded::Long { head, tag: theirs, consumed }))
                     if theirs == Some(tag) && reply::gives_long_value(kind) =>
                 {
                     return Ok(Said::Value { line: consumed, len: head.len });
                 }
-                Ok(Some(_)) => return Err(garbage(Garbage::Mismatch)),
+                Ok(Some(_)) => return Err(garbage(ProtocolError::Mismatch)),
                 Ok(None) => self.more(scratch).await?,
                 Err(wrong) => return Err(garbage(wrong)),
             }
         }
     }
 
-    fn heard(&self) -> Result<Option<Heard<'_>>, Garbage> {
-        reply::parse(&self.input, Sizes { most: self.value_max, whole: 0 })
+    fn heard(&self) -> Result<Option<Decoded<'_>>, ProtocolError> {
+        reply::parse(&self.input, ValueLimits { most: self.value_max, whole: 0 })
     }
 
     /// The answer that [`Own::hear`] has found to be whole.
     pub(crate) fn answer(&self) -> Option<Answered<'_>> {
         match self.heard() {
-            Ok(Some(Heard::Whole(answered))) => Some(answered),
+            Ok(Some(Decoded::Whole(answered))) => Some(answered),
             _ => None,
         }
     }
@@ -104,7 +104,7 @@ impl Own {
     /// The head of the value that [`Own::hear`] has found.
     pub(crate) fn head(&self) -> Option<Head<'_>> {
         match self.heard() {
-            Ok(Some(Heard::Long { head, .. })) => Some(head),
+            Ok(Some(Decoded::Long { head, .. })) => Some(head),
             _ => None,
         }
     }
@@ -132,7 +132,7 @@ impl Own {
             self.more(scratch).await?;
         }
         if !self.input.starts_with(VALUE_END) {
-            return Err(garbage(Garbage::Value));
+            return Err(garbage(ProtocolError::Value));
         }
         self.skip(VALUE_END.len());
         Ok(())
@@ -141,12 +141,12 @@ impl Own {
     /// Gives the next line, without its end, to `take`.
     pub(crate) async fn take_line<T, F>(&mut self, scratch: &RefCell<Vec<u8>>, take: F) -> Result<T, Fault>
     where
-        F: FnOnce(&[u8]) -> ControlFlow<Garbage, T>,
+        F: FnOnce(&[u8]) -> ControlFlow<ProtocolError, T>,
     {
         loop {
             if let Some(end) = memchr(b'\n', &self.input) {
                 let line = self.input.get(..end).and_then(|line| line.strip_suffix(b"\r"));
-                let taken = line.map_or(ControlFlow::Break(Garbage::Status), take);
+                let taken = line.map_or(ControlFlow::Break(ProtocolError::Status), take);
                 self.skip(end + 1);
                 return match taken {
                     ControlFlow::Continue(taken) => Ok(taken),
@@ -154,7 +154,7 @@ impl Own {
                 };
             }
             if self.input.len() > LINE_MAX {
-                return Err(garbage(Garbage::EndlessLine));
+                return Err(garbage(ProtocolError::EndlessLine));
             }
             self.more(scratch).await?;
         }
@@ -188,7 +188,7 @@ impl Own {
     }
 }
 
-fn garbage(wrong: Garbage) -> Fault {
+fn garbage(wrong: ProtocolError) -> Fault {
     tracing::warn!(garbage = %wrong, "a lane ends: memcached said what it can't say here");
     Fault::Unavailable
 }

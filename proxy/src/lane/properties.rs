@@ -1,5 +1,5 @@
 //! What must hold of whatever a backend says: a reply is handed out only with the tag that was asked
-//! with, whole, to who asked, and however its bytes arrive.
+//! with, whole, to who asked, and however its bytes attach.
 
 #![expect(clippy::expect_used, reason = "a panic is what a fuzzer looks for")]
 
@@ -11,18 +11,18 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 
 use super::queue::Queue;
-use super::reply::Sizes;
-use crate::dialect::{Dialect, Parsed};
+use super::reply::ValueLimits;
 use crate::fuzzing::{binary_reply, encoded, is_one_line, pieces};
-use crate::outbox::{Deferred, Outbox, whole};
+use crate::protocol::{Parsed, Protocol};
 use crate::request::{
-    Answer, Command, Fault, FlagSet, Kind, Limits, Meta, Outcome, Reply, Request, Stamp, TextAnswer, Verb,
+    Answer, Command, Fault, FlagSet, ItemMeta, Kind, Limits, Meta, Outcome, Reply, Request, TextAnswer, Verb,
 };
+use crate::responses::{Deferred, ResponseQueue, whole};
 use crate::stream::Stream;
 use crate::usage::Usage;
 
 /// Longer values than the first are put off, longer ones than the second are no memcached's.
-const SIZES: Sizes = Sizes { whole: 100, most: 300 };
+const SIZES: ValueLimits = ValueLimits { whole: 100, most: 300 };
 /// The longest line of a backend.
 const LINE_MAX: usize = 2048;
 /// Requests of one conversation, each of a client of its own.
@@ -47,7 +47,7 @@ pub fn check_replies(input: &[u8]) {
 
 /// One client: what it has asked for, in the order of the lane.
 #[derive(Debug, PartialEq, Eq)]
-struct Caller {
+struct PendingConnection {
     asked: Vec<Asked>,
 }
 
@@ -65,15 +65,15 @@ struct Asked {
 
 /// What has come of a conversation.
 #[derive(Debug, PartialEq, Eq)]
-struct Heard {
-    callers: Vec<Caller>,
+struct Decoded {
+    callers: Vec<PendingConnection>,
     told: Vec<Vec<u8>>,
     /// How many replies were handed out before the lane's end.
     believed: usize,
 }
 
 /// Asks, hears what the backend says in these pieces, and ends the lane.
-fn converse(asked: &[u8], said: &[&[u8]]) -> Heard {
+fn converse(asked: &[u8], said: &[&[u8]]) -> Decoded {
     let outboxes = outboxes();
     let mut queue = Queue::new(SIZES, Rc::new(Usage::new()));
     let callers = ask(asked, &mut queue, &outboxes);
@@ -85,47 +85,47 @@ fn converse(asked: &[u8], said: &[&[u8]]) -> Heard {
         partial.drain(..consumed);
         assert!(partial.len() <= LINE_MAX + SIZES.whole + 2, "{} bytes are kept", partial.len());
     }
-    let in_flight = || outboxes.iter().map(|outbox| outbox.in_flight()).sum::<usize>();
+    let in_flight = || outboxes.iter().map(|responses| responses.in_flight()).sum::<usize>();
     let believed = callers.iter().map(|caller| caller.asked.len()).sum::<usize>() - in_flight();
     queue.fail(Fault::Unavailable);
     assert_eq!(in_flight(), 0, "somebody still waits");
     touched.clear();
     outboxes.iter().for_each(catch_up);
-    let told = outboxes.iter().take(callers.len()).map(|outbox| outbox.told()).collect();
+    let told = outboxes.iter().take(callers.len()).map(|responses| responses.told()).collect();
     keep(outboxes);
-    Heard { callers, told, believed }
+    Decoded { callers, told, believed }
 }
 
 /// Says what was put off; what would be asked again is [`AGAIN`].
-fn catch_up(outbox: &Rc<Outbox>) {
-    while let Some(deferred) = outbox.next_deferred() {
+fn catch_up(responses: &Rc<ResponseQueue>) {
+    while let Some(deferred) = responses.next_deferred() {
         match deferred {
-            Deferred::Words(words) => outbox.say(&words),
+            Deferred::Words(words) => responses.say(&words),
             Deferred::Said { answer, kind, note, outcome, data, tokens } => {
                 let reply = Reply { outcome: whole(outcome, &data), tokens: &tokens };
-                outbox.speak(answer, kind, &note, &reply);
+                responses.speak(answer, kind, &note, &reply);
             }
             Deferred::Again { answer, kind, note, tokens } => {
-                let reply = Reply { outcome: Outcome::Value(Stamp::default(), AGAIN), tokens: &tokens };
-                outbox.speak(answer, kind, &note, &reply);
+                let reply = Reply { outcome: Outcome::Value(ItemMeta::default(), AGAIN), tokens: &tokens };
+                responses.speak(answer, kind, &note, &reply);
             }
         }
     }
 }
 
 /// Puts the requests in `input` on the lane.
-fn ask(mut input: &[u8], queue: &mut Queue, outboxes: &[Rc<Outbox>]) -> Vec<Caller> {
+fn ask(mut input: &[u8], queue: &mut Queue, outboxes: &[Rc<ResponseQueue>]) -> Vec<PendingConnection> {
     let Some(first) = input.first() else { return Vec::new() };
-    let dialect = Dialect::detect(*first);
+    let protocol = Protocol::detect(*first);
     let limits = Limits { item_size_max: 400, flags: FlagSet::Newest, mechanisms: b"PLAIN" };
     let mut nth = 0;
     let mut callers = Vec::new();
-    while let Some(outbox) = outboxes.get(callers.len())
-        && let Some(frame) = dialect.parse(input, limits)
+    while let Some(responses) = outboxes.get(callers.len())
+        && let Some(frame) = protocol.parse(input, limits)
     {
         let mut asked = Vec::new();
         let mut send = |request: &Request<'_>| {
-            let tag = queue.push(request, outbox.clone());
+            let tag = queue.push(request, responses.clone());
             encoded(request, tag);
             let (kind, answer, key) = (request.command.kind(), request.answer, request.key.bytes.to_vec());
             asked.push(Asked { nth, tag, kind, answer, key, opaque: opaque(&request.command) });
@@ -143,7 +143,7 @@ fn ask(mut input: &[u8], queue: &mut Queue, outboxes: &[Rc<Outbox>]) -> Vec<Call
             _ => break,
         }
         if !asked.is_empty() {
-            callers.push(Caller { asked });
+            callers.push(PendingConnection { asked });
         }
         input = input.get(frame.consumed..).unwrap_or_default();
     }
@@ -156,7 +156,7 @@ fn opaque(command: &Command<'_>) -> Vec<u8> {
     flags.find(|flag| flag.starts_with(b"O")).unwrap_or_default().to_vec()
 }
 
-impl Caller {
+impl PendingConnection {
     /// Panics if it was `told` anything else than what the backend `said` to it.
     fn check(&self, told: &[u8], said: &[u8], believed: usize) {
         let Some(last) = self.asked.last() else { return };
@@ -284,7 +284,9 @@ impl<'a> Said<'a> {
             status => status,
         };
         let hidden = quiet && if get { status == b"EN" } else { matches!(status, b"HD" | b"VA") };
-        if asked.kind == Kind::Forget || ![&b"VA"[..], b"HD", b"EN", b"NF", b"NS", b"EX"].contains(&status) {
+        if asked.kind == Kind::Invalidate
+            || ![&b"VA"[..], b"HD", b"EN", b"NF", b"NS", b"EX"].contains(&status)
+        {
             return is_one_line(told);
         }
         let mut expected = status.to_vec();
@@ -313,7 +315,7 @@ fn number(digits: &[u8]) -> Option<u64> {
 }
 
 thread_local! {
-    /// Connections that nothing is sent on, and the runtime that an outbox's must belong to.
+    /// Connections that nothing is sent on, and the runtime that an responses's must belong to.
     static STREAMS: RefCell<(Runtime, Vec<Stream>)> = RefCell::new(connect());
 }
 
@@ -331,16 +333,17 @@ fn connect() -> (Runtime, Vec<Stream>) {
     (runtime, streams)
 }
 
-fn outboxes() -> Vec<Rc<Outbox>> {
+fn outboxes() -> Vec<Rc<ResponseQueue>> {
     STREAMS.with_borrow_mut(|(_, streams)| {
-        streams.drain(..).map(|stream| Outbox::new(stream, Rc::default())).collect()
+        streams.drain(..).map(|stream| ResponseQueue::new(stream, Rc::default())).collect()
     })
 }
 
 /// Takes the streams back for the next conversation.
-fn keep(outboxes: Vec<Rc<Outbox>>) {
+fn keep(outboxes: Vec<Rc<ResponseQueue>>) {
     STREAMS.with_borrow_mut(|(_, streams)| {
-        streams
-            .extend(outboxes.into_iter().map(|outbox| outbox.into_stream().expect("somebody still waits")));
+        streams.extend(
+            outboxes.into_iter().map(|responses| responses.into_stream().expect("somebody still waits")),
+        );
     });
 }

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::reply::{self, Garbage, Heard, Sizes, VALUE_END};
-use crate::dialect;
-use crate::outbox::Outbox;
+use super::reply::{self, Decoded, ProtocolError, VALUE_END, ValueLimits};
+use crate::protocol;
 use crate::request::{Answer, Fault, Kind, Outcome, Reply, Request};
+use crate::responses::ResponseQueue;
 use crate::usage::{Asked, Usage};
 
 pub(super) struct Queue {
@@ -15,14 +15,14 @@ pub(super) struct Queue {
     /// The notes of those that have one, end to end.
     notes: VecDeque<u8>,
     next_tag: u64,
-    sizes: Sizes,
+    sizes: ValueLimits,
     /// How much of a long value, its end included, is still to be dropped.
     dropping: usize,
     usage: Rc<Usage>,
 }
 
 struct Waiting {
-    client: Rc<Outbox>,
+    client: Rc<ResponseQueue>,
     what: What,
 }
 
@@ -39,7 +39,7 @@ enum What {
 }
 
 impl Queue {
-    pub(super) fn new(sizes: Sizes, usage: Rc<Usage>) -> Self {
+    pub(super) fn new(sizes: ValueLimits, usage: Rc<Usage>) -> Self {
         Self { waiting: VecDeque::new(), notes: VecDeque::new(), next_tag: 0, sizes, dropping: 0, usage }
     }
 
@@ -48,11 +48,11 @@ impl Queue {
     }
 
     /// Notes that `client` waits for the reply to `request`; returns the tag to send with it.
-    pub(super) fn push(&mut self, request: &Request<'_>, client: Rc<Outbox>) -> u64 {
+    pub(super) fn push(&mut self, request: &Request<'_>, client: Rc<ResponseQueue>) -> u64 {
         let tag = self.next_tag;
         self.next_tag = tag.wrapping_add(1);
         let before = self.notes.len();
-        dialect::note(request, &mut self.notes);
+        protocol::note(request, &mut self.notes);
         let note_len = self.notes.len() - before;
         let (kind, asked) = (request.command.kind(), client.asked());
         client.expect(kind);
@@ -64,25 +64,29 @@ impl Queue {
     }
 
     /// Notes words for `client` behind what it waits for.
-    pub(super) fn push_words(&mut self, words: Cow<'static, [u8]>, client: Rc<Outbox>) {
+    pub(super) fn push_words(&mut self, words: Cow<'static, [u8]>, client: Rc<ResponseQueue>) {
         client.expect_words();
         self.waiting.push_back(Waiting { client, what: What::Words(words) });
     }
 
     /// Hands out every whole reply in `input`; returns how many bytes those were. Clients that were
     /// told something are added to `touched`, once each.
-    pub(super) fn deliver(&mut self, input: &[u8], touched: &mut Vec<Rc<Outbox>>) -> Result<usize, Garbage> {
+    pub(super) fn deliver(
+        &mut self,
+        input: &[u8],
+        touched: &mut Vec<Rc<ResponseQueue>>,
+    ) -> Result<usize, ProtocolError> {
         let mut consumed = self.drop_long(input)?;
         let now = self.usage.now();
         while let Some(rest) = input.get(consumed..).filter(|rest| !rest.is_empty()) {
             let Some(heard) = reply::parse(rest, self.sizes)? else { break };
             match heard {
-                Heard::Whole(answered) => {
+                Decoded::Whole(answered) => {
                     consumed += answered.consumed;
                     let next = self.expect(|kind, tag| answered.answers(kind, tag))?;
                     self.tell(next, &answered.reply, now, touched);
                 }
-                Heard::Long { head, tag, consumed: line } => {
+                Decoded::Long { head, tag, consumed: line } => {
                     consumed += line;
                     let next = self.expect(|kind, own| tag == Some(own) && reply::gives_long_value(kind))?;
                     self.put_off(next, head.tokens, touched);
@@ -96,23 +100,23 @@ impl Queue {
     }
 
     /// The first who waits, if the reply `is_its`.
-    fn expect<F: Fn(Kind, u64) -> bool>(&mut self, is_its: F) -> Result<Waiting, Garbage> {
-        let next = self.waiting.pop_front().ok_or(Garbage::Unasked)?;
+    fn expect<F: Fn(Kind, u64) -> bool>(&mut self, is_its: F) -> Result<Waiting, ProtocolError> {
+        let next = self.waiting.pop_front().ok_or(ProtocolError::Unasked)?;
         if !matches!(next.what, What::Reply { kind, tag, .. } if is_its(kind, tag)) {
             self.waiting.push_front(next);
-            return Err(Garbage::Mismatch);
+            return Err(ProtocolError::Mismatch);
         }
         Ok(next)
     }
 
     /// Passes over what is left of a long value; returns how much that was.
-    fn drop_long(&mut self, input: &[u8]) -> Result<usize, Garbage> {
+    fn drop_long(&mut self, input: &[u8]) -> Result<usize, ProtocolError> {
         let (dropped, _) = input.split_at_checked(self.dropping).unwrap_or((input, b""));
         let left = self.dropping - dropped.len();
         for (back, byte) in dropped.iter().rev().take(VALUE_END.len()).enumerate() {
             let expected = VALUE_END.iter().rev().nth(left + back);
             if expected.is_some_and(|expected| byte != expected) {
-                return Err(Garbage::Value);
+                return Err(ProtocolError::Value);
             }
         }
         self.dropping = left;
@@ -120,7 +124,7 @@ impl Queue {
     }
 
     /// Answers everything that waits with `fault`; returns those who were told.
-    pub(super) fn fail(&mut self, fault: Fault) -> Vec<Rc<Outbox>> {
+    pub(super) fn fail(&mut self, fault: Fault) -> Vec<Rc<ResponseQueue>> {
         let mut touched = Vec::new();
         let now = self.usage.now();
         while let Some(next) = self.waiting.pop_front() {
@@ -130,7 +134,7 @@ impl Queue {
     }
 
     /// Says the words at the head, if there are any: nothing from memcached is needed for them.
-    fn say_words(&mut self, touched: &mut Vec<Rc<Outbox>>) {
+    fn say_words(&mut self, touched: &mut Vec<Rc<ResponseQueue>>) {
         while let Some(Waiting { what: What::Words(_), .. }) = self.waiting.front() {
             let Some(Waiting { client, what: What::Words(words) }) = self.waiting.pop_front() else { return };
             client.answer_words(words);
@@ -138,7 +142,7 @@ impl Queue {
         }
     }
 
-    fn tell(&mut self, next: Waiting, reply: &Reply<'_>, now: Asked, touched: &mut Vec<Rc<Outbox>>) {
+    fn tell(&mut self, next: Waiting, reply: &Reply<'_>, now: Asked, touched: &mut Vec<Rc<ResponseQueue>>) {
         let client = next.client;
         match next.what {
             What::Words(words) => client.answer_words(words),
@@ -152,7 +156,7 @@ impl Queue {
     }
 
     /// A value too long for this lane: its client asks again elsewhere.
-    fn put_off(&mut self, next: Waiting, tokens: &[u8], touched: &mut Vec<Rc<Outbox>>) {
+    fn put_off(&mut self, next: Waiting, tokens: &[u8], touched: &mut Vec<Rc<ResponseQueue>>) {
         self.usage.met_long_value();
         if let What::Reply { answer, kind, note_len, .. } = next.what {
             next.client.put_off(answer, kind, self.note(note_len), tokens);
@@ -171,7 +175,7 @@ impl Queue {
 }
 
 /// Each client once.
-fn touch(client: Rc<Outbox>, touched: &mut Vec<Rc<Outbox>>) {
+fn touch(client: Rc<ResponseQueue>, touched: &mut Vec<Rc<ResponseQueue>>) {
     if client.touch() {
         touched.push(client);
     }

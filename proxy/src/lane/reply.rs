@@ -2,8 +2,8 @@
 
 use memchr::{memchr, memchr2};
 
-use crate::dialect::number;
-use crate::request::{Head, Kind, Outcome, Reply, Stamp, Verb, Wanted};
+use crate::protocol::number;
+use crate::request::{Head, ItemMeta, Kind, Outcome, Reply, ValueWanted, Verb};
 
 /// The longest line memcached sends here: a status, flags and our tag.
 const LINE_MAX: usize = 2048;
@@ -12,7 +12,7 @@ pub(crate) const VALUE_END: &[u8] = b"\r\n";
 
 /// What the front of the input is.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Heard<'a> {
+pub(crate) enum Decoded<'a> {
     Whole(Answered<'a>),
     /// The line of a value that is too long for a lane that others use; the value follows.
     Long {
@@ -32,16 +32,16 @@ pub(crate) struct Answered<'a> {
 
 /// How long values may be.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Sizes {
+pub(crate) struct ValueLimits {
     /// Longer ones aren't memcached's.
     pub(crate) most: usize,
-    /// Longer ones are [`Heard::Long`].
+    /// Longer ones are [`Decoded::Long`].
     pub(crate) whole: usize,
 }
 
 /// Bytes that no memcached sends here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Garbage {
+pub(crate) enum ProtocolError {
     #[error("a line without an end")]
     EndlessLine,
     #[error("a status that isn't on the list")]
@@ -55,21 +55,21 @@ pub(crate) enum Garbage {
 }
 
 /// Reads the first reply of `input`; `None` means "more bytes, please".
-pub(crate) fn parse(input: &[u8], sizes: Sizes) -> Result<Option<Heard<'_>>, Garbage> {
+pub(crate) fn parse(input: &[u8], sizes: ValueLimits) -> Result<Option<Decoded<'_>>, ProtocolError> {
     let window = input.get(..LINE_MAX).unwrap_or(input);
     let Some(end) = memchr(b'\n', window) else {
-        return if window.len() < LINE_MAX { Ok(None) } else { Err(Garbage::EndlessLine) };
+        return if window.len() < LINE_MAX { Ok(None) } else { Err(ProtocolError::EndlessLine) };
     };
-    let (line, _) = input.split_at_checked(end).ok_or(Garbage::EndlessLine)?;
-    let line = line.strip_suffix(b"\r").ok_or(Garbage::Status)?;
+    let (line, _) = input.split_at_checked(end).ok_or(ProtocolError::EndlessLine)?;
+    let line = line.strip_suffix(b"\r").ok_or(ProtocolError::Status)?;
     let consumed = end + 1;
     let (status, rest) = match memchr(b' ', line) {
-        Some(space) => line.split_at_checked(space).ok_or(Garbage::Status)?,
+        Some(space) => line.split_at_checked(space).ok_or(ProtocolError::Status)?,
         None => (line, &b""[..]),
     };
     let whole = |outcome, flags: &Flags, tokens| {
         let reply = Reply { outcome, tokens };
-        Ok(Some(Heard::Whole(Answered { reply, tag: flags.tag, consumed })))
+        Ok(Some(Decoded::Whole(Answered { reply, tag: flags.tag, consumed })))
     };
     let outcome = match status {
         b"VA" => return value(input, consumed, rest, sizes),
@@ -83,10 +83,10 @@ pub(crate) fn parse(input: &[u8], sizes: Sizes) -> Result<Option<Heard<'_>>, Gar
         b"VERSION" => {
             // It goes on to clients as it is, in a line of theirs.
             let printable = rest.iter().all(|byte| (b' '..=b'~').contains(byte));
-            let version = Some(rest.trim_ascii()).filter(|_| printable).ok_or(Garbage::Status)?;
+            let version = Some(rest.trim_ascii()).filter(|_| printable).ok_or(ProtocolError::Status)?;
             return whole(Outcome::Version(version), &Flags::default(), b"");
         }
-        _ => return whole(untagged(line).ok_or(Garbage::Status)?, &Flags::default(), b""),
+        _ => return whole(untagged(line).ok_or(ProtocolError::Status)?, &Flags::default(), b""),
     };
     whole(outcome, &Flags::read(rest)?, rest)
 }
@@ -107,46 +107,46 @@ fn value<'a>(
     input: &'a [u8],
     line: usize,
     rest: &'a [u8],
-    sizes: Sizes,
-) -> Result<Option<Heard<'a>>, Garbage> {
-    let rest = rest.strip_prefix(b" ").ok_or(Garbage::Status)?;
+    sizes: ValueLimits,
+) -> Result<Option<Decoded<'a>>, ProtocolError> {
+    let rest = rest.strip_prefix(b" ").ok_or(ProtocolError::Status)?;
     let (len, tokens) = match memchr(b' ', rest) {
-        Some(space) => rest.split_at_checked(space).ok_or(Garbage::Status)?,
+        Some(space) => rest.split_at_checked(space).ok_or(ProtocolError::Status)?,
         None => (rest, &b""[..]),
     };
-    let len = number::length(len).filter(|len| *len <= sizes.most).ok_or(Garbage::Value)?;
+    let len = number::length(len).filter(|len| *len <= sizes.most).ok_or(ProtocolError::Value)?;
     let Flags { stamp, tag } = Flags::read(tokens)?;
     if len > sizes.whole {
-        return Ok(Some(Heard::Long { head: Head { stamp, len, tokens }, tag, consumed: line }));
+        return Ok(Some(Decoded::Long { head: Head { stamp, len, tokens }, tag, consumed: line }));
     }
     let consumed = line + len + VALUE_END.len();
     let Some(block) = input.get(line..consumed) else { return Ok(None) };
-    let data = block.strip_suffix(VALUE_END).ok_or(Garbage::Value)?;
+    let data = block.strip_suffix(VALUE_END).ok_or(ProtocolError::Value)?;
     let reply = Reply { outcome: Outcome::Value(stamp, data), tokens };
-    Ok(Some(Heard::Whole(Answered { reply, tag, consumed })))
+    Ok(Some(Decoded::Whole(Answered { reply, tag, consumed })))
 }
 
 #[derive(Default)]
 struct Flags {
-    stamp: Stamp,
+    stamp: ItemMeta,
     tag: Option<u64>,
 }
 
 impl Flags {
     /// The tag may stand anywhere, once; of the rest, `f` and `c` mean something to us.
-    fn read(rest: &[u8]) -> Result<Self, Garbage> {
+    fn read(rest: &[u8]) -> Result<Self, ProtocolError> {
         let mut flags = Self::default();
         for word in rest.split(|byte| *byte == b' ').filter(|word| !word.is_empty()) {
-            let (name, value) = word.split_first().ok_or(Garbage::Status)?;
-            let number = || number::unsigned(value).ok_or(Garbage::Status);
+            let (name, value) = word.split_first().ok_or(ProtocolError::Status)?;
+            let number = || number::unsigned(value).ok_or(ProtocolError::Status);
             match name {
-                b'f' => flags.stamp.flags = u32::try_from(number()?).map_err(|_| Garbage::Status)?,
+                b'f' => flags.stamp.flags = u32::try_from(number()?).map_err(|_| ProtocolError::Status)?,
                 b'c' => flags.stamp.cas = number()?,
                 b'O' if flags.tag.is_none() => flags.tag = Some(number()?),
-                b'O' => return Err(Garbage::Status),
+                b'O' => return Err(ProtocolError::Status),
                 // It goes on to meta clients as it is, in a line of theirs.
                 name if name.is_ascii_alphabetic() && memchr2(0, b'\r', value).is_none() => {}
-                _ => return Err(Garbage::Status),
+                _ => return Err(ProtocolError::Status),
             }
         }
         Ok(flags)
@@ -174,11 +174,11 @@ impl Answered<'_> {
     }
 }
 
-/// Whether the answer to this kind, where it isn't a refusal, may be a value.
+/// Whether the answer to this kind, where it isn't a denial, may be a value.
 fn gives_value(kind: Kind) -> bool {
     match kind {
         Kind::Get | Kind::Arithmetic => true,
-        Kind::Meta { value, .. } => value != Wanted::No,
+        Kind::Meta { value, .. } => value != ValueWanted::No,
         _ => false,
     }
 }
@@ -187,7 +187,7 @@ fn gives_value(kind: Kind) -> bool {
 fn gives_none(kind: Kind) -> bool {
     match kind {
         Kind::Get | Kind::Arithmetic | Kind::Version => false,
-        Kind::Meta { value, .. } => value != Wanted::Yes,
+        Kind::Meta { value, .. } => value != ValueWanted::Yes,
         _ => true,
     }
 }
@@ -221,11 +221,11 @@ mod tests {
     use super::*;
     use crate::request::Mode;
 
-    const SIZES: Sizes = Sizes { most: 100, whole: 50 };
+    const SIZES: ValueLimits = ValueLimits { most: 100, whole: 50 };
 
     fn whole(input: &[u8]) -> Answered<'_> {
         match parse(input, SIZES) {
-            Ok(Some(Heard::Whole(answered))) => answered,
+            Ok(Some(Decoded::Whole(answered))) => answered,
             other => panic!("{other:?}"),
         }
     }
@@ -237,7 +237,7 @@ mod tests {
             assert_eq!(parse(&input[..cut], SIZES), Ok(None), "{cut}");
         }
         let first = whole(input);
-        assert_eq!(first.reply.outcome, Outcome::Value(Stamp { flags: 5, cas: 9 }, b"abc"));
+        assert_eq!(first.reply.outcome, Outcome::Value(ItemMeta { flags: 5, cas: 9 }, b"abc"));
         assert_eq!((first.tag, first.consumed), (Some(17), 23));
         let second = whole(&input[23..]);
         assert_eq!((second.reply.outcome, second.tag), (Outcome::Miss, Some(18)));
@@ -245,26 +245,26 @@ mod tests {
 
     #[test]
     fn a_long_value_is_known_by_its_line() {
-        let head = Head { stamp: Stamp { flags: 1, cas: 0 }, len: 51, tokens: b" f1 O2" };
-        let heard = Heard::Long { head, tag: Some(2), consumed: 13 };
+        let head = Head { stamp: ItemMeta { flags: 1, cas: 0 }, len: 51, tokens: b" f1 O2" };
+        let heard = Decoded::Long { head, tag: Some(2), consumed: 13 };
         assert_eq!(parse(b"VA 51 f1 O2\r\nx", SIZES), Ok(Some(heard)));
     }
 
     #[test]
     fn what_memcached_never_says_ends_the_lane() {
         for (input, expected) in [
-            (&b"VA 101 O1\r\n"[..], Garbage::Value),
-            (b"VA 3 O1\r\nabcde", Garbage::Value),
-            (b"VA x O1\r\n", Garbage::Value),
-            (b"VALUE a 0 1\r\n", Garbage::Status),
-            (b"HD Ox\r\n", Garbage::Status),
-            (b"HD O1 O2\r\n", Garbage::Status),
-            (b"HD k\r O1\r\n", Garbage::Status),
-            (b"VERSION 1\r2\r\n", Garbage::Status),
-            (b"HD =\r\n", Garbage::Status),
-            (b"HD\n", Garbage::Status),
-            (b"ERROR\r\n", Garbage::Status),
-            (&[b'x'; 2048], Garbage::EndlessLine),
+            (&b"VA 101 O1\r\n"[..], ProtocolError::Value),
+            (b"VA 3 O1\r\nabcde", ProtocolError::Value),
+            (b"VA x O1\r\n", ProtocolError::Value),
+            (b"VALUE a 0 1\r\n", ProtocolError::Status),
+            (b"HD Ox\r\n", ProtocolError::Status),
+            (b"HD O1 O2\r\n", ProtocolError::Status),
+            (b"HD k\r O1\r\n", ProtocolError::Status),
+            (b"VERSION 1\r2\r\n", ProtocolError::Status),
+            (b"HD =\r\n", ProtocolError::Status),
+            (b"HD\n", ProtocolError::Status),
+            (b"ERROR\r\n", ProtocolError::Status),
+            (&[b'x'; 2048], ProtocolError::EndlessLine),
         ] {
             assert_eq!(parse(input, SIZES), Err(expected), "{:?}", String::from_utf8_lossy(input));
         }
@@ -284,9 +284,11 @@ mod tests {
             assert!(!reply(lines).answers(Kind::Arithmetic, 7));
         }
         for verb in [Verb::Get, Verb::Arithmetic] {
-            for (value, with, without) in
-                [(Wanted::No, false, true), (Wanted::Yes, true, false), (Wanted::UnlessSame, true, true)]
-            {
+            for (value, with, without) in [
+                (ValueWanted::No, false, true),
+                (ValueWanted::Yes, true, false),
+                (ValueWanted::UnlessSame, true, true),
+            ] {
                 assert_eq!(reply(b"VA 1 O7\r\n1\r\n").answers(Kind::Meta { verb, value }, 7), with);
                 assert_eq!(reply(b"HD O7\r\n").answers(Kind::Meta { verb, value }, 7), without);
             }

@@ -6,8 +6,8 @@ use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 
 use super::*;
-use crate::outbox::Spare;
 use crate::request::{Answer, Command, Key, KeyForm, Mode, Store, TextAnswer};
+use crate::responses::BufferPool;
 use crate::stream::Stream;
 
 const GET: Request<'static> = Request {
@@ -64,18 +64,18 @@ async fn two_gets(backend: Backend) -> String {
         }
     };
     let (mut caller, stream) = pair().await;
-    let outbox = Outbox::new(Stream::plain(stream), Rc::<Spare>::default());
+    let responses = ResponseQueue::new(Stream::plain(stream), Rc::<BufferPool>::default());
     let target = Target { address, generation: 1, secret: "secret".into(), value_max: 100 };
     let lane = Lane::new(target.value_max, usage());
-    lane.send(&GET, &outbox);
-    lane.send(&GET, &outbox);
+    lane.send(&GET, &responses);
+    lane.send(&GET, &responses);
     let local = LocalSet::new();
     local.spawn_local(fake);
     let buffers = Buffers::default();
     local.run_until(lane.run(&target, &Cell::default(), &buffers)).await;
     assert!(!lane.is_open());
-    assert_eq!(outbox.in_flight(), 0);
-    drop((lane, outbox));
+    assert_eq!(responses.in_flight(), 0);
+    drop((lane, responses));
     let mut told = String::new();
     caller.read_to_string(&mut told).await.unwrap();
     told
@@ -132,16 +132,16 @@ async fn silence_ends_at_the_deadline() {
 #[tokio::test]
 async fn words_of_ours_keep_their_place() {
     let (mut caller, stream) = pair().await;
-    let outbox = Outbox::new(Stream::plain(stream), Rc::<Spare>::default());
-    let mut queue = Queue::new(Sizes { most: 100, whole: 100 }, usage());
-    let tag = queue.push(&GET, outbox.clone());
-    queue.push_words(Cow::Borrowed(b"ERROR\r\n"), outbox.clone());
-    assert_eq!((tag, queue.push(&GET, outbox.clone())), (0, 1));
+    let responses = ResponseQueue::new(Stream::plain(stream), Rc::<BufferPool>::default());
+    let mut queue = Queue::new(ValueLimits { most: 100, whole: 100 }, usage());
+    let tag = queue.push(&GET, responses.clone());
+    queue.push_words(Cow::Borrowed(b"ERROR\r\n"), responses.clone());
+    assert_eq!((tag, queue.push(&GET, responses.clone())), (0, 1));
     let mut touched = Vec::new();
     queue.deliver(b"EN O0\r\nVA 1 f0 O1\r\nx\r\n", &mut touched).unwrap();
     assert!(queue.is_empty());
-    touched.iter().for_each(|client| client.settle());
-    drop((touched, outbox));
+    touched.iter().for_each(|client| client.barrier());
+    drop((touched, responses));
     let mut told = String::new();
     caller.read_to_string(&mut told).await.unwrap();
     assert_eq!(told, "END\r\nERROR\r\nVALUE a 0 1\r\nx\r\nEND\r\n");
@@ -158,8 +158,10 @@ async fn a_full_lane_says_when_it_takes_more() {
     };
     let (_caller, stream) = pair().await;
     let (_other, idle) = pair().await;
-    let (outbox, idle) =
-        (Outbox::new(Stream::plain(stream), Rc::default()), Outbox::new(Stream::plain(idle), Rc::default()));
+    let (responses, idle) = (
+        ResponseQueue::new(Stream::plain(stream), Rc::default()),
+        ResponseQueue::new(Stream::plain(idle), Rc::default()),
+    );
     let lane = Lane::new(target.value_max, usage());
     let value = vec![b'v'; 256 * 1024];
     let store = Store { mode: Mode::Set, flags: 0, exptime: 0, cas: None, value: &value };
@@ -167,7 +169,7 @@ async fn a_full_lane_says_when_it_takes_more() {
     let set = Request { command: Command::Store(store), key: GET.key, answer };
     for _ in 0..4 {
         assert!(!lane.is_full());
-        lane.send(&set, &outbox);
+        lane.send(&set, &responses);
     }
     assert!(lane.is_full());
     lane.hold(&idle);
@@ -190,7 +192,7 @@ async fn a_full_lane_says_when_it_takes_more() {
     }
     // Dropped half-way, as by a panic: whoever waits is answered.
     assert!(!lane.is_open());
-    assert_eq!(outbox.in_flight(), 0);
+    assert_eq!(responses.in_flight(), 0);
 }
 
 #[tokio::test]

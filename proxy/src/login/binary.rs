@@ -8,8 +8,8 @@ use store::{ScramKeys, TokenId};
 use super::sasl::StrictPlain;
 use super::scram::{self, Scram};
 use super::{Credential, Proof, Replies, Step, mechanisms};
-use crate::dialect::BINARY_MAGIC;
-use crate::dialect::binary::{BODY_MAX, HEADER, Header, Status, opcode};
+use crate::protocol::BINARY_MAGIC;
+use crate::protocol::binary::{BODY_MAX, HEADER, Header, Status, opcode};
 
 /// The longest body of a login.
 const BODY_LIMIT: u32 = 16_384;

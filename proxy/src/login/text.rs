@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use memchr::{memchr, memchr2};
 
 use super::{Credential, Replies, Step};
-use crate::dialect::text::tokens;
+use crate::protocol::text::tokens;
 
 /// The longest line before login.
 pub(super) const LINE_MAX: usize = 2048;
@@ -83,7 +83,7 @@ fn read_line(line: &[u8]) -> Line<'_> {
     };
     let noreply = words.next();
     let whole = noreply.is_none_or(|word| word == b"noreply") && words.next().is_none();
-    match crate::dialect::length(len) {
+    match crate::protocol::length(len) {
         Some(len) if whole && memchr2(0, b'\r', line).is_none() => Line::Login { key, len },
         _ => Line::Other,
     }

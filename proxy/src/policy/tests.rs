@@ -1,9 +1,9 @@
-//! Every scope with every command, in all dialects; and which keys are within a prefix.
+//! Every scope with every command, in all protocols; and which keys are within a prefix.
 
-use store::{KeyPrefix, Powers, Scopes};
+use store::{KeyPrefix, Permissions, Scopes};
 
 use super::*;
-use crate::dialect::{self, Dialect};
+use crate::protocol::{self, Protocol};
 use crate::request::{Answer, FlagSet, Limits, SHARED_VALUE_MAX, TextAnswer};
 
 const NONE: Scopes = Scopes::NONE;
@@ -103,15 +103,15 @@ fn binary(opcode: u8, extras: usize, key: &[u8], value: usize) -> Vec<u8> {
     bytes
 }
 
-fn judge(powers: &Powers, bytes: &[u8]) -> Option<Refusal> {
+fn judge(permissions: &Permissions, bytes: &[u8]) -> Option<Denial> {
     let limits = Limits {
         item_size_max: 1 << 20,
         flags: FlagSet::Newest,
         mechanisms: crate::login::mechanisms(false),
     };
-    let read = Dialect::detect(bytes[0]).parse(bytes, limits);
+    let read = Protocol::detect(bytes[0]).parse(bytes, limits);
     let read = read.unwrap_or_else(|| panic!("{} isn't whole", bytes.escape_ascii()));
-    frame(powers, &read.parsed)
+    frame(permissions, &read.parsed)
 }
 
 fn every_set() -> impl Iterator<Item = Scopes> {
@@ -124,23 +124,23 @@ fn every_set() -> impl Iterator<Item = Scopes> {
 }
 
 /// The first of the needed ones that is missing.
-fn expected(needed: Scopes, have: Scopes) -> Option<Refusal> {
+fn expected(needed: Scopes, have: Scopes) -> Option<Denial> {
     [
-        (READ, Refusal::NeedsRead),
-        (WRITE, Refusal::NeedsWrite),
-        (FLUSH, Refusal::NeedsFlush),
-        (STATS, Refusal::NeedsStats),
+        (READ, Denial::NeedsRead),
+        (WRITE, Denial::NeedsWrite),
+        (FLUSH, Denial::NeedsFlush),
+        (STATS, Denial::NeedsStats),
     ]
     .into_iter()
     .find(|(scope, _)| needed.contains(*scope) && !have.contains(*scope))
-    .map(|(_, refusal)| refusal)
+    .map(|(_, denial)| denial)
 }
 
 fn check_every_set(needed: Scopes, bytes: &[u8]) {
     for scopes in every_set() {
-        let powers = Powers { scopes, ..Powers::ALL };
+        let permissions = Permissions { scopes, ..Permissions::ALL };
         let shown = &bytes[..bytes.len().min(60)];
-        assert_eq!(judge(&powers, bytes), expected(needed, scopes), "{scopes} {}", shown.escape_ascii());
+        assert_eq!(judge(&permissions, bytes), expected(needed, scopes), "{scopes} {}", shown.escape_ascii());
     }
 }
 
@@ -170,24 +170,25 @@ fn every_scope_with_every_opcode() {
             mechanisms: crate::login::mechanisms(false),
         };
         let bytes = binary(code, extras, key, 0);
-        let parsed = dialect::Dialect::Binary.parse(&bytes, limits).unwrap().parsed;
-        let forwarded = matches!(parsed, Parsed::Request(_) | Parsed::Alone(_) | Parsed::Stream { .. });
+        let parsed = protocol::Protocol::Binary.parse(&bytes, limits).unwrap().parsed;
+        let forwarded =
+            matches!(parsed, Parsed::Request(_) | Parsed::UntaggedCommand(_) | Parsed::Stream { .. });
         assert_eq!(forwarded, needed != NONE || code == 0x0b, "{code:#04x}");
     }
 }
 
 #[test]
 fn a_store_that_is_too_large_is_a_write() {
-    let powers = Powers { scopes: READ, ..Powers::ALL };
+    let permissions = Permissions { scopes: READ, ..Permissions::ALL };
     let answer = Answer::Text(TextAnswer::Line { noreply: false });
-    let forget = Request { command: Command::Forget, key: Key::plain(b"a"), answer };
-    assert_eq!(request(&powers, &forget), Some(Refusal::NeedsWrite));
+    let forget = Request { command: Command::Invalidate, key: Key::plain(b"a"), answer };
+    assert_eq!(request(&permissions, &forget), Some(Denial::NeedsWrite));
 }
 
 #[test]
 fn keys_are_compared_as_they_are_stored() {
     let prefix: KeyPrefix = "app:".parse().unwrap();
-    let powers = Powers { prefix: Some(prefix), ..Powers::ALL };
+    let permissions = Permissions { prefix: Some(prefix), ..Permissions::ALL };
     let stored = |key: &[u8]| binary(0x00, 0, key, 0);
     let text = |line: &str| format!("{line}\r\n").into_bytes();
     for (bytes, within) in [
@@ -234,15 +235,11 @@ fn keys_are_compared_as_they_are_stored() {
         (binary(0x0b, 0, b"", 0), true),
         (binary(0x0a, 0, b"", 0), true),
     ] {
-        let refused = (!within).then_some(Refusal::OutsidePrefix);
-        assert_eq!(judge(&powers, &bytes), refused, "{}", bytes[..bytes.len().min(60)].escape_ascii());
+        let refused = (!within).then_some(Denial::OutsidePrefix);
+        assert_eq!(judge(&permissions, &bytes), refused, "{}", bytes[..bytes.len().min(60)].escape_ascii());
     }
-    let reads = Powers { scopes: READ, ..powers };
-    assert_eq!(
-        judge(&reads, &text("set b 0 0 1\r\n1")),
-        Some(Refusal::NeedsWrite),
-        "the scope is said first"
-    );
+    let reads = Permissions { scopes: READ, ..permissions };
+    assert_eq!(judge(&reads, &text("set b 0 0 1\r\n1")), Some(Denial::NeedsWrite), "the scope is said first");
 }
 
 #[test]
@@ -253,13 +250,13 @@ fn a_refusal_is_said_unless_text_asks_for_silence() {
             flags: FlagSet::Newest,
             mechanisms: crate::login::mechanisms(false),
         };
-        let parsed = Dialect::detect(bytes[0]).parse(bytes, limits).unwrap().parsed;
+        let parsed = Protocol::detect(bytes[0]).parse(bytes, limits).unwrap().parsed;
         let answer = match parsed {
             Parsed::Request(request) => request.answer,
-            Parsed::Alone(alone) => alone.answer,
+            Parsed::UntaggedCommand(alone) => alone.answer,
             other => panic!("{other:?}"),
         };
-        dialect::refused(answer, Refusal::NeedsWrite).into_owned()
+        protocol::refused(answer, Denial::NeedsWrite).into_owned()
     };
     let line = b"CLIENT_ERROR access denied: needs write scope\r\n";
     assert_eq!(said(b"delete a\r\n"), line);

@@ -1,6 +1,6 @@
 //! Binary requests, most of them good.
 
-use super::stream::{Dialect, Maker, a_key, a_value, cas_of, number, pick};
+use super::stream::{Maker, Protocol, a_key, a_value, cas_of, number, pick};
 
 const OPAQUE: [u8; 4] = *b"opaq";
 /// None that ends while we look.
@@ -38,7 +38,7 @@ pub(crate) fn noop() -> Vec<u8> {
 pub(crate) fn request(dice: &mut Maker) -> Vec<u8> {
     let key = key(dice);
     let cas = match dice.below(10) {
-        0 | 1 => cas_of(Dialect::Binary, &key),
+        0 | 1 => cas_of(Protocol::Binary, &key),
         2 => *pick(dice, &[1, 99, u64::MAX]),
         _ => 0,
     };
@@ -75,7 +75,7 @@ fn key(dice: &mut Maker) -> Vec<u8> {
         0 => vec![b'K'; 251 + dice.below(9)],
         1 => vec![b' '; 187 + dice.below(64)],
         2 => vec![],
-        _ => a_key(Dialect::Binary, dice),
+        _ => a_key(Protocol::Binary, dice),
     }
 }
 

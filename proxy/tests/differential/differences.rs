@@ -15,7 +15,7 @@ mod text;
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use super::stream::Dialect;
+use super::stream::Protocol;
 
 /// Whose words a memcached speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,10 +122,10 @@ pub(crate) enum End {
 
 /// Reads `stream`, behind which `probe` is sent, as long as that makes sense; `columns` are the reference's and
 /// that of the memcached behind the door.
-pub(crate) fn plan(dialect: Dialect, mut stream: Vec<u8>, probe: &[u8], columns: [Column; 2]) -> Plan {
-    let first = match dialect {
-        Dialect::Text | Dialect::Meta => text::first,
-        Dialect::Binary => binary::first,
+pub(crate) fn plan(protocol: Protocol, mut stream: Vec<u8>, probe: &[u8], columns: [Column; 2]) -> Plan {
+    let first = match protocol {
+        Protocol::Text | Protocol::Meta => text::first,
+        Protocol::Binary => binary::first,
     };
     let begun = stream.len();
     stream.extend_from_slice(probe);
@@ -169,7 +169,7 @@ pub(crate) fn plan(dialect: Dialect, mut stream: Vec<u8>, probe: &[u8], columns:
         let (last_words, end) = match rule {
             Rule::Stop if at < begun => {
                 stream.truncate(at);
-                return plan(dialect, stream, probe, columns);
+                return plan(protocol, stream, probe, columns);
             }
             Rule::Same | Rule::Stop => {
                 reference.extend_from_slice(frame);

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::stream::{Dialect, Maker, a_key, a_value, cas_of, number, pick, rarely};
+use super::stream::{Maker, Protocol, a_key, a_value, cas_of, number, pick, rarely};
 use super::text::{self, line};
 
 /// None that ends while we look.
@@ -39,7 +39,7 @@ pub(crate) fn request(dice: &mut Maker) -> Vec<u8> {
 fn key(dice: &mut Maker) -> (Vec<u8>, Vec<u8>, Vec<Vec<u8>>) {
     let key = match dice.below(100) {
         0 => vec![b'K'; 251 + dice.below(9)],
-        _ => a_key(Dialect::Meta, dice),
+        _ => a_key(Protocol::Meta, dice),
     };
     let must = key.iter().any(|byte| *byte <= b' ');
     if key.len() < 187 && (must || rarely(dice, 50)) {
@@ -105,8 +105,8 @@ fn argument(letter: u8, key: &[u8], dice: &mut Maker) -> Vec<u8> {
         b'C' => {
             return match dice.below(8) {
                 0 => pick(dice, &CAS).to_string().into(),
-                1 => cas_of(Dialect::Meta, b"a").to_string().into(),
-                _ => cas_of(Dialect::Meta, key).to_string().into(),
+                1 => cas_of(Protocol::Meta, b"a").to_string().into(),
+                _ => cas_of(Protocol::Meta, key).to_string().into(),
             };
         }
         _ => &[""],

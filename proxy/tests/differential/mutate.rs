@@ -1,7 +1,7 @@
 //! Requests gone wrong: bytes changed, lost, doubled, cut off; words and requests in the wrong place.
 
 use super::dice::Dice;
-use super::stream::{Dialect, pick};
+use super::stream::{Protocol, pick};
 
 const WORDS: [&[u8]; 38] = [
     b"get",
@@ -47,7 +47,7 @@ const BYTES: [u8; 16] =
     [b' ', b'\r', b'\n', b'\t', 0, 0x80, 0xff, 0x7f, b'0', b'9', b'-', b'+', b'a', b'k', 1, 8];
 
 /// Spoils some of `requests`.
-pub(crate) fn spoil(dialect: Dialect, requests: &mut Vec<Vec<u8>>, dice: &mut Dice) {
+pub(crate) fn spoil(protocol: Protocol, requests: &mut Vec<Vec<u8>>, dice: &mut Dice) {
     for _ in 0..1 + dice.below(3) {
         let at = dice.below(requests.len());
         match dice.below(12) {
@@ -56,8 +56,8 @@ pub(crate) fn spoil(dialect: Dialect, requests: &mut Vec<Vec<u8>>, dice: &mut Di
                 requests.insert(dice.below(requests.len()), other);
             }
             1 => drop(requests.remove(at)),
-            2..5 if dialect != Dialect::Binary => replace_word(&mut requests[at], dice),
-            2..6 if dialect == Dialect::Binary => spoil_header(&mut requests[at], dice),
+            2..5 if protocol != Protocol::Binary => replace_word(&mut requests[at], dice),
+            2..6 if protocol == Protocol::Binary => spoil_header(&mut requests[at], dice),
             _ => spoil_bytes(&mut requests[at], dice),
         }
         if requests.is_empty() {

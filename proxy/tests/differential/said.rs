@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::stream::Dialect;
+use super::stream::Protocol;
 
 const CLOCK: i64 = 2;
 
@@ -36,8 +36,8 @@ impl Pairs {
 }
 
 /// Whether both said the same.
-pub(crate) fn same(dialect: Dialect, one: &[u8], other: &[u8], pairs: &mut Pairs) -> bool {
-    let (one, other) = (parts(dialect, one), parts(dialect, other));
+pub(crate) fn same(protocol: Protocol, one: &[u8], other: &[u8], pairs: &mut Pairs) -> bool {
+    let (one, other) = (parts(protocol, one), parts(protocol, other));
     one.len() == other.len()
         && one.iter().zip(&other).all(|both| match both {
             (Part::Cas(one), Part::Cas(other)) => pairs.are_same(*one, *other),
@@ -58,13 +58,13 @@ fn number_in(value: &[u8]) -> Result<&[u8], &[u8]> {
     if is_number { Ok(digits) } else { Err(value) }
 }
 
-fn parts(dialect: Dialect, said: &[u8]) -> Vec<Part<'_>> {
+fn parts(protocol: Protocol, said: &[u8]) -> Vec<Part<'_>> {
     let mut all = Vec::new();
     let mut rest = said;
     while !rest.is_empty() {
-        let used = match dialect {
-            Dialect::Text | Dialect::Meta => line(rest, &mut all),
-            Dialect::Binary => message(rest, &mut all),
+        let used = match protocol {
+            Protocol::Text | Protocol::Meta => line(rest, &mut all),
+            Protocol::Binary => message(rest, &mut all),
         };
         rest = &rest[used..];
     }

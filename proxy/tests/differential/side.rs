@@ -11,7 +11,7 @@ use super::dice::Dice;
 use super::differences::End;
 use super::direct::Control;
 use super::pieces::pieces;
-use super::stream::{Dialect, Item, keys};
+use super::stream::{Item, Protocol, keys};
 
 /// Whoever hasn't answered until then won't.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -41,21 +41,21 @@ impl Side {
     }
 
     /// Fills the cache with `items`; the cas of each key, by place.
-    pub(crate) fn fill(&mut self, dialect: Dialect, items: &[Item]) -> Vec<Option<u64>> {
+    pub(crate) fn fill(&mut self, protocol: Protocol, items: &[Item]) -> Vec<Option<u64>> {
         let mut lines = Vec::new();
         for Item { key, value, flags, exptime } in items {
             let (key, encoded) = name(key);
             let head = format!(" {} q F{flags} T{exptime}{encoded}\r\n", value.len());
             lines.extend([b"ms ", &key[..], head.as_bytes(), value, b"\r\n"].concat());
         }
-        for key in keys(dialect) {
+        for key in keys(protocol) {
             let (key, encoded) = name(&key);
             lines.extend([b"mg ", &key[..], b" c", encoded.as_bytes(), b"\r\n"].concat());
         }
         let said = self.control.run(&lines);
         let cas = |line: &str| line.strip_prefix("HD c")?.split(' ').next()?.parse().ok();
         let all: Vec<_> = String::from_utf8(said).unwrap().lines().map(cas).collect();
-        assert_eq!(all.len(), keys(dialect).len(), "the cache can't be filled");
+        assert_eq!(all.len(), keys(protocol).len(), "the cache can't be filled");
         all
     }
 
@@ -80,7 +80,7 @@ impl Side {
     /// nothing else would end it.
     pub(crate) fn converse(
         &self,
-        dialect: Dialect,
+        protocol: Protocol,
         bytes: &[u8],
         end: End,
         dice: Option<&mut Dice>,
@@ -89,7 +89,7 @@ impl Side {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         if let Some(logins) = &self.logins {
-            let (login, welcome) = &logins[usize::from(dialect == Dialect::Binary)];
+            let (login, welcome) = &logins[usize::from(protocol == Protocol::Binary)];
             stream.write_all(login).unwrap();
             stream.read_exact(&mut vec![0; *welcome]).map_err(|error| format!("no login: {error}"))?;
         }
@@ -109,10 +109,10 @@ impl Side {
     }
 
     /// Whether the other end closes by itself, in the middle of something.
-    pub(crate) fn hangs_up(&self, dialect: Dialect, bytes: &[u8]) -> bool {
+    pub(crate) fn hangs_up(&self, protocol: Protocol, bytes: &[u8]) -> bool {
         let mut stream = TcpStream::connect(self.address).unwrap();
         if let Some(logins) = &self.logins {
-            stream.write_all(&logins[usize::from(dialect == Dialect::Binary)].0).unwrap();
+            stream.write_all(&logins[usize::from(protocol == Protocol::Binary)].0).unwrap();
         }
         let mut reading = stream.try_clone().unwrap();
         reading.set_read_timeout(Some(SILENCE)).unwrap();

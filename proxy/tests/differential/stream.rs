@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use super::dice::Dice;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dialect {
+pub(crate) enum Protocol {
     Text,
     Meta,
     Binary,
@@ -13,7 +13,7 @@ pub(crate) enum Dialect {
 
 #[derive(Clone)]
 pub(crate) struct Stream {
-    pub(crate) dialect: Dialect,
+    pub(crate) protocol: Protocol,
     /// What is in the cache before.
     pub(crate) items: Vec<Item>,
     /// Cut up for whoever looks for the one that matters; mutated ones may be no requests at all.
@@ -53,13 +53,13 @@ impl DerefMut for Maker {
 const CAS: u64 = 0x8963_dd8c_2c5e_0000;
 
 /// What stands for the cas of the item with `key`, if it is one of ours.
-pub(crate) fn cas_of(dialect: Dialect, key: &[u8]) -> u64 {
-    let place = keys(dialect).iter().position(|own| own == key);
+pub(crate) fn cas_of(protocol: Protocol, key: &[u8]) -> u64 {
+    let place = keys(protocol).iter().position(|own| own == key);
     CAS + u64::try_from(place.unwrap_or_default()).unwrap()
 }
 
 /// `request` with the cas of each item in place of what stands for it.
-pub(crate) fn filled(dialect: Dialect, request: &[u8], cas: &[Option<u64>]) -> Vec<u8> {
+pub(crate) fn filled(protocol: Protocol, request: &[u8], cas: &[Option<u64>]) -> Vec<u8> {
     const NONE: u64 = 77_777_777;
     /// Behind these bytes is nothing but values.
     const HEAD: usize = 700;
@@ -67,9 +67,9 @@ pub(crate) fn filled(dialect: Dialect, request: &[u8], cas: &[Option<u64>]) -> V
     let mut out = head.to_vec();
     for (mark, cas) in (CAS..).zip(cas) {
         let cas = cas.unwrap_or(NONE);
-        let (mark, cas) = match dialect {
-            Dialect::Text | Dialect::Meta => (mark.to_string().into_bytes(), cas.to_string().into_bytes()),
-            Dialect::Binary => (mark.to_be_bytes().into(), cas.to_be_bytes().into()),
+        let (mark, cas) = match protocol {
+            Protocol::Text | Protocol::Meta => (mark.to_string().into_bytes(), cas.to_string().into_bytes()),
+            Protocol::Binary => (mark.to_be_bytes().into(), cas.to_be_bytes().into()),
         };
         while let Some(at) = memchr::memmem::find(&out, &mark) {
             out.splice(at..at + mark.len(), cas.iter().copied());
@@ -80,11 +80,11 @@ pub(crate) fn filled(dialect: Dialect, request: &[u8], cas: &[Option<u64>]) -> V
 }
 
 /// The keys that streams use.
-pub(crate) fn keys(dialect: Dialect) -> Vec<Vec<u8>> {
+pub(crate) fn keys(protocol: Protocol) -> Vec<Vec<u8>> {
     let mut keys: Vec<Vec<u8>> =
         [&b"a"[..], b"b", b"n", b"key:1", b"\xff\xfe", b"t\tb"].map(Into::into).into();
     keys.push([b'k'; 250].into());
-    if dialect != Dialect::Text {
+    if protocol != Protocol::Text {
         keys.extend([b"a b".to_vec(), b"\0\r\n".to_vec(), [b' '; 186].into()]);
     }
     keys
@@ -99,8 +99,8 @@ pub(crate) fn rarely(dice: &mut Dice, per_mille: usize) -> bool {
     dice.below(1000) < per_mille
 }
 
-pub(crate) fn a_key(dialect: Dialect, dice: &mut Dice) -> Vec<u8> {
-    let keys = keys(dialect);
+pub(crate) fn a_key(protocol: Protocol, dice: &mut Dice) -> Vec<u8> {
+    let keys = keys(protocol);
     // Most of them the first: requests shall meet.
     let few = if rarely(dice, 700) { 3 } else { keys.len() };
     keys[dice.below(few)].clone()
@@ -146,9 +146,9 @@ fn large(key: usize, dice: &mut Dice) -> usize {
     }
 }
 
-pub(crate) fn items(dialect: Dialect, dice: &mut Maker) -> Vec<Item> {
+pub(crate) fn items(protocol: Protocol, dice: &mut Maker) -> Vec<Item> {
     let mut items = Vec::new();
-    for key in keys(dialect) {
+    for key in keys(protocol) {
         if !rarely(dice, 300) {
             // What is there is small: large ones come with requests.
             let mut value = a_value(key.len(), dice);

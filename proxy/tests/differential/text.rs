@@ -1,6 +1,6 @@
 //! Requests in text, most of them good.
 
-use super::stream::{Dialect, Maker, a_key, a_value, cas_of, number, pick, rarely};
+use super::stream::{Maker, Protocol, a_key, a_value, cas_of, number, pick, rarely};
 
 const DELTAS: [&str; 14] = [
     "0",
@@ -110,7 +110,7 @@ pub(crate) fn request(dice: &mut Maker) -> Vec<u8> {
 }
 
 fn key(dice: &mut Maker) -> Vec<u8> {
-    if rarely(dice, 10) { vec![b'K'; 251 + dice.below(9)] } else { a_key(Dialect::Text, dice) }
+    if rarely(dice, 10) { vec![b'K'; 251 + dice.below(9)] } else { a_key(Protocol::Text, dice) }
 }
 
 fn word(words: &[&str], dice: &mut Maker) -> Vec<u8> {
@@ -158,8 +158,8 @@ fn store(dice: &mut Maker) -> Vec<u8> {
     let mut words = vec![verb.clone(), key.clone(), word(&FLAGS, dice), word(&EXPTIMES, dice), length];
     if verb == b"cas" {
         words.push(match dice.below(10) {
-            0..6 => cas_of(Dialect::Text, &key).to_string().into(),
-            6 => cas_of(Dialect::Text, b"a").to_string().into(),
+            0..6 => cas_of(Protocol::Text, &key).to_string().into(),
+            6 => cas_of(Protocol::Text, b"a").to_string().into(),
             _ => word(&["0", "1", "99", "18446744073709551616", "x", "-1"], dice),
         });
     }

@@ -6,7 +6,7 @@ use super::dice::Dice;
 use super::differences::{Column, End, Plan, plan};
 use super::said::{self, Pairs};
 use super::side::Side;
-use super::stream::{Dialect, Stream, filled, keys};
+use super::stream::{Protocol, Stream, filled, keys};
 
 /// Streams that wait at their end: of so many one is watched for whether it is hung up on.
 const WATCHED: usize = 20;
@@ -51,7 +51,7 @@ impl Pair {
             self.reference.count(other.saturating_sub(one));
             self.proxy.count(one.saturating_sub(other));
             let [one, other] =
-                [&mut self.reference, &mut self.proxy].map(|side| side.fill(stream.dialect, &stream.items));
+                [&mut self.reference, &mut self.proxy].map(|side| side.fill(stream.protocol, &stream.items));
             if one == other {
                 return one;
             }
@@ -66,7 +66,8 @@ impl Pair {
         self.proxy.flush();
         // A lane that has died isn't dialled again at once.
         let deadline = Instant::now() + RECOVERY;
-        while self.proxy.converse(Dialect::Text, b"get nothing\r\n", End::Open, None) != Ok(b"END\r\n".into())
+        while self.proxy.converse(Protocol::Text, b"get nothing\r\n", End::Open, None)
+            != Ok(b"END\r\n".into())
         {
             assert!(Instant::now() < deadline, "the door doesn't recover");
             std::thread::sleep(PACE);
@@ -74,23 +75,23 @@ impl Pair {
     }
 
     fn attempt(&mut self, stream: &Stream, dice: &mut Dice) -> Option<String> {
-        let dialect = stream.dialect;
+        let protocol = stream.protocol;
         let cas = self.fill(stream);
-        let requests = stream.requests.iter().map(|request| filled(dialect, request, &cas));
-        let bytes: Vec<_> = std::iter::once(head(dialect)).chain(requests).collect();
-        let plan = plan(dialect, bytes.concat(), &probe(dialect), self.columns);
+        let requests = stream.requests.iter().map(|request| filled(protocol, request, &cas));
+        let bytes: Vec<_> = std::iter::once(head(protocol)).chain(requests).collect();
+        let plan = plan(protocol, bytes.concat(), &probe(protocol), self.columns);
         let mut pairs = Pairs::default();
         assert!(cas.iter().flatten().all(|cas| pairs.are_same(*cas, *cas)));
-        let expected = self.reference.converse(dialect, &plan.reference, plan.end_of_reference(), None);
+        let expected = self.reference.converse(protocol, &plan.reference, plan.end_of_reference(), None);
         let expected = match expected {
             Ok(said) => [&said[..], &plan.last_words].concat(),
             Err(what) => return Some(format!("memcached {what}")),
         };
-        let answered = match self.proxy.converse(dialect, &plan.proxy, plan.end, Some(dice)) {
+        let answered = match self.proxy.converse(protocol, &plan.proxy, plan.end, Some(dice)) {
             Ok(said) => said,
             Err(what) => return Some(format!("the proxy {what}")),
         };
-        if !said::same(dialect, &expected, &answered, &mut pairs) {
+        if !said::same(protocol, &expected, &answered, &mut pairs) {
             return Some(format!(
                 "memcached says\n    {}\nthe proxy says\n    {}",
                 quote(&expected, &answered),
@@ -99,7 +100,7 @@ impl Pair {
         }
         let keys = keys_of(stream, &plan);
         let states = [&mut self.reference, &mut self.proxy].map(|side| side.empty(&keys));
-        if !said::same(Dialect::Text, &states[0], &states[1], &mut pairs) {
+        if !said::same(Protocol::Text, &states[0], &states[1], &mut pairs) {
             return Some(format!(
                 "then memcached holds\n    {}\nand that behind the proxy\n    {}",
                 quote(&states[0], &states[1]),
@@ -107,7 +108,7 @@ impl Pair {
             ));
         }
         if plan.end == End::Waits && dice.below(WATCHED) == 0 {
-            let hangs_up = self.proxy.hangs_up(dialect, &plan.proxy);
+            let hangs_up = self.proxy.hangs_up(protocol, &plan.proxy);
             self.flush();
             return hangs_up.then(|| "the proxy hangs up".to_owned());
         }
@@ -115,27 +116,27 @@ impl Pair {
     }
 }
 
-/// What fixes a connection's dialect, whatever follows.
-fn head(dialect: Dialect) -> Vec<u8> {
-    match dialect {
-        Dialect::Text | Dialect::Meta => b"get nothing\r\n".to_vec(),
-        Dialect::Binary => super::binary::noop(),
+/// What fixes a connection's protocol, whatever follows.
+fn head(protocol: Protocol) -> Vec<u8> {
+    match protocol {
+        Protocol::Text | Protocol::Meta => b"get nothing\r\n".to_vec(),
+        Protocol::Binary => super::binary::noop(),
     }
 }
 
-fn probe(dialect: Dialect) -> Vec<u8> {
-    head(dialect)
+fn probe(protocol: Protocol) -> Vec<u8> {
+    head(protocol)
 }
 
 /// The keys of our own, those that a spoilt stream names, and words of it that should have become none.
 fn keys_of(stream: &Stream, plan: &Plan) -> Vec<Vec<u8>> {
     let mut strays: Vec<_> = plan.keys.iter().cloned().collect();
-    if stream.dialect != Dialect::Binary {
+    if stream.protocol != Protocol::Binary {
         let words = plan.proxy.split(|byte| matches!(byte, b' ' | b'\r' | b'\n'));
         strays.extend(words.map(<[u8]>::to_vec).take(STRAYS));
     }
     strays.retain(|key| (1..=KEY_MAX).contains(&key.len()));
-    strays.extend(keys(stream.dialect));
+    strays.extend(keys(stream.protocol));
     strays.sort();
     strays.dedup();
     strays

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::door::{Door, pair, sasl, set};
-use super::powers::{AT_ONCE, ends};
+use super::permissions::{AT_ONCE, ends};
 use super::tls::until;
 use super::{FAILURE, statuses};
 
@@ -114,7 +114,7 @@ fn a_row_that_is_garbled_is_its_own_users_trouble() {
     let user = door.runtime.block_on(door.store.token(&ann.id())).unwrap().unwrap().user_id;
     execute(&door, &format!("UPDATE instances SET connections = 'many' WHERE user_id = '{user}'"));
     // Both are read again, hers first.
-    door.change(&ann.id(), |powers| powers.expires_at = None);
+    door.change(&ann.id(), |permissions| permissions.expires_at = None);
     door.runtime.block_on(door.store.revoke_token(&bob.id())).unwrap();
     let revoked_at = Instant::now();
     assert!(ends(&mut hers) && ends(&mut his));

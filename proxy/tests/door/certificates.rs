@@ -222,8 +222,8 @@ fn a_certificate_opens_no_more_than_its_token() {
     let (door, ours) = open();
     let config = |papers: &Papers| papers.config(&ours, rustls::ALL_VERSIONS);
     let (over, elsewhere) = (door.sign_up("ann@example.com"), door.sign_up("bob@example.com"));
-    let narrow = |token: &Token, change: fn(&mut store::Powers)| {
-        door.runtime.block_on(door.store.change_powers(&token.id(), change)).unwrap();
+    let narrow = |token: &Token, change: fn(&mut store::Permissions)| {
+        door.runtime.block_on(door.store.update_permissions(&token.id(), change)).unwrap();
     };
     // Its own end is in the store, whatever is written in it.
     let expired = Papers::issued(&door, &over, now());
@@ -231,7 +231,7 @@ fn a_certificate_opens_no_more_than_its_token() {
     let papers = Papers::issued(&door, &elsewhere, now() + HOUR);
     let mut client = connect(&door, &config(&papers));
     ask(&mut client, b"get a\r\n", UNAVAILABLE.as_bytes());
-    narrow(&elsewhere, |powers| powers.scopes = Scopes::READ);
+    narrow(&elsewhere, |permissions| permissions.scopes = Scopes::READ);
     let refused = b"CLIENT_ERROR access denied: needs write scope\r\n";
     until("writes are refused", || {
         client.write_all(b"delete a\r\n").unwrap();
@@ -249,7 +249,7 @@ fn a_certificate_opens_no_more_than_its_token() {
     ask(&mut guest, b"get a\r\n", UNAVAILABLE.as_bytes());
     let ended = guest.read_to_end(&mut Vec::new());
     assert!(!ended.is_err_and(|error| error.kind() == ErrorKind::WouldBlock), "it outlives its certificate");
-    narrow(&elsewhere, |powers| powers.allow_from = vec!["192.0.2.0/24".parse().unwrap()]);
+    narrow(&elsewhere, |permissions| permissions.allow_from = vec!["192.0.2.0/24".parse().unwrap()]);
     ends_within_a_second(&mut client, b"");
     ask(&mut connect(&door, &config(&papers)), b"get a\r\n", UNAUTHENTICATED);
 }
@@ -257,7 +257,7 @@ fn a_certificate_opens_no_more_than_its_token() {
 #[test]
 fn who_is_known_may_be_silent_and_counts() {
     let (door, ours) = open();
-    door.change_plan(|plan| plan.connections = 2);
+    door.update_plan(|plan| plan.connections = 2);
     let token = door.sign_up("ann@example.com");
     let config = Papers::issued(&door, &token, now() + HOUR).config(&ours, rustls::ALL_VERSIONS);
     let mut first = connect(&door, &config);

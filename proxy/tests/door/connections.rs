@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use store::{LiveConnections, Token};
 
 use super::door::Door;
-use super::powers::ends;
+use super::permissions::ends;
 
 impl Door {
     fn instance(&self, token: &Token) -> String {
@@ -38,15 +38,15 @@ fn connections_are_listed_and_one_is_ended() {
     let live = door.live(&token, 2);
     assert_eq!(live.total, 2);
     for it in &live.connections {
-        assert_eq!((&*it.token_id, &*it.source, &*it.dialect), (token.id().as_str(), "127.0.0.1", "text"));
+        assert_eq!((&*it.token_id, &*it.source, &*it.protocol), (token.id().as_str(), "127.0.0.1", "text"));
         assert!(!it.tls && it.operations == 0 && it.since == it.id.since);
     }
     // Bob's order for Ann's connection ends nothing.
     let id = live.connections[0].id.clone();
-    assert!(door.runtime.block_on(door.store.end_connection(&door.instance(&other), &id)).unwrap());
+    assert!(door.runtime.block_on(door.store.close_connection(&door.instance(&other), &id)).unwrap());
     assert_eq!(door.live(&token, 2).total, 2);
     let ordered_at = Instant::now();
-    assert!(door.runtime.block_on(door.store.end_connection(&door.instance(&token), &id)).unwrap());
+    assert!(door.runtime.block_on(door.store.close_connection(&door.instance(&token), &id)).unwrap());
     assert!(ordered_at.elapsed() < Duration::from_secs(2));
     let left = door.live(&token, 1);
     assert_eq!(left.connections[0].id, live.connections[1].id);

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use store::Powers;
+use store::Permissions;
 
 use super::FAILURE;
 use super::door::{Door, pair, set};
@@ -70,7 +70,7 @@ fn a_token_is_good_where_the_balancer_says_its_client_is() {
     let door = behind_us();
     let all = door.sign_up("ann@example.com");
     let allow_from = vec!["10.1.2.0/24".parse().unwrap()];
-    let login = set("x", &pair(&door.limited(&all, Powers { allow_from, ..Powers::ALL })));
+    let login = set("x", &pair(&door.limited(&all, Permissions { allow_from, ..Permissions::ALL })));
     assert_eq!(door.text(&format!("{}{login}quit\r\n", v1("10.1.2.3"))), "STORED\r\n");
     // Not where the balancer is, and not elsewhere.
     for header in [v1("10.1.3.3"), v1("127.0.0.1"), "PROXY UNKNOWN\r\n".to_owned()] {

@@ -9,13 +9,13 @@ use store::Plan;
 use super::door::{Door, sasl, set};
 use super::live::binary;
 use super::memcached::Memcached;
-use super::powers::AT_ONCE;
+use super::permissions::AT_ONCE;
 
 const OVER: &str = "SERVER_ERROR rate limit exceeded\r\n";
 
 impl Door {
-    pub(super) fn change_plan(&self, change: impl FnOnce(&mut Plan)) {
-        self.runtime.block_on(self.store.change_plan("default", change)).unwrap();
+    pub(super) fn update_plan(&self, change: impl FnOnce(&mut Plan)) {
+        self.runtime.block_on(self.store.update_plan("default", change)).unwrap();
     }
 }
 
@@ -33,7 +33,7 @@ fn an_instance_has_so_many_operations_a_second_however_many_its_connections() {
     let (ada, bob) = (door.sign_up("ada@example.org"), door.sign_up("bob@example.org"));
     let _hers = Memcached::start(&door, &ada, "10.214.7.112");
     let _his = Memcached::start(&door, &bob, "10.214.7.113");
-    door.change_plan(|plan| plan.operations_per_second = Some(50));
+    door.update_plan(|plan| plan.operations_per_second = Some(50));
     let (mut one, mut other) = (door.logged_in(&ada), door.logged_in(&ada));
     let began = Instant::now();
     let (mut passed, mut refused) = (0, 0);
@@ -54,7 +54,7 @@ fn more_is_refused_in_turn_in_every_dialect_and_the_connection_stays() {
     let door = Door::open();
     let ada = door.sign_up("ada@example.org");
     let _memcached = Memcached::start(&door, &ada, "10.214.7.112");
-    door.change_plan(|plan| plan.operations_per_second = Some(1));
+    door.update_plan(|plan| plan.operations_per_second = Some(1));
     let mut stream = door.logged_in(&ada);
     // Values are swallowed, noreply is silent, quiet meta isn't; what memgate answers itself is free.
     let big = "x".repeat(200_000);
@@ -91,7 +91,7 @@ fn bytes_count_both_ways() {
     let ada = door.sign_up("ada@example.org");
     let _memcached = Memcached::start(&door, &ada, "10.214.7.112");
     assert_eq!(say(&mut door.logged_in(&ada), &set("a", &"x".repeat(10_000))), "STORED\r\n");
-    door.change_plan(|plan| plan.bytes_per_second = Some(50_000));
+    door.update_plan(|plan| plan.bytes_per_second = Some(50_000));
     let began = Instant::now();
     let deadline = began + Duration::from_secs(20);
     let mut told = 0;
@@ -120,7 +120,7 @@ fn a_changed_plan_counts_for_live_connections_within_a_second() {
     let _memcached = Memcached::start(&door, &ada, "10.214.7.112");
     let mut stream = door.logged_in(&ada);
     let mut over = |limit: Option<i64>| {
-        door.change_plan(|plan| plan.operations_per_second = limit);
+        door.update_plan(|plan| plan.operations_per_second = limit);
         let deadline = Instant::now() + AT_ONCE;
         loop {
             let mut said = vec![0; 1];

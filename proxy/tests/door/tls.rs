@@ -1,4 +1,4 @@
-//! TLS at the door: every dialect through it, what it is made with and made again, and who doesn't speak it.
+//! TLS at the door: every protocol through it, what it is made with and made again, and who doesn't speak it.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const LARGE_MAX: usize = 100_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dialect {
+pub(crate) enum Protocol {
     Text,
     Meta,
     Binary,
@@ -78,7 +78,7 @@ pub(crate) struct Found {
     pub(crate) value: Vec<u8>,
 }
 
-/// A reply, whatever its dialect.
+/// A reply, whatever its protocol.
 #[derive(Debug)]
 pub(crate) enum Told {
     /// The values of a `get`, in the order asked for; `whole` unless it ends in an error.
@@ -100,7 +100,7 @@ pub(crate) enum Told {
 pub(crate) struct Client<'a> {
     user: &'a str,
     number: u32,
-    dialect: Dialect,
+    protocol: Protocol,
     stream: BufReader<TcpStream>,
     dice: Dice,
     /// Whether its backend may lose what it has stored.
@@ -118,24 +118,24 @@ pub(crate) struct Turn {
 }
 
 impl<'a> Client<'a> {
-    /// Logs in. A third of each user's clients speaks each dialect.
+    /// Logs in. A third of each user's clients speaks each protocol.
     pub(crate) fn new(door: &Door, user: &'a str, token: &Token, number: u32, forgetful: bool) -> Self {
-        let dialect = match number / 2 % 3 {
-            0 => Dialect::Text,
-            1 => Dialect::Meta,
-            _ => Dialect::Binary,
+        let protocol = match number / 2 % 3 {
+            0 => Protocol::Text,
+            1 => Protocol::Meta,
+            _ => Protocol::Binary,
         };
         let stream = TcpStream::connect(door.config.listen).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         let mut stream = BufReader::with_capacity(64 * 1024, stream);
-        match dialect {
-            Dialect::Text | Dialect::Meta => text::log_in(&mut stream, token),
-            Dialect::Binary => binary::log_in(&mut stream, token),
+        match protocol {
+            Protocol::Text | Protocol::Meta => text::log_in(&mut stream, token),
+            Protocol::Binary => binary::log_in(&mut stream, token),
         }
         let dice = Dice::new(number.into());
         let (own, counter) = (std::array::from_fn(|_| Own::default()), Counter::default());
-        Self { user, number, dialect, stream, dice, forgetful, last: 0, own, counter }
+        Self { user, number, protocol, stream, dice, forgetful, last: 0, own, counter }
     }
 
     /// So many requests in one write, and their replies.
@@ -146,22 +146,22 @@ impl<'a> Client<'a> {
             (0..requests).map(|_| self.pick()).collect()
         };
         let mut out = Vec::new();
-        match self.dialect {
-            Dialect::Text => asks.iter().for_each(|ask| text::write(ask, self.number, &mut out)),
-            Dialect::Meta => {
+        match self.protocol {
+            Protocol::Text => asks.iter().for_each(|ask| text::write(ask, self.number, &mut out)),
+            Protocol::Meta => {
                 let asks = asks.iter().enumerate();
                 asks.for_each(|(nth, ask)| meta::write(nth, ask, self.number, &mut out));
             }
-            Dialect::Binary => binary::write(&asks, self.number, &mut out),
+            Protocol::Binary => binary::write(&asks, self.number, &mut out),
         }
         self.stream.get_mut().write_all(&out).unwrap();
         let mut turn = Turn::default();
         let mut replies = binary::Replies::default();
         for (nth, ask) in asks.iter().enumerate() {
-            let told = match self.dialect {
-                Dialect::Text => text::read(&mut self.stream, ask),
-                Dialect::Meta => meta::read(&mut self.stream, nth, ask),
-                Dialect::Binary => replies.read(&mut self.stream, nth, ask),
+            let told = match self.protocol {
+                Protocol::Text => text::read(&mut self.stream, ask),
+                Protocol::Meta => meta::read(&mut self.stream, nth, ask),
+                Protocol::Binary => replies.read(&mut self.stream, nth, ask),
             };
             if matches!(told, Told::Fault | Told::Values { whole: false, .. }) {
                 turn.failed += 1;
@@ -170,18 +170,18 @@ impl<'a> Client<'a> {
             }
             self.judge(ask, &told);
         }
-        if self.dialect == Dialect::Binary {
+        if self.protocol == Protocol::Binary {
             replies.end(&mut self.stream, asks.len());
         }
         turn
     }
 
     fn name(&self, key: Key) -> String {
-        match (key, self.dialect) {
-            (Key::Own(i), Dialect::Text) => format!("p{}.{i}", self.number),
-            (Key::Own(i), Dialect::Meta) => STANDARD.encode(format!("{:02}\0{i}", self.number)),
+        match (key, self.protocol) {
+            (Key::Own(i), Protocol::Text) => format!("p{}.{i}", self.number),
+            (Key::Own(i), Protocol::Meta) => STANDARD.encode(format!("{:02}\0{i}", self.number)),
             // It can't stand in a line as it is.
-            (Key::Own(i), Dialect::Binary) => format!("p{}\r\nO{i} ", self.number),
+            (Key::Own(i), Protocol::Binary) => format!("p{}\r\nO{i} ", self.number),
             (Key::Shared(i), _) => format!("s{i}"),
             (Key::Large(i), _) => format!("l{i}"),
             (Key::Counter, _) => format!("c{}", self.number),
@@ -193,7 +193,7 @@ impl<'a> Client<'a> {
             0..60 => {
                 let touch = self.dice.below(10) == 0;
                 // The others ask for one at a time.
-                let keys = if self.dialect == Dialect::Text { 1 + self.dice.below(2) } else { 1 };
+                let keys = if self.protocol == Protocol::Text { 1 + self.dice.below(2) } else { 1 };
                 Ask::Get { keys: (0..keys).map(|_| self.any_key()).collect(), touch }
             }
             60..86 => {

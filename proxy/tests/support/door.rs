@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use process::Shutdown;
+use daemon::Shutdown;
 use store::{Database, LaneKey, NewToken, NewUser, Store, Token, TokenKey};
 use tempfile::TempDir;
 

@@ -12,7 +12,7 @@ pub struct Cidr(IpNet);
 
 /// Why text is not a network, in words that say what to write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CidrError {
+pub enum ParseCidrError {
     /// Neither an address nor a network.
     #[error("{0} is no network: write it like 10.0.0.0/8, 2001:db8::/32 or 192.0.2.7")]
     Shape(String),
@@ -40,21 +40,21 @@ impl Cidr {
 }
 
 impl FromStr for Cidr {
-    type Err = CidrError;
+    type Err = ParseCidrError;
 
-    fn from_str(text: &str) -> Result<Self, CidrError> {
+    fn from_str(text: &str) -> Result<Self, ParseCidrError> {
         let text = text.trim();
         let net = match text.parse::<IpAddr>() {
             Ok(address) => IpNet::from(address),
-            Err(_) => text.parse().map_err(|_| CidrError::Shape(text.to_owned()))?,
+            Err(_) => text.parse().map_err(|_| ParseCidrError::Shape(text.to_owned()))?,
         };
         if net.trunc() != net {
             let written = text.to_owned();
-            return Err(CidrError::HostBits { written, net: net.trunc(), address: net.addr() });
+            return Err(ParseCidrError::HostBits { written, net: net.trunc(), address: net.addr() });
         }
         match net {
             IpNet::V6(v6) if v6.prefix_len() >= 96 && v6.addr().to_ipv4_mapped().is_some() => {
-                Err(CidrError::Mapped(text.to_owned()))
+                Err(ParseCidrError::Mapped(text.to_owned()))
             }
             net => Ok(Self(net)),
         }
@@ -108,13 +108,13 @@ mod tests {
         for text in
             ["", "10.0.0.0/33", "10.0.0/8", "10.0.0.0/-1", "::/129", "a", "10.0.0.0/8,::/0", "fe80::1%1"]
         {
-            assert_eq!(text.parse::<Cidr>(), Err(CidrError::Shape(text.into())), "{text}");
+            assert_eq!(text.parse::<Cidr>(), Err(ParseCidrError::Shape(text.into())), "{text}");
         }
         let error = "10.0.0.1/8".parse::<Cidr>().unwrap_err().to_string();
         assert!(error.contains("write 10.0.0.0/8, or 10.0.0.1 for"), "{error}");
         assert_eq!(
             "::ffff:10.0.0.0/104".parse::<Cidr>(),
-            Err(CidrError::Mapped("::ffff:10.0.0.0/104".into()))
+            Err(ParseCidrError::Mapped("::ffff:10.0.0.0/104".into()))
         );
     }
 

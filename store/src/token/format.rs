@@ -30,7 +30,7 @@ pub struct Token {
 
 /// Why bytes are not a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TokenFormatError {
+pub enum ParseTokenError {
     /// Doesn't look like one.
     #[error("a token looks like mg_<12 characters>_<33 characters>")]
     Shape,
@@ -70,13 +70,13 @@ impl TokenId {
 
 impl TokenSecret {
     /// Reads the secret half of the token `id`.
-    pub fn parse(id: &TokenId, secret: &str) -> Result<Self, TokenFormatError> {
+    pub fn parse(id: &TokenId, secret: &str) -> Result<Self, ParseTokenError> {
         if secret.len() != SECRET_LEN + CHECK_LEN || !secret.bytes().all(|b| b.is_ascii_alphanumeric()) {
-            return Err(TokenFormatError::Shape);
+            return Err(ParseTokenError::Shape);
         }
         let (random, check) = secret.split_at(SECRET_LEN);
         if checksum(id, random) != check.as_bytes() {
-            return Err(TokenFormatError::Checksum);
+            return Err(ParseTokenError::Checksum);
         }
         Ok(Self(secret.to_owned()))
     }
@@ -102,10 +102,10 @@ impl Token {
     }
 
     /// Reads a whole token.
-    pub fn parse(text: &str) -> Result<Self, TokenFormatError> {
-        let rest = text.strip_prefix(PREFIX).ok_or(TokenFormatError::Shape)?;
-        let (id, secret) = rest.split_once('_').ok_or(TokenFormatError::Shape)?;
-        let id = TokenId::parse(id).ok_or(TokenFormatError::Shape)?;
+    pub fn parse(text: &str) -> Result<Self, ParseTokenError> {
+        let rest = text.strip_prefix(PREFIX).ok_or(ParseTokenError::Shape)?;
+        let (id, secret) = rest.split_once('_').ok_or(ParseTokenError::Shape)?;
+        let id = TokenId::parse(id).ok_or(ParseTokenError::Shape)?;
         let secret = TokenSecret::parse(&id, secret)?;
         Ok(Self { id, secret })
     }
@@ -198,7 +198,7 @@ mod tests {
         for text in
             ["", "mg_", "mg_abc_def", "mg_abcdefghijkl", "mg_abcdefghijkl_", "xx_abcdefghijkl_s", "mg_ä"]
         {
-            assert_eq!(Token::parse(text), Err(TokenFormatError::Shape), "{text}");
+            assert_eq!(Token::parse(text), Err(ParseTokenError::Shape), "{text}");
         }
         assert_eq!(TokenId::parse_username(b"abcdefghijkl"), None);
     }

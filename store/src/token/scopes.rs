@@ -11,7 +11,7 @@ pub struct Scopes(u8);
 /// A word that is no scope.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("there is no scope {0:?}: take some of read, write, flush, stats")]
-pub struct NoSuchScope(String);
+pub struct ParseScopesError(String);
 
 /// Every scope with its name, in the order in which they are written.
 const NAMES: [(Scopes, &str); 4] =
@@ -52,13 +52,13 @@ impl BitOr for Scopes {
 }
 
 impl FromStr for Scopes {
-    type Err = NoSuchScope;
+    type Err = ParseScopesError;
 
     /// Names with commas between them.
-    fn from_str(text: &str) -> Result<Self, NoSuchScope> {
+    fn from_str(text: &str) -> Result<Self, ParseScopesError> {
         text.split(',').map(str::trim).filter(|word| !word.is_empty()).try_fold(Self::NONE, |scopes, word| {
             let known = NAMES.into_iter().find(|(_, name)| *name == word);
-            known.map(|(scope, _)| scopes | scope).ok_or_else(|| NoSuchScope(word.to_owned()))
+            known.map(|(scope, _)| scopes | scope).ok_or_else(|| ParseScopesError(word.to_owned()))
         })
     }
 }
@@ -97,7 +97,7 @@ mod tests {
         }
         assert_eq!(" stats, read ".parse(), Ok(Scopes::READ | Scopes::STATS));
         assert_eq!(Scopes::ALL.to_string(), "read,write,flush,stats");
-        assert_eq!("read,admin".parse::<Scopes>(), Err(NoSuchScope("admin".into())));
+        assert_eq!("read,admin".parse::<Scopes>(), Err(ParseScopesError("admin".into())));
         assert!("READ".parse::<Scopes>().is_err());
     }
 

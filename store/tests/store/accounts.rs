@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use store::{
-    InstanceState, NewPassword, NewSession, NewToken, Observed, Store, StoreError, UserState, Wanted,
+    DesiredState, InstanceState, NewPassword, NewSession, NewToken, Observed, Store, StoreError, UserState,
 };
 
 use crate::scratch::{Scratch, sign_up, somebody, token_key};
@@ -40,7 +40,7 @@ async fn a_new_password_ends_sessions_and_tokens_if_asked(scratch: Scratch) {
     assert_eq!(good_tokens(&store, &ada.id).await, 2);
 
     let late = store.change_password(&ada.id, &NewPassword { hash: "$late$", ..new }).await.unwrap_err();
-    assert!(matches!(late, StoreError::Missing("password")), "{late:?}");
+    assert!(matches!(late, StoreError::NotFound("password")), "{late:?}");
     assert_eq!(store.password_hash(&ada.id).await.unwrap().as_deref(), Some("$new$"));
 
     session(&store, &ada.id, "again").await;
@@ -52,7 +52,7 @@ async fn a_new_password_ends_sessions_and_tokens_if_asked(scratch: Scratch) {
     let told = feed.next().await.unwrap().tokens;
     assert!(told.len() == 2 && told.contains(&first.token.id()), "proxies are told of each: {told:?}");
     let nobody = store.change_password("nobody", &reset).await.unwrap_err();
-    assert!(matches!(nobody, StoreError::Missing("user")), "{nobody:?}");
+    assert!(matches!(nobody, StoreError::NotFound("user")), "{nobody:?}");
 
     let entries = store.audit_after(3, 100).await.unwrap();
     let said: Vec<&str> = entries.iter().map(|entry| entry.action.as_str()).collect();
@@ -63,15 +63,15 @@ async fn a_new_password_ends_sessions_and_tokens_if_asked(scratch: Scratch) {
 async fn a_suspension_stops_the_instance_and_is_taken_back(scratch: Scratch) {
     let store = scratch.open().await;
     let (ada, token) = sign_up(&store, "ada@example.org").await;
-    let is_good = async || store.grant(&token.token.id()).await.unwrap().unwrap().is_good();
+    let is_active = async || store.grant(&token.token.id()).await.unwrap().unwrap().is_active();
     let wanted = async || store.instance_of(&ada.id).await.unwrap().unwrap().wanted;
     store.set_user_state(&ada.id, UserState::Suspended).await.unwrap();
-    assert_eq!((is_good().await, wanted().await), (false, Wanted::Suspended));
+    assert_eq!((is_active().await, wanted().await), (false, DesiredState::Suspended));
     assert_eq!(store.user(&ada.id).await.unwrap().unwrap().state, UserState::Suspended);
     store.set_user_state(&ada.id, UserState::Active).await.unwrap();
-    assert_eq!((is_good().await, wanted().await), (true, Wanted::Running));
+    assert_eq!((is_active().await, wanted().await), (true, DesiredState::Running));
     let nobody = store.set_user_state("nobody", UserState::Active).await.unwrap_err();
-    assert!(matches!(nobody, StoreError::Missing("user")), "{nobody:?}");
+    assert!(matches!(nobody, StoreError::NotFound("user")), "{nobody:?}");
 }
 
 async fn a_deleted_account_leaves_nothing_of_its_person(scratch: Scratch) {
@@ -85,20 +85,20 @@ async fn a_deleted_account_leaves_nothing_of_its_person(scratch: Scratch) {
     assert!(store.users().await.unwrap().is_empty());
     assert_eq!(store.password_hash(&ada.id).await.unwrap(), None);
     assert!(!is_signed_in(&store, "ada").await);
-    assert!(!store.grant(&token.token.id()).await.unwrap().unwrap().is_good());
+    assert!(!store.grant(&token.token.id()).await.unwrap().unwrap().is_active());
     assert_eq!(scratch.number("SELECT COUNT(*) FROM tokens WHERE name <> ''").await, 0);
     assert_eq!(scratch.number("SELECT COUNT(*) FROM users WHERE email LIKE '%ada%'").await, 0);
 
     // The provisioner still knows the instance, until nothing is left of it.
     let instance = store.instances().await.unwrap().remove(0);
-    assert!(instance.wanted == Wanted::Deleting && !instance.is_gone());
+    assert!(instance.wanted == DesiredState::Deleting && !instance.is_gone());
     let (state, generation) = (InstanceState::Deleting, 1);
     let seen = Observed { state, generation, address: None, container: None, version: None, message: None };
     store.record_route(&instance.id, &seen).await.unwrap();
     assert!(store.instance(&instance.id).await.unwrap().unwrap().is_gone());
 
     let again = store.delete_user(&ada.id).await.unwrap_err();
-    assert!(matches!(again, StoreError::Missing("user")), "{again:?}");
+    assert!(matches!(again, StoreError::NotFound("user")), "{again:?}");
     for error in [
         store.set_user_state(&ada.id, UserState::Active).await.unwrap_err(),
         store
@@ -107,7 +107,7 @@ async fn a_deleted_account_leaves_nothing_of_its_person(scratch: Scratch) {
             .map(drop)
             .unwrap_err(),
     ] {
-        assert!(matches!(error, StoreError::Missing("user")), "{error:?}");
+        assert!(matches!(error, StoreError::NotFound("user")), "{error:?}");
     }
     let token = NewToken::generate(&token_key(), "first");
     let new = store.sign_up(&somebody("ada@example.org"), &token).await.unwrap();

@@ -47,10 +47,10 @@ async fn networks_are_kept_whole_or_not_at_all(scratch: Scratch) {
         Network { subnet: "subnet of one".into(), ..two.clone() },
     ] {
         let error = store.add_network(&clash, &["10.2.0.2".into()]).await.unwrap_err();
-        assert!(matches!(error, StoreError::Taken("network")), "{error:?}");
+        assert!(matches!(error, StoreError::AlreadyExists("network")), "{error:?}");
     }
     let error = store.add_network(&two, &["10.2.0.2".into(), "10.1.0.100".into()]).await.unwrap_err();
-    assert!(matches!(error, StoreError::Taken("network address")), "{error:?}");
+    assert!(matches!(error, StoreError::AlreadyExists("network address")), "{error:?}");
     assert_eq!(store.networks().await.unwrap(), [network("one")]);
     store.add_network(&two, &["10.2.0.2".into()]).await.unwrap();
     assert_eq!(store.networks().await.unwrap(), [network("one"), two]);

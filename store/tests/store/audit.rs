@@ -1,6 +1,6 @@
 //! The audit log: what is noted, in whose name, and what a change to it does.
 
-use store::{AuditChain, AuditError, NewToken, Powers, Scopes, Store};
+use store::{AuditChain, AuditError, NewToken, Permissions, Scopes, Store};
 
 use crate::scratch::{Scratch, sign_up, token_key};
 
@@ -19,7 +19,7 @@ async fn what_is_done_is_noted_in_order(scratch: Scratch) {
     let (id, name) = (token.token.id(), format!("user {}", ada.id));
     let acting = store.acting_as(&name);
     acting.create_token(&ada.id, &token).await.unwrap();
-    acting.change_powers(&id, |powers| powers.scopes = Scopes::NONE).await.unwrap();
+    acting.update_permissions(&id, |permissions| permissions.scopes = Scopes::NONE).await.unwrap();
     store.revoke_token(&id).await.unwrap();
     acting.note("user.sign_in", &name, "from 127.0.0.1").await.unwrap();
     // What doesn't happen isn't noted.
@@ -36,7 +36,7 @@ async fn what_is_done_is_noted_in_order(scratch: Scratch) {
         (&name, "user.sign_in", name.clone()),
     ];
     assert_eq!(said, expected);
-    assert!(entries[1].detail.contains(&Powers::ALL.to_string()), "{}", entries[1].detail);
+    assert!(entries[1].detail.contains(&Permissions::ALL.to_string()), "{}", entries[1].detail);
     let all = format!("{entries:?}");
     for token in [&first, &token] {
         assert!(!all.contains(token.token.secret().reveal()));

@@ -1,6 +1,6 @@
 //! Client certificates: each is its token's and known by its fingerprint.
 
-use store::{Fingerprint, Powers, StoreError, Token, now};
+use store::{Fingerprint, Permissions, StoreError, Token, now};
 
 use crate::scratch::{DEADLINE, Scratch, sign_up};
 
@@ -28,7 +28,7 @@ async fn a_certificate_is_its_tokens(scratch: Scratch) {
     assert!(list[0].is_current(ends - 1) && !list[0].is_current(ends));
     assert_eq!(store.certificates_of(&bob).await.unwrap(), []);
     let taken = store.add_certificate(&bob, numbered(1), ends).await.unwrap_err();
-    assert!(matches!(taken, StoreError::Taken("certificate")), "{taken:?}");
+    assert!(matches!(taken, StoreError::AlreadyExists("certificate")), "{taken:?}");
     let noted = store.audit_after(0, 100).await.unwrap().pop().unwrap();
     assert_eq!((noted.action.as_str(), noted.subject), ("certificate.issue", format!("token {ada}")));
     assert!(noted.detail.contains(&numbered(1).to_string()));
@@ -40,11 +40,11 @@ async fn a_token_that_is_over_gets_none(scratch: Scratch) {
     let (_, expired) = sign_up(&store, "bob@example.org").await;
     let (revoked, expired) = (revoked.token.id(), expired.token.id());
     store.revoke_token(&revoked).await.unwrap();
-    let end = |powers: &mut Powers| powers.expires_at = Some(now());
-    store.change_powers(&expired, end).await.unwrap();
+    let end = |permissions: &mut Permissions| permissions.expires_at = Some(now());
+    store.update_permissions(&expired, end).await.unwrap();
     for id in [revoked, expired, Token::generate().id()] {
         let error = store.add_certificate(&id, numbered(1), now() + LATER).await.unwrap_err();
-        assert!(matches!(error, StoreError::Missing("token that is still good")), "{error:?}");
+        assert!(matches!(error, StoreError::NotFound("token that is still good")), "{error:?}");
     }
     assert_eq!(store.token_of_certificate(&numbered(1)).await.unwrap(), None);
 }
@@ -58,7 +58,7 @@ async fn a_token_has_so_many_and_the_expired_do_not_count(scratch: Scratch) {
         store.add_certificate(&id, numbered(n), now() + LATER).await.unwrap();
     }
     let error = store.add_certificate(&id, numbered(17), now() + LATER).await.unwrap_err();
-    assert!(matches!(error, StoreError::Full("certificate")), "{error:?}");
+    assert!(matches!(error, StoreError::LimitReached("certificate")), "{error:?}");
     assert_eq!(store.certificates_of(&id).await.unwrap().len(), 16);
     assert_eq!(store.token_of_certificate(&numbered(0)).await.unwrap(), None);
 }

@@ -172,7 +172,7 @@ async fn a_follower_of_what_is_no_more_is_told_so(scratch: Scratch) {
     scratch.execute("UPDATE revision SET value = value - 1").await.unwrap();
     for _ in 0..2 {
         let error = tokio::time::timeout(DEADLINE, feed.next()).await.expect("it is found out").unwrap_err();
-        assert!(matches!(error, StoreError::Older), "{error}");
+        assert!(matches!(error, StoreError::RolledBack), "{error}");
     }
     assert_eq!(store.feed().await.unwrap().revision(), feed.revision() - 1);
 }

@@ -33,7 +33,7 @@ async fn a_found_token_is_revoked_and_its_user_told(scratch: Scratch) {
     assert!(store.open_leaks(&user.id).await.unwrap().is_empty());
     assert_eq!(store.leaks_of(&user.id).await.unwrap(), leaks);
     let twice = store.dismiss_leak(&id).await.unwrap_err();
-    assert!(matches!(twice, StoreError::Missing("leak")), "{twice:?}");
+    assert!(matches!(twice, StoreError::NotFound("leak")), "{twice:?}");
 
     let entries = store.audit_after(2, 10).await.unwrap();
     assert_eq!((entries[0].actor.as_str(), entries[0].action.as_str()), ("reporter 192.0.2.1", "token.leak"));

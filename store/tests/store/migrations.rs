@@ -51,7 +51,7 @@ async fn a_newer_database_is_refused(scratch: Scratch) {
         .unwrap();
     for _ in 0..2 {
         let error = Store::open(&scratch.database()).await.unwrap_err();
-        assert!(matches!(error, StoreError::Newer(9999)), "{error:?}");
+        assert!(matches!(error, StoreError::NewerSchema(9999)), "{error:?}");
         assert!(error.to_string().contains("install that version"), "{error}");
     }
 }

@@ -1,6 +1,6 @@
 //! Users: sign-up is all or nothing, and one address is one account.
 
-use store::{InstanceState, NewToken, NewUser, StoreError, UserState, Wanted};
+use store::{DesiredState, InstanceState, NewToken, NewUser, StoreError, UserState};
 
 use crate::scratch::{Scratch, sign_up, somebody, token_key};
 
@@ -18,7 +18,7 @@ async fn sign_up_makes_user_instance_and_token(scratch: Scratch) {
 
     let instance = store.instance_of(&user.id).await.unwrap().unwrap();
     let plan = store.plans().await.unwrap().into_iter().find(|plan| plan.name == "default").unwrap();
-    assert_eq!((instance.wanted, instance.state()), (Wanted::Running, InstanceState::Pending));
+    assert_eq!((instance.wanted, instance.state()), (DesiredState::Running, InstanceState::Pending));
     assert_eq!(instance.memory_mb, plan.memory_mb);
     assert_eq!(instance.connections, plan.connections);
     assert_eq!(instance.item_size_max, plan.item_size_max);
@@ -36,10 +36,10 @@ async fn sign_up_is_all_or_nothing(scratch: Scratch) {
     let token = NewToken::generate(&token_key(), "first");
 
     let taken = store.sign_up(&somebody("ADA@Example.org"), &token).await.unwrap_err();
-    assert!(matches!(taken, StoreError::Taken("e-mail address")), "{taken:?}");
+    assert!(matches!(taken, StoreError::AlreadyExists("e-mail address")), "{taken:?}");
     let grace = somebody("grace@example.org");
     let missing = store.sign_up(&NewUser { plan: "huge", ..grace }, &token).await.unwrap_err();
-    assert!(matches!(missing, StoreError::Missing("plan")), "{missing:?}");
+    assert!(matches!(missing, StoreError::NotFound("plan")), "{missing:?}");
     // The last of the three inserts fails: the first two must not stay.
     store.sign_up(&grace, &first).await.unwrap_err();
 
@@ -63,7 +63,7 @@ async fn one_address_is_one_account_however_many_ask(scratch: Scratch) {
     let results = tasks.join_all().await;
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
     let others = results.iter().filter_map(|result| result.as_ref().err());
-    assert!(others.into_iter().all(|error| matches!(error, StoreError::Taken(_))), "{results:?}");
+    assert!(others.into_iter().all(|error| matches!(error, StoreError::AlreadyExists(_))), "{results:?}");
 }
 
 async fn nobody_is_none(scratch: Scratch) {

@@ -23,9 +23,9 @@ async fn a_plan_is_kept_as_it_was_given(scratch: Scratch) {
     let names: Vec<_> = store.plans().await.unwrap().into_iter().map(|plan| plan.name).collect();
     assert_eq!(names, ["default", "small"]);
     let twice = store.create_plan(&small()).await.unwrap_err();
-    assert!(matches!(twice, StoreError::Taken("plan's name")), "{twice:?}");
-    let none = store.change_plan("huge", |_| {}).await.unwrap_err();
-    assert!(matches!(none, StoreError::Missing("plan")), "{none:?}");
+    assert!(matches!(twice, StoreError::AlreadyExists("plan's name")), "{twice:?}");
+    let none = store.update_plan("huge", |_| {}).await.unwrap_err();
+    assert!(matches!(none, StoreError::NotFound("plan")), "{none:?}");
     let default = store.plan("default").await.unwrap().unwrap();
     assert_eq!((default.operations_per_second, default.bytes_per_second), (None, None));
 }
@@ -45,7 +45,7 @@ async fn what_it_allows_each_second_is_in_every_grant_and_all_are_told(scratch: 
     assert_eq!(rates(&new).await, (Some(2000), None));
 
     let mut feed = store.feed().await.unwrap();
-    let changed = store.change_plan("default", |plan| plan.bytes_per_second = Some(1_000_000)).await.unwrap();
+    let changed = store.update_plan("default", |plan| plan.bytes_per_second = Some(1_000_000)).await.unwrap();
     assert_eq!(changed.bytes_per_second, Some(1_000_000));
     assert_eq!(feed.next().await.unwrap().users, [ada.id]);
     assert_eq!(rates(&token).await, (None, Some(1_000_000)));

@@ -1,6 +1,6 @@
 //! Proxies say that they are there, and what is in force there.
 
-use store::{Acknowledged, Powers, Proxy, Scopes, now};
+use store::{Acknowledged, Permissions, Proxy, Scopes, now};
 
 use crate::scratch::{Scratch, sign_up};
 
@@ -21,7 +21,10 @@ async fn a_revocation_is_acknowledged_by_who_has_carried_it_out(scratch: Scratch
     let id = token.token.id();
     let none = store.acknowledged(&id).await.unwrap();
     assert_eq!(none.count(), "0 of 0 proxies");
-    store.change_powers(&id, |powers: &mut Powers| powers.scopes = Scopes::READ).await.unwrap();
+    store
+        .update_permissions(&id, |permissions: &mut Permissions| permissions.scopes = Scopes::READ)
+        .await
+        .unwrap();
     store.revoke_token(&id).await.unwrap();
     let revoked = store.revision().await.unwrap();
     for (name, seen_at, applied) in [

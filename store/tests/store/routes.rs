@@ -61,7 +61,7 @@ async fn a_route_to_nowhere_is_refused(scratch: Scratch) {
         message: None,
     };
     let error = store.record_route("nobody's", &seen).await.unwrap_err();
-    assert!(matches!(error, StoreError::Missing("instance")), "{error:?}");
+    assert!(matches!(error, StoreError::NotFound("instance")), "{error:?}");
 }
 
 on_both! { the_last_sight_of_an_instance_is_kept, every_state_is_read_back, a_route_to_nowhere_is_refused }

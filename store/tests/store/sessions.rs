@@ -65,7 +65,7 @@ async fn a_session_of_nobody_is_refused(scratch: Scratch) {
     let store = scratch.open().await;
     let new = NewSession { id_hash: "x", user_id: "nobody", form_token: "form" };
     let error = store.create_session(&new).await.unwrap_err();
-    assert!(matches!(error, StoreError::Missing("user")), "{error:?}");
+    assert!(matches!(error, StoreError::NotFound("user")), "{error:?}");
 }
 
 on_both! { sessions_end_when_unused_or_old, use_keeps_a_session_and_sign_out_ends_it, a_session_of_nobody_is_refused }

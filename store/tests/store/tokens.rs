@@ -42,7 +42,7 @@ async fn there_is_a_most_of_good_tokens(scratch: Scratch) {
     assert!(
         made.iter()
             .flat_map(|made| made.as_ref().err())
-            .all(|error| matches!(error, StoreError::Full("token")))
+            .all(|error| matches!(error, StoreError::LimitReached("token")))
     );
     assert_eq!(store.tokens_of(&ada.id).await.unwrap().len(), 3);
     store.revoke_token(&first.token.id()).await.unwrap();
@@ -56,9 +56,9 @@ async fn what_isnt_there_is_missing(scratch: Scratch) {
     assert_eq!(store.token(&unknown).await.unwrap(), None);
     assert!(store.grant(&unknown).await.unwrap().is_none());
     let error = store.revoke_token(&unknown).await.unwrap_err();
-    assert!(matches!(error, StoreError::Missing("token")), "{error:?}");
+    assert!(matches!(error, StoreError::NotFound("token")), "{error:?}");
     let error = store.create_token("nobody", &NewToken::generate(&token_key(), "x")).await.unwrap_err();
-    assert!(matches!(error, StoreError::Missing("user")), "{error:?}");
+    assert!(matches!(error, StoreError::NotFound("user")), "{error:?}");
 }
 
 async fn a_grant_says_all_that_the_proxy_needs(scratch: Scratch) {
@@ -104,7 +104,7 @@ async fn a_grant_matches_its_own_secret_only(scratch: Scratch) {
     assert!(grant.matches(&key, token.token.secret()));
     assert!(!grant.matches(&key, other.token.secret()));
     assert!(!grant.matches(&token_key(), token.token.secret()), "another installation's key");
-    assert!(!Grant::check_nothing(&key, &id, token.token.secret()));
+    assert!(!Grant::verify_decoy(&key, &id, token.token.secret()));
     let kept = format!(
         "SELECT COUNT(*) FROM tokens WHERE secret_hash LIKE '%{0}%' OR scram_salt LIKE '%{0}%' \
          OR scram_stored_key LIKE '%{0}%' OR scram_server_key LIKE '%{0}%'",

@@ -14,7 +14,7 @@ mod table;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use process::Shutdown;
+use daemon::Shutdown;
 
 use crate::failure::Failure;
 use crate::outcome::Outcome;

@@ -71,7 +71,7 @@ impl Random {
 pub(crate) fn run(plan: &Plan) -> Result<Outcome, Failure> {
     plan.check()?;
     let ways = plan.identity.ways(plan.target)?;
-    let wire = Wire::new(plan.dialect, plan.keys(), plan.value);
+    let wire = Wire::new(plan.protocol, plan.keys(), plan.value);
     for way in &ways {
         let stream = preload::enter(way, &wire)?;
         preload::store_all(stream, plan.keys(), Known { wire: &wire, login: &way.login })?;

@@ -12,7 +12,7 @@ use crate::plan::Identity;
 use crate::preload;
 use crate::session::Known;
 use crate::target;
-use crate::wire::{Dialect, Wire};
+use crate::wire::{Protocol, Wire};
 
 const CONNECTIONS_MAX: usize = 20_000;
 
@@ -37,7 +37,7 @@ impl Idle {
             return Err(Failure::new("too many connections", format!("{CONNECTIONS_MAX} at most")));
         }
         let ways = self.identity.ways(self.target)?;
-        let wire = Wire::new(Dialect::Text, 1, 100);
+        let wire = Wire::new(Protocol::Text, 1, 100);
         for way in &ways {
             preload::store_all(preload::enter(way, &wire)?, 1, Known { wire: &wire, login: &way.login })?;
         }

@@ -1,4 +1,4 @@
-//! A load generator for memcached's dialects (`load run`, `load idle`), and the benchmark that runs it
+//! A load generator for memcached's protocols (`load run`, `load idle`), and the benchmark that runs it
 //! against memgate and its peers by turns (`load bench`, started by `deploy/bench`).
 //!
 //! It talks to this machine only: other targets are refused.
@@ -26,7 +26,7 @@ use clap::{Parser, Subcommand};
 
 use failure::Failure;
 
-/// Load for memcached's dialects, and the benchmark made of it.
+/// Load for memcached's protocols, and the benchmark made of it.
 #[derive(Debug, Parser)]
 #[command(name = "load", version, max_term_width = 100)]
 struct Args {

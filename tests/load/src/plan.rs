@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::link::{self, Tls};
 use crate::login::Login;
 use crate::target;
-use crate::wire::{Dialect, KEY_LEN};
+use crate::wire::{KEY_LEN, Protocol};
 
 const CONNECTIONS_MAX: usize = 20_000;
 const PIPELINE_MAX: usize = 1_024;
@@ -30,7 +30,7 @@ pub(crate) struct Plan {
     pub(crate) target: SocketAddr,
     /// What to speak
     #[arg(long, value_enum, default_value = "text")]
-    pub(crate) dialect: Dialect,
+    pub(crate) protocol: Protocol,
     /// Connections, all open from the start
     #[arg(long, default_value_t = 1)]
     pub(crate) connections: usize,
@@ -96,7 +96,7 @@ pub(crate) enum LoginForm {
     Text,
     /// A set with the whole token
     Token,
-    /// SASL PLAIN, in the binary dialect
+    /// SASL PLAIN, in the binary protocol
     Sasl,
 }
 
@@ -115,8 +115,8 @@ impl Plan {
         within("multiget", self.multiget, 1, MULTIGET_MAX)?;
         within("value", self.value, KEY_LEN, VALUE_MAX)?;
         within("keys", self.keys(), 1, KEYSPACE_MAX / self.value)?;
-        if self.multiget > 1 && self.dialect != Dialect::Text {
-            return Err(Failure::new("--multiget needs the text dialect", "leave one of them out"));
+        if self.multiget > 1 && self.protocol != Protocol::Text {
+            return Err(Failure::new("--multiget needs the text protocol", "leave one of them out"));
         }
         let seconds = [self.seconds, self.warm_up].iter().all(|s| (0.0..=SECONDS_MAX).contains(s));
         if !seconds || self.rate.is_some_and(|rate| !(1.0..=RATE_MAX).contains(&rate)) {

@@ -11,7 +11,7 @@ const SET: u8 = 0x01;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Dialect {
+pub(crate) enum Protocol {
     Text,
     Meta,
     Binary,
@@ -35,12 +35,12 @@ struct Table {
 
 /// All that is said about `keys` keys with values of one size.
 pub(crate) struct Wire {
-    dialect: Dialect,
+    protocol: Protocol,
     keys: Table,
     get: Table,
     /// A set up to and with the key that its value begins with.
     set: Table,
-    /// The rest of every value, and the line's end if the dialect has one.
+    /// The rest of every value, and the line's end if the protocol has one.
     filler: Vec<u8>,
     got_first: Table,
     /// What follows the bytes that can't be known, if there are any.
@@ -64,30 +64,32 @@ impl Table {
 }
 
 impl Wire {
-    pub(crate) fn new(dialect: Dialect, keys: usize, value: usize) -> Self {
+    pub(crate) fn new(protocol: Protocol, keys: usize, value: usize) -> Self {
         let key = |i: usize| format!("load:{i:0width$}", width = KEY_LEN - 5).into_bytes();
         let with_key = |head: Vec<u8>, i: usize| [head, key(i)].concat();
         let rest = value - KEY_LEN;
         let mut filler = vec![b'v'; rest];
-        let binary = dialect == Dialect::Binary;
+        let binary = protocol == Protocol::Binary;
         if !binary {
             filler.extend_from_slice(CRLF);
         }
         let text = |line: &str, i: usize| line.replace('K', &String::from_utf8_lossy(&key(i))).into_bytes();
-        let (get, set, got, stored): (&str, String, String, &str) = match dialect {
-            Dialect::Text | Dialect::Binary => (
+        let (get, set, got, stored): (&str, String, String, &str) = match protocol {
+            Protocol::Text | Protocol::Binary => (
                 "get K\r\n",
                 format!("set K 0 0 {value}\r\n"),
                 format!("VALUE K 0 {value}\r\n"),
                 "STORED\r\n",
             ),
-            Dialect::Meta => ("mg K v\r\n", format!("ms K {value}\r\n"), format!("VA {value}\r\n"), "HD\r\n"),
+            Protocol::Meta => {
+                ("mg K v\r\n", format!("ms K {value}\r\n"), format!("VA {value}\r\n"), "HD\r\n")
+            }
         };
         let rows = |binary_row: &dyn Fn(usize) -> Vec<u8>, text_row: &dyn Fn(usize) -> Vec<u8>| {
             Table::new(keys, if binary { binary_row } else { text_row })
         };
         Self {
-            dialect,
+            protocol,
             keys: Table::new(keys, |i| [b" ".to_vec(), key(i)].concat()),
             get: rows(&|i| with_key(request(GET, i, 0, 0), i), &|i| text(get, i)),
             set: rows(
@@ -123,7 +125,7 @@ impl Wire {
     /// The reply to a get or set of `key`.
     #[inline]
     pub(crate) fn expect(&self, op: Op, key: usize) -> Expect<'_> {
-        let unknown = if self.dialect == Dialect::Binary { 8 } else { 0 };
+        let unknown = if self.protocol == Protocol::Binary { 8 } else { 0 };
         match op {
             Op::Set | Op::Login => Expect { unknown, ..Expect::line(self.stored.row(key)) },
             Op::Get | Op::GetMore => Expect {
@@ -131,9 +133,9 @@ impl Wire {
                 unknown,
                 second: self.got_second.row(key),
                 rest: self.rest,
-                last: match (self.dialect, op) {
-                    (Dialect::Text, Op::Get) => b"\r\nEND\r\n",
-                    (Dialect::Binary, _) => b"",
+                last: match (self.protocol, op) {
+                    (Protocol::Text, Op::Get) => b"\r\nEND\r\n",
+                    (Protocol::Binary, _) => b"",
                     _ => CRLF,
                 },
             },
@@ -168,8 +170,8 @@ fn head(first: [u8; 5], body: usize, opaque: usize) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn said(dialect: Dialect) -> (Vec<u8>, Vec<u8>) {
-        let wire = Wire::new(dialect, 8, 32);
+    fn said(protocol: Protocol) -> (Vec<u8>, Vec<u8>) {
+        let wire = Wire::new(protocol, 8, 32);
         let (mut get, mut set) = (Vec::new(), Vec::new());
         wire.get(7, &mut get);
         wire.set(7, &mut set);
@@ -180,13 +182,13 @@ mod tests {
     fn requests() {
         let key = "load:".to_owned() + &"0".repeat(24) + "7";
         assert_eq!(key.len(), KEY_LEN);
-        let (get, set) = said(Dialect::Text);
+        let (get, set) = said(Protocol::Text);
         assert_eq!(get, format!("get {key}\r\n").as_bytes());
         assert_eq!(set, format!("set {key} 0 0 32\r\n{key}vv\r\n").as_bytes());
-        let (get, set) = said(Dialect::Meta);
+        let (get, set) = said(Protocol::Meta);
         assert_eq!(get, format!("mg {key} v\r\n").as_bytes());
         assert_eq!(set, format!("ms {key} 32\r\n{key}vv\r\n").as_bytes());
-        let (get, set) = said(Dialect::Binary);
+        let (get, set) = said(Protocol::Binary);
         assert_eq!(get[..24], *b"\x80\0\0\x1e\0\0\0\0\0\0\0\x1e\0\0\0\x07\0\0\0\0\0\0\0\0");
         assert_eq!(get[24..], *key.as_bytes());
         assert_eq!(set[..16], *b"\x80\x01\0\x1e\x08\0\0\0\0\0\0\x46\0\0\0\x07");
@@ -198,18 +200,18 @@ mod tests {
         let key = "load:".to_owned() + &"0".repeat(24) + "7";
         let mut binary = b"\x81\0\0\0\x04\0\0\0\0\0\0\x24\0\0\0\x07somecas!\0\0\0\0".to_vec();
         binary.extend_from_slice(format!("{key}vv").as_bytes());
-        for (dialect, op, reply) in [
-            (Dialect::Text, Op::Get, format!("VALUE {key} 0 32\r\n{key}vv\r\nEND\r\n").into_bytes()),
-            (Dialect::Text, Op::GetMore, format!("VALUE {key} 0 32\r\n{key}vv\r\n").into_bytes()),
-            (Dialect::Text, Op::Set, b"STORED\r\n".to_vec()),
-            (Dialect::Meta, Op::Get, format!("VA 32\r\n{key}vv\r\n").into_bytes()),
-            (Dialect::Meta, Op::Set, b"HD\r\n".to_vec()),
-            (Dialect::Binary, Op::Get, binary),
-            (Dialect::Binary, Op::Set, b"\x81\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\x07somecas!".to_vec()),
+        for (protocol, op, reply) in [
+            (Protocol::Text, Op::Get, format!("VALUE {key} 0 32\r\n{key}vv\r\nEND\r\n").into_bytes()),
+            (Protocol::Text, Op::GetMore, format!("VALUE {key} 0 32\r\n{key}vv\r\n").into_bytes()),
+            (Protocol::Text, Op::Set, b"STORED\r\n".to_vec()),
+            (Protocol::Meta, Op::Get, format!("VA 32\r\n{key}vv\r\n").into_bytes()),
+            (Protocol::Meta, Op::Set, b"HD\r\n".to_vec()),
+            (Protocol::Binary, Op::Get, binary),
+            (Protocol::Binary, Op::Set, b"\x81\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\x07somecas!".to_vec()),
         ] {
-            let wire = Wire::new(dialect, 8, 32);
+            let wire = Wire::new(protocol, 8, 32);
             let read = crate::reader::Reader::default().step(&wire.expect(op, 7), &reply);
-            assert_eq!(read, Ok((reply.len(), true)), "{dialect:?} {op:?}");
+            assert_eq!(read, Ok((reply.len(), true)), "{protocol:?} {op:?}");
         }
     }
 }

@@ -93,7 +93,7 @@ pub(crate) async fn change_password(
     let revoked = match me.store(&web).change_password(&me.user.id, &new).await {
         Ok(revoked) => revoked,
         // Somebody was quicker: the password that was typed is an old one by now.
-        Err(StoreError::Missing(_)) => return refuse(Refused::Wrong),
+        Err(StoreError::NotFound(_)) => return refuse(Refused::Wrong),
         Err(error) => return Err(error.into()),
     };
     let (_, cookie) = session::begin(&web, &me.user.id, None).await?;

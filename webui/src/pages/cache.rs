@@ -12,8 +12,8 @@ use store::{Instance, InstanceState, Leak, Millis, NewToken, TokenRow, UserState
 
 use super::{Frame, Trouble, render, token};
 use crate::date::day;
-use crate::powers::{self, LIFETIMES, Limits};
-use crate::refusals::RefusalView;
+use crate::denials::RefusalView;
+use crate::permissions::{self, LIFETIMES, Limits};
 use crate::session::SignedIn;
 use crate::snippets::{self, Credentials, Snippet, Tls};
 use crate::web::Web;
@@ -22,7 +22,7 @@ use crate::web::Web;
 const SLOW_AFTER: Millis = 10_000;
 /// How many tokens that are over the page remembers.
 const MOST_REVOKED: usize = 20;
-/// How many refusals the page shows; a token's own page has all that are kept.
+/// How many denials the page shows; a token's own page has all that are kept.
 const MOST_REFUSALS: usize = 5;
 /// The cells of the picture of a memory.
 const CELLS: u8 = 32;
@@ -40,7 +40,7 @@ struct Page<'a> {
     suspended: bool,
     tokens: Vec<TokenView>,
     over: Vec<TokenView>,
-    refusals: Vec<RefusalView>,
+    denials: Vec<RefusalView>,
     lifetimes: &'a [(&'a str, &'a str)],
     shown: Option<&'a Shown>,
     typed: &'a Typed,
@@ -52,7 +52,7 @@ struct TokenView {
     id: String,
     name: String,
     made: String,
-    powers: Vec<String>,
+    permissions: Vec<String>,
     may_rotate: bool,
     /// How it ended, if it has.
     over: Option<String>,
@@ -127,7 +127,7 @@ async fn page(
     let instance = web.store.instance_of(&me.user.id).await?.ok_or(Trouble::NotFound)?;
     let found = web.store.leaks_of(&me.user.id).await?;
     let rows = web.store.tokens_of(&me.user.id).await?;
-    let refusals = refusals(web, me, &rows).await?;
+    let denials = denials(web, me, &rows).await?;
     let (tokens, mut over): (Vec<TokenView>, Vec<TokenView>) =
         rows.into_iter().map(|token| TokenView::of(token, &found)).partition(|token| token.over.is_none());
     over.reverse();
@@ -142,7 +142,7 @@ async fn page(
         suspended: me.user.state == UserState::Suspended,
         tokens,
         over,
-        refusals,
+        denials,
         lifetimes: &LIFETIMES,
         shown,
         typed,
@@ -153,13 +153,13 @@ async fn page(
 }
 
 /// Who was refused lately with any of the tokens.
-async fn refusals(web: &Web, me: &SignedIn, tokens: &[TokenRow]) -> Result<Vec<RefusalView>, Trouble> {
-    let latest = web.store.refusals_of_user(&me.user.id).await?.into_iter().take(MOST_REFUSALS);
+async fn denials(web: &Web, me: &SignedIn, tokens: &[TokenRow]) -> Result<Vec<RefusalView>, Trouble> {
+    let latest = web.store.denials_of_user(&me.user.id).await?.into_iter().take(MOST_REFUSALS);
     let name = |id: &str| tokens.iter().find(|token| token.id == id).map_or("", |token| &token.name);
     Ok(latest
-        .map(|refusal| {
-            let name = name(&refusal.token_id);
-            RefusalView::of(refusal, name)
+        .map(|denial| {
+            let name = name(&denial.token_id);
+            RefusalView::of(denial, name)
         })
         .collect())
 }
@@ -183,7 +183,7 @@ impl TokenView {
     fn of(row: TokenRow, found: &[Leak]) -> Self {
         let over = token::over(&row, found);
         Self {
-            powers: powers::in_words(&row.powers),
+            permissions: permissions::in_words(&row.permissions),
             may_rotate: row.successor.is_none(),
             id: row.id,
             name: row.name,

@@ -83,7 +83,8 @@ pub(crate) async fn submit(
         retry_after(response.headers_mut(), wait);
         return Ok(response);
     }
-    let issued = match Issued::new(id, token.powers.expires_at, (!request.is_empty()).then_some(request)) {
+    let issued = match Issued::new(id, token.permissions.expires_at, (!request.is_empty()).then_some(request))
+    {
         Ok(issued) => issued,
         Err(IssueError::Request(_)) => {
             let wrong = "That is no certificate request. Paste one in PEM with a new key: RSA from 2048 bits on, \
@@ -100,12 +101,12 @@ pub(crate) async fn submit(
             let content = Content { shown: Some(&issued), ..Content::default() };
             page(&web, &me, (id, &token), StatusCode::OK, content).await
         }
-        Err(StoreError::Full(_)) => {
+        Err(StoreError::LimitReached(_)) => {
             let wrong = "This token has as many certificates as a token may have. Make another token.";
             refuse(StatusCode::CONFLICT, wrong.into()).await
         }
         // It has ended meanwhile.
-        Err(StoreError::Missing(_)) => Err(Trouble::NotFound),
+        Err(StoreError::NotFound(_)) => Err(Trouble::NotFound),
         Err(error) => Err(error.into()),
     }
 }
@@ -113,7 +114,7 @@ pub(crate) async fn submit(
 /// A token of this very user that is still good.
 async fn own(web: &Web, me: &SignedIn, id: &str) -> Result<(TokenId, TokenRow), Trouble> {
     let (id, token) = tokens::own(web, me, id).await?;
-    if token.is_good(now()) { Ok((id, token)) } else { Err(Trouble::NotFound) }
+    if token.is_active(now()) { Ok((id, token)) } else { Err(Trouble::NotFound) }
 }
 
 async fn page(

@@ -11,7 +11,7 @@ use store::{StoreError, TokenRow, UserState, now};
 use super::{Frame, Trouble, render, retry_after, token, tokens};
 use crate::csrf::Submitted;
 use crate::date::day;
-use crate::powers::{Limits, lifetimes};
+use crate::permissions::{Limits, lifetimes};
 use crate::session::SignedIn;
 use crate::web::Web;
 
@@ -36,7 +36,7 @@ pub(crate) async fn show(
     Path(id): Path<String>,
 ) -> Result<Response, Trouble> {
     let (_, token) = tokens::held(&web, &me, &id).await?;
-    page(&web, &me, &token, StatusCode::OK, (&Limits::of(&token.powers), None)).await
+    page(&web, &me, &token, StatusCode::OK, (&Limits::of(&token.permissions), None)).await
 }
 
 pub(crate) async fn submit(
@@ -61,10 +61,10 @@ pub(crate) async fn submit(
         retry_after(response.headers_mut(), wait);
         return Ok(response);
     }
-    match me.store(&web).change_powers(&id, change).await {
+    match me.store(&web).update_permissions(&id, change).await {
         Ok(_) => Ok(Redirect::to(&format!("/tokens/{id}")).into_response()),
         // It may have ended after we looked.
-        Err(StoreError::Missing(_)) => {
+        Err(StoreError::NotFound(_)) => {
             let (_, token) = tokens::held(&web, &me, id.as_str()).await?;
             page(&web, &me, &token, StatusCode::OK, (&limits, None)).await
         }
@@ -89,7 +89,7 @@ async fn page(
         name: &token.name,
         made: day(token.created_at),
         over,
-        lifetimes: lifetimes(token.powers.expires_at),
+        lifetimes: lifetimes(token.permissions.expires_at),
         limits,
         wrong_limits,
     };

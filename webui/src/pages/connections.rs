@@ -62,23 +62,23 @@ pub(crate) async fn end(
     State(web): State<Arc<Web>>,
     Submitted { sender: me, fields }: Submitted<SignedIn, Fields>,
 ) -> Result<Response, Trouble> {
-    web.connection_ends.take(&me.user.id).map_err(Trouble::TooOften)?;
+    web.connection_closes.take(&me.user.id).map_err(Trouble::TooOften)?;
     let id: ConnectionId = fields.id.parse().map_err(|_| Trouble::Unreadable)?;
     let instance = web.store.instance_of(&me.user.id).await?.ok_or(Trouble::NotFound)?;
-    me.store(&web).end_connection(&instance.id, &id).await?;
+    me.store(&web).close_connection(&instance.id, &id).await?;
     Ok(Redirect::to("/connections").into_response())
 }
 
 impl ConnectionView {
     fn of(connection: LiveConnection, tokens: &[TokenRow]) -> Self {
-        let LiveConnection { id, token_id, source, dialect, tls, since, operations } = connection;
+        let LiveConnection { id, token_id, source, protocol, tls, since, operations } = connection;
         let name = tokens.iter().find(|token| token.id == token_id).map(|token| token.name.clone());
         Self {
             id: id.to_string(),
             token_name: name.unwrap_or_else(|| format!("mg_{token_id}")),
             token_id,
             source,
-            how: format!("{dialect} protocol {}", if tls { "with TLS" } else { "without TLS" }),
+            how: format!("{protocol} protocol {}", if tls { "with TLS" } else { "without TLS" }),
             since: ago(now().saturating_sub(since)),
             operations,
         }

@@ -153,7 +153,7 @@ pub(crate) async fn dismiss(
     }
     match me.store(&web).dismiss_leak(&id).await {
         // Dismissed in another tab meanwhile: that is what was asked for.
-        Ok(()) | Err(StoreError::Missing(_)) => Ok(Redirect::to("/cache").into_response()),
+        Ok(()) | Err(StoreError::NotFound(_)) => Ok(Redirect::to("/cache").into_response()),
         Err(error) => Err(error.into()),
     }
 }

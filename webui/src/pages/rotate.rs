@@ -1,4 +1,4 @@
-//! A token's successor: asked for, made with the same powers and shown once.
+//! A token's successor: asked for, made with the same permissions and shown once.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ pub(crate) async fn confirm(
     Path(id): Path<String>,
 ) -> Result<Response, Trouble> {
     let (_, token) = tokens::own(&web, &me, &id).await?;
-    if !token.is_good(now()) || token.successor.is_some() {
+    if !token.is_active(now()) || token.successor.is_some() {
         return Err(Trouble::NotFound);
     }
     let page = ConfirmPage {
@@ -74,7 +74,7 @@ pub(crate) async fn submit(
     match me.store(&web).rotate_token(&id, new, now().saturating_add(grace)).await {
         Ok((new, _)) => cache::with_new_token(&web, &me, &new, &token.name).await,
         // It has ended, or it has a successor: in either case there is nothing to rotate.
-        Err(StoreError::Missing(_) | StoreError::Taken(_)) => Err(Trouble::NotFound),
+        Err(StoreError::NotFound(_) | StoreError::AlreadyExists(_)) => Err(Trouble::NotFound),
         Err(error) => Err(error.into()),
     }
 }

@@ -86,7 +86,7 @@ pub(crate) async fn submit(
     };
     let user = match web.store.acting_as("visitor").sign_up(&new, &token).await {
         Ok(user) => user,
-        Err(StoreError::Taken(_)) => {
+        Err(StoreError::AlreadyExists(_)) => {
             web.metrics.sign_up("taken");
             let taken = "This address has an account already. Sign in, or use another address.";
             let wrong = Wrong { email: Some(taken), ..Wrong::default() };

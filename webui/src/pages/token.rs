@@ -10,8 +10,8 @@ use store::{Acknowledged, Leak, Proxy, TokenRow, now};
 
 use super::{Frame, Trouble, leaks, render, tokens};
 use crate::date::{ago, day};
-use crate::powers;
-use crate::refusals::RefusalView;
+use crate::denials::RefusalView;
+use crate::permissions;
 use crate::session::SignedIn;
 use crate::web::Web;
 
@@ -24,10 +24,10 @@ struct Page<'a> {
     made: String,
     /// How it ended, if it has.
     over: Option<String>,
-    powers: Vec<String>,
+    permissions: Vec<String>,
     may_rotate: bool,
     successor: Option<&'a str>,
-    refusals: Vec<RefusalView>,
+    denials: Vec<RefusalView>,
     acknowledged: Acknowledged,
 }
 
@@ -37,7 +37,7 @@ pub(crate) async fn show(
     Path(id): Path<String>,
 ) -> Result<Response, Trouble> {
     let (id, token) = tokens::held(&web, &me, &id).await?;
-    let refusals = web.store.refusals_of(&token.id).await?;
+    let denials = web.store.denials_of(&token.id).await?;
     let acknowledged = web.store.acknowledged(&id).await?;
     let over = over(&token, &web.store.leaks_of(&me.user.id).await?);
     let page = Page {
@@ -47,9 +47,9 @@ pub(crate) async fn show(
         made: day(token.created_at),
         may_rotate: over.is_none() && token.successor.is_none(),
         over,
-        powers: powers::in_words(&token.powers),
+        permissions: permissions::in_words(&token.permissions),
         successor: token.successor.as_deref(),
-        refusals: refusals.into_iter().map(|it| RefusalView::of(it, &token.name)).collect(),
+        denials: denials.into_iter().map(|it| RefusalView::of(it, &token.name)).collect(),
         acknowledged,
     };
     render(StatusCode::OK, &page)
@@ -66,7 +66,7 @@ pub(super) fn over(token: &TokenRow, found: &[Leak]) -> Option<String> {
     let leak = found.iter().find(|leak| leak.token_id == token.id);
     match token.revoked_at {
         Some(at) => Some(leak.map_or_else(|| format!("revoked {}", day(at)), leaks::in_words)),
-        None if token.is_good(now()) => None,
+        None if token.is_active(now()) => None,
         None => Some("expired".to_owned()),
     }
 }

@@ -1,4 +1,4 @@
-//! Tokens: made with a name and powers and shown once, revoked for good. Somebody else's token isn't there.
+//! Tokens: made with a name and permissions and shown once, revoked for good. Somebody else's token isn't there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::{Frame, Trouble, in_words, render, retry_after};
 use crate::csrf::{NoFields, Submitted};
 use crate::date::day;
 use crate::field::TokenName;
-use crate::powers::Limits;
+use crate::permissions::Limits;
 use crate::session::SignedIn;
 use crate::web::Web;
 
@@ -52,8 +52,8 @@ pub(crate) async fn create(
             return cache::with_refused_token(&web, &me, StatusCode::UNPROCESSABLE_ENTITY, &typed).await;
         }
     };
-    let powers = match typed.limits.parse(now()) {
-        Ok(powers) => powers,
+    let permissions = match typed.limits.parse(now()) {
+        Ok(permissions) => permissions,
         Err(wrong) => {
             typed.wrong_limits = Some(wrong);
             return cache::with_refused_token(&web, &me, StatusCode::UNPROCESSABLE_ENTITY, &typed).await;
@@ -62,12 +62,12 @@ pub(crate) async fn create(
     if let Some(refused) = refused(&web, &me, &mut typed).await? {
         return Ok(refused);
     }
-    let token = NewToken::generate(&web.token_key, name.as_str()).limited_to(powers);
+    let token = NewToken::generate(&web.token_key, name.as_str()).limited_to(permissions);
     let most = web.config.limits.tokens_at_once;
     match me.store(&web).create_token_within(&me.user.id, &token, most).await {
         Ok(()) => cache::with_new_token(&web, &me, &token, name.as_str()).await,
         // Others were made after we looked.
-        Err(StoreError::Full(_)) => {
+        Err(StoreError::LimitReached(_)) => {
             typed.wrong = Some(as_many_as_may_be(most));
             cache::with_refused_token(&web, &me, StatusCode::CONFLICT, &typed).await
         }
@@ -90,7 +90,7 @@ pub(super) async fn refused(
         return refuse(StatusCode::FORBIDDEN, SUSPENDED.into()).await;
     }
     let most = web.config.limits.tokens_at_once;
-    let held = web.store.tokens_of(&me.user.id).await?.iter().filter(|t| t.is_good(now())).count();
+    let held = web.store.tokens_of(&me.user.id).await?.iter().filter(|t| t.is_active(now())).count();
     if held >= most {
         return refuse(StatusCode::CONFLICT, as_many_as_may_be(most)).await;
     }

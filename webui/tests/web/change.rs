@@ -1,6 +1,6 @@
 //! What a token may do, chosen anew.
 
-use store::{Powers, Scopes, TokenId, now};
+use store::{Permissions, Scopes, TokenId, now};
 
 use crate::harness::{Answer, Site, Visitor};
 
@@ -14,8 +14,8 @@ async fn newcomer(site: &Site) -> (Visitor, TokenId, String) {
     (visitor, id, format!("/tokens/{id}/change"))
 }
 
-async fn powers(site: &Site, id: &TokenId) -> Powers {
-    site.store.token(id).await.unwrap().unwrap().powers
+async fn permissions(site: &Site, id: &TokenId) -> Permissions {
+    site.store.token(id).await.unwrap().unwrap().permissions
 }
 
 fn ticked(page: &Answer) -> Vec<&str> {
@@ -31,7 +31,7 @@ async fn a_token_gets_other_powers_and_keeps_its_end() {
     let page = visitor.get(&address).await;
     assert_eq!((page.status, ticked(&page).len()), (200, 4));
     assert!(page.body.contains("<option value=\"keep\" selected>never, as now"));
-    assert_eq!(powers(&site, &id).await, Powers::ALL, "asking changes nothing");
+    assert_eq!(permissions(&site, &id).await, Permissions::ALL, "asking changes nothing");
 
     let fields = [
         ("boxes", "1"),
@@ -41,7 +41,7 @@ async fn a_token_gets_other_powers_and_keeps_its_end() {
         ("allow_from", "10.0.0.0/8, ::1"),
     ];
     assert_eq!(visitor.post(&address, &fields).await.location(), format!("/tokens/{id}"));
-    let chosen = powers(&site, &id).await;
+    let chosen = permissions(&site, &id).await;
     assert_eq!((chosen.scopes, chosen.prefix.as_ref().unwrap().as_str()), (Scopes::READ, "<b>shop:"));
     assert!((chosen.expires_at.unwrap() - now() - 7 * DAY).abs() < 60_000);
     let user = site.store.user_by_email("a@example.com").await.unwrap().unwrap();
@@ -56,11 +56,14 @@ async fn a_token_gets_other_powers_and_keeps_its_end() {
 
     let same = [("boxes", "1"), ("read", "on"), ("prefix", "<b>shop:"), ("expires", "keep")];
     visitor.post(&address, &[&same[..], &[("allow_from", "10.0.0.0/8 ::1/128")]].concat()).await;
-    assert_eq!(powers(&site, &id).await, chosen, "the form as it came");
+    assert_eq!(permissions(&site, &id).await, chosen, "the form as it came");
     visitor.post(&address, &[&ALL[..], &[("expires", "keep")]].concat()).await;
-    assert_eq!(powers(&site, &id).await, Powers { expires_at: chosen.expires_at, ..Powers::ALL });
+    assert_eq!(
+        permissions(&site, &id).await,
+        Permissions { expires_at: chosen.expires_at, ..Permissions::ALL }
+    );
     visitor.post(&address, &[&ALL[..], &[("expires", "")]].concat()).await;
-    assert_eq!(powers(&site, &id).await, Powers::ALL);
+    assert_eq!(permissions(&site, &id).await, Permissions::ALL);
 }
 
 #[tokio::test]
@@ -83,13 +86,13 @@ async fn what_cannot_be_is_said_and_changes_nothing() {
     let none = visitor.post(&address, &[("boxes", "1"), ("expires", "keep")]).await;
     assert!(none.text("limits-error").unwrap().contains("Tick at least one"));
     assert_eq!(visitor.post(&address, &[]).await.status, 400, "no form lifts no limit");
-    assert_eq!(powers(&site, &id).await, Powers::ALL);
+    assert_eq!(permissions(&site, &id).await, Permissions::ALL);
 
     let fields = [("boxes", "1"), ("read", "on"), ("expires", "keep")];
     assert_eq!(visitor.post(&address, &fields).await.status, 303);
     let often = visitor.post(&address, &[&ALL[..], &[("expires", "keep")]].concat()).await;
     assert!(often.status == 429 && often.header("retry-after").is_some());
-    assert_eq!(powers(&site, &id).await.scopes, Scopes::READ);
+    assert_eq!(permissions(&site, &id).await.scopes, Scopes::READ);
 }
 
 #[tokio::test]
@@ -99,7 +102,10 @@ async fn one_that_is_over_stays_so() {
     visitor.get("/cache").await;
     let expired = visitor.post("/tokens", &[("name", "short")]).await.tokens().pop().unwrap();
     let expired_id = TokenId::parse(&expired).unwrap();
-    site.store.change_powers(&expired_id, |powers| powers.expires_at = Some(now() - 1)).await.unwrap();
+    site.store
+        .update_permissions(&expired_id, |permissions| permissions.expires_at = Some(now() - 1))
+        .await
+        .unwrap();
     site.store.revoke_token(&id).await.unwrap();
     for (address, how) in [(address, "revoked "), (format!("/tokens/{expired}/change"), "expired")] {
         visitor.get("/cache").await;
@@ -111,6 +117,6 @@ async fn one_that_is_over_stays_so() {
             assert!(!answer.body.contains("change-form"));
         }
     }
-    assert!(powers(&site, &expired_id).await.expires_at.is_some());
+    assert!(permissions(&site, &expired_id).await.expires_at.is_some());
     assert!(!visitor.get(&format!("/tokens/{id}")).await.body.contains("/change\""));
 }

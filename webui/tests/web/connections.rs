@@ -13,12 +13,13 @@ fn answer_for(store: Store, token_id: String) {
         let proxy = Proxy { id, name, version, started_at: 0, seen_at: now(), applied: 1 };
         store.renew_proxy(&proxy).await.unwrap();
         loop {
-            for wish in store.connection_wishes().await.unwrap() {
+            for wish in store.connection_requests().await.unwrap() {
                 let id = ConnectionId { proxy: "p:1/1".into(), number: 4, since: now() - 61_000 };
-                let (source, dialect) = ("192.0.2.9".into(), "binary".into());
+                let (source, protocol) = ("192.0.2.9".into(), "binary".into());
                 let since = id.since;
                 let token_id = token_id.clone();
-                let live = LiveConnection { id, token_id, source, dialect, tls: true, since, operations: 12 };
+                let live =
+                    LiveConnection { id, token_id, source, protocol, tls: true, since, operations: 12 };
                 store.list_connections("p:1/1", &wish, 3, &[live]).await.unwrap();
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -53,10 +54,10 @@ async fn connections_are_listed_and_ended() {
     };
     for (visitor, email) in [(&mut bob, "bob@example.com"), (&mut ann, "ann@example.com")] {
         assert_eq!(visitor.post("/connections/end", &[("id", &id)]).await.location(), "/connections");
-        let ordered = site.store.ordered_ends("p:1/1").await.unwrap();
+        let ordered = site.store.pending_closes("p:1/1").await.unwrap();
         assert_eq!(ordered.len(), 1, "{email}");
         assert_eq!((&ordered[0].0, ordered[0].1.to_string()), (&instance(email).await, id.clone()));
-        site.store.has_ended(&ordered[0].0, &ordered[0].1).await.unwrap();
+        site.store.mark_closed(&ordered[0].0, &ordered[0].1).await.unwrap();
     }
     ann.get("/cache").await;
     assert_eq!(ann.post("/connections/end", &[("id", "x")]).await.status, 400);

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use process::Shutdown;
-use process::health::Readiness;
+use daemon::Shutdown;
+use daemon::health::Readiness;
 use prometheus_client::registry::Registry;
 use store::{Database, InstanceState, Observed, Store, TokenKey};
 use tempfile::TempDir;

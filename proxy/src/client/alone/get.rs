@@ -3,21 +3,21 @@
 use std::cell::Cell;
 use std::io;
 
-use super::{Trouble, failed};
-use crate::client::{Client, House};
-use crate::dialect::text::tokens;
-use crate::dialect::{self, meta_reply};
-use crate::home::Begun;
+use super::{DedicatedError, failed};
+use crate::client::{Client, WorkerContext};
 use crate::lane::encode;
 use crate::lane::own::{Own, Said};
 use crate::policy;
+use crate::protocol::text::tokens;
+use crate::protocol::{self, meta_reply};
 use crate::request::{
-    Answer, Command, Fault, Head, Key, KeyForm, Kind, Meta, Outcome, Reply, Request, SHARED_VALUE_MAX, Stamp,
-    Verb,
+    Answer, Command, Fault, Head, ItemMeta, Key, KeyForm, Kind, Meta, Outcome, Reply, Request,
+    SHARED_VALUE_MAX, Verb,
 };
+use crate::tenant::PermissionVersion;
 
 /// A `get` as far as it matters here.
-pub(crate) struct OwnGet {
+pub(crate) struct StreamedGet {
     answer: Answer,
     kind: Kind,
     note: Vec<u8>,
@@ -27,10 +27,10 @@ pub(crate) struct OwnGet {
     first: Option<Vec<u8>>,
 }
 
-impl OwnGet {
+impl StreamedGet {
     pub(crate) fn new(request: &Request<'_>) -> Self {
         let mut note = Vec::new();
-        dialect::note(request, &mut note);
+        protocol::note(request, &mut note);
         let exptime = match request.command {
             Command::Get { exptime } => exptime,
             _ => None,
@@ -69,24 +69,24 @@ impl OwnGet {
 impl Client {
     /// Asks and passes the answer on. An error is the end of the connection: nobody listens, or a value
     /// broke off half-way.
-    pub(super) async fn fetch(&mut self, get: &OwnGet, house: &House<'_>) -> io::Result<()> {
-        if self.outbox.has_failed() {
+    pub(super) async fn fetch(&mut self, get: &StreamedGet, context: &WorkerContext<'_>) -> io::Result<()> {
+        if self.responses.has_failed() {
             // The line that it belongs to ends in an error already.
-            self.outbox.speak(get.answer, get.kind, &get.note, &failed(Fault::Unavailable));
+            self.responses.speak(get.answer, get.kind, &get.note, &failed(Fault::Unavailable));
             return Ok(());
         }
         // Asked for a second time, perhaps much later than the first.
-        let begun = self.seat.pass.begun();
-        let refusal = self.seat.pass.refusal(|powers| policy::request(powers, &get.request()));
-        if let Some(refusal) = refusal {
-            self.note_refused(refusal.cause(), "get");
+        let begun = self.session.pass.begun();
+        let denial = self.session.pass.denial(|permissions| policy::request(permissions, &get.request()));
+        if let Some(denial) = denial {
+            self.note_refused(denial.cause(), "get");
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let told = Cell::new(false);
         let fetched = tokio::select! {
             biased;
-            () = self.outbox.until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
-            fetched = self.fetch_on_own_lane((get, begun), house, &told) => fetched,
+            () = self.responses.until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
+            fetched = self.fetch_on_own_lane((get, begun), context, &told) => fetched,
         };
         let outcome = match fetched {
             Ok(len) => {
@@ -95,31 +95,31 @@ impl Client {
                 } else {
                     self.state.saw_small();
                 }
-                len.map_or(Outcome::Miss, |_| Outcome::Value(Stamp::default(), b""))
+                len.map_or(Outcome::Miss, |_| Outcome::Value(ItemMeta::default(), b""))
             }
-            Err(Trouble::Lane(fault)) if !told.get() => {
-                self.outbox.speak(get.answer, get.kind, &get.note, &failed(fault));
+            Err(DedicatedError::Lane(fault)) if !told.get() => {
+                self.responses.speak(get.answer, get.kind, &get.note, &failed(fault));
                 Outcome::Failed(fault)
             }
-            Err(Trouble::Lane(_)) => return Err(io::ErrorKind::BrokenPipe.into()),
-            Err(Trouble::Client(error)) => return Err(error),
+            Err(DedicatedError::Lane(_)) => return Err(io::ErrorKind::BrokenPipe.into()),
+            Err(DedicatedError::Client(error)) => return Err(error),
         };
-        self.home.usage.answered(get.kind, &outcome, self.outbox.asked(), self.home.usage.now());
+        self.tenant.usage.answered(get.kind, &outcome, self.responses.asked(), self.tenant.usage.now());
         Ok(())
     }
 
     /// How long the value was, if there is an item; and whether the client has been `told` its beginning.
     async fn fetch_on_own_lane(
         &self,
-        (get, begun): (&OwnGet, Begun),
-        house: &House<'_>,
+        (get, begun): (&StreamedGet, PermissionVersion),
+        context: &WorkerContext<'_>,
         told: &Cell<bool>,
-    ) -> Result<Option<usize>, Trouble> {
-        let mut lane = self.own_lane(&self.home, begun).await?;
-        let leash = lane.leash.clone();
+    ) -> Result<Option<usize>, DedicatedError> {
+        let mut lane = self.own_lane(&self.tenant, begun).await?;
+        let cancel = lane.cancel.clone();
         let len = tokio::select! {
-            len = self.converse(&mut lane.own, (get, begun), house, told) => len?,
-            () = leash.given() => return Err(Trouble::Lane(Fault::Unavailable)),
+            len = self.converse(&mut lane.own, (get, begun), context, told) => len?,
+            () = cancel.given() => return Err(DedicatedError::Lane(Fault::Unavailable)),
         };
         lane.give_back();
         Ok(len)
@@ -128,15 +128,15 @@ impl Client {
     async fn converse(
         &self,
         own: &mut Own,
-        (get, begun): (&OwnGet, Begun),
-        house: &House<'_>,
+        (get, begun): (&StreamedGet, PermissionVersion),
+        context: &WorkerContext<'_>,
         told: &Cell<bool>,
-    ) -> Result<Option<usize>, Trouble> {
-        let tag = self.home.tag();
+    ) -> Result<Option<usize>, DedicatedError> {
+        let tag = self.tenant.tag();
         let mut line = Vec::new();
         encode::request(&get.request(), tag, &mut line);
         own.write(&line).await?;
-        let (line, len) = match own.hear(get.kind, tag, house.scratch).await? {
+        let (line, len) = match own.hear(get.kind, tag, context.scratch).await? {
             Said::Value { line, len } => (line, len),
             Said::Whole { len } => {
                 let mut found = None;
@@ -144,7 +144,7 @@ impl Client {
                     let tokens = get.tokens(answered.reply.tokens);
                     let reply = Reply { tokens: &tokens, ..answered.reply };
                     found = (reply.outcome != Outcome::Miss).then_some(0);
-                    self.outbox.speak(get.answer, get.kind, &get.note, &reply);
+                    self.responses.speak(get.answer, get.kind, &get.note, &reply);
                 }
                 own.skip(len);
                 return Ok(found);
@@ -153,17 +153,17 @@ impl Client {
         let head = own.head().ok_or(Fault::Unavailable)?;
         let tokens = get.tokens(head.tokens);
         let head = Head { tokens: &tokens, ..head };
-        self.outbox.with_buffer(|buffer| dialect::value_head(get.answer, &get.note, &head, buffer));
+        self.responses.with_buffer(|buffer| protocol::value_head(get.answer, &get.note, &head, buffer));
         told.set(true);
         own.skip(line);
         let mut left = len;
         while left > 0 {
-            left -= own.take(left, house.scratch, |piece| self.outbox.say(piece)).await?;
+            left -= own.take(left, context.scratch, |piece| self.responses.say(piece)).await?;
             self.drain().await?;
             self.still_allowed(begun)?;
         }
-        own.take_value_end(house.scratch).await?;
-        self.outbox.say(dialect::value_tail(get.answer));
+        own.take_value_end(context.scratch).await?;
+        self.responses.say(protocol::value_tail(get.answer));
         Ok(Some(len))
     }
 }

@@ -4,19 +4,19 @@
 use std::io;
 use std::ops::ControlFlow;
 
-use super::{Trouble, failed};
+use super::{DedicatedError, failed};
 use crate::client::state::{OwnedThen, Swallow};
-use crate::client::{Client, House};
-use crate::dialect;
-use crate::home::Begun;
+use crate::client::{Client, WorkerContext};
 use crate::lane::encode;
 use crate::lane::own::{BUFFER, Own, Said};
-use crate::request::{Answer, Fault, Kind, Outcome, Request, Stamp};
+use crate::protocol;
+use crate::request::{Answer, Fault, ItemMeta, Kind, Outcome, Request};
+use crate::tenant::PermissionVersion;
 
 const LINE_END: &[u8] = b"\r\n";
 
 /// A store whose value follows.
-pub(crate) struct OwnStore {
+pub(crate) struct StreamedSet {
     /// What memcached is told first.
     line: Vec<u8>,
     tag: u64,
@@ -30,11 +30,11 @@ pub(crate) struct OwnStore {
     complaint: Option<&'static [u8]>,
 }
 
-impl OwnStore {
+impl StreamedSet {
     pub(crate) fn new(request: &Request<'_>, len: usize, complaint: Option<&'static [u8]>, tag: u64) -> Self {
         let (mut line, mut note) = (Vec::new(), Vec::new());
         encode::line(request, len, tag, &mut line);
-        dialect::note(request, &mut note);
+        protocol::note(request, &mut note);
         let (kind, answer) = (request.command.kind(), request.answer);
         Self { line, tag, kind, answer, note, left: len, complaint }
     }
@@ -56,28 +56,28 @@ impl Client {
     /// Passes the value on and the answer back.
     pub(super) async fn stream(
         &mut self,
-        mut store: OwnStore,
-        begun: Begun,
-        house: &House<'_>,
+        mut store: StreamedSet,
+        begun: PermissionVersion,
+        context: &WorkerContext<'_>,
     ) -> io::Result<ControlFlow<()>> {
-        let outbox = self.outbox.clone();
+        let responses = self.responses.clone();
         let streamed = tokio::select! {
             biased;
-            () = outbox.until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
-            streamed = self.stream_on_own_lane(&mut store, begun, house) => streamed,
+            () = responses.until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
+            streamed = self.stream_on_own_lane(&mut store, begun, context) => streamed,
         };
         let outcome = match streamed {
-            Ok(Ending::Good) => Outcome::Done(Stamp::default()),
+            Ok(Ending::Good) => Outcome::Done(ItemMeta::default()),
             Ok(Ending::Bad(complaint)) => {
-                outbox.say(complaint);
+                responses.say(complaint);
                 return Ok(ControlFlow::Break(()));
             }
-            Err(Trouble::Client(error)) => return Err(error),
-            Err(Trouble::Lane(fault)) => {
-                let OwnStore { answer, kind, .. } = store;
+            Err(DedicatedError::Client(error)) => return Err(error),
+            Err(DedicatedError::Lane(fault)) => {
+                let StreamedSet { answer, kind, .. } = store;
                 let bytes = u64::try_from(store.to_come()).unwrap_or(u64::MAX);
                 if bytes == 0 {
-                    outbox.speak(answer, kind, &store.note, &failed(fault));
+                    responses.speak(answer, kind, &store.note, &failed(fault));
                 } else {
                     let then = OwnedThen::Fail { answer, kind, note: store.note, fault };
                     self.state.swallow = Some(Swallow { bytes, then });
@@ -85,22 +85,22 @@ impl Client {
                 Outcome::Failed(fault)
             }
         };
-        self.home.usage.answered(store.kind, &outcome, outbox.asked(), self.home.usage.now());
+        self.tenant.usage.answered(store.kind, &outcome, responses.asked(), self.tenant.usage.now());
         Ok(ControlFlow::Continue(()))
     }
 
     async fn stream_on_own_lane(
         &mut self,
-        store: &mut OwnStore,
-        begun: Begun,
-        house: &House<'_>,
-    ) -> Result<Ending, Trouble> {
-        let home = self.home.clone();
-        let mut lane = self.own_lane(&home, begun).await?;
-        let leash = lane.leash.clone();
+        store: &mut StreamedSet,
+        begun: PermissionVersion,
+        context: &WorkerContext<'_>,
+    ) -> Result<Ending, DedicatedError> {
+        let tenant = self.tenant.clone();
+        let mut lane = self.own_lane(&tenant, begun).await?;
+        let cancel = lane.cancel.clone();
         let ending = tokio::select! {
-            ending = self.pass_on(&mut lane.own, store, begun, house) => ending?,
-            () = leash.given() => return Err(Trouble::Lane(Fault::Unavailable)),
+            ending = self.pass_on(&mut lane.own, store, begun, context) => ending?,
+            () = cancel.given() => return Err(DedicatedError::Lane(Fault::Unavailable)),
         };
         if matches!(ending, Ending::Good) {
             lane.give_back();
@@ -111,14 +111,14 @@ impl Client {
     async fn pass_on(
         &mut self,
         own: &mut Own,
-        store: &mut OwnStore,
-        begun: Begun,
-        house: &House<'_>,
-    ) -> Result<Ending, Trouble> {
+        store: &mut StreamedSet,
+        begun: PermissionVersion,
+        context: &WorkerContext<'_>,
+    ) -> Result<Ending, DedicatedError> {
         own.write(&store.line).await?;
         while store.left > 0 {
             if self.input.is_empty() {
-                self.pass_piece(own, store, house).await?;
+                self.pass_piece(own, store, context).await?;
                 continue;
             }
             let have = self.input.len().min(store.left);
@@ -129,7 +129,7 @@ impl Client {
         self.input.shrink_to_fit();
         if let Some(complaint) = store.complaint {
             while self.input.len() < LINE_END.len() {
-                self.read_some(house).await?;
+                self.read_some(context).await?;
             }
             if !self.input.starts_with(LINE_END) {
                 return Ok(Ending::Bad(complaint));
@@ -139,31 +139,36 @@ impl Client {
         }
         self.still_allowed(begun)?;
         own.write(LINE_END).await?;
-        match own.hear(store.kind, store.tag, house.scratch).await? {
+        match own.hear(store.kind, store.tag, context.scratch).await? {
             Said::Whole { len } => {
                 if let Some(answered) = own.answer() {
-                    self.outbox.speak(store.answer, store.kind, &store.note, &answered.reply);
+                    self.responses.speak(store.answer, store.kind, &store.note, &answered.reply);
                 }
                 own.skip(len);
                 Ok(Ending::Good)
             }
-            Said::Value { .. } => Err(Trouble::Lane(Fault::Unavailable)),
+            Said::Value { .. } => Err(DedicatedError::Lane(Fault::Unavailable)),
         }
     }
 
     /// Reads a piece of the value and passes it on at once; what memcached doesn't take is waited for.
-    async fn pass_piece(&self, own: &Own, store: &mut OwnStore, house: &House<'_>) -> Result<(), Trouble> {
-        self.patiently(|| self.outbox.stream().readable()).await?;
+    async fn pass_piece(
+        &self,
+        own: &Own,
+        store: &mut StreamedSet,
+        context: &WorkerContext<'_>,
+    ) -> Result<(), DedicatedError> {
+        self.patiently(|| self.responses.stream().readable()).await?;
         let rest = {
-            let mut scratch = house.scratch.borrow_mut();
+            let mut scratch = context.scratch.borrow_mut();
             let room = scratch.get_mut(..store.left.min(BUFFER)).unwrap_or_default();
-            let read = match self.outbox.stream().read(room) {
-                Ok(0) => return Err(Trouble::Client(io::ErrorKind::UnexpectedEof.into())),
+            let read = match self.responses.stream().read(room) {
+                Ok(0) => return Err(DedicatedError::Client(io::ErrorKind::UnexpectedEof.into())),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(Trouble::Client(error)),
+                Err(error) => return Err(DedicatedError::Client(error)),
             };
-            self.outbox.has_read(read);
+            self.responses.has_read(read);
             store.left -= read;
             let piece = room.get(..read).unwrap_or_default();
             let written = own.try_write(piece)?;
@@ -174,18 +179,18 @@ impl Client {
     }
 
     /// Reads what there is to the input, a little.
-    async fn read_some(&mut self, house: &House<'_>) -> Result<(), Trouble> {
-        self.patiently(|| self.outbox.stream().readable()).await?;
-        let mut scratch = house.scratch.borrow_mut();
+    async fn read_some(&mut self, context: &WorkerContext<'_>) -> Result<(), DedicatedError> {
+        self.patiently(|| self.responses.stream().readable()).await?;
+        let mut scratch = context.scratch.borrow_mut();
         let room = scratch.get_mut(..LINE_END.len()).unwrap_or_default();
-        match self.outbox.stream().read(room) {
-            Ok(0) => Err(Trouble::Client(io::ErrorKind::UnexpectedEof.into())),
+        match self.responses.stream().read(room) {
+            Ok(0) => Err(DedicatedError::Client(io::ErrorKind::UnexpectedEof.into())),
             Ok(read) => {
                 self.input.extend_from_slice(room.get(..read).unwrap_or_default());
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(Trouble::Client(error)),
+            Err(error) => Err(DedicatedError::Client(error)),
         }
     }
 }

@@ -6,15 +6,15 @@ use std::ops::ControlFlow;
 
 use memchr::memmem;
 
-use super::{Trouble, failed};
-use crate::client::{Client, House};
-use crate::dialect::{binary_reply, meta_reply};
-use crate::home::Begun;
+use super::{DedicatedError, failed};
+use crate::client::{Client, WorkerContext};
 use crate::lane::encode;
 use crate::lane::own::Own;
-use crate::lane::reply::Garbage;
-use crate::outbox::UNSENT_MAX;
-use crate::request::{Alone, Answer, Ask, Fault, Kind, TextAnswer};
+use crate::lane::reply::ProtocolError;
+use crate::protocol::{binary_reply, meta_reply};
+use crate::request::{Answer, Ask, Fault, Kind, TextAnswer, UntaggedCommand};
+use crate::responses::UNSENT_MAX;
+use crate::tenant::PermissionVersion;
 
 pub(crate) struct Untagged {
     /// What memcached is told.
@@ -42,7 +42,7 @@ enum Line {
 }
 
 impl Untagged {
-    pub(crate) fn new(alone: &Alone<'_>) -> Self {
+    pub(crate) fn new(alone: &UntaggedCommand<'_>) -> Self {
         let mut line = Vec::new();
         encode::alone(alone, &mut line);
         let expected = match alone.ask {
@@ -51,12 +51,12 @@ impl Untagged {
             Ask::Inspect { .. } => Expected::Item,
         };
         let names_raw =
-            matches!(alone.ask, Ask::Inspect { key, base64: true } if meta_reply::is_untellable(key));
+            matches!(alone.ask, Ask::Inspect { key, base64: true } if meta_reply::needs_key_echo(key));
         Self { line, expected, answer: alone.answer, names_raw }
     }
 
-    /// Says one line of memcached's in the caller's dialect.
-    fn say(&self, line: &[u8], out: &mut Vec<u8>) -> ControlFlow<Garbage, Line> {
+    /// Says one line of memcached's in the caller's protocol.
+    fn say(&self, line: &[u8], out: &mut Vec<u8>) -> ControlFlow<ProtocolError, Line> {
         let hidden = self.answer == Answer::Text(TextAnswer::Line { noreply: true });
         match (self.expected, line) {
             (Expected::Statistics, b"END") => {
@@ -68,7 +68,7 @@ impl Untagged {
             }
             (Expected::Statistics, line) => {
                 let Some(rest) = line.strip_prefix(b"STAT ") else {
-                    return ControlFlow::Break(Garbage::Status);
+                    return ControlFlow::Break(ProtocolError::Status);
                 };
                 match self.answer {
                     Answer::Binary(answer) => {
@@ -92,7 +92,7 @@ impl Untagged {
                 say_line(line, out);
                 ControlFlow::Continue(Line::Last)
             }
-            _ => ControlFlow::Break(Garbage::Status),
+            _ => ControlFlow::Break(ProtocolError::Status),
         }
     }
 }
@@ -114,38 +114,38 @@ impl Client {
     pub(super) async fn ask_untagged(
         &mut self,
         ask: &Untagged,
-        begun: Begun,
-        house: &House<'_>,
+        begun: PermissionVersion,
+        context: &WorkerContext<'_>,
     ) -> io::Result<()> {
         let told = Cell::new(false);
         let asked = tokio::select! {
             biased;
-            () = self.outbox.until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
-            asked = self.ask_on_own_lane((ask, begun), house, &told) => asked,
+            () = self.responses.until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
+            asked = self.ask_on_own_lane((ask, begun), context, &told) => asked,
         };
-        self.home.usage.other();
+        self.tenant.usage.other();
         match asked {
             Ok(()) => Ok(()),
-            Err(Trouble::Lane(fault)) if !told.get() => {
-                self.outbox.speak(ask.answer, Kind::Version, b"", &failed(fault));
+            Err(DedicatedError::Lane(fault)) if !told.get() => {
+                self.responses.speak(ask.answer, Kind::Version, b"", &failed(fault));
                 Ok(())
             }
-            Err(Trouble::Lane(_)) => Err(io::ErrorKind::BrokenPipe.into()),
-            Err(Trouble::Client(error)) => Err(error),
+            Err(DedicatedError::Lane(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+            Err(DedicatedError::Client(error)) => Err(error),
         }
     }
 
     async fn ask_on_own_lane(
         &self,
-        (ask, begun): (&Untagged, Begun),
-        house: &House<'_>,
+        (ask, begun): (&Untagged, PermissionVersion),
+        context: &WorkerContext<'_>,
         told: &Cell<bool>,
-    ) -> Result<(), Trouble> {
-        let mut lane = self.own_lane(&self.home, begun).await?;
-        let leash = lane.leash.clone();
+    ) -> Result<(), DedicatedError> {
+        let mut lane = self.own_lane(&self.tenant, begun).await?;
+        let cancel = lane.cancel.clone();
         tokio::select! {
-            asked = self.relay_lines(&mut lane.own, (ask, begun), house, told) => asked?,
-            () = leash.given() => return Err(Trouble::Lane(Fault::Unavailable)),
+            asked = self.relay_lines(&mut lane.own, (ask, begun), context, told) => asked?,
+            () = cancel.given() => return Err(DedicatedError::Lane(Fault::Unavailable)),
         }
         if !ask.names_raw {
             lane.give_back();
@@ -156,20 +156,20 @@ impl Client {
     async fn relay_lines(
         &self,
         own: &mut Own,
-        (ask, begun): (&Untagged, Begun),
-        house: &House<'_>,
+        (ask, begun): (&Untagged, PermissionVersion),
+        context: &WorkerContext<'_>,
         told: &Cell<bool>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), DedicatedError> {
         own.write(&ask.line).await?;
         loop {
             let mut said = Vec::new();
-            let line = own.take_line(house.scratch, |line| ask.say(line, &mut said)).await?;
+            let line = own.take_line(context.scratch, |line| ask.say(line, &mut said)).await?;
             told.set(true);
-            self.outbox.say(&said);
+            self.responses.say(&said);
             if line == Line::Last {
                 return Ok(());
             }
-            if self.outbox.unsent() > UNSENT_MAX {
+            if self.responses.unsent() > UNSENT_MAX {
                 self.drain().await?;
                 self.still_allowed(begun)?;
             }

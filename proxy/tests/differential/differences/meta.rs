@@ -71,11 +71,11 @@ struct Flags<'a, 'b> {
 
 impl<'a> Flags<'a, '_> {
     fn frame(&self, length: usize, column: Column, data: &[u8]) -> Frame<'a> {
-        let is_good = self.are_good();
+        let is_active = self.are_good();
         let shows_vivified = matches!(self.verb, b'g' | b'a') && self.has(b'N') && self.has(b'q');
         let has_long_mode = self.argument(b'M').is_some_and(|mode| mode.len() > 1);
         let rule = match column {
-            Column::Old if !is_good || shows_vivified || has_long_mode => Rule::Stop,
+            Column::Old if !is_active || shows_vivified || has_long_mode => Rule::Stop,
             _ => Rule::Same,
         };
         let key = self.stored_key();
@@ -151,7 +151,7 @@ impl<'a> Flags<'a, '_> {
 
     /// Whether nobody could find fault with them.
     fn are_good(&self) -> bool {
-        let is_good = |word: &&[u8]| {
+        let is_active = |word: &&[u8]| {
             let Some((letter, argument)) = word.split_first() else { return false };
             let digits = |longest: usize| {
                 (1..=longest).contains(&argument.len()) && argument.iter().all(u8::is_ascii_digit)
@@ -176,7 +176,7 @@ impl<'a> Flags<'a, '_> {
         self.key.len() <= KEY_MAX
             && self.words.len() < WORDS_MAX
             && letters.windows(2).all(|two| two[0] != two[1])
-            && self.words.iter().all(is_good)
+            && self.words.iter().all(is_active)
             && !self.are_unknown()
     }
 

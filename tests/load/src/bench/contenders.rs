@@ -1,4 +1,4 @@
-//! Who runs in a row: the target's address, dialect, login, and the processes to watch.
+//! Who runs in a row: the target's address, protocol, login, and the processes to watch.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use super::rig::Rig;
 use super::rows::Tls;
 use super::{Kind, Row};
 use crate::cpu::Watched;
-use crate::wire::Dialect;
+use crate::wire::Protocol;
 
 pub(super) const LOOPBACK: &str = "loopback";
 pub(super) const CONTAINER: &str = "container";
@@ -17,7 +17,7 @@ pub(super) const CONTAINER: &str = "container";
 pub(super) struct Contender {
     pub(super) name: &'static str,
     pub(super) backend: &'static str,
-    pub(super) dialect: Dialect,
+    pub(super) protocol: Protocol,
     address: SocketAddr,
     login: Option<(&'static str, PathBuf)>,
     tls: Option<(PathBuf, Tls)>,
@@ -29,31 +29,31 @@ pub(super) fn of(rig: &Rig, row: &Row) -> Vec<Contender> {
     if row.kind == Kind::Users {
         let behind = Logins::LanesBehind(rig.addresses.haproxy_container);
         return vec![
-            behind_login(rig, "direct", row.dialect, Logins::Lanes),
+            behind_login(rig, "direct", row.protocol, Logins::Lanes),
             memgate(rig, row, Logins::Tokens),
-            behind_login(rig, "haproxy", row.dialect, behind),
+            behind_login(rig, "haproxy", row.protocol, behind),
         ];
     }
     if row.tls != Tls::No {
         return secured(rig, row);
     }
     let mut all = Vec::new();
-    // Bytes pass a TCP proxy as they are: each is asked in the dialect that memcached is best at.
-    let best = match row.dialect {
-        Dialect::Binary => Dialect::Binary,
-        Dialect::Text if row.pipeline == 1 || matches!(row.kind, Kind::Open { .. }) => Dialect::Text,
-        _ => Dialect::Meta,
+    // Bytes pass a TCP proxy as they are: each is asked in the protocol that memcached is best at.
+    let best = match row.protocol {
+        Protocol::Binary => Protocol::Binary,
+        Protocol::Text if row.pipeline == 1 || matches!(row.kind, Kind::Open { .. }) => Protocol::Text,
+        _ => Protocol::Meta,
     };
     let mut direct = vec![best];
-    if row.pipeline > 1 && best == Dialect::Meta {
-        direct.push(Dialect::Text);
+    if row.pipeline > 1 && best == Protocol::Meta {
+        direct.push(Protocol::Text);
     }
-    let container = row.dialect != Dialect::Binary;
-    for dialect in direct {
+    let container = row.protocol != Protocol::Binary;
+    for protocol in direct {
         if container {
-            all.push(behind_login(rig, "direct", dialect, Logins::Lane));
+            all.push(behind_login(rig, "direct", protocol, Logins::Lane));
         }
-        all.push(plain(rig, "direct", dialect));
+        all.push(plain(rig, "direct", protocol));
     }
     all.push(memgate(rig, row, Logins::Token));
     for name in ["haproxy", "nginx"] {
@@ -63,8 +63,8 @@ pub(super) fn of(rig: &Rig, row: &Row) -> Vec<Contender> {
         all.push(plain(rig, name, best));
     }
     // It speaks text only, and has no login.
-    if row.dialect == Dialect::Text {
-        all.push(plain(rig, "twemproxy", Dialect::Text));
+    if row.protocol == Protocol::Text {
+        all.push(plain(rig, "twemproxy", Protocol::Text));
     }
     all
 }
@@ -72,21 +72,21 @@ pub(super) fn of(rig: &Rig, row: &Row) -> Vec<Contender> {
 /// Who speaks TLS; and memcached asked directly, without.
 fn secured(rig: &Rig, row: &Row) -> Vec<Contender> {
     let addresses = &rig.addresses;
-    let dialect = if row.pipeline == 1 { Dialect::Text } else { Dialect::Meta };
+    let protocol = if row.pipeline == 1 { Protocol::Text } else { Protocol::Meta };
     let at = |contender: Contender, address| Contender { address, ..contender };
     let tls = |contender| Contender { tls: Some((rig.product.ca(), row.tls)), ..contender };
-    let container = behind_login(rig, "haproxy", dialect, Logins::Lane);
+    let container = behind_login(rig, "haproxy", protocol, Logins::Lane);
     vec![
-        behind_login(rig, "direct", dialect, Logins::Lane),
+        behind_login(rig, "direct", protocol, Logins::Lane),
         tls(memgate(rig, row, Logins::Token)),
         tls(at(container, addresses.haproxy_tls_container)),
-        tls(at(plain(rig, "haproxy", dialect), addresses.haproxy_tls)),
-        tls(plain(rig, "stunnel", dialect)),
+        tls(at(plain(rig, "haproxy", protocol), addresses.haproxy_tls)),
+        tls(plain(rig, "stunnel", protocol)),
     ]
 }
 
 /// In front of the memcached on loopback, which asks for no login.
-fn plain(rig: &Rig, name: &'static str, dialect: Dialect) -> Contender {
+fn plain(rig: &Rig, name: &'static str, protocol: Protocol) -> Contender {
     let addresses = &rig.addresses;
     let address = match name {
         "haproxy" => addresses.haproxy,
@@ -97,11 +97,11 @@ fn plain(rig: &Rig, name: &'static str, dialect: Dialect) -> Contender {
     };
     let mut watched = rig.watched("memcached", "memcached");
     watched.extend(rig.watched("proxy", name));
-    Contender { name, backend: LOOPBACK, dialect, address, login: None, tls: None, watched }
+    Contender { name, backend: LOOPBACK, protocol, address, login: None, tls: None, watched }
 }
 
 /// In front of memgate's own containers, with the lane's login.
-fn behind_login(rig: &Rig, name: &'static str, dialect: Dialect, logins: Logins) -> Contender {
+fn behind_login(rig: &Rig, name: &'static str, protocol: Protocol, logins: Logins) -> Contender {
     let address = match name {
         "haproxy" => rig.addresses.haproxy_container,
         "nginx" => rig.addresses.nginx_container,
@@ -110,17 +110,17 @@ fn behind_login(rig: &Rig, name: &'static str, dialect: Dialect, logins: Logins)
     let mut watched = rig.watched("memcached", "container");
     watched.extend(rig.watched("proxy", name));
     let login = Some(("text", rig.logins(logins)));
-    Contender { name, backend: CONTAINER, dialect, address, login, tls: None, watched }
+    Contender { name, backend: CONTAINER, protocol, address, login, tls: None, watched }
 }
 
 fn memgate(rig: &Rig, row: &Row, logins: Logins) -> Contender {
-    let form = if row.dialect == Dialect::Binary { "sasl" } else { "text" };
+    let form = if row.protocol == Protocol::Binary { "sasl" } else { "text" };
     let mut watched = rig.watched("memcached", "container");
     watched.extend(rig.watched("proxy", "memgate"));
     Contender {
         name: "memgate",
         backend: CONTAINER,
-        dialect: row.dialect,
+        protocol: row.protocol,
         address: rig.product.endpoint(),
         login: Some((form, rig.logins(logins))),
         tls: None,
@@ -135,8 +135,8 @@ impl Contender {
 
     /// The generator's arguments for this target.
     pub(super) fn arguments(&self) -> Vec<String> {
-        let dialect = format!("{:?}", self.dialect).to_lowercase();
-        let mut arguments = vec!["--target".into(), self.address.to_string(), "--dialect".into(), dialect];
+        let protocol = format!("{:?}", self.protocol).to_lowercase();
+        let mut arguments = vec!["--target".into(), self.address.to_string(), "--protocol".into(), protocol];
         if let Some((form, path)) = &self.login {
             let path = path.display().to_string();
             arguments.extend(["--login".into(), (*form).into(), "--credentials".into(), path]);

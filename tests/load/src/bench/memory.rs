@@ -46,7 +46,7 @@ pub(super) async fn measure(rig: &Rig, wanted: usize) -> Result<Vec<Point>, Fail
             row: format!("memory/{connections}"),
             shape: "idle".into(),
             connections,
-            dialect: "text".into(),
+            protocol: "text".into(),
             tls: host.tls,
             target: host.name.into(),
             ..Point::default()

@@ -1,7 +1,7 @@
 //! The rows of the table: PERFORMANCE's shapes.
 
 use super::summary::Point;
-use crate::wire::Dialect;
+use crate::wire::Protocol;
 
 /// How requests are made.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,7 +27,7 @@ pub(super) struct Row {
     pub(super) connections: usize,
     pub(super) pipeline: usize,
     /// What memgate's client speaks.
-    pub(super) dialect: Dialect,
+    pub(super) protocol: Protocol,
     pub(super) tls: Tls,
 }
 
@@ -44,7 +44,7 @@ pub(super) enum Tls {
 const CHURNED_MAX: u64 = 5_000;
 
 const fn closed(value: usize, connections: usize, pipeline: usize) -> Row {
-    Row { kind: Kind::Closed, value, connections, pipeline, dialect: Dialect::Text, tls: Tls::No }
+    Row { kind: Kind::Closed, value, connections, pipeline, protocol: Protocol::Text, tls: Tls::No }
 }
 
 const MAIN: [Row; 7] = [
@@ -73,8 +73,8 @@ pub(super) fn all(quick: bool, users: usize) -> Vec<Row> {
         closed(65_536, 50, 16),
         closed(65_536, 256, 1),
     ]);
-    for dialect in [Dialect::Meta, Dialect::Binary] {
-        rows.extend([closed(100, 256, 1), closed(100, 256, 16)].map(|row| Row { dialect, ..row }));
+    for protocol in [Protocol::Meta, Protocol::Binary] {
+        rows.extend([closed(100, 256, 1), closed(100, 256, 16)].map(|row| Row { protocol, ..row }));
     }
     let usual = closed(100, 256, 1);
     rows.extend([0.5, 0.9].map(|share| Row { kind: Kind::Open { share, rate: 0.0 }, pipeline: 64, ..usual }));
@@ -101,15 +101,15 @@ impl Row {
     }
 
     pub(super) fn name(&self) -> String {
-        let Self { value, connections, pipeline, dialect, .. } = self;
+        let Self { value, connections, pipeline, protocol, .. } = self;
         let value = if *value < 1024 { format!("{value}B") } else { format!("{}KiB", value / 1024) };
-        let dialect = format!("{dialect:?}").to_lowercase();
+        let protocol = format!("{protocol:?}").to_lowercase();
         let tls = match self.tls {
             Tls::No => "",
             Tls::Resumed => " tls",
             Tls::Full => " tls-full",
         };
-        format!("{value}/{connections}/{pipeline} {} {dialect}{tls}", self.shape())
+        format!("{value}/{connections}/{pipeline} {} {protocol}{tls}", self.shape())
     }
 
     /// The open loop's rate, from the closed loop's points.

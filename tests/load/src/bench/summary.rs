@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::contenders::{CONTAINER, Contender};
 use super::rows::{Kind, Row};
 use crate::outcome::Outcome;
-use crate::wire::Dialect;
+use crate::wire::Protocol;
 
 /// Above this share of a core the generator is what is measured.
 const GENERATOR_BUSY: f64 = 0.9;
@@ -22,7 +22,7 @@ pub(super) struct Point {
     pub(super) value_bytes: usize,
     pub(super) connections: usize,
     pub(super) pipeline: usize,
-    pub(super) dialect: String,
+    pub(super) protocol: String,
     pub(super) tls: bool,
     pub(super) target: String,
     pub(super) backend: String,
@@ -73,7 +73,7 @@ fn good(runs: &Runs) -> Vec<&Outcome> {
     runs.iter().filter_map(|run| run.as_ref().ok()).collect()
 }
 
-/// Direct to the same backend: the better of its dialects. None if one of its runs was void.
+/// Direct to the same backend: the better of its protocols. None if one of its runs was void.
 fn direct_of<'a>(backend: &str, contenders: &[Contender], runs: &'a [Runs]) -> Option<Vec<&'a Outcome>> {
     // Binary has no direct way into the container: `-Y` turns it off. Loopback's must do.
     let on = |backend: &str| {
@@ -92,14 +92,14 @@ fn rate(runs: &[&Outcome]) -> f64 {
 }
 
 fn head(row: &Row, contender: &Contender) -> Point {
-    let lower = |dialect: Dialect| format!("{dialect:?}").to_lowercase();
+    let lower = |protocol: Protocol| format!("{protocol:?}").to_lowercase();
     Point {
         row: row.name(),
         shape: row.shape(),
         value_bytes: row.value,
         connections: row.connections,
         pipeline: row.pipeline,
-        dialect: lower(contender.dialect),
+        protocol: lower(contender.protocol),
         tls: contender.speaks_tls(),
         target: contender.name.into(),
         backend: contender.backend.into(),
@@ -150,7 +150,7 @@ impl Point {
             && self.target == "direct"
             && self.backend == CONTAINER
             && self.pipeline == 1
-            && self.dialect == format!("{:?}", row.dialect).to_lowercase()
+            && self.protocol == format!("{:?}", row.protocol).to_lowercase()
             && (self.value_bytes, self.connections) == (row.value, row.connections)
     }
 }

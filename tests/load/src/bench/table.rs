@@ -42,11 +42,11 @@ pub(super) fn all(points: &[Point]) -> String {
 }
 
 pub(super) fn line(point: &Point) -> String {
-    let Point { row, backend, target, dialect, ops_per_s, p50_us, p99_us, p999_us, .. } = point;
-    let dialect = if point.tls { format!("{dialect}, TLS") } else { dialect.clone() };
+    let Point { row, backend, target, protocol, ops_per_s, p50_us, p99_us, p999_us, .. } = point;
+    let protocol = if point.tls { format!("{protocol}, TLS") } else { protocol.clone() };
     let remarks = point.remarks.join("; ");
     if *ops_per_s == 0.0 {
-        return format!("| {row} | {backend} | {target} {dialect} | | | | | | | | | | {remarks} |");
+        return format!("| {row} | {backend} | {target} {protocol} | | | | | | | | | | {remarks} |");
     }
     let [low, high] = point.ops_per_s_spread;
     let optional = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
@@ -56,7 +56,7 @@ pub(super) fn line(point: &Point) -> String {
         _ => "-".to_owned(),
     };
     format!(
-        "| {row} | {backend} | {target} {dialect} | {ops_per_s:.0} ({low:.0}-{high:.0}) | {ratio} \
+        "| {row} | {backend} | {target} {protocol} | {ops_per_s:.0} ({low:.0}-{high:.0}) | {ratio} \
          | {p50_us:.0} | {p99_us:.0} | {p999_us:.0} | {} | {} ({}) | {} | {} ({:.0} %) | {remarks} |",
         optional(point.p99_to_direct),
         cpu("proxy"),

@@ -29,12 +29,12 @@ fn credentials() -> tempfile::NamedTempFile {
 #[test]
 fn every_kind_of_run() {
     for options in [
-        "--dialect text",
-        "--dialect meta --connections 5 --pipeline 16",
-        "--dialect binary --connections 5 --pipeline 16",
-        "--dialect text --value 65536 --connections 3 --pipeline 4 --count 300",
-        "--dialect text --multiget 10 --connections 2",
-        "--dialect text --rate 20000 --connections 4",
+        "--protocol text",
+        "--protocol meta --connections 5 --pipeline 16",
+        "--protocol binary --connections 5 --pipeline 16",
+        "--protocol text --value 65536 --connections 3 --pipeline 4 --count 300",
+        "--protocol text --multiget 10 --connections 2",
+        "--protocol text --rate 20000 --connections 4",
         "--churn --connections 4 --count 100",
     ] {
         let plan = plan(fake::start(Lie::Nothing, None), options);
@@ -48,7 +48,7 @@ fn every_kind_of_run() {
 fn every_login() {
     let file = credentials();
     let path = file.path().display();
-    for options in ["--login text", "--login sasl --dialect binary", "--login text --churn --count 50"] {
+    for options in ["--login text", "--login sasl --protocol binary", "--login text --churn --count 50"] {
         let plan = plan(
             fake::start(Lie::Nothing, Some("lane secret")),
             &format!("{options} --credentials {path} --connections 3"),
@@ -68,12 +68,12 @@ fn any_error_voids_the_run() {
         (Lie::Twice, "a reply that nobody asked for"),
         (Lie::Close, ""),
     ] {
-        for dialect in ["text", "meta"] {
+        for protocol in ["text", "meta"] {
             let target = fake::start(lie, None);
-            let failure = run(&plan(target, &format!("--dialect {dialect} --sets 0"))).err();
+            let failure = run(&plan(target, &format!("--protocol {protocol} --sets 0"))).err();
             // A meta miss is silent here: only the clock would tell.
             let told = failure.as_ref().is_some_and(|failure| failure.to_string().contains(words));
-            assert!(told || (lie == Lie::Miss && dialect == "meta"), "{lie:?} {dialect}: {failure:?}");
+            assert!(told || (lie == Lie::Miss && protocol == "meta"), "{lie:?} {protocol}: {failure:?}");
             if lie == Lie::Miss {
                 break;
             }
@@ -87,7 +87,7 @@ fn nothing_is_unbounded_and_nothing_leaves_the_machine() {
     for options in ["--connections 0", "--pipeline 5000", "--value 29", "--rate 0.1", "--warm-up 9000"] {
         assert!(plan(here, options).check().is_err(), "{options}");
     }
-    assert!(plan(here, "--dialect meta --multiget 2").check().is_err());
+    assert!(plan(here, "--protocol meta --multiget 2").check().is_err());
     assert!(plan("192.0.2.1:11211".parse().unwrap(), "").check().is_err());
     assert!(plan(here, "").check().is_ok());
 }

@@ -1,0 +1,332 @@
+//! The binary protocol's requests (memcached's protocol_binary.h): a 24-byte header, extras, key, value.
+
+use std::borrow::Cow;
+
+use super::text::STAT_GROUPS;
+use super::{BINARY_MAGIC, Frame, KEY_MAX, Parsed, Then};
+use crate::request::{
+    Answer, Ask, BinaryAnswer, Command, Create, Key, KeyForm, Limits, Mode, Request, SHARED_VALUE_MAX, Store,
+    UntaggedCommand,
+};
+
+/// The length of every header.
+pub(crate) const HEADER: usize = 24;
+/// The largest body memcached takes, 1 GiB.
+pub(crate) const BODY_MAX: u32 = 0x4000_0000;
+/// A key that travels base64-encoded may be so long (its encoding 250).
+const ENCODED_KEY_MAX: usize = 186;
+
+/// The opcodes that have a name here.
+pub(crate) mod opcode {
+    pub(crate) const FLUSH: u8 = 0x08;
+    pub(crate) const VERSION: u8 = 0x0b;
+    pub(crate) const STAT: u8 = 0x10;
+    pub(crate) const FLUSH_QUIETLY: u8 = 0x18;
+    pub(crate) const SASL_LIST: u8 = 0x20;
+    pub(crate) const SASL_AUTH: u8 = 0x21;
+    pub(crate) const SASL_STEP: u8 = 0x22;
+}
+
+/// A status with its text, as memcached sends them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Status(pub(crate) u16, pub(crate) &'static [u8]);
+
+impl Status {
+    pub(crate) const OK: Self = Self(0x0000, b"");
+    pub(crate) const NOT_FOUND: Self = Self(0x0001, b"Not found");
+    pub(crate) const EXISTS: Self = Self(0x0002, b"Data exists for key.");
+    pub(crate) const TOO_LARGE: Self = Self(0x0003, b"Too large.");
+    pub(crate) const INVALID: Self = Self(0x0004, b"Invalid arguments");
+    pub(crate) const NOT_STORED: Self = Self(0x0005, b"Not stored.");
+    pub(crate) const NON_NUMERIC: Self = Self(0x0006, b"Non-numeric server-side value for incr or decr");
+    pub(crate) const AUTH_FAILURE: Self = Self(0x0020, b"Auth failure.");
+    pub(crate) const CONTINUE: Self = Self(0x0021, b"");
+    pub(crate) const UNKNOWN: Self = Self(0x0081, b"Unknown command");
+    pub(crate) const OUT_OF_MEMORY: Self = Self(0x0082, b"Out of memory");
+    pub(crate) const BUSY: Self = Self(0x0085, b"Busy");
+    pub(crate) const TEMPORARY: Self = Self(0x0086, b"Temporary failure");
+}
+
+/// A request's header, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) magic: u8,
+    pub(crate) opcode: u8,
+    pub(crate) key: usize,
+    pub(crate) extras: usize,
+    pub(crate) body: u32,
+    pub(crate) opaque: [u8; 4],
+    pub(crate) cas: u64,
+}
+
+impl Header {
+    /// Reads the first 24 bytes of `input`.
+    pub(crate) fn read(input: &[u8]) -> Option<Self> {
+        let bytes: &[u8; HEADER] = input.first_chunk()?;
+        let [magic, opcode, k1, k2, extras, _, _, _, b1, b2, b3, b4, o1, o2, o3, o4, cas @ ..] = *bytes;
+        Some(Self {
+            magic,
+            opcode,
+            key: usize::from(u16::from_be_bytes([k1, k2])),
+            extras: usize::from(extras),
+            body: u32::from_be_bytes([b1, b2, b3, b4]),
+            opaque: [o1, o2, o3, o4],
+            cas: u64::from_be_bytes(cas),
+        })
+    }
+
+    pub(crate) fn body_len(&self) -> usize {
+        usize::try_from(self.body).unwrap_or(usize::MAX)
+    }
+
+    /// What must be remembered of this request.
+    fn answer(&self) -> BinaryAnswer {
+        BinaryAnswer { opcode: self.opcode, opaque: self.opaque }
+    }
+
+    /// A reply to this request that holds a status and its text.
+    pub(crate) fn status(&self, status: Status) -> Cow<'static, [u8]> {
+        self.reply(status, status.1)
+    }
+
+    /// A reply to this request with a body of its own.
+    pub(crate) fn reply(&self, status: Status, body: &[u8]) -> Cow<'static, [u8]> {
+        let mut out = Vec::with_capacity(HEADER + body.len());
+        super::binary_reply::message(
+            self.answer(),
+            status.0,
+            Parts { value: body, ..Parts::default() },
+            &mut out,
+        );
+        Cow::Owned(out)
+    }
+}
+
+/// What a reply is made of.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Parts<'a> {
+    pub(crate) extras: &'a [u8],
+    pub(crate) key: &'a [u8],
+    pub(crate) value: &'a [u8],
+    pub(crate) cas: u64,
+}
+
+/// Reads the first request of `input`.
+pub(crate) fn parse(input: &[u8], limits: Limits) -> Option<Frame<'_>> {
+    if input.first().is_some_and(|magic| *magic != BINARY_MAGIC) {
+        return Some(Frame { consumed: 0, parsed: Parsed::Close(Cow::Borrowed(b"")) });
+    }
+    let header = Header::read(input)?;
+    let close = |status| Some(Frame { consumed: HEADER, parsed: Parsed::Close(header.status(status)) });
+    let fields = header.key + header.extras;
+    if header.body_len() < fields {
+        return close(Status::UNKNOWN);
+    }
+    if header.body > BODY_MAX {
+        return close(Status::INVALID);
+    }
+    if matches!(header.opcode, opcode::FLUSH | opcode::FLUSH_QUIETLY | opcode::STAT) {
+        return alone(&header, input.get(HEADER..)?);
+    }
+    let Some(shape) = Shape::of(header.opcode) else {
+        return Some(without_key(&header, input.len(), limits));
+    };
+    if !shape.allows(&header) {
+        return close(shape.complaint(&header));
+    }
+    let value_len = header.body_len() - fields;
+    let head = input.get(HEADER..HEADER + fields)?;
+    let (extras, key) = head.split_at_checked(header.extras)?;
+    if travels_encoded(key) && key.len() > ENCODED_KEY_MAX {
+        let then = Then::Answer(header.status(Status::INVALID));
+        return Some(swallow(HEADER + fields, value_len, then));
+    }
+    let request = |command| Request {
+        command,
+        key: Key { bytes: key, form: KeyForm::Raw },
+        answer: Answer::Binary(header.answer()),
+    };
+    let flags = first_u32(extras).unwrap_or(0);
+    if shape.value && !limits.fits(key.len(), value_len, flags) {
+        let then = if shape.mode() == Some(Mode::Set) {
+            Then::Request(request(Command::Invalidate))
+        } else {
+            Then::Answer(header.status(Status::TOO_LARGE))
+        };
+        return Some(swallow(HEADER + fields, value_len, then));
+    }
+    if value_len > SHARED_VALUE_MAX {
+        let request = request(shape.command(&header, extras, b"")?);
+        let parsed = Parsed::Stream { request, len: value_len, complaint: None };
+        return Some(Frame { consumed: HEADER + fields, parsed });
+    }
+    let consumed = HEADER + header.body_len();
+    let value = input.get(HEADER + fields..consumed)?;
+    let command = shape.command(&header, extras, value)?;
+    Some(Frame { consumed, parsed: Parsed::Request(request(command)) })
+}
+
+/// STAT and FLUSH. memcached closes without a word if a value follows a STAT.
+fn alone<'a>(header: &Header, body: &'a [u8]) -> Option<Frame<'a>> {
+    let stat = header.opcode == opcode::STAT;
+    let fields = header.key + header.extras;
+    let close = |reply| Some(Frame { consumed: HEADER, parsed: Parsed::Close(reply) });
+    if stat && header.body_len() > fields {
+        return close(Cow::Borrowed(b""));
+    }
+    let extras_fit = header.extras == 0 || (!stat && header.extras == 4);
+    if !extras_fit || header.key > KEY_MAX || (!stat && header.body_len() > header.extras) {
+        return close(header.status(Status::INVALID));
+    }
+    let (extras, key) = body.get(..fields)?.split_at_checked(header.extras)?;
+    let ask = if stat {
+        Ask::Stats { group: key }
+    } else {
+        Ask::FlushAll { delay: if header.extras == 0 { None } else { Some(exptime(extras)?) } }
+    };
+    let parsed = if stat && !STAT_GROUPS.contains(&key) {
+        Parsed::Answer(header.status(Status::NOT_FOUND))
+    } else {
+        Parsed::UntaggedCommand(UntaggedCommand { ask, answer: Answer::Binary(header.answer()) })
+    };
+    Some(Frame { consumed: HEADER + fields, parsed })
+}
+
+fn swallow(consumed: usize, bytes: usize, then: Then<'_>) -> Frame<'_> {
+    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    Frame { consumed, parsed: Parsed::Swallow { bytes, then } }
+}
+
+/// NOOP, VERSION, QUIT, SASL, and everything we don't serve.
+fn without_key(header: &Header, have: usize, limits: Limits) -> Frame<'static> {
+    let parsed = match (header.opcode, header.body) {
+        (opcode::SASL_AUTH | opcode::SASL_STEP, _) => {
+            return Frame { consumed: 0, parsed: Parsed::Login };
+        }
+        (opcode::SASL_LIST, 0) => Parsed::Answer(header.reply(Status::OK, limits.mechanisms)),
+        (0x0a, 0) => Parsed::Answer(header.status(Status::OK)),
+        (0x07, 0) => Parsed::Close(header.status(Status::OK)),
+        (0x17, 0) => Parsed::Close(Cow::Borrowed(b"")),
+        (opcode::VERSION, 0) => {
+            let answer = Answer::Binary(header.answer());
+            Parsed::Request(Request { command: Command::Version, key: Key::plain(b""), answer })
+        }
+        (0x07 | 0x0a | opcode::VERSION | 0x17 | opcode::SASL_LIST, _) => {
+            Parsed::Close(header.status(Status::INVALID))
+        }
+        (_, 0) => Parsed::Answer(header.status(Status::UNKNOWN)),
+        // memcached would swallow the next request with it.
+        _ => Parsed::Close(header.status(Status::UNKNOWN)),
+    };
+    Frame { consumed: HEADER.min(have), parsed }
+}
+
+/// What an opcode with a key must carry, and what it means.
+#[derive(Clone, Copy)]
+struct Shape {
+    verb: Verb,
+    extras: usize,
+    value: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Verb {
+    Get,
+    Store(Mode),
+    Delete,
+    Arithmetic { decrement: bool },
+    Touch,
+    GetAndTouch,
+}
+
+impl Shape {
+    fn of(opcode: u8) -> Option<Self> {
+        let (verb, extras, value) = match opcode {
+            0x00 | 0x09 | 0x0c | 0x0d => (Verb::Get, 0, false),
+            0x01 | 0x11 => (Verb::Store(Mode::Set), 8, true),
+            0x02 | 0x12 => (Verb::Store(Mode::Add), 8, true),
+            0x03 | 0x13 => (Verb::Store(Mode::Replace), 8, true),
+            0x04 | 0x14 => (Verb::Delete, 0, false),
+            0x05 | 0x15 => (Verb::Arithmetic { decrement: false }, 20, false),
+            0x06 | 0x16 => (Verb::Arithmetic { decrement: true }, 20, false),
+            0x0e | 0x19 => (Verb::Store(Mode::Append), 0, true),
+            0x0f | 0x1a => (Verb::Store(Mode::Prepend), 0, true),
+            0x1c => (Verb::Touch, 4, false),
+            0x1d | 0x1e | 0x23 | 0x24 => (Verb::GetAndTouch, 4, false),
+            _ => return None,
+        };
+        Some(Self { verb, extras, value })
+    }
+
+    fn allows(self, header: &Header) -> bool {
+        let has_value = header.body_len() > header.key + header.extras;
+        self.has_fields(header) && (self.value || !has_value)
+    }
+
+    fn has_fields(self, header: &Header) -> bool {
+        (1..=KEY_MAX).contains(&header.key) && header.extras == self.extras
+    }
+
+    /// memcached looks a touch up before it stumbles over the value behind it.
+    fn complaint(self, header: &Header) -> Status {
+        let stumbles = matches!(self.verb, Verb::Touch) && self.has_fields(header);
+        if stumbles { Status::NOT_FOUND } else { Status::INVALID }
+    }
+
+    fn mode(self) -> Option<Mode> {
+        match self.verb {
+            Verb::Store(mode) => Some(mode),
+            _ => None,
+        }
+    }
+
+    fn command<'a>(self, header: &Header, extras: &'a [u8], value: &'a [u8]) -> Option<Command<'a>> {
+        let cas = (header.cas != 0).then_some(header.cas);
+        Some(match self.verb {
+            Verb::Get => Command::Get { exptime: None },
+            Verb::Delete => Command::Delete { cas },
+            Verb::Touch => Command::Touch { exptime: exptime(extras)? },
+            Verb::GetAndTouch => Command::Get { exptime: Some(exptime(extras)?) },
+            Verb::Store(mode @ (Mode::Append | Mode::Prepend)) => {
+                Command::Store(Store { mode, flags: 0, exptime: 0, cas, value })
+            }
+            Verb::Store(mode) => {
+                // A cas makes SET, ADD and REPLACE the same: "if it is this one".
+                let mode = if cas.is_some() { Mode::Set } else { mode };
+                let (flags, expires) = extras.split_at_checked(4)?;
+                Command::Store(Store {
+                    mode,
+                    flags: first_u32(flags)?,
+                    exptime: exptime(expires)?,
+                    cas,
+                    value,
+                })
+            }
+            Verb::Arithmetic { decrement } => {
+                let (delta, rest) = extras.split_first_chunk::<8>()?;
+                let (initial, expires) = rest.split_first_chunk::<8>()?;
+                // All ones: don't make what is missing.
+                let create = (expires != [0xff; 4])
+                    .then_some(Create { initial: u64::from_be_bytes(*initial), exptime: exptime(expires)? });
+                Command::Arithmetic { decrement, delta: u64::from_be_bytes(*delta), create, cas }
+            }
+        })
+    }
+}
+
+/// An exptime; from 0x80000000 on it means never (D-12).
+fn exptime(extras: &[u8]) -> Option<i32> {
+    first_u32(extras).map(|exptime| i32::try_from(exptime).unwrap_or(0))
+}
+
+fn first_u32(bytes: &[u8]) -> Option<u32> {
+    bytes.first_chunk().copied().map(u32::from_be_bytes)
+}
+
+/// Whether a key can't stand in a line of text as it is.
+pub(crate) fn travels_encoded(key: &[u8]) -> bool {
+    key.iter().any(|byte| *byte <= b' ' || *byte == 0x7f)
+}
+
+#[cfg(test)]
+mod tests;

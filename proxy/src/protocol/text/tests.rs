@@ -1,0 +1,109 @@
+//! Lines, and what memcached 1.6.45 makes of them.
+
+use super::*;
+use crate::request::FlagSet;
+
+const LIMITS: Limits = Limits { item_size_max: 1024 * 1024, flags: FlagSet::Newest, mechanisms: b"PLAIN" };
+
+/// What a frame says, in short.
+fn say(input: &[u8]) -> String {
+    let Some(frame) = parse(input, LIMITS) else { return "more".into() };
+    let text = |words: &[u8]| String::from_utf8_lossy(words).trim_end().to_owned();
+    let what = match frame.parsed {
+        Parsed::Request(request) => format!("{:?} {}", request.command.kind(), text(request.key.bytes)),
+        Parsed::Keys(keys) => format!("keys {}", text(keys.line)),
+        Parsed::Answer(words) => format!("say {}", text(&words)),
+        Parsed::Swallow { bytes, then: Then::Answer(words) } => {
+            format!("swallow {bytes} say {}", text(&words))
+        }
+        Parsed::Swallow { bytes, then: Then::Request(request) } => {
+            format!("swallow {bytes} {:?}", request.command.kind())
+        }
+        Parsed::Close(words) => format!("close {}", text(&words)),
+        Parsed::Stream { len, .. } => format!("stream {len}"),
+        Parsed::UntaggedCommand(alone) => format!("{:?}", alone.ask),
+        Parsed::NeedsVersion => "version first".into(),
+        Parsed::Login => "login".into(),
+    };
+    format!("{what} [{}]", frame.consumed)
+}
+
+#[test]
+fn lines_mean_what_memcached_reads_in_them() {
+    let k = "k".repeat(251);
+    let bad = "CLIENT_ERROR bad command line format";
+    for (input, expected) in [
+        ("get a\r\nget b\r\n", "keys a [7]".to_owned()),
+        ("get  a  b \r\n", "keys a  b [12]".to_owned()),
+        ("get a\n", "keys a [6]".to_owned()),
+        ("get a", "more".to_owned()),
+        ("get\r\n", format!("say {bad} [5]")),
+        ("get \r\n", format!("say {bad} [6]")),
+        ("gat 0\r\n", format!("say {bad} [7]")),
+        ("gat abc a\r\n", "say CLIENT_ERROR invalid exptime argument [11]".to_owned()),
+        ("gat 0 a\r\n", "keys a [9]".to_owned()),
+        ("\r\n", format!("say {bad} [2]")),
+        ("a\r\n", format!("say {bad} [3]")),
+        ("bogus\r\n", "say ERROR [7]".to_owned()),
+        ("bogus noreply\r\n", "say  [15]".to_owned()),
+        ("GET a\r\n", "say ERROR [7]".to_owned()),
+        (" get a\r\n", "say ERROR [8]".to_owned()),
+        (" set a 0 0 1\r\n", "close ERROR [14]".to_owned()),
+        ("get a\rb\r\n", "say ERROR [9]".to_owned()),
+        ("set a\0b 0 0 1\r\n1\r\n", "close ERROR [15]".to_owned()),
+        ("GET / HTTP/1.1\r\n", "close  [16]".to_owned()),
+        ("set a 0 0 1\r\n1\r\n", "Store(Set) a [16]".to_owned()),
+        ("set a 0 0 1\r\n1\r", "more".to_owned()),
+        ("set a 0 0\r\n", format!("close {bad} [11]")),
+        ("cas a 0 0 1\r\n1\r\n", format!("close {bad} [13]")),
+        ("cas a 0 0 1 x\r\n1\r\n", format!("swallow 3 say {bad} [15]")),
+        ("cas a 0 0 1 5\r\n1\r\n", "Store(Set) a [18]".to_owned()),
+        ("set a 0 0 -1\r\n", format!("close {bad} [14]")),
+        ("set a 0 0 2147483646\r\n", format!("close {bad} [22]")),
+        ("set a 0 0 2147483645\r\n", "swallow 2147483647 Invalidate [22]".to_owned()),
+        (
+            "add a 0 0 2147483645\r\n",
+            "swallow 2147483647 say SERVER_ERROR object too large for cache [22]".to_owned(),
+        ),
+        ("set a x 0 1\r\n1\r\n", format!("swallow 3 say {bad} [13]")),
+        ("set a 0 0 1\r\n12345\r\n", "close CLIENT_ERROR bad data chunk [13]".to_owned()),
+        ("set a 0 0 1 noreply\r\n12345\r\n", "close  [21]".to_owned()),
+        ("incr a x\r\n", "say CLIENT_ERROR invalid numeric delta argument [10]".to_owned()),
+        ("incr a\r\n", format!("say {bad} [8]")),
+        ("incr a 1\r\n", "Arithmetic a [10]".to_owned()),
+        ("touch a x\r\n", "say CLIENT_ERROR invalid exptime argument [11]".to_owned()),
+        ("delete a 5\r\n", "Delete a [12]".to_owned()),
+        ("delete\r\n", format!("say {bad} [8]")),
+        ("ms a 1\r\nx\r\n", "Meta { verb: Set, value: No } a [11]".to_owned()),
+        ("flush_all\r\n", "FlushAll { delay: None } [11]".to_owned()),
+        ("flush_all 5 noreply\r\n", "FlushAll { delay: Some(5) } [21]".to_owned()),
+        ("flush_all x\r\n", "say CLIENT_ERROR invalid exptime argument [13]".to_owned()),
+        ("stats reset\r\n", "say ERROR [13]".to_owned()),
+        ("set a 0 0 200000\r\n", "stream 200000 [18]".to_owned()),
+        ("shutdown\r\n", "say ERROR [10]".to_owned()),
+        ("quit\r\n", "close  [6]".to_owned()),
+        ("version\r\n", "Version  [9]".to_owned()),
+    ] {
+        assert_eq!(say(input.as_bytes()), expected, "{input:?}");
+    }
+    assert_eq!(say(format!("get a {k}\r\n").as_bytes()), format!("say {bad} [259]"));
+    assert_eq!(say(format!("set {k} 0 0 1\r\n1\r\n").as_bytes()), format!("swallow 3 say {bad} [263]"));
+    assert_eq!(say(&[b'x'; 2049]), "close CLIENT_ERROR line too long [2049]");
+    assert_eq!(say(&[b'x'; 2048]), "more");
+    let longest = format!("{}\r\n", "x".repeat(2048));
+    assert_eq!(say(longest.as_bytes()), "say ERROR [2050]");
+    assert_eq!(say(&longest.as_bytes()[..2049]), "more", "the limit depends on packets");
+    assert_eq!(say(format!("get {}", "a ".repeat(2000)).as_bytes()), "more");
+}
+
+#[test]
+fn keys_come_one_by_one() {
+    let keys = Keys { line: b"a  bc d ", with_cas: true, exptime: None };
+    let (first, rest) = keys.next().unwrap();
+    assert_eq!((first.key.bytes, rest), (&b"a"[..], &b"bc d "[..]));
+    let (second, rest) = Keys { line: rest, ..keys }.next().unwrap();
+    assert_eq!(second.answer, Answer::Text(TextAnswer::Value { with_cas: true, last: false }));
+    let (third, rest) = Keys { line: rest, ..keys }.next().unwrap();
+    assert_eq!(third.answer, Answer::Text(TextAnswer::Value { with_cas: true, last: true }));
+    assert!(Keys { line: rest, ..keys }.next().is_none());
+}

@@ -1,0 +1,46 @@
+//! Routes that come out of order.
+
+use prometheus_client::registry::Registry;
+use store::{Database, InstanceState, NewToken, NewUser, Observed, Store, TokenKey};
+
+use super::*;
+
+fn running(generation: i64, address: Option<&str>) -> Observed {
+    Observed {
+        state: InstanceState::Running,
+        generation,
+        address: address.map(Into::into),
+        container: None,
+        version: None,
+        message: None,
+    }
+}
+
+#[tokio::test]
+async fn a_grant_read_before_the_last_one_leads_nowhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&Database::Sqlite(folder.path().join("memgate.db"))).await.unwrap();
+    let token = NewToken::generate(&TokenKey::load_or_create(&folder.path().join("key")).unwrap(), "test");
+    let user = NewUser { email: "ann@example.com", password_hash: None, plan: "default", is_admin: false };
+    store.sign_up(&user, &token).await.unwrap();
+    let grant = async || store.grant(&token.token.id()).await.unwrap().unwrap();
+    let instance = grant().await.instance_id;
+    let mut grants = Vec::new();
+    for seen in [running(1, Some("10.1.1.1")), running(2, Some("10.1.1.2")), running(2, None)] {
+        store.record_route(&instance, &seen).await.unwrap();
+        grants.push(grant().await);
+    }
+    let tenant = Tenant::new(BackendDeps {
+        lane_key: LaneKey::load_or_create(&folder.path().join("lane")).unwrap(),
+        metrics: Metrics::register(&mut Registry::default()).into(),
+        tasks: TaskTracker::new(),
+        buffers: Rc::default(),
+    });
+    let leads_to = || tenant.target.borrow().as_ref().map(|target| target.address.ip().to_string());
+    for (followed, expected) in
+        [(0, Some("10.1.1.1")), (1, Some("10.1.1.2")), (0, Some("10.1.1.2")), (2, None), (1, None), (0, None)]
+    {
+        tenant.follow(&grants[followed]);
+        assert_eq!(leads_to().as_deref(), expected);
+    }
+}

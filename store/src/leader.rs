@@ -1,0 +1,75 @@
+//! One leader at a time: the lock that a provisioner holds while it acts.
+//!
+//! It lives where the installation lives: beside the SQLite file as a file lock, in PostgreSQL as a
+//! session's advisory lock. Both end with the process that holds them, however it ends.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use sqlx::{Connection, PgConnection};
+
+use crate::db::Db;
+use crate::{Store, StoreError};
+
+/// The advisory lock's number: "memgate" in ASCII. Advisory locks are counted per database.
+const ADVISORY_LOCK: i64 = 0x6d_65_6d_67_61_74_65;
+
+/// Being the leader, for as long as this lives and [`LeaderLock::holds`].
+#[derive(Debug)]
+pub struct LeaderLock(Held);
+
+#[derive(Debug)]
+enum Held {
+    /// Locked until it is closed; never read.
+    File(#[expect(dead_code, reason = "held for its lock")] File),
+    Session(PgConnection),
+}
+
+impl Store {
+    /// Becomes the leader if nobody is; `None` if somebody else leads.
+    pub async fn try_acquire_leader_lock(&self) -> Result<Option<LeaderLock>, StoreError> {
+        match &self.db {
+            Db::Sqlite { write, .. } => lock_beside(write.connect_options().get_filename()),
+            Db::Postgres(pool) => {
+                let mut session = PgConnection::connect_with(&pool.connect_options()).await?;
+                let led: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+                    .bind(ADVISORY_LOCK)
+                    .fetch_one(&mut session)
+                    .await?;
+                Ok(led.then_some(LeaderLock(Held::Session(session))))
+            }
+        }
+    }
+}
+
+impl LeaderLock {
+    /// Whether the lock is still ours: a session ends when its database does.
+    pub async fn holds(&mut self) -> bool {
+        match &mut self.0 {
+            Held::File(_) => true,
+            Held::Session(session) => session.ping().await.is_ok(),
+        }
+    }
+}
+
+fn lock_beside(database: &Path) -> Result<Option<LeaderLock>, StoreError> {
+    let path = database.with_extension("lead");
+    let failed = |error: std::io::Error| StoreError::Open {
+        what: path.display().to_string(),
+        fix: format!("can't lock it ({error}): check that this user may write in its folder"),
+        source: None,
+    };
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(LeaderLock(Held::File(file)))),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}

@@ -1,0 +1,120 @@
+//! Live connections: asked for, listed by those who hold them, ended by order.
+
+use std::time::{Duration, Instant};
+
+use store::{ConnectionId, ListRequest, LiveConnection, Proxy, Store, now};
+
+use crate::scratch::{DEADLINE, Scratch, sign_up};
+
+on_both!(
+    connections_are_listed_when_somebody_asks,
+    what_a_killed_proxy_has_listed_is_forgotten,
+    an_order_is_for_one_connection_of_one_cache,
+);
+
+async fn proxy(store: &Store, id: &str) {
+    let at = now();
+    let (name, version) = (id.to_owned(), "1".to_owned());
+    let proxy = Proxy { id: id.into(), name, version, started_at: at, seen_at: at, applied: 1 };
+    store.renew_proxy(&proxy).await.unwrap();
+}
+
+fn live(proxy: &str, number: i64) -> LiveConnection {
+    let id = ConnectionId { proxy: proxy.into(), number, since: 77 + number };
+    let (token_id, source, protocol) = ("aaaaaaaaaaaa".into(), "192.0.2.1".into(), "text".into());
+    LiveConnection { since: id.since, id, token_id, source, protocol, tls: true, operations: 5 }
+}
+
+/// The wish for an instance's connections, as soon as there is one after `last`.
+async fn wish(store: &Store, last: i64) -> ListRequest {
+    let began = Instant::now();
+    loop {
+        let wishes = store.connection_requests().await.unwrap();
+        if let Some(wish) = wishes.into_iter().find(|wish| wish.asked_at > last) {
+            return wish;
+        }
+        assert!(began.elapsed() < DEADLINE);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn connections_are_listed_when_somebody_asks(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ann, _) = sign_up(&store, "ann@example.org").await;
+    let instance = store.instance_of(&ann.id).await.unwrap().unwrap().id;
+    let none = store.live_connections(&instance).await.unwrap();
+    assert_eq!((none.total, none.silent, none.connections), (0, 0, vec![]), "there is no proxy");
+    proxy(&store, "a").await;
+    proxy(&store, "b").await;
+    let begun = store.revision().await.unwrap();
+    let mut last = wish(&store, 0).await.asked_at;
+    for round in 0..2 {
+        let asking = tokio::spawn({
+            let (store, instance) = (store.clone(), instance.clone());
+            async move { store.live_connections(&instance).await.unwrap() }
+        });
+        let wish = wish(&store, last).await;
+        last = wish.asked_at;
+        store.list_connections("a", &wish, 7, &[live("a", 1), live("a", round)]).await.unwrap_or_else(|_| {
+            assert_eq!(round, 1, "one connection, twice");
+        });
+        store.list_connections("a", &wish, 7, &[live("a", 1)]).await.unwrap();
+        store.list_connections("b", &wish, 1, &[live("b", 0)]).await.unwrap();
+        let listed = asking.await.unwrap();
+        assert_eq!((listed.total, listed.silent), (8, 0));
+        assert_eq!(listed.connections, [live("b", 0), live("a", 1)]);
+    }
+    store.forget_connections("a", &instance).await.unwrap();
+    store.forget_connections("b", &instance).await.unwrap();
+    assert_eq!(scratch.number("SELECT COUNT(*) FROM live_connections").await, 0);
+    assert_eq!(store.live_connections(&instance).await.unwrap().silent, 2, "nobody has answered in time");
+    assert_eq!(store.revision().await.unwrap(), begun, "followers needn't look");
+}
+
+async fn what_a_killed_proxy_has_listed_is_forgotten(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ann, _) = sign_up(&store, "ann@example.org").await;
+    let instance_id = store.instance_of(&ann.id).await.unwrap().unwrap().id;
+    for (id, asked_at) in [("killed", now() - 11 * 60_000), ("here", now() - 60_000)] {
+        let wish = ListRequest { instance_id: instance_id.clone(), asked_at };
+        store.list_connections(id, &wish, 1, &[live(id, 1)]).await.unwrap();
+    }
+    proxy(&store, "here").await;
+    for table in ["connection_lists", "live_connections"] {
+        let left = async |whose: &str| {
+            scratch.number(&format!("SELECT COUNT(*) FROM {table} WHERE proxy_id = '{whose}'")).await
+        };
+        assert_eq!((left("killed").await, left("here").await), (0, 1), "{table}");
+    }
+}
+
+async fn an_order_is_for_one_connection_of_one_cache(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ann, _) = sign_up(&store, "ann@example.org").await;
+    let instance = store.instance_of(&ann.id).await.unwrap().unwrap().id;
+    let id = live("host:1/5", 3).id;
+    assert_eq!(id.to_string(), "3-80@host:1/5");
+    assert_eq!(id.to_string().parse(), Ok(id.clone()));
+    for wrong in ["", "3-80", "x-80@a", "3@a", "3-@a"] {
+        assert!(wrong.parse::<ConnectionId>().is_err(), "{wrong}");
+    }
+    let ending = tokio::spawn({
+        let (store, instance, id) = (store.clone(), instance.clone(), id.clone());
+        async move { store.close_connection(&instance, &id).await.unwrap() }
+    });
+    let began = Instant::now();
+    while store.pending_closes("host:1/5").await.unwrap().is_empty() {
+        assert!(began.elapsed() < DEADLINE);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(store.pending_closes("host:1/5").await.unwrap(), [(instance.clone(), id.clone())]);
+    assert_eq!(store.pending_closes("host:2/5").await.unwrap(), []);
+    store.mark_closed(&instance, &id).await.unwrap();
+    assert!(ending.await.unwrap());
+    assert_eq!(store.pending_closes("host:1/5").await.unwrap(), []);
+    assert!(!store.close_connection(&instance, &live("gone", 1).id).await.unwrap(), "nobody carries it out");
+    let noted = store.audit_after(0, 100).await.unwrap();
+    let ends: Vec<_> = noted.into_iter().filter(|entry| entry.action == "connection.end").collect();
+    let told: Vec<_> = ends.iter().map(|entry| (&*entry.subject, &*entry.detail)).collect();
+    assert_eq!(told, [(&*instance, "3-80@host:1/5"), (&*instance, "1-78@gone")]);
+}

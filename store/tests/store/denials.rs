@@ -1,0 +1,87 @@
+//! Denials: counted over all proxies, the newest kept, nobody else's.
+
+use store::{DenialCause, DenialRecord, now};
+
+use crate::scratch::{Scratch, sign_up};
+
+on_both!(
+    denials_add_up_and_the_oldest_are_dropped,
+    what_is_old_or_nobodys_is_not_kept,
+    a_deleted_account_stays_forgotten,
+);
+
+fn denial(token: &str, cause: DenialCause, source: &str, last_at: i64) -> DenialRecord {
+    DenialRecord {
+        token_id: token.into(),
+        cause,
+        source: (source != "many").then(|| source.into()),
+        hint: "SASL PLAIN".into(),
+        protocol: "binary".into(),
+        tls: true,
+        times: 2,
+        first_at: last_at - 1,
+        last_at,
+    }
+}
+
+async fn denials_add_up_and_the_oldest_are_dropped(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ann, first) = sign_up(&store, "ann@example.org").await;
+    let (bob, second) = sign_up(&store, "bob@example.org").await;
+    let (first, second) = (first.token.id().to_string(), second.token.id().to_string());
+    let at = now();
+    let wrong = |source: &str, last_at| denial(&first, DenialCause::WrongSecret, source, last_at);
+    let begun = store.revision().await.unwrap();
+    store.add_denials(&[wrong("192.0.2.1", at)]).await.unwrap();
+    let later = DenialRecord { times: 5, tls: false, protocol: "text".into(), ..wrong("192.0.2.1", at + 10) };
+    store.add_denials(&[later, denial(&second, DenialCause::Limit, "::1", at)]).await.unwrap();
+    let expected = DenialRecord { times: 7, first_at: at - 1, ..wrong("192.0.2.1", at + 10) };
+    let expected = DenialRecord { tls: false, protocol: "text".into(), ..expected };
+    assert_eq!(store.denials_of(&first).await.unwrap(), [expected]);
+    // A flood from many places costs neither rows nor what is known of other causes.
+    let expired = denial(&first, DenialCause::Expired, "many", at);
+    store.add_denials(std::slice::from_ref(&expired)).await.unwrap();
+    let flood: Vec<DenialRecord> =
+        (0..100).map(|n| wrong(&format!("198.51.100.{n}"), at + 100 + n)).collect();
+    for some in flood.chunks(30) {
+        store.add_denials(some).await.unwrap();
+    }
+    let known = store.denials_of(&first).await.unwrap();
+    let sources: Vec<_> = known.iter().map(|it| it.source.as_deref().unwrap_or("many")).collect();
+    let newest = ["198.51.100.99", "198.51.100.98", "198.51.100.97", "198.51.100.96", "198.51.100.95"];
+    assert_eq!(sources, [&newest[..], &["many"]].concat());
+    assert_eq!(known[5], expired);
+    assert_eq!(store.denials_of_user(&ann.id).await.unwrap(), known);
+    assert_eq!(store.denials_of_user(&bob.id).await.unwrap().len(), 1);
+    assert_eq!(store.revision().await.unwrap(), begun, "followers needn't look");
+}
+
+async fn what_is_old_or_nobodys_is_not_kept(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (_, token) = sign_up(&store, "ann@example.org").await;
+    let id = token.token.id().to_string();
+    let long_ago = now() - 31 * 24 * 60 * 60 * 1000;
+    let nobodys = denial("aaaaaaaaaaaa", DenialCause::Mistyped, "192.0.2.1", now());
+    let rows = [denial(&id, DenialCause::Expired, "192.0.2.1", long_ago), nobodys.clone()];
+    store.add_denials(&rows).await.unwrap();
+    assert_eq!(scratch.number("SELECT COUNT(*) FROM denials").await, 0);
+    // All causes can be written and read.
+    let all: Vec<DenialRecord> = DenialCause::ALL.map(|cause| denial(&id, cause, "192.0.2.1", now())).into();
+    store.add_denials(&all).await.unwrap();
+    assert_eq!(store.denials_of(&id).await.unwrap().len(), DenialCause::ALL.len());
+    assert_eq!(store.denials_of("aaaaaaaaaaaa").await.unwrap(), []);
+}
+
+async fn a_deleted_account_stays_forgotten(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ann, token) = sign_up(&store, "ann@example.org").await;
+    let id = token.token.id();
+    let seen = [denial(id.as_str(), DenialCause::WrongSecret, "192.0.2.1", now())];
+    store.revoke_token(&id).await.unwrap();
+    store.add_denials(&seen).await.unwrap();
+    assert_eq!(store.denials_of(id.as_str()).await.unwrap(), seen, "a revoked token's owner may ask why");
+    store.delete_user(&ann.id).await.unwrap();
+    // Whoever goes on with it is refused as before.
+    store.add_denials(&seen).await.unwrap();
+    assert_eq!(scratch.number("SELECT COUNT(*) FROM denials").await, 0);
+}

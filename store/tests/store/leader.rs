@@ -1,0 +1,31 @@
+//! Leading: one at a time, until the leader ends.
+
+use store::LeaderLock;
+
+use crate::scratch::Scratch;
+
+async fn one_leads_until_it_ends(scratch: Scratch) {
+    let (one, other) = (scratch.open().await, scratch.open().await);
+    let mut lead: LeaderLock = one.try_acquire_leader_lock().await.unwrap().expect("nobody leads");
+    assert!(lead.holds().await);
+    assert!(other.try_acquire_leader_lock().await.unwrap().is_none());
+    assert!(one.try_acquire_leader_lock().await.unwrap().is_none(), "not even the same store twice");
+    drop(lead);
+    let again = until_led(&other).await;
+    assert!(one.try_acquire_leader_lock().await.unwrap().is_none());
+    drop(again);
+}
+
+/// A database notices within moments that a session has ended.
+async fn until_led(store: &store::Store) -> LeaderLock {
+    let deadline = std::time::Instant::now() + crate::scratch::DEADLINE;
+    loop {
+        if let Some(lead) = store.try_acquire_leader_lock().await.unwrap() {
+            return lead;
+        }
+        assert!(std::time::Instant::now() < deadline, "the lead isn't given up");
+        tokio::task::yield_now().await;
+    }
+}
+
+on_both!(one_leads_until_it_ends);

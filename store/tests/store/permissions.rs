@@ -1,0 +1,136 @@
+//! What tokens may do: kept, changed, handed on to a successor; and what tokens made before may do.
+
+use store::{Millis, NewToken, Permissions, Scopes, Store, StoreError, Token, TokenId, now};
+
+use crate::scratch::{Scratch, sign_up, token_key};
+
+fn some_permissions() -> Permissions {
+    Permissions {
+        scopes: Scopes::READ | Scopes::STATS,
+        prefix: Some("app:".parse().unwrap()),
+        expires_at: Some(now() + 3_600_000),
+        allow_from: vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
+    }
+}
+
+async fn limited(store: &Store, user_id: &str, permissions: Permissions) -> TokenId {
+    let token = NewToken::generate(&token_key(), "limited").limited_to(permissions);
+    store.create_token(user_id, &token).await.unwrap();
+    token.token.id()
+}
+
+async fn permissions_are_kept_as_they_were_given(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ada, first) = sign_up(&store, "ada@example.org").await;
+    let id = limited(&store, &ada.id, some_permissions()).await;
+    let row = store.token(&id).await.unwrap().unwrap();
+    // Milliseconds pass between the two.
+    let permissions = Permissions { expires_at: row.permissions.expires_at, ..some_permissions() };
+    assert_eq!(row.permissions, permissions);
+    assert_eq!(store.grant(&id).await.unwrap().unwrap().permissions, permissions);
+    assert!(store.tokens_of(&ada.id).await.unwrap().contains(&row));
+    assert_eq!(store.grant(&first.token.id()).await.unwrap().unwrap().permissions, Permissions::ALL);
+}
+
+async fn a_token_made_before_there_were_powers_has_all(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ada, _) = sign_up(&store, "ada@example.org").await;
+    let id = Token::generate().id();
+    let columns = "id, user_id, name, secret_hash, scram_salt, scram_iterations, scram_stored_key, \
+                   scram_server_key, created_at, revision";
+    scratch
+        .execute(&format!(
+            "INSERT INTO tokens ({columns}) VALUES ('{id}', '{}', 'old', 'x', 'x', 1, 'x', 'x', 1, 1)",
+            ada.id
+        ))
+        .await
+        .unwrap();
+    assert_eq!(store.grant(&id).await.unwrap().unwrap().permissions, Permissions::ALL);
+}
+
+async fn permissions_that_make_no_sense_let_nobody_in(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (_, token) = sign_up(&store, "ada@example.org").await;
+    scratch.execute("UPDATE tokens SET scopes = 'read,everything'").await.unwrap();
+    let grant = store.grant(&token.token.id()).await.unwrap().unwrap();
+    assert!(!grant.permissions.is_current(now()));
+    assert_eq!(grant.permissions.scopes, Scopes::NONE);
+}
+
+async fn changed_powers_are_a_new_revision(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ada, _) = sign_up(&store, "ada@example.org").await;
+    let id = limited(&store, &ada.id, Permissions::ALL).await;
+    let mut feed = store.feed().await.unwrap();
+    let narrow = |permissions: &mut Permissions| permissions.scopes = Scopes::READ;
+    let row = store.update_permissions(&id, narrow).await.unwrap();
+    assert_eq!(row.permissions, Permissions { scopes: Scopes::READ, ..Permissions::ALL });
+    assert_eq!(feed.next().await.unwrap().tokens, [id]);
+    store
+        .update_permissions(&id, |permissions| permissions.expires_at = some_permissions().expires_at)
+        .await
+        .unwrap();
+    let permissions = store.token(&id).await.unwrap().unwrap().permissions;
+    assert_eq!(permissions.scopes, Scopes::READ, "what isn't changed stays");
+    assert!(permissions.expires_at.is_some());
+}
+
+async fn what_is_over_stays_over(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ada, revoked) = sign_up(&store, "ada@example.org").await;
+    store.revoke_token(&revoked.token.id()).await.unwrap();
+    let expired = limited(&store, &ada.id, Permissions { expires_at: Some(now()), ..Permissions::ALL }).await;
+    for id in [revoked.token.id(), expired, Token::generate().id()] {
+        let longer = |permissions: &mut Permissions| permissions.expires_at = None;
+        assert_over(store.update_permissions(&id, longer).await);
+        let new = NewToken::generate(&token_key(), "x");
+        assert_over(store.rotate_token(&id, new, now()).await);
+    }
+    assert_eq!(store.tokens_of(&ada.id).await.unwrap().len(), 2);
+}
+
+fn assert_over<T: std::fmt::Debug>(result: Result<T, StoreError>) {
+    assert!(matches!(result, Err(StoreError::NotFound("token that is still good"))), "{result:?}");
+}
+
+async fn a_successor_has_the_same_powers_and_the_old_one_ends(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ada, _) = sign_up(&store, "ada@example.org").await;
+    let old = limited(&store, &ada.id, some_permissions()).await;
+    let before = store.token(&old).await.unwrap().unwrap();
+    let rotate = async |ends_at: Millis| {
+        store.rotate_token(&old, NewToken::generate(&token_key(), "x"), ends_at).await
+    };
+    let ends_at = now() + 60_000;
+    let (new, row) = rotate(ends_at).await.unwrap();
+    let successor = store.token(&new.token.id()).await.unwrap().unwrap();
+    assert_eq!((&successor.permissions, &successor.name), (&before.permissions, &before.name));
+    assert_eq!(successor.user_id, ada.id);
+    assert_eq!(store.token(&old).await.unwrap().as_ref(), Some(&row));
+    assert_eq!(
+        (row.permissions.expires_at, row.successor.as_deref()),
+        (Some(ends_at), Some(successor.id.as_str()))
+    );
+    let twice = rotate(ends_at).await;
+    assert!(matches!(twice, Err(StoreError::AlreadyExists(_))), "{twice:?}");
+}
+
+async fn a_grace_never_makes_a_token_live_longer(scratch: Scratch) {
+    let store = scratch.open().await;
+    let (ada, _) = sign_up(&store, "ada@example.org").await;
+    let soon = now() + 60_000;
+    let old = limited(&store, &ada.id, Permissions { expires_at: Some(soon), ..Permissions::ALL }).await;
+    let new = NewToken::generate(&token_key(), "x");
+    let (_, row) = store.rotate_token(&old, new, soon + 60_000).await.unwrap();
+    assert_eq!(row.permissions.expires_at, Some(soon));
+}
+
+on_both! {
+    permissions_are_kept_as_they_were_given,
+    a_token_made_before_there_were_powers_has_all,
+    permissions_that_make_no_sense_let_nobody_in,
+    changed_powers_are_a_new_revision,
+    what_is_over_stays_over,
+    a_successor_has_the_same_powers_and_the_old_one_ends,
+    a_grace_never_makes_a_token_live_longer,
+}
