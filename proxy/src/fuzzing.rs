@@ -6,11 +6,12 @@
 
 mod command;
 mod login;
+mod replies;
 mod requests;
 #[cfg(test)]
 mod tests;
 
-pub use crate::lane::check_replies;
+pub use replies::check_replies;
 
 use crate::protocol::Protocol;
 

@@ -2,16 +2,14 @@
 //! nobody else. It logs in with the instance's own secret before anything is sent.
 //!
 //! Requests gathered in one turn of the loop leave in one write; replies come back in one read. Each
-//! carries our tag (`queue` checks it): a value can never reach a caller that didn't ask for it.
+//! carries our tag (`in_flight` checks it): a value can never reach a caller that didn't ask for it.
 
-mod dial;
+mod connect;
+pub(crate) mod decode;
+pub(crate) mod dedicated;
 pub(crate) mod encode;
-mod inbound;
-pub(crate) mod own;
-#[cfg(any(test, fuzzing))]
-mod properties;
-mod queue;
-pub(crate) mod reply;
+pub(crate) mod in_flight;
+mod read_buffer;
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -23,17 +21,15 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::request::{Fault, FlagSet, Request, SHARED_VALUE_MAX};
+use crate::notify::LocalNotify;
+use crate::protocol::request::{Fault, FlagSet, Request, SHARED_VALUE_MAX};
 use crate::responses::ResponseQueue;
-use crate::signal::LocalNotify;
-use crate::socket;
-use crate::usage::Usage;
-pub(crate) use inbound::Buffers;
-use inbound::ReadBuffer;
-#[cfg(any(test, fuzzing))]
-pub use properties::check_replies;
-use queue::Queue;
-use reply::ValueLimits;
+use crate::tenant::usage::Usage;
+use crate::transport::tcp;
+use decode::ValueLimits;
+use in_flight::Queue;
+pub(crate) use read_buffer::Buffers;
+use read_buffer::ReadBuffer;
 
 /// From the last byte written, or the last reply, to the next reply.
 pub(crate) const REPLY_DEADLINE: Duration = Duration::from_secs(2);
@@ -145,7 +141,7 @@ impl Lane {
     pub(crate) async fn run(&self, target: &Target, flags: &Cell<FlagSet>, buffers: &Buffers) -> End {
         let _ending = Ending(self);
         let dialled = tokio::select! {
-            dialled = dial::dial(target) => dialled,
+            dialled = connect::dial(target) => dialled,
             fault = self.closed() => return End::Failed(fault),
         };
         let end = match dialled {
@@ -189,13 +185,13 @@ impl Lane {
             let Ok(blocked) = self.flush(stream) else { return End::Failed(Fault::Unavailable) };
             tokio::select! {
                 biased;
-                ready = socket::readable(stream) => {
+                ready = tcp::readable(stream) => {
                     let read = ready.and_then(|()| self.receive(stream, &mut inbound, &mut touched));
                     if read.is_err() {
                         return End::Failed(Fault::Unavailable);
                     }
                 }
-                ready = socket::writable(stream), if blocked => {
+                ready = tcp::writable(stream), if blocked => {
                     if ready.is_err() {
                         return End::Failed(Fault::Unavailable);
                     }

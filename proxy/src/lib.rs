@@ -1,41 +1,30 @@
 //! The only door: authenticates each connection, enforces what its grant allows, forwards to its
 //! user's memcached. Reads the store; never names SQL or Docker.
 //!
-//! The way of a request: `accept` -> `authenticator` (login) -> `worker` (tenant) -> `client` -> `protocol`
-//! (parse) -> `policy` -> `lane` (encode, memcached, reply) -> `protocol` (answer) -> `responses`.
+//! The way of a request: `listener` -> `auth` (login) -> `worker` (tenant) -> `session` -> `protocol`
+//! (parse) -> `policy` -> `lane` (encode, memcached, decode) -> `protocol` (answer) -> `responses`.
 
 // Bytes from the network decide every index, length and conversion here: none may panic.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
 
-mod accept;
-mod admission_limiter;
-mod authenticator;
-mod certificate;
-mod client;
-mod clock;
+mod auth;
+mod backend;
 mod config;
-mod denials;
 mod error;
-mod forwarded;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod grants;
 mod lane;
-mod login;
+mod listener;
 mod metrics;
+mod notify;
 mod policy;
-mod presence;
 mod protocol;
-mod request;
+mod report;
 mod responses;
-mod signal;
-mod socket;
-mod stream;
+mod session;
 mod tenant;
-mod throttle;
-mod usage;
-mod usage_reporter;
-mod watch;
+mod transport;
 mod worker;
 
 use std::sync::Arc;
@@ -49,12 +38,14 @@ use store::{LaneKey, Store, TokenKey};
 pub use config::Config;
 pub use error::Error;
 
-use admission_limiter::AdmissionLimiter;
-use certificate::Certificate;
+use auth::admission::AdmissionLimiter;
+use auth::backoff::Throttle;
 use grants::Grants;
 use metrics::Metrics;
-use presence::Heartbeat;
-use throttle::Throttle;
+use report::heartbeat::Heartbeat;
+use report::{connections, usage};
+use transport::tls_config::Certificate;
+use worker::mailbox;
 use worker::{Shared, Worker};
 
 /// How long clients may take to be answered once the stop has begun.
@@ -72,19 +63,19 @@ pub async fn run(
     let metrics = Arc::new(Metrics::register(&mut registry));
     let readiness = Readiness::default();
     let certificate = Arc::new(Certificate::load(&config)?);
-    let listeners = accept::bind(config.listen, config.workers())?;
+    let listeners = listener::bind(config.listen, config.workers())?;
     health::serve(config.health, readiness.clone(), registry, &shutdown)
         .await
         .map_err(|source| Error::Bind { what: "health port", address: config.health, source })?;
 
-    let usage_reporter = usage_reporter::keep(store.clone(), config.listen, metrics.clone(), &shutdown);
+    let usage_reporter = usage::keep(store.clone(), config.listen, metrics.clone(), &shutdown);
     let presence = Heartbeat::new(store.clone(), config.listen);
     certificate.follow(readiness.clone(), &shutdown);
     let grants = Arc::new(Grants::new(store.clone(), token_key));
-    let (senders, inboxes) = worker::channels(listeners.len());
+    let (senders, inboxes) = mailbox::channels(listeners.len());
     let mut over = grants::follow(grants.clone(), senders.clone(), readiness, &shutdown).await?;
     presence.keep(grants.applied(), &shutdown);
-    watch::keep(store, presence.id().to_owned(), senders.clone(), &shutdown);
+    connections::keep(store, presence.id().to_owned(), senders.clone(), &shutdown);
     let admission_limiter = AdmissionLimiter::new(config.connections_max());
     let shared = Arc::new(Shared {
         config,

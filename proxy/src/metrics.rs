@@ -13,8 +13,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use rustls::HandshakeKind;
 
-use crate::denials::Denials;
-use crate::usage::{BUCKETS, Counts};
+use crate::auth::outcome::LoginOutcome;
+use crate::report::denials::Denials;
+use crate::tenant::usage::{BUCKETS, Counts};
 
 /// The bound of the first bucket of latencies, in seconds.
 const MICROSECOND: f64 = 0.000_001;
@@ -107,32 +108,6 @@ enum HandshakeOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Login {
     pub(crate) outcome: LoginOutcome,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub(crate) enum LoginOutcome {
-    Success,
-    /// Not a token: mistyped, or something else altogether.
-    Malformed,
-    Unknown,
-    WrongSecret,
-    Revoked,
-    /// Its time is over.
-    Expired,
-    /// From a network that isn't one of the token's.
-    SourceDenied,
-    Suspended,
-    /// The store is away.
-    Unavailable,
-    /// The plan has no connection left.
-    ConnectionLimit,
-    /// The proxy has no room, or the source has too many who haven't logged in.
-    Overloaded,
-    /// A load balancer that didn't say for whom it calls.
-    MissingProxyHeader,
-    /// Plaintext from a public address.
-    Plaintext,
-    TimedOut,
 }
 
 impl Metrics {

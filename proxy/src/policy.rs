@@ -8,51 +8,12 @@ use base64::engine::general_purpose::STANDARD;
 use store::{Permissions, Scopes};
 
 use crate::protocol::Parsed;
-use crate::protocol::binary::Status;
-use crate::protocol::text::tokens;
-use crate::request::{Ask, Command, Key, KeyForm, Meta, Request, UntaggedCommand, Verb};
+use crate::protocol::denial::Denial;
+use crate::protocol::request::{Ask, Command, Key, KeyForm, Meta, Request, UntaggedCommand, Verb};
+use crate::protocol::text::line::tokens;
 
 /// Room for the longest key that is base64-encoded, decoded.
 const DECODED_MAX: usize = 192;
-
-/// Why something is not forwarded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Denial {
-    NeedsRead,
-    NeedsWrite,
-    NeedsFlush,
-    NeedsStats,
-    /// A key is not one of the token's, or it is about everybody's.
-    OutsidePrefix,
-    /// The plan allows no more of it now.
-    OverRate,
-}
-
-impl Denial {
-    /// In the binary protocol.
-    pub(crate) fn status(self) -> Status {
-        match self {
-            Self::NeedsRead
-            | Self::NeedsWrite
-            | Self::NeedsFlush
-            | Self::NeedsStats
-            | Self::OutsidePrefix => Status::AUTH_FAILURE,
-            Self::OverRate => Status::BUSY,
-        }
-    }
-
-    /// In the words of the text protocol.
-    pub(crate) fn line(self) -> &'static [u8] {
-        match self {
-            Self::NeedsRead => b"CLIENT_ERROR access denied: needs read scope\r\n",
-            Self::NeedsWrite => b"CLIENT_ERROR access denied: needs write scope\r\n",
-            Self::NeedsFlush => b"CLIENT_ERROR access denied: needs flush scope\r\n",
-            Self::NeedsStats => b"CLIENT_ERROR access denied: needs stats scope\r\n",
-            Self::OutsidePrefix => b"CLIENT_ERROR access denied: key outside prefix\r\n",
-            Self::OverRate => b"SERVER_ERROR rate limit exceeded\r\n",
-        }
-    }
-}
 
 /// What of a frame may not be forwarded. A store that is too large is not forwarded anyway; what is done
 /// instead is a [`request`] of its own.

@@ -2,20 +2,17 @@
 //! bytes out. Pure: no sockets, no clock. `None` means "more bytes, please".
 
 pub(crate) mod binary;
-pub(crate) mod binary_reply;
-mod meta;
-pub(crate) mod meta_reply;
+pub(crate) mod denial;
+pub(crate) mod meta;
 pub(crate) mod number;
-pub(crate) use number::length;
+pub(crate) mod request;
 pub(crate) mod text;
-mod text_reply;
 
 use std::borrow::Cow;
 
-use crate::policy::Denial;
-use crate::request::{
-    Answer, Command, Fault, Head, Kind, Limits, Reply, Request, TextAnswer, UntaggedCommand,
-};
+use denial::Denial;
+pub(crate) use number::length;
+use request::{Answer, Command, Fault, Head, Kind, Limits, Reply, Request, TextAnswer, UntaggedCommand};
 
 /// The longest key, in bytes (memcached's KEY_MAX_LENGTH).
 pub(crate) const KEY_MAX: usize = 250;
@@ -64,7 +61,7 @@ pub(crate) enum Parsed<'a> {
     /// To be forwarded.
     Request(Request<'a>),
     /// To be forwarded, key by key.
-    Keys(text::Keys<'a>),
+    Keys(text::classic::Keys<'a>),
     /// Answered here, in turn; empty when it was asked not to answer.
     Answer(Cow<'static, [u8]>),
     /// A store whose value of `len` bytes is forwarded as it comes. `complaint` is said, and the connection
@@ -94,7 +91,7 @@ pub(crate) fn note<'a, E: Extend<&'a u8>>(request: &Request<'a>, out: &mut E) {
         (Answer::Text(TextAnswer::Value { .. }), _) | (Answer::Binary(_), Command::Get { .. }) => {
             out.extend(request.key.bytes);
         }
-        (Answer::Meta(_), Command::Meta(meta)) => meta_reply::note(request.key.bytes, &meta, out),
+        (Answer::Meta(_), Command::Meta(meta)) => meta::reply::note(request.key.bytes, &meta, out),
         _ => {}
     }
 }
@@ -102,9 +99,9 @@ pub(crate) fn note<'a, E: Extend<&'a u8>>(request: &Request<'a>, out: &mut E) {
 /// Says `reply` in the caller's protocol. `note` is the request's [`note`].
 pub(crate) fn answer(answer: Answer, kind: Kind, note: &[u8], reply: &Reply<'_>, out: &mut Vec<u8>) {
     match answer {
-        Answer::Text(answer) => text_reply::encode(answer, kind, note, &reply.outcome, out),
-        Answer::Meta(answer) => meta_reply::encode(answer, kind, note, reply, out),
-        Answer::Binary(answer) => binary_reply::encode(answer, kind, note, &reply.outcome, out),
+        Answer::Text(answer) => text::reply::encode(answer, kind, note, &reply.outcome, out),
+        Answer::Meta(answer) => meta::reply::encode(answer, kind, note, reply, out),
+        Answer::Binary(answer) => binary::reply::encode(answer, kind, note, &reply.outcome, out),
     }
 }
 
@@ -114,16 +111,16 @@ pub(crate) fn refused(answer: Answer, why: Denial) -> Cow<'static, [u8]> {
     match answer {
         Answer::Text(TextAnswer::Line { noreply: true }) => Cow::Borrowed(b""),
         Answer::Text(_) | Answer::Meta(_) => Cow::Borrowed(why.line()),
-        Answer::Binary(answer) => Cow::Owned(binary_reply::refused(answer, why.status())),
+        Answer::Binary(answer) => Cow::Owned(binary::reply::refused(answer, why.status())),
     }
 }
 
 /// Says the beginning of a value, up to its first byte.
 pub(crate) fn value_head(answer: Answer, note: &[u8], head: &Head<'_>, out: &mut Vec<u8>) {
     match answer {
-        Answer::Text(answer) => text_reply::value_head(answer, note, head, out),
-        Answer::Meta(answer) => meta_reply::value_head(answer, note, head, out),
-        Answer::Binary(answer) => binary_reply::value_head(answer, note, head, out),
+        Answer::Text(answer) => text::reply::value_head(answer, note, head, out),
+        Answer::Meta(answer) => meta::reply::value_head(answer, note, head, out),
+        Answer::Binary(answer) => binary::reply::value_head(answer, note, head, out),
     }
 }
 

@@ -3,10 +3,10 @@
 //! Nothing here is shared between threads, and no lane is reachable but through its own instance: there
 //! is no pool that two users could share.
 
-mod list;
-mod own;
-mod pass;
-mod rate;
+mod permissions;
+mod rate_limit;
+mod sessions;
+pub(crate) mod usage;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -20,20 +20,20 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::accept::is_private;
-use crate::denials::ClientInfo;
-use crate::lane::own::Own;
+use crate::backend::dedicated_pool;
+use crate::lane::dedicated::Own;
 use crate::lane::{Buffers, End, Lane, Target};
 use crate::metrics::Metrics;
+use crate::notify::LocalNotify;
 use crate::protocol::Protocol;
-use crate::request::{Fault, FlagSet};
+use crate::protocol::request::{Fault, FlagSet};
+use crate::report::denials::ClientInfo;
+use crate::report::usage::Entry;
 use crate::responses::ResponseQueue;
-use crate::signal::LocalNotify;
-use crate::usage::Usage;
-use crate::usage_reporter::Entry;
-pub(crate) use own::OwnLane;
-pub(crate) use pass::{Pass, PermissionVersion};
-use rate::Rate;
+use crate::transport::address::is_private;
+pub(crate) use permissions::{Pass, PermissionVersion};
+use rate_limit::Rate;
+use usage::Usage;
 
 /// Lanes of one instance: about as many as its memcached has threads; more would dilute the batches.
 const LANES: usize = 2;
@@ -51,16 +51,16 @@ pub(crate) struct Tenant {
     tasks: TaskTracker,
     /// What lanes read into.
     buffers: Rc<Buffers>,
-    target: RefCell<Option<Target>>,
+    pub(crate) target: RefCell<Option<Target>>,
     /// The generation and revision of the grant that `target` is from.
     followed: Cell<(i64, i64)>,
     lanes: RefCell<[Option<Rc<Lane>>; LANES]>,
     /// Lanes of one client each that wait for the next.
-    own_lanes: RefCell<Vec<Own>>,
-    own_slots: Semaphore,
+    pub(crate) own_lanes: RefCell<Vec<Own>>,
+    pub(crate) own_slots: Semaphore,
     /// Those that are in use: told when the route changes.
-    cancels: RefCell<Vec<Weak<LocalNotify>>>,
-    next_tag: Cell<u64>,
+    pub(crate) cancels: RefCell<Vec<Weak<LocalNotify>>>,
+    pub(crate) next_tag: Cell<u64>,
     /// What the memcached behind knows.
     flags: Cell<FlagSet>,
     pub(crate) usage: Rc<Usage>,
@@ -70,7 +70,7 @@ pub(crate) struct Tenant {
     sessions: RefCell<HashMap<usize, SessionEntry>>,
     next_seat: Cell<usize>,
     /// One for each token that has connections here.
-    passes: RefCell<HashMap<TokenId, Weak<Pass>>>,
+    pub(crate) passes: RefCell<HashMap<TokenId, Weak<Pass>>>,
     left_at: Cell<Instant>,
     /// Connections as last reported, and when.
     reported: Cell<(usize, Instant)>,
@@ -129,7 +129,7 @@ impl Tenant {
             followed: Cell::new((i64::MIN, i64::MIN)),
             lanes: RefCell::default(),
             own_lanes: RefCell::default(),
-            own_slots: Semaphore::new(own::LANES),
+            own_slots: Semaphore::new(dedicated_pool::LANES),
             cancels: RefCell::default(),
             next_tag: Cell::new(0),
             flags: Cell::default(),

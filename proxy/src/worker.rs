@@ -1,7 +1,7 @@
 //! A worker: one thread, one single-threaded runtime, one listener. Connections log in where they were
 //! accepted and then move to their instance's tenant worker; nothing on a request's way is shared.
 
-mod message;
+pub(crate) mod mailbox;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -22,23 +22,24 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
-use crate::admission_limiter::AdmissionLimiter;
-use crate::authenticator::{Admission, AuthenticatedConnection, Authenticator, Login, PendingConnection};
-use crate::certificate::Certificate;
-use crate::client::{Client, End, State, WorkerContext};
-use crate::denials::{self, ClientInfo, Subject};
+use crate::auth::admission::AdmissionLimiter;
+use crate::auth::authenticated::{AuthenticatedConnection, Login};
+use crate::auth::backoff::Throttle;
+use crate::auth::login;
+use crate::auth::outcome::LoginOutcome;
+use crate::auth::{Admission, Authenticator, PendingConnection};
 use crate::grants::Grants;
 use crate::lane::Buffers;
-use crate::login;
-use crate::metrics::{ConnectionGuard, LoginOutcome, Metrics};
+use crate::metrics::{ConnectionGuard, Metrics};
+use crate::report::denials::{self, ClientInfo, Subject};
+use crate::report::usage::{Entries, Entry};
 use crate::responses::{BufferPool, ResponseQueue};
-use crate::stream::Stream;
+use crate::session::{Client, End, State, WorkerContext};
 use crate::tenant::{BackendDeps, Tenant};
-use crate::throttle::Throttle;
-use crate::usage_reporter::{Entries, Entry};
+use crate::transport::Stream;
+use crate::transport::tls_config::Certificate;
 use crate::{Config, DRAIN, Error};
-use message::Handoff;
-pub(crate) use message::{Inbox, Message, barrier, channels, tell, worker_for};
+use mailbox::{Handoff, Inbox, Message, worker_for};
 
 /// What clients read into: large reads are cheap ones.
 const CLIENT_READ: usize = 64 * 1024;

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use memchr::memchr;
 
 use crate::lane::encode;
-use crate::request::{Ask, Command, Key, KeyForm, Meta, Request, UntaggedCommand};
+use crate::protocol::request::{Ask, Command, Key, KeyForm, Meta, Request, UntaggedCommand};
 
 /// Longer ones are no line for memcached.
 const LINE_MAX: usize = 2048;

@@ -5,9 +5,9 @@ use memchr::memmem;
 use store::ScramKeys;
 
 use super::{binary_reply, is_one_line, pieces};
-use crate::forwarded::Header;
-use crate::login::{Credential, Handshake, NONCE_LEN, Proof, Replies, Step};
+use crate::auth::login::{Credential, Handshake, NONCE_LEN, Proof, Replies, Step};
 use crate::protocol::Protocol;
+use crate::transport::proxy_protocol::Header;
 
 /// The longest line and the longest payload before login (PROTOCOL, D-10 and 3.1).
 const LINE_MAX: usize = 2048;

@@ -5,8 +5,10 @@ use memchr::{memchr, memchr2, memmem};
 
 use super::command::{encoded, encoded_alone, encoded_line};
 use super::{binary_reply, hash, is_one_line, pieces};
+use crate::protocol::request::{
+    Answer, Command, FlagSet, Limits, Meta, Request, SHARED_VALUE_MAX, Store, Verb,
+};
 use crate::protocol::{Frame, Parsed, Protocol, Then};
-use crate::request::{Answer, Command, FlagSet, Limits, Meta, Request, SHARED_VALUE_MAX, Store, Verb};
 
 /// Small ones, so that short inputs hold items that are too large; and an ordinary one, for values that
 /// are passed on as they come.

@@ -3,13 +3,13 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::protocol::binary::travels_encoded;
-use crate::protocol::meta_reply;
+use crate::protocol::meta;
 use crate::protocol::number::{self, LONE_MINUS};
-use crate::protocol::text::tokens;
-use crate::request::{
+use crate::protocol::request::{
     Answer, Ask, Command, Create, Key, KeyForm, Meta, Mode, Request, TextAnswer, UntaggedCommand, Verb,
+    travels_encoded,
 };
+use crate::protocol::text::line::tokens;
 
 /// Appends `request` as memcached shall read it.
 pub(crate) fn request(request: &Request<'_>, tag: u64, out: &mut Vec<u8>) {
@@ -119,7 +119,7 @@ fn meta_line(name: Key<'_>, meta: &Meta<'_>, len: usize, tag: u64, out: &mut Vec
             unsigned(b" O", Some(tag), out);
             continue;
         }
-        let untellable = || name.form == KeyForm::Base64 && meta_reply::needs_key_echo(name.bytes);
+        let untellable = || name.form == KeyForm::Base64 && meta::reply::needs_key_echo(name.bytes);
         if (*letter == b'F' && keeps_flags(meta))
             || (*letter == b'k' && meta.verb == Verb::Get && untellable())
         {
@@ -205,7 +205,7 @@ fn signed(flag: &[u8], value: Option<i32>, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::{BinaryAnswer, MetaAnswer, Store};
+    use crate::protocol::request::{BinaryAnswer, MetaAnswer, Store};
 
     const TEXT: Answer = Answer::Text(TextAnswer::Line { noreply: true });
     const GETS: Answer = Answer::Text(TextAnswer::Value { with_cas: true, last: true });

@@ -6,9 +6,9 @@ use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 
 use super::*;
-use crate::request::{Answer, Command, Key, KeyForm, Mode, Store, TextAnswer};
+use crate::protocol::request::{Answer, Command, Key, KeyForm, Mode, Store, TextAnswer};
 use crate::responses::BufferPool;
-use crate::stream::Stream;
+use crate::transport::Stream;
 
 const GET: Request<'static> = Request {
     command: Command::Get { exptime: None },

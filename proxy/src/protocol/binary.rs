@@ -1,115 +1,19 @@
 //! The binary protocol's requests (memcached's protocol_binary.h): a 24-byte header, extras, key, value.
 
+pub(crate) mod header;
+pub(crate) mod reply;
+
 use std::borrow::Cow;
 
-use super::text::STAT_GROUPS;
 use super::{BINARY_MAGIC, Frame, KEY_MAX, Parsed, Then};
-use crate::request::{
-    Answer, Ask, BinaryAnswer, Command, Create, Key, KeyForm, Limits, Mode, Request, SHARED_VALUE_MAX, Store,
-    UntaggedCommand,
+use crate::protocol::request::{
+    Answer, Ask, Command, Create, Key, KeyForm, Limits, Mode, Request, SHARED_VALUE_MAX, STAT_GROUPS, Store,
+    UntaggedCommand, travels_encoded,
 };
+use header::{BODY_MAX, HEADER, Header, Status, opcode};
 
-/// The length of every header.
-pub(crate) const HEADER: usize = 24;
-/// The largest body memcached takes, 1 GiB.
-pub(crate) const BODY_MAX: u32 = 0x4000_0000;
 /// A key that travels base64-encoded may be so long (its encoding 250).
 const ENCODED_KEY_MAX: usize = 186;
-
-/// The opcodes that have a name here.
-pub(crate) mod opcode {
-    pub(crate) const FLUSH: u8 = 0x08;
-    pub(crate) const VERSION: u8 = 0x0b;
-    pub(crate) const STAT: u8 = 0x10;
-    pub(crate) const FLUSH_QUIETLY: u8 = 0x18;
-    pub(crate) const SASL_LIST: u8 = 0x20;
-    pub(crate) const SASL_AUTH: u8 = 0x21;
-    pub(crate) const SASL_STEP: u8 = 0x22;
-}
-
-/// A status with its text, as memcached sends them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Status(pub(crate) u16, pub(crate) &'static [u8]);
-
-impl Status {
-    pub(crate) const OK: Self = Self(0x0000, b"");
-    pub(crate) const NOT_FOUND: Self = Self(0x0001, b"Not found");
-    pub(crate) const EXISTS: Self = Self(0x0002, b"Data exists for key.");
-    pub(crate) const TOO_LARGE: Self = Self(0x0003, b"Too large.");
-    pub(crate) const INVALID: Self = Self(0x0004, b"Invalid arguments");
-    pub(crate) const NOT_STORED: Self = Self(0x0005, b"Not stored.");
-    pub(crate) const NON_NUMERIC: Self = Self(0x0006, b"Non-numeric server-side value for incr or decr");
-    pub(crate) const AUTH_FAILURE: Self = Self(0x0020, b"Auth failure.");
-    pub(crate) const CONTINUE: Self = Self(0x0021, b"");
-    pub(crate) const UNKNOWN: Self = Self(0x0081, b"Unknown command");
-    pub(crate) const OUT_OF_MEMORY: Self = Self(0x0082, b"Out of memory");
-    pub(crate) const BUSY: Self = Self(0x0085, b"Busy");
-    pub(crate) const TEMPORARY: Self = Self(0x0086, b"Temporary failure");
-}
-
-/// A request's header, taken apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Header {
-    pub(crate) magic: u8,
-    pub(crate) opcode: u8,
-    pub(crate) key: usize,
-    pub(crate) extras: usize,
-    pub(crate) body: u32,
-    pub(crate) opaque: [u8; 4],
-    pub(crate) cas: u64,
-}
-
-impl Header {
-    /// Reads the first 24 bytes of `input`.
-    pub(crate) fn read(input: &[u8]) -> Option<Self> {
-        let bytes: &[u8; HEADER] = input.first_chunk()?;
-        let [magic, opcode, k1, k2, extras, _, _, _, b1, b2, b3, b4, o1, o2, o3, o4, cas @ ..] = *bytes;
-        Some(Self {
-            magic,
-            opcode,
-            key: usize::from(u16::from_be_bytes([k1, k2])),
-            extras: usize::from(extras),
-            body: u32::from_be_bytes([b1, b2, b3, b4]),
-            opaque: [o1, o2, o3, o4],
-            cas: u64::from_be_bytes(cas),
-        })
-    }
-
-    pub(crate) fn body_len(&self) -> usize {
-        usize::try_from(self.body).unwrap_or(usize::MAX)
-    }
-
-    /// What must be remembered of this request.
-    fn answer(&self) -> BinaryAnswer {
-        BinaryAnswer { opcode: self.opcode, opaque: self.opaque }
-    }
-
-    /// A reply to this request that holds a status and its text.
-    pub(crate) fn status(&self, status: Status) -> Cow<'static, [u8]> {
-        self.reply(status, status.1)
-    }
-
-    /// A reply to this request with a body of its own.
-    pub(crate) fn reply(&self, status: Status, body: &[u8]) -> Cow<'static, [u8]> {
-        let mut out = Vec::with_capacity(HEADER + body.len());
-        super::binary_reply::message(
-            self.answer(),
-            status.0,
-            Parts { value: body, ..Parts::default() },
-            &mut out,
-        );
-        Cow::Owned(out)
-    }
-}
-
-/// What a reply is made of.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Parts<'a> {
-    pub(crate) extras: &'a [u8],
-    pub(crate) key: &'a [u8],
-    pub(crate) value: &'a [u8],
-    pub(crate) cas: u64,
-}
 
 /// Reads the first request of `input`.
 pub(crate) fn parse(input: &[u8], limits: Limits) -> Option<Frame<'_>> {
@@ -321,11 +225,6 @@ fn exptime(extras: &[u8]) -> Option<i32> {
 
 fn first_u32(bytes: &[u8]) -> Option<u32> {
     bytes.first_chunk().copied().map(u32::from_be_bytes)
-}
-
-/// Whether a key can't stand in a line of text as it is.
-pub(crate) fn travels_encoded(key: &[u8]) -> bool {
-    key.iter().any(|byte| *byte <= b' ' || *byte == 0x7f)
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! The meta protocol's requests (memcached's protocol.txt), read as strictly as the others: flags are
 //! checked here, in memcached 1.6.45's order and with its words, whatever version runs behind.
 
+pub(crate) mod reply;
+
 use std::borrow::Cow;
 
-use super::text::{BAD_CHUNK, BAD_FORMAT, Line, split_token, tokens, trim_start};
+use super::text::line::{BAD_CHUNK, BAD_FORMAT, Line, split_token, tokens, trim_start};
 use super::{Frame, KEY_MAX, Parsed, Then, number};
-use crate::request::{
+use crate::protocol::request::{
     Answer, Ask, Command, FlagSet, Key, KeyForm, Meta, MetaAnswer, Request, SHARED_VALUE_MAX, TextAnswer,
     UntaggedCommand, Verb,
 };

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-use crate::request::{Answer, Kind, Outcome, Reply};
+use crate::protocol::request::{Answer, Kind, Outcome, Reply};
 
 /// A longer value isn't kept: it is asked for again too.
 const KEPT_VALUE_MAX: usize = 1024;

@@ -1,7 +1,7 @@
 //! Requests as bytes, against what memcached makes of them.
 
 use super::*;
-use crate::request::FlagSet;
+use crate::protocol::request::FlagSet;
 
 const LIMITS: Limits = Limits { item_size_max: 1024 * 1024, flags: FlagSet::Newest, mechanisms: b"PLAIN" };
 

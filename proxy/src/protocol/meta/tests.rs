@@ -1,8 +1,8 @@
 //! Meta lines, and what memcached 1.6.45 makes of them.
 
 use super::*;
+use crate::protocol::request::Limits;
 use crate::protocol::text;
-use crate::request::Limits;
 
 /// What a line means, in short.
 fn say_to(input: &[u8], flags: FlagSet) -> String {

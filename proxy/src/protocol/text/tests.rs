@@ -1,7 +1,9 @@
 //! Lines, and what memcached 1.6.45 makes of them.
 
+use super::classic::Keys;
 use super::*;
-use crate::request::FlagSet;
+use crate::protocol::Then;
+use crate::protocol::request::{Answer, FlagSet, TextAnswer};
 
 const LIMITS: Limits = Limits { item_size_max: 1024 * 1024, flags: FlagSet::Newest, mechanisms: b"PLAIN" };
 

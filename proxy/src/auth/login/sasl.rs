@@ -1,0 +1,295 @@
+//! Binary SASL: LIST, AUTH and STEP, and what memcached `-S` answers to everything else before login.
+
+use std::borrow::Cow;
+
+use sasl::server::{Mechanism, Response};
+use store::{ScramKeys, TokenId};
+
+use super::plain::StrictPlain;
+use super::scram::{self, Scram};
+use super::{Credential, Proof, Replies, Step, mechanisms};
+use crate::protocol::BINARY_MAGIC;
+use crate::protocol::binary::header::{BODY_MAX, HEADER, Header, Status, opcode};
+
+/// The longest body of a login.
+const BODY_LIMIT: u32 = 16_384;
+/// memcached's limit for a mechanism's name.
+const MECHANISM_MAX: usize = 32;
+/// What VERSION answers before anybody's own instance is known: the version whose bytes we speak.
+const VERSION: &[u8] = b"1.6.45";
+
+/// Remembers the AUTH that a STEP may go on with.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    /// Whether SCRAM is offered.
+    scram: bool,
+    begun: Begun,
+    /// The keys of the name in the front of the input, and our half of the nonce.
+    learnt: Option<(ScramKeys, String)>,
+}
+
+#[derive(Debug, Default)]
+enum Begun {
+    #[default]
+    Nothing,
+    /// The mechanism was named; its first message is to come.
+    Named(Name),
+    Scram(Box<Scram>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Name {
+    Plain,
+    Scram,
+}
+
+impl Reader {
+    pub(super) fn new(scram: bool) -> Self {
+        Self { scram, begun: Begun::Nothing, learnt: None }
+    }
+
+    pub(super) fn learn(&mut self, keys: ScramKeys, nonce: String) {
+        self.learnt = Some((keys, nonce));
+    }
+
+    pub(super) fn step(&mut self, input: &[u8]) -> Step {
+        if input.first().is_some_and(|magic| *magic != BINARY_MAGIC) {
+            return Step::Close { reply: Cow::Borrowed(b"") };
+        }
+        let Some(header) = Header::read(input) else { return Step::More };
+        if header.body_len() < header.key + header.extras {
+            return close(&header, Status::UNKNOWN);
+        }
+        if header.body > BODY_MAX {
+            return close(&header, Status::INVALID);
+        }
+        match header.opcode {
+            opcode::VERSION if header.body == 0 => answer(&header, Status::OK, VERSION),
+            opcode::SASL_LIST if header.body == 0 => answer(&header, Status::OK, mechanisms(self.scram)),
+            opcode::VERSION | opcode::SASL_LIST => close(&header, Status::INVALID),
+            opcode::SASL_AUTH | opcode::SASL_STEP => self.sasl(&header, input),
+            _ => close(&header, Status::AUTH_FAILURE),
+        }
+    }
+
+    fn sasl(&mut self, header: &Header, input: &[u8]) -> Step {
+        if header.key == 0 || header.extras != 0 {
+            return close(header, Status::INVALID);
+        }
+        if header.body > BODY_LIMIT {
+            return close(header, Status::OUT_OF_MEMORY);
+        }
+        let consumed = HEADER + header.body_len();
+        let Some(body) = input.get(HEADER..consumed) else { return Step::More };
+        let (mechanism, message) = body.split_at_checked(header.key).unwrap_or((body, b""));
+        if mechanism.len() > MECHANISM_MAX {
+            return Step::Answer { consumed, reply: header.status(Status::INVALID) };
+        }
+        let Some(name) = self.known(mechanism) else {
+            self.begun = Begun::Nothing;
+            return refused(header, consumed);
+        };
+        let goes_on = header.opcode == opcode::SASL_STEP;
+        match (std::mem::take(&mut self.begun), goes_on) {
+            (Begun::Scram(exchange), true) if name == Name::Scram => {
+                return self.go_on(header, consumed, exchange, message);
+            }
+            (Begun::Named(begun), true) if begun == name => {}
+            (_, true) => return refused(header, consumed),
+            (_, false) if message.is_empty() => {
+                self.begun = Begun::Named(name);
+                return Step::Answer { consumed, reply: header.status(Status::CONTINUE) };
+            }
+            (_, false) => {}
+        }
+        if name == Name::Plain {
+            return Step::Attempt { consumed, credential: plain(message), replies: replies(header) };
+        }
+        let Some(user) = scram::name_of(message) else { return refused(header, consumed) };
+        let Some((keys, nonce)) = self.learnt.take() else {
+            // The same bytes will be read again.
+            self.begun = if goes_on { Begun::Named(name) } else { Begun::Nothing };
+            return Step::LookUp { name: user, unavailable: header.status(Status::TEMPORARY) };
+        };
+        self.go_on(header, consumed, Box::new(Scram::new(user, keys, nonce)), message)
+    }
+
+    /// The mechanism of that name, if it is offered.
+    fn known(&self, name: &[u8]) -> Option<Name> {
+        if name.eq_ignore_ascii_case(b"PLAIN") {
+            return Some(Name::Plain);
+        }
+        (self.scram && name.eq_ignore_ascii_case(scram::NAME.as_bytes())).then_some(Name::Scram)
+    }
+
+    /// One message of SCRAM. The empty one behind our proof ends it, as with memcached and Cyrus.
+    fn go_on(&mut self, header: &Header, consumed: usize, mut exchange: Box<Scram>, message: &[u8]) -> Step {
+        let id = TokenId::parse_username(exchange.user().as_bytes());
+        let proof = match exchange.respond(message) {
+            Ok(Response::Proceed(words)) => {
+                self.begun = Begun::Scram(exchange);
+                return Step::Answer { consumed, reply: header.reply(Status::CONTINUE, &words) };
+            }
+            Ok(Response::Success(..)) => Proof::Scram(exchange.into_keys()),
+            Err(_) => Proof::Failed,
+        };
+        let credential = id.map(|id| Credential { id, proof });
+        Step::Attempt { consumed, credential, replies: replies(header) }
+    }
+}
+
+/// Runs the mechanism over one message. What it says is checked later, against a grant.
+fn plain(message: &[u8]) -> Option<Credential> {
+    let mut mechanism = StrictPlain::default();
+    match mechanism.respond(message) {
+        Ok(Response::Success(..)) => mechanism.into_credential(),
+        Ok(Response::Proceed(_)) | Err(_) => None,
+    }
+}
+
+/// An attempt that can't be right.
+fn refused(header: &Header, consumed: usize) -> Step {
+    Step::Attempt { consumed, credential: None, replies: replies(header) }
+}
+
+fn replies(header: &Header) -> Replies {
+    Replies {
+        welcome: header.reply(Status::OK, b"Authenticated"),
+        refused: header.status(Status::AUTH_FAILURE),
+        unavailable: header.status(Status::TEMPORARY),
+        full: header.status(Status::TEMPORARY),
+    }
+}
+
+fn answer(header: &Header, status: Status, body: &[u8]) -> Step {
+    Step::Answer { consumed: HEADER, reply: header.reply(status, body) }
+}
+
+fn close(header: &Header, status: Status) -> Step {
+    Step::Close { reply: header.status(status) }
+}
+
+#[cfg(test)]
+mod tests {
+    use store::Token;
+
+    use super::*;
+
+    fn request(opcode: u8, key: &[u8], value: &[u8]) -> Vec<u8> {
+        let mut out = vec![0x80, opcode];
+        out.extend(u16::try_from(key.len()).unwrap().to_be_bytes());
+        out.extend([0, 0, 0, 0]);
+        out.extend(u32::try_from(key.len() + value.len()).unwrap().to_be_bytes());
+        out.extend([0xde, 0xad, 0xbe, 0xef, 0, 0, 0, 0, 0, 0, 0, 0]);
+        out.extend_from_slice(key);
+        out.extend_from_slice(value);
+        out
+    }
+
+    fn say(reader: &mut Reader, input: &[u8]) -> String {
+        let status =
+            |reply: &[u8]| reply.get(6..8).map_or("nothing".into(), |s| format!("{:02x}{:02x}", s[0], s[1]));
+        match reader.step(input) {
+            Step::More => "more".into(),
+            Step::Answer { reply, .. } => format!("say {}", status(&reply)),
+            Step::Close { reply } => format!("close {}", status(&reply)),
+            Step::LookUp { name, .. } => format!("look up {name}"),
+            Step::Attempt { credential, .. } => {
+                if credential.is_some() { "attempt" } else { "refuse" }.into()
+            }
+        }
+    }
+
+    #[test]
+    fn requests_before_login() {
+        let long = [b'M'; 33];
+        for (opcode, key, value, expected) in [
+            (0x0b, &b""[..], &b""[..], "say 0000"),
+            (0x20, b"", b"", "say 0000"),
+            (0x20, b"x", b"", "close 0004"),
+            (0x00, b"a", b"", "close 0020"),
+            (0x0a, b"", b"", "close 0020"),
+            (0x07, b"", b"", "close 0020"),
+            (0x50, b"", b"", "close 0020"),
+            (0x21, b"", b"x", "close 0004"),
+            (0x21, &long, b"x", "say 0004"),
+            (0x21, b"CRAM-MD5", b"", "refuse"),
+            (0x21, b"PLAIN", b"", "say 0021"),
+            (0x21, b"PLAIN", b"\0user\0pass", "refuse"),
+            (0x22, b"PLAIN", b"\0user\0pass", "refuse"),
+        ] {
+            assert_eq!(say(&mut Reader::new(false), &request(opcode, key, value)), expected, "{opcode:#x}");
+        }
+        let get = request(0x00, b"a", b"");
+        let Step::Close { reply } = Reader::new(false).step(&get) else { panic!("not closed") };
+        let mut expected = vec![0x81, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0x0d, 0xde, 0xad, 0xbe, 0xef];
+        expected.extend([0; 8]);
+        expected.extend(b"Auth failure.");
+        assert_eq!(reply, expected);
+    }
+
+    #[test]
+    fn plain_logs_in_at_once_or_in_two_steps() {
+        let token = Token::generate();
+        let (user, password) = (token.id().username(), token.secret().reveal().to_owned());
+        for message in [format!("\0{user}\0{password}"), format!("{user}\0{user}\0{password}")] {
+            assert_eq!(say(&mut Reader::new(false), &request(0x21, b"plain", message.as_bytes())), "attempt");
+        }
+        let message = format!("\0{user}\0{password}");
+        let mut reader = Reader::new(false);
+        assert_eq!(say(&mut reader, &request(0x21, b"PLAIN", b"")), "say 0021");
+        assert_eq!(say(&mut reader, &request(0x22, b"PLAIN", message.as_bytes())), "attempt");
+        assert_eq!(say(&mut reader, &request(0x22, b"PLAIN", message.as_bytes())), "refuse");
+        for message in [
+            format!("other\0{user}\0{password}"),
+            format!("\0{user}\0{password}\0"),
+            format!("\0\0{password}"),
+            format!("{user}\0{password}"),
+        ] {
+            assert_eq!(say(&mut Reader::new(false), &request(0x21, b"PLAIN", message.as_bytes())), "refuse");
+        }
+    }
+
+    #[test]
+    fn scram_is_there_when_it_is_offered() {
+        let token = Token::generate();
+        let user = token.id().username();
+        let first = format!("n,a={user},n={user},r=abc");
+        let auth = |message: &str| request(0x21, b"scram-sha-256", message.as_bytes());
+        let step = |message: &str| request(0x22, b"SCRAM-SHA-256", message.as_bytes());
+        let keys = || ScramKeys { salt: [1; 16], iterations: 4096, stored_key: [2; 32], server_key: [3; 32] };
+        assert_eq!(say(&mut Reader::new(false), &auth(&first)), "refuse");
+        for (offered, list) in [(false, &b"PLAIN"[..]), (true, b"SCRAM-SHA-256 PLAIN")] {
+            let Step::Answer { reply, .. } = Reader::new(offered).step(&request(0x20, b"", b"")) else {
+                panic!()
+            };
+            assert_eq!(&reply[24..], list);
+        }
+        // In AUTH, or in a STEP behind an empty AUTH.
+        let mut reader = Reader::new(true);
+        for begun in [false, true] {
+            if begun {
+                assert_eq!(say(&mut reader, &auth("")), "say 0021");
+            }
+            let asked = if begun { step(&first) } else { auth(&first) };
+            assert_eq!(say(&mut reader, &asked), format!("look up {user}"));
+            reader.learn(keys(), "nonce".to_owned());
+            let Step::Answer { consumed, reply } = reader.step(&asked) else { panic!() };
+            assert_eq!(consumed, asked.len());
+            assert_eq!(&reply[24..], b"r=abcnonce,s=AQEBAQEBAQEBAQEBAQEBAQ==,i=4096");
+            assert_eq!(say(&mut reader, &step("c=biws,r=abcnonce,p=x")), "attempt", "told to be wrong");
+            assert_eq!(say(&mut reader, &step("")), "refuse");
+        }
+        for bad in [step(&first), auth("n,,n=,r=abc"), step("")] {
+            assert_eq!(say(&mut Reader::new(true), &bad), "refuse");
+        }
+        // What was begun goes on in the same mechanism or not at all.
+        for (begin, go_on) in
+            [(&b"PLAIN"[..], step(&first)), (b"SCRAM-SHA-256", request(0x22, b"PLAIN", b"x"))]
+        {
+            let mut reader = Reader::new(true);
+            assert_eq!(say(&mut reader, &request(0x21, begin, b"")), "say 0021");
+            assert_eq!(say(&mut reader, &go_on), "refuse");
+        }
+    }
+}

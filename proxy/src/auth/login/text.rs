@@ -1,0 +1,195 @@
+//! Text login, as memcached's `-Y` has it: a `set` whose value is "username password", and the two
+//! forms of ours (the whole token; MemCachier's key and value).
+
+use std::borrow::Cow;
+
+use memchr::{memchr, memchr2};
+
+use super::{Credential, Replies, Step};
+use crate::protocol::text::line::tokens;
+
+/// The longest line before login.
+pub(super) const LINE_MAX: usize = 2048;
+/// The longest value of a login.
+pub(super) const PAYLOAD_MAX: usize = 16_384;
+/// A line that ends before this many bytes closes the connection without a word.
+const SHORTEST_LINE: usize = 6;
+
+const UNAUTHENTICATED: &[u8] = b"CLIENT_ERROR unauthenticated\r\n";
+const TOO_LONG: &[u8] = b"CLIENT_ERROR auth token too long\r\n";
+const BAD_END: &[u8] = b"CLIENT_ERROR bad command line termination\r\n";
+const BAD_FORMAT: &[u8] = b"CLIENT_ERROR bad authentication token format\r\n";
+const FAILURE: &[u8] = b"CLIENT_ERROR authentication failure\r\n";
+const AWAY: &[u8] = b"SERVER_ERROR authentication unavailable\r\n";
+const FULL: &[u8] = b"SERVER_ERROR too many connections\r\n";
+
+/// Keeps nothing between steps: a login is read when its line and its payload are both there.
+#[derive(Debug, Default)]
+pub(crate) struct Reader;
+
+/// What a login's value says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Payload {
+    /// A form we know; `None` when it can't be right.
+    Credential(Option<Credential>),
+    /// No form we know.
+    Malformed,
+}
+
+impl Reader {
+    #[expect(clippy::unused_self, reason = "the binary reader keeps a mechanism; the two are called alike")]
+    pub(super) fn step(&mut self, input: &[u8]) -> Step {
+        let Some(end) = memchr(b'\n', input) else {
+            return if input.len() > LINE_MAX { close(b"") } else { Step::More };
+        };
+        if !(SHORTEST_LINE..=LINE_MAX).contains(&end) {
+            return close(b"");
+        }
+        let (line, rest) = input.split_at_checked(end).unwrap_or((input, b""));
+        let rest = rest.get(1..).unwrap_or_default();
+        let head = end + 1;
+        match read_line(line.strip_suffix(b"\r").unwrap_or(line)) {
+            Line::Http => close(b""),
+            Line::Other => Step::Answer { consumed: head, reply: Cow::Borrowed(UNAUTHENTICATED) },
+            Line::Login { len, .. } if len > PAYLOAD_MAX => close(TOO_LONG),
+            Line::Login { key, len } => {
+                let Some(block) = rest.get(..len + 2) else { return Step::More };
+                let consumed = head + len + 2;
+                match block.strip_suffix(b"\r\n") {
+                    Some(payload) => attempt(consumed, read_payload(key, payload)),
+                    None => Step::Answer { consumed, reply: Cow::Borrowed(BAD_END) },
+                }
+            }
+        }
+    }
+}
+
+enum Line<'a> {
+    Login { key: &'a [u8], len: usize },
+    Http,
+    Other,
+}
+
+/// `set <any> <any> <any> <length> [noreply]`, and nothing like it.
+fn read_line(line: &[u8]) -> Line<'_> {
+    if tokens(line).last().is_some_and(|word| word.starts_with(b"HTTP/")) {
+        return Line::Http;
+    }
+    let mut words = tokens(line).filter(|_| line.starts_with(b"set "));
+    let (Some(b"set"), Some(key), Some(_), Some(_), Some(len)) =
+        (words.next(), words.next(), words.next(), words.next(), words.next())
+    else {
+        return Line::Other;
+    };
+    let noreply = words.next();
+    let whole = noreply.is_none_or(|word| word == b"noreply") && words.next().is_none();
+    match crate::protocol::length(len) {
+        Some(len) if whole && memchr2(0, b'\r', line).is_none() => Line::Login { key, len },
+        _ => Line::Other,
+    }
+}
+
+/// The order of the forms is a contract: pair, MemCachier's, whole token.
+pub(super) fn read_payload(key: &[u8], payload: &[u8]) -> Payload {
+    if let Some(space) = memchr(b' ', payload) {
+        let (username, password) = payload.split_at_checked(space).unwrap_or((payload, b""));
+        return Payload::Credential(Credential::from_pair(username, password.get(1..).unwrap_or_default()));
+    }
+    if store::TokenId::parse_username(key).is_some() {
+        return Payload::Credential(Credential::from_pair(key, payload));
+    }
+    if payload.starts_with(b"mg_") {
+        return Payload::Credential(Credential::from_token(payload));
+    }
+    Payload::Malformed
+}
+
+fn attempt(consumed: usize, payload: Payload) -> Step {
+    let (credential, refused) = match payload {
+        Payload::Credential(credential) => (credential, FAILURE),
+        Payload::Malformed => (None, BAD_FORMAT),
+    };
+    let replies = Replies {
+        welcome: Cow::Borrowed(b"STORED\r\n"),
+        refused: Cow::Borrowed(refused),
+        unavailable: Cow::Borrowed(AWAY),
+        full: Cow::Borrowed(FULL),
+    };
+    Step::Attempt { consumed, credential, replies }
+}
+
+fn close(reply: &'static [u8]) -> Step {
+    Step::Close { reply: Cow::Borrowed(reply) }
+}
+
+#[cfg(test)]
+mod tests {
+    use store::Token;
+
+    use super::*;
+
+    fn say(input: &[u8]) -> String {
+        let text = |words: &[u8]| String::from_utf8_lossy(words).trim_end().to_owned();
+        match Reader.step(input) {
+            Step::More => "more".into(),
+            Step::Answer { consumed, reply } => format!("say {} [{consumed}]", text(&reply)),
+            Step::Close { reply } => format!("close {}", text(&reply)),
+            Step::LookUp { .. } => "look up".into(),
+            Step::Attempt { credential: Some(_), .. } => "attempt".into(),
+            Step::Attempt { credential: None, replies, .. } => format!("refuse {}", text(&replies.refused)),
+        }
+    }
+
+    #[test]
+    fn lines_before_login() {
+        let unauthenticated = "say CLIENT_ERROR unauthenticated";
+        for (input, expected) in [
+            ("get a\r\n", format!("{unauthenticated} [7]")),
+            ("version\r\n", format!("{unauthenticated} [9]")),
+            ("add x 0 0 9\r\n", format!("{unauthenticated} [13]")),
+            ("quit\r\n", "close ".into()),
+            ("mn\r\n", "close ".into()),
+            ("\r\n", "close ".into()),
+            ("GET / HTTP/1.1\r\n", "close ".into()),
+            ("set x 0 0 -1\r\n", format!("{unauthenticated} [14]")),
+            ("set x 0 9\r\n", format!("{unauthenticated} [11]")),
+            ("set x 0 0 4294967305\r\n", format!("{unauthenticated} [22]")),
+            ("set x 0 0 9 noreplx\r\n", format!("{unauthenticated} [21]")),
+            ("setfoo x 0 0 9\r\n", format!("{unauthenticated} [16]")),
+            (" set x 0 0 9\r\n", format!("{unauthenticated} [14]")),
+            ("set x 0 0 16385\r\n", "close CLIENT_ERROR auth token too long".into()),
+            ("set x 0 0 9\r\nuser pas", "more".into()),
+            ("set x 0 0 9\r\nuser passXX", "say CLIENT_ERROR bad command line termination [24]".into()),
+            ("set x 0 0 9\r\nuser pass\r\n", "refuse CLIENT_ERROR authentication failure".into()),
+            ("set x y z 9 noreply\nuser pass\r\n", "refuse CLIENT_ERROR authentication failure".into()),
+            ("set x 0 0 8\r\nuserpass\r\n", "refuse CLIENT_ERROR bad authentication token format".into()),
+            ("set x 0 0 5\r\n pass\r\n", "refuse CLIENT_ERROR authentication failure".into()),
+            ("set x 0 0 6\r\nmg_abc\r\n", "refuse CLIENT_ERROR authentication failure".into()),
+        ] {
+            assert_eq!(say(input.as_bytes()), expected, "{input:?}");
+        }
+        assert_eq!(say(&[b'x'; 2049]), "close ");
+    }
+
+    #[test]
+    fn one_token_logs_in_in_every_form() {
+        let token = Token::generate();
+        let (user, password, whole) =
+            (token.id().username(), token.secret().reveal().to_owned(), token.reveal());
+        for (key, payload) in [
+            ("x", format!("{user} {password}")),
+            ("x", format!("{user} {whole}")),
+            ("x", whole.clone()),
+            (&user, password.clone()),
+            (&user, whole.clone()),
+        ] {
+            let login = format!("set {key} 0 0 {}\r\n{payload}\r\n", payload.len());
+            assert_eq!(say(login.as_bytes()), "attempt", "{key}");
+        }
+        let other = Token::generate().reveal();
+        for payload in [format!("{user} {other}"), format!("{password} {user}"), format!(" {whole}")] {
+            let login = format!("set x 0 0 {}\r\n{payload}\r\n", payload.len());
+            assert_eq!(say(login.as_bytes()), "refuse CLIENT_ERROR authentication failure");
+        }
+    }
+}

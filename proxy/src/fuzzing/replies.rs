@@ -1,0 +1,349 @@
+//! What must hold of whatever a backend says: a reply is handed out only with the tag that was asked
+//! with, whole, to who asked, and however its bytes attach.
+
+#![expect(clippy::expect_used, reason = "a panic is what a fuzzer looks for")]
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use memchr::{memchr, memmem};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Runtime};
+
+use super::{binary_reply, encoded, is_one_line, pieces};
+use crate::lane::decode::ValueLimits;
+use crate::lane::in_flight::Queue;
+use crate::protocol::request::{
+    Answer, Command, Fault, FlagSet, ItemMeta, Kind, Limits, Meta, Outcome, Reply, Request, TextAnswer, Verb,
+};
+use crate::protocol::{Parsed, Protocol};
+use crate::responses::{Deferred, ResponseQueue, whole};
+use crate::tenant::usage::Usage;
+use crate::transport::Stream;
+
+/// Longer values than the first are put off, longer ones than the second are no memcached's.
+const SIZES: ValueLimits = ValueLimits { whole: 100, most: 300 };
+/// The longest line of a backend.
+const LINE_MAX: usize = 2048;
+/// Requests of one conversation, each of a client of its own.
+const CLIENTS: usize = 8;
+/// What parts the clients' bytes from the backend's in an input.
+const SEPARATOR: &[u8] = b"\n====\n";
+/// What a value that was put off is, once it is asked for again.
+const AGAIN: &[u8] = b"a value that was put off";
+const UNAVAILABLE: &[u8] = b"SERVER_ERROR backend unavailable\r\n";
+
+/// Requests of clients, a separator line, and all that a backend says to them.
+pub fn check_replies(input: &[u8]) {
+    let Some(at) = memmem::find(input, SEPARATOR) else { return };
+    let (asked, said) = input.split_at_checked(at).unwrap_or_default();
+    let said = said.get(SEPARATOR.len()..).unwrap_or_default();
+    let heard = converse(asked, &[said]);
+    for (caller, told) in heard.callers.iter().zip(&heard.told) {
+        caller.check(told, said, heard.believed);
+    }
+    assert!(heard == converse(asked, &pieces(said)), "split replies mean something else");
+}
+
+/// One client: what it has asked for, in the order of the lane.
+#[derive(Debug, PartialEq, Eq)]
+struct PendingConnection {
+    asked: Vec<Asked>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    /// Which request of its lane it is, from 0.
+    nth: usize,
+    tag: u64,
+    kind: Kind,
+    answer: Answer,
+    key: Vec<u8>,
+    /// A meta request's own.
+    opaque: Vec<u8>,
+}
+
+/// What has come of a conversation.
+#[derive(Debug, PartialEq, Eq)]
+struct Decoded {
+    callers: Vec<PendingConnection>,
+    told: Vec<Vec<u8>>,
+    /// How many replies were handed out before the lane's end.
+    believed: usize,
+}
+
+/// Asks, hears what the backend says in these pieces, and ends the lane.
+fn converse(asked: &[u8], said: &[&[u8]]) -> Decoded {
+    let outboxes = outboxes();
+    let mut queue = Queue::new(SIZES, Rc::new(Usage::new()));
+    let callers = ask(asked, &mut queue, &outboxes);
+    let mut touched = Vec::new();
+    let mut partial = Vec::new();
+    for piece in said {
+        partial.extend_from_slice(piece);
+        let Ok(consumed) = queue.deliver(&partial, &mut touched) else { break };
+        partial.drain(..consumed);
+        assert!(partial.len() <= LINE_MAX + SIZES.whole + 2, "{} bytes are kept", partial.len());
+    }
+    let in_flight = || outboxes.iter().map(|responses| responses.in_flight()).sum::<usize>();
+    let believed = callers.iter().map(|caller| caller.asked.len()).sum::<usize>() - in_flight();
+    queue.fail(Fault::Unavailable);
+    assert_eq!(in_flight(), 0, "somebody still waits");
+    touched.clear();
+    outboxes.iter().for_each(catch_up);
+    let told = outboxes.iter().take(callers.len()).map(|responses| responses.told()).collect();
+    keep(outboxes);
+    Decoded { callers, told, believed }
+}
+
+/// Says what was put off; what would be asked again is [`AGAIN`].
+fn catch_up(responses: &Rc<ResponseQueue>) {
+    while let Some(deferred) = responses.next_deferred() {
+        match deferred {
+            Deferred::Words(words) => responses.say(&words),
+            Deferred::Said { answer, kind, note, outcome, data, tokens } => {
+                let reply = Reply { outcome: whole(outcome, &data), tokens: &tokens };
+                responses.speak(answer, kind, &note, &reply);
+            }
+            Deferred::Again { answer, kind, note, tokens } => {
+                let reply = Reply { outcome: Outcome::Value(ItemMeta::default(), AGAIN), tokens: &tokens };
+                responses.speak(answer, kind, &note, &reply);
+            }
+        }
+    }
+}
+
+/// Puts the requests in `input` on the lane.
+fn ask(mut input: &[u8], queue: &mut Queue, outboxes: &[Rc<ResponseQueue>]) -> Vec<PendingConnection> {
+    let Some(first) = input.first() else { return Vec::new() };
+    let protocol = Protocol::detect(*first);
+    let limits = Limits { item_size_max: 400, flags: FlagSet::Newest, mechanisms: b"PLAIN" };
+    let mut nth = 0;
+    let mut callers = Vec::new();
+    while let Some(responses) = outboxes.get(callers.len())
+        && let Some(frame) = protocol.parse(input, limits)
+    {
+        let mut asked = Vec::new();
+        let mut send = |request: &Request<'_>| {
+            let tag = queue.push(request, responses.clone());
+            encoded(request, tag);
+            let (kind, answer, key) = (request.command.kind(), request.answer, request.key.bytes.to_vec());
+            asked.push(Asked { nth, tag, kind, answer, key, opaque: opaque(&request.command) });
+            nth += 1;
+        };
+        match frame.parsed {
+            Parsed::Request(request) => send(&request),
+            Parsed::Keys(mut keys) => {
+                while let Some((request, rest)) = keys.next() {
+                    send(&request);
+                    keys.line = rest;
+                }
+            }
+            Parsed::Answer(_) => {}
+            _ => break,
+        }
+        if !asked.is_empty() {
+            callers.push(PendingConnection { asked });
+        }
+        input = input.get(frame.consumed..).unwrap_or_default();
+    }
+    callers
+}
+
+fn opaque(command: &Command<'_>) -> Vec<u8> {
+    let Command::Meta(Meta { flags, .. }) = command else { return Vec::new() };
+    let mut flags = flags.split(|byte| *byte == b' ');
+    flags.find(|flag| flag.starts_with(b"O")).unwrap_or_default().to_vec()
+}
+
+impl PendingConnection {
+    /// Panics if it was `told` anything else than what the backend `said` to it.
+    fn check(&self, told: &[u8], said: &[u8], believed: usize) {
+        let Some(last) = self.asked.last() else { return };
+        let mut replies = Vec::new();
+        for asked in self.asked.iter().filter(|asked| asked.nth < believed) {
+            let reply = Said::nth(said, asked.nth).expect("a reply that nobody gave");
+            reply.check(asked);
+            replies.push((asked, reply));
+        }
+        let reply = replies.last().map(|(_, reply)| reply).filter(|_| replies.len() == self.asked.len());
+        let failed = reply.is_none() && told == UNAVAILABLE;
+        let fine = match last.answer {
+            Answer::Text(TextAnswer::Value { with_cas, .. }) => {
+                let mut expected = Vec::new();
+                replies
+                    .iter()
+                    .for_each(|(asked, reply)| reply.value_line(&asked.key, with_cas, &mut expected));
+                expected.extend_from_slice(if reply.is_some() { b"END\r\n" } else { UNAVAILABLE });
+                told == expected
+            }
+            Answer::Text(TextAnswer::Line { noreply: true }) => told.is_empty(),
+            Answer::Text(TextAnswer::Line { noreply: false }) => {
+                failed || reply.is_some() && is_one_line(told)
+            }
+            Answer::Meta(answer) => {
+                failed || reply.is_some_and(|reply| reply.is_told_as(told, last, answer.quiet))
+            }
+            Answer::Binary(answer) => {
+                let head = told.get(1).zip(told.get(12..16));
+                let own = head.is_none_or(|head| head == (&answer.opcode, &answer.opaque));
+                let value = reply.filter(|_| last.kind == Kind::Get).and_then(Said::value);
+                let whole = told.is_empty() || binary_reply(told) == Some(told.len());
+                own && whole && value.is_none_or(|value| told.ends_with(value))
+            }
+        };
+        assert!(fine, "{last:?} was told {}", told.escape_ascii());
+    }
+}
+
+/// One reply of a backend, read without the parser that is tried here.
+struct Said<'a> {
+    line: &'a [u8],
+    data: Option<&'a [u8]>,
+}
+
+impl<'a> Said<'a> {
+    fn nth(mut said: &'a [u8], nth: usize) -> Option<Self> {
+        for _ in 0..nth {
+            said = Self::first(said)?.1;
+        }
+        Self::first(said).map(|(reply, _)| reply)
+    }
+
+    fn first(said: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let (line, rest) = said.split_at_checked(memchr(b'\n', said)? + 1)?;
+        let line = line.strip_suffix(b"\r\n")?;
+        let Some(value) = line.strip_prefix(b"VA ") else { return Some((Self { line, data: None }, rest)) };
+        let len = number(value.split(|byte| *byte == b' ').next()?)?;
+        let len = usize::try_from(len).ok()?;
+        if len > SIZES.whole {
+            // Its end needn't have come.
+            return Some((Self { line, data: Some(AGAIN) }, rest.get(len + 2..).unwrap_or_default()));
+        }
+        let (block, rest) = rest.split_at_checked(len + 2)?;
+        Some((Self { line, data: Some(block.strip_suffix(b"\r\n")?) }, rest))
+    }
+
+    fn value(&self) -> Option<&'a [u8]> {
+        self.data
+    }
+
+    fn status(&self) -> &'a [u8] {
+        self.line.split(|byte| *byte == b' ').next().unwrap_or_default()
+    }
+
+    fn words(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let before = if self.data.is_some() { 2 } else { 1 };
+        self.line.split(|byte| *byte == b' ').skip(before).filter(|word| !word.is_empty())
+    }
+
+    /// The numbers behind a flag.
+    fn flag(&self, name: &[u8]) -> Vec<u64> {
+        self.words().filter_map(|word| number(word.strip_prefix(name)?)).collect()
+    }
+
+    /// Panics unless this may be said to `asked`.
+    fn check(&self, asked: &Asked) {
+        let verb = match asked.kind {
+            Kind::Meta { verb, .. } => Some(verb),
+            Kind::Store(_) => Some(Verb::Set),
+            Kind::Arithmetic => Some(Verb::Arithmetic),
+            Kind::Delete => Some(Verb::Delete),
+            _ => None,
+        };
+        let untagged = match self.line {
+            b"SERVER_ERROR object too large for cache" => verb == Some(Verb::Set),
+            b"SERVER_ERROR out of memory storing object"
+            | b"SERVER_ERROR out of memory"
+            | b"SERVER_ERROR Out of memory allocating new item" => verb.is_some_and(|verb| verb != Verb::Get),
+            b"CLIENT_ERROR cannot increment or decrement non-numeric value" => verb == Some(Verb::Arithmetic),
+            line => asked.kind == Kind::Version && line.starts_with(b"VERSION"),
+        };
+        let tagged = self.flag(b"O") == [asked.tag];
+        assert!(untagged || tagged, "{} was believed to {asked:?}", self.line.escape_ascii());
+    }
+
+    fn value_line(&self, key: &[u8], with_cas: bool, out: &mut Vec<u8>) {
+        let Some(data) = self.data else { return };
+        let number = |name: &[u8]| self.flag(name).last().copied().filter(|_| data != AGAIN).unwrap_or(0);
+        out.extend_from_slice(b"VALUE ");
+        out.extend_from_slice(key);
+        out.extend_from_slice(format!(" {} {}", number(b"f"), data.len()).as_bytes());
+        if with_cas {
+            out.extend_from_slice(format!(" {}", number(b"c")).as_bytes());
+        }
+        out.extend_from_slice(&[b"\r\n", data, b"\r\n"].concat());
+    }
+
+    /// Whether a meta client was `told` this: as it stands, but for the opaque.
+    fn is_told_as(&self, told: &[u8], asked: &Asked, quiet: bool) -> bool {
+        let get = matches!(asked.kind, Kind::Meta { verb: Verb::Get, .. });
+        let status = match self.status() {
+            b"EN" | b"NF" if get => b"EN",
+            b"EN" | b"NF" => b"NF",
+            status => status,
+        };
+        let hidden = quiet && if get { status == b"EN" } else { matches!(status, b"HD" | b"VA") };
+        if asked.kind == Kind::Invalidate
+            || ![&b"VA"[..], b"HD", b"EN", b"NF", b"NS", b"EX"].contains(&status)
+        {
+            return is_one_line(told);
+        }
+        let mut expected = status.to_vec();
+        expected.extend(self.data.iter().flat_map(|data| format!(" {}", data.len()).into_bytes()));
+        for word in self.words() {
+            let word = if word.starts_with(b"O") { asked.opaque.as_slice() } else { word };
+            if !word.is_empty() {
+                expected.extend([b" ", word].concat());
+            }
+        }
+        expected.extend_from_slice(b"\r\n");
+        expected.extend(self.data.iter().flat_map(|data| [data, &b"\r\n"[..]].concat()));
+        // A key that the backend wasn't asked for, and couldn't have told, stands among its words.
+        let own_key = [b" k", &*asked.key, b" b"].concat();
+        let at = memmem::find(told, &own_key).filter(|_| get);
+        let split = at.map(|at| (told.get(..at), told.get(at + own_key.len()..)));
+        let with_own_key = split.is_some_and(|(before, behind)| {
+            [before.unwrap_or_default(), behind.unwrap_or_default()].concat() == expected
+        });
+        if hidden { told.is_empty() } else { told == expected || with_own_key }
+    }
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?.parse().ok()
+}
+
+thread_local! {
+    /// Connections that nothing is sent on, and the runtime that an responses's must belong to.
+    static STREAMS: RefCell<(Runtime, Vec<Stream>)> = RefCell::new(connect());
+}
+
+fn connect() -> (Runtime, Vec<Stream>) {
+    let runtime = Builder::new_current_thread().enable_io().build().expect("a runtime");
+    let streams = runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let mut streams = Vec::new();
+        for _ in 0..CLIENTS {
+            streams.push(Stream::plain(TcpStream::connect(address).await.expect("a connection")));
+        }
+        streams
+    });
+    (runtime, streams)
+}
+
+fn outboxes() -> Vec<Rc<ResponseQueue>> {
+    STREAMS.with_borrow_mut(|(_, streams)| {
+        streams.drain(..).map(|stream| ResponseQueue::new(stream, Rc::default())).collect()
+    })
+}
+
+/// Takes the streams back for the next conversation.
+fn keep(outboxes: Vec<Rc<ResponseQueue>>) {
+    STREAMS.with_borrow_mut(|(_, streams)| {
+        streams.extend(
+            outboxes.into_iter().map(|responses| responses.into_stream().expect("somebody still waits")),
+        );
+    });
+}

@@ -1,0 +1,225 @@
+//! The classic commands of the text protocol.
+
+use std::borrow::Cow;
+
+use memchr::{memchr2, memmem};
+
+use super::line::{
+    BAD_CHUNK, BAD_FORMAT, ERROR, Line, ends_in_noreply, split_token, tokens, trim_start, words_or_none,
+};
+use crate::protocol::request::{
+    Answer, Ask, Command, Key, Mode, Request, SHARED_VALUE_MAX, STAT_GROUPS, Store, TextAnswer,
+    UntaggedCommand,
+};
+use crate::protocol::{Frame, KEY_MAX, Parsed, Then, meta, number};
+
+const BAD_DELTA: &[u8] = b"CLIENT_ERROR invalid numeric delta argument\r\n";
+const BAD_EXPTIME: &[u8] = b"CLIENT_ERROR invalid exptime argument\r\n";
+const TOO_LARGE: &[u8] = b"SERVER_ERROR object too large for cache\r\n";
+
+/// The keys of one `get` line, all checked, at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Keys<'a> {
+    /// Keys with spaces between them.
+    pub(crate) line: &'a [u8],
+    pub(crate) with_cas: bool,
+    pub(crate) exptime: Option<i32>,
+}
+
+impl<'a> Keys<'a> {
+    /// The first key as a request, and the line that is left (empty after the last key).
+    pub(crate) fn next(&self) -> Option<(Request<'a>, &'a [u8])> {
+        let (key, rest) = split_token(self.line)?;
+        let rest = trim_start(rest);
+        let answer = TextAnswer::Value { with_cas: self.with_cas, last: rest.is_empty() };
+        let command = Command::Get { exptime: self.exptime };
+        Some((Request { command, key: Key::plain(key), answer: Answer::Text(answer) }, rest))
+    }
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn read(&self, whole: &'a [u8]) -> Option<Frame<'a>> {
+        let line = whole.strip_suffix(b"\n").unwrap_or(whole);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.starts_with(b" ") || memchr2(0, b'\r', line).is_some() {
+            return Some(self.unreadable(line));
+        }
+        // "min command length is 2, plus the \r\n"
+        if whole.len() < 4 {
+            return Some(self.answer(BAD_FORMAT, false));
+        }
+        let (verb, rest) = split_token(line)?;
+        let rest = trim_start(rest);
+        if let Some(frame) = meta::read(self, verb, rest) {
+            return frame;
+        }
+        let noreply = ends_in_noreply(rest);
+        match verb {
+            b"get" => Some(self.keys(rest, false, None)),
+            b"gets" => Some(self.keys(rest, true, None)),
+            b"gat" => Some(self.touched_keys(rest, false)),
+            b"gats" => Some(self.touched_keys(rest, true)),
+            b"set" => self.store(rest, Mode::Set, false),
+            b"add" => self.store(rest, Mode::Add, false),
+            b"replace" => self.store(rest, Mode::Replace, false),
+            b"append" => self.store(rest, Mode::Append, false),
+            b"prepend" => self.store(rest, Mode::Prepend, false),
+            b"cas" => self.store(rest, Mode::Set, true),
+            b"delete" => Some(self.keyed(rest, 1, noreply, |_| Ok(Command::Delete { cas: None }))),
+            b"incr" => Some(self.arithmetic(rest, noreply, false)),
+            b"decr" => Some(self.arithmetic(rest, noreply, true)),
+            b"touch" => Some(self.keyed(rest, 2, noreply, |exptime| {
+                let exptime = number::exact(exptime).ok_or(BAD_EXPTIME)?;
+                Ok(Command::Touch { exptime })
+            })),
+            b"flush_all" => Some(self.flush_all(rest, noreply)),
+            b"stats" => Some(self.stats(rest, noreply)),
+            b"version" => Some(self.version()),
+            b"verbosity" => Some(self.answer(b"OK\r\n", noreply)),
+            b"quit" => Some(self.frame(Parsed::Close(Cow::Borrowed(b"")))),
+            // A request to be quiet, about nothing.
+            b"noreply" if rest.is_empty() => Some(self.answer(ERROR, true)),
+            _ => Some(self.refuse(rest, noreply)),
+        }
+    }
+
+    /// `get`, `gets`: all keys are checked before the first is asked for.
+    fn keys(&self, line: &'a [u8], with_cas: bool, exptime: Option<i32>) -> Frame<'a> {
+        if line.is_empty() || tokens(line).any(|key| key.len() > KEY_MAX) {
+            return self.answer(BAD_FORMAT, false);
+        }
+        self.frame(Parsed::Keys(Keys { line, with_cas, exptime }))
+    }
+
+    /// `gat <exptime> <key>*`
+    fn touched_keys(&self, line: &'a [u8], with_cas: bool) -> Frame<'a> {
+        let Some((exptime, keys)) = split_token(line) else { return self.answer(BAD_FORMAT, false) };
+        let keys = trim_start(keys);
+        if keys.is_empty() {
+            return self.answer(BAD_FORMAT, false);
+        }
+        match number::exact(exptime) {
+            Some(exptime) => self.keys(keys, with_cas, Some(exptime)),
+            None => self.answer(BAD_EXPTIME, false),
+        }
+    }
+
+    /// `<verb> <key> <flags> <exptime> <bytes> [<cas>] [noreply]` and its data block.
+    fn store(&self, line: &'a [u8], mode: Mode, with_cas: bool) -> Option<Frame<'a>> {
+        let mut words = tokens(line);
+        let (Some(key), Some(flags), Some(exptime), Some(bytes)) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
+            return Some(self.close(BAD_FORMAT));
+        };
+        let cas = words.next();
+        let Some(len) = number::length(bytes).filter(|_| !with_cas || cas.is_some()) else {
+            return Some(self.close(BAD_FORMAT));
+        };
+        let noreply = ends_in_noreply(line);
+        let cas = if with_cas { cas.and_then(number::unsigned).map(Some) } else { Some(None) };
+        let (Some(flags), Some(exptime), Some(cas), true) =
+            (number::flags(flags), number::truncated(exptime), cas, key.len() <= KEY_MAX)
+        else {
+            return Some(self.swallow_block(len, Then::Answer(words_or_none(BAD_FORMAT, noreply))));
+        };
+        let answer = Answer::Text(TextAnswer::Line { noreply });
+        let request = |command| Request { command, key: Key::plain(key), answer };
+        if !self.limits.fits(key.len(), len, flags) {
+            let forget = mode == Mode::Set && !with_cas;
+            let then = if forget {
+                Then::Request(request(Command::Invalidate))
+            } else {
+                Then::Answer(words_or_none(TOO_LARGE, noreply))
+            };
+            return Some(self.swallow_block(len, then));
+        }
+        let complaint = if noreply { b"" } else { BAD_CHUNK };
+        let command = |value| Command::Store(Store { mode, flags, exptime, cas, value });
+        if len > SHARED_VALUE_MAX {
+            return Some(self.frame(Parsed::Stream {
+                request: request(command(b"")),
+                len,
+                complaint: Some(complaint),
+            }));
+        }
+        let Some(value) = self.block(len)? else { return Some(self.close(complaint)) };
+        Some(self.frame_with_block(len, Parsed::Request(request(command(value)))))
+    }
+
+    fn arithmetic(&self, line: &'a [u8], noreply: bool, decrement: bool) -> Frame<'a> {
+        self.keyed(line, 2, noreply, |delta| {
+            let delta = number::unsigned(delta).ok_or(BAD_DELTA)?;
+            Ok(Command::Arithmetic { decrement, delta, create: None, cas: None })
+        })
+    }
+
+    /// A one-line command: a key, and an argument where `words` is 2. Fewer words are one error.
+    fn keyed<F>(&self, line: &'a [u8], words: usize, noreply: bool, command: F) -> Frame<'a>
+    where
+        F: FnOnce(&'a [u8]) -> Result<Command<'a>, &'static [u8]>,
+    {
+        let mut all = tokens(line);
+        let (key, argument) = (all.next(), all.next());
+        let (Some(key), true) = (key, words < 2 || argument.is_some()) else {
+            return self.answer(BAD_FORMAT, false);
+        };
+        if key.len() > KEY_MAX {
+            return self.answer(BAD_FORMAT, noreply);
+        }
+        match command(argument.unwrap_or_default()) {
+            Ok(command) => {
+                let answer = Answer::Text(TextAnswer::Line { noreply });
+                self.frame(Parsed::Request(Request { command, key: Key::plain(key), answer }))
+            }
+            Err(words) => self.answer(words, noreply),
+        }
+    }
+
+    /// Can't be asked not to answer.
+    fn version(&self) -> Frame<'a> {
+        let answer = Answer::Text(TextAnswer::Line { noreply: false });
+        self.frame(Parsed::Request(Request { command: Command::Version, key: Key::plain(b""), answer }))
+    }
+
+    /// `flush_all [<delay>] [noreply]`
+    fn flush_all(&self, line: &'a [u8], noreply: bool) -> Frame<'a> {
+        let mut words = tokens(line);
+        let delay = match (words.next(), words.next()) {
+            (None, _) => None,
+            (Some(_), None) if noreply => None,
+            (Some(word), _) => match number::exact(word) {
+                None => return self.answer(BAD_EXPTIME, noreply),
+                delay => delay,
+            },
+        };
+        let answer = Answer::Text(TextAnswer::Line { noreply });
+        self.frame(Parsed::UntaggedCommand(UntaggedCommand { ask: Ask::FlushAll { delay }, answer }))
+    }
+
+    /// `stats`, alone or with exactly one of the groups on the list.
+    fn stats(&self, line: &'a [u8], noreply: bool) -> Frame<'a> {
+        let group = line.trim_ascii_end();
+        if !STAT_GROUPS.contains(&group) {
+            return self.answer(ERROR, noreply);
+        }
+        let answer = Answer::Text(TextAnswer::Line { noreply: false });
+        self.frame(Parsed::UntaggedCommand(UntaggedCommand { ask: Ask::Stats { group }, answer }))
+    }
+
+    /// Everything that isn't on the list. A web browser is shown the door at once.
+    fn refuse(&self, rest: &[u8], noreply: bool) -> Frame<'a> {
+        let last = tokens(rest).last().unwrap_or_default();
+        if last.starts_with(b"HTTP/") {
+            return self.close(b"");
+        }
+        self.answer(ERROR, noreply)
+    }
+
+    /// A line with a space in front, a NUL or a bare CR.
+    fn unreadable(&self, line: &[u8]) -> Frame<'a> {
+        const STORES: [&[u8]; 7] = [b"set", b"add", b"replace", b"append", b"prepend", b"cas", b"ms"];
+        let stores = STORES.iter().any(|verb| memmem::find(line, verb).is_some());
+        if stores { self.close(ERROR) } else { self.answer(ERROR, false) }
+    }
+}

@@ -1,0 +1,244 @@
+//! What an instance's clients do, counted where it happens: plain numbers of one thread, gathered every
+//! few seconds by its worker.
+
+use std::cell::Cell;
+use std::time::Instant;
+
+use crate::protocol::request::{Kind, Outcome, Verb};
+
+/// Latencies are counted by powers of two of a microsecond: bucket `n` takes those under `1 << n`, the last
+/// all that are longer.
+pub(crate) const BUCKETS: usize = 24;
+
+/// When a request was read: microseconds of [`Usage`]'s own clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Asked(u32);
+
+#[derive(Debug)]
+pub(crate) struct Usage {
+    epoch: Instant,
+    hits: Cell<u64>,
+    misses: Cell<u64>,
+    stores: Cell<u64>,
+    deletes: Cell<u64>,
+    arithmetic: Cell<u64>,
+    touches: Cell<u64>,
+    others: Cell<u64>,
+    errors: Cell<u64>,
+    bytes_in: Cell<u64>,
+    bytes_out: Cell<u64>,
+    /// Both, of all the times before.
+    bytes_taken: Cell<u64>,
+    micros: Cell<u64>,
+    latency: [Cell<u64>; BUCKETS],
+    long_values: Cell<bool>,
+}
+
+fn add(sum: &Cell<u64>, more: u64) {
+    sum.set(sum.get().saturating_add(more));
+}
+
+fn add_len(sum: &Cell<u64>, len: usize) {
+    add(sum, u64::try_from(len).unwrap_or(u64::MAX));
+}
+
+/// Operations since the last gathering.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) hits: u64,
+    pub(crate) misses: u64,
+    pub(crate) stores: u64,
+    pub(crate) deletes: u64,
+    pub(crate) arithmetic: u64,
+    pub(crate) touches: u64,
+    /// Version, statistics, flushes.
+    pub(crate) others: u64,
+    /// Of all these, what ended in an error of ours.
+    pub(crate) errors: u64,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    /// How long all of them took together.
+    pub(crate) micros: u64,
+}
+
+impl Counts {
+    /// Whether nothing was counted.
+    pub(crate) fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Adds what was counted later.
+    pub(crate) fn add(&mut self, later: &Self) {
+        let sums = [
+            (&mut self.hits, later.hits),
+            (&mut self.misses, later.misses),
+            (&mut self.stores, later.stores),
+            (&mut self.deletes, later.deletes),
+            (&mut self.arithmetic, later.arithmetic),
+            (&mut self.touches, later.touches),
+            (&mut self.others, later.others),
+            (&mut self.errors, later.errors),
+            (&mut self.bytes_in, later.bytes_in),
+            (&mut self.bytes_out, later.bytes_out),
+            (&mut self.micros, later.micros),
+        ];
+        for (sum, more) in sums {
+            *sum = sum.saturating_add(more);
+        }
+    }
+
+    /// As the store keeps it.
+    pub(crate) fn to_usage(self) -> store::Usage {
+        let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        store::Usage {
+            hits: number(self.hits),
+            misses: number(self.misses),
+            stores: number(self.stores),
+            deletes: number(self.deletes),
+            arithmetic: number(self.arithmetic),
+            touches: number(self.touches),
+            others: number(self.others),
+            errors: number(self.errors),
+            bytes_in: number(self.bytes_in),
+            bytes_out: number(self.bytes_out),
+        }
+    }
+}
+
+impl Usage {
+    pub(crate) fn new() -> Self {
+        Self {
+            epoch: Instant::now(),
+            hits: Cell::default(),
+            misses: Cell::default(),
+            stores: Cell::default(),
+            deletes: Cell::default(),
+            arithmetic: Cell::default(),
+            touches: Cell::default(),
+            others: Cell::default(),
+            errors: Cell::default(),
+            bytes_in: Cell::default(),
+            bytes_out: Cell::default(),
+            bytes_taken: Cell::default(),
+            micros: Cell::default(),
+            latency: Default::default(),
+            long_values: Cell::new(false),
+        }
+    }
+
+    /// A value has been met that is too long for a lane that is shared.
+    pub(crate) fn met_long_value(&self) {
+        self.long_values.set(true);
+    }
+
+    /// Whether there are such values here.
+    pub(crate) fn has_long_values(&self) -> bool {
+        self.long_values.get()
+    }
+
+    /// The time, for [`Usage::answered`].
+    pub(crate) fn now(&self) -> Asked {
+        // It goes round in 71 minutes; no request takes that long.
+        let [a, b, c, d, ..] = self.epoch.elapsed().as_micros().to_le_bytes();
+        Asked(u32::from_le_bytes([a, b, c, d]))
+    }
+
+    /// Counts a request whose answer has come.
+    pub(crate) fn answered(&self, kind: Kind, outcome: &Outcome<'_>, asked: Asked, now: Asked) {
+        let count = match kind {
+            Kind::Get | Kind::Meta { verb: Verb::Get, .. } => match outcome {
+                Outcome::Value(..) | Outcome::Done(_) => &self.hits,
+                _ => &self.misses,
+            },
+            Kind::Store(_) | Kind::Invalidate | Kind::Meta { verb: Verb::Set, .. } => &self.stores,
+            Kind::Delete | Kind::Meta { verb: Verb::Delete, .. } => &self.deletes,
+            Kind::Arithmetic | Kind::Meta { verb: Verb::Arithmetic, .. } => &self.arithmetic,
+            Kind::Touch => &self.touches,
+            Kind::Version => &self.others,
+        };
+        add(count, 1);
+        if matches!(outcome, Outcome::Failed(_)) {
+            add(&self.errors, 1);
+        }
+        let micros = now.0.wrapping_sub(asked.0);
+        add(&self.micros, u64::from(micros));
+        let bucket = usize::try_from(u32::BITS - micros.leading_zeros()).unwrap_or(0).min(BUCKETS - 1);
+        if let Some(bucket) = self.latency.get(bucket) {
+            add(bucket, 1);
+        }
+    }
+
+    /// Counts something that isn't about one key.
+    pub(crate) fn other(&self) {
+        add(&self.others, 1);
+    }
+
+    /// Counts bytes that a client has sent.
+    pub(crate) fn read(&self, bytes: usize) {
+        add_len(&self.bytes_in, bytes);
+    }
+
+    /// Counts bytes that a client's socket has taken.
+    pub(crate) fn written(&self, bytes: usize) {
+        add_len(&self.bytes_out, bytes);
+    }
+
+    /// All bytes both ways since this was made.
+    pub(crate) fn bytes(&self) -> u64 {
+        let latest = self.bytes_in.get().saturating_add(self.bytes_out.get());
+        self.bytes_taken.get().saturating_add(latest)
+    }
+
+    /// What was counted since the last time, and begins anew.
+    pub(crate) fn take(&self) -> (Counts, [u64; BUCKETS]) {
+        self.bytes_taken.set(self.bytes());
+        let counts = Counts {
+            hits: self.hits.take(),
+            misses: self.misses.take(),
+            stores: self.stores.take(),
+            deletes: self.deletes.take(),
+            arithmetic: self.arithmetic.take(),
+            touches: self.touches.take(),
+            others: self.others.take(),
+            errors: self.errors.take(),
+            bytes_in: self.bytes_in.take(),
+            bytes_out: self.bytes_out.take(),
+            micros: self.micros.take(),
+        };
+        (counts, std::array::from_fn(|at| self.latency.get(at).map_or(0, Cell::take)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::request::{Fault, ItemMeta, ValueWanted};
+
+    #[test]
+    fn what_is_answered_is_counted_once() {
+        let usage = Usage::new();
+        let asked = Asked(u32::MAX - 9);
+        for (kind, outcome) in [
+            (Kind::Get, Outcome::Value(ItemMeta::default(), b"x")),
+            (Kind::Meta { verb: Verb::Get, value: ValueWanted::Yes }, Outcome::Miss),
+            (Kind::Touch, Outcome::Failed(Fault::TimedOut)),
+        ] {
+            usage.answered(kind, &outcome, asked, Asked(90));
+        }
+        usage.written(7);
+        let (counts, latency) = usage.take();
+        let expected = Counts {
+            hits: 1,
+            misses: 1,
+            touches: 1,
+            errors: 1,
+            bytes_out: 7,
+            micros: 300,
+            ..Counts::default()
+        };
+        assert_eq!(counts, expected);
+        // 100 us: more than 64, less than 128.
+        assert_eq!(latency[7], 3);
+        assert!(usage.take().0.is_nothing());
+    }
+}
