@@ -20,26 +20,15 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 8] = [
 ];
 
 /// Bytes and values in, values out: no sockets, no waiting, no store, no clock.
-<<<<<<< ours
-const PURE: [&str; 10] = [
-    "proxy/src/protocol",
-    "proxy/src/forwarded",
-    "proxy/src/login",
-=======
 const PURE: [&str; 9] = [
     "proxy/src/auth/backoff",
     "proxy/src/auth/login",
->>>>>>> theirs
     "proxy/src/policy",
     "proxy/src/protocol",
     "proxy/src/transport/address",
     "proxy/src/transport/proxy_protocol",
     "provisioner/src/plan",
     "provisioner/src/subnet",
-<<<<<<< ours
-    "proxy/src/protocol.rs",
-=======
->>>>>>> theirs
     "provisioner/src/plan.rs",
 ];
 const IMPURE: [&str; 7] =
