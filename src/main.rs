@@ -1,45 +1,30 @@
-//! `memgate`: one binary, a subcommand per role, and the operator's commands.
+//! `memgate`: one binary with a subcommand per role, and the operator's commands.
 //!
-//! Every command family has a file of its own; they share the arguments (`args`), the settings
-//! (`settings`), the data folder (`folder`) and the way of saying what went wrong (`report`).
+//! `cli` defines the commands, one file for each family. They share the options that every command takes
+//! (`global_args`), the settings (`settings`), the data directory (`data_dir`) and the output format (`output`).
 
-mod account;
-mod args;
-mod audit;
-mod authority;
-mod config;
-mod connection;
-mod down;
-mod folder;
-mod image;
-mod instance;
-mod migrate;
-mod passage;
-mod plan;
-mod ports;
-mod probe;
-mod report;
+mod ca;
+mod cli;
+mod data_dir;
+mod global_args;
+mod health_check;
+mod output;
 mod role;
 mod settings;
-mod status;
-mod supervisor;
-mod table;
-mod token;
-mod up;
-mod user;
+mod system_users;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Whatever we make is for its owner and group: keys, the database and what SQLite puts beside it.
+    // Files that we create are for owner and group only: keys, the database and SQLite's files beside it.
     rustix::process::umask(rustix::fs::Mode::RWXO);
-    let args = match args::parse() {
+    let args = match cli::parse() {
         Ok(args) => args,
         Err(exit) => return exit,
     };
     let json = args.global.json;
     match args.run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(json),
+        Err(error) => error.report(json),
     }
 }

@@ -8,11 +8,11 @@ use daemon::Shutdown;
 use rustix::process::{Resource, Rlimit, Signal, Uid};
 use tokio::runtime::Runtime;
 
-use crate::account::Accounts;
-use crate::args::Global;
-use crate::folder::Folder;
-use crate::report::Failure;
+use crate::data_dir::DataDir;
+use crate::global_args::GlobalArgs;
+use crate::output::CliError;
 use crate::settings::Settings;
+use crate::system_users::SystemUsers;
 
 /// How long a role's tasks have to end after the stop has begun.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -55,7 +55,7 @@ impl Role {
     }
 
     /// Who it runs as when root starts it; `None` is root.
-    pub(crate) fn runs_as(self, accounts: &Accounts) -> Option<Uid> {
+    pub(crate) fn runs_as(self, accounts: &SystemUsers) -> Option<Uid> {
         match self {
             Self::Provisioner => None,
             Self::Proxy => Some(accounts.proxy),
@@ -77,21 +77,21 @@ impl Role {
 }
 
 /// Runs the role until SIGTERM or SIGINT.
-pub(crate) fn run(role: Role, args: &RoleArgs, global: &Global) -> Result<(), Failure> {
+pub(crate) fn run(role: Role, args: &RoleArgs, global: &GlobalArgs) -> Result<(), CliError> {
     let settings = if args.supervised { inherit()? } else { Settings::load(global)? };
     daemon::telemetry::init(&settings.log.filter, settings.log.format);
     raise_file_limit();
-    runtime()?.block_on(serve(role, settings, &Folder::of(global)))
+    runtime()?.block_on(serve(role, settings, &DataDir::of(global)))
 }
 
 /// A runtime for a command or a role.
-pub(crate) fn runtime() -> Result<Runtime, Failure> {
+pub(crate) fn runtime() -> Result<Runtime, CliError> {
     Runtime::new()
-        .map_err(|error| Failure::new(format!("can't start ({error})"), "check the system's limits"))
+        .map_err(|error| CliError::new(format!("can't start ({error})"), "check the system's limits"))
 }
 
-async fn serve(role: Role, settings: Settings, folder: &Folder) -> Result<(), Failure> {
-    let shutdown = Shutdown::on_signals().map_err(|error| Failure::new(error.to_string(), "report this"))?;
+async fn serve(role: Role, settings: Settings, folder: &DataDir) -> Result<(), CliError> {
+    let shutdown = Shutdown::on_signals().map_err(|error| CliError::new(error.to_string(), "report this"))?;
     let store = folder.open_store(&settings).await?;
     match role {
         Role::Provisioner => {
@@ -117,18 +117,18 @@ async fn serve(role: Role, settings: Settings, folder: &Folder) -> Result<(), Fa
 
 /// What `memgate up` hands to a role: settings on stdin, so that a role needs no right to read the
 /// file and sees no other role's; and a signal should `memgate up` be killed.
-fn inherit() -> Result<Settings, Failure> {
+fn inherit() -> Result<Settings, CliError> {
     let fix = "start roles with `memgate up`, or without --supervised";
     // Started as /proc/self/exe, it would be called "exe" in lists of processes.
     let _ = std::fs::write("/proc/self/comm", "memgate");
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
-        .map_err(|error| Failure::new(format!("can't follow the supervisor ({error})"), fix))?;
+        .map_err(|error| CliError::new(format!("can't follow the supervisor ({error})"), fix))?;
     let mut text = String::new();
     std::io::stdin()
         .read_to_string(&mut text)
-        .map_err(|error| Failure::new(format!("can't read the settings from stdin ({error})"), fix))?;
+        .map_err(|error| CliError::new(format!("can't read the settings from stdin ({error})"), fix))?;
     serde_json::from_str(&text)
-        .map_err(|error| Failure::new(format!("can't use the settings from stdin ({error})"), fix))
+        .map_err(|error| CliError::new(format!("can't use the settings from stdin ({error})"), fix))
 }
 
 /// Every connection is an open file; the soft limit is often 1,024.

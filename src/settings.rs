@@ -11,8 +11,8 @@ use figment::value::Value;
 use serde::{Deserialize, Serialize};
 use store::Database;
 
-use crate::args::Global;
-use crate::report::Failure;
+use crate::global_args::GlobalArgs;
+use crate::output::CliError;
 
 const FILE: &str = "memgate.toml";
 const DEFAULT_DATA: &str = "data";
@@ -62,13 +62,13 @@ impl Default for LogSettings {
 
 impl Settings {
     /// Reads them for this command line.
-    pub(crate) fn load(global: &Global) -> Result<Self, Failure> {
+    pub(crate) fn load(global: &GlobalArgs) -> Result<Self, CliError> {
         let mut given = Figment::new();
         let default = data_path(global).join(FILE);
         match &global.config {
             Some(file) if !file.is_file() => {
                 let fix = "name an existing one with --config";
-                return Err(Failure::new(format!("there is no settings file {}", file.display()), fix));
+                return Err(CliError::new(format!("there is no settings file {}", file.display()), fix));
             }
             Some(file) => given = given.merge(Toml::file_exact(file)),
             None if default.is_file() => given = given.merge(Toml::file_exact(&default)),
@@ -77,7 +77,7 @@ impl Settings {
         given = given.merge(environment());
         for pair in &global.set {
             let (key, value) = pair.split_once('=').ok_or_else(|| {
-                Failure::usage(format!("--set {pair} names no value"), "write --set KEY=VALUE")
+                CliError::usage(format!("--set {pair} names no value"), "write --set KEY=VALUE")
             })?;
             let value: Value = value.parse().unwrap_or_else(|never| match never {});
             given = given.merge((key, value));
@@ -108,7 +108,7 @@ fn environment() -> Env {
 }
 
 /// The data folder: `--data` or `$MEMGATE_DATA`, else the folder of `--config`'s file, else `./data`.
-pub(crate) fn data_path(global: &Global) -> PathBuf {
+pub(crate) fn data_path(global: &GlobalArgs) -> PathBuf {
     let named = global.data.clone().filter(|path| !path.as_os_str().is_empty());
     let beside = || global.config.as_deref().and_then(Path::parent).map(Path::to_path_buf);
     match named.or_else(beside) {
@@ -147,7 +147,7 @@ fn flatten(path: &str, value: serde_json::Value, keys: &mut Vec<(String, serde_j
     }
 }
 
-fn explain(error: &figment::Error) -> Failure {
+fn explain(error: &figment::Error) -> CliError {
     let from = error.metadata.as_ref().map_or_else(String::new, |metadata| match &metadata.source {
         Some(source) => format!(" in {source}"),
         None if metadata.name.contains("environment") => " in the environment (MEMGATE_*)".to_owned(),
@@ -162,14 +162,14 @@ fn explain(error: &figment::Error) -> Failure {
             Some(known) => format!("did you mean {known}?"),
             None => "memgate config check --json lists the known ones once it is gone".to_owned(),
         };
-        return Failure::new(format!("unknown setting {key}{from}"), fix);
+        return CliError::new(format!("unknown setting {key}{from}"), fix);
     }
     if key.is_empty() {
         let text = error.kind.to_string();
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        return Failure::new(format!("can't read the settings{from} ({text})"), "correct that line");
+        return CliError::new(format!("can't read the settings{from} ({text})"), "correct that line");
     }
-    Failure::new(format!("the setting {key}{from} can't be used ({})", error.kind), "correct its value")
+    CliError::new(format!("the setting {key}{from} can't be used ({})", error.kind), "correct its value")
 }
 
 /// The known key that differs least, if one is near.

@@ -9,20 +9,20 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use rustix::thread::UnshareFlags;
 
-use crate::account::Accounts;
-use crate::report::Failure;
+use crate::output::CliError;
+use crate::system_users::SystemUsers;
 
 /// An empty folder to everybody else. Installations don't meet here: each has its own view.
 const VIEW: &str = "/run/memgate";
 
 /// The path by which all roles get to `data`. Call it while there is one thread only.
-pub(crate) fn open(data: &Path, accounts: &Accounts) -> Result<PathBuf, Failure> {
+pub(crate) fn open(data: &Path, accounts: &SystemUsers) -> Result<PathBuf, CliError> {
     if passable(data, accounts.group.as_raw()) {
         return Ok(data.to_path_buf());
     }
     enter_view(data).map(|()| PathBuf::from(VIEW)).map_err(|error| {
         let user = "the users memgate-proxy and memgate-webui";
-        Failure::new(
+        CliError::new(
             format!("{user} can't get to {} ({error})", data.display()),
             "name a folder below one that everybody may enter, like --data /var/lib/memgate",
         )

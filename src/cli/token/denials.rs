@@ -2,7 +2,7 @@
 
 use store::DenialRecord;
 
-use crate::table::{self, table};
+use crate::output::table::{self, table};
 
 /// What there is to say about the denials of a token; nothing if there were none.
 pub(crate) fn words(denials: &[DenialRecord]) -> String {

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use store::{Acknowledged, Proxy, Store, TokenId};
 
-use crate::report::Failure;
-use crate::table;
+use crate::output::CliError;
+use crate::output::table;
 
 /// How long a command waits for the proxies: they take less than a second.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Waits until all proxies that run have carried it out, but not for long.
-pub(crate) async fn wait(store: &Store, id: &TokenId) -> Result<Acknowledged, Failure> {
+pub(crate) async fn wait(store: &Store, id: &TokenId) -> Result<Acknowledged, CliError> {
     let since = Instant::now();
     loop {
         let acknowledged = store.acknowledged(id).await?;

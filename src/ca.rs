@@ -16,10 +16,10 @@ use rcgen::{
 };
 use time::OffsetDateTime;
 
-use crate::account::Accounts;
-use crate::folder::give;
-use crate::report::Failure;
+use crate::output::CliError;
 use crate::settings::Settings;
+use crate::system_users::SystemUsers;
+use crate::system_users::set_owner;
 
 pub(crate) const CA: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
@@ -44,8 +44,8 @@ pub(crate) fn is_wanted(settings: &Settings) -> bool {
 pub(crate) fn certify(
     folder: &Path,
     settings: &Settings,
-    accounts: Option<&Accounts>,
-) -> Result<(), Failure> {
+    accounts: Option<&SystemUsers>,
+) -> Result<(), CliError> {
     let authority = authority(folder)?;
     let key = KeyPair::generate().map_err(failed)?;
     let mut params = CertificateParams::new(names(settings)).map_err(failed)?;
@@ -58,15 +58,15 @@ pub(crate) fn certify(
     // The key first: until both are there the proxy keeps the old ones.
     let (owner, group) = (accounts.map(|them| them.proxy), accounts.map(|them| them.group));
     let key_file = write(folder, SERVER_KEY, &key.serialize_pem())?;
-    give(&key_file, owner, group, 0o400)?;
+    set_owner(&key_file, owner, group, 0o400)?;
     publish(&key_file)?;
     let file = write(folder, SERVER, &certificate.pem())?;
-    give(&file, owner, group, 0o444)?;
+    set_owner(&file, owner, group, 0o444)?;
     publish(&file)
 }
 
 /// Certifies the proxy again and again.
-pub(crate) async fn renew(folder: &Path, settings: &Settings, accounts: Option<&Accounts>) -> Infallible {
+pub(crate) async fn renew(folder: &Path, settings: &Settings, accounts: Option<&SystemUsers>) -> Infallible {
     loop {
         tokio::time::sleep(RENEWAL).await;
         if let Err(failure) = certify(folder, settings, accounts) {
@@ -75,13 +75,16 @@ pub(crate) async fn renew(folder: &Path, settings: &Settings, accounts: Option<&
     }
 }
 
-fn authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, Failure> {
+fn authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, CliError> {
     let file = folder.join(CA_KEY);
     match fs::read_to_string(&file) {
         Ok(text) => {
             let key = KeyPair::from_pem(&text).map_err(|error| {
                 let what = format!("{} holds no key ({error})", file.display());
-                Failure::new(what, "bring it back from a backup, or remove it and ca.pem for a new authority")
+                CliError::new(
+                    what,
+                    "bring it back from a backup, or remove it and ca.pem for a new authority",
+                )
             })?;
             Ok(Issuer::new(authority_params(&key), key))
         }
@@ -90,13 +93,13 @@ fn authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, Failure> {
             let params = authority_params(&key);
             let certificate = params.self_signed(&key).map_err(failed)?;
             let file = write(folder, CA, &certificate.pem())?;
-            give(&file, None, None, 0o444)?;
+            set_owner(&file, None, None, 0o444)?;
             publish(&file)?;
             let file = write(folder, CA_KEY, &key.serialize_pem())?;
             publish(&file)?;
             Ok(Issuer::new(params, key))
         }
-        Err(error) => Err(Failure::new(
+        Err(error) => Err(CliError::new(
             format!("can't read {} ({error})", file.display()),
             "run this as root, or as the user that the data belongs to",
         )),
@@ -137,29 +140,32 @@ fn names(settings: &Settings) -> Vec<String> {
 }
 
 /// Writes beside the place where it will be, for us alone.
-fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf, Failure> {
+fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf, CliError> {
     let path = folder.join(format!("{name}.new"));
     let mut options = fs::OpenOptions::new();
     let _ = fs::remove_file(&path);
     let written = options.write(true).create_new(true).mode(0o600).open(&path);
     written.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all())).map_err(
         |error| {
-            Failure::new(format!("can't write {} ({error})", path.display()), "check the folder and the disk")
+            CliError::new(
+                format!("can't write {} ({error})", path.display()),
+                "check the folder and the disk",
+            )
         },
     )?;
     Ok(path)
 }
 
 /// Puts what was written in its place.
-fn publish(path: &Path) -> Result<(), Failure> {
+fn publish(path: &Path) -> Result<(), CliError> {
     let place = path.with_extension("");
     fs::rename(path, &place).map_err(|error| {
-        Failure::new(format!("can't write {} ({error})", place.display()), "check the folder and the disk")
+        CliError::new(format!("can't write {} ({error})", place.display()), "check the folder and the disk")
     })
 }
 
-fn failed(error: rcgen::Error) -> Failure {
-    Failure::new(
+fn failed(error: rcgen::Error) -> CliError {
+    CliError::new(
         format!("can't make a certificate ({error})"),
         "name one with proxy.tls_certificate and proxy.tls_key",
     )

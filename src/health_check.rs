@@ -11,7 +11,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 const LONGEST_ANSWER: u64 = 4096;
 
 /// `Ok` if the role behind this health address is ready, with what there is to see to; else why it isn't.
-pub(crate) async fn ready(health: SocketAddr) -> Result<Option<String>, String> {
+pub(crate) async fn is_ready(health: SocketAddr) -> Result<Option<String>, String> {
     let answer = tokio::time::timeout(TIMEOUT, ask(health)).await;
     let answer = match answer {
         Ok(Ok(answer)) => answer,

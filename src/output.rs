@@ -1,5 +1,7 @@
 //! How commands speak: a result on stdout, what went wrong on stderr with the way to fix it.
 
+pub(crate) mod table;
+
 use std::error::Error;
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -8,7 +10,7 @@ use serde::Serialize;
 
 /// What went wrong, and what to do about it. Printed once, by `main`.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct CliError {
     what: String,
     fix: String,
     status: Status,
@@ -22,7 +24,7 @@ enum Status {
     Pending = 3,
 }
 
-impl Failure {
+impl CliError {
     /// It can't be done: exit status 1.
     pub(crate) fn new(what: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { what: what.into(), fix: fix.into(), status: Status::Failed }
@@ -39,7 +41,7 @@ impl Failure {
     }
 
     /// From an error that reads `what is wrong: how to fix it`, with the causes that it names.
-    pub(crate) fn because(error: &dyn Error) -> Self {
+    pub(crate) fn from_error(error: &dyn Error) -> Self {
         let text = error.to_string();
         let (what, fix) = text.split_once(": ").unwrap_or((&text, "the log says more"));
         let mut what = what.to_owned();
@@ -65,7 +67,7 @@ impl Failure {
     }
 }
 
-impl std::fmt::Display for Failure {
+impl std::fmt::Display for CliError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.what, self.fix)
     }
@@ -73,9 +75,9 @@ impl std::fmt::Display for Failure {
 
 macro_rules! failure_from {
     ($($error:ty),*) => {$(
-        impl From<$error> for Failure {
+        impl From<$error> for CliError {
             fn from(error: $error) -> Self {
-                Self::because(&error)
+                Self::from_error(&error)
             }
         }
     )*};
@@ -87,10 +89,10 @@ pub(crate) fn print<T: Serialize>(
     json: bool,
     document: &T,
     text: impl FnOnce() -> String,
-) -> Result<(), Failure> {
+) -> Result<(), CliError> {
     let out = if json {
         serde_json::to_string_pretty(document)
-            .map_err(|error| Failure::new(format!("can't print the result ({error})"), "report this"))?
+            .map_err(|error| CliError::new(format!("can't print the result ({error})"), "report this"))?
     } else {
         text()
     };
@@ -98,14 +100,14 @@ pub(crate) fn print<T: Serialize>(
 }
 
 /// Writes to stdout; a reader that has gone away (`| head`) is not an error.
-pub(crate) fn write_out(text: &str) -> Result<(), Failure> {
+pub(crate) fn write_out(text: &str) -> Result<(), CliError> {
     use std::io::{ErrorKind, Write as _};
     let mut stdout = std::io::stdout().lock();
     let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     let written = write!(stdout, "{text}{end}").and_then(|()| stdout.flush());
     match written {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::new(format!("can't write the result ({error})"), "check where stdout goes"))
+            Err(CliError::new(format!("can't write the result ({error})"), "check where stdout goes"))
         }
         _ => Ok(()),
     }
@@ -125,7 +127,7 @@ mod tests {
 
     #[test]
     fn what_and_fix_are_told_apart_and_causes_are_named() {
-        let failure = Failure::because(&Outer(std::io::Error::other("no\nspace")));
+        let failure = CliError::from_error(&Outer(std::io::Error::other("no\nspace")));
         assert_eq!(failure.what, "can't do it (no space)");
         assert_eq!(failure.fix, "try again");
     }

@@ -3,12 +3,12 @@
 use serde::Serialize;
 use store::{AuditChain, AuditEntry, Store};
 
-use crate::args::Global;
-use crate::folder::Folder;
-use crate::report::{self, Failure};
+use crate::data_dir::DataDir;
+use crate::global_args::GlobalArgs;
+use crate::output::table::{ago, pairs, table};
+use crate::output::{self, CliError};
 use crate::role::runtime;
 use crate::settings::Settings;
-use crate::table::{ago, pairs, table};
 
 /// Entries that are held at once.
 const PAGE: i64 = 1000;
@@ -55,20 +55,20 @@ struct Verified {
 }
 
 impl AuditCommand {
-    pub(crate) fn run(self, global: &Global) -> Result<(), Failure> {
+    pub(crate) fn run(self, global: &GlobalArgs) -> Result<(), CliError> {
         let settings = Settings::load(global)?;
         runtime()?.block_on(async {
-            let store = Folder::of(global).open_store(&settings).await?;
+            let store = DataDir::of(global).open_store(&settings).await?;
             match self {
                 Self::List { limit } => {
                     let from = store.audit_length().await?.saturating_sub(limit);
                     let entries = Entries { entries: store.audit_after(from, limit).await? };
-                    report::print(global.json, &entries, || rows(&entries.entries))
+                    output::print(global.json, &entries, || rows(&entries.entries))
                 }
                 Self::Export => export(&store).await,
                 Self::Verify { head } => {
                     let verified = verify(&store, head.as_deref()).await?;
-                    report::print(global.json, &verified, || {
+                    output::print(global.json, &verified, || {
                         pairs(&[("entries", verified.entries.to_string()), ("head", verified.head.clone())])
                     })
                 }
@@ -78,10 +78,10 @@ impl AuditCommand {
 }
 
 /// Calls `each` with every entry, in order.
-async fn walk<F: FnMut(&AuditEntry) -> Result<(), Failure>>(
+async fn walk<F: FnMut(&AuditEntry) -> Result<(), CliError>>(
     store: &Store,
     mut each: F,
-) -> Result<(), Failure> {
+) -> Result<(), CliError> {
     let mut seq = 0;
     loop {
         let entries = store.audit_after(seq, PAGE).await?;
@@ -91,26 +91,26 @@ async fn walk<F: FnMut(&AuditEntry) -> Result<(), Failure>>(
     }
 }
 
-async fn export(store: &Store) -> Result<(), Failure> {
+async fn export(store: &Store) -> Result<(), CliError> {
     walk(store, |entry| {
         let line = serde_json::to_string(entry)
-            .map_err(|error| Failure::new(format!("can't print an entry ({error})"), "report this"))?;
-        report::write_out(&line)
+            .map_err(|error| CliError::new(format!("can't print an entry ({error})"), "report this"))?;
+        output::write_out(&line)
     })
     .await
 }
 
-async fn verify(store: &Store, head: Option<&str>) -> Result<Verified, Failure> {
+async fn verify(store: &Store, head: Option<&str>) -> Result<Verified, CliError> {
     let mut chain = AuditChain::default();
     let mut found = head.is_none();
     walk(store, |entry| {
-        chain.follow(entry).map_err(|error| Failure::because(&error))?;
+        chain.follow(entry).map_err(|error| CliError::from_error(&error))?;
         found |= head == Some(entry.hash.as_str());
         Ok(())
     })
     .await?;
     if !found {
-        return Err(Failure::new(
+        return Err(CliError::new(
             "the audit log doesn't hold that head any more",
             "entries were changed or removed: restore the database from a backup and look for who did it",
         ));

@@ -4,11 +4,11 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 
-use crate::report::Failure;
+use crate::output::CliError;
 use crate::settings::Settings;
 
 /// Fails with the first that is taken; or that only root may have, if the roles give root up.
-pub(crate) fn require_free(settings: &Settings, unprivileged: bool) -> Result<(), Failure> {
+pub(crate) fn require_free(settings: &Settings, unprivileged: bool) -> Result<(), CliError> {
     for (key, address) in [
         ("proxy.listen", settings.proxy.listen),
         ("proxy.health", settings.proxy.health),
@@ -20,7 +20,7 @@ pub(crate) fn require_free(settings: &Settings, unprivileged: bool) -> Result<()
             return Err(explain(key, address, &error));
         }
         if unprivileged && address.port() < first_for_everybody() {
-            return Err(Failure::new(
+            return Err(CliError::new(
                 format!("{address} ({key}) is a port for root only, which the role gives up"),
                 format!(
                     "choose a higher one, or run `sysctl net.ipv4.ip_unprivileged_port_start={}`",
@@ -37,19 +37,19 @@ fn first_for_everybody() -> u16 {
     setting.ok().and_then(|port| port.trim().parse().ok()).unwrap_or(1024)
 }
 
-fn explain(key: &str, address: SocketAddr, error: &std::io::Error) -> Failure {
+fn explain(key: &str, address: SocketAddr, error: &std::io::Error) -> CliError {
     let variable = format!("MEMGATE_{}", key.replace('.', "__").to_uppercase());
     let fix = format!("stop what uses it, or choose another with {variable}=ADDRESS:PORT");
     match error.kind() {
         ErrorKind::AddrInUse => {
             let by = owner(address.port()).map_or_else(String::new, |who| format!(" by {who}"));
-            Failure::new(format!("{address} ({key}) is in use{by}"), fix)
+            CliError::new(format!("{address} ({key}) is in use{by}"), fix)
         }
         ErrorKind::AddrNotAvailable => {
             let fix = format!("choose one of its addresses with {variable}=ADDRESS:PORT");
-            Failure::new(format!("{address} ({key}) is no address of this machine"), fix)
+            CliError::new(format!("{address} ({key}) is no address of this machine"), fix)
         }
-        _ => Failure::new(format!("can't listen on {address} ({key}: {error})"), fix),
+        _ => CliError::new(format!("can't listen on {address} ({key}: {error})"), fix),
     }
 }
 

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 use serde::Serialize;
 
-use crate::args::Global;
-use crate::folder::Folder;
-use crate::report::{self, Failure};
+use super::up;
+use crate::data_dir::DataDir;
+use crate::global_args::GlobalArgs;
+use crate::output::{self, CliError};
 use crate::role::runtime;
 use crate::settings::Settings;
-use crate::up;
 
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -19,7 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Remove the containers, networks, volumes and firewall rules of this installation
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A running `memgate up` with the same data is stopped first. Accounts and tokens stay, and `memgate up`
+A running `memgate up` with the same data is stopped first. SystemUsers and tokens stay, and `memgate up`
 brings the caches back, empty; with --purge nothing stays. Where `store.url` names a PostgreSQL, --purge is
 refused: its database is yours to drop. Other installations are never touched.")]
 pub(crate) struct Down {
@@ -38,12 +38,12 @@ struct Removed {
 }
 
 impl Down {
-    pub(crate) fn run(&self, global: &Global) -> Result<(), Failure> {
+    pub(crate) fn run(&self, global: &GlobalArgs) -> Result<(), CliError> {
         let settings = Settings::load(global)?;
-        let folder = Folder::of(global);
+        let folder = DataDir::of(global);
         if self.purge && settings.store.url.is_some() {
             let fix = "drop the database yourself, run `memgate down`, then remove the data folder";
-            return Err(Failure::new("--purge doesn't empty PostgreSQL", fix));
+            return Err(CliError::new("--purge doesn't empty PostgreSQL", fix));
         }
         let mut removed = Removed { installation: None, stopped: false, docker: None, files: Vec::new() };
         if folder.is_in_use() {
@@ -53,10 +53,10 @@ impl Down {
                 removed.files = folder.purge(&settings)?;
             }
         }
-        report::print(global.json, &removed, || self.describe(&removed, &folder))
+        output::print(global.json, &removed, || self.describe(&removed, &folder))
     }
 
-    async fn tear_down(settings: &Settings, folder: &Folder, removed: &mut Removed) -> Result<(), Failure> {
+    async fn tear_down(settings: &Settings, folder: &DataDir, removed: &mut Removed) -> Result<(), CliError> {
         let store = folder.open_store(settings).await?;
         let id = store.installation_id().await?;
         store.close().await;
@@ -65,7 +65,7 @@ impl Down {
         Ok(())
     }
 
-    fn describe(&self, removed: &Removed, folder: &Folder) -> String {
+    fn describe(&self, removed: &Removed, folder: &DataDir) -> String {
         let Some(docker) = &removed.docker else {
             return format!("nothing to do: {} holds no memgate data", folder.path().display());
         };
@@ -78,17 +78,17 @@ impl Down {
 }
 
 /// Stops the `memgate up` that uses this folder: it would bring everything back. Whether one ran.
-fn stop(folder: &Folder) -> Result<bool, Failure> {
+fn stop(folder: &DataDir) -> Result<bool, CliError> {
     let lock = folder.lock_path();
     let Some(pid) = up::running(&lock) else { return Ok(false) };
     let fix = || format!("stop process {pid} yourself, then try again");
-    let process = Pid::from_raw(pid).ok_or_else(|| Failure::new("the lock file makes no sense", fix()))?;
+    let process = Pid::from_raw(pid).ok_or_else(|| CliError::new("the lock file makes no sense", fix()))?;
     rustix::process::kill_process(process, Signal::TERM)
-        .map_err(|error| Failure::new(format!("can't stop the running memgate ({error})"), fix()))?;
+        .map_err(|error| CliError::new(format!("can't stop the running memgate ({error})"), fix()))?;
     let began = Instant::now();
     while up::running(&lock).is_some() {
         if began.elapsed() > STOP_WITHIN {
-            return Err(Failure::new("the running memgate doesn't stop", fix()));
+            return Err(CliError::new("the running memgate doesn't stop", fix()));
         }
         std::thread::sleep(LOOK_EVERY);
     }

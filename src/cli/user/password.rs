@@ -6,9 +6,9 @@ use serde::Serialize;
 use store::{NewPassword, Store};
 use webui::account;
 
-use super::find_user;
-use crate::report::{self, Failure};
-use crate::table;
+use crate::cli::lookup::find_user;
+use crate::output::table;
+use crate::output::{self, CliError};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -42,7 +42,7 @@ struct Changed {
 }
 
 impl Reset {
-    pub(super) async fn run(self, store: &Store, json: bool) -> Result<(), Failure> {
+    pub(super) async fn run(self, store: &Store, json: bool) -> Result<(), CliError> {
         let user = find_user(store, &self.email).await?;
         let made = (!self.password_stdin).then(account::make_password);
         let hash = match &made {
@@ -52,7 +52,7 @@ impl Reset {
         let new = NewPassword { hash: &hash, replaces: None, end_tokens: self.end_all };
         let tokens_revoked = store.change_password(&user.id, &new).await?;
         let changed = Changed { email: user.email, password: made, tokens_revoked };
-        report::print(json, &changed, || describe(&changed))
+        output::print(json, &changed, || describe(&changed))
     }
 }
 
@@ -66,12 +66,12 @@ fn describe(changed: &Changed) -> String {
 }
 
 /// Reads a password from stdin, and hashes it if it may be one.
-pub(super) fn hash_of_stdin() -> Result<String, Failure> {
+pub(super) fn hash_of_stdin() -> Result<String, CliError> {
     let mut password = String::new();
     std::io::stdin()
         .take(LONGEST_INPUT)
         .read_to_string(&mut password)
-        .map_err(|error| Failure::new(format!("can't read the password ({error})"), "send it as UTF-8"))?;
+        .map_err(|error| CliError::new(format!("can't read the password ({error})"), "send it as UTF-8"))?;
     let password = password.strip_suffix('\n').unwrap_or(&password);
     let password = password.strip_suffix('\r').unwrap_or(password);
     account::check_password(password).map_err(as_failure)?;
@@ -79,7 +79,7 @@ pub(super) fn hash_of_stdin() -> Result<String, Failure> {
 }
 
 /// The web UI's sentences: what is wrong, then what to do.
-pub(super) fn as_failure(said: &str) -> Failure {
+pub(super) fn as_failure(said: &str) -> CliError {
     let (what, fix) = said.split_once(". ").unwrap_or(("that can't be used", said));
-    Failure::new(what, fix.trim_end_matches('.'))
+    CliError::new(what, fix.trim_end_matches('.'))
 }

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use crate::args::Global;
-use crate::report::{self, Failure};
+use crate::global_args::GlobalArgs;
+use crate::output::table;
+use crate::output::{self, CliError};
 use crate::settings::{Settings, flat};
-use crate::table;
 
 /// Settings
 #[derive(Debug, clap::Subcommand)]
@@ -15,12 +15,12 @@ pub(crate) enum ConfigCommand {
 }
 
 impl ConfigCommand {
-    pub(crate) fn run(&self, global: &Global) -> Result<(), Failure> {
+    pub(crate) fn run(&self, global: &GlobalArgs) -> Result<(), CliError> {
         let Self::Check = self;
         let mut settings = Settings::load(global)?;
         settings.store.url = settings.store.url.as_deref().map(without_password);
         let keys = flat(&settings);
-        report::print(global.json, &settings, || {
+        output::print(global.json, &settings, || {
             let shown = |value: &Value| match value {
                 Value::Null => String::new(),
                 value => value.to_string(),

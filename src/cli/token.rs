@@ -1,9 +1,9 @@
 //! `memgate token`: what applications log in with. The secret is shown once, when a token is made.
 
-mod acknowledged;
 mod certificate;
 mod denials;
 mod permissions;
+mod propagation;
 
 use serde::Serialize;
 use store::{
@@ -11,15 +11,15 @@ use store::{
     Token, TokenId, TokenRow, now,
 };
 
-use crate::args::Global;
-use crate::folder::Folder;
-use crate::report::{self, Failure};
+use super::lookup::find_user;
+use crate::data_dir::DataDir;
+use crate::global_args::GlobalArgs;
+use crate::output::table::{self, table};
+use crate::output::{self, CliError};
 use crate::role::runtime;
 use crate::settings::Settings;
-use crate::table::{self, table};
-use crate::user::find_user;
 use certificate::IssueArgs;
-use permissions::PowerArgs;
+use permissions::PermissionArgs;
 
 /// A name is a label in a list, not a text.
 const LONGEST_NAME: usize = 100;
@@ -41,7 +41,7 @@ Examples:
         #[arg(long, default_value = "token")]
         name: String,
         #[command(flatten)]
-        permissions: PowerArgs,
+        permissions: PermissionArgs,
         /// Issue a client certificate, too: for text and meta clients that speak TLS and have no login
         #[arg(long)]
         certificate: bool,
@@ -67,7 +67,7 @@ Examples:
         /// The public part, as `memgate token list` shows it, with or without mg_
         id: String,
         #[command(flatten)]
-        permissions: PowerArgs,
+        permissions: PermissionArgs,
         /// All keys
         #[arg(long, conflicts_with = "prefix")]
         no_prefix: bool,
@@ -188,9 +188,9 @@ impl Credentials {
 }
 
 impl TokenCommand {
-    pub(crate) fn run(self, global: &Global) -> Result<(), Failure> {
+    pub(crate) fn run(self, global: &GlobalArgs) -> Result<(), CliError> {
         let settings = Settings::load(global)?;
-        let folder = Folder::of(global);
+        let folder = DataDir::of(global);
         runtime()?.block_on(async {
             let store = folder.open_store(&settings).await?;
             let (json, endpoint) = (global.json, &settings.webui.endpoint);
@@ -213,28 +213,28 @@ impl TokenCommand {
                     };
                     let made = Credentials::of(&user.email, endpoint, &new.token);
                     let made = Made { made, certificate: certificate.filter(|_| kept.is_ok()) };
-                    report::print(json, &made, || made.words())?;
+                    output::print(json, &made, || made.words())?;
                     kept
                 }
                 Self::List { email } => {
                     let user = find_user(&store, &email).await?;
                     let list = Tokens { tokens: store.tokens_of(&user.id).await? };
-                    report::print(json, &list, || rows(&list.tokens))
+                    output::print(json, &list, || rows(&list.tokens))
                 }
                 Self::Show { id } => {
                     let view = view(&store, find(&store, &id).await?).await?;
-                    report::print(json, &view, || details(&view))
+                    output::print(json, &view, || details(&view))
                 }
                 Self::Update { id, permissions, no_prefix } => {
                     let token = update(&store, &id, permissions, no_prefix).await?;
                     let view = view(&store, token).await?;
-                    report::print(json, &view, || details(&view))
+                    output::print(json, &view, || details(&view))
                 }
                 Self::Rotate { id, grace } => {
                     let token = find(&store, &id).await?;
                     let new = NewToken::generate(&folder.token_key()?, &token.name);
                     let rotated = rotate(&store, token, new, grace, endpoint).await?;
-                    report::print(json, &rotated, || rotated_words(&rotated))
+                    output::print(json, &rotated, || rotated_words(&rotated))
                 }
                 Self::Certify { id, issue } => {
                     let token = find(&store, &id).await?;
@@ -242,36 +242,36 @@ impl TokenCommand {
                     let certificate = issue.make(id, token.permissions.expires_at)?;
                     certificate.keep(&store, &id).await?;
                     let certified = Certified { id: token.id, certificate };
-                    report::print(json, &certified, || certified.certificate.words())
+                    output::print(json, &certified, || certified.certificate.words())
                 }
                 Self::Revoke { id } => {
                     let token = find(&store, &id).await?;
                     let id = public_id(&token.id)?;
                     store.revoke_token(&id).await?;
-                    let acknowledged = acknowledged::wait(&store, &id).await?;
+                    let acknowledged = propagation::wait(&store, &id).await?;
                     let revoked = Revoked { token: find(&store, id.as_str()).await?, acknowledged };
-                    report::print(json, &revoked, || revoked_words(&revoked))
+                    output::print(json, &revoked, || revoked_words(&revoked))
                 }
             }
         })
     }
 }
 
-fn nothing() -> Failure {
-    Failure::new("there is no such token", "memgate token list EMAIL shows a user's tokens")
+fn nothing() -> CliError {
+    CliError::new("there is no such token", "memgate token list EMAIL shows a user's tokens")
 }
 
 /// Whoever pastes the whole token means that one.
-fn public_id(text: &str) -> Result<TokenId, Failure> {
+fn public_id(text: &str) -> Result<TokenId, CliError> {
     let whole = Token::parse(text).ok().map(|token| token.id());
     whole.or_else(|| TokenId::parse(text)).ok_or_else(nothing)
 }
 
-async fn find(store: &Store, id: &str) -> Result<TokenRow, Failure> {
+async fn find(store: &Store, id: &str) -> Result<TokenRow, CliError> {
     store.token(&public_id(id)?).await?.ok_or_else(nothing)
 }
 
-async fn view(store: &Store, token: TokenRow) -> Result<TokenView, Failure> {
+async fn view(store: &Store, token: TokenRow) -> Result<TokenView, CliError> {
     let user = store.user(&token.user_id).await?.ok_or_else(nothing)?;
     let id = public_id(&token.id)?;
     let certificates = store.certificates_of(&id).await?;
@@ -284,13 +284,13 @@ async fn view(store: &Store, token: TokenRow) -> Result<TokenView, Failure> {
 async fn update(
     store: &Store,
     id: &str,
-    permissions: PowerArgs,
+    permissions: PermissionArgs,
     no_prefix: bool,
-) -> Result<TokenRow, Failure> {
+) -> Result<TokenRow, CliError> {
     permissions.check()?;
     if permissions.is_empty() && !no_prefix {
         let fix = "name --scope, --prefix, --no-prefix, --expires or --allow-from";
-        return Err(Failure::usage("there is nothing to change", fix));
+        return Err(CliError::usage("there is nothing to change", fix));
     }
     let token = find(store, id).await?;
     let change = |granted: &mut Permissions| {
@@ -309,7 +309,7 @@ async fn rotate(
     new: NewToken,
     grace: Millis,
     endpoint: &str,
-) -> Result<Rotated, Failure> {
+) -> Result<Rotated, CliError> {
     // Before the commit: after it nothing may fail until the new one is shown.
     let user = store.user(&old.user_id).await?.ok_or_else(nothing)?;
     let ends_at = now().saturating_add(grace);
@@ -319,13 +319,13 @@ async fn rotate(
 }
 
 /// Why a token that is there can't be changed.
-fn explained(error: StoreError, token: &TokenRow) -> Failure {
+fn explained(error: StoreError, token: &TokenRow) -> CliError {
     let id = &token.id;
     match (error, &token.successor) {
         (StoreError::AlreadyExists(_), Some(successor)) => {
-            Failure::new(format!("mg_{id} has a successor already"), format!("rotate mg_{successor}"))
+            CliError::new(format!("mg_{id} has a successor already"), format!("rotate mg_{successor}"))
         }
-        (StoreError::NotFound(_), _) => Failure::new(
+        (StoreError::NotFound(_), _) => CliError::new(
             format!("mg_{id} is over ({})", permissions::state(token, now())),
             "make a new token with memgate token create",
         ),
@@ -333,12 +333,12 @@ fn explained(error: StoreError, token: &TokenRow) -> Failure {
     }
 }
 
-fn checked(name: &str) -> Result<&str, Failure> {
+fn checked(name: &str) -> Result<&str, CliError> {
     let name = name.trim();
     let fits =
         !name.is_empty() && name.chars().count() <= LONGEST_NAME && !name.chars().any(char::is_control);
     let fix = format!("take 1 to {LONGEST_NAME} printable characters");
-    if fits { Ok(name) } else { Err(Failure::new("a token can't have that name", fix)) }
+    if fits { Ok(name) } else { Err(CliError::new("a token can't have that name", fix)) }
 }
 
 impl Made {
@@ -359,7 +359,7 @@ fn rotated_words(rotated: &Rotated) -> String {
 }
 
 fn revoked_words(revoked: &Revoked) -> String {
-    let by = acknowledged::words(&revoked.acknowledged);
+    let by = propagation::words(&revoked.acknowledged);
     format!("{} is revoked\nacknowledged by {by}\n", revoked.token.id)
 }
 
@@ -377,7 +377,7 @@ fn details(view: &TokenView) -> String {
     pairs.extend(view.leak.as_ref().map(|leak| ("found in public", found(leak))));
     pairs.extend(token.successor.as_ref().map(|id| ("successor", format!("mg_{id}"))));
     pairs.extend(certificate::pairs(&view.certificates));
-    pairs.push(("in force on", acknowledged::words(&view.acknowledged)));
+    pairs.push(("in force on", propagation::words(&view.acknowledged)));
     format!("{}{}", table::pairs(&pairs), denials::words(&view.denials))
 }
 

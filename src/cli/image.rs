@@ -3,12 +3,12 @@
 use serde::Serialize;
 use store::Store;
 
-use crate::account::Accounts;
-use crate::args::Global;
-use crate::folder::Folder;
-use crate::report::{self, Failure};
+use crate::data_dir::DataDir;
+use crate::global_args::GlobalArgs;
+use crate::output::{self, CliError};
 use crate::role::runtime;
 use crate::settings::Settings;
+use crate::system_users::SystemUsers;
 
 /// The memcached image
 #[derive(Debug, clap::Subcommand)]
@@ -26,19 +26,19 @@ struct Built {
 }
 
 impl ImageCommand {
-    pub(crate) fn run(&self, global: &Global) -> Result<(), Failure> {
+    pub(crate) fn run(&self, global: &GlobalArgs) -> Result<(), CliError> {
         let Self::Build = self;
         let settings = Settings::load(global)?;
         daemon::telemetry::init(&settings.log.filter, settings.log.format);
-        let mut folder = Folder::of(global);
-        folder.prepare(&settings, Accounts::ensure()?.as_ref())?;
+        let mut folder = DataDir::of(global);
+        folder.prepare(&settings, SystemUsers::ensure()?.as_ref())?;
         let image = runtime()?.block_on(async {
             let store = Store::open(&settings.database(folder.path())).await?;
             let id = store.installation_id().await?;
             store.close().await;
-            Ok::<_, Failure>(provisioner::build_image(&settings.provisioner, &id).await?)
+            Ok::<_, CliError>(provisioner::build_image(&settings.provisioner, &id).await?)
         })?;
         let built = Built { image };
-        report::print(global.json, &built, || built.image.clone())
+        output::print(global.json, &built, || built.image.clone())
     }
 }

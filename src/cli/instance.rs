@@ -3,13 +3,13 @@
 use serde::Serialize;
 use store::{DesiredState, Instance, InstanceState, Millis, Store, Usage};
 
-use crate::args::Global;
-use crate::folder::Folder;
-use crate::report::{self, Failure};
+use super::lookup::find_user;
+use crate::data_dir::DataDir;
+use crate::global_args::GlobalArgs;
+use crate::output::table::{self, table};
+use crate::output::{self, CliError};
 use crate::role::runtime;
 use crate::settings::Settings;
-use crate::table::{self, table};
-use crate::user::find_user;
 
 /// Caches
 #[derive(Debug, clap::Subcommand)]
@@ -68,25 +68,25 @@ struct Instances {
 }
 
 impl InstanceCommand {
-    pub(crate) fn run(self, global: &Global) -> Result<(), Failure> {
+    pub(crate) fn run(self, global: &GlobalArgs) -> Result<(), CliError> {
         let settings = Settings::load(global)?;
         runtime()?.block_on(async {
-            let store = Folder::of(global).open_store(&settings).await?;
+            let store = DataDir::of(global).open_store(&settings).await?;
             match self {
                 Self::List => {
                     let there = store.instances().await?.into_iter().filter(|instance| !instance.is_gone());
                     let instances = there.map(InstanceView::of).collect();
                     let list = Instances { instances };
-                    report::print(global.json, &list, || rows(&list.instances))
+                    output::print(global.json, &list, || rows(&list.instances))
                 }
                 Self::Show { email } => {
                     let user = find_user(&store, &email).await?;
                     let instance = store.instance_of(&user.id).await?.ok_or_else(|| {
-                        Failure::new(format!("{email} has no cache"), "memgate instance list shows them all")
+                        CliError::new(format!("{email} has no cache"), "memgate instance list shows them all")
                     })?;
                     let usage = Activity::of(&store, &instance.id).await?;
                     let shown = Shown { instance: InstanceView::of(instance), usage };
-                    report::print(global.json, &shown, || details(&shown.instance) + &shown.usage.details())
+                    output::print(global.json, &shown, || details(&shown.instance) + &shown.usage.details())
                 }
             }
         })
@@ -117,7 +117,7 @@ impl InstanceView {
 }
 
 impl Activity {
-    async fn of(store: &Store, instance_id: &str) -> Result<Self, Failure> {
+    async fn of(store: &Store, instance_id: &str) -> Result<Self, CliError> {
         let latency = store.latency(instance_id).await?;
         Ok(Self {
             open_connections: store.connections(instance_id).await?,

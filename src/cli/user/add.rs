@@ -7,10 +7,10 @@ use store::{Instance, InstanceState, NewToken, NewUser, Store, TokenKey, User};
 use webui::account;
 
 use super::password::{as_failure, hash_of_stdin};
-use crate::report::{self, Failure};
+use crate::cli::token::Credentials;
+use crate::output::table;
+use crate::output::{self, CliError};
 use crate::settings::Settings;
-use crate::table;
-use crate::token::Credentials;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -58,7 +58,7 @@ impl Add {
         key: &TokenKey,
         settings: &Settings,
         json: bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CliError> {
         let email = account::parse_email(&self.email).map_err(as_failure)?;
         let hash = if self.password_stdin { Some(hash_of_stdin()?) } else { None };
         let new =
@@ -71,7 +71,7 @@ impl Add {
         let state = instance.map_or(InstanceState::Pending, Instance::state);
         let credentials = Credentials::of(&user.email, &settings.webui.endpoint, &token.token);
         let added = Added { credentials, plan: user.plan.clone(), state };
-        report::print(json, &added, || describe(&added))?;
+        output::print(json, &added, || describe(&added))?;
         if self.no_wait || state == InstanceState::Running {
             return Ok(());
         }
@@ -80,7 +80,7 @@ impl Add {
 }
 
 /// Follows the store until the cache runs or has failed, 30 s at most.
-async fn wait_for_cache(store: &Store, user: &User) -> Result<Option<Instance>, Failure> {
+async fn wait_for_cache(store: &Store, user: &User) -> Result<Option<Instance>, CliError> {
     eprintln!("waiting for the cache of {} ...", user.email);
     let mut feed = store.feed().await?;
     let settled = async {
@@ -88,7 +88,7 @@ async fn wait_for_cache(store: &Store, user: &User) -> Result<Option<Instance>, 
             let instance = store.instance_of(&user.id).await?;
             let state = instance.as_ref().map(Instance::state);
             if matches!(state, Some(InstanceState::Running | InstanceState::Failed)) {
-                return Ok::<_, Failure>(instance);
+                return Ok::<_, CliError>(instance);
             }
             feed.next().await?;
         }
@@ -99,20 +99,20 @@ async fn wait_for_cache(store: &Store, user: &User) -> Result<Option<Instance>, 
     }
 }
 
-fn unfinished(email: &str, waited: Result<Option<Instance>, Failure>) -> Failure {
+fn unfinished(email: &str, waited: Result<Option<Instance>, CliError>) -> CliError {
     let fix = format!("the account is made; see `memgate status` and `memgate instance show {email}`");
     let instance = match waited {
         Ok(instance) => instance,
         Err(error) => {
             let what = format!("the cache is still being made, and can't be waited for ({error})");
-            return Failure::pending(what, fix);
+            return CliError::pending(what, fix);
         }
     };
     let message = instance.as_ref().and_then(|instance| instance.route.as_ref()?.message.clone());
     let why = message.map_or_else(String::new, |message| format!(" ({message})"));
     match instance.as_ref().map(Instance::state) {
-        Some(InstanceState::Failed) => Failure::new(format!("the cache can't be started{why}"), fix),
-        _ => Failure::pending(format!("the cache isn't running after {} s{why}", WAIT.as_secs()), fix),
+        Some(InstanceState::Failed) => CliError::new(format!("the cache can't be started{why}"), fix),
+        _ => CliError::pending(format!("the cache isn't running after {} s{why}", WAIT.as_secs()), fix),
     }
 }
 

@@ -4,12 +4,12 @@ use clap::builder::ValueParser;
 use serde::Serialize;
 use store::{Plan, StoreError};
 
-use crate::args::Global;
-use crate::folder::Folder;
-use crate::report::{self, Failure};
+use crate::data_dir::DataDir;
+use crate::global_args::GlobalArgs;
+use crate::output::table::{self, table};
+use crate::output::{self, CliError};
 use crate::role::runtime;
 use crate::settings::Settings;
-use crate::table::{self, table};
 
 /// In a list, and on the command line.
 const LONGEST_NAME: usize = 40;
@@ -107,36 +107,36 @@ impl Limits {
 }
 
 impl PlanCommand {
-    pub(crate) fn run(self, global: &Global) -> Result<(), Failure> {
+    pub(crate) fn run(self, global: &GlobalArgs) -> Result<(), CliError> {
         let settings = Settings::load(global)?;
-        let folder = Folder::of(global);
+        let folder = DataDir::of(global);
         runtime()?.block_on(async {
             let store = folder.open_store(&settings).await?;
             match self {
                 Self::List => {
                     let list = Plans { plans: store.plans().await? };
-                    report::print(global.json, &list, || rows(&list.plans))
+                    output::print(global.json, &list, || rows(&list.plans))
                 }
                 Self::Create { name, limits } => {
                     let default = store.plan("default").await?.ok_or(StoreError::NotFound("plan"))?;
                     let mut plan = Plan { name, ..default };
                     limits.apply(&mut plan);
                     store.create_plan(&plan).await.map_err(|error| taken(error, &plan.name))?;
-                    report::print(global.json, &plan, || details(&plan))
+                    output::print(global.json, &plan, || details(&plan))
                 }
                 Self::Change { name, limits } => {
                     let changed = store.update_plan(&name, |plan| limits.apply(plan)).await;
                     let plan = changed.map_err(|error| missing(error, &name))?;
-                    report::print(global.json, &plan, || details(&plan))
+                    output::print(global.json, &plan, || details(&plan))
                 }
             }
         })
     }
 }
 
-fn taken(error: StoreError, name: &str) -> Failure {
+fn taken(error: StoreError, name: &str) -> CliError {
     match error {
-        StoreError::AlreadyExists(_) => Failure::new(
+        StoreError::AlreadyExists(_) => CliError::new(
             format!("there is a plan {name} already"),
             format!("change it with `memgate plan change {name}`, or choose another name"),
         ),
@@ -144,10 +144,10 @@ fn taken(error: StoreError, name: &str) -> Failure {
     }
 }
 
-fn missing(error: StoreError, name: &str) -> Failure {
+fn missing(error: StoreError, name: &str) -> CliError {
     match error {
         StoreError::NotFound("plan") => {
-            Failure::new(format!("there is no plan {name}"), "memgate plan list shows them all")
+            CliError::new(format!("there is no plan {name}"), "memgate plan list shows them all")
         }
         other => other.into(),
     }

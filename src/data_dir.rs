@@ -4,19 +4,19 @@
 //! the sticky bit keeps one role from removing another's files. The token key is for that group to
 //! read, the lane key for the proxy alone (DESIGN 3.4).
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::process::{Gid, Uid};
+use rustix::process::Gid;
 use store::{Database, LaneKey, Store, TokenKey};
 
-use crate::account::Accounts;
-use crate::args::Global;
-use crate::authority;
-use crate::report::Failure;
+use crate::ca;
+use crate::global_args::GlobalArgs;
+use crate::output::CliError;
 use crate::settings::{Settings, data_path};
+use crate::system_users::{SystemUsers, set_owner};
 
 const TOKEN_KEY: &str = "token.key";
 const LANE_KEY: &str = "lane.key";
@@ -32,13 +32,13 @@ const OWN_FOLDER: u32 = 0o750;
 
 /// A data folder that may or may not be there yet.
 #[derive(Debug, Clone)]
-pub(crate) struct Folder {
+pub(crate) struct DataDir {
     path: PathBuf,
 }
 
-impl Folder {
+impl DataDir {
     /// The one that the command line names.
-    pub(crate) fn of(global: &Global) -> Self {
+    pub(crate) fn of(global: &GlobalArgs) -> Self {
         Self { path: data_path(global) }
     }
 
@@ -64,17 +64,17 @@ impl Folder {
     pub(crate) fn prepare(
         &mut self,
         settings: &Settings,
-        accounts: Option<&Accounts>,
-    ) -> Result<(), Failure> {
+        accounts: Option<&SystemUsers>,
+    ) -> Result<(), CliError> {
         self.make()?;
         self.refuse_full_disk()?;
         let group = accounts.map(|accounts| accounts.group);
         let mode = if group.is_some() { SHARED_FOLDER } else { OWN_FOLDER };
-        give(&self.path, None, group, mode)?;
+        set_owner(&self.path, None, group, mode)?;
         self.keep_new_keys()?;
         if let Some(accounts) = accounts {
-            give(&self.path.join(TOKEN_KEY), None, group, 0o640)?;
-            give(&self.path.join(LANE_KEY), Some(accounts.proxy), group, 0o400)?;
+            set_owner(&self.path.join(TOKEN_KEY), None, group, 0o640)?;
+            set_owner(&self.path.join(LANE_KEY), Some(accounts.proxy), group, 0o400)?;
         }
         if let Database::Sqlite(file) = settings.database(&self.path) {
             prepare_database(&file, group)?;
@@ -83,26 +83,26 @@ impl Folder {
     }
 
     /// Reads the key that tokens are hashed with.
-    pub(crate) fn token_key(&self) -> Result<TokenKey, Failure> {
+    pub(crate) fn token_key(&self) -> Result<TokenKey, CliError> {
         self.require()?;
         Ok(TokenKey::load(&self.path.join(TOKEN_KEY))?)
     }
 
     /// Reads the key that lane secrets are made from.
-    pub(crate) fn lane_key(&self) -> Result<LaneKey, Failure> {
+    pub(crate) fn lane_key(&self) -> Result<LaneKey, CliError> {
         self.require()?;
         Ok(LaneKey::load(&self.path.join(LANE_KEY))?)
     }
 
     /// Opens the store of an installation that is there already.
-    pub(crate) async fn open_store(&self, settings: &Settings) -> Result<Store, Failure> {
+    pub(crate) async fn open_store(&self, settings: &Settings) -> Result<Store, CliError> {
         self.require()?;
         Ok(Store::open(&settings.database(&self.path)).await?)
     }
 
-    /// Removes what [`Folder::prepare`] and the store have made, and nothing else.
-    pub(crate) fn purge(&self, settings: &Settings) -> Result<Vec<PathBuf>, Failure> {
-        let names = [TOKEN_KEY, LANE_KEY, LOCK].into_iter().chain(authority::FILES);
+    /// Removes what [`DataDir::prepare`] and the store have made, and nothing else.
+    pub(crate) fn purge(&self, settings: &Settings) -> Result<Vec<PathBuf>, CliError> {
+        let names = [TOKEN_KEY, LANE_KEY, LOCK].into_iter().chain(ca::FILES);
         let mut files: Vec<PathBuf> = names.map(|name| self.path.join(name)).collect();
         if let Database::Sqlite(file) = settings.database(&self.path) {
             files.extend(["-wal", "-shm", "-journal", ""].map(|suffix| with_suffix(&file, suffix)));
@@ -126,7 +126,7 @@ impl Folder {
         Ok(removed)
     }
 
-    fn require(&self) -> Result<(), Failure> {
+    fn require(&self) -> Result<(), CliError> {
         if self.is_in_use() {
             return Ok(());
         }
@@ -135,14 +135,14 @@ impl Folder {
         {
             return Err(cannot("look into", &self.path, &error));
         }
-        Err(Failure::new(
+        Err(CliError::new(
             format!("{} holds no memgate data", self.path.display()),
             "name the data folder with --data DIR, or make one with `memgate up`",
         ))
     }
 
     /// Makes the folder itself, and its path absolute. An existing one must be empty or ours.
-    fn make(&mut self) -> Result<(), Failure> {
+    fn make(&mut self) -> Result<(), CliError> {
         let made = match fs::DirBuilder::new().mode(0o700).create(&self.path) {
             Ok(()) => true,
             Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
@@ -158,12 +158,12 @@ impl Folder {
     }
 
     /// A mistyped `--data /etc` must not change who may enter /etc.
-    fn refuse_strangers(&self) -> Result<(), Failure> {
+    fn refuse_strangers(&self) -> Result<(), CliError> {
         let entries = fs::read_dir(&self.path).map_err(|error| cannot("read", &self.path, &error))?;
         for name in entries.flatten().map(|entry| entry.file_name()) {
             let known = ["lost+found", LOCK, MADE_HERE].iter().any(|known| name == *known);
             if !known && !name.to_string_lossy().starts_with("memgate.") {
-                return Err(Failure::new(
+                return Err(CliError::new(
                     format!("{} is not empty and holds no memgate data", self.path.display()),
                     "name a new or empty folder with --data DIR",
                 ));
@@ -172,19 +172,19 @@ impl Folder {
         Ok(())
     }
 
-    fn keep_new_keys(&self) -> Result<(), Failure> {
+    fn keep_new_keys(&self) -> Result<(), CliError> {
         TokenKey::load_or_create(&self.path.join(TOKEN_KEY))?;
         LaneKey::load_or_create(&self.path.join(LANE_KEY))?;
         Ok(())
     }
 
-    fn refuse_full_disk(&self) -> Result<(), Failure> {
+    fn refuse_full_disk(&self) -> Result<(), CliError> {
         let Ok(disk) = rustix::fs::statvfs(&self.path) else { return Ok(()) };
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         if free >= LEAST_FREE {
             return Ok(());
         }
-        Err(Failure::new(
+        Err(CliError::new(
             format!("the disk under {} is full ({} KB left)", self.path.display(), free >> 10),
             "free some space, or name another folder with --data DIR",
         ))
@@ -193,14 +193,14 @@ impl Folder {
 
 /// Makes SQLite's file before SQLite does, so that its owner, group and mode are ours; SQLite gives
 /// the files beside it the same.
-fn prepare_database(file: &Path, group: Option<Gid>) -> Result<(), Failure> {
+fn prepare_database(file: &Path, group: Option<Gid>) -> Result<(), CliError> {
     let mode = if group.is_some() { 0o660 } else { 0o600 };
     if create(file, mode)? || group.is_some() {
         for suffix in ["", "-wal", "-shm"] {
             let file = with_suffix(file, suffix);
             // One that everybody can read is not ours to mend quietly: the store refuses it.
             if fs::metadata(&file).is_ok_and(|meta| meta.mode() & 0o007 == 0) {
-                give(&file, None, group, mode)?;
+                set_owner(&file, None, group, mode)?;
             }
         }
     }
@@ -208,27 +208,12 @@ fn prepare_database(file: &Path, group: Option<Gid>) -> Result<(), Failure> {
 }
 
 /// Makes an empty file; whether it was not there before.
-fn create(path: &Path, mode: u32) -> Result<bool, Failure> {
+fn create(path: &Path, mode: u32) -> Result<bool, CliError> {
     match OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(cannot("make", path, &error)),
     }
-}
-
-/// Sets owner, group and mode where they differ.
-pub(crate) fn give(path: &Path, owner: Option<Uid>, group: Option<Gid>, mode: u32) -> Result<(), Failure> {
-    let meta = fs::metadata(path).map_err(|error| cannot("use", path, &error))?;
-    let same_owner = owner.is_none_or(|owner| owner.as_raw() == meta.uid());
-    let same_group = group.is_none_or(|group| group.as_raw() == meta.gid());
-    if !(same_owner && same_group) {
-        rustix::fs::chown(path, owner, group).map_err(|error| cannot("hand over", path, &error.into()))?;
-    }
-    if meta.mode() & 0o7777 != mode || !(same_owner && same_group) {
-        fs::set_permissions(path, Permissions::from_mode(mode))
-            .map_err(|error| cannot("set the mode of", path, &error))?;
-    }
-    Ok(())
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -237,14 +222,14 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     path.into()
 }
 
-fn cannot(verb: &str, path: &Path, error: &std::io::Error) -> Failure {
+fn cannot(verb: &str, path: &Path, error: &std::io::Error) -> CliError {
     let fix = match error.kind() {
         ErrorKind::StorageFull => "free some space, or name another folder with --data DIR",
         ErrorKind::PermissionDenied => "run this as root, or as the user that the data belongs to",
         ErrorKind::NotFound => "make the folder above it first, or name another one with --data DIR",
         _ => "check the path, or name another folder with --data DIR",
     };
-    Failure::new(format!("can't {verb} {} ({error})", path.display()), fix)
+    CliError::new(format!("can't {verb} {} ({error})", path.display()), fix)
 }
 
 #[cfg(test)]
@@ -255,7 +240,7 @@ mod tests {
     fn what_was_made_is_removed_and_nothing_else() {
         let parent = tempfile::tempdir().unwrap();
         let settings = Settings::default();
-        let mut folder = Folder::at(&parent.path().join("data"));
+        let mut folder = DataDir::at(&parent.path().join("data"));
         folder.prepare(&settings, None).unwrap();
         folder.prepare(&settings, None).unwrap();
         assert!(folder.is_in_use());
@@ -270,7 +255,7 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         fs::write(other.path().join("notes.txt"), "mine").unwrap();
         let before = fs::metadata(other.path()).unwrap().mode();
-        assert!(Folder::at(other.path()).prepare(&Settings::default(), None).is_err());
+        assert!(DataDir::at(other.path()).prepare(&Settings::default(), None).is_err());
         assert_eq!(fs::metadata(other.path()).unwrap().mode(), before);
         assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1);
     }
@@ -278,7 +263,7 @@ mod tests {
     #[test]
     fn a_folder_that_was_there_stays() {
         let there = tempfile::tempdir().unwrap();
-        let mut folder = Folder::at(there.path());
+        let mut folder = DataDir::at(there.path());
         folder.prepare(&Settings::default(), None).unwrap();
         folder.purge(&Settings::default()).unwrap();
         assert_eq!(fs::read_dir(there.path()).unwrap().count(), 0);

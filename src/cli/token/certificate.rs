@@ -9,8 +9,8 @@ use serde::Serialize;
 use store::{CertificateRow, Fingerprint, Millis, Store, StoreError, TokenId, now};
 use webui::certificate::{IssueError, Issued};
 
-use crate::report::Failure;
-use crate::table;
+use crate::output::CliError;
+use crate::output::table;
 
 /// Far above the longest certificate request.
 const LONGEST_REQUEST: u64 = 64 * 1024;
@@ -43,9 +43,9 @@ pub(super) struct Shown {
     kept_as: Fingerprint,
 }
 
-impl From<IssueError> for Failure {
+impl From<IssueError> for CliError {
     fn from(error: IssueError) -> Self {
-        Self::because(&error)
+        Self::from_error(&error)
     }
 }
 
@@ -56,7 +56,7 @@ impl IssueArgs {
     }
 
     /// Makes it, and writes it if it is to be written: what can fail does so before the store knows of it.
-    pub(super) fn make(&self, token: TokenId, expires_at: Option<Millis>) -> Result<Shown, Failure> {
+    pub(super) fn make(&self, token: TokenId, expires_at: Option<Millis>) -> Result<Shown, CliError> {
         let request = self.csr.as_deref().map(read).transpose()?;
         let issued = Issued::new(token, expires_at, request.as_deref())?;
         let mut shown = Shown {
@@ -77,7 +77,7 @@ impl IssueArgs {
 
 impl Shown {
     /// Tells the store, and so the proxies.
-    pub(super) async fn keep(&self, store: &Store, token: &TokenId) -> Result<(), Failure> {
+    pub(super) async fn keep(&self, store: &Store, token: &TokenId) -> Result<(), CliError> {
         let kept = store.add_certificate(token, self.kept_as, self.certificate_not_after).await;
         if kept.is_err() {
             // Nobody knows it: it would only mislead.
@@ -86,11 +86,11 @@ impl Shown {
             }
         }
         kept.map_err(|error| match error {
-            StoreError::LimitReached(_) => Failure::new(
+            StoreError::LimitReached(_) => CliError::new(
                 format!("{} has as many certificates as a token may have", token.username()),
                 "make another token with memgate token create --certificate",
             ),
-            StoreError::NotFound(_) => Failure::new(
+            StoreError::NotFound(_) => CliError::new(
                 format!("{} is over", token.username()),
                 "make a new token with memgate token create --certificate",
             ),
@@ -98,7 +98,7 @@ impl Shown {
         })
     }
 
-    fn write(&mut self, folder: &Path, name: &str) -> Result<(), Failure> {
+    fn write(&mut self, folder: &Path, name: &str) -> Result<(), CliError> {
         fs::create_dir_all(folder).map_err(|error| unwritable(folder, &error))?;
         let place = |end: &str| folder.join(format!("{name}.{end}"));
         if let Some(key) = self.certificate_key.take() {
@@ -137,9 +137,9 @@ pub(super) fn pairs(certificates: &[CertificateRow]) -> Vec<(&'static str, Strin
     certificates.iter().map(line).collect()
 }
 
-fn read(file: &Path) -> Result<String, Failure> {
+fn read(file: &Path) -> Result<String, CliError> {
     let fix = "name a file that holds a certificate request in PEM";
-    let refused = |what: String| Failure::new(format!("can't read {} ({what})", file.display()), fix);
+    let refused = |what: String| CliError::new(format!("can't read {} ({what})", file.display()), fix);
     let length = fs::metadata(file).map_err(|error| refused(error.to_string()))?.len();
     if length > LONGEST_REQUEST {
         return Err(refused("it is too long".to_owned()));
@@ -148,14 +148,14 @@ fn read(file: &Path) -> Result<String, Failure> {
 }
 
 /// Never over something that is there.
-fn write(file: PathBuf, text: &str, mode: u32) -> Result<PathBuf, Failure> {
+fn write(file: PathBuf, text: &str, mode: u32) -> Result<PathBuf, CliError> {
     let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(&file);
     let written = opened.and_then(|mut opened| opened.write_all(text.as_bytes()));
     written.map_err(|error| unwritable(&file, &error))?;
     Ok(file)
 }
 
-fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
+fn unwritable(path: &Path, error: &std::io::Error) -> CliError {
     let what = format!("can't write {} ({error})", path.display());
-    Failure::new(what, "name another folder with --certificate-out DIR")
+    CliError::new(what, "name another folder with --certificate-out DIR")
 }

@@ -1,14 +1,28 @@
 //! The command line: what there is, and help that teaches it.
 
+mod audit;
+mod config;
+mod connection;
+mod down;
+mod image;
+mod instance;
+mod lookup;
+mod migrate;
+mod plan;
+mod status;
+mod token;
+mod up;
+mod user;
+
 use std::ffi::OsStr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::report::Failure;
-use crate::{audit, config, connection, down, image, instance, migrate, plan, role, status, token, up, user};
+use crate::global_args::GlobalArgs;
+use crate::output::CliError;
+use crate::role;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,26 +42,9 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 3 still pending.";
 #[command(name = "memgate", version, after_help = EXAMPLES, arg_required_else_help = true, max_term_width = 100)]
 pub(crate) struct Args {
     #[command(flatten)]
-    pub(crate) global: Global,
+    pub(crate) global: GlobalArgs,
     #[command(subcommand)]
     command: Command,
-}
-
-/// What every command takes.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Global {
-    /// The data folder: SQLite and keys [default: the folder of --config's FILE, else ./data]
-    #[arg(long, global = true, env = "MEMGATE_DATA", value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
-    /// The settings [default: memgate.toml in the data folder, if it is there]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// One setting, stronger than file and environment (may be repeated)
-    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
-    pub(crate) set: Vec<String>,
-    /// Print one JSON document on stdout, and errors as JSON on stderr
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -62,7 +59,7 @@ enum Command {
     Provisioner(role::RoleArgs),
     /// Run the web UI
     Webui(role::RoleArgs),
-    /// Accounts: add, list, show, suspend, resume, delete, reset-password
+    /// SystemUsers: add, list, show, suspend, resume, delete, reset-password
     #[command(subcommand)]
     User(user::UserCommand),
     /// Tokens, which applications log in with: create, list, show, update, rotate, certify, revoke
@@ -94,7 +91,7 @@ enum Command {
 
 impl Args {
     /// Does what was asked for.
-    pub(crate) fn run(self) -> Result<(), Failure> {
+    pub(crate) fn run(self) -> Result<(), CliError> {
         let global = &self.global;
         match self.command {
             Command::Up => up::run(global),
@@ -131,10 +128,10 @@ pub(crate) fn parse() -> Result<Args, ExitCode> {
     })
 }
 
-fn usage(error: &clap::Error) -> Failure {
+fn usage(error: &clap::Error) -> CliError {
     let text = error.to_string();
     let what = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-    Failure::usage(what, "memgate --help shows what there is")
+    CliError::usage(what, "memgate --help shows what there is")
 }
 
 #[cfg(test)]

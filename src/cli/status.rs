@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use store::{Proxy, Store, now};
 
-use crate::args::Global;
-use crate::folder::Folder;
-use crate::probe;
-use crate::report::{self, Failure};
+use crate::data_dir::DataDir;
+use crate::global_args::GlobalArgs;
+use crate::health_check;
+use crate::output::table;
+use crate::output::{self, CliError};
 use crate::role::{Role, runtime};
 use crate::settings::Settings;
-use crate::table;
 
 #[derive(Debug, Serialize)]
 struct Status {
@@ -47,20 +47,20 @@ impl Health {
     }
 }
 
-pub(crate) fn run(global: &Global) -> Result<(), Failure> {
+pub(crate) fn run(global: &GlobalArgs) -> Result<(), CliError> {
     let settings = Settings::load(global)?;
-    let status = runtime()?.block_on(look(&settings, &Folder::of(global)));
-    report::print(global.json, &status, || describe(&status))?;
+    let status = runtime()?.block_on(look(&settings, &DataDir::of(global)));
+    output::print(global.json, &status, || describe(&status))?;
     if status.ready {
         return Ok(());
     }
-    Err(Failure::new("not everything is ready", "each line above that says so names the reason"))
+    Err(CliError::new("not everything is ready", "each line above that says so names the reason"))
 }
 
-async fn look(settings: &Settings, folder: &Folder) -> Status {
+async fn look(settings: &Settings, folder: &DataDir) -> Status {
     let mut roles = BTreeMap::new();
     for role in Role::ALL {
-        let ready = probe::ready(role.health(settings)).await;
+        let ready = health_check::is_ready(role.health(settings)).await;
         roles.insert(role.name(), Health::of(ready));
     }
     let docker = provisioner::docker_version(&settings.provisioner).await;
@@ -80,7 +80,7 @@ async fn look(settings: &Settings, folder: &Folder) -> Status {
         let proxies = store.proxies().await;
         store.close().await;
         let (installation, instances) = counted?;
-        Ok::<_, Failure>((installation, instances, proxies?))
+        Ok::<_, CliError>((installation, instances, proxies?))
     };
     match read.await {
         Ok((installation, instances, mut proxies)) => {
@@ -96,7 +96,7 @@ async fn look(settings: &Settings, folder: &Folder) -> Status {
     status
 }
 
-async fn count(store: &Store) -> Result<(String, BTreeMap<&'static str, u64>), Failure> {
+async fn count(store: &Store) -> Result<(String, BTreeMap<&'static str, u64>), CliError> {
     let mut instances = BTreeMap::new();
     for instance in store.instances().await?.into_iter().filter(|instance| !instance.is_gone()) {
         *instances.entry(instance.state().as_str()).or_default() += 1;

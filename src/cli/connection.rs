@@ -3,13 +3,13 @@
 use serde::Serialize;
 use store::{ConnectionId, LiveConnections, Store};
 
-use crate::args::Global;
-use crate::folder::Folder;
-use crate::report::{self, Failure};
+use super::lookup::find_user;
+use crate::data_dir::DataDir;
+use crate::global_args::GlobalArgs;
+use crate::output::table::{self, table};
+use crate::output::{self, CliError};
 use crate::role::runtime;
 use crate::settings::Settings;
-use crate::table::{self, table};
-use crate::user::find_user;
 
 /// Live connections
 #[derive(Debug, clap::Subcommand)]
@@ -34,38 +34,38 @@ struct Ended {
 }
 
 impl ConnectionCommand {
-    pub(crate) fn run(self, global: &Global) -> Result<(), Failure> {
+    pub(crate) fn run(self, global: &GlobalArgs) -> Result<(), CliError> {
         let settings = Settings::load(global)?;
-        let folder = Folder::of(global);
+        let folder = DataDir::of(global);
         runtime()?.block_on(async {
             let store = folder.open_store(&settings).await?;
             match self {
                 Self::List { email } => {
                     let live = store.live_connections(&instance(&store, &email).await?).await?;
-                    report::print(global.json, &live, || words(&live))
+                    output::print(global.json, &live, || words(&live))
                 }
                 Self::End { email, id } => {
                     let instance = instance(&store, &email).await?;
                     let parsed: ConnectionId =
                         id.parse().map_err(|error: store::ParseConnectionIdError| {
-                            Failure::new(error.to_string(), "memgate connection list EMAIL shows them")
+                            CliError::new(error.to_string(), "memgate connection list EMAIL shows them")
                         })?;
                     if !store.close_connection(&instance, &parsed).await? {
                         let what = "the proxy hasn't said yet that the connection has ended";
-                        return Err(Failure::pending(what, "memgate status says whether that proxy runs"));
+                        return Err(CliError::pending(what, "memgate status says whether that proxy runs"));
                     }
-                    report::print(global.json, &Ended { ended: id.clone() }, || format!("{id} has ended"))
+                    output::print(global.json, &Ended { ended: id.clone() }, || format!("{id} has ended"))
                 }
             }
         })
     }
 }
 
-async fn instance(store: &Store, email: &str) -> Result<String, Failure> {
+async fn instance(store: &Store, email: &str) -> Result<String, CliError> {
     let user = find_user(store, email).await?;
     let instance = store.instance_of(&user.id).await?;
     let fix = "memgate instance list shows what there is";
-    Ok(instance.ok_or_else(|| Failure::new(format!("{email} has no cache"), fix))?.id)
+    Ok(instance.ok_or_else(|| CliError::new(format!("{email} has no cache"), fix))?.id)
 }
 
 fn words(live: &LiveConnections) -> String {

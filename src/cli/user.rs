@@ -6,16 +6,17 @@ mod password;
 use serde::Serialize;
 use store::{Store, TokenRow, User, UserState};
 
-use crate::args::Global;
-use crate::folder::Folder;
-use crate::instance::{self, InstanceView};
-use crate::report::{self, Failure};
+use super::instance::{self, InstanceView};
+use super::lookup::find_user;
+use super::token;
+use crate::data_dir::DataDir;
+use crate::global_args::GlobalArgs;
+use crate::output::table::{self, table};
+use crate::output::{self, CliError};
 use crate::role::runtime;
 use crate::settings::Settings;
-use crate::table::{self, table};
-use crate::token;
 
-/// Accounts
+/// SystemUsers
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum UserCommand {
     /// Make an account with a cache and a first token, and wait for the cache
@@ -69,20 +70,20 @@ struct Deleted {
 }
 
 impl UserCommand {
-    pub(crate) fn run(self, global: &Global) -> Result<(), Failure> {
+    pub(crate) fn run(self, global: &GlobalArgs) -> Result<(), CliError> {
         let settings = Settings::load(global)?;
-        let folder = Folder::of(global);
+        let folder = DataDir::of(global);
         runtime()?.block_on(async {
             let store = folder.open_store(&settings).await?;
             match self {
                 Self::Add(add) => add.run(&store, &folder.token_key()?, &settings, global.json).await,
                 Self::List => {
                     let list = Users { users: store.users().await? };
-                    report::print(global.json, &list, || rows(&list.users))
+                    output::print(global.json, &list, || rows(&list.users))
                 }
                 Self::Show { email } => {
                     let view = view(&store, find_user(&store, &email).await?).await?;
-                    report::print(global.json, &view, || details(&view))
+                    output::print(global.json, &view, || details(&view))
                 }
                 Self::Suspend { email } => set_state(&store, &email, UserState::Suspended, global.json).await,
                 Self::Resume { email } => set_state(&store, &email, UserState::Active, global.json).await,
@@ -90,7 +91,7 @@ impl UserCommand {
                     let user = find_user(&store, &email).await?;
                     store.delete_user(&user.id).await?;
                     let deleted = Deleted { email: user.email, id: user.id, deleted: true };
-                    report::print(global.json, &deleted, || format!("{} is deleted", deleted.email))
+                    output::print(global.json, &deleted, || format!("{} is deleted", deleted.email))
                 }
                 Self::ResetPassword(reset) => reset.run(&store, global.json).await,
             }
@@ -98,21 +99,14 @@ impl UserCommand {
     }
 }
 
-/// The account with this address.
-pub(crate) async fn find_user(store: &Store, email: &str) -> Result<User, Failure> {
-    store.user_by_email(email).await?.ok_or_else(|| {
-        Failure::new(format!("there is no account {email}"), "memgate user list shows them all")
-    })
-}
-
-async fn set_state(store: &Store, email: &str, state: UserState, json: bool) -> Result<(), Failure> {
+async fn set_state(store: &Store, email: &str, state: UserState, json: bool) -> Result<(), CliError> {
     let user = find_user(store, email).await?;
     store.set_user_state(&user.id, state).await?;
     let view = view(store, User { state, ..user }).await?;
-    report::print(json, &view, || details(&view))
+    output::print(json, &view, || details(&view))
 }
 
-async fn view(store: &Store, user: User) -> Result<UserView, Failure> {
+async fn view(store: &Store, user: User) -> Result<UserView, CliError> {
     let instance = store.instance_of(&user.id).await?.map(InstanceView::of);
     let tokens = store.tokens_of(&user.id).await?;
     Ok(UserView { user, instance, tokens })

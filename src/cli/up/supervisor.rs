@@ -11,11 +11,11 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::account::Accounts;
-use crate::probe;
-use crate::report::Failure;
+use crate::health_check;
+use crate::output::CliError;
 use crate::role::Role;
 use crate::settings::Settings;
+use crate::system_users::SystemUsers;
 
 /// A role has this long to end after SIGTERM; then it is killed. All must be gone in 5 s.
 const STOP_WITHIN: Duration = Duration::from_millis(4500);
@@ -31,18 +31,18 @@ const RECOVERED: Duration = Duration::from_secs(60);
 
 /// The running roles.
 pub(crate) struct Supervisor {
-    keepers: JoinSet<Result<(), Failure>>,
+    keepers: JoinSet<Result<(), CliError>>,
     health: Vec<(Role, std::net::SocketAddr)>,
     all_ready: CancellationToken,
     shutdown: Shutdown,
 }
 
 /// How to start one role.
-struct Keeper {
+struct RoleSupervisor {
     role: Role,
     data: PathBuf,
     settings: Settings,
-    accounts: Option<Accounts>,
+    accounts: Option<SystemUsers>,
     /// Before this, a role that ends is a start that failed.
     all_ready: CancellationToken,
     shutdown: Shutdown,
@@ -53,13 +53,13 @@ impl Supervisor {
     pub(crate) fn start(
         settings: &Settings,
         data: &Path,
-        accounts: Option<Accounts>,
+        accounts: Option<SystemUsers>,
         shutdown: &Shutdown,
     ) -> Self {
         let all_ready = CancellationToken::new();
         let mut keepers = JoinSet::new();
         for role in Role::ALL {
-            let keeper = Keeper {
+            let keeper = RoleSupervisor {
                 role,
                 data: data.to_path_buf(),
                 settings: role.share(settings),
@@ -76,8 +76,8 @@ impl Supervisor {
     /// Calls `announce` when all are ready; returns when all have ended after the stop, or one couldn't start.
     pub(crate) async fn until_stopped(
         mut self,
-        announce: impl FnOnce() -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
+        announce: impl FnOnce() -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
         let ready = tokio::select! {
             ready = all_ready(&self.health) => ready,
             () = self.shutdown.begun() => Ok(false),
@@ -105,14 +105,14 @@ impl Supervisor {
 }
 
 /// Whether they came up before anything else happened; an error names the one that didn't.
-async fn all_ready(health: &[(Role, std::net::SocketAddr)]) -> Result<bool, Failure> {
+async fn all_ready(health: &[(Role, std::net::SocketAddr)]) -> Result<bool, CliError> {
     let began = Instant::now();
     for (role, health) in health {
         let mut told = String::new();
-        while let Err(why) = probe::ready(*health).await {
+        while let Err(why) = health_check::is_ready(*health).await {
             if began.elapsed() > READY_WITHIN {
                 let what = format!("the {} isn't ready after {READY_WITHIN:?} ({why})", role.name());
-                return Err(Failure::new(what, "its log lines above say more"));
+                return Err(CliError::new(what, "its log lines above say more"));
             }
             if began.elapsed() > PATIENCE && told != why {
                 tracing::info!(role = role.name(), why, "waiting");
@@ -124,9 +124,9 @@ async fn all_ready(health: &[(Role, std::net::SocketAddr)]) -> Result<bool, Fail
     Ok(true)
 }
 
-impl Keeper {
+impl RoleSupervisor {
     /// Runs the role, again and again, until the stop.
-    async fn keep(self) -> Result<(), Failure> {
+    async fn keep(self) -> Result<(), CliError> {
         let mut pause = FIRST_PAUSE;
         loop {
             let began = Instant::now();
@@ -138,7 +138,7 @@ impl Keeper {
             let ended = ended.map_or_else(|error| error.to_string(), |status| describe(&status));
             if !self.all_ready.is_cancelled() {
                 let what = format!("the {} has ended while starting ({ended})", self.role.name());
-                return Err(Failure::new(what, "its line above says why"));
+                return Err(CliError::new(what, "its line above says why"));
             }
             if began.elapsed() > RECOVERED {
                 pause = FIRST_PAUSE;
@@ -152,7 +152,7 @@ impl Keeper {
     }
 
     /// Starts this very program, also when its file has been replaced or lies where the role's user can't go.
-    async fn spawn(&self) -> Result<Child, Failure> {
+    async fn spawn(&self) -> Result<Child, CliError> {
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0("memgate")
@@ -179,7 +179,7 @@ impl Keeper {
         }
         let cannot = |error: std::io::Error| {
             let what = format!("can't start the {} ({error})", self.role.name());
-            Failure::new(what, "check the system's limits and that this program may be run by all users")
+            CliError::new(what, "check the system's limits and that this program may be run by all users")
         };
         let mut child = command.spawn().map_err(cannot)?;
         let settings = serde_json::to_vec(&self.settings).map_err(|error| cannot(error.into()))?;
@@ -190,7 +190,7 @@ impl Keeper {
         Ok(child)
     }
 
-    async fn stop(&self, mut child: Child) -> Result<(), Failure> {
+    async fn stop(&self, mut child: Child) -> Result<(), CliError> {
         if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
             let _ = rustix::process::kill_process(pid, Signal::TERM);
         }

@@ -2,12 +2,12 @@
 
 use store::{Cidr, KeyPrefix, Millis, Permissions, Scopes, TokenRow};
 
-use crate::report::Failure;
-use crate::table;
+use crate::output::CliError;
+use crate::output::table;
 
 /// The options that `create` and `update` have in common.
 #[derive(Debug, clap::Args)]
-pub(crate) struct PowerArgs {
+pub(crate) struct PermissionArgs {
     /// What it may do: some of read, write, flush, stats, with commas between them
     #[arg(long, value_name = "SCOPES", value_parser = scopes)]
     scope: Option<Scopes>,
@@ -58,7 +58,7 @@ fn origin(text: &str) -> Result<Origin, String> {
     }
 }
 
-impl PowerArgs {
+impl PermissionArgs {
     /// Whether nothing was said.
     pub(super) fn is_empty(&self) -> bool {
         self.scope.is_none() && self.prefix.is_none() && self.expires.is_none() && self.allow_from.is_empty()
@@ -83,15 +83,15 @@ impl PowerArgs {
     }
 
     /// What can be wrong with all of the options together.
-    pub(super) fn check(&self) -> Result<(), Failure> {
+    pub(super) fn check(&self) -> Result<(), CliError> {
         let nets = self.nets();
         if !nets.is_empty() && nets.len() < self.allow_from.len() {
-            return Err(Failure::usage(
+            return Err(CliError::usage(
                 "--allow-from any stands beside networks",
                 "name the networks, or write any alone",
             ));
         }
-        Permissions::networks(nets).map(drop).map_err(|error| Failure::because(&error))
+        Permissions::networks(nets).map(drop).map_err(|error| CliError::from_error(&error))
     }
 
     fn nets(&self) -> Vec<Cidr> {
@@ -143,7 +143,7 @@ mod tests {
             assert!(error.contains(words), "{error}");
         }
         let mixed = [Origin::Anywhere, Origin::Net("::1".parse().unwrap())];
-        let args = PowerArgs { scope: None, prefix: None, expires: None, allow_from: mixed.into() };
+        let args = PermissionArgs { scope: None, prefix: None, expires: None, allow_from: mixed.into() };
         assert!(args.check().is_err());
     }
 }

@@ -1,0 +1,20 @@
+//! The options that every command takes.
+
+use std::path::PathBuf;
+
+/// The options that every command takes.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct GlobalArgs {
+    /// Data directory: SQLite database and keys [default: the directory of --config's FILE, else ./data]
+    #[arg(long, global = true, env = "MEMGATE_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Settings file [default: memgate.toml in the data directory, if it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Override one setting; takes precedence over file and environment (may be repeated)
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Print one JSON document on stdout, and errors as JSON on stderr
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
