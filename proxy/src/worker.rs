@@ -1,6 +1,7 @@
 //! A worker: one thread, one single-threaded runtime, one listener. Connections log in where they were
 //! accepted and then move to their instance's tenant worker; nothing on a request's way is shared.
 
+mod connection;
 pub(crate) mod mailbox;
 
 use std::cell::{Cell, RefCell};
@@ -23,23 +24,21 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::auth::admission::AdmissionLimiter;
-use crate::auth::authenticated::{AuthenticatedConnection, Login};
+use crate::auth::authenticated::AuthenticatedConnection;
 use crate::auth::backoff::Throttle;
-use crate::auth::login;
 use crate::auth::outcome::LoginOutcome;
-use crate::auth::{Admission, Authenticator, PendingConnection};
+use crate::auth::{Admission, PendingConnection};
 use crate::grants::Grants;
 use crate::lane::Buffers;
 use crate::metrics::{ConnectionGuard, Metrics};
-use crate::report::denials::{self, ClientInfo, Subject};
 use crate::report::usage::{Entries, Entry};
-use crate::responses::{BufferPool, ResponseQueue};
-use crate::session::{Client, End, State, WorkerContext};
+use crate::responses::BufferPool;
 use crate::tenant::{BackendDeps, Tenant};
 use crate::transport::Stream;
 use crate::transport::tls_config::Certificate;
 use crate::{Config, DRAIN, Error};
-use mailbox::{Handoff, Inbox, Message, worker_for};
+use connection::Phase;
+use mailbox::{Handoff, Inbox, Message};
 
 /// What clients read into: large reads are cheap ones.
 const CLIENT_READ: usize = 64 * 1024;
@@ -47,10 +46,8 @@ const CLIENT_READ: usize = 64 * 1024;
 const TENANT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two reports of what was counted.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two looks whether a token's time is over.
-const ENDS: Duration = Duration::from_millis(250);
-/// So long somebody who is told that there is no place may take to hear it.
-const REJECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Interval of the expiry sweep.
+const EXPIRY_SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 /// How long accepting rests when the process has no file left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A client silent for so long is asked whether it still is there, and then so often.
@@ -69,20 +66,6 @@ pub(crate) struct Shared {
     pub(crate) usage_reporter: Entries,
     pub(crate) shutdown: Shutdown,
     pub(crate) workers: Vec<mpsc::Sender<Message>>,
-}
-
-/// Somebody for whom there is no place.
-struct Unplaced {
-    responses: Rc<ResponseQueue>,
-    /// Where somebody calls from who is to hear that there are too many, as soon as it has said a byte: until
-    /// then nobody knows in which protocol.
-    is_to_hear: Option<IpAddr>,
-}
-
-/// Where a connection is to be attended to.
-enum Phase {
-    AtTheDoor(Box<PendingConnection>),
-    AtHome(Box<AuthenticatedConnection>),
 }
 
 pub(crate) struct Worker {
@@ -151,7 +134,7 @@ impl Worker {
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut gather = interval(REPORT_INTERVAL);
         gather.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut ends = interval(ENDS);
+        let mut ends = interval(EXPIRY_SWEEP_INTERVAL);
         ends.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut refusing = false;
         loop {
@@ -161,7 +144,7 @@ impl Worker {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
                         refusing = false;
-                        self.welcome(stream, peer.ip().to_canonical());
+                        self.on_accept(stream, peer.ip().to_canonical());
                     }
                     Err(error) => {
                         if !std::mem::replace(&mut refusing, true) {
@@ -216,187 +199,24 @@ impl Worker {
                 let Handoff { stream, source, grant, login, ends_at, counted } = *moving;
                 let Ok(stream) = stream.attach() else { return };
                 let connection = Box::new(AuthenticatedConnection { stream, source, grant, login, ends_at });
-                self.receive_visit(Phase::AtHome(connection), counted);
+                self.spawn_connection(Phase::Authenticated(connection), counted);
             }
         }
     }
 
-    /// A new connection: to the authenticator with it.
-    fn welcome(self: &Rc<Self>, stream: TcpStream, source: IpAddr) {
-        let counted = ConnectionGuard::new(&self.shared.metrics.connections);
+    /// Admits an accepted connection, with or without a slot for its login, or closes it.
+    fn on_accept(self: &Rc<Self>, stream: TcpStream, source: IpAddr) {
+        let guard = ConnectionGuard::new(&self.shared.metrics.connections);
         let connections = usize::try_from(self.shared.metrics.connections.get()).unwrap_or(0);
-        let place = self.shared.admission_limiter.enter(connections).map(Admission::Unauthenticated);
-        let place =
-            place.or_else(|| self.shared.admission_limiter.admit_for_rejection().map(Admission::Rejected));
-        let Some(admission) = place else { return self.shared.metrics.login(LoginOutcome::Overloaded) };
+        let limiter = &self.shared.admission_limiter;
+        let admission = limiter.enter(connections).map(Admission::Unauthenticated);
+        let admission = admission.or_else(|| limiter.admit_for_rejection().map(Admission::Rejected));
+        let Some(admission) = admission else { return self.shared.metrics.login(LoginOutcome::Overloaded) };
         let kept_alive = SockRef::from(&stream).set_tcp_keepalive(&keepalive());
         if kept_alive.and_then(|()| stream.set_nodelay(true)).is_ok() {
-            let caller =
-                PendingConnection { stream: Stream::plain(stream), source, admission, input: Vec::new() };
-            self.receive_visit(Phase::AtTheDoor(Box::new(caller)), counted);
-        }
-    }
-
-    fn receive_visit(self: &Rc<Self>, visit: Phase, counted: ConnectionGuard) {
-        let worker = self.clone();
-        self.clients.spawn_local(async move { worker.attend(visit, counted).await });
-    }
-
-    /// At the door, at tenant, and at the door again whenever the client logs in anew. A loop: nothing of
-    /// one login is left when the next begins. What it waits for is boxed: an idle client's task holds
-    /// no room for its login.
-    async fn attend(self: Rc<Self>, mut visit: Phase, counted: ConnectionGuard) {
-        loop {
-            let connection = match visit {
-                Phase::AtHome(connection) => connection,
-                Phase::AtTheDoor(caller) => match Box::pin(self.admit(caller)).await {
-                    Some(connection) => connection,
-                    None => return,
-                },
-            };
-            let tenant = worker_for(&connection.grant.instance_id, self.shared.workers.len());
-            if tenant != self.index {
-                return Box::pin(self.hand_off(tenant, connection, counted)).await;
-            }
-            let serving = match self.session(*connection) {
-                Ok(client) => Box::pin(self.serve(client)),
-                Err(unseated) => return Box::pin(self.deliver_rejection(unseated)).await,
-            };
-            match serving.await {
-                Some(again) => visit = Phase::AtTheDoor(again),
-                None => return,
-            }
-        }
-    }
-
-    /// Until it is known who it is; `None` when the connection has ended.
-    async fn admit(&self, caller: Box<PendingConnection>) -> Option<Box<AuthenticatedConnection>> {
-        let authenticator = self.authenticator();
-        tokio::select! {
-            connection = authenticator.admit(*caller) => connection.map(Box::new),
-            () = self.shared.shutdown.begun() => None,
-        }
-    }
-
-    fn authenticator(&self) -> Authenticator<'_> {
-        Authenticator {
-            grants: &self.shared.grants,
-            metrics: &self.shared.metrics,
-            throttle: &self.shared.throttle,
-            config: &self.shared.config,
-            certificate: &self.shared.certificate,
-            scratch: &self.client_scratch,
-        }
-    }
-
-    /// To the worker where its instance lives.
-    async fn hand_off(
-        &self,
-        tenant: usize,
-        connection: Box<AuthenticatedConnection>,
-        counted: ConnectionGuard,
-    ) {
-        if let (Ok(moving), Some(worker)) =
-            (Handoff::new(*connection, counted), self.shared.workers.get(tenant))
-        {
-            let _ = worker.send(Message::AuthenticatedConnection(Box::new(moving))).await;
-        }
-    }
-
-    /// Serves a client to its end, or until it logs in anew.
-    async fn serve(&self, mut client: Box<Client>) -> Option<Box<PendingConnection>> {
-        let context = WorkerContext {
-            grants: &self.shared.grants,
-            closing: &self.closing,
-            scratch: &self.client_scratch,
-        };
-        match client.run(&context).await {
-            End::Gone => None,
-            End::Login(input) => {
-                let source = client.source;
-                client.into_stream().map(|stream| {
-                    Box::new(PendingConnection {
-                        stream,
-                        source,
-                        admission: Admission::Reauthenticating,
-                        input,
-                    })
-                })
-            }
-        }
-    }
-
-    /// Gives a connection its place, or tells it why there is none, if it has said how to tell it.
-    fn session(&self, connection: AuthenticatedConnection) -> Result<Box<Client>, Unplaced> {
-        let AuthenticatedConnection { stream, source, grant, login, ends_at } = connection;
-        let responses = ResponseQueue::new(stream, self.spare.clone());
-        let protocol = login.as_ref().map(|login| login.protocol);
-        let client = ClientInfo::new(source, protocol, responses.stream());
-        let form = protocol.map_or(denials::CERTIFICATE, |protocol| denials::form(protocol, None));
-        let token = grant.token;
-        let refuse = |outcome: LoginOutcome, words: Option<&[u8]>| {
-            self.shared.metrics.login(outcome);
-            if let Some(cause) = outcome.cause() {
-                self.shared.metrics.denials.note(Subject::Token(token), cause, client, form);
-            }
-            if let Some(words) = words {
-                responses.say(words);
-            }
-        };
-        // It may have travelled while its route changed, or its token was revoked.
-        let grant = match self.shared.grants.newest(&grant, source) {
-            Ok(grant) => grant,
-            Err(outcome) => {
-                refuse(outcome, login.as_ref().map(|login| &*login.replies.refused));
-                return Err(Unplaced { responses, is_to_hear: None });
-            }
-        };
-        let tenant = self.tenant(&grant);
-        let limit = usize::try_from(grant.connections).unwrap_or(0);
-        let Some(session) = tenant.enter(limit, (&grant, ends_at), client, &responses) else {
-            refuse(LoginOutcome::ConnectionLimit, login.as_ref().map(|login| &*login.replies.full));
-            return Err(Unplaced { responses, is_to_hear: login.is_none().then_some(source) });
-        };
-        self.expect_end(&grant);
-        self.next_end.set(self.next_end.get().min(ends_at));
-        self.shared.metrics.login(LoginOutcome::Success);
-        let input = match login {
-            Some(Login { rest, replies, .. }) => {
-                responses.say(&replies.welcome);
-                rest
-            }
-            None => Vec::new(),
-        };
-        let item_size_max = u64::try_from(grant.item_size_max).unwrap_or(0);
-        let mechanisms = login::mechanisms(self.shared.config.scram);
-        let state = State::default();
-        Ok(Box::new(Client {
-            responses,
-            source,
-            protocol,
-            tenant,
-            session,
-            item_size_max,
-            mechanisms,
-            input,
-            state,
-        }))
-    }
-
-    /// The end of a conversation with somebody for whom there is no place.
-    async fn deliver_rejection(&self, Unplaced { responses, is_to_hear }: Unplaced) {
-        let Some(source) = is_to_hear else {
-            let _ = timeout(REJECT_TIMEOUT, responses.drain()).await;
-            return responses.stream().linger(&self.client_scratch).await;
-        };
-        if let Some(stream) = responses.into_stream() {
-            let caller = PendingConnection {
-                stream,
-                source,
-                admission: Admission::Reauthenticating,
-                input: Vec::new(),
-            };
-            self.authenticator().reject_overloaded(caller).await;
+            let stream = Stream::plain(stream);
+            let pending = PendingConnection { stream, source, admission, input: Vec::new() };
+            self.spawn_connection(Phase::Pending(Box::new(pending)), guard);
         }
     }
 

@@ -1,0 +1,185 @@
+//! A connection's life on one screen: authenticate, hand off to the worker that owns the tenant, open a
+//! session, serve it, close. [`Worker::run_connection`] has the order; each step is a function below it.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::Worker;
+use super::mailbox::{Handoff, Message, worker_for};
+use crate::auth::authenticated::{AuthenticatedConnection, Login};
+use crate::auth::login;
+use crate::auth::outcome::LoginOutcome;
+use crate::auth::{Admission, Authenticator, PendingConnection};
+use crate::metrics::ConnectionGuard;
+use crate::report::denials::{self, ClientInfo, Subject};
+use crate::responses::ResponseQueue;
+use crate::session::{Client, End, State, WorkerContext};
+
+/// Time limit for delivering a rejection.
+const REJECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How far a connection has come.
+pub(super) enum Phase {
+    /// Accepted, or logging in again.
+    Pending(Box<PendingConnection>),
+    /// Logged in, and not yet served by the worker that owns its tenant.
+    Authenticated(Box<AuthenticatedConnection>),
+}
+
+/// An authenticated connection that can't have a session.
+struct Rejected {
+    responses: Rc<ResponseQueue>,
+    /// Set if the `too many connections` reply must wait for the first byte, which tells the protocol.
+    await_protocol_of: Option<IpAddr>,
+}
+
+impl Worker {
+    /// Runs a connection to its end in a task of its own.
+    pub(super) fn spawn_connection(self: &Rc<Self>, phase: Phase, guard: ConnectionGuard) {
+        let worker = self.clone();
+        self.clients.spawn_local(async move { worker.run_connection(phase, guard).await });
+    }
+
+    /// A client that logs in again starts over, so that nothing of the first login remains. Futures are boxed
+    /// so that the task of an idle client holds no memory for its login.
+    async fn run_connection(self: Rc<Self>, mut phase: Phase, guard: ConnectionGuard) {
+        loop {
+            let connection = match phase {
+                Phase::Authenticated(connection) => connection,
+                Phase::Pending(pending) => match Box::pin(self.authenticate(pending)).await {
+                    Some(connection) => connection,
+                    None => return,
+                },
+            };
+            let owner = worker_for(&connection.grant.instance_id, self.shared.workers.len());
+            if owner != self.index {
+                return Box::pin(self.hand_off(owner, connection, guard)).await;
+            }
+            let serving = match self.open_session(*connection) {
+                Ok(client) => Box::pin(self.serve(client)),
+                Err(rejected) => return Box::pin(self.reject(rejected)).await,
+            };
+            match serving.await {
+                Some(pending) => phase = Phase::Pending(pending),
+                None => return,
+            }
+        }
+    }
+
+    /// Returns `None` when the connection has ended without a login, or the proxy stops.
+    async fn authenticate(&self, pending: Box<PendingConnection>) -> Option<Box<AuthenticatedConnection>> {
+        let authenticator = self.authenticator();
+        tokio::select! {
+            connection = authenticator.admit(*pending) => connection.map(Box::new),
+            () = self.shared.shutdown.begun() => None,
+        }
+    }
+
+    /// Sends the connection to the worker that owns its tenant.
+    async fn hand_off(&self, owner: usize, connection: Box<AuthenticatedConnection>, guard: ConnectionGuard) {
+        if let (Ok(handoff), Some(worker)) =
+            (Handoff::new(*connection, guard), self.shared.workers.get(owner))
+        {
+            let _ = worker.send(Message::AuthenticatedConnection(Box::new(handoff))).await;
+        }
+    }
+
+    /// Registers a session, and queues the reply to the login: success, or why there is no session.
+    fn open_session(&self, connection: AuthenticatedConnection) -> Result<Box<Client>, Rejected> {
+        let AuthenticatedConnection { stream, source, grant, login, ends_at } = connection;
+        let responses = ResponseQueue::new(stream, self.spare.clone());
+        let protocol = login.as_ref().map(|login| login.protocol);
+        let client = ClientInfo::new(source, protocol, responses.stream());
+        let form = protocol.map_or(denials::CERTIFICATE, |protocol| denials::form(protocol, None));
+        let token = grant.token;
+        let deny = |outcome: LoginOutcome, reply: Option<&[u8]>| {
+            self.shared.metrics.login(outcome);
+            if let Some(cause) = outcome.cause() {
+                self.shared.metrics.denials.note(Subject::Token(token), cause, client, form);
+            }
+            if let Some(reply) = reply {
+                responses.say(reply);
+            }
+        };
+        // During the hand-off its route may have changed, or its token may have been revoked.
+        let grant = match self.shared.grants.newest(&grant, source) {
+            Ok(grant) => grant,
+            Err(outcome) => {
+                deny(outcome, login.as_ref().map(|login| &*login.replies.refused));
+                return Err(Rejected { responses, await_protocol_of: None });
+            }
+        };
+        let tenant = self.tenant(&grant);
+        let limit = usize::try_from(grant.connections).unwrap_or(0);
+        let Some(session) = tenant.enter(limit, (&grant, ends_at), client, &responses) else {
+            deny(LoginOutcome::ConnectionLimit, login.as_ref().map(|login| &*login.replies.full));
+            return Err(Rejected { responses, await_protocol_of: login.is_none().then_some(source) });
+        };
+        self.expect_end(&grant);
+        self.next_end.set(self.next_end.get().min(ends_at));
+        self.shared.metrics.login(LoginOutcome::Success);
+        let input = match login {
+            Some(Login { rest, replies, .. }) => {
+                responses.say(&replies.welcome);
+                rest
+            }
+            None => Vec::new(),
+        };
+        Ok(Box::new(Client {
+            responses,
+            source,
+            protocol,
+            tenant,
+            session,
+            item_size_max: u64::try_from(grant.item_size_max).unwrap_or(0),
+            mechanisms: login::mechanisms(self.shared.config.scram),
+            input,
+            state: State::default(),
+        }))
+    }
+
+    /// Serves a session until it ends (`None`) or its client logs in again.
+    async fn serve(&self, mut client: Box<Client>) -> Option<Box<PendingConnection>> {
+        let context = WorkerContext {
+            grants: &self.shared.grants,
+            closing: &self.closing,
+            scratch: &self.client_scratch,
+        };
+        match client.run(&context).await {
+            End::Gone => None,
+            End::Login(input) => {
+                let source = client.source;
+                let admission = Admission::Reauthenticating;
+                let pending = |stream| PendingConnection { stream, source, admission, input };
+                client.into_stream().map(|stream| Box::new(pending(stream)))
+            }
+        }
+    }
+
+    /// Sends the rejection, then closes.
+    async fn reject(&self, Rejected { responses, await_protocol_of }: Rejected) {
+        let Some(source) = await_protocol_of else {
+            let _ = timeout(REJECT_TIMEOUT, responses.drain()).await;
+            return responses.stream().linger(&self.client_scratch).await;
+        };
+        if let Some(stream) = responses.into_stream() {
+            let admission = Admission::Reauthenticating;
+            let pending = PendingConnection { stream, source, admission, input: Vec::new() };
+            self.authenticator().reject_overloaded(pending).await;
+        }
+    }
+
+    fn authenticator(&self) -> Authenticator<'_> {
+        Authenticator {
+            grants: &self.shared.grants,
+            metrics: &self.shared.metrics,
+            throttle: &self.shared.throttle,
+            config: &self.shared.config,
+            certificate: &self.shared.certificate,
+            scratch: &self.client_scratch,
+        }
+    }
+}
