@@ -1,4 +1,4 @@
-//! What a connection is once it has logged in.
+//! A connection that has logged in.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,22 +9,22 @@ use super::login::Replies;
 use crate::protocol::Protocol;
 use crate::transport::Stream;
 
-/// A connection that has shown a good token, or a certificate that was issued for one.
+/// A connection that has presented a valid token, or a certificate that was issued for one.
 pub(crate) struct AuthenticatedConnection {
     pub(crate) stream: Stream,
     pub(crate) source: IpAddr,
     pub(crate) grant: Arc<Grant>,
-    /// `None` if a certificate has logged it in: it needn't have said anything yet.
+    /// `None` if a certificate has logged it in: it may not have sent anything yet.
     pub(crate) login: Option<Login>,
-    /// When that certificate is over; never, without one.
+    /// When that certificate expires; `Millis::MAX` without one.
     pub(crate) ends_at: Millis,
 }
 
-/// How somebody has logged in.
+/// How the client logged in.
 pub(crate) struct Login {
     pub(crate) protocol: Protocol,
-    /// What it has sent behind its login.
+    /// Bytes received after the login.
     pub(crate) rest: Vec<u8>,
-    /// To be said by its tenant: `welcome`, or `full`.
+    /// The reply is sent when the session opens (`welcome`) or can't (`full`).
     pub(crate) replies: Replies,
 }

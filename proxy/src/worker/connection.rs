@@ -73,7 +73,7 @@ impl Worker {
     async fn authenticate(&self, pending: Box<PendingConnection>) -> Option<Box<AuthenticatedConnection>> {
         let authenticator = self.authenticator();
         tokio::select! {
-            connection = authenticator.admit(*pending) => connection.map(Box::new),
+            connection = authenticator.authenticate(*pending) => connection.map(Box::new),
             () = self.shared.shutdown.begun() => None,
         }
     }

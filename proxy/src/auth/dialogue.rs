@@ -1,0 +1,163 @@
+//! The login dialogue: feeds the input to [`Handshake`], looks credentials up, and replies at the right time.
+
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use store::Grant;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::Authenticator;
+use super::backoff::{FAILURE_DELAY, Failure};
+use super::login::{self, Credential, Handshake, NONCE_LEN, Proof, Replies, Step};
+use super::outcome::LoginOutcome;
+use super::pending::PendingConnection;
+use crate::grants::Verdict;
+use crate::protocol::Protocol;
+use crate::report::denials::{self, ClientInfo, Subject};
+
+/// Replies before login; then the connection closes.
+const REPLIES_MAX: u32 = 16;
+/// Failed attempts on one connection.
+const FAILURES_MAX: u32 = 3;
+/// SCRAM exchanges begun on one connection.
+const LOOKUPS_MAX: u32 = 6;
+
+impl Authenticator<'_> {
+    /// Runs the dialogue until the client has logged in; `None` when the connection must close.
+    pub(super) async fn run_dialogue(
+        &self,
+        pending: &mut PendingConnection,
+        protocol: Protocol,
+        deadline: Instant,
+    ) -> Option<(Arc<Grant>, Replies)> {
+        let mut handshake = Handshake::new(protocol, self.config.scram);
+        let (mut replies_sent, mut failures, mut lookups) = (0, 0, 0);
+        let mut last_byte = Instant::now();
+        loop {
+            match handshake.step(&pending.input) {
+                Step::More => {
+                    pending.read(deadline, self.scratch).await.ok()?;
+                    last_byte = Instant::now();
+                    continue;
+                }
+                Step::Close { reply } => {
+                    pending.write(&reply).await.ok()?;
+                    return None;
+                }
+                Step::Answer { consumed, reply } => {
+                    pending.input.drain(..consumed);
+                    pending.write(&reply).await.ok()?;
+                }
+                Step::LookUp { name, unavailable } => {
+                    let mut timer = pin!(sleep_until(last_byte + FAILURE_DELAY));
+                    arm(timer.as_mut()).await;
+                    let keys = self.grants.scram_keys(&name, pending.source).await;
+                    // An immediate reply would tell by its timing whether the name exists.
+                    timer.await;
+                    let (Ok(keys), Some(nonce)) = (keys, nonce()) else {
+                        self.metrics.login(LoginOutcome::Unavailable);
+                        pending.write(&unavailable).await.ok()?;
+                        return None;
+                    };
+                    handshake.learn(keys, nonce);
+                    lookups += 1;
+                    if lookups >= LOOKUPS_MAX {
+                        return None;
+                    }
+                    continue;
+                }
+                Step::Attempt { consumed, credential, replies } => {
+                    let attempt = pending.input.drain(..consumed).collect::<Vec<u8>>();
+                    let mut timer = pin!(sleep_until(last_byte + FAILURE_DELAY));
+                    arm(timer.as_mut()).await;
+                    match self.check_credential(credential.as_ref(), pending.source).await {
+                        Verdict::Granted(grant) => return Some((grant, replies)),
+                        Verdict::Unavailable => {
+                            self.metrics.login(LoginOutcome::Unavailable);
+                            pending.write(&replies.unavailable).await.ok()?;
+                            return None;
+                        }
+                        Verdict::Refused(outcome) => {
+                            self.record_denial(
+                                outcome,
+                                pending.client_info(protocol),
+                                credential.as_ref(),
+                                &attempt,
+                            );
+                            let delay = self.failure_delay(pending.source, credential.as_ref(), &attempt);
+                            timer.await;
+                            if delay > FAILURE_DELAY {
+                                sleep_until(last_byte + delay).await;
+                            }
+                            pending.write(&replies.refused).await.ok()?;
+                            failures += 1;
+                            // The next attempt may have arrived with this one: its delay starts here.
+                            last_byte = Instant::now();
+                        }
+                    }
+                }
+            }
+            replies_sent += 1;
+            if replies_sent >= REPLIES_MAX || failures >= FAILURES_MAX {
+                return None;
+            }
+        }
+    }
+
+    /// How long after the last byte a failed attempt is answered.
+    fn failure_delay(&self, source: IpAddr, credential: Option<&Credential>, attempt: &[u8]) -> Duration {
+        let tried = match credential.map(|credential| &credential.proof) {
+            Some(Proof::Secret(secret)) => secret.reveal().as_bytes(),
+            Some(Proof::Scram(_) | Proof::Failed) | None => attempt,
+        };
+        let token = credential.map(|credential| credential.id);
+        self.throttle.delay(&Failure { source, token, tried }, Instant::now().into_std())
+    }
+
+    /// Counts a failed login, and records it for the token's owner. `attempt` is searched for a username if it
+    /// holds no credential.
+    pub(super) fn record_denial(
+        &self,
+        outcome: LoginOutcome,
+        client: ClientInfo,
+        credential: Option<&Credential>,
+        attempt: &[u8],
+    ) {
+        self.metrics.login(outcome);
+        let Some(cause) = outcome.cause() else { return };
+        let subject = match credential {
+            Some(_) if outcome == LoginOutcome::Unknown => Subject::None,
+            Some(credential) => Subject::Token(credential.id),
+            None => login::claimed(attempt).map_or(Subject::None, Subject::Unverified),
+        };
+        self.metrics.denials.note(subject, cause, client, denials::form(client.protocol, credential));
+    }
+
+    async fn check_credential(&self, credential: Option<&Credential>, source: IpAddr) -> Verdict {
+        match credential {
+            Some(credential) => self.grants.check(credential, source).await,
+            None => Verdict::Refused(LoginOutcome::Malformed),
+        }
+    }
+}
+
+/// Random bytes of the system; `None` if it can't provide them, and then SCRAM is unavailable.
+fn nonce() -> Option<[u8; NONCE_LEN]> {
+    let mut nonce = [0; NONCE_LEN];
+    let filled = rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty());
+    (filled == Ok(NONCE_LEN)).then_some(nonce)
+}
+
+/// Arms a timer before a look-up: timers of one millisecond fire in the order in which they were armed, and that
+/// order must not tell which names had to be looked up.
+async fn arm(mut timer: Pin<&mut Sleep>) {
+    poll_fn(|context| {
+        let _pending = timer.as_mut().poll(context);
+        Poll::Ready(())
+    })
+    .await;
+}
