@@ -88,7 +88,7 @@ impl Bench {
         let rig = Rig::start(&self.memgate, &self.memcached, users).await?;
         let mut points: Vec<Point> = Vec::new();
         for row in rows::all(self.quick, users).into_iter().filter(|row| self.wants(&row.name())) {
-            let row = row.at_rate(&points);
+            let row = summary::at_rate(row, &points);
             let contenders = contenders::of(&rig, &row).into_iter().filter(|c| self.takes(c)).collect();
             let measured = by_turns(&row, contenders, effort).await?;
             measured.iter().for_each(|point| eprintln!("{}", table::line(point)));

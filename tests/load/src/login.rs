@@ -1,10 +1,23 @@
 //! What a login says, and what it must be answered. Pure.
 
-use crate::plan::LoginForm;
+use clap::ValueEnum;
+
 use crate::reader::Expect;
 
 const SASL_AUTH: u8 = 0x21;
 const SASL_WELCOME: &[u8] = b"Authenticated";
+
+/// How the load generator logs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LoginForm {
+    None,
+    /// A set with `username password`: memcached's -Y, and memgate
+    Text,
+    /// A set with the whole token
+    Token,
+    /// SASL PLAIN, in the binary protocol
+    Sasl,
+}
 
 /// One user's login: the bytes to send, and the reply to expect.
 #[derive(Clone, PartialEq, Eq)]

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::cpu::Watched;
 use crate::failure::Failure;
 use crate::link::{self, Tls};
-use crate::login::Login;
+use crate::login::{Login, LoginForm};
 use crate::target;
 use crate::wire::{KEY_LEN, Protocol};
 
@@ -87,17 +87,6 @@ pub(crate) struct Identity {
     /// Every TLS handshake is a whole one
     #[arg(long, requires = "tls")]
     pub(crate) no_resumption: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LoginForm {
-    None,
-    /// A set with `username password`: memcached's -Y, and memgate
-    Text,
-    /// A set with the whole token
-    Token,
-    /// SASL PLAIN, in the binary protocol
-    Sasl,
 }
 
 impl Plan {

@@ -1,6 +1,5 @@
-//! The rows of the table: PERFORMANCE's shapes.
+//! The rows of the table: each is a shape of load.
 
-use super::summary::Point;
 use crate::wire::Protocol;
 
 /// How requests are made.
@@ -110,17 +109,6 @@ impl Row {
             Tls::Full => " tls-full",
         };
         format!("{value}/{connections}/{pipeline} {} {protocol}{tls}", self.shape())
-    }
-
-    /// The open loop's rate, from the closed loop's points.
-    pub(super) fn at_rate(self, points: &[Point]) -> Self {
-        let Kind::Open { share, .. } = self.kind else { return self };
-        let peak = points
-            .iter()
-            .filter(|point| point.is_peak(&self))
-            .map(|point| point.ops_per_s)
-            .fold(20_000.0, f64::max);
-        Self { kind: Kind::Open { share, rate: (peak * share).round() }, ..self }
     }
 
     /// The generator's arguments, but for the target's.

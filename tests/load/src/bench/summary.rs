@@ -14,7 +14,7 @@ const GENERATOR_BUSY: f64 = 0.9;
 /// An open loop that gets less than this of its rate done is overloaded.
 const KEPT_UP: f64 = 0.95;
 
-/// A line of the result, as PERFORMANCE 4 has it, and some more.
+/// A line of the result.
 #[derive(Debug, Default, Clone, Serialize)]
 pub(super) struct Point {
     pub(super) row: String,
@@ -89,6 +89,17 @@ fn direct_of<'a>(backend: &str, contenders: &[Contender], runs: &'a [Runs]) -> O
 
 fn rate(runs: &[&Outcome]) -> f64 {
     median(runs, |run| run.ops_per_s)
+}
+
+/// The row with its open loop's rate, taken from the peak of the closed loop's points.
+pub(super) fn at_rate(row: Row, points: &[Point]) -> Row {
+    let Kind::Open { share, .. } = row.kind else { return row };
+    let peak = points
+        .iter()
+        .filter(|point| point.is_peak(&row))
+        .map(|point| point.ops_per_s)
+        .fold(20_000.0, f64::max);
+    Row { kind: Kind::Open { share, rate: (peak * share).round() }, ..row }
 }
 
 fn head(row: &Row, contender: &Contender) -> Point {
