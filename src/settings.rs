@@ -56,7 +56,7 @@ impl Default for StoreSettings {
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { filter: "info".into(), format: LogFormat::Text }
+        Self { filter: daemon::telemetry::default_filter(0), format: LogFormat::Text }
     }
 }
 

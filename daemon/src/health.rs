@@ -1,4 +1,4 @@
-//! The operator's port of a role: `/healthz` (it lives), `/readyz` (it can do its work), `/metrics`.
+//! A role's health endpoint for operators: `/healthz` (alive), `/readyz` (able to work), `/metrics`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,61 +14,67 @@ use tokio::net::TcpListener;
 
 use crate::Shutdown;
 
-/// Whether a role can do its work, and if not, why; and what an operator should see to although it can.
-/// Starts as "starting". Cheap to clone.
+/// Whether a role is able to work, and if not, why; also a warning for the operator of a role that is.
+/// Starts as not ready, with the reason "starting". Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Readiness(Arc<Mutex<Condition>>);
+pub struct Readiness(Arc<Mutex<Status>>);
 
 #[derive(Debug)]
-struct Condition {
-    able: Result<(), String>,
+struct Status {
+    ready: Result<(), String>,
     warning: Option<String>,
 }
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Condition { able: Err("starting".into()), warning: None })))
+        Self(Arc::new(Mutex::new(Status { ready: Err("starting".into()), warning: None })))
     }
 }
 
 impl Readiness {
-    /// From now on it can.
+    /// Marks the role as ready.
     pub fn ready(&self) {
         self.set(Ok(()));
     }
 
-    /// From now on it can't, for this reason (operators read it: name the fix).
-    pub fn not_ready(&self, why: impl Into<String>) {
-        self.set(Err(why.into()));
+    /// Marks the role as not ready. Operators read the reason: it names the fix.
+    pub fn not_ready(&self, reason: impl Into<String>) {
+        self.set(Err(reason.into()));
     }
 
-    /// Something to see to, or (`None`) nothing any more.
+    /// Sets the warning for the operator, or clears it (`None`).
     pub fn warn(&self, warning: Option<String>) {
-        self.condition().warning = warning;
+        self.status().warning = warning;
     }
 
-    /// `Ok` if it can, with what there is to see to; else the reason.
+    /// Returns the warning, if any, of a role that is ready.
+    ///
+    /// # Errors
+    /// The reason, if the role is not ready.
     pub fn get(&self) -> Result<Option<String>, String> {
-        let now = self.condition();
-        now.able.clone().map(|()| now.warning.clone())
+        let status = self.status();
+        status.ready.clone().map(|()| status.warning.clone())
     }
 
-    fn set(&self, to: Result<(), String>) {
-        self.condition().able = to;
+    fn set(&self, ready: Result<(), String>) {
+        self.status().ready = ready;
     }
 
-    fn condition(&self) -> MutexGuard<'_, Condition> {
+    fn status(&self) -> MutexGuard<'_, Status> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[derive(Clone)]
-struct Role {
+struct Endpoint {
     readiness: Readiness,
     metrics: Arc<Registry>,
 }
 
-/// Binds the operator's port and serves it until shutdown, in a task of `shutdown`.
+/// Binds the health port and serves it, in a task of `shutdown`, until the shutdown begins.
+///
+/// # Errors
+/// If the address can't be bound.
 pub async fn serve(
     address: SocketAddr,
     readiness: Readiness,
@@ -76,33 +82,33 @@ pub async fn serve(
     shutdown: &Shutdown,
 ) -> io::Result<()> {
     let listener = TcpListener::bind(address).await?;
-    let role = Role { readiness, metrics: Arc::new(metrics) };
+    let endpoint = Endpoint { readiness, metrics: Arc::new(metrics) };
     let routes = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(encode_metrics))
-        .with_state(role);
+        .with_state(endpoint);
     let stop = shutdown.token().clone();
     shutdown.spawn(async move {
         let served = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await;
         if let Err(error) = served {
-            tracing::error!(%error, "the health port has failed");
+            tracing::error!(%error, "the health endpoint has failed");
         }
     });
     Ok(())
 }
 
-async fn readyz(State(role): State<Role>) -> Response {
-    match role.readiness.get() {
+async fn readyz(State(endpoint): State<Endpoint>) -> Response {
+    match endpoint.readiness.get() {
         Ok(None) => "ready\n".into_response(),
         Ok(Some(warning)) => format!("ready: {warning}\n").into_response(),
-        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
 }
 
-async fn encode_metrics(State(role): State<Role>) -> Response {
+async fn encode_metrics(State(endpoint): State<Endpoint>) -> Response {
     let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &role.metrics) {
+    match prometheus_client::encoding::text::encode(&mut text, &endpoint.metrics) {
         Ok(()) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()

@@ -1,7 +1,9 @@
-//! What every role does alike: start, stop in two stages, say how it is. No role's own words in here.
+//! What every role needs to run as a daemon: two-stage shutdown, logging, health and metrics.
+//!
+//! Nothing here knows a role: no settings, no store, no domain types.
 
 pub mod health;
 mod shutdown;
 pub mod telemetry;
 
-pub use shutdown::Shutdown;
+pub use shutdown::{Shutdown, Ticks};
