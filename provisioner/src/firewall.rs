@@ -1,5 +1,5 @@
-//! The rule that keeps containers from the host's ports, and from anything that the host would forward to.
-//! One nft table of our own: put in place whole, checked at each pass, removed whole.
+//! The firewall: containers can't reach the host's ports, nor anything that the host forwards to. One nft
+//! table of the installation, installed as a whole, checked at each resync, removed as a whole.
 
 use std::io;
 use std::process::Stdio;
@@ -7,36 +7,36 @@ use std::process::Stdio;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::Error;
+use crate::error::Error;
 use crate::names::Names;
 
-/// Traffic within a bridge passes the host's filters only with this on; Docker turns it on itself.
+/// If 1, traffic within a bridge passes the host's firewall. Docker sets it.
 const BRIDGE_FILTER: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
 
-/// Sees to it that the table stands; whether it had to be put in place.
+/// Installs the table unless it is complete. Returns whether it was installed.
 pub(crate) async fn ensure(names: &Names) -> Result<bool, Error> {
     let table = names.table();
     let listed = nft(&["list", "table", "inet", &table], "").await;
-    if listed.as_deref().is_ok_and(|listed| stands(names, listed)) {
+    if listed.as_deref().is_ok_and(|listed| is_complete(names, listed)) {
         return Ok(false);
     }
     nft(&["-f", "-"], &ruleset(names)).await?;
     Ok(true)
 }
 
-/// Removes the table; whether there was one.
+/// Removes the table. Returns whether there was one.
 pub(crate) async fn remove(names: &Names) -> Result<bool, Error> {
     let table = names.table();
     match nft(&["delete", "table", "inet", &table], "").await {
         Ok(_) => Ok(true),
-        // No such table, or no nft to have made one.
-        Err(Error::Firewall(said)) if said.contains("No such file or directory") => Ok(false),
+        // There is no such table.
+        Err(Error::Firewall(message)) if message.contains("No such file or directory") => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-/// Whether traffic between two containers on one bridge is filtered at all. Ask once a bridge is there.
-pub(crate) fn filters_bridges() -> Result<(), Error> {
+/// Checks that traffic between two containers on one bridge is filtered. Needs a bridge to exist.
+pub(crate) fn check_bridge_filter() -> Result<(), Error> {
     match std::fs::read_to_string(BRIDGE_FILTER) {
         Ok(value) if value.trim() == "1" => Ok(()),
         _ => Err(Error::Firewall(
@@ -46,7 +46,7 @@ pub(crate) fn filters_bridges() -> Result<(), Error> {
     }
 }
 
-/// The rules of each chain. Replies to the host pass; nothing that a container begins does.
+/// The rules of each chain: containers may reply to the host, and open no connection.
 fn rules(names: &Names) -> [(&'static str, String); 2] {
     let bridges = format!("\"{}*\"", names.bridge(0).trim_end_matches('0'));
     let input = format!("iifname {bridges} ct state established,related accept\niifname {bridges} drop\n");
@@ -56,7 +56,7 @@ fn rules(names: &Names) -> [(&'static str, String); 2] {
 
 fn ruleset(names: &Names) -> String {
     let table = names.table();
-    // Made so that it can be deleted, then made anew: one transaction, with or without an old one.
+    // Create, delete, create: replaces the table in one transaction, whether or not it existed.
     let mut text = format!("table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n");
     for (hook, rules) in rules(names) {
         let head = format!("type filter hook {hook} priority filter - 10; policy accept;");
@@ -66,37 +66,38 @@ fn ruleset(names: &Names) -> String {
     text
 }
 
-/// Whether every rule is in the list, in order. (nft lists a rule as it was given, if it was given well.)
-fn stands(names: &Names, listed: &str) -> bool {
+/// Whether the list has every rule, in order. nft lists rules as they were written, if in its own format.
+fn is_complete(names: &Names, listed: &str) -> bool {
     let mut lines = listed.lines().map(str::trim);
     rules(names).iter().all(|(hook, rules)| {
         let hooked = format!("type filter hook {hook} ");
         lines.any(|line| line.starts_with(&hooked))
-            && rules.lines().all(|rule| lines.next().is_some_and(|line| line == rule || same(line, rule)))
+            && rules
+                .lines()
+                .all(|rule| lines.next().is_some_and(|line| line == rule || is_same_rule(line, rule)))
     })
 }
 
-/// nft lists the states of a set in an order of its own.
-fn same(line: &str, rule: &str) -> bool {
+/// nft may list the states of a set in another order.
+fn is_same_rule(line: &str, rule: &str) -> bool {
     line.replace("related,established", "established,related") == rule
 }
 
 async fn nft(arguments: &[&str], input: &str) -> Result<String, Error> {
-    // Services often have no sbin in their path.
+    // Services often run without sbin in their PATH.
     let output = match spawn("nft", arguments, input).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             spawn("/usr/sbin/nft", arguments, input).await
         }
         other => other,
     };
-    let output = output.map_err(|error| {
-        Error::Firewall(format!("nft can't be run ({error}): install the package nftables"))
-    })?;
+    let output = output
+        .map_err(|error| Error::Firewall(format!("can't run nft ({error}): install the package nftables")))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let first = said.lines().next().unwrap_or_default();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let first = stderr.lines().next().unwrap_or_default();
     Err(Error::Firewall(format!("nft failed ({first}): run the provisioner as root or with CAP_NET_ADMIN")))
 }
 
@@ -134,16 +135,16 @@ mod tests {
 ";
 
     #[test]
-    fn knows_its_table_and_every_loss_in_it() {
+    fn every_missing_rule_is_noticed() {
         let names = Names::new("abc234").unwrap();
-        assert!(stands(&names, LISTED));
-        assert!(!stands(&Names::new("abc235").unwrap(), LISTED));
+        assert!(is_complete(&names, LISTED));
+        assert!(!is_complete(&Names::new("abc235").unwrap(), LISTED));
         let rules = LISTED.lines().filter(|line| line.contains("iifname") || line.contains("hook"));
         for rule in rules {
             let damaged: String = LISTED.replacen(&format!("{rule}\n"), "", 1);
-            assert!(!stands(&names, &damaged), "without {rule}");
+            assert!(!is_complete(&names, &damaged), "without {rule}");
         }
-        let opened = LISTED.replacen("\t\tiifname", "\t\taccept\n\t\tiifname", 1);
-        assert!(!stands(&names, &opened), "with a rule before ours");
+        let with_accept = LISTED.replacen("\t\tiifname", "\t\taccept\n\t\tiifname", 1);
+        assert!(!is_complete(&names, &with_accept), "with a rule in front");
     }
 }

@@ -1,58 +1,43 @@
-//! The image's contents, made from the distribution's memcached package: the binary, the libraries that it
-//! links, and nothing else. Packages are downloaded and unpacked, never installed.
+//! The memcached image that containers are created from: the configured one, or one built here.
 
-mod package;
+use std::sync::Arc;
+use std::time::Duration;
 
-use std::collections::BTreeSet;
-use std::io;
-use std::path::{Path, PathBuf};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
-use crate::Error;
-use crate::engine::Engine;
-use crate::spec::LANE_DIR;
-use package::Packages;
+use crate::docker::Docker;
+use crate::error::Error;
+use crate::rootfs::Rootfs;
+use crate::spec::MEMCACHED;
 
-/// memcached's user in the container: a number, there is no /etc/passwd. As in Docker's official image.
-pub(crate) const UID: u32 = 11211;
-pub(crate) const GID: u32 = 11211;
-/// Where memcached is in our image.
-pub(crate) const MEMCACHED: &str = "/usr/bin/memcached";
+/// How long a failure to get the image is kept before the next attempt.
+const RETRY_BACKOFF: Duration = Duration::from_secs(10);
 
-/// Libraries of libraries may be missing too; deeper than this nothing is.
-const ROUNDS: usize = 4;
-
-/// A root file system as a tar.
-#[derive(Debug)]
-pub(crate) struct Rootfs {
-    /// memcached's package version.
-    pub(crate) version: String,
-    pub(crate) tar: Vec<u8>,
-}
-
-/// The image that containers are made from.
+/// An image in Docker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Image {
     /// Its name in Docker.
     pub(crate) name: String,
-    /// memcached in it.
+    /// The command that starts memcached: a path, or a name in the image's PATH.
     pub(crate) command: &'static str,
 }
 
 impl Image {
-    /// The configured image, pulled if it isn't there; without one, ours, made if it isn't there.
-    pub(crate) async fn ready(engine: &Engine, configured: Option<&str>) -> Result<Self, Error> {
+    /// Returns the configured image, pulled if missing; or else the image built here, built if missing.
+    pub(crate) async fn ensure(docker: &Docker, configured: Option<&str>) -> Result<Self, Error> {
         match configured {
             Some(name) => {
-                if !engine.has_image(name).await? {
+                if !docker.has_image(name).await? {
                     tracing::info!(image = name, "pulling the image");
-                    engine.pull(name).await?;
+                    docker.pull(name).await?;
                 }
                 Ok(Self { name: name.to_owned(), command: "memcached" })
             }
             None => {
-                let name = match engine.own_image().await? {
+                let name = match docker.own_image().await? {
                     Some(name) => name,
-                    None => build(engine).await?,
+                    None => build(docker).await?,
                 };
                 Ok(Self { name, command: MEMCACHED })
             }
@@ -60,95 +45,65 @@ impl Image {
     }
 }
 
-/// Makes our image anew; its tag.
-pub(crate) async fn build(engine: &Engine) -> Result<String, Error> {
-    let rootfs = from_package().await?;
+/// Builds the image from the distribution's package, and returns its tag.
+pub(crate) async fn build(docker: &Docker) -> Result<String, Error> {
+    let rootfs = Rootfs::from_package().await?;
     let version = rootfs.version.clone();
-    let tag = engine.import(rootfs).await?;
-    tracing::info!(image = tag, memcached = version, "image made");
+    let tag = docker.import(rootfs).await?;
+    tracing::info!(image = tag, memcached = version, "image built");
     Ok(tag)
 }
 
-async fn from_package() -> Result<Rootfs, Error> {
-    let failed = |error: io::Error| Error::Image(format!("{error}: check the temporary folder's space"));
-    let dir = tempfile::tempdir().map_err(failed)?;
-    let packages = Packages::new(dir.path());
-    let version = packages.unpack("memcached").await?;
-    let binary = packages.root().join(MEMCACHED.trim_start_matches('/'));
-    let libraries = with_all_libraries(&packages, &binary).await?;
-    let root = packages.root().to_owned();
-    let tar = tokio::task::spawn_blocking(move || pack(&root, &binary, &libraries)).await;
-    let tar = tar.map_err(io::Error::from).and_then(|tar| tar).map_err(failed)?;
-    Ok(Rootfs { version, tar })
+/// The image, looked up once and kept until the next resync.
+#[derive(Debug)]
+pub(crate) struct ImageCache {
+    docker: Arc<Docker>,
+    configured: Option<String>,
+    cached: Mutex<CachedImage>,
 }
 
-/// The libraries that a binary links. What this host lacks is unpacked from packages.
-async fn with_all_libraries(packages: &Packages, binary: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut asked = BTreeSet::from(["memcached".to_owned()]);
-    let mut new: Vec<String> = asked.iter().cloned().collect();
-    for _ in 0..ROUNDS {
-        let linked = packages.linked(binary).await?;
-        if linked.missing.is_empty() {
-            return Ok(linked.found);
-        }
-        let mut next = Vec::new();
-        for package in new {
-            for library in packages.libraries_of(&package).await? {
-                if asked.insert(library.clone()) {
-                    packages.unpack(&library).await?;
-                    next.push(library);
-                }
+#[derive(Debug)]
+enum CachedImage {
+    Unknown,
+    Image(Image),
+    /// The reason of a failure, and when it happened.
+    Failed(String, Instant),
+}
+
+impl ImageCache {
+    pub(crate) fn new(docker: Arc<Docker>, configured: Option<String>) -> Self {
+        Self { docker, configured, cached: Mutex::new(CachedImage::Unknown) }
+    }
+
+    pub(crate) async fn get(&self) -> Result<Image, Error> {
+        let mut cached = self.cached.lock().await;
+        match &*cached {
+            CachedImage::Image(image) => return Ok(image.clone()),
+            CachedImage::Failed(reason, at) if at.elapsed() < RETRY_BACKOFF => {
+                return Err(Error::Image(reason.clone()));
             }
+            CachedImage::Failed(..) | CachedImage::Unknown => {}
         }
-        new = next;
+        match Image::ensure(&self.docker, self.configured.as_deref()).await {
+            Ok(image) => {
+                *cached = CachedImage::Image(image.clone());
+                Ok(image)
+            }
+            Err(Error::Image(reason)) => {
+                *cached = CachedImage::Failed(reason.clone(), Instant::now());
+                Err(Error::Image(reason))
+            }
+            Err(error) => Err(error),
+        }
     }
-    let missing = packages.linked(binary).await?.missing;
-    if missing.is_empty() {
-        return Ok(packages.linked(binary).await?.found);
-    }
-    Err(Error::Image(format!("no package has {}: install the library on this host", missing.join(", "))))
-}
 
-fn pack(root: &Path, binary: &Path, libraries: &[PathBuf]) -> io::Result<Vec<u8>> {
-    let mut tar = tar::Builder::new(Vec::new());
-    let inside = |path: &Path| match path.strip_prefix(root) {
-        Ok(unpacked) => unpacked.to_owned(),
-        Err(_) => path.strip_prefix("/").unwrap_or(path).to_owned(),
-    };
-    let files: Vec<(PathBuf, &Path)> = std::iter::once(binary)
-        .chain(libraries.iter().map(PathBuf::as_path))
-        .map(|f| (inside(f), f))
-        .collect();
-    let folders: BTreeSet<&Path> = files
-        .iter()
-        .flat_map(|(name, _)| name.ancestors().skip(1))
-        .filter(|f| !f.as_os_str().is_empty())
-        .collect();
-    for folder in folders {
-        append(&mut tar, folder, tar::EntryType::Directory, (0o755, 0, &[]))?;
+    /// Looks the image up again: it may have been removed, or a newer one built.
+    pub(crate) async fn refresh(&self) -> Result<(), Error> {
+        let mut cached = self.cached.lock().await;
+        if matches!(&*cached, CachedImage::Image(_)) {
+            *cached = CachedImage::Unknown;
+        }
+        drop(cached);
+        self.get().await.map(drop)
     }
-    let mount_point = Path::new(LANE_DIR).strip_prefix("/").unwrap_or(Path::new(LANE_DIR));
-    append(&mut tar, mount_point, tar::EntryType::Directory, (0o500, UID, &[]))?;
-    for (name, file) in &files {
-        // Read through links: the name that memcached asks for gets the file itself.
-        append(&mut tar, name, tar::EntryType::Regular, (0o755, 0, &std::fs::read(file)?))?;
-    }
-    tar.into_inner()
-}
-
-/// One entry: `(mode, owner, contents)`. Times are zero: the same packages make the same image.
-fn append(
-    tar: &mut tar::Builder<Vec<u8>>,
-    name: &Path,
-    kind: tar::EntryType,
-    (mode, owner, contents): (u32, u32, &[u8]),
-) -> io::Result<()> {
-    let mut header = tar::Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_uid(owner.into());
-    header.set_gid(owner.into());
-    header.set_mtime(0);
-    header.set_size(u64::try_from(contents.len()).unwrap_or(u64::MAX));
-    tar.append_data(&mut header, name, contents)
 }

@@ -1,32 +1,34 @@
-//! The provisioner: makes what is match what is wanted. The only holder of the Docker socket.
+//! The provisioner: reconciles containers with the desired state. The only holder of the Docker socket.
 //!
-//! It reads what is wanted from the store, looks at Docker, plans (`plan.rs`, pure), acts, and records what
-//! is so. It listens on nothing but its health port, and never touches what doesn't carry its
-//! installation's label. One provisioner of an installation leads; any others wait for its lock in the store.
+//! It reads the desired state from the store, observes Docker, plans (`plan.rs`, pure), executes, and records
+//! the observed state. It opens no port except its health endpoint, and never touches what doesn't carry its
+//! installation's label. One provisioner of an installation leads; others wait for its lock in the store.
 
-mod engine;
+mod conditions;
+mod config;
+mod docker;
 mod error;
+mod events;
+mod execute;
 mod firewall;
+mod health_check;
 mod image;
 mod metrics;
 mod names;
-mod pass;
+mod networks;
 mod plan;
-mod probe;
-mod queue;
 mod reconcile;
+mod resync;
+mod rootfs;
 mod spec;
 mod subnet;
 mod teardown;
-mod troubles;
-mod watch;
-mod worker;
+mod work_queue;
 
+pub use config::Config;
 pub use error::Error;
 pub use teardown::Removed;
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,72 +37,24 @@ use daemon::health::{self, Readiness};
 use prometheus_client::registry::Registry;
 use store::{LaneKey, LeaderLock, Store};
 
-use engine::Engine;
+use docker::Docker;
+use execute::{Concurrency, Executor};
+use image::{Image, ImageCache};
 use metrics::Metrics;
 use names::Names;
+use networks::Networks;
 use reconcile::Ended;
-use subnet::Subnet;
-use worker::{Settings, Worker};
 
-/// How often a provisioner that waits asks for the lead.
-const ASK_FOR_LEAD: Duration = Duration::from_secs(1);
-const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+/// Interval at which a waiting provisioner tries to become the leader.
+const LEADER_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The section `[provisioner]` of `memgate.toml`.
-#[derive(Debug, Clone, PartialEq, serde::Deserialize, serde::Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// Where health and metrics are served.
-    pub health: SocketAddr,
-    /// Pulled, when set (`memcached:1.6@sha256:...`); else made from the distribution's package.
-    pub image: Option<String>,
-    /// How long an address rests before another instance may have it.
-    pub address_rest_seconds: u64,
-    /// The pool that networks (each a /22) are carved from: private addresses that nothing else here uses.
-    pub subnets: String,
-    /// How often everything is looked at, whatever happens.
-    pub reconcile_seconds: u64,
-    /// CPUs that one instance may use at most.
-    pub cpus: f64,
-    /// Docker's socket.
-    pub docker_socket: PathBuf,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            health: SocketAddr::from((Ipv4Addr::LOCALHOST, 9152)),
-            image: None,
-            address_rest_seconds: 600,
-            subnets: "10.213.0.0/16".into(),
-            reconcile_seconds: 30,
-            cpus: 1.0,
-            docker_socket: DOCKER_SOCKET.into(),
-        }
-    }
-}
-
-impl Config {
-    fn settings(&self) -> Result<Settings, Error> {
-        let setting = |setting, fix: &str| Error::Setting { setting, fix: fix.into() };
-        let pool: Option<Subnet> = self.subnets.parse().ok();
-        let pool = pool.filter(Subnet::is_pool).ok_or_else(|| {
-            setting("provisioner.subnets", "give an IPv4 network of /8 to /22, such as 10.213.0.0/16")
-        })?;
-        if !(0.01..=1024.0).contains(&self.cpus) {
-            return Err(setting("provisioner.cpus", "give a number from 0.01 to 1024"));
-        }
-        if !(1..=3_600).contains(&self.reconcile_seconds) {
-            return Err(setting("provisioner.reconcile_seconds", "give 1 to 3600"));
-        }
-        let address_rest = Duration::from_secs(self.address_rest_seconds);
-        Ok(Settings { image: self.image.clone(), address_rest, pool, cpus: self.cpus })
-    }
-}
-
-/// Runs the role until the stop begins. Fails at once if its settings or its port can't be used.
+/// Runs the role until the shutdown begins.
+///
+/// # Errors
+/// At start: if a setting is invalid, the health port can't be bound, or the store can't be read. Later
+/// failures are retried, logged and shown by the health endpoint.
 pub async fn run(config: Config, store: Store, lane_key: LaneKey, shutdown: Shutdown) -> Result<(), Error> {
-    let settings = config.settings()?;
+    let settings = config.check()?;
     let names = Names::new(&store.installation_id().await?)?;
     let readiness = Readiness::default();
     let mut registry = Registry::default();
@@ -108,73 +62,100 @@ pub async fn run(config: Config, store: Store, lane_key: LaneKey, shutdown: Shut
     health::serve(config.health, readiness.clone(), registry, &shutdown)
         .await
         .map_err(|source| Error::Bind { address: config.health, source })?;
-    let engine = Engine::new(names.clone(), &config.docker_socket);
-    let shared = worker::Shared::default();
-    let worker = Arc::new(Worker { names, engine, store, lane_key, metrics, settings, shared });
-    let every = Duration::from_secs(config.reconcile_seconds);
+    let docker = Arc::new(Docker::new(names.clone(), &config.docker_socket));
+    let executor = Arc::new(Executor {
+        images: ImageCache::new(Arc::clone(&docker), config.image),
+        networks: Networks::new(names.clone(), Arc::clone(&docker), store.clone(), &settings),
+        names,
+        docker,
+        store,
+        lane_key,
+        metrics,
+        address_cooldown: settings.address_cooldown,
+        cpus: config.cpus,
+        concurrency: Concurrency::default(),
+    });
     loop {
-        let Some(lead) = wait_for_lead(&worker.store, &readiness, &shutdown).await else { return Ok(()) };
-        tracing::info!(installation = worker.names.id(), "leading");
-        let ended = reconcile::lead(Arc::clone(&worker), every, lead, readiness.clone(), &shutdown).await;
+        let lock = wait_for_leadership(&executor.store, &readiness, &shutdown).await;
+        let Some(lock) = lock else { return Ok(()) };
+        tracing::info!(installation = executor.names.id(), "leading");
+        let interval = settings.resync_interval;
+        let ended =
+            reconcile::lead(Arc::clone(&executor), interval, lock, readiness.clone(), &shutdown).await;
         if ended == Ended::Shutdown {
             return Ok(());
         }
-        tokio::time::sleep(ASK_FOR_LEAD).await;
+        tokio::time::sleep(LEADER_RETRY_INTERVAL).await;
     }
 }
 
-/// `None` if the stop begins first.
-async fn wait_for_lead(store: &Store, readiness: &Readiness, shutdown: &Shutdown) -> Option<LeaderLock> {
-    let mut said = false;
-    loop {
+/// `None` if the shutdown begins first.
+async fn wait_for_leadership(
+    store: &Store,
+    readiness: &Readiness,
+    shutdown: &Shutdown,
+) -> Option<LeaderLock> {
+    let mut logged = false;
+    let mut ticks = shutdown.every(LEADER_RETRY_INTERVAL);
+    while ticks.next().await {
         match store.try_acquire_leader_lock().await {
-            Ok(Some(lead)) => return Some(lead),
+            Ok(Some(lock)) => return Some(lock),
             Ok(None) => {
-                if !said {
+                if !logged {
                     tracing::info!("another provisioner of this installation leads: waiting");
                 }
                 readiness.not_ready("another provisioner of this installation leads: this one waits");
             }
             Err(error) => {
-                if !said {
+                if !logged {
                     tracing::error!("{}", error::chain(&error));
                 }
                 readiness.not_ready(error.to_string());
             }
         }
-        said = true;
-        tokio::select! {
-            () = shutdown.begun() => return None,
-            () = tokio::time::sleep(ASK_FOR_LEAD) => {}
-        }
+        logged = true;
     }
+    None
 }
 
-/// Sees to it that there is an image to make caches from; its name. Quick when there is.
+/// Makes sure that there is a memcached image to create containers from, and returns its name. Returns at
+/// once if there is.
+///
+/// # Errors
+/// If Docker doesn't answer, or the image can't be pulled or built.
 pub async fn ensure_image(config: &Config, installation_id: &str) -> Result<String, Error> {
-    let engine = Engine::new(Names::new(installation_id)?, &config.docker_socket);
-    engine.ping().await?;
-    Ok(image::Image::ready(&engine, config.image.as_deref()).await?.name)
+    let docker = Docker::new(Names::new(installation_id)?, &config.docker_socket);
+    docker.ping().await?;
+    Ok(Image::ensure(&docker, config.image.as_deref()).await?.name)
 }
 
-/// Makes the memcached image anew from the distribution's package, for one installation; its tag.
-/// With a configured image, sees to it that that is there.
+/// Rebuilds an installation's memcached image from the distribution's package, and returns its tag. With a
+/// configured image, pulls that if it is missing.
+///
+/// # Errors
+/// If Docker doesn't answer, or the image can't be pulled or built.
 pub async fn build_image(config: &Config, installation_id: &str) -> Result<String, Error> {
-    let engine = Engine::new(Names::new(installation_id)?, &config.docker_socket);
-    engine.ping().await?;
+    let docker = Docker::new(Names::new(installation_id)?, &config.docker_socket);
+    docker.ping().await?;
     match &config.image {
-        Some(name) => Ok(image::Image::ready(&engine, Some(name)).await?.name),
-        None => image::build(&engine).await,
+        Some(name) => Ok(Image::ensure(&docker, Some(name)).await?.name),
+        None => image::build(&docker).await,
     }
 }
 
-/// Removes every container, volume, network, image and firewall rule of one installation, by label: works
-/// without its store, and again is fine. Stop its provisioner first, it would bring all back.
+/// Removes every container, volume, network, image and firewall rule of one installation, by label. Needs no
+/// store, and may be repeated. Stop the provisioner first: it would create everything again.
+///
+/// # Errors
+/// If Docker doesn't answer; or the first failure to remove something, after everything else was removed.
 pub async fn teardown(config: &Config, installation_id: &str) -> Result<Removed, Error> {
     teardown::teardown(Names::new(installation_id)?, &config.docker_socket).await
 }
 
-/// The version of the Docker Engine that answers.
+/// Returns the version of the Docker Engine.
+///
+/// # Errors
+/// If Docker doesn't answer.
 pub async fn docker_version(config: &Config) -> Result<String, Error> {
-    Engine::version(&config.docker_socket).await
+    Docker::version(&config.docker_socket).await
 }

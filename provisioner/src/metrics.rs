@@ -1,4 +1,4 @@
-//! Numbers for operators. Labels are our own words; a user is never one.
+//! Prometheus metrics, `memgate_provisioner_*`. Labels have a fixed set of values; a user is never one.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -11,16 +11,16 @@ use crate::plan::Action;
 
 type Label = [(&'static str, &'static str); 1];
 
-/// Cheap to clone.
+/// The provisioner's metrics. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     instances: Family<Label, Gauge>,
     actions: Family<Label, Counter>,
     failures: Family<Label, Counter>,
-    /// Seconds of one full pass.
-    pub(crate) pass: Histogram,
-    /// Seconds from taking up one instance to having done with it.
-    pub(crate) attend: Histogram,
+    /// Seconds of a full resync.
+    pub(crate) resync: Histogram,
+    /// Seconds of the work on one instance.
+    pub(crate) reconcile: Histogram,
 }
 
 impl Metrics {
@@ -31,19 +31,27 @@ impl Metrics {
             instances: Family::default(),
             actions: Family::default(),
             failures: Family::default(),
-            pass: histogram(),
-            attend: histogram(),
+            resync: histogram(),
+            reconcile: histogram(),
         };
         let registry = registry.sub_registry_with_prefix("memgate_provisioner");
         registry.register(
             "instances",
-            "Instances by state, as of the last full pass",
+            "Instances by state, as of the last full resync",
             metrics.instances.clone(),
         );
-        registry.register("actions", "Actions taken in Docker", metrics.actions.clone());
+        registry.register("actions", "Actions executed in Docker", metrics.actions.clone());
         registry.register("action_failures", "Actions that failed", metrics.failures.clone());
-        registry.register("pass_seconds", "Duration of a full pass over all instances", metrics.pass.clone());
-        registry.register("attend_seconds", "Duration of the work on one instance", metrics.attend.clone());
+        registry.register(
+            "resync_duration_seconds",
+            "Duration of a full resync of all instances",
+            metrics.resync.clone(),
+        );
+        registry.register(
+            "reconcile_duration_seconds",
+            "Duration of the work on one instance",
+            metrics.reconcile.clone(),
+        );
         metrics
     }
 
@@ -55,23 +63,24 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn taken(&self, action: &Action, well: bool) {
-        let label = [("action", name(action))];
+    pub(crate) fn count_action(&self, action: &Action, ok: bool) {
+        let label = [("action", label_value(action))];
         self.actions.get_or_create(&label).inc();
-        if !well {
+        if !ok {
             self.failures.get_or_create(&label).inc();
         }
     }
 }
 
-fn name(action: &Action) -> &'static str {
+/// The value of the label `action`.
+fn label_value(action: &Action) -> &'static str {
     match action {
-        Action::Mark(..) => "mark",
+        Action::SetState(..) => "set_state",
         Action::Probe(_) => "probe",
         Action::Start(_) => "start",
         Action::Unpause(_) => "unpause",
         Action::Remove(_) => "remove",
         Action::Create { .. } => "create",
-        Action::Retire(_) => "retire",
+        Action::TearDown(_) => "tear_down",
     }
 }

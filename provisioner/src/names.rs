@@ -1,30 +1,34 @@
-//! Names and labels of everything we make, all with the installation's id: adopt, repair and remove go by them.
+//! Names and labels of everything that is created in Docker. All hold the installation's id, by which
+//! resources are found, repaired and removed.
 
-use crate::Error;
+use crate::error::Error;
 
-/// The label that says "ours"; its value is the installation's id.
+/// The label of every resource; its value is the installation's id.
 pub(crate) const LABEL: &str = "memgate";
-/// Labels that only containers and volumes of instances have.
+/// Labels of instances' containers and volumes.
 pub(crate) const LABEL_INSTANCE: &str = "memgate.instance";
 pub(crate) const LABEL_GENERATION: &str = "memgate.generation";
 pub(crate) const LABEL_ADDRESS: &str = "memgate.address";
 pub(crate) const LABEL_SPEC: &str = "memgate.spec";
-/// When it was made, in milliseconds since 1970: Docker writes its own times in three different forms.
+/// When a resource was created, in milliseconds since 1970. Docker's own times have three different formats.
 pub(crate) const LABEL_CREATED: &str = "memgate.created";
-/// The memcached package that an image was made from.
+/// The version of the memcached package that an image was built from.
 pub(crate) const LABEL_MEMCACHED: &str = "memgate.memcached";
 
-/// Bridge names hold 15 characters: `mg`, the id, a dash and a number.
+/// The name of a bridge has at most 15 characters: `mg`, the id, a dash and a number.
 const ID_MAX: usize = 8;
 
-/// One installation's names.
+/// The names of one installation's resources.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Names {
     id: String,
 }
 
 impl Names {
-    /// Takes only what can stand in names, rules and labels without quoting.
+    /// Accepts only ids that need no quoting in names, rules and labels.
+    ///
+    /// # Errors
+    /// [`Error::InstallationId`] for any other id.
     pub(crate) fn new(id: &str) -> Result<Self, Error> {
         let fits = (1..=ID_MAX).contains(&id.len())
             && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
@@ -35,17 +39,17 @@ impl Names {
         &self.id
     }
 
-    /// Docker's filter for "ours".
+    /// Docker's filter for the installation's resources.
     pub(crate) fn label_filter(&self) -> String {
         format!("{LABEL}={}", self.id)
     }
 
-    /// What all our names in Docker begin with.
+    /// The prefix of all names in Docker.
     pub(crate) fn prefix(&self) -> String {
         format!("memgate-{}-", self.id)
     }
 
-    /// An instance's container, and its volume.
+    /// The name of an instance's container and of its volume.
     pub(crate) fn instance(&self, instance: &str) -> String {
         format!("{}{instance}", self.prefix())
     }
@@ -58,7 +62,7 @@ impl Names {
         format!("mg{}-{number}", self.id)
     }
 
-    /// The number in a bridge's name, if it is one of ours.
+    /// The number in a bridge's name, if the bridge belongs to the installation.
     pub(crate) fn bridge_number(&self, bridge: &str) -> Option<u32> {
         bridge.strip_prefix("mg")?.strip_prefix(self.id.as_str())?.strip_prefix('-')?.parse().ok()
     }
@@ -77,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_plain_ids() {
+    fn installation_ids_are_plain() {
         for good in ["a", "abc234", "z2345678"] {
             assert!(Names::new(good).is_ok(), "{good}");
         }
@@ -87,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn bridges_fit_and_are_told_apart() {
+    fn bridge_names_fit_and_are_distinguished() {
         let names = Names::new("abc234").unwrap();
         assert_eq!(names.bridge_number(&names.bridge(17)), Some(17));
         assert!(Names::new("abcdefgh").unwrap().bridge(9999).len() <= 15);

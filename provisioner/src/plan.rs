@@ -1,4 +1,4 @@
-//! The plan: from what is wanted and what is seen to what is to be done. Pure: no I/O, no clock.
+//! The plan: from the desired and the observed state to actions. Pure: no I/O, no clock.
 
 use std::collections::HashSet;
 
@@ -6,75 +6,75 @@ use store::{DesiredState, Instance, InstanceState, Millis};
 
 use crate::spec::Spec;
 
-/// What nobody knows stays this long: its row may be on its way.
-pub(crate) const ORPHAN_AGE: Millis = 60_000;
-/// A probe may fail once (a busy host) before the container is replaced.
-const STRIKES_TO_REPLACE: u32 = 2;
+/// Resources without a row are kept this long, in milliseconds: the row may not be visible yet.
+pub(crate) const ORPHAN_AGE_MIN: Millis = 60_000;
+/// Failed probes before a container is replaced. One may fail because the host is busy.
+const FAILURES_TO_REPLACE: u32 = 2;
 
-/// A container of ours as Docker has it.
+/// One of the installation's containers, as observed in Docker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) instance: String,
     pub(crate) generation: i64,
-    /// The address that it was made for.
+    /// The address that it was created with.
     pub(crate) address: String,
-    /// What it was made to, see [`Spec::label`].
+    /// The limits that it was created with, see [`Spec::label`].
     pub(crate) spec: String,
-    pub(crate) activity: Activity,
-    /// Whether it really has its address, while it runs.
+    pub(crate) state: ContainerState,
+    /// Whether it runs and has its address.
     pub(crate) attached: bool,
     pub(crate) created_at: Millis,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Activity {
+pub(crate) enum ContainerState {
     /// Never started: its secret may be missing.
     Created,
     Running,
     Paused,
-    /// Docker is about to start it again by itself.
+    /// Docker is going to start it.
     Restarting,
     Stopped,
 }
 
-/// A volume or network of ours.
+/// One of the installation's volumes or networks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Thing {
+pub(crate) struct Resource {
     pub(crate) name: String,
-    /// For a volume, whose it is.
+    /// The id of the instance, for a volume.
     pub(crate) instance: Option<String>,
     pub(crate) created_at: Millis,
 }
 
-/// Everything of ours, from one complete look.
+/// Everything of the installation in Docker, read at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct Snapshot {
     pub(crate) containers: Vec<Container>,
-    pub(crate) volumes: Vec<Thing>,
-    pub(crate) networks: Vec<Thing>,
+    pub(crate) volumes: Vec<Resource>,
+    pub(crate) networks: Vec<Resource>,
 }
 
-/// One step for one instance; steps are taken in order and the first failure ends them.
+/// One step for one instance. Steps are executed in order, up to the first failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Tells the proxies before it is touched.
-    Mark(InstanceState, Option<&'static str>),
-    /// Asks memcached for its version; then the route is running, with this container.
+    /// Records a state, with a message for the owner, so that proxies know it before the container changes.
+    SetState(InstanceState, Option<&'static str>),
+    /// Checks that memcached answers, and records the container as the running one.
     Probe(Container),
     Start(Container),
     Unpause(Container),
-    /// Removes a container of this instance.
+    /// Removes a container, by id.
     Remove(String),
-    /// Makes and starts a container, and probes it.
+    /// Creates, starts and probes a container.
     Create {
         generation: i64,
     },
-    /// Removes the volume, gives the address back, and records that nothing is left.
-    Retire(InstanceState),
+    /// Removes the volume, releases the address, and records that nothing is left.
+    TearDown(InstanceState),
 }
 
-/// Something of ours that belongs to nobody.
+/// A resource of the installation that belongs to no row of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Orphan {
     Container { id: String, instance: String },
@@ -82,122 +82,133 @@ pub(crate) enum Orphan {
     Network(String),
 }
 
-/// What to do about one instance. `seen` are its containers, `strikes` how often in a row this has failed.
-pub(crate) fn plan(wanted: &Instance, seen: &[Container], strikes: u32) -> Vec<Action> {
-    match wanted.wanted {
-        DesiredState::Running => run(wanted, seen, strikes),
-        DesiredState::Suspended => retire(wanted, seen, InstanceState::Suspended),
-        DesiredState::Deleting => retire(wanted, seen, InstanceState::Deleting),
+/// The actions for one instance. `containers` are its own; `failures` counts failures in a row.
+pub(crate) fn plan(instance: &Instance, containers: &[Container], failures: u32) -> Vec<Action> {
+    match instance.wanted {
+        DesiredState::Running => plan_running(instance, containers, failures),
+        DesiredState::Suspended => plan_removal(instance, containers, InstanceState::Suspended),
+        DesiredState::Deleting => plan_removal(instance, containers, InstanceState::Deleting),
     }
 }
 
-/// Whether a plan only asks, so that it may go ahead beside any number of others.
+/// Whether a plan changes nothing, so that it needs no write permit.
 pub(crate) fn only_probes(actions: &[Action]) -> bool {
     actions.iter().all(|action| matches!(action, Action::Probe(_)))
 }
 
-fn run(wanted: &Instance, seen: &[Container], strikes: u32) -> Vec<Action> {
-    let spec = match Spec::of(wanted) {
+fn plan_running(instance: &Instance, containers: &[Container], failures: u32) -> Vec<Action> {
+    let spec = match Spec::of(instance) {
         Ok(spec) => spec,
-        Err(why) => return mark(wanted, InstanceState::Failed, Some(why)),
+        Err(why) => return set_state(instance, InstanceState::Failed, Some(why)),
     };
-    let recorded = wanted.route.as_ref().map_or(0, |route| route.generation);
-    let current = seen
+    let recorded = instance.route.as_ref().map_or(0, |route| route.generation);
+    let current = containers
         .iter()
-        .filter(|c| c.generation >= recorded && c.spec == spec.label() && at_its_address(wanted, c))
+        .filter(|c| c.generation >= recorded && c.spec == spec.label() && has_recorded_address(instance, c))
         .max_by_key(|c| c.generation);
-    let kept = current.and_then(|c| Some((c, keep(wanted, c, strikes)?)));
+    let kept = current.and_then(|c| Some((c, steps_to_keep(instance, c, failures)?)));
     let kept_id = kept.as_ref().map(|(c, _)| c.id.clone());
-    let others = seen.iter().filter(|c| Some(&c.id) != kept_id.as_ref());
+    let others = containers.iter().filter(|c| Some(&c.id) != kept_id.as_ref());
     let removals = others.map(|c| Action::Remove(c.id.clone()));
     match kept {
         Some((_, steps)) => removals.chain(steps).collect(),
         None => {
-            let newest = seen.iter().map(|c| c.generation).max().unwrap_or(0).max(recorded);
+            let newest = containers.iter().map(|c| c.generation).max().unwrap_or(0).max(recorded);
             let create = Action::Create { generation: newest.saturating_add(1) };
-            let first = mark(wanted, on_its_way(wanted), None);
+            let first = set_state(instance, starting_state(instance), None);
             first.into_iter().chain(removals).chain([create]).collect()
         }
     }
 }
 
-/// The steps that bring this container to answer; `None` if only a new one will do.
-fn keep(wanted: &Instance, c: &Container, strikes: u32) -> Option<Vec<Action>> {
-    let mut steps =
-        if c.activity == Activity::Running { vec![] } else { mark(wanted, on_its_way(wanted), None) };
-    match c.activity {
-        Activity::Created => return None,
-        Activity::Running if !c.attached => return None,
-        // Started, it may take a moment; but what didn't help once is not tried again.
-        Activity::Running | Activity::Restarting if strikes >= STRIKES_TO_REPLACE => return None,
-        Activity::Stopped | Activity::Paused if strikes > 0 => return None,
-        Activity::Running | Activity::Restarting => {}
-        Activity::Stopped => steps.push(Action::Start(c.clone())),
-        Activity::Paused => steps.push(Action::Unpause(c.clone())),
+/// The steps that make this container answer; `None` if it must be replaced.
+fn steps_to_keep(instance: &Instance, c: &Container, failures: u32) -> Option<Vec<Action>> {
+    let mut steps = if c.state == ContainerState::Running {
+        vec![]
+    } else {
+        set_state(instance, starting_state(instance), None)
+    };
+    match c.state {
+        ContainerState::Created => return None,
+        ContainerState::Running if !c.attached => return None,
+        // A started container may need a moment; a step that didn't help is not repeated.
+        ContainerState::Running | ContainerState::Restarting if failures >= FAILURES_TO_REPLACE => {
+            return None;
+        }
+        ContainerState::Stopped | ContainerState::Paused if failures > 0 => return None,
+        ContainerState::Running | ContainerState::Restarting => {}
+        ContainerState::Stopped => steps.push(Action::Start(c.clone())),
+        ContainerState::Paused => steps.push(Action::Unpause(c.clone())),
     }
     steps.push(Action::Probe(c.clone()));
     Some(steps)
 }
 
-/// The address in the store is the truth; a container made before a crash may be there without a record.
-fn at_its_address(wanted: &Instance, c: &Container) -> bool {
-    wanted.route.as_ref().and_then(|route| route.address.as_ref()).is_none_or(|address| *address == c.address)
+/// The recorded address counts. A container that was created just before a crash may have no record.
+fn has_recorded_address(instance: &Instance, c: &Container) -> bool {
+    instance
+        .route
+        .as_ref()
+        .and_then(|route| route.address.as_ref())
+        .is_none_or(|address| *address == c.address)
 }
 
-fn retire(wanted: &Instance, seen: &[Container], state: InstanceState) -> Vec<Action> {
-    let nothing_left = wanted
+fn plan_removal(instance: &Instance, containers: &[Container], state: InstanceState) -> Vec<Action> {
+    let nothing_left = instance
         .route
         .as_ref()
         .is_some_and(|r| r.state == state && r.address.is_none() && r.container.is_none());
-    if nothing_left && seen.is_empty() {
+    if nothing_left && containers.is_empty() {
         return vec![];
     }
-    let mut actions = mark(wanted, state, None);
-    actions.extend(seen.iter().map(|c| Action::Remove(c.id.clone())));
-    actions.push(Action::Retire(state));
+    let mut actions = set_state(instance, state, None);
+    actions.extend(containers.iter().map(|c| Action::Remove(c.id.clone())));
+    actions.push(Action::TearDown(state));
     actions
 }
 
-/// Coming for the first time (or back from a rest) is pending; coming back by our doing is restarting.
-fn on_its_way(wanted: &Instance) -> InstanceState {
+/// The state of an instance until it runs: restarting if it ran before, pending if it is new or was suspended.
+fn starting_state(instance: &Instance) -> InstanceState {
     use InstanceState::{Failed, Pending, Restarting, Running};
-    match wanted.route.as_ref() {
+    match instance.route.as_ref() {
         Some(route) if matches!(route.state, Running | Restarting) => Restarting,
-        // Said once it has failed several times; it stays until it works.
+        // Failed several times in a row; kept until it runs.
         Some(route) if route.state == Failed => Failed,
         _ => Pending,
     }
 }
 
-/// One mark, if it changes anything. No route reads as pending: that needs no record.
-fn mark(wanted: &Instance, state: InstanceState, message: Option<&'static str>) -> Vec<Action> {
-    let says = match &wanted.route {
+/// Sets a state unless it is recorded already. An instance without a route counts as pending.
+fn set_state(instance: &Instance, state: InstanceState, message: Option<&'static str>) -> Vec<Action> {
+    let recorded = match &instance.route {
         None => state == InstanceState::Pending && message.is_none(),
-        // Without a message the one that stands is as good.
+        // Without a new message, the recorded one is kept.
         Some(route) => route.state == state && (message.is_none() || route.message.as_deref() == message),
     };
-    if says { vec![] } else { vec![Action::Mark(state, message)] }
+    if recorded { vec![] } else { vec![Action::SetState(state, message)] }
 }
 
-/// What is ours in Docker and nobody's in the store. `known` are the ids of all instances, `networks` the
-/// names of all networks in the store; each from a look that succeeded.
+/// The orphans: resources of the installation without a row in the store. `known` are the ids of all
+/// instances, `networks` the names of all networks in the store; both were read without an error.
 pub(crate) fn orphans(
     known: &HashSet<String>,
     networks: &HashSet<String>,
-    seen: &Seen,
+    snapshot: &Snapshot,
     now: Millis,
 ) -> Vec<Orphan> {
-    // A store without a single instance beside containers of ours is more likely the wrong store.
+    // A store without any instance is more likely the wrong store than one whose instances are all gone.
     if known.is_empty() {
         return vec![];
     }
-    let old = |created_at: Millis| now.saturating_sub(created_at) > ORPHAN_AGE;
-    let lost = |instance: &str| !known.contains(instance);
-    let containers = seen.containers.iter().filter(|c| old(c.created_at) && lost(&c.instance));
-    let volumes = seen.volumes.iter().filter(|v| {
-        old(v.created_at) && v.instance.as_deref().is_none_or(lost) && !in_use(seen, v.instance.as_deref())
+    let old = |created_at: Millis| now.saturating_sub(created_at) > ORPHAN_AGE_MIN;
+    let unknown = |instance: &str| !known.contains(instance);
+    let containers = snapshot.containers.iter().filter(|c| old(c.created_at) && unknown(&c.instance));
+    let volumes = snapshot.volumes.iter().filter(|v| {
+        old(v.created_at)
+            && v.instance.as_deref().is_none_or(unknown)
+            && !in_use(snapshot, v.instance.as_deref())
     });
-    let networks = seen.networks.iter().filter(|n| old(n.created_at) && !networks.contains(&n.name));
+    let networks = snapshot.networks.iter().filter(|n| old(n.created_at) && !networks.contains(&n.name));
     containers
         .map(|c| Orphan::Container { id: c.id.clone(), instance: c.instance.clone() })
         .chain(volumes.map(|v| Orphan::Volume(v.name.clone())))
@@ -205,11 +216,10 @@ pub(crate) fn orphans(
         .collect()
 }
 
-/// A volume goes with its container, or in the next pass.
-fn in_use(seen: &Seen, instance: Option<&str>) -> bool {
-    seen.containers.iter().any(|c| Some(c.instance.as_str()) == instance)
+/// A volume is removed with its container, or by the next resync.
+fn in_use(snapshot: &Snapshot, instance: Option<&str>) -> bool {
+    snapshot.containers.iter().any(|c| Some(c.instance.as_str()) == instance)
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
 mod tests;

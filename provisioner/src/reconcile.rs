@@ -1,5 +1,6 @@
-//! The reconciler: who is worked on when. News and passes fill the queue; tasks empty it, many at a time
-//! but never two for one instance, so that a new instance waits neither for a pass nor for its neighbours.
+//! The reconciler: decides when each instance is worked on. Events and resyncs fill the work queue; tasks
+//! empty it, many at a time but never two for one instance, so that a new instance waits neither for a resync
+//! nor for other instances.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,235 +13,237 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::Error;
-use crate::engine::Event;
-use crate::pass::Outcome;
-use crate::queue::Queue;
-use crate::troubles::Troubles;
-use crate::watch::{self, News};
-use crate::worker::{Worker, log_failure};
+use crate::conditions::Conditions;
+use crate::docker::DockerEvent;
+use crate::error::Error;
+use crate::events::{self, Event};
+use crate::execute::{Executor, log_failure};
+use crate::resync::{ResyncReport, resync};
+use crate::work_queue::WorkQueue;
 
-/// Instances taken up at a time; most of them wait for one of the worker's hands, marked as restarting.
-const TASKS: usize = 512;
-/// News not yet read.
-const NEWS: usize = 1_024;
-/// Events come in bursts: one pass for all of a burst.
-const AFTER_EVENT: Duration = Duration::from_millis(100);
-/// After a failed pass.
-const AFTER_FAILURE: Duration = Duration::from_secs(2);
-/// The stop waits this long for work in progress; what is cut off is taken up at the next start.
-const STOP: Duration = Duration::from_secs(3);
-/// A database that doesn't say in this time that the lock is ours no longer holds it for us.
-const LEAD: Duration = Duration::from_secs(5);
+/// Instances in work at a time. Most of them wait for a write permit, already marked as restarting.
+const TASKS_MAX: usize = 512;
+/// Events that wait to be read.
+const EVENT_QUEUE_MAX: usize = 1_024;
+/// Delay of the resync after an event: events come in bursts, and one resync serves a whole burst.
+const RESYNC_DELAY: Duration = Duration::from_millis(100);
+/// Delay of the next resync after a failed one.
+const RESYNC_RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// How long the shutdown waits for work in progress. What is interrupted is continued at the next start.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time limit of the check that this process still holds the leader lock.
+const LEASE_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why the reconciler has ended.
+/// Why the reconciler ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
     Shutdown,
-    /// Somebody else may lead now.
-    LostLead,
-    /// A task panicked: what it held is unknown, so all begins anew.
-    Broken,
+    /// Another provisioner may lead now.
+    LostLeadership,
+    /// A task panicked: the reconciler's state may be wrong, so it starts again.
+    Panicked,
 }
 
 #[derive(Debug)]
-enum Done {
-    Attended { id: String, strikes: u32, result: Result<(), Error> },
-    Passed(Result<Outcome, Error>),
+enum TaskResult {
+    Reconciled { id: String, failures: u32, result: Result<(), Error> },
+    Resynced(Result<ResyncReport, Error>),
 }
 
-/// What is wanted of an instance, to tell a new wish from our own record of it.
-type Want = (DesiredState, i64, i64, i64);
+/// The desired state of an instance, to tell a change of it from the provisioner's own record of the route.
+type Desired = (DesiredState, i64, i64, i64);
 
 struct Reconciler {
-    worker: Arc<Worker>,
-    every: Duration,
-    queue: Queue,
-    tasks: JoinSet<Done>,
-    troubles: Troubles,
-    wants: HashMap<String, Want>,
-    homes: HashMap<String, String>,
-    pass_at: Instant,
-    passing: bool,
-    /// The first pass has been made: what instances share is there, or known not to be.
-    begun: bool,
-    /// Docker was away: earlier failures say nothing.
-    forgive: bool,
+    executor: Arc<Executor>,
+    resync_interval: Duration,
+    queue: WorkQueue,
+    tasks: JoinSet<TaskResult>,
+    conditions: Conditions,
+    desired: HashMap<String, Desired>,
+    instance_by_container: HashMap<String, String>,
+    resync_at: Instant,
+    resync_running: bool,
+    /// The first resync has ended, so what instances share exists or is known to be missing.
+    first_resync_done: bool,
+    /// Docker was down: earlier failures mean nothing.
+    reset_backoff: bool,
 }
 
-/// Leads until the stop begins or the lead is lost.
+/// Reconciles until the shutdown begins or the leader lock is lost.
 pub(crate) async fn lead(
-    worker: Arc<Worker>,
-    every: Duration,
-    mut lead: LeaderLock,
+    executor: Arc<Executor>,
+    resync_interval: Duration,
+    mut lock: LeaderLock,
     readiness: Readiness,
     shutdown: &Shutdown,
 ) -> Ended {
-    let (sender, mut news) = mpsc::channel(NEWS);
-    let mut watchers = JoinSet::new();
-    watchers.spawn(watch::store(worker.store.clone(), sender.clone()));
-    let watched = Arc::clone(&worker);
-    watchers.spawn(async move { watch::engine(&watched.engine, sender).await });
-    let mut reconciler = Reconciler::new(worker, every, readiness);
+    let (sender, mut events) = mpsc::channel(EVENT_QUEUE_MAX);
+    let mut followers = JoinSet::new();
+    followers.spawn(events::follow_store(executor.store.clone(), sender.clone()));
+    let docker = Arc::clone(&executor.docker);
+    followers.spawn(async move { events::follow_docker(&docker, sender).await });
+    let mut reconciler = Reconciler::new(executor, resync_interval, readiness);
     let ended = loop {
         let due = reconciler.next_due();
         tokio::select! {
             () = shutdown.begun() => break Ended::Shutdown,
-            Some(news) = news.recv() => reconciler.hear(news),
-            Some(done) = reconciler.tasks.join_next() => match done {
-                Ok(done) => reconciler.finish(done),
+            Some(event) = events.recv() => reconciler.on_event(event),
+            Some(result) = reconciler.tasks.join_next() => match result {
+                Ok(result) => reconciler.on_task_result(result),
                 Err(error) => {
-                    tracing::error!(%error, "a task has failed: please report this");
-                    break Ended::Broken;
+                    tracing::error!(%error, "a task panicked: please report this");
+                    break Ended::Panicked;
                 }
             },
             () = sleep_until(due) => {}
         }
-        if reconciler.pass_is_due() {
-            if !timeout(LEAD, lead.holds()).await.unwrap_or(false) {
-                tracing::error!("the lead is lost: waiting for it again");
-                break Ended::LostLead;
+        if reconciler.resync_is_due() {
+            if !timeout(LEASE_CHECK_TIMEOUT, lock.holds()).await.unwrap_or(false) {
+                tracing::error!("lost the leader lock: waiting for it");
+                break Ended::LostLeadership;
             }
-            reconciler.start_pass();
+            reconciler.start_resync();
         }
         reconciler.start_work();
     };
-    drop(watchers);
+    drop(followers);
     reconciler.stop(ended).await;
     ended
 }
 
 impl Reconciler {
-    fn new(worker: Arc<Worker>, every: Duration, readiness: Readiness) -> Self {
+    fn new(executor: Arc<Executor>, resync_interval: Duration, readiness: Readiness) -> Self {
         Self {
-            worker,
-            every,
-            queue: Queue::default(),
+            executor,
+            resync_interval,
+            queue: WorkQueue::default(),
             tasks: JoinSet::new(),
-            troubles: Troubles::new(readiness, &["docker", "store", "pass"]),
-            wants: HashMap::new(),
-            homes: HashMap::new(),
-            pass_at: Instant::now() + every,
-            passing: false,
-            begun: false,
-            forgive: false,
+            conditions: Conditions::new(readiness, &["docker", "store", "resync"]),
+            desired: HashMap::new(),
+            instance_by_container: HashMap::new(),
+            resync_at: Instant::now() + resync_interval,
+            resync_running: false,
+            first_resync_done: false,
+            reset_backoff: false,
         }
     }
 
-    fn hear(&mut self, news: News) {
-        match news {
-            News::Changed(instance) => {
-                if let Some(container) = instance.route.as_ref().and_then(|route| route.container.clone()) {
-                    self.homes.insert(container, instance.id.clone());
-                }
-                let want = want(&instance);
-                if self.wants.insert(instance.id.clone(), want) != Some(want) {
-                    self.queue.push_afresh(&instance.id);
-                }
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::InstanceChanged(instance) => self.on_instance_changed(&instance),
+            Event::StoreConnected => {
+                self.conditions.set("store", None);
+                self.resync_in(Duration::ZERO);
             }
-            News::StoreUp => {
-                self.troubles.set("store", None);
-                self.pass_in(Duration::ZERO);
+            Event::StoreDown(error) => self.conditions.set("store", Some(&error)),
+            Event::DockerConnected => {
+                self.conditions.set("docker", None);
+                self.reset_backoff = true;
+                self.resync_in(Duration::ZERO);
             }
-            News::StoreDown(error) => self.troubles.set("store", Some(&error)),
-            News::EngineUp => {
-                self.troubles.set("docker", None);
-                self.forgive = true;
-                self.pass_in(Duration::ZERO);
+            Event::DockerDown(error) => {
+                self.first_resync_done = true;
+                self.conditions.set("docker", Some(&error));
             }
-            News::EngineDown(error) => {
-                self.begun = true;
-                self.troubles.set("docker", Some(&error));
-            }
-            News::Touched(Event::Container { instance, .. }) => self.queue.push(&instance),
-            News::Touched(Event::CutOff { container }) => {
-                if let Some(instance) = self.homes.get(&container) {
-                    self.queue.push(instance);
+            Event::Docker(DockerEvent::Container { instance, .. }) => self.queue.enqueue(&instance),
+            Event::Docker(DockerEvent::Disconnected { container }) => {
+                if let Some(instance) = self.instance_by_container.get(&container) {
+                    self.queue.enqueue(instance);
                 } else {
-                    self.pass_in(AFTER_EVENT);
+                    self.resync_in(RESYNC_DELAY);
                 }
             }
-            News::Touched(Event::Gone) => self.pass_in(AFTER_EVENT),
+            Event::Docker(DockerEvent::Removed) => self.resync_in(RESYNC_DELAY),
         }
     }
 
-    fn finish(&mut self, done: Done) {
-        match done {
-            Done::Attended { id, strikes, result } => {
+    fn on_instance_changed(&mut self, instance: &Instance) {
+        if let Some(container) = instance.route.as_ref().and_then(|route| route.container.clone()) {
+            self.instance_by_container.insert(container, instance.id.clone());
+        }
+        let desired = desired(instance);
+        if self.desired.insert(instance.id.clone(), desired) != Some(desired) {
+            self.queue.enqueue_reset(&instance.id);
+        }
+    }
+
+    fn on_task_result(&mut self, result: TaskResult) {
+        match result {
+            TaskResult::Reconciled { id, failures, result } => {
                 if let Err(error) = &result {
-                    log_failure(&id, error, strikes);
+                    log_failure(&id, error, failures);
                 }
-                self.queue.done(&id, result.is_ok(), Instant::now());
+                self.queue.finish(&id, result.is_ok(), Instant::now());
             }
-            Done::Passed(passed) => self.finish_pass(passed),
+            TaskResult::Resynced(result) => self.on_resynced(result),
         }
     }
 
-    fn finish_pass(&mut self, passed: Result<Outcome, Error>) {
-        self.passing = false;
-        match passed {
-            Ok(outcome) => {
-                self.begun = true;
-                self.troubles.set("pass", None);
-                for (part, error) in &outcome.parts {
-                    self.troubles.set(part, error.as_ref());
+    fn on_resynced(&mut self, result: Result<ResyncReport, Error>) {
+        self.resync_running = false;
+        match result {
+            Ok(report) => {
+                self.first_resync_done = true;
+                self.conditions.set("resync", None);
+                for (part, error) in &report.conditions {
+                    self.conditions.set(part, error.as_ref());
                 }
-                self.homes = outcome.homes;
-                let forgive = std::mem::take(&mut self.forgive);
-                for id in &outcome.work {
-                    if forgive { self.queue.push_afresh(id) } else { self.queue.push(id) }
+                self.instance_by_container = report.instance_by_container;
+                let reset = std::mem::take(&mut self.reset_backoff);
+                for id in &report.work {
+                    if reset { self.queue.enqueue_reset(id) } else { self.queue.enqueue(id) }
                 }
             }
             Err(error) => {
-                // Said by the watcher already.
-                if !error.is_engine_down() {
-                    self.troubles.set("pass", Some(&error));
+                // The event follower has reported this already.
+                if !error.is_docker_down() {
+                    self.conditions.set("resync", Some(&error));
                 }
-                self.pass_in(AFTER_FAILURE);
+                self.resync_in(RESYNC_RETRY_INTERVAL);
             }
         }
     }
 
-    fn start_pass(&mut self) {
-        self.passing = true;
-        self.pass_at = Instant::now() + self.every;
-        let worker = Arc::clone(&self.worker);
-        self.tasks.spawn(async move { Done::Passed(worker.pass().await) });
+    fn start_resync(&mut self) {
+        self.resync_running = true;
+        self.resync_at = Instant::now() + self.resync_interval;
+        let executor = Arc::clone(&self.executor);
+        self.tasks.spawn(async move { TaskResult::Resynced(resync(&executor).await) });
     }
 
     fn start_work(&mut self) {
-        while self.begun && self.tasks.len() < TASKS {
-            let Some((id, strikes)) = self.queue.take(Instant::now()) else { return };
-            let worker = Arc::clone(&self.worker);
+        while self.first_resync_done && self.tasks.len() < TASKS_MAX {
+            let Some((id, failures)) = self.queue.take(Instant::now()) else { return };
+            let executor = Arc::clone(&self.executor);
             self.tasks.spawn(async move {
-                let result = worker.attend(&id, strikes).await;
-                Done::Attended { id, strikes, result }
+                let result = executor.reconcile_one(&id, failures).await;
+                TaskResult::Reconciled { id, failures, result }
             });
         }
     }
 
-    fn pass_in(&mut self, wait: Duration) {
-        self.pass_at = self.pass_at.min(Instant::now() + wait);
+    fn resync_in(&mut self, delay: Duration) {
+        self.resync_at = self.resync_at.min(Instant::now() + delay);
     }
 
-    fn pass_is_due(&self) -> bool {
-        !self.passing && self.pass_at <= Instant::now()
+    fn resync_is_due(&self) -> bool {
+        !self.resync_running && self.resync_at <= Instant::now()
     }
 
     fn next_due(&self) -> Instant {
-        let pass = if self.passing { Instant::now() + self.every } else { self.pass_at };
-        self.queue.next_retry().map_or(pass, |retry| retry.min(pass))
+        let resync = if self.resync_running { Instant::now() + self.resync_interval } else { self.resync_at };
+        self.queue.next_retry().map_or(resync, |retry| retry.min(resync))
     }
 
     async fn stop(mut self, ended: Ended) {
         if ended == Ended::Shutdown {
             let all_done = async { while self.tasks.join_next().await.is_some() {} };
-            let _ = timeout(STOP, all_done).await;
+            let _ = timeout(STOP_TIMEOUT, all_done).await;
         }
         self.tasks.shutdown().await;
     }
 }
 
-fn want(instance: &Instance) -> Want {
+fn desired(instance: &Instance) -> Desired {
     (instance.wanted, instance.memory_mb, instance.connections, instance.item_size_max)
 }

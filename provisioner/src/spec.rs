@@ -1,29 +1,36 @@
-//! What a memcached is made to: the plan's numbers, checked, as arguments and limits. No I/O.
+//! How an instance's memcached is run: the plan's limits, checked, as arguments and container limits. No I/O.
 
 use store::Instance;
 
-/// Where the secret's volume is mounted, and the file in it.
+/// memcached's user in the container: a number, since there is no /etc/passwd. As in Docker's official image.
+pub(crate) const UID: u32 = 11211;
+pub(crate) const GID: u32 = 11211;
+/// The path of memcached in an image that is built here.
+pub(crate) const MEMCACHED: &str = "/usr/bin/memcached";
+/// Where the volume with the lane secret is mounted, and the file in it.
 pub(crate) const LANE_DIR: &str = "/lane";
 pub(crate) const LANE_FILE: &str = "auth";
 /// memcached's port, in the container's own network.
 pub(crate) const PORT: u16 = 11211;
 
 const MIB: i64 = 1 << 20;
-const MEMORY_MB: std::ops::RangeInclusive<i64> = 1..=1 << 20;
-const ITEM_MIN: i64 = 1 << 10;
-const ITEM_MAX: i64 = 1 << 30;
-/// Lanes are shared, so an instance has few connections whatever its plan: shared lanes of each proxy,
-/// and one each for clients that move large values. Each may hold a 16 KiB buffer or two.
-const LANES: i64 = 1_024;
-/// The shared ones of a good many proxies, beside one for each client of a small plan.
+const MEMORY_MB_RANGE: std::ops::RangeInclusive<i64> = 1..=1 << 20;
+/// Bytes.
+const ITEM_SIZE_MIN: i64 = 1 << 10;
+const ITEM_SIZE_MAX: i64 = 1 << 30;
+/// Connections to one memcached. Sessions share lanes, so a plan's connections need few: the shared lanes of
+/// each proxy, and a dedicated one for each session that transfers large values.
+const LANES_MAX: i64 = 1_024;
+/// Connections beside one dedicated lane per session: the shared lanes of several proxies.
 const SHARED_LANES: i64 = 64;
+/// A connection holds one or two buffers of 16 KiB.
 const BYTES_PER_LANE: i64 = 32 << 10;
-/// Threads: two keep up with a proxy, and are 2 MB cheaper than the default four.
+/// Two threads keep up with a proxy, and take 2 MB less than the default of four.
 const THREADS: u32 = 2;
-/// What `-m` doesn't count, at rest: code, libraries, threads, the first hash table.
-const BASE: i64 = 24 * MIB;
+/// Memory beyond `-m` of an idle memcached: code, libraries, threads, the first hash table.
+const BASE_MEMORY: i64 = 24 * MIB;
 
-/// One instance's memcached.
+/// The memcached of one instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Spec {
     memory_mb: i64,
@@ -32,31 +39,34 @@ pub(crate) struct Spec {
 }
 
 impl Spec {
-    /// Checks what the store holds; the error is for the instance's owner.
+    /// Checks an instance's limits. The error is for the instance's owner.
+    ///
+    /// # Errors
+    /// The limit that is out of range.
     pub(crate) fn of(instance: &Instance) -> Result<Self, &'static str> {
-        if !MEMORY_MB.contains(&instance.memory_mb) {
-            return Err("its memory size can't be used: 1 to 1048576 MB");
+        if !MEMORY_MB_RANGE.contains(&instance.memory_mb) {
+            return Err("memory must be 1 to 1048576 MB");
         }
-        let item_top = ITEM_MAX.min(instance.memory_mb.saturating_mul(MIB) / 2);
-        if !(ITEM_MIN..=item_top).contains(&instance.item_size_max) {
-            return Err("its largest item can't be used: 1 KB to half of its memory, 1 GB at most");
+        let item_size_max = ITEM_SIZE_MAX.min(instance.memory_mb.saturating_mul(MIB) / 2);
+        if !(ITEM_SIZE_MIN..=item_size_max).contains(&instance.item_size_max) {
+            return Err("the largest item must be 1 KB to half of the memory, at most 1 GB");
         }
         if instance.connections < 1 {
-            return Err("its number of connections can't be used: at least 1");
+            return Err("connections must be at least 1");
         }
         Ok(Self {
             memory_mb: instance.memory_mb,
-            connections: instance.connections.saturating_add(SHARED_LANES).min(LANES),
+            connections: instance.connections.saturating_add(SHARED_LANES).min(LANES_MAX),
             item_size_max: instance.item_size_max,
         })
     }
 
-    /// In a label on the container: when it differs from what is wanted, the container is replaced.
+    /// The value of the container's label. A container whose label differs from the desired one is replaced.
     pub(crate) fn label(&self) -> String {
         format!("memory={} connections={} item={}", self.memory_mb, self.connections, self.item_size_max)
     }
 
-    /// memcached's arguments. `-Y` turns its binary protocol off: lanes speak meta.
+    /// memcached's arguments. `-Y` turns the binary protocol off; lanes use meta commands.
     pub(crate) fn arguments(&self) -> Vec<String> {
         let auth = format!("{LANE_DIR}/{LANE_FILE}");
         [
@@ -66,7 +76,7 @@ impl Spec {
             ("-c", self.connections.to_string()),
             ("-I", self.item_size_max.to_string()),
             ("-t", THREADS.to_string()),
-            // Requests of one lane per turn: a lane carries many clients' at once.
+            // Requests of one connection per event: a lane carries the requests of many sessions.
             ("-R", "500".into()),
             ("-Y", auth),
         ]
@@ -75,16 +85,20 @@ impl Spec {
         .collect()
     }
 
-    /// The container's memory limit in bytes: `-m`, and what it doesn't count. An eighth is the hash table
-    /// (8 bytes an item of 64 at least, the old and the new one while it grows), then items in flight.
+    /// The container's memory limit in bytes: `-m`, and what that doesn't count. A quarter is for the hash
+    /// table: 8 bytes per item of at least 64, twice while it grows. Then connections, and items in transfer.
     pub(crate) fn memory_limit(&self) -> i64 {
         let cache = self.memory_mb.saturating_mul(MIB);
         let lanes = self.connections.saturating_mul(BYTES_PER_LANE);
         let items = self.item_size_max.saturating_mul(4);
-        cache.saturating_add(cache / 4).saturating_add(BASE).saturating_add(lanes).saturating_add(items)
+        cache
+            .saturating_add(cache / 4)
+            .saturating_add(BASE_MEMORY)
+            .saturating_add(lanes)
+            .saturating_add(items)
     }
 
-    /// Open files: lanes, and the few of memcached itself.
+    /// The limit of open files: connections, and memcached's own.
     pub(crate) fn open_files(&self) -> i64 {
         self.connections.saturating_add(64)
     }

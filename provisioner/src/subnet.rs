@@ -1,13 +1,13 @@
-//! Subnets carved from the configured pool, away from what the host and Docker use already. No I/O.
+//! Subnets taken from the configured pool, without those that the host or Docker use. No I/O.
 
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-/// Each network's size: 1,022 addresses, for a Linux bridge carries 1,023 ports.
+/// The prefix of each network: 1,022 addresses, since a Linux bridge has at most 1,023 ports.
 const PREFIX: u8 = 22;
-/// Addresses that we lease on one network.
-const LEASED: u32 = 1_000;
+/// Addresses leased on one network.
+const LEASED_MAX: u32 = 1_000;
 
 /// An IPv4 network in CIDR form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,12 +28,12 @@ impl Subnet {
         self.base & mask == other.base & mask
     }
 
-    /// Whether at least one network of ours fits into it.
+    /// Whether it can be a pool: at least one network fits.
     pub(crate) fn is_pool(&self) -> bool {
         (8..=PREFIX).contains(&self.prefix)
     }
 
-    /// The networks that can be carved from this pool and touch nothing in `used`, lowest first.
+    /// The networks of this pool that overlap with nothing in `used`, lowest first.
     pub(crate) fn free<'a>(&self, used: &'a [Self]) -> impl Iterator<Item = Self> + use<'a> {
         let count = if self.is_pool() { 1_u32 << (PREFIX - self.prefix) } else { 0 };
         let base = self.base;
@@ -42,14 +42,14 @@ impl Subnet {
             .filter(|subnet| !used.iter().any(|u| u.overlaps(subnet)))
     }
 
-    /// The host's address on it: the first.
+    /// The host's address: the first.
     pub(crate) fn gateway(&self) -> Ipv4Addr {
         Ipv4Addr::from(self.base.saturating_add(1))
     }
 
-    /// The addresses for containers, after the gateway's.
+    /// The addresses for containers, after the gateway.
     pub(crate) fn addresses(&self) -> Vec<String> {
-        (2..LEASED + 2).map(|n| Ipv4Addr::from(self.base.saturating_add(n)).to_string()).collect()
+        (2..LEASED_MAX + 2).map(|n| Ipv4Addr::from(self.base.saturating_add(n)).to_string()).collect()
     }
 }
 
@@ -69,7 +69,7 @@ impl fmt::Display for Subnet {
     }
 }
 
-/// The networks in `/proc/net/route`, without the default route, which overlaps with everything.
+/// The networks in `/proc/net/route` (see proc(5)), without the default route, which overlaps with all.
 pub(crate) fn routes(table: &str) -> Vec<Subnet> {
     let hex = |field: Option<&str>| u32::from_str_radix(field?, 16).ok().map(u32::from_be);
     table
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn carves_around_what_is_used() {
+    fn free_subnets_avoid_used_ones() {
         let cases: &[(&str, &[&str], &[&str])] = &[
             ("10.0.0.0/21", &[], &["10.0.0.0/22", "10.0.4.0/22"]),
             ("10.0.0.0/21", &["10.0.0.0/22"], &["10.0.4.0/22"]),
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn leases_a_thousand_that_are_not_the_gateway() {
+    fn a_thousand_addresses_without_the_gateway() {
         let subnet = subnet("10.213.4.0/22");
         let addresses = subnet.addresses();
         assert_eq!(subnet.gateway().to_string(), "10.213.4.1");
@@ -125,14 +125,14 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_subnet() {
+    fn invalid_subnets_are_rejected() {
         for bad in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "::/0", "10.0.0.0/-1"] {
             assert!(bad.parse::<Subnet>().is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn reads_the_kernels_routes() {
+    fn kernel_routes_are_parsed() {
         let table = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
              eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
              docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n\

@@ -1,4 +1,4 @@
-//! An installation for one test: store, provisioner, and the end of both.
+//! An installation for one test: a store, a provisioner, and their removal.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
@@ -13,8 +13,8 @@ use store::{Database, Instance, InstanceState, LaneKey, NewToken, NewUser, Route
 
 static LOG: std::sync::Once = std::sync::Once::new();
 
-/// How often a condition is looked at.
-const LOOK: Duration = Duration::from_millis(20);
+/// Interval at which conditions are checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 pub(crate) struct Installation {
     pub(crate) id: String,
@@ -27,7 +27,7 @@ pub(crate) struct Installation {
 }
 
 impl Installation {
-    /// With a provisioner that is ready.
+    /// An installation whose provisioner is ready.
     pub(crate) async fn start() -> Self {
         let mut installation = Self::new().await;
         installation.start_provisioner();
@@ -35,7 +35,7 @@ impl Installation {
         installation
     }
 
-    /// Without a provisioner yet.
+    /// An installation without a provisioner.
     pub(crate) async fn new() -> Self {
         LOG.call_once(|| daemon::telemetry::init("provisioner=info", daemon::telemetry::LogFormat::Text));
         let dir = tempfile::tempdir().unwrap();
@@ -56,7 +56,7 @@ impl Installation {
         self.running = Some(self.spawn(self.config.clone()));
     }
 
-    /// One more provisioner of this installation, on another health port.
+    /// Starts another provisioner of this installation; the config has another health port.
     pub(crate) fn spawn(&self, config: Config) -> (Shutdown, JoinHandle<Result<(), provisioner::Error>>) {
         let shutdown = Shutdown::new();
         let (key, stop, path) = (self.lane_key.clone(), shutdown.clone(), self.dir.path().join("memgate.db"));
@@ -69,7 +69,7 @@ impl Installation {
         (shutdown, thread)
     }
 
-    /// Stops the provisioner; how long that took.
+    /// Stops the provisioner. Returns how long that took.
     pub(crate) fn stop_provisioner(&mut self) -> Duration {
         let (shutdown, thread) = self.running.take().expect("it runs");
         let started = Instant::now();
@@ -89,21 +89,21 @@ impl Installation {
         self.store.instance_of(&user.id).await.unwrap().unwrap()
     }
 
-    /// Signs somebody up and waits for the cache.
+    /// Signs a user up and waits for the cache.
     pub(crate) async fn running_instance(&self) -> (Instance, Route) {
         let instance = self.sign_up().await;
         let route = self.until_running(&instance, 0).await;
         (instance, route)
     }
 
-    /// The route once it is running in a later generation than `after`.
+    /// Waits until the instance runs in a later generation than `after`, and returns its route.
     pub(crate) async fn until_running(&self, instance: &Instance, after: i64) -> Route {
         self.until_route(instance, |r| r.state == InstanceState::Running && r.generation > after).await
     }
 
-    pub(crate) async fn until_route(&self, instance: &Instance, fits: impl Fn(&Route) -> bool) -> Route {
+    pub(crate) async fn until_route(&self, instance: &Instance, matches: impl Fn(&Route) -> bool) -> Route {
         until("the route", Duration::from_secs(30), || async {
-            self.route(instance).await.filter(|route| fits(route))
+            self.route(instance).await.filter(|route| matches(route))
         })
         .await
     }
@@ -116,8 +116,8 @@ impl Installation {
         format!("memgate-{}-{}", self.id, instance.id)
     }
 
-    /// A lane's login and one more line: the reply to that.
-    pub(crate) fn ask(&self, instance: &Instance, route: &Route, line: &str) -> Option<String> {
+    /// Logs in as a lane does, sends one line, and returns the reply to it.
+    pub(crate) fn request(&self, instance: &Instance, route: &Route, line: &str) -> Option<String> {
         use std::io::{BufRead, BufReader, Write};
         let address: SocketAddr = format!("{}:11211", route.address.as_ref()?).parse().unwrap();
         let mut lane = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
@@ -129,7 +129,7 @@ impl Installation {
         replies.next()?.ok()
     }
 
-    /// Stores `count` items of `size` bytes on one lane; returns when all are taken.
+    /// Stores `count` items of `size` bytes over one lane, and waits until memcached has read all.
     pub(crate) fn fill(
         &self,
         instance: &Instance,
@@ -151,7 +151,7 @@ impl Installation {
         }
         requests.write_all(b"mn\r\n").unwrap();
         requests.flush().unwrap();
-        // Quiet stores answer only what went wrong: running out of memory is memcached's right.
+        // Quiet stores are answered only on failure; memcached may run out of memory.
         let last = BufReader::new(stream).lines().map(Result::unwrap).find(|line| line == "MN");
         assert!(last.is_some());
     }
@@ -177,28 +177,28 @@ impl Drop for Installation {
     }
 }
 
-/// Waits until there is a value. Fails with `what` when it takes too long.
-pub(crate) async fn until<T, F>(what: &str, within: Duration, mut look: impl FnMut() -> F) -> T
+/// Waits until `check` returns a value. Fails, naming `what`, after `within`.
+pub(crate) async fn until<T, F>(what: &str, within: Duration, mut check: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,
 {
     let deadline = Instant::now() + within;
     loop {
-        if let Some(value) = look().await {
+        if let Some(value) = check().await {
             return value;
         }
         assert!(Instant::now() < deadline, "{what}: not within {within:?}");
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// What `/readyz` says.
+/// The response of `/readyz`.
 pub(crate) fn readyz(health: SocketAddr) -> Option<String> {
     get(health, "/readyz")
 }
 
 pub(crate) fn ready(health: SocketAddr) -> bool {
-    readyz(health).is_some_and(|said| said.starts_with("HTTP/1.1 200"))
+    readyz(health).is_some_and(|response| response.starts_with("HTTP/1.1 200"))
 }
 
 pub(crate) fn get(address: SocketAddr, path: &str) -> Option<String> {
@@ -225,8 +225,8 @@ pub(crate) fn inspect(kind: &str, name: &str) -> Value {
     serde_json::from_str(&docker(&[kind, "inspect", "-f", "{{json .}}", name])).unwrap()
 }
 
-/// Lines of `docker <kind> ls` with an installation's label.
-pub(crate) fn list(kind: &str, id: &str) -> usize {
+/// The number of an installation's resources of one kind.
+pub(crate) fn count(kind: &str, id: &str) -> usize {
     let filter = format!("label=memgate={id}");
     let all: &[&str] = if kind == "container" { &["-a"] } else { &[] };
     docker(&[&[kind, "ls", "-q", "--filter", &filter], all].concat()).lines().count()

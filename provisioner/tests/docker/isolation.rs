@@ -1,4 +1,4 @@
-//! SECURITY R-2: from inside a container's network nothing answers but the container itself.
+//! R-2: in a container's network nothing answers but the container itself.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::Command;
@@ -9,12 +9,12 @@ use crate::harness::{Installation, inspect, output};
 /// A query for the A record of `example.org`, as `printf` writes it.
 const QUERY: &str = r"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03org\x00\x00\x01\x00\x01";
 
-/// One container's network, entered with the host's own tools.
-struct Inside {
+/// The network namespace of one container, entered with the host's tools.
+struct Namespace {
     pid: String,
 }
 
-impl Inside {
+impl Namespace {
     fn of(container: &str) -> Self {
         Self { pid: inspect("container", container)["State"]["Pid"].to_string() }
     }
@@ -24,7 +24,7 @@ impl Inside {
         self.bash(&format!("exec 3<>/dev/tcp/{host}/{port}"), 1).0
     }
 
-    /// The answers in a DNS server's reply; `None` if it doesn't answer in time.
+    /// The number of answers in a DNS server's reply; `None` without a reply.
     fn resolves(&self, server: &str) -> Option<u16> {
         let script =
             format!("exec 3<>/dev/udp/{server}/53; printf '{QUERY}' >&3; head -c 8 <&3 | od -An -tu1");
@@ -42,31 +42,31 @@ impl Inside {
     }
 }
 
-/// All addresses of this host, but loopback's.
-fn own_addresses() -> Vec<String> {
+/// All addresses of this host except loopback.
+fn host_addresses() -> Vec<String> {
     let listed = output("ip", &["-o", "address", "show", "scope", "global"]);
     let field = |line: &str| Some(line.split_whitespace().nth(3)?.split('/').next()?.to_owned());
     listed.lines().filter_map(field).filter(|address| !address.contains(':')).collect()
 }
 
 #[tokio::test]
-async fn nothing_answers_a_container() {
+async fn a_container_reaches_nothing() {
     let installation = Installation::start().await;
-    let neighbours = Installation::start().await;
+    let other = Installation::start().await;
     let (a, a_route) = installation.running_instance().await;
     let (_b, b_route) = installation.running_instance().await;
-    let (_c, c_route) = neighbours.running_instance().await;
-    let inside = Inside::of(&installation.container(&a));
+    let (_c, c_route) = other.running_instance().await;
+    let namespace = Namespace::of(&installation.container(&a));
     let (a_address, b_address) = (a_route.address.clone().unwrap(), b_route.address.unwrap());
-    assert!(inside.reaches(&a_address, 11211), "itself, so that we know that the question works");
-    assert!(installation.ask(&a, &a_route, "version").is_some(), "and the host still reaches it");
+    assert!(namespace.reaches(&a_address, 11211), "the container itself, so the check works");
+    assert!(installation.request(&a, &a_route, "version").is_some(), "the host reaches the container");
 
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let network = inspect("container", &installation.container(&a))["HostConfig"]["NetworkMode"].clone();
     let network = inspect("network", network.as_str().unwrap());
     let gateway = network["IPAM"]["Config"][0]["Gateway"].as_str().unwrap().to_owned();
-    let hosts = own_addresses();
+    let hosts = host_addresses();
     assert!(hosts.contains(&gateway), "{hosts:?} hold the bridge's {gateway}");
     for host in &hosts {
         let address: SocketAddr = format!("{host}:{port}").parse().unwrap();
@@ -81,30 +81,33 @@ async fn nothing_answers_a_container() {
     ]);
     std::thread::scope(|scope| {
         for (host, port) in &closed {
-            let inside = &inside;
-            scope.spawn(move || assert!(!inside.reaches(host, *port), "{host}:{port} answers"));
+            let namespace = &namespace;
+            scope.spawn(move || assert!(!namespace.reaches(host, *port), "{host}:{port} answers"));
         }
         for server in [gateway.as_str(), "127.0.0.11", "8.8.8.8"] {
-            let inside = &inside;
+            let namespace = &namespace;
             scope.spawn(move || {
-                assert!(inside.resolves(server).is_none_or(|answers| answers == 0), "{server} resolves");
+                assert!(namespace.resolves(server).is_none_or(|answers| answers == 0), "{server} resolves");
             });
         }
     });
-    link_local_is_closed(&inside, &installation.id);
+    check_link_local(&namespace, &installation.id);
 }
 
-/// IPv6 by the link alone, to the host's end of the bridge: iptables wouldn't see it.
-fn link_local_is_closed(inside: &Inside, id: &str) {
+/// IPv6 link-local to the host's end of the bridge, which iptables doesn't filter.
+fn check_link_local(namespace: &Namespace, id: &str) {
     let bridge = format!("mg{id}-0");
     let listed = output("ip", &["-o", "-6", "address", "show", "dev", &bridge, "scope", "link"]);
     let Some(address) = listed.split_whitespace().nth(3).and_then(|a| a.split('/').next()) else { return };
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
-    assert!(!inside.reaches(&format!("{address}%eth0"), listener.local_addr().unwrap().port()), "{address}");
+    assert!(
+        !namespace.reaches(&format!("{address}%eth0"), listener.local_addr().unwrap().port()),
+        "{address}"
+    );
 }
 
 #[tokio::test]
-async fn the_rules_come_back() {
+async fn removed_firewall_rules_are_restored() {
     let mut installation = Installation::new().await;
     installation.config.reconcile_seconds = 1;
     installation.start_provisioner();
@@ -123,8 +126,8 @@ async fn the_rules_come_back() {
 }
 
 #[test]
-fn the_query_is_a_query() {
-    // The bytes above, asked of a socket of our own: a test of the test.
+fn the_query_is_a_valid_dns_query() {
+    // Sends the query above to a local socket: a test of the test.
     let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = server.local_addr().unwrap().port();
     output("bash", &["-c", &format!("printf '{QUERY}' >/dev/udp/127.0.0.1/{port}")]);

@@ -1,8 +1,8 @@
-//! The provisioner against the real Docker Engine: each test is an installation of its own, with its own
-//! store, and leaves nothing behind, whether it passes or not.
+//! The provisioner against a real Docker Engine. Each test has an installation and a store of its own, and
+//! removes everything at its end, whether it passes or fails.
 
-mod golden;
+mod container_spec;
 mod harness;
-mod healing;
 mod isolation;
-mod life;
+mod lifecycle;
+mod self_healing;

@@ -1,11 +1,11 @@
-//! SECURITY: what every container of ours looks like to `docker inspect`, number by number.
+//! the limits and missing privileges of every container, field by field, by `docker inspect`.
 
 use serde_json::{Value, json};
 
 use crate::harness::{Installation, docker, inspect, output};
 
 #[tokio::test]
-async fn everything_is_taken_away_that_memcached_does_not_need() {
+async fn containers_have_no_privileges_beyond_what_memcached_needs() {
     let installation = Installation::start().await;
     let (instance, route) = installation.running_instance().await;
     let name = installation.container(&instance);
@@ -41,7 +41,7 @@ async fn everything_is_taken_away_that_memcached_does_not_need() {
         ("HostConfig.Privileged", json!(false)),
         ("HostConfig.CapAdd", Value::Null),
         ("HostConfig.CapDrop", json!(["ALL"])),
-        // No word of seccomp or AppArmor: Docker's defaults stand.
+        // Nothing about seccomp or AppArmor: Docker's default profiles apply.
         ("HostConfig.SecurityOpt", json!(["no-new-privileges:true"])),
         ("HostConfig.ReadonlyRootfs", json!(true)),
         ("HostConfig.Binds", Value::Null),
@@ -53,7 +53,7 @@ async fn everything_is_taken_away_that_memcached_does_not_need() {
         ("HostConfig.UsernsMode", json!("")),
         ("HostConfig.CgroupnsMode", json!("private")),
         ("HostConfig.PidsLimit", json!(32)),
-        // 64 MiB, a quarter, 24 MiB, 1024 lanes of 32 KiB, and four of the largest items.
+        // 64 MiB, a quarter of it, 24 MiB, 1024 connections of 32 KiB, and four of the largest items.
         ("HostConfig.Memory", json!((64 + 16 + 24 + 32 + 4) << 20)),
         ("HostConfig.MemorySwap", json!((64 + 16 + 24 + 32 + 4) << 20)),
         ("HostConfig.NanoCpus", json!(1_000_000_000)),
@@ -89,7 +89,7 @@ fn check_network(installation: &Installation, network: &str) {
     assert_eq!(network["Options"]["com.docker.network.bridge.name"], json!(bridge));
 }
 
-/// What the kernel says of the process, and what is in its file system.
+/// Checks the process in /proc, and its file system.
 fn check_inside(container: &Value) {
     let pid = container["State"]["Pid"].to_string();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -115,7 +115,7 @@ fn check_inside(container: &Value) {
 }
 
 #[tokio::test]
-async fn an_image_of_memcached_and_its_libraries_alone() {
+async fn the_image_holds_memcached_and_its_libraries_only() {
     let installation = Installation::new().await;
     let tag = provisioner::build_image(&installation.config, &installation.id).await.unwrap();
     assert!(tag.starts_with(&format!("memgate-{}-memcached:1.", installation.id)), "{tag}");
@@ -123,15 +123,15 @@ async fn an_image_of_memcached_and_its_libraries_alone() {
     assert_eq!(image["Config"]["User"], json!("11211:11211"));
     assert_eq!(image["Config"]["Labels"]["memgate"], json!(installation.id));
     assert!(image["Size"].as_u64().unwrap() < 16 << 20, "{} bytes", image["Size"]);
-    // Again is the same, and a second installation's is its own.
+    // A second build gives the same image.
     assert_eq!(provisioner::build_image(&installation.config, &installation.id).await.unwrap(), tag);
     let version = docker(&["run", "--rm", "--network", "none", &tag, "-V"]);
     assert!(version.starts_with("memcached 1."), "{version}");
 }
 
-/// what `-m` doesn't count fits into the margin, whatever the items' size.
+/// memory beyond `-m` fits into the container's limit, for any item size.
 #[tokio::test]
-async fn a_full_cache_is_not_killed_for_its_memory() {
+async fn a_full_cache_is_not_killed_for_memory() {
     const LANES: usize = 16;
     let installation = Installation::start().await;
     let (instance, route) = installation.running_instance().await;
@@ -142,15 +142,15 @@ async fn a_full_cache_is_not_killed_for_its_memory() {
                 scope.spawn(move || installation.fill(instance, route, lane, (size, count / LANES)));
             }
         });
-        let stats = installation.ask(&instance, &route, "mn");
+        let stats = installation.request(&instance, &route, "mn");
         assert_eq!(stats.as_deref(), Some("MN"), "{size}");
     }
     let container = inspect("container", &installation.container(&instance));
     assert_eq!(container["State"]["OOMKilled"], json!(false));
     assert_eq!(container["RestartCount"], json!(0));
-    assert_eq!(installation.route(&instance).await, Some(route), "nothing had to be healed");
+    assert_eq!(installation.route(&instance).await, Some(route), "the instance was not restarted");
     let id = container["Id"].as_str().unwrap();
     let peak =
         std::fs::read_to_string(format!("/sys/fs/cgroup/memory/docker/{id}/memory.max_usage_in_bytes"));
-    println!("most memory used, in bytes: {peak:?}, of {}", container["HostConfig"]["Memory"]);
+    println!("peak memory in bytes: {peak:?}, of {}", container["HostConfig"]["Memory"]);
 }

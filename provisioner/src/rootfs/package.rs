@@ -1,4 +1,4 @@
-//! The distribution's packages, through its own tools: download, unpack, ask what a binary links.
+//! The distribution's packages, by its own tools: download, unpack, and list what a binary links.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -6,16 +6,16 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use crate::Error;
+use crate::error::Error;
 
-/// Packages unpacked side by side in a temporary folder.
+/// Packages downloaded and unpacked in a temporary folder.
 #[derive(Debug)]
 pub(crate) struct Packages {
     downloads: PathBuf,
     root: PathBuf,
 }
 
-/// What a binary links: paths, and names that nothing here provides.
+/// The libraries that a binary links: paths of those found, and names of those missing.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Linked {
     pub(crate) found: Vec<PathBuf>,
@@ -27,15 +27,15 @@ impl Packages {
         Self { downloads: dir.join("packages"), root: dir.join("root") }
     }
 
-    /// Where packages are unpacked to, all into one tree.
+    /// The folder that all packages are unpacked into.
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Downloads and unpacks a package; its version.
+    /// Downloads and unpacks a package, and returns its version.
     pub(crate) async fn unpack(&self, package: &str) -> Result<String, Error> {
         if self.download(package).await.is_err() {
-            // A fresh machine has no package lists yet. Without the right to get them, say what apt said.
+            // A fresh machine has no package lists yet. If they can't be fetched, apt's error is the useful one.
             let updated = run(Command::new("apt-get").args(["-qq", "update"])).await;
             self.download(package).await.map_err(|error| updated.err().unwrap_or(error))?;
         }
@@ -45,14 +45,14 @@ impl Packages {
         Ok(version.trim().to_owned())
     }
 
-    /// The library packages that a downloaded package depends on, but the C library: that is the host's.
+    /// The library packages that a downloaded package depends on, without the C library: the host has it.
     pub(crate) async fn libraries_of(&self, package: &str) -> Result<Vec<String>, Error> {
         let deb = self.deb(package)?;
         let depends = run(Command::new("dpkg-deb").arg("-f").arg(deb).arg("Depends")).await?;
-        Ok(libraries(&depends))
+        Ok(parse_depends(&depends))
     }
 
-    /// What a binary links, with the unpacked libraries before the host's.
+    /// Resolves the libraries that a binary links; unpacked ones come before the host's.
     pub(crate) async fn linked(&self, binary: &Path) -> Result<Linked, Error> {
         let mut folders: Vec<PathBuf> = vec![self.root.join("usr/lib"), self.root.join("lib")];
         for parent in folders.clone() {
@@ -61,15 +61,15 @@ impl Packages {
         }
         let path = std::env::join_paths(folders)
             .map_err(|_| Error::Image("the temporary folder has a colon in its name: set TMPDIR".into()))?;
-        let told = run(Command::new("ldd").arg(binary).env("LD_LIBRARY_PATH", path)).await?;
-        Ok(linked(&told))
+        let output = run(Command::new("ldd").arg(binary).env("LD_LIBRARY_PATH", path)).await?;
+        Ok(parse_ldd(&output))
     }
 
     async fn download(&self, package: &str) -> Result<(), Error> {
         let folder = self.downloads.join(package);
         std::fs::create_dir_all(&folder)
             .map_err(|error| Error::Image(format!("{error}: check the temporary folder")))?;
-        // As root apt would drop to a user who can't write here, and complain.
+        // Run as root, apt switches to a user that can't write here, and warns.
         let unsandboxed = ["-o", "APT::Sandbox::User=root"];
         run(Command::new("apt-get")
             .arg("-qq")
@@ -89,7 +89,7 @@ impl Packages {
     }
 }
 
-/// A tool's output; if it fails, its last words.
+/// Runs a tool and returns its output. The error holds the last line of its stderr.
 async fn run(command: &mut Command) -> Result<String, Error> {
     let tool = command.as_std().get_program().to_string_lossy().into_owned();
     let output = command.env("LC_ALL", "C").stdin(Stdio::null()).kill_on_drop(true).output().await;
@@ -101,12 +101,13 @@ async fn run(command: &mut Command) -> Result<String, Error> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it didn't say why").to_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let last = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message").to_owned();
     Err(Error::Image(format!("{tool} failed: {last}")))
 }
 
-fn libraries(depends: &str) -> Vec<String> {
+/// The libraries in a package's `Depends` field: the first of each alternative.
+fn parse_depends(depends: &str) -> Vec<String> {
     let first = |choice: &str| choice.split(['|', '(', ':', ' ']).find(|w| !w.is_empty()).map(str::to_owned);
     depends
         .trim()
@@ -116,18 +117,18 @@ fn libraries(depends: &str) -> Vec<String> {
         .collect()
 }
 
-/// ldd's lines: `name => path (address)`, `name => not found`, `path (address)`, and the kernel's own.
-fn linked(told: &str) -> Linked {
-    let mut all = Linked::default();
-    for line in told.lines().map(str::trim) {
-        let (name, place) = line.split_once(" => ").unwrap_or((line, line));
-        if place.starts_with("not found") {
-            all.missing.push(name.to_owned());
-        } else if let Some(path) = place.split_whitespace().next().filter(|path| path.starts_with('/')) {
-            all.found.push(path.into());
+/// Parses ldd's lines: `name => path (address)`, `name => not found`, `path (address)`, and the kernel's.
+fn parse_ldd(output: &str) -> Linked {
+    let mut linked = Linked::default();
+    for line in output.lines().map(str::trim) {
+        let (name, target) = line.split_once(" => ").unwrap_or((line, line));
+        if target.starts_with("not found") {
+            linked.missing.push(name.to_owned());
+        } else if let Some(path) = target.split_whitespace().next().filter(|path| path.starts_with('/')) {
+            linked.found.push(path.into());
         }
     }
-    all
+    linked
 }
 
 #[cfg(test)]
@@ -135,8 +136,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_ldd() {
-        let told = "\tlinux-vdso.so.1 (0x00007fdd4da13000)\n\
+    fn ldd_output_is_parsed() {
+        let output = "\tlinux-vdso.so.1 (0x00007fdd4da13000)\n\
             \tlibevent-2.1.so.7 => not found\n\
             \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007fdd4d21e000)\n\
             \t/lib64/ld-linux-x86-64.so.2 (0x00007fdd4da15000)\n";
@@ -144,14 +145,14 @@ mod tests {
             found: vec!["/lib/x86_64-linux-gnu/libc.so.6".into(), "/lib64/ld-linux-x86-64.so.2".into()],
             missing: vec!["libevent-2.1.so.7".into()],
         };
-        assert_eq!(linked(told), expected);
+        assert_eq!(parse_ldd(output), expected);
     }
 
     #[test]
-    fn reads_depends() {
+    fn depends_field_is_parsed() {
         let depends = "adduser, perl:any, libc6 (>= 2.34), libevent-2.1-7 (>= 2.1.8-stable), \
                        libsasl2-2 | libsasl2-3, libssl3:any (>= 3.0.0)\n";
-        assert_eq!(libraries(depends), ["libevent-2.1-7", "libsasl2-2", "libssl3"]);
-        assert!(libraries("").is_empty());
+        assert_eq!(parse_depends(depends), ["libevent-2.1-7", "libsasl2-2", "libssl3"]);
+        assert!(parse_depends("").is_empty());
     }
 }

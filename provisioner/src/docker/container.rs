@@ -1,4 +1,4 @@
-//! Containers: one memcached each, with everything taken away that it doesn't need.
+//! Containers: each runs one memcached, without any privilege that memcached doesn't need.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,50 +14,49 @@ use bollard::query_parameters::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::{Engine, created_at, gone, refused};
-use crate::Error;
-use crate::image::{GID, UID};
+use super::{Docker, created_at, ignore_not_found, map_error};
+use crate::error::Error;
 use crate::names::{LABEL_ADDRESS, LABEL_GENERATION, LABEL_INSTANCE, LABEL_SPEC};
-use crate::plan::{Activity, Container};
-use crate::spec::{LANE_DIR, LANE_FILE, Spec};
+use crate::plan::{Container, ContainerState};
+use crate::spec::{GID, LANE_DIR, LANE_FILE, Spec, UID};
 
-/// A removal that somebody else has begun takes this long at most, on a busy host.
-const REMOVAL: Duration = Duration::from_secs(5);
-const BETWEEN: Duration = Duration::from_millis(20);
-/// memcached has about ten threads.
-const PIDS: i64 = 32;
-const NANO: f64 = 1e9;
+/// How long to wait for a removal that another client has begun.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
+const REMOVAL_RETRY_INTERVAL: Duration = Duration::from_millis(20);
+/// Processes and threads of a container; memcached has about ten.
+const PIDS_MAX: i64 = 32;
+const NANOS_PER_CPU: f64 = 1e9;
 
-/// A container about to be made.
+/// A container to create.
 #[derive(Debug)]
 pub(crate) struct NewContainer<'a> {
     pub(crate) instance: &'a str,
     pub(crate) generation: i64,
     pub(crate) spec: &'a Spec,
     pub(crate) image: &'a str,
-    /// memcached in that image: a path, or a name to be found there.
+    /// The command that starts memcached in that image.
     pub(crate) command: &'a str,
-    /// The network's name, and our address on it.
+    /// The network's name, and the container's address on it.
     pub(crate) network: &'a str,
     pub(crate) address: &'a str,
     pub(crate) cpus: f64,
 }
 
-impl Engine {
-    /// All containers of ours, from one list. Right after an event that may still show what was before.
+impl Docker {
+    /// Lists the installation's containers. Shortly after an event, the list may still show the state before it.
     pub(crate) async fn containers(&self) -> Result<Vec<Container>, Error> {
-        self.list(self.ours()).await
+        self.list(self.label_filter()).await
     }
 
-    /// One instance's containers, each asked by itself: that waits until Docker has done with it.
+    /// Inspects an instance's containers one by one: Docker answers once it has finished changing them.
     pub(crate) async fn containers_of(&self, instance: &str) -> Result<Vec<Container>, Error> {
-        let mut filters = self.ours();
+        let mut filters = self.label_filter();
         filters.entry("label".into()).or_default().push(format!("{LABEL_INSTANCE}={instance}"));
         let mut containers = Vec::new();
         for container in self.list(filters).await? {
             match self.inspect(&container).await {
                 Ok(container) => containers.push(container),
-                Err(error) if error.is_missing() => {}
+                Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(error),
             }
         }
@@ -66,70 +65,70 @@ impl Engine {
 
     async fn list(&self, filters: HashMap<String, Vec<String>>) -> Result<Vec<Container>, Error> {
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-        let list = self.docker()?.list_containers(Some(options)).await;
-        Ok(list.map_err(|e| refused("list containers", e))?.into_iter().map(seen).collect())
+        let list = self.client()?.list_containers(Some(options)).await;
+        Ok(list.map_err(|e| map_error("list containers", e))?.into_iter().map(from_summary).collect())
     }
 
-    /// What it does, and whether it has its address.
+    /// Updates a container's state, and whether it has its address.
     async fn inspect(&self, container: &Container) -> Result<Container, Error> {
         use ContainerStateStatusEnum as State;
         let inspected =
-            self.docker()?.inspect_container(&container.id, None::<InspectContainerOptions>).await;
-        let inspected = inspected.map_err(|e| refused("inspect a container", e))?;
+            self.client()?.inspect_container(&container.id, None::<InspectContainerOptions>).await;
+        let inspected = inspected.map_err(|e| map_error("inspect a container", e))?;
         let networks = inspected.network_settings.and_then(|s| s.networks).unwrap_or_default();
-        let activity = match inspected.state.and_then(|state| state.status) {
-            Some(State::RUNNING | State::STOPPING) => Activity::Running,
-            Some(State::PAUSED) => Activity::Paused,
-            Some(State::RESTARTING) => Activity::Restarting,
-            Some(State::CREATED) => Activity::Created,
-            _ => Activity::Stopped,
+        let state = match inspected.state.and_then(|state| state.status) {
+            Some(State::RUNNING | State::STOPPING) => ContainerState::Running,
+            Some(State::PAUSED) => ContainerState::Paused,
+            Some(State::RESTARTING) => ContainerState::Restarting,
+            Some(State::CREATED) => ContainerState::Created,
+            _ => ContainerState::Stopped,
         };
         let attached = attached(&networks, &container.address);
-        Ok(Container { activity, attached, ..container.clone() })
+        Ok(Container { state, attached, ..container.clone() })
     }
 
-    /// Makes a container, not started; its id. The volume for the secret is made with it.
+    /// Creates a container and the volume for its secret, without starting it. Returns its id.
     pub(crate) async fn create_container(&self, new: &NewContainer<'_>) -> Result<String, Error> {
         let name = self.names.instance(new.instance);
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
-        let made = self.docker()?.create_container(Some(options), self.body(new)).await;
-        Ok(made.map_err(|e| refused("create a container", e))?.id)
+        let created = self.client()?.create_container(Some(options), self.body(new)).await;
+        Ok(created.map_err(|e| map_error("create a container", e))?.id)
     }
 
-    /// Puts the file that memcached reads at start into the container's volume, for its user only.
+    /// Writes the file with the secret, which memcached reads at start, into the container's volume.
     pub(crate) async fn upload_secret(&self, container: &str, secret: &str) -> Result<(), Error> {
-        let tar = secret_tar(secret).map_err(|error| Error::Engine {
-            doing: "take a secret",
+        let tar = secret_tar(secret).map_err(|error| Error::Docker {
+            operation: "take a secret",
             status: None,
             message: error.to_string(),
         })?;
         let options = UploadToContainerOptionsBuilder::new().path(LANE_DIR).build();
         let sent = self
-            .docker()?
+            .client()?
             .upload_to_container(container, Some(options), bollard::body_full(tar.into()))
             .await;
-        sent.map_err(|e| refused("take a secret", e))
+        sent.map_err(|e| map_error("take a secret", e))
     }
 
     pub(crate) async fn start(&self, container: &str) -> Result<(), Error> {
-        let started = self.docker()?.start_container(container, None).await;
-        started.map_err(|e| refused("start a container", e))
+        let started = self.client()?.start_container(container, None).await;
+        started.map_err(|e| map_error("start a container", e))
     }
 
     pub(crate) async fn unpause(&self, container: &str) -> Result<(), Error> {
-        self.docker()?.unpause_container(container).await.map_err(|e| refused("unpause a container", e))
+        self.client()?.unpause_container(container).await.map_err(|e| map_error("unpause a container", e))
     }
 
-    /// Whether it was there. Its named volume stays. If somebody else is removing it, waits until it is gone:
-    /// until then its name is taken.
+    /// Removes a container, but not its named volume. Returns whether it existed. If another client is removing
+    /// it, waits until that is done, since its name is in use until then.
     pub(crate) async fn remove_container(&self, container: &str) -> Result<bool, Error> {
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-        let deadline = Instant::now() + REMOVAL;
+        let deadline = Instant::now() + REMOVAL_TIMEOUT;
         loop {
-            let removed = self.docker()?.remove_container(container, Some(options.clone())).await;
-            match gone("remove a container", removed) {
-                Err(Error::Engine { status: Some(409), .. }) if Instant::now() < deadline => {
-                    sleep(BETWEEN).await;
+            let removed = self.client()?.remove_container(container, Some(options.clone())).await;
+            match ignore_not_found("remove a container", removed) {
+                Err(Error::Docker { status: Some(409), .. }) if Instant::now() < deadline => {
+                    sleep(REMOVAL_RETRY_INTERVAL).await;
                 }
                 removed => return removed,
             }
@@ -154,7 +153,7 @@ impl Engine {
         ContainerCreateBody {
             image: Some(new.image.to_owned()),
             user: Some(format!("{UID}:{GID}")),
-            // No shell, no script of the image's own.
+            // The image's own entry point may be a script.
             entrypoint: Some(vec![new.command.to_owned()]),
             cmd: Some(new.spec.arguments()),
             hostname: Some("memcached".into()),
@@ -176,7 +175,7 @@ impl Engine {
         };
         HostConfig {
             network_mode: Some(new.network.to_owned()),
-            // Nobody listens there: names of the outside don't resolve (the engine would ask for us).
+            // Nothing listens there, so no external name resolves; Docker's resolver would forward queries.
             dns: Some(vec!["127.0.0.1".into()]),
             dns_search: Some(vec![".".into()]),
             mounts: Some(vec![self.secret_mount(new.instance)]),
@@ -187,12 +186,12 @@ impl Engine {
             publish_all_ports: Some(false),
             ipc_mode: Some("none".into()),
             cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
-            pids_limit: Some(PIDS),
+            pids_limit: Some(PIDS_MAX),
             memory: Some(memory),
             memory_swap: Some(memory),
-            nano_cpus: Some(nano(new.cpus)),
+            nano_cpus: Some(nano_cpus(new.cpus)),
             ulimits: Some(vec![limit("nofile", new.spec.open_files()), limit("core", 0)]),
-            // Docker brings it back while we are away; what it can't, we do.
+            // Docker restarts it while the provisioner is down.
             restart_policy: Some(RestartPolicy {
                 name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
                 maximum_retry_count: None,
@@ -225,9 +224,9 @@ impl Engine {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "settings are checked: at most 1024 CPUs")]
-fn nano(cpus: f64) -> i64 {
-    (cpus * NANO) as i64
+#[expect(clippy::cast_possible_truncation, reason = "the setting is checked: at most 1024 CPUs")]
+fn nano_cpus(cpus: f64) -> i64 {
+    (cpus * NANOS_PER_CPU) as i64
 }
 
 fn secret_tar(secret: &str) -> std::io::Result<Vec<u8>> {
@@ -242,7 +241,7 @@ fn secret_tar(secret: &str) -> std::io::Result<Vec<u8>> {
     tar.into_inner()
 }
 
-fn seen(summary: ContainerSummary) -> Container {
+fn from_summary(summary: ContainerSummary) -> Container {
     use ContainerSummaryStateEnum as State;
     let labels = summary.labels.unwrap_or_default();
     let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
@@ -253,12 +252,12 @@ fn seen(summary: ContainerSummary) -> Container {
         instance: label(LABEL_INSTANCE),
         generation: label(LABEL_GENERATION).parse().unwrap_or(0),
         spec: label(LABEL_SPEC),
-        activity: match summary.state {
-            Some(State::RUNNING | State::STOPPING) => Activity::Running,
-            Some(State::PAUSED) => Activity::Paused,
-            Some(State::RESTARTING) => Activity::Restarting,
-            Some(State::CREATED) => Activity::Created,
-            _ => Activity::Stopped,
+        state: match summary.state {
+            Some(State::RUNNING | State::STOPPING) => ContainerState::Running,
+            Some(State::PAUSED) => ContainerState::Paused,
+            Some(State::RESTARTING) => ContainerState::Restarting,
+            Some(State::CREATED) => ContainerState::Created,
+            _ => ContainerState::Stopped,
         },
         attached: attached(&networks, &address),
         created_at: created_at(&labels),

@@ -1,4 +1,4 @@
-//! Whatever is done to a container by hand, it is back without anybody asking.
+//! Self-healing: a container that is changed by hand is restored.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +6,11 @@ use store::InstanceState;
 
 use crate::harness::{Installation, docker, inspect, output, until};
 
-/// SECURITY 3: back in 3 s, or in 10 s where Docker has to be asked twice.
-const HEALED: Duration = Duration::from_secs(10);
+/// Time limit of a recovery.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn whatever_is_done_to_it() {
+async fn a_container_is_restored_after_any_change_by_hand() {
     let installation = Installation::start().await;
     let (instance, first) = installation.running_instance().await;
     let name = installation.container(&instance);
@@ -27,11 +27,11 @@ async fn whatever_is_done_to_it() {
             &[&["network", "disconnect", "-f", &network, &name], &["network", "rm", &network]],
             true,
         ),
-        // Not by Docker's hand, so Docker itself brings it back.
+        // The process dies without Docker's doing, so Docker restarts it.
         ("memcached dies", &[&["-9"]], false),
     ];
     let mut before = first.clone();
-    for (what, commands, made_anew) in cases {
+    for (what, commands, recreated) in cases {
         let revision = before.changed_at;
         let started = Instant::now();
         for command in *commands {
@@ -40,28 +40,28 @@ async fn whatever_is_done_to_it() {
                     let pid = inspect("container", &name)["State"]["Pid"].to_string();
                     output("kill", &["-9", &pid]);
                 }
-                // Healing may be faster than the second command; then that one fails, and is needless.
+                // Recovery may be faster than the second command, which then fails; that is fine.
                 _ => drop(std::process::Command::new("docker").args(*command).output().unwrap()),
             }
         }
         let after = installation
             .until_route(&instance, |r| r.state == InstanceState::Running && r.changed_at > revision)
             .await;
-        until(what, HEALED, || async {
-            installation.ask(&instance, &installation.route(&instance).await?, "version")
+        until(what, RECOVERY_TIMEOUT, || async {
+            installation.request(&instance, &installation.route(&instance).await?, "version")
         })
         .await;
-        let after = if *made_anew { installation.route(&instance).await.unwrap() } else { after };
+        let after = if *recreated { installation.route(&instance).await.unwrap() } else { after };
         println!("{what}: {:?}, generation {}", started.elapsed(), after.generation);
-        assert!(started.elapsed() < HEALED, "{what} took {:?}", started.elapsed());
-        assert_eq!(after.address, first.address, "{what}: the address is the instance's");
-        assert_eq!(after.generation > before.generation, *made_anew, "{what}: {after:?}");
+        assert!(started.elapsed() < RECOVERY_TIMEOUT, "{what} took {:?}", started.elapsed());
+        assert_eq!(after.address, first.address, "{what}: the address is kept");
+        assert_eq!(after.generation > before.generation, *recreated, "{what}: {after:?}");
         before = installation.until_running(&instance, 0).await;
     }
 }
 
 #[tokio::test]
-async fn proxies_are_told_at_once() {
+async fn proxies_learn_of_a_removed_container() {
     let installation = Installation::start().await;
     let (instance, _) = installation.running_instance().await;
     let mut feed = installation.store.feed().await.unwrap();
@@ -75,7 +75,7 @@ async fn proxies_are_told_at_once() {
 }
 
 #[tokio::test]
-async fn while_nobody_was_there() {
+async fn changes_while_the_provisioner_was_down_are_repaired() {
     let mut installation = Installation::start().await;
     let (kept, kept_route) = installation.running_instance().await;
     let (removed, removed_route) = installation.running_instance().await;
@@ -84,7 +84,7 @@ async fn while_nobody_was_there() {
     docker(&["rm", "-f", &installation.container(&removed)]);
 
     installation.start_provisioner();
-    let healed = installation.until_running(&removed, removed_route.generation).await;
-    assert_eq!(healed.address, removed_route.address);
-    assert_eq!(installation.route(&kept).await, Some(kept_route), "what was well isn't touched");
+    let restored = installation.until_running(&removed, removed_route.generation).await;
+    assert_eq!(restored.address, removed_route.address);
+    assert_eq!(installation.route(&kept).await, Some(kept_route), "a healthy instance is not touched");
 }

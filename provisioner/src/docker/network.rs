@@ -1,4 +1,4 @@
-//! Networks: internal bridges, on which no container reaches another.
+//! Networks: internal bridges on which containers can't reach each other.
 
 use std::collections::HashMap;
 
@@ -6,24 +6,24 @@ use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use bollard::query_parameters::{ListNetworksOptions, ListNetworksOptionsBuilder};
 use store::Network;
 
-use super::{Engine, created_at, gone, refused};
-use crate::Error;
-use crate::plan::Thing;
+use super::{Docker, created_at, ignore_not_found, map_error};
+use crate::error::Error;
+use crate::plan::Resource;
 use crate::subnet::Subnet;
 
 /// The bridge driver's options.
 const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 const ICC: &str = "com.docker.network.bridge.enable_icc";
 
-impl Engine {
-    /// All networks of ours.
-    pub(crate) async fn networks(&self) -> Result<Vec<Thing>, Error> {
-        let options = ListNetworksOptionsBuilder::new().filters(&self.ours()).build();
-        let list = self.docker()?.list_networks(Some(options)).await;
+impl Docker {
+    /// Lists the installation's networks.
+    pub(crate) async fn networks(&self) -> Result<Vec<Resource>, Error> {
+        let options = ListNetworksOptionsBuilder::new().filters(&self.label_filter()).build();
+        let list = self.client()?.list_networks(Some(options)).await;
         Ok(list
-            .map_err(|e| refused("list networks", e))?
+            .map_err(|e| map_error("list networks", e))?
             .into_iter()
-            .map(|network| Thing {
+            .map(|network| Resource {
                 name: network.name.unwrap_or_default(),
                 instance: None,
                 created_at: created_at(&network.labels.unwrap_or_default()),
@@ -31,16 +31,16 @@ impl Engine {
             .collect())
     }
 
-    /// The subnets of all networks in this engine, whoever made them, and the names of their bridges.
-    pub(crate) async fn networks_in_use(&self) -> Result<(Vec<Subnet>, Vec<String>), Error> {
-        let list = self.docker()?.list_networks(None::<ListNetworksOptions>).await;
-        let list = list.map_err(|e| refused("list networks", e))?;
+    /// The subnets and bridge names of all networks in Docker, including other installations'.
+    pub(crate) async fn subnets_and_bridges(&self) -> Result<(Vec<Subnet>, Vec<String>), Error> {
+        let list = self.client()?.list_networks(None::<ListNetworksOptions>).await;
+        let list = list.map_err(|e| map_error("list networks", e))?;
         let bridges = list.iter().filter_map(|n| n.options.as_ref()?.get(BRIDGE_NAME).cloned()).collect();
         let configs = list.into_iter().filter_map(|n| n.ipam?.config).flatten();
         Ok((configs.filter_map(|c| c.subnet?.parse().ok()).collect(), bridges))
     }
 
-    /// Makes a network. 403 if its subnet or its bridge is taken.
+    /// Creates a network. Fails with status 403 or 409 if its subnet, bridge or name is in use.
     pub(crate) async fn create_network(&self, network: &Network) -> Result<(), Error> {
         let request = NetworkCreateRequest {
             name: network.name.clone(),
@@ -63,12 +63,12 @@ impl Engine {
             labels: Some(self.labels()),
             ..Default::default()
         };
-        let made = self.docker()?.create_network(request).await;
-        made.map(drop).map_err(|e| refused("create a network", e))
+        let created = self.client()?.create_network(request).await;
+        created.map(drop).map_err(|e| map_error("create a network", e))
     }
 
-    /// Whether it was there.
+    /// Removes a network. Returns whether it existed.
     pub(crate) async fn remove_network(&self, name: &str) -> Result<bool, Error> {
-        gone("remove a network", self.docker()?.remove_network(name).await)
+        ignore_not_found("remove a network", self.client()?.remove_network(name).await)
     }
 }

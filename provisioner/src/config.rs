@@ -1,0 +1,74 @@
+//! The section `[provisioner]` of `memgate.toml`, and its check.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::subnet::Subnet;
+
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+
+/// The section `[provisioner]` of `memgate.toml`.
+#[derive(Debug, Clone, PartialEq, serde::Deserialize, serde::Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The address of the health endpoint.
+    pub health: SocketAddr,
+    /// The image to pull (`memcached:1.6@sha256:...`). Without one, an image is built from the distribution's
+    /// memcached package.
+    pub image: Option<String>,
+    /// How long a released address is kept unused before another instance may get it.
+    pub address_cooldown_seconds: u64,
+    /// The pool of the networks (each a /22): private addresses that nothing else on this machine uses.
+    pub subnets: String,
+    /// The interval of full resyncs, which run even if nothing has changed.
+    pub reconcile_seconds: u64,
+    /// CPUs that one instance may use at most.
+    pub cpus: f64,
+    /// Docker's socket.
+    pub docker_socket: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            health: SocketAddr::from((Ipv4Addr::LOCALHOST, 9152)),
+            image: None,
+            address_cooldown_seconds: 600,
+            subnets: "10.213.0.0/16".into(),
+            reconcile_seconds: 30,
+            cpus: 1.0,
+            docker_socket: DOCKER_SOCKET.into(),
+        }
+    }
+}
+
+/// The part of the configuration that needs a check, checked.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) address_cooldown: Duration,
+    pub(crate) pool: Subnet,
+    pub(crate) resync_interval: Duration,
+}
+
+impl Config {
+    pub(crate) fn check(&self) -> Result<Settings, Error> {
+        let invalid = |name, fix: &str| Error::Setting { name, fix: fix.into() };
+        let pool: Option<Subnet> = self.subnets.parse().ok();
+        let pool = pool.filter(Subnet::is_pool).ok_or_else(|| {
+            invalid("provisioner.subnets", "give an IPv4 network of /8 to /22, such as 10.213.0.0/16")
+        })?;
+        if !(0.01..=1024.0).contains(&self.cpus) {
+            return Err(invalid("provisioner.cpus", "give a number from 0.01 to 1024"));
+        }
+        if !(1..=3_600).contains(&self.reconcile_seconds) {
+            return Err(invalid("provisioner.reconcile_seconds", "give 1 to 3600"));
+        }
+        Ok(Settings {
+            address_cooldown: Duration::from_secs(self.address_cooldown_seconds),
+            pool,
+            resync_interval: Duration::from_secs(self.reconcile_seconds),
+        })
+    }
+}

@@ -1,0 +1,111 @@
+//! Access to Docker. The only module that uses bollard: each call is one request, and callers decide which.
+
+mod container;
+mod events;
+mod image;
+mod network;
+mod volume;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use bollard::errors::Error as ApiError;
+use bollard::{API_DEFAULT_VERSION, Docker as Client};
+use store::{Millis, now};
+
+use crate::Error;
+use crate::error::Cause;
+use crate::names::{LABEL, LABEL_CREATED, Names};
+
+pub(crate) use container::NewContainer;
+pub(crate) use events::DockerEvent;
+
+/// Time limit of a request. A request may wait behind 200 container starts.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A Docker Engine, restricted to what carries one installation's label.
+#[derive(Debug)]
+pub(crate) struct Docker {
+    names: Names,
+    socket: PathBuf,
+    client: OnceLock<Client>,
+}
+
+impl Docker {
+    /// Doesn't connect: Docker may start later.
+    pub(crate) fn new(names: Names, socket: &Path) -> Self {
+        Self { names, socket: socket.to_owned(), client: OnceLock::new() }
+    }
+
+    /// Checks that Docker answers.
+    pub(crate) async fn ping(&self) -> Result<(), Error> {
+        let reply = tokio::time::timeout(PING_TIMEOUT, self.client()?.ping()).await;
+        reply.map_err(|late| Error::DockerDown(late.into()))?.map_err(|e| map_error("answer", e))?;
+        Ok(())
+    }
+
+    /// Returns Docker's version.
+    pub(crate) async fn version(socket: &Path) -> Result<String, Error> {
+        let client = connect(socket)?;
+        let reply = tokio::time::timeout(PING_TIMEOUT, client.version()).await;
+        let reply = reply.map_err(|late| Error::DockerDown(late.into()))?;
+        Ok(reply.map_err(|e| map_error("answer", e))?.version.unwrap_or_default())
+    }
+
+    fn client(&self) -> Result<&Client, Error> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        // bollard needs the socket to exist when a client is made; the client then survives restarts of Docker.
+        let client = connect(&self.socket)?;
+        Ok(self.client.get_or_init(|| client))
+    }
+
+    /// The filter for lists: only what carries this installation's label.
+    fn label_filter(&self) -> HashMap<String, Vec<String>> {
+        HashMap::from([("label".into(), vec![self.names.label_filter()])])
+    }
+
+    /// The labels of everything that is created for this installation.
+    fn labels(&self) -> HashMap<String, String> {
+        HashMap::from([(LABEL.into(), self.names.id().to_owned()), (LABEL_CREATED.into(), now().to_string())])
+    }
+}
+
+fn connect(socket: &Path) -> Result<Client, Error> {
+    Client::connect_with_unix(&socket.to_string_lossy(), REQUEST_TIMEOUT.as_secs(), API_DEFAULT_VERSION)
+        .map_err(|e| map_error("be connected to", e))
+}
+
+/// When a resource was created, from its label; 0 without the label.
+fn created_at(labels: &HashMap<String, String>) -> Millis {
+    labels.get(LABEL_CREATED).and_then(|at| at.parse().ok()).unwrap_or(0)
+}
+
+/// Distinguishes an error reply of Docker from a Docker that doesn't answer.
+fn map_error(operation: &'static str, error: ApiError) -> Error {
+    match error {
+        ApiError::DockerResponseServerError { status_code, message } => {
+            Error::Docker { operation, status: Some(status_code), message }
+        }
+        ApiError::DockerStreamError { error } => Error::Docker { operation, status: None, message: error },
+        ApiError::SocketNotFoundError(_)
+        | ApiError::IOError { .. }
+        | ApiError::HyperResponseError { .. }
+        | ApiError::HyperLegacyError { .. }
+        | ApiError::RequestTimeoutError => Error::DockerDown(Cause::from(error)),
+        other => Error::Docker { operation, status: None, message: other.to_string() },
+    }
+}
+
+/// The result of a removal: whether the resource existed. One that is already gone is no error.
+fn ignore_not_found(operation: &'static str, removed: Result<(), ApiError>) -> Result<bool, Error> {
+    match removed {
+        Ok(()) => Ok(true),
+        Err(ApiError::DockerResponseServerError { status_code: 404, .. }) => Ok(false),
+        Err(error) => Err(map_error(operation, error)),
+    }
+}

@@ -1,0 +1,91 @@
+//! What triggers the reconciler: changes in the store, and Docker's events.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use store::{Instance, Store};
+use tokio::sync::mpsc::Sender;
+use tokio::time::sleep;
+
+use crate::docker::{Docker, DockerEvent};
+use crate::error::Error;
+
+const RECONNECT_BACKOFF_MIN: Duration = Duration::from_millis(250);
+const RECONNECT_BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// A trigger of the reconciler.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// An instance, its user or its route was written.
+    InstanceChanged(Instance),
+    /// The store answers, at start or after an outage: changes may have been missed.
+    StoreConnected,
+    StoreDown(Error),
+    /// Docker answers, at start or after an outage: changes may have been missed.
+    DockerConnected,
+    DockerDown(Error),
+    /// Something of this installation changed in Docker.
+    Docker(DockerEvent),
+}
+
+/// Sends the store's changes until the receiver is dropped.
+pub(crate) async fn follow_store(store: Store, events: Sender<Event>) {
+    let mut backoff = RECONNECT_BACKOFF_MIN;
+    while !events.is_closed() {
+        let Err(error) = read_feed(&store, &events, &mut backoff).await else { return };
+        if events.send(Event::StoreDown(error)).await.is_err() {
+            return;
+        }
+        wait(&mut backoff).await;
+    }
+}
+
+async fn read_feed(store: &Store, events: &Sender<Event>, backoff: &mut Duration) -> Result<(), Error> {
+    // A new feed starts at the current revision. The resync after StoreConnected finds what was missed.
+    let mut feed = store.feed().await?;
+    if events.send(Event::StoreConnected).await.is_err() {
+        return Ok(());
+    }
+    *backoff = RECONNECT_BACKOFF_MIN;
+    loop {
+        let changes = feed.next().await?;
+        for user in changes.users {
+            let Some(instance) = store.instance_of(&user).await? else { continue };
+            if events.send(Event::InstanceChanged(instance)).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Sends Docker's events until the receiver is dropped.
+pub(crate) async fn follow_docker(docker: &Docker, events: Sender<Event>) {
+    let mut backoff = RECONNECT_BACKOFF_MIN;
+    while !events.is_closed() {
+        let Err(error) = read_docker(docker, &events, &mut backoff).await else { return };
+        if events.send(Event::DockerDown(error)).await.is_err() {
+            return;
+        }
+        wait(&mut backoff).await;
+    }
+}
+
+async fn read_docker(docker: &Docker, events: &Sender<Event>, backoff: &mut Duration) -> Result<(), Error> {
+    let mut stream = std::pin::pin!(docker.events()?);
+    docker.ping().await?;
+    *backoff = RECONNECT_BACKOFF_MIN;
+    if events.send(Event::DockerConnected).await.is_err() {
+        return Ok(());
+    }
+    while let Some(event) = stream.next().await {
+        if events.send(Event::Docker(event?)).await.is_err() {
+            return Ok(());
+        }
+    }
+    Err(Error::DockerDown("it closed its event stream".into()))
+}
+
+async fn wait(backoff: &mut Duration) {
+    sleep(*backoff).await;
+    *backoff = backoff.saturating_mul(2).min(RECONNECT_BACKOFF_MAX);
+}

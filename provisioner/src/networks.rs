@@ -1,0 +1,107 @@
+//! The installation's Docker networks and the addresses on them: as many as the instances need, each on a
+//! subnet that nothing else uses, recreated if removed.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use store::{Lease, Network, Store};
+use tokio::sync::Mutex;
+
+use crate::config::Settings;
+use crate::docker::Docker;
+use crate::error::Error;
+use crate::names::Names;
+use crate::plan::Resource;
+use crate::subnet::{self, Subnet};
+
+/// Subnets tried in a row: another installation may take one between the check and the request.
+const ATTEMPTS_MAX: u32 = 16;
+/// The kernel's routing table.
+const ROUTES: &str = "/proc/net/route";
+
+/// The networks of one installation.
+#[derive(Debug)]
+pub(crate) struct Networks {
+    names: Names,
+    docker: Arc<Docker>,
+    store: Store,
+    pool: Subnet,
+    address_cooldown: Duration,
+    /// Held while networks are created.
+    network_lock: Mutex<()>,
+}
+
+impl Networks {
+    pub(crate) fn new(names: Names, docker: Arc<Docker>, store: Store, settings: &Settings) -> Self {
+        let Settings { pool, address_cooldown, .. } = *settings;
+        Self { names, docker, store, pool, address_cooldown, network_lock: Mutex::new(()) }
+    }
+
+    /// Makes sure that Docker has every network of the store, and that there is at least one.
+    pub(crate) async fn ensure(&self, existing: &[Resource]) -> Result<(), Error> {
+        let _lock = self.network_lock.lock().await;
+        let recorded = self.store.networks().await?;
+        let existing: HashSet<&str> = existing.iter().map(|network| network.name.as_str()).collect();
+        for network in recorded.iter().filter(|network| !existing.contains(network.name.as_str())) {
+            tracing::warn!(network = network.name, "a network is missing: creating it again");
+            match self.docker.create_network(network).await {
+                // Another task missed it too, and was faster.
+                Err(Error::Docker { status: Some(403 | 409), .. }) if self.exists(network).await? => {}
+                created => created?,
+            }
+        }
+        if recorded.is_empty() {
+            self.add().await?;
+        }
+        Ok(())
+    }
+
+    /// Leases an address to an instance, or returns the lease that it has. Adds a network if all are full.
+    pub(crate) async fn lease(&self, instance: &str) -> Result<Lease, Error> {
+        if let Some(lease) = self.store.lease_address(instance, self.address_cooldown).await? {
+            return Ok(lease);
+        }
+        let _lock = self.network_lock.lock().await;
+        // The previous holder of the lock may have added a network already.
+        if let Some(lease) = self.store.lease_address(instance, self.address_cooldown).await? {
+            return Ok(lease);
+        }
+        self.add().await?;
+        let lease = self.store.lease_address(instance, self.address_cooldown).await?;
+        lease.ok_or_else(|| Error::NoSubnet(self.pool.to_string()))
+    }
+
+    /// Adds one more network and its addresses. The caller holds the network lock.
+    async fn add(&self) -> Result<(), Error> {
+        let recorded = self.store.networks().await?;
+        let (mut used, bridges) = self.docker.subnets_and_bridges().await?;
+        used.extend(recorded.iter().filter_map(|network| network.subnet.parse::<Subnet>().ok()));
+        used.extend(subnet::routes(&std::fs::read_to_string(ROUTES).unwrap_or_default()));
+        let names = &self.names;
+        let taken = recorded.iter().map(|network| &network.bridge).chain(&bridges);
+        let first = taken.filter_map(|bridge| names.bridge_number(bridge)).max().map_or(0, |n| n + 1);
+        for (subnet, number) in self.pool.free(&used).zip(first..first.saturating_add(ATTEMPTS_MAX)) {
+            let network = Network {
+                name: names.network(number),
+                bridge: names.bridge(number),
+                subnet: subnet.to_string(),
+                gateway: subnet.gateway().to_string(),
+            };
+            match self.docker.create_network(&network).await {
+                Ok(()) => {
+                    self.store.add_network(&network, &subnet.addresses()).await?;
+                    tracing::info!(network = network.name, subnet = network.subnet, "network added");
+                    return Ok(());
+                }
+                Err(Error::Docker { status: Some(403 | 409), .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::NoSubnet(self.pool.to_string()))
+    }
+
+    async fn exists(&self, network: &Network) -> Result<bool, Error> {
+        Ok(self.docker.networks().await?.iter().any(|existing| existing.name == network.name))
+    }
+}

@@ -1,0 +1,247 @@
+//! Tables for the planner: each row is one situation and its plan.
+
+use store::Route;
+
+use super::*;
+
+const SPEC: &str = "memory=64 connections=1024 item=1048576";
+
+fn instance(wanted: DesiredState, route: Option<Route>) -> Instance {
+    Instance {
+        id: "one".into(),
+        user_id: "user".into(),
+        email: "a@example.org".into(),
+        memory_mb: 64,
+        connections: 20_000,
+        item_size_max: 1 << 20,
+        wanted,
+        created_at: 0,
+        route,
+    }
+}
+
+fn route(state: InstanceState, generation: i64) -> Option<Route> {
+    Some(Route {
+        state,
+        generation,
+        address: Some("10.0.0.2".into()),
+        container: Some("c1".into()),
+        version: None,
+        message: None,
+        changed_at: 0,
+    })
+}
+
+fn torn_down(state: InstanceState) -> Option<Route> {
+    route(state, 3).map(|r| Route { address: None, container: None, ..r })
+}
+
+fn container(state: ContainerState) -> Container {
+    Container {
+        id: "c1".into(),
+        instance: "one".into(),
+        generation: 1,
+        address: "10.0.0.2".into(),
+        spec: SPEC.into(),
+        state,
+        attached: state == ContainerState::Running,
+        created_at: 0,
+    }
+}
+
+/// A plan in the short form of the tables.
+fn summary(actions: &[Action]) -> String {
+    let words: Vec<String> = actions
+        .iter()
+        .map(|action| match action {
+            Action::SetState(state, _) => format!("set {}", state.as_str()),
+            Action::Probe(c) => format!("probe {}", c.id),
+            Action::Start(c) => format!("start {}", c.id),
+            Action::Unpause(c) => format!("unpause {}", c.id),
+            Action::Remove(id) => format!("remove {id}"),
+            Action::Create { generation } => format!("create {generation}"),
+            Action::TearDown(state) => format!("tear down {}", state.as_str()),
+        })
+        .collect();
+    words.join(", ")
+}
+
+struct Case {
+    name: &'static str,
+    wanted: DesiredState,
+    route: Option<Route>,
+    containers: Vec<Container>,
+    failures: u32,
+    plan: &'static str,
+}
+
+fn check(cases: Vec<Case>) {
+    for case in cases {
+        let actions = plan(&instance(case.wanted, case.route), &case.containers, case.failures);
+        assert_eq!(summary(&actions), case.plan, "{}", case.name);
+    }
+}
+
+fn running(name: &'static str, route: Option<Route>, containers: Vec<Container>, plan: &'static str) -> Case {
+    Case { name, wanted: DesiredState::Running, route, containers, failures: 0, plan }
+}
+
+#[test]
+fn a_desired_instance_is_brought_to_run() {
+    use ContainerState::{Created, Paused, Restarting, Running, Stopped};
+    use InstanceState as S;
+    let c = container;
+    let ok = || route(S::Running, 1);
+    check(vec![
+        running("new", None, vec![], "create 1"),
+        running("pending", route(S::Pending, 0), vec![], "create 1"),
+        running("running", ok(), vec![c(Running)], "probe c1"),
+        running("created before a crash, not recorded", None, vec![c(Running)], "probe c1"),
+        running("created before a crash, not started", None, vec![c(Created)], "remove c1, create 2"),
+        running("removed by hand", ok(), vec![], "set restarting, create 2"),
+        running("stopped by hand", ok(), vec![c(Stopped)], "set restarting, start c1, probe c1"),
+        running("paused by hand", ok(), vec![c(Paused)], "set restarting, unpause c1, probe c1"),
+        running("crashed, Docker starts it", ok(), vec![c(Restarting)], "set restarting, probe c1"),
+        running("state already set", route(S::Restarting, 1), vec![c(Stopped)], "start c1, probe c1"),
+        running(
+            "disconnected from its network",
+            ok(),
+            vec![Container { attached: false, ..c(Running) }],
+            "set restarting, remove c1, create 2",
+        ),
+        running(
+            "at another address than recorded",
+            ok(),
+            vec![Container { address: "10.0.0.9".into(), ..c(Running) }],
+            "set restarting, remove c1, create 2",
+        ),
+        running(
+            "resized",
+            ok(),
+            vec![Container { spec: "memory=32".into(), ..c(Running) }],
+            "set restarting, remove c1, create 2",
+        ),
+        running(
+            "of an older generation",
+            route(S::Running, 5),
+            vec![c(Running)],
+            "set restarting, remove c1, create 6",
+        ),
+        running(
+            "two containers",
+            ok(),
+            vec![c(Running), Container { id: "c2".into(), generation: 2, ..c(Running) }],
+            "remove c1, probe c2",
+        ),
+        running("resumed", torn_down(S::Suspended), vec![], "set pending, create 4"),
+        running("failed, tried again", torn_down(S::Failed), vec![], "create 4"),
+    ]);
+}
+
+#[test]
+fn a_step_that_did_not_help_is_not_repeated() {
+    use ContainerState::{Paused, Restarting, Running, Stopped};
+    let case = |state, failures, plan| Case {
+        name: "after failures",
+        failures,
+        ..running("", route(InstanceState::Restarting, 1), vec![container(state)], plan)
+    };
+    check(vec![
+        case(Running, 1, "probe c1"),
+        case(Running, 2, "remove c1, create 2"),
+        case(Restarting, 1, "probe c1"),
+        case(Restarting, 2, "remove c1, create 2"),
+        case(Stopped, 1, "remove c1, create 2"),
+        case(Paused, 1, "remove c1, create 2"),
+    ]);
+}
+
+#[test]
+fn an_undesired_instance_is_removed() {
+    use InstanceState as S;
+    let case =
+        |name, wanted, route, containers, plan| Case { name, wanted, route, containers, failures: 0, plan };
+    let one = || vec![container(ContainerState::Running)];
+    check(vec![
+        case(
+            "suspend",
+            DesiredState::Suspended,
+            route(S::Running, 1),
+            one(),
+            "set suspended, remove c1, tear down suspended",
+        ),
+        case("suspended", DesiredState::Suspended, torn_down(S::Suspended), vec![], ""),
+        case(
+            "delete",
+            DesiredState::Deleting,
+            route(S::Running, 1),
+            one(),
+            "set deleting, remove c1, tear down deleting",
+        ),
+        case("crashed half-way", DesiredState::Deleting, route(S::Deleting, 1), vec![], "tear down deleting"),
+        case("deleted", DesiredState::Deleting, torn_down(S::Deleting), vec![], ""),
+        case("never started", DesiredState::Deleting, None, vec![], "set deleting, tear down deleting"),
+        case(
+            "container reappeared",
+            DesiredState::Deleting,
+            torn_down(S::Deleting),
+            one(),
+            "remove c1, tear down deleting",
+        ),
+    ]);
+}
+
+#[test]
+fn an_invalid_row_fails_alone() {
+    let good = instance(DesiredState::Running, None);
+    let rows = [
+        Instance { memory_mb: 0, ..good.clone() },
+        Instance { memory_mb: i64::MAX, ..good.clone() },
+        Instance { item_size_max: 1, ..good.clone() },
+        Instance { item_size_max: 33 << 20, ..good.clone() },
+        Instance { connections: -1, ..good.clone() },
+    ];
+    for row in rows {
+        assert_eq!(summary(&plan(&row, &[container(ContainerState::Running)], 0)), "set failed", "{row:?}");
+    }
+}
+
+#[test]
+fn orphans_are_old_and_have_no_row() {
+    let set = |ids: &[&str]| ids.iter().map(ToString::to_string).collect::<HashSet<_>>();
+    let resource = |name: &str, instance: Option<&str>, created_at| Resource {
+        name: name.into(),
+        instance: instance.map(Into::into),
+        created_at,
+    };
+    let orphan = |id: &str, created_at| Container {
+        id: id.into(),
+        instance: id.into(),
+        created_at,
+        ..container(ContainerState::Running)
+    };
+    let (old, young, now) = (0, 39_999, 100_000);
+    let snapshot = Snapshot {
+        containers: vec![orphan("lost", old), orphan("young", young + 1), orphan("known", old)],
+        volumes: vec![
+            resource("volume-of-gone", Some("gone"), old),
+            resource("in-use", Some("lost"), old),
+            resource("young", Some("gone"), now),
+            resource("known", Some("known"), old),
+        ],
+        networks: vec![
+            resource("net-0", None, old),
+            resource("net-1", None, old),
+            resource("net-2", None, now),
+        ],
+    };
+    let actual = orphans(&set(&["known"]), &set(&["net-0"]), &snapshot, now);
+    let expected = [
+        Orphan::Container { id: "lost".into(), instance: "lost".into() },
+        Orphan::Volume("volume-of-gone".into()),
+        Orphan::Network("net-1".into()),
+    ];
+    assert_eq!(actual, expected);
+    assert_eq!(orphans(&set(&[]), &set(&[]), &snapshot, now), [], "an empty store deletes nothing");
+    assert_eq!(orphans(&set(&["known"]), &set(&["net-0"]), &Snapshot::default(), now), []);
+}
