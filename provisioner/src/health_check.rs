@@ -29,7 +29,7 @@ pub(crate) async fn version(address: SocketAddr, secret: &str, limit: Duration) 
             Ok(Ok(Some(version))) => return Ok(version),
             Ok(Ok(None)) => return Err(Error::WrongSecret { address: address.to_string() }),
             Ok(Err(_)) | Err(_) if Instant::now() + ATTEMPT_INTERVAL < deadline => {
-                sleep(ATTEMPT_INTERVAL).await
+                sleep(ATTEMPT_INTERVAL).await;
             }
             Ok(Err(_)) | Err(_) => return Err(Error::NoAnswer { address: address.to_string() }),
         }
