@@ -5,8 +5,6 @@ pub(crate) mod admission;
 pub(crate) mod authenticated;
 pub(crate) mod backoff;
 mod dialogue;
-pub(crate) mod login;
-pub(crate) mod outcome;
 mod pending;
 mod rejection;
 
@@ -20,15 +18,16 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::Config;
 use crate::grants::{CertificateBinding, Grants, Verdict};
+use crate::login::Login;
+use crate::login::outcome::LoginOutcome;
 use crate::metrics::Metrics;
+use crate::metrics::denials::{self, ClientInfo, Subject};
 use crate::protocol::Protocol;
-use crate::report::denials::{self, ClientInfo, Subject};
 use crate::transport::Stream;
 use crate::transport::address::is_private;
 use crate::transport::tls_config::Certificate;
-use authenticated::{AuthenticatedConnection, Login};
+use authenticated::AuthenticatedConnection;
 use backoff::Throttle;
-use outcome::LoginOutcome;
 pub(crate) use pending::{Admission, PendingConnection};
 use rejection::{OVERLOADED, Rejection, TLS_REQUIRED, UNAVAILABLE};
 

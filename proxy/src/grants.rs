@@ -18,8 +18,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use crate::auth::login::{Credential, Proof};
-use crate::auth::outcome::LoginOutcome;
+use crate::login::outcome::LoginOutcome;
+use crate::login::{Credential, Proof};
 pub(crate) use certificates::CertificateBinding;
 use certificates::Certificates;
 use clock::Clock;

@@ -21,10 +21,10 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::metrics::usage::Usage;
 use crate::notify::LocalNotify;
 use crate::protocol::request::{Fault, FlagSet, Request, SHARED_VALUE_MAX};
 use crate::responses::ResponseQueue;
-use crate::tenant::usage::Usage;
 use crate::transport::tcp;
 use decode::ValueLimits;
 use in_flight::Queue;

@@ -16,6 +16,8 @@ pub mod fuzzing;
 mod grants;
 mod lane;
 mod listener;
+mod login;
+mod mailbox;
 mod metrics;
 mod notify;
 mod policy;
@@ -45,7 +47,6 @@ use metrics::Metrics;
 use report::heartbeat::Heartbeat;
 use report::{connections, usage};
 use transport::tls_config::Certificate;
-use worker::mailbox;
 use worker::{Shared, Worker};
 
 /// How long clients may take to be answered once the stop has begun.

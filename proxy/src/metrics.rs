@@ -1,5 +1,8 @@
 //! The proxy's numbers. Labels are few and bounded; a user is never one.
 
+pub(crate) mod denials;
+pub(crate) mod usage;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,9 +16,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use rustls::HandshakeKind;
 
-use crate::auth::outcome::LoginOutcome;
-use crate::report::denials::Denials;
-use crate::tenant::usage::{BUCKETS, Counts};
+use crate::login::outcome::LoginOutcome;
+use denials::Denials;
+use usage::{BUCKETS, Counts};
 
 /// The bound of the first bucket of latencies, in seconds.
 const MICROSECOND: f64 = 0.000_001;

@@ -1,6 +1,5 @@
 //! What the proxy says of itself to the store: usage, denials, its heartbeat, live connections.
 
 pub(crate) mod connections;
-pub(crate) mod denials;
 pub(crate) mod heartbeat;
 pub(crate) mod usage;

@@ -8,10 +8,10 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::io::{self, IoSlice};
 use std::rc::Rc;
 
+use crate::metrics::usage::{Asked, Usage};
 use crate::notify::LocalNotify;
 use crate::protocol::request::{Answer, Fault, Head, Kind, Outcome, Reply, TextAnswer};
 use crate::protocol::{self, fault_line};
-use crate::tenant::usage::{Asked, Usage};
 use crate::transport::Stream;
 use deferred::Queue;
 pub(crate) use deferred::{Deferred, whole};

@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::auth::login::Credential;
 use crate::grants::Grants;
 use crate::lane::Lane;
+use crate::login::Credential;
 use crate::protocol::Protocol;
 use crate::protocol::request::FlagSet;
 use crate::responses::{ResponseQueue, UNSENT_MAX};

@@ -6,7 +6,6 @@
 mod permissions;
 mod rate_limit;
 mod sessions;
-pub(crate) mod usage;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -24,16 +23,16 @@ use crate::backend::dedicated_pool;
 use crate::lane::dedicated::Own;
 use crate::lane::{Buffers, End, Lane, Target};
 use crate::metrics::Metrics;
+use crate::metrics::denials::ClientInfo;
+use crate::metrics::usage::Usage;
 use crate::notify::LocalNotify;
 use crate::protocol::Protocol;
 use crate::protocol::request::{Fault, FlagSet};
-use crate::report::denials::ClientInfo;
 use crate::report::usage::Entry;
 use crate::responses::ResponseQueue;
 use crate::transport::address::is_private;
 pub(crate) use permissions::{Pass, PermissionVersion};
 use rate_limit::Rate;
-use usage::Usage;
 
 /// Lanes of one instance: about as many as its memcached has threads; more would dilute the batches.
 const LANES: usize = 2;

@@ -2,7 +2,6 @@
 //! accepted and then move to their instance's tenant worker; nothing on a request's way is shared.
 
 mod connection;
-pub(crate) mod mailbox;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -26,10 +25,11 @@ use tokio_util::task::TaskTracker;
 use crate::auth::admission::AdmissionLimiter;
 use crate::auth::authenticated::AuthenticatedConnection;
 use crate::auth::backoff::Throttle;
-use crate::auth::outcome::LoginOutcome;
 use crate::auth::{Admission, PendingConnection};
 use crate::grants::Grants;
 use crate::lane::Buffers;
+use crate::login::outcome::LoginOutcome;
+use crate::mailbox::{Handoff, Inbox, Message};
 use crate::metrics::{ConnectionGuard, Metrics};
 use crate::report::usage::{Entries, Entry};
 use crate::responses::BufferPool;
@@ -38,7 +38,6 @@ use crate::transport::Stream;
 use crate::transport::tls_config::Certificate;
 use crate::{Config, DRAIN, Error};
 use connection::Phase;
-use mailbox::{Handoff, Inbox, Message};
 
 /// What clients read into: large reads are cheap ones.
 const CLIENT_READ: usize = 64 * 1024;
@@ -183,23 +182,23 @@ impl Worker {
                     self.expect_end(&grant);
                 }
             }
-            Message::Barrier(settled) => drop(settled),
+            Message::Barrier(barrier) => drop(barrier),
             Message::List { instance_id, proxy, reply } => {
                 let tenants = self.tenants.borrow();
                 let _ = reply
                     .send(tenants.get(&instance_id).map(|tenant| tenant.list(&proxy)).unwrap_or_default());
             }
-            Message::End { instance_id, id, reply } => {
+            Message::Close { instance_id, id, reply } => {
                 if let Some(tenant) = self.tenants.borrow().get(&instance_id) {
                     tenant.end(&id);
                 }
                 let _ = reply.send(());
             }
-            Message::AuthenticatedConnection(moving) => {
-                let Handoff { stream, source, grant, login, ends_at, counted } = *moving;
+            Message::Handoff(handoff) => {
+                let Handoff { stream, source, grant, login, ends_at, guard } = *handoff;
                 let Ok(stream) = stream.attach() else { return };
                 let connection = Box::new(AuthenticatedConnection { stream, source, grant, login, ends_at });
-                self.spawn_connection(Phase::Authenticated(connection), counted);
+                self.spawn_connection(Phase::Authenticated(connection), guard);
             }
         }
     }

@@ -24,7 +24,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 8] = [
 /// Bytes and values in, values out: no sockets, no waiting, no store, no clock.
 const PURE: [&str; 8] = [
     "proxy/src/auth/backoff",
-    "proxy/src/auth/login",
+    "proxy/src/login",
     "proxy/src/policy",
     "proxy/src/protocol",
     "proxy/src/transport/address",

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use store::{Grant, Millis};
 
-use super::login::Replies;
-use crate::protocol::Protocol;
+use crate::login::Login;
 use crate::transport::Stream;
 
 /// A connection that has presented a valid token, or a certificate that was issued for one.
@@ -18,13 +17,4 @@ pub(crate) struct AuthenticatedConnection {
     pub(crate) login: Option<Login>,
     /// When that certificate expires; `Millis::MAX` without one.
     pub(crate) ends_at: Millis,
-}
-
-/// How the client logged in.
-pub(crate) struct Login {
-    pub(crate) protocol: Protocol,
-    /// Bytes received after the login.
-    pub(crate) rest: Vec<u8>,
-    /// The reply is sent when the session opens (`welcome`) or can't (`full`).
-    pub(crate) replies: Replies,
 }

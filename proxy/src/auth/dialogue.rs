@@ -12,12 +12,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Authenticator;
 use super::backoff::{FAILURE_DELAY, Failure};
-use super::login::{self, Credential, Handshake, NONCE_LEN, Proof, Replies, Step};
-use super::outcome::LoginOutcome;
 use super::pending::PendingConnection;
 use crate::grants::Verdict;
+use crate::login::outcome::LoginOutcome;
+use crate::login::{self, Credential, Handshake, NONCE_LEN, Proof, Replies, Step};
+use crate::metrics::denials::{self, ClientInfo, Subject};
 use crate::protocol::Protocol;
-use crate::report::denials::{self, ClientInfo, Subject};
 
 /// Replies before login; then the connection closes.
 const REPLIES_MAX: u32 = 16;

@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::Permit;
-use super::login::Handshake;
 use super::rejection::Rejection;
+use crate::login::Handshake;
+use crate::metrics::denials::ClientInfo;
 use crate::protocol::Protocol;
 use crate::protocol::binary::header::Header;
-use crate::report::denials::ClientInfo;
 use crate::transport::{Stream, proxy_protocol};
 
 /// Bytes of one read.

@@ -5,7 +5,7 @@ use memchr::memmem;
 use store::ScramKeys;
 
 use super::{binary_reply, is_one_line, pieces};
-use crate::auth::login::{Credential, Handshake, NONCE_LEN, Proof, Replies, Step};
+use crate::login::{Credential, Handshake, NONCE_LEN, Proof, Replies, Step};
 use crate::protocol::Protocol;
 use crate::transport::proxy_protocol::Header;
 

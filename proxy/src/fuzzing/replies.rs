@@ -13,12 +13,12 @@ use tokio::runtime::{Builder, Runtime};
 use super::{binary_reply, encoded, is_one_line, pieces};
 use crate::lane::decode::ValueLimits;
 use crate::lane::in_flight::Queue;
+use crate::metrics::usage::Usage;
 use crate::protocol::request::{
     Answer, Command, Fault, FlagSet, ItemMeta, Kind, Limits, Meta, Outcome, Reply, Request, TextAnswer, Verb,
 };
 use crate::protocol::{Parsed, Protocol};
 use crate::responses::{Deferred, ResponseQueue, whole};
-use crate::tenant::usage::Usage;
 use crate::transport::Stream;
 
 /// Longer values than the first are put off, longer ones than the second are no memcached's.

@@ -10,7 +10,7 @@ use store::{Fingerprint, Millis, TokenId};
 use tokio::time::timeout;
 
 use super::{GRACE, Grants, PATIENCE, Unavailable, Verdict};
-use crate::auth::outcome::LoginOutcome;
+use crate::login::outcome::LoginOutcome;
 
 /// Certificates that are remembered, and others that are known to be nobody's.
 const KNOWN_MAX: usize = 100_000;

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{Grants, PATIENCE};
-use crate::worker::mailbox::{self, Message};
+use crate::mailbox::{self, Message};
 
 /// Between two tries while the store is away.
 const RETRY: Duration = Duration::from_millis(200);
@@ -63,7 +63,7 @@ impl Grants {
             }
             Err(error) => return Err(error),
         };
-        mailbox::tell(workers, grant).await;
+        mailbox::notify_grant(workers, grant).await;
         Ok(())
     }
 

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::decode::{self, Decoded, ProtocolError, VALUE_END, ValueLimits};
+use crate::metrics::usage::{Asked, Usage};
 use crate::protocol;
 use crate::protocol::request::{Answer, Fault, Kind, Outcome, Reply, Request};
 use crate::responses::ResponseQueue;
-use crate::tenant::usage::{Asked, Usage};
 
 pub(crate) struct Queue {
     waiting: VecDeque<Waiting>,

@@ -107,7 +107,7 @@ fn judge(permissions: &Permissions, bytes: &[u8]) -> Option<Denial> {
     let limits = Limits {
         item_size_max: 1 << 20,
         flags: FlagSet::Newest,
-        mechanisms: crate::auth::login::mechanisms(false),
+        mechanisms: crate::login::mechanisms(false),
     };
     let read = Protocol::detect(bytes[0]).parse(bytes, limits);
     let read = read.unwrap_or_else(|| panic!("{} isn't whole", bytes.escape_ascii()));
@@ -167,7 +167,7 @@ fn every_scope_with_every_opcode() {
         let limits = Limits {
             item_size_max: 1 << 20,
             flags: FlagSet::Newest,
-            mechanisms: crate::auth::login::mechanisms(false),
+            mechanisms: crate::login::mechanisms(false),
         };
         let bytes = binary(code, extras, key, 0);
         let parsed = protocol::Protocol::Binary.parse(&bytes, limits).unwrap().parsed;
@@ -248,7 +248,7 @@ fn a_refusal_is_said_unless_text_asks_for_silence() {
         let limits = Limits {
             item_size_max: 1 << 20,
             flags: FlagSet::Newest,
-            mechanisms: crate::auth::login::mechanisms(false),
+            mechanisms: crate::login::mechanisms(false),
         };
         let parsed = Protocol::detect(bytes[0]).parse(bytes, limits).unwrap().parsed;
         let answer = match parsed {

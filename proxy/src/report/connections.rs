@@ -9,7 +9,7 @@ use store::{ConnectionId, ListRequest, Millis, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::worker::mailbox::{self, ConnectionList, Message};
+use crate::mailbox::{self, ConnectionList, Message};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -82,7 +82,7 @@ impl ConnectionAdmin {
     /// `None` if the worker hasn't said that it is done.
     async fn end(&self, instance_id: &str, id: ConnectionId) -> Option<()> {
         let (reply, ended) = oneshot::channel();
-        let order = Message::End { instance_id: instance_id.to_owned(), id, reply };
+        let order = Message::Close { instance_id: instance_id.to_owned(), id, reply };
         self.ask(instance_id, order, ended).await
     }
 

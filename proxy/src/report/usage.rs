@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::metrics::Metrics;
+use crate::metrics::usage::{BUCKETS, Counts};
 use crate::report::heartbeat;
-use crate::tenant::usage::{BUCKETS, Counts};
 
 /// Between two writes to the store.
 const WRITE: Duration = Duration::from_secs(5);

@@ -8,8 +8,9 @@ use store::DenialCause;
 use super::dedicated::{DedicatedRequest, StreamedGet, StreamedSet, Untagged};
 use super::state::{OwnedThen, Swallow};
 use super::{Client, Step, WorkerContext};
-use crate::auth::login::{self, Credential};
 use crate::lane::Lane;
+use crate::login::{self, Credential};
+use crate::metrics::denials::{self, ClientInfo, Subject};
 use crate::policy;
 use crate::protocol::denial::Denial;
 use crate::protocol::request::{
@@ -17,7 +18,6 @@ use crate::protocol::request::{
 };
 use crate::protocol::text::classic::Keys;
 use crate::protocol::{self, Frame, Parsed};
-use crate::report::denials::{self, ClientInfo, Subject};
 
 const LINE_END: &[u8] = b"\r\n";
 /// Requests of one client in one turn of the loop.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use store::Grant;
 
-use crate::tenant::usage::Usage;
+use crate::metrics::usage::Usage;
 
 const SECOND: u64 = 1_000_000_000;
 

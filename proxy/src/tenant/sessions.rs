@@ -3,8 +3,8 @@
 use store::{ConnectionId, LiveConnection};
 
 use super::{SessionEntry, SessionHandle, Tenant};
+use crate::mailbox::ConnectionList;
 use crate::protocol::Protocol;
-use crate::worker::mailbox::ConnectionList;
 
 /// So many are listed; of more, the longest-lived.
 const LISTED_MAX: usize = 1000;

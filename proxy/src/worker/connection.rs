@@ -8,13 +8,13 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::Worker;
-use super::mailbox::{Handoff, Message, worker_for};
-use crate::auth::authenticated::{AuthenticatedConnection, Login};
-use crate::auth::login;
-use crate::auth::outcome::LoginOutcome;
+use crate::auth::authenticated::AuthenticatedConnection;
 use crate::auth::{Admission, Authenticator, PendingConnection};
+use crate::login::outcome::LoginOutcome;
+use crate::login::{self, Login};
+use crate::mailbox::{Handoff, Message, worker_for};
 use crate::metrics::ConnectionGuard;
-use crate::report::denials::{self, ClientInfo, Subject};
+use crate::metrics::denials::{self, ClientInfo, Subject};
 use crate::responses::ResponseQueue;
 use crate::session::{Client, End, State, WorkerContext};
 
@@ -80,10 +80,10 @@ impl Worker {
 
     /// Sends the connection to the worker that owns its tenant.
     async fn hand_off(&self, owner: usize, connection: Box<AuthenticatedConnection>, guard: ConnectionGuard) {
-        if let (Ok(handoff), Some(worker)) =
-            (Handoff::new(*connection, guard), self.shared.workers.get(owner))
-        {
-            let _ = worker.send(Message::AuthenticatedConnection(Box::new(handoff))).await;
+        let AuthenticatedConnection { stream, source, grant, login, ends_at } = *connection;
+        if let (Ok(stream), Some(worker)) = (stream.detach(), self.shared.workers.get(owner)) {
+            let handoff = Handoff { stream, source, grant, login, ends_at, guard };
+            let _ = worker.send(Message::Handoff(Box::new(handoff))).await;
         }
     }
 

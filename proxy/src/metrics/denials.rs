@@ -10,8 +10,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use store::{DenialCause, DenialRecord, Millis, TokenId, now};
 
-use crate::auth::login::{Credential, Proof};
-use crate::auth::outcome::LoginOutcome;
+use crate::login::outcome::LoginOutcome;
+use crate::login::{Credential, Proof};
 use crate::protocol::denial;
 use crate::protocol::request::{Ask, Command, Mode, Request, Verb};
 use crate::protocol::{Parsed, Protocol};

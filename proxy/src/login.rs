@@ -3,6 +3,7 @@
 //! [`Handshake::step`] reads what a client sends before it is known and says what to do; whether a
 //! [`Credential`] is right is for `grants` to say, when to answer for `authenticator`.
 
+pub(crate) mod outcome;
 mod plain;
 mod sasl;
 mod scram;
@@ -67,6 +68,15 @@ pub(crate) struct Replies {
     pub(crate) unavailable: Cow<'static, [u8]>,
     /// The user's plan has no connection left.
     pub(crate) full: Cow<'static, [u8]>,
+}
+
+/// How the client logged in.
+pub(crate) struct Login {
+    pub(crate) protocol: Protocol,
+    /// Bytes received after the login.
+    pub(crate) rest: Vec<u8>,
+    /// The reply is sent when the session opens (`welcome`) or can't (`full`).
+    pub(crate) replies: Replies,
 }
 
 /// A connection before login.
