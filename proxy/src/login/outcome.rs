@@ -1,8 +1,8 @@
 //! How a login has gone.
 
-use prometheus_client::encoding::EncodeLabelValue;
+use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum LoginOutcome {
     Success,
     /// Not a token: mistyped, or something else altogether.
@@ -26,4 +26,26 @@ pub(crate) enum LoginOutcome {
     /// Plaintext from a public address.
     Plaintext,
     TimedOut,
+}
+
+impl EncodeLabelValue for LoginOutcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let value = match self {
+            Self::Success => "success",
+            Self::Malformed => "malformed",
+            Self::Unknown => "unknown",
+            Self::WrongSecret => "wrong_secret",
+            Self::Revoked => "revoked",
+            Self::Expired => "expired",
+            Self::SourceDenied => "source_denied",
+            Self::Suspended => "suspended",
+            Self::Unavailable => "unavailable",
+            Self::ConnectionLimit => "connection_limit",
+            Self::Overloaded => "overloaded",
+            Self::MissingProxyHeader => "missing_proxy_header",
+            Self::Plaintext => "plaintext",
+            Self::TimedOut => "timed_out",
+        };
+        value.encode(encoder)
+    }
 }
