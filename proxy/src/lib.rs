@@ -1,8 +1,9 @@
-//! The only door: authenticates each connection, enforces what its grant allows, forwards to its
-//! user's memcached. Reads the store; never names SQL or Docker.
+//! The proxy: authenticates each connection, enforces what its grant allows, and forwards requests to its cache's
+//! memcached. It reads the store, and never names SQL or Docker.
 //!
-//! The way of a request: `listener` -> `auth` (login) -> `worker` (tenant) -> `session` -> `protocol`
-//! (parse) -> `policy` -> `lane` (encode, memcached, decode) -> `protocol` (answer) -> `responses`.
+//! The way of a request: [`listener`] -> [`worker`] (accept) -> [`auth`] (PROXY header, TLS, login) -> [`worker`]
+//! (hand-off) -> [`session`] -> [`protocol`] (parse) -> [`policy`] -> [`tenant`], [`backend`], [`lane`] (encode,
+//! memcached, decode) -> [`protocol`] (encode) -> [`responses`]. [`report`] writes what was counted to the store.
 
 // Bytes from the network decide every index, length and conversion here: none may panic.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
@@ -49,10 +50,15 @@ use report::{connections, usage};
 use transport::tls_config::Certificate;
 use worker::{Shared, Worker};
 
-/// How long clients may take to be answered once the stop has begun.
-const DRAIN: Duration = Duration::from_secs(4);
+/// Time limit for answering what was received, once shutdown has begun.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Runs the proxy until shutdown: binds its ports, follows the store, serves.
+/// Runs the proxy until shutdown: binds its ports, follows the store, accepts connections.
+///
+/// # Errors
+///
+/// If a port can't be bound, a certificate can't be loaded, the store can't be read at start, or the store's
+/// revision goes backwards later (the supervisor then restarts the proxy).
 pub async fn run(
     config: Config,
     store: Store,
@@ -69,38 +75,37 @@ pub async fn run(
         .await
         .map_err(|source| Error::Bind { what: "health port", address: config.health, source })?;
 
-    let usage_reporter = usage::keep(store.clone(), config.listen, metrics.clone(), &shutdown);
-    let presence = Heartbeat::new(store.clone(), config.listen);
+    let (workers, inboxes) = mailbox::channels(listeners.len());
+    let usage = usage::spawn(store.clone(), config.listen, metrics.clone(), &shutdown);
     certificate.follow(readiness.clone(), &shutdown);
     let grants = Arc::new(Grants::new(store.clone(), token_key));
-    let (senders, inboxes) = mailbox::channels(listeners.len());
-    let mut over = grants::follow(grants.clone(), senders.clone(), readiness, &shutdown).await?;
-    presence.keep(grants.applied(), &shutdown);
-    connections::keep(store, presence.id().to_owned(), senders.clone(), &shutdown);
-    let admission_limiter = AdmissionLimiter::new(config.connections_max());
+    let mut fatal = grants::follow(grants.clone(), workers.clone(), readiness, &shutdown).await?;
+    let heartbeat = Heartbeat::new(store.clone(), config.listen);
+    heartbeat.spawn(grants.applied(), &shutdown);
+    connections::spawn(store, heartbeat.id().to_owned(), workers.clone(), &shutdown);
     let shared = Arc::new(Shared {
+        admission_limiter: AdmissionLimiter::new(config.connections_max()),
+        throttle: Throttle::new(Instant::now()),
+        shutdown: shutdown.clone(),
         config,
         certificate,
         grants,
         lane_key,
         metrics,
-        admission_limiter,
-        throttle: Throttle::new(Instant::now()),
-        usage_reporter,
-        shutdown: shutdown.clone(),
-        workers: senders,
+        usage,
+        workers,
     });
 
     let mut threads = Vec::new();
     for (index, (listener, inbox)) in listeners.into_iter().zip(inboxes).enumerate() {
         threads.push(Worker::start(index, listener, inbox, shared.clone())?);
     }
-    tracing::info!(listen = %shared.config.listen, workers = threads.len(), "the proxy serves");
+    tracing::info!(listen = %shared.config.listen, workers = threads.len(), "accepting connections");
     shutdown.begun().await;
     let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
     if !joined.await.unwrap_or(false) {
-        tracing::error!("a worker has panicked");
+        tracing::error!("a worker panicked");
     }
-    presence.leave().await;
-    over.try_recv().map_or(Ok(()), |error| Err(error.into()))
+    heartbeat.deregister().await;
+    fatal.try_recv().map_or(Ok(()), |error| Err(error.into()))
 }

@@ -1,4 +1,4 @@
-//! The proxy's numbers. Labels are few and bounded; a user is never one.
+//! The proxy's Prometheus metrics. Labels have few values, in snake_case; a user or a cache is never one.
 
 pub(crate) mod denials;
 pub(crate) mod usage;
@@ -8,9 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, NoLabelSet,
-};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -22,14 +20,14 @@ use crate::login::outcome::LoginOutcome;
 use denials::Denials;
 use usage::{BUCKETS, Counts};
 
-/// The bound of the first bucket of latencies, in seconds.
-const MICROSECOND: f64 = 0.000_001;
+/// Upper bound of the first latency bucket, in seconds.
+const LATENCY_BUCKET_MIN: f64 = 0.000_001;
 
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    /// Connections, logged in or not.
+    /// Client connections, authenticated or not.
     pub(crate) connections: Gauge,
-    pub(crate) logins: Family<Login, Counter>,
+    logins: Family<Login, Counter>,
     pub(crate) denials: Denials,
     handshakes: Family<Handshake, Counter>,
     pub(crate) lane_failures: Counter,
@@ -41,57 +39,15 @@ pub(crate) struct Metrics {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Operation {
-    kind: OperationKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum OperationKind {
-    Hit,
-    Miss,
-    Store,
-    Delete,
-    Arithmetic,
-    Touch,
-    Other,
-}
-
-impl EncodeLabelValue for OperationKind {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let value = match self {
-            Self::Hit => "hit",
-            Self::Miss => "miss",
-            Self::Store => "store",
-            Self::Delete => "delete",
-            Self::Arithmetic => "arithmetic",
-            Self::Touch => "touch",
-            Self::Other => "other",
-        };
-        value.encode(encoder)
-    }
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Bytes {
-    direction: Direction,
+    direction: &'static str,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Direction {
-    In,
-    Out,
-}
-
-impl EncodeLabelValue for Direction {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let value = match self {
-            Self::In => "in",
-            Self::Out => "out",
-        };
-        value.encode(encoder)
-    }
-}
-
-/// A histogram that is added to by the bucketful: workers count on their own.
+/// A histogram to which each worker adds whole buckets; workers count without sharing.
 #[derive(Debug, Default)]
 struct Latency {
     buckets: [AtomicU64; BUCKETS],
@@ -100,7 +56,7 @@ struct Latency {
 
 impl Collector for Latency {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let mut bound = MICROSECOND;
+        let mut bound = LATENCY_BUCKET_MIN;
         let mut buckets = Vec::with_capacity(BUCKETS);
         for bucket in &self.buckets {
             buckets.push((bound, bucket.load(Ordering::Relaxed)));
@@ -111,7 +67,7 @@ impl Collector for Latency {
         }
         let count = buckets.iter().fold(0, |sum: u64, (_, count)| sum.saturating_add(*count));
         let seconds = Duration::from_micros(self.micros.load(Ordering::Relaxed)).as_secs_f64();
-        let help = "From a request's last byte read to its reply written";
+        let help = "Time from reading a request's last byte to writing its reply";
         encoder
             .encode_descriptor(
                 "memgate_proxy_request_duration",
@@ -125,63 +81,57 @@ impl Collector for Latency {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Handshake {
-    outcome: HandshakeOutcome,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum HandshakeOutcome {
-    Full,
-    Resumed,
-    Failed,
-}
-
-impl EncodeLabelValue for HandshakeOutcome {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let value = match self {
-            Self::Full => "full",
-            Self::Resumed => "resumed",
-            Self::Failed => "failed",
-        };
-        value.encode(encoder)
-    }
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Login {
-    pub(crate) outcome: LoginOutcome,
+struct Login {
+    outcome: &'static str,
 }
 
 impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let proxy = registry.sub_registry_with_prefix("memgate_proxy");
-        proxy.register("connections", "Client connections, logged in or not", metrics.connections.clone());
+        proxy.register(
+            "connections",
+            "Open client connections, authenticated or not",
+            metrics.connections.clone(),
+        );
         proxy.register("logins", "Login attempts by outcome", metrics.logins.clone());
         let denials = metrics.denials.counted.clone();
-        proxy.register("denials", "Logins and requests refused, by cause", denials);
+        proxy.register("denials", "Denied logins and requests by cause", denials);
         proxy.register("tls_handshakes", "TLS handshakes by outcome", metrics.handshakes.clone());
-        proxy.register("operations", "Requests answered, by kind", metrics.operations.clone());
-        proxy.register("bytes", "Bytes to and from clients that have logged in", metrics.bytes.clone());
-        proxy.register("errors", "Requests that memcached didn't answer", metrics.errors.clone());
-        proxy.register("lane_failures", "Lanes that ended by a fault", metrics.lane_failures.clone());
+        proxy.register("operations", "Requests answered by kind", metrics.operations.clone());
+        proxy.register(
+            "traffic_bytes",
+            "Bytes from (in) and to (out) authenticated clients",
+            metrics.bytes.clone(),
+        );
+        proxy.register(
+            "request_errors",
+            "Requests that failed because the backend did not answer",
+            metrics.errors.clone(),
+        );
+        proxy.register("lane_failures", "Lanes closed because of a failure", metrics.lane_failures.clone());
         registry.register_collector(Box::new(metrics.latency.clone()));
         metrics
     }
 
-    /// Adds what a worker has counted.
+    /// Adds the counts of one worker.
     pub(crate) fn count(&self, counts: &Counts, latency: &[u64; BUCKETS]) {
         for (kind, count) in [
-            (OperationKind::Hit, counts.hits),
-            (OperationKind::Miss, counts.misses),
-            (OperationKind::Store, counts.stores),
-            (OperationKind::Delete, counts.deletes),
-            (OperationKind::Arithmetic, counts.arithmetic),
-            (OperationKind::Touch, counts.touches),
-            (OperationKind::Other, counts.others),
+            ("hit", counts.hits),
+            ("miss", counts.misses),
+            ("store", counts.stores),
+            ("delete", counts.deletes),
+            ("arithmetic", counts.arithmetic),
+            ("touch", counts.touches),
+            ("other", counts.others),
         ] {
             self.operations.get_or_create(&Operation { kind }).inc_by(count);
         }
-        for (direction, bytes) in [(Direction::In, counts.bytes_in), (Direction::Out, counts.bytes_out)] {
+        for (direction, bytes) in [("in", counts.bytes_in), ("out", counts.bytes_out)] {
             self.bytes.get_or_create(&Bytes { direction }).inc_by(bytes);
         }
         self.errors.inc_by(counts.errors);
@@ -191,22 +141,23 @@ impl Metrics {
         self.latency.micros.fetch_add(counts.micros, Ordering::Relaxed);
     }
 
-    /// How a handshake has gone; `None` when it failed.
+    /// Counts a TLS handshake; `None` means that it failed.
     pub(crate) fn handshake(&self, kind: Option<HandshakeKind>) {
         let outcome = match kind {
-            Some(HandshakeKind::Resumed) => HandshakeOutcome::Resumed,
-            Some(_) => HandshakeOutcome::Full,
-            None => HandshakeOutcome::Failed,
+            Some(HandshakeKind::Resumed) => "resumed",
+            Some(_) => "full",
+            None => "failed",
         };
         self.handshakes.get_or_create(&Handshake { outcome }).inc();
     }
 
+    /// Counts a login attempt.
     pub(crate) fn login(&self, outcome: LoginOutcome) {
-        self.logins.get_or_create(&Login { outcome }).inc();
+        self.logins.get_or_create(&Login { outcome: outcome.as_str() }).inc();
     }
 }
 
-/// Counts a connection for as long as it lives.
+/// Counts a connection in a gauge until it is dropped.
 pub(crate) struct ConnectionGuard(Gauge);
 
 impl ConnectionGuard {

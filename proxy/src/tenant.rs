@@ -28,7 +28,7 @@ use crate::metrics::usage::Usage;
 use crate::notify::LocalNotify;
 use crate::protocol::Protocol;
 use crate::protocol::request::{Fault, FlagSet};
-use crate::report::usage::Entry;
+use crate::report::usage::UsageDelta;
 use crate::responses::ResponseQueue;
 use crate::transport::address::is_private;
 pub(crate) use permissions::{Pass, PermissionVersion};
@@ -327,7 +327,7 @@ impl Tenant {
     }
 
     /// What has been counted here since the last time, if there is anything to say.
-    pub(crate) fn report(&self, instance_id: &str) -> Option<Entry> {
+    pub(crate) fn report(&self, instance_id: &str) -> Option<UsageDelta> {
         let connections = self.sessions.borrow().len();
         let (said, when) = self.reported.get();
         let (counts, latency) = self.usage.take();
@@ -336,7 +336,7 @@ impl Tenant {
             return None;
         }
         self.reported.set((connections, Instant::now()));
-        Some(Entry { instance_id: instance_id.to_owned(), counts, latency, connections })
+        Some(UsageDelta { instance_id: instance_id.to_owned(), counts, latency, connections })
     }
 }
 

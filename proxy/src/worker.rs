@@ -31,12 +31,12 @@ use crate::lane::Buffers;
 use crate::login::outcome::LoginOutcome;
 use crate::mailbox::{Handoff, Inbox, Message};
 use crate::metrics::{ConnectionGuard, Metrics};
-use crate::report::usage::{Entries, Entry};
+use crate::report::usage::{UsageDelta, UsageSender};
 use crate::responses::BufferPool;
 use crate::tenant::{BackendDeps, Tenant};
 use crate::transport::Stream;
 use crate::transport::tls_config::Certificate;
-use crate::{Config, DRAIN, Error};
+use crate::{Config, DRAIN_TIMEOUT, Error};
 use connection::Phase;
 
 /// What clients read into: large reads are cheap ones.
@@ -62,7 +62,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) throttle: Throttle,
     pub(crate) admission_limiter: Arc<AdmissionLimiter>,
-    pub(crate) usage_reporter: Entries,
+    pub(crate) usage: UsageSender,
     pub(crate) shutdown: Shutdown,
     pub(crate) workers: Vec<mpsc::Sender<Message>>,
 }
@@ -166,11 +166,11 @@ impl Worker {
             self.receive(message);
         }
         self.clients.close();
-        let _ = timeout(DRAIN, self.clients.wait()).await;
+        let _ = timeout(DRAIN_TIMEOUT, self.clients.wait()).await;
         self.report();
         self.tenants.borrow_mut().drain().for_each(|(_, tenant)| tenant.close());
         self.lanes.close();
-        let _ = timeout(DRAIN, self.lanes.wait()).await;
+        let _ = timeout(DRAIN_TIMEOUT, self.lanes.wait()).await;
     }
 
     fn receive(self: &Rc<Self>, message: Message) {
@@ -250,13 +250,13 @@ impl Worker {
         tenant.clone()
     }
 
-    /// Hands on what was counted. A full usage_reporter has it the next time.
+    /// Reports what the tenants counted. If the queue is full, the next report includes it.
     fn report(&self) {
-        let Ok(usage_reporter) = self.shared.usage_reporter.try_reserve() else { return };
+        let Ok(permit) = self.shared.usage.try_reserve() else { return };
         let tenants = self.tenants.borrow();
-        let entries: Vec<Entry> = tenants.iter().filter_map(|(id, tenant)| tenant.report(id)).collect();
-        if !entries.is_empty() {
-            usage_reporter.send(entries);
+        let deltas: Vec<UsageDelta> = tenants.iter().filter_map(|(id, tenant)| tenant.report(id)).collect();
+        if !deltas.is_empty() {
+            permit.send(deltas);
         }
     }
 

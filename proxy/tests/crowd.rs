@@ -100,7 +100,7 @@ fn a_source_has_so_many_strangers_and_any_number_of_clients() {
     let elsewhere =
         all(call_from(loopback(1), door.config.listen).unwrap(), format!("{login}quit\r\n").as_bytes());
     assert_eq!(elsewhere, b"STORED\r\n");
-    assert!(metrics(&door).contains("memgate_proxy_logins_total{outcome=\"Crowded\"}"));
+    assert!(metrics(&door).contains("memgate_proxy_logins_total{outcome=\"overloaded\"}"));
     // Those who were in are in; and when strangers leave there is room again.
     drop(strangers);
     assert_eq!(all(call(), visit.as_bytes()), b"STORED\r\n");

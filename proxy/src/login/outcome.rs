@@ -1,51 +1,51 @@
-//! How a login has gone.
+//! The outcome of a login attempt.
 
-use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
-
+/// Why a login attempt succeeded or failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum LoginOutcome {
     Success,
-    /// Not a token: mistyped, or something else altogether.
+    /// Not a well-formed token.
     Malformed,
+    /// No token has that id.
     Unknown,
     WrongSecret,
     Revoked,
-    /// Its time is over.
     Expired,
-    /// From a network that isn't one of the token's.
+    /// The token doesn't allow the client's network.
     SourceDenied,
+    /// The token's user is suspended.
     Suspended,
-    /// The store is away.
+    /// The store is unavailable.
     Unavailable,
-    /// The plan has no connection left.
+    /// The plan's connection limit is reached.
     ConnectionLimit,
-    /// The proxy has no room, or the source has too many who haven't logged in.
+    /// The proxy's connection limit, or the source's limit of unauthenticated connections, is reached.
     Overloaded,
-    /// A load balancer that didn't say for whom it calls.
+    /// A configured load balancer sent no PROXY header.
     MissingProxyHeader,
     /// Plaintext from a public address.
     Plaintext,
     TimedOut,
 }
 
-impl EncodeLabelValue for LoginOutcome {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let value = match self {
+impl LoginOutcome {
+    /// The metric label.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
             Self::Success => "success",
             Self::Malformed => "malformed",
-            Self::Unknown => "unknown",
+            Self::Unknown => "unknown_id",
             Self::WrongSecret => "wrong_secret",
             Self::Revoked => "revoked",
             Self::Expired => "expired",
             Self::SourceDenied => "source_denied",
             Self::Suspended => "suspended",
-            Self::Unavailable => "unavailable",
+            Self::Unavailable => "store_unavailable",
             Self::ConnectionLimit => "connection_limit",
             Self::Overloaded => "overloaded",
             Self::MissingProxyHeader => "missing_proxy_header",
             Self::Plaintext => "plaintext",
             Self::TimedOut => "timed_out",
-        };
-        value.encode(encoder)
+        }
     }
 }

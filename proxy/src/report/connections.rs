@@ -1,5 +1,5 @@
-//! Live connections for whoever wants to see them, and the end of those that are to end. On demand only:
-//! while nobody asks, it costs the store two small reads a second and the workers nothing.
+//! Lists live connections on request, and closes those that a user or operator wants closed. Without a request it
+//! costs two small reads of the store per poll, and nothing on the workers.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,88 +11,95 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::mailbox::{self, ConnectionList, Message};
 
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(500);
-/// How long a worker may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Interval between two polls of the store.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// Time limit for a worker's answer.
+const WORKER_TIMEOUT: Duration = Duration::from_secs(2);
 
 struct ConnectionAdmin {
     store: Store,
     proxy_id: String,
     workers: Vec<mpsc::Sender<Message>>,
-    /// The wishes that have been answered.
+    /// For each instance, the request that was answered last.
     answered: HashMap<String, Millis>,
 }
 
-/// Looks until shutdown, in a task of it.
-pub(crate) fn keep(store: Store, proxy_id: String, workers: Vec<mpsc::Sender<Message>>, shutdown: &Shutdown) {
-    let mut watch = ConnectionAdmin { store, proxy_id, workers, answered: HashMap::new() };
+/// Spawns the task that polls until shutdown.
+pub(crate) fn spawn(
+    store: Store,
+    proxy_id: String,
+    workers: Vec<mpsc::Sender<Message>>,
+    shutdown: &Shutdown,
+) {
+    let mut admin = ConnectionAdmin { store, proxy_id, workers, answered: HashMap::new() };
     let stop = shutdown.clone();
     shutdown.spawn(async move {
-        let mut tick = interval(LOOK);
+        let mut tick = interval(POLL_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.begun() => return,
                 _ = tick.tick() => {}
             }
-            if let Err(error) = watch.look().await {
-                tracing::debug!(%error, "can't see who wants to see connections");
+            if let Err(error) = admin.poll().await {
+                tracing::debug!(%error, "failed to poll connection requests");
             }
         }
     });
 }
 
 impl ConnectionAdmin {
-    async fn look(&mut self) -> Result<(), StoreError> {
+    async fn poll(&mut self) -> Result<(), StoreError> {
         for (instance_id, id) in self.store.pending_closes(&self.proxy_id).await? {
-            if self.end(&instance_id, id.clone()).await.is_some() {
+            if self.close(&instance_id, id.clone()).await.is_some() {
                 self.store.mark_closed(&instance_id, &id).await?;
             }
         }
-        let wishes = self.store.connection_requests().await?;
-        for wish in &wishes {
-            if self.answered.get(&wish.instance_id) != Some(&wish.asked_at) {
-                self.answer(wish).await?;
+        let requests = self.store.connection_requests().await?;
+        for request in &requests {
+            if self.answered.get(&request.instance_id) != Some(&request.asked_at) {
+                self.answer(request).await?;
             }
         }
-        let is_over = |instance_id: &String| wishes.iter().all(|wish| wish.instance_id != *instance_id);
-        let over: Vec<String> = self.answered.keys().filter(|id| is_over(id)).cloned().collect();
-        for instance_id in over {
+        let has_expired =
+            |instance_id: &String| requests.iter().all(|request| request.instance_id != *instance_id);
+        let expired: Vec<String> = self.answered.keys().filter(|id| has_expired(id)).cloned().collect();
+        for instance_id in expired {
             self.store.forget_connections(&self.proxy_id, &instance_id).await?;
             self.answered.remove(&instance_id);
         }
         Ok(())
     }
 
-    async fn answer(&mut self, wish: &ListRequest) -> Result<(), StoreError> {
+    async fn answer(&mut self, request: &ListRequest) -> Result<(), StoreError> {
         let (reply, listed) = oneshot::channel();
-        let ask =
-            Message::List { instance_id: wish.instance_id.clone(), proxy: self.proxy_id.clone(), reply };
-        let Some(ConnectionList { total, connections }) = self.ask(&wish.instance_id, ask, listed).await
+        let message =
+            Message::List { instance_id: request.instance_id.clone(), proxy: self.proxy_id.clone(), reply };
+        let Some(ConnectionList { total, connections }) =
+            self.send(&request.instance_id, message, listed).await
         else {
             return Ok(());
         };
         let total = i64::try_from(total).unwrap_or(i64::MAX);
-        self.store.list_connections(&self.proxy_id, wish, total, &connections).await?;
-        self.answered.insert(wish.instance_id.clone(), wish.asked_at);
+        self.store.list_connections(&self.proxy_id, request, total, &connections).await?;
+        self.answered.insert(request.instance_id.clone(), request.asked_at);
         Ok(())
     }
 
-    /// `None` if the worker hasn't said that it is done.
-    async fn end(&self, instance_id: &str, id: ConnectionId) -> Option<()> {
-        let (reply, ended) = oneshot::channel();
-        let order = Message::Close { instance_id: instance_id.to_owned(), id, reply };
-        self.ask(instance_id, order, ended).await
+    /// `None` if the worker doesn't confirm in time.
+    async fn close(&self, instance_id: &str, id: ConnectionId) -> Option<()> {
+        let (reply, closed) = oneshot::channel();
+        let message = Message::Close { instance_id: instance_id.to_owned(), id, reply };
+        self.send(instance_id, message, closed).await
     }
 
-    /// What an instance's tenant worker says to `message`; `None` if it says nothing in time.
-    async fn ask<T>(&self, instance_id: &str, message: Message, reply: oneshot::Receiver<T>) -> Option<T> {
+    /// Sends `message` to the worker that owns the instance and returns its reply; `None` if there is none in time.
+    async fn send<T>(&self, instance_id: &str, message: Message, reply: oneshot::Receiver<T>) -> Option<T> {
         let worker = self.workers.get(mailbox::worker_for(instance_id, self.workers.len()))?;
-        let asked = async {
+        let answer = async {
             worker.send(message).await.ok()?;
             reply.await.ok()
         };
-        timeout(PATIENCE, asked).await.ok()?
+        timeout(WORKER_TIMEOUT, answer).await.ok()?
     }
 }

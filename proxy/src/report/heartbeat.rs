@@ -1,4 +1,4 @@
-//! Says in the store that this proxy is there, and up to which revision it has carried out what was changed.
+//! The proxy's row in the store: that it runs, and up to which revision it has applied all changes.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,18 +8,18 @@ use store::{Proxy, Store, now};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// Between two signs of life.
-const RENEW: Duration = Duration::from_secs(1);
-/// How long the store may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Interval between two heartbeats.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// Time limit for one write.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A proxy's own row.
+/// Writes this proxy's row.
 pub(crate) struct Heartbeat {
     store: Store,
     proxy: Proxy,
 }
 
-/// What a proxy is called: host and port.
+/// The proxy's name: host and port.
 pub(crate) fn name(listen: SocketAddr) -> String {
     format!("{}:{}", rustix::system::uname().nodename().to_string_lossy(), listen.port())
 }
@@ -27,7 +27,7 @@ pub(crate) fn name(listen: SocketAddr) -> String {
 impl Heartbeat {
     pub(crate) fn new(store: Store, listen: SocketAddr) -> Self {
         let name = name(listen);
-        // Two of one name may run for a while, when one takes over from the other.
+        // During a takeover two proxies of the same name run at once.
         let id = format!("{name}/{}", std::process::id());
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let proxy = Proxy { id, name, version, started_at: now(), seen_at: 0, applied: 0 };
@@ -38,19 +38,18 @@ impl Heartbeat {
         &self.proxy.id
     }
 
-    /// Renews the row until shutdown, in a task of it: now and then, and whenever `applied` has changed.
-    pub(crate) fn keep(&self, mut applied: watch::Receiver<i64>, shutdown: &Shutdown) {
+    /// Spawns a task that writes the row every second and whenever `applied` changes, until shutdown.
+    pub(crate) fn spawn(&self, mut applied: watch::Receiver<i64>, shutdown: &Shutdown) {
         let (store, mut proxy, stop) = (self.store.clone(), self.proxy.clone(), shutdown.clone());
         let renew = async move {
             loop {
                 (proxy.seen_at, proxy.applied) = (now(), *applied.borrow_and_update());
-                match timeout(PATIENCE, store.renew_proxy(&proxy)).await {
+                match timeout(STORE_TIMEOUT, store.renew_proxy(&proxy)).await {
                     Ok(Ok(())) => {}
-                    // Whoever waits for us sees when we were last heard of.
-                    Ok(Err(error)) => tracing::debug!(%error, "can't say that we are there"),
-                    Err(_) => tracing::debug!("can't say in time that we are there"),
+                    Ok(Err(error)) => tracing::debug!(%error, "heartbeat failed"),
+                    Err(_) => tracing::debug!("heartbeat timed out"),
                 }
-                let _ = timeout(RENEW, applied.changed()).await;
+                let _ = timeout(HEARTBEAT_INTERVAL, applied.changed()).await;
             }
         };
         shutdown.spawn(async move {
@@ -61,8 +60,8 @@ impl Heartbeat {
         });
     }
 
-    /// The last connection has ended: nobody waits for us any more.
-    pub(crate) async fn leave(&self) {
-        let _ = timeout(PATIENCE, self.store.remove_proxy(&self.proxy.id)).await;
+    /// Removes the row, after the last connection has closed.
+    pub(crate) async fn deregister(&self) {
+        let _ = timeout(STORE_TIMEOUT, self.store.remove_proxy(&self.proxy.id)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Where all workers' counts come together: totals for `/metrics`, each instance's own for the store.
+//! Adds up what the workers counted: totals for `/metrics`, and per instance for the store.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -14,51 +14,56 @@ use crate::metrics::Metrics;
 use crate::metrics::usage::{BUCKETS, Counts};
 use crate::report::heartbeat;
 
-/// Between two writes to the store.
-const WRITE: Duration = Duration::from_secs(5);
-/// How long the store may take.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Entries that may wait; a worker that finds it full keeps its counts for the next time.
-const INBOX: usize = 64;
+/// Interval between two writes to the store.
+const WRITE_INTERVAL: Duration = Duration::from_secs(5);
+/// Time limit for one write.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Reports queued; a worker that finds the queue full adds its counts to its next report.
+const INBOX_MAX: usize = 64;
 
-/// What a worker has counted for one instance since it last said so.
+/// What a worker counted for one instance since its last report.
 #[derive(Debug, Clone)]
-pub(crate) struct Entry {
+pub(crate) struct UsageDelta {
     pub(crate) instance_id: String,
     pub(crate) counts: Counts,
     pub(crate) latency: [u64; BUCKETS],
     pub(crate) connections: usize,
 }
 
-pub(crate) type Entries = mpsc::Sender<Vec<Entry>>;
+pub(crate) type UsageSender = mpsc::Sender<Vec<UsageDelta>>;
 
-/// Starts keeping it, in a task of `shutdown`.
-pub(crate) fn keep(store: Store, listen: SocketAddr, metrics: Arc<Metrics>, shutdown: &Shutdown) -> Entries {
-    let (sender, inbox) = mpsc::channel(INBOX);
+/// Spawns the task that collects and writes usage; it ends after the last sender is dropped.
+pub(crate) fn spawn(
+    store: Store,
+    listen: SocketAddr,
+    metrics: Arc<Metrics>,
+    shutdown: &Shutdown,
+) -> UsageSender {
+    let (sender, inbox) = mpsc::channel(INBOX_MAX);
     let proxy = heartbeat::name(listen);
-    let usage_reporter = UsageReporter { store, proxy, metrics, owed: HashMap::new() };
+    let usage_reporter = UsageReporter { store, proxy, metrics, pending: HashMap::new() };
     shutdown.spawn(usage_reporter.run(inbox));
     sender
 }
 
 struct UsageReporter {
     store: Store,
-    /// Our name there.
+    /// This proxy's name.
     proxy: String,
     metrics: Arc<Metrics>,
-    /// Not written yet. One for each instance at most, however long the store is away.
-    owed: HashMap<String, Entry>,
+    /// Not written yet: at most one per instance, however long the store is unavailable.
+    pending: HashMap<String, UsageDelta>,
 }
 
 impl UsageReporter {
-    /// Until the last worker has ended and all is written.
-    async fn run(mut self, mut inbox: mpsc::Receiver<Vec<Entry>>) {
-        let mut tick = interval(WRITE);
+    /// Runs until all workers have stopped, then writes the rest.
+    async fn run(mut self, mut inbox: mpsc::Receiver<Vec<UsageDelta>>) {
+        let mut tick = interval(WRITE_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 entries = inbox.recv() => match entries {
-                    Some(entries) => self.take(entries),
+                    Some(entries) => self.add(entries),
                     None => return self.write().await,
                 },
                 _ = tick.tick() => self.write().await,
@@ -66,45 +71,45 @@ impl UsageReporter {
         }
     }
 
-    fn take(&mut self, entries: Vec<Entry>) {
+    fn add(&mut self, entries: Vec<UsageDelta>) {
         for entry in entries {
             self.metrics.count(&entry.counts, &entry.latency);
-            match self.owed.get_mut(&entry.instance_id) {
-                Some(owed) => owed.add(&entry),
-                None => drop(self.owed.insert(entry.instance_id.clone(), entry)),
+            match self.pending.get_mut(&entry.instance_id) {
+                Some(pending) => pending.add(&entry),
+                None => drop(self.pending.insert(entry.instance_id.clone(), entry)),
             }
         }
     }
 
     async fn write(&mut self) {
         self.write_denials().await;
-        if self.owed.is_empty() {
+        if self.pending.is_empty() {
             return;
         }
-        let reports: Vec<UsageReport> = self.owed.values().map(Entry::report).collect();
-        match timeout(PATIENCE, self.store.add_usage(&self.proxy, &reports)).await {
-            Ok(Ok(())) => self.owed.clear(),
-            // Added to the next: numbers may be late, and are never why something else fails.
-            Ok(Err(error)) => tracing::debug!(%error, "usage can't be written"),
-            Err(_) => tracing::debug!("usage can't be written in time"),
+        let reports: Vec<UsageReport> = self.pending.values().map(UsageDelta::report).collect();
+        match timeout(STORE_TIMEOUT, self.store.add_usage(&self.proxy, &reports)).await {
+            Ok(Ok(())) => self.pending.clear(),
+            // The next write includes it: usage may be late, but never makes anything else fail.
+            Ok(Err(error)) => tracing::debug!(%error, "failed to write usage"),
+            Err(_) => tracing::debug!("writing usage timed out"),
         }
     }
 
-    /// Those that can't be written are lost to their owners; `/metrics` has counted them.
+    /// Denials that can't be written are dropped; `/metrics` has counted them.
     async fn write_denials(&self) {
         let denials = self.metrics.denials.take();
         if denials.is_empty() {
             return;
         }
-        match timeout(PATIENCE, self.store.add_denials(&denials)).await {
+        match timeout(STORE_TIMEOUT, self.store.add_denials(&denials)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "denials can't be written"),
-            Err(_) => tracing::debug!("denials can't be written in time"),
+            Ok(Err(error)) => tracing::debug!(%error, "failed to write denials"),
+            Err(_) => tracing::debug!("writing denials timed out"),
         }
     }
 }
 
-impl Entry {
+impl UsageDelta {
     fn add(&mut self, later: &Self) {
         self.counts.add(&later.counts);
         for (sum, more) in self.latency.iter_mut().zip(later.latency) {

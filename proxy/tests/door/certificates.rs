@@ -263,7 +263,7 @@ fn who_is_known_may_be_silent_and_counts() {
     let mut first = connect(&door, &config);
     // It is known as soon as its client thinks that it is.
     until("it has its place", || {
-        metrics(&door).contains("memgate_proxy_logins_total{outcome=\"Welcome\"} 1\n")
+        metrics(&door).contains("memgate_proxy_logins_total{outcome=\"success\"} 1\n")
     });
     let mut second = connect(&door, &config);
     ask(&mut second, b"get a\r\n", UNAVAILABLE.as_bytes());

@@ -57,8 +57,9 @@ fn wait_until_read(door: &Door, bytes: u64) {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let metrics = metrics(door);
-        let read =
-            metrics.lines().find_map(|it| it.strip_prefix("memgate_proxy_bytes_total{direction=\"In\"} "));
+        let read = metrics
+            .lines()
+            .find_map(|it| it.strip_prefix("memgate_proxy_traffic_bytes_total{direction=\"in\"} "));
         if read.is_some_and(|read| read.parse::<u64>().unwrap() >= bytes) {
             return;
         }

@@ -54,9 +54,9 @@ fn what_clients_do_is_counted() {
     assert_eq!(latency.iter().map(|(_, requests)| requests).sum::<i64>(), 9);
     let metrics = metrics(&door);
     for line in [
-        "memgate_proxy_operations_total{kind=\"Hit\"} 2",
-        "memgate_proxy_operations_total{kind=\"Other\"} 2",
-        "memgate_proxy_errors_total 0",
+        "memgate_proxy_operations_total{kind=\"hit\"} 2",
+        "memgate_proxy_operations_total{kind=\"other\"} 2",
+        "memgate_proxy_request_errors_total 0",
         "memgate_proxy_request_duration_seconds_count 9",
     ] {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
