@@ -1,6 +1,7 @@
-//! The certificate authority of one installation, and the certificate that its proxy shows: made by `memgate
-//! up` unless the settings name another certificate. Clients trust `ca.pem` once; what the proxy shows is
-//! signed anew at every start, and long before it ends.
+//! The installation's certificate authority and the proxy's server certificate.
+//!
+//! `memgate up` creates both unless the settings name another certificate. Clients trust `ca.pem` once; the
+//! server certificate is issued at every start and renewed long before it expires.
 
 use std::convert::Infallible;
 use std::fs;
@@ -25,106 +26,113 @@ pub(crate) const CA: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
 pub(crate) const SERVER: &str = "server.pem";
 pub(crate) const SERVER_KEY: &str = "server.key";
-/// All files of ours in the data folder.
+/// All files of this module in the data directory.
 pub(crate) const FILES: [&str; 4] = [CA, CA_KEY, SERVER, SERVER_KEY];
 
 const CA_DAYS: i64 = 3650;
 const SERVER_DAYS: i64 = 397;
-/// How often the proxy's is made anew: it takes the new one by itself.
-const RENEWAL: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Clocks differ.
-const EARLIER: time::Duration = time::Duration::days(1);
+/// Between two renewals of the server certificate. The proxy reloads it by itself.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Certificates are valid from this long before their creation: clocks differ.
+const CLOCK_SKEW: time::Duration = time::Duration::days(1);
 
-/// Whether the proxy is to show a certificate of ours.
-pub(crate) fn is_wanted(settings: &Settings) -> bool {
+/// Whether the proxy needs a certificate from this authority: the settings name no other.
+pub(crate) fn is_needed(settings: &Settings) -> bool {
     settings.proxy.tls_certificate.is_none() && settings.proxy.tls_key.is_none()
 }
 
-/// Makes the authority if there is none, and a new certificate for the proxy.
-pub(crate) fn certify(
-    folder: &Path,
+/// Creates the authority if it doesn't exist, and issues a new server certificate.
+///
+/// # Errors
+/// If a key or certificate can't be read, created or written.
+pub(crate) fn issue_server_certificate(
+    data_dir: &Path,
     settings: &Settings,
-    accounts: Option<&SystemUsers>,
+    system_users: Option<&SystemUsers>,
 ) -> Result<(), CliError> {
-    let authority = authority(folder)?;
-    let key = KeyPair::generate().map_err(failed)?;
-    let mut params = CertificateParams::new(names(settings)).map_err(failed)?;
+    let authority = load_or_create_authority(data_dir)?;
+    let key = KeyPair::generate().map_err(certificate_error)?;
+    let mut params = CertificateParams::new(subject_names(settings)).map_err(certificate_error)?;
     params.distinguished_name.push(DnType::CommonName, "memgate");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;
-    lasts(&mut params, SERVER_DAYS);
-    let certificate = params.signed_by(&key, &authority).map_err(failed)?;
-    // The key first: until both are there the proxy keeps the old ones.
-    let (owner, group) = (accounts.map(|them| them.proxy), accounts.map(|them| them.group));
-    let key_file = write(folder, SERVER_KEY, &key.serialize_pem())?;
+    set_validity(&mut params, SERVER_DAYS);
+    let certificate = params.signed_by(&key, &authority).map_err(certificate_error)?;
+    // The key first: the proxy keeps its old pair until both files match.
+    let (owner, group) = (system_users.map(|users| users.proxy), system_users.map(|users| users.group));
+    let key_file = write(data_dir, SERVER_KEY, &key.serialize_pem())?;
     set_owner(&key_file, owner, group, 0o400)?;
     publish(&key_file)?;
-    let file = write(folder, SERVER, &certificate.pem())?;
+    let file = write(data_dir, SERVER, &certificate.pem())?;
     set_owner(&file, owner, group, 0o444)?;
     publish(&file)
 }
 
-/// Certifies the proxy again and again.
-pub(crate) async fn renew(folder: &Path, settings: &Settings, accounts: Option<&SystemUsers>) -> Infallible {
+/// Renews the server certificate at intervals.
+pub(crate) async fn renew(
+    data_dir: &Path,
+    settings: &Settings,
+    system_users: Option<&SystemUsers>,
+) -> Infallible {
     loop {
-        tokio::time::sleep(RENEWAL).await;
-        if let Err(failure) = certify(folder, settings, accounts) {
-            tracing::error!(%failure, "the certificate can't be renewed");
+        tokio::time::sleep(RENEWAL_INTERVAL).await;
+        if let Err(error) = issue_server_certificate(data_dir, settings, system_users) {
+            tracing::error!(%error, "failed to renew the server certificate");
         }
     }
 }
 
-fn authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, CliError> {
-    let file = folder.join(CA_KEY);
+fn load_or_create_authority(data_dir: &Path) -> Result<Issuer<'static, KeyPair>, CliError> {
+    let file = data_dir.join(CA_KEY);
     match fs::read_to_string(&file) {
         Ok(text) => {
             let key = KeyPair::from_pem(&text).map_err(|error| {
-                let what = format!("{} holds no key ({error})", file.display());
+                let what = format!("{} contains no key ({error})", file.display());
                 CliError::new(
                     what,
-                    "bring it back from a backup, or remove it and ca.pem for a new authority",
+                    "restore it from a backup, or delete it and ca.pem to create a new authority",
                 )
             })?;
             Ok(Issuer::new(authority_params(&key), key))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let key = KeyPair::generate().map_err(failed)?;
+            let key = KeyPair::generate().map_err(certificate_error)?;
             let params = authority_params(&key);
-            let certificate = params.self_signed(&key).map_err(failed)?;
-            let file = write(folder, CA, &certificate.pem())?;
+            let certificate = params.self_signed(&key).map_err(certificate_error)?;
+            let file = write(data_dir, CA, &certificate.pem())?;
             set_owner(&file, None, None, 0o444)?;
             publish(&file)?;
-            let file = write(folder, CA_KEY, &key.serialize_pem())?;
+            let file = write(data_dir, CA_KEY, &key.serialize_pem())?;
             publish(&file)?;
             Ok(Issuer::new(params, key))
         }
         Err(error) => Err(CliError::new(
             format!("can't read {} ({error})", file.display()),
-            "run this as root, or as the user that the data belongs to",
+            "run this as root, or as the user that owns the data",
         )),
     }
 }
 
-/// The same whenever the key is: its name tells one installation's from another's.
+/// Parameters that depend on the key only. The name contains part of the key, to tell installations apart.
 fn authority_params(key: &KeyPair) -> CertificateParams {
     let mut params = CertificateParams::default();
     let tail: String = key.public_key_raw().iter().rev().take(4).map(|byte| format!("{byte:02x}")).collect();
     params.distinguished_name.push(DnType::CommonName, format!("memgate authority {tail}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    lasts(&mut params, CA_DAYS);
+    set_validity(&mut params, CA_DAYS);
     params
 }
 
-fn lasts(params: &mut CertificateParams, days: i64) {
+fn set_validity(params: &mut CertificateParams, days: i64) {
     let now = OffsetDateTime::now_utc();
-    params.not_before = now - EARLIER;
+    params.not_before = now - CLOCK_SKEW;
     params.not_after = now + time::Duration::days(days);
 }
 
-/// What clients may call the door: this machine, and what users are shown.
-fn names(settings: &Settings) -> Vec<String> {
+/// Host names and addresses of the server certificate: this machine, and the endpoint that users see.
+fn subject_names(settings: &Settings) -> Vec<String> {
     let endpoint = &settings.webui.endpoint;
     let host = match endpoint.parse::<SocketAddr>() {
         Ok(address) => address.ip().to_string(),
@@ -139,9 +147,9 @@ fn names(settings: &Settings) -> Vec<String> {
     names
 }
 
-/// Writes beside the place where it will be, for us alone.
-fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf, CliError> {
-    let path = folder.join(format!("{name}.new"));
+/// Writes `name.new`, readable by its owner only. [`publish`] gives it its name.
+fn write(data_dir: &Path, name: &str, text: &str) -> Result<PathBuf, CliError> {
+    let path = data_dir.join(format!("{name}.new"));
     let mut options = fs::OpenOptions::new();
     let _ = fs::remove_file(&path);
     let written = options.write(true).create_new(true).mode(0o600).open(&path);
@@ -149,24 +157,27 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf, CliError> {
         |error| {
             CliError::new(
                 format!("can't write {} ({error})", path.display()),
-                "check the folder and the disk",
+                "check the data directory and the disk",
             )
         },
     )?;
     Ok(path)
 }
 
-/// Puts what was written in its place.
+/// Renames a written file to its final name, without `.new`.
 fn publish(path: &Path) -> Result<(), CliError> {
-    let place = path.with_extension("");
-    fs::rename(path, &place).map_err(|error| {
-        CliError::new(format!("can't write {} ({error})", place.display()), "check the folder and the disk")
+    let target = path.with_extension("");
+    fs::rename(path, &target).map_err(|error| {
+        CliError::new(
+            format!("can't write {} ({error})", target.display()),
+            "check the data directory and the disk",
+        )
     })
 }
 
-fn failed(error: rcgen::Error) -> CliError {
+fn certificate_error(error: rcgen::Error) -> CliError {
     CliError::new(
-        format!("can't make a certificate ({error})"),
+        format!("can't create a certificate ({error})"),
         "name one with proxy.tls_certificate and proxy.tls_key",
     )
 }
@@ -176,18 +187,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_authority_stays_and_the_certificate_is_new() {
-        let folder = tempfile::tempdir().unwrap();
-        let read = |name| fs::read_to_string(folder.path().join(name)).unwrap();
+    fn authority_is_kept_and_server_certificate_is_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |name| fs::read_to_string(dir.path().join(name)).unwrap();
         let mut settings = Settings::default();
         settings.webui.endpoint = "cache.example.org:11211".into();
-        certify(folder.path(), &settings, None).unwrap();
+        issue_server_certificate(dir.path(), &settings, None).unwrap();
         let (ca, server) = (read(CA), read(SERVER));
-        certify(folder.path(), &settings, None).unwrap();
+        issue_server_certificate(dir.path(), &settings, None).unwrap();
         assert_eq!(read(CA), ca);
         assert_ne!(read(SERVER), server);
-        assert!(names(&settings).contains(&"cache.example.org".to_owned()));
-        let left = fs::read_dir(folder.path()).unwrap().count();
+        assert!(subject_names(&settings).contains(&"cache.example.org".to_owned()));
+        let left = fs::read_dir(dir.path()).unwrap().count();
         assert_eq!(left, FILES.len());
     }
 }

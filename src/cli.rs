@@ -1,8 +1,10 @@
-//! The command line: what there is, and help that teaches it.
+//! The command line: commands, options and help. Each command family has a file of its own.
 
 mod audit;
 mod config;
+mod confirmation;
 mod connection;
+mod context;
 mod down;
 mod image;
 mod instance;
@@ -26,20 +28,21 @@ use crate::role;
 
 const EXAMPLES: &str = "\
 Examples:
-  memgate up                                     all roles on this machine, data in ./data
-  memgate user add ada@example.org               an account, its cache, and a first token
-  memgate token create ada@example.org --name ci one more token
-  memgate instance list --json                   what runs, for scripts
-  memgate down --purge                           take everything away again
+  memgate up                                     run all roles on this machine, with data in ./data
+  memgate user add ada@example.org               create a user, a cache and a first token
+  memgate token create ada@example.org --name ci create another token
+  memgate instance list --json                   list all instances, for scripts
+  memgate down --purge                           remove everything again
 
-Settings are read from memgate.toml in the data folder (or --config FILE), then from MEMGATE_*
+Settings are read from memgate.toml in the data directory (or --config FILE), then from MEMGATE_*
 variables (MEMGATE_PROXY__LISTEN=0.0.0.0:11311), then from --set proxy.listen=0.0.0.0:11311.
 
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 still pending.";
+Exit status: 0 success, 1 failure, 2 invalid arguments, 3 still pending.";
 
 /// A private memcached for every user, behind one fast, authenticating proxy.
 #[derive(Debug, Parser)]
-#[command(name = "memgate", version, after_help = EXAMPLES, arg_required_else_help = true, max_term_width = 100)]
+#[command(name = "memgate", version = env!("MEMGATE_VERSION"))]
+#[command(after_help = EXAMPLES, arg_required_else_help = true, max_term_width = 100)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) global: GlobalArgs,
@@ -53,44 +56,47 @@ enum Command {
     Up,
     /// Remove the containers, networks, volumes and firewall rules of this installation
     Down(down::Down),
-    /// Run the proxy: the door that applications connect to
+    /// Run the proxy that applications connect to
     Proxy(role::RoleArgs),
-    /// Run the provisioner: makes caches out of what is wanted
+    /// Run the provisioner, which reconciles containers with the desired state
     Provisioner(role::RoleArgs),
     /// Run the web UI
     Webui(role::RoleArgs),
-    /// SystemUsers: add, list, show, suspend, resume, delete, reset-password
+    /// Manage users: add, list, show, suspend, resume, delete, reset-password
     #[command(subcommand)]
     User(user::UserCommand),
-    /// Tokens, which applications log in with: create, list, show, update, rotate, certify, revoke
+    /// Manage tokens, the credentials of applications: create, list, show, update, rotate, certify, revoke
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Plans, of what caches may use: list, create, change
+    /// Manage plans (resource limits): list, create, update
     #[command(subcommand)]
     Plan(plan::PlanCommand),
-    /// Caches: list, show
+    /// Show the containers that run caches: list, show
     #[command(subcommand)]
     Instance(instance::InstanceCommand),
-    /// Live connections: list, end
+    /// Manage live connections: list, close
     #[command(subcommand)]
     Connection(connection::ConnectionCommand),
-    /// The memcached image: build
+    /// Manage the memcached image: build
     #[command(subcommand)]
     Image(image::ImageCommand),
-    /// Make the data folder if need be, and bring the database's tables up to date
+    /// Create the data directory if it is missing, and migrate the database to this version
     Migrate,
-    /// The audit log, of who did what: list, export, verify
+    /// Read the audit log: list, export, verify
     #[command(subcommand)]
     Audit(audit::AuditCommand),
-    /// Settings: check
+    /// Check settings
     #[command(subcommand)]
     Config(config::ConfigCommand),
-    /// Say how the roles, the store, Docker and the caches are
+    /// Show the status of roles, store, Docker and caches
     Status,
 }
 
 impl Args {
-    /// Does what was asked for.
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// If the command fails; the error carries its exit status.
     pub(crate) fn run(self) -> Result<(), CliError> {
         let global = &self.global;
         match self.command {
@@ -113,13 +119,14 @@ impl Args {
     }
 }
 
-/// Reads the command line. Help goes to stdout; a usage error ends in status 2, as JSON if that was asked for.
+/// Parses the command line. Prints help on stdout, or a usage error on stderr with exit status 2.
 pub(crate) fn parse() -> Result<Args, ExitCode> {
     Args::try_parse().map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             let _ = error.print();
             ExitCode::SUCCESS
         }
+        // The arguments didn't parse, so the option itself has to be searched for.
         _ if std::env::args_os().any(|arg| arg == OsStr::new("--json")) => usage(&error).report(true),
         _ => {
             let _ = error.print();
@@ -131,7 +138,7 @@ pub(crate) fn parse() -> Result<Args, ExitCode> {
 fn usage(error: &clap::Error) -> CliError {
     let text = error.to_string();
     let what = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-    CliError::usage(what, "memgate --help shows what there is")
+    CliError::usage(what, "see `memgate --help`")
 }
 
 #[cfg(test)]
@@ -141,15 +148,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_makes_sense() {
+    fn command_definitions_are_consistent() {
         Args::command().debug_assert();
     }
 
     #[test]
-    fn what_every_command_takes_may_stand_anywhere() {
-        for line in ["memgate --json --data d user list", "memgate user list --data d --json"] {
+    fn global_options_are_accepted_anywhere() {
+        for line in ["memgate --json --data d -v user list", "memgate user list --data d -v --json"] {
             let args = Args::try_parse_from(line.split(' ')).unwrap();
             assert!(args.global.json && args.global.data == Some("d".into()), "{line}");
+            assert_eq!(args.global.verbose, 1, "{line}");
         }
+    }
+
+    #[test]
+    fn version_names_the_package_and_a_commit() {
+        let version = env!("MEMGATE_VERSION");
+        assert!(version.starts_with(env!("CARGO_PKG_VERSION")), "{version}");
     }
 }

@@ -14,6 +14,9 @@ pub(crate) struct GlobalArgs {
     /// Override one setting; takes precedence over file and environment (may be repeated)
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
+    /// Log more: -v details of memgate, -vv also of its libraries (log.filter takes precedence)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
     /// Print one JSON document on stdout, and errors as JSON on stderr
     #[arg(long, global = true)]
     pub(crate) json: bool,

@@ -1,4 +1,4 @@
-//! How commands speak: a result on stdout, what went wrong on stderr with the way to fix it.
+//! How commands print: the result on stdout, an error with its fix on stderr.
 
 pub(crate) mod table;
 
@@ -8,55 +8,55 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-/// What went wrong, and what to do about it. Printed once, by `main`.
+/// What went wrong and how to fix it. `main` prints it once.
 #[derive(Debug)]
 pub(crate) struct CliError {
     what: String,
     fix: String,
-    status: Status,
+    status: ExitStatus,
 }
 
-/// The exit status that a failure ends in.
+/// Exit status of a failed command.
 #[derive(Debug, Clone, Copy)]
-enum Status {
+enum ExitStatus {
     Failed = 1,
     Usage = 2,
     Pending = 3,
 }
 
 impl CliError {
-    /// It can't be done: exit status 1.
+    /// The command failed: exit status 1.
     pub(crate) fn new(what: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { what: what.into(), fix: fix.into(), status: Status::Failed }
+        Self { what: what.into(), fix: fix.into(), status: ExitStatus::Failed }
     }
 
-    /// It was asked for in a way we don't understand: exit status 2.
+    /// The arguments are invalid: exit status 2.
     pub(crate) fn usage(what: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { status: Status::Usage, ..Self::new(what, fix) }
+        Self { status: ExitStatus::Usage, ..Self::new(what, fix) }
     }
 
-    /// It is under way, but not done yet: exit status 3.
+    /// The work has started but isn't done yet: exit status 3.
     pub(crate) fn pending(what: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { status: Status::Pending, ..Self::new(what, fix) }
+        Self { status: ExitStatus::Pending, ..Self::new(what, fix) }
     }
 
-    /// From an error that reads `what is wrong: how to fix it`, with the causes that it names.
+    /// From an error that reads `what is wrong: how to fix it`; its sources are appended in parentheses.
     pub(crate) fn from_error(error: &dyn Error) -> Self {
         let text = error.to_string();
-        let (what, fix) = text.split_once(": ").unwrap_or((&text, "the log says more"));
+        let (what, fix) = text.split_once(": ").unwrap_or((&text, "see the log for details"));
         let mut what = what.to_owned();
-        let mut cause = error.source();
-        while let Some(error) = cause {
+        let mut source = error.source();
+        while let Some(error) = source {
             let reason = one_line(&error.to_string());
             if !what.contains(&reason) {
                 let _ = write!(what, " ({reason})");
             }
-            cause = error.source();
+            source = error.source();
         }
         Self::new(what, one_line(fix))
     }
 
-    /// Prints it on stderr, as a line or as JSON, and gives the exit status.
+    /// Prints the error on stderr, as one line or as JSON. Returns the exit status.
     pub(crate) fn report(&self, json: bool) -> ExitCode {
         if json {
             eprintln!("{}", serde_json::json!({ "error": self.what, "fix": self.fix }));
@@ -73,7 +73,7 @@ impl std::fmt::Display for CliError {
     }
 }
 
-macro_rules! failure_from {
+macro_rules! cli_error_from {
     ($($error:ty),*) => {$(
         impl From<$error> for CliError {
             fn from(error: $error) -> Self {
@@ -82,7 +82,7 @@ macro_rules! failure_from {
         }
     )*};
 }
-failure_from!(store::StoreError, store::KeyError, provisioner::Error, proxy::Error, webui::Error);
+cli_error_from!(store::StoreError, store::KeyError, provisioner::Error, proxy::Error, webui::Error);
 
 /// Prints a command's result: `document` as JSON, or `text` for people.
 pub(crate) fn print<T: Serialize>(
@@ -92,14 +92,14 @@ pub(crate) fn print<T: Serialize>(
 ) -> Result<(), CliError> {
     let out = if json {
         serde_json::to_string_pretty(document)
-            .map_err(|error| CliError::new(format!("can't print the result ({error})"), "report this"))?
+            .map_err(|error| CliError::new(format!("can't print the result ({error})"), "report this bug"))?
     } else {
         text()
     };
     write_out(&out)
 }
 
-/// Writes to stdout; a reader that has gone away (`| head`) is not an error.
+/// Writes to stdout. A closed pipe (`| head`) is not an error.
 pub(crate) fn write_out(text: &str) -> Result<(), CliError> {
     use std::io::{ErrorKind, Write as _};
     let mut stdout = std::io::stdout().lock();
@@ -126,9 +126,9 @@ mod tests {
     struct Outer(#[source] std::io::Error);
 
     #[test]
-    fn what_and_fix_are_told_apart_and_causes_are_named() {
-        let failure = CliError::from_error(&Outer(std::io::Error::other("no\nspace")));
-        assert_eq!(failure.what, "can't do it (no space)");
-        assert_eq!(failure.fix, "try again");
+    fn error_is_split_into_what_and_fix_with_its_sources() {
+        let error = CliError::from_error(&Outer(std::io::Error::other("no\nspace")));
+        assert_eq!(error.what, "can't do it (no space)");
+        assert_eq!(error.fix, "try again");
     }
 }

@@ -1,4 +1,4 @@
-//! One role, as a process of its own.
+//! Runs one role in this process.
 
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -14,10 +14,10 @@ use crate::output::CliError;
 use crate::settings::Settings;
 use crate::system_users::SystemUsers;
 
-/// How long a role's tasks have to end after the stop has begun.
-const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// Time that a role's tasks have to finish once the shutdown has begun.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The processes that memgate is made of.
+/// A process of an installation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Provisioner,
@@ -25,10 +25,10 @@ pub(crate) enum Role {
     Webui,
 }
 
-/// What the subcommand of a role takes.
+/// Arguments of a role's subcommand.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RoleArgs {
-    /// Started by `memgate up`: settings come on stdin, and its end is ours.
+    /// Started by `memgate up`: read the settings from stdin, and stop when the supervisor dies
     #[arg(long, hide = true)]
     supervised: bool,
 }
@@ -36,7 +36,7 @@ pub(crate) struct RoleArgs {
 impl Role {
     pub(crate) const ALL: [Self; 3] = [Self::Provisioner, Self::Proxy, Self::Webui];
 
-    /// Its subcommand.
+    /// The name of its subcommand.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Provisioner => "provisioner",
@@ -45,7 +45,7 @@ impl Role {
         }
     }
 
-    /// Where it says how it is.
+    /// The address of its health endpoint.
     pub(crate) fn health(self, settings: &Settings) -> SocketAddr {
         match self {
             Self::Provisioner => settings.provisioner.health,
@@ -54,44 +54,46 @@ impl Role {
         }
     }
 
-    /// Who it runs as when root starts it; `None` is root.
-    pub(crate) fn runs_as(self, accounts: &SystemUsers) -> Option<Uid> {
+    /// The user that it runs as when root starts it; `None` for root.
+    pub(crate) fn runs_as(self, system_users: &SystemUsers) -> Option<Uid> {
         match self {
             Self::Provisioner => None,
-            Self::Proxy => Some(accounts.proxy),
-            Self::Webui => Some(accounts.webui),
+            Self::Proxy => Some(system_users.proxy),
+            Self::Webui => Some(system_users.webui),
         }
     }
 
-    /// What it must know: its own section, and not the others'.
-    pub(crate) fn share(self, settings: &Settings) -> Settings {
-        let mut share =
+    /// The settings that it may see: its own section and the common ones.
+    pub(crate) fn visible_settings(self, settings: &Settings) -> Settings {
+        let mut visible =
             Settings { store: settings.store.clone(), log: settings.log.clone(), ..Settings::default() };
         match self {
-            Self::Provisioner => share.provisioner = settings.provisioner.clone(),
-            Self::Proxy => share.proxy = settings.proxy.clone(),
-            Self::Webui => share.webui = settings.webui.clone(),
+            Self::Provisioner => visible.provisioner = settings.provisioner.clone(),
+            Self::Proxy => visible.proxy = settings.proxy.clone(),
+            Self::Webui => visible.webui = settings.webui.clone(),
         }
-        share
+        visible
     }
 }
 
 /// Runs the role until SIGTERM or SIGINT.
 pub(crate) fn run(role: Role, args: &RoleArgs, global: &GlobalArgs) -> Result<(), CliError> {
-    let settings = if args.supervised { inherit()? } else { Settings::load(global)? };
+    let settings = if args.supervised { receive_settings()? } else { Settings::load(global)? };
     daemon::telemetry::init(&settings.log.filter, settings.log.format);
     raise_file_limit();
     runtime()?.block_on(serve(role, settings, &DataDir::of(global)))
 }
 
-/// A runtime for a command or a role.
+/// A tokio runtime for a command or a role.
 pub(crate) fn runtime() -> Result<Runtime, CliError> {
-    Runtime::new()
-        .map_err(|error| CliError::new(format!("can't start ({error})"), "check the system's limits"))
+    Runtime::new().map_err(|error| {
+        CliError::new(format!("can't start the runtime ({error})"), "check the system's limits")
+    })
 }
 
 async fn serve(role: Role, settings: Settings, folder: &DataDir) -> Result<(), CliError> {
-    let shutdown = Shutdown::on_signals().map_err(|error| CliError::new(error.to_string(), "report this"))?;
+    let shutdown =
+        Shutdown::on_signals().map_err(|error| CliError::new(error.to_string(), "report this bug"))?;
     let store = folder.open_store(&settings).await?;
     match role {
         Role::Provisioner => {
@@ -108,18 +110,18 @@ async fn serve(role: Role, settings: Settings, folder: &DataDir) -> Result<(), C
         }
     }
     shutdown.begin();
-    if !shutdown.finished(STOP_WITHIN).await {
-        tracing::warn!(role = role.name(), "some work was cut off at the end");
+    if !shutdown.finished(STOP_TIMEOUT).await {
+        tracing::warn!(role = role.name(), "stopped with unfinished tasks");
     }
     store.close().await;
     Ok(())
 }
 
-/// What `memgate up` hands to a role: settings on stdin, so that a role needs no right to read the
-/// file and sees no other role's; and a signal should `memgate up` be killed.
-fn inherit() -> Result<Settings, CliError> {
+/// Receives the settings from `memgate up` on stdin, so that a role neither reads the settings file nor sees
+/// another role's section. Asks the kernel for SIGTERM should the supervisor be killed.
+fn receive_settings() -> Result<Settings, CliError> {
     let fix = "start roles with `memgate up`, or without --supervised";
-    // Started as /proc/self/exe, it would be called "exe" in lists of processes.
+    // A process started as /proc/self/exe is listed as "exe".
     let _ = std::fs::write("/proc/self/comm", "memgate");
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
         .map_err(|error| CliError::new(format!("can't follow the supervisor ({error})"), fix))?;
@@ -131,11 +133,11 @@ fn inherit() -> Result<Settings, CliError> {
         .map_err(|error| CliError::new(format!("can't use the settings from stdin ({error})"), fix))
 }
 
-/// Every connection is an open file; the soft limit is often 1,024.
+/// Raises the soft limit of open files, often 1,024, to the hard one: every connection is an open file.
 fn raise_file_limit() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "can't raise the limit of open files");
+        tracing::warn!(%error, "failed to raise the limit of open files");
     }
 }

@@ -1,4 +1,5 @@
-//! Settings: defaults, then memgate.toml, then `MEMGATE_*`, then `--set`. Unknown keys are errors.
+//! Settings: defaults, then memgate.toml, then `MEMGATE_*`, then `--set`. Later ones take precedence; unknown
+//! keys are errors.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -17,35 +18,50 @@ use crate::output::CliError;
 const FILE: &str = "memgate.toml";
 const DEFAULT_DATA: &str = "data";
 
-/// memgate.toml, section by section.
+/// All sections of memgate.toml.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Settings {
     pub(crate) store: StoreSettings,
     pub(crate) log: LogSettings,
+    pub(crate) limits: LimitSettings,
     pub(crate) proxy: proxy::Config,
     pub(crate) provisioner: provisioner::Config,
     pub(crate) webui: webui::Config,
 }
 
-/// Where the store is.
+/// The section `[store]`: which database.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct StoreSettings {
-    /// SQLite's file; a relative path is under the data folder.
+    /// SQLite database file; a relative path is relative to the data directory.
     pub(crate) path: PathBuf,
-    /// PostgreSQL's address instead: `postgres://user:password@host/database`.
+    /// PostgreSQL instead of SQLite: `postgres://user:password@host/database`.
     pub(crate) url: Option<String>,
 }
 
-/// What is logged, and how.
+/// The section `[log]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct LogSettings {
-    /// As in `RUST_LOG`: "info", "proxy=debug,info".
+    /// Log filter in the form of `RUST_LOG`: "info", "proxy=debug,info".
     pub(crate) filter: String,
     /// "text" or "json".
     pub(crate) format: LogFormat,
+}
+
+/// The section `[limits]`: limits of one user.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LimitSettings {
+    /// Maximum number of caches of one user.
+    pub(crate) caches_per_user: usize,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self { caches_per_user: 3 }
+    }
 }
 
 impl Default for StoreSettings {
@@ -61,14 +77,17 @@ impl Default for LogSettings {
 }
 
 impl Settings {
-    /// Reads them for this command line.
+    /// Reads the settings that this command line names.
+    ///
+    /// # Errors
+    /// If a file can't be read, a key is unknown or a value is invalid.
     pub(crate) fn load(global: &GlobalArgs) -> Result<Self, CliError> {
         let mut given = Figment::new();
         let default = data_path(global).join(FILE);
         match &global.config {
             Some(file) if !file.is_file() => {
-                let fix = "name an existing one with --config";
-                return Err(CliError::new(format!("there is no settings file {}", file.display()), fix));
+                let fix = "name an existing file with --config";
+                return Err(CliError::new(format!("no settings file {}", file.display()), fix));
             }
             Some(file) => given = given.merge(Toml::file_exact(file)),
             None if default.is_file() => given = given.merge(Toml::file_exact(&default)),
@@ -77,22 +96,26 @@ impl Settings {
         given = given.merge(environment());
         for pair in &global.set {
             let (key, value) = pair.split_once('=').ok_or_else(|| {
-                CliError::usage(format!("--set {pair} names no value"), "write --set KEY=VALUE")
+                CliError::usage(format!("--set {pair} has no value"), "write --set KEY=VALUE")
             })?;
             let value: Value = value.parse().unwrap_or_else(|never| match never {});
             given = given.merge((key, value));
         }
         let endpoint_given = given.contains("webui.endpoint");
+        let filter_given = given.contains("log.filter");
         let defaults = Serialized::defaults(Self::default());
         let mut settings: Self =
             Figment::from(defaults).merge(given).extract().map_err(|error| explain(&error))?;
+        if global.verbose > 0 && !filter_given {
+            settings.log.filter = verbose_filter(global.verbose);
+        }
         if !endpoint_given {
-            settings.webui.endpoint = reachable(settings.proxy.listen).to_string();
+            settings.webui.endpoint = local_address(settings.proxy.listen).to_string();
         }
         Ok(settings)
     }
 
-    /// The database that they name.
+    /// The database of an installation whose data directory is `data`.
     pub(crate) fn database(&self, data: &Path) -> Database {
         match &self.store.url {
             Some(url) => Database::Postgres(url.clone()),
@@ -101,13 +124,18 @@ impl Settings {
     }
 }
 
-/// `MEMGATE_PROXY__LISTEN` is proxy.listen. The data folder's variable belongs to the command line, and
-/// those of the test suite are none of ours.
+/// Environment variables: `MEMGATE_PROXY__LISTEN` is proxy.listen. `MEMGATE_DATA` is a command-line option, and
+/// `MEMGATE_TEST_*` belong to the test suite.
 fn environment() -> Env {
     Env::prefixed("MEMGATE_").filter(|key| key != "data" && !key.starts_with("test_")).split("__")
 }
 
-/// The data folder: `--data` or `$MEMGATE_DATA`, else the folder of `--config`'s file, else `./data`.
+/// The log filter for `-v` and `-vv`.
+fn verbose_filter(verbose: u8) -> String {
+    if verbose > 1 { "debug".to_owned() } else { "debug,hyper=info,bollard=info,sqlx=info".to_owned() }
+}
+
+/// The data directory: `--data` or `$MEMGATE_DATA`, else the directory of `--config`'s file, else `./data`.
 pub(crate) fn data_path(global: &GlobalArgs) -> PathBuf {
     let named = global.data.clone().filter(|path| !path.as_os_str().is_empty());
     let beside = || global.config.as_deref().and_then(Path::parent).map(Path::to_path_buf);
@@ -118,15 +146,15 @@ pub(crate) fn data_path(global: &GlobalArgs) -> PathBuf {
     }
 }
 
-/// The address that somebody on this machine dials to get to a listener.
-pub(crate) fn reachable(listen: SocketAddr) -> SocketAddr {
+/// The address at which a client on this machine reaches a listener.
+pub(crate) fn local_address(listen: SocketAddr) -> SocketAddr {
     match listen.ip() {
         ip if ip.is_unspecified() => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), listen.port()),
         ip => SocketAddr::new(ip, listen.port()),
     }
 }
 
-/// All keys there are, as `section.key`, with their values.
+/// All settings as pairs of `section.key` and value.
 pub(crate) fn flat(settings: &Settings) -> Vec<(String, serde_json::Value)> {
     let mut keys = Vec::new();
     if let Ok(all) = serde_json::to_value(settings) {
@@ -158,9 +186,9 @@ fn explain(error: &figment::Error) -> CliError {
         if error.path.last() != Some(field) {
             key = if key.is_empty() { field.clone() } else { format!("{key}.{field}") };
         }
-        let fix = match nearest(&key) {
+        let fix = match most_similar(&key) {
             Some(known) => format!("did you mean {known}?"),
-            None => "memgate config check --json lists the known ones once it is gone".to_owned(),
+            None => "remove it; `memgate config check` then lists all settings".to_owned(),
         };
         return CliError::new(format!("unknown setting {key}{from}"), fix);
     }
@@ -169,36 +197,20 @@ fn explain(error: &figment::Error) -> CliError {
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         return CliError::new(format!("can't read the settings{from} ({text})"), "correct that line");
     }
-    CliError::new(format!("the setting {key}{from} can't be used ({})", error.kind), "correct its value")
+    CliError::new(format!("invalid setting {key}{from} ({})", error.kind), "correct its value")
 }
 
-/// The known key that differs least, if one is near.
-fn nearest(key: &str) -> Option<String> {
-    let plain = |key: &str| key.replace(['.', '_', '-'], "").to_lowercase();
+/// The most similar known key, if one is similar enough for "did you mean".
+fn most_similar(key: &str) -> Option<String> {
+    let letters = |key: &str| key.replace(['.', '_', '-'], "").to_lowercase();
     let known = flat(&Settings::default());
     let sections = known.iter().filter_map(|(key, _)| Some(key.rsplit_once('.')?.0.to_owned()));
     let names = known.iter().map(|(key, _)| key.clone()).chain(sections);
     names
-        .map(|name| (distance(&plain(key), &plain(&name)), name))
+        .map(|name| (strsim::levenshtein(&letters(key), &letters(&name)), name))
         .filter(|(distance, name)| *distance <= name.len() / 3 + 1)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
-}
-
-/// Levenshtein's: how many letters to insert, delete or replace.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -206,21 +218,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mistyped_key_finds_its_neighbour() {
-        for (typed, meant) in [
+    fn mistyped_key_gets_a_suggestion() {
+        for (typed, suggested) in [
             ("proxy.lisen", Some("proxy.listen")),
             ("proxy_listen", Some("proxy.listen")),
             ("prxy", Some("proxy")),
             ("store.uri", Some("store.url")),
             ("completely.different.words", None),
         ] {
-            assert_eq!(nearest(typed).as_deref(), meant, "{typed}");
+            assert_eq!(most_similar(typed).as_deref(), suggested, "{typed}");
         }
     }
 
     #[test]
-    fn where_a_listener_is_dialled() {
-        assert_eq!(reachable("0.0.0.0:11211".parse().unwrap()).to_string(), "127.0.0.1:11211");
-        assert_eq!(reachable("10.0.0.1:1".parse().unwrap()).to_string(), "10.0.0.1:1");
+    fn unspecified_listen_address_is_reached_at_loopback() {
+        assert_eq!(local_address("0.0.0.0:11211".parse().unwrap()).to_string(), "127.0.0.1:11211");
+        assert_eq!(local_address("10.0.0.1:1".parse().unwrap()).to_string(), "10.0.0.1:1");
     }
 }

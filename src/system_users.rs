@@ -1,5 +1,5 @@
-//! The system users that the proxy and the web UI run as when root starts them: unprivileged, outside
-//! Docker's group, with one group that shares the store.
+//! The unprivileged system users of the proxy and the web UI when root starts them. They share one group for
+//! the store and are not in Docker's group.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -14,19 +14,22 @@ const GROUP: &str = "memgate";
 const PROXY: &str = "memgate-proxy";
 const WEBUI: &str = "memgate-webui";
 
-/// Who the unprivileged roles run as.
+/// User and group ids of the unprivileged roles.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SystemUsers {
-    /// Shares the SQLite files, and may read the token key.
+    /// Shares the SQLite files and may read the token key.
     pub(crate) group: Gid,
-    /// May read the lane key too.
+    /// May also read the lane key.
     pub(crate) proxy: Uid,
-    /// May not.
+    /// May not read the lane key.
     pub(crate) webui: Uid,
 }
 
 impl SystemUsers {
-    /// Finds them, and makes what is missing, if we are root; `None` if not: then all roles run as we do.
+    /// Looks up the users and creates missing ones. `None` without root: all roles then run as the current user.
+    ///
+    /// # Errors
+    /// If a user or the group can't be created.
     pub(crate) fn ensure() -> Result<Option<Self>, CliError> {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
@@ -69,7 +72,7 @@ pub(crate) fn set_owner(
 }
 
 fn ensure_user(name: &str) -> Result<u32, CliError> {
-    let make = [
+    let create = [
         "useradd",
         "--system",
         "--no-create-home",
@@ -81,26 +84,26 @@ fn ensure_user(name: &str) -> Result<u32, CliError> {
         GROUP,
         name,
     ];
-    ensure("passwd", name, &make)
+    ensure("passwd", name, &create)
 }
 
-/// The numeric id of a user or group, made by `make` if it isn't there.
-fn ensure(database: &str, name: &str, make: &[&str]) -> Result<u32, CliError> {
+/// The numeric id of a user or group, which the command `create` creates if it doesn't exist.
+fn ensure(database: &str, name: &str, create: &[&str]) -> Result<u32, CliError> {
     if let Some(id) = look_up(database, name) {
         return Ok(id);
     }
-    let fix = || format!("make it with `{}`", make.join(" "));
-    let made = match make {
+    let fix = || format!("create it with `{}`", create.join(" "));
+    let created = match create {
         [program, arguments @ ..] => Command::new(program).args(arguments).output(),
-        [] => Err(std::io::Error::other("nothing to run")),
+        [] => Err(std::io::Error::other("no command")),
     };
-    // Somebody else may have made it meanwhile: what counts is whether it is there.
+    // Another process may have created it in the meantime: only its existence counts.
     look_up(database, name).ok_or_else(|| {
-        let why = match made {
+        let reason = match created {
             Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
             Err(error) => error.to_string(),
         };
-        CliError::new(format!("can't make the system account {name} ({why})"), fix())
+        CliError::new(format!("can't create the system user {name} ({reason})"), fix())
     })
 }
 

@@ -1,50 +1,48 @@
-//! `memgate audit`: who did what, and whether that is still what was written.
+//! `memgate audit`: lists, exports and verifies the audit log.
 
 use serde::Serialize;
 use store::{AuditChain, AuditEntry, Store};
 
-use crate::data_dir::DataDir;
+use super::context::{self, Context};
 use crate::global_args::GlobalArgs;
-use crate::output::table::{ago, pairs, table};
+use crate::output::table::{pairs, table, time_since};
 use crate::output::{self, CliError};
-use crate::role::runtime;
-use crate::settings::Settings;
 
-/// Entries that are held at once.
-const PAGE: i64 = 1000;
+/// Entries per query.
+const PAGE_SIZE: i64 = 1000;
 
 const EXAMPLES: &str = "\
 Examples:
-  memgate audit list                       the last 50 entries
-  memgate audit export > audit.jsonl       all of it, a JSON document for each line
-  memgate audit verify                     whether all entries fit in the chain of hashes
-  memgate audit verify --head 1f0c...      and are what they were when this was the last one's
+  memgate audit list                       show the last 50 entries
+  memgate audit export > audit.jsonl       export all entries, one JSON document per line
+  memgate audit verify                     check that all entries match the chain of hashes
+  memgate audit verify --head 1f0c...      also check that the log still contains this earlier head
 
-Keep what verify prints somewhere else. The chain has no key: whoever can write to the database can compute it anew
-or cut its end off, and only an earlier head shows that.";
+Save the head that verify prints outside the database. The chain has no key: an attacker with write access to the
+database can recompute or truncate it, and only an earlier head reveals that.";
 
-/// The audit log
+/// Read the audit log
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub(crate) enum AuditCommand {
-    /// The newest entries
+    /// List the newest entries
     List {
-        /// How many
+        /// Maximum number of entries
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..))]
         limit: i64,
     },
-    /// All entries, oldest first, each a JSON document on a line of its own
+    /// Print all entries, oldest first, one JSON document per line
     Export,
     /// Check every entry against the chain of hashes; exit status 1 if it is broken
     Verify {
-        /// A hash that must be in the chain: that of the last entry, as printed by an earlier `verify`
+        /// A hash that the log must contain: the head that an earlier `verify` printed
         #[arg(long, value_name = "HASH")]
         head: Option<String>,
     },
 }
 
 #[derive(Debug, Serialize)]
-struct Entries {
+struct EntryList {
     entries: Vec<AuditEntry>,
 }
 
@@ -56,19 +54,18 @@ struct Verified {
 
 impl AuditCommand {
     pub(crate) fn run(self, global: &GlobalArgs) -> Result<(), CliError> {
-        let settings = Settings::load(global)?;
-        runtime()?.block_on(async {
-            let store = DataDir::of(global).open_store(&settings).await?;
+        context::with_store(global, async |context: &Context| {
+            let store = &context.store;
             match self {
                 Self::List { limit } => {
                     let from = store.audit_length().await?.saturating_sub(limit);
-                    let entries = Entries { entries: store.audit_after(from, limit).await? };
-                    output::print(global.json, &entries, || rows(&entries.entries))
+                    let list = EntryList { entries: store.audit_after(from, limit).await? };
+                    context.print(&list, || rows(&list.entries))
                 }
-                Self::Export => export(&store).await,
+                Self::Export => export(store).await,
                 Self::Verify { head } => {
-                    let verified = verify(&store, head.as_deref()).await?;
-                    output::print(global.json, &verified, || {
+                    let verified = verify(store, head.as_deref()).await?;
+                    context.print(&verified, || {
                         pairs(&[("entries", verified.entries.to_string()), ("head", verified.head.clone())])
                     })
                 }
@@ -77,14 +74,14 @@ impl AuditCommand {
     }
 }
 
-/// Calls `each` with every entry, in order.
-async fn walk<F: FnMut(&AuditEntry) -> Result<(), CliError>>(
+/// Calls `each` with every entry, oldest first.
+async fn for_each_entry<F: FnMut(&AuditEntry) -> Result<(), CliError>>(
     store: &Store,
     mut each: F,
 ) -> Result<(), CliError> {
     let mut seq = 0;
     loop {
-        let entries = store.audit_after(seq, PAGE).await?;
+        let entries = store.audit_after(seq, PAGE_SIZE).await?;
         let Some(last) = entries.last() else { return Ok(()) };
         seq = last.seq;
         entries.iter().try_for_each(&mut each)?;
@@ -92,9 +89,9 @@ async fn walk<F: FnMut(&AuditEntry) -> Result<(), CliError>>(
 }
 
 async fn export(store: &Store) -> Result<(), CliError> {
-    walk(store, |entry| {
+    for_each_entry(store, |entry| {
         let line = serde_json::to_string(entry)
-            .map_err(|error| CliError::new(format!("can't print an entry ({error})"), "report this"))?;
+            .map_err(|error| CliError::new(format!("can't print an entry ({error})"), "report this bug"))?;
         output::write_out(&line)
     })
     .await
@@ -103,7 +100,7 @@ async fn export(store: &Store) -> Result<(), CliError> {
 async fn verify(store: &Store, head: Option<&str>) -> Result<Verified, CliError> {
     let mut chain = AuditChain::default();
     let mut found = head.is_none();
-    walk(store, |entry| {
+    for_each_entry(store, |entry| {
         chain.follow(entry).map_err(|error| CliError::from_error(&error))?;
         found |= head == Some(entry.hash.as_str());
         Ok(())
@@ -111,8 +108,8 @@ async fn verify(store: &Store, head: Option<&str>) -> Result<Verified, CliError>
     .await?;
     if !found {
         return Err(CliError::new(
-            "the audit log doesn't hold that head any more",
-            "entries were changed or removed: restore the database from a backup and look for who did it",
+            "the audit log no longer contains that head",
+            "entries were changed or removed: restore the database from a backup and investigate the change",
         ));
     }
     Ok(Verified { entries: chain.entries, head: chain.head })
@@ -122,12 +119,15 @@ fn rows(entries: &[AuditEntry]) -> String {
     let row = |entry: &AuditEntry| {
         [
             entry.seq.to_string(),
-            ago(entry.at),
+            time_since(entry.at),
             entry.actor.clone(),
             entry.action.clone(),
             entry.subject.clone(),
             entry.detail.clone(),
         ]
     };
-    table(["#", "when", "who", "what", "to", "detail"], &entries.iter().map(row).collect::<Vec<_>>())
+    table(
+        ["SEQ", "TIME", "ACTOR", "ACTION", "SUBJECT", "DETAIL"],
+        &entries.iter().map(row).collect::<Vec<_>>(),
+    )
 }

@@ -1,4 +1,4 @@
-//! `memgate config`: what the settings come to.
+//! `memgate config`: checks the settings.
 
 use serde_json::Value;
 
@@ -7,10 +7,10 @@ use crate::output::table;
 use crate::output::{self, CliError};
 use crate::settings::{Settings, flat};
 
-/// Settings
+/// Check settings
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Read file, environment and --set as every command does, and print what they come to
+    /// Print the effective configuration (file, environment and --set merged)
     Check,
 }
 
@@ -18,7 +18,7 @@ impl ConfigCommand {
     pub(crate) fn run(&self, global: &GlobalArgs) -> Result<(), CliError> {
         let Self::Check = self;
         let mut settings = Settings::load(global)?;
-        settings.store.url = settings.store.url.as_deref().map(without_password);
+        settings.store.url = settings.store.url.as_deref().map(redact_url);
         let keys = flat(&settings);
         output::print(global.json, &settings, || {
             let shown = |value: &Value| match value {
@@ -26,14 +26,14 @@ impl ConfigCommand {
                 value => value.to_string(),
             };
             let pairs: Vec<_> = keys.iter().map(|(key, value)| (key.as_str(), shown(value))).collect();
-            format!("{}\nthe settings can be used\n", table::pairs(&pairs))
+            format!("{}\nthe settings are valid\n", table::pairs(&pairs))
         })
     }
 }
 
-/// `postgres://user:password@host/db?password=password` with the passwords hidden.
-fn without_password(url: &str) -> String {
-    let url = without_parameter(url);
+/// Hides both passwords of `postgres://user:password@host/db?password=password`.
+fn redact_url(url: &str) -> String {
+    let url = redact_query(url);
     let Some((scheme, rest)) = url.split_once("://") else { return url };
     let Some((login, host)) = rest.rsplit_once('@') else { return url };
     match login.split_once(':') {
@@ -42,8 +42,8 @@ fn without_password(url: &str) -> String {
     }
 }
 
-/// With the value of `?password=` hidden.
-fn without_parameter(url: &str) -> String {
+/// Hides the value of `?password=`.
+fn redact_query(url: &str) -> String {
     let Some((address, query)) = url.split_once('?') else { return url.to_owned() };
     let hidden = |pair: &str| match pair.split_once('=') {
         Some(("password", _)) => "password=***".to_owned(),
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_are_hidden() {
+    fn passwords_in_urls_are_hidden() {
         for (url, shown) in [
             ("postgres://a:b@c@h/d", "postgres://a:***@h/d"),
             ("postgres://a@h/d", "postgres://a@h/d"),
@@ -70,7 +70,7 @@ mod tests {
             ("postgres://a:b@h/d?password=c&password=d", "postgres://a:***@h/d?password=***&password=***"),
             ("postgres://a:b?c@h/d", "postgres://a:***@h/d"),
         ] {
-            assert_eq!(without_password(url), shown);
+            assert_eq!(redact_url(url), shown);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `memgate down`: takes away what memgate made on this machine, and with `--purge` its data too.
+//! `memgate down`: removes what memgate created on this machine; with `--purge` its data too.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,17 +13,17 @@ use crate::output::{self, CliError};
 use crate::role::runtime;
 use crate::settings::Settings;
 
-const STOP_WITHIN: Duration = Duration::from_secs(10);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Remove the containers, networks, volumes and firewall rules of this installation
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A running `memgate up` with the same data is stopped first. SystemUsers and tokens stay, and `memgate up`
-brings the caches back, empty; with --purge nothing stays. Where `store.url` names a PostgreSQL, --purge is
-refused: its database is yours to drop. Other installations are never touched.")]
+A running `memgate up` with the same data is stopped first. Users and tokens are kept, and `memgate up`
+creates their caches again, empty; with --purge nothing is kept. With PostgreSQL (`store.url`) --purge is refused:
+drop that database yourself. Other installations are never touched.")]
 pub(crate) struct Down {
-    /// Remove the data too: accounts, tokens, keys
+    /// Remove the data too: users, tokens, keys
     #[arg(long)]
     purge: bool,
 }
@@ -40,24 +40,28 @@ struct Removed {
 impl Down {
     pub(crate) fn run(&self, global: &GlobalArgs) -> Result<(), CliError> {
         let settings = Settings::load(global)?;
-        let folder = DataDir::of(global);
+        let data_dir = DataDir::of(global);
         if self.purge && settings.store.url.is_some() {
-            let fix = "drop the database yourself, run `memgate down`, then remove the data folder";
+            let fix = "drop the database yourself, run `memgate down`, then remove the data directory";
             return Err(CliError::new("--purge doesn't empty PostgreSQL", fix));
         }
         let mut removed = Removed { installation: None, stopped: false, docker: None, files: Vec::new() };
-        if folder.is_in_use() {
-            removed.stopped = stop(&folder)?;
-            runtime()?.block_on(Self::tear_down(&settings, &folder, &mut removed))?;
+        if data_dir.is_initialized() {
+            removed.stopped = stop(&data_dir)?;
+            runtime()?.block_on(Self::tear_down(&settings, &data_dir, &mut removed))?;
             if self.purge {
-                removed.files = folder.purge(&settings)?;
+                removed.files = data_dir.purge(&settings)?;
             }
         }
-        output::print(global.json, &removed, || self.describe(&removed, &folder))
+        output::print(global.json, &removed, || self.describe(&removed, &data_dir))
     }
 
-    async fn tear_down(settings: &Settings, folder: &DataDir, removed: &mut Removed) -> Result<(), CliError> {
-        let store = folder.open_store(settings).await?;
+    async fn tear_down(
+        settings: &Settings,
+        data_dir: &DataDir,
+        removed: &mut Removed,
+    ) -> Result<(), CliError> {
+        let store = data_dir.open_store(settings).await?;
         let id = store.installation_id().await?;
         store.close().await;
         removed.docker = Some(provisioner::teardown(&settings.provisioner, &id).await?);
@@ -65,11 +69,11 @@ impl Down {
         Ok(())
     }
 
-    fn describe(&self, removed: &Removed, folder: &DataDir) -> String {
+    fn describe(&self, removed: &Removed, data_dir: &DataDir) -> String {
         let Some(docker) = &removed.docker else {
-            return format!("nothing to do: {} holds no memgate data", folder.path().display());
+            return format!("nothing to do: {} contains no memgate data", data_dir.path().display());
         };
-        let data = if self.purge { "the data is gone too" } else { "accounts and tokens are kept" };
+        let data = if self.purge { "the data is removed too" } else { "users and tokens are kept" };
         format!(
             "removed {} containers, {} volumes, {} networks and the firewall rules; {data}",
             docker.containers, docker.volumes, docker.networks
@@ -77,20 +81,21 @@ impl Down {
     }
 }
 
-/// Stops the `memgate up` that uses this folder: it would bring everything back. Whether one ran.
-fn stop(folder: &DataDir) -> Result<bool, CliError> {
-    let lock = folder.lock_path();
-    let Some(pid) = up::running(&lock) else { return Ok(false) };
-    let fix = || format!("stop process {pid} yourself, then try again");
-    let process = Pid::from_raw(pid).ok_or_else(|| CliError::new("the lock file makes no sense", fix()))?;
+/// Stops the `memgate up` of this data directory, which would create everything again. Returns whether one ran.
+fn stop(data_dir: &DataDir) -> Result<bool, CliError> {
+    let lock = data_dir.lock_path();
+    let Some(pid) = up::lock_holder(&lock) else { return Ok(false) };
+    let fix = || format!("stop process {pid} yourself, then retry");
+    let process = Pid::from_raw(pid)
+        .ok_or_else(|| CliError::new("the lock file contains an invalid process id", fix()))?;
     rustix::process::kill_process(process, Signal::TERM)
         .map_err(|error| CliError::new(format!("can't stop the running memgate ({error})"), fix()))?;
-    let began = Instant::now();
-    while up::running(&lock).is_some() {
-        if began.elapsed() > STOP_WITHIN {
-            return Err(CliError::new("the running memgate doesn't stop", fix()));
+    let started = Instant::now();
+    while up::lock_holder(&lock).is_some() {
+        if started.elapsed() > STOP_TIMEOUT {
+            return Err(CliError::new("the running memgate did not stop in time", fix()));
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
     Ok(true)
 }

@@ -1,4 +1,4 @@
-//! `memgate image`: the image that every cache runs.
+//! `memgate image`: the memcached image of all instances.
 
 use serde::Serialize;
 use store::Store;
@@ -10,13 +10,13 @@ use crate::role::runtime;
 use crate::settings::Settings;
 use crate::system_users::SystemUsers;
 
-/// The memcached image
+/// Manage the memcached image
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum ImageCommand {
-    /// Make the image from the distribution's memcached package, or pull the configured one
+    /// Build the image from the distribution's memcached package, or pull the configured image
     #[command(after_help = "\
-The package is downloaded and unpacked, never installed: its service would take port 11211.
-With `image = \"memcached:1.6@sha256:...\"` under [provisioner] that image is pulled instead.")]
+The package is downloaded and unpacked but not installed: its service would occupy port 11211.
+With `image = \"memcached:1.6@sha256:...\"` under [provisioner], that image is pulled instead.")]
     Build,
 }
 
@@ -30,10 +30,10 @@ impl ImageCommand {
         let Self::Build = self;
         let settings = Settings::load(global)?;
         daemon::telemetry::init(&settings.log.filter, settings.log.format);
-        let mut folder = DataDir::of(global);
-        folder.prepare(&settings, SystemUsers::ensure()?.as_ref())?;
+        let mut data_dir = DataDir::of(global);
+        data_dir.prepare(&settings, SystemUsers::ensure()?.as_ref())?;
         let image = runtime()?.block_on(async {
-            let store = Store::open(&settings.database(folder.path())).await?;
+            let store = Store::open(&settings.database(data_dir.path())).await?;
             let id = store.installation_id().await?;
             store.close().await;
             Ok::<_, CliError>(provisioner::build_image(&settings.provisioner, &id).await?)

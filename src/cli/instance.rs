@@ -1,29 +1,27 @@
-//! `memgate instance`: the caches, what is wanted of each and what is so.
+//! `memgate instance`: the containers that run caches, for operators: desired and actual state.
 
 use serde::Serialize;
 use store::{DesiredState, Instance, InstanceState, Millis, Store, Usage};
 
+use super::context::{self, Context};
 use super::lookup::find_user;
-use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
+use crate::output::CliError;
 use crate::output::table::{self, table};
-use crate::output::{self, CliError};
-use crate::role::runtime;
-use crate::settings::Settings;
 
-/// Caches
+/// Show the containers that run caches
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum InstanceCommand {
-    /// All caches, oldest first
+    /// List all instances, oldest first
     List,
-    /// One user's cache, and what its clients have done
+    /// Show the instance of a user's cache, and its usage
     Show {
-        /// Whose
+        /// The user's e-mail address
         email: String,
     },
 }
 
-/// An instance as operators see it: with its address, which users never do.
+/// An instance as operators see it, including its address, which users never see.
 #[derive(Debug, Serialize)]
 pub(crate) struct InstanceView {
     id: String,
@@ -42,51 +40,50 @@ pub(crate) struct InstanceView {
     changed_at: Option<Millis>,
 }
 
-/// What an instance's clients have done and do.
+/// Usage of an instance by its clients.
 #[derive(Debug, Serialize)]
 struct Activity {
-    /// That all proxies hold now.
+    /// Open client connections of all proxies.
     open_connections: i64,
     #[serde(flatten)]
     usage: Usage,
-    /// Half of all requests took at most so many microseconds, 99 of 100 at most so many: upper bounds, by
-    /// powers of two.
+    /// Latency quantiles in microseconds, rounded up to powers of two.
     p50_us: Option<i64>,
     p99_us: Option<i64>,
 }
 
 #[derive(Debug, Serialize)]
-struct Shown {
+struct InstanceDetails {
     #[serde(flatten)]
     instance: InstanceView,
     usage: Activity,
 }
 
 #[derive(Debug, Serialize)]
-struct Instances {
+struct InstanceList {
     instances: Vec<InstanceView>,
 }
 
 impl InstanceCommand {
     pub(crate) fn run(self, global: &GlobalArgs) -> Result<(), CliError> {
-        let settings = Settings::load(global)?;
-        runtime()?.block_on(async {
-            let store = DataDir::of(global).open_store(&settings).await?;
+        context::with_store(global, async |context: &Context| {
+            let store = &context.store;
             match self {
                 Self::List => {
-                    let there = store.instances().await?.into_iter().filter(|instance| !instance.is_gone());
-                    let instances = there.map(InstanceView::of).collect();
-                    let list = Instances { instances };
-                    output::print(global.json, &list, || rows(&list.instances))
+                    let existing =
+                        store.instances().await?.into_iter().filter(|instance| !instance.is_gone());
+                    let list = InstanceList { instances: existing.map(InstanceView::of).collect() };
+                    context.print(&list, || rows(&list.instances))
                 }
                 Self::Show { email } => {
-                    let user = find_user(&store, &email).await?;
+                    let user = find_user(store, &email).await?;
                     let instance = store.instance_of(&user.id).await?.ok_or_else(|| {
-                        CliError::new(format!("{email} has no cache"), "memgate instance list shows them all")
+                        let fix = "`memgate instance list` shows all instances";
+                        CliError::new(format!("{email} has no cache"), fix)
                     })?;
-                    let usage = Activity::of(&store, &instance.id).await?;
-                    let shown = Shown { instance: InstanceView::of(instance), usage };
-                    output::print(global.json, &shown, || details(&shown.instance) + &shown.usage.details())
+                    let usage = Activity::of(store, &instance.id).await?;
+                    let shown = InstanceDetails { instance: InstanceView::of(instance), usage };
+                    context.print(&shown, || details(&shown.instance) + &shown.usage.details())
                 }
             }
         })
@@ -131,7 +128,7 @@ impl Activity {
         let Usage { hits, misses, stores, deletes, arithmetic, touches, others, .. } = self.usage;
         let bound = |us: Option<i64>| us.map_or_else(|| "-".to_owned(), |us| format!("under {us} us"));
         table::pairs(&[
-            ("open now", format!("{} connections", self.open_connections)),
+            ("open connections", self.open_connections.to_string()),
             ("reads", format!("{} ({hits} hits, {misses} misses)", hits + misses)),
             ("writes", (stores + deletes + arithmetic + touches).to_string()),
             ("other", others.to_string()),
@@ -142,7 +139,7 @@ impl Activity {
     }
 }
 
-/// The bound that `percent` of all requests stayed under.
+/// The upper bound in microseconds of the fastest `percent` of all requests.
 fn quantile(latency: &[(i64, i64)], percent: i64) -> Option<i64> {
     let total: i64 = latency.iter().map(|(_, requests)| requests).sum();
     let mut below = 0;
@@ -167,7 +164,7 @@ fn rows(instances: &[InstanceView]) -> String {
 pub(crate) fn details(i: &InstanceView) -> String {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     table::pairs(&[
-        ("cache", i.id.clone()),
+        ("instance", i.id.clone()),
         ("email", i.email.clone()),
         ("state", i.state.as_str().to_owned()),
         ("message", text(&i.message)),
@@ -178,7 +175,7 @@ pub(crate) fn details(i: &InstanceView) -> String {
         ("container", text(&i.container)),
         ("memcached", text(&i.version)),
         ("generation", i.generation.to_string()),
-        ("made", table::ago(i.created_at)),
+        ("created", table::time_since(i.created_at)),
     ])
 }
 
@@ -187,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_bounds() {
+    fn quantiles_are_upper_bounds() {
         let latency = [(64, 50), (128, 49), (1024, 1)];
         assert_eq!((quantile(&latency, 50), quantile(&latency, 99)), (Some(64), Some(128)));
         assert_eq!((quantile(&latency, 100), quantile(&[], 50)), (Some(1024), None));

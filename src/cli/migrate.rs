@@ -1,4 +1,4 @@
-//! `memgate migrate`: the data folder and the tables, ready for the roles.
+//! `memgate migrate`: prepares the data directory and migrates the database.
 
 use serde::Serialize;
 use store::Store;
@@ -17,16 +17,16 @@ struct Migrated {
 
 pub(crate) fn run(global: &GlobalArgs) -> Result<(), CliError> {
     let settings = Settings::load(global)?;
-    let mut folder = DataDir::of(global);
-    folder.prepare(&settings, SystemUsers::ensure()?.as_ref())?;
+    let mut data_dir = DataDir::of(global);
+    data_dir.prepare(&settings, SystemUsers::ensure()?.as_ref())?;
     let installation = runtime()?.block_on(async {
-        let store = Store::open(&settings.database(folder.path())).await?;
+        let store = Store::open(&settings.database(data_dir.path())).await?;
         let id = store.installation_id().await?;
         store.close().await;
         Ok::<_, CliError>(id)
     })?;
     let migrated = Migrated { installation };
     output::print(global.json, &migrated, || {
-        format!("the tables of installation {} are up to date", migrated.installation)
+        format!("the database of installation {} is up to date", migrated.installation)
     })
 }

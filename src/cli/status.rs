@@ -1,4 +1,4 @@
-//! `memgate status`: how everything is, in one look. Exit status 1 if something isn't as it should be.
+//! `memgate status`: status of every role, the store, Docker and all caches. Exits 1 unless everything is ready.
 
 use std::collections::BTreeMap;
 
@@ -20,16 +20,16 @@ struct Status {
     roles: BTreeMap<&'static str, Health>,
     store: Health,
     docker: Health,
-    /// How many caches are in each state.
+    /// Number of instances in each state.
     instances: BTreeMap<&'static str, u64>,
-    /// All that run, on whichever machine.
+    /// Running proxies, on all machines.
     proxies: Vec<Proxy>,
 }
 
 #[derive(Debug, Serialize)]
 struct Health {
     ready: bool,
-    /// Why not; or, of Docker, its version.
+    /// Why it isn't ready; for Docker, its version.
     message: Option<String>,
 }
 
@@ -49,15 +49,15 @@ impl Health {
 
 pub(crate) fn run(global: &GlobalArgs) -> Result<(), CliError> {
     let settings = Settings::load(global)?;
-    let status = runtime()?.block_on(look(&settings, &DataDir::of(global)));
+    let status = runtime()?.block_on(read_status(&settings, &DataDir::of(global)));
     output::print(global.json, &status, || describe(&status))?;
     if status.ready {
         return Ok(());
     }
-    Err(CliError::new("not everything is ready", "each line above that says so names the reason"))
+    Err(CliError::new("not everything is ready", "the lines with `not ready` name the reasons"))
 }
 
-async fn look(settings: &Settings, folder: &DataDir) -> Status {
+async fn read_status(settings: &Settings, data_dir: &DataDir) -> Status {
     let mut roles = BTreeMap::new();
     for role in Role::ALL {
         let ready = health_check::is_ready(role.health(settings)).await;
@@ -75,8 +75,8 @@ async fn look(settings: &Settings, folder: &DataDir) -> Status {
         proxies: Vec::new(),
     };
     let read = async {
-        let store = folder.open_store(settings).await?;
-        let counted = count(&store).await;
+        let store = data_dir.open_store(settings).await?;
+        let counted = count_instances(&store).await;
         let proxies = store.proxies().await;
         store.close().await;
         let (installation, instances) = counted?;
@@ -89,14 +89,14 @@ async fn look(settings: &Settings, folder: &DataDir) -> Status {
             status.installation = Some(installation);
             status.instances = instances;
         }
-        Err(failure) => status.store = Health::of(Err(failure.to_string())),
+        Err(error) => status.store = Health::of(Err(error.to_string())),
     }
     let roles_ready = status.roles.values().all(|role| role.ready);
     status.ready = roles_ready && status.store.ready && status.docker.ready;
     status
 }
 
-async fn count(store: &Store) -> Result<(String, BTreeMap<&'static str, u64>), CliError> {
+async fn count_instances(store: &Store) -> Result<(String, BTreeMap<&'static str, u64>), CliError> {
     let mut instances = BTreeMap::new();
     for instance in store.instances().await?.into_iter().filter(|instance| !instance.is_gone()) {
         *instances.entry(instance.state().as_str()).or_default() += 1;
@@ -109,9 +109,10 @@ fn describe(status: &Status) -> String {
     pairs.push(("store", status.store.text()));
     pairs.push(("docker", status.docker.text()));
     let counts: Vec<_> = status.instances.iter().map(|(state, n)| format!("{n} {state}")).collect();
-    pairs.push(("caches", if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }));
-    let said = |it: &Proxy| format!("{} ({}), seen {}", it.name, it.version, table::ago(it.seen_at));
-    pairs.extend(status.proxies.iter().map(|proxy| ("at the door", said(proxy))));
+    pairs.push(("instances", if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }));
+    let proxy_text =
+        |it: &Proxy| format!("{} ({}), seen {}", it.name, it.version, table::time_since(it.seen_at));
+    pairs.extend(status.proxies.iter().map(|proxy| ("registered proxy", proxy_text(proxy))));
     pairs.push(("installation", status.installation.clone().unwrap_or_default()));
     table::pairs(&pairs)
 }

@@ -1,5 +1,5 @@
-//! `memgate up`: everything on one machine. Prepares the data folder, then runs the roles as
-//! processes of their own until Ctrl-C. The caches are containers: they keep running.
+//! `memgate up`: runs all roles on one machine. Prepares the data directory, then supervises one process per
+//! role until Ctrl-C. The caches are containers and keep running.
 
 mod bind_mount;
 mod port_check;
@@ -20,15 +20,15 @@ use crate::ca;
 use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
 use crate::output::{self, CliError};
-use crate::settings::{Settings, reachable};
+use crate::settings::{Settings, local_address};
 use crate::system_users::SystemUsers;
 
-/// What is printed when everything is ready.
+/// Printed when everything is ready.
 #[derive(Debug, Serialize)]
-struct Ready {
+struct ReadyReport {
     web: String,
     endpoint: String,
-    /// What clients must trust to speak TLS, if the certificate is ours.
+    /// The CA certificate that TLS clients must trust, if the server certificate is the installation's own.
     ca: Option<PathBuf>,
     ready: bool,
 }
@@ -36,59 +36,60 @@ struct Ready {
 pub(crate) fn run(global: &GlobalArgs) -> Result<(), CliError> {
     let mut settings = Settings::load(global)?;
     daemon::telemetry::init(&settings.log.filter, settings.log.format);
-    let accounts = SystemUsers::ensure()?;
-    let mut folder = DataDir::of(global);
-    folder.prepare(&settings, accounts.as_ref())?;
-    let lock = lock(&folder)?;
-    port_check::require_free(&settings, accounts.is_some())?;
-    let mut ca = Some(folder.path().join(ca::CA));
-    if let Some(accounts) = &accounts {
-        folder = DataDir::at(&bind_mount::open(folder.path(), accounts)?);
+    let system_users = SystemUsers::ensure()?;
+    let mut data_dir = DataDir::of(global);
+    data_dir.prepare(&settings, system_users.as_ref())?;
+    let lock = lock(&data_dir)?;
+    port_check::require_free(&settings, system_users.is_some())?;
+    let mut ca = Some(data_dir.path().join(ca::CA));
+    if let Some(system_users) = &system_users {
+        data_dir = DataDir::at(&bind_mount::ensure_reachable(data_dir.path(), system_users)?);
     }
-    if ca::is_wanted(&settings) {
-        ca::certify(folder.path(), &settings, accounts.as_ref())?;
-        settings.proxy.tls_certificate = Some(folder.path().join(ca::SERVER));
-        settings.proxy.tls_key = Some(folder.path().join(ca::SERVER_KEY));
-        settings.webui.ca_certificate.get_or_insert_with(|| folder.path().join(ca::CA));
+    if ca::is_needed(&settings) {
+        ca::issue_server_certificate(data_dir.path(), &settings, system_users.as_ref())?;
+        settings.proxy.tls_certificate = Some(data_dir.path().join(ca::SERVER));
+        settings.proxy.tls_key = Some(data_dir.path().join(ca::SERVER_KEY));
+        settings.webui.ca_certificate.get_or_insert_with(|| data_dir.path().join(ca::CA));
     } else {
         ca = None;
     }
-    // Paths are absolute from here on, and no role needs a right to where we were started.
+    // All paths are absolute now: no role needs access to the directory that memgate was started in.
     std::env::set_current_dir("/").map_err(|error| CliError::new(error.to_string(), "check /"))?;
-    // One thread: roles are told of our end by the end of the thread that started them.
+    // Single-threaded: a role's parent-death signal is sent when the thread that started it ends.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CliError::new(error.to_string(), "check the system's limits"))?;
-    let ended = runtime.block_on(supervise(&settings, &folder, accounts, ca, global.json));
+    let result = runtime.block_on(supervise(&settings, &data_dir, system_users, ca, global.json));
     drop(lock);
-    ended
+    result
 }
 
 async fn supervise(
     settings: &Settings,
-    folder: &DataDir,
-    accounts: Option<SystemUsers>,
+    data_dir: &DataDir,
+    system_users: Option<SystemUsers>,
     ca: Option<PathBuf>,
     json: bool,
 ) -> Result<(), CliError> {
-    let shutdown = Shutdown::on_signals().map_err(|error| CliError::new(error.to_string(), "report this"))?;
-    // Ours is the first connection and the last: SQLite's shared files stay there between the roles'.
-    let store = Store::open(&settings.database(folder.path())).await?;
+    let shutdown =
+        Shutdown::on_signals().map_err(|error| CliError::new(error.to_string(), "report this bug"))?;
+    // Opened first and closed last: SQLite keeps its shared files while a connection is open.
+    let store = Store::open(&settings.database(data_dir.path())).await?;
     tokio::select! {
-        ready = check_docker(settings, &store) => ready?,
+        ready = prepare_docker(settings, &store) => ready?,
         () = shutdown.begun() => return Ok(()),
     }
-    let supervisor = Supervisor::start(settings, folder.path(), accounts, &shutdown);
-    let renewed = ca.is_some();
-    let ended = tokio::select! {
-        ended = supervisor.until_stopped(|| announce(settings, ca, json)) => ended,
-        never = ca::renew(folder.path(), settings, accounts.as_ref()), if renewed => match never {},
+    let supervisor = Supervisor::start(settings, data_dir.path(), system_users, &shutdown);
+    let renews_certificate = ca.is_some();
+    let result = tokio::select! {
+        result = supervisor.run(|| announce(settings, ca, json)) => result,
+        never = ca::renew(data_dir.path(), settings, system_users.as_ref()), if renews_certificate => match never {},
     };
     store.close().await;
-    ended
+    result
 }
 
-/// Docker answers, and there is an image to make caches from.
-async fn check_docker(settings: &Settings, store: &Store) -> Result<(), CliError> {
+/// Checks that Docker answers, and builds the memcached image if it is missing.
+async fn prepare_docker(settings: &Settings, store: &Store) -> Result<(), CliError> {
     let installation = store.installation_id().await?;
     let docker = provisioner::docker_version(&settings.provisioner).await?;
     let image = provisioner::ensure_image(&settings.provisioner, &installation).await?;
@@ -97,9 +98,9 @@ async fn check_docker(settings: &Settings, store: &Store) -> Result<(), CliError
 }
 
 fn announce(settings: &Settings, ca: Option<PathBuf>, json: bool) -> Result<(), CliError> {
-    let web = settings.webui.base_url.clone();
-    let ready = Ready {
-        web: web.unwrap_or_else(|| format!("http://{}", reachable(settings.webui.listen))),
+    let base_url = settings.webui.base_url.clone();
+    let ready = ReadyReport {
+        web: base_url.unwrap_or_else(|| format!("http://{}", local_address(settings.webui.listen))),
         endpoint: settings.webui.endpoint.clone(),
         ca,
         ready: true,
@@ -112,10 +113,11 @@ fn announce(settings: &Settings, ca: Option<PathBuf>, json: bool) -> Result<(), 
     })
 }
 
-/// Held for as long as we run. The file says who we are, for `memgate down`.
-fn lock(folder: &DataDir) -> Result<File, CliError> {
-    let path = folder.lock_path();
-    let cannot = |error: std::io::Error| {
+/// Locks the data directory as long as the returned file is open. The file contains the process id for
+/// `memgate down`.
+fn lock(data_dir: &DataDir) -> Result<File, CliError> {
+    let path = data_dir.lock_path();
+    let failed = |error: std::io::Error| {
         CliError::new(
             format!("can't lock {} ({error})", path.display()),
             "check that this user may write there",
@@ -123,20 +125,20 @@ fn lock(folder: &DataDir) -> Result<File, CliError> {
     };
     let mut options = OpenOptions::new();
     let mut file =
-        options.create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(cannot)?;
+        options.create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(failed)?;
     if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        let who = running(&path).map_or_else(String::new, |pid| format!(" as process {pid}"));
+        let holder = lock_holder(&path).map_or_else(String::new, |pid| format!(" as process {pid}"));
         return Err(CliError::new(
-            format!("memgate is running already with the data in {}{who}", folder.path().display()),
-            "stop it first, or name another folder with --data DIR",
+            format!("memgate is already running with the data in {}{holder}", data_dir.path().display()),
+            "stop it first, or name another directory with --data DIR",
         ));
     }
-    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(cannot)?;
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
     Ok(file)
 }
 
-/// The process that holds the lock, if one does.
-pub(crate) fn running(lock: &Path) -> Option<i32> {
+/// The id of the process that holds the lock, if any.
+pub(crate) fn lock_holder(lock: &Path) -> Option<i32> {
     let file = File::open(lock).ok()?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).err()?;
     std::fs::read_to_string(lock).ok()?.trim().parse().ok()

@@ -1,4 +1,4 @@
-//! `memgate user`: accounts, each with one cache.
+//! `memgate user`: manages users.
 
 mod add;
 mod password;
@@ -6,51 +6,52 @@ mod password;
 use serde::Serialize;
 use store::{Store, TokenRow, User, UserState};
 
+use super::confirmation::Confirmation;
+use super::context::{self, Context};
 use super::instance::{self, InstanceView};
 use super::lookup::find_user;
 use super::token;
-use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
+use crate::output::CliError;
 use crate::output::table::{self, table};
-use crate::output::{self, CliError};
-use crate::role::runtime;
-use crate::settings::Settings;
 
-/// SystemUsers
+/// Manage users
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum UserCommand {
-    /// Make an account with a cache and a first token, and wait for the cache
+    /// Create a user with a cache and a first token, and wait until the cache is running
     #[command(after_help = add::EXAMPLES)]
     Add(add::Add),
-    /// All accounts, by e-mail address
+    /// List all users, sorted by e-mail address
     List,
-    /// One account, with its cache and tokens
+    /// Show a user with cache and tokens
     Show {
-        /// Whose
+        /// The user's e-mail address
         email: String,
     },
-    /// Stop an account for now: its tokens let nobody in, its connections end, its cache is stopped and emptied
+    /// Suspend a user: logins are denied, connections are closed, and the cache is stopped, which empties it
     Suspend {
-        /// Whose
+        /// The user's e-mail address
         email: String,
     },
-    /// Let a suspended account go on
+    /// Resume a suspended user
     Resume {
-        /// Whose
+        /// The user's e-mail address
         email: String,
     },
-    /// End an account for good, with its tokens, its cache and all that is in it
+    /// Delete a user with all tokens, the cache and its contents
     Delete {
-        /// Whose
+        /// The user's e-mail address
         email: String,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
-    /// Give an account another password for the web UI, and end its sessions
+    /// Set a new password for the web UI, and end the user's web sessions
     #[command(after_help = password::EXAMPLES)]
-    ResetPassword(password::Reset),
+    ResetPassword(password::ResetPassword),
 }
 
 #[derive(Debug, Serialize)]
-struct Users {
+struct UserList {
     users: Vec<User>,
 }
 
@@ -71,48 +72,63 @@ struct Deleted {
 
 impl UserCommand {
     pub(crate) fn run(self, global: &GlobalArgs) -> Result<(), CliError> {
-        let settings = Settings::load(global)?;
-        let folder = DataDir::of(global);
-        runtime()?.block_on(async {
-            let store = folder.open_store(&settings).await?;
+        context::with_store(global, async |context: &Context| {
+            let store = &context.store;
             match self {
-                Self::Add(add) => add.run(&store, &folder.token_key()?, &settings, global.json).await,
+                Self::Add(add) => add.run(context).await,
                 Self::List => {
-                    let list = Users { users: store.users().await? };
-                    output::print(global.json, &list, || rows(&list.users))
+                    let list = UserList { users: store.users().await? };
+                    context.print(&list, || rows(&list.users))
                 }
                 Self::Show { email } => {
-                    let view = view(&store, find_user(&store, &email).await?).await?;
-                    output::print(global.json, &view, || details(&view))
+                    let view = UserView::read(store, find_user(store, &email).await?).await?;
+                    context.print(&view, || view.text())
                 }
-                Self::Suspend { email } => set_state(&store, &email, UserState::Suspended, global.json).await,
-                Self::Resume { email } => set_state(&store, &email, UserState::Active, global.json).await,
-                Self::Delete { email } => {
-                    let user = find_user(&store, &email).await?;
+                Self::Suspend { email } => set_state(context, &email, UserState::Suspended).await,
+                Self::Resume { email } => set_state(context, &email, UserState::Active).await,
+                Self::Delete { email, confirmation } => {
+                    let user = find_user(store, &email).await?;
+                    confirmation.require(&format!("Delete {email} with all tokens and caches?"))?;
                     store.delete_user(&user.id).await?;
                     let deleted = Deleted { email: user.email, id: user.id, deleted: true };
-                    output::print(global.json, &deleted, || format!("{} is deleted", deleted.email))
+                    context.print(&deleted, || format!("{} is deleted", deleted.email))
                 }
-                Self::ResetPassword(reset) => reset.run(&store, global.json).await,
+                Self::ResetPassword(reset) => reset.run(context).await,
             }
         })
     }
 }
 
-async fn set_state(store: &Store, email: &str, state: UserState, json: bool) -> Result<(), CliError> {
+async fn set_state(context: &Context, email: &str, state: UserState) -> Result<(), CliError> {
+    let store = &context.store;
     let user = find_user(store, email).await?;
     store.set_user_state(&user.id, state).await?;
-    let view = view(store, User { state, ..user }).await?;
-    output::print(json, &view, || details(&view))
+    let view = UserView::read(store, User { state, ..user }).await?;
+    context.print(&view, || view.text())
 }
 
-async fn view(store: &Store, user: User) -> Result<UserView, CliError> {
-    let instance = store.instance_of(&user.id).await?.map(InstanceView::of);
-    let tokens = store.tokens_of(&user.id).await?;
-    Ok(UserView { user, instance, tokens })
+impl UserView {
+    async fn read(store: &Store, user: User) -> Result<Self, CliError> {
+        let instance = store.instance_of(&user.id).await?.map(InstanceView::of);
+        let tokens = store.tokens_of(&user.id).await?;
+        Ok(Self { user, instance, tokens })
+    }
+
+    fn text(&self) -> String {
+        let user = &self.user;
+        let pairs = table::pairs(&[
+            ("email", user.email.clone()),
+            ("plan", user.plan.clone()),
+            ("state", state_name(user)),
+            ("admin", if user.is_admin { "yes" } else { "no" }.to_owned()),
+            ("created", table::time_since(user.created_at)),
+        ]);
+        let instance = self.instance.as_ref().map(instance::details).unwrap_or_default();
+        format!("{pairs}\n{instance}\n{}", token::rows(&self.tokens))
+    }
 }
 
-fn state(user: &User) -> String {
+fn state_name(user: &User) -> String {
     match user.state {
         UserState::Active => "active".to_owned(),
         UserState::Suspended => "suspended".to_owned(),
@@ -120,26 +136,11 @@ fn state(user: &User) -> String {
 }
 
 fn rows(users: &[User]) -> String {
-    let rows: Vec<_> = users
-        .iter()
-        .map(|user| {
-            let admin = if user.is_admin { "yes" } else { "" };
-            let made = table::ago(user.created_at);
-            [user.email.clone(), user.plan.clone(), state(user), admin.to_owned(), made]
-        })
-        .collect();
-    table(["EMAIL", "PLAN", "STATE", "ADMIN", "MADE"], &rows)
-}
-
-fn details(view: &UserView) -> String {
-    let user = &view.user;
-    let account = table::pairs(&[
-        ("email", user.email.clone()),
-        ("plan", user.plan.clone()),
-        ("state", state(user)),
-        ("admin", if user.is_admin { "yes" } else { "no" }.to_owned()),
-        ("made", table::ago(user.created_at)),
-    ]);
-    let cache = view.instance.as_ref().map(instance::details).unwrap_or_default();
-    format!("{account}\n{cache}\n{}", token::rows(&view.tokens))
+    let row = |user: &User| {
+        let admin = if user.is_admin { "yes" } else { "" };
+        let created = table::time_since(user.created_at);
+        [user.email.clone(), user.plan.clone(), state_name(user), admin.to_owned(), created]
+    };
+    let rows: Vec<_> = users.iter().map(row).collect();
+    table(["EMAIL", "PLAN", "STATE", "ADMIN", "CREATED"], &rows)
 }

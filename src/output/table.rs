@@ -1,6 +1,6 @@
-//! Results for people: columns that line up.
+//! Text output for people: aligned columns.
 
-/// Rows under headings, columns two spaces apart.
+/// Formats rows under headings, with two spaces between columns.
 pub(crate) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> String {
     let mut widths = headings.map(str::len);
     for row in rows {
@@ -15,19 +15,19 @@ pub(crate) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -
     text
 }
 
-/// Names and values, one pair a line.
+/// Formats one name and value per line.
 pub(crate) fn pairs(pairs: &[(&str, String)]) -> String {
     let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     pairs.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
 }
 
-/// How long ago a time in the store was.
-pub(crate) fn ago(then: store::Millis) -> String {
+/// Formats a past time: `3 min ago`.
+pub(crate) fn time_since(then: store::Millis) -> String {
     format!("{} ago", span(store::now().saturating_sub(then)))
 }
 
-/// How long it is until a time in the store.
-pub(crate) fn ahead(then: store::Millis) -> String {
+/// Formats a future time: `in 3 min`.
+pub(crate) fn time_until(then: store::Millis) -> String {
     format!("in {}", span(then.saturating_sub(store::now())))
 }
 
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_line_up() {
+    fn columns_are_aligned() {
         let rows = [["a".to_owned(), "b".to_owned()], ["longer".to_owned(), "c".to_owned()]];
         assert_eq!(table(["x", "y"], &rows), "x       y\na       b\nlonger  c\n");
     }

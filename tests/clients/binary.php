@@ -1,8 +1,8 @@
 <?php
-// php-memcached (binary protocol through libmemcached, SASL): use | find-nothing | be-refused.
+// php-memcached (binary protocol through libmemcached, SASL): use | miss | denied.
 declare(strict_types=1);
 
-[, $what, $endpoint, $username, $password] = $argv;
+[, $scenario, $endpoint, $username, $password] = $argv;
 $sizes = array_map('intval', array_slice($argv, 5));
 [$host, $port] = [substr($endpoint, 0, strrpos($endpoint, ':')), (int) substr(strrchr($endpoint, ':'), 1)];
 
@@ -31,7 +31,7 @@ function check(bool $holds, string $what): void
 }
 
 /** It found, or did, nothing because of this. */
-function because(mixed $result, int $code, string $what): void
+function expect_failure(mixed $result, int $code, string $what): void
 {
     global $client;
     check($result === false && $client->getResultCode() === $code, $what);
@@ -40,22 +40,22 @@ function because(mixed $result, int $code, string $what): void
 function everyOperation(Memcached $client): void
 {
     check($client->flush(), 'flush');
-    because($client->get('a'), Memcached::RES_NOTFOUND, 'get of nothing');
+    expect_failure($client->get('a'), Memcached::RES_NOTFOUND, 'get of nothing');
     foreach (['text', 15, 2.5, true, ['a' => [1, null]], str_repeat('x', 100_000)] as $value) {
         check($client->set('a', $value) && $client->get('a') === $value, 'set and get of ' . gettype($value));
     }
-    because($client->add('a', 'x'), Memcached::RES_DATA_EXISTS, 'add of what is there');
+    expect_failure($client->add('a', 'x'), Memcached::RES_DATA_EXISTS, 'add of an existing key');
     check($client->add('b', 'new') && $client->get('b') === 'new', 'add');
-    because($client->replace('nothing', 'x'), Memcached::RES_NOTFOUND, 'replace of nothing');
+    expect_failure($client->replace('nothing', 'x'), Memcached::RES_NOTFOUND, 'replace of nothing');
     check($client->replace('b', 'newer') && $client->append('b', '!') && $client->prepend('b', '>'), 'changes');
     $item = $client->get('b', null, Memcached::GET_EXTENDED);
     check($item['value'] === '>newer!' && $item['cas'] > 0, 'get with cas');
     check($client->cas($item['cas'], 'b', 'newest'), 'cas');
-    because($client->cas($item['cas'], 'b', 'no'), Memcached::RES_DATA_EXISTS, 'cas of what has changed');
+    expect_failure($client->cas($item['cas'], 'b', 'no'), Memcached::RES_DATA_EXISTS, 'cas of a changed item');
     check($client->touch('b', 1000) && $client->get('b') === 'newest', 'touch');
-    because($client->touch('nothing', 1000), Memcached::RES_NOTFOUND, 'touch of nothing');
+    expect_failure($client->touch('nothing', 1000), Memcached::RES_NOTFOUND, 'touch of nothing');
     check($client->delete('b'), 'delete');
-    because($client->delete('b'), Memcached::RES_NOTFOUND, 'delete of nothing');
+    expect_failure($client->delete('b'), Memcached::RES_NOTFOUND, 'delete of nothing');
     check($client->increment('n', 5, 7, 1000) === 7 && $client->increment('n', 5) === 12, 'increment');
     check($client->decrement('n', 2) === 10 && $client->decrement('n', 100) === 0, 'decrement');
     $many = [];
@@ -74,14 +74,14 @@ function everyOperation(Memcached $client): void
 
 function values(Memcached $client): void
 {
-    global $sizes, $what;
+    global $sizes, $scenario;
     foreach ($sizes as $size) {
         $key = "secret-key-php-$size";
         $value = substr(str_repeat("\0\r\nEND\r\n", intdiv($size, 8) + 1), 0, $size);
-        if ($what === 'use') {
+        if ($scenario === 'use') {
             check($client->set($key, $value) && $client->get($key) === $value, "$size bytes");
-        } elseif ($what === 'find-nothing') {
-            because($client->get($key), Memcached::RES_NOTFOUND, "$key is there");
+        } elseif ($scenario === 'miss') {
+            expect_failure($client->get($key), Memcached::RES_NOTFOUND, "$key is there");
         } else {
             check($client->get($key) === false && $client->getResultCode() !== Memcached::RES_NOTFOUND, 'the token was accepted');
         }
@@ -89,7 +89,7 @@ function values(Memcached $client): void
 }
 
 $client = connect();
-if ($what === 'use') {
+if ($scenario === 'use') {
     everyOperation($client);
 }
 values($client);

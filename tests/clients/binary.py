@@ -1,4 +1,4 @@
-"""python-binary-memcached (binary protocol, SASL PLAIN): use | find-nothing | be-refused."""
+"""python-binary-memcached (binary protocol, SASL PLAIN): use | miss | denied."""
 
 import os
 import ssl
@@ -6,8 +6,8 @@ import sys
 
 import bmemcached
 
-what, endpoint, username, password, *sizes = sys.argv[1:]
-REFUSED = (0x08, 0x20)
+scenario, endpoint, username, password, *sizes = sys.argv[1:]
+DENIED = (0x08, 0x20)
 
 
 # With a certificate authority all goes over TLS.
@@ -29,7 +29,7 @@ def every_operation():
         assert ours.set("a", value) and ours.get("a") == value, value
     assert ours.set("with space\r\n", b"strange key") and ours.get("with space\r\n") == b"strange key"
     assert ours.set("k" * 250, b"long key") and ours.get("k" * 250) == b"long key"
-    assert ours.add("a", b"x") is False, "add of what is there"
+    assert ours.add("a", b"x") is False, "add of an existing key"
     assert ours.add("b", b"new") and ours.get("b") == b"new"
     assert ours.replace("nothing", b"x") is False and ours.replace("b", b"newer") and ours.get("b") == b"newer"
     value, cas = ours.gets("b")
@@ -67,18 +67,18 @@ def values():
     ours = client(compression=None)
     for size in map(int, sizes):
         key, value = f"secret-key-binary-{size}", (b"\x00\r\nEND\r\n" * (size // 8 + 1))[:size]
-        if what == "use":
+        if scenario == "use":
             assert ours.set(key, value), f"set of {size} bytes"
             assert ours.get(key) == value, f"get of {size} bytes"
             continue
         try:
             assert ours.get(key) is None, f"{key} is there"
-            assert what == "find-nothing", "the token was accepted"
+            assert scenario == "miss", "the token was accepted"
         except bmemcached.exceptions.MemcachedException as error:
-            assert what == "be-refused" and error.code in REFUSED, error
+            assert scenario == "denied" and error.code in DENIED, error
             break  # it gives a server up for a while: everything is a miss then
 
 
-if what == "use":
+if scenario == "use":
     every_operation()
 values()

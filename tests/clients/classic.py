@@ -1,4 +1,4 @@
-"""pymemcache (text protocol; it has no login): use | find-nothing | be-refused.
+"""pymemcache (text protocol; it has no login): use | miss | denied.
 
 Over TLS it shows the certificate that CERT and KEY name; else its sockets log in first."""
 
@@ -10,7 +10,7 @@ import sys
 from pymemcache.client.base import Client, PooledClient
 from pymemcache.exceptions import MemcacheClientError, MemcacheError, MemcacheUnknownCommandError
 
-what, endpoint, username, password, *sizes = sys.argv[1:]
+scenario, endpoint, username, password, *sizes = sys.argv[1:]
 host, port = endpoint.rsplit(":", 1)
 
 
@@ -120,7 +120,7 @@ def silent_operations(client):
 def values(client):
     for size in map(int, sizes):
         key, value = f"secret-key-classic-{size}", (b"\x00\r\nEND\r\n" * (size // 8 + 1))[:size]
-        if what == "use":
+        if scenario == "use":
             assert client.set(key, value), f"set of {size} bytes"
             assert client.get(key) == value, f"get of {size} bytes"
         else:
@@ -128,11 +128,11 @@ def values(client):
 
 
 try:
-    if what == "use":
+    if scenario == "use":
         every_operation(connect(default_noreply=False))
         silent_operations(connect())
     values(connect(PooledClient, default_noreply=False))
-    assert what != "be-refused", "the token was accepted"
+    assert scenario != "denied", "the token was accepted"
 except (LoginRefused, MemcacheClientError) as error:
-    assert what == "be-refused"
+    assert scenario == "denied"
     assert isinstance(error, LoginRefused) or error.args == (b"unauthenticated",)

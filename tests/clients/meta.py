@@ -1,4 +1,4 @@
-"""memcache (meta protocol, login as memcached -Y): use | find-nothing | be-refused."""
+"""memcache (meta protocol, login as memcached -Y): use | miss | denied."""
 
 import asyncio
 import sys
@@ -6,7 +6,7 @@ import sys
 import memcache
 from memcache import AsyncMemcache, Memcache, MemcacheError, MetaCommand
 
-what, endpoint, username, password, *sizes = sys.argv[1:]
+scenario, endpoint, username, password, *sizes = sys.argv[1:]
 host, port = endpoint.rsplit(":", 1)
 
 
@@ -84,7 +84,7 @@ async def every_operation_at_once(client):
 def values(client):
     for size in map(int, sizes):
         key, value = f"secret-key-meta-{size}", (b"\x00\r\nEND\r\n" * (size // 8 + 1))[:size]
-        if what == "use":
+        if scenario == "use":
             client.set(key, value)
             assert client.get(key) == value, f"get of {size} bytes"
         else:
@@ -92,11 +92,11 @@ def values(client):
 
 
 try:
-    if what == "use":
+    if scenario == "use":
         every_operation(connect())
         every_meta_command(connect())
         asyncio.run(every_operation_at_once(connect(AsyncMemcache)))
     values(connect())
-    assert what != "be-refused", "the token was accepted"
+    assert scenario != "denied", "the token was accepted"
 except MemcacheError as error:
-    assert what == "be-refused", error
+    assert scenario == "denied", error

@@ -1,10 +1,10 @@
-// memjs (binary protocol, SASL PLAIN): use | find-nothing | be-refused.
+// memjs (binary protocol, SASL PLAIN): use | miss | denied.
 "use strict";
 
 const assert = require("node:assert/strict");
 const memjs = require("memjs");
 
-const [what, endpoint, username, password, ...sizes] = process.argv.slice(2);
+const [scenario, endpoint, username, password, ...sizes] = process.argv.slice(2);
 const silent = { log() {} };
 
 function connect() {
@@ -57,7 +57,7 @@ async function values(client) {
   for (const size of sizes.map(Number)) {
     const key = `secret-key-memjs-${size}`;
     const value = Buffer.alloc(size, "\0\r\nEND\r\n");
-    if (what === "use") {
+    if (scenario === "use") {
       await client.set(key, value, {});
       assert.ok((await client.get(key)).value.equals(value), `get of ${size} bytes`);
     } else {
@@ -68,7 +68,7 @@ async function values(client) {
 
 async function main() {
   const client = connect();
-  if (what === "use") {
+  if (scenario === "use") {
     await everyOperation(client);
     client.quit();
   }
@@ -78,11 +78,11 @@ async function main() {
 }
 
 main().then(
-  () => process.exit(what === "be-refused" ? 1 : 0),
+  () => process.exit(scenario === "denied" ? 1 : 0),
   (error) => {
-    if (what !== "be-refused") {
+    if (scenario !== "denied") {
       console.error(error);
     }
-    process.exit(what === "be-refused" ? 0 : 1);
+    process.exit(scenario === "denied" ? 0 : 1);
   },
 );

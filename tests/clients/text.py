@@ -1,4 +1,4 @@
-"""emcache (text protocol, login as memcached -Y): use | find-nothing | be-refused."""
+"""emcache (text protocol, login as memcached -Y): use | miss | denied."""
 
 import asyncio
 import os
@@ -6,7 +6,7 @@ import sys
 
 import emcache
 
-what, endpoint, username, password, *sizes = sys.argv[1:]
+scenario, endpoint, username, password, *sizes = sys.argv[1:]
 host, port = endpoint.rsplit(":", 1)
 node = emcache.MemcachedHostAddress(host, int(port))
 
@@ -98,7 +98,7 @@ async def values(client):
     for size in map(int, sizes):
         # No END with its line end: emcache takes one for the end of everything when a read stops behind it.
         key, value = b"secret-key-text-%d" % size, (b"\x00\r\nEND \r" * (size // 8 + 1))[:size]
-        if what == "use":
+        if scenario == "use":
             await client.set(key, value)
             assert (await client.get(key)).value == value, f"get of {size} bytes"
         else:
@@ -106,7 +106,7 @@ async def values(client):
 
 
 async def main():
-    if what == "use":
+    if scenario == "use":
         client = await connect(max_connections=1)
         await every_operation(client)
         await silent_operations(client)
@@ -116,7 +116,7 @@ async def main():
     await client.close()
 
 
-async def be_refused():
+async def denied():
     try:
         await asyncio.wait_for(main(), 5)
     except Exception:
@@ -125,4 +125,4 @@ async def be_refused():
     sys.exit("the token was accepted")
 
 
-asyncio.run(be_refused() if what == "be-refused" else main())
+asyncio.run(denied() if scenario == "denied" else main())

@@ -1,30 +1,32 @@
-//! Start, stop, start again, take away; and two products side by side.
+//! Start, stop, restart and removal of a product; and two products on one machine.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::support::{Place, Product, docker, is_root, left_of, signal, wait_until, within};
-use crate::text::Text;
+use crate::harness::{
+    Installation, Product, deadline_in, docker, is_root, remaining_resources, signal, wait_until,
+};
+use crate::text_client::TextClient;
 
 #[test]
-fn up_down_and_up_again() {
+fn product_starts_stops_and_restarts() {
     let mut product = Product::start();
     let web = format!("http://{}", product.web());
     let expected = [web, product.endpoint().to_string(), "memgate is ready".to_owned()];
-    let (first, last) = product.announced.split_first().unwrap();
+    let (first, last) = product.stdout_lines.split_first().unwrap();
     assert!(first.starts_with("TLS: let clients trust /") && first.contains("/ca.pem "), "{first}");
-    assert_eq!(last, expected, "stdout ends in these three lines");
+    assert_eq!(last, expected, "stdout ends with these three lines");
     let status = product.json(&["status"]);
     assert_eq!((&status["ready"], &status["docker"]["ready"]), (&true.into(), &true.into()));
 
     let again = product.run(&["up"]);
     assert_eq!(again.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&again.stderr).contains("running already"), "{again:?}");
+    assert!(String::from_utf8_lossy(&again.stderr).contains("already running"), "{again:?}");
 
     let ada = product.add_user("ada@example.org");
-    assert_eq!(Text::log_in(product.endpoint(), &ada).set("kept", b"over the restart"), "STORED");
+    assert_eq!(TextClient::log_in(product.endpoint(), &ada).set("kept", b"over the restart"), "STORED");
     let container = product.container(&ada.email);
 
     let stopped = product.interrupt();
@@ -32,10 +34,10 @@ fn up_down_and_up_again() {
     let states = docker(&["inspect", "--format", "{{.State.Running}}", &container]);
     assert_eq!(states, ["true"], "caches keep running");
 
-    let began = Instant::now();
-    product.start_again();
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    let value = Text::log_in(product.endpoint(), &ada).get("kept").unwrap();
+    let started = Instant::now();
+    product.restart();
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    let value = TextClient::log_in(product.endpoint(), &ada).get("kept").unwrap();
     assert_eq!(value.as_deref(), Some(b"over the restart".as_slice()));
     assert_eq!(product.container(&ada.email), container);
 
@@ -43,101 +45,105 @@ fn up_down_and_up_again() {
     product.interrupt();
     let down = product.json(&["down"]);
     assert_eq!(down["containers"], 1);
-    assert_eq!(left_of(&id), [""; 0]);
-    assert!(product.json(&["user", "show", "ada@example.org"])["id"].is_string(), "accounts are kept");
+    assert_eq!(remaining_resources(&id), [""; 0]);
+    assert!(product.json(&["user", "show", "ada@example.org"])["id"].is_string(), "users are kept");
 
-    product.start_again();
-    wait_until(within(30), "the cache is back", || {
+    product.restart();
+    wait_until(deadline_in(30), "the cache is running again", || {
         product.json(&["instance", "show", "ada@example.org"])["state"] == "running"
     });
-    assert_eq!(Text::log_in(product.endpoint(), &ada).get("kept"), Ok(None), "back, and empty");
+    assert_eq!(
+        TextClient::log_in(product.endpoint(), &ada).get("kept"),
+        Ok(None),
+        "the new container is empty"
+    );
 
-    // While it runs: `down` stops it first.
+    // `down` stops a running product first.
     product.json(&["down", "--purge"]);
-    assert_eq!(left_of(&id), [""; 0]);
+    assert_eq!(remaining_resources(&id), [""; 0]);
     assert!(!product.data().exists());
     let nothing = product.json(&["down", "--purge"]);
     assert!(nothing["installation"].is_null());
 }
 
 #[test]
-fn two_products_beside_each_other() {
+fn two_products_run_on_one_machine() {
     let (one, other) = (Product::start(), Product::start());
     assert_ne!(one.id(), other.id());
-    // The same person in both: accounts, tokens and caches have nothing in common.
+    // The same e-mail address in both: users, tokens and caches are independent.
     let (here, there) = (one.add_user("ada@example.org"), other.add_user("ada@example.org"));
-    assert_eq!(Text::log_in(one.endpoint(), &here).set("where", b"here"), "STORED");
-    assert_eq!(Text::log_in(other.endpoint(), &there).set("where", b"there"), "STORED");
+    assert_eq!(TextClient::log_in(one.endpoint(), &here).set("where", b"here"), "STORED");
+    assert_eq!(TextClient::log_in(other.endpoint(), &there).set("where", b"there"), "STORED");
     let login = format!("{} {}", here.username, here.password);
-    let refused = Text::connect(other.endpoint()).set("auth", login.as_bytes());
-    assert_eq!(refused, "CLIENT_ERROR authentication failure");
+    let reply = TextClient::connect(other.endpoint()).set("auth", login.as_bytes());
+    assert_eq!(reply, "CLIENT_ERROR authentication failure");
 
     let id = one.id();
     drop(one);
-    assert_eq!(left_of(&id), [""; 0]);
-    let value = Text::log_in(other.endpoint(), &there).get("where").unwrap();
+    assert_eq!(remaining_resources(&id), [""; 0]);
+    let value = TextClient::log_in(other.endpoint(), &there).get("where").unwrap();
     assert_eq!(value.as_deref(), Some(b"there".as_slice()));
     assert_eq!(other.json(&["status"])["ready"], true);
 }
 
 #[test]
-fn a_role_that_ends_is_back_within_a_second() {
+fn killed_role_is_restarted_within_a_second() {
     let product = Product::start();
     let ada = product.add_user("ada@example.org");
     for name in ["proxy", "webui", "provisioner"] {
         let killed = product.role(name).unwrap();
         signal(killed, "KILL");
-        let back = || product.role(name).is_some_and(|pid| pid != killed);
-        wait_until(within(1), name, back);
-        wait_until(within(10), "all is ready", || product.run(&["status"]).status.success());
+        let is_restarted = || product.role(name).is_some_and(|pid| pid != killed);
+        wait_until(deadline_in(1), name, is_restarted);
+        wait_until(deadline_in(10), "everything is ready", || product.run(&["status"]).status.success());
     }
-    assert_eq!(Text::log_in(product.endpoint(), &ada).set("a", b"b"), "STORED");
+    assert_eq!(TextClient::log_in(product.endpoint(), &ada).set("a", b"b"), "STORED");
 }
 
 #[test]
-fn roles_end_with_a_supervisor_that_is_killed() {
-    let place = Place::new();
-    let (mut up, _) = place.up();
+fn roles_stop_when_the_supervisor_is_killed() {
+    let installation = Installation::new();
+    let (mut up, _) = installation.up();
     let children = format!("/proc/{0}/task/{0}/children", up.id());
     let role_pids = || fs::read_to_string(&children).unwrap_or_default();
     let pids: Vec<String> = role_pids().split_whitespace().map(str::to_owned).collect();
     up.kill().unwrap();
     up.wait().unwrap();
-    wait_until(within(30), "no role is left", || {
+    wait_until(deadline_in(30), "all roles have stopped", || {
         pids.iter().all(|pid| !fs::exists(format!("/proc/{pid}/fd/0")).unwrap_or(false))
     });
-    let down = place.run(&["down", "--purge"]);
+    let down = installation.run(&["down", "--purge"]);
     assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
 }
 
-/// Runs `up`, which must fail at once, and gives its message.
-fn refused(place: &Place) -> String {
-    let began = Instant::now();
-    let output = place.run(&["up"]);
+/// Runs `up`, which must fail quickly, and returns its error line.
+fn failed_start(installation: &Installation) -> String {
+    let started = Instant::now();
+    let output = installation.run(&["up"]);
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(output.stdout.is_empty());
-    assert!(began.elapsed() < Duration::from_secs(20));
+    assert!(started.elapsed() < Duration::from_secs(20));
     let errors: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
-    assert_eq!(errors.len(), 1, "one line says it: {stderr}");
+    assert_eq!(errors.len(), 1, "one error line: {stderr}");
     errors[0].to_owned()
 }
 
 #[test]
-fn a_port_in_use_is_named_with_its_owner() {
-    let place = Place::new();
-    let _taken = std::net::TcpListener::bind(place.endpoint()).unwrap();
-    let message = refused(&place);
+fn port_in_use_is_named_with_its_process() {
+    let installation = Installation::new();
+    let _taken = std::net::TcpListener::bind(installation.endpoint()).unwrap();
+    let message = failed_start(&installation);
     let owner = format!("process {}", std::process::id());
-    for part in [&place.endpoint().to_string(), "proxy.listen", &owner, "MEMGATE_PROXY__LISTEN"] {
+    for part in [&installation.endpoint().to_string(), "proxy.listen", &owner, "MEMGATE_PROXY__LISTEN"] {
         assert!(message.contains(part), "{message}");
     }
 }
 
 #[test]
-fn an_engine_that_is_away_is_named() {
-    let place = Place::new();
-    let output = place
+fn unreachable_docker_is_named() {
+    let installation = Installation::new();
+    let output = installation
         .memgate(&["up"])
         .env("MEMGATE_PROVISIONER__DOCKER_SOCKET", "/nonexistent.sock")
         .output()
@@ -148,25 +154,25 @@ fn an_engine_that_is_away_is_named() {
 }
 
 #[test]
-fn a_database_from_a_newer_version_is_refused() {
-    let place = Place::new();
-    assert!(place.run(&["migrate"]).status.success());
+fn database_of_a_newer_version_is_rejected() {
+    let installation = Installation::new();
+    assert!(installation.run(&["migrate"]).status.success());
     let newer = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); \
                  db.execute(\"INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
-                 VALUES (99990101, 'of the future', 1, x'00', 0)\"); db.commit()";
-    let database = place.data().join("memgate.db");
+                 VALUES (99990101, 'future', 1, x'00', 0)\"); db.commit()";
+    let database = installation.data().join("memgate.db");
     assert!(Command::new("python3").args(["-c", newer]).arg(database).status().unwrap().success());
-    let message = refused(&place);
+    let message = failed_start(&installation);
     assert!(message.contains("newer memgate") && message.contains("install that version"), "{message}");
 }
 
 #[test]
-fn a_full_disk_is_named() {
+fn full_disk_is_named() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let disk = place.folder().join("disk");
+    let installation = Installation::new();
+    let disk = installation.dir().join("disk");
     fs::create_dir(&disk).unwrap();
     let mount = |size: &str| {
         Command::new("mount")
@@ -177,7 +183,7 @@ fn a_full_disk_is_named() {
             .success()
     };
     assert!(mount("size=256k"));
-    let output = place.memgate(&["up", "--data"]).arg(disk.join("data")).output().unwrap();
+    let output = installation.memgate(&["up", "--data"]).arg(disk.join("data")).output().unwrap();
     assert!(Command::new("umount").arg(&disk).status().unwrap().success());
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
@@ -185,12 +191,12 @@ fn a_full_disk_is_named() {
 }
 
 #[test]
-fn a_folder_of_other_things_is_refused() {
-    let place = Place::new();
-    fs::create_dir(place.data()).unwrap();
-    fs::write(place.data().join("thesis.txt"), "mine").unwrap();
-    fs::set_permissions(place.data(), fs::Permissions::from_mode(0o755)).unwrap();
-    let message = refused(&place);
-    assert!(message.contains("holds no memgate data"), "{message}");
-    assert_eq!(fs::metadata(place.data()).unwrap().permissions().mode() & 0o7777, 0o755);
+fn directory_with_other_files_is_rejected() {
+    let installation = Installation::new();
+    fs::create_dir(installation.data()).unwrap();
+    fs::write(installation.data().join("thesis.txt"), "mine").unwrap();
+    fs::set_permissions(installation.data(), fs::Permissions::from_mode(0o755)).unwrap();
+    let message = failed_start(&installation);
+    assert!(message.contains("contains no memgate data"), "{message}");
+    assert_eq!(fs::metadata(installation.data()).unwrap().permissions().mode() & 0o7777, 0o755);
 }

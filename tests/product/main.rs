@@ -1,15 +1,15 @@
-//! The whole product: real roles, real Docker, real clients, a real browser. Each test runs its own
-//! `memgate up` with its own data, ports and installation id, and leaves nothing behind.
+//! Tests of the whole product: real roles, real Docker, real clients, a real browser. Each test runs its own
+//! `memgate up` with its own data, ports and installation id, and removes everything afterwards.
 
-mod accounts;
 mod browser;
-mod clients;
-mod command;
-mod denials;
-mod faults;
+mod client_libraries;
+mod commands;
+mod commands_with_proxy;
+mod harness;
 mod lifecycle;
-mod many;
+mod many_users;
 mod privileges;
 mod rust_client;
-mod support;
-mod text;
+mod self_healing;
+mod text_client;
+mod user_states;

@@ -1,4 +1,4 @@
-//! R-19 over /proc: who runs as whom, and what they may open. And R-18, as Docker tells it.
+//! R-19, read from /proc: the users of the roles and the files that they may open. R-18, read from Docker.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
@@ -6,16 +6,16 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Product, is_root};
+use crate::harness::{Product, is_root};
 
-/// A line of /proc/PID/status, as numbers.
+/// The numbers of a line in /proc/PID/status.
 fn ids(pid: u32, name: &str) -> Vec<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     line.split_whitespace().map(|id| id.parse().unwrap()).collect()
 }
 
-/// Whether a program run as this user and group could open a file or socket.
+/// Whether this user and group may access a file or socket.
 fn may(user: u32, group: u32, access: &str, path: &str) -> bool {
     Command::new("setpriv")
         .args([format!("--reuid={user}"), format!("--regid={group}"), "--clear-groups".to_owned()])
@@ -26,12 +26,12 @@ fn may(user: u32, group: u32, access: &str, path: &str) -> bool {
 }
 
 #[test]
-fn roles_may_do_what_they_must_and_no_more() {
+fn roles_have_the_least_privileges() {
     if !is_root() {
         return;
     }
     let product = Product::start();
-    // Both write: the proxy and the web UI share SQLite's files with root.
+    // The proxy and the web UI have written by then: they share SQLite's files with root.
     product.add_user("ada@example.org");
     let socket = "/var/run/docker.sock";
     assert!(fs::metadata(socket).unwrap().file_type().is_socket());
@@ -41,7 +41,7 @@ fn roles_may_do_what_they_must_and_no_more() {
         let (user, group) = (ids(pid, "Uid:")[0], ids(pid, "Gid:")[0]);
         assert!(ids(pid, "Uid:").iter().all(|id| *id == user && *id != 0), "{name}");
         assert!(ids(pid, "Gid:").iter().all(|id| *id == group && *id != 0), "{name}");
-        assert_eq!(ids(pid, "Groups:"), [0; 0], "{name} has no other group");
+        assert_eq!(ids(pid, "Groups:"), [0; 0], "{name} has no supplementary groups");
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         for capabilities in ["CapPrm:", "CapEff:"] {
             let held = status.lines().find_map(|line| line.strip_prefix(capabilities)).unwrap().trim();
@@ -56,7 +56,7 @@ fn roles_may_do_what_they_must_and_no_more() {
     assert_eq!(ids(provisioner, "Uid:")[0], 0);
 }
 
-/// Whether a process holds a connection to a socket with this word in its path.
+/// Whether a process is connected to a socket whose path contains this word.
 fn has_open(pid: u32, word: &str) -> bool {
     let sockets = fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap();
     let inodes: Vec<String> = sockets
@@ -72,14 +72,14 @@ fn has_open(pid: u32, word: &str) -> bool {
 }
 
 #[test]
-fn the_data_folder_is_for_those_who_need_it() {
+fn data_directory_is_readable_only_by_its_roles() {
     if !is_root() {
         return;
     }
     let product = Product::start();
     let user = |name: &str| ids(product.role(name).unwrap(), "Uid:")[0];
     let group = ids(product.role("proxy").unwrap(), "Gid:")[0];
-    // From inside, as the roles see it: the folder above is closed to them.
+    // As the roles see it: they may not enter the parent directory.
     let view = format!("/proc/{}/root/run/memgate", product.role("provisioner").unwrap());
     let data = product.data();
     for (file, mode, owner) in [
@@ -96,17 +96,17 @@ fn the_data_folder_is_for_those_who_need_it() {
     }
     let meta = fs::metadata(&data).unwrap();
     assert_eq!((meta.permissions().mode() & 0o7777, meta.gid()), (0o3770, group));
-    assert_eq!(fs::read_dir("/run/memgate").unwrap().count(), 0, "nobody else sees it there");
+    assert_eq!(fs::read_dir("/run/memgate").unwrap().count(), 0, "other processes don't see the mount");
 }
 
-/// SECURITY, of every container that we own.
+/// for every container of the installation.
 #[test]
-fn containers_are_shut_in() {
+fn containers_are_sandboxed() {
     let product = Product::start();
     product.add_user("ada@example.org");
     product.add_user("bob@example.org");
     let label = format!("label=memgate={}", product.id());
-    let containers = crate::support::docker(&["ps", "-q", "--filter", &label]);
+    let containers = crate::harness::docker(&["ps", "-q", "--filter", &label]);
     assert_eq!(containers.len(), 2);
     let output = Command::new("docker").arg("inspect").args(&containers).output().unwrap();
     let inspected: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();

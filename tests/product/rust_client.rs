@@ -1,27 +1,27 @@
-//! The Rust `memcache` crate, in text and binary, through the proxy: every operation it has.
+//! The Rust `memcache` crate in text and binary: every operation that it has.
 
 use std::time::Duration;
 
 use memcache::{Client, CommandError, MemcacheError};
 
-use crate::support::{Credentials, Product};
+use crate::harness::{Credentials, Product};
 
-/// It tries to log in again and again for so long.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// The crate retries its login this long.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(3);
 
-fn connect(product: &Product, who: &Credentials, protocol: &str) -> Result<Client, MemcacheError> {
-    let Credentials { username, password, .. } = who;
+fn connect(product: &Product, credentials: &Credentials, protocol: &str) -> Result<Client, MemcacheError> {
+    let Credentials { username, password, .. } = credentials;
     Client::builder()
         .add_server(format!("memcache://{username}:{password}@{}?protocol={protocol}", product.endpoint()))?
         .with_max_pool_size(2)
-        .with_connection_timeout(PATIENCE)
+        .with_connection_timeout(LOGIN_TIMEOUT)
         .with_read_timeout(Duration::from_secs(10))
         .with_write_timeout(Duration::from_secs(10))
         .build()
 }
 
 #[test]
-fn the_memcache_crate_does_all_it_can() {
+fn memcache_crate_supports_all_operations() {
     let product = Product::start();
     let (ada, bob) = (product.add_user("ada@example.org"), product.add_user("bob@example.org"));
     for protocol in ["ascii", "binary"] {
@@ -35,9 +35,9 @@ fn the_memcache_crate_does_all_it_can() {
         let other = connect(&product, &bob, protocol).unwrap();
         assert_eq!(other.get::<Vec<u8>>("secret-key").unwrap(), None);
         let wrong = Credentials { password: bob.password.clone(), ..ada.clone() };
-        let refused =
+        let denied =
             connect(&product, &wrong, protocol).and_then(|client| client.get::<Vec<u8>>("secret-key"));
-        assert!(refused.is_err(), "another's password is accepted");
+        assert!(denied.is_err(), "another user's password is accepted");
     }
 }
 
@@ -46,17 +46,17 @@ fn every_operation(client: &Client, protocol: &str) {
     assert_eq!(client.get::<String>("a").unwrap(), None);
     client.set("a", "text", 1000).unwrap();
     assert_eq!(client.get::<String>("a").unwrap().as_deref(), Some("text"));
-    // In text it takes NOT_STORED for success.
-    let refused = [
+    // In text, the crate treats NOT_STORED as success.
+    let failing = [
         (client.add("a", "x", 0), CommandError::KeyExists),
         (client.replace("c", 1, 0), CommandError::KeyNotFound),
         (client.append("c", ">"), CommandError::Unknown(5)),
     ];
-    // It never looks at what a prepend is answered.
+    // The crate ignores the reply to a prepend.
     client.prepend("c", "<").unwrap();
-    for (result, error) in refused {
+    for (result, error) in failing {
         let as_expected = match &result {
-            Err(MemcacheError::CommandError(said)) => *said == error,
+            Err(MemcacheError::CommandError(actual)) => *actual == error,
             result => protocol == "ascii" && result.is_ok(),
         };
         assert!(as_expected, "{result:?} instead of {error:?} in {protocol}");
@@ -79,8 +79,8 @@ fn every_operation(client: &Client, protocol: &str) {
     assert!(client.touch("a", 1000).unwrap() && !client.touch("c", 1000).unwrap());
     assert!(client.delete("b").unwrap() && !client.delete("b").unwrap());
     assert!(client.version().unwrap()[0].1.starts_with("1."));
-    // In text it reads one line and takes the next for the answer to what it asks next.
+    // In text, the crate reads only the first line of the statistics, which breaks its next request.
     assert!(protocol == "ascii" || client.stats().unwrap()[0].1.contains_key("curr_items"));
     client.flush_with_delay(1000).unwrap();
-    assert_eq!(client.get::<String>("a").unwrap().as_deref(), Some("new"), "flushed before its time");
+    assert_eq!(client.get::<String>("a").unwrap().as_deref(), Some("new"), "flushed before its delay");
 }

@@ -1,4 +1,4 @@
-//! Which proxies have carried out a token's last change.
+//! Which proxies have applied a token's last change.
 
 use std::time::{Duration, Instant};
 
@@ -7,39 +7,35 @@ use store::{Acknowledged, Proxy, Store, TokenId};
 use crate::output::CliError;
 use crate::output::table;
 
-/// How long a command waits for the proxies: they take less than a second.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Between two looks.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How long a command waits for the proxies, which take less than a second.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(3);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Waits until all proxies that run have carried it out, but not for long.
-pub(crate) async fn wait(store: &Store, id: &TokenId) -> Result<Acknowledged, CliError> {
-    let since = Instant::now();
+/// Waits until all running proxies have applied the change, but not longer than 3 s.
+pub(super) async fn wait(store: &Store, id: &TokenId) -> Result<Acknowledged, CliError> {
+    let started = Instant::now();
     loop {
-        let acknowledged = store.acknowledged(id).await?;
-        if acknowledged.awaited.is_empty() || since.elapsed() > PATIENCE {
-            return Ok(acknowledged);
+        let propagation = store.acknowledged(id).await?;
+        if propagation.awaited.is_empty() || started.elapsed() > WAIT_TIMEOUT {
+            return Ok(propagation);
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// `2 of 2 proxies (a:11211, b:11211)`, and who is waited for.
-pub(crate) fn words(acknowledged: &Acknowledged) -> String {
-    let Acknowledged { by, awaited, gone, .. } = acknowledged;
-    let mut text = acknowledged.count();
+/// Formats as `2 of 2 proxies (a:11211, b:11211)`, followed by the pending and gone ones.
+pub(super) fn text(propagation: &Acknowledged) -> String {
+    let Acknowledged { by, awaited, gone, .. } = propagation;
+    let mut text = propagation.count();
     if !by.is_empty() {
-        text.push_str(&format!(" ({})", names(by)));
+        let names: Vec<_> = by.iter().map(|proxy| proxy.name.as_str()).collect();
+        text.push_str(&format!(" ({})", names.join(", ")));
     }
-    for (proxies, what) in [(awaited, "not yet"), (gone, "gone")] {
-        let seen = |proxy: &Proxy| format!("{}, seen {}", proxy.name, table::ago(proxy.seen_at));
+    let seen = |proxy: &Proxy| format!("{}, seen {}", proxy.name, table::time_since(proxy.seen_at));
+    for (proxies, state) in [(awaited, "pending"), (gone, "gone")] {
         for proxy in proxies {
-            text.push_str(&format!("; {what}: {}", seen(proxy)));
+            text.push_str(&format!("; {state}: {}", seen(proxy)));
         }
     }
     text
-}
-
-fn names(proxies: &[Proxy]) -> String {
-    proxies.iter().map(|proxy| proxy.name.as_str()).collect::<Vec<_>>().join(", ")
 }

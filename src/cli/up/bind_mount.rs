@@ -1,6 +1,6 @@
-//! A way for unprivileged roles into a data folder that lies where they can't go, /root/memgate/data
-//! say: a private view of the file system in which the folder is also at [`VIEW`]. Nobody else sees
-//! it, nobody's permissions change, and it ends with us.
+//! Makes a data directory reachable for unprivileged roles that may not enter its parents, such as
+//! /root/memgate/data: a bind mount at [`MOUNT_POINT`] in a private mount namespace. Other processes don't see
+//! it, no permissions change, and it disappears with this process.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -12,40 +12,46 @@ use rustix::thread::UnshareFlags;
 use crate::output::CliError;
 use crate::system_users::SystemUsers;
 
-/// An empty folder to everybody else. Installations don't meet here: each has its own view.
-const VIEW: &str = "/run/memgate";
+/// Outside the namespace this is an empty directory, so that several installations can use the same path.
+const MOUNT_POINT: &str = "/run/memgate";
 
-/// The path by which all roles get to `data`. Call it while there is one thread only.
-pub(crate) fn open(data: &Path, accounts: &SystemUsers) -> Result<PathBuf, CliError> {
-    if passable(data, accounts.group.as_raw()) {
+/// Returns a path at which all roles reach `data`. Call it while the process has a single thread.
+///
+/// # Errors
+/// If the directory can't be mounted.
+pub(crate) fn ensure_reachable(data: &Path, system_users: &SystemUsers) -> Result<PathBuf, CliError> {
+    if is_reachable(data, system_users.group.as_raw()) {
         return Ok(data.to_path_buf());
     }
-    enter_view(data).map(|()| PathBuf::from(VIEW)).map_err(|error| {
-        let user = "the users memgate-proxy and memgate-webui";
+    bind_mount(data).map(|()| PathBuf::from(MOUNT_POINT)).map_err(|error| {
+        let users = "the users memgate-proxy and memgate-webui";
         CliError::new(
-            format!("{user} can't get to {} ({error})", data.display()),
-            "name a folder below one that everybody may enter, like --data /var/lib/memgate",
+            format!("{users} can't access {} ({error})", data.display()),
+            "use a directory that all users may enter, like --data /var/lib/memgate",
         )
     })
 }
 
-/// Whether our accounts may pass through every folder above.
-fn passable(data: &Path, group: u32) -> bool {
-    data.ancestors().skip(1).all(|folder| {
-        fs::metadata(folder).is_ok_and(|meta| {
+/// Whether the system users may enter all parent directories.
+fn is_reachable(data: &Path, group: u32) -> bool {
+    data.ancestors().skip(1).all(|dir| {
+        fs::metadata(dir).is_ok_and(|meta| {
             let bit = if meta.gid() == group { 0o010 } else { 0o001 };
             meta.mode() & bit != 0
         })
     })
 }
 
-fn enter_view(data: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(VIEW)?;
-    // The process's umask would keep others out of what is an empty folder.
-    fs::set_permissions(VIEW, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    #[expect(deprecated, reason = "its unsafe twin is for flags that split the table of open files")]
+fn bind_mount(data: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(MOUNT_POINT)?;
+    // The umask of this process would deny access to other users.
+    fs::set_permissions(MOUNT_POINT, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    #[expect(
+        deprecated,
+        reason = "the unsafe replacement is needed only for flags that unshare file descriptors"
+    )]
     rustix::thread::unshare(UnshareFlags::NEWNS)?;
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
-    mount_bind(data, VIEW)?;
+    mount_bind(data, MOUNT_POINT)?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Are the ports free that the roles are about to take? If not, which is taken, and by whom.
+//! Checks that the ports of all roles are free, and names the process that uses a taken one.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -7,7 +7,10 @@ use std::net::{SocketAddr, TcpListener};
 use crate::output::CliError;
 use crate::settings::Settings;
 
-/// Fails with the first that is taken; or that only root may have, if the roles give root up.
+/// Checks the listen addresses of all roles. `unprivileged`: the roles run without root.
+///
+/// # Errors
+/// If one is in use, invalid, or privileged while the roles are unprivileged.
 pub(crate) fn require_free(settings: &Settings, unprivileged: bool) -> Result<(), CliError> {
     for (key, address) in [
         ("proxy.listen", settings.proxy.listen),
@@ -19,11 +22,11 @@ pub(crate) fn require_free(settings: &Settings, unprivileged: bool) -> Result<()
         if let Err(error) = TcpListener::bind(address) {
             return Err(explain(key, address, &error));
         }
-        if unprivileged && address.port() < first_for_everybody() {
+        if unprivileged && address.port() < first_unprivileged_port() {
             return Err(CliError::new(
-                format!("{address} ({key}) is a port for root only, which the role gives up"),
+                format!("{address} ({key}) is a privileged port, but the role runs unprivileged"),
                 format!(
-                    "choose a higher one, or run `sysctl net.ipv4.ip_unprivileged_port_start={}`",
+                    "use a higher port, or run `sysctl net.ipv4.ip_unprivileged_port_start={}`",
                     address.port()
                 ),
             ));
@@ -32,28 +35,28 @@ pub(crate) fn require_free(settings: &Settings, unprivileged: bool) -> Result<()
     Ok(())
 }
 
-fn first_for_everybody() -> u16 {
+fn first_unprivileged_port() -> u16 {
     let setting = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     setting.ok().and_then(|port| port.trim().parse().ok()).unwrap_or(1024)
 }
 
 fn explain(key: &str, address: SocketAddr, error: &std::io::Error) -> CliError {
     let variable = format!("MEMGATE_{}", key.replace('.', "__").to_uppercase());
-    let fix = format!("stop what uses it, or choose another with {variable}=ADDRESS:PORT");
+    let fix = format!("stop that process, or choose another address with {variable}=ADDRESS:PORT");
     match error.kind() {
         ErrorKind::AddrInUse => {
-            let by = owner(address.port()).map_or_else(String::new, |who| format!(" by {who}"));
+            let by = owner(address.port()).map_or_else(String::new, |process| format!(" by {process}"));
             CliError::new(format!("{address} ({key}) is in use{by}"), fix)
         }
         ErrorKind::AddrNotAvailable => {
-            let fix = format!("choose one of its addresses with {variable}=ADDRESS:PORT");
-            CliError::new(format!("{address} ({key}) is no address of this machine"), fix)
+            let fix = format!("choose an address of this machine with {variable}=ADDRESS:PORT");
+            CliError::new(format!("{address} ({key}) is not an address of this machine"), fix)
         }
         _ => CliError::new(format!("can't listen on {address} ({key}: {error})"), fix),
     }
 }
 
-/// The name and id of the process that listens on a port, if we may know.
+/// The name and id of the process that listens on a port, if this user may see it.
 fn owner(port: u16) -> Option<String> {
     let inode = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
@@ -63,16 +66,16 @@ fn owner(port: u16) -> Option<String> {
     fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
         let path = process.path();
         let pid: u32 = process.file_name().to_str()?.parse().ok()?;
-        let has_it = fs::read_dir(path.join("fd"))
+        let owns_socket = fs::read_dir(path.join("fd"))
             .ok()?
             .flatten()
             .any(|fd| fs::read_link(fd.path()).is_ok_and(|link| link.as_os_str() == socket.as_str()));
         let name = fs::read_to_string(path.join("comm")).ok()?;
-        has_it.then(|| format!("{} (process {pid})", name.trim()))
+        owns_socket.then(|| format!("{} (process {pid})", name.trim()))
     })
 }
 
-/// The socket's inode in a table of proc(5)'s net/tcp.
+/// The inode of the listening socket in a /proc/net/tcp table; see proc(5).
 fn listening_inode(table: &str, port: u16) -> Option<u64> {
     const LISTEN: &str = "0A";
     table.lines().skip(1).find_map(|line| {
@@ -88,9 +91,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_listens_is_named() {
+    fn listening_process_is_named() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let who = owner(listener.local_addr().unwrap().port()).unwrap();
-        assert!(who.contains(&format!("process {}", std::process::id())), "{who}");
+        let process = owner(listener.local_addr().unwrap().port()).unwrap();
+        assert!(process.contains(&format!("process {}", std::process::id())), "{process}");
     }
 }

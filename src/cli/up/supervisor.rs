@@ -1,7 +1,8 @@
-//! Keeps the roles running: each a child process, started again when it ends, stopped with us.
+//! Supervises the roles: each is a child process that is restarted when it exits and stopped at shutdown.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use daemon::Shutdown;
@@ -17,141 +18,145 @@ use crate::role::Role;
 use crate::settings::Settings;
 use crate::system_users::SystemUsers;
 
-/// A role has this long to end after SIGTERM; then it is killed. All must be gone in 5 s.
-const STOP_WITHIN: Duration = Duration::from_millis(4500);
-/// Networks, firewall and a first look at every cache.
-const READY_WITHIN: Duration = Duration::from_secs(60);
-const PROBE_EVERY: Duration = Duration::from_millis(50);
-/// When a wait is worth a line on stderr.
-const PATIENCE: Duration = Duration::from_secs(3);
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// A role that ran this long has recovered: its next end is a first one again.
-const RECOVERED: Duration = Duration::from_secs(60);
+/// From SIGTERM until a role is killed. All roles must have stopped within 5 s.
+const STOP_TIMEOUT: Duration = Duration::from_millis(4500);
+/// For networks, firewall and a first reconciliation of all caches.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const READY_POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// A role that isn't ready after this time is logged with the reason.
+const SLOW_START_THRESHOLD: Duration = Duration::from_secs(3);
+const RESTART_BACKOFF_MIN: Duration = Duration::from_millis(200);
+const RESTART_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A role that ran this long is restarted with the minimum back-off again.
+const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(60);
 
-/// The running roles.
+/// The supervised roles.
 pub(crate) struct Supervisor {
-    keepers: JoinSet<Result<(), CliError>>,
-    health: Vec<(Role, std::net::SocketAddr)>,
+    roles: JoinSet<Result<(), CliError>>,
+    health: Vec<(Role, SocketAddr)>,
+    /// Cancelled when all roles are ready for the first time.
     all_ready: CancellationToken,
     shutdown: Shutdown,
 }
 
-/// How to start one role.
+/// Starts and restarts one role.
 struct RoleSupervisor {
     role: Role,
     data: PathBuf,
     settings: Settings,
-    accounts: Option<SystemUsers>,
-    /// Before this, a role that ends is a start that failed.
+    system_users: Option<SystemUsers>,
+    /// Until this is cancelled, an exit means that the start failed.
     all_ready: CancellationToken,
     shutdown: Shutdown,
 }
 
 impl Supervisor {
-    /// Starts all roles with their data in `data`.
+    /// Starts all roles with the data directory `data`.
     pub(crate) fn start(
         settings: &Settings,
         data: &Path,
-        accounts: Option<SystemUsers>,
+        system_users: Option<SystemUsers>,
         shutdown: &Shutdown,
     ) -> Self {
         let all_ready = CancellationToken::new();
-        let mut keepers = JoinSet::new();
+        let mut roles = JoinSet::new();
         for role in Role::ALL {
-            let keeper = RoleSupervisor {
+            let supervisor = RoleSupervisor {
                 role,
                 data: data.to_path_buf(),
-                settings: role.share(settings),
-                accounts,
+                settings: role.visible_settings(settings),
+                system_users,
                 all_ready: all_ready.clone(),
                 shutdown: shutdown.clone(),
             };
-            keepers.spawn(keeper.keep());
+            roles.spawn(supervisor.run());
         }
         let health = Role::ALL.map(|role| (role, role.health(settings))).into();
-        Self { keepers, health, all_ready, shutdown: shutdown.clone() }
+        Self { roles, health, all_ready, shutdown: shutdown.clone() }
     }
 
-    /// Calls `announce` when all are ready; returns when all have ended after the stop, or one couldn't start.
-    pub(crate) async fn until_stopped(
+    /// Runs until the shutdown is complete. Calls `on_ready` once all roles are ready.
+    ///
+    /// # Errors
+    /// If a role fails to start, or `on_ready` fails. All roles have stopped by then.
+    pub(crate) async fn run(
         mut self,
-        announce: impl FnOnce() -> Result<(), CliError>,
+        on_ready: impl FnOnce() -> Result<(), CliError>,
     ) -> Result<(), CliError> {
         let ready = tokio::select! {
-            ready = all_ready(&self.health) => ready,
+            ready = wait_until_ready(&self.health) => ready.map(|()| true),
             () = self.shutdown.begun() => Ok(false),
-            Some(Ok(Err(failure))) = self.keepers.join_next() => Err(failure),
+            Some(Ok(Err(error))) = self.roles.join_next() => Err(error),
         };
         let mut result = match ready {
             Ok(true) => {
                 self.all_ready.cancel();
-                announce()
+                on_ready()
             }
             Ok(false) => Ok(()),
-            Err(failure) => Err(failure),
+            Err(error) => Err(error),
         };
         if result.is_ok() {
             self.shutdown.begun().await;
         }
         self.shutdown.begin();
-        while let Some(ended) = self.keepers.join_next().await {
-            if let (Ok(Err(failure)), Ok(())) = (ended, &result) {
-                result = Err(failure);
+        while let Some(stopped) = self.roles.join_next().await {
+            if let (Ok(Err(error)), Ok(())) = (stopped, &result) {
+                result = Err(error);
             }
         }
         result
     }
 }
 
-/// Whether they came up before anything else happened; an error names the one that didn't.
-async fn all_ready(health: &[(Role, std::net::SocketAddr)]) -> Result<bool, CliError> {
-    let began = Instant::now();
+/// Waits until all roles are ready; fails with the first that isn't in time.
+async fn wait_until_ready(health: &[(Role, SocketAddr)]) -> Result<(), CliError> {
+    let started = Instant::now();
     for (role, health) in health {
-        let mut told = String::new();
-        while let Err(why) = health_check::is_ready(*health).await {
-            if began.elapsed() > READY_WITHIN {
-                let what = format!("the {} isn't ready after {READY_WITHIN:?} ({why})", role.name());
-                return Err(CliError::new(what, "its log lines above say more"));
+        let mut logged = String::new();
+        while let Err(reason) = health_check::is_ready(*health).await {
+            if started.elapsed() > READY_TIMEOUT {
+                let what = format!("the {} isn't ready after {READY_TIMEOUT:?} ({reason})", role.name());
+                return Err(CliError::new(what, "see its log lines above"));
             }
-            if began.elapsed() > PATIENCE && told != why {
-                tracing::info!(role = role.name(), why, "waiting");
-                told = why;
+            if started.elapsed() > SLOW_START_THRESHOLD && logged != reason {
+                tracing::info!(role = role.name(), reason, "waiting for the role to become ready");
+                logged = reason;
             }
-            tokio::time::sleep(PROBE_EVERY).await;
+            tokio::time::sleep(READY_POLL_INTERVAL).await;
         }
     }
-    Ok(true)
+    Ok(())
 }
 
 impl RoleSupervisor {
-    /// Runs the role, again and again, until the stop.
-    async fn keep(self) -> Result<(), CliError> {
-        let mut pause = FIRST_PAUSE;
+    /// Runs the role, with restarts, until the shutdown.
+    async fn run(self) -> Result<(), CliError> {
+        let mut backoff = RESTART_BACKOFF_MIN;
         loop {
-            let began = Instant::now();
+            let started = Instant::now();
             let mut child = self.spawn().await?;
-            let ended = tokio::select! {
-                ended = child.wait() => ended,
+            let exited = tokio::select! {
+                exited = child.wait() => exited,
                 () = self.shutdown.begun() => return self.stop(child).await,
             };
-            let ended = ended.map_or_else(|error| error.to_string(), |status| describe(&status));
+            let status = exited.map_or_else(|error| error.to_string(), |status| status.to_string());
             if !self.all_ready.is_cancelled() {
-                let what = format!("the {} has ended while starting ({ended})", self.role.name());
-                return Err(CliError::new(what, "its line above says why"));
+                let what = format!("the {} exited during its start ({status})", self.role.name());
+                return Err(CliError::new(what, "see its error above"));
             }
-            if began.elapsed() > RECOVERED {
-                pause = FIRST_PAUSE;
+            if started.elapsed() > BACKOFF_RESET_AFTER {
+                backoff = RESTART_BACKOFF_MIN;
             }
-            tracing::error!(role = self.role.name(), ended, ?pause, "a role has ended, starting it again");
+            tracing::error!(role = self.role.name(), status, ?backoff, "role exited: restarting");
             tokio::select! {
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                () = tokio::time::sleep(backoff) => backoff = (backoff * 2).min(RESTART_BACKOFF_MAX),
                 () = self.shutdown.begun() => return Ok(()),
             }
         }
     }
 
-    /// Starts this very program, also when its file has been replaced or lies where the role's user can't go.
+    /// Starts this same program, even if its file was replaced or the role's user can't access it.
     async fn spawn(&self) -> Result<Child, CliError> {
         let mut command = Command::new("/proc/self/exe");
         command
@@ -161,9 +166,9 @@ impl RoleSupervisor {
             .arg("--data")
             .arg(&self.data)
             .stdin(Stdio::piped())
-            // Ours carries the three lines that scripts wait for.
+            // The supervisor's own stdout carries the lines that scripts wait for.
             .stdout(Stdio::null())
-            // Ctrl-C is for us; we pass it on.
+            // Ctrl-C signals the whole process group, but the supervisor stops the roles itself.
             .process_group(0)
             .kill_on_drop(true);
         for (name, _) in std::env::vars_os() {
@@ -171,20 +176,20 @@ impl RoleSupervisor {
                 command.env_remove(name);
             }
         }
-        if let Some(accounts) = &self.accounts
-            && let Some(user) = self.role.runs_as(accounts)
+        if let Some(system_users) = &self.system_users
+            && let Some(user) = self.role.runs_as(system_users)
         {
-            // Supplementary groups, Docker's among them, are dropped with it.
-            command.uid(user.as_raw()).gid(accounts.group.as_raw());
+            // This also drops supplementary groups, such as Docker's.
+            command.uid(user.as_raw()).gid(system_users.group.as_raw());
         }
-        let cannot = |error: std::io::Error| {
+        let failed = |error: std::io::Error| {
             let what = format!("can't start the {} ({error})", self.role.name());
-            CliError::new(what, "check the system's limits and that this program may be run by all users")
+            CliError::new(what, "check the system's limits, and that all users may execute this program")
         };
-        let mut child = command.spawn().map_err(cannot)?;
-        let settings = serde_json::to_vec(&self.settings).map_err(|error| cannot(error.into()))?;
+        let mut child = command.spawn().map_err(failed)?;
+        let settings = serde_json::to_vec(&self.settings).map_err(|error| failed(error.into()))?;
         if let Some(mut stdin) = child.stdin.take() {
-            // One that has ended already is noticed by whoever waits for it.
+            // If the role has already exited, the caller's wait reports it.
             let _ = stdin.write_all(&settings).await;
         }
         Ok(child)
@@ -194,14 +199,10 @@ impl RoleSupervisor {
         if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
             let _ = rustix::process::kill_process(pid, Signal::TERM);
         }
-        if tokio::time::timeout(STOP_WITHIN, child.wait()).await.is_err() {
-            tracing::warn!(role = self.role.name(), "killed: it didn't stop in time");
+        if tokio::time::timeout(STOP_TIMEOUT, child.wait()).await.is_err() {
+            tracing::warn!(role = self.role.name(), "role did not stop in time: killed it");
             let _ = child.kill().await;
         }
         Ok(())
     }
-}
-
-fn describe(status: &ExitStatus) -> String {
-    status.to_string()
 }

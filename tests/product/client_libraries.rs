@@ -1,19 +1,19 @@
-//! Real clients against real containers: values from 1 byte to 1 MB, nobody else's, and none after revocation.
+//! Real client libraries against real containers: values from 1 byte to 1 MB, isolation, and revoked tokens.
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use crate::support::{Credentials, Product, wait_until, within};
-use crate::text::Text;
+use crate::harness::{Credentials, Product, deadline_in, wait_until};
+use crate::text_client::TextClient;
 
-/// Bytes of values: 1 MB in memcached's sense leaves room for the item's own head.
+/// Value sizes in bytes: memcached's 1 MB item limit includes the item's header.
 const SIZES: [usize; 6] = [1, 100, 1024, 16 * 1024, 512 * 1024, 1_000_000];
 
-/// Scripts of tests/clients, each for one client library.
+/// Scripts in tests/clients, one for each client library.
 const SCRIPTS: [&str; 6] = ["binary.py", "text.py", "classic.py", "meta.py", "sasl.js", "binary.php"];
 
-/// What ./deploy/test has installed: named by a variable, or where it is by default.
+/// Path of a tool that ./deploy/test installs: from a variable, or the default.
 fn tool(variable: &str, default: &str) -> PathBuf {
     let named = std::env::var_os(variable).map(PathBuf::from);
     let tool = named.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(default));
@@ -21,8 +21,8 @@ fn tool(variable: &str, default: &str) -> PathBuf {
     tool
 }
 
-/// A script with where and who; it fails by itself at what it doesn't like.
-fn command(product: &Product, script: &str, what: &str, who: &Credentials) -> Command {
+/// A command that runs one scenario of a script, which fails by itself on a wrong result.
+fn command(product: &Product, script: &str, scenario: &str, credentials: &Credentials) -> Command {
     let mut command = if script.ends_with(".js") {
         let mut node = Command::new("node");
         node.env("NODE_PATH", tool("MEMGATE_TEST_NODE_MODULES", "target/tools/node/node_modules"));
@@ -34,126 +34,132 @@ fn command(product: &Product, script: &str, what: &str, who: &Credentials) -> Co
     };
     command
         .arg(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script))
-        .args([what, &product.endpoint().to_string(), &who.username, &who.password])
+        .args([scenario, &product.endpoint().to_string(), &credentials.username, &credentials.password])
         .args(SIZES.map(|size| size.to_string()));
     command
 }
 
-fn script(product: &Product, script: &str, what: &str, who: &Credentials) -> Output {
-    command(product, script, what, who).output().unwrap()
+fn run(product: &Product, script: &str, scenario: &str, credentials: &Credentials) -> Output {
+    command(product, script, scenario, credentials).output().unwrap()
 }
 
 /// The same, over TLS.
-fn secured(product: &Product, script: &str, what: &str, who: &Credentials) -> Output {
-    command(product, script, what, who).env("CA", product.data().join("ca.pem")).output().unwrap()
+fn run_tls(product: &Product, script: &str, scenario: &str, credentials: &Credentials) -> Output {
+    command(product, script, scenario, credentials).env("CA", product.data().join("ca.pem")).output().unwrap()
 }
 
-fn passes(output: &Output, what: &str) {
+fn assert_success(output: &Output, what: &str) {
     assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
-fn client_libraries_do_all_they_can() {
+fn client_libraries_support_all_operations() {
     let product = Product::start();
     let (ada, bob) = (product.add_user("ada@example.org"), product.add_user("bob@example.org"));
     for client in SCRIPTS {
-        passes(&script(&product, client, "use", &ada), client);
-        passes(&script(&product, client, "find-nothing", &bob), client);
+        assert_success(&run(&product, client, "use", &ada), client);
+        assert_success(&run(&product, client, "miss", &bob), client);
     }
     let spare = product.credentials(&["token", "create", &ada.email, "--name", "spare"]);
     product.json(&["token", "revoke", &spare.username]);
     let login = format!("{} {}", spare.username, spare.password);
-    wait_until(within(1), "the revoked token is refused", || {
-        Text::connect(product.endpoint()).set("auth", login.as_bytes()) != "STORED"
+    wait_until(deadline_in(1), "the revoked token is denied", || {
+        TextClient::connect(product.endpoint()).set("auth", login.as_bytes()) != "STORED"
     });
     for client in SCRIPTS {
-        passes(&script(&product, client, "be-refused", &spare), client);
-        passes(&script(&product, client, "use", &ada), client);
+        assert_success(&run(&product, client, "denied", &spare), client);
+        assert_success(&run(&product, client, "use", &ada), client);
     }
 }
 
 #[test]
-fn client_libraries_that_can_speak_tls_do() {
+fn client_libraries_work_over_tls() {
     let product = Product::start();
     let (ada, bob) = (product.add_user("ada@example.org"), product.add_user("bob@example.org"));
     let wrong = Credentials { password: bob.password.clone(), ..ada.clone() };
     for client in ["binary.py", "text.py"] {
-        passes(&secured(&product, client, "use", &ada), client);
-        passes(&secured(&product, client, "find-nothing", &bob), client);
-        passes(&secured(&product, client, "be-refused", &wrong), client);
+        assert_success(&run_tls(&product, client, "use", &ada), client);
+        assert_success(&run_tls(&product, client, "miss", &bob), client);
+        assert_success(&run_tls(&product, client, "denied", &wrong), client);
     }
 }
 
-/// pymemcache can't log in: it shows a certificate.
+/// pymemcache has no login and uses a client certificate instead.
 #[test]
-fn client_libraries_that_have_no_login_show_a_certificate() {
+fn client_library_without_login_uses_a_certificate() {
     let product = Product::start();
     let (ada, bob) = (product.add_user("ada@example.org"), product.add_user("bob@example.org"));
-    let folder = product.folder().join("certificates");
-    let file = |name: String| folder.join(name);
-    let to = ["--certificate-out", folder.to_str().unwrap()];
-    product.json(&[&["token", "certify", &ada.username], &to[..]].concat());
-    // Bob's key never leaves him.
+    let dir = product.dir().join("certificates");
+    let file = |name: String| dir.join(name);
+    let out = ["--certificate-out", dir.to_str().unwrap()];
+    product.json(&[&["token", "certify", &ada.username], &out[..]].concat());
+    // Bob generates his own key and sends only a request.
     let (key, request) = (file("bob.key".into()), file("bob.csr".into()));
     let bobs = rcgen::KeyPair::generate().unwrap();
     fs::write(&key, bobs.serialize_pem()).unwrap();
     let params = rcgen::CertificateParams::default();
     fs::write(&request, params.serialize_request(&bobs).unwrap().pem().unwrap()).unwrap();
     let certify = ["token", "certify", &bob.username, "--csr", request.to_str().unwrap()];
-    product.json(&[&certify[..], &to].concat());
-    let classic = |what, who: &Credentials, key: &PathBuf| {
-        let mut command = command(&product, "classic.py", what, who);
+    product.json(&[&certify[..], &out].concat());
+    let classic = |scenario, credentials: &Credentials, key: &PathBuf| {
+        let mut command = command(&product, "classic.py", scenario, credentials);
         command.env("CA", product.data().join("ca.pem")).env("KEY", key);
-        command.env("CERT", file(format!("{}.pem", who.username))).output().unwrap()
+        command.env("CERT", file(format!("{}.pem", credentials.username))).output().unwrap()
     };
     let adas = file(format!("{}.key", ada.username));
-    passes(&classic("use", &ada, &adas), "with a key made by memgate");
-    passes(&classic("find-nothing", &bob, &key), "with a key of its own");
+    assert_success(&classic("use", &ada, &adas), "with a key generated by memgate");
+    assert_success(&classic("miss", &bob, &key), "with the client's own key");
     product.json(&["token", "revoke", &ada.username]);
-    wait_until(within(5), "the revoked token's certificate is refused", || {
-        classic("be-refused", &ada, &adas).status.success()
+    wait_until(deadline_in(5), "the revoked token's certificate is denied", || {
+        classic("denied", &ada, &adas).status.success()
     });
-    passes(&classic("use", &bob, &key), "the other");
+    assert_success(&classic("use", &bob, &key), "the other user's certificate");
 }
 
-/// One of libmemcached's tools, with SASL.
-fn libmemcached(product: &Product, program: &str, who: &Credentials, arguments: &[&str]) -> Output {
+/// Runs a libmemcached tool with SASL.
+fn libmemcached(product: &Product, program: &str, credentials: &Credentials, arguments: &[&str]) -> Output {
     Command::new(program)
         .arg(format!("--servers={}", product.endpoint()))
-        .args([format!("--username={}", who.username), format!("--password={}", who.password)])
+        .args([
+            format!("--username={}", credentials.username),
+            format!("--password={}", credentials.password),
+        ])
         .args(arguments)
         .output()
         .unwrap()
 }
 
 #[test]
-fn libmemcached_stores_and_reads_back() {
+fn libmemcached_reads_what_it_stored() {
     let product = Product::start();
     let (ada, bob) = (product.add_user("ada@example.org"), product.add_user("bob@example.org"));
     for size in SIZES {
         let key = format!("file{size}");
-        let path = product.folder().join(&key);
+        let path = product.dir().join(&key);
         let value: Vec<u8> = (0..size).map(|at| b'a' + u8::try_from(at % 26).unwrap()).collect();
         fs::write(&path, &value).unwrap();
-        passes(&libmemcached(&product, "memccp", &ada, &["--binary", path.to_str().unwrap()]), "memccp");
+        assert_success(
+            &libmemcached(&product, "memccp", &ada, &["--binary", path.to_str().unwrap()]),
+            "memccp",
+        );
         let read = libmemcached(&product, "memccat", &ada, &["--binary", &key]);
-        passes(&read, "memccat");
+        assert_success(&read, "memccat");
         assert_eq!(read.stdout.strip_suffix(b"\n").unwrap_or(&read.stdout), value, "{size} bytes");
         let others = libmemcached(&product, "memccat", &bob, &["--binary", &key]);
-        assert!(!others.status.success(), "another user sees {key}");
+        assert!(!others.status.success(), "another user reads {key}");
     }
     let wrong = Credentials { password: bob.password, ..ada };
     assert!(!libmemcached(&product, "memccat", &wrong, &["--binary", "file1"]).status.success());
 }
 
 #[test]
-fn libmemcached_tools_do_all_they_can() {
+fn libmemcached_tools_support_all_operations() {
     let product = Product::start();
     let ada = product.add_user("ada@example.org");
-    let file = product.folder().join("file");
+    let file = product.dir().join("file");
     fs::write(&file, "value").unwrap();
     let file = file.to_str().unwrap();
-    for (line, succeeds, says) in [
+    for (line, succeeds, expected) in [
         ("memcping", true, ""),
         ("memccp --binary --set --flags=7 --expire=1000", true, ""),
         ("memccp --binary --add", false, "DATA EXISTS"),
@@ -161,7 +167,7 @@ fn libmemcached_tools_do_all_they_can() {
         ("memccat --binary --flags file", true, "8\nvalue"),
         ("memcexist --binary file", true, ""),
         ("memcexist --binary nothing", false, ""),
-        // Looking for it doesn't make it.
+        // The lookup must not create the key.
         ("memcexist --binary nothing", false, ""),
         ("memctouch --binary --expire=1000 file", true, ""),
         ("memctouch --binary --expire=1000 nothing", false, ""),
@@ -176,7 +182,7 @@ fn libmemcached_tools_do_all_they_can() {
         ("memcflush --binary", true, ""),
         ("memccat --binary file", false, ""),
         ("memccp --binary --replace", false, "NOT FOUND"),
-        // It can't do that with a login.
+        // memcdump doesn't support SASL.
         ("memcdump", false, "NOT SUPPORTED"),
     ] {
         let mut words: Vec<&str> = line.split(' ').collect();
@@ -185,14 +191,14 @@ fn libmemcached_tools_do_all_they_can() {
             words.push(file);
         }
         let output = libmemcached(&product, program, &ada, &words);
-        let said = [&output.stdout[..], &output.stderr].concat();
-        let said = String::from_utf8_lossy(&said);
-        assert!(output.status.success() == succeeds && said.contains(says), "{line}: {said}");
+        let printed = [&output.stdout[..], &output.stderr].concat();
+        let printed = String::from_utf8_lossy(&printed);
+        assert!(output.status.success() == succeeds && printed.contains(expected), "{line}: {printed}");
     }
 }
 
 #[test]
-fn the_text_logins_and_their_denials() {
+fn text_logins_and_their_denials() {
     let product = Product::start();
     let (ada, bob) = (product.add_user("ada@example.org"), product.add_user("bob@example.org"));
     let accepted = [
@@ -202,13 +208,13 @@ fn the_text_logins_and_their_denials() {
         (ada.username.as_str(), ada.password.clone()),
     ];
     for (n, (key, value)) in accepted.iter().enumerate() {
-        let mut client = Text::connect(product.endpoint());
+        let mut client = TextClient::connect(product.endpoint());
         assert_eq!(client.set(key, value.as_bytes()), "STORED", "form {n}");
         assert_eq!(client.set("form", n.to_string().as_bytes()), "STORED");
         assert_eq!(client.get("form"), Ok(Some(n.to_string().into_bytes())));
     }
     let failure = "CLIENT_ERROR authentication failure";
-    let refused = [
+    let denied = [
         (format!("{} {}", ada.username, bob.password), failure),
         (format!("{} {}", ada.username, bob.token), failure),
         (format!(" {}", ada.password), failure),
@@ -217,40 +223,43 @@ fn the_text_logins_and_their_denials() {
         ("mg_".to_owned(), failure),
         ("secret-value".to_owned(), "CLIENT_ERROR bad authentication token format"),
     ];
-    for (value, answer) in refused {
-        assert_eq!(Text::connect(product.endpoint()).set("auth", value.as_bytes()), answer);
+    for (value, reply) in denied {
+        assert_eq!(TextClient::connect(product.endpoint()).set("auth", value.as_bytes()), reply);
     }
-    let mut stranger = Text::connect(product.endpoint());
-    assert!(stranger.ask(b"get form\r\n").starts_with("CLIENT_ERROR"), "nothing before a login");
+    let mut unauthenticated = TextClient::connect(product.endpoint());
+    assert!(
+        unauthenticated.request(b"get form\r\n").starts_with("CLIENT_ERROR"),
+        "requests before a login are denied"
+    );
 }
 
 #[test]
-fn values_of_all_sizes_and_nobody_elses() {
+fn values_of_all_sizes_are_isolated_between_users() {
     let product = Product::start();
     let (ada, bob) = (product.add_user("ada@example.org"), product.add_user("bob@example.org"));
-    let mut client = Text::log_in(product.endpoint(), &ada);
+    let mut client = TextClient::log_in(product.endpoint(), &ada);
     for size in SIZES {
-        // Bytes that look like the protocol's own ends.
+        // Bytes that look like the end of a reply.
         let value: Vec<u8> = b"\r\nEND\r\n\0".iter().copied().cycle().take(size).collect();
         assert_eq!(client.set("secret-key", &value), "STORED", "{size}");
         assert_eq!(client.get("secret-key"), Ok(Some(value)), "{size}");
     }
-    let mut other = Text::log_in(product.endpoint(), &bob);
+    let mut other = TextClient::log_in(product.endpoint(), &bob);
     assert_eq!(other.get("secret-key"), Ok(None));
 }
 
 #[test]
-fn a_revoked_token_can_not_log_in() {
+fn revoked_token_cannot_log_in() {
     let product = Product::start();
     let ada = product.add_user("ada@example.org");
     let spare = product.credentials(&["token", "create", &ada.email]);
-    assert_eq!(Text::log_in(product.endpoint(), &spare).set("a", b"1"), "STORED");
+    assert_eq!(TextClient::log_in(product.endpoint(), &spare).set("a", b"1"), "STORED");
     product.json(&["token", "revoke", &spare.username]);
     let login = format!("{} {}", spare.username, spare.password);
-    // The proxy follows the store: a second is what it has.
-    wait_until(within(1), "the revoked token is refused", || {
-        Text::connect(product.endpoint()).set("auth", login.as_bytes())
+    // The proxy must apply a revocation within a second.
+    wait_until(deadline_in(1), "the revoked token is denied", || {
+        TextClient::connect(product.endpoint()).set("auth", login.as_bytes())
             == "CLIENT_ERROR authentication failure"
     });
-    assert_eq!(Text::log_in(product.endpoint(), &ada).get("a"), Ok(Some(b"1".to_vec())));
+    assert_eq!(TextClient::log_in(product.endpoint(), &ada).get("a"), Ok(Some(b"1".to_vec())));
 }

@@ -1,4 +1,4 @@
-//! A product of a test's own: started, watched, and taken away again with all that it made.
+//! A product for one test: starts it, observes it, and removes everything that it created.
 
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -14,28 +14,28 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub(crate) const MEMGATE: &str = env!("CARGO_BIN_EXE_memgate");
-/// In keys and values of the clients that are tried, as a log would show them, and what backends' secrets follow.
+/// Text that must not occur in a log: parts of the clients' keys and values, and the prefix of lane credentials.
 const NEVER_LOGGED: [&str; 4] = ["secret-key", "secret-value", r"\r\nEND", "lane:"];
-/// A first start makes the image.
-const START_WITHIN: Duration = Duration::from_secs(180);
+/// The first start builds the image.
+const START_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// A running `memgate up`. Dropped, it is stopped and purged.
+/// A running `memgate up`. When dropped, it is stopped and purged.
 pub(crate) struct Product {
     up: Option<Child>,
-    place: Place,
-    /// What `up` has printed on stdout.
-    pub(crate) announced: Vec<String>,
-    /// What no log may hold.
+    installation: Installation,
+    /// The lines that `up` printed on stdout.
+    pub(crate) stdout_lines: Vec<String>,
+    /// Passwords that must not occur in a log.
     secrets: Mutex<Vec<String>>,
 }
 
-/// Where a product lives: its data folder, its ports, its log.
-pub(crate) struct Place {
-    folder: TempDir,
+/// An installation of memgate with its own data directory, ports and log.
+pub(crate) struct Installation {
+    dir: TempDir,
     ports: [u16; 5],
 }
 
-/// What `user add` and `token create` print.
+/// The output of `user add` and `token create`.
 #[derive(Debug, Clone)]
 pub(crate) struct Credentials {
     pub(crate) email: String,
@@ -44,19 +44,19 @@ pub(crate) struct Credentials {
     pub(crate) token: String,
 }
 
-impl Place {
+impl Installation {
     pub(crate) fn new() -> Self {
-        // A folder for its owner only, like /root: the unprivileged roles must get in all the same.
-        let folder = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
-        Self { folder, ports: std::array::from_fn(|_| free_port()) }
+        // A private directory, like /root: the unprivileged roles must be able to reach the data in it.
+        let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
+        Self { dir, ports: std::array::from_fn(|_| free_port()) }
     }
 
     pub(crate) fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.dir.path().join("data")
     }
 
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(crate) fn endpoint(&self) -> SocketAddr {
@@ -67,7 +67,7 @@ impl Place {
         ([127, 0, 0, 1], self.ports[3]).into()
     }
 
-    /// A `memgate` command that knows this place and nothing of the tests' surroundings.
+    /// A `memgate` command for this installation, without the environment's own `MEMGATE_*` variables.
     pub(crate) fn memgate(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(MEMGATE);
         for (name, _) in std::env::vars_os() {
@@ -88,7 +88,7 @@ impl Place {
         self.memgate(arguments).output().unwrap()
     }
 
-    /// Runs a command that must succeed, with `--json`, and reads what it prints.
+    /// Runs a command with `--json`, which must succeed, and parses its output.
     pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let output = self.memgate(arguments).arg("--json").output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -97,17 +97,17 @@ impl Place {
     }
 
     fn log(&self) -> PathBuf {
-        self.folder.path().join("memgate.log")
+        self.dir.path().join("memgate.log")
     }
 
     fn read_log(&self) -> String {
         fs::read_to_string(self.log()).unwrap_or_default()
     }
 
-    /// Starts `memgate up` and waits for its last line.
+    /// Starts `memgate up` and waits until it is ready.
     pub(crate) fn up(&self) -> (Child, Vec<String>) {
         let log = File::options().create(true).append(true).open(self.log()).unwrap();
-        // All that can be logged is: at the end secrets are looked for in it.
+        // The most verbose log: at the end of the test it is searched for secrets.
         let mut up = self
             .memgate(&["up"])
             .env("MEMGATE_LOG__FILTER", "trace")
@@ -116,12 +116,12 @@ impl Place {
             .spawn()
             .unwrap();
         let stdout = up.stdout.take().unwrap();
-        let lines = wait_for_lines(stdout, START_WITHIN);
+        let lines = wait_for_lines(stdout, START_TIMEOUT);
         if lines.last().map(String::as_str) != Some("memgate is ready") {
             let _ = up.kill();
             let status = up.wait();
             panic!(
-                "memgate up printed {lines:?} and ended with {status:?}; its log:\n{}",
+                "memgate up printed {lines:?} and exited with {status:?}; its log:\n{}",
                 without_details(&self.read_log())
             );
         }
@@ -129,8 +129,8 @@ impl Place {
     }
 }
 
-/// Reads lines until `memgate is ready`, the end of the stream, or the deadline.
-fn wait_for_lines(stdout: impl std::io::Read + Send + 'static, within: Duration) -> Vec<String> {
+/// Reads lines until `memgate is ready`, the end of the stream, or the timeout.
+fn wait_for_lines(stdout: impl std::io::Read + Send + 'static, timeout: Duration) -> Vec<String> {
     let (send, receive) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
@@ -139,7 +139,7 @@ fn wait_for_lines(stdout: impl std::io::Read + Send + 'static, within: Duration)
             }
         }
     });
-    let deadline = Instant::now() + within;
+    let deadline = Instant::now() + timeout;
     let mut lines = Vec::new();
     while let Ok(line) = receive.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         lines.push(line);
@@ -152,37 +152,37 @@ fn wait_for_lines(stdout: impl std::io::Read + Send + 'static, within: Duration)
 
 impl Product {
     pub(crate) fn start() -> Self {
-        Self::start_at(Place::new())
+        Self::start_at(Installation::new())
     }
 
-    pub(crate) fn start_at(place: Place) -> Self {
-        let (up, announced) = place.up();
-        Self { up: Some(up), place, announced, secrets: Mutex::default() }
+    pub(crate) fn start_at(installation: Installation) -> Self {
+        let (up, stdout_lines) = installation.up();
+        Self { up: Some(up), installation, stdout_lines, secrets: Mutex::default() }
     }
 
-    /// Starts it again after [`Product::interrupt`].
-    pub(crate) fn start_again(&mut self) {
-        let (up, announced) = self.place.up();
+    /// Restarts it after [`Product::interrupt`].
+    pub(crate) fn restart(&mut self) {
+        let (up, stdout_lines) = self.installation.up();
         self.up = Some(up);
-        self.announced = announced;
+        self.stdout_lines = stdout_lines;
     }
 
-    /// Ctrl-C. How long it took until all was stopped.
+    /// Sends SIGINT, like Ctrl-C. Returns the time until everything has stopped.
     pub(crate) fn interrupt(&mut self) -> Duration {
-        let began = Instant::now();
+        let started = Instant::now();
         if let Some(mut up) = self.up.take() {
             signal(up.id(), "INT");
             let deadline = Instant::now() + Duration::from_secs(20);
-            wait_until(deadline, "memgate up ends", || up.try_wait().unwrap().is_some());
+            wait_until(deadline, "memgate up exits", || up.try_wait().unwrap().is_some());
         }
-        began.elapsed()
+        started.elapsed()
     }
 
     pub(crate) fn id(&self) -> String {
         self.json(&["status"])["installation"].as_str().unwrap().to_owned()
     }
 
-    /// The process ids of `memgate up` and, by name, its roles.
+    /// Names and process ids of the roles.
     pub(crate) fn roles(&self) -> Vec<(String, u32)> {
         let up = self.up.as_ref().unwrap().id();
         let children = fs::read_to_string(format!("/proc/{up}/task/{up}/children")).unwrap();
@@ -197,15 +197,15 @@ impl Product {
         self.roles().into_iter().find(|(role, _)| role == name).map(|(_, pid)| pid)
     }
 
-    /// A user with a running cache.
+    /// Creates a user with a running cache.
     pub(crate) fn add_user(&self, email: &str) -> Credentials {
         self.credentials(&["user", "add", email])
     }
 
-    /// What a command that makes a token prints, remembered as secret.
+    /// Runs a command that creates a token. Its password must not occur in any log.
     pub(crate) fn credentials(&self, arguments: &[&str]) -> Credentials {
         let printed = self.json(arguments);
-        let text = |key: &str| printed[key].as_str().unwrap_or_else(|| panic!("no {key}")).to_owned();
+        let text = |key: &str| printed[key].as_str().unwrap_or_else(|| panic!("{key} is missing")).to_owned();
         assert_eq!(text("endpoint"), self.endpoint().to_string());
         self.secrets.lock().unwrap().push(text("password"));
         Credentials {
@@ -216,22 +216,22 @@ impl Product {
         }
     }
 
-    /// Something that must not be in any log at the end.
-    pub(crate) fn keep_secret(&self, secret: &str) {
+    /// Registers text that must not occur in any log at the end of the test.
+    pub(crate) fn register_secret(&self, secret: &str) {
         self.secrets.lock().unwrap().push(secret.to_owned());
     }
 
-    /// The id of the container of a user's cache.
+    /// The id of the container that runs a user's cache.
     pub(crate) fn container(&self, email: &str) -> String {
         self.json(&["instance", "show", email])["container"].as_str().unwrap_or_default().to_owned()
     }
 }
 
 impl std::ops::Deref for Product {
-    type Target = Place;
+    type Target = Installation;
 
-    fn deref(&self) -> &Place {
-        &self.place
+    fn deref(&self) -> &Installation {
+        &self.installation
     }
 }
 
@@ -254,16 +254,16 @@ impl Drop for Product {
     }
 }
 
-/// What a reader of a failure wants to see of a log at trace level.
+/// A trace log without its trace and debug lines, for the report of a failed test.
 fn without_details(log: &str) -> String {
     let detail = |line: &&str| [" TRACE ", " DEBUG "].iter().any(|level| line.contains(level));
     log.lines().filter(|line| !detail(line)).collect::<Vec<_>>().join("\n")
 }
 
-/// A port that nobody listens on, and that no other test of this run gets.
+/// A free port that no other test of this run uses.
 fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Below the ports that the system hands out by itself, and apart from other runs of the tests.
+    // Below the ephemeral ports, and different from those of a concurrent test run.
     let base = 20_000 + u16::try_from(std::process::id() % 110).unwrap() * 100;
     loop {
         let port = base + NEXT.fetch_add(1, Ordering::Relaxed) % 1000;
@@ -273,15 +273,15 @@ fn free_port() -> u16 {
     }
 }
 
-/// Waits for a condition; fails at the deadline, naming what was waited for.
+/// Waits for a condition; panics with `what` at the deadline.
 pub(crate) fn wait_until(deadline: Instant, what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        assert!(Instant::now() < deadline, "timed out: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-pub(crate) fn within(seconds: u64) -> Instant {
+pub(crate) fn deadline_in(seconds: u64) -> Instant {
     Instant::now() + Duration::from_secs(seconds)
 }
 
@@ -290,30 +290,30 @@ pub(crate) fn signal(pid: u32, name: &str) {
     assert!(status.success());
 }
 
-/// Runs `docker` and gives the words that it prints.
+/// Runs `docker` and returns the words of its output.
 pub(crate) fn docker(arguments: &[&str]) -> Vec<String> {
     let output = Command::new("docker").args(arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
 }
 
-/// All that an installation has in Docker and the firewall.
-pub(crate) fn left_of(installation: &str) -> Vec<String> {
+/// Everything that an installation still has in Docker and the firewall.
+pub(crate) fn remaining_resources(installation: &str) -> Vec<String> {
     let label = format!("label=memgate={installation}");
-    let mut left = docker(&["ps", "-aq", "--filter", &label]);
-    left.extend(docker(&["network", "ls", "-q", "--filter", &label]));
-    left.extend(docker(&["volume", "ls", "-q", "--filter", &label]));
+    let mut remaining = docker(&["ps", "-aq", "--filter", &label]);
+    remaining.extend(docker(&["network", "ls", "-q", "--filter", &label]));
+    remaining.extend(docker(&["volume", "ls", "-q", "--filter", &label]));
     let tables = Command::new("nft").args(["list", "tables"]).output().unwrap();
     let tables = String::from_utf8_lossy(&tables.stdout).into_owned();
-    left.extend(tables.lines().filter(|line| line.contains(installation)).map(str::to_owned));
-    left
+    remaining.extend(tables.lines().filter(|line| line.contains(installation)).map(str::to_owned));
+    remaining
 }
 
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// `--long` of ./deploy/test.
+/// Whether `./deploy/test --long` runs this test.
 pub(crate) fn is_long() -> bool {
     std::env::var_os("MEMGATE_TEST_LONG").is_some()
 }

@@ -1,19 +1,19 @@
-//! A client of the text protocol, as small as an application could have it.
+//! A minimal client of the text protocol.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::support::Credentials;
+use crate::harness::Credentials;
 
-/// Longer than any reply may take.
+/// For one reply.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(crate) struct Text {
+pub(crate) struct TextClient {
     stream: BufReader<TcpStream>,
 }
 
-impl Text {
+impl TextClient {
     pub(crate) fn connect(endpoint: SocketAddr) -> Self {
         let stream = TcpStream::connect(endpoint).unwrap();
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -21,16 +21,16 @@ impl Text {
         Self { stream: BufReader::new(stream) }
     }
 
-    /// A connection that has logged in as memcached's `-Y` has it.
-    pub(crate) fn log_in(endpoint: SocketAddr, who: &Credentials) -> Self {
+    /// A connection that is logged in with the text login of memcached `-Y`.
+    pub(crate) fn log_in(endpoint: SocketAddr, credentials: &Credentials) -> Self {
         let mut client = Self::connect(endpoint);
-        let login = format!("{} {}", who.username, who.password);
+        let login = format!("{} {}", credentials.username, credentials.password);
         assert_eq!(client.set("auth", login.as_bytes()), "STORED");
         client
     }
 
-    /// Sends bytes and reads one line of the reply, without its end.
-    pub(crate) fn ask(&mut self, request: &[u8]) -> String {
+    /// Sends a request and reads one line of the reply, without its line break.
+    pub(crate) fn request(&mut self, request: &[u8]) -> String {
         self.stream.get_mut().write_all(request).unwrap();
         self.line()
     }
@@ -39,12 +39,12 @@ impl Text {
         let mut request = format!("set {key} 0 0 {}\r\n", value.len()).into_bytes();
         request.extend_from_slice(value);
         request.extend_from_slice(b"\r\n");
-        self.ask(&request)
+        self.request(&request)
     }
 
-    /// The value, `None` at a miss, or the line that came instead.
+    /// The value, `None` for a miss, or the unexpected reply line as `Err`.
     pub(crate) fn get(&mut self, key: &str) -> Result<Option<Vec<u8>>, String> {
-        let head = self.ask(format!("get {key}\r\n").as_bytes());
+        let head = self.request(format!("get {key}\r\n").as_bytes());
         if head == "END" {
             return Ok(None);
         }

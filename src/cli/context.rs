@@ -1,0 +1,48 @@
+//! What a command that uses the store needs: opened once, here.
+
+use serde::Serialize;
+use store::Store;
+
+use crate::data_dir::DataDir;
+use crate::global_args::GlobalArgs;
+use crate::output::{self, CliError};
+use crate::role::runtime;
+use crate::settings::Settings;
+
+/// The settings and the open store of an installation, for one command.
+pub(crate) struct Context {
+    pub(crate) settings: Settings,
+    pub(crate) data_dir: DataDir,
+    pub(crate) store: Store,
+    json: bool,
+}
+
+impl Context {
+    /// Prints the command's result: `document` with `--json`, else `text`.
+    ///
+    /// # Errors
+    /// If stdout can't be written.
+    pub(crate) fn print<T: Serialize>(
+        &self,
+        document: &T,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), CliError> {
+        output::print(self.json, document, text)
+    }
+}
+
+/// Opens the store of an existing installation and runs `command` with it.
+///
+/// # Errors
+/// If the settings are invalid, there is no installation, or the command fails.
+pub(crate) fn with_store(
+    global: &GlobalArgs,
+    command: impl AsyncFnOnce(&Context) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let settings = Settings::load(global)?;
+    let data_dir = DataDir::of(global);
+    runtime()?.block_on(async {
+        let store = data_dir.open_store(&settings).await?;
+        command(&Context { settings, data_dir, store, json: global.json }).await
+    })
+}

@@ -1,0 +1,126 @@
+//! Tokens as commands print them.
+
+use serde::Serialize;
+use store::{Acknowledged, CertificateRow, DenialRecord, Leak, Store, TokenRow, now};
+
+use super::certificate::{self, ShownCertificate};
+use super::credentials::Credentials;
+use super::{denials, no_such_token, parse_id, permissions, propagation};
+use crate::output::CliError;
+use crate::output::table::{self, table};
+
+/// A token with everything that the store knows about it.
+#[derive(Debug, Serialize)]
+pub(super) struct TokenView {
+    email: String,
+    #[serde(flatten)]
+    token: TokenRow,
+    certificates: Vec<CertificateRow>,
+    /// Recent denied logins and requests.
+    denials: Vec<DenialRecord>,
+    /// The report of a public leak, if the token was revoked because of it.
+    leak: Option<Leak>,
+    /// Which proxies have applied the last change.
+    propagation: Acknowledged,
+}
+
+/// A new token, and its certificate if one was issued.
+#[derive(Debug, Serialize)]
+pub(super) struct CreatedToken {
+    #[serde(flatten)]
+    pub(super) credentials: Credentials,
+    #[serde(flatten)]
+    pub(super) certificate: Option<ShownCertificate>,
+}
+
+/// A new token and the one that it replaces.
+#[derive(Debug, Serialize)]
+pub(super) struct RotatedToken {
+    #[serde(flatten)]
+    pub(super) credentials: Credentials,
+    pub(super) replaces: TokenRow,
+}
+
+/// A revoked token, and the proxies that have closed its connections.
+#[derive(Debug, Serialize)]
+pub(super) struct RevokedToken {
+    #[serde(flatten)]
+    pub(super) token: TokenRow,
+    pub(super) propagation: Acknowledged,
+}
+
+impl TokenView {
+    pub(super) async fn read(store: &Store, token: TokenRow) -> Result<Self, CliError> {
+        let user = store.user(&token.user_id).await?.ok_or_else(no_such_token)?;
+        let id = parse_id(&token.id)?;
+        let leaks = store.leaks_of(&user.id).await?;
+        Ok(Self {
+            certificates: store.certificates_of(&id).await?,
+            denials: store.denials_of(&token.id).await?,
+            leak: leaks.into_iter().find(|leak| leak.token_id == token.id),
+            propagation: store.acknowledged(&id).await?,
+            email: user.email,
+            token,
+        })
+    }
+
+    pub(super) fn text(&self) -> String {
+        let token = &self.token;
+        let mut pairs = vec![
+            ("id", token.id.clone()),
+            ("name", token.name.clone()),
+            ("email", self.email.clone()),
+            ("username", format!("mg_{}", token.id)),
+            ("created", table::time_since(token.created_at)),
+            ("state", permissions::state(token, now())),
+        ];
+        pairs.extend(permissions::pairs(&token.permissions));
+        pairs.extend(self.leak.as_ref().map(|leak| ("leaked", leak_text(leak))));
+        pairs.extend(token.successor.as_ref().map(|id| ("successor", format!("mg_{id}"))));
+        pairs.extend(certificate::pairs(&self.certificates));
+        pairs.push(("applied by", propagation::text(&self.propagation)));
+        format!("{}{}", table::pairs(&pairs), denials::text(&self.denials))
+    }
+}
+
+impl CreatedToken {
+    pub(super) fn text(&self) -> String {
+        let certificate = self.certificate.as_ref().map(ShownCertificate::text);
+        format!("{}{}", secret_text(&self.credentials), certificate.unwrap_or_default())
+    }
+}
+
+impl RotatedToken {
+    pub(super) fn text(&self) -> String {
+        let old = &self.replaces;
+        let state = permissions::state(old, now());
+        format!("{}The old token, mg_{}: {state}\n", secret_text(&self.credentials), old.id)
+    }
+}
+
+impl RevokedToken {
+    pub(super) fn text(&self) -> String {
+        let proxies = propagation::text(&self.propagation);
+        format!("{} is revoked\napplied by {proxies}\n", self.token.id)
+    }
+}
+
+/// Formats tokens as a table.
+pub(crate) fn rows(tokens: &[TokenRow]) -> String {
+    let row = |token: &TokenRow| {
+        let keys = permissions::keys(&token.permissions);
+        let (created, state) = (table::time_since(token.created_at), permissions::state(token, now()));
+        [token.id.clone(), token.name.clone(), token.permissions.scopes.to_string(), keys, created, state]
+    };
+    let rows: Vec<_> = tokens.iter().map(row).collect();
+    table(["ID", "NAME", "SCOPES", "KEYS", "CREATED", "STATE"], &rows)
+}
+
+fn secret_text(credentials: &Credentials) -> String {
+    format!("{}\nSave the token now: it is not shown again.\n", table::pairs(&credentials.pairs()))
+}
+
+fn leak_text(leak: &Leak) -> String {
+    let url = if leak.url.is_empty() { "at an unknown place" } else { &leak.url };
+    format!("{url}, revoked {}", table::time_since(leak.at))
+}
