@@ -107,7 +107,7 @@ impl Settings {
         let mut settings: Self =
             Figment::from(defaults).merge(given).extract().map_err(|error| explain(&error))?;
         if global.verbose > 0 && !filter_given {
-            settings.log.filter = verbose_filter(global.verbose);
+            settings.log.filter = daemon::telemetry::default_filter(global.verbose);
         }
         if !endpoint_given {
             settings.webui.endpoint = local_address(settings.proxy.listen).to_string();
@@ -128,11 +128,6 @@ impl Settings {
 /// `MEMGATE_TEST_*` belong to the test suite.
 fn environment() -> Env {
     Env::prefixed("MEMGATE_").filter(|key| key != "data" && !key.starts_with("test_")).split("__")
-}
-
-/// The log filter for `-v` and `-vv`.
-fn verbose_filter(verbose: u8) -> String {
-    if verbose > 1 { "debug".to_owned() } else { "debug,hyper=info,bollard=info,sqlx=info".to_owned() }
 }
 
 /// The data directory: `--data` or `$MEMGATE_DATA`, else the directory of `--config`'s file, else `./data`.
