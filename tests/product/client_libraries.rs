@@ -52,6 +52,7 @@ fn assert_success(output: &Output, what: &str) {
     assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+// S-1, S-7.
 #[test]
 fn client_libraries_support_all_operations() {
     let product = Product::start();
@@ -197,6 +198,7 @@ fn libmemcached_tools_support_all_operations() {
     }
 }
 
+// S-12.
 #[test]
 fn text_logins_and_their_denials() {
     let product = Product::start();
@@ -233,6 +235,7 @@ fn text_logins_and_their_denials() {
     );
 }
 
+//
 #[test]
 fn values_of_all_sizes_are_isolated_between_users() {
     let product = Product::start();

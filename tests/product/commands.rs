@@ -202,6 +202,7 @@ fn help_has_examples() {
     }
 }
 
+// W-14.
 #[test]
 fn world_readable_keys_and_databases_are_rejected() {
     for file in ["token.key", "memgate.db"] {

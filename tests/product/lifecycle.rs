@@ -86,6 +86,7 @@ fn two_products_run_on_one_machine() {
     assert_eq!(other.json(&["status"])["ready"], true);
 }
 
+// F-8.
 #[test]
 fn killed_role_is_restarted_within_a_second() {
     let product = Product::start();

@@ -25,6 +25,7 @@ fn may(user: u32, group: u32, access: &str, path: &str) -> bool {
         .success()
 }
 
+//
 #[test]
 fn roles_have_the_least_privileges() {
     if !is_root() {

@@ -30,6 +30,7 @@ fn use_during(client: &mut TextClient, damage: impl FnOnce(), recovery_timeout: 
     assert_eq!(client.get("steady"), Ok(Some(b"after".to_vec())));
 }
 
+// F-1, P-1.
 #[test]
 fn killed_cache_recovers_under_the_same_connection() {
     let product = Product::start();

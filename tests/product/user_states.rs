@@ -104,6 +104,7 @@ fn closes(product: &Product, command: &[&str], streams: Vec<TcpStream>) {
     assert!(started.elapsed() < CLOSE_TIMEOUT, "{command:?} took {:?}", started.elapsed());
 }
 
+//
 #[test]
 fn suspension_reset_and_deletion_close_live_connections() {
     let product = Product::start();

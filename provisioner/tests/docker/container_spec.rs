@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Installation, docker, inspect, output};
 
+//
 #[tokio::test]
 async fn containers_have_no_privileges_beyond_what_memcached_needs() {
     let installation = Installation::start().await;

@@ -49,6 +49,7 @@ fn host_addresses() -> Vec<String> {
     listed.lines().filter_map(field).filter(|address| !address.contains(':')).collect()
 }
 
+//
 #[tokio::test]
 async fn a_container_reaches_nothing() {
     let installation = Installation::start().await;

@@ -66,6 +66,7 @@ async fn teardown_leaves_nothing_and_spares_other_installations() {
     assert!(provisioner::teardown(&installation.config, "no id!").await.is_err());
 }
 
+//
 #[tokio::test]
 async fn a_released_address_cools_down() {
     let installation = Installation::start().await;
@@ -91,6 +92,7 @@ async fn a_released_address_cools_down() {
     }
 }
 
+// F-13.
 #[tokio::test]
 async fn only_one_provisioner_leads() {
     let mut installation = Installation::start().await;
@@ -108,6 +110,7 @@ async fn only_one_provisioner_leads() {
     second.join().unwrap().unwrap();
 }
 
+// F-12.
 #[tokio::test]
 async fn old_orphans_are_removed() {
     let mut installation = Installation::new().await;
@@ -183,6 +186,7 @@ fn forward(mut from: UnixStream, mut to: UnixStream, open: &AtomicBool) {
     }
 }
 
+// F-3.
 #[tokio::test]
 async fn an_outage_of_docker_is_survived() {
     let mut installation = Installation::new().await;

@@ -9,6 +9,7 @@ use crate::harness::{Installation, docker, inspect, output, until};
 /// Time limit of a recovery.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
+// F-1, F-2.
 #[tokio::test]
 async fn a_container_is_restored_after_any_change_by_hand() {
     let installation = Installation::start().await;

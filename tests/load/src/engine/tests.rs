@@ -60,6 +60,7 @@ fn every_login() {
     assert!(run(&refused).is_err_and(|failure| failure.to_string().contains("authentication failure")));
 }
 
+//
 #[test]
 fn any_error_voids_the_run() {
     for (lie, words) in [
