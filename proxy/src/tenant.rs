@@ -19,7 +19,6 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::backend::dedicated_pool;
 use crate::lane::dedicated::Own;
 use crate::lane::{Buffers, End, Lane, Target};
 use crate::metrics::Metrics;
@@ -36,6 +35,8 @@ use rate_limit::Rate;
 
 /// Lanes of one instance: about as many as its memcached has threads; more would dilute the batches.
 const LANES: usize = 2;
+/// Dedicated lanes that a cache's sessions may have at a time: its memcached takes 1,024 connections in all.
+const DEDICATED_LANES_MAX: usize = 448;
 /// Connections that don't change are said again so often.
 const REPORT_AGAIN: Duration = Duration::from_secs(20);
 /// memcached's port in every container.
@@ -128,7 +129,7 @@ impl Tenant {
             followed: Cell::new((i64::MIN, i64::MIN)),
             lanes: RefCell::default(),
             own_lanes: RefCell::default(),
-            own_slots: Semaphore::new(dedicated_pool::LANES),
+            own_slots: Semaphore::new(DEDICATED_LANES_MAX),
             cancels: RefCell::default(),
             next_tag: Cell::new(0),
             flags: Cell::default(),

@@ -11,8 +11,6 @@ use crate::notify::LocalNotify;
 use crate::protocol::request::Fault;
 use crate::tenant::Tenant;
 
-/// Clients of one instance that may have a lane of their own at a time: its memcached takes 1,024 in all.
-pub(crate) const LANES: usize = 448;
 /// Of those that nobody uses now, so many stay open, so long.
 const KEPT: usize = 4;
 const IDLE: Duration = Duration::from_secs(60);
