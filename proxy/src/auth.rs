@@ -89,7 +89,7 @@ impl Authenticator<'_> {
                     return None;
                 }
                 // A login may follow.
-                Verdict::Refused(_) => {}
+                Verdict::Denied(_) => {}
             }
             first = pending.peek_first_byte(deadline, self.scratch).await?;
         }
@@ -140,12 +140,12 @@ impl Authenticator<'_> {
     /// The verdict on the certificate of the TLS handshake, and when that certificate expires.
     async fn check_certificate(&self, pending: &PendingConnection) -> (Millis, Verdict) {
         let Some(fingerprint) = pending.stream.fingerprint() else {
-            return (0, Verdict::Refused(LoginOutcome::Unknown));
+            return (0, Verdict::Denied(LoginOutcome::Unknown));
         };
         let (binding, verdict) = self.grants.check_certificate(fingerprint, pending.source).await;
         match (&verdict, binding) {
             (Verdict::Unavailable, _) => self.metrics.login(LoginOutcome::Unavailable),
-            (Verdict::Refused(outcome), Some(CertificateBinding { token, .. })) => {
+            (Verdict::Denied(outcome), Some(CertificateBinding { token, .. })) => {
                 self.metrics.login(*outcome);
                 if let Some(cause) = outcome.cause() {
                     let client = ClientInfo::new(pending.source, None, &pending.stream);
@@ -154,7 +154,7 @@ impl Authenticator<'_> {
                 }
             }
             // A certificate that we didn't issue may be meant for another service.
-            (Verdict::Refused(_), None) | (Verdict::Granted(_), _) => {}
+            (Verdict::Denied(_), None) | (Verdict::Granted(_), _) => {}
         }
         (binding.map_or(0, |binding| binding.not_after), verdict)
     }

@@ -7,28 +7,29 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use store::Cidr;
 
-/// What an operator may set.
+/// Settings of the proxy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The public door.
+    /// Address of the cache endpoint.
     pub listen: SocketAddr,
-    /// `/healthz`, `/readyz`, `/metrics`.
+    /// Address of `/healthz`, `/readyz` and `/metrics`.
     pub health: SocketAddr,
-    /// Threads that serve; 0 means one per core.
+    /// Worker threads; 0 means one per core.
     pub workers: usize,
-    /// Connections at most; fewer if the system allows fewer open files. One in four may be a stranger's.
+    /// Maximum number of connections, lowered if the system allows fewer open files. At most a quarter of them may be
+    /// unauthenticated.
     pub connections: usize,
-    /// Whether plaintext is accepted from public addresses too.
+    /// Accept plaintext from public addresses too.
     pub allow_plaintext: bool,
-    /// The certificate for TLS and what leads to its authority, in PEM; read again when it changes.
+    /// The TLS certificate chain, in PEM; reloaded when the file changes.
     pub tls_certificate: Option<PathBuf>,
     /// Its private key.
     pub tls_key: Option<PathBuf>,
-    /// Load balancers, by their networks: each of their connections begins with a PROXY protocol header
-    /// (version 1 or 2), which says where it comes from.
+    /// Networks of load balancers. Their connections must begin with a PROXY protocol header (version 1 or 2), which
+    /// gives the client's address.
     pub proxy_protocol_from: Vec<Cidr>,
-    /// Whether SASL offers SCRAM-SHA-256 next to PLAIN.
+    /// Offer SCRAM-SHA-256 in addition to PLAIN.
     pub scram: bool,
 }
 
@@ -49,7 +50,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The most connections to hold. One file in ten is left for what else needs one: lanes, the store.
+    /// The connection limit. A tenth of the open files is reserved for lanes and the store.
     pub(crate) fn connections_max(&self) -> usize {
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);

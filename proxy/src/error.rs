@@ -1,19 +1,19 @@
-//! Why the proxy can't start.
+//! Errors that stop the proxy.
 
 use std::io;
 use std::net::SocketAddr;
 
-/// What stops the whole proxy; a connection's troubles never do.
+/// An error that stops the whole proxy. Errors of a single connection never do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A port can't be had.
+    /// A port can't be bound.
     #[error("can't listen on {address} ({what}): {}", fix(source))]
     Bind {
-        /// Which of our ports.
+        /// Which port.
         what: &'static str,
         /// Its address.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The certificate can't be used.
@@ -22,17 +22,19 @@ pub enum Error {
     /// The store can't be read.
     #[error(transparent)]
     Store(#[from] store::StoreError),
-    /// A thread or its runtime can't be had.
+    /// A thread or its runtime can't be started.
     #[error("can't start a worker: raise the limit of processes (ulimit -u) or of open files (ulimit -n)")]
     Worker(#[source] io::Error),
 }
 
 fn fix(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::AddrInUse => "the port is in use, stop what uses it or set another in memgate.toml",
-        io::ErrorKind::PermissionDenied => "this user may not, choose a port above 1023 or run as root",
+        io::ErrorKind::AddrInUse => {
+            "the port is in use: stop the program that uses it or set another in memgate.toml"
+        }
+        io::ErrorKind::PermissionDenied => "permission denied: use a port above 1023",
         io::ErrorKind::AddrNotAvailable => {
-            "this machine doesn't have that address, set another in memgate.toml"
+            "this machine doesn't have that address: set another in memgate.toml"
         }
         _ => "see the cause, or set another address in memgate.toml",
     }

@@ -1,7 +1,6 @@
-//! Grants in memory: filled on first use, kept right by following the store's revisions.
+//! Grants in memory: loaded on first use, kept current by following the store's revisions.
 //!
-//! A login whose grant is known touches no database. Everything else fails closed: an error or a
-//! missing row refuses.
+//! A login with a known grant reads no database. Everything fails closed: an error or a missing row denies.
 
 mod certificates;
 mod clock;
@@ -25,44 +24,44 @@ use certificates::Certificates;
 use clock::Clock;
 pub(crate) use follow::follow;
 
-/// Look-ups of unknown ids, and certificates, under way at once.
-const LOOKUPS: usize = 32;
-/// Ids that are known to be nobody's.
-const NOBODY_MAX: usize = 10_000;
-/// So long known tokens log in while the store is away.
-const GRACE: Duration = Duration::from_secs(30);
-/// A look-up, or a sign of life, takes no longer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Concurrent look-ups of unknown token ids and certificates.
+const LOOKUPS_MAX: usize = 32;
+/// Token ids that are known not to exist.
+const NEGATIVE_CACHE_MAX: usize = 10_000;
+/// How long known tokens can log in while the store is unavailable.
+const STALENESS_MAX: Duration = Duration::from_secs(30);
+/// Time limit for one read of the store.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) struct Grants {
     store: Store,
     key: TokenKey,
     clock: Clock,
-    /// sqlx's connections belong to the runtime that made them; workers have others.
+    /// Runs the look-ups: sqlx's connections belong to the runtime that opened them, and each worker has its own.
     runtime: Handle,
     known: DashMap<TokenId, Arc<Grant>>,
-    nobody: DashMap<TokenId, ()>,
+    negative_cache: DashMap<TokenId, ()>,
     certificates: Certificates,
-    /// Everything up to this revision has been taken over.
+    /// The revision up to which changes have been read.
     position: AtomicI64,
-    /// Everything up to this revision has been carried out by the workers, too.
+    /// The revision up to which the workers have applied changes.
     applied: watch::Sender<i64>,
     lookups: Arc<Semaphore>,
     /// When the store last answered.
     alive: Mutex<Instant>,
 }
 
-/// What a credential is worth.
+/// The result of checking a credential.
 #[derive(Debug)]
 pub(crate) enum Verdict {
     Granted(Arc<Grant>),
-    Refused(LoginOutcome),
-    /// The store is away and the token isn't known, or has been away too long.
+    Denied(LoginOutcome),
+    /// The store is unavailable and the token isn't known, or the store has been unavailable for too long.
     Unavailable,
 }
 
 impl Grants {
-    /// Call it on the runtime that the store was opened on.
+    /// Must be called on the runtime on which the store was opened.
     pub(crate) fn new(store: Store, key: TokenKey) -> Self {
         Self {
             store,
@@ -70,17 +69,17 @@ impl Grants {
             clock: Clock::new(),
             runtime: Handle::current(),
             known: DashMap::new(),
-            nobody: DashMap::new(),
+            negative_cache: DashMap::new(),
             certificates: Certificates::default(),
             position: AtomicI64::new(0),
             applied: watch::Sender::new(0),
-            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
             alive: Mutex::new(Instant::now()),
         }
     }
 
-    /// Checks a credential that was shown from `source`. The order of the checks is not visible outside: all
-    /// denials look alike.
+    /// Checks a credential presented from `source`. Clients can't see the order of the checks: all denials are the
+    /// same.
     pub(crate) async fn check(self: &Arc<Self>, credential: &Credential, source: IpAddr) -> Verdict {
         let grant = match self.find(credential.id).await {
             Ok(Some(grant)) => grant,
@@ -88,30 +87,32 @@ impl Grants {
                 if let Proof::Secret(secret) = &credential.proof {
                     let _ = Grant::verify_decoy(&self.key, &credential.id, secret);
                 }
-                return Verdict::Refused(LoginOutcome::Unknown);
+                return Verdict::Denied(LoginOutcome::Unknown);
             }
             Err(Unavailable) => return Verdict::Unavailable,
         };
-        let right = match &credential.proof {
+        let is_right = match &credential.proof {
             Proof::Secret(secret) => grant.matches(&self.key, secret),
-            // They were the token's when the client asked; they must be still.
+            // The keys were the token's when the exchange began; they must still be.
             Proof::Scram(keys) => grant.scram.as_ref() == Some(keys),
-            // A grant that lets nobody in fits no proof: then that is the cause.
+            // SCRAM keys of an inactive grant match no proof; then report why it is inactive.
             Proof::Failed => {
-                return Verdict::Refused(self.objection(&grant, source).unwrap_or(LoginOutcome::WrongSecret));
+                return Verdict::Denied(
+                    self.deny_reason(&grant, source).unwrap_or(LoginOutcome::WrongSecret),
+                );
             }
         };
-        if !right {
-            return Verdict::Refused(LoginOutcome::WrongSecret);
+        if !is_right {
+            return Verdict::Denied(LoginOutcome::WrongSecret);
         }
-        match self.objection(&grant, source) {
-            Some(outcome) => Verdict::Refused(outcome),
+        match self.deny_reason(&grant, source) {
+            Some(outcome) => Verdict::Denied(outcome),
             None => Verdict::Granted(grant),
         }
     }
 
-    /// Whether a credential is a token's of `user_id`, as far as is known here: for somebody who is logged in
-    /// nothing is looked up.
+    /// Whether the credential belongs to a known, active token of `user_id`. Never reads the store, so that a client
+    /// that is logged in can't cause look-ups.
     pub(crate) fn is_known_of(&self, user_id: &str, credential: &Credential, source: IpAddr) -> bool {
         let Proof::Secret(secret) = &credential.proof else { return false };
         let Some(grant) = self.known.get(&credential.id).map(|known| known.value().clone()) else {
@@ -120,28 +121,28 @@ impl Grants {
         };
         grant.matches(&self.key, secret)
             && grant.user_id == user_id
-            && self.objection(&grant, source).is_none()
+            && self.deny_reason(&grant, source).is_none()
     }
 
-    /// What SCRAM checks somebody who calls himself `name` with. Every name has such keys; no secret fits
-    /// those of nobody, nor those of a token that lets nobody in.
+    /// The keys against which SCRAM checks a client that claims to be `name`. Unknown names and inactive tokens have
+    /// keys too; no secret matches them.
     pub(crate) async fn scram_keys(
         self: &Arc<Self>,
         name: &str,
         source: IpAddr,
     ) -> Result<ScramKeys, Unavailable> {
-        let nobodys = ScramKeys::of_nobody(&self.key, name.as_bytes());
-        let Some(id) = TokenId::parse_username(name.as_bytes()) else { return Ok(nobodys) };
-        let Some(grant) = self.find(id).await? else { return Ok(nobodys) };
+        let decoy = ScramKeys::of_nobody(&self.key, name.as_bytes());
+        let Some(id) = TokenId::parse_username(name.as_bytes()) else { return Ok(decoy) };
+        let Some(grant) = self.find(id).await? else { return Ok(decoy) };
         Ok(match &grant.scram {
-            Some(keys) if self.objection(&grant, source).is_none() => keys.clone(),
+            Some(keys) if self.deny_reason(&grant, source).is_none() => keys.clone(),
             Some(keys) => keys.barred(),
-            None => nobodys,
+            None => decoy,
         })
     }
 
-    /// Why a grant lets nobody in from there now, though the credential was right.
-    fn objection(&self, grant: &Grant, source: IpAddr) -> Option<LoginOutcome> {
+    /// Why a correct credential of the grant is denied from `source` now.
+    fn deny_reason(&self, grant: &Grant, source: IpAddr) -> Option<LoginOutcome> {
         if grant.revoked {
             return Some(LoginOutcome::Revoked);
         }
@@ -154,39 +155,44 @@ impl Grants {
         (!grant.permissions.allows_from(source)).then_some(LoginOutcome::SourceDenied)
     }
 
-    /// The newest that is known of a grant that was good just now, if it still is.
+    /// The newest version of a grant that was active a moment ago.
+    ///
+    /// # Errors
+    ///
+    /// Why it is denied now.
     pub(crate) fn newest(&self, grant: &Grant, source: IpAddr) -> Result<Arc<Grant>, LoginOutcome> {
         let known = self.known.get(&grant.token).map(|known| known.value().clone());
         let newest = known.ok_or(LoginOutcome::Revoked)?;
-        self.objection(&newest, source).map_or(Ok(newest), Err)
+        self.deny_reason(&newest, source).map_or(Ok(newest), Err)
     }
 
-    /// The time that tokens end by.
+    /// The time by which tokens expire.
     pub(crate) fn now(&self) -> Millis {
         self.clock.now()
     }
 
     async fn find(self: &Arc<Self>, id: TokenId) -> Result<Option<Arc<Grant>>, Unavailable> {
-        if self.silent_for() > GRACE {
+        if self.staleness() > STALENESS_MAX {
             return Err(Unavailable);
         }
         if let Some(grant) = self.known.get(&id) {
             return Ok(Some(grant.value().clone()));
         }
-        if self.nobody.contains_key(&id) {
+        if self.negative_cache.contains_key(&id) {
             return Ok(None);
         }
         let this = self.clone();
-        let look_up = async move { timeout(PATIENCE, this.look_up(id)).await.unwrap_or(Err(Unavailable)) };
-        self.when_there_is_room(look_up).await
+        let look_up =
+            async move { timeout(STORE_TIMEOUT, this.look_up(id)).await.unwrap_or(Err(Unavailable)) };
+        self.bounded_lookup(look_up).await
     }
 
-    /// Looks something up, one of few at a time: for as long as it takes, whether or not its caller waits.
-    async fn when_there_is_room<T: Send + 'static>(
+    /// Runs a look-up, at most [`LOOKUPS_MAX`] at a time. It completes even if the caller stops waiting.
+    async fn bounded_lookup<T: Send + 'static>(
         &self,
         look_up: impl Future<Output = Result<T, Unavailable>> + Send + 'static,
     ) -> Result<T, Unavailable> {
-        let permit = timeout(PATIENCE, self.lookups.clone().acquire_owned()).await;
+        let permit = timeout(STORE_TIMEOUT, self.lookups.clone().acquire_owned()).await;
         let permit = permit.map_err(|_| Unavailable)?.map_err(|_| Unavailable)?;
         let looked_up = self.runtime.spawn(async move {
             let found = look_up.await;
@@ -196,20 +202,20 @@ impl Grants {
         looked_up.await.unwrap_or(Err(Unavailable))
     }
 
-    /// Reads a grant, and keeps it unless something has changed since it was read.
+    /// Reads a grant, and caches it unless changes have been read meanwhile.
     async fn look_up(&self, id: TokenId) -> Result<Option<Arc<Grant>>, Unavailable> {
         loop {
             let read_at = self.position.load(Ordering::Acquire);
             let found = self.store.grant(&id).await.map_err(|error| {
-                tracing::warn!(%error, "a token can't be looked up");
+                tracing::warn!(%error, "failed to look up a token");
                 Unavailable
             })?;
             let Some(grant) = found.map(Arc::new) else {
-                self.remember_nobody(id, read_at);
+                self.cache_negative(id, read_at);
                 return Ok(None);
             };
-            // The entry's lock orders this against `forget`: either it sees the new position, or the
-            // follower sees the entry.
+            // The entry's lock orders this against the follower: either we see the new position, or the follower
+            // sees the entry.
             let entry = self.known.entry(id);
             if self.position.load(Ordering::Acquire) <= grant.read_at {
                 entry.insert(grant.clone());
@@ -218,30 +224,31 @@ impl Grants {
         }
     }
 
-    fn remember_nobody(&self, id: TokenId, read_at: i64) {
-        if self.nobody.len() >= NOBODY_MAX {
-            self.nobody.clear();
+    fn cache_negative(&self, id: TokenId, read_at: i64) {
+        if self.negative_cache.len() >= NEGATIVE_CACHE_MAX {
+            self.negative_cache.clear();
         }
-        let entry = self.nobody.entry(id);
+        let entry = self.negative_cache.entry(id);
         if self.position.load(Ordering::Acquire) == read_at {
             entry.insert(());
         }
     }
 
-    /// Up to which revision everything is in force, for live connections too.
+    /// The revision up to which changes apply, to live connections too.
     pub(crate) fn applied(&self) -> watch::Receiver<i64> {
         self.applied.subscribe()
     }
 
-    fn silent_for(&self) -> Duration {
+    /// Time since the store last answered.
+    fn staleness(&self) -> Duration {
         self.alive.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
-    fn heard(&self) {
+    fn mark_alive(&self) {
         *self.alive.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 }
 
-/// The store doesn't answer.
+/// The store is unavailable.
 #[derive(Debug)]
 pub(crate) struct Unavailable;

@@ -1,4 +1,4 @@
-//! Listening: one socket per worker on the same port, the kernel spreads connections over them.
+//! Listening sockets: one per worker on the same port (SO_REUSEPORT); the kernel spreads connections over them.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -7,16 +7,20 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::Error;
 
-/// Connections that may wait to be accepted.
+/// Connections that the kernel queues until they are accepted.
 const BACKLOG: i32 = 4096;
 
-/// Binds `count` listeners to one address. The first binds alone, so that another program's port is
-/// noticed instead of shared.
+/// Binds `count` listeners to one address.
+///
+/// # Errors
+///
+/// If the port is taken, also by another program that shares it, or may not be bound.
 pub(crate) fn bind(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, Error> {
     let failed = |source| Error::Bind { what: "cache endpoint", address, source };
+    // A trial without SO_REUSEPORT finds a port that another program shares.
     drop(open(address, false).map_err(failed)?);
     let first = open(address, true).map_err(failed)?;
-    // With port 0 the others join the port that the first was given.
+    // With port 0 the others use the port that the first was given.
     let bound = first.local_addr().map_err(failed)?;
     let mut listeners = vec![first];
     for _ in 1..count {

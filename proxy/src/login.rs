@@ -1,7 +1,7 @@
 //! Login as a pure step over bytes: no I/O, no clock. A wrong password is a value, not an error.
 //!
-//! [`Handshake::step`] reads what a client sends before it is known and says what to do; whether a
-//! [`Credential`] is right is for `grants` to say, when to answer for `authenticator`.
+//! [`Handshake::step`] parses what a client sends before login and returns what to do next. `grants` decides whether a
+//! [`Credential`] is valid, `auth` when to reply.
 
 pub(crate) mod outcome;
 mod plain;
@@ -18,56 +18,56 @@ use store::{ScramKeys, TokenId, TokenSecret};
 
 use crate::protocol::Protocol;
 
-/// Random bytes of our half of SCRAM's nonce.
+/// Length of the server's half of SCRAM's nonce, in bytes.
 pub(crate) const NONCE_LEN: usize = 18;
 
-/// What SASL LIST answers: names separated by a space.
+/// The reply to SASL LIST: names separated by a space.
 pub(crate) fn mechanisms(scram: bool) -> &'static [u8] {
     if scram { b"SCRAM-SHA-256 PLAIN" } else { b"PLAIN" }
 }
 
-/// What a client claims: well-formed, not yet checked.
+/// A well-formed credential, not yet checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Credential {
     pub(crate) id: TokenId,
     pub(crate) proof: Proof,
 }
 
-/// What it claims it with.
+/// The proof that a client offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Proof {
     Secret(TokenSecret),
-    /// It knows the secret that these keys were made from: the token's, if they are the token's.
+    /// The client has proved to SCRAM that it knows the secret of these keys; valid if they are the token's.
     Scram(ScramKeys),
-    /// SCRAM has shown that it doesn't know the secret.
+    /// The client's SCRAM proof was wrong.
     Failed,
 }
 
-/// What the bytes before login say.
+/// What to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Nothing yet: more bytes, please.
+    /// Read more bytes.
     More,
-    /// An answer, and the connection stays unknown.
-    Answer { consumed: usize, reply: Cow<'static, [u8]> },
-    /// An answer (perhaps none), and the connection ends.
+    /// Reply; the connection stays unauthenticated.
+    Reply { consumed: usize, reply: Cow<'static, [u8]> },
+    /// Reply (perhaps with nothing), then close.
     Close { reply: Cow<'static, [u8]> },
-    /// SCRAM's first message names somebody: [`Handshake::learn`] wants that name's keys, and then the same
-    /// bytes mean more. `unavailable` is for when nobody can be looked up.
+    /// SCRAM's first message names a user: call [`Handshake::provide_keys`] with that name's keys, then step again over
+    /// the same bytes. `unavailable` is the reply if the keys can't be looked up.
     LookUp { name: String, unavailable: Cow<'static, [u8]> },
-    /// An attempt. `credential` is `None` where it can't be right.
+    /// Check a credential; `None` if the attempt can't be valid.
     Attempt { consumed: usize, credential: Option<Credential>, replies: Replies },
 }
 
-/// How the outcome of an attempt is said in the protocol that it was made in.
+/// The replies to an attempt, in its protocol.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Replies {
-    pub(crate) welcome: Cow<'static, [u8]>,
-    pub(crate) refused: Cow<'static, [u8]>,
-    /// The store is away and nobody can be checked.
+    pub(crate) success: Cow<'static, [u8]>,
+    pub(crate) denied: Cow<'static, [u8]>,
+    /// The store is unavailable.
     pub(crate) unavailable: Cow<'static, [u8]>,
-    /// The user's plan has no connection left.
-    pub(crate) full: Cow<'static, [u8]>,
+    /// The plan's connection limit is reached.
+    pub(crate) connection_limit: Cow<'static, [u8]>,
 }
 
 /// How the client logged in.
@@ -75,11 +75,11 @@ pub(crate) struct Login {
     pub(crate) protocol: Protocol,
     /// Bytes received after the login.
     pub(crate) rest: Vec<u8>,
-    /// The reply is sent when the session opens (`welcome`) or can't (`full`).
+    /// The reply is sent when the session opens (`success`) or can't (`connection_limit`).
     pub(crate) replies: Replies,
 }
 
-/// A connection before login.
+/// The login dialogue of one connection.
 #[derive(Debug)]
 pub(crate) enum Handshake {
     Text(text::Reader),
@@ -87,7 +87,7 @@ pub(crate) enum Handshake {
 }
 
 impl Handshake {
-    /// `scram` says whether that is offered next to PLAIN.
+    /// `scram`: whether SCRAM-SHA-256 is offered.
     pub(crate) fn new(protocol: Protocol, scram: bool) -> Self {
         match protocol {
             Protocol::Text => Self::Text(text::Reader),
@@ -95,14 +95,14 @@ impl Handshake {
         }
     }
 
-    /// The answer to [`Step::LookUp`], and bytes that nobody can foresee.
-    pub(crate) fn learn(&mut self, keys: ScramKeys, nonce: [u8; NONCE_LEN]) {
+    /// Answers [`Step::LookUp`] with the name's keys and random bytes.
+    pub(crate) fn provide_keys(&mut self, keys: ScramKeys, nonce: [u8; NONCE_LEN]) {
         if let Self::Binary(reader) = self {
-            reader.learn(keys, STANDARD.encode(nonce));
+            reader.provide_keys(keys, STANDARD.encode(nonce));
         }
     }
 
-    /// Reads the next thing that `input` says.
+    /// Parses the next message in `input`.
     pub(crate) fn step(&mut self, input: &[u8]) -> Step {
         match self {
             Self::Text(reader) => reader.step(input),
@@ -110,12 +110,12 @@ impl Handshake {
         }
     }
 
-    /// The most bytes that a step may need at once.
+    /// The most bytes that one step needs.
     pub(crate) const BUFFER_MAX: usize = text::LINE_MAX + text::PAYLOAD_MAX + 64;
 }
 
-/// The credential in a `set` that a client with a known login sends again, if it is one.
-pub(crate) fn resent(key: &[u8], value: &[u8]) -> Option<Credential> {
+/// The credential in a `set` on an authenticated connection, if it is a login that the client sends again.
+pub(crate) fn parse_relogin(key: &[u8], value: &[u8]) -> Option<Credential> {
     if value.len() > text::PAYLOAD_MAX {
         return None;
     }
@@ -125,18 +125,17 @@ pub(crate) fn resent(key: &[u8], value: &[u8]) -> Option<Credential> {
     }
 }
 
-/// Who somebody says he is in words that are no credential, as far as that can be seen: the first username in them.
-pub(crate) fn claimed(words: &[u8]) -> Option<TokenId> {
-    /// A username, and what is behind it; how often one is looked for.
-    const LEN: usize = 15;
-    const TRIES: usize = 4;
-    let names = memmem::find_iter(words, b"mg_").take(TRIES);
-    names.filter_map(|at| words.get(at..at.saturating_add(LEN))).find_map(TokenId::parse_username)
+/// Searches a malformed login for a username, so that the token's owner can be told. Returns the first one.
+pub(crate) fn find_username(input: &[u8]) -> Option<TokenId> {
+    const USERNAME_LEN: usize = 15;
+    const CANDIDATES_MAX: usize = 4;
+    let names = memmem::find_iter(input, b"mg_").take(CANDIDATES_MAX);
+    names.filter_map(|at| input.get(at..at.saturating_add(USERNAME_LEN))).find_map(TokenId::parse_username)
 }
 
 impl Credential {
-    /// From the two halves, as a username and a password; the whole token is a password too, if it
-    /// carries the same id. An empty username is never right.
+    /// From a username and a password. The whole token is accepted as the password too if it carries the same id. An
+    /// empty username is never valid.
     pub(crate) fn from_pair(username: &[u8], password: &[u8]) -> Option<Self> {
         let id = TokenId::parse_username(username)?;
         let password = std::str::from_utf8(password).ok()?;

@@ -208,7 +208,7 @@ impl Worker {
         let guard = ConnectionGuard::new(&self.shared.metrics.connections);
         let connections = usize::try_from(self.shared.metrics.connections.get()).unwrap_or(0);
         let limiter = &self.shared.admission_limiter;
-        let admission = limiter.enter(connections).map(Admission::Unauthenticated);
+        let admission = limiter.admit(connections).map(Admission::Unauthenticated);
         let admission = admission.or_else(|| limiter.admit_for_rejection().map(Admission::Rejected));
         let Some(admission) = admission else { return self.shared.metrics.login(LoginOutcome::Overloaded) };
         let kept_alive = SockRef::from(&stream).set_tcp_keepalive(&keepalive());

@@ -48,7 +48,7 @@ impl Authenticator<'_> {
                     pending.write(&reply).await.ok()?;
                     return None;
                 }
-                Step::Answer { consumed, reply } => {
+                Step::Reply { consumed, reply } => {
                     pending.input.drain(..consumed);
                     pending.write(&reply).await.ok()?;
                 }
@@ -63,7 +63,7 @@ impl Authenticator<'_> {
                         pending.write(&unavailable).await.ok()?;
                         return None;
                     };
-                    handshake.learn(keys, nonce);
+                    handshake.provide_keys(keys, nonce);
                     lookups += 1;
                     if lookups >= LOOKUPS_MAX {
                         return None;
@@ -81,7 +81,7 @@ impl Authenticator<'_> {
                             pending.write(&replies.unavailable).await.ok()?;
                             return None;
                         }
-                        Verdict::Refused(outcome) => {
+                        Verdict::Denied(outcome) => {
                             self.record_denial(
                                 outcome,
                                 pending.client_info(protocol),
@@ -93,7 +93,7 @@ impl Authenticator<'_> {
                             if delay > FAILURE_DELAY {
                                 sleep_until(last_byte + delay).await;
                             }
-                            pending.write(&replies.refused).await.ok()?;
+                            pending.write(&replies.denied).await.ok()?;
                             failures += 1;
                             // The next attempt may have arrived with this one: its delay starts here.
                             last_byte = Instant::now();
@@ -110,12 +110,12 @@ impl Authenticator<'_> {
 
     /// How long after the last byte a failed attempt is answered.
     fn failure_delay(&self, source: IpAddr, credential: Option<&Credential>, attempt: &[u8]) -> Duration {
-        let tried = match credential.map(|credential| &credential.proof) {
+        let attempt = match credential.map(|credential| &credential.proof) {
             Some(Proof::Secret(secret)) => secret.reveal().as_bytes(),
             Some(Proof::Scram(_) | Proof::Failed) | None => attempt,
         };
         let token = credential.map(|credential| credential.id);
-        self.throttle.delay(&Failure { source, token, tried }, Instant::now().into_std())
+        self.throttle.delay(&Failure { source, token, attempt }, Instant::now().into_std())
     }
 
     /// Counts a failed login, and records it for the token's owner. `attempt` is searched for a username if it
@@ -132,7 +132,7 @@ impl Authenticator<'_> {
         let subject = match credential {
             Some(_) if outcome == LoginOutcome::Unknown => Subject::None,
             Some(credential) => Subject::Token(credential.id),
-            None => login::claimed(attempt).map_or(Subject::None, Subject::Unverified),
+            None => login::find_username(attempt).map_or(Subject::None, Subject::Unverified),
         };
         self.metrics.denials.note(subject, cause, client, denials::form(client.protocol, credential));
     }
@@ -140,7 +140,7 @@ impl Authenticator<'_> {
     async fn check_credential(&self, credential: Option<&Credential>, source: IpAddr) -> Verdict {
         match credential {
             Some(credential) => self.grants.check(credential, source).await,
-            None => Verdict::Refused(LoginOutcome::Malformed),
+            None => Verdict::Denied(LoginOutcome::Malformed),
         }
     }
 }

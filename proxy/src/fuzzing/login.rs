@@ -76,7 +76,7 @@ impl PendingConnection {
                     self.events.push(Event::Closed(reply.into_owned()));
                     0
                 }
-                Step::Answer { consumed, reply } => {
+                Step::Reply { consumed, reply } => {
                     self.check_words(&reply);
                     self.events.push(Event::Said(reply.into_owned()));
                     consumed
@@ -84,7 +84,7 @@ impl PendingConnection {
                 Step::LookUp { name, unavailable } => {
                     self.check_words(&unavailable);
                     assert!(self.scram && !name.is_empty() && self.looks_up_once());
-                    self.stage.learn(keys(), [7; NONCE_LEN]);
+                    self.stage.provide_keys(keys(), [7; NONCE_LEN]);
                     self.events.push(Event::LookedUp(name));
                     continue;
                 }
@@ -122,10 +122,10 @@ impl PendingConnection {
     }
 
     fn check_attempt(&self, consumed: usize, credential: Option<&Credential>, replies: &Replies) {
-        for words in [&replies.welcome, &replies.refused, &replies.unavailable, &replies.full] {
+        for words in [&replies.success, &replies.denied, &replies.unavailable, &replies.connection_limit] {
             self.check_words(words);
         }
-        assert_ne!(replies.welcome, replies.refused);
+        assert_ne!(replies.success, replies.denied);
         let sent = self.input.get(..consumed).unwrap_or_default();
         let Some(Credential { id, proof }) = credential else { return };
         let has = |what: &str| memmem::find(sent, what.as_bytes()).is_some();

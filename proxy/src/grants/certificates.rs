@@ -1,5 +1,5 @@
-//! Which token a client certificate logs in with: looked up once, like a grant. Certificates never change
-//! hands, so one that is known stays right; whether its token is still good is for the grant to say.
+//! Which token a client certificate was issued for: looked up once, like a grant. A certificate's token never changes,
+//! so the binding stays valid; whether the token is active is up to its grant.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,20 +9,20 @@ use dashmap::DashMap;
 use store::{Fingerprint, Millis, TokenId};
 use tokio::time::timeout;
 
-use super::{GRACE, Grants, PATIENCE, Unavailable, Verdict};
+use super::{Grants, STALENESS_MAX, STORE_TIMEOUT, Unavailable, Verdict};
 use crate::login::outcome::LoginOutcome;
 
-/// Certificates that are remembered, and others that are known to be nobody's.
+/// Certificates of ours in memory, and fingerprints known not to be ours.
 const KNOWN_MAX: usize = 100_000;
-const NOBODYS_MAX: usize = 10_000;
+const UNKNOWN_MAX: usize = 10_000;
 
 #[derive(Default)]
 pub(super) struct Certificates {
     known: DashMap<Fingerprint, CertificateBinding>,
-    nobodys: DashMap<Fingerprint, ()>,
+    unknown: DashMap<Fingerprint, ()>,
 }
 
-/// A certificate of ours: whose it is, and until when.
+/// The token that a certificate was issued for, and when the certificate expires.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CertificateBinding {
     pub(crate) token: TokenId,
@@ -30,57 +30,57 @@ pub(crate) struct CertificateBinding {
 }
 
 impl Certificates {
-    /// Was issued just now: what was known of it isn't so any more.
-    pub(super) fn forget(&self, fingerprint: &Fingerprint) {
-        self.nobodys.remove(fingerprint);
+    /// Removes a certificate that was issued just now from the unknown ones.
+    pub(super) fn mark_issued(&self, fingerprint: &Fingerprint) {
+        self.unknown.remove(fingerprint);
     }
 }
 
 impl Grants {
-    /// Checks a certificate whose key the caller, who is at `source`, has shown to hold; says what it is, too,
-    /// if it is one of ours.
+    /// Checks a certificate whose private key the client at `source` has proved to hold. Returns its binding too if we
+    /// issued it.
     pub(crate) async fn check_certificate(
         self: &Arc<Self>,
         fingerprint: Fingerprint,
         source: IpAddr,
     ) -> (Option<CertificateBinding>, Verdict) {
-        match self.issued(fingerprint).await {
-            Ok(Some(issued)) => (Some(issued), self.check_issued(issued, source).await),
-            Ok(None) => (None, Verdict::Refused(LoginOutcome::Unknown)),
+        match self.binding(fingerprint).await {
+            Ok(Some(binding)) => (Some(binding), self.check_binding(binding, source).await),
+            Ok(None) => (None, Verdict::Denied(LoginOutcome::Unknown)),
             Err(Unavailable) => (None, Verdict::Unavailable),
         }
     }
 
-    async fn check_issued(self: &Arc<Self>, issued: CertificateBinding, source: IpAddr) -> Verdict {
-        let grant = match self.find(issued.token).await {
+    async fn check_binding(self: &Arc<Self>, binding: CertificateBinding, source: IpAddr) -> Verdict {
+        let grant = match self.find(binding.token).await {
             Ok(Some(grant)) => grant,
-            Ok(None) => return Verdict::Refused(LoginOutcome::Unknown),
+            Ok(None) => return Verdict::Denied(LoginOutcome::Unknown),
             Err(Unavailable) => return Verdict::Unavailable,
         };
-        if issued.not_after <= self.now() {
-            return Verdict::Refused(LoginOutcome::Expired);
+        if binding.not_after <= self.now() {
+            return Verdict::Denied(LoginOutcome::Expired);
         }
-        match self.objection(&grant, source) {
-            Some(outcome) => Verdict::Refused(outcome),
+        match self.deny_reason(&grant, source) {
+            Some(outcome) => Verdict::Denied(outcome),
             None => Verdict::Granted(grant),
         }
     }
 
-    async fn issued(
+    async fn binding(
         self: &Arc<Self>,
         fingerprint: Fingerprint,
     ) -> Result<Option<CertificateBinding>, Unavailable> {
-        if self.silent_for() > GRACE {
+        if self.staleness() > STALENESS_MAX {
             return Err(Unavailable);
         }
-        if let Some(issued) = self.certificates.known.get(&fingerprint) {
-            return Ok(Some(*issued.value()));
+        if let Some(binding) = self.certificates.known.get(&fingerprint) {
+            return Ok(Some(*binding.value()));
         }
-        if self.certificates.nobodys.contains_key(&fingerprint) {
+        if self.certificates.unknown.contains_key(&fingerprint) {
             return Ok(None);
         }
         let this = self.clone();
-        self.when_there_is_room(async move { this.look_up_certificate(fingerprint).await }).await
+        self.bounded_lookup(async move { this.look_up_certificate(fingerprint).await }).await
     }
 
     async fn look_up_certificate(
@@ -88,30 +88,30 @@ impl Grants {
         fingerprint: Fingerprint,
     ) -> Result<Option<CertificateBinding>, Unavailable> {
         let read_at = self.position.load(Ordering::Acquire);
-        let found = timeout(PATIENCE, self.store.token_of_certificate(&fingerprint)).await;
+        let found = timeout(STORE_TIMEOUT, self.store.token_of_certificate(&fingerprint)).await;
         let found = found.map_err(|_| Unavailable)?.map_err(|error| {
-            tracing::warn!(%error, "a certificate can't be looked up");
+            tracing::warn!(%error, "failed to look up a certificate");
             Unavailable
         })?;
-        let Certificates { known, nobodys } = &self.certificates;
+        let Certificates { known, unknown } = &self.certificates;
         let Some((token, not_after)) = found else {
-            make_room(nobodys, NOBODYS_MAX);
-            // As with tokens, the entry's lock orders this against `forget`.
-            let entry = nobodys.entry(fingerprint);
+            evict(unknown, UNKNOWN_MAX);
+            // As with tokens, the entry's lock orders this against the follower.
+            let entry = unknown.entry(fingerprint);
             if self.position.load(Ordering::Acquire) == read_at {
                 entry.insert(());
             }
             return Ok(None);
         };
-        let issued = CertificateBinding { token, not_after };
-        make_room(known, KNOWN_MAX);
-        known.insert(fingerprint, issued);
-        Ok(Some(issued))
+        let binding = CertificateBinding { token, not_after };
+        evict(known, KNOWN_MAX);
+        known.insert(fingerprint, binding);
+        Ok(Some(binding))
     }
 }
 
-fn make_room<T>(map: &DashMap<Fingerprint, T>, most: usize) {
-    if map.len() >= most {
+fn evict<T>(map: &DashMap<Fingerprint, T>, max: usize) {
+    if map.len() >= max {
         map.clear();
     }
 }

@@ -1,4 +1,4 @@
-//! Following the store: what has changed is read anew, and the workers are told.
+//! Follows the store: reads changed grants again and sends them to the workers.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,26 +11,26 @@ use store::{Changes, Feed, Grant, Store, StoreError, TokenId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::{Grants, PATIENCE};
+use super::{Grants, STORE_TIMEOUT};
 use crate::mailbox::{self, Message};
 
-/// Between two tries while the store is away.
-const RETRY: Duration = Duration::from_millis(200);
+/// Delay before the next try while the store is unavailable.
+const RETRY_BACKOFF: Duration = Duration::from_millis(200);
 
 impl Grants {
-    /// Takes changes over, and tells the workers of each grant as it is read: what was done to a token itself
-    /// first, then what concerns many.
-    async fn take_over(
+    /// Reads the changed grants and sends each to its worker: first the tokens that changed themselves, such as revoked
+    /// ones, then those whose user changed.
+    async fn apply_changes(
         &self,
         changes: &Changes,
         workers: &[mpsc::Sender<Message>],
     ) -> Result<(), StoreError> {
         self.position.store(changes.revision, Ordering::Release);
         for id in &changes.tokens {
-            self.nobody.remove(id);
+            self.negative_cache.remove(id);
         }
         for fingerprint in &changes.certificates {
-            self.certificates.forget(fingerprint);
+            self.certificates.mark_issued(fingerprint);
         }
         let users: HashSet<&str> = changes.users.iter().map(String::as_str).collect();
         let own: HashSet<TokenId> =
@@ -40,26 +40,26 @@ impl Grants {
             self.known.iter().filter(|known| concerned(known.value())).map(|known| *known.key()).collect();
         for id in own.iter().copied().chain(others) {
             self.renew(id, workers).await?;
-            self.heard();
+            self.mark_alive();
         }
         Ok(())
     }
 
     async fn renew(&self, id: TokenId, workers: &[mpsc::Sender<Message>]) -> Result<(), StoreError> {
-        // One that hangs must not keep the others' revocations waiting for ever.
-        let read = timeout(PATIENCE, self.store.grant(&id)).await.map_err(|_| StoreError::Timeout)?;
+        // A read that hangs must not delay other tokens' revocations.
+        let read = timeout(STORE_TIMEOUT, self.store.grant(&id)).await.map_err(|_| StoreError::Timeout)?;
         let grant = match read {
             Ok(Some(grant)) => {
                 let grant = Arc::new(grant);
                 self.known.insert(id, grant.clone());
                 grant
             }
-            // Nobody gets in with it any more, and nobody else waits for it.
+            // A missing or corrupt token is treated as revoked; the others must not wait for it.
             Ok(None) | Err(StoreError::Corrupt(_)) => {
                 let Some((_, last)) = self.known.remove(&id) else { return Ok(()) };
-                let mut over = Grant::clone(&last);
-                over.revoked = true;
-                Arc::new(over)
+                let mut revoked = Grant::clone(&last);
+                revoked.revoked = true;
+                Arc::new(revoked)
             }
             Err(error) => return Err(error),
         };
@@ -67,17 +67,21 @@ impl Grants {
         Ok(())
     }
 
-    /// Waits until the workers have carried out what they were told; if that takes long, the next time.
+    /// Waits until the workers have applied all changes. If that takes too long, the next call waits again.
     async fn barrier(&self, workers: &[mpsc::Sender<Message>]) {
         let position = self.position.load(Ordering::Acquire);
-        if position > *self.applied.borrow() && mailbox::barrier(workers, PATIENCE).await {
+        if position > *self.applied.borrow() && mailbox::barrier(workers, STORE_TIMEOUT).await {
             self.applied.send_replace(position);
         }
     }
 }
 
-/// Follows the store until shutdown, in a task of `shutdown`; new routes go to the workers. Begins the shutdown
-/// itself when all that is known is worth nothing any more, and says why.
+/// Spawns the task that follows the store until shutdown. If the store's revision goes backwards, cached grants and open
+/// connections may be invalid: the task then begins the shutdown and sends the error.
+///
+/// # Errors
+///
+/// If the store can't be read at start.
 pub(crate) async fn follow(
     grants: Arc<Grants>,
     workers: Vec<mpsc::Sender<Message>>,
@@ -89,74 +93,74 @@ pub(crate) async fn follow(
     grants.applied.send_replace(feed.revision());
     readiness.ready();
     let stop = shutdown.clone();
-    let (tell, over) = oneshot::channel();
+    let (fatal, received) = oneshot::channel();
     shutdown.spawn(async move {
         tokio::select! {
             () = stop.begun() => {}
             error = keep_following(&grants, feed, &workers, &readiness) => {
-                let _ = tell.send(error);
+                let _ = fatal.send(error);
                 stop.begin();
             }
         }
     });
-    Ok(over)
+    Ok(received)
 }
 
-/// Ends only when the process must begin anew.
+/// Returns only when the process must restart.
 async fn keep_following(
     grants: &Grants,
     mut feed: Feed,
     workers: &[mpsc::Sender<Message>],
     readiness: &Readiness,
 ) -> StoreError {
-    // Changes that couldn't be read yet: none may be missed.
-    let mut owed = Changes::default();
-    let mut away = false;
+    // Changes whose grants couldn't be read yet; none may be lost.
+    let mut pending = Changes::default();
+    let mut is_unavailable = false;
     loop {
-        match step(grants, &mut feed, &mut owed, workers).await {
+        match step(grants, &mut feed, &mut pending, workers).await {
             Ok(()) => {
-                grants.heard();
+                grants.mark_alive();
                 readiness.ready();
-                away = false;
+                is_unavailable = false;
                 grants.barrier(workers).await;
             }
             Err(error @ StoreError::RolledBack) => return error,
             Err(error) => {
-                if !std::mem::replace(&mut away, true) {
-                    tracing::error!(%error, "the store is away");
+                if !std::mem::replace(&mut is_unavailable, true) {
+                    tracing::error!(%error, "the store is unavailable");
                 }
                 readiness.not_ready(error.to_string());
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(RETRY_BACKOFF).await;
             }
         }
     }
 }
 
-/// Waits for changes and takes them over.
+/// Waits for changes and applies them.
 async fn step(
     grants: &Grants,
     feed: &mut Feed,
-    owed: &mut Changes,
+    pending: &mut Changes,
     workers: &[mpsc::Sender<Message>],
 ) -> Result<(), StoreError> {
-    if owed.revision == 0 {
-        let Some(changes) = look(&grants.store, feed).await? else { return Ok(()) };
-        *owed = changes;
+    if pending.revision == 0 {
+        let Some(changes) = poll(&grants.store, feed).await? else { return Ok(()) };
+        *pending = changes;
     }
-    grants.take_over(owed, workers).await?;
-    *owed = Changes::default();
+    grants.apply_changes(pending, workers).await?;
+    *pending = Changes::default();
     Ok(())
 }
 
-/// The next changes, or none in a while. Silence is looked into: a quiet store, a dead one and one that is too
-/// slow to say what has changed all look alike.
-async fn look(store: &Store, feed: &mut Feed) -> Result<Option<Changes>, StoreError> {
-    if let Ok(changes) = timeout(PATIENCE, feed.next()).await {
+/// Returns the next changes, or `None` after a quiet interval. Silence is checked by reading the revision, because a
+/// quiet store, a dead one and a slow one look the same.
+async fn poll(store: &Store, feed: &mut Feed) -> Result<Option<Changes>, StoreError> {
+    if let Ok(changes) = timeout(STORE_TIMEOUT, feed.next()).await {
         return changes.map(Some);
     }
-    let revision = timeout(PATIENCE, store.revision()).await.map_err(|_| StoreError::Timeout)??;
+    let revision = timeout(STORE_TIMEOUT, store.revision()).await.map_err(|_| StoreError::Timeout)??;
     if revision == feed.revision() {
         return Ok(None);
     }
-    timeout(PATIENCE, feed.next()).await.map_err(|_| StoreError::Timeout)?.map(Some)
+    timeout(STORE_TIMEOUT, feed.next()).await.map_err(|_| StoreError::Timeout)?.map(Some)
 }

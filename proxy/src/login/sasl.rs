@@ -48,7 +48,7 @@ impl Reader {
         Self { scram, begun: Begun::Nothing, learnt: None }
     }
 
-    pub(super) fn learn(&mut self, keys: ScramKeys, nonce: String) {
+    pub(super) fn provide_keys(&mut self, keys: ScramKeys, nonce: String) {
         self.learnt = Some((keys, nonce));
     }
 
@@ -83,7 +83,7 @@ impl Reader {
         let Some(body) = input.get(HEADER..consumed) else { return Step::More };
         let (mechanism, message) = body.split_at_checked(header.key).unwrap_or((body, b""));
         if mechanism.len() > MECHANISM_MAX {
-            return Step::Answer { consumed, reply: header.status(Status::INVALID) };
+            return Step::Reply { consumed, reply: header.status(Status::INVALID) };
         }
         let Some(name) = self.known(mechanism) else {
             self.begun = Begun::Nothing;
@@ -98,7 +98,7 @@ impl Reader {
             (_, true) => return refused(header, consumed),
             (_, false) if message.is_empty() => {
                 self.begun = Begun::Named(name);
-                return Step::Answer { consumed, reply: header.status(Status::CONTINUE) };
+                return Step::Reply { consumed, reply: header.status(Status::CONTINUE) };
             }
             (_, false) => {}
         }
@@ -128,7 +128,7 @@ impl Reader {
         let proof = match exchange.respond(message) {
             Ok(Response::Proceed(words)) => {
                 self.begun = Begun::Scram(exchange);
-                return Step::Answer { consumed, reply: header.reply(Status::CONTINUE, &words) };
+                return Step::Reply { consumed, reply: header.reply(Status::CONTINUE, &words) };
             }
             Ok(Response::Success(..)) => Proof::Scram(exchange.into_keys()),
             Err(_) => Proof::Failed,
@@ -154,15 +154,15 @@ fn refused(header: &Header, consumed: usize) -> Step {
 
 fn replies(header: &Header) -> Replies {
     Replies {
-        welcome: header.reply(Status::OK, b"Authenticated"),
-        refused: header.status(Status::AUTH_FAILURE),
+        success: header.reply(Status::OK, b"Authenticated"),
+        denied: header.status(Status::AUTH_FAILURE),
         unavailable: header.status(Status::TEMPORARY),
-        full: header.status(Status::TEMPORARY),
+        connection_limit: header.status(Status::TEMPORARY),
     }
 }
 
 fn answer(header: &Header, status: Status, body: &[u8]) -> Step {
-    Step::Answer { consumed: HEADER, reply: header.reply(status, body) }
+    Step::Reply { consumed: HEADER, reply: header.reply(status, body) }
 }
 
 fn close(header: &Header, status: Status) -> Step {
@@ -191,7 +191,7 @@ mod tests {
             |reply: &[u8]| reply.get(6..8).map_or("nothing".into(), |s| format!("{:02x}{:02x}", s[0], s[1]));
         match reader.step(input) {
             Step::More => "more".into(),
-            Step::Answer { reply, .. } => format!("say {}", status(&reply)),
+            Step::Reply { reply, .. } => format!("say {}", status(&reply)),
             Step::Close { reply } => format!("close {}", status(&reply)),
             Step::LookUp { name, .. } => format!("look up {name}"),
             Step::Attempt { credential, .. } => {
@@ -260,7 +260,7 @@ mod tests {
         let keys = || ScramKeys { salt: [1; 16], iterations: 4096, stored_key: [2; 32], server_key: [3; 32] };
         assert_eq!(say(&mut Reader::new(false), &auth(&first)), "refuse");
         for (offered, list) in [(false, &b"PLAIN"[..]), (true, b"SCRAM-SHA-256 PLAIN")] {
-            let Step::Answer { reply, .. } = Reader::new(offered).step(&request(0x20, b"", b"")) else {
+            let Step::Reply { reply, .. } = Reader::new(offered).step(&request(0x20, b"", b"")) else {
                 panic!()
             };
             assert_eq!(&reply[24..], list);
@@ -273,8 +273,8 @@ mod tests {
             }
             let asked = if begun { step(&first) } else { auth(&first) };
             assert_eq!(say(&mut reader, &asked), format!("look up {user}"));
-            reader.learn(keys(), "nonce".to_owned());
-            let Step::Answer { consumed, reply } = reader.step(&asked) else { panic!() };
+            reader.provide_keys(keys(), "nonce".to_owned());
+            let Step::Reply { consumed, reply } = reader.step(&asked) else { panic!() };
             assert_eq!(consumed, asked.len());
             assert_eq!(&reply[24..], b"r=abcnonce,s=AQEBAQEBAQEBAQEBAQEBAQ==,i=4096");
             assert_eq!(say(&mut reader, &step("c=biws,r=abcnonce,p=x")), "attempt", "told to be wrong");

@@ -50,14 +50,14 @@ impl Reader {
         let head = end + 1;
         match read_line(line.strip_suffix(b"\r").unwrap_or(line)) {
             Line::Http => close(b""),
-            Line::Other => Step::Answer { consumed: head, reply: Cow::Borrowed(UNAUTHENTICATED) },
+            Line::Other => Step::Reply { consumed: head, reply: Cow::Borrowed(UNAUTHENTICATED) },
             Line::Login { len, .. } if len > PAYLOAD_MAX => close(TOO_LONG),
             Line::Login { key, len } => {
                 let Some(block) = rest.get(..len + 2) else { return Step::More };
                 let consumed = head + len + 2;
                 match block.strip_suffix(b"\r\n") {
                     Some(payload) => attempt(consumed, read_payload(key, payload)),
-                    None => Step::Answer { consumed, reply: Cow::Borrowed(BAD_END) },
+                    None => Step::Reply { consumed, reply: Cow::Borrowed(BAD_END) },
                 }
             }
         }
@@ -110,10 +110,10 @@ fn attempt(consumed: usize, payload: Payload) -> Step {
         Payload::Malformed => (None, BAD_FORMAT),
     };
     let replies = Replies {
-        welcome: Cow::Borrowed(b"STORED\r\n"),
-        refused: Cow::Borrowed(refused),
+        success: Cow::Borrowed(b"STORED\r\n"),
+        denied: Cow::Borrowed(refused),
         unavailable: Cow::Borrowed(AWAY),
-        full: Cow::Borrowed(FULL),
+        connection_limit: Cow::Borrowed(FULL),
     };
     Step::Attempt { consumed, credential, replies }
 }
@@ -132,11 +132,11 @@ mod tests {
         let text = |words: &[u8]| String::from_utf8_lossy(words).trim_end().to_owned();
         match Reader.step(input) {
             Step::More => "more".into(),
-            Step::Answer { consumed, reply } => format!("say {} [{consumed}]", text(&reply)),
+            Step::Reply { consumed, reply } => format!("say {} [{consumed}]", text(&reply)),
             Step::Close { reply } => format!("close {}", text(&reply)),
             Step::LookUp { .. } => "look up".into(),
             Step::Attempt { credential: Some(_), .. } => "attempt".into(),
-            Step::Attempt { credential: None, replies, .. } => format!("refuse {}", text(&replies.refused)),
+            Step::Attempt { credential: None, replies, .. } => format!("refuse {}", text(&replies.denied)),
         }
     }
 

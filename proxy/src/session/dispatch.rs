@@ -274,7 +274,7 @@ impl Client {
     fn maybe_resent(&self, request: &Request<'_>) -> Option<Credential> {
         match (&request.command, request.answer) {
             (Command::Store(store), Answer::Text(_)) if store.mode == Mode::Set && store.cas.is_none() => {
-                login::resent(request.key.bytes, store.value)
+                login::parse_relogin(request.key.bytes, store.value)
             }
             _ => None,
         }

@@ -108,14 +108,14 @@ impl Worker {
         let grant = match self.shared.grants.newest(&grant, source) {
             Ok(grant) => grant,
             Err(outcome) => {
-                deny(outcome, login.as_ref().map(|login| &*login.replies.refused));
+                deny(outcome, login.as_ref().map(|login| &*login.replies.denied));
                 return Err(Rejected { responses, await_protocol_of: None });
             }
         };
         let tenant = self.tenant(&grant);
         let limit = usize::try_from(grant.connections).unwrap_or(0);
         let Some(session) = tenant.enter(limit, (&grant, ends_at), client, &responses) else {
-            deny(LoginOutcome::ConnectionLimit, login.as_ref().map(|login| &*login.replies.full));
+            deny(LoginOutcome::ConnectionLimit, login.as_ref().map(|login| &*login.replies.connection_limit));
             return Err(Rejected { responses, await_protocol_of: login.is_none().then_some(source) });
         };
         self.expect_end(&grant);
@@ -123,7 +123,7 @@ impl Worker {
         self.shared.metrics.login(LoginOutcome::Success);
         let input = match login {
             Some(Login { rest, replies, .. }) => {
-                responses.say(&replies.welcome);
+                responses.say(&replies.success);
                 rest
             }
             None => Vec::new(),
