@@ -1,32 +1,32 @@
 # shellcheck shell=bash
-# What ./deploy/up and ./deploy/test share: preparing a Debian or Ubuntu machine. Sourced, not run.
+# Shared by ./deploy/up and ./deploy/test: prepares a Debian or Ubuntu machine. Sourced, not executed.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 docker_socket=/var/run/docker.sock
 dockerd_log=/var/log/memgate-dockerd.log
-# The process id of the engine that we started, if we did.
+# The process id of dockerd if this script started it.
 dockerd_pid=
 
 say() { printf '==> %s\n' "$*" >&2; }
 
-# fail WHAT FIX: one line that names the fix, like every message of memgate.
+# fail WHAT FIX: prints an error with its fix, like memgate does, and exits.
 fail() {
     printf 'error: %s: %s\n' "$1" "$2" >&2
     exit 1
 }
 
-# Runs a command as root, through sudo if need be.
+# Runs a command as root, through sudo if necessary.
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then
         "$@"
     elif command -v sudo >/dev/null; then
         sudo "$@"
     else
-        fail "this needs root ($*)" "run it as root, or install sudo"
+        fail "this needs root ($*)" "run this script as root, or install sudo"
     fi
 }
 
-# ensure_packages PACKAGE...: installs those that are missing.
+# ensure_packages PACKAGE...: installs missing packages.
 ensure_packages() {
     local missing=() package
     for package in "$@"; do
@@ -35,10 +35,10 @@ ensure_packages() {
     done
     [ ${#missing[@]} -eq 0 ] && return
     say "installing ${missing[*]}"
-    as_root apt-get update -qq >&2 || say "apt-get update failed; trying with the lists that are there"
+    as_root apt-get update -qq >&2 || say "apt-get update failed; trying with the existing package lists"
     as_root env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 \
-        || fail "can't install ${missing[*]}" "install them yourself, then run this again"
+        || fail "can't install ${missing[*]}" "install them yourself, then retry"
 }
 
 require_debian() {
@@ -48,7 +48,7 @@ require_debian() {
 \`cargo build --release\` and run \`target/release/memgate up\`"
 }
 
-# Rust is not the distribution's: theirs is older than what the code needs.
+# Not installed from the distribution, whose Rust is too old for this code.
 require_rust() {
     local wanted found
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
@@ -56,7 +56,7 @@ require_rust() {
     command -v cargo >/dev/null || fail "Rust is missing" "install Rust $wanted or newer, see https://rustup.rs"
     found=$(cargo --version | cut -d' ' -f2)
     printf '%s\n%s\n' "$wanted" "$found" | sort --version-sort --check=quiet \
-        || fail "Rust $found is too old" "\`rustup update\` (it has to be $wanted or newer)"
+        || fail "Rust $found is too old" "run \`rustup update\` (memgate needs $wanted or newer)"
 }
 
 docker_answers() {
@@ -64,7 +64,7 @@ docker_answers() {
         && [ "$(as_root curl --silent --max-time 5 --unix-socket "$docker_socket" http://docker/_ping)" = OK ]
 }
 
-# Docker Engine: installed if there is none (a lone client doesn't count), started if it doesn't run.
+# Installs Docker Engine if it is missing (a client alone isn't enough), and starts it.
 ensure_docker() {
     docker_answers && return
     PATH="$PATH:/usr/sbin:/sbin"
@@ -75,7 +75,7 @@ ensure_docker() {
         docker_answers && return
         sleep 0.2
     done
-    fail "Docker Engine doesn't start" "see $dockerd_log, or \`journalctl -u docker\`"
+    fail "Docker Engine did not start" "see $dockerd_log, or \`journalctl -u docker\`"
 }
 
 start_docker() {
@@ -84,17 +84,17 @@ start_docker() {
         as_root systemctl start docker || fail "systemd can't start Docker" "see \`journalctl -u docker\`"
         return
     fi
-    # In a session of its own, so that Ctrl-C here doesn't stop it.
+    # In its own session, so that Ctrl-C in this terminal doesn't stop it.
     # shellcheck disable=SC2016,SC2034 # expanded by the inner shell; read by ./deploy/test
     dockerd_pid=$(as_root sh -c 'setsid dockerd >>"$1" 2>&1 </dev/null & echo $!' sh "$dockerd_log")
 }
 
-# Inter-container traffic can be switched off only where bridged packets pass the firewall.
+# Blocking traffic between containers requires that bridged packets pass the firewall.
 ensure_bridge_filter() {
     [ -e /proc/sys/net/bridge/bridge-nf-call-iptables ] || as_root modprobe br_netfilter 2>/dev/null || true
 }
 
-# What memgate needs of a machine, to be built and to run.
+# Installs everything that memgate needs to be built and to run.
 prepare_machine() {
     require_debian
     ensure_packages ca-certificates curl gcc libc6-dev iptables nftables
