@@ -19,7 +19,7 @@ use crate::wire::{Op, Wire};
 
 const SCRATCH: usize = 256 * 1024;
 const EVENTS: usize = 512;
-/// No reply at all for so long voids the run.
+/// This long without any reply voids the run.
 const SILENCE: Duration = Duration::from_secs(10);
 /// The poller comes back so often to look at the clock.
 const GLANCE: Duration = Duration::from_millis(20);

@@ -25,7 +25,7 @@ pub(crate) enum Link {
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
-/// TLS with whoever `ca` vouches for. Without `resumption` every handshake is a whole one.
+/// TLS with a peer whose certificate `ca` has signed. Without `resumption` every handshake is a full one.
 pub(crate) fn trusting(ca: &Path, resumption: bool) -> Result<Tls, Failure> {
     let cannot = |error: String| {
         Failure::new(format!("can't use {} ({error})", ca.display()), "name the CA's certificate in PEM")

@@ -11,17 +11,17 @@ use crate::plan::Way;
 use crate::session::{Known, Pending, Session};
 use crate::wire::{Op, Wire};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PRELOAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Sets in flight: their replies fit into any buffer on the way.
 const BATCH_BYTES: usize = 128 * 1024;
 
 /// Connects and logs in.
 pub(crate) fn enter(way: &Way, wire: &Wire) -> Result<Link, Failure> {
     let Way { target, login, tls } = way;
-    let stream = TcpStream::connect_timeout(target, PATIENCE)
+    let stream = TcpStream::connect_timeout(target, PRELOAD_TIMEOUT)
         .map_err(|error| Failure::void(format!("can't connect to {target} ({error})")))?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(PRELOAD_TIMEOUT))?;
     let mut link = Link::new(stream, tls.as_ref())?;
     link.flush()?;
     if login.expect().is_none() {
@@ -66,7 +66,7 @@ fn ask(
         let before = session.received;
         session.receive(known, &mut scratch, |_| ())?;
         if session.received == before {
-            return Err(Failure::void(format!("no reply within {} s", PATIENCE.as_secs())));
+            return Err(Failure::void(format!("no reply within {} s", PRELOAD_TIMEOUT.as_secs())));
         }
     }
     Ok(session.link)

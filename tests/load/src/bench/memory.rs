@@ -12,7 +12,7 @@ use super::summary::Point;
 use crate::cpu;
 use crate::failure::Failure;
 
-/// Files that a process needs besides one for each connection, or two in a TCP proxy.
+/// Files that a process needs in addition to one for each connection, or two in a TCP proxy.
 const OTHER_FILES: usize = 500;
 
 /// A process that connections are made to.

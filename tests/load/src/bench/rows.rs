@@ -33,7 +33,7 @@ pub(super) struct Row {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tls {
     No,
-    /// Whoever has been there before resumes.
+    /// A client that has connected before resumes its session.
     Resumed,
     /// Every handshake is a whole one.
     Full,
