@@ -1,7 +1,7 @@
-//! A client's connection: TCP, or TLS over it. Whoever reads and writes needn't know which.
+//! A client's byte stream: TCP, or TLS over TCP, with one interface.
 //!
-//! TLS is done here in the loop, with no task and no buffer between: what is flushed in one turn leaves as
-//! one record, and what comes is decrypted where it is read.
+//! TLS runs in the worker's loop, without a task or a buffer of its own: bytes flushed in one turn leave as one record,
+//! and received bytes are decrypted where they are read.
 
 pub(crate) mod address;
 mod client_verifier;
@@ -17,16 +17,17 @@ use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 use store::Fingerprint;
 use tokio::net::TcpStream;
 
+/// A client's byte stream.
 pub(crate) struct Stream {
     tcp: TcpStream,
-    /// Boxed: a connection without it has no room for it.
+    /// Boxed, so that plaintext connections don't pay for it.
     tls: Option<Box<Tls>>,
 }
 
 struct Tls {
     connection: RefCell<ServerConnection>,
-    /// The last read has left something that is decrypted already: no event of the socket will tell of it.
-    has_more: Cell<bool>,
+    /// The last read left decrypted bytes in rustls: the socket won't become readable for them.
+    has_buffered_plaintext: Cell<bool>,
 }
 
 impl Stream {
@@ -34,15 +35,19 @@ impl Stream {
         Self { tcp, tls: None }
     }
 
-    /// Goes on as TLS, of which the peer has sent `begun`.
-    pub(crate) async fn into_tls(self, config: Arc<ServerConfig>, begun: &[u8]) -> io::Result<Self> {
+    /// Performs the TLS handshake, of which `received` has been read already.
+    ///
+    /// # Errors
+    ///
+    /// If the handshake fails or the connection closes.
+    pub(crate) async fn into_tls(self, config: Arc<ServerConfig>, received: &[u8]) -> io::Result<Self> {
         let mut connection = ServerConnection::new(config).map_err(io::Error::other)?;
-        let mut begun = begun;
-        while !begun.is_empty() {
-            connection.read_tls(&mut begun)?;
+        let mut received = received;
+        while !received.is_empty() {
+            connection.read_tls(&mut received)?;
         }
-        let tls = Tls { connection: RefCell::new(connection), has_more: Cell::new(false) };
-        tls.shake_hands(&self.tcp).await?;
+        let tls = Tls { connection: RefCell::new(connection), has_buffered_plaintext: Cell::new(false) };
+        tls.handshake(&self.tcp).await?;
         Ok(Self { tcp: self.tcp, tls: Some(Box::new(tls)) })
     }
 
@@ -50,31 +55,31 @@ impl Stream {
         self.tls.is_some()
     }
 
-    /// How the handshake went; `None` without TLS.
+    /// The kind of handshake, full or resumed; `None` without TLS.
     pub(crate) fn handshake(&self) -> Option<HandshakeKind> {
         self.tls.as_ref()?.connection.borrow().handshake_kind()
     }
 
-    /// The certificate whose key the peer has shown to hold, in this handshake or in the one that it resumes.
+    /// The client certificate whose key the peer has proved to hold, in this handshake or in the one that it resumed.
     pub(crate) fn fingerprint(&self) -> Option<Fingerprint> {
         let connection = self.tls.as_ref()?.connection.borrow();
         connection.peer_certificates()?.first().map(|certificate| Fingerprint::of(certificate))
     }
 
-    /// Waits for something to read.
+    /// Waits until there is something to read.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         match &self.tls {
-            Some(tls) if tls.has_more.get() => Ok(()),
+            Some(tls) if tls.has_buffered_plaintext.get() => Ok(()),
             _ => tcp::readable(&self.tcp).await,
         }
     }
 
-    /// Waits for room to write.
+    /// Waits until the socket accepts bytes.
     pub(crate) async fn writable(&self) -> io::Result<()> {
         tcp::writable(&self.tcp).await
     }
 
-    /// Reads what there is; `WouldBlock` when that is nothing, 0 at the end.
+    /// Reads available bytes; 0 at the end, `WouldBlock` if there are none.
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match &self.tls {
             None => tcp::read(&self.tcp, buffer),
@@ -82,7 +87,7 @@ impl Stream {
         }
     }
 
-    /// Writes what fits. With TLS [`Stream::flush`] tells when all of that has left.
+    /// Writes what fits. With TLS, call [`Stream::flush`] until everything has left.
     pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.tls {
             None => self.tcp.try_write(bytes),
@@ -97,36 +102,36 @@ impl Stream {
         }
     }
 
-    /// Sends what was written before and is still here; `WouldBlock` when the socket takes no more.
+    /// Sends buffered TLS records; `WouldBlock` if the socket accepts no more.
     pub(crate) fn flush(&self) -> io::Result<()> {
         match &self.tls {
             None => Ok(()),
-            Some(tls) => push(&mut tls.connection.borrow_mut(), &self.tcp),
+            Some(tls) => flush_tls(&mut tls.connection.borrow_mut(), &self.tcp),
         }
     }
 
-    /// Whether something was written that hasn't left.
+    /// Whether TLS records are waiting to be sent.
     pub(crate) fn has_pending_tls(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.connection.borrow().wants_write())
     }
 
-    /// Ends the sending side and throws away what still comes for a moment.
+    /// Closes the sending side, then discards what still arrives for a moment.
     pub(crate) async fn linger(&self, scratch: &RefCell<Vec<u8>>) {
         if let Some(tls) = &self.tls {
             let mut connection = tls.connection.borrow_mut();
             connection.send_close_notify();
-            let _ = push(&mut connection, &self.tcp);
+            let _ = flush_tls(&mut connection, &self.tcp);
         }
         tcp::linger(&self.tcp, scratch).await;
     }
 
-    /// Leaves its runtime.
+    /// Deregisters the socket from its runtime.
     pub(crate) fn detach(self) -> io::Result<DetachedStream> {
         Ok(DetachedStream { tcp: self.tcp.into_std()?, tls: self.tls })
     }
 }
 
-/// A connection between two runtimes: its socket belongs to neither.
+/// A stream that is registered with no runtime.
 pub(crate) struct DetachedStream {
     tcp: std::net::TcpStream,
     tls: Option<Box<Tls>>,
@@ -139,15 +144,15 @@ impl DetachedStream {
 }
 
 impl Tls {
-    async fn shake_hands(&self, tcp: &TcpStream) -> io::Result<()> {
+    async fn handshake(&self, tcp: &TcpStream) -> io::Result<()> {
         loop {
-            let advanced = self.advance(tcp);
+            let processed = self.process(tcp);
             let (done, wants_write) = {
                 let mut connection = self.connection.borrow_mut();
-                // An alert, too, when it went wrong.
-                let pushed = push(&mut connection, tcp);
-                advanced?;
-                if let Err(error) = pushed
+                // Also sends the alert of a failed handshake.
+                let flushed = flush_tls(&mut connection, tcp);
+                processed?;
+                if let Err(error) = flushed
                     && error.kind() != io::ErrorKind::WouldBlock
                 {
                     return Err(error);
@@ -155,34 +160,34 @@ impl Tls {
                 (!connection.is_handshaking(), connection.wants_write())
             };
             if done {
-                // What came along with the last message.
-                self.has_more.set(true);
+                // Application data may have arrived with the last handshake message.
+                self.has_buffered_plaintext.set(true);
                 return Ok(());
             }
             if wants_write {
                 tcp::writable(tcp).await?;
             } else {
                 tcp::readable(tcp).await?;
-                self.fetch(tcp)?;
+                self.fill(tcp)?;
             }
         }
     }
 
-    /// Decrypts what has come.
-    fn advance(&self, tcp: &TcpStream) -> io::Result<()> {
+    /// Decrypts received records.
+    fn process(&self, tcp: &TcpStream) -> io::Result<()> {
         let mut connection = self.connection.borrow_mut();
         match connection.process_new_packets() {
             Ok(_) => Ok(()),
-            Err(wrong) => {
-                // It tells the peer what was wrong.
-                let _ = push(&mut connection, tcp);
-                Err(io::Error::new(io::ErrorKind::InvalidData, wrong))
+            Err(error) => {
+                // Sends the alert.
+                let _ = flush_tls(&mut connection, tcp);
+                Err(io::Error::new(io::ErrorKind::InvalidData, error))
             }
         }
     }
 
-    /// Reads from the socket, once; `WouldBlock` is nothing special.
-    fn fetch(&self, tcp: &TcpStream) -> io::Result<()> {
+    /// Reads from the socket once; `WouldBlock` is not an error here.
+    fn fill(&self, tcp: &TcpStream) -> io::Result<()> {
         match self.connection.borrow_mut().read_tls(&mut Socket(tcp)) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(_) => Ok(()),
@@ -196,39 +201,41 @@ impl Tls {
             let read = self.connection.borrow_mut().reader().read(buffer);
             match read {
                 Ok(n) => {
-                    self.has_more.set(n == buffer.len());
+                    self.has_buffered_plaintext.set(n == buffer.len());
                     return Ok(n);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.has_more.set(false),
-                // Gone without a goodbye.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.has_buffered_plaintext.set(false)
+                }
+                // Closed without close_notify.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 Err(error) => return Err(error),
             }
             self.connection.borrow_mut().read_tls(&mut Socket(tcp))?;
-            self.advance(tcp)?;
+            self.process(tcp)?;
         }
     }
 
     fn write(&self, tcp: &TcpStream, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut connection = self.connection.borrow_mut();
-        // What is encrypted must leave first: it is bounded so.
-        push(&mut connection, tcp)?;
+        // Pending records must leave first, which bounds the buffer.
+        flush_tls(&mut connection, tcp)?;
         let written = connection.writer().write_vectored(pieces)?;
-        match push(&mut connection, tcp) {
+        match flush_tls(&mut connection, tcp) {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
             _ => Ok(written),
         }
     }
 }
 
-fn push(connection: &mut ServerConnection, tcp: &TcpStream) -> io::Result<()> {
+fn flush_tls(connection: &mut ServerConnection, tcp: &TcpStream) -> io::Result<()> {
     while connection.wants_write() {
         connection.write_tls(&mut Socket(tcp))?;
     }
     Ok(())
 }
 
-/// The socket as rustls wants it.
+/// Adapts the socket to rustls' blocking interface.
 struct Socket<'a>(&'a TcpStream);
 
 impl Read for Socket<'_> {

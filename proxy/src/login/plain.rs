@@ -1,5 +1,5 @@
-//! SASL PLAIN on the `sasl` crate, behind a strict check: the crate's PLAIN ignores the authorization
-//! identity and what follows a third NUL, and takes an empty user.
+//! SASL PLAIN by the `sasl` crate, after a strict check: the crate ignores the authorization identity and anything after a
+//! third NUL, and accepts an empty user.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,17 +11,17 @@ use sasl::server::{Mechanism, MechanismError, Response, Validator, ValidatorErro
 
 use super::Credential;
 
-/// RFC 4616 gives no limits; these hold every token.
+/// RFC 4616 sets no limits; every token fits in these.
 const IDENTITY_MAX: usize = 255;
 const PASSWORD_MAX: usize = 1024;
 
-/// PLAIN as we accept it. Its success means "well-formed": the secret is checked against the grant.
+/// PLAIN with strict parsing. Success means "well-formed": the secret is checked against the grant later.
 pub(super) struct StrictPlain {
     inner: Plain<Collect>,
     found: Rc<RefCell<Option<Credential>>>,
 }
 
-/// Takes the pair that the mechanism has read; no I/O can happen inside a validator.
+/// Collects the credential that the mechanism parsed; a validator can't do I/O.
 struct Collect(Rc<RefCell<Option<Credential>>>);
 
 impl Default for StrictPlain {
@@ -32,7 +32,7 @@ impl Default for StrictPlain {
 }
 
 impl StrictPlain {
-    /// What the last success was about.
+    /// The credential of the last success.
     pub(super) fn into_credential(self) -> Option<Credential> {
         self.found.take()
     }
@@ -50,9 +50,9 @@ impl Mechanism for StrictPlain {
         else {
             return Err(MechanismError::FailedToDecodeMessage);
         };
-        let own = authzid.is_empty() || authzid == authcid;
-        let lengths = (1..=IDENTITY_MAX).contains(&authcid.len()) && password.len() <= PASSWORD_MAX;
-        if !own || !lengths {
+        let is_own_identity = authzid.is_empty() || authzid == authcid;
+        let fits = (1..=IDENTITY_MAX).contains(&authcid.len()) && password.len() <= PASSWORD_MAX;
+        if !is_own_identity || !fits {
             return Err(MechanismError::AuthenticationFailed);
         }
         self.inner.respond(message)

@@ -1,4 +1,4 @@
-//! Binary SASL: LIST, AUTH and STEP, and what memcached `-S` answers to everything else before login.
+//! Binary SASL: LIST, AUTH and STEP, and the replies of memcached `-S` to everything else before login.
 
 use std::borrow::Cow;
 
@@ -11,29 +11,29 @@ use super::{Credential, Proof, Replies, Step, mechanisms};
 use crate::protocol::BINARY_MAGIC;
 use crate::protocol::binary::header::{BODY_MAX, HEADER, Header, Status, opcode};
 
-/// The longest body of a login.
-const BODY_LIMIT: u32 = 16_384;
-/// memcached's limit for a mechanism's name.
+/// Maximum body of a login (D-10).
+const LOGIN_BODY_MAX: u32 = 16_384;
+/// Maximum length of a mechanism name, as in memcached.
 const MECHANISM_MAX: usize = 32;
-/// What VERSION answers before anybody's own instance is known: the version whose bytes we speak.
+/// The reply to VERSION before login, when no instance is known: the version whose bytes we send.
 const VERSION: &[u8] = b"1.6.45";
 
-/// Remembers the AUTH that a STEP may go on with.
+/// Parses SASL messages; remembers the exchange that a STEP continues.
 #[derive(Debug)]
 pub(crate) struct Reader {
     /// Whether SCRAM is offered.
     scram: bool,
-    begun: Begun,
-    /// The keys of the name in the front of the input, and our half of the nonce.
-    learnt: Option<(ScramKeys, String)>,
+    exchange: Exchange,
+    /// The keys of the name at the front of the input, and the server's half of the nonce.
+    provided: Option<(ScramKeys, String)>,
 }
 
 #[derive(Debug, Default)]
-enum Begun {
+enum Exchange {
     #[default]
-    Nothing,
-    /// The mechanism was named; its first message is to come.
-    Named(Name),
+    None,
+    /// The mechanism was chosen; its first message follows.
+    Chosen(Name),
     Scram(Box<Scram>),
 }
 
@@ -45,11 +45,11 @@ enum Name {
 
 impl Reader {
     pub(super) fn new(scram: bool) -> Self {
-        Self { scram, begun: Begun::Nothing, learnt: None }
+        Self { scram, exchange: Exchange::None, provided: None }
     }
 
     pub(super) fn provide_keys(&mut self, keys: ScramKeys, nonce: String) {
-        self.learnt = Some((keys, nonce));
+        self.provided = Some((keys, nonce));
     }
 
     pub(super) fn step(&mut self, input: &[u8]) -> Step {
@@ -64,8 +64,8 @@ impl Reader {
             return close(&header, Status::INVALID);
         }
         match header.opcode {
-            opcode::VERSION if header.body == 0 => answer(&header, Status::OK, VERSION),
-            opcode::SASL_LIST if header.body == 0 => answer(&header, Status::OK, mechanisms(self.scram)),
+            opcode::VERSION if header.body == 0 => reply(&header, Status::OK, VERSION),
+            opcode::SASL_LIST if header.body == 0 => reply(&header, Status::OK, mechanisms(self.scram)),
             opcode::VERSION | opcode::SASL_LIST => close(&header, Status::INVALID),
             opcode::SASL_AUTH | opcode::SASL_STEP => self.sasl(&header, input),
             _ => close(&header, Status::AUTH_FAILURE),
@@ -76,7 +76,7 @@ impl Reader {
         if header.key == 0 || header.extras != 0 {
             return close(header, Status::INVALID);
         }
-        if header.body > BODY_LIMIT {
+        if header.body > LOGIN_BODY_MAX {
             return close(header, Status::OUT_OF_MEMORY);
         }
         let consumed = HEADER + header.body_len();
@@ -85,19 +85,19 @@ impl Reader {
         if mechanism.len() > MECHANISM_MAX {
             return Step::Reply { consumed, reply: header.status(Status::INVALID) };
         }
-        let Some(name) = self.known(mechanism) else {
-            self.begun = Begun::Nothing;
-            return refused(header, consumed);
+        let Some(name) = self.offered(mechanism) else {
+            self.exchange = Exchange::None;
+            return denied(header, consumed);
         };
-        let goes_on = header.opcode == opcode::SASL_STEP;
-        match (std::mem::take(&mut self.begun), goes_on) {
-            (Begun::Scram(exchange), true) if name == Name::Scram => {
-                return self.go_on(header, consumed, exchange, message);
+        let is_step = header.opcode == opcode::SASL_STEP;
+        match (std::mem::take(&mut self.exchange), is_step) {
+            (Exchange::Scram(exchange), true) if name == Name::Scram => {
+                return self.continue_scram(header, consumed, exchange, message);
             }
-            (Begun::Named(begun), true) if begun == name => {}
-            (_, true) => return refused(header, consumed),
+            (Exchange::Chosen(chosen), true) if chosen == name => {}
+            (_, true) => return denied(header, consumed),
             (_, false) if message.is_empty() => {
-                self.begun = Begun::Named(name);
+                self.exchange = Exchange::Chosen(name);
                 return Step::Reply { consumed, reply: header.status(Status::CONTINUE) };
             }
             (_, false) => {}
@@ -105,30 +105,36 @@ impl Reader {
         if name == Name::Plain {
             return Step::Attempt { consumed, credential: plain(message), replies: replies(header) };
         }
-        let Some(user) = scram::name_of(message) else { return refused(header, consumed) };
-        let Some((keys, nonce)) = self.learnt.take() else {
-            // The same bytes will be read again.
-            self.begun = if goes_on { Begun::Named(name) } else { Begun::Nothing };
+        let Some(user) = scram::name_of(message) else { return denied(header, consumed) };
+        let Some((keys, nonce)) = self.provided.take() else {
+            // The caller steps over the same bytes again.
+            self.exchange = if is_step { Exchange::Chosen(name) } else { Exchange::None };
             return Step::LookUp { name: user, unavailable: header.status(Status::TEMPORARY) };
         };
-        self.go_on(header, consumed, Box::new(Scram::new(user, keys, nonce)), message)
+        self.continue_scram(header, consumed, Box::new(Scram::new(user, keys, nonce)), message)
     }
 
-    /// The mechanism of that name, if it is offered.
-    fn known(&self, name: &[u8]) -> Option<Name> {
+    /// The mechanism, if it is offered; names ignore case.
+    fn offered(&self, name: &[u8]) -> Option<Name> {
         if name.eq_ignore_ascii_case(b"PLAIN") {
             return Some(Name::Plain);
         }
         (self.scram && name.eq_ignore_ascii_case(scram::NAME.as_bytes())).then_some(Name::Scram)
     }
 
-    /// One message of SCRAM. The empty one behind our proof ends it, as with memcached and Cyrus.
-    fn go_on(&mut self, header: &Header, consumed: usize, mut exchange: Box<Scram>, message: &[u8]) -> Step {
+    /// Handles one SCRAM message. An empty message after the server's proof ends the exchange, as in memcached and Cyrus.
+    fn continue_scram(
+        &mut self,
+        header: &Header,
+        consumed: usize,
+        mut exchange: Box<Scram>,
+        message: &[u8],
+    ) -> Step {
         let id = TokenId::parse_username(exchange.user().as_bytes());
         let proof = match exchange.respond(message) {
-            Ok(Response::Proceed(words)) => {
-                self.begun = Begun::Scram(exchange);
-                return Step::Reply { consumed, reply: header.reply(Status::CONTINUE, &words) };
+            Ok(Response::Proceed(challenge)) => {
+                self.exchange = Exchange::Scram(exchange);
+                return Step::Reply { consumed, reply: header.reply(Status::CONTINUE, &challenge) };
             }
             Ok(Response::Success(..)) => Proof::Scram(exchange.into_keys()),
             Err(_) => Proof::Failed,
@@ -138,7 +144,7 @@ impl Reader {
     }
 }
 
-/// Runs the mechanism over one message. What it says is checked later, against a grant.
+/// Parses a PLAIN message; the credential is checked later, against a grant.
 fn plain(message: &[u8]) -> Option<Credential> {
     let mut mechanism = StrictPlain::default();
     match mechanism.respond(message) {
@@ -147,8 +153,8 @@ fn plain(message: &[u8]) -> Option<Credential> {
     }
 }
 
-/// An attempt that can't be right.
-fn refused(header: &Header, consumed: usize) -> Step {
+/// An attempt that can't be valid.
+fn denied(header: &Header, consumed: usize) -> Step {
     Step::Attempt { consumed, credential: None, replies: replies(header) }
 }
 
@@ -161,7 +167,7 @@ fn replies(header: &Header) -> Replies {
     }
 }
 
-fn answer(header: &Header, status: Status, body: &[u8]) -> Step {
+fn reply(header: &Header, status: Status, body: &[u8]) -> Step {
     Step::Reply { consumed: HEADER, reply: header.reply(status, body) }
 }
 
@@ -186,17 +192,15 @@ mod tests {
         out
     }
 
-    fn say(reader: &mut Reader, input: &[u8]) -> String {
+    fn describe(reader: &mut Reader, input: &[u8]) -> String {
         let status =
             |reply: &[u8]| reply.get(6..8).map_or("nothing".into(), |s| format!("{:02x}{:02x}", s[0], s[1]));
         match reader.step(input) {
             Step::More => "more".into(),
-            Step::Reply { reply, .. } => format!("say {}", status(&reply)),
+            Step::Reply { reply, .. } => format!("reply {}", status(&reply)),
             Step::Close { reply } => format!("close {}", status(&reply)),
             Step::LookUp { name, .. } => format!("look up {name}"),
-            Step::Attempt { credential, .. } => {
-                if credential.is_some() { "attempt" } else { "refuse" }.into()
-            }
+            Step::Attempt { credential, .. } => if credential.is_some() { "attempt" } else { "deny" }.into(),
         }
     }
 
@@ -204,21 +208,25 @@ mod tests {
     fn requests_before_login() {
         let long = [b'M'; 33];
         for (opcode, key, value, expected) in [
-            (0x0b, &b""[..], &b""[..], "say 0000"),
-            (0x20, b"", b"", "say 0000"),
+            (0x0b, &b""[..], &b""[..], "reply 0000"),
+            (0x20, b"", b"", "reply 0000"),
             (0x20, b"x", b"", "close 0004"),
             (0x00, b"a", b"", "close 0020"),
             (0x0a, b"", b"", "close 0020"),
             (0x07, b"", b"", "close 0020"),
             (0x50, b"", b"", "close 0020"),
             (0x21, b"", b"x", "close 0004"),
-            (0x21, &long, b"x", "say 0004"),
-            (0x21, b"CRAM-MD5", b"", "refuse"),
-            (0x21, b"PLAIN", b"", "say 0021"),
-            (0x21, b"PLAIN", b"\0user\0pass", "refuse"),
-            (0x22, b"PLAIN", b"\0user\0pass", "refuse"),
+            (0x21, &long, b"x", "reply 0004"),
+            (0x21, b"CRAM-MD5", b"", "deny"),
+            (0x21, b"PLAIN", b"", "reply 0021"),
+            (0x21, b"PLAIN", b"\0user\0pass", "deny"),
+            (0x22, b"PLAIN", b"\0user\0pass", "deny"),
         ] {
-            assert_eq!(say(&mut Reader::new(false), &request(opcode, key, value)), expected, "{opcode:#x}");
+            assert_eq!(
+                describe(&mut Reader::new(false), &request(opcode, key, value)),
+                expected,
+                "{opcode:#x}"
+            );
         }
         let get = request(0x00, b"a", b"");
         let Step::Close { reply } = Reader::new(false).step(&get) else { panic!("not closed") };
@@ -229,67 +237,77 @@ mod tests {
     }
 
     #[test]
-    fn plain_logs_in_at_once_or_in_two_steps() {
+    fn plain_takes_one_step_or_two() {
         let token = Token::generate();
         let (user, password) = (token.id().username(), token.secret().reveal().to_owned());
         for message in [format!("\0{user}\0{password}"), format!("{user}\0{user}\0{password}")] {
-            assert_eq!(say(&mut Reader::new(false), &request(0x21, b"plain", message.as_bytes())), "attempt");
+            assert_eq!(
+                describe(&mut Reader::new(false), &request(0x21, b"plain", message.as_bytes())),
+                "attempt"
+            );
         }
         let message = format!("\0{user}\0{password}");
         let mut reader = Reader::new(false);
-        assert_eq!(say(&mut reader, &request(0x21, b"PLAIN", b"")), "say 0021");
-        assert_eq!(say(&mut reader, &request(0x22, b"PLAIN", message.as_bytes())), "attempt");
-        assert_eq!(say(&mut reader, &request(0x22, b"PLAIN", message.as_bytes())), "refuse");
+        assert_eq!(describe(&mut reader, &request(0x21, b"PLAIN", b"")), "reply 0021");
+        assert_eq!(describe(&mut reader, &request(0x22, b"PLAIN", message.as_bytes())), "attempt");
+        assert_eq!(describe(&mut reader, &request(0x22, b"PLAIN", message.as_bytes())), "deny");
         for message in [
             format!("other\0{user}\0{password}"),
             format!("\0{user}\0{password}\0"),
             format!("\0\0{password}"),
             format!("{user}\0{password}"),
         ] {
-            assert_eq!(say(&mut Reader::new(false), &request(0x21, b"PLAIN", message.as_bytes())), "refuse");
+            assert_eq!(
+                describe(&mut Reader::new(false), &request(0x21, b"PLAIN", message.as_bytes())),
+                "deny"
+            );
         }
     }
 
     #[test]
-    fn scram_is_there_when_it_is_offered() {
+    fn scram_works_only_when_offered() {
         let token = Token::generate();
         let user = token.id().username();
         let first = format!("n,a={user},n={user},r=abc");
         let auth = |message: &str| request(0x21, b"scram-sha-256", message.as_bytes());
         let step = |message: &str| request(0x22, b"SCRAM-SHA-256", message.as_bytes());
         let keys = || ScramKeys { salt: [1; 16], iterations: 4096, stored_key: [2; 32], server_key: [3; 32] };
-        assert_eq!(say(&mut Reader::new(false), &auth(&first)), "refuse");
+        assert_eq!(describe(&mut Reader::new(false), &auth(&first)), "deny");
         for (offered, list) in [(false, &b"PLAIN"[..]), (true, b"SCRAM-SHA-256 PLAIN")] {
             let Step::Reply { reply, .. } = Reader::new(offered).step(&request(0x20, b"", b"")) else {
                 panic!()
             };
             assert_eq!(&reply[24..], list);
         }
-        // In AUTH, or in a STEP behind an empty AUTH.
+        // In AUTH, or in a STEP after an empty AUTH.
         let mut reader = Reader::new(true);
-        for begun in [false, true] {
-            if begun {
-                assert_eq!(say(&mut reader, &auth("")), "say 0021");
+        for after_empty_auth in [false, true] {
+            if after_empty_auth {
+                assert_eq!(describe(&mut reader, &auth("")), "reply 0021");
             }
-            let asked = if begun { step(&first) } else { auth(&first) };
-            assert_eq!(say(&mut reader, &asked), format!("look up {user}"));
+            let asked = if after_empty_auth { step(&first) } else { auth(&first) };
+            assert_eq!(describe(&mut reader, &asked), format!("look up {user}"));
             reader.provide_keys(keys(), "nonce".to_owned());
             let Step::Reply { consumed, reply } = reader.step(&asked) else { panic!() };
             assert_eq!(consumed, asked.len());
             assert_eq!(&reply[24..], b"r=abcnonce,s=AQEBAQEBAQEBAQEBAQEBAQ==,i=4096");
-            assert_eq!(say(&mut reader, &step("c=biws,r=abcnonce,p=x")), "attempt", "told to be wrong");
-            assert_eq!(say(&mut reader, &step("")), "refuse");
+            assert_eq!(
+                describe(&mut reader, &step("c=biws,r=abcnonce,p=x")),
+                "attempt",
+                "a wrong proof is an attempt"
+            );
+            assert_eq!(describe(&mut reader, &step("")), "deny");
         }
         for bad in [step(&first), auth("n,,n=,r=abc"), step("")] {
-            assert_eq!(say(&mut Reader::new(true), &bad), "refuse");
+            assert_eq!(describe(&mut Reader::new(true), &bad), "deny");
         }
-        // What was begun goes on in the same mechanism or not at all.
+        // A STEP must name the mechanism of its AUTH.
         for (begin, go_on) in
             [(&b"PLAIN"[..], step(&first)), (b"SCRAM-SHA-256", request(0x22, b"PLAIN", b"x"))]
         {
             let mut reader = Reader::new(true);
-            assert_eq!(say(&mut reader, &request(0x21, begin, b"")), "say 0021");
-            assert_eq!(say(&mut reader, &go_on), "refuse");
+            assert_eq!(describe(&mut reader, &request(0x21, begin, b"")), "reply 0021");
+            assert_eq!(describe(&mut reader, &go_on), "deny");
         }
     }
 }

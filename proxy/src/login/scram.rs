@@ -1,7 +1,7 @@
 //! SASL SCRAM-SHA-256 (RFC 5802, RFC 7677) over stored keys, without channel binding.
 //!
-//! The `sasl` crate's own refuses ordinary clients and wants to know the salted password, which is as
-//! good as the password.
+//! The `sasl` crate's SCRAM rejects ordinary clients (gs2 flag `n`) and needs the salted password, which is equivalent to
+//! the password.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,10 +14,10 @@ use subtle::ConstantTimeEq as _;
 
 /// The mechanism's name.
 pub(super) const NAME: &str = "SCRAM-SHA-256";
-/// RFC 5802 gives no limit; no honest message comes near. It is kept until the login is over.
+/// RFC 5802 sets no limit; real messages are far shorter. The first message is kept until the exchange ends.
 const MESSAGE_MAX: usize = 1024;
 
-/// An exchange that has begun: the first message is well-formed, and the keys of its name are known.
+/// An exchange: its first message is well-formed, and the keys of its name are known.
 #[derive(Debug)]
 pub(super) struct Scram {
     name: String,
@@ -27,18 +27,18 @@ pub(super) struct Scram {
 
 #[derive(Debug)]
 enum State {
-    /// Waits for the client's first message.
+    /// Expects the client's first message.
     First {
         nonce: String,
     },
-    /// Waits for its proof.
+    /// Expects the client's proof.
     Final {
         gs2_header: Vec<u8>,
         nonce: Vec<u8>,
         first_bare: Vec<u8>,
         server_first: Vec<u8>,
     },
-    /// The proof was right and ours is sent. An empty message ends the exchange.
+    /// The proof was valid and the server's proof is sent. An empty message ends the exchange.
     Proven,
     Over,
 }
@@ -46,9 +46,9 @@ enum State {
 /// The client's first message.
 #[derive(Debug, PartialEq, Eq)]
 struct First<'a> {
-    /// Up to and with its last comma.
+    /// Including its last comma.
     gs2_header: &'a [u8],
-    /// What follows it.
+    /// The part after the header.
     bare: &'a [u8],
     name: String,
     nonce: &'a [u8],
@@ -57,32 +57,31 @@ struct First<'a> {
 /// The client's last message.
 #[derive(Debug, PartialEq, Eq)]
 struct Last<'a> {
-    /// All in front of `,p=`.
+    /// Everything before `,p=`.
     without_proof: &'a [u8],
-    /// The first message's header again, decoded.
+    /// The first message's header, repeated and decoded.
     gs2_header: Vec<u8>,
     nonce: &'a [u8],
     proof: [u8; 32],
 }
 
-/// The name in a first message that is well-formed.
+/// The name in a well-formed first message.
 pub(super) fn name_of(message: &[u8]) -> Option<String> {
     First::read(message).map(|first| first.name)
 }
 
 impl Scram {
-    /// For a client that calls itself `name`. `keys` are that name's, `nonce` is printable and was
-    /// never used before.
+    /// Starts an exchange for `name` with that name's `keys`. `nonce` must be printable and never used before.
     pub(super) fn new(name: String, keys: ScramKeys, nonce: String) -> Self {
         Self { name, keys, state: State::First { nonce } }
     }
 
-    /// What the client calls itself.
+    /// The name that the client claims.
     pub(super) fn user(&self) -> &str {
         &self.name
     }
 
-    /// The keys that were proven against.
+    /// The keys against which the proof was checked.
     pub(super) fn into_keys(self) -> ScramKeys {
         self.keys
     }
@@ -101,15 +100,15 @@ impl Scram {
         Some(server_first)
     }
 
-    /// Our own proof, if the client's is right. How long it takes doesn't depend on the proof.
+    /// The server's proof, if the client's is valid. Takes constant time.
     fn check(&self, last: &Last<'_>, first_bare: &[u8], server_first: &[u8]) -> Option<Vec<u8>> {
         let parts = [first_bare, b",", server_first, b",", last.without_proof];
         let signature = hmac(&self.keys.stored_key, &parts);
         let mut client_key = last.proof;
         client_key.iter_mut().zip(signature).for_each(|(byte, mask)| *byte ^= mask);
-        let right: bool = Sha256::digest(client_key).ct_eq(&self.keys.stored_key).into();
+        let is_valid: bool = Sha256::digest(client_key).ct_eq(&self.keys.stored_key).into();
         let proof = STANDARD.encode(hmac(&self.keys.server_key, &parts));
-        right.then(|| [b"v=", proof.as_bytes()].concat())
+        is_valid.then(|| [b"v=", proof.as_bytes()].concat())
     }
 }
 
@@ -118,7 +117,7 @@ impl Mechanism for Scram {
         NAME
     }
 
-    /// An error is the end of the exchange.
+    /// An error ends the exchange.
     fn respond(&mut self, message: &[u8]) -> Result<Response, MechanismError> {
         match std::mem::replace(&mut self.state, State::Over) {
             State::First { nonce } => {
@@ -157,11 +156,11 @@ impl<'a> First<'a> {
         let mut fields = bare.split(|byte| *byte == b',');
         let name = sasl_name(fields.next()?.strip_prefix(b"n=")?)?;
         let nonce = fields.next()?.strip_prefix(b"r=").filter(|nonce| is_nonce(nonce))?;
-        let own = match authzid.strip_prefix(b"a=") {
+        let is_own_identity = match authzid.strip_prefix(b"a=") {
             Some(authzid) => sasl_name(authzid)? == name,
             None => authzid.is_empty(),
         };
-        (own && fields.all(is_extension)).then_some(Self { gs2_header, bare, name, nonce })
+        (is_own_identity && fields.all(is_extension)).then_some(Self { gs2_header, bare, name, nonce })
     }
 }
 
@@ -181,7 +180,7 @@ impl<'a> Last<'a> {
     }
 }
 
-/// A name without its escapes: `=2C` is a comma, `=3D` an equals sign, and there are no others.
+/// Unescapes a name: `=2C` is a comma, `=3D` an equals sign; other escapes are invalid.
 fn sasl_name(escaped: &[u8]) -> Option<String> {
     let mut parts = std::str::from_utf8(escaped).ok()?.split('=');
     let mut name = parts.next()?.to_owned();
@@ -198,13 +197,12 @@ fn sasl_name(escaped: &[u8]) -> Option<String> {
     (!name.is_empty() && !name.contains('\0')).then_some(name)
 }
 
-/// Printable, and no comma.
+/// Printable characters except the comma.
 fn is_nonce(nonce: &[u8]) -> bool {
     !nonce.is_empty() && nonce.iter().all(|byte| byte.is_ascii_graphic() && *byte != b',')
 }
 
-/// `x=value` that may be ignored: not `m`, which says that it may not, and no other name that means
-/// something in SCRAM.
+/// An optional extension `x=value`: not `m`, which is mandatory, nor any other attribute of SCRAM.
 fn is_extension(field: &[u8]) -> bool {
     let [name, b'=', value @ ..] = field else { return false };
     let free = name.is_ascii_alphabetic() && !b"anmrcsipve".contains(name);
@@ -212,7 +210,7 @@ fn is_extension(field: &[u8]) -> bool {
 }
 
 fn hmac(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
-    // Shorter than a block, a key is filled up with zeros.
+    // A key shorter than a block is padded with zeros.
     let mut block = [0; 64];
     block.iter_mut().zip(key).for_each(|(byte, key)| *byte = *key);
     let mut mac = Hmac::<Sha256>::new(&block.into());

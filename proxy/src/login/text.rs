@@ -1,5 +1,5 @@
-//! Text login, as memcached's `-Y` has it: a `set` whose value is "username password", and the two
-//! forms of ours (the whole token; MemCachier's key and value).
+//! Text login in the form of memcached's `-Y`, a `set` whose value is "username password", and in two further forms: the
+//! whole token as value, and MemCachier's username as key and password as value.
 
 use std::borrow::Cow;
 
@@ -8,41 +8,41 @@ use memchr::{memchr, memchr2};
 use super::{Credential, Replies, Step};
 use crate::protocol::text::line::tokens;
 
-/// The longest line before login.
+/// Maximum length of a line before login.
 pub(super) const LINE_MAX: usize = 2048;
-/// The longest value of a login.
+/// Maximum length of a login's value.
 pub(super) const PAYLOAD_MAX: usize = 16_384;
-/// A line that ends before this many bytes closes the connection without a word.
-const SHORTEST_LINE: usize = 6;
+/// A shorter line closes the connection without a reply.
+const LINE_MIN: usize = 6;
 
 const UNAUTHENTICATED: &[u8] = b"CLIENT_ERROR unauthenticated\r\n";
 const TOO_LONG: &[u8] = b"CLIENT_ERROR auth token too long\r\n";
 const BAD_END: &[u8] = b"CLIENT_ERROR bad command line termination\r\n";
 const BAD_FORMAT: &[u8] = b"CLIENT_ERROR bad authentication token format\r\n";
 const FAILURE: &[u8] = b"CLIENT_ERROR authentication failure\r\n";
-const AWAY: &[u8] = b"SERVER_ERROR authentication unavailable\r\n";
-const FULL: &[u8] = b"SERVER_ERROR too many connections\r\n";
+const UNAVAILABLE: &[u8] = b"SERVER_ERROR authentication unavailable\r\n";
+const CONNECTION_LIMIT: &[u8] = b"SERVER_ERROR too many connections\r\n";
 
-/// Keeps nothing between steps: a login is read when its line and its payload are both there.
+/// Stateless: a login is parsed once both its line and its payload have arrived.
 #[derive(Debug, Default)]
 pub(crate) struct Reader;
 
-/// What a login's value says.
+/// A parsed login value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Payload {
-    /// A form we know; `None` when it can't be right.
+    /// A known form; `None` if its credential can't be valid.
     Credential(Option<Credential>),
-    /// No form we know.
+    /// No known form.
     Malformed,
 }
 
 impl Reader {
-    #[expect(clippy::unused_self, reason = "the binary reader keeps a mechanism; the two are called alike")]
+    #[expect(clippy::unused_self, reason = "the binary reader has state, and both have the same interface")]
     pub(super) fn step(&mut self, input: &[u8]) -> Step {
         let Some(end) = memchr(b'\n', input) else {
             return if input.len() > LINE_MAX { close(b"") } else { Step::More };
         };
-        if !(SHORTEST_LINE..=LINE_MAX).contains(&end) {
+        if !(LINE_MIN..=LINE_MAX).contains(&end) {
             return close(b"");
         }
         let (line, rest) = input.split_at_checked(end).unwrap_or((input, b""));
@@ -70,7 +70,7 @@ enum Line<'a> {
     Other,
 }
 
-/// `set <any> <any> <any> <length> [noreply]`, and nothing like it.
+/// Accepts exactly `set <any> <any> <any> <length> [noreply]`.
 fn read_line(line: &[u8]) -> Line<'_> {
     if tokens(line).last().is_some_and(|word| word.starts_with(b"HTTP/")) {
         return Line::Http;
@@ -82,14 +82,14 @@ fn read_line(line: &[u8]) -> Line<'_> {
         return Line::Other;
     };
     let noreply = words.next();
-    let whole = noreply.is_none_or(|word| word == b"noreply") && words.next().is_none();
+    let is_complete = noreply.is_none_or(|word| word == b"noreply") && words.next().is_none();
     match crate::protocol::length(len) {
-        Some(len) if whole && memchr2(0, b'\r', line).is_none() => Line::Login { key, len },
+        Some(len) if is_complete && memchr2(0, b'\r', line).is_none() => Line::Login { key, len },
         _ => Line::Other,
     }
 }
 
-/// The order of the forms is a contract: pair, MemCachier's, whole token.
+/// Tries the forms in the order that docs/protocol.md fixes: pair, MemCachier's form, whole token.
 pub(super) fn read_payload(key: &[u8], payload: &[u8]) -> Payload {
     if let Some(space) = memchr(b' ', payload) {
         let (username, password) = payload.split_at_checked(space).unwrap_or((payload, b""));
@@ -105,15 +105,15 @@ pub(super) fn read_payload(key: &[u8], payload: &[u8]) -> Payload {
 }
 
 fn attempt(consumed: usize, payload: Payload) -> Step {
-    let (credential, refused) = match payload {
+    let (credential, denied) = match payload {
         Payload::Credential(credential) => (credential, FAILURE),
         Payload::Malformed => (None, BAD_FORMAT),
     };
     let replies = Replies {
         success: Cow::Borrowed(b"STORED\r\n"),
-        denied: Cow::Borrowed(refused),
-        unavailable: Cow::Borrowed(AWAY),
-        connection_limit: Cow::Borrowed(FULL),
+        denied: Cow::Borrowed(denied),
+        unavailable: Cow::Borrowed(UNAVAILABLE),
+        connection_limit: Cow::Borrowed(CONNECTION_LIMIT),
     };
     Step::Attempt { consumed, credential, replies }
 }
@@ -128,21 +128,21 @@ mod tests {
 
     use super::*;
 
-    fn say(input: &[u8]) -> String {
-        let text = |words: &[u8]| String::from_utf8_lossy(words).trim_end().to_owned();
+    fn describe(input: &[u8]) -> String {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
         match Reader.step(input) {
             Step::More => "more".into(),
-            Step::Reply { consumed, reply } => format!("say {} [{consumed}]", text(&reply)),
+            Step::Reply { consumed, reply } => format!("reply {} [{consumed}]", text(&reply)),
             Step::Close { reply } => format!("close {}", text(&reply)),
             Step::LookUp { .. } => "look up".into(),
             Step::Attempt { credential: Some(_), .. } => "attempt".into(),
-            Step::Attempt { credential: None, replies, .. } => format!("refuse {}", text(&replies.denied)),
+            Step::Attempt { credential: None, replies, .. } => format!("deny {}", text(&replies.denied)),
         }
     }
 
     #[test]
     fn lines_before_login() {
-        let unauthenticated = "say CLIENT_ERROR unauthenticated";
+        let unauthenticated = "reply CLIENT_ERROR unauthenticated";
         for (input, expected) in [
             ("get a\r\n", format!("{unauthenticated} [7]")),
             ("version\r\n", format!("{unauthenticated} [9]")),
@@ -159,20 +159,20 @@ mod tests {
             (" set x 0 0 9\r\n", format!("{unauthenticated} [14]")),
             ("set x 0 0 16385\r\n", "close CLIENT_ERROR auth token too long".into()),
             ("set x 0 0 9\r\nuser pas", "more".into()),
-            ("set x 0 0 9\r\nuser passXX", "say CLIENT_ERROR bad command line termination [24]".into()),
-            ("set x 0 0 9\r\nuser pass\r\n", "refuse CLIENT_ERROR authentication failure".into()),
-            ("set x y z 9 noreply\nuser pass\r\n", "refuse CLIENT_ERROR authentication failure".into()),
-            ("set x 0 0 8\r\nuserpass\r\n", "refuse CLIENT_ERROR bad authentication token format".into()),
-            ("set x 0 0 5\r\n pass\r\n", "refuse CLIENT_ERROR authentication failure".into()),
-            ("set x 0 0 6\r\nmg_abc\r\n", "refuse CLIENT_ERROR authentication failure".into()),
+            ("set x 0 0 9\r\nuser passXX", "reply CLIENT_ERROR bad command line termination [24]".into()),
+            ("set x 0 0 9\r\nuser pass\r\n", "deny CLIENT_ERROR authentication failure".into()),
+            ("set x y z 9 noreply\nuser pass\r\n", "deny CLIENT_ERROR authentication failure".into()),
+            ("set x 0 0 8\r\nuserpass\r\n", "deny CLIENT_ERROR bad authentication token format".into()),
+            ("set x 0 0 5\r\n pass\r\n", "deny CLIENT_ERROR authentication failure".into()),
+            ("set x 0 0 6\r\nmg_abc\r\n", "deny CLIENT_ERROR authentication failure".into()),
         ] {
-            assert_eq!(say(input.as_bytes()), expected, "{input:?}");
+            assert_eq!(describe(input.as_bytes()), expected, "{input:?}");
         }
-        assert_eq!(say(&[b'x'; 2049]), "close ");
+        assert_eq!(describe(&[b'x'; 2049]), "close ");
     }
 
     #[test]
-    fn one_token_logs_in_in_every_form() {
+    fn a_token_logs_in_by_every_form() {
         let token = Token::generate();
         let (user, password, whole) =
             (token.id().username(), token.secret().reveal().to_owned(), token.reveal());
@@ -184,12 +184,12 @@ mod tests {
             (&user, whole.clone()),
         ] {
             let login = format!("set {key} 0 0 {}\r\n{payload}\r\n", payload.len());
-            assert_eq!(say(login.as_bytes()), "attempt", "{key}");
+            assert_eq!(describe(login.as_bytes()), "attempt", "{key}");
         }
         let other = Token::generate().reveal();
         for payload in [format!("{user} {other}"), format!("{password} {user}"), format!(" {whole}")] {
             let login = format!("set x 0 0 {}\r\n{payload}\r\n", payload.len());
-            assert_eq!(say(login.as_bytes()), "refuse CLIENT_ERROR authentication failure");
+            assert_eq!(describe(login.as_bytes()), "deny CLIENT_ERROR authentication failure");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! What an address tells: whether it is private, and whose network it is in.
+//! Properties of addresses: private or public, and the network that counts as one source.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Whether a peer may speak plaintext without being asked twice: this machine, or a private network.
+/// Whether the address is loopback, private or link-local: plaintext is accepted from there.
 pub(crate) fn is_private(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
@@ -10,7 +10,7 @@ pub(crate) fn is_private(address: IpAddr) -> bool {
     }
 }
 
-/// Subject doing it is: an address, of IPv6 the network of 64 bits that a customer is given.
+/// The source to which limits apply: an IPv4 address or an IPv6 /64, which is what one customer is assigned.
 pub(crate) fn network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(v6) => {
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn private_is_what_the_rfcs_say() {
+    fn private_addresses() {
         for (text, expected) in [
             ("127.0.0.1", true),
             ("10.1.2.3", true),
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_is_an_address_or_a_network_of_64_bits() {
+    fn a_source_is_an_ipv4_address_or_an_ipv6_64() {
         for (address, expected) in [
             ("192.0.2.1", "192.0.2.1"),
             ("::ffff:192.0.2.1", "192.0.2.1"),

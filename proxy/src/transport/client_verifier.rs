@@ -1,5 +1,5 @@
-//! What a client's certificate must be to pass the handshake: anything, if the client holds its key. Subject it
-//! is says the store, by its fingerprint; so it doesn't matter who has signed it.
+//! Accepts any client certificate whose private key the client holds. The store identifies it by its fingerprint, so the
+//! issuer isn't checked.
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
@@ -7,9 +7,10 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-/// What a client may show, in bytes: as long as it is connected it is kept in memory.
+/// Maximum size of a client's certificate chain in bytes; it stays in memory while the client is connected.
 const CHAIN_MAX: usize = 8 * 1024;
 
+/// Verifies signatures only.
 #[derive(Debug)]
 pub(super) struct AnyCertificateVerifier(WebPkiSupportedAlgorithms);
 
@@ -20,7 +21,7 @@ impl AnyCertificateVerifier {
 }
 
 impl ClientCertVerifier for AnyCertificateVerifier {
-    /// Most clients have none, and log in by a token.
+    /// Most clients have no certificate and log in with a token.
     fn client_auth_mandatory(&self) -> bool {
         false
     }

@@ -1,33 +1,37 @@
-//! The PROXY protocol, versions 1 and 2: how a load balancer says for whom it calls. Read strictly, once,
-//! before anything else, and only from those who are configured. Pure.
+//! The PROXY protocol, versions 1 and 2, by which a load balancer passes on the client's address. Parsed strictly, once,
+//! before anything else, and only from configured load balancers. Pure.
 //!
 //! <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The longest line of version 1, its end included.
+/// Maximum length of a version 1 line, its end included.
 const LINE_MAX: usize = 107;
-/// The most that version 2 may carry besides: addresses, and what we don't read.
+/// Maximum length of what follows a version 2 header: addresses, and extensions that we ignore.
 const BODY_MAX: usize = 1024;
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// The signature, version and command, family and protocol, length.
-const HEAD: usize = 16;
+/// Length of a version 2 header: signature, version and command, family and protocol, length.
+const HEADER_LEN: usize = 16;
 
-/// What a balancer says first.
+/// A PROXY header.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Header {
-    /// How many bytes it took.
+    /// Its length in bytes.
     pub(crate) consumed: usize,
-    /// For whom it calls; `None` when it calls for itself, or doesn't know.
+    /// The client's address; `None` for the balancer's own connections, or if it doesn't know.
     pub(crate) source: Option<IpAddr>,
 }
 
-/// It isn't one.
+/// Not a PROXY header.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
 impl Header {
-    /// Reads the header at the front of `input`; `None` when it goes on.
+    /// Parses the header at the front of `input`; `None` if it is incomplete.
+    ///
+    /// # Errors
+    ///
+    /// If it is not a valid header.
     pub(crate) fn read(input: &[u8]) -> Result<Option<Self>, Malformed> {
         if input.starts_with(SIGNATURE) {
             return Self::read_binary(input);
@@ -58,37 +62,37 @@ impl Header {
     }
 
     fn read_binary(input: &[u8]) -> Result<Option<Self>, Malformed> {
-        let Some(&[version_command, family, high, low]) = input.get(SIGNATURE.len()..HEAD) else {
+        let Some(&[version_command, family, high, low]) = input.get(SIGNATURE.len()..HEADER_LEN) else {
             return Ok(None);
         };
         let len = usize::from(u16::from_be_bytes([high, low]));
         if len > BODY_MAX || !matches!(version_command, 0x20 | 0x21) {
             return Err(Malformed);
         }
-        let consumed = HEAD + len;
-        let Some(body) = input.get(HEAD..consumed) else { return Ok(None) };
+        let consumed = HEADER_LEN + len;
+        let Some(body) = input.get(HEADER_LEN..consumed) else { return Ok(None) };
         let source = match (version_command, family) {
-            // A health check of its own: whatever else is said is to be ignored.
+            // A health check by the balancer; the rest must be ignored.
             (0x20, _) => None,
             (_, 0x00) => None,
             (_, 0x11) => {
-                let (source, _): (&[u8; 4], _) = whole(body, 12)?;
+                let (source, _): (&[u8; 4], _) = split_front(body, 12)?;
                 Some(IpAddr::V4(Ipv4Addr::from(*source)))
             }
             (_, 0x21) => {
-                let (source, _): (&[u8; 16], _) = whole(body, 36)?;
+                let (source, _): (&[u8; 16], _) = split_front(body, 36)?;
                 Some(IpAddr::V6(Ipv6Addr::from(*source)))
             }
-            // Datagrams, sockets of the balancer's own machine, and what isn't defined.
+            // Datagrams, Unix sockets and undefined values.
             _ => return Err(Malformed),
         };
         Ok(Some(Self { consumed, source }))
     }
 }
 
-/// The front of `body`, which holds at least `least` bytes.
-fn whole<const N: usize>(body: &[u8], least: usize) -> Result<(&[u8; N], &[u8]), Malformed> {
-    if body.len() < least {
+/// The first bytes of `body`, which must hold at least `min` bytes.
+fn split_front<const N: usize>(body: &[u8], min: usize) -> Result<(&[u8; N], &[u8]), Malformed> {
+    if body.len() < min {
         return Err(Malformed);
     }
     body.split_first_chunk().ok_or(Malformed)
@@ -98,21 +102,21 @@ fn whole<const N: usize>(body: &[u8], least: usize) -> Result<(&[u8; N], &[u8]),
 fn addresses(line: &str) -> Option<IpAddr> {
     let mut words = line.split(' ');
     let source = match words.next()? {
-        "TCP4" => IpAddr::V4(both::<Ipv4Addr>(&mut words)?),
-        "TCP6" => IpAddr::V6(both::<Ipv6Addr>(&mut words)?),
+        "TCP4" => IpAddr::V4(parse_pair::<Ipv4Addr>(&mut words)?),
+        "TCP6" => IpAddr::V6(parse_pair::<Ipv6Addr>(&mut words)?),
         _ => return None,
     };
     let ports = is_port(words.next()?) && is_port(words.next()?);
     (ports && words.next().is_none()).then_some(source)
 }
 
-/// The first of two addresses of one family.
-fn both<'a, T: std::str::FromStr>(words: &mut impl Iterator<Item = &'a str>) -> Option<T> {
+/// Parses two addresses of one family and returns the first.
+fn parse_pair<'a, T: std::str::FromStr>(words: &mut impl Iterator<Item = &'a str>) -> Option<T> {
     let (source, destination) = (words.next()?.parse().ok()?, words.next()?.parse::<T>());
     destination.is_ok().then_some(source)
 }
 
-/// 0 to 65535, with no sign and no zero in front.
+/// 0 to 65535, without a sign or a leading zero.
 fn is_port(word: &str) -> bool {
     let plain = word == "0" || (word.starts_with(|c: char| c.is_ascii_digit()) && !word.starts_with('0'));
     plain && word.parse::<u16>().is_ok()

@@ -1,4 +1,4 @@
-//! What a socket is asked for all over: whether there is something to read, what it is, and a gentle end.
+//! TCP helpers: readiness, reads that save system calls, and a graceful close.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -10,25 +10,25 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// A closed connection's unread bytes are thrown away for so long, so that the last words attach.
-const LINGER: Duration = Duration::from_millis(500);
-const LINGER_BYTES: usize = 256 * 1024;
+/// Time limit and byte limit for discarding input after a close, so that the last reply arrives.
+const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
+const LINGER_BYTES_MAX: usize = 256 * 1024;
 
-/// Waits for something to read. One task waits at a time for each socket and direction, so this needs no
-/// place in a list of those who wait: less to hold for an idle client, and less to do for a busy one.
+/// Waits until there is something to read. Only one task waits for each socket and direction, so this uses tokio's single
+/// waker slot instead of its list of waiters, which costs less memory for idle clients and less work for busy ones.
 pub(crate) async fn readable(stream: &TcpStream) -> io::Result<()> {
     poll_fn(|context| stream.poll_read_ready(context)).await
 }
 
-/// Waits for room to write, likewise.
+/// Waits until the socket accepts bytes, in the same way.
 pub(crate) async fn writable(stream: &TcpStream) -> io::Result<()> {
     poll_fn(|context| stream.poll_write_ready(context)).await
 }
 
-/// Reads what there is; `WouldBlock` when that is nothing.
+/// Reads available bytes; `WouldBlock` if there are none.
 ///
-/// Less than asked for means that the kernel has no more: noting it here saves the read that would only
-/// say so. The next bytes make epoll report the socket anew.
+/// A short read means that the kernel has no more. Clearing the readiness here saves a read that would only return
+/// `WouldBlock`; epoll reports the socket again when more bytes arrive.
 pub(crate) fn read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     let read = stream.try_read(buffer)?;
     if (1..buffer.len()).contains(&read) {
@@ -37,22 +37,22 @@ pub(crate) fn read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(read)
 }
 
-/// Ends the sending side and throws away what still comes for a moment: closing with unread bytes
-/// would make the kernel reset the connection, and the client would never read our last words.
+/// Closes the sending side and discards what still arrives for a moment. A close with unread bytes would make the kernel
+/// reset the connection, and the client might never read the last reply.
 pub(crate) async fn linger(stream: &TcpStream, scratch: &RefCell<Vec<u8>>) {
     if socket2::SockRef::from(stream).shutdown(Shutdown::Write).is_err() {
         return;
     }
     let drain = async {
-        let mut thrown = 0;
-        while thrown < LINGER_BYTES && readable(stream).await.is_ok() {
+        let mut discarded = 0;
+        while discarded < LINGER_BYTES_MAX && readable(stream).await.is_ok() {
             match read(stream, &mut scratch.borrow_mut()) {
                 Ok(0) => return,
-                Ok(n) => thrown += n,
+                Ok(n) => discarded += n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return,
             }
         }
     };
-    let _ = timeout(LINGER, drain).await;
+    let _ = timeout(LINGER_TIMEOUT, drain).await;
 }

@@ -1,5 +1,5 @@
-//! The door's certificate: read at the start, and again whenever its files change. Connections keep the one
-//! that they began with; a broken file keeps the old one.
+//! The proxy's TLS certificate: loaded at start and reloaded when its files change. Open connections keep the certificate
+//! of their handshake; if the new files can't be used, the old certificate stays.
 
 use std::fs;
 use std::io;
@@ -19,10 +19,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::client_verifier;
 use crate::{Config, Error};
 
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// Interval between checks of the files.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What handshakes are made with, if with anything.
+/// The current certificate, if TLS is configured.
 pub(crate) struct Certificate {
     files: Option<Files>,
     current: Mutex<Option<Arc<ServerConfig>>>,
@@ -31,20 +31,26 @@ pub(crate) struct Certificate {
 struct Files {
     chain: PathBuf,
     key: PathBuf,
-    /// The same for all certificates and workers: who comes back needn't begin anew.
+    /// Shared by all certificates and workers, so that sessions resume anywhere.
     ticketer: Arc<dyn ProducesTickets>,
 }
 
-/// When each file was last written, and how long it was.
-type ItemMeta = [Option<(SystemTime, u64)>; 2];
+/// Modification time and length of each file.
+type FileStamps = [Option<(SystemTime, u64)>; 2];
 
 impl Certificate {
-    /// Reads it. That it can't be read stops the start: a door that was to speak TLS would not.
+    /// Loads the certificate.
+    ///
+    /// # Errors
+    ///
+    /// If only one of the two files is set, or they can't be used: a proxy that is to offer TLS must not start without.
     pub(crate) fn load(config: &Config) -> Result<Self, Error> {
         let (Some(chain), Some(key)) = (&config.tls_certificate, &config.tls_key) else {
             return match (&config.tls_certificate, &config.tls_key) {
                 (None, None) => Ok(Self { files: None, current: Mutex::new(None) }),
-                _ => Err(Error::Certificate("proxy.tls_certificate and proxy.tls_key go together".into())),
+                _ => Err(Error::Certificate(
+                    "proxy.tls_certificate and proxy.tls_key must be set together".into(),
+                )),
             };
         };
         let ticketer = ring::Ticketer::new().map_err(|error| Error::Certificate(error.to_string()))?;
@@ -53,12 +59,12 @@ impl Certificate {
         Ok(Self { files: Some(files), current: Mutex::new(Some(current)) })
     }
 
-    /// What the next handshake is to be made with.
+    /// The configuration for the next handshake; `None` without TLS.
     pub(crate) fn current(&self) -> Option<Arc<ServerConfig>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Follows the files until shutdown, in a task of `shutdown`.
+    /// Spawns the task that reloads changed files until shutdown.
     pub(crate) fn follow(self: &Arc<Self>, readiness: Readiness, shutdown: &Shutdown) {
         let (this, stop) = (self.clone(), shutdown.clone());
         shutdown.spawn(async move {
@@ -71,7 +77,7 @@ impl Certificate {
 
     async fn keep_following(&self, readiness: &Readiness) {
         let Some(files) = &self.files else { return };
-        let mut tick = interval(LOOK);
+        let mut tick = interval(CHECK_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen = files.stamp();
         loop {
@@ -85,11 +91,12 @@ impl Certificate {
                 Ok(fresh) => {
                     *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(fresh);
                     readiness.warn(None);
-                    tracing::info!(file = %files.chain.display(), "a new certificate is in use");
+                    tracing::info!(file = %files.chain.display(), "certificate reloaded");
                 }
                 Err(why) => {
-                    tracing::error!(why, "the certificate can't be used: the old one stays in use");
-                    readiness.warn(Some(format!("the old certificate stays in use: {why}")));
+                    tracing::error!(why, "failed to reload the certificate: keeping the old one");
+                    readiness
+                        .warn(Some(format!("failed to reload the certificate, keeping the old one: {why}")));
                 }
             }
         }
@@ -97,14 +104,14 @@ impl Certificate {
 }
 
 impl Files {
-    fn stamp(&self) -> ItemMeta {
+    fn stamp(&self) -> FileStamps {
         [&self.chain, &self.key].map(|file| {
             let meta = fs::metadata(file).ok()?;
             Some((meta.modified().ok()?, meta.len()))
         })
     }
 
-    /// What both files come to, or what is wrong with them and how to mend it.
+    /// Reads both files; the error says what is wrong and how to fix it.
     fn read(&self) -> Result<Arc<ServerConfig>, String> {
         let chain: Vec<_> = CertificateDer::pem_file_iter(&self.chain)
             .and_then(Iterator::collect)
@@ -121,7 +128,7 @@ impl Files {
             })
             .and_then(|builder| builder.with_single_cert(chain, key))
             .map_err(|error| {
-                format!("{} and {} don't fit ({error})", self.chain.display(), self.key.display())
+                format!("{} and {} don't belong together ({error})", self.chain.display(), self.key.display())
             })?;
         config.ticketer = self.ticketer.clone();
         Ok(Arc::new(config))
