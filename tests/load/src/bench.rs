@@ -1,32 +1,32 @@
-//! The benchmark: memgate and its peers by turns (A B C A B C), with ratios to a memcached that is asked
-//! directly in the same round. Whatever it starts it stops, also on Ctrl-C and on failure.
+//! The benchmark: memgate and its peers in alternating rounds (A B C A B C), with ratios to direct access to
+//! memcached in the same round. Everything that it starts is stopped at the end, also on Ctrl-C and on failure.
 
-mod contenders;
+mod memgate;
 mod memory;
 mod peer;
 mod plot;
-mod product;
-mod rig;
 mod rows;
 mod summary;
 mod table;
+mod targets;
+mod testbed;
 
 use std::path::PathBuf;
 use std::process::Stdio;
 
 use daemon::Shutdown;
 
-use crate::failure::Failure;
+use crate::error::LoadError;
 use crate::outcome::Outcome;
-use contenders::Contender;
-use rig::Rig;
 use rows::{Kind, Row};
 use summary::Point;
+use targets::Target;
+use testbed::Testbed;
 
-/// memgate and its peers by turns; prints a table.
+/// Measures memgate and its peers in alternating rounds; prints a table.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Bench {
-    /// Fewer rows, fewer and shorter runs: to see whether something has changed much
+    /// Measure fewer rows in fewer and shorter runs: enough to notice large changes
     #[arg(long)]
     quick: bool,
     /// Print a JSON list instead of the table
@@ -35,30 +35,30 @@ pub(crate) struct Bench {
     /// Also write bench.md, bench.json and bench.svg to this folder
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
-    /// Runs of each point [default: 5, with --quick 2]
+    /// Runs per row and target [default: 5, with --quick 2]
     #[arg(long)]
     runs: Option<usize>,
-    /// Measured seconds of each run [default: 4, with --quick 1.5]
+    /// Measured seconds per run [default: 4, with --quick 1.5]
     #[arg(long)]
     seconds: Option<f64>,
-    /// Only rows whose names hold one of these (`--only 100B/256`); may be repeated
+    /// Only rows whose names contain this (`--only 100B/256`); may be repeated
     #[arg(long)]
     only: Vec<String>,
-    /// Only these targets, and direct; may be repeated
+    /// Only this target, and direct; may be repeated
     #[arg(long = "target")]
     targets: Vec<String>,
-    /// Users of the row with many of them, a cache each; 0 leaves it out [default: 200, with --quick 0]
+    /// Users of the row with one cache per user; 0 skips it [default: 200, with --quick 0]
     #[arg(long)]
     users: Option<usize>,
-    /// The product
+    /// The memgate binary
     #[arg(long, default_value = "target/release/memgate")]
     memgate: PathBuf,
-    /// A memcached that was unpacked, not installed: the folder that holds its `usr`
+    /// The folder into which a memcached package was unpacked (the parent of its `usr`)
     #[arg(long, default_value = "target/bench/memcached")]
     memcached: PathBuf,
 }
 
-/// How long, how often.
+/// How long and how often each point is measured.
 #[derive(Debug, Clone, Copy)]
 struct Effort {
     runs: usize,
@@ -67,35 +67,36 @@ struct Effort {
 }
 
 impl Bench {
-    pub(crate) fn run(&self) -> Result<(), Failure> {
+    pub(crate) fn run(&self) -> Result<(), LoadError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let shutdown = Shutdown::on_signals()?;
             tokio::select! {
                 points = self.measure() => self.print(&points?),
-                () = shutdown.begun() => Err(Failure::new("interrupted", "all that was started has been stopped")),
+                () = shutdown.begun() => Err(LoadError::new("interrupted", "everything that was started is stopped")),
             }
         })
     }
 
-    async fn measure(&self) -> Result<Vec<Point>, Failure> {
+    async fn measure(&self) -> Result<Vec<Point>, LoadError> {
         let effort = Effort {
             runs: self.runs.unwrap_or(if self.quick { 2 } else { 5 }),
             seconds: self.seconds.unwrap_or(if self.quick { 1.5 } else { 4.0 }),
             warm_up: if self.quick { 0.5 } else { 1.0 },
         };
         let users = self.users.unwrap_or(if self.quick { 0 } else { 200 });
-        let rig = Rig::start(&self.memgate, &self.memcached, users).await?;
+        let testbed = Testbed::start(&self.memgate, &self.memcached, users).await?;
         let mut points: Vec<Point> = Vec::new();
         for row in rows::all(self.quick, users).into_iter().filter(|row| self.wants(&row.name())) {
             let row = summary::at_rate(row, &points);
-            let contenders = contenders::of(&rig, &row).into_iter().filter(|c| self.takes(c)).collect();
-            let measured = by_turns(&row, contenders, effort).await?;
+            let targets =
+                targets::of(&testbed, &row).into_iter().filter(|target| self.wants_target(target)).collect();
+            let measured = run_rounds(&row, targets, effort).await?;
             measured.iter().for_each(|point| eprintln!("{}", table::line(point)));
             points.extend(measured);
         }
         if self.wants("memory") {
-            points.extend(memory::measure(&rig, if self.quick { 2_000 } else { 10_000 }).await?);
+            points.extend(memory::measure(&testbed, if self.quick { 2_000 } else { 10_000 }).await?);
         }
         Ok(points)
     }
@@ -104,13 +105,13 @@ impl Bench {
         self.only.is_empty() || self.only.iter().any(|part| name.contains(part.as_str()))
     }
 
-    fn takes(&self, contender: &Contender) -> bool {
+    fn wants_target(&self, target: &Target) -> bool {
         self.targets.is_empty()
-            || contender.name == "direct"
-            || self.targets.iter().any(|name| *name == contender.name)
+            || target.name == "direct"
+            || self.targets.iter().any(|name| *name == target.name)
     }
 
-    fn print(&self, points: &[Point]) -> Result<(), Failure> {
+    fn print(&self, points: &[Point]) -> Result<(), LoadError> {
         if let Some(folder) = &self.save {
             std::fs::create_dir_all(folder)?;
             std::fs::write(folder.join("bench.json"), serde_json::to_string_pretty(points)? + "\n")?;
@@ -126,25 +127,21 @@ impl Bench {
     }
 }
 
-/// A B C A B C: what disturbs the machine disturbs all alike.
-async fn by_turns(row: &Row, contenders: Vec<Contender>, effort: Effort) -> Result<Vec<Point>, Failure> {
-    let mut runs: Vec<Vec<Result<Outcome, String>>> = contenders.iter().map(|_| Vec::new()).collect();
+/// Alternates the targets (A B C A B C), so that a disturbance of the machine affects all of them.
+async fn run_rounds(row: &Row, targets: Vec<Target>, effort: Effort) -> Result<Vec<Point>, LoadError> {
+    let mut runs: Vec<Vec<Result<Outcome, String>>> = targets.iter().map(|_| Vec::new()).collect();
     for _ in 0..effort.runs {
-        for (contender, runs) in contenders.iter().zip(&mut runs) {
-            runs.push(one_run(row, contender, effort).await?);
+        for (target, runs) in targets.iter().zip(&mut runs) {
+            runs.push(one_run(row, target, effort).await?);
         }
     }
-    Ok(summary::points(row, &contenders, &runs))
+    Ok(summary::points(row, &targets, &runs))
 }
 
-/// One run of the generator, as a process of its own. A void run is a result, too.
-async fn one_run(
-    row: &Row,
-    contender: &Contender,
-    effort: Effort,
-) -> Result<Result<Outcome, String>, Failure> {
+/// Runs the generator once, as a process. The inner `Err` is an invalid run, with its reason.
+async fn one_run(row: &Row, target: &Target, effort: Effort) -> Result<Result<Outcome, String>, LoadError> {
     let mut command = tokio::process::Command::new(std::env::current_exe()?);
-    command.arg("run").args(row.arguments()).args(contender.arguments());
+    command.arg("run").args(row.arguments()).args(target.arguments());
     command.args(["--seconds", &effort.seconds.to_string(), "--warm-up", &effort.warm_up.to_string()]);
     command.stdin(Stdio::null()).kill_on_drop(true).process_group(0);
     let output = command.output().await?;

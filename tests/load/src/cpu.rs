@@ -1,22 +1,22 @@
-//! CPU time of processes, from /proc, and memory.
+//! CPU time and memory of processes, from /proc.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::str::FromStr;
 
-use crate::failure::Failure;
+use crate::error::LoadError;
 
-/// The kernel counts in hundredths of a second on every machine that Linux runs on for users.
+/// The kernel reports CPU time in hundredths of a second (USER_HZ).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// A process and the name that its time goes under.
+/// A process to measure, and the name under which its CPU time is reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Watched {
     pub(crate) name: String,
     pub(crate) pid: u32,
 }
 
-/// Seconds, in user space and in the kernel.
+/// CPU time in seconds, in user space and in the kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Cpu {
     pub(crate) user: f64,
@@ -38,12 +38,13 @@ impl FromStr for Watched {
     }
 }
 
-/// What each name's processes have used so far.
-pub(crate) fn sample(watched: &[Watched]) -> Result<BTreeMap<String, Cpu>, Failure> {
+/// The CPU time that each name's processes have used so far.
+pub(crate) fn sample(watched: &[Watched]) -> Result<BTreeMap<String, Cpu>, LoadError> {
     let mut sums: BTreeMap<String, Cpu> = BTreeMap::new();
     for Watched { name, pid } in watched {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let cpu = parse(&stat).ok_or_else(|| Failure::void(format!("{name} (process {pid}) has gone")))?;
+        let cpu = parse(&stat)
+            .ok_or_else(|| LoadError::invalid_run(format!("{name} (process {pid}) has ended")))?;
         let sum = sums.entry(name.clone()).or_default();
         sum.user += cpu.user;
         sum.sys += cpu.sys;
@@ -51,7 +52,8 @@ pub(crate) fn sample(watched: &[Watched]) -> Result<BTreeMap<String, Cpu>, Failu
     Ok(sums)
 }
 
-/// proc(5): the command's name may hold anything; behind its parenthesis utime and stime are 12th and 13th.
+/// Parses /proc/PID/stat, see proc(5). The command's name may contain anything; utime and stime are the 12th
+/// and 13th field after its closing parenthesis.
 fn parse(stat: &str) -> Option<Cpu> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace().skip(11);
@@ -59,8 +61,8 @@ fn parse(stat: &str) -> Option<Cpu> {
     Some(Cpu { user: seconds()?, sys: seconds()? })
 }
 
-/// Bytes of a process's own memory: private pages, nothing that it shares.
-pub(crate) fn own_memory(pid: u32) -> Option<u64> {
+/// Bytes of a process's private memory, without shared pages.
+pub(crate) fn private_memory(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let lines = text.lines().filter(|line| line.starts_with("Private_"));
     let kib = |line: &str| line.split_whitespace().nth(1)?.parse::<u64>().ok();
@@ -72,16 +74,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_may_hold_anything() {
+    fn stat_is_parsed_whatever_the_command_name() {
         let stat = "7 (a ) b) S 1 1 1 0 -1 4194560 1 0 0 0 250 75 0 0 20 0 1 0 1 1 1";
         assert_eq!(parse(stat), Some(Cpu { user: 2.5, sys: 0.75 }));
         assert_eq!(parse("7 (a) S 1"), None);
     }
 
     #[test]
-    fn this_process_can_be_watched() {
-        let own = Watched { name: "me".into(), pid: std::process::id() };
-        assert!(sample(&[own]).unwrap().contains_key("me"));
-        assert!(own_memory(std::process::id()).unwrap() > 0);
+    fn this_process_can_be_measured() {
+        let own = Watched { name: "self".into(), pid: std::process::id() };
+        assert!(sample(&[own]).unwrap().contains_key("self"));
+        assert!(private_memory(std::process::id()).unwrap() > 0);
     }
 }

@@ -1,11 +1,11 @@
-//! What a login says, and what it must be answered. Pure.
+//! Login requests and their expected replies. Pure.
 
 use clap::ValueEnum;
 
-use crate::reader::Expect;
+use crate::reply_checker::ExpectedReply;
 
 const SASL_AUTH: u8 = 0x21;
-const SASL_WELCOME: &[u8] = b"Authenticated";
+const SASL_AUTHENTICATED: &[u8] = b"Authenticated";
 
 /// How the load generator logs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -19,7 +19,7 @@ pub(crate) enum LoginForm {
     Sasl,
 }
 
-/// One user's login: the bytes to send, and the reply to expect.
+/// One user's login: the request, and the expected reply.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Login {
     request: Vec<u8>,
@@ -45,17 +45,17 @@ impl Login {
         &self.request
     }
 
-    /// `None` when there is nothing to say.
-    pub(crate) fn expect(&self) -> Option<Expect<'static>> {
+    /// The expected reply; `None` if no login is sent.
+    pub(crate) fn expect(&self) -> Option<ExpectedReply<'static>> {
         match self.form {
             LoginForm::None => None,
-            LoginForm::Text | LoginForm::Token => Some(Expect::line(b"STORED\r\n")),
-            LoginForm::Sasl => Some(Expect {
+            LoginForm::Text | LoginForm::Token => Some(ExpectedReply::line(b"STORED\r\n")),
+            LoginForm::Sasl => Some(ExpectedReply {
                 first: b"\x81\x21\0\0\0\0\0\0\0\0\0\x0d",
                 // opaque and cas
                 unknown: 12,
-                second: SASL_WELCOME,
-                ..Expect::line(b"")
+                second: SASL_AUTHENTICATED,
+                ..ExpectedReply::line(b"")
             }),
         }
     }
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_forms() {
+    fn requests_of_every_form() {
         let request = |form| Login::new(form, "mg_a", "pw").request().to_vec();
         assert_eq!(request(LoginForm::Text), b"set auth 0 0 7\r\nmg_a pw\r\n");
         assert_eq!(request(LoginForm::Token), b"set auth 0 0 7\r\nmg_a_pw\r\n");

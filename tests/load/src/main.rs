@@ -1,32 +1,32 @@
 //! A load generator for memcached's protocols (`load run`, `load idle`), and the benchmark that runs it
-//! against memgate and its peers by turns (`load bench`, started by `deploy/bench`).
+//! against memgate and its peers in alternating rounds (`load bench`, started by `deploy/bench`).
 //!
-//! It talks to this machine only: other targets are refused.
+//! It connects to this machine only: other targets are rejected.
 
 mod bench;
 mod cpu;
-mod engine;
-mod failure;
+mod error;
 #[cfg(test)]
-mod fake;
+mod fake_memcached;
+mod generator;
 mod idle;
-mod link;
+mod local_only;
 mod login;
 mod outcome;
-mod plan;
 mod preload;
-mod reader;
+mod reply_checker;
 mod session;
-mod target;
+mod stream;
 mod wire;
+mod workload;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use failure::Failure;
+use error::LoadError;
 
-/// Load for memcached's protocols, and the benchmark made of it.
+/// Generate load for memcached's protocols, or run the benchmark.
 #[derive(Debug, Parser)]
 #[command(name = "load", version, max_term_width = 100)]
 struct Args {
@@ -36,31 +36,31 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// One run against one target; prints one line of JSON
-    Run(plan::Plan),
-    /// Open connections, log in, and hold them until stdin ends; prints a line when all are there
+    /// Run one workload against one target; prints one line of JSON
+    Run(workload::Workload),
+    /// Open connections, log in, and hold them until stdin ends; prints a line when all are open
     Idle(idle::Idle),
-    /// memgate and its peers by turns; prints a table
+    /// Measure memgate and its peers in alternating rounds; prints a table
     Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
-        Command::Run(plan) => run(&plan),
+        Command::Run(workload) => run(&workload),
         Command::Idle(idle) => idle.run(),
         Command::Bench(bench) => bench.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("error: {failure}");
+        Err(error) => {
+            eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(plan: &plan::Plan) -> Result<(), Failure> {
-    let outcome = engine::run(plan)?;
+fn run(workload: &workload::Workload) -> Result<(), LoadError> {
+    let outcome = generator::run(workload)?;
     println!("{}", serde_json::to_string(&outcome)?);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What a run has measured: counted while it runs, one line of JSON at its end.
+//! The result of a run: counted while it runs, printed as one line of JSON at the end.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use crate::cpu::Cpu;
 use crate::session::Pending;
 use crate::wire::Op;
 
-/// Latencies above a minute are a minute.
+/// Nanoseconds; longer latencies count as this.
 const LATENCY_MAX: u64 = 60_000_000_000;
-const DIGITS: u8 = 3;
+const SIGNIFICANT_DIGITS: u8 = 3;
 
-/// The result of one run. Only a run without a single error has one.
+/// The result of one run. A run with any error has none.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     pub(crate) ops: u64,
@@ -25,23 +25,24 @@ pub(crate) struct Outcome {
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
     pub(crate) max_us: f64,
-    /// Open loop: requests whose time had come and that weren't sent at the end.
+    /// Open loop: requests that were due but not sent when the run ended.
     pub(crate) backlog: u64,
-    /// Of one core.
+    /// CPU time of the generator, as a share of one core.
     pub(crate) generator_share: f64,
-    /// Seconds while measuring, by name; the generator's too.
+    /// CPU time while measuring, by name, including the generator's.
     pub(crate) cpu_s: BTreeMap<String, Cpu>,
 }
 
-pub(crate) struct Tally {
+pub(crate) struct Counters {
     latency: Histogram<u64>,
     pub(crate) gets: u64,
     pub(crate) sets: u64,
 }
 
-impl Tally {
+impl Counters {
     pub(crate) fn new() -> Self {
-        let latency = Histogram::new_with_bounds(1, LATENCY_MAX, DIGITS).expect("the bounds are valid");
+        let latency =
+            Histogram::new_with_bounds(1, LATENCY_MAX, SIGNIFICANT_DIGITS).expect("the bounds are valid");
         Self { latency, gets: 0, sets: 0 }
     }
 
@@ -50,7 +51,7 @@ impl Tally {
         (self.gets, self.sets) = (0, 0);
     }
 
-    /// Requests that were answered.
+    /// Requests with a reply.
     pub(crate) fn ops(&self) -> u64 {
         self.gets + self.sets
     }

@@ -1,4 +1,4 @@
-//! One connection: what it has yet to send, and what it waits for, in order.
+//! One connection: bytes to send, and pending replies in order.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -6,76 +6,76 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
-use crate::failure::Failure;
-use crate::link::Link;
+use crate::error::LoadError;
 use crate::login::Login;
-use crate::plan::Way;
-use crate::reader::{Mismatch, Reader};
+use crate::reply_checker::{Mismatch, ReplyChecker};
+use crate::stream::Stream;
 use crate::wire::{Op, Wire};
+use crate::workload::Endpoint;
 
-/// A reply to come.
+/// A reply that is expected.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pending {
     pub(crate) op: Op,
     pub(crate) key: usize,
-    /// When it was sent, or meant to be: nanoseconds since the run's start.
+    /// When the request was sent, or scheduled: nanoseconds since the run's start.
     pub(crate) at: u64,
 }
 
 pub(crate) struct Session {
-    pub(crate) link: Link,
+    pub(crate) stream: Stream,
     pub(crate) out: Vec<u8>,
     sent: usize,
     pub(crate) pending: VecDeque<Pending>,
-    reader: Reader,
-    /// Bytes so far.
+    checker: ReplyChecker,
+    /// Bytes received so far.
     pub(crate) received: u64,
-    /// Requests without a whole reply.
+    /// Requests without a complete reply.
     pub(crate) in_flight: usize,
-    /// Whether the poller watches for room to write.
+    /// Whether the socket's send buffer is full, so that the poller waits until it is writable.
     pub(crate) blocked: bool,
-    /// Open loop: requests whose time has come and that wait for room in the pipeline.
+    /// Open loop: requests that are due and wait for a place in the pipeline.
     pub(crate) due: u64,
     /// Open loop: the number of the next request.
     pub(crate) next: u64,
 }
 
-/// What replies are checked against.
+/// The replies to expect.
 #[derive(Clone, Copy)]
-pub(crate) struct Known<'a> {
+pub(crate) struct Expected<'a> {
     pub(crate) wire: &'a Wire,
     pub(crate) login: &'a Login,
 }
 
 impl Session {
-    /// A connection that is there, logged in, and waits for nothing.
-    pub(crate) fn open(link: Link) -> io::Result<Self> {
-        link.tcp().set_nonblocking(true)?;
-        Ok(Self::new(link))
+    /// A session over an open connection that is logged in, with no pending replies.
+    pub(crate) fn open(stream: Stream) -> io::Result<Self> {
+        stream.tcp().set_nonblocking(true)?;
+        Ok(Self::new(stream))
     }
 
-    /// Begins to connect; it is there when it can be written to.
-    pub(crate) fn begin(way: &Way) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(way.target), Type::STREAM.nonblocking(), None)?;
+    /// Starts to connect; the connection is open once the socket is writable.
+    pub(crate) fn connect(endpoint: &Endpoint) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(endpoint.target), Type::STREAM.nonblocking(), None)?;
         socket.set_tcp_nodelay(true)?;
-        match socket.connect(&way.target.into()) {
+        match socket.connect(&endpoint.target.into()) {
             Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(error),
-            _ => Ok(Self::new(Link::new(socket.into(), way.tls.as_ref())?)),
+            _ => Ok(Self::new(Stream::new(socket.into(), endpoint.tls.as_ref())?)),
         }
     }
 
-    /// One that waits for its reads: for what comes before a run.
-    pub(crate) fn blocking(link: Link, pending: VecDeque<Pending>) -> Self {
-        Self { in_flight: pending.len(), pending, ..Self::new(link) }
+    /// A session whose reads block, for use before a run.
+    pub(crate) fn blocking(stream: Stream, pending: VecDeque<Pending>) -> Self {
+        Self { in_flight: pending.len(), pending, ..Self::new(stream) }
     }
 
-    fn new(link: Link) -> Self {
+    fn new(stream: Stream) -> Self {
         Self {
-            link,
+            stream,
             out: Vec::new(),
             sent: 0,
             pending: VecDeque::new(),
-            reader: Reader::default(),
+            checker: ReplyChecker::default(),
             received: 0,
             in_flight: 0,
             blocked: false,
@@ -84,33 +84,35 @@ impl Session {
         }
     }
 
-    /// Sends what there is. `true` when that waits for room in the socket.
+    /// Sends what is buffered. `true` if the socket must become writable first.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         while self.sent < self.out.len() {
-            match self.link.write(&self.out[self.sent..]) {
+            match self.stream.write(&self.out[self.sent..]) {
                 Ok(n) => self.sent += n,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(!self.link.shakes_hands()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return Ok(!self.stream.is_handshaking());
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
         self.out.clear();
         self.sent = 0;
-        match self.link.flush() {
+        match self.stream.flush() {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(true),
             flushed => flushed.map(|()| false),
         }
     }
 
-    /// Reads once and checks what came; `done` gets each whole reply.
+    /// Reads once and checks the replies; calls `done` for each complete one.
     pub(crate) fn receive(
         &mut self,
-        known: Known<'_>,
+        expected: Expected<'_>,
         scratch: &mut [u8],
         mut done: impl FnMut(Pending),
-    ) -> Result<(), Failure> {
-        let read = match self.link.read(scratch) {
-            Ok(0) => return Err(Failure::void("the target has closed a connection")),
+    ) -> Result<(), LoadError> {
+        let read = match self.stream.read(scratch) {
+            Ok(0) => return Err(LoadError::invalid_run("the target closed a connection")),
             Ok(read) => read,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                 return Ok(());
@@ -121,16 +123,16 @@ impl Session {
         let mut input = &scratch[..read];
         while !input.is_empty() {
             let Some(&pending) = self.pending.front() else {
-                return Err(unasked(input));
+                return Err(unexpected(input));
             };
             let expect = match pending.op {
-                Op::Login => known.login.expect().ok_or_else(|| unasked(input))?,
-                op => known.wire.expect(op, pending.key),
+                Op::Login => expected.login.expect().ok_or_else(|| unexpected(input))?,
+                op => expected.wire.expect(op, pending.key),
             };
-            let (taken, whole) =
-                self.reader.step(&expect, input).map_err(|wrong| mismatch(pending, &wrong))?;
+            let (taken, complete) =
+                self.checker.step(&expect, input).map_err(|difference| mismatch(pending, &difference))?;
             input = &input[taken..];
-            if whole {
+            if complete {
                 self.pending.pop_front();
                 self.in_flight -= usize::from(pending.op != Op::GetMore);
                 done(pending);
@@ -140,10 +142,13 @@ impl Session {
     }
 }
 
-fn unasked(input: &[u8]) -> Failure {
-    Failure::void(format!("a reply that nobody asked for: {}", input[..input.len().min(80)].escape_ascii()))
+fn unexpected(input: &[u8]) -> LoadError {
+    LoadError::invalid_run(format!("an unexpected reply: {}", input[..input.len().min(80)].escape_ascii()))
 }
 
-fn mismatch(pending: Pending, Mismatch { wanted, got }: &Mismatch) -> Failure {
-    Failure::void(format!("a wrong reply to {:?} of key {}: {got}, not {wanted}", pending.op, pending.key))
+fn mismatch(pending: Pending, Mismatch { expected, actual }: &Mismatch) -> LoadError {
+    LoadError::invalid_run(format!(
+        "a wrong reply to {:?} of key {}: {actual}, expected {expected}",
+        pending.op, pending.key
+    ))
 }

@@ -1,8 +1,8 @@
-//! Requests and the replies they must have, for every key, made once: on the way they are only copied. Pure.
+//! Requests and expected replies of every key, encoded once before the run. Pure.
 
 use clap::ValueEnum;
 
-use crate::reader::Expect;
+use crate::reply_checker::ExpectedReply;
 
 pub(crate) const KEY_LEN: usize = 30;
 const CRLF: &[u8] = b"\r\n";
@@ -17,35 +17,35 @@ pub(crate) enum Protocol {
     Binary,
 }
 
-/// What a reply belongs to.
+/// The request that a reply belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Op {
     Get,
-    /// A key of a multi-get that isn't its last.
+    /// Any key of a multi-get except its last.
     GetMore,
     Set,
     Login,
 }
 
-/// Rows of equal length, end to end.
+/// Rows of equal length, stored back to back.
 struct Table {
     bytes: Vec<u8>,
     stride: usize,
 }
 
-/// All that is said about `keys` keys with values of one size.
+/// The encoded requests and replies for a number of keys with values of one size.
 pub(crate) struct Wire {
     protocol: Protocol,
     keys: Table,
     get: Table,
-    /// A set up to and with the key that its value begins with.
+    /// A set, up to the key that its value begins with.
     set: Table,
-    /// The rest of every value, and the line's end if the protocol has one.
+    /// The rest of every value, with the line end if the protocol has one.
     filler: Vec<u8>,
-    got_first: Table,
-    /// What follows the bytes that can't be known, if there are any.
-    got_second: Table,
-    stored: Table,
+    get_reply_first: Table,
+    /// The part after the unpredictable bytes, if any.
+    get_reply_second: Table,
+    set_reply: Table,
     rest: usize,
 }
 
@@ -97,9 +97,9 @@ impl Wire {
                 &|i| with_key(text(&set, i), i),
             ),
             filler,
-            got_first: rows(&|i| reply(GET, i, 4, value), &|i| with_key(text(&got, i), i)),
-            got_second: rows(&|i| with_key(vec![0; 4], i), &|_| Vec::new()),
-            stored: rows(&|i| reply(SET, i, 0, 0), &|_| stored.into()),
+            get_reply_first: rows(&|i| reply(GET, i, 4, value), &|i| with_key(text(&got, i), i)),
+            get_reply_second: rows(&|i| with_key(vec![0; 4], i), &|_| Vec::new()),
+            set_reply: rows(&|i| reply(SET, i, 0, 0), &|_| stored.into()),
             rest,
         }
     }
@@ -122,16 +122,16 @@ impl Wire {
         out.extend_from_slice(&self.filler);
     }
 
-    /// The reply to a get or set of `key`.
+    /// The expected reply to a get or set of `key`.
     #[inline]
-    pub(crate) fn expect(&self, op: Op, key: usize) -> Expect<'_> {
+    pub(crate) fn expect(&self, op: Op, key: usize) -> ExpectedReply<'_> {
         let unknown = if self.protocol == Protocol::Binary { 8 } else { 0 };
         match op {
-            Op::Set | Op::Login => Expect { unknown, ..Expect::line(self.stored.row(key)) },
-            Op::Get | Op::GetMore => Expect {
-                first: self.got_first.row(key),
+            Op::Set | Op::Login => ExpectedReply { unknown, ..ExpectedReply::line(self.set_reply.row(key)) },
+            Op::Get | Op::GetMore => ExpectedReply {
+                first: self.get_reply_first.row(key),
                 unknown,
-                second: self.got_second.row(key),
+                second: self.get_reply_second.row(key),
                 rest: self.rest,
                 last: match (self.protocol, op) {
                     (Protocol::Text, Op::Get) => b"\r\nEND\r\n",
@@ -143,7 +143,7 @@ impl Wire {
     }
 }
 
-/// A binary request's header: the key's number is its opaque.
+/// The header of a binary request; its opaque is the key's number.
 fn request(opcode: u8, key: usize, extras: u8, value: usize) -> Vec<u8> {
     let body = KEY_LEN + usize::from(extras) + value;
     let mut header = head([0x80, opcode, 0, u8::try_from(KEY_LEN).unwrap_or(0), extras], body, key);
@@ -151,7 +151,7 @@ fn request(opcode: u8, key: usize, extras: u8, value: usize) -> Vec<u8> {
     header
 }
 
-/// A binary reply's header up to its cas.
+/// The header of a binary reply, up to its CAS.
 fn reply(opcode: u8, key: usize, extras: u8, value: usize) -> Vec<u8> {
     head([0x81, opcode, 0, 0, extras], usize::from(extras) + value, key)
 }
@@ -170,7 +170,7 @@ fn head(first: [u8; 5], body: usize, opaque: usize) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn said(protocol: Protocol) -> (Vec<u8>, Vec<u8>) {
+    fn encoded(protocol: Protocol) -> (Vec<u8>, Vec<u8>) {
         let wire = Wire::new(protocol, 8, 32);
         let (mut get, mut set) = (Vec::new(), Vec::new());
         wire.get(7, &mut get);
@@ -182,13 +182,13 @@ mod tests {
     fn requests() {
         let key = "load:".to_owned() + &"0".repeat(24) + "7";
         assert_eq!(key.len(), KEY_LEN);
-        let (get, set) = said(Protocol::Text);
+        let (get, set) = encoded(Protocol::Text);
         assert_eq!(get, format!("get {key}\r\n").as_bytes());
         assert_eq!(set, format!("set {key} 0 0 32\r\n{key}vv\r\n").as_bytes());
-        let (get, set) = said(Protocol::Meta);
+        let (get, set) = encoded(Protocol::Meta);
         assert_eq!(get, format!("mg {key} v\r\n").as_bytes());
         assert_eq!(set, format!("ms {key} 32\r\n{key}vv\r\n").as_bytes());
-        let (get, set) = said(Protocol::Binary);
+        let (get, set) = encoded(Protocol::Binary);
         assert_eq!(get[..24], *b"\x80\0\0\x1e\0\0\0\0\0\0\0\x1e\0\0\0\x07\0\0\0\0\0\0\0\0");
         assert_eq!(get[24..], *key.as_bytes());
         assert_eq!(set[..16], *b"\x80\x01\0\x1e\x08\0\0\0\0\0\0\x46\0\0\0\x07");
@@ -210,7 +210,7 @@ mod tests {
             (Protocol::Binary, Op::Set, b"\x81\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\x07somecas!".to_vec()),
         ] {
             let wire = Wire::new(protocol, 8, 32);
-            let read = crate::reader::Reader::default().step(&wire.expect(op, 7), &reply);
+            let read = crate::reply_checker::ReplyChecker::default().step(&wire.expect(op, 7), &reply);
             assert_eq!(read, Ok((reply.len(), true)), "{protocol:?} {op:?}");
         }
     }

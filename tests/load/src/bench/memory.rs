@@ -1,4 +1,4 @@
-//! What one idle, logged-in connection costs each target in memory of its own.
+//! The memory that each target needs for one idle, authenticated connection.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -6,56 +6,57 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
-use super::product::Logins;
-use super::rig::Rig;
+use super::memgate::Logins;
 use super::summary::Point;
+use super::testbed::Testbed;
 use crate::cpu;
-use crate::failure::Failure;
+use crate::error::LoadError;
 
-/// Files that a process needs in addition to one for each connection, or two in a TCP proxy.
+/// Open files of a process beyond those of connections (one each, two in a TCP proxy).
 const OTHER_FILES: usize = 500;
 
-/// A process that connections are made to.
-struct Host {
+/// A server whose memory is measured.
+struct Server {
     name: &'static str,
     address: SocketAddr,
     tls: bool,
-    /// Its own memory before the first connection: what it keeps of others that have ended is theirs no more,
-    /// and would make the next look cheap.
+    /// Its private memory, in bytes, before the first connection. Memory that it keeps after connections have
+    /// closed would make later ones look cheaper.
     before: f64,
 }
 
-pub(super) async fn measure(rig: &Rig, wanted: usize) -> Result<Vec<Point>, Failure> {
+pub(super) async fn measure(testbed: &Testbed, wanted: usize) -> Result<Vec<Point>, LoadError> {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
     let connections = wanted.min(files.saturating_sub(OTHER_FILES) / 2);
-    let hosts = [
-        ("memcached", rig.addresses.direct, false),
-        ("haproxy", rig.addresses.haproxy, false),
-        ("nginx", rig.addresses.nginx, false),
-        ("twemproxy", rig.addresses.twemproxy, false),
-        ("memgate", rig.product.endpoint(), false),
-        ("haproxy", rig.addresses.haproxy_tls, true),
-        ("stunnel", rig.addresses.stunnel, true),
-        ("memgate", rig.product.endpoint(), true),
+    let servers = [
+        ("memcached", testbed.addresses.direct, false),
+        ("haproxy", testbed.addresses.haproxy, false),
+        ("nginx", testbed.addresses.nginx, false),
+        ("twemproxy", testbed.addresses.twemproxy, false),
+        ("memgate", testbed.memgate.endpoint(), false),
+        ("haproxy", testbed.addresses.haproxy_tls, true),
+        ("stunnel", testbed.addresses.stunnel, true),
+        ("memgate", testbed.memgate.endpoint(), true),
     ];
-    let hosts = hosts.map(|(name, address, tls)| Host { name, address, tls, before: memory(rig, name) });
+    let servers =
+        servers.map(|(name, address, tls)| Server { name, address, tls, before: memory(testbed, name) });
     let mut points = Vec::new();
-    for host in &hosts {
+    for server in &servers {
         let mut point = Point {
             row: format!("memory/{connections}"),
             shape: "idle".into(),
             connections,
             protocol: "text".into(),
-            tls: host.tls,
-            target: host.name.into(),
+            tls: server.tls,
+            target: server.name.into(),
             ..Point::default()
         };
-        match one(rig, host, connections).await {
+        match bytes_per_connection(testbed, server, connections).await {
             Ok(bytes) => point.bytes_per_connection = Some(bytes),
-            Err(failure) => {
+            Err(error) => {
                 point.bytes_per_connection = Some([0.0; 2]);
-                point.remarks.push(format!("void: {failure}"));
+                point.remarks.push(format!("invalid: {error}"));
             }
         }
         points.push(point);
@@ -63,35 +64,39 @@ pub(super) async fn measure(rig: &Rig, wanted: usize) -> Result<Vec<Point>, Fail
     Ok(points)
 }
 
-fn memory(rig: &Rig, name: &str) -> f64 {
-    rig.pids(name).into_iter().filter_map(cpu::own_memory).sum::<u64>() as f64
+fn memory(testbed: &Testbed, name: &str) -> f64 {
+    testbed.pids(name).into_iter().filter_map(cpu::private_memory).sum::<u64>() as f64
 }
 
-async fn one(rig: &Rig, host: &Host, connections: usize) -> Result<[f64; 2], Failure> {
-    let Host { name, address, tls, before } = *host;
+async fn bytes_per_connection(
+    testbed: &Testbed,
+    server: &Server,
+    connections: usize,
+) -> Result<[f64; 2], LoadError> {
+    let Server { name, address, tls, before } = *server;
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["idle", "--target", &address.to_string(), "--connections", &connections.to_string()]);
     if name == "memgate" {
-        command.args(["--login", "text", "--credentials"]).arg(rig.logins(Logins::Token));
+        command.args(["--login", "text", "--credentials"]).arg(testbed.logins(Logins::Token));
     }
     if tls {
-        command.arg("--tls").arg(rig.product.ca());
+        command.arg("--tls").arg(testbed.memgate.ca());
     }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     command.kill_on_drop(true).process_group(0);
     let mut child = command.spawn()?;
     let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-        return Err(Failure::void("no pipes to the generator"));
+        return Err(LoadError::invalid_run("no pipes to the generator"));
     };
     let mut lines = BufReader::new(stdout).lines();
-    let mut said = async |word: &str| match lines.next_line().await? {
-        Some(line) if line == word => Ok((memory(rig, name) - before) / connections as f64),
-        _ => Err(Failure::void("not all connections were made")),
+    let mut await_word = async |word: &str| match lines.next_line().await? {
+        Some(line) if line == word => Ok((memory(testbed, name) - before) / connections as f64),
+        _ => Err(LoadError::invalid_run("not all connections were opened")),
     };
-    let idle = said("idle").await?;
+    let idle = await_word("idle").await?;
     stdin.write_all(b"\n").await?;
-    let asked = said("asked").await?;
+    let after_get = await_word("after_get").await?;
     drop(stdin);
     child.wait().await?;
-    Ok([idle, asked])
+    Ok([idle, after_get])
 }

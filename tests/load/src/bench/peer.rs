@@ -1,4 +1,4 @@
-//! A process that the benchmark has started, and the peers' settings.
+//! The processes that the benchmark starts, and the peers' configuration files.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,15 +7,15 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::failure::Failure;
+use crate::error::LoadError;
 
-const START_WITHIN: Duration = Duration::from_secs(10);
-const STOP_WITHIN: Duration = Duration::from_secs(5);
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// A certificate for this machine and its key, for peers that speak TLS.
 pub(super) const PEM: &str = "tls.pem";
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A running process. Dropped, it is stopped; should the benchmark be killed, the kernel stops it.
+/// A running process. It is stopped on drop, or by the kernel if the benchmark is killed.
 pub(super) struct Peer {
     name: &'static str,
     child: Child,
@@ -27,25 +27,25 @@ impl Peer {
         folder: &Path,
         command: &mut Command,
         listens: SocketAddr,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, LoadError> {
         let log = fs::File::create(folder.join(format!("{name}.log")))?;
-        let mut bound = leashed(command);
+        let mut bound = bound_to_parent(command);
         bound.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let child = bound.spawn().map_err(|error| cannot(name, &error.to_string()))?;
+        let child = bound.spawn().map_err(|error| start_failed(name, &error.to_string()))?;
         let mut peer = Self { name, child };
-        let deadline = Instant::now() + START_WITHIN;
+        let deadline = Instant::now() + START_TIMEOUT;
         while TcpStream::connect(listens).is_err() {
             let ended = peer.child.try_wait()?.is_some();
             if ended || Instant::now() > deadline {
                 let log = fs::read_to_string(folder.join(format!("{name}.log"))).unwrap_or_default();
-                return Err(cannot(name, log.lines().last().unwrap_or("it doesn't listen")));
+                return Err(start_failed(name, log.lines().last().unwrap_or("it doesn't listen")));
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         Ok(peer)
     }
 
-    /// Its processes: itself and its children.
+    /// Its process id and those of its children.
     pub(super) fn pids(&self) -> Vec<u32> {
         let pid = self.child.id();
         [pid].into_iter().chain(children(pid)).collect()
@@ -54,38 +54,38 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        if !end(&mut self.child, "TERM", STOP_WITHIN) {
+        if !stop(&mut self.child, "TERM", STOP_TIMEOUT) {
             eprintln!("{} had to be killed", self.name);
         }
     }
 }
 
-/// The same command, in a process group of its own and ended by the kernel when we end.
-pub(super) fn leashed(command: &Command) -> Command {
-    let mut leashed = Command::new("setpriv");
-    leashed.args(["--pdeathsig", "TERM", "--"]).arg(command.get_program()).args(command.get_args());
+/// The same command in its own process group; the kernel stops it when the benchmark ends.
+pub(super) fn bound_to_parent(command: &Command) -> Command {
+    let mut bound_to_parent = Command::new("setpriv");
+    bound_to_parent.args(["--pdeathsig", "TERM", "--"]).arg(command.get_program()).args(command.get_args());
     for (key, value) in command.get_envs() {
         match value {
-            Some(value) => leashed.env(key, value),
-            None => leashed.env_remove(key),
+            Some(value) => bound_to_parent.env(key, value),
+            None => bound_to_parent.env_remove(key),
         };
     }
-    leashed.process_group(0);
-    leashed
+    bound_to_parent.process_group(0);
+    bound_to_parent
 }
 
-/// Asks a child to end and waits; kills it if it doesn't. Whether it ended by itself.
-pub(super) fn end(child: &mut Child, signal: &str, within: Duration) -> bool {
+/// Signals a child and waits; kills it after the time limit. Returns whether it ended without being killed.
+pub(super) fn stop(child: &mut Child, signal: &str, timeout: Duration) -> bool {
     if matches!(child.try_wait(), Ok(Some(_))) {
         return true;
     }
     let _ = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
-    let deadline = Instant::now() + within;
+    let deadline = Instant::now() + timeout;
     while Instant::now() < deadline {
         if matches!(child.try_wait(), Ok(Some(_))) {
             return true;
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     }
     let _ = child.kill();
     let _ = child.wait();
@@ -97,7 +97,7 @@ pub(super) fn children(pid: u32) -> Vec<u32> {
     text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
 }
 
-/// Free ports on loopback, below those that the system hands out by itself.
+/// Free ports on loopback, below the system's ephemeral ports.
 pub(super) fn free_ports<const N: usize>() -> [SocketAddr; N] {
     let mut next = 12_000 + u16::try_from(std::process::id() % 7_000).unwrap_or(0);
     std::array::from_fn(|_| {
@@ -111,7 +111,7 @@ pub(super) fn free_ports<const N: usize>() -> [SocketAddr; N] {
     })
 }
 
-/// memcached as the provisioner starts it, but on loopback and without a login.
+/// memcached with the provisioner's arguments, but on loopback and without a login.
 pub(super) fn memcached(unpacked: &Path, listen: SocketAddr) -> Command {
     let usr = unpacked.join("usr");
     let libraries = ["x86_64-linux-gnu", "aarch64-linux-gnu"].map(|name| usr.join("lib").join(name));
@@ -123,16 +123,16 @@ pub(super) fn memcached(unpacked: &Path, listen: SocketAddr) -> Command {
     command
 }
 
-/// One listener for each backend; in front of those in `secured` it speaks TLS.
+/// One listener per pair of `(listen, backend)`; those in `secured` use TLS.
 pub(super) fn haproxy(
     folder: &Path,
-    ways: &[(SocketAddr, SocketAddr)],
+    endpoints: &[(SocketAddr, SocketAddr)],
     secured: &[(SocketAddr, SocketAddr)],
-) -> Result<Command, Failure> {
+) -> Result<Command, LoadError> {
     let mut text = "defaults\n  mode tcp\n  timeout connect 5s\n  \
                     timeout client 10m\n  timeout server 10m\n"
         .to_owned();
-    for (index, (listen, backend)) in ways.iter().enumerate() {
+    for (index, (listen, backend)) in endpoints.iter().enumerate() {
         text += &format!("listen l{index}\n  bind {listen}\n  server s {backend}\n");
     }
     let pem = folder.join(PEM);
@@ -147,7 +147,7 @@ pub(super) fn haproxy(
     Ok(command)
 }
 
-pub(super) fn stunnel(folder: &Path, listen: SocketAddr, backend: SocketAddr) -> Result<Command, Failure> {
+pub(super) fn stunnel(folder: &Path, listen: SocketAddr, backend: SocketAddr) -> Result<Command, LoadError> {
     let pem = folder.join(PEM);
     let text = format!(
         "foreground = yes\npid =\nsyslog = no\ndebug = 3\nsocket = l:TCP_NODELAY=1\nsocket = r:TCP_NODELAY=1\n\
@@ -161,14 +161,14 @@ pub(super) fn stunnel(folder: &Path, listen: SocketAddr, backend: SocketAddr) ->
     Ok(command)
 }
 
-pub(super) fn nginx(folder: &Path, ways: &[(SocketAddr, SocketAddr)]) -> Result<Command, Failure> {
+pub(super) fn nginx(folder: &Path, endpoints: &[(SocketAddr, SocketAddr)]) -> Result<Command, LoadError> {
     let folder = folder.display();
     let mut text = format!(
         "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\nuser root;\ndaemon off;\n\
          worker_processes auto;\nworker_rlimit_nofile 40000;\npid {folder}/nginx.pid;\n\
          error_log {folder}/nginx-errors.log;\nevents {{ worker_connections 20000; }}\nstream {{\n"
     );
-    for (listen, backend) in ways {
+    for (listen, backend) in endpoints {
         text += &format!("server {{ listen {listen}; proxy_pass {backend}; }}\n");
     }
     let file = format!("{folder}/nginx.conf");
@@ -183,7 +183,7 @@ pub(super) fn twemproxy(
     listen: SocketAddr,
     backend: SocketAddr,
     stats: SocketAddr,
-) -> Result<Command, Failure> {
+) -> Result<Command, LoadError> {
     let file = folder.join("nutcracker.yml");
     let text = format!(
         "bench:\n  listen: {listen}\n  hash: fnv1a_64\n  distribution: ketama\n  preconnect: true\n  \
@@ -195,6 +195,6 @@ pub(super) fn twemproxy(
     Ok(command)
 }
 
-fn cannot(name: &str, why: &str) -> Failure {
-    Failure::new(format!("{name} doesn't start ({why})"), "deploy/bench installs what is needed")
+fn start_failed(name: &str, reason: &str) -> LoadError {
+    LoadError::new(format!("{name} doesn't start ({reason})"), "deploy/bench installs what is needed")
 }

@@ -1,4 +1,4 @@
-//! The table as a picture: throughput through each target, as a share of direct in the same round. Pure.
+//! The chart: each target's throughput as a share of direct access in the same round. Pure.
 
 use std::fmt::Write as _;
 
@@ -11,18 +11,17 @@ const TOP: f64 = 70.0;
 const BAR: f64 = 11.0;
 const GAP: f64 = 14.0;
 
-/// Who is drawn, in which colour.
+/// The targets that are drawn, with their colours.
 const TARGETS: [(&str, &str); 4] =
     [("memgate", "#0b6e4f"), ("haproxy", "#c1666b"), ("nginx", "#d4b483"), ("twemproxy", "#8a8d91")];
 
-/// A bar for each target of each row, and lines for the runs' spread.
+/// A bar per row and target, with a line for the spread of the runs.
 pub(super) fn svg(points: &[Point]) -> String {
     let drawn: Vec<&Point> = points.iter().filter(|point| colour(point).is_some()).collect();
     let mut rows: Vec<&str> = drawn.iter().map(|point| point.row.as_str()).collect();
     rows.dedup();
-    let most =
-        drawn.iter().filter_map(|point| point.ratio_spread).fold(1.0, |most, [_, high]| high.max(most));
-    let x = |ratio: f64| LEFT + ratio / most * (WIDTH - LEFT - RIGHT);
+    let max = drawn.iter().filter_map(|point| point.ratio_spread).fold(1.0, |max, [_, high]| high.max(max));
+    let x = |ratio: f64| LEFT + ratio / max * (WIDTH - LEFT - RIGHT);
     let mut body = String::new();
     let mut y = TOP;
     for row in rows {
@@ -81,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_has_a_ratio_has_a_bar() {
+    fn every_target_with_a_ratio_has_a_bar() {
         let point = |target: &str, ratio| Point {
             row: "100B/50/1 closed text".into(),
             target: target.into(),

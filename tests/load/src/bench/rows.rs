@@ -6,16 +6,16 @@ use crate::wire::Protocol;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Kind {
     Closed,
-    /// So much of the peak that direct reached in the closed loop, and the rate that this is.
+    /// A share of direct's throughput in the closed loop, and the rate that follows, in requests per second.
     Open {
         share: f64,
         rate: f64,
     },
     /// Connect, log in, get, close.
     Churn,
-    /// So many keys in one get.
+    /// Several keys per get.
     MultiGet(usize),
-    /// Every connection another user's.
+    /// Each connection belongs to another user.
     Users,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct Row {
     pub(super) value: usize,
     pub(super) connections: usize,
     pub(super) pipeline: usize,
-    /// What memgate's client speaks.
+    /// The protocol of memgate's clients.
     pub(super) protocol: Protocol,
     pub(super) tls: Tls,
 }
@@ -33,14 +33,14 @@ pub(super) struct Row {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tls {
     No,
-    /// A client that has connected before resumes its session.
+    /// Clients resume earlier TLS sessions.
     Resumed,
-    /// Every handshake is a whole one.
+    /// Every TLS handshake is a full one.
     Full,
 }
 
-/// Connections of a churn run: their ports rest for a minute afterwards.
-const CHURNED_MAX: u64 = 5_000;
+/// Operations of a churn run: the port of each is unusable for a minute afterwards (TIME_WAIT).
+const CHURN_OPERATIONS_MAX: u64 = 5_000;
 
 const fn closed(value: usize, connections: usize, pipeline: usize) -> Row {
     Row { kind: Kind::Closed, value, connections, pipeline, protocol: Protocol::Text, tls: Tls::No }
@@ -111,7 +111,7 @@ impl Row {
         format!("{value}/{connections}/{pipeline} {} {protocol}{tls}", self.shape())
     }
 
-    /// The generator's arguments, but for the target's.
+    /// The generator's arguments, without those of the target.
     pub(super) fn arguments(&self) -> Vec<String> {
         let mut arguments: Vec<String> = Vec::new();
         let mut option = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
@@ -121,7 +121,7 @@ impl Row {
         match self.kind {
             Kind::Open { rate, .. } => option("rate", rate.to_string()),
             Kind::MultiGet(keys) => option("multiget", keys.to_string()),
-            Kind::Churn => option("count", CHURNED_MAX.to_string()),
+            Kind::Churn => option("count", CHURN_OPERATIONS_MAX.to_string()),
             Kind::Users => option("keys", "100".into()),
             Kind::Closed => {}
         }

@@ -1,18 +1,18 @@
-//! From runs to points: medians, spread, and ratios to direct in the same round. Pure.
+//! Aggregates runs into points: medians, spreads, and ratios to direct access in the same round. Pure.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::contenders::{CONTAINER, Contender};
 use super::rows::{Kind, Row};
+use super::targets::{CONTAINER, Target};
 use crate::outcome::Outcome;
 use crate::wire::Protocol;
 
-/// Above this share of a core the generator is what is measured.
+/// Above this share of a core, the generator itself limits the throughput.
 const GENERATOR_BUSY: f64 = 0.9;
-/// An open loop that gets less than this of its rate done is overloaded.
-const KEPT_UP: f64 = 0.95;
+/// An open loop that reaches less than this share of its rate is overloaded.
+const RATE_REACHED_MIN: f64 = 0.95;
 
 /// A line of the result.
 #[derive(Debug, Default, Clone, Serialize)]
@@ -29,7 +29,7 @@ pub(super) struct Point {
     pub(super) ops_per_s: f64,
     /// Lowest and highest of the runs.
     pub(super) ops_per_s_spread: [f64; 2],
-    /// Throughput through the target / direct to the same memcached: each round's, their median.
+    /// Throughput divided by that of direct access to the same memcached: the median of all rounds.
     pub(super) ratio_to_direct: Option<f64>,
     pub(super) ratio_spread: Option<[f64; 2]>,
     pub(super) p50_us: f64,
@@ -37,54 +37,54 @@ pub(super) struct Point {
     pub(super) p999_us: f64,
     pub(super) p99_to_direct: Option<f64>,
     pub(super) cpu_s_per_million: BTreeMap<String, f64>,
-    /// The proxy's, in user space.
+    /// CPU seconds of the proxy in user space.
     pub(super) proxy_user_s_per_million: Option<f64>,
-    /// Of one core; over 0.9 the generator is what is measured.
+    /// CPU time of the generator, as a share of one core; above 0.9 it limits the throughput.
     pub(super) generator_share: f64,
-    /// What to know before believing it.
+    /// Reservations about the figures.
     pub(super) remarks: Vec<String>,
-    /// Bytes of the target's own memory for one connection: logged in and idle, after a get.
+    /// Bytes of the target's private memory per connection: after login, and after a get.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bytes_per_connection: Option<[f64; 2]>,
 }
 
 type Runs = Vec<Result<Outcome, String>>;
 
-pub(super) fn points(row: &Row, contenders: &[Contender], runs: &[Runs]) -> Vec<Point> {
-    contenders
+pub(super) fn points(row: &Row, targets: &[Target], runs: &[Runs]) -> Vec<Point> {
+    targets
         .iter()
         .zip(runs)
-        .map(|(contender, own)| {
-            let mut point = head(row, contender);
-            if let Some(Err(why)) = own.iter().find(|run| run.is_err()) {
-                point.remarks.push(format!("void: {why}"));
+        .map(|(target, own)| {
+            let mut point = head(row, target);
+            if let Some(Err(reason)) = own.iter().find(|run| run.is_err()) {
+                point.remarks.push(format!("invalid: {reason}"));
                 return point;
             }
-            fill(&mut point, row, &good(own));
-            if let Some(direct) = direct_of(contender.backend, contenders, runs) {
-                compare(&mut point, &good(own), &direct);
+            fill(&mut point, row, &valid(own));
+            if let Some(direct) = direct_of(target.backend, targets, runs) {
+                compare(&mut point, &valid(own), &direct);
             }
             point
         })
         .collect()
 }
 
-fn good(runs: &Runs) -> Vec<&Outcome> {
+fn valid(runs: &Runs) -> Vec<&Outcome> {
     runs.iter().filter_map(|run| run.as_ref().ok()).collect()
 }
 
-/// Direct to the same backend: the better of its protocols. None if one of its runs was void.
-fn direct_of<'a>(backend: &str, contenders: &[Contender], runs: &'a [Runs]) -> Option<Vec<&'a Outcome>> {
-    // Binary has no direct way into the container: `-Y` turns it off. Loopback's must do.
+/// The runs of direct access to the same backend, in the faster protocol. `None` if one of them was invalid.
+fn direct_of<'a>(backend: &str, targets: &[Target], runs: &'a [Runs]) -> Option<Vec<&'a Outcome>> {
+    // Containers have no binary protocol (`-Y` turns it off), so loopback is the reference there.
     let on = |backend: &str| {
-        let of_direct = |(contender, runs): (&Contender, &'a Runs)| {
-            let fits = contender.name == "direct" && contender.backend == backend;
-            (fits && runs.iter().all(Result::is_ok)).then(|| good(runs))
+        let of_direct = |(target, runs): (&Target, &'a Runs)| {
+            let fits = target.name == "direct" && target.backend == backend;
+            (fits && runs.iter().all(Result::is_ok)).then(|| valid(runs))
         };
-        let all = contenders.iter().zip(runs).filter_map(of_direct);
+        let all = targets.iter().zip(runs).filter_map(of_direct);
         all.max_by(|a, b| rate(a).total_cmp(&rate(b)))
     };
-    on(backend).or_else(|| on(super::contenders::LOOPBACK).filter(|_| backend == CONTAINER))
+    on(backend).or_else(|| on(super::targets::LOOPBACK).filter(|_| backend == CONTAINER))
 }
 
 fn rate(runs: &[&Outcome]) -> f64 {
@@ -102,7 +102,7 @@ pub(super) fn at_rate(row: Row, points: &[Point]) -> Row {
     Row { kind: Kind::Open { share, rate: (peak * share).round() }, ..row }
 }
 
-fn head(row: &Row, contender: &Contender) -> Point {
+fn head(row: &Row, target: &Target) -> Point {
     let lower = |protocol: Protocol| format!("{protocol:?}").to_lowercase();
     Point {
         row: row.name(),
@@ -110,10 +110,10 @@ fn head(row: &Row, contender: &Contender) -> Point {
         value_bytes: row.value,
         connections: row.connections,
         pipeline: row.pipeline,
-        protocol: lower(contender.protocol),
-        tls: contender.speaks_tls(),
-        target: contender.name.into(),
-        backend: contender.backend.into(),
+        protocol: lower(target.protocol),
+        tls: target.uses_tls(),
+        target: target.name.into(),
+        backend: target.backend.into(),
         ..Point::default()
     }
 }
@@ -138,9 +138,9 @@ fn fill(point: &mut Point, row: &Row, runs: &[&Outcome]) {
         point.remarks.push(format!("generator at {:.0} % of its core", point.generator_share * 100.0));
     }
     if let Kind::Open { rate, .. } = row.kind
-        && point.ops_per_s < rate * KEPT_UP
+        && point.ops_per_s < rate * RATE_REACHED_MIN
     {
-        point.remarks.push(format!("overloaded at {rate} a second"));
+        point.remarks.push(format!("overloaded at {rate} requests/s"));
     }
 }
 

@@ -1,4 +1,4 @@
-//! The table, for people. Pure.
+//! The table in Markdown. Pure.
 
 use super::summary::Point;
 
@@ -7,15 +7,15 @@ const HEAD: &str = "| value/connections/pipeline | backend | target | ops/s (spr
 
 const PAGE: &str = "# memgate beside its peers
 
-Written by `./deploy/bench --save docs`; the same figures are in bench.json, and drawn in bench.svg. 90 % get, 10 % set,
-30-byte keys. `direct` asks memcached itself: in the container that memgate made, over the bridge and with a login, or
-on loopback without one. memgate always has its login, its checks and the bridge; HAProxy, nginx and twemproxy pass
-bytes on. Runs of all targets alternate; medians, and lowest to highest. In pipelined rows the ratio is to the better
-of meta and classic commands.
+Written by `./deploy/bench --save docs`; bench.json has the same figures, and bench.svg is a chart of them. 90 % get, 10 % set,
+30-byte keys. `direct` is memcached without a proxy: in the container that memgate created, over the bridge and with a
+login, or on loopback without one. memgate always authenticates, checks permissions and uses the bridge; HAProxy, nginx
+and twemproxy forward bytes. Runs of all targets alternate; figures are medians, with the lowest and highest run. In
+pipelined rows the ratio is to the faster of meta and classic commands.
 
 ";
 
-/// The table as a page of its own.
+/// The page docs/bench.md.
 pub(super) fn page(points: &[Point]) -> String {
     PAGE.to_owned() + &all(points)
 }
@@ -27,16 +27,16 @@ pub(super) fn all(points: &[Point]) -> String {
     if !timed.is_empty() {
         text += HEAD;
         timed.iter().for_each(|point| text += &(line(point) + "\n"));
-        text += "\nThe machine is shared with whatever else runs on it: compare ratios, not ops/s.\n";
+        text += "\nThe machine is shared with other work: compare ratios, not ops/s.\n";
     }
     if !memory.is_empty() {
-        text += "\n| idle connections | target | bytes each, logged in | after a get | remarks |\n|---|---|---|---|---|\n";
+        text += "\n| idle connections | target | bytes per connection | after a get | remarks |\n|---|---|---|---|---|\n";
     }
     for point in memory {
-        let [idle, asked] = point.bytes_per_connection.unwrap_or_default();
+        let [idle, after_get] = point.bytes_per_connection.unwrap_or_default();
         let (connections, target, remarks) = (point.connections, &point.target, point.remarks.join("; "));
         let tls = if point.tls { " TLS" } else { "" };
-        text += &format!("| {connections} | {target}{tls} | {idle:.0} | {asked:.0} | {remarks} |\n");
+        text += &format!("| {connections} | {target}{tls} | {idle:.0} | {after_get:.0} | {remarks} |\n");
     }
     text
 }

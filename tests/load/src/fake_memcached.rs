@@ -1,37 +1,37 @@
-//! A tiny memcached for the generator's own tests, that can be told to lie.
+//! A minimal memcached for the generator's tests, with a fault on request.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// What is wrong with it.
+/// The fault that it shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lie {
-    Nothing,
+pub(crate) enum Fault {
+    None,
     /// The 50th get is answered with another key's value.
     OtherKey,
     /// The 50th get misses.
     Miss,
     /// The 50th get is answered twice.
-    Twice,
-    /// Says nothing any more at the 50th get.
+    Duplicate,
+    /// Closes the connection at the 50th get.
     Close,
 }
 
 #[derive(Clone)]
 struct Fake {
     values: Arc<Mutex<HashMap<String, Vec<u8>>>>,
-    lie: Lie,
+    fault: Fault,
     /// `username password`, if a login is needed.
     login: Option<&'static str>,
 }
 
-/// Starts one; it ends with the process.
-pub(crate) fn start(lie: Lie, login: Option<&'static str>) -> SocketAddr {
+/// Starts one. It ends with the process.
+pub(crate) fn start(fault: Fault, login: Option<&'static str>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let fake = Fake { values: Arc::default(), lie, login };
+    let fake = Fake { values: Arc::default(), fault, login };
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let fake = fake.clone();
@@ -44,14 +44,14 @@ pub(crate) fn start(lie: Lie, login: Option<&'static str>) -> SocketAddr {
 impl Fake {
     fn serve(&self, stream: &TcpStream) -> io::Result<()> {
         let mut input = BufReader::new(stream);
-        let (mut gets, mut known) = (0, self.login.is_none());
+        let (mut gets, mut authenticated) = (0, self.login.is_none());
         loop {
             let mut out = Vec::new();
             if input.fill_buf()?.first() == Some(&0x80) {
-                self.binary(&mut input, &mut out, &mut known)?;
+                self.binary(&mut input, &mut out, &mut authenticated)?;
             } else {
                 gets += 1;
-                self.line(&mut input, &mut out, (gets, &mut known))?;
+                self.line(&mut input, &mut out, (gets, &mut authenticated))?;
             }
             (&*stream).write_all(&out)?;
         }
@@ -61,7 +61,7 @@ impl Fake {
         &self,
         input: &mut BufReader<&TcpStream>,
         out: &mut Vec<u8>,
-        (gets, known): (u32, &mut bool),
+        (gets, authenticated): (u32, &mut bool),
     ) -> io::Result<()> {
         let mut line = String::new();
         input.read_line(&mut line)?;
@@ -74,10 +74,10 @@ impl Fake {
             let mut value = vec![0; len + 2];
             input.read_exact(&mut value)?;
             value.truncate(len);
-            if !*known {
-                *known = self.login.is_some_and(|login| login.as_bytes() == value);
+            if !*authenticated {
+                *authenticated = self.login.is_some_and(|login| login.as_bytes() == value);
                 let reply: &[u8] =
-                    if *known { b"STORED\r\n" } else { b"CLIENT_ERROR authentication failure\r\n" };
+                    if *authenticated { b"STORED\r\n" } else { b"CLIENT_ERROR authentication failure\r\n" };
                 out.extend_from_slice(reply);
                 return Ok(());
             }
@@ -85,14 +85,14 @@ impl Fake {
             out.extend_from_slice(if *verb == "set" { b"STORED\r\n" } else { b"HD\r\n" });
             return Ok(());
         }
-        let lie = if gets == 50 { self.lie } else { Lie::Nothing };
-        if lie == Lie::Close {
+        let fault = if gets == 50 { self.fault } else { Fault::None };
+        if fault == Fault::Close {
             return Err(ErrorKind::ConnectionReset.into());
         }
         let keys = if *verb == "mg" { &keys[..1] } else { keys };
-        for _ in 0..if lie == Lie::Twice { 2 } else { 1 } {
-            for key in keys.iter().filter(|_| lie != Lie::Miss) {
-                self.value(verb, if lie == Lie::OtherKey { "load:other" } else { key }, out);
+        for _ in 0..if fault == Fault::Duplicate { 2 } else { 1 } {
+            for key in keys.iter().filter(|_| fault != Fault::Miss) {
+                self.value(verb, if fault == Fault::OtherKey { "load:other" } else { key }, out);
             }
             out.extend_from_slice(if *verb == "get" { b"END\r\n" } else { b"" });
         }
@@ -116,7 +116,7 @@ impl Fake {
         &self,
         input: &mut BufReader<&TcpStream>,
         out: &mut Vec<u8>,
-        known: &mut bool,
+        authenticated: &mut bool,
     ) -> io::Result<()> {
         let mut header = [0; 24];
         input.read_exact(&mut header)?;
@@ -130,8 +130,8 @@ impl Fake {
         let reply = match opcode {
             0x21 => {
                 let given = String::from_utf8_lossy(value).trim_start_matches('\0').replace('\0', " ");
-                *known = self.login == Some(&given);
-                status = if *known { 0 } else { 0x20 };
+                *authenticated = self.login == Some(&given);
+                status = if *authenticated { 0 } else { 0x20 };
                 b"Authenticated".to_vec()
             }
             0x00 => [&[0; 4][..], &self.values.lock().unwrap()[&key]].concat(),

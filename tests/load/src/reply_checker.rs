@@ -1,8 +1,8 @@
-//! Checks replies as they arrive, in any pieces, without keeping them. Pure.
+//! Checks replies as they arrive, in chunks of any size, without storing them. Pure.
 
-/// What a reply must be: known bytes, bytes that nobody can know, known bytes, a value's rest, known bytes.
+/// An expected reply: known bytes, unpredictable bytes (`unknown`), known bytes, the rest of a value, known bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Expect<'a> {
+pub(crate) struct ExpectedReply<'a> {
     pub(crate) first: &'a [u8],
     pub(crate) unknown: usize,
     pub(crate) second: &'a [u8],
@@ -10,20 +10,21 @@ pub(crate) struct Expect<'a> {
     pub(crate) last: &'a [u8],
 }
 
-/// How much of a reply has been seen.
+/// Checks one reply after another.
 #[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Reader {
-    seen: usize,
+pub(crate) struct ReplyChecker {
+    /// Bytes of the current reply that were checked.
+    checked: usize,
 }
 
-/// The reply isn't what it must be.
+/// A reply differs from the expected one.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Mismatch {
-    pub(crate) wanted: String,
-    pub(crate) got: String,
+    pub(crate) expected: String,
+    pub(crate) actual: String,
 }
 
-impl<'a> Expect<'a> {
+impl<'a> ExpectedReply<'a> {
     pub(crate) const fn line(line: &'a [u8]) -> Self {
         Self { first: line, unknown: 0, second: b"", rest: 0, last: b"" }
     }
@@ -32,7 +33,7 @@ impl<'a> Expect<'a> {
         self.first.len() + self.unknown + self.second.len() + self.rest + self.last.len()
     }
 
-    /// Each stretch of known bytes, with where it begins.
+    /// The known bytes, each part with its offset.
     fn known(&self) -> [(usize, &'a [u8]); 3] {
         let second = self.first.len() + self.unknown;
         let last = second + self.second.len() + self.rest;
@@ -40,11 +41,15 @@ impl<'a> Expect<'a> {
     }
 }
 
-impl Reader {
-    /// Checks what `input` holds of the reply; returns how many bytes that is, and whether it is whole now.
+impl ReplyChecker {
+    /// Checks the next bytes of a reply. Returns how many bytes of `input` belong to it, and whether it is complete.
     #[inline]
-    pub(crate) fn step(&mut self, expect: &Expect<'_>, input: &[u8]) -> Result<(usize, bool), Mismatch> {
-        let (begin, len) = (self.seen, expect.len());
+    pub(crate) fn step(
+        &mut self,
+        expect: &ExpectedReply<'_>,
+        input: &[u8],
+    ) -> Result<(usize, bool), Mismatch> {
+        let (begin, len) = (self.checked, expect.len());
         let taken = input.len().min(len - begin);
         let end = begin + taken;
         for (at, known) in expect.known() {
@@ -53,15 +58,15 @@ impl Reader {
                 return Err(Mismatch::new(known, &input[from - begin..]));
             }
         }
-        self.seen = if end == len { 0 } else { end };
+        self.checked = if end == len { 0 } else { end };
         Ok((taken, end == len))
     }
 }
 
 impl Mismatch {
-    fn new(wanted: &[u8], got: &[u8]) -> Self {
+    fn new(expected: &[u8], actual: &[u8]) -> Self {
         let shown = |bytes: &[u8]| bytes[..bytes.len().min(80)].escape_ascii().to_string();
-        Self { wanted: shown(wanted), got: shown(got) }
+        Self { expected: shown(expected), actual: shown(actual) }
     }
 }
 
@@ -70,14 +75,14 @@ mod tests {
     use super::*;
 
     const REPLY: &[u8] = b"HEAD????keyvalue\r\n";
-    const EXPECT: Expect<'static> =
-        Expect { first: b"HEAD", unknown: 4, second: b"key", rest: 5, last: b"\r\n" };
+    const EXPECT: ExpectedReply<'static> =
+        ExpectedReply { first: b"HEAD", unknown: 4, second: b"key", rest: 5, last: b"\r\n" };
 
     fn read(reply: &[u8], chunk: usize) -> Result<bool, Mismatch> {
-        let mut reader = Reader::default();
+        let mut checker = ReplyChecker::default();
         let mut whole = false;
         for piece in reply.chunks(chunk) {
-            let (taken, done) = reader.step(&EXPECT, piece)?;
+            let (taken, done) = checker.step(&EXPECT, piece)?;
             assert_eq!(taken, piece.len());
             whole = done;
         }
@@ -85,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn however_it_is_split() {
+    fn a_reply_may_be_split_anywhere() {
         for chunk in 1..=REPLY.len() {
             assert_eq!(read(REPLY, chunk), Ok(true), "{chunk}");
             assert_eq!(read(&REPLY[..REPLY.len() - 1], chunk), Ok(false), "{chunk}");
@@ -93,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn every_known_byte_counts() {
+    fn a_wrong_byte_is_noticed() {
         for at in 0..REPLY.len() {
             let mut wrong = REPLY.to_vec();
             wrong[at] = b'!';
@@ -105,8 +110,8 @@ mod tests {
     }
 
     #[test]
-    fn the_next_reply_is_left_alone() {
+    fn the_next_reply_is_not_consumed() {
         let two = [REPLY, b"HEAD"].concat();
-        assert_eq!(Reader::default().step(&EXPECT, &two), Ok((REPLY.len(), true)));
+        assert_eq!(ReplyChecker::default().step(&EXPECT, &two), Ok((REPLY.len(), true)));
     }
 }

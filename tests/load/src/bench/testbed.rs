@@ -1,22 +1,22 @@
-//! All that takes part, started once, stopped at the end.
+//! Everything that takes part in the benchmark, started once and stopped at the end.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use super::memgate::{Logins, Memgate, listener_of};
 use super::peer::{self, Peer};
-use super::product::{Logins, Product, of_user};
 use crate::cpu::Watched;
-use crate::failure::Failure;
+use crate::error::LoadError;
 
-/// Dropped, everything is stopped: the proxies before what they lead to, the folder last.
-pub(super) struct Rig {
+/// Stops everything on drop: proxies before their backends, the folder last.
+pub(super) struct Testbed {
     haproxy: Peer,
     nginx: Peer,
     twemproxy: Peer,
     stunnel: Peer,
-    pub(super) product: Product,
+    pub(super) memgate: Memgate,
     memcached: Peer,
     pub(super) addresses: Addresses,
     folder: TempDir,
@@ -27,21 +27,21 @@ pub(super) struct Addresses {
     pub(super) haproxy: SocketAddr,
     pub(super) nginx: SocketAddr,
     pub(super) twemproxy: SocketAddr,
-    /// The same two in front of the container.
+    /// HAProxy and nginx in front of the container.
     pub(super) haproxy_container: SocketAddr,
     pub(super) nginx_container: SocketAddr,
-    /// And with TLS.
+    /// Listeners with TLS.
     pub(super) haproxy_tls: SocketAddr,
     pub(super) haproxy_tls_container: SocketAddr,
     pub(super) stunnel: SocketAddr,
 }
 
-impl Rig {
-    pub(super) async fn start(memgate: &Path, memcached: &Path, users: usize) -> Result<Self, Failure> {
+impl Testbed {
+    pub(super) async fn start(memgate: &Path, memcached: &Path, users: usize) -> Result<Self, LoadError> {
         eprintln!("starting memgate and its peers ...");
         let folder = tempfile::tempdir()?;
         let path = folder.path();
-        let product = Product::start(memgate, path, users).await?;
+        let memgate = Memgate::start(memgate, path, users).await?;
         let [direct, haproxy, nginx, twemproxy, haproxy_container, nginx_container, stats, tls @ ..] =
             peer::free_ports::<10>();
         let [haproxy_tls, haproxy_tls_container, stunnel] = tls;
@@ -56,19 +56,23 @@ impl Rig {
             haproxy_tls_container,
             stunnel,
         };
-        product.write_pem(&path.join(peer::PEM))?;
-        let behind = Logins::LanesBehind(haproxy_container);
+        memgate.write_pem(&path.join(peer::PEM))?;
+        let behind = Logins::LanesThroughPeer(haproxy_container);
         for kind in [Logins::Token, Logins::Tokens, Logins::Lane, Logins::Lanes, behind] {
-            product.write_logins(&logins(path, kind), kind)?;
+            memgate.write_logins(&logins(path, kind), kind)?;
         }
-        let container = product.users[0].backend;
+        let container = memgate.users[0].backend;
         let memcached = Peer::start("memcached", path, &mut peer::memcached(memcached, direct), direct)?;
-        let mut ways = vec![(haproxy, direct), (haproxy_container, container)];
-        ways.extend(
-            product.users.iter().enumerate().map(|(n, user)| (of_user(haproxy_container, n), user.backend)),
+        let mut endpoints = vec![(haproxy, direct), (haproxy_container, container)];
+        endpoints.extend(
+            memgate
+                .users
+                .iter()
+                .enumerate()
+                .map(|(n, user)| (listener_of(haproxy_container, n), user.backend)),
         );
         let secured = [(haproxy_tls, direct), (haproxy_tls_container, container)];
-        let mut command = peer::haproxy(path, &ways, &secured)?;
+        let mut command = peer::haproxy(path, &endpoints, &secured)?;
         let haproxy = Peer::start("haproxy", path, &mut command, haproxy)?;
         let mut command = peer::nginx(path, &[(nginx, direct), (nginx_container, container)])?;
         let nginx = Peer::start("nginx", path, &mut command, nginx)?;
@@ -76,14 +80,14 @@ impl Rig {
         let twemproxy = Peer::start("twemproxy", path, &mut command, twemproxy)?;
         let mut command = peer::stunnel(path, stunnel, direct)?;
         let stunnel = Peer::start("stunnel", path, &mut command, stunnel)?;
-        Ok(Self { haproxy, nginx, twemproxy, stunnel, product, memcached, addresses, folder })
+        Ok(Self { haproxy, nginx, twemproxy, stunnel, memgate, memcached, addresses, folder })
     }
 
     pub(super) fn logins(&self, kind: Logins) -> PathBuf {
         logins(self.folder.path(), kind)
     }
 
-    /// The processes behind a name.
+    /// The process ids of a target.
     pub(super) fn pids(&self, name: &str) -> Vec<u32> {
         match name {
             "haproxy" => self.haproxy.pids(),
@@ -91,8 +95,8 @@ impl Rig {
             "twemproxy" => self.twemproxy.pids(),
             "stunnel" => self.stunnel.pids(),
             "memcached" => self.memcached.pids(),
-            "container" => self.product.users.iter().map(|user| user.memcached_pid).collect(),
-            "memgate" => self.product.proxy_pid().into_iter().collect(),
+            "container" => self.memgate.users.iter().map(|user| user.memcached_pid).collect(),
+            "memgate" => self.memgate.proxy_pid().into_iter().collect(),
             _ => Vec::new(),
         }
     }
@@ -104,7 +108,7 @@ impl Rig {
 
 fn logins(folder: &Path, kind: Logins) -> PathBuf {
     let name = match kind {
-        Logins::LanesBehind(_) => "LanesBehind".into(),
+        Logins::LanesThroughPeer(_) => "LanesThroughPeer".into(),
         named => format!("{named:?}"),
     };
     folder.join(name + ".logins")

@@ -1,18 +1,18 @@
-//! Which addresses may be loaded: loopback, this machine's own private ones, and containers on its bridges.
+//! The allowed targets: loopback, this machine's private addresses, and containers on its bridges.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 
-use crate::failure::Failure;
+use crate::error::LoadError;
 
-/// Refuses a target that isn't on this machine.
-pub(crate) fn check(target: SocketAddr) -> Result<(), Failure> {
+/// Rejects a target that isn't on this machine.
+pub(crate) fn check(target: SocketAddr) -> Result<(), LoadError> {
     let ip = target.ip();
-    if ip.is_loopback() || (is_private(ip) && (is_own(ip) || is_on_a_bridge(ip))) {
+    if ip.is_loopback() || (is_private(ip) && (is_local(ip) || is_on_a_bridge(ip))) {
         return Ok(());
     }
-    Err(Failure::new(
+    Err(LoadError::new(
         format!("{target} is not on this machine"),
         "name a loopback address, or a private one of this machine or of a container on it",
     ))
@@ -25,8 +25,8 @@ fn is_private(ip: IpAddr) -> bool {
     }
 }
 
-/// Only an own address can be bound.
-fn is_own(ip: IpAddr) -> bool {
+/// Only this machine's addresses can be bound.
+fn is_local(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()
 }
 
@@ -36,7 +36,7 @@ fn is_on_a_bridge(ip: IpAddr) -> bool {
     interface(&routes, ip).is_some_and(|name| Path::new("/sys/class/net").join(name).join("bridge").is_dir())
 }
 
-/// The interface of the longest route to `ip`, if no gateway is on the way.
+/// The interface of the longest route to `ip`, unless that route has a gateway.
 fn interface(routes: &str, ip: Ipv4Addr) -> Option<&str> {
     let address = u32::from(ip);
     let parse = |text: &str| u32::from_str_radix(text, 16).ok().map(u32::swap_bytes);
@@ -55,8 +55,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_this_machine_is_loaded() {
-        for (target, fine) in [
+    fn only_targets_on_this_machine_are_allowed() {
+        for (target, allowed) in [
             ("127.0.0.1:11211", true),
             ("127.9.9.9:1", true),
             ("[::1]:11211", true),
@@ -65,12 +65,12 @@ mod tests {
             ("[2001:db8::1]:11211", false),
             ("169.254.169.254:80", false),
         ] {
-            assert_eq!(check(target.parse().unwrap()).is_ok(), fine, "{target}");
+            assert_eq!(check(target.parse().unwrap()).is_ok(), allowed, "{target}");
         }
     }
 
     #[test]
-    fn the_longest_route_decides() {
+    fn the_longest_route_is_used() {
         let routes = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n\
                       eth0 00000000 0100000A 0003 0 0 0 00000000 0 0 0\n\
                       mgx-1 0000D50A 00000000 0001 0 0 0 00FCFFFF 0 0 0\n";

@@ -1,4 +1,4 @@
-//! A connection as the generator uses it: TCP, or TLS over it.
+//! A TCP connection, with or without TLS.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::TcpStream;
@@ -12,23 +12,23 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::failure::Failure;
+use crate::error::LoadError;
 
-/// What every certificate made for this machine is good for.
+/// The server name: every certificate made for this machine is valid for it.
 const NAME: &str = "localhost";
 
-/// How TLS is begun.
+/// The configuration of TLS clients.
 pub(crate) type Tls = Arc<ClientConfig>;
 
-pub(crate) enum Link {
+pub(crate) enum Stream {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
-/// TLS with a peer whose certificate `ca` has signed. Without `resumption` every handshake is a full one.
-pub(crate) fn trusting(ca: &Path, resumption: bool) -> Result<Tls, Failure> {
+/// Returns a TLS configuration that trusts `ca`. Without `resumption` every handshake is a full one.
+pub(crate) fn client_config(ca: &Path, resumption: bool) -> Result<Tls, LoadError> {
     let cannot = |error: String| {
-        Failure::new(format!("can't use {} ({error})", ca.display()), "name the CA's certificate in PEM")
+        LoadError::new(format!("can't use {} ({error})", ca.display()), "name the CA's certificate in PEM")
     };
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca).map_err(|error| cannot(error.to_string()))? {
@@ -44,7 +44,7 @@ pub(crate) fn trusting(ca: &Path, resumption: bool) -> Result<Tls, Failure> {
     Ok(Arc::new(config))
 }
 
-impl Link {
+impl Stream {
     pub(crate) fn new(stream: TcpStream, tls: Option<&Tls>) -> io::Result<Self> {
         let Some(config) = tls else { return Ok(Self::Plain(stream)) };
         let name = NAME.try_into().map_err(io::Error::other)?;
@@ -59,13 +59,13 @@ impl Link {
         }
     }
 
-    /// Whether writing waits for something to be read.
-    pub(crate) fn shakes_hands(&self) -> bool {
+    /// Whether writing must wait until more of the handshake is read.
+    pub(crate) fn is_handshaking(&self) -> bool {
         matches!(self, Self::Tls(stream) if stream.conn.is_handshaking() && !stream.conn.wants_write())
     }
 }
 
-impl Read for Link {
+impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(stream) => stream.read(buffer),
@@ -74,7 +74,7 @@ impl Read for Link {
     }
 }
 
-impl Write for Link {
+impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(stream) => stream.write(bytes),
@@ -97,7 +97,7 @@ impl Write for Link {
     }
 }
 
-impl AsFd for Link {
+impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.tcp().as_fd()
     }
