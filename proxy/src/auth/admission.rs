@@ -177,6 +177,7 @@ mod tests {
         assert!(limiter.sources.is_empty(), "an unused source is kept");
     }
 
+    //
     #[test]
     fn a_quarter_of_all_connections_may_be_unauthenticated() {
         let limiter = AdmissionLimiter::new(100);

@@ -227,6 +227,7 @@ mod tests {
         assert_eq!(clock.guess("2001:db8:0:1::1", None), 20);
     }
 
+    //
     #[test]
     fn memory_is_fixed_and_the_fullest_buckets_stay() {
         let mut clock = Clock::new();

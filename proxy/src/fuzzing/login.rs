@@ -9,7 +9,7 @@ use crate::login::{Credential, Handshake, NONCE_LEN, Proof, Replies, Step};
 use crate::protocol::Protocol;
 use crate::transport::proxy_protocol::Header;
 
-/// The longest line and the longest payload before login (PROTOCOL, D-10 and 3.1).
+/// The longest line and the longest payload before login (D-10, S-13).
 const LINE_MAX: usize = 2048;
 const BODY_MAX: usize = 16_384;
 /// The longest header of a balancer that is waited for.

@@ -71,6 +71,7 @@ fn hold(target: &str, property: fn(&[u8])) {
     }
 }
 
+//
 #[test]
 fn text_requests() {
     hold("text", check_text);
@@ -86,11 +87,13 @@ fn binary_requests() {
     hold("binary", check_binary);
 }
 
+// S-11.
 #[test]
 fn logins() {
     hold("login", check_login);
 }
 
+//
 #[test]
 fn replies() {
     hold("replies", check_replies);

@@ -33,6 +33,7 @@ impl Clock {
 mod tests {
     use super::*;
 
+    // F-11.
     #[test]
     fn clock_never_runs_backwards() {
         let clock = Clock { since: Instant::now(), began: AtomicI64::new(1_000_000) };

@@ -71,6 +71,7 @@ async fn a_holder_keeps_its_address(scratch: Scratch) {
     assert_eq!(store.revision().await.unwrap(), before, "leases don't touch the revision");
 }
 
+//
 async fn a_released_address_rests_and_the_longest_rested_goes_first(scratch: Scratch) {
     let store = with_addresses(&scratch, 3).await;
     let mut held = Vec::new();

@@ -7,6 +7,7 @@ use store::StoreError;
 use crate::child::{self, Task};
 use crate::scratch::{Scratch, sign_up};
 
+// F-6.
 async fn a_full_disk_is_told_from_a_database_that_is_away(scratch: Scratch) {
     scratch.open().await.close().await;
     // Neither can be filled up for real by a test: a limit here, an error raised on purpose there.
@@ -50,6 +51,7 @@ async fn a_closed_store_says_so(scratch: Scratch) {
     assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
 }
 
+//
 async fn no_value_is_logged_at_any_level(scratch: Scratch) {
     child::run(&scratch.database(), Task::Log).await;
 }

@@ -19,6 +19,7 @@ async fn new_files_are_for_their_owner_and_group() {
     }
 }
 
+// W-14.
 #[tokio::test]
 async fn a_file_that_everybody_may_read_is_refused() {
     for suffix in ["", "-wal", "-shm"] {

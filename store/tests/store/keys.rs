@@ -40,6 +40,7 @@ fn whoever_comes_first_makes_it_for_all() {
     }
 }
 
+// W-14.
 #[test]
 fn a_key_that_everybody_may_read_is_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -4,6 +4,7 @@ use store::LeaderLock;
 
 use crate::scratch::Scratch;
 
+// F-13.
 async fn one_leads_until_it_ends(scratch: Scratch) {
     let (one, other) = (scratch.open().await, scratch.open().await);
     let mut lead: LeaderLock = one.try_acquire_leader_lock().await.unwrap().expect("nobody leads");

@@ -9,6 +9,7 @@ async fn change(visitor: &mut Visitor, old: &str, new: &str) -> crate::harness::
     visitor.post("/account/password", &[("old", old), ("new", new)]).await
 }
 
+// W-4.
 #[tokio::test]
 async fn a_new_password_ends_every_other_session() {
     let site = Site::start().await;

@@ -1,4 +1,4 @@
-//! SECURITY section 4's headers, on every answer there is.
+//! W-1: the security headers of every response.
 
 use crate::harness::{Answer, Site, Visitor};
 
@@ -71,6 +71,7 @@ async fn every_route(visitor: &mut Visitor, https: bool) {
     }
 }
 
+// W-1.
 #[tokio::test]
 async fn on_every_answer() {
     let site = Site::start().await;
@@ -85,6 +86,7 @@ async fn on_every_answer() {
     }
 }
 
+// W-1, W-2.
 #[tokio::test]
 async fn under_tls_browsers_are_bound_to_it() {
     let site = Site::start_with(|config| config.base_url = Some("https://cache.example.com".into())).await;

@@ -2,6 +2,7 @@
 
 use crate::harness::{PASSWORD, Site};
 
+// W-8.
 #[tokio::test]
 async fn sign_ins_are_limited_for_each_user_and_source() {
     let site = Site::start().await;
@@ -43,6 +44,7 @@ async fn sign_ups_are_limited_for_each_source_but_mistakes_are_free() {
     assert_eq!(visitor.post("/sign-up", &fields).await.status, 429);
 }
 
+// W-10.
 #[tokio::test]
 async fn a_trusted_proxys_clients_have_limits_of_their_own() {
     let site = Site::start_with(|config| {
@@ -65,6 +67,7 @@ async fn a_trusted_proxys_clients_have_limits_of_their_own() {
     }
 }
 
+// W-8.
 #[tokio::test]
 async fn tokens_are_limited_for_each_user() {
     let site = Site::start_with(|config| config.limits.tokens_at_once = 1000).await;
@@ -80,6 +83,7 @@ async fn tokens_are_limited_for_each_user() {
     assert_eq!(other.post("/tokens", &[("name", "x")]).await.status, 200);
 }
 
+// W-9.
 #[tokio::test]
 async fn a_body_has_16_kib_at_most() {
     let site = Site::start().await;

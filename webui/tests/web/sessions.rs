@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::harness::{PASSWORD, Site, eventually};
 
+// W-3, R-22.
 #[tokio::test]
 async fn a_sign_in_makes_a_new_id_and_a_given_one_is_not_taken() {
     let site = Site::start().await;
@@ -23,6 +24,7 @@ async fn a_sign_in_makes_a_new_id_and_a_given_one_is_not_taken() {
     }
 }
 
+// W-3.
 #[tokio::test]
 async fn the_store_has_no_cookie_in_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -38,6 +40,7 @@ async fn the_store_has_no_cookie_in_it() {
     }
 }
 
+// W-5.
 #[tokio::test]
 async fn an_unused_session_ends() {
     let site = Site::start_with(|config| config.session_idle_seconds = 1).await;
@@ -53,6 +56,7 @@ async fn an_unused_session_ends() {
     assert_eq!(visitor.get("/cache").await.location(), "/sign-in?next=/cache");
 }
 
+// W-5.
 #[tokio::test]
 async fn a_session_ends_at_its_age_however_used() {
     let site = Site::start_with(|config| config.session_seconds = 1).await;

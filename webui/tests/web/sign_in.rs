@@ -6,6 +6,7 @@ use store::{NewToken, NewUser, TokenKey};
 
 use crate::harness::{PASSWORD, Site};
 
+// W-15, R-5.
 #[tokio::test]
 async fn wrong_and_unknown_look_alike_and_take_as_long() {
     let site = Site::start().await;
@@ -40,6 +41,7 @@ async fn wrong_and_unknown_look_alike_and_take_as_long() {
     assert!(pages.windows(2).all(|pair| pair[0] == pair[1]), "{pages:#?}");
 }
 
+// W-7, R-22.
 #[tokio::test]
 async fn next_leads_to_own_pages_only() {
     let site = Site::start().await;
@@ -78,6 +80,7 @@ async fn signed_out_is_signed_out() {
     assert_eq!(site.visitor().get("/sign-out").await.status, 405, "POST only");
 }
 
+//
 /// Runs [`a_crowd`] in a process of its own: other tests' memory isn't its.
 #[test]
 fn five_hundred_sign_ins_at_a_time_are_all_answered_in_little_memory() {

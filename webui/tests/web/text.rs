@@ -17,6 +17,7 @@ fn is_harmless(body: &str, typed: &str) {
     assert!(!body.contains("<script>") && !body.contains("<img"), "{typed} became an element");
 }
 
+// W-12, R-22.
 #[tokio::test]
 async fn in_every_field() {
     let site = Site::start_with(|config| config.limits.sign_ins_per_minute = 100).await;

@@ -71,6 +71,7 @@ async fn there_is_a_most_of_tokens() {
     );
 }
 
+// W-11.
 /// Two users, every route: each sees own things only, and somebody else's aren't there.
 #[tokio::test]
 async fn somebody_elses_token_is_not_there() {

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use crate::harness::{PASSWORD, Site, eventually};
 
+// F-4.
 #[tokio::test]
 async fn without_the_store_pages_say_that_nothing_is_lost() {
     let site = Site::start().await;
@@ -49,6 +50,7 @@ async fn without_the_store_pages_say_that_nothing_is_lost() {
     assert!(site.stop().await, "stops in time without the store");
 }
 
+// F-6.
 /// Runs [`on_a_full_disk`] on a small disk of its own, in a mount namespace that ends with it.
 #[test]
 fn with_a_full_disk_pages_say_that_nothing_can_be_saved() {

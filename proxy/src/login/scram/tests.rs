@@ -70,6 +70,7 @@ fn exchange(first: &str, c: &str, password: &[u8]) -> Option<String> {
     Some(words)
 }
 
+// S-9, S-10.
 #[test]
 fn the_example_of_rfc_7677() {
     let first = "n,,n=user,r=rOprNGfwEbeRWgbNEkqO";
@@ -109,6 +110,7 @@ fn honest_clients_of_all_kinds_get_in_and_no_other_password_does() {
     assert_eq!(proceed(&mut exchange, &last), None);
 }
 
+// S-9, S-11.
 #[test]
 fn first_messages_that_are_none() {
     for message in [
