@@ -10,7 +10,7 @@ use std::fs;
 use source::{Source, root};
 
 /// A crate of ours, and all it may depend on among ours and the libraries that have one owner.
-const MAY_DEPEND_ON: [(&str, &[&str]); 8] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 9] = [
     (".", &["daemon", "provisioner", "proxy", "store", "webui"]),
     ("daemon", &[]),
     ("provisioner", &["daemon", "store", "bollard"]),
@@ -18,6 +18,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 8] = [
     ("store", &["sqlx"]),
     ("tests/fuzz", &["proxy"]),
     ("tests/load", &["daemon", "store"]),
+    ("tests/testkit", &["daemon", "proxy", "store"]),
     ("webui", &["daemon", "store"]),
 ];
 

@@ -2,12 +2,11 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -48,7 +47,7 @@ impl Installation {
     pub(crate) fn new() -> Self {
         // A private directory, like /root: the unprivileged roles must be able to reach the data in it.
         let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
-        Self { dir, ports: std::array::from_fn(|_| free_port()) }
+        Self { dir, ports: std::array::from_fn(|_| testkit::free_port().port()) }
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -258,19 +257,6 @@ impl Drop for Product {
 fn without_details(log: &str) -> String {
     let detail = |line: &&str| [" TRACE ", " DEBUG "].iter().any(|level| line.contains(level));
     log.lines().filter(|line| !detail(line)).collect::<Vec<_>>().join("\n")
-}
-
-/// A free port that no other test of this run uses.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Below the ephemeral ports, and different from those of a concurrent test run.
-    let base = 20_000 + u16::try_from(std::process::id() % 110).unwrap() * 100;
-    loop {
-        let port = base + NEXT.fetch_add(1, Ordering::Relaxed) % 1000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() && TcpListener::bind(("0.0.0.0", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 /// Waits for a condition; panics with `what` at the deadline.

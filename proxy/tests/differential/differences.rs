@@ -1,15 +1,13 @@
-//! What the proxy may say other than memcached, and nothing else: the named differences D-1 to D-12, and what
-//! versions before 1.6.45 say to requests that are none (the proxy answers those as 1.6.45 does).
+//! The oracle: where the proxy may differ from memcached, and nowhere else: the named differences D-1 to
+//! D-12 of docs/protocol.md, and requests that versions before 1.6.45 answer in another way than 1.6.45
+//! and the proxy.
 //!
-//! A stream is read as the proxy should read it. Where memcached may do otherwise, it is sent another request
-//! in place of that one, which makes it say and do what the proxy should; or it is sent no more, and the proxy
-//! must say certain last words and close. All else must be the same.
+//! It parses a stream as the proxy should. Where memcached may differ, memcached is sent another request
+//! instead, which makes it reply and act as the proxy should; or it is sent nothing more, and the proxy
+//! must send a certain error and close. Everything else must be the same.
 
-#[path = "differences/binary.rs"]
 mod binary;
-#[path = "differences/meta.rs"]
 mod meta;
-#[path = "differences/text.rs"]
 mod text;
 
 use std::borrow::Cow;
@@ -17,13 +15,13 @@ use std::collections::HashSet;
 
 use super::stream::Protocol;
 
-/// Whose words a memcached speaks.
+/// The behaviour of a memcached's version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Column {
     /// 1.6.45 and later.
-    Model,
-    /// Before.
-    Old,
+    Reference,
+    /// Before 1.6.45.
+    Older,
 }
 
 /// One request of a stream.
@@ -31,20 +29,20 @@ struct Frame<'a> {
     length: usize,
     rule: Rule,
     change: Change<'a>,
-    /// The highest number in it that is, or may be, counted with.
+    /// The highest number in it that arithmetic may use.
     highest: u64,
-    /// Versions before 1.6.45 needn't know it.
+    /// Versions before 1.6.45 may not know it.
     newer: bool,
-    /// What it reads somebody may have won: one that keeps its place keeps the mark of that.
+    /// Its reads may mark an item as won for recache; an item updated in place keeps the mark.
     marks: bool,
-    /// What it reads.
+    /// Keys that it reads.
     reads: Vec<Cow<'a, [u8]>>,
-    /// What it makes into something else, or ends.
+    /// The key that it changes.
     writes: Option<Cow<'a, [u8]>>,
 }
 
 impl Frame<'_> {
-    /// Something that leaves nothing in the cache.
+    /// A request that changes nothing in the cache.
     fn of(length: usize, rule: Rule) -> Self {
         Self {
             length,
@@ -59,53 +57,53 @@ impl Frame<'_> {
     }
 }
 
-/// Numbers so high older versions count with only when there is no minus in whatever lies behind them; and a
-/// few of half that size come to as much.
+/// With numbers from here on, older versions do arithmetic only if no minus follows the number in memory.
+/// Half of their limit, because a few additions reach it.
 const HIGH: u64 = 1 << 59;
 
-/// What a request does to the value of a key.
+/// What a request does to a key's value.
 enum Change<'a> {
     None,
-    /// A number that has become shorter may keep its length, with spaces, or not: memcached does the one or
-    /// the other as replies are still on their way out.
-    Counts(Cow<'a, [u8]>),
-    /// The same, and the time to live of one that keeps its place changes.
-    CountsAndTouches(Cow<'a, [u8]>),
-    /// Makes those spaces a part of the value, or tells of them.
-    Shows(Cow<'a, [u8]>),
-    /// Makes it stale: whoever asks for it by meta next wins (D-12).
-    Stales(Cow<'a, [u8]>),
+    /// A number with fewer digits than before may keep its length, padded with spaces: memcached
+    /// decides by whether replies still reference the item.
+    Arithmetic(Cow<'a, [u8]>),
+    /// The same, and it changes the TTL of an item updated in place.
+    ArithmeticWithTtl(Cow<'a, [u8]>),
+    /// Makes those spaces a part of the value, or shows them.
+    Concatenates(Cow<'a, [u8]>),
+    /// Marks it stale: the next meta get wins (D-12).
+    MarksStale(Cow<'a, [u8]>),
 }
 
 enum Rule {
-    /// Both say and do the same.
+    /// Both reply and act the same.
     Same,
     /// The same, and both close.
-    Closes,
-    /// memcached says and does to this what the proxy does to the other.
-    Instead(Vec<u8>),
-    /// The proxy says this and closes; memcached doesn't see it.
-    Ends(Vec<u8>),
-    /// Nobody is sent this, nor what follows.
-    Stop,
-    /// More bytes, please: both wait.
-    Waits,
+    BothClose,
+    /// memcached replies to this, and acts on it, as the proxy does to the original.
+    Replace(Vec<u8>),
+    /// The proxy replies so and closes; memcached isn't sent the request.
+    ProxyCloses(Vec<u8>),
+    /// Neither is sent this request, nor any after it.
+    Skip,
+    /// Incomplete: both wait for more bytes.
+    Incomplete,
 }
 
-/// What each is sent, and how it must end.
+/// What each side is sent, and how its connection must end.
 pub(crate) struct Plan {
     pub(crate) reference: Vec<u8>,
     pub(crate) proxy: Vec<u8>,
-    /// What only the proxy says, behind what both say.
-    pub(crate) last_words: Vec<u8>,
+    /// What the proxy sends in addition, at the end.
+    pub(crate) proxy_only: Vec<u8>,
     pub(crate) end: End,
-    /// Keys that it names.
+    /// Keys that the requests name.
     pub(crate) keys: HashSet<Vec<u8>>,
     only_proxy_closes: bool,
 }
 
 impl Plan {
-    /// memcached doesn't close where only the proxy does.
+    /// memcached stays open where only the proxy closes.
     pub(crate) fn end_of_reference(&self) -> End {
         if self.only_proxy_closes { End::Open } else { self.end }
     }
@@ -116,18 +114,18 @@ pub(crate) enum End {
     /// The probe is answered.
     Open,
     Closed,
-    /// In the middle of something.
+    /// Within a request.
     Waits,
 }
 
-/// Reads `stream`, behind which `probe` is sent, as long as that makes sense; `columns` are the reference's and
-/// that of the memcached behind the door.
+/// Parses `stream`, which `probe` follows, as far as both sides can be compared; `columns` are the
+/// versions of the reference and of the memcached behind the proxy.
 pub(crate) fn plan(protocol: Protocol, mut stream: Vec<u8>, probe: &[u8], columns: [Column; 2]) -> Plan {
     let first = match protocol {
         Protocol::Text | Protocol::Meta => text::first,
         Protocol::Binary => binary::first,
     };
-    let begun = stream.len();
+    let started = stream.len();
     stream.extend_from_slice(probe);
     let mut reference = Vec::new();
     let [mut keys, mut read, mut marked, mut counted, mut stale] =
@@ -138,8 +136,8 @@ pub(crate) fn plan(protocol: Protocol, mut stream: Vec<u8>, probe: &[u8], column
         let Frame { length, mut rule, change, highest, newer, marks, reads, writes } =
             first(rest, columns[0]);
         let frame = &rest[..length];
-        if (highest >= HIGH || newer) && columns.contains(&Column::Old) {
-            rule = Rule::Stop;
+        if (highest >= HIGH || newer) && columns.contains(&Column::Older) {
+            rule = Rule::Skip;
         }
         read.extend(reads.iter().map(|key| key.to_vec()));
         if marks {
@@ -149,75 +147,79 @@ pub(crate) fn plan(protocol: Protocol, mut stream: Vec<u8>, probe: &[u8], column
         if !meta::VERBS.iter().any(|verb| frame.starts_with(verb))
             && named.iter().any(|key| stale.contains(key))
         {
-            rule = Rule::Stop;
+            rule = Rule::Skip;
         }
         match change {
-            Change::Shows(key) if counted.contains(&*key) => rule = Rule::Stop,
-            // Counted in its place, an item stays stale and marked; as a new one it isn't.
-            Change::Counts(key) | Change::CountsAndTouches(key)
+            Change::Concatenates(key) if counted.contains(&*key) => rule = Rule::Skip,
+            // An item updated in place stays stale and marked; a new one doesn't.
+            Change::Arithmetic(key) | Change::ArithmeticWithTtl(key)
                 if stale.contains(&*key) || marked.contains(&*key) =>
             {
-                rule = Rule::Stop;
+                rule = Rule::Skip;
             }
-            Change::CountsAndTouches(key) if read.contains(&*key) => rule = Rule::Stop,
-            Change::Counts(key) | Change::CountsAndTouches(key) => drop(counted.insert(key.into_owned())),
-            Change::Stales(key) => drop(stale.insert(key.into_owned())),
-            Change::Shows(_) | Change::None => {}
+            Change::ArithmeticWithTtl(key) if read.contains(&*key) => rule = Rule::Skip,
+            Change::Arithmetic(key) | Change::ArithmeticWithTtl(key) => {
+                counted.insert(key.into_owned());
+            }
+            Change::MarksStale(key) => {
+                stale.insert(key.into_owned());
+            }
+            Change::Concatenates(_) | Change::None => {}
         }
         keys.extend(named);
-        let only_proxy_closes = matches!(rule, Rule::Ends(_));
-        let (last_words, end) = match rule {
-            Rule::Stop if at < begun => {
+        let only_proxy_closes = matches!(rule, Rule::ProxyCloses(_));
+        let (proxy_only, end) = match rule {
+            Rule::Skip if at < started => {
                 stream.truncate(at);
                 return plan(protocol, stream, probe, columns);
             }
-            Rule::Same | Rule::Stop => {
+            Rule::Same | Rule::Skip => {
                 reference.extend_from_slice(frame);
                 at += length;
                 continue;
             }
-            Rule::Instead(other) => {
+            Rule::Replace(other) => {
                 reference.extend(other);
                 at += length;
                 continue;
             }
-            Rule::Closes => {
+            Rule::BothClose => {
                 reference.extend_from_slice(frame);
                 (Vec::new(), End::Closed)
             }
-            Rule::Ends(words) => (words, End::Closed),
-            // What memcached has to say it keeps to itself as long as it waits, and for ever when nothing comes.
-            Rule::Waits => (Vec::new(), End::Waits),
+            Rule::ProxyCloses(words) => (words, End::Closed),
+            // While memcached waits for the rest, it may hold its replies back.
+            Rule::Incomplete => (Vec::new(), End::Waits),
         };
-        return Plan { reference, proxy: stream, last_words, end, keys, only_proxy_closes };
+        return Plan { reference, proxy: stream, proxy_only, end, keys, only_proxy_closes };
     }
-    let last_words = Vec::new();
-    Plan { reference, proxy: stream, last_words, end: End::Open, keys, only_proxy_closes: false }
+    let proxy_only = Vec::new();
+    Plan { reference, proxy: stream, proxy_only, end: End::Open, keys, only_proxy_closes: false }
 }
 
-/// What memcached adds to the key and value of an item, and to flags that aren't 0.
+/// The size that memcached adds to an item's key and value, and to flags that aren't 0.
 const HEADER: usize = 59;
 const FLAGS: usize = 4;
 const ITEM_SIZE_MAX: usize = 1024 * 1024;
 
-/// Whether an item is more than memcached takes: its value is read, and dropped.
+/// Whether memcached rejects an item of this size; it discards the value.
 fn too_large(key: usize, value: usize, flags: u32) -> bool {
     HEADER + key + value + if flags == 0 { 0 } else { FLAGS } > ITEM_SIZE_MAX
 }
 
-/// Whether what is to be appended is kept in chunks because of its flags only, which the item it comes to hasn't
-/// got: memcached then reads past its end. The proxy sends it none.
+/// Whether an appended value is stored in chunks only because of its flags, which the resulting item
+/// doesn't have: memcached then reads beyond its end. The proxy never sends that.
 fn overruns(key: usize, value: usize, flags: u32) -> bool {
     const CHUNK: usize = 512 * 1024;
     flags != 0 && (CHUNK..=CHUNK + FLAGS).contains(&(HEADER + key + value + FLAGS))
 }
 
-/// White space and nothing else: looking for a number in it memcached reads on behind it, whatever is there.
+/// Whether a value is only white space: memcached, looking for a number, reads beyond it.
 fn is_blank(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0x0b)
 }
 
-/// The number that a value begins with; 0 if there is none.
+/// Returns the number that a value begins with; 0 if there is none.
 fn number_in(value: &[u8]) -> u64 {
     let value = value.trim_ascii_start();
     let value = value.strip_prefix(b"+").unwrap_or(value);

@@ -1,11 +1,11 @@
-//! Fewer requests that still make the same trouble.
+//! Reduces a failing stream.
 
 use super::stream::Stream;
 
-/// So many tries at most: each may wait for somebody who hangs.
-const TRIES: usize = 400;
+/// Maximum number of attempts: each may take a timeout.
+const TRIES_MAX: usize = 400;
 
-/// Leaves out of `stream` what may be left out while `fails` says so.
+/// Removes from `stream` what can be removed while `fails` still returns true.
 pub(crate) fn minimise<F: FnMut(&Stream) -> bool>(stream: &Stream, mut fails: F) -> Stream {
     let mut least = stream.clone();
     let mut tries = 0;
@@ -13,7 +13,7 @@ pub(crate) fn minimise<F: FnMut(&Stream) -> bool>(stream: &Stream, mut fails: F)
     while size > 0 {
         let mut at = 0;
         let mut smaller = false;
-        while at < least.requests.len() && tries < TRIES {
+        while at < least.requests.len() && tries < TRIES_MAX {
             let mut other = least.clone();
             other.requests.drain(at..(at + size).min(least.requests.len()));
             tries += 1;
@@ -27,14 +27,14 @@ pub(crate) fn minimise<F: FnMut(&Stream) -> bool>(stream: &Stream, mut fails: F)
         if !smaller {
             size /= 2;
         }
-        if tries >= TRIES {
+        if tries >= TRIES_MAX {
             break;
         }
     }
     for at in (0..least.items.len()).rev() {
         let mut other = least.clone();
         other.items.remove(at);
-        if tries < 2 * TRIES && fails(&other) {
+        if tries < 2 * TRIES_MAX && fails(&other) {
             least = other;
         }
         tries += 1;

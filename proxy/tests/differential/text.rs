@@ -1,6 +1,6 @@
-//! Requests in text, most of them good.
+//! Generates text requests, most of them valid.
 
-use super::stream::{Maker, Protocol, a_key, a_value, cas_of, number, pick, rarely};
+use super::stream::{Generator, Protocol, a_key, a_value, cas_of, number, pick, rarely};
 
 const DELTAS: [&str; 14] = [
     "0",
@@ -18,9 +18,9 @@ const DELTAS: [&str; 14] = [
     "18446744073709551615",
     "9223372036854775808",
 ];
-/// Of those, at the end.
+/// The last ones of `DELTAS`, from 2^63 on.
 const DELTAS_HIGH: usize = 2;
-/// None that ends while we look.
+/// None of these expires while the test runs.
 const EXPTIMES: [&str; 18] = [
     "0",
     "0",
@@ -85,107 +85,107 @@ const OTHERS: [&str; 25] = [
     "shutdown",
 ];
 
-pub(crate) fn request(dice: &mut Maker) -> Vec<u8> {
-    match dice.below(100) {
-        0..25 => get(dice),
-        25..32 => gat(dice),
-        32..70 => store(dice),
+pub(crate) fn request(rng: &mut Generator) -> Vec<u8> {
+    match rng.below(100) {
+        0..25 => get(rng),
+        25..32 => gat(rng),
+        32..70 => store(rng),
         70..80 => {
-            let verb = if dice.below(2) == 0 { "incr" } else { "decr" };
-            let delta = *number(&DELTAS, DELTAS_HIGH, dice);
-            keyed(verb, delta.into(), dice)
+            let verb = if rng.below(2) == 0 { "incr" } else { "decr" };
+            let delta = *number(&DELTAS, DELTAS_HIGH, rng);
+            keyed(verb, delta.into(), rng)
         }
         80..87 => {
-            let exptime = word(&EXPTIMES, dice);
-            keyed("touch", exptime, dice)
+            let exptime = word(&EXPTIMES, rng);
+            keyed("touch", exptime, rng)
         }
-        87..95 => delete(dice),
-        95..99 => line(vec![pick(dice, &OTHERS).as_bytes().to_vec()], dice),
+        87..95 => delete(rng),
+        95..99 => line(vec![pick(rng, &OTHERS).as_bytes().to_vec()], rng),
         _ => {
-            let mut request = get(dice);
-            request.splice(0..0, b"gets  ".repeat(dice.below(30)));
+            let mut request = get(rng);
+            request.splice(0..0, b"gets  ".repeat(rng.below(30)));
             request
         }
     }
 }
 
-fn key(dice: &mut Maker) -> Vec<u8> {
-    if rarely(dice, 10) { vec![b'K'; 251 + dice.below(9)] } else { a_key(Protocol::Text, dice) }
+fn key(rng: &mut Generator) -> Vec<u8> {
+    if rarely(rng, 10) { vec![b'K'; 251 + rng.below(9)] } else { a_key(Protocol::Text, rng) }
 }
 
-fn word(words: &[&str], dice: &mut Maker) -> Vec<u8> {
-    pick(dice, words).as_bytes().to_vec()
+fn word(words: &[&str], rng: &mut Generator) -> Vec<u8> {
+    pick(rng, words).as_bytes().to_vec()
 }
 
-fn get(dice: &mut Maker) -> Vec<u8> {
-    let mut words = vec![word(&["get", "gets"], dice)];
-    for _ in 0..1 + dice.below(4) {
-        words.push(key(dice));
+fn get(rng: &mut Generator) -> Vec<u8> {
+    let mut words = vec![word(&["get", "gets"], rng)];
+    for _ in 0..1 + rng.below(4) {
+        words.push(key(rng));
     }
-    line(words, dice)
+    line(words, rng)
 }
 
-fn gat(dice: &mut Maker) -> Vec<u8> {
-    let mut words = vec![word(&["gat", "gats"], dice), word(&EXPTIMES, dice)];
-    for _ in 0..1 + dice.below(3) {
-        words.push(key(dice));
+fn gat(rng: &mut Generator) -> Vec<u8> {
+    let mut words = vec![word(&["gat", "gats"], rng), word(&EXPTIMES, rng)];
+    for _ in 0..1 + rng.below(3) {
+        words.push(key(rng));
     }
-    line(words, dice)
+    line(words, rng)
 }
 
-fn keyed(verb: &str, argument: Vec<u8>, dice: &mut Maker) -> Vec<u8> {
-    let words = vec![verb.into(), key(dice), argument];
-    line(maybe_quiet(words, dice), dice)
+fn keyed(verb: &str, argument: Vec<u8>, rng: &mut Generator) -> Vec<u8> {
+    let words = vec![verb.into(), key(rng), argument];
+    line(maybe_quiet(words, rng), rng)
 }
 
-fn delete(dice: &mut Maker) -> Vec<u8> {
-    let mut words = vec![b"delete".to_vec(), key(dice)];
-    if rarely(dice, 50) {
-        words.push(word(&["0", "5", "b"], dice));
+fn delete(rng: &mut Generator) -> Vec<u8> {
+    let mut words = vec![b"delete".to_vec(), key(rng)];
+    if rarely(rng, 50) {
+        words.push(word(&["0", "5", "b"], rng));
     }
-    line(maybe_quiet(words, dice), dice)
+    line(maybe_quiet(words, rng), rng)
 }
 
-fn store(dice: &mut Maker) -> Vec<u8> {
-    let verb = word(&["set", "set", "set", "add", "replace", "append", "prepend", "cas"], dice);
-    let key = key(dice);
-    let value = a_value(key.len(), dice);
-    let length = match dice.below(100) {
-        0 => word(&LENGTHS, dice),
-        1 => (value.len() + dice.below(3)).to_string().into(),
+fn store(rng: &mut Generator) -> Vec<u8> {
+    let verb = word(&["set", "set", "set", "add", "replace", "append", "prepend", "cas"], rng);
+    let key = key(rng);
+    let value = a_value(key.len(), rng);
+    let length = match rng.below(100) {
+        0 => word(&LENGTHS, rng),
+        1 => (value.len() + rng.below(3)).to_string().into(),
         _ => value.len().to_string().into(),
     };
-    let mut words = vec![verb.clone(), key.clone(), word(&FLAGS, dice), word(&EXPTIMES, dice), length];
+    let mut words = vec![verb.clone(), key.clone(), word(&FLAGS, rng), word(&EXPTIMES, rng), length];
     if verb == b"cas" {
-        words.push(match dice.below(10) {
+        words.push(match rng.below(10) {
             0..6 => cas_of(Protocol::Text, &key).to_string().into(),
             6 => cas_of(Protocol::Text, b"a").to_string().into(),
-            _ => word(&["0", "1", "99", "18446744073709551616", "x", "-1"], dice),
+            _ => word(&["0", "1", "99", "18446744073709551616", "x", "-1"], rng),
         });
     }
-    let mut request = line(maybe_quiet(words, dice), dice);
+    let mut request = line(maybe_quiet(words, rng), rng);
     request.extend(value);
-    request.extend_from_slice(if rarely(dice, 5) { b"\n" } else { b"\r\n" });
+    request.extend_from_slice(if rarely(rng, 5) { b"\n" } else { b"\r\n" });
     request
 }
 
-fn maybe_quiet(mut words: Vec<Vec<u8>>, dice: &mut Maker) -> Vec<Vec<u8>> {
-    if rarely(dice, 20) {
-        words.extend(vec![b"more".to_vec(); 1 + dice.below(30)]);
+fn maybe_quiet(mut words: Vec<Vec<u8>>, rng: &mut Generator) -> Vec<Vec<u8>> {
+    if rarely(rng, 20) {
+        words.extend(vec![b"more".to_vec(); 1 + rng.below(30)]);
     }
-    if rarely(dice, 120) {
+    if rarely(rng, 120) {
         words.push(b"noreply".into());
     }
     words
 }
 
-/// A line of these words, as clients write them.
-pub(crate) fn line(words: Vec<Vec<u8>>, dice: &mut Maker) -> Vec<u8> {
-    let space: &[u8] = if rarely(dice, 30) { b"  " } else { b" " };
+/// Joins words to a line as clients write it.
+pub(crate) fn line(words: Vec<Vec<u8>>, rng: &mut Generator) -> Vec<u8> {
+    let space: &[u8] = if rarely(rng, 30) { b"  " } else { b" " };
     let mut line = words.join(space);
-    if rarely(dice, 20) {
+    if rarely(rng, 20) {
         line.push(b' ');
     }
-    line.extend_from_slice(if rarely(dice, 20) { b"\n" } else { b"\r\n" });
+    line.extend_from_slice(if rarely(rng, 20) { b"\n" } else { b"\r\n" });
     line
 }

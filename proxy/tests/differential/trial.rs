@@ -1,61 +1,61 @@
-//! One stream on both sides, and what differed then.
+//! Runs one stream against both sides and compares.
 
 use std::time::{Duration, Instant};
 
-use super::dice::Dice;
 use super::differences::{Column, End, Plan, plan};
-use super::said::{self, Pairs};
-use super::side::Side;
+use super::endpoint::Endpoint;
+use super::reply::{self, Pairs};
 use super::stream::{Protocol, Stream, filled, keys};
+use testkit::Rng;
 
-/// Streams that wait at their end: of so many one is watched for whether it is hung up on.
-const WATCHED: usize = 20;
-/// The caches are filled anew so often.
-const TIMES: usize = 3;
-/// How long a lane may be away, and how often it is looked for.
-const RECOVERY: Duration = Duration::from_secs(20);
-const PACE: Duration = Duration::from_millis(20);
+/// One of this many streams that end within a request is checked for an unwanted close.
+const WAITS_PER_CHECK: usize = 20;
+/// Attempts to fill both caches alike.
+const ATTEMPTS: usize = 3;
+/// Time limit for a lane to reconnect, and the interval between checks.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Words of a stream that may have become keys.
-const STRAYS: usize = 100;
-/// Keys that a meta command can name, base64 or not.
+const STRAYS_MAX: usize = 100;
+/// Longest key that a meta command can send in base64.
 const KEY_MAX: usize = 186;
 
-/// A memcached, and the door to another that should be like it.
-pub(crate) struct Pair {
+/// A memcached, and the proxy in front of another one that should behave the same.
+pub(crate) struct Comparison {
     pub(crate) name: String,
-    /// Of the one, and of the one behind the door.
+    /// Versions of the reference, and of the memcached behind the proxy.
     pub(crate) columns: [Column; 2],
-    pub(crate) reference: Side,
-    pub(crate) proxy: Side,
+    pub(crate) reference: Endpoint,
+    pub(crate) proxy: Endpoint,
 }
 
-impl Pair {
-    pub(crate) fn counts_high(&self) -> bool {
-        !self.columns.contains(&Column::Old)
+impl Comparison {
+    pub(crate) fn allows_high_numbers(&self) -> bool {
+        !self.columns.contains(&Column::Older)
     }
 
-    /// Sends `stream` to both; what differs.
-    pub(crate) fn try_out(&mut self, stream: &Stream, dice: &mut Dice) -> Option<String> {
-        let difference = self.attempt(stream, dice);
+    /// Sends `stream` to both sides; returns what differs.
+    pub(crate) fn compare(&mut self, stream: &Stream, rng: &mut Rng) -> Option<String> {
+        let difference = self.attempt(stream, rng);
         if difference.is_some() {
-            // What is left there is anybody's guess.
+            // The caches' contents are unknown now.
             self.flush();
         }
         difference
     }
 
-    /// Fills both caches with the same, down to the cas of each item.
+    /// Fills both caches alike, with the same cas for each item.
     fn fill(&mut self, stream: &Stream) -> Vec<Option<u64>> {
-        for _ in 0..TIMES {
-            let (one, other) = (self.reference.counter(), self.proxy.counter());
-            self.reference.count(other.saturating_sub(one));
-            self.proxy.count(one.saturating_sub(other));
-            let [one, other] =
-                [&mut self.reference, &mut self.proxy].map(|side| side.fill(stream.protocol, &stream.items));
+        for _ in 0..ATTEMPTS {
+            let (one, other) = (self.reference.last_cas(), self.proxy.last_cas());
+            self.reference.advance_cas(other.saturating_sub(one));
+            self.proxy.advance_cas(one.saturating_sub(other));
+            let [one, other] = [&mut self.reference, &mut self.proxy]
+                .map(|endpoint| endpoint.fill(stream.protocol, &stream.items));
             if one == other {
                 return one;
             }
-            // Something of the last stream, which wasn't waited for, came late.
+            // A late request of the last stream changed something.
             self.flush();
         }
         panic!("the caches don't hold what they were given");
@@ -64,17 +64,17 @@ impl Pair {
     fn flush(&mut self) {
         self.reference.flush();
         self.proxy.flush();
-        // A lane that has died isn't dialled again at once.
-        let deadline = Instant::now() + RECOVERY;
-        while self.proxy.converse(Protocol::Text, b"get nothing\r\n", End::Open, None)
+        // A closed lane reconnects with a delay.
+        let deadline = Instant::now() + RECOVERY_TIMEOUT;
+        while self.proxy.exchange(Protocol::Text, b"get nothing\r\n", End::Open, None)
             != Ok(b"END\r\n".into())
         {
-            assert!(Instant::now() < deadline, "the door doesn't recover");
-            std::thread::sleep(PACE);
+            assert!(Instant::now() < deadline, "the proxy doesn't recover");
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    fn attempt(&mut self, stream: &Stream, dice: &mut Dice) -> Option<String> {
+    fn attempt(&mut self, stream: &Stream, rng: &mut Rng) -> Option<String> {
         let protocol = stream.protocol;
         let cas = self.fill(stream);
         let requests = stream.requests.iter().map(|request| filled(protocol, request, &cas));
@@ -82,41 +82,41 @@ impl Pair {
         let plan = plan(protocol, bytes.concat(), &probe(protocol), self.columns);
         let mut pairs = Pairs::default();
         assert!(cas.iter().flatten().all(|cas| pairs.are_same(*cas, *cas)));
-        let expected = self.reference.converse(protocol, &plan.reference, plan.end_of_reference(), None);
+        let expected = self.reference.exchange(protocol, &plan.reference, plan.end_of_reference(), None);
         let expected = match expected {
-            Ok(said) => [&said[..], &plan.last_words].concat(),
+            Ok(reply) => [&reply[..], &plan.proxy_only].concat(),
             Err(what) => return Some(format!("memcached {what}")),
         };
-        let answered = match self.proxy.converse(protocol, &plan.proxy, plan.end, Some(dice)) {
-            Ok(said) => said,
+        let actual = match self.proxy.exchange(protocol, &plan.proxy, plan.end, Some(rng)) {
+            Ok(reply) => reply,
             Err(what) => return Some(format!("the proxy {what}")),
         };
-        if !said::same(protocol, &expected, &answered, &mut pairs) {
+        if !reply::same(protocol, &expected, &actual, &mut pairs) {
             return Some(format!(
                 "memcached says\n    {}\nthe proxy says\n    {}",
-                quote(&expected, &answered),
-                quote(&answered, &expected)
+                quote(&expected, &actual),
+                quote(&actual, &expected)
             ));
         }
         let keys = keys_of(stream, &plan);
-        let states = [&mut self.reference, &mut self.proxy].map(|side| side.empty(&keys));
-        if !said::same(Protocol::Text, &states[0], &states[1], &mut pairs) {
+        let states = [&mut self.reference, &mut self.proxy].map(|endpoint| endpoint.take(&keys));
+        if !reply::same(Protocol::Text, &states[0], &states[1], &mut pairs) {
             return Some(format!(
                 "then memcached holds\n    {}\nand that behind the proxy\n    {}",
                 quote(&states[0], &states[1]),
                 quote(&states[1], &states[0])
             ));
         }
-        if plan.end == End::Waits && dice.below(WATCHED) == 0 {
-            let hangs_up = self.proxy.hangs_up(protocol, &plan.proxy);
+        if plan.end == End::Waits && rng.below(WAITS_PER_CHECK) == 0 {
+            let closes = self.proxy.closes(protocol, &plan.proxy);
             self.flush();
-            return hangs_up.then(|| "the proxy hangs up".to_owned());
+            return closes.then(|| "the proxy closes".to_owned());
         }
         None
     }
 }
 
-/// What fixes a connection's protocol, whatever follows.
+/// A request that selects the connection's protocol.
 fn head(protocol: Protocol) -> Vec<u8> {
     match protocol {
         Protocol::Text | Protocol::Meta => b"get nothing\r\n".to_vec(),
@@ -128,12 +128,13 @@ fn probe(protocol: Protocol) -> Vec<u8> {
     head(protocol)
 }
 
-/// The keys of our own, those that a spoilt stream names, and words of it that should have become none.
+/// The streams' own keys, those that a corrupted stream names, and words of it that must not have become
+/// keys.
 fn keys_of(stream: &Stream, plan: &Plan) -> Vec<Vec<u8>> {
     let mut strays: Vec<_> = plan.keys.iter().cloned().collect();
     if stream.protocol != Protocol::Binary {
         let words = plan.proxy.split(|byte| matches!(byte, b' ' | b'\r' | b'\n'));
-        strays.extend(words.map(<[u8]>::to_vec).take(STRAYS));
+        strays.extend(words.map(<[u8]>::to_vec).take(STRAYS_MAX));
     }
     strays.retain(|key| (1..=KEY_MAX).contains(&key.len()));
     strays.extend(keys(stream.protocol));
@@ -142,13 +143,13 @@ fn keys_of(stream: &Stream, plan: &Plan) -> Vec<Vec<u8>> {
     strays
 }
 
-/// `said`, in short; from where it differs from `other` in full.
-fn quote(said: &[u8], other: &[u8]) -> String {
+/// Shortens `reply` to the surroundings of its first difference from `other`.
+fn quote(reply: &[u8], other: &[u8]) -> String {
     const BEFORE: usize = 300;
     const BEHIND: usize = 700;
-    let same = said.iter().zip(other).take_while(|(one, other)| one == other).count();
+    let same = reply.iter().zip(other).take_while(|(one, other)| one == other).count();
     let begin = same.saturating_sub(BEFORE);
-    let end = said.len().min(same + BEHIND);
+    let end = reply.len().min(same + BEHIND);
     let dots = |is_cut: bool| if is_cut { "..." } else { "" };
-    format!("{}{}{}", dots(begin > 0), said[begin..end].escape_ascii(), dots(end < said.len()))
+    format!("{}{}{}", dots(begin > 0), reply[begin..end].escape_ascii(), dots(end < reply.len()))
 }

@@ -2,6 +2,7 @@
 
 mod account;
 mod authority;
+mod browser;
 mod certificates;
 mod change;
 mod connections;

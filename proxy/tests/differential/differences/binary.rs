@@ -1,13 +1,13 @@
-//! The binary protocol, as the proxy should read it.
+//! The binary protocol as the proxy should parse it.
 
 use super::{Change, Column, Frame, Rule, is_blank, number_in};
 
 const HEADER: usize = 24;
 const KEY_MAX: usize = 250;
 const BODY_MAX: usize = 0x4000_0000;
-/// What memcached reads at once, about.
-const ROOM: usize = 16_000;
-/// A key that travels encoded (D-7).
+/// About what memcached reads at once.
+const READ_BUFFER: usize = 16_000;
+/// Limit of a key that is base64-encoded on the lane (D-7).
 const ENCODED_KEY_MAX: usize = 186;
 
 const UNKNOWN: (u16, &[u8]) = (0x0081, b"Unknown command");
@@ -25,11 +25,11 @@ struct Header<'a> {
 pub(super) fn first(input: &[u8], column: Column) -> Frame<'_> {
     let length = input.len();
     if input[0] != 0x80 {
-        // Both close, memcached when it has a header's length of it.
-        return Frame::of(length, Rule::Ends(Vec::new()));
+        // Both close; memcached waits for a whole header first.
+        return Frame::of(length, Rule::ProxyCloses(Vec::new()));
     }
     let Some(bytes) = input.get(..HEADER) else {
-        return Frame::of(length, Rule::Waits);
+        return Frame::of(length, Rule::Incomplete);
     };
     let number = |range: std::ops::Range<usize>| {
         bytes[range].iter().fold(0, |value, byte| value << 8 | usize::from(*byte))
@@ -42,34 +42,35 @@ pub(super) fn first(input: &[u8], column: Column) -> Frame<'_> {
 impl<'a> Header<'a> {
     fn read(&self, column: Column) -> Frame<'a> {
         let total = HEADER + self.body;
-        let rule = match self.complaint() {
-            Some(Complaint::Stop) => Rule::Stop,
+        let rule = match self.violation() {
+            Some(Violation::Skip) => Rule::Skip,
             // D-10
-            Some(Complaint::Ours(status)) => Rule::Ends(self.reply(status)),
-            Some(Complaint::Theirs(status)) => {
-                // memcached waits for the key before it says so, has no room for any, and 1.6.18 doesn't always
-                // say it.
+            Some(Violation::ProxyCloses(status)) => Rule::ProxyCloses(self.reply(status)),
+            Some(Violation::BothClose(status)) => {
+                // memcached replies only after it has read the key, can't buffer a long
+                // one, and 1.6.18 doesn't always reply.
                 let head = HEADER + self.key + self.extras;
-                let complete = head <= ROOM && self.input.len() >= head;
-                if column == Column::Model && complete {
-                    // No more of it: what it leaves unread may cost it the replies before.
-                    return Frame::of(head, Rule::Closes);
+                let complete = head <= READ_BUFFER && self.input.len() >= head;
+                if column == Column::Reference && complete {
+                    // Nothing after it is sent: unread bytes could cost memcached's
+                    // earlier replies.
+                    return Frame::of(head, Rule::BothClose);
                 }
-                Rule::Ends(self.reply(status))
+                Rule::ProxyCloses(self.reply(status))
             }
             None if self.input.len() < total => {
-                return Frame::of(self.input.len(), Rule::Waits);
+                return Frame::of(self.input.len(), Rule::Incomplete);
             }
             None => match self.opcode {
-                0x01..=0x03 | 0x0e | 0x0f | 0x11..=0x13 | 0x19 | 0x1a if is_blank(self.value()) => Rule::Stop,
-                0x07 | 0x17 => Rule::Closes,
+                0x01..=0x03 | 0x0e | 0x0f | 0x11..=0x13 | 0x19 | 0x1a if is_blank(self.value()) => Rule::Skip,
+                0x07 | 0x17 => Rule::BothClose,
                 _ => self.expiring(),
             },
         };
-        // Nothing behind what closes is looked at.
-        let ends = matches!(rule, Rule::Closes | Rule::Ends(_) | Rule::Stop);
-        if ends {
-            let length = if matches!(rule, Rule::Closes) { total } else { self.input.len() };
+        // What follows a close isn't parsed.
+        let is_last = matches!(rule, Rule::BothClose | Rule::ProxyCloses(_) | Rule::Skip);
+        if is_last {
+            let length = if matches!(rule, Rule::BothClose) { total } else { self.input.len() };
             return Frame::of(length, rule);
         }
         let key = self.named();
@@ -105,8 +106,8 @@ impl<'a> Header<'a> {
     fn change(&self) -> Change<'a> {
         let key = self.named();
         match self.opcode {
-            0x05 | 0x06 | 0x15 | 0x16 => Change::Counts(key.into()),
-            0x0e | 0x0f | 0x19 | 0x1a => Change::Shows(key.into()),
+            0x05 | 0x06 | 0x15 | 0x16 => Change::Arithmetic(key.into()),
+            0x0e | 0x0f | 0x19 | 0x1a => Change::Concatenates(key.into()),
             _ => Change::None,
         }
     }
@@ -115,47 +116,47 @@ impl<'a> Header<'a> {
         &self.input[HEADER + self.extras + self.key..HEADER + self.body]
     }
 
-    fn complaint(&self) -> Option<Complaint> {
+    fn violation(&self) -> Option<Violation> {
         let fields = self.key + self.extras;
         if self.body < fields {
-            return Some(Complaint::Theirs(UNKNOWN));
+            return Some(Violation::BothClose(UNKNOWN));
         }
         if self.body > BODY_MAX {
-            return Some(Complaint::Theirs(INVALID));
+            return Some(Violation::BothClose(INVALID));
         }
         let keyed = (1..=KEY_MAX).contains(&self.key);
         let has_value = self.body > fields;
         let fits = match self.opcode {
-            // Nothing that can be compared.
-            0x10 => return Some(Complaint::Stop),
+            // Statistics can't be compared.
+            0x10 => return Some(Violation::Skip),
             0x08 | 0x18 => self.key == 0 && !has_value && matches!(self.extras, 0 | 4),
-            // The one asks for logins, the other doesn't.
-            0x20..=0x22 => return Some(Complaint::Stop),
+            // Only the proxy asks for a login.
+            0x20..=0x22 => return Some(Violation::Skip),
             0x07 | 0x0a | 0x0b | 0x17 => self.body == 0,
             0x00 | 0x09 | 0x0c | 0x0d | 0x04 | 0x14 => keyed && self.extras == 0 && !has_value,
             0x01..=0x03 | 0x11..=0x13 => keyed && self.extras == 8,
             0x05 | 0x06 | 0x15 | 0x16 => keyed && self.extras == 20 && !has_value,
             0x0e | 0x0f | 0x19 | 0x1a => keyed && self.extras == 0,
-            0x1c if keyed && self.extras == 4 && has_value => return Some(Complaint::Ours(NOT_FOUND)),
-            0x1d | 0x1e | 0x23 | 0x24 if has_value => return Some(Complaint::Ours(INVALID)),
+            0x1c if keyed && self.extras == 4 && has_value => return Some(Violation::ProxyCloses(NOT_FOUND)),
+            0x1d | 0x1e | 0x23 | 0x24 if has_value => return Some(Violation::ProxyCloses(INVALID)),
             0x1c..=0x1e | 0x23 | 0x24 => keyed && self.extras == 4,
             _ if self.body == 0 => true,
-            _ => return Some(Complaint::Ours(UNKNOWN)),
+            _ => return Some(Violation::ProxyCloses(UNKNOWN)),
         };
         if !fits {
-            return Some(Complaint::Theirs(INVALID));
+            return Some(Violation::BothClose(INVALID));
         }
         if matches!(self.opcode, 0x08 | 0x18) && self.input.get(HEADER..HEADER + self.body)? > &[0; 4][..] {
-            // It would go on behind the stream.
-            return Some(Complaint::Stop);
+            // It would take effect after the stream.
+            return Some(Violation::Skip);
         }
         let key = self.input.get(HEADER + self.extras..HEADER + fields)?;
         let encoded = key.iter().any(|byte| *byte <= b' ' || *byte == 0x7f);
-        // D-7: an answer that no request to memcached has.
-        (encoded && key.len() > ENCODED_KEY_MAX).then_some(Complaint::Stop)
+        // D-7: no request makes memcached reply so.
+        (encoded && key.len() > ENCODED_KEY_MAX).then_some(Violation::Skip)
     }
 
-    /// D-12: times beyond 31 bits are never.
+    /// Expiry beyond 31 bits means never (D-12).
     fn expiring(&self) -> Rule {
         let (at, never) = match self.opcode {
             0x01..=0x03 | 0x11..=0x13 => (4, 0xffff_ffff),
@@ -167,7 +168,7 @@ impl<'a> Header<'a> {
         let exptime = frame[HEADER + at..].first_chunk_mut::<4>().unwrap();
         if (0x8000_0000..=never).contains(&u32::from_be_bytes(*exptime)) {
             *exptime = [0; 4];
-            return Rule::Instead(frame);
+            return Rule::Replace(frame);
         }
         Rule::Same
     }
@@ -183,10 +184,10 @@ impl<'a> Header<'a> {
     }
 }
 
-enum Complaint {
-    /// memcached closes, with these words.
-    Theirs((u16, &'static [u8])),
-    /// We do, with these.
-    Ours((u16, &'static [u8])),
-    Stop,
+enum Violation {
+    /// memcached replies so and closes.
+    BothClose((u16, &'static [u8])),
+    /// The proxy replies so and closes.
+    ProxyCloses((u16, &'static [u8])),
+    Skip,
 }

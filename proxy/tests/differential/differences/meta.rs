@@ -1,22 +1,22 @@
-//! The meta protocol, as the proxy should read it. What is wrong with flags versions before 1.6.45 say in
-//! words of their own, or don't see.
+//! The meta protocol as the proxy should parse it. Versions before 1.6.45 report errors in flags with
+//! other texts, or not at all.
 
 use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::text::{BAD_CHUNK, BAD_FORMAT, KEY_MAX, ends, length_of};
+use super::text::{BAD_CHUNK, BAD_FORMAT, KEY_MAX, length_of, proxy_closes};
 use super::{Change, Column, Frame, Rule, is_blank, number_in, overruns, too_large};
 
-/// memcached reads no more words of a line.
-const WORDS_READ: usize = 23;
+/// memcached reads only the first words of a line.
+const WORDS_READ_MAX: usize = 23;
 const WORDS_MAX: usize = 15;
 const OPAQUE_MAX: usize = 32;
 
 pub(super) const VERBS: [&[u8]; 6] = [b"mg", b"ms", b"md", b"ma", b"mn", b"me"];
 
-/// The line `whole` of `words`, and what may be its data block.
+/// Parses the line `whole`, split into `words`; `data` follows it.
 pub(super) fn read<'a>(whole: &[u8], words: &[&'a [u8]], data: &'a [u8], column: Column) -> Frame<'a> {
     let same = Frame::of(whole.len(), Rule::Same);
     match words {
@@ -32,38 +32,39 @@ pub(super) fn read<'a>(whole: &[u8], words: &[&'a [u8]], data: &'a [u8], column:
 
 fn store<'a>(whole: &[u8], words: &[&'a [u8]], data: &'a [u8], column: Column) -> Frame<'a> {
     let head = whole.len();
-    let &[key, length, ref flags @ ..] = words else { return Frame::of(head, ends(BAD_FORMAT)) };
+    let &[key, length, ref flags @ ..] = words else { return Frame::of(head, proxy_closes(BAD_FORMAT)) };
     let begins_well =
         |flag: &&[u8]| flag.first().is_some_and(|first| matches!(first, b'A'..=b'z' | b'0'..=b'9'));
     // D-3
-    let Some(value) = length_of(length).filter(|_| flags.iter().take(WORDS_READ - 3).all(begins_well)) else {
-        return Frame::of(head, ends(BAD_FORMAT));
+    let Some(value) = length_of(length).filter(|_| flags.iter().take(WORDS_READ_MAX - 3).all(begins_well))
+    else {
+        return Frame::of(head, proxy_closes(BAD_FORMAT));
     };
-    let Some(block) = data.get(..value + 2) else { return Frame::of(head + data.len(), Rule::Waits) };
+    let Some(block) = data.get(..value + 2) else { return Frame::of(head + data.len(), Rule::Incomplete) };
     let flags = Flags { verb: b's', key, words: flags };
     let frame = flags.frame(head + block.len(), column, &block[..value]);
     let stored = flags.stored_key().len();
     let client_flags = flags.number(b'F').and_then(|flags| u32::try_from(flags).ok()).unwrap_or(0);
-    let extends = matches!(frame.change, Change::Shows(_));
+    let extends = matches!(frame.change, Change::Concatenates(_));
     let is_whole = block.ends_with(b"\r\n");
     let rule = if !flags.are_good() && !is_whole {
-        // memcached reads more keys in base64 than are any.
-        Rule::Stop
+        // memcached decodes some invalid base64 keys.
+        Rule::Skip
     } else if !flags.are_good() || too_large(stored, value, client_flags) {
         frame.rule
     } else if !is_whole {
-        ends(BAD_CHUNK)
+        proxy_closes(BAD_CHUNK)
     } else if is_blank(&block[..value]) || (extends && overruns(stored, value, client_flags)) {
-        Rule::Stop
+        Rule::Skip
     } else {
         frame.rule
     };
     Frame { rule, ..frame }
 }
 
-/// A key and the words behind it.
+/// A key and the flags behind it.
 struct Flags<'a, 'b> {
-    /// The second letter.
+    /// The verb's second letter.
     verb: u8,
     key: &'a [u8],
     words: &'b [&'a [u8]],
@@ -75,26 +76,27 @@ impl<'a> Flags<'a, '_> {
         let shows_vivified = matches!(self.verb, b'g' | b'a') && self.has(b'N') && self.has(b'q');
         let has_long_mode = self.argument(b'M').is_some_and(|mode| mode.len() > 1);
         let rule = match column {
-            Column::Old if !is_active || shows_vivified || has_long_mode => Rule::Stop,
+            Column::Older if !is_active || shows_vivified || has_long_mode => Rule::Skip,
             _ => Rule::Same,
         };
         let key = self.stored_key();
-        // memcached tells a key raw, line ends and all, when `mg` has made the item; the proxy as the caller
-        // names it.
+        // When `mg` creates the item, memcached returns its key raw, line ends included; the proxy
+        // returns it as the client sent it.
         let asks = self.has(b'b') && (self.verb == b'e' || (self.verb == b'g' && self.has(b'k')));
         let cannot_stand = |key: Vec<u8>| key.iter().any(|byte| *byte <= b' ' || *byte == 0x7f);
         let may_be_raw = asks && STANDARD.decode(self.key).map_or(true, cannot_stand);
-        // memcached has done what was asked, and then says that the opaque is too long; the proxy does nothing.
+        // memcached executes the command before it reports that the opaque is too long; the proxy
+        // doesn't execute it.
         let has_long_opaque = self.argument(b'O').is_some_and(|opaque| opaque.len() >= OPAQUE_MAX);
-        let rule = if may_be_raw || has_long_opaque { Rule::Stop } else { rule };
+        let rule = if may_be_raw || has_long_opaque { Rule::Skip } else { rule };
         let change = match (self.verb, self.mode()) {
-            (b'a', _) if self.has(b'T') => Change::CountsAndTouches(key.clone()),
-            (b'a', _) => Change::Counts(key.clone()),
-            (b'e', _) => Change::Shows(key.clone()),
-            // Counted in its place an item is as fetched and as encoded as it was, as a new one it isn't.
-            (b'g', _) if b"shlk".iter().any(|letter| self.has(*letter)) => Change::Shows(key.clone()),
-            (b's', Some(b'A' | b'a' | b'P' | b'p')) => Change::Shows(key.clone()),
-            (b's' | b'd', _) if self.has(b'I') => Change::Stales(key.clone()),
+            (b'a', _) if self.has(b'T') => Change::ArithmeticWithTtl(key.clone()),
+            (b'a', _) => Change::Arithmetic(key.clone()),
+            (b'e', _) => Change::Concatenates(key.clone()),
+            // An item updated in place keeps its fetched and base64 marks; a new one has none.
+            (b'g', _) if b"shlk".iter().any(|letter| self.has(*letter)) => Change::Concatenates(key.clone()),
+            (b's', Some(b'A' | b'a' | b'P' | b'p')) => Change::Concatenates(key.clone()),
+            (b's' | b'd', _) if self.has(b'I') => Change::MarksStale(key.clone()),
             _ => Change::None,
         };
         let counted = [b'D', b'J'].map(|letter| self.number(letter).unwrap_or(0));
@@ -132,7 +134,7 @@ impl<'a> Flags<'a, '_> {
         decoded.map_or(Cow::Borrowed(self.key), Cow::Owned)
     }
 
-    /// What each verb has known for long.
+    /// The flags that all versions know, per verb.
     fn own_letters(&self) -> &'static [u8] {
         match self.verb {
             b'g' => b"bkOqvfstchluNRT",
@@ -145,16 +147,16 @@ impl<'a> Flags<'a, '_> {
 
     fn are_newer(&self) -> bool {
         let is_newer = |word: &&[u8]| word.first().is_some_and(|letter| !self.own_letters().contains(letter));
-        // `me` writes times the other way round there.
+        // Older versions swap the times of `me`.
         self.verb == b'e' || self.words.iter().any(is_newer)
     }
 
-    /// Whether nobody could find fault with them.
+    /// Whether every version accepts them.
     fn are_good(&self) -> bool {
         let is_active = |word: &&[u8]| {
             let Some((letter, argument)) = word.split_first() else { return false };
-            let digits = |longest: usize| {
-                (1..=longest).contains(&argument.len()) && argument.iter().all(u8::is_ascii_digit)
+            let digits = |len_max: usize| {
+                (1..=len_max).contains(&argument.len()) && argument.iter().all(u8::is_ascii_digit)
             };
             let text = std::str::from_utf8(argument).unwrap_or("x");
             match letter {
@@ -180,7 +182,7 @@ impl<'a> Flags<'a, '_> {
             && !self.are_unknown()
     }
 
-    /// Whether there is one among them that no version knows.
+    /// Whether one of them is unknown to all versions.
     fn are_unknown(&self) -> bool {
         let known = b"bNTRCEJDFMOqPLkstcfvhluxI";
         self.words.iter().any(|word| word.first().is_some_and(|letter| !known.contains(letter)))

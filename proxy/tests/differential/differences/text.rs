@@ -1,4 +1,4 @@
-//! The text protocol, as the proxy should read it.
+//! The text protocol as the proxy should parse it.
 
 use memchr::{memchr, memchr2, memmem};
 
@@ -14,11 +14,11 @@ const TOO_LONG: &str = "CLIENT_ERROR line too long\r\n";
 pub(super) const KEY_MAX: usize = 250;
 const KEYS_LINE_MAX: usize = 1024 * 1024;
 const LINE_MAX: usize = 2048;
-/// memcached looks no further for a `noreply`.
+/// memcached looks for `noreply` only in the first words.
 const WORDS_MAX: usize = 23;
 
 const STORES: [&[u8]; 7] = [b"set", b"add", b"replace", b"append", b"prepend", b"cas", b"ms"];
-/// What memcached would run, and the proxy has never heard of (D-2).
+/// Commands that memcached would run and the proxy doesn't know (D-2).
 const REFUSED: [&[u8]; 8] = [
     b"shutdown",
     b"slabs",
@@ -30,8 +30,8 @@ const REFUSED: [&[u8]; 8] = [
     b"refresh_certs",
 ];
 
-/// A request that every memcached answers with `words`.
-fn stand_in(words: &str) -> Vec<u8> {
+/// Returns a request that every memcached answers with `words`.
+fn substitute(words: &str) -> Vec<u8> {
     match words {
         "" => Vec::new(),
         ERROR => b"bogus\r\n".to_vec(),
@@ -44,16 +44,16 @@ fn stand_in(words: &str) -> Vec<u8> {
 
 pub(super) fn first(input: &[u8], column: Column) -> Frame<'_> {
     let keys = [&b"get "[..], b"gets ", b"gat ", b"gats "].iter().any(|verb| input.starts_with(verb));
-    let longest = if keys { KEYS_LINE_MAX } else { LINE_MAX };
+    let len_max = if keys { KEYS_LINE_MAX } else { LINE_MAX };
     let whole = memchr(b'\n', input).map_or(input, |end| &input[..=end]);
     let line = whole.strip_suffix(b"\n").unwrap_or(whole);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    if line.len() > longest {
+    if line.len() > len_max {
         // D-5
-        return Frame::of(whole.len(), ends(TOO_LONG));
+        return Frame::of(whole.len(), proxy_closes(TOO_LONG));
     }
     if !whole.ends_with(b"\n") {
-        return Frame::of(input.len(), Rule::Waits);
+        return Frame::of(input.len(), Rule::Incomplete);
     }
     let data = &input[whole.len()..];
     let words: Vec<_> = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).collect();
@@ -66,7 +66,7 @@ pub(super) fn first(input: &[u8], column: Column) -> Frame<'_> {
         [b"get" | b"gets" | b"gat" | b"gats", keys @ ..] => {
             (keys.iter().map(|key| (*key).into()).collect(), None)
         }
-        // The proxy touches by looking.
+        // The proxy's touch reads the item.
         [b"touch", key, ..] => (vec![(*key).into()], Some((*key).into())),
         [_, key, ..] => (Vec::new(), Some((*key).into())),
         _ => (Vec::new(), None),
@@ -75,7 +75,7 @@ pub(super) fn first(input: &[u8], column: Column) -> Frame<'_> {
     Frame { rule, change, highest, reads, writes, ..Frame::of(length, Rule::Same) }
 }
 
-/// Of a store what it stores, of arithmetic what it counts by.
+/// The number that a store stores, or that arithmetic adds.
 fn highest_of(words: &[&[u8]], data: &[u8]) -> u64 {
     match words {
         [b"incr" | b"decr", _, delta, ..] => number_in(delta),
@@ -86,14 +86,14 @@ fn highest_of(words: &[&[u8]], data: &[u8]) -> u64 {
 
 fn change_of<'a>(words: &[&'a [u8]]) -> Change<'a> {
     match words {
-        [b"incr" | b"decr", key, ..] => Change::Counts((*key).into()),
-        [b"append" | b"prepend", key, ..] => Change::Shows((*key).into()),
+        [b"incr" | b"decr", key, ..] => Change::Arithmetic((*key).into()),
+        [b"append" | b"prepend", key, ..] => Change::Concatenates((*key).into()),
         _ => Change::None,
     }
 }
 
-pub(super) fn ends(words: &str) -> Rule {
-    Rule::Ends(words.as_bytes().to_vec())
+pub(super) fn proxy_closes(words: &str) -> Rule {
+    Rule::ProxyCloses(words.as_bytes().to_vec())
 }
 
 struct Line<'a> {
@@ -113,16 +113,16 @@ impl Line<'_> {
         words[words.len().min(WORDS_MAX) - 1] == b"noreply"
     }
 
-    /// D-4.
+    /// A line that the proxy rejects (D-4).
     fn is_refused(&self) -> bool {
         self.line.starts_with(b" ") || memchr2(0, b'\r', self.line).is_some()
     }
 
-    /// How long the request is, and what is to be done with it.
+    /// The length of the request, and its rule.
     fn read(&self) -> (usize, Rule) {
         if self.is_refused() {
             let stores = STORES.iter().any(|verb| memmem::find(self.line, verb).is_some());
-            let rule = if stores { ends(ERROR) } else { Rule::Instead(stand_in(ERROR)) };
+            let rule = if stores { proxy_closes(ERROR) } else { Rule::Replace(substitute(ERROR)) };
             return (self.whole.len(), rule);
         }
         if self.whole.len() < 4 {
@@ -136,32 +136,33 @@ impl Line<'_> {
         }
     }
 
-    /// What every memcached since 1.6.45 says by itself.
+    /// The rule of an error that memcached sends by itself since 1.6.45.
     fn says(&self, words: &str, quiet: bool) -> Rule {
         match self.column {
-            Column::Model => Rule::Same,
-            Column::Old => Rule::Instead(stand_in(if quiet { "" } else { words })),
+            Column::Reference => Rule::Same,
+            Column::Older => Rule::Replace(substitute(if quiet { "" } else { words })),
         }
     }
 
-    /// A good request, of which older versions would find the line too long, or take `noreply` for the key.
+    /// A valid request that older versions would reject as too long, or whose `noreply` they would
+    /// take for the key.
     fn trimmed(&self, most: usize) -> Rule {
         let mut words = self.words();
-        if self.column == Column::Model || (words.len() <= most && !self.is_quiet()) {
+        if self.column == Column::Reference || (words.len() <= most && !self.is_quiet()) {
             return Rule::Same;
         }
         words.truncate(most);
         if self.is_quiet() {
             words.push(b"noreply");
         }
-        Rule::Instead([words.join(&b' '), b"\r\n".to_vec()].concat())
+        Rule::Replace([words.join(&b' '), b"\r\n".to_vec()].concat())
     }
 
     fn one_line(&self, words: &[&[u8]]) -> Rule {
         let quiet = self.is_quiet();
         let key_too_long = words.get(1).is_some_and(|key| key.len() > KEY_MAX);
         match words[0] {
-            b"stats" => Rule::Stop,
+            b"stats" => Rule::Skip,
             b"get" | b"gets" => self.keys(&words[1..]),
             b"gat" | b"gats" if words.len() < 3 => self.says(BAD_FORMAT, false),
             b"gat" | b"gats" if !is_number(words[1], 11, true) => self.says(BAD_EXPTIME, false),
@@ -179,19 +180,21 @@ impl Line<'_> {
             b"delete" => self.trimmed(2),
             b"flush_all" => self.flush(&words[1..]),
             b"version" => Rule::Same,
-            b"quit" => Rule::Closes,
-            // Section 7: does nothing.
-            b"verbosity" if quiet => Rule::Instead(Vec::new()),
-            b"verbosity" => Rule::Instead(b"verbosity 0\r\n".to_vec()),
-            _ if words.len() > 1 && words.last().is_some_and(|word| word.starts_with(b"HTTP/")) => ends(""),
-            verb if REFUSED.contains(&verb) => Rule::Instead(stand_in(if quiet { "" } else { ERROR })),
+            b"quit" => Rule::BothClose,
+            // The proxy acknowledges it and does nothing.
+            b"verbosity" if quiet => Rule::Replace(Vec::new()),
+            b"verbosity" => Rule::Replace(b"verbosity 0\r\n".to_vec()),
+            _ if words.len() > 1 && words.last().is_some_and(|word| word.starts_with(b"HTTP/")) => {
+                proxy_closes("")
+            }
+            verb if REFUSED.contains(&verb) => Rule::Replace(substitute(if quiet { "" } else { ERROR })),
             _ => self.says(ERROR, quiet),
         }
     }
 
-    /// A 0 in place of a minus alone, which older versions don't take for one.
+    /// Replaces a lone minus, which older versions reject, by a 0.
     fn with_zero(&self, place: usize) -> Rule {
-        if self.column == Column::Model {
+        if self.column == Column::Reference {
             return Rule::Same;
         }
         let mut words = self.words();
@@ -199,8 +202,8 @@ impl Line<'_> {
         let line = [words.join(&b' '), b"\r\n".to_vec()].concat();
         let other = Line { whole: &line, line: line.trim_ascii_end(), ..*self };
         match other.trimmed(words.len().min(3)) {
-            Rule::Instead(other) if place == 2 => Rule::Instead(other),
-            _ => Rule::Instead(line),
+            Rule::Replace(other) if place == 2 => Rule::Replace(other),
+            _ => Rule::Replace(line),
         }
     }
 
@@ -209,8 +212,8 @@ impl Line<'_> {
             [] => Rule::Same,
             [b"noreply"] => Rule::Same,
             [delay, ..] if !is_number(delay, 11, true) => self.says(BAD_EXPTIME, self.is_quiet()),
-            // It would go on behind the stream.
-            [delay, ..] if lenient(delay).is_some_and(|delay| delay > 0) => Rule::Stop,
+            // It would take effect after the stream.
+            [delay, ..] if lenient(delay).is_some_and(|delay| delay > 0) => Rule::Skip,
             _ => self.trimmed(2),
         }
     }
@@ -218,24 +221,26 @@ impl Line<'_> {
     fn keys(&self, keys: &[&[u8]]) -> Rule {
         if keys.iter().any(|key| key.len() > KEY_MAX) {
             // D-6
-            return Rule::Instead(stand_in(BAD_FORMAT));
+            return Rule::Replace(substitute(BAD_FORMAT));
         }
         if keys.is_empty() { self.says(BAD_FORMAT, false) } else { Rule::Same }
     }
 
-    /// A store of so many words at least, and its data block.
+    /// A storage command of at least `least` words, and its data block.
     fn store(&self, least: usize) -> (usize, Rule) {
         let words = self.words();
         let head = self.whole.len();
         let value = words.get(4).and_then(|digits| length_of(digits));
         let Some(value) = value.filter(|_| words.len() >= least) else {
             // D-3
-            return (head, ends(BAD_FORMAT));
+            return (head, proxy_closes(BAD_FORMAT));
         };
-        let Some(block) = self.data.get(..value + 2) else { return (head + self.data.len(), Rule::Waits) };
+        let Some(block) = self.data.get(..value + 2) else {
+            return (head + self.data.len(), Rule::Incomplete);
+        };
         if words[2..4].iter().any(|word| is_blank(word)) {
-            // A number of nothing but tabs: memcached reads on into the next word.
-            return (head, Rule::Stop);
+            // A number of tabs only: memcached reads on into the next word.
+            return (head, Rule::Skip);
         }
         let quiet = self.is_quiet();
         let good = words[1].len() <= KEY_MAX
@@ -248,43 +253,43 @@ impl Line<'_> {
         let flags = flags_of(words[2]).unwrap_or_default();
         if !too_large(words[1].len(), value, flags) && !block.ends_with(b"\r\n") {
             // D-3
-            return (head, ends(if quiet { "" } else { BAD_CHUNK }));
+            return (head, proxy_closes(if quiet { "" } else { BAD_CHUNK }));
         }
         let extends = matches!(words[0], b"append" | b"prepend");
         if is_blank(&block[..value]) || (extends && overruns(words[1].len(), value, flags)) {
-            return (head, Rule::Stop);
+            return (head, Rule::Skip);
         }
         let rule = match self.trimmed(least) {
-            Rule::Instead(line) => Rule::Instead([&line, block].concat()),
+            Rule::Replace(line) => Rule::Replace([&line, block].concat()),
             other => other,
         };
         (head + block.len(), rule)
     }
 }
 
-/// How long a data block is: 1 to 10 plain digits.
+/// Parses the length of a data block: 1 to 10 plain digits.
 pub(super) fn length_of(digits: &[u8]) -> Option<usize> {
     let plain = (1..=10).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
     let length = std::str::from_utf8(digits).ok().filter(|_| plain)?.parse().ok()?;
     (length <= 2_147_483_645).then_some(length)
 }
 
-/// Digits, with a minus where one may be, that fit.
-fn is_number(word: &[u8], longest: usize, signed: bool) -> bool {
-    if word.len() > longest {
+/// Whether `word` is a number of at most `len_max` characters that fits, with a minus if `signed`.
+fn is_number(word: &[u8], len_max: usize, signed: bool) -> bool {
+    if word.len() > len_max {
         return false;
     }
     let digits = if signed { word.strip_prefix(b"-").unwrap_or(word) } else { word };
     let text = std::str::from_utf8(word).unwrap_or("x");
     match (digits.iter().all(u8::is_ascii_digit), signed) {
-        // memcached's own reading of nothing at all.
+        // memcached accepts an empty number.
         (true, true) => digits.is_empty() || text.parse::<i32>().is_ok(),
         (true, false) => text.parse::<u64>().is_ok(),
         (false, _) => false,
     }
 }
 
-/// Flags as C's strtoul and memcached see them.
+/// Parses flags as C's strtoul and memcached do.
 fn flags_of(word: &[u8]) -> Option<u32> {
     let value = match lenient(word)? {
         value if value < 0 => (value + (1 << 64)).try_into().ok().filter(|value| *value < 1_u64 << 63)?,
@@ -293,7 +298,7 @@ fn flags_of(word: &[u8]) -> Option<u32> {
     u32::try_from(value & 0xffff_ffff).ok()
 }
 
-/// A number as C reads it: white space, a sign, digits, and nothing or white space behind them.
+/// Parses a number as C does: white space, a sign, digits, and nothing or white space behind them.
 fn lenient(word: &[u8]) -> Option<i128> {
     let is_space = |byte: &u8| matches!(byte, b'\t' | 0x0b | 0x0c);
     let word = &word[word.iter().take_while(|byte| is_space(byte)).count()..];

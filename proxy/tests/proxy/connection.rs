@@ -1,0 +1,237 @@
+//! Logins over real sockets with a real store, without a memcached: which credentials are accepted, and
+//! what each attempt is answered.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use store::{NewToken, NewUser, Token};
+
+use testkit::{TestProxy, binary, text, token_key};
+
+pub(super) const UNAVAILABLE: &str = "SERVER_ERROR backend unavailable\r\n";
+pub(super) const FAILURE: &str = "CLIENT_ERROR authentication failure\r\n";
+
+#[test]
+fn every_login_form_is_accepted() {
+    let proxy = TestProxy::start();
+    let token = proxy.sign_up("ann@example.com");
+    let (user, secret, whole) = (token.id().username(), token.secret().reveal().to_owned(), token.reveal());
+    for login in [
+        text::login(&token),
+        text::set("x", &format!("{user} {whole}")),
+        text::set("x", &whole),
+        text::set(&user, &secret),
+        text::set("k", &text::credential(&token)).replace(" 0 0 ", " y z ").replacen("\r\n", " noreply\n", 1),
+    ] {
+        // There is no memcached: a backend error shows that the login succeeded.
+        assert_eq!(
+            proxy.exchange_text(&format!("{login}get a b\r\nquit\r\n")),
+            format!("STORED\r\n{UNAVAILABLE}")
+        );
+    }
+    let (list, get) = (binary::request(0x20, "", ""), binary::request(0x00, "a", ""));
+    for message in [format!("\0{user}\0{secret}"), format!("{user}\0{user}\0{secret}")] {
+        let reply =
+            proxy.exchange(&[list.clone(), binary::request(0x21, "PLAIN", &message), get.clone()].concat());
+        assert_eq!(binary::statuses(&reply), [0, 0, 0x86]);
+    }
+    let steps = [
+        binary::request(0x21, "plain", ""),
+        binary::request(0x22, "plain", &format!("\0{user}\0{secret}")),
+        get.clone(),
+    ];
+    assert_eq!(binary::statuses(&proxy.exchange(&steps.concat())), [0x21, 0, 0x86]);
+}
+
+#[test]
+fn wrong_credentials_get_the_same_delayed_error() {
+    let proxy = TestProxy::start();
+    let (token, other) = (proxy.sign_up("ann@example.com"), Token::generate());
+    let revoked = proxy.sign_up("eve@example.com");
+    proxy.runtime.block_on(proxy.store.revoke_token(&revoked.id())).unwrap();
+    let mistyped = {
+        let mut text = text::credential(&token);
+        let last = text.pop().unwrap();
+        text.push(if last == 'x' { 'y' } else { 'x' });
+        text
+    };
+    for payload in [
+        text::credential(&other),
+        mistyped,
+        text::credential(&revoked),
+        format!("{} {}", token.id().username(), other.secret().reveal()),
+        format!(" {}", token.secret().reveal()),
+        "user pass".to_owned(),
+    ] {
+        let started = Instant::now();
+        let mut stream = proxy.connect();
+        stream.write_all(text::set("x", &payload).as_bytes()).unwrap();
+        let mut reply = [0; FAILURE.len()];
+        stream.read_exact(&mut reply).unwrap();
+        assert_eq!(std::str::from_utf8(&reply), Ok(FAILURE), "{payload}");
+        assert!(started.elapsed() >= Duration::from_millis(20));
+        // The client may try again.
+        stream.write_all(text::login(&token).as_bytes()).unwrap();
+        let mut reply = [0; 8];
+        stream.read_exact(&mut reply).unwrap();
+        assert_eq!(&reply, b"STORED\r\n");
+    }
+}
+
+#[test]
+fn revoked_token_closes_its_connections() {
+    let proxy = TestProxy::start();
+    let token = proxy.sign_up("ann@example.com");
+    let login = text::login(&token);
+    let other = NewToken::generate(&token_key(proxy.data_dir.path()), "other");
+    let user = proxy.runtime.block_on(proxy.store.user_by_email("ann@example.com")).unwrap().unwrap();
+    proxy.runtime.block_on(proxy.store.create_token(&user.id, &other)).unwrap();
+    let [mut live, mut neighbour] = [&token, &other.token].map(|token| {
+        let mut stream = proxy.connect();
+        stream.write_all(text::login(token).as_bytes()).unwrap();
+        stream.read_exact(&mut [0; 8]).unwrap();
+        stream
+    });
+    proxy.runtime.block_on(proxy.store.revoke_token(&token.id())).unwrap();
+    let revoked_at = Instant::now();
+    // Live connections of that token close, and only those.
+    assert!(matches!(live.read(&mut [0; 8]), Ok(0) | Err(_)));
+    assert!(revoked_at.elapsed() < Duration::from_secs(1), "the connection lives on");
+    neighbour.write_all(b"bogus\r\n").unwrap();
+    let mut reply = [0; 7];
+    neighbour.read_exact(&mut reply).unwrap();
+    assert_eq!(&reply, b"ERROR\r\n");
+    while proxy.exchange_text(&login) != FAILURE {
+        assert!(revoked_at.elapsed() < Duration::from_secs(1), "it still logs in");
+    }
+}
+
+#[test]
+fn unauthenticated_client_gets_few_replies() {
+    let proxy = TestProxy::start();
+    let unauthenticated = "CLIENT_ERROR unauthenticated\r\n";
+    assert_eq!(proxy.exchange_text("get aaa\r\nversion\r\n"), unauthenticated.repeat(2));
+    assert_eq!(proxy.exchange_text(&"get aaa\r\n".repeat(100)), unauthenticated.repeat(16));
+    assert_eq!(proxy.exchange_text(&text::set("x", "user pass").repeat(9)), FAILURE.repeat(3));
+    for silent in ["quit\r\n", "\r\n", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", &"x".repeat(3000)] {
+        assert_eq!(proxy.exchange_text(silent), "", "{silent:?}");
+    }
+    let (get, bad) = (binary::request(0x00, "a", ""), binary::request(0x21, "PLAIN", "\0user\0pass"));
+    assert_eq!(binary::statuses(&proxy.exchange(&get.repeat(3))), [0x20]);
+    assert_eq!(binary::statuses(&proxy.exchange(&bad.repeat(9))), [0x20; 3]);
+    assert_eq!(
+        binary::statuses(&proxy.exchange(&binary::request(0x21, "PLAIN", &"x".repeat(20_000)))),
+        [0x82]
+    );
+}
+
+#[test]
+fn failed_login_cancels_an_earlier_one() {
+    let proxy = TestProxy::start();
+    let token = proxy.sign_up("ann@example.com");
+    let good = binary::plain(&token);
+    let (good, bad) = (binary::request(0x21, "PLAIN", &good), binary::request(0x21, "PLAIN", "\0user\0pass"));
+    let (list, get) = (binary::request(0x20, "", ""), binary::request(0x00, "a", ""));
+    let reply = proxy.exchange(&[&good[..], &get, &bad, &get, &get].concat());
+    assert_eq!(binary::statuses(&reply), [0, 0x86, 0x20, 0x20]);
+    let reply = proxy.exchange(&[&good[..], &bad, &good, &list, &get].concat());
+    assert_eq!(binary::statuses(&reply), [0, 0x20, 0, 0, 0x86]);
+}
+
+#[test]
+fn repeated_login_is_not_stored() {
+    let proxy = TestProxy::start();
+    let (token, other) = (proxy.sign_up("ann@example.com"), proxy.sign_up("bob@example.com"));
+    let login = text::login(&token);
+    assert_eq!(proxy.exchange_text(&format!("{login}{login}quit\r\n")), "STORED\r\nSTORED\r\n");
+    // Another user's credential is an ordinary value, and there is no memcached to store it.
+    let foreign = text::login(&other);
+    assert_eq!(proxy.exchange_text(&format!("{login}{foreign}")), format!("STORED\r\n{UNAVAILABLE}"));
+    // So are a known id with a wrong secret, and an unknown id: after login the proxy looks no tokens
+    // up.
+    let nobodys = Token::generate();
+    let wrong = format!("{} {}", token.id().username(), nobodys.secret().reveal());
+    for value in [wrong, text::credential(&nobodys)] {
+        let reply = proxy.exchange_text(&format!("{login}{}", text::set("x", &value)));
+        assert_eq!(reply, format!("STORED\r\n{UNAVAILABLE}"));
+    }
+}
+
+#[test]
+fn unauthenticated_client_times_out_after_five_seconds() {
+    let proxy = TestProxy::start();
+    let started = Instant::now();
+    let mut callers: Vec<TcpStream> = (0..3).map(|_| proxy.connect()).collect();
+    callers[1].write_all(b"set x 0 0 100\r\nmg_").unwrap();
+    callers[2].write_all(&[0x80, 0x21, 0]).unwrap();
+    for mut caller in callers {
+        assert!(matches!(caller.read(&mut [0; 10]), Ok(0) | Err(_)));
+    }
+    let took = started.elapsed();
+    assert!((4..8).contains(&took.as_secs()), "{took:?}");
+}
+
+#[test]
+fn repeated_logins_do_not_recurse() {
+    // Deep enough to overflow the stack if each login recursed into the next.
+    const TIMES: usize = 20_000;
+    let proxy = TestProxy::start();
+    let token = proxy.sign_up("ann@example.com");
+    let good = binary::plain(&token);
+    let mut stream = proxy.connect();
+    let mut reading = stream.try_clone().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut reply = Vec::new();
+        reading.read_to_end(&mut reply).unwrap();
+        binary::statuses(&reply)
+    });
+    stream.write_all(&binary::request(0x21, "PLAIN", &good).repeat(TIMES)).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(reader.join().unwrap(), [0; TIMES]);
+}
+
+#[test]
+fn every_pipelined_failed_login_is_delayed() {
+    let proxy = TestProxy::start();
+    let started = Instant::now();
+    let both = text::set("x", "user pass").repeat(2);
+    assert_eq!(proxy.exchange_text(&both), FAILURE.repeat(2));
+    assert!(started.elapsed() >= Duration::from_millis(40), "the second told how long its look-up took");
+}
+
+#[test]
+fn new_token_works_after_its_id_was_cached_as_unknown() {
+    let proxy = TestProxy::start();
+    let token = NewToken::generate(&token_key(proxy.data_dir.path()), "test");
+    let login = text::login(&token.token);
+    assert_eq!(proxy.exchange_text(&login), FAILURE);
+    let user = NewUser { email: "ann@example.com", password_hash: None, plan: "default", is_admin: false };
+    proxy.runtime.block_on(proxy.store.sign_up(&user, &token)).unwrap();
+    let made_at = Instant::now();
+    while proxy.exchange_text(&login) != "STORED\r\n" {
+        assert!(made_at.elapsed() < Duration::from_secs(1), "it still is nobody's");
+    }
+}
+
+#[test]
+fn busy_client_does_not_delay_shutdown() {
+    let mut proxy = TestProxy::start();
+    let token = proxy.sign_up("ann@example.com");
+    let mut stream = proxy.connect();
+    let mut reading = stream.try_clone().unwrap();
+    stream.write_all(text::login(&token).as_bytes()).unwrap();
+    let mut welcome = [0; 8];
+    reading.read_exact(&mut welcome).unwrap();
+    let writer = std::thread::spawn(move || while stream.write_all(&b"get a\r\n".repeat(1000)).is_ok() {});
+    let mut reply = vec![0; UNAVAILABLE.len() * 1000];
+    reading.read_exact(&mut reply).unwrap();
+    assert_eq!(String::from_utf8(reply).unwrap(), UNAVAILABLE.repeat(1000));
+    let reader = std::thread::spawn(move || std::io::copy(&mut reading, &mut std::io::sink()));
+    let started = Instant::now();
+    proxy.shutdown.begin();
+    proxy.thread.take().unwrap().join().unwrap().unwrap();
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    writer.join().unwrap();
+    let _ = reader.join().unwrap();
+}

@@ -1,0 +1,21 @@
+//! The proxy over real sockets, with a real store and, where a test needs one, a real memcached.
+
+mod backoff;
+mod certificates;
+mod connection;
+mod denials;
+mod expiry;
+mod hostile_backend;
+mod large_values;
+mod live_connections;
+mod login_sequences;
+mod permissions;
+mod pipelining;
+mod proxy_protocol;
+mod rate_limit;
+mod revocation;
+mod scram;
+mod store_outage;
+mod tls;
+mod transcripts;
+mod usage;

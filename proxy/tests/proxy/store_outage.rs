@@ -1,0 +1,147 @@
+//! A store that fails in one place after another: nobody is wrongly admitted, and logins work again as
+//! soon as it recovers.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::connection::FAILURE;
+use super::permissions::{PROPAGATION_TIMEOUT, is_closed};
+use super::tls::wait_until;
+use testkit::{TestProxy, binary, is_long_run, text};
+
+const AWAY: &str = "SERVER_ERROR authentication unavailable\r\n";
+/// The tables that a login reads.
+const TABLES: [&str; 5] = ["revision", "tokens", "users", "instances", "routes"];
+
+/// Runs SQL on the database without the store.
+fn execute(proxy: &TestProxy, sql: &str) {
+    let program = "import sqlite3, sys\n\
+                   db = sqlite3.connect(sys.argv[1], timeout=20, isolation_level=None)\n\
+                   db.execute('PRAGMA ignore_check_constraints = 1')\n\
+                   db.execute(sys.argv[2])\n";
+    let done = Command::new("python3")
+        .args(["-c", program])
+        .arg(proxy.data_dir.path().join("memgate.db"))
+        .arg(sql)
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{sql}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[test]
+fn unreadable_table_denies_unknown_tokens() {
+    let proxy = TestProxy::start_with(|config| config.scram = true);
+    let known = proxy.sign_up("known@example.com");
+    let session = |login: &str| proxy.exchange_text(&format!("{login}quit\r\n"));
+    assert_eq!(session(&text::login(&known)), "STORED\r\n");
+    for (number, table) in TABLES.iter().enumerate() {
+        let token = proxy.sign_up(&format!("user{number}@example.com"));
+        let (user, secret) = (token.id().username(), token.secret().reveal());
+        let text = [text::login(&token), text::set("x", &token.reveal()), text::set(&user, secret)];
+        let binary = [
+            binary::request(0x21, "PLAIN", &format!("\0{user}\0{secret}")),
+            binary::request(0x21, "SCRAM-SHA-256", &format!("n,,n={user},r=abc")),
+        ];
+        execute(&proxy, &format!("ALTER TABLE {table} RENAME TO gone"));
+        for login in &text {
+            assert_eq!(session(login), AWAY, "without {table}");
+        }
+        for login in &binary {
+            assert_eq!(
+                binary::statuses(&proxy.exchange(&[login, &binary::request(0, "a", "")[..]].concat())),
+                [0x86],
+                "{table}"
+            );
+        }
+        // A token known before is still accepted, and a wrong secret for it is still refused.
+        assert_eq!(session(&text::login(&known)), "STORED\r\n");
+        assert_eq!(session(&text::set("x", &format!("{} {secret}", known.id().username()))), FAILURE);
+        execute(&proxy, &format!("ALTER TABLE gone RENAME TO {table}"));
+        assert_eq!(session(&text[0]), "STORED\r\n", "with {table} again");
+    }
+}
+
+#[test]
+fn corrupt_rows_deny_login() {
+    let proxy = TestProxy::start();
+    let neighbour = proxy.sign_up("neighbour@example.com");
+    for (number, (sql, reply)) in [
+        ("UPDATE tokens SET user_id = 'nobody' WHERE id = '{}'", FAILURE),
+        ("UPDATE tokens SET secret_hash = '' WHERE id = '{}'", FAILURE),
+        ("UPDATE tokens SET secret_hash = upper(secret_hash) || '0' WHERE id = '{}'", FAILURE),
+        ("UPDATE tokens SET revoked_at = 0 WHERE id = '{}'", FAILURE),
+        ("DELETE FROM tokens WHERE id = '{}'", FAILURE),
+        ("UPDATE users SET state = '' WHERE id = (SELECT user_id FROM tokens WHERE id = '{}')", AWAY),
+        ("UPDATE users SET state = 'ACTIVE' WHERE id = (SELECT user_id FROM tokens WHERE id = '{}')", AWAY),
+        ("DELETE FROM instances WHERE user_id = (SELECT user_id FROM tokens WHERE id = '{}')", FAILURE),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let token = proxy.sign_up(&format!("user{number}@example.com"));
+        execute(&proxy, &sql.replace("{}", token.id().as_str()));
+        assert_eq!(proxy.exchange_text(&text::login(&token)), reply, "{sql}");
+        assert_eq!(
+            proxy.exchange_text(&format!("{}quit\r\n", text::login(&neighbour))),
+            "STORED\r\n",
+            "{sql}"
+        );
+    }
+}
+
+/// Only in a long run: the store must be unavailable for the lifetime of cached grants.
+#[test]
+fn known_token_works_30_seconds_without_a_store() {
+    if !is_long_run() {
+        return;
+    }
+    let proxy = TestProxy::start();
+    let login = text::set("x", &text::credential(&proxy.sign_up("ann@example.com")));
+    let session = || proxy.exchange_text(&format!("{login}quit\r\n"));
+    assert_eq!(session(), "STORED\r\n");
+    execute(&proxy, "ALTER TABLE revision RENAME TO gone");
+    let started = Instant::now();
+    while session() == "STORED\r\n" {
+        assert!(started.elapsed() < Duration::from_secs(40), "it is good for ever");
+        std::thread::yield_now();
+    }
+    assert!(started.elapsed() > Duration::from_secs(25), "{:?}", started.elapsed());
+    assert_eq!(session(), AWAY);
+    execute(&proxy, "ALTER TABLE gone RENAME TO revision");
+    let back = Instant::now();
+    while session() != "STORED\r\n" {
+        assert!(back.elapsed() < Duration::from_secs(10), "it isn't good again");
+    }
+}
+
+#[test]
+fn corrupt_row_affects_only_its_own_user() {
+    let proxy = TestProxy::start();
+    let (ann, bob) = (proxy.sign_up("ann@example.com"), proxy.sign_up("bob@example.com"));
+    let (mut hers, mut his) = (proxy.log_in(&ann), proxy.log_in(&bob));
+    let user = proxy.runtime.block_on(proxy.store.token(&ann.id())).unwrap().unwrap().user_id;
+    execute(&proxy, &format!("UPDATE instances SET connections = 'many' WHERE user_id = '{user}'"));
+    // Both rows are read again, Ann's first.
+    proxy.update_permissions(&ann.id(), |permissions| permissions.expires_at = None);
+    proxy.runtime.block_on(proxy.store.revoke_token(&bob.id())).unwrap();
+    let revoked_at = Instant::now();
+    assert!(is_closed(&mut hers) && is_closed(&mut his));
+    assert!(revoked_at.elapsed() < PROPAGATION_TIMEOUT, "{:?}", revoked_at.elapsed());
+    assert_eq!(proxy.exchange_text(&text::login(&ann)), AWAY);
+    assert_eq!(proxy.exchange_text(&text::login(&bob)), FAILURE);
+}
+
+#[test]
+fn proxy_exits_when_the_stores_revision_goes_backwards() {
+    let mut proxy = TestProxy::start();
+    let token = proxy.sign_up("ann@example.com");
+    let mut live = proxy.log_in(&token);
+    execute(&proxy, "UPDATE revision SET value = 1");
+    wait_until("the proxy ends", || proxy.thread.as_ref().unwrap().is_finished());
+    let ended = proxy.thread.take().unwrap().join().unwrap();
+    assert!(
+        ended.unwrap_err().to_string().contains("older than it was"),
+        "whoever starts it again must know"
+    );
+    assert!(is_closed(&mut live));
+}

@@ -1,0 +1,204 @@
+//! TLS: every protocol over it, certificate reload, and clients that don't speak it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
+use rustls::{ProtocolVersion, version};
+use tempfile::TempDir;
+
+use testkit::{Memcached, TestProxy, binary, text};
+
+const LONG: usize = 1_000_000;
+
+pub(super) type Secured = StreamOwned<ClientConnection, TcpStream>;
+
+/// Writes a new certificate and key to the files that the proxy reads.
+fn certify(folder: &Path) -> CertificateDer<'static> {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    // The key first: until the certificate follows, the pair doesn't match and the old one stays in
+    // use.
+    fs::write(folder.join("server.key"), signing_key.serialize_pem()).unwrap();
+    fs::write(folder.join("server.pem"), cert.pem()).unwrap();
+    cert.der().clone()
+}
+
+pub(super) fn open() -> (TestProxy, CertificateDer<'static>) {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = certify(folder.path());
+    let config = config(&folder);
+    (TestProxy::start_in(folder, config), certificate)
+}
+
+fn config(folder: &TempDir) -> proxy::Config {
+    let file = |name| Some(folder.path().join(name));
+    proxy::Config {
+        tls_certificate: file("server.pem"),
+        tls_key: file("server.key"),
+        ..proxy::Config::default()
+    }
+}
+
+fn trusting(
+    certificate: &CertificateDer<'static>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_protocol_versions(versions).unwrap();
+    Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+pub(super) fn connect(proxy: &TestProxy, config: &Arc<ClientConfig>) -> Secured {
+    let name = "localhost".try_into().unwrap();
+    let mut secured = StreamOwned::new(ClientConnection::new(config.clone(), name).unwrap(), proxy.connect());
+    secured.flush().unwrap();
+    secured
+}
+
+pub(super) fn ask<S: Read + Write>(stream: &mut S, requests: &[u8], expected: &[u8]) {
+    stream.write_all(requests).unwrap();
+    stream.flush().unwrap();
+    let mut reply = vec![0; expected.len()];
+    stream.read_exact(&mut reply).unwrap();
+    assert!(reply == expected, "{:?}", String::from_utf8_lossy(&reply[..reply.len().min(80)]));
+}
+
+pub(super) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn every_protocol_and_value_size_works_over_tls() {
+    let (proxy, certificate) = open();
+    let token = proxy.sign_up("ann@example.com");
+    let _memcached = Memcached::start(&proxy, &token, "10.214.7.18");
+    let value = vec![b'v'; LONG];
+    let store = [format!("set long 0 0 {LONG}\r\n").as_bytes(), &value, b"\r\n"].concat();
+    let found = [format!("VALUE long 0 {LONG}\r\n").as_bytes(), &value, b"\r\nEND\r\n"].concat();
+    for (versions, expected) in
+        [(&[&version::TLS12], ProtocolVersion::TLSv1_2), (&[&version::TLS13], ProtocolVersion::TLSv1_3)]
+    {
+        let config = trusting(&certificate, versions);
+        let mut text = connect(&proxy, &config);
+        ask(&mut text, text::login(&token).as_bytes(), b"STORED\r\n");
+        assert_eq!(text.conn.protocol_version(), Some(expected));
+        ask(
+            &mut text,
+            b"set a 0 0 1\r\n1\r\nget a\r\nmg a v\r\n",
+            b"STORED\r\nVALUE a 0 1\r\n1\r\nEND\r\nVA 1\r\n1\r\n",
+        );
+        ask(&mut text, &store, b"STORED\r\n");
+        ask(&mut text, b"get long\r\n", &found);
+        let pipelined = b"get a\r\n".repeat(2_000);
+        ask(&mut text, &pipelined, &b"VALUE a 0 1\r\n1\r\nEND\r\n".repeat(2_000));
+        text.conn.send_close_notify();
+        text.flush().unwrap();
+        assert_eq!(text.read(&mut [0]).unwrap(), 0, "the proxy closes cleanly, too");
+
+        let mut binary = connect(&proxy, &config);
+        let message = binary::plain(&token);
+        binary.write_all(&binary::request(0x21, "PLAIN", &message)).unwrap();
+        let mut reply = [0; 24 + 13];
+        binary.read_exact(&mut reply).unwrap();
+        assert!(reply.ends_with(b"Authenticated"));
+    }
+}
+
+#[test]
+fn slow_reader_gets_every_byte_over_tls() {
+    let (proxy, certificate) = open();
+    let token = proxy.sign_up("bob@example.com");
+    let _memcached = Memcached::start(&proxy, &token, "10.214.7.19");
+    let mut client = connect(&proxy, &trusting(&certificate, rustls::ALL_VERSIONS));
+    ask(&mut client, text::login(&token).as_bytes(), b"STORED\r\n");
+    let value = vec![b'v'; 100_000];
+    let store = [&b"set some 0 0 100000\r\n"[..], &value, b"\r\n"].concat();
+    ask(&mut client, &store, b"STORED\r\n");
+    // Far more than the socket buffers hold: the last requests wait until the first replies are read.
+    client.write_all(&b"get some\r\n".repeat(200)).unwrap();
+    client.write_all(b"get nothing\r\nquit\r\n").unwrap();
+    let found = [&b"VALUE some 0 100000\r\n"[..], &value, b"\r\nEND\r\n"].concat();
+    let mut reply = vec![0; found.len()];
+    for _ in 0..200 {
+        client.read_exact(&mut reply).unwrap();
+        assert!(reply == found);
+    }
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"END\r\n");
+}
+
+#[test]
+fn tls_sessions_are_resumed() {
+    let (proxy, certificate) = open();
+    let token = proxy.sign_up("cid@example.com");
+    for version in rustls::ALL_VERSIONS {
+        let config = trusting(&certificate, &[version]);
+        let mut kinds = Vec::new();
+        for _ in 0..3 {
+            let mut client = connect(&proxy, &config);
+            ask(&mut client, text::login(&token).as_bytes(), b"STORED\r\n");
+            kinds.extend(client.conn.handshake_kind());
+        }
+        assert_eq!(
+            kinds,
+            [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed],
+            "{version:?}"
+        );
+    }
+}
+
+#[test]
+fn certificate_is_reloaded_and_a_broken_one_is_ignored() {
+    let (proxy, first) = open();
+    let token = proxy.sign_up("dan@example.com");
+    let login = text::login(&token);
+    let mut old = connect(&proxy, &trusting(&first, rustls::ALL_VERSIONS));
+    ask(&mut old, login.as_bytes(), b"STORED\r\n");
+
+    let shows = |certificate: &CertificateDer<'static>| {
+        let mut client = connect(&proxy, &trusting(certificate, rustls::ALL_VERSIONS));
+        client.write_all(b"version\r\n").is_ok()
+    };
+    fs::write(proxy.data_dir.path().join("server.pem"), "rubbish").unwrap();
+    wait_until("a warning", || {
+        proxy.http_get("/readyz").contains("\r\n\r\nready: the old certificate stays in use: ")
+    });
+    assert!(shows(&first));
+
+    let second = certify(proxy.data_dir.path());
+    wait_until("the new certificate", || proxy.http_get("/readyz").ends_with("\r\n\r\nready\n"));
+    let mut client = connect(&proxy, &trusting(&second, rustls::ALL_VERSIONS));
+    ask(&mut client, login.as_bytes(), b"STORED\r\n");
+    // Existing connections stay open.
+    ask(&mut old, b"quit\r\n", b"");
+    assert_eq!(old.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn invalid_handshake_closes_the_connection() {
+    let (proxy, certificate) = open();
+    for bytes in [&b"\x16\x03\x01\x00\x05hello"[..], b"\x16\x16\x16\x16\x16\x16\x16\x16", b"\x16get a\r\n"] {
+        let reply = proxy.exchange(bytes);
+        // At most a TLS alert: nothing in plaintext.
+        assert!(reply.is_empty() || reply[0] == 0x15, "{reply:?}");
+    }
+    // A handshake inside TLS is a malformed command.
+    let mut client = connect(&proxy, &trusting(&certificate, rustls::ALL_VERSIONS));
+    ask(&mut client, b"\x16\x03\x01 x\r\n", b"CLIENT_ERROR unauthenticated\r\n");
+    let plain = TestProxy::start();
+    assert_eq!(plain.exchange(b"\x16\x03\x01\x00\x05hello"), b"");
+}

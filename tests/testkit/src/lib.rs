@@ -1,0 +1,25 @@
+//! What the workspace's tests share: a proxy and real memcacheds to run against, request builders, random
+//! numbers and ports. Only tests may depend on this crate. Everything here panics when it fails, as a test
+//! does.
+
+pub mod binary;
+mod chunks;
+mod exclusive;
+mod limits;
+mod memcached;
+mod namespace;
+mod network;
+mod rng;
+mod standalone;
+mod test_proxy;
+pub mod text;
+
+pub use chunks::chunks;
+pub use exclusive::{Exclusive, exclusive};
+pub use limits::{is_long_run, raise_file_limit};
+pub use memcached::{Memcached, MemcachedBinary, Version, lane_secret, record_route};
+pub use namespace::Namespace;
+pub use network::{connect_from, free_port};
+pub use rng::Rng;
+pub use standalone::{AdminConnection, StandaloneMemcached};
+pub use test_proxy::{TestProxy, lane_key, token_key};
