@@ -333,7 +333,7 @@ impl Tenant {
         let (said, when) = self.reported.get();
         let (counts, latency) = self.usage.take();
         let stale = connections > 0 && when.elapsed() > REPORT_AGAIN;
-        if counts.is_nothing() && connections == said && !stale {
+        if counts.is_zero() && connections == said && !stale {
             return None;
         }
         self.reported.set((connections, Instant::now()));

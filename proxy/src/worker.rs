@@ -1,5 +1,5 @@
-//! A worker: one thread, one single-threaded runtime, one listener. Connections log in where they were
-//! accepted and then move to their instance's tenant worker; nothing on a request's way is shared.
+//! A worker: one thread with a single-threaded runtime and a listener. A connection logs in on the worker that accepted it,
+//! then moves to the worker that owns its tenant, so nothing on a request's way is shared between threads.
 
 mod connection;
 
@@ -39,21 +39,21 @@ use crate::transport::tls_config::Certificate;
 use crate::{Config, DRAIN_TIMEOUT, Error};
 use connection::Phase;
 
-/// What clients read into: large reads are cheap ones.
-const CLIENT_READ: usize = 64 * 1024;
-/// A tenant that nobody has used for so long is given up.
+/// Size of the buffer into which all sessions of a worker read, in bytes. Large reads save system calls.
+const CLIENT_READ_MAX: usize = 64 * 1024;
+/// A tenant without sessions is dropped after this time.
 const TENANT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Between two reports of what was counted.
+/// Interval between two usage reports.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval of the expiry sweep.
 const EXPIRY_SWEEP_INTERVAL: Duration = Duration::from_millis(250);
-/// How long accepting rests when the process has no file left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// A client silent for so long is asked whether it still is there, and then so often.
+/// Delay before accepting again after an error, such as too many open files.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// TCP keepalive of clients: idle time before the first probe, and interval of further probes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What all workers share, read-only.
+/// Shared by all workers, read-only.
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) certificate: Arc<Certificate>,
@@ -67,14 +67,15 @@ pub(crate) struct Shared {
     pub(crate) workers: Vec<mpsc::Sender<Message>>,
 }
 
+/// One worker thread.
 pub(crate) struct Worker {
     index: usize,
     shared: Arc<Shared>,
     tenants: RefCell<HashMap<String, Rc<Tenant>>>,
-    /// The stop has begun: cheaper to ask than the shutdown, which all workers share.
+    /// Shutdown has begun. Cheaper to read than the shutdown itself, which all workers share.
     closing: Cell<bool>,
-    /// No token of anybody here ends before.
-    next_end: Cell<Millis>,
+    /// No token or certificate of a session here expires before this time.
+    next_expiry: Cell<Millis>,
     clients: TaskTracker,
     lanes: TaskTracker,
     client_scratch: RefCell<Vec<u8>>,
@@ -83,7 +84,11 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread. It ends by itself when the shutdown has begun and its clients are gone.
+    /// Starts the thread. It ends after shutdown, when its clients have been served or the drain time limit has passed.
+    ///
+    /// # Errors
+    ///
+    /// If the thread or its runtime can't be started.
     pub(crate) fn start(
         index: usize,
         listener: StdListener,
@@ -105,10 +110,10 @@ impl Worker {
                     shared,
                     tenants: RefCell::default(),
                     closing: Cell::new(false),
-                    next_end: Cell::new(Millis::MAX),
+                    next_expiry: Cell::new(Millis::MAX),
                     clients: TaskTracker::new(),
                     lanes: TaskTracker::new(),
-                    client_scratch: RefCell::new(vec![0; CLIENT_READ]),
+                    client_scratch: RefCell::new(vec![0; CLIENT_READ_MAX]),
                     buffers: Rc::default(),
                     spare: Rc::default(),
                 });
@@ -127,40 +132,40 @@ impl Worker {
     async fn run(self: &Rc<Self>, listener: StdListener, mut inbox: Inbox) {
         let listener = match TcpListener::from_std(listener) {
             Ok(listener) => listener,
-            Err(error) => return tracing::error!(%error, "a worker can't use its listener"),
+            Err(error) => return tracing::error!(%error, "failed to register the listener"),
         };
-        let mut sweep = interval(TENANT_IDLE_TIMEOUT / 2);
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut gather = interval(REPORT_INTERVAL);
-        gather.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut ends = interval(EXPIRY_SWEEP_INTERVAL);
-        ends.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut refusing = false;
+        let mut idle_sweep = interval(TENANT_IDLE_TIMEOUT / 2);
+        idle_sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut report = interval(REPORT_INTERVAL);
+        report.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut expiry_sweep = interval(EXPIRY_SWEEP_INTERVAL);
+        expiry_sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut accept_fails = false;
         loop {
             tokio::select! {
                 () = self.shared.shutdown.begun() => break,
                 Some(message) = inbox.recv() => self.receive(message),
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
-                        refusing = false;
+                        accept_fails = false;
                         self.on_accept(stream, peer.ip().to_canonical());
                     }
                     Err(error) => {
-                        if !std::mem::replace(&mut refusing, true) {
-                            tracing::warn!(%error, "connections can't be accepted");
+                        if !std::mem::replace(&mut accept_fails, true) {
+                            tracing::warn!(%error, "failed to accept connections");
                         }
-                        sleep(ACCEPT_PAUSE).await;
+                        sleep(ACCEPT_BACKOFF).await;
                     }
                 },
-                _ = gather.tick() => self.report(),
-                _ = ends.tick() => self.close_expired(),
-                _ = sweep.tick() => self.drop_idle_tenants(),
+                _ = report.tick() => self.report(),
+                _ = expiry_sweep.tick() => self.close_expired(),
+                _ = idle_sweep.tick() => self.drop_idle_tenants(),
             }
         }
         drop(listener);
         self.closing.set(true);
         self.tenants.borrow().values().for_each(|tenant| tenant.wake_all());
-        // Whoever has logged in and not arrived yet is answered too.
+        // Connections that are being handed off are served too.
         inbox.close();
         while let Some(message) = inbox.recv().await {
             self.receive(message);
@@ -179,7 +184,7 @@ impl Worker {
                 if let Some(tenant) = self.tenants.borrow().get(&grant.instance_id) {
                     tenant.follow(&grant);
                     tenant.apply_grant(&grant);
-                    self.expect_end(&grant);
+                    self.note_expiry(&grant);
                 }
             }
             Message::Barrier(barrier) => drop(barrier),
@@ -219,23 +224,24 @@ impl Worker {
         }
     }
 
-    /// Somebody's token may end then.
-    fn expect_end(&self, grant: &Grant) {
+    /// Makes sure that the expiry sweep runs when the grant expires.
+    fn note_expiry(&self, grant: &Grant) {
         let end = grant.permissions.expires_at.unwrap_or(Millis::MAX);
-        self.next_end.set(self.next_end.get().min(end));
+        self.next_expiry.set(self.next_expiry.get().min(end));
     }
 
-    /// Ends the connections of all tokens and certificates whose time is over.
+    /// Closes the sessions of expired tokens and certificates.
     fn close_expired(&self) {
         let now = self.shared.grants.now();
-        if now < self.next_end.get() {
+        if now < self.next_expiry.get() {
             return;
         }
         let tenants = self.tenants.borrow();
-        let ends = tenants.values().filter_map(|tenant| tenant.close_expired(now));
-        self.next_end.set(ends.min().unwrap_or(Millis::MAX));
+        let expiries = tenants.values().filter_map(|tenant| tenant.close_expired(now));
+        self.next_expiry.set(expiries.min().unwrap_or(Millis::MAX));
     }
 
+    /// The tenant of the grant's instance, created if need be.
     fn tenant(&self, grant: &Grant) -> Rc<Tenant> {
         let mut tenants = self.tenants.borrow_mut();
         let tenant = tenants.entry(grant.instance_id.clone()).or_insert_with(|| {
@@ -263,16 +269,16 @@ impl Worker {
     fn drop_idle_tenants(&self) {
         self.tenants.borrow_mut().retain(|_, tenant| {
             tenant.tidy();
-            let deserted = tenant.is_idle(TENANT_IDLE_TIMEOUT);
-            if deserted {
+            let is_idle = tenant.is_idle(TENANT_IDLE_TIMEOUT);
+            if is_idle {
                 tenant.close();
             }
-            !deserted
+            !is_idle
         });
     }
 }
 
-/// A client that has vanished without a word is found out within a minute.
+/// Finds a vanished client within a minute.
 fn keepalive() -> TcpKeepalive {
     TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(2)
 }

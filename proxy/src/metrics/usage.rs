@@ -1,16 +1,15 @@
-//! What an instance's clients do, counted where it happens: plain numbers of one thread, gathered every
-//! few seconds by its worker.
+//! Counts what a tenant's sessions do: plain cells of one thread, collected by the worker every second.
 
 use std::cell::Cell;
 use std::time::Instant;
 
 use crate::protocol::request::{Kind, Outcome, Verb};
 
-/// Latencies are counted by powers of two of a microsecond: bucket `n` takes those under `1 << n`, the last
-/// all that are longer.
+/// Latency buckets, by powers of two of a microsecond: bucket `n` counts requests under `1 << n`, the last one all that
+/// are longer.
 pub(crate) const BUCKETS: usize = 24;
 
-/// When a request was read: microseconds of [`Usage`]'s own clock.
+/// When a request was read, in microseconds of the clock of [`Usage`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Asked(u32);
 
@@ -27,7 +26,7 @@ pub(crate) struct Usage {
     errors: Cell<u64>,
     bytes_in: Cell<u64>,
     bytes_out: Cell<u64>,
-    /// Both, of all the times before.
+    /// Bytes both ways that were collected before.
     bytes_taken: Cell<u64>,
     micros: Cell<u64>,
     latency: [Cell<u64>; BUCKETS],
@@ -42,7 +41,7 @@ fn add_len(sum: &Cell<u64>, len: usize) {
     add(sum, u64::try_from(len).unwrap_or(u64::MAX));
 }
 
-/// Operations since the last gathering.
+/// Counts since the last collection.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) hits: u64,
@@ -53,21 +52,21 @@ pub(crate) struct Counts {
     pub(crate) touches: u64,
     /// Version, statistics, flushes.
     pub(crate) others: u64,
-    /// Of all these, what ended in an error of ours.
+    /// Those of the above that the proxy answered with an error of its own.
     pub(crate) errors: u64,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
-    /// How long all of them took together.
+    /// Total latency in microseconds.
     pub(crate) micros: u64,
 }
 
 impl Counts {
-    /// Whether nothing was counted.
-    pub(crate) fn is_nothing(&self) -> bool {
+    /// Whether all counts are zero.
+    pub(crate) fn is_zero(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Adds what was counted later.
+    /// Adds later counts.
     pub(crate) fn add(&mut self, later: &Self) {
         let sums = [
             (&mut self.hits, later.hits),
@@ -87,7 +86,7 @@ impl Counts {
         }
     }
 
-    /// As the store keeps it.
+    /// Converts to the store's type.
     pub(crate) fn to_usage(self) -> store::Usage {
         let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
         store::Usage {
@@ -126,24 +125,24 @@ impl Usage {
         }
     }
 
-    /// A value has been met that is too long for a lane that is shared.
+    /// Notes that a value was too large for a shared lane.
     pub(crate) fn met_long_value(&self) {
         self.long_values.set(true);
     }
 
-    /// Whether there are such values here.
+    /// Whether a value was too large for a shared lane.
     pub(crate) fn has_long_values(&self) -> bool {
         self.long_values.get()
     }
 
     /// The time, for [`Usage::answered`].
     pub(crate) fn now(&self) -> Asked {
-        // It goes round in 71 minutes; no request takes that long.
+        // Wraps after 71 minutes; no request takes that long.
         let [a, b, c, d, ..] = self.epoch.elapsed().as_micros().to_le_bytes();
         Asked(u32::from_le_bytes([a, b, c, d]))
     }
 
-    /// Counts a request whose answer has come.
+    /// Counts a request that was answered.
     pub(crate) fn answered(&self, kind: Kind, outcome: &Outcome<'_>, asked: Asked, now: Asked) {
         let count = match kind {
             Kind::Get | Kind::Meta { verb: Verb::Get, .. } => match outcome {
@@ -168,28 +167,28 @@ impl Usage {
         }
     }
 
-    /// Counts something that isn't about one key.
+    /// Counts a command that isn't about one key.
     pub(crate) fn other(&self) {
         add(&self.others, 1);
     }
 
-    /// Counts bytes that a client has sent.
+    /// Counts bytes received from a client.
     pub(crate) fn read(&self, bytes: usize) {
         add_len(&self.bytes_in, bytes);
     }
 
-    /// Counts bytes that a client's socket has taken.
+    /// Counts bytes written to a client's socket.
     pub(crate) fn written(&self, bytes: usize) {
         add_len(&self.bytes_out, bytes);
     }
 
-    /// All bytes both ways since this was made.
+    /// Bytes both ways since the start.
     pub(crate) fn bytes(&self) -> u64 {
         let latest = self.bytes_in.get().saturating_add(self.bytes_out.get());
         self.bytes_taken.get().saturating_add(latest)
     }
 
-    /// What was counted since the last time, and begins anew.
+    /// Returns the counts since the last call, and resets them.
     pub(crate) fn take(&self) -> (Counts, [u64; BUCKETS]) {
         self.bytes_taken.set(self.bytes());
         let counts = Counts {
@@ -239,6 +238,6 @@ mod tests {
         assert_eq!(counts, expected);
         // 100 us: more than 64, less than 128.
         assert_eq!(latency[7], 3);
-        assert!(usage.take().0.is_nothing());
+        assert!(usage.take().0.is_zero());
     }
 }

@@ -118,8 +118,8 @@ impl Worker {
             deny(LoginOutcome::ConnectionLimit, login.as_ref().map(|login| &*login.replies.connection_limit));
             return Err(Rejected { responses, await_protocol_of: login.is_none().then_some(source) });
         };
-        self.expect_end(&grant);
-        self.next_end.set(self.next_end.get().min(ends_at));
+        self.note_expiry(&grant);
+        self.next_expiry.set(self.next_expiry.get().min(ends_at));
         self.shared.metrics.login(LoginOutcome::Success);
         let input = match login {
             Some(Login { rest, replies, .. }) => {
