@@ -43,6 +43,7 @@ fn all(mut stream: TcpStream, words: &[u8]) -> Vec<u8> {
     reply
 }
 
+//
 #[test]
 fn pending_connections_are_limited_per_source() {
     let proxy = TestProxy::start();
@@ -90,6 +91,7 @@ fn pending_connections_are_limited_per_source() {
     }
 }
 
+// R-6, P-4.
 #[test]
 fn pending_connections_are_limited_to_a_quarter() {
     let proxy = open(400);

@@ -120,6 +120,7 @@ fn describe(what: &str, took: &[Duration], attempts: &Attempts, lasts: Duration)
     at(99)
 }
 
+//
 #[test]
 fn logins_stay_fast_during_a_flood_of_guesses() {
     let (proxy, bare) = (ProxyProcess::start(), Baseline::start());

@@ -79,6 +79,7 @@ async fn try_one(listen: SocketAddr, source: usize, login: &str) -> f64 {
     took.as_secs_f64() * 1e6
 }
 
+//
 #[test]
 fn response_times_do_not_reveal_which_ids_exist() {
     let proxy = Arc::new(ProxyProcess::start());

@@ -178,16 +178,19 @@ fn describe(pair: &Comparison, stream: &Stream, seed: u64, what: &str) -> String
     out + what
 }
 
+// T-11, V-3.
 #[test]
 fn text() {
     compare(Protocol::Text, 80);
 }
 
+// R-12, D-12, T-9.
 #[test]
 fn meta() {
     compare(Protocol::Meta, 60);
 }
 
+// R-12, V-2, T-2.
 #[test]
 fn binary() {
     compare(Protocol::Binary, 90);

@@ -21,6 +21,7 @@ fn expect_reply(stream: &mut TcpStream, expected: &str) {
     assert_eq!(std::str::from_utf8(&reply), Ok(expected));
 }
 
+//
 #[test]
 fn guesses_are_delayed_and_valid_logins_are_not() {
     let proxy = TestProxy::start();

@@ -90,6 +90,7 @@ fn ends_within_a_second(client: &mut Secured, requests: &[u8]) {
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
 }
 
+// D-11, S-14.
 #[test]
 fn certificate_authenticates_its_client() {
     let (proxy, ours) = open();
@@ -192,6 +193,7 @@ fn certificate_without_its_key_is_rejected() {
     }
 }
 
+//
 #[test]
 fn revoked_token_revokes_its_certificates() {
     let (proxy, ours) = open();

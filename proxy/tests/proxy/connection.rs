@@ -79,6 +79,7 @@ fn wrong_credentials_get_the_same_delayed_error() {
     }
 }
 
+//
 #[test]
 fn revoked_token_closes_its_connections() {
     let proxy = TestProxy::start();
@@ -107,6 +108,7 @@ fn revoked_token_closes_its_connections() {
     }
 }
 
+// R-14, D-1, R-4.
 #[test]
 fn unauthenticated_client_gets_few_replies() {
     let proxy = TestProxy::start();
@@ -139,6 +141,7 @@ fn failed_login_cancels_an_earlier_one() {
     assert_eq!(binary::statuses(&reply), [0, 0x20, 0, 0, 0x86]);
 }
 
+// D-11.
 #[test]
 fn repeated_login_is_not_stored() {
     let proxy = TestProxy::start();
@@ -158,6 +161,7 @@ fn repeated_login_is_not_stored() {
     }
 }
 
+//
 #[test]
 fn unauthenticated_client_times_out_after_five_seconds() {
     let proxy = TestProxy::start();

@@ -89,6 +89,7 @@ fn plaintext_credential_is_recorded() {
     assert_eq!(known[0].source.as_deref(), Some("8.8.8.8"));
 }
 
+// P-4.
 #[test]
 fn exceeded_connection_limit_is_recorded() {
     let proxy = TestProxy::start();

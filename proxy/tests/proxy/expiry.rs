@@ -38,6 +38,7 @@ fn assert_open(stream: &mut TcpStream) {
     assert_eq!(&reply, b"MN\r\n");
 }
 
+// R-15, V-5.
 #[test]
 fn expired_token_closes_its_connections() {
     let proxy = TestProxy::start();
@@ -85,6 +86,7 @@ fn rotated_token_stays_valid_for_its_grace_period() {
     assert_eq!(proxy.exchange_text(&text::login(&all)), FAILURE);
 }
 
+//
 #[test]
 fn source_networks_are_enforced() {
     let proxy = TestProxy::start();
@@ -109,6 +111,7 @@ fn scram_cat(proxy: &TestProxy, token: &Token) -> std::process::Output {
     tool("memccat", proxy.config.listen, &user, &secret, "note.txt")
 }
 
+// S-9.
 #[test]
 fn scram_enforces_expiry_and_source_networks() {
     let proxy = TestProxy::start_with(|config| config.scram = true);

@@ -201,6 +201,7 @@ fn client_that_never_reads_uses_little_memory() {
     ask(clients.last_mut().unwrap(), b"", &expected.repeat(4));
 }
 
+//
 #[test]
 fn declared_lengths_use_no_memory() {
     const EACH: usize = 20 * 1024;

@@ -194,6 +194,7 @@ fn denied_quiet_binary_requests_are_answered() {
     assert_eq!((rest[1], rest.len()), (0x0a, 24));
 }
 
+// P-7.
 #[test]
 fn keys_outside_the_prefix_are_denied() {
     let proxy = TestProxy::start();
@@ -226,6 +227,7 @@ fn keys_outside_the_prefix_are_denied() {
     check_in_turn(&proxy, &all, &[("get other", "VALUE other 0 1\r\n1\r\nEND\r\n")]);
 }
 
+//
 #[test]
 fn narrowed_scope_applies_to_live_connections() {
     let proxy = TestProxy::start();

@@ -97,6 +97,7 @@ fn without_cas(reply: Vec<u8>) -> Vec<u8> {
     out
 }
 
+// D-5, R-10.
 #[test]
 fn replies_do_not_depend_on_how_requests_are_split() {
     let proxy = TestProxy::start();

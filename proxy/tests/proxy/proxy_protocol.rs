@@ -81,6 +81,7 @@ fn source_networks_apply_to_the_forwarded_address() {
     }
 }
 
+//
 #[test]
 fn proxy_header_of_an_untrusted_peer_is_rejected() {
     let proxy = TestProxy::start();

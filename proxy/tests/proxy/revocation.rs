@@ -205,6 +205,7 @@ fn check(what: &str, mut after: Vec<Duration>) {
     assert!(at(99) <= AT_MOST, "{figures}");
 }
 
+// R-15, G-4.
 #[test]
 fn revocation_reaches_every_proxy_within_a_second() {
     let rig = Rig::new("10.214.7.114");

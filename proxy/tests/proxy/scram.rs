@@ -45,6 +45,7 @@ pub(super) fn tool(name: &str, server: SocketAddr, username: &str, password: &st
         .unwrap_or_else(|error| panic!("{name} (Debian's libmemcached-tools): {error}"))
 }
 
+// S-8.
 #[test]
 fn libmemcached_scram_login_does_not_send_the_secret() {
     let proxy = TestProxy::start_with(|config| config.scram = true);
@@ -76,6 +77,7 @@ fn challenge(proxy: &TestProxy, name: &str) -> (Vec<u16>, String, Duration) {
     (binary::statuses(&reply), salt.to_owned(), started.elapsed())
 }
 
+// R-5, S-9.
 #[test]
 fn scram_does_not_reveal_which_ids_exist() {
     let proxy = TestProxy::start_with(|config| config.scram = true);

@@ -28,6 +28,7 @@ fn execute(proxy: &TestProxy, sql: &str) {
     assert!(done.status.success(), "{sql}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
+// R-24, F-4, V-4.
 #[test]
 fn unreadable_table_denies_unknown_tokens() {
     let proxy = TestProxy::start_with(|config| config.scram = true);
@@ -61,6 +62,7 @@ fn unreadable_table_denies_unknown_tokens() {
     }
 }
 
+// R-24, F-15.
 #[test]
 fn corrupt_rows_deny_login() {
     let proxy = TestProxy::start();
@@ -89,6 +91,7 @@ fn corrupt_rows_deny_login() {
     }
 }
 
+// R-15, F-4, P-3.
 /// Only in a long run: the store must be unavailable for the lifetime of cached grants.
 #[test]
 fn known_token_works_30_seconds_without_a_store() {
@@ -114,6 +117,7 @@ fn known_token_works_30_seconds_without_a_store() {
     }
 }
 
+// F-15.
 #[test]
 fn corrupt_row_affects_only_its_own_user() {
     let proxy = TestProxy::start();

@@ -141,6 +141,7 @@ fn slow_reader_gets_every_byte_over_tls() {
     assert_eq!(rest, b"END\r\n");
 }
 
+//
 #[test]
 fn tls_sessions_are_resumed() {
     let (proxy, certificate) = open();
@@ -188,6 +189,7 @@ fn certificate_is_reloaded_and_a_broken_one_is_ignored() {
     assert_eq!(old.read(&mut [0]).unwrap(), 0);
 }
 
+//
 #[test]
 fn invalid_handshake_closes_the_connection() {
     let (proxy, certificate) = open();
