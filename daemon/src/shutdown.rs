@@ -1,4 +1,4 @@
-//! Shutdown in two stages: first tasks are asked to finish, then, after a time limit, they are abandoned.
+//! Shutdown in two stages: first tasks are told to finish, then, after a time limit, they are abandoned.
 
 use std::future::Future;
 use std::io;
