@@ -128,6 +128,7 @@ fn pending_connections_are_limited_to_a_quarter() {
     assert_eq!(String::from_utf8_lossy(&all(call(300), session.as_bytes())), TOO_MANY_CONNECTIONS);
 }
 
+//
 #[test]
 fn one_source_cannot_exhaust_pending_slots() {
     raise_file_limit();
@@ -176,6 +177,7 @@ fn crowd(proxy: SocketAddr, first: usize, count: usize, standing: &AtomicUsize, 
     }
 }
 
+//
 #[test]
 fn logins_stay_fast_with_many_pending_connections() {
     const THREADS: usize = 4;

@@ -142,6 +142,7 @@ fn certificate_authenticates_its_client() {
     }
 }
 
+//
 #[test]
 fn unknown_certificate_authenticates_nobody() {
     let (proxy, ours) = open();
@@ -165,6 +166,7 @@ fn unknown_certificate_authenticates_nobody() {
     });
 }
 
+//
 #[test]
 fn certificate_without_its_key_is_rejected() {
     let (proxy, ours) = open();

@@ -12,6 +12,7 @@ use testkit::{TestProxy, binary, text, token_key};
 pub(super) const UNAVAILABLE: &str = "SERVER_ERROR backend unavailable\r\n";
 pub(super) const FAILURE: &str = "CLIENT_ERROR authentication failure\r\n";
 
+// S-12, S-13.
 #[test]
 fn every_login_form_is_accepted() {
     let proxy = TestProxy::start();
@@ -44,6 +45,7 @@ fn every_login_form_is_accepted() {
     assert_eq!(binary::statuses(&proxy.exchange(&steps.concat())), [0x21, 0, 0x86]);
 }
 
+// R-5, V-4, S-7.
 #[test]
 fn wrong_credentials_get_the_same_delayed_error() {
     let proxy = TestProxy::start();
@@ -128,6 +130,7 @@ fn unauthenticated_client_gets_few_replies() {
     );
 }
 
+// V-1.
 #[test]
 fn failed_login_cancels_an_earlier_one() {
     let proxy = TestProxy::start();
@@ -195,6 +198,7 @@ fn repeated_logins_do_not_recurse() {
     assert_eq!(reader.join().unwrap(), [0; TIMES]);
 }
 
+// R-5, D-1.
 #[test]
 fn every_pipelined_failed_login_is_delayed() {
     let proxy = TestProxy::start();
@@ -218,6 +222,7 @@ fn new_token_works_after_its_id_was_cached_as_unknown() {
     }
 }
 
+// F-7.
 #[test]
 fn busy_client_does_not_delay_shutdown() {
     let mut proxy = TestProxy::start();

@@ -122,6 +122,7 @@ fn wait_until<F: FnMut() -> bool>(progress: &Progress, deadline: Duration, mut h
     }
 }
 
+// V-6.
 #[test]
 fn replies_stay_isolated_when_backends_inject_faults() {
     let _exclusive = exclusive();
@@ -145,6 +146,7 @@ fn replies_stay_isolated_when_backends_inject_faults() {
     }
 }
 
+// R-11, F-1.
 #[test]
 fn replies_stay_isolated_while_memcacheds_restart() {
     let _exclusive = exclusive();

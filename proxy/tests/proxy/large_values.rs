@@ -135,6 +135,7 @@ fn incomplete_value_is_not_stored() {
     ask(&mut other, b"get a\r\n", b"VALUE a 0 3\r\nold\r\nEND\r\n");
 }
 
+// P-1, F-1.
 #[test]
 fn memcached_restart_fails_only_the_store_in_flight() {
     let proxy = TestProxy::start();
@@ -167,6 +168,7 @@ fn resident() -> usize {
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
 }
 
+//
 #[test]
 fn client_that_never_reads_uses_little_memory() {
     const EACH: usize = 256 * 1024;

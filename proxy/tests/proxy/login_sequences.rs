@@ -98,6 +98,7 @@ fn binary_answers(sequence: &[Attempt]) -> Vec<u16> {
     reply
 }
 
+// V-1, B-5.
 #[test]
 fn binary_command_needs_a_successful_last_login() {
     let proxy = TestProxy::start_with(|config| config.scram = true);
@@ -141,6 +142,7 @@ fn text_answers(sequence: &[Attempt]) -> String {
     reply
 }
 
+// V-1, B-1.
 #[test]
 fn text_command_needs_a_successful_login() {
     let proxy = TestProxy::start();

@@ -54,6 +54,7 @@ fn check_in_turn(proxy: &TestProxy, token: &Token, requests: &[(&str, &str)]) {
     assert_eq!(reply, format!("STORED\r\n{expected}"));
 }
 
+// P-6, D-2.
 #[test]
 fn read_only_token_is_denied_writes_in_order() {
     let proxy = TestProxy::start();
@@ -143,6 +144,7 @@ fn write_flush_and_stats_scopes_allow_their_commands() {
     );
 }
 
+// P-6, P-10.
 #[test]
 fn denied_quiet_binary_requests_are_answered() {
     let proxy = TestProxy::start();

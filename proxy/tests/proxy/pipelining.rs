@@ -125,6 +125,7 @@ fn replies_do_not_depend_on_how_requests_are_split() {
     }
 }
 
+// F-7.
 #[test]
 fn pipelined_replies_are_complete_before_close() {
     const TIMES: usize = 300;

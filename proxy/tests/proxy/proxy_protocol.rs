@@ -27,6 +27,7 @@ fn v2(command: u8, source: [u8; 4]) -> Vec<u8> {
     [&head[..], &source, &[192, 0, 2, 2, 0xdc, 4, 0x2b, 0xcb]].concat()
 }
 
+// R-20, P-9.
 #[test]
 fn proxy_header_gives_the_client_address() {
     let proxy = behind_us();
@@ -93,6 +94,7 @@ fn proxy_header_of_an_untrusted_peer_is_rejected() {
     assert_eq!(proxy.exchange(&[&v2(0x21, [10, 1, 2, 3])[..], session.as_bytes()].concat()), b"");
 }
 
+//
 #[test]
 fn failed_logins_count_per_forwarded_address() {
     let proxy = behind_us();

@@ -18,6 +18,7 @@ fn exchange(stream: &mut TcpStream, words: &str) -> String {
     reply
 }
 
+//
 #[test]
 fn operation_rate_is_shared_by_all_connections() {
     let proxy = TestProxy::start();
@@ -42,6 +43,7 @@ fn operation_rate_is_shared_by_all_connections() {
     assert!(!exchange(&mut proxy.log_in(&bob), &"delete a\r\n".repeat(40)).contains(RATE_LIMITED));
 }
 
+// P-5, R-9.
 #[test]
 fn rate_limited_requests_are_answered_in_order() {
     let proxy = TestProxy::start();

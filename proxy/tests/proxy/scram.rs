@@ -109,6 +109,7 @@ fn scram_does_not_reveal_which_ids_exist() {
     }
 }
 
+// S-5.
 #[test]
 fn scram_is_disabled_by_default() {
     let proxy = TestProxy::start();

@@ -80,6 +80,7 @@ pub(super) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+// R-20, S-14.
 #[test]
 fn every_protocol_and_value_size_works_over_tls() {
     let (proxy, certificate) = open();
@@ -162,6 +163,7 @@ fn tls_sessions_are_resumed() {
     }
 }
 
+// R-21, F-14.
 #[test]
 fn certificate_is_reloaded_and_a_broken_one_is_ignored() {
     let (proxy, first) = open();

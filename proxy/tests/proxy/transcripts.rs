@@ -87,6 +87,7 @@ fn proxy_replies_the_same_in_front_of_every_memcached() {
     report(&mismatches);
 }
 
+// D-8.
 #[test]
 fn reference_memcached_replies_the_same() {
     let folder = tempfile::tempdir().unwrap();
