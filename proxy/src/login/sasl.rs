@@ -204,6 +204,7 @@ mod tests {
         }
     }
 
+    // B-5, S-1, S-2, S-4, S-6.
     #[test]
     fn requests_before_login() {
         let long = [b'M'; 33];
@@ -264,6 +265,7 @@ mod tests {
         }
     }
 
+    // S-5.
     #[test]
     fn scram_works_only_when_offered() {
         let token = Token::generate();

@@ -25,6 +25,7 @@ pub(crate) fn network(source: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
+    //
     #[test]
     fn private_addresses() {
         for (text, expected) in [
