@@ -5,6 +5,7 @@
 pub mod binary;
 mod chunks;
 mod exclusive;
+mod executable;
 mod limits;
 mod memcached;
 mod namespace;
@@ -16,8 +17,9 @@ pub mod text;
 
 pub use chunks::chunks;
 pub use exclusive::{Exclusive, exclusive};
+pub use executable::{MemcachedBinary, Version};
 pub use limits::{is_long_run, raise_file_limit};
-pub use memcached::{Memcached, MemcachedBinary, Version, lane_secret, record_route};
+pub use memcached::{Memcached, lane_secret, record_route};
 pub use namespace::Namespace;
 pub use network::{connect_from, free_port};
 pub use rng::Rng;
