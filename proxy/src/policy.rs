@@ -1,7 +1,7 @@
-//! What a token may ask for. Pure: a request and permissions in, a denial or none out.
+//! Authorization: decides whether a token's permissions allow a request. Pure.
 //!
-//! An allow-list: every command names the scopes that it needs, and a key that can't be shown to be within
-//! the prefix is outside of it.
+//! An allow-list: every command has the scopes it needs, and a key that isn't proved to have the token's
+//! prefix is denied.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,24 +9,25 @@ use store::{Permissions, Scopes};
 
 use crate::protocol::Parsed;
 use crate::protocol::denial::Denial;
-use crate::protocol::request::{Ask, Command, Key, KeyForm, Meta, Request, UntaggedCommand, Verb};
-use crate::protocol::text::line::tokens;
+use crate::protocol::line::tokens;
+use crate::protocol::request::{Command, Key, KeyForm, Meta, Request, UntaggedCommand, UntaggedKind, Verb};
 
-/// Room for the longest key that is base64-encoded, decoded.
+/// Room for the longest base64-encoded key once decoded, in bytes.
 const DECODED_MAX: usize = 192;
 
-/// What of a frame may not be forwarded. A store that is too large is not forwarded anyway; what is done
-/// instead is a [`request`] of its own.
-pub(crate) fn frame(permissions: &Permissions, parsed: &Parsed<'_>) -> Option<Denial> {
+/// Why a frame may not be forwarded, if so. A store that is too large is never forwarded; the delete that takes
+/// its place is checked with [`deny_request`].
+pub(crate) fn deny_frame(permissions: &Permissions, parsed: &Parsed<'_>) -> Option<Denial> {
     match parsed {
-        Parsed::Request(it) | Parsed::Stream { request: it, .. } => request(permissions, it),
-        Parsed::UntaggedCommand(it) => alone(permissions, it),
+        Parsed::Request(request) | Parsed::Stream { request, .. } => deny_request(permissions, request),
+        Parsed::UntaggedCommand(command) => deny_untagged(permissions, command),
         Parsed::Keys(keys) => {
-            let needed = get(keys.exptime);
-            let mut all = tokens(keys.line).map(Key::plain);
-            lacks(permissions, needed).or_else(|| all.find_map(|key| outside(permissions, key)))
+            let needed = get_scopes(keys.exptime);
+            let mut keys = tokens(keys.line).map(Key::plain);
+            missing_scope(permissions, needed)
+                .or_else(|| keys.find_map(|key| outside_prefix(permissions, key)))
         }
-        Parsed::Answer(_)
+        Parsed::LocalReply(_)
         | Parsed::NeedsVersion
         | Parsed::Swallow { .. }
         | Parsed::Close(_)
@@ -34,13 +35,13 @@ pub(crate) fn frame(permissions: &Permissions, parsed: &Parsed<'_>) -> Option<De
     }
 }
 
-/// How many operations a frame is, to a plan that counts them: one for each key of a line. What the proxy
-/// answers by itself is none, nor is what is done about a value that is too large.
+/// The operations that a frame costs, for the plan's rate limit: one for each key. Local replies and stores that
+/// are too large cost none.
 pub(crate) fn cost(parsed: &Parsed<'_>) -> u64 {
     match parsed {
         Parsed::Request(_) | Parsed::Stream { .. } | Parsed::UntaggedCommand(_) => 1,
         Parsed::Keys(keys) => u64::try_from(tokens(keys.line).count()).unwrap_or(u64::MAX),
-        Parsed::Answer(_)
+        Parsed::LocalReply(_)
         | Parsed::NeedsVersion
         | Parsed::Swallow { .. }
         | Parsed::Close(_)
@@ -48,67 +49,64 @@ pub(crate) fn cost(parsed: &Parsed<'_>) -> u64 {
     }
 }
 
-/// Whether a request may not be forwarded.
-pub(crate) fn request(permissions: &Permissions, request: &Request<'_>) -> Option<Denial> {
+/// Why a request may not be forwarded, if so.
+pub(crate) fn deny_request(permissions: &Permissions, request: &Request<'_>) -> Option<Denial> {
     let needed = match &request.command {
-        // Of the memcached behind; it has no key.
+        // It has no key and reveals only the instance's version.
         Command::Version => return None,
-        Command::Get { exptime } => get(*exptime),
+        Command::Get { exptime } => get_scopes(*exptime),
         Command::Store(_)
         | Command::Delete { .. }
         | Command::Arithmetic { .. }
         | Command::Touch { .. }
         | Command::Invalidate => Scopes::WRITE,
-        Command::Meta(meta) => meta_needs(meta),
+        Command::Meta(meta) => meta_scopes(meta),
     };
-    lacks(permissions, needed).or_else(|| outside(permissions, request.key))
+    missing_scope(permissions, needed).or_else(|| outside_prefix(permissions, request.key))
 }
 
-/// A `gat` changes the item that it reads.
-fn get(exptime: Option<i32>) -> Scopes {
+/// A `gat` also changes the item.
+fn get_scopes(exptime: Option<i32>) -> Scopes {
     if exptime.is_some() { Scopes::READ | Scopes::WRITE } else { Scopes::READ }
 }
 
-fn meta_needs(meta: &Meta<'_>) -> Scopes {
-    /// To make what is missing, to give another exptime, to win the right to make it anew.
-    const CHANGING: &[u8] = b"NTR";
-    let changes =
-        || tokens(meta.flags).any(|flag| flag.first().is_some_and(|letter| CHANGING.contains(letter)));
+fn meta_scopes(meta: &Meta<'_>) -> Scopes {
     match meta.verb {
-        Verb::Get if changes() => Scopes::READ | Scopes::WRITE,
+        Verb::Get if meta.mutates() => Scopes::READ | Scopes::WRITE,
         Verb::Get => Scopes::READ,
         Verb::Set | Verb::Delete | Verb::Arithmetic => Scopes::WRITE,
     }
 }
 
-/// Statistics and flushes are about all keys: not for a token that has only some.
-fn alone(permissions: &Permissions, alone: &UntaggedCommand<'_>) -> Option<Denial> {
-    let whole = || permissions.prefix.is_some().then_some(Denial::OutsidePrefix);
-    match alone.ask {
-        Ask::Stats { .. } => lacks(permissions, Scopes::STATS).or_else(whole),
-        Ask::FlushAll { .. } => lacks(permissions, Scopes::FLUSH).or_else(whole),
-        Ask::Inspect { key, base64 } => {
+/// Statistics and flushes concern all keys, so a token with a key prefix may not use them.
+fn deny_untagged(permissions: &Permissions, command: &UntaggedCommand<'_>) -> Option<Denial> {
+    let restricted = || permissions.prefix.is_some().then_some(Denial::OutsidePrefix);
+    match command.kind {
+        UntaggedKind::Stats { .. } => missing_scope(permissions, Scopes::STATS).or_else(restricted),
+        UntaggedKind::FlushAll { .. } => missing_scope(permissions, Scopes::FLUSH).or_else(restricted),
+        UntaggedKind::Inspect { key, base64 } => {
             let form = if base64 { KeyForm::Base64 } else { KeyForm::Plain };
-            lacks(permissions, Scopes::READ).or_else(|| outside(permissions, Key { bytes: key, form }))
+            let key = Key { bytes: key, form };
+            missing_scope(permissions, Scopes::READ).or_else(|| outside_prefix(permissions, key))
         }
     }
 }
 
-/// The first of the needed scopes that is not there.
-fn lacks(permissions: &Permissions, needed: Scopes) -> Option<Denial> {
-    let names = [
+/// The denial for the first needed scope that the token lacks.
+fn missing_scope(permissions: &Permissions, needed: Scopes) -> Option<Denial> {
+    let denials = [
         (Scopes::READ, Denial::NeedsRead),
         (Scopes::WRITE, Denial::NeedsWrite),
         (Scopes::FLUSH, Denial::NeedsFlush),
         (Scopes::STATS, Denial::NeedsStats),
     ];
     let missing = |scope| needed.contains(scope) && !permissions.scopes.contains(scope);
-    names.into_iter().find(|(scope, _)| missing(*scope)).map(|(_, denial)| denial)
+    denials.into_iter().find(|(scope, _)| missing(*scope)).map(|(_, denial)| denial)
 }
 
-/// Compares a key as memcached stores it. Base64 counts only as everybody decodes it: memcached passes over
-/// what it doesn't know, and one that did so differently would lead elsewhere.
-fn outside(permissions: &Permissions, key: Key<'_>) -> Option<Denial> {
+/// Denies a key without the token's prefix; compares the key as memcached stores it. Only canonical base64 is
+/// accepted: memcached skips unknown bytes, and a decoder that differed would name another key.
+fn outside_prefix(permissions: &Permissions, key: Key<'_>) -> Option<Denial> {
     let prefix = permissions.prefix.as_ref()?.as_bytes();
     let within = match key.form {
         KeyForm::Plain | KeyForm::Raw => key.bytes.starts_with(prefix),

@@ -1,8 +1,9 @@
-//! The protocols of callers: bytes in, a [`Frame`] out; a [`Reply`] in,
-//! bytes out. Pure: no sockets, no clock. `None` means "more bytes, please".
+//! The protocols that clients speak: bytes in, a [`ParsedFrame`] out; a [`Reply`] in, bytes out.
+//! Pure: no socket, no clock. A parser returns `None` when it needs more bytes.
 
 pub(crate) mod binary;
 pub(crate) mod denial;
+pub(crate) mod line;
 pub(crate) mod meta;
 pub(crate) mod number;
 pub(crate) mod request;
@@ -12,14 +13,18 @@ use std::borrow::Cow;
 
 use denial::Denial;
 pub(crate) use number::length;
-use request::{Answer, Command, Fault, Head, Kind, Limits, Reply, Request, TextAnswer, UntaggedCommand};
+use request::{
+    Command, CommandKind, Fault, Limits, Reply, ReplyFormat, Request, TextFormat, UntaggedCommand,
+    ValueHeader,
+};
 
-/// The longest key, in bytes (memcached's KEY_MAX_LENGTH).
+/// The longest key, in bytes (memcached's `KEY_MAX_LENGTH`).
 pub(crate) const KEY_MAX: usize = 250;
 
-/// What a connection speaks, fixed by its first byte.
+/// The protocol of a connection. Its first byte decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
+    /// Text, which includes meta.
     Text,
     Binary,
 }
@@ -28,19 +33,19 @@ pub(crate) enum Protocol {
 pub(crate) const BINARY_MAGIC: u8 = 0x80;
 
 impl Protocol {
-    /// Told by the first byte.
+    /// Detects the protocol from the first byte of a connection.
     pub(crate) fn detect(first: u8) -> Self {
         if first == BINARY_MAGIC { Self::Binary } else { Self::Text }
     }
 
-    /// Whether `fresh` behind `input`, which was not enough to parse, isn't enough either. May say `false`
-    /// where it isn't sure; keeps long lines in small pieces from being read over and over.
-    pub(crate) fn goes_on(self, input: &[u8], fresh: &[u8]) -> bool {
-        self == Self::Text && text::goes_on(input, fresh)
+    /// Whether `input`, which [`Protocol::parse`] found incomplete, is still incomplete with `fresh` behind
+    /// it. May return `false` when in doubt. Avoids parsing a long line again for each small packet.
+    pub(crate) fn is_incomplete_line(self, input: &[u8], fresh: &[u8]) -> bool {
+        self == Self::Text && text::is_incomplete_line(input, fresh)
     }
 
-    /// Reads the first request of `input`.
-    pub(crate) fn parse(self, input: &[u8], limits: Limits) -> Option<Frame<'_>> {
+    /// Parses the first request of `input`; `None` if it is incomplete.
+    pub(crate) fn parse(self, input: &[u8], limits: Limits) -> Option<ParsedFrame<'_>> {
         match self {
             Self::Text => text::parse(input, limits),
             Self::Binary => binary::parse(input, limits),
@@ -48,92 +53,106 @@ impl Protocol {
     }
 }
 
-/// One request's bytes, and what they mean.
+/// One request, and how many bytes it took.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Frame<'a> {
-    /// How many bytes of the input it took.
+pub(crate) struct ParsedFrame<'a> {
+    /// Bytes of the input to drop.
     pub(crate) consumed: usize,
     pub(crate) parsed: Parsed<'a>,
 }
 
+/// What to do with a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Parsed<'a> {
-    /// To be forwarded.
+    /// Forward it.
     Request(Request<'a>),
-    /// To be forwarded, key by key.
+    /// Forward it key by key.
     Keys(text::classic::Keys<'a>),
-    /// Answered here, in turn; empty when it was asked not to answer.
-    Answer(Cow<'static, [u8]>),
-    /// A store whose value of `len` bytes is forwarded as it comes. `complaint` is said, and the connection
-    /// ends, if no line end is behind it; a protocol without line ends has none.
-    Stream { request: Request<'a>, len: usize, complaint: Option<&'static [u8]> },
-    /// Forwarded alone: its answer carries no tag.
+    /// Reply with these bytes, in order; empty for `noreply`.
+    LocalReply(Cow<'static, [u8]>),
+    /// Forward a store whose value of `len` bytes follows. If no line end follows the value, reply with
+    /// `framing_error` and close; `None` in the binary protocol, which has no line ends.
+    Stream { request: Request<'a>, len: usize, framing_error: Option<&'static [u8]> },
+    /// Forward it on a dedicated lane, since its reply carries no tag.
     UntaggedCommand(UntaggedCommand<'a>),
-    /// Nothing was consumed: what it means depends on memcached's version, which isn't known yet.
+    /// Learn memcached's version, then parse again: the meaning depends on it. Nothing was consumed.
     NeedsVersion,
-    /// Drop that many bytes that follow, then do the rest.
+    /// Drop the `bytes` that follow, then do the rest.
     Swallow { bytes: u64, then: Then<'a> },
-    /// Answered here, in turn, and then the connection ends.
+    /// Reply with these bytes, in order, then close the connection.
     Close(Cow<'static, [u8]>),
-    /// A login (nothing was consumed): the connection is the authenticator's again.
+    /// Return the connection to the authenticator: the input begins with a login. Nothing was consumed.
     Login,
 }
 
+/// What to do after a data block was dropped.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Then<'a> {
-    Answer(Cow<'static, [u8]>),
+    LocalReply(Cow<'static, [u8]>),
     Request(Request<'a>),
 }
 
-/// What is kept of a request until its answer: what the answer names, and enough to ask a `get` again.
-pub(crate) fn note<'a, E: Extend<&'a u8>>(request: &Request<'a>, out: &mut E) {
-    match (request.answer, request.command) {
-        (Answer::Text(TextAnswer::Value { .. }), _) | (Answer::Binary(_), Command::Get { .. }) => {
+/// Appends what [`encode_reply`] needs of `request`, and what repeating a get needs: key or opaque, and
+/// the flags of `mg`.
+pub(crate) fn reply_context<'a, E: Extend<&'a u8>>(request: &Request<'a>, out: &mut E) {
+    match (request.format, request.command) {
+        (ReplyFormat::Text(TextFormat::Value { .. }), _) | (ReplyFormat::Binary(_), Command::Get { .. }) => {
             out.extend(request.key.bytes);
         }
-        (Answer::Meta(_), Command::Meta(meta)) => meta::reply::note(request.key.bytes, &meta, out),
+        (ReplyFormat::Meta(_), Command::Meta(meta)) => meta::reply::context(request.key.bytes, &meta, out),
         _ => {}
     }
 }
 
-/// Says `reply` in the caller's protocol. `note` is the request's [`note`].
-pub(crate) fn answer(answer: Answer, kind: Kind, note: &[u8], reply: &Reply<'_>, out: &mut Vec<u8>) {
-    match answer {
-        Answer::Text(answer) => text::reply::encode(answer, kind, note, &reply.outcome, out),
-        Answer::Meta(answer) => meta::reply::encode(answer, kind, note, reply, out),
-        Answer::Binary(answer) => binary::reply::encode(answer, kind, note, &reply.outcome, out),
+/// Appends `reply` in the client's protocol. `context` is the request's [`reply_context`].
+pub(crate) fn encode_reply(
+    format: ReplyFormat,
+    kind: CommandKind,
+    context: &[u8],
+    reply: &Reply<'_>,
+    out: &mut Vec<u8>,
+) {
+    match format {
+        ReplyFormat::Text(format) => text::reply::encode(format, kind, context, &reply.outcome, out),
+        ReplyFormat::Meta(format) => meta::reply::encode(format, kind, context, reply, out),
+        ReplyFormat::Binary(format) => binary::reply::encode(format, kind, context, &reply.outcome, out),
     }
 }
 
-/// Says a denial of ours. Only text's `noreply` hides it: what is quiet otherwise
-/// would look like a miss, or like success.
-pub(crate) fn refused(answer: Answer, why: Denial) -> Cow<'static, [u8]> {
-    match answer {
-        Answer::Text(TextAnswer::Line { noreply: true }) => Cow::Borrowed(b""),
-        Answer::Text(_) | Answer::Meta(_) => Cow::Borrowed(why.line()),
-        Answer::Binary(answer) => Cow::Owned(binary::reply::refused(answer, why.status())),
+/// Encodes a denial. Only the text protocol's `noreply` suppresses it: the quiet forms of the other
+/// protocols would turn it into a miss or a success.
+pub(crate) fn encode_denial(format: ReplyFormat, denial: Denial) -> Cow<'static, [u8]> {
+    match format {
+        ReplyFormat::Text(TextFormat::Line { noreply: true }) => Cow::Borrowed(b""),
+        ReplyFormat::Text(_) | ReplyFormat::Meta(_) => Cow::Borrowed(denial.line()),
+        ReplyFormat::Binary(format) => Cow::Owned(binary::reply::encode_status(format, denial.status())),
     }
 }
 
-/// Says the beginning of a value, up to its first byte.
-pub(crate) fn value_head(answer: Answer, note: &[u8], head: &Head<'_>, out: &mut Vec<u8>) {
-    match answer {
-        Answer::Text(answer) => text::reply::value_head(answer, note, head, out),
-        Answer::Meta(answer) => meta::reply::value_head(answer, note, head, out),
-        Answer::Binary(answer) => binary::reply::value_head(answer, note, head, out),
+/// Appends the reply of a get up to the first byte of its value.
+pub(crate) fn encode_value_header(
+    format: ReplyFormat,
+    context: &[u8],
+    header: &ValueHeader<'_>,
+    out: &mut Vec<u8>,
+) {
+    match format {
+        ReplyFormat::Text(format) => text::reply::encode_value_header(format, context, header, out),
+        ReplyFormat::Meta(format) => meta::reply::encode_value_header(format, context, header, out),
+        ReplyFormat::Binary(format) => binary::reply::encode_value_header(format, context, header, out),
     }
 }
 
-/// What is said behind a value.
-pub(crate) fn value_tail(answer: Answer) -> &'static [u8] {
-    match answer {
-        Answer::Text(TextAnswer::Value { last: true, .. }) => b"\r\nEND\r\n",
-        Answer::Text(_) | Answer::Meta(_) => b"\r\n",
-        Answer::Binary(_) => b"",
+/// The bytes that follow a value.
+pub(crate) fn value_end(format: ReplyFormat) -> &'static [u8] {
+    match format {
+        ReplyFormat::Text(TextFormat::Value { last: true, .. }) => b"\r\nEND\r\n",
+        ReplyFormat::Text(_) | ReplyFormat::Meta(_) => b"\r\n",
+        ReplyFormat::Binary(_) => b"",
     }
 }
 
-/// The words of a fault (PROTOCOL: texts of ours).
+/// The text of a fault (docs/protocol.md, section 2).
 pub(crate) fn fault_line(fault: Fault) -> &'static [u8] {
     match fault {
         Fault::Unavailable => b"SERVER_ERROR backend unavailable\r\n",

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use crate::metrics::usage::{Asked, Usage};
 use crate::notify::LocalNotify;
-use crate::protocol::request::{Answer, Fault, Head, Kind, Outcome, Reply, TextAnswer};
+use crate::protocol::request::{CommandKind, Fault, Outcome, Reply, ReplyFormat, TextFormat, ValueHeader};
 use crate::protocol::{self, fault_line};
 use crate::transport::Stream;
 use deferred::Queue;
@@ -164,7 +164,7 @@ impl ResponseQueue {
     }
 
     /// One more reply is to come, to a request of this kind.
-    pub(crate) fn expect(&self, kind: Kind) {
+    pub(crate) fn expect(&self, kind: CommandKind) {
         self.in_flight.set(self.in_flight.get() + 1);
         self.reading.set(self.reading.get() + usize::from(kind.is_get()));
         self.has_asked();
@@ -190,7 +190,7 @@ impl ResponseQueue {
         self.reading.get()
     }
 
-    fn has_come(&self, kind: Kind) {
+    fn has_come(&self, kind: CommandKind) {
         self.in_flight.set(self.in_flight.get().saturating_sub(1));
         self.reading.set(self.reading.get().saturating_sub(usize::from(kind.is_get())));
     }
@@ -245,7 +245,7 @@ impl ResponseQueue {
     }
 
     /// One reply has come: memcached's. It is put off if another was, or if the client takes too little.
-    pub(crate) fn answer(&self, answer: Answer, kind: Kind, note: &[u8], reply: &Reply<'_>) {
+    pub(crate) fn answer(&self, answer: ReplyFormat, kind: CommandKind, note: &[u8], reply: &Reply<'_>) {
         self.has_come(kind);
         if self.is_deferring() {
             self.defer(Deferred::of(answer, kind, note, reply));
@@ -257,7 +257,7 @@ impl ResponseQueue {
     }
 
     /// One reply has come, with a value too long for the lane: it must be asked for again.
-    pub(crate) fn put_off(&self, answer: Answer, kind: Kind, note: &[u8], tokens: &[u8]) {
+    pub(crate) fn put_off(&self, answer: ReplyFormat, kind: CommandKind, note: &[u8], tokens: &[u8]) {
         self.has_come(kind);
         self.defer(Deferred::again(answer, kind, note, tokens));
     }
@@ -295,8 +295,8 @@ impl ResponseQueue {
 
     /// Says `reply` in the client's protocol. One error, one line: a `get` line of which a key
     /// couldn't be had ends in the error instead of END, and names no more values.
-    pub(crate) fn speak(&self, answer: Answer, kind: Kind, note: &[u8], reply: &Reply<'_>) {
-        if let Answer::Text(TextAnswer::Value { last, .. }) = answer {
+    pub(crate) fn speak(&self, answer: ReplyFormat, kind: CommandKind, note: &[u8], reply: &Reply<'_>) {
+        if let ReplyFormat::Text(TextFormat::Value { last, .. }) = answer {
             if let Outcome::Failed(fault) = reply.outcome {
                 self.failed.set(self.failed.get().or(Some(fault)));
             }
@@ -309,12 +309,12 @@ impl ResponseQueue {
             }
         }
         match reply.outcome {
-            Outcome::Value(stamp, data) if data.len() >= DIRECT_MIN && kind.is_get() => {
-                let head = Head { stamp, len: data.len(), tokens: reply.tokens };
-                self.with_buffer(|buffer| protocol::value_head(answer, note, &head, buffer));
-                self.send_directly(data, protocol::value_tail(answer));
+            Outcome::Value(item, data) if data.len() >= DIRECT_MIN && kind.is_get() => {
+                let head = ValueHeader { item, len: data.len(), tokens: reply.tokens };
+                self.with_buffer(|buffer| protocol::encode_value_header(answer, note, &head, buffer));
+                self.send_directly(data, protocol::value_end(answer));
             }
-            _ => self.with_buffer(|buffer| protocol::answer(answer, kind, note, reply, buffer)),
+            _ => self.with_buffer(|buffer| protocol::encode_reply(answer, kind, note, reply, buffer)),
         }
     }
 

@@ -1,6 +1,7 @@
-//! A logged-in connection at tenant: reads requests, puts them on its lane, and keeps its replies in order.
+//! A session: one authenticated connection. Reads requests, dispatches them to a lane and writes the replies in
+//! order.
 //!
-//! A client is on one lane at a time and changes lanes only when nothing of its own is in flight.
+//! A session uses one lane at a time and changes lanes only while none of its requests is in flight.
 
 mod dedicated;
 mod dispatch;
@@ -27,69 +28,70 @@ use crate::transport::Stream;
 use dedicated::DedicatedRequest;
 pub(crate) use state::State;
 
-/// Requests of one client that may wait for replies.
+/// The most requests of one session that wait for replies.
 const IN_FLIGHT_MAX: usize = 256;
-/// A client that takes nothing of what it asked for so long is closed.
-const STALL: Duration = Duration::from_secs(60);
-/// Room for input that is kept when hardly any of it is used.
-const INPUT_KEEP: usize = 64 * 1024;
+/// How long a client may read nothing of its replies before its connection is closed.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// The capacity of the input buffer, in bytes, that is kept although little of it is used.
+const INPUT_KEPT_MAX: usize = 64 * 1024;
 
-pub(crate) struct Client {
+/// One authenticated client connection.
+pub(crate) struct Session {
     pub(crate) responses: Rc<ResponseQueue>,
-    /// Where it calls from, for when it logs in anew.
+    /// The client's address, which a repeated login is checked against.
     pub(crate) source: IpAddr,
-    /// Told by its first byte: `None` while somebody whom a certificate has logged in hasn't said anything.
+    /// `None` until the first byte arrives; only possible after authentication by client certificate.
     pub(crate) protocol: Option<Protocol>,
     pub(crate) tenant: Rc<Tenant>,
-    pub(crate) session: SessionHandle,
-    /// memcached's `-I`: what it allows of one item.
+    pub(crate) handle: SessionHandle,
+    /// memcached's `-I`: the largest item in bytes.
     pub(crate) item_size_max: u64,
-    /// What SASL LIST answers.
+    /// The reply to SASL LIST.
     pub(crate) mechanisms: &'static [u8],
-    /// Read, not understood yet.
+    /// Bytes that were read and not yet dispatched.
     pub(crate) input: Vec<u8>,
     pub(crate) state: State,
 }
 
-/// Why reading stops for now.
+/// Why dispatching stopped, and what to do next.
 enum Step {
-    /// All understood: more bytes, please.
+    /// Read more input.
     Input,
-    /// Others' turn.
+    /// Let other tasks run.
     Yield,
-    /// Too much in flight or unsent.
+    /// Wait: too much is in flight or unsent.
     Backpressured,
-    /// The front of the input may be a login sent again.
+    /// Verify the repeated login at the front of the input (D-11).
     VerifyRelogin(Credential),
-    /// The front of the input means something once memcached's version is known.
-    Version,
-    /// To be done on a lane of the client's own, when nothing else is in flight.
+    /// Detect memcached's version, which the front of the input depends on (D-9).
+    NeedsVersion,
+    /// Run the request on a dedicated lane once nothing else is in flight.
     Dedicated(Box<DedicatedRequest>),
-    /// The front of the input is a binary login.
+    /// Hand the connection to the authenticator: the input begins with a binary login.
     Login,
     Close,
 }
 
-/// How a client's time at tenant ends.
+/// How a session ends.
 pub(crate) enum End {
     Gone,
-    /// It logs in anew: back to the authenticator, with what it has sent.
+    /// The client logs in again; the authenticator continues with this input.
     Login(Vec<u8>),
 }
 
-/// What a client needs of its worker.
+/// The parts of a worker that its sessions use.
 pub(crate) struct WorkerContext<'a> {
     pub(crate) grants: &'a Arc<Grants>,
-    /// The stop has begun; [`ResponseQueue::wake_all`] tells those who wait.
+    /// Whether the proxy is stopping. [`ResponseQueue::wake_all`] notifies waiting sessions.
     pub(crate) closing: &'a Cell<bool>,
-    /// Where all clients read into, between two awaits.
+    /// The read buffer that the worker's sessions share; never borrowed across an await.
     pub(crate) scratch: &'a RefCell<Vec<u8>>,
 }
 
-impl Client {
-    /// Serves the connection to its end.
-    pub(crate) async fn run(&mut self, context: &WorkerContext<'_>) -> End {
-        let mut next = self.resume();
+impl Session {
+    /// Serves the session until it ends.
+    pub(crate) async fn run(&mut self, worker: &WorkerContext<'_>) -> End {
+        let mut step = self.resume();
         loop {
             if self.responses.unsent() > 0 && !self.responses.is_blocked() {
                 self.responses.flush();
@@ -98,55 +100,55 @@ impl Client {
                 return End::Gone;
             }
             if self.responses.is_deferring() && self.responses.in_flight() == 0 {
-                // Boxed, like all that is rare: an idle client's task holds no room for it.
-                if Box::pin(self.catch_up(context)).await.is_err() {
+                // Futures of rare paths are boxed, so that the task of an idle session stays small.
+                if Box::pin(self.replay_deferred(worker)).await.is_err() {
                     return End::Gone;
                 }
             }
-            next = match next {
-                Step::Input => match self.wait_for_input(context).await {
-                    Ok(next) => next,
-                    Err(_) => return Box::pin(self.farewell(context)).await,
+            step = match step {
+                Step::Input => match self.wait_for_input(worker).await {
+                    Ok(step) => step,
+                    Err(_) => return Box::pin(self.close_gracefully(worker)).await,
                 },
                 Step::Yield => {
                     tokio::task::yield_now().await;
                     self.resume()
                 }
-                // The flush above may have made it: nobody would wake us for that.
-                Step::Backpressured if self.has_room() => self.resume(),
-                Step::Backpressured => match Box::pin(self.wait_for_room()).await {
+                // The flush above may have made room, which wakes no task.
+                Step::Backpressured if self.has_capacity() => self.resume(),
+                Step::Backpressured => match Box::pin(self.wait_for_capacity()).await {
                     Ok(()) => self.resume(),
                     Err(_) => return End::Gone,
                 },
-                Step::Version => {
-                    Box::pin(self.learn_version()).await;
+                Step::NeedsVersion => {
+                    Box::pin(self.detect_version()).await;
                     self.resume()
                 }
-                Step::Dedicated(dedicated) => match Box::pin(self.run_errand(*dedicated, context)).await {
+                Step::Dedicated(dedicated) => match Box::pin(self.run_dedicated(*dedicated, worker)).await {
                     Ok(ControlFlow::Continue(())) => self.resume(),
                     Ok(ControlFlow::Break(())) => Step::Close,
                     Err(_) => return End::Gone,
                 },
                 Step::VerifyRelogin(credential) => {
-                    self.state.resent = Some(self.is_own(context, &credential));
+                    self.state.relogin = Some(self.verify_relogin(worker, &credential));
                     self.resume()
                 }
                 Step::Login => {
-                    // What is owed must be out before the authenticator speaks.
-                    if !Box::pin(self.settle_up(context)).await {
+                    // All replies must be sent before the authenticator writes.
+                    if !Box::pin(self.drain(worker)).await {
                         return End::Gone;
                     }
                     return End::Login(std::mem::take(&mut self.input));
                 }
-                Step::Close => return Box::pin(self.farewell(context)).await,
+                Step::Close => return Box::pin(self.close_gracefully(worker)).await,
             };
         }
     }
 
-    /// Reads once; an error is the end of the connection.
-    async fn wait_for_input(&mut self, context: &WorkerContext<'_>) -> io::Result<Step> {
+    /// Waits for input and reads once. An error ends the connection.
+    async fn wait_for_input(&mut self, worker: &WorkerContext<'_>) -> io::Result<Step> {
         loop {
-            if context.closing.get() {
+            if worker.closing.get() {
                 return Ok(Step::Close);
             }
             if self.responses.is_deferring() {
@@ -164,21 +166,21 @@ impl Client {
                     () = self.responses.changed() => continue,
                 }
             }
-            match self.read(context) {
+            match self.read(worker) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => return read,
             }
         }
     }
 
-    /// Waits for input, or for room for what couldn't be sent.
+    /// Waits for input, or until the socket accepts unsent bytes.
     async fn wait_for_either(&self) -> io::Result<()> {
         let stream = self.responses.stream();
         tokio::select! {
             biased;
             ready = stream.readable() => ready,
             () = self.responses.changed() => Ok(()),
-            room = timeout(STALL, stream.writable()) => {
+            room = timeout(STALL_TIMEOUT, stream.writable()) => {
                 room.map_err(|_| io::ErrorKind::TimedOut)??;
                 self.responses.flush();
                 Ok(())
@@ -186,9 +188,9 @@ impl Client {
         }
     }
 
-    /// Reads into the shared buffer and understands as much as may be: the common request is never copied.
-    fn read(&mut self, context: &WorkerContext<'_>) -> io::Result<Step> {
-        let mut scratch = context.scratch.borrow_mut();
+    /// Reads into the shared buffer and dispatches from there: a request that arrives whole is not copied.
+    fn read(&mut self, worker: &WorkerContext<'_>) -> io::Result<Step> {
+        let mut scratch = worker.scratch.borrow_mut();
         let read = self.responses.stream().read(&mut scratch)?;
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -198,49 +200,50 @@ impl Client {
         if self.protocol.is_none() {
             self.protocol = fresh.first().copied().map(Protocol::detect);
             if let Some(protocol) = self.protocol {
-                self.tenant.hears(&self.session, protocol);
+                self.tenant.hears(&self.handle, protocol);
             }
         }
         if self.input.is_empty() {
-            let (consumed, next) = self.understand(fresh);
+            let (consumed, step) = self.dispatch(fresh);
             if let Some(rest) = fresh.get(consumed..).filter(|rest| !rest.is_empty()) {
                 self.input = self.responses.spare().take();
                 self.input.extend_from_slice(rest);
             }
-            return Ok(next);
+            return Ok(step);
         }
-        let goes_on = self.protocol.is_some_and(|protocol| protocol.goes_on(&self.input, fresh));
+        let is_incomplete =
+            self.protocol.is_some_and(|protocol| protocol.is_incomplete_line(&self.input, fresh));
         self.input.extend_from_slice(fresh);
         drop(scratch);
-        if goes_on {
+        if is_incomplete {
             return Ok(Step::Input);
         }
         Ok(self.resume())
     }
 
-    /// Goes on with what has been read before.
+    /// Continues with input that was read before.
     fn resume(&mut self) -> Step {
         let mut input = std::mem::take(&mut self.input);
-        let (consumed, next) = self.understand(&input);
+        let (consumed, step) = self.dispatch(&input);
         if consumed < input.len() {
             input.drain(..consumed);
-            if input.capacity() > 4 * INPUT_KEEP && input.len() < INPUT_KEEP {
+            if input.capacity() > 4 * INPUT_KEPT_MAX && input.len() < INPUT_KEPT_MAX {
                 input.shrink_to_fit();
             }
             self.input = input;
         } else {
             self.responses.spare().give(input);
         }
-        next
+        step
     }
 
-    fn has_room(&self) -> bool {
+    fn has_capacity(&self) -> bool {
         let in_flight = self.responses.in_flight();
         let lane_takes = match &self.state.lane {
             Some(lane) if in_flight > 0 => lane.is_open() && !lane.is_full(),
             _ => self.full_lane().is_none(),
         };
-        let in_flight_max = if self.state.is_bulky() { 1 } else { IN_FLIGHT_MAX };
+        let in_flight_max = if self.state.prefers_dedicated() { 1 } else { IN_FLIGHT_MAX };
         in_flight < in_flight_max
             && self.responses.unsent() < UNSENT_MAX
             && lane_takes
@@ -248,13 +251,13 @@ impl Client {
             && !(self.state.waits_for_reads && self.responses.reading() > 0)
     }
 
-    /// The lane that a request would go to, if that takes no more for now.
+    /// The lane that the next request would use, if its queue is full.
     fn full_lane(&self) -> Option<Rc<Lane>> {
-        self.tenant.open_lane(&self.session).filter(|lane| lane.is_full())
+        self.tenant.open_lane(&self.handle).filter(|lane| lane.is_full())
     }
 
-    /// Waits until something has changed that may have made room.
-    async fn wait_for_room(&self) -> io::Result<()> {
+    /// Waits for a change that may have made capacity.
+    async fn wait_for_capacity(&self) -> io::Result<()> {
         let _waiting = self.responses.waiting();
         if let Some(lane) = self.full_lane() {
             lane.hold(&self.responses);
@@ -268,12 +271,12 @@ impl Client {
                 }
             }
         };
-        timeout(STALL, changed).await.map_err(|_| io::ErrorKind::TimedOut)?
+        timeout(STALL_TIMEOUT, changed).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
-    /// Opens the lane, and so learns what the memcached behind understands. When that can't be had the
-    /// request is read as the newest would, and fails for want of a lane.
-    async fn learn_version(&mut self) {
+    /// Opens a lane, which reports memcached's version. If that fails, the request is parsed as the newest version
+    /// would, and answered that the backend is unavailable.
+    async fn detect_version(&mut self) {
         while self.tenant.flags() == FlagSet::Unknown {
             let Some(lane) = self.lane() else { break };
             let _waiting = self.responses.waiting();
@@ -286,42 +289,42 @@ impl Client {
         self.state.reads_as_newest = self.tenant.flags() == FlagSet::Unknown;
     }
 
-    /// Waits until all replies have come and gone out; whether they have. Who takes a little now and
-    /// then may take long.
-    async fn finish(&self) -> bool {
+    /// Waits until all replies have arrived and are sent; returns whether they are. The time limit restarts
+    /// whenever the client reads some bytes.
+    async fn finish_in_flight(&self) -> bool {
         while self.responses.in_flight() > 0 || self.responses.unsent() > 0 {
-            if self.responses.is_broken() || self.wait_for_room().await.is_err() {
+            if self.responses.is_broken() || self.wait_for_capacity().await.is_err() {
                 return false;
             }
         }
         true
     }
 
-    /// Waits until all replies have come, and those that were put off have been asked for again, and all
-    /// has gone out.
-    async fn settle_up(&mut self, context: &WorkerContext<'_>) -> bool {
+    /// Waits until all replies, deferred ones included, are sent; returns whether they are.
+    async fn drain(&mut self, worker: &WorkerContext<'_>) -> bool {
         loop {
-            if !self.finish().await {
+            if !self.finish_in_flight().await {
                 return false;
             }
             if !self.responses.is_deferring() {
                 return true;
             }
-            if Box::pin(self.catch_up(context)).await.is_err() {
+            if Box::pin(self.replay_deferred(worker)).await.is_err() {
                 return false;
             }
         }
     }
 
-    /// The socket, for whoever sees to the connection next.
+    /// Returns the connection's stream, if nothing else uses it.
     pub(crate) fn into_stream(self) -> Option<Stream> {
         self.responses.into_stream()
     }
 
-    async fn farewell(&mut self, context: &WorkerContext<'_>) -> End {
+    /// Sends all replies and lets the client read them before the connection is closed.
+    async fn close_gracefully(&mut self, worker: &WorkerContext<'_>) -> End {
         self.responses.flush();
-        if self.settle_up(context).await {
-            self.responses.stream().linger(context.scratch).await;
+        if self.drain(worker).await {
+            self.responses.stream().linger(worker.scratch).await;
         }
         End::Gone
     }

@@ -1,21 +1,21 @@
-//! What may be sent to a memcached: exactly one well-formed command, and nothing that could be read as
-//! another.
+//! Checks what is sent to memcached: exactly one valid command, and no bytes that could be read as another.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use memchr::memchr;
 
 use crate::lane::encode;
-use crate::protocol::request::{Ask, Command, Key, KeyForm, Meta, Request, UntaggedCommand};
+use crate::protocol::meta::flags::{Argument, Flag, letter};
+use crate::protocol::request::{Command, Key, KeyForm, Meta, Request, UntaggedCommand, UntaggedKind};
 
-/// Longer ones are no line for memcached.
+/// The longest line that memcached reads, in bytes.
 const LINE_MAX: usize = 2048;
-/// All that may be asked for (PROTOCOL, what a user may run).
+/// Every statistics command that clients may use.
 const STATS: [&[u8]; 5] = [b"stats", b"stats items", b"stats slabs", b"stats sizes", b"stats settings"];
-/// With our tag among them.
+/// The most flags of a command, our tag included.
 const FLAGS_MAX: usize = 17;
 
-/// `request` as a lane sends it. Panics unless that is one command that any memcached takes.
+/// Encodes `request` for a lane. Panics unless the result is one valid command.
 pub(crate) fn encoded(request: &Request<'_>, tag: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     encode::request(request, tag, &mut bytes);
@@ -39,7 +39,7 @@ pub(crate) fn encoded(request: &Request<'_>, tag: u64) -> Vec<u8> {
     bytes
 }
 
-/// The line of a store whose value follows.
+/// Encodes the line of a store whose value follows.
 pub(crate) fn encoded_line(request: &Request<'_>, len: usize, tag: u64) -> Vec<u8> {
     let mut line = Vec::new();
     encode::line(request, len, tag, &mut line);
@@ -47,25 +47,29 @@ pub(crate) fn encoded_line(request: &Request<'_>, len: usize, tag: u64) -> Vec<u
     line
 }
 
-/// What goes alone on a lane.
-pub(crate) fn encoded_alone(alone: &UntaggedCommand<'_>) -> Vec<u8> {
+/// Encodes a command without a tag. Panics unless clients may use it.
+pub(crate) fn encoded_untagged(command: &UntaggedCommand<'_>) -> Vec<u8> {
     let mut line = Vec::new();
-    encode::alone(alone, &mut line);
-    let fine = match (alone.ask, words(&line).as_slice()) {
-        (Ask::Stats { .. }, _) => STATS.iter().any(|stats| line.strip_suffix(b"\r\n") == Some(stats)),
-        (Ask::FlushAll { delay: None }, words) => words == [b"flush_all"],
-        (Ask::FlushAll { delay: Some(delay) }, words) => {
+    encode::untagged(command, &mut line);
+    let valid = match (command.kind, words(&line).as_slice()) {
+        (UntaggedKind::Stats { .. }, _) => {
+            STATS.iter().any(|stats| line.strip_suffix(b"\r\n") == Some(stats))
+        }
+        (UntaggedKind::FlushAll { delay: None }, words) => words == [b"flush_all"],
+        (UntaggedKind::FlushAll { delay: Some(delay) }, words) => {
             words == [b"flush_all", delay.to_string().as_bytes()]
         }
-        (Ask::Inspect { base64: false, .. }, [b"me", key]) => (1..=250).contains(&key.len()),
-        (Ask::Inspect { base64: true, .. }, [b"me", key, b"b", b"b"]) => (1..=250).contains(&key.len()),
+        (UntaggedKind::Inspect { base64: false, .. }, [b"me", key]) => (1..=250).contains(&key.len()),
+        (UntaggedKind::Inspect { base64: true, .. }, [b"me", key, b"b", b"b"]) => {
+            (1..=250).contains(&key.len())
+        }
         _ => false,
     };
-    assert!(fine, "{alone:?} is sent as {}", line.escape_ascii());
+    assert!(valid, "{command:?} is sent as {}", line.escape_ascii());
     line
 }
 
-/// The words of one line and no more.
+/// The words of a line. Panics unless `line` is exactly one line.
 fn words(line: &[u8]) -> Vec<&[u8]> {
     let said = line.escape_ascii();
     let bare = line.strip_suffix(b"\r\n").unwrap_or_default();
@@ -102,23 +106,26 @@ fn check_key(sent: &[u8], key: Key<'_>, encoded: bool) {
     assert!(same, "{key:?} is sent as {}", sent.escape_ascii());
 }
 
+/// Panics unless every flag is in the table of meta flags, once, and has the argument of its row.
 fn check_flags(flags: &[&[u8]], tag: u64) {
     assert!(flags.len() <= FLAGS_MAX, "{} flags", flags.len());
     let mut seen = Vec::new();
-    for flag in flags {
-        let (letter, argument) = flag.split_first().expect("two spaces");
-        assert!(letter.is_ascii_alphabetic() && !seen.contains(letter), "flag {}", flag.escape_ascii());
+    for word in flags {
+        let (letter, argument) = word.split_first().expect("two spaces");
+        let flag = Flag::find(*letter).expect("an unknown flag");
+        assert!(!flag.verbs.is_empty() && !seen.contains(letter), "flag {}", word.escape_ascii());
         seen.push(*letter);
-        let argument = std::str::from_utf8(argument).expect("a flag in 8 bits");
-        let fine = match letter {
-            b'O' => argument == tag.to_string(),
-            b'C' | b'D' | b'E' | b'J' => argument.parse::<u64>().is_ok(),
-            b'F' => argument.parse::<u32>().is_ok(),
-            b'N' | b'R' | b'T' => argument.parse::<i32>().is_ok(),
-            b'M' => argument.len() == 1 && argument.is_ascii(),
-            _ => argument.is_empty(),
+        let argument = std::str::from_utf8(argument).expect("an argument in ASCII");
+        let valid = match flag.argument {
+            Argument::Opaque => argument == tag.to_string(),
+            Argument::Cas | Argument::Initial | Argument::Delta => argument.parse::<u64>().is_ok(),
+            Argument::ClientFlags => argument.parse::<u32>().is_ok(),
+            Argument::Exptime => argument.parse::<i32>().is_ok(),
+            Argument::Mode => argument.len() == 1 && argument.is_ascii(),
+            Argument::None | Argument::Base64Key => argument.is_empty(),
+            Argument::Quiet | Argument::ReplyOnly => false,
         };
-        assert!(fine, "flag {}", flag.escape_ascii());
+        assert!(valid, "flag {}", word.escape_ascii());
     }
-    assert!(seen.contains(&b'O'), "no tag");
+    assert!(seen.contains(&letter::OPAQUE), "no tag");
 }

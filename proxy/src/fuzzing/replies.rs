@@ -15,7 +15,8 @@ use crate::lane::decode::ValueLimits;
 use crate::lane::in_flight::Queue;
 use crate::metrics::usage::Usage;
 use crate::protocol::request::{
-    Answer, Command, Fault, FlagSet, ItemMeta, Kind, Limits, Meta, Outcome, Reply, Request, TextAnswer, Verb,
+    Command, CommandKind, Fault, FlagSet, ItemMeta, Limits, Meta, Outcome, Reply, ReplyFormat, Request,
+    TextFormat, Verb,
 };
 use crate::protocol::{Parsed, Protocol};
 use crate::responses::{Deferred, ResponseQueue, whole};
@@ -56,8 +57,8 @@ struct Asked {
     /// Which request of its lane it is, from 0.
     nth: usize,
     tag: u64,
-    kind: Kind,
-    answer: Answer,
+    kind: CommandKind,
+    format: ReplyFormat,
     key: Vec<u8>,
     /// A meta request's own.
     opaque: Vec<u8>,
@@ -101,13 +102,13 @@ fn catch_up(responses: &Rc<ResponseQueue>) {
     while let Some(deferred) = responses.next_deferred() {
         match deferred {
             Deferred::Words(words) => responses.say(&words),
-            Deferred::Said { answer, kind, note, outcome, data, tokens } => {
+            Deferred::Said { format, kind, context, outcome, data, tokens } => {
                 let reply = Reply { outcome: whole(outcome, &data), tokens: &tokens };
-                responses.speak(answer, kind, &note, &reply);
+                responses.speak(format, kind, &context, &reply);
             }
-            Deferred::Again { answer, kind, note, tokens } => {
+            Deferred::Again { format, kind, context, tokens } => {
                 let reply = Reply { outcome: Outcome::Value(ItemMeta::default(), AGAIN), tokens: &tokens };
-                responses.speak(answer, kind, &note, &reply);
+                responses.speak(format, kind, &context, &reply);
             }
         }
     }
@@ -117,7 +118,7 @@ fn catch_up(responses: &Rc<ResponseQueue>) {
 fn ask(mut input: &[u8], queue: &mut Queue, outboxes: &[Rc<ResponseQueue>]) -> Vec<PendingConnection> {
     let Some(first) = input.first() else { return Vec::new() };
     let protocol = Protocol::detect(*first);
-    let limits = Limits { item_size_max: 400, flags: FlagSet::Newest, mechanisms: b"PLAIN" };
+    let limits = Limits { item_size_max: 400, flags: FlagSet::NEWEST, mechanisms: b"PLAIN" };
     let mut nth = 0;
     let mut callers = Vec::new();
     while let Some(responses) = outboxes.get(callers.len())
@@ -127,8 +128,8 @@ fn ask(mut input: &[u8], queue: &mut Queue, outboxes: &[Rc<ResponseQueue>]) -> V
         let mut send = |request: &Request<'_>| {
             let tag = queue.push(request, responses.clone());
             encoded(request, tag);
-            let (kind, answer, key) = (request.command.kind(), request.answer, request.key.bytes.to_vec());
-            asked.push(Asked { nth, tag, kind, answer, key, opaque: opaque(&request.command) });
+            let (kind, format, key) = (request.command.kind(), request.format, request.key.bytes.to_vec());
+            asked.push(Asked { nth, tag, kind, format, key, opaque: opaque(&request.command) });
             nth += 1;
         };
         match frame.parsed {
@@ -139,7 +140,7 @@ fn ask(mut input: &[u8], queue: &mut Queue, outboxes: &[Rc<ResponseQueue>]) -> V
                     keys.line = rest;
                 }
             }
-            Parsed::Answer(_) => {}
+            Parsed::LocalReply(_) => {}
             _ => break,
         }
         if !asked.is_empty() {
@@ -168,8 +169,8 @@ impl PendingConnection {
         }
         let reply = replies.last().map(|(_, reply)| reply).filter(|_| replies.len() == self.asked.len());
         let failed = reply.is_none() && told == UNAVAILABLE;
-        let fine = match last.answer {
-            Answer::Text(TextAnswer::Value { with_cas, .. }) => {
+        let fine = match last.format {
+            ReplyFormat::Text(TextFormat::Value { with_cas, .. }) => {
                 let mut expected = Vec::new();
                 replies
                     .iter()
@@ -177,17 +178,17 @@ impl PendingConnection {
                 expected.extend_from_slice(if reply.is_some() { b"END\r\n" } else { UNAVAILABLE });
                 told == expected
             }
-            Answer::Text(TextAnswer::Line { noreply: true }) => told.is_empty(),
-            Answer::Text(TextAnswer::Line { noreply: false }) => {
+            ReplyFormat::Text(TextFormat::Line { noreply: true }) => told.is_empty(),
+            ReplyFormat::Text(TextFormat::Line { noreply: false }) => {
                 failed || reply.is_some() && is_one_line(told)
             }
-            Answer::Meta(answer) => {
-                failed || reply.is_some_and(|reply| reply.is_told_as(told, last, answer.quiet))
+            ReplyFormat::Meta(format) => {
+                failed || reply.is_some_and(|reply| reply.is_told_as(told, last, format.quiet))
             }
-            Answer::Binary(answer) => {
+            ReplyFormat::Binary(format) => {
                 let head = told.get(1).zip(told.get(12..16));
-                let own = head.is_none_or(|head| head == (&answer.opcode, &answer.opaque));
-                let value = reply.filter(|_| last.kind == Kind::Get).and_then(Said::value);
+                let own = head.is_none_or(|head| head == (&format.opcode, &format.opaque));
+                let value = reply.filter(|_| last.kind == CommandKind::Get).and_then(Said::value);
                 let whole = told.is_empty() || binary_reply(told) == Some(told.len());
                 own && whole && value.is_none_or(|value| told.ends_with(value))
             }
@@ -245,10 +246,10 @@ impl<'a> Said<'a> {
     /// Panics unless this may be said to `asked`.
     fn check(&self, asked: &Asked) {
         let verb = match asked.kind {
-            Kind::Meta { verb, .. } => Some(verb),
-            Kind::Store(_) => Some(Verb::Set),
-            Kind::Arithmetic => Some(Verb::Arithmetic),
-            Kind::Delete => Some(Verb::Delete),
+            CommandKind::Meta { verb, .. } => Some(verb),
+            CommandKind::Store(_) => Some(Verb::Set),
+            CommandKind::Arithmetic => Some(Verb::Arithmetic),
+            CommandKind::Delete => Some(Verb::Delete),
             _ => None,
         };
         let untagged = match self.line {
@@ -257,7 +258,7 @@ impl<'a> Said<'a> {
             | b"SERVER_ERROR out of memory"
             | b"SERVER_ERROR Out of memory allocating new item" => verb.is_some_and(|verb| verb != Verb::Get),
             b"CLIENT_ERROR cannot increment or decrement non-numeric value" => verb == Some(Verb::Arithmetic),
-            line => asked.kind == Kind::Version && line.starts_with(b"VERSION"),
+            line => asked.kind == CommandKind::Version && line.starts_with(b"VERSION"),
         };
         let tagged = self.flag(b"O") == [asked.tag];
         assert!(untagged || tagged, "{} was believed to {asked:?}", self.line.escape_ascii());
@@ -277,14 +278,14 @@ impl<'a> Said<'a> {
 
     /// Whether a meta client was `told` this: as it stands, but for the opaque.
     fn is_told_as(&self, told: &[u8], asked: &Asked, quiet: bool) -> bool {
-        let get = matches!(asked.kind, Kind::Meta { verb: Verb::Get, .. });
+        let get = matches!(asked.kind, CommandKind::Meta { verb: Verb::Get, .. });
         let status = match self.status() {
             b"EN" | b"NF" if get => b"EN",
             b"EN" | b"NF" => b"NF",
             status => status,
         };
         let hidden = quiet && if get { status == b"EN" } else { matches!(status, b"HD" | b"VA") };
-        if asked.kind == Kind::Invalidate
+        if asked.kind == CommandKind::Invalidate
             || ![&b"VA"[..], b"HD", b"EN", b"NF", b"NS", b"EX"].contains(&status)
         {
             return is_one_line(told);

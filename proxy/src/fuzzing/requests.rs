@@ -1,21 +1,21 @@
-//! Requests: the same frames however the input is split, nothing kept beyond a bound, nothing forwarded
-//! that isn't valid, and no byte of a data block read as a command.
+//! Checks requests: the same frames however the input is split, bounded buffering, only valid commands
+//! forwarded, and no byte of a data block read as a command.
 
 use memchr::{memchr, memchr2, memmem};
 
-use super::command::{encoded, encoded_alone, encoded_line};
+use super::command::{encoded, encoded_line, encoded_untagged};
 use super::{binary_reply, hash, is_one_line, pieces};
 use crate::protocol::request::{
-    Answer, Command, FlagSet, Limits, Meta, Request, SHARED_VALUE_MAX, Store, Verb,
+    Command, FlagSet, Limits, Meta, OLDEST_VERSION, ReplyFormat, Request, SHARED_VALUE_MAX, Store, Verb,
 };
-use crate::protocol::{Frame, Parsed, Protocol, Then};
+use crate::protocol::{Parsed, ParsedFrame, Protocol, Then};
 
-/// Small ones, so that short inputs hold items that are too large; and an ordinary one, for values that
-/// are passed on as they come.
+/// Item sizes in bytes: small ones, so that short inputs contain items that are too large, and the default, for
+/// values that are streamed.
 const ITEM_SIZES: [u64; 4] = [100, 400, 400, 1024 * 1024];
-const FLAG_SETS: [FlagSet; 3] = [FlagSet::Unknown, FlagSet::Old, FlagSet::Newest];
+const FLAG_SETS: [FlagSet; 3] = [FlagSet::Unknown, FlagSet::Version(OLDEST_VERSION), FlagSet::NEWEST];
 const TAG: u64 = 1_234_567_890_123;
-/// The longest lines (PROTOCOL, D-5), and the room that a binary head may take.
+/// The longest lines (D-5), and the longest binary header with extras and key, in bytes.
 const LINE_MAX: usize = 2048;
 const KEYS_LINE_MAX: usize = 1024 * 1024;
 const BINARY_HEAD_MAX: usize = 24 + 20 + 250;
@@ -39,26 +39,26 @@ pub(super) fn check(protocol: Protocol, input: &[u8]) {
     assert_eq!(whole.events, split.events, "split input means something else");
 }
 
-/// What came of a client's bytes.
+/// The effect of a client's bytes.
 #[derive(Debug, PartialEq, Eq)]
 enum Event {
-    Forwarded { command: Vec<u8>, answer: Answer },
+    Forwarded { command: Vec<u8>, format: ReplyFormat },
     Streamed { line: Vec<u8>, len: usize },
-    Said(Vec<u8>),
+    Replied(Vec<u8>),
     Closed(Vec<u8>),
     Login,
 }
 
-/// Reads as a client's task does, without a socket.
+/// Parses as a session does, without a socket.
 struct Reader {
     protocol: Protocol,
     limits: Limits,
     input: Vec<u8>,
     swallow: u64,
-    /// What happens once all is swallowed.
+    /// The event once the data block is swallowed.
     then: Option<Event>,
-    /// What is said if no line end follows then.
-    complaint: Option<&'static [u8]>,
+    /// The reply if no line end follows the data block.
+    framing_error: Option<&'static [u8]>,
     events: Vec<Event>,
     ended: bool,
 }
@@ -71,14 +71,15 @@ impl Reader {
             input: Vec::new(),
             swallow: 0,
             then: None,
-            complaint: None,
+            framing_error: None,
             events: Vec::new(),
             ended: false,
         }
     }
 
     fn read(&mut self, fresh: &[u8]) {
-        let goes_on = !self.input.is_empty() && self.protocol.goes_on(&self.input, fresh);
+        let must_be_incomplete =
+            !self.input.is_empty() && self.protocol.is_incomplete_line(&self.input, fresh);
         let mut input = std::mem::take(&mut self.input);
         input.extend_from_slice(fresh);
         let mut at = 0;
@@ -88,26 +89,26 @@ impl Reader {
             if rest.is_empty() || self.swallow > 0 {
                 break;
             }
-            if let Some(complaint) = self.complaint.take() {
+            if let Some(framing_error) = self.framing_error.take() {
                 if rest.len() < 2 {
-                    self.complaint = Some(complaint);
+                    self.framing_error = Some(framing_error);
                     break;
                 }
                 if rest.starts_with(b"\r\n") {
                     at += 2;
                     continue;
                 }
-                self.act(Parsed::Close(complaint.into()));
+                self.handle(Parsed::Close(framing_error.into()));
                 break;
             }
             let Some(frame) = self.protocol.parse(rest, self.limits) else {
                 self.check_kept(rest);
                 break;
             };
-            assert!(!goes_on, "a line that goes on has an end");
+            assert!(!must_be_incomplete, "an incomplete line was parsed");
             check_frame(self.protocol, rest, &frame);
             at += frame.consumed;
-            self.act(frame.parsed);
+            self.handle(frame.parsed);
         }
         input.drain(..at);
         self.input = input;
@@ -122,7 +123,7 @@ impl Reader {
         dropped
     }
 
-    /// What waits for more bytes is as long as a request may be, whatever it declares.
+    /// An incomplete request is at most as long as a request may be, whatever length it declares.
     fn check_kept(&self, rest: &[u8]) {
         let item = usize::try_from(self.limits.item_size_max).unwrap_or(0).min(SHARED_VALUE_MAX);
         let most = match self.protocol {
@@ -135,7 +136,7 @@ impl Reader {
         assert!(rest.len() <= most, "{} bytes are kept", rest.len());
     }
 
-    fn act(&mut self, parsed: Parsed<'_>) {
+    fn handle(&mut self, parsed: Parsed<'_>) {
         match parsed {
             Parsed::Request(request) => self.events.push(forward(&request)),
             Parsed::Keys(mut keys) => {
@@ -145,25 +146,25 @@ impl Reader {
                     keys.line = rest;
                 }
             }
-            Parsed::Answer(words) => self.events.push(Event::Said(words.into_owned())),
-            Parsed::UntaggedCommand(alone) => {
-                let (command, answer) = (encoded_alone(&alone), alone.answer);
-                self.events.push(Event::Forwarded { command, answer });
+            Parsed::LocalReply(words) => self.events.push(Event::Replied(words.into_owned())),
+            Parsed::UntaggedCommand(command) => {
+                let (command, format) = (encoded_untagged(&command), command.format);
+                self.events.push(Event::Forwarded { command, format });
             }
-            Parsed::Stream { request, len, complaint } => {
+            Parsed::Stream { request, len, framing_error } => {
                 let line = encoded_line(&request, len, TAG);
                 self.events.push(Event::Streamed { line, len });
                 self.swallow = u64::try_from(len).unwrap_or(u64::MAX);
-                self.complaint = complaint;
+                self.framing_error = framing_error;
             }
             Parsed::NeedsVersion => {
                 assert_eq!(self.limits.flags, FlagSet::Unknown, "the version is known");
-                self.limits.flags = FlagSet::Newest;
+                self.limits.flags = FlagSet::NEWEST;
             }
             Parsed::Swallow { bytes, then } => {
                 self.swallow = bytes;
                 self.then = Some(match then {
-                    Then::Answer(words) => Event::Said(words.into_owned()),
+                    Then::LocalReply(words) => Event::Replied(words.into_owned()),
                     Then::Request(request) => forward(&request),
                 });
             }
@@ -180,25 +181,25 @@ impl Reader {
 }
 
 fn forward(request: &Request<'_>) -> Event {
-    Event::Forwarded { command: encoded(request, TAG), answer: request.answer }
+    Event::Forwarded { command: encoded(request, TAG), format: request.format }
 }
 
-fn check_frame(protocol: Protocol, rest: &[u8], frame: &Frame<'_>) {
+fn check_frame(protocol: Protocol, rest: &[u8], frame: &ParsedFrame<'_>) {
     assert!(frame.consumed <= rest.len(), "more consumed than there is");
     let swallowed = match &frame.parsed {
         Parsed::Login | Parsed::NeedsVersion => return assert_eq!(frame.consumed, 0),
-        Parsed::Close(words) => return check_words(protocol, rest, words),
-        Parsed::Answer(words) => {
-            check_words(protocol, rest, words);
+        Parsed::Close(words) => return check_local_reply(protocol, rest, words),
+        Parsed::LocalReply(words) => {
+            check_local_reply(protocol, rest, words);
             0
         }
         Parsed::Swallow { bytes, then } => {
-            if let Then::Answer(words) = then {
-                check_words(protocol, rest, words);
+            if let Then::LocalReply(words) = then {
+                check_local_reply(protocol, rest, words);
             }
             usize::try_from(*bytes).unwrap_or(usize::MAX)
         }
-        Parsed::Stream { len, complaint, .. } => len + complaint.map_or(0, |_| 2),
+        Parsed::Stream { len, framing_error, .. } => len + framing_error.map_or(0, |_| 2),
         Parsed::Request(request) => {
             let whole = rest.get(..frame.consumed).unwrap_or_default();
             let ends = match (&request.command, protocol) {
@@ -216,24 +217,24 @@ fn check_frame(protocol: Protocol, rest: &[u8], frame: &Frame<'_>) {
     };
     assert!(frame.consumed > 0, "nothing consumed");
     let taken = frame.consumed.saturating_add(swallowed);
-    assert_eq!(Some(taken), end_of(protocol, rest), "the next request begins elsewhere");
+    assert_eq!(Some(taken), end_of(protocol, rest), "the next request begins at another byte");
 }
 
-/// Where the request at the front of `rest` ends, block and all; `None` where the connection must.
+/// Where the request at the front of `rest` ends, its data block included; `None` if the connection must close.
 fn end_of(protocol: Protocol, rest: &[u8]) -> Option<usize> {
     if protocol == Protocol::Binary {
         let body: [u8; 4] = rest.get(8..12)?.try_into().ok()?;
         return usize::try_from(u32::from_be_bytes(body)).ok()?.checked_add(24);
     }
     let head = memchr(b'\n', rest)? + 1;
-    // Less is no command (memcached counts the line's end as two bytes, whatever it is).
+    // A shorter line is no command: memcached counts any line end as two bytes.
     if head < 4 {
         return Some(head);
     }
     let line = rest.get(..head)?.strip_suffix(b"\n")?;
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     if line.starts_with(b" ") || memchr2(0, b'\r', line).is_some() {
-        // Nobody can tell whether a block follows.
+        // It is unknown whether a data block follows.
         let stores = STORES.iter().any(|(verb, _)| memmem::find(line, verb).is_some());
         return (!stores).then_some(head);
     }
@@ -246,8 +247,8 @@ fn end_of(protocol: Protocol, rest: &[u8]) -> Option<usize> {
     Some(head + len + 2)
 }
 
-/// Words of ours: silence, one line, or one binary reply to this very request.
-fn check_words(protocol: Protocol, rest: &[u8], words: &[u8]) {
+/// A local reply: empty, one line, or one binary reply to this request.
+fn check_local_reply(protocol: Protocol, rest: &[u8], words: &[u8]) {
     let fine = match protocol {
         Protocol::Text => is_one_line(words),
         Protocol::Binary => {
@@ -255,5 +256,5 @@ fn check_words(protocol: Protocol, rest: &[u8], words: &[u8]) {
             same && binary_reply(words) == Some(words.len())
         }
     };
-    assert!(words.is_empty() || fine, "we said {:?}", String::from_utf8_lossy(words));
+    assert!(words.is_empty() || fine, "the proxy replied {:?}", String::from_utf8_lossy(words));
 }

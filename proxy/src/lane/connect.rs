@@ -35,7 +35,7 @@ async fn greet(target: &Target) -> io::Result<(TcpStream, FlagSet)> {
     write(&stream, b"version\r\n").await?;
     let said = read_line(&stream).await?;
     let version = said.strip_prefix(b"VERSION ").ok_or(io::ErrorKind::InvalidData)?;
-    Ok((stream, FlagSet::of(version)))
+    Ok((stream, FlagSet::from_version(version)))
 }
 
 pub(super) async fn write(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {

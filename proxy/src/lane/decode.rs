@@ -3,7 +3,7 @@
 use memchr::{memchr, memchr2};
 
 use crate::protocol::number;
-use crate::protocol::request::{Head, ItemMeta, Kind, Outcome, Reply, ValueWanted, Verb};
+use crate::protocol::request::{CommandKind, ItemMeta, Outcome, Reply, ValueHeader, ValueWanted, Verb};
 
 /// The longest line memcached sends here: a status, flags and our tag.
 const LINE_MAX: usize = 2048;
@@ -16,7 +16,7 @@ pub(crate) enum Decoded<'a> {
     Whole(Answered<'a>),
     /// The line of a value that is too long for a lane that others use; the value follows.
     Long {
-        head: Head<'a>,
+        head: ValueHeader<'a>,
         tag: Option<u64>,
         consumed: usize,
     },
@@ -75,7 +75,7 @@ pub(crate) fn parse(input: &[u8], sizes: ValueLimits) -> Result<Option<Decoded<'
         b"VA" => return value(input, consumed, rest, sizes),
         b"HD" => {
             let flags = Flags::read(rest)?;
-            return whole(Outcome::Done(flags.stamp), &flags, rest);
+            return whole(Outcome::Done(flags.item), &flags, rest);
         }
         b"EN" | b"NF" => Outcome::Miss,
         b"NS" => Outcome::NotStored,
@@ -115,20 +115,20 @@ fn value<'a>(
         None => (rest, &b""[..]),
     };
     let len = number::length(len).filter(|len| *len <= sizes.most).ok_or(ProtocolError::Value)?;
-    let Flags { stamp, tag } = Flags::read(tokens)?;
+    let Flags { item, tag } = Flags::read(tokens)?;
     if len > sizes.whole {
-        return Ok(Some(Decoded::Long { head: Head { stamp, len, tokens }, tag, consumed: line }));
+        return Ok(Some(Decoded::Long { head: ValueHeader { item, len, tokens }, tag, consumed: line }));
     }
     let consumed = line + len + VALUE_END.len();
     let Some(block) = input.get(line..consumed) else { return Ok(None) };
     let data = block.strip_suffix(VALUE_END).ok_or(ProtocolError::Value)?;
-    let reply = Reply { outcome: Outcome::Value(stamp, data), tokens };
+    let reply = Reply { outcome: Outcome::Value(item, data), tokens };
     Ok(Some(Decoded::Whole(Answered { reply, tag, consumed })))
 }
 
 #[derive(Default)]
 struct Flags {
-    stamp: ItemMeta,
+    item: ItemMeta,
     tag: Option<u64>,
 }
 
@@ -140,8 +140,8 @@ impl Flags {
             let (name, value) = word.split_first().ok_or(ProtocolError::Status)?;
             let number = || number::unsigned(value).ok_or(ProtocolError::Status);
             match name {
-                b'f' => flags.stamp.flags = u32::try_from(number()?).map_err(|_| ProtocolError::Status)?,
-                b'c' => flags.stamp.cas = number()?,
+                b'f' => flags.item.flags = u32::try_from(number()?).map_err(|_| ProtocolError::Status)?,
+                b'c' => flags.item.cas = number()?,
                 b'O' if flags.tag.is_none() => flags.tag = Some(number()?),
                 b'O' => return Err(ProtocolError::Status),
                 // It goes on to meta clients as it is, in a line of theirs.
@@ -155,45 +155,45 @@ impl Flags {
 
 impl Answered<'_> {
     /// Whether this can be the answer to a request of `kind` with `tag`.
-    pub(crate) fn answers(&self, kind: Kind, tag: u64) -> bool {
+    pub(crate) fn answers(&self, kind: CommandKind, tag: u64) -> bool {
         let tagged = self.tag == Some(tag);
         match self.reply.outcome {
             Outcome::Value(_, data) => {
                 tagged && gives_value(kind) && (!is_arithmetic(kind) || is_number(data))
             }
             Outcome::Done(_) => tagged && gives_none(kind),
-            Outcome::Miss => tagged && kind != Kind::Version,
+            Outcome::Miss => tagged && kind != CommandKind::Version,
             Outcome::NotStored => tagged && (stores(kind) || is_arithmetic(kind) || deletes(kind)),
             Outcome::Exists => tagged && (stores(kind) || is_arithmetic(kind) || deletes(kind)),
             Outcome::TooLarge => stores(kind),
             Outcome::OutOfMemory => stores(kind) || is_arithmetic(kind) || deletes(kind),
             Outcome::NonNumeric => is_arithmetic(kind),
-            Outcome::Version(_) => kind == Kind::Version,
+            Outcome::Version(_) => kind == CommandKind::Version,
             Outcome::Failed(_) => false,
         }
     }
 }
 
 /// Whether the answer to this kind, where it isn't a denial, may be a value.
-fn gives_value(kind: Kind) -> bool {
+fn gives_value(kind: CommandKind) -> bool {
     match kind {
-        Kind::Get | Kind::Arithmetic => true,
-        Kind::Meta { value, .. } => value != ValueWanted::No,
+        CommandKind::Get | CommandKind::Arithmetic => true,
+        CommandKind::Meta { value, .. } => value != ValueWanted::No,
         _ => false,
     }
 }
 
 /// Whether it may be none.
-fn gives_none(kind: Kind) -> bool {
+fn gives_none(kind: CommandKind) -> bool {
     match kind {
-        Kind::Get | Kind::Arithmetic | Kind::Version => false,
-        Kind::Meta { value, .. } => value != ValueWanted::Yes,
+        CommandKind::Get | CommandKind::Arithmetic | CommandKind::Version => false,
+        CommandKind::Meta { value, .. } => value != ValueWanted::Yes,
         _ => true,
     }
 }
 
 /// Whether that value may be long.
-pub(crate) fn gives_long_value(kind: Kind) -> bool {
+pub(crate) fn gives_long_value(kind: CommandKind) -> bool {
     gives_value(kind) && !is_arithmetic(kind)
 }
 
@@ -204,16 +204,16 @@ fn is_number(data: &[u8]) -> bool {
     data.get(..end).and_then(number::unsigned).is_some()
 }
 
-fn stores(kind: Kind) -> bool {
-    matches!(kind, Kind::Store(_) | Kind::Meta { verb: Verb::Set, .. })
+fn stores(kind: CommandKind) -> bool {
+    matches!(kind, CommandKind::Store(_) | CommandKind::Meta { verb: Verb::Set, .. })
 }
 
-fn is_arithmetic(kind: Kind) -> bool {
-    matches!(kind, Kind::Arithmetic | Kind::Meta { verb: Verb::Arithmetic, .. })
+fn is_arithmetic(kind: CommandKind) -> bool {
+    matches!(kind, CommandKind::Arithmetic | CommandKind::Meta { verb: Verb::Arithmetic, .. })
 }
 
-fn deletes(kind: Kind) -> bool {
-    matches!(kind, Kind::Delete | Kind::Meta { verb: Verb::Delete, .. })
+fn deletes(kind: CommandKind) -> bool {
+    matches!(kind, CommandKind::Delete | CommandKind::Meta { verb: Verb::Delete, .. })
 }
 
 #[cfg(test)]
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_long_value_is_known_by_its_line() {
-        let head = Head { stamp: ItemMeta { flags: 1, cas: 0 }, len: 51, tokens: b" f1 O2" };
+        let head = ValueHeader { item: ItemMeta { flags: 1, cas: 0 }, len: 51, tokens: b" f1 O2" };
         let heard = Decoded::Long { head, tag: Some(2), consumed: 13 };
         assert_eq!(parse(b"VA 51 f1 O2\r\nx", SIZES), Ok(Some(heard)));
     }
@@ -273,15 +273,17 @@ mod tests {
     #[test]
     fn a_reply_answers_only_its_own_kind_and_tag() {
         let reply = |input| whole(input);
-        assert!(reply(b"HD O7\r\n").answers(Kind::Store(Mode::Set), 7));
-        assert!(!reply(b"HD O8\r\n").answers(Kind::Store(Mode::Set), 7));
-        assert!(!reply(b"HD\r\n").answers(Kind::Store(Mode::Set), 7));
-        assert!(!reply(b"HD O7\r\n").answers(Kind::Get, 7));
-        assert!(reply(b"SERVER_ERROR object too large for cache\r\n").answers(Kind::Store(Mode::Add), 7));
-        assert!(!reply(b"SERVER_ERROR object too large for cache\r\n").answers(Kind::Get, 7));
-        assert!(reply(b"VA 3 O7\r\n9  \r\n").answers(Kind::Arithmetic, 7));
+        assert!(reply(b"HD O7\r\n").answers(CommandKind::Store(Mode::Set), 7));
+        assert!(!reply(b"HD O8\r\n").answers(CommandKind::Store(Mode::Set), 7));
+        assert!(!reply(b"HD\r\n").answers(CommandKind::Store(Mode::Set), 7));
+        assert!(!reply(b"HD O7\r\n").answers(CommandKind::Get, 7));
+        assert!(
+            reply(b"SERVER_ERROR object too large for cache\r\n").answers(CommandKind::Store(Mode::Add), 7)
+        );
+        assert!(!reply(b"SERVER_ERROR object too large for cache\r\n").answers(CommandKind::Get, 7));
+        assert!(reply(b"VA 3 O7\r\n9  \r\n").answers(CommandKind::Arithmetic, 7));
         for lines in [&b"VA 4 O7\r\n1\r\n2\r\n"[..], b"VA 1 O7\r\nx\r\n", b"VA 0 O7\r\n\r\n"] {
-            assert!(!reply(lines).answers(Kind::Arithmetic, 7));
+            assert!(!reply(lines).answers(CommandKind::Arithmetic, 7));
         }
         for verb in [Verb::Get, Verb::Arithmetic] {
             for (value, with, without) in [
@@ -289,11 +291,11 @@ mod tests {
                 (ValueWanted::Yes, true, false),
                 (ValueWanted::UnlessSame, true, true),
             ] {
-                assert_eq!(reply(b"VA 1 O7\r\n1\r\n").answers(Kind::Meta { verb, value }, 7), with);
-                assert_eq!(reply(b"HD O7\r\n").answers(Kind::Meta { verb, value }, 7), without);
+                assert_eq!(reply(b"VA 1 O7\r\n1\r\n").answers(CommandKind::Meta { verb, value }, 7), with);
+                assert_eq!(reply(b"HD O7\r\n").answers(CommandKind::Meta { verb, value }, 7), without);
             }
         }
-        assert!(reply(b"VERSION 1.6.18\r\n").answers(Kind::Version, 7));
-        assert!(!reply(b"VERSION 1.6.18\r\n").answers(Kind::Touch, 7));
+        assert!(reply(b"VERSION 1.6.18\r\n").answers(CommandKind::Version, 7));
+        assert!(!reply(b"VERSION 1.6.18\r\n").answers(CommandKind::Touch, 7));
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::decode::{self, Answered, Decoded, ProtocolError, VALUE_END, ValueLimits};
 use super::{REPLY_DEADLINE, Target, connect};
-use crate::protocol::request::{Fault, Head, Kind};
+use crate::protocol::request::{CommandKind, Fault, ValueHeader};
 use crate::transport::tcp;
 
 /// What is read or kept at once.
@@ -68,7 +68,7 @@ impl Own {
     /// Reads until there is an answer, or the beginning of one, to a request of `kind` with `tag`.
     pub(crate) async fn hear(
         &mut self,
-        kind: Kind,
+        kind: CommandKind,
         tag: u64,
         scratch: &RefCell<Vec<u8>>,
     ) -> Result<Said, Fault> {
@@ -102,7 +102,7 @@ impl Own {
     }
 
     /// The head of the value that [`Own::hear`] has found.
-    pub(crate) fn head(&self) -> Option<Head<'_>> {
+    pub(crate) fn head(&self) -> Option<ValueHeader<'_>> {
         match self.heard() {
             Ok(Some(Decoded::Long { head, .. })) => Some(head),
             _ => None,

@@ -1,17 +1,20 @@
-//! Requests in the backend's protocol: memcached's meta commands, each with our tag as its opaque.
+//! Encodes requests for memcached: meta commands that carry our tag as their opaque.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::protocol::meta;
+use crate::protocol::line::tokens;
+use crate::protocol::meta::{
+    self,
+    flags::{self, Argument, Flag, letter},
+};
 use crate::protocol::number::{self, LONE_MINUS};
 use crate::protocol::request::{
-    Answer, Ask, Command, Create, Key, KeyForm, Meta, Mode, Request, TextAnswer, UntaggedCommand, Verb,
-    travels_encoded,
+    Command, Create, Key, KeyForm, Meta, Mode, ReplyFormat, Request, TextFormat, UntaggedCommand,
+    UntaggedKind, Verb, needs_base64,
 };
-use crate::protocol::text::line::tokens;
 
-/// Appends `request` as memcached shall read it.
+/// Appends `request` with its value.
 pub(crate) fn request(request: &Request<'_>, tag: u64, out: &mut Vec<u8>) {
     let value = match &request.command {
         Command::Store(store) => store.value,
@@ -23,14 +26,14 @@ pub(crate) fn request(request: &Request<'_>, tag: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the line of `request`; of a store, whose value of `len` bytes is to follow, too.
+/// Appends the line of `request`; a store's value of `len` bytes must follow.
 pub(crate) fn line(request: &Request<'_>, len: usize, tag: u64, out: &mut Vec<u8>) {
-    let binary = matches!(request.answer, Answer::Binary(_));
+    let binary = matches!(request.format, ReplyFormat::Binary(_));
     match &request.command {
         Command::Version => return out.extend_from_slice(b"version\r\n"),
         Command::Get { exptime } => {
             verb(b"mg ", request, out);
-            out.extend_from_slice(if wants_cas(request.answer) { b" v f c" } else { b" v f" });
+            out.extend_from_slice(if wants_cas(request.format) { b" v f c" } else { b" v f" });
             signed(b" T", *exptime, out);
         }
         Command::Touch { exptime } => {
@@ -85,53 +88,49 @@ pub(crate) fn line(request: &Request<'_>, len: usize, tag: u64, out: &mut Vec<u8
     out.extend_from_slice(b"\r\n");
 }
 
-/// Whether a store keeps the flags of what is there: its own are for nothing then. And worse than that: an
-/// item which only they make so long that it is kept in chunks is read by memcached as if it weren't, and
-/// what it finds there, behind the item, becomes part of the value.
+/// Whether a store keeps the client flags of the stored item, so that its own must not be sent: memcached
+/// would read a chunked item whose flags make it that long as if it weren't chunked, and append the bytes
+/// behind it to the value.
 fn keeps_flags(meta: &Meta<'_>) -> bool {
     let extends = tokens(meta.flags).any(|flag| flag.starts_with(b"MA") || flag.starts_with(b"MP"));
-    meta.verb == Verb::Set && extends && !tokens(meta.flags).any(|flag| flag.starts_with(b"N"))
+    meta.verb == Verb::Set && extends && !flags::contains(meta.flags, letter::VIVIFY)
 }
 
-/// The caller's own flags, checked before: those that mean something to the verb, ours instead of its
-/// opaque, and nothing that only newer memcacheds read.
-fn meta_line(name: Key<'_>, meta: &Meta<'_>, len: usize, tag: u64, out: &mut Vec<u8>) {
-    let (verb, relevant): (&[u8], &[u8]) = match meta.verb {
-        Verb::Get => (b"mg ", b"bCENRTOkstcfvhlu"),
-        Verb::Set => (b"ms ", b"bCEFINTMOksc"),
-        Verb::Delete => (b"md ", b"bCEFITOkx"),
-        Verb::Arithmetic => (b"ma ", b"bCEDJMNTOktcv"),
-    };
-    out.extend_from_slice(verb);
-    out.extend_from_slice(name.bytes);
+/// Appends a client's own meta command: the valid flags that its verb takes, with our tag in place of the
+/// opaque. Flags that only newer versions of memcached know have been refused before.
+fn meta_line(key: Key<'_>, meta: &Meta<'_>, len: usize, tag: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(match meta.verb {
+        Verb::Get => b"mg ",
+        Verb::Set => b"ms ",
+        Verb::Delete => b"md ",
+        Verb::Arithmetic => b"ma ",
+    });
+    out.extend_from_slice(key.bytes);
     if meta.verb == Verb::Set {
         out.push(b' ');
         number::write_len(len, out);
     }
     let mut tagged = false;
-    for flag in tokens(meta.flags) {
-        let Some((letter, argument)) = flag.split_first().filter(|(letter, _)| relevant.contains(letter))
-        else {
-            continue;
-        };
-        if *letter == b'O' {
-            tagged = true;
-            unsigned(b" O", Some(tag), out);
+    for word in tokens(meta.flags) {
+        let (Some(flag), Some((_, argument))) = (Flag::of(word), word.split_first()) else { continue };
+        if !flag.verbs.contains(&meta.verb) || is_withheld(flag.letter, key, meta) {
             continue;
         }
-        let untellable = || name.form == KeyForm::Base64 && meta::reply::needs_key_echo(name.bytes);
-        if (*letter == b'F' && keeps_flags(meta))
-            || (*letter == b'k' && meta.verb == Verb::Get && untellable())
-        {
-            continue;
+        out.extend_from_slice(&[b' ', flag.letter]);
+        match flag.argument {
+            Argument::Opaque => {
+                tagged = true;
+                number::write(tag, out);
+            }
+            Argument::Exptime if argument == LONE_MINUS => out.push(b'0'),
+            Argument::Exptime
+            | Argument::Cas
+            | Argument::Initial
+            | Argument::Delta
+            | Argument::ClientFlags => out.extend_from_slice(argument),
+            Argument::Mode => out.extend_from_slice(argument.get(..1).unwrap_or_default()),
+            Argument::None | Argument::Base64Key | Argument::Quiet | Argument::ReplyOnly => {}
         }
-        out.extend_from_slice(&[b' ', *letter]);
-        out.extend_from_slice(match letter {
-            b'N' | b'R' | b'T' if argument == LONE_MINUS => b"0",
-            b'C' | b'D' | b'E' | b'F' | b'J' | b'N' | b'R' | b'T' => argument,
-            b'M' => argument.get(..1).unwrap_or_default(),
-            _ => b"",
-        });
     }
     if !tagged {
         unsigned(b" O", Some(tag), out);
@@ -139,24 +138,36 @@ fn meta_line(name: Key<'_>, meta: &Meta<'_>, len: usize, tag: u64, out: &mut Vec
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends what goes alone on a lane: it takes no tag.
-pub(crate) fn alone(alone: &UntaggedCommand<'_>, out: &mut Vec<u8>) {
-    match alone.ask {
-        Ask::Stats { group } => {
+/// Whether a flag is not sent although its verb takes it.
+fn is_withheld(letter: u8, key: Key<'_>, meta: &Meta<'_>) -> bool {
+    match letter {
+        letter::CLIENT_FLAGS => keeps_flags(meta),
+        letter::KEY => {
+            let encoded = meta.verb == Verb::Get && key.form == KeyForm::Base64;
+            encoded && meta::reply::needs_key_echo(key.bytes)
+        }
+        _ => false,
+    }
+}
+
+/// Appends a command that carries no tag (L-3).
+pub(crate) fn untagged(command: &UntaggedCommand<'_>, out: &mut Vec<u8>) {
+    match command.kind {
+        UntaggedKind::Stats { group } => {
             out.extend_from_slice(b"stats");
             if !group.is_empty() {
                 out.push(b' ');
                 out.extend_from_slice(group);
             }
         }
-        Ask::FlushAll { delay } => {
+        UntaggedKind::FlushAll { delay } => {
             out.extend_from_slice(b"flush_all");
             signed(b" ", delay, out);
         }
-        Ask::Inspect { key, base64 } => {
+        UntaggedKind::Inspect { key, base64 } => {
             out.extend_from_slice(b"me ");
             out.extend_from_slice(key);
-            // Newer memcacheds read the flag only if another word follows.
+            // Newer versions of memcached read the flag only if another word follows.
             out.extend_from_slice(if base64 { b" b b" } else { b"" });
         }
     }
@@ -170,9 +181,9 @@ fn verb(name: &[u8], request: &Request<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends the key; `true` when it went base64-encoded.
+/// Appends the key; returns whether it is base64-encoded.
 fn key(key: Key<'_>, out: &mut Vec<u8>) -> bool {
-    if key.form == KeyForm::Raw && travels_encoded(key.bytes) {
+    if key.form == KeyForm::Raw && needs_base64(key.bytes) {
         out.extend_from_slice(STANDARD.encode(key.bytes).as_bytes());
         return true;
     }
@@ -180,11 +191,11 @@ fn key(key: Key<'_>, out: &mut Vec<u8>) -> bool {
     key.form == KeyForm::Base64
 }
 
-fn wants_cas(answer: Answer) -> bool {
-    match answer {
-        Answer::Binary(_) => true,
-        Answer::Text(TextAnswer::Value { with_cas, .. }) => with_cas,
-        Answer::Text(TextAnswer::Line { .. }) | Answer::Meta(_) => false,
+fn wants_cas(format: ReplyFormat) -> bool {
+    match format {
+        ReplyFormat::Binary(_) => true,
+        ReplyFormat::Text(TextFormat::Value { with_cas, .. }) => with_cas,
+        ReplyFormat::Text(TextFormat::Line { .. }) | ReplyFormat::Meta(_) => false,
     }
 }
 
@@ -205,18 +216,18 @@ fn signed(flag: &[u8], value: Option<i32>, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::request::{BinaryAnswer, MetaAnswer, Store};
+    use crate::protocol::request::{BinaryFormat, MetaFormat, Store};
 
-    const TEXT: Answer = Answer::Text(TextAnswer::Line { noreply: true });
-    const GETS: Answer = Answer::Text(TextAnswer::Value { with_cas: true, last: true });
-    const GET: Answer = Answer::Text(TextAnswer::Value { with_cas: false, last: true });
-    const BINARY: Answer = Answer::Binary(BinaryAnswer { opcode: 0, opaque: [0; 4] });
+    const TEXT: ReplyFormat = ReplyFormat::Text(TextFormat::Line { noreply: true });
+    const GETS: ReplyFormat = ReplyFormat::Text(TextFormat::Value { with_cas: true, last: true });
+    const GET: ReplyFormat = ReplyFormat::Text(TextFormat::Value { with_cas: false, last: true });
+    const BINARY: ReplyFormat = ReplyFormat::Binary(BinaryFormat { opcode: 0, opaque: [0; 4] });
 
     #[test]
     fn requests_become_tagged_meta_commands() {
         let store = |mode, cas| Command::Store(Store { mode, flags: 5, exptime: -1, cas, value: b"xyz" });
         let create = Some(Create { initial: 7, exptime: 60 });
-        for (command, key, answer, expected) in [
+        for (command, key, format, expected) in [
             (Command::Get { exptime: None }, &b"a"[..], GET, "mg a v f O9\r\n"),
             (Command::Get { exptime: None }, b"a", GETS, "mg a v f c O9\r\n"),
             (Command::Get { exptime: Some(30) }, b"a", BINARY, "mg a v f c T30 O9\r\n"),
@@ -245,9 +256,9 @@ mod tests {
             ),
         ] {
             let mut out = Vec::new();
-            let form = if answer == BINARY { KeyForm::Raw } else { KeyForm::Plain };
+            let form = if format == BINARY { KeyForm::Raw } else { KeyForm::Plain };
             let key = Key { bytes: key, form };
-            request(&Request { command, key, answer }, 9, &mut out);
+            request(&Request { command, key, format }, 9, &mut out);
             assert_eq!(String::from_utf8_lossy(&out), expected);
         }
     }
@@ -265,9 +276,9 @@ mod tests {
         ] {
             let value = if verb == Verb::Set { &b"xy"[..] } else { b"" };
             let command = Command::Meta(Meta { verb, flags: flags.as_bytes(), value });
-            let answer = Answer::Meta(MetaAnswer { verb, quiet: false });
+            let format = ReplyFormat::Meta(MetaFormat { verb, quiet: false });
             let mut out = Vec::new();
-            request(&Request { command, key: Key::plain(b"k"), answer }, 9, &mut out);
+            request(&Request { command, key: Key::plain(b"k"), format }, 9, &mut out);
             assert_eq!(String::from_utf8_lossy(&out), expected);
         }
     }

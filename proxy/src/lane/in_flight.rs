@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::decode::{self, Decoded, ProtocolError, VALUE_END, ValueLimits};
 use crate::metrics::usage::{Asked, Usage};
 use crate::protocol;
-use crate::protocol::request::{Answer, Fault, Kind, Outcome, Reply, Request};
+use crate::protocol::request::{CommandKind, Fault, Outcome, Reply, ReplyFormat, Request};
 use crate::responses::ResponseQueue;
 
 pub(crate) struct Queue {
@@ -29,8 +29,8 @@ struct Waiting {
 enum What {
     Reply {
         tag: u64,
-        kind: Kind,
-        answer: Answer,
+        kind: CommandKind,
+        answer: ReplyFormat,
         note_len: usize,
         asked: Asked,
     },
@@ -52,13 +52,13 @@ impl Queue {
         let tag = self.next_tag;
         self.next_tag = tag.wrapping_add(1);
         let before = self.notes.len();
-        protocol::note(request, &mut self.notes);
+        protocol::reply_context(request, &mut self.notes);
         let note_len = self.notes.len() - before;
         let (kind, asked) = (request.command.kind(), client.asked());
         client.expect(kind);
         self.waiting.push_back(Waiting {
             client,
-            what: What::Reply { tag, kind, answer: request.answer, note_len, asked },
+            what: What::Reply { tag, kind, answer: request.format, note_len, asked },
         });
         tag
     }
@@ -100,7 +100,7 @@ impl Queue {
     }
 
     /// The first who waits, if the reply `is_its`.
-    fn expect<F: Fn(Kind, u64) -> bool>(&mut self, is_its: F) -> Result<Waiting, ProtocolError> {
+    fn expect<F: Fn(CommandKind, u64) -> bool>(&mut self, is_its: F) -> Result<Waiting, ProtocolError> {
         let next = self.waiting.pop_front().ok_or(ProtocolError::Unasked)?;
         if !matches!(next.what, What::Reply { kind, tag, .. } if is_its(kind, tag)) {
             self.waiting.push_front(next);

@@ -6,14 +6,14 @@ use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 
 use super::*;
-use crate::protocol::request::{Answer, Command, Key, KeyForm, Mode, Store, TextAnswer};
+use crate::protocol::request::{Command, Key, KeyForm, Mode, ReplyFormat, Store, TextFormat};
 use crate::responses::BufferPool;
 use crate::transport::Stream;
 
 const GET: Request<'static> = Request {
     command: Command::Get { exptime: None },
     key: Key { bytes: b"a", form: KeyForm::Plain },
-    answer: Answer::Text(TextAnswer::Value { with_cas: false, last: true }),
+    format: ReplyFormat::Text(TextFormat::Value { with_cas: false, last: true }),
 };
 const UNAVAILABLE: &str = "SERVER_ERROR backend unavailable\r\n";
 
@@ -165,8 +165,8 @@ async fn a_full_lane_says_when_it_takes_more() {
     let lane = Lane::new(target.value_max, usage());
     let value = vec![b'v'; 256 * 1024];
     let store = Store { mode: Mode::Set, flags: 0, exptime: 0, cas: None, value: &value };
-    let answer = Answer::Text(TextAnswer::Line { noreply: false });
-    let set = Request { command: Command::Store(store), key: GET.key, answer };
+    let format = ReplyFormat::Text(TextFormat::Line { noreply: false });
+    let set = Request { command: Command::Store(store), key: GET.key, format };
     for _ in 0..4 {
         assert!(!lane.is_full());
         lane.send(&set, &responses);

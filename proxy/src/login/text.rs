@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use memchr::{memchr, memchr2};
 
 use super::{Credential, Replies, Step};
-use crate::protocol::text::line::tokens;
+use crate::protocol::line::tokens;
 
 /// Maximum length of a line before login.
 pub(super) const LINE_MAX: usize = 2048;

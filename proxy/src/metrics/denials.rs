@@ -13,7 +13,7 @@ use store::{DenialCause, DenialRecord, Millis, TokenId, now};
 use crate::login::outcome::LoginOutcome;
 use crate::login::{Credential, Proof};
 use crate::protocol::denial;
-use crate::protocol::request::{Ask, Command, Mode, Request, Verb};
+use crate::protocol::request::{Command, Mode, Request, UntaggedKind, Verb};
 use crate::protocol::{Parsed, Protocol};
 use crate::transport::Stream;
 use crate::transport::address::network;
@@ -232,10 +232,10 @@ pub(crate) fn command(parsed: &Parsed<'_>) -> &'static str {
         Parsed::Request(request) | Parsed::Stream { request, .. } => verb(request),
         Parsed::Keys(keys) if keys.exptime.is_some() => "gat",
         Parsed::Keys(_) => "get",
-        Parsed::UntaggedCommand(alone) => match alone.ask {
-            Ask::Stats { .. } => "stats",
-            Ask::FlushAll { .. } => "flush_all",
-            Ask::Inspect { .. } => "me",
+        Parsed::UntaggedCommand(alone) => match alone.kind {
+            UntaggedKind::Stats { .. } => "stats",
+            UntaggedKind::FlushAll { .. } => "flush_all",
+            UntaggedKind::Inspect { .. } => "me",
         },
         _ => "",
     }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::Instant;
 
-use crate::protocol::request::{Kind, Outcome, Verb};
+use crate::protocol::request::{CommandKind, Outcome, Verb};
 
 /// Latency buckets, by powers of two of a microsecond: bucket `n` counts requests under `1 << n`, the last one all that
 /// are longer.
@@ -143,17 +143,19 @@ impl Usage {
     }
 
     /// Counts a request that was answered.
-    pub(crate) fn answered(&self, kind: Kind, outcome: &Outcome<'_>, asked: Asked, now: Asked) {
+    pub(crate) fn answered(&self, kind: CommandKind, outcome: &Outcome<'_>, asked: Asked, now: Asked) {
         let count = match kind {
-            Kind::Get | Kind::Meta { verb: Verb::Get, .. } => match outcome {
+            CommandKind::Get | CommandKind::Meta { verb: Verb::Get, .. } => match outcome {
                 Outcome::Value(..) | Outcome::Done(_) => &self.hits,
                 _ => &self.misses,
             },
-            Kind::Store(_) | Kind::Invalidate | Kind::Meta { verb: Verb::Set, .. } => &self.stores,
-            Kind::Delete | Kind::Meta { verb: Verb::Delete, .. } => &self.deletes,
-            Kind::Arithmetic | Kind::Meta { verb: Verb::Arithmetic, .. } => &self.arithmetic,
-            Kind::Touch => &self.touches,
-            Kind::Version => &self.others,
+            CommandKind::Store(_) | CommandKind::Invalidate | CommandKind::Meta { verb: Verb::Set, .. } => {
+                &self.stores
+            }
+            CommandKind::Delete | CommandKind::Meta { verb: Verb::Delete, .. } => &self.deletes,
+            CommandKind::Arithmetic | CommandKind::Meta { verb: Verb::Arithmetic, .. } => &self.arithmetic,
+            CommandKind::Touch => &self.touches,
+            CommandKind::Version => &self.others,
         };
         add(count, 1);
         if matches!(outcome, Outcome::Failed(_)) {
@@ -218,9 +220,9 @@ mod tests {
         let usage = Usage::new();
         let asked = Asked(u32::MAX - 9);
         for (kind, outcome) in [
-            (Kind::Get, Outcome::Value(ItemMeta::default(), b"x")),
-            (Kind::Meta { verb: Verb::Get, value: ValueWanted::Yes }, Outcome::Miss),
-            (Kind::Touch, Outcome::Failed(Fault::TimedOut)),
+            (CommandKind::Get, Outcome::Value(ItemMeta::default(), b"x")),
+            (CommandKind::Meta { verb: Verb::Get, value: ValueWanted::Yes }, Outcome::Miss),
+            (CommandKind::Touch, Outcome::Failed(Fault::TimedOut)),
         ] {
             usage.answered(kind, &outcome, asked, Asked(90));
         }

@@ -1,9 +1,9 @@
-//! Every scope with every command, in all protocols; and which keys are within a prefix.
+//! Every scope with every command of all protocols, and keys within and outside a prefix.
 
 use store::{KeyPrefix, Permissions, Scopes};
 
 use super::*;
-use crate::protocol::request::{Answer, FlagSet, Limits, SHARED_VALUE_MAX, TextAnswer};
+use crate::protocol::request::{FlagSet, Limits, ReplyFormat, SHARED_VALUE_MAX, TextFormat};
 use crate::protocol::{self, Protocol};
 
 const NONE: Scopes = Scopes::NONE;
@@ -12,7 +12,7 @@ const WRITE: Scopes = Scopes::WRITE;
 const FLUSH: Scopes = Scopes::FLUSH;
 const STATS: Scopes = Scopes::STATS;
 
-/// All that a text client may say, and what it needs. `#` is a value too long to be shared.
+/// Every text command, and the scopes it needs. `#` stands for a value that is streamed.
 const LINES: [(&str, [Scopes; 2]); 57] = [
     ("get a", [READ, NONE]),
     ("gets a b c", [READ, NONE]),
@@ -70,11 +70,11 @@ const LINES: [(&str, [Scopes; 2]); 57] = [
     ("mn", [NONE, NONE]),
     ("quit", [NONE, NONE]),
     ("bogus", [NONE, NONE]),
-    // Said by us; nothing reaches memcached.
+    // The proxy replies; nothing is forwarded.
     ("stats reset", [NONE, NONE]),
 ];
 
-/// What each opcode needs, and the length of its extras.
+/// The scopes that an opcode needs, and the length of its extras in bytes.
 fn opcode(opcode: u8) -> (Scopes, usize) {
     match opcode {
         0x00 | 0x09 | 0x0c | 0x0d => (READ, 0),
@@ -85,7 +85,7 @@ fn opcode(opcode: u8) -> (Scopes, usize) {
         0x1c => (WRITE, 4),
         0x08 | 0x18 => (FLUSH, 0),
         0x10 => (STATS, 0),
-        // Quit, no-op, version, login, and what isn't there.
+        // Quit, no-op, version, login, and unknown opcodes.
         _ => (NONE, 0),
     }
 }
@@ -103,15 +103,15 @@ fn binary(opcode: u8, extras: usize, key: &[u8], value: usize) -> Vec<u8> {
     bytes
 }
 
-fn judge(permissions: &Permissions, bytes: &[u8]) -> Option<Denial> {
+fn denial_of(permissions: &Permissions, bytes: &[u8]) -> Option<Denial> {
     let limits = Limits {
         item_size_max: 1 << 20,
-        flags: FlagSet::Newest,
+        flags: FlagSet::NEWEST,
         mechanisms: crate::login::mechanisms(false),
     };
-    let read = Protocol::detect(bytes[0]).parse(bytes, limits);
-    let read = read.unwrap_or_else(|| panic!("{} isn't whole", bytes.escape_ascii()));
-    frame(permissions, &read.parsed)
+    let parsed = Protocol::detect(bytes[0]).parse(bytes, limits);
+    let parsed = parsed.unwrap_or_else(|| panic!("{} is incomplete", bytes.escape_ascii()));
+    deny_frame(permissions, &parsed.parsed)
 }
 
 fn every_set() -> impl Iterator<Item = Scopes> {
@@ -123,7 +123,7 @@ fn every_set() -> impl Iterator<Item = Scopes> {
     })
 }
 
-/// The first of the needed ones that is missing.
+/// The denial for the first needed scope that is missing.
 fn expected(needed: Scopes, have: Scopes) -> Option<Denial> {
     [
         (READ, Denial::NeedsRead),
@@ -140,7 +140,12 @@ fn check_every_set(needed: Scopes, bytes: &[u8]) {
     for scopes in every_set() {
         let permissions = Permissions { scopes, ..Permissions::ALL };
         let shown = &bytes[..bytes.len().min(60)];
-        assert_eq!(judge(&permissions, bytes), expected(needed, scopes), "{scopes} {}", shown.escape_ascii());
+        assert_eq!(
+            denial_of(&permissions, bytes),
+            expected(needed, scopes),
+            "{scopes} {}",
+            shown.escape_ascii()
+        );
     }
 }
 
@@ -163,10 +168,10 @@ fn every_scope_with_every_opcode() {
         if matches!(code, 0x01..=0x03 | 0x0e | 0x0f | 0x11..=0x13 | 0x19 | 0x1a) {
             check_every_set(needed, &binary(code, extras, key, SHARED_VALUE_MAX + 1));
         }
-        // Anything that is forwarded needs something, but for the version.
+        // Every forwarded command except VERSION needs a scope.
         let limits = Limits {
             item_size_max: 1 << 20,
-            flags: FlagSet::Newest,
+            flags: FlagSet::NEWEST,
             mechanisms: crate::login::mechanisms(false),
         };
         let bytes = binary(code, extras, key, 0);
@@ -178,15 +183,15 @@ fn every_scope_with_every_opcode() {
 }
 
 #[test]
-fn a_store_that_is_too_large_is_a_write() {
+fn too_large_store_is_a_write() {
     let permissions = Permissions { scopes: READ, ..Permissions::ALL };
-    let answer = Answer::Text(TextAnswer::Line { noreply: false });
-    let forget = Request { command: Command::Invalidate, key: Key::plain(b"a"), answer };
-    assert_eq!(request(&permissions, &forget), Some(Denial::NeedsWrite));
+    let format = ReplyFormat::Text(TextFormat::Line { noreply: false });
+    let invalidate = Request { command: Command::Invalidate, key: Key::plain(b"a"), format };
+    assert_eq!(deny_request(&permissions, &invalidate), Some(Denial::NeedsWrite));
 }
 
 #[test]
-fn keys_are_compared_as_they_are_stored() {
+fn prefix_is_compared_with_the_stored_key() {
     let prefix: KeyPrefix = "app:".parse().unwrap();
     let permissions = Permissions { prefix: Some(prefix), ..Permissions::ALL };
     let stored = |key: &[u8]| binary(0x00, 0, key, 0);
@@ -213,11 +218,11 @@ fn keys_are_compared_as_they_are_stored() {
         (text("mg YXBwOng= v"), false),
         (text("mg app:x b v"), false),
         (text("me YXBwOng= b b"), true),
-        // It is read as it stands: nothing follows the b.
+        // Not decoded: no word follows the b.
         (text("me YXBwOng= b"), false),
         (text("me app:x"), true),
         (text("me other"), false),
-        // What memcached would pass over, or not look at.
+        // Bytes that memcached would skip or ignore.
         (text("mg YXB!wOng= b v"), false),
         (text("mg YXBwOnh= b v"), false),
         (text("mg YXBwOng=YXBw b v"), false),
@@ -225,7 +230,7 @@ fn keys_are_compared_as_they_are_stored() {
         (stored(b"app:\r\n \0"), true),
         (stored(b"b"), false),
         (stored(b"YXBwOng="), false),
-        // About everybody's keys.
+        // Commands that concern all keys.
         (text("stats"), false),
         (text("flush_all"), false),
         (binary(0x10, 0, b"", 0), false),
@@ -235,28 +240,37 @@ fn keys_are_compared_as_they_are_stored() {
         (binary(0x0b, 0, b"", 0), true),
         (binary(0x0a, 0, b"", 0), true),
     ] {
-        let refused = (!within).then_some(Denial::OutsidePrefix);
-        assert_eq!(judge(&permissions, &bytes), refused, "{}", bytes[..bytes.len().min(60)].escape_ascii());
+        let denied = (!within).then_some(Denial::OutsidePrefix);
+        assert_eq!(
+            denial_of(&permissions, &bytes),
+            denied,
+            "{}",
+            bytes[..bytes.len().min(60)].escape_ascii()
+        );
     }
     let reads = Permissions { scopes: READ, ..permissions };
-    assert_eq!(judge(&reads, &text("set b 0 0 1\r\n1")), Some(Denial::NeedsWrite), "the scope is said first");
+    assert_eq!(
+        denial_of(&reads, &text("set b 0 0 1\r\n1")),
+        Some(Denial::NeedsWrite),
+        "the scope is reported first"
+    );
 }
 
 #[test]
-fn a_refusal_is_said_unless_text_asks_for_silence() {
+fn denial_is_suppressed_only_by_text_noreply() {
     let said = |bytes: &[u8]| {
         let limits = Limits {
             item_size_max: 1 << 20,
-            flags: FlagSet::Newest,
+            flags: FlagSet::NEWEST,
             mechanisms: crate::login::mechanisms(false),
         };
         let parsed = Protocol::detect(bytes[0]).parse(bytes, limits).unwrap().parsed;
-        let answer = match parsed {
-            Parsed::Request(request) => request.answer,
-            Parsed::UntaggedCommand(alone) => alone.answer,
+        let format = match parsed {
+            Parsed::Request(request) => request.format,
+            Parsed::UntaggedCommand(command) => command.format,
             other => panic!("{other:?}"),
         };
-        protocol::refused(answer, Denial::NeedsWrite).into_owned()
+        protocol::encode_denial(format, Denial::NeedsWrite).into_owned()
     };
     let line = b"CLIENT_ERROR access denied: needs write scope\r\n";
     assert_eq!(said(b"delete a\r\n"), line);

@@ -5,23 +5,23 @@ pub(crate) mod reply;
 
 use std::borrow::Cow;
 
-use super::{BINARY_MAGIC, Frame, KEY_MAX, Parsed, Then};
+use super::{BINARY_MAGIC, KEY_MAX, Parsed, ParsedFrame, Then};
 use crate::protocol::request::{
-    Answer, Ask, Command, Create, Key, KeyForm, Limits, Mode, Request, SHARED_VALUE_MAX, STAT_GROUPS, Store,
-    UntaggedCommand, travels_encoded,
+    Command, Create, Key, KeyForm, Limits, Mode, ReplyFormat, Request, SHARED_VALUE_MAX, STAT_GROUPS, Store,
+    UntaggedCommand, UntaggedKind, needs_base64,
 };
 use header::{BODY_MAX, HEADER, Header, Status, opcode};
 
-/// A key that travels base64-encoded may be so long (its encoding 250).
+/// The longest key, in bytes, that can be sent base64-encoded: its encoding has 250 bytes (D-7).
 const ENCODED_KEY_MAX: usize = 186;
 
-/// Reads the first request of `input`.
-pub(crate) fn parse(input: &[u8], limits: Limits) -> Option<Frame<'_>> {
+/// Parses the first request of `input`; `None` if it is incomplete.
+pub(crate) fn parse(input: &[u8], limits: Limits) -> Option<ParsedFrame<'_>> {
     if input.first().is_some_and(|magic| *magic != BINARY_MAGIC) {
-        return Some(Frame { consumed: 0, parsed: Parsed::Close(Cow::Borrowed(b"")) });
+        return Some(ParsedFrame { consumed: 0, parsed: Parsed::Close(Cow::Borrowed(b"")) });
     }
     let header = Header::read(input)?;
-    let close = |status| Some(Frame { consumed: HEADER, parsed: Parsed::Close(header.status(status)) });
+    let close = |status| Some(ParsedFrame { consumed: HEADER, parsed: Parsed::Close(header.status(status)) });
     let fields = header.key + header.extras;
     if header.body_len() < fields {
         return close(Status::UNKNOWN);
@@ -30,51 +30,50 @@ pub(crate) fn parse(input: &[u8], limits: Limits) -> Option<Frame<'_>> {
         return close(Status::INVALID);
     }
     if matches!(header.opcode, opcode::FLUSH | opcode::FLUSH_QUIETLY | opcode::STAT) {
-        return alone(&header, input.get(HEADER..)?);
+        return untagged(&header, input.get(HEADER..)?);
     }
     let Some(shape) = Shape::of(header.opcode) else {
-        return Some(without_key(&header, input.len(), limits));
+        return Some(keyless(&header, input.len(), limits));
     };
     if !shape.allows(&header) {
-        return close(shape.complaint(&header));
+        return close(shape.error(&header));
     }
     let value_len = header.body_len() - fields;
-    let head = input.get(HEADER..HEADER + fields)?;
-    let (extras, key) = head.split_at_checked(header.extras)?;
-    if travels_encoded(key) && key.len() > ENCODED_KEY_MAX {
-        let then = Then::Answer(header.status(Status::INVALID));
+    let (extras, key) = input.get(HEADER..HEADER + fields)?.split_at_checked(header.extras)?;
+    if needs_base64(key) && key.len() > ENCODED_KEY_MAX {
+        let then = Then::LocalReply(header.status(Status::INVALID));
         return Some(swallow(HEADER + fields, value_len, then));
     }
     let request = |command| Request {
         command,
         key: Key { bytes: key, form: KeyForm::Raw },
-        answer: Answer::Binary(header.answer()),
+        format: ReplyFormat::Binary(header.format()),
     };
     let flags = first_u32(extras).unwrap_or(0);
     if shape.value && !limits.fits(key.len(), value_len, flags) {
         let then = if shape.mode() == Some(Mode::Set) {
             Then::Request(request(Command::Invalidate))
         } else {
-            Then::Answer(header.status(Status::TOO_LARGE))
+            Then::LocalReply(header.status(Status::TOO_LARGE))
         };
         return Some(swallow(HEADER + fields, value_len, then));
     }
     if value_len > SHARED_VALUE_MAX {
         let request = request(shape.command(&header, extras, b"")?);
-        let parsed = Parsed::Stream { request, len: value_len, complaint: None };
-        return Some(Frame { consumed: HEADER + fields, parsed });
+        let parsed = Parsed::Stream { request, len: value_len, framing_error: None };
+        return Some(ParsedFrame { consumed: HEADER + fields, parsed });
     }
     let consumed = HEADER + header.body_len();
     let value = input.get(HEADER + fields..consumed)?;
     let command = shape.command(&header, extras, value)?;
-    Some(Frame { consumed, parsed: Parsed::Request(request(command)) })
+    Some(ParsedFrame { consumed, parsed: Parsed::Request(request(command)) })
 }
 
-/// STAT and FLUSH. memcached closes without a word if a value follows a STAT.
-fn alone<'a>(header: &Header, body: &'a [u8]) -> Option<Frame<'a>> {
+/// STAT and FLUSH. If a value follows a STAT, memcached closes without a reply.
+fn untagged<'a>(header: &Header, body: &'a [u8]) -> Option<ParsedFrame<'a>> {
     let stat = header.opcode == opcode::STAT;
     let fields = header.key + header.extras;
-    let close = |reply| Some(Frame { consumed: HEADER, parsed: Parsed::Close(reply) });
+    let close = |reply| Some(ParsedFrame { consumed: HEADER, parsed: Parsed::Close(reply) });
     if stat && header.body_len() > fields {
         return close(Cow::Borrowed(b""));
     }
@@ -83,49 +82,49 @@ fn alone<'a>(header: &Header, body: &'a [u8]) -> Option<Frame<'a>> {
         return close(header.status(Status::INVALID));
     }
     let (extras, key) = body.get(..fields)?.split_at_checked(header.extras)?;
-    let ask = if stat {
-        Ask::Stats { group: key }
+    let kind = if stat {
+        UntaggedKind::Stats { group: key }
     } else {
-        Ask::FlushAll { delay: if header.extras == 0 { None } else { Some(exptime(extras)?) } }
+        UntaggedKind::FlushAll { delay: if header.extras == 0 { None } else { Some(exptime(extras)?) } }
     };
     let parsed = if stat && !STAT_GROUPS.contains(&key) {
-        Parsed::Answer(header.status(Status::NOT_FOUND))
+        Parsed::LocalReply(header.status(Status::NOT_FOUND))
     } else {
-        Parsed::UntaggedCommand(UntaggedCommand { ask, answer: Answer::Binary(header.answer()) })
+        Parsed::UntaggedCommand(UntaggedCommand { kind, format: ReplyFormat::Binary(header.format()) })
     };
-    Some(Frame { consumed: HEADER + fields, parsed })
+    Some(ParsedFrame { consumed: HEADER + fields, parsed })
 }
 
-fn swallow(consumed: usize, bytes: usize, then: Then<'_>) -> Frame<'_> {
+fn swallow(consumed: usize, bytes: usize, then: Then<'_>) -> ParsedFrame<'_> {
     let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-    Frame { consumed, parsed: Parsed::Swallow { bytes, then } }
+    ParsedFrame { consumed, parsed: Parsed::Swallow { bytes, then } }
 }
 
-/// NOOP, VERSION, QUIT, SASL, and everything we don't serve.
-fn without_key(header: &Header, have: usize, limits: Limits) -> Frame<'static> {
+/// NOOP, VERSION, QUIT, SASL, and every opcode that clients may not use.
+fn keyless(header: &Header, have: usize, limits: Limits) -> ParsedFrame<'static> {
     let parsed = match (header.opcode, header.body) {
         (opcode::SASL_AUTH | opcode::SASL_STEP, _) => {
-            return Frame { consumed: 0, parsed: Parsed::Login };
+            return ParsedFrame { consumed: 0, parsed: Parsed::Login };
         }
-        (opcode::SASL_LIST, 0) => Parsed::Answer(header.reply(Status::OK, limits.mechanisms)),
-        (0x0a, 0) => Parsed::Answer(header.status(Status::OK)),
+        (opcode::SASL_LIST, 0) => Parsed::LocalReply(header.reply(Status::OK, limits.mechanisms)),
+        (0x0a, 0) => Parsed::LocalReply(header.status(Status::OK)),
         (0x07, 0) => Parsed::Close(header.status(Status::OK)),
         (0x17, 0) => Parsed::Close(Cow::Borrowed(b"")),
         (opcode::VERSION, 0) => {
-            let answer = Answer::Binary(header.answer());
-            Parsed::Request(Request { command: Command::Version, key: Key::plain(b""), answer })
+            let format = ReplyFormat::Binary(header.format());
+            Parsed::Request(Request { command: Command::Version, key: Key::plain(b""), format })
         }
         (0x07 | 0x0a | opcode::VERSION | 0x17 | opcode::SASL_LIST, _) => {
             Parsed::Close(header.status(Status::INVALID))
         }
-        (_, 0) => Parsed::Answer(header.status(Status::UNKNOWN)),
-        // memcached would swallow the next request with it.
+        (_, 0) => Parsed::LocalReply(header.status(Status::UNKNOWN)),
+        // memcached would also swallow the next request (D-10).
         _ => Parsed::Close(header.status(Status::UNKNOWN)),
     };
-    Frame { consumed: HEADER.min(have), parsed }
+    ParsedFrame { consumed: HEADER.min(have), parsed }
 }
 
-/// What an opcode with a key must carry, and what it means.
+/// What a request with a key must carry, by its opcode.
 #[derive(Clone, Copy)]
 struct Shape {
     verb: Verb,
@@ -171,10 +170,11 @@ impl Shape {
         (1..=KEY_MAX).contains(&header.key) && header.extras == self.extras
     }
 
-    /// memcached looks a touch up before it stumbles over the value behind it.
-    fn complaint(self, header: &Header) -> Status {
-        let stumbles = matches!(self.verb, Verb::Touch) && self.has_fields(header);
-        if stumbles { Status::NOT_FOUND } else { Status::INVALID }
+    /// The status for a request that [`Shape::allows`] doesn't. memcached looks up the key of a touch before it
+    /// notices a value behind it.
+    fn error(self, header: &Header) -> Status {
+        let looks_up = matches!(self.verb, Verb::Touch) && self.has_fields(header);
+        if looks_up { Status::NOT_FOUND } else { Status::INVALID }
     }
 
     fn mode(self) -> Option<Mode> {
@@ -195,7 +195,7 @@ impl Shape {
                 Command::Store(Store { mode, flags: 0, exptime: 0, cas, value })
             }
             Verb::Store(mode) => {
-                // A cas makes SET, ADD and REPLACE the same: "if it is this one".
+                // With a cas, SET, ADD and REPLACE mean the same (T-2).
                 let mode = if cas.is_some() { Mode::Set } else { mode };
                 let (flags, expires) = extras.split_at_checked(4)?;
                 Command::Store(Store {
@@ -209,7 +209,7 @@ impl Shape {
             Verb::Arithmetic { decrement } => {
                 let (delta, rest) = extras.split_first_chunk::<8>()?;
                 let (initial, expires) = rest.split_first_chunk::<8>()?;
-                // All ones: don't make what is missing.
+                // All ones: a missing item is not created.
                 let create = (expires != [0xff; 4])
                     .then_some(Create { initial: u64::from_be_bytes(*initial), exptime: exptime(expires)? });
                 Command::Arithmetic { decrement, delta: u64::from_be_bytes(*delta), create, cas }
@@ -218,7 +218,7 @@ impl Shape {
     }
 }
 
-/// An exptime; from 0x80000000 on it means never (D-12).
+/// Reads an expiry; 0x80000000 and above mean never (D-12).
 fn exptime(extras: &[u8]) -> Option<i32> {
     first_u32(extras).map(|exptime| i32::try_from(exptime).unwrap_or(0))
 }

@@ -1,22 +1,22 @@
-//! What is refused, in both protocols.
+//! Why a request is denied, and how each protocol reports it.
 
 use super::binary::header::Status;
 
-/// Why something is not forwarded.
+/// Why a request is not forwarded (docs/protocol.md, section 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Denial {
     NeedsRead,
     NeedsWrite,
     NeedsFlush,
     NeedsStats,
-    /// A key is not one of the token's, or it is about everybody's.
+    /// A key lacks the token's prefix, or the command concerns all keys of the cache.
     OutsidePrefix,
-    /// The plan allows no more of it now.
+    /// The plan's rate limit is exceeded.
     OverRate,
 }
 
 impl Denial {
-    /// In the binary protocol.
+    /// The status of a binary reply.
     pub(crate) fn status(self) -> Status {
         match self {
             Self::NeedsRead
@@ -28,7 +28,7 @@ impl Denial {
         }
     }
 
-    /// In the words of the text protocol.
+    /// The line of a text or meta reply.
     pub(crate) fn line(self) -> &'static [u8] {
         match self {
             Self::NeedsRead => b"CLIENT_ERROR access denied: needs read scope\r\n",

@@ -1,27 +1,28 @@
-//! The meta protocol's requests (memcached's protocol.txt), read as strictly as the others: flags are
-//! checked here, in memcached 1.6.45's order and with its words, whatever version runs behind.
+//! The meta protocol's requests (memcached's protocol.txt). Flags are validated in the order and with the
+//! errors of memcached 1.6.45, whatever version runs in the instance (B-3).
 
+pub(crate) mod flags;
 pub(crate) mod reply;
 
 use std::borrow::Cow;
 
-use super::text::line::{BAD_CHUNK, BAD_FORMAT, Line, split_token, tokens, trim_start};
-use super::{Frame, KEY_MAX, Parsed, Then, number};
+use super::line::{BAD_CHUNK, BAD_FORMAT, Line, split_token, tokens, trim_start};
+use super::{KEY_MAX, Parsed, ParsedFrame, Then, number};
 use crate::protocol::request::{
-    Answer, Ask, Command, FlagSet, Key, KeyForm, Meta, MetaAnswer, Request, SHARED_VALUE_MAX, TextAnswer,
-    UntaggedCommand, Verb,
+    Command, FlagSet, Key, KeyForm, Meta, MetaFormat, OLDEST_VERSION, ReplyFormat, Request, SHARED_VALUE_MAX,
+    TextFormat, UntaggedCommand, UntaggedKind, Verb,
 };
+use flags::{Argument, Flag};
 
-/// More words in a line are refused.
+/// The most words of a line.
 const WORDS_MAX: usize = 20;
-/// Words behind these aren't looked at.
-const WORDS_READ: usize = 23;
-/// The longest opaque, its `O` included.
+/// The words of a line that memcached looks at.
+const WORDS_READ_MAX: usize = 23;
+/// The longest opaque in bytes, its `O` included.
 const OPAQUE_MAX: usize = 32;
-
-/// The longest numbers that memcached reads.
-const NUMBER_DIGITS: usize = 22;
-const CLIENT_FLAGS_DIGITS: usize = 11;
+/// The longest number that memcached reads, in bytes.
+const NUMBER_MAX: usize = 22;
+const CLIENT_FLAGS_MAX: usize = 11;
 
 const TOO_MANY: &[u8] = b"CLIENT_ERROR options flags are too long\r\n";
 const DUPLICATE: &[u8] = b"CLIENT_ERROR duplicate flag\r\n";
@@ -33,40 +34,40 @@ const BAD_KEY: &[u8] = b"CLIENT_ERROR error decoding key\r\n";
 const LONG_OPAQUE: &[u8] = b"CLIENT_ERROR opaque token too long\r\n";
 const BAD_STORE_MODE: &[u8] = b"CLIENT_ERROR invalid mode for ms M token\r\n";
 const BAD_MODE: &[u8] = b"CLIENT_ERROR invalid mode for ma M token\r\n";
-/// All that `ma` says of any of them.
+/// `ma` reports this for every invalid flag.
 const BAD_ARITHMETIC: &[u8] = b"CLIENT_ERROR invalid or duplicate flag\r\n";
 
-/// The verbs of this protocol, and what each is read by.
-pub(super) fn read<'a>(line: &Line<'a>, verb: &[u8], rest: &'a [u8]) -> Option<Option<Frame<'a>>> {
+/// Parses a meta command: `None` if `verb` is not one, `Some(None)` while its data block is incomplete.
+pub(super) fn parse<'a>(line: &Line<'a>, verb: &[u8], rest: &'a [u8]) -> Option<Option<ParsedFrame<'a>>> {
     Some(match verb {
         b"mg" => Some(keyed(line, Verb::Get, rest)),
         b"md" => Some(keyed(line, Verb::Delete, rest)),
         b"ma" => Some(keyed(line, Verb::Arithmetic, rest)),
         b"ms" => store(line, rest),
-        b"mn" => Some(line.answer(b"MN\r\n", false)),
+        b"mn" => Some(line.reply(b"MN\r\n", false)),
         b"me" => Some(inspect(line, rest)),
         _ => return None,
     })
 }
 
 /// `mg`, `md`, `ma`: a key and flags.
-fn keyed<'a>(line: &Line<'a>, verb: Verb, rest: &'a [u8]) -> Frame<'a> {
+fn keyed<'a>(line: &Line<'a>, verb: Verb, rest: &'a [u8]) -> ParsedFrame<'a> {
     let Some((key, flags)) = split_token(rest).filter(|(_, flags)| are_flags(flags, 2)) else {
-        return line.answer(BAD_FORMAT, false);
+        return line.reply(BAD_FORMAT, false);
     };
     let flags = trim_start(flags);
-    match ValidatedFlags::read(verb, key, flags, line.limits.flags) {
-        Ok(checked) => {
+    match ValidatedFlags::parse(verb, key, flags, line.limits.flags) {
+        Ok(validated) => {
             let command = Command::Meta(Meta { verb, flags, value: b"" });
-            line.frame(Parsed::Request(checked.request(verb, command, key)))
+            line.frame(Parsed::Request(validated.request(verb, command, key)))
         }
-        Err(FlagError::Unknown) => line.version_first(),
-        Err(FlagError::Words(words)) => line.answer(words, false),
+        Err(FlagError::NeedsVersion) => line.needs_version(),
+        Err(FlagError::Invalid(text)) => line.reply(text, false),
     }
 }
 
 /// `ms <key> <length> <flags>*` and its data block.
-fn store<'a>(line: &Line<'a>, rest: &'a [u8]) -> Option<Frame<'a>> {
+fn store<'a>(line: &Line<'a>, rest: &'a [u8]) -> Option<ParsedFrame<'a>> {
     const VERB: Verb = Verb::Set;
     let Some((key, behind)) = split_token(rest) else { return Some(line.close(BAD_FORMAT)) };
     let (len, flags) = split_token(trim_start(behind)).unwrap_or_default();
@@ -74,69 +75,69 @@ fn store<'a>(line: &Line<'a>, rest: &'a [u8]) -> Option<Frame<'a>> {
         return Some(line.close(BAD_FORMAT));
     };
     let flags = trim_start(flags);
-    let checked = match ValidatedFlags::read(VERB, key, flags, line.limits.flags) {
-        Ok(checked) => checked,
-        Err(FlagError::Unknown) => return Some(line.version_first()),
-        Err(FlagError::Words(words)) => {
-            return Some(line.swallow_block(len, Then::Answer(Cow::Borrowed(words))));
+    let validated = match ValidatedFlags::parse(VERB, key, flags, line.limits.flags) {
+        Ok(validated) => validated,
+        Err(FlagError::NeedsVersion) => return Some(line.needs_version()),
+        Err(FlagError::Invalid(text)) => {
+            return Some(line.swallow_block(len, Then::LocalReply(Cow::Borrowed(text))));
         }
     };
     let command = |value| Command::Meta(Meta { verb: VERB, flags, value });
-    if !line.limits.fits(checked.key_len, len, checked.client_flags) {
-        let then = Then::Request(checked.request(VERB, Command::Invalidate, key));
+    if !line.limits.fits(validated.key_len, len, validated.client_flags) {
+        let then = Then::Request(validated.request(VERB, Command::Invalidate, key));
         return Some(line.swallow_block(len, then));
     }
     if len > SHARED_VALUE_MAX {
-        let request = checked.request(VERB, command(b""), key);
-        return Some(line.frame(Parsed::Stream { request, len, complaint: Some(BAD_CHUNK) }));
+        let request = validated.request(VERB, command(b""), key);
+        return Some(line.frame(Parsed::Stream { request, len, framing_error: Some(BAD_CHUNK) }));
     }
     let Some(value) = line.block(len)? else { return Some(line.close(BAD_CHUNK)) };
-    Some(line.frame_with_block(len, Parsed::Request(checked.request(VERB, command(value), key))))
+    Some(line.frame_with_block(len, Parsed::Request(validated.request(VERB, command(value), key))))
 }
 
-/// `me`: memcached reads the `b` behind the key only if another word follows.
-fn inspect<'a>(line: &Line<'a>, rest: &'a [u8]) -> Frame<'a> {
+/// `me`: memcached reads the `b` behind the key only if another word follows it.
+fn inspect<'a>(line: &Line<'a>, rest: &'a [u8]) -> ParsedFrame<'a> {
     let Some((key, flags)) = split_token(rest).filter(|(_, flags)| are_flags(flags, 2)) else {
-        return line.answer(BAD_FORMAT, false);
+        return line.reply(BAD_FORMAT, false);
     };
     let mut words = tokens(flags);
     let base64 = words.next() == Some(b"b") && words.next().is_some();
     if key.len() > KEY_MAX || (base64 && decoded_len(key).is_none()) {
-        return line.answer(BAD_FORMAT, false);
+        return line.reply(BAD_FORMAT, false);
     }
-    let answer = Answer::Text(TextAnswer::Line { noreply: false });
-    line.frame(Parsed::UntaggedCommand(UntaggedCommand { ask: Ask::Inspect { key, base64 }, answer }))
+    let format = ReplyFormat::Text(TextFormat::Line { noreply: false });
+    let kind = UntaggedKind::Inspect { key, base64 };
+    line.frame(Parsed::UntaggedCommand(UntaggedCommand { kind, format }))
 }
 
-/// Whether all words begin as flags may; `preceding` words stand before them.
+/// Whether all words begin as flags may; `preceding` words of the line stand before them.
 fn are_flags(flags: &[u8], preceding: usize) -> bool {
     tokens(flags)
-        .take(WORDS_READ - preceding)
+        .take(WORDS_READ_MAX - preceding)
         .all(|flag| flag.first().is_some_and(|first| matches!(first, b'A'..=b'z' | b'0'..=b'9')))
 }
 
-/// Why a line isn't forwarded.
+/// Why a line is not forwarded.
 enum FlagError {
-    Words(&'static [u8]),
-    /// It depends on the version behind, which isn't known yet.
-    Unknown,
+    /// The reply to it.
+    Invalid(&'static [u8]),
+    /// Its validity depends on memcached's version, which isn't known yet (D-9).
+    NeedsVersion,
 }
 
-/// What is wrong with a flag.
+/// An invalid argument of a flag, and how its error ranks among those of the same line.
 enum ErrorPrecedence {
-    /// Said, whatever else is wrong.
-    Immediate(&'static [u8]),
-    /// Said unless something worse follows.
+    /// Reported unless a later flag has an error with a text of its own.
     Deferred(&'static [u8]),
-    /// Has no words of its own.
+    /// Has no text of its own: any other error is reported instead.
     Generic,
 }
 
-/// What must be known of flags that are as they should be.
+/// What the proxy needs of valid flags.
 struct ValidatedFlags {
     quiet: bool,
     base64: bool,
-    /// As memcached stores it.
+    /// The length of the key as memcached stores it.
     key_len: usize,
     client_flags: u32,
     mode: Option<u8>,
@@ -144,8 +145,8 @@ struct ValidatedFlags {
 }
 
 impl ValidatedFlags {
-    fn read(verb: Verb, key: &[u8], flags: &[u8], known: FlagSet) -> Result<Self, FlagError> {
-        let mut checked = Self {
+    fn parse(verb: Verb, key: &[u8], flags: &[u8], known: FlagSet) -> Result<Self, FlagError> {
+        let mut validated = Self {
             quiet: false,
             base64: false,
             key_len: key.len(),
@@ -153,104 +154,111 @@ impl ValidatedFlags {
             mode: None,
             long_opaque: false,
         };
-        let words_before = if verb == Verb::Set { 3 } else { 2 };
-        checked.take_all(words_before, key, flags, known).map_err(|complaint| match (verb, complaint) {
-            (Verb::Arithmetic, FlagError::Words(_)) => FlagError::Words(BAD_ARITHMETIC),
-            (_, complaint) => complaint,
+        let preceding = if verb == Verb::Set { 3 } else { 2 };
+        validated.read_all(preceding, key, flags, known).map_err(|error| match (verb, error) {
+            (Verb::Arithmetic, FlagError::Invalid(_)) => FlagError::Invalid(BAD_ARITHMETIC),
+            (_, error) => error,
         })?;
-        let (modes, words): (&[u8], _) = match verb {
+        let (modes, text): (&[u8], _) = match verb {
             Verb::Set => (b"EAPRS", BAD_STORE_MODE),
             Verb::Arithmetic => (b"I+D-", BAD_MODE),
             Verb::Get | Verb::Delete => (b"", b""),
         };
-        if !modes.is_empty() && checked.mode.is_some_and(|mode| !modes.contains(&mode)) {
-            return Err(FlagError::Words(words));
+        if !modes.is_empty() && validated.mode.is_some_and(|mode| !modes.contains(&mode)) {
+            return Err(FlagError::Invalid(text));
         }
-        if checked.long_opaque {
-            return Err(FlagError::Words(LONG_OPAQUE));
+        if validated.long_opaque {
+            return Err(FlagError::Invalid(LONG_OPAQUE));
         }
-        Ok(checked)
+        Ok(validated)
     }
 
-    /// Takes flag after flag as memcached does: some errors end it at once, of the others the last is said.
-    fn take_all(
+    /// Reads one flag after the other, as memcached does: an unknown or repeated flag ends it; of the deferred
+    /// errors the last is reported.
+    fn read_all(
         &mut self,
-        words_before: usize,
+        preceding: usize,
         key: &[u8],
         flags: &[u8],
         known: FlagSet,
     ) -> Result<(), FlagError> {
         if key.len() > KEY_MAX {
-            return Err(FlagError::Words(BAD_FORMAT));
+            return Err(FlagError::Invalid(BAD_FORMAT));
         }
-        if words_before + tokens(flags).count() > WORDS_MAX {
-            return Err(FlagError::Words(TOO_MANY));
+        if preceding + tokens(flags).count() > WORDS_MAX {
+            return Err(FlagError::Invalid(TOO_MANY));
         }
         let mut seen = 0_u128;
-        let mut wrong = None;
-        for flag in tokens(flags) {
-            let Some((letter, argument)) = flag.split_first() else { continue };
+        let mut error = None;
+        for word in tokens(flags) {
+            let Some((letter, argument)) = word.split_first() else { continue };
             let bit = 1_u128.checked_shl(u32::from(*letter)).unwrap_or(0);
             if seen & bit != 0 {
-                return Err(FlagError::Words(DUPLICATE));
+                return Err(FlagError::Invalid(DUPLICATE));
             }
             seen |= bit;
-            match (letter, known) {
-                (b'E' | b'x', FlagSet::Unknown) => return Err(FlagError::Unknown),
-                (b'E' | b'x', FlagSet::Old) => return Err(FlagError::Words(INVALID)),
-                _ => {}
-            }
-            match self.take(*letter, argument, key) {
+            let Some(flag) = Flag::find(*letter).filter(|flag| !flag.is_reply_only()) else {
+                return Err(FlagError::Invalid(INVALID));
+            };
+            check_version(flag, known)?;
+            match self.read(flag, argument, key) {
                 Ok(()) => {}
-                Err(ErrorPrecedence::Immediate(words)) => return Err(FlagError::Words(words)),
-                Err(ErrorPrecedence::Deferred(words)) => wrong = Some(words),
-                Err(ErrorPrecedence::Generic) => wrong = wrong.or(Some(BAD_FORMAT)),
+                Err(ErrorPrecedence::Deferred(text)) => error = Some(text),
+                Err(ErrorPrecedence::Generic) => error = error.or(Some(BAD_FORMAT)),
             }
         }
-        wrong.map_or(Ok(()), |words| Err(FlagError::Words(words)))
+        error.map_or(Ok(()), |text| Err(FlagError::Invalid(text)))
     }
 
-    /// Notes one flag.
-    fn take(&mut self, letter: u8, argument: &[u8], key: &[u8]) -> Result<(), ErrorPrecedence> {
-        match letter {
-            b'b' => {
+    /// Reads one flag.
+    fn read(&mut self, flag: &Flag, argument: &[u8], key: &[u8]) -> Result<(), ErrorPrecedence> {
+        let check = |valid: bool, text| if valid { Ok(()) } else { Err(ErrorPrecedence::Deferred(text)) };
+        match flag.argument {
+            Argument::None | Argument::ReplyOnly => {}
+            Argument::Quiet => self.quiet = true,
+            Argument::Base64Key => {
                 self.base64 = true;
                 self.key_len = decoded_len(key).ok_or(ErrorPrecedence::Deferred(BAD_KEY))?;
             }
-            b'N' | b'T' | b'R' => {
-                number::exact(argument).map(drop).ok_or(ErrorPrecedence::Deferred(BAD_TOKEN))?
-            }
-            b'C' | b'E' => number(argument).map(drop).ok_or(ErrorPrecedence::Deferred(BAD_TOKEN))?,
-            b'J' => number(argument).map(drop).ok_or(ErrorPrecedence::Deferred(BAD_INITIAL))?,
-            b'D' => number(argument).map(drop).ok_or(ErrorPrecedence::Deferred(BAD_DELTA))?,
-            b'F' => {
-                let flags = number(argument).filter(|_| argument.len() <= CLIENT_FLAGS_DIGITS);
+            Argument::Exptime => check(number::exact(argument).is_some(), BAD_TOKEN)?,
+            Argument::Cas => check(number(argument).is_some(), BAD_TOKEN)?,
+            Argument::Initial => check(number(argument).is_some(), BAD_INITIAL)?,
+            Argument::Delta => check(number(argument).is_some(), BAD_DELTA)?,
+            Argument::ClientFlags => {
+                let flags = number(argument).filter(|_| argument.len() <= CLIENT_FLAGS_MAX);
                 self.client_flags =
                     flags.and_then(|flags| u32::try_from(flags).ok()).ok_or(ErrorPrecedence::Generic)?;
             }
-            b'M' => self.mode = Some(argument.first().copied().unwrap_or(b' ')),
-            b'O' => self.long_opaque = argument.len() >= OPAQUE_MAX,
-            b'q' => self.quiet = true,
-            b'P' | b'L' | b'k' | b's' | b't' | b'c' | b'f' | b'v' | b'h' | b'l' | b'u' | b'x' | b'I' => {}
-            _ => return Err(ErrorPrecedence::Immediate(INVALID)),
+            Argument::Mode => self.mode = Some(argument.first().copied().unwrap_or(b' ')),
+            Argument::Opaque => self.long_opaque = argument.len() >= OPAQUE_MAX,
         }
         Ok(())
     }
 
     fn request<'a>(&self, verb: Verb, command: Command<'a>, key: &'a [u8]) -> Request<'a> {
         let form = if self.base64 { KeyForm::Base64 } else { KeyForm::Plain };
-        let answer = Answer::Meta(MetaAnswer { verb, quiet: self.quiet });
-        Request { command, key: Key { bytes: key, form }, answer }
+        let format = ReplyFormat::Meta(MetaFormat { verb, quiet: self.quiet });
+        Request { command, key: Key { bytes: key, form }, format }
     }
 }
 
-/// A flag's number, as long as memcached reads them.
-fn number(argument: &[u8]) -> Option<u64> {
-    number::unsigned(argument).filter(|_| argument.len() <= NUMBER_DIGITS)
+/// Refuses a flag that is newer than the instance's memcached (D-9).
+fn check_version(flag: &Flag, known: FlagSet) -> Result<(), FlagError> {
+    match known {
+        _ if flag.since <= OLDEST_VERSION => Ok(()),
+        FlagSet::Unknown => Err(FlagError::NeedsVersion),
+        FlagSet::Version(version) if version < flag.since => Err(FlagError::Invalid(INVALID)),
+        FlagSet::Version(_) => Ok(()),
+    }
 }
 
-/// How long a base64-encoded key is when decoded, if memcached can: it passes over what isn't in the
-/// alphabet, and stops behind the first group with padding.
+/// A flag's number, if memcached reads one that long.
+fn number(argument: &[u8]) -> Option<u64> {
+    number::unsigned(argument).filter(|_| argument.len() <= NUMBER_MAX)
+}
+
+/// The decoded length of a base64-encoded key, in bytes; `None` if memcached can't decode it. memcached skips
+/// bytes outside the alphabet and stops behind the first group with padding.
 fn decoded_len(key: &[u8]) -> Option<usize> {
     let alphabet = || key.iter().filter(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(byte));
     let count = alphabet().count();

@@ -1,9 +1,9 @@
-//! Numbers as memcached reads them: plain digits, a sign where it takes one, nothing else.
+//! Numbers as memcached reads and writes them (T-5, T-6). A parser returns `None` for what memcached refuses.
 
-/// The most bytes that memcached reads a number of 64 bits from.
+/// The longest 64-bit number that memcached reads, in bytes.
 const LONG_MAX: usize = 22;
 
-/// Digits only, within 64 bits, and not too many zeros in front.
+/// Reads digits within 64 bits, with at most [`LONG_MAX`] bytes.
 pub(crate) fn unsigned(token: &[u8]) -> Option<u64> {
     digits(token).filter(|_| token.len() <= LONG_MAX)
 }
@@ -18,7 +18,7 @@ fn digits(token: &[u8]) -> Option<u64> {
     })
 }
 
-/// Digits with an optional minus, within 64 bits.
+/// Reads digits with an optional minus, within 64 bits.
 fn signed(token: &[u8]) -> Option<i64> {
     match token.strip_prefix(b"-") {
         Some(rest) => 0_i64.checked_sub_unsigned(digits(rest)?),
@@ -26,8 +26,8 @@ fn signed(token: &[u8]) -> Option<i64> {
     }
 }
 
-/// The digits of a number as C reads them, minus and all: with white space in front, a plus, and anything
-/// behind more white space. memcached still reads the flags and the exptime of a store so.
+/// Extracts a number, with its minus, as C's `strtol` does: skips leading white space and a plus, and ignores
+/// what follows further white space. memcached reads the flags and the expiry of a classic store this way.
 fn c_digits(token: &[u8]) -> &[u8] {
     let is_space = |byte: &u8| matches!(byte, b'\t' | 0x0b | 0x0c);
     let begin = token.iter().position(|byte| !is_space(byte)).unwrap_or(token.len());
@@ -37,14 +37,14 @@ fn c_digits(token: &[u8]) -> &[u8] {
     digits.strip_prefix(b"+").filter(|digits| !digits.starts_with(b"-")).unwrap_or(digits)
 }
 
-/// An exptime of a store: any 64-bit number, of which memcached keeps the low 32 bits.
+/// Reads the expiry of a store: any 64-bit number, of which memcached keeps the low 32 bits.
 pub(crate) fn truncated(token: &[u8]) -> Option<i32> {
     let low = signed(c_digits(token))?.to_le_bytes();
     low.first_chunk().copied().map(i32::from_le_bytes)
 }
 
-/// An exptime of touch, gat, `flush_all` and meta flags: 32 bits in at most 11 characters, or an error. To
-/// memcached a lone minus is 0.
+/// Reads the expiry of touch, gat, `flush_all` and meta flags: 32 bits in at most 11 bytes. memcached reads a
+/// lone minus as 0.
 pub(crate) fn exact(token: &[u8]) -> Option<i32> {
     const LEN_MAX: usize = 11;
     if token == LONE_MINUS {
@@ -56,8 +56,8 @@ pub(crate) fn exact(token: &[u8]) -> Option<i32> {
 /// See [`exact`].
 pub(crate) const LONE_MINUS: &[u8] = b"-";
 
-/// Flags: any 64-bit number, of which memcached keeps the low 32 bits. A minus wraps it round, and is found
-/// out only where that makes it large.
+/// Reads client flags: any 64-bit number, of which memcached keeps the low 32 bits. A minus wraps the number
+/// around; memcached refuses it only if the result exceeds `i64::MAX`.
 pub(crate) fn flags(token: &[u8]) -> Option<u32> {
     let token = c_digits(token);
     let value = match token.strip_prefix(b"-") {
@@ -68,7 +68,7 @@ pub(crate) fn flags(token: &[u8]) -> Option<u32> {
     low.first_chunk().copied().map(u32::from_le_bytes)
 }
 
-/// A length: one to ten plain digits, at most memcached's INT_MAX - 2.
+/// Reads a length in bytes: one to ten digits, at most memcached's `INT_MAX - 2`.
 pub(crate) fn length(token: &[u8]) -> Option<usize> {
     const MAX: u64 = 2_147_483_645;
     let length = unsigned(token).filter(|length| token.len() <= 10 && *length <= MAX)?;
@@ -91,7 +91,7 @@ pub(crate) fn write(mut value: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(digits.get(LEN - used..).unwrap_or_default());
 }
 
-/// Appends `value` in decimal, with a minus where it has one.
+/// Appends `value` in decimal, with a minus if it is negative.
 pub(crate) fn write_signed(value: i64, out: &mut Vec<u8>) {
     if value < 0 {
         out.push(b'-');
@@ -99,7 +99,7 @@ pub(crate) fn write_signed(value: i64, out: &mut Vec<u8>) {
     write(value.unsigned_abs(), out);
 }
 
-/// Appends the length of something in memory.
+/// Appends a length in decimal.
 pub(crate) fn write_len(len: usize, out: &mut Vec<u8>) {
     write(u64::try_from(len).unwrap_or(u64::MAX), out);
 }
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_read_as_memcached_does() {
+    fn numbers_are_parsed_as_memcached_does() {
         assert_eq!(unsigned(b"18446744073709551615"), Some(u64::MAX));
         assert_eq!(unsigned(b"18446744073709551616"), None);
         for bad in [&b""[..], b"+1", b"-1", b"0x1", b"1a", b"1\t", b" 1"] {

@@ -1,14 +1,14 @@
-//! One meaning, three encodings: what a caller asks, whatever protocol it speaks. Pure.
+//! Requests and replies independent of the protocol that encodes them. Pure.
 
-/// A valid request for one key. Borrowed from the caller's bytes; the key is 1 to 250 bytes long.
+/// A valid request for one key of 1 to 250 bytes. Borrows from the client's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Request<'a> {
     pub(crate) command: Command<'a>,
     pub(crate) key: Key<'a>,
-    pub(crate) answer: Answer,
+    pub(crate) format: ReplyFormat,
 }
 
-/// A key as its caller wrote it.
+/// A key as the client sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Key<'a> {
     pub(crate) bytes: &'a [u8],
@@ -17,23 +17,23 @@ pub(crate) struct Key<'a> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KeyForm {
-    /// Fits a line of text as it is.
+    /// Contains no white space or control bytes: sent as it is.
     Plain,
-    /// May hold what a line can't: then it travels base64-encoded.
+    /// May contain any byte: sent base64-encoded where [`needs_base64`] (D-7).
     Raw,
-    /// Is base64 already (meta's `b`).
+    /// Already base64-encoded by the client (meta flag `b`).
     Base64,
 }
 
-/// What to do with the key. Exptimes are signed seconds, as memcached takes them.
+/// What to do with the key. Expiry times are signed seconds, as in memcached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Command<'a> {
-    /// Read, and set the exptime too if one is given (gat).
+    /// Reads the value; with an expiry time (gat) also sets it.
     Get {
         exptime: Option<i32>,
     },
     Store(Store<'a>),
-    /// Only if the item's cas is this one, when one is given.
+    /// With a cas: only if the item's cas is the same.
     Delete {
         cas: Option<u64>,
     },
@@ -46,25 +46,25 @@ pub(crate) enum Command<'a> {
     Touch {
         exptime: i32,
     },
-    /// The instance's own version. Has no key.
+    /// The instance's version. The key is empty.
     Version,
-    /// A `set` whose value is too large for the instance: memcached forgets the old item.
+    /// Deletes the old item after a `set` whose value is too large, as memcached does (T-1).
     Invalidate,
-    /// A caller that speaks the lane's own protocol.
+    /// A client's own meta command.
     Meta(Meta<'a>),
 }
 
-/// A meta command whose flags have been checked: what memcached understands passes as it stands.
+/// A meta command with valid flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Meta<'a> {
     pub(crate) verb: Verb,
-    /// The rest of the line behind the key and, for `ms`, the length.
+    /// The rest of the line behind the key and, in `ms`, the length.
     pub(crate) flags: &'a [u8],
-    /// Of `ms`.
+    /// The data block of `ms`; else empty.
     pub(crate) value: &'a [u8],
 }
 
-/// The meta commands that carry a tag.
+/// The meta commands whose replies carry an opaque.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verb {
     Get,
@@ -91,69 +91,74 @@ pub(crate) enum Mode {
     Prepend,
 }
 
-/// What arithmetic on a missing key makes.
+/// The item that arithmetic creates if the key is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Create {
     pub(crate) initial: u64,
     pub(crate) exptime: i32,
 }
 
-/// What must be remembered of a request to answer it in its caller's protocol.
+/// How the client expects the reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Text(TextAnswer),
-    Meta(MetaAnswer),
-    Binary(BinaryAnswer),
+pub(crate) enum ReplyFormat {
+    Text(TextFormat),
+    Meta(MetaFormat),
+    Binary(BinaryFormat),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TextAnswer {
-    /// `VALUE` lines; `last` of its line is followed by `END`.
+pub(crate) enum TextFormat {
+    /// A `VALUE` line; `END` follows the `last` key of the client's line.
     Value { with_cas: bool, last: bool },
-    /// One line; with `noreply` none at all.
+    /// One line; none if `noreply`.
     Line { noreply: bool },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct MetaAnswer {
+pub(crate) struct MetaFormat {
     pub(crate) verb: Verb,
-    /// Hides what went as expected.
+    /// Suppresses the replies that T-10 lists.
     pub(crate) quiet: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct BinaryAnswer {
+pub(crate) struct BinaryFormat {
     pub(crate) opcode: u8,
     pub(crate) opaque: [u8; 4],
 }
 
-/// What this installation and the instance's plan allow.
+/// Limits of the installation and of the cache's plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// memcached's `-I`, in bytes: key, value and header together.
+    /// memcached's `-I`: the most bytes of key, value and item header together.
     pub(crate) item_size_max: u64,
     pub(crate) flags: FlagSet,
-    /// What SASL LIST answers.
+    /// The reply to SASL LIST.
     pub(crate) mechanisms: &'static [u8],
 }
 
-/// Which meta flags the instance's memcached knows.
+/// A version of memcached: major, minor, patch.
+pub(crate) type Version = [u32; 3];
+
+/// The oldest version that may run in an instance.
+pub(crate) const OLDEST_VERSION: Version = [1, 6, 18];
+
+/// The meta flags that the instance's memcached knows (D-9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum FlagSet {
-    /// No lane has been open yet.
+    /// No lane has been opened yet.
     #[default]
     Unknown,
-    /// Those of 1.6.18.
-    Old,
-    /// `E` and `x` too.
-    Newest,
+    /// The flags of this version.
+    Version(Version),
 }
 
 impl FlagSet {
-    /// What memcached says of itself: `1.6.18`.
-    pub(crate) fn of(version: &[u8]) -> Self {
-        /// The first that knows them all.
-        const SINCE: [u32; 3] = [1, 6, 27];
+    /// Every flag that the proxy knows.
+    pub(crate) const NEWEST: Self = Self::Version([u32::MAX; 3]);
+
+    /// Reads a version that memcached reported, like `1.6.18`. Missing parts count as 0.
+    pub(crate) fn from_version(version: &[u8]) -> Self {
         let mut numbers = [0; 3];
         let parts = version.split(|byte| *byte == b'.');
         for (number, part) in numbers.iter_mut().zip(parts) {
@@ -162,21 +167,20 @@ impl FlagSet {
                 sum.saturating_mul(10).saturating_add(u32::from(digit.saturating_sub(b'0')))
             });
         }
-        if numbers < SINCE { Self::Old } else { Self::Newest }
+        Self::Version(numbers)
     }
 }
 
-/// A longer value never goes over a lane that others use: it is forwarded as it comes, on a lane of its
-/// client's own.
+/// The longest value, in bytes, on a shared lane. A longer one is streamed on a dedicated lane.
 pub(crate) const SHARED_VALUE_MAX: usize = 128 * 1024;
 
-/// What memcached adds to an item's key and value: header, cas and line end.
+/// Bytes that memcached adds to key and value: item header, cas and line end (T-1).
 const ITEM_OVERHEAD: u64 = 59;
-/// Kept only when they aren't 0.
+/// Bytes of the client flags, which memcached stores only if they aren't 0.
 const ITEM_FLAGS: u64 = 4;
 
 impl Limits {
-    /// Whether memcached would take an item of these lengths.
+    /// Whether memcached would store an item with a key and a value of these lengths, in bytes.
     pub(crate) fn fits(self, key: usize, value: usize, flags: u32) -> bool {
         let flags = if flags == 0 { 0 } else { ITEM_FLAGS };
         let len = u64::try_from(key.saturating_add(value)).unwrap_or(u64::MAX);
@@ -184,20 +188,20 @@ impl Limits {
     }
 }
 
-/// Why an instance couldn't answer.
+/// Why an instance did not reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// No lane, or it died under the request.
+    /// No lane is open, or it failed while the request was in flight (P-1).
     Unavailable,
-    /// The deadline passed.
+    /// The request's deadline passed (P-2).
     TimedOut,
 }
 
-/// What memcached said, whatever was asked.
+/// A reply of memcached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reply<'a> {
     pub(crate) outcome: Outcome<'a>,
-    /// The flags that it gave back, as they stand, our tag among them.
+    /// The flags of the reply's line, among them our tag.
     pub(crate) tokens: &'a [u8],
 }
 
@@ -221,24 +225,24 @@ pub(crate) enum Outcome<'a> {
     Failed(Fault),
 }
 
-/// All of a value's reply but the value.
+/// The line that precedes a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Head<'a> {
-    pub(crate) stamp: ItemMeta,
+pub(crate) struct ValueHeader<'a> {
+    pub(crate) item: ItemMeta,
     pub(crate) len: usize,
     pub(crate) tokens: &'a [u8],
 }
 
-/// What an item is marked with, where it was asked for.
+/// Client flags and cas of an item; 0 if they weren't requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct ItemMeta {
     pub(crate) flags: u32,
     pub(crate) cas: u64,
 }
 
-/// The kind of a request in flight: decides what may come back and how it is said.
+/// The kind of a request in flight: decides which replies are valid and how they are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum CommandKind {
     Get,
     Store(Mode),
     Delete,
@@ -249,17 +253,17 @@ pub(crate) enum Kind {
     Meta { verb: Verb, value: ValueWanted },
 }
 
-/// Whether a meta request asks for the value.
+/// Whether a meta request wants the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ValueWanted {
     No,
     Yes,
-    /// Newer memcacheds leave it out if the item's cas is the one given.
+    /// Newer versions of memcached omit it if the item's cas is the one given.
     UnlessSame,
 }
 
-impl Kind {
-    /// Whether it asks for a value.
+impl CommandKind {
+    /// Whether the command is a get of any protocol.
     pub(crate) fn is_get(self) -> bool {
         matches!(self, Self::Get | Self::Meta { verb: Verb::Get, .. })
     }
@@ -271,65 +275,51 @@ impl<'a> Key<'a> {
     }
 }
 
-impl Meta<'_> {
-    fn asks(&self, letter: u8) -> bool {
-        self.flags.split(|byte| *byte == b' ').any(|flag| flag.first() == Some(&letter))
-    }
-
-    fn value_wanted(&self) -> ValueWanted {
-        match self.verb {
-            Verb::Get if self.asks(b'v') && self.asks(b'C') => ValueWanted::UnlessSame,
-            Verb::Get | Verb::Arithmetic if self.asks(b'v') => ValueWanted::Yes,
-            _ => ValueWanted::No,
-        }
-    }
-}
-
 impl Command<'_> {
-    /// Whether it asks for a value and gives its item another time to live, perhaps none.
-    pub(crate) fn may_end_what_it_reads(&self) -> bool {
+    /// Whether it reads a value and sets the item's expiry, so that the item may be gone afterwards.
+    pub(crate) fn may_expire_what_it_reads(&self) -> bool {
         match self {
             Self::Get { exptime } => exptime.is_some(),
-            Self::Meta(meta) => meta.verb == Verb::Get && meta.asks(b'v') && meta.asks(b'T'),
+            Self::Meta(meta) => meta.may_expire_what_it_reads(),
             _ => false,
         }
     }
 
-    pub(crate) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> CommandKind {
         match self {
-            Self::Get { .. } => Kind::Get,
-            Self::Store(store) => Kind::Store(store.mode),
-            Self::Delete { .. } => Kind::Delete,
-            Self::Arithmetic { .. } => Kind::Arithmetic,
-            Self::Touch { .. } => Kind::Touch,
-            Self::Version => Kind::Version,
-            Self::Invalidate => Kind::Invalidate,
-            Self::Meta(meta) => Kind::Meta { verb: meta.verb, value: meta.value_wanted() },
+            Self::Get { .. } => CommandKind::Get,
+            Self::Store(store) => CommandKind::Store(store.mode),
+            Self::Delete { .. } => CommandKind::Delete,
+            Self::Arithmetic { .. } => CommandKind::Arithmetic,
+            Self::Touch { .. } => CommandKind::Touch,
+            Self::Version => CommandKind::Version,
+            Self::Invalidate => CommandKind::Invalidate,
+            Self::Meta(meta) => CommandKind::Meta { verb: meta.verb, value: meta.value_wanted() },
         }
     }
 }
 
-/// What carries no tag, and so goes alone on a lane of its own.
+/// A command whose reply carries no tag, so that it needs a dedicated lane (L-3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UntaggedCommand<'a> {
-    pub(crate) ask: Ask<'a>,
-    pub(crate) answer: Answer,
+    pub(crate) kind: UntaggedKind<'a>,
+    pub(crate) format: ReplyFormat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ask<'a> {
-    /// All, or one of the groups on the list.
+pub(crate) enum UntaggedKind<'a> {
+    /// General statistics, or one of [`STAT_GROUPS`].
     Stats { group: &'a [u8] },
-    /// At once, or so many seconds from now.
+    /// Now, or after `delay` seconds.
     FlushAll { delay: Option<i32> },
-    /// `me`: all that is known of an item.
+    /// `me`: memcached's metadata of an item.
     Inspect { key: &'a [u8], base64: bool },
 }
 
-/// What `stats` may be asked for: the others dump keys, reset or tune something.
+/// The groups of statistics that clients may read. Others dump keys, or reset or change something.
 pub(super) const STAT_GROUPS: [&[u8]; 5] = [b"", b"items", b"slabs", b"sizes", b"settings"];
 
-/// Whether a key can't stand in a line of text as it is.
-pub(crate) fn travels_encoded(key: &[u8]) -> bool {
+/// Whether a key contains bytes that a line can't carry, and so travels base64-encoded.
+pub(crate) fn needs_base64(key: &[u8]) -> bool {
     key.iter().any(|byte| *byte <= b' ' || *byte == 0x7f)
 }

@@ -1,28 +1,27 @@
-//! The text protocol's requests (memcached's protocol.txt), read strictly: what memcached 1.6.45 would
-//! refuse is answered here with its words and never forwarded.
+//! The text protocol's requests (memcached's protocol.txt). What memcached 1.6.45 refuses is refused here with
+//! the same text and never forwarded (B-2).
 
 pub(crate) mod classic;
-pub(crate) mod line;
 pub(crate) mod reply;
 
 use std::borrow::Cow;
 
 use memchr::memchr;
 
+use super::line::Line;
 use super::request::Limits;
-use super::{Frame, Parsed};
-use line::Line;
+use super::{Parsed, ParsedFrame};
 
-/// The longest line of `get`, `gets`, `gat` and `gats`.
+/// The longest line of `get`, `gets`, `gat` and `gats`, in bytes (D-5).
 const KEYS_LINE_MAX: usize = 1024 * 1024;
-/// The longest of all others.
+/// The longest line of all other commands, in bytes (D-5).
 const LINE_MAX: usize = 2048;
 const TOO_LONG: &[u8] = b"CLIENT_ERROR line too long\r\n";
 
-/// Reads the first request of `input`.
-pub(crate) fn parse(input: &[u8], limits: Limits) -> Option<Frame<'_>> {
+/// Parses the first request of `input`; `None` if it is incomplete.
+pub(crate) fn parse(input: &[u8], limits: Limits) -> Option<ParsedFrame<'_>> {
     let Some(end) = memchr(b'\n', input) else {
-        // The line's end may have come by half.
+        // The line end may be half received.
         let line = input.strip_suffix(b"\r").unwrap_or(input);
         return (line.len() > line_max(input)).then(|| too_long(input));
     };
@@ -31,15 +30,15 @@ pub(crate) fn parse(input: &[u8], limits: Limits) -> Option<Frame<'_>> {
     if line.len() > line_max(line) {
         return Some(too_long(input));
     }
-    let head = end + 1;
+    let len = end + 1;
     let data = rest.get(1..)?;
-    let line = Line { head, data, limits };
-    line.read(input.get(..head)?)
+    let line = Line { len, data, limits };
+    line.parse(input.get(..len)?)
 }
 
-/// Whether `input` begins with a `get` line that `fresh` neither ends nor makes too long.
-pub(super) fn goes_on(input: &[u8], fresh: &[u8]) -> bool {
-    // All other lines end within these.
+/// Whether `input` is the start of a `get` line that `fresh` neither ends nor makes too long.
+pub(super) fn is_incomplete_line(input: &[u8], fresh: &[u8]) -> bool {
+    // All other lines end within this limit.
     let Some(first) = input.get(..=LINE_MAX) else { return false };
     let fits = input.len().saturating_add(fresh.len()) <= KEYS_LINE_MAX;
     fits && memchr(b'\n', first).is_none() && memchr(b'\n', fresh).is_none()
@@ -50,8 +49,8 @@ fn line_max(line: &[u8]) -> usize {
     if keys { KEYS_LINE_MAX } else { LINE_MAX }
 }
 
-fn too_long(input: &[u8]) -> Frame<'_> {
-    Frame { consumed: input.len(), parsed: Parsed::Close(Cow::Borrowed(TOO_LONG)) }
+fn too_long(input: &[u8]) -> ParsedFrame<'_> {
+    ParsedFrame { consumed: input.len(), parsed: Parsed::Close(Cow::Borrowed(TOO_LONG)) }
 }
 
 #[cfg(test)]

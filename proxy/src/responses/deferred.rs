@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-use crate::protocol::request::{Answer, Kind, Outcome, Reply};
+use crate::protocol::request::{CommandKind, Outcome, Reply, ReplyFormat};
 
 /// A longer value isn't kept: it is asked for again too.
 const KEPT_VALUE_MAX: usize = 1024;
@@ -15,27 +15,27 @@ pub(crate) enum Deferred {
     Words(Cow<'static, [u8]>),
     /// What memcached has said.
     Said {
-        answer: Answer,
-        kind: Kind,
-        note: Vec<u8>,
+        format: ReplyFormat,
+        kind: CommandKind,
+        context: Vec<u8>,
         outcome: Outcome<'static>,
         data: Vec<u8>,
         tokens: Vec<u8>,
     },
     /// A value that has to be asked for again; the flags of the first answer.
-    Again { answer: Answer, kind: Kind, note: Vec<u8>, tokens: Vec<u8> },
+    Again { format: ReplyFormat, kind: CommandKind, context: Vec<u8>, tokens: Vec<u8> },
 }
 
 impl Deferred {
     /// An answer behind one that was put off.
-    pub(super) fn of(answer: Answer, kind: Kind, note: &[u8], reply: &Reply<'_>) -> Self {
+    pub(super) fn of(format: ReplyFormat, kind: CommandKind, context: &[u8], reply: &Reply<'_>) -> Self {
         let (outcome, data) = match reply.outcome {
             Outcome::Value(_, data) if kind.is_get() && data.len() > KEPT_VALUE_MAX => {
-                return Self::again(answer, kind, note, reply.tokens);
+                return Self::again(format, kind, context, reply.tokens);
             }
-            Outcome::Value(stamp, data) => (Outcome::Value(stamp, b""), data),
+            Outcome::Value(item, data) => (Outcome::Value(item, b""), data),
             Outcome::Version(version) => (Outcome::Version(b""), version),
-            Outcome::Done(stamp) => (Outcome::Done(stamp), &b""[..]),
+            Outcome::Done(item) => (Outcome::Done(item), &b""[..]),
             Outcome::Miss => (Outcome::Miss, &b""[..]),
             Outcome::NotStored => (Outcome::NotStored, &b""[..]),
             Outcome::Exists => (Outcome::Exists, &b""[..]),
@@ -45,24 +45,24 @@ impl Deferred {
             Outcome::Failed(fault) => (Outcome::Failed(fault), &b""[..]),
         };
         Self::Said {
-            answer,
+            format,
             kind,
-            note: note.to_vec(),
+            context: context.to_vec(),
             outcome,
             data: data.to_vec(),
             tokens: reply.tokens.to_vec(),
         }
     }
 
-    pub(super) fn again(answer: Answer, kind: Kind, note: &[u8], tokens: &[u8]) -> Self {
-        Self::Again { answer, kind, note: note.to_vec(), tokens: tokens.to_vec() }
+    pub(super) fn again(format: ReplyFormat, kind: CommandKind, context: &[u8], tokens: &[u8]) -> Self {
+        Self::Again { format, kind, context: context.to_vec(), tokens: tokens.to_vec() }
     }
 }
 
 /// With the value that was kept.
 pub(crate) fn whole<'a>(outcome: Outcome<'static>, data: &'a [u8]) -> Outcome<'a> {
     match outcome {
-        Outcome::Value(stamp, _) => Outcome::Value(stamp, data),
+        Outcome::Value(item, _) => Outcome::Value(item, data),
         Outcome::Version(_) => Outcome::Version(data),
         other => other,
     }

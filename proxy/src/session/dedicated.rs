@@ -1,5 +1,5 @@
-//! What a client does on a lane of its own: long values in both directions, and what carries no tag. While
-//! it does, it reads nothing else; what it takes slowly, memcached gives slowly.
+//! Runs requests on a dedicated lane: large values in both directions, and untagged commands. Meanwhile the
+//! session dispatches nothing else, and a slow client slows down only its own lane.
 
 mod get;
 mod set;
@@ -11,122 +11,125 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::{Client, STALL, WorkerContext};
+use super::{STALL_TIMEOUT, Session, WorkerContext};
 use crate::backend::dedicated_pool::OwnLane;
 use crate::protocol::request::{Fault, Outcome, Reply};
 use crate::responses::{Deferred, UNSENT_MAX, whole};
 use crate::tenant::{PermissionVersion, Tenant};
 pub(super) use get::StreamedGet;
 pub(super) use set::StreamedSet;
-pub(super) use untagged::Untagged;
+pub(super) use untagged::UntaggedRequest;
 
-/// A client that takes or sends nothing while others of its user wait for its lane is closed after so long.
-const STALL_WHILE_SHORT: Duration = Duration::from_secs(5);
-/// How often that is looked at.
-const TICK: Duration = Duration::from_millis(500);
+/// The stall timeout while other sessions of the cache wait for a dedicated lane.
+const CONTENDED_STALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the stall timeout is checked.
+const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What is to be done there.
+/// A request for a dedicated lane.
 pub(super) enum DedicatedRequest {
     Get(StreamedGet),
     Store(StreamedSet),
-    Untagged(Untagged),
+    Untagged(UntaggedRequest),
 }
 
-impl Client {
-    /// Does `dedicated` when nothing else is in flight. `Break` when the connection is to end; an error when
-    /// nobody listens any more.
-    pub(super) async fn run_errand(
+impl Session {
+    /// Runs `dedicated` once nothing else is in flight. `Break` if the connection must close gracefully; an error if
+    /// it is broken.
+    pub(super) async fn run_dedicated(
         &mut self,
         dedicated: DedicatedRequest,
-        context: &WorkerContext<'_>,
+        worker: &WorkerContext<'_>,
     ) -> io::Result<ControlFlow<()>> {
         self.responses.has_asked();
-        let begun = self.session.pass.begun();
-        if !self.settle_up(context).await {
+        let version = self.handle.pass.begun();
+        if !self.drain(worker).await {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        self.still_allowed(begun)?;
+        self.recheck_permissions(version)?;
         match dedicated {
-            DedicatedRequest::Get(get) => self.fetch(&get, context).await?,
-            DedicatedRequest::Store(store) => return self.stream(store, begun, context).await,
-            DedicatedRequest::Untagged(untagged) => self.ask_untagged(&untagged, begun, context).await?,
+            DedicatedRequest::Get(get) => self.stream_get(&get, worker).await?,
+            DedicatedRequest::Store(store) => return self.stream_set(store, version, worker).await,
+            DedicatedRequest::Untagged(untagged) => self.stream_untagged(&untagged, version, worker).await?,
         }
         Ok(ControlFlow::Continue(()))
     }
 
-    /// What was allowed when it was begun must still be when it is done. Rare enough that the connection
-    /// ends: its client comes back and is told what it may.
-    fn still_allowed(&self, begun: PermissionVersion) -> io::Result<()> {
-        if self.session.pass.changed_since(begun) {
+    /// Fails, which closes the connection, if the permissions have changed since `version`. Rare; the client
+    /// reconnects and gets a denial.
+    fn recheck_permissions(&self, version: PermissionVersion) -> io::Result<()> {
+        if self.handle.pass.changed_since(version) {
             Err(io::ErrorKind::PermissionDenied.into())
         } else {
             Ok(())
         }
     }
 
-    /// A lane of its own for what was allowed when it was `begun`. Others' may all be taken: who has waited may
-    /// have lost the right meanwhile.
-    async fn own_lane<'a>(
+    /// Acquires a dedicated lane. Waits while all are in use, so the permissions are checked again.
+    async fn dedicated_lane<'a>(
         &self,
         tenant: &'a Tenant,
-        begun: PermissionVersion,
+        version: PermissionVersion,
     ) -> Result<OwnLane<'a>, DedicatedError> {
-        let lane = tenant.own_lane(STALL).await?;
-        self.still_allowed(begun)?;
+        let lane = tenant.own_lane(STALL_TIMEOUT).await?;
+        self.recheck_permissions(version)?;
         Ok(lane)
     }
 
-    /// Says what was put off, in order, and asks again for what was dropped.
-    pub(super) async fn catch_up(&mut self, context: &WorkerContext<'_>) -> io::Result<()> {
+    /// Sends the deferred replies in order, and requests dropped values again.
+    pub(super) async fn replay_deferred(&mut self, worker: &WorkerContext<'_>) -> io::Result<()> {
         while let Some(deferred) = self.responses.next_deferred() {
             match deferred {
-                Deferred::Words(words) => self.responses.say(&words),
-                Deferred::Said { answer, kind, note, outcome, data, tokens } => {
+                Deferred::Words(bytes) => self.responses.say(&bytes),
+                Deferred::Said { format, kind, context, outcome, data, tokens } => {
                     let reply = Reply { outcome: whole(outcome, &data), tokens: &tokens };
-                    self.responses.speak(answer, kind, &note, &reply);
+                    self.responses.speak(format, kind, &context, &reply);
                 }
-                Deferred::Again { answer, kind, note, tokens } => {
-                    self.fetch(&StreamedGet::again(answer, kind, note, tokens), context).await?;
+                Deferred::Again { format, kind, context, tokens } => {
+                    self.stream_get(&StreamedGet::again(format, kind, context, tokens), worker).await?;
                 }
             }
             if self.responses.unsent() > UNSENT_MAX {
-                self.drain().await?;
+                self.send_all().await?;
             }
         }
         self.responses.flush();
         Ok(())
     }
 
-    /// Waits until the client has taken everything; not for ever.
-    async fn drain(&self) -> io::Result<()> {
+    /// Waits until everything is sent, within the stall timeout.
+    async fn send_all(&self) -> io::Result<()> {
         self.responses.flush();
         while self.responses.unsent() > 0 {
-            self.patiently(|| self.responses.stream().writable()).await?;
+            self.with_stall_timeout(|| self.responses.stream().writable()).await?;
             self.responses.flush();
         }
         if self.responses.is_broken() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
     }
 
-    /// Waits for the client to do something; not for ever.
-    async fn patiently<F: Future<Output = io::Result<()>>>(&self, wait: impl Fn() -> F) -> io::Result<()> {
+    /// Waits for the client's socket, within the stall timeout.
+    async fn with_stall_timeout<F: Future<Output = io::Result<()>>>(
+        &self,
+        wait: impl Fn() -> F,
+    ) -> io::Result<()> {
         let since = Instant::now();
         loop {
-            if let Ok(done) = timeout(TICK, wait()).await {
+            if let Ok(done) = timeout(STALL_CHECK_INTERVAL, wait()).await {
                 return done;
             }
-            let patience = if self.tenant.own_lanes_are_short() { STALL_WHILE_SHORT } else { STALL };
-            if since.elapsed() > patience {
+            let limit =
+                if self.tenant.own_lanes_are_short() { CONTENDED_STALL_TIMEOUT } else { STALL_TIMEOUT };
+            if since.elapsed() > limit {
                 return Err(io::ErrorKind::TimedOut.into());
             }
         }
     }
 }
 
-/// Why an dedicated wasn't done.
+/// Why a dedicated request failed.
 enum DedicatedError {
-    /// memcached's side.
+    /// The instance or its lane failed.
     Lane(Fault),
-    /// The client's side: nobody listens, or it takes or sends nothing for too long.
+    /// The connection is broken, or the client has stalled.
     Client(io::Error),
 }
 

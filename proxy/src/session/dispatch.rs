@@ -1,34 +1,34 @@
-//! What a client's bytes ask for, and where it goes: to the lane, to a lane of its own, or answered here.
+//! Dispatches a session's requests: to its lane, to a dedicated lane, or to a local reply.
 
 use std::borrow::Cow;
 use std::rc::Rc;
 
 use store::DenialCause;
 
-use super::dedicated::{DedicatedRequest, StreamedGet, StreamedSet, Untagged};
+use super::dedicated::{DedicatedRequest, StreamedGet, StreamedSet, UntaggedRequest};
 use super::state::{OwnedThen, Swallow};
-use super::{Client, Step, WorkerContext};
+use super::{Session, Step, WorkerContext};
 use crate::lane::Lane;
 use crate::login::{self, Credential};
 use crate::metrics::denials::{self, ClientInfo, Subject};
 use crate::policy;
 use crate::protocol::denial::Denial;
 use crate::protocol::request::{
-    Answer, Command, Fault, FlagSet, Key, Limits, Mode, Outcome, Request, TextAnswer,
+    Command, Fault, FlagSet, Key, Limits, Mode, Outcome, ReplyFormat, Request, TextFormat,
 };
 use crate::protocol::text::classic::Keys;
-use crate::protocol::{self, Frame, Parsed};
+use crate::protocol::{self, Parsed, ParsedFrame};
 
 const LINE_END: &[u8] = b"\r\n";
-/// Requests of one client in one turn of the loop.
-const BUDGET: usize = 256;
+/// The most requests of one session before other tasks run.
+const REQUESTS_PER_TURN_MAX: usize = 256;
 
-impl Client {
-    /// Understands requests from the front of `input` until something stops it; returns how many bytes they were.
-    pub(super) fn understand(&mut self, input: &[u8]) -> (usize, Step) {
+impl Session {
+    /// Dispatches requests from the front of `input`; returns the bytes they took and why it stopped.
+    pub(super) fn dispatch(&mut self, input: &[u8]) -> (usize, Step) {
         let mut at = 0;
-        for _ in 0..BUDGET {
-            if !self.has_room() {
+        for _ in 0..REQUESTS_PER_TURN_MAX {
+            if !self.has_capacity() {
                 return (at, Step::Backpressured);
             }
             if self.state.keys.is_some() {
@@ -40,7 +40,7 @@ impl Client {
             let rest = input.get(at..).unwrap_or_default();
             if let Some(swallow) = self.state.swallow.take() {
                 if matches!(swallow.then, OwnedThen::Invalidate { .. })
-                    && self.must_wait(&Command::Invalidate)
+                    && self.must_order(&Command::Invalidate)
                 {
                     self.state.swallow = Some(swallow);
                     return (at, Step::Backpressured);
@@ -58,7 +58,7 @@ impl Client {
             let Some(frame) = self.protocol.and_then(|protocol| protocol.parse(rest, limits)) else {
                 return (at, Step::Input);
             };
-            match self.act(frame) {
+            match self.handle(frame) {
                 Ok(consumed) => at += consumed,
                 Err((consumed, next)) => return (at + consumed, next),
             }
@@ -66,52 +66,52 @@ impl Client {
         (at, Step::Yield)
     }
 
-    /// Does what a frame asks; `Err` when reading must stop behind so many bytes.
-    fn act(&mut self, frame: Frame<'_>) -> Result<usize, (usize, Step)> {
+    /// Handles one frame; returns the bytes to drop. `Err` if dispatching must stop behind them.
+    fn handle(&mut self, frame: ParsedFrame<'_>) -> Result<usize, (usize, Step)> {
         if let Parsed::Request(request) = &frame.parsed
-            && let Some(credential) = self.maybe_resent(request)
+            && let Some(credential) = self.maybe_relogin(request)
         {
-            match self.state.resent.take() {
+            match self.state.relogin.take() {
                 None => return Err((0, Step::VerifyRelogin(credential))),
                 Some(true) => {
-                    self.answer_resent(request);
+                    self.accept_relogin(request);
                     return Ok(frame.consumed);
                 }
                 Some(false) => {}
             }
         }
-        let denial = self.session.pass.denial(|permissions| policy::frame(permissions, &frame.parsed));
+        let denial = self.handle.pass.denial(|permissions| policy::deny_frame(permissions, &frame.parsed));
         let over_rate = || (!self.tenant.allows(|| policy::cost(&frame.parsed))).then_some(Denial::OverRate);
         if let Some(denial) = denial.or_else(over_rate) {
-            self.note_refused(denial.cause(), denials::command(&frame.parsed));
-            self.refuse(&frame.parsed, denial);
+            self.record_denial(denial.cause(), denials::command(&frame.parsed));
+            self.deny(&frame.parsed, denial);
             self.state.reads_as_newest = false;
             return Ok(frame.consumed);
         }
         match frame.parsed {
             Parsed::Request(request) => {
-                if self.must_wait(&request.command) {
+                if self.must_order(&request.command) {
                     return Err((0, Step::Backpressured));
                 }
                 self.send(&request).map_err(|next| (frame.consumed, next))?;
             }
-            Parsed::Keys(keys) => self.ask_for(keys).map_err(|next| (frame.consumed, next))?,
-            Parsed::Answer(words) => self.say(words),
+            Parsed::Keys(keys) => self.send_keys(keys).map_err(|next| (frame.consumed, next))?,
+            Parsed::LocalReply(bytes) => self.reply(bytes),
             Parsed::Swallow { bytes, then } => {
                 self.state.swallow = Some(Swallow { bytes, then: then.into() });
             }
-            Parsed::Stream { request, len, complaint } => {
+            Parsed::Stream { request, len, framing_error } => {
                 self.tenant.usage.met_long_value();
-                let store = StreamedSet::new(&request, len, complaint, self.tenant.tag());
+                let store = StreamedSet::new(&request, len, framing_error, self.tenant.tag());
                 return Err((frame.consumed, Step::Dedicated(Box::new(DedicatedRequest::Store(store)))));
             }
-            Parsed::UntaggedCommand(alone) => {
-                let dedicated = DedicatedRequest::Untagged(Untagged::new(&alone));
+            Parsed::UntaggedCommand(command) => {
+                let dedicated = DedicatedRequest::Untagged(UntaggedRequest::new(&command));
                 return Err((frame.consumed, Step::Dedicated(Box::new(dedicated))));
             }
-            Parsed::NeedsVersion => return Err((0, Step::Version)),
-            Parsed::Close(words) => {
-                self.say(words);
+            Parsed::NeedsVersion => return Err((0, Step::NeedsVersion)),
+            Parsed::Close(bytes) => {
+                self.reply(bytes);
                 return Err((frame.consumed, Step::Close));
             }
             Parsed::Login => return Err((0, Step::Login)),
@@ -120,45 +120,45 @@ impl Client {
         Ok(frame.consumed)
     }
 
-    /// Notes for the token's owner that something was refused: which command it was, and never about what.
-    pub(super) fn note_refused(&self, cause: DenialCause, command: &'static str) {
+    /// Records a denial for the token's owner: the command, never a key.
+    pub(super) fn record_denial(&self, cause: DenialCause, command: &'static str) {
         let client = ClientInfo::new(self.source, self.protocol, self.responses.stream());
-        let subject = Subject::Token(self.session.pass.token());
+        let subject = Subject::Token(self.handle.pass.token());
         self.tenant.metrics.denials.note(subject, cause, client, command);
     }
 
-    /// Says that something isn't allowed, when its value, if it has one, is out of the way.
-    fn refuse(&mut self, parsed: &Parsed<'_>, denial: Denial) {
-        let says = |answer| protocol::refused(answer, denial);
+    /// Replies with a denial, after the value, if any, has been dropped.
+    fn deny(&mut self, parsed: &Parsed<'_>, denial: Denial) {
+        let encode = |format| protocol::encode_denial(format, denial);
         match parsed {
-            Parsed::Stream { request, len, complaint } => {
-                let end = complaint.map_or(0, |_| LINE_END.len());
+            Parsed::Stream { request, len, framing_error } => {
+                let end = framing_error.map_or(0, |_| LINE_END.len());
                 let bytes = u64::try_from(len.saturating_add(end)).unwrap_or(u64::MAX);
-                let then = OwnedThen::Answer(says(request.answer));
+                let then = OwnedThen::LocalReply(encode(request.format));
                 self.state.swallow = Some(Swallow { bytes, then });
             }
-            Parsed::Request(request) => self.say(says(request.answer)),
-            Parsed::UntaggedCommand(alone) => self.say(says(alone.answer)),
-            // One error for the whole line.
-            _ => self.say(Cow::Borrowed(denial.line())),
+            Parsed::Request(request) => self.reply(encode(request.format)),
+            Parsed::UntaggedCommand(command) => self.reply(encode(command.format)),
+            // One error for the whole line (D-6).
+            _ => self.reply(Cow::Borrowed(denial.line())),
         }
     }
 
-    /// What the instance behind allows and understands.
+    /// The limits of the cache, and the flags that its memcached knows.
     fn limits(&self) -> Limits {
         let flags = match self.tenant.flags() {
-            FlagSet::Unknown if self.state.reads_as_newest => FlagSet::Newest,
+            FlagSet::Unknown if self.state.reads_as_newest => FlagSet::NEWEST,
             known => known,
         };
         Limits { item_size_max: self.item_size_max, flags, mechanisms: self.mechanisms }
     }
 
-    /// Asks for the keys of a `get` line, as far as there is room; the rest is kept for later.
-    fn ask_for(&mut self, mut keys: Keys<'_>) -> Result<(), Step> {
+    /// Forwards the keys of a `get` line while there is capacity; keeps the rest for later.
+    fn send_keys(&mut self, mut keys: Keys<'_>) -> Result<(), Step> {
         while let Some((request, rest)) = keys.next() {
             keys.line = rest;
             let sent = self.send(&request);
-            if !rest.is_empty() && (sent.is_err() || !self.has_room()) {
+            if !rest.is_empty() && (sent.is_err() || !self.has_capacity()) {
                 self.state.keys = Some(keys.into());
                 return sent;
             }
@@ -167,13 +167,15 @@ impl Client {
         Ok(())
     }
 
-    /// Asks for the next key of an unfinished `get` line.
+    /// Forwards the next key of a partly forwarded `get` line.
     fn next_key(&mut self) -> Result<(), Step> {
         let Some(mut keys) = self.state.keys.take() else { return Ok(()) };
         let Some((request, more)) = keys.next() else { return Ok(()) };
-        if let Some(denial) = self.session.pass.denial(|permissions| policy::request(permissions, &request)) {
-            self.note_refused(denial.cause(), denials::verb(&request));
-            // Not any more: some of the line's values may have been told.
+        if let Some(denial) =
+            self.handle.pass.denial(|permissions| policy::deny_request(permissions, &request))
+        {
+            self.record_denial(denial.cause(), denials::verb(&request));
+            // The permissions have changed, and some of the line's values may have been sent.
             return Err(Step::Close);
         }
         let sent = self.send(&request);
@@ -184,7 +186,7 @@ impl Client {
         sent
     }
 
-    /// Drops bytes that nobody wants; when all are gone, does what was to be done then.
+    /// Drops up to `have` bytes of a data block; when it is complete, does what follows. Returns the bytes dropped.
     fn swallow(&mut self, mut swallow: Swallow, have: usize) -> usize {
         let dropped = usize::try_from(swallow.bytes).unwrap_or(usize::MAX).min(have);
         swallow.bytes = swallow.bytes.saturating_sub(u64::try_from(dropped).unwrap_or(u64::MAX));
@@ -192,19 +194,19 @@ impl Client {
             self.state.swallow = Some(swallow);
         } else {
             match swallow.then {
-                OwnedThen::Answer(words) => self.say(words),
-                OwnedThen::Fail { answer, kind, note, fault } => {
-                    self.responses.speak(answer, kind, &note, &Outcome::Failed(fault).into());
+                OwnedThen::LocalReply(bytes) => self.reply(bytes),
+                OwnedThen::Fail { format, kind, context, fault } => {
+                    self.responses.speak(format, kind, &context, &Outcome::Failed(fault).into());
                 }
-                OwnedThen::Invalidate { key, form, answer } => {
+                OwnedThen::Invalidate { key, form, format } => {
                     let request =
-                        Request { command: Command::Invalidate, key: Key { bytes: &key, form }, answer };
-                    match self.session.pass.denial(|permissions| policy::request(permissions, &request)) {
+                        Request { command: Command::Invalidate, key: Key { bytes: &key, form }, format };
+                    match self.handle.pass.denial(|permissions| policy::deny_request(permissions, &request)) {
                         Some(denial) => {
-                            self.note_refused(denial.cause(), denials::verb(&request));
-                            self.say(protocol::refused(answer, denial));
+                            self.record_denial(denial.cause(), denials::verb(&request));
+                            self.reply(protocol::encode_denial(format, denial));
                         }
-                        // Never too large for the lane.
+                        // A delete never needs a dedicated lane.
                         None => drop(self.send(&request)),
                     }
                 }
@@ -213,82 +215,84 @@ impl Client {
         dropped
     }
 
-    /// Whether a request would change what the client has asked for and not been told yet. Where values
-    /// are so long that they are asked for a second time, that must be done before.
-    fn must_wait(&mut self, command: &Command<'_>) -> bool {
+    /// Whether a write must wait for the session's gets: large values are requested a second time, and the write
+    /// must not change them in between.
+    fn must_order(&mut self, command: &Command<'_>) -> bool {
         let reads = matches!(command, Command::Get { .. } | Command::Version) || command.kind().is_get();
         self.state.waits_for_reads =
             !reads && self.responses.reading() > 0 && self.tenant.usage.has_long_values();
         self.state.waits_for_reads
     }
 
-    /// Puts a request on the lane, or answers that there is none. A client that asks for long values
-    /// reads them from a lane of its own.
+    /// Sends a request on the session's lane, or replies that the backend is unavailable. `Err` if it needs a
+    /// dedicated lane.
     fn send(&mut self, request: &Request<'_>) -> Result<(), Step> {
-        let on_its_own = match request.command {
-            // Asked for a second time, it might be gone.
-            _ if request.command.may_end_what_it_reads() => self.tenant.usage.has_long_values(),
-            _ => self.state.is_bulky() && request.command.kind().is_get(),
+        let dedicated = match request.command {
+            // The item may have expired when it is requested a second time.
+            _ if request.command.may_expire_what_it_reads() => self.tenant.usage.has_long_values(),
+            _ => self.state.prefers_dedicated() && request.command.kind().is_get(),
         };
-        if on_its_own {
+        if dedicated {
             return Err(Step::Dedicated(Box::new(DedicatedRequest::Get(StreamedGet::new(request)))));
         }
-        if self.state.is_bulky() {
-            self.state.saw_small();
+        if self.state.prefers_dedicated() {
+            self.state.note_small();
         }
         match self.lane() {
             Some(lane) => lane.send(request, &self.responses),
             None => {
                 let (kind, asked) = (request.command.kind(), self.responses.asked());
                 let unavailable = Outcome::Failed(Fault::Unavailable);
-                let mut note = Vec::new();
-                protocol::note(request, &mut note);
-                self.responses.speak(request.answer, kind, &note, &unavailable.into());
+                let mut context = Vec::new();
+                protocol::reply_context(request, &mut context);
+                self.responses.speak(request.format, kind, &context, &unavailable.into());
                 self.tenant.usage.answered(kind, &unavailable, asked, asked);
             }
         }
         Ok(())
     }
 
-    /// Says words of ours, behind the replies that are still to come.
-    fn say(&mut self, words: Cow<'static, [u8]>) {
-        if words.is_empty() {
+    /// Queues a local reply behind the replies in flight.
+    fn reply(&mut self, bytes: Cow<'static, [u8]>) {
+        if bytes.is_empty() {
             return;
         }
         match &self.state.lane {
-            Some(lane) if self.responses.in_flight() > 0 => lane.say(words, &self.responses),
-            _ => self.responses.say(&words),
+            Some(lane) if self.responses.in_flight() > 0 => lane.say(bytes, &self.responses),
+            _ => self.responses.say(&bytes),
         }
     }
 
-    /// The lane to use now. A lane that has ended is left only when nothing is in flight on it, which
-    /// [`Client::has_room`] has made sure of.
+    /// The lane to use. A closed lane is replaced only while nothing is in flight, which [`Session::has_capacity`]
+    /// ensures.
     pub(super) fn lane(&mut self) -> Option<Rc<Lane>> {
         if !self.state.lane.as_ref().is_some_and(|lane| lane.is_open()) {
-            self.state.lane = self.tenant.lane(&self.session);
+            self.state.lane = self.tenant.lane(&self.handle);
         }
         self.state.lane.clone()
     }
 
-    /// A `set` that looks like a login: well-formed token, checksum and all. Rare among real data.
-    fn maybe_resent(&self, request: &Request<'_>) -> Option<Credential> {
-        match (&request.command, request.answer) {
-            (Command::Store(store), Answer::Text(_)) if store.mode == Mode::Set && store.cas.is_none() => {
+    /// The credential of a `set` that looks like a repeated login: a well-formed token with a valid checksum (D-11).
+    fn maybe_relogin(&self, request: &Request<'_>) -> Option<Credential> {
+        match (&request.command, request.format) {
+            (Command::Store(store), ReplyFormat::Text(_))
+                if store.mode == Mode::Set && store.cas.is_none() =>
+            {
                 login::parse_relogin(request.key.bytes, store.value)
             }
             _ => None,
         }
     }
 
-    /// Whether a login sent again is a good one, of the same user.
-    pub(super) fn is_own(&self, context: &WorkerContext<'_>, credential: &Credential) -> bool {
-        context.grants.is_known_of(&self.session.pass.user_id(), credential, self.source)
+    /// Whether a repeated login is valid and of the same user (D-11).
+    pub(super) fn verify_relogin(&self, worker: &WorkerContext<'_>, credential: &Credential) -> bool {
+        worker.grants.is_known_of(&self.handle.pass.user_id(), credential, self.source)
     }
 
-    /// Welcome again; and not stored, for it would be in the cache for all to read.
-    fn answer_resent(&mut self, request: &Request<'_>) {
-        if request.answer == Answer::Text(TextAnswer::Line { noreply: false }) {
-            self.say(Cow::Borrowed(b"STORED\r\n"));
+    /// Answers a repeated login without storing it, so that the token doesn't end up in the cache (D-11).
+    fn accept_relogin(&mut self, request: &Request<'_>) {
+        if request.format == ReplyFormat::Text(TextFormat::Line { noreply: false }) {
+            self.reply(Cow::Borrowed(b"STORED\r\n"));
         }
     }
 }

@@ -1,49 +1,51 @@
-//! What a client keeps of a request that takes more than one turn.
+//! A session's state between turns: a request that is only partly dispatched, and the lane in use.
 
 use std::borrow::Cow;
 use std::rc::Rc;
 
 use crate::lane::Lane;
 use crate::protocol::Then;
-use crate::protocol::request::{Answer, Fault, KeyForm, Kind, Request};
+use crate::protocol::request::{CommandKind, Fault, KeyForm, ReplyFormat, Request};
 use crate::protocol::text::classic::Keys;
 
-/// See [`State::is_bulky`].
-const BULKY_FOR: u8 = 8;
+/// Gets that go to a dedicated lane after a large value.
+const DEDICATED_GETS: u8 = 8;
 
-/// What a request spread over several turns has left behind.
+/// What a session keeps between turns.
 #[derive(Default)]
 pub(crate) struct State {
     pub(super) lane: Option<Rc<Lane>>,
-    /// The keys of a `get` line that haven't been asked for.
+    /// The keys of a `get` line that haven't been forwarded.
     pub(super) keys: Option<OwnedKeys>,
     pub(super) swallow: Option<Swallow>,
-    /// Whether the login at the front of the input has turned out to be one sent again.
-    pub(super) resent: Option<bool>,
-    /// The front of the input is to be read as the newest memcached would: the one behind is away.
+    /// Whether the login at the front of the input is a valid one of the same user (D-11), once verified.
+    pub(super) relogin: Option<bool>,
+    /// Whether to parse the front of the input as the newest memcached would: the version can't be detected.
     pub(super) reads_as_newest: bool,
-    /// The front of the input changes something: not before the client's gets have been answered.
+    /// Whether the next request must wait until the session's gets have been answered.
     pub(super) waits_for_reads: bool,
-    /// How many more small answers it takes until the client shares its lane again.
-    bulky: u8,
+    /// Small replies until the session's gets use the shared lane again.
+    dedicated_gets: u8,
 }
 
 impl State {
-    /// Whether the client has asked for long values lately: then it asks for the next on a lane of its own
-    /// at once.
-    pub(super) fn is_bulky(&self) -> bool {
-        self.bulky > 0
+    /// Whether gets go to a dedicated lane at once, since recent values were large.
+    pub(super) fn prefers_dedicated(&self) -> bool {
+        self.dedicated_gets > 0
     }
 
-    pub(super) fn saw_long(&mut self) {
-        self.bulky = BULKY_FOR;
+    /// A large value was sent.
+    pub(super) fn note_large(&mut self) {
+        self.dedicated_gets = DEDICATED_GETS;
     }
 
-    pub(super) fn saw_small(&mut self) {
-        self.bulky = self.bulky.saturating_sub(1);
+    /// A small reply was sent.
+    pub(super) fn note_small(&mut self) {
+        self.dedicated_gets = self.dedicated_gets.saturating_sub(1);
     }
 }
 
+/// The keys of a `get` line that are still to be forwarded.
 pub(super) struct OwnedKeys {
     line: Vec<u8>,
     pub(super) at: usize,
@@ -51,29 +53,32 @@ pub(super) struct OwnedKeys {
     exptime: Option<i32>,
 }
 
+/// A data block that is being dropped.
 pub(super) struct Swallow {
+    /// Bytes still to be dropped.
     pub(super) bytes: u64,
     pub(super) then: OwnedThen,
 }
 
+/// What to do once the data block is dropped.
 pub(super) enum OwnedThen {
-    Answer(Cow<'static, [u8]>),
-    /// Only when nothing is in flight.
+    LocalReply(Cow<'static, [u8]>),
+    /// Only while nothing is in flight.
     Fail {
-        answer: Answer,
-        kind: Kind,
-        note: Vec<u8>,
+        format: ReplyFormat,
+        kind: CommandKind,
+        context: Vec<u8>,
         fault: Fault,
     },
     Invalidate {
         key: Vec<u8>,
         form: KeyForm,
-        answer: Answer,
+        format: ReplyFormat,
     },
 }
 
 impl OwnedKeys {
-    /// The next key as a request, and where the one behind it begins, if there is one.
+    /// The next key as a request, and the offset of the key behind it, if any.
     pub(super) fn next(&self) -> Option<(Request<'_>, Option<usize>)> {
         let line = self.line.get(self.at..)?;
         let (request, rest) = Keys { line, with_cas: self.with_cas, exptime: self.exptime }.next()?;
@@ -90,9 +95,9 @@ impl From<Keys<'_>> for OwnedKeys {
 impl From<Then<'_>> for OwnedThen {
     fn from(then: Then<'_>) -> Self {
         match then {
-            Then::Answer(words) => Self::Answer(words),
-            Then::Request(Request { key, answer, .. }) => {
-                Self::Invalidate { key: key.bytes.to_vec(), form: key.form, answer }
+            Then::LocalReply(bytes) => Self::LocalReply(bytes),
+            Then::Request(Request { key, format, .. }) => {
+                Self::Invalidate { key: key.bytes.to_vec(), form: key.form, format }
             }
         }
     }

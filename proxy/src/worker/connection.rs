@@ -16,7 +16,7 @@ use crate::mailbox::{Handoff, Message, worker_for};
 use crate::metrics::ConnectionGuard;
 use crate::metrics::denials::{self, ClientInfo, Subject};
 use crate::responses::ResponseQueue;
-use crate::session::{Client, End, State, WorkerContext};
+use crate::session::{End, Session, State, WorkerContext};
 
 /// Time limit for delivering a rejection.
 const REJECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -88,7 +88,7 @@ impl Worker {
     }
 
     /// Registers a session, and queues the reply to the login: success, or why there is no session.
-    fn open_session(&self, connection: AuthenticatedConnection) -> Result<Box<Client>, Rejected> {
+    fn open_session(&self, connection: AuthenticatedConnection) -> Result<Box<Session>, Rejected> {
         let AuthenticatedConnection { stream, source, grant, login, ends_at } = connection;
         let responses = ResponseQueue::new(stream, self.spare.clone());
         let protocol = login.as_ref().map(|login| login.protocol);
@@ -128,12 +128,12 @@ impl Worker {
             }
             None => Vec::new(),
         };
-        Ok(Box::new(Client {
+        Ok(Box::new(Session {
             responses,
             source,
             protocol,
             tenant,
-            session,
+            handle: session,
             item_size_max: u64::try_from(grant.item_size_max).unwrap_or(0),
             mechanisms: login::mechanisms(self.shared.config.scram),
             input,
@@ -142,7 +142,7 @@ impl Worker {
     }
 
     /// Serves a session until it ends (`None`) or its client logs in again.
-    async fn serve(&self, mut client: Box<Client>) -> Option<Box<PendingConnection>> {
+    async fn serve(&self, mut client: Box<Session>) -> Option<Box<PendingConnection>> {
         let context = WorkerContext {
             grants: &self.shared.grants,
             closing: &self.closing,

@@ -1,13 +1,13 @@
-//! What binary messages are made of: headers, opcodes, statuses.
+//! The parts of binary messages: header, opcodes, statuses (memcached's protocol_binary.h).
 
-use crate::protocol::request::BinaryAnswer;
+use crate::protocol::request::BinaryFormat;
 
-/// The length of every header.
+/// The length of a header, in bytes.
 pub(crate) const HEADER: usize = 24;
-/// The largest body memcached takes, 1 GiB.
+/// The largest body that memcached accepts: 1 GiB.
 pub(crate) const BODY_MAX: u32 = 0x4000_0000;
 
-/// The opcodes that have a name here.
+/// Opcodes that are used by name.
 pub(crate) mod opcode {
     pub(crate) const FLUSH: u8 = 0x08;
     pub(crate) const VERSION: u8 = 0x0b;
@@ -18,7 +18,7 @@ pub(crate) mod opcode {
     pub(crate) const SASL_STEP: u8 = 0x22;
 }
 
-/// A status with its text, as memcached sends them.
+/// A status and its text, as memcached sends them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Status(pub(crate) u16, pub(crate) &'static [u8]);
 
@@ -38,7 +38,7 @@ impl Status {
     pub(crate) const TEMPORARY: Self = Self(0x0086, b"Temporary failure");
 }
 
-/// A request's header, taken apart.
+/// The header of a request. `key`, `extras` and `body` are lengths in bytes; the body includes the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) magic: u8,
@@ -51,7 +51,7 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Reads the first 24 bytes of `input`.
+    /// Reads the first 24 bytes of `input`; `None` if there are fewer.
     pub(crate) fn read(input: &[u8]) -> Option<Self> {
         let bytes: &[u8; HEADER] = input.first_chunk()?;
         let [magic, opcode, k1, k2, extras, _, _, _, b1, b2, b3, b4, o1, o2, o3, o4, cas @ ..] = *bytes;
@@ -70,13 +70,13 @@ impl Header {
         usize::try_from(self.body).unwrap_or(usize::MAX)
     }
 
-    /// What must be remembered of this request.
-    pub(super) fn answer(&self) -> BinaryAnswer {
-        BinaryAnswer { opcode: self.opcode, opaque: self.opaque }
+    /// How the client expects the reply.
+    pub(super) fn format(&self) -> BinaryFormat {
+        BinaryFormat { opcode: self.opcode, opaque: self.opaque }
     }
 }
 
-/// What a reply is made of.
+/// The parts of a reply behind its header, and the header's cas.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Parts<'a> {
     pub(crate) extras: &'a [u8],

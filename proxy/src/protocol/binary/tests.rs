@@ -3,7 +3,7 @@
 use super::*;
 use crate::protocol::request::FlagSet;
 
-const LIMITS: Limits = Limits { item_size_max: 1024 * 1024, flags: FlagSet::Newest, mechanisms: b"PLAIN" };
+const LIMITS: Limits = Limits { item_size_max: 1024 * 1024, flags: FlagSet::NEWEST, mechanisms: b"PLAIN" };
 
 struct Sent<'a> {
     opcode: u8,
@@ -29,13 +29,15 @@ fn say(input: &[u8]) -> String {
         |reply: &[u8]| reply.get(6..8).map_or("nothing".into(), |s| format!("{:02x}{:02x}", s[0], s[1]));
     match frame.parsed {
         Parsed::Request(request) => format!("{:?}", request.command.kind()),
-        Parsed::Answer(reply) => format!("say {}", status(&reply)),
+        Parsed::LocalReply(reply) => format!("say {}", status(&reply)),
         Parsed::Close(reply) => format!("close {}", status(&reply)),
         Parsed::Swallow { bytes, then: Then::Request(_) } => format!("swallow {bytes} forget"),
-        Parsed::Swallow { bytes, then: Then::Answer(reply) } => format!("swallow {bytes} {}", status(&reply)),
+        Parsed::Swallow { bytes, then: Then::LocalReply(reply) } => {
+            format!("swallow {bytes} {}", status(&reply))
+        }
         Parsed::Login => "login".into(),
         Parsed::Stream { len, .. } => format!("stream {len}"),
-        Parsed::UntaggedCommand(alone) => format!("{:?}", alone.ask),
+        Parsed::UntaggedCommand(alone) => format!("{:?}", alone.kind),
         Parsed::Keys(_) | Parsed::NeedsVersion => "not binary".into(),
     }
 }

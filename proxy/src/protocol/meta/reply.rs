@@ -1,14 +1,17 @@
-//! The meta protocol's replies: memcached's own, with the caller's opaque where ours was.
+//! The meta protocol's replies: memcached's own, with the client's opaque in place of our tag (T-8).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::protocol::request::{Fault, Head, Kind, Meta, MetaAnswer, Outcome, Reply, Verb, travels_encoded};
-use crate::protocol::text::line::tokens;
+use super::flags::{self, Flag, OnRefetch, letter};
+use crate::protocol::line::tokens;
+use crate::protocol::request::{
+    CommandKind, Fault, Meta, MetaFormat, Outcome, Reply, ValueHeader, Verb, needs_base64,
+};
 use crate::protocol::{fault_line, number};
 
-/// Keeps what [`encode`] and a second asking need: of `mg` the key and the flags, else the opaque.
-pub(in crate::protocol) fn note<'a, E: Extend<&'a u8>>(key: &'a [u8], meta: &Meta<'a>, out: &mut E) {
+/// Appends what [`encode`] and a repeated `mg` need: key and flags of `mg`, the opaque of the others.
+pub(in crate::protocol) fn context<'a, E: Extend<&'a u8>>(key: &'a [u8], meta: &Meta<'a>, out: &mut E) {
     if meta.verb == Verb::Get {
         out.extend(key);
         out.extend(b" ");
@@ -18,68 +21,82 @@ pub(in crate::protocol) fn note<'a, E: Extend<&'a u8>>(key: &'a [u8], meta: &Met
     }
 }
 
-/// The key and the flags of an `mg`'s [`note`].
-pub(crate) fn noted_get(note: &[u8]) -> (&[u8], &[u8]) {
-    let at = note.iter().position(|byte| *byte == b' ').unwrap_or(note.len());
-    let (key, flags) = note.split_at_checked(at).unwrap_or((note, b""));
+/// Splits the [`context`] of an `mg` into its key and its flags.
+pub(crate) fn split_context(context: &[u8]) -> (&[u8], &[u8]) {
+    let at = context.iter().position(|byte| *byte == b' ').unwrap_or(context.len());
+    let (key, flags) = context.split_at_checked(at).unwrap_or((context, b""));
     (key, flags.get(1..).unwrap_or_default())
 }
 
-/// The first word of `flags` that is an opaque.
+/// The first of `flags` that is an opaque.
 fn opaque(flags: &[u8]) -> Option<&[u8]> {
-    tokens(flags).find(|flag| flag.starts_with(b"O"))
+    tokens(flags).find(|flag| flag.first() == Some(&letter::OPAQUE))
 }
 
-fn noted_opaque(answer: MetaAnswer, note: &[u8]) -> Option<&[u8]> {
-    opaque(if answer.verb == Verb::Get { noted_get(note).1 } else { note })
+fn opaque_in_context(format: MetaFormat, context: &[u8]) -> Option<&[u8]> {
+    opaque(if format.verb == Verb::Get { split_context(context).1 } else { context })
 }
 
+/// Appends `reply` as memcached would send it to the client.
 pub(in crate::protocol) fn encode(
-    answer: MetaAnswer,
-    kind: Kind,
-    note: &[u8],
+    format: MetaFormat,
+    kind: CommandKind,
+    context: &[u8],
     reply: &Reply<'_>,
     out: &mut Vec<u8>,
 ) {
-    let hidden = answer.quiet
+    let suppressed = format.quiet
         && match reply.outcome {
-            Outcome::Miss => answer.verb == Verb::Get,
-            Outcome::Value(..) | Outcome::Done(_) => answer.verb != Verb::Get,
+            Outcome::Miss => format.verb == Verb::Get,
+            Outcome::Value(..) | Outcome::Done(_) => format.verb != Verb::Get,
             _ => false,
         };
     let status: &[u8] = match reply.outcome {
-        _ if kind == Kind::Invalidate => return out.extend_from_slice(forgotten(&reply.outcome)),
-        _ if hidden => return,
-        Outcome::Value(stamp, data) => {
-            value_head(answer, note, &Head { stamp, len: data.len(), tokens: reply.tokens }, out);
+        _ if kind == CommandKind::Invalidate => {
+            return out.extend_from_slice(invalidate_line(&reply.outcome));
+        }
+        _ if suppressed => return,
+        Outcome::Value(item, data) => {
+            encode_value_header(
+                format,
+                context,
+                &ValueHeader { item, len: data.len(), tokens: reply.tokens },
+                out,
+            );
             out.extend_from_slice(data);
             return out.extend_from_slice(b"\r\n");
         }
         Outcome::Done(_) => b"HD",
-        Outcome::Miss if answer.verb == Verb::Get => b"EN",
+        Outcome::Miss if format.verb == Verb::Get => b"EN",
         Outcome::Miss => b"NF",
         Outcome::NotStored => b"NS",
         Outcome::Exists => b"EX",
-        other => return out.extend_from_slice(complaint(answer, &other)),
+        other => return out.extend_from_slice(error_line(format, &other)),
     };
     out.extend_from_slice(status);
-    say_tokens(answer, note, reply.tokens, out);
+    encode_flags(format, context, reply.tokens, out);
 }
 
-pub(in crate::protocol) fn value_head(answer: MetaAnswer, note: &[u8], head: &Head<'_>, out: &mut Vec<u8>) {
+/// Appends the `VA` line.
+pub(in crate::protocol) fn encode_value_header(
+    format: MetaFormat,
+    context: &[u8],
+    header: &ValueHeader<'_>,
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(b"VA ");
-    number::write_len(head.len, out);
-    say_tokens(answer, note, head.tokens, out);
+    number::write_len(header.len, out);
+    encode_flags(format, context, header.tokens, out);
 }
 
-/// memcached's flags, and the line's end. Ours is the only opaque among them. A key that
-/// memcached isn't asked for is put where the caller of `mg` wants it.
-fn say_tokens(answer: MetaAnswer, note: &[u8], words: &[u8], out: &mut Vec<u8>) {
-    let mut key = KeyEcho::noted(answer, note);
-    for word in tokens(words) {
-        key = key.and_then(|key| key.say_before(word, out));
+/// Appends memcached's flags, with the client's opaque in place of our tag, and the line end. A key that
+/// memcached was not asked for is inserted where the client of `mg` requested it.
+fn encode_flags(format: MetaFormat, context: &[u8], flags: &[u8], out: &mut Vec<u8>) {
+    let mut key = KeyEcho::requested(format, context);
+    for word in tokens(flags) {
+        key = key.and_then(|key| key.encode_before(word, out));
         let word = match word.first() {
-            Some(b'O') => noted_opaque(answer, note).unwrap_or_default(),
+            Some(&letter::OPAQUE) => opaque_in_context(format, context).unwrap_or_default(),
             _ => word,
         };
         if !word.is_empty() {
@@ -88,56 +105,56 @@ fn say_tokens(answer: MetaAnswer, note: &[u8], words: &[u8], out: &mut Vec<u8>) 
         }
     }
     if let Some(key) = key {
-        key.say(out);
+        key.encode(out);
     }
     out.extend_from_slice(b"\r\n");
 }
 
-/// Whether memcached must not be asked for this key, which stands in base64: that of an item that `mg` has
-/// made itself it gives as it is stored, line ends and all.
+/// Whether the proxy must add a base64-encoded key to the reply itself: if `mg` created the item, memcached
+/// would send the key decoded, line ends included.
 pub(crate) fn needs_key_echo(key: &[u8]) -> bool {
-    STANDARD.decode(key).map_or(true, |stored| travels_encoded(&stored))
+    STANDARD.decode(key).map_or(true, |stored| needs_base64(&stored))
 }
 
-/// A key that memcached isn't asked for, of an `mg` that wants to be told.
+/// A key that an `mg` requests and memcached is not asked for.
 struct KeyEcho<'a> {
     key: &'a [u8],
     flags: &'a [u8],
-    /// Where the caller has put it among its flags.
+    /// The position of `k` among the client's flags.
     place: usize,
 }
 
 impl<'a> KeyEcho<'a> {
-    fn noted(answer: MetaAnswer, note: &'a [u8]) -> Option<Self> {
-        if answer.verb != Verb::Get {
+    /// The key that the request of `context` wants from the proxy, if it does.
+    fn requested(format: MetaFormat, context: &'a [u8]) -> Option<Self> {
+        if format.verb != Verb::Get {
             return None;
         }
-        let (key, flags) = noted_get(note);
-        let place = tokens(flags).position(|flag| flag.starts_with(b"k"))?;
-        let base64 = tokens(flags).any(|flag| flag.starts_with(b"b"));
-        (base64 && needs_key_echo(key)).then_some(Self { key, flags, place })
+        let (key, flags) = split_context(context);
+        let place = tokens(flags).position(|flag| flag.first() == Some(&letter::KEY))?;
+        let echo = flags::contains(flags, letter::BASE64) && needs_key_echo(key);
+        echo.then_some(Self { key, flags, place })
     }
 
-    /// Says it if it stands before `word`; itself, if it doesn't.
-    fn say_before(self, word: &[u8], out: &mut Vec<u8>) -> Option<Self> {
-        let letter = word.first();
-        let is_last = matches!(letter, Some(b'W' | b'X' | b'Z'));
-        if !is_last && !tokens(self.flags).skip(self.place).any(|flag| flag.first() == letter) {
+    /// Appends the key if it belongs before `word` of the reply; else returns itself.
+    fn encode_before(self, word: &[u8], out: &mut Vec<u8>) -> Option<Self> {
+        let ends_reply = Flag::of(word).is_some_and(Flag::is_reply_only);
+        if !ends_reply && !tokens(self.flags).skip(self.place).any(|flag| flag.first() == word.first()) {
             return Some(self);
         }
-        self.say(out);
+        self.encode(out);
         None
     }
 
-    fn say(self, out: &mut Vec<u8>) {
+    fn encode(self, out: &mut Vec<u8>) {
         out.extend_from_slice(b" k");
         out.extend_from_slice(self.key);
         out.extend_from_slice(b" b");
     }
 }
 
-/// The second answer to a `mg` with what only the first could know: whether the item had been fetched
-/// before, when, how long it has to live, and who has won the right to make it anew.
+/// Merges the flags of two replies to the same `mg`. The first `mg` changed what some flags tell (hit before,
+/// last access, TTL, the right to recache), so these come from its reply: see [`OnRefetch`].
 pub(crate) fn merge(first: &[u8], second: &[u8]) -> Vec<u8> {
     let mut merged = Vec::with_capacity(second.len());
     let mut push = |word: &[u8]| {
@@ -145,29 +162,32 @@ pub(crate) fn merge(first: &[u8], second: &[u8]) -> Vec<u8> {
         merged.extend_from_slice(word);
     };
     for word in tokens(second) {
-        match word.first() {
-            Some(letter @ (b'h' | b'l' | b't')) => {
+        match Flag::of(word) {
+            Some(flag) if flag.is_reply_only() => {}
+            Some(Flag { letter, on_refetch: OnRefetch::First, .. }) => {
                 push(tokens(first).find(|other| other.first() == Some(letter)).unwrap_or(word));
             }
-            Some(b'W' | b'X' | b'Z') => {}
             _ => push(word),
         }
     }
-    tokens(first).filter(|word| matches!(word, [b'W' | b'X' | b'Z'])).for_each(push);
+    let is_reply_only = |word: &&[u8]| word.len() == 1 && Flag::of(word).is_some_and(Flag::is_reply_only);
+    tokens(first).filter(is_reply_only).for_each(push);
     merged
 }
 
-fn forgotten(outcome: &Outcome<'_>) -> &'static [u8] {
+/// The reply to an `ms` whose value was too large (T-1).
+fn invalidate_line(outcome: &Outcome<'_>) -> &'static [u8] {
     match outcome {
         Outcome::Failed(fault) => fault_line(*fault),
         _ => b"SERVER_ERROR object too large for cache\r\n",
     }
 }
 
-fn complaint(answer: MetaAnswer, outcome: &Outcome<'_>) -> &'static [u8] {
+/// The line of any other outcome.
+fn error_line(format: MetaFormat, outcome: &Outcome<'_>) -> &'static [u8] {
     match outcome {
         Outcome::TooLarge => b"SERVER_ERROR object too large for cache\r\n",
-        Outcome::OutOfMemory if answer.verb == Verb::Set => b"SERVER_ERROR out of memory storing object\r\n",
+        Outcome::OutOfMemory if format.verb == Verb::Set => b"SERVER_ERROR out of memory storing object\r\n",
         Outcome::OutOfMemory => b"SERVER_ERROR out of memory\r\n",
         Outcome::NonNumeric => b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n",
         Outcome::Failed(fault) => fault_line(*fault),

@@ -1,10 +1,10 @@
-//! Meta lines, and what memcached 1.6.45 makes of them.
+//! Meta lines, and how memcached 1.6.45 reads them.
 
 use super::*;
 use crate::protocol::request::Limits;
 use crate::protocol::text;
 
-/// What a line means, in short.
+/// A parsed line in short.
 fn say_to(input: &[u8], flags: FlagSet) -> String {
     let Some(frame) = text::parse(input, Limits { item_size_max: 1024 * 1024, flags, mechanisms: b"PLAIN" })
     else {
@@ -15,27 +15,27 @@ fn say_to(input: &[u8], flags: FlagSet) -> String {
         Parsed::Request(Request { command, key, .. }) => {
             format!("{:?} {} [{}]", command.kind(), words(key.bytes), frame.consumed)
         }
-        Parsed::Answer(said) => format!("say {}", words(&said)),
+        Parsed::LocalReply(said) => format!("say {}", words(&said)),
         Parsed::Close(said) => format!("close {}", words(&said)),
-        Parsed::Swallow { bytes, then: Then::Answer(said) } => {
+        Parsed::Swallow { bytes, then: Then::LocalReply(said) } => {
             format!("swallow {bytes} say {}", words(&said))
         }
         Parsed::Swallow { bytes, then: Then::Request(request) } => {
             format!("swallow {bytes} {:?}", request.command.kind())
         }
-        Parsed::UntaggedCommand(alone) => format!("{:?}", alone.ask),
+        Parsed::UntaggedCommand(alone) => format!("{:?}", alone.kind),
         other => format!("{other:?}"),
     }
 }
 
 fn say(input: &str) -> String {
-    say_to(input.as_bytes(), FlagSet::Newest)
+    say_to(input.as_bytes(), FlagSet::NEWEST)
 }
 
 const BAD: &str = "CLIENT_ERROR bad command line format";
 
 #[test]
-fn lines_mean_what_memcached_reads_in_them() {
+fn lines_are_parsed_as_memcached_does() {
     let k = "k".repeat(251);
     for (input, expected) in [
         ("mg a\r\n", "Meta { verb: Get, value: No } a [6]".to_owned()),
@@ -80,22 +80,23 @@ fn lines_mean_what_memcached_reads_in_them() {
     assert_eq!(say(&format!("{eighteen} E5\r\n")), "say CLIENT_ERROR options flags are too long");
 }
 
+/// D-9.
 #[test]
-fn newer_flags_are_refused_where_the_version_behind_would() {
+fn newer_flags_are_refused_as_the_instances_version_does() {
     for (line, refused) in [
         ("mg a E5 v\r\n", "say CLIENT_ERROR invalid flag"),
         ("md a x\r\n", "say CLIENT_ERROR invalid flag"),
         ("ma a E5\r\n", "say CLIENT_ERROR invalid or duplicate flag"),
         ("ms a 1 E5\r\nx\r\n", "swallow 3 say CLIENT_ERROR invalid flag"),
     ] {
-        assert_eq!(say_to(line.as_bytes(), FlagSet::Old), refused);
+        assert_eq!(say_to(line.as_bytes(), FlagSet::Version(OLDEST_VERSION)), refused);
         assert_eq!(say_to(line.as_bytes(), FlagSet::Unknown), "NeedsVersion");
         assert!(say(line).starts_with("Meta"), "{line}");
     }
 }
 
 #[test]
-fn a_decoded_key_is_as_long_as_memcached_makes_it() {
+fn decoded_key_length_is_that_of_memcached() {
     for (key, expected) in [
         (&b"YQ=="[..], Some(1)),
         (b"YWI=", Some(2)),

@@ -1,56 +1,57 @@
-//! The classic commands of the text protocol.
+//! The classic commands of the text protocol: all but the meta commands.
 
 use std::borrow::Cow;
 
 use memchr::{memchr2, memmem};
 
-use super::line::{
-    BAD_CHUNK, BAD_FORMAT, ERROR, Line, ends_in_noreply, split_token, tokens, trim_start, words_or_none,
+use crate::protocol::line::{
+    BAD_CHUNK, BAD_FORMAT, ERROR, Line, ends_in_noreply, split_token, tokens, trim_start, unless_noreply,
 };
 use crate::protocol::request::{
-    Answer, Ask, Command, Key, Mode, Request, SHARED_VALUE_MAX, STAT_GROUPS, Store, TextAnswer,
-    UntaggedCommand,
+    Command, Key, Mode, ReplyFormat, Request, SHARED_VALUE_MAX, STAT_GROUPS, Store, TextFormat,
+    UntaggedCommand, UntaggedKind,
 };
-use crate::protocol::{Frame, KEY_MAX, Parsed, Then, meta, number};
+use crate::protocol::{KEY_MAX, Parsed, ParsedFrame, Then, meta, number};
 
 const BAD_DELTA: &[u8] = b"CLIENT_ERROR invalid numeric delta argument\r\n";
 const BAD_EXPTIME: &[u8] = b"CLIENT_ERROR invalid exptime argument\r\n";
 const TOO_LARGE: &[u8] = b"SERVER_ERROR object too large for cache\r\n";
 
-/// The keys of one `get` line, all checked, at least one.
+/// The valid keys of one `get` line, at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Keys<'a> {
-    /// Keys with spaces between them.
+    /// The keys, separated by spaces.
     pub(crate) line: &'a [u8],
     pub(crate) with_cas: bool,
     pub(crate) exptime: Option<i32>,
 }
 
 impl<'a> Keys<'a> {
-    /// The first key as a request, and the line that is left (empty after the last key).
+    /// The first key as a request, and the rest of the line (empty after the last key).
     pub(crate) fn next(&self) -> Option<(Request<'a>, &'a [u8])> {
         let (key, rest) = split_token(self.line)?;
         let rest = trim_start(rest);
-        let answer = TextAnswer::Value { with_cas: self.with_cas, last: rest.is_empty() };
+        let format = TextFormat::Value { with_cas: self.with_cas, last: rest.is_empty() };
         let command = Command::Get { exptime: self.exptime };
-        Some((Request { command, key: Key::plain(key), answer: Answer::Text(answer) }, rest))
+        Some((Request { command, key: Key::plain(key), format: ReplyFormat::Text(format) }, rest))
     }
 }
 
 impl<'a> Line<'a> {
-    pub(super) fn read(&self, whole: &'a [u8]) -> Option<Frame<'a>> {
+    /// Parses the command; `whole` is the line with its end. `None` while its data block is incomplete.
+    pub(super) fn parse(&self, whole: &'a [u8]) -> Option<ParsedFrame<'a>> {
         let line = whole.strip_suffix(b"\n").unwrap_or(whole);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.starts_with(b" ") || memchr2(0, b'\r', line).is_some() {
-            return Some(self.unreadable(line));
+            return Some(self.reject_unreadable(line));
         }
-        // "min command length is 2, plus the \r\n"
+        // memcached: "min command length is 2, plus the \r\n".
         if whole.len() < 4 {
-            return Some(self.answer(BAD_FORMAT, false));
+            return Some(self.reply(BAD_FORMAT, false));
         }
         let (verb, rest) = split_token(line)?;
         let rest = trim_start(rest);
-        if let Some(frame) = meta::read(self, verb, rest) {
+        if let Some(frame) = meta::parse(self, verb, rest) {
             return frame;
         }
         let noreply = ends_in_noreply(rest);
@@ -75,37 +76,37 @@ impl<'a> Line<'a> {
             b"flush_all" => Some(self.flush_all(rest, noreply)),
             b"stats" => Some(self.stats(rest, noreply)),
             b"version" => Some(self.version()),
-            b"verbosity" => Some(self.answer(b"OK\r\n", noreply)),
+            b"verbosity" => Some(self.reply(b"OK\r\n", noreply)),
             b"quit" => Some(self.frame(Parsed::Close(Cow::Borrowed(b"")))),
-            // A request to be quiet, about nothing.
-            b"noreply" if rest.is_empty() => Some(self.answer(ERROR, true)),
-            _ => Some(self.refuse(rest, noreply)),
+            // memcached reads `noreply` as the option of an empty command.
+            b"noreply" if rest.is_empty() => Some(self.reply(ERROR, true)),
+            _ => Some(self.reject_unknown(rest, noreply)),
         }
     }
 
-    /// `get`, `gets`: all keys are checked before the first is asked for.
-    fn keys(&self, line: &'a [u8], with_cas: bool, exptime: Option<i32>) -> Frame<'a> {
+    /// `get`, `gets`: all keys are validated before the first is forwarded (D-6).
+    fn keys(&self, line: &'a [u8], with_cas: bool, exptime: Option<i32>) -> ParsedFrame<'a> {
         if line.is_empty() || tokens(line).any(|key| key.len() > KEY_MAX) {
-            return self.answer(BAD_FORMAT, false);
+            return self.reply(BAD_FORMAT, false);
         }
         self.frame(Parsed::Keys(Keys { line, with_cas, exptime }))
     }
 
     /// `gat <exptime> <key>*`
-    fn touched_keys(&self, line: &'a [u8], with_cas: bool) -> Frame<'a> {
-        let Some((exptime, keys)) = split_token(line) else { return self.answer(BAD_FORMAT, false) };
+    fn touched_keys(&self, line: &'a [u8], with_cas: bool) -> ParsedFrame<'a> {
+        let Some((exptime, keys)) = split_token(line) else { return self.reply(BAD_FORMAT, false) };
         let keys = trim_start(keys);
         if keys.is_empty() {
-            return self.answer(BAD_FORMAT, false);
+            return self.reply(BAD_FORMAT, false);
         }
         match number::exact(exptime) {
             Some(exptime) => self.keys(keys, with_cas, Some(exptime)),
-            None => self.answer(BAD_EXPTIME, false),
+            None => self.reply(BAD_EXPTIME, false),
         }
     }
 
     /// `<verb> <key> <flags> <exptime> <bytes> [<cas>] [noreply]` and its data block.
-    fn store(&self, line: &'a [u8], mode: Mode, with_cas: bool) -> Option<Frame<'a>> {
+    fn store(&self, line: &'a [u8], mode: Mode, with_cas: bool) -> Option<ParsedFrame<'a>> {
         let mut words = tokens(line);
         let (Some(key), Some(flags), Some(exptime), Some(bytes)) =
             (words.next(), words.next(), words.next(), words.next())
@@ -121,105 +122,108 @@ impl<'a> Line<'a> {
         let (Some(flags), Some(exptime), Some(cas), true) =
             (number::flags(flags), number::truncated(exptime), cas, key.len() <= KEY_MAX)
         else {
-            return Some(self.swallow_block(len, Then::Answer(words_or_none(BAD_FORMAT, noreply))));
+            return Some(self.swallow_block(len, Then::LocalReply(unless_noreply(BAD_FORMAT, noreply))));
         };
-        let answer = Answer::Text(TextAnswer::Line { noreply });
-        let request = |command| Request { command, key: Key::plain(key), answer };
+        let format = ReplyFormat::Text(TextFormat::Line { noreply });
+        let request = |command| Request { command, key: Key::plain(key), format };
         if !self.limits.fits(key.len(), len, flags) {
-            let forget = mode == Mode::Set && !with_cas;
-            let then = if forget {
+            let invalidates = mode == Mode::Set && !with_cas;
+            let then = if invalidates {
                 Then::Request(request(Command::Invalidate))
             } else {
-                Then::Answer(words_or_none(TOO_LARGE, noreply))
+                Then::LocalReply(unless_noreply(TOO_LARGE, noreply))
             };
             return Some(self.swallow_block(len, then));
         }
-        let complaint = if noreply { b"" } else { BAD_CHUNK };
+        let framing_error = if noreply { b"" } else { BAD_CHUNK };
         let command = |value| Command::Store(Store { mode, flags, exptime, cas, value });
         if len > SHARED_VALUE_MAX {
             return Some(self.frame(Parsed::Stream {
                 request: request(command(b"")),
                 len,
-                complaint: Some(complaint),
+                framing_error: Some(framing_error),
             }));
         }
-        let Some(value) = self.block(len)? else { return Some(self.close(complaint)) };
+        let Some(value) = self.block(len)? else { return Some(self.close(framing_error)) };
         Some(self.frame_with_block(len, Parsed::Request(request(command(value)))))
     }
 
-    fn arithmetic(&self, line: &'a [u8], noreply: bool, decrement: bool) -> Frame<'a> {
+    fn arithmetic(&self, line: &'a [u8], noreply: bool, decrement: bool) -> ParsedFrame<'a> {
         self.keyed(line, 2, noreply, |delta| {
             let delta = number::unsigned(delta).ok_or(BAD_DELTA)?;
             Ok(Command::Arithmetic { decrement, delta, create: None, cas: None })
         })
     }
 
-    /// A one-line command: a key, and an argument where `words` is 2. Fewer words are one error.
-    fn keyed<F>(&self, line: &'a [u8], words: usize, noreply: bool, command: F) -> Frame<'a>
+    /// A command of one line: a key and, if `words` is 2, an argument. Fewer words are an error.
+    fn keyed<F>(&self, line: &'a [u8], words: usize, noreply: bool, command: F) -> ParsedFrame<'a>
     where
         F: FnOnce(&'a [u8]) -> Result<Command<'a>, &'static [u8]>,
     {
         let mut all = tokens(line);
         let (key, argument) = (all.next(), all.next());
         let (Some(key), true) = (key, words < 2 || argument.is_some()) else {
-            return self.answer(BAD_FORMAT, false);
+            return self.reply(BAD_FORMAT, false);
         };
         if key.len() > KEY_MAX {
-            return self.answer(BAD_FORMAT, noreply);
+            return self.reply(BAD_FORMAT, noreply);
         }
         match command(argument.unwrap_or_default()) {
             Ok(command) => {
-                let answer = Answer::Text(TextAnswer::Line { noreply });
-                self.frame(Parsed::Request(Request { command, key: Key::plain(key), answer }))
+                let format = ReplyFormat::Text(TextFormat::Line { noreply });
+                self.frame(Parsed::Request(Request { command, key: Key::plain(key), format }))
             }
-            Err(words) => self.answer(words, noreply),
+            Err(text) => self.reply(text, noreply),
         }
     }
 
-    /// Can't be asked not to answer.
-    fn version(&self) -> Frame<'a> {
-        let answer = Answer::Text(TextAnswer::Line { noreply: false });
-        self.frame(Parsed::Request(Request { command: Command::Version, key: Key::plain(b""), answer }))
+    /// `version`, which has no `noreply` form.
+    fn version(&self) -> ParsedFrame<'a> {
+        let format = ReplyFormat::Text(TextFormat::Line { noreply: false });
+        self.frame(Parsed::Request(Request { command: Command::Version, key: Key::plain(b""), format }))
     }
 
     /// `flush_all [<delay>] [noreply]`
-    fn flush_all(&self, line: &'a [u8], noreply: bool) -> Frame<'a> {
+    fn flush_all(&self, line: &'a [u8], noreply: bool) -> ParsedFrame<'a> {
         let mut words = tokens(line);
         let delay = match (words.next(), words.next()) {
             (None, _) => None,
             (Some(_), None) if noreply => None,
             (Some(word), _) => match number::exact(word) {
-                None => return self.answer(BAD_EXPTIME, noreply),
+                None => return self.reply(BAD_EXPTIME, noreply),
                 delay => delay,
             },
         };
-        let answer = Answer::Text(TextAnswer::Line { noreply });
-        self.frame(Parsed::UntaggedCommand(UntaggedCommand { ask: Ask::FlushAll { delay }, answer }))
+        let format = ReplyFormat::Text(TextFormat::Line { noreply });
+        self.frame(Parsed::UntaggedCommand(UntaggedCommand {
+            kind: UntaggedKind::FlushAll { delay },
+            format,
+        }))
     }
 
-    /// `stats`, alone or with exactly one of the groups on the list.
-    fn stats(&self, line: &'a [u8], noreply: bool) -> Frame<'a> {
+    /// `stats`, alone or with one of [`STAT_GROUPS`].
+    fn stats(&self, line: &'a [u8], noreply: bool) -> ParsedFrame<'a> {
         let group = line.trim_ascii_end();
         if !STAT_GROUPS.contains(&group) {
-            return self.answer(ERROR, noreply);
+            return self.reply(ERROR, noreply);
         }
-        let answer = Answer::Text(TextAnswer::Line { noreply: false });
-        self.frame(Parsed::UntaggedCommand(UntaggedCommand { ask: Ask::Stats { group }, answer }))
+        let format = ReplyFormat::Text(TextFormat::Line { noreply: false });
+        self.frame(Parsed::UntaggedCommand(UntaggedCommand { kind: UntaggedKind::Stats { group }, format }))
     }
 
-    /// Everything that isn't on the list. A web browser is shown the door at once.
-    fn refuse(&self, rest: &[u8], noreply: bool) -> Frame<'a> {
+    /// A command that clients may not use (A-4). The connection of an HTTP client is closed at once.
+    fn reject_unknown(&self, rest: &[u8], noreply: bool) -> ParsedFrame<'a> {
         let last = tokens(rest).last().unwrap_or_default();
         if last.starts_with(b"HTTP/") {
             return self.close(b"");
         }
-        self.answer(ERROR, noreply)
+        self.reply(ERROR, noreply)
     }
 
-    /// A line with a space in front, a NUL or a bare CR.
-    fn unreadable(&self, line: &[u8]) -> Frame<'a> {
+    /// A line with a leading space, a NUL or a bare CR (D-4).
+    fn reject_unreadable(&self, line: &[u8]) -> ParsedFrame<'a> {
         const STORES: [&[u8]; 7] = [b"set", b"add", b"replace", b"append", b"prepend", b"cas", b"ms"];
-        let stores = STORES.iter().any(|verb| memmem::find(line, verb).is_some());
-        if stores { self.close(ERROR) } else { self.answer(ERROR, false) }
+        let may_store = STORES.iter().any(|verb| memmem::find(line, verb).is_some());
+        if may_store { self.close(ERROR) } else { self.reply(ERROR, false) }
     }
 }

@@ -1,21 +1,21 @@
-//! Lines, and what memcached 1.6.45 makes of them.
+//! Lines, and how memcached 1.6.45 reads them.
 
 use super::classic::Keys;
 use super::*;
 use crate::protocol::Then;
-use crate::protocol::request::{Answer, FlagSet, TextAnswer};
+use crate::protocol::request::{FlagSet, ReplyFormat, TextFormat};
 
-const LIMITS: Limits = Limits { item_size_max: 1024 * 1024, flags: FlagSet::Newest, mechanisms: b"PLAIN" };
+const LIMITS: Limits = Limits { item_size_max: 1024 * 1024, flags: FlagSet::NEWEST, mechanisms: b"PLAIN" };
 
-/// What a frame says, in short.
+/// A frame in short.
 fn say(input: &[u8]) -> String {
     let Some(frame) = parse(input, LIMITS) else { return "more".into() };
     let text = |words: &[u8]| String::from_utf8_lossy(words).trim_end().to_owned();
     let what = match frame.parsed {
         Parsed::Request(request) => format!("{:?} {}", request.command.kind(), text(request.key.bytes)),
         Parsed::Keys(keys) => format!("keys {}", text(keys.line)),
-        Parsed::Answer(words) => format!("say {}", text(&words)),
-        Parsed::Swallow { bytes, then: Then::Answer(words) } => {
+        Parsed::LocalReply(words) => format!("say {}", text(&words)),
+        Parsed::Swallow { bytes, then: Then::LocalReply(words) } => {
             format!("swallow {bytes} say {}", text(&words))
         }
         Parsed::Swallow { bytes, then: Then::Request(request) } => {
@@ -23,15 +23,15 @@ fn say(input: &[u8]) -> String {
         }
         Parsed::Close(words) => format!("close {}", text(&words)),
         Parsed::Stream { len, .. } => format!("stream {len}"),
-        Parsed::UntaggedCommand(alone) => format!("{:?}", alone.ask),
-        Parsed::NeedsVersion => "version first".into(),
+        Parsed::UntaggedCommand(alone) => format!("{:?}", alone.kind),
+        Parsed::NeedsVersion => "needs version".into(),
         Parsed::Login => "login".into(),
     };
     format!("{what} [{}]", frame.consumed)
 }
 
 #[test]
-fn lines_mean_what_memcached_reads_in_them() {
+fn lines_are_parsed_as_memcached_does() {
     let k = "k".repeat(251);
     let bad = "CLIENT_ERROR bad command line format";
     for (input, expected) in [
@@ -99,13 +99,13 @@ fn lines_mean_what_memcached_reads_in_them() {
 }
 
 #[test]
-fn keys_come_one_by_one() {
+fn keys_are_returned_one_by_one() {
     let keys = Keys { line: b"a  bc d ", with_cas: true, exptime: None };
     let (first, rest) = keys.next().unwrap();
     assert_eq!((first.key.bytes, rest), (&b"a"[..], &b"bc d "[..]));
     let (second, rest) = Keys { line: rest, ..keys }.next().unwrap();
-    assert_eq!(second.answer, Answer::Text(TextAnswer::Value { with_cas: true, last: false }));
+    assert_eq!(second.format, ReplyFormat::Text(TextFormat::Value { with_cas: true, last: false }));
     let (third, rest) = Keys { line: rest, ..keys }.next().unwrap();
-    assert_eq!(third.answer, Answer::Text(TextAnswer::Value { with_cas: true, last: true }));
+    assert_eq!(third.format, ReplyFormat::Text(TextFormat::Value { with_cas: true, last: true }));
     assert!(Keys { line: rest, ..keys }.next().is_none());
 }

@@ -1,4 +1,4 @@
-//! A value on a lane of its client's own: asked for, and passed on piece by piece as the client takes it.
+//! Streams a large value from a dedicated lane: forwards it in chunks as fast as the client reads.
 
 use std::cell::Cell;
 use std::io;
@@ -7,98 +7,106 @@ use super::{DedicatedError, failed};
 use crate::lane::dedicated::{Own, Said};
 use crate::lane::encode;
 use crate::policy;
+use crate::protocol::meta::flags::{self, letter};
 use crate::protocol::request::{
-    Answer, Command, Fault, Head, ItemMeta, Key, KeyForm, Kind, Meta, Outcome, Reply, Request,
-    SHARED_VALUE_MAX, Verb,
+    Command, CommandKind, Fault, ItemMeta, Key, KeyForm, Meta, Outcome, Reply, ReplyFormat, Request,
+    SHARED_VALUE_MAX, ValueHeader, Verb,
 };
-use crate::protocol::text::line::tokens;
 use crate::protocol::{self, meta};
-use crate::session::{Client, WorkerContext};
+use crate::session::{Session, WorkerContext};
 use crate::tenant::PermissionVersion;
 
-/// A `get` as far as it matters here.
+/// A get whose value is streamed.
 pub(crate) struct StreamedGet {
-    answer: Answer,
-    kind: Kind,
-    note: Vec<u8>,
-    /// Of a `gat`.
+    format: ReplyFormat,
+    kind: CommandKind,
+    context: Vec<u8>,
+    /// The expiry of a `gat`.
     exptime: Option<i32>,
-    /// The flags of the answer that was dropped elsewhere.
+    /// The flags of the first reply, whose value was dropped on the shared lane.
     first: Option<Vec<u8>>,
 }
 
 impl StreamedGet {
     pub(crate) fn new(request: &Request<'_>) -> Self {
-        let mut note = Vec::new();
-        protocol::note(request, &mut note);
+        let mut context = Vec::new();
+        protocol::reply_context(request, &mut context);
         let exptime = match request.command {
             Command::Get { exptime } => exptime,
             _ => None,
         };
-        Self { answer: request.answer, kind: request.command.kind(), note, exptime, first: None }
+        Self { format: request.format, kind: request.command.kind(), context, exptime, first: None }
     }
 
-    /// To be asked again, after an answer with the flags `first`.
-    pub(crate) fn again(answer: Answer, kind: Kind, note: Vec<u8>, first: Vec<u8>) -> Self {
-        Self { answer, kind, note, exptime: None, first: Some(first) }
+    /// A get to repeat, after a first reply with the flags `first`.
+    pub(crate) fn again(format: ReplyFormat, kind: CommandKind, context: Vec<u8>, first: Vec<u8>) -> Self {
+        Self { format, kind, context, exptime: None, first: Some(first) }
     }
 
     fn request(&self) -> Request<'_> {
-        let (key, form, command) = match self.answer {
-            Answer::Meta(_) => {
-                let (key, flags) = meta::reply::noted_get(&self.note);
-                let base64 = tokens(flags).any(|flag| flag.starts_with(b"b"));
+        let (key, form, command) = match self.format {
+            ReplyFormat::Meta(_) => {
+                let (key, flags) = meta::reply::split_context(&self.context);
+                let base64 = flags::contains(flags, letter::BASE64);
                 let form = if base64 { KeyForm::Base64 } else { KeyForm::Plain };
                 (key, form, Command::Meta(Meta { verb: Verb::Get, flags, value: b"" }))
             }
-            Answer::Binary(_) => (self.note.as_slice(), KeyForm::Raw, Command::Get { exptime: self.exptime }),
-            Answer::Text(_) => (self.note.as_slice(), KeyForm::Plain, Command::Get { exptime: self.exptime }),
+            ReplyFormat::Binary(_) => {
+                (self.context.as_slice(), KeyForm::Raw, Command::Get { exptime: self.exptime })
+            }
+            ReplyFormat::Text(_) => {
+                (self.context.as_slice(), KeyForm::Plain, Command::Get { exptime: self.exptime })
+            }
         };
-        Request { command, key: Key { bytes: key, form }, answer: self.answer }
+        Request { command, key: Key { bytes: key, form }, format: self.format }
     }
 
-    /// The flags to tell the caller.
-    fn tokens(&self, second: &[u8]) -> Vec<u8> {
-        match (&self.first, self.answer) {
-            (Some(first), Answer::Meta(_)) => meta::reply::merge(first, second),
+    /// The flags for the client.
+    fn merged_flags(&self, second: &[u8]) -> Vec<u8> {
+        match (&self.first, self.format) {
+            (Some(first), ReplyFormat::Meta(_)) => meta::reply::merge(first, second),
             _ => second.to_vec(),
         }
     }
 }
 
-impl Client {
-    /// Asks and passes the answer on. An error is the end of the connection: nobody listens, or a value
-    /// broke off half-way.
-    pub(super) async fn fetch(&mut self, get: &StreamedGet, context: &WorkerContext<'_>) -> io::Result<()> {
+impl Session {
+    /// Requests the value and forwards it. An error ends the connection: it is broken, or a value was only
+    /// partially sent.
+    pub(super) async fn stream_get(
+        &mut self,
+        get: &StreamedGet,
+        worker: &WorkerContext<'_>,
+    ) -> io::Result<()> {
         if self.responses.has_failed() {
-            // The line that it belongs to ends in an error already.
-            self.responses.speak(get.answer, get.kind, &get.note, &failed(Fault::Unavailable));
+            // The reply to its `get` line already ends in an error.
+            self.responses.speak(get.format, get.kind, &get.context, &failed(Fault::Unavailable));
             return Ok(());
         }
-        // Asked for a second time, perhaps much later than the first.
-        let begun = self.session.pass.begun();
-        let denial = self.session.pass.denial(|permissions| policy::request(permissions, &get.request()));
+        // A repeated get may run much later than the first, so permissions are checked again.
+        let version = self.handle.pass.begun();
+        let denial = self.handle.pass.denial(|permissions| policy::deny_request(permissions, &get.request()));
         if let Some(denial) = denial {
-            self.note_refused(denial.cause(), "get");
+            self.record_denial(denial.cause(), "get");
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let told = Cell::new(false);
+        let partially_sent = Cell::new(false);
         let fetched = tokio::select! {
             biased;
             () = self.responses.until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
-            fetched = self.fetch_on_own_lane((get, begun), context, &told) => fetched,
+            fetched = self.run_get((get, version), worker, &partially_sent) => fetched,
         };
         let outcome = match fetched {
             Ok(len) => {
                 if len.is_some_and(|len| len > SHARED_VALUE_MAX) {
-                    self.state.saw_long();
+                    self.state.note_large();
                 } else {
-                    self.state.saw_small();
+                    self.state.note_small();
                 }
                 len.map_or(Outcome::Miss, |_| Outcome::Value(ItemMeta::default(), b""))
             }
-            Err(DedicatedError::Lane(fault)) if !told.get() => {
-                self.responses.speak(get.answer, get.kind, &get.note, &failed(fault));
+            Err(DedicatedError::Lane(fault)) if !partially_sent.get() => {
+                self.responses.speak(get.format, get.kind, &get.context, &failed(fault));
                 Outcome::Failed(fault)
             }
             Err(DedicatedError::Lane(_)) => return Err(io::ErrorKind::BrokenPipe.into()),
@@ -108,62 +116,64 @@ impl Client {
         Ok(())
     }
 
-    /// How long the value was, if there is an item; and whether the client has been `told` its beginning.
-    async fn fetch_on_own_lane(
+    /// Returns the value's length in bytes, `None` for a miss. Sets `partially_sent` once the client was sent its
+    /// header.
+    async fn run_get(
         &self,
-        (get, begun): (&StreamedGet, PermissionVersion),
-        context: &WorkerContext<'_>,
-        told: &Cell<bool>,
+        (get, version): (&StreamedGet, PermissionVersion),
+        worker: &WorkerContext<'_>,
+        partially_sent: &Cell<bool>,
     ) -> Result<Option<usize>, DedicatedError> {
-        let mut lane = self.own_lane(&self.tenant, begun).await?;
+        let mut lane = self.dedicated_lane(&self.tenant, version).await?;
         let cancel = lane.cancel.clone();
         let len = tokio::select! {
-            len = self.converse(&mut lane.own, (get, begun), context, told) => len?,
+            len = self.forward_get(&mut lane.own, (get, version), worker, partially_sent) => len?,
             () = cancel.given() => return Err(DedicatedError::Lane(Fault::Unavailable)),
         };
         lane.give_back();
         Ok(len)
     }
 
-    async fn converse(
+    async fn forward_get(
         &self,
         own: &mut Own,
-        (get, begun): (&StreamedGet, PermissionVersion),
-        context: &WorkerContext<'_>,
-        told: &Cell<bool>,
+        (get, version): (&StreamedGet, PermissionVersion),
+        worker: &WorkerContext<'_>,
+        partially_sent: &Cell<bool>,
     ) -> Result<Option<usize>, DedicatedError> {
         let tag = self.tenant.tag();
         let mut line = Vec::new();
         encode::request(&get.request(), tag, &mut line);
         own.write(&line).await?;
-        let (line, len) = match own.hear(get.kind, tag, context.scratch).await? {
+        let (line, len) = match own.hear(get.kind, tag, worker.scratch).await? {
             Said::Value { line, len } => (line, len),
             Said::Whole { len } => {
                 let mut found = None;
                 if let Some(answered) = own.answer() {
-                    let tokens = get.tokens(answered.reply.tokens);
+                    let tokens = get.merged_flags(answered.reply.tokens);
                     let reply = Reply { tokens: &tokens, ..answered.reply };
                     found = (reply.outcome != Outcome::Miss).then_some(0);
-                    self.responses.speak(get.answer, get.kind, &get.note, &reply);
+                    self.responses.speak(get.format, get.kind, &get.context, &reply);
                 }
                 own.skip(len);
                 return Ok(found);
             }
         };
         let head = own.head().ok_or(Fault::Unavailable)?;
-        let tokens = get.tokens(head.tokens);
-        let head = Head { tokens: &tokens, ..head };
-        self.responses.with_buffer(|buffer| protocol::value_head(get.answer, &get.note, &head, buffer));
-        told.set(true);
+        let tokens = get.merged_flags(head.tokens);
+        let head = ValueHeader { tokens: &tokens, ..head };
+        self.responses
+            .with_buffer(|buffer| protocol::encode_value_header(get.format, &get.context, &head, buffer));
+        partially_sent.set(true);
         own.skip(line);
         let mut left = len;
         while left > 0 {
-            left -= own.take(left, context.scratch, |piece| self.responses.say(piece)).await?;
-            self.drain().await?;
-            self.still_allowed(begun)?;
+            left -= own.take(left, worker.scratch, |piece| self.responses.say(piece)).await?;
+            self.send_all().await?;
+            self.recheck_permissions(version)?;
         }
-        own.take_value_end(context.scratch).await?;
-        self.responses.say(protocol::value_tail(get.answer));
+        own.take_value_end(worker.scratch).await?;
+        self.responses.say(protocol::value_end(get.format));
         Ok(Some(len))
     }
 }

@@ -1,5 +1,5 @@
-//! A long value on its way to memcached: passed on as it comes. Nothing is stored unless its end has been
-//! seen: until then, closing the lane makes memcached forget it.
+//! Streams a large value to memcached on a dedicated lane. memcached stores it only once its line end arrives, so
+//! closing the lane before that discards it.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -8,78 +8,83 @@ use super::{DedicatedError, failed};
 use crate::lane::dedicated::{BUFFER, Own, Said};
 use crate::lane::encode;
 use crate::protocol;
-use crate::protocol::request::{Answer, Fault, ItemMeta, Kind, Outcome, Request};
+use crate::protocol::request::{CommandKind, Fault, ItemMeta, Outcome, ReplyFormat, Request};
 use crate::session::state::{OwnedThen, Swallow};
-use crate::session::{Client, WorkerContext};
+use crate::session::{Session, WorkerContext};
 use crate::tenant::PermissionVersion;
 
 const LINE_END: &[u8] = b"\r\n";
 
 /// A store whose value follows.
 pub(crate) struct StreamedSet {
-    /// What memcached is told first.
+    /// The command's line for memcached.
     line: Vec<u8>,
     tag: u64,
-    kind: Kind,
-    answer: Answer,
-    note: Vec<u8>,
-    /// How much of the value hasn't come yet.
+    kind: CommandKind,
+    format: ReplyFormat,
+    context: Vec<u8>,
+    /// Bytes of the value that haven't arrived.
     left: usize,
-    /// What is said, at the end of the connection, when the value doesn't end as it should; `None` when
-    /// nothing stands behind it.
-    complaint: Option<&'static [u8]>,
+    /// The reply before closing if no line end follows the value; `None` if the protocol has no line end, or it has
+    /// arrived.
+    framing_error: Option<&'static [u8]>,
 }
 
 impl StreamedSet {
-    pub(crate) fn new(request: &Request<'_>, len: usize, complaint: Option<&'static [u8]>, tag: u64) -> Self {
-        let (mut line, mut note) = (Vec::new(), Vec::new());
+    pub(crate) fn new(
+        request: &Request<'_>,
+        len: usize,
+        framing_error: Option<&'static [u8]>,
+        tag: u64,
+    ) -> Self {
+        let (mut line, mut context) = (Vec::new(), Vec::new());
         encode::line(request, len, tag, &mut line);
-        protocol::note(request, &mut note);
-        let (kind, answer) = (request.command.kind(), request.answer);
-        Self { line, tag, kind, answer, note, left: len, complaint }
+        protocol::reply_context(request, &mut context);
+        let (kind, format) = (request.command.kind(), request.format);
+        Self { line, tag, kind, format, context, left: len, framing_error }
     }
 
-    /// How many bytes are still to come.
-    fn to_come(&self) -> usize {
-        self.left + self.complaint.map_or(0, |_| LINE_END.len())
+    /// Bytes that haven't arrived, line end included.
+    fn missing(&self) -> usize {
+        self.left + self.framing_error.map_or(0, |_| LINE_END.len())
     }
 }
 
-/// How a value has ended.
-enum Ending {
-    Good,
-    /// Not in a line end.
-    Bad(&'static [u8]),
+/// What followed a value.
+enum ValueEnd {
+    Valid,
+    /// No line end; the reply to that.
+    Invalid(&'static [u8]),
 }
 
-impl Client {
-    /// Passes the value on and the answer back.
-    pub(super) async fn stream(
+impl Session {
+    /// Forwards the value, and memcached's reply.
+    pub(super) async fn stream_set(
         &mut self,
         mut store: StreamedSet,
-        begun: PermissionVersion,
-        context: &WorkerContext<'_>,
+        version: PermissionVersion,
+        worker: &WorkerContext<'_>,
     ) -> io::Result<ControlFlow<()>> {
         let responses = self.responses.clone();
         let streamed = tokio::select! {
             biased;
             () = responses.until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
-            streamed = self.stream_on_own_lane(&mut store, begun, context) => streamed,
+            streamed = self.run_set(&mut store, version, worker) => streamed,
         };
         let outcome = match streamed {
-            Ok(Ending::Good) => Outcome::Done(ItemMeta::default()),
-            Ok(Ending::Bad(complaint)) => {
-                responses.say(complaint);
+            Ok(ValueEnd::Valid) => Outcome::Done(ItemMeta::default()),
+            Ok(ValueEnd::Invalid(framing_error)) => {
+                responses.say(framing_error);
                 return Ok(ControlFlow::Break(()));
             }
             Err(DedicatedError::Client(error)) => return Err(error),
             Err(DedicatedError::Lane(fault)) => {
-                let StreamedSet { answer, kind, .. } = store;
-                let bytes = u64::try_from(store.to_come()).unwrap_or(u64::MAX);
+                let StreamedSet { format, kind, .. } = store;
+                let bytes = u64::try_from(store.missing()).unwrap_or(u64::MAX);
                 if bytes == 0 {
-                    responses.speak(answer, kind, &store.note, &failed(fault));
+                    responses.speak(format, kind, &store.context, &failed(fault));
                 } else {
-                    let then = OwnedThen::Fail { answer, kind, note: store.note, fault };
+                    let then = OwnedThen::Fail { format, kind, context: store.context, fault };
                     self.state.swallow = Some(Swallow { bytes, then });
                 }
                 Outcome::Failed(fault)
@@ -89,36 +94,36 @@ impl Client {
         Ok(ControlFlow::Continue(()))
     }
 
-    async fn stream_on_own_lane(
+    async fn run_set(
         &mut self,
         store: &mut StreamedSet,
-        begun: PermissionVersion,
-        context: &WorkerContext<'_>,
-    ) -> Result<Ending, DedicatedError> {
+        version: PermissionVersion,
+        worker: &WorkerContext<'_>,
+    ) -> Result<ValueEnd, DedicatedError> {
         let tenant = self.tenant.clone();
-        let mut lane = self.own_lane(&tenant, begun).await?;
+        let mut lane = self.dedicated_lane(&tenant, version).await?;
         let cancel = lane.cancel.clone();
         let ending = tokio::select! {
-            ending = self.pass_on(&mut lane.own, store, begun, context) => ending?,
+            ending = self.forward_value(&mut lane.own, store, version, worker) => ending?,
             () = cancel.given() => return Err(DedicatedError::Lane(Fault::Unavailable)),
         };
-        if matches!(ending, Ending::Good) {
+        if matches!(ending, ValueEnd::Valid) {
             lane.give_back();
         }
         Ok(ending)
     }
 
-    async fn pass_on(
+    async fn forward_value(
         &mut self,
         own: &mut Own,
         store: &mut StreamedSet,
-        begun: PermissionVersion,
-        context: &WorkerContext<'_>,
-    ) -> Result<Ending, DedicatedError> {
+        version: PermissionVersion,
+        worker: &WorkerContext<'_>,
+    ) -> Result<ValueEnd, DedicatedError> {
         own.write(&store.line).await?;
         while store.left > 0 {
             if self.input.is_empty() {
-                self.pass_piece(own, store, context).await?;
+                self.forward_chunk(own, store, worker).await?;
                 continue;
             }
             let have = self.input.len().min(store.left);
@@ -127,40 +132,40 @@ impl Client {
             store.left -= have;
         }
         self.input.shrink_to_fit();
-        if let Some(complaint) = store.complaint {
+        if let Some(framing_error) = store.framing_error {
             while self.input.len() < LINE_END.len() {
-                self.read_some(context).await?;
+                self.read_line_end(worker).await?;
             }
             if !self.input.starts_with(LINE_END) {
-                return Ok(Ending::Bad(complaint));
+                return Ok(ValueEnd::Invalid(framing_error));
             }
             self.input.drain(..LINE_END.len());
-            store.complaint = None;
+            store.framing_error = None;
         }
-        self.still_allowed(begun)?;
+        self.recheck_permissions(version)?;
         own.write(LINE_END).await?;
-        match own.hear(store.kind, store.tag, context.scratch).await? {
+        match own.hear(store.kind, store.tag, worker.scratch).await? {
             Said::Whole { len } => {
                 if let Some(answered) = own.answer() {
-                    self.responses.speak(store.answer, store.kind, &store.note, &answered.reply);
+                    self.responses.speak(store.format, store.kind, &store.context, &answered.reply);
                 }
                 own.skip(len);
-                Ok(Ending::Good)
+                Ok(ValueEnd::Valid)
             }
             Said::Value { .. } => Err(DedicatedError::Lane(Fault::Unavailable)),
         }
     }
 
-    /// Reads a piece of the value and passes it on at once; what memcached doesn't take is waited for.
-    async fn pass_piece(
+    /// Reads a chunk of the value and forwards it; waits until memcached's socket has accepted it.
+    async fn forward_chunk(
         &self,
         own: &Own,
         store: &mut StreamedSet,
-        context: &WorkerContext<'_>,
+        worker: &WorkerContext<'_>,
     ) -> Result<(), DedicatedError> {
-        self.patiently(|| self.responses.stream().readable()).await?;
+        self.with_stall_timeout(|| self.responses.stream().readable()).await?;
         let rest = {
-            let mut scratch = context.scratch.borrow_mut();
+            let mut scratch = worker.scratch.borrow_mut();
             let room = scratch.get_mut(..store.left.min(BUFFER)).unwrap_or_default();
             let read = match self.responses.stream().read(room) {
                 Ok(0) => return Err(DedicatedError::Client(io::ErrorKind::UnexpectedEof.into())),
@@ -170,18 +175,18 @@ impl Client {
             };
             self.responses.has_read(read);
             store.left -= read;
-            let piece = room.get(..read).unwrap_or_default();
-            let written = own.try_write(piece)?;
-            piece.get(written..).unwrap_or_default().to_vec()
+            let chunk = room.get(..read).unwrap_or_default();
+            let written = own.try_write(chunk)?;
+            chunk.get(written..).unwrap_or_default().to_vec()
         };
         own.write(&rest).await?;
         Ok(())
     }
 
-    /// Reads what there is to the input, a little.
-    async fn read_some(&mut self, context: &WorkerContext<'_>) -> Result<(), DedicatedError> {
-        self.patiently(|| self.responses.stream().readable()).await?;
-        let mut scratch = context.scratch.borrow_mut();
+    /// Reads at most a line end into the input.
+    async fn read_line_end(&mut self, worker: &WorkerContext<'_>) -> Result<(), DedicatedError> {
+        self.with_stall_timeout(|| self.responses.stream().readable()).await?;
+        let mut scratch = worker.scratch.borrow_mut();
         let room = scratch.get_mut(..LINE_END.len()).unwrap_or_default();
         match self.responses.stream().read(room) {
             Ok(0) => Err(DedicatedError::Client(io::ErrorKind::UnexpectedEof.into())),

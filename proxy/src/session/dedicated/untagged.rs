@@ -1,4 +1,4 @@
-//! `stats`, `flush_all` and `me`: their answers carry no tag, so nothing else is on the lane.
+//! Runs `stats`, `flush_all` and `me` on a dedicated lane, since their replies carry no tag (L-3).
 
 use std::cell::Cell;
 use std::io;
@@ -10,23 +10,24 @@ use super::{DedicatedError, failed};
 use crate::lane::decode::ProtocolError;
 use crate::lane::dedicated::Own;
 use crate::lane::encode;
-use crate::protocol::request::{Answer, Ask, Fault, Kind, TextAnswer, UntaggedCommand};
+use crate::protocol::request::{CommandKind, Fault, ReplyFormat, TextFormat, UntaggedCommand, UntaggedKind};
 use crate::protocol::{binary, meta};
 use crate::responses::UNSENT_MAX;
-use crate::session::{Client, WorkerContext};
+use crate::session::{Session, WorkerContext};
 use crate::tenant::PermissionVersion;
 
-pub(crate) struct Untagged {
-    /// What memcached is told.
+/// An untagged command, encoded for memcached.
+pub(crate) struct UntaggedRequest {
+    /// The command's line for memcached.
     line: Vec<u8>,
     expected: Expected,
-    answer: Answer,
-    /// memcached may tell the key as it is stored, line ends and all: what is left then is nobody's, and the
-    /// lane isn't used again.
-    names_raw: bool,
+    format: ReplyFormat,
+    /// Whether memcached may send a key that contains line ends, which leaves bytes of the reply unread. The lane is
+    /// then not used again.
+    may_leave_bytes: bool,
 }
 
-/// What memcached may say.
+/// The reply that a command expects.
 #[derive(Clone, Copy)]
 enum Expected {
     Statistics,
@@ -34,34 +35,33 @@ enum Expected {
     Item,
 }
 
-/// What a line of the answer was.
+/// The position of a line in the reply.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Line {
     Last,
     OneOfMany,
 }
 
-impl Untagged {
-    pub(crate) fn new(alone: &UntaggedCommand<'_>) -> Self {
+impl UntaggedRequest {
+    pub(crate) fn new(command: &UntaggedCommand<'_>) -> Self {
         let mut line = Vec::new();
-        encode::alone(alone, &mut line);
-        let expected = match alone.ask {
-            Ask::Stats { .. } => Expected::Statistics,
-            Ask::FlushAll { .. } => Expected::Ok,
-            Ask::Inspect { .. } => Expected::Item,
+        encode::untagged(command, &mut line);
+        let expected = match command.kind {
+            UntaggedKind::Stats { .. } => Expected::Statistics,
+            UntaggedKind::FlushAll { .. } => Expected::Ok,
+            UntaggedKind::Inspect { .. } => Expected::Item,
         };
-        let names_raw =
-            matches!(alone.ask, Ask::Inspect { key, base64: true } if meta::reply::needs_key_echo(key));
-        Self { line, expected, answer: alone.answer, names_raw }
+        let may_leave_bytes = matches!(command.kind, UntaggedKind::Inspect { key, base64: true } if meta::reply::needs_key_echo(key));
+        Self { line, expected, format: command.format, may_leave_bytes }
     }
 
-    /// Says one line of memcached's in the caller's protocol.
-    fn say(&self, line: &[u8], out: &mut Vec<u8>) -> ControlFlow<ProtocolError, Line> {
-        let hidden = self.answer == Answer::Text(TextAnswer::Line { noreply: true });
+    /// Appends one line of memcached's reply in the client's protocol.
+    fn encode_line(&self, line: &[u8], out: &mut Vec<u8>) -> ControlFlow<ProtocolError, Line> {
+        let suppressed = self.format == ReplyFormat::Text(TextFormat::Line { noreply: true });
         match (self.expected, line) {
             (Expected::Statistics, b"END") => {
-                match self.answer {
-                    Answer::Binary(answer) => binary::reply::statistic(answer, b"", b"", out),
+                match self.format {
+                    ReplyFormat::Binary(format) => binary::reply::statistic(format, b"", b"", out),
                     _ => out.extend_from_slice(b"END\r\n"),
                 }
                 ControlFlow::Continue(Line::Last)
@@ -70,26 +70,26 @@ impl Untagged {
                 let Some(rest) = line.strip_prefix(b"STAT ") else {
                     return ControlFlow::Break(ProtocolError::Status);
                 };
-                match self.answer {
-                    Answer::Binary(answer) => {
+                match self.format {
+                    ReplyFormat::Binary(format) => {
                         let at = rest.iter().position(|byte| *byte == b' ').unwrap_or(rest.len());
                         let (name, value) = rest.split_at_checked(at).unwrap_or_default();
-                        binary::reply::statistic(answer, name, value.get(1..).unwrap_or_default(), out);
+                        binary::reply::statistic(format, name, value.get(1..).unwrap_or_default(), out);
                     }
-                    _ => say_line(line, out),
+                    _ => push_line(line, out),
                 }
                 ControlFlow::Continue(Line::OneOfMany)
             }
             (Expected::Ok, b"OK") => {
-                match self.answer {
-                    Answer::Binary(answer) => binary::reply::flushed(answer, out),
-                    _ if hidden => {}
-                    _ => say_line(line, out),
+                match self.format {
+                    ReplyFormat::Binary(format) => binary::reply::flushed(format, out),
+                    _ if suppressed => {}
+                    _ => push_line(line, out),
                 }
                 ControlFlow::Continue(Line::Last)
             }
             (Expected::Item, line) if line == b"EN" || is_item(line) => {
-                say_line(line, out);
+                push_line(line, out);
                 ControlFlow::Continue(Line::Last)
             }
             _ => ControlFlow::Break(ProtocolError::Status),
@@ -97,37 +97,37 @@ impl Untagged {
     }
 }
 
-/// Whether all that memcached knows of an item is in this line.
+/// Whether a line is a complete reply to `me`.
 fn is_item(line: &[u8]) -> bool {
     line.starts_with(b"ME ")
         && memmem::find(line, b" exp=").is_some()
         && memmem::find(line, b" size=").is_some()
 }
 
-fn say_line(line: &[u8], out: &mut Vec<u8>) {
+fn push_line(line: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(line);
     out.extend_from_slice(b"\r\n");
 }
 
-impl Client {
-    /// Asks and passes the answer on. An error is the end of the connection.
-    pub(super) async fn ask_untagged(
+impl Session {
+    /// Sends the command and forwards the reply. An error ends the connection.
+    pub(super) async fn stream_untagged(
         &mut self,
-        ask: &Untagged,
-        begun: PermissionVersion,
-        context: &WorkerContext<'_>,
+        request: &UntaggedRequest,
+        version: PermissionVersion,
+        worker: &WorkerContext<'_>,
     ) -> io::Result<()> {
-        let told = Cell::new(false);
+        let partially_sent = Cell::new(false);
         let asked = tokio::select! {
             biased;
             () = self.responses.until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
-            asked = self.ask_on_own_lane((ask, begun), context, &told) => asked,
+            asked = self.run_untagged((request, version), worker, &partially_sent) => asked,
         };
         self.tenant.usage.other();
         match asked {
             Ok(()) => Ok(()),
-            Err(DedicatedError::Lane(fault)) if !told.get() => {
-                self.responses.speak(ask.answer, Kind::Version, b"", &failed(fault));
+            Err(DedicatedError::Lane(fault)) if !partially_sent.get() => {
+                self.responses.speak(request.format, CommandKind::Version, b"", &failed(fault));
                 Ok(())
             }
             Err(DedicatedError::Lane(_)) => Err(io::ErrorKind::BrokenPipe.into()),
@@ -135,43 +135,43 @@ impl Client {
         }
     }
 
-    async fn ask_on_own_lane(
+    async fn run_untagged(
         &self,
-        (ask, begun): (&Untagged, PermissionVersion),
-        context: &WorkerContext<'_>,
-        told: &Cell<bool>,
+        (request, version): (&UntaggedRequest, PermissionVersion),
+        worker: &WorkerContext<'_>,
+        partially_sent: &Cell<bool>,
     ) -> Result<(), DedicatedError> {
-        let mut lane = self.own_lane(&self.tenant, begun).await?;
+        let mut lane = self.dedicated_lane(&self.tenant, version).await?;
         let cancel = lane.cancel.clone();
         tokio::select! {
-            asked = self.relay_lines(&mut lane.own, (ask, begun), context, told) => asked?,
+            asked = self.forward_lines(&mut lane.own, (request, version), worker, partially_sent) => asked?,
             () = cancel.given() => return Err(DedicatedError::Lane(Fault::Unavailable)),
         }
-        if !ask.names_raw {
+        if !request.may_leave_bytes {
             lane.give_back();
         }
         Ok(())
     }
 
-    async fn relay_lines(
+    async fn forward_lines(
         &self,
         own: &mut Own,
-        (ask, begun): (&Untagged, PermissionVersion),
-        context: &WorkerContext<'_>,
-        told: &Cell<bool>,
+        (request, version): (&UntaggedRequest, PermissionVersion),
+        worker: &WorkerContext<'_>,
+        partially_sent: &Cell<bool>,
     ) -> Result<(), DedicatedError> {
-        own.write(&ask.line).await?;
+        own.write(&request.line).await?;
         loop {
             let mut said = Vec::new();
-            let line = own.take_line(context.scratch, |line| ask.say(line, &mut said)).await?;
-            told.set(true);
+            let line = own.take_line(worker.scratch, |line| request.encode_line(line, &mut said)).await?;
+            partially_sent.set(true);
             self.responses.say(&said);
             if line == Line::Last {
                 return Ok(());
             }
             if self.responses.unsent() > UNSENT_MAX {
-                self.drain().await?;
-                self.still_allowed(begun)?;
+                self.send_all().await?;
+                self.recheck_permissions(version)?;
             }
         }
     }
