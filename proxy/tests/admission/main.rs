@@ -124,7 +124,7 @@ fn pending_connections_are_limited_to_a_quarter() {
             (&reply == b"STORED\r\n").then_some(client)
         })
         .collect();
-    assert!((395..=400).contains(&clients.len()), "{} are in", clients.len());
+    assert!((395..=400).contains(&clients.len()), "{} connected", clients.len());
     assert_eq!(String::from_utf8_lossy(&all(call(300), session.as_bytes())), TOO_MANY_CONNECTIONS);
 }
 
@@ -157,7 +157,7 @@ impl Drop for StopAtEnd<'_> {
 }
 
 /// Keeps `count` half-open connections, from as many sources as needed, beginning with number `first`.
-fn crowd(proxy: SocketAddr, first: usize, count: usize, standing: &AtomicUsize, stop: &AtomicBool) {
+fn hold_pending(proxy: SocketAddr, first: usize, count: usize, standing: &AtomicUsize, stop: &AtomicBool) {
     let mut pending: VecDeque<TcpStream> = VecDeque::new();
     for number in 0.. {
         if stop.load(Ordering::Acquire) {
@@ -194,12 +194,12 @@ fn logins_stay_fast_with_many_pending_connections() {
         let _stop = StopAtEnd(&stop);
         for thread in 0..THREADS {
             let (standing, stop, listen) = (&standing, &stop, proxy.config.listen);
-            scope.spawn(move || crowd(listen, 1000 * (thread + 1), many / THREADS, standing, stop));
+            scope.spawn(move || hold_pending(listen, 1000 * (thread + 1), many / THREADS, standing, stop));
         }
         let deadline = Instant::now() + Duration::from_secs(30);
         while standing.load(Ordering::Acquire) < many - THREADS {
             let standing = standing.load(Ordering::Acquire);
-            assert!(Instant::now() < deadline, "the crowd doesn't come: {standing} of {many}");
+            assert!(Instant::now() < deadline, "too few pending connections: {standing} of {many}");
             std::thread::yield_now();
         }
         let mut took: Vec<Duration> = (0..500)

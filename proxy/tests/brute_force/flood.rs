@@ -64,55 +64,55 @@ async fn flood(target: SocketAddr, attempts: Arc<Attempts>, done: Arc<AtomicBool
     }
 }
 
-/// Logs in from another address again and again; returns how long each login took, with the connection.
-async fn log_in_again_and_again(proxy: &ProxyProcess, lasts: Duration) -> Vec<Duration> {
+/// Logs in from another address again and again; returns how long each login latencies, with the connection.
+async fn time_valid_logins(proxy: &ProxyProcess, duration: Duration) -> Vec<Duration> {
     let pair = format!("{} {}", proxy.good.id().username(), proxy.good.secret().reveal());
     let login = format!("set x 0 0 {}\r\n{pair}\r\n", pair.len());
-    let (began, mut took) = (Instant::now(), Vec::new());
-    while began.elapsed() < lasts {
+    let (began, mut latencies) = (Instant::now(), Vec::new());
+    while began.elapsed() < duration {
         let requests = Instant::now();
         let mut stream = connect_from(loopback(1), proxy.listen).await.unwrap();
         stream.write_all(login.as_bytes()).await.unwrap();
         let mut reply = vec![0; 64];
         let len = stream.read(&mut reply).await.unwrap();
-        took.push(requests.elapsed());
-        assert_eq!(String::from_utf8_lossy(&reply[..len]), "STORED\r\n", "a valid login is refused");
+        latencies.push(requests.elapsed());
+        assert_eq!(String::from_utf8_lossy(&reply[..len]), "STORED\r\n", "a valid login failed");
         drop(stream);
         tokio::time::sleep(LOGIN_INTERVAL).await;
     }
-    took.sort_unstable();
-    took
+    latencies.sort_unstable();
+    latencies
 }
 
 /// Measures valid logins while a thread floods `target`.
-fn beside_a_flood(
+fn time_logins_during_flood(
     proxy: &ProxyProcess,
     target: SocketAddr,
-    lasts: Duration,
+    duration: Duration,
 ) -> (Vec<Duration>, Arc<Attempts>) {
     let (attempts, done) = (Arc::new(Attempts::default()), Arc::new(AtomicBool::new(false)));
     let flooding = {
         let (attempts, done) = (attempts.clone(), done.clone());
         std::thread::spawn(move || one_thread().block_on(flood(target, attempts, done)))
     };
-    let took = one_thread().block_on(log_in_again_and_again(proxy, lasts));
+    let latencies = one_thread().block_on(time_valid_logins(proxy, duration));
     done.store(true, Ordering::Relaxed);
     flooding.join().unwrap();
-    (took, attempts)
+    (latencies, attempts)
 }
 
 fn one_thread() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-fn describe(what: &str, took: &[Duration], attempts: &Attempts, lasts: Duration) -> Duration {
-    let at = |percent: usize| took[(took.len() * percent / 100).min(took.len() - 1)];
+fn describe(what: &str, latencies: &[Duration], attempts: &Attempts, duration: Duration) -> Duration {
+    let at = |percent: usize| latencies[(latencies.len() * percent / 100).min(latencies.len() - 1)];
     let (made, answered) = (attempts.made.load(Ordering::Relaxed), attempts.answered.load(Ordering::Relaxed));
     println!(
         "{what}: {} wrong logins a second ({} answered at once), {} valid ones: p50 {:?}, p99 {:?}, max {:?}",
-        made / lasts.as_secs(),
-        answered / lasts.as_secs(),
-        took.len(),
+        made / duration.as_secs(),
+        answered / duration.as_secs(),
+        latencies.len(),
         at(50),
         at(99),
         at(100)
@@ -124,15 +124,15 @@ fn describe(what: &str, took: &[Duration], attempts: &Attempts, lasts: Duration)
 #[test]
 fn logins_stay_fast_during_a_flood_of_guesses() {
     let (proxy, bare) = (ProxyProcess::start(), Baseline::start());
-    let lasts = Duration::from_secs(if is_long_run() { 30 } else { 2 });
+    let duration = Duration::from_secs(if is_long_run() { 30 } else { 2 });
     // Fill the tables of failed attempts once, before memory is measured.
-    beside_a_flood(&proxy, proxy.listen, Duration::from_secs(2));
+    time_logins_during_flood(&proxy, proxy.listen, Duration::from_secs(2));
     let before = proxy.memory();
-    let (took, attempts) = beside_a_flood(&proxy, proxy.listen, lasts);
+    let (latencies, attempts) = time_logins_during_flood(&proxy, proxy.listen, duration);
     let after = proxy.memory();
-    let flooded = describe("the proxy flooded", &took, &attempts, lasts);
-    let (took, attempts) = beside_a_flood(&proxy, bare.address, lasts);
-    let control = describe("a bare memcached flooded", &took, &attempts, lasts);
+    let flooded = describe("the proxy flooded", &latencies, &attempts, duration);
+    let (latencies, attempts) = time_logins_during_flood(&proxy, bare.address, duration);
+    let control = describe("a bare memcached flooded", &latencies, &attempts, duration);
     println!(
         "p99 / control: {:.2}; memory {before} KiB, then {after} KiB",
         flooded.as_secs_f64() / control.as_secs_f64()

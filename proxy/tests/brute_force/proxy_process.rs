@@ -37,7 +37,7 @@ impl ProxyProcess {
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map(Result::unwrap);
         let mut reply = |what: &str| {
             let line = lines.find_map(|line| line.strip_prefix(&format!("{what}: ")).map(str::to_owned));
-            line.unwrap_or_else(|| panic!("the proxy's process doesn't say {what}"))
+            line.unwrap_or_else(|| panic!("the proxy's process does not print {what}"))
         };
         let listen = reply("listen").parse().unwrap();
         let mut tokens =
@@ -66,7 +66,7 @@ impl Drop for ProxyProcess {
 
 /// Not a test: the process that [`ProxyProcess`] starts.
 #[test]
-#[ignore = "it waits for its parent to end it"]
+#[ignore = "runs until its parent closes the pipe"]
 fn the_proxy() {
     let proxy = TestProxy::start();
     let [good, wrong, revoked, suspended] =

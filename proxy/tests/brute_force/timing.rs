@@ -51,11 +51,11 @@ impl Sample {
 
 /// Returns a login of `kind` with the id of one of its tokens.
 fn login(proxy: &ProxyProcess, kind: usize, number: usize) -> String {
-    let nobodys = Token::generate();
+    let unknown = Token::generate();
     let of = |tokens: &[Token]| tokens[number % tokens.len()].id().username();
     let (username, secret) = match KINDS[kind] {
-        "unknown" => (nobodys.id().username(), nobodys.secret().reveal().to_owned()),
-        "wrong" => (of(&proxy.wrong), nobodys.secret().reveal().to_owned()),
+        "unknown" => (unknown.id().username(), unknown.secret().reveal().to_owned()),
+        "wrong" => (of(&proxy.wrong), unknown.secret().reveal().to_owned()),
         // With the right secret: only their state denies them.
         "revoked" => (of(&proxy.revoked), right(&proxy.revoked, number)),
         _ => (of(&proxy.suspended), right(&proxy.suspended, number)),

@@ -92,17 +92,17 @@ impl Endpoint {
             stream.write_all(login).unwrap();
             stream.read_exact(&mut vec![0; *welcome]).map_err(|error| format!("no login: {error}"))?;
         }
-        let pieces = match rng {
+        let parts = match rng {
             Some(rng) => split(bytes, rng),
             None => vec![bytes],
         };
         if bytes.len() <= SOCKET_BUFFER {
-            send(&stream, &pieces, end);
+            send(&stream, &parts, end);
             return read_to_end(&mut stream);
         }
         let writing = stream.try_clone().unwrap();
         std::thread::scope(|scope| {
-            scope.spawn(move || send(&writing, &pieces, end));
+            scope.spawn(move || send(&writing, &parts, end));
             read_to_end(&mut stream)
         })
     }
@@ -132,9 +132,9 @@ impl Endpoint {
     }
 }
 
-fn send(mut stream: &TcpStream, pieces: &[&[u8]], end: End) {
+fn send(mut stream: &TcpStream, parts: &[&[u8]], end: End) {
     // The peer may close before the last chunk: the reader notices.
-    let sent = pieces.iter().try_for_each(|piece| stream.write_all(piece));
+    let sent = parts.iter().try_for_each(|part| stream.write_all(part));
     if sent.is_ok() && end != End::Closed {
         let _ = stream.shutdown(Shutdown::Write);
     }

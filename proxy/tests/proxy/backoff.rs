@@ -43,7 +43,10 @@ fn guesses_are_delayed_and_valid_logins_are_not() {
     let last = guesses.last_mut().unwrap();
     last.set_nonblocking(true).unwrap();
     let early = last.read(&mut [0; 1]);
-    assert!(early.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "it didn't wait");
+    assert!(
+        early.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock),
+        "the guess was not delayed"
+    );
     last.set_nonblocking(false).unwrap();
     guesses.iter_mut().for_each(|guess| expect_reply(guess, FAILURE));
 }

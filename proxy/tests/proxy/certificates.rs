@@ -157,7 +157,7 @@ fn unknown_certificate_authenticates_nobody() {
     // A certificate counts as soon as it is issued.
     let config = identity.config(&ours, rustls::ALL_VERSIONS);
     identity.issue(&proxy, &token, now() + HOUR);
-    wait_until("it is in", || {
+    wait_until("the certificate is accepted", || {
         let mut client = connect(&proxy, &config);
         client.write_all(b"get a\r\n").unwrap();
         let mut reply = [0; UNAUTHENTICATED.len()];
@@ -270,7 +270,7 @@ fn idle_client_with_certificate_stays_connected_and_counts() {
     let config = ClientIdentity::issued(&proxy, &token, now() + HOUR).config(&ours, rustls::ALL_VERSIONS);
     let mut first = connect(&proxy, &config);
     // The proxy authenticates the client as soon as the client has finished its handshake.
-    wait_until("it has its place", || {
+    wait_until("the first login counts", || {
         proxy.metrics().contains("memgate_proxy_logins_total{outcome=\"success\"} 1\n")
     });
     let mut second = connect(&proxy, &config);

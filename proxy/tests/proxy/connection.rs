@@ -100,13 +100,13 @@ fn revoked_token_closes_its_connections() {
     let revoked_at = Instant::now();
     // Live connections of that token close, and only those.
     assert!(matches!(live.read(&mut [0; 8]), Ok(0) | Err(_)));
-    assert!(revoked_at.elapsed() < Duration::from_secs(1), "the connection lives on");
+    assert!(revoked_at.elapsed() < Duration::from_secs(1), "the connection stays open");
     neighbour.write_all(b"bogus\r\n").unwrap();
     let mut reply = [0; 7];
     neighbour.read_exact(&mut reply).unwrap();
     assert_eq!(&reply, b"ERROR\r\n");
     while proxy.exchange_text(&login) != FAILURE {
-        assert!(revoked_at.elapsed() < Duration::from_secs(1), "it still logs in");
+        assert!(revoked_at.elapsed() < Duration::from_secs(1), "the revoked token still logs in");
     }
 }
 
@@ -156,9 +156,9 @@ fn repeated_login_is_not_stored() {
     assert_eq!(proxy.exchange_text(&format!("{login}{foreign}")), format!("STORED\r\n{UNAVAILABLE}"));
     // So are a known id with a wrong secret, and an unknown id: after login the proxy looks no tokens
     // up.
-    let nobodys = Token::generate();
-    let wrong = format!("{} {}", token.id().username(), nobodys.secret().reveal());
-    for value in [wrong, text::credential(&nobodys)] {
+    let unknown = Token::generate();
+    let wrong = format!("{} {}", token.id().username(), unknown.secret().reveal());
+    for value in [wrong, text::credential(&unknown)] {
         let reply = proxy.exchange_text(&format!("{login}{}", text::set("x", &value)));
         assert_eq!(reply, format!("STORED\r\n{UNAVAILABLE}"));
     }
@@ -205,7 +205,7 @@ fn every_pipelined_failed_login_is_delayed() {
     let started = Instant::now();
     let both = text::set("x", "user pass").repeat(2);
     assert_eq!(proxy.exchange_text(&both), FAILURE.repeat(2));
-    assert!(started.elapsed() >= Duration::from_millis(40), "the second told how long its look-up took");
+    assert!(started.elapsed() >= Duration::from_millis(40), "the second reply was not delayed");
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn new_token_works_after_its_id_was_cached_as_unknown() {
     proxy.runtime.block_on(proxy.store.sign_up(&user, &token)).unwrap();
     let made_at = Instant::now();
     while proxy.exchange_text(&login) != "STORED\r\n" {
-        assert!(made_at.elapsed() < Duration::from_secs(1), "it still is nobody's");
+        assert!(made_at.elapsed() < Duration::from_secs(1), "the token is still unknown");
     }
 }
 

@@ -15,11 +15,11 @@ use testkit::{Memcached, TestProxy, binary, text, token_key};
 fn denial(proxy: &TestProxy, token: &Token) -> (String, Vec<u8>) {
     let started = Instant::now();
     let reply = proxy.exchange_text(&text::login(token));
-    assert!(started.elapsed() >= Duration::from_millis(20), "the clock tells");
+    assert!(started.elapsed() >= Duration::from_millis(20), "answered too early");
     let plain = binary::plain(&token);
     let started = Instant::now();
     let binary = proxy.exchange(&binary::request(0x21, "PLAIN", &plain));
-    assert!(started.elapsed() >= Duration::from_millis(20), "the clock tells");
+    assert!(started.elapsed() >= Duration::from_millis(20), "answered too early");
     (reply, binary)
 }
 
@@ -49,8 +49,8 @@ fn expired_token_closes_its_connections() {
     assert_open(&mut live);
     assert!(is_closed(&mut live));
     let late = Instant::now().duration_since(ends_at - Duration::from_millis(100));
-    assert!(Instant::now() > ends_at - Duration::from_millis(100), "it ended early");
-    assert!(late < PROPAGATION_TIMEOUT, "it ended {late:?} late");
+    assert!(Instant::now() > ends_at - Duration::from_millis(100), "closed too early");
+    assert!(late < PROPAGATION_TIMEOUT, "closed {late:?} late");
     assert_open(&mut neighbour);
     let wrong = denial(&proxy, &Token::generate());
     assert_eq!(denial(&proxy, &token), wrong);
@@ -106,7 +106,7 @@ fn source_networks_are_enforced() {
 }
 
 /// Runs memccat, which logs in by SCRAM, and returns its output.
-fn scram_cat(proxy: &TestProxy, token: &Token) -> std::process::Output {
+fn memccat_by_scram(proxy: &TestProxy, token: &Token) -> std::process::Output {
     let (user, secret) = (token.id().username(), token.secret().reveal().to_owned());
     tool("memccat", proxy.config.listen, &user, &secret, "note.txt")
 }
@@ -122,12 +122,12 @@ fn scram_enforces_expiry_and_source_networks() {
         "STORED\r\nSTORED\r\n"
     );
     let here = Permissions { allow_from: only_from(&["127.0.0.0/8"]), ..in_millis(3_600_000) };
-    let here = scram_cat(&proxy, &proxy.create_token(&all, here));
+    let here = memccat_by_scram(&proxy, &proxy.create_token(&all, here));
     assert_eq!(String::from_utf8_lossy(&here.stdout).trim_end(), "here", "{here:?}");
     let elsewhere = Permissions { allow_from: only_from(&["192.0.2.0/24"]), ..Permissions::ALL };
     for permissions in [elsewhere, in_millis(0)] {
         let token = proxy.create_token(&all, permissions);
-        let reply = scram_cat(&proxy, &token);
+        let reply = memccat_by_scram(&proxy, &token);
         assert!(reply.stdout.is_empty() && !reply.status.success(), "{reply:?}");
     }
 }

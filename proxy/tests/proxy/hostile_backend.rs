@@ -85,7 +85,7 @@ fn run_client(mut client: Client<'_>, progress: &Progress) {
     // The connection that has seen every fault still works.
     let deadline = Instant::now() + Duration::from_secs(20);
     while client.run_batch(BATCH).failed > 0 {
-        assert!(Instant::now() < deadline, "its backend is back, its lane isn't");
+        assert!(Instant::now() < deadline, "the lane does not recover");
         std::thread::sleep(POLL_INTERVAL);
     }
 }
@@ -110,14 +110,14 @@ where
     let (served, failed) = (progress.served.load(Ordering::Relaxed), progress.failed.load(Ordering::Relaxed));
     let seconds = started.elapsed().as_secs_f64();
     println!("{served} requests served, {failed} refused, in {seconds:.1} s");
-    assert!(served > 10_000, "hardly anything was served");
+    assert!(served > 10_000, "too few requests were served");
 }
 
 /// Waits for a condition; gives up early when the run has failed.
 fn wait_until<F: FnMut() -> bool>(progress: &Progress, deadline: Duration, mut holds: F) {
     let deadline = Instant::now() + deadline;
     while !holds() && !progress.is_done() {
-        assert!(Instant::now() < deadline, "waited in vain");
+        assert!(Instant::now() < deadline, "timed out");
         std::thread::sleep(POLL_INTERVAL);
     }
 }
@@ -140,7 +140,7 @@ fn replies_stay_isolated_when_backends_inject_faults() {
         });
         backends.iter().for_each(HostileBackend::stop_faults);
     });
-    println!("{:?} lies told", injected());
+    println!("{:?} faults injected", injected());
     for backend in &backends {
         assert_eq!(backend.violations(), [""; 0]);
     }

@@ -162,7 +162,7 @@ fn memcached_restart_fails_only_the_store_in_flight() {
 }
 
 /// Resident memory of this process, which includes the proxy, in bytes.
-fn resident() -> usize {
+fn resident_memory() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
@@ -181,7 +181,7 @@ fn client_that_never_reads_uses_little_memory() {
     let a = value(b'a');
     ask(&mut neighbour, &[b"set a 0 0 1000000\r\n", &a[..], b"\r\n"].concat(), b"STORED\r\n");
     ask(&mut neighbour, b"set s 0 0 1\r\n1\r\n", b"STORED\r\n");
-    let before = resident();
+    let before = resident_memory();
     let mut clients: Vec<TcpStream> = (0..count).map(|_| login(&proxy, &token)).collect();
     for client in &mut clients {
         client.write_all("get a\r\n".repeat(4).as_bytes()).unwrap();
@@ -195,7 +195,7 @@ fn client_that_never_reads_uses_little_memory() {
         }
     }
     ask(&mut neighbour, b"get s\r\n", b"VALUE s 0 1\r\n1\r\nEND\r\n");
-    let grown = resident().saturating_sub(before);
+    let grown = resident_memory().saturating_sub(before);
     assert!(grown < count * EACH, "{} KiB each", grown / count / 1024);
     println!("{count} clients that don't read: {} KiB each", grown / count / 1024);
     // A client that reads at last receives every byte: it wasn't disconnected for others.
@@ -243,7 +243,7 @@ fn declared_lengths_use_no_memory() {
             0,
         ),
     ];
-    let before = resident();
+    let before = resident_memory();
     let mut clients = Vec::new();
     for (declares, login, welcome) in &kinds {
         for _ in 0..clients_of_each_kind {
@@ -257,7 +257,7 @@ fn declared_lengths_use_no_memory() {
     }
     let mut neighbour = login(&proxy, &token);
     ask(&mut neighbour, b"set s 0 0 1\r\n1\r\nget s\r\n", b"STORED\r\nVALUE s 0 1\r\n1\r\nEND\r\n");
-    let grown = resident().saturating_sub(before);
+    let grown = resident_memory().saturating_sub(before);
     assert!(grown < clients.len() * EACH, "{} KiB each", grown / clients.len() / 1024);
     println!("{} declared lengths: {} B each", clients.len(), grown / clients.len());
 }

@@ -9,7 +9,7 @@ use super::connection::{FAILURE, UNAVAILABLE};
 use testkit::{TestProxy, binary, text};
 
 /// Login attempts before the command.
-const LONGEST: usize = 4;
+const ATTEMPTS_MAX: usize = 4;
 /// Connections at once: fewer than the limit of unauthenticated ones per source.
 const THREADS: usize = 24;
 /// A wrong secret; always the same, so that it counts as one failure.
@@ -35,7 +35,7 @@ use Attempt::{Bad, Good, Malformed, Other, Oversize, ScramBegun, StepFirst, Unkn
 fn sequences(kinds: &[Attempt]) -> Vec<Vec<Attempt>> {
     let mut all: Vec<Vec<Attempt>> = kinds.iter().map(|kind| vec![*kind]).collect();
     let mut last = all.clone();
-    for _ in 1..LONGEST {
+    for _ in 1..ATTEMPTS_MAX {
         let longer = |sequence: &Vec<Attempt>| {
             let sequence = sequence.clone();
             kinds.iter().map(move |kind| [&sequence[..], &[*kind]].concat()).collect::<Vec<_>>()
@@ -47,7 +47,7 @@ fn sequences(kinds: &[Attempt]) -> Vec<Vec<Attempt>> {
 }
 
 /// Runs `check` for all sequences of `kinds`, many at once.
-fn hold(kinds: &[Attempt], trial: impl Fn(&[Attempt]) + Sync) {
+fn check_all(kinds: &[Attempt], trial: impl Fn(&[Attempt]) + Sync) {
     let (sequences, next) = (sequences(kinds), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
@@ -104,7 +104,7 @@ fn binary_command_needs_a_successful_last_login() {
     let proxy = TestProxy::start_with(|config| config.scram = true);
     let token = proxy.sign_up("ann@example.com");
     let kinds = [Good, Bad, Malformed, UnknownMechanism, StepFirst, ScramBegun, Oversize];
-    hold(&kinds, |sequence| {
+    check_all(&kinds, |sequence| {
         let attempts = sequence.iter().chain([&Other]).flat_map(|attempt| binary(*attempt, &token));
         let reply = binary::statuses(&proxy.exchange(&attempts.collect::<Vec<u8>>()));
         assert_eq!(reply, binary_answers(sequence), "{sequence:?}");
@@ -147,7 +147,7 @@ fn text_answers(sequence: &[Attempt]) -> String {
 fn text_command_needs_a_successful_login() {
     let proxy = TestProxy::start();
     let token = proxy.sign_up("ann@example.com");
-    hold(&[Good, Bad, Malformed, Oversize, Other], |sequence| {
+    check_all(&[Good, Bad, Malformed, Oversize, Other], |sequence| {
         let attempts: String =
             sequence.iter().chain([&Other]).map(|attempt| text(*attempt, &token)).collect();
         assert_eq!(proxy.exchange_text(&attempts), text_answers(sequence), "{sequence:?}");

@@ -257,11 +257,11 @@ fn narrowed_scope_applies_to_live_connections() {
             break;
         }
         assert_eq!(String::from_utf8_lossy(&reply), "NOT_FOUND\r\nMN\r\n");
-        assert!(changed_at.elapsed() < PROPAGATION_TIMEOUT, "it still writes");
+        assert!(changed_at.elapsed() < PROPAGATION_TIMEOUT, "the old scope still applies");
     }
     let _ = storing.write_all(&[b'v'; 50_000]);
     let _ = storing.write_all(b"\r\n");
-    assert!(is_closed(&mut storing), "what was started with the old permissions is done with them");
+    assert!(is_closed(&mut storing), "a store ran on with the old permissions");
     assert_eq!(ask(&mut neighbour, "get long\r\n", 5), "END\r\n");
     assert_eq!(ask(&mut live, "get a\r\n", 21), "VALUE a 0 1\r\nv\r\nEND\r\n");
     // Widen the scope again.
@@ -271,7 +271,7 @@ fn narrowed_scope_applies_to_live_connections() {
     let mut first = [0; 1];
     live.read_exact(&mut first).unwrap();
     while first != *b"S" {
-        assert!(changed_at.elapsed() < PROPAGATION_TIMEOUT, "it doesn't write yet");
+        assert!(changed_at.elapsed() < PROPAGATION_TIMEOUT, "the new scope does not apply yet");
         live.read_exact(&mut vec![0; refused.len() - 1]).unwrap();
         live.write_all(b"set a 0 0 1\r\nw\r\n").unwrap();
         live.read_exact(&mut first).unwrap();
@@ -312,7 +312,7 @@ fn permissions_are_rechecked_after_waiting_for_a_lane() {
     for mut waited in [flushing, last] {
         let mut reply = String::new();
         let _ = waited.read_to_string(&mut reply);
-        assert_eq!(reply, "", "what waited is done as if nothing had changed");
+        assert_eq!(reply, "", "a denied request was executed");
     }
     assert_eq!(ask(&mut neighbour, "get a long\r\n", 21), "VALUE a 0 1\r\nv\r\nEND\r\n");
 }

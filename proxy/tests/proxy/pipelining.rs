@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use testkit::{Memcached, Rng, TestProxy, binary, chunks, text};
 
 /// Sends `chunks` one by one on a new connection and returns all bytes until the proxy closes.
-fn exchange<'a>(proxy: &TestProxy, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+fn exchange<'a>(proxy: &TestProxy, parts: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut stream = proxy.connect();
     stream.set_nodelay(true).unwrap();
     let mut reading = stream.try_clone().unwrap();
@@ -14,9 +14,9 @@ fn exchange<'a>(proxy: &TestProxy, pieces: impl Iterator<Item = &'a [u8]>) -> Ve
         let mut reply = Vec::new();
         reading.read_to_end(&mut reply).map(|_| reply)
     });
-    for piece in pieces {
+    for part in parts {
         // The proxy may close before the last bytes.
-        if stream.write_all(piece).is_err() {
+        if stream.write_all(part).is_err() {
             break;
         }
     }
@@ -118,9 +118,9 @@ fn replies_do_not_depend_on_how_requests_are_split() {
             assert!(status.starts_with(BINARY_STATUSES), "{status:04x?}");
         }
         for longest in [3000, 100, 100_000, 1_000_000, 20_000] {
-            let pieces = chunks(&session, longest, &mut rng);
-            let reply = without_cas(exchange(&proxy, pieces.into_iter()));
-            assert!(reply == whole, "pieces of {longest}: {}", String::from_utf8_lossy(&reply));
+            let parts = chunks(&session, longest, &mut rng);
+            let reply = without_cas(exchange(&proxy, parts.into_iter()));
+            assert!(reply == whole, "parts of {longest}: {}", String::from_utf8_lossy(&reply));
         }
     }
 }
@@ -144,7 +144,7 @@ fn pipelined_replies_are_complete_before_close() {
     let mut reply = vec![0; one.len()];
     for nth in 0..TIMES {
         stream.read_exact(&mut reply).unwrap();
-        assert!(reply == one, "the {nth}th is another");
+        assert!(reply == one, "reply {nth} differs");
     }
     assert_eq!(stream.read(&mut reply).unwrap(), 0);
 }

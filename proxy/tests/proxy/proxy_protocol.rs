@@ -14,7 +14,7 @@ use testkit::{TestProxy, text};
 const TLS_REQUIRED: &str = "CLIENT_ERROR TLS required\r\n";
 
 /// Starts a proxy that trusts this machine as a load balancer.
-fn behind_us() -> TestProxy {
+fn start_behind_balancer() -> TestProxy {
     TestProxy::start_with(|config| config.proxy_protocol_from = vec!["127.0.0.0/8".parse().unwrap()])
 }
 
@@ -30,7 +30,7 @@ fn v2(command: u8, source: [u8; 4]) -> Vec<u8> {
 // R-20, P-9.
 #[test]
 fn proxy_header_gives_the_client_address() {
-    let proxy = behind_us();
+    let proxy = start_behind_balancer();
     let token = proxy.sign_up("ann@example.com");
     let session = format!("{}quit\r\n", text::login(&token));
     let exchange =
@@ -68,7 +68,7 @@ fn proxy_header_gives_the_client_address() {
 
 #[test]
 fn source_networks_apply_to_the_forwarded_address() {
-    let proxy = behind_us();
+    let proxy = start_behind_balancer();
     let all = proxy.sign_up("ann@example.com");
     let allow_from = vec!["10.1.2.0/24".parse().unwrap()];
     let login = text::set(
@@ -97,7 +97,7 @@ fn proxy_header_of_an_untrusted_peer_is_rejected() {
 //
 #[test]
 fn failed_logins_count_per_forwarded_address() {
-    let proxy = behind_us();
+    let proxy = start_behind_balancer();
     let token = proxy.sign_up("ann@example.com");
     let guess = |source: &str, number: usize| {
         let wrong = format!("{} {number}", token.id().username());
@@ -118,7 +118,10 @@ fn failed_logins_count_per_forwarded_address() {
     (0..14).for_each(|number| expect_reply(guess(&format!("10.1.2.{}", 10 + number), number)));
     waits[3].set_nonblocking(true).unwrap();
     let early = waits[3].peek(&mut [0; 1]);
-    assert!(early.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "it didn't wait");
+    assert!(
+        early.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock),
+        "the guess was not delayed"
+    );
     waits[3].set_nonblocking(false).unwrap();
     waits.into_iter().for_each(expect_reply);
 }
@@ -161,7 +164,7 @@ impl Drop for Balancer {
 
 #[test]
 fn clients_connect_through_haproxy() {
-    let proxy = behind_us();
+    let proxy = start_behind_balancer();
     let token = proxy.sign_up("ann@example.com");
     for (how, expected) in [("send-proxy", "STORED\r\n"), ("send-proxy-v2", "STORED\r\n"), ("", "")] {
         let balancer = Balancer::start(&proxy, how);

@@ -17,10 +17,10 @@ const CONNECTIONS: usize = 500;
 /// Tokens, each with connections to both proxies.
 const TOKENS: usize = 25;
 /// From the command to the last reply.
-const AT_MOST: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_secs(20);
+const PROPAGATION_MAX: Duration = Duration::from_secs(1);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Interval between requests of one client: all together must not overload the machine.
-const PAUSE: Duration = Duration::from_millis(20);
+const REQUEST_INTERVAL: Duration = Duration::from_millis(20);
 
 struct Second {
     listen: SocketAddr,
@@ -39,7 +39,7 @@ impl Second {
                 proxy::run(config, store, token_key(&folder), lane_key(&folder), stop).await.unwrap();
             });
         });
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + REPLY_TIMEOUT;
         while std::net::TcpStream::connect(listen).is_err() {
             assert!(Instant::now() < deadline, "the second proxy doesn't listen");
             std::thread::yield_now();
@@ -57,7 +57,7 @@ impl Drop for Second {
     }
 }
 
-struct Rig {
+struct Setup {
     // Fields are dropped in this order: the proxies first.
     second: Second,
     proxy: TestProxy,
@@ -71,7 +71,7 @@ struct Served {
     last: Instant,
 }
 
-impl Rig {
+impl Setup {
     fn new(address: &str) -> Self {
         let proxy = TestProxy::start();
         let first = proxy.sign_up("ada@example.org");
@@ -112,9 +112,13 @@ impl Rig {
             } else {
                 self.second.listen
             };
-            let speech = if number.is_multiple_of(2) { Speech::text(token) } else { Speech::binary(token) };
-            let stream = speech.log_in(proxy).await;
-            clients.spawn(speech.keep_busy(stream, token.id()));
+            let protocol = if number.is_multiple_of(2) {
+                ClientProtocol::text(token)
+            } else {
+                ClientProtocol::binary(token)
+            };
+            let stream = protocol.log_in(proxy).await;
+            clients.spawn(protocol.send_requests(stream, token.id()));
         }
         let mut commanded = Vec::new();
         for token in tokens {
@@ -131,14 +135,14 @@ impl Rig {
 }
 
 /// What a client sends, and the replies when it is served.
-struct Speech {
+struct ClientProtocol {
     login: Vec<u8>,
     welcome: &'static [u8],
     get: Vec<u8>,
     miss: Vec<u8>,
 }
 
-impl Speech {
+impl ClientProtocol {
     fn text(token: &Token) -> Self {
         Self {
             login: text::login(token).into_bytes(),
@@ -169,11 +173,11 @@ impl Speech {
     }
 
     /// Sends requests until one is denied or the connection closes.
-    async fn keep_busy(self, mut stream: TcpStream, token: TokenId) -> Served {
-        let deadline = Instant::now() + PATIENCE * 3;
+    async fn send_requests(self, mut stream: TcpStream, token: TokenId) -> Served {
+        let deadline = Instant::now() + REPLY_TIMEOUT * 3;
         let mut last = Instant::now();
         let mut reply = vec![0; self.miss.len()];
-        let mut pause = tokio::time::interval(PAUSE);
+        let mut pause = tokio::time::interval(REQUEST_INTERVAL);
         loop {
             pause.tick().await;
             let requests = async {
@@ -185,7 +189,7 @@ impl Speech {
                 // Denied, or closed.
                 _ => return Served { token, last },
             }
-            assert!(last < deadline, "{token:?} is served for ever");
+            assert!(last < deadline, "{token:?} is never denied");
         }
     }
 }
@@ -202,34 +206,34 @@ fn check(what: &str, mut after: Vec<Duration>) {
     );
     println!("{figures}");
     assert_eq!(after.len(), CONNECTIONS);
-    assert!(at(99) <= AT_MOST, "{figures}");
+    assert!(at(99) <= PROPAGATION_MAX, "{figures}");
 }
 
 // R-15, G-4.
 #[test]
 fn revocation_reaches_every_proxy_within_a_second() {
-    let rig = Rig::new("10.214.7.114");
-    let store = &rig.proxy.store;
-    let runtime = &rig.proxy.runtime;
+    let setup = Setup::new("10.214.7.114");
+    let store = &setup.proxy.store;
+    let runtime = &setup.proxy.runtime;
 
-    let tokens = rig.tokens(&Permissions::ALL);
-    let revoked = runtime.block_on(rig.measure(&tokens, |id| async move {
+    let tokens = setup.tokens(&Permissions::ALL);
+    let revoked = runtime.block_on(setup.measure(&tokens, |id| async move {
         let began = Instant::now();
         store.revoke_token(&id).await.unwrap();
         began
     }));
     check("revoked", revoked);
 
-    let tokens = rig.tokens(&Permissions::ALL);
-    let narrowed = runtime.block_on(rig.measure(&tokens, |id| async move {
+    let tokens = setup.tokens(&Permissions::ALL);
+    let narrowed = runtime.block_on(setup.measure(&tokens, |id| async move {
         let began = Instant::now();
         store.update_permissions(&id, |permissions| permissions.scopes = Scopes::WRITE).await.unwrap();
         began
     }));
     check("narrowed", narrowed);
 
-    let tokens = rig.tokens(&Permissions::ALL);
-    let expired = runtime.block_on(rig.measure(&tokens, |id| async move {
+    let tokens = setup.tokens(&Permissions::ALL);
+    let expired = runtime.block_on(setup.measure(&tokens, |id| async move {
         let (began, lifetime) = (Instant::now(), Duration::from_millis(1500));
         let ends_at = now() + 1500;
         store.update_permissions(&id, |permissions| permissions.expires_at = Some(ends_at)).await.unwrap();

@@ -9,23 +9,23 @@ use std::time::{Duration, Instant};
 use testkit::{Memcached, TestProxy, binary};
 
 /// Forwards connections to `proxy` and records what the clients send.
-fn overhear(proxy: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
+fn record_traffic(proxy: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let keep = heard.clone();
+    let recorded = Arc::new(Mutex::new(Vec::new()));
+    let keep = recorded.clone();
     std::thread::spawn(move || {
         for caller in listener.incoming().map_while(Result::ok) {
             let (server, keep) = (TcpStream::connect(proxy).unwrap(), keep.clone());
             let (back, mut to_caller) = (server.try_clone().unwrap(), caller.try_clone().unwrap());
             std::thread::spawn(move || io::copy(&mut &back, &mut to_caller));
-            std::thread::spawn(move || pass_on(caller, server, &keep));
+            std::thread::spawn(move || forward(caller, server, &keep));
         }
     });
-    (address, heard)
+    (address, recorded)
 }
 
-fn pass_on(mut caller: TcpStream, mut server: TcpStream, keep: &Mutex<Vec<u8>>) {
+fn forward(mut caller: TcpStream, mut server: TcpStream, keep: &Mutex<Vec<u8>>) {
     let mut buffer = [0; 4096];
     while let Ok(n @ 1..) = caller.read(&mut buffer) {
         keep.lock().unwrap().extend_from_slice(&buffer[..n]);
@@ -52,7 +52,7 @@ fn libmemcached_scram_login_does_not_send_the_secret() {
     let token = proxy.sign_up("ann@example.com");
     let _memcached = Memcached::start(&proxy, &token, "10.214.7.40");
     let (user, secret) = (token.id().username(), token.secret().reveal());
-    let (server, heard) = overhear(proxy.config.listen);
+    let (server, recorded) = record_traffic(proxy.config.listen);
     let note = proxy.data_dir.path().join("note.txt");
     std::fs::write(&note, "said in confidence").unwrap();
     let stored = tool("memccp", server, &user, secret, note.to_str().unwrap());
@@ -61,10 +61,10 @@ fn libmemcached_scram_login_does_not_send_the_secret() {
     assert_eq!(String::from_utf8_lossy(&read.stdout).trim_end(), "said in confidence", "{read:?}");
     let read = tool("memccat", server, &user, &secret.replace(&secret[..1], "~"), "note.txt");
     assert!(read.stdout.is_empty() && !read.status.success(), "{read:?}");
-    let heard = heard.lock().unwrap();
-    let says = |what: &str| heard.windows(what.len()).any(|window| window == what.as_bytes());
+    let recorded = recorded.lock().unwrap();
+    let says = |what: &str| recorded.windows(what.len()).any(|window| window == what.as_bytes());
     assert!(says("SCRAM-SHA-256") && says(&user) && !says("PLAIN"));
-    assert!(!says(secret), "the password went over the wire");
+    assert!(!says(secret), "the secret was sent");
 }
 
 /// Returns the constant parts of the proxy's reply to a first message, and the time it took.
@@ -93,7 +93,7 @@ fn scram_does_not_reveal_which_ids_exist() {
         assert_eq!(&challenge(&proxy, name).1, salt, "another salt for the same name");
         assert!(*took >= Duration::from_millis(20), "{name} was looked up in {took:?}");
     }
-    assert_eq!(reply[1].1, before, "its salt tells that it was revoked");
+    assert_eq!(reply[1].1, before, "the salt changed with the revocation");
     let proof = format!("c=biws,r=x,p={}", "A".repeat(43) + "=");
     for name in names {
         let first = binary::request(0x21, "SCRAM-SHA-256", &format!("n,,n={name},r=abc"));

@@ -105,7 +105,7 @@ fn known_token_works_30_seconds_without_a_store() {
     execute(&proxy, "ALTER TABLE revision RENAME TO gone");
     let started = Instant::now();
     while session() == "STORED\r\n" {
-        assert!(started.elapsed() < Duration::from_secs(40), "it is good for ever");
+        assert!(started.elapsed() < Duration::from_secs(40), "the cached grant never expires");
         std::thread::yield_now();
     }
     assert!(started.elapsed() > Duration::from_secs(25), "{:?}", started.elapsed());
@@ -113,7 +113,7 @@ fn known_token_works_30_seconds_without_a_store() {
     execute(&proxy, "ALTER TABLE gone RENAME TO revision");
     let back = Instant::now();
     while session() != "STORED\r\n" {
-        assert!(back.elapsed() < Duration::from_secs(10), "it isn't good again");
+        assert!(back.elapsed() < Duration::from_secs(10), "logins do not recover");
     }
 }
 
@@ -143,9 +143,6 @@ fn proxy_exits_when_the_stores_revision_goes_backwards() {
     execute(&proxy, "UPDATE revision SET value = 1");
     wait_until("the proxy ends", || proxy.thread.as_ref().unwrap().is_finished());
     let ended = proxy.thread.take().unwrap().join().unwrap();
-    assert!(
-        ended.unwrap_err().to_string().contains("older than it was"),
-        "whoever starts it again must know"
-    );
+    assert!(ended.unwrap_err().to_string().contains("older than it was"), "the error must name the cause");
     assert!(is_closed(&mut live));
 }

@@ -1,4 +1,4 @@
-//! A logged-in client's binary requests.
+//! Binary requests of an authenticated client.
 
 #![no_main]
 

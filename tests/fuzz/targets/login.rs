@@ -1,4 +1,4 @@
-//! A stranger's bytes, text and binary.
+//! Bytes of an unauthenticated client, text and binary.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! A logged-in client's meta requests, among text ones.
+//! Meta requests of an authenticated client, among text ones.
 
 #![no_main]
 

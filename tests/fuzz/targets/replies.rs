@@ -1,4 +1,4 @@
-//! A backend's replies to requests of several clients.
+//! Replies of a backend to requests of several clients.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! A logged-in client's text requests.
+//! Text requests of an authenticated client.
 
 #![no_main]
 

@@ -196,7 +196,7 @@ impl Lane {
         while self.input.len() < login.len() {
             self.read(chunk)?;
         }
-        assert!(self.input.starts_with(login.as_bytes()), "another's login");
+        assert!(self.input.starts_with(login.as_bytes()), "another lane's credential");
         self.input.drain(..login.len());
         if self.injects_faults() && self.rng.below(LANES_PER_LOGIN_FAULT) == 0 {
             let words = [&b"CLIENT_ERROR authentication failure\r\n"[..], b"STO", b"", b"HD O0\r\n\r\n"];
@@ -214,7 +214,7 @@ impl Lane {
         let started = self.out.len();
         self.shared.items.lock().unwrap().answer(command, &mut self.out);
         if let Some(tag) = command.tag() {
-            assert!(self.last_tag.is_none_or(|last| last < tag), "tag {tag} again");
+            assert!(self.last_tag.is_none_or(|last| last < tag), "tag {tag} is not increasing");
             self.last_tag = Some(tag);
             if self.fatal.is_none() && self.injects_faults() {
                 self.due |= self.rng.below(REPLIES_PER_FAULT) == 0;

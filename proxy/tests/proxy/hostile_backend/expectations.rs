@@ -29,7 +29,7 @@ pub(crate) fn author(user: &str, key: &str, value: &[u8]) -> Author {
             value.len() == word.len() * times && value[word.len()..] == value[..value.len() - word.len()];
         whole.then_some(Author { client: client.parse().ok()?, number: number.parse().ok()? })
     };
-    read().unwrap_or_else(|| panic!("{user} asked for {key} and got {} bytes: {words:?}", value.len()))
+    read().unwrap_or_else(|| panic!("{user} requested for {key} and got {} bytes: {words:?}", value.len()))
 }
 
 /// A key that only one client writes.

@@ -104,11 +104,11 @@ impl Session {
         let sent: Vec<u8> =
             transcript.exchanges.iter().flat_map(|exchange| self.bytes(&exchange.sent)).collect();
         let mut writing = self.stream.try_clone().unwrap();
-        let pieces = split(&sent, rng);
+        let chunks = split(&sent, rng);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 // The peer may close before the last chunk.
-                let _ = pieces.iter().try_for_each(|piece| writing.write_all(piece));
+                let _ = chunks.iter().try_for_each(|chunk| writing.write_all(chunk));
                 let _ = writing.shutdown(Shutdown::Write);
             });
             while self.read()? {}
@@ -125,7 +125,7 @@ impl Session {
         }
     }
 
-    fn bytes(&self, pieces: &[Element]) -> Vec<u8> {
+    fn bytes(&self, elements: &[Element]) -> Vec<u8> {
         let named = |name: &str| self.names.get(name).unwrap_or_else(|| panic!("nothing is named {name}"));
         let one = |piece: &Element| match piece {
             Element::Bytes(bytes) => bytes.clone(),
@@ -136,18 +136,18 @@ impl Session {
             }
             other => panic!("{other:?} can't be sent"),
         };
-        pieces.iter().flat_map(one).collect()
+        elements.iter().flat_map(one).collect()
     }
 
     fn send(&mut self, exchange: &Exchange, rng: Option<&mut Rng>) {
         let bytes = self.bytes(&exchange.sent);
-        let pieces = match rng {
+        let chunks = match rng {
             Some(rng) => split(&bytes, rng),
             None => vec![&bytes[..]],
         };
-        for piece in pieces {
+        for chunk in chunks {
             // The peer may close before the last chunk: the next read reports it.
-            if self.stream.write_all(piece).is_err() {
+            if self.stream.write_all(chunk).is_err() {
                 return;
             }
         }
@@ -219,9 +219,9 @@ enum Mismatch {
 fn matched(expected: &[Element], reply: &[u8], names: &mut Names) -> Result<usize, Mismatch> {
     let (mut at, mut length) = (0, 0);
     let mut met = names.clone();
-    for piece in expected {
+    for element in expected {
         let rest = &reply[at..];
-        let used = match piece {
+        let used = match element {
             Element::Bytes(bytes) if rest.starts_with(bytes) => bytes.len(),
             Element::Bytes(bytes) if bytes.starts_with(rest) => return Err(Mismatch::Short),
             Element::Bytes(_) => return Err(Mismatch::Other),
@@ -230,13 +230,13 @@ fn matched(expected: &[Element], reply: &[u8], names: &mut Names) -> Result<usiz
                 match digits {
                     digits if digits == rest.len() => return Err(Mismatch::Short),
                     0 => return Err(Mismatch::Other),
-                    digits => meet(piece, &rest[..digits], &mut met)?,
+                    digits => meet(element, &rest[..digits], &mut met)?,
                 }
             }
             Element::Cas(_) => {
                 let bytes: &[u8; 8] = rest.first_chunk().ok_or(Mismatch::Short)?;
                 let digits = u64::from_be_bytes(*bytes).to_string();
-                meet(piece, digits.as_bytes(), &mut met)?;
+                meet(element, digits.as_bytes(), &mut met)?;
                 8
             }
             Element::Stats => statistics(rest)?,
@@ -279,8 +279,8 @@ fn statistics(reply: &[u8]) -> Result<usize, Mismatch> {
 }
 
 /// Matches `digits` against a name; returns their length.
-fn meet(piece: &Element, digits: &[u8], names: &mut Names) -> Result<usize, Mismatch> {
-    let name = match piece {
+fn meet(element: &Element, digits: &[u8], names: &mut Names) -> Result<usize, Mismatch> {
+    let name = match element {
         Element::Named(name) => name.as_str(),
         Element::Cas(name) => name.as_str(),
         _ => "?",
@@ -295,8 +295,8 @@ fn split<'a>(bytes: &'a [u8], rng: &mut Rng) -> Vec<&'a [u8]> {
     chunks(bytes, CHUNK_MAX.max(bytes.len() / CHUNKS_MAX), rng)
 }
 
-fn describe(piece: &Element) -> String {
-    match piece {
+fn describe(element: &Element) -> String {
+    match element {
         Element::Bytes(bytes) => bytes.escape_ascii().to_string(),
         Element::Number => "{?}".to_owned(),
         Element::Named(name) | Element::Cas(name) => format!("{{{name}}}"),
