@@ -16,7 +16,7 @@ fn denial(proxy: &TestProxy, token: &Token) -> (String, Vec<u8>) {
     let started = Instant::now();
     let reply = proxy.exchange_text(&text::login(token));
     assert!(started.elapsed() >= Duration::from_millis(20), "answered too early");
-    let plain = binary::plain(&token);
+    let plain = binary::plain(token);
     let started = Instant::now();
     let binary = proxy.exchange(&binary::request(0x21, "PLAIN", &plain));
     assert!(started.elapsed() >= Duration::from_millis(20), "answered too early");

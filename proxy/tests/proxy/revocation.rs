@@ -153,7 +153,7 @@ impl ClientProtocol {
     }
 
     fn binary(token: &Token) -> Self {
-        let plain = binary::plain(&token);
+        let plain = binary::plain(token);
         let miss = [&[0x81, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 9][..], &[0; 12], b"Not found"];
         Self {
             login: binary::request(0x21, "PLAIN", &plain),

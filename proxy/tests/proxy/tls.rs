@@ -178,7 +178,9 @@ fn certificate_is_reloaded_and_a_broken_one_is_ignored() {
     };
     fs::write(proxy.data_dir.path().join("server.pem"), "rubbish").unwrap();
     wait_until("a warning", || {
-        proxy.http_get("/readyz").contains("\r\n\r\nready: the old certificate stays in use: ")
+        proxy
+            .http_get("/readyz")
+            .contains("\r\n\r\nready: failed to reload the certificate, keeping the old one: ")
     });
     assert!(shows(&first));
 

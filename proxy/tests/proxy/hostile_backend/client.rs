@@ -247,11 +247,11 @@ impl<'a> Client<'a> {
     fn check(&mut self, request: &Request, outcome: &Outcome) {
         match (request, outcome) {
             (Request::Get { keys, .. }, Outcome::Values { found, whole }) => {
-                self.check_values(keys, found, *whole)
+                self.check_values(keys, found, *whole);
             }
             (Request::Store { key, author, .. }, Outcome::Done) => self.confirm(*key, Some(*author)),
             (Request::Store { key, author, .. }, Outcome::Rejected | Outcome::Unavailable) => {
-                self.record_unconfirmed(*key, Some(*author))
+                self.record_unconfirmed(*key, Some(*author));
             }
             (Request::Delete { key, .. }, Outcome::Done) => self.confirm(*key, None),
             (Request::Delete { key, name }, Outcome::Missing) => {
@@ -263,7 +263,7 @@ impl<'a> Client<'a> {
             (Request::Begin { .. }, Outcome::Done) => self.counter.begin(),
             (Request::Count { .. }, Outcome::Number(number)) => self.counter.counted(*number),
             (Request::Count { .. }, Outcome::Rejected | Outcome::Unavailable) => {
-                self.counter.record_unconfirmed()
+                self.counter.record_unconfirmed();
             }
             (Request::Count { .. }, Outcome::Missing) => {
                 assert!(self.may_lose_items, "the counter is gone");
