@@ -1,8 +1,12 @@
-//! Rules of the code that no compiler checks: who may depend on whom, which modules stay pure,
-//! and that citations of docs/ name rules that exist.
+//! Rules of the code that no compiler checks: who may depend on whom, which modules stay pure, import cycles,
+//! lengths, words, metric labels, and that every rule of docs/ has its test.
 
+mod cycles;
+mod labels;
+mod sizes;
 mod source;
 mod traceability;
+mod words;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -122,6 +126,25 @@ fn no_unsafe_code_and_no_file_without_a_first_line() {
         let unsafe_code = file.text.lines().any(|line| line.trim_start().starts_with("unsafe "));
         assert!(!unsafe_code, "{} holds unsafe code", file.path);
     }
+}
+
+// V-7.
+#[test]
+fn the_data_path_can_not_panic_on_input() {
+    let lib = fs::read_to_string(root().join("proxy/src/lib.rs")).unwrap();
+    let denied = lib.lines().find_map(|line| line.strip_prefix("#![deny(")).unwrap_or_default();
+    for lint in ["unwrap_used", "expect_used", "indexing_slicing", "as_conversions"] {
+        assert!(denied.contains(&format!("clippy::{lint}")), "proxy/src/lib.rs doesn't deny clippy::{lint}");
+    }
+}
+
+// V-8.
+#[test]
+fn release_builds_check_overflow_and_unwind() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let (_, release) = manifest.split_once("[profile.release]").unwrap();
+    let release = release.split("\n[").next().unwrap_or_default();
+    assert!(release.contains("overflow-checks = true") && !release.contains("panic = \"abort\""));
 }
 
 fn product_files() -> Vec<source::File> {
