@@ -123,7 +123,7 @@ async fn old_orphans_are_removed() {
     let create_volume = |name: &str, created: i64| {
         let name = format!("memgate-{}-{name}", installation.id);
         let labels =
-            [own.clone(), label("memproxy.instance", &name), label("memproxy.created", &created.to_string())];
+            [own.clone(), label("memgate.instance", &name), label("memgate.created", &created.to_string())];
         docker(&[
             "volume", "create", "--label", &labels[0], "--label", &labels[1], "--label", &labels[2], &name,
         ]);
