@@ -237,6 +237,7 @@ mod tests {
         assert_eq!(reply, expected);
     }
 
+    // S-1, S-3.
     #[test]
     fn plain_takes_one_step_or_two() {
         let token = Token::generate();

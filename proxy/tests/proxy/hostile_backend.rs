@@ -122,6 +122,7 @@ fn wait_until<F: FnMut() -> bool>(progress: &Progress, deadline: Duration, mut h
     }
 }
 
+// L-2, P-2.
 // V-6.
 #[test]
 fn replies_stay_isolated_when_backends_inject_faults() {

@@ -66,6 +66,7 @@ fn report(mismatches: &[String]) {
     assert!(mismatches.is_empty(), "{} mismatches:\n{}", mismatches.len(), mismatches.join("\n"));
 }
 
+// D-9, L-1, T-5, T-8.
 #[test]
 fn proxy_replies_the_same_in_front_of_every_memcached() {
     let proxy = TestProxy::start();
