@@ -82,6 +82,12 @@ macro_rules! cli_error_from {
         }
     )*};
 }
+impl From<identity::InputError> for CliError {
+    fn from(error: identity::InputError) -> Self {
+        Self::new(error.problem, error.fix)
+    }
+}
+
 cli_error_from!(store::StoreError, store::KeyError, provisioner::Error, proxy::Error, webui::Error);
 
 /// Prints a command's result: `document` as JSON, or `text` for people.

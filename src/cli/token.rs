@@ -7,6 +7,7 @@ mod permissions;
 mod propagation;
 mod view;
 
+use identity::TokenName;
 use serde::Serialize;
 use store::{Millis, NewToken, Permissions, Store, StoreError, Token, TokenId, TokenRow, now};
 
@@ -19,9 +20,6 @@ pub(crate) use credentials::Credentials;
 use permissions::PermissionArgs;
 pub(crate) use view::rows;
 use view::{CreatedToken, RevokedToken, RotatedToken, TokenView};
-
-/// Characters of a token's name.
-const NAME_LEN_MAX: usize = 100;
 
 /// Manage tokens, the credentials of applications
 #[derive(Debug, clap::Subcommand)]
@@ -166,7 +164,7 @@ impl Create {
         let store = &context.store;
         self.permissions.check()?;
         let user = find_user(store, &self.email).await?;
-        let new = NewToken::generate(&context.data_dir.token_key()?, parse_name(&self.name)?);
+        let new = NewToken::generate(&context.data_dir.token_key()?, TokenName::parse(&self.name)?.as_str());
         let mut granted = Permissions::ALL;
         self.permissions.apply(&mut granted, now());
         let (id, expires_at) = (new.token.id(), granted.expires_at);
@@ -246,12 +244,4 @@ fn parse_id(text: &str) -> Result<TokenId, CliError> {
 
 fn no_such_token() -> CliError {
     CliError::new("no such token", "`memgate token list EMAIL` shows a user's tokens")
-}
-
-fn parse_name(name: &str) -> Result<&str, CliError> {
-    let name = name.trim();
-    let is_valid =
-        !name.is_empty() && name.chars().count() <= NAME_LEN_MAX && !name.chars().any(char::is_control);
-    let fix = format!("use 1 to {NAME_LEN_MAX} printable characters");
-    if is_valid { Ok(name) } else { Err(CliError::new("invalid token name", fix)) }
 }

@@ -1,5 +1,9 @@
 //! Text output for people: aligned columns.
 
+use std::time::Duration;
+
+use identity::time_text;
+
 /// Formats rows under headings, with two spaces between columns.
 pub(crate) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> String {
     let mut widths = headings.map(str::len);
@@ -21,24 +25,18 @@ pub(crate) fn pairs(pairs: &[(&str, String)]) -> String {
     pairs.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
 }
 
-/// Formats a past time: `3 min ago`.
+/// Formats a past time: `3 minutes ago`.
 pub(crate) fn time_since(then: store::Millis) -> String {
     format!("{} ago", span(store::now().saturating_sub(then)))
 }
 
-/// Formats a future time: `in 3 min`.
+/// Formats a future time: `in 3 minutes`.
 pub(crate) fn time_until(then: store::Millis) -> String {
     format!("in {}", span(then.saturating_sub(store::now())))
 }
 
 fn span(millis: store::Millis) -> String {
-    let seconds = millis.max(0) / 1000;
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min", seconds / 60),
-        3600..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
+    time_text::duration(Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
 }
 
 fn line(cells: &[&str], widths: &[usize]) -> String {

@@ -14,16 +14,17 @@ use std::fs;
 use source::{Source, root};
 
 /// A crate of ours, and all it may depend on among ours and the libraries that have one owner.
-const MAY_DEPEND_ON: [(&str, &[&str]); 9] = [
-    (".", &["daemon", "provisioner", "proxy", "store", "webui"]),
+const MAY_DEPEND_ON: [(&str, &[&str]); 10] = [
+    (".", &["daemon", "identity", "provisioner", "proxy", "store", "webui"]),
     ("daemon", &[]),
+    ("identity", &["store"]),
     ("provisioner", &["daemon", "store", "bollard"]),
     ("proxy", &["daemon", "store"]),
     ("store", &["sqlx"]),
     ("tests/fuzz", &["proxy"]),
     ("tests/load", &["daemon", "store"]),
     ("tests/testkit", &["daemon", "proxy", "store"]),
-    ("webui", &["daemon", "store"]),
+    ("webui", &["daemon", "identity", "store"]),
 ];
 
 /// Bytes and values in, values out: no sockets, no waiting, no store, no clock.

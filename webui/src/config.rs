@@ -1,4 +1,4 @@
-//! The section `[webui]` of memgate.toml, and what must be true of it.
+//! The section `[webui]` of memgate.toml.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -7,51 +7,51 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::snippets::Endpoint;
+use crate::view::snippets::Endpoint;
 
 /// The section `[webui]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where the pages are served, without TLS: put a TLS proxy in front to reach them from elsewhere.
+    /// Address of the pages, without TLS. Put a TLS proxy in front before exposing them.
     pub listen: SocketAddr,
-    /// The operator's port.
+    /// Address of the health and metrics endpoint.
     pub health: SocketAddr,
-    /// The proxy's `host:port` as users reach it: shown, and filled into the snippets.
+    /// The proxy's `host:port` as users reach it: shown on pages and in snippets.
     pub endpoint: String,
-    /// The certificates, in PEM, that clients trust to speak TLS with the endpoint: anybody may have them.
-    /// `memgate up` names those of its own authority.
+    /// CA certificates (PEM) that clients trust to speak TLS with the endpoint. Public.
+    /// `memgate up` sets it to its own CA.
     pub ca_certificate: Option<PathBuf>,
-    /// The address that browsers use, without a path, if it differs from `listen`. With `https://` cookies
-    /// are `Secure` and browsers are told to stay with TLS.
+    /// Origin that browsers use, if it differs from `listen`. With `https://`, cookies
+    /// are `Secure` and browsers are told to use TLS only (HSTS).
     pub base_url: Option<String>,
-    /// Peers whose `X-Forwarded-For` is believed.
+    /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpAddr>,
-    /// The plan that newcomers get.
+    /// Plan of new accounts.
     pub plan: String,
-    /// A session ends when it isn't used for so long.
+    /// Sessions end after this time without use.
     pub session_idle_seconds: u64,
-    /// A session ends at this age.
+    /// Sessions end at this age.
     pub session_seconds: u64,
-    /// How often somebody may do what costs or can be guessed.
+    /// Limits of actions that are expensive or could be guessed.
     pub limits: Limits,
 }
 
-/// The section `[webui.limits]`. 0 refuses all.
+/// The section `[webui.limits]`. A limit of 0 rejects everything.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Attempts to sign in, per e-mail address and source.
+    /// Attempts to sign in, per e-mail address and client address.
     pub sign_ins_per_minute: usize,
-    /// Sign-ups with valid fields, per source.
+    /// Sign-ups with valid fields, per client address.
     pub sign_ups_per_hour: usize,
-    /// New tokens, per user.
+    /// Tokens and certificates issued and permissions changed, per user.
     pub tokens_per_hour: usize,
-    /// Tokens that a user may have at one time.
+    /// Active tokens of a user.
     pub tokens_at_once: usize,
-    /// Looks at who is connected, per user; and as many orders to end a connection.
+    /// Requests to list connections, and as many to close one, per user.
     pub connections_per_minute: usize,
-    /// Reports of leaked tokens, per source.
+    /// Reports of leaked tokens, per client address.
     pub leak_reports_per_minute: usize,
 }
 
@@ -86,7 +86,7 @@ impl Default for Limits {
 }
 
 impl Config {
-    /// Whether browsers come over TLS.
+    /// Whether browsers use TLS.
     pub(crate) fn is_https(&self) -> bool {
         self.base_url.as_deref().is_some_and(|url| url.starts_with("https://"))
     }
@@ -99,7 +99,7 @@ impl Config {
         Duration::from_secs(self.session_seconds)
     }
 
-    /// The endpoint in its parts, if every setting makes sense.
+    /// Checks the settings and returns the endpoint.
     pub(crate) fn check(&self) -> Result<Endpoint, Error> {
         if let Some(url) = &self.base_url
             && !is_origin(url)
@@ -110,7 +110,7 @@ impl Config {
     }
 }
 
-/// `http(s)://host[:port]`, as browsers write an origin.
+/// `http(s)://host[:port]`, as browsers write origins.
 fn is_origin(url: &str) -> bool {
     let Some(host) = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")) else {
         return false;

@@ -1,20 +1,20 @@
-//! Why the web UI can't start. What may be said to a browser is in `pages/trouble.rs`.
+//! Why the web UI can't start. Errors that browsers see are in `http/reject.rs`.
 
 use std::net::SocketAddr;
 
-/// What is wrong, and how to fix it.
+/// Startup error: what is wrong, and how to fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A port can't be had.
+    /// A port can't be bound.
     #[error(
-        "can't listen on {address} ({source}): stop what uses it, or set webui.{what} to another address"
+        "can't listen on {address} ({source}): stop what uses it, or set webui.{setting} to another address"
     )]
     Listen {
         /// The setting's name.
-        what: &'static str,
+        setting: &'static str,
         /// Its value.
         address: SocketAddr,
-        /// What the system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// `webui.endpoint` is not `host:port`.
@@ -25,7 +25,7 @@ pub enum Error {
         "webui.base_url is `{0}`: write it like `https://cache.example.com`, in lower case, with no path"
     )]
     BaseUrl(String),
-    /// The system gave no randomness to hash a password with.
+    /// No password can be hashed, or no worker can be started.
     #[error("can't hash passwords ({0}): check that the system's random numbers work")]
     Passwords(String),
 }

@@ -1,30 +1,23 @@
-//! Sign up, tokens and the state of a cache in a browser.
+//! Web UI: sign-up, tokens and the state of a cache in a browser.
 //!
-//! This role writes what is wanted and reads what is so, both through the store. It never sees Docker,
-//! never dials a cache, and never keeps a secret that it has shown. What its pages must withstand is in
-//! SECURITY section 4; where each rule lives: `headers`, `csrf`, `session`, `password`, `limit`, `source`.
+//! This role writes desired state to the store and reads actual state from it. It never talks to Docker,
+//! never connects to a cache, and never stores a secret that it has shown.
+//!
+//! Modules, from the network to the store: `http` (server, headers, sessions, CSRF), `pages` (one file per
+//! page, routes in `pages.rs`), `layout` and `view` (what pages show), `forms` (what pages read), `state`.
 
-pub mod account;
-mod assets;
-pub mod certificate;
+mod cache_events;
 mod config;
-mod csrf;
-mod date;
-mod denials;
 mod error;
-mod field;
-mod headers;
-mod limit;
-mod live;
+mod forms;
+mod http;
+mod layout;
 mod metrics;
 mod pages;
 mod password;
-mod permissions;
-mod serve;
-mod session;
-mod snippets;
-mod source;
-mod web;
+mod rate_limit;
+mod state;
+mod view;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,72 +31,87 @@ use tokio::net::TcpListener;
 pub use config::{Config, Limits};
 pub use error::Error;
 
-use web::Web;
+use http::{server, session};
+use state::AppState;
 
-/// Serves the pages until shutdown; binds its own ports.
+/// Serves the pages and the health endpoint until shutdown.
+///
+/// # Errors
+///
+/// [`Error`] if the configuration is invalid or a port is taken.
 pub async fn run(config: Config, store: Store, token_key: TokenKey, shutdown: Shutdown) -> Result<(), Error> {
-    let (listen, health_at) = (config.listen, config.health);
+    let (listen, health_address) = (config.listen, config.health);
     let mut registry = Registry::default();
     let app = App::new(config, store, token_key, &mut registry)?;
     let listener = TcpListener::bind(listen).await.map_err(|source| Error::Listen {
-        what: "listen",
+        setting: "listen",
         address: listen,
         source,
     })?;
     let readiness = Readiness::default();
-    health::serve(health_at, readiness.clone(), registry, &shutdown)
+    health::serve(health_address, readiness.clone(), registry, &shutdown)
         .await
-        .map_err(|source| Error::Listen { what: "health", address: health_at, source })?;
+        .map_err(|source| Error::Listen { setting: "health", address: health_address, source })?;
     app.serve(listener, readiness, shutdown).await;
     Ok(())
 }
 
-/// The web UI without its ports, for whoever brings the listener.
+/// The web UI without its ports, for callers that bind their own listener.
 #[derive(Debug)]
-pub struct App(Arc<Web>);
+pub struct App(Arc<AppState>);
 
 impl App {
-    /// Checks the configuration and prepares everything but the ports.
+    /// Checks the configuration and registers the metrics.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the configuration is invalid or no password worker can be started.
     pub fn new(
         config: Config,
         store: Store,
         token_key: TokenKey,
         registry: &mut Registry,
     ) -> Result<Self, Error> {
-        Ok(Self(Arc::new(Web::new(config, store, token_key, registry)?)))
+        Ok(Self(Arc::new(AppState::new(config, store, token_key, registry)?)))
     }
 
-    /// Serves until shutdown, at most a few seconds longer. `readiness` follows the store.
+    /// Serves until shutdown, and at most 3 s longer. `readiness` follows the store.
     pub async fn serve(self, listener: TcpListener, readiness: Readiness, shutdown: Shutdown) {
-        let Self(web) = self;
-        warn_about_plain_http(&web.config, listener.local_addr().ok());
-        warn_about_one_source(&web.config);
-        shutdown.spawn(live::follow(web.clone(), readiness, shutdown.token().clone()));
-        shutdown.spawn(session::sweep(web.clone(), shutdown.token().clone()));
-        let routes = pages::routes(web, shutdown.token().clone());
-        serve::until(listener, routes, &shutdown).await;
+        let Self(app) = self;
+        warn_about_plain_http(&app.config, listener.local_addr().ok());
+        warn_about_shared_rate_limit(&app.config);
+        let stop = shutdown.token();
+        shutdown.spawn(cache_events::run(
+            app.store.clone(),
+            app.cache_events.clone(),
+            readiness,
+            stop.clone(),
+        ));
+        shutdown.spawn(session::run_sweep(app.clone(), stop.clone()));
+        let routes = pages::routes(app, stop.clone());
+        server::serve(listener, routes, &shutdown).await;
     }
 }
 
-/// Passwords and tokens cross this port in the clear: fine on this machine or behind a TLS proxy only.
+/// Passwords and tokens cross the listener unencrypted, which is fine on loopback or behind a TLS proxy only.
 fn warn_about_plain_http(config: &Config, address: Option<SocketAddr>) {
     let Some(address) = address else { return };
-    tracing::info!(%address, "the web UI listens");
+    tracing::info!(%address, "web UI listening");
     if !address.ip().is_loopback() && !config.is_https() {
         tracing::warn!(
             %address,
-            "passwords and tokens travel unencrypted to this address: \
+            "passwords and tokens reach this address unencrypted: \
              put a TLS proxy in front and set webui.base_url to its https:// address"
         );
     }
 }
 
-/// Behind a TLS proxy everybody comes from its address, unless it may say for whom it calls.
-fn warn_about_one_source(config: &Config) {
+/// Behind a TLS proxy every client has the proxy's address, unless its `X-Forwarded-For` is trusted.
+fn warn_about_shared_rate_limit(config: &Config) {
     if config.is_https() && config.trusted_proxies.is_empty() {
         tracing::warn!(
-            "all visitors share one rate limit, that of the TLS proxy: \
-             set webui.trusted_proxies to the addresses that it calls from"
+            "all clients share one rate limit, that of the TLS proxy: \
+             set webui.trusted_proxies to the addresses that it connects from"
         );
     }
 }

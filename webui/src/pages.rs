@@ -1,143 +1,87 @@
-//! The pages: which address leads where, and what all of them have around them.
+//! The pages: one file per page, and the table of their routes.
+//!
+//! A new page is one file here, one template of the same name, and one line in [`routes`].
 
 mod account;
-mod authority;
+mod ca_certificate;
 mod cache;
-mod certify;
-mod change;
+mod cache_events;
 mod connections;
+mod error;
 mod home;
-mod leaks;
-mod rotate;
+mod leak_reports;
 mod sign_in;
 mod sign_up;
-mod token;
 mod tokens;
-mod trouble;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use askama::Template;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::response::{Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use cache::StateView;
-pub(crate) use trouble::Trouble;
+use crate::http::reject::PageError;
+use crate::http::{assets, csrf, headers};
+use crate::state::AppState;
 
-use crate::session::{SignedIn, Visitor};
-use crate::web::Web;
-use crate::{assets, csrf, headers, live};
-
-/// Every address that answers. `stop` ends the streams.
-pub(crate) fn routes(web: Arc<Web>, stop: CancellationToken) -> Router {
+/// Every route. `stop` ends the event streams.
+pub(crate) fn routes(app: Arc<AppState>, stop: CancellationToken) -> Router {
     Router::new()
         .route("/", get(home::show))
         .route("/sign-up", get(sign_up::show).post(sign_up::submit))
         .route("/sign-in", get(sign_in::show).post(sign_in::submit))
-        .route("/sign-out", post(sign_in::out))
+        .route("/sign-out", post(sign_in::sign_out))
         .route("/account", get(account::show))
         .route("/account/password", post(account::change_password))
         .route("/account/delete", post(account::delete))
         .route("/cache", get(cache::show))
         .route("/cache/state", get(cache::state))
-        .route("/cache/live", get(live::stream))
-        .route("/ca.pem", get(authority::serve))
+        .route("/cache/events", get(cache_events::stream))
+        .route("/ca.pem", get(ca_certificate::download))
         .route("/connections", get(connections::show))
-        .route("/connections/end", post(connections::end))
-        // A token's page is the answer to its POST; whoever comes back to the address sees the list.
-        .route("/tokens", get(|| async { Redirect::to("/cache") }).post(tokens::create))
-        .route("/tokens/{id}", get(token::show))
-        .route("/tokens/{id}/revoke", get(tokens::confirm).post(tokens::revoke))
-        .route("/tokens/{id}/rotate", get(rotate::confirm).post(rotate::submit))
-        .route("/tokens/{id}/certificate", get(certify::show).post(certify::submit))
-        .route("/tokens/{id}/change", get(change::show).post(change::submit))
-        .route("/tokens/{id}/leak/dismiss", post(leaks::dismiss))
-        .route("/leaked-tokens", post(leaks::report).layer(DefaultBodyLimit::max(leaks::MOST_BODY)))
+        .route("/connections/close", post(connections::close))
+        // A new token is shown in the response to the POST; a later GET of the same address leads to the list.
+        .route("/tokens", get(|| async { Redirect::to("/cache") }).post(tokens::create::submit))
+        .route("/tokens/{id}", get(tokens::show::show))
+        .route("/tokens/{id}/edit", get(tokens::edit::show).post(tokens::edit::submit))
+        .route("/tokens/{id}/rotate", get(tokens::rotate::show).post(tokens::rotate::submit))
+        .route("/tokens/{id}/revoke", get(tokens::revoke::show).post(tokens::revoke::submit))
+        .route(
+            "/tokens/{id}/certificates",
+            get(tokens::certificates::show).post(tokens::certificates::submit),
+        )
+        .route("/tokens/{id}/dismiss-leak", post(leak_reports::dismiss))
+        .route(
+            "/leaked-tokens",
+            post(leak_reports::submit).layer(DefaultBodyLimit::max(leak_reports::BODY_MAX)),
+        )
         .route("/assets/{name}", get(assets::serve))
-        .fallback(|| async { Trouble::NotFound })
-        .method_not_allowed_fallback(|| async { Trouble::MethodNotAllowed })
-        .layer(DefaultBodyLimit::max(csrf::MOST_BODY))
+        .fallback(|| async { PageError::NotFound })
+        .method_not_allowed_fallback(|| async { PageError::MethodNotAllowed })
+        .layer(DefaultBodyLimit::max(csrf::BODY_MAX))
         .layer(Extension(stop))
-        .layer(middleware::from_fn_with_state(web.clone(), csrf::same_origin_only))
-        .layer(middleware::from_fn_with_state(web.clone(), headers::on_every_answer))
-        .layer(middleware::from_fn_with_state(web.clone(), observe))
-        .with_state(web)
+        .layer(middleware::from_fn_with_state(app.clone(), csrf::require_same_origin))
+        .layer(middleware::from_fn_with_state(app.clone(), headers::add_security_headers))
+        .layer(middleware::from_fn_with_state(app.clone(), record_response))
+        .with_state(app)
 }
 
-/// One line and one count an answer. The path is the route's, never what was sent.
-async fn observe(
-    State(web): State<Arc<Web>>,
+/// Logs and counts a response. The logged path is the route's pattern, never the requested path.
+async fn record_response(
+    State(app): State<Arc<AppState>>,
     path: Option<MatchedPath>,
     request: Request,
     next: Next,
 ) -> Response {
-    let (method, began) = (request.method().clone(), Instant::now());
+    let (method, started) = (request.method().clone(), Instant::now());
     let response = next.run(request).await;
     let status = response.status().as_u16();
-    web.metrics.answered(status);
+    app.metrics.count_response(status);
     let path = path.as_ref().map_or("-", MatchedPath::as_str);
-    tracing::debug!(%method, path, status, elapsed = ?began.elapsed(), "answered");
+    tracing::debug!(%method, path, status, elapsed = ?started.elapsed(), "response");
     response
-}
-
-/// What is around every page: who is signed in, and where the assets are.
-#[derive(Debug)]
-struct Frame {
-    /// The e-mail address and the form token of who is signed in.
-    me: Option<(String, String)>,
-    /// What is said on every page until it is dismissed.
-    notices: Vec<leaks::Notice>,
-    style: String,
-    script: String,
-    icon: String,
-}
-
-impl Frame {
-    fn for_nobody() -> Self {
-        let [style, script, icon] = ["style.css", "live.js", "icon.svg"].map(assets::url);
-        Self { me: None, notices: Vec::new(), style, script, icon }
-    }
-
-    fn of(me: &SignedIn) -> Self {
-        let notices = me.leaks.iter().map(leaks::Notice::of).collect();
-        let me = Some((me.user.email.clone(), me.session.form_token.clone()));
-        Self { me, notices, ..Self::for_nobody() }
-    }
-
-    fn around(visitor: &Visitor) -> Self {
-        visitor.me.as_ref().map_or_else(Self::for_nobody, Self::of)
-    }
-}
-
-fn render(status: StatusCode, page: &impl Template) -> Result<Response, Trouble> {
-    let text = page.render().map_err(|error| {
-        tracing::error!(%error, "can't render a page");
-        Trouble::Internal
-    })?;
-    Ok((status, Html(text)).into_response())
-}
-
-fn set_cookie(headers: &mut HeaderMap, cookie: Option<HeaderValue>) {
-    if let Some(cookie) = cookie {
-        headers.append(header::SET_COOKIE, cookie);
-    }
-}
-
-fn retry_after(headers: &mut HeaderMap, wait: std::time::Duration) {
-    headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
-}
-
-/// "in 40 seconds", "in 12 minutes".
-fn in_words(wait: std::time::Duration) -> String {
-    match wait.as_secs() + 1 {
-        1 => "in a second".into(),
-        seconds @ 2..=90 => format!("in {seconds} seconds"),
-        seconds => format!("in {} minutes", seconds.div_ceil(60)),
-    }
 }

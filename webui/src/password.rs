@@ -1,112 +1,133 @@
-//! Passwords: argon2id off the async threads, a few at a time whatever the crowd.
+//! Password hashing off the async threads, a few hashes at a time.
 //!
-//! On threads of their own: tokio's blocking threads come and go by the dozen under a crowd, and the
-//! allocator keeps 19 MiB for each of them.
+//! The workers are threads of their own: tokio's blocking pool grows under load, and the allocator keeps
+//! 19 MiB for each of its threads.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::{Argon2, PasswordHasher as _, PasswordVerifier as _};
+use identity::password::{self, Password};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::Error;
-use crate::pages::Trouble;
 
-/// Each takes 19 MiB while it runs.
-const MOST_AT_ONCE: usize = 4;
-/// How long somebody waits for a turn before the answer is "busy".
-const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Each hash takes 19 MiB while it runs.
+const WORKERS_MAX: usize = 4;
+/// How long a request waits for a worker.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
 
-type Work = Box<dyn FnOnce() + Send>;
+type Job = Box<dyn FnOnce() + Send>;
 
-/// Hashes and verifies. [`Argon2::default`] is argon2id with 19 MiB, t=2, p=1.
+/// Hashes and verifies passwords on worker threads. The parameters are those of [`identity::password`].
 #[derive(Debug)]
-pub(crate) struct Passwords {
-    turns: Arc<Semaphore>,
-    /// The threads end when this is dropped.
-    work: Sender<Work>,
-    /// Verified when there is no such user, so that the clock doesn't tell.
-    nobodys: String,
+pub(crate) struct PasswordHasher {
+    permits: Arc<Semaphore>,
+    /// The workers end when this is dropped.
+    jobs: Sender<Job>,
+    /// Verified for unknown users, so that response times don't tell whether an account exists.
+    decoy_hash: String,
     checks: Counter,
 }
 
-impl Passwords {
-    /// Counts in `checks`.
+/// Why a password was neither hashed nor verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PasswordError {
+    /// No worker was free within [`QUEUE_TIMEOUT`].
+    Busy,
+    /// A worker failed; the log has the cause.
+    Failed,
+}
+
+impl PasswordHasher {
+    /// Starts the workers. `checks` counts verified passwords.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Passwords`] if a thread can't be started or the system has no random numbers.
     pub(crate) fn new(checks: Counter) -> Result<Self, Error> {
-        let failed = |error: argon2::password_hash::Error| Error::Passwords(error.to_string());
-        let nobodys = Argon2::default().hash_password(&rand::random::<[u8; 32]>()).map_err(failed)?;
-        let at_once = thread::available_parallelism().map_or(1, usize::from).min(MOST_AT_ONCE);
-        let (work, to_do) = channel();
-        let to_do = Arc::new(Mutex::new(to_do));
-        for _ in 0..at_once {
-            let to_do = to_do.clone();
+        let failed = |error: String| Error::Passwords(error);
+        let decoy_hash = password::hash(&password::generate()).map_err(|error| failed(error.to_string()))?;
+        let workers = thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
+        let (jobs, queue) = channel();
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..workers {
+            let queue = queue.clone();
             thread::Builder::new()
                 .name("password".into())
-                .spawn(move || work_through(&to_do))
-                .map_err(|error| Error::Passwords(error.to_string()))?;
+                .spawn(move || worker_loop(&queue))
+                .map_err(|error| failed(error.to_string()))?;
         }
-        Ok(Self { turns: Arc::new(Semaphore::new(at_once)), work, nobodys: nobodys.to_string(), checks })
+        Ok(Self { permits: Arc::new(Semaphore::new(workers)), jobs, decoy_hash, checks })
     }
 
-    /// The hash in PHC form.
-    pub(crate) async fn hash(&self, password: String) -> Result<String, Trouble> {
-        let hashed = self
-            .in_turn(move || Argon2::default().hash_password(password.as_bytes()).map(|h| h.to_string()))
-            .await?;
-        hashed.map_err(|error| {
-            tracing::error!(%error, "can't hash a password");
-            Trouble::Internal
+    /// The password's hash in PHC form.
+    ///
+    /// # Errors
+    ///
+    /// [`PasswordError`] if no worker is free in time or the hash fails.
+    pub(crate) async fn hash(&self, password: Password) -> Result<String, PasswordError> {
+        self.run(move || password::hash(&password)).await?.map_err(|error| {
+            tracing::error!(%error, "failed to hash a password");
+            PasswordError::Failed
         })
     }
 
-    /// Whether the password is the hash's. Without a hash it takes as long and is `false`.
-    pub(crate) async fn verify(&self, password: String, hash: Option<String>) -> Result<bool, Trouble> {
+    /// Whether the password matches the hash. Without a hash it takes as long and returns `false`.
+    ///
+    /// # Errors
+    ///
+    /// [`PasswordError`] if no worker is free in time.
+    pub(crate) async fn verify(&self, password: String, hash: Option<String>) -> Result<bool, PasswordError> {
         let exists = hash.is_some();
-        let hash = hash.unwrap_or_else(|| self.nobodys.clone());
+        let hash = hash.unwrap_or_else(|| self.decoy_hash.clone());
         let checks = self.checks.clone();
-        let matches = self.in_turn(move || {
-            let Ok(hash) = PasswordHash::new(&hash) else {
-                tracing::error!("a user's password hash makes no sense");
-                return false;
-            };
-            checks.inc();
-            Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()
+        let matches = self.run(move || {
+            let verified = password::verify(&password, &hash);
+            match verified {
+                Ok(matches) => {
+                    checks.inc();
+                    matches
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a user's password hash is corrupt");
+                    false
+                }
+            }
         });
         Ok(matches.await? && exists)
     }
 
-    async fn in_turn<T: Send + 'static>(
+    async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Trouble> {
-        let turn = tokio::time::timeout(TURN_TIMEOUT, self.turns.clone().acquire_owned()).await;
-        let turn = turn.map_err(|_| Trouble::Busy)?.map_err(|_| Trouble::Internal)?;
+    ) -> Result<T, PasswordError> {
+        let permit = tokio::time::timeout(QUEUE_TIMEOUT, self.permits.clone().acquire_owned()).await;
+        let permit = permit.map_err(|_| PasswordError::Busy)?.map_err(|_| PasswordError::Failed)?;
         let (done, result) = oneshot::channel();
-        // The turn goes with the work: a browser that gives up doesn't make room for another early.
-        let work: Work = Box::new(move || {
+        // The permit moves into the job: a browser that disconnects doesn't free a worker that still runs.
+        let job: Job = Box::new(move || {
             let value = work();
-            drop(turn);
-            // Nobody may be waiting any more.
+            drop(permit);
+            // The receiver is gone if the browser disconnected.
             let _ = done.send(value);
         });
-        self.work.send(work).map_err(|_| Trouble::Internal)?;
+        self.jobs.send(job).map_err(|_| PasswordError::Failed)?;
         result.await.map_err(|_| {
-            tracing::error!("password work panicked");
-            Trouble::Internal
+            tracing::error!("a password worker panicked");
+            PasswordError::Failed
         })
     }
 }
 
-fn work_through(to_do: &Mutex<Receiver<Work>>) {
+fn worker_loop(queue: &Mutex<Receiver<Job>>) {
     loop {
-        let next = to_do.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(work) = next else { return };
-        // One that panics has dropped its end of the answer; the thread is needed for the others.
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = next else { return };
+        // A job that panics drops its result channel; the thread goes on with the next job.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
     }
 }
 
@@ -115,12 +136,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_hash_is_argon2id_as_asked_and_verifies() {
-        let passwords = Passwords::new(Counter::default()).unwrap();
-        let hash = passwords.hash("Grüße 🦀 und so".into()).await.unwrap();
-        assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+    async fn hashes_verify_and_unknown_users_do_not() {
+        let hasher = PasswordHasher::new(Counter::default()).unwrap();
+        let hash = hasher.hash(Password::parse("Grüße 🦀 und so".into()).unwrap()).await.unwrap();
         let verify = |password: &str, hash: Option<&str>| {
-            passwords.verify(password.to_owned(), hash.map(ToOwned::to_owned))
+            hasher.verify(password.to_owned(), hash.map(ToOwned::to_owned))
         };
         assert!(verify("Grüße 🦀 und so", Some(&hash)).await.unwrap());
         assert!(!verify("Grüße 🦀 und so ", Some(&hash)).await.unwrap());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use store::{CertificateRow, Fingerprint, Millis, Store, StoreError, TokenId, now};
-use webui::certificate::{IssueError, Issued};
+use identity::certificate::{IssueError, IssuedCertificate};
 
 use crate::output::CliError;
 use crate::output::table;
@@ -65,7 +65,7 @@ impl IssueArgs {
         expires_at: Option<Millis>,
     ) -> Result<ShownCertificate, CliError> {
         let request = self.csr.as_deref().map(read_request).transpose()?;
-        let issued = Issued::new(token, expires_at, request.as_deref())?;
+        let issued = IssuedCertificate::new(token, expires_at, request.as_deref())?;
         let mut shown = ShownCertificate {
             fingerprint: issued.fingerprint.to_string(),
             certificate_not_after: issued.not_after,

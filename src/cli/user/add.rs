@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 use store::{Instance, InstanceState, NewToken, NewUser, Store, User};
-use webui::account;
+use identity::Email;
 
-use super::password::{hash_from_stdin, input_error};
+use super::password::hash_from_stdin;
 use crate::cli::context::Context;
 use crate::cli::token::Credentials;
 use crate::output::CliError;
@@ -54,10 +54,10 @@ struct Added {
 impl Add {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         let store = &context.store;
-        let email = account::parse_email(&self.email).map_err(input_error)?;
+        let email = Email::parse(&self.email)?;
         let hash = if self.password_stdin { Some(hash_from_stdin()?) } else { None };
         let new =
-            NewUser { email: &email, password_hash: hash.as_deref(), plan: &self.plan, is_admin: self.admin };
+            NewUser { email: email.as_str(), password_hash: hash.as_deref(), plan: &self.plan, is_admin: self.admin };
         let token = NewToken::generate(&context.data_dir.token_key()?, FIRST_TOKEN_NAME);
         let user = store.sign_up(&new, &token).await?;
         // The token exists now and must be shown, whatever happens to the cache.

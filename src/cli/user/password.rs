@@ -2,9 +2,9 @@
 
 use std::io::Read as _;
 
+use identity::password::{self, Password};
 use serde::Serialize;
 use store::NewPassword;
-use webui::account;
 
 use crate::cli::context::Context;
 use crate::cli::lookup::find_user;
@@ -46,14 +46,15 @@ impl ResetPassword {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         let store = &context.store;
         let user = find_user(store, &self.email).await?;
-        let generated = (!self.password_stdin).then(account::make_password);
+        let generated = (!self.password_stdin).then(password::generate);
         let hash = match &generated {
-            Some(password) => account::hash_password(password)?,
+            Some(generated) => hash(generated)?,
             None => hash_from_stdin()?,
         };
         let new = NewPassword { hash: &hash, replaces: None, end_tokens: self.revoke_tokens };
         let tokens_revoked = store.change_password(&user.id, &new).await?;
-        let changed = NewPasswordView { email: user.email, password: generated, tokens_revoked };
+        let password = generated.map(|generated| generated.reveal().to_owned());
+        let changed = NewPasswordView { email: user.email, password, tokens_revoked };
         context.print(&changed, || describe(&changed))
     }
 }
@@ -79,12 +80,12 @@ pub(super) fn hash_from_stdin() -> Result<String, CliError> {
         .map_err(|error| CliError::new(format!("can't read the password ({error})"), "send it as UTF-8"))?;
     let password = password.strip_suffix('\n').unwrap_or(&password);
     let password = password.strip_suffix('\r').unwrap_or(password);
-    account::check_password(password).map_err(input_error)?;
-    Ok(account::hash_password(password)?)
+    hash(&Password::parse(password.to_owned())?)
 }
 
-/// Converts an error of the web UI, one sentence for the problem and one for the fix.
-pub(super) fn input_error(text: &str) -> CliError {
-    let (what, fix) = text.split_once(". ").unwrap_or(("invalid input", text));
-    CliError::new(what, fix.trim_end_matches('.'))
+fn hash(password: &Password) -> Result<String, CliError> {
+    password::hash(password).map_err(|error| {
+        let what = format!("failed to hash the password ({error})");
+        CliError::new(what, "check that the system has random numbers")
+    })
 }

@@ -1,55 +1,57 @@
-//! A user's own account: another password, and the end. Both ask for the password that is good now.
+//! Account page: change the password, delete the account. Both ask for the current password.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use askama::Template;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use identity::Password;
 use serde::Deserialize;
 use store::{NewPassword, StoreError};
 
-use super::{Frame, Trouble, in_words, render, retry_after, set_cookie};
-use crate::csrf::Submitted;
-use crate::field::Password;
-use crate::session::{self, SignedIn};
-use crate::source::Source;
-use crate::web::Web;
-
-const NOT_YOURS: &str = "This is not your password. Check it and try again.";
+use crate::http::client_ip::ClientIp;
+use crate::http::csrf::CsrfForm;
+use crate::http::reject::PageError;
+use crate::http::session::{self, SignedIn};
+use crate::layout::{Layout, render, set_cookie, set_retry_after};
+use crate::state::AppState;
+use crate::view::date::retry_in;
 
 #[derive(Template)]
 #[template(path = "account.html")]
 struct Page<'a> {
-    frame: Frame,
-    form_token: &'a str,
+    layout: Layout,
+    csrf_token: &'a str,
     email: &'a str,
-    /// How many tokens the change of the password has revoked, if there was one.
+    /// After a change of the password: how many tokens it revoked.
     changed: Option<u32>,
-    end_all: bool,
-    wrong: Wrong,
+    revoke_tokens: bool,
+    errors: Errors,
 }
 
-/// What to change.
+/// Error messages by field.
 #[derive(Default)]
-struct Wrong {
-    old: Option<String>,
-    new: Option<&'static str>,
+struct Errors {
+    current_password: Option<String>,
+    new_password: Option<String>,
     delete: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
-pub(crate) struct Asked {
+pub(crate) struct Params {
     changed: Option<u32>,
 }
 
 #[derive(Deserialize)]
-pub(crate) struct Change {
+pub(crate) struct ChangePassword {
     #[serde(default)]
-    old: String,
+    current_password: String,
     #[serde(default)]
-    new: String,
-    end_all: Option<String>,
+    new_password: String,
+    revoke_tokens: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -60,103 +62,103 @@ pub(crate) struct Delete {
 
 pub(crate) async fn show(
     me: SignedIn,
-    asked: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
-) -> Result<Response, Trouble> {
-    let Query(asked) = asked.unwrap_or_default();
-    page(StatusCode::OK, &me, asked.changed, false, Wrong::default())
+    params: Result<Query<Params>, QueryRejection>,
+) -> Result<Response, PageError> {
+    let Query(params) = params.unwrap_or_default();
+    page(StatusCode::OK, &me, params.changed, false, Errors::default())
 }
 
-/// All sessions end with the old password; the browser at hand gets a new one.
+/// Ends all sessions, and starts a new one for this browser.
 pub(crate) async fn change_password(
-    State(web): State<Arc<Web>>,
-    source: Source,
-    Submitted { sender: me, fields }: Submitted<SignedIn, Change>,
-) -> Result<Response, Trouble> {
-    let end_tokens = fields.end_all.is_some();
-    let new = match Password::parse(fields.new) {
+    State(app): State<Arc<AppState>>,
+    client_ip: ClientIp,
+    CsrfForm { sender: me, fields }: CsrfForm<SignedIn, ChangePassword>,
+) -> Result<Response, PageError> {
+    let revoke_tokens = fields.revoke_tokens.is_some();
+    let new = match Password::parse(fields.new_password) {
         Ok(new) => new,
-        Err(wrong) => {
-            let wrong = Wrong { new: Some(wrong), ..Wrong::default() };
-            return page(StatusCode::UNPROCESSABLE_ENTITY, &me, None, end_tokens, wrong);
+        Err(error) => {
+            let errors = Errors { new_password: Some(error.to_string()), ..Errors::default() };
+            return page(StatusCode::UNPROCESSABLE_ENTITY, &me, None, revoke_tokens, errors);
         }
     };
-    let refuse = |refused: Refused| {
-        let wrong = Wrong { old: Some(refused.words()), ..Wrong::default() };
-        Ok(refused.mark(page(refused.status(), &me, None, end_tokens, wrong)?))
+    let reject = |rejection: PasswordRejection| {
+        let errors = Errors { current_password: Some(rejection.message()), ..Errors::default() };
+        Ok(rejection.add_headers(page(rejection.status(), &me, None, revoke_tokens, errors)?))
     };
-    let held = match confirm(&web, &me, source, fields.old).await? {
-        Ok(held) => held,
-        Err(refused) => return refuse(refused),
+    let current_hash = match verify_current(&app, &me, client_ip, fields.current_password).await? {
+        Ok(hash) => hash,
+        Err(rejection) => return reject(rejection),
     };
-    let hash = web.passwords.hash(new.into_inner()).await?;
-    let new = NewPassword { hash: &hash, replaces: Some(&held), end_tokens };
-    let revoked = match me.store(&web).change_password(&me.user.id, &new).await {
+    let hash = app.passwords.hash(new).await?;
+    let new = NewPassword { hash: &hash, replaces: Some(&current_hash), end_tokens: revoke_tokens };
+    let revoked = match me.store(&app).change_password(&me.user.id, &new).await {
         Ok(revoked) => revoked,
-        // Somebody was quicker: the password that was typed is an old one by now.
-        Err(StoreError::NotFound(_)) => return refuse(Refused::Wrong),
+        // A concurrent change has replaced the password that was entered.
+        Err(StoreError::NotFound(_)) => return reject(PasswordRejection::Wrong),
         Err(error) => return Err(error.into()),
     };
-    let (_, cookie) = session::begin(&web, &me.user.id, None).await?;
+    let (_, cookie) = session::start(&app, &me.user.id, None).await?;
     let mut response = Redirect::to(&format!("/account?changed={revoked}")).into_response();
     set_cookie(response.headers_mut(), Some(cookie));
     Ok(response)
 }
 
 pub(crate) async fn delete(
-    State(web): State<Arc<Web>>,
-    source: Source,
-    Submitted { sender: me, fields }: Submitted<SignedIn, Delete>,
-) -> Result<Response, Trouble> {
-    if let Err(refused) = confirm(&web, &me, source, fields.password).await? {
-        let wrong = Wrong { delete: Some(refused.words()), ..Wrong::default() };
-        return Ok(refused.mark(page(refused.status(), &me, None, false, wrong)?));
+    State(app): State<Arc<AppState>>,
+    client_ip: ClientIp,
+    CsrfForm { sender: me, fields }: CsrfForm<SignedIn, Delete>,
+) -> Result<Response, PageError> {
+    if let Err(rejection) = verify_current(&app, &me, client_ip, fields.password).await? {
+        let errors = Errors { delete: Some(rejection.message()), ..Errors::default() };
+        return Ok(rejection.add_headers(page(rejection.status(), &me, None, false, errors)?));
     }
-    me.store(&web).delete_user(&me.user.id).await?;
+    me.store(&app).delete_user(&me.user.id).await?;
     let mut response = Redirect::to("/sign-in?deleted").into_response();
-    set_cookie(response.headers_mut(), Some(session::forget(&web)));
+    set_cookie(response.headers_mut(), Some(session::expired_cookie(&app)));
     Ok(response)
 }
 
-/// Why a password isn't taken.
-enum Refused {
+/// Why the current password wasn't accepted.
+enum PasswordRejection {
     Wrong,
-    Often(std::time::Duration),
+    RateLimited(Duration),
 }
 
-/// The hash of the signed-in user's password, if that is what was typed. Whoever sits down at somebody's open
-/// browser guesses no more often than at the sign-in.
-async fn confirm(
-    web: &Web,
+/// The hash of the user's password, if `password` matches it. Attempts share the rate limit of sign-ins, so
+/// that an unattended browser isn't an easier target than the sign-in page.
+async fn verify_current(
+    app: &AppState,
     me: &SignedIn,
-    source: Source,
-    typed: String,
-) -> Result<Result<String, Refused>, Trouble> {
-    if let Err(wait) = web.sign_ins.take((me.user.email.clone(), source)) {
-        return Ok(Err(Refused::Often(wait)));
+    client_ip: ClientIp,
+    password: String,
+) -> Result<Result<String, PasswordRejection>, PageError> {
+    if let Err(wait) = app.rate_limits.sign_ins.acquire((me.user.email.clone(), client_ip)) {
+        return Ok(Err(PasswordRejection::RateLimited(wait)));
     }
-    let held = web.store.password_hash(&me.user.id).await?;
-    let right = web.passwords.verify(typed, held.clone()).await?;
-    Ok(held.filter(|_| right).ok_or(Refused::Wrong))
+    let hash = app.store.password_hash(&me.user.id).await?;
+    let matches = app.passwords.verify(password, hash.clone()).await?;
+    Ok(hash.filter(|_| matches).ok_or(PasswordRejection::Wrong))
 }
 
-impl Refused {
+impl PasswordRejection {
     fn status(&self) -> StatusCode {
         match self {
             Self::Wrong => StatusCode::UNAUTHORIZED,
-            Self::Often(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 
-    fn words(&self) -> String {
+    fn message(&self) -> String {
         match self {
-            Self::Wrong => NOT_YOURS.to_owned(),
-            Self::Often(wait) => format!("Too many attempts. Try again {}.", in_words(*wait)),
+            Self::Wrong => "Wrong password. Check it and try again.".to_owned(),
+            Self::RateLimited(wait) => format!("Too many attempts. Try again {}.", retry_in(*wait)),
         }
     }
 
-    fn mark(&self, mut response: Response) -> Response {
-        if let Self::Often(wait) = self {
-            retry_after(response.headers_mut(), *wait);
+    fn add_headers(&self, mut response: Response) -> Response {
+        if let Self::RateLimited(wait) = self {
+            set_retry_after(response.headers_mut(), *wait);
         }
         response
     }
@@ -166,9 +168,16 @@ fn page(
     status: StatusCode,
     me: &SignedIn,
     changed: Option<u32>,
-    end_all: bool,
-    wrong: Wrong,
-) -> Result<Response, Trouble> {
-    let (frame, form_token, email) = (Frame::of(me), me.session.form_token.as_str(), me.user.email.as_str());
-    render(status, &Page { frame, form_token, email, changed, end_all, wrong })
+    revoke_tokens: bool,
+    errors: Errors,
+) -> Result<Response, PageError> {
+    let page = Page {
+        layout: Layout::signed_in(me),
+        csrf_token: &me.session.form_token,
+        email: &me.user.email,
+        changed,
+        revoke_tokens,
+        errors,
+    };
+    render(status, &page)
 }

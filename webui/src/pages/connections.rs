@@ -1,29 +1,30 @@
-//! Who is connected to a user's cache now, and a button that ends one of them.
+//! Live connections of the user's cache, each with a button that closes it.
 
 use std::sync::Arc;
 
 use askama::Template;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse as _, Redirect, Response};
 use serde::Deserialize;
 use store::{ConnectionId, LiveConnection, TokenRow, now};
 
-use super::{Frame, Trouble, render};
-use crate::csrf::Submitted;
-use crate::date::ago;
-use crate::session::SignedIn;
-use crate::web::Web;
+use crate::http::csrf::CsrfForm;
+use crate::http::reject::PageError;
+use crate::http::session::SignedIn;
+use crate::layout::{Layout, render};
+use crate::state::AppState;
+use crate::view::date::ago;
 
 #[derive(Template)]
 #[template(path = "connections.html")]
 struct Page<'a> {
-    frame: Frame,
-    form_token: &'a str,
+    layout: Layout,
+    csrf_token: &'a str,
     connections: Vec<ConnectionView>,
     total: i64,
-    /// Proxies that haven't answered.
-    silent: usize,
+    /// Proxies that didn't answer in time.
+    unanswered: usize,
 }
 
 struct ConnectionView {
@@ -31,7 +32,7 @@ struct ConnectionView {
     token_id: String,
     token_name: String,
     source: String,
-    how: String,
+    protocol: String,
     since: String,
     operations: i64,
 }
@@ -42,35 +43,35 @@ pub(crate) struct Fields {
     id: String,
 }
 
-pub(crate) async fn show(State(web): State<Arc<Web>>, me: SignedIn) -> Result<Response, Trouble> {
-    web.connection_looks.take(&me.user.id).map_err(Trouble::TooOften)?;
-    let instance = web.store.instance_of(&me.user.id).await?.ok_or(Trouble::NotFound)?;
-    let tokens = web.store.tokens_of(&me.user.id).await?;
-    let live = web.store.live_connections(&instance.id).await?;
+pub(crate) async fn show(State(app): State<Arc<AppState>>, me: SignedIn) -> Result<Response, PageError> {
+    app.rate_limits.connection_lists.acquire(&me.user.id).map_err(PageError::RateLimited)?;
+    let instance = app.store.instance_of(&me.user.id).await?.ok_or(PageError::NotFound)?;
+    let tokens = app.store.tokens_of(&me.user.id).await?;
+    let live = app.store.live_connections(&instance.id).await?;
     let page = Page {
-        frame: Frame::of(&me),
-        form_token: &me.session.form_token,
-        connections: live.connections.into_iter().map(|it| ConnectionView::of(it, &tokens)).collect(),
+        layout: Layout::signed_in(&me),
+        csrf_token: &me.session.form_token,
+        connections: live.connections.into_iter().map(|it| ConnectionView::new(it, &tokens)).collect(),
         total: live.total,
-        silent: live.silent,
+        unanswered: live.silent,
     };
     render(StatusCode::OK, &page)
 }
 
-/// Only connections of this very user's cache: a proxy looks nowhere else for it.
-pub(crate) async fn end(
-    State(web): State<Arc<Web>>,
-    Submitted { sender: me, fields }: Submitted<SignedIn, Fields>,
-) -> Result<Response, Trouble> {
-    web.connection_closes.take(&me.user.id).map_err(Trouble::TooOften)?;
-    let id: ConnectionId = fields.id.parse().map_err(|_| Trouble::Unreadable)?;
-    let instance = web.store.instance_of(&me.user.id).await?.ok_or(Trouble::NotFound)?;
-    me.store(&web).close_connection(&instance.id, &id).await?;
+/// Closes one connection of the user's own cache: the request names the cache, and the proxy searches only there.
+pub(crate) async fn close(
+    State(app): State<Arc<AppState>>,
+    CsrfForm { sender: me, fields }: CsrfForm<SignedIn, Fields>,
+) -> Result<Response, PageError> {
+    app.rate_limits.connection_closes.acquire(&me.user.id).map_err(PageError::RateLimited)?;
+    let id: ConnectionId = fields.id.parse().map_err(|_| PageError::Malformed)?;
+    let instance = app.store.instance_of(&me.user.id).await?.ok_or(PageError::NotFound)?;
+    me.store(&app).close_connection(&instance.id, &id).await?;
     Ok(Redirect::to("/connections").into_response())
 }
 
 impl ConnectionView {
-    fn of(connection: LiveConnection, tokens: &[TokenRow]) -> Self {
+    fn new(connection: LiveConnection, tokens: &[TokenRow]) -> Self {
         let LiveConnection { id, token_id, source, protocol, tls, since, operations } = connection;
         let name = tokens.iter().find(|token| token.id == token_id).map(|token| token.name.clone());
         Self {
@@ -78,7 +79,7 @@ impl ConnectionView {
             token_name: name.unwrap_or_else(|| format!("mg_{token_id}")),
             token_id,
             source,
-            how: format!("{protocol} protocol {}", if tls { "with TLS" } else { "without TLS" }),
+            protocol: format!("{protocol} protocol {}", if tls { "with TLS" } else { "without TLS" }),
             since: ago(now().saturating_sub(since)),
             operations,
         }

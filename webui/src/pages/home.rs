@@ -1,4 +1,4 @@
-//! The first page.
+//! Home page.
 
 use std::sync::Arc;
 
@@ -7,18 +7,19 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::{Frame, Trouble, render};
-use crate::session::Visitor;
-use crate::web::Web;
+use crate::http::reject::PageError;
+use crate::http::session::Visitor;
+use crate::layout::{Layout, render};
+use crate::state::AppState;
 
 #[derive(Template)]
 #[template(path = "home.html")]
 struct Page<'a> {
-    frame: Frame,
+    layout: Layout,
     endpoint: &'a str,
 }
 
-pub(crate) async fn show(State(web): State<Arc<Web>>, visitor: Visitor) -> Result<Response, Trouble> {
-    let endpoint = web.endpoint.to_string();
-    render(StatusCode::OK, &Page { frame: Frame::around(&visitor), endpoint: &endpoint })
+pub(crate) async fn show(State(app): State<Arc<AppState>>, visitor: Visitor) -> Result<Response, PageError> {
+    let endpoint = app.endpoint.to_string();
+    render(StatusCode::OK, &Page { layout: Layout::for_visitor(&visitor), endpoint: &endpoint })
 }

@@ -1,39 +1,42 @@
-//! Sign-in and sign-out. Wrong and unknown are answered alike, in words and in time.
+//! Sign-in and sign-out. A wrong password and an unknown address get the same response after the same time.
 
 use std::sync::Arc;
 
 use askama::Template;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use identity::Email;
 use serde::Deserialize;
 use store::User;
 
-use super::{Frame, Trouble, in_words, render, retry_after, set_cookie};
-use crate::csrf::{NoFields, Submitted};
-use crate::field::Email;
-use crate::session::{self, SignedIn, Visitor};
-use crate::source::Source;
-use crate::web::Web;
+use crate::http::client_ip::ClientIp;
+use crate::http::csrf::{CsrfForm, NoFields};
+use crate::http::reject::PageError;
+use crate::http::session::{self, SignedIn, Visitor};
+use crate::layout::{Layout, render, set_cookie, set_retry_after};
+use crate::state::AppState;
+use crate::view::date::retry_in;
 
-/// Where a sign-in leads when nothing else was asked for.
-const HOME: &str = "/cache";
-const NO_MATCH: &str = "This e-mail address and password don't belong together. Check both and try again.";
+/// Where a sign-in leads by default.
+const DEFAULT_NEXT: &str = "/cache";
+const WRONG_CREDENTIALS: &str = "Wrong e-mail or password. Check both and try again.";
 
 #[derive(Template)]
 #[template(path = "sign_in.html")]
 struct Page<'a> {
-    frame: Frame,
-    form_token: &'a str,
+    layout: Layout,
+    csrf_token: &'a str,
     email: &'a str,
     next: &'a str,
-    wrong: Option<String>,
+    error: Option<String>,
     signed_out: bool,
     deleted: bool,
 }
 
 #[derive(Default, Deserialize)]
-pub(crate) struct Asked {
+pub(crate) struct Params {
     #[serde(default)]
     next: String,
     #[serde(rename = "signed-out")]
@@ -53,21 +56,21 @@ pub(crate) struct Fields {
 
 pub(crate) async fn show(
     visitor: Visitor,
-    asked: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
-) -> Result<Response, Trouble> {
-    let Query(asked) = asked.unwrap_or_default();
-    let next = own_path(&asked.next);
+    params: Result<Query<Params>, QueryRejection>,
+) -> Result<Response, PageError> {
+    let Query(params) = params.unwrap_or_default();
+    let next = local_path(&params.next);
     if visitor.me.is_some() {
         return Ok(Redirect::to(next).into_response());
     }
     let page = Page {
-        frame: Frame::for_nobody(),
-        form_token: &visitor.form_token,
+        layout: Layout::signed_out(),
+        csrf_token: &visitor.csrf_token,
         email: "",
         next,
-        wrong: None,
-        signed_out: asked.signed_out.is_some(),
-        deleted: asked.deleted.is_some(),
+        error: None,
+        signed_out: params.signed_out.is_some(),
+        deleted: params.deleted.is_some(),
     };
     let mut response = render(StatusCode::OK, &page)?;
     set_cookie(response.headers_mut(), visitor.new_cookie);
@@ -75,66 +78,76 @@ pub(crate) async fn show(
 }
 
 pub(crate) async fn submit(
-    State(web): State<Arc<Web>>,
-    source: Source,
-    Submitted { sender: visitor, fields }: Submitted<Visitor, Fields>,
-) -> Result<Response, Trouble> {
-    let key = (fields.email.trim().to_lowercase(), source);
-    if let Err(wait) = web.sign_ins.take(key) {
-        web.metrics.sign_in("limited");
-        let wrong = format!("Too many attempts. Try again {}.", in_words(wait));
-        let mut response = again(StatusCode::TOO_MANY_REQUESTS, &visitor, &fields, wrong)?;
-        retry_after(response.headers_mut(), wait);
+    State(app): State<Arc<AppState>>,
+    client_ip: ClientIp,
+    CsrfForm { sender: visitor, fields }: CsrfForm<Visitor, Fields>,
+) -> Result<Response, PageError> {
+    let key = (fields.email.trim().to_lowercase(), client_ip);
+    if let Err(wait) = app.rate_limits.sign_ins.acquire(key) {
+        app.metrics.count_sign_in("limited");
+        let error = format!("Too many attempts. Try again {}.", retry_in(wait));
+        let mut response = rejected(StatusCode::TOO_MANY_REQUESTS, &visitor, &fields, error)?;
+        set_retry_after(response.headers_mut(), wait);
         return Ok(response);
     }
-    let refuse = || {
-        web.metrics.sign_in("refused");
-        again(StatusCode::UNAUTHORIZED, &visitor, &fields, NO_MATCH.into())
+    let reject = || {
+        app.metrics.count_sign_in("wrong_credentials");
+        rejected(StatusCode::UNAUTHORIZED, &visitor, &fields, WRONG_CREDENTIALS.into())
     };
-    let Some((user, hash)) = check(&web, &fields.email, fields.password.clone()).await? else {
-        return refuse();
+    let Some((user, hash)) = authenticate(&app, &fields.email, fields.password.clone()).await? else {
+        return reject();
     };
-    let (session, cookie) = session::begin(&web, &user.id, visitor.me.as_ref()).await?;
-    // A password that was changed while it was compared has ended all sessions but this one.
-    if web.store.password_hash(&user.id).await? != hash {
-        session::end(&web, &session).await?;
-        return refuse();
+    let (session, cookie) = session::start(&app, &user.id, visitor.me.as_ref()).await?;
+    // A concurrent change of the password has ended every session but this one.
+    if app.store.password_hash(&user.id).await? != hash {
+        session::end(&app, &session).await?;
+        return reject();
     }
-    web.metrics.sign_in("done");
-    let name = format!("user {}", user.id);
-    web.store.acting_as(&name).note("user.sign_in", &name, &format!("from {source}")).await?;
-    let mut response = Redirect::to(own_path(&fields.next)).into_response();
+    app.metrics.count_sign_in("success");
+    let actor = format!("user {}", user.id);
+    app.store.acting_as(&actor).note("user.sign_in", &actor, &format!("from {client_ip}")).await?;
+    let mut response = Redirect::to(local_path(&fields.next)).into_response();
     set_cookie(response.headers_mut(), Some(cookie));
     Ok(response)
 }
 
-pub(crate) async fn out(
-    State(web): State<Arc<Web>>,
-    Submitted { sender: me, .. }: Submitted<SignedIn, NoFields>,
-) -> Result<Response, Trouble> {
-    let cookie = session::end(&web, &me.session).await?;
+pub(crate) async fn sign_out(
+    State(app): State<Arc<AppState>>,
+    CsrfForm { sender: me, .. }: CsrfForm<SignedIn, NoFields>,
+) -> Result<Response, PageError> {
+    let cookie = session::end(&app, &me.session).await?;
     let mut response = Redirect::to("/sign-in?signed-out").into_response();
     set_cookie(response.headers_mut(), Some(cookie));
     Ok(response)
 }
 
-/// The user with the hash that the password is right for. The same two look-ups and one argon2 whatever was typed.
-async fn check(web: &Web, email: &str, password: String) -> Result<Option<(User, Option<String>)>, Trouble> {
-    // No account has an address of another shape, nor an empty one.
+/// The user and the password's hash, if the credentials are right. Always takes two look-ups and one argon2.
+async fn authenticate(
+    app: &AppState,
+    email: &str,
+    password: String,
+) -> Result<Option<(User, Option<String>)>, PageError> {
+    // No account has an empty address, which stands for an invalid one here.
     let email = Email::parse(email);
-    let user = web.store.user_by_email(email.as_ref().map_or("", Email::as_str)).await?;
-    let hash = web.store.password_hash(user.as_ref().map_or("", |user| &user.id)).await?;
-    let right = web.passwords.verify(password, hash.clone()).await?;
-    Ok(user.filter(|_| right).map(|user| (user, hash)))
+    let user = app.store.user_by_email(email.as_ref().map_or("", Email::as_str)).await?;
+    let hash = app.store.password_hash(user.as_ref().map_or("", |user| &user.id)).await?;
+    let matches = app.passwords.verify(password, hash.clone()).await?;
+    Ok(user.filter(|_| matches).map(|user| (user, hash)))
 }
 
-fn again(status: StatusCode, visitor: &Visitor, fields: &Fields, wrong: String) -> Result<Response, Trouble> {
+/// The form again, with an error.
+fn rejected(
+    status: StatusCode,
+    visitor: &Visitor,
+    fields: &Fields,
+    error: String,
+) -> Result<Response, PageError> {
     let page = Page {
-        frame: Frame::around(visitor),
-        form_token: &visitor.form_token,
+        layout: Layout::for_visitor(visitor),
+        csrf_token: &visitor.csrf_token,
         email: &fields.email,
-        next: own_path(&fields.next),
-        wrong: Some(wrong),
+        next: local_path(&fields.next),
+        error: Some(error),
         signed_out: false,
         deleted: false,
     };
@@ -143,11 +156,11 @@ fn again(status: StatusCode, visitor: &Visitor, fields: &Fields, wrong: String) 
     Ok(response)
 }
 
-/// `next` if it is a path on this very site, else [`HOME`]. Browsers read `\` as `/`, drop tabs and line
-/// ends, and take `//` for another host.
-fn own_path(next: &str) -> &str {
-    let plain = next.bytes().all(|b| b.is_ascii_graphic() && b != b'\\');
-    if plain && next.starts_with('/') && !next.starts_with("//") { next } else { HOME }
+/// `next` if it is a path on this site, else [`DEFAULT_NEXT`]. Browsers read `\` as `/`, drop tabs and line
+/// ends, and read `//` as the start of another host.
+fn local_path(next: &str) -> &str {
+    let is_plain = next.bytes().all(|b| b.is_ascii_graphic() && b != b'\\');
+    if is_plain && next.starts_with('/') && !next.starts_with("//") { next } else { DEFAULT_NEXT }
 }
 
 #[cfg(test)]
@@ -156,8 +169,8 @@ mod tests {
 
     #[test]
     fn next_stays_on_this_site() {
-        for own in ["/", "/cache", "/tokens/abcdefghijkl/revoke", "/sign-up?x=//y"] {
-            assert_eq!(own_path(own), own);
+        for local in ["/", "/cache", "/tokens/abcdefghijkl/revoke", "/sign-up?x=//y"] {
+            assert_eq!(local_path(local), local);
         }
         for other in [
             "",
@@ -173,7 +186,7 @@ mod tests {
             "javascript:alert(1)",
             "/ä",
         ] {
-            assert_eq!(own_path(other), HOME, "{other:?}");
+            assert_eq!(local_path(other), DEFAULT_NEXT, "{other:?}");
         }
     }
 }

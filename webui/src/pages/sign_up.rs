@@ -1,40 +1,45 @@
-//! Sign-up: fields first, then the limit, the password, and one transaction. The first token is in the
-//! answer to the POST itself: no copy of it waits anywhere, and every web UI behind a balancer can give it.
+//! Sign-up. Checks the fields, then the rate limit, hashes the password and writes one transaction.
+//!
+//! The response to the POST itself shows the first token, so that no copy of the secret has to be kept and
+//! any instance of the web UI can answer.
 
 use std::sync::Arc;
 
 use askama::Template;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use identity::{Email, Password};
 use serde::Deserialize;
 use store::{NewToken, NewUser, StoreError};
 
-use super::{Frame, Trouble, cache, in_words, render, retry_after, set_cookie};
-use crate::csrf::Submitted;
-use crate::field::{Email, Password};
-use crate::session::{self, SignedIn, Visitor};
-use crate::source::Source;
-use crate::web::Web;
+use super::cache;
+use crate::http::client_ip::ClientIp;
+use crate::http::csrf::CsrfForm;
+use crate::http::reject::PageError;
+use crate::http::session::{self, SignedIn, Visitor};
+use crate::layout::{Layout, render, set_cookie, set_retry_after};
+use crate::state::AppState;
+use crate::view::date::retry_in;
 
-/// What the token that comes with an account is called.
+/// Name of the token that every new account gets.
 const FIRST_TOKEN: &str = "First token";
 
 #[derive(Template)]
 #[template(path = "sign_up.html")]
 struct Page<'a> {
-    frame: Frame,
-    form_token: &'a str,
+    layout: Layout,
+    csrf_token: &'a str,
     email: &'a str,
-    wrong: Wrong,
+    errors: Errors,
 }
 
-/// What to change.
+/// Error messages by field.
 #[derive(Default)]
-struct Wrong {
-    email: Option<&'static str>,
-    password: Option<&'static str>,
-    all: Option<String>,
+struct Errors {
+    email: Option<String>,
+    password: Option<String>,
+    form: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -45,66 +50,66 @@ pub(crate) struct Fields {
     password: String,
 }
 
-pub(crate) async fn show(visitor: Visitor) -> Result<Response, Trouble> {
+pub(crate) async fn show(visitor: Visitor) -> Result<Response, PageError> {
     if visitor.me.is_some() {
         return Ok(Redirect::to("/cache").into_response());
     }
-    form(StatusCode::OK, visitor, "", Wrong::default())
+    page(StatusCode::OK, visitor, "", Errors::default())
 }
 
 pub(crate) async fn submit(
-    State(web): State<Arc<Web>>,
-    source: Source,
-    Submitted { sender: visitor, fields }: Submitted<Visitor, Fields>,
-) -> Result<Response, Trouble> {
-    let typed = fields.email;
-    let (email, password) = match (Email::parse(&typed), Password::parse(fields.password)) {
+    State(app): State<Arc<AppState>>,
+    client_ip: ClientIp,
+    CsrfForm { sender: visitor, fields }: CsrfForm<Visitor, Fields>,
+) -> Result<Response, PageError> {
+    let (email, password) = match (Email::parse(&fields.email), Password::parse(fields.password)) {
         (Ok(email), Ok(password)) => (email, password),
         (email, password) => {
-            let wrong = Wrong { email: email.err(), password: password.err(), all: None };
-            return form(StatusCode::UNPROCESSABLE_ENTITY, visitor, &typed, wrong);
+            let message = |error: identity::InputError| error.to_string();
+            let errors =
+                Errors { email: email.err().map(message), password: password.err().map(message), form: None };
+            return page(StatusCode::UNPROCESSABLE_ENTITY, visitor, &fields.email, errors);
         }
     };
-    // A taken address is told as such, or nobody could sign up in peace; so asking is limited.
-    if let Err(wait) = web.sign_ups.take(source) {
-        web.metrics.sign_up("limited");
-        let all =
-            format!("Too many accounts were asked for from your network. Try again {}.", in_words(wait));
-        let wrong = Wrong { all: Some(all), ..Wrong::default() };
-        let mut response = form(StatusCode::TOO_MANY_REQUESTS, visitor, &typed, wrong)?;
-        retry_after(response.headers_mut(), wait);
+    // The form has to tell that an address is taken, so the limit keeps it from being used to find accounts.
+    if let Err(wait) = app.rate_limits.sign_ups.acquire(client_ip) {
+        app.metrics.count_sign_up("limited");
+        let message = format!("Too many sign-ups from your network. Try again {}.", retry_in(wait));
+        let errors = Errors { form: Some(message), ..Errors::default() };
+        let mut response = page(StatusCode::TOO_MANY_REQUESTS, visitor, &fields.email, errors)?;
+        set_retry_after(response.headers_mut(), wait);
         return Ok(response);
     }
-    // Hashed before the store is asked: a taken address takes as long as a free one.
-    let hash = web.passwords.hash(password.into_inner()).await?;
-    let token = NewToken::generate(&web.token_key, FIRST_TOKEN);
+    // Hashed before the store is asked, so that a taken address takes as long as a free one.
+    let hash = app.passwords.hash(password).await?;
+    let token = NewToken::generate(&app.token_key, FIRST_TOKEN);
     let new = NewUser {
         email: email.as_str(),
         password_hash: Some(&hash),
-        plan: &web.config.plan,
+        plan: &app.config.plan,
         is_admin: false,
     };
-    let user = match web.store.acting_as("visitor").sign_up(&new, &token).await {
+    let user = match app.store.acting_as("visitor").sign_up(&new, &token).await {
         Ok(user) => user,
         Err(StoreError::AlreadyExists(_)) => {
-            web.metrics.sign_up("taken");
-            let taken = "This address has an account already. Sign in, or use another address.";
-            let wrong = Wrong { email: Some(taken), ..Wrong::default() };
-            return form(StatusCode::CONFLICT, visitor, &typed, wrong);
+            app.metrics.count_sign_up("taken");
+            let taken = "This address already has an account. Sign in, or use another address.";
+            let errors = Errors { email: Some(taken.to_owned()), ..Errors::default() };
+            return page(StatusCode::CONFLICT, visitor, &fields.email, errors);
         }
         Err(error) => return Err(error.into()),
     };
-    web.metrics.sign_up("done");
-    let (session, cookie) = session::begin(&web, &user.id, visitor.me.as_ref()).await?;
+    app.metrics.count_sign_up("success");
+    let (session, cookie) = session::start(&app, &user.id, visitor.me.as_ref()).await?;
     let me = SignedIn { user, session, leaks: Vec::new() };
-    let mut response = cache::with_new_token(&web, &me, &token, FIRST_TOKEN).await?;
+    let mut response = cache::with_new_token(&app, &me, &token, FIRST_TOKEN).await?;
     set_cookie(response.headers_mut(), Some(cookie));
     Ok(response)
 }
 
-fn form(status: StatusCode, visitor: Visitor, email: &str, wrong: Wrong) -> Result<Response, Trouble> {
-    let frame = Frame::around(&visitor);
-    let page = Page { frame, form_token: &visitor.form_token, email, wrong };
+fn page(status: StatusCode, visitor: Visitor, email: &str, errors: Errors) -> Result<Response, PageError> {
+    let layout = Layout::for_visitor(&visitor);
+    let page = Page { layout, csrf_token: &visitor.csrf_token, email, errors };
     let mut response = render(status, &page)?;
     set_cookie(response.headers_mut(), visitor.new_cookie);
     Ok(response)

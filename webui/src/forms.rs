@@ -1,0 +1,3 @@
+//! Forms that several pages share.
+
+pub(crate) mod permissions;

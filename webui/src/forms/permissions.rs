@@ -1,0 +1,221 @@
+//! The form for a token's permissions, and their summary in lists.
+
+use identity::{InputError, permissions_text};
+use serde::Deserialize;
+use store::{Cidr, KeyPrefix, Millis, Permissions, Scopes};
+
+use crate::view::date::day;
+
+/// Fields of the form as they were sent. A default form is one that wasn't filled in: it grants everything.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct PermissionForm {
+    /// Present if the form had the check boxes of the scopes, ticked or not.
+    has_scopes: Option<String>,
+    read: Option<String>,
+    write: Option<String>,
+    flush: Option<String>,
+    stats: Option<String>,
+    pub(crate) prefix: String,
+    /// Lifetime from now; [`KEEP`]; or empty for no expiry.
+    expires: String,
+    /// Networks with white space or commas between them.
+    pub(crate) allow_from: String,
+}
+
+/// Choices for the expiry: the value that is sent, and its label.
+pub(crate) const LIFETIMES: [(&str, &str); 6] = [
+    ("", "never"),
+    ("1d", "in a day"),
+    ("7d", "in a week"),
+    ("30d", "in 30 days"),
+    ("90d", "in 90 days"),
+    ("365d", "in a year"),
+];
+
+/// Value of the choice that leaves the expiry as it is.
+const KEEP: &str = "keep";
+
+/// Choices for the expiry of an existing token.
+pub(crate) fn lifetimes(expires_at: Option<Millis>) -> Vec<(&'static str, String)> {
+    let unchanged =
+        expires_at.map_or_else(|| "never (unchanged)".to_owned(), |at| format!("{} (unchanged)", day(at)));
+    let others = LIFETIMES.into_iter().filter(|(value, _)| expires_at.is_some() || !value.is_empty());
+    let others = others.map(|(value, label)| (value, label.to_owned()));
+    [(KEEP, unchanged)].into_iter().chain(others).collect()
+}
+
+impl PermissionForm {
+    /// The form filled in with a token's permissions: sent unchanged, it changes nothing.
+    pub(crate) fn from_permissions(permissions: &Permissions) -> Self {
+        let ticked = |scope| permissions.scopes.contains(scope).then(|| "on".to_owned());
+        let networks: Vec<String> = permissions.allow_from.iter().map(Cidr::to_string).collect();
+        Self {
+            has_scopes: Some("1".to_owned()),
+            read: ticked(Scopes::READ),
+            write: ticked(Scopes::WRITE),
+            flush: ticked(Scopes::FLUSH),
+            stats: ticked(Scopes::STATS),
+            prefix: permissions.prefix.as_ref().map_or_else(String::new, |prefix| prefix.as_str().to_owned()),
+            expires: KEEP.to_owned(),
+            allow_from: networks.join(" "),
+        }
+    }
+
+    /// Whether the whole form was sent. An edit requires it, so that missing fields never lift a restriction.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.has_scopes.is_some()
+    }
+
+    /// The change that an edit makes to the token's permissions at the time of writing.
+    ///
+    /// # Errors
+    ///
+    /// [`InputError`] about the first invalid field.
+    pub(crate) fn change(&self, now: Millis) -> Result<impl FnOnce(&mut Permissions) + use<>, InputError> {
+        let keeps_expiry = self.expires == KEEP;
+        let expires = if keeps_expiry { String::new() } else { self.expires.clone() };
+        let chosen = Self { expires, ..self.clone() }.parse(now)?;
+        Ok(move |permissions: &mut Permissions| {
+            let expires_at = if keeps_expiry { permissions.expires_at } else { chosen.expires_at };
+            *permissions = Permissions { expires_at, ..chosen };
+        })
+    }
+
+    /// The permissions of a new token.
+    ///
+    /// # Errors
+    ///
+    /// [`InputError`] about the first invalid field.
+    pub(crate) fn parse(&self, now: Millis) -> Result<Permissions, InputError> {
+        let (prefix, expires_at) = (self.prefix()?, self.expires_at(now)?);
+        let allow_from = permissions_text::parse_networks(&self.allow_from);
+        Ok(Permissions { scopes: self.scopes()?, prefix, expires_at, allow_from: allow_from? })
+    }
+
+    /// Whether a field's value is invalid.
+    pub(crate) fn is_invalid(&self, field: &str) -> bool {
+        match field {
+            "prefix" => self.prefix().is_err(),
+            "expires" => self.expires != KEEP && self.expires_at(0).is_err(),
+            "allow_from" => permissions_text::parse_networks(&self.allow_from).is_err(),
+            _ => self.scopes().is_err(),
+        }
+    }
+
+    /// Whether a scope's box is ticked. All are ticked in a form that wasn't sent yet.
+    pub(crate) fn has_scope(&self, scope: &str) -> bool {
+        let ticked = match scope {
+            "read" => &self.read,
+            "write" => &self.write,
+            "flush" => &self.flush,
+            _ => &self.stats,
+        };
+        ticked.is_some() || (self.has_scopes.is_none() && self.ticked_scopes() == Scopes::NONE)
+    }
+
+    /// Whether `value` is the chosen expiry.
+    pub(crate) fn has_lifetime(&self, value: &str) -> bool {
+        self.expires == value
+    }
+
+    fn prefix(&self) -> Result<Option<KeyPrefix>, InputError> {
+        permissions_text::parse_key_prefix(&self.prefix)
+    }
+
+    fn expires_at(&self, now: Millis) -> Result<Option<Millis>, InputError> {
+        match self.expires.trim() {
+            "" => Ok(None),
+            text => permissions_text::parse_lifetime(text)
+                .map(|lifetime| Some(now.saturating_add(lifetime)))
+                .map_err(|_| InputError::new("This isn't an expiry", "Choose one from the list")),
+        }
+    }
+
+    fn ticked_scopes(&self) -> Scopes {
+        [
+            (&self.read, Scopes::READ),
+            (&self.write, Scopes::WRITE),
+            (&self.flush, Scopes::FLUSH),
+            (&self.stats, Scopes::STATS),
+        ]
+        .into_iter()
+        .filter(|(sent, _)| sent.is_some())
+        .fold(Scopes::NONE, |scopes, (_, scope)| scopes | scope)
+    }
+
+    fn scopes(&self) -> Result<Scopes, InputError> {
+        match (self.ticked_scopes(), &self.has_scopes) {
+            (Scopes::NONE, None) => Ok(Scopes::ALL),
+            (scopes, _) => permissions_text::require_scope(scopes),
+        }
+    }
+}
+
+/// What a token's permissions restrict, one phrase each; empty if it has all permissions.
+pub(crate) fn summary(permissions: &Permissions) -> Vec<String> {
+    let mut phrases = Vec::new();
+    if permissions.scopes != Scopes::ALL {
+        phrases.push(format!("only {}", permissions.scopes.names().collect::<Vec<_>>().join(", ")));
+    }
+    phrases.extend(permissions.prefix.as_ref().map(|prefix| format!("keys {}…", prefix.as_str())));
+    if !permissions.allow_from.is_empty() {
+        let networks: Vec<String> = permissions.allow_from.iter().map(Cidr::to_string).collect();
+        phrases.push(format!("from {}", networks.join(", ")));
+    }
+    phrases.extend(permissions.expires_at.map(|at| format!("expires {}", day(at))));
+    phrases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_default_form_grants_everything() {
+        assert_eq!(PermissionForm::default().parse(0), Ok(Permissions::ALL));
+        assert!(
+            ["read", "write", "flush", "stats"]
+                .iter()
+                .all(|scope| PermissionForm::default().has_scope(scope))
+        );
+        assert!(summary(&Permissions::ALL).is_empty());
+    }
+
+    #[test]
+    fn chosen_permissions_are_granted() {
+        let on = || Some("on".to_owned());
+        let form = PermissionForm {
+            has_scopes: on(),
+            read: on(),
+            prefix: " app: ".into(),
+            expires: "1d".into(),
+            allow_from: "10.0.0.0/8,\r\n ::1".into(),
+            ..PermissionForm::default()
+        };
+        let permissions = form.parse(1000).unwrap();
+        assert_eq!(permissions.scopes, Scopes::READ);
+        assert_eq!(permissions.expires_at, Some(86_401_000));
+        assert_eq!(
+            summary(&permissions),
+            ["only read", "keys app:…", "from 10.0.0.0/8, ::1/128", "expires 2 Jan 1970"]
+        );
+        assert!(form.has_scope("read") && !form.has_scope("write"));
+        for invalid in [
+            PermissionForm { read: None, ..form.clone() },
+            PermissionForm { prefix: "a b".into(), ..form.clone() },
+            PermissionForm { expires: "0s".into(), ..form.clone() },
+            PermissionForm { expires: "soon".into(), ..form.clone() },
+        ] {
+            assert!(invalid.parse(0).is_err(), "{invalid:?}");
+        }
+        let mut edited = Permissions { expires_at: Some(5), ..Permissions::ALL };
+        PermissionForm::from_permissions(&permissions).change(0).unwrap()(&mut edited);
+        assert_eq!(edited, Permissions { expires_at: Some(5), ..permissions }, "the expiry is kept");
+        let invalid = PermissionForm { allow_from: "10.0.0.1/8".into(), ..form };
+        assert_eq!(
+            invalid.parse(0).unwrap_err().to_string(),
+            "10.0.0.1/8 is not where a network begins. Write 10.0.0.0/8, or 10.0.0.1 for that one address."
+        );
+    }
+}

@@ -1,0 +1,196 @@
+//! Sessions of signed-in users, and CSRF cookies of everyone else.
+//!
+//! A session's id is 32 random bytes in a cookie; the store keeps its SHA-256. The CSRF token of a session
+//! is in the store. A visitor without a session has a double-submit cookie: their forms repeat its value.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method};
+use axum_extra::extract::CookieJar;
+use sha2::{Digest as _, Sha256};
+use store::{Leak, Millis, NewSession, Session, Store, User};
+use tokio_util::sync::CancellationToken;
+
+use super::reject::PageError;
+use crate::Config;
+use crate::state::AppState;
+
+/// How often a session's last use is written to the store.
+const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
+/// How often expired sessions are deleted.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// Length of a session id or CSRF token: 32 bytes in hexadecimal.
+const SECRET_LEN: usize = 64;
+
+/// Extractor: sender of a request, signed in or not.
+#[derive(Debug)]
+pub(crate) struct Visitor {
+    pub(crate) me: Option<SignedIn>,
+    /// From the session, or from the visitor's cookie.
+    pub(crate) csrf_token: String,
+    /// CSRF cookie to set with the response, if the visitor has none.
+    pub(crate) new_cookie: Option<HeaderValue>,
+}
+
+/// Extractor: the signed-in sender of a request. Redirects anyone else to the sign-in page.
+#[derive(Debug)]
+pub(crate) struct SignedIn {
+    pub(crate) user: User,
+    pub(crate) session: Session,
+    /// Tokens found in public whose notice isn't dismissed.
+    pub(crate) leaks: Vec<Leak>,
+}
+
+impl SignedIn {
+    /// The store, with this user as the actor in the audit log.
+    pub(crate) fn store(&self, app: &AppState) -> Store {
+        app.store.acting_as(&format!("user {}", self.user.id))
+    }
+}
+
+impl FromRequestParts<Arc<AppState>> for Visitor {
+    type Rejection = PageError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<AppState>) -> Result<Self, PageError> {
+        if let Some(me) = find(app, &parts.headers).await? {
+            return Ok(Self { csrf_token: me.session.form_token.clone(), me: Some(me), new_cookie: None });
+        }
+        let name = Cookie::Csrf.name(&app.config);
+        let sent = cookie(&parts.headers, name).filter(|value| is_secret(value));
+        let csrf_token = sent.clone().unwrap_or_else(new_secret);
+        let new_cookie =
+            sent.is_none().then(|| Cookie::Csrf.set(&app.config, &csrf_token, app.config.session_age()));
+        Ok(Self { me: None, csrf_token, new_cookie })
+    }
+}
+
+impl FromRequestParts<Arc<AppState>> for SignedIn {
+    type Rejection = PageError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<AppState>) -> Result<Self, PageError> {
+        let next = if parts.method == Method::GET { parts.uri.path() } else { "/cache" };
+        find(app, &parts.headers).await?.ok_or_else(|| PageError::SignInRequired(next.to_owned()))
+    }
+}
+
+/// Starts a session under a new id and returns it with its cookie. Ends `previous`, the browser's session.
+pub(crate) async fn start(
+    app: &AppState,
+    user_id: &str,
+    previous: Option<&SignedIn>,
+) -> Result<(Session, HeaderValue), PageError> {
+    let (id, form_token) = (new_secret(), new_secret());
+    let id_hash = hash(&id);
+    if let Some(previous) = previous {
+        app.store.end_session(&previous.session.id_hash).await?;
+    }
+    app.store.create_session(&NewSession { id_hash: &id_hash, user_id, form_token: &form_token }).await?;
+    let cookie = Cookie::Session.set(&app.config, &id, app.config.session_age());
+    let now = store::now();
+    let user_id = user_id.to_owned();
+    Ok((Session { id_hash, user_id, form_token, created_at: now, last_seen_at: now }, cookie))
+}
+
+/// Ends a session and returns a cookie that replaces the browser's.
+pub(crate) async fn end(app: &AppState, session: &Session) -> Result<HeaderValue, PageError> {
+    app.store.end_session(&session.id_hash).await?;
+    Ok(expired_cookie(app))
+}
+
+/// A cookie that makes the browser delete its session cookie.
+pub(crate) fn expired_cookie(app: &AppState) -> HeaderValue {
+    Cookie::Session.set(&app.config, "", Duration::ZERO)
+}
+
+/// Whether a session exists and hasn't expired.
+pub(crate) async fn is_active(app: &AppState, id_hash: &str) -> Result<bool, PageError> {
+    let session = app.store.session(id_hash, app.config.session_idle(), app.config.session_age()).await?;
+    Ok(session.is_some())
+}
+
+/// Deletes expired sessions until `stop`.
+pub(crate) async fn run_sweep(app: Arc<AppState>, stop: CancellationToken) {
+    loop {
+        let swept = app.store.end_old_sessions(app.config.session_idle(), app.config.session_age()).await;
+        if let Err(error) = swept {
+            tracing::warn!(%error, "failed to delete expired sessions");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SWEEP_INTERVAL) => {}
+        }
+    }
+}
+
+async fn find(app: &AppState, headers: &HeaderMap) -> Result<Option<SignedIn>, PageError> {
+    let Some(id) = cookie(headers, Cookie::Session.name(&app.config)).filter(|id| is_secret(id)) else {
+        return Ok(None);
+    };
+    let (idle, age) = (app.config.session_idle(), app.config.session_age());
+    let Some(session) = app.store.session(&hash(&id), idle, age).await? else { return Ok(None) };
+    let Some(user) = app.store.user(&session.user_id).await? else { return Ok(None) };
+    touch(app, &session).await;
+    let leaks = app.store.open_leaks(&user.id).await?;
+    Ok(Some(SignedIn { user, session, leaks }))
+}
+
+/// Records that a session is in use. A failure only makes the session expire earlier, so pages still work
+/// when the disk is full.
+async fn touch(app: &AppState, session: &Session) {
+    let interval = TOUCH_INTERVAL.min(app.config.session_idle() / 4);
+    let unrecorded = store::now().saturating_sub(session.last_seen_at);
+    if unrecorded < Millis::try_from(interval.as_millis()).unwrap_or(Millis::MAX) {
+        return;
+    }
+    if let Err(error) = app.store.touch_session(&session.id_hash).await {
+        tracing::warn!(%error, "failed to record the use of a session");
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Cookie {
+    Session,
+    Csrf,
+}
+
+impl Cookie {
+    /// The prefix `__Host-` binds a cookie to one host; browsers accept it over TLS only.
+    fn name(self, config: &Config) -> &'static str {
+        match (self, config.is_https()) {
+            (Self::Session, true) => "__Host-memgate",
+            (Self::Session, false) => "memgate",
+            (Self::Csrf, true) => "__Host-memgate-csrf",
+            (Self::Csrf, false) => "memgate-csrf",
+        }
+    }
+
+    fn set(self, config: &Config, value: &str, max_age: Duration) -> HeaderValue {
+        let (name, seconds) = (self.name(config), max_age.as_secs());
+        let secure = if config.is_https() { "; Secure" } else { "" };
+        let text = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}");
+        HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
+    }
+}
+
+fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
+    CookieJar::from_headers(headers).get(name).map(|cookie| cookie.value().to_owned())
+}
+
+fn is_secret(text: &str) -> bool {
+    text.len() == SECRET_LEN && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+fn new_secret() -> String {
+    hex(&rand::random::<[u8; 32]>())
+}
+
+fn hash(id: &str) -> String {
+    hex(&Sha256::digest(id))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,116 @@
+//! `GET /cache/events`: server-sent events with the state of the user's cache, one at once and one per change.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::stream;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache_events::{ChangedUsers, StreamSlot};
+use crate::http::reject::PageError;
+use crate::http::session::{self, SignedIn};
+use crate::state::AppState;
+use crate::view::cache_state::CacheState;
+
+/// Interval of a stream's own check of its session and cache, and of its keep-alive comments.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a browser waits before it reopens a stream that ended.
+const BROWSER_RETRY_BACKOFF: Duration = Duration::from_secs(2);
+
+pub(crate) async fn stream(
+    State(app): State<Arc<AppState>>,
+    Extension(stop): Extension<CancellationToken>,
+    me: SignedIn,
+) -> Result<Response, PageError> {
+    let slot = app.cache_events.acquire_slot(&me.session.id_hash).ok_or(PageError::TooManyStreams)?;
+    // Subscribed before the first read: a change in between is sent twice rather than missed.
+    let changes = app.cache_events.subscribe();
+    let events = EventStream {
+        user_id: me.user.id,
+        session: me.session.id_hash,
+        changes,
+        last_sent: None,
+        stop,
+        _gauge: GaugeGuard::new(&app.metrics.event_streams),
+        _slot: slot,
+        app,
+    };
+    let body = Sse::new(stream::unfold(events, EventStream::next))
+        .keep_alive(KeepAlive::new().interval(CHECK_INTERVAL));
+    // Without this header, nginx buffers events.
+    Ok(([(header::HeaderName::from_static("x-accel-buffering"), "no")], body).into_response())
+}
+
+/// An open stream.
+struct EventStream {
+    app: Arc<AppState>,
+    user_id: String,
+    session: String,
+    changes: broadcast::Receiver<ChangedUsers>,
+    last_sent: Option<CacheState>,
+    stop: CancellationToken,
+    _gauge: GaugeGuard,
+    _slot: StreamSlot,
+}
+
+impl EventStream {
+    /// The next event; `None` ends the stream.
+    async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
+        loop {
+            if self.last_sent.is_some() && !self.wait().await {
+                return None;
+            }
+            // If the store is unavailable the stream ends: the page keeps its state, the browser reconnects.
+            let instance = self.app.store.instance_of(&self.user_id).await.ok()??;
+            let state = CacheState::new(&instance);
+            if self.last_sent.as_ref() == Some(&state) {
+                continue;
+            }
+            let event =
+                Event::default().event("state").retry(BROWSER_RETRY_BACKOFF).json_data(&state).ok()?;
+            self.last_sent = Some(state);
+            return Some((Ok(event), self));
+        }
+    }
+
+    /// Waits for a change of this user's cache or for the next check. `false` ends the stream.
+    async fn wait(&mut self) -> bool {
+        let check = tokio::time::sleep(CHECK_INTERVAL);
+        tokio::pin!(check);
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return false,
+                () = &mut check => return session::is_active(&self.app, &self.session).await.unwrap_or(false),
+                changed = self.changes.recv() => match changed {
+                    Ok(users) if !users.contains(&self.user_id) => {}
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return true,
+                    Err(broadcast::error::RecvError::Closed) => return false,
+                },
+            }
+        }
+    }
+}
+
+/// Counts a stream while it is open.
+struct GaugeGuard(Gauge);
+
+impl GaugeGuard {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for GaugeGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,153 @@
+//! A token's client certificates: the list, and a form that issues one. Its private key is shown once.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use identity::certificate::{IssueError, IssuedCertificate};
+use serde::Deserialize;
+use store::{CertificateRow, StoreError, TokenId, TokenRow, UserState, now};
+
+use super::{SUSPENDED, acquire_change, find_unrevoked};
+use crate::http::csrf::CsrfForm;
+use crate::http::reject::PageError;
+use crate::http::session::SignedIn;
+use crate::layout::{Layout, render, set_retry_after};
+use crate::state::AppState;
+use crate::view::date::day;
+
+#[derive(Template)]
+#[template(path = "tokens/certificates.html")]
+struct Page<'a> {
+    layout: Layout,
+    csrf_token: &'a str,
+    id: &'a str,
+    name: &'a str,
+    created: String,
+    certificates: Vec<CertificateView>,
+    endpoint: String,
+    /// Whether the endpoint speaks TLS, with a CA certificate to download.
+    has_tls: bool,
+    issued: Option<&'a IssuedCertificate>,
+    request: &'a str,
+    error: Option<String>,
+}
+
+/// A certificate in the list.
+struct CertificateView {
+    fingerprint: String,
+    created: String,
+    not_after: String,
+    is_expired: bool,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Fields {
+    /// Certificate request in PEM; empty to have a key generated.
+    #[serde(default)]
+    request: String,
+}
+
+/// A new certificate, or the form's value with an error.
+#[derive(Default)]
+struct Content<'a> {
+    issued: Option<&'a IssuedCertificate>,
+    request: &'a str,
+    error: Option<String>,
+}
+
+pub(crate) async fn show(
+    State(app): State<Arc<AppState>>,
+    me: SignedIn,
+    Path(id): Path<String>,
+) -> Result<Response, PageError> {
+    let (id, token) = find_active(&app, &me, &id).await?;
+    page(&app, &me, (id, &token), StatusCode::OK, Content::default()).await
+}
+
+pub(crate) async fn submit(
+    State(app): State<Arc<AppState>>,
+    Path(id): Path<String>,
+    CsrfForm { sender: me, fields }: CsrfForm<SignedIn, Fields>,
+) -> Result<Response, PageError> {
+    let (id, token) = find_active(&app, &me, &id).await?;
+    let request = fields.request.trim();
+    let reject = async |status, error: String| {
+        page(&app, &me, (id, &token), status, Content { issued: None, request, error: Some(error) }).await
+    };
+    if me.user.state == UserState::Suspended {
+        return reject(StatusCode::FORBIDDEN, SUSPENDED.into()).await;
+    }
+    if let Err((wait, error)) = acquire_change(&app, &me) {
+        let mut response = reject(StatusCode::TOO_MANY_REQUESTS, error).await?;
+        set_retry_after(response.headers_mut(), wait);
+        return Ok(response);
+    }
+    let request_pem = (!request.is_empty()).then_some(request);
+    let issued = match IssuedCertificate::new(id, token.permissions.expires_at, request_pem) {
+        Ok(issued) => issued,
+        Err(IssueError::InvalidRequest(_)) => {
+            let error = "Invalid certificate request. Paste one in PEM with a new key: RSA with at least 2048 bits, \
+                         P-256, P-384 or Ed25519.";
+            return reject(StatusCode::UNPROCESSABLE_ENTITY, error.into()).await;
+        }
+        Err(IssueError::Failed(error)) => {
+            tracing::error!(%error, "failed to issue a certificate");
+            return Err(PageError::Internal);
+        }
+    };
+    match me.store(&app).add_certificate(&id, issued.fingerprint, issued.not_after).await {
+        Ok(()) => {
+            let content = Content { issued: Some(&issued), ..Content::default() };
+            page(&app, &me, (id, &token), StatusCode::OK, content).await
+        }
+        Err(StoreError::LimitReached(_)) => {
+            let error = "This token has reached its limit of certificates. Create another token.";
+            reject(StatusCode::CONFLICT, error.into()).await
+        }
+        // The token was revoked or expired after the check.
+        Err(StoreError::NotFound(_)) => Err(PageError::NotFound),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The user's token with this id, if it is active.
+async fn find_active(app: &AppState, me: &SignedIn, id: &str) -> Result<(TokenId, TokenRow), PageError> {
+    let (id, token) = find_unrevoked(app, me, id).await?;
+    if token.is_active(now()) { Ok((id, token)) } else { Err(PageError::NotFound) }
+}
+
+async fn page(
+    app: &AppState,
+    me: &SignedIn,
+    (id, token): (TokenId, &TokenRow),
+    status: StatusCode,
+    content: Content<'_>,
+) -> Result<Response, PageError> {
+    let Content { issued, request, error } = content;
+    let certificates = app.store.certificates_of(&id).await?.into_iter().map(CertificateView::new).collect();
+    let page = Page {
+        layout: Layout::signed_in(me),
+        csrf_token: &me.session.form_token,
+        id: &token.id,
+        name: &token.name,
+        created: day(token.created_at),
+        certificates,
+        endpoint: app.endpoint.to_string(),
+        has_tls: app.config.ca_certificate.is_some(),
+        issued,
+        request,
+        error,
+    };
+    render(status, &page)
+}
+
+impl CertificateView {
+    fn new(row: CertificateRow) -> Self {
+        let is_expired = !row.is_current(now());
+        let (created, not_after) = (day(row.created_at), day(row.not_after));
+        Self { fingerprint: row.fingerprint, created, not_after, is_expired }
+    }
+}

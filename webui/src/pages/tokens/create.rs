@@ -1,0 +1,62 @@
+//! Creates a token. The response shows its secret, once.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use identity::TokenName;
+use serde::Deserialize;
+use store::{NewToken, StoreError, now};
+
+use super::{limit_reached, reject_new_token};
+use crate::forms::permissions::PermissionForm;
+use crate::http::csrf::CsrfForm;
+use crate::http::reject::PageError;
+use crate::http::session::SignedIn;
+use crate::pages::cache::{self, NewTokenForm};
+use crate::state::AppState;
+
+#[derive(Deserialize)]
+pub(crate) struct Fields {
+    #[serde(default)]
+    name: String,
+    #[serde(flatten)]
+    permissions: PermissionForm,
+}
+
+pub(crate) async fn submit(
+    State(app): State<Arc<AppState>>,
+    CsrfForm { sender: me, fields }: CsrfForm<SignedIn, Fields>,
+) -> Result<Response, PageError> {
+    let Fields { name, permissions } = fields;
+    let mut form = NewTokenForm { name, permissions, ..NewTokenForm::default() };
+    let name = match TokenName::parse(&form.name) {
+        Ok(name) => name,
+        Err(error) => {
+            form.name_error = Some(error.to_string());
+            return cache::with_rejected_form(&app, &me, StatusCode::UNPROCESSABLE_ENTITY, &form).await;
+        }
+    };
+    let permissions = match form.permissions.parse(now()) {
+        Ok(permissions) => permissions,
+        Err(error) => {
+            form.permissions_error = Some(error.to_string());
+            return cache::with_rejected_form(&app, &me, StatusCode::UNPROCESSABLE_ENTITY, &form).await;
+        }
+    };
+    if let Some(rejection) = reject_new_token(&app, &me, &mut form).await? {
+        return Ok(rejection);
+    }
+    let token = NewToken::generate(&app.token_key, name.as_str()).limited_to(permissions);
+    let max = app.config.limits.tokens_at_once;
+    match me.store(&app).create_token_within(&me.user.id, &token, max).await {
+        Ok(()) => cache::with_new_token(&app, &me, &token, name.as_str()).await,
+        // Concurrent requests have reached the limit.
+        Err(StoreError::LimitReached(_)) => {
+            form.name_error = Some(limit_reached(max));
+            cache::with_rejected_form(&app, &me, StatusCode::CONFLICT, &form).await
+        }
+        Err(error) => Err(error.into()),
+    }
+}

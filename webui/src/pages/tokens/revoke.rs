@@ -1,0 +1,52 @@
+//! Revokes a token, after a confirmation.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Redirect, Response};
+
+use super::find_unrevoked;
+use crate::http::csrf::{CsrfForm, NoFields};
+use crate::http::reject::PageError;
+use crate::http::session::SignedIn;
+use crate::layout::{Layout, render};
+use crate::state::AppState;
+use crate::view::date::day;
+
+#[derive(Template)]
+#[template(path = "tokens/revoke.html")]
+struct Page<'a> {
+    layout: Layout,
+    csrf_token: &'a str,
+    id: &'a str,
+    name: &'a str,
+    created: String,
+}
+
+pub(crate) async fn show(
+    State(app): State<Arc<AppState>>,
+    me: SignedIn,
+    Path(id): Path<String>,
+) -> Result<Response, PageError> {
+    let (_, token) = find_unrevoked(&app, &me, &id).await?;
+    let page = Page {
+        layout: Layout::signed_in(&me),
+        csrf_token: &me.session.form_token,
+        id: &token.id,
+        name: &token.name,
+        created: day(token.created_at),
+    };
+    render(StatusCode::OK, &page)
+}
+
+pub(crate) async fn submit(
+    State(app): State<Arc<AppState>>,
+    Path(id): Path<String>,
+    CsrfForm { sender: me, .. }: CsrfForm<SignedIn, NoFields>,
+) -> Result<Response, PageError> {
+    let (id, _) = find_unrevoked(&app, &me, &id).await?;
+    me.store(&app).revoke_token(&id).await?;
+    Ok(Redirect::to("/cache#tokens").into_response())
+}

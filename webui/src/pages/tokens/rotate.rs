@@ -1,0 +1,82 @@
+//! Rotates a token: creates a new one with the same name and permissions, and lets the old one expire.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use store::{NewToken, StoreError, now};
+
+use super::{find_unrevoked, reject_new_token};
+use crate::http::csrf::CsrfForm;
+use crate::http::reject::PageError;
+use crate::http::session::SignedIn;
+use crate::layout::{Layout, render};
+use crate::pages::cache::{self, NewTokenForm};
+use crate::state::AppState;
+use crate::view::date::day;
+
+/// Choices for the old token's expiry: the value that is sent, and its label.
+const GRACE_PERIODS: [(&str, &str); 4] =
+    [("0s", "at once"), ("1h", "in an hour"), ("24h", "in a day"), ("7d", "in a week")];
+
+#[derive(Template)]
+#[template(path = "tokens/rotate.html")]
+struct Page<'a> {
+    layout: Layout,
+    csrf_token: &'a str,
+    id: &'a str,
+    name: &'a str,
+    created: String,
+    grace_periods: &'a [(&'a str, &'a str)],
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Fields {
+    #[serde(default)]
+    grace: String,
+}
+
+pub(crate) async fn show(
+    State(app): State<Arc<AppState>>,
+    me: SignedIn,
+    Path(id): Path<String>,
+) -> Result<Response, PageError> {
+    let (_, token) = find_unrevoked(&app, &me, &id).await?;
+    if !token.is_active(now()) || token.successor.is_some() {
+        return Err(PageError::NotFound);
+    }
+    let page = Page {
+        layout: Layout::signed_in(&me),
+        csrf_token: &me.session.form_token,
+        id: &token.id,
+        name: &token.name,
+        created: day(token.created_at),
+        grace_periods: &GRACE_PERIODS,
+    };
+    render(StatusCode::OK, &page)
+}
+
+pub(crate) async fn submit(
+    State(app): State<Arc<AppState>>,
+    Path(id): Path<String>,
+    CsrfForm { sender: me, fields }: CsrfForm<SignedIn, Fields>,
+) -> Result<Response, PageError> {
+    let (id, token) = find_unrevoked(&app, &me, &id).await?;
+    if !GRACE_PERIODS.iter().any(|(value, _)| *value == fields.grace) {
+        return Err(PageError::Malformed);
+    }
+    let grace = store::span(&fields.grace).map_err(|_| PageError::Malformed)?;
+    if let Some(rejection) = reject_new_token(&app, &me, &mut NewTokenForm::default()).await? {
+        return Ok(rejection);
+    }
+    let new = NewToken::generate(&app.token_key, &token.name);
+    match me.store(&app).rotate_token(&id, new, now().saturating_add(grace)).await {
+        Ok((new, _)) => cache::with_new_token(&app, &me, &new, &token.name).await,
+        // The token is inactive, or was already rotated.
+        Err(StoreError::NotFound(_) | StoreError::AlreadyExists(_)) => Err(PageError::NotFound),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,66 @@
+//! Token page: its permissions, which proxies have applied its last change, and recent denials.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use store::{Acknowledged, Proxy, now};
+
+use super::find;
+use crate::forms::permissions;
+use crate::http::reject::PageError;
+use crate::http::session::SignedIn;
+use crate::layout::{Layout, render};
+use crate::state::AppState;
+use crate::view::date::{ago, day};
+use crate::view::denials::DenialView;
+use crate::view::token::inactive_reason;
+
+#[derive(Template)]
+#[template(path = "tokens/show.html")]
+struct Page<'a> {
+    layout: Layout,
+    id: &'a str,
+    name: &'a str,
+    created: String,
+    /// Why it is inactive; `None` for an active token.
+    inactive_reason: Option<String>,
+    permissions: Vec<String>,
+    can_rotate: bool,
+    successor: Option<&'a str>,
+    denials: Vec<DenialView>,
+    propagation: Acknowledged,
+}
+
+pub(crate) async fn show(
+    State(app): State<Arc<AppState>>,
+    me: SignedIn,
+    Path(id): Path<String>,
+) -> Result<Response, PageError> {
+    let (id, token) = find(&app, &me, &id).await?;
+    let denials = app.store.denials_of(&token.id).await?;
+    let propagation = app.store.acknowledged(&id).await?;
+    let inactive_reason = inactive_reason(&token, &app.store.leaks_of(&me.user.id).await?);
+    let page = Page {
+        layout: Layout::signed_in(&me),
+        id: &token.id,
+        name: &token.name,
+        created: day(token.created_at),
+        can_rotate: inactive_reason.is_none() && token.successor.is_none(),
+        inactive_reason,
+        permissions: permissions::summary(&token.permissions),
+        successor: token.successor.as_deref(),
+        denials: denials.into_iter().map(|denial| DenialView::new(denial, &token.name)).collect(),
+        propagation,
+    };
+    render(StatusCode::OK, &page)
+}
+
+impl Page<'_> {
+    /// When a proxy last reported to the store.
+    fn last_seen(&self, proxy: &Proxy) -> String {
+        ago(now().saturating_sub(proxy.seen_at))
+    }
+}

@@ -1,0 +1,8 @@
+//! Store rows as pages show them. No request and no template in here.
+
+pub(crate) mod cache_state;
+pub(crate) mod date;
+pub(crate) mod denials;
+pub(crate) mod number;
+pub(crate) mod snippets;
+pub(crate) mod token;

@@ -1,0 +1,65 @@
+//! A cache's state in words, for the cache page and its event stream.
+
+use serde::Serialize;
+use store::{Instance, InstanceState, Millis};
+
+/// Age of a pending instance after which the page says that the start is slow.
+const SLOW_START_AFTER: Millis = 10_000;
+/// Memory cells in the picture on the cache page.
+const CELLS: u8 = 32;
+
+/// State of a cache, as the cache page shows it and as its event stream sends it (JSON).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct CacheState {
+    /// `pending`, `running`, ...
+    pub(crate) state: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) detail: String,
+    /// memcached's version, once it is known.
+    pub(crate) version: Option<String>,
+}
+
+impl CacheState {
+    pub(crate) fn new(instance: &Instance) -> Self {
+        let state = instance.state();
+        let age = store::now().saturating_sub(instance.created_at);
+        let message = instance.route.as_ref().and_then(|route| route.message.clone());
+        let (title, detail) = text(state, age);
+        let shows_message =
+            matches!(state, InstanceState::Pending | InstanceState::Failed | InstanceState::Restarting);
+        Self {
+            state: state.as_str(),
+            title,
+            detail: message.filter(|_| shows_message).unwrap_or_else(|| detail.to_owned()),
+            version: instance.route.as_ref().and_then(|route| route.version.clone()),
+        }
+    }
+
+    /// Whether the state will change soon, so that a page without scripts should reload.
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(self.state, "pending" | "restarting")
+    }
+
+    pub(crate) fn cells(&self) -> std::ops::Range<u8> {
+        0..CELLS
+    }
+}
+
+/// Title and detail. `age` is the time since the instance was created.
+fn text(state: InstanceState, age: Millis) -> (&'static str, &'static str) {
+    match state {
+        InstanceState::Pending if age > SLOW_START_AFTER => (
+            "Pending",
+            "This takes longer than usual. Your account and tokens are safe; the cache will start on its own.",
+        ),
+        InstanceState::Pending => ("Pending", "Your cache is starting. This takes about a second."),
+        InstanceState::Running => ("Running", "Ready for your applications."),
+        InstanceState::Asleep => ("Asleep", "Stopped because it was idle. It starts at the next connection."),
+        InstanceState::Restarting => {
+            ("Restarting", "The cache is restarting. Connections stay open meanwhile.")
+        }
+        InstanceState::Suspended => ("Suspended", "Stopped by the operator of this service."),
+        InstanceState::Failed => ("Failed", "The cache can't be started. We keep trying."),
+        InstanceState::Deleting => ("Deleting", "The cache and its contents are being deleted."),
+    }
+}

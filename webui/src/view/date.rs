@@ -1,0 +1,57 @@
+//! Days and waits as people read them.
+
+use std::time::Duration;
+
+use identity::time_text;
+use store::Millis;
+use time::OffsetDateTime;
+
+const MONTHS: [&str; 12] =
+    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+/// A day of the Gregorian calendar, in UTC: `7 Mar 2025`. Milliseconds since 1970.
+pub(crate) fn day(at: Millis) -> String {
+    // A time that the calendar can't express (beyond the year 9999) is shown as its last day.
+    let last = time::Date::MAX.midnight().assume_utc();
+    let date = OffsetDateTime::from_unix_timestamp(at.div_euclid(1000)).unwrap_or(last).date();
+    let month = MONTHS.get(usize::from(u8::from(date.month())) - 1).unwrap_or(&"?");
+    format!("{} {month} {}", date.day(), date.year())
+}
+
+/// When to try again: `in 40 seconds`, `in 12 minutes`. Rounded up, so that waiting that long is enough.
+pub(crate) fn retry_in(wait: Duration) -> String {
+    match wait.as_secs() + 1 {
+        1 => "in a second".into(),
+        seconds @ 2..=90 => format!("in {seconds} seconds"),
+        seconds => format!("in {} minutes", seconds.div_ceil(60)),
+    }
+}
+
+/// How long ago something was: `12 seconds ago`, `3 hours ago`. The span is in milliseconds.
+pub(crate) fn ago(span: Millis) -> String {
+    format!("{} ago", time_text::duration(Duration::from_millis(u64::try_from(span).unwrap_or(0))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn future_times_are_0_seconds_ago() {
+        assert_eq!((ago(-5), ago(61_000)), ("0 seconds ago".to_owned(), "1 minute ago".to_owned()));
+    }
+
+    #[test]
+    fn days_in_utc() {
+        for (at, expected) in [
+            (0, "1 Jan 1970"),
+            (-1, "31 Dec 1969"),
+            (951_782_400_000, "29 Feb 2000"),
+            (1_741_305_600_000, "7 Mar 2025"),
+            (4_102_444_799_999, "31 Dec 2099"),
+            (Millis::MAX, "31 Dec 9999"),
+        ] {
+            assert_eq!(day(at), expected);
+        }
+    }
+}

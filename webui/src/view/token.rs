@@ -1,0 +1,37 @@
+//! Tokens in lists and notices: why one is inactive, and which ones were found in public.
+
+use store::{Leak, TokenRow, now};
+
+use super::date::day;
+
+/// Banner about a token that was found in public and revoked.
+#[derive(Debug)]
+pub(crate) struct LeakNotice {
+    pub(crate) token_id: String,
+    pub(crate) token_name: String,
+    /// Where it was found; empty if the report didn't say.
+    pub(crate) url: String,
+    pub(crate) day: String,
+}
+
+impl LeakNotice {
+    pub(crate) fn new(leak: &Leak) -> Self {
+        let (token_id, token_name) = (leak.token_id.clone(), leak.name.clone());
+        Self { token_id, token_name, url: leak.url.clone(), day: day(leak.at) }
+    }
+}
+
+/// Why a token is inactive; `None` for an active one. `leaks` are the leaks of the token's user.
+pub(crate) fn inactive_reason(token: &TokenRow, leaks: &[Leak]) -> Option<String> {
+    let leak = leaks.iter().find(|leak| leak.token_id == token.id);
+    match token.revoked_at {
+        Some(at) => Some(leak.map_or_else(|| format!("revoked {}", day(at)), found_in_public)),
+        None if token.is_active(now()) => None,
+        None => Some("expired".to_owned()),
+    }
+}
+
+fn found_in_public(leak: &Leak) -> String {
+    let at = if leak.url.is_empty() { String::new() } else { format!(" at {}", leak.url) };
+    format!("found in public{at}, revoked {}", day(leak.at))
+}
