@@ -152,7 +152,7 @@ async fn sign_up_and_replace_token(product: &Product, browser: &Client) -> (Cred
     page.click(&format!("[data-revoke='{}']", first.username.trim_start_matches("mg_"))).await;
     page.wait_for("#revoke-form", TIMEOUT).await;
     page.click("#revoke-form button").await;
-    page.wait_for(&format!("[data-revoked-token='{}']", first.username.trim_start_matches("mg_")), TIMEOUT)
+    page.wait_for(&format!("[data-inactive-token='{}']", first.username.trim_start_matches("mg_")), TIMEOUT)
         .await;
     (first, second)
 }

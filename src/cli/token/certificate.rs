@@ -5,9 +5,9 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use identity::certificate::{IssueError, IssuedCertificate};
 use serde::Serialize;
 use store::{CertificateRow, Fingerprint, Millis, Store, StoreError, TokenId, now};
-use identity::certificate::{IssueError, IssuedCertificate};
 
 use crate::output::CliError;
 use crate::output::table;

@@ -1,4 +1,4 @@
-//! The web UI in a real browser. The test plays the provisioner: it writes routes through the store.
+//! The web UI in a real browser. The test plays the provisioner: it writes instance states to the store.
 
 mod driver;
 mod flow;
@@ -9,35 +9,35 @@ use std::time::Duration;
 use fantoccini::Client;
 use store::InstanceState;
 
-use super::harness::{PASSWORD, Site};
-use driver::{Driver, Look};
+use driver::{BrowserOptions, Driver};
 use flow::Flow;
+use crate::harness::{self, PASSWORD, Site};
 
 const EMAIL: &str = "ada@example.com";
 
 #[tokio::test]
-async fn a_newcomer_gets_a_cache() {
+async fn sign_up_to_first_token() {
     let site = Site::start().await;
     let driver = Driver::start().await;
-    let browser = driver.browser(Look::default()).await;
+    let browser = driver.browser(BrowserOptions::default()).await;
     let flow = Flow::new(&browser, format!("http://{}", site.address));
 
     let first = flow.sign_up(EMAIL, PASSWORD).await;
     assert_eq!(first.token, format!("{}_{}", first.username, first.password));
     assert_eq!(flow.state().await, "pending");
-    site.record(EMAIL, InstanceState::Running).await;
+    site.set_state(EMAIL, InstanceState::Running).await;
     let took = flow.wait_for_state("running").await;
     assert!(took < Duration::from_secs(3), "{took:?}");
     assert_eq!(flow.text("#state").await, "Running");
     assert_eq!(flow.text("#version").await, "1.6.18");
     assert_eq!(flow.text("#endpoint").await, "cache.example.com:11999");
 
-    // The token is still there to be copied, after the page has changed by itself.
-    assert_eq!(flow.shown_token().await, first);
+    // The token is still shown after the page updated its state.
+    assert_eq!(flow.revealed_token().await, first);
     flow.click("[data-copy=token]").await;
     let label = flow.find("[data-copy=token]").await;
-    super::harness::eventually("copied", || async { label.text().await.unwrap() == "Copied" }).await;
-    // A reload asks for the cache's page, doesn't sign up again, and doesn't show the token again.
+    harness::eventually("copied", || async { label.text().await.unwrap() == "Copied" }).await;
+    // A reload opens the cache page: it neither signs up again nor shows the token again.
     browser.refresh().await.unwrap();
     assert_eq!(browser.current_url().await.unwrap().path(), "/cache");
     assert!(!browser.source().await.unwrap().contains(&first.password));
@@ -46,59 +46,60 @@ async fn a_newcomer_gets_a_cache() {
     flow.open("/cache").await;
     assert_eq!(browser.current_url().await.unwrap().path(), "/sign-in");
     flow.sign_in(EMAIL, PASSWORD).await;
-    let second = flow.make_token("web shop").await;
+    let second = flow.create_token("web shop").await;
     assert_eq!(flow.tokens().await, [first.username.clone(), second.username.clone()]);
     flow.revoke(&first.username).await;
     assert_eq!(flow.tokens().await, [second.username]);
-    // What happens later is seen too.
-    site.record(EMAIL, InstanceState::Restarting).await;
+    // Later changes are shown too.
+    site.set_state(EMAIL, InstanceState::Restarting).await;
     flow.wait_for_state("restarting").await;
     browser.close().await.unwrap();
 }
 
 #[tokio::test]
-async fn it_works_without_scripts() {
+async fn pages_work_without_scripts() {
     let site = Site::start().await;
     let driver = Driver::start().await;
-    let browser = driver.browser(Look { without_scripts: true, ..Look::default() }).await;
+    let browser = driver.browser(BrowserOptions { without_scripts: true, ..BrowserOptions::default() }).await;
     let flow = Flow::new(&browser, format!("http://{}", site.address));
 
     let first = flow.sign_up(EMAIL, PASSWORD).await;
     assert!(!flow.find("[data-copy=token]").await.is_displayed().await.unwrap(), "it couldn't copy");
-    flow.click("#token-kept").await;
+    flow.click("#token-saved").await;
     assert_eq!(flow.state().await, "pending");
-    site.record(EMAIL, InstanceState::Running).await;
+    site.set_state(EMAIL, InstanceState::Running).await;
     flow.wait_for_state("running").await;
     flow.click("label[for=language-go]").await;
     assert!(flow.text("#snippet-go").await.contains("mc.NewMC(\"cache.example.com:11999\""));
     flow.revoke(&first.username).await;
     flow.sign_out().await;
     flow.sign_in(EMAIL, PASSWORD).await;
-    flow.make_token("second").await;
+    flow.create_token("second").await;
     browser.close().await.unwrap();
 }
 
-/// Pictures of every page, for people to look at: set `MEMGATE_PICTURES` to a folder and run with `--ignored`.
+/// Screenshots of every page for manual review: set `MEMGATE_SCREENSHOTS` to a folder and run with `--ignored`.
 #[tokio::test]
-#[ignore = "for people to look at, not a check"]
-async fn pictures() {
-    let folder = PathBuf::from(std::env::var_os("MEMGATE_PICTURES").expect("MEMGATE_PICTURES is a folder"));
+#[ignore = "takes screenshots for manual review"]
+async fn screenshots() {
+    let folder =
+        PathBuf::from(std::env::var_os("MEMGATE_SCREENSHOTS").expect("MEMGATE_SCREENSHOTS is a folder"));
     let driver = Driver::start().await;
     for (name, dark, phone) in
         [("light", false, false), ("dark", true, false), ("phone", false, true), ("phone-dark", true, true)]
     {
-        let look = Look { dark, phone, without_scripts: false };
-        let browser = driver.browser(look).await;
-        picture_every_page(&browser, &folder, name, phone).await;
+        let options = BrowserOptions { dark, phone, without_scripts: false };
+        let browser = driver.browser(options).await;
+        screenshot_every_page(&browser, &folder, name, phone).await;
         browser.close().await.unwrap();
     }
 }
 
-async fn picture_every_page(browser: &Client, folder: &Path, name: &str, phone: bool) {
+async fn screenshot_every_page(browser: &Client, folder: &Path, name: &str, phone: bool) {
     let site = Site::start().await;
     let flow = Flow::new(browser, format!("http://{}", site.address));
     let picture = async |page: &str| {
-        // As tall as the page is.
+        // Makes the window as tall as the page.
         if !phone {
             let height =
                 browser.execute("return document.documentElement.scrollHeight", vec![]).await.unwrap();
@@ -125,16 +126,16 @@ async fn picture_every_page(browser: &Client, folder: &Path, name: &str, phone: 
     picture("sign-up-wrong").await;
     let first = flow.sign_up(EMAIL, PASSWORD).await;
     picture("new").await;
-    site.record(EMAIL, InstanceState::Running).await;
+    site.set_state(EMAIL, InstanceState::Running).await;
     flow.wait_for_state("running").await;
-    flow.make_token("web shop").await;
+    flow.create_token("web shop").await;
     picture("token").await;
-    flow.make_token("staging \u{202e}txt.exe").await;
+    flow.create_token("staging \u{202e}txt.exe").await;
     flow.revoke(&first.username).await;
     flow.click("label[for=language-python]").await;
-    flow.click(".revoked summary").await;
+    flow.click(".inactive summary").await;
     picture("cache").await;
-    site.record(EMAIL, InstanceState::Failed).await;
+    site.set_state(EMAIL, InstanceState::Failed).await;
     flow.wait_for_state("failed").await;
     picture("failed").await;
     flow.click("[data-revoke]").await;

@@ -1,38 +1,38 @@
-//! Client certificates: issued for a token, shown once, with a key made here or with none.
+//! Client certificates: issued for a token with a new or an existing key, and shown once.
 
 use rcgen::{CertificateParams, KeyPair};
 use store::{Token, TokenId};
 
-use crate::harness::{Answer, Site};
+use crate::harness::{Response, Site};
 
-async fn newcomer(site: &Site) -> (crate::harness::Visitor, TokenId, String) {
-    let (visitor, page) = site.newcomer("a@example.com").await;
+async fn sign_up_user(site: &Site) -> (crate::harness::Visitor, TokenId, String) {
+    let (visitor, page) = site.sign_up_user("a@example.com").await;
     let id = Token::parse(page.text("token").unwrap()).unwrap().id();
-    (visitor, id, format!("/tokens/{id}/certificate"))
+    (visitor, id, format!("/tokens/{id}/certificates"))
 }
 
-fn fingerprints(page: &Answer) -> Vec<String> {
+fn fingerprints(page: &Response) -> Vec<String> {
     let listed = page.body.split("data-certificate=\"").skip(1);
     listed.map(|rest| rest.split_once('"').unwrap().0.to_owned()).collect()
 }
 
 #[tokio::test]
-async fn one_is_issued_and_shown_once() {
+async fn a_certificate_is_shown_once() {
     let site = Site::start().await;
-    let (mut visitor, id, address) = newcomer(&site).await;
+    let (mut visitor, id, address) = sign_up_user(&site).await;
     assert!(visitor.get("/cache").await.body.contains(&format!("href=\"{address}\"")));
     let page = visitor.get(&address).await;
     assert_eq!((page.status, fingerprints(&page).len()), (200, 0));
     assert_eq!(site.store.certificates_of(&id).await.unwrap(), [], "asking changes nothing");
 
-    let made = visitor.post(&address, &[("request", " \r\n")]).await;
-    assert_eq!(made.status, 200);
-    assert_eq!(made.header("cache-control"), Some("no-store"));
-    assert!(made.text("certificate").unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
-    let key = made.text("certificate-key").unwrap();
+    let created = visitor.post(&address, &[("request", " \r\n")]).await;
+    assert_eq!(created.status, 200);
+    assert_eq!(created.header("cache-control"), Some("no-store"));
+    assert!(created.text("certificate").unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
+    let key = created.text("certificate-key").unwrap();
     assert!(KeyPair::from_pem(key).is_ok());
     let kept = site.store.certificates_of(&id).await.unwrap();
-    assert_eq!(fingerprints(&made), [kept[0].fingerprint.clone()]);
+    assert_eq!(fingerprints(&created), [kept[0].fingerprint.clone()]);
     let later = visitor.get(&address).await;
     assert_eq!(fingerprints(&later).len(), 1);
     assert!(later.text("certificate").is_none() && later.text("certificate-key").is_none());
@@ -47,30 +47,30 @@ async fn one_is_issued_and_shown_once() {
 }
 
 #[tokio::test]
-async fn who_has_a_key_keeps_it() {
+async fn existing_key_is_kept() {
     let site = Site::start().await;
-    let (mut visitor, id, address) = newcomer(&site).await;
+    let (mut visitor, id, address) = sign_up_user(&site).await;
     visitor.get(&address).await;
     let key = KeyPair::generate().unwrap();
     let request = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
-    let made = visitor.post(&address, &[("request", &request)]).await;
-    assert_eq!(made.status, 200);
-    assert!(made.text("certificate").is_some() && made.text("certificate-key").is_none());
-    for typed in ["rubbish", "\"></textarea><script>alert(1)</script>", &request.replace('M', "N")] {
-        let answer = visitor.post(&address, &[("request", typed)]).await;
-        assert_eq!(answer.status, 422);
-        assert!(answer.text("certificate-error").is_some() && answer.text("certificate").is_none());
-        assert!(!answer.body.contains("<script>"));
-        assert!(answer.body.contains("aria-invalid=\"true\" aria-describedby=\"certificate-error\""));
+    let created = visitor.post(&address, &[("request", &request)]).await;
+    assert_eq!(created.status, 200);
+    assert!(created.text("certificate").is_some() && created.text("certificate-key").is_none());
+    for input in ["rubbish", "\"></textarea><script>alert(1)</script>", &request.replace('M', "N")] {
+        let response = visitor.post(&address, &[("request", input)]).await;
+        assert_eq!(response.status, 422);
+        assert!(response.text("certificate-error").is_some() && response.text("certificate").is_none());
+        assert!(!response.body.contains("<script>"));
+        assert!(response.body.contains("aria-invalid=\"true\" aria-describedby=\"certificate-error\""));
     }
     assert_eq!(visitor.post(&address, &[("request", &"x".repeat(20_000))]).await.status, 413);
     assert_eq!(site.store.certificates_of(&id).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
-async fn there_is_a_most_of_them() {
+async fn certificate_count_is_limited() {
     let site = Site::start_with(|config| config.limits.tokens_per_hour = 19).await;
-    let (mut visitor, id, address) = newcomer(&site).await;
+    let (mut visitor, id, address) = sign_up_user(&site).await;
     visitor.get(&address).await;
     let mut statuses = Vec::new();
     for _ in 0..20 {
@@ -82,16 +82,19 @@ async fn there_is_a_most_of_them() {
 }
 
 #[tokio::test]
-async fn its_snippet_trusts_what_the_endpoint_shows() {
+async fn the_snippet_trusts_the_ca_certificate() {
     for (file, context) in [(Some("ca.pem"), "(cafile=&#34;memgate-ca.pem&#34;)"), (None, "()")] {
         let site = Site::start_with(|config| config.ca_certificate = file.map(Into::into)).await;
-        let (mut visitor, _, address) = newcomer(&site).await;
+        let (mut visitor, _, address) = sign_up_user(&site).await;
         visitor.get(&address).await;
-        let made = visitor.post(&address, &[]).await;
-        let snippet = made.text("certificate-snippet").unwrap().replace('"', "&#34;");
+        let created = visitor.post(&address, &[]).await;
+        let snippet = created.text("certificate-snippet").unwrap().replace('"', "&#34;");
         assert!(snippet.contains(&format!("ssl.create_default_context{context}\n")), "{snippet}");
-        assert_eq!(made.body.contains("href=\"/ca.pem\""), file.is_some());
-        let (first, _) = made.body.split_once("</h1>").unwrap();
-        assert!(!first.contains("<h2") && made.body.matches("</h1>").count() == 1, "the title comes first");
+        assert_eq!(created.body.contains("href=\"/ca.pem\""), file.is_some());
+        let (first, _) = created.body.split_once("</h1>").unwrap();
+        assert!(
+            !first.contains("<h2") && created.body.matches("</h1>").count() == 1,
+            "the title comes first"
+        );
     }
 }

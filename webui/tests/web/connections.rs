@@ -1,4 +1,4 @@
-//! Who is connected: seen by the cache's owner, ended by the cache's owner.
+//! Live connections: listed and closed by the cache's owner only.
 
 use std::time::Duration;
 
@@ -6,21 +6,21 @@ use store::{ConnectionId, LiveConnection, Proxy, Store, now};
 
 use crate::harness::{Site, eventually};
 
-/// A proxy that holds one connection of every cache.
+/// Plays a proxy with one connection of every cache.
 fn answer_for(store: Store, token_id: String) {
     tokio::spawn(async move {
         let (id, name, version) = ("p:1/1".to_owned(), "p:1".to_owned(), "1".to_owned());
         let proxy = Proxy { id, name, version, started_at: 0, seen_at: now(), applied: 1 };
         store.renew_proxy(&proxy).await.unwrap();
         loop {
-            for wish in store.connection_requests().await.unwrap() {
+            for request in store.connection_requests().await.unwrap() {
                 let id = ConnectionId { proxy: "p:1/1".into(), number: 4, since: now() - 61_000 };
                 let (source, protocol) = ("192.0.2.9".into(), "binary".into());
                 let since = id.since;
                 let token_id = token_id.clone();
                 let live =
                     LiveConnection { id, token_id, source, protocol, tls: true, since, operations: 12 };
-                store.list_connections("p:1/1", &wish, 3, &[live]).await.unwrap();
+                store.list_connections("p:1/1", &request, 3, &[live]).await.unwrap();
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -28,57 +28,57 @@ fn answer_for(store: Store, token_id: String) {
 }
 
 #[tokio::test]
-async fn connections_are_listed_and_ended() {
+async fn connections_are_listed_and_closed() {
     let site = Site::start().await;
-    let (mut ann, _) = site.newcomer("ann@example.com").await;
-    let (mut bob, _) = site.newcomer("bob@example.com").await;
-    assert!(ann.get("/connections").await.body.contains("Nobody is connected"));
+    let (mut ann, _) = site.sign_up_user("ann@example.com").await;
+    let (mut bob, _) = site.sign_up_user("bob@example.com").await;
+    assert!(ann.get("/connections").await.body.contains("No live connections"));
     let token = ann.get("/cache").await.tokens().pop().unwrap();
     answer_for(site.store.clone(), token.clone());
     eventually("the proxy is there", async || !site.store.proxies().await.unwrap().is_empty()).await;
     let page = ann.get("/connections").await;
-    for words in [
-        "1 of 3, as they are now.",
+    for text in [
+        "Showing 1 of 3.",
         "<strong>192.0.2.9</strong>",
         "binary protocol with TLS, connected 1 minute ago, 12 operations",
         "First token",
     ] {
-        assert!(page.body.contains(words), "{words} is not in {}", page.body);
+        assert!(page.body.contains(text), "{text} is not in {}", page.body);
     }
     let id = page.field("id").unwrap().replace("&#64;", "@");
-    // Whatever somebody else asks for is looked for in that user's own cache.
+    // Bob's request for Ann's connection names Bob's cache.
     bob.get("/cache").await;
     let instance = async |email: &str| {
         let user = site.store.user_by_email(email).await.unwrap().unwrap();
         site.store.instance_of(&user.id).await.unwrap().unwrap().id
     };
     for (visitor, email) in [(&mut bob, "bob@example.com"), (&mut ann, "ann@example.com")] {
-        assert_eq!(visitor.post("/connections/end", &[("id", &id)]).await.location(), "/connections");
+        assert_eq!(visitor.post("/connections/close", &[("id", &id)]).await.location(), "/connections");
         let ordered = site.store.pending_closes("p:1/1").await.unwrap();
         assert_eq!(ordered.len(), 1, "{email}");
         assert_eq!((&ordered[0].0, ordered[0].1.to_string()), (&instance(email).await, id.clone()));
         site.store.mark_closed(&ordered[0].0, &ordered[0].1).await.unwrap();
     }
     ann.get("/cache").await;
-    assert_eq!(ann.post("/connections/end", &[("id", "x")]).await.status, 400);
+    assert_eq!(ann.post("/connections/close", &[("id", "x")]).await.status, 400);
     assert_eq!(site.visitor().get("/connections").await.status, 303);
 }
 
 #[tokio::test]
-async fn looks_and_ends_are_limited_for_each_user() {
+async fn lists_and_closes_are_rate_limited_per_user() {
     let site = Site::start_with(|config| config.limits.connections_per_minute = 2).await;
-    let (mut ann, _) = site.newcomer("ann@example.com").await;
-    let (mut bob, _) = site.newcomer("bob@example.com").await;
-    let (mut looks, mut ends) = (Vec::new(), Vec::new());
+    let (mut ann, _) = site.sign_up_user("ann@example.com").await;
+    let (mut bob, _) = site.sign_up_user("bob@example.com").await;
+    let (mut lists, mut closes) = (Vec::new(), Vec::new());
     for _ in 0..3 {
-        looks.push(ann.get("/connections").await);
+        lists.push(ann.get("/connections").await);
         ann.get("/cache").await;
-        ends.push(ann.post("/connections/end", &[("id", "x")]).await);
+        closes.push(ann.post("/connections/close", &[("id", "x")]).await);
     }
-    for (answers, done) in [(&looks, 200), (&ends, 400)] {
-        let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    for (responses, done) in [(&lists, 200), (&closes, 400)] {
+        let statuses: Vec<u16> = responses.iter().map(|response| response.status).collect();
         assert_eq!(statuses, [done, done, 429]);
-        let wait: u64 = answers[2].header("retry-after").unwrap().parse().unwrap();
+        let wait: u64 = responses[2].header("retry-after").unwrap().parse().unwrap();
         assert!((1..=60).contains(&wait));
     }
     assert_eq!(bob.get("/connections").await.status, 200, "another user");

@@ -1,11 +1,11 @@
-//! Changes from our own pages only.
+//! CSRF protection: forms count from our own pages only.
 
 use crate::harness::{PASSWORD, Site};
 
 #[tokio::test]
-async fn other_sites_forms_are_refused() {
+async fn forms_of_other_sites_are_rejected() {
     let site = Site::start().await;
-    let (mut user, page) = site.newcomer("a@example.com").await;
+    let (mut user, page) = site.sign_up_user("a@example.com").await;
     user.get("/cache").await;
     let host = site.address.to_string();
     let own_origin = format!("http://{host}");
@@ -21,16 +21,23 @@ async fn other_sites_forms_are_refused() {
     ];
     for (headers, status) in cases {
         user.headers = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let answer = user.post("/tokens", &[("name", "x")]).await;
-        assert_eq!(answer.status, *status, "{headers:?}");
+        let response = user.post("/tokens", &[("name", "x")]).await;
+        assert_eq!(response.status, *status, "{headers:?}");
         let revoke = format!("/tokens/{}/revoke", page.tokens()[0]);
         if *status == 403 {
             assert_eq!(user.post(&revoke, &[]).await.status, 403);
-            assert_eq!(user.post(&revoke.replace("revoke", "certificate"), &[]).await.status, 403);
-            assert_eq!(user.post(&revoke.replace("revoke", "change"), &[("boxes", "1")]).await.status, 403);
+            assert_eq!(user.post(&revoke.replace("revoke", "certificates"), &[]).await.status, 403);
+            assert_eq!(
+                user.post(&revoke.replace("revoke", "edit"), &[("has_scopes", "1")]).await.status,
+                403
+            );
             assert_eq!(user.post("/sign-out", &[]).await.status, 403);
             for path in ["/account/password", "/account/delete"] {
-                let fields = [("old", PASSWORD), ("new", "another battery"), ("password", PASSWORD)];
+                let fields = [
+                    ("current_password", PASSWORD),
+                    ("new_password", "another battery"),
+                    ("password", PASSWORD),
+                ];
                 assert_eq!(user.post(path, &fields).await.status, 403, "{path}");
             }
         }
@@ -40,47 +47,47 @@ async fn other_sites_forms_are_refused() {
 }
 
 #[tokio::test]
-async fn forms_without_their_token_are_refused() {
+async fn forms_without_their_csrf_token_are_rejected() {
     let site = Site::start().await;
-    let (mut user, page) = site.newcomer("a@example.com").await;
+    let (mut user, page) = site.sign_up_user("a@example.com").await;
     let [revoke, certify, change] =
-        ["revoke", "certificate", "change"].map(|to| format!("/tokens/{}/{to}", page.tokens()[0]));
+        ["revoke", "certificates", "edit"].map(|to| format!("/tokens/{}/{to}", page.tokens()[0]));
     let other = "0".repeat(64);
     for path in ["/tokens", "/sign-out", &revoke, &certify, &change, "/account/password", "/account/delete"] {
-        for fields in [vec![], vec![("form_token", "")], vec![("form_token", &*other)]] {
+        for fields in [vec![], vec![("csrf_token", "")], vec![("csrf_token", &*other)]] {
             let mut fields = fields.clone();
             fields.push(("name", "x"));
-            assert_eq!(user.post_bare(path, &fields).await.status, 403, "{path} {fields:?}");
+            assert_eq!(user.post_without_token(path, &fields).await.status, 403, "{path} {fields:?}");
         }
     }
     let fields = [("email", "b@example.com"), ("password", PASSWORD)];
     for path in ["/sign-up", "/sign-in"] {
-        // Without the cookie the form's own token proves nothing, whatever it is.
-        let mut stranger = site.visitor();
-        assert_eq!(stranger.post_bare(path, &fields).await.status, 403);
+        // A CSRF token without its cookie is rejected.
+        let mut anonymous = site.visitor();
+        assert_eq!(anonymous.post_without_token(path, &fields).await.status, 403);
         assert_eq!(site.visitor().post(path, &fields).await.status, 403, "an empty token");
         let mut forger = site.visitor();
-        forger.form_token = other.clone();
+        forger.csrf_token = other.clone();
         assert_eq!(forger.post(path, &fields).await.status, 403);
-        forger.cookies.insert("memgate-form".into(), String::new());
-        forger.form_token = String::new();
+        forger.cookies.insert("memgate-csrf".into(), String::new());
+        forger.csrf_token = String::new();
         assert_eq!(forger.post(path, &fields).await.status, 403);
     }
     assert_eq!(site.store.users().await.unwrap().len(), 1);
 }
 
 #[tokio::test]
-async fn only_forms_are_read() {
+async fn other_content_types_are_rejected() {
     let site = Site::start().await;
-    let (mut user, _) = site.newcomer("a@example.com").await;
-    let token = user.form_token.clone();
+    let (mut user, _) = site.sign_up_user("a@example.com").await;
+    let token = user.csrf_token.clone();
     for (kind, body) in [
-        ("application/json", format!("{{\"name\":\"x\",\"form_token\":\"{token}\"}}")),
-        ("text/plain", format!("name=x&form_token={token}")),
-        ("application/x-www-form-urlencoded", format!("name=x&name=y&form_token={token}")),
+        ("application/json", format!("{{\"name\":\"x\",\"csrf_token\":\"{token}\"}}")),
+        ("text/plain", format!("name=x&csrf_token={token}")),
+        ("application/x-www-form-urlencoded", format!("name=x&name=y&csrf_token={token}")),
     ] {
         let length = body.len();
-        let request = user.head("POST", "/tokens")
+        let request = user.request_head("POST", "/tokens")
             + &format!("Content-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}");
         assert_eq!(user.send(request.as_bytes()).await.status, 400, "{kind} {body}");
     }

@@ -1,4 +1,4 @@
-//! "Why was I refused?", in a browser.
+//! Denials and propagation on the token page.
 
 use store::{DenialCause, DenialRecord, Proxy, Token, now};
 
@@ -19,33 +19,33 @@ fn denial(token: &str, cause: DenialCause, times: i64) -> DenialRecord {
 }
 
 #[tokio::test]
-async fn a_denial_is_told_to_the_token_s_owner_and_to_nobody_else() {
+async fn denials_are_shown_to_the_owner_only() {
     let site = Site::start().await;
-    let (mut ann, first) = site.newcomer("ann@example.com").await;
-    let (mut bob, _) = site.newcomer("bob@example.com").await;
+    let (mut ann, first) = site.sign_up_user("ann@example.com").await;
+    let (mut bob, _) = site.sign_up_user("bob@example.com").await;
     let id = Token::parse(first.text("token").unwrap()).unwrap().id().to_string();
     let address = format!("/tokens/{id}");
-    assert!(!ann.get("/cache").await.body.contains("id=\"refused\""), "nobody was");
-    assert!(ann.get(&address).await.body.contains("Nobody."));
+    assert!(!ann.get("/cache").await.body.contains("id=\"denials\""), "nobody was");
+    assert!(ann.get(&address).await.body.contains("No denied requests yet."));
 
     let denials = [denial(&id, DenialCause::Mistyped, 12), denial(&id, DenialCause::ScopeWrite, 1)];
     site.store.add_denials(&denials).await.unwrap();
     for path in ["/cache", &address] {
         let page = ann.get(path).await;
         assert_eq!(page.status, 200);
-        for words in [
+        for text in [
             DenialCause::Mistyped.what().split(':').next().unwrap(),
             DenialCause::Mistyped.fix(),
             "data-denial=\"scope_write\"",
             "From 192.0.2.77, SASL PLAIN, binary protocol without TLS.",
             "12 times, last 3 minutes ago",
         ] {
-            assert!(page.body.contains(words), "{path}: {words} is not in {}", page.body);
+            assert!(page.body.contains(text), "{path}: {text} is not in {}", page.body);
         }
     }
-    assert!(!bob.get("/cache").await.body.contains("id=\"refused\""));
+    assert!(!bob.get("/cache").await.body.contains("id=\"denials\""));
     assert_eq!(bob.get(&address).await.status, 404);
-    // Whoever still uses a revoked token is to be found out, too.
+    // Denials of a revoked token are still shown.
     ann.get("/cache").await;
     ann.post(&format!("{address}/revoke"), &[]).await;
     let page = ann.get(&address).await;
@@ -56,9 +56,9 @@ async fn a_denial_is_told_to_the_token_s_owner_and_to_nobody_else() {
 }
 
 #[tokio::test]
-async fn the_page_says_which_proxies_have_carried_a_revocation_out() {
+async fn the_token_page_lists_proxies_that_applied_a_revocation() {
     let site = Site::start().await;
-    let (mut ann, first) = site.newcomer("ann@example.com").await;
+    let (mut ann, first) = site.sign_up_user("ann@example.com").await;
     let address = format!("/tokens/{}", Token::parse(first.text("token").unwrap()).unwrap().id());
     ann.get("/cache").await;
     ann.post(&format!("{address}/revoke"), &[]).await;
@@ -78,13 +78,13 @@ async fn the_page_says_which_proxies_have_carried_a_revocation_out() {
         site.store.renew_proxy(&proxy).await.unwrap();
     }
     let page = ann.get(&address).await.body;
-    for words in [
-        "Its end is in force on 1 of 2 proxies.",
-        "data-acknowledged=\"a:1\"",
-        "data-awaited=\"b:1\"",
-        "data-gone=\"c:1\"",
-        "gone, last heard of 1 minute ago",
+    for text in [
+        "The revocation or expiry is in force on 1 of 2 proxies.",
+        "data-applied=\"a:1\"",
+        "data-pending=\"b:1\"",
+        "data-offline=\"c:1\"",
+        "offline, last seen 1 minute ago",
     ] {
-        assert!(page.contains(words), "{words} is not in {page}");
+        assert!(page.contains(text), "{text} is not in {page}");
     }
 }

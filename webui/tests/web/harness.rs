@@ -1,4 +1,4 @@
-//! A web UI on a port of its own with a database of its own, and a visitor that keeps cookies.
+//! A web UI on a free port with a SQLite store of its own, and a client with cookies.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use webui::{App, Config};
 
 pub(crate) const PASSWORD: &str = "correct horse battery";
-/// How long any condition may take to come true.
+/// Time limit of every wait.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Site {
@@ -31,7 +31,7 @@ impl Site {
         Self::start_with(|_| {}).await
     }
 
-    /// One whose limits leave room for many sign-ups, and whatever else `change` says.
+    /// Starts with a high sign-up limit, and the changes that `change` makes.
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self::start_in(folder, change).await
@@ -54,7 +54,7 @@ impl Site {
         Self { address, store, readiness, metrics, shutdown, _folder: folder }
     }
 
-    /// What /metrics says of a number without labels.
+    /// Value of a metric without labels.
     pub(crate) fn metric(&self, name: &str) -> u64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.metrics).unwrap();
@@ -66,22 +66,22 @@ impl Site {
         Visitor {
             address: self.address,
             cookies: BTreeMap::new(),
-            form_token: String::new(),
+            csrf_token: String::new(),
             headers: vec![("Sec-Fetch-Site".into(), "same-origin".into())],
         }
     }
 
-    /// A visitor who has signed up, and the answer to it.
-    pub(crate) async fn newcomer(&self, email: &str) -> (Visitor, Answer) {
+    /// Signs a new user up; returns the client and the response.
+    pub(crate) async fn sign_up_user(&self, email: &str) -> (Visitor, Response) {
         let mut visitor = self.visitor();
         visitor.get("/sign-up").await;
-        let answer = visitor.post("/sign-up", &[("email", email), ("password", PASSWORD)]).await;
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        (visitor, answer)
+        let response = visitor.post("/sign-up", &[("email", email), ("password", PASSWORD)]).await;
+        assert_eq!(response.status, 200, "{}", response.body);
+        (visitor, response)
     }
 
-    /// Does what the provisioner does: says what is so about a user's instance.
-    pub(crate) async fn record(&self, email: &str, state: InstanceState) {
+    /// Records a state of the user's instance, as the provisioner does.
+    pub(crate) async fn set_state(&self, email: &str, state: InstanceState) {
         let user = self.store.user_by_email(email).await.unwrap().unwrap();
         let instance = self.store.instance_of(&user.id).await.unwrap().unwrap();
         let runs = state == InstanceState::Running;
@@ -96,48 +96,48 @@ impl Site {
         self.store.record_route(&instance.id, &seen).await.unwrap();
     }
 
-    /// Stops it; whether it ended in time.
+    /// Shuts down; returns whether that took less than 5 s.
     pub(crate) async fn stop(self) -> bool {
         self.shutdown.begin();
         self.shutdown.finished(Duration::from_secs(5)).await
     }
 }
 
-/// Somebody with a browser: cookies, and the form token of the last page.
+/// HTTP client with cookies and the CSRF token of the last page.
 #[derive(Clone)]
 pub(crate) struct Visitor {
     pub(crate) address: SocketAddr,
     pub(crate) cookies: BTreeMap<String, String>,
-    pub(crate) form_token: String,
-    /// Sent with every POST.
+    pub(crate) csrf_token: String,
+    /// Headers of every POST.
     pub(crate) headers: Vec<(String, String)>,
 }
 
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: String,
 }
 
 impl Visitor {
-    pub(crate) async fn get(&mut self, path: &str) -> Answer {
-        let request = self.head("GET", path) + "\r\n";
+    pub(crate) async fn get(&mut self, path: &str) -> Response {
+        let request = self.request_head("GET", path) + "\r\n";
         self.send(request.as_bytes()).await
     }
 
-    /// Sends a form with the token of the last page.
-    pub(crate) async fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Answer {
-        let token = self.form_token.clone();
+    /// Sends a form with the CSRF token of the last page.
+    pub(crate) async fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Response {
+        let token = self.csrf_token.clone();
         let mut fields = fields.to_vec();
-        fields.push(("form_token", &token));
-        self.post_bare(path, &fields).await
+        fields.push(("csrf_token", &token));
+        self.post_without_token(path, &fields).await
     }
 
-    /// Sends just these fields.
-    pub(crate) async fn post_bare(&mut self, path: &str, fields: &[(&str, &str)]) -> Answer {
+    /// Sends a form with these fields only.
+    pub(crate) async fn post_without_token(&mut self, path: &str, fields: &[(&str, &str)]) -> Response {
         let body: Vec<String> = fields.iter().map(|(k, v)| format!("{k}={}", escape(v))).collect();
         let body = body.join("&");
-        let mut request = self.head("POST", path);
+        let mut request = self.request_head("POST", path);
         for (name, value) in &self.headers {
             request += &format!("{name}: {value}\r\n");
         }
@@ -148,12 +148,12 @@ impl Visitor {
         self.send(request.as_bytes()).await
     }
 
-    pub(crate) async fn sign_in(&mut self, email: &str, password: &str) -> Answer {
+    pub(crate) async fn sign_in(&mut self, email: &str, password: &str) -> Response {
         self.get("/sign-in").await;
         self.post("/sign-in", &[("email", email), ("password", password)]).await
     }
 
-    pub(crate) fn head(&self, method: &str, path: &str) -> String {
+    pub(crate) fn request_head(&self, method: &str, path: &str) -> String {
         let cookies: Vec<String> = self.cookies.iter().map(|(k, v)| format!("{k}={v}")).collect();
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
         if !cookies.is_empty() {
@@ -162,21 +162,21 @@ impl Visitor {
         head
     }
 
-    pub(crate) async fn send(&mut self, request: &[u8]) -> Answer {
+    pub(crate) async fn send(&mut self, request: &[u8]) -> Response {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(request).await.unwrap();
         let mut bytes = Vec::new();
         let read =
-            tokio::time::timeout(DEADLINE * 3, stream.read_to_end(&mut bytes)).await.expect("an answer");
-        // A refused body is left unread, and the connection may be reset after the answer.
+            tokio::time::timeout(DEADLINE * 3, stream.read_to_end(&mut bytes)).await.expect("an response");
+        // The server doesn't read a rejected body, so it may reset the connection after the response.
         assert!(read.is_ok() || !bytes.is_empty());
-        let answer = Answer::parse(&bytes);
-        self.keep(&answer);
-        answer
+        let response = Response::parse(&bytes);
+        self.store_cookies(&response);
+        response
     }
 
-    fn keep(&mut self, answer: &Answer) {
-        for cookie in answer.all("set-cookie") {
+    fn store_cookies(&mut self, response: &Response) {
+        for cookie in response.header_values("set-cookie") {
             let (name, rest) = cookie.split_once('=').unwrap();
             let value = rest.split(';').next().unwrap();
             if rest.contains("Max-Age=0;") {
@@ -185,13 +185,13 @@ impl Visitor {
                 self.cookies.insert(name.to_owned(), value.to_owned());
             }
         }
-        if let Some(token) = answer.field("form_token") {
-            self.form_token = token;
+        if let Some(token) = response.field("csrf_token") {
+            self.csrf_token = token;
         }
     }
 }
 
-impl Answer {
+impl Response {
     fn parse(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes);
         let (head, body) = text.split_once("\r\n\r\n").expect("a whole head");
@@ -206,7 +206,7 @@ impl Answer {
         self.headers.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
     }
 
-    pub(crate) fn all(&self, name: &str) -> Vec<&str> {
+    pub(crate) fn header_values(&self, name: &str) -> Vec<&str> {
         self.headers.iter().filter(|(k, _)| k == name).map(|(_, v)| v.as_str()).collect()
     }
 
@@ -214,31 +214,31 @@ impl Answer {
         self.header("location").unwrap_or_default()
     }
 
-    /// The value of the first input of that name.
+    /// Value of the first input with this name.
     pub(crate) fn field(&self, name: &str) -> Option<String> {
         let (_, rest) = self.body.split_once(&format!("name=\"{name}\""))?;
         let (tag, _) = rest.split_once('>')?;
         Some(tag.split_once("value=\"")?.1.split_once('"')?.0.to_owned())
     }
 
-    /// The text of the element with that id.
+    /// Text of the element with this id.
     pub(crate) fn text(&self, id: &str) -> Option<&str> {
         let (_, rest) = self.body.split_once(&format!("id=\"{id}\""))?;
         Some(rest.split_once('>')?.1.split_once('<')?.0)
     }
 
-    /// The ids of the tokens that are listed as good.
+    /// Ids of the active tokens in the list.
     pub(crate) fn tokens(&self) -> Vec<String> {
         let ids = self.body.split("data-token=\"").skip(1);
         ids.map(|rest| rest.split_once('"').unwrap().0.to_owned()).collect()
     }
 }
 
-/// Waits until a condition is true, or fails.
+/// Waits for a condition; panics after [`DEADLINE`].
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
-    let began = std::time::Instant::now();
+    let started = std::time::Instant::now();
     while !condition().await {
-        assert!(began.elapsed() < DEADLINE, "not in time: {what}");
+        assert!(started.elapsed() < DEADLINE, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -1,8 +1,8 @@
 //! W-1: the security headers of every response.
 
-use crate::harness::{Answer, Site, Visitor};
+use crate::harness::{Response, Site, Visitor};
 
-const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; \
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; \
                       connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 const GETS: &[(&str, u16)] = &[
@@ -14,7 +14,7 @@ const GETS: &[(&str, u16)] = &[
     ("/account", 303),
     ("/account/password", 405),
     ("/cache/state", 303),
-    ("/cache/live", 303),
+    ("/cache/events", 303),
     ("/tokens", 303),
     ("/tokens/aaaaaaaaaaaa/revoke", 303),
     ("/sign-out", 405),
@@ -23,42 +23,42 @@ const GETS: &[(&str, u16)] = &[
     ("/assets/nothing", 404),
     ("/assets/..%2fCargo.toml", 404),
     ("/assets/style.css", 200),
-    ("/assets/live.js", 200),
+    ("/assets/page.js", 200),
     ("/assets/icon.svg", 200),
 ];
 
-fn check(path: &str, answer: &Answer, https: bool) {
+fn check(path: &str, response: &Response, https: bool) {
     for (name, value) in [
-        ("content-security-policy", POLICY),
+        ("content-security-policy", CONTENT_SECURITY_POLICY),
         ("x-content-type-options", "nosniff"),
         ("x-frame-options", "DENY"),
         ("referrer-policy", "same-origin"),
         ("cross-origin-opener-policy", "same-origin"),
         ("cross-origin-resource-policy", "same-origin"),
     ] {
-        assert_eq!(answer.all(name), [value], "{path}");
+        assert_eq!(response.header_values(name), [value], "{path}");
     }
-    assert_eq!(answer.header("strict-transport-security").is_some(), https, "{path}");
-    let kept = answer.header("cache-control").unwrap();
-    if path.starts_with("/assets/") && answer.status == 200 {
+    assert_eq!(response.header("strict-transport-security").is_some(), https, "{path}");
+    let kept = response.header("cache-control").unwrap();
+    if path.starts_with("/assets/") && response.status == 200 {
         let named = path.contains("?v=");
         assert_eq!(kept, if named { "public, max-age=31536000, immutable" } else { "no-cache" }, "{path}");
     } else {
-        assert!(kept == "no-store" || path == "/cache/live", "{path}");
+        assert!(kept == "no-store" || path == "/cache/events", "{path}");
     }
-    // What the policy forbids isn't on the page either.
+    // Pages contain no inline script or style, which the policy would block.
     if !path.starts_with("/assets/") {
         for inline in ["<style", "style=", "<script>", "onclick", "onload", "javascript:"] {
-            assert!(!answer.body.contains(inline), "{path} has {inline}");
+            assert!(!response.body.contains(inline), "{path} has {inline}");
         }
     }
 }
 
-async fn every_route(visitor: &mut Visitor, https: bool) {
+async fn check_every_route(visitor: &mut Visitor, https: bool) {
     for (path, status) in GETS {
-        let answer = visitor.get(path).await;
-        assert_eq!(answer.status, *status, "{path}");
-        check(path, &answer, https);
+        let response = visitor.get(path).await;
+        assert_eq!(response.status, *status, "{path}");
+        check(path, &response, https);
     }
     for path in ["/", "/sign-up", "/sign-in", "/sign-out", "/tokens", "/nothing", "/assets/style.css"] {
         check(path, &visitor.post(path, &[]).await, https);
@@ -73,53 +73,53 @@ async fn every_route(visitor: &mut Visitor, https: bool) {
 
 // W-1.
 #[tokio::test]
-async fn on_every_answer() {
+async fn every_response_has_security_headers() {
     let site = Site::start().await;
-    every_route(&mut site.visitor(), false).await;
-    let (mut user, first) = site.newcomer("a@example.com").await;
+    check_every_route(&mut site.visitor(), false).await;
+    let (mut user, first) = site.sign_up_user("a@example.com").await;
     check("/sign-up", &first, false);
     for path in ["/", "/cache", "/account", "/cache/state", &format!("/tokens/{}/revoke", first.tokens()[0])]
     {
-        let answer = user.get(path).await;
-        assert_eq!(answer.status, 200, "{path}");
-        check(path, &answer, false);
+        let response = user.get(path).await;
+        assert_eq!(response.status, 200, "{path}");
+        check(path, &response, false);
     }
 }
 
 // W-1, W-2.
 #[tokio::test]
-async fn under_tls_browsers_are_bound_to_it() {
+async fn https_adds_hsts_and_host_cookies() {
     let site = Site::start_with(|config| config.base_url = Some("https://cache.example.com".into())).await;
     let mut visitor = site.visitor();
-    every_route(&mut visitor, true).await;
-    let (visitor, answer) = site.newcomer("a@example.com").await;
+    check_every_route(&mut visitor, true).await;
+    let (visitor, response) = site.sign_up_user("a@example.com").await;
     assert!(
-        visitor.cookies.contains_key("__Host-memgate") && visitor.cookies.contains_key("__Host-memgate-form")
+        visitor.cookies.contains_key("__Host-memgate") && visitor.cookies.contains_key("__Host-memgate-csrf")
     );
-    let cookie = answer.header("set-cookie").unwrap();
+    let cookie = response.header("set-cookie").unwrap();
     assert!(cookie.ends_with("; Path=/; Max-Age=604800; HttpOnly; SameSite=Lax; Secure"), "{cookie}");
 }
 
 #[tokio::test]
-async fn cookies_without_tls() {
+async fn cookies_without_tls_are_not_secure() {
     let site = Site::start().await;
-    let (visitor, answer) = site.newcomer("a@example.com").await;
-    let cookie = answer.header("set-cookie").unwrap();
+    let (visitor, response) = site.sign_up_user("a@example.com").await;
+    let cookie = response.header("set-cookie").unwrap();
     let value = &visitor.cookies["memgate"];
     assert_eq!(value.len(), 64);
     assert_eq!(cookie, format!("memgate={value}; Path=/; Max-Age=604800; HttpOnly; SameSite=Lax"));
 }
 
 #[tokio::test]
-async fn pages_name_their_assets_by_content() {
+async fn asset_urls_contain_a_content_hash() {
     let site = Site::start().await;
     let mut visitor = site.visitor();
     let page = visitor.get("/").await.body;
     let assets: Vec<&str> = page.split('"').filter(|text| text.starts_with("/assets/")).collect();
     assert_eq!(assets.len(), 3);
     for asset in assets {
-        let answer = visitor.get(asset).await;
-        assert_eq!(answer.status, 200);
-        check(asset, &answer, false);
+        let response = visitor.get(asset).await;
+        assert_eq!(response.status, 200);
+        check(asset, &response, false);
     }
 }

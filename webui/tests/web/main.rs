@@ -1,22 +1,22 @@
-//! The web UI over real HTTP, on a real database.
+//! Tests of the web UI over HTTP, with a SQLite store.
 
 mod account;
-mod authority;
 mod browser;
+mod ca_certificate;
+mod cache_events;
 mod certificates;
-mod change;
 mod connections;
 mod csrf;
 mod denials;
+mod edit_permissions;
+mod escaping;
 mod harness;
 mod headers;
-mod leaks;
-mod limits;
-mod live;
+mod leak_reports;
+mod outage;
 mod permissions;
+mod rate_limits;
 mod sessions;
 mod sign_in;
 mod sign_up;
-mod text;
 mod tokens;
-mod trouble;

@@ -1,4 +1,4 @@
-//! Sessions: a new id at sign-in, only its hash kept, and two ends.
+//! Sessions: new ids, hashes in the store, idle timeout and maximum age.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use crate::harness::{PASSWORD, Site, eventually};
 
 // W-3, R-22.
 #[tokio::test]
-async fn a_sign_in_makes_a_new_id_and_a_given_one_is_not_taken() {
+async fn sign_in_creates_a_new_session_id() {
     let site = Site::start().await;
-    let (first, _) = site.newcomer("a@example.com").await;
+    let (first, _) = site.sign_up_user("a@example.com").await;
     let fixed = "ab".repeat(32);
     let mut visitor = site.visitor();
     visitor.cookies.insert("memgate".into(), fixed.clone());
@@ -26,11 +26,11 @@ async fn a_sign_in_makes_a_new_id_and_a_given_one_is_not_taken() {
 
 // W-3.
 #[tokio::test]
-async fn the_store_has_no_cookie_in_it() {
+async fn the_store_contains_no_cookie_value() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
     let site = Site::start_in(folder, |_| {}).await;
-    let (visitor, page) = site.newcomer("a@example.com").await;
+    let (visitor, page) = site.sign_up_user("a@example.com").await;
     let secrets = [&visitor.cookies["memgate"], page.text("token-password").unwrap(), PASSWORD];
     for file in std::fs::read_dir(path).unwrap() {
         let bytes = std::fs::read(file.unwrap().path()).unwrap();
@@ -42,14 +42,14 @@ async fn the_store_has_no_cookie_in_it() {
 
 // W-5.
 #[tokio::test]
-async fn an_unused_session_ends() {
+async fn an_idle_session_ends() {
     let site = Site::start_with(|config| config.session_idle_seconds = 1).await;
-    let (mut visitor, _) = site.newcomer("a@example.com").await;
+    let (mut visitor, _) = site.sign_up_user("a@example.com").await;
     let mut used = visitor.clone();
     used.sign_in("a@example.com", PASSWORD).await;
-    let began = std::time::Instant::now();
-    // One is in use all the time and lives on; the other is left alone.
-    while began.elapsed() < Duration::from_millis(1500) {
+    let started = std::time::Instant::now();
+    // One session is used all the time, the other is idle.
+    while started.elapsed() < Duration::from_millis(1500) {
         assert_eq!(used.get("/cache").await.status, 200);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -58,15 +58,15 @@ async fn an_unused_session_ends() {
 
 // W-5.
 #[tokio::test]
-async fn a_session_ends_at_its_age_however_used() {
+async fn a_session_ends_at_its_maximum_age() {
     let site = Site::start_with(|config| config.session_seconds = 1).await;
-    let (visitor, _) = site.newcomer("a@example.com").await;
+    let (visitor, _) = site.sign_up_user("a@example.com").await;
     eventually("the session's end", || {
         let mut visitor = visitor.clone();
         async move { visitor.get("/cache").await.status == 303 }
     })
     .await;
-    // A form of the ended session leads to the sign-in, and changes nothing.
+    // A form of the ended session redirects to the sign-in page and changes nothing.
     let mut visitor = visitor;
     assert_eq!(visitor.post("/tokens", &[("name", "late")]).await.location(), "/sign-in?next=/cache");
 }

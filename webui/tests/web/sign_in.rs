@@ -8,9 +8,9 @@ use crate::harness::{PASSWORD, Site};
 
 // W-15, R-5.
 #[tokio::test]
-async fn wrong_and_unknown_look_alike_and_take_as_long() {
+async fn wrong_password_and_unknown_user_are_indistinguishable() {
     let site = Site::start().await;
-    site.newcomer("known@example.com").await;
+    site.sign_up_user("known@example.com").await;
     let folder = tempfile::tempdir().unwrap();
     let key = TokenKey::load_or_create(&folder.path().join("key")).unwrap();
     let locked =
@@ -27,13 +27,15 @@ async fn wrong_and_unknown_look_alike_and_take_as_long() {
     ] {
         let mut visitor = site.visitor();
         let checks = site.metric("memgate_webui_password_checks_total");
-        let answer = visitor.sign_in(email, password).await;
-        assert_eq!(answer.status, 401, "{email}");
-        // What takes long is done for nobody, too: the clock doesn't tell.
+        let response = visitor.sign_in(email, password).await;
+        assert_eq!(response.status, 401, "{email}");
+        // Unknown users cost a password check too, so response times don't tell them apart.
         assert_eq!(site.metric("memgate_webui_password_checks_total"), checks + 1, "{email}");
         assert!(!visitor.cookies.contains_key("memgate"));
-        let page =
-            answer.body.replace(&visitor.form_token, "TOKEN").replace(&format!("value=\"{email}\""), "EMAIL");
+        let page = response
+            .body
+            .replace(&visitor.csrf_token, "TOKEN")
+            .replace(&format!("value=\"{email}\""), "EMAIL");
         if !email.is_empty() {
             pages.push(page);
         }
@@ -43,9 +45,9 @@ async fn wrong_and_unknown_look_alike_and_take_as_long() {
 
 // W-7, R-22.
 #[tokio::test]
-async fn next_leads_to_own_pages_only() {
+async fn next_redirects_to_local_paths_only() {
     let site = Site::start().await;
-    site.newcomer("a@example.com").await;
+    site.sign_up_user("a@example.com").await;
     for (next, leads) in [
         ("/tokens/abcdefghijkl/revoke", "/tokens/abcdefghijkl/revoke"),
         ("", "/cache"),
@@ -58,21 +60,21 @@ async fn next_leads_to_own_pages_only() {
         let page = visitor.get(&format!("/sign-in?next={next}")).await;
         assert_eq!(page.field("next").as_deref(), Some(leads));
         let fields = [("email", "a@example.com"), ("password", PASSWORD), ("next", next)];
-        let answer = visitor.post("/sign-in", &fields).await;
-        assert_eq!((answer.status, answer.location()), (303, leads), "{next}");
+        let response = visitor.post("/sign-in", &fields).await;
+        assert_eq!((response.status, response.location()), (303, leads), "{next}");
     }
-    let mut stranger = site.visitor();
-    assert_eq!(stranger.get("/cache").await.location(), "/sign-in?next=/cache");
+    let mut anonymous = site.visitor();
+    assert_eq!(anonymous.get("/cache").await.location(), "/sign-in?next=/cache");
 }
 
 #[tokio::test]
-async fn signed_out_is_signed_out() {
+async fn sign_out_ends_the_session() {
     let site = Site::start().await;
-    let (mut visitor, _) = site.newcomer("a@example.com").await;
+    let (mut visitor, _) = site.sign_up_user("a@example.com").await;
     let stolen = visitor.clone();
     visitor.get("/cache").await;
-    let answer = visitor.post("/sign-out", &[]).await;
-    assert_eq!((answer.status, answer.location()), (303, "/sign-in?signed-out"));
+    let response = visitor.post("/sign-out", &[]).await;
+    assert_eq!((response.status, response.location()), (303, "/sign-in?signed-out"));
     assert!(!visitor.cookies.contains_key("memgate"));
     for mut gone in [visitor, stolen] {
         assert_eq!(gone.get("/cache").await.location(), "/sign-in?next=/cache");
@@ -81,39 +83,40 @@ async fn signed_out_is_signed_out() {
 }
 
 //
-/// Runs [`a_crowd`] in a process of its own: other tests' memory isn't its.
+/// Runs [`concurrent_sign_ins`] in a separate process, without the memory of other tests.
 #[test]
-fn five_hundred_sign_ins_at_a_time_are_all_answered_in_little_memory() {
+fn concurrent_sign_ins_use_bounded_memory() {
     let this = std::env::current_exe().unwrap();
-    let run = Command::new(this).args(["--ignored", "--exact", "sign_in::a_crowd"]).output().unwrap();
+    let run =
+        Command::new(this).args(["--ignored", "--exact", "sign_in::concurrent_sign_ins"]).output().unwrap();
     let said = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success() && said.contains("1 passed"), "{said}");
 }
 
 #[tokio::test]
-#[ignore = "five_hundred_sign_ins_at_a_time_are_all_answered_in_little_memory runs it alone"]
-async fn a_crowd() {
+#[ignore = "concurrent_sign_ins_use_bounded_memory runs it alone"]
+async fn concurrent_sign_ins() {
     let site = Site::start_with(|config| config.limits.sign_ins_per_minute = 1000).await;
-    site.newcomer("a@example.com").await;
+    site.sign_up_user("a@example.com").await;
     let mut visitor = site.visitor();
     visitor.get("/sign-in").await;
-    let mut crowd = tokio::task::JoinSet::new();
+    let mut requests = tokio::task::JoinSet::new();
     for i in 0..500 {
         let mut visitor = visitor.clone();
         let password = if i % 50 == 0 { PASSWORD } else { "wrong horse battery" };
-        crowd.spawn(async move {
-            let answer =
+        requests.spawn(async move {
+            let response =
                 visitor.post("/sign-in", &[("email", "a@example.com"), ("password", password)]).await;
-            assert!([303, 401, 503].contains(&answer.status), "{}", answer.status);
+            assert!([303, 401, 503].contains(&response.status), "{}", response.status);
         });
     }
-    let mut most = 0;
-    while let Some(done) = crowd.join_next().await {
+    let mut peak = 0;
+    while let Some(done) = requests.join_next().await {
         done.unwrap();
-        most = most.max(resident_mib());
+        peak = peak.max(resident_mib());
     }
-    // Without turns it would be 500 times 19 MiB. Four turns, a thousand sockets, and room.
-    assert!(most < 300, "{most} MiB");
+    // Without a limit it would be 500 times 19 MiB. This allows for four workers and a thousand sockets.
+    assert!(peak < 300, "{peak} MiB");
 }
 
 fn resident_mib() -> u64 {

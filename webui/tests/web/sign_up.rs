@@ -1,33 +1,33 @@
-//! Sign-up: what is refused, what it says, and what it makes.
+//! Sign-up: validation, and what it creates.
 
 use store::{InstanceState, Token};
 
 use crate::harness::{PASSWORD, Site};
 
 #[tokio::test]
-async fn bad_fields_get_the_form_again_with_what_was_typed_and_what_to_change() {
+async fn invalid_fields_show_an_error_and_keep_the_email() {
     let site = Site::start().await;
-    site.newcomer("taken@example.com").await;
+    site.sign_up_user("taken@example.com").await;
     let (short, long) = ("123456789".to_owned(), "ü".repeat(257));
     let cases = [
-        ("", PASSWORD, 422, "Write your e-mail address."),
+        ("", PASSWORD, 422, "The e-mail address is missing. Enter your e-mail address."),
         ("not-an-address", PASSWORD, 422, "This is not an e-mail address."),
         ("a@localhost", PASSWORD, 422, "This is not an e-mail address."),
-        ("new@example.com", "", 422, "Choose a password of at least 10 characters."),
+        ("new@example.com", "", 422, "The password is missing. Choose one of at least 10 characters."),
         ("new@example.com", &short, 422, "This password is too short."),
         ("new@example.com", &long, 422, "This password is too long."),
-        ("taken@example.com", PASSWORD, 409, "This address has an account already."),
-        (" TAKEN@Example.com", PASSWORD, 409, "This address has an account already."),
+        ("taken@example.com", PASSWORD, 409, "This address already has an account."),
+        (" TAKEN@Example.com", PASSWORD, 409, "This address already has an account."),
     ];
     for (email, password, status, says) in cases {
         let mut visitor = site.visitor();
         visitor.get("/sign-up").await;
-        let answer = visitor.post("/sign-up", &[("email", email), ("password", password)]).await;
-        assert_eq!(answer.status, status, "{email} {password}");
-        assert!(answer.body.contains(says), "{email} {password}: {}", answer.body);
-        assert_eq!(answer.field("email").as_deref(), Some(email));
-        assert_eq!(answer.field("password"), None, "a password is never sent back");
-        assert!(password.is_empty() || !answer.body.contains(password));
+        let response = visitor.post("/sign-up", &[("email", email), ("password", password)]).await;
+        assert_eq!(response.status, status, "{email} {password}");
+        assert!(response.body.contains(says), "{email} {password}: {}", response.body);
+        assert_eq!(response.field("email").as_deref(), Some(email));
+        assert_eq!(response.field("password"), None, "a password is never sent back");
+        assert!(password.is_empty() || !response.body.contains(password));
         assert!(!visitor.cookies.contains_key("memgate"));
     }
     assert_eq!(site.store.users().await.unwrap().len(), 1);
@@ -35,23 +35,23 @@ async fn bad_fields_get_the_form_again_with_what_was_typed_and_what_to_change() 
 }
 
 #[tokio::test]
-async fn a_sign_up_makes_user_instance_and_token_and_shows_the_token_once() {
+async fn sign_up_creates_user_cache_and_token() {
     let site = Site::start().await;
-    let (mut visitor, answer) = site.newcomer("Ada@Example.com").await;
-    let token = Token::parse(answer.text("token").unwrap()).unwrap();
-    assert_eq!(answer.text("token-username"), Some(token.id().username().as_str()));
-    assert_eq!(answer.text("token-password"), Some(token.secret().reveal()));
-    assert_eq!(answer.text("state"), Some("Pending"));
-    assert_eq!(answer.text("endpoint"), Some("cache.example.com:11999"));
-    assert_eq!(answer.text("memory"), Some("64 MB"));
+    let (mut visitor, response) = site.sign_up_user("Ada@Example.com").await;
+    let token = Token::parse(response.text("token").unwrap()).unwrap();
+    assert_eq!(response.text("token-username"), Some(token.id().username().as_str()));
+    assert_eq!(response.text("token-password"), Some(token.secret().reveal()));
+    assert_eq!(response.text("state"), Some("Pending"));
+    assert_eq!(response.text("endpoint"), Some("cache.example.com:11999"));
+    assert_eq!(response.text("memory"), Some("64 MB"));
     for language in ["shell", "python", "php", "ruby", "go"] {
-        let snippet = answer.text(&format!("snippet-{language}")).unwrap();
-        for wanted in ["cache.example.com", "11999", &token.id().username(), token.secret().reveal()] {
-            assert!(snippet.contains(wanted), "{language} has no {wanted}: {snippet}");
+        let snippet = response.text(&format!("snippet-{language}")).unwrap();
+        for expected in ["cache.example.com", "11999", &token.id().username(), token.secret().reveal()] {
+            assert!(snippet.contains(expected), "{language} has no {expected}: {snippet}");
         }
     }
 
-    site.record("ada@example.com", InstanceState::Running).await;
+    site.set_state("ada@example.com", InstanceState::Running).await;
     let again = visitor.get("/cache").await;
     assert_eq!(again.status, 200);
     assert_eq!(again.text("state"), Some("Running"));
@@ -67,7 +67,7 @@ async fn a_sign_up_makes_user_instance_and_token_and_shows_the_token_once() {
 }
 
 #[tokio::test]
-async fn passwords_may_be_of_any_characters() {
+async fn passwords_may_contain_any_character() {
     let site = Site::start().await;
     for (i, password) in
         ["🦀".repeat(256), "пароль с пробелом ".into(), "\"><script>&=+%00".into()].iter().enumerate()
@@ -85,14 +85,14 @@ async fn passwords_may_be_of_any_characters() {
 }
 
 #[tokio::test]
-async fn a_sign_up_sent_again_changes_nothing() {
+async fn resubmitted_sign_up_changes_nothing() {
     let site = Site::start().await;
     let mut visitor = site.visitor();
     visitor.get("/sign-up").await;
     let fields =
-        [("email", "a@example.com"), ("password", PASSWORD), ("form_token", &visitor.form_token.clone())];
-    assert_eq!(visitor.post_bare("/sign-up", &fields).await.status, 200);
-    let again = visitor.post_bare("/sign-up", &fields).await;
+        [("email", "a@example.com"), ("password", PASSWORD), ("csrf_token", &visitor.csrf_token.clone())];
+    assert_eq!(visitor.post_without_token("/sign-up", &fields).await.status, 200);
+    let again = visitor.post_without_token("/sign-up", &fields).await;
     assert_eq!((again.status, again.location()), (303, "/cache"));
     assert_eq!(visitor.get("/sign-up").await.location(), "/cache");
     assert_eq!(site.store.users().await.unwrap().len(), 1);

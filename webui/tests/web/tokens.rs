@@ -1,18 +1,18 @@
-//! Tokens: made, shown once, revoked; and nobody else's.
+//! Tokens: created, shown once, revoked, and hidden from other users.
 
 use store::{Token, TokenId};
 
 use crate::harness::Site;
 
 #[tokio::test]
-async fn a_token_is_made_with_a_name_shown_once_and_revoked() {
+async fn tokens_are_created_shown_once_and_revoked() {
     let site = Site::start().await;
-    let (mut visitor, first) = site.newcomer("a@example.com").await;
+    let (mut visitor, first) = site.sign_up_user("a@example.com").await;
     let first = Token::parse(first.text("token").unwrap()).unwrap();
     visitor.get("/cache").await;
-    let made = visitor.post("/tokens", &[("name", "web shop")]).await;
-    assert_eq!(made.status, 200);
-    let second = Token::parse(made.text("token").unwrap()).unwrap();
+    let created = visitor.post("/tokens", &[("name", "web shop")]).await;
+    assert_eq!(created.status, 200);
+    let second = Token::parse(created.text("token").unwrap()).unwrap();
     let page = visitor.get("/cache").await;
     assert!(page.body.contains("web shop") && !page.body.contains(second.secret().reveal()));
     assert_eq!(page.tokens(), [first.id().as_str(), second.id().as_str()]);
@@ -28,36 +28,36 @@ async fn a_token_is_made_with_a_name_shown_once_and_revoked() {
     assert!(row().await.revoked_at.is_some());
     let page = visitor.get("/cache").await;
     assert_eq!(page.tokens(), [second.id().as_str()]);
-    assert!(page.body.contains(&format!("data-revoked-token=\"{}\"", first.id())));
+    assert!(page.body.contains(&format!("data-inactive-token=\"{}\"", first.id())));
     assert_eq!(visitor.get(&address).await.status, 404, "it isn't there twice");
 }
 
 #[tokio::test]
-async fn names_are_checked() {
+async fn token_names_are_validated() {
     let site = Site::start().await;
-    let (mut visitor, _) = site.newcomer("a@example.com").await;
+    let (mut visitor, _) = site.sign_up_user("a@example.com").await;
     for (name, status) in
         [("", 422), ("  ", 422), (&*"x".repeat(61), 422), ("a\r\nb", 422), (&*"é".repeat(60), 200)]
     {
         visitor.get("/cache").await;
-        let answer = visitor.post("/tokens", &[("name", name)]).await;
-        assert_eq!(answer.status, status, "{name:?}");
-        assert_eq!(answer.body.contains("id=\"token-error\""), status != 200);
-        assert_eq!(answer.text("token").is_some(), status == 200);
+        let response = visitor.post("/tokens", &[("name", name)]).await;
+        assert_eq!(response.status, status, "{name:?}");
+        assert_eq!(response.body.contains("id=\"token-error\""), status != 200);
+        assert_eq!(response.text("token").is_some(), status == 200);
     }
 }
 
 #[tokio::test]
-async fn there_is_a_most_of_tokens() {
+async fn token_count_is_limited() {
     let site = Site::start_with(|config| config.limits.tokens_at_once = 3).await;
-    let (mut visitor, _) = site.newcomer("a@example.com").await;
+    let (mut visitor, _) = site.sign_up_user("a@example.com").await;
     let mut statuses = Vec::new();
     for _ in 0..3 {
         visitor.get("/cache").await;
         statuses.push(visitor.post("/tokens", &[("name", "another")]).await.status);
     }
     assert_eq!(statuses, [200, 200, 409]);
-    // At once it is the same.
+    // Concurrent requests don't exceed the limit.
     let id = visitor.get("/cache").await.tokens().pop().unwrap();
     visitor.post(&format!("/tokens/{id}/revoke"), &[]).await;
     let (mut one, mut other) = (visitor.clone(), visitor);
@@ -67,18 +67,18 @@ async fn there_is_a_most_of_tokens() {
     let refused = if one.status == 409 { one } else { other };
     assert_eq!(
         refused.text("token-error"),
-        Some("You have 3 tokens, and that is the most. Revoke one that isn&#39;t in use.")
+        Some("You have reached the limit of 3 tokens. Revoke one that isn&#39;t in use.")
     );
 }
 
 // W-11.
-/// Two users, every route: each sees own things only, and somebody else's aren't there.
+/// Every route with two users: tokens of the other are answered like unknown ones.
 #[tokio::test]
-async fn somebody_elses_token_is_not_there() {
+async fn tokens_of_other_users_are_not_found() {
     let site = Site::start().await;
-    let (mut ann, ann_page) = site.newcomer("ann@example.com").await;
-    let (mut bob, bob_page) = site.newcomer("bob@example.com").await;
-    let id = |page: &crate::harness::Answer| Token::parse(page.text("token").unwrap()).unwrap().id();
+    let (mut ann, ann_page) = site.sign_up_user("ann@example.com").await;
+    let (mut bob, bob_page) = site.sign_up_user("bob@example.com").await;
+    let id = |page: &crate::harness::Response| Token::parse(page.text("token").unwrap()).unwrap().id();
     let (anns, bobs) = (id(&ann_page), id(&bob_page));
     for (visitor, own, other) in [(&mut ann, anns, bobs), (&mut bob, bobs, anns)] {
         let page = visitor.get("/cache").await;
@@ -87,12 +87,12 @@ async fn somebody_elses_token_is_not_there() {
         for id in [other.as_str(), "aaaaaaaaaaaa", "x", "%00", "..%2f..", &"a".repeat(3000)] {
             assert_eq!(visitor.get(&format!("/tokens/{id}")).await.status, 404, "{id}");
             for address in
-                ["revoke", "rotate", "certificate", "change"].map(|what| format!("/tokens/{id}/{what}"))
+                ["revoke", "rotate", "certificates", "edit"].map(|what| format!("/tokens/{id}/{what}"))
             {
                 assert_eq!(visitor.get(&address).await.status, 404, "{id}");
                 visitor.get("/cache").await;
                 assert_eq!(
-                    visitor.post(&address, &[("grace", "0s"), ("boxes", "1")]).await.status,
+                    visitor.post(&address, &[("grace", "0s"), ("has_scopes", "1")]).await.status,
                     404,
                     "{id}"
                 );
@@ -105,30 +105,30 @@ async fn somebody_elses_token_is_not_there() {
         assert_eq!((row.revoked_at, row.successor), (None, None));
         assert_eq!(site.store.certificates_of(&id).await.unwrap(), []);
     }
-    // A form token of one is no good in the other's session.
+    // A CSRF token of one session is rejected in another.
     ann.get("/cache").await;
-    bob.form_token = ann.form_token.clone();
+    bob.csrf_token = ann.csrf_token.clone();
     assert_eq!(bob.post("/tokens", &[("name", "crossed")]).await.status, 403);
-    // A stranger is asked to sign in, and learns nothing about what is there.
+    // Signed-out visitors are redirected to the sign-in page, whether the token exists or not.
     for path in [
         "/cache",
         "/cache/state",
-        "/cache/live",
+        "/cache/events",
         &format!("/tokens/{anns}/revoke"),
         &format!("/tokens/{anns}/rotate"),
-        &format!("/tokens/{anns}/certificate"),
+        &format!("/tokens/{anns}/certificates"),
         &format!("/tokens/{anns}/change"),
         "/tokens/aaaaaaaaaaaa/revoke",
     ] {
-        let answer = site.visitor().get(path).await;
-        assert_eq!((answer.status, answer.location()), (303, &*format!("/sign-in?next={path}")));
+        let response = site.visitor().get(path).await;
+        assert_eq!((response.status, response.location()), (303, &*format!("/sign-in?next={path}")));
     }
     let (revoke, rotate) = (format!("/tokens/{anns}/revoke"), format!("/tokens/{anns}/rotate"));
-    let [certify, change] = ["certificate", "change"].map(|what| format!("/tokens/{anns}/{what}"));
+    let [certify, change] = ["certificates", "edit"].map(|what| format!("/tokens/{anns}/{what}"));
     for path in
         ["/tokens", "/sign-out", &revoke, &rotate, &certify, &change, "/account/password", "/account/delete"]
     {
-        let answer = site.visitor().post(path, &[("name", "x")]).await;
-        assert_eq!((answer.status, answer.location()), (303, "/sign-in?next=/cache"));
+        let response = site.visitor().post(path, &[("name", "x")]).await;
+        assert_eq!((response.status, response.location()), (303, "/sign-in?next=/cache"));
     }
 }

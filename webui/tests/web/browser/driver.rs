@@ -1,4 +1,4 @@
-//! A headless Chromium of our own: one chromedriver on a free port, and both gone at the end.
+//! A headless Chromium, driven by a chromedriver on a free port. Both end with the test.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -21,9 +21,9 @@ const FLAGS: [&str; 7] = [
     "--disable-component-update",
 ];
 
-/// How a browser is to be, besides headless.
+/// Options of a browser.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Look {
+pub(crate) struct BrowserOptions {
     pub(crate) dark: bool,
     pub(crate) phone: bool,
     pub(crate) without_scripts: bool,
@@ -37,7 +37,7 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// Starts Debian's chromedriver; it chooses its port itself.
+    /// Starts Debian's chromedriver on a port of its choice.
     pub(crate) async fn start() -> Self {
         let mut process = Command::new("chromedriver")
             .arg("--port=0")
@@ -56,24 +56,24 @@ impl Driver {
             }
             panic!("chromedriver ended");
         };
-        let port = tokio::time::timeout(START_TIMEOUT, port).await.expect("chromedriver says its port");
+        let port = tokio::time::timeout(START_TIMEOUT, port).await.expect("chromedriver prints its port");
         Self { process, url: format!("http://127.0.0.1:{port}") }
     }
 
-    /// Opens a browser. Close it at the end.
-    pub(crate) async fn browser(&self, look: Look) -> Client {
+    /// Opens a browser; the caller closes it.
+    pub(crate) async fn browser(&self, options: BrowserOptions) -> Client {
         let mut flags: Vec<String> = FLAGS.map(str::to_owned).to_vec();
         flags.push("--window-size=1200,1000".into());
-        flags.push(format!("--blink-settings=preferredColorScheme={}", if look.dark { 0 } else { 1 }));
-        let mut options = json!({ "args": flags });
-        if look.phone {
-            options["mobileEmulation"] =
+        flags.push(format!("--blink-settings=preferredColorScheme={}", if options.dark { 0 } else { 1 }));
+        let mut chrome = json!({ "args": flags });
+        if options.phone {
+            chrome["mobileEmulation"] =
                 json!({ "deviceMetrics": { "width": 390, "height": 844, "pixelRatio": 2 } });
         }
-        if look.without_scripts {
-            options["prefs"] = json!({ "profile.managed_default_content_settings.javascript": 2 });
+        if options.without_scripts {
+            chrome["prefs"] = json!({ "profile.managed_default_content_settings.javascript": 2 });
         }
-        let Value::Object(capabilities) = json!({ "goog:chromeOptions": options }) else { unreachable!() };
+        let Value::Object(capabilities) = json!({ "goog:chromeOptions": chrome }) else { unreachable!() };
         let mut builder = ClientBuilder::new(HttpConnector::new());
         let browser = builder.capabilities(capabilities).connect(&self.url);
         tokio::time::timeout(START_TIMEOUT, browser).await.expect("in time").expect("Chromium starts")
@@ -82,7 +82,7 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // The group: a test that failed has left its browser open.
+        // The whole process group: a failed test leaves its browser open.
         let pid = self.process.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
         if let Some(pid) = pid {
             let _ = kill_process_group(pid, Signal::KILL);

@@ -1,14 +1,14 @@
-//! What a newcomer does in a browser, step by step. Knows the pages by ids that don't change.
+//! Steps of a new user in a browser. Finds elements by ids and data attributes, never by text.
 
 use std::time::{Duration, Instant};
 
 use fantoccini::elements::Element;
 use fantoccini::{Client, Locator};
 
-const DEADLINE: Duration = Duration::from_secs(20);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A browser at a web UI.
+/// A browser that shows the web UI.
 #[derive(Debug)]
 pub(crate) struct Flow<'a> {
     browser: &'a Client,
@@ -16,9 +16,9 @@ pub(crate) struct Flow<'a> {
     base: String,
 }
 
-/// A token as a page has shown it.
+/// A token as a page reveals it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ShownToken {
+pub(crate) struct RevealedToken {
     pub(crate) username: String,
     pub(crate) password: String,
     pub(crate) token: String,
@@ -33,12 +33,12 @@ impl<'a> Flow<'a> {
         self.browser.goto(&format!("{}{path}", self.base)).await.unwrap();
     }
 
-    /// From the first page to the own cache, with its first token.
-    pub(crate) async fn sign_up(&self, email: &str, password: &str) -> ShownToken {
+    /// Signs up from the home page; returns the first token.
+    pub(crate) async fn sign_up(&self, email: &str, password: &str) -> RevealedToken {
         self.open("/").await;
         self.click("#get-cache").await;
         self.fill_in("#sign-up-form", email, password).await;
-        self.shown_token().await
+        self.revealed_token().await
     }
 
     pub(crate) async fn sign_in(&self, email: &str, password: &str) {
@@ -52,25 +52,25 @@ impl<'a> Flow<'a> {
         self.find("#signed-out").await;
     }
 
-    /// Makes a token on the cache's page.
-    pub(crate) async fn make_token(&self, name: &str) -> ShownToken {
+    /// Creates a token on the cache page.
+    pub(crate) async fn create_token(&self, name: &str) -> RevealedToken {
         self.open("/cache").await;
         self.find("#token-name").await.send_keys(name).await.unwrap();
         self.click("#token-form button").await;
-        self.shown_token().await
+        self.revealed_token().await
     }
 
-    /// Revokes a token: the link, the question, the list without it.
+    /// Revokes a token and waits until the list shows it as inactive.
     pub(crate) async fn revoke(&self, username: &str) {
         let id = username.strip_prefix("mg_").unwrap();
         self.open("/cache").await;
         self.click(&format!("[data-revoke=\"{id}\"]")).await;
         self.click("#revoke-form button").await;
-        // In a closed list: there, but not to be seen.
-        self.find(&format!("[data-revoked-token=\"{id}\"]")).await;
+        // It is in a closed <details>: present, but not displayed.
+        self.find(&format!("[data-inactive-token=\"{id}\"]")).await;
     }
 
-    /// The usernames of the tokens that are good.
+    /// Usernames of the active tokens.
     pub(crate) async fn tokens(&self) -> Vec<String> {
         let mut usernames = Vec::new();
         for item in self.browser.find_all(Locator::Css("[data-token] code")).await.unwrap() {
@@ -79,9 +79,9 @@ impl<'a> Flow<'a> {
         usernames
     }
 
-    /// The token that this page shows.
-    pub(crate) async fn shown_token(&self) -> ShownToken {
-        ShownToken {
+    /// The token that this page reveals.
+    pub(crate) async fn revealed_token(&self) -> RevealedToken {
+        RevealedToken {
             token: self.text("#token").await,
             username: self.text("#token-username").await,
             password: self.text("#token-password").await,
@@ -93,11 +93,11 @@ impl<'a> Flow<'a> {
         self.find("#state").await.attr("data-state").await.unwrap().unwrap()
     }
 
-    /// Waits, without touching the page, until it shows a state; says how long it took.
+    /// Waits, without reloading, until the page shows a state; returns the time it took.
     pub(crate) async fn wait_for_state(&self, state: &str) -> Duration {
-        let began = Instant::now();
+        let started = Instant::now();
         self.find(&format!("#state[data-state=\"{state}\"]")).await;
-        began.elapsed()
+        started.elapsed()
     }
 
     pub(crate) async fn text(&self, css: &str) -> String {
@@ -108,10 +108,10 @@ impl<'a> Flow<'a> {
         self.find(css).await.click().await.unwrap();
     }
 
-    /// Waits until the page has such an element.
+    /// Waits until the page has an element that matches.
     pub(crate) async fn find(&self, css: &str) -> Element {
         let found =
-            self.browser.wait().at_most(DEADLINE).every(LOOK_EVERY).for_element(Locator::Css(css)).await;
+            self.browser.wait().at_most(TIMEOUT).every(POLL_INTERVAL).for_element(Locator::Css(css)).await;
         match found {
             Ok(element) => element,
             Err(error) => panic!("no {css}: {error}\n{}", self.browser.source().await.unwrap_or_default()),

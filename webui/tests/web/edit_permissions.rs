@@ -1,40 +1,40 @@
-//! What a token may do, chosen anew.
+//! Editing the permissions of a token.
 
 use store::{Permissions, Scopes, TokenId, now};
 
-use crate::harness::{Answer, Site, Visitor};
+use crate::harness::{Response, Site, Visitor};
 
 const DAY: i64 = 24 * 60 * 60 * 1000;
 const ALL: [(&str, &str); 5] =
-    [("boxes", "1"), ("read", "on"), ("write", "on"), ("flush", "on"), ("stats", "on")];
+    [("has_scopes", "1"), ("read", "on"), ("write", "on"), ("flush", "on"), ("stats", "on")];
 
-async fn newcomer(site: &Site) -> (Visitor, TokenId, String) {
-    let (visitor, page) = site.newcomer("a@example.com").await;
+async fn sign_up_user(site: &Site) -> (Visitor, TokenId, String) {
+    let (visitor, page) = site.sign_up_user("a@example.com").await;
     let id = TokenId::parse(&page.tokens()[0]).unwrap();
-    (visitor, id, format!("/tokens/{id}/change"))
+    (visitor, id, format!("/tokens/{id}/edit"))
 }
 
 async fn permissions(site: &Site, id: &TokenId) -> Permissions {
     site.store.token(id).await.unwrap().unwrap().permissions
 }
 
-fn ticked(page: &Answer) -> Vec<&str> {
+fn ticked(page: &Response) -> Vec<&str> {
     let boxes = ["read", "write", "flush", "stats"];
     boxes.into_iter().filter(|name| page.body.contains(&format!("name=\"{name}\" checked"))).collect()
 }
 
 #[tokio::test]
-async fn a_token_gets_other_powers_and_keeps_its_end() {
+async fn editing_permissions_keeps_the_expiry() {
     let site = Site::start().await;
-    let (mut visitor, id, address) = newcomer(&site).await;
+    let (mut visitor, id, address) = sign_up_user(&site).await;
     assert!(visitor.get(&format!("/tokens/{id}")).await.body.contains(&format!("href=\"{address}\"")));
     let page = visitor.get(&address).await;
     assert_eq!((page.status, ticked(&page).len()), (200, 4));
-    assert!(page.body.contains("<option value=\"keep\" selected>never, as now"));
+    assert!(page.body.contains("<option value=\"keep\" selected>never (unchanged)"));
     assert_eq!(permissions(&site, &id).await, Permissions::ALL, "asking changes nothing");
 
     let fields = [
-        ("boxes", "1"),
+        ("has_scopes", "1"),
         ("read", "on"),
         ("prefix", "<b>shop:"),
         ("expires", "7d"),
@@ -52,9 +52,9 @@ async fn a_token_gets_other_powers_and_keeps_its_end() {
     assert_eq!(ticked(&page), ["read"]);
     assert_eq!(page.field("allow_from").as_deref(), Some("10.0.0.0/8 ::1/128"));
     assert!(!page.body.contains("<b>shop:") && page.body.contains("shop:"));
-    assert!(page.body.contains("<option value=\"keep\" selected>as now: "));
+    assert!(page.body.contains("<option value=\"keep\" selected>"));
 
-    let same = [("boxes", "1"), ("read", "on"), ("prefix", "<b>shop:"), ("expires", "keep")];
+    let same = [("has_scopes", "1"), ("read", "on"), ("prefix", "<b>shop:"), ("expires", "keep")];
     visitor.post(&address, &[&same[..], &[("allow_from", "10.0.0.0/8 ::1/128")]].concat()).await;
     assert_eq!(permissions(&site, &id).await, chosen, "the form as it came");
     visitor.post(&address, &[&ALL[..], &[("expires", "keep")]].concat()).await;
@@ -67,28 +67,28 @@ async fn a_token_gets_other_powers_and_keeps_its_end() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_is_said_and_changes_nothing() {
+async fn invalid_permissions_change_nothing() {
     let site = Site::start_with(|config| config.limits.tokens_per_hour = 1).await;
-    let (mut visitor, id, address) = newcomer(&site).await;
+    let (mut visitor, id, address) = sign_up_user(&site).await;
     visitor.get(&address).await;
-    for (field, value, words) in [
-        ("prefix", "two words", "No key begins like this"),
+    for (field, value, text) in [
+        ("prefix", "two text", "No key begins like this"),
         ("allow_from", "10.0.0.1/8", "Write 10.0.0.0/8, or 10.0.0.1"),
-        ("expires", "soon", "Choose when"),
+        ("expires", "soon", "This isn&#39;t an expiry"),
     ] {
-        let answer = visitor.post(&address, &[&ALL[..], &[(field, value)]].concat()).await;
-        assert_eq!(answer.status, 422, "{field}");
-        assert!(answer.text("limits-error").unwrap().contains(words), "{field}: {}", answer.body);
+        let response = visitor.post(&address, &[&ALL[..], &[(field, value)]].concat()).await;
+        assert_eq!(response.status, 422, "{field}");
+        assert!(response.text("permissions-error").unwrap().contains(text), "{field}: {}", response.body);
         if field != "expires" {
-            assert_eq!(answer.field(field).as_deref(), Some(value));
+            assert_eq!(response.field(field).as_deref(), Some(value));
         }
     }
-    let none = visitor.post(&address, &[("boxes", "1"), ("expires", "keep")]).await;
-    assert!(none.text("limits-error").unwrap().contains("Tick at least one"));
+    let none = visitor.post(&address, &[("has_scopes", "1"), ("expires", "keep")]).await;
+    assert!(none.text("permissions-error").unwrap().contains("A token needs at least one scope"));
     assert_eq!(visitor.post(&address, &[]).await.status, 400, "no form lifts no limit");
     assert_eq!(permissions(&site, &id).await, Permissions::ALL);
 
-    let fields = [("boxes", "1"), ("read", "on"), ("expires", "keep")];
+    let fields = [("has_scopes", "1"), ("read", "on"), ("expires", "keep")];
     assert_eq!(visitor.post(&address, &fields).await.status, 303);
     let often = visitor.post(&address, &[&ALL[..], &[("expires", "keep")]].concat()).await;
     assert!(often.status == 429 && often.header("retry-after").is_some());
@@ -96,9 +96,9 @@ async fn what_cannot_be_is_said_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn one_that_is_over_stays_so() {
+async fn inactive_tokens_can_not_be_edited() {
     let site = Site::start().await;
-    let (mut visitor, id, address) = newcomer(&site).await;
+    let (mut visitor, id, address) = sign_up_user(&site).await;
     visitor.get("/cache").await;
     let expired = visitor.post("/tokens", &[("name", "short")]).await.tokens().pop().unwrap();
     let expired_id = TokenId::parse(&expired).unwrap();
@@ -107,16 +107,16 @@ async fn one_that_is_over_stays_so() {
         .await
         .unwrap();
     site.store.revoke_token(&id).await.unwrap();
-    for (address, how) in [(address, "revoked "), (format!("/tokens/{expired}/change"), "expired")] {
+    for (address, how) in [(address, "revoked "), (format!("/tokens/{expired}/edit"), "expired")] {
         visitor.get("/cache").await;
         let asked = visitor.get(&address).await;
         let sent = visitor.post(&address, &[&ALL[..], &[("expires", "")]].concat()).await;
-        for answer in [asked, sent] {
-            assert_eq!(answer.status, 410);
-            assert!(answer.text("change-over").unwrap().contains(how), "{}", answer.body);
-            assert!(!answer.body.contains("change-form"));
+        for response in [asked, sent] {
+            assert_eq!(response.status, 410);
+            assert!(response.text("token-inactive").unwrap().contains(how), "{}", response.body);
+            assert!(!response.body.contains("edit-form"));
         }
     }
     assert!(permissions(&site, &expired_id).await.expires_at.is_some());
-    assert!(!visitor.get(&format!("/tokens/{id}")).await.body.contains("/change\""));
+    assert!(!visitor.get(&format!("/tokens/{id}")).await.body.contains("/edit\""));
 }

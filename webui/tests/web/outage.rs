@@ -1,4 +1,4 @@
-//! A store that is away, a disk that is full, a stop.
+//! Pages while the store is unavailable or the disk is full, and the shutdown.
 
 use std::process::Command;
 
@@ -6,22 +6,19 @@ use crate::harness::{PASSWORD, Site, eventually};
 
 // F-4.
 #[tokio::test]
-async fn without_the_store_pages_say_that_nothing_is_lost() {
+async fn pages_report_an_unavailable_store() {
     let site = Site::start().await;
-    let (mut user, page) = site.newcomer("a@example.com").await;
+    let (mut user, page) = site.sign_up_user("a@example.com").await;
     let token = page.tokens().remove(0);
-    let mut stranger = site.visitor();
-    stranger.get("/sign-up").await;
+    let mut anonymous = site.visitor();
+    anonymous.get("/sign-up").await;
     eventually("ready", || async { site.readiness.get().is_ok() }).await;
 
     site.store.close().await;
     eventually("not ready", || async { site.readiness.get().is_err() }).await;
-    let away = |status: u16, body: &str| {
+    let assert_unavailable = |status: u16, body: &str| {
         assert_eq!(status, 503);
-        assert!(
-            body.contains("can&#39;t be reached right now") && body.contains("Nothing is lost"),
-            "{body}"
-        );
+        assert!(body.contains("can&#39;t be loaded right now") && body.contains("Nothing is lost"), "{body}");
         assert!(!body.contains("pool"), "causes are for the log");
     };
     for path in [
@@ -29,36 +26,36 @@ async fn without_the_store_pages_say_that_nothing_is_lost() {
         "/cache",
         "/account",
         "/cache/state",
-        "/cache/live",
+        "/cache/events",
         "/sign-up",
         &format!("/tokens/{token}/revoke"),
     ] {
-        let answer = user.get(path).await;
-        away(answer.status, &answer.body);
-        assert_eq!(answer.header("retry-after"), Some("5"));
+        let response = user.get(path).await;
+        assert_unavailable(response.status, &response.body);
+        assert_eq!(response.header("retry-after"), Some("5"));
     }
-    let answer = user.post("/tokens", &[("name", "x")]).await;
-    away(answer.status, &answer.body);
-    assert!(!answer.body.contains("mg_"), "no token without a commit");
+    let response = user.post("/tokens", &[("name", "x")]).await;
+    assert_unavailable(response.status, &response.body);
+    assert!(!response.body.contains("mg_"), "no token without a commit");
     let fields = [("email", "b@example.com"), ("password", PASSWORD)];
     for path in ["/sign-up", "/sign-in"] {
-        let answer = stranger.post(path, &fields).await;
-        away(answer.status, &answer.body);
+        let response = anonymous.post(path, &fields).await;
+        assert_unavailable(response.status, &response.body);
     }
-    assert_eq!(stranger.get("/").await.status, 200, "the first page needs no store");
-    assert_eq!(stranger.get("/assets/style.css").await.status, 200);
+    assert_eq!(anonymous.get("/").await.status, 200, "the first page needs no store");
+    assert_eq!(anonymous.get("/assets/style.css").await.status, 200);
     assert!(site.stop().await, "stops in time without the store");
 }
 
 // F-6.
-/// Runs [`on_a_full_disk`] on a small disk of its own, in a mount namespace that ends with it.
+/// Runs [`full_disk`] on a 2 MB tmpfs, in a mount namespace of its own.
 #[test]
-fn with_a_full_disk_pages_say_that_nothing_can_be_saved() {
+fn pages_report_a_full_disk() {
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().display();
     let this = std::env::current_exe().unwrap();
     let script = format!(
-        "mount -t tmpfs -o size=2m memgate-test '{disk}' && MEMGATE_TEST_DISK='{disk}' '{}' --ignored --exact trouble::on_a_full_disk",
+        "mount -t tmpfs -o size=2m memgate-test '{disk}' && MEMGATE_TEST_DISK='{disk}' '{}' --ignored --exact outage::full_disk",
         this.display()
     );
     let run = Command::new("unshare").args(["--map-root-user", "--mount", "sh", "-c", &script]).output();
@@ -68,21 +65,21 @@ fn with_a_full_disk_pages_say_that_nothing_can_be_saved() {
 }
 
 #[tokio::test]
-#[ignore = "needs a small disk: with_a_full_disk_pages_say_that_nothing_can_be_saved brings one"]
-async fn on_a_full_disk() {
+#[ignore = "needs a small disk: pages_report_a_full_disk brings one"]
+async fn full_disk() {
     let disk = std::path::PathBuf::from(std::env::var_os("MEMGATE_TEST_DISK").unwrap());
     let folder = tempfile::tempdir_in(&disk).unwrap();
     let site = Site::start_in(folder, |_| {}).await;
-    let (mut user, _) = site.newcomer("a@example.com").await;
-    let mut stranger = site.visitor();
-    stranger.get("/sign-up").await;
+    let (mut user, _) = site.sign_up_user("a@example.com").await;
+    let mut anonymous = site.visitor();
+    anonymous.get("/sign-up").await;
 
     let filler = disk.join("filler");
     let mut file = std::fs::File::create(&filler).unwrap();
     for size in [4096, 512, 1] {
         while std::io::Write::write_all(&mut file, &vec![0; size]).is_ok() {}
     }
-    // The log has some room left from before; it runs out after a few.
+    // SQLite's write-ahead log may have room for a few more writes.
     let mut last = user.post("/tokens", &[("name", "x")]).await;
     for _ in 0..15 {
         if last.status != 200 {
@@ -90,30 +87,30 @@ async fn on_a_full_disk() {
         }
         last = user.post("/tokens", &[("name", "x")]).await;
     }
-    let full = |status: u16, body: &str| {
+    let assert_full = |status: u16, body: &str| {
         assert_eq!(status, 503, "{body}");
-        assert!(body.contains("We can&#39;t save now"), "{body}");
+        assert!(body.contains("Changes can&#39;t be saved"), "{body}");
     };
-    full(last.status, &last.body);
+    assert_full(last.status, &last.body);
     assert!(!last.body.contains("mg_"), "a token is shown only after its commit");
     let fields = [("email", "b@example.com"), ("password", PASSWORD)];
-    let answer = stranger.post("/sign-up", &fields).await;
-    full(answer.status, &answer.body);
+    let response = anonymous.post("/sign-up", &fields).await;
+    assert_full(response.status, &response.body);
     assert_eq!(user.get("/cache").await.status, 200, "reading works");
 
     drop(file);
     std::fs::remove_file(filler).unwrap();
     assert_eq!(user.post("/tokens", &[("name", "after")]).await.status, 200, "the next write works");
-    assert_eq!(stranger.post("/sign-up", &fields).await.status, 200);
+    assert_eq!(anonymous.post("/sign-up", &fields).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_stop_ends_open_streams_in_time() {
+async fn shutdown_ends_open_streams() {
     let site = Site::start().await;
-    let (user, _) = site.newcomer("a@example.com").await;
+    let (user, _) = site.sign_up_user("a@example.com").await;
     let mut streams = Vec::new();
     for _ in 0..3 {
-        streams.push(crate::live::Events::open(&user).await);
+        streams.push(crate::cache_events::Events::open(&user).await);
     }
     assert!(site.stop().await, "within five seconds");
 }

@@ -1,13 +1,13 @@
-//! How often, and how much.
+//! Rate limits and size limits.
 
 use crate::harness::{PASSWORD, Site};
 
 // W-8.
 #[tokio::test]
-async fn sign_ins_are_limited_for_each_user_and_source() {
+async fn sign_ins_are_limited_per_user_and_client() {
     let site = Site::start().await;
-    site.newcomer("a@example.com").await;
-    site.newcomer("b@example.com").await;
+    site.sign_up_user("a@example.com").await;
+    site.sign_up_user("b@example.com").await;
     let mut visitor = site.visitor();
     for attempt in 0..5 {
         assert_eq!(visitor.sign_in("a@example.com", "wrong horse").await.status, 401, "{attempt}");
@@ -21,15 +21,15 @@ async fn sign_ins_are_limited_for_each_user_and_source() {
 }
 
 #[tokio::test]
-async fn sign_ups_are_limited_for_each_source_but_mistakes_are_free() {
+async fn valid_sign_ups_are_limited_per_client() {
     let site = Site::start_with(|config| config.limits.sign_ups_per_hour = 5).await;
     let mut visitor = site.visitor();
     visitor.get("/sign-up").await;
     for _ in 0..20 {
-        let answer = visitor.post("/sign-up", &[("email", "a@example.com"), ("password", "short")]).await;
-        assert_eq!(answer.status, 422);
+        let response = visitor.post("/sign-up", &[("email", "a@example.com"), ("password", "short")]).await;
+        assert_eq!(response.status, 422);
     }
-    site.newcomer("taken@example.com").await;
+    site.sign_up_user("taken@example.com").await;
     for _ in 0..4 {
         let fields = [("email", "taken@example.com"), ("password", PASSWORD)];
         assert_eq!(visitor.post("/sign-up", &fields).await.status, 409);
@@ -39,14 +39,14 @@ async fn sign_ups_are_limited_for_each_source_but_mistakes_are_free() {
     assert_eq!(refused.status, 429);
     assert_eq!(refused.field("email").as_deref(), Some("new@example.com"));
     assert!(site.store.user_by_email("new@example.com").await.unwrap().is_none());
-    // What a peer claims about where it comes from isn't believed.
+    // X-Forwarded-For of an untrusted peer is ignored.
     visitor.headers.push(("X-Forwarded-For".into(), "203.0.113.1".into()));
     assert_eq!(visitor.post("/sign-up", &fields).await.status, 429);
 }
 
 // W-10.
 #[tokio::test]
-async fn a_trusted_proxys_clients_have_limits_of_their_own() {
+async fn clients_behind_a_trusted_proxy_are_limited_separately() {
     let site = Site::start_with(|config| {
         config.limits.sign_ups_per_hour = 1;
         config.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
@@ -62,38 +62,38 @@ async fn a_trusted_proxys_clients_have_limits_of_their_own() {
         let mut visitor = site.visitor();
         visitor.get("/sign-up").await;
         visitor.headers.push(("X-Forwarded-For".into(), client.into()));
-        let answer = visitor.post("/sign-up", &[("email", email), ("password", PASSWORD)]).await;
-        assert_eq!(answer.status, status, "{email} {client}");
+        let response = visitor.post("/sign-up", &[("email", email), ("password", PASSWORD)]).await;
+        assert_eq!(response.status, status, "{email} {client}");
     }
 }
 
 // W-8.
 #[tokio::test]
-async fn tokens_are_limited_for_each_user() {
+async fn new_tokens_are_limited_per_user() {
     let site = Site::start_with(|config| config.limits.tokens_at_once = 1000).await;
-    let (mut visitor, _) = site.newcomer("a@example.com").await;
+    let (mut visitor, _) = site.sign_up_user("a@example.com").await;
     let mut statuses = Vec::new();
     for _ in 0..22 {
         visitor.get("/cache").await;
         statuses.push(visitor.post("/tokens", &[("name", "x")]).await.status);
     }
     assert_eq!(statuses, [[200; 20].as_slice(), &[429; 2]].concat());
-    let (mut other, _) = site.newcomer("b@example.com").await;
+    let (mut other, _) = site.sign_up_user("b@example.com").await;
     other.get("/cache").await;
     assert_eq!(other.post("/tokens", &[("name", "x")]).await.status, 200);
 }
 
 // W-9.
 #[tokio::test]
-async fn a_body_has_16_kib_at_most() {
+async fn bodies_are_limited_to_16_kib() {
     let site = Site::start().await;
-    let (mut visitor, _) = site.newcomer("a@example.com").await;
+    let (mut visitor, _) = site.sign_up_user("a@example.com").await;
     for (size, status) in [(16 * 1024 - 200, 422), (16 * 1024 + 1, 413), (1 << 20, 413)] {
         visitor.get("/cache").await;
-        let answer = visitor.post("/tokens", &[("name", &"x".repeat(size))]).await;
-        assert_eq!(answer.status, status, "{size}");
+        let response = visitor.post("/tokens", &[("name", &"x".repeat(size))]).await;
+        assert_eq!(response.status, status, "{size}");
     }
     let length = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 99999999999\r\n\r\n";
-    let request = visitor.head("POST", "/tokens") + length;
+    let request = visitor.request_head("POST", "/tokens") + length;
     assert_eq!(visitor.send(request.as_bytes()).await.status, 413, "declared, never sent");
 }

@@ -1,4 +1,4 @@
-//! What clients trust to speak TLS: for everybody, as it is now, and never more than certificates.
+//! Download of the CA certificate: public, current, and never with a private key.
 
 use std::fs;
 
@@ -13,17 +13,17 @@ fn certificate() -> (String, String) {
 }
 
 #[tokio::test]
-async fn anybody_may_have_the_certificate() {
+async fn the_ca_certificate_is_public() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ca.pem");
     let (first, key) = certificate();
     fs::write(&file, &first).unwrap();
     let named = file.clone();
     let site = Site::start_with(|config| config.ca_certificate = Some(named)).await;
-    let answer = site.visitor().get("/ca.pem").await;
-    assert_eq!((answer.status, &answer.body), (200, &first));
-    assert_eq!(answer.header("content-type"), Some("application/x-pem-file"));
-    assert_eq!(answer.header("content-disposition"), Some("attachment; filename=\"memgate-ca.pem\""));
+    let response = site.visitor().get("/ca.pem").await;
+    assert_eq!((response.status, &response.body), (200, &first));
+    assert_eq!(response.header("content-type"), Some("application/x-pem-file"));
+    assert_eq!(response.header("content-disposition"), Some("attachment; filename=\"memgate-ca.pem\""));
 
     let renewed = first + &certificate().0;
     fs::write(&file, &renewed).unwrap();
@@ -32,19 +32,19 @@ async fn anybody_may_have_the_certificate() {
     let (certificate, large) = (certificate().0, renewed.repeat(100));
     for wrong in ["", "rubbish", &key, &(certificate + &key), &large] {
         fs::write(&file, wrong).unwrap();
-        let answer = site.visitor().get("/ca.pem").await;
-        assert_eq!(answer.status, 500, "{wrong}");
-        assert!(!answer.body.contains("-----BEGIN"));
+        let response = site.visitor().get("/ca.pem").await;
+        assert_eq!(response.status, 500, "{wrong}");
+        assert!(!response.body.contains("-----BEGIN"));
     }
     fs::remove_file(&file).unwrap();
     assert_eq!(site.visitor().get("/ca.pem").await.status, 500);
 }
 
 #[tokio::test]
-async fn the_cache_page_leads_to_it_and_snippets_use_it() {
+async fn the_cache_page_links_to_the_ca_certificate_and_snippets_use_it() {
     let site = Site::start_with(|config| config.ca_certificate = Some("ca.pem".into())).await;
-    let (mut visitor, made) = site.newcomer("a@example.com").await;
-    assert!(made.text("tls-python").unwrap().contains(made.text("token-password").unwrap()));
+    let (mut visitor, created) = site.sign_up_user("a@example.com").await;
+    assert!(created.text("tls-python").unwrap().contains(created.text("token-password").unwrap()));
     let page = visitor.get("/cache").await;
     assert!(page.body.contains("<a href=\"/ca.pem\" download=\"memgate-ca.pem\">"));
     for language in ["shell", "python", "ruby"] {
@@ -54,16 +54,16 @@ async fn the_cache_page_leads_to_it_and_snippets_use_it() {
         assert!(!plain.contains("memgate-ca.pem"), "{language}: {plain}");
     }
     for language in ["php", "go"] {
-        assert!(page.text(&format!("tls-{language}")).unwrap().contains("speaks no TLS"), "{language}");
+        assert!(page.text(&format!("tls-{language}")).unwrap().contains("doesn't speak TLS"), "{language}");
     }
 }
 
 #[tokio::test]
-async fn without_one_nothing_is_said_of_tls() {
+async fn without_a_ca_certificate_no_page_mentions_tls() {
     let site = Site::start().await;
-    let (mut visitor, page) = site.newcomer("a@example.com").await;
+    let (mut visitor, page) = site.sign_up_user("a@example.com").await;
     assert!(page.text("tls").is_none() && page.text("tls-python").is_none());
-    let answer = visitor.get("/ca.pem").await;
-    assert_eq!(answer.status, 404);
-    assert!(answer.body.contains("data-trouble=\"404\""));
+    let response = visitor.get("/ca.pem").await;
+    assert_eq!(response.status, 404);
+    assert!(response.body.contains("data-status=\"404\""));
 }

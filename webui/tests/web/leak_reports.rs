@@ -1,20 +1,20 @@
-//! Tokens that scanners find in public: revoked if they are whole, and told to their users; never by a session.
+//! Reports of leaked tokens: complete tokens are revoked and announced to their users.
 
 use std::time::{Duration, Instant};
 
 use store::{Token, TokenId};
 
-use crate::harness::{Answer, Site, Visitor};
+use crate::harness::{Response, Site, Visitor};
 
 const URL: &str = "https://git.example/a/b/blob/main/.env";
 
-async fn report(visitor: &mut Visitor, kind: &str, body: &str) -> Answer {
-    let head = visitor.head("POST", "/leaked-tokens");
+async fn report(visitor: &mut Visitor, kind: &str, body: &str) -> Response {
+    let head = visitor.request_head("POST", "/leaked-tokens");
     let request = format!("{head}Content-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     visitor.send(request.as_bytes()).await
 }
 
-async fn report_json(visitor: &mut Visitor, body: &serde_json::Value) -> Answer {
+async fn report_json(visitor: &mut Visitor, body: &serde_json::Value) -> Response {
     report(visitor, "application/json", &body.to_string()).await
 }
 
@@ -22,25 +22,25 @@ async fn is_revoked(site: &Site, id: &TokenId) -> bool {
     site.store.token(id).await.unwrap().unwrap().revoked_at.is_some()
 }
 
-fn shown(page: &Answer) -> Token {
+fn revealed(page: &Response) -> Token {
     Token::parse(page.text("token").unwrap()).unwrap()
 }
 
 #[tokio::test]
-async fn what_a_scanner_finds_is_revoked_and_told_until_dismissed() {
+async fn reported_tokens_are_revoked_and_announced_until_dismissed() {
     let site = Site::start().await;
-    let (mut ann, page) = site.newcomer("ann@example.com").await;
-    let (mut bob, bobs) = site.newcomer("bob@example.com").await;
-    let (token, bobs) = (shown(&page), shown(&bobs));
-    // As GitHub's partner programme sends it, with others' tokens and nonsense in between.
+    let (mut ann, page) = site.sign_up_user("ann@example.com").await;
+    let (mut bob, bobs) = site.sign_up_user("bob@example.com").await;
+    let (token, bobs) = (revealed(&page), revealed(&bobs));
+    // The format of GitHub's partner program, with unknown and malformed tokens in between.
     let body = serde_json::json!([
         { "token": "mg_nonsense", "type": "memgate_token", "url": "", "source": "content" },
         { "token": Token::generate().reveal(), "type": "memgate_token", "url": URL, "source": "content" },
         { "token": token.reveal(), "type": "memgate_token", "url": URL, "source": "commit" },
         { "token": token.reveal(), "type": "memgate_token", "url": "https://second.example", "source": null },
     ]);
-    let answer = report_json(&mut site.visitor(), &body).await;
-    assert_eq!((answer.status, answer.body.as_str()), (200, "{\"received\":4}"));
+    let response = report_json(&mut site.visitor(), &body).await;
+    assert_eq!((response.status, response.body.as_str()), (200, "{\"received\":4}"));
     assert!(is_revoked(&site, &token.id()).await && !is_revoked(&site, &bobs.id()).await);
     assert_eq!(site.metric("memgate_webui_leaked_tokens_total"), 1);
 
@@ -52,11 +52,11 @@ async fn what_a_scanner_finds_is_revoked_and_told_until_dismissed() {
     }
     assert!(ann.get("/cache").await.body.contains(&format!("found in public at {URL}, revoked ")));
     let page = ann.get(&format!("/tokens/{}", token.id())).await;
-    assert!(page.text("token-over").unwrap().starts_with(&format!("found in public at {URL}, revoked ")));
-    let dismiss = format!("/tokens/{}/leak/dismiss", token.id());
+    assert!(page.text("token-inactive").unwrap().starts_with(&format!("found in public at {URL}, revoked ")));
+    let dismiss = format!("/tokens/{}/dismiss-leak", token.id());
     assert_eq!(bob.post(&dismiss, &[]).await.status, 404, "it isn't Bob's");
     assert_eq!(ann.get(&dismiss).await.status, 405);
-    assert_eq!(ann.post_bare(&dismiss, &[]).await.status, 403, "no form token");
+    assert_eq!(ann.post_without_token(&dismiss, &[]).await.status, 403, "no form token");
     ann.headers = vec![("Sec-Fetch-Site".into(), "cross-site".into())];
     assert_eq!(ann.post(&dismiss, &[]).await.status, 403);
     ann.headers = vec![];
@@ -72,63 +72,63 @@ async fn what_a_scanner_finds_is_revoked_and_told_until_dismissed() {
 }
 
 #[tokio::test]
-async fn one_token_alone_comes_as_an_object_or_a_form() {
+async fn a_single_report_may_be_an_object_or_a_form() {
     let site = Site::start().await;
     for (i, kind) in ["application/json", "application/x-www-form-urlencoded"].iter().enumerate() {
-        let (_, page) = site.newcomer(&format!("{i}@example.com")).await;
-        let token = shown(&page);
+        let (_, page) = site.sign_up_user(&format!("{i}@example.com")).await;
+        let token = revealed(&page);
         let body = if i == 0 {
             serde_json::json!({ "token": token.reveal(), "url": URL }).to_string()
         } else {
             format!("token={}&url=https%3A%2F%2Fgit.example", token.reveal())
         };
-        let answer = report(&mut site.visitor(), kind, &body).await;
-        assert_eq!((answer.status, answer.body.as_str()), (200, "{\"received\":1}"), "{kind}");
+        let response = report(&mut site.visitor(), kind, &body).await;
+        assert_eq!((response.status, response.body.as_str()), (200, "{\"received\":1}"), "{kind}");
         assert!(is_revoked(&site, &token.id()).await, "{kind}");
     }
 }
 
 #[tokio::test]
-async fn the_answer_tells_nothing_and_comes_no_sooner() {
+async fn the_response_does_not_tell_whether_a_token_is_valid() {
     let site = Site::start().await;
-    let (_, page) = site.newcomer("a@example.com").await;
-    let token = shown(&page);
+    let (_, page) = site.sign_up_user("a@example.com").await;
+    let token = revealed(&page);
     let (id, mistyped) = (token.id(), token.reveal().replace('_', "-"));
     let username = id.username();
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     for sent in [&username, &mistyped, &Token::generate().reveal(), &token.reveal(), &token.reveal()] {
         let revoked = is_revoked(&site, &id).await;
-        let began = Instant::now();
-        let answer = report_json(&mut site.visitor(), &serde_json::json!([{ "token": sent }])).await;
-        assert!(began.elapsed() >= Duration::from_millis(250), "{:?}", began.elapsed());
-        let headers: Vec<_> = answer.headers.iter().filter(|(name, _)| name != "date").cloned().collect();
-        answers.push((answer.status, headers, answer.body));
+        let started = Instant::now();
+        let response = report_json(&mut site.visitor(), &serde_json::json!([{ "token": sent }])).await;
+        assert!(started.elapsed() >= Duration::from_millis(250), "{:?}", started.elapsed());
+        let headers: Vec<_> = response.headers.iter().filter(|(name, _)| name != "date").cloned().collect();
+        responses.push((response.status, headers, response.body));
         assert_eq!(is_revoked(&site, &id).await, revoked || *sent == token.reveal());
     }
-    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    assert!(responses.iter().all(|response| *response == responses[0]), "{responses:?}");
 }
 
 #[tokio::test]
-async fn a_session_has_no_part_in_it() {
+async fn a_session_alone_can_not_report() {
     let site = Site::start().await;
-    let (mut ann, page) = site.newcomer("ann@example.com").await;
-    let (id, token) = (shown(&page).id(), ann.form_token.clone());
-    // Everything that Ann's browser could send but the token's secret: nothing happens.
+    let (mut ann, page) = site.sign_up_user("ann@example.com").await;
+    let (id, token) = (revealed(&page).id(), ann.csrf_token.clone());
+    // Everything that Ann's browser could send, except the token's secret.
     for body in [
-        format!("token={}&form_token={token}", id.username()),
-        format!("id={id}&form_token={token}"),
-        format!("token=mg_{id}_{}&form_token={token}", "0".repeat(33)),
+        format!("token={}&csrf_token={token}", id.username()),
+        format!("id={id}&csrf_token={token}"),
+        format!("token=mg_{id}_{}&csrf_token={token}", "0".repeat(33)),
     ] {
-        let answer = report(&mut ann, "application/x-www-form-urlencoded", &body).await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.header("set-cookie"), None);
+        let response = report(&mut ann, "application/x-www-form-urlencoded", &body).await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.header("set-cookie"), None);
     }
     assert!(!is_revoked(&site, &id).await);
-    // And a page of another site sends nothing at all.
-    let whole = shown(&page).reveal();
+    // Cross-origin requests are rejected, even with a complete token.
+    let whole = revealed(&page).reveal();
     for header in ["Sec-Fetch-Site: cross-site", "Origin: https://evil.example"] {
         let body = format!("token={whole}");
-        let head = ann.head("POST", "/leaked-tokens");
+        let head = ann.request_head("POST", "/leaked-tokens");
         let request = format!(
             "{head}{header}\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
@@ -139,7 +139,7 @@ async fn a_session_has_no_part_in_it() {
 }
 
 #[tokio::test]
-async fn reports_are_read_strictly_and_bounded() {
+async fn malformed_and_large_reports_are_rejected() {
     let site = Site::start_with(|config| config.limits.leak_reports_per_minute = 13).await;
     let mut scanner = site.visitor();
     let many = |n: usize| serde_json::json!(vec![serde_json::json!({ "token": "x" }); n]).to_string();
@@ -157,8 +157,8 @@ async fn reports_are_read_strictly_and_bounded() {
         ("application/json", &" ".repeat(64 * 1024 + 1), 413),
         ("application/x-www-form-urlencoded", "token=x&token=y", 400),
     ] {
-        let answer = report(&mut scanner, kind, body).await;
-        assert_eq!(answer.status, status, "{kind} {}", &body[..body.len().min(40)]);
+        let response = report(&mut scanner, kind, body).await;
+        assert_eq!(response.status, status, "{kind} {}", &body[..body.len().min(40)]);
     }
     assert_eq!(scanner.get("/leaked-tokens").await.status, 405);
     assert_eq!(report(&mut scanner, "application/json", "[]").await.status, 200, "the thirteenth");
@@ -167,10 +167,10 @@ async fn reports_are_read_strictly_and_bounded() {
 }
 
 #[tokio::test]
-async fn what_a_reporter_says_is_text() {
+async fn reported_text_is_escaped() {
     let site = Site::start().await;
-    let (mut ann, page) = site.newcomer("ann@example.com").await;
-    let token = shown(&page);
+    let (mut ann, page) = site.sign_up_user("ann@example.com").await;
+    let token = revealed(&page);
     let url = format!("\"><script>alert(1)</script>\u{202e}{}", token.reveal());
     let body = serde_json::json!({ "token": token.reveal(), "url": url, "source": "<b>" });
     assert_eq!(report_json(&mut site.visitor(), &body).await.status, 200);

@@ -1,4 +1,4 @@
-//! Pages that follow their cache.
+//! Event streams of cache pages.
 
 use serde_json::Value;
 use store::InstanceState;
@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use crate::harness::{DEADLINE, Site, Visitor, eventually};
 
-/// An open stream of events.
+/// An open event stream.
 pub(crate) struct Events {
     pub(crate) head: String,
     lines: tokio::io::Lines<BufReader<TcpStream>>,
@@ -16,7 +16,7 @@ pub(crate) struct Events {
 impl Events {
     pub(crate) async fn open(visitor: &Visitor) -> Self {
         let mut stream = TcpStream::connect(visitor.address).await.unwrap();
-        let request = visitor.head("GET", "/cache/live") + "\r\n";
+        let request = visitor.request_head("GET", "/cache/events") + "\r\n";
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut lines = BufReader::new(stream).lines();
         let mut head = String::new();
@@ -45,19 +45,19 @@ impl Events {
 }
 
 #[tokio::test]
-async fn a_stream_tells_every_change_of_its_own_cache_and_no_other() {
+async fn a_stream_sends_changes_of_its_own_cache_only() {
     let site = Site::start().await;
-    let (ann, _) = site.newcomer("ann@example.com").await;
-    site.newcomer("bob@example.com").await;
+    let (ann, _) = site.sign_up_user("ann@example.com").await;
+    site.sign_up_user("bob@example.com").await;
     let mut events = Events::open(&ann).await;
     assert!(events.head.contains("content-type: text/event-stream"), "{}", events.head);
     assert!(events.head.contains("content-security-policy"));
     assert_eq!(events.next().await.unwrap()["state"], "pending");
-    site.record("bob@example.com", InstanceState::Failed).await;
+    site.set_state("bob@example.com", InstanceState::Failed).await;
     for state in
         [InstanceState::Running, InstanceState::Restarting, InstanceState::Failed, InstanceState::Running]
     {
-        site.record("ann@example.com", state).await;
+        site.set_state("ann@example.com", state).await;
         let event = events.next().await.unwrap();
         assert_eq!(event["state"], state.as_str());
         assert!(!event.to_string().contains("10.213.7.99"));
@@ -68,9 +68,9 @@ async fn a_stream_tells_every_change_of_its_own_cache_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_session_has_four_streams_at_most() {
+async fn streams_per_session_are_limited() {
     let site = Site::start().await;
-    let (user, _) = site.newcomer("a@example.com").await;
+    let (user, _) = site.sign_up_user("a@example.com").await;
     let mut open = Vec::new();
     for _ in 0..4 {
         let mut events = Events::open(&user).await;
@@ -88,7 +88,7 @@ async fn a_session_has_four_streams_at_most() {
 #[tokio::test]
 async fn a_stream_ends_with_its_session() {
     let site = Site::start().await;
-    let (mut user, _) = site.newcomer("a@example.com").await;
+    let (mut user, _) = site.sign_up_user("a@example.com").await;
     let mut events = Events::open(&user).await;
     assert!(events.next().await.is_some());
     user.get("/cache").await;
@@ -97,12 +97,12 @@ async fn a_stream_ends_with_its_session() {
 }
 
 #[tokio::test]
-async fn a_page_without_scripts_asks_again_while_it_waits() {
+async fn a_page_without_scripts_reloads_while_pending() {
     let site = Site::start().await;
     let refresh = "<noscript><meta http-equiv=\"refresh\"";
-    let (mut user, first) = site.newcomer("a@example.com").await;
+    let (mut user, first) = site.sign_up_user("a@example.com").await;
     assert!(!first.body.contains(refresh), "not while a token is on it");
     assert!(user.get("/cache").await.body.contains(refresh));
-    site.record("a@example.com", InstanceState::Running).await;
+    site.set_state("a@example.com", InstanceState::Running).await;
     assert!(!user.get("/cache").await.body.contains(refresh));
 }
