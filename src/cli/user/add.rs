@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use identity::Email;
 use serde::Serialize;
 use store::{Instance, InstanceState, NewToken, NewUser, Store, User};
-use identity::Email;
 
 use super::password::hash_from_stdin;
 use crate::cli::context::Context;
@@ -56,8 +56,12 @@ impl Add {
         let store = &context.store;
         let email = Email::parse(&self.email)?;
         let hash = if self.password_stdin { Some(hash_from_stdin()?) } else { None };
-        let new =
-            NewUser { email: email.as_str(), password_hash: hash.as_deref(), plan: &self.plan, is_admin: self.admin };
+        let new = NewUser {
+            email: email.as_str(),
+            password_hash: hash.as_deref(),
+            plan: &self.plan,
+            is_admin: self.admin,
+        };
         let token = NewToken::generate(&context.data_dir.token_key()?, FIRST_TOKEN_NAME);
         let user = store.sign_up(&new, &token).await?;
         // The token exists now and must be shown, whatever happens to the cache.
