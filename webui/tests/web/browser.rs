@@ -9,9 +9,9 @@ use std::time::Duration;
 use fantoccini::Client;
 use store::InstanceState;
 
+use crate::harness::{self, PASSWORD, Site};
 use driver::{BrowserOptions, Driver};
 use flow::Flow;
-use crate::harness::{self, PASSWORD, Site};
 
 const EMAIL: &str = "ada@example.com";
 
