@@ -1,5 +1,5 @@
-//! What must hold of whatever a backend says: a reply is handed out only with the tag that was asked
-//! with, whole, to who asked, and however its bytes attach.
+//! Checks a backend's replies: each is delivered complete, only to the request with the same tag, and however its
+//! bytes are split.
 
 #![expect(clippy::expect_used, reason = "a panic is what a fuzzer looks for")]
 
@@ -10,7 +10,7 @@ use memchr::{memchr, memmem};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 
-use super::{binary_reply, encoded, is_one_line, pieces};
+use super::{binary_reply, chunks, encoded, is_one_line};
 use crate::lane::decode::ValueLimits;
 use crate::lane::in_flight::Queue;
 use crate::metrics::usage::Usage;
@@ -22,19 +22,19 @@ use crate::protocol::{Parsed, Protocol};
 use crate::responses::{Deferred, ResponseQueue, whole};
 use crate::transport::Stream;
 
-/// Longer values than the first are put off, longer ones than the second are no memcached's.
+/// Values longer than the first limit are deferred; those longer than the second are protocol errors.
 const SIZES: ValueLimits = ValueLimits { whole: 100, most: 300 };
 /// The longest line of a backend.
 const LINE_MAX: usize = 2048;
 /// Requests of one conversation, each of a client of its own.
 const CLIENTS: usize = 8;
-/// What parts the clients' bytes from the backend's in an input.
+/// Separates the clients' bytes from the backend's in an input.
 const SEPARATOR: &[u8] = b"\n====\n";
-/// What a value that was put off is, once it is asked for again.
+/// The value of a deferred get once it is requested again.
 const AGAIN: &[u8] = b"a value that was put off";
 const UNAVAILABLE: &[u8] = b"SERVER_ERROR backend unavailable\r\n";
 
-/// Requests of clients, a separator line, and all that a backend says to them.
+/// Checks an input of clients' requests, a separator line, and the backend's replies.
 pub fn check_replies(input: &[u8]) {
     let Some(at) = memmem::find(input, SEPARATOR) else { return };
     let (asked, said) = input.split_at_checked(at).unwrap_or_default();
@@ -43,10 +43,10 @@ pub fn check_replies(input: &[u8]) {
     for (caller, told) in heard.callers.iter().zip(&heard.told) {
         caller.check(told, said, heard.believed);
     }
-    assert!(heard == converse(asked, &pieces(said)), "split replies mean something else");
+    assert!(heard == converse(asked, &chunks(said)), "split replies are delivered differently");
 }
 
-/// One client: what it has asked for, in the order of the lane.
+/// One client: its requests, in the order of the lane.
 #[derive(Debug, PartialEq, Eq)]
 struct PendingConnection {
     asked: Vec<Asked>,
@@ -54,26 +54,26 @@ struct PendingConnection {
 
 #[derive(Debug, PartialEq, Eq)]
 struct Asked {
-    /// Which request of its lane it is, from 0.
+    /// The request's position on the lane, from 0.
     nth: usize,
     tag: u64,
     kind: CommandKind,
     format: ReplyFormat,
     key: Vec<u8>,
-    /// A meta request's own.
+    /// The client's own opaque in a meta request.
     opaque: Vec<u8>,
 }
 
-/// What has come of a conversation.
+/// The outcome of a conversation.
 #[derive(Debug, PartialEq, Eq)]
 struct Decoded {
     callers: Vec<PendingConnection>,
     told: Vec<Vec<u8>>,
-    /// How many replies were handed out before the lane's end.
+    /// Replies delivered before the lane closed.
     believed: usize,
 }
 
-/// Asks, hears what the backend says in these pieces, and ends the lane.
+/// Sends the requests, receives the backend's bytes in these chunks, and closes the lane.
 fn converse(asked: &[u8], said: &[&[u8]]) -> Decoded {
     let outboxes = outboxes();
     let mut queue = Queue::new(SIZES, Rc::new(Usage::new()));
@@ -89,7 +89,7 @@ fn converse(asked: &[u8], said: &[&[u8]]) -> Decoded {
     let in_flight = || outboxes.iter().map(|responses| responses.in_flight()).sum::<usize>();
     let believed = callers.iter().map(|caller| caller.asked.len()).sum::<usize>() - in_flight();
     queue.fail(Fault::Unavailable);
-    assert_eq!(in_flight(), 0, "somebody still waits");
+    assert_eq!(in_flight(), 0, "a request is still in flight");
     touched.clear();
     outboxes.iter().for_each(catch_up);
     let told = outboxes.iter().take(callers.len()).map(|responses| responses.told()).collect();
@@ -97,7 +97,7 @@ fn converse(asked: &[u8], said: &[&[u8]]) -> Decoded {
     Decoded { callers, told, believed }
 }
 
-/// Says what was put off; what would be asked again is [`AGAIN`].
+/// Sends the deferred replies; a value that would be requested again is [`AGAIN`].
 fn catch_up(responses: &Rc<ResponseQueue>) {
     while let Some(deferred) = responses.next_deferred() {
         match deferred {
@@ -158,7 +158,7 @@ fn opaque(command: &Command<'_>) -> Vec<u8> {
 }
 
 impl PendingConnection {
-    /// Panics if it was `told` anything else than what the backend `said` to it.
+    /// Panics unless the client was `told` exactly what the backend `said` to it.
     fn check(&self, told: &[u8], said: &[u8], believed: usize) {
         let Some(last) = self.asked.last() else { return };
         let mut replies = Vec::new();
@@ -197,7 +197,7 @@ impl PendingConnection {
     }
 }
 
-/// One reply of a backend, read without the parser that is tried here.
+/// One reply of the backend, read without the parser under test.
 struct Said<'a> {
     line: &'a [u8],
     data: Option<&'a [u8]>,
@@ -218,7 +218,7 @@ impl<'a> Said<'a> {
         let len = number(value.split(|byte| *byte == b' ').next()?)?;
         let len = usize::try_from(len).ok()?;
         if len > SIZES.whole {
-            // Its end needn't have come.
+            // Its end may be missing.
             return Some((Self { line, data: Some(AGAIN) }, rest.get(len + 2..).unwrap_or_default()));
         }
         let (block, rest) = rest.split_at_checked(len + 2)?;
@@ -243,7 +243,7 @@ impl<'a> Said<'a> {
         self.words().filter_map(|word| number(word.strip_prefix(name)?)).collect()
     }
 
-    /// Panics unless this may be said to `asked`.
+    /// Panics unless this is a valid reply to `asked`.
     fn check(&self, asked: &Asked) {
         let verb = match asked.kind {
             CommandKind::Meta { verb, .. } => Some(verb),
@@ -276,7 +276,7 @@ impl<'a> Said<'a> {
         out.extend_from_slice(&[b"\r\n", data, b"\r\n"].concat());
     }
 
-    /// Whether a meta client was `told` this: as it stands, but for the opaque.
+    /// Whether a meta client was `told` this reply with its own opaque.
     fn is_told_as(&self, told: &[u8], asked: &Asked, quiet: bool) -> bool {
         let get = matches!(asked.kind, CommandKind::Meta { verb: Verb::Get, .. });
         let status = match self.status() {
@@ -300,7 +300,7 @@ impl<'a> Said<'a> {
         }
         expected.extend_from_slice(b"\r\n");
         expected.extend(self.data.iter().flat_map(|data| [data, &b"\r\n"[..]].concat()));
-        // A key that the backend wasn't asked for, and couldn't have told, stands among its words.
+        // The proxy itself adds a key that memcached would send decoded.
         let own_key = [b" k", &*asked.key, b" b"].concat();
         let at = memmem::find(told, &own_key).filter(|_| get);
         let split = at.map(|at| (told.get(..at), told.get(at + own_key.len()..)));
@@ -316,7 +316,7 @@ fn number(digits: &[u8]) -> Option<u64> {
 }
 
 thread_local! {
-    /// Connections that nothing is sent on, and the runtime that an responses's must belong to.
+    /// Connections that nothing is sent on, and the runtime they belong to.
     static STREAMS: RefCell<(Runtime, Vec<Stream>)> = RefCell::new(connect());
 }
 
@@ -340,11 +340,13 @@ fn outboxes() -> Vec<Rc<ResponseQueue>> {
     })
 }
 
-/// Takes the streams back for the next conversation.
+/// Keeps the streams for the next conversation.
 fn keep(outboxes: Vec<Rc<ResponseQueue>>) {
     STREAMS.with_borrow_mut(|(_, streams)| {
         streams.extend(
-            outboxes.into_iter().map(|responses| responses.into_stream().expect("somebody still waits")),
+            outboxes
+                .into_iter()
+                .map(|responses| responses.into_stream().expect("a request is still in flight")),
         );
     });
 }

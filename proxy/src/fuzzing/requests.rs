@@ -4,7 +4,7 @@
 use memchr::{memchr, memchr2, memmem};
 
 use super::command::{encoded, encoded_line, encoded_untagged};
-use super::{binary_reply, hash, is_one_line, pieces};
+use super::{binary_reply, chunks, hash, is_one_line};
 use crate::protocol::request::{
     Command, FlagSet, Limits, Meta, OLDEST_VERSION, ReplyFormat, Request, SHARED_VALUE_MAX, Store, Verb,
 };
@@ -33,10 +33,10 @@ pub(super) fn check(protocol: Protocol, input: &[u8]) {
     let mut whole = Reader::new(protocol, limits);
     whole.read(input);
     let mut split = Reader::new(protocol, limits);
-    for piece in pieces(input) {
-        split.read(piece);
+    for chunk in chunks(input) {
+        split.read(chunk);
     }
-    assert_eq!(whole.events, split.events, "split input means something else");
+    assert_eq!(whole.events, split.events, "split input is parsed differently");
 }
 
 /// The effect of a client's bytes.
@@ -133,7 +133,7 @@ impl Reader {
             }
             Protocol::Text => LINE_MAX + item + 4,
         };
-        assert!(rest.len() <= most, "{} bytes are kept", rest.len());
+        assert!(rest.len() <= most, "{} bytes are buffered", rest.len());
     }
 
     fn handle(&mut self, parsed: Parsed<'_>) {
@@ -146,7 +146,7 @@ impl Reader {
                     keys.line = rest;
                 }
             }
-            Parsed::LocalReply(words) => self.events.push(Event::Replied(words.into_owned())),
+            Parsed::LocalReply(reply) => self.events.push(Event::Replied(reply.into_owned())),
             Parsed::UntaggedCommand(command) => {
                 let (command, format) = (encoded_untagged(&command), command.format);
                 self.events.push(Event::Forwarded { command, format });
@@ -164,12 +164,12 @@ impl Reader {
             Parsed::Swallow { bytes, then } => {
                 self.swallow = bytes;
                 self.then = Some(match then {
-                    Then::LocalReply(words) => Event::Replied(words.into_owned()),
+                    Then::LocalReply(reply) => Event::Replied(reply.into_owned()),
                     Then::Request(request) => forward(&request),
                 });
             }
-            Parsed::Close(words) => {
-                self.events.push(Event::Closed(words.into_owned()));
+            Parsed::Close(reply) => {
+                self.events.push(Event::Closed(reply.into_owned()));
                 self.ended = true;
             }
             Parsed::Login => {
@@ -185,17 +185,17 @@ fn forward(request: &Request<'_>) -> Event {
 }
 
 fn check_frame(protocol: Protocol, rest: &[u8], frame: &ParsedFrame<'_>) {
-    assert!(frame.consumed <= rest.len(), "more consumed than there is");
+    assert!(frame.consumed <= rest.len(), "more consumed than the input");
     let swallowed = match &frame.parsed {
         Parsed::Login | Parsed::NeedsVersion => return assert_eq!(frame.consumed, 0),
-        Parsed::Close(words) => return check_local_reply(protocol, rest, words),
-        Parsed::LocalReply(words) => {
-            check_local_reply(protocol, rest, words);
+        Parsed::Close(reply) => return check_local_reply(protocol, rest, reply),
+        Parsed::LocalReply(reply) => {
+            check_local_reply(protocol, rest, reply);
             0
         }
         Parsed::Swallow { bytes, then } => {
-            if let Then::LocalReply(words) = then {
-                check_local_reply(protocol, rest, words);
+            if let Then::LocalReply(reply) = then {
+                check_local_reply(protocol, rest, reply);
             }
             usize::try_from(*bytes).unwrap_or(usize::MAX)
         }
@@ -248,13 +248,13 @@ fn end_of(protocol: Protocol, rest: &[u8]) -> Option<usize> {
 }
 
 /// A local reply: empty, one line, or one binary reply to this request.
-fn check_local_reply(protocol: Protocol, rest: &[u8], words: &[u8]) {
-    let fine = match protocol {
-        Protocol::Text => is_one_line(words),
+fn check_local_reply(protocol: Protocol, rest: &[u8], reply: &[u8]) {
+    let valid = match protocol {
+        Protocol::Text => is_one_line(reply),
         Protocol::Binary => {
-            let same = words.get(1) == rest.get(1) && words.get(12..16) == rest.get(12..16);
-            same && binary_reply(words) == Some(words.len())
+            let same = reply.get(1) == rest.get(1) && reply.get(12..16) == rest.get(12..16);
+            same && binary_reply(reply) == Some(reply.len())
         }
     };
-    assert!(words.is_empty() || fine, "the proxy replied {:?}", String::from_utf8_lossy(words));
+    assert!(reply.is_empty() || valid, "the proxy replied {:?}", String::from_utf8_lossy(reply));
 }

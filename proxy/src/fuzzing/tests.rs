@@ -1,16 +1,16 @@
-//! The fuzz targets' properties, over their seeds and some thousand changes of each.
+//! Checks the fuzz targets' properties with their seeds and mutations of them.
 
 use std::fs;
 use std::path::PathBuf;
 
 use super::*;
 
-/// Changes of each seed: seconds for all of them. Fuzzing itself is `./deploy/fuzz`.
-const CHANGES: usize = 300;
+/// Mutations of each seed. All take seconds. Fuzzing itself is `./deploy/fuzz`.
+const MUTATIONS_PER_SEED: usize = 300;
 
-struct Chance(u64);
+struct Rng(u64);
 
-impl Chance {
+impl Rng {
     fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -18,14 +18,14 @@ impl Chance {
         usize::try_from(self.0 >> 8).unwrap() % limit.max(1)
     }
 
-    /// Two places in `len` bytes, near each other more often than not.
+    /// A range within `len` bytes, mostly a short one.
     fn range(&mut self, len: usize) -> std::ops::Range<usize> {
         let from = self.below(len + 1);
-        let most = if self.below(2) == 0 { 4 } else { len };
-        from..(from + self.below(most + 1)).min(len)
+        let max = if self.below(2) == 0 { 4 } else { len };
+        from..(from + self.below(max + 1)).min(len)
     }
 
-    fn change(&mut self, input: &mut Vec<u8>, seeds: &[Vec<u8>]) {
+    fn mutate(&mut self, input: &mut Vec<u8>, seeds: &[Vec<u8>]) {
         const WORDS: [&[u8]; 10] =
             [b"\r\n", b" ", b"\0", b"\r", b"noreply", b"4294967296", b"-1", b"O1", b"\xff\xff\xff\xff", b"0"];
         let range = self.range(input.len());
@@ -48,53 +48,53 @@ impl Chance {
     }
 }
 
-/// Runs `property` over the seeds of `target`.
-fn hold(target: &str, property: fn(&[u8])) {
+/// Checks `property` with the seeds of `target` and mutations of them.
+fn check_seeds(target: &str, property: fn(&[u8])) {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/seeds").join(target);
     let mut paths: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     let seeds: Vec<Vec<u8>> = paths.iter().map(|path| fs::read(path).unwrap()).collect();
-    assert!(seeds.len() > 5, "{target} has lost its seeds");
-    let mut chance = Chance(0x2545_f491_4f6c_dd1d);
+    assert!(seeds.len() > 5, "{target} has too few seeds");
+    let mut rng = Rng(0x2545_f491_4f6c_dd1d);
     for seed in &seeds {
         let mut input = seed.clone();
-        for _ in 0..CHANGES {
+        for _ in 0..MUTATIONS_PER_SEED {
             if let Err(panic) = std::panic::catch_unwind(|| property(&input)) {
                 eprintln!("with {}", input.escape_ascii());
                 std::panic::resume_unwind(panic);
             }
-            if chance.below(5) == 0 || input.len() > 4000 {
+            if rng.below(5) == 0 || input.len() > 4000 {
                 input.clone_from(seed);
             }
-            chance.change(&mut input, &seeds);
+            rng.mutate(&mut input, &seeds);
         }
     }
 }
 
 // R-10, R-7.
 #[test]
-fn text_requests() {
-    hold("text", check_text);
+fn text_requests_hold_the_properties() {
+    check_seeds("text", check_text);
 }
 
 #[test]
-fn meta_requests() {
-    hold("meta", check_text);
+fn meta_requests_hold_the_properties() {
+    check_seeds("meta", check_text);
 }
 
 #[test]
-fn binary_requests() {
-    hold("binary", check_binary);
+fn binary_requests_hold_the_properties() {
+    check_seeds("binary", check_binary);
 }
 
 // S-11.
 #[test]
-fn logins() {
-    hold("login", check_login);
+fn logins_hold_the_properties() {
+    check_seeds("login", check_login);
 }
 
 // R-17.
 #[test]
-fn replies() {
-    hold("replies", check_replies);
+fn replies_hold_the_properties() {
+    check_seeds("replies", check_replies);
 }

@@ -84,7 +84,7 @@ pub(super) fn trim_start(line: &[u8]) -> &[u8] {
     line.get(spaces..).unwrap_or_default()
 }
 
-/// The words of `line`: what stands between spaces.
+/// The words of `line`, which spaces separate.
 pub(crate) fn tokens(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|byte| *byte == b' ').filter(|token| !token.is_empty())
 }
