@@ -23,11 +23,11 @@ pub(crate) fn parse(input: &[u8], limits: Limits) -> Option<ParsedFrame<'_>> {
     let Some(end) = memchr(b'\n', input) else {
         // The line end may be half received.
         let line = input.strip_suffix(b"\r").unwrap_or(input);
-        return (line.len() > line_max(input)).then(|| too_long(input));
+        return is_too_long(line).then(|| too_long(input));
     };
     let (line, rest) = input.split_at_checked(end)?;
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    if line.len() > line_max(line) {
+    if is_too_long(line) {
         return Some(too_long(input));
     }
     let len = end + 1;
@@ -44,9 +44,10 @@ pub(super) fn is_incomplete_line(input: &[u8], fresh: &[u8]) -> bool {
     fits && memchr(b'\n', first).is_none() && memchr(b'\n', fresh).is_none()
 }
 
-fn line_max(line: &[u8]) -> usize {
-    let keys = [&b"get "[..], b"gets ", b"gat ", b"gats "].iter().any(|verb| line.starts_with(verb));
-    if keys { KEYS_LINE_MAX } else { LINE_MAX }
+/// The limit of a line depends on its verb, and not on how TCP splits the line (D-5).
+fn is_too_long(line: &[u8]) -> bool {
+    let lists_keys = || [&b"get "[..], b"gets ", b"gat ", b"gats "].iter().any(|verb| line.starts_with(verb));
+    line.len() > LINE_MAX && (line.len() > KEYS_LINE_MAX || !lists_keys())
 }
 
 fn too_long(input: &[u8]) -> ParsedFrame<'_> {

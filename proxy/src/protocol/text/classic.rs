@@ -51,15 +51,19 @@ impl<'a> Line<'a> {
         }
         let (verb, rest) = split_token(line)?;
         let rest = trim_start(rest);
-        if let Some(frame) = meta::parse(self, verb, rest) {
-            return frame;
-        }
-        let noreply = ends_in_noreply(rest);
         match verb {
             b"get" => Some(self.keys(rest, false, None)),
             b"gets" => Some(self.keys(rest, true, None)),
             b"gat" => Some(self.touched_keys(rest, false)),
             b"gats" => Some(self.touched_keys(rest, true)),
+            _ => meta::parse(self, verb, rest).unwrap_or_else(|| self.parse_other(verb, rest)),
+        }
+    }
+
+    /// Parses a command that isn't a get.
+    fn parse_other(&self, verb: &[u8], rest: &'a [u8]) -> Option<ParsedFrame<'a>> {
+        let noreply = ends_in_noreply(rest);
+        match verb {
             b"set" => self.store(rest, Mode::Set, false),
             b"add" => self.store(rest, Mode::Add, false),
             b"replace" => self.store(rest, Mode::Replace, false),
