@@ -15,6 +15,7 @@ pub(crate) struct Key<'a> {
     pub(crate) form: KeyForm,
 }
 
+/// How a key is encoded on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KeyForm {
     /// Contains no white space or control bytes: sent as it is.
@@ -73,6 +74,7 @@ pub(crate) enum Verb {
     Arithmetic,
 }
 
+/// A command with a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Store<'a> {
     pub(crate) mode: Mode,
@@ -82,6 +84,7 @@ pub(crate) struct Store<'a> {
     pub(crate) value: &'a [u8],
 }
 
+/// How a store treats an existing item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     Set,
@@ -106,6 +109,7 @@ pub(crate) enum ReplyFormat {
     Binary(BinaryFormat),
 }
 
+/// The reply of a text command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TextFormat {
     /// A `VALUE` line; `END` follows the `last` key of the client's line.
@@ -114,6 +118,7 @@ pub(crate) enum TextFormat {
     Line { noreply: bool },
 }
 
+/// The reply of a meta command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MetaFormat {
     pub(crate) verb: Verb,
@@ -121,6 +126,7 @@ pub(crate) struct MetaFormat {
     pub(crate) quiet: bool,
 }
 
+/// The reply of a binary command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BinaryFormat {
     pub(crate) opcode: u8,
@@ -211,6 +217,7 @@ impl<'a> From<Outcome<'a>> for Reply<'a> {
     }
 }
 
+/// The result that a reply reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome<'a> {
     Value(ItemMeta, &'a [u8]),
@@ -306,6 +313,7 @@ pub(crate) struct UntaggedCommand<'a> {
     pub(crate) format: ReplyFormat,
 }
 
+/// The command and its arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UntaggedKind<'a> {
     /// General statistics, or one of [`STAT_GROUPS`].
