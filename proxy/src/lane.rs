@@ -1,8 +1,8 @@
-//! A lane: one TCP connection to one instance's memcached, shared by that instance's clients and by
-//! nobody else. It logs in with the instance's own secret before anything is sent.
+//! A lane: one authenticated TCP connection to the memcached of one instance, shared by the sessions of its
+//! tenant and by nothing else.
 //!
-//! Requests gathered in one turn of the loop leave in one write; replies come back in one read. Each
-//! carries our tag (`in_flight` checks it): a value can never reach a caller that didn't ask for it.
+//! Requests that arrive in one turn of the event loop leave in one write; replies come back in one read. Each
+//! request carries a tag, and `in_flight` delivers a reply only to the request with the same tag.
 
 mod connect;
 pub(crate) mod decode;
@@ -27,195 +27,200 @@ use crate::protocol::request::{Fault, FlagSet, Request, SHARED_VALUE_MAX};
 use crate::responses::ResponseQueue;
 use crate::transport::tcp;
 use decode::ValueLimits;
-use in_flight::Queue;
-pub(crate) use read_buffer::Buffers;
+use in_flight::InFlight;
 use read_buffer::ReadBuffer;
+pub(crate) use read_buffer::ReadBufferPool;
 
-/// From the last byte written, or the last reply, to the next reply.
-pub(crate) const REPLY_DEADLINE: Duration = Duration::from_secs(2);
-/// A lane that nobody uses closes after so long.
-const IDLE: Duration = Duration::from_secs(60);
-/// How often deadlines are looked at.
-const TICK: Duration = Duration::from_millis(200);
-/// Bytes that may wait to be written before clients are held back.
-const OUT_MAX: usize = 1024 * 1024;
-/// An idle lane keeps no more room than this.
-const OUT_KEEP: usize = 256 * 1024;
+/// Time limit for the next reply, counted from the last reply or from the first request after a pause.
+pub(crate) const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
+/// A lane without requests is closed after this time.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Interval at which timeouts are checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
+/// Unsent bytes at which sessions must wait before they send more.
+const UNSENT_MAX: usize = 1024 * 1024;
+/// The largest capacity, in bytes, that an empty write buffer keeps.
+const KEPT_CAPACITY_MAX: usize = 256 * 1024;
 
-/// Where a lane leads. Never logged whole: it holds the secret.
+/// A route with the credential for it. Has no `Debug`: the secret must not be logged.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Target {
+pub(crate) struct Route {
     pub(crate) address: SocketAddr,
     pub(crate) generation: i64,
     pub(crate) secret: String,
-    /// The largest value that may come back.
+    /// The largest value of the instance, in bytes.
     pub(crate) value_max: usize,
 }
 
 pub(crate) struct Lane {
-    queue: RefCell<Queue>,
+    in_flight: RefCell<InFlight>,
     out: RefCell<Vec<u8>>,
-    /// How much of `out` the socket has taken.
+    /// Bytes of `out` that the socket has accepted.
     sent: Cell<usize>,
-    /// Clients that wait until less is to be written.
+    /// Sessions to wake when the lane accepts more requests.
     held: RefCell<Vec<Weak<ResponseQueue>>>,
-    /// Something to write, or a reason to end.
+    /// Notified when there is something to write, or the lane must close.
     wake: LocalNotify,
-    /// Set when the lane must end: the route moved, or the proxy stops.
+    /// Set when the lane must close: the route has changed, or the proxy is stopping.
     closing: Cell<Option<Fault>>,
-    dead: Cell<bool>,
-    progress: Cell<Instant>,
+    closed: Cell<bool>,
+    last_progress: Cell<Instant>,
 }
 
-/// Why a lane ended.
+/// Why a lane was closed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// Nobody needed it.
+pub(crate) enum CloseReason {
     Idle,
-    /// memcached is away, silent, or says what it can't say here.
+    /// memcached can't be reached, didn't reply in time or violated the protocol; or the lane was told to close.
     Failed(Fault),
 }
 
 impl Lane {
     pub(crate) fn new(value_max: usize, usage: Rc<Usage>) -> Rc<Self> {
-        let sizes = ValueLimits { most: value_max, whole: SHARED_VALUE_MAX };
+        let limits = ValueLimits { max: value_max, inline_max: SHARED_VALUE_MAX };
         Rc::new(Self {
-            queue: RefCell::new(Queue::new(sizes, usage)),
+            in_flight: RefCell::new(InFlight::new(limits, usage)),
             out: RefCell::default(),
             sent: Cell::new(0),
             held: RefCell::default(),
             wake: LocalNotify::default(),
             closing: Cell::new(None),
-            dead: Cell::new(false),
-            progress: Cell::new(Instant::now()),
+            closed: Cell::new(false),
+            last_progress: Cell::new(Instant::now()),
         })
     }
 
-    /// Whether requests may still be put on it.
+    /// Whether the lane accepts requests.
     pub(crate) fn is_open(&self) -> bool {
-        !self.dead.get() && self.closing.get().is_none()
+        !self.closed.get() && self.closing.get().is_none()
     }
 
-    /// Whether clients should wait before they put more on it.
+    /// Whether sessions should wait before they send more.
     pub(crate) fn is_full(&self) -> bool {
-        self.out.borrow().len() - self.sent.get() >= OUT_MAX
+        self.out.borrow().len() - self.sent.get() >= UNSENT_MAX
     }
 
-    /// Wakes `client` when the lane isn't full any more.
+    /// Wakes `client` when the lane is connected, and when it isn't full any more.
     pub(crate) fn hold(&self, client: &Rc<ResponseQueue>) {
         self.held.borrow_mut().push(Rc::downgrade(client));
     }
 
-    fn release(&self) {
+    fn wake_held(&self) {
         let held = self.held.take();
-        held.iter().filter_map(Weak::upgrade).for_each(|client| client.wake());
+        held.iter().filter_map(Weak::upgrade).for_each(|client| client.wake_if_waiting());
     }
 
-    /// Puts a request on the lane; its reply goes to `client`. Only while [`Lane::is_open`].
+    /// Sends a request, whose reply goes to `client`. Only while [`Lane::is_open`].
     pub(crate) fn send(&self, request: &Request<'_>, client: &Rc<ResponseQueue>) {
-        let mut queue = self.queue.borrow_mut();
-        if queue.is_empty() {
-            self.progress.set(Instant::now());
+        let mut in_flight = self.in_flight.borrow_mut();
+        if in_flight.is_empty() {
+            self.last_progress.set(Instant::now());
         }
-        let tag = queue.push(request, client.clone());
+        let tag = in_flight.push(request, client.clone());
         let mut out = self.out.borrow_mut();
         if out.is_empty() {
-            self.wake.give();
+            self.wake.notify();
         }
         encode::request(request, tag, &mut out);
     }
 
-    /// Says something to `client` behind the replies that it waits for.
-    pub(crate) fn say(&self, words: Cow<'static, [u8]>, client: &Rc<ResponseQueue>) {
-        self.queue.borrow_mut().push_words(words, client.clone());
+    /// Queues a local reply to `client` behind its replies in flight.
+    pub(crate) fn send_local(&self, bytes: Cow<'static, [u8]>, client: &Rc<ResponseQueue>) {
+        self.in_flight.borrow_mut().push_local(bytes, client.clone());
     }
 
-    /// Ends the lane; what is in flight is answered with `fault`.
+    /// Closes the lane. Requests in flight are answered with `fault`.
     pub(crate) fn close(&self, fault: Fault) {
         self.closing.set(Some(fault));
-        self.wake.give();
+        self.wake.notify();
     }
 
-    /// Connects, logs in and serves until the end. What is in flight then is answered. `flags` learns what
-    /// the memcached there knows.
-    pub(crate) async fn run(&self, target: &Target, flags: &Cell<FlagSet>, buffers: &Buffers) -> End {
-        let _ending = Ending(self);
-        let dialled = tokio::select! {
-            dialled = connect::dial(target) => dialled,
-            fault = self.closed() => return End::Failed(fault),
+    /// Connects along `route` and serves until the lane is closed. Requests in flight are then answered with a
+    /// fault. Sets `flags` to the meta flags that memcached knows.
+    pub(crate) async fn run(
+        &self,
+        route: &Route,
+        flags: &Cell<FlagSet>,
+        buffers: &ReadBufferPool,
+    ) -> CloseReason {
+        let _guard = CloseGuard(self);
+        let connected = tokio::select! {
+            connected = connect::connect(route) => connected,
+            fault = self.wait_for_close() => return CloseReason::Failed(fault),
         };
-        let end = match dialled {
+        let reason = match connected {
             Ok((stream, known)) => {
                 flags.set(known);
-                self.release();
-                self.progress.set(Instant::now());
-                self.drive(&stream, buffers).await
+                self.wake_held();
+                self.last_progress.set(Instant::now());
+                self.serve(&stream, buffers).await
             }
             Err(error) => {
-                tracing::debug!(address = %target.address, %error, "no lane");
-                End::Failed(Fault::Unavailable)
+                tracing::debug!(address = %route.address, %error, "failed to open a lane");
+                CloseReason::Failed(Fault::Unavailable)
             }
         };
-        if let End::Failed(fault) = end {
+        if let CloseReason::Failed(fault) = reason {
             self.closing.set(Some(fault));
         }
-        end
+        reason
     }
 
-    /// Waits until the lane must end.
-    async fn closed(&self) -> Fault {
+    async fn wait_for_close(&self) -> Fault {
         loop {
             if let Some(fault) = self.closing.get() {
                 return fault;
             }
-            self.wake.given().await;
+            self.wake.notified().await;
         }
     }
 
-    async fn drive(&self, stream: &TcpStream, buffers: &Buffers) -> End {
-        let mut inbound = ReadBuffer::new(buffers);
-        // Clients that were told something by one read.
-        let mut touched = Vec::new();
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn serve(&self, stream: &TcpStream, buffers: &ReadBufferPool) -> CloseReason {
+        let mut input = ReadBuffer::new(buffers);
+        // The clients that were written to after one read.
+        let mut dirty = Vec::new();
+        let mut check = interval(CHECK_INTERVAL);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Some(fault) = self.closing.get() {
-                return End::Failed(fault);
+                return CloseReason::Failed(fault);
             }
-            let Ok(blocked) = self.flush(stream) else { return End::Failed(Fault::Unavailable) };
+            let Ok(blocked) = self.flush(stream) else { return CloseReason::Failed(Fault::Unavailable) };
             tokio::select! {
                 biased;
                 ready = tcp::readable(stream) => {
-                    let read = ready.and_then(|()| self.receive(stream, &mut inbound, &mut touched));
+                    let read = ready.and_then(|()| self.receive(stream, &mut input, &mut dirty));
                     if read.is_err() {
-                        return End::Failed(Fault::Unavailable);
+                        return CloseReason::Failed(Fault::Unavailable);
                     }
                 }
                 ready = tcp::writable(stream), if blocked => {
                     if ready.is_err() {
-                        return End::Failed(Fault::Unavailable);
+                        return CloseReason::Failed(Fault::Unavailable);
                     }
                 }
-                () = self.wake.given() => {}
-                _ = tick.tick() => {
-                    if let Some(end) = self.overdue() {
-                        return end;
+                () = self.wake.notified() => {}
+                _ = check.tick() => {
+                    if let Some(reason) = self.timed_out() {
+                        return reason;
                     }
                 }
             }
         }
     }
 
-    /// Writes what has gathered. `Ok(true)` when the socket takes no more for now.
+    /// Writes the requests, and wakes held sessions if the lane isn't full any more. Returns whether the socket
+    /// is blocked.
     fn flush(&self, stream: &TcpStream) -> io::Result<bool> {
         let was_full = self.is_full();
         let blocked = self.write(stream)?;
         if was_full && !self.is_full() {
-            self.release();
+            self.wake_held();
         }
         Ok(blocked)
     }
 
+    #[inline]
     fn write(&self, stream: &TcpStream) -> io::Result<bool> {
         let mut out = self.out.borrow_mut();
         while let Some(rest) = out.get(self.sent.get()..).filter(|rest| !rest.is_empty()) {
@@ -223,7 +228,7 @@ impl Lane {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => self.sent.set(self.sent.get() + n),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // Under steady load there may never be nothing left to write.
+                    // Under steady load the buffer may never become empty.
                     if self.sent.get() >= out.len() / 2 {
                         out.drain(..self.sent.take());
                     }
@@ -234,55 +239,55 @@ impl Lane {
         }
         self.sent.set(0);
         out.clear();
-        if out.capacity() > OUT_KEEP {
+        if out.capacity() > KEPT_CAPACITY_MAX {
             *out = Vec::new();
         }
         Ok(false)
     }
 
-    /// Reads once, hands out every whole reply, keeps the rest. `touched` is empty between two calls.
+    /// Reads once and delivers every complete reply. `dirty` is empty before and after.
     fn receive(
         &self,
         stream: &TcpStream,
-        inbound: &mut ReadBuffer<'_>,
-        touched: &mut Vec<Rc<ResponseQueue>>,
+        input: &mut ReadBuffer<'_>,
+        dirty: &mut Vec<Rc<ResponseQueue>>,
     ) -> io::Result<()> {
-        match inbound.read(stream) {
+        match input.read(stream) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             read => read?,
         }
-        let delivered = self.queue.borrow_mut().deliver(inbound.unread(), touched);
-        inbound.consume(*delivered.as_ref().unwrap_or(&0));
-        self.progress.set(Instant::now());
-        touched.drain(..).for_each(|client| client.barrier());
-        delivered.map(drop).map_err(|garbage| {
-            tracing::warn!(%garbage, "a lane ends: memcached said what it can't say here");
+        let delivered = self.in_flight.borrow_mut().deliver(input.unread(), dirty);
+        input.consume(*delivered.as_ref().unwrap_or(&0));
+        self.last_progress.set(Instant::now());
+        dirty.drain(..).for_each(|client| client.flush_dirty());
+        delivered.map(drop).map_err(|error| {
+            tracing::warn!(%error, "closing lane: protocol violation by memcached");
             io::ErrorKind::InvalidData.into()
         })
     }
 
-    fn overdue(&self) -> Option<End> {
-        let since = self.progress.get().elapsed();
-        if self.queue.borrow().is_empty() {
-            (since > IDLE && self.out.borrow().is_empty()).then_some(End::Idle)
+    fn timed_out(&self) -> Option<CloseReason> {
+        let since = self.last_progress.get().elapsed();
+        if self.in_flight.borrow().is_empty() {
+            (since > IDLE_TIMEOUT && self.out.borrow().is_empty()).then_some(CloseReason::Idle)
         } else {
-            (since > REPLY_DEADLINE).then_some(End::Failed(Fault::TimedOut))
+            (since > REPLY_TIMEOUT).then_some(CloseReason::Failed(Fault::TimedOut))
         }
     }
 }
 
-/// However a lane ends, by a panic too: nobody waits for it any more, and it keeps nothing.
-struct Ending<'a>(&'a Lane);
+/// Answers everything in flight and frees the buffers when a lane ends, even by a panic.
+struct CloseGuard<'a>(&'a Lane);
 
-impl Drop for Ending<'_> {
+impl Drop for CloseGuard<'_> {
     fn drop(&mut self) {
         let lane = self.0;
-        lane.dead.set(true);
-        let waiting = lane.queue.borrow_mut().fail(lane.closing.get().unwrap_or(Fault::Unavailable));
-        waiting.iter().for_each(|client| client.barrier());
+        lane.closed.set(true);
+        let dirty = lane.in_flight.borrow_mut().fail(lane.closing.get().unwrap_or(Fault::Unavailable));
+        dirty.iter().for_each(|client| client.flush_dirty());
         *lane.out.borrow_mut() = Vec::new();
         lane.sent.set(0);
-        lane.release();
+        lane.wake_held();
     }
 }
 

@@ -1,30 +1,29 @@
-//! "Look again", from any task of a thread to one other: a flag and a waker. What tokio's `Notify` does
-//! for many waiters and threads, without their locks.
+//! Notifies one waiting task of the same thread: a flag and a waker, without the locks of tokio's `Notify`.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
 
-/// Kept until it is waited for: a signal given too early is not lost. For one waiter at a time.
+/// Keeps a notification until a task waits for it. One task may wait at a time.
 #[derive(Default)]
 pub(crate) struct LocalNotify {
-    given: Cell<bool>,
+    notified: Cell<bool>,
     waiter: RefCell<Option<Waker>>,
 }
 
 impl LocalNotify {
-    /// Wakes the waiter, now or as soon as it waits.
-    pub(crate) fn give(&self) {
-        self.given.set(true);
+    /// Wakes the waiting task, or the next one that waits.
+    pub(crate) fn notify(&self) {
+        self.notified.set(true);
         if let Some(waiter) = self.waiter.take() {
             waiter.wake();
         }
     }
 
-    /// Waits for a signal, and takes it. Cancel-safe.
-    pub(crate) async fn given(&self) {
+    /// Waits for a notification and takes it. Cancel-safe.
+    pub(crate) async fn notified(&self) {
         poll_fn(|context| {
-            if self.given.take() {
+            if self.notified.take() {
                 return Poll::Ready(());
             }
             let mut waiter = self.waiter.borrow_mut();

@@ -82,7 +82,7 @@ pub(crate) enum End {
 /// The parts of a worker that its sessions use.
 pub(crate) struct WorkerContext<'a> {
     pub(crate) grants: &'a Arc<Grants>,
-    /// Whether the proxy is stopping. [`ResponseQueue::wake_all`] notifies waiting sessions.
+    /// Whether the proxy is stopping. [`ResponseQueue::wake`] notifies waiting sessions.
     pub(crate) closing: &'a Cell<bool>,
     /// The read buffer that the worker's sessions share; never borrowed across an await.
     pub(crate) scratch: &'a RefCell<Vec<u8>>,
@@ -195,18 +195,18 @@ impl Session {
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.responses.has_read(read);
+        self.responses.record_read(read);
         let fresh = scratch.get(..read).unwrap_or_default();
         if self.protocol.is_none() {
             self.protocol = fresh.first().copied().map(Protocol::detect);
             if let Some(protocol) = self.protocol {
-                self.tenant.hears(&self.handle, protocol);
+                self.tenant.set_protocol(&self.handle, protocol);
             }
         }
         if self.input.is_empty() {
             let (consumed, step) = self.dispatch(fresh);
             if let Some(rest) = fresh.get(consumed..).filter(|rest| !rest.is_empty()) {
-                self.input = self.responses.spare().take();
+                self.input = self.responses.buffers().take();
                 self.input.extend_from_slice(rest);
             }
             return Ok(step);
@@ -232,7 +232,7 @@ impl Session {
             }
             self.input = input;
         } else {
-            self.responses.spare().give(input);
+            self.responses.buffers().give(input);
         }
         step
     }
@@ -248,17 +248,17 @@ impl Session {
             && self.responses.unsent() < UNSENT_MAX
             && lane_takes
             && !self.responses.is_deferring()
-            && !(self.state.waits_for_reads && self.responses.reading() > 0)
+            && !(self.state.waits_for_reads && self.responses.gets_in_flight() > 0)
     }
 
     /// The lane that the next request would use, if its queue is full.
     fn full_lane(&self) -> Option<Rc<Lane>> {
-        self.tenant.open_lane(&self.handle).filter(|lane| lane.is_full())
+        self.tenant.backend.open_lane(self.handle.number).filter(|lane| lane.is_full())
     }
 
     /// Waits for a change that may have made capacity.
     async fn wait_for_capacity(&self) -> io::Result<()> {
-        let _waiting = self.responses.waiting();
+        let _waiting = self.responses.wake_on_reply();
         if let Some(lane) = self.full_lane() {
             lane.hold(&self.responses);
         }
@@ -277,16 +277,16 @@ impl Session {
     /// Opens a lane, which reports memcached's version. If that fails, the request is parsed as the newest version
     /// would, and answered that the backend is unavailable.
     async fn detect_version(&mut self) {
-        while self.tenant.flags() == FlagSet::Unknown {
+        while self.tenant.backend.flags() == FlagSet::Unknown {
             let Some(lane) = self.lane() else { break };
-            let _waiting = self.responses.waiting();
+            let _waiting = self.responses.wake_on_reply();
             lane.hold(&self.responses);
             self.responses.changed().await;
             if self.responses.is_broken() {
                 break;
             }
         }
-        self.state.reads_as_newest = self.tenant.flags() == FlagSet::Unknown;
+        self.state.reads_as_newest = self.tenant.backend.flags() == FlagSet::Unknown;
     }
 
     /// Waits until all replies have arrived and are sent; returns whether they are. The time limit restarts

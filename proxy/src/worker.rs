@@ -26,14 +26,15 @@ use crate::auth::admission::AdmissionLimiter;
 use crate::auth::authenticated::AuthenticatedConnection;
 use crate::auth::backoff::Throttle;
 use crate::auth::{Admission, PendingConnection};
+use crate::backend::BackendDeps;
 use crate::grants::Grants;
-use crate::lane::Buffers;
+use crate::lane::ReadBufferPool;
 use crate::login::outcome::LoginOutcome;
 use crate::mailbox::{Handoff, Inbox, Message};
 use crate::metrics::{ConnectionGuard, Metrics};
 use crate::report::usage::{UsageDelta, UsageSender};
 use crate::responses::BufferPool;
-use crate::tenant::{BackendDeps, Tenant};
+use crate::tenant::Tenant;
 use crate::transport::Stream;
 use crate::transport::tls_config::Certificate;
 use crate::{Config, DRAIN_TIMEOUT, Error};
@@ -79,7 +80,7 @@ pub(crate) struct Worker {
     clients: TaskTracker,
     lanes: TaskTracker,
     client_scratch: RefCell<Vec<u8>>,
-    buffers: Rc<Buffers>,
+    buffers: Rc<ReadBufferPool>,
     spare: Rc<BufferPool>,
 }
 
@@ -173,7 +174,7 @@ impl Worker {
         self.clients.close();
         let _ = timeout(DRAIN_TIMEOUT, self.clients.wait()).await;
         self.report();
-        self.tenants.borrow_mut().drain().for_each(|(_, tenant)| tenant.close());
+        self.tenants.borrow_mut().drain().for_each(|(_, tenant)| tenant.backend.close());
         self.lanes.close();
         let _ = timeout(DRAIN_TIMEOUT, self.lanes.wait()).await;
     }
@@ -182,7 +183,7 @@ impl Worker {
         match message {
             Message::Changed(grant) => {
                 if let Some(tenant) = self.tenants.borrow().get(&grant.instance_id) {
-                    tenant.follow(&grant);
+                    tenant.apply_plan_and_route(&grant);
                     tenant.apply_grant(&grant);
                     self.note_expiry(&grant);
                 }
@@ -190,12 +191,13 @@ impl Worker {
             Message::Barrier(barrier) => drop(barrier),
             Message::List { instance_id, proxy, reply } => {
                 let tenants = self.tenants.borrow();
-                let _ = reply
-                    .send(tenants.get(&instance_id).map(|tenant| tenant.list(&proxy)).unwrap_or_default());
+                let _ = reply.send(
+                    tenants.get(&instance_id).map(|tenant| tenant.snapshot(&proxy)).unwrap_or_default(),
+                );
             }
             Message::Close { instance_id, id, reply } => {
                 if let Some(tenant) = self.tenants.borrow().get(&instance_id) {
-                    tenant.end(&id);
+                    tenant.close_session(&id);
                 }
                 let _ = reply.send(());
             }
@@ -252,7 +254,7 @@ impl Worker {
                 buffers: self.buffers.clone(),
             })
         });
-        tenant.follow(grant);
+        tenant.apply_plan_and_route(grant);
         tenant.clone()
     }
 
@@ -268,10 +270,10 @@ impl Worker {
 
     fn drop_idle_tenants(&self) {
         self.tenants.borrow_mut().retain(|_, tenant| {
-            tenant.tidy();
+            tenant.sweep();
             let is_idle = tenant.is_idle(TENANT_IDLE_TIMEOUT);
             if is_idle {
-                tenant.close();
+                tenant.backend.close();
             }
             !is_idle
         });

@@ -1,82 +1,100 @@
-//! The lanes that an instance's clients have to themselves, each for a while.
+//! The dedicated lanes of a backend. A session leases one for one request.
 
-use std::rc::Rc;
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
-use crate::lane::dedicated::Own;
+use super::Backend;
+use crate::lane::dedicated::DedicatedLane;
 use crate::notify::LocalNotify;
 use crate::protocol::request::Fault;
-use crate::tenant::Tenant;
 
-/// Of those that nobody uses now, so many stay open, so long.
-const KEPT: usize = 4;
-const IDLE: Duration = Duration::from_secs(60);
+/// Leases of one backend at a time. Its memcached accepts 1,024 connections.
+const LEASES_MAX: usize = 448;
+/// Idle lanes that stay open, and for how long.
+const POOL_IDLE_MAX: usize = 4;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-impl Tenant {
-    /// A lane for one client: one that waits, or a new one.
-    pub(crate) async fn own_lane(&self, patience: Duration) -> Result<OwnLane<'_>, Fault> {
-        let slot = timeout(patience, self.own_slots.acquire()).await.map_err(|_| Fault::TimedOut)?;
-        let slot = slot.map_err(|_| Fault::Unavailable)?;
-        let target = self.target.borrow().clone().ok_or(Fault::Unavailable)?;
-        let kept = self.own_lanes.borrow_mut().pop().filter(Own::is_clean);
-        let own = match kept {
-            Some(own) => own,
-            None => Own::open(&target).await.map_err(|error| {
-                tracing::debug!(address = %target.address, %error, "no lane of its own for a client");
-                Fault::Unavailable
-            })?,
-        };
-        // The route may have changed meanwhile.
-        if self.target.borrow().as_ref() != Some(&target) {
-            return Err(Fault::Unavailable);
-        }
-        let cancel = Rc::new(LocalNotify::default());
-        let mut cancels = self.cancels.borrow_mut();
-        cancels.retain(|cancel| cancel.strong_count() > 0);
-        cancels.push(Rc::downgrade(&cancel));
-        Ok(OwnLane { own, cancel, tenant: self, _slot: slot })
-    }
-
-    /// Whether others wait for a lane of their own.
-    pub(crate) fn own_lanes_are_short(&self) -> bool {
-        self.own_slots.available_permits() == 0
-    }
-
-    /// A tag for a request on a client's own lane, another each time.
-    pub(crate) fn tag(&self) -> u64 {
-        let tag = self.next_tag.get();
-        self.next_tag.set(tag.wrapping_add(1));
-        tag
-    }
-
-    /// Closes lanes that nobody needs any more, and forgets tokens that have no connections left.
-    pub(crate) fn tidy(&self) {
-        self.own_lanes.borrow_mut().retain(|own| own.since.elapsed() < IDLE);
-        self.passes.borrow_mut().retain(|_, pass| pass.strong_count() > 0);
-    }
+pub(super) struct DedicatedPool {
+    idle: RefCell<Vec<DedicatedLane>>,
+    slots: Semaphore,
+    /// The cancel signal of every lease.
+    cancels: RefCell<Vec<Weak<LocalNotify>>>,
 }
 
-/// A lane that one client has to itself. Dropped, it is closed.
-pub(crate) struct OwnLane<'a> {
-    pub(crate) own: Own,
-    /// Given when the lane must end.
+/// A dedicated lane that one session uses. Dropping the lease closes the lane.
+pub(crate) struct Lease<'a> {
+    pub(crate) lane: DedicatedLane,
+    /// Notified when the lane must be closed, because the route has changed.
     pub(crate) cancel: Rc<LocalNotify>,
-    tenant: &'a Tenant,
+    backend: &'a Backend,
     _slot: SemaphorePermit<'a>,
 }
 
-impl OwnLane<'_> {
-    /// For the next client: all has been said that there was to say.
-    pub(crate) fn give_back(mut self) {
-        let mut kept = self.tenant.own_lanes.borrow_mut();
-        let led_here =
-            self.tenant.target.borrow().as_ref().is_some_and(|it| it.generation == self.own.generation);
-        if led_here && kept.len() < KEPT {
-            self.own.since = Instant::now();
-            kept.push(self.own);
+impl DedicatedPool {
+    pub(super) fn new() -> Self {
+        Self { idle: RefCell::default(), slots: Semaphore::new(LEASES_MAX), cancels: RefCell::default() }
+    }
+
+    pub(super) fn close(&self) {
+        self.idle.borrow_mut().clear();
+        for cancel in self.cancels.take().iter().filter_map(Weak::upgrade) {
+            cancel.notify();
+        }
+    }
+
+    pub(super) fn close_idle(&self) {
+        self.idle.borrow_mut().retain(|lane| lane.idle_since.elapsed() < IDLE_TIMEOUT);
+    }
+}
+
+impl Backend {
+    /// Leases a dedicated lane: an idle one, or a new one.
+    ///
+    /// # Errors
+    /// `TimedOut` if no lease becomes free within `time_limit`; `Unavailable` if memcached can't be reached.
+    pub(crate) async fn lease(&self, time_limit: Duration) -> Result<Lease<'_>, Fault> {
+        let pool = &self.dedicated;
+        let slot = timeout(time_limit, pool.slots.acquire()).await.map_err(|_| Fault::TimedOut)?;
+        let slot = slot.map_err(|_| Fault::Unavailable)?;
+        let route = self.route.borrow().clone().ok_or(Fault::Unavailable)?;
+        let idle = pool.idle.borrow_mut().pop().filter(DedicatedLane::is_reusable);
+        let lane = match idle {
+            Some(lane) => lane,
+            None => DedicatedLane::open(&route).await.map_err(|error| {
+                tracing::debug!(address = %route.address, %error, "failed to open a dedicated lane");
+                Fault::Unavailable
+            })?,
+        };
+        // The route may have changed while the lane was opened.
+        if self.route.borrow().as_ref() != Some(&route) {
+            return Err(Fault::Unavailable);
+        }
+        let cancel = Rc::new(LocalNotify::default());
+        let mut cancels = pool.cancels.borrow_mut();
+        cancels.retain(|cancel| cancel.strong_count() > 0);
+        cancels.push(Rc::downgrade(&cancel));
+        Ok(Lease { lane, cancel, backend: self, _slot: slot })
+    }
+
+    /// Whether all leases are taken.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.dedicated.slots.available_permits() == 0
+    }
+}
+
+impl Lease<'_> {
+    /// Returns the lane to the pool. Its last reply must have been read to the end.
+    pub(crate) fn release(mut self) {
+        let mut idle = self.backend.dedicated.idle.borrow_mut();
+        let route = self.backend.route.borrow();
+        let is_current = route.as_ref().is_some_and(|route| route.generation == self.lane.generation);
+        if is_current && idle.len() < POOL_IDLE_MAX {
+            self.lane.idle_since = Instant::now();
+            idle.push(self.lane);
         }
     }
 }

@@ -12,18 +12,18 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::{binary_reply, chunks, encoded, is_one_line};
 use crate::lane::decode::ValueLimits;
-use crate::lane::in_flight::Queue;
+use crate::lane::in_flight::InFlight;
 use crate::metrics::usage::Usage;
 use crate::protocol::request::{
     Command, CommandKind, Fault, FlagSet, ItemMeta, Limits, Meta, Outcome, Reply, ReplyFormat, Request,
     TextFormat, Verb,
 };
 use crate::protocol::{Parsed, Protocol};
-use crate::responses::{Deferred, ResponseQueue, whole};
+use crate::responses::{Deferred, ResponseQueue, with_data};
 use crate::transport::Stream;
 
 /// Values longer than the first limit are deferred; those longer than the second are protocol errors.
-const SIZES: ValueLimits = ValueLimits { whole: 100, most: 300 };
+const LIMITS: ValueLimits = ValueLimits { max: 300, inline_max: 100 };
 /// The longest line of a backend.
 const LINE_MAX: usize = 2048;
 /// Requests of one conversation, each of a client of its own.
@@ -76,7 +76,7 @@ struct Decoded {
 /// Sends the requests, receives the backend's bytes in these chunks, and closes the lane.
 fn converse(asked: &[u8], said: &[&[u8]]) -> Decoded {
     let outboxes = outboxes();
-    let mut queue = Queue::new(SIZES, Rc::new(Usage::new()));
+    let mut queue = InFlight::new(LIMITS, Rc::new(Usage::new()));
     let callers = ask(asked, &mut queue, &outboxes);
     let mut touched = Vec::new();
     let mut partial = Vec::new();
@@ -84,7 +84,7 @@ fn converse(asked: &[u8], said: &[&[u8]]) -> Decoded {
         partial.extend_from_slice(piece);
         let Ok(consumed) = queue.deliver(&partial, &mut touched) else { break };
         partial.drain(..consumed);
-        assert!(partial.len() <= LINE_MAX + SIZES.whole + 2, "{} bytes are kept", partial.len());
+        assert!(partial.len() <= LINE_MAX + LIMITS.inline_max + 2, "{} bytes are kept", partial.len());
     }
     let in_flight = || outboxes.iter().map(|responses| responses.in_flight()).sum::<usize>();
     let believed = callers.iter().map(|caller| caller.asked.len()).sum::<usize>() - in_flight();
@@ -92,7 +92,7 @@ fn converse(asked: &[u8], said: &[&[u8]]) -> Decoded {
     assert_eq!(in_flight(), 0, "a request is still in flight");
     touched.clear();
     outboxes.iter().for_each(catch_up);
-    let told = outboxes.iter().take(callers.len()).map(|responses| responses.told()).collect();
+    let told = outboxes.iter().take(callers.len()).map(|responses| responses.unsent_bytes()).collect();
     keep(outboxes);
     Decoded { callers, told, believed }
 }
@@ -101,21 +101,21 @@ fn converse(asked: &[u8], said: &[&[u8]]) -> Decoded {
 fn catch_up(responses: &Rc<ResponseQueue>) {
     while let Some(deferred) = responses.next_deferred() {
         match deferred {
-            Deferred::Words(words) => responses.say(&words),
-            Deferred::Said { format, kind, context, outcome, data, tokens } => {
-                let reply = Reply { outcome: whole(outcome, &data), tokens: &tokens };
-                responses.speak(format, kind, &context, &reply);
+            Deferred::Bytes(words) => responses.write_raw(&words),
+            Deferred::Reply { format, kind, context, outcome, data, tokens } => {
+                let reply = Reply { outcome: with_data(outcome, &data), tokens: &tokens };
+                responses.write_reply(format, kind, &context, &reply);
             }
-            Deferred::Again { format, kind, context, tokens } => {
+            Deferred::Refetch { format, kind, context, tokens } => {
                 let reply = Reply { outcome: Outcome::Value(ItemMeta::default(), AGAIN), tokens: &tokens };
-                responses.speak(format, kind, &context, &reply);
+                responses.write_reply(format, kind, &context, &reply);
             }
         }
     }
 }
 
 /// Puts the requests in `input` on the lane.
-fn ask(mut input: &[u8], queue: &mut Queue, outboxes: &[Rc<ResponseQueue>]) -> Vec<PendingConnection> {
+fn ask(mut input: &[u8], queue: &mut InFlight, outboxes: &[Rc<ResponseQueue>]) -> Vec<PendingConnection> {
     let Some(first) = input.first() else { return Vec::new() };
     let protocol = Protocol::detect(*first);
     let limits = Limits { item_size_max: 400, flags: FlagSet::NEWEST, mechanisms: b"PLAIN" };
@@ -217,7 +217,7 @@ impl<'a> Said<'a> {
         let Some(value) = line.strip_prefix(b"VA ") else { return Some((Self { line, data: None }, rest)) };
         let len = number(value.split(|byte| *byte == b' ').next()?)?;
         let len = usize::try_from(len).ok()?;
-        if len > SIZES.whole {
+        if len > LIMITS.inline_max {
             // Its end may be missing.
             return Some((Self { line, data: Some(AGAIN) }, rest.get(len + 2..).unwrap_or_default()));
         }

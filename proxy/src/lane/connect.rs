@@ -1,4 +1,4 @@
-//! The beginning of every lane: connect, log in with the instance's own secret, ask for the version.
+//! Connects a lane: opens the connection, authenticates with the instance's own secret, asks for the version.
 
 use std::io;
 use std::time::Duration;
@@ -7,37 +7,39 @@ use memchr::memchr;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Target;
+use super::Route;
 use crate::protocol::request::FlagSet;
 use crate::transport::tcp;
 
-/// For all of it: a killed container makes connects hang, so they have a limit of their own.
-const TIMEOUT: Duration = Duration::from_secs(1);
-/// The user name of memcached's `-Y` file.
-const USER: &str = "lane";
-const WELCOME: &[u8] = b"STORED";
+/// Time limit of the whole handshake. A connect to a killed container would hang.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The user in memcached's `-Y` file.
+const AUTH_USER: &str = "lane";
+/// The reply to a successful login.
+const AUTH_OK: &[u8] = b"STORED";
 const LINE_MAX: usize = 128;
 
-/// Opens a connection to `target`; also says which flags the memcached there knows.
-pub(super) async fn dial(target: &Target) -> io::Result<(TcpStream, FlagSet)> {
-    timeout(TIMEOUT, greet(target)).await?
+/// Connects along `route`. Also returns the meta flags that the memcached there knows.
+pub(super) async fn connect(route: &Route) -> io::Result<(TcpStream, FlagSet)> {
+    timeout(HANDSHAKE_TIMEOUT, handshake(route)).await?
 }
 
-/// An answer to the login other than `STORED` is somebody else's memcached: refused.
-async fn greet(target: &Target) -> io::Result<(TcpStream, FlagSet)> {
-    let stream = TcpStream::connect(target.address).await?;
+/// Fails if the login is refused: the memcached at this address is another instance's.
+async fn handshake(route: &Route) -> io::Result<(TcpStream, FlagSet)> {
+    let stream = TcpStream::connect(route.address).await?;
     stream.set_nodelay(true)?;
-    let payload = format!("{USER} {}", target.secret);
+    let payload = format!("{AUTH_USER} {}", route.secret);
     write(&stream, format!("set auth 0 0 {}\r\n{payload}\r\n", payload.len()).as_bytes()).await?;
-    if read_line(&stream).await? != WELCOME {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the lane's login was refused"));
+    if read_line(&stream).await? != AUTH_OK {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "memcached refused the lane's login"));
     }
     write(&stream, b"version\r\n").await?;
-    let said = read_line(&stream).await?;
-    let version = said.strip_prefix(b"VERSION ").ok_or(io::ErrorKind::InvalidData)?;
+    let reply = read_line(&stream).await?;
+    let version = reply.strip_prefix(b"VERSION ").ok_or(io::ErrorKind::InvalidData)?;
     Ok((stream, FlagSet::from_version(version)))
 }
 
+/// Writes all of `bytes`.
 pub(super) async fn write(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         tcp::writable(stream).await?;
@@ -50,7 +52,7 @@ pub(super) async fn write(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()
     Ok(())
 }
 
-/// Reads one line; nothing may follow it, for nothing else was asked.
+/// Reads one line. More bytes behind it are an error: no other reply is due.
 async fn read_line(stream: &TcpStream) -> io::Result<Vec<u8>> {
     let mut line = Vec::with_capacity(LINE_MAX);
     loop {

@@ -1,61 +1,58 @@
-//! What memcached says on a lane, read strictly: anything unexpected ends the lane. Pure.
+//! Decodes memcached's replies strictly: anything unexpected closes the lane. Pure.
 
 use memchr::{memchr, memchr2};
 
 use crate::protocol::number;
 use crate::protocol::request::{CommandKind, ItemMeta, Outcome, Reply, ValueHeader, ValueWanted, Verb};
 
-/// The longest line memcached sends here: a status, flags and our tag.
+/// The longest line of a reply in bytes: a status, flags and our tag.
 const LINE_MAX: usize = 2048;
-/// What stands behind a value.
+/// Ends a value.
 pub(crate) const VALUE_END: &[u8] = b"\r\n";
 
-/// What the front of the input is.
+/// The start of the input.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Decoded<'a> {
-    Whole(Answered<'a>),
-    /// The line of a value that is too long for a lane that others use; the value follows.
-    Long {
-        head: ValueHeader<'a>,
-        tag: Option<u64>,
-        consumed: usize,
-    },
+    /// A complete reply.
+    Complete(TaggedReply<'a>),
+    /// The line of a value that is larger than `inline_max`. The value follows.
+    LargeValue { header: ValueHeader<'a>, tag: Option<u64>, consumed: usize },
 }
 
-/// One whole reply.
+/// One complete reply and its tag.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Answered<'a> {
+pub(crate) struct TaggedReply<'a> {
     pub(crate) reply: Reply<'a>,
     pub(crate) tag: Option<u64>,
     pub(crate) consumed: usize,
 }
 
-/// How long values may be.
+/// The limits of a value, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ValueLimits {
-    /// Longer ones aren't memcached's.
-    pub(crate) most: usize,
-    /// Longer ones are [`Decoded::Long`].
-    pub(crate) whole: usize,
+    /// A larger value is a protocol error.
+    pub(crate) max: usize,
+    /// A larger value isn't buffered: see [`Decoded::LargeValue`].
+    pub(crate) inline_max: usize,
 }
 
-/// Bytes that no memcached sends here.
+/// A protocol violation by memcached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ProtocolError {
-    #[error("a line without an end")]
+    #[error("a line that is too long")]
     EndlessLine,
-    #[error("a status that isn't on the list")]
+    #[error("an unknown status or malformed flags")]
     Status,
-    #[error("a value longer than the instance allows, or without its end")]
+    #[error("a value that is too large or doesn't end in a line end")]
     Value,
-    #[error("a reply that nobody waits for")]
+    #[error("a reply without a request")]
     Unasked,
-    #[error("a reply with another request's tag, or to another kind of request")]
+    #[error("a reply to another request or kind of request")]
     Mismatch,
 }
 
-/// Reads the first reply of `input`; `None` means "more bytes, please".
-pub(crate) fn parse(input: &[u8], sizes: ValueLimits) -> Result<Option<Decoded<'_>>, ProtocolError> {
+/// Decodes the first reply of `input`; `None` if it is incomplete.
+pub(crate) fn parse(input: &[u8], limits: ValueLimits) -> Result<Option<Decoded<'_>>, ProtocolError> {
     let window = input.get(..LINE_MAX).unwrap_or(input);
     let Some(end) = memchr(b'\n', window) else {
         return if window.len() < LINE_MAX { Ok(None) } else { Err(ProtocolError::EndlessLine) };
@@ -67,31 +64,31 @@ pub(crate) fn parse(input: &[u8], sizes: ValueLimits) -> Result<Option<Decoded<'
         Some(space) => line.split_at_checked(space).ok_or(ProtocolError::Status)?,
         None => (line, &b""[..]),
     };
-    let whole = |outcome, flags: &Flags, tokens| {
+    let complete = |outcome, flags: &Flags, tokens| {
         let reply = Reply { outcome, tokens };
-        Ok(Some(Decoded::Whole(Answered { reply, tag: flags.tag, consumed })))
+        Ok(Some(Decoded::Complete(TaggedReply { reply, tag: flags.tag, consumed })))
     };
     let outcome = match status {
-        b"VA" => return value(input, consumed, rest, sizes),
+        b"VA" => return value(input, consumed, rest, limits),
         b"HD" => {
             let flags = Flags::read(rest)?;
-            return whole(Outcome::Done(flags.item), &flags, rest);
+            return complete(Outcome::Done(flags.item), &flags, rest);
         }
         b"EN" | b"NF" => Outcome::Miss,
         b"NS" => Outcome::NotStored,
         b"EX" => Outcome::Exists,
         b"VERSION" => {
-            // It goes on to clients as it is, in a line of theirs.
+            // It is forwarded within a line of the client's protocol.
             let printable = rest.iter().all(|byte| (b' '..=b'~').contains(byte));
             let version = Some(rest.trim_ascii()).filter(|_| printable).ok_or(ProtocolError::Status)?;
-            return whole(Outcome::Version(version), &Flags::default(), b"");
+            return complete(Outcome::Version(version), &Flags::default(), b"");
         }
-        _ => return whole(untagged(line).ok_or(ProtocolError::Status)?, &Flags::default(), b""),
+        _ => return complete(untagged(line).ok_or(ProtocolError::Status)?, &Flags::default(), b""),
     };
-    whole(outcome, &Flags::read(rest)?, rest)
+    complete(outcome, &Flags::read(rest)?, rest)
 }
 
-/// The closed list of lines that carry no tag.
+/// The replies that carry no tag: a closed list.
 fn untagged(line: &[u8]) -> Option<Outcome<'static>> {
     match line {
         b"SERVER_ERROR object too large for cache" => Some(Outcome::TooLarge),
@@ -107,23 +104,27 @@ fn value<'a>(
     input: &'a [u8],
     line: usize,
     rest: &'a [u8],
-    sizes: ValueLimits,
+    limits: ValueLimits,
 ) -> Result<Option<Decoded<'a>>, ProtocolError> {
     let rest = rest.strip_prefix(b" ").ok_or(ProtocolError::Status)?;
     let (len, tokens) = match memchr(b' ', rest) {
         Some(space) => rest.split_at_checked(space).ok_or(ProtocolError::Status)?,
         None => (rest, &b""[..]),
     };
-    let len = number::length(len).filter(|len| *len <= sizes.most).ok_or(ProtocolError::Value)?;
+    let len = number::length(len).filter(|len| *len <= limits.max).ok_or(ProtocolError::Value)?;
     let Flags { item, tag } = Flags::read(tokens)?;
-    if len > sizes.whole {
-        return Ok(Some(Decoded::Long { head: ValueHeader { item, len, tokens }, tag, consumed: line }));
+    if len > limits.inline_max {
+        return Ok(Some(Decoded::LargeValue {
+            header: ValueHeader { item, len, tokens },
+            tag,
+            consumed: line,
+        }));
     }
     let consumed = line + len + VALUE_END.len();
     let Some(block) = input.get(line..consumed) else { return Ok(None) };
     let data = block.strip_suffix(VALUE_END).ok_or(ProtocolError::Value)?;
     let reply = Reply { outcome: Outcome::Value(item, data), tokens };
-    Ok(Some(Decoded::Whole(Answered { reply, tag, consumed })))
+    Ok(Some(Decoded::Complete(TaggedReply { reply, tag, consumed })))
 }
 
 #[derive(Default)]
@@ -133,7 +134,7 @@ struct Flags {
 }
 
 impl Flags {
-    /// The tag may stand anywhere, once; of the rest, `f` and `c` mean something to us.
+    /// Parses the flags of a reply: the tag, which may be anywhere but only once, `f` and `c`.
     fn read(rest: &[u8]) -> Result<Self, ProtocolError> {
         let mut flags = Self::default();
         for word in rest.split(|byte| *byte == b' ').filter(|word| !word.is_empty()) {
@@ -144,7 +145,7 @@ impl Flags {
                 b'c' => flags.item.cas = number()?,
                 b'O' if flags.tag.is_none() => flags.tag = Some(number()?),
                 b'O' => return Err(ProtocolError::Status),
-                // It goes on to meta clients as it is, in a line of theirs.
+                // It is forwarded to meta clients unchanged.
                 name if name.is_ascii_alphabetic() && memchr2(0, b'\r', value).is_none() => {}
                 _ => return Err(ProtocolError::Status),
             }
@@ -153,15 +154,15 @@ impl Flags {
     }
 }
 
-impl Answered<'_> {
-    /// Whether this can be the answer to a request of `kind` with `tag`.
+impl TaggedReply<'_> {
+    /// Whether this is a valid reply to a request of `kind` with `tag`.
     pub(crate) fn answers(&self, kind: CommandKind, tag: u64) -> bool {
         let tagged = self.tag == Some(tag);
         match self.reply.outcome {
             Outcome::Value(_, data) => {
-                tagged && gives_value(kind) && (!is_arithmetic(kind) || is_number(data))
+                tagged && may_have_value(kind) && (!is_arithmetic(kind) || is_number(data))
             }
-            Outcome::Done(_) => tagged && gives_none(kind),
+            Outcome::Done(_) => tagged && may_lack_value(kind),
             Outcome::Miss => tagged && kind != CommandKind::Version,
             Outcome::NotStored => tagged && (stores(kind) || is_arithmetic(kind) || deletes(kind)),
             Outcome::Exists => tagged && (stores(kind) || is_arithmetic(kind) || deletes(kind)),
@@ -174,8 +175,8 @@ impl Answered<'_> {
     }
 }
 
-/// Whether the answer to this kind, where it isn't a denial, may be a value.
-fn gives_value(kind: CommandKind) -> bool {
+/// Whether a successful reply to this kind may be a value.
+fn may_have_value(kind: CommandKind) -> bool {
     match kind {
         CommandKind::Get | CommandKind::Arithmetic => true,
         CommandKind::Meta { value, .. } => value != ValueWanted::No,
@@ -183,8 +184,8 @@ fn gives_value(kind: CommandKind) -> bool {
     }
 }
 
-/// Whether it may be none.
-fn gives_none(kind: CommandKind) -> bool {
+/// Whether a successful reply to this kind may have no value.
+fn may_lack_value(kind: CommandKind) -> bool {
     match kind {
         CommandKind::Get | CommandKind::Arithmetic | CommandKind::Version => false,
         CommandKind::Meta { value, .. } => value != ValueWanted::Yes,
@@ -192,13 +193,13 @@ fn gives_none(kind: CommandKind) -> bool {
     }
 }
 
-/// Whether that value may be long.
-pub(crate) fn gives_long_value(kind: CommandKind) -> bool {
-    gives_value(kind) && !is_arithmetic(kind)
+/// Whether the value of this kind may be large.
+pub(crate) fn may_be_large(kind: CommandKind) -> bool {
+    may_have_value(kind) && !is_arithmetic(kind)
 }
 
-/// What arithmetic answers goes on to text clients as a line. memcached may fill up a number that has
-/// become shorter with spaces.
+/// Whether the value of an arithmetic reply is a number, which text clients receive as a line. memcached pads a
+/// number that has become shorter with spaces.
 fn is_number(data: &[u8]) -> bool {
     let end = data.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
     data.get(..end).and_then(number::unsigned).is_some()
@@ -221,37 +222,37 @@ mod tests {
     use super::*;
     use crate::protocol::request::Mode;
 
-    const SIZES: ValueLimits = ValueLimits { most: 100, whole: 50 };
+    const LIMITS: ValueLimits = ValueLimits { max: 100, inline_max: 50 };
 
-    fn whole(input: &[u8]) -> Answered<'_> {
-        match parse(input, SIZES) {
-            Ok(Some(Decoded::Whole(answered))) => answered,
+    fn complete(input: &[u8]) -> TaggedReply<'_> {
+        match parse(input, LIMITS) {
+            Ok(Some(Decoded::Complete(decoded))) => decoded,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn replies_are_read_whole_or_not_at_all() {
+    fn incomplete_reply_is_not_decoded() {
         let input = b"VA 3 f5 c9 W O17\r\nabc\r\nEN O18\r\n";
         for cut in 0..23 {
-            assert_eq!(parse(&input[..cut], SIZES), Ok(None), "{cut}");
+            assert_eq!(parse(&input[..cut], LIMITS), Ok(None), "{cut}");
         }
-        let first = whole(input);
+        let first = complete(input);
         assert_eq!(first.reply.outcome, Outcome::Value(ItemMeta { flags: 5, cas: 9 }, b"abc"));
         assert_eq!((first.tag, first.consumed), (Some(17), 23));
-        let second = whole(&input[23..]);
+        let second = complete(&input[23..]);
         assert_eq!((second.reply.outcome, second.tag), (Outcome::Miss, Some(18)));
     }
 
     #[test]
-    fn a_long_value_is_known_by_its_line() {
-        let head = ValueHeader { item: ItemMeta { flags: 1, cas: 0 }, len: 51, tokens: b" f1 O2" };
-        let heard = Decoded::Long { head, tag: Some(2), consumed: 13 };
-        assert_eq!(parse(b"VA 51 f1 O2\r\nx", SIZES), Ok(Some(heard)));
+    fn large_value_is_decoded_from_its_line() {
+        let header = ValueHeader { item: ItemMeta { flags: 1, cas: 0 }, len: 51, tokens: b" f1 O2" };
+        let decoded = Decoded::LargeValue { header, tag: Some(2), consumed: 13 };
+        assert_eq!(parse(b"VA 51 f1 O2\r\nx", LIMITS), Ok(Some(decoded)));
     }
 
     #[test]
-    fn what_memcached_never_says_ends_the_lane() {
+    fn protocol_violations_are_errors() {
         for (input, expected) in [
             (&b"VA 101 O1\r\n"[..], ProtocolError::Value),
             (b"VA 3 O1\r\nabcde", ProtocolError::Value),
@@ -266,13 +267,13 @@ mod tests {
             (b"ERROR\r\n", ProtocolError::Status),
             (&[b'x'; 2048], ProtocolError::EndlessLine),
         ] {
-            assert_eq!(parse(input, SIZES), Err(expected), "{:?}", String::from_utf8_lossy(input));
+            assert_eq!(parse(input, LIMITS), Err(expected), "{:?}", String::from_utf8_lossy(input));
         }
     }
 
     #[test]
-    fn a_reply_answers_only_its_own_kind_and_tag() {
-        let reply = |input| whole(input);
+    fn reply_answers_only_its_own_kind_and_tag() {
+        let reply = |input| complete(input);
         assert!(reply(b"HD O7\r\n").answers(CommandKind::Store(Mode::Set), 7));
         assert!(!reply(b"HD O8\r\n").answers(CommandKind::Store(Mode::Set), 7));
         assert!(!reply(b"HD\r\n").answers(CommandKind::Store(Mode::Set), 7));

@@ -1,5 +1,5 @@
-//! A lane that one client has to itself for a while: for values too long to be shared with others, for a
-//! client that reads slowly, and for what carries no tag. One request at a time, a small fixed buffer.
+//! A dedicated lane: a connection to memcached that one session uses for one request at a time, for large
+//! values and untagged commands. Its buffer is small and fixed.
 
 use std::cell::RefCell;
 use std::io;
@@ -9,54 +9,55 @@ use memchr::memchr;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::decode::{self, Answered, Decoded, ProtocolError, VALUE_END, ValueLimits};
-use super::{REPLY_DEADLINE, Target, connect};
+use super::decode::{self, Decoded, ProtocolError, TaggedReply, VALUE_END, ValueLimits};
+use super::{REPLY_TIMEOUT, Route, connect};
 use crate::protocol::request::{CommandKind, Fault, ValueHeader};
 use crate::transport::tcp;
 
-/// What is read or kept at once.
-pub(crate) const BUFFER: usize = 64 * 1024;
-/// The longest line of what carries no tag.
+/// The size of one read, in bytes.
+pub(crate) const CHUNK_MAX: usize = 64 * 1024;
+/// The longest line of an untagged reply, in bytes.
 const LINE_MAX: usize = 2048;
 
-pub(crate) struct Own {
+pub(crate) struct DedicatedLane {
     stream: TcpStream,
-    /// Read, not used yet.
+    /// Bytes that were read and not used yet.
     input: Vec<u8>,
     value_max: usize,
     pub(crate) generation: i64,
-    pub(crate) since: Instant,
+    pub(crate) idle_since: Instant,
 }
 
-/// The beginning of an answer.
-pub(crate) enum Said {
-    /// All of it: what [`Own::answer`] gives.
-    Whole { len: usize },
-    /// Up to its value, which [`Own::take`] gives piece by piece.
+/// The start of a reply.
+pub(crate) enum ReplyStart {
+    /// A complete reply of `len` bytes: see [`DedicatedLane::complete_reply`].
+    Complete { len: usize },
+    /// A line of `line` bytes, and a value of `len` bytes to read with [`DedicatedLane::read_chunk`].
     Value { line: usize, len: usize },
 }
 
-impl Own {
-    pub(crate) async fn open(target: &Target) -> io::Result<Self> {
-        let (stream, _) = connect::dial(target).await?;
-        let (value_max, generation) = (target.value_max, target.generation);
-        Ok(Self { stream, input: Vec::new(), value_max, generation, since: Instant::now() })
+impl DedicatedLane {
+    /// Connects along `route`.
+    pub(crate) async fn open(route: &Route) -> io::Result<Self> {
+        let (stream, _) = connect::connect(route).await?;
+        let (value_max, generation) = (route.value_max, route.generation);
+        Ok(Self { stream, input: Vec::new(), value_max, generation, idle_since: Instant::now() })
     }
 
-    /// Whether it can be used by the next: open, and nothing left to read.
-    pub(crate) fn is_clean(&self) -> bool {
+    /// Whether the connection is open, and nothing is left to read.
+    pub(crate) fn is_reusable(&self) -> bool {
         let mut byte = [0];
-        let silent = self.stream.try_read(&mut byte);
-        self.input.is_empty() && silent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        let read = self.stream.try_read(&mut byte);
+        self.input.is_empty() && read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Writes all of it.
+    /// Writes all of `bytes`.
     pub(crate) async fn write(&self, bytes: &[u8]) -> Result<(), Fault> {
-        let written = timeout(REPLY_DEADLINE, connect::write(&self.stream, bytes)).await;
+        let written = timeout(REPLY_TIMEOUT, connect::write(&self.stream, bytes)).await;
         written.map_err(|_| Fault::TimedOut)?.map_err(|_| Fault::Unavailable)
     }
 
-    /// Writes as much as the socket takes now.
+    /// Writes what the socket accepts now. Returns how many bytes that was.
     pub(crate) fn try_write(&self, bytes: &[u8]) -> Result<usize, Fault> {
         match self.stream.try_write(bytes) {
             Ok(written) => Ok(written),
@@ -65,116 +66,116 @@ impl Own {
         }
     }
 
-    /// Reads until there is an answer, or the beginning of one, to a request of `kind` with `tag`.
-    pub(crate) async fn hear(
+    /// Reads the reply to a request of `kind` with `tag`, up to its value if there is one.
+    pub(crate) async fn read_reply(
         &mut self,
         kind: CommandKind,
         tag: u64,
         scratch: &RefCell<Vec<u8>>,
-    ) -> Result<Said, Fault> {
+    ) -> Result<ReplyStart, Fault> {
         loop {
-            match self.heard() {
-                Ok(Some(Decoded::Whole(answered))) if answered.answers(kind, tag) => {
-                    return Ok(Said::Whole { len: answered.consumed });
+            match self.decode() {
+                Ok(Some(Decoded::Complete(reply))) if reply.answers(kind, tag) => {
+                    return Ok(ReplyStart::Complete { len: reply.consumed });
                 }
-                Ok(Some(Decoded::Long { head, tag: theirs, consumed }))
-                    if theirs == Some(tag) && decode::gives_long_value(kind) =>
+                Ok(Some(Decoded::LargeValue { header, tag: received, consumed }))
+                    if received == Some(tag) && decode::may_be_large(kind) =>
                 {
-                    return Ok(Said::Value { line: consumed, len: head.len });
+                    return Ok(ReplyStart::Value { line: consumed, len: header.len });
                 }
-                Ok(Some(_)) => return Err(garbage(ProtocolError::Mismatch)),
-                Ok(None) => self.more(scratch).await?,
-                Err(wrong) => return Err(garbage(wrong)),
+                Ok(Some(_)) => return Err(protocol_error(ProtocolError::Mismatch)),
+                Ok(None) => self.fill(scratch).await?,
+                Err(error) => return Err(protocol_error(error)),
             }
         }
     }
 
-    fn heard(&self) -> Result<Option<Decoded<'_>>, ProtocolError> {
-        decode::parse(&self.input, ValueLimits { most: self.value_max, whole: 0 })
+    fn decode(&self) -> Result<Option<Decoded<'_>>, ProtocolError> {
+        decode::parse(&self.input, ValueLimits { max: self.value_max, inline_max: 0 })
     }
 
-    /// The answer that [`Own::hear`] has found to be whole.
-    pub(crate) fn answer(&self) -> Option<Answered<'_>> {
-        match self.heard() {
-            Ok(Some(Decoded::Whole(answered))) => Some(answered),
+    /// The complete reply that [`DedicatedLane::read_reply`] has found.
+    pub(crate) fn complete_reply(&self) -> Option<TaggedReply<'_>> {
+        match self.decode() {
+            Ok(Some(Decoded::Complete(reply))) => Some(reply),
             _ => None,
         }
     }
 
-    /// The head of the value that [`Own::hear`] has found.
-    pub(crate) fn head(&self) -> Option<ValueHeader<'_>> {
-        match self.heard() {
-            Ok(Some(Decoded::Long { head, .. })) => Some(head),
+    /// The header of the value that [`DedicatedLane::read_reply`] has found.
+    pub(crate) fn value_header(&self) -> Option<ValueHeader<'_>> {
+        match self.decode() {
+            Ok(Some(Decoded::LargeValue { header, .. })) => Some(header),
             _ => None,
         }
     }
 
-    /// Gives up to `most` bytes to `take`; reads them first if there are none.
-    pub(crate) async fn take<F: FnOnce(&[u8])>(
+    /// Passes up to `max` bytes to `forward`; reads first if there are none. Returns how many bytes that was.
+    pub(crate) async fn read_chunk<F: FnOnce(&[u8])>(
         &mut self,
-        most: usize,
+        max: usize,
         scratch: &RefCell<Vec<u8>>,
-        take: F,
+        forward: F,
     ) -> Result<usize, Fault> {
         if self.input.is_empty() {
-            self.more(scratch).await?;
+            self.fill(scratch).await?;
         }
-        let piece = self.input.get(..most).unwrap_or(&self.input);
-        take(piece);
-        let len = piece.len();
-        self.skip(len);
+        let chunk = self.input.get(..max).unwrap_or(&self.input);
+        forward(chunk);
+        let len = chunk.len();
+        self.discard(len);
         Ok(len)
     }
 
-    /// Reads what stands behind a value.
-    pub(crate) async fn take_value_end(&mut self, scratch: &RefCell<Vec<u8>>) -> Result<(), Fault> {
+    /// Reads the line end behind a value.
+    pub(crate) async fn read_value_end(&mut self, scratch: &RefCell<Vec<u8>>) -> Result<(), Fault> {
         while self.input.len() < VALUE_END.len() {
-            self.more(scratch).await?;
+            self.fill(scratch).await?;
         }
         if !self.input.starts_with(VALUE_END) {
-            return Err(garbage(ProtocolError::Value));
+            return Err(protocol_error(ProtocolError::Value));
         }
-        self.skip(VALUE_END.len());
+        self.discard(VALUE_END.len());
         Ok(())
     }
 
-    /// Gives the next line, without its end, to `take`.
-    pub(crate) async fn take_line<T, F>(&mut self, scratch: &RefCell<Vec<u8>>, take: F) -> Result<T, Fault>
+    /// Reads the next line and passes it to `parse` without its line end.
+    pub(crate) async fn read_line<T, F>(&mut self, scratch: &RefCell<Vec<u8>>, parse: F) -> Result<T, Fault>
     where
         F: FnOnce(&[u8]) -> ControlFlow<ProtocolError, T>,
     {
         loop {
             if let Some(end) = memchr(b'\n', &self.input) {
                 let line = self.input.get(..end).and_then(|line| line.strip_suffix(b"\r"));
-                let taken = line.map_or(ControlFlow::Break(ProtocolError::Status), take);
-                self.skip(end + 1);
-                return match taken {
-                    ControlFlow::Continue(taken) => Ok(taken),
-                    ControlFlow::Break(wrong) => Err(garbage(wrong)),
+                let parsed = line.map_or(ControlFlow::Break(ProtocolError::Status), parse);
+                self.discard(end + 1);
+                return match parsed {
+                    ControlFlow::Continue(parsed) => Ok(parsed),
+                    ControlFlow::Break(error) => Err(protocol_error(error)),
                 };
             }
             if self.input.len() > LINE_MAX {
-                return Err(garbage(ProtocolError::EndlessLine));
+                return Err(protocol_error(ProtocolError::EndlessLine));
             }
-            self.more(scratch).await?;
+            self.fill(scratch).await?;
         }
     }
 
-    /// Throws the first `len` bytes away.
-    pub(crate) fn skip(&mut self, len: usize) {
+    /// Discards the first `len` bytes.
+    pub(crate) fn discard(&mut self, len: usize) {
         self.input.drain(..len.min(self.input.len()));
         if self.input.is_empty() {
             self.input = Vec::new();
         }
     }
 
-    /// Reads what comes, up to [`BUFFER`].
-    async fn more(&mut self, scratch: &RefCell<Vec<u8>>) -> Result<(), Fault> {
+    /// Reads up to [`CHUNK_MAX`] bytes.
+    async fn fill(&mut self, scratch: &RefCell<Vec<u8>>) -> Result<(), Fault> {
         loop {
-            let readable = timeout(REPLY_DEADLINE, tcp::readable(&self.stream)).await;
+            let readable = timeout(REPLY_TIMEOUT, tcp::readable(&self.stream)).await;
             readable.map_err(|_| Fault::TimedOut)?.map_err(|_| Fault::Unavailable)?;
             let mut scratch = scratch.borrow_mut();
-            let Some(room) = scratch.get_mut(..BUFFER) else { return Err(Fault::Unavailable) };
+            let Some(room) = scratch.get_mut(..CHUNK_MAX) else { return Err(Fault::Unavailable) };
             match tcp::read(&self.stream, room) {
                 Ok(0) => return Err(Fault::Unavailable),
                 Ok(n) => {
@@ -188,7 +189,7 @@ impl Own {
     }
 }
 
-fn garbage(wrong: ProtocolError) -> Fault {
-    tracing::warn!(garbage = %wrong, "a lane ends: memcached said what it can't say here");
+fn protocol_error(error: ProtocolError) -> Fault {
+    tracing::warn!(%error, "closing lane: protocol violation by memcached");
     Fault::Unavailable
 }

@@ -1,182 +1,185 @@
-//! Who waits for what on a lane, in order. A reply is handed out only if it carries its request's tag.
+//! The requests in flight on a lane, in order. A reply is delivered only if it carries its request's tag.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::decode::{self, Decoded, ProtocolError, VALUE_END, ValueLimits};
-use crate::metrics::usage::{Asked, Usage};
+use crate::metrics::usage::{StartedAt, Usage};
 use crate::protocol;
 use crate::protocol::request::{CommandKind, Fault, Outcome, Reply, ReplyFormat, Request};
 use crate::responses::ResponseQueue;
 
-pub(crate) struct Queue {
-    waiting: VecDeque<Waiting>,
-    /// The notes of those that have one, end to end.
-    notes: VecDeque<u8>,
+pub(crate) struct InFlight {
+    pending: VecDeque<Pending>,
+    /// The reply contexts of the pending requests, one behind the other.
+    contexts: VecDeque<u8>,
     next_tag: u64,
-    sizes: ValueLimits,
-    /// How much of a long value, its end included, is still to be dropped.
-    dropping: usize,
+    limits: ValueLimits,
+    /// Bytes of a large value, its line end included, that are still to be discarded.
+    discard_remaining: usize,
     usage: Rc<Usage>,
 }
 
-struct Waiting {
+struct Pending {
     client: Rc<ResponseQueue>,
-    what: What,
+    expected: Expected,
 }
 
-enum What {
-    Reply {
-        tag: u64,
-        kind: CommandKind,
-        answer: ReplyFormat,
-        note_len: usize,
-        asked: Asked,
-    },
-    /// Nothing from memcached: said when all before it has been said.
-    Words(Cow<'static, [u8]>),
+enum Expected {
+    /// A reply by memcached.
+    Reply { tag: u64, kind: CommandKind, format: ReplyFormat, context_len: usize, started_at: StartedAt },
+    /// A local reply. It is written once all replies before it have been.
+    Local(Cow<'static, [u8]>),
 }
 
-impl Queue {
-    pub(crate) fn new(sizes: ValueLimits, usage: Rc<Usage>) -> Self {
-        Self { waiting: VecDeque::new(), notes: VecDeque::new(), next_tag: 0, sizes, dropping: 0, usage }
+impl InFlight {
+    pub(crate) fn new(limits: ValueLimits, usage: Rc<Usage>) -> Self {
+        Self {
+            pending: VecDeque::new(),
+            contexts: VecDeque::new(),
+            next_tag: 0,
+            limits,
+            discard_remaining: 0,
+            usage,
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.dropping == 0
+        self.pending.is_empty() && self.discard_remaining == 0
     }
 
-    /// Notes that `client` waits for the reply to `request`; returns the tag to send with it.
+    /// Adds a request, whose reply goes to `client`. Returns the tag to send with it.
     pub(crate) fn push(&mut self, request: &Request<'_>, client: Rc<ResponseQueue>) -> u64 {
         let tag = self.next_tag;
         self.next_tag = tag.wrapping_add(1);
-        let before = self.notes.len();
-        protocol::reply_context(request, &mut self.notes);
-        let note_len = self.notes.len() - before;
-        let (kind, asked) = (request.command.kind(), client.asked());
+        let before = self.contexts.len();
+        protocol::reply_context(request, &mut self.contexts);
+        let context_len = self.contexts.len() - before;
+        let (kind, format, started_at) = (request.command.kind(), request.format, client.read_at());
         client.expect(kind);
-        self.waiting.push_back(Waiting {
-            client,
-            what: What::Reply { tag, kind, answer: request.format, note_len, asked },
-        });
+        let expected = Expected::Reply { tag, kind, format, context_len, started_at };
+        self.pending.push_back(Pending { client, expected });
         tag
     }
 
-    /// Notes words for `client` behind what it waits for.
-    pub(crate) fn push_words(&mut self, words: Cow<'static, [u8]>, client: Rc<ResponseQueue>) {
-        client.expect_words();
-        self.waiting.push_back(Waiting { client, what: What::Words(words) });
+    /// Adds a local reply to `client` behind the replies in flight.
+    pub(crate) fn push_local(&mut self, bytes: Cow<'static, [u8]>, client: Rc<ResponseQueue>) {
+        client.expect_local();
+        self.pending.push_back(Pending { client, expected: Expected::Local(bytes) });
     }
 
-    /// Hands out every whole reply in `input`; returns how many bytes those were. Clients that were
-    /// told something are added to `touched`, once each.
+    /// Delivers every complete reply in `input` and returns how many bytes they took. Adds each client that
+    /// was written to once to `dirty`.
     pub(crate) fn deliver(
         &mut self,
         input: &[u8],
-        touched: &mut Vec<Rc<ResponseQueue>>,
+        dirty: &mut Vec<Rc<ResponseQueue>>,
     ) -> Result<usize, ProtocolError> {
-        let mut consumed = self.drop_long(input)?;
+        let mut consumed = if self.discard_remaining > 0 { self.discard(input)? } else { 0 };
         let now = self.usage.now();
         while let Some(rest) = input.get(consumed..).filter(|rest| !rest.is_empty()) {
-            let Some(heard) = decode::parse(rest, self.sizes)? else { break };
-            match heard {
-                Decoded::Whole(answered) => {
-                    consumed += answered.consumed;
-                    let next = self.expect(|kind, tag| answered.answers(kind, tag))?;
-                    self.tell(next, &answered.reply, now, touched);
+            let Some(decoded) = decode::parse(rest, self.limits)? else { break };
+            match decoded {
+                Decoded::Complete(decoded) => {
+                    consumed += decoded.consumed;
+                    let next = self.pop_matching(|kind, tag| decoded.answers(kind, tag))?;
+                    self.complete(next, &decoded.reply, now, dirty);
                 }
-                Decoded::Long { head, tag, consumed: line } => {
+                Decoded::LargeValue { header, tag, consumed: line } => {
                     consumed += line;
-                    let next = self.expect(|kind, own| tag == Some(own) && decode::gives_long_value(kind))?;
-                    self.put_off(next, head.tokens, touched);
-                    self.dropping = head.len + VALUE_END.len();
-                    consumed += self.drop_long(input.get(consumed..).unwrap_or_default())?;
+                    let next =
+                        self.pop_matching(|kind, own| tag == Some(own) && decode::may_be_large(kind))?;
+                    self.defer(next, header.tokens, dirty);
+                    self.discard_remaining = header.len + VALUE_END.len();
+                    consumed += self.discard(input.get(consumed..).unwrap_or_default())?;
                 }
             }
-            self.say_words(touched);
+            while let Some(Pending { expected: Expected::Local(_), .. }) = self.pending.front() {
+                let Some(next) = self.pending.pop_front() else { break };
+                // A local reply needs no reply by memcached.
+                self.complete(next, &Outcome::Miss.into(), now, dirty);
+            }
         }
         Ok(consumed)
     }
 
-    /// The first who waits, if the reply `is_its`.
-    fn expect<F: Fn(CommandKind, u64) -> bool>(&mut self, is_its: F) -> Result<Waiting, ProtocolError> {
-        let next = self.waiting.pop_front().ok_or(ProtocolError::Unasked)?;
-        if !matches!(next.what, What::Reply { kind, tag, .. } if is_its(kind, tag)) {
-            self.waiting.push_front(next);
+    /// Completes everything in flight with `fault`. Returns the clients that were written to.
+    pub(crate) fn fail(&mut self, fault: Fault) -> Vec<Rc<ResponseQueue>> {
+        let mut dirty = Vec::new();
+        let now = self.usage.now();
+        while let Some(next) = self.pending.pop_front() {
+            self.complete(next, &Outcome::Failed(fault).into(), now, &mut dirty);
+        }
+        dirty
+    }
+
+    /// Removes the first request if `matches` is true for its kind and tag.
+    fn pop_matching<F: Fn(CommandKind, u64) -> bool>(
+        &mut self,
+        matches: F,
+    ) -> Result<Pending, ProtocolError> {
+        let next = self.pending.pop_front().ok_or(ProtocolError::Unasked)?;
+        if !matches!(next.expected, Expected::Reply { kind, tag, .. } if matches(kind, tag)) {
+            self.pending.push_front(next);
             return Err(ProtocolError::Mismatch);
         }
         Ok(next)
     }
 
-    /// Passes over what is left of a long value; returns how much that was.
-    fn drop_long(&mut self, input: &[u8]) -> Result<usize, ProtocolError> {
-        let (dropped, _) = input.split_at_checked(self.dropping).unwrap_or((input, b""));
-        let left = self.dropping - dropped.len();
-        for (back, byte) in dropped.iter().rev().take(VALUE_END.len()).enumerate() {
+    fn complete(
+        &mut self,
+        next: Pending,
+        reply: &Reply<'_>,
+        now: StartedAt,
+        dirty: &mut Vec<Rc<ResponseQueue>>,
+    ) {
+        let client = next.client;
+        match next.expected {
+            Expected::Local(bytes) => client.complete_local(bytes),
+            Expected::Reply { kind, format, context_len, started_at, .. } => {
+                client.complete(format, kind, self.first_context(context_len), reply);
+                self.contexts.drain(..context_len);
+                self.usage.answered(kind, &reply.outcome, started_at, now);
+            }
+        }
+        if client.mark_dirty() {
+            dirty.push(client);
+        }
+    }
+
+    /// Defers a get whose value is too large for this lane: the session sends it again on a dedicated lane.
+    fn defer(&mut self, next: Pending, tokens: &[u8], dirty: &mut Vec<Rc<ResponseQueue>>) {
+        self.usage.saw_large_value();
+        let client = next.client;
+        if let Expected::Reply { format, kind, context_len, .. } = next.expected {
+            client.defer(format, kind, self.first_context(context_len), tokens);
+            self.contexts.drain(..context_len);
+        }
+        if client.mark_dirty() {
+            dirty.push(client);
+        }
+    }
+
+    #[inline]
+    fn first_context(&mut self, len: usize) -> &[u8] {
+        if self.contexts.as_slices().0.len() < len {
+            self.contexts.make_contiguous();
+        }
+        self.contexts.as_slices().0.get(..len).unwrap_or_default()
+    }
+
+    /// Discards what `input` has of a large value. Returns how many bytes that was.
+    fn discard(&mut self, input: &[u8]) -> Result<usize, ProtocolError> {
+        let (discarded, _) = input.split_at_checked(self.discard_remaining).unwrap_or((input, b""));
+        let left = self.discard_remaining - discarded.len();
+        for (back, byte) in discarded.iter().rev().take(VALUE_END.len()).enumerate() {
             let expected = VALUE_END.iter().rev().nth(left + back);
             if expected.is_some_and(|expected| byte != expected) {
                 return Err(ProtocolError::Value);
             }
         }
-        self.dropping = left;
-        Ok(dropped.len())
-    }
-
-    /// Answers everything that waits with `fault`; returns those who were told.
-    pub(crate) fn fail(&mut self, fault: Fault) -> Vec<Rc<ResponseQueue>> {
-        let mut touched = Vec::new();
-        let now = self.usage.now();
-        while let Some(next) = self.waiting.pop_front() {
-            self.tell(next, &Outcome::Failed(fault).into(), now, &mut touched);
-        }
-        touched
-    }
-
-    /// Says the words at the head, if there are any: nothing from memcached is needed for them.
-    fn say_words(&mut self, touched: &mut Vec<Rc<ResponseQueue>>) {
-        while let Some(Waiting { what: What::Words(_), .. }) = self.waiting.front() {
-            let Some(Waiting { client, what: What::Words(words) }) = self.waiting.pop_front() else { return };
-            client.answer_words(words);
-            touch(client, touched);
-        }
-    }
-
-    fn tell(&mut self, next: Waiting, reply: &Reply<'_>, now: Asked, touched: &mut Vec<Rc<ResponseQueue>>) {
-        let client = next.client;
-        match next.what {
-            What::Words(words) => client.answer_words(words),
-            What::Reply { kind, answer, note_len, asked, .. } => {
-                client.answer(answer, kind, self.note(note_len), reply);
-                self.notes.drain(..note_len);
-                self.usage.answered(kind, &reply.outcome, asked, now);
-            }
-        }
-        touch(client, touched);
-    }
-
-    /// A value too long for this lane: its client asks again elsewhere.
-    fn put_off(&mut self, next: Waiting, tokens: &[u8], touched: &mut Vec<Rc<ResponseQueue>>) {
-        self.usage.met_long_value();
-        if let What::Reply { answer, kind, note_len, .. } = next.what {
-            next.client.put_off(answer, kind, self.note(note_len), tokens);
-            self.notes.drain(..note_len);
-        }
-        touch(next.client, touched);
-    }
-
-    /// The first note, so long.
-    fn note(&mut self, len: usize) -> &[u8] {
-        if self.notes.as_slices().0.len() < len {
-            self.notes.make_contiguous();
-        }
-        self.notes.as_slices().0.get(..len).unwrap_or_default()
-    }
-}
-
-/// Each client once.
-fn touch(client: Rc<ResponseQueue>, touched: &mut Vec<Rc<ResponseQueue>>) {
-    if client.touch() {
-        touched.push(client);
+        self.discard_remaining = left;
+        Ok(discarded.len())
     }
 }

@@ -1,5 +1,5 @@
-//! What a lane reads into. A large reply is handed on from where it was read: nothing is copied unless a
-//! buffer ends in the middle of it.
+//! The read buffer of a lane. A large value is written to its client from here. Bytes are only moved when the
+//! buffer ends within a reply.
 
 use std::cell::RefCell;
 use std::io;
@@ -8,49 +8,47 @@ use tokio::net::TcpStream;
 
 use crate::transport::tcp;
 
-/// Large reads are cheap ones.
+/// The size of a buffer in bytes: large reads need fewer system calls.
 const SIZE: usize = 256 * 1024;
-/// With less room than this, what is left over is moved to the front first.
+/// With less room than this, in bytes, the unread bytes are moved to the front before the next read.
 const ROOM_MIN: usize = SIZE / 2;
-/// Buffers that wait for the next lane: one is in use between two awaits, others only while a reply has
-/// arrived by half.
-const SPARE_MAX: usize = 8;
+/// ReadBufferPool kept for reuse. A lane holds one across an await only while a reply is incomplete.
+const POOL_MAX: usize = 8;
 
-/// The buffers of one worker's lanes.
+/// The read pool that the lanes of one worker share.
 #[derive(Debug, Default)]
-pub(crate) struct Buffers(RefCell<Vec<Vec<u8>>>);
+pub(crate) struct ReadBufferPool(RefCell<Vec<Vec<u8>>>);
 
-impl Buffers {
+impl ReadBufferPool {
     fn take(&self) -> Vec<u8> {
         self.0.borrow_mut().pop().unwrap_or_else(|| vec![0; SIZE])
     }
 
     fn give(&self, buffer: Vec<u8>) {
-        let mut spare = self.0.borrow_mut();
-        if spare.len() < SPARE_MAX && buffer.len() == SIZE {
-            spare.push(buffer);
+        let mut pool = self.0.borrow_mut();
+        if pool.len() < POOL_MAX && buffer.len() == SIZE {
+            pool.push(buffer);
         }
     }
 }
 
-/// One lane's.
 pub(super) struct ReadBuffer<'a> {
-    buffers: &'a Buffers,
-    /// Empty while there is nothing in it.
+    pool: &'a ReadBufferPool,
+    /// Without capacity while there are no unread bytes.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
 }
 
 impl<'a> ReadBuffer<'a> {
-    pub(super) fn new(buffers: &'a Buffers) -> Self {
-        Self { buffers, buffer: Vec::new(), start: 0, end: 0 }
+    pub(super) fn new(pool: &'a ReadBufferPool) -> Self {
+        Self { pool, buffer: Vec::new(), start: 0, end: 0 }
     }
 
-    /// Reads once.
+    /// Reads once from the socket.
     pub(super) fn read(&mut self, stream: &TcpStream) -> io::Result<()> {
         if self.buffer.is_empty() {
-            self.buffer = self.buffers.take();
+            self.buffer = self.pool.take();
         }
         if self.start > 0 && self.buffer.len() - self.end < ROOM_MIN {
             self.buffer.copy_within(self.start..self.end, 0);
@@ -69,22 +67,23 @@ impl<'a> ReadBuffer<'a> {
         }
     }
 
-    /// What has been read and not consumed.
+    /// The bytes that were read and not consumed.
     pub(super) fn unread(&self) -> &[u8] {
         self.buffer.get(self.start..self.end).unwrap_or_default()
     }
 
+    /// Drops the first `len` unread bytes.
     pub(super) fn consume(&mut self, len: usize) {
         self.start = self.start.saturating_add(len).min(self.end);
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
-            self.buffers.give(std::mem::take(&mut self.buffer));
+            self.pool.give(std::mem::take(&mut self.buffer));
         }
     }
 }
 
 impl Drop for ReadBuffer<'_> {
     fn drop(&mut self) {
-        self.buffers.give(std::mem::take(&mut self.buffer));
+        self.pool.give(std::mem::take(&mut self.buffer));
     }
 }

@@ -11,7 +11,7 @@ pub(crate) const BUCKETS: usize = 24;
 
 /// When a request was read, in microseconds of the clock of [`Usage`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Asked(u32);
+pub(crate) struct StartedAt(u32);
 
 #[derive(Debug)]
 pub(crate) struct Usage {
@@ -30,7 +30,7 @@ pub(crate) struct Usage {
     bytes_taken: Cell<u64>,
     micros: Cell<u64>,
     latency: [Cell<u64>; BUCKETS],
-    long_values: Cell<bool>,
+    large_values: Cell<bool>,
 }
 
 fn add(sum: &Cell<u64>, more: u64) {
@@ -121,29 +121,35 @@ impl Usage {
             bytes_taken: Cell::default(),
             micros: Cell::default(),
             latency: Default::default(),
-            long_values: Cell::new(false),
+            large_values: Cell::new(false),
         }
     }
 
     /// Notes that a value was too large for a shared lane.
-    pub(crate) fn met_long_value(&self) {
-        self.long_values.set(true);
+    pub(crate) fn saw_large_value(&self) {
+        self.large_values.set(true);
     }
 
     /// Whether a value was too large for a shared lane.
-    pub(crate) fn has_long_values(&self) -> bool {
-        self.long_values.get()
+    pub(crate) fn has_large_values(&self) -> bool {
+        self.large_values.get()
     }
 
     /// The time, for [`Usage::answered`].
-    pub(crate) fn now(&self) -> Asked {
+    pub(crate) fn now(&self) -> StartedAt {
         // Wraps after 71 minutes; no request takes that long.
         let [a, b, c, d, ..] = self.epoch.elapsed().as_micros().to_le_bytes();
-        Asked(u32::from_le_bytes([a, b, c, d]))
+        StartedAt(u32::from_le_bytes([a, b, c, d]))
     }
 
     /// Counts a request that was answered.
-    pub(crate) fn answered(&self, kind: CommandKind, outcome: &Outcome<'_>, asked: Asked, now: Asked) {
+    pub(crate) fn answered(
+        &self,
+        kind: CommandKind,
+        outcome: &Outcome<'_>,
+        asked: StartedAt,
+        now: StartedAt,
+    ) {
         let count = match kind {
             CommandKind::Get | CommandKind::Meta { verb: Verb::Get, .. } => match outcome {
                 Outcome::Value(..) | Outcome::Done(_) => &self.hits,
@@ -218,13 +224,13 @@ mod tests {
     #[test]
     fn what_is_answered_is_counted_once() {
         let usage = Usage::new();
-        let asked = Asked(u32::MAX - 9);
+        let asked = StartedAt(u32::MAX - 9);
         for (kind, outcome) in [
             (CommandKind::Get, Outcome::Value(ItemMeta::default(), b"x")),
             (CommandKind::Meta { verb: Verb::Get, value: ValueWanted::Yes }, Outcome::Miss),
             (CommandKind::Touch, Outcome::Failed(Fault::TimedOut)),
         ] {
-            usage.answered(kind, &outcome, asked, Asked(90));
+            usage.answered(kind, &outcome, asked, StartedAt(90));
         }
         usage.written(7);
         let (counts, latency) = usage.take();

@@ -1,20 +1,20 @@
-//! Answers that must wait: one before them is asked for again, on a lane of the client's own.
+//! Replies that must wait because one before them is requested again on a dedicated lane.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use crate::protocol::request::{CommandKind, Outcome, Reply, ReplyFormat};
 
-/// A longer value isn't kept: it is asked for again too.
+/// The longest value that is kept, in bytes. A longer one is requested again.
 const KEPT_VALUE_MAX: usize = 1024;
 
-/// One answer, in the order of the requests.
+/// One deferred reply.
 #[derive(Debug)]
 pub(crate) enum Deferred {
-    /// Words of our own.
-    Words(Cow<'static, [u8]>),
-    /// What memcached has said.
-    Said {
+    /// A local reply.
+    Bytes(Cow<'static, [u8]>),
+    /// A reply by memcached; `data` is its value or version.
+    Reply {
         format: ReplyFormat,
         kind: CommandKind,
         context: Vec<u8>,
@@ -22,16 +22,16 @@ pub(crate) enum Deferred {
         data: Vec<u8>,
         tokens: Vec<u8>,
     },
-    /// A value that has to be asked for again; the flags of the first answer.
-    Again { format: ReplyFormat, kind: CommandKind, context: Vec<u8>, tokens: Vec<u8> },
+    /// A get to send again; `tokens` are the flags of its first reply.
+    Refetch { format: ReplyFormat, kind: CommandKind, context: Vec<u8>, tokens: Vec<u8> },
 }
 
 impl Deferred {
-    /// An answer behind one that was put off.
-    pub(super) fn of(format: ReplyFormat, kind: CommandKind, context: &[u8], reply: &Reply<'_>) -> Self {
+    /// Copies a reply that arrived behind a deferred one.
+    pub(super) fn reply(format: ReplyFormat, kind: CommandKind, context: &[u8], reply: &Reply<'_>) -> Self {
         let (outcome, data) = match reply.outcome {
             Outcome::Value(_, data) if kind.is_get() && data.len() > KEPT_VALUE_MAX => {
-                return Self::again(format, kind, context, reply.tokens);
+                return Self::refetch(format, kind, context, reply.tokens);
             }
             Outcome::Value(item, data) => (Outcome::Value(item, b""), data),
             Outcome::Version(version) => (Outcome::Version(b""), version),
@@ -44,7 +44,7 @@ impl Deferred {
             Outcome::NonNumeric => (Outcome::NonNumeric, &b""[..]),
             Outcome::Failed(fault) => (Outcome::Failed(fault), &b""[..]),
         };
-        Self::Said {
+        Self::Reply {
             format,
             kind,
             context: context.to_vec(),
@@ -54,13 +54,13 @@ impl Deferred {
         }
     }
 
-    pub(super) fn again(format: ReplyFormat, kind: CommandKind, context: &[u8], tokens: &[u8]) -> Self {
-        Self::Again { format, kind, context: context.to_vec(), tokens: tokens.to_vec() }
+    pub(super) fn refetch(format: ReplyFormat, kind: CommandKind, context: &[u8], tokens: &[u8]) -> Self {
+        Self::Refetch { format, kind, context: context.to_vec(), tokens: tokens.to_vec() }
     }
 }
 
-/// With the value that was kept.
-pub(crate) fn whole<'a>(outcome: Outcome<'static>, data: &'a [u8]) -> Outcome<'a> {
+/// Returns the outcome of a [`Deferred::Reply`] with its `data`.
+pub(crate) fn with_data<'a>(outcome: Outcome<'static>, data: &'a [u8]) -> Outcome<'a> {
     match outcome {
         Outcome::Value(item, _) => Outcome::Value(item, data),
         Outcome::Version(_) => Outcome::Version(data),
@@ -68,11 +68,11 @@ pub(crate) fn whole<'a>(outcome: Outcome<'static>, data: &'a [u8]) -> Outcome<'a
     }
 }
 
-/// Those of one client.
+/// The deferred replies of one session, in the order of their requests.
 #[derive(Debug, Default)]
-pub(super) struct Queue(VecDeque<Deferred>);
+pub(super) struct DeferredQueue(VecDeque<Deferred>);
 
-impl Queue {
+impl DeferredQueue {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -84,7 +84,7 @@ impl Queue {
     pub(super) fn pop(&mut self) -> Option<Deferred> {
         let first = self.0.pop_front();
         if self.0.is_empty() {
-            // It may never be needed again.
+            // Frees the memory: few sessions defer replies.
             self.0 = VecDeque::new();
         }
         first

@@ -1,4 +1,4 @@
-//! What waits to be sent, and who is woken.
+//! Unsent bytes, and waking the session.
 
 use std::time::Duration;
 
@@ -14,33 +14,33 @@ async fn pair() -> (tokio::net::TcpStream, Rc<ResponseQueue>) {
 }
 
 #[tokio::test]
-async fn what_a_slow_reader_has_read_is_not_kept() {
+async fn sent_bytes_of_a_slow_reader_are_freed() {
     let (reader, responses) = pair().await;
     let chunk = [b'x'; 256 * 1024];
     let mut scratch = [0; 32 * 1024];
-    let mut said = 0;
-    while said < 200 * chunk.len() {
+    let mut written = 0;
+    while written < 200 * chunk.len() {
         if responses.unsent() < chunk.len() {
-            responses.say(&chunk);
-            said += chunk.len();
+            responses.write_raw(&chunk);
+            written += chunk.len();
         } else {
             reader.readable().await.unwrap();
             let _ = reader.try_read(&mut scratch);
             let _ = timeout(Duration::ZERO, responses.stream().writable()).await;
         }
         responses.flush();
-        assert!(responses.buffer.borrow().len() <= 8 * chunk.len(), "after {said} bytes");
+        assert!(responses.out.buffer.borrow().len() <= 8 * chunk.len(), "after {written} bytes");
     }
 }
 
 #[tokio::test]
-async fn a_reply_before_the_wait_has_begun_ends_it() {
+async fn reply_before_the_wait_ends_it() {
     let (_reader, responses) = pair().await;
-    let waiting = responses.waiting();
-    responses.barrier();
+    let guard = responses.wake_on_reply();
+    responses.flush_dirty();
     timeout(Duration::from_secs(5), responses.changed()).await.unwrap();
-    drop(waiting);
-    // And nobody is woken who doesn't wait for replies.
-    responses.barrier();
+    drop(guard);
+    // Without the guard a reply wakes no task.
+    responses.flush_dirty();
     assert!(timeout(Duration::ZERO, responses.changed()).await.is_err());
 }

@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::{STALL_TIMEOUT, Session, WorkerContext};
-use crate::backend::dedicated_pool::OwnLane;
+use crate::backend::dedicated_pool::Lease;
 use crate::protocol::request::{Fault, Outcome, Reply};
-use crate::responses::{Deferred, UNSENT_MAX, whole};
+use crate::responses::{Deferred, UNSENT_MAX, with_data};
 use crate::tenant::{PermissionVersion, Tenant};
 pub(super) use get::StreamedGet;
 pub(super) use set::StreamedSet;
@@ -40,8 +40,8 @@ impl Session {
         dedicated: DedicatedRequest,
         worker: &WorkerContext<'_>,
     ) -> io::Result<ControlFlow<()>> {
-        self.responses.has_asked();
-        let version = self.handle.pass.begun();
+        self.responses.count_operation();
+        let version = self.handle.permissions.version();
         if !self.drain(worker).await {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -57,7 +57,7 @@ impl Session {
     /// Fails, which closes the connection, if the permissions have changed since `version`. Rare; the client
     /// reconnects and gets a denial.
     fn recheck_permissions(&self, version: PermissionVersion) -> io::Result<()> {
-        if self.handle.pass.changed_since(version) {
+        if self.handle.permissions.changed_since(version) {
             Err(io::ErrorKind::PermissionDenied.into())
         } else {
             Ok(())
@@ -65,26 +65,26 @@ impl Session {
     }
 
     /// Acquires a dedicated lane. Waits while all are in use, so the permissions are checked again.
-    async fn dedicated_lane<'a>(
+    async fn lease<'a>(
         &self,
         tenant: &'a Tenant,
         version: PermissionVersion,
-    ) -> Result<OwnLane<'a>, DedicatedError> {
-        let lane = tenant.own_lane(STALL_TIMEOUT).await?;
+    ) -> Result<Lease<'a>, DedicatedError> {
+        let lease = tenant.backend.lease(STALL_TIMEOUT).await?;
         self.recheck_permissions(version)?;
-        Ok(lane)
+        Ok(lease)
     }
 
     /// Sends the deferred replies in order, and requests dropped values again.
     pub(super) async fn replay_deferred(&mut self, worker: &WorkerContext<'_>) -> io::Result<()> {
         while let Some(deferred) = self.responses.next_deferred() {
             match deferred {
-                Deferred::Words(bytes) => self.responses.say(&bytes),
-                Deferred::Said { format, kind, context, outcome, data, tokens } => {
-                    let reply = Reply { outcome: whole(outcome, &data), tokens: &tokens };
-                    self.responses.speak(format, kind, &context, &reply);
+                Deferred::Bytes(bytes) => self.responses.write_raw(&bytes),
+                Deferred::Reply { format, kind, context, outcome, data, tokens } => {
+                    let reply = Reply { outcome: with_data(outcome, &data), tokens: &tokens };
+                    self.responses.write_reply(format, kind, &context, &reply);
                 }
-                Deferred::Again { format, kind, context, tokens } => {
+                Deferred::Refetch { format, kind, context, tokens } => {
                     self.stream_get(&StreamedGet::again(format, kind, context, tokens), worker).await?;
                 }
             }
@@ -117,7 +117,7 @@ impl Session {
                 return done;
             }
             let limit =
-                if self.tenant.own_lanes_are_short() { CONTENDED_STALL_TIMEOUT } else { STALL_TIMEOUT };
+                if self.tenant.backend.is_exhausted() { CONTENDED_STALL_TIMEOUT } else { STALL_TIMEOUT };
             if since.elapsed() > limit {
                 return Err(io::ErrorKind::TimedOut.into());
             }

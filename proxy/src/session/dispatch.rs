@@ -80,7 +80,8 @@ impl Session {
                 Some(false) => {}
             }
         }
-        let denial = self.handle.pass.denial(|permissions| policy::deny_frame(permissions, &frame.parsed));
+        let denial =
+            self.handle.permissions.denial(|permissions| policy::deny_frame(permissions, &frame.parsed));
         let over_rate = || (!self.tenant.allows(|| policy::cost(&frame.parsed))).then_some(Denial::OverRate);
         if let Some(denial) = denial.or_else(over_rate) {
             self.record_denial(denial.cause(), denials::command(&frame.parsed));
@@ -101,8 +102,8 @@ impl Session {
                 self.state.swallow = Some(Swallow { bytes, then: then.into() });
             }
             Parsed::Stream { request, len, framing_error } => {
-                self.tenant.usage.met_long_value();
-                let store = StreamedSet::new(&request, len, framing_error, self.tenant.tag());
+                self.tenant.usage.saw_large_value();
+                let store = StreamedSet::new(&request, len, framing_error, self.tenant.backend.next_tag());
                 return Err((frame.consumed, Step::Dedicated(Box::new(DedicatedRequest::Store(store)))));
             }
             Parsed::UntaggedCommand(command) => {
@@ -123,7 +124,7 @@ impl Session {
     /// Records a denial for the token's owner: the command, never a key.
     pub(super) fn record_denial(&self, cause: DenialCause, command: &'static str) {
         let client = ClientInfo::new(self.source, self.protocol, self.responses.stream());
-        let subject = Subject::Token(self.handle.pass.token());
+        let subject = Subject::Token(self.handle.permissions.token());
         self.tenant.metrics.denials.note(subject, cause, client, command);
     }
 
@@ -146,7 +147,7 @@ impl Session {
 
     /// The limits of the cache, and the flags that its memcached knows.
     fn limits(&self) -> Limits {
-        let flags = match self.tenant.flags() {
+        let flags = match self.tenant.backend.flags() {
             FlagSet::Unknown if self.state.reads_as_newest => FlagSet::NEWEST,
             known => known,
         };
@@ -172,7 +173,7 @@ impl Session {
         let Some(mut keys) = self.state.keys.take() else { return Ok(()) };
         let Some((request, more)) = keys.next() else { return Ok(()) };
         if let Some(denial) =
-            self.handle.pass.denial(|permissions| policy::deny_request(permissions, &request))
+            self.handle.permissions.denial(|permissions| policy::deny_request(permissions, &request))
         {
             self.record_denial(denial.cause(), denials::verb(&request));
             // The permissions have changed, and some of the line's values may have been sent.
@@ -196,12 +197,16 @@ impl Session {
             match swallow.then {
                 OwnedThen::LocalReply(bytes) => self.reply(bytes),
                 OwnedThen::Fail { format, kind, context, fault } => {
-                    self.responses.speak(format, kind, &context, &Outcome::Failed(fault).into());
+                    self.responses.write_reply(format, kind, &context, &Outcome::Failed(fault).into());
                 }
                 OwnedThen::Invalidate { key, form, format } => {
                     let request =
                         Request { command: Command::Invalidate, key: Key { bytes: &key, form }, format };
-                    match self.handle.pass.denial(|permissions| policy::deny_request(permissions, &request)) {
+                    match self
+                        .handle
+                        .permissions
+                        .denial(|permissions| policy::deny_request(permissions, &request))
+                    {
                         Some(denial) => {
                             self.record_denial(denial.cause(), denials::verb(&request));
                             self.reply(protocol::encode_denial(format, denial));
@@ -220,7 +225,7 @@ impl Session {
     fn must_order(&mut self, command: &Command<'_>) -> bool {
         let reads = matches!(command, Command::Get { .. } | Command::Version) || command.kind().is_get();
         self.state.waits_for_reads =
-            !reads && self.responses.reading() > 0 && self.tenant.usage.has_long_values();
+            !reads && self.responses.gets_in_flight() > 0 && self.tenant.usage.has_large_values();
         self.state.waits_for_reads
     }
 
@@ -229,7 +234,7 @@ impl Session {
     fn send(&mut self, request: &Request<'_>) -> Result<(), Step> {
         let dedicated = match request.command {
             // The item may have expired when it is requested a second time.
-            _ if request.command.may_expire_what_it_reads() => self.tenant.usage.has_long_values(),
+            _ if request.command.may_expire_what_it_reads() => self.tenant.usage.has_large_values(),
             _ => self.state.prefers_dedicated() && request.command.kind().is_get(),
         };
         if dedicated {
@@ -241,11 +246,11 @@ impl Session {
         match self.lane() {
             Some(lane) => lane.send(request, &self.responses),
             None => {
-                let (kind, asked) = (request.command.kind(), self.responses.asked());
+                let (kind, asked) = (request.command.kind(), self.responses.read_at());
                 let unavailable = Outcome::Failed(Fault::Unavailable);
                 let mut context = Vec::new();
                 protocol::reply_context(request, &mut context);
-                self.responses.speak(request.format, kind, &context, &unavailable.into());
+                self.responses.write_reply(request.format, kind, &context, &unavailable.into());
                 self.tenant.usage.answered(kind, &unavailable, asked, asked);
             }
         }
@@ -258,8 +263,8 @@ impl Session {
             return;
         }
         match &self.state.lane {
-            Some(lane) if self.responses.in_flight() > 0 => lane.say(bytes, &self.responses),
-            _ => self.responses.say(&bytes),
+            Some(lane) if self.responses.in_flight() > 0 => lane.send_local(bytes, &self.responses),
+            _ => self.responses.write_raw(&bytes),
         }
     }
 
@@ -267,7 +272,7 @@ impl Session {
     /// ensures.
     pub(super) fn lane(&mut self) -> Option<Rc<Lane>> {
         if !self.state.lane.as_ref().is_some_and(|lane| lane.is_open()) {
-            self.state.lane = self.tenant.lane(&self.handle);
+            self.state.lane = self.tenant.backend.lane(self.handle.number);
         }
         self.state.lane.clone()
     }
@@ -286,7 +291,7 @@ impl Session {
 
     /// Whether a repeated login is valid and of the same user (D-11).
     pub(super) fn verify_relogin(&self, worker: &WorkerContext<'_>, credential: &Credential) -> bool {
-        worker.grants.is_known_of(&self.handle.pass.user_id(), credential, self.source)
+        worker.grants.is_known_of(&self.handle.permissions.user_id(), credential, self.source)
     }
 
     /// Answers a repeated login without storing it, so that the token doesn't end up in the cache (D-11).

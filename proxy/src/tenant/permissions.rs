@@ -1,4 +1,4 @@
-//! What the connections of one token are held to: its permissions as they are now, not as they were at login.
+//! The permissions of one token, kept current for all its sessions.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -7,40 +7,37 @@ use store::{Grant, Millis, Permissions, TokenId};
 
 use crate::protocol::denial::Denial;
 
-pub(crate) struct Pass {
+pub(crate) struct LivePermissions {
     grant: RefCell<Arc<Grant>>,
-    /// Whether any request may be refused: all that a token without limits costs.
-    limited: Cell<bool>,
-    /// How often the permissions have changed.
-    changes: Cell<u64>,
+    /// Whether a request may be denied at all. An unrestricted token costs only this check.
+    restricted: Cell<bool>,
+    version: Cell<u64>,
 }
 
-/// The permissions that something long was begun with.
+/// A version of the permissions. It changes whenever they do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PermissionVersion(u64);
 
-impl Pass {
+impl LivePermissions {
     pub(super) fn new(grant: Arc<Grant>) -> Self {
-        let limited = Cell::new(grant.permissions.limits_requests());
-        Self { grant: RefCell::new(grant), limited, changes: Cell::new(0) }
+        let restricted = Cell::new(grant.permissions.limits_requests());
+        Self { grant: RefCell::new(grant), restricted, version: Cell::new(0) }
     }
 
-    /// What `judge` says of the permissions; it isn't asked when they have no limits.
-    pub(crate) fn denial(&self, judge: impl FnOnce(&Permissions) -> Option<Denial>) -> Option<Denial> {
-        if self.limited.get() { judge(&self.grant.borrow().permissions) } else { None }
+    /// Returns the denial that `check` finds. `check` isn't called for an unrestricted token.
+    pub(crate) fn denial(&self, check: impl FnOnce(&Permissions) -> Option<Denial>) -> Option<Denial> {
+        if self.restricted.get() { check(&self.grant.borrow().permissions) } else { None }
     }
 
-    /// To be asked again later whether it has [`Pass::changed_since`].
-    pub(crate) fn begun(&self) -> PermissionVersion {
-        PermissionVersion(self.changes.get())
+    /// The current version, to compare with later in [`LivePermissions::changed_since`].
+    pub(crate) fn version(&self) -> PermissionVersion {
+        PermissionVersion(self.version.get())
     }
 
-    /// Whether the permissions are others by now.
-    pub(crate) fn changed_since(&self, begun: PermissionVersion) -> bool {
-        self.begun() != begun
+    pub(crate) fn changed_since(&self, version: PermissionVersion) -> bool {
+        self.version() != version
     }
 
-    /// Subject token it is.
     pub(crate) fn user_id(&self) -> String {
         self.grant.borrow().user_id.clone()
     }
@@ -49,24 +46,24 @@ impl Pass {
         self.grant.borrow().token
     }
 
-    pub(super) fn is_current(&self, now: Millis) -> bool {
+    pub(super) fn is_valid_at(&self, now: Millis) -> bool {
         self.grant.borrow().permissions.is_current(now)
     }
 
-    pub(super) fn ends_at(&self) -> Option<Millis> {
+    pub(super) fn expires_at(&self) -> Option<Millis> {
         self.grant.borrow().permissions.expires_at
     }
 
-    /// Takes a grant over, unless it is older than what is known.
-    pub(super) fn renew(&self, grant: &Arc<Grant>) {
-        let mut known = self.grant.borrow_mut();
-        if grant.read_at < known.read_at {
+    /// Replaces the grant with `grant`, unless that is older.
+    pub(super) fn update(&self, grant: &Arc<Grant>) {
+        let mut current = self.grant.borrow_mut();
+        if grant.read_at < current.read_at {
             return;
         }
-        if grant.permissions != known.permissions {
-            self.changes.set(self.changes.get().wrapping_add(1));
-            self.limited.set(grant.permissions.limits_requests());
+        if grant.permissions != current.permissions {
+            self.version.set(self.version.get().wrapping_add(1));
+            self.restricted.set(grant.permissions.limits_requests());
         }
-        *known = grant.clone();
+        *current = grant.clone();
     }
 }

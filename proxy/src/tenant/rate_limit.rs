@@ -1,4 +1,4 @@
-//! What a plan allows of an instance each second: token buckets that all its connections here draw on.
+//! RateLimit limits of a plan: token buckets for operations and bytes, shared by the sessions of a tenant.
 
 use std::cell::Cell;
 use std::time::Instant;
@@ -9,31 +9,31 @@ use crate::metrics::usage::Usage;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// So much of what a second allows may be taken at once.
+/// The capacity of a bucket: what the plan allows in this time, in nanoseconds.
 const BURST: u64 = SECOND;
 
 #[derive(Debug)]
-pub(crate) struct Rate {
-    /// All that an instance without limits costs.
+pub(crate) struct RateLimit {
+    /// Whether the plan has a limit. A plan without one costs only this check.
     limited: Cell<bool>,
     operations: Bucket,
     bytes: Bucket,
-    /// What [`Usage`] had counted when bytes were last taken from their bucket.
+    /// The bytes that [`Usage`] had counted when their bucket was last charged.
     charged: Cell<u64>,
     epoch: Instant,
 }
 
-/// Full when nothing was taken for a while. It may be overdrawn: who takes more than there is waits longer.
+/// A token bucket. It may be overdrawn: a large request passes, and the next ones are denied for longer.
 #[derive(Debug, Default)]
 struct Bucket {
-    /// `None` if it never ends.
+    /// `None` without a limit.
     per_second: Cell<Option<u64>>,
-    /// When it will be full: nanoseconds since the epoch.
+    /// When the bucket will be full, in nanoseconds since the epoch.
     full_at: Cell<u64>,
 }
 
 impl Bucket {
-    /// Whether there isn't one whole left.
+    /// Whether less than one unit is left.
     fn is_empty(&self, now: u64) -> bool {
         let Some(per_second) = self.per_second.get() else { return false };
         let one = SECOND.checked_div(per_second).unwrap_or(SECOND);
@@ -42,14 +42,14 @@ impl Bucket {
 
     fn take(&self, amount: u64, now: u64) {
         let Some(per_second) = self.per_second.get() else { return };
-        // At 2^30 bytes and more a single piece would overflow otherwise.
+        // In 64 bits, 2^30 bytes and more would overflow.
         let nanos = u128::from(amount) * u128::from(SECOND) / u128::from(per_second.max(1));
         let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
         self.full_at.set(self.full_at.get().max(now).saturating_add(nanos));
     }
 }
 
-impl Rate {
+impl RateLimit {
     pub(super) fn new() -> Self {
         Self {
             limited: Cell::new(false),
@@ -60,13 +60,13 @@ impl Rate {
         }
     }
 
-    /// Holds the instance to what its plan says now.
-    pub(super) fn follow(&self, grant: &Grant, usage: &Usage) {
+    /// Takes the limits from the plan in `grant`.
+    pub(super) fn set_plan(&self, grant: &Grant, usage: &Usage) {
         let limits = [grant.operations_per_second, grant.bytes_per_second];
         if limits == [self.operations.per_second.get(), self.bytes.per_second.get()] {
             return;
         }
-        // What was drawn at another rate is forgiven.
+        // Debt from the previous limits is dropped.
         for (bucket, limit) in [&self.operations, &self.bytes].into_iter().zip(limits) {
             bucket.per_second.set(limit);
             bucket.full_at.set(0);
@@ -75,7 +75,7 @@ impl Rate {
         self.limited.set(limits.iter().any(Option::is_some));
     }
 
-    /// Whether so many operations may be forwarded now, as `cost` says if it is asked. What isn't takes nothing.
+    /// Whether `cost` operations may be forwarded now. A denied request is not charged.
     pub(super) fn allows(&self, usage: &Usage, cost: impl FnOnce() -> u64) -> bool {
         if !self.limited.get() {
             return true;
@@ -105,15 +105,15 @@ fn since(epoch: Instant) -> u64 {
 mod tests {
     use super::*;
 
-    fn rate(operations: Option<u64>, bytes: Option<u64>) -> Rate {
-        let rate = Rate::new();
+    fn rate(operations: Option<u64>, bytes: Option<u64>) -> RateLimit {
+        let rate = RateLimit::new();
         rate.operations.per_second.set(operations);
         rate.bytes.per_second.set(bytes);
         rate
     }
 
-    /// How many of 10,000 requests a second are let through in ten seconds.
-    fn let_through(rate: &Rate, cost: u64, bytes: usize) -> u64 {
+    /// How many of 10,000 requests per second are allowed in ten seconds.
+    fn count_allowed(rate: &RateLimit, cost: u64, bytes: usize) -> u64 {
         let usage = Usage::new();
         let mut count = 0;
         for now in (0..10 * SECOND).step_by(100_000) {
@@ -126,25 +126,25 @@ mod tests {
     }
 
     #[test]
-    fn a_second_at_once_and_then_as_many_as_the_plan_says() {
-        let through = let_through(&rate(Some(100), None), 1, 50);
-        assert!((1099..=1101).contains(&through), "{through}");
+    fn burst_is_one_second_of_the_plan() {
+        let allowed = count_allowed(&rate(Some(100), None), 1, 50);
+        assert!((1099..=1101).contains(&allowed), "{allowed}");
     }
 
     #[test]
-    fn every_key_of_a_line_counts() {
-        let through = let_through(&rate(Some(100), None), 10, 50);
-        assert!((109..=111).contains(&through), "{through}");
+    fn every_key_of_a_line_is_charged() {
+        let allowed = count_allowed(&rate(Some(100), None), 10, 50);
+        assert!((109..=111).contains(&allowed), "{allowed}");
     }
 
     #[test]
-    fn bytes_are_charged_when_they_have_come() {
-        let through = let_through(&rate(None, Some(1000)), 1, 100);
-        assert!((109..=112).contains(&through), "{through}");
+    fn bytes_are_charged_after_they_were_transferred() {
+        let allowed = count_allowed(&rate(None, Some(1000)), 1, 100);
+        assert!((109..=112).contains(&allowed), "{allowed}");
     }
 
     #[test]
-    fn what_the_worker_gathers_is_charged_all_the_same() {
+    fn reported_bytes_are_still_charged() {
         let (rate, usage) = (rate(None, Some(1000)), Usage::new());
         usage.read(400);
         usage.take();
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_more_keys_than_a_second_allows_passes_and_is_waited_for() {
+    fn line_with_more_keys_than_the_burst_is_allowed_and_delays_the_next() {
         let (rate, usage) = (rate(Some(10), None), Usage::new());
         assert!(rate.allows_at(0, &usage, 1000));
         assert!(!rate.allows_at(98 * SECOND, &usage, 1));
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn absurd_amounts_are_no_trouble() {
+    fn extreme_amounts_do_not_overflow() {
         let (rate, usage) = (rate(Some(1), Some(1)), Usage::new());
         usage.read(usize::MAX);
         assert!(!rate.allows_at(0, &usage, u64::MAX));

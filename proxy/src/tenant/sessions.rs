@@ -1,46 +1,150 @@
-//! Who is here now, for whoever wants to see it, and the end of one that is to end.
+//! The sessions of a tenant: registering, listing and closing them.
 
-use store::{ConnectionId, LiveConnection};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::{SessionEntry, SessionHandle, Tenant};
+use store::{ConnectionId, Grant, LiveConnection, Millis, TokenId, now};
+use tokio::time::Instant;
+
+use super::{LivePermissions, Tenant};
 use crate::mailbox::ConnectionList;
+use crate::metrics::denials::ClientInfo;
 use crate::protocol::Protocol;
+use crate::responses::ResponseQueue;
 
-/// So many are listed; of more, the longest-lived.
+/// The most sessions that are listed; of more, the oldest.
 const LISTED_MAX: usize = 1000;
 
+pub(super) struct Sessions {
+    entries: RefCell<HashMap<usize, SessionEntry>>,
+    next_number: Cell<usize>,
+    last_closed_at: Cell<Instant>,
+}
+
+pub(super) struct SessionEntry {
+    pub(super) token: TokenId,
+    pub(super) source: IpAddr,
+    protocol: Protocol,
+    since: Millis,
+    /// When the client certificate expires, even if the token is still valid.
+    pub(super) ends_at: Millis,
+    responses: Weak<ResponseQueue>,
+}
+
+/// A registered session. Dropping the handle removes the session.
+pub(crate) struct SessionHandle {
+    tenant: Rc<Tenant>,
+    pub(crate) number: usize,
+    /// The permissions of the session's token, kept current.
+    pub(crate) permissions: Rc<LivePermissions>,
+}
+
+impl Drop for SessionHandle {
+    fn drop(&mut self) {
+        let sessions = &self.tenant.sessions;
+        sessions.entries.borrow_mut().remove(&self.number);
+        sessions.last_closed_at.set(Instant::now());
+    }
+}
+
 impl Tenant {
-    /// The live connections, in the name of the proxy that they are of.
-    pub(crate) fn list(&self, proxy: &str) -> ConnectionList {
-        let sessions = self.sessions.borrow();
-        let mut numbers: Vec<usize> = sessions.keys().copied().collect();
-        numbers.sort_unstable();
-        numbers.truncate(LISTED_MAX);
-        let known = numbers.into_iter().filter_map(|number| Some((number, sessions.get(&number)?)));
-        let connections = known.filter_map(|(number, it)| it.listed(number, proxy)).collect();
-        ConnectionList { total: sessions.len(), connections }
+    /// Registers a session that ends at `ends_at` at the latest. `None` if there are `limit` sessions already.
+    pub(crate) fn register(
+        self: &Rc<Self>,
+        limit: usize,
+        (grant, ends_at): (&Arc<Grant>, Millis),
+        client: ClientInfo,
+        responses: &Rc<ResponseQueue>,
+    ) -> Option<SessionHandle> {
+        let mut entries = self.sessions.entries.borrow_mut();
+        if entries.len() >= limit {
+            return None;
+        }
+        let number = self.sessions.next_number.get();
+        self.sessions.next_number.set(number.wrapping_add(1));
+        responses.set_usage(self.usage.clone());
+        let ClientInfo { source, protocol, .. } = client;
+        let responses = Rc::downgrade(responses);
+        entries.insert(
+            number,
+            SessionEntry { token: grant.token, source, protocol, since: now(), ends_at, responses },
+        );
+        Some(SessionHandle { tenant: self.clone(), number, permissions: self.live_permissions(grant) })
     }
 
-    /// Somebody who was let in without a word has said one.
-    pub(crate) fn hears(&self, session: &SessionHandle, protocol: Protocol) {
-        if let Some(sessions) = self.sessions.borrow_mut().get_mut(&session.number) {
-            sessions.protocol = protocol;
+    /// Lists the sessions as connections of `proxy`.
+    pub(crate) fn snapshot(&self, proxy: &str) -> ConnectionList {
+        let entries = self.sessions.entries.borrow();
+        let mut numbers: Vec<usize> = entries.keys().copied().collect();
+        numbers.sort_unstable();
+        numbers.truncate(LISTED_MAX);
+        let listed = numbers.into_iter().filter_map(|number| Some((number, entries.get(&number)?)));
+        let connections = listed.filter_map(|(number, entry)| entry.describe(number, proxy)).collect();
+        ConnectionList { total: entries.len(), connections }
+    }
+
+    /// Records the protocol of a session, which is known from its first byte.
+    pub(crate) fn set_protocol(&self, session: &SessionHandle, protocol: Protocol) {
+        if let Some(entry) = self.sessions.entries.borrow_mut().get_mut(&session.number) {
+            entry.protocol = protocol;
         }
     }
 
-    /// Ends that connection, if it is here.
-    pub(crate) fn end(&self, id: &ConnectionId) {
+    /// Closes the session `id`, if it is one of this tenant's.
+    pub(crate) fn close_session(&self, id: &ConnectionId) {
         let Ok(number) = usize::try_from(id.number) else { return };
-        let sessions = self.sessions.borrow();
-        let found = sessions.get(&number).filter(|sessions| sessions.since == id.since);
-        if let Some(responses) = found.and_then(|sessions| sessions.responses.upgrade()) {
-            responses.cut();
+        let entries = self.sessions.entries.borrow();
+        if let Some(entry) = entries.get(&number).filter(|entry| entry.since == id.since) {
+            entry.abort();
         }
     }
 }
 
+impl Sessions {
+    pub(super) fn new() -> Self {
+        Self {
+            entries: RefCell::default(),
+            next_number: Cell::new(0),
+            last_closed_at: Cell::new(Instant::now()),
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.entries.borrow().len()
+    }
+
+    pub(super) fn have_been_empty_for(&self, time: Duration) -> bool {
+        self.entries.borrow().is_empty() && self.last_closed_at.get().elapsed() >= time
+    }
+
+    pub(super) fn close_where(&self, is_closed: impl Fn(&SessionEntry) -> bool) {
+        self.entries.borrow().values().filter(|entry| is_closed(entry)).for_each(SessionEntry::abort);
+    }
+
+    pub(super) fn wake_all(&self) {
+        for responses in self.entries.borrow().values().filter_map(|entry| entry.responses.upgrade()) {
+            responses.wake();
+        }
+    }
+
+    /// When the next session ends of those that haven't ended by `now`.
+    pub(super) fn next_end_after(&self, now: Millis) -> Option<Millis> {
+        self.entries.borrow().values().map(|entry| entry.ends_at).filter(|end| *end > now).min()
+    }
+}
+
 impl SessionEntry {
-    fn listed(&self, number: usize, proxy: &str) -> Option<LiveConnection> {
+    fn abort(&self) {
+        if let Some(responses) = self.responses.upgrade() {
+            responses.abort();
+        }
+    }
+
+    fn describe(&self, number: usize, proxy: &str) -> Option<LiveConnection> {
         let responses = self.responses.upgrade()?;
         let (number, since) = (i64::try_from(number).ok()?, self.since);
         let protocol = match self.protocol {

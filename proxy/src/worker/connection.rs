@@ -101,7 +101,7 @@ impl Worker {
                 self.shared.metrics.denials.note(Subject::Token(token), cause, client, form);
             }
             if let Some(reply) = reply {
-                responses.say(reply);
+                responses.write_raw(reply);
             }
         };
         // During the hand-off its route may have changed, or its token may have been revoked.
@@ -114,7 +114,7 @@ impl Worker {
         };
         let tenant = self.tenant(&grant);
         let limit = usize::try_from(grant.connections).unwrap_or(0);
-        let Some(session) = tenant.enter(limit, (&grant, ends_at), client, &responses) else {
+        let Some(session) = tenant.register(limit, (&grant, ends_at), client, &responses) else {
             deny(LoginOutcome::ConnectionLimit, login.as_ref().map(|login| &*login.replies.connection_limit));
             return Err(Rejected { responses, await_protocol_of: login.is_none().then_some(source) });
         };
@@ -123,7 +123,7 @@ impl Worker {
         self.shared.metrics.login(LoginOutcome::Success);
         let input = match login {
             Some(Login { rest, replies, .. }) => {
-                responses.say(&replies.success);
+                responses.write_raw(&replies.success);
                 rest
             }
             None => Vec::new(),

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io;
 
 use super::{DedicatedError, failed};
-use crate::lane::dedicated::{Own, Said};
+use crate::lane::dedicated::{DedicatedLane, ReplyStart};
 use crate::lane::encode;
 use crate::policy;
 use crate::protocol::meta::flags::{self, letter};
@@ -80,12 +80,13 @@ impl Session {
     ) -> io::Result<()> {
         if self.responses.has_failed() {
             // The reply to its `get` line already ends in an error.
-            self.responses.speak(get.format, get.kind, &get.context, &failed(Fault::Unavailable));
+            self.responses.write_reply(get.format, get.kind, &get.context, &failed(Fault::Unavailable));
             return Ok(());
         }
         // A repeated get may run much later than the first, so permissions are checked again.
-        let version = self.handle.pass.begun();
-        let denial = self.handle.pass.denial(|permissions| policy::deny_request(permissions, &get.request()));
+        let version = self.handle.permissions.version();
+        let denial =
+            self.handle.permissions.denial(|permissions| policy::deny_request(permissions, &get.request()));
         if let Some(denial) = denial {
             self.record_denial(denial.cause(), "get");
             return Err(io::ErrorKind::PermissionDenied.into());
@@ -93,7 +94,7 @@ impl Session {
         let partially_sent = Cell::new(false);
         let fetched = tokio::select! {
             biased;
-            () = self.responses.until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
+            () = self.responses.wait_until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
             fetched = self.run_get((get, version), worker, &partially_sent) => fetched,
         };
         let outcome = match fetched {
@@ -106,13 +107,13 @@ impl Session {
                 len.map_or(Outcome::Miss, |_| Outcome::Value(ItemMeta::default(), b""))
             }
             Err(DedicatedError::Lane(fault)) if !partially_sent.get() => {
-                self.responses.speak(get.format, get.kind, &get.context, &failed(fault));
+                self.responses.write_reply(get.format, get.kind, &get.context, &failed(fault));
                 Outcome::Failed(fault)
             }
             Err(DedicatedError::Lane(_)) => return Err(io::ErrorKind::BrokenPipe.into()),
             Err(DedicatedError::Client(error)) => return Err(error),
         };
-        self.tenant.usage.answered(get.kind, &outcome, self.responses.asked(), self.tenant.usage.now());
+        self.tenant.usage.answered(get.kind, &outcome, self.responses.read_at(), self.tenant.usage.now());
         Ok(())
     }
 
@@ -124,56 +125,56 @@ impl Session {
         worker: &WorkerContext<'_>,
         partially_sent: &Cell<bool>,
     ) -> Result<Option<usize>, DedicatedError> {
-        let mut lane = self.dedicated_lane(&self.tenant, version).await?;
-        let cancel = lane.cancel.clone();
+        let mut lease = self.lease(&self.tenant, version).await?;
+        let cancel = lease.cancel.clone();
         let len = tokio::select! {
-            len = self.forward_get(&mut lane.own, (get, version), worker, partially_sent) => len?,
-            () = cancel.given() => return Err(DedicatedError::Lane(Fault::Unavailable)),
+            len = self.forward_get(&mut lease.lane, (get, version), worker, partially_sent) => len?,
+            () = cancel.notified() => return Err(DedicatedError::Lane(Fault::Unavailable)),
         };
-        lane.give_back();
+        lease.release();
         Ok(len)
     }
 
     async fn forward_get(
         &self,
-        own: &mut Own,
+        lane: &mut DedicatedLane,
         (get, version): (&StreamedGet, PermissionVersion),
         worker: &WorkerContext<'_>,
         partially_sent: &Cell<bool>,
     ) -> Result<Option<usize>, DedicatedError> {
-        let tag = self.tenant.tag();
+        let tag = self.tenant.backend.next_tag();
         let mut line = Vec::new();
         encode::request(&get.request(), tag, &mut line);
-        own.write(&line).await?;
-        let (line, len) = match own.hear(get.kind, tag, worker.scratch).await? {
-            Said::Value { line, len } => (line, len),
-            Said::Whole { len } => {
+        lane.write(&line).await?;
+        let (line, len) = match lane.read_reply(get.kind, tag, worker.scratch).await? {
+            ReplyStart::Value { line, len } => (line, len),
+            ReplyStart::Complete { len } => {
                 let mut found = None;
-                if let Some(answered) = own.answer() {
+                if let Some(answered) = lane.complete_reply() {
                     let tokens = get.merged_flags(answered.reply.tokens);
                     let reply = Reply { tokens: &tokens, ..answered.reply };
                     found = (reply.outcome != Outcome::Miss).then_some(0);
-                    self.responses.speak(get.format, get.kind, &get.context, &reply);
+                    self.responses.write_reply(get.format, get.kind, &get.context, &reply);
                 }
-                own.skip(len);
+                lane.discard(len);
                 return Ok(found);
             }
         };
-        let head = own.head().ok_or(Fault::Unavailable)?;
+        let head = lane.value_header().ok_or(Fault::Unavailable)?;
         let tokens = get.merged_flags(head.tokens);
         let head = ValueHeader { tokens: &tokens, ..head };
         self.responses
             .with_buffer(|buffer| protocol::encode_value_header(get.format, &get.context, &head, buffer));
         partially_sent.set(true);
-        own.skip(line);
+        lane.discard(line);
         let mut left = len;
         while left > 0 {
-            left -= own.take(left, worker.scratch, |piece| self.responses.say(piece)).await?;
+            left -= lane.read_chunk(left, worker.scratch, |piece| self.responses.write_raw(piece)).await?;
             self.send_all().await?;
             self.recheck_permissions(version)?;
         }
-        own.take_value_end(worker.scratch).await?;
-        self.responses.say(protocol::value_end(get.format));
+        lane.read_value_end(worker.scratch).await?;
+        self.responses.write_raw(protocol::value_end(get.format));
         Ok(Some(len))
     }
 }

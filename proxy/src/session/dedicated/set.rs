@@ -5,7 +5,7 @@ use std::io;
 use std::ops::ControlFlow;
 
 use super::{DedicatedError, failed};
-use crate::lane::dedicated::{BUFFER, Own, Said};
+use crate::lane::dedicated::{CHUNK_MAX, DedicatedLane, ReplyStart};
 use crate::lane::encode;
 use crate::protocol;
 use crate::protocol::request::{CommandKind, Fault, ItemMeta, Outcome, ReplyFormat, Request};
@@ -68,13 +68,13 @@ impl Session {
         let responses = self.responses.clone();
         let streamed = tokio::select! {
             biased;
-            () = responses.until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
+            () = responses.wait_until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
             streamed = self.run_set(&mut store, version, worker) => streamed,
         };
         let outcome = match streamed {
             Ok(ValueEnd::Valid) => Outcome::Done(ItemMeta::default()),
             Ok(ValueEnd::Invalid(framing_error)) => {
-                responses.say(framing_error);
+                responses.write_raw(framing_error);
                 return Ok(ControlFlow::Break(()));
             }
             Err(DedicatedError::Client(error)) => return Err(error),
@@ -82,7 +82,7 @@ impl Session {
                 let StreamedSet { format, kind, .. } = store;
                 let bytes = u64::try_from(store.missing()).unwrap_or(u64::MAX);
                 if bytes == 0 {
-                    responses.speak(format, kind, &store.context, &failed(fault));
+                    responses.write_reply(format, kind, &store.context, &failed(fault));
                 } else {
                     let then = OwnedThen::Fail { format, kind, context: store.context, fault };
                     self.state.swallow = Some(Swallow { bytes, then });
@@ -90,7 +90,7 @@ impl Session {
                 Outcome::Failed(fault)
             }
         };
-        self.tenant.usage.answered(store.kind, &outcome, responses.asked(), self.tenant.usage.now());
+        self.tenant.usage.answered(store.kind, &outcome, responses.read_at(), self.tenant.usage.now());
         Ok(ControlFlow::Continue(()))
     }
 
@@ -101,33 +101,33 @@ impl Session {
         worker: &WorkerContext<'_>,
     ) -> Result<ValueEnd, DedicatedError> {
         let tenant = self.tenant.clone();
-        let mut lane = self.dedicated_lane(&tenant, version).await?;
-        let cancel = lane.cancel.clone();
+        let mut lease = self.lease(&tenant, version).await?;
+        let cancel = lease.cancel.clone();
         let ending = tokio::select! {
-            ending = self.forward_value(&mut lane.own, store, version, worker) => ending?,
-            () = cancel.given() => return Err(DedicatedError::Lane(Fault::Unavailable)),
+            ending = self.forward_value(&mut lease.lane, store, version, worker) => ending?,
+            () = cancel.notified() => return Err(DedicatedError::Lane(Fault::Unavailable)),
         };
         if matches!(ending, ValueEnd::Valid) {
-            lane.give_back();
+            lease.release();
         }
         Ok(ending)
     }
 
     async fn forward_value(
         &mut self,
-        own: &mut Own,
+        lane: &mut DedicatedLane,
         store: &mut StreamedSet,
         version: PermissionVersion,
         worker: &WorkerContext<'_>,
     ) -> Result<ValueEnd, DedicatedError> {
-        own.write(&store.line).await?;
+        lane.write(&store.line).await?;
         while store.left > 0 {
             if self.input.is_empty() {
-                self.forward_chunk(own, store, worker).await?;
+                self.forward_chunk(lane, store, worker).await?;
                 continue;
             }
             let have = self.input.len().min(store.left);
-            own.write(self.input.get(..have).unwrap_or_default()).await?;
+            lane.write(self.input.get(..have).unwrap_or_default()).await?;
             self.input.drain(..have);
             store.left -= have;
         }
@@ -143,43 +143,43 @@ impl Session {
             store.framing_error = None;
         }
         self.recheck_permissions(version)?;
-        own.write(LINE_END).await?;
-        match own.hear(store.kind, store.tag, worker.scratch).await? {
-            Said::Whole { len } => {
-                if let Some(answered) = own.answer() {
-                    self.responses.speak(store.format, store.kind, &store.context, &answered.reply);
+        lane.write(LINE_END).await?;
+        match lane.read_reply(store.kind, store.tag, worker.scratch).await? {
+            ReplyStart::Complete { len } => {
+                if let Some(answered) = lane.complete_reply() {
+                    self.responses.write_reply(store.format, store.kind, &store.context, &answered.reply);
                 }
-                own.skip(len);
+                lane.discard(len);
                 Ok(ValueEnd::Valid)
             }
-            Said::Value { .. } => Err(DedicatedError::Lane(Fault::Unavailable)),
+            ReplyStart::Value { .. } => Err(DedicatedError::Lane(Fault::Unavailable)),
         }
     }
 
     /// Reads a chunk of the value and forwards it; waits until memcached's socket has accepted it.
     async fn forward_chunk(
         &self,
-        own: &Own,
+        lane: &DedicatedLane,
         store: &mut StreamedSet,
         worker: &WorkerContext<'_>,
     ) -> Result<(), DedicatedError> {
         self.with_stall_timeout(|| self.responses.stream().readable()).await?;
         let rest = {
             let mut scratch = worker.scratch.borrow_mut();
-            let room = scratch.get_mut(..store.left.min(BUFFER)).unwrap_or_default();
+            let room = scratch.get_mut(..store.left.min(CHUNK_MAX)).unwrap_or_default();
             let read = match self.responses.stream().read(room) {
                 Ok(0) => return Err(DedicatedError::Client(io::ErrorKind::UnexpectedEof.into())),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(DedicatedError::Client(error)),
             };
-            self.responses.has_read(read);
+            self.responses.record_read(read);
             store.left -= read;
             let chunk = room.get(..read).unwrap_or_default();
-            let written = own.try_write(chunk)?;
+            let written = lane.try_write(chunk)?;
             chunk.get(written..).unwrap_or_default().to_vec()
         };
-        own.write(&rest).await?;
+        lane.write(&rest).await?;
         Ok(())
     }
 

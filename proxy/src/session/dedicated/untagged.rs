@@ -8,7 +8,7 @@ use memchr::memmem;
 
 use super::{DedicatedError, failed};
 use crate::lane::decode::ProtocolError;
-use crate::lane::dedicated::Own;
+use crate::lane::dedicated::DedicatedLane;
 use crate::lane::encode;
 use crate::protocol::request::{CommandKind, Fault, ReplyFormat, TextFormat, UntaggedCommand, UntaggedKind};
 use crate::protocol::{binary, meta};
@@ -120,14 +120,14 @@ impl Session {
         let partially_sent = Cell::new(false);
         let asked = tokio::select! {
             biased;
-            () = self.responses.until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
+            () = self.responses.wait_until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
             asked = self.run_untagged((request, version), worker, &partially_sent) => asked,
         };
         self.tenant.usage.other();
         match asked {
             Ok(()) => Ok(()),
             Err(DedicatedError::Lane(fault)) if !partially_sent.get() => {
-                self.responses.speak(request.format, CommandKind::Version, b"", &failed(fault));
+                self.responses.write_reply(request.format, CommandKind::Version, b"", &failed(fault));
                 Ok(())
             }
             Err(DedicatedError::Lane(_)) => Err(io::ErrorKind::BrokenPipe.into()),
@@ -141,31 +141,31 @@ impl Session {
         worker: &WorkerContext<'_>,
         partially_sent: &Cell<bool>,
     ) -> Result<(), DedicatedError> {
-        let mut lane = self.dedicated_lane(&self.tenant, version).await?;
-        let cancel = lane.cancel.clone();
+        let mut lease = self.lease(&self.tenant, version).await?;
+        let cancel = lease.cancel.clone();
         tokio::select! {
-            asked = self.forward_lines(&mut lane.own, (request, version), worker, partially_sent) => asked?,
-            () = cancel.given() => return Err(DedicatedError::Lane(Fault::Unavailable)),
+            asked = self.forward_lines(&mut lease.lane, (request, version), worker, partially_sent) => asked?,
+            () = cancel.notified() => return Err(DedicatedError::Lane(Fault::Unavailable)),
         }
         if !request.may_leave_bytes {
-            lane.give_back();
+            lease.release();
         }
         Ok(())
     }
 
     async fn forward_lines(
         &self,
-        own: &mut Own,
+        lane: &mut DedicatedLane,
         (request, version): (&UntaggedRequest, PermissionVersion),
         worker: &WorkerContext<'_>,
         partially_sent: &Cell<bool>,
     ) -> Result<(), DedicatedError> {
-        own.write(&request.line).await?;
+        lane.write(&request.line).await?;
         loop {
             let mut said = Vec::new();
-            let line = own.take_line(worker.scratch, |line| request.encode_line(line, &mut said)).await?;
+            let line = lane.read_line(worker.scratch, |line| request.encode_line(line, &mut said)).await?;
             partially_sent.set(true);
-            self.responses.say(&said);
+            self.responses.write_raw(&said);
             if line == Line::Last {
                 return Ok(());
             }
