@@ -205,7 +205,7 @@ impl Tls {
                     return Ok(n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.has_buffered_plaintext.set(false)
+                    self.has_buffered_plaintext.set(false);
                 }
                 // Closed without close_notify.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
