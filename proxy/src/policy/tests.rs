@@ -258,7 +258,7 @@ fn prefix_is_compared_with_the_stored_key() {
 
 #[test]
 fn denial_is_suppressed_only_by_text_noreply() {
-    let said = |bytes: &[u8]| {
+    let denied = |bytes: &[u8]| {
         let limits = Limits {
             item_size_max: 1 << 20,
             flags: FlagSet::NEWEST,
@@ -273,15 +273,15 @@ fn denial_is_suppressed_only_by_text_noreply() {
         protocol::encode_denial(format, Denial::NeedsWrite).into_owned()
     };
     let line = b"CLIENT_ERROR access denied: needs write scope\r\n";
-    assert_eq!(said(b"delete a\r\n"), line);
-    assert_eq!(said(b"delete a noreply\r\n"), b"");
-    assert_eq!(said(b"flush_all noreply\r\n"), b"");
-    assert_eq!(said(b"md a q\r\n"), line);
+    assert_eq!(denied(b"delete a\r\n"), line);
+    assert_eq!(denied(b"delete a noreply\r\n"), b"");
+    assert_eq!(denied(b"flush_all noreply\r\n"), b"");
+    assert_eq!(denied(b"md a q\r\n"), line);
     for opcode in [0x00, 0x09, 0x14, 0x18] {
         let mut reply = vec![0x81, opcode, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 13, 0xde, 0xad, 0xbe, 0xef];
         reply.extend([0; 8]);
         reply.extend(b"Auth failure.");
         let key: &[u8] = if opcode == 0x18 { b"" } else { b"a" };
-        assert_eq!(said(&binary(opcode, 0, key, 0)), reply);
+        assert_eq!(denied(&binary(opcode, 0, key, 0)), reply);
     }
 }

@@ -246,12 +246,12 @@ impl Session {
         match self.lane() {
             Some(lane) => lane.send(request, &self.responses),
             None => {
-                let (kind, asked) = (request.command.kind(), self.responses.read_at());
+                let (kind, read_at) = (request.command.kind(), self.responses.read_at());
                 let unavailable = Outcome::Failed(Fault::Unavailable);
                 let mut context = Vec::new();
                 protocol::reply_context(request, &mut context);
                 self.responses.write_reply(request.format, kind, &context, &unavailable.into());
-                self.tenant.usage.answered(kind, &unavailable, asked, asked);
+                self.tenant.usage.answered(kind, &unavailable, read_at, read_at);
             }
         }
         Ok(())

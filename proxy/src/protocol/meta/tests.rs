@@ -15,10 +15,10 @@ fn describe_with(input: &[u8], flags: FlagSet) -> String {
         Parsed::Request(Request { command, key, .. }) => {
             format!("{:?} {} [{}]", command.kind(), words(key.bytes), frame.consumed)
         }
-        Parsed::LocalReply(said) => format!("reply {}", words(&said)),
-        Parsed::Close(said) => format!("close {}", words(&said)),
-        Parsed::Swallow { bytes, then: Then::LocalReply(said) } => {
-            format!("swallow {bytes} reply {}", words(&said))
+        Parsed::LocalReply(reply) => format!("reply {}", words(&reply)),
+        Parsed::Close(reply) => format!("close {}", words(&reply)),
+        Parsed::Swallow { bytes, then: Then::LocalReply(reply) } => {
+            format!("swallow {bytes} reply {}", words(&reply))
         }
         Parsed::Swallow { bytes, then: Then::Request(request) } => {
             format!("swallow {bytes} {:?}", request.command.kind())

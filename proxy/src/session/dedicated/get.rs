@@ -169,7 +169,7 @@ impl Session {
         lane.discard(line);
         let mut left = len;
         while left > 0 {
-            left -= lane.read_chunk(left, worker.scratch, |piece| self.responses.write_raw(piece)).await?;
+            left -= lane.read_chunk(left, worker.scratch, |chunk| self.responses.write_raw(chunk)).await?;
             self.send_all().await?;
             self.recheck_permissions(version)?;
         }

@@ -118,13 +118,13 @@ impl Session {
         worker: &WorkerContext<'_>,
     ) -> io::Result<()> {
         let partially_sent = Cell::new(false);
-        let asked = tokio::select! {
+        let result = tokio::select! {
             biased;
             () = self.responses.wait_until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
-            asked = self.run_untagged((request, version), worker, &partially_sent) => asked,
+            result = self.run_untagged((request, version), worker, &partially_sent) => result,
         };
         self.tenant.usage.other();
-        match asked {
+        match result {
             Ok(()) => Ok(()),
             Err(DedicatedError::Lane(fault)) if !partially_sent.get() => {
                 self.responses.write_reply(request.format, CommandKind::Version, b"", &failed(fault));
@@ -144,7 +144,7 @@ impl Session {
         let mut lease = self.lease(&self.tenant, version).await?;
         let cancel = lease.cancel.clone();
         tokio::select! {
-            asked = self.forward_lines(&mut lease.lane, (request, version), worker, partially_sent) => asked?,
+            result = self.forward_lines(&mut lease.lane, (request, version), worker, partially_sent) => result?,
             () = cancel.notified() => return Err(DedicatedError::Lane(Fault::Unavailable)),
         }
         if !request.may_leave_bytes {
@@ -162,10 +162,10 @@ impl Session {
     ) -> Result<(), DedicatedError> {
         lane.write(&request.line).await?;
         loop {
-            let mut said = Vec::new();
-            let line = lane.read_line(worker.scratch, |line| request.encode_line(line, &mut said)).await?;
+            let mut reply = Vec::new();
+            let line = lane.read_line(worker.scratch, |line| request.encode_line(line, &mut reply)).await?;
             partially_sent.set(true);
-            self.responses.write_raw(&said);
+            self.responses.write_raw(&reply);
             if line == Line::Last {
                 return Ok(());
             }
