@@ -49,8 +49,8 @@ async fn read_feed(store: &Store, events: &Sender<Event>, backoff: &mut Duration
     *backoff = RECONNECT_BACKOFF_MIN;
     loop {
         let changes = feed.next().await?;
-        for user in changes.users {
-            let Some(instance) = store.instance_of(&user).await? else { continue };
+        for cache in changes.caches {
+            let Some(instance) = store.instance_of_cache(&cache).await? else { continue };
             if events.send(Event::InstanceChanged(instance)).await.is_err() {
                 return Ok(());
             }

@@ -249,7 +249,7 @@ impl Executor {
             return Ok(());
         }
         let Some(instance) = self.store.instance(id).await? else { return Ok(()) };
-        if instance.wanted != store::DesiredState::Running {
+        if instance.desired != store::DesiredState::Running {
             return Ok(());
         }
         let state = match (instance.state(), error) {

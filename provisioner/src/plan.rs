@@ -84,7 +84,7 @@ pub(crate) enum Orphan {
 
 /// The actions for one instance. `containers` are its own; `failures` counts failures in a row.
 pub(crate) fn plan(instance: &Instance, containers: &[Container], failures: u32) -> Vec<Action> {
-    match instance.wanted {
+    match instance.desired {
         DesiredState::Running => plan_running(instance, containers, failures),
         DesiredState::Suspended => plan_removal(instance, containers, InstanceState::Suspended),
         DesiredState::Deleting => plan_removal(instance, containers, InstanceState::Deleting),

@@ -245,5 +245,5 @@ impl Reconciler {
 }
 
 fn desired(instance: &Instance) -> Desired {
-    (instance.wanted, instance.memory_mb, instance.connections, instance.item_size_max)
+    (instance.desired, instance.memory_mb, instance.connections, instance.item_size_max)
 }

@@ -63,7 +63,7 @@ impl ConnectionCommand {
 
 async fn instance_id(store: &Store, email: &str) -> Result<String, CliError> {
     let user = find_user(store, email).await?;
-    let instance = store.instance_of(&user.id).await?;
+    let instance = store.first_instance_of(&user.id).await?;
     let fix = "`memgate instance list` shows all instances";
     Ok(instance.ok_or_else(|| CliError::new(format!("{email} has no cache"), fix))?.id)
 }

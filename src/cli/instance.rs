@@ -27,7 +27,7 @@ pub(crate) struct InstanceView {
     id: String,
     email: String,
     pub(crate) state: InstanceState,
-    wanted: DesiredState,
+    desired: DesiredState,
     memory_mb: i64,
     connections: i64,
     item_size_max: i64,
@@ -77,7 +77,7 @@ impl InstanceCommand {
                 }
                 Self::Show { email } => {
                     let user = find_user(store, &email).await?;
-                    let instance = store.instance_of(&user.id).await?.ok_or_else(|| {
+                    let instance = store.first_instance_of(&user.id).await?.ok_or_else(|| {
                         let fix = "`memgate instance list` shows all instances";
                         CliError::new(format!("{email} has no cache"), fix)
                     })?;
@@ -98,7 +98,7 @@ impl InstanceView {
             id: instance.id,
             email: instance.email,
             state,
-            wanted: instance.wanted,
+            desired: instance.desired,
             memory_mb: instance.memory_mb,
             connections: instance.connections,
             item_size_max: instance.item_size_max,

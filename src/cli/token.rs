@@ -123,7 +123,7 @@ impl TokenCommand {
                 Self::Create(create) => create.run(context).await,
                 Self::List { email } => {
                     let user = find_user(store, &email).await?;
-                    let list = TokenList { tokens: store.tokens_of(&user.id).await? };
+                    let list = TokenList { tokens: store.tokens_of_user(&user.id).await? };
                     context.print(&list, || rows(&list.tokens))
                 }
                 Self::Show { id } => {
@@ -171,7 +171,8 @@ impl Create {
         let wants_certificate = self.certificate || self.issue.is_given();
         let certificate = wants_certificate.then(|| self.issue.issue(id, expires_at)).transpose()?;
         let new = new.limited_to(granted);
-        store.create_token(&user.id, &new).await?;
+        let cache = store.first_cache_of(&user.id).await?.ok_or(StoreError::NotFound("cache"))?;
+        store.create_token(&cache.id, &new).await?;
         // The token exists now and must be shown, even if its certificate can't be saved.
         let saved = match &certificate {
             Some(certificate) => certificate.save(store, &id).await,

@@ -109,8 +109,8 @@ async fn set_state(context: &Context, email: &str, state: UserState) -> Result<(
 
 impl UserView {
     async fn read(store: &Store, user: User) -> Result<Self, CliError> {
-        let instance = store.instance_of(&user.id).await?.map(InstanceView::of);
-        let tokens = store.tokens_of(&user.id).await?;
+        let instance = store.first_instance_of(&user.id).await?.map(InstanceView::of);
+        let tokens = store.tokens_of_user(&user.id).await?;
         Ok(Self { user, instance, tokens })
     }
 

@@ -75,7 +75,7 @@ impl CertificateRow {
 
 impl Store {
     /// Keeps a certificate that was made for a token. Show it only after this has returned.
-    /// `NotFound("token that is still good")`; `LimitReached("certificate")` if the token has as many as it may.
+    /// `NotFound("active token")`; `LimitReached("certificate")` if the token has as many as it may.
     pub async fn add_certificate(
         &self,
         token: &TokenId,
@@ -92,7 +92,7 @@ impl Store {
         write!(self, tx, revision => {
             let good: i64 = sqlx::query_scalar(good).bind(id).bind(now).fetch_one(&mut *tx).await?;
             if good == 0 {
-                return Err(StoreError::NotFound("token that is still good"));
+                return Err(StoreError::NotFound("active token"));
             }
             sqlx::query(prune).bind(id).bind(now).execute(&mut *tx).await?;
             let held: i64 = sqlx::query_scalar(count).bind(id).fetch_one(&mut *tx).await?;

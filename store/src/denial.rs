@@ -73,8 +73,8 @@ impl Row {
 }
 
 const ADD: &str = "INSERT INTO denials (token_id, cause, source, hint, protocol, tls, times, first_at, last_at) \
-     SELECT t.id, $2, $3, $4, $5, $6, $7, $8, $9 FROM tokens t JOIN users u ON u.id = t.user_id \
-     WHERE t.id = $1 AND u.deleted_at IS NULL \
+     SELECT t.id, $2, $3, $4, $5, $6, $7, $8, $9 FROM tokens t JOIN caches c ON c.id = t.cache_id \
+     WHERE t.id = $1 AND c.deleted_at IS NULL \
      ON CONFLICT (token_id, cause, source, hint) DO UPDATE SET times = denials.times + excluded.times, \
      protocol = excluded.protocol, tls = excluded.tls, last_at = excluded.last_at";
 const DROP_OLDEST: &str = "DELETE FROM denials WHERE token_id = $1 AND cause = $2 AND (source, hint) NOT IN \
@@ -114,13 +114,13 @@ impl Store {
         Ok(rows.into_iter().filter_map(Row::into_denial).collect())
     }
 
-    /// The denials of all tokens of a user, the latest first.
-    pub async fn denials_of_user(&self, user_id: &str) -> Result<Vec<DenialRecord>, StoreError> {
+    /// The denials of all tokens of a cache, the latest first.
+    pub async fn denials_of_cache(&self, cache_id: &str) -> Result<Vec<DenialRecord>, StoreError> {
         let sql = "SELECT r.token_id, r.cause, r.source, r.hint, r.protocol, r.tls, r.times, r.first_at, r.last_at \
-                   FROM denials r JOIN tokens t ON t.id = r.token_id WHERE t.user_id = $1 \
+                   FROM denials r JOIN tokens t ON t.id = r.token_id WHERE t.cache_id = $1 \
                    ORDER BY r.last_at DESC, r.token_id, r.cause, r.source, r.hint LIMIT $2";
         let rows: Vec<Row> =
-            read!(self, pool => sqlx::query_as(sql).bind(user_id).bind(SHOWN).fetch_all(pool).await)?;
+            read!(self, pool => sqlx::query_as(sql).bind(cache_id).bind(SHOWN).fetch_all(pool).await)?;
         Ok(rows.into_iter().filter_map(Row::into_denial).collect())
     }
 }

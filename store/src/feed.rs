@@ -29,8 +29,8 @@ pub struct Changes {
     pub tokens: Vec<TokenId>,
     /// Certificates issued.
     pub certificates: Vec<Fingerprint>,
-    /// Ids of users whose own row, plan, instance or route changed.
-    pub users: Vec<String>,
+    /// Ids of caches of which the cache itself, its user, plan, instance or route changed.
+    pub caches: Vec<String>,
 }
 
 /// A follower's place in the sequence of revisions.
@@ -69,16 +69,17 @@ impl Store {
             "SELECT id FROM tokens WHERE revision > $1").bind(after).fetch_all(pool).await)?;
         let certificates: Vec<String> = read!(self, pool => sqlx::query_scalar(
             "SELECT fingerprint FROM certificates WHERE revision > $1").bind(after).fetch_all(pool).await)?;
-        let users = read!(self, pool => sqlx::query_scalar(
-            "SELECT id FROM users WHERE revision > $1 \
-             UNION SELECT user_id FROM instances WHERE revision > $1 \
-             UNION SELECT u.id FROM plans p JOIN users u ON u.plan = p.name WHERE p.revision > $1 \
-             UNION SELECT i.user_id FROM routes r JOIN instances i ON i.id = r.instance_id \
+        let caches = read!(self, pool => sqlx::query_scalar(
+            "SELECT id FROM caches WHERE revision > $1 \
+             UNION SELECT c.id FROM users u JOIN caches c ON c.user_id = u.id WHERE u.revision > $1 \
+             UNION SELECT c.id FROM plans p JOIN caches c ON c.plan = p.name WHERE p.revision > $1 \
+             UNION SELECT cache_id FROM instances WHERE revision > $1 \
+             UNION SELECT i.cache_id FROM routes r JOIN instances i ON i.id = r.instance_id \
                    WHERE r.revision > $1")
             .bind(after).fetch_all(pool).await)?;
         let tokens = tokens.iter().filter_map(|id| TokenId::parse(id)).collect();
         let certificates = certificates.iter().filter_map(|text| text.parse().ok()).collect();
-        Ok(Changes { revision, tokens, certificates, users })
+        Ok(Changes { revision, tokens, certificates, caches })
     }
 }
 

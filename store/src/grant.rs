@@ -1,17 +1,20 @@
 //! Everything the proxy must know about one token, in one read.
 
 use crate::db::read;
-use crate::token::{Columns, Permissions, ScramKeys, TokenId, TokenSecret};
+use crate::token::{Permissions, ScramKeys, TokenId, TokenSecret};
+use crate::tokens::{TokenColumns, token_columns};
 use crate::{Store, StoreError, TokenKey, UserState, token};
 
-/// A token with its user, instance and route.
+/// A token with its user, cache, instance and route.
 #[derive(Debug, Clone)]
 pub struct Grant {
     /// The token.
     pub token: TokenId,
-    /// Its user.
+    /// The cache's user.
     pub user_id: String,
-    /// The user's instance.
+    /// The token's cache.
+    pub cache_id: String,
+    /// The cache's instance.
     pub instance_id: String,
     /// Whether the token has been revoked.
     pub revoked: bool,
@@ -40,15 +43,13 @@ pub struct Grant {
 
 #[derive(sqlx::FromRow)]
 struct Row {
-    user_id: String,
+    #[sqlx(flatten)]
+    token: TokenColumns,
     secret_hash: String,
     scram_salt: String,
     scram_iterations: i64,
     scram_stored_key: String,
     scram_server_key: String,
-    revoked_at: Option<i64>,
-    #[sqlx(flatten)]
-    permissions: Columns,
     user_state: String,
     instance_id: String,
     connections: i64,
@@ -86,12 +87,16 @@ impl Store {
     /// Reads the grant of a token: `None` if there is no such token.
     pub async fn grant(&self, token: &TokenId) -> Result<Option<Grant>, StoreError> {
         let read_at = self.revision().await?;
-        let sql = "SELECT t.user_id, t.secret_hash, t.scram_salt, t.scram_iterations, t.scram_stored_key, \
-                   t.scram_server_key, t.revoked_at, t.scopes, t.key_prefix, t.expires_at, t.allow_from, \
-                   u.state AS user_state, i.id AS instance_id, i.connections, i.item_size_max, \
-                   p.operations_per_second, p.bytes_per_second, r.state AS route_state, r.generation, r.address \
-                   FROM tokens t JOIN users u ON u.id = t.user_id JOIN plans p ON p.name = u.plan \
-                   JOIN instances i ON i.user_id = u.id LEFT JOIN routes r ON r.instance_id = i.id WHERE t.id = $1";
+        let sql = concat!(
+            "SELECT ",
+            token_columns!(),
+            ", t.secret_hash, t.scram_salt, t.scram_iterations, t.scram_stored_key, t.scram_server_key, \
+             u.state AS user_state, i.id AS instance_id, i.connections, i.item_size_max, \
+             p.operations_per_second, p.bytes_per_second, r.state AS route_state, r.generation, r.address \
+             FROM tokens t JOIN caches c ON c.id = t.cache_id JOIN users u ON u.id = c.user_id \
+             JOIN plans p ON p.name = c.plan JOIN instances i ON i.cache_id = c.id \
+             LEFT JOIN routes r ON r.instance_id = i.id WHERE t.id = $1"
+        );
         let row: Option<Row> =
             read!(self, pool => sqlx::query_as(sql).bind(token.as_str()).fetch_optional(pool).await)?;
         let Some(row) = row else { return Ok(None) };
@@ -104,10 +109,11 @@ impl Store {
         let runs = row.route_state.as_deref() == Some("running");
         Ok(Some(Grant {
             token: *token,
-            user_id: row.user_id,
+            user_id: row.token.user_id,
+            cache_id: row.token.cache_id,
             instance_id: row.instance_id,
-            revoked: row.revoked_at.is_some(),
-            permissions: row.permissions.read_or_none(token.as_str()),
+            revoked: row.token.revoked_at.is_some(),
+            permissions: row.token.permissions.read_or_none(token.as_str()),
             user_state: UserState::parse(&row.user_state)?,
             connections: row.connections,
             item_size_max: row.item_size_max,

@@ -77,14 +77,18 @@ impl InstanceState {
     }
 }
 
-/// An instance: what is wanted, and the route that the provisioner has recorded for it.
+/// An instance: what is desired, and the route that the provisioner has recorded for it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Instance {
     /// 24 letters and digits.
     pub id: String,
-    /// Whose it is.
+    /// The cache that it is of.
+    pub cache_id: String,
+    /// The cache's name.
+    pub cache: String,
+    /// The cache's user.
     pub user_id: String,
-    /// The owner's e-mail address.
+    /// The user's e-mail address.
     pub email: String,
     /// memcached's `-m`, in MiB.
     pub memory_mb: i64,
@@ -93,7 +97,7 @@ pub struct Instance {
     /// memcached's `-I`, in bytes.
     pub item_size_max: i64,
     /// What is wanted of it.
-    pub wanted: DesiredState,
+    pub desired: DesiredState,
     /// When it was asked for.
     pub created_at: Millis,
     /// What is so; `None` until the provisioner has seen it.
@@ -112,19 +116,21 @@ impl Instance {
     pub fn is_gone(&self) -> bool {
         let nothing_left =
             |route: &Route| route.state == InstanceState::Deleting && route.container.is_none();
-        self.wanted == DesiredState::Deleting && self.route.as_ref().is_some_and(nothing_left)
+        self.desired == DesiredState::Deleting && self.route.as_ref().is_some_and(nothing_left)
     }
 }
 
 #[derive(sqlx::FromRow)]
 struct Row {
     id: String,
+    cache_id: String,
+    cache: String,
     user_id: String,
     email: String,
     memory_mb: i64,
     connections: i64,
     item_size_max: i64,
-    wanted: String,
+    desired: String,
     created_at: Millis,
     #[sqlx(flatten)]
     route: RouteColumns,
@@ -134,7 +140,7 @@ impl TryFrom<Row> for Instance {
     type Error = StoreError;
 
     fn try_from(row: Row) -> Result<Self, StoreError> {
-        let wanted = match row.wanted.as_str() {
+        let desired = match row.desired.as_str() {
             "running" => DesiredState::Running,
             "suspended" => DesiredState::Suspended,
             "deleting" => DesiredState::Deleting,
@@ -142,25 +148,28 @@ impl TryFrom<Row> for Instance {
         };
         Ok(Self {
             id: row.id,
+            cache_id: row.cache_id,
+            cache: row.cache,
             user_id: row.user_id,
             email: row.email,
             memory_mb: row.memory_mb,
             connections: row.connections,
             item_size_max: row.item_size_max,
-            wanted,
+            desired,
             created_at: row.created_at,
             route: row.route.into_route()?,
         })
     }
 }
 
-/// `i.` is the instance, `u.` its user, `r.` its route if there is one.
+/// `i.` is the instance, `c.` its cache, `u.` its user, `r.` its route if there is one.
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "SELECT i.id, i.user_id, u.email, i.memory_mb, i.connections, i.item_size_max, i.wanted, ",
-            "i.created_at, r.state, r.generation, r.address, r.container, r.version, r.message, r.changed_at ",
-            "FROM instances i JOIN users u ON u.id = i.user_id LEFT JOIN routes r ON r.instance_id = i.id ",
+            "SELECT i.id, i.cache_id, c.name AS cache, c.user_id, u.email, i.memory_mb, i.connections, ",
+            "i.item_size_max, i.desired, i.created_at, r.state, r.generation, r.address, r.container, r.version, r.message, r.changed_at ",
+            "FROM instances i JOIN caches c ON c.id = i.cache_id JOIN users u ON u.id = c.user_id ",
+            "LEFT JOIN routes r ON r.instance_id = i.id ",
             $rest
         )
     };
@@ -188,16 +197,31 @@ impl Store {
     }
 
     /// Changes what is wanted of an instance. `NotFound` if there is no such instance.
-    pub async fn set_desired_state(&self, id: &str, wanted: DesiredState) -> Result<(), StoreError> {
-        let sql = "UPDATE instances SET wanted = $1, revision = $2 WHERE id = $3";
+    pub async fn set_desired_state(&self, id: &str, desired: DesiredState) -> Result<(), StoreError> {
+        let sql = "UPDATE instances SET desired = $1, revision = $2 WHERE id = $3";
         let touched = write!(self, tx, revision => sqlx::query(sql)
-            .bind(wanted.as_str()).bind(revision).bind(id).execute(&mut *tx).await?.rows_affected());
+            .bind(desired.as_str()).bind(revision).bind(id).execute(&mut *tx).await?.rows_affected());
         if touched == 0 { Err(StoreError::NotFound("instance")) } else { Ok(()) }
     }
 
-    /// A user's instance.
-    pub async fn instance_of(&self, user_id: &str) -> Result<Option<Instance>, StoreError> {
-        let sql = select!("WHERE i.user_id = $1");
+    /// The instance of a cache.
+    ///
+    /// # Errors
+    /// `Corrupt` if the row is invalid.
+    pub async fn instance_of_cache(&self, cache_id: &str) -> Result<Option<Instance>, StoreError> {
+        let sql = select!("WHERE i.cache_id = $1");
+        let row: Option<Row> =
+            read!(self, pool => sqlx::query_as(sql).bind(cache_id).fetch_optional(pool).await)?;
+        row.map(Instance::try_from).transpose()
+    }
+
+    /// The instance of a user's oldest cache.
+    ///
+    /// # Errors
+    /// `Corrupt` if the row is invalid.
+    pub async fn first_instance_of(&self, user_id: &str) -> Result<Option<Instance>, StoreError> {
+        let sql =
+            select!("WHERE c.user_id = $1 AND c.deleted_at IS NULL ORDER BY c.created_at, c.id LIMIT 1");
         let row: Option<Row> =
             read!(self, pool => sqlx::query_as(sql).bind(user_id).fetch_optional(pool).await)?;
         row.map(Instance::try_from).transpose()

@@ -90,15 +90,16 @@ impl Store {
     /// A user's tokens that were found in public and that the user hasn't dismissed, oldest first.
     pub async fn open_leaks(&self, user_id: &str) -> Result<Vec<Leak>, StoreError> {
         let sql = "SELECT l.token_id, t.name, l.at, l.url, l.source FROM tokens t \
-                   JOIN leaks l ON l.token_id = t.id \
-                   WHERE t.user_id = $1 AND l.dismissed_at IS NULL ORDER BY l.at, l.token_id";
+                   JOIN leaks l ON l.token_id = t.id JOIN caches c ON c.id = t.cache_id \
+                   WHERE c.user_id = $1 AND l.dismissed_at IS NULL ORDER BY l.at, l.token_id";
         Ok(read!(self, pool => sqlx::query_as(sql).bind(user_id).fetch_all(pool).await)?)
     }
 
     /// All of a user's tokens that were found in public, dismissed or not, oldest first.
     pub async fn leaks_of(&self, user_id: &str) -> Result<Vec<Leak>, StoreError> {
         let sql = "SELECT l.token_id, t.name, l.at, l.url, l.source FROM tokens t \
-                   JOIN leaks l ON l.token_id = t.id WHERE t.user_id = $1 ORDER BY l.at, l.token_id";
+                   JOIN leaks l ON l.token_id = t.id JOIN caches c ON c.id = t.cache_id \
+                   WHERE c.user_id = $1 ORDER BY l.at, l.token_id";
         Ok(read!(self, pool => sqlx::query_as(sql).bind(user_id).fetch_all(pool).await)?)
     }
 

@@ -7,6 +7,7 @@
 mod account;
 mod address;
 mod audit;
+mod cache;
 mod certificate;
 mod connections;
 mod db;
@@ -15,6 +16,7 @@ mod error;
 mod feed;
 mod files;
 mod grant;
+mod id;
 mod installation;
 mod instance;
 mod keys;
@@ -26,12 +28,14 @@ mod route;
 mod session;
 mod time;
 mod token;
+mod tokens;
 mod usage;
 mod user;
 
 pub use account::NewPassword;
 pub use address::{Lease, Network};
 pub use audit::{AuditChain, AuditEntry, AuditError};
+pub use cache::{Cache, CacheName, NewCache, ParseCacheNameError};
 pub use certificate::{CertificateRow, Fingerprint, ParseFingerprintError};
 pub use connections::{ConnectionId, ListRequest, LiveConnection, LiveConnections, ParseConnectionIdError};
 pub use db::{Database, Store};
@@ -49,8 +53,9 @@ pub use route::{Observed, Route};
 pub use session::{NewSession, Session};
 pub use time::{Millis, ParseDurationError, now, span};
 pub use token::{
-    Cidr, KeyPrefix, NetworkLimitError, NewToken, ParseCidrError, ParseKeyPrefixError, ParseScopesError,
-    ParseTokenError, Permissions, Scopes, ScramKeys, Token, TokenId, TokenRow, TokenSecret, Verifier,
+    Cidr, KeyPrefix, NetworkLimitError, ParseCidrError, ParseKeyPrefixError, ParseScopesError,
+    ParseTokenError, Permissions, Scopes, ScramKeys, Token, TokenId, TokenSecret, Verifier,
 };
+pub use tokens::{NewToken, TokenRow};
 pub use usage::{Usage, UsageReport};
 pub use user::{NewUser, User, UserState};

@@ -92,14 +92,14 @@ impl Store {
         Ok(read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?)
     }
 
-    /// Where the last change of a token or of its user is in force. `NotFound("token")`.
+    /// Where the last change of a token, of its cache or of its user is in force. `NotFound("token")`.
     pub async fn acknowledged(&self, token: &TokenId) -> Result<Acknowledged, StoreError> {
-        let sql =
-            "SELECT t.revision, u.revision FROM tokens t JOIN users u ON u.id = t.user_id WHERE t.id = $1";
-        let found: Option<(i64, i64)> =
+        let sql = "SELECT t.revision, c.revision, u.revision FROM tokens t JOIN caches c ON c.id = t.cache_id \
+                   JOIN users u ON u.id = c.user_id WHERE t.id = $1";
+        let found: Option<(i64, i64, i64)> =
             read!(self, pool => sqlx::query_as(sql).bind(token.as_str()).fetch_optional(pool).await)?;
-        let (token, user) = found.ok_or(StoreError::NotFound("token"))?;
-        let revision = token.max(user);
+        let (token, cache, user) = found.ok_or(StoreError::NotFound("token"))?;
+        let revision = token.max(cache).max(user);
         let (by, others): (Vec<_>, Vec<_>) =
             self.proxies().await?.into_iter().partition(|proxy| proxy.applied >= revision);
         let at = now();

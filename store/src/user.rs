@@ -1,10 +1,11 @@
-//! Users, and sign-up: user, instance and first token in one transaction, or nothing.
+//! Users, and sign-up: creates user, cache, instance and first token in one transaction.
 
 use crate::audit::note;
+use crate::cache::insert_cache;
 use crate::db::{read, write};
 use crate::plan::{self, Plan};
-use crate::token::{NewToken, insert_token};
-use crate::{Millis, Store, StoreError, now};
+use crate::tokens::{NewToken, insert_token};
+use crate::{Cache, CacheName, DesiredState, Millis, Store, StoreError, id, now};
 
 /// Whether a user may use anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -40,7 +41,7 @@ pub struct User {
     pub id: String,
     /// Lower case.
     pub email: String,
-    /// The plan's name.
+    /// The name of the plan that new caches get.
     pub plan: String,
     /// Whether this user may see the admin's pages.
     pub is_admin: bool,
@@ -57,7 +58,7 @@ pub struct NewUser<'a> {
     pub email: &'a str,
     /// Argon2id in PHC form; without one the account can't sign in to the web UI.
     pub password_hash: Option<&'a str>,
-    /// The plan's name.
+    /// The name of the plan that the first cache and later ones get.
     pub plan: &'a str,
     /// Whether this user may see the admin's pages.
     pub is_admin: bool,
@@ -89,10 +90,13 @@ impl TryFrom<Row> for User {
 }
 
 impl Store {
-    /// Makes a user with an instance and a first token. `AlreadyExists("e-mail address")`, `NotFound("plan")`.
+    /// Creates a user with a cache named `default`, its instance and its first token.
+    ///
+    /// # Errors
+    /// `AlreadyExists("e-mail address")`, `NotFound("plan")`.
     pub async fn sign_up(&self, new: &NewUser<'_>, token: &NewToken) -> Result<User, StoreError> {
         let user = User {
-            id: new_id(),
+            id: id::random(),
             email: new.email.to_lowercase(),
             plan: new.plan.to_owned(),
             is_admin: new.is_admin,
@@ -107,13 +111,10 @@ impl Store {
                 .bind(&user.id).bind(&user.email).bind(new.password_hash).bind(&user.plan)
                 .bind(i64::from(user.is_admin)).bind(user.created_at).bind(revision)
                 .execute(&mut *tx).await.map_err(|e| StoreError::unique(e, "e-mail address"))?;
-            sqlx::query("INSERT INTO instances (id, user_id, memory_mb, connections, item_size_max, wanted, created_at, revision) \
-                         VALUES ($1, $2, $3, $4, $5, 'running', $6, $7)")
-                .bind(new_id()).bind(&user.id).bind(plan.memory_mb).bind(plan.connections)
-                .bind(plan.item_size_max).bind(user.created_at).bind(revision)
-                .execute(&mut *tx).await?;
-            insert_token!(tx, &user.id, token, revision)?;
-            note!(self, tx, "user.create", format!("user {}", user.id), format!("{}, plan {}, first token {}", user.email, user.plan, token.token.id()));
+            let cache = Cache::new(&user.id, &CacheName::default(), &plan.name);
+            insert_cache!(tx, revision, &cache, &plan, DesiredState::Running);
+            insert_token!(tx, &cache.id, token, revision)?;
+            note!(self, tx, "user.create", format!("user {}", user.id), format!("{}, plan {}, cache {} ({}), first token {}", user.email, user.plan, cache.name, cache.id, token.token.id()));
         });
         Ok(user)
     }
@@ -152,12 +153,4 @@ impl Store {
 fn usable(row: Row) -> Option<User> {
     let id = row.id.clone();
     User::try_from(row).inspect_err(|error| tracing::error!(user = id, %error, "user left out")).ok()
-}
-
-/// 24 random lower-case letters and digits: 124 bits, and fit for a container's name.
-fn new_id() -> String {
-    use rand::RngExt as _;
-    const LETTERS: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
-    let mut rng = rand::rng();
-    (0..24).map(|_| char::from(LETTERS[rng.random_range(0..LETTERS.len())])).collect()
 }

@@ -21,13 +21,13 @@ const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Wait after a failed store request.
 const RETRY_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Ids of users whose cache changed.
-pub(crate) type ChangedUsers = Arc<[String]>;
+/// Ids of caches that changed.
+pub(crate) type ChangedCaches = Arc<[String]>;
 
 /// Broadcasts changes of caches to event streams, and counts the streams. Clones share both.
 #[derive(Debug, Clone)]
 pub(crate) struct CacheEvents {
-    changes: broadcast::Sender<ChangedUsers>,
+    changes: broadcast::Sender<ChangedCaches>,
     streams: StreamCounts,
 }
 
@@ -48,7 +48,7 @@ impl Default for CacheEvents {
 }
 
 impl CacheEvents {
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<ChangedUsers> {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<ChangedCaches> {
         self.changes.subscribe()
     }
 
@@ -112,10 +112,10 @@ async fn broadcast_next(feed: &mut Feed, store: &Store, events: &CacheEvents) ->
         // Without a change, only a ping tells whether the store answers.
         return store.ping().await;
     };
-    let users = changes?.users;
-    if !users.is_empty() {
+    let caches = changes?.caches;
+    if !caches.is_empty() {
         // Fails if no stream is open.
-        let _ = events.changes.send(users.into());
+        let _ = events.changes.send(caches.into());
     }
     Ok(())
 }

@@ -6,15 +6,17 @@ use super::*;
 
 const SPEC: &str = "memory=64 connections=1024 item=1048576";
 
-fn instance(wanted: DesiredState, route: Option<Route>) -> Instance {
+fn instance(desired: DesiredState, route: Option<Route>) -> Instance {
     Instance {
         id: "one".into(),
+        cache_id: "cache".into(),
+        cache: "default".into(),
         user_id: "user".into(),
         email: "a@example.org".into(),
         memory_mb: 64,
         connections: 20_000,
         item_size_max: 1 << 20,
-        wanted,
+        desired,
         created_at: 0,
         route,
     }
@@ -68,7 +70,7 @@ fn summary(actions: &[Action]) -> String {
 
 struct Case {
     name: &'static str,
-    wanted: DesiredState,
+    desired: DesiredState,
     route: Option<Route>,
     containers: Vec<Container>,
     failures: u32,
@@ -77,13 +79,13 @@ struct Case {
 
 fn check(cases: Vec<Case>) {
     for case in cases {
-        let actions = plan(&instance(case.wanted, case.route), &case.containers, case.failures);
+        let actions = plan(&instance(case.desired, case.route), &case.containers, case.failures);
         assert_eq!(summary(&actions), case.plan, "{}", case.name);
     }
 }
 
 fn running(name: &'static str, route: Option<Route>, containers: Vec<Container>, plan: &'static str) -> Case {
-    Case { name, wanted: DesiredState::Running, route, containers, failures: 0, plan }
+    Case { name, desired: DesiredState::Running, route, containers, failures: 0, plan }
 }
 
 #[test]
@@ -160,7 +162,7 @@ fn a_step_that_did_not_help_is_not_repeated() {
 fn an_undesired_instance_is_removed() {
     use InstanceState as S;
     let case =
-        |name, wanted, route, containers, plan| Case { name, wanted, route, containers, failures: 0, plan };
+        |name, desired, route, containers, plan| Case { name, desired, route, containers, failures: 0, plan };
     let one = || vec![container(ContainerState::Running)];
     check(vec![
         case(

@@ -86,7 +86,7 @@ impl Installation {
         let email = format!("{}@example.org", rand::random::<u64>());
         let new = NewUser { email: &email, password_hash: None, plan: "default", is_admin: false };
         let user = self.store.sign_up(&new, &NewToken::generate(&self.token_key, "first")).await.unwrap();
-        self.store.instance_of(&user.id).await.unwrap().unwrap()
+        self.store.first_instance_of(&user.id).await.unwrap().unwrap()
     }
 
     /// Signs a user up and waits for the cache.

@@ -32,10 +32,10 @@ impl Grants {
         for fingerprint in &changes.certificates {
             self.certificates.mark_issued(fingerprint);
         }
-        let users: HashSet<&str> = changes.users.iter().map(String::as_str).collect();
+        let caches: HashSet<&str> = changes.caches.iter().map(String::as_str).collect();
         let own: HashSet<TokenId> =
             changes.tokens.iter().copied().filter(|id| self.known.contains_key(id)).collect();
-        let concerned = |grant: &Grant| users.contains(&*grant.user_id) && !own.contains(&grant.token);
+        let concerned = |grant: &Grant| caches.contains(&*grant.cache_id) && !own.contains(&grant.token);
         let others: Vec<TokenId> =
             self.known.iter().filter(|known| concerned(known.value())).map(|known| *known.key()).collect();
         for id in own.iter().copied().chain(others) {

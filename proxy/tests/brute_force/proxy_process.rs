@@ -72,11 +72,11 @@ fn the_proxy() {
     let [good, wrong, revoked, suspended] =
         ["good", "wrong", "revoked", "suspended"].map(|name| proxy.sign_up(&format!("{name}@example.org")));
     let more = |of: &Token| {
-        let user = proxy.runtime.block_on(proxy.store.token(&of.id())).unwrap().unwrap().user_id;
+        let cache = proxy.runtime.block_on(proxy.store.token(&of.id())).unwrap().unwrap().cache_id;
         let key = token_key(proxy.data_dir.path());
         let make = |_| {
             let token = NewToken::generate(&key, "one of many");
-            proxy.runtime.block_on(proxy.store.create_token(&user, &token)).unwrap();
+            proxy.runtime.block_on(proxy.store.create_token(&cache, &token)).unwrap();
             token.token
         };
         (0..tokens_of_a_kind()).map(make).collect::<Vec<_>>()

@@ -203,8 +203,8 @@ fn revoked_token_revokes_its_certificates() {
     for versions in VERSIONS {
         let token = {
             let new = store::NewToken::generate(&token_key(proxy.data_dir.path()), "spare");
-            let owner = proxy.runtime.block_on(proxy.store.token(&token.id())).unwrap().unwrap().user_id;
-            proxy.runtime.block_on(proxy.store.create_token(&owner, &new)).unwrap();
+            let cache = proxy.runtime.block_on(proxy.store.token(&token.id())).unwrap().unwrap().cache_id;
+            proxy.runtime.block_on(proxy.store.create_token(&cache, &new)).unwrap();
             new.token
         };
         let config = ClientIdentity::issued(&proxy, &token, now() + HOUR).config(&ours, versions);

@@ -88,8 +88,8 @@ fn revoked_token_closes_its_connections() {
     let token = proxy.sign_up("ann@example.com");
     let login = text::login(&token);
     let other = NewToken::generate(&token_key(proxy.data_dir.path()), "other");
-    let user = proxy.runtime.block_on(proxy.store.user_by_email("ann@example.com")).unwrap().unwrap();
-    proxy.runtime.block_on(proxy.store.create_token(&user.id, &other)).unwrap();
+    let cache = proxy.runtime.block_on(proxy.store.token(&token.id())).unwrap().unwrap().cache_id;
+    proxy.runtime.block_on(proxy.store.create_token(&cache, &other)).unwrap();
     let [mut live, mut neighbour] = [&token, &other.token].map(|token| {
         let mut stream = proxy.connect();
         stream.write_all(text::login(token).as_bytes()).unwrap();

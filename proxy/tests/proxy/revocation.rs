@@ -61,7 +61,7 @@ struct Setup {
     // Fields are dropped in this order: the proxies first.
     second: Second,
     proxy: TestProxy,
-    user_id: String,
+    cache_id: String,
     _memcached: Memcached,
 }
 
@@ -76,15 +76,15 @@ impl Setup {
         let proxy = TestProxy::start();
         let first = proxy.sign_up("ada@example.org");
         let memcached = Memcached::start(&proxy, &first, address);
-        let user_id = proxy.runtime.block_on(proxy.store.token(&first.id())).unwrap().unwrap().user_id;
-        Self { second: Second::beside(&proxy), proxy, user_id, _memcached: memcached }
+        let cache_id = proxy.runtime.block_on(proxy.store.token(&first.id())).unwrap().unwrap().cache_id;
+        Self { second: Second::beside(&proxy), proxy, cache_id, _memcached: memcached }
     }
 
     fn tokens(&self, permissions: &Permissions) -> Vec<Token> {
         let key = token_key(self.proxy.data_dir.path());
         let make = || async {
             let token = NewToken::generate(&key, "short-lived").limited_to(permissions.clone());
-            self.proxy.store.create_token(&self.user_id, &token).await.unwrap();
+            self.proxy.store.create_token(&self.cache_id, &token).await.unwrap();
             token.token
         };
         self.proxy.runtime.block_on(async {

@@ -11,7 +11,9 @@ use testkit::{TestProxy, binary, is_long_run, text};
 
 const AWAY: &str = "SERVER_ERROR authentication unavailable\r\n";
 /// The tables that a login reads.
-const TABLES: [&str; 5] = ["revision", "tokens", "users", "instances", "routes"];
+const TABLES: [&str; 6] = ["revision", "tokens", "users", "caches", "instances", "routes"];
+/// Selects a token's user, up to its WHERE.
+const USER_OF: &str = "SELECT c.user_id FROM tokens t JOIN caches c ON c.id = t.cache_id";
 
 /// Runs SQL on the database without the store.
 fn execute(proxy: &TestProxy, sql: &str) {
@@ -68,20 +70,21 @@ fn corrupt_rows_deny_login() {
     let proxy = TestProxy::start();
     let neighbour = proxy.sign_up("neighbour@example.com");
     for (number, (sql, reply)) in [
-        ("UPDATE tokens SET user_id = 'nobody' WHERE id = '{}'", FAILURE),
+        ("UPDATE tokens SET cache_id = 'none' WHERE id = '{}'", FAILURE),
         ("UPDATE tokens SET secret_hash = '' WHERE id = '{}'", FAILURE),
         ("UPDATE tokens SET secret_hash = upper(secret_hash) || '0' WHERE id = '{}'", FAILURE),
         ("UPDATE tokens SET revoked_at = 0 WHERE id = '{}'", FAILURE),
         ("DELETE FROM tokens WHERE id = '{}'", FAILURE),
-        ("UPDATE users SET state = '' WHERE id = (SELECT user_id FROM tokens WHERE id = '{}')", AWAY),
-        ("UPDATE users SET state = 'ACTIVE' WHERE id = (SELECT user_id FROM tokens WHERE id = '{}')", AWAY),
-        ("DELETE FROM instances WHERE user_id = (SELECT user_id FROM tokens WHERE id = '{}')", FAILURE),
+        ("UPDATE users SET state = '' WHERE id = ({USER_OF} WHERE t.id = '{}')", AWAY),
+        ("UPDATE users SET state = 'ACTIVE' WHERE id = ({USER_OF} WHERE t.id = '{}')", AWAY),
+        ("DELETE FROM instances WHERE cache_id = (SELECT cache_id FROM tokens WHERE id = '{}')", FAILURE),
     ]
     .into_iter()
     .enumerate()
     {
         let token = proxy.sign_up(&format!("user{number}@example.com"));
-        execute(&proxy, &sql.replace("{}", token.id().as_str()));
+        let sql = sql.replace("{USER_OF}", USER_OF).replace("{}", token.id().as_str());
+        execute(&proxy, &sql);
         assert_eq!(proxy.exchange_text(&text::login(&token)), reply, "{sql}");
         assert_eq!(
             proxy.exchange_text(&format!("{}quit\r\n", text::login(&neighbour))),
@@ -123,8 +126,8 @@ fn corrupt_row_affects_only_its_own_user() {
     let proxy = TestProxy::start();
     let (ann, bob) = (proxy.sign_up("ann@example.com"), proxy.sign_up("bob@example.com"));
     let (mut hers, mut his) = (proxy.log_in(&ann), proxy.log_in(&bob));
-    let user = proxy.runtime.block_on(proxy.store.token(&ann.id())).unwrap().unwrap().user_id;
-    execute(&proxy, &format!("UPDATE instances SET connections = 'many' WHERE user_id = '{user}'"));
+    let cache = proxy.runtime.block_on(proxy.store.token(&ann.id())).unwrap().unwrap().cache_id;
+    execute(&proxy, &format!("UPDATE instances SET connections = 'many' WHERE cache_id = '{cache}'"));
     // Both rows are read again, Ann's first.
     proxy.update_permissions(&ann.id(), |permissions| permissions.expires_at = None);
     proxy.runtime.block_on(proxy.store.revoke_token(&bob.id())).unwrap();

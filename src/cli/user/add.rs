@@ -84,7 +84,7 @@ async fn wait_for_cache(store: &Store, user: &User) -> Result<Option<Instance>, 
     let mut feed = store.feed().await?;
     let finished = async {
         loop {
-            let instance = store.instance_of(&user.id).await?;
+            let instance = store.first_instance_of(&user.id).await?;
             let state = instance.as_ref().map(Instance::state);
             if matches!(state, Some(InstanceState::Running | InstanceState::Failed)) {
                 return Ok::<_, CliError>(instance);
@@ -94,7 +94,7 @@ async fn wait_for_cache(store: &Store, user: &User) -> Result<Option<Instance>, 
     };
     match tokio::time::timeout(WAIT_TIMEOUT, finished).await {
         Ok(finished) => finished,
-        Err(_) => Ok(store.instance_of(&user.id).await?),
+        Err(_) => Ok(store.first_instance_of(&user.id).await?),
     }
 }
 

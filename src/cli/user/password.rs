@@ -51,7 +51,7 @@ impl ResetPassword {
             Some(generated) => hash(generated)?,
             None => hash_from_stdin()?,
         };
-        let new = NewPassword { hash: &hash, replaces: None, end_tokens: self.revoke_tokens };
+        let new = NewPassword { hash: &hash, replaces: None, revoke_tokens: self.revoke_tokens };
         let tokens_revoked = store.change_password(&user.id, &new).await?;
         let password = generated.map(|generated| generated.reveal().to_owned());
         let changed = NewPasswordView { email: user.email, password, tokens_revoked };

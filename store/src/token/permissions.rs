@@ -115,14 +115,14 @@ impl FromStr for KeyPrefix {
 
 /// Permissions as the columns hold them.
 #[derive(Debug, sqlx::FromRow)]
-pub(crate) struct Columns {
+pub(crate) struct PermissionColumns {
     pub(crate) scopes: String,
     pub(crate) key_prefix: Option<String>,
     pub(crate) expires_at: Option<Millis>,
     pub(crate) allow_from: Option<String>,
 }
 
-impl From<&Permissions> for Columns {
+impl From<&Permissions> for PermissionColumns {
     fn from(permissions: &Permissions) -> Self {
         let nets: Vec<String> = permissions.allow_from.iter().map(Cidr::to_string).collect();
         Self {
@@ -134,7 +134,7 @@ impl From<&Permissions> for Columns {
     }
 }
 
-impl Columns {
+impl PermissionColumns {
     pub(crate) fn read(self) -> Result<Permissions, StoreError> {
         let garbage = || StoreError::Corrupt("token's permissions");
         let allow_from = match &self.allow_from {
@@ -174,13 +174,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_no_power_at_all() {
-        let good = || Columns::from(&Permissions::ALL);
+        let good = || PermissionColumns::from(&Permissions::ALL);
         assert_eq!(good().read_or_none("x"), Permissions::ALL);
         for garbage in [
-            Columns { scopes: "read,everything".into(), ..good() },
-            Columns { key_prefix: Some(String::new()), ..good() },
-            Columns { allow_from: Some("10.0.0.0/8,".into()), ..good() },
-            Columns { allow_from: Some(String::new()), ..good() },
+            PermissionColumns { scopes: "read,everything".into(), ..good() },
+            PermissionColumns { key_prefix: Some(String::new()), ..good() },
+            PermissionColumns { allow_from: Some("10.0.0.0/8,".into()), ..good() },
+            PermissionColumns { allow_from: Some(String::new()), ..good() },
         ] {
             let permissions = garbage.read_or_none("x");
             assert_eq!(permissions.scopes, Scopes::NONE);

@@ -6,7 +6,7 @@ use store::{
     DesiredState, InstanceState, NewPassword, NewSession, NewToken, Observed, Store, StoreError, UserState,
 };
 
-use crate::scratch::{Scratch, sign_up, somebody, token_key};
+use crate::scratch::{Scratch, first_cache, sign_up, somebody, token_key};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -20,7 +20,7 @@ async fn is_signed_in(store: &Store, id_hash: &str) -> bool {
 
 /// How many of a user's tokens let somebody in.
 async fn good_tokens(store: &Store, user_id: &str) -> usize {
-    let tokens = store.tokens_of(user_id).await.unwrap();
+    let tokens = store.tokens_of_user(user_id).await.unwrap();
     tokens.iter().filter(|token| token.revoked_at.is_none()).count()
 }
 
@@ -28,12 +28,15 @@ async fn a_new_password_ends_sessions_and_tokens_if_asked(scratch: Scratch) {
     let store = scratch.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     let (grace, _) = sign_up(&store, "grace@example.org").await;
-    store.create_token(&ada.id, &NewToken::generate(&token_key(), "second")).await.unwrap();
+    store
+        .create_token(&first_cache(&store, &ada).await, &NewToken::generate(&token_key(), "second"))
+        .await
+        .unwrap();
     session(&store, &ada.id, "ada").await;
     session(&store, &grace.id, "grace").await;
     let held = store.password_hash(&ada.id).await.unwrap();
 
-    let new = NewPassword { hash: "$new$", replaces: held.as_deref(), end_tokens: false };
+    let new = NewPassword { hash: "$new$", replaces: held.as_deref(), revoke_tokens: false };
     assert_eq!(store.change_password(&ada.id, &new).await.unwrap(), 0);
     assert_eq!(store.password_hash(&ada.id).await.unwrap().as_deref(), Some("$new$"));
     assert!(!is_signed_in(&store, "ada").await && is_signed_in(&store, "grace").await);
@@ -45,7 +48,7 @@ async fn a_new_password_ends_sessions_and_tokens_if_asked(scratch: Scratch) {
 
     session(&store, &ada.id, "again").await;
     let mut feed = store.feed().await.unwrap();
-    let reset = NewPassword { hash: "$reset$", replaces: None, end_tokens: true };
+    let reset = NewPassword { hash: "$reset$", replaces: None, revoke_tokens: true };
     assert_eq!(store.change_password(&ada.id, &reset).await.unwrap(), 2);
     assert_eq!((good_tokens(&store, &ada.id).await, good_tokens(&store, &grace.id).await), (0, 1));
     assert!(!is_signed_in(&store, "again").await);
@@ -64,12 +67,12 @@ async fn a_suspension_stops_the_instance_and_is_taken_back(scratch: Scratch) {
     let store = scratch.open().await;
     let (ada, token) = sign_up(&store, "ada@example.org").await;
     let is_active = async || store.grant(&token.token.id()).await.unwrap().unwrap().is_active();
-    let wanted = async || store.instance_of(&ada.id).await.unwrap().unwrap().wanted;
+    let desired = async || store.first_instance_of(&ada.id).await.unwrap().unwrap().desired;
     store.set_user_state(&ada.id, UserState::Suspended).await.unwrap();
-    assert_eq!((is_active().await, wanted().await), (false, DesiredState::Suspended));
+    assert_eq!((is_active().await, desired().await), (false, DesiredState::Suspended));
     assert_eq!(store.user(&ada.id).await.unwrap().unwrap().state, UserState::Suspended);
     store.set_user_state(&ada.id, UserState::Active).await.unwrap();
-    assert_eq!((is_active().await, wanted().await), (true, DesiredState::Running));
+    assert_eq!((is_active().await, desired().await), (true, DesiredState::Running));
     let nobody = store.set_user_state("nobody", UserState::Active).await.unwrap_err();
     assert!(matches!(nobody, StoreError::NotFound("user")), "{nobody:?}");
 }
@@ -91,7 +94,7 @@ async fn a_deleted_account_leaves_nothing_of_its_person(scratch: Scratch) {
 
     // The provisioner still knows the instance, until nothing is left of it.
     let instance = store.instances().await.unwrap().remove(0);
-    assert!(instance.wanted == DesiredState::Deleting && !instance.is_gone());
+    assert!(instance.desired == DesiredState::Deleting && !instance.is_gone());
     let (state, generation) = (InstanceState::Deleting, 1);
     let seen = Observed { state, generation, address: None, container: None, version: None, message: None };
     store.record_route(&instance.id, &seen).await.unwrap();
@@ -102,7 +105,7 @@ async fn a_deleted_account_leaves_nothing_of_its_person(scratch: Scratch) {
     for error in [
         store.set_user_state(&ada.id, UserState::Active).await.unwrap_err(),
         store
-            .change_password(&ada.id, &NewPassword { hash: "x", replaces: None, end_tokens: false })
+            .change_password(&ada.id, &NewPassword { hash: "x", replaces: None, revoke_tokens: false })
             .await
             .map(drop)
             .unwrap_err(),

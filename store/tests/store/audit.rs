@@ -2,7 +2,7 @@
 
 use store::{AuditChain, AuditError, NewToken, Permissions, Scopes, Store};
 
-use crate::scratch::{Scratch, sign_up, token_key};
+use crate::scratch::{Scratch, first_cache, sign_up, token_key};
 
 async fn follow(store: &Store) -> Result<AuditChain, AuditError> {
     let mut chain = AuditChain::default();
@@ -18,7 +18,7 @@ async fn what_is_done_is_noted_in_order(scratch: Scratch) {
     let token = NewToken::generate(&token_key(), "ci");
     let (id, name) = (token.token.id(), format!("user {}", ada.id));
     let acting = store.acting_as(&name);
-    acting.create_token(&ada.id, &token).await.unwrap();
+    acting.create_token(&first_cache(&acting, &ada).await, &token).await.unwrap();
     acting.update_permissions(&id, |permissions| permissions.scopes = Scopes::NONE).await.unwrap();
     store.revoke_token(&id).await.unwrap();
     acting.note("user.sign_in", &name, "from 127.0.0.1").await.unwrap();

@@ -44,7 +44,7 @@ async fn a_token_that_is_over_gets_none(scratch: Scratch) {
     store.update_permissions(&expired, end).await.unwrap();
     for id in [revoked, expired, Token::generate().id()] {
         let error = store.add_certificate(&id, numbered(1), now() + LATER).await.unwrap_err();
-        assert!(matches!(error, StoreError::NotFound("token that is still good")), "{error:?}");
+        assert!(matches!(error, StoreError::NotFound("active token")), "{error:?}");
     }
     assert_eq!(store.token_of_certificate(&numbered(1)).await.unwrap(), None);
 }

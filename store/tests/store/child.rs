@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use store::{Database, NewSession, NewToken, NewUser, Store};
 
-use crate::scratch::{somebody, token_key};
+use crate::scratch::{first_cache, somebody, token_key};
 
 const TASK: &str = "MEMGATE_TEST_TASK";
 const DATABASE: &str = "MEMGATE_TEST_DATABASE";
@@ -20,8 +20,8 @@ pub(crate) enum Task<'a> {
     Modes { umask: &'a str },
     /// Log everything that can be logged, and see that no value is in it.
     Log,
-    /// Make tokens for a user.
-    Write { user_id: &'a str, tokens: u32 },
+    /// Create tokens of a cache.
+    Write { cache_id: &'a str, tokens: u32 },
 }
 
 /// Runs a child to its end; returns what it said, line by line.
@@ -30,7 +30,7 @@ pub(crate) async fn run(database: &Database, task: Task<'_>) -> Vec<String> {
         Task::Open => ("022", "open".to_owned()),
         Task::Modes { umask } => (umask, "modes".to_owned()),
         Task::Log => ("022", "log".to_owned()),
-        Task::Write { user_id, tokens } => ("022", format!("write {user_id} {tokens}")),
+        Task::Write { cache_id, tokens } => ("022", format!("write {cache_id} {tokens}")),
     };
     let database = match database {
         Database::Sqlite(path) => path.display().to_string(),
@@ -68,7 +68,7 @@ async fn child() {
         ["open"] => println!("child: {}", store.installation_id().await.unwrap()),
         ["modes"] => say_modes(&store, &database).await,
         ["log"] => use_everything_secret(&store, &log.unwrap()).await,
-        ["write", user_id, tokens] => write(&store, user_id, tokens.parse().unwrap()).await,
+        ["write", cache_id, tokens] => write(&store, cache_id, tokens.parse().unwrap()).await,
         _ => panic!("no such task: {task}"),
     }
     store.close().await;
@@ -85,11 +85,11 @@ async fn say_modes(store: &Store, database: &Database) {
     }
 }
 
-async fn write(store: &Store, user_id: &str, tokens: u32) {
+async fn write(store: &Store, cache_id: &str, tokens: u32) {
     let key = token_key();
     for _ in 0..tokens {
         let token = NewToken::generate(&key, "one of many");
-        store.create_token(user_id, &token).await.unwrap();
+        store.create_token(cache_id, &token).await.unwrap();
         println!("child: {}", token.token.id());
     }
 }
@@ -124,7 +124,7 @@ async fn use_everything_secret(store: &Store, log: &Log) {
     let user = store.sign_up(&ada, &token).await.unwrap();
     // Refused rows are what databases like to quote.
     store.sign_up(&ada, &NewToken::generate(&token_key(), "name-of-token")).await.unwrap_err();
-    store.create_token(&user.id, &token).await.unwrap_err();
+    store.create_token(&first_cache(store, &user).await, &token).await.unwrap_err();
     store
         .create_session(&NewSession {
             id_hash: "hash-of-cookie",

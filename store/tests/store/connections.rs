@@ -41,7 +41,7 @@ async fn wish(store: &Store, last: i64) -> ListRequest {
 async fn connections_are_listed_when_somebody_asks(scratch: Scratch) {
     let store = scratch.open().await;
     let (ann, _) = sign_up(&store, "ann@example.org").await;
-    let instance = store.instance_of(&ann.id).await.unwrap().unwrap().id;
+    let instance = store.first_instance_of(&ann.id).await.unwrap().unwrap().id;
     let none = store.live_connections(&instance).await.unwrap();
     assert_eq!((none.total, none.silent, none.connections), (0, 0, vec![]), "there is no proxy");
     proxy(&store, "a").await;
@@ -74,7 +74,7 @@ async fn connections_are_listed_when_somebody_asks(scratch: Scratch) {
 async fn what_a_killed_proxy_has_listed_is_forgotten(scratch: Scratch) {
     let store = scratch.open().await;
     let (ann, _) = sign_up(&store, "ann@example.org").await;
-    let instance_id = store.instance_of(&ann.id).await.unwrap().unwrap().id;
+    let instance_id = store.first_instance_of(&ann.id).await.unwrap().unwrap().id;
     for (id, asked_at) in [("killed", now() - 11 * 60_000), ("here", now() - 60_000)] {
         let wish = ListRequest { instance_id: instance_id.clone(), asked_at };
         store.list_connections(id, &wish, 1, &[live(id, 1)]).await.unwrap();
@@ -91,7 +91,7 @@ async fn what_a_killed_proxy_has_listed_is_forgotten(scratch: Scratch) {
 async fn an_order_is_for_one_connection_of_one_cache(scratch: Scratch) {
     let store = scratch.open().await;
     let (ann, _) = sign_up(&store, "ann@example.org").await;
-    let instance = store.instance_of(&ann.id).await.unwrap().unwrap().id;
+    let instance = store.first_instance_of(&ann.id).await.unwrap().unwrap().id;
     let id = live("host:1/5", 3).id;
     assert_eq!(id.to_string(), "3-80@host:1/5");
     assert_eq!(id.to_string().parse(), Ok(id.clone()));

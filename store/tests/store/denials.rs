@@ -2,7 +2,7 @@
 
 use store::{DenialCause, DenialRecord, now};
 
-use crate::scratch::{Scratch, sign_up};
+use crate::scratch::{Scratch, first_cache, sign_up};
 
 on_both!(
     denials_add_up_and_the_oldest_are_dropped,
@@ -51,8 +51,8 @@ async fn denials_add_up_and_the_oldest_are_dropped(scratch: Scratch) {
     let newest = ["198.51.100.99", "198.51.100.98", "198.51.100.97", "198.51.100.96", "198.51.100.95"];
     assert_eq!(sources, [&newest[..], &["many"]].concat());
     assert_eq!(known[5], expired);
-    assert_eq!(store.denials_of_user(&ann.id).await.unwrap(), known);
-    assert_eq!(store.denials_of_user(&bob.id).await.unwrap().len(), 1);
+    assert_eq!(store.denials_of_cache(&first_cache(&store, &ann).await).await.unwrap(), known);
+    assert_eq!(store.denials_of_cache(&first_cache(&store, &bob).await).await.unwrap().len(), 1);
     assert_eq!(store.revision().await.unwrap(), begun, "followers needn't look");
 }
 

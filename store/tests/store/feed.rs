@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use store::{Changes, Feed, InstanceState, NewToken, Observed, StoreError, TokenId};
 
 use crate::child::{self, Task};
-use crate::scratch::{DEADLINE, Scratch, sign_up, token_key};
+use crate::scratch::{DEADLINE, Scratch, first_cache, sign_up, token_key};
 
 const WRITERS: i64 = 4;
 const TOKENS: i64 = 200;
@@ -30,40 +30,41 @@ async fn each_kind_of_write_names_what_it_touched(scratch: Scratch) {
     let mut feed = store.feed().await.unwrap();
     let start = store.revision().await.unwrap();
     assert_eq!(feed.revision(), start, "what was before isn't told");
-    let named = |revision: i64, tokens: &[TokenId], users: &[&str]| Changes {
+    let named = |revision: i64, tokens: &[TokenId], caches: &[&str]| Changes {
         revision,
         tokens: tokens.to_vec(),
         certificates: Vec::new(),
-        users: users.iter().map(|id| (*id).to_owned()).collect(),
+        caches: caches.iter().map(|id| (*id).to_owned()).collect(),
     };
 
     // Another process's writes, to be sure that it isn't our own pool that tells.
     let other = scratch.open().await;
     let (ada, first) = sign_up(&other, "ada@example.org").await;
-    assert_eq!(next(&mut feed).await, named(start + 1, &[first.token.id()], &[&ada.id]));
+    let cache = first_cache(&other, &ada).await;
+    assert_eq!(next(&mut feed).await, named(start + 1, &[first.token.id()], &[&cache]));
     let second = NewToken::generate(&token_key(), "second");
-    other.create_token(&ada.id, &second).await.unwrap();
+    other.create_token(&cache, &second).await.unwrap();
     assert_eq!(next(&mut feed).await, named(start + 2, &[second.token.id()], &[]));
     other.revoke_token(&first.token.id()).await.unwrap();
     assert_eq!(next(&mut feed).await, named(start + 3, &[first.token.id()], &[]));
-    let instance = other.instance_of(&grace.id).await.unwrap().unwrap();
+    let instance = other.first_instance_of(&grace.id).await.unwrap().unwrap();
     let state = InstanceState::Failed;
     let seen =
         Observed { state, generation: 1, address: None, container: None, version: None, message: None };
     other.record_route(&instance.id, &seen).await.unwrap();
-    assert_eq!(next(&mut feed).await, named(start + 4, &[], &[&grace.id]));
-    for (n, table, key) in [(5, "users", "id"), (6, "instances", "user_id")] {
+    assert_eq!(next(&mut feed).await, named(start + 4, &[], &[&instance.cache_id]));
+    for (n, table, id) in [(5, "users", &ada.id), (6, "instances", &cache), (7, "caches", &cache)] {
+        let key = if table == "instances" { "cache_id" } else { "id" };
         scratch
             .execute(&format!(
                 "BEGIN; UPDATE revision SET value = value + 1; UPDATE {table} SET revision = \
-                 (SELECT value FROM revision) WHERE {key} = '{}'; COMMIT",
-                ada.id
+                 (SELECT value FROM revision) WHERE {key} = '{id}'; COMMIT"
             ))
             .await
             .unwrap();
-        assert_eq!(next(&mut feed).await, named(start + n, &[], &[&ada.id]), "{table}");
+        assert_eq!(next(&mut feed).await, named(start + n, &[], &[&cache]), "{table}");
     }
-    assert_eq!(feed.revision(), start + 6);
+    assert_eq!(feed.revision(), start + 7);
 }
 
 /// Several writes between two looks come together, each row once.
@@ -72,7 +73,7 @@ async fn what_happened_meanwhile_comes_at_once(scratch: Scratch) {
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     let mut feed = store.feed().await.unwrap();
     let second = NewToken::generate(&token_key(), "second");
-    store.create_token(&ada.id, &second).await.unwrap();
+    store.create_token(&first_cache(&store, &ada).await, &second).await.unwrap();
     store.revoke_token(&second.token.id()).await.unwrap();
     store.revoke_token(&first.token.id()).await.unwrap();
     let changes = next(&mut feed).await;
@@ -89,7 +90,7 @@ async fn what_happened_meanwhile_comes_at_once(scratch: Scratch) {
         }
     }
     let third = NewToken::generate(&token_key(), "third");
-    store.create_token(&ada.id, &third).await.unwrap();
+    store.create_token(&first_cache(&store, &ada).await, &third).await.unwrap();
     assert_eq!(next(&mut feed).await.tokens, [third.token.id()]);
 }
 
@@ -101,9 +102,9 @@ async fn nothing_is_missed_while_four_processes_write(scratch: Scratch) {
     let start = feed.revision();
     let mut writers = tokio::task::JoinSet::new();
     for _ in 0..WRITERS {
-        let (database, user_id) = (scratch.database(), user.id.clone());
+        let (database, cache_id) = (scratch.database(), first_cache(&store, &user).await);
         writers.spawn(async move {
-            let task = Task::Write { user_id: &user_id, tokens: TOKENS.try_into().unwrap() };
+            let task = Task::Write { cache_id: &cache_id, tokens: TOKENS.try_into().unwrap() };
             child::run(&database, task).await
         });
     }
@@ -159,7 +160,7 @@ async fn a_killed_listener_listens_again(scratch: Scratch) {
             healed = tokio::time::timeout(DEADLINE, heals) => healed.expect("the feed listens again"),
         }
         let token = NewToken::generate(&key, "one more");
-        store.create_token(&user.id, &token).await.unwrap();
+        store.create_token(&first_cache(&store, &user).await, &token).await.unwrap();
         assert_eq!(next(&mut feed).await.tokens, [token.token.id()]);
     }
 }

@@ -2,7 +2,7 @@
 
 use store::{Found, NewToken, StoreError, Token, TokenKey};
 
-use crate::scratch::{Scratch, sign_up, somebody, token_key};
+use crate::scratch::{Scratch, first_cache, sign_up, somebody, token_key};
 
 const URL: &str = "https://git.example/a/b";
 
@@ -61,7 +61,7 @@ async fn an_id_without_its_secret_revokes_nothing(scratch: Scratch) {
     let hash = "UPDATE tokens SET secret_hash = (SELECT secret_hash FROM tokens WHERE name = 'other') \
                 WHERE name = 'ci'";
     let user = store.user_by_email("ada@example.org").await.unwrap().unwrap();
-    store.create_token(&user.id, &other).await.unwrap();
+    store.create_token(&first_cache(&store, &user).await, &other).await.unwrap();
     scratch.execute(hash).await.unwrap();
     assert!(!store.report_leak(&key, &token.token, &found).await.unwrap());
     assert_eq!(store.token(&token.token.id()).await.unwrap().unwrap().revoked_at, None);

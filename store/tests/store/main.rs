@@ -21,6 +21,7 @@ macro_rules! on_both {
 mod accounts;
 mod addresses;
 mod audit;
+mod caches;
 mod certificates;
 mod child;
 mod connections;

@@ -16,15 +16,15 @@ async fn sign_up_makes_user_instance_and_token(scratch: Scratch) {
     assert_eq!(store.users().await.unwrap(), std::slice::from_ref(&user));
     assert_eq!(store.password_hash(&user.id).await.unwrap().as_deref(), Some("$argon2id$..."));
 
-    let instance = store.instance_of(&user.id).await.unwrap().unwrap();
+    let instance = store.first_instance_of(&user.id).await.unwrap().unwrap();
     let plan = store.plans().await.unwrap().into_iter().find(|plan| plan.name == "default").unwrap();
-    assert_eq!((instance.wanted, instance.state()), (DesiredState::Running, InstanceState::Pending));
+    assert_eq!((instance.desired, instance.state()), (DesiredState::Running, InstanceState::Pending));
     assert_eq!(instance.memory_mb, plan.memory_mb);
     assert_eq!(instance.connections, plan.connections);
     assert_eq!(instance.item_size_max, plan.item_size_max);
     assert_eq!(store.instances().await.unwrap(), [instance]);
 
-    let tokens = store.tokens_of(&user.id).await.unwrap();
+    let tokens = store.tokens_of_user(&user.id).await.unwrap();
     assert_eq!(tokens.len(), 1);
     assert_eq!(tokens[0].id, token.token.id().as_str());
 }
@@ -71,7 +71,7 @@ async fn nobody_is_none(scratch: Scratch) {
     assert_eq!(store.user("nobody").await.unwrap(), None);
     assert_eq!(store.user_by_email("nobody@example.org").await.unwrap(), None);
     assert_eq!(store.password_hash("nobody").await.unwrap(), None);
-    assert_eq!(store.instance_of("nobody").await.unwrap(), None);
+    assert_eq!(store.first_instance_of("nobody").await.unwrap(), None);
     assert!(store.users().await.unwrap().is_empty());
     let without = NewUser { password_hash: None, is_admin: true, ..somebody("root@example.org") };
     let user = store.sign_up(&without, &NewToken::generate(&token_key(), "first")).await.unwrap();

@@ -1,8 +1,8 @@
-//! What tokens may do: kept, changed, handed on to a successor; and what tokens made before may do.
+//! What tokens may do: kept, changed, handed on to a successor.
 
-use store::{Millis, NewToken, Permissions, Scopes, Store, StoreError, Token, TokenId, now};
+use store::{Millis, NewToken, Permissions, Scopes, Store, StoreError, Token, TokenId, User, now};
 
-use crate::scratch::{Scratch, sign_up, token_key};
+use crate::scratch::{Scratch, first_cache, sign_up, token_key};
 
 fn some_permissions() -> Permissions {
     Permissions {
@@ -13,39 +13,23 @@ fn some_permissions() -> Permissions {
     }
 }
 
-async fn limited(store: &Store, user_id: &str, permissions: Permissions) -> TokenId {
+async fn limited(store: &Store, user: &User, permissions: Permissions) -> TokenId {
     let token = NewToken::generate(&token_key(), "limited").limited_to(permissions);
-    store.create_token(user_id, &token).await.unwrap();
+    store.create_token(&first_cache(store, user).await, &token).await.unwrap();
     token.token.id()
 }
 
 async fn permissions_are_kept_as_they_were_given(scratch: Scratch) {
     let store = scratch.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
-    let id = limited(&store, &ada.id, some_permissions()).await;
+    let id = limited(&store, &ada, some_permissions()).await;
     let row = store.token(&id).await.unwrap().unwrap();
     // Milliseconds pass between the two.
     let permissions = Permissions { expires_at: row.permissions.expires_at, ..some_permissions() };
     assert_eq!(row.permissions, permissions);
     assert_eq!(store.grant(&id).await.unwrap().unwrap().permissions, permissions);
-    assert!(store.tokens_of(&ada.id).await.unwrap().contains(&row));
+    assert!(store.tokens_of_user(&ada.id).await.unwrap().contains(&row));
     assert_eq!(store.grant(&first.token.id()).await.unwrap().unwrap().permissions, Permissions::ALL);
-}
-
-async fn a_token_made_before_there_were_powers_has_all(scratch: Scratch) {
-    let store = scratch.open().await;
-    let (ada, _) = sign_up(&store, "ada@example.org").await;
-    let id = Token::generate().id();
-    let columns = "id, user_id, name, secret_hash, scram_salt, scram_iterations, scram_stored_key, \
-                   scram_server_key, created_at, revision";
-    scratch
-        .execute(&format!(
-            "INSERT INTO tokens ({columns}) VALUES ('{id}', '{}', 'old', 'x', 'x', 1, 'x', 'x', 1, 1)",
-            ada.id
-        ))
-        .await
-        .unwrap();
-    assert_eq!(store.grant(&id).await.unwrap().unwrap().permissions, Permissions::ALL);
 }
 
 async fn permissions_that_make_no_sense_let_nobody_in(scratch: Scratch) {
@@ -60,7 +44,7 @@ async fn permissions_that_make_no_sense_let_nobody_in(scratch: Scratch) {
 async fn changed_powers_are_a_new_revision(scratch: Scratch) {
     let store = scratch.open().await;
     let (ada, _) = sign_up(&store, "ada@example.org").await;
-    let id = limited(&store, &ada.id, Permissions::ALL).await;
+    let id = limited(&store, &ada, Permissions::ALL).await;
     let mut feed = store.feed().await.unwrap();
     let narrow = |permissions: &mut Permissions| permissions.scopes = Scopes::READ;
     let row = store.update_permissions(&id, narrow).await.unwrap();
@@ -79,24 +63,24 @@ async fn what_is_over_stays_over(scratch: Scratch) {
     let store = scratch.open().await;
     let (ada, revoked) = sign_up(&store, "ada@example.org").await;
     store.revoke_token(&revoked.token.id()).await.unwrap();
-    let expired = limited(&store, &ada.id, Permissions { expires_at: Some(now()), ..Permissions::ALL }).await;
+    let expired = limited(&store, &ada, Permissions { expires_at: Some(now()), ..Permissions::ALL }).await;
     for id in [revoked.token.id(), expired, Token::generate().id()] {
         let longer = |permissions: &mut Permissions| permissions.expires_at = None;
         assert_over(store.update_permissions(&id, longer).await);
         let new = NewToken::generate(&token_key(), "x");
         assert_over(store.rotate_token(&id, new, now()).await);
     }
-    assert_eq!(store.tokens_of(&ada.id).await.unwrap().len(), 2);
+    assert_eq!(store.tokens_of_user(&ada.id).await.unwrap().len(), 2);
 }
 
 fn assert_over<T: std::fmt::Debug>(result: Result<T, StoreError>) {
-    assert!(matches!(result, Err(StoreError::NotFound("token that is still good"))), "{result:?}");
+    assert!(matches!(result, Err(StoreError::NotFound("active token"))), "{result:?}");
 }
 
 async fn a_successor_has_the_same_powers_and_the_old_one_ends(scratch: Scratch) {
     let store = scratch.open().await;
     let (ada, _) = sign_up(&store, "ada@example.org").await;
-    let old = limited(&store, &ada.id, some_permissions()).await;
+    let old = limited(&store, &ada, some_permissions()).await;
     let before = store.token(&old).await.unwrap().unwrap();
     let rotate = async |ends_at: Millis| {
         store.rotate_token(&old, NewToken::generate(&token_key(), "x"), ends_at).await
@@ -105,7 +89,7 @@ async fn a_successor_has_the_same_powers_and_the_old_one_ends(scratch: Scratch) 
     let (new, row) = rotate(ends_at).await.unwrap();
     let successor = store.token(&new.token.id()).await.unwrap().unwrap();
     assert_eq!((&successor.permissions, &successor.name), (&before.permissions, &before.name));
-    assert_eq!(successor.user_id, ada.id);
+    assert_eq!((&successor.user_id, successor.cache_id), (&ada.id, first_cache(&store, &ada).await));
     assert_eq!(store.token(&old).await.unwrap().as_ref(), Some(&row));
     assert_eq!(
         (row.permissions.expires_at, row.successor.as_deref()),
@@ -119,7 +103,7 @@ async fn a_grace_never_makes_a_token_live_longer(scratch: Scratch) {
     let store = scratch.open().await;
     let (ada, _) = sign_up(&store, "ada@example.org").await;
     let soon = now() + 60_000;
-    let old = limited(&store, &ada.id, Permissions { expires_at: Some(soon), ..Permissions::ALL }).await;
+    let old = limited(&store, &ada, Permissions { expires_at: Some(soon), ..Permissions::ALL }).await;
     let new = NewToken::generate(&token_key(), "x");
     let (_, row) = store.rotate_token(&old, new, soon + 60_000).await.unwrap();
     assert_eq!(row.permissions.expires_at, Some(soon));
@@ -127,7 +111,6 @@ async fn a_grace_never_makes_a_token_live_longer(scratch: Scratch) {
 
 on_both! {
     permissions_are_kept_as_they_were_given,
-    a_token_made_before_there_were_powers_has_all,
     permissions_that_make_no_sense_let_nobody_in,
     changed_powers_are_a_new_revision,
     what_is_over_stays_over,

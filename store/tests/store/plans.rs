@@ -2,7 +2,7 @@
 
 use store::{NewUser, Plan, StoreError};
 
-use crate::scratch::{Scratch, sign_up};
+use crate::scratch::{Scratch, first_cache, sign_up};
 
 fn small() -> Plan {
     Plan {
@@ -47,7 +47,7 @@ async fn what_it_allows_each_second_is_in_every_grant_and_all_are_told(scratch: 
     let mut feed = store.feed().await.unwrap();
     let changed = store.update_plan("default", |plan| plan.bytes_per_second = Some(1_000_000)).await.unwrap();
     assert_eq!(changed.bytes_per_second, Some(1_000_000));
-    assert_eq!(feed.next().await.unwrap().users, [ada.id]);
+    assert_eq!(feed.next().await.unwrap().caches, [first_cache(&store, &ada).await]);
     assert_eq!(rates(&token).await, (None, Some(1_000_000)));
     assert_eq!(rates(&new).await, (Some(2000), None));
 }

@@ -7,7 +7,7 @@ use crate::scratch::{Scratch, sign_up};
 async fn the_last_sight_of_an_instance_is_kept(scratch: Scratch) {
     let store = scratch.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
-    let instance = store.instance_of(&user.id).await.unwrap().unwrap();
+    let instance = store.first_instance_of(&user.id).await.unwrap().unwrap();
     let pending = Observed {
         state: InstanceState::Pending,
         generation: 1,
@@ -27,7 +27,7 @@ async fn the_last_sight_of_an_instance_is_kept(scratch: Scratch) {
     for seen in [&pending, &running, &running, &pending] {
         let before = store.revision().await.unwrap();
         store.record_route(&instance.id, seen).await.unwrap();
-        let instance = store.instance_of(&user.id).await.unwrap().unwrap();
+        let instance = store.first_instance_of(&user.id).await.unwrap().unwrap();
         let route = instance.route.clone().unwrap();
         assert!(route.says(seen), "{route:?} {seen:?}");
         assert_eq!(instance.state(), seen.state);
@@ -41,12 +41,12 @@ async fn every_state_is_read_back(scratch: Scratch) {
     use InstanceState::{Asleep, Deleting, Failed, Pending, Restarting, Running, Suspended};
     let store = scratch.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
-    let instance = store.instance_of(&user.id).await.unwrap().unwrap();
+    let instance = store.first_instance_of(&user.id).await.unwrap().unwrap();
     for state in [Pending, Running, Asleep, Restarting, Suspended, Failed, Deleting] {
         let seen =
             Observed { state, generation: 1, address: None, container: None, version: None, message: None };
         store.record_route(&instance.id, &seen).await.unwrap();
-        assert_eq!(store.instance_of(&user.id).await.unwrap().unwrap().state(), state);
+        assert_eq!(store.first_instance_of(&user.id).await.unwrap().unwrap().state(), state);
     }
 }
 

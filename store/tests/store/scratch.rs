@@ -109,3 +109,8 @@ pub(crate) async fn sign_up(store: &Store, email: &str) -> (User, NewToken) {
     let user = store.sign_up(&somebody(email), &token).await.unwrap();
     (user, token)
 }
+
+/// The id of a user's oldest cache.
+pub(crate) async fn first_cache(store: &Store, user: &User) -> String {
+    store.first_cache_of(&user.id).await.unwrap().unwrap().id
+}

@@ -4,20 +4,20 @@ use store::{
     Grant, InstanceState, NewToken, Observed, ScramKeys, Store, StoreError, Token, TokenId, User, UserState,
 };
 
-use crate::scratch::{Scratch, sign_up, somebody, token_key};
+use crate::scratch::{Scratch, first_cache, sign_up, somebody, token_key};
 
 async fn tokens_are_made_listed_and_revoked(scratch: Scratch) {
     let store = scratch.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     let (grace, _) = sign_up(&store, "grace@example.org").await;
     let second = NewToken::generate(&token_key(), "laptop \"><script> \u{202e}");
-    store.create_token(&ada.id, &second).await.unwrap();
+    store.create_token(&first_cache(&store, &ada).await, &second).await.unwrap();
 
-    let list = store.tokens_of(&ada.id).await.unwrap();
+    let list = store.tokens_of_user(&ada.id).await.unwrap();
     let ids: Vec<&str> = list.iter().map(|row| row.id.as_str()).collect();
     assert!(ids.contains(&first.token.id().as_str()) && ids.contains(&second.token.id().as_str()));
     assert_eq!(list.len(), 2);
-    assert_eq!(store.tokens_of(&grace.id).await.unwrap().len(), 1);
+    assert_eq!(store.tokens_of_user(&grace.id).await.unwrap().len(), 1);
     let row = store.token(&second.token.id()).await.unwrap().unwrap();
     assert_eq!((row.name.as_str(), row.revoked_at), ("laptop \"><script> \u{202e}", None));
 
@@ -35,7 +35,8 @@ async fn there_is_a_most_of_good_tokens(scratch: Scratch) {
     sign_up(&store, "grace@example.org").await;
     // At once: none of them sees the others' before it is there.
     let tokens: Vec<NewToken> = (0..4).map(|_| NewToken::generate(&token_key(), "x")).collect();
-    let add = |token| store.create_token_within(&ada.id, token, 3);
+    let cache = first_cache(&store, &ada).await;
+    let add = |token| store.create_token_within(&cache, token, 3);
     let [a, b, c, d] = [0, 1, 2, 3].map(|n| add(&tokens[n]));
     let made: [Result<(), StoreError>; 4] = tokio::join!(a, b, c, d).into();
     assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 2);
@@ -44,10 +45,10 @@ async fn there_is_a_most_of_good_tokens(scratch: Scratch) {
             .flat_map(|made| made.as_ref().err())
             .all(|error| matches!(error, StoreError::LimitReached("token")))
     );
-    assert_eq!(store.tokens_of(&ada.id).await.unwrap().len(), 3);
+    assert_eq!(store.tokens_of_user(&ada.id).await.unwrap().len(), 3);
     store.revoke_token(&first.token.id()).await.unwrap();
     let another = NewToken::generate(&token_key(), "y");
-    store.create_token_within(&ada.id, &another, 3).await.unwrap();
+    store.create_token_within(&first_cache(&store, &ada).await, &another, 3).await.unwrap();
 }
 
 async fn what_isnt_there_is_missing(scratch: Scratch) {
@@ -58,7 +59,7 @@ async fn what_isnt_there_is_missing(scratch: Scratch) {
     let error = store.revoke_token(&unknown).await.unwrap_err();
     assert!(matches!(error, StoreError::NotFound("token")), "{error:?}");
     let error = store.create_token("nobody", &NewToken::generate(&token_key(), "x")).await.unwrap_err();
-    assert!(matches!(error, StoreError::NotFound("user")), "{error:?}");
+    assert!(matches!(error, StoreError::NotFound("cache")), "{error:?}");
 }
 
 async fn a_grant_says_all_that_the_proxy_needs(scratch: Scratch) {
@@ -67,10 +68,11 @@ async fn a_grant_says_all_that_the_proxy_needs(scratch: Scratch) {
     let token = NewToken::generate(&key, "first");
     let user = store.sign_up(&somebody("ada@example.org"), &token).await.unwrap();
     let id = token.token.id();
-    let instance = store.instance_of(&user.id).await.unwrap().unwrap();
+    let instance = store.first_instance_of(&user.id).await.unwrap().unwrap();
 
     let grant = store.grant(&id).await.unwrap().unwrap();
-    assert_eq!((grant.token, &grant.user_id, &grant.instance_id), (id, &user.id, &instance.id));
+    assert_eq!((grant.token, &grant.user_id, &grant.cache_id), (id, &user.id, &instance.cache_id));
+    assert_eq!(grant.instance_id, instance.id);
     assert_eq!((grant.connections, grant.item_size_max), (instance.connections, instance.item_size_max));
     assert_eq!((grant.revoked, grant.user_state), (false, UserState::Active));
     assert_eq!((grant.address.as_deref(), grant.generation), (None, 0));

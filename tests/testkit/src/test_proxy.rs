@@ -82,10 +82,10 @@ impl TestProxy {
         token.token
     }
 
-    /// Creates another token, limited to `permissions`, for the user of `token`.
+    /// Creates another token, limited to `permissions`, for the cache of `token`.
     pub fn create_token(&self, token: &Token, permissions: Permissions) -> Token {
         let new = NewToken::generate(&token_key(self.data_dir.path()), "limited").limited_to(permissions);
-        self.runtime.block_on(self.store.create_token(&self.user_id(token), &new)).unwrap();
+        self.runtime.block_on(self.store.create_token(&self.cache_id(token), &new)).unwrap();
         new.token
     }
 
@@ -99,9 +99,9 @@ impl TestProxy {
         self.runtime.block_on(self.store.update_plan("default", change)).unwrap();
     }
 
-    /// Returns the id of the user whom `token` belongs to.
-    pub fn user_id(&self, token: &Token) -> String {
-        self.runtime.block_on(self.store.token(&token.id())).unwrap().unwrap().user_id
+    /// Returns the id of the cache that `token` belongs to.
+    pub fn cache_id(&self, token: &Token) -> String {
+        self.runtime.block_on(self.store.token(&token.id())).unwrap().unwrap().cache_id
     }
 
     /// Returns the id of the instance that `token` gives access to.

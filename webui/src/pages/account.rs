@@ -91,7 +91,7 @@ pub(crate) async fn change_password(
         Err(rejection) => return reject(rejection),
     };
     let hash = app.passwords.hash(new).await?;
-    let new = NewPassword { hash: &hash, replaces: Some(&current_hash), end_tokens: revoke_tokens };
+    let new = NewPassword { hash: &hash, replaces: Some(&current_hash), revoke_tokens };
     let revoked = match me.store(&app).change_password(&me.user.id, &new).await {
         Ok(revoked) => revoked,
         // A concurrent change has replaced the password that was entered.

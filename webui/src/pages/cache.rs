@@ -83,7 +83,7 @@ pub(crate) async fn state(
     State(app): State<Arc<AppState>>,
     me: SignedIn,
 ) -> Result<Json<CacheState>, PageError> {
-    let instance = app.store.instance_of(&me.user.id).await?.ok_or(PageError::NotFound)?;
+    let instance = app.store.first_instance_of(&me.user.id).await?.ok_or(PageError::NotFound)?;
     Ok(Json(CacheState::new(&instance)))
 }
 
@@ -117,9 +117,9 @@ async fn page(
     revealed: Option<&RevealedToken>,
     form: &NewTokenForm,
 ) -> Result<Response, PageError> {
-    let instance = app.store.instance_of(&me.user.id).await?.ok_or(PageError::NotFound)?;
+    let instance = app.store.first_instance_of(&me.user.id).await?.ok_or(PageError::NotFound)?;
     let leaks = app.store.leaks_of(&me.user.id).await?;
-    let rows = app.store.tokens_of(&me.user.id).await?;
+    let rows = app.store.tokens_of_user(&me.user.id).await?;
     let denials = recent_denials(app, me, &rows).await?;
     let tokens = rows.into_iter().map(|token| TokenView::new(token, &leaks));
     let (active, mut inactive): (Vec<_>, Vec<_>) = tokens.partition(|token| token.inactive_reason.is_none());
@@ -151,7 +151,8 @@ async fn recent_denials(
     me: &SignedIn,
     tokens: &[TokenRow],
 ) -> Result<Vec<DenialView>, PageError> {
-    let recent = app.store.denials_of_user(&me.user.id).await?.into_iter().take(DENIALS_MAX);
+    let Some(cache) = app.store.first_cache_of(&me.user.id).await? else { return Ok(Vec::new()) };
+    let recent = app.store.denials_of_cache(&cache.id).await?.into_iter().take(DENIALS_MAX);
     let view = |denial: store::DenialRecord| {
         let token = tokens.iter().find(|token| token.id == denial.token_id);
         DenialView::new(denial, token.map_or("", |token| &token.name))

@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache_events::{ChangedUsers, StreamSlot};
+use crate::cache_events::{ChangedCaches, StreamSlot};
 use crate::http::reject::PageError;
 use crate::http::session::{self, SignedIn};
 use crate::state::AppState;
@@ -31,10 +31,11 @@ pub(crate) async fn stream(
     me: SignedIn,
 ) -> Result<Response, PageError> {
     let slot = app.cache_events.acquire_slot(&me.session.id_hash).ok_or(PageError::TooManyStreams)?;
+    let cache = app.store.first_cache_of(&me.user.id).await?.ok_or(PageError::NotFound)?;
     // Subscribed before the first read: a change in between is sent twice rather than missed.
     let changes = app.cache_events.subscribe();
     let events = EventStream {
-        user_id: me.user.id,
+        cache_id: cache.id,
         session: me.session.id_hash,
         changes,
         last_sent: None,
@@ -52,9 +53,9 @@ pub(crate) async fn stream(
 /// An open stream.
 struct EventStream {
     app: Arc<AppState>,
-    user_id: String,
+    cache_id: String,
     session: String,
-    changes: broadcast::Receiver<ChangedUsers>,
+    changes: broadcast::Receiver<ChangedCaches>,
     last_sent: Option<CacheState>,
     stop: CancellationToken,
     _gauge: GaugeGuard,
@@ -69,7 +70,7 @@ impl EventStream {
                 return None;
             }
             // If the store is unavailable the stream ends: the page keeps its state, the browser reconnects.
-            let instance = self.app.store.instance_of(&self.user_id).await.ok()??;
+            let instance = self.app.store.instance_of_cache(&self.cache_id).await.ok()??;
             let state = CacheState::new(&instance);
             if self.last_sent.as_ref() == Some(&state) {
                 continue;
@@ -81,7 +82,7 @@ impl EventStream {
         }
     }
 
-    /// Waits for a change of this user's cache or for the next check. `false` ends the stream.
+    /// Waits for a change of the cache or for the next check. `false` ends the stream.
     async fn wait(&mut self) -> bool {
         let check = tokio::time::sleep(CHECK_INTERVAL);
         tokio::pin!(check);
@@ -90,7 +91,7 @@ impl EventStream {
                 () = self.stop.cancelled() => return false,
                 () = &mut check => return session::is_active(&self.app, &self.session).await.unwrap_or(false),
                 changed = self.changes.recv() => match changed {
-                    Ok(users) if !users.contains(&self.user_id) => {}
+                    Ok(caches) if !caches.contains(&self.cache_id) => {}
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return true,
                     Err(broadcast::error::RecvError::Closed) => return false,
                 },

@@ -45,8 +45,8 @@ pub(crate) struct Fields {
 
 pub(crate) async fn show(State(app): State<Arc<AppState>>, me: SignedIn) -> Result<Response, PageError> {
     app.rate_limits.connection_lists.acquire(&me.user.id).map_err(PageError::RateLimited)?;
-    let instance = app.store.instance_of(&me.user.id).await?.ok_or(PageError::NotFound)?;
-    let tokens = app.store.tokens_of(&me.user.id).await?;
+    let instance = app.store.first_instance_of(&me.user.id).await?.ok_or(PageError::NotFound)?;
+    let tokens = app.store.tokens_of_user(&me.user.id).await?;
     let live = app.store.live_connections(&instance.id).await?;
     let page = Page {
         layout: Layout::signed_in(&me),
@@ -65,7 +65,7 @@ pub(crate) async fn close(
 ) -> Result<Response, PageError> {
     app.rate_limits.connection_closes.acquire(&me.user.id).map_err(PageError::RateLimited)?;
     let id: ConnectionId = fields.id.parse().map_err(|_| PageError::Malformed)?;
-    let instance = app.store.instance_of(&me.user.id).await?.ok_or(PageError::NotFound)?;
+    let instance = app.store.first_instance_of(&me.user.id).await?.ok_or(PageError::NotFound)?;
     me.store(&app).close_connection(&instance.id, &id).await?;
     Ok(Redirect::to("/connections").into_response())
 }

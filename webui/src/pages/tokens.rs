@@ -61,7 +61,7 @@ async fn reject_new_token(
         return reject(StatusCode::FORBIDDEN, SUSPENDED.into()).await;
     }
     let max = app.config.limits.tokens_at_once;
-    let active = app.store.tokens_of(&me.user.id).await?.iter().filter(|t| t.is_active(now())).count();
+    let active = app.store.tokens_of_user(&me.user.id).await?.iter().filter(|t| t.is_active(now())).count();
     if active >= max {
         return reject(StatusCode::CONFLICT, limit_reached(max)).await;
     }

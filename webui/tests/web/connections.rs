@@ -50,7 +50,7 @@ async fn connections_are_listed_and_closed() {
     bob.get("/cache").await;
     let instance = async |email: &str| {
         let user = site.store.user_by_email(email).await.unwrap().unwrap();
-        site.store.instance_of(&user.id).await.unwrap().unwrap().id
+        site.store.first_instance_of(&user.id).await.unwrap().unwrap().id
     };
     for (visitor, email) in [(&mut bob, "bob@example.com"), (&mut ann, "ann@example.com")] {
         assert_eq!(visitor.post("/connections/close", &[("id", &id)]).await.location(), "/connections");

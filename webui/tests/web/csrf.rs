@@ -43,7 +43,7 @@ async fn forms_of_other_sites_are_rejected() {
         }
     }
     let user = site.store.user_by_email("a@example.com").await.unwrap().unwrap();
-    assert_eq!(site.store.tokens_of(&user.id).await.unwrap().len(), 4);
+    assert_eq!(site.store.tokens_of_user(&user.id).await.unwrap().len(), 4);
 }
 
 #[tokio::test]

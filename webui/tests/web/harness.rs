@@ -83,7 +83,7 @@ impl Site {
     /// Records a state of the user's instance, as the provisioner does.
     pub(crate) async fn set_state(&self, email: &str, state: InstanceState) {
         let user = self.store.user_by_email(email).await.unwrap().unwrap();
-        let instance = self.store.instance_of(&user.id).await.unwrap().unwrap();
+        let instance = self.store.first_instance_of(&user.id).await.unwrap().unwrap();
         let runs = state == InstanceState::Running;
         let seen = Observed {
             state,

@@ -62,7 +62,7 @@ async fn sign_up_creates_user_cache_and_token() {
         assert!(!again.body.contains(hidden), "{hidden} is not for users' eyes");
     }
     let user = site.store.user_by_email("ada@example.com").await.unwrap().unwrap();
-    assert_eq!(site.store.tokens_of(&user.id).await.unwrap()[0].id, token.id().as_str());
+    assert_eq!(site.store.tokens_of_user(&user.id).await.unwrap()[0].id, token.id().as_str());
     assert!(site.store.password_hash(&user.id).await.unwrap().unwrap().starts_with("$argon2id$"));
 }
 

@@ -50,7 +50,8 @@ pub(crate) async fn submit(
     }
     let token = NewToken::generate(&app.token_key, name.as_str()).limited_to(permissions);
     let max = app.config.limits.tokens_at_once;
-    match me.store(&app).create_token_within(&me.user.id, &token, max).await {
+    let cache = app.store.first_cache_of(&me.user.id).await?.ok_or(PageError::NotFound)?;
+    match me.store(&app).create_token_within(&cache.id, &token, max).await {
         Ok(()) => cache::with_new_token(&app, &me, &token, name.as_str()).await,
         // Concurrent requests have reached the limit.
         Err(StoreError::LimitReached(_)) => {

@@ -1,5 +1,7 @@
--- What an instance's clients do. Written by the proxies, every few seconds: all only add to it, so that
--- any number of them may. High-rate: it doesn't touch the revision.
+-- Usage of instances. Written by the proxies every few seconds: each adds what it has counted since its last
+-- report. Unversioned.
+
+-- Operations by kind, and bytes between clients and proxies.
 CREATE TABLE usage (
     instance_id TEXT   PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE,
     hits        BIGINT NOT NULL,
@@ -15,7 +17,7 @@ CREATE TABLE usage (
     changed_at  BIGINT NOT NULL
 );
 
--- How long requests took: so many of at most le_us microseconds (and of more than the next smaller).
+-- Latency histogram: requests that took at most le_us microseconds and more than the next smaller le_us.
 CREATE TABLE usage_latency (
     instance_id TEXT   NOT NULL REFERENCES instances (id) ON DELETE CASCADE,
     le_us       BIGINT NOT NULL,
@@ -23,7 +25,7 @@ CREATE TABLE usage_latency (
     PRIMARY KEY (instance_id, le_us)
 );
 
--- Connections that each proxy holds. A row that nobody has renewed for long is of a proxy that is gone.
+-- Open client connections per proxy. Rows that are not renewed belong to a proxy that is gone.
 CREATE TABLE usage_connections (
     instance_id TEXT   NOT NULL REFERENCES instances (id) ON DELETE CASCADE,
     proxy       TEXT   NOT NULL,

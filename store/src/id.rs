@@ -1,0 +1,13 @@
+//! Ids of rows.
+
+use rand::RngExt as _;
+
+const CHARACTERS: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+/// 36^24 > 2^124.
+const LEN: usize = 24;
+
+/// 24 random lower-case letters and digits, fit for a container's name.
+pub(crate) fn random() -> String {
+    let mut rng = rand::rng();
+    (0..LEN).map(|_| char::from(CHARACTERS[rng.random_range(0..CHARACTERS.len())])).collect()
+}
