@@ -1,6 +1,7 @@
 //! The command line: commands, options and help. Each command family has a file of its own.
 
 mod audit;
+mod cache;
 mod config;
 mod confirmation;
 mod connection;
@@ -11,6 +12,7 @@ mod instance;
 mod lookup;
 mod migrate;
 mod plan;
+mod readiness;
 mod status;
 mod token;
 mod up;
@@ -30,7 +32,8 @@ const EXAMPLES: &str = "\
 Examples:
   memgate up                                     run all roles on this machine, with data in ./data
   memgate user add ada@example.org               create a user, a cache and a first token
-  memgate token create ada@example.org --name ci create another token
+  memgate cache create ada@example.org --cache b create another cache
+  memgate token create ada@example.org --cache b create a token for it
   memgate instance list --json                   list all instances, for scripts
   memgate down --purge                           remove everything again
 
@@ -65,6 +68,9 @@ enum Command {
     /// Manage users: add, list, show, suspend, resume, delete, reset-password
     #[command(subcommand)]
     User(user::UserCommand),
+    /// Manage caches: list, show, create, delete
+    #[command(subcommand)]
+    Cache(cache::CacheCommand),
     /// Manage tokens, the credentials of applications: create, list, show, update, rotate, certify, revoke
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -106,6 +112,7 @@ impl Args {
             Command::Provisioner(args) => role::run(role::Role::Provisioner, &args, global),
             Command::Webui(args) => role::run(role::Role::Webui, &args, global),
             Command::User(command) => command.run(global),
+            Command::Cache(command) => command.run(global),
             Command::Token(command) => command.run(global),
             Command::Plan(command) => command.run(global),
             Command::Instance(command) => command.run(global),

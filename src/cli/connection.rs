@@ -4,7 +4,7 @@ use serde::Serialize;
 use store::{ConnectionId, LiveConnections, ParseConnectionIdError, Store};
 
 use super::context::{self, Context};
-use super::lookup::find_user;
+use super::lookup::{CacheArg, find_user};
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
 use crate::output::table::{self, table};
@@ -16,6 +16,8 @@ pub(crate) enum ConnectionCommand {
     List {
         /// The user's e-mail address
         email: String,
+        #[command(flatten)]
+        cache: CacheArg,
     },
     /// Close a connection. Its client may reconnect: revoke its token to prevent that
     Close {
@@ -23,6 +25,8 @@ pub(crate) enum ConnectionCommand {
         email: String,
         /// The connection's id, as `memgate connection list` shows it
         id: String,
+        #[command(flatten)]
+        cache: CacheArg,
     },
 }
 
@@ -37,12 +41,12 @@ impl ConnectionCommand {
         context::with_store(global, async |context: &Context| {
             let store = &context.store;
             match self {
-                Self::List { email } => {
-                    let live = store.live_connections(&instance_id(store, &email).await?).await?;
+                Self::List { email, cache } => {
+                    let live = store.live_connections(&instance_id(store, &email, &cache).await?).await?;
                     context.print(&live, || rows(&live))
                 }
-                Self::Close { email, id } => {
-                    let instance = instance_id(store, &email).await?;
+                Self::Close { email, id, cache } => {
+                    let instance = instance_id(store, &email, &cache).await?;
                     let parsed: ConnectionId = id.parse().map_err(|error: ParseConnectionIdError| {
                         CliError::new(error.to_string(), "`memgate connection list EMAIL` shows all ids")
                     })?;
@@ -61,11 +65,12 @@ impl ConnectionCommand {
     }
 }
 
-async fn instance_id(store: &Store, email: &str) -> Result<String, CliError> {
+async fn instance_id(store: &Store, email: &str, cache: &CacheArg) -> Result<String, CliError> {
     let user = find_user(store, email).await?;
-    let instance = store.first_instance_of(&user.id).await?;
+    let cache = cache.find(store, &user).await?;
+    let instance = store.instance_of_cache(&cache.id).await?;
     let fix = "`memgate instance list` shows all instances";
-    Ok(instance.ok_or_else(|| CliError::new(format!("{email} has no cache"), fix))?.id)
+    Ok(instance.ok_or_else(|| CliError::new(format!("cache {} has no instance", cache.name), fix))?.id)
 }
 
 fn rows(live: &LiveConnections) -> String {

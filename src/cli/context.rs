@@ -18,6 +18,11 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// The proxy's `host:port`, as users reach it.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.settings.webui.endpoint
+    }
+
     /// Prints the command's result: `document` with `--json`, else `text`.
     ///
     /// # Errors

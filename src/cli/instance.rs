@@ -1,10 +1,10 @@
 //! `memgate instance`: the containers that run caches, for operators: desired and actual state.
 
 use serde::Serialize;
-use store::{DesiredState, Instance, InstanceState, Millis, Store, Usage};
+use store::{DesiredState, Instance, InstanceState, Millis, Store};
 
 use super::context::{self, Context};
-use super::lookup::find_user;
+use super::lookup::{CacheArg, find_user};
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
 use crate::output::table::{self, table};
@@ -18,15 +18,18 @@ pub(crate) enum InstanceCommand {
     Show {
         /// The user's e-mail address
         email: String,
+        #[command(flatten)]
+        cache: CacheArg,
     },
 }
 
 /// An instance as operators see it, including its address, which users never see.
 #[derive(Debug, Serialize)]
-pub(crate) struct InstanceView {
+struct InstanceView {
     id: String,
     email: String,
-    pub(crate) state: InstanceState,
+    cache: String,
+    state: InstanceState,
     desired: DesiredState,
     memory_mb: i64,
     connections: i64,
@@ -42,11 +45,11 @@ pub(crate) struct InstanceView {
 
 /// Usage of an instance by its clients.
 #[derive(Debug, Serialize)]
-struct Activity {
+pub(super) struct Usage {
     /// Open client connections of all proxies.
     open_connections: i64,
     #[serde(flatten)]
-    usage: Usage,
+    counters: store::Usage,
     /// Latency quantiles in microseconds, rounded up to powers of two.
     p50_us: Option<i64>,
     p99_us: Option<i64>,
@@ -56,7 +59,7 @@ struct Activity {
 struct InstanceDetails {
     #[serde(flatten)]
     instance: InstanceView,
-    usage: Activity,
+    usage: Usage,
 }
 
 #[derive(Debug, Serialize)]
@@ -75,15 +78,16 @@ impl InstanceCommand {
                     let list = InstanceList { instances: existing.map(InstanceView::of).collect() };
                     context.print(&list, || rows(&list.instances))
                 }
-                Self::Show { email } => {
+                Self::Show { email, cache } => {
                     let user = find_user(store, &email).await?;
-                    let instance = store.first_instance_of(&user.id).await?.ok_or_else(|| {
+                    let cache = cache.find(store, &user).await?;
+                    let instance = store.instance_of_cache(&cache.id).await?.ok_or_else(|| {
                         let fix = "`memgate instance list` shows all instances";
-                        CliError::new(format!("{email} has no cache"), fix)
+                        CliError::new(format!("cache {} has no instance", cache.name), fix)
                     })?;
-                    let usage = Activity::of(store, &instance.id).await?;
+                    let usage = Usage::read(store, &instance.id).await?;
                     let shown = InstanceDetails { instance: InstanceView::of(instance), usage };
-                    context.print(&shown, || details(&shown.instance) + &shown.usage.details())
+                    context.print(&shown, || shown.instance.text() + &shown.usage.text())
                 }
             }
         })
@@ -91,12 +95,13 @@ impl InstanceCommand {
 }
 
 impl InstanceView {
-    pub(crate) fn of(instance: Instance) -> Self {
+    fn of(instance: Instance) -> Self {
         let state = instance.state();
         let route = instance.route;
         Self {
             id: instance.id,
             email: instance.email,
+            cache: instance.cache,
             state,
             desired: instance.desired,
             memory_mb: instance.memory_mb,
@@ -111,29 +116,49 @@ impl InstanceView {
             message: route.and_then(|route| route.message),
         }
     }
+
+    fn text(&self) -> String {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        table::pairs(&[
+            ("instance", self.id.clone()),
+            ("email", self.email.clone()),
+            ("cache", self.cache.clone()),
+            ("state", self.state.as_str().to_owned()),
+            ("message", text(&self.message)),
+            ("memory", format!("{} MB", self.memory_mb)),
+            ("connections", self.connections.to_string()),
+            ("item size", format!("{} bytes", self.item_size_max)),
+            ("address", text(&self.address)),
+            ("container", text(&self.container)),
+            ("memcached", text(&self.version)),
+            ("generation", self.generation.to_string()),
+            ("created", table::time_since(self.created_at)),
+        ])
+    }
 }
 
-impl Activity {
-    async fn of(store: &Store, instance_id: &str) -> Result<Self, CliError> {
+impl Usage {
+    pub(super) async fn read(store: &Store, instance_id: &str) -> Result<Self, CliError> {
         let latency = store.latency(instance_id).await?;
         Ok(Self {
             open_connections: store.connections(instance_id).await?,
-            usage: store.usage(instance_id).await?,
+            counters: store.usage(instance_id).await?,
             p50_us: quantile(&latency, 50),
             p99_us: quantile(&latency, 99),
         })
     }
 
-    fn details(&self) -> String {
-        let Usage { hits, misses, stores, deletes, arithmetic, touches, others, .. } = self.usage;
+    /// Formats the usage as names and values.
+    pub(super) fn text(&self) -> String {
+        let store::Usage { hits, misses, stores, deletes, arithmetic, touches, others, .. } = self.counters;
         let bound = |us: Option<i64>| us.map_or_else(|| "-".to_owned(), |us| format!("under {us} us"));
         table::pairs(&[
             ("open connections", self.open_connections.to_string()),
             ("reads", format!("{} ({hits} hits, {misses} misses)", hits + misses)),
             ("writes", (stores + deletes + arithmetic + touches).to_string()),
             ("other", others.to_string()),
-            ("errors", self.usage.errors.to_string()),
-            ("bytes in, out", format!("{}, {}", self.usage.bytes_in, self.usage.bytes_out)),
+            ("errors", self.counters.errors.to_string()),
+            ("bytes in, out", format!("{}, {}", self.counters.bytes_in, self.counters.bytes_out)),
             ("p50, p99", format!("{}, {}", bound(self.p50_us), bound(self.p99_us))),
         ])
     }
@@ -155,28 +180,17 @@ fn rows(instances: &[InstanceView]) -> String {
         .map(|i| {
             let text = |value: &Option<String>| value.clone().unwrap_or_default();
             let memory = format!("{} MB", i.memory_mb);
-            [i.email.clone(), i.state.as_str().to_owned(), memory, text(&i.address), text(&i.message)]
+            [
+                i.email.clone(),
+                i.cache.clone(),
+                i.state.as_str().to_owned(),
+                memory,
+                text(&i.address),
+                text(&i.message),
+            ]
         })
         .collect();
-    table(["EMAIL", "STATE", "MEMORY", "ADDRESS", "MESSAGE"], &rows)
-}
-
-pub(crate) fn details(i: &InstanceView) -> String {
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    table::pairs(&[
-        ("instance", i.id.clone()),
-        ("email", i.email.clone()),
-        ("state", i.state.as_str().to_owned()),
-        ("message", text(&i.message)),
-        ("memory", format!("{} MB", i.memory_mb)),
-        ("connections", i.connections.to_string()),
-        ("largest item", format!("{} bytes", i.item_size_max)),
-        ("address", text(&i.address)),
-        ("container", text(&i.container)),
-        ("memcached", text(&i.version)),
-        ("generation", i.generation.to_string()),
-        ("created", table::time_since(i.created_at)),
-    ])
+    table(["EMAIL", "CACHE", "STATE", "MEMORY", "ADDRESS", "MESSAGE"], &rows)
 }
 
 #[cfg(test)]

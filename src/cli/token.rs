@@ -12,7 +12,7 @@ use serde::Serialize;
 use store::{Millis, NewToken, Permissions, Store, StoreError, Token, TokenId, TokenRow, now};
 
 use super::context::{self, Context};
-use super::lookup::find_user;
+use super::lookup::{CacheArg, find_user};
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
 use certificate::{IssueArgs, ShownCertificate};
@@ -26,10 +26,12 @@ use view::{CreatedToken, RevokedToken, RotatedToken, TokenView};
 pub(crate) enum TokenCommand {
     /// Create a token and show it, the only time that it is shown
     Create(Create),
-    /// List a user's tokens, including revoked and expired ones
+    /// List a cache's tokens, including revoked and expired ones
     List {
         /// The user's e-mail address
         email: String,
+        #[command(flatten)]
+        cache: CacheArg,
     },
     /// Show a token: permissions, certificates, and recent denials with their reasons
     Show {
@@ -90,6 +92,8 @@ Examples:
 pub(crate) struct Create {
     /// The user's e-mail address
     email: String,
+    #[command(flatten)]
+    cache: CacheArg,
     /// The token's name
     #[arg(long, default_value = "token")]
     name: String,
@@ -121,9 +125,10 @@ impl TokenCommand {
             let store = &context.store;
             match self {
                 Self::Create(create) => create.run(context).await,
-                Self::List { email } => {
+                Self::List { email, cache } => {
                     let user = find_user(store, &email).await?;
-                    let list = TokenList { tokens: store.tokens_of_user(&user.id).await? };
+                    let cache = cache.find(store, &user).await?;
+                    let list = TokenList { tokens: store.tokens_of_cache(&cache.id).await? };
                     context.print(&list, || rows(&list.tokens))
                 }
                 Self::Show { id } => {
@@ -164,6 +169,7 @@ impl Create {
         let store = &context.store;
         self.permissions.check()?;
         let user = find_user(store, &self.email).await?;
+        let cache = self.cache.find(store, &user).await?;
         let new = NewToken::generate(&context.data_dir.token_key()?, TokenName::parse(&self.name)?.as_str());
         let mut granted = Permissions::ALL;
         self.permissions.apply(&mut granted, now());
@@ -171,14 +177,13 @@ impl Create {
         let wants_certificate = self.certificate || self.issue.is_given();
         let certificate = wants_certificate.then(|| self.issue.issue(id, expires_at)).transpose()?;
         let new = new.limited_to(granted);
-        let cache = store.first_cache_of(&user.id).await?.ok_or(StoreError::NotFound("cache"))?;
         store.create_token(&cache.id, &new).await?;
         // The token exists now and must be shown, even if its certificate can't be saved.
         let saved = match &certificate {
             Some(certificate) => certificate.save(store, &id).await,
             None => Ok(()),
         };
-        let credentials = Credentials::new(&user.email, &context.settings.webui.endpoint, &new.token);
+        let credentials = Credentials::new(&user.email, &cache.name, context.endpoint(), &new.token);
         let created = CreatedToken { credentials, certificate: certificate.filter(|_| saved.is_ok()) };
         context.print(&created, || created.text())?;
         saved
@@ -212,9 +217,10 @@ async fn rotate(context: &Context, old: TokenRow, grace: Millis) -> Result<Rotat
     let new = NewToken::generate(&context.data_dir.token_key()?, &old.name);
     // Read before the commit: after it nothing may fail until the new token is shown.
     let user = store.user(&old.user_id).await?.ok_or_else(no_such_token)?;
+    let old_cache = old.cache.clone();
     let rotated = store.rotate_token(&parse_id(&old.id)?, new, now().saturating_add(grace)).await;
     let (new, replaces) = rotated.map_err(|error| change_error(error, &old))?;
-    let credentials = Credentials::new(&user.email, &context.settings.webui.endpoint, &new.token);
+    let credentials = Credentials::new(&user.email, &old_cache, context.endpoint(), &new.token);
     Ok(RotatedToken { credentials, replaces })
 }
 

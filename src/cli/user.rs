@@ -4,11 +4,11 @@ mod add;
 mod password;
 
 use serde::Serialize;
-use store::{Store, TokenRow, User, UserState};
+use store::{TokenRow, User, UserState};
 
+use super::cache::CacheView;
 use super::confirmation::Confirmation;
 use super::context::{self, Context};
-use super::instance::{self, InstanceView};
 use super::lookup::find_user;
 use super::token;
 use crate::global_args::GlobalArgs;
@@ -59,7 +59,7 @@ struct UserList {
 struct UserView {
     #[serde(flatten)]
     user: User,
-    instance: Option<InstanceView>,
+    caches: Vec<CacheView>,
     tokens: Vec<TokenRow>,
 }
 
@@ -81,7 +81,7 @@ impl UserCommand {
                     context.print(&list, || rows(&list.users))
                 }
                 Self::Show { email } => {
-                    let view = UserView::read(store, find_user(store, &email).await?).await?;
+                    let view = UserView::read(context, find_user(store, &email).await?).await?;
                     context.print(&view, || view.text())
                 }
                 Self::Suspend { email } => set_state(context, &email, UserState::Suspended).await,
@@ -103,15 +103,15 @@ async fn set_state(context: &Context, email: &str, state: UserState) -> Result<(
     let store = &context.store;
     let user = find_user(store, email).await?;
     store.set_user_state(&user.id, state).await?;
-    let view = UserView::read(store, User { state, ..user }).await?;
+    let view = UserView::read(context, User { state, ..user }).await?;
     context.print(&view, || view.text())
 }
 
 impl UserView {
-    async fn read(store: &Store, user: User) -> Result<Self, CliError> {
-        let instance = store.first_instance_of(&user.id).await?.map(InstanceView::of);
-        let tokens = store.tokens_of_user(&user.id).await?;
-        Ok(Self { user, instance, tokens })
+    async fn read(context: &Context, user: User) -> Result<Self, CliError> {
+        let caches = CacheView::all_of(context, &user).await?;
+        let tokens = context.store.tokens_of_user(&user.id).await?;
+        Ok(Self { user, caches, tokens })
     }
 
     fn text(&self) -> String {
@@ -123,8 +123,8 @@ impl UserView {
             ("admin", if user.is_admin { "yes" } else { "no" }.to_owned()),
             ("created", table::time_since(user.created_at)),
         ]);
-        let instance = self.instance.as_ref().map(instance::details).unwrap_or_default();
-        format!("{pairs}\n{instance}\n{}", token::rows(&self.tokens))
+        let caches: Vec<_> = self.caches.iter().map(CacheView::text).collect();
+        format!("{pairs}\n{}\n{}", caches.join("\n"), token::rows(&self.tokens))
     }
 }
 

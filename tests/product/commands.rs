@@ -1,5 +1,6 @@
 //! The command line's contract without any running role: documents, messages, exit statuses.
 
+mod caches;
 mod plans;
 mod settings;
 mod tokens;
@@ -41,7 +42,7 @@ fn user_and_tokens_are_created_and_revoked() {
     assert!(username.starts_with("mg_") && username.len() == 15, "{username}");
 
     let made = installation.json(&["token", "create", "ada@example.org", "--name", "ci"]);
-    for key in ["email", "endpoint", "username", "password", "token"] {
+    for key in ["email", "cache", "endpoint", "username", "password", "token"] {
         assert!(made[key].is_string(), "{key}");
     }
     let tokens = installation.json(&["token", "list", "ada@example.org"]);
@@ -52,7 +53,7 @@ fn user_and_tokens_are_created_and_revoked() {
     let id = made["username"].as_str().unwrap();
     assert!(installation.json(&["token", "revoke", id])["revoked_at"].is_i64());
     let shown = installation.json(&["user", "show", "ada@example.org"]);
-    assert_eq!(shown["instance"]["state"], "pending");
+    assert_eq!(shown["caches"][0]["state"], "pending");
     assert_eq!(shown["tokens"].as_array().unwrap().iter().filter(|t| t["revoked_at"].is_i64()).count(), 1);
 
     assert_eq!(installation.json(&["user", "list"])["users"][0]["email"], "ada@example.org");

@@ -65,7 +65,7 @@ fn user_is_suspended_resumed_and_deleted() {
         let shown = installation.json(&["user", command, "ada@example.org"]);
         (
             shown["state"].as_str().unwrap().to_owned(),
-            shown["instance"]["desired"].as_str().unwrap().to_owned(),
+            shown["caches"][0]["desired"].as_str().unwrap().to_owned(),
         )
     };
     assert_eq!(state("suspend"), ("suspended".into(), "suspended".into()));

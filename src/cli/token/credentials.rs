@@ -7,6 +7,7 @@ use store::Token;
 #[derive(Debug, Serialize)]
 pub(crate) struct Credentials {
     email: String,
+    cache: String,
     endpoint: String,
     username: String,
     password: String,
@@ -14,9 +15,10 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    pub(crate) fn new(email: &str, endpoint: &str, token: &Token) -> Self {
+    pub(crate) fn new(email: &str, cache: &str, endpoint: &str, token: &Token) -> Self {
         Self {
             email: email.to_owned(),
+            cache: cache.to_owned(),
             endpoint: endpoint.to_owned(),
             username: token.id().username(),
             password: token.secret().reveal().to_owned(),
@@ -25,9 +27,10 @@ impl Credentials {
     }
 
     /// The fields for text output, in the same order as in JSON.
-    pub(crate) fn pairs(&self) -> [(&'static str, String); 5] {
+    pub(crate) fn pairs(&self) -> [(&'static str, String); 6] {
         [
             ("email", self.email.clone()),
+            ("cache", self.cache.clone()),
             ("endpoint", self.endpoint.clone()),
             ("username", self.username.clone()),
             ("password", self.password.clone()),

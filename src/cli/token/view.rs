@@ -70,6 +70,7 @@ impl TokenView {
             ("id", token.id.clone()),
             ("name", token.name.clone()),
             ("email", self.email.clone()),
+            ("cache", token.cache.clone()),
             ("username", format!("mg_{}", token.id)),
             ("created", table::time_since(token.created_at)),
             ("state", permissions::state(token, now())),

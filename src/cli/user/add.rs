@@ -1,13 +1,12 @@
 //! `memgate user add`: signs a user up, like the web UI does.
 
-use std::time::Duration;
-
 use identity::Email;
 use serde::Serialize;
-use store::{Instance, InstanceState, NewToken, NewUser, Store, User};
+use store::{CacheName, InstanceState, NewToken, NewUser};
 
 use super::password::hash_from_stdin;
 use crate::cli::context::Context;
+use crate::cli::readiness::{self, Readiness};
 use crate::cli::token::Credentials;
 use crate::output::CliError;
 use crate::output::table;
@@ -20,7 +19,6 @@ Examples:
 Without --password-stdin the user can't sign in to the web UI, but the token works.
 Exit status 3: user and token are created, but the cache isn't running yet.";
 
-const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 const FIRST_TOKEN_NAME: &str = "first";
 
 /// Create a user with a cache and a first token
@@ -65,56 +63,17 @@ impl Add {
         let token = NewToken::generate(&context.data_dir.token_key()?, FIRST_TOKEN_NAME);
         let user = store.sign_up(&new, &token).await?;
         // The token exists now and must be shown, whatever happens to the cache.
-        let waited = if self.no_wait { Ok(None) } else { wait_for_cache(store, &user).await };
-        let instance = waited.as_ref().ok().and_then(Option::as_ref);
-        let state = instance.map_or(InstanceState::Pending, Instance::state);
-        let credentials = Credentials::new(&user.email, &context.settings.webui.endpoint, &token.token);
-        let added = Added { credentials, plan: user.plan.clone(), state };
+        let cache = store.first_cache_of(&user.id).await;
+        let readiness = match &cache {
+            Ok(Some(cache)) if !self.no_wait => Some(readiness::wait(store, &cache.id, &user.email).await),
+            _ => None,
+        };
+        let cache_name = cache.ok().flatten().map_or_else(|| CacheName::default().to_string(), |it| it.name);
+        let credentials = Credentials::new(&user.email, &cache_name, context.endpoint(), &token.token);
+        let state = readiness.as_ref().map_or(InstanceState::Pending, Readiness::state);
+        let added = Added { credentials, plan: user.plan, state };
         context.print(&added, || describe(&added))?;
-        if self.no_wait || state == InstanceState::Running {
-            return Ok(());
-        }
-        Err(not_running(&user.email, waited))
-    }
-}
-
-/// Waits until the cache is running or has failed, but not longer than 30 s.
-async fn wait_for_cache(store: &Store, user: &User) -> Result<Option<Instance>, CliError> {
-    eprintln!("waiting for the cache of {} ...", user.email);
-    let mut feed = store.feed().await?;
-    let finished = async {
-        loop {
-            let instance = store.first_instance_of(&user.id).await?;
-            let state = instance.as_ref().map(Instance::state);
-            if matches!(state, Some(InstanceState::Running | InstanceState::Failed)) {
-                return Ok::<_, CliError>(instance);
-            }
-            feed.next().await?;
-        }
-    };
-    match tokio::time::timeout(WAIT_TIMEOUT, finished).await {
-        Ok(finished) => finished,
-        Err(_) => Ok(store.first_instance_of(&user.id).await?),
-    }
-}
-
-fn not_running(email: &str, waited: Result<Option<Instance>, CliError>) -> CliError {
-    let fix = format!("the user is created; see `memgate status` and `memgate instance show {email}`");
-    let instance = match waited {
-        Ok(instance) => instance,
-        Err(error) => {
-            let what = format!("the cache is still being created, and its state can't be read ({error})");
-            return CliError::pending(what, fix);
-        }
-    };
-    let message = instance.as_ref().and_then(|instance| instance.route.as_ref()?.message.clone());
-    let reason = message.map_or_else(String::new, |message| format!(" ({message})"));
-    match instance.as_ref().map(Instance::state) {
-        Some(InstanceState::Failed) => CliError::new(format!("the cache failed to start{reason}"), fix),
-        _ => CliError::pending(
-            format!("the cache isn't running after {} s{reason}", WAIT_TIMEOUT.as_secs()),
-            fix,
-        ),
+        readiness.map_or(Ok(()), |readiness| readiness.into_result("the user is created", &user.email))
     }
 }
 
@@ -122,28 +81,4 @@ fn describe(added: &Added) -> String {
     let mut pairs = added.credentials.pairs().to_vec();
     pairs.push(("state", added.state.as_str().to_owned()));
     format!("{}\nSave the token now: it is not shown again.\n", table::pairs(&pairs))
-}
-
-#[cfg(test)]
-mod tests {
-    use store::{Database, TokenKey};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn store_failure_while_waiting_is_reported_as_pending() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&Database::Sqlite(dir.path().join("memgate.db"))).await.unwrap();
-        let key = TokenKey::load_or_create(&dir.path().join("token.key")).unwrap();
-        let new = NewUser { email: "ada@example.org", password_hash: None, plan: "default", is_admin: false };
-        let user = store.sign_up(&new, &NewToken::generate(&key, FIRST_TOKEN_NAME)).await.unwrap();
-        store.close().await;
-        let error = not_running(&user.email, wait_for_cache(&store, &user).await);
-        let text = error.to_string();
-        assert!(
-            text.starts_with("the cache is still being created") && text.contains("the user is created"),
-            "{text}"
-        );
-        assert_eq!(format!("{:?}", error.report(false)), format!("{:?}", std::process::ExitCode::from(3)));
-    }
 }

@@ -1,0 +1,237 @@
+//! `memgate cache`: the caches of a user.
+
+use serde::Serialize;
+use store::{
+    Cache, CacheName, DesiredState, Instance, InstanceState, Millis, NewCache, Store, StoreError, User,
+};
+
+use super::confirmation::Confirmation;
+use super::context::{self, Context};
+use super::instance::Usage;
+use super::lookup::{CacheArg, find_user};
+use super::readiness;
+use crate::global_args::GlobalArgs;
+use crate::output::CliError;
+use crate::output::table::{self, table};
+
+/// Manage caches
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum CacheCommand {
+    /// List a user's caches, oldest first
+    List {
+        /// The user's e-mail address
+        email: String,
+    },
+    /// Show a cache and its usage
+    Show {
+        /// The user's e-mail address
+        email: String,
+        #[command(flatten)]
+        cache: CacheArg,
+    },
+    /// Create a cache, and wait until it is running. It has no tokens yet
+    #[command(after_help = "\
+Example:
+  memgate cache create ada@example.org --cache sessions --plan small
+  memgate token create ada@example.org --cache sessions
+
+The setting limits.caches_per_user limits the number of caches.
+Exit status 3: the cache is created, but isn't running yet.")]
+    Create(Create),
+    /// Delete a cache with its contents and all of its tokens
+    Delete {
+        /// The user's e-mail address
+        email: String,
+        #[command(flatten)]
+        cache: CacheArg,
+        #[command(flatten)]
+        confirmation: Confirmation,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Create {
+    /// The user's e-mail address
+    email: String,
+    /// The new cache's name: lower-case letters, digits and hyphens
+    #[arg(long = "cache", value_name = "NAME", default_value = "default")]
+    name: CacheName,
+    /// The cache's plan [default: the user's plan]
+    #[arg(long)]
+    plan: Option<String>,
+    /// Don't wait until the cache is running
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// A cache as users see it: without the address of its instance.
+#[derive(Debug, Serialize)]
+pub(super) struct CacheView {
+    email: String,
+    cache: String,
+    id: String,
+    plan: String,
+    endpoint: String,
+    state: InstanceState,
+    desired: Option<DesiredState>,
+    message: Option<String>,
+    memory_mb: Option<i64>,
+    connections: Option<i64>,
+    item_size_max: Option<i64>,
+    created_at: Millis,
+}
+
+#[derive(Debug, Serialize)]
+struct CacheDetails {
+    #[serde(flatten)]
+    cache: CacheView,
+    usage: Option<Usage>,
+}
+
+#[derive(Debug, Serialize)]
+struct CacheList {
+    caches: Vec<CacheView>,
+}
+
+#[derive(Debug, Serialize)]
+struct Deleted {
+    email: String,
+    cache: String,
+    id: String,
+    tokens_revoked: usize,
+    deleted: bool,
+}
+
+impl CacheCommand {
+    pub(crate) fn run(self, global: &GlobalArgs) -> Result<(), CliError> {
+        context::with_store(global, async |context: &Context| match self {
+            Self::List { email } => {
+                let user = find_user(&context.store, &email).await?;
+                let list = CacheList { caches: CacheView::all_of(context, &user).await? };
+                context.print(&list, || rows(&list.caches))
+            }
+            Self::Show { email, cache } => {
+                let user = find_user(&context.store, &email).await?;
+                let cache = cache.find(&context.store, &user).await?;
+                show(context, &user, cache).await
+            }
+            Self::Create(create) => create.run(context).await,
+            Self::Delete { email, cache, confirmation } => {
+                let user = find_user(&context.store, &email).await?;
+                let cache = cache.find(&context.store, &user).await?;
+                let question = format!("Delete cache {} of {email} with all of its tokens?", cache.name);
+                confirmation.require(&question)?;
+                let tokens_revoked = context.store.delete_cache(&cache.id).await?;
+                let deleted =
+                    Deleted { email, cache: cache.name, id: cache.id, tokens_revoked, deleted: true };
+                context.print(&deleted, || {
+                    format!("cache {} is deleted, {tokens_revoked} tokens revoked", deleted.cache)
+                })
+            }
+        })
+    }
+}
+
+impl Create {
+    async fn run(self, context: &Context) -> Result<(), CliError> {
+        let store = &context.store;
+        let user = find_user(store, &self.email).await?;
+        let new = NewCache { user_id: &user.id, name: &self.name, plan: self.plan.as_deref() };
+        let created = store.create_cache(&new, context.settings.limits.caches_per_user).await;
+        let cache = created.map_err(|error| create_error(error, &self.name, &user))?;
+        let readiness =
+            if self.no_wait { None } else { Some(readiness::wait(store, &cache.id, &user.email).await) };
+        let instance = store.instance_of_cache(&cache.id).await?;
+        let view = CacheView::new(context, &user, cache, instance);
+        context.print(&view, || view.text())?;
+        readiness.map_or(Ok(()), |readiness| readiness.into_result("the cache is created", &user.email))
+    }
+}
+
+impl CacheView {
+    /// All caches of a user, oldest first.
+    pub(super) async fn all_of(context: &Context, user: &User) -> Result<Vec<Self>, CliError> {
+        let mut views = Vec::new();
+        for cache in context.store.caches_of(&user.id).await? {
+            let instance = context.store.instance_of_cache(&cache.id).await?;
+            views.push(Self::new(context, user, cache, instance));
+        }
+        Ok(views)
+    }
+
+    fn new(context: &Context, user: &User, cache: Cache, instance: Option<Instance>) -> Self {
+        let limit = |value: fn(&Instance) -> i64| instance.as_ref().map(value);
+        Self {
+            email: user.email.clone(),
+            cache: cache.name,
+            id: cache.id,
+            plan: cache.plan,
+            endpoint: context.settings.webui.endpoint.clone(),
+            state: instance.as_ref().map_or(InstanceState::Pending, Instance::state),
+            desired: instance.as_ref().map(|instance| instance.desired),
+            memory_mb: limit(|instance| instance.memory_mb),
+            connections: limit(|instance| instance.connections),
+            item_size_max: limit(|instance| instance.item_size_max),
+            message: instance.and_then(|instance| instance.route?.message),
+            created_at: cache.created_at,
+        }
+    }
+
+    /// Formats the cache as names and values.
+    pub(super) fn text(&self) -> String {
+        let number =
+            |value: Option<i64>, unit: &str| value.map_or_else(String::new, |value| format!("{value}{unit}"));
+        table::pairs(&[
+            ("cache", self.cache.clone()),
+            ("id", self.id.clone()),
+            ("email", self.email.clone()),
+            ("endpoint", self.endpoint.clone()),
+            ("plan", self.plan.clone()),
+            ("state", self.state.as_str().to_owned()),
+            ("message", self.message.clone().unwrap_or_default()),
+            ("memory", number(self.memory_mb, " MB")),
+            ("connections", number(self.connections, "")),
+            ("item size", number(self.item_size_max, " bytes")),
+            ("created", table::time_since(self.created_at)),
+        ])
+    }
+}
+
+async fn show(context: &Context, user: &User, cache: Cache) -> Result<(), CliError> {
+    let store: &Store = &context.store;
+    let instance = store.instance_of_cache(&cache.id).await?;
+    let usage = match &instance {
+        Some(instance) => Some(Usage::read(store, &instance.id).await?),
+        None => None,
+    };
+    let details = CacheDetails { cache: CacheView::new(context, user, cache, instance), usage };
+    context.print(&details, || {
+        details.cache.text() + &details.usage.as_ref().map(Usage::text).unwrap_or_default()
+    })
+}
+
+fn create_error(error: StoreError, name: &CacheName, user: &User) -> CliError {
+    let email = &user.email;
+    match error {
+        StoreError::AlreadyExists(_) => CliError::new(
+            format!("{email} already has a cache {}", name.as_str()),
+            "choose another name with --cache NAME",
+        ),
+        StoreError::LimitReached(_) => CliError::new(
+            format!("{email} has reached the limit of caches per user"),
+            "delete a cache first, or raise the setting limits.caches_per_user",
+        ),
+        StoreError::NotFound("plan") => CliError::new("no such plan", "`memgate plan list` shows all plans"),
+        error => error.into(),
+    }
+}
+
+fn rows(caches: &[CacheView]) -> String {
+    let row = |it: &CacheView| {
+        let memory = it.memory_mb.map_or_else(String::new, |memory| format!("{memory} MB"));
+        let (state, created) = (it.state.as_str().to_owned(), table::time_since(it.created_at));
+        [it.cache.clone(), it.plan.clone(), state, memory, created]
+    };
+    let rows: Vec<_> = caches.iter().map(row).collect();
+    table(["CACHE", "PLAN", "STATE", "MEMORY", "CREATED"], &rows)
+}
