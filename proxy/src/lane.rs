@@ -212,37 +212,35 @@ impl Lane {
     /// Writes the requests, and wakes held sessions if the lane isn't full any more. Returns whether the socket
     /// is blocked.
     fn flush(&self, stream: &TcpStream) -> io::Result<bool> {
-        let was_full = self.is_full();
-        let blocked = self.write(stream)?;
-        if was_full && !self.is_full() {
-            self.wake_held();
-        }
-        Ok(blocked)
-    }
-
-    #[inline]
-    fn write(&self, stream: &TcpStream) -> io::Result<bool> {
         let mut out = self.out.borrow_mut();
+        let was_full = out.len() - self.sent.get() >= UNSENT_MAX;
+        let mut blocked = false;
         while let Some(rest) = out.get(self.sent.get()..).filter(|rest| !rest.is_empty()) {
             match stream.try_write(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => self.sent.set(self.sent.get() + n),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // Under steady load the buffer may never become empty.
-                    if self.sent.get() >= out.len() / 2 {
-                        out.drain(..self.sent.take());
-                    }
-                    return Ok(true);
+                    blocked = true;
+                    break;
                 }
                 Err(error) => return Err(error),
             }
         }
-        self.sent.set(0);
-        out.clear();
-        if out.capacity() > KEPT_CAPACITY_MAX {
-            *out = Vec::new();
+        if !blocked {
+            self.sent.set(0);
+            out.clear();
+            if out.capacity() > KEPT_CAPACITY_MAX {
+                *out = Vec::new();
+            }
+        } else if self.sent.get() >= out.len() / 2 {
+            // Under steady load the buffer may never become empty.
+            out.drain(..self.sent.take());
         }
-        Ok(false)
+        drop(out);
+        if was_full && !self.is_full() {
+            self.wake_held();
+        }
+        Ok(blocked)
     }
 
     /// Reads once and delivers every complete reply. `dirty` is empty before and after.

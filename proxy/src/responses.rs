@@ -283,8 +283,9 @@ impl ResponseQueue {
     /// Ends a turn: flushes, and wakes the session's task if it waits for replies.
     pub(crate) fn flush_dirty(&self) {
         self.wake.dirty.set(false);
-        self.flush();
-        self.wake_if_waiting();
+        if !self.out.flush() || self.wake.on_reply.get() {
+            self.wake.notify.notify();
+        }
     }
 
     /// Writes until the socket accepts no more.
