@@ -132,6 +132,7 @@ impl Drop for Permit {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test may leave a task to itself")]
 mod tests {
     use std::net::Ipv4Addr;
 

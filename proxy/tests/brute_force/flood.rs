@@ -1,5 +1,7 @@
 //! Ten thousand wrong logins a second from one address, and another client that logs in meanwhile.
 
+#![expect(clippy::disallowed_methods, reason = "a test may leave a task to itself")]
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

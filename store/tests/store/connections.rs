@@ -1,5 +1,7 @@
 //! Live connections: asked for, listed by those who hold them, ended by order.
 
+#![expect(clippy::disallowed_methods, reason = "a test may leave a task to itself")]
+
 use std::time::{Duration, Instant};
 
 use store::{ConnectionId, ListRequest, LiveConnection, Proxy, Store, now};

@@ -1,5 +1,7 @@
 //! Live connections: listed and closed by the cache's owner only.
 
+#![expect(clippy::disallowed_methods, reason = "a test may leave a task to itself")]
+
 use std::time::Duration;
 
 use store::{ConnectionId, LiveConnection, Proxy, Store, now};
