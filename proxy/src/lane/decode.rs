@@ -271,6 +271,7 @@ mod tests {
         }
     }
 
+    // L-2, R-11.
     #[test]
     fn reply_answers_only_its_own_kind_and_tag() {
         let reply = |input| complete(input);

@@ -223,6 +223,7 @@ mod tests {
     const GET: ReplyFormat = ReplyFormat::Text(TextFormat::Value { with_cas: false, last: true });
     const BINARY: ReplyFormat = ReplyFormat::Binary(BinaryFormat { opcode: 0, opaque: [0; 4] });
 
+    // L-1, T-4, T-5.
     #[test]
     fn requests_become_tagged_meta_commands() {
         let store = |mode, cas| Command::Store(Store { mode, flags: 5, exptime: -1, cas, value: b"xyz" });
@@ -263,6 +264,7 @@ mod tests {
         }
     }
 
+    // T-8.
     #[test]
     fn a_callers_own_flags_pass_but_its_opaque() {
         for (verb, flags, expected) in [

@@ -112,6 +112,7 @@ async fn protocol_violation_closes_the_lane_and_nothing_else() {
     }
 }
 
+//
 #[tokio::test]
 async fn lane_opens_only_with_its_own_secret() {
     for login_reply in [&b"CLIENT_ERROR authentication failure\r\n"[..], b"ERROR\r\n\r\n", b"STOR"] {

@@ -140,6 +140,7 @@ mod tests {
         }
     }
 
+    // B-1, S-13.
     #[test]
     fn lines_before_login() {
         let unauthenticated = "reply CLIENT_ERROR unauthenticated";

@@ -149,6 +149,7 @@ fn check_every_set(needed: Scopes, bytes: &[u8]) {
     }
 }
 
+//
 #[test]
 fn every_scope_with_every_line() {
     assert_eq!(every_set().count(), 16);
@@ -158,6 +159,7 @@ fn every_scope_with_every_line() {
     }
 }
 
+//
 #[test]
 fn every_scope_with_every_opcode() {
     for code in 0..=u8::MAX {
@@ -182,6 +184,7 @@ fn every_scope_with_every_opcode() {
     }
 }
 
+// T-1.
 #[test]
 fn too_large_store_is_a_write() {
     let permissions = Permissions { scopes: READ, ..Permissions::ALL };

@@ -94,6 +94,7 @@ async fn what_happened_meanwhile_comes_at_once(scratch: Scratch) {
     assert_eq!(next(&mut feed).await.tokens, [third.token.id()]);
 }
 
+// F-4, F-5.
 /// Four processes, two hundred transactions each; the follower's connection is killed again and again.
 async fn nothing_is_missed_while_four_processes_write(scratch: Scratch) {
     let store = scratch.open().await;
@@ -144,6 +145,7 @@ async fn nothing_is_missed_while_four_processes_write(scratch: Scratch) {
     assert_eq!(named, written.iter().map(String::as_str).collect());
 }
 
+// F-5.
 /// After the kill it listens again by itself: the poll alone would be a second late each time.
 async fn a_killed_listener_listens_again(scratch: Scratch) {
     let store = scratch.open().await;

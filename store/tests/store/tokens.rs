@@ -95,6 +95,7 @@ async fn record(store: &Store, instance_id: &str, state: InstanceState) {
     store.record_route(instance_id, &seen).await.unwrap();
 }
 
+// V-4.
 async fn a_grant_matches_its_own_secret_only(scratch: Scratch) {
     let store = scratch.open().await;
     let key = token_key();
@@ -116,6 +117,7 @@ async fn a_grant_matches_its_own_secret_only(scratch: Scratch) {
     assert!(!format!("{token:?} {grant:?}").contains(token.token.secret().reveal()));
 }
 
+// S-10.
 async fn a_grant_carries_what_scram_needs(scratch: Scratch) {
     let store = scratch.open().await;
     let (_, token) = sign_up(&store, "ada@example.org").await;

@@ -89,6 +89,7 @@ fn requests_are_parsed_as_memcached_does() {
     }
 }
 
+// V-2, B-4.
 #[test]
 fn lengths_are_checked_first() {
     let header = |key: u16, extras: u8, body: u32| {
@@ -109,6 +110,7 @@ fn lengths_are_checked_first() {
     assert_eq!(describe(&[0x82]), "close nothing");
 }
 
+//
 #[test]
 fn too_large_value_is_swallowed_at_once() {
     let mut set = bytes(&RequestParts { opcode: 0x01, extras: b"12345678", key: b"a", value: b"" });
