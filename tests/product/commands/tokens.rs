@@ -98,7 +98,7 @@ fn token_has_certificates() {
     assert!(signed["certificate"].is_string() && signed["certificate_key"].is_null());
     fs::write(&request, key).unwrap();
     let (error, fix) = failure(&installation, &certify, 1);
-    assert!(error.contains("no certificate request") && fix.contains("PEM"), "{error}: {fix}");
+    assert!(error.contains("invalid certificate request") && fix.contains("PEM"), "{error}: {fix}");
     assert!(!error.contains("PRIVATE"), "{error}");
 
     while installation.json(&["token", "show", id])["certificates"].as_array().unwrap().len() < 16 {
