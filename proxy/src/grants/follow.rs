@@ -94,14 +94,10 @@ pub(crate) async fn follow(
     readiness.ready();
     let stop = shutdown.clone();
     let (fatal, received) = oneshot::channel();
-    shutdown.spawn(async move {
-        tokio::select! {
-            () = stop.begun() => {}
-            error = keep_following(&grants, feed, &workers, &readiness) => {
-                let _ = fatal.send(error);
-                stop.begin();
-            }
-        }
+    shutdown.spawn_until_stopped(async move {
+        let error = keep_following(&grants, feed, &workers, &readiness).await;
+        let _ = fatal.send(error);
+        stop.begin();
     });
     Ok(received)
 }

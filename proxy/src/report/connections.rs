@@ -7,7 +7,7 @@ use std::time::Duration;
 use daemon::Shutdown;
 use store::{ConnectionId, ListRequest, Millis, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 
 use crate::mailbox::{self, ConnectionList, Message};
 
@@ -32,15 +32,9 @@ pub(crate) fn spawn(
     shutdown: &Shutdown,
 ) {
     let mut admin = ConnectionAdmin { store, proxy_id, workers, answered: HashMap::new() };
-    let stop = shutdown.clone();
+    let mut ticks = shutdown.every(POLL_INTERVAL);
     shutdown.spawn(async move {
-        let mut tick = interval(POLL_INTERVAL);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = stop.begun() => return,
-                _ = tick.tick() => {}
-            }
+        while ticks.next().await {
             if let Err(error) = admin.poll().await {
                 tracing::debug!(%error, "failed to poll connection requests");
             }

@@ -40,8 +40,8 @@ impl Heartbeat {
 
     /// Spawns a task that writes the row every second and whenever `applied` changes, until shutdown.
     pub(crate) fn spawn(&self, mut applied: watch::Receiver<i64>, shutdown: &Shutdown) {
-        let (store, mut proxy, stop) = (self.store.clone(), self.proxy.clone(), shutdown.clone());
-        let renew = async move {
+        let (store, mut proxy) = (self.store.clone(), self.proxy.clone());
+        shutdown.spawn_until_stopped(async move {
             loop {
                 (proxy.seen_at, proxy.applied) = (now(), *applied.borrow_and_update());
                 match timeout(STORE_TIMEOUT, store.renew_proxy(&proxy)).await {
@@ -50,12 +50,6 @@ impl Heartbeat {
                     Err(_) => tracing::debug!("heartbeat timed out"),
                 }
                 let _ = timeout(HEARTBEAT_INTERVAL, applied.changed()).await;
-            }
-        };
-        shutdown.spawn(async move {
-            tokio::select! {
-                () = stop.begun() => {}
-                () = renew => {}
             }
         });
     }

@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use daemon::Shutdown;
 use daemon::health::Readiness;
+use daemon::{Shutdown, Ticks};
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::ProducesTickets;
-use tokio::time::{MissedTickBehavior, interval};
 
 use super::client_verifier;
 use crate::{Config, Error};
@@ -66,22 +65,15 @@ impl Certificate {
 
     /// Spawns the task that reloads changed files until shutdown.
     pub(crate) fn follow(self: &Arc<Self>, readiness: Readiness, shutdown: &Shutdown) {
-        let (this, stop) = (self.clone(), shutdown.clone());
-        shutdown.spawn(async move {
-            tokio::select! {
-                () = stop.begun() => {}
-                () = this.keep_following(&readiness) => {}
-            }
-        });
+        let (this, ticks) = (self.clone(), shutdown.every(CHECK_INTERVAL));
+        shutdown.spawn(async move { this.reload_changed(ticks, &readiness).await });
     }
 
-    async fn keep_following(&self, readiness: &Readiness) {
+    /// Checks the files at every tick and reloads them if they have changed.
+    async fn reload_changed(&self, mut ticks: Ticks, readiness: &Readiness) {
         let Some(files) = &self.files else { return };
-        let mut tick = interval(CHECK_INTERVAL);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen = files.stamp();
-        loop {
-            tick.tick().await;
+        while ticks.next().await {
             let stamp = files.stamp();
             if stamp == seen {
                 continue;
