@@ -149,8 +149,8 @@ impl Authenticator<'_> {
                 self.metrics.login(*outcome);
                 if let Some(cause) = outcome.cause() {
                     let client = ClientInfo::new(pending.source, None, &pending.stream);
-                    let form = denials::CERTIFICATE;
-                    self.metrics.denials.note(Subject::Token(token), cause, client, form);
+                    let detail = denials::CERTIFICATE_LOGIN;
+                    self.metrics.denials.record(Subject::Token(token), cause, client, detail);
                 }
             }
             // A certificate that we didn't issue may be meant for another service.

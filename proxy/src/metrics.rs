@@ -99,7 +99,7 @@ impl Metrics {
             metrics.connections.clone(),
         );
         proxy.register("logins", "Login attempts by outcome", metrics.logins.clone());
-        let denials = metrics.denials.counted.clone();
+        let denials = metrics.denials.by_cause.clone();
         proxy.register("denials", "Denied logins and requests by cause", denials);
         proxy.register("tls_handshakes", "TLS handshakes by outcome", metrics.handshakes.clone());
         proxy.register("operations", "Requests answered by kind", metrics.operations.clone());

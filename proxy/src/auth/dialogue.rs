@@ -134,7 +134,7 @@ impl Authenticator<'_> {
             Some(credential) => Subject::Token(credential.id),
             None => login::find_username(attempt).map_or(Subject::None, Subject::Unverified),
         };
-        self.metrics.denials.note(subject, cause, client, denials::form(client.protocol, credential));
+        self.metrics.denials.record(subject, cause, client, denials::login_form(client.protocol, credential));
     }
 
     async fn check_credential(&self, credential: Option<&Credential>, source: IpAddr) -> Verdict {

@@ -1,5 +1,5 @@
-//! Who was refused, and why: counted here, in little room, until the usage_reporter writes it to the store. Only
-//! denials come this way; nothing waits here, and no secret, key or value is taken down.
+//! Counts denials: why logins and requests were refused. Kept in bounded memory until the usage reporter writes them to
+//! the store. Recording never waits, and no secret, key or value is recorded.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,27 +18,29 @@ use crate::protocol::{Parsed, Protocol};
 use crate::transport::Stream;
 use crate::transport::address::network;
 
-/// Tokens whose denials wait to be written; those of others are only counted.
+/// Tokens with denials to be written; denials of further tokens only count in the metric.
 const TOKENS_MAX: usize = 1024;
-/// Of these, such as may be made up: nobody has looked whether they are there.
-const CLAIMED_MAX: usize = 256;
-/// And of those, what comes from one source: it must not crowd out what others' owners should know.
-const CLAIMED_BY_SOURCE: usize = 8;
-/// Places and ways of one cause of a token's, between two writes. The others are added up.
-const PLACES_MAX: usize = 4;
+/// Of these, tokens whose id has not been verified and may be made up.
+const UNVERIFIED_MAX: usize = 256;
+/// Unverified tokens per source: one source must not use up the space of others.
+const UNVERIFIED_PER_SOURCE_MAX: usize = 8;
+/// Pairs of source and detail kept per token and cause between two writes; further ones are added up in one entry.
+const SOURCES_PER_CAUSE_MAX: usize = 4;
 
+/// Denials by cause for `/metrics`, and by token for the store.
 #[derive(Debug, Default)]
 pub(crate) struct Denials {
-    pub(crate) counted: Family<Refused, Counter>,
-    owed: Mutex<Owed>,
+    /// The metric.
+    pub(crate) by_cause: Family<DenialLabels, Counter>,
+    pending: Mutex<Pending>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Refused {
+pub(crate) struct DenialLabels {
     cause: &'static str,
 }
 
-/// Where somebody calls from, and how.
+/// The address and transport of a client that was denied.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ClientInfo {
     pub(crate) source: IpAddr,
@@ -47,108 +49,122 @@ pub(crate) struct ClientInfo {
 }
 
 impl ClientInfo {
-    /// Who has said nothing yet is taken for text: binary clients that speak TLS can log in.
+    /// A client that has sent no byte yet counts as text.
     pub(crate) fn new(source: IpAddr, protocol: Option<Protocol>, stream: &Stream) -> Self {
         Self { source, protocol: protocol.unwrap_or(Protocol::Text), tls: stream.is_tls() }
     }
 }
 
-/// Subject token was shown.
+/// The token that a denial is recorded for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Subject {
-    /// A token that there is.
+    /// An existing token.
     Token(TokenId),
-    /// What looked like a username, in something that is no credential.
+    /// A username found in a malformed login; the token may not exist.
     Unverified(TokenId),
+    /// No token: only the metric counts.
     None,
 }
 
-/// Not written yet.
+/// Denials to be written to the store.
 #[derive(Debug, Default)]
-struct Owed {
+struct Pending {
     tokens: HashMap<TokenId, Vec<Entry>>,
-    /// How many each source has claimed.
-    claimed: HashMap<IpAddr, usize>,
+    /// Number of unverified tokens by source network.
+    unverified: HashMap<IpAddr, usize>,
 }
 
 #[derive(Debug)]
 struct Entry {
     cause: DenialCause,
-    /// `None` for the many that there was no room for.
+    /// `None` in the entry that adds up the sources beyond [`SOURCES_PER_CAUSE_MAX`].
     source: Option<IpAddr>,
-    hint: &'static str,
+    /// The command, or the form of the login.
+    detail: &'static str,
+    /// Protocol of the last client.
     protocol: Protocol,
+    /// Whether the last client used TLS.
     tls: bool,
-    times: i64,
+    count: i64,
     first_at: Millis,
     last_at: Millis,
 }
 
 impl Denials {
-    /// Somebody was refused.
-    pub(crate) fn note(&self, subject: Subject, cause: DenialCause, client: ClientInfo, hint: &'static str) {
-        self.counted.get_or_create(&Refused { cause: cause.as_str() }).inc();
-        let mut owed = self.owed();
-        let Some(entries) = owed.of(subject, client.source) else { return };
+    /// Counts a denial and, if there is a token, records it for the token's owner. `detail` is the command or the form
+    /// of the login.
+    pub(crate) fn record(
+        &self,
+        subject: Subject,
+        cause: DenialCause,
+        client: ClientInfo,
+        detail: &'static str,
+    ) {
+        self.by_cause.get_or_create(&DenialLabels { cause: cause.as_str() }).inc();
+        let mut pending = self.pending();
+        let Some(entries) = pending.entries(subject, client.source) else { return };
         let ClientInfo { source, protocol, tls } = client;
         let at = now();
         let entry =
-            Entry { cause, source: Some(source), hint, protocol, tls, times: 1, first_at: at, last_at: at };
+            Entry { cause, source: Some(source), detail, protocol, tls, count: 1, first_at: at, last_at: at };
         add(entries, entry);
     }
 
-    /// All that hasn't been written, to be written now.
+    /// Removes and returns all pending denials.
     pub(crate) fn take(&self) -> Vec<DenialRecord> {
-        let owed = std::mem::take(&mut *self.owed());
-        let all =
-            owed.tokens.into_iter().flat_map(|(id, entries)| entries.into_iter().map(move |it| (id, it)));
-        all.map(|(id, entry)| entry.into_denial(id)).collect()
+        let pending = std::mem::take(&mut *self.pending());
+        let entries =
+            pending.tokens.into_iter().flat_map(|(id, entries)| entries.into_iter().map(move |it| (id, it)));
+        entries.map(|(id, entry)| entry.into_record(id)).collect()
     }
 
-    fn owed(&self) -> MutexGuard<'_, Owed> {
-        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Owed {
-    /// Where the denials of a token are noted, if they are.
-    fn of(&mut self, subject: Subject, source: IpAddr) -> Option<&mut Vec<Entry>> {
-        let (id, checked) = match subject {
+impl Pending {
+    /// Returns the entries of the subject's token; `None` without a token or beyond a limit.
+    fn entries(&mut self, subject: Subject, source: IpAddr) -> Option<&mut Vec<Entry>> {
+        let (id, is_verified) = match subject {
             Subject::Token(id) => (id, true),
             Subject::Unverified(id) => (id, false),
             Subject::None => return None,
         };
-        let is_noted = self.tokens.contains_key(&id);
-        if !is_noted && (self.tokens.len() >= TOKENS_MAX || !(checked || self.claim(source))) {
-            return None;
+        if !self.tokens.contains_key(&id) {
+            let has_room = self.tokens.len() < TOKENS_MAX && (is_verified || self.admit_unverified(source));
+            if !has_room {
+                return None;
+            }
         }
         Some(self.tokens.entry(id).or_default())
     }
 
-    /// Whether there is room for one more that a source has claimed.
-    fn claim(&mut self, source: IpAddr) -> bool {
-        if self.claimed.values().sum::<usize>() >= CLAIMED_MAX {
+    /// Counts one more unverified token of a source, unless a limit is reached. Returns whether it was counted.
+    fn admit_unverified(&mut self, source: IpAddr) -> bool {
+        if self.unverified.values().sum::<usize>() >= UNVERIFIED_MAX {
             return false;
         }
-        let claimed = self.claimed.entry(network(source)).or_default();
-        let has_room = *claimed < CLAIMED_BY_SOURCE;
-        *claimed += usize::from(has_room);
+        let of_source = self.unverified.entry(network(source)).or_default();
+        let has_room = *of_source < UNVERIFIED_PER_SOURCE_MAX;
+        *of_source += usize::from(has_room);
         has_room
     }
 }
 
-/// Counts `entry` with those like it, or with the many if there are too many places.
+/// Adds `entry` to the entry of the same cause, source and detail. Beyond [`SOURCES_PER_CAUSE_MAX`], adds it to the entry
+/// without a source.
 fn add(entries: &mut Vec<Entry>, mut entry: Entry) {
-    let places = entries.iter().filter(|it| it.cause == entry.cause && it.source.is_some()).count();
-    let is_like =
-        |it: &Entry, new: &Entry| (it.cause, it.source, it.hint) == (new.cause, new.source, new.hint);
-    if places >= PLACES_MAX && !entries.iter().any(|it| is_like(it, &entry)) {
+    let sources = entries.iter().filter(|it| it.cause == entry.cause && it.source.is_some()).count();
+    let is_same =
+        |it: &Entry, new: &Entry| (it.cause, it.source, it.detail) == (new.cause, new.source, new.detail);
+    if sources >= SOURCES_PER_CAUSE_MAX && !entries.iter().any(|it| is_same(it, &entry)) {
         entry.source = None;
-        entry.hint = "";
+        entry.detail = "";
     }
-    match entries.iter_mut().find(|it| is_like(it, &entry)) {
+    match entries.iter_mut().find(|it| is_same(it, &entry)) {
         Some(known) => {
-            known.times = known.times.saturating_add(entry.times);
+            known.count = known.count.saturating_add(entry.count);
             known.last_at = entry.last_at;
             (known.protocol, known.tls) = (entry.protocol, entry.tls);
         }
@@ -157,7 +173,7 @@ fn add(entries: &mut Vec<Entry>, mut entry: Entry) {
 }
 
 impl Entry {
-    fn into_denial(self, token: TokenId) -> DenialRecord {
+    fn into_record(self, token: TokenId) -> DenialRecord {
         let protocol = match self.protocol {
             Protocol::Text => "text",
             Protocol::Binary => "binary",
@@ -166,10 +182,10 @@ impl Entry {
             token_id: token.to_string(),
             cause: self.cause,
             source: self.source.map(|source| source.to_string()),
-            hint: self.hint.to_owned(),
+            hint: self.detail.to_owned(),
             protocol: protocol.to_owned(),
             tls: self.tls,
-            times: self.times,
+            times: self.count,
             first_at: self.first_at,
             last_at: self.last_at,
         }
@@ -177,7 +193,7 @@ impl Entry {
 }
 
 impl LoginOutcome {
-    /// Why a login was refused, if it is something that its token's owner can set right.
+    /// The cause of the denial; `None` for a success, and for failures that the token's owner can't fix.
     pub(crate) fn cause(self) -> Option<DenialCause> {
         Some(match self {
             Self::Malformed => DenialCause::Mistyped,
@@ -201,6 +217,7 @@ impl LoginOutcome {
 }
 
 impl denial::Denial {
+    /// The cause that is recorded for this denial.
     pub(crate) fn cause(self) -> DenialCause {
         match self {
             Self::NeedsRead => DenialCause::ScopeRead,
@@ -213,11 +230,11 @@ impl denial::Denial {
     }
 }
 
-/// The form of a login without a word.
-pub(crate) const CERTIFICATE: &str = "client certificate";
+/// The form of a login by the TLS handshake alone.
+pub(crate) const CERTIFICATE_LOGIN: &str = "client certificate";
 
-/// In which form somebody has tried to log in.
-pub(crate) fn form(protocol: Protocol, credential: Option<&Credential>) -> &'static str {
+/// Names the form of a login.
+pub(crate) fn login_form(protocol: Protocol, credential: Option<&Credential>) -> &'static str {
     match (protocol, credential.map(|credential| &credential.proof)) {
         (Protocol::Text, _) => "text login",
         (Protocol::Binary, Some(Proof::Secret(_))) => "SASL PLAIN",
@@ -226,13 +243,13 @@ pub(crate) fn form(protocol: Protocol, credential: Option<&Credential>) -> &'sta
     }
 }
 
-/// Which command it was.
+/// Names the command of a denied request; empty if it isn't a command that can be denied.
 pub(crate) fn command(parsed: &Parsed<'_>) -> &'static str {
     match parsed {
         Parsed::Request(request) | Parsed::Stream { request, .. } => verb(request),
         Parsed::Keys(keys) if keys.exptime.is_some() => "gat",
         Parsed::Keys(_) => "get",
-        Parsed::UntaggedCommand(alone) => match alone.kind {
+        Parsed::UntaggedCommand(untagged) => match untagged.kind {
             UntaggedKind::Stats { .. } => "stats",
             UntaggedKind::FlushAll { .. } => "flush_all",
             UntaggedKind::Inspect { .. } => "me",
@@ -241,6 +258,7 @@ pub(crate) fn command(parsed: &Parsed<'_>) -> &'static str {
     }
 }
 
+/// Names the command of a denied request by its classic or meta name.
 pub(crate) fn verb(request: &Request<'_>) -> &'static str {
     match &request.command {
         Command::Get { exptime: Some(_) } => "gat",
@@ -279,46 +297,46 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_costs_counts_and_little_room() {
+    fn memory_stays_bounded_in_a_flood_of_denials() {
         let denials = Denials::default();
         let token = Token::generate().id();
         for n in 0..1000_u16 {
             let [_, last] = n.to_be_bytes();
-            denials.note(Subject::Token(token), DenialCause::WrongSecret, client(last), "text login");
-            denials.note(
+            denials.record(Subject::Token(token), DenialCause::WrongSecret, client(last), "text login");
+            denials.record(
                 Subject::Unverified(Token::generate().id()),
                 DenialCause::Mistyped,
                 client(last),
                 "SASL",
             );
-            denials.note(Subject::None, DenialCause::UnknownId, client(last), "SASL");
+            denials.record(Subject::None, DenialCause::UnknownId, client(last), "SASL");
         }
-        denials.note(Subject::Token(token), DenialCause::Expired, client(9), "text login");
+        denials.record(Subject::Token(token), DenialCause::Expired, client(9), "text login");
         let written = denials.take();
-        let (own, claimed): (Vec<_>, Vec<_>) =
+        let (verified, unverified): (Vec<_>, Vec<_>) =
             written.into_iter().partition(|it| it.token_id == token.to_string());
-        assert_eq!(claimed.len(), CLAIMED_MAX);
-        let of = |cause| own.iter().filter(|it| it.cause == cause).collect::<Vec<_>>();
-        assert_eq!(of(DenialCause::WrongSecret).len(), PLACES_MAX + 1);
+        assert_eq!(unverified.len(), UNVERIFIED_MAX);
+        let of = |cause| verified.iter().filter(|it| it.cause == cause).collect::<Vec<_>>();
+        assert_eq!(of(DenialCause::WrongSecret).len(), SOURCES_PER_CAUSE_MAX + 1);
         assert_eq!(of(DenialCause::WrongSecret).iter().map(|it| it.times).sum::<i64>(), 1000);
         assert_eq!(of(DenialCause::WrongSecret).iter().filter(|it| it.source.is_none()).count(), 1);
         assert_eq!(of(DenialCause::Expired).len(), 1);
         assert!(denials.take().is_empty());
-        let unknown = denials.counted.get_or_create(&Refused { cause: "unknown_id" }).get();
+        let unknown = denials.by_cause.get_or_create(&DenialLabels { cause: "unknown_id" }).get();
         assert_eq!(unknown, 1000);
     }
 
     #[test]
-    fn one_source_crowds_out_no_other() {
+    fn one_source_does_not_use_up_the_space_of_others() {
         let denials = Denials::default();
         for last in [1; 1000].into_iter().chain([2]) {
-            denials.note(
+            denials.record(
                 Subject::Unverified(Token::generate().id()),
                 DenialCause::Mistyped,
                 client(last),
                 "SASL",
             );
         }
-        assert_eq!(denials.take().len(), CLAIMED_BY_SOURCE + 1);
+        assert_eq!(denials.take().len(), UNVERIFIED_PER_SOURCE_MAX + 1);
     }
 }

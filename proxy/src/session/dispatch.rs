@@ -125,7 +125,7 @@ impl Session {
     pub(super) fn record_denial(&self, cause: DenialCause, command: &'static str) {
         let client = ClientInfo::new(self.source, self.protocol, self.responses.stream());
         let subject = Subject::Token(self.handle.permissions.token());
-        self.tenant.metrics.denials.note(subject, cause, client, command);
+        self.tenant.metrics.denials.record(subject, cause, client, command);
     }
 
     /// Replies with a denial, after the value, if any, has been dropped.

@@ -93,12 +93,13 @@ impl Worker {
         let responses = ResponseQueue::new(stream, self.spare.clone());
         let protocol = login.as_ref().map(|login| login.protocol);
         let client = ClientInfo::new(source, protocol, responses.stream());
-        let form = protocol.map_or(denials::CERTIFICATE, |protocol| denials::form(protocol, None));
+        let detail =
+            protocol.map_or(denials::CERTIFICATE_LOGIN, |protocol| denials::login_form(protocol, None));
         let token = grant.token;
         let deny = |outcome: LoginOutcome, reply: Option<&[u8]>| {
             self.shared.metrics.login(outcome);
             if let Some(cause) = outcome.cause() {
-                self.shared.metrics.denials.note(Subject::Token(token), cause, client, form);
+                self.shared.metrics.denials.record(Subject::Token(token), cause, client, detail);
             }
             if let Some(reply) = reply {
                 responses.write_raw(reply);

@@ -99,7 +99,7 @@ fn honest_clients_of_all_kinds_get_in_and_no_other_password_does() {
         assert_eq!(exchange(first, &c, b"pencil "), None, "{first}");
         assert_eq!(exchange(first, &c, b""), None, "{first}");
     }
-    // Another header than the first message's: somebody in between has changed it.
+    // A header other than the first message's: it was changed on the way.
     for c in ["n,,", "y,,", "n,a=else,", "p=tls-unique,,", ""] {
         assert_eq!(exchange("n,a=user,n=user,r=abc", &header(c), PASSWORD), None, "{c}");
     }
