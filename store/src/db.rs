@@ -14,6 +14,11 @@ use sqlx::sqlite::SqlitePool;
 
 use crate::{StoreError, error};
 
+/// Begins a write: takes the next revision, and locks its row until the commit.
+pub(crate) const NEXT_REVISION: &str = "UPDATE revision SET value = value + 1 WHERE one = 1 RETURNING value";
+/// Wakes the followers of a feed on PostgreSQL.
+pub(crate) const NOTIFY: &str = "SELECT pg_notify('memgate_revision', '')";
+
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
 /// Who acts where nobody else is named: whoever has the command line.
@@ -98,7 +103,7 @@ macro_rules! write {
             $crate::db::Db::Sqlite { write, .. } => {
                 let mut $tx = write.begin_with("BEGIN IMMEDIATE").await?;
                 let $revision: i64 =
-                    sqlx::query_scalar($crate::feed::NEXT_REVISION).fetch_one(&mut *$tx).await?;
+                    sqlx::query_scalar($crate::db::NEXT_REVISION).fetch_one(&mut *$tx).await?;
                 let value = $body;
                 $tx.commit().await?;
                 value
@@ -106,9 +111,9 @@ macro_rules! write {
             $crate::db::Db::Postgres(pool) => {
                 let mut $tx = pool.begin().await?;
                 let $revision: i64 =
-                    sqlx::query_scalar($crate::feed::NEXT_REVISION).fetch_one(&mut *$tx).await?;
+                    sqlx::query_scalar($crate::db::NEXT_REVISION).fetch_one(&mut *$tx).await?;
                 let value = $body;
-                sqlx::query($crate::feed::NOTIFY).execute(&mut *$tx).await?;
+                sqlx::query($crate::db::NOTIFY).execute(&mut *$tx).await?;
                 $tx.commit().await?;
                 value
             }

@@ -11,8 +11,6 @@ use sqlx::postgres::PgListener;
 use crate::db::{Db, read};
 use crate::{Fingerprint, Store, StoreError, TokenId};
 
-pub(crate) const NEXT_REVISION: &str = "UPDATE revision SET value = value + 1 WHERE one = 1 RETURNING value";
-pub(crate) const NOTIFY: &str = "SELECT pg_notify('memgate_revision', '')";
 const CHANNEL: &str = "memgate_revision";
 
 /// How long a change on SQLite may stay unseen.

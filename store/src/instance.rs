@@ -1,8 +1,12 @@
-//! Instances: what is wanted of each, beside what is so.
+//! Instances: the desired state of each, beside its observed state.
+
+mod state;
 
 use crate::db::{read, write};
 use crate::route::{Route, RouteColumns};
 use crate::{Millis, Store, StoreError};
+
+pub use state::InstanceState;
 
 /// What the owner or an operator wants of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -23,57 +27,6 @@ impl DesiredState {
             Self::Suspended => "suspended",
             Self::Deleting => "deleting",
         }
-    }
-}
-
-/// What an instance does, as users, commands and metrics name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum InstanceState {
-    /// DesiredState, not there yet.
-    Pending,
-    /// Answers.
-    Running,
-    /// Stopped for lack of use; wakes when asked.
-    Asleep,
-    /// On its way back.
-    Restarting,
-    /// Stopped by an operator.
-    Suspended,
-    /// Can't be brought up; the message says why.
-    Failed,
-    /// On its way out.
-    Deleting,
-}
-
-impl InstanceState {
-    /// Every state.
-    pub const ALL: [Self; 7] = [
-        Self::Pending,
-        Self::Running,
-        Self::Asleep,
-        Self::Restarting,
-        Self::Suspended,
-        Self::Failed,
-        Self::Deleting,
-    ];
-
-    /// The state's name: `pending`, `running`, ...
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Running => "running",
-            Self::Asleep => "asleep",
-            Self::Restarting => "restarting",
-            Self::Suspended => "suspended",
-            Self::Failed => "failed",
-            Self::Deleting => "deleting",
-        }
-    }
-
-    pub(crate) fn parse(text: &str) -> Result<Self, StoreError> {
-        Self::ALL.into_iter().find(|s| s.as_str() == text).ok_or(StoreError::Corrupt("instance state"))
     }
 }
 

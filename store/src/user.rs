@@ -1,5 +1,7 @@
 //! Users, and sign-up: creates user, cache, instance and first token in one transaction.
 
+mod state;
+
 use crate::audit::note;
 use crate::cache::insert_cache;
 use crate::db::{read, write};
@@ -7,32 +9,7 @@ use crate::plan::{self, Plan};
 use crate::tokens::{NewToken, insert_token};
 use crate::{Cache, CacheName, DesiredState, Millis, Store, StoreError, id, now};
 
-/// Whether a user may use anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum UserState {
-    /// May.
-    Active,
-    /// May not, until an operator says otherwise.
-    Suspended,
-}
-
-impl UserState {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Suspended => "suspended",
-        }
-    }
-
-    pub(crate) fn parse(text: &str) -> Result<Self, StoreError> {
-        match text {
-            "active" => Ok(Self::Active),
-            "suspended" => Ok(Self::Suspended),
-            _ => Err(StoreError::Corrupt("user state")),
-        }
-    }
-}
+pub use state::UserState;
 
 /// A user, without the password's hash.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
