@@ -13,7 +13,7 @@ pub struct InputError {
 }
 
 impl InputError {
-    /// `problem` and `fix` start with a capital letter and have no full stop.
+    /// `problem` and `fix` have no full stop; `fix` starts with a capital letter.
     #[must_use]
     pub fn new(problem: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { problem: problem.into(), fix: fix.into() }
@@ -23,7 +23,8 @@ impl InputError {
     pub(crate) fn from_parse_error(error: &impl Display) -> Self {
         let text = error.to_string();
         let (problem, fix) = text.rsplit_once(": ").unwrap_or((&text, "write it differently"));
-        Self::new(capitalized(problem), capitalized(fix))
+        // The problem may start with what was typed, which must not change.
+        Self::new(problem, capitalized(fix))
     }
 }
 

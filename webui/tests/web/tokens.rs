@@ -117,7 +117,7 @@ async fn tokens_of_other_users_are_not_found() {
         &format!("/tokens/{anns}/revoke"),
         &format!("/tokens/{anns}/rotate"),
         &format!("/tokens/{anns}/certificates"),
-        &format!("/tokens/{anns}/change"),
+        &format!("/tokens/{anns}/edit"),
         "/tokens/aaaaaaaaaaaa/revoke",
     ] {
         let response = site.visitor().get(path).await;
