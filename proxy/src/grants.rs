@@ -131,12 +131,12 @@ impl Grants {
         name: &str,
         source: IpAddr,
     ) -> Result<ScramKeys, Unavailable> {
-        let decoy = ScramKeys::of_nobody(&self.key, name.as_bytes());
+        let decoy = ScramKeys::decoy(&self.key, name.as_bytes());
         let Some(id) = TokenId::parse_username(name.as_bytes()) else { return Ok(decoy) };
         let Some(grant) = self.find(id).await? else { return Ok(decoy) };
         Ok(match &grant.scram {
             Some(keys) if self.deny_reason(&grant, source).is_none() => keys.clone(),
-            Some(keys) => keys.barred(),
+            Some(keys) => keys.disabled(),
             None => decoy,
         })
     }

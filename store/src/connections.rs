@@ -1,4 +1,5 @@
-//! Live connections: asked for by whoever looks, listed by the proxies that hold them, ended by order.
+//! Live connections: a viewer requests a list, the proxies that hold the connections write it and close those
+//! that they are told to close.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,10 +9,10 @@ use crate::audit::note;
 use crate::db::{read, write, write_unversioned};
 use crate::{Millis, Store, StoreError, now};
 
-/// A wish that is older is nobody's any more, and so is an order.
+/// Requests older than this, in milliseconds, are ignored.
 const STALE_AFTER: Millis = 60_000;
-/// How long a look waits for the proxies: they look every half second.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a viewer waits for the proxies: they poll every half second.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two looks whether they have answered.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -22,7 +23,7 @@ pub struct ConnectionId {
     pub proxy: String,
     /// Which one of the instance's there.
     pub number: i64,
-    /// When it began: numbers may begin anew.
+    /// When it began: a restarted proxy may use its number again.
     pub since: Millis,
 }
 
@@ -113,7 +114,7 @@ impl From<Row> for LiveConnection {
     }
 }
 
-/// For whoever looks.
+/// For viewers.
 impl Store {
     /// The live connections of an instance as they are now: asks all proxies, and waits for their answers,
     /// but not for long.
@@ -122,7 +123,7 @@ impl Store {
         let since = Instant::now();
         loop {
             let silent = self.unanswered_proxies(instance_id, asked_at).await?;
-            if silent == 0 || since.elapsed() > PATIENCE {
+            if silent == 0 || since.elapsed() > ANSWER_TIMEOUT {
                 return self.listed_connections(instance_id, asked_at, silent).await;
             }
             tokio::time::sleep(PAUSE).await;
@@ -146,7 +147,7 @@ impl Store {
         let sql = "SELECT COUNT(*) FROM connection_closes WHERE proxy_id = $1 AND instance_id = $2 AND number = $3 \
                    AND since = $4 AND done_at IS NOT NULL";
         let since = Instant::now();
-        while since.elapsed() < PATIENCE {
+        while since.elapsed() < ANSWER_TIMEOUT {
             let done: i64 = read!(self, pool => sqlx::query_scalar(sql).bind(&id.proxy).bind(instance_id)
                 .bind(id.number).bind(id.since).fetch_one(pool).await)?;
             if done > 0 {

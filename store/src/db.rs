@@ -21,7 +21,7 @@ pub(crate) const NOTIFY: &str = "SELECT pg_notify('memgate_revision', '')";
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
-/// Who acts where nobody else is named: whoever has the command line.
+/// The actor of changes made with the command line.
 const OPERATOR: &str = "operator";
 /// How long a statement waits for another process's write before it fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

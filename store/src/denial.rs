@@ -9,7 +9,7 @@ use crate::{Millis, Store, StoreError, now};
 
 /// So many places and ways are kept of each cause of a token's denials, the newest.
 const KEPT: i64 = 5;
-/// What is older than this is nobody's question any more.
+/// Older records are deleted.
 const FORGOTTEN_AFTER: Millis = 30 * 24 * 60 * 60 * 1000;
 /// What one look returns at most.
 const SHOWN: i64 = 50;

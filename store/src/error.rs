@@ -48,7 +48,7 @@ pub enum StoreError {
     #[error("the database doesn't answer in time: check that it runs, and how busy it is")]
     Timeout,
     /// It is older than it was.
-    #[error("the database is older than it was, a backup perhaps: what was read from it is begun anew")]
+    #[error("the database went back to an earlier revision (restored backup?): restarting from a fresh read")]
     RolledBack,
     /// Anything else: away, slow, locked.
     #[error("the database doesn't answer as it should: check that it runs")]

@@ -10,7 +10,7 @@ const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 const ID_LEN: usize = 6;
 
 impl Store {
-    /// The installation's id, six characters of `a-z2-7`; made by whoever asks first, then the same for ever.
+    /// The installation's id, six characters of `a-z2-7`; made on first use, then the same for ever.
     pub async fn installation_id(&self) -> Result<String, StoreError> {
         if let Some(id) = self.find_installation().await? {
             return Ok(id);

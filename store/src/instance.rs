@@ -143,7 +143,7 @@ impl Store {
         row.map(Instance::try_from).transpose()
     }
 
-    /// The ids of all instances, those whose rows make no sense too: what isn't here is nobody's.
+    /// The ids of all instances, also of invalid rows: a container of any other id is an orphan.
     pub async fn instance_ids(&self) -> Result<Vec<String>, StoreError> {
         let sql = "SELECT id FROM instances";
         Ok(read!(self, pool => sqlx::query_scalar(sql).fetch_all(pool).await)?)

@@ -33,7 +33,7 @@ pub enum KeyError {
     Malformed(PathBuf),
 }
 
-/// Hashes token secrets. Whoever has it and the database still can't log in, only check guesses.
+/// Hashes token secrets. With the key and the database an attacker still can't log in, only check guesses.
 #[derive(Clone)]
 pub struct TokenKey([u8; KEY_LEN]);
 

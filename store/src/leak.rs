@@ -5,12 +5,12 @@ use crate::db::{read, write};
 use crate::token::{self, Token, TokenId};
 use crate::{Millis, Store, StoreError, TokenKey, now};
 
-/// What is kept of an address, in characters.
-const MOST_URL: usize = 300;
-/// What is kept of the kind of place, in characters.
-const MOST_SOURCE: usize = 40;
-/// A hash that no secret has: checked when there is no such token, so that the clock doesn't tell.
-const NOBODYS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+/// Characters that are kept of an address.
+const URL_LEN_MAX: usize = 300;
+/// Characters that are kept of the kind of source.
+const SOURCE_LEN_MAX: usize = 40;
+/// A hash that no secret has: checked when the token doesn't exist, so that timing doesn't tell.
+const DECOY_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// Where a token was found, as its finder said. What is kept of it is short, and printable: no control
 /// characters, no marks that steer direction, and never the token itself.
@@ -39,7 +39,7 @@ impl Found {
     /// Takes what the finder of `token` says about the place.
     #[must_use]
     pub fn new(token: &Token, url: &str, source: &str) -> Self {
-        let (url, source) = (kept(token, url, MOST_URL), kept(token, source, MOST_SOURCE));
+        let (url, source) = (kept(token, url, URL_LEN_MAX), kept(token, source, SOURCE_LEN_MAX));
         Self { url, source }
     }
 }
@@ -62,7 +62,7 @@ impl Store {
         let id = token.id();
         let held: Option<String> = read!(self, pool => sqlx::query_scalar(
             "SELECT secret_hash FROM tokens WHERE id = $1").bind(id.as_str()).fetch_optional(pool).await)?;
-        let hash = held.as_deref().unwrap_or(NOBODYS);
+        let hash = held.as_deref().unwrap_or(DECOY_HASH);
         let ours = token::matches(key, &id, token.secret().reveal(), hash) && held.is_some();
         if ours { self.revoke_leaked(&id, found).await } else { Ok(false) }
     }
@@ -127,7 +127,7 @@ mod tests {
         let url = format!("https://x.example/?t={}\r\n\u{202e}\u{1b}[2Jé", token.reveal());
         let found = Found::new(&token, &url, &"s".repeat(1000));
         assert_eq!(found.url, format!("https://x.example/?t={}_...????[2J?", token.id().username()));
-        assert_eq!(found.source.len(), MOST_SOURCE);
-        assert_eq!(Found::new(&token, &"u".repeat(100_000), "").url.len(), MOST_URL);
+        assert_eq!(found.source.len(), SOURCE_LEN_MAX);
+        assert_eq!(Found::new(&token, &"u".repeat(100_000), "").url.len(), URL_LEN_MAX);
     }
 }

@@ -3,9 +3,9 @@
 use crate::db::{read, write_unversioned};
 use crate::{Millis, Store, StoreError, TokenId, now};
 
-/// A proxy that hasn't been heard of for so long is gone.
+/// A proxy without a heartbeat for this long is gone.
 const GONE_AFTER: Millis = 60_000;
-/// And forgotten after so long.
+/// After this long its row is deleted.
 const FORGOTTEN_AFTER: Millis = 24 * 60 * 60 * 1000;
 /// A list of connections that is older was left by a proxy that was killed: it clears its own sooner.
 const LIST_FORGOTTEN_AFTER: Millis = 10 * 60 * 1000;

@@ -3,7 +3,7 @@
 use crate::db::{read, write_unversioned};
 use crate::{Millis, Store, StoreError, now};
 
-/// A proxy that hasn't written for so long is gone, and its connections with it.
+/// A proxy that hasn't written for this long is gone, and its connections with it.
 const PROXY_GONE: Millis = 60_000;
 
 /// Operations, bytes and errors, all told.

@@ -39,21 +39,21 @@ pub fn check_replies(input: &[u8]) {
     let Some(at) = memmem::find(input, SEPARATOR) else { return };
     let (asked, said) = input.split_at_checked(at).unwrap_or_default();
     let said = said.get(SEPARATOR.len()..).unwrap_or_default();
-    let heard = converse(asked, &[said]);
+    let heard = run_exchange(asked, &[said]);
     for (caller, told) in heard.callers.iter().zip(&heard.told) {
         caller.check(told, said, heard.believed);
     }
-    assert!(heard == converse(asked, &chunks(said)), "split replies are delivered differently");
+    assert!(heard == run_exchange(asked, &chunks(said)), "split replies are delivered differently");
 }
 
 /// One client: its requests, in the order of the lane.
 #[derive(Debug, PartialEq, Eq)]
 struct PendingConnection {
-    asked: Vec<Asked>,
+    asked: Vec<SentRequest>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Asked {
+struct SentRequest {
     /// The request's position on the lane, from 0.
     nth: usize,
     tag: u64,
@@ -74,7 +74,7 @@ struct Decoded {
 }
 
 /// Sends the requests, receives the backend's bytes in these chunks, and closes the lane.
-fn converse(asked: &[u8], said: &[&[u8]]) -> Decoded {
+fn run_exchange(asked: &[u8], said: &[&[u8]]) -> Decoded {
     let outboxes = outboxes();
     let mut queue = InFlight::new(LIMITS, Rc::new(Usage::new()));
     let callers = ask(asked, &mut queue, &outboxes);
@@ -91,14 +91,14 @@ fn converse(asked: &[u8], said: &[&[u8]]) -> Decoded {
     queue.fail(Fault::Unavailable);
     assert_eq!(in_flight(), 0, "a request is still in flight");
     touched.clear();
-    outboxes.iter().for_each(catch_up);
+    outboxes.iter().for_each(replay);
     let told = outboxes.iter().take(callers.len()).map(|responses| responses.unsent_bytes()).collect();
     keep(outboxes);
     Decoded { callers, told, believed }
 }
 
 /// Sends the deferred replies; a value that would be requested again is [`AGAIN`].
-fn catch_up(responses: &Rc<ResponseQueue>) {
+fn replay(responses: &Rc<ResponseQueue>) {
     while let Some(deferred) = responses.next_deferred() {
         match deferred {
             Deferred::Bytes(words) => responses.write_raw(&words),
@@ -129,7 +129,7 @@ fn ask(mut input: &[u8], queue: &mut InFlight, outboxes: &[Rc<ResponseQueue>]) -
             let tag = queue.push(request, responses.clone());
             encoded(request, tag);
             let (kind, format, key) = (request.command.kind(), request.format, request.key.bytes.to_vec());
-            asked.push(Asked { nth, tag, kind, format, key, opaque: opaque(&request.command) });
+            asked.push(SentRequest { nth, tag, kind, format, key, opaque: opaque(&request.command) });
             nth += 1;
         };
         match frame.parsed {
@@ -163,7 +163,7 @@ impl PendingConnection {
         let Some(last) = self.asked.last() else { return };
         let mut replies = Vec::new();
         for asked in self.asked.iter().filter(|asked| asked.nth < believed) {
-            let reply = Said::nth(said, asked.nth).expect("a reply that nobody gave");
+            let reply = BackendReply::nth(said, asked.nth).expect("a reply that nobody gave");
             reply.check(asked);
             replies.push((asked, reply));
         }
@@ -188,7 +188,7 @@ impl PendingConnection {
             ReplyFormat::Binary(format) => {
                 let head = told.get(1).zip(told.get(12..16));
                 let own = head.is_none_or(|head| head == (&format.opcode, &format.opaque));
-                let value = reply.filter(|_| last.kind == CommandKind::Get).and_then(Said::value);
+                let value = reply.filter(|_| last.kind == CommandKind::Get).and_then(BackendReply::value);
                 let whole = told.is_empty() || binary_reply(told) == Some(told.len());
                 own && whole && value.is_none_or(|value| told.ends_with(value))
             }
@@ -198,12 +198,12 @@ impl PendingConnection {
 }
 
 /// One reply of the backend, read without the parser under test.
-struct Said<'a> {
+struct BackendReply<'a> {
     line: &'a [u8],
     data: Option<&'a [u8]>,
 }
 
-impl<'a> Said<'a> {
+impl<'a> BackendReply<'a> {
     fn nth(mut said: &'a [u8], nth: usize) -> Option<Self> {
         for _ in 0..nth {
             said = Self::first(said)?.1;
@@ -244,7 +244,7 @@ impl<'a> Said<'a> {
     }
 
     /// Panics unless this is a valid reply to `asked`.
-    fn check(&self, asked: &Asked) {
+    fn check(&self, asked: &SentRequest) {
         let verb = match asked.kind {
             CommandKind::Meta { verb, .. } => Some(verb),
             CommandKind::Store(_) => Some(Verb::Set),
@@ -277,7 +277,7 @@ impl<'a> Said<'a> {
     }
 
     /// Whether a meta client was `told` this reply with its own opaque.
-    fn is_told_as(&self, told: &[u8], asked: &Asked, quiet: bool) -> bool {
+    fn is_told_as(&self, told: &[u8], asked: &SentRequest, quiet: bool) -> bool {
         let get = matches!(asked.kind, CommandKind::Meta { verb: Verb::Get, .. });
         let status = match self.status() {
             b"EN" | b"NF" if get => b"EN",

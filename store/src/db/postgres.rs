@@ -29,7 +29,7 @@ pub(super) async fn open(url: &str) -> Result<Db, StoreError> {
     migrate(&mut connection).await?;
     connection.close().await?;
 
-    // Every write waits for the revision's row: whoever hangs or vanishes with it must let go.
+    // Every write waits for the revision's row: a client that hangs or vanishes must release it.
     let wait = format!("{}ms", BUSY_TIMEOUT.as_millis());
     let options = options.options([("lock_timeout", &wait), ("idle_in_transaction_session_timeout", &wait)]);
     let pool = PgPoolOptions::new().max_connections(MAX_CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT);

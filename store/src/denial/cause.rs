@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DenialCause {
-    /// No token has that id. Nobody's, so it is only counted.
+    /// No token has that id. There is no owner to tell, so it is only counted.
     UnknownId,
     /// The secret is none that goes with the id: mistyped, cut off, or another token's.
     Mistyped,

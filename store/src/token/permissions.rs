@@ -149,7 +149,7 @@ impl PermissionColumns {
         })
     }
 
-    /// For a look at many rows, or at the door: what can't be read is no power at all.
+    /// For lists of rows, and for logins: a row that can't be parsed permits nothing.
     pub(crate) fn read_or_none(self, token: &str) -> Permissions {
         self.read().unwrap_or_else(|error| {
             tracing::error!(token, %error, "the token lets nobody in");

@@ -9,7 +9,7 @@ use crate::keys::unhex;
 /// Of a token, or of nobody. `Debug` says nothing: who has the server's key can pass for the server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ScramKeys {
-    /// Told to whoever names the token.
+    /// Sent to every client that names the token.
     pub salt: [u8; SALT_LEN],
     /// Rounds of PBKDF2.
     pub iterations: u32,
@@ -30,10 +30,10 @@ impl ScramKeys {
         })
     }
 
-    /// Keys for a name that is nobody's. They look like any token's, are the same each time, and no
-    /// secret fits them.
+    /// Decoy keys for an unknown name: they look like a token's and are the same each time, but no secret
+    /// fits them.
     #[must_use]
-    pub fn of_nobody(key: &TokenKey, name: &[u8]) -> Self {
+    pub fn decoy(key: &TokenKey, name: &[u8]) -> Self {
         // Hexadecimal: a name may hold anything, and HMAC's parts are text.
         let name = crate::keys::hex(name);
         let digest = key.hash(&["scram of nobody", &name]);
@@ -44,9 +44,9 @@ impl ScramKeys {
         Self { salt, iterations: SCRAM_ITERATIONS, stored_key: [0; 32], server_key: [0; 32] }
     }
 
-    /// The same salt, and no secret fits: of a token that is somebody's and lets nobody in.
+    /// The same salt, but no secret fits: for a token that exists and may not log in.
     #[must_use]
-    pub fn barred(&self) -> Self {
+    pub fn disabled(&self) -> Self {
         Self { stored_key: [0; 32], server_key: [0; 32], ..self.clone() }
     }
 }

@@ -6,7 +6,7 @@ use crate::scratch::{Scratch, first_cache, sign_up};
 
 on_both!(
     denials_add_up_and_the_oldest_are_dropped,
-    what_is_old_or_nobodys_is_not_kept,
+    old_denials_and_those_of_unknown_tokens_are_dropped,
     a_deleted_account_stays_forgotten,
 );
 
@@ -56,13 +56,13 @@ async fn denials_add_up_and_the_oldest_are_dropped(scratch: Scratch) {
     assert_eq!(store.revision().await.unwrap(), begun, "followers needn't look");
 }
 
-async fn what_is_old_or_nobodys_is_not_kept(scratch: Scratch) {
+async fn old_denials_and_those_of_unknown_tokens_are_dropped(scratch: Scratch) {
     let store = scratch.open().await;
     let (_, token) = sign_up(&store, "ann@example.org").await;
     let id = token.token.id().to_string();
     let long_ago = now() - 31 * 24 * 60 * 60 * 1000;
-    let nobodys = denial("aaaaaaaaaaaa", DenialCause::Mistyped, "192.0.2.1", now());
-    let rows = [denial(&id, DenialCause::Expired, "192.0.2.1", long_ago), nobodys.clone()];
+    let unknown = denial("aaaaaaaaaaaa", DenialCause::Mistyped, "192.0.2.1", now());
+    let rows = [denial(&id, DenialCause::Expired, "192.0.2.1", long_ago), unknown.clone()];
     store.add_denials(&rows).await.unwrap();
     assert_eq!(scratch.number("SELECT COUNT(*) FROM denials").await, 0);
     // All causes can be written and read.
@@ -81,7 +81,7 @@ async fn a_deleted_account_stays_forgotten(scratch: Scratch) {
     store.add_denials(&seen).await.unwrap();
     assert_eq!(store.denials_of(id.as_str()).await.unwrap(), seen, "a revoked token's owner may ask why");
     store.delete_user(&ann.id).await.unwrap();
-    // Whoever goes on with it is refused as before.
+    // A client that goes on using it is denied as before.
     store.add_denials(&seen).await.unwrap();
     assert_eq!(scratch.number("SELECT COUNT(*) FROM denials").await, 0);
 }

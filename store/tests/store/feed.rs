@@ -1,4 +1,4 @@
-//! Following: whoever writes, a follower hears of all of it, in order, whatever happens to its connection.
+//! Feeds: a follower learns of every write of every process, in order, even if its connection breaks.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,4 +1,4 @@
-//! Opening: tables are made once, whoever comes first, and never by an older memgate.
+//! Opening a store: tables are made once, by the first process, and never by an older memgate.
 
 use store::{Database, Store, StoreError};
 

@@ -60,7 +60,7 @@ async fn a_route_to_nowhere_is_refused(scratch: Scratch) {
         version: None,
         message: None,
     };
-    let error = store.record_route("nobody's", &seen).await.unwrap_err();
+    let error = store.record_route("unknown", &seen).await.unwrap_err();
     assert!(matches!(error, StoreError::NotFound("instance")), "{error:?}");
 }
 

@@ -61,11 +61,11 @@ async fn use_keeps_a_session_and_sign_out_ends_it(scratch: Scratch) {
     assert_eq!(store.revision().await.unwrap(), before, "sessions don't touch the revision");
 }
 
-async fn a_session_of_nobody_is_refused(scratch: Scratch) {
+async fn unknown_session_is_refused(scratch: Scratch) {
     let store = scratch.open().await;
     let new = NewSession { id_hash: "x", user_id: "nobody", form_token: "form" };
     let error = store.create_session(&new).await.unwrap_err();
     assert!(matches!(error, StoreError::NotFound("user")), "{error:?}");
 }
 
-on_both! { sessions_end_when_unused_or_old, use_keeps_a_session_and_sign_out_ends_it, a_session_of_nobody_is_refused }
+on_both! { sessions_end_when_unused_or_old, use_keeps_a_session_and_sign_out_ends_it, unknown_session_is_refused }

@@ -127,13 +127,13 @@ async fn a_grant_carries_what_scram_needs(scratch: Scratch) {
     assert_eq!(keys.iterations, 4096);
     assert_ne!(keys.salt, scram(&other.token.id()).await.unwrap().salt);
     assert_ne!(keys.stored_key, [0; 32]);
-    assert!(keys.barred().salt == keys.salt && keys.barred() != keys);
+    assert!(keys.disabled().salt == keys.salt && keys.disabled() != keys);
     assert_eq!(format!("{keys:?}"), "ScramKeys");
     let key = token_key();
-    let nobodys = |name: &[u8]| ScramKeys::of_nobody(&key, name);
-    assert!(nobodys(b"ann") == nobodys(b"ann"), "another salt each time tells that there is nobody");
-    assert!(nobodys(b"ann").salt != nobodys(b"bob").salt);
-    assert!(ScramKeys::of_nobody(&token_key(), b"ann").salt != nobodys(b"ann").salt, "another installation");
+    let decoy = |name: &[u8]| ScramKeys::decoy(&key, name);
+    assert!(decoy(b"ann") == decoy(b"ann"), "a salt that changes tells that the token is unknown");
+    assert!(decoy(b"ann").salt != decoy(b"bob").salt);
+    assert!(ScramKeys::decoy(&token_key(), b"ann").salt != decoy(b"ann").salt, "another installation");
     // A row that holds something else costs its own token SCRAM, and nobody anything more.
     let sql = format!("UPDATE tokens SET scram_salt = 'x' WHERE id = '{}'", token.token.id().as_str());
     scratch.execute(&sql).await.unwrap();

@@ -1,4 +1,4 @@
-//! Usage adds up, whoever counts it.
+//! Usage adds up over all proxies.
 
 use store::{NewToken, NewUser, Usage, UsageReport};
 

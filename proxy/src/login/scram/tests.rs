@@ -216,8 +216,8 @@ fn a_proof_is_good_for_its_own_exchange_only() {
     assert!(one.respond(last.as_bytes()).is_err(), "only an empty message ends it well");
     assert!(one.respond(b"").is_err());
     // Keys that no secret fits.
-    let mut barred = Scram::new("user".to_owned(), keys().barred(), "nonce".to_owned());
-    let server_first = proceed(&mut barred, first).unwrap();
+    let mut disabled = Scram::new("user".to_owned(), keys().disabled(), "nonce".to_owned());
+    let server_first = proceed(&mut disabled, first).unwrap();
     let last = honest(PASSWORD, "n=user,r=abc", &server_first, "c=biws,r=abcnonce");
-    assert_eq!(proceed(&mut barred, &last), None);
+    assert_eq!(proceed(&mut disabled, &last), None);
 }
