@@ -88,8 +88,12 @@ impl Feed {
         self.revision
     }
 
-    /// Waits for the next changes. After an error call it again: nothing is lost, unless it is `RolledBack`; then
-    /// begin anew. Cancel-safe.
+    /// Waits for the next changes. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// `RolledBack` if the store went back to an earlier revision: start again with a new feed. After any other
+    /// error call it again; no change is lost.
     pub async fn next(&mut self) -> Result<Changes, StoreError> {
         loop {
             // Listen first, look second: what is committed in between nudges us.

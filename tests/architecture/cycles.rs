@@ -27,7 +27,6 @@ struct Module {
 }
 
 #[test]
-#[ignore = "not every crate follows yet"]
 fn no_import_cycles() {
     let mut found = Vec::new();
     for folder in super::crates() {

@@ -27,7 +27,6 @@ fn every_citation_names_a_rule() {
 }
 
 #[test]
-#[ignore = "not every crate follows yet"]
 fn every_rule_is_cited_by_a_test() {
     let cited: BTreeSet<String> =
         citations().into_iter().filter(|(place, _)| is_test(place)).map(|(_, id)| id).collect();
@@ -52,7 +51,6 @@ fn rules_are_numbered_without_gaps_and_have_a_known_status() {
 }
 
 #[test]
-#[ignore = "not every crate follows yet"]
 fn documents_that_are_not_here_are_not_cited() {
     const ELSEWHERE: [&str; 4] = ["PROTOCOL", "DESIGN", "PERFORMANCE", "SECURITY"];
     for (place, line) in commented_lines() {

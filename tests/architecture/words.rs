@@ -15,7 +15,6 @@ fn entries(list: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-#[ignore = "not every crate follows yet"]
 fn no_coined_identifiers() {
     let exact: BTreeSet<&str> = entries(COINED_NAMES).filter(|name| !name.ends_with('*')).collect();
     let starts: Vec<&str> = entries(COINED_NAMES).filter_map(|name| name.strip_suffix('*')).collect();
@@ -34,7 +33,6 @@ fn no_coined_identifiers() {
 }
 
 #[test]
-#[ignore = "not every crate follows yet"]
 fn no_coined_file_names() {
     let coined: BTreeSet<String> = entries(COINED_NAMES).map(str::to_lowercase).collect();
     for file in source::files("", &[".rs"]) {
@@ -44,7 +42,6 @@ fn no_coined_file_names() {
 }
 
 #[test]
-#[ignore = "not every crate follows yet"]
 fn no_banned_words() {
     let banned: Vec<&str> = entries(BANNED_WORDS).collect();
     let mut found = Vec::new();

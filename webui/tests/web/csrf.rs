@@ -2,6 +2,7 @@
 
 use crate::harness::{PASSWORD, Site};
 
+// W-6, R-22.
 #[tokio::test]
 async fn forms_of_other_sites_are_rejected() {
     let site = Site::start().await;
@@ -46,6 +47,7 @@ async fn forms_of_other_sites_are_rejected() {
     assert_eq!(site.store.tokens_of_user(&user.id).await.unwrap().len(), 4);
 }
 
+// W-6, R-22.
 #[tokio::test]
 async fn forms_without_their_csrf_token_are_rejected() {
     let site = Site::start().await;

@@ -100,6 +100,7 @@ async fn https_adds_hsts_and_host_cookies() {
     assert!(cookie.ends_with("; Path=/; Max-Age=604800; HttpOnly; SameSite=Lax; Secure"), "{cookie}");
 }
 
+// W-1, W-2.
 #[tokio::test]
 async fn cookies_without_tls_are_not_secure() {
     let site = Site::start().await;

@@ -66,6 +66,7 @@ async fn sign_up_creates_user_cache_and_token() {
     assert!(site.store.password_hash(&user.id).await.unwrap().unwrap().starts_with("$argon2id$"));
 }
 
+// W-13.
 #[tokio::test]
 async fn passwords_may_contain_any_character() {
     let site = Site::start().await;
