@@ -289,9 +289,9 @@ impl Session {
         }
     }
 
-    /// Whether a repeated login is valid and of the same cache (D-11).
+    /// Whether a repeated login is valid and of the same user (D-11).
     pub(super) fn verify_relogin(&self, worker: &WorkerContext<'_>, credential: &Credential) -> bool {
-        worker.grants.is_known_of(&self.handle.permissions.cache_id(), credential, self.source)
+        worker.grants.is_known_of(&self.handle.permissions.user_id(), credential, self.source)
     }
 
     /// Answers a repeated login without storing it, so that the token doesn't end up in the cache (D-11).

@@ -38,9 +38,9 @@ impl LivePermissions {
         self.version() != version
     }
 
-    /// The id of the token's cache.
-    pub(crate) fn cache_id(&self) -> String {
-        self.grant.borrow().cache_id.clone()
+    /// The id of the token's user.
+    pub(crate) fn user_id(&self) -> String {
+        self.grant.borrow().user_id.clone()
     }
 
     pub(crate) fn token(&self) -> TokenId {

@@ -151,6 +151,10 @@ fn repeated_login_is_not_stored() {
     let (token, other) = (proxy.sign_up("ann@example.com"), proxy.sign_up("bob@example.com"));
     let login = text::login(&token);
     assert_eq!(proxy.exchange_text(&format!("{login}{login}quit\r\n")), "STORED\r\nSTORED\r\n");
+    // A token of another cache of the same user, known to the proxy, isn't stored either.
+    let second = text::login(&proxy.create_cache(&token, "second"));
+    assert_eq!(proxy.exchange_text(&format!("{second}quit\r\n")), "STORED\r\n");
+    assert_eq!(proxy.exchange_text(&format!("{login}{second}quit\r\n")), "STORED\r\nSTORED\r\n");
     // Another user's credential is an ordinary value, and there is no memcached to store it.
     let foreign = text::login(&other);
     assert_eq!(proxy.exchange_text(&format!("{login}{foreign}")), format!("STORED\r\n{UNAVAILABLE}"));

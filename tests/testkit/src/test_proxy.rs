@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use daemon::Shutdown;
 use store::{
-    Database, DenialRecord, LaneKey, LiveConnections, NewToken, NewUser, Permissions, Plan, Store, Token,
-    TokenId, TokenKey,
+    Database, DenialRecord, LaneKey, LiveConnections, NewCache, NewToken, NewUser, Permissions, Plan, Store,
+    Token, TokenId, TokenKey,
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -86,6 +86,19 @@ impl TestProxy {
     pub fn create_token(&self, token: &Token, permissions: Permissions) -> Token {
         let new = NewToken::generate(&token_key(self.data_dir.path()), "limited").limited_to(permissions);
         self.runtime.block_on(self.store.create_token(&self.cache_id(token), &new)).unwrap();
+        new.token
+    }
+
+    /// Creates another cache for the user of `token`, and returns a token of it.
+    pub fn create_cache(&self, token: &Token, name: &str) -> Token {
+        let new = NewToken::generate(&token_key(self.data_dir.path()), "other cache");
+        self.runtime.block_on(async {
+            let user_id = self.store.token(&token.id()).await.unwrap().unwrap().user_id;
+            let name = name.parse().unwrap();
+            let cache = NewCache { user_id: &user_id, name: &name, plan: None };
+            let cache = self.store.create_cache(&cache, usize::MAX).await.unwrap();
+            self.store.create_token(&cache.id, &new).await.unwrap();
+        });
         new.token
     }
 
