@@ -62,7 +62,7 @@ async fn two_gets(backend: FakeBackend) -> String {
             let _ = stream.read_buf(&mut requests).await;
         }
     };
-    let (mut caller, stream) = pair().await;
+    let (mut client, stream) = pair().await;
     let responses = ResponseQueue::new(Stream::plain(stream), Rc::<BufferPool>::default());
     let route = Route { address, generation: 1, secret: "secret".into(), value_max: 100 };
     let lane = Lane::new(route.value_max, usage());
@@ -76,7 +76,7 @@ async fn two_gets(backend: FakeBackend) -> String {
     assert_eq!(responses.in_flight(), 0);
     drop((lane, responses));
     let mut received = String::new();
-    caller.read_to_string(&mut received).await.unwrap();
+    client.read_to_string(&mut received).await.unwrap();
     received
 }
 
@@ -133,7 +133,7 @@ async fn silent_backend_times_out() {
 
 #[tokio::test]
 async fn local_reply_keeps_its_place() {
-    let (mut caller, stream) = pair().await;
+    let (mut client, stream) = pair().await;
     let responses = ResponseQueue::new(Stream::plain(stream), Rc::<BufferPool>::default());
     let mut in_flight = InFlight::new(ValueLimits { max: 100, inline_max: 100 }, usage());
     let tag = in_flight.push(&GET, responses.clone());
@@ -145,7 +145,7 @@ async fn local_reply_keeps_its_place() {
     dirty.iter().for_each(|client| client.flush_dirty());
     drop((dirty, responses));
     let mut received = String::new();
-    caller.read_to_string(&mut received).await.unwrap();
+    client.read_to_string(&mut received).await.unwrap();
     assert_eq!(received, "END\r\nERROR\r\nVALUE a 0 1\r\nx\r\nEND\r\n");
 }
 
@@ -158,7 +158,7 @@ async fn full_lane_wakes_held_sessions_when_it_has_room() {
         secret: "secret".into(),
         value_max: 100,
     };
-    let (_caller, stream) = pair().await;
+    let (_client, stream) = pair().await;
     let (_other, idle) = pair().await;
     let (responses, idle) = (
         ResponseQueue::new(Stream::plain(stream), Rc::default()),

@@ -19,7 +19,7 @@ impl Baseline {
     pub(crate) fn start() -> Self {
         let (address, folder) = (free_port(), tempfile::tempdir().unwrap());
         let logins = folder.path().join("logins");
-        std::fs::write(&logins, "somebody:something\n").unwrap();
+        std::fs::write(&logins, "user:password\n").unwrap();
         let (ip, port) = (address.ip().to_string(), address.port().to_string());
         let mut command = MemcachedBinary::debian().command(&[]);
         command.args(["-l", &ip, "-p", &port, "-c", "4096", "-Y"]).arg(&logins);

@@ -16,7 +16,7 @@ use testkit::{AdminConnection, Rng, chunks};
 const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
 /// Without a close within this time, the connection counts as open.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(40);
-/// Bytes that a socket accepts although nobody reads at the other end.
+/// Bytes that a socket accepts although the other end reads none.
 const SOCKET_BUFFER: usize = 16 * 1024;
 
 pub(crate) struct Endpoint {

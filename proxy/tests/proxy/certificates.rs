@@ -253,9 +253,9 @@ fn certificate_has_the_permissions_of_its_token() {
     });
     // When a certificate expires, its connections close.
     let brief = ClientIdentity::issued(&proxy, &elsewhere, now() + 1500);
-    let mut guest = connect(&proxy, &config(&brief));
-    ask(&mut guest, b"get a\r\n", UNAVAILABLE.as_bytes());
-    let ended = guest.read_to_end(&mut Vec::new());
+    let mut short_lived = connect(&proxy, &config(&brief));
+    ask(&mut short_lived, b"get a\r\n", UNAVAILABLE.as_bytes());
+    let ended = short_lived.read_to_end(&mut Vec::new());
     assert!(!ended.is_err_and(|error| error.kind() == ErrorKind::WouldBlock), "it outlives its certificate");
     narrow(&elsewhere, |permissions| permissions.allow_from = vec!["192.0.2.0/24".parse().unwrap()]);
     ends_within_a_second(&mut client, b"");

@@ -173,11 +173,11 @@ fn repeated_login_is_not_stored() {
 fn unauthenticated_client_times_out_after_five_seconds() {
     let proxy = TestProxy::start();
     let started = Instant::now();
-    let mut callers: Vec<TcpStream> = (0..3).map(|_| proxy.connect()).collect();
-    callers[1].write_all(b"set x 0 0 100\r\nmg_").unwrap();
-    callers[2].write_all(&[0x80, 0x21, 0]).unwrap();
-    for mut caller in callers {
-        assert!(matches!(caller.read(&mut [0; 10]), Ok(0) | Err(_)));
+    let mut clients: Vec<TcpStream> = (0..3).map(|_| proxy.connect()).collect();
+    clients[1].write_all(b"set x 0 0 100\r\nmg_").unwrap();
+    clients[2].write_all(&[0x80, 0x21, 0]).unwrap();
+    for mut client in clients {
+        assert!(matches!(client.read(&mut [0; 10]), Ok(0) | Err(_)));
     }
     let took = started.elapsed();
     assert!((4..8).contains(&took.as_secs()), "{took:?}");

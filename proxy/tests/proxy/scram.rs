@@ -15,19 +15,19 @@ fn record_traffic(proxy: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
     let recorded = Arc::new(Mutex::new(Vec::new()));
     let keep = recorded.clone();
     std::thread::spawn(move || {
-        for caller in listener.incoming().map_while(Result::ok) {
+        for client in listener.incoming().map_while(Result::ok) {
             let (server, keep) = (TcpStream::connect(proxy).unwrap(), keep.clone());
-            let (back, mut to_caller) = (server.try_clone().unwrap(), caller.try_clone().unwrap());
-            std::thread::spawn(move || io::copy(&mut &back, &mut to_caller));
-            std::thread::spawn(move || forward(caller, server, &keep));
+            let (back, mut to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || io::copy(&mut &back, &mut to_client));
+            std::thread::spawn(move || forward(client, server, &keep));
         }
     });
     (address, recorded)
 }
 
-fn forward(mut caller: TcpStream, mut server: TcpStream, keep: &Mutex<Vec<u8>>) {
+fn forward(mut client: TcpStream, mut server: TcpStream, keep: &Mutex<Vec<u8>>) {
     let mut buffer = [0; 4096];
-    while let Ok(n @ 1..) = caller.read(&mut buffer) {
+    while let Ok(n @ 1..) = client.read(&mut buffer) {
         keep.lock().unwrap().extend_from_slice(&buffer[..n]);
         if server.write_all(&buffer[..n]).is_err() {
             break;

@@ -1,4 +1,4 @@
-//! A store that fails in one place after another: nobody is wrongly admitted, and logins work again as
+//! A store that fails in one place after another: no login is wrongly admitted, and logins work again as
 //! soon as it recovers.
 
 use std::process::Command;
