@@ -16,7 +16,7 @@ const RECONNECT_BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A trigger of the reconciler.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// An instance, its user or its route was written.
+    /// An instance, its cache, user, plan or route was written.
     InstanceChanged(Instance),
     /// The store answers, at start or after an outage: changes may have been missed.
     StoreConnected,

@@ -97,7 +97,7 @@ impl TryFrom<Row> for Instance {
             "running" => DesiredState::Running,
             "suspended" => DesiredState::Suspended,
             "deleting" => DesiredState::Deleting,
-            _ => return Err(StoreError::Corrupt("instance want")),
+            _ => return Err(StoreError::Corrupt("desired state")),
         };
         Ok(Self {
             id: row.id,

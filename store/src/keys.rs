@@ -17,7 +17,7 @@ const MAX_FILE_LEN: u64 = 100;
 /// Why a key file can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// NotFound, unreadable or unwritable.
+    /// The file is missing, unreadable or unwritable.
     #[error("can't use the key file {}: check that it and its folder exist and that this user may use them", .path.display())]
     File {
         /// Which file.

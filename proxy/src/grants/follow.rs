@@ -19,7 +19,7 @@ const RETRY_BACKOFF: Duration = Duration::from_millis(200);
 
 impl Grants {
     /// Reads the changed grants and sends each to its worker: first the tokens that changed themselves, such as revoked
-    /// ones, then those whose user changed.
+    /// ones, then those of changed caches.
     async fn apply_changes(
         &self,
         changes: &Changes,

@@ -12,10 +12,10 @@ use crate::transport::tcp;
 const SIZE: usize = 256 * 1024;
 /// With less room than this, in bytes, the unread bytes are moved to the front before the next read.
 const ROOM_MIN: usize = SIZE / 2;
-/// ReadBufferPool kept for reuse. A lane holds one across an await only while a reply is incomplete.
+/// Buffers kept for reuse. A lane holds one across an await only while a reply is incomplete.
 const POOL_MAX: usize = 8;
 
-/// The read pool that the lanes of one worker share.
+/// The read buffers that the lanes of one worker share.
 #[derive(Debug, Default)]
 pub(crate) struct ReadBufferPool(RefCell<Vec<Vec<u8>>>);
 
