@@ -87,7 +87,7 @@ impl App {
             readiness,
             stop.clone(),
         ));
-        shutdown.spawn(session::run_sweep(app.clone(), stop.clone()));
+        session::spawn_sweep(app.clone(), &shutdown);
         let routes = pages::routes(app, stop.clone());
         server::serve(listener, routes, &shutdown).await;
     }

@@ -10,9 +10,9 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method};
 use axum_extra::extract::CookieJar;
+use daemon::Shutdown;
 use sha2::{Digest as _, Sha256};
 use store::{Leak, Millis, NewSession, Session, Store, User};
-use tokio_util::sync::CancellationToken;
 
 use super::reject::PageError;
 use crate::Config;
@@ -111,18 +111,17 @@ pub(crate) async fn is_active(app: &AppState, id_hash: &str) -> Result<bool, Pag
     Ok(session.is_some())
 }
 
-/// Deletes expired sessions until `stop`.
-pub(crate) async fn run_sweep(app: Arc<AppState>, stop: CancellationToken) {
-    loop {
-        let swept = app.store.end_old_sessions(app.config.session_idle(), app.config.session_age()).await;
-        if let Err(error) = swept {
-            tracing::warn!(%error, "failed to delete expired sessions");
+/// Deletes expired sessions until shutdown.
+pub(crate) fn spawn_sweep(app: Arc<AppState>, shutdown: &Shutdown) {
+    let mut ticks = shutdown.every(SWEEP_INTERVAL);
+    shutdown.spawn(async move {
+        while ticks.next().await {
+            let (idle, age) = (app.config.session_idle(), app.config.session_age());
+            if let Err(error) = app.store.end_old_sessions(idle, age).await {
+                tracing::warn!(%error, "failed to delete expired sessions");
+            }
         }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(SWEEP_INTERVAL) => {}
-        }
-    }
+    });
 }
 
 async fn find(app: &AppState, headers: &HeaderMap) -> Result<Option<SignedIn>, PageError> {

@@ -25,7 +25,7 @@ async fn denials_are_shown_to_the_owner_only() {
     let (mut bob, _) = site.sign_up_user("bob@example.com").await;
     let id = Token::parse(first.text("token").unwrap()).unwrap().id().to_string();
     let address = format!("/tokens/{id}");
-    assert!(!ann.get("/cache").await.body.contains("id=\"denials\""), "nobody was");
+    assert!(!ann.get("/cache").await.body.contains("id=\"denials\""), "no denials yet");
     assert!(ann.get(&address).await.body.contains("No denied requests yet."));
 
     let denials = [denial(&id, DenialCause::Mistyped, 12), denial(&id, DenialCause::ScopeWrite, 1)];

@@ -17,7 +17,7 @@ async fn sign_in_creates_a_new_session_id() {
     assert_ne!(visitor.cookies["memgate"], first.cookies["memgate"]);
     let mut planted = site.visitor();
     planted.cookies.insert("memgate".into(), fixed);
-    assert_eq!(planted.get("/cache").await.status, 303, "the planted id is nobody's");
+    assert_eq!(planted.get("/cache").await.status, 303, "the planted id has no session");
     for nonsense in ["", "x", "\"", &"0".repeat(64), &"0".repeat(5000)] {
         planted.cookies.insert("memgate".into(), nonsense.to_owned());
         assert_eq!(planted.get("/cache").await.status, 303, "{nonsense}");
