@@ -6,7 +6,7 @@ use store::{
     DesiredState, InstanceState, NewPassword, NewSession, NewToken, Observed, Store, StoreError, UserState,
 };
 
-use crate::scratch::{Scratch, first_cache, sign_up, somebody, token_key};
+use crate::test_db::{TestDb, first_cache, sign_up, somebody, token_key};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -24,8 +24,8 @@ async fn good_tokens(store: &Store, user_id: &str) -> usize {
     tokens.iter().filter(|token| token.revoked_at.is_none()).count()
 }
 
-async fn a_new_password_ends_sessions_and_tokens_if_asked(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_new_password_ends_sessions_and_tokens_if_asked(db: TestDb) {
+    let store = db.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     let (grace, _) = sign_up(&store, "grace@example.org").await;
     store
@@ -63,8 +63,8 @@ async fn a_new_password_ends_sessions_and_tokens_if_asked(scratch: Scratch) {
     assert!(!format!("{entries:?}").contains("$reset$"));
 }
 
-async fn a_suspension_stops_the_instance_and_is_taken_back(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_suspension_stops_the_instance_and_is_taken_back(db: TestDb) {
+    let store = db.open().await;
     let (ada, token) = sign_up(&store, "ada@example.org").await;
     let is_active = async || store.grant(&token.token.id()).await.unwrap().unwrap().is_active();
     let desired = async || store.first_instance_of(&ada.id).await.unwrap().unwrap().desired;
@@ -77,8 +77,8 @@ async fn a_suspension_stops_the_instance_and_is_taken_back(scratch: Scratch) {
     assert!(matches!(nobody, StoreError::NotFound("user")), "{nobody:?}");
 }
 
-async fn a_deleted_account_leaves_nothing_of_its_person(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_deleted_account_leaves_nothing_of_its_person(db: TestDb) {
+    let store = db.open().await;
     let (ada, token) = sign_up(&store, "ada@example.org").await;
     session(&store, &ada.id, "ada").await;
     store.delete_user(&ada.id).await.unwrap();
@@ -89,8 +89,8 @@ async fn a_deleted_account_leaves_nothing_of_its_person(scratch: Scratch) {
     assert_eq!(store.password_hash(&ada.id).await.unwrap(), None);
     assert!(!is_signed_in(&store, "ada").await);
     assert!(!store.grant(&token.token.id()).await.unwrap().unwrap().is_active());
-    assert_eq!(scratch.number("SELECT COUNT(*) FROM tokens WHERE name <> ''").await, 0);
-    assert_eq!(scratch.number("SELECT COUNT(*) FROM users WHERE email LIKE '%ada%'").await, 0);
+    assert_eq!(db.number("SELECT COUNT(*) FROM tokens WHERE name <> ''").await, 0);
+    assert_eq!(db.number("SELECT COUNT(*) FROM users WHERE email LIKE '%ada%'").await, 0);
 
     // The provisioner still knows the instance, until nothing is left of it.
     let instance = store.instances().await.unwrap().remove(0);

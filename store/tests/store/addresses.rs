@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use store::{Lease, Network, Store, StoreError};
 
-use crate::scratch::{DEADLINE, Scratch};
+use crate::test_db::{DEADLINE, TestDb};
 
 const REST: Duration = Duration::from_secs(600);
 
@@ -19,27 +19,27 @@ fn network(name: &str) -> Network {
 }
 
 /// A store with one network of `count` addresses.
-async fn with_addresses(scratch: &Scratch, count: usize) -> Store {
-    let store = scratch.open().await;
+async fn with_addresses(db: &TestDb, count: usize) -> Store {
+    let store = db.open().await;
     let addresses: Vec<String> = (0..count).map(|n| format!("10.1.{}.{}", n / 100, 100 + n % 100)).collect();
     store.add_network(&network("one"), &addresses).await.unwrap();
     store
 }
 
 /// Makes an address's rest begin this many seconds earlier.
-async fn age(scratch: &Scratch, address: &str, seconds: u32) {
+async fn age(db: &TestDb, address: &str, seconds: u32) {
     let sql = format!(
         "UPDATE addresses SET released_at = released_at - {seconds} * 1000 WHERE address = '{address}'"
     );
-    scratch.execute(&sql).await.unwrap();
+    db.execute(&sql).await.unwrap();
 }
 
 async fn lease(store: &Store, instance: &str) -> Option<Lease> {
     store.lease_address(instance, REST).await.unwrap()
 }
 
-async fn networks_are_kept_whole_or_not_at_all(scratch: Scratch) {
-    let store = with_addresses(&scratch, 2).await;
+async fn networks_are_kept_whole_or_not_at_all(db: TestDb) {
+    let store = with_addresses(&db, 2).await;
     let two = network("two");
     for clash in [
         network("one"),
@@ -54,11 +54,11 @@ async fn networks_are_kept_whole_or_not_at_all(scratch: Scratch) {
     assert_eq!(store.networks().await.unwrap(), [network("one")]);
     store.add_network(&two, &["10.2.0.2".into()]).await.unwrap();
     assert_eq!(store.networks().await.unwrap(), [network("one"), two]);
-    assert_eq!(scratch.number("SELECT COUNT(*) FROM addresses").await, 3);
+    assert_eq!(db.number("SELECT COUNT(*) FROM addresses").await, 3);
 }
 
-async fn a_holder_keeps_its_address(scratch: Scratch) {
-    let store = with_addresses(&scratch, 2).await;
+async fn a_holder_keeps_its_address(db: TestDb) {
+    let store = with_addresses(&db, 2).await;
     let before = store.revision().await.unwrap();
     let a = lease(&store, "a").await.unwrap();
     assert_eq!(a.network, "one");
@@ -72,8 +72,8 @@ async fn a_holder_keeps_its_address(scratch: Scratch) {
 }
 
 //
-async fn a_released_address_rests_and_the_longest_rested_goes_first(scratch: Scratch) {
-    let store = with_addresses(&scratch, 3).await;
+async fn a_released_address_rests_and_the_longest_rested_goes_first(db: TestDb) {
+    let store = with_addresses(&db, 3).await;
     let mut held = Vec::new();
     for instance in ["a", "b", "c"] {
         held.push(lease(&store, instance).await.unwrap().address);
@@ -82,11 +82,11 @@ async fn a_released_address_rests_and_the_longest_rested_goes_first(scratch: Scr
         store.release_address(instance).await.unwrap();
     }
     assert_eq!(lease(&store, "d").await, None, "all rest");
-    age(&scratch, &held[0], 590).await;
+    age(&db, &held[0], 590).await;
     assert_eq!(lease(&store, "d").await, None, "ten seconds short");
-    age(&scratch, &held[0], 11).await;
-    age(&scratch, &held[1], 700).await;
-    age(&scratch, &held[2], 650).await;
+    age(&db, &held[0], 11).await;
+    age(&db, &held[1], 700).await;
+    age(&db, &held[2], 650).await;
     for (instance, expected) in [("d", &held[1]), ("e", &held[2]), ("f", &held[0])] {
         assert_eq!(&lease(&store, instance).await.unwrap().address, expected);
     }
@@ -94,23 +94,23 @@ async fn a_released_address_rests_and_the_longest_rested_goes_first(scratch: Scr
     assert_eq!(lease(&store, "a").await, None);
 }
 
-async fn an_unused_address_needs_no_rest_and_goes_before_a_rested_one(scratch: Scratch) {
-    let store = with_addresses(&scratch, 2).await;
+async fn an_unused_address_needs_no_rest_and_goes_before_a_rested_one(db: TestDb) {
+    let store = with_addresses(&db, 2).await;
     let for_ever = Duration::MAX;
     let first = store.lease_address("a", for_ever).await.unwrap().unwrap();
     store.release_address("a").await.unwrap();
-    age(&scratch, &first.address, 7000).await;
+    age(&db, &first.address, 7000).await;
     let second = lease(&store, "a").await.unwrap();
     assert_ne!(first.address, second.address);
     assert_eq!(store.lease_address("b", for_ever).await.unwrap(), None);
     assert_eq!(store.lease_address("b", Duration::ZERO).await.unwrap(), Some(first));
 }
 
-async fn no_address_is_handed_out_twice(scratch: Scratch) {
+async fn no_address_is_handed_out_twice(db: TestDb) {
     const INSTANCES: usize = 16;
-    with_addresses(&scratch, INSTANCES).await;
+    with_addresses(&db, INSTANCES).await;
     // Two stores, as two processes would be; each instance is asked for twice at once.
-    let stores = [scratch.open().await, scratch.open().await];
+    let stores = [db.open().await, db.open().await];
     for round in 0..5 {
         let mut tasks = tokio::task::JoinSet::new();
         for n in 0..2 * INSTANCES {
@@ -129,7 +129,7 @@ async fn no_address_is_handed_out_twice(scratch: Scratch) {
         for (instance, _) in &pairs {
             stores[1].release_address(instance).await.unwrap();
         }
-        scratch.execute("UPDATE addresses SET released_at = 1").await.unwrap();
+        db.execute("UPDATE addresses SET released_at = 1").await.unwrap();
     }
 }
 

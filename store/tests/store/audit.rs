@@ -4,7 +4,7 @@
 
 use store::{AuditChain, AuditError, NewToken, Permissions, Scopes, Store};
 
-use crate::scratch::{Scratch, first_cache, sign_up, token_key};
+use crate::test_db::{TestDb, first_cache, sign_up, token_key};
 
 async fn follow(store: &Store) -> Result<AuditChain, AuditError> {
     let mut chain = AuditChain::default();
@@ -14,8 +14,8 @@ async fn follow(store: &Store) -> Result<AuditChain, AuditError> {
     Ok(chain)
 }
 
-async fn what_is_done_is_noted_in_order(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn what_is_done_is_noted_in_order(db: TestDb) {
+    let store = db.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     let token = NewToken::generate(&token_key(), "ci");
     let (id, name) = (token.token.id(), format!("user {}", ada.id));
@@ -48,21 +48,21 @@ async fn what_is_done_is_noted_in_order(scratch: Scratch) {
     assert_eq!(follow(&store).await.unwrap().head, entries[4].hash);
 }
 
-async fn whoever_changes_it_breaks_the_chain(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn whoever_changes_it_breaks_the_chain(db: TestDb) {
+    let store = db.open().await;
     sign_up(&store, "ada@example.org").await;
     for n in 0..4 {
         store.note("test", "nothing", &n.to_string()).await.unwrap();
     }
     assert_eq!(follow(&store).await.unwrap().entries, 5);
-    scratch.execute("UPDATE audit SET detail = 'innocent' WHERE seq = 3").await.unwrap();
+    db.execute("UPDATE audit SET detail = 'innocent' WHERE seq = 3").await.unwrap();
     assert_eq!(follow(&store).await, Err(AuditError::Changed { seq: 3 }));
-    scratch.execute("DELETE FROM audit WHERE seq = 3").await.unwrap();
+    db.execute("DELETE FROM audit WHERE seq = 3").await.unwrap();
     assert_eq!(follow(&store).await, Err(AuditError::Gap { expected: 3 }));
 }
 
-async fn writers_at_once_make_one_chain(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn writers_at_once_make_one_chain(db: TestDb) {
+    let store = db.open().await;
     let writers = (0..8).map(|writer| {
         let store = store.acting_as(&format!("writer {writer}"));
         tokio::spawn(async move {

@@ -4,7 +4,7 @@ use store::{
     Cache, CacheName, DesiredState, Grant, NewCache, NewToken, Plan, Store, StoreError, User, UserState, now,
 };
 
-use crate::scratch::{Scratch, sign_up, token_key};
+use crate::test_db::{TestDb, sign_up, token_key};
 
 const CACHES_MAX: usize = 3;
 
@@ -23,8 +23,8 @@ async fn grant(store: &Store, token: &NewToken) -> Grant {
     store.grant(&token.token.id()).await.unwrap().unwrap()
 }
 
-async fn sign_up_creates_a_cache_named_default(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn sign_up_creates_a_cache_named_default(db: TestDb) {
+    let store = db.open().await;
     let (ada, token) = sign_up(&store, "ada@example.org").await;
     let [cache] = &store.caches_of(&ada.id).await.unwrap()[..] else { panic!("one cache") };
     assert_eq!((cache.name.as_str(), &cache.plan, &cache.user_id), ("default", &ada.plan, &ada.id));
@@ -39,8 +39,8 @@ async fn sign_up_creates_a_cache_named_default(scratch: Scratch) {
     assert!(created.detail.contains(&format!("cache default ({})", cache.id)), "{}", created.detail);
 }
 
-async fn caches_of_a_user_have_separate_tokens_plans_and_grants(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn caches_of_a_user_have_separate_tokens_plans_and_grants(db: TestDb) {
+    let store = db.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     let default = store.first_cache_of(&ada.id).await.unwrap().unwrap();
     let small = Plan {
@@ -76,8 +76,8 @@ async fn caches_of_a_user_have_separate_tokens_plans_and_grants(scratch: Scratch
     assert_eq!(feed.next().await.unwrap().caches, [second.id], "the other cache has another plan");
 }
 
-async fn cache_count_is_limited(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn cache_count_is_limited(db: TestDb) {
+    let store = db.open().await;
     let (ada, _) = sign_up(&store, "ada@example.org").await;
     let (grace, _) = sign_up(&store, "grace@example.org").await;
     let second = create(&store, &ada, "second", None).await.unwrap();
@@ -96,8 +96,8 @@ async fn cache_count_is_limited(scratch: Scratch) {
     create(&store, &ada, "second", None).await.unwrap();
 }
 
-async fn token_of_a_deleted_cache_is_refused(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn token_of_a_deleted_cache_is_refused(db: TestDb) {
+    let store = db.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     let second = create(&store, &ada, "second", None).await.unwrap();
     let token = create_token(&store, &second).await;
@@ -131,8 +131,8 @@ async fn token_of_a_deleted_cache_is_refused(scratch: Scratch) {
     assert!(actions.windows(2).any(|pair| pair == ["token.revoke", "cache.delete"]), "{actions:?}");
 }
 
-async fn suspension_and_deletion_of_a_user_apply_to_all_caches(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn suspension_and_deletion_of_a_user_apply_to_all_caches(db: TestDb) {
+    let store = db.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     let second = create(&store, &ada, "second", None).await.unwrap();
     let token = create_token(&store, &second).await;
@@ -154,7 +154,7 @@ async fn suspension_and_deletion_of_a_user_apply_to_all_caches(scratch: Scratch)
     assert!(!grant(&store, &first).await.is_active() && !grant(&store, &token).await.is_active());
     assert_eq!(desired().await, [DesiredState::Deleting; 3]);
     assert_eq!(store.caches_of(&ada.id).await.unwrap(), []);
-    assert_eq!(scratch.number("SELECT COUNT(*) FROM caches WHERE name LIKE 'second%'").await, 0);
+    assert_eq!(db.number("SELECT COUNT(*) FROM caches WHERE name LIKE 'second%'").await, 0);
     let refused = create(&store, &ada, "fourth", None).await.unwrap_err();
     assert!(matches!(refused, StoreError::NotFound("user")), "{refused:?}");
 }

@@ -2,7 +2,7 @@
 
 use store::{Fingerprint, Permissions, StoreError, Token, now};
 
-use crate::scratch::{DEADLINE, Scratch, sign_up};
+use crate::test_db::{DEADLINE, TestDb, sign_up};
 
 const LATER: i64 = 3_600_000;
 
@@ -10,8 +10,8 @@ fn numbered(n: i64) -> Fingerprint {
     Fingerprint::of(&n.to_be_bytes())
 }
 
-async fn a_certificate_is_its_tokens(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_certificate_is_its_tokens(db: TestDb) {
+    let store = db.open().await;
     let (_, ada) = sign_up(&store, "ada@example.org").await;
     let (_, bob) = sign_up(&store, "bob@example.org").await;
     let (ada, bob) = (ada.token.id(), bob.token.id());
@@ -34,8 +34,8 @@ async fn a_certificate_is_its_tokens(scratch: Scratch) {
     assert!(noted.detail.contains(&numbered(1).to_string()));
 }
 
-async fn a_token_that_is_over_gets_none(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_token_that_is_over_gets_none(db: TestDb) {
+    let store = db.open().await;
     let (_, revoked) = sign_up(&store, "ada@example.org").await;
     let (_, expired) = sign_up(&store, "bob@example.org").await;
     let (revoked, expired) = (revoked.token.id(), expired.token.id());
@@ -49,8 +49,8 @@ async fn a_token_that_is_over_gets_none(scratch: Scratch) {
     assert_eq!(store.token_of_certificate(&numbered(1)).await.unwrap(), None);
 }
 
-async fn a_token_has_so_many_and_the_expired_do_not_count(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_token_has_so_many_and_the_expired_do_not_count(db: TestDb) {
+    let store = db.open().await;
     let (_, token) = sign_up(&store, "ada@example.org").await;
     let id = token.token.id();
     store.add_certificate(&id, numbered(0), now()).await.unwrap();
@@ -63,13 +63,13 @@ async fn a_token_has_so_many_and_the_expired_do_not_count(scratch: Scratch) {
     assert_eq!(store.token_of_certificate(&numbered(0)).await.unwrap(), None);
 }
 
-async fn certificates_go_with_their_token(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn certificates_go_with_their_token(db: TestDb) {
+    let store = db.open().await;
     let (_, token) = sign_up(&store, "ada@example.org").await;
     let id = token.token.id();
     store.add_certificate(&id, numbered(1), now() + LATER).await.unwrap();
-    let pragma = if scratch.is_postgres() { "" } else { "PRAGMA foreign_keys = on; " };
-    scratch.execute(&format!("{pragma}DELETE FROM tokens WHERE id = '{id}'")).await.unwrap();
+    let pragma = if db.is_postgres() { "" } else { "PRAGMA foreign_keys = on; " };
+    db.execute(&format!("{pragma}DELETE FROM tokens WHERE id = '{id}'")).await.unwrap();
     assert_eq!(store.token_of_certificate(&numbered(1)).await.unwrap(), None);
 }
 

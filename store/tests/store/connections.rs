@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use store::{ConnectionId, ListRequest, LiveConnection, Proxy, Store, now};
 
-use crate::scratch::{DEADLINE, Scratch, sign_up};
+use crate::test_db::{DEADLINE, TestDb, sign_up};
 
 on_both!(
     connections_are_listed_when_somebody_asks,
@@ -40,8 +40,8 @@ async fn wish(store: &Store, last: i64) -> ListRequest {
     }
 }
 
-async fn connections_are_listed_when_somebody_asks(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn connections_are_listed_when_somebody_asks(db: TestDb) {
+    let store = db.open().await;
     let (ann, _) = sign_up(&store, "ann@example.org").await;
     let instance = store.first_instance_of(&ann.id).await.unwrap().unwrap().id;
     let none = store.live_connections(&instance).await.unwrap();
@@ -68,13 +68,13 @@ async fn connections_are_listed_when_somebody_asks(scratch: Scratch) {
     }
     store.forget_connections("a", &instance).await.unwrap();
     store.forget_connections("b", &instance).await.unwrap();
-    assert_eq!(scratch.number("SELECT COUNT(*) FROM live_connections").await, 0);
+    assert_eq!(db.number("SELECT COUNT(*) FROM live_connections").await, 0);
     assert_eq!(store.live_connections(&instance).await.unwrap().silent, 2, "nobody has answered in time");
     assert_eq!(store.revision().await.unwrap(), begun, "followers needn't look");
 }
 
-async fn what_a_killed_proxy_has_listed_is_forgotten(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn what_a_killed_proxy_has_listed_is_forgotten(db: TestDb) {
+    let store = db.open().await;
     let (ann, _) = sign_up(&store, "ann@example.org").await;
     let instance_id = store.first_instance_of(&ann.id).await.unwrap().unwrap().id;
     for (id, asked_at) in [("killed", now() - 11 * 60_000), ("here", now() - 60_000)] {
@@ -84,14 +84,14 @@ async fn what_a_killed_proxy_has_listed_is_forgotten(scratch: Scratch) {
     proxy(&store, "here").await;
     for table in ["connection_lists", "live_connections"] {
         let left = async |whose: &str| {
-            scratch.number(&format!("SELECT COUNT(*) FROM {table} WHERE proxy_id = '{whose}'")).await
+            db.number(&format!("SELECT COUNT(*) FROM {table} WHERE proxy_id = '{whose}'")).await
         };
         assert_eq!((left("killed").await, left("here").await), (0, 1), "{table}");
     }
 }
 
-async fn an_order_is_for_one_connection_of_one_cache(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn an_order_is_for_one_connection_of_one_cache(db: TestDb) {
+    let store = db.open().await;
     let (ann, _) = sign_up(&store, "ann@example.org").await;
     let instance = store.first_instance_of(&ann.id).await.unwrap().unwrap().id;
     let id = live("host:1/5", 3).id;

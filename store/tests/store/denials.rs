@@ -2,7 +2,7 @@
 
 use store::{DenialCause, DenialRecord, now};
 
-use crate::scratch::{Scratch, first_cache, sign_up};
+use crate::test_db::{TestDb, first_cache, sign_up};
 
 on_both!(
     denials_add_up_and_the_oldest_are_dropped,
@@ -24,8 +24,8 @@ fn denial(token: &str, cause: DenialCause, source: &str, last_at: i64) -> Denial
     }
 }
 
-async fn denials_add_up_and_the_oldest_are_dropped(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn denials_add_up_and_the_oldest_are_dropped(db: TestDb) {
+    let store = db.open().await;
     let (ann, first) = sign_up(&store, "ann@example.org").await;
     let (bob, second) = sign_up(&store, "bob@example.org").await;
     let (first, second) = (first.token.id().to_string(), second.token.id().to_string());
@@ -56,15 +56,15 @@ async fn denials_add_up_and_the_oldest_are_dropped(scratch: Scratch) {
     assert_eq!(store.revision().await.unwrap(), begun, "followers needn't look");
 }
 
-async fn old_denials_and_those_of_unknown_tokens_are_dropped(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn old_denials_and_those_of_unknown_tokens_are_dropped(db: TestDb) {
+    let store = db.open().await;
     let (_, token) = sign_up(&store, "ann@example.org").await;
     let id = token.token.id().to_string();
     let long_ago = now() - 31 * 24 * 60 * 60 * 1000;
     let unknown = denial("aaaaaaaaaaaa", DenialCause::Mistyped, "192.0.2.1", now());
     let rows = [denial(&id, DenialCause::Expired, "192.0.2.1", long_ago), unknown.clone()];
     store.add_denials(&rows).await.unwrap();
-    assert_eq!(scratch.number("SELECT COUNT(*) FROM denials").await, 0);
+    assert_eq!(db.number("SELECT COUNT(*) FROM denials").await, 0);
     // All causes can be written and read.
     let all: Vec<DenialRecord> = DenialCause::ALL.map(|cause| denial(&id, cause, "192.0.2.1", now())).into();
     store.add_denials(&all).await.unwrap();
@@ -72,8 +72,8 @@ async fn old_denials_and_those_of_unknown_tokens_are_dropped(scratch: Scratch) {
     assert_eq!(store.denials_of("aaaaaaaaaaaa").await.unwrap(), []);
 }
 
-async fn a_deleted_account_stays_forgotten(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_deleted_account_stays_forgotten(db: TestDb) {
+    let store = db.open().await;
     let (ann, token) = sign_up(&store, "ann@example.org").await;
     let id = token.token.id();
     let seen = [denial(id.as_str(), DenialCause::WrongSecret, "192.0.2.1", now())];
@@ -83,5 +83,5 @@ async fn a_deleted_account_stays_forgotten(scratch: Scratch) {
     store.delete_user(&ann.id).await.unwrap();
     // A client that goes on using it is denied as before.
     store.add_denials(&seen).await.unwrap();
-    assert_eq!(scratch.number("SELECT COUNT(*) FROM denials").await, 0);
+    assert_eq!(db.number("SELECT COUNT(*) FROM denials").await, 0);
 }

@@ -4,33 +4,33 @@ use std::error::Error as _;
 
 use store::StoreError;
 
-use crate::child::{self, Task};
-use crate::scratch::{Scratch, sign_up};
+use crate::concurrent_process::{self, Task};
+use crate::test_db::{TestDb, sign_up};
 
 // F-6.
-async fn a_full_disk_is_told_from_a_database_that_is_away(scratch: Scratch) {
-    scratch.open().await.close().await;
+async fn a_full_disk_is_told_from_a_database_that_is_away(db: TestDb) {
+    db.open().await.close().await;
     // Neither can be filled up for real by a test: a limit here, an error raised on purpose there.
-    let full = if scratch.is_postgres() {
+    let full = if db.is_postgres() {
         "DO $$ BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = 'disk_full'; END $$"
     } else {
         "PRAGMA max_page_count = 1; CREATE TABLE filler (x TEXT); INSERT INTO filler VALUES (zeroblob(1000000))"
     };
-    let error = StoreError::from(scratch.execute(full).await.unwrap_err());
+    let error = StoreError::from(db.execute(full).await.unwrap_err());
     assert!(matches!(error, StoreError::DiskFull(_)), "{error:?}");
     assert_eq!(error.to_string(), "can't save now, the disk is full: free some space");
 
-    let error = StoreError::from(scratch.execute("SELECT nothing FROM nowhere").await.unwrap_err());
+    let error = StoreError::from(db.execute("SELECT nothing FROM nowhere").await.unwrap_err());
     assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
     let error = StoreError::from(sqlx::Error::Io(std::io::ErrorKind::StorageFull.into()));
     assert!(matches!(error, StoreError::DiskFull(_)), "{error:?}");
 }
 
-async fn an_error_quotes_no_row(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn an_error_quotes_no_row(db: TestDb) {
+    let store = db.open().await;
     sign_up(&store, "ada@example.org").await;
     let refused = "UPDATE users SET password_hash = 'hash-of-password', state = 'confused'";
-    let error = StoreError::from(scratch.execute(refused).await.unwrap_err());
+    let error = StoreError::from(db.execute(refused).await.unwrap_err());
     let mut said = format!("{error} {error:?}");
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -43,8 +43,8 @@ async fn an_error_quotes_no_row(scratch: Scratch) {
     }
 }
 
-async fn a_closed_store_says_so(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_closed_store_says_so(db: TestDb) {
+    let store = db.open().await;
     store.ping().await.unwrap();
     store.close().await;
     let error = store.ping().await.unwrap_err();
@@ -52,8 +52,8 @@ async fn a_closed_store_says_so(scratch: Scratch) {
 }
 
 //
-async fn no_value_is_logged_at_any_level(scratch: Scratch) {
-    child::run(&scratch.database(), Task::Log).await;
+async fn no_value_is_logged_at_any_level(db: TestDb) {
+    concurrent_process::run(&db.database(), Task::Log).await;
 }
 
 on_both! {

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use store::{Changes, Feed, InstanceState, NewToken, Observed, StoreError, TokenId};
 
-use crate::child::{self, Task};
-use crate::scratch::{DEADLINE, Scratch, first_cache, sign_up, token_key};
+use crate::concurrent_process::{self, Task};
+use crate::test_db::{DEADLINE, TestDb, first_cache, sign_up, token_key};
 
 const WRITERS: i64 = 4;
 const TOKENS: i64 = 200;
@@ -15,17 +15,17 @@ async fn next(feed: &mut Feed) -> Changes {
 }
 
 /// Takes the follower's connection away, as a restart of PostgreSQL or a firewall would.
-async fn kill_listeners(scratch: &Scratch) {
-    if scratch.is_postgres() {
+async fn kill_listeners(db: &TestDb) {
+    if db.is_postgres() {
         let sql = "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity \
                    WHERE datname = current_database() AND query LIKE 'LISTEN%'";
-        scratch.number(sql).await;
+        db.number(sql).await;
     }
 }
 
 /// Each write says what it touched and nothing else.
-async fn each_kind_of_write_names_what_it_touched(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn each_kind_of_write_names_what_it_touched(db: TestDb) {
+    let store = db.open().await;
     let (grace, _) = sign_up(&store, "grace@example.org").await;
     let mut feed = store.feed().await.unwrap();
     let start = store.revision().await.unwrap();
@@ -38,7 +38,7 @@ async fn each_kind_of_write_names_what_it_touched(scratch: Scratch) {
     };
 
     // Another process's writes, to be sure that it isn't our own pool that tells.
-    let other = scratch.open().await;
+    let other = db.open().await;
     let (ada, first) = sign_up(&other, "ada@example.org").await;
     let cache = first_cache(&other, &ada).await;
     assert_eq!(next(&mut feed).await, named(start + 1, &[first.token.id()], &[&cache]));
@@ -55,21 +55,20 @@ async fn each_kind_of_write_names_what_it_touched(scratch: Scratch) {
     assert_eq!(next(&mut feed).await, named(start + 4, &[], &[&instance.cache_id]));
     for (n, table, id) in [(5, "users", &ada.id), (6, "instances", &cache), (7, "caches", &cache)] {
         let key = if table == "instances" { "cache_id" } else { "id" };
-        scratch
-            .execute(&format!(
-                "BEGIN; UPDATE revision SET value = value + 1; UPDATE {table} SET revision = \
+        db.execute(&format!(
+            "BEGIN; UPDATE revision SET value = value + 1; UPDATE {table} SET revision = \
                  (SELECT value FROM revision) WHERE {key} = '{id}'; COMMIT"
-            ))
-            .await
-            .unwrap();
+        ))
+        .await
+        .unwrap();
         assert_eq!(next(&mut feed).await, named(start + n, &[], &[&cache]), "{table}");
     }
     assert_eq!(feed.revision(), start + 7);
 }
 
 /// Several writes between two looks come together, each row once.
-async fn what_happened_meanwhile_comes_at_once(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn what_happened_meanwhile_comes_at_once(db: TestDb) {
+    let store = db.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     let mut feed = store.feed().await.unwrap();
     let second = NewToken::generate(&token_key(), "second");
@@ -96,17 +95,17 @@ async fn what_happened_meanwhile_comes_at_once(scratch: Scratch) {
 
 // F-4, F-5.
 /// Four processes, two hundred transactions each; the follower's connection is killed again and again.
-async fn nothing_is_missed_while_four_processes_write(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn nothing_is_missed_while_four_processes_write(db: TestDb) {
+    let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
     let mut feed = store.feed().await.unwrap();
     let start = feed.revision();
     let mut writers = tokio::task::JoinSet::new();
     for _ in 0..WRITERS {
-        let (database, cache_id) = (scratch.database(), first_cache(&store, &user).await);
+        let (database, cache_id) = (db.database(), first_cache(&store, &user).await);
         writers.spawn(async move {
             let task = Task::Write { cache_id: &cache_id, tokens: TOKENS.try_into().unwrap() };
-            child::run(&database, task).await
+            concurrent_process::run(&database, task).await
         });
     }
     let mut heard = Vec::new();
@@ -116,7 +115,7 @@ async fn nothing_is_missed_while_four_processes_write(scratch: Scratch) {
         assert_eq!(changes.revision, feed.revision());
         if changes.revision >= killed_at + 100 {
             killed_at = changes.revision;
-            kill_listeners(&scratch).await;
+            kill_listeners(&db).await;
         }
         heard.push(changes);
     }
@@ -124,7 +123,7 @@ async fn nothing_is_missed_while_four_processes_write(scratch: Scratch) {
     assert_eq!(written.len(), usize::try_from(WRITERS * TOKENS).unwrap());
 
     let sql = "SELECT id, revision FROM tokens WHERE name = 'one of many' ORDER BY revision";
-    let rows: HashMap<String, i64> = scratch.pairs(sql).await.into_iter().collect();
+    let rows: HashMap<String, i64> = db.pairs(sql).await.into_iter().collect();
     let mut revisions: Vec<i64> = rows.values().copied().collect();
     revisions.sort_unstable();
     let expected: Vec<i64> = (start + 1..=start + WRITERS * TOKENS).collect();
@@ -147,16 +146,16 @@ async fn nothing_is_missed_while_four_processes_write(scratch: Scratch) {
 
 // F-5.
 /// After the kill it listens again by itself: the poll alone would be a second late each time.
-async fn a_killed_listener_listens_again(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_killed_listener_listens_again(db: TestDb) {
+    let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
     let mut feed = store.feed().await.unwrap();
     let key = token_key();
     let listening = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() \
                      AND query LIKE 'LISTEN%'";
     for _ in 0..3 {
-        kill_listeners(&scratch).await;
-        let heals = async { while scratch.is_postgres() && scratch.number(listening).await != 1 {} };
+        kill_listeners(&db).await;
+        let heals = async { while db.is_postgres() && db.number(listening).await != 1 {} };
         tokio::select! {
             changes = feed.next() => panic!("nothing happened, yet {changes:?}"),
             healed = tokio::time::timeout(DEADLINE, heals) => healed.expect("the feed listens again"),
@@ -168,11 +167,11 @@ async fn a_killed_listener_listens_again(scratch: Scratch) {
 }
 
 /// A backup was put back: nobody can tell what was undone.
-async fn a_follower_of_what_is_no_more_is_told_so(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_follower_of_what_is_no_more_is_told_so(db: TestDb) {
+    let store = db.open().await;
     sign_up(&store, "ada@example.org").await;
     let mut feed = store.feed().await.unwrap();
-    scratch.execute("UPDATE revision SET value = value - 1").await.unwrap();
+    db.execute("UPDATE revision SET value = value - 1").await.unwrap();
     for _ in 0..2 {
         let error = tokio::time::timeout(DEADLINE, feed.next()).await.expect("it is found out").unwrap_err();
         assert!(matches!(error, StoreError::RolledBack), "{error}");

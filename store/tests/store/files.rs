@@ -5,14 +5,14 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use store::{Database, Store, StoreError};
 
-use crate::child::{self, Task};
-use crate::scratch::Scratch;
+use crate::concurrent_process::{self, Task};
+use crate::test_db::TestDb;
 
 #[tokio::test]
 async fn new_files_are_for_their_owner_and_group() {
     for (umask, expected) in [("000", "660"), ("002", "660"), ("022", "640"), ("077", "600")] {
-        let scratch = Scratch::sqlite();
-        let mut modes = child::run(&scratch.database(), Task::Modes { umask }).await;
+        let db = TestDb::sqlite();
+        let mut modes = concurrent_process::run(&db.database(), Task::Modes { umask }).await;
         modes.sort();
         let files = ["memgate.db", "memgate.db-shm", "memgate.db-wal"];
         assert_eq!(modes, files.map(|file| format!("{file} {expected}")), "umask {umask}");
@@ -23,13 +23,13 @@ async fn new_files_are_for_their_owner_and_group() {
 #[tokio::test]
 async fn a_file_that_everybody_may_read_is_refused() {
     for suffix in ["", "-wal", "-shm"] {
-        let scratch = Scratch::sqlite();
-        let store = scratch.open().await;
+        let db = TestDb::sqlite();
+        let store = db.open().await;
         store.installation_id().await.unwrap();
-        let Database::Sqlite(path) = scratch.database() else { unreachable!() };
+        let Database::Sqlite(path) = db.database() else { unreachable!() };
         let file = path.with_file_name(format!("memgate.db{suffix}"));
         std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
-        let error = Store::open(&scratch.database()).await.unwrap_err();
+        let error = Store::open(&db.database()).await.unwrap_err();
         assert!(matches!(&error, StoreError::WorldReadable(which) if *which == file), "{error:?}");
         assert!(error.to_string().contains("chmod o= "), "{error}");
     }

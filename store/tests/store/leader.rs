@@ -2,11 +2,11 @@
 
 use store::LeaderLock;
 
-use crate::scratch::Scratch;
+use crate::test_db::TestDb;
 
 // F-13.
-async fn one_leads_until_it_ends(scratch: Scratch) {
-    let (one, other) = (scratch.open().await, scratch.open().await);
+async fn one_leads_until_it_ends(db: TestDb) {
+    let (one, other) = (db.open().await, db.open().await);
     let mut lead: LeaderLock = one.try_acquire_leader_lock().await.unwrap().expect("nobody leads");
     assert!(lead.holds().await);
     assert!(other.try_acquire_leader_lock().await.unwrap().is_none());
@@ -19,7 +19,7 @@ async fn one_leads_until_it_ends(scratch: Scratch) {
 
 /// A database notices within moments that a session has ended.
 async fn until_led(store: &store::Store) -> LeaderLock {
-    let deadline = std::time::Instant::now() + crate::scratch::DEADLINE;
+    let deadline = std::time::Instant::now() + crate::test_db::DEADLINE;
     loop {
         if let Some(lead) = store.try_acquire_leader_lock().await.unwrap() {
             return lead;

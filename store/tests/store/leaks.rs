@@ -2,12 +2,12 @@
 
 use store::{Found, NewToken, StoreError, Token, TokenKey};
 
-use crate::scratch::{Scratch, first_cache, sign_up, somebody, token_key};
+use crate::test_db::{TestDb, first_cache, sign_up, somebody, token_key};
 
 const URL: &str = "https://git.example/a/b";
 
-async fn a_found_token_is_revoked_and_its_user_told(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_found_token_is_revoked_and_its_user_told(db: TestDb) {
+    let store = db.open().await;
     let key = token_key();
     let token = NewToken::generate(&key, "ci");
     let user = store.sign_up(&somebody("ada@example.org"), &token).await.unwrap();
@@ -44,8 +44,8 @@ async fn a_found_token_is_revoked_and_its_user_told(scratch: Scratch) {
     assert!(store.leaks_of(&user.id).await.unwrap().is_empty());
 }
 
-async fn an_id_without_its_secret_revokes_nothing(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn an_id_without_its_secret_revokes_nothing(db: TestDb) {
+    let store = db.open().await;
     let key: TokenKey = token_key();
     let token = NewToken::generate(&key, "ci");
     store.sign_up(&somebody("ada@example.org"), &token).await.unwrap();
@@ -62,7 +62,7 @@ async fn an_id_without_its_secret_revokes_nothing(scratch: Scratch) {
                 WHERE name = 'ci'";
     let user = store.user_by_email("ada@example.org").await.unwrap().unwrap();
     store.create_token(&first_cache(&store, &user).await, &other).await.unwrap();
-    scratch.execute(hash).await.unwrap();
+    db.execute(hash).await.unwrap();
     assert!(!store.report_leak(&key, &token.token, &found).await.unwrap());
     assert_eq!(store.token(&token.token.id()).await.unwrap().unwrap().revoked_at, None);
 }

@@ -1,18 +1,18 @@
 //! The store against real databases: every test body runs on SQLite and on PostgreSQL.
 
-/// Makes a test for SQLite and one for PostgreSQL of each `async fn name(scratch: Scratch)`.
+/// Makes a test for SQLite and one for PostgreSQL of each `async fn name(db: TestDb)`.
 macro_rules! on_both {
     ($($name:ident),+ $(,)?) => {
         mod sqlite {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                super::$name($crate::scratch::Scratch::sqlite()).await;
+                super::$name($crate::test_db::TestDb::sqlite()).await;
             })+
         }
         mod postgres {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                super::$name($crate::scratch::Scratch::postgres().await).await;
+                super::$name($crate::test_db::TestDb::postgres().await).await;
             })+
         }
     };
@@ -23,7 +23,7 @@ mod addresses;
 mod audit;
 mod caches;
 mod certificates;
-mod child;
+mod concurrent_process;
 mod connections;
 mod denials;
 mod errors;
@@ -33,13 +33,13 @@ mod keys;
 mod leader;
 mod leaks;
 mod migrations;
-mod people;
 mod permissions;
 mod plans;
+mod postgres_server;
 mod proxies;
 mod routes;
-mod scratch;
-mod server;
 mod sessions;
+mod test_db;
 mod tokens;
 mod usage;
+mod users;

@@ -2,55 +2,54 @@
 
 use store::{Database, Store, StoreError};
 
-use crate::child::{self, Task};
-use crate::scratch::{DEADLINE, Scratch, sign_up};
+use crate::concurrent_process::{self, Task};
+use crate::test_db::{DEADLINE, TestDb, sign_up};
 
-async fn opening_again_keeps_what_is_there(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn opening_again_keeps_what_is_there(db: TestDb) {
+    let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
     store.close().await;
-    let again = scratch.open().await;
+    let again = db.open().await;
     assert_eq!(again.user(&user.id).await.unwrap(), Some(user));
     again.ping().await.unwrap();
 }
 
-async fn four_processes_open_at_once(scratch: Scratch) {
-    let database = scratch.database();
-    let open = || child::run(&database, Task::Open);
+async fn four_processes_open_at_once(db: TestDb) {
+    let database = db.database();
+    let open = || concurrent_process::run(&database, Task::Open);
     let (a, b, c, d) = tokio::join!(open(), open(), open(), open());
     assert_eq!(a.len(), 1);
     assert!(a == b && b == c && c == d, "{a:?} {b:?} {c:?} {d:?}");
 }
 
-async fn many_tasks_open_at_once(scratch: Scratch) {
+async fn many_tasks_open_at_once(db: TestDb) {
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..8 {
-        let database = scratch.database();
+        let database = db.database();
         tasks.spawn(async move { Store::open(&database).await.unwrap().installation_id().await.unwrap() });
     }
     let ids = tokio::time::timeout(DEADLINE, tasks.join_all()).await.unwrap();
     assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
-    assert_eq!(scratch.open().await.installation_id().await.unwrap(), ids[0]);
+    assert_eq!(db.open().await.installation_id().await.unwrap(), ids[0]);
 }
 
-async fn the_installation_id_is_fit_for_a_bridge_name(scratch: Scratch) {
-    let id = scratch.open().await.installation_id().await.unwrap();
+async fn the_installation_id_is_fit_for_a_bridge_name(db: TestDb) {
+    let id = db.open().await.installation_id().await.unwrap();
     assert_eq!(id.len(), 6);
     assert!(id.bytes().all(|b| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b)), "{id}");
 }
 
-async fn a_newer_database_is_refused(scratch: Scratch) {
-    scratch.open().await.close().await;
-    let checksum = if scratch.is_postgres() { "'\\x00'" } else { "x'00'" };
-    scratch
-        .execute(&format!(
-            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+async fn a_newer_database_is_refused(db: TestDb) {
+    db.open().await.close().await;
+    let checksum = if db.is_postgres() { "'\\x00'" } else { "x'00'" };
+    db.execute(&format!(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
              VALUES (9999, 'from the future', TRUE, {checksum}, 0)"
-        ))
-        .await
-        .unwrap();
+    ))
+    .await
+    .unwrap();
     for _ in 0..2 {
-        let error = Store::open(&scratch.database()).await.unwrap_err();
+        let error = Store::open(&db.database()).await.unwrap_err();
         assert!(matches!(error, StoreError::NewerSchema(9999)), "{error:?}");
         assert!(error.to_string().contains("install that version"), "{error}");
     }

@@ -2,7 +2,7 @@
 
 use store::{Millis, NewToken, Permissions, Scopes, Store, StoreError, Token, TokenId, User, now};
 
-use crate::scratch::{Scratch, first_cache, sign_up, token_key};
+use crate::test_db::{TestDb, first_cache, sign_up, token_key};
 
 fn some_permissions() -> Permissions {
     Permissions {
@@ -19,8 +19,8 @@ async fn limited(store: &Store, user: &User, permissions: Permissions) -> TokenI
     token.token.id()
 }
 
-async fn permissions_are_kept_as_they_were_given(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn permissions_are_kept_as_they_were_given(db: TestDb) {
+    let store = db.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     let id = limited(&store, &ada, some_permissions()).await;
     let row = store.token(&id).await.unwrap().unwrap();
@@ -32,17 +32,17 @@ async fn permissions_are_kept_as_they_were_given(scratch: Scratch) {
     assert_eq!(store.grant(&first.token.id()).await.unwrap().unwrap().permissions, Permissions::ALL);
 }
 
-async fn permissions_that_make_no_sense_let_nobody_in(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn permissions_that_make_no_sense_let_nobody_in(db: TestDb) {
+    let store = db.open().await;
     let (_, token) = sign_up(&store, "ada@example.org").await;
-    scratch.execute("UPDATE tokens SET scopes = 'read,everything'").await.unwrap();
+    db.execute("UPDATE tokens SET scopes = 'read,everything'").await.unwrap();
     let grant = store.grant(&token.token.id()).await.unwrap().unwrap();
     assert!(!grant.permissions.is_current(now()));
     assert_eq!(grant.permissions.scopes, Scopes::NONE);
 }
 
-async fn changed_powers_are_a_new_revision(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn changed_powers_are_a_new_revision(db: TestDb) {
+    let store = db.open().await;
     let (ada, _) = sign_up(&store, "ada@example.org").await;
     let id = limited(&store, &ada, Permissions::ALL).await;
     let mut feed = store.feed().await.unwrap();
@@ -59,8 +59,8 @@ async fn changed_powers_are_a_new_revision(scratch: Scratch) {
     assert!(permissions.expires_at.is_some());
 }
 
-async fn what_is_over_stays_over(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn what_is_over_stays_over(db: TestDb) {
+    let store = db.open().await;
     let (ada, revoked) = sign_up(&store, "ada@example.org").await;
     store.revoke_token(&revoked.token.id()).await.unwrap();
     let expired = limited(&store, &ada, Permissions { expires_at: Some(now()), ..Permissions::ALL }).await;
@@ -77,8 +77,8 @@ fn assert_over<T: std::fmt::Debug>(result: Result<T, StoreError>) {
     assert!(matches!(result, Err(StoreError::NotFound("active token"))), "{result:?}");
 }
 
-async fn a_successor_has_the_same_powers_and_the_old_one_ends(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_successor_has_the_same_powers_and_the_old_one_ends(db: TestDb) {
+    let store = db.open().await;
     let (ada, _) = sign_up(&store, "ada@example.org").await;
     let old = limited(&store, &ada, some_permissions()).await;
     let before = store.token(&old).await.unwrap().unwrap();
@@ -99,8 +99,8 @@ async fn a_successor_has_the_same_powers_and_the_old_one_ends(scratch: Scratch) 
     assert!(matches!(twice, Err(StoreError::AlreadyExists(_))), "{twice:?}");
 }
 
-async fn a_grace_never_makes_a_token_live_longer(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_grace_never_makes_a_token_live_longer(db: TestDb) {
+    let store = db.open().await;
     let (ada, _) = sign_up(&store, "ada@example.org").await;
     let soon = now() + 60_000;
     let old = limited(&store, &ada, Permissions { expires_at: Some(soon), ..Permissions::ALL }).await;

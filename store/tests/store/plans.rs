@@ -2,7 +2,7 @@
 
 use store::{NewUser, Plan, StoreError};
 
-use crate::scratch::{Scratch, first_cache, sign_up};
+use crate::test_db::{TestDb, first_cache, sign_up};
 
 fn small() -> Plan {
     Plan {
@@ -15,8 +15,8 @@ fn small() -> Plan {
     }
 }
 
-async fn a_plan_is_kept_as_it_was_given(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_plan_is_kept_as_it_was_given(db: TestDb) {
+    let store = db.open().await;
     store.create_plan(&small()).await.unwrap();
     assert_eq!(store.plan("small").await.unwrap(), Some(small()));
     assert_eq!(store.plan("huge").await.unwrap(), None);
@@ -30,11 +30,11 @@ async fn a_plan_is_kept_as_it_was_given(scratch: Scratch) {
     assert_eq!((default.operations_per_second, default.bytes_per_second), (None, None));
 }
 
-async fn what_it_allows_each_second_is_in_every_grant_and_all_are_told(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn what_it_allows_each_second_is_in_every_grant_and_all_are_told(db: TestDb) {
+    let store = db.open().await;
     let (ada, token) = sign_up(&store, "ada@example.org").await;
     store.create_plan(&small()).await.unwrap();
-    let new = store::NewToken::generate(&crate::scratch::token_key(), "first");
+    let new = store::NewToken::generate(&crate::test_db::token_key(), "first");
     let grace = NewUser { email: "grace@example.org", password_hash: None, plan: "small", is_admin: false };
     store.sign_up(&grace, &new).await.unwrap();
     let rates = async |token: &store::NewToken| {

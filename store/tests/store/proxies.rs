@@ -2,7 +2,7 @@
 
 use store::{Acknowledged, Permissions, Proxy, Scopes, now};
 
-use crate::scratch::{Scratch, sign_up};
+use crate::test_db::{TestDb, sign_up};
 
 on_both!(a_revocation_is_acknowledged_by_who_has_carried_it_out, proxies_are_forgotten);
 
@@ -15,8 +15,8 @@ fn names(proxies: &[Proxy]) -> Vec<&str> {
     proxies.iter().map(|proxy| &*proxy.name).collect()
 }
 
-async fn a_revocation_is_acknowledged_by_who_has_carried_it_out(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_revocation_is_acknowledged_by_who_has_carried_it_out(db: TestDb) {
+    let store = db.open().await;
     let (_, token) = sign_up(&store, "ann@example.org").await;
     let id = token.token.id();
     let none = store.acknowledged(&id).await.unwrap();
@@ -45,8 +45,8 @@ async fn a_revocation_is_acknowledged_by_who_has_carried_it_out(scratch: Scratch
     assert_eq!((all.count().as_str(), all.by.len()), ("2 of 2 proxies", 2));
 }
 
-async fn proxies_are_forgotten(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn proxies_are_forgotten(db: TestDb) {
+    let store = db.open().await;
     let begun = store.revision().await.unwrap();
     let day = 24 * 60 * 60 * 1000;
     for (name, seen_at) in [("old:1", now() - day - 1000), ("gone:1", now() - day / 2), ("here:1", now())] {

@@ -2,10 +2,10 @@
 
 use store::{InstanceState, Observed, StoreError};
 
-use crate::scratch::{Scratch, sign_up};
+use crate::test_db::{TestDb, sign_up};
 
-async fn the_last_sight_of_an_instance_is_kept(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn the_last_sight_of_an_instance_is_kept(db: TestDb) {
+    let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
     let instance = store.first_instance_of(&user.id).await.unwrap().unwrap();
     let pending = Observed {
@@ -34,12 +34,12 @@ async fn the_last_sight_of_an_instance_is_kept(scratch: Scratch) {
         assert_eq!(store.instances().await.unwrap(), [instance]);
         assert_eq!(store.revision().await.unwrap(), before + 1);
     }
-    assert_eq!(scratch.number("SELECT COUNT(*) FROM routes").await, 1);
+    assert_eq!(db.number("SELECT COUNT(*) FROM routes").await, 1);
 }
 
-async fn every_state_is_read_back(scratch: Scratch) {
+async fn every_state_is_read_back(db: TestDb) {
     use InstanceState::{Asleep, Deleting, Failed, Pending, Restarting, Running, Suspended};
-    let store = scratch.open().await;
+    let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
     let instance = store.first_instance_of(&user.id).await.unwrap().unwrap();
     for state in [Pending, Running, Asleep, Restarting, Suspended, Failed, Deleting] {
@@ -50,8 +50,8 @@ async fn every_state_is_read_back(scratch: Scratch) {
     }
 }
 
-async fn a_route_to_nowhere_is_refused(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_route_to_nowhere_is_refused(db: TestDb) {
+    let store = db.open().await;
     let seen = Observed {
         state: InstanceState::Running,
         generation: 1,

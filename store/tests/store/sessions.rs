@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use store::{NewSession, StoreError};
 
-use crate::scratch::{Scratch, sign_up};
+use crate::test_db::{TestDb, sign_up};
 
 const IDLE: Duration = Duration::from_secs(12 * 3600);
 const ABSOLUTE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-async fn sessions_end_when_unused_or_old(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn sessions_end_when_unused_or_old(db: TestDb) {
+    let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
     // (name, last seen this many seconds ago, made this many seconds ago, still good)
     let cases = [
@@ -27,7 +27,7 @@ async fn sessions_end_when_unused_or_old(scratch: Scratch) {
             "UPDATE sessions SET last_seen_at = last_seen_at - {seen} * 1000, \
              created_at = created_at - {made} * CAST(1000 AS BIGINT) WHERE id_hash = '{name}'"
         );
-        scratch.execute(&sql).await.unwrap();
+        db.execute(&sql).await.unwrap();
     }
     for (name, _, _, good) in cases {
         let session = store.session(name, IDLE, ABSOLUTE).await.unwrap();
@@ -35,12 +35,12 @@ async fn sessions_end_when_unused_or_old(scratch: Scratch) {
         assert!(session.is_none_or(|s| s.user_id == user.id && s.form_token == "form"));
     }
     assert_eq!(store.end_old_sessions(IDLE, ABSOLUTE).await.unwrap(), 2);
-    assert_eq!(scratch.number("SELECT COUNT(*) FROM sessions").await, 3);
+    assert_eq!(db.number("SELECT COUNT(*) FROM sessions").await, 3);
     assert_eq!(store.end_old_sessions(IDLE, ABSOLUTE).await.unwrap(), 0);
 }
 
-async fn use_keeps_a_session_and_sign_out_ends_it(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn use_keeps_a_session_and_sign_out_ends_it(db: TestDb) {
+    let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
     let before = store.revision().await.unwrap();
     for id_hash in ["one", "two"] {
@@ -48,7 +48,7 @@ async fn use_keeps_a_session_and_sign_out_ends_it(scratch: Scratch) {
     }
     let age =
         "UPDATE sessions SET last_seen_at = last_seen_at - 50000000, created_at = created_at - 50000000";
-    scratch.execute(age).await.unwrap();
+    db.execute(age).await.unwrap();
     assert_eq!(store.session("one", IDLE, ABSOLUTE).await.unwrap(), None);
     store.touch_session("one").await.unwrap();
     let session = store.session("one", IDLE, ABSOLUTE).await.unwrap().unwrap();
@@ -57,12 +57,12 @@ async fn use_keeps_a_session_and_sign_out_ends_it(scratch: Scratch) {
 
     store.end_session("one").await.unwrap();
     assert_eq!(store.session("one", IDLE, ABSOLUTE).await.unwrap(), None);
-    assert_eq!(scratch.number("SELECT COUNT(*) FROM sessions").await, 1);
+    assert_eq!(db.number("SELECT COUNT(*) FROM sessions").await, 1);
     assert_eq!(store.revision().await.unwrap(), before, "sessions don't touch the revision");
 }
 
-async fn unknown_session_is_refused(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn unknown_session_is_refused(db: TestDb) {
+    let store = db.open().await;
     let new = NewSession { id_hash: "x", user_id: "nobody", form_token: "form" };
     let error = store.create_session(&new).await.unwrap_err();
     assert!(matches!(error, StoreError::NotFound("user")), "{error:?}");

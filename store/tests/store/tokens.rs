@@ -4,10 +4,10 @@ use store::{
     Grant, InstanceState, NewToken, Observed, ScramKeys, Store, StoreError, Token, TokenId, User, UserState,
 };
 
-use crate::scratch::{Scratch, first_cache, sign_up, somebody, token_key};
+use crate::test_db::{TestDb, first_cache, sign_up, somebody, token_key};
 
-async fn tokens_are_made_listed_and_revoked(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn tokens_are_made_listed_and_revoked(db: TestDb) {
+    let store = db.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     let (grace, _) = sign_up(&store, "grace@example.org").await;
     let second = NewToken::generate(&token_key(), "laptop \"><script> \u{202e}");
@@ -29,8 +29,8 @@ async fn tokens_are_made_listed_and_revoked(scratch: Scratch) {
     assert_eq!(store.token(&first.token.id()).await.unwrap().unwrap().revoked_at, None);
 }
 
-async fn there_is_a_most_of_good_tokens(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn there_is_a_most_of_good_tokens(db: TestDb) {
+    let store = db.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     sign_up(&store, "grace@example.org").await;
     // At once: none of them sees the others' before it is there.
@@ -51,8 +51,8 @@ async fn there_is_a_most_of_good_tokens(scratch: Scratch) {
     store.create_token_within(&first_cache(&store, &ada).await, &another, 3).await.unwrap();
 }
 
-async fn what_isnt_there_is_missing(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn what_isnt_there_is_missing(db: TestDb) {
+    let store = db.open().await;
     let unknown = Token::generate().id();
     assert_eq!(store.token(&unknown).await.unwrap(), None);
     assert!(store.grant(&unknown).await.unwrap().is_none());
@@ -62,8 +62,8 @@ async fn what_isnt_there_is_missing(scratch: Scratch) {
     assert!(matches!(error, StoreError::NotFound("cache")), "{error:?}");
 }
 
-async fn a_grant_says_all_that_the_proxy_needs(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_grant_says_all_that_the_proxy_needs(db: TestDb) {
+    let store = db.open().await;
     let key = token_key();
     let token = NewToken::generate(&key, "first");
     let user = store.sign_up(&somebody("ada@example.org"), &token).await.unwrap();
@@ -96,8 +96,8 @@ async fn record(store: &Store, instance_id: &str, state: InstanceState) {
 }
 
 // V-4.
-async fn a_grant_matches_its_own_secret_only(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_grant_matches_its_own_secret_only(db: TestDb) {
+    let store = db.open().await;
     let key = token_key();
     let token = NewToken::generate(&key, "first");
     store.sign_up(&somebody("ada@example.org"), &token).await.unwrap();
@@ -113,13 +113,13 @@ async fn a_grant_matches_its_own_secret_only(scratch: Scratch) {
          OR scram_stored_key LIKE '%{0}%' OR scram_server_key LIKE '%{0}%'",
         token.token.secret().reveal()
     );
-    assert_eq!(scratch.number(&kept).await, 0, "the secret itself is not in the table");
+    assert_eq!(db.number(&kept).await, 0, "the secret itself is not in the table");
     assert!(!format!("{token:?} {grant:?}").contains(token.token.secret().reveal()));
 }
 
 // S-10.
-async fn a_grant_carries_what_scram_needs(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_grant_carries_what_scram_needs(db: TestDb) {
+    let store = db.open().await;
     let (_, token) = sign_up(&store, "ada@example.org").await;
     let (_, other) = sign_up(&store, "grace@example.org").await;
     let scram = async |id: &TokenId| store.grant(id).await.unwrap().unwrap().scram;
@@ -136,17 +136,17 @@ async fn a_grant_carries_what_scram_needs(scratch: Scratch) {
     assert!(ScramKeys::decoy(&token_key(), b"ann").salt != decoy(b"ann").salt, "another installation");
     // A row that holds something else costs its own token SCRAM, and nobody anything more.
     let sql = format!("UPDATE tokens SET scram_salt = 'x' WHERE id = '{}'", token.token.id().as_str());
-    scratch.execute(&sql).await.unwrap();
+    db.execute(&sql).await.unwrap();
     assert!(scram(&token.token.id()).await.is_none());
     assert!(scram(&other.token.id()).await.is_some());
 }
 
-async fn a_revoked_token_and_a_suspended_user_are_said(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn a_revoked_token_and_a_suspended_user_are_said(db: TestDb) {
+    let store = db.open().await;
     let (ada, token) = sign_up(&store, "ada@example.org").await;
     let (_, other) = sign_up(&store, "grace@example.org").await;
     store.revoke_token(&token.token.id()).await.unwrap();
-    suspend(&scratch, &ada).await;
+    suspend(&db, &ada).await;
     let flags = async |id: &TokenId| {
         let grant = store.grant(id).await.unwrap().unwrap();
         (grant.revoked, grant.user_state)
@@ -155,9 +155,9 @@ async fn a_revoked_token_and_a_suspended_user_are_said(scratch: Scratch) {
     assert_eq!(flags(&other.token.id()).await, (false, UserState::Active));
 }
 
-async fn suspend(scratch: &Scratch, user: &User) {
+async fn suspend(db: &TestDb, user: &User) {
     let sql = format!("UPDATE users SET state = 'suspended' WHERE id = '{}'", user.id);
-    scratch.execute(&sql).await.unwrap();
+    db.execute(&sql).await.unwrap();
 }
 
 on_both! {

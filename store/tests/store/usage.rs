@@ -2,12 +2,12 @@
 
 use store::{NewToken, NewUser, Usage, UsageReport};
 
-use crate::scratch::{Scratch, token_key};
+use crate::test_db::{TestDb, token_key};
 
 on_both!(usage_adds_up_over_proxies);
 
-async fn usage_adds_up_over_proxies(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn usage_adds_up_over_proxies(db: TestDb) {
+    let store = db.open().await;
     let token = NewToken::generate(&token_key(), "test");
     let user = NewUser { email: "ann@example.com", password_hash: None, plan: "default", is_admin: false };
     store.sign_up(&user, &token).await.unwrap();

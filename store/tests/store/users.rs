@@ -2,10 +2,10 @@
 
 use store::{DesiredState, InstanceState, NewToken, NewUser, StoreError, UserState};
 
-use crate::scratch::{Scratch, sign_up, somebody, token_key};
+use crate::test_db::{TestDb, sign_up, somebody, token_key};
 
-async fn sign_up_makes_user_instance_and_token(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn sign_up_makes_user_instance_and_token(db: TestDb) {
+    let store = db.open().await;
     let (user, token) = sign_up(&store, "Ada@Example.ORG").await;
     assert_eq!(
         (user.email.as_str(), user.state, user.is_admin),
@@ -29,8 +29,8 @@ async fn sign_up_makes_user_instance_and_token(scratch: Scratch) {
     assert_eq!(tokens[0].id, token.token.id().as_str());
 }
 
-async fn sign_up_is_all_or_nothing(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn sign_up_is_all_or_nothing(db: TestDb) {
+    let store = db.open().await;
     let (_, first) = sign_up(&store, "ada@example.org").await;
     let before = store.revision().await.unwrap();
     let token = NewToken::generate(&token_key(), "first");
@@ -45,13 +45,13 @@ async fn sign_up_is_all_or_nothing(scratch: Scratch) {
 
     assert_eq!(store.users().await.unwrap().len(), 1);
     assert_eq!(store.instances().await.unwrap().len(), 1);
-    assert_eq!(scratch.number("SELECT COUNT(*) FROM tokens").await, 1);
+    assert_eq!(db.number("SELECT COUNT(*) FROM tokens").await, 1);
     assert_eq!(store.revision().await.unwrap(), before, "nothing happened, so nobody is told");
     store.sign_up(&grace, &token).await.unwrap();
 }
 
-async fn one_address_is_one_account_however_many_ask(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn one_address_is_one_account_however_many_ask(db: TestDb) {
+    let store = db.open().await;
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let store = store.clone();
@@ -66,8 +66,8 @@ async fn one_address_is_one_account_however_many_ask(scratch: Scratch) {
     assert!(others.into_iter().all(|error| matches!(error, StoreError::AlreadyExists(_))), "{results:?}");
 }
 
-async fn nobody_is_none(scratch: Scratch) {
-    let store = scratch.open().await;
+async fn nobody_is_none(db: TestDb) {
+    let store = db.open().await;
     assert_eq!(store.user("nobody").await.unwrap(), None);
     assert_eq!(store.user_by_email("nobody@example.org").await.unwrap(), None);
     assert_eq!(store.password_hash("nobody").await.unwrap(), None);

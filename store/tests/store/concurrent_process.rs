@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use store::{Database, NewSession, NewToken, NewUser, Store};
 
-use crate::scratch::{first_cache, somebody, token_key};
+use crate::test_db::{first_cache, somebody, token_key};
 
 const TASK: &str = "MEMGATE_TEST_TASK";
 const DATABASE: &str = "MEMGATE_TEST_DATABASE";
@@ -37,7 +37,7 @@ pub(crate) async fn run(database: &Database, task: Task<'_>) -> Vec<String> {
         Database::Postgres(url) => url.clone(),
     };
     let output = tokio::process::Command::new("sh")
-        .args(["-c", r#"umask "$1"; exec "$0" --exact child::child --ignored --nocapture"#])
+        .args(["-c", r#"umask "$1"; exec "$0" --exact concurrent_process::run_task --ignored --nocapture"#])
         .arg(std::env::current_exe().unwrap())
         .arg(umask)
         .env(TASK, task)
@@ -48,12 +48,12 @@ pub(crate) async fn run(database: &Database, task: Task<'_>) -> Vec<String> {
         .unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    said.lines().filter_map(|line| line.strip_prefix("child: ")).map(str::to_owned).collect()
+    said.lines().filter_map(|line| line.strip_prefix("result: ")).map(str::to_owned).collect()
 }
 
 #[tokio::test]
 #[ignore = "started by other tests, as a process of its own"]
-async fn child() {
+async fn run_task() {
     let Ok(task) = std::env::var(TASK) else { return };
     let database = std::env::var(DATABASE).unwrap();
     let database = match database.strip_prefix("postgres:") {
@@ -65,7 +65,7 @@ async fn child() {
     // libtest has begun a line of its own.
     println!();
     match task.split(' ').collect::<Vec<_>>()[..] {
-        ["open"] => println!("child: {}", store.installation_id().await.unwrap()),
+        ["open"] => println!("result: {}", store.installation_id().await.unwrap()),
         ["modes"] => say_modes(&store, &database).await,
         ["log"] => use_everything_secret(&store, &log.unwrap()).await,
         ["write", cache_id, tokens] => write(&store, cache_id, tokens.parse().unwrap()).await,
@@ -81,7 +81,7 @@ async fn say_modes(store: &Store, database: &Database) {
     for entry in std::fs::read_dir(path.parent().unwrap()).unwrap() {
         let entry = entry.unwrap();
         let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
-        println!("child: {} {mode:o}", entry.file_name().display());
+        println!("result: {} {mode:o}", entry.file_name().display());
     }
 }
 
@@ -90,7 +90,7 @@ async fn write(store: &Store, cache_id: &str, tokens: u32) {
     for _ in 0..tokens {
         let token = NewToken::generate(&key, "one of many");
         store.create_token(cache_id, &token).await.unwrap();
-        println!("child: {}", token.token.id());
+        println!("result: {}", token.token.id());
     }
 }
 

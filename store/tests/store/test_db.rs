@@ -6,21 +6,21 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 use store::{Database, NewToken, NewUser, Store, TokenKey, User};
 
-use crate::server;
+use crate::postgres_server;
 
 /// No test waits longer than this for what it expects.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// An empty database of one test's own.
-pub(crate) struct Scratch {
+pub(crate) struct TestDb {
     pub(crate) folder: tempfile::TempDir,
     postgres: Option<String>,
 }
 
 /// One body with a connection of its own to whichever database it is.
 macro_rules! connected {
-    ($scratch:expr, $connection:ident => $body:expr) => {
-        match &$scratch.postgres {
+    ($db:expr, $connection:ident => $body:expr) => {
+        match &$db.postgres {
             Some(url) => {
                 let mut $connection = sqlx::PgConnection::connect(url).await.unwrap();
                 let value = $body;
@@ -29,7 +29,7 @@ macro_rules! connected {
             }
             None => {
                 let options = sqlx::sqlite::SqliteConnectOptions::new()
-                    .filename($scratch.folder.path().join("memgate.db"))
+                    .filename($db.folder.path().join("memgate.db"))
                     .foreign_keys(false);
                 let mut $connection = options.connect().await.unwrap();
                 let value = $body;
@@ -40,21 +40,21 @@ macro_rules! connected {
     };
 }
 
-impl Scratch {
+impl TestDb {
     pub(crate) fn sqlite() -> Self {
         Self { folder: tempfile::tempdir().unwrap(), postgres: None }
     }
 
     pub(crate) async fn postgres() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("scratch_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         // The server's start blocks for half a second.
-        let everywhere = tokio::task::spawn_blocking(|| server::url("postgres")).await.unwrap();
+        let everywhere = tokio::task::spawn_blocking(|| postgres_server::url("postgres")).await.unwrap();
         let mut connection = sqlx::PgConnection::connect(&everywhere).await.unwrap();
         let sql = AssertSqlSafe(format!("CREATE DATABASE {name}"));
         sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
         connection.close().await.unwrap();
-        Self { folder: tempfile::tempdir().unwrap(), postgres: Some(server::url(&name)) }
+        Self { folder: tempfile::tempdir().unwrap(), postgres: Some(postgres_server::url(&name)) }
     }
 
     pub(crate) fn is_postgres(&self) -> bool {
