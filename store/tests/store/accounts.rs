@@ -6,7 +6,7 @@ use store::{
     DesiredState, InstanceState, NewPassword, NewSession, NewToken, Observed, Store, StoreError, UserState,
 };
 
-use crate::test_db::{TestDb, first_cache, sign_up, somebody, token_key};
+use crate::test_db::{TestDb, first_cache, new_user, sign_up, token_key};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -18,13 +18,13 @@ async fn is_signed_in(store: &Store, id_hash: &str) -> bool {
     store.session(id_hash, HOUR, HOUR).await.unwrap().is_some()
 }
 
-/// How many of a user's tokens let somebody in.
-async fn good_tokens(store: &Store, user_id: &str) -> usize {
+/// How many of a user's tokens let new_user in.
+async fn active_tokens(store: &Store, user_id: &str) -> usize {
     let tokens = store.tokens_of_user(user_id).await.unwrap();
     tokens.iter().filter(|token| token.revoked_at.is_none()).count()
 }
 
-async fn a_new_password_ends_sessions_and_tokens_if_asked(db: TestDb) {
+async fn password_change_closes_sessions_and_revokes_tokens_on_request(db: TestDb) {
     let store = db.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     let (grace, _) = sign_up(&store, "grace@example.org").await;
@@ -40,7 +40,7 @@ async fn a_new_password_ends_sessions_and_tokens_if_asked(db: TestDb) {
     assert_eq!(store.change_password(&ada.id, &new).await.unwrap(), 0);
     assert_eq!(store.password_hash(&ada.id).await.unwrap().as_deref(), Some("$new$"));
     assert!(!is_signed_in(&store, "ada").await && is_signed_in(&store, "grace").await);
-    assert_eq!(good_tokens(&store, &ada.id).await, 2);
+    assert_eq!(active_tokens(&store, &ada.id).await, 2);
 
     let late = store.change_password(&ada.id, &NewPassword { hash: "$late$", ..new }).await.unwrap_err();
     assert!(matches!(late, StoreError::NotFound("password")), "{late:?}");
@@ -50,7 +50,7 @@ async fn a_new_password_ends_sessions_and_tokens_if_asked(db: TestDb) {
     let mut feed = store.feed().await.unwrap();
     let reset = NewPassword { hash: "$reset$", replaces: None, revoke_tokens: true };
     assert_eq!(store.change_password(&ada.id, &reset).await.unwrap(), 2);
-    assert_eq!((good_tokens(&store, &ada.id).await, good_tokens(&store, &grace.id).await), (0, 1));
+    assert_eq!((active_tokens(&store, &ada.id).await, active_tokens(&store, &grace.id).await), (0, 1));
     assert!(!is_signed_in(&store, "again").await);
     let told = feed.next().await.unwrap().tokens;
     assert!(told.len() == 2 && told.contains(&first.token.id()), "proxies are told of each: {told:?}");
@@ -63,7 +63,7 @@ async fn a_new_password_ends_sessions_and_tokens_if_asked(db: TestDb) {
     assert!(!format!("{entries:?}").contains("$reset$"));
 }
 
-async fn a_suspension_stops_the_instance_and_is_taken_back(db: TestDb) {
+async fn suspension_stops_the_instance_and_can_be_undone(db: TestDb) {
     let store = db.open().await;
     let (ada, token) = sign_up(&store, "ada@example.org").await;
     let is_active = async || store.grant(&token.token.id()).await.unwrap().unwrap().is_active();
@@ -77,7 +77,7 @@ async fn a_suspension_stops_the_instance_and_is_taken_back(db: TestDb) {
     assert!(matches!(nobody, StoreError::NotFound("user")), "{nobody:?}");
 }
 
-async fn a_deleted_account_leaves_nothing_of_its_person(db: TestDb) {
+async fn deleted_account_leaves_no_personal_data(db: TestDb) {
     let store = db.open().await;
     let (ada, token) = sign_up(&store, "ada@example.org").await;
     session(&store, &ada.id, "ada").await;
@@ -113,12 +113,12 @@ async fn a_deleted_account_leaves_nothing_of_its_person(db: TestDb) {
         assert!(matches!(error, StoreError::NotFound("user")), "{error:?}");
     }
     let token = NewToken::generate(&token_key(), "first");
-    let new = store.sign_up(&somebody("ada@example.org"), &token).await.unwrap();
+    let new = store.sign_up(&new_user("ada@example.org"), &token).await.unwrap();
     assert_ne!(new.id, ada.id, "the address is free, and the new account is another");
 }
 
 on_both! {
-    a_new_password_ends_sessions_and_tokens_if_asked,
-    a_suspension_stops_the_instance_and_is_taken_back,
-    a_deleted_account_leaves_nothing_of_its_person,
+    password_change_closes_sessions_and_revokes_tokens_on_request,
+    suspension_stops_the_instance_and_can_be_undone,
+    deleted_account_leaves_no_personal_data,
 }

@@ -19,7 +19,7 @@ fn network(name: &str) -> Network {
 }
 
 /// A store with one network of `count` addresses.
-async fn with_addresses(db: &TestDb, count: usize) -> Store {
+async fn store_with_addresses(db: &TestDb, count: usize) -> Store {
     let store = db.open().await;
     let addresses: Vec<String> = (0..count).map(|n| format!("10.1.{}.{}", n / 100, 100 + n % 100)).collect();
     store.add_network(&network("one"), &addresses).await.unwrap();
@@ -38,8 +38,8 @@ async fn lease(store: &Store, instance: &str) -> Option<Lease> {
     store.lease_address(instance, REST).await.unwrap()
 }
 
-async fn networks_are_kept_whole_or_not_at_all(db: TestDb) {
-    let store = with_addresses(&db, 2).await;
+async fn network_is_added_whole_or_not_at_all(db: TestDb) {
+    let store = store_with_addresses(&db, 2).await;
     let two = network("two");
     for clash in [
         network("one"),
@@ -57,8 +57,8 @@ async fn networks_are_kept_whole_or_not_at_all(db: TestDb) {
     assert_eq!(db.number("SELECT COUNT(*) FROM addresses").await, 3);
 }
 
-async fn a_holder_keeps_its_address(db: TestDb) {
-    let store = with_addresses(&db, 2).await;
+async fn instance_keeps_its_address(db: TestDb) {
+    let store = store_with_addresses(&db, 2).await;
     let before = store.revision().await.unwrap();
     let a = lease(&store, "a").await.unwrap();
     assert_eq!(a.network, "one");
@@ -72,8 +72,8 @@ async fn a_holder_keeps_its_address(db: TestDb) {
 }
 
 //
-async fn a_released_address_rests_and_the_longest_rested_goes_first(db: TestDb) {
-    let store = with_addresses(&db, 3).await;
+async fn released_address_cools_down_and_the_oldest_is_leased_first(db: TestDb) {
+    let store = store_with_addresses(&db, 3).await;
     let mut held = Vec::new();
     for instance in ["a", "b", "c"] {
         held.push(lease(&store, instance).await.unwrap().address);
@@ -94,21 +94,21 @@ async fn a_released_address_rests_and_the_longest_rested_goes_first(db: TestDb) 
     assert_eq!(lease(&store, "a").await, None);
 }
 
-async fn an_unused_address_needs_no_rest_and_goes_before_a_rested_one(db: TestDb) {
-    let store = with_addresses(&db, 2).await;
-    let for_ever = Duration::MAX;
-    let first = store.lease_address("a", for_ever).await.unwrap().unwrap();
+async fn unused_address_is_leased_before_a_released_one(db: TestDb) {
+    let store = store_with_addresses(&db, 2).await;
+    let endless = Duration::MAX;
+    let first = store.lease_address("a", endless).await.unwrap().unwrap();
     store.release_address("a").await.unwrap();
     age(&db, &first.address, 7000).await;
     let second = lease(&store, "a").await.unwrap();
     assert_ne!(first.address, second.address);
-    assert_eq!(store.lease_address("b", for_ever).await.unwrap(), None);
+    assert_eq!(store.lease_address("b", endless).await.unwrap(), None);
     assert_eq!(store.lease_address("b", Duration::ZERO).await.unwrap(), Some(first));
 }
 
-async fn no_address_is_handed_out_twice(db: TestDb) {
+async fn no_address_is_leased_to_two_instances(db: TestDb) {
     const INSTANCES: usize = 16;
-    with_addresses(&db, INSTANCES).await;
+    store_with_addresses(&db, INSTANCES).await;
     // Two stores, as two processes would be; each instance is asked for twice at once.
     let stores = [db.open().await, db.open().await];
     for round in 0..5 {
@@ -134,9 +134,9 @@ async fn no_address_is_handed_out_twice(db: TestDb) {
 }
 
 on_both! {
-    networks_are_kept_whole_or_not_at_all,
-    a_holder_keeps_its_address,
-    a_released_address_rests_and_the_longest_rested_goes_first,
-    an_unused_address_needs_no_rest_and_goes_before_a_rested_one,
-    no_address_is_handed_out_twice,
+    network_is_added_whole_or_not_at_all,
+    instance_keeps_its_address,
+    released_address_cools_down_and_the_oldest_is_leased_first,
+    unused_address_is_leased_before_a_released_one,
+    no_address_is_leased_to_two_instances,
 }

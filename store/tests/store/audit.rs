@@ -14,7 +14,7 @@ async fn follow(store: &Store) -> Result<AuditChain, AuditError> {
     Ok(chain)
 }
 
-async fn what_is_done_is_noted_in_order(db: TestDb) {
+async fn actions_are_audited_in_order(db: TestDb) {
     let store = db.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     let token = NewToken::generate(&token_key(), "ci");
@@ -48,7 +48,7 @@ async fn what_is_done_is_noted_in_order(db: TestDb) {
     assert_eq!(follow(&store).await.unwrap().head, entries[4].hash);
 }
 
-async fn whoever_changes_it_breaks_the_chain(db: TestDb) {
+async fn changed_audit_entry_breaks_the_chain(db: TestDb) {
     let store = db.open().await;
     sign_up(&store, "ada@example.org").await;
     for n in 0..4 {
@@ -61,7 +61,7 @@ async fn whoever_changes_it_breaks_the_chain(db: TestDb) {
     assert_eq!(follow(&store).await, Err(AuditError::Gap { expected: 3 }));
 }
 
-async fn writers_at_once_make_one_chain(db: TestDb) {
+async fn concurrent_writers_make_one_chain(db: TestDb) {
     let store = db.open().await;
     let writers = (0..8).map(|writer| {
         let store = store.acting_as(&format!("writer {writer}"));
@@ -78,7 +78,7 @@ async fn writers_at_once_make_one_chain(db: TestDb) {
 }
 
 on_both! {
-    what_is_done_is_noted_in_order,
-    whoever_changes_it_breaks_the_chain,
-    writers_at_once_make_one_chain,
+    actions_are_audited_in_order,
+    changed_audit_entry_breaks_the_chain,
+    concurrent_writers_make_one_chain,
 }

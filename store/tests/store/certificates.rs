@@ -10,7 +10,7 @@ fn numbered(n: i64) -> Fingerprint {
     Fingerprint::of(&n.to_be_bytes())
 }
 
-async fn a_certificate_is_its_tokens(db: TestDb) {
+async fn certificate_belongs_to_one_token(db: TestDb) {
     let store = db.open().await;
     let (_, ada) = sign_up(&store, "ada@example.org").await;
     let (_, bob) = sign_up(&store, "bob@example.org").await;
@@ -34,7 +34,7 @@ async fn a_certificate_is_its_tokens(db: TestDb) {
     assert!(noted.detail.contains(&numbered(1).to_string()));
 }
 
-async fn a_token_that_is_over_gets_none(db: TestDb) {
+async fn inactive_token_gets_no_certificate(db: TestDb) {
     let store = db.open().await;
     let (_, revoked) = sign_up(&store, "ada@example.org").await;
     let (_, expired) = sign_up(&store, "bob@example.org").await;
@@ -49,7 +49,7 @@ async fn a_token_that_is_over_gets_none(db: TestDb) {
     assert_eq!(store.token_of_certificate(&numbered(1)).await.unwrap(), None);
 }
 
-async fn a_token_has_so_many_and_the_expired_do_not_count(db: TestDb) {
+async fn certificate_count_is_limited_and_expired_ones_do_not_count(db: TestDb) {
     let store = db.open().await;
     let (_, token) = sign_up(&store, "ada@example.org").await;
     let id = token.token.id();
@@ -63,7 +63,7 @@ async fn a_token_has_so_many_and_the_expired_do_not_count(db: TestDb) {
     assert_eq!(store.token_of_certificate(&numbered(0)).await.unwrap(), None);
 }
 
-async fn certificates_go_with_their_token(db: TestDb) {
+async fn certificates_are_deleted_with_their_token(db: TestDb) {
     let store = db.open().await;
     let (_, token) = sign_up(&store, "ada@example.org").await;
     let id = token.token.id();
@@ -74,7 +74,7 @@ async fn certificates_go_with_their_token(db: TestDb) {
 }
 
 #[test]
-fn fingerprints_are_64_digits() {
+fn fingerprint_has_64_hex_digits() {
     let shown = numbered(1).to_string();
     assert_eq!(shown.parse(), Ok(numbered(1)));
     for bad in ["", "xy", &shown[1..], &format!("{shown}0"), &shown.replace(|_| true, "g")] {
@@ -83,8 +83,8 @@ fn fingerprints_are_64_digits() {
 }
 
 on_both!(
-    a_certificate_is_its_tokens,
-    a_token_that_is_over_gets_none,
-    a_token_has_so_many_and_the_expired_do_not_count,
-    certificates_go_with_their_token,
+    certificate_belongs_to_one_token,
+    inactive_token_gets_no_certificate,
+    certificate_count_is_limited_and_expired_ones_do_not_count,
+    certificates_are_deleted_with_their_token,
 );

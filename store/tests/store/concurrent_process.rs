@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use store::{Database, NewSession, NewToken, NewUser, Store};
 
-use crate::test_db::{first_cache, somebody, token_key};
+use crate::test_db::{first_cache, new_user, token_key};
 
 const TASK: &str = "MEMGATE_TEST_TASK";
 const DATABASE: &str = "MEMGATE_TEST_DATABASE";
@@ -66,15 +66,15 @@ async fn run_task() {
     println!();
     match task.split(' ').collect::<Vec<_>>()[..] {
         ["open"] => println!("result: {}", store.installation_id().await.unwrap()),
-        ["modes"] => say_modes(&store, &database).await,
-        ["log"] => use_everything_secret(&store, &log.unwrap()).await,
+        ["modes"] => print_file_modes(&store, &database).await,
+        ["log"] => log_no_secret(&store, &log.unwrap()).await,
         ["write", cache_id, tokens] => write(&store, cache_id, tokens.parse().unwrap()).await,
         _ => panic!("no such task: {task}"),
     }
     store.close().await;
 }
 
-async fn say_modes(store: &Store, database: &Database) {
+async fn print_file_modes(store: &Store, database: &Database) {
     use std::os::unix::fs::PermissionsExt as _;
     let Database::Sqlite(path) = database else { panic!("PostgreSQL has no files for us") };
     store.installation_id().await.unwrap();
@@ -118,9 +118,9 @@ impl io::Write for Log {
     }
 }
 
-async fn use_everything_secret(store: &Store, log: &Log) {
+async fn log_no_secret(store: &Store, log: &Log) {
     let token = NewToken::generate(&token_key(), "name-of-token");
-    let ada = NewUser { password_hash: Some("hash-of-password"), ..somebody("ada@example.org") };
+    let ada = NewUser { password_hash: Some("hash-of-password"), ..new_user("ada@example.org") };
     let user = store.sign_up(&ada, &token).await.unwrap();
     // Refused rows are what databases like to quote.
     store.sign_up(&ada, &NewToken::generate(&token_key(), "name-of-token")).await.unwrap_err();

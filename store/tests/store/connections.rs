@@ -9,9 +9,9 @@ use store::{ConnectionId, ListRequest, LiveConnection, Proxy, Store, now};
 use crate::test_db::{DEADLINE, TestDb, sign_up};
 
 on_both!(
-    connections_are_listed_when_somebody_asks,
-    what_a_killed_proxy_has_listed_is_forgotten,
-    an_order_is_for_one_connection_of_one_cache,
+    connections_are_listed_on_request,
+    connection_list_of_a_killed_proxy_is_deleted,
+    close_request_is_for_one_connection_of_one_cache,
 );
 
 async fn proxy(store: &Store, id: &str) {
@@ -40,7 +40,7 @@ async fn wish(store: &Store, last: i64) -> ListRequest {
     }
 }
 
-async fn connections_are_listed_when_somebody_asks(db: TestDb) {
+async fn connections_are_listed_on_request(db: TestDb) {
     let store = db.open().await;
     let (ann, _) = sign_up(&store, "ann@example.org").await;
     let instance = store.first_instance_of(&ann.id).await.unwrap().unwrap().id;
@@ -73,7 +73,7 @@ async fn connections_are_listed_when_somebody_asks(db: TestDb) {
     assert_eq!(store.revision().await.unwrap(), begun, "followers needn't look");
 }
 
-async fn what_a_killed_proxy_has_listed_is_forgotten(db: TestDb) {
+async fn connection_list_of_a_killed_proxy_is_deleted(db: TestDb) {
     let store = db.open().await;
     let (ann, _) = sign_up(&store, "ann@example.org").await;
     let instance_id = store.first_instance_of(&ann.id).await.unwrap().unwrap().id;
@@ -90,7 +90,7 @@ async fn what_a_killed_proxy_has_listed_is_forgotten(db: TestDb) {
     }
 }
 
-async fn an_order_is_for_one_connection_of_one_cache(db: TestDb) {
+async fn close_request_is_for_one_connection_of_one_cache(db: TestDb) {
     let store = db.open().await;
     let (ann, _) = sign_up(&store, "ann@example.org").await;
     let instance = store.first_instance_of(&ann.id).await.unwrap().unwrap().id;

@@ -5,9 +5,9 @@ use store::{DenialCause, DenialRecord, now};
 use crate::test_db::{TestDb, first_cache, sign_up};
 
 on_both!(
-    denials_add_up_and_the_oldest_are_dropped,
+    denials_are_summed_and_the_oldest_are_deleted,
     old_denials_and_those_of_unknown_tokens_are_dropped,
-    a_deleted_account_stays_forgotten,
+    denials_of_a_deleted_account_are_not_kept,
 );
 
 fn denial(token: &str, cause: DenialCause, source: &str, last_at: i64) -> DenialRecord {
@@ -24,7 +24,7 @@ fn denial(token: &str, cause: DenialCause, source: &str, last_at: i64) -> Denial
     }
 }
 
-async fn denials_add_up_and_the_oldest_are_dropped(db: TestDb) {
+async fn denials_are_summed_and_the_oldest_are_deleted(db: TestDb) {
     let store = db.open().await;
     let (ann, first) = sign_up(&store, "ann@example.org").await;
     let (bob, second) = sign_up(&store, "bob@example.org").await;
@@ -72,7 +72,7 @@ async fn old_denials_and_those_of_unknown_tokens_are_dropped(db: TestDb) {
     assert_eq!(store.denials_of("aaaaaaaaaaaa").await.unwrap(), []);
 }
 
-async fn a_deleted_account_stays_forgotten(db: TestDb) {
+async fn denials_of_a_deleted_account_are_not_kept(db: TestDb) {
     let store = db.open().await;
     let (ann, token) = sign_up(&store, "ann@example.org").await;
     let id = token.token.id();

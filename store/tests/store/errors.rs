@@ -8,7 +8,7 @@ use crate::concurrent_process::{self, Task};
 use crate::test_db::{TestDb, sign_up};
 
 // F-6.
-async fn a_full_disk_is_told_from_a_database_that_is_away(db: TestDb) {
+async fn full_disk_is_distinguished_from_an_unavailable_database(db: TestDb) {
     db.open().await.close().await;
     // Neither can be filled up for real by a test: a limit here, an error raised on purpose there.
     let full = if db.is_postgres() {
@@ -26,7 +26,7 @@ async fn a_full_disk_is_told_from_a_database_that_is_away(db: TestDb) {
     assert!(matches!(error, StoreError::DiskFull(_)), "{error:?}");
 }
 
-async fn an_error_quotes_no_row(db: TestDb) {
+async fn error_contains_no_row_data(db: TestDb) {
     let store = db.open().await;
     sign_up(&store, "ada@example.org").await;
     let refused = "UPDATE users SET password_hash = 'hash-of-password', state = 'confused'";
@@ -43,7 +43,7 @@ async fn an_error_quotes_no_row(db: TestDb) {
     }
 }
 
-async fn a_closed_store_says_so(db: TestDb) {
+async fn closed_store_is_unavailable(db: TestDb) {
     let store = db.open().await;
     store.ping().await.unwrap();
     store.close().await;
@@ -57,8 +57,8 @@ async fn no_value_is_logged_at_any_level(db: TestDb) {
 }
 
 on_both! {
-    a_full_disk_is_told_from_a_database_that_is_away,
-    an_error_quotes_no_row,
-    a_closed_store_says_so,
+    full_disk_is_distinguished_from_an_unavailable_database,
+    error_contains_no_row_data,
+    closed_store_is_unavailable,
     no_value_is_logged_at_any_level,
 }

@@ -24,7 +24,7 @@ async fn kill_listeners(db: &TestDb) {
 }
 
 /// Each write says what it touched and nothing else.
-async fn each_kind_of_write_names_what_it_touched(db: TestDb) {
+async fn feed_names_what_each_write_changed(db: TestDb) {
     let store = db.open().await;
     let (grace, _) = sign_up(&store, "grace@example.org").await;
     let mut feed = store.feed().await.unwrap();
@@ -67,7 +67,7 @@ async fn each_kind_of_write_names_what_it_touched(db: TestDb) {
 }
 
 /// Several writes between two looks come together, each row once.
-async fn what_happened_meanwhile_comes_at_once(db: TestDb) {
+async fn changes_between_two_polls_are_merged(db: TestDb) {
     let store = db.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     let mut feed = store.feed().await.unwrap();
@@ -95,7 +95,7 @@ async fn what_happened_meanwhile_comes_at_once(db: TestDb) {
 
 // F-4, F-5.
 /// Four processes, two hundred transactions each; the follower's connection is killed again and again.
-async fn nothing_is_missed_while_four_processes_write(db: TestDb) {
+async fn feed_misses_nothing_while_four_processes_write(db: TestDb) {
     let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
     let mut feed = store.feed().await.unwrap();
@@ -146,7 +146,7 @@ async fn nothing_is_missed_while_four_processes_write(db: TestDb) {
 
 // F-5.
 /// After the kill it listens again by itself: the poll alone would be a second late each time.
-async fn a_killed_listener_listens_again(db: TestDb) {
+async fn feed_reconnects_after_its_connection_is_killed(db: TestDb) {
     let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
     let mut feed = store.feed().await.unwrap();
@@ -167,7 +167,7 @@ async fn a_killed_listener_listens_again(db: TestDb) {
 }
 
 /// A backup was put back: nobody can tell what was undone.
-async fn a_follower_of_what_is_no_more_is_told_so(db: TestDb) {
+async fn feed_reports_a_revision_that_went_back(db: TestDb) {
     let store = db.open().await;
     sign_up(&store, "ada@example.org").await;
     let mut feed = store.feed().await.unwrap();
@@ -180,9 +180,9 @@ async fn a_follower_of_what_is_no_more_is_told_so(db: TestDb) {
 }
 
 on_both! {
-    a_follower_of_what_is_no_more_is_told_so,
-    each_kind_of_write_names_what_it_touched,
-    what_happened_meanwhile_comes_at_once,
-    nothing_is_missed_while_four_processes_write,
-    a_killed_listener_listens_again,
+    feed_reports_a_revision_that_went_back,
+    feed_names_what_each_write_changed,
+    changes_between_two_polls_are_merged,
+    feed_misses_nothing_while_four_processes_write,
+    feed_reconnects_after_its_connection_is_killed,
 }

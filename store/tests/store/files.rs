@@ -9,7 +9,7 @@ use crate::concurrent_process::{self, Task};
 use crate::test_db::TestDb;
 
 #[tokio::test]
-async fn new_files_are_for_their_owner_and_group() {
+async fn new_database_files_are_readable_by_owner_and_group_only() {
     for (umask, expected) in [("000", "660"), ("002", "660"), ("022", "640"), ("077", "600")] {
         let db = TestDb::sqlite();
         let mut modes = concurrent_process::run(&db.database(), Task::Modes { umask }).await;
@@ -21,7 +21,7 @@ async fn new_files_are_for_their_owner_and_group() {
 
 // W-14.
 #[tokio::test]
-async fn a_file_that_everybody_may_read_is_refused() {
+async fn world_readable_database_file_is_refused() {
     for suffix in ["", "-wal", "-shm"] {
         let db = TestDb::sqlite();
         let store = db.open().await;
@@ -36,7 +36,7 @@ async fn a_file_that_everybody_may_read_is_refused() {
 }
 
 #[tokio::test]
-async fn what_cant_be_opened_is_named_with_its_fix() {
+async fn open_error_names_the_path_and_a_fix() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("a-folder")).unwrap();
     std::fs::set_permissions(folder.path().join("a-folder"), Permissions::from_mode(0o700)).unwrap();

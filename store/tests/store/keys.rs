@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use store::{KeyError, LaneKey, TokenKey};
 
 #[test]
-fn a_key_is_made_once_for_its_owner_only() {
+fn key_file_is_created_once_and_for_its_owner_only() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("lane.key");
     let made = LaneKey::load_or_create(&path).unwrap();
@@ -23,7 +23,7 @@ fn a_key_is_made_once_for_its_owner_only() {
 }
 
 #[test]
-fn whoever_comes_first_makes_it_for_all() {
+fn concurrent_callers_get_the_same_key() {
     for _ in 0..20 {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lane.key");
@@ -42,7 +42,7 @@ fn whoever_comes_first_makes_it_for_all() {
 
 // W-14.
 #[test]
-fn a_key_that_everybody_may_read_is_refused() {
+fn world_readable_key_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token.key");
     TokenKey::load_or_create(&path).unwrap();
@@ -59,7 +59,7 @@ fn a_key_that_everybody_may_read_is_refused() {
 }
 
 #[test]
-fn what_isnt_a_key_is_refused_and_left_alone() {
+fn malformed_key_file_is_refused_and_not_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token.key");
     let good = "0123456789abcdefABCDEF".repeat(3);
@@ -87,7 +87,7 @@ fn what_isnt_a_key_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_missing_file_or_folder_is_said() {
+fn key_error_names_the_missing_file() {
     let folder = tempfile::tempdir().unwrap();
     let nowhere = folder.path().join("nowhere/token.key");
     let cases = [

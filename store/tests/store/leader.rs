@@ -5,20 +5,20 @@ use store::LeaderLock;
 use crate::test_db::TestDb;
 
 // F-13.
-async fn one_leads_until_it_ends(db: TestDb) {
+async fn leader_lock_has_one_holder_until_it_is_dropped(db: TestDb) {
     let (one, other) = (db.open().await, db.open().await);
     let mut lead: LeaderLock = one.try_acquire_leader_lock().await.unwrap().expect("nobody leads");
     assert!(lead.holds().await);
     assert!(other.try_acquire_leader_lock().await.unwrap().is_none());
     assert!(one.try_acquire_leader_lock().await.unwrap().is_none(), "not even the same store twice");
     drop(lead);
-    let again = until_led(&other).await;
+    let again = acquire_leader_lock(&other).await;
     assert!(one.try_acquire_leader_lock().await.unwrap().is_none());
     drop(again);
 }
 
 /// A database notices within moments that a session has ended.
-async fn until_led(store: &store::Store) -> LeaderLock {
+async fn acquire_leader_lock(store: &store::Store) -> LeaderLock {
     let deadline = std::time::Instant::now() + crate::test_db::DEADLINE;
     loop {
         if let Some(lead) = store.try_acquire_leader_lock().await.unwrap() {
@@ -29,4 +29,4 @@ async fn until_led(store: &store::Store) -> LeaderLock {
     }
 }
 
-on_both!(one_leads_until_it_ends);
+on_both!(leader_lock_has_one_holder_until_it_is_dropped);

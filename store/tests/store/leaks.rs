@@ -2,15 +2,15 @@
 
 use store::{Found, NewToken, StoreError, Token, TokenKey};
 
-use crate::test_db::{TestDb, first_cache, sign_up, somebody, token_key};
+use crate::test_db::{TestDb, first_cache, new_user, sign_up, token_key};
 
 const URL: &str = "https://git.example/a/b";
 
-async fn a_found_token_is_revoked_and_its_user_told(db: TestDb) {
+async fn reported_token_is_revoked_and_its_user_is_told(db: TestDb) {
     let store = db.open().await;
     let key = token_key();
     let token = NewToken::generate(&key, "ci");
-    let user = store.sign_up(&somebody("ada@example.org"), &token).await.unwrap();
+    let user = store.sign_up(&new_user("ada@example.org"), &token).await.unwrap();
     let (other, _) = sign_up(&store, "grace@example.org").await;
     let (id, found) = (token.token.id(), Found::new(&token.token, URL, "content"));
     let mut feed = store.feed().await.unwrap();
@@ -44,11 +44,11 @@ async fn a_found_token_is_revoked_and_its_user_told(db: TestDb) {
     assert!(store.leaks_of(&user.id).await.unwrap().is_empty());
 }
 
-async fn an_id_without_its_secret_revokes_nothing(db: TestDb) {
+async fn leak_report_without_the_secret_revokes_nothing(db: TestDb) {
     let store = db.open().await;
     let key: TokenKey = token_key();
     let token = NewToken::generate(&key, "ci");
-    store.sign_up(&somebody("ada@example.org"), &token).await.unwrap();
+    store.sign_up(&new_user("ada@example.org"), &token).await.unwrap();
     let before = store.revision().await.unwrap();
     // Right in shape and checksum, for the same id: made by a generator until it has that id is hopeless, so
     // the row's hash is made another's instead.
@@ -67,4 +67,4 @@ async fn an_id_without_its_secret_revokes_nothing(db: TestDb) {
     assert_eq!(store.token(&token.token.id()).await.unwrap().unwrap().revoked_at, None);
 }
 
-on_both! { a_found_token_is_revoked_and_its_user_told, an_id_without_its_secret_revokes_nothing }
+on_both! { reported_token_is_revoked_and_its_user_is_told, leak_report_without_the_secret_revokes_nothing }

@@ -5,7 +5,7 @@ use store::{Database, Store, StoreError};
 use crate::concurrent_process::{self, Task};
 use crate::test_db::{DEADLINE, TestDb, sign_up};
 
-async fn opening_again_keeps_what_is_there(db: TestDb) {
+async fn existing_data_is_kept_on_open(db: TestDb) {
     let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
     store.close().await;
@@ -14,7 +14,7 @@ async fn opening_again_keeps_what_is_there(db: TestDb) {
     again.ping().await.unwrap();
 }
 
-async fn four_processes_open_at_once(db: TestDb) {
+async fn four_processes_create_one_database(db: TestDb) {
     let database = db.database();
     let open = || concurrent_process::run(&database, Task::Open);
     let (a, b, c, d) = tokio::join!(open(), open(), open(), open());
@@ -22,7 +22,7 @@ async fn four_processes_open_at_once(db: TestDb) {
     assert!(a == b && b == c && c == d, "{a:?} {b:?} {c:?} {d:?}");
 }
 
-async fn many_tasks_open_at_once(db: TestDb) {
+async fn concurrent_tasks_create_one_database(db: TestDb) {
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let database = db.database();
@@ -33,13 +33,13 @@ async fn many_tasks_open_at_once(db: TestDb) {
     assert_eq!(db.open().await.installation_id().await.unwrap(), ids[0]);
 }
 
-async fn the_installation_id_is_fit_for_a_bridge_name(db: TestDb) {
+async fn installation_id_is_valid_in_a_bridge_name(db: TestDb) {
     let id = db.open().await.installation_id().await.unwrap();
     assert_eq!(id.len(), 6);
     assert!(id.bytes().all(|b| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b)), "{id}");
 }
 
-async fn a_newer_database_is_refused(db: TestDb) {
+async fn newer_schema_is_refused(db: TestDb) {
     db.open().await.close().await;
     let checksum = if db.is_postgres() { "'\\x00'" } else { "x'00'" };
     db.execute(&format!(
@@ -56,15 +56,15 @@ async fn a_newer_database_is_refused(db: TestDb) {
 }
 
 on_both! {
-    opening_again_keeps_what_is_there,
-    four_processes_open_at_once,
-    many_tasks_open_at_once,
-    the_installation_id_is_fit_for_a_bridge_name,
-    a_newer_database_is_refused,
+    existing_data_is_kept_on_open,
+    four_processes_create_one_database,
+    concurrent_tasks_create_one_database,
+    installation_id_is_valid_in_a_bridge_name,
+    newer_schema_is_refused,
 }
 
 #[tokio::test]
-async fn an_address_that_is_none_is_refused_without_repeating_its_password() {
+async fn invalid_url_is_refused_without_showing_its_password() {
     for url in ["postgres://memgate:hunter2@local host/memgate", "memgate:hunter2"] {
         let database = Database::Postgres(url.into());
         let error = Store::open(&database).await.unwrap_err();

@@ -19,7 +19,7 @@ async fn limited(store: &Store, user: &User, permissions: Permissions) -> TokenI
     token.token.id()
 }
 
-async fn permissions_are_kept_as_they_were_given(db: TestDb) {
+async fn permissions_are_read_back_as_written(db: TestDb) {
     let store = db.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     let id = limited(&store, &ada, some_permissions()).await;
@@ -32,7 +32,7 @@ async fn permissions_are_kept_as_they_were_given(db: TestDb) {
     assert_eq!(store.grant(&first.token.id()).await.unwrap().unwrap().permissions, Permissions::ALL);
 }
 
-async fn permissions_that_make_no_sense_let_nobody_in(db: TestDb) {
+async fn corrupt_permissions_allow_nothing(db: TestDb) {
     let store = db.open().await;
     let (_, token) = sign_up(&store, "ada@example.org").await;
     db.execute("UPDATE tokens SET scopes = 'read,everything'").await.unwrap();
@@ -41,7 +41,7 @@ async fn permissions_that_make_no_sense_let_nobody_in(db: TestDb) {
     assert_eq!(grant.permissions.scopes, Scopes::NONE);
 }
 
-async fn changed_powers_are_a_new_revision(db: TestDb) {
+async fn permission_change_is_a_new_revision(db: TestDb) {
     let store = db.open().await;
     let (ada, _) = sign_up(&store, "ada@example.org").await;
     let id = limited(&store, &ada, Permissions::ALL).await;
@@ -59,25 +59,25 @@ async fn changed_powers_are_a_new_revision(db: TestDb) {
     assert!(permissions.expires_at.is_some());
 }
 
-async fn what_is_over_stays_over(db: TestDb) {
+async fn inactive_token_cannot_be_changed_or_rotated(db: TestDb) {
     let store = db.open().await;
     let (ada, revoked) = sign_up(&store, "ada@example.org").await;
     store.revoke_token(&revoked.token.id()).await.unwrap();
     let expired = limited(&store, &ada, Permissions { expires_at: Some(now()), ..Permissions::ALL }).await;
     for id in [revoked.token.id(), expired, Token::generate().id()] {
         let longer = |permissions: &mut Permissions| permissions.expires_at = None;
-        assert_over(store.update_permissions(&id, longer).await);
+        assert_inactive(store.update_permissions(&id, longer).await);
         let new = NewToken::generate(&token_key(), "x");
-        assert_over(store.rotate_token(&id, new, now()).await);
+        assert_inactive(store.rotate_token(&id, new, now()).await);
     }
     assert_eq!(store.tokens_of_user(&ada.id).await.unwrap().len(), 2);
 }
 
-fn assert_over<T: std::fmt::Debug>(result: Result<T, StoreError>) {
+fn assert_inactive<T: std::fmt::Debug>(result: Result<T, StoreError>) {
     assert!(matches!(result, Err(StoreError::NotFound("active token"))), "{result:?}");
 }
 
-async fn a_successor_has_the_same_powers_and_the_old_one_ends(db: TestDb) {
+async fn successor_has_the_same_permissions_and_the_old_token_expires(db: TestDb) {
     let store = db.open().await;
     let (ada, _) = sign_up(&store, "ada@example.org").await;
     let old = limited(&store, &ada, some_permissions()).await;
@@ -99,7 +99,7 @@ async fn a_successor_has_the_same_powers_and_the_old_one_ends(db: TestDb) {
     assert!(matches!(twice, Err(StoreError::AlreadyExists(_))), "{twice:?}");
 }
 
-async fn a_grace_never_makes_a_token_live_longer(db: TestDb) {
+async fn grace_period_never_extends_a_token(db: TestDb) {
     let store = db.open().await;
     let (ada, _) = sign_up(&store, "ada@example.org").await;
     let soon = now() + 60_000;
@@ -110,10 +110,10 @@ async fn a_grace_never_makes_a_token_live_longer(db: TestDb) {
 }
 
 on_both! {
-    permissions_are_kept_as_they_were_given,
-    permissions_that_make_no_sense_let_nobody_in,
-    changed_powers_are_a_new_revision,
-    what_is_over_stays_over,
-    a_successor_has_the_same_powers_and_the_old_one_ends,
-    a_grace_never_makes_a_token_live_longer,
+    permissions_are_read_back_as_written,
+    corrupt_permissions_allow_nothing,
+    permission_change_is_a_new_revision,
+    inactive_token_cannot_be_changed_or_rotated,
+    successor_has_the_same_permissions_and_the_old_token_expires,
+    grace_period_never_extends_a_token,
 }

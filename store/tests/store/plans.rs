@@ -15,7 +15,7 @@ fn small() -> Plan {
     }
 }
 
-async fn a_plan_is_kept_as_it_was_given(db: TestDb) {
+async fn plan_is_read_back_as_written(db: TestDb) {
     let store = db.open().await;
     store.create_plan(&small()).await.unwrap();
     assert_eq!(store.plan("small").await.unwrap(), Some(small()));
@@ -30,7 +30,7 @@ async fn a_plan_is_kept_as_it_was_given(db: TestDb) {
     assert_eq!((default.operations_per_second, default.bytes_per_second), (None, None));
 }
 
-async fn what_it_allows_each_second_is_in_every_grant_and_all_are_told(db: TestDb) {
+async fn plan_update_changes_the_rates_of_grants_and_is_in_the_feed(db: TestDb) {
     let store = db.open().await;
     let (ada, token) = sign_up(&store, "ada@example.org").await;
     store.create_plan(&small()).await.unwrap();
@@ -53,6 +53,6 @@ async fn what_it_allows_each_second_is_in_every_grant_and_all_are_told(db: TestD
 }
 
 on_both! {
-    a_plan_is_kept_as_it_was_given,
-    what_it_allows_each_second_is_in_every_grant_and_all_are_told,
+    plan_is_read_back_as_written,
+    plan_update_changes_the_rates_of_grants_and_is_in_the_feed,
 }

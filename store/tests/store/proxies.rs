@@ -4,7 +4,7 @@ use store::{Acknowledged, Permissions, Proxy, Scopes, now};
 
 use crate::test_db::{TestDb, sign_up};
 
-on_both!(a_revocation_is_acknowledged_by_who_has_carried_it_out, proxies_are_forgotten);
+on_both!(revocation_is_acknowledged_by_proxies_that_applied_it, silent_proxies_are_deleted_after_a_day);
 
 fn proxy(name: &str, seen_at: i64, applied: i64) -> Proxy {
     let id = format!("{name}/1");
@@ -15,7 +15,7 @@ fn names(proxies: &[Proxy]) -> Vec<&str> {
     proxies.iter().map(|proxy| &*proxy.name).collect()
 }
 
-async fn a_revocation_is_acknowledged_by_who_has_carried_it_out(db: TestDb) {
+async fn revocation_is_acknowledged_by_proxies_that_applied_it(db: TestDb) {
     let store = db.open().await;
     let (_, token) = sign_up(&store, "ann@example.org").await;
     let id = token.token.id();
@@ -45,7 +45,7 @@ async fn a_revocation_is_acknowledged_by_who_has_carried_it_out(db: TestDb) {
     assert_eq!((all.count().as_str(), all.by.len()), ("2 of 2 proxies", 2));
 }
 
-async fn proxies_are_forgotten(db: TestDb) {
+async fn silent_proxies_are_deleted_after_a_day(db: TestDb) {
     let store = db.open().await;
     let begun = store.revision().await.unwrap();
     let day = 24 * 60 * 60 * 1000;

@@ -4,7 +4,7 @@ use store::{InstanceState, Observed, StoreError};
 
 use crate::test_db::{TestDb, sign_up};
 
-async fn the_last_sight_of_an_instance_is_kept(db: TestDb) {
+async fn latest_route_of_an_instance_is_kept(db: TestDb) {
     let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
     let instance = store.first_instance_of(&user.id).await.unwrap().unwrap();
@@ -37,7 +37,7 @@ async fn the_last_sight_of_an_instance_is_kept(db: TestDb) {
     assert_eq!(db.number("SELECT COUNT(*) FROM routes").await, 1);
 }
 
-async fn every_state_is_read_back(db: TestDb) {
+async fn every_instance_state_is_read_back(db: TestDb) {
     use InstanceState::{Asleep, Deleting, Failed, Pending, Restarting, Running, Suspended};
     let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
@@ -50,7 +50,7 @@ async fn every_state_is_read_back(db: TestDb) {
     }
 }
 
-async fn a_route_to_nowhere_is_refused(db: TestDb) {
+async fn route_of_an_unknown_instance_is_refused(db: TestDb) {
     let store = db.open().await;
     let seen = Observed {
         state: InstanceState::Running,
@@ -64,4 +64,4 @@ async fn a_route_to_nowhere_is_refused(db: TestDb) {
     assert!(matches!(error, StoreError::NotFound("instance")), "{error:?}");
 }
 
-on_both! { the_last_sight_of_an_instance_is_kept, every_state_is_read_back, a_route_to_nowhere_is_refused }
+on_both! { latest_route_of_an_instance_is_kept, every_instance_state_is_read_back, route_of_an_unknown_instance_is_refused }

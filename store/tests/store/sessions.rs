@@ -9,7 +9,7 @@ use crate::test_db::{TestDb, sign_up};
 const IDLE: Duration = Duration::from_secs(12 * 3600);
 const ABSOLUTE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-async fn sessions_end_when_unused_or_old(db: TestDb) {
+async fn session_expires_when_idle_or_old(db: TestDb) {
     let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
     // (name, last seen this many seconds ago, made this many seconds ago, still good)
@@ -39,7 +39,7 @@ async fn sessions_end_when_unused_or_old(db: TestDb) {
     assert_eq!(store.end_old_sessions(IDLE, ABSOLUTE).await.unwrap(), 0);
 }
 
-async fn use_keeps_a_session_and_sign_out_ends_it(db: TestDb) {
+async fn touch_keeps_a_session_and_sign_out_ends_it(db: TestDb) {
     let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
     let before = store.revision().await.unwrap();
@@ -68,4 +68,4 @@ async fn unknown_session_is_refused(db: TestDb) {
     assert!(matches!(error, StoreError::NotFound("user")), "{error:?}");
 }
 
-on_both! { sessions_end_when_unused_or_old, use_keeps_a_session_and_sign_out_ends_it, unknown_session_is_refused }
+on_both! { session_expires_when_idle_or_old, touch_keeps_a_session_and_sign_out_ends_it, unknown_session_is_refused }

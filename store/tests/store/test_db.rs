@@ -99,14 +99,14 @@ pub(crate) fn token_key() -> TokenKey {
 }
 
 /// Somebody on the default plan.
-pub(crate) fn somebody(email: &str) -> NewUser<'_> {
+pub(crate) fn new_user(email: &str) -> NewUser<'_> {
     NewUser { email, password_hash: Some("$argon2id$..."), plan: "default", is_admin: false }
 }
 
-/// Signs somebody up, with a token named `first`.
+/// Signs new_user up, with a token named `first`.
 pub(crate) async fn sign_up(store: &Store, email: &str) -> (User, NewToken) {
     let token = NewToken::generate(&token_key(), "first");
-    let user = store.sign_up(&somebody(email), &token).await.unwrap();
+    let user = store.sign_up(&new_user(email), &token).await.unwrap();
     (user, token)
 }
 

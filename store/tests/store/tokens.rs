@@ -4,9 +4,9 @@ use store::{
     Grant, InstanceState, NewToken, Observed, ScramKeys, Store, StoreError, Token, TokenId, User, UserState,
 };
 
-use crate::test_db::{TestDb, first_cache, sign_up, somebody, token_key};
+use crate::test_db::{TestDb, first_cache, new_user, sign_up, token_key};
 
-async fn tokens_are_made_listed_and_revoked(db: TestDb) {
+async fn tokens_are_created_listed_and_revoked(db: TestDb) {
     let store = db.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     let (grace, _) = sign_up(&store, "grace@example.org").await;
@@ -29,7 +29,7 @@ async fn tokens_are_made_listed_and_revoked(db: TestDb) {
     assert_eq!(store.token(&first.token.id()).await.unwrap().unwrap().revoked_at, None);
 }
 
-async fn there_is_a_most_of_good_tokens(db: TestDb) {
+async fn token_count_is_limited(db: TestDb) {
     let store = db.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     sign_up(&store, "grace@example.org").await;
@@ -51,7 +51,7 @@ async fn there_is_a_most_of_good_tokens(db: TestDb) {
     store.create_token_within(&first_cache(&store, &ada).await, &another, 3).await.unwrap();
 }
 
-async fn what_isnt_there_is_missing(db: TestDb) {
+async fn unknown_tokens_and_caches_are_not_found(db: TestDb) {
     let store = db.open().await;
     let unknown = Token::generate().id();
     assert_eq!(store.token(&unknown).await.unwrap(), None);
@@ -62,11 +62,11 @@ async fn what_isnt_there_is_missing(db: TestDb) {
     assert!(matches!(error, StoreError::NotFound("cache")), "{error:?}");
 }
 
-async fn a_grant_says_all_that_the_proxy_needs(db: TestDb) {
+async fn grant_has_limits_and_route_for_the_proxy(db: TestDb) {
     let store = db.open().await;
     let key = token_key();
     let token = NewToken::generate(&key, "first");
-    let user = store.sign_up(&somebody("ada@example.org"), &token).await.unwrap();
+    let user = store.sign_up(&new_user("ada@example.org"), &token).await.unwrap();
     let id = token.token.id();
     let instance = store.first_instance_of(&user.id).await.unwrap().unwrap();
 
@@ -96,11 +96,11 @@ async fn record(store: &Store, instance_id: &str, state: InstanceState) {
 }
 
 // V-4.
-async fn a_grant_matches_its_own_secret_only(db: TestDb) {
+async fn grant_matches_its_own_secret_only(db: TestDb) {
     let store = db.open().await;
     let key = token_key();
     let token = NewToken::generate(&key, "first");
-    store.sign_up(&somebody("ada@example.org"), &token).await.unwrap();
+    store.sign_up(&new_user("ada@example.org"), &token).await.unwrap();
     let (_, other) = sign_up(&store, "grace@example.org").await;
     let id = token.token.id();
     let grant = store.grant(&id).await.unwrap().unwrap();
@@ -118,7 +118,7 @@ async fn a_grant_matches_its_own_secret_only(db: TestDb) {
 }
 
 // S-10.
-async fn a_grant_carries_what_scram_needs(db: TestDb) {
+async fn grant_has_scram_keys(db: TestDb) {
     let store = db.open().await;
     let (_, token) = sign_up(&store, "ada@example.org").await;
     let (_, other) = sign_up(&store, "grace@example.org").await;
@@ -141,7 +141,7 @@ async fn a_grant_carries_what_scram_needs(db: TestDb) {
     assert!(scram(&other.token.id()).await.is_some());
 }
 
-async fn a_revoked_token_and_a_suspended_user_are_said(db: TestDb) {
+async fn grant_shows_revoked_token_and_suspended_user(db: TestDb) {
     let store = db.open().await;
     let (ada, token) = sign_up(&store, "ada@example.org").await;
     let (_, other) = sign_up(&store, "grace@example.org").await;
@@ -161,11 +161,11 @@ async fn suspend(db: &TestDb, user: &User) {
 }
 
 on_both! {
-    tokens_are_made_listed_and_revoked,
-    there_is_a_most_of_good_tokens,
-    what_isnt_there_is_missing,
-    a_grant_says_all_that_the_proxy_needs,
-    a_grant_matches_its_own_secret_only,
-    a_grant_carries_what_scram_needs,
-    a_revoked_token_and_a_suspended_user_are_said,
+    tokens_are_created_listed_and_revoked,
+    token_count_is_limited,
+    unknown_tokens_and_caches_are_not_found,
+    grant_has_limits_and_route_for_the_proxy,
+    grant_matches_its_own_secret_only,
+    grant_has_scram_keys,
+    grant_shows_revoked_token_and_suspended_user,
 }

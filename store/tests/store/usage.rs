@@ -4,9 +4,9 @@ use store::{NewToken, NewUser, Usage, UsageReport};
 
 use crate::test_db::{TestDb, token_key};
 
-on_both!(usage_adds_up_over_proxies);
+on_both!(usage_is_summed_over_proxies);
 
-async fn usage_adds_up_over_proxies(db: TestDb) {
+async fn usage_is_summed_over_proxies(db: TestDb) {
     let store = db.open().await;
     let token = NewToken::generate(&token_key(), "test");
     let user = NewUser { email: "ann@example.com", password_hash: None, plan: "default", is_admin: false };

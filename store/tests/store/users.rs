@@ -2,9 +2,9 @@
 
 use store::{DesiredState, InstanceState, NewToken, NewUser, StoreError, UserState};
 
-use crate::test_db::{TestDb, sign_up, somebody, token_key};
+use crate::test_db::{TestDb, new_user, sign_up, token_key};
 
-async fn sign_up_makes_user_instance_and_token(db: TestDb) {
+async fn sign_up_creates_user_instance_and_token(db: TestDb) {
     let store = db.open().await;
     let (user, token) = sign_up(&store, "Ada@Example.ORG").await;
     assert_eq!(
@@ -35,9 +35,9 @@ async fn sign_up_is_all_or_nothing(db: TestDb) {
     let before = store.revision().await.unwrap();
     let token = NewToken::generate(&token_key(), "first");
 
-    let taken = store.sign_up(&somebody("ADA@Example.org"), &token).await.unwrap_err();
+    let taken = store.sign_up(&new_user("ADA@Example.org"), &token).await.unwrap_err();
     assert!(matches!(taken, StoreError::AlreadyExists("e-mail address")), "{taken:?}");
-    let grace = somebody("grace@example.org");
+    let grace = new_user("grace@example.org");
     let missing = store.sign_up(&NewUser { plan: "huge", ..grace }, &token).await.unwrap_err();
     assert!(matches!(missing, StoreError::NotFound("plan")), "{missing:?}");
     // The last of the three inserts fails: the first two must not stay.
@@ -50,14 +50,14 @@ async fn sign_up_is_all_or_nothing(db: TestDb) {
     store.sign_up(&grace, &token).await.unwrap();
 }
 
-async fn one_address_is_one_account_however_many_ask(db: TestDb) {
+async fn concurrent_sign_ups_create_one_account_per_address(db: TestDb) {
     let store = db.open().await;
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let store = store.clone();
         tasks.spawn(async move {
             let token = NewToken::generate(&token_key(), "first");
-            store.sign_up(&somebody("ada@example.org"), &token).await
+            store.sign_up(&new_user("ada@example.org"), &token).await
         });
     }
     let results = tasks.join_all().await;
@@ -66,22 +66,22 @@ async fn one_address_is_one_account_however_many_ask(db: TestDb) {
     assert!(others.into_iter().all(|error| matches!(error, StoreError::AlreadyExists(_))), "{results:?}");
 }
 
-async fn nobody_is_none(db: TestDb) {
+async fn unknown_user_is_none(db: TestDb) {
     let store = db.open().await;
     assert_eq!(store.user("nobody").await.unwrap(), None);
     assert_eq!(store.user_by_email("nobody@example.org").await.unwrap(), None);
     assert_eq!(store.password_hash("nobody").await.unwrap(), None);
     assert_eq!(store.first_instance_of("nobody").await.unwrap(), None);
     assert!(store.users().await.unwrap().is_empty());
-    let without = NewUser { password_hash: None, is_admin: true, ..somebody("root@example.org") };
+    let without = NewUser { password_hash: None, is_admin: true, ..new_user("root@example.org") };
     let user = store.sign_up(&without, &NewToken::generate(&token_key(), "first")).await.unwrap();
     assert_eq!(store.password_hash(&user.id).await.unwrap(), None);
     assert!(store.user(&user.id).await.unwrap().unwrap().is_admin);
 }
 
 on_both! {
-    sign_up_makes_user_instance_and_token,
+    sign_up_creates_user_instance_and_token,
     sign_up_is_all_or_nothing,
-    one_address_is_one_account_however_many_ask,
-    nobody_is_none,
+    concurrent_sign_ups_create_one_account_per_address,
+    unknown_user_is_none,
 }
