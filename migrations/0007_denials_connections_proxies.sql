@@ -5,15 +5,15 @@ CREATE TABLE denials (
     cause    TEXT   NOT NULL,
     -- The client's IP address; '*' stands for many addresses.
     source   TEXT   NOT NULL,
-    -- The login mechanism or the command, in words of ours.
-    hint     TEXT   NOT NULL,
+    -- The login mechanism or the command; never client input.
+    detail   TEXT   NOT NULL,
     -- Of the last denial.
     protocol TEXT   NOT NULL CHECK (protocol IN ('text', 'binary')),
     tls      BIGINT NOT NULL,
-    times    BIGINT NOT NULL,
+    count    BIGINT NOT NULL,
     first_at BIGINT NOT NULL,
     last_at  BIGINT NOT NULL,
-    PRIMARY KEY (token_id, cause, source, hint)
+    PRIMARY KEY (token_id, cause, source, detail)
 );
 CREATE INDEX denials_last_at ON denials (last_at);
 
@@ -33,17 +33,17 @@ CREATE TABLE proxies (
 
 -- Requests to list an instance's live connections. Written by the web UI and operators' commands. Unversioned.
 CREATE TABLE connection_requests (
-    instance_id TEXT   PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE,
-    asked_at    BIGINT NOT NULL
+    instance_id  TEXT   PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE,
+    requested_at BIGINT NOT NULL
 );
 
--- Each proxy's reply to the request of asked_at. Written by the proxies. Unversioned.
+-- Each proxy's reply to the request of requested_at. Written by the proxies. Unversioned.
 CREATE TABLE connection_lists (
-    instance_id TEXT   NOT NULL REFERENCES instances (id) ON DELETE CASCADE,
-    proxy_id    TEXT   NOT NULL,
-    asked_at    BIGINT NOT NULL,
+    instance_id  TEXT   NOT NULL REFERENCES instances (id) ON DELETE CASCADE,
+    proxy_id     TEXT   NOT NULL,
+    requested_at BIGINT NOT NULL,
     -- All connections; live_connections has the oldest of them.
-    total       BIGINT NOT NULL,
+    total        BIGINT NOT NULL,
     PRIMARY KEY (instance_id, proxy_id)
 );
 CREATE TABLE live_connections (
@@ -61,14 +61,14 @@ CREATE TABLE live_connections (
     FOREIGN KEY (instance_id, proxy_id) REFERENCES connection_lists (instance_id, proxy_id) ON DELETE CASCADE
 );
 
--- Requests to close a connection. Written by the web UI and operators' commands, except done_at, which the
+-- Requests to close a connection. Written by the web UI and operators' commands, except closed_at, which the
 -- proxy writes once it has closed the connection.
 CREATE TABLE connection_closes (
-    instance_id TEXT   NOT NULL REFERENCES instances (id) ON DELETE CASCADE,
-    proxy_id    TEXT   NOT NULL,
-    number      BIGINT NOT NULL,
-    since       BIGINT NOT NULL,
-    ordered_at  BIGINT NOT NULL,
-    done_at     BIGINT,
+    instance_id  TEXT   NOT NULL REFERENCES instances (id) ON DELETE CASCADE,
+    proxy_id     TEXT   NOT NULL,
+    number       BIGINT NOT NULL,
+    since        BIGINT NOT NULL,
+    requested_at BIGINT NOT NULL,
+    closed_at    BIGINT,
     PRIMARY KEY (proxy_id, instance_id, number, since)
 );

@@ -109,7 +109,7 @@ impl DataDir {
         let mut files: Vec<PathBuf> = names.map(|name| self.path.join(name)).collect();
         if let Database::Sqlite(file) = settings.database(&self.path) {
             files.extend(["-wal", "-shm", "-journal", ""].map(|suffix| with_suffix(&file, suffix)));
-            files.push(file.with_extension("lead"));
+            files.push(file.with_extension("leader"));
         }
         let marker = self.path.join(CREATED_MARKER);
         let created_by_us = marker.exists();

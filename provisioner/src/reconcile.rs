@@ -98,7 +98,7 @@ pub(crate) async fn lead(
             () = sleep_until(due) => {}
         }
         if reconciler.resync_is_due() {
-            if !timeout(LEASE_CHECK_TIMEOUT, lock.holds()).await.unwrap_or(false) {
+            if !timeout(LEASE_CHECK_TIMEOUT, lock.is_held()).await.unwrap_or(false) {
                 tracing::error!("lost the leader lock: waiting for it");
                 break Ended::LostLeadership;
             }

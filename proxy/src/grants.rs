@@ -149,7 +149,7 @@ impl Grants {
         if grant.user_state == UserState::Suspended {
             return Some(LoginOutcome::Suspended);
         }
-        if !grant.permissions.is_current(self.now()) {
+        if !grant.permissions.is_valid_at(self.now()) {
             return Some(LoginOutcome::Expired);
         }
         (!grant.permissions.allows_from(source)).then_some(LoginOutcome::SourceDenied)

@@ -88,8 +88,8 @@ fn rows(live: &LiveConnections) -> String {
     if live.total > i64::try_from(rows.len()).unwrap_or(i64::MAX) {
         text.push_str(&format!("{} of {} connections\n", rows.len(), live.total));
     }
-    if live.silent > 0 {
-        text.push_str(&format!("{} proxies did not answer in time\n", live.silent));
+    if live.unanswered > 0 {
+        text.push_str(&format!("{} proxies did not answer in time\n", live.unanswered));
     }
     text
 }

@@ -68,7 +68,7 @@ pub struct CertificateRow {
 impl CertificateRow {
     /// Whether it lets anybody in at that time, as far as the certificate itself is concerned.
     #[must_use]
-    pub fn is_current(&self, now: Millis) -> bool {
+    pub fn is_valid_at(&self, now: Millis) -> bool {
         now < self.not_after
     }
 }

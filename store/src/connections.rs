@@ -1,5 +1,5 @@
-//! Live connections: a viewer requests a list, the proxies that hold the connections write it and close those
-//! that they are told to close.
+//! Live connections. A viewer inserts a list request; each proxy polls for requests and writes the connections
+//! that it has. Close requests take the same path.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,60 +10,60 @@ use crate::db::{read, write, write_unversioned};
 use crate::{Millis, Store, StoreError, now};
 
 /// Requests older than this, in milliseconds, are ignored.
-const STALE_AFTER: Millis = 60_000;
-/// How long a viewer waits for the proxies: they poll every half second.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Between two looks whether they have answered.
-const PAUSE: Duration = Duration::from_millis(50);
+const REQUEST_AGE_MAX: Millis = 60_000;
+/// How long a viewer waits for the proxies, which poll every half second.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a viewer checks for replies.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// One connection of one proxy: `<number>-<since>@<proxy>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionId {
     /// The proxy's id.
     pub proxy: String,
-    /// Which one of the instance's there.
+    /// The connection's number among those of its instance on that proxy.
     pub number: i64,
-    /// When it began: a restarted proxy may use its number again.
+    /// When the connection was opened; numbers may be reused.
     pub since: Millis,
 }
 
-/// A connection that has logged in.
+/// An authenticated client connection.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct LiveConnection {
-    /// What to name it by.
+    /// Identifies it.
     pub id: ConnectionId,
-    /// The token that it has logged in with, by its public id.
+    /// The public id of the token that it used to log in.
     pub token_id: String,
-    /// Its IP address.
+    /// The client's IP address.
     pub source: String,
-    /// `text` (meta is of it) or `binary`.
+    /// `text` (which includes meta) or `binary`.
     pub protocol: String,
-    /// Whether it is encrypted.
+    /// Whether it uses TLS.
     pub tls: bool,
-    /// When it began.
+    /// When it was opened.
     pub since: Millis,
-    /// What it has asked of memcached, key by key.
+    /// Operations so far; a multi-key get counts once per key.
     pub operations: i64,
 }
 
-/// What the proxies have said of an instance's connections.
+/// The proxies' replies to a list request.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct LiveConnections {
-    /// Those that there was room for, the longest-lived of each proxy.
+    /// The oldest connections of each proxy.
     pub connections: Vec<LiveConnection>,
-    /// How many there are.
+    /// The number of all connections.
     pub total: i64,
-    /// Proxies that run and haven't answered.
-    pub silent: usize,
+    /// The number of running proxies that have not replied in time.
+    pub unanswered: usize,
 }
 
-/// A wish that proxies are to answer.
+/// A request to list an instance's connections.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct ListRequest {
-    /// Whose connections.
+    /// The instance.
     pub instance_id: String,
-    /// Goes up with every wish.
-    pub asked_at: Millis,
+    /// When it was made: later than every earlier request for the instance.
+    pub requested_at: Millis,
 }
 
 impl fmt::Display for ConnectionId {
@@ -78,9 +78,9 @@ impl serde::Serialize for ConnectionId {
     }
 }
 
-/// It isn't a connection's id.
+/// The text is not a connection id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("that is no connection's id")]
+#[error("invalid connection id: copy it from the list of connections")]
 pub struct ParseConnectionIdError;
 
 impl FromStr for ConnectionId {
@@ -89,8 +89,9 @@ impl FromStr for ConnectionId {
     fn from_str(text: &str) -> Result<Self, ParseConnectionIdError> {
         let (numbers, proxy) = text.split_once('@').ok_or(ParseConnectionIdError)?;
         let (number, since) = numbers.split_once('-').ok_or(ParseConnectionIdError)?;
-        let read = |text: &str| text.parse().map_err(|_| ParseConnectionIdError);
-        Ok(Self { proxy: proxy.to_owned(), number: read(number)?, since: read(since)? })
+        let number = number.parse().map_err(|_| ParseConnectionIdError)?;
+        let since = since.parse().map_err(|_| ParseConnectionIdError)?;
+        Ok(Self { proxy: proxy.to_owned(), number, since })
     }
 }
 
@@ -116,117 +117,132 @@ impl From<Row> for LiveConnection {
 
 /// For viewers.
 impl Store {
-    /// The live connections of an instance as they are now: asks all proxies, and waits for their answers,
-    /// but not for long.
+    /// Lists an instance's live connections: asks all proxies and waits up to 2 seconds for their replies.
+    ///
+    /// # Errors
+    /// `NotFound("instance")`.
     pub async fn live_connections(&self, instance_id: &str) -> Result<LiveConnections, StoreError> {
-        let asked_at = self.request_connection_list(instance_id).await?;
-        let since = Instant::now();
+        let requested_at = self.request_connection_list(instance_id).await?;
+        let started = Instant::now();
         loop {
-            let silent = self.unanswered_proxies(instance_id, asked_at).await?;
-            if silent == 0 || since.elapsed() > ANSWER_TIMEOUT {
-                return self.listed_connections(instance_id, asked_at, silent).await;
+            let unanswered = self.unanswered_proxies(instance_id, requested_at).await?;
+            if unanswered == 0 || started.elapsed() > REPLY_TIMEOUT {
+                return self.listed_connections(instance_id, requested_at, unanswered).await;
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Ends a connection of an instance, and notes it in the audit log; whether its proxy has said in time that
-    /// it has. One that isn't there (any more) is ended, too.
+    /// Closes a connection of an instance and records it in the audit log. Returns whether its proxy has
+    /// confirmed that within 2 seconds; the proxy confirms a connection that no longer exists, too.
+    ///
+    /// # Errors
+    /// `NotFound("instance")`.
     pub async fn close_connection(&self, instance_id: &str, id: &ConnectionId) -> Result<bool, StoreError> {
-        let sql = "INSERT INTO connection_closes (instance_id, proxy_id, number, since, ordered_at) \
+        let sql = "INSERT INTO connection_closes (instance_id, proxy_id, number, since, requested_at) \
                    VALUES ($1, $2, $3, $4, $5) ON CONFLICT (proxy_id, instance_id, number, since) DO NOTHING";
-        let stale = now().saturating_sub(STALE_AFTER);
+        let expired = now().saturating_sub(REQUEST_AGE_MAX);
         write!(self, tx, _revision => {
-            let ordered = sqlx::query(sql).bind(instance_id).bind(&id.proxy).bind(id.number).bind(id.since)
+            let inserted = sqlx::query(sql).bind(instance_id).bind(&id.proxy).bind(id.number).bind(id.since)
                 .bind(now()).execute(&mut *tx).await.map_err(|e| StoreError::reference(e, "instance"))?;
-            if ordered.rows_affected() > 0 {
+            if inserted.rows_affected() > 0 {
                 note!(self, tx, "connection.end", instance_id, id.to_string());
             }
-            sqlx::query("DELETE FROM connection_closes WHERE ordered_at < $1").bind(stale).execute(&mut *tx).await?;
+            sqlx::query("DELETE FROM connection_closes WHERE requested_at < $1").bind(expired)
+                .execute(&mut *tx).await?;
         });
-        let sql = "SELECT COUNT(*) FROM connection_closes WHERE proxy_id = $1 AND instance_id = $2 AND number = $3 \
-                   AND since = $4 AND done_at IS NOT NULL";
-        let since = Instant::now();
-        while since.elapsed() < ANSWER_TIMEOUT {
-            let done: i64 = read!(self, pool => sqlx::query_scalar(sql).bind(&id.proxy).bind(instance_id)
-                .bind(id.number).bind(id.since).fetch_one(pool).await)?;
-            if done > 0 {
+        let started = Instant::now();
+        while started.elapsed() < REPLY_TIMEOUT {
+            if self.is_closed(instance_id, id).await? {
                 return Ok(true);
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         Ok(false)
     }
 
+    async fn is_closed(&self, instance_id: &str, id: &ConnectionId) -> Result<bool, StoreError> {
+        let sql = "SELECT COUNT(*) FROM connection_closes WHERE proxy_id = $1 AND instance_id = $2 \
+                   AND number = $3 AND since = $4 AND closed_at IS NOT NULL";
+        let closed: i64 = read!(self, pool => sqlx::query_scalar(sql).bind(&id.proxy).bind(instance_id)
+            .bind(id.number).bind(id.since).fetch_one(pool).await)?;
+        Ok(closed > 0)
+    }
+
     async fn request_connection_list(&self, instance_id: &str) -> Result<Millis, StoreError> {
-        let sql = "INSERT INTO connection_requests (instance_id, asked_at) VALUES ($1, $2) \
-                   ON CONFLICT (instance_id) DO UPDATE SET asked_at = \
-                   CASE WHEN connection_requests.asked_at < excluded.asked_at THEN excluded.asked_at \
-                   ELSE connection_requests.asked_at + 1 END RETURNING asked_at";
+        let sql = "INSERT INTO connection_requests (instance_id, requested_at) VALUES ($1, $2) \
+                   ON CONFLICT (instance_id) DO UPDATE SET requested_at = \
+                   CASE WHEN connection_requests.requested_at < excluded.requested_at THEN excluded.requested_at \
+                   ELSE connection_requests.requested_at + 1 END RETURNING requested_at";
         Ok(write_unversioned!(self, tx => {
             sqlx::query_scalar(sql).bind(instance_id).bind(now()).fetch_one(&mut *tx).await
                 .map_err(|e| StoreError::reference(e, "instance"))?
         }))
     }
 
-    /// How many of the proxies that run haven't answered that wish.
-    async fn unanswered_proxies(&self, instance_id: &str, asked_at: Millis) -> Result<usize, StoreError> {
-        let sql = "SELECT proxy_id FROM connection_lists WHERE instance_id = $1 AND asked_at >= $2";
-        let answered: Vec<String> = read!(self, pool => sqlx::query_scalar(sql).bind(instance_id).bind(asked_at)
-            .fetch_all(pool).await)?;
-        let runs = self.proxies().await?.into_iter().filter(|proxy| !proxy.is_gone(now()));
-        Ok(runs.filter(|proxy| !answered.contains(&proxy.id)).count())
+    /// Counts the running proxies that have not replied to a request.
+    async fn unanswered_proxies(&self, instance_id: &str, requested_at: Millis) -> Result<usize, StoreError> {
+        let sql = "SELECT proxy_id FROM connection_lists WHERE instance_id = $1 AND requested_at >= $2";
+        let answered: Vec<String> = read!(self, pool => sqlx::query_scalar(sql).bind(instance_id)
+            .bind(requested_at).fetch_all(pool).await)?;
+        let running = self.proxies().await?.into_iter().filter(|proxy| !proxy.is_gone(now()));
+        Ok(running.filter(|proxy| !answered.contains(&proxy.id)).count())
     }
 
     async fn listed_connections(
         &self,
         instance_id: &str,
-        asked_at: Millis,
-        silent: usize,
+        requested_at: Millis,
+        unanswered: usize,
     ) -> Result<LiveConnections, StoreError> {
         let sql = "SELECT c.proxy_id, c.number, c.since, c.token_id, c.source, c.protocol, c.tls, c.operations \
                    FROM live_connections c JOIN connection_lists l \
                    ON l.instance_id = c.instance_id AND l.proxy_id = c.proxy_id \
-                   WHERE c.instance_id = $1 AND l.asked_at >= $2 ORDER BY c.since, c.proxy_id, c.number";
-        let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).bind(instance_id).bind(asked_at)
+                   WHERE c.instance_id = $1 AND l.requested_at >= $2 ORDER BY c.since, c.proxy_id, c.number";
+        let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).bind(instance_id).bind(requested_at)
             .fetch_all(pool).await)?;
         let sql = "SELECT CAST(COALESCE(SUM(total), 0) AS BIGINT) FROM connection_lists \
-                   WHERE instance_id = $1 AND asked_at >= $2";
-        let total = read!(self, pool => sqlx::query_scalar(sql).bind(instance_id).bind(asked_at)
+                   WHERE instance_id = $1 AND requested_at >= $2";
+        let total = read!(self, pool => sqlx::query_scalar(sql).bind(instance_id).bind(requested_at)
             .fetch_one(pool).await)?;
-        Ok(LiveConnections {
-            connections: rows.into_iter().map(LiveConnection::from).collect(),
-            total,
-            silent,
-        })
+        let connections = rows.into_iter().map(LiveConnection::from).collect();
+        Ok(LiveConnections { connections, total, unanswered })
     }
 }
 
-/// For the proxies.
+const DELETE_LIST: &str = "DELETE FROM connection_lists WHERE instance_id = $1 AND proxy_id = $2";
+
+/// For proxies.
 impl Store {
-    /// Whose connections somebody wants to see.
+    /// The list requests of the last minute.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn connection_requests(&self) -> Result<Vec<ListRequest>, StoreError> {
-        let sql = "SELECT instance_id, asked_at FROM connection_requests WHERE asked_at > $1";
-        let since = now().saturating_sub(STALE_AFTER);
+        let sql = "SELECT instance_id, requested_at FROM connection_requests WHERE requested_at > $1";
+        let since = now().saturating_sub(REQUEST_AGE_MAX);
         Ok(read!(self, pool => sqlx::query_as(sql).bind(since).fetch_all(pool).await)?)
     }
 
-    /// A proxy answers: these, of so many.
+    /// Replaces a proxy's list with its reply to `request`: some of its `total` connections.
+    ///
+    /// # Errors
+    /// Fails if the database does, then nothing is replaced.
     pub async fn list_connections(
         &self,
         proxy_id: &str,
-        wish: &ListRequest,
+        request: &ListRequest,
         total: i64,
         connections: &[LiveConnection],
     ) -> Result<(), StoreError> {
-        let list =
-            "INSERT INTO connection_lists (instance_id, proxy_id, asked_at, total) VALUES ($1, $2, $3, $4)";
+        let list = "INSERT INTO connection_lists (instance_id, proxy_id, requested_at, total) \
+                    VALUES ($1, $2, $3, $4)";
         let add = "INSERT INTO live_connections (instance_id, proxy_id, number, since, token_id, source, protocol, \
                    tls, operations) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-        let ListRequest { instance_id, asked_at } = wish;
+        let ListRequest { instance_id, requested_at } = request;
         write_unversioned!(self, tx => {
-            sqlx::query(FORGET).bind(instance_id).bind(proxy_id).execute(&mut *tx).await?;
-            sqlx::query(list).bind(instance_id).bind(proxy_id).bind(asked_at).bind(total)
+            sqlx::query(DELETE_LIST).bind(instance_id).bind(proxy_id).execute(&mut *tx).await?;
+            sqlx::query(list).bind(instance_id).bind(proxy_id).bind(requested_at).bind(total)
                 .execute(&mut *tx).await?;
             for it in connections {
                 sqlx::query(add).bind(instance_id).bind(proxy_id).bind(it.id.number).bind(it.since)
@@ -237,27 +253,36 @@ impl Store {
         Ok(())
     }
 
-    /// Nobody asks any more: nothing is kept of what a proxy has listed.
+    /// Deletes a proxy's list of an instance's connections, once its requests have expired.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn forget_connections(&self, proxy_id: &str, instance_id: &str) -> Result<(), StoreError> {
         write_unversioned!(self, tx => {
-            sqlx::query(FORGET).bind(instance_id).bind(proxy_id).execute(&mut *tx).await?;
+            sqlx::query(DELETE_LIST).bind(instance_id).bind(proxy_id).execute(&mut *tx).await?;
         });
         Ok(())
     }
 
-    /// The connections of a proxy that are to end, each with its instance.
+    /// The connections that a proxy must close: pairs of instance id and connection.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn pending_closes(&self, proxy_id: &str) -> Result<Vec<(String, ConnectionId)>, StoreError> {
         let sql = "SELECT instance_id, number, since FROM connection_closes \
-                   WHERE proxy_id = $1 AND done_at IS NULL";
+                   WHERE proxy_id = $1 AND closed_at IS NULL";
         let rows: Vec<(String, i64, Millis)> =
             read!(self, pool => sqlx::query_as(sql).bind(proxy_id).fetch_all(pool).await)?;
         let id = |number, since| ConnectionId { proxy: proxy_id.to_owned(), number, since };
         Ok(rows.into_iter().map(|(instance, number, since)| (instance, id(number, since))).collect())
     }
 
-    /// A connection has ended by order.
+    /// Records that a connection was closed on request.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn mark_closed(&self, instance_id: &str, id: &ConnectionId) -> Result<(), StoreError> {
-        let sql = "UPDATE connection_closes SET done_at = $1 WHERE proxy_id = $2 AND instance_id = $3 \
+        let sql = "UPDATE connection_closes SET closed_at = $1 WHERE proxy_id = $2 AND instance_id = $3 \
                    AND number = $4 AND since = $5";
         write_unversioned!(self, tx => {
             sqlx::query(sql).bind(now()).bind(&id.proxy).bind(instance_id).bind(id.number).bind(id.since)
@@ -266,5 +291,3 @@ impl Store {
         Ok(())
     }
 }
-
-const FORGET: &str = "DELETE FROM connection_lists WHERE instance_id = $1 AND proxy_id = $2";

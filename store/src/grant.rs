@@ -78,8 +78,8 @@ impl Grant {
     /// A hash to check a secret against when there is no such token, so that the clock doesn't tell.
     #[must_use]
     pub fn verify_decoy(key: &TokenKey, id: &TokenId, secret: &TokenSecret) -> bool {
-        const NOBODYS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
-        token::matches(key, id, secret.reveal(), NOBODYS)
+        const DECOY_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+        token::matches(key, id, secret.reveal(), DECOY_HASH)
     }
 }
 
@@ -113,7 +113,7 @@ impl Store {
             cache_id: row.token.cache_id,
             instance_id: row.instance_id,
             revoked: row.token.revoked_at.is_some(),
-            permissions: row.token.permissions.read_or_none(token.as_str()),
+            permissions: row.token.permissions.parse_or_none(token.as_str()),
             user_state: UserState::parse(&row.user_state)?,
             connections: row.connections,
             item_size_max: row.item_size_max,

@@ -133,7 +133,7 @@ impl Store {
     pub async fn instances(&self) -> Result<Vec<Instance>, StoreError> {
         let sql = select!("ORDER BY i.created_at, i.id");
         let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?;
-        Ok(rows.into_iter().filter_map(usable).collect())
+        Ok(rows.into_iter().filter_map(skip_corrupt).collect())
     }
 
     /// One instance by its id.
@@ -181,7 +181,7 @@ impl Store {
     }
 }
 
-fn usable(row: Row) -> Option<Instance> {
+fn skip_corrupt(row: Row) -> Option<Instance> {
     let id = row.id.clone();
     Instance::try_from(row)
         .inspect_err(|error| tracing::error!(instance = id, %error, "instance left out"))

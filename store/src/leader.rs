@@ -15,7 +15,7 @@ use crate::{Store, StoreError};
 /// The advisory lock's number: "memgate" in ASCII. Advisory locks are counted per database.
 const ADVISORY_LOCK: i64 = 0x6d_65_6d_67_61_74_65;
 
-/// Being the leader, for as long as this lives and [`LeaderLock::holds`].
+/// Being the leader, for as long as this lives and [`LeaderLock::is_held`].
 #[derive(Debug)]
 pub struct LeaderLock(Held);
 
@@ -45,7 +45,7 @@ impl Store {
 
 impl LeaderLock {
     /// Whether the lock is still ours: a session ends when its database does.
-    pub async fn holds(&mut self) -> bool {
+    pub async fn is_held(&mut self) -> bool {
         match &mut self.0 {
             Held::File(_) => true,
             Held::Session(session) => session.ping().await.is_ok(),
@@ -54,7 +54,7 @@ impl LeaderLock {
 }
 
 fn lock_beside(database: &Path) -> Result<Option<LeaderLock>, StoreError> {
-    let path = database.with_extension("lead");
+    let path = database.with_extension("leader");
     let failed = |error: std::io::Error| StoreError::Open {
         what: path.display().to_string(),
         fix: format!("can't lock it ({error}): check that this user may write in its folder"),

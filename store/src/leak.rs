@@ -15,7 +15,7 @@ const DECOY_HASH: &str = "000000000000000000000000000000000000000000000000000000
 /// Where a token was found, as its finder said. What is kept of it is short, and printable: no control
 /// characters, no marks that steer direction, and never the token itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct LeakReport {
     url: String,
     source: String,
 }
@@ -35,7 +35,7 @@ pub struct Leak {
     pub source: String,
 }
 
-impl Found {
+impl LeakReport {
     /// Takes what the finder of `token` says about the place.
     #[must_use]
     pub fn new(token: &Token, url: &str, source: &str) -> Self {
@@ -57,7 +57,7 @@ impl Store {
         &self,
         key: &TokenKey,
         token: &Token,
-        found: &Found,
+        found: &LeakReport,
     ) -> Result<bool, StoreError> {
         let id = token.id();
         let held: Option<String> = read!(self, pool => sqlx::query_scalar(
@@ -67,7 +67,7 @@ impl Store {
         if ours { self.revoke_leaked(&id, found).await } else { Ok(false) }
     }
 
-    async fn revoke_leaked(&self, id: &TokenId, found: &Found) -> Result<bool, StoreError> {
+    async fn revoke_leaked(&self, id: &TokenId, found: &LeakReport) -> Result<bool, StoreError> {
         let revoke = "UPDATE tokens SET revoked_at = $1, revision = $2 WHERE id = $3 AND revoked_at IS NULL";
         let keep = "INSERT INTO leaks (token_id, at, url, source) VALUES ($1, $2, $3, $4) \
                     ON CONFLICT (token_id) DO NOTHING";
@@ -81,7 +81,7 @@ impl Store {
             }
             sqlx::query(keep).bind(id.as_str()).bind(at).bind(&found.url).bind(&found.source)
                 .execute(&mut *tx).await?;
-            let Found { url, source } = found;
+            let LeakReport { url, source } = found;
             note!(self, tx, "token.leak", format!("token {id}"), format!("revoked, found at {url:?} ({source:?})"));
             true
         }))
@@ -125,9 +125,9 @@ mod tests {
     fn what_is_kept_is_short_printable_and_without_the_token() {
         let token = Token::generate();
         let url = format!("https://x.example/?t={}\r\n\u{202e}\u{1b}[2Jé", token.reveal());
-        let found = Found::new(&token, &url, &"s".repeat(1000));
+        let found = LeakReport::new(&token, &url, &"s".repeat(1000));
         assert_eq!(found.url, format!("https://x.example/?t={}_...????[2J?", token.id().username()));
         assert_eq!(found.source.len(), SOURCE_LEN_MAX);
-        assert_eq!(Found::new(&token, &"u".repeat(100_000), "").url.len(), URL_LEN_MAX);
+        assert_eq!(LeakReport::new(&token, &"u".repeat(100_000), "").url.len(), URL_LEN_MAX);
     }
 }

@@ -29,7 +29,7 @@ pub struct Proxy {
 
 /// Where the last change of a token, or of its user, is in force.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Acknowledged {
+pub struct Propagation {
     /// The revision of that change.
     pub revision: i64,
     /// Proxies that have carried it out.
@@ -40,7 +40,7 @@ pub struct Acknowledged {
     pub gone: Vec<Proxy>,
 }
 
-impl Acknowledged {
+impl Propagation {
     /// How many of the proxies that run: `2 of 2 proxies`.
     #[must_use]
     pub fn count(&self) -> String {
@@ -72,7 +72,7 @@ impl Store {
             sqlx::query(sql).bind(&proxy.id).bind(&proxy.name).bind(&proxy.version).bind(proxy.started_at)
                 .bind(proxy.seen_at).bind(proxy.applied).execute(&mut *tx).await?;
             sqlx::query("DELETE FROM proxies WHERE seen_at < $1").bind(forgotten).execute(&mut *tx).await?;
-            sqlx::query("DELETE FROM connection_lists WHERE asked_at < $1").bind(unlisted)
+            sqlx::query("DELETE FROM connection_lists WHERE requested_at < $1").bind(unlisted)
                 .execute(&mut *tx).await?;
         });
         Ok(())
@@ -93,7 +93,7 @@ impl Store {
     }
 
     /// Where the last change of a token, of its cache or of its user is in force. `NotFound("token")`.
-    pub async fn acknowledged(&self, token: &TokenId) -> Result<Acknowledged, StoreError> {
+    pub async fn propagation(&self, token: &TokenId) -> Result<Propagation, StoreError> {
         let sql = "SELECT t.revision, c.revision, u.revision FROM tokens t JOIN caches c ON c.id = t.cache_id \
                    JOIN users u ON u.id = c.user_id WHERE t.id = $1";
         let found: Option<(i64, i64, i64)> =
@@ -105,6 +105,6 @@ impl Store {
         let at = now();
         let by = by.into_iter().filter(|proxy| !proxy.is_gone(at)).collect();
         let (gone, awaited) = others.into_iter().partition(|proxy| proxy.is_gone(at));
-        Ok(Acknowledged { revision, by, awaited, gone })
+        Ok(Propagation { revision, by, awaited, gone })
     }
 }

@@ -46,7 +46,7 @@ pub(crate) struct TokenColumns {
 
 impl From<TokenColumns> for TokenRow {
     fn from(row: TokenColumns) -> Self {
-        let permissions = row.permissions.read_or_none(&row.id);
+        let permissions = row.permissions.parse_or_none(&row.id);
         let TokenColumns { id, cache_id, cache, user_id, name, created_at, revoked_at, successor, .. } = row;
         Self { id, cache_id, cache, user_id, name, created_at, revoked_at, permissions, successor }
     }
@@ -66,7 +66,7 @@ impl TokenRow {
     /// Whether the token is neither revoked nor expired at `now`. Its user may still be suspended.
     #[must_use]
     pub fn is_active(&self, now: Millis) -> bool {
-        self.revoked_at.is_none() && self.permissions.is_current(now)
+        self.revoked_at.is_none() && self.permissions.is_valid_at(now)
     }
 }
 

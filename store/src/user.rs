@@ -100,7 +100,7 @@ impl Store {
     pub async fn users(&self) -> Result<Vec<User>, StoreError> {
         let sql = "SELECT id, email, plan, is_admin, state, created_at FROM users WHERE deleted_at IS NULL ORDER BY email";
         let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?;
-        Ok(rows.into_iter().filter_map(usable).collect())
+        Ok(rows.into_iter().filter_map(skip_corrupt).collect())
     }
 
     /// A user by e-mail address, in any letter case.
@@ -127,7 +127,7 @@ impl Store {
     }
 }
 
-fn usable(row: Row) -> Option<User> {
+fn skip_corrupt(row: Row) -> Option<User> {
     let id = row.id.clone();
     User::try_from(row).inspect_err(|error| tracing::error!(user = id, %error, "user left out")).ok()
 }

@@ -182,10 +182,10 @@ impl Entry {
             token_id: token.to_string(),
             cause: self.cause,
             source: self.source.map(|source| source.to_string()),
-            hint: self.detail.to_owned(),
+            detail: self.detail.to_owned(),
             protocol: protocol.to_owned(),
             tls: self.tls,
-            times: self.count,
+            count: self.count,
             first_at: self.first_at,
             last_at: self.last_at,
         }
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(unverified.len(), UNVERIFIED_MAX);
         let of = |cause| verified.iter().filter(|it| it.cause == cause).collect::<Vec<_>>();
         assert_eq!(of(DenialCause::WrongSecret).len(), SOURCES_PER_CAUSE_MAX + 1);
-        assert_eq!(of(DenialCause::WrongSecret).iter().map(|it| it.times).sum::<i64>(), 1000);
+        assert_eq!(of(DenialCause::WrongSecret).iter().map(|it| it.count).sum::<i64>(), 1000);
         assert_eq!(of(DenialCause::WrongSecret).iter().filter(|it| it.source.is_none()).count(), 1);
         assert_eq!(of(DenialCause::Expired).len(), 1);
         assert!(denials.take().is_empty());

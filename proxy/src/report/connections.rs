@@ -51,7 +51,7 @@ impl ConnectionAdmin {
         }
         let requests = self.store.connection_requests().await?;
         for request in &requests {
-            if self.answered.get(&request.instance_id) != Some(&request.asked_at) {
+            if self.answered.get(&request.instance_id) != Some(&request.requested_at) {
                 self.answer(request).await?;
             }
         }
@@ -76,7 +76,7 @@ impl ConnectionAdmin {
         };
         let total = i64::try_from(total).unwrap_or(i64::MAX);
         self.store.list_connections(&self.proxy_id, request, total, &connections).await?;
-        self.answered.insert(request.instance_id.clone(), request.asked_at);
+        self.answered.insert(request.instance_id.clone(), request.requested_at);
         Ok(())
     }
 

@@ -48,7 +48,7 @@ impl LivePermissions {
     }
 
     pub(super) fn is_valid_at(&self, now: Millis) -> bool {
-        self.grant.borrow().permissions.is_current(now)
+        self.grant.borrow().permissions.is_valid_at(now)
     }
 
     pub(super) fn expires_at(&self) -> Option<Millis> {

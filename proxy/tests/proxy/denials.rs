@@ -11,7 +11,7 @@ use testkit::{TestProxy, binary, text};
 /// Cause, detail, protocol and count of each record, ordered by cause.
 fn told(denials: &[DenialRecord]) -> Vec<(&'static str, &str, &str, i64)> {
     let mut all: Vec<_> =
-        denials.iter().map(|it| (it.cause.as_str(), &*it.hint, &*it.protocol, it.times)).collect();
+        denials.iter().map(|it| (it.cause.as_str(), &*it.detail, &*it.protocol, it.count)).collect();
     all.sort_unstable();
     all
 }
@@ -111,7 +111,7 @@ fn revocation_is_acknowledged_after_connections_close() {
     let mut live = proxy.log_in(&token);
     proxy.runtime.block_on(proxy.store.revoke_token(&token.id())).unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
-    let acknowledged = || proxy.runtime.block_on(proxy.store.acknowledged(&token.id())).unwrap();
+    let acknowledged = || proxy.runtime.block_on(proxy.store.propagation(&token.id())).unwrap();
     while acknowledged().by.is_empty() {
         assert!(Instant::now() < deadline, "{:?}", acknowledged());
         std::thread::yield_now();

@@ -304,7 +304,7 @@ fn permissions_are_rechecked_after_waiting_for_a_lane() {
     wait_until_read(&proxy, u64::try_from(LANES * long.len()).unwrap() + 10_000);
     proxy.update_permissions(&token.id(), |permissions| permissions.scopes = Scopes::READ);
     let in_force = Instant::now() + PROPAGATION_TIMEOUT;
-    while proxy.runtime.block_on(proxy.store.acknowledged(&token.id())).unwrap().by.is_empty() {
+    while proxy.runtime.block_on(proxy.store.propagation(&token.id())).unwrap().by.is_empty() {
         assert!(Instant::now() < in_force, "the change isn't in force");
         std::thread::yield_now();
     }

@@ -137,7 +137,7 @@ impl ShownCertificate {
 /// One line for each certificate of a token.
 pub(super) fn pairs(certificates: &[CertificateRow]) -> Vec<(&'static str, String)> {
     let line = |row: &CertificateRow| {
-        let expiry = if row.is_current(now()) {
+        let expiry = if row.is_valid_at(now()) {
             format!("expires {}", table::time_until(row.not_after))
         } else {
             format!("expired {}", table::time_since(row.not_after))

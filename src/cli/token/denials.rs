@@ -23,9 +23,9 @@ pub(super) fn text(denials: &[DenialRecord]) -> String {
 }
 
 fn row(denial: &DenialRecord) -> [String; 5] {
-    let DenialRecord { cause, source, hint, protocol, tls, times, last_at, .. } = denial;
+    let DenialRecord { cause, source, detail, protocol, tls, count, last_at, .. } = denial;
     let tls = if *tls { "TLS" } else { "no TLS" };
-    let detail: Vec<&str> = [hint, protocol, tls].into_iter().filter(|word| !word.is_empty()).collect();
+    let details: Vec<&str> = [detail, protocol, tls].into_iter().filter(|word| !word.is_empty()).collect();
     let source = source.as_deref().unwrap_or("many others");
-    [table::time_since(*last_at), times.to_string(), cause.as_str().into(), source.into(), detail.join(", ")]
+    [table::time_since(*last_at), count.to_string(), cause.as_str().into(), source.into(), details.join(", ")]
 }

@@ -115,7 +115,7 @@ impl PermissionArgs {
 pub(super) fn state(token: &TokenRow, now: Millis) -> String {
     match (token.revoked_at, token.permissions.expires_at) {
         (Some(at), _) => format!("revoked {}", table::time_since(at)),
-        (None, Some(at)) if !token.permissions.is_current(now) => {
+        (None, Some(at)) if !token.permissions.is_valid_at(now) => {
             format!("expired {}", table::time_since(at))
         }
         (None, Some(at)) => format!("expires {}", table::time_until(at)),

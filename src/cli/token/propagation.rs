@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use store::{Acknowledged, Proxy, Store, TokenId};
+use store::{Propagation, Proxy, Store, TokenId};
 
 use crate::output::CliError;
 use crate::output::table;
@@ -12,10 +12,10 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(3);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Waits until all running proxies have applied the change, but not longer than 3 s.
-pub(super) async fn wait(store: &Store, id: &TokenId) -> Result<Acknowledged, CliError> {
+pub(super) async fn wait(store: &Store, id: &TokenId) -> Result<Propagation, CliError> {
     let started = Instant::now();
     loop {
-        let propagation = store.acknowledged(id).await?;
+        let propagation = store.propagation(id).await?;
         if propagation.awaited.is_empty() || started.elapsed() > WAIT_TIMEOUT {
             return Ok(propagation);
         }
@@ -24,8 +24,8 @@ pub(super) async fn wait(store: &Store, id: &TokenId) -> Result<Acknowledged, Cl
 }
 
 /// Formats as `2 of 2 proxies (a:11211, b:11211)`, followed by the pending and gone ones.
-pub(super) fn text(propagation: &Acknowledged) -> String {
-    let Acknowledged { by, awaited, gone, .. } = propagation;
+pub(super) fn text(propagation: &Propagation) -> String {
+    let Propagation { by, awaited, gone, .. } = propagation;
     let mut text = propagation.count();
     if !by.is_empty() {
         let names: Vec<_> = by.iter().map(|proxy| proxy.name.as_str()).collect();

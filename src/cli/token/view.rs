@@ -1,7 +1,7 @@
 //! Tokens as commands print them.
 
 use serde::Serialize;
-use store::{Acknowledged, CertificateRow, DenialRecord, Leak, Store, TokenRow, now};
+use store::{CertificateRow, DenialRecord, Leak, Propagation, Store, TokenRow, now};
 
 use super::certificate::{self, ShownCertificate};
 use super::credentials::Credentials;
@@ -21,7 +21,7 @@ pub(super) struct TokenView {
     /// The report of a public leak, if the token was revoked because of it.
     leak: Option<Leak>,
     /// Which proxies have applied the last change.
-    propagation: Acknowledged,
+    propagation: Propagation,
 }
 
 /// A new token, and its certificate if one was issued.
@@ -46,7 +46,7 @@ pub(super) struct RotatedToken {
 pub(super) struct RevokedToken {
     #[serde(flatten)]
     pub(super) token: TokenRow,
-    pub(super) propagation: Acknowledged,
+    pub(super) propagation: Propagation,
 }
 
 impl TokenView {
@@ -58,7 +58,7 @@ impl TokenView {
             certificates: store.certificates_of(&id).await?,
             denials: store.denials_of(&token.id).await?,
             leak: leaks.into_iter().find(|leak| leak.token_id == token.id),
-            propagation: store.acknowledged(&id).await?,
+            propagation: store.propagation(&id).await?,
             email: user.email,
             token,
         })

@@ -49,7 +49,7 @@ impl Permissions {
 
     /// Whether it may still be used at that time.
     #[must_use]
-    pub fn is_current(&self, now: Millis) -> bool {
+    pub fn is_valid_at(&self, now: Millis) -> bool {
         self.expires_at.is_none_or(|end| now < end)
     }
 
@@ -150,7 +150,7 @@ impl PermissionColumns {
     }
 
     /// For lists of rows, and for logins: a row that can't be parsed permits nothing.
-    pub(crate) fn read_or_none(self, token: &str) -> Permissions {
+    pub(crate) fn parse_or_none(self, token: &str) -> Permissions {
         self.read().unwrap_or_else(|error| {
             tracing::error!(token, %error, "the token lets nobody in");
             Permissions::NONE
@@ -175,23 +175,23 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_no_power_at_all() {
         let good = || PermissionColumns::from(&Permissions::ALL);
-        assert_eq!(good().read_or_none("x"), Permissions::ALL);
+        assert_eq!(good().parse_or_none("x"), Permissions::ALL);
         for garbage in [
             PermissionColumns { scopes: "read,everything".into(), ..good() },
             PermissionColumns { key_prefix: Some(String::new()), ..good() },
             PermissionColumns { allow_from: Some("10.0.0.0/8,".into()), ..good() },
             PermissionColumns { allow_from: Some(String::new()), ..good() },
         ] {
-            let permissions = garbage.read_or_none("x");
+            let permissions = garbage.parse_or_none("x");
             assert_eq!(permissions.scopes, Scopes::NONE);
-            assert!(!permissions.is_current(1));
+            assert!(!permissions.is_valid_at(1));
         }
     }
 
     #[test]
     fn the_end_is_not_part_of_the_time() {
         let permissions = Permissions { expires_at: Some(1000), ..Permissions::ALL };
-        assert!(permissions.is_current(999) && !permissions.is_current(1000));
-        assert!(Permissions::ALL.is_current(Millis::MAX));
+        assert!(permissions.is_valid_at(999) && !permissions.is_valid_at(1000));
+        assert!(Permissions::ALL.is_valid_at(Millis::MAX));
     }
 }

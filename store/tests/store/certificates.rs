@@ -25,7 +25,7 @@ async fn certificate_belongs_to_one_token(db: TestDb) {
     let list = store.certificates_of(&ada).await.unwrap();
     assert_eq!(list.len(), 1);
     assert_eq!((list[0].fingerprint.clone(), list[0].not_after), (numbered(1).to_string(), ends));
-    assert!(list[0].is_current(ends - 1) && !list[0].is_current(ends));
+    assert!(list[0].is_valid_at(ends - 1) && !list[0].is_valid_at(ends));
     assert_eq!(store.certificates_of(&bob).await.unwrap(), []);
     let taken = store.add_certificate(&bob, numbered(1), ends).await.unwrap_err();
     assert!(matches!(taken, StoreError::AlreadyExists("certificate")), "{taken:?}");

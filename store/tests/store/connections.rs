@@ -32,7 +32,7 @@ async fn wish(store: &Store, last: i64) -> ListRequest {
     let began = Instant::now();
     loop {
         let wishes = store.connection_requests().await.unwrap();
-        if let Some(wish) = wishes.into_iter().find(|wish| wish.asked_at > last) {
+        if let Some(wish) = wishes.into_iter().find(|wish| wish.requested_at > last) {
             return wish;
         }
         assert!(began.elapsed() < DEADLINE);
@@ -45,31 +45,31 @@ async fn connections_are_listed_on_request(db: TestDb) {
     let (ann, _) = sign_up(&store, "ann@example.org").await;
     let instance = store.first_instance_of(&ann.id).await.unwrap().unwrap().id;
     let none = store.live_connections(&instance).await.unwrap();
-    assert_eq!((none.total, none.silent, none.connections), (0, 0, vec![]), "there is no proxy");
+    assert_eq!((none.total, none.unanswered, none.connections), (0, 0, vec![]), "there is no proxy");
     proxy(&store, "a").await;
     proxy(&store, "b").await;
     let begun = store.revision().await.unwrap();
-    let mut last = wish(&store, 0).await.asked_at;
+    let mut last = wish(&store, 0).await.requested_at;
     for round in 0..2 {
         let asking = tokio::spawn({
             let (store, instance) = (store.clone(), instance.clone());
             async move { store.live_connections(&instance).await.unwrap() }
         });
         let wish = wish(&store, last).await;
-        last = wish.asked_at;
+        last = wish.requested_at;
         store.list_connections("a", &wish, 7, &[live("a", 1), live("a", round)]).await.unwrap_or_else(|_| {
             assert_eq!(round, 1, "one connection, twice");
         });
         store.list_connections("a", &wish, 7, &[live("a", 1)]).await.unwrap();
         store.list_connections("b", &wish, 1, &[live("b", 0)]).await.unwrap();
         let listed = asking.await.unwrap();
-        assert_eq!((listed.total, listed.silent), (8, 0));
+        assert_eq!((listed.total, listed.unanswered), (8, 0));
         assert_eq!(listed.connections, [live("b", 0), live("a", 1)]);
     }
     store.forget_connections("a", &instance).await.unwrap();
     store.forget_connections("b", &instance).await.unwrap();
     assert_eq!(db.number("SELECT COUNT(*) FROM live_connections").await, 0);
-    assert_eq!(store.live_connections(&instance).await.unwrap().silent, 2, "nobody has answered in time");
+    assert_eq!(store.live_connections(&instance).await.unwrap().unanswered, 2, "nobody has answered in time");
     assert_eq!(store.revision().await.unwrap(), begun, "followers needn't look");
 }
 
@@ -77,8 +77,8 @@ async fn connection_list_of_a_killed_proxy_is_deleted(db: TestDb) {
     let store = db.open().await;
     let (ann, _) = sign_up(&store, "ann@example.org").await;
     let instance_id = store.first_instance_of(&ann.id).await.unwrap().unwrap().id;
-    for (id, asked_at) in [("killed", now() - 11 * 60_000), ("here", now() - 60_000)] {
-        let wish = ListRequest { instance_id: instance_id.clone(), asked_at };
+    for (id, requested_at) in [("killed", now() - 11 * 60_000), ("here", now() - 60_000)] {
+        let wish = ListRequest { instance_id: instance_id.clone(), requested_at };
         store.list_connections(id, &wish, 1, &[live(id, 1)]).await.unwrap();
     }
     proxy(&store, "here").await;

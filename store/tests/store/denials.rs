@@ -15,10 +15,10 @@ fn denial(token: &str, cause: DenialCause, source: &str, last_at: i64) -> Denial
         token_id: token.into(),
         cause,
         source: (source != "many").then(|| source.into()),
-        hint: "SASL PLAIN".into(),
+        detail: "SASL PLAIN".into(),
         protocol: "binary".into(),
         tls: true,
-        times: 2,
+        count: 2,
         first_at: last_at - 1,
         last_at,
     }
@@ -33,9 +33,9 @@ async fn denials_are_summed_and_the_oldest_are_deleted(db: TestDb) {
     let wrong = |source: &str, last_at| denial(&first, DenialCause::WrongSecret, source, last_at);
     let begun = store.revision().await.unwrap();
     store.add_denials(&[wrong("192.0.2.1", at)]).await.unwrap();
-    let later = DenialRecord { times: 5, tls: false, protocol: "text".into(), ..wrong("192.0.2.1", at + 10) };
+    let later = DenialRecord { count: 5, tls: false, protocol: "text".into(), ..wrong("192.0.2.1", at + 10) };
     store.add_denials(&[later, denial(&second, DenialCause::Limit, "::1", at)]).await.unwrap();
-    let expected = DenialRecord { times: 7, first_at: at - 1, ..wrong("192.0.2.1", at + 10) };
+    let expected = DenialRecord { count: 7, first_at: at - 1, ..wrong("192.0.2.1", at + 10) };
     let expected = DenialRecord { tls: false, protocol: "text".into(), ..expected };
     assert_eq!(store.denials_of(&first).await.unwrap(), [expected]);
     // A flood from many places costs neither rows nor what is known of other causes.

@@ -8,7 +8,7 @@ use crate::test_db::TestDb;
 async fn leader_lock_has_one_holder_until_it_is_dropped(db: TestDb) {
     let (one, other) = (db.open().await, db.open().await);
     let mut lead: LeaderLock = one.try_acquire_leader_lock().await.unwrap().expect("nobody leads");
-    assert!(lead.holds().await);
+    assert!(lead.is_held().await);
     assert!(other.try_acquire_leader_lock().await.unwrap().is_none());
     assert!(one.try_acquire_leader_lock().await.unwrap().is_none(), "not even the same store twice");
     drop(lead);

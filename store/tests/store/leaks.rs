@@ -1,6 +1,6 @@
 //! Tokens found in public: revoked, if the whole token was found, and told to their users.
 
-use store::{Found, NewToken, StoreError, Token, TokenKey};
+use store::{LeakReport, NewToken, StoreError, Token, TokenKey};
 
 use crate::test_db::{TestDb, first_cache, new_user, sign_up, token_key};
 
@@ -12,7 +12,7 @@ async fn reported_token_is_revoked_and_its_user_is_told(db: TestDb) {
     let token = NewToken::generate(&key, "ci");
     let user = store.sign_up(&new_user("ada@example.org"), &token).await.unwrap();
     let (other, _) = sign_up(&store, "grace@example.org").await;
-    let (id, found) = (token.token.id(), Found::new(&token.token, URL, "content"));
+    let (id, found) = (token.token.id(), LeakReport::new(&token.token, URL, "content"));
     let mut feed = store.feed().await.unwrap();
     let reporter = store.acting_as("reporter 192.0.2.1");
     assert!(reporter.report_leak(&key, &token.token, &found).await.unwrap());
@@ -24,7 +24,7 @@ async fn reported_token_is_revoked_and_its_user_is_told(db: TestDb) {
     assert!(store.open_leaks(&other.id).await.unwrap().is_empty());
 
     let before = store.revision().await.unwrap();
-    let again = Found::new(&token.token, "elsewhere", "npm");
+    let again = LeakReport::new(&token.token, "elsewhere", "npm");
     assert!(!reporter.report_leak(&key, &token.token, &again).await.unwrap());
     assert_eq!(store.leaks_of(&user.id).await.unwrap(), leaks, "the first report stays");
     assert_eq!(store.revision().await.unwrap(), before, "and nobody is told twice");
@@ -53,7 +53,7 @@ async fn leak_report_without_the_secret_revokes_nothing(db: TestDb) {
     // Right in shape and checksum, for the same id: made by a generator until it has that id is hopeless, so
     // the row's hash is made another's instead.
     let unknown = Token::generate();
-    let found = Found::new(&unknown, URL, "");
+    let found = LeakReport::new(&unknown, URL, "");
     assert!(!store.report_leak(&key, &unknown, &found).await.unwrap());
     assert!(!store.report_leak(&token_key(), &token.token, &found).await.unwrap(), "another installation's");
     assert_eq!(store.revision().await.unwrap(), before);

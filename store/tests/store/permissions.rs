@@ -37,7 +37,7 @@ async fn corrupt_permissions_allow_nothing(db: TestDb) {
     let (_, token) = sign_up(&store, "ada@example.org").await;
     db.execute("UPDATE tokens SET scopes = 'read,everything'").await.unwrap();
     let grant = store.grant(&token.token.id()).await.unwrap().unwrap();
-    assert!(!grant.permissions.is_current(now()));
+    assert!(!grant.permissions.is_valid_at(now()));
     assert_eq!(grant.permissions.scopes, Scopes::NONE);
 }
 

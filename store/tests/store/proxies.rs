@@ -1,6 +1,6 @@
 //! Proxies say that they are there, and what is in force there.
 
-use store::{Acknowledged, Permissions, Proxy, Scopes, now};
+use store::{Permissions, Propagation, Proxy, Scopes, now};
 
 use crate::test_db::{TestDb, sign_up};
 
@@ -19,7 +19,7 @@ async fn revocation_is_acknowledged_by_proxies_that_applied_it(db: TestDb) {
     let store = db.open().await;
     let (_, token) = sign_up(&store, "ann@example.org").await;
     let id = token.token.id();
-    let none = store.acknowledged(&id).await.unwrap();
+    let none = store.propagation(&id).await.unwrap();
     assert_eq!(none.count(), "0 of 0 proxies");
     store
         .update_permissions(&id, |permissions: &mut Permissions| permissions.scopes = Scopes::READ)
@@ -35,13 +35,13 @@ async fn revocation_is_acknowledged_by_proxies_that_applied_it(db: TestDb) {
     ] {
         store.renew_proxy(&proxy(name, seen_at, applied)).await.unwrap();
     }
-    let Acknowledged { revision, by, awaited, gone } = store.acknowledged(&id).await.unwrap();
+    let Propagation { revision, by, awaited, gone } = store.propagation(&id).await.unwrap();
     assert_eq!(revision, revoked);
     assert_eq!((names(&by), names(&awaited), names(&gone)), (vec!["a:1"], vec!["b:1"], vec!["c:1"]));
     // What is changed of others needn't be waited for.
     sign_up(&store, "bob@example.org").await;
     store.renew_proxy(&proxy("b:1", now(), revoked)).await.unwrap();
-    let all = store.acknowledged(&id).await.unwrap();
+    let all = store.propagation(&id).await.unwrap();
     assert_eq!((all.count().as_str(), all.by.len()), ("2 of 2 proxies", 2));
 }
 

@@ -187,7 +187,7 @@ impl TestProxy {
         let instance = self.instance_id(token);
         loop {
             let live = self.runtime.block_on(self.store.live_connections(&instance)).unwrap();
-            if live.connections.len() == count && live.silent == 0 {
+            if live.connections.len() == count && live.unanswered == 0 {
                 return live;
             }
             assert!(Instant::now() < deadline, "{live:?}");

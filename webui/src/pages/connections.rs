@@ -53,7 +53,7 @@ pub(crate) async fn show(State(app): State<Arc<AppState>>, me: SignedIn) -> Resu
         csrf_token: &me.session.form_token,
         connections: live.connections.into_iter().map(|it| ConnectionView::new(it, &tokens)).collect(),
         total: live.total,
-        unanswered: live.silent,
+        unanswered: live.unanswered,
     };
     render(StatusCode::OK, &page)
 }

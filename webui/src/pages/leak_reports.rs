@@ -16,7 +16,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use store::{Found, StoreError, Token, TokenId};
+use store::{LeakReport, StoreError, Token, TokenId};
 
 use crate::http::client_ip::ClientIp;
 use crate::http::csrf::{CsrfForm, NoFields};
@@ -128,7 +128,7 @@ async fn revoke(app: &AppState, client_ip: ClientIp, reports: &[Report]) -> Resu
     for report in reports {
         let Ok(token) = Token::parse(report.token.trim()) else { continue };
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
-        let found = Found::new(&token, &text(&report.url), &text(&report.source));
+        let found = LeakReport::new(&token, &text(&report.url), &text(&report.source));
         if store.report_leak(&app.token_key, &token, &found).await? {
             app.metrics.leaked_tokens.inc();
         }

@@ -21,18 +21,18 @@ pub(crate) struct DenialView {
 
 impl DenialView {
     pub(crate) fn new(denial: DenialRecord, token_name: &str) -> Self {
-        let DenialRecord { token_id, cause, source, hint, protocol, tls, times, last_at, .. } = denial;
+        let DenialRecord { token_id, cause, source, detail, protocol, tls, count, last_at, .. } = denial;
         let mut origin = match source {
             Some(source) => format!("From {source}"),
             None => "From many other addresses".to_owned(),
         };
-        if !hint.is_empty() {
-            origin.push_str(&format!(", {hint}"));
+        if !detail.is_empty() {
+            origin.push_str(&format!(", {detail}"));
         }
         let tls = if tls { "with TLS" } else { "without TLS" };
         origin.push_str(&format!(", {protocol} protocol {tls}"));
         let ago = ago(now().saturating_sub(last_at));
-        let when = if times == 1 { ago } else { format!("{times} times, last {ago}") };
+        let when = if count == 1 { ago } else { format!("{count} times, last {ago}") };
         Self {
             token_id,
             token_name: token_name.to_owned(),

@@ -4,15 +4,15 @@ use store::{DenialCause, DenialRecord, Proxy, Token, now};
 
 use crate::harness::Site;
 
-fn denial(token: &str, cause: DenialCause, times: i64) -> DenialRecord {
+fn denial(token: &str, cause: DenialCause, count: i64) -> DenialRecord {
     DenialRecord {
         token_id: token.into(),
         cause,
         source: Some("192.0.2.77".into()),
-        hint: "SASL PLAIN".into(),
+        detail: "SASL PLAIN".into(),
         protocol: "binary".into(),
         tls: false,
-        times,
+        count,
         first_at: now() - 500_000,
         last_at: now() - 180_500,
     }

@@ -146,7 +146,7 @@ async fn page(
 
 impl CertificateView {
     fn new(row: CertificateRow) -> Self {
-        let is_expired = !row.is_current(now());
+        let is_expired = !row.is_valid_at(now());
         let (created, not_after) = (day(row.created_at), day(row.not_after));
         Self { fingerprint: row.fingerprint, created, not_after, is_expired }
     }

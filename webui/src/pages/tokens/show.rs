@@ -6,7 +6,7 @@ use askama::Template;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use store::{Acknowledged, Proxy, now};
+use store::{Propagation, Proxy, now};
 
 use super::find;
 use crate::forms::permissions;
@@ -31,7 +31,7 @@ struct Page<'a> {
     can_rotate: bool,
     successor: Option<&'a str>,
     denials: Vec<DenialView>,
-    propagation: Acknowledged,
+    propagation: Propagation,
 }
 
 pub(crate) async fn show(
@@ -41,7 +41,7 @@ pub(crate) async fn show(
 ) -> Result<Response, PageError> {
     let (id, token) = find(&app, &me, &id).await?;
     let denials = app.store.denials_of(&token.id).await?;
-    let propagation = app.store.acknowledged(&id).await?;
+    let propagation = app.store.propagation(&id).await?;
     let inactive_reason = inactive_reason(&token, &app.store.leaks_of(&me.user.id).await?);
     let page = Page {
         layout: Layout::signed_in(&me),
