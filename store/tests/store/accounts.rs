@@ -1,4 +1,4 @@
-//! What becomes of whole accounts: another password, a suspension, the end.
+//! Accounts: password change, suspension and deletion.
 
 use std::time::Duration;
 
@@ -34,9 +34,9 @@ async fn password_change_closes_sessions_and_revokes_tokens_on_request(db: TestD
         .unwrap();
     session(&store, &ada.id, "ada").await;
     session(&store, &grace.id, "grace").await;
-    let held = store.password_hash(&ada.id).await.unwrap();
+    let current = store.password_hash(&ada.id).await.unwrap();
 
-    let new = NewPassword { hash: "$new$", replaces: held.as_deref(), revoke_tokens: false };
+    let new = NewPassword { hash: "$new$", replaces: current.as_deref(), revoke_tokens: false };
     assert_eq!(store.change_password(&ada.id, &new).await.unwrap(), 0);
     assert_eq!(store.password_hash(&ada.id).await.unwrap().as_deref(), Some("$new$"));
     assert!(!is_signed_in(&store, "ada").await && is_signed_in(&store, "grace").await);
@@ -52,14 +52,14 @@ async fn password_change_closes_sessions_and_revokes_tokens_on_request(db: TestD
     assert_eq!(store.change_password(&ada.id, &reset).await.unwrap(), 2);
     assert_eq!((active_tokens(&store, &ada.id).await, active_tokens(&store, &grace.id).await), (0, 1));
     assert!(!is_signed_in(&store, "again").await);
-    let told = feed.next().await.unwrap().tokens;
-    assert!(told.len() == 2 && told.contains(&first.token.id()), "proxies are told of each: {told:?}");
-    let nobody = store.change_password("nobody", &reset).await.unwrap_err();
-    assert!(matches!(nobody, StoreError::NotFound("user")), "{nobody:?}");
+    let changed = feed.next().await.unwrap().tokens;
+    assert!(changed.len() == 2 && changed.contains(&first.token.id()), "the feed names both: {changed:?}");
+    let unknown = store.change_password("unknown", &reset).await.unwrap_err();
+    assert!(matches!(unknown, StoreError::NotFound("user")), "{unknown:?}");
 
     let entries = store.audit_after(3, 100).await.unwrap();
-    let said: Vec<&str> = entries.iter().map(|entry| entry.action.as_str()).collect();
-    assert_eq!(said, ["user.password", "token.revoke", "token.revoke", "user.password"]);
+    let actions: Vec<&str> = entries.iter().map(|entry| entry.action.as_str()).collect();
+    assert_eq!(actions, ["user.password", "token.revoke", "token.revoke", "user.password"]);
     assert!(!format!("{entries:?}").contains("$reset$"));
 }
 
@@ -73,8 +73,8 @@ async fn suspension_stops_the_instance_and_can_be_undone(db: TestDb) {
     assert_eq!(store.user(&ada.id).await.unwrap().unwrap().state, UserState::Suspended);
     store.set_user_state(&ada.id, UserState::Active).await.unwrap();
     assert_eq!((is_active().await, desired().await), (true, DesiredState::Running));
-    let nobody = store.set_user_state("nobody", UserState::Active).await.unwrap_err();
-    assert!(matches!(nobody, StoreError::NotFound("user")), "{nobody:?}");
+    let unknown = store.set_user_state("unknown", UserState::Active).await.unwrap_err();
+    assert!(matches!(unknown, StoreError::NotFound("user")), "{unknown:?}");
 }
 
 async fn deleted_account_leaves_no_personal_data(db: TestDb) {
@@ -92,7 +92,7 @@ async fn deleted_account_leaves_no_personal_data(db: TestDb) {
     assert_eq!(db.number("SELECT COUNT(*) FROM tokens WHERE name <> ''").await, 0);
     assert_eq!(db.number("SELECT COUNT(*) FROM users WHERE email LIKE '%ada%'").await, 0);
 
-    // The provisioner still knows the instance, until nothing is left of it.
+    // The provisioner sees the instance until its container is removed.
     let instance = store.instances().await.unwrap().remove(0);
     assert!(instance.desired == DesiredState::Deleting && !instance.is_gone());
     let (state, generation) = (InstanceState::Deleting, 1);
@@ -114,7 +114,7 @@ async fn deleted_account_leaves_no_personal_data(db: TestDb) {
     }
     let token = NewToken::generate(&token_key(), "first");
     let new = store.sign_up(&new_user("ada@example.org"), &token).await.unwrap();
-    assert_ne!(new.id, ada.id, "the address is free, and the new account is another");
+    assert_ne!(new.id, ada.id, "the address is free again, for a new account");
 }
 
 on_both! {

@@ -1,4 +1,4 @@
-//! Addresses: one holder at a time, a rest after each, and the longest rested first.
+//! Addresses: each is leased to one instance at a time and cools down after its release.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use store::{Lease, Network, Store, StoreError};
 
 use crate::test_db::{DEADLINE, TestDb};
 
-const REST: Duration = Duration::from_secs(600);
+const COOLDOWN: Duration = Duration::from_secs(600);
 
 fn network(name: &str) -> Network {
     Network {
@@ -26,7 +26,7 @@ async fn store_with_addresses(db: &TestDb, count: usize) -> Store {
     store
 }
 
-/// Makes an address's rest begin this many seconds earlier.
+/// Moves the release of an address back by this many seconds.
 async fn age(db: &TestDb, address: &str, seconds: u32) {
     let sql = format!(
         "UPDATE addresses SET released_at = released_at - {seconds} * 1000 WHERE address = '{address}'"
@@ -35,7 +35,7 @@ async fn age(db: &TestDb, address: &str, seconds: u32) {
 }
 
 async fn lease(store: &Store, instance: &str) -> Option<Lease> {
-    store.lease_address(instance, REST).await.unwrap()
+    store.lease_address(instance, COOLDOWN).await.unwrap()
 }
 
 async fn network_is_added_whole_or_not_at_all(db: TestDb) {
@@ -65,32 +65,32 @@ async fn instance_keeps_its_address(db: TestDb) {
     assert_eq!(lease(&store, "a").await, Some(a.clone()));
     let b = lease(&store, "b").await.unwrap();
     assert_ne!(a.address, b.address);
-    assert_eq!(lease(&store, "c").await, None, "all are held");
-    assert_eq!(lease(&store, "b").await, Some(b), "full, but not for who holds one");
-    store.release_address("nobody").await.unwrap();
+    assert_eq!(lease(&store, "c").await, None, "all are leased");
+    assert_eq!(lease(&store, "b").await, Some(b), "an existing lease is still returned");
+    store.release_address("unknown").await.unwrap();
     assert_eq!(store.revision().await.unwrap(), before, "leases don't touch the revision");
 }
 
 //
 async fn released_address_cools_down_and_the_oldest_is_leased_first(db: TestDb) {
     let store = store_with_addresses(&db, 3).await;
-    let mut held = Vec::new();
+    let mut leased = Vec::new();
     for instance in ["a", "b", "c"] {
-        held.push(lease(&store, instance).await.unwrap().address);
+        leased.push(lease(&store, instance).await.unwrap().address);
     }
     for instance in ["a", "b", "c"] {
         store.release_address(instance).await.unwrap();
     }
-    assert_eq!(lease(&store, "d").await, None, "all rest");
-    age(&db, &held[0], 590).await;
-    assert_eq!(lease(&store, "d").await, None, "ten seconds short");
-    age(&db, &held[0], 11).await;
-    age(&db, &held[1], 700).await;
-    age(&db, &held[2], 650).await;
-    for (instance, expected) in [("d", &held[1]), ("e", &held[2]), ("f", &held[0])] {
+    assert_eq!(lease(&store, "d").await, None, "all cool down");
+    age(&db, &leased[0], 590).await;
+    assert_eq!(lease(&store, "d").await, None, "ten seconds too early");
+    age(&db, &leased[0], 11).await;
+    age(&db, &leased[1], 700).await;
+    age(&db, &leased[2], 650).await;
+    for (instance, expected) in [("d", &leased[1]), ("e", &leased[2]), ("f", &leased[0])] {
         assert_eq!(&lease(&store, instance).await.unwrap().address, expected);
     }
-    // Its old holder is a stranger now.
+    // The old lease of the address is forgotten.
     assert_eq!(lease(&store, "a").await, None);
 }
 
@@ -109,7 +109,7 @@ async fn unused_address_is_leased_before_a_released_one(db: TestDb) {
 async fn no_address_is_leased_to_two_instances(db: TestDb) {
     const INSTANCES: usize = 16;
     store_with_addresses(&db, INSTANCES).await;
-    // Two stores, as two processes would be; each instance is asked for twice at once.
+    // Two stores stand for two processes; two tasks ask for each instance's address at the same time.
     let stores = [db.open().await, db.open().await];
     for round in 0..5 {
         let mut tasks = tokio::task::JoinSet::new();
@@ -121,7 +121,7 @@ async fn no_address_is_leased_to_two_instances(db: TestDb) {
         let leases = tokio::time::timeout(DEADLINE, tasks.join_all()).await.unwrap();
         let pairs: HashSet<(String, String)> = leases
             .into_iter()
-            .map(|(lease, instance)| (instance, lease.expect("there is one for each").address))
+            .map(|(lease, instance)| (instance, lease.expect("an address for each instance").address))
             .collect();
         let addresses: HashSet<&String> = pairs.iter().map(|(_, address)| address).collect();
         assert_eq!((pairs.len(), addresses.len()), (INSTANCES, INSTANCES), "{pairs:?}");

@@ -1,6 +1,6 @@
-//! The audit log: what is noted, in whose name, and what a change to it does.
+//! The audit log: which entries are written, for which actor, and how a changed entry is detected.
 
-#![expect(clippy::disallowed_methods, reason = "a test may leave a task to itself")]
+#![expect(clippy::disallowed_methods, reason = "a test may leave a task untracked")]
 
 use store::{AuditChain, AuditError, NewToken, Permissions, Scopes, Store};
 
@@ -24,11 +24,11 @@ async fn actions_are_audited_in_order(db: TestDb) {
     acting.update_permissions(&id, |permissions| permissions.scopes = Scopes::NONE).await.unwrap();
     store.revoke_token(&id).await.unwrap();
     acting.note("user.sign_in", &name, "from 127.0.0.1").await.unwrap();
-    // What doesn't happen isn't noted.
-    assert!(store.create_token("nobody", &NewToken::generate(&token_key(), "x")).await.is_err());
+    // An action that fails writes no entry.
+    assert!(store.create_token("unknown", &NewToken::generate(&token_key(), "x")).await.is_err());
 
     let entries = store.audit_after(0, 10).await.unwrap();
-    let said: Vec<_> =
+    let written: Vec<_> =
         entries.iter().map(|e| (e.actor.as_str(), e.action.as_str(), e.subject.clone())).collect();
     let expected = [
         ("operator", "user.create", name.clone()),
@@ -37,7 +37,7 @@ async fn actions_are_audited_in_order(db: TestDb) {
         ("operator", "token.revoke", format!("token {id}")),
         (&name, "user.sign_in", name.clone()),
     ];
-    assert_eq!(said, expected);
+    assert_eq!(written, expected);
     assert!(entries[1].detail.contains(&Permissions::ALL.to_string()), "{}", entries[1].detail);
     let all = format!("{entries:?}");
     for token in [&first, &token] {

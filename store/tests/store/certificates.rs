@@ -1,4 +1,4 @@
-//! Client certificates: each is its token's and known by its fingerprint.
+//! Client certificates: each belongs to one token and is identified by its fingerprint.
 
 use store::{Fingerprint, Permissions, StoreError, Token, now};
 
@@ -29,9 +29,9 @@ async fn certificate_belongs_to_one_token(db: TestDb) {
     assert_eq!(store.certificates_of(&bob).await.unwrap(), []);
     let taken = store.add_certificate(&bob, numbered(1), ends).await.unwrap_err();
     assert!(matches!(taken, StoreError::AlreadyExists("certificate")), "{taken:?}");
-    let noted = store.audit_after(0, 100).await.unwrap().pop().unwrap();
-    assert_eq!((noted.action.as_str(), noted.subject), ("certificate.issue", format!("token {ada}")));
-    assert!(noted.detail.contains(&numbered(1).to_string()));
+    let entry = store.audit_after(0, 100).await.unwrap().pop().unwrap();
+    assert_eq!((entry.action.as_str(), entry.subject), ("certificate.issue", format!("token {ada}")));
+    assert!(entry.detail.contains(&numbered(1).to_string()));
 }
 
 async fn inactive_token_gets_no_certificate(db: TestDb) {

@@ -1,4 +1,4 @@
-//! Other processes: this test binary again, told by its environment to do one thing and end.
+//! Runs this test binary again as another process, with a task that its environment names.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,19 +12,19 @@ use crate::test_db::{first_cache, new_user, token_key};
 const TASK: &str = "MEMGATE_TEST_TASK";
 const DATABASE: &str = "MEMGATE_TEST_DATABASE";
 
-/// What a child is told to do with the database.
+/// What the other process does with the database.
 pub(crate) enum Task<'a> {
-    /// Open it and say its installation id.
+    /// Open it and print its installation id.
     Open,
-    /// Open it under a umask and say the modes of its files.
+    /// Open it under a umask and print the modes of its files.
     Modes { umask: &'a str },
-    /// Log everything that can be logged, and see that no value is in it.
+    /// Log at every level and check that no value of a row is logged.
     Log,
     /// Create tokens of a cache.
     Write { cache_id: &'a str, tokens: u32 },
 }
 
-/// Runs a child to its end; returns what it said, line by line.
+/// Runs a task in another process; returns the lines of its results.
 pub(crate) async fn run(database: &Database, task: Task<'_>) -> Vec<String> {
     let (umask, task) = match task {
         Task::Open => ("022", "open".to_owned()),
@@ -46,13 +46,13 @@ pub(crate) async fn run(database: &Database, task: Task<'_>) -> Vec<String> {
         .output()
         .await
         .unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    said.lines().filter_map(|line| line.strip_prefix("result: ")).map(str::to_owned).collect()
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
+    printed.lines().filter_map(|line| line.strip_prefix("result: ")).map(str::to_owned).collect()
 }
 
 #[tokio::test]
-#[ignore = "started by other tests, as a process of its own"]
+#[ignore = "other tests start it as a process"]
 async fn run_task() {
     let Ok(task) = std::env::var(TASK) else { return };
     let database = std::env::var(DATABASE).unwrap();
@@ -62,21 +62,21 @@ async fn run_task() {
     };
     let log = (task == "log").then(Log::start);
     let store = Store::open(&database).await.unwrap();
-    // libtest has begun a line of its own.
+    // libtest has not ended its line yet.
     println!();
     match task.split(' ').collect::<Vec<_>>()[..] {
         ["open"] => println!("result: {}", store.installation_id().await.unwrap()),
         ["modes"] => print_file_modes(&store, &database).await,
         ["log"] => log_no_secret(&store, &log.unwrap()).await,
         ["write", cache_id, tokens] => write(&store, cache_id, tokens.parse().unwrap()).await,
-        _ => panic!("no such task: {task}"),
+        _ => panic!("unknown task: {task}"),
     }
     store.close().await;
 }
 
 async fn print_file_modes(store: &Store, database: &Database) {
     use std::os::unix::fs::PermissionsExt as _;
-    let Database::Sqlite(path) = database else { panic!("PostgreSQL has no files for us") };
+    let Database::Sqlite(path) = database else { panic!("only SQLite has files to look at") };
     store.installation_id().await.unwrap();
     for entry in std::fs::read_dir(path.parent().unwrap()).unwrap() {
         let entry = entry.unwrap();
@@ -94,7 +94,7 @@ async fn write(store: &Store, cache_id: &str, tokens: u32) {
     }
 }
 
-/// All that this process logs.
+/// Everything that this process logs.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -122,7 +122,7 @@ async fn log_no_secret(store: &Store, log: &Log) {
     let token = NewToken::generate(&token_key(), "name-of-token");
     let ada = NewUser { password_hash: Some("hash-of-password"), ..new_user("ada@example.org") };
     let user = store.sign_up(&ada, &token).await.unwrap();
-    // Refused rows are what databases like to quote.
+    // Databases often quote a row that they refuse.
     store.sign_up(&ada, &NewToken::generate(&token_key(), "name-of-token")).await.unwrap_err();
     store.create_token(&first_cache(store, &user).await, &token).await.unwrap_err();
     store
@@ -135,7 +135,7 @@ async fn log_no_secret(store: &Store, log: &Log) {
         .unwrap();
     store.grant(&token.token.id()).await.unwrap().unwrap();
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    assert!(text.contains("INSERT INTO"), "statements are logged at all: {text}");
+    assert!(text.contains("INSERT INTO"), "statements are logged: {text}");
     let secret = token.token.secret().reveal();
     for value in ["ada@", "hash-of-password", "name-of-token", "hash-of-cookie", "form-token", secret] {
         assert!(!text.contains(value), "{value} is in the log");

@@ -1,6 +1,6 @@
-//! Live connections: asked for, listed by those who hold them, ended by order.
+//! Live connections: a viewer requests a list, proxies answer, and a close request closes one connection.
 
-#![expect(clippy::disallowed_methods, reason = "a test may leave a task to itself")]
+#![expect(clippy::disallowed_methods, reason = "a test may leave a task untracked")]
 
 use std::time::{Duration, Instant};
 
@@ -27,13 +27,13 @@ fn live(proxy: &str, number: i64) -> LiveConnection {
     LiveConnection { since: id.since, id, token_id, source, protocol, tls: true, operations: 5 }
 }
 
-/// The wish for an instance's connections, as soon as there is one after `last`.
-async fn wish(store: &Store, last: i64) -> ListRequest {
+/// Waits for a list request that is newer than `last`.
+async fn next_request(store: &Store, last: i64) -> ListRequest {
     let began = Instant::now();
     loop {
-        let wishes = store.connection_requests().await.unwrap();
-        if let Some(wish) = wishes.into_iter().find(|wish| wish.requested_at > last) {
-            return wish;
+        let requests = store.connection_requests().await.unwrap();
+        if let Some(request) = requests.into_iter().find(|request| request.requested_at > last) {
+            return request;
         }
         assert!(began.elapsed() < DEADLINE);
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -45,23 +45,25 @@ async fn connections_are_listed_on_request(db: TestDb) {
     let (ann, _) = sign_up(&store, "ann@example.org").await;
     let instance = store.first_instance_of(&ann.id).await.unwrap().unwrap().id;
     let none = store.live_connections(&instance).await.unwrap();
-    assert_eq!((none.total, none.unanswered, none.connections), (0, 0, vec![]), "there is no proxy");
+    assert_eq!((none.total, none.unanswered, none.connections), (0, 0, vec![]), "no proxy runs");
     proxy(&store, "a").await;
     proxy(&store, "b").await;
-    let begun = store.revision().await.unwrap();
-    let mut last = wish(&store, 0).await.requested_at;
+    let before = store.revision().await.unwrap();
+    let mut last = next_request(&store, 0).await.requested_at;
     for round in 0..2 {
         let asking = tokio::spawn({
             let (store, instance) = (store.clone(), instance.clone());
             async move { store.live_connections(&instance).await.unwrap() }
         });
-        let wish = wish(&store, last).await;
-        last = wish.requested_at;
-        store.list_connections("a", &wish, 7, &[live("a", 1), live("a", round)]).await.unwrap_or_else(|_| {
-            assert_eq!(round, 1, "one connection, twice");
-        });
-        store.list_connections("a", &wish, 7, &[live("a", 1)]).await.unwrap();
-        store.list_connections("b", &wish, 1, &[live("b", 0)]).await.unwrap();
+        let request = next_request(&store, last).await;
+        last = request.requested_at;
+        store.list_connections("a", &request, 7, &[live("a", 1), live("a", round)]).await.unwrap_or_else(
+            |_| {
+                assert_eq!(round, 1, "one connection, twice");
+            },
+        );
+        store.list_connections("a", &request, 7, &[live("a", 1)]).await.unwrap();
+        store.list_connections("b", &request, 1, &[live("b", 0)]).await.unwrap();
         let listed = asking.await.unwrap();
         assert_eq!((listed.total, listed.unanswered), (8, 0));
         assert_eq!(listed.connections, [live("b", 0), live("a", 1)]);
@@ -69,8 +71,8 @@ async fn connections_are_listed_on_request(db: TestDb) {
     store.forget_connections("a", &instance).await.unwrap();
     store.forget_connections("b", &instance).await.unwrap();
     assert_eq!(db.number("SELECT COUNT(*) FROM live_connections").await, 0);
-    assert_eq!(store.live_connections(&instance).await.unwrap().unanswered, 2, "nobody has answered in time");
-    assert_eq!(store.revision().await.unwrap(), begun, "followers needn't look");
+    assert_eq!(store.live_connections(&instance).await.unwrap().unanswered, 2, "no proxy answered in time");
+    assert_eq!(store.revision().await.unwrap(), before, "the revision stays: the feed has nothing to read");
 }
 
 async fn connection_list_of_a_killed_proxy_is_deleted(db: TestDb) {
@@ -78,15 +80,15 @@ async fn connection_list_of_a_killed_proxy_is_deleted(db: TestDb) {
     let (ann, _) = sign_up(&store, "ann@example.org").await;
     let instance_id = store.first_instance_of(&ann.id).await.unwrap().unwrap().id;
     for (id, requested_at) in [("killed", now() - 11 * 60_000), ("here", now() - 60_000)] {
-        let wish = ListRequest { instance_id: instance_id.clone(), requested_at };
-        store.list_connections(id, &wish, 1, &[live(id, 1)]).await.unwrap();
+        let request = ListRequest { instance_id: instance_id.clone(), requested_at };
+        store.list_connections(id, &request, 1, &[live(id, 1)]).await.unwrap();
     }
     proxy(&store, "here").await;
     for table in ["connection_lists", "live_connections"] {
-        let left = async |whose: &str| {
-            db.number(&format!("SELECT COUNT(*) FROM {table} WHERE proxy_id = '{whose}'")).await
+        let rows = async |proxy_id: &str| {
+            db.number(&format!("SELECT COUNT(*) FROM {table} WHERE proxy_id = '{proxy_id}'")).await
         };
-        assert_eq!((left("killed").await, left("here").await), (0, 1), "{table}");
+        assert_eq!((rows("killed").await, rows("here").await), (0, 1), "{table}");
     }
 }
 
@@ -114,9 +116,9 @@ async fn close_request_is_for_one_connection_of_one_cache(db: TestDb) {
     store.mark_closed(&instance, &id).await.unwrap();
     assert!(ending.await.unwrap());
     assert_eq!(store.pending_closes("host:1/5").await.unwrap(), []);
-    assert!(!store.close_connection(&instance, &live("gone", 1).id).await.unwrap(), "nobody carries it out");
-    let noted = store.audit_after(0, 100).await.unwrap();
-    let ends: Vec<_> = noted.into_iter().filter(|entry| entry.action == "connection.end").collect();
-    let told: Vec<_> = ends.iter().map(|entry| (&*entry.subject, &*entry.detail)).collect();
-    assert_eq!(told, [(&*instance, "3-80@host:1/5"), (&*instance, "1-78@gone")]);
+    assert!(!store.close_connection(&instance, &live("gone", 1).id).await.unwrap(), "no proxy closes it");
+    let entries = store.audit_after(0, 100).await.unwrap();
+    let ends: Vec<_> = entries.into_iter().filter(|entry| entry.action == "connection.end").collect();
+    let closes: Vec<_> = ends.iter().map(|entry| (&*entry.subject, &*entry.detail)).collect();
+    assert_eq!(closes, [(&*instance, "3-80@host:1/5"), (&*instance, "1-78@gone")]);
 }

@@ -1,4 +1,4 @@
-//! Denials: counted over all proxies, the newest kept, nobody else's.
+//! Denials: summed over all proxies; the newest of known tokens are kept.
 
 use store::{DenialCause, DenialRecord, now};
 
@@ -31,14 +31,14 @@ async fn denials_are_summed_and_the_oldest_are_deleted(db: TestDb) {
     let (first, second) = (first.token.id().to_string(), second.token.id().to_string());
     let at = now();
     let wrong = |source: &str, last_at| denial(&first, DenialCause::WrongSecret, source, last_at);
-    let begun = store.revision().await.unwrap();
+    let before = store.revision().await.unwrap();
     store.add_denials(&[wrong("192.0.2.1", at)]).await.unwrap();
     let later = DenialRecord { count: 5, tls: false, protocol: "text".into(), ..wrong("192.0.2.1", at + 10) };
     store.add_denials(&[later, denial(&second, DenialCause::Limit, "::1", at)]).await.unwrap();
     let expected = DenialRecord { count: 7, first_at: at - 1, ..wrong("192.0.2.1", at + 10) };
     let expected = DenialRecord { tls: false, protocol: "text".into(), ..expected };
     assert_eq!(store.denials_of(&first).await.unwrap(), [expected]);
-    // A flood from many places costs neither rows nor what is known of other causes.
+    // A flood from many sources neither adds rows nor displaces other causes.
     let expired = denial(&first, DenialCause::Expired, "many", at);
     store.add_denials(std::slice::from_ref(&expired)).await.unwrap();
     let flood: Vec<DenialRecord> =
@@ -53,7 +53,7 @@ async fn denials_are_summed_and_the_oldest_are_deleted(db: TestDb) {
     assert_eq!(known[5], expired);
     assert_eq!(store.denials_of_cache(&first_cache(&store, &ann).await).await.unwrap(), known);
     assert_eq!(store.denials_of_cache(&first_cache(&store, &bob).await).await.unwrap().len(), 1);
-    assert_eq!(store.revision().await.unwrap(), begun, "followers needn't look");
+    assert_eq!(store.revision().await.unwrap(), before, "the revision stays: the feed has nothing to read");
 }
 
 async fn old_denials_and_those_of_unknown_tokens_are_dropped(db: TestDb) {
@@ -65,7 +65,7 @@ async fn old_denials_and_those_of_unknown_tokens_are_dropped(db: TestDb) {
     let rows = [denial(&id, DenialCause::Expired, "192.0.2.1", long_ago), unknown.clone()];
     store.add_denials(&rows).await.unwrap();
     assert_eq!(db.number("SELECT COUNT(*) FROM denials").await, 0);
-    // All causes can be written and read.
+    // Every cause can be written and read.
     let all: Vec<DenialRecord> = DenialCause::ALL.map(|cause| denial(&id, cause, "192.0.2.1", now())).into();
     store.add_denials(&all).await.unwrap();
     assert_eq!(store.denials_of(&id).await.unwrap().len(), DenialCause::ALL.len());
@@ -79,7 +79,11 @@ async fn denials_of_a_deleted_account_are_not_kept(db: TestDb) {
     let seen = [denial(id.as_str(), DenialCause::WrongSecret, "192.0.2.1", now())];
     store.revoke_token(&id).await.unwrap();
     store.add_denials(&seen).await.unwrap();
-    assert_eq!(store.denials_of(id.as_str()).await.unwrap(), seen, "a revoked token's owner may ask why");
+    assert_eq!(
+        store.denials_of(id.as_str()).await.unwrap(),
+        seen,
+        "denials of a revoked token are shown to its owner"
+    );
     store.delete_user(&ann.id).await.unwrap();
     // A client that goes on using it is denied as before.
     store.add_denials(&seen).await.unwrap();

@@ -1,4 +1,4 @@
-//! What is said when the database refuses, and what is never said.
+//! Errors of the database: their kind, and that they never contain values.
 
 use std::error::Error as _;
 
@@ -10,7 +10,7 @@ use crate::test_db::{TestDb, sign_up};
 // F-6.
 async fn full_disk_is_distinguished_from_an_unavailable_database(db: TestDb) {
     db.open().await.close().await;
-    // Neither can be filled up for real by a test: a limit here, an error raised on purpose there.
+    // A test can't fill a disk: SQLite gets a page limit, PostgreSQL raises the error.
     let full = if db.is_postgres() {
         "DO $$ BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = 'disk_full'; END $$"
     } else {
@@ -31,15 +31,15 @@ async fn error_contains_no_row_data(db: TestDb) {
     sign_up(&store, "ada@example.org").await;
     let refused = "UPDATE users SET password_hash = 'hash-of-password', state = 'confused'";
     let error = StoreError::from(db.execute(refused).await.unwrap_err());
-    let mut said = format!("{error} {error:?}");
+    let mut text = format!("{error} {error:?}");
     let mut cause = error.source();
     while let Some(error) = cause {
-        said = format!("{said} {error}");
+        text = format!("{text} {error}");
         cause = error.source();
     }
-    assert!(said.to_lowercase().contains("check constraint"), "the cause is said: {said}");
+    assert!(text.to_lowercase().contains("check constraint"), "the cause is included: {text}");
     for value in ["hash-of-password", "confused", "ada@"] {
-        assert!(!said.contains(value), "{said}");
+        assert!(!text.contains(value), "{text}");
     }
 }
 

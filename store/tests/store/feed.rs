@@ -11,10 +11,10 @@ const WRITERS: i64 = 4;
 const TOKENS: i64 = 200;
 
 async fn next(feed: &mut Feed) -> Changes {
-    tokio::time::timeout(DEADLINE, feed.next()).await.expect("a change is heard of").unwrap()
+    tokio::time::timeout(DEADLINE, feed.next()).await.expect("the feed reports a change").unwrap()
 }
 
-/// Takes the follower's connection away, as a restart of PostgreSQL or a firewall would.
+/// Kills the feed's connection, as a restart of PostgreSQL or a firewall would.
 async fn kill_listeners(db: &TestDb) {
     if db.is_postgres() {
         let sql = "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity \
@@ -23,13 +23,13 @@ async fn kill_listeners(db: &TestDb) {
     }
 }
 
-/// Each write says what it touched and nothing else.
+/// The feed names what a write changed, and nothing else.
 async fn feed_names_what_each_write_changed(db: TestDb) {
     let store = db.open().await;
     let (grace, _) = sign_up(&store, "grace@example.org").await;
     let mut feed = store.feed().await.unwrap();
     let start = store.revision().await.unwrap();
-    assert_eq!(feed.revision(), start, "what was before isn't told");
+    assert_eq!(feed.revision(), start, "a feed starts at the current revision");
     let named = |revision: i64, tokens: &[TokenId], caches: &[&str]| Changes {
         revision,
         tokens: tokens.to_vec(),
@@ -37,7 +37,7 @@ async fn feed_names_what_each_write_changed(db: TestDb) {
         caches: caches.iter().map(|id| (*id).to_owned()).collect(),
     };
 
-    // Another process's writes, to be sure that it isn't our own pool that tells.
+    // Write through another pool, so that the change must come from the database.
     let other = db.open().await;
     let (ada, first) = sign_up(&other, "ada@example.org").await;
     let cache = first_cache(&other, &ada).await;
@@ -66,7 +66,7 @@ async fn feed_names_what_each_write_changed(db: TestDb) {
     assert_eq!(feed.revision(), start + 7);
 }
 
-/// Several writes between two looks come together, each row once.
+/// Several writes between two polls are reported together, each row once.
 async fn changes_between_two_polls_are_merged(db: TestDb) {
     let store = db.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
@@ -80,7 +80,7 @@ async fn changes_between_two_polls_are_merged(db: TestDb) {
     let tokens: HashSet<TokenId> = changes.tokens.iter().copied().collect();
     assert_eq!(tokens, HashSet::from([first.token.id(), second.token.id()]));
     assert_eq!(changes.tokens.len(), 2);
-    // Dropped while it waits, it loses nothing.
+    // A dropped `next` loses nothing.
     for _ in 0..3 {
         tokio::select! {
             biased;
@@ -94,7 +94,7 @@ async fn changes_between_two_polls_are_merged(db: TestDb) {
 }
 
 // F-4, F-5.
-/// Four processes, two hundred transactions each; the follower's connection is killed again and again.
+/// Four processes write 200 transactions each while the feed's connection is killed several times.
 async fn feed_misses_nothing_while_four_processes_write(db: TestDb) {
     let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
@@ -108,7 +108,7 @@ async fn feed_misses_nothing_while_four_processes_write(db: TestDb) {
             concurrent_process::run(&database, task).await
         });
     }
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     let mut killed_at = start;
     while feed.revision() < start + WRITERS * TOKENS {
         let changes = next(&mut feed).await;
@@ -117,7 +117,7 @@ async fn feed_misses_nothing_while_four_processes_write(db: TestDb) {
             killed_at = changes.revision;
             kill_listeners(&db).await;
         }
-        heard.push(changes);
+        received.push(changes);
     }
     let written: HashSet<String> = writers.join_all().await.into_iter().flatten().collect();
     assert_eq!(written.len(), usize::try_from(WRITERS * TOKENS).unwrap());
@@ -131,7 +131,7 @@ async fn feed_misses_nothing_while_four_processes_write(db: TestDb) {
 
     let mut after = start;
     let mut named = HashSet::new();
-    for changes in &heard {
+    for changes in &received {
         assert!(changes.revision > after, "in order");
         let ids: HashSet<&str> = changes.tokens.iter().map(TokenId::as_str).collect();
         let due = rows.iter().filter(|(_, revision)| (after + 1..=changes.revision).contains(*revision));
@@ -145,7 +145,7 @@ async fn feed_misses_nothing_while_four_processes_write(db: TestDb) {
 }
 
 // F-5.
-/// After the kill it listens again by itself: the poll alone would be a second late each time.
+/// The feed listens again after the kill: with its poll alone it would be up to a second late.
 async fn feed_reconnects_after_its_connection_is_killed(db: TestDb) {
     let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
@@ -166,14 +166,15 @@ async fn feed_reconnects_after_its_connection_is_killed(db: TestDb) {
     }
 }
 
-/// A backup was put back: nobody can tell what was undone.
+/// A restored backup: the feed can't know which changes were undone.
 async fn feed_reports_a_revision_that_went_back(db: TestDb) {
     let store = db.open().await;
     sign_up(&store, "ada@example.org").await;
     let mut feed = store.feed().await.unwrap();
     db.execute("UPDATE revision SET value = value - 1").await.unwrap();
     for _ in 0..2 {
-        let error = tokio::time::timeout(DEADLINE, feed.next()).await.expect("it is found out").unwrap_err();
+        let error =
+            tokio::time::timeout(DEADLINE, feed.next()).await.expect("the feed notices it").unwrap_err();
         assert!(matches!(error, StoreError::RolledBack), "{error}");
     }
     assert_eq!(store.feed().await.unwrap().revision(), feed.revision() - 1);

@@ -1,4 +1,4 @@
-//! SQLite's files: whose they are, and what is said when they can't be had.
+//! SQLite's files: their modes, and the errors when they can't be opened.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,4 +1,4 @@
-//! Key files: made once, whole, for their owner only; never used when others could have read them.
+//! Key files: created once, atomically, for their owner only; refused when others could have read them.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,7 +19,7 @@ fn key_file_is_created_once_and_for_its_owner_only() {
     assert!(secret != made.secret("i", 2) && secret != made.secret("j", 1));
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.len() == 64 && !format!("{made:?}").contains(&text));
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no drafts are left");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Leading: one at a time, until the leader ends.
+//! The leader lock: one holder at a time, until it is dropped.
 
 use store::LeaderLock;
 
@@ -7,24 +7,24 @@ use crate::test_db::TestDb;
 // F-13.
 async fn leader_lock_has_one_holder_until_it_is_dropped(db: TestDb) {
     let (one, other) = (db.open().await, db.open().await);
-    let mut lead: LeaderLock = one.try_acquire_leader_lock().await.unwrap().expect("nobody leads");
-    assert!(lead.is_held().await);
+    let mut lock: LeaderLock = one.try_acquire_leader_lock().await.unwrap().expect("the lock is free");
+    assert!(lock.is_held().await);
     assert!(other.try_acquire_leader_lock().await.unwrap().is_none());
     assert!(one.try_acquire_leader_lock().await.unwrap().is_none(), "not even the same store twice");
-    drop(lead);
+    drop(lock);
     let again = acquire_leader_lock(&other).await;
     assert!(one.try_acquire_leader_lock().await.unwrap().is_none());
     drop(again);
 }
 
-/// A database notices within moments that a session has ended.
+/// Retries: the database needs a moment to notice that a session has ended.
 async fn acquire_leader_lock(store: &store::Store) -> LeaderLock {
     let deadline = std::time::Instant::now() + crate::test_db::DEADLINE;
     loop {
-        if let Some(lead) = store.try_acquire_leader_lock().await.unwrap() {
-            return lead;
+        if let Some(lock) = store.try_acquire_leader_lock().await.unwrap() {
+            return lock;
         }
-        assert!(std::time::Instant::now() < deadline, "the lead isn't given up");
+        assert!(std::time::Instant::now() < deadline, "the lock is not released");
         tokio::task::yield_now().await;
     }
 }

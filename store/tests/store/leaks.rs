@@ -1,4 +1,4 @@
-//! Tokens found in public: revoked, if the whole token was found, and told to their users.
+//! Leak reports: a token that was found in public is revoked, and its user is told.
 
 use store::{LeakReport, NewToken, StoreError, Token, TokenKey};
 
@@ -27,7 +27,7 @@ async fn reported_token_is_revoked_and_its_user_is_told(db: TestDb) {
     let again = LeakReport::new(&token.token, "elsewhere", "npm");
     assert!(!reporter.report_leak(&key, &token.token, &again).await.unwrap());
     assert_eq!(store.leaks_of(&user.id).await.unwrap(), leaks, "the first report stays");
-    assert_eq!(store.revision().await.unwrap(), before, "and nobody is told twice");
+    assert_eq!(store.revision().await.unwrap(), before, "a repeated report changes nothing");
 
     store.dismiss_leak(&id).await.unwrap();
     assert!(store.open_leaks(&user.id).await.unwrap().is_empty());
@@ -50,8 +50,8 @@ async fn leak_report_without_the_secret_revokes_nothing(db: TestDb) {
     let token = NewToken::generate(&key, "ci");
     store.sign_up(&new_user("ada@example.org"), &token).await.unwrap();
     let before = store.revision().await.unwrap();
-    // Right in shape and checksum, for the same id: made by a generator until it has that id is hopeless, so
-    // the row's hash is made another's instead.
+    // A well-formed token with the same id but another secret can't be generated: the row gets another
+    // token's hash instead.
     let unknown = Token::generate();
     let found = LeakReport::new(&unknown, URL, "");
     assert!(!store.report_leak(&key, &unknown, &found).await.unwrap());

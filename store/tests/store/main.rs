@@ -1,6 +1,6 @@
-//! The store against real databases: every test body runs on SQLite and on PostgreSQL.
+//! Tests of the store with real databases: each runs on SQLite and on PostgreSQL.
 
-/// Makes a test for SQLite and one for PostgreSQL of each `async fn name(db: TestDb)`.
+/// Defines a test with SQLite and one with PostgreSQL for each `async fn name(db: TestDb)`.
 macro_rules! on_both {
     ($($name:ident),+ $(,)?) => {
         mod sqlite {

@@ -1,4 +1,4 @@
-//! Opening a store: tables are made once, by the first process, and never by an older memgate.
+//! Opening a store: the first process creates the tables; an older memgate refuses a newer schema.
 
 use store::{Database, Store, StoreError};
 

@@ -1,4 +1,4 @@
-//! What tokens may do: kept, changed, handed on to a successor.
+//! Permissions of tokens: stored, changed, and copied to a successor.
 
 use store::{Millis, NewToken, Permissions, Scopes, Store, StoreError, Token, TokenId, User, now};
 
@@ -24,7 +24,7 @@ async fn permissions_are_read_back_as_written(db: TestDb) {
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     let id = limited(&store, &ada, some_permissions()).await;
     let row = store.token(&id).await.unwrap().unwrap();
-    // Milliseconds pass between the two.
+    // The two calls of `some_permissions` are milliseconds apart.
     let permissions = Permissions { expires_at: row.permissions.expires_at, ..some_permissions() };
     assert_eq!(row.permissions, permissions);
     assert_eq!(store.grant(&id).await.unwrap().unwrap().permissions, permissions);
@@ -55,7 +55,7 @@ async fn permission_change_is_a_new_revision(db: TestDb) {
         .await
         .unwrap();
     let permissions = store.token(&id).await.unwrap().unwrap().permissions;
-    assert_eq!(permissions.scopes, Scopes::READ, "what isn't changed stays");
+    assert_eq!(permissions.scopes, Scopes::READ, "other permissions stay");
     assert!(permissions.expires_at.is_some());
 }
 

@@ -1,4 +1,4 @@
-//! Plans: kept, changed, and in force for all who have them.
+//! Plans: stored, changed, and applied to every cache that has them.
 
 use store::{NewUser, Plan, StoreError};
 

@@ -1,4 +1,4 @@
-//! A PostgreSQL server of our own: one for the test binary, gone when the binary ends, however it ends.
+//! A PostgreSQL server for the test binary. It stops when the binary ends, even by SIGKILL.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::process::CommandExt as _;
@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-/// Makes a server in a folder of its own, says where on stdout, and waits for the end of its stdin: the
-/// kernel closes that when the test binary ends, even by SIGKILL. `pg_ctl` stops by the server's pid.
-const KEEPER: &str = r#"
+/// Starts a server in a temporary folder, prints the folder, and stops the server when its stdin ends: the
+/// kernel closes that when the test binary ends, even by SIGKILL. `pg_ctl` finds the server by its pid.
+const SCRIPT: &str = r#"
     set -eu
-    # If the test binary has gone meanwhile, saying so fails and the trap cleans up.
+    # If the test binary has ended meanwhile, printing fails and the trap cleans up.
     trap '' PIPE
     dir=$(mktemp -d /tmp/memgate-postgres.XXXXXX)
     trap 'rm -rf "$dir"' EXIT
@@ -22,13 +22,13 @@ const KEEPER: &str = r#"
     cat >/dev/null
 "#;
 
-/// The server: the folder of its socket, and the keeper whose stdin we hold open.
+/// The server: the folder of its socket, and the shell that stops it when its stdin closes.
 struct Server {
     socket: String,
-    _keeper: Child,
+    _shell: Child,
 }
 
-/// The URL of a database on the server, which starts with the first call.
+/// The URL of a database on the server. The first call starts the server.
 pub(crate) fn url(database: &str) -> String {
     static SERVER: OnceLock<Server> = OnceLock::new();
     let server = SERVER.get_or_init(start);
@@ -36,8 +36,8 @@ pub(crate) fn url(database: &str) -> String {
 }
 
 fn start() -> Server {
-    let mut keeper = keeper()
-        .args(["sh", "-c", KEEPER, "sh"])
+    let mut shell = command()
+        .args(["sh", "-c", SCRIPT, "sh"])
         .arg(binaries())
         .current_dir("/")
         .process_group(0)
@@ -45,19 +45,19 @@ fn start() -> Server {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("the shell that keeps PostgreSQL starts");
+        .expect("the shell that runs PostgreSQL starts");
     let mut socket = String::new();
-    BufReader::new(keeper.stdout.take().unwrap()).read_line(&mut socket).unwrap();
+    BufReader::new(shell.stdout.take().unwrap()).read_line(&mut socket).unwrap();
     if socket.trim().is_empty() {
         let mut log = String::new();
-        keeper.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        shell.stderr.take().unwrap().read_to_string(&mut log).unwrap();
         panic!("PostgreSQL doesn't start:\n{log}");
     }
-    Server { socket: socket.trim().to_owned(), _keeper: keeper }
+    Server { socket: socket.trim().to_owned(), _shell: shell }
 }
 
-/// PostgreSQL refuses to run as root: then it runs as a user who may do nothing else.
-fn keeper() -> Command {
+/// A command that drops root, because PostgreSQL refuses to run as root.
+fn command() -> Command {
     use std::os::unix::fs::MetadataExt as _;
     let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
     if !root {
@@ -70,7 +70,7 @@ fn keeper() -> Command {
     command
 }
 
-/// Where `initdb` is: Debian keeps it out of the PATH.
+/// The folder of `initdb`: Debian does not put it into the PATH.
 fn binaries() -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut versions: Vec<PathBuf> = versions.map(|entry| entry.path().join("bin")).collect();

@@ -1,4 +1,4 @@
-//! Proxies say that they are there, and what is in force there.
+//! Proxies: heartbeats, and which revision each proxy has applied.
 
 use store::{Permissions, Propagation, Proxy, Scopes, now};
 
@@ -38,7 +38,7 @@ async fn revocation_is_acknowledged_by_proxies_that_applied_it(db: TestDb) {
     let Propagation { revision, by, awaited, gone } = store.propagation(&id).await.unwrap();
     assert_eq!(revision, revoked);
     assert_eq!((names(&by), names(&awaited), names(&gone)), (vec!["a:1"], vec!["b:1"], vec!["c:1"]));
-    // What is changed of others needn't be waited for.
+    // Later changes of other users don't count.
     sign_up(&store, "bob@example.org").await;
     store.renew_proxy(&proxy("b:1", now(), revoked)).await.unwrap();
     let all = store.propagation(&id).await.unwrap();
@@ -47,7 +47,7 @@ async fn revocation_is_acknowledged_by_proxies_that_applied_it(db: TestDb) {
 
 async fn silent_proxies_are_deleted_after_a_day(db: TestDb) {
     let store = db.open().await;
-    let begun = store.revision().await.unwrap();
+    let before = store.revision().await.unwrap();
     let day = 24 * 60 * 60 * 1000;
     for (name, seen_at) in [("old:1", now() - day - 1000), ("gone:1", now() - day / 2), ("here:1", now())] {
         store.renew_proxy(&proxy(name, seen_at, 1)).await.unwrap();
@@ -57,5 +57,5 @@ async fn silent_proxies_are_deleted_after_a_day(db: TestDb) {
     assert!(known[0].is_gone(now()) && !known[1].is_gone(now()));
     store.remove_proxy("here:1/1").await.unwrap();
     assert_eq!(names(&store.proxies().await.unwrap()), ["gone:1"]);
-    assert_eq!(store.revision().await.unwrap(), begun, "followers needn't look");
+    assert_eq!(store.revision().await.unwrap(), before, "the revision stays: the feed has nothing to read");
 }

@@ -1,4 +1,4 @@
-//! Routes: one row per instance, the newest sight of it.
+//! Routes: one row per instance, with the latest observation.
 
 use store::{InstanceState, Observed, StoreError};
 

@@ -1,4 +1,4 @@
-//! Browser sessions: good for as long as they are used, and no longer than their age allows.
+//! Browser sessions: they expire when idle or when too old.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const ABSOLUTE: Duration = Duration::from_secs(7 * 24 * 3600);
 async fn session_expires_when_idle_or_old(db: TestDb) {
     let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
-    // (name, last seen this many seconds ago, made this many seconds ago, still good)
+    // (name, seconds since it was last seen, seconds since it was created, is valid)
     let cases = [
         ("fresh", 0, 0, true),
         ("in use", 60, 6 * 24 * 3600, true),
@@ -20,18 +20,18 @@ async fn session_expires_when_idle_or_old(db: TestDb) {
         ("idle", 12 * 3600 + 1, 12 * 3600 + 1, false),
         ("old", 0, 7 * 24 * 3600 + 1, false),
     ];
-    for (name, seen, made, _) in cases {
+    for (name, seen, age, _) in cases {
         let new = NewSession { id_hash: name, user_id: &user.id, form_token: "form" };
         store.create_session(&new).await.unwrap();
         let sql = format!(
             "UPDATE sessions SET last_seen_at = last_seen_at - {seen} * 1000, \
-             created_at = created_at - {made} * CAST(1000 AS BIGINT) WHERE id_hash = '{name}'"
+             created_at = created_at - {age} * CAST(1000 AS BIGINT) WHERE id_hash = '{name}'"
         );
         db.execute(&sql).await.unwrap();
     }
-    for (name, _, _, good) in cases {
+    for (name, _, _, is_valid) in cases {
         let session = store.session(name, IDLE, ABSOLUTE).await.unwrap();
-        assert_eq!(session.is_some(), good, "{name}");
+        assert_eq!(session.is_some(), is_valid, "{name}");
         assert!(session.is_none_or(|s| s.user_id == user.id && s.form_token == "form"));
     }
     assert_eq!(store.end_old_sessions(IDLE, ABSOLUTE).await.unwrap(), 2);
@@ -63,7 +63,7 @@ async fn touch_keeps_a_session_and_sign_out_ends_it(db: TestDb) {
 
 async fn unknown_session_is_refused(db: TestDb) {
     let store = db.open().await;
-    let new = NewSession { id_hash: "x", user_id: "nobody", form_token: "form" };
+    let new = NewSession { id_hash: "x", user_id: "unknown", form_token: "form" };
     let error = store.create_session(&new).await.unwrap_err();
     assert!(matches!(error, StoreError::NotFound("user")), "{error:?}");
 }

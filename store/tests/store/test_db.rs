@@ -1,4 +1,4 @@
-//! A database for one test, and a way past the store to what lies in its tables.
+//! A database for one test, with direct access to its tables.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -8,16 +8,16 @@ use store::{Database, NewToken, NewUser, Store, TokenKey, User};
 
 use crate::postgres_server;
 
-/// No test waits longer than this for what it expects.
+/// Time limit for anything that a test waits for.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-/// An empty database of one test's own.
+/// An empty database for one test.
 pub(crate) struct TestDb {
     pub(crate) folder: tempfile::TempDir,
     postgres: Option<String>,
 }
 
-/// One body with a connection of its own to whichever database it is.
+/// Runs a body with a new connection to the database, of either kind.
 macro_rules! connected {
     ($db:expr, $connection:ident => $body:expr) => {
         match &$db.postgres {
@@ -48,9 +48,9 @@ impl TestDb {
     pub(crate) async fn postgres() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        // The server's start blocks for half a second.
-        let everywhere = tokio::task::spawn_blocking(|| postgres_server::url("postgres")).await.unwrap();
-        let mut connection = sqlx::PgConnection::connect(&everywhere).await.unwrap();
+        // Starting the server blocks for half a second.
+        let server = tokio::task::spawn_blocking(|| postgres_server::url("postgres")).await.unwrap();
+        let mut connection = sqlx::PgConnection::connect(&server).await.unwrap();
         let sql = AssertSqlSafe(format!("CREATE DATABASE {name}"));
         sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
         connection.close().await.unwrap();
@@ -68,12 +68,12 @@ impl TestDb {
         }
     }
 
-    /// Opens the store as one more process would.
+    /// Opens the store with a new pool, as another process would.
     pub(crate) async fn open(&self) -> Store {
         Store::open(&self.database()).await.unwrap()
     }
 
-    /// Runs SQL that the store has no call for.
+    /// Runs SQL without the store.
     pub(crate) async fn execute(&self, sql: &str) -> Result<(), sqlx::Error> {
         let sql = AssertSqlSafe(sql.to_owned());
         connected!(self, connection => sqlx::raw_sql(sql).execute(&mut connection).await.map(drop))
@@ -92,13 +92,13 @@ impl TestDb {
     }
 }
 
-/// A key of this process's own.
+/// A new token key.
 pub(crate) fn token_key() -> TokenKey {
     let folder = tempfile::tempdir().unwrap();
     TokenKey::load_or_create(&folder.path().join("token.key")).unwrap()
 }
 
-/// Somebody on the default plan.
+/// A new user with the default plan.
 pub(crate) fn new_user(email: &str) -> NewUser<'_> {
     NewUser { email, password_hash: Some("$argon2id$..."), plan: "default", is_admin: false }
 }

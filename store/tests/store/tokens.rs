@@ -1,4 +1,4 @@
-//! Tokens and grants: what is kept of a token, and what the proxy gets to know by one.
+//! Tokens and grants: what the store keeps of a token, and what a proxy reads of it.
 
 use store::{
     Grant, InstanceState, NewToken, Observed, ScramKeys, Store, StoreError, Token, TokenId, User, UserState,
@@ -25,7 +25,11 @@ async fn tokens_are_created_listed_and_revoked(db: TestDb) {
     let revoked = store.token(&second.token.id()).await.unwrap().unwrap();
     assert!(revoked.revoked_at >= Some(row.created_at));
     store.revoke_token(&second.token.id()).await.unwrap();
-    assert_eq!(store.token(&second.token.id()).await.unwrap(), Some(revoked), "the first time stays");
+    assert_eq!(
+        store.token(&second.token.id()).await.unwrap(),
+        Some(revoked),
+        "the first revocation's time stays"
+    );
     assert_eq!(store.token(&first.token.id()).await.unwrap().unwrap().revoked_at, None);
 }
 
@@ -33,16 +37,17 @@ async fn token_count_is_limited(db: TestDb) {
     let store = db.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
     sign_up(&store, "grace@example.org").await;
-    // At once: none of them sees the others' before it is there.
+    // Concurrently: none of the four sees the others' rows.
     let tokens: Vec<NewToken> = (0..4).map(|_| NewToken::generate(&token_key(), "x")).collect();
     let cache = first_cache(&store, &ada).await;
     let add = |token| store.create_token_within(&cache, token, 3);
     let [a, b, c, d] = [0, 1, 2, 3].map(|n| add(&tokens[n]));
-    let made: [Result<(), StoreError>; 4] = tokio::join!(a, b, c, d).into();
-    assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 2);
+    let results: [Result<(), StoreError>; 4] = tokio::join!(a, b, c, d).into();
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 2);
     assert!(
-        made.iter()
-            .flat_map(|made| made.as_ref().err())
+        results
+            .iter()
+            .flat_map(|result| result.as_ref().err())
             .all(|error| matches!(error, StoreError::LimitReached("token")))
     );
     assert_eq!(store.tokens_of_user(&ada.id).await.unwrap().len(), 3);
@@ -58,7 +63,7 @@ async fn unknown_tokens_and_caches_are_not_found(db: TestDb) {
     assert!(store.grant(&unknown).await.unwrap().is_none());
     let error = store.revoke_token(&unknown).await.unwrap_err();
     assert!(matches!(error, StoreError::NotFound("token")), "{error:?}");
-    let error = store.create_token("nobody", &NewToken::generate(&token_key(), "x")).await.unwrap_err();
+    let error = store.create_token("unknown", &NewToken::generate(&token_key(), "x")).await.unwrap_err();
     assert!(matches!(error, StoreError::NotFound("cache")), "{error:?}");
 }
 
@@ -108,12 +113,12 @@ async fn grant_matches_its_own_secret_only(db: TestDb) {
     assert!(!grant.matches(&key, other.token.secret()));
     assert!(!grant.matches(&token_key(), token.token.secret()), "another installation's key");
     assert!(!Grant::verify_decoy(&key, &id, token.token.secret()));
-    let kept = format!(
+    let stored = format!(
         "SELECT COUNT(*) FROM tokens WHERE secret_hash LIKE '%{0}%' OR scram_salt LIKE '%{0}%' \
          OR scram_stored_key LIKE '%{0}%' OR scram_server_key LIKE '%{0}%'",
         token.token.secret().reveal()
     );
-    assert_eq!(db.number(&kept).await, 0, "the secret itself is not in the table");
+    assert_eq!(db.number(&stored).await, 0, "the secret itself is not in the table");
     assert!(!format!("{token:?} {grant:?}").contains(token.token.secret().reveal()));
 }
 
@@ -134,7 +139,7 @@ async fn grant_has_scram_keys(db: TestDb) {
     assert!(decoy(b"ann") == decoy(b"ann"), "a salt that changes tells that the token is unknown");
     assert!(decoy(b"ann").salt != decoy(b"bob").salt);
     assert!(ScramKeys::decoy(&token_key(), b"ann").salt != decoy(b"ann").salt, "another installation");
-    // A row that holds something else costs its own token SCRAM, and nobody anything more.
+    // A corrupt salt disables SCRAM for its own token only.
     let sql = format!("UPDATE tokens SET scram_salt = 'x' WHERE id = '{}'", token.token.id().as_str());
     db.execute(&sql).await.unwrap();
     assert!(scram(&token.token.id()).await.is_none());

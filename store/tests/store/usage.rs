@@ -1,4 +1,4 @@
-//! Usage adds up over all proxies.
+//! Usage is summed over all proxies.
 
 use store::{NewToken, NewUser, Usage, UsageReport};
 
@@ -22,7 +22,7 @@ async fn usage_is_summed_over_proxies(db: TestDb) {
     };
     store.add_usage("one", &[report(3, 2)]).await.unwrap();
     store.add_usage("two", &[report(4, 5)]).await.unwrap();
-    // Of an instance that is gone: passed over.
+    // Usage of a deleted instance is ignored.
     let gone = UsageReport { instance_id: "gone".into(), ..report(100, 100) };
     store.add_usage("one", &[gone, report(5, 1)]).await.unwrap();
     let expected = Usage { hits: 12, bytes_in: 30, ..Usage::default() };

@@ -1,4 +1,4 @@
-//! Users: sign-up is all or nothing, and one address is one account.
+//! Users: sign-up is atomic, and an e-mail address has one account.
 
 use store::{DesiredState, InstanceState, NewToken, NewUser, StoreError, UserState};
 
@@ -40,13 +40,13 @@ async fn sign_up_is_all_or_nothing(db: TestDb) {
     let grace = new_user("grace@example.org");
     let missing = store.sign_up(&NewUser { plan: "huge", ..grace }, &token).await.unwrap_err();
     assert!(matches!(missing, StoreError::NotFound("plan")), "{missing:?}");
-    // The last of the three inserts fails: the first two must not stay.
+    // The last of the three inserts fails: the first two are rolled back.
     store.sign_up(&grace, &first).await.unwrap_err();
 
     assert_eq!(store.users().await.unwrap().len(), 1);
     assert_eq!(store.instances().await.unwrap().len(), 1);
     assert_eq!(db.number("SELECT COUNT(*) FROM tokens").await, 1);
-    assert_eq!(store.revision().await.unwrap(), before, "nothing happened, so nobody is told");
+    assert_eq!(store.revision().await.unwrap(), before, "a failed sign-up is no revision");
     store.sign_up(&grace, &token).await.unwrap();
 }
 
@@ -68,10 +68,10 @@ async fn concurrent_sign_ups_create_one_account_per_address(db: TestDb) {
 
 async fn unknown_user_is_none(db: TestDb) {
     let store = db.open().await;
-    assert_eq!(store.user("nobody").await.unwrap(), None);
-    assert_eq!(store.user_by_email("nobody@example.org").await.unwrap(), None);
-    assert_eq!(store.password_hash("nobody").await.unwrap(), None);
-    assert_eq!(store.first_instance_of("nobody").await.unwrap(), None);
+    assert_eq!(store.user("unknown").await.unwrap(), None);
+    assert_eq!(store.user_by_email("unknown@example.org").await.unwrap(), None);
+    assert_eq!(store.password_hash("unknown").await.unwrap(), None);
+    assert_eq!(store.first_instance_of("unknown").await.unwrap(), None);
     assert!(store.users().await.unwrap().is_empty());
     let without = NewUser { password_hash: None, is_admin: true, ..new_user("root@example.org") };
     let user = store.sign_up(&without, &NewToken::generate(&token_key(), "first")).await.unwrap();
