@@ -18,7 +18,7 @@ async fn is_signed_in(store: &Store, id_hash: &str) -> bool {
     store.session(id_hash, HOUR, HOUR).await.unwrap().is_some()
 }
 
-/// How many of a user's tokens let new_user in.
+/// The number of a user's tokens that are not revoked.
 async fn active_tokens(store: &Store, user_id: &str) -> usize {
     let tokens = store.tokens_of_user(user_id).await.unwrap();
     tokens.iter().filter(|token| token.revoked_at.is_none()).count()

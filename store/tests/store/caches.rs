@@ -87,7 +87,7 @@ async fn cache_count_is_limited(db: TestDb) {
     let plan = create(&store, &ada, "third", Some("huge")).await.unwrap_err();
     assert!(matches!(plan, StoreError::NotFound("plan")), "{plan:?}");
 
-    // At the same time: one succeeds.
+    // Of two concurrent calls at the limit, one succeeds.
     let (a, b) = tokio::join!(create(&store, &ada, "a", None), create(&store, &ada, "b", None));
     let refused = [a, b].into_iter().filter_map(Result::err).collect::<Vec<_>>();
     assert!(matches!(refused[..], [StoreError::LimitReached("cache")]), "{refused:?}");

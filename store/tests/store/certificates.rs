@@ -19,7 +19,7 @@ async fn certificate_belongs_to_one_token(db: TestDb) {
     let ends = now() + LATER;
     store.add_certificate(&ada, numbered(1), ends).await.unwrap();
     let changes = tokio::time::timeout(DEADLINE, feed.next()).await.unwrap().unwrap();
-    assert_eq!(changes.certificates, [numbered(1)], "a proxy that had looked it up before must hear of it");
+    assert_eq!(changes.certificates, [numbered(1)], "a proxy that cached it as unknown must drop it");
     assert_eq!(store.token_of_certificate(&numbered(1)).await.unwrap(), Some((ada, ends)));
     assert_eq!(store.token_of_certificate(&numbered(2)).await.unwrap(), None);
     let list = store.certificates_of(&ada).await.unwrap();

@@ -29,13 +29,13 @@ fn live(proxy: &str, number: i64) -> LiveConnection {
 
 /// Waits for a list request that is newer than `last`.
 async fn next_request(store: &Store, last: i64) -> ListRequest {
-    let began = Instant::now();
+    let start = Instant::now();
     loop {
         let requests = store.connection_requests().await.unwrap();
         if let Some(request) = requests.into_iter().find(|request| request.requested_at > last) {
             return request;
         }
-        assert!(began.elapsed() < DEADLINE);
+        assert!(start.elapsed() < DEADLINE);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -106,9 +106,9 @@ async fn close_request_is_for_one_connection_of_one_cache(db: TestDb) {
         let (store, instance, id) = (store.clone(), instance.clone(), id.clone());
         async move { store.close_connection(&instance, &id).await.unwrap() }
     });
-    let began = Instant::now();
+    let start = Instant::now();
     while store.pending_closes("host:1/5").await.unwrap().is_empty() {
-        assert!(began.elapsed() < DEADLINE);
+        assert!(start.elapsed() < DEADLINE);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(store.pending_closes("host:1/5").await.unwrap(), [(instance.clone(), id.clone())]);

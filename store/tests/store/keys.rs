@@ -9,16 +9,16 @@ use store::{KeyError, LaneKey, TokenKey};
 fn key_file_is_created_once_and_for_its_owner_only() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("lane.key");
-    let made = LaneKey::load_or_create(&path).unwrap();
+    let created = LaneKey::load_or_create(&path).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     for key in [LaneKey::load(&path).unwrap(), LaneKey::load_or_create(&path).unwrap()] {
-        assert_eq!(key.secret("i", 1), made.secret("i", 1));
+        assert_eq!(key.secret("i", 1), created.secret("i", 1));
     }
-    let secret = made.secret("i", 1);
+    let secret = created.secret("i", 1);
     assert_eq!(secret.len(), 64);
-    assert!(secret != made.secret("i", 2) && secret != made.secret("j", 1));
+    assert!(secret != created.secret("i", 2) && secret != created.secret("j", 1));
     let text = std::fs::read_to_string(&path).unwrap();
-    assert!(text.len() == 64 && !format!("{made:?}").contains(&text));
+    assert!(text.len() == 64 && !format!("{created:?}").contains(&text));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
 }
 
@@ -46,12 +46,13 @@ fn world_readable_key_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token.key");
     TokenKey::load_or_create(&path).unwrap();
-    for (mode, good) in [(0o644, false), (0o604, false), (0o602, false), (0o640, true), (0o400, true)] {
+    for (mode, is_accepted) in [(0o644, false), (0o604, false), (0o602, false), (0o640, true), (0o400, true)]
+    {
         std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         for result in [TokenKey::load(&path), TokenKey::load_or_create(&path)] {
             match result {
-                Ok(_) => assert!(good, "{mode:o}"),
-                Err(KeyError::WorldReadable(which)) => assert!(!good && which == path, "{mode:o}"),
+                Ok(_) => assert!(is_accepted, "{mode:o}"),
+                Err(KeyError::WorldReadable(which)) => assert!(!is_accepted && which == path, "{mode:o}"),
                 Err(error) => panic!("{mode:o}: {error:?}"),
             }
         }
@@ -62,13 +63,13 @@ fn world_readable_key_file_is_refused() {
 fn malformed_key_file_is_refused_and_not_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token.key");
-    let good = "0123456789abcdefABCDEF".repeat(3);
-    let plus = format!("+f{}", &good[..62]);
+    let digits = "0123456789abcdefABCDEF".repeat(3);
+    let plus = format!("+f{}", &digits[..62]);
     let cases: [&[u8]; 8] = [
         b"",
         b"0123",
-        &good.as_bytes()[..63],
-        &good.as_bytes()[..65],
+        &digits.as_bytes()[..63],
+        &digits.as_bytes()[..65],
         &[b'g'; 64],
         plus.as_bytes(),
         &[0xff; 64],
@@ -82,7 +83,7 @@ fn malformed_key_file_is_refused_and_not_overwritten() {
         }
         assert_eq!(std::fs::read(&path).unwrap(), text);
     }
-    std::fs::write(&path, format!("{}\n", &good[..64])).unwrap();
+    std::fs::write(&path, format!("{}\n", &digits[..64])).unwrap();
     TokenKey::load(&path).unwrap();
 }
 

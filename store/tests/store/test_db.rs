@@ -103,7 +103,7 @@ pub(crate) fn new_user(email: &str) -> NewUser<'_> {
     NewUser { email, password_hash: Some("$argon2id$..."), plan: "default", is_admin: false }
 }
 
-/// Signs new_user up, with a token named `first`.
+/// Signs a user up, with a token named `first`.
 pub(crate) async fn sign_up(store: &Store, email: &str) -> (User, NewToken) {
     let token = NewToken::generate(&token_key(), "first");
     let user = store.sign_up(&new_user(email), &token).await.unwrap();
