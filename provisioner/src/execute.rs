@@ -207,9 +207,9 @@ impl Executor {
     /// Creates a container, uploads its secret and starts it. Removes it if it can't be started.
     async fn create_and_start(&self, new: &NewContainer<'_>) -> Result<String, Error> {
         let container = self.docker.create_container(new).await?;
-        let secret = self.lane_key.secret(new.instance, new.generation);
+        let credential = self.lane_key.credential(new.instance, new.generation);
         let started = async {
-            self.docker.upload_secret(&container, &secret).await?;
+            self.docker.upload_secret(&container, &credential).await?;
             self.docker.start(&container).await
         };
         match started.await {
@@ -269,8 +269,8 @@ impl Executor {
     /// Returns the version of an instance's memcached.
     async fn probe(&self, instance: &str, generation: i64, address: &str) -> Result<String, Error> {
         let ip: IpAddr = address.parse().map_err(|_| Error::NoAnswer { address: address.to_owned() })?;
-        let secret = self.lane_key.secret(instance, generation);
-        health_check::version(SocketAddr::new(ip, PORT), &secret, PROBE_TIMEOUT).await
+        let credential = self.lane_key.credential(instance, generation);
+        health_check::version(SocketAddr::new(ip, PORT), &credential, PROBE_TIMEOUT).await
     }
 
     /// Restores the image and the networks: something that a container needs was removed by hand.

@@ -8,6 +8,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use store::LaneCredential;
+
 use crate::error::Error;
 
 /// Time limit of one attempt: connecting to a killed container hangs.
@@ -20,11 +22,15 @@ const LINE_MAX: u64 = 256;
 const VERSION_MAX: usize = 32;
 
 /// Logs in and reads the version; repeats that until memcached answers, for `limit` at most.
-pub(crate) async fn version(address: SocketAddr, secret: &str, limit: Duration) -> Result<String, Error> {
+pub(crate) async fn version(
+    address: SocketAddr,
+    credential: &LaneCredential,
+    limit: Duration,
+) -> Result<String, Error> {
     let deadline = Instant::now() + limit;
     loop {
         let attempt =
-            timeout_at(deadline.min(Instant::now() + ATTEMPT_TIMEOUT), probe(address, secret)).await;
+            timeout_at(deadline.min(Instant::now() + ATTEMPT_TIMEOUT), probe(address, credential)).await;
         match attempt {
             Ok(Ok(Some(version))) => return Ok(version),
             Ok(Ok(None)) => return Err(Error::WrongSecret { address: address.to_string() }),
@@ -37,11 +43,9 @@ pub(crate) async fn version(address: SocketAddr, secret: &str, limit: Duration) 
 }
 
 /// `None` if the secret is rejected.
-async fn probe(address: SocketAddr, secret: &str) -> io::Result<Option<String>> {
+async fn probe(address: SocketAddr, credential: &LaneCredential) -> io::Result<Option<String>> {
     let mut lane = BufReader::new(TcpStream::connect(address).await?);
-    let login = format!("lane {secret}");
-    let request = format!("set auth 0 0 {}\r\n{login}\r\n", login.len());
-    lane.write_all(request.as_bytes()).await?;
+    lane.write_all(credential.login_command().as_bytes()).await?;
     let reply = read_line(&mut lane).await?;
     if reply != "STORED" {
         return Ok(None);

@@ -97,7 +97,7 @@ impl Backend {
         Some(Route {
             address: SocketAddr::new(address, PORT),
             generation: grant.generation,
-            secret: self.deps.lane_key.secret(&grant.instance_id, grant.generation),
+            credential: self.deps.lane_key.credential(&grant.instance_id, grant.generation),
             value_max: usize::try_from(grant.item_size_max).ok()?,
         })
     }

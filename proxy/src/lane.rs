@@ -21,6 +21,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use store::LaneCredential;
+
 use crate::metrics::usage::Usage;
 use crate::notify::LocalNotify;
 use crate::protocol::request::{Fault, FlagSet, Request, SHARED_VALUE_MAX};
@@ -47,7 +49,7 @@ const KEPT_CAPACITY_MAX: usize = 256 * 1024;
 pub(crate) struct Route {
     pub(crate) address: SocketAddr,
     pub(crate) generation: i64,
-    pub(crate) secret: String,
+    pub(crate) credential: LaneCredential,
     /// The largest value of the instance, in bytes.
     pub(crate) value_max: usize,
 }

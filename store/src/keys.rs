@@ -9,6 +9,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use crate::files;
+use crate::lane_credential::LaneCredential;
 
 const KEY_LEN: usize = 32;
 /// No key file is longer, a line's end included: what is, isn't read on.
@@ -69,10 +70,10 @@ impl LaneKey {
         load(path).map(Self)
     }
 
-    /// The password (64 hexadecimal digits) for user `lane` of one generation of one instance's memcached.
+    /// The credential of lanes to one generation of an instance. Its secret has 64 hexadecimal digits.
     #[must_use]
-    pub fn secret(&self, instance_id: &str, generation: i64) -> String {
-        hex(&keyed(&self.0, &["lane", instance_id, &generation.to_string()]))
+    pub fn credential(&self, instance_id: &str, generation: i64) -> LaneCredential {
+        LaneCredential::new(hex(&keyed(&self.0, &["lane", instance_id, &generation.to_string()])))
     }
 }
 

@@ -15,6 +15,8 @@ use bollard::query_parameters::{
 use tokio::time::{Instant, sleep};
 
 use super::{Docker, created_at, ignore_not_found, map_error};
+use store::LaneCredential;
+
 use crate::error::Error;
 use crate::names::{LABEL_ADDRESS, LABEL_GENERATION, LABEL_INSTANCE, LABEL_SPEC};
 use crate::plan::{Container, ContainerState};
@@ -96,8 +98,12 @@ impl Docker {
     }
 
     /// Writes the file with the secret, which memcached reads at start, into the container's volume.
-    pub(crate) async fn upload_secret(&self, container: &str, secret: &str) -> Result<(), Error> {
-        let tar = secret_tar(secret).map_err(|error| Error::Docker {
+    pub(crate) async fn upload_secret(
+        &self,
+        container: &str,
+        credential: &LaneCredential,
+    ) -> Result<(), Error> {
+        let tar = secret_tar(credential).map_err(|error| Error::Docker {
             operation: "take a secret",
             status: None,
             message: error.to_string(),
@@ -229,8 +235,8 @@ fn nano_cpus(cpus: f64) -> i64 {
     (cpus * NANOS_PER_CPU) as i64
 }
 
-fn secret_tar(secret: &str) -> std::io::Result<Vec<u8>> {
-    let line = format!("lane:{secret}\n");
+fn secret_tar(credential: &LaneCredential) -> std::io::Result<Vec<u8>> {
+    let line = credential.auth_file();
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o400);
     header.set_uid(UID.into());

@@ -122,8 +122,8 @@ impl Installation {
         let address: SocketAddr = format!("{}:11211", route.address.as_ref()?).parse().unwrap();
         let mut lane = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
         lane.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        let login = format!("lane {}", self.lane_key.secret(&instance.id, route.generation));
-        write!(lane, "set a 0 0 {}\r\n{login}\r\n{line}\r\n", login.len()).ok()?;
+        let credential = self.lane_key.credential(&instance.id, route.generation);
+        write!(lane, "{}{line}\r\n", credential.login_command()).ok()?;
         let mut replies = BufReader::new(lane).lines();
         assert_eq!(replies.next()?.ok()?, "STORED");
         replies.next()?.ok()
@@ -141,8 +141,8 @@ impl Installation {
         let address: SocketAddr = format!("{}:11211", route.address.as_ref().unwrap()).parse().unwrap();
         let stream = std::net::TcpStream::connect(address).unwrap();
         let mut requests = BufWriter::new(stream.try_clone().unwrap());
-        let login = format!("lane {}", self.lane_key.secret(&instance.id, route.generation));
-        write!(requests, "set a 0 0 {}\r\n{login}\r\n", login.len()).unwrap();
+        let credential = self.lane_key.credential(&instance.id, route.generation);
+        requests.write_all(credential.login_command().as_bytes()).unwrap();
         let value = vec![b'v'; size];
         for item in 0..count {
             write!(requests, "ms {size}-{lane}-{item} {size} q\r\n").unwrap();

@@ -13,8 +13,6 @@ use crate::transport::tcp;
 
 /// Time limit of the whole handshake. A connect to a killed container would hang.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The user in memcached's `-Y` file.
-const AUTH_USER: &str = "lane";
 /// The reply to a successful login.
 const AUTH_OK: &[u8] = b"STORED";
 const LINE_MAX: usize = 128;
@@ -28,8 +26,7 @@ pub(super) async fn connect(route: &Route) -> io::Result<(TcpStream, FlagSet)> {
 async fn handshake(route: &Route) -> io::Result<(TcpStream, FlagSet)> {
     let stream = TcpStream::connect(route.address).await?;
     stream.set_nodelay(true)?;
-    let payload = format!("{AUTH_USER} {}", route.secret);
-    write(&stream, format!("set auth 0 0 {}\r\n{payload}\r\n", payload.len()).as_bytes()).await?;
+    write(&stream, route.credential.login_command().as_bytes()).await?;
     if read_line(&stream).await? != AUTH_OK {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "memcached refused the lane's login"));
     }

@@ -5,6 +5,8 @@ use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 
 use super::*;
+use store::LaneCredential;
+
 use crate::protocol::request::{Command, Key, KeyForm, Mode, ReplyFormat, Store, TextFormat};
 use crate::responses::BufferPool;
 use crate::transport::Stream;
@@ -64,7 +66,8 @@ async fn two_gets(backend: FakeBackend) -> String {
     };
     let (mut client, stream) = pair().await;
     let responses = ResponseQueue::new(Stream::plain(stream), Rc::<BufferPool>::default());
-    let route = Route { address, generation: 1, secret: "secret".into(), value_max: 100 };
+    let route =
+        Route { address, generation: 1, credential: LaneCredential::new("secret".into()), value_max: 100 };
     let lane = Lane::new(route.value_max, usage());
     lane.send(&GET, &responses);
     lane.send(&GET, &responses);
@@ -155,7 +158,7 @@ async fn full_lane_wakes_held_sessions_when_it_has_room() {
     let route = Route {
         address: listener.local_addr().unwrap(),
         generation: 1,
-        secret: "secret".into(),
+        credential: LaneCredential::new("secret".into()),
         value_max: 100,
     };
     let (_client, stream) = pair().await;
@@ -202,7 +205,8 @@ async fn closing_lane_stops_connecting() {
     // The kernel accepts the connection; no program answers.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let route = Route { address, generation: 1, secret: "secret".into(), value_max: 100 };
+    let route =
+        Route { address, generation: 1, credential: LaneCredential::new("secret".into()), value_max: 100 };
     let lane = Lane::new(route.value_max, usage());
     let started = Instant::now();
     let (buffers, flags) = (ReadBufferPool::default(), Cell::default());

@@ -3,7 +3,7 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 
-use store::{KeyError, LaneKey, TokenKey};
+use store::{KeyError, LaneCredential, LaneKey, TokenKey};
 
 #[test]
 fn key_file_is_created_once_and_for_its_owner_only() {
@@ -12,11 +12,11 @@ fn key_file_is_created_once_and_for_its_owner_only() {
     let created = LaneKey::load_or_create(&path).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     for key in [LaneKey::load(&path).unwrap(), LaneKey::load_or_create(&path).unwrap()] {
-        assert_eq!(key.secret("i", 1), created.secret("i", 1));
+        assert_eq!(key.credential("i", 1), created.credential("i", 1));
     }
-    let secret = created.secret("i", 1);
-    assert_eq!(secret.len(), 64);
-    assert!(secret != created.secret("i", 2) && secret != created.secret("j", 1));
+    let credential = created.credential("i", 1);
+    assert_eq!(credential.login_value().len(), "lane ".len() + 64);
+    assert!(credential != created.credential("i", 2) && credential != created.credential("j", 1));
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.len() == 64 && !format!("{created:?}").contains(&text));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
@@ -28,15 +28,15 @@ fn concurrent_callers_get_the_same_key() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lane.key");
         let start = std::sync::Barrier::new(8);
-        let secrets: Vec<String> = std::thread::scope(|scope| {
+        let credentials: Vec<LaneCredential> = std::thread::scope(|scope| {
             let ask = || {
                 start.wait();
-                LaneKey::load_or_create(&path).unwrap().secret("i", 1)
+                LaneKey::load_or_create(&path).unwrap().credential("i", 1)
             };
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        assert!(secrets.iter().all(|secret| *secret == secrets[0]));
+        assert!(credentials.iter().all(|credential| *credential == credentials[0]));
     }
 }
 

@@ -19,7 +19,7 @@ pub use chunks::chunks;
 pub use exclusive::{Exclusive, exclusive};
 pub use executable::{MemcachedBinary, Version};
 pub use limits::{is_long_run, raise_file_limit};
-pub use memcached::{Memcached, lane_secret, record_route};
+pub use memcached::{Memcached, lane_credential, record_route};
 pub use namespace::Namespace;
 pub use network::{connect_from, free_port};
 pub use rng::Rng;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use store::{InstanceState, Observed, Token};
+use store::{InstanceState, LaneCredential, Observed, Token};
 
 use crate::{AdminConnection, MemcachedBinary, Namespace, TestProxy, lane_key};
 
@@ -33,7 +33,7 @@ impl Memcached {
     /// The same as [`start`](Self::start), with another executable.
     pub fn start_binary(binary: MemcachedBinary, proxy: &TestProxy, token: &Token, address: &str) -> Self {
         let auth_file = proxy.data_dir.path().join(address);
-        std::fs::write(&auth_file, format!("lane:{}\n", lane_secret(proxy, token))).unwrap();
+        std::fs::write(&auth_file, lane_credential(proxy, token).auth_file()).unwrap();
         let namespace = Namespace::create(address);
         let mut memcached = Self { binary, address: address.to_owned(), namespace, auth_file, process: None };
         memcached.restart();
@@ -80,9 +80,9 @@ impl Drop for Memcached {
     }
 }
 
-/// Returns the password of lanes to the instance of `token`.
-pub fn lane_secret(proxy: &TestProxy, token: &Token) -> String {
-    lane_key(proxy.data_dir.path()).secret(&proxy.instance_id(token), GENERATION)
+/// Returns the credential of lanes to the instance of `token`.
+pub fn lane_credential(proxy: &TestProxy, token: &Token) -> LaneCredential {
+    lane_key(proxy.data_dir.path()).credential(&proxy.instance_id(token), GENERATION)
 }
 
 /// Records, as the provisioner does, that the instance of `token` runs at `address`.

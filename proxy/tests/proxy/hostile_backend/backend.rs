@@ -13,7 +13,7 @@ use store::Token;
 
 use super::correct::{Command, Items};
 use super::fault::{FAULTS, Fault, Target};
-use testkit::{Namespace, Rng, TestProxy, lane_secret, record_route};
+use testkit::{Namespace, Rng, TestProxy, lane_credential, record_route};
 
 /// The port that the proxy connects to.
 const PORT: u16 = 11211;
@@ -52,9 +52,8 @@ impl HostileBackend {
     pub(crate) fn start(proxy: &TestProxy, token: &Token, address: &str) -> Self {
         let namespace = Namespace::create(address);
         let listener = listen(&namespace, address);
-        let payload = format!("lane {}", lane_secret(proxy, token));
         let shared = Arc::new(Shared {
-            login: format!("set auth 0 0 {}\r\n{payload}\r\n", payload.len()),
+            login: lane_credential(proxy, token).login_command(),
             items: Mutex::default(),
             inject_faults: AtomicBool::new(true),
             closed: AtomicBool::new(false),

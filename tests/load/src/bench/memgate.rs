@@ -130,7 +130,7 @@ impl Memgate {
             backend: SocketAddr::new(address, MEMCACHED_PORT),
             memcached_pid: container_pid(&text(&instance, "container")?)?,
             token: format!("{} {}", text(&added, "username")?, text(&added, "password")?),
-            lane: format!("lane {}", key.secret(&text(&instance, "id")?, generation)),
+            lane: key.credential(&text(&instance, "id")?, generation).login_value(),
         })
     }
 
