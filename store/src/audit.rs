@@ -1,4 +1,4 @@
-//! The audit log: who did what, when, to what. Append-only and chained by hashes; never a secret in it.
+//! The audit log: who did what, when, to what. Append-only, chained by hashes, without secrets.
 
 use sha2::{Digest as _, Sha256};
 
@@ -6,37 +6,37 @@ use crate::db::{read, write};
 use crate::keys::hex;
 use crate::{Millis, Store, StoreError, now};
 
-/// One thing that was done.
+/// An entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, serde::Serialize)]
 pub struct AuditEntry {
     /// Counted from 1, without gaps.
     pub seq: i64,
     /// When.
     pub at: Millis,
-    /// Who: `operator`, or `user` and an id.
+    /// The actor: `operator`, or `user` and an id.
     pub actor: String,
-    /// What: `token.create`.
+    /// The action: `token.create`.
     pub action: String,
-    /// To what: `token` or `user`, and an id.
+    /// What was changed: `token` or `user`, say, and an id.
     pub subject: String,
-    /// What else there is to know.
+    /// More, in words; may be empty.
     pub detail: String,
-    /// SHA-256 of all this and of the hash before it, hexadecimal.
+    /// SHA-256 of the other fields and of the previous entry's hash, hexadecimal.
     pub hash: String,
 }
 
-/// What doesn't fit in the chain.
+/// An entry doesn't continue the chain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuditError {
-    /// An entry is missing: `expected` is followed by something else.
+    /// An entry is missing.
     #[error(
         "the audit log has a gap at entry {expected}: restore the database from a backup and look for who removed it"
     )]
     Gap {
-        /// The number that should have come.
+        /// The missing entry's number.
         expected: i64,
     },
-    /// An entry isn't what was written.
+    /// An entry was changed.
     #[error(
         "entry {seq} of the audit log was changed: restore the database from a backup and look for who changed it"
     )]
@@ -46,17 +46,20 @@ pub enum AuditError {
     },
 }
 
-/// The chain as far as it has been followed.
+/// The chain of hashes up to an entry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AuditChain {
-    /// Entries so far.
+    /// The number of entries so far.
     pub entries: i64,
-    /// The last one's hash; empty before the first. Kept elsewhere it shows later that none was taken away.
+    /// The last entry's hash; empty before the first. A copy kept elsewhere proves later that no entry was removed.
     pub head: String,
 }
 
 impl AuditChain {
-    /// Takes the next entry, if it is the next.
+    /// Follows the chain to the next entry.
+    ///
+    /// # Errors
+    /// [`AuditError`] if `entry` is not the next one, or was changed.
     pub fn follow(&mut self, entry: &AuditEntry) -> Result<(), AuditError> {
         let expected = self.entries + 1;
         if entry.seq != expected {
@@ -86,7 +89,7 @@ impl AuditEntry {
         entry
     }
 
-    /// Every field with its length before it: no two entries read the same.
+    /// Hashes every field with its length before it, so that different entries never hash the same bytes.
     fn chained(&self, before: &str) -> String {
         let (seq, at) = (self.seq.to_string(), self.at.to_string());
         let mut hash = Sha256::new();
@@ -102,7 +105,7 @@ pub(crate) const LAST: &str = "SELECT seq, hash FROM audit ORDER BY seq DESC LIM
 pub(crate) const INSERT: &str =
     "INSERT INTO audit (seq, at, actor, action, subject, detail, hash) VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
-/// Writes an entry in a transaction that has taken a revision: those come one after the other.
+/// Writes an entry in a transaction that has taken a revision: such transactions run one after the other.
 macro_rules! note {
     ($store:expr, $tx:expr, $action:expr, $subject:expr, $detail:expr) => {{
         let last: Option<(i64, String)> =
@@ -124,26 +127,35 @@ macro_rules! note {
 pub(crate) use note;
 
 impl Store {
-    /// The same store, in somebody's name: what is done through it is noted as theirs.
+    /// The same store, which names `actor` in the audit log.
     #[must_use]
     pub fn acting_as(&self, actor: &str) -> Self {
         Self { db: self.db.clone(), actor: actor.into() }
     }
 
-    /// Notes what changes nothing here: that somebody has signed in.
+    /// Records an event that changes nothing in the store, such as a sign-in.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn note(&self, action: &str, subject: &str, detail: &str) -> Result<(), StoreError> {
         write!(self, tx, _revision => note!(self, tx, action, subject, detail));
         Ok(())
     }
 
-    /// Up to `limit` entries behind the one with this number, in order.
+    /// Up to `limit` entries after entry `seq`, in order.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn audit_after(&self, seq: i64, limit: i64) -> Result<Vec<AuditEntry>, StoreError> {
         let sql = "SELECT seq, at, actor, action, subject, detail, hash FROM audit WHERE seq > $1 \
                    ORDER BY seq LIMIT $2";
         Ok(read!(self, pool => sqlx::query_as(sql).bind(seq).bind(limit).fetch_all(pool).await)?)
     }
 
-    /// How many entries there are, by the last one's number.
+    /// The number of entries.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn audit_length(&self) -> Result<i64, StoreError> {
         let sql = "SELECT COALESCE(MAX(seq), 0) FROM audit";
         Ok(read!(self, pool => sqlx::query_scalar(sql).fetch_one(pool).await)?)

@@ -1,5 +1,5 @@
-//! Client certificates: issued for a token, known by their fingerprint and by nothing else, so that it doesn't
-//! matter who has signed them. Their keys are never here.
+//! Client certificates, each issued for a token and identified by its fingerprint alone: the issuer is not checked.
+//! Private keys are not stored.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,20 +11,20 @@ use crate::db::{read, write};
 use crate::keys::{hex, unhex};
 use crate::{Millis, Store, StoreError, TokenId, now};
 
-/// Certificates of one token that may be good at the same time.
-const PER_TOKEN: i64 = 16;
+/// Unexpired certificates that a token may have.
+const PER_TOKEN_MAX: i64 = 16;
 
 /// SHA-256 of a certificate's DER.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);
 
-/// Text that is no fingerprint.
+/// The text is not a fingerprint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("that is no fingerprint: it is 64 hexadecimal digits")]
+#[error("invalid fingerprint: write 64 hexadecimal digits")]
 pub struct ParseFingerprintError;
 
 impl Fingerprint {
-    /// That of a certificate in DER.
+    /// The fingerprint of a certificate in DER.
     #[must_use]
     pub fn of(der: &[u8]) -> Self {
         Self(Sha256::digest(der).into())
@@ -51,22 +51,22 @@ impl FromStr for Fingerprint {
     }
 }
 
-/// A certificate as its token's owner sees it afterwards.
+/// An issued certificate.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, serde::Serialize)]
 pub struct CertificateRow {
     /// SHA-256 of its DER, hexadecimal.
     pub fingerprint: String,
-    /// The public id of the token that it logs in with.
+    /// The public id of the token that it stands for.
     #[sqlx(rename = "token_id")]
     pub token: String,
     /// When it was issued.
     pub created_at: Millis,
-    /// From then on it lets nobody in.
+    /// It is denied from this time on.
     pub not_after: Millis,
 }
 
 impl CertificateRow {
-    /// Whether it lets anybody in at that time, as far as the certificate itself is concerned.
+    /// Whether it is not expired at `now`. Its token may still be inactive.
     #[must_use]
     pub fn is_valid_at(&self, now: Millis) -> bool {
         now < self.not_after
@@ -74,15 +74,17 @@ impl CertificateRow {
 }
 
 impl Store {
-    /// Keeps a certificate that was made for a token. Show it only after this has returned.
-    /// `NotFound("active token")`; `LimitReached("certificate")` if the token has as many as it may.
+    /// Adds a certificate that was issued for a token. Show it only after this has returned.
+    ///
+    /// # Errors
+    /// `NotFound("active token")`, `LimitReached("certificate")`, `AlreadyExists("certificate")`.
     pub async fn add_certificate(
         &self,
         token: &TokenId,
         fingerprint: Fingerprint,
         not_after: Millis,
     ) -> Result<(), StoreError> {
-        let good = "SELECT COUNT(*) FROM tokens WHERE id = $1 AND revoked_at IS NULL \
+        let active = "SELECT COUNT(*) FROM tokens WHERE id = $1 AND revoked_at IS NULL \
                     AND (expires_at IS NULL OR expires_at > $2)";
         let prune = "DELETE FROM certificates WHERE token_id = $1 AND not_after <= $2";
         let count = "SELECT COUNT(*) FROM certificates WHERE token_id = $1";
@@ -90,13 +92,13 @@ impl Store {
                       VALUES ($1, $2, $3, $4, $5)";
         let (id, now) = (token.as_str(), now());
         write!(self, tx, revision => {
-            let good: i64 = sqlx::query_scalar(good).bind(id).bind(now).fetch_one(&mut *tx).await?;
-            if good == 0 {
+            let active: i64 = sqlx::query_scalar(active).bind(id).bind(now).fetch_one(&mut *tx).await?;
+            if active == 0 {
                 return Err(StoreError::NotFound("active token"));
             }
             sqlx::query(prune).bind(id).bind(now).execute(&mut *tx).await?;
             let held: i64 = sqlx::query_scalar(count).bind(id).fetch_one(&mut *tx).await?;
-            if held >= PER_TOKEN {
+            if held >= PER_TOKEN_MAX {
                 return Err(StoreError::LimitReached("certificate"));
             }
             sqlx::query(insert).bind(fingerprint.to_string()).bind(id).bind(now).bind(not_after).bind(revision)
@@ -106,14 +108,20 @@ impl Store {
         Ok(())
     }
 
-    /// A token's certificates, oldest first, the expired ones too.
+    /// A token's certificates, oldest first, expired ones too.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn certificates_of(&self, token: &TokenId) -> Result<Vec<CertificateRow>, StoreError> {
         let sql = "SELECT fingerprint, token_id, created_at, not_after FROM certificates \
                    WHERE token_id = $1 ORDER BY created_at, fingerprint";
         Ok(read!(self, pool => sqlx::query_as(sql).bind(token.as_str()).fetch_all(pool).await)?)
     }
 
-    /// Who logs in with that fingerprint: the token, and until when. `None` if nobody does.
+    /// The token of the certificate with that fingerprint, and when the certificate expires.
+    ///
+    /// # Errors
+    /// `Corrupt` if the row is invalid.
     pub async fn token_of_certificate(
         &self,
         fingerprint: &Fingerprint,

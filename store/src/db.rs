@@ -27,13 +27,13 @@ const OPERATOR: &str = "operator";
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller waits for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections of one process: a role needs few, PostgreSQL has about 100 in all.
-const MAX_CONNECTIONS: u32 = 8;
+/// Connections of one process. PostgreSQL allows about 100 in all by default.
+const CONNECTIONS_MAX: u32 = 8;
 
-/// Where the store is. `Debug` doesn't say an address: a password may be in it.
+/// Where the store is. `Debug` leaves out a PostgreSQL address, which may contain a password.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Database {
-    /// A SQLite file on this machine; made if it isn't there.
+    /// A SQLite file on this machine; created if it doesn't exist.
     Sqlite(PathBuf),
     /// A PostgreSQL address: `postgres://user:password@host/database`.
     Postgres(String),
@@ -52,13 +52,13 @@ impl fmt::Debug for Database {
 #[derive(Debug, Clone)]
 pub struct Store {
     pub(crate) db: Db,
-    /// In whose name, for the audit log.
+    /// The actor in the audit log.
     pub(crate) actor: Arc<str>,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) enum Db {
-    /// SQLite has one writer at a time: a pool of one makes ours wait in order instead of by retries.
+    /// SQLite has one writer at a time. With a pool of one, this process's writers queue instead of retrying.
     Sqlite {
         read: SqlitePool,
         write: SqlitePool,
@@ -66,7 +66,7 @@ pub(crate) enum Db {
     Postgres(PgPool),
 }
 
-/// Runs one body with a pool to read from.
+/// Runs a body with a pool to read from.
 macro_rules! read {
     ($store:expr, $pool:ident => $body:expr) => {
         match &$store.db {
@@ -76,7 +76,7 @@ macro_rules! read {
     };
 }
 
-/// Runs one body in a transaction that doesn't touch the revision (high-rate rows only).
+/// Runs a body in a transaction that leaves the revision alone (for rows written several times per second).
 macro_rules! write_unversioned {
     ($store:expr, $tx:ident => $body:expr) => {
         match &$store.db {
@@ -96,7 +96,7 @@ macro_rules! write_unversioned {
     };
 }
 
-/// Runs one body in a transaction that begins by taking the next revision. A `?` in it rolls back.
+/// Runs a body in a transaction that takes the next revision first. A `?` in the body rolls back.
 macro_rules! write {
     ($store:expr, $tx:ident, $revision:ident => $body:expr) => {
         match &$store.db {
@@ -123,7 +123,10 @@ macro_rules! write {
 pub(crate) use {read, write, write_unversioned};
 
 impl Store {
-    /// Opens the store and brings its tables up to date. Several processes may do so at once.
+    /// Opens the store and migrates its tables. Several processes may do so at once.
+    ///
+    /// # Errors
+    /// `Open`, `WorldReadable`, `NewerSchema`, `Migrate`, `DiskFull`.
     pub async fn open(database: &Database) -> Result<Self, StoreError> {
         let db = match database {
             Database::Sqlite(path) => sqlite::open(path).await?,
@@ -132,12 +135,15 @@ impl Store {
         Ok(Self { db, actor: OPERATOR.into() })
     }
 
-    /// A cheap look at the database, for readiness: whether it answers and has our tables.
+    /// Checks with one small query that the database answers and has memgate's tables.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.revision().await.map(drop)
     }
 
-    /// Ends all connections; SQLite then folds its log into the file.
+    /// Closes all connections; SQLite then merges its write-ahead log into the file.
     pub async fn close(&self) {
         match &self.db {
             Db::Sqlite { read, write } => {

@@ -1,11 +1,11 @@
-//! What can go wrong between a role and its database.
+//! Errors of the store.
 
 use std::error::Error as _;
 use std::fmt;
 use std::path::PathBuf;
 
-/// Why a call to the store failed. Messages name the fix where there is one; they hold no data of users.
-/// `Debug` is the message and its causes: the drivers' own would quote rows that a constraint refused.
+/// Why a call to the store failed. Messages say how to fix it, and contain no data of users. `Debug` prints the
+/// messages of the error and its causes, because the drivers' own `Debug` quotes rows that violate a constraint.
 #[derive(thiserror::Error)]
 pub enum StoreError {
     /// The database can't be opened.
@@ -13,15 +13,15 @@ pub enum StoreError {
     Open {
         /// A path or an address without its password.
         what: String,
-        /// What to do about it.
+        /// How to fix it.
         fix: String,
-        /// What the driver said.
+        /// The driver's error.
         source: Option<sqlx::Error>,
     },
-    /// The file may be read by everybody on the machine.
+    /// All users of the machine can read the file.
     #[error("{} can be read by everybody: run `chmod o= {}`", .0.display(), .0.display())]
     WorldReadable(PathBuf),
-    /// A newer memgate has migrated it.
+    /// A newer memgate has migrated the database.
     #[error(
         "the database is from a newer memgate (migration {0}): install that version, or restore a backup"
     )]
@@ -32,25 +32,25 @@ pub enum StoreError {
     /// The disk is full.
     #[error("can't save now, the disk is full: free some space")]
     DiskFull(#[source] sqlx::Error),
-    /// A value that must be unique is taken: an e-mail address at sign-up, say.
+    /// A value that must be unique is taken, such as an e-mail address.
     #[error("that {0} is taken: choose another")]
     AlreadyExists(&'static str),
-    /// There are as many as there may be.
-    #[error("there is no room for another {0}: do without one of those that are there")]
+    /// There are already as many as allowed.
+    #[error("{0} limit reached: delete one first")]
     LimitReached(&'static str),
-    /// A row that was asked for by name isn't there.
+    /// The row doesn't exist.
     #[error("there is no such {0}: check the spelling")]
     NotFound(&'static str),
-    /// A row holds what no memgate writes.
-    #[error("the database holds a {0} that makes no sense: restore a backup")]
+    /// A row contains a value that no version of memgate writes.
+    #[error("the database contains an invalid {0}: restore a backup")]
     Corrupt(&'static str),
-    /// It takes too long.
+    /// The database doesn't answer in time.
     #[error("the database doesn't answer in time: check that it runs, and how busy it is")]
     Timeout,
-    /// It is older than it was.
+    /// The revision went backwards, as after restoring a backup.
     #[error("the database went back to an earlier revision (restored backup?): restarting from a fresh read")]
     RolledBack,
-    /// Anything else: away, slow, locked.
+    /// Any other failure: the database is unreachable or locked.
     #[error("the database doesn't answer as it should: check that it runs")]
     Unavailable(#[source] sqlx::Error),
 }
@@ -59,7 +59,7 @@ pub enum StoreError {
 const SQLITE_FULL: &str = "13";
 /// SQLite's extended result code when `-shm` can't grow (SQLITE_IOERR_SHMSIZE).
 const SQLITE_SHM_FULL: &str = "4874";
-/// PostgreSQL's SQLSTATE for it.
+/// PostgreSQL's SQLSTATE for a full disk.
 const PG_DISK_FULL: &str = "53100";
 
 impl From<sqlx::Error> for StoreError {
@@ -95,7 +95,7 @@ impl fmt::Debug for StoreError {
 }
 
 impl StoreError {
-    /// `AlreadyExists(what)` if the cause is a unique constraint, else as `From` has it.
+    /// `AlreadyExists(what)` for a violated unique constraint; other errors are converted by `From`.
     pub(crate) fn unique(error: sqlx::Error, what: &'static str) -> Self {
         match error.as_database_error() {
             Some(e) if e.is_unique_violation() => Self::AlreadyExists(what),
@@ -103,7 +103,7 @@ impl StoreError {
         }
     }
 
-    /// `NotFound(what)` if the cause is a reference to a row that isn't there, else as `From` has it.
+    /// `NotFound(what)` for a violated foreign key; other errors are converted by `From`.
     pub(crate) fn reference(error: sqlx::Error, what: &'static str) -> Self {
         match error.as_database_error() {
             Some(e) if e.is_foreign_key_violation() => Self::NotFound(what),

@@ -1,7 +1,7 @@
-//! Following what others write: everything after a revision, in commit order, with nothing missed.
+//! The feed: tells a follower of every change after a revision, in commit order.
 //!
-//! The table is the truth. PostgreSQL's notification only says "look now"; SQLite has none, there we
-//! look every [`POLL`], which costs one indexed read of one row.
+//! The follower reads the tables. PostgreSQL's notification only wakes it; SQLite has none, so the follower polls
+//! every [`POLL_INTERVAL`], one indexed read of one row.
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -13,25 +13,25 @@ use crate::{Fingerprint, Store, StoreError, TokenId};
 
 const CHANNEL: &str = "memgate_revision";
 
-/// How long a change on SQLite may stay unseen.
-const POLL: Duration = Duration::from_millis(50);
-/// PostgreSQL nudges; we look by ourselves this often in case a nudge was lost.
-const POLL_WITH_NUDGES: Duration = Duration::from_secs(1);
+/// Interval of polls on SQLite.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Interval of polls on PostgreSQL, in case a notification was lost.
+const NOTIFIED_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What changed since the last call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     /// The revision up to which this is complete.
     pub revision: i64,
-    /// Tokens made, changed or revoked.
+    /// Tokens created, changed or revoked.
     pub tokens: Vec<TokenId>,
     /// Certificates issued.
     pub certificates: Vec<Fingerprint>,
-    /// Ids of caches of which the cache itself, its user, plan, instance or route changed.
+    /// Ids of caches that changed, or whose user, plan, instance or route did.
     pub caches: Vec<String>,
 }
 
-/// A follower's place in the sequence of revisions.
+/// A follower's position in the sequence of revisions.
 #[derive(Debug)]
 pub struct Feed {
     store: Store,
@@ -40,7 +40,10 @@ pub struct Feed {
 }
 
 impl Store {
-    /// Starts to follow from the revision of now.
+    /// Starts to follow changes after the newest revision.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn feed(&self) -> Result<Feed, StoreError> {
         let listener = self.listen().await?;
         Ok(Feed { store: self.clone(), revision: self.revision().await?, listener })
@@ -55,13 +58,16 @@ impl Store {
     }
 
     /// The newest revision.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn revision(&self) -> Result<i64, StoreError> {
         let sql = "SELECT value FROM revision WHERE one = 1";
         Ok(read!(self, pool => sqlx::query_scalar(sql).fetch_one(pool).await)?)
     }
 
-    /// Everything that changed after a revision, complete up to `revision`. What was committed since may be
-    /// in it, too, and is told again: left out, a row written once before and once since would be missed.
+    /// Everything that changed after revision `after`, complete up to `revision`. May contain later changes, which
+    /// the next call repeats: without them, a row written both before and after `revision` would be missed.
     async fn changes(&self, after: i64, revision: i64) -> Result<Changes, StoreError> {
         let tokens: Vec<String> = read!(self, pool => sqlx::query_scalar(
             "SELECT id FROM tokens WHERE revision > $1").bind(after).fetch_all(pool).await)?;
@@ -82,7 +88,7 @@ impl Store {
 }
 
 impl Feed {
-    /// The revision up to which everything has been handed out.
+    /// The revision up to which every change has been returned.
     #[must_use]
     pub fn revision(&self) -> i64 {
         self.revision
@@ -96,7 +102,7 @@ impl Feed {
     /// error call it again; no change is lost.
     pub async fn next(&mut self) -> Result<Changes, StoreError> {
         loop {
-            // Listen first, look second: what is committed in between nudges us.
+            // Listens before it reads, so that a commit in between sends a notification.
             if self.listener.is_none() {
                 self.listener = self.store.listen().await?;
             }
@@ -108,17 +114,17 @@ impl Feed {
                     self.revision = revision;
                     return Ok(changes);
                 }
-                // What was undone since nobody can tell.
+                // It is unknown which changes were undone.
                 Ordering::Less => return Err(StoreError::RolledBack),
             }
         }
     }
 
-    /// Waits until a look is worth while. A listener that is in any trouble is given up for a new one: its
-    /// own reconnecting knows only some ways of losing a connection, and would spin on the others.
+    /// Waits for a notification or the next poll. A listener that fails is replaced: its own reconnection handles
+    /// only some ways of losing the connection, and would spin on the others.
     async fn wait(&mut self) {
-        let Some(listener) = &mut self.listener else { return tokio::time::sleep(POLL).await };
-        match tokio::time::timeout(POLL_WITH_NUDGES, listener.try_recv()).await {
+        let Some(listener) = &mut self.listener else { return tokio::time::sleep(POLL_INTERVAL).await };
+        match tokio::time::timeout(NOTIFIED_POLL_INTERVAL, listener.try_recv()).await {
             Ok(Ok(Some(_))) | Err(_) => {}
             Ok(Ok(None) | Err(_)) => self.listener = None,
         }

@@ -1,4 +1,4 @@
-//! Everything the proxy must know about one token, in one read.
+//! Grants: everything that a proxy must know about a token, in one read.
 
 use crate::db::read;
 use crate::token::{Permissions, ScramKeys, TokenId, TokenSecret};
@@ -20,23 +20,23 @@ pub struct Grant {
     pub revoked: bool,
     /// What the token may do, until when and from where.
     pub permissions: Permissions,
-    /// Whether the user may use anything at all.
+    /// Whether the user is active or suspended.
     pub user_state: UserState,
-    /// How many connections the instance may have.
+    /// Client connections that the instance may have, of all proxies together.
     pub connections: i64,
     /// The largest item, in bytes.
     pub item_size_max: i64,
-    /// What its plan allows of each proxy each second; no limit if there is none.
+    /// Operations per second that the plan allows, enforced by each proxy on its own; `None` is no limit.
     pub operations_per_second: Option<u64>,
-    /// Bytes of requests and replies, likewise.
+    /// Bytes of requests and replies per second, likewise.
     pub bytes_per_second: Option<u64>,
-    /// Where its memcached is, if it runs.
+    /// The address of the instance's memcached, if it runs.
     pub address: Option<String>,
-    /// The route's generation: 0 before the first.
+    /// The route's generation; 0 if there is no route.
     pub generation: i64,
-    /// The store's revision before this was read: what changed later is not in it.
+    /// The store's revision before this was read; may include later changes.
     pub read_at: i64,
-    /// What SCRAM needs; `None` if the row holds something else, and then only SCRAM is refused.
+    /// What SCRAM needs; `None` if its columns are invalid, which denies only SCRAM.
     pub scram: Option<ScramKeys>,
     secret_hash: String,
 }
@@ -62,20 +62,20 @@ struct Row {
 }
 
 impl Grant {
-    /// Whether `secret` is this token's. The time it takes doesn't depend on the answer.
+    /// Whether `secret` is this token's. Takes the same time for every answer.
     #[must_use]
     pub fn matches(&self, key: &TokenKey, secret: &TokenSecret) -> bool {
         token::matches(key, &self.token, secret.reveal(), &self.secret_hash)
     }
 
-    /// Whether it lets anybody in at all: the token isn't revoked, its user not suspended. When and from
-    /// where is for its permissions to say.
+    /// Whether the token is not revoked and its user not suspended. Its permissions decide about expiry and
+    /// networks.
     #[must_use]
     pub fn is_active(&self) -> bool {
         !self.revoked && self.user_state == UserState::Active
     }
 
-    /// A hash to check a secret against when there is no such token, so that the clock doesn't tell.
+    /// Verifies a secret for an unknown token, so that timing doesn't tell that it is unknown. Always false.
     #[must_use]
     pub fn verify_decoy(key: &TokenKey, id: &TokenId, secret: &TokenSecret) -> bool {
         const DECOY_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -84,7 +84,10 @@ impl Grant {
 }
 
 impl Store {
-    /// Reads the grant of a token: `None` if there is no such token.
+    /// Reads the grant of a token; `None` if there is no such token.
+    ///
+    /// # Errors
+    /// `Corrupt` if the user's state is invalid.
     pub async fn grant(&self, token: &TokenId) -> Result<Option<Grant>, StoreError> {
         let read_at = self.revision().await?;
         let sql = concat!(
@@ -128,7 +131,7 @@ impl Store {
     }
 }
 
-/// A limit that makes no sense is the narrowest.
+/// An invalid limit counts as 1.
 fn rate(limit: i64) -> u64 {
     u64::try_from(limit).unwrap_or(0).max(1)
 }

@@ -6,7 +6,7 @@ const CHARACTERS: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 /// 36^24 > 2^124.
 const LEN: usize = 24;
 
-/// 24 random lower-case letters and digits, fit for a container's name.
+/// Returns 24 random lower-case letters and digits, which may be part of a container's name.
 pub(crate) fn random() -> String {
     let mut rng = rand::rng();
     (0..LEN).map(|_| char::from(CHARACTERS[rng.random_range(0..CHARACTERS.len())])).collect()

@@ -1,4 +1,4 @@
-//! The installation's id: in the name and label of all that we make in Docker.
+//! The installation's id: part of the name and label of everything that memgate creates in Docker.
 
 use rand::RngExt;
 
@@ -6,11 +6,14 @@ use crate::db::{read, write};
 use crate::{Store, StoreError, now};
 
 const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-/// Short, for it is part of bridge names, which hold 15 characters.
+/// Short, because it is part of bridge names, which have at most 15 characters.
 const ID_LEN: usize = 6;
 
 impl Store {
-    /// The installation's id, six characters of `a-z2-7`; made on first use, then the same for ever.
+    /// The installation's id: six characters of `a-z2-7`, created by the first call.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn installation_id(&self) -> Result<String, StoreError> {
         if let Some(id) = self.find_installation().await? {
             return Ok(id);

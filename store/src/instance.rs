@@ -12,11 +12,11 @@ pub use state::InstanceState;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DesiredState {
-    /// A running memcached.
+    /// memcached runs.
     Running,
-    /// None for now.
+    /// memcached is stopped.
     Suspended,
-    /// None, and nothing left of it.
+    /// The instance and everything of it is removed.
     Deleting,
 }
 
@@ -35,7 +35,7 @@ impl DesiredState {
 pub struct Instance {
     /// 24 letters and digits.
     pub id: String,
-    /// The cache that it is of.
+    /// The cache that it serves.
     pub cache_id: String,
     /// The cache's name.
     pub cache: String,
@@ -49,22 +49,22 @@ pub struct Instance {
     pub connections: i64,
     /// memcached's `-I`, in bytes.
     pub item_size_max: i64,
-    /// What is wanted of it.
+    /// The desired state.
     pub desired: DesiredState,
-    /// When it was asked for.
+    /// When it was created.
     pub created_at: Millis,
-    /// What is so; `None` until the provisioner has seen it.
+    /// The observed state; `None` until the provisioner has recorded one.
     pub route: Option<Route>,
 }
 
 impl Instance {
-    /// Its state: pending until the provisioner has said more.
+    /// Its observed state; pending until the provisioner has recorded one.
     #[must_use]
     pub fn state(&self) -> InstanceState {
         self.route.as_ref().map_or(InstanceState::Pending, |route| route.state)
     }
 
-    /// Whether it was wanted away, and nothing is left of it.
+    /// Whether it was to be deleted, and its container is gone.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         let nothing_left =
@@ -129,14 +129,20 @@ macro_rules! select {
 }
 
 impl Store {
-    /// All instances, oldest first. A row that makes no sense is left out and logged: its user's trouble only.
+    /// All instances, oldest first. Invalid rows are logged and skipped, so that they affect their own user only.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn instances(&self) -> Result<Vec<Instance>, StoreError> {
         let sql = select!("ORDER BY i.created_at, i.id");
         let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?;
         Ok(rows.into_iter().filter_map(skip_corrupt).collect())
     }
 
-    /// One instance by its id.
+    /// An instance by id.
+    ///
+    /// # Errors
+    /// `Corrupt` if the row is invalid.
     pub async fn instance(&self, id: &str) -> Result<Option<Instance>, StoreError> {
         let sql = select!("WHERE i.id = $1");
         let row: Option<Row> = read!(self, pool => sqlx::query_as(sql).bind(id).fetch_optional(pool).await)?;
@@ -144,12 +150,18 @@ impl Store {
     }
 
     /// The ids of all instances, also of invalid rows: a container of any other id is an orphan.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn instance_ids(&self) -> Result<Vec<String>, StoreError> {
         let sql = "SELECT id FROM instances";
         Ok(read!(self, pool => sqlx::query_scalar(sql).fetch_all(pool).await)?)
     }
 
-    /// Changes what is wanted of an instance. `NotFound` if there is no such instance.
+    /// Sets an instance's desired state.
+    ///
+    /// # Errors
+    /// `NotFound("instance")`.
     pub async fn set_desired_state(&self, id: &str, desired: DesiredState) -> Result<(), StoreError> {
         let sql = "UPDATE instances SET desired = $1, revision = $2 WHERE id = $3";
         let touched = write!(self, tx, revision => sqlx::query(sql)
@@ -184,6 +196,6 @@ impl Store {
 fn skip_corrupt(row: Row) -> Option<Instance> {
     let id = row.id.clone();
     Instance::try_from(row)
-        .inspect_err(|error| tracing::error!(instance = id, %error, "instance left out"))
+        .inspect_err(|error| tracing::error!(instance = id, %error, "skipping invalid instance"))
         .ok()
 }

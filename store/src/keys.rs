@@ -1,4 +1,4 @@
-//! The two keys that never enter the database: one hashes tokens, one makes the secrets of lanes.
+//! The two keys, which are never stored in the database: one hashes token secrets, one derives the lanes' passwords.
 
 use std::fmt;
 use std::fs::File;
@@ -12,8 +12,8 @@ use crate::files;
 use crate::lane_credential::LaneCredential;
 
 const KEY_LEN: usize = 32;
-/// No key file is longer, a line's end included: what is, isn't read on.
-const MAX_FILE_LEN: u64 = 100;
+/// Bytes that are read of a key file, which is shorter.
+const FILE_LEN_MAX: u64 = 100;
 
 /// Why a key file can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -21,16 +21,16 @@ pub enum KeyError {
     /// The file is missing, unreadable or unwritable.
     #[error("can't use the key file {}: check that it and its folder exist and that this user may use them", .path.display())]
     File {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// Anybody on this machine could read it.
+    /// All users of the machine can read the file.
     #[error("the key file {} can be read by everybody: run `chmod o= {}`", .0.display(), .0.display())]
     WorldReadable(PathBuf),
-    /// Not 64 hexadecimal digits.
-    #[error("the key file {} doesn't hold 64 hexadecimal digits: restore it from a backup", .0.display())]
+    /// The file doesn't contain 64 hexadecimal digits.
+    #[error("the key file {} doesn't contain 64 hexadecimal digits: restore it from a backup", .0.display())]
     Malformed(PathBuf),
 }
 
@@ -38,34 +38,46 @@ pub enum KeyError {
 #[derive(Clone)]
 pub struct TokenKey([u8; KEY_LEN]);
 
-/// Makes the secret that a lane and its memcached share. Read by the proxy and the provisioner only.
+/// Derives the password that a lane and its memcached share. Only the proxy and the provisioner read it.
 #[derive(Clone)]
 pub struct LaneKey([u8; KEY_LEN]);
 
 impl TokenKey {
-    /// Reads the key; makes one, readable by its owner only, if there is no file yet.
+    /// Reads the key, or creates it, readable by its owner only, if the file doesn't exist.
+    ///
+    /// # Errors
+    /// [`KeyError`] if the file can't be used.
     pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {
         load_or_create(path).map(Self)
     }
 
     /// Reads the key.
+    ///
+    /// # Errors
+    /// [`KeyError`] if the file can't be used.
     pub fn load(path: &Path) -> Result<Self, KeyError> {
         load(path).map(Self)
     }
 
-    /// HMAC-SHA256 over the parts, with a zero byte after each so that no two lists of parts look alike.
+    /// HMAC-SHA256 of the parts, each followed by a zero byte so that different lists never hash the same bytes.
     pub(crate) fn hash(&self, parts: &[&str]) -> [u8; 32] {
         keyed(&self.0, parts)
     }
 }
 
 impl LaneKey {
-    /// Reads the key; makes one, readable by its owner only, if there is no file yet.
+    /// Reads the key, or creates it, readable by its owner only, if the file doesn't exist.
+    ///
+    /// # Errors
+    /// [`KeyError`] if the file can't be used.
     pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {
         load_or_create(path).map(Self)
     }
 
     /// Reads the key.
+    ///
+    /// # Errors
+    /// [`KeyError`] if the file can't be used.
     pub fn load(path: &Path) -> Result<Self, KeyError> {
         load(path).map(Self)
     }
@@ -118,7 +130,7 @@ fn load(path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
         return Err(KeyError::WorldReadable(path.into()));
     }
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_LEN).read_to_end(&mut bytes).map_err(failed)?;
+    file.take(FILE_LEN_MAX).read_to_end(&mut bytes).map_err(failed)?;
     unhex(bytes.trim_ascii()).ok_or_else(|| KeyError::Malformed(path.into()))
 }
 
@@ -141,7 +153,7 @@ pub(crate) fn unhex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// A hexadecimal digit's value. The standard library's parser would take a sign, too.
+/// A hexadecimal digit's value. The standard library's parser would accept a sign.
 fn nibble(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }

@@ -1,7 +1,6 @@
-//! One leader at a time: the lock that a provisioner holds while it acts.
+//! The leader lock: at most one provisioner reconciles at a time.
 //!
-//! It lives where the installation lives: beside the SQLite file as a file lock, in PostgreSQL as a
-//! session's advisory lock. Both end with the process that holds them, however it ends.
+//! A file lock beside the SQLite file, or an advisory lock of a PostgreSQL session. Both end with the process.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
@@ -12,39 +11,42 @@ use sqlx::{Connection, PgConnection};
 use crate::db::Db;
 use crate::{Store, StoreError};
 
-/// The advisory lock's number: "memgate" in ASCII. Advisory locks are counted per database.
+/// The advisory lock's number: "memgate" in ASCII. Advisory locks are per database.
 const ADVISORY_LOCK: i64 = 0x6d_65_6d_67_61_74_65;
 
-/// Being the leader, for as long as this lives and [`LeaderLock::is_held`].
+/// The lock. Dropping it releases it; see [`LeaderLock::is_held`].
 #[derive(Debug)]
 pub struct LeaderLock(Held);
 
 #[derive(Debug)]
 enum Held {
-    /// Locked until it is closed; never read.
+    /// Locked until it is closed.
     File(#[expect(dead_code, reason = "held for its lock")] File),
     Session(PgConnection),
 }
 
 impl Store {
-    /// Becomes the leader if nobody is; `None` if somebody else leads.
+    /// Acquires the lock; `None` if another process holds it.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn try_acquire_leader_lock(&self) -> Result<Option<LeaderLock>, StoreError> {
         match &self.db {
             Db::Sqlite { write, .. } => lock_beside(write.connect_options().get_filename()),
             Db::Postgres(pool) => {
                 let mut session = PgConnection::connect_with(&pool.connect_options()).await?;
-                let led: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+                let acquired: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
                     .bind(ADVISORY_LOCK)
                     .fetch_one(&mut session)
                     .await?;
-                Ok(led.then_some(LeaderLock(Held::Session(session))))
+                Ok(acquired.then_some(LeaderLock(Held::Session(session))))
             }
         }
     }
 }
 
 impl LeaderLock {
-    /// Whether the lock is still ours: a session ends when its database does.
+    /// Whether this process still holds the lock: PostgreSQL releases it when the session ends.
     pub async fn is_held(&mut self) -> bool {
         match &mut self.0 {
             Held::File(_) => true,

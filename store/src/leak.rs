@@ -1,4 +1,4 @@
-//! Tokens that somebody found where everybody can read them: revoked at once, and their users told.
+//! Leaked tokens: revoked as soon as somebody reports where they are public, and shown to their users.
 
 use crate::audit::note;
 use crate::db::{read, write};
@@ -12,47 +12,50 @@ const SOURCE_LEN_MAX: usize = 40;
 /// A hash that no secret has: checked when the token doesn't exist, so that timing doesn't tell.
 const DECOY_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// Where a token was found, as its finder said. What is kept of it is short, and printable: no control
-/// characters, no marks that steer direction, and never the token itself.
+/// Where a token was found, as its finder reported it: shortened, in printable ASCII, and without the token's
+/// secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeakReport {
     url: String,
     source: String,
 }
 
-/// A token that was found in public, for its user.
+/// A token that was found in public.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, serde::Serialize)]
 pub struct Leak {
-    /// The public half.
+    /// The token's public id.
     pub token_id: String,
-    /// What its owner calls it.
+    /// The token's name.
     pub name: String,
-    /// When it was reported, and revoked.
+    /// When it was reported and revoked.
     pub at: Millis,
     /// Where it was found; may be empty.
     pub url: String,
-    /// What kind of place that is: `content`, `npm`; may be empty.
+    /// The kind of source, such as `content` or `npm`; may be empty.
     pub source: String,
 }
 
 impl LeakReport {
-    /// Takes what the finder of `token` says about the place.
+    /// Sanitizes what the finder of `token` reported.
     #[must_use]
     pub fn new(token: &Token, url: &str, source: &str) -> Self {
-        let (url, source) = (kept(token, url, URL_LEN_MAX), kept(token, source, SOURCE_LEN_MAX));
+        let (url, source) = (sanitize(token, url, URL_LEN_MAX), sanitize(token, source, SOURCE_LEN_MAX));
         Self { url, source }
     }
 }
 
-fn kept(token: &Token, said: &str, most: usize) -> String {
-    let said = said.trim().replace(token.secret().reveal(), "...");
+fn sanitize(token: &Token, text: &str, len_max: usize) -> String {
+    let text = text.trim().replace(token.secret().reveal(), "...");
     let plain = |c: char| if c.is_ascii() && !c.is_ascii_control() { c } else { '?' };
-    said.chars().take(most).map(plain).collect()
+    text.chars().take(len_max).map(plain).collect()
 }
 
 impl Store {
-    /// Revokes the token that was found, if it is one of ours, secret and all, and not revoked yet; whether it
-    /// was. An id alone is public, and revokes nothing.
+    /// Revokes a token that was found, if its id and secret are right and it isn't revoked yet. Returns whether it
+    /// was revoked. An id alone is public, so it revokes nothing.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn report_leak(
         &self,
         key: &TokenKey,
@@ -76,7 +79,7 @@ impl Store {
             let touched = sqlx::query(revoke).bind(at).bind(revision).bind(id.as_str())
                 .execute(&mut *tx).await?.rows_affected();
             if touched == 0 {
-                // Rolled back: a report again, or of a token that is over, changes nothing.
+                // Rolls back: a repeated report, or one of a revoked token, changes nothing.
                 return Ok(false);
             }
             sqlx::query(keep).bind(id.as_str()).bind(at).bind(&found.url).bind(&found.source)
@@ -87,7 +90,10 @@ impl Store {
         }))
     }
 
-    /// A user's tokens that were found in public and that the user hasn't dismissed, oldest first.
+    /// A user's leaked tokens whose reports aren't dismissed, oldest first.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn open_leaks(&self, user_id: &str) -> Result<Vec<Leak>, StoreError> {
         let sql = "SELECT l.token_id, t.name, l.at, l.url, l.source FROM tokens t \
                    JOIN leaks l ON l.token_id = t.id JOIN caches c ON c.id = t.cache_id \
@@ -95,7 +101,10 @@ impl Store {
         Ok(read!(self, pool => sqlx::query_as(sql).bind(user_id).fetch_all(pool).await)?)
     }
 
-    /// All of a user's tokens that were found in public, dismissed or not, oldest first.
+    /// A user's leaked tokens, with dismissed reports too, oldest first.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn leaks_of(&self, user_id: &str) -> Result<Vec<Leak>, StoreError> {
         let sql = "SELECT l.token_id, t.name, l.at, l.url, l.source FROM tokens t \
                    JOIN leaks l ON l.token_id = t.id JOIN caches c ON c.id = t.cache_id \
@@ -103,7 +112,10 @@ impl Store {
         Ok(read!(self, pool => sqlx::query_as(sql).bind(user_id).fetch_all(pool).await)?)
     }
 
-    /// Notes that a user has seen where a token was found. `NotFound("leak")` if there is nothing to dismiss.
+    /// Dismisses the report of a leaked token.
+    ///
+    /// # Errors
+    /// `NotFound("leak")` if there is none that is not dismissed.
     pub async fn dismiss_leak(&self, id: &TokenId) -> Result<(), StoreError> {
         let sql = "UPDATE leaks SET dismissed_at = $1 WHERE token_id = $2 AND dismissed_at IS NULL";
         write!(self, tx, _revision => {
@@ -122,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_is_short_printable_and_without_the_token() {
+    fn leak_report_is_short_printable_and_without_the_secret() {
         let token = Token::generate();
         let url = format!("https://x.example/?t={}\r\n\u{202e}\u{1b}[2Jé", token.reveal());
         let found = LeakReport::new(&token, &url, &"s".repeat(1000));

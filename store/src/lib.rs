@@ -1,8 +1,7 @@
-//! What is wanted and what is so: the meeting point of all roles, and the only crate that names sqlx.
+//! The state that all roles share: desired and observed. Only this crate uses sqlx.
 //!
-//! One SQL text serves SQLite and PostgreSQL. Each statement is one function; each column has one
-//! writer (see `migrations/`). This crate never dials a cache, never sees Docker and never logs a
-//! secret.
+//! One SQL text serves SQLite and PostgreSQL. Each statement is one function; each column has one writer
+//! (see `migrations/`). This crate never connects to memcached or Docker and never logs a secret.
 
 mod account;
 mod address;

@@ -1,10 +1,10 @@
-//! Plans: what an instance may use. Written by operators.
+//! Plans: resource limits of a cache. Written by operators.
 
 use crate::audit::note;
 use crate::db::{read, write};
 use crate::{Store, StoreError};
 
-/// What an instance may use.
+/// Resource limits of a cache.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, serde::Serialize)]
 pub struct Plan {
     /// Its name.
@@ -15,9 +15,9 @@ pub struct Plan {
     pub connections: i64,
     /// memcached's `-I`, in bytes.
     pub item_size_max: i64,
-    /// Operations that each proxy forwards in a second; no limit if there is none.
+    /// Operations per second, enforced by each proxy on its own; `None` is no limit.
     pub operations_per_second: Option<i64>,
-    /// Bytes of requests and replies, likewise.
+    /// Bytes of requests and replies per second, likewise.
     pub bytes_per_second: Option<i64>,
 }
 
@@ -40,19 +40,28 @@ pub(crate) const BY_NAME: &str = "SELECT name, memory_mb, connections, item_size
                        bytes_per_second FROM plans WHERE name = $1";
 
 impl Store {
-    /// All plans, by name.
+    /// All plans, ordered by name.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn plans(&self) -> Result<Vec<Plan>, StoreError> {
         let sql = "SELECT name, memory_mb, connections, item_size_max, operations_per_second, \
                    bytes_per_second FROM plans ORDER BY name";
         Ok(read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?)
     }
 
-    /// A plan by its name.
+    /// A plan by name.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn plan(&self, name: &str) -> Result<Option<Plan>, StoreError> {
         Ok(read!(self, pool => sqlx::query_as(BY_NAME).bind(name).fetch_optional(pool).await)?)
     }
 
-    /// Makes a plan, which the caller has checked. `AlreadyExists("plan's name")`.
+    /// Creates a plan; the caller has validated it.
+    ///
+    /// # Errors
+    /// `AlreadyExists("plan's name")`.
     pub async fn create_plan(&self, plan: &Plan) -> Result<(), StoreError> {
         let sql = "INSERT INTO plans (memory_mb, connections, item_size_max, operations_per_second, \
                    bytes_per_second, revision, name) VALUES ($1, $2, $3, $4, $5, $6, $7)";
@@ -65,8 +74,10 @@ impl Store {
         Ok(())
     }
 
-    /// Changes a plan; what it is now is told to `change`, in the same transaction. What it allows each second
-    /// is in force for all its users within a second; the rest is for caches that are made from now on.
+    /// Changes a plan: `change` gets the current one, in the same transaction. New rate limits apply to all caches of
+    /// the plan within a second; the other limits only to caches that are created later.
+    ///
+    /// # Errors
     /// `NotFound("plan")`.
     pub async fn update_plan(&self, name: &str, change: impl FnOnce(&mut Plan)) -> Result<Plan, StoreError> {
         let sql = "UPDATE plans SET memory_mb = $1, connections = $2, item_size_max = $3, \

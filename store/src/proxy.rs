@@ -1,4 +1,4 @@
-//! The proxies that run, and which of them have carried out the last change of a token.
+//! Heartbeats of proxies, and which proxies have applied a change.
 
 use crate::db::{read, write_unversioned};
 use crate::{Millis, Store, StoreError, TokenId, now};
@@ -7,41 +7,41 @@ use crate::{Millis, Store, StoreError, TokenId, now};
 const GONE_AFTER: Millis = 60_000;
 /// After this long its row is deleted.
 const FORGOTTEN_AFTER: Millis = 24 * 60 * 60 * 1000;
-/// A list of connections that is older was left by a proxy that was killed: it clears its own sooner.
+/// Older lists of connections are deleted: a killed proxy left them. Running proxies delete their own sooner.
 const LIST_FORGOTTEN_AFTER: Millis = 10 * 60 * 1000;
 
-/// A proxy, as it last said about itself.
+/// A proxy's last heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
 pub struct Proxy {
-    /// Of this very process.
+    /// Random, one per process.
     pub id: String,
     /// Host and port.
     pub name: String,
-    /// Of memgate.
+    /// memgate's version.
     pub version: String,
     /// When it started.
     pub started_at: Millis,
-    /// When it was last heard of.
+    /// When the heartbeat was sent.
     pub seen_at: Millis,
-    /// Everything up to this revision is in force there, for live connections too.
+    /// The revision up to which the proxy has applied every change, to open connections too.
     pub applied: i64,
 }
 
-/// Where the last change of a token, or of its user, is in force.
+/// Which proxies have applied the last change of a token, its cache or its user.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Propagation {
     /// The revision of that change.
     pub revision: i64,
-    /// Proxies that have carried it out.
+    /// Running proxies that have applied it.
     pub by: Vec<Proxy>,
-    /// Those that run and haven't yet.
+    /// Running proxies that haven't yet.
     pub awaited: Vec<Proxy>,
-    /// Those that have vanished before they could.
+    /// Proxies whose heartbeat stopped before they had.
     pub gone: Vec<Proxy>,
 }
 
 impl Propagation {
-    /// How many of the proxies that run: `2 of 2 proxies`.
+    /// How many of the running proxies have applied it: `2 of 2 proxies`.
     #[must_use]
     pub fn count(&self) -> String {
         let all = self.by.len() + self.awaited.len();
@@ -51,7 +51,7 @@ impl Propagation {
 }
 
 impl Proxy {
-    /// Whether it hasn't been heard of for long.
+    /// Whether its heartbeat has stopped: the last one is over a minute old.
     #[must_use]
     pub fn is_gone(&self, now: Millis) -> bool {
         self.seen_at < now.saturating_sub(GONE_AFTER)
@@ -59,8 +59,10 @@ impl Proxy {
 }
 
 impl Store {
-    /// A proxy says that it is there, and what is in force there. Forgets those that are long gone,
-    /// and what they have listed.
+    /// Records a proxy's heartbeat. Deletes proxies that are long gone, and their lists of connections.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn renew_proxy(&self, proxy: &Proxy) -> Result<(), StoreError> {
         let sql = "INSERT INTO proxies (id, name, version, started_at, seen_at, applied) \
                    VALUES ($1, $2, $3, $4, $5, $6) \
@@ -78,7 +80,10 @@ impl Store {
         Ok(())
     }
 
-    /// A proxy has stopped: nothing of it is left.
+    /// Deletes a proxy that has stopped.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn remove_proxy(&self, id: &str) -> Result<(), StoreError> {
         write_unversioned!(self, tx => {
             sqlx::query("DELETE FROM proxies WHERE id = $1").bind(id).execute(&mut *tx).await?;
@@ -86,13 +91,19 @@ impl Store {
         Ok(())
     }
 
-    /// All proxies of the last day, those that are gone too, by name.
+    /// The proxies of the last day, those that are gone too, ordered by name.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn proxies(&self) -> Result<Vec<Proxy>, StoreError> {
         let sql = "SELECT id, name, version, started_at, seen_at, applied FROM proxies ORDER BY name, id";
         Ok(read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?)
     }
 
-    /// Where the last change of a token, of its cache or of its user is in force. `NotFound("token")`.
+    /// Which proxies have applied the last change of a token, its cache or its user.
+    ///
+    /// # Errors
+    /// `NotFound("token")`.
     pub async fn propagation(&self, token: &TokenId) -> Result<Propagation, StoreError> {
         let sql = "SELECT t.revision, c.revision, u.revision FROM tokens t JOIN caches c ON c.id = t.cache_id \
                    JOIN users u ON u.id = c.user_id WHERE t.id = $1";

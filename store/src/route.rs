@@ -1,28 +1,28 @@
-//! Routes: where each instance's memcached is, as the provisioner last saw it.
+//! Routes: the observed state of each instance and its address, recorded by the provisioner.
 
 use crate::db::write;
 use crate::{InstanceState, Millis, Store, StoreError, now};
 
-/// What is so about an instance.
+/// The observed state of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Route {
-    /// What it does.
+    /// The state.
     pub state: InstanceState,
-    /// Goes up with every new container: lanes of an older one are closed.
+    /// Incremented with every new container: lanes of an older generation are closed.
     pub generation: i64,
-    /// Its address on our bridge, while it has one. Not for users' eyes.
+    /// Its address on a bridge network, while it has one. Not shown to users.
     pub address: Option<String>,
-    /// The container's id, while there is one.
+    /// The container's id in Docker, while there is one.
     pub container: Option<String>,
     /// memcached's version, once it has answered.
     pub version: Option<String>,
-    /// Why it is failed or pending, in words for its owner.
+    /// Why it is failed or pending, for the owner.
     pub message: Option<String>,
-    /// When any of this last changed.
+    /// When the route last changed.
     pub changed_at: Millis,
 }
 
-/// What the provisioner has seen, to be recorded.
+/// What the provisioner has observed and wants to record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
     /// See [`Route`].
@@ -39,7 +39,7 @@ pub struct Observed {
     pub message: Option<String>,
 }
 
-/// The columns of a route in a left join: all empty when there is none.
+/// The columns of a route in a left join: all NULL if there is none.
 #[derive(sqlx::FromRow)]
 pub(crate) struct RouteColumns {
     state: Option<String>,
@@ -71,7 +71,7 @@ impl RouteColumns {
 }
 
 impl Route {
-    /// Whether recording `seen` would change anything.
+    /// Whether the route already says what `seen` does, so that recording it would change nothing.
     #[must_use]
     pub fn says(&self, seen: &Observed) -> bool {
         self.state == seen.state
@@ -84,7 +84,9 @@ impl Route {
 }
 
 impl Store {
-    /// Records what is so. Touches the revision: call it only on a change (see [`Route::says`]).
+    /// Records an instance's route. Takes a revision, so call it only for a change (see [`Route::says`]).
+    ///
+    /// # Errors
     /// `NotFound("instance")`.
     pub async fn record_route(&self, instance_id: &str, seen: &Observed) -> Result<(), StoreError> {
         let sql = "INSERT INTO routes (instance_id, state, generation, address, container, version, message, \

@@ -1,38 +1,41 @@
-//! Browser sessions, known by the hash of their cookie.
+//! Browser sessions, identified by the hash of their cookie.
 
 use std::time::Duration;
 
 use crate::db::{read, write_unversioned};
 use crate::{Millis, Store, StoreError, now};
 
-/// A session about to be kept.
+/// A session to create.
 #[derive(Debug)]
 pub struct NewSession<'a> {
     /// SHA-256 of the cookie, hexadecimal.
     pub id_hash: &'a str,
-    /// Who signed in.
+    /// The user who signed in.
     pub user_id: &'a str,
-    /// The token that every form of this session carries.
+    /// The CSRF token of the session's forms.
     pub form_token: &'a str,
 }
 
-/// A session that is still good.
+/// A session that is not expired.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct Session {
     /// SHA-256 of the cookie, hexadecimal.
     pub id_hash: String,
-    /// Who signed in.
+    /// The user who signed in.
     pub user_id: String,
-    /// The token that every form of this session carries.
+    /// The CSRF token of the session's forms.
     pub form_token: String,
-    /// When it began.
+    /// When the user signed in.
     pub created_at: Millis,
-    /// When its last page was asked for.
+    /// When a page was last requested.
     pub last_seen_at: Millis,
 }
 
 impl Store {
-    /// Begins a session. `NotFound("user")`.
+    /// Creates a session.
+    ///
+    /// # Errors
+    /// `NotFound("user")`.
     pub async fn create_session(&self, new: &NewSession<'_>) -> Result<(), StoreError> {
         let sql = "INSERT INTO sessions (id_hash, user_id, form_token, created_at, last_seen_at) \
                    VALUES ($1, $2, $3, $4, $4)";
@@ -43,7 +46,10 @@ impl Store {
         Ok(())
     }
 
-    /// The session, if it is younger than `absolute` and was used within `idle`.
+    /// A session that was created within `absolute` and used within `idle`.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn session(
         &self,
         id_hash: &str,
@@ -56,7 +62,10 @@ impl Store {
             .fetch_optional(pool).await)?)
     }
 
-    /// Notes that a session is in use. Once a minute is enough.
+    /// Records that a session is used. Once a minute is enough.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn touch_session(&self, id_hash: &str) -> Result<(), StoreError> {
         let sql = "UPDATE sessions SET last_seen_at = $1 WHERE id_hash = $2";
         write_unversioned!(self, tx => {
@@ -65,7 +74,10 @@ impl Store {
         Ok(())
     }
 
-    /// Ends one session.
+    /// Deletes a session.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn end_session(&self, id_hash: &str) -> Result<(), StoreError> {
         write_unversioned!(self, tx => {
             sqlx::query("DELETE FROM sessions WHERE id_hash = $1").bind(id_hash).execute(&mut *tx).await?;
@@ -73,7 +85,10 @@ impl Store {
         Ok(())
     }
 
-    /// Removes sessions that are no longer good; returns how many.
+    /// Deletes expired sessions; returns how many.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn end_old_sessions(&self, idle: Duration, absolute: Duration) -> Result<u64, StoreError> {
         let sql = "DELETE FROM sessions WHERE last_seen_at <= $1 OR created_at <= $2";
         Ok(write_unversioned!(self, tx => sqlx::query(sql).bind(before(idle)).bind(before(absolute))

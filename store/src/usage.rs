@@ -1,19 +1,19 @@
-//! Usage: what an instance's clients do, as its proxies have counted it.
+//! Usage of instances, as counted by the proxies.
 
 use crate::db::{read, write_unversioned};
 use crate::{Millis, Store, StoreError, now};
 
 /// A proxy that hasn't written for this long is gone, and its connections with it.
-const PROXY_GONE: Millis = 60_000;
+const PROXY_GONE_AFTER: Millis = 60_000;
 
-/// Operations, bytes and errors, all told.
+/// Numbers of operations, errors and bytes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
 pub struct Usage {
     /// Reads that found their key.
     pub hits: i64,
-    /// Reads that didn't.
+    /// Reads that did not find their key.
     pub misses: i64,
-    /// Stores of all modes, whatever came of them.
+    /// Stores of all modes, successful or not.
     pub stores: i64,
     /// Deletes.
     pub deletes: i64,
@@ -23,7 +23,7 @@ pub struct Usage {
     pub touches: i64,
     /// Version, statistics, flushes.
     pub others: i64,
-    /// Of all these, how many were answered with an error because memcached was away or too slow.
+    /// How many of these were answered with an error because memcached was unreachable or too slow.
     pub errors: i64,
     /// Bytes read from clients.
     pub bytes_in: i64,
@@ -31,16 +31,16 @@ pub struct Usage {
     pub bytes_out: i64,
 }
 
-/// What one proxy has counted for one instance since it last said so.
+/// What a proxy has counted for an instance since its last report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageReport {
-    /// Whose it is.
+    /// The instance.
     pub instance_id: String,
-    /// To be added.
+    /// Numbers to add.
     pub usage: Usage,
-    /// Requests by how long they took: at most so many microseconds, and how many.
+    /// Latency histogram to add: pairs of an upper bound in microseconds and a number of requests.
     pub latency: Vec<(i64, i64)>,
-    /// Connections that this proxy holds now.
+    /// The proxy's open connections.
     pub connections: i64,
 }
 
@@ -62,10 +62,13 @@ const SET_CONNECTIONS: &str = "INSERT INTO usage_connections (instance_id, proxy
      changed_at = excluded.changed_at";
 
 impl Store {
-    /// Adds what `proxy` has counted. Instances that are gone are passed over. All or nothing.
+    /// Adds what `proxy` has counted. Ignores deleted instances.
+    ///
+    /// # Errors
+    /// Fails if the database does, then nothing is added.
     pub async fn add_usage(&self, proxy: &str, reports: &[UsageReport]) -> Result<(), StoreError> {
         let mut ordered: Vec<&UsageReport> = reports.iter().collect();
-        // Two proxies that add at once must not wait for each other.
+        // In one order, so that two proxies don't deadlock.
         ordered.sort_by_key(|it| &it.instance_id);
         let now = now();
         write_unversioned!(self, tx => {
@@ -85,7 +88,10 @@ impl Store {
         Ok(())
     }
 
-    /// All that an instance's clients have done.
+    /// The usage of an instance since it was created.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn usage(&self, instance_id: &str) -> Result<Usage, StoreError> {
         let sql = "SELECT hits, misses, stores, deletes, arithmetic, touches, others, errors, bytes_in, bytes_out \
                    FROM usage WHERE instance_id = $1";
@@ -93,17 +99,23 @@ impl Store {
         Ok(found.unwrap_or_default())
     }
 
-    /// How long an instance's requests took: pairs of at most so many microseconds, and how many; ascending.
+    /// An instance's latency histogram: pairs of an upper bound in microseconds and a number of requests, ascending.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn latency(&self, instance_id: &str) -> Result<Vec<(i64, i64)>, StoreError> {
         let sql = "SELECT le_us, requests FROM usage_latency WHERE instance_id = $1 ORDER BY le_us";
         Ok(read!(self, pool => sqlx::query_as(sql).bind(instance_id).fetch_all(pool).await)?)
     }
 
-    /// Connections that an instance's clients hold, over all proxies.
+    /// Open connections of an instance, of all proxies together.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn connections(&self, instance_id: &str) -> Result<i64, StoreError> {
         let sql = "SELECT CAST(COALESCE(SUM(connections), 0) AS BIGINT) FROM usage_connections \
                    WHERE instance_id = $1 AND changed_at > $2";
-        let since = now().saturating_sub(PROXY_GONE);
+        let since = now().saturating_sub(PROXY_GONE_AFTER);
         Ok(read!(self, pool => sqlx::query_scalar(sql).bind(instance_id).bind(since).fetch_one(pool).await)?)
     }
 }

@@ -11,7 +11,7 @@ use crate::{Cache, CacheName, DesiredState, Millis, Store, StoreError, id, now};
 
 pub use state::UserState;
 
-/// A user, without the password's hash.
+/// A user, without the password hash.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct User {
     /// 24 letters and digits.
@@ -20,24 +20,24 @@ pub struct User {
     pub email: String,
     /// The name of the plan that new caches get.
     pub plan: String,
-    /// Whether this user may see the admin's pages.
+    /// Whether the user may open the admin pages.
     pub is_admin: bool,
-    /// Whether this user may use anything.
+    /// Whether the user is active or suspended.
     pub state: UserState,
-    /// When the account was made.
+    /// When the account was created.
     pub created_at: Millis,
 }
 
-/// Somebody about to get an account.
+/// A user to create.
 #[derive(Debug)]
 pub struct NewUser<'a> {
-    /// Checked by the caller; kept in lower case.
+    /// Validated by the caller; stored in lower case.
     pub email: &'a str,
     /// Argon2id in PHC form; without one the account can't sign in to the web UI.
     pub password_hash: Option<&'a str>,
     /// The name of the plan that the first cache and later ones get.
     pub plan: &'a str,
-    /// Whether this user may see the admin's pages.
+    /// Whether the user may open the admin pages.
     pub is_admin: bool,
 }
 
@@ -96,7 +96,10 @@ impl Store {
         Ok(user)
     }
 
-    /// All users but the deleted, by e-mail address. A row that makes no sense is left out and logged.
+    /// All users that aren't deleted, ordered by e-mail address. Invalid rows are logged and skipped.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn users(&self) -> Result<Vec<User>, StoreError> {
         let sql = "SELECT id, email, plan, is_admin, state, created_at FROM users WHERE deleted_at IS NULL ORDER BY email";
         let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?;
@@ -104,6 +107,9 @@ impl Store {
     }
 
     /// A user by e-mail address, in any letter case.
+    ///
+    /// # Errors
+    /// `Corrupt` if the row is invalid.
     pub async fn user_by_email(&self, email: &str) -> Result<Option<User>, StoreError> {
         let sql = "SELECT id, email, plan, is_admin, state, created_at FROM users WHERE email = $1 AND deleted_at IS NULL";
         let row: Option<Row> = read!(self, pool => sqlx::query_as(sql)
@@ -112,13 +118,19 @@ impl Store {
     }
 
     /// A user by id.
+    ///
+    /// # Errors
+    /// `Corrupt` if the row is invalid.
     pub async fn user(&self, id: &str) -> Result<Option<User>, StoreError> {
         let sql = "SELECT id, email, plan, is_admin, state, created_at FROM users WHERE id = $1 AND deleted_at IS NULL";
         let row: Option<Row> = read!(self, pool => sqlx::query_as(sql).bind(id).fetch_optional(pool).await)?;
         row.map(User::try_from).transpose()
     }
 
-    /// A user's password hash in PHC form: `None` if there is none, so nobody can sign in.
+    /// A user's password hash in PHC form; `None` if the user can't sign in to the web UI.
+    ///
+    /// # Errors
+    /// Fails if the database does.
     pub async fn password_hash(&self, user_id: &str) -> Result<Option<String>, StoreError> {
         let sql = "SELECT password_hash FROM users WHERE id = $1";
         let hash: Option<Option<String>> =
@@ -129,5 +141,5 @@ impl Store {
 
 fn skip_corrupt(row: Row) -> Option<User> {
     let id = row.id.clone();
-    User::try_from(row).inspect_err(|error| tracing::error!(user = id, %error, "user left out")).ok()
+    User::try_from(row).inspect_err(|error| tracing::error!(user = id, %error, "skipping invalid user")).ok()
 }

@@ -1,4 +1,4 @@
-//! SQLite: one file, private to its owner and group, in WAL mode.
+//! SQLite: one file in WAL mode, accessible to its owner and group only.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -8,16 +8,15 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 
-use super::{ACQUIRE_TIMEOUT, BUSY_TIMEOUT, Db, MAX_CONNECTIONS, migrate};
+use super::{ACQUIRE_TIMEOUT, BUSY_TIMEOUT, CONNECTIONS_MAX, Db, migrate};
 use crate::{StoreError, files};
 
-/// For the roles of one installation, which share a group; the umask may take more away. SQLite gives
-/// `-wal` and `-shm` the same.
+/// The file's mode: the roles of one installation share a group. SQLite gives `-wal` and `-shm` the same mode.
 const MODE: u32 = 0o660;
 
 pub(super) async fn open(path: &Path) -> Result<Db, StoreError> {
     refuse_public(path)?;
-    make_file(path)?;
+    create_file(path)?;
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(false)
@@ -25,17 +24,17 @@ pub(super) async fn open(path: &Path) -> Result<Db, StoreError> {
         .synchronous(SqliteSynchronous::Normal)
         .busy_timeout(BUSY_TIMEOUT)
         .foreign_keys(true);
-    // A full disk makes SQLite roll back by itself; sqlx then believes that the transaction goes on, and
-    // every later one would fail. Such a connection is replaced.
+    // On a full disk SQLite rolls back by itself, but sqlx believes that the transaction goes on, and every later
+    // one would fail. Such a connection is replaced.
     let writer = SqlitePoolOptions::new()
         .max_connections(1)
         .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }));
-    let write = connect(writer, &options).await.map_err(|error| refused(path, error))?;
-    migrate_alone(&write).await?;
+    let write = connect(writer, &options).await.map_err(|error| open_error(path, error))?;
+    migrate_exclusively(&write).await?;
     let options = options.pragma("query_only", "ON");
-    let read = connect(SqlitePoolOptions::new().max_connections(MAX_CONNECTIONS), &options)
+    let read = connect(SqlitePoolOptions::new().max_connections(CONNECTIONS_MAX), &options)
         .await
-        .map_err(|error| refused(path, error))?;
+        .map_err(|error| open_error(path, error))?;
     Ok(Db::Sqlite { read, write })
 }
 
@@ -43,14 +42,14 @@ async fn connect(pool: SqlitePoolOptions, options: &SqliteConnectOptions) -> Res
     pool.acquire_timeout(ACQUIRE_TIMEOUT).connect_with(options.clone()).await
 }
 
-/// sqlx takes no lock on SQLite: two processes would both make the tables.
-async fn migrate_alone(pool: &SqlitePool) -> Result<(), StoreError> {
+/// Migrates within a transaction: sqlx takes no lock on SQLite, so two processes would both create the tables.
+async fn migrate_exclusively(pool: &SqlitePool) -> Result<(), StoreError> {
     let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
     migrate(&mut *tx).await?;
     Ok(tx.commit().await?)
 }
 
-/// Password hashes are in it: nobody but its owner and group may read it.
+/// Refuses files that all users of the machine can read, because they contain password hashes.
 fn refuse_public(path: &Path) -> Result<(), StoreError> {
     for suffix in ["", "-wal", "-shm"] {
         let mut file = path.as_os_str().to_owned();
@@ -68,8 +67,8 @@ fn refuse_public(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Left to itself SQLite would make the file for everybody to read.
-fn make_file(path: &Path) -> Result<(), StoreError> {
+/// Creates the file, because SQLite would make it readable by all users of the machine.
+fn create_file(path: &Path) -> Result<(), StoreError> {
     if path.exists() {
         return Ok(());
     }
@@ -80,19 +79,19 @@ fn make_file(path: &Path) -> Result<(), StoreError> {
     let fix = match error.kind() {
         ErrorKind::AlreadyExists => return Ok(()),
         ErrorKind::StorageFull => return Err(sqlx::Error::Io(error).into()),
-        ErrorKind::NotFound | ErrorKind::NotADirectory => "make its folder first",
+        ErrorKind::NotFound | ErrorKind::NotADirectory => "create its folder first",
         _ => "check that this user may write in its folder",
     };
     Err(unusable(path, fix, Some(sqlx::Error::Io(error))))
 }
 
-/// What to do when SQLite can't open a file, by its primary result code (sqlite.org/rescode.html).
-fn refused(path: &Path, error: sqlx::Error) -> StoreError {
+/// The error for a file that SQLite can't open, by its primary result code (sqlite.org/rescode.html).
+fn open_error(path: &Path, error: sqlx::Error) -> StoreError {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     let code: Option<u32> = code.and_then(|code| code.parse().ok());
     let fix = match code.map(|code| code & 0xff) {
-        Some(5) => "another program holds it: end that program",
-        Some(11 | 26) => "it isn't a database, or is damaged: restore a backup",
+        Some(5) => "another program has locked it: stop that program",
+        Some(11 | 26) => "it is not a database, or is damaged: restore a backup",
         Some(13) => return error.into(),
         _ => "check that this user may read and write it and its folder",
     };

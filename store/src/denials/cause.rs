@@ -1,30 +1,30 @@
-//! Why somebody was refused: a word for rows and labels, and what to tell the token's owner.
+//! Causes of denials: a word for rows, metrics and JSON, and sentences for the token's owner.
 
-/// Why.
+/// Why a login or a request was denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DenialCause {
     /// No token has that id. There is no owner to tell, so it is only counted.
     UnknownId,
-    /// The secret is none that goes with the id: mistyped, cut off, or another token's.
+    /// The secret's checksum is wrong for the id: mistyped, cut off, or another token's secret.
     Mistyped,
-    /// A secret in every respect, but not the token's.
+    /// The secret's checksum is right, but the secret is not the token's.
     WrongSecret,
-    /// The token's time is over.
+    /// The token has expired.
     Expired,
     /// The token has been revoked.
     Revoked,
     /// The token's user is suspended.
     Suspended,
-    /// From a network that isn't one of the token's.
+    /// The client's address is in none of the token's networks.
     Source,
-    /// Without TLS, from an address where that isn't accepted.
+    /// The connection has no TLS, and its source requires it.
     Plaintext,
-    /// The plan has no connection left.
+    /// The plan's connections are all in use.
     Limit,
-    /// Faster than the plan allows.
+    /// The request exceeds the plan's rate limits.
     Rate,
-    /// A request that the token's scopes don't allow, for want of this one.
+    /// The request needs this scope, which the token lacks.
     ScopeRead,
     /// See [`DenialCause::ScopeRead`].
     ScopeWrite,
@@ -32,12 +32,12 @@ pub enum DenialCause {
     ScopeFlush,
     /// See [`DenialCause::ScopeRead`].
     ScopeStats,
-    /// A key that isn't one of the token's, or what is about everybody's.
+    /// The key lacks the token's prefix, or the command concerns all keys.
     Prefix,
 }
 
 impl DenialCause {
-    /// All of them.
+    /// Every cause.
     pub const ALL: [Self; 15] = [
         Self::UnknownId,
         Self::Mistyped,
@@ -56,7 +56,7 @@ impl DenialCause {
         Self::Prefix,
     ];
 
-    /// In rows, labels and JSON.
+    /// Its name in rows, metric labels and JSON: `wrong_secret`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -82,7 +82,7 @@ impl DenialCause {
         Self::ALL.into_iter().find(|cause| cause.as_str() == text)
     }
 
-    /// What was wrong, for the token's owner.
+    /// The problem, for the token's owner.
     #[must_use]
     pub fn what(self) -> &'static str {
         match self {
@@ -108,7 +108,7 @@ impl DenialCause {
         }
     }
 
-    /// How to set it right.
+    /// How to fix it, for the token's owner.
     #[must_use]
     pub fn fix(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! A network that a token may be used from, written as CIDR.
+//! Networks that a token may be used from.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,18 +6,18 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-/// `10.0.0.0/8`, `2001:db8::/32`; a plain address is a network of one.
+/// A network in CIDR form: `10.0.0.0/8`, `2001:db8::/32`. A plain address is a network of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cidr(IpNet);
 
-/// Why text is not a network, in words that say what to write.
+/// Why a text is not a network; messages say what to write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseCidrError {
     /// Neither an address nor a network.
     #[error("{0} is no network: write it like 10.0.0.0/8, 2001:db8::/32 or 192.0.2.7")]
     Shape(String),
-    /// The address goes on behind the length: it isn't clear which of the two is meant.
-    #[error("{written} is not where a network begins: write {net}, or {address} for that one address")]
+    /// The address has bits set after the prefix length: it isn't clear whether the network or the address is meant.
+    #[error("{written} has bits set after the prefix length: write {net}, or {address} for that one address")]
     HostBits {
         /// As it was written.
         written: String,
@@ -26,13 +26,13 @@ pub enum ParseCidrError {
         /// The address alone.
         address: IpAddr,
     },
-    /// `::ffff:10.0.0.0/104`: it would never match.
-    #[error("{0} is IPv4 in IPv6's clothes: write it as IPv4, like 10.0.0.0/8")]
+    /// An IPv4-mapped IPv6 network such as `::ffff:10.0.0.0/104`, which would never match.
+    #[error("{0} is an IPv4-mapped IPv6 network: write it as IPv4, like 10.0.0.0/8")]
     Mapped(String),
 }
 
 impl Cidr {
-    /// Whether `address` is in it. An IPv4 address in IPv6's clothes counts as IPv4.
+    /// Whether the network contains `address`. An IPv4-mapped IPv6 address counts as IPv4.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_in_a_network() {
+    fn network_contains_its_addresses_only() {
         for (net, address, expected) in [
             ("10.0.0.0/8", "10.255.0.1", true),
             ("10.0.0.0/8", "11.0.0.1", false),
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn invalid_network_is_rejected() {
         for text in
             ["", "10.0.0.0/33", "10.0.0/8", "10.0.0.0/-1", "::/129", "a", "10.0.0.0/8,::/0", "fe80::1%1"]
         {
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_written_as_it_was_read() {
+    fn network_is_displayed_as_cidr() {
         for (text, written) in
             [("10.0.0.0/8", "10.0.0.0/8"), ("192.0.2.7", "192.0.2.7/32"), ("::1", "::1/128")]
         {

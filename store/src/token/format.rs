@@ -1,5 +1,5 @@
-//! `mg_<id>_<secret><check>`: a public id, at least 160 random bits, and a checksum that tells a mistyped
-//! token from a wrong one without a look-up. Letters and digits only, so it survives every URL and shell.
+//! The format of tokens: `mg_<id>_<secret><check>`, a public id, at least 160 random bits, and a checksum that
+//! detects a mistyped token without a look-up. Letters and digits only, so URLs and shells need no escaping.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenId([u8; ID_LEN]);
 
-/// The secret half, checksum included: what a client sends as its password. `Debug` says nothing.
+/// The secret half, checksum included: what a client sends as its password. `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TokenSecret(String);
 
@@ -28,19 +28,19 @@ pub struct Token {
     secret: TokenSecret,
 }
 
-/// Why bytes are not a token.
+/// Why a text is not a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ParseTokenError {
-    /// Doesn't look like one.
+    /// It doesn't look like a token.
     #[error("a token looks like mg_<12 characters>_<33 characters>")]
     Shape,
-    /// Looks like one, but a character is wrong.
+    /// It looks like a token, but the checksum is wrong.
     #[error("the token is mistyped: its checksum doesn't match")]
     Checksum,
 }
 
 impl TokenId {
-    /// Reads the 12 characters, with or without `mg_` in front.
+    /// Parses the 12 characters, with or without `mg_` before them.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let id = text.strip_prefix(PREFIX).unwrap_or(text).as_bytes();
@@ -60,7 +60,7 @@ impl TokenId {
         format!("{PREFIX}{}", self.as_str())
     }
 
-    /// Reads a username: `mg_` and the id, nothing else.
+    /// Parses a username: exactly `mg_` and the id.
     #[must_use]
     pub fn parse_username(username: &[u8]) -> Option<Self> {
         let username = std::str::from_utf8(username).ok()?;
@@ -69,7 +69,10 @@ impl TokenId {
 }
 
 impl TokenSecret {
-    /// Reads the secret half of the token `id`.
+    /// Parses the secret half of the token `id`.
+    ///
+    /// # Errors
+    /// [`ParseTokenError`] if the shape or the checksum is wrong.
     pub fn parse(id: &TokenId, secret: &str) -> Result<Self, ParseTokenError> {
         if secret.len() != SECRET_LEN + CHECK_LEN || !secret.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return Err(ParseTokenError::Shape);
@@ -81,7 +84,7 @@ impl TokenSecret {
         Ok(Self(secret.to_owned()))
     }
 
-    /// The characters themselves: to show them once, or to compare.
+    /// The secret in clear text, to show it once or to verify it.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
@@ -89,7 +92,7 @@ impl TokenSecret {
 }
 
 impl Token {
-    /// Makes a new one from the system's randomness.
+    /// Generates a random token.
     #[must_use]
     pub fn generate() -> Self {
         let mut rng = rand::rng();
@@ -101,7 +104,10 @@ impl Token {
         Self { id, secret: TokenSecret(secret) }
     }
 
-    /// Reads a whole token.
+    /// Parses a whole token.
+    ///
+    /// # Errors
+    /// [`ParseTokenError`] if the shape or the checksum is wrong.
     pub fn parse(text: &str) -> Result<Self, ParseTokenError> {
         let rest = text.strip_prefix(PREFIX).ok_or(ParseTokenError::Shape)?;
         let (id, secret) = rest.split_once('_').ok_or(ParseTokenError::Shape)?;
@@ -122,7 +128,7 @@ impl Token {
         &self.secret
     }
 
-    /// The whole of it, to be shown once.
+    /// The whole token in clear text, to show it once.
     #[must_use]
     pub fn reveal(&self) -> String {
         format!("{PREFIX}{}_{}", self.id.as_str(), self.secret.reveal())
@@ -174,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_made_is_read_back() {
+    fn generated_token_is_parsed() {
         let token = Token::generate();
         let text = token.reveal();
         assert_eq!(text.len(), 49);
@@ -184,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistyped_character_is_noticed() {
+    fn checksum_detects_every_mistyped_character() {
         let text = Token::generate().reveal();
         for at in 0..text.len() {
             let mut typo = text.clone().into_bytes();
@@ -194,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn other_shapes_are_refused() {
+    fn other_shapes_are_rejected() {
         for text in
             ["", "mg_", "mg_abc_def", "mg_abcdefghijkl", "mg_abcdefghijkl_", "xx_abcdefghijkl_s", "mg_ä"]
         {

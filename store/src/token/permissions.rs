@@ -7,71 +7,74 @@ use std::str::FromStr;
 use super::{Cidr, Scopes};
 use crate::{Millis, StoreError};
 
-/// The longest key prefix, in bytes: room is left for a key behind it.
+/// Length of a key prefix in bytes; a key has at most 250.
 const PREFIX_MAX: usize = 200;
-/// Networks that one token may be used from.
+/// Networks that a token may list.
 const NETWORKS_MAX: usize = 32;
 
 /// The permissions of one token.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Permissions {
-    /// What it may do.
+    /// The kinds of operations it may use.
     pub scopes: Scopes,
-    /// Only keys that begin with it.
+    /// The prefix of all keys that it may use; `None` is any key.
     pub prefix: Option<KeyPrefix>,
-    /// From then on it lets nobody in.
+    /// It is denied from this time on; `None` is never.
     pub expires_at: Option<Millis>,
-    /// Only from these networks; from anywhere if there is none.
+    /// The networks it may be used from; empty is any.
     pub allow_from: Vec<Cidr>,
 }
 
-/// What a token's keys begin with: 1 to 200 bytes, no spaces, no control characters.
+/// The prefix of a token's keys: 1 to 200 bytes without spaces and control characters.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct KeyPrefix(String);
 
-/// A prefix that no key can have, or that leaves no room for one.
+/// The text is not a key prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a key can't begin so: take 1 to {PREFIX_MAX} bytes without spaces and control characters")]
+#[error("invalid key prefix: use 1 to {PREFIX_MAX} bytes without spaces and control characters")]
 pub struct ParseKeyPrefixError;
 
-/// More networks than a token may have.
+/// There are more networks than a token may list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("these are too many networks: a token has at most {NETWORKS_MAX}")]
+#[error("too many networks: a token has at most {NETWORKS_MAX}")]
 pub struct NetworkLimitError;
 
 impl Permissions {
-    /// Everything, from anywhere, for ever.
+    /// All scopes and keys, from any network, without expiry.
     pub const ALL: Self =
         Self { scopes: Scopes::ALL, prefix: None, expires_at: None, allow_from: Vec::new() };
-    /// Nothing, and not even that: what is taken for permissions that can't be read.
+    /// No permissions, already expired: the fallback for rows that can't be parsed.
     const NONE: Self =
         Self { scopes: Scopes::NONE, prefix: None, expires_at: Some(0), allow_from: Vec::new() };
 
-    /// Whether it may still be used at that time.
+    /// Whether they are not expired at `now`. Expiry is exclusive.
     #[must_use]
     pub fn is_valid_at(&self, now: Millis) -> bool {
         self.expires_at.is_none_or(|end| now < end)
     }
 
-    /// Whether it may be used from there.
+    /// Whether the token may be used from the address `source`.
     #[must_use]
     pub fn allows_from(&self, source: IpAddr) -> bool {
         self.allow_from.is_empty() || self.allow_from.iter().any(|net| net.contains(source))
     }
 
-    /// Whether any request may be refused.
+    /// Whether a request can be denied because of its scope or key.
     #[must_use]
     pub fn limits_requests(&self) -> bool {
         self.scopes != Scopes::ALL || self.prefix.is_some()
     }
 
-    /// The networks, if they aren't too many.
+    /// Checks the number of networks.
+    ///
+    /// # Errors
+    /// [`NetworkLimitError`] if there are more than 32.
     pub fn networks(list: Vec<Cidr>) -> Result<Vec<Cidr>, NetworkLimitError> {
         if list.len() > NETWORKS_MAX { Err(NetworkLimitError) } else { Ok(list) }
     }
 }
 
-/// As the audit log has it.
+/// The text of the audit log.
 impl fmt::Display for Permissions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "scopes {}", self.scopes)?;
@@ -90,13 +93,13 @@ impl fmt::Display for Permissions {
 }
 
 impl KeyPrefix {
-    /// Its bytes: keys are compared as they are stored.
+    /// The prefix as bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
 
-    /// As it was written.
+    /// The prefix.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -113,7 +116,7 @@ impl FromStr for KeyPrefix {
     }
 }
 
-/// Permissions as the columns hold them.
+/// Permissions as stored in the columns.
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct PermissionColumns {
     pub(crate) scopes: String,
@@ -136,14 +139,14 @@ impl From<&Permissions> for PermissionColumns {
 
 impl PermissionColumns {
     pub(crate) fn read(self) -> Result<Permissions, StoreError> {
-        let garbage = || StoreError::Corrupt("token's permissions");
+        let invalid = || StoreError::Corrupt("token's permissions");
         let allow_from = match &self.allow_from {
             None => Vec::new(),
-            Some(list) => list.split(',').map(str::parse).collect::<Result<_, _>>().map_err(|_| garbage())?,
+            Some(list) => list.split(',').map(str::parse).collect::<Result<_, _>>().map_err(|_| invalid())?,
         };
         Ok(Permissions {
-            scopes: self.scopes.parse().map_err(|_| garbage())?,
-            prefix: self.key_prefix.map(|text| text.parse()).transpose().map_err(|_| garbage())?,
+            scopes: self.scopes.parse().map_err(|_| invalid())?,
+            prefix: self.key_prefix.map(|text| text.parse()).transpose().map_err(|_| invalid())?,
             expires_at: self.expires_at,
             allow_from,
         })
@@ -152,7 +155,7 @@ impl PermissionColumns {
     /// For lists of rows, and for logins: a row that can't be parsed permits nothing.
     pub(crate) fn parse_or_none(self, token: &str) -> Permissions {
         self.read().unwrap_or_else(|error| {
-            tracing::error!(token, %error, "the token lets nobody in");
+            tracing::error!(token, %error, "invalid permissions: denying every use of the token");
             Permissions::NONE
         })
     }
@@ -163,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_is_the_beginning_of_a_key() {
+    fn key_prefix_is_validated() {
         for good in ["a", "app:", "ключ/", &"x".repeat(200)] {
             assert_eq!(good.parse::<KeyPrefix>().unwrap().as_str(), good);
         }
@@ -173,23 +176,23 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_no_power_at_all() {
+    fn invalid_permissions_deny_everything() {
         let good = || PermissionColumns::from(&Permissions::ALL);
         assert_eq!(good().parse_or_none("x"), Permissions::ALL);
-        for garbage in [
+        for invalid in [
             PermissionColumns { scopes: "read,everything".into(), ..good() },
             PermissionColumns { key_prefix: Some(String::new()), ..good() },
             PermissionColumns { allow_from: Some("10.0.0.0/8,".into()), ..good() },
             PermissionColumns { allow_from: Some(String::new()), ..good() },
         ] {
-            let permissions = garbage.parse_or_none("x");
+            let permissions = invalid.parse_or_none("x");
             assert_eq!(permissions.scopes, Scopes::NONE);
             assert!(!permissions.is_valid_at(1));
         }
     }
 
     #[test]
-    fn the_end_is_not_part_of_the_time() {
+    fn expiry_is_exclusive() {
         let permissions = Permissions { expires_at: Some(1000), ..Permissions::ALL };
         assert!(permissions.is_valid_at(999) && !permissions.is_valid_at(1000));
         assert!(Permissions::ALL.is_valid_at(Millis::MAX));

@@ -1,16 +1,16 @@
-//! What a token may do: a small set.
+//! Scopes: the kinds of operations that a token may use.
 
 use std::fmt;
 use std::ops::BitOr;
 use std::str::FromStr;
 
-/// Some of read, write, flush and stats; perhaps none.
+/// A set of scopes, which may be empty.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Scopes(u8);
 
-/// A word that is no scope.
+/// A word in the text is not a scope.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no scope {0:?}: take some of read, write, flush, stats")]
+#[error("unknown scope {0:?}: use read, write, flush or stats")]
 pub struct ParseScopesError(String);
 
 /// Every scope with its name, in the order in which they are written.
@@ -18,26 +18,26 @@ const NAMES: [(Scopes, &str); 4] =
     [(Scopes::READ, "read"), (Scopes::WRITE, "write"), (Scopes::FLUSH, "flush"), (Scopes::STATS, "stats")];
 
 impl Scopes {
-    /// None at all.
+    /// The empty set.
     pub const NONE: Self = Self(0);
-    /// To learn what is there.
+    /// Reading keys.
     pub const READ: Self = Self(1);
-    /// To change it.
+    /// Changing, deleting and touching keys.
     pub const WRITE: Self = Self(2);
-    /// To forget everything at once.
+    /// `flush_all`.
     pub const FLUSH: Self = Self(4);
-    /// To see the instance's numbers.
+    /// The instance's statistics.
     pub const STATS: Self = Self(8);
-    /// All of them.
+    /// Every scope.
     pub const ALL: Self = Self(15);
 
-    /// Whether all of `others` are among these.
+    /// Whether all scopes of `others` are in this set.
     #[must_use]
     pub const fn contains(self, others: Self) -> bool {
         self.0 & others.0 == others.0
     }
 
-    /// The names of those it holds.
+    /// The names of the scopes in this set.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         NAMES.into_iter().filter(move |(scope, _)| self.contains(*scope)).map(|(_, name)| name)
     }
@@ -54,7 +54,7 @@ impl BitOr for Scopes {
 impl FromStr for Scopes {
     type Err = ParseScopesError;
 
-    /// Names with commas between them.
+    /// Parses names with commas between them.
     fn from_str(text: &str) -> Result<Self, ParseScopesError> {
         text.split(',').map(str::trim).filter(|word| !word.is_empty()).try_fold(Self::NONE, |scopes, word| {
             let known = NAMES.into_iter().find(|(_, name)| *name == word);
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sets_are_written_as_they_are_read() {
+    fn scopes_are_parsed_as_they_are_displayed() {
         for bits in 0..=Scopes::ALL.0 {
             let scopes = Scopes(bits);
             assert_eq!(scopes.to_string().parse(), Ok(scopes));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_contains_all_of_its_parts_and_nothing_else() {
+    fn set_contains_its_subsets_only() {
         let some = Scopes::READ | Scopes::WRITE;
         assert!(some.contains(Scopes::WRITE) && some.contains(some) && some.contains(Scopes::NONE));
         assert!(!some.contains(Scopes::FLUSH) && !some.contains(Scopes::WRITE | Scopes::STATS));

@@ -1,4 +1,4 @@
-//! What SCRAM-SHA-256 needs of a token (RFC 5802 section 3): stored keys, never the secret.
+//! A token's keys for SCRAM-SHA-256 (RFC 5802 section 3). The secret can't be derived from them.
 
 use std::fmt;
 
@@ -6,21 +6,21 @@ use super::verifier::{SALT_LEN, SCRAM_ITERATIONS};
 use crate::TokenKey;
 use crate::keys::unhex;
 
-/// Of a token, or of nobody. `Debug` says nothing: who has the server's key can pass for the server.
+/// The keys of a token, or decoys. `Debug` hides them: the server key lets its owner impersonate the server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ScramKeys {
     /// Sent to every client that names the token.
     pub salt: [u8; SALT_LEN],
-    /// Rounds of PBKDF2.
+    /// Iterations of PBKDF2.
     pub iterations: u32,
-    /// SHA-256 of the client's key.
+    /// SHA-256 of the client key.
     pub stored_key: [u8; 32],
-    /// What the server proves itself with.
+    /// The key that the server proves its identity with.
     pub server_key: [u8; 32],
 }
 
 impl ScramKeys {
-    /// From a row; `None` if it holds something else.
+    /// Parses a row's columns; `None` if they are invalid.
     pub(crate) fn read(salt: &str, iterations: i64, stored_key: &str, server_key: &str) -> Option<Self> {
         Some(Self {
             salt: unhex(salt.as_bytes())?,
@@ -34,7 +34,7 @@ impl ScramKeys {
     /// fits them.
     #[must_use]
     pub fn decoy(key: &TokenKey, name: &[u8]) -> Self {
-        // Hexadecimal: a name may hold anything, and HMAC's parts are text.
+        // Hexadecimal, because a name may contain any bytes and HMAC's parts are text.
         let name = crate::keys::hex(name);
         let digest = key.hash(&["scram of nobody", &name]);
         let mut salt = [0; SALT_LEN];

@@ -1,4 +1,4 @@
-//! What is kept of a secret: enough to check it, not enough to log in with.
+//! What the store keeps of a secret: enough to verify it, not enough to log in.
 
 use pbkdf2::pbkdf2_hmac;
 use sha2::{Digest as _, Sha256};
@@ -8,7 +8,7 @@ use super::{Token, TokenId};
 use crate::TokenKey;
 use crate::keys::{hex, unhex};
 
-/// RFC 7677's least. More would add nothing to 160 random bits.
+/// RFC 7677's minimum. More would not help, because the secret has 160 random bits.
 pub(super) const SCRAM_ITERATIONS: u32 = 4096;
 pub(super) const SALT_LEN: usize = 16;
 
@@ -39,8 +39,7 @@ impl Verifier {
     }
 }
 
-/// Whether `secret` is the one that `stored` (64 hexadecimal digits) was made from. The time it takes
-/// depends on neither.
+/// Whether `stored` (64 hexadecimal digits) is the hash of `secret`, in constant time.
 pub(crate) fn matches(key: &TokenKey, id: &TokenId, secret: &str, stored: &str) -> bool {
     let Some(stored) = unhex::<32>(stored.as_bytes()) else { return false };
     secret_hash(key, id, secret).ct_eq(&stored).into()
