@@ -1,9 +1,9 @@
 //! The proxy: authenticates each connection, enforces what its grant allows, and forwards requests to its cache's
 //! memcached. It reads the store, and never names SQL or Docker.
 //!
-//! The way of a request: [`listener`] -> [`worker`] (accept) -> [`auth`] (PROXY header, TLS, login) -> [`worker`]
-//! (hand-off) -> [`session`] -> [`protocol`] (parse) -> [`policy`] -> [`tenant`], [`backend`], [`lane`] (encode,
-//! memcached, decode) -> [`protocol`] (encode) -> [`responses`]. [`report`] writes what was counted to the store.
+//! The way of a request: `listener` -> `worker` (accept) -> `auth` (PROXY header, TLS, login) -> `worker`
+//! (hand-off) -> `session` -> `protocol` (parse) -> `policy` -> `tenant`, `backend`, `lane` (encode,
+//! memcached, decode) -> `protocol` (encode) -> `responses`. `report` writes what was counted to the store.
 
 // Bytes from the network decide every index, length and conversion here: none may panic.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
