@@ -47,7 +47,7 @@ pub struct Limits {
     pub sign_ups_per_hour: usize,
     /// Tokens and certificates issued and permissions changed, per user.
     pub tokens_per_hour: usize,
-    /// Active tokens of a user.
+    /// Active tokens of a cache.
     pub tokens_at_once: usize,
     /// Requests to list connections, and as many to close one, per user.
     pub connections_per_minute: usize,

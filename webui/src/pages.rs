@@ -10,6 +10,7 @@ mod connections;
 mod error;
 mod home;
 mod leak_reports;
+mod no_cache;
 mod sign_in;
 mod sign_up;
 mod tokens;

@@ -1,4 +1,4 @@
-//! Cache page: state, endpoint, code snippets and tokens of the user's cache. Never shows where the instance
+//! Cache page: state, endpoint, code snippets and tokens of the user's first cache. Never shows where the instance
 //! runs.
 
 use std::sync::Arc;
@@ -7,9 +7,11 @@ use askama::Template;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
-use store::{Instance, Leak, NewToken, TokenRow, UserState};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use store::{Cache, Instance, Leak, TokenRow, UserState};
 
+use super::no_cache;
+use super::tokens::RevealedToken;
 use crate::forms::permissions::{self, LIFETIMES, PermissionForm};
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
@@ -58,13 +60,6 @@ struct TokenView {
     inactive_reason: Option<String>,
 }
 
-/// A token that was just created: the only time that its secret is shown.
-struct RevealedToken {
-    name: String,
-    token: String,
-    credentials: Credentials,
-}
-
 /// The form for a new token: its values, and an error message for the name and for the permissions.
 #[derive(Default)]
 pub(super) struct NewTokenForm {
@@ -78,26 +73,22 @@ pub(crate) async fn show(State(app): State<Arc<AppState>>, me: SignedIn) -> Resu
     page(&app, &me, StatusCode::OK, None, &NewTokenForm::default()).await
 }
 
-/// `GET /cache/state`: polled by pages whose event stream was refused.
-pub(crate) async fn state(
-    State(app): State<Arc<AppState>>,
-    me: SignedIn,
-) -> Result<Json<CacheState>, PageError> {
-    let instance = app.store.first_instance_of(&me.user.id).await?.ok_or(PageError::NotFound)?;
-    Ok(Json(CacheState::new(&instance)))
+/// `GET /cache/state`: polled by pages whose event stream was refused. Redirects if the user has no cache.
+pub(crate) async fn state(State(app): State<Arc<AppState>>, me: SignedIn) -> Result<Response, PageError> {
+    Ok(match app.store.first_instance_of(&me.user.id).await? {
+        Some(instance) => Json(CacheState::new(&instance)).into_response(),
+        // After a redirect, the script reloads the page.
+        None => Redirect::to("/cache").into_response(),
+    })
 }
 
 /// The page with a token that was just created.
 pub(super) async fn with_new_token(
     app: &AppState,
     me: &SignedIn,
-    new: &NewToken,
-    name: &str,
+    revealed: &RevealedToken,
 ) -> Result<Response, PageError> {
-    let credentials =
-        Credentials { username: new.token.id().username(), password: new.token.secret().reveal().to_owned() };
-    let revealed = RevealedToken { name: name.to_owned(), token: new.token.reveal(), credentials };
-    page(app, me, StatusCode::OK, Some(&revealed), &NewTokenForm::default()).await
+    page(app, me, StatusCode::OK, Some(revealed), &NewTokenForm::default()).await
 }
 
 /// The page with the form for a new token and its errors.
@@ -117,10 +108,13 @@ async fn page(
     revealed: Option<&RevealedToken>,
     form: &NewTokenForm,
 ) -> Result<Response, PageError> {
-    let instance = app.store.first_instance_of(&me.user.id).await?.ok_or(PageError::NotFound)?;
+    let Some(cache) = app.store.first_cache_of(&me.user.id).await? else {
+        return no_cache::page(me, status);
+    };
+    let instance = app.store.instance_of_cache(&cache.id).await?.ok_or(PageError::NotFound)?;
     let leaks = app.store.leaks_of(&me.user.id).await?;
-    let rows = app.store.tokens_of_user(&me.user.id).await?;
-    let denials = recent_denials(app, me, &rows).await?;
+    let rows = app.store.tokens_of_cache(&cache.id).await?;
+    let denials = recent_denials(app, &cache, &rows).await?;
     let tokens = rows.into_iter().map(|token| TokenView::new(token, &leaks));
     let (active, mut inactive): (Vec<_>, Vec<_>) = tokens.partition(|token| token.inactive_reason.is_none());
     inactive.reverse();
@@ -148,10 +142,9 @@ async fn page(
 
 async fn recent_denials(
     app: &AppState,
-    me: &SignedIn,
+    cache: &Cache,
     tokens: &[TokenRow],
 ) -> Result<Vec<DenialView>, PageError> {
-    let Some(cache) = app.store.first_cache_of(&me.user.id).await? else { return Ok(Vec::new()) };
     let recent = app.store.denials_of_cache(&cache.id).await?.into_iter().take(DENIALS_MAX);
     let view = |denial: store::DenialRecord| {
         let token = tokens.iter().find(|token| token.id == denial.token_id);

@@ -1,4 +1,5 @@
-//! `GET /cache/events`: server-sent events with the state of the user's cache, one at once and one per change.
+//! `GET /cache/events`: server-sent events with the state of the user's first cache, one at once and one per
+//! change.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
@@ -31,7 +32,10 @@ pub(crate) async fn stream(
     me: SignedIn,
 ) -> Result<Response, PageError> {
     let slot = app.cache_events.acquire_slot(&me.session.id_hash).ok_or(PageError::TooManyStreams)?;
-    let cache = app.store.first_cache_of(&me.user.id).await?.ok_or(PageError::NotFound)?;
+    let Some(cache) = app.store.first_cache_of(&me.user.id).await? else {
+        // The browser doesn't reopen the stream.
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    };
     // Subscribed before the first read: a change in between is sent twice rather than missed.
     let changes = app.cache_events.subscribe();
     let events = EventStream {

@@ -1,4 +1,4 @@
-//! Live connections of the user's cache, each with a button that closes it.
+//! Live connections of the user's first cache, each with a button that closes it.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use serde::Deserialize;
 use store::{ConnectionId, LiveConnection, TokenRow, now};
 
+use super::no_cache;
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
@@ -45,8 +46,10 @@ pub(crate) struct Fields {
 
 pub(crate) async fn show(State(app): State<Arc<AppState>>, me: SignedIn) -> Result<Response, PageError> {
     app.rate_limits.connection_lists.acquire(&me.user.id).map_err(PageError::RateLimited)?;
-    let instance = app.store.first_instance_of(&me.user.id).await?.ok_or(PageError::NotFound)?;
-    let tokens = app.store.tokens_of_user(&me.user.id).await?;
+    let Some(instance) = app.store.first_instance_of(&me.user.id).await? else {
+        return no_cache::page(&me, StatusCode::OK);
+    };
+    let tokens = app.store.tokens_of_cache(&instance.cache_id).await?;
     let live = app.store.live_connections(&instance.id).await?;
     let page = Page {
         layout: Layout::signed_in(&me),
@@ -65,7 +68,9 @@ pub(crate) async fn close(
 ) -> Result<Response, PageError> {
     app.rate_limits.connection_closes.acquire(&me.user.id).map_err(PageError::RateLimited)?;
     let id: ConnectionId = fields.id.parse().map_err(|_| PageError::Malformed)?;
-    let instance = app.store.first_instance_of(&me.user.id).await?.ok_or(PageError::NotFound)?;
+    let Some(instance) = app.store.first_instance_of(&me.user.id).await? else {
+        return no_cache::page(&me, StatusCode::CONFLICT);
+    };
     me.store(&app).close_connection(&instance.id, &id).await?;
     Ok(Redirect::to("/connections").into_response())
 }

@@ -11,9 +11,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use identity::{Email, Password};
 use serde::Deserialize;
-use store::{NewToken, NewUser, StoreError};
+use store::{CacheName, NewToken, NewUser, StoreError};
 
 use super::cache;
+use super::tokens::RevealedToken;
 use crate::http::client_ip::ClientIp;
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
@@ -102,7 +103,9 @@ pub(crate) async fn submit(
     app.metrics.count_sign_up("success");
     let (session, cookie) = session::start(&app, &user.id, visitor.me.as_ref()).await?;
     let me = SignedIn { user, session, leaks: Vec::new() };
-    let mut response = cache::with_new_token(&app, &me, &token, FIRST_TOKEN).await?;
+    let cache_name = CacheName::default();
+    let revealed = RevealedToken::new(&token, FIRST_TOKEN, cache_name.as_str(), "/cache".to_owned());
+    let mut response = cache::with_new_token(&app, &me, &revealed).await?;
     set_cookie(response.headers_mut(), Some(cookie));
     Ok(response)
 }

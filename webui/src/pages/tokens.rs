@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::Response;
-use store::{TokenId, TokenRow, UserState, now};
+use store::{NewToken, TokenId, TokenRow, UserState, now};
 
 use super::cache::{self, NewTokenForm};
 use crate::http::reject::PageError;
@@ -19,8 +19,33 @@ use crate::http::session::SignedIn;
 use crate::layout::set_retry_after;
 use crate::state::AppState;
 use crate::view::date::retry_in;
+use crate::view::snippets::Credentials;
 
 const SUSPENDED: &str = "Your account is suspended. Ask the operator of this service.";
+
+/// A token that was just created: the only time that its secret is shown.
+pub(super) struct RevealedToken {
+    pub(super) name: String,
+    /// Name of its cache.
+    pub(super) cache: String,
+    pub(super) token: String,
+    pub(super) credentials: Credentials,
+    /// Page without the secret.
+    pub(super) next_path: String,
+}
+
+impl RevealedToken {
+    pub(super) fn new(token: &NewToken, name: &str, cache: &str, next_path: String) -> Self {
+        let (id, secret) = (token.token.id(), token.token.secret());
+        Self {
+            name: name.to_owned(),
+            cache: cache.to_owned(),
+            token: token.token.reveal(),
+            credentials: Credentials { username: id.username(), password: secret.reveal().to_owned() },
+            next_path,
+        }
+    }
+}
 
 /// The user's token with this id, active or not.
 async fn find(app: &AppState, me: &SignedIn, id: &str) -> Result<(TokenId, TokenRow), PageError> {
@@ -46,11 +71,12 @@ fn acquire_change(app: &AppState, me: &SignedIn) -> Result<(), (Duration, String
     })
 }
 
-/// The cache page with an error, if the user may not have another token now. Otherwise counts the new token
+/// The cache page with an error, if the cache may not have another token now. Otherwise counts the new token
 /// against the user's rate limit.
 async fn reject_new_token(
     app: &AppState,
     me: &SignedIn,
+    (cache_id, cache_name): (&str, &str),
     form: &mut NewTokenForm,
 ) -> Result<Option<Response>, PageError> {
     let mut reject = async |status, error| {
@@ -61,9 +87,9 @@ async fn reject_new_token(
         return reject(StatusCode::FORBIDDEN, SUSPENDED.into()).await;
     }
     let max = app.config.limits.tokens_at_once;
-    let active = app.store.tokens_of_user(&me.user.id).await?.iter().filter(|t| t.is_active(now())).count();
+    let active = app.store.tokens_of_cache(cache_id).await?.iter().filter(|t| t.is_active(now())).count();
     if active >= max {
-        return reject(StatusCode::CONFLICT, limit_reached(max)).await;
+        return reject(StatusCode::CONFLICT, limit_reached(cache_name, max)).await;
     }
     if let Err((wait, error)) = acquire_change(app, me) {
         let mut response = reject(StatusCode::TOO_MANY_REQUESTS, error).await?;
@@ -75,6 +101,6 @@ async fn reject_new_token(
     Ok(None)
 }
 
-fn limit_reached(max: usize) -> String {
-    format!("You have reached the limit of {max} tokens. Revoke one that isn't in use.")
+fn limit_reached(cache_name: &str, max: usize) -> String {
+    format!("Cache {cache_name} has reached the limit of {max} tokens. Revoke one that isn't in use.")
 }

@@ -13,6 +13,7 @@ mod escaping;
 mod harness;
 mod headers;
 mod leak_reports;
+mod no_cache;
 mod outage;
 mod permissions;
 mod rate_limits;

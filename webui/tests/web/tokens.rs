@@ -1,6 +1,6 @@
 //! Tokens: created, shown once, revoked, and hidden from other users.
 
-use store::{Token, TokenId};
+use store::{NewCache, NewToken, Token, TokenId, TokenKey};
 
 use crate::harness::Site;
 
@@ -67,7 +67,7 @@ async fn token_count_is_limited() {
     let refused = if one.status == 409 { one } else { other };
     assert_eq!(
         refused.text("token-error"),
-        Some("You have reached the limit of 3 tokens. Revoke one that isn&#39;t in use.")
+        Some("Cache default has reached the limit of 3 tokens. Revoke one that isn&#39;t in use.")
     );
 }
 
@@ -131,4 +131,44 @@ async fn tokens_of_other_users_are_not_found() {
         let response = site.visitor().post(path, &[("name", "x")]).await;
         assert_eq!((response.status, response.location()), (303, "/sign-in?next=/cache"));
     }
+}
+
+#[tokio::test]
+async fn tokens_of_a_second_cache_stay_off_the_page_of_the_first() {
+    let site = Site::start_with(|config| config.limits.tokens_at_once = 2).await;
+    let (mut visitor, first) = site.sign_up_user("a@example.com").await;
+    let first = Token::parse(first.text("token").unwrap()).unwrap();
+    let user = site.store.user_by_email("a@example.com").await.unwrap().unwrap();
+    let name = "sessions".parse().unwrap();
+    let cache = site.store.create_cache(&NewCache { user_id: &user.id, name: &name, plan: None }, 2).await;
+    let cache = cache.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let key = TokenKey::load_or_create(&dir.path().join("token.key")).unwrap();
+    let other = NewToken::generate(&key, "other app");
+    site.store.create_token(&cache.id, &other).await.unwrap();
+    let page = visitor.get("/cache").await;
+    assert_eq!(page.tokens(), [first.id().as_str()]);
+    assert!(!page.body.contains("other app"));
+
+    // The limit is one of each cache.
+    assert_eq!(visitor.post("/tokens", &[("name", "second")]).await.status, 200);
+    visitor.get("/cache").await;
+    assert_eq!(visitor.post("/tokens", &[("name", "third")]).await.status, 409);
+
+    visitor.get("/cache").await;
+    let rotated = visitor.post(&format!("/tokens/{}/rotate", other.token.id()), &[("grace", "1h")]).await;
+    assert_eq!(rotated.status, 200, "{}", rotated.body);
+    let new = Token::parse(rotated.text("token").unwrap()).unwrap();
+    assert_eq!(rotated.text("token-cache"), Some("sessions"));
+    assert!(rotated.body.contains(&format!("id=\"token-saved\" href=\"/tokens/{}\"", new.id())));
+    assert_eq!(rotated.tokens(), [""; 0], "not the first cache's page");
+    assert_eq!(site.store.token(&new.id()).await.unwrap().unwrap().cache_id, cache.id);
+    let page = visitor.get(&format!("/tokens/{}", new.id())).await;
+    assert!(!page.body.contains(new.secret().reveal()));
+
+    // The second cache has its two tokens now.
+    visitor.get("/cache").await;
+    let rejected = visitor.post(&format!("/tokens/{}/rotate", new.id()), &[("grace", "1h")]).await;
+    let error = "Cache sessions has reached the limit of 2 tokens. Revoke one that isn&#39;t in use.";
+    assert_eq!((rejected.status, rejected.text("token-error")), (409, Some(error)));
 }

@@ -7,9 +7,9 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
-use store::{NewToken, StoreError, now};
+use store::{NewToken, StoreError, TokenRow, now};
 
-use super::{find_unrevoked, reject_new_token};
+use super::{RevealedToken, find_unrevoked, reject_new_token, show as token_page};
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
@@ -69,14 +69,33 @@ pub(crate) async fn submit(
         return Err(PageError::Malformed);
     }
     let grace = store::span(&fields.grace).map_err(|_| PageError::Malformed)?;
-    if let Some(rejection) = reject_new_token(&app, &me, &mut NewTokenForm::default()).await? {
+    let cache = (token.cache_id.as_str(), token.cache.as_str());
+    if let Some(rejection) = reject_new_token(&app, &me, cache, &mut NewTokenForm::default()).await? {
         return Ok(rejection);
     }
     let new = NewToken::generate(&app.token_key, &token.name);
     match me.store(&app).rotate_token(&id, new, now().saturating_add(grace)).await {
-        Ok((new, _)) => cache::with_new_token(&app, &me, &new, &token.name).await,
+        Ok((new, _)) => reveal(&app, &me, &new, &token).await,
         // The token is inactive, or was already rotated.
         Err(StoreError::NotFound(_) | StoreError::AlreadyExists(_)) => Err(PageError::NotFound),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Shows the new token's secret: on the cache page, which shows the first cache, or else on the token's page.
+async fn reveal(
+    app: &AppState,
+    me: &SignedIn,
+    new: &NewToken,
+    old: &TokenRow,
+) -> Result<Response, PageError> {
+    let first = app.store.first_cache_of(&me.user.id).await?;
+    if first.is_some_and(|first| first.id == old.cache_id) {
+        let revealed = RevealedToken::new(new, &old.name, &old.cache, "/cache".to_owned());
+        return cache::with_new_token(app, me, &revealed).await;
+    }
+    let id = new.token.id();
+    let revealed = RevealedToken::new(new, &old.name, &old.cache, format!("/tokens/{id}"));
+    let token = app.store.token(&id).await?.ok_or(PageError::NotFound)?;
+    token_page::page(app, me, (&id, &token), Some(&revealed)).await
 }

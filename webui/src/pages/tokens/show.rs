@@ -6,9 +6,9 @@ use askama::Template;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use store::{Propagation, Proxy, now};
+use store::{Propagation, Proxy, TokenId, TokenRow, now};
 
-use super::find;
+use super::{RevealedToken, find};
 use crate::forms::permissions;
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
@@ -32,6 +32,7 @@ struct Page<'a> {
     successor: Option<&'a str>,
     denials: Vec<DenialView>,
     propagation: Propagation,
+    revealed: Option<&'a RevealedToken>,
 }
 
 pub(crate) async fn show(
@@ -40,11 +41,21 @@ pub(crate) async fn show(
     Path(id): Path<String>,
 ) -> Result<Response, PageError> {
     let (id, token) = find(&app, &me, &id).await?;
+    page(&app, &me, (&id, &token), None).await
+}
+
+/// The page of a token, with its secret if it was just created.
+pub(super) async fn page(
+    app: &AppState,
+    me: &SignedIn,
+    (id, token): (&TokenId, &TokenRow),
+    revealed: Option<&RevealedToken>,
+) -> Result<Response, PageError> {
     let denials = app.store.denials_of(&token.id).await?;
-    let propagation = app.store.propagation(&id).await?;
-    let inactive_reason = inactive_reason(&token, &app.store.leaks_of(&me.user.id).await?);
+    let propagation = app.store.propagation(id).await?;
+    let inactive_reason = inactive_reason(token, &app.store.leaks_of(&me.user.id).await?);
     let page = Page {
-        layout: Layout::signed_in(&me),
+        layout: Layout::signed_in(me),
         id: &token.id,
         name: &token.name,
         created: day(token.created_at),
@@ -54,6 +65,7 @@ pub(crate) async fn show(
         successor: token.successor.as_deref(),
         denials: denials.into_iter().map(|denial| DenialView::new(denial, &token.name)).collect(),
         propagation,
+        revealed,
     };
     render(StatusCode::OK, &page)
 }
