@@ -146,7 +146,7 @@ impl Store {
             let inserted = sqlx::query(sql).bind(instance_id).bind(&id.proxy).bind(id.number).bind(id.since)
                 .bind(now()).execute(&mut *tx).await.map_err(|e| StoreError::reference(e, "instance"))?;
             if inserted.rows_affected() > 0 {
-                note!(self, tx, "connection.end", instance_id, id.to_string());
+                note!(self, tx, "connection.close", instance_id, id.to_string());
             }
             sqlx::query("DELETE FROM connection_closes WHERE requested_at < $1").bind(expired)
                 .execute(&mut *tx).await?;

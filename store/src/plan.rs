@@ -89,7 +89,7 @@ impl Store {
             sqlx::query(sql).bind(plan.memory_mb).bind(plan.connections).bind(plan.item_size_max)
                 .bind(plan.operations_per_second).bind(plan.bytes_per_second).bind(revision).bind(name)
                 .execute(&mut *tx).await?;
-            note!(self, tx, "plan.change", format!("plan {name}"), plan.to_string());
+            note!(self, tx, "plan.update", format!("plan {name}"), plan.to_string());
             plan
         }))
     }

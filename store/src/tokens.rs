@@ -252,7 +252,7 @@ impl Store {
             let mut token = active(row)?;
             change(&mut token.permissions);
             update_token!(tx, token, revision);
-            note!(self, tx, "token.change", format!("token {id}"), token.permissions.to_string());
+            note!(self, tx, "token.update", format!("token {id}"), token.permissions.to_string());
             token
         }))
     }

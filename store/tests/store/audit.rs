@@ -33,7 +33,7 @@ async fn actions_are_audited_in_order(db: TestDb) {
     let expected = [
         ("operator", "user.create", name.clone()),
         (&name, "token.create", format!("token {id}")),
-        (&name, "token.change", format!("token {id}")),
+        (&name, "token.update", format!("token {id}")),
         ("operator", "token.revoke", format!("token {id}")),
         (&name, "user.sign_in", name.clone()),
     ];

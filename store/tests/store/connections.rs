@@ -118,7 +118,7 @@ async fn close_request_is_for_one_connection_of_one_cache(db: TestDb) {
     assert_eq!(store.pending_closes("host:1/5").await.unwrap(), []);
     assert!(!store.close_connection(&instance, &live("gone", 1).id).await.unwrap(), "no proxy closes it");
     let entries = store.audit_after(0, 100).await.unwrap();
-    let ends: Vec<_> = entries.into_iter().filter(|entry| entry.action == "connection.end").collect();
+    let ends: Vec<_> = entries.into_iter().filter(|entry| entry.action == "connection.close").collect();
     let closes: Vec<_> = ends.iter().map(|entry| (&*entry.subject, &*entry.detail)).collect();
     assert_eq!(closes, [(&*instance, "3-80@host:1/5"), (&*instance, "1-78@gone")]);
 }

@@ -46,7 +46,7 @@ async fn editing_permissions_keeps_the_expiry() {
     assert!((chosen.expires_at.unwrap() - now() - 7 * DAY).abs() < 60_000);
     let user = site.store.user_by_email("a@example.com").await.unwrap().unwrap();
     let noted = site.store.audit_after(0, 100).await.unwrap().pop().unwrap();
-    assert_eq!((noted.action.as_str(), noted.actor), ("token.change", format!("user {}", user.id)));
+    assert_eq!((noted.action.as_str(), noted.actor), ("token.update", format!("user {}", user.id)));
 
     let page = visitor.get(&address).await;
     assert_eq!(ticked(&page), ["read"]);
