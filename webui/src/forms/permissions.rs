@@ -105,13 +105,9 @@ impl PermissionForm {
 
     /// Whether a scope's box is ticked. All are ticked in a form that wasn't sent yet.
     pub(crate) fn has_scope(&self, scope: &str) -> bool {
-        let ticked = match scope {
-            "read" => &self.read,
-            "write" => &self.write,
-            "flush" => &self.flush,
-            _ => &self.stats,
-        };
-        ticked.is_some() || (self.has_scopes.is_none() && self.ticked_scopes() == Scopes::NONE)
+        let ticked = self.ticked_scopes();
+        let is_new = self.has_scopes.is_none() && ticked == Scopes::NONE;
+        is_new || scope.parse::<Scopes>().is_ok_and(|scope| scope != Scopes::NONE && ticked.contains(scope))
     }
 
     /// Whether `value` is the chosen expiry.
@@ -180,6 +176,19 @@ mod tests {
                 .all(|scope| PermissionForm::default().has_scope(scope))
         );
         assert!(summary(&Permissions::ALL).is_empty());
+    }
+
+    #[test]
+    fn every_scope_has_its_own_box() {
+        for ticked in Scopes::ALL.names() {
+            let permissions = Permissions { scopes: ticked.parse().unwrap(), ..Permissions::ALL };
+            let form = PermissionForm::from_permissions(&permissions);
+            assert_eq!(form.scopes(), Ok(permissions.scopes));
+            for scope in Scopes::ALL.names() {
+                assert_eq!(form.has_scope(scope), scope == ticked, "{scope} in a form with {ticked}");
+            }
+        }
+        assert!(!PermissionForm::from_permissions(&Permissions::ALL).has_scope("unknown"));
     }
 
     #[test]
