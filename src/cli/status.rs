@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use store::{Proxy, Store, now};
+use store::{InstanceState, Proxy, Store, now};
 
 use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
@@ -91,9 +91,29 @@ async fn read_status(settings: &Settings, data_dir: &DataDir) -> Status {
         }
         Err(error) => status.store = Health::of(Err(error.to_string())),
     }
-    let roles_ready = status.roles.values().all(|role| role.ready);
-    status.ready = roles_ready && status.store.ready && status.docker.ready;
+    status.ready = status.is_ready();
     status
+}
+
+impl Status {
+    /// Whether every role, the store and Docker are ready, and no instance has failed.
+    fn is_ready(&self) -> bool {
+        let roles_ready = self.roles.values().all(|role| role.ready);
+        roles_ready && self.store.ready && self.docker.ready && !self.has_failed_instance()
+    }
+
+    fn has_failed_instance(&self) -> bool {
+        self.instances.contains_key(InstanceState::Failed.as_str())
+    }
+
+    fn instances_text(&self) -> String {
+        let counts: Vec<_> = self.instances.iter().map(|(state, n)| format!("{n} {state}")).collect();
+        match counts.join(", ") {
+            text if text.is_empty() => "none".to_owned(),
+            text if self.has_failed_instance() => format!("not ready: {text}"),
+            text => text,
+        }
+    }
 }
 
 async fn count_instances(store: &Store) -> Result<(String, BTreeMap<&'static str, u64>), CliError> {
@@ -108,11 +128,47 @@ fn describe(status: &Status) -> String {
     let mut pairs: Vec<_> = status.roles.iter().map(|(role, health)| (*role, health.text())).collect();
     pairs.push(("store", status.store.text()));
     pairs.push(("docker", status.docker.text()));
-    let counts: Vec<_> = status.instances.iter().map(|(state, n)| format!("{n} {state}")).collect();
-    pairs.push(("instances", if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }));
+    pairs.push(("instances", status.instances_text()));
     let proxy_text =
         |it: &Proxy| format!("{} ({}), seen {}", it.name, it.version, table::time_since(it.seen_at));
     pairs.extend(status.proxies.iter().map(|proxy| ("registered proxy", proxy_text(proxy))));
     pairs.push(("installation", status.installation.clone().unwrap_or_default()));
     table::pairs(&pairs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(instances: &[(&'static str, u64)]) -> Status {
+        let ready = || Health::of(Ok(None));
+        Status {
+            ready: false,
+            installation: None,
+            roles: BTreeMap::from([("proxy", ready())]),
+            store: ready(),
+            docker: ready(),
+            instances: instances.iter().copied().collect(),
+            proxies: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn failed_instance_is_not_ready() {
+        let healthy = status(&[("pending", 1), ("running", 2)]);
+        assert!(healthy.is_ready());
+        assert!(describe(&healthy).contains("1 pending, 2 running"));
+        assert!(status(&[]).is_ready());
+        let failed = status(&[("failed", 1), ("running", 2)]);
+        assert!(!failed.is_ready());
+        assert!(describe(&failed).contains("not ready: 1 failed, 2 running"));
+    }
+
+    #[test]
+    fn role_store_and_docker_must_be_ready() {
+        let down = || Health::of(Err("connection refused".to_owned()));
+        assert!(!Status { store: down(), ..status(&[]) }.is_ready());
+        assert!(!Status { docker: down(), ..status(&[]) }.is_ready());
+        assert!(!Status { roles: BTreeMap::from([("proxy", down())]), ..status(&[]) }.is_ready());
+    }
 }
