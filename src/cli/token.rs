@@ -112,7 +112,7 @@ struct TokenList {
 }
 
 /// A new certificate, shown once, and its token.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 struct CertifiedToken {
     id: String,
     #[serde(flatten)]

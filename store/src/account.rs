@@ -1,12 +1,13 @@
 //! Changes to a whole account: a new password, suspension, deletion.
 
+use std::fmt;
+
 use crate::audit::note;
 use crate::cache::{LIVE_CACHES, SET_DESIRED, delete_cache, revoke_tokens};
 use crate::db::write;
 use crate::{Cache, DesiredState, Store, StoreError, UserState, now};
 
 /// A password that replaces the current one.
-#[derive(Debug)]
 pub struct NewPassword<'a> {
     /// Argon2id in PHC form.
     pub hash: &'a str,
@@ -15,6 +16,13 @@ pub struct NewPassword<'a> {
     pub replaces: Option<&'a str>,
     /// Whether to revoke the tokens of all caches.
     pub revoke_tokens: bool,
+}
+
+impl fmt::Debug for NewPassword<'_> {
+    /// Without the hashes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewPassword").field("revoke_tokens", &self.revoke_tokens).finish_non_exhaustive()
+    }
 }
 
 /// Statements that remove a user's personal data from all the user's caches, deleted ones too.

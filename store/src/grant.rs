@@ -1,12 +1,14 @@
 //! Grants: everything that a proxy must know about a token, in one read.
 
+use std::fmt;
+
 use crate::db::read;
 use crate::token::{Permissions, ScramKeys, TokenId, TokenSecret};
 use crate::tokens::{TokenColumns, token_columns};
 use crate::{Store, StoreError, TokenKey, UserState, token};
 
 /// A token with its user, cache, instance and route.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Grant {
     /// The token.
     pub token: TokenId,
@@ -39,6 +41,20 @@ pub struct Grant {
     /// What SCRAM needs; `None` if its columns are invalid, which denies only SCRAM.
     pub scram: Option<ScramKeys>,
     secret_hash: String,
+}
+
+impl fmt::Debug for Grant {
+    /// Without the hash of the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grant")
+            .field("token", &self.token)
+            .field("user_id", &self.user_id)
+            .field("cache_id", &self.cache_id)
+            .field("instance_id", &self.instance_id)
+            .field("revoked", &self.revoked)
+            .field("permissions", &self.permissions)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(sqlx::FromRow)]

@@ -1,12 +1,12 @@
 //! Browser sessions, identified by the hash of their cookie.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::db::{read, write_unversioned};
 use crate::{Millis, Store, StoreError, now};
 
 /// A session to create.
-#[derive(Debug)]
 pub struct NewSession<'a> {
     /// SHA-256 of the cookie, hexadecimal.
     pub id_hash: &'a str,
@@ -16,8 +16,15 @@ pub struct NewSession<'a> {
     pub form_token: &'a str,
 }
 
+impl fmt::Debug for NewSession<'_> {
+    /// Without the hash of the cookie and the CSRF token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewSession").field("user_id", &self.user_id).finish_non_exhaustive()
+    }
+}
+
 /// A session that is not expired.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct Session {
     /// SHA-256 of the cookie, hexadecimal.
     pub id_hash: String,
@@ -29,6 +36,17 @@ pub struct Session {
     pub created_at: Millis,
     /// When a page was last requested.
     pub last_seen_at: Millis,
+}
+
+impl fmt::Debug for Session {
+    /// Without the hash of the cookie and the CSRF token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("user_id", &self.user_id)
+            .field("created_at", &self.created_at)
+            .field("last_seen_at", &self.last_seen_at)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Store {

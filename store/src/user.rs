@@ -2,6 +2,8 @@
 
 mod state;
 
+use std::fmt;
+
 use crate::audit::note;
 use crate::cache::insert_cache;
 use crate::db::{read, write};
@@ -29,7 +31,6 @@ pub struct User {
 }
 
 /// A user to create.
-#[derive(Debug)]
 pub struct NewUser<'a> {
     /// Validated by the caller; stored in lower case.
     pub email: &'a str,
@@ -39,6 +40,17 @@ pub struct NewUser<'a> {
     pub plan: &'a str,
     /// Whether the user may open the admin pages.
     pub is_admin: bool,
+}
+
+impl fmt::Debug for NewUser<'_> {
+    /// Without the hash of the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewUser")
+            .field("email", &self.email)
+            .field("plan", &self.plan)
+            .field("is_admin", &self.is_admin)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(sqlx::FromRow)]

@@ -12,7 +12,6 @@ use crate::http::session::{SignedIn, Visitor};
 use crate::view::token::LeakNotice;
 
 /// Data of `templates/layout.html`, which every page extends.
-#[derive(Debug)]
 pub(crate) struct Layout {
     /// Set if the visitor is signed in.
     pub(crate) account: Option<Account>,
@@ -23,8 +22,7 @@ pub(crate) struct Layout {
     pub(crate) icon: String,
 }
 
-/// The signed-in user, as the header shows them.
-#[derive(Debug)]
+/// The signed-in user, as the header shows them. No `Debug`: that would print the CSRF token.
 pub(crate) struct Account {
     pub(crate) email: String,
     pub(crate) csrf_token: String,

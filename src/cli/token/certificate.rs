@@ -26,8 +26,9 @@ pub(crate) struct IssueArgs {
     certificate_out: Option<PathBuf>,
 }
 
-/// A new certificate: its PEM text, or the files that contain it.
-#[derive(Debug, Serialize)]
+/// A new certificate: its PEM text, or the files that contain it. No `Debug`: that would print the
+/// private key.
+#[derive(Serialize)]
 pub(super) struct ShownCertificate {
     fingerprint: String,
     certificate_not_after: Millis,

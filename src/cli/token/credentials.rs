@@ -4,7 +4,8 @@ use serde::Serialize;
 use store::Token;
 
 /// What `user add` and `token create` print: the only time that the secret is shown.
-#[derive(Debug, Serialize)]
+/// No `Debug`: that would print the secret.
+#[derive(Serialize)]
 pub(crate) struct Credentials {
     email: String,
     cache: String,

@@ -34,7 +34,8 @@ pub(crate) struct ResetPassword {
     revoke_tokens: bool,
 }
 
-#[derive(Debug, Serialize)]
+/// No `Debug`: that would print the password.
+#[derive(Serialize)]
 struct NewPasswordView {
     email: String,
     /// The generated password, shown only once.

@@ -1,5 +1,7 @@
 //! What the store keeps of a secret: enough to verify it, not enough to log in.
 
+use std::fmt;
+
 use pbkdf2::pbkdf2_hmac;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -13,13 +15,20 @@ pub(super) const SCRAM_ITERATIONS: u32 = 4096;
 pub(super) const SALT_LEN: usize = 16;
 
 /// A token's keyed hash, and SCRAM-SHA-256's stored keys (RFC 5802 section 3). All hexadecimal.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Verifier {
     pub(crate) secret_hash: String,
     pub(crate) scram_salt: String,
     pub(crate) scram_iterations: i64,
     pub(crate) scram_stored_key: String,
     pub(crate) scram_server_key: String,
+}
+
+impl fmt::Debug for Verifier {
+    /// Without the hash and the keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Verifier")
+    }
 }
 
 impl Verifier {

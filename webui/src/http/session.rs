@@ -25,8 +25,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
 /// Length of a session id or CSRF token: 32 bytes in hexadecimal.
 const SECRET_LEN: usize = 64;
 
-/// Extractor: sender of a request, signed in or not.
-#[derive(Debug)]
+/// Extractor: sender of a request, signed in or not. No `Debug`: that would print the CSRF token.
 pub(crate) struct Visitor {
     pub(crate) me: Option<SignedIn>,
     /// From the session, or from the visitor's cookie.

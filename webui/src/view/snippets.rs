@@ -11,15 +11,14 @@ pub(crate) struct Endpoint {
     port: u16,
 }
 
-/// A username and its password.
-#[derive(Debug, Clone)]
+/// A username and its password. No `Debug`: that would print the password.
+#[derive(Clone)]
 pub(crate) struct Credentials {
     pub(crate) username: String,
     pub(crate) password: String,
 }
 
 /// Snippet for one language.
-#[derive(Debug)]
 pub(crate) struct Snippet {
     /// For element ids.
     pub(crate) id: &'static str,
@@ -32,7 +31,6 @@ pub(crate) struct Snippet {
 }
 
 /// The snippet over TLS, with the CA certificate in `memgate-ca.pem`.
-#[derive(Debug)]
 pub(crate) enum Tls {
     Code(String),
     /// The library can't speak TLS: what to do instead.
