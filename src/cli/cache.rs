@@ -140,11 +140,11 @@ impl Create {
         let created = store.create_cache(&new, context.settings.limits.caches_per_user).await;
         let cache = created.map_err(|error| create_error(error, &self.name, &user))?;
         let readiness =
-            if self.no_wait { None } else { Some(readiness::wait(store, &cache.id, &user.email).await) };
+            if self.no_wait { None } else { Some(readiness::wait(store, &cache, &user.email).await) };
         let instance = store.instance_of_cache(&cache.id).await?;
         let view = CacheView::new(context, &user, cache, instance);
         context.print(&view, || view.text())?;
-        readiness.map_or(Ok(()), |readiness| readiness.into_result("the cache is created", &user.email))
+        readiness.map_or(Ok(()), |readiness| readiness.into_result("the cache is created"))
     }
 }
 

@@ -2,19 +2,24 @@
 
 use std::time::Duration;
 
-use store::{Instance, InstanceState, Store};
+use store::{Cache, Instance, InstanceState, Store};
 
 use crate::output::CliError;
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Result of waiting for an instance: its last known state, or why it couldn't be read.
-pub(super) struct Readiness(Result<Option<Instance>, CliError>);
+pub(super) struct Readiness {
+    email: String,
+    cache_name: String,
+    result: Result<Option<Instance>, CliError>,
+}
 
 /// Waits until the instance of a cache is running or has failed, but not longer than 30 s.
-pub(super) async fn wait(store: &Store, cache_id: &str, email: &str) -> Readiness {
+pub(super) async fn wait(store: &Store, cache: &Cache, email: &str) -> Readiness {
     eprintln!("waiting for the cache of {email} ...");
-    Readiness(wait_for_instance(store, cache_id).await)
+    let result = wait_for_instance(store, &cache.id).await;
+    Readiness { email: email.to_owned(), cache_name: cache.name.clone(), result }
 }
 
 async fn wait_for_instance(store: &Store, cache_id: &str) -> Result<Option<Instance>, CliError> {
@@ -38,7 +43,7 @@ async fn wait_for_instance(store: &Store, cache_id: &str) -> Result<Option<Insta
 impl Readiness {
     /// The state of the instance as far as it is known.
     pub(super) fn state(&self) -> InstanceState {
-        let instance = self.0.as_ref().ok().and_then(Option::as_ref);
+        let instance = self.result.as_ref().ok().and_then(Option::as_ref);
         instance.map_or(InstanceState::Pending, Instance::state)
     }
 
@@ -46,9 +51,11 @@ impl Readiness {
     ///
     /// # Errors
     /// If it has failed, or is still pending (exit status 3). `done` says what was created all the same.
-    pub(super) fn into_result(self, done: &str, email: &str) -> Result<(), CliError> {
-        let fix = format!("{done}; see `memgate status` and `memgate instance show {email}`");
-        let instance = match self.0 {
+    pub(super) fn into_result(self, done: &str) -> Result<(), CliError> {
+        let Self { email, cache_name, result } = self;
+        let fix =
+            format!("{done}; see `memgate status` and `memgate instance show {email} --cache {cache_name}`");
+        let instance = match result {
             Ok(instance) => instance,
             Err(error) => {
                 let what = format!("the cache is still being created, and its state can't be read ({error})");
@@ -85,13 +92,14 @@ mod tests {
         let user = store.sign_up(&new, &NewToken::generate(&key, "first")).await.unwrap();
         let cache = store.first_cache_of(&user.id).await.unwrap().unwrap();
         store.close().await;
-        let readiness = wait(&store, &cache.id, &user.email).await;
-        let error = readiness.into_result("the user is created", &user.email).unwrap_err();
+        let readiness = wait(&store, &cache, &user.email).await;
+        let error = readiness.into_result("the user is created").unwrap_err();
         let text = error.to_string();
         assert!(
             text.starts_with("the cache is still being created") && text.contains("the user is created"),
             "{text}"
         );
+        assert!(text.contains("`memgate instance show ada@example.org --cache default`"), "{text}");
         assert_eq!(format!("{:?}", error.report(false)), format!("{:?}", std::process::ExitCode::from(3)));
     }
 }

@@ -23,12 +23,12 @@ pub(crate) enum UserCommand {
     Add(add::Add),
     /// List all users, sorted by e-mail address
     List,
-    /// Show a user with cache and tokens
+    /// Show a user with all caches and tokens
     Show {
         /// The user's e-mail address
         email: String,
     },
-    /// Suspend a user: logins are denied, connections are closed, and the cache is stopped, which empties it
+    /// Suspend a user: logins are denied, connections are closed, and all caches are stopped, which empties them
     Suspend {
         /// The user's e-mail address
         email: String,
@@ -38,7 +38,7 @@ pub(crate) enum UserCommand {
         /// The user's e-mail address
         email: String,
     },
-    /// Delete a user with all tokens, the cache and its contents
+    /// Delete a user with all tokens and all caches
     Delete {
         /// The user's e-mail address
         email: String,

@@ -25,7 +25,7 @@ pub(super) struct TokenView {
 }
 
 /// A new token, and its certificate if one was issued.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 pub(super) struct CreatedToken {
     #[serde(flatten)]
     pub(super) credentials: Credentials,
@@ -34,7 +34,7 @@ pub(super) struct CreatedToken {
 }
 
 /// A new token and the one that it replaces.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 pub(super) struct RotatedToken {
     #[serde(flatten)]
     pub(super) credentials: Credentials,
@@ -111,10 +111,11 @@ pub(crate) fn rows(tokens: &[TokenRow]) -> String {
     let row = |token: &TokenRow| {
         let keys = permissions::keys(&token.permissions);
         let (created, state) = (table::time_since(token.created_at), permissions::state(token, now()));
-        [token.id.clone(), token.name.clone(), token.permissions.scopes.to_string(), keys, created, state]
+        let (cache, name) = (token.cache.clone(), token.name.clone());
+        [token.id.clone(), name, cache, token.permissions.scopes.to_string(), keys, created, state]
     };
     let rows: Vec<_> = tokens.iter().map(row).collect();
-    table(["ID", "NAME", "SCOPES", "KEYS", "CREATED", "STATE"], &rows)
+    table(["ID", "NAME", "CACHE", "SCOPES", "KEYS", "CREATED", "STATE"], &rows)
 }
 
 fn secret_text(credentials: &Credentials) -> String {

@@ -26,7 +26,7 @@ const FIRST_TOKEN_NAME: &str = "first";
 pub(crate) struct Add {
     /// The user's e-mail address
     email: String,
-    /// The cache's plan
+    /// The user's plan, which the cache gets
     #[arg(long, value_name = "PLAN", default_value = "default")]
     plan: String,
     /// Mark the user as an administrator (shown in lists; grants nothing yet)
@@ -41,7 +41,7 @@ pub(crate) struct Add {
 }
 
 /// The first token, and the cache's state.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 struct Added {
     #[serde(flatten)]
     credentials: Credentials,
@@ -65,7 +65,7 @@ impl Add {
         // The token exists now and must be shown, whatever happens to the cache.
         let cache = store.first_cache_of(&user.id).await;
         let readiness = match &cache {
-            Ok(Some(cache)) if !self.no_wait => Some(readiness::wait(store, &cache.id, &user.email).await),
+            Ok(Some(cache)) if !self.no_wait => Some(readiness::wait(store, cache, &user.email).await),
             _ => None,
         };
         let cache_name = cache.ok().flatten().map_or_else(|| CacheName::default().to_string(), |it| it.name);
@@ -73,7 +73,7 @@ impl Add {
         let state = readiness.as_ref().map_or(InstanceState::Pending, Readiness::state);
         let added = Added { credentials, plan: user.plan, state };
         context.print(&added, || describe(&added))?;
-        readiness.map_or(Ok(()), |readiness| readiness.into_result("the user is created", &user.email))
+        readiness.map_or(Ok(()), |readiness| readiness.into_result("the user is created"))
     }
 }
 
