@@ -4,18 +4,19 @@
 //! that is thrown away after signing. This module stores nothing.
 
 use std::fmt;
+use std::time::Duration;
 
 use rcgen::{
     CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use store::{Fingerprint, Millis, TokenId, now};
+use store::{Fingerprint, Timestamp, TokenId, now};
 use time::OffsetDateTime;
 
 /// Validity of a certificate whose token doesn't expire earlier: a year.
-const VALIDITY_MAX: Millis = 365 * 24 * 60 * 60 * 1000;
+const VALIDITY_MAX: Duration = Duration::from_hours(365 * 24);
 /// How far `not_before` lies in the past, for clients and proxies whose clocks differ.
-const CLOCK_SKEW: Millis = 24 * 60 * 60 * 1000;
+const CLOCK_SKEW: Duration = Duration::from_hours(24);
 
 /// A new client certificate. It works once the store knows its fingerprint.
 pub struct IssuedCertificate {
@@ -26,7 +27,7 @@ pub struct IssuedCertificate {
     /// SHA-256 of the certificate in DER.
     pub fingerprint: Fingerprint,
     /// End of validity.
-    pub not_after: Millis,
+    pub not_after: Timestamp,
 }
 
 /// Hides the private key.
@@ -59,7 +60,7 @@ impl IssuedCertificate {
     /// [`IssueError`] if the request is invalid or signing fails.
     pub fn new(
         token: TokenId,
-        expires_at: Option<Millis>,
+        expires_at: Option<Timestamp>,
         request: Option<&str>,
     ) -> Result<Self, IssueError> {
         let latest = now().saturating_add(VALIDITY_MAX);
@@ -81,7 +82,7 @@ impl IssuedCertificate {
     }
 }
 
-fn params(common_name: &str, not_after: Millis) -> Result<CertificateParams, IssueError> {
+fn params(common_name: &str, not_after: Timestamp) -> Result<CertificateParams, IssueError> {
     let mut params = CertificateParams::new([])?;
     params.distinguished_name.remove(DnType::CommonName);
     params.distinguished_name.push(DnType::CommonName, common_name);
@@ -92,8 +93,8 @@ fn params(common_name: &str, not_after: Millis) -> Result<CertificateParams, Iss
     Ok(params)
 }
 
-fn date_time(at: Millis) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp(at / 1000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+fn date_time(at: Timestamp) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(at.as_millis() / 1000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
 #[cfg(test)]
@@ -127,10 +128,10 @@ mod tests {
     #[test]
     fn validity_ends_with_the_token_or_after_a_year() {
         let id = Token::generate().id();
-        let soon = now() + 60_000;
+        let soon = now().saturating_add(Duration::from_mins(1));
         assert_eq!(IssuedCertificate::new(id, Some(soon), None).unwrap().not_after, soon);
-        let year = IssuedCertificate::new(id, Some(Millis::MAX), None).unwrap().not_after - now();
-        assert!((VALIDITY_MAX - 60_000..=VALIDITY_MAX).contains(&year), "{year}");
+        let year = IssuedCertificate::new(id, Some(Timestamp::MAX), None).unwrap().not_after.since(now());
+        assert!((VALIDITY_MAX - Duration::from_mins(1)..=VALIDITY_MAX).contains(&year), "{year:?}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Permissions of a token as people write them, in a form or on the command line.
 
-use store::{Cidr, KeyPrefix, Millis, Permissions, Scopes};
+use std::time::Duration;
+
+use store::{Cidr, KeyPrefix, Permissions, Scopes};
 
 use crate::InputError;
 
@@ -30,19 +32,21 @@ pub fn require_scope(scopes: Scopes) -> Result<Scopes, InputError> {
     Ok(scopes)
 }
 
-/// Lifetime of a token, like `12h`, `30d` or `8w`, in milliseconds.
+/// Lifetime of a token, like `12h`, `30d` or `8w`.
 ///
 /// # Errors
 ///
 /// [`InputError`] if the text isn't a duration, or is zero.
 ///
 /// ```
-/// assert_eq!(identity::permissions_text::parse_lifetime("1d"), Ok(86_400_000));
+/// assert_eq!(identity::permissions_text::parse_lifetime("1d"), Ok(std::time::Duration::from_hours(24)));
 /// assert!(identity::permissions_text::parse_lifetime("0s").is_err());
 /// ```
-pub fn parse_lifetime(text: &str) -> Result<Millis, InputError> {
-    match store::span(text) {
-        Ok(0) => Err(InputError::new("A token can't expire at once", "Write a time like 12h, 30d or 8w")),
+pub fn parse_lifetime(text: &str) -> Result<Duration, InputError> {
+    match store::parse_duration(text) {
+        Ok(lifetime) if lifetime.is_zero() => {
+            Err(InputError::new("A token can't expire at once", "Write a time like 12h, 30d or 8w"))
+        }
         Ok(lifetime) => Ok(lifetime),
         Err(error) => Err(InputError::from_parse_error(&error)),
     }

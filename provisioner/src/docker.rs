@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bollard::errors::Error as ApiError;
 use bollard::{API_DEFAULT_VERSION, Docker as Client};
-use store::{Millis, now};
+use store::{Timestamp, now};
 
 use crate::Error;
 use crate::error::Cause;
@@ -80,9 +80,9 @@ fn connect(socket: &Path) -> Result<Client, Error> {
         .map_err(|e| map_error("be connected to", e))
 }
 
-/// When a resource was created, from its label; 0 without the label.
-fn created_at(labels: &HashMap<String, String>) -> Millis {
-    labels.get(LABEL_CREATED).and_then(|at| at.parse().ok()).unwrap_or(0)
+/// When a resource was created, from its label; 1970 without the label.
+fn created_at(labels: &HashMap<String, String>) -> Timestamp {
+    labels.get(LABEL_CREATED).and_then(|at| at.parse().ok()).map_or(Timestamp::EPOCH, Timestamp::from_millis)
 }
 
 /// Distinguishes an error reply of Docker from a Docker that doesn't answer.

@@ -1,13 +1,14 @@
 //! The plan: from the desired and the observed state to actions. Pure: no I/O, no clock.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
-use store::{DesiredState, Instance, InstanceState, Millis};
+use store::{DesiredState, Instance, InstanceState, Timestamp};
 
 use crate::spec::Spec;
 
-/// Resources without a row are kept this long, in milliseconds: the row may not be visible yet.
-pub(crate) const ORPHAN_AGE_MIN: Millis = 60_000;
+/// Resources without a row are kept this long: the row may not be visible yet.
+pub(crate) const ORPHAN_AGE_MIN: Duration = Duration::from_secs(60);
 /// Failed probes before a container is replaced. One may fail because the host is busy.
 const FAILURES_TO_REPLACE: u32 = 2;
 
@@ -24,7 +25,7 @@ pub(crate) struct Container {
     pub(crate) state: ContainerState,
     /// Whether it runs and has its address.
     pub(crate) attached: bool,
-    pub(crate) created_at: Millis,
+    pub(crate) created_at: Timestamp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub(crate) struct Resource {
     pub(crate) name: String,
     /// The id of the instance, for a volume.
     pub(crate) instance: Option<String>,
-    pub(crate) created_at: Millis,
+    pub(crate) created_at: Timestamp,
 }
 
 /// Everything of the installation in Docker, read at once.
@@ -194,13 +195,13 @@ pub(crate) fn orphans(
     known: &HashSet<String>,
     networks: &HashSet<String>,
     snapshot: &Snapshot,
-    now: Millis,
+    now: Timestamp,
 ) -> Vec<Orphan> {
     // A store without any instance is more likely the wrong store than one whose instances are all gone.
     if known.is_empty() {
         return vec![];
     }
-    let old = |created_at: Millis| now.saturating_sub(created_at) > ORPHAN_AGE_MIN;
+    let old = |created_at: Timestamp| now.since(created_at) > ORPHAN_AGE_MIN;
     let unknown = |instance: &str| !known.contains(instance);
     let containers = snapshot.containers.iter().filter(|c| old(c.created_at) && unknown(&c.instance));
     let volumes = snapshot.volumes.iter().filter(|v| {

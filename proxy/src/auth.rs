@@ -13,7 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::Millis;
+use store::Timestamp;
 use tokio::time::{Instant, timeout_at};
 
 use crate::Config;
@@ -104,7 +104,7 @@ impl Authenticator<'_> {
             Ok(Some((grant, replies))) => {
                 let PendingConnection { stream, source, input: rest, .. } = pending;
                 let login = Some(Login { protocol, rest, replies });
-                Some(AuthenticatedConnection { stream, source, grant, login, ends_at: Millis::MAX })
+                Some(AuthenticatedConnection { stream, source, grant, login, ends_at: Timestamp::MAX })
             }
             Ok(None) => {
                 pending.linger(self.scratch).await;
@@ -138,9 +138,9 @@ impl Authenticator<'_> {
     }
 
     /// The verdict on the certificate of the TLS handshake, and when that certificate expires.
-    async fn check_certificate(&self, pending: &PendingConnection) -> (Millis, Verdict) {
+    async fn check_certificate(&self, pending: &PendingConnection) -> (Timestamp, Verdict) {
         let Some(fingerprint) = pending.stream.fingerprint() else {
-            return (0, Verdict::Denied(LoginOutcome::Unknown));
+            return (Timestamp::EPOCH, Verdict::Denied(LoginOutcome::Unknown));
         };
         let (binding, verdict) = self.grants.check_certificate(fingerprint, pending.source).await;
         match (&verdict, binding) {
@@ -156,7 +156,7 @@ impl Authenticator<'_> {
             // A certificate that we didn't issue may be meant for another service.
             (Verdict::Denied(_), None) | (Verdict::Granted(_), _) => {}
         }
-        (binding.map_or(0, |binding| binding.not_after), verdict)
+        (binding.map_or(Timestamp::EPOCH, |binding| binding.not_after), verdict)
     }
 
     /// Performs the TLS handshake; `None` if it fails or the proxy has no certificate.

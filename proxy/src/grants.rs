@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
-use store::{Grant, Millis, ScramKeys, Store, TokenId, TokenKey, UserState};
+use store::{Grant, ScramKeys, Store, Timestamp, TokenId, TokenKey, UserState};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
@@ -167,7 +167,7 @@ impl Grants {
     }
 
     /// The time by which tokens expire.
-    pub(crate) fn now(&self) -> Millis {
+    pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::{ConnectionId, Grant, LiveConnection, Millis};
+use store::{ConnectionId, Grant, LiveConnection, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -44,7 +44,7 @@ pub(crate) struct Handoff {
     pub(crate) source: IpAddr,
     pub(crate) grant: Arc<Grant>,
     pub(crate) login: Option<Login>,
-    pub(crate) ends_at: Millis,
+    pub(crate) ends_at: Timestamp,
     pub(crate) guard: ConnectionGuard,
 }
 

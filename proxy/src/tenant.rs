@@ -12,7 +12,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::{Grant, Millis, TokenId};
+use store::{Grant, Timestamp, TokenId};
 use tokio::time::Instant;
 
 use crate::backend::{Backend, BackendDeps};
@@ -97,7 +97,7 @@ impl Tenant {
     }
 
     /// Closes the sessions whose token or certificate has expired. Returns when the next one expires.
-    pub(crate) fn close_expired(&self, now: Millis) -> Option<Millis> {
+    pub(crate) fn close_expired(&self, now: Timestamp) -> Option<Timestamp> {
         let all: Vec<Rc<LivePermissions>> =
             self.permissions.borrow().values().filter_map(Weak::upgrade).collect();
         let (valid, expired): (Vec<_>, Vec<_>) =

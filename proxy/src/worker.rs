@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use daemon::Shutdown;
 use socket2::{SockRef, TcpKeepalive};
-use store::{Grant, LaneKey, Millis};
+use store::{Grant, LaneKey, Timestamp};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
@@ -76,7 +76,7 @@ pub(crate) struct Worker {
     /// Shutdown has begun. Cheaper to read than the shutdown itself, which all workers share.
     closing: Cell<bool>,
     /// No token or certificate of a session here expires before this time.
-    next_expiry: Cell<Millis>,
+    next_expiry: Cell<Timestamp>,
     clients: TaskTracker,
     lanes: TaskTracker,
     client_scratch: RefCell<Vec<u8>>,
@@ -111,7 +111,7 @@ impl Worker {
                     shared,
                     tenants: RefCell::default(),
                     closing: Cell::new(false),
-                    next_expiry: Cell::new(Millis::MAX),
+                    next_expiry: Cell::new(Timestamp::MAX),
                     clients: TaskTracker::new(),
                     lanes: TaskTracker::new(),
                     client_scratch: RefCell::new(vec![0; CLIENT_READ_MAX]),
@@ -228,7 +228,7 @@ impl Worker {
 
     /// Makes sure that the expiry sweep runs when the grant expires.
     fn note_expiry(&self, grant: &Grant) {
-        let end = grant.permissions.expires_at.unwrap_or(Millis::MAX);
+        let end = grant.permissions.expires_at.unwrap_or(Timestamp::MAX);
         self.next_expiry.set(self.next_expiry.get().min(end));
     }
 
@@ -240,7 +240,7 @@ impl Worker {
         }
         let tenants = self.tenants.borrow();
         let expiries = tenants.values().filter_map(|tenant| tenant.close_expired(now));
-        self.next_expiry.set(expiries.min().unwrap_or(Millis::MAX));
+        self.next_expiry.set(expiries.min().unwrap_or(Timestamp::MAX));
     }
 
     /// The tenant of the grant's instance, created if need be.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use store::{
-    Cache, CacheName, DesiredState, Instance, InstanceState, Millis, NewCache, Store, StoreError, User,
+    Cache, CacheName, DesiredState, Instance, InstanceState, NewCache, Store, StoreError, Timestamp, User,
 };
 
 use super::confirmation::Confirmation;
@@ -78,7 +78,7 @@ pub(super) struct CacheView {
     memory_mb: Option<i64>,
     connections: Option<i64>,
     item_size_max: Option<i64>,
-    created_at: Millis,
+    created_at: Timestamp,
 }
 
 #[derive(Debug, Serialize)]

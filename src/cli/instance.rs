@@ -1,7 +1,7 @@
 //! `memgate instance`: the containers that run caches, for operators: desired and actual state.
 
 use serde::Serialize;
-use store::{DesiredState, Instance, InstanceState, Millis, Store};
+use store::{DesiredState, Instance, InstanceState, Store, Timestamp};
 
 use super::context::{self, Context};
 use super::lookup::{CacheArg, find_user};
@@ -34,13 +34,13 @@ struct InstanceView {
     memory_mb: i64,
     connections: i64,
     item_size_max: i64,
-    created_at: Millis,
+    created_at: Timestamp,
     generation: i64,
     address: Option<String>,
     container: Option<String>,
     version: Option<String>,
     message: Option<String>,
-    changed_at: Option<Millis>,
+    changed_at: Option<Timestamp>,
 }
 
 /// Usage of an instance by its clients.

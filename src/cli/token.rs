@@ -7,9 +7,11 @@ mod permissions;
 mod propagation;
 mod view;
 
+use std::time::Duration;
+
 use identity::TokenName;
 use serde::Serialize;
-use store::{Millis, NewToken, Permissions, Store, StoreError, Token, TokenId, TokenRow, now};
+use store::{NewToken, Permissions, Store, StoreError, Token, TokenId, TokenRow, now};
 
 use super::context::{self, Context};
 use super::lookup::{CacheArg, find_user};
@@ -60,8 +62,8 @@ Example:
         /// The token's id as `memgate token list` shows it, with or without mg_
         id: String,
         /// How long the old token stays valid (15m, 1h, 2d; 0s: not at all)
-        #[arg(long, default_value = "1h", value_name = "TIME", value_parser = store::span)]
-        grace: Millis,
+        #[arg(long, default_value = "1h", value_name = "TIME", value_parser = store::parse_duration)]
+        grace: Duration,
     },
     /// Issue a client certificate for a token and show it. It authenticates on its own, and expires with the token
     #[command(after_help = "\
@@ -212,7 +214,7 @@ async fn update(
     updated.map_err(|error| change_error(error, &token))
 }
 
-async fn rotate(context: &Context, old: TokenRow, grace: Millis) -> Result<RotatedToken, CliError> {
+async fn rotate(context: &Context, old: TokenRow, grace: Duration) -> Result<RotatedToken, CliError> {
     let store = &context.store;
     let new = NewToken::generate(&context.data_dir.token_key()?, &old.name);
     // Read before the commit: after it nothing may fail until the new token is shown.

@@ -1,7 +1,5 @@
 //! Text output for people: aligned columns.
 
-use std::time::Duration;
-
 use identity::time_text;
 
 /// Formats rows under headings, with two spaces between columns.
@@ -26,17 +24,13 @@ pub(crate) fn pairs(pairs: &[(&str, String)]) -> String {
 }
 
 /// Formats a past time: `3 minutes ago`.
-pub(crate) fn time_since(then: store::Millis) -> String {
-    format!("{} ago", span(store::now().saturating_sub(then)))
+pub(crate) fn time_since(then: store::Timestamp) -> String {
+    format!("{} ago", time_text::duration(store::now().since(then)))
 }
 
 /// Formats a future time: `in 3 minutes`.
-pub(crate) fn time_until(then: store::Millis) -> String {
-    format!("in {}", span(then.saturating_sub(store::now())))
-}
-
-fn span(millis: store::Millis) -> String {
-    time_text::duration(Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
+pub(crate) fn time_until(then: store::Timestamp) -> String {
+    format!("in {}", time_text::duration(then.since(store::now())))
 }
 
 fn line(cells: &[&str], widths: &[usize]) -> String {

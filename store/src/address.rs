@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::db::{read, write_unversioned};
-use crate::{Millis, Store, StoreError, now};
+use crate::{Store, StoreError, now};
 
 /// A Docker bridge network of this installation.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -76,7 +76,7 @@ impl Store {
                     (SELECT address FROM addresses WHERE instance_id IS NULL \
                      AND (released_at IS NULL OR released_at <= $2) \
                      ORDER BY COALESCE(released_at, 0), address LIMIT 1) RETURNING address, network";
-        let rested = now().saturating_sub(Millis::try_from(cooldown.as_millis()).unwrap_or(Millis::MAX));
+        let rested = now().saturating_sub(cooldown);
         Ok(write_unversioned!(self, tx => {
             sqlx::query(LOCK).execute(&mut *tx).await?;
             match sqlx::query_as(held).bind(instance_id).fetch_optional(&mut *tx).await? {

@@ -4,7 +4,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::db::{read, write};
 use crate::keys::hex;
-use crate::{Millis, Store, StoreError, now};
+use crate::{Store, StoreError, Timestamp, now};
 
 /// An entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, serde::Serialize)]
@@ -12,7 +12,7 @@ pub struct AuditEntry {
     /// Counted from 1, without gaps.
     pub seq: i64,
     /// When.
-    pub at: Millis,
+    pub at: Timestamp,
     /// The actor: `operator`, or `user` and an id.
     pub actor: String,
     /// The action: `token.create`.

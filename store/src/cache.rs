@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::audit::note;
 use crate::db::{read, write};
 use crate::plan::{self, Plan};
-use crate::{DesiredState, Millis, Store, StoreError, UserState, now};
+use crate::{DesiredState, Store, StoreError, Timestamp, UserState, now};
 
 /// The longest name, in bytes.
 const NAME_MAX: usize = 40;
@@ -35,7 +35,7 @@ pub struct Cache {
     /// The name of the plan that decides its limits.
     pub plan: String,
     /// When it was created.
-    pub created_at: Millis,
+    pub created_at: Timestamp,
 }
 
 /// A cache to create.

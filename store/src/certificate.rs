@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::audit::note;
 use crate::db::{read, write};
 use crate::keys::{hex, unhex};
-use crate::{Millis, Store, StoreError, TokenId, now};
+use crate::{Store, StoreError, Timestamp, TokenId, now};
 
 /// Unexpired certificates that a token may have.
 const PER_TOKEN_MAX: i64 = 16;
@@ -60,15 +60,15 @@ pub struct CertificateRow {
     #[sqlx(rename = "token_id")]
     pub token: String,
     /// When it was issued.
-    pub created_at: Millis,
+    pub created_at: Timestamp,
     /// It is denied from this time on.
-    pub not_after: Millis,
+    pub not_after: Timestamp,
 }
 
 impl CertificateRow {
     /// Whether it is not expired at `now`. Its token may still be inactive.
     #[must_use]
-    pub fn is_valid_at(&self, now: Millis) -> bool {
+    pub fn is_valid_at(&self, now: Timestamp) -> bool {
         now < self.not_after
     }
 }
@@ -82,7 +82,7 @@ impl Store {
         &self,
         token: &TokenId,
         fingerprint: Fingerprint,
-        not_after: Millis,
+        not_after: Timestamp,
     ) -> Result<(), StoreError> {
         let active = "SELECT COUNT(*) FROM tokens WHERE id = $1 AND revoked_at IS NULL \
                     AND (expires_at IS NULL OR expires_at > $2)";
@@ -125,9 +125,9 @@ impl Store {
     pub async fn token_of_certificate(
         &self,
         fingerprint: &Fingerprint,
-    ) -> Result<Option<(TokenId, Millis)>, StoreError> {
+    ) -> Result<Option<(TokenId, Timestamp)>, StoreError> {
         let sql = "SELECT token_id, not_after FROM certificates WHERE fingerprint = $1";
-        let row: Option<(String, Millis)> = read!(self, pool => sqlx::query_as(sql).bind(fingerprint.to_string()).fetch_optional(pool).await)?;
+        let row: Option<(String, Timestamp)> = read!(self, pool => sqlx::query_as(sql).bind(fingerprint.to_string()).fetch_optional(pool).await)?;
         let Some((token, not_after)) = row else { return Ok(None) };
         let token = TokenId::parse(&token).ok_or(StoreError::Corrupt("certificate's token"))?;
         Ok(Some((token, not_after)))

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::audit::note;
 use crate::db::{read, write, write_unversioned};
-use crate::{Millis, Store, StoreError, now};
+use crate::{Store, StoreError, Timestamp, now};
 
-/// Requests older than this, in milliseconds, are ignored.
-const REQUEST_AGE_MAX: Millis = 60_000;
+/// Requests older than this are ignored.
+const REQUEST_AGE_MAX: Duration = Duration::from_secs(60);
 /// How long a viewer waits for the proxies, which poll every half second.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a viewer checks for replies.
@@ -24,7 +24,7 @@ pub struct ConnectionId {
     /// The connection's number among those of its instance on that proxy.
     pub number: i64,
     /// When the connection was opened; numbers may be reused.
-    pub since: Millis,
+    pub since: Timestamp,
 }
 
 /// An authenticated client connection.
@@ -41,7 +41,7 @@ pub struct LiveConnection {
     /// Whether it uses TLS.
     pub tls: bool,
     /// When it was opened.
-    pub since: Millis,
+    pub since: Timestamp,
     /// Operations so far; a multi-key get counts once per key.
     pub operations: i64,
 }
@@ -63,7 +63,7 @@ pub struct ListRequest {
     /// The instance.
     pub instance_id: String,
     /// When it was made: later than every earlier request for the instance.
-    pub requested_at: Millis,
+    pub requested_at: Timestamp,
 }
 
 impl fmt::Display for ConnectionId {
@@ -90,7 +90,7 @@ impl FromStr for ConnectionId {
         let (numbers, proxy) = text.split_once('@').ok_or(ParseConnectionIdError)?;
         let (number, since) = numbers.split_once('-').ok_or(ParseConnectionIdError)?;
         let number = number.parse().map_err(|_| ParseConnectionIdError)?;
-        let since = since.parse().map_err(|_| ParseConnectionIdError)?;
+        let since = since.parse().map(Timestamp::from_millis).map_err(|_| ParseConnectionIdError)?;
         Ok(Self { proxy: proxy.to_owned(), number, since })
     }
 }
@@ -99,7 +99,7 @@ impl FromStr for ConnectionId {
 struct Row {
     proxy_id: String,
     number: i64,
-    since: Millis,
+    since: Timestamp,
     token_id: String,
     source: String,
     protocol: String,
@@ -169,7 +169,7 @@ impl Store {
         Ok(closed > 0)
     }
 
-    async fn request_connection_list(&self, instance_id: &str) -> Result<Millis, StoreError> {
+    async fn request_connection_list(&self, instance_id: &str) -> Result<Timestamp, StoreError> {
         let sql = "INSERT INTO connection_requests (instance_id, requested_at) VALUES ($1, $2) \
                    ON CONFLICT (instance_id) DO UPDATE SET requested_at = \
                    CASE WHEN connection_requests.requested_at < excluded.requested_at THEN excluded.requested_at \
@@ -181,7 +181,11 @@ impl Store {
     }
 
     /// Counts the running proxies that have not replied to a request.
-    async fn unanswered_proxies(&self, instance_id: &str, requested_at: Millis) -> Result<usize, StoreError> {
+    async fn unanswered_proxies(
+        &self,
+        instance_id: &str,
+        requested_at: Timestamp,
+    ) -> Result<usize, StoreError> {
         let sql = "SELECT proxy_id FROM connection_lists WHERE instance_id = $1 AND requested_at >= $2";
         let answered: Vec<String> = read!(self, pool => sqlx::query_scalar(sql).bind(instance_id)
             .bind(requested_at).fetch_all(pool).await)?;
@@ -192,7 +196,7 @@ impl Store {
     async fn listed_connections(
         &self,
         instance_id: &str,
-        requested_at: Millis,
+        requested_at: Timestamp,
         unanswered: usize,
     ) -> Result<LiveConnections, StoreError> {
         let sql = "SELECT c.proxy_id, c.number, c.since, c.token_id, c.source, c.protocol, c.tls, c.operations \
@@ -271,7 +275,7 @@ impl Store {
     pub async fn pending_closes(&self, proxy_id: &str) -> Result<Vec<(String, ConnectionId)>, StoreError> {
         let sql = "SELECT instance_id, number, since FROM connection_closes \
                    WHERE proxy_id = $1 AND closed_at IS NULL";
-        let rows: Vec<(String, i64, Millis)> =
+        let rows: Vec<(String, i64, Timestamp)> =
             read!(self, pool => sqlx::query_as(sql).bind(proxy_id).fetch_all(pool).await)?;
         let id = |number, since| ConnectionId { proxy: proxy_id.to_owned(), number, since };
         Ok(rows.into_iter().map(|(instance, number, since)| (instance, id(number, since))).collect())

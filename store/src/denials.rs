@@ -4,13 +4,15 @@ mod cause;
 
 pub use cause::DenialCause;
 
+use std::time::Duration;
+
 use crate::db::{read, write_unversioned};
-use crate::{Millis, Store, StoreError, now};
+use crate::{Store, StoreError, Timestamp, now};
 
 /// Rows that are kept per token and cause: the newest.
 const ROWS_PER_CAUSE_MAX: i64 = 5;
 /// Older records are deleted.
-const FORGOTTEN_AFTER: Millis = 30 * 24 * 60 * 60 * 1000;
+const FORGOTTEN_AFTER: Duration = Duration::from_hours(30 * 24);
 /// Rows that one call returns.
 const LISTED_MAX: i64 = 50;
 /// Stands for many addresses in the column `source`.
@@ -34,9 +36,9 @@ pub struct DenialRecord {
     /// The number of denials.
     pub count: i64,
     /// The time of the first one.
-    pub first_at: Millis,
+    pub first_at: Timestamp,
     /// The time of the last one.
-    pub last_at: Millis,
+    pub last_at: Timestamp,
 }
 
 #[derive(sqlx::FromRow)]
@@ -48,8 +50,8 @@ struct Row {
     protocol: String,
     tls: i64,
     count: i64,
-    first_at: Millis,
-    last_at: Millis,
+    first_at: Timestamp,
+    last_at: Timestamp,
 }
 
 impl Row {

@@ -4,7 +4,7 @@ mod state;
 
 use crate::db::{read, write};
 use crate::route::{Route, RouteColumns};
-use crate::{Millis, Store, StoreError};
+use crate::{Store, StoreError, Timestamp};
 
 pub use state::InstanceState;
 
@@ -52,7 +52,7 @@ pub struct Instance {
     /// The desired state.
     pub desired: DesiredState,
     /// When it was created.
-    pub created_at: Millis,
+    pub created_at: Timestamp,
     /// The observed state; `None` until the provisioner has recorded one.
     pub route: Option<Route>,
 }
@@ -84,7 +84,7 @@ struct Row {
     connections: i64,
     item_size_max: i64,
     desired: String,
-    created_at: Millis,
+    created_at: Timestamp,
     #[sqlx(flatten)]
     route: RouteColumns,
 }

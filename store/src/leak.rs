@@ -3,7 +3,7 @@
 use crate::audit::note;
 use crate::db::{read, write};
 use crate::token::{self, Token, TokenId};
-use crate::{Millis, Store, StoreError, TokenKey, now};
+use crate::{Store, StoreError, Timestamp, TokenKey, now};
 
 /// Characters that are kept of an address.
 const URL_LEN_MAX: usize = 300;
@@ -28,7 +28,7 @@ pub struct Leak {
     /// The token's name.
     pub name: String,
     /// When it was reported and revoked.
-    pub at: Millis,
+    pub at: Timestamp,
     /// Where it was found; may be empty.
     pub url: String,
     /// The kind of source, such as `content` or `npm`; may be empty.

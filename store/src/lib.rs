@@ -52,7 +52,7 @@ pub use plan::Plan;
 pub use proxy::{Propagation, Proxy};
 pub use route::{Observed, Route};
 pub use session::{NewSession, Session};
-pub use time::{Millis, ParseDurationError, now, span};
+pub use time::{ParseDurationError, Timestamp, now, parse_duration};
 pub use token::{
     Cidr, KeyPrefix, NetworkLimitError, ParseCidrError, ParseKeyPrefixError, ParseScopesError,
     ParseTokenError, Permissions, Scopes, ScramKeys, Token, TokenId, TokenSecret, Verifier,

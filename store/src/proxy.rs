@@ -1,14 +1,16 @@
 //! Heartbeats of proxies, and which proxies have applied a change.
 
+use std::time::Duration;
+
 use crate::db::{read, write_unversioned};
-use crate::{Millis, Store, StoreError, TokenId, now};
+use crate::{Store, StoreError, Timestamp, TokenId, now};
 
 /// A proxy without a heartbeat for this long is gone.
-const GONE_AFTER: Millis = 60_000;
+const GONE_AFTER: Duration = Duration::from_secs(60);
 /// After this long its row is deleted.
-const FORGOTTEN_AFTER: Millis = 24 * 60 * 60 * 1000;
+const FORGOTTEN_AFTER: Duration = Duration::from_hours(24);
 /// Older lists of connections are deleted: a killed proxy left them. Running proxies delete their own sooner.
-const LIST_FORGOTTEN_AFTER: Millis = 10 * 60 * 1000;
+const LIST_FORGOTTEN_AFTER: Duration = Duration::from_mins(10);
 
 /// A proxy's last heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
@@ -20,9 +22,9 @@ pub struct Proxy {
     /// memgate's version.
     pub version: String,
     /// When it started.
-    pub started_at: Millis,
+    pub started_at: Timestamp,
     /// When the heartbeat was sent.
-    pub seen_at: Millis,
+    pub seen_at: Timestamp,
     /// The revision up to which the proxy has applied every change, to open connections too.
     pub applied: i64,
 }
@@ -53,7 +55,7 @@ impl Propagation {
 impl Proxy {
     /// Whether its heartbeat has stopped: the last one is over a minute old.
     #[must_use]
-    pub fn is_gone(&self, now: Millis) -> bool {
+    pub fn is_gone(&self, now: Timestamp) -> bool {
         self.seen_at < now.saturating_sub(GONE_AFTER)
     }
 }

@@ -1,7 +1,7 @@
 //! Routes: the observed state of each instance and its address, recorded by the provisioner.
 
 use crate::db::write;
-use crate::{InstanceState, Millis, Store, StoreError, now};
+use crate::{InstanceState, Store, StoreError, Timestamp, now};
 
 /// The observed state of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -19,7 +19,7 @@ pub struct Route {
     /// Why it is failed or pending, for the owner.
     pub message: Option<String>,
     /// When the route last changed.
-    pub changed_at: Millis,
+    pub changed_at: Timestamp,
 }
 
 /// What the provisioner has observed and wants to record.
@@ -48,7 +48,7 @@ pub(crate) struct RouteColumns {
     container: Option<String>,
     version: Option<String>,
     message: Option<String>,
-    changed_at: Option<Millis>,
+    changed_at: Option<Timestamp>,
 }
 
 impl RouteColumns {

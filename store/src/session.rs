@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::db::{read, write_unversioned};
-use crate::{Millis, Store, StoreError, now};
+use crate::{Store, StoreError, Timestamp, now};
 
 /// A session to create.
 pub struct NewSession<'a> {
@@ -33,9 +33,9 @@ pub struct Session {
     /// The CSRF token of the session's forms.
     pub form_token: String,
     /// When the user signed in.
-    pub created_at: Millis,
+    pub created_at: Timestamp,
     /// When a page was last requested.
-    pub last_seen_at: Millis,
+    pub last_seen_at: Timestamp,
 }
 
 impl fmt::Debug for Session {
@@ -114,6 +114,6 @@ impl Store {
     }
 }
 
-fn before(age: Duration) -> Millis {
-    now().saturating_sub(Millis::try_from(age.as_millis()).unwrap_or(Millis::MAX))
+fn before(age: Duration) -> Timestamp {
+    now().saturating_sub(age)
 }

@@ -3,7 +3,7 @@
 use crate::audit::note;
 use crate::db::{read, write};
 use crate::token::{PermissionColumns, Permissions, Token, TokenId, Verifier};
-use crate::{Millis, Store, StoreError, TokenKey, now};
+use crate::{Store, StoreError, Timestamp, TokenKey, now};
 
 /// A token without its secret.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -19,9 +19,9 @@ pub struct TokenRow {
     /// The name that its user chose.
     pub name: String,
     /// When it was created.
-    pub created_at: Millis,
+    pub created_at: Timestamp,
     /// When it was revoked, if it was.
-    pub revoked_at: Option<Millis>,
+    pub revoked_at: Option<Timestamp>,
     /// What it may do.
     #[serde(flatten)]
     pub permissions: Permissions,
@@ -37,8 +37,8 @@ pub(crate) struct TokenColumns {
     cache: String,
     pub(crate) user_id: String,
     name: String,
-    created_at: Millis,
-    pub(crate) revoked_at: Option<Millis>,
+    created_at: Timestamp,
+    pub(crate) revoked_at: Option<Timestamp>,
     #[sqlx(flatten)]
     pub(crate) permissions: PermissionColumns,
     successor: Option<String>,
@@ -65,7 +65,7 @@ pub struct NewToken {
 impl TokenRow {
     /// Whether the token is neither revoked nor expired at `now`. Its user may still be suspended.
     #[must_use]
-    pub fn is_active(&self, now: Millis) -> bool {
+    pub fn is_active(&self, now: Timestamp) -> bool {
         self.revoked_at.is_none() && self.permissions.is_valid_at(now)
     }
 }
@@ -266,7 +266,7 @@ impl Store {
         &self,
         old: &TokenId,
         new: NewToken,
-        expires_at: Millis,
+        expires_at: Timestamp,
     ) -> Result<(NewToken, TokenRow), StoreError> {
         Ok(write!(self, tx, revision => {
             let row: Option<TokenColumns> =

@@ -1,10 +1,12 @@
 //! Usage of instances, as counted by the proxies.
 
+use std::time::Duration;
+
 use crate::db::{read, write_unversioned};
-use crate::{Millis, Store, StoreError, now};
+use crate::{Store, StoreError, now};
 
 /// A proxy that hasn't written for this long is gone, and its connections with it.
-const PROXY_GONE_AFTER: Millis = 60_000;
+const PROXY_GONE_AFTER: Duration = Duration::from_secs(60);
 
 /// Numbers of operations, errors and bytes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]

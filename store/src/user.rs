@@ -9,7 +9,7 @@ use crate::cache::insert_cache;
 use crate::db::{read, write};
 use crate::plan::{self, Plan};
 use crate::tokens::{NewToken, insert_token};
-use crate::{Cache, CacheName, DesiredState, Millis, Store, StoreError, id, now};
+use crate::{Cache, CacheName, DesiredState, Store, StoreError, Timestamp, id, now};
 
 pub use state::UserState;
 
@@ -27,7 +27,7 @@ pub struct User {
     /// Whether the user is active or suspended.
     pub state: UserState,
     /// When the account was created.
-    pub created_at: Millis,
+    pub created_at: Timestamp,
 }
 
 /// A user to create.
@@ -60,7 +60,7 @@ struct Row {
     plan: String,
     is_admin: i64,
     state: String,
-    created_at: Millis,
+    created_at: Timestamp,
 }
 
 impl TryFrom<Row> for User {

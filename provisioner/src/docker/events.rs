@@ -32,7 +32,7 @@ impl Docker {
         let kinds = ["container", "network", "volume"];
         let events = ["die", "pause", "destroy", "disconnect"];
         let filters = HashMap::from([("type", kinds.to_vec()), ("event", events.to_vec())]);
-        let since = (now() / 1000).to_string();
+        let since = (now().as_millis() / 1000).to_string();
         let options = EventsOptionsBuilder::new().since(&since).filters(&filters).build();
         let names = self.names.clone();
         let stream = self.client()?.clone();

@@ -17,7 +17,7 @@ fn instance(desired: DesiredState, route: Option<Route>) -> Instance {
         connections: 20_000,
         item_size_max: 1 << 20,
         desired,
-        created_at: 0,
+        created_at: Timestamp::EPOCH,
         route,
     }
 }
@@ -30,7 +30,7 @@ fn route(state: InstanceState, generation: i64) -> Option<Route> {
         container: Some("c1".into()),
         version: None,
         message: None,
-        changed_at: 0,
+        changed_at: Timestamp::EPOCH,
     })
 }
 
@@ -47,7 +47,7 @@ fn container(state: ContainerState) -> Container {
         spec: SPEC.into(),
         state,
         attached: state == ContainerState::Running,
-        created_at: 0,
+        created_at: Timestamp::EPOCH,
     }
 }
 
@@ -214,12 +214,12 @@ fn orphans_are_old_and_have_no_row() {
     let resource = |name: &str, instance: Option<&str>, created_at| Resource {
         name: name.into(),
         instance: instance.map(Into::into),
-        created_at,
+        created_at: Timestamp::from_millis(created_at),
     };
     let orphan = |id: &str, created_at| Container {
         id: id.into(),
         instance: id.into(),
-        created_at,
+        created_at: Timestamp::from_millis(created_at),
         ..container(ContainerState::Running)
     };
     let (old, young, now) = (0, 39_999, 100_000);
@@ -237,13 +237,20 @@ fn orphans_are_old_and_have_no_row() {
             resource("net-2", None, now),
         ],
     };
-    let actual = orphans(&set(&["known"]), &set(&["net-0"]), &snapshot, now);
+    let actual = orphans(&set(&["known"]), &set(&["net-0"]), &snapshot, Timestamp::from_millis(now));
     let expected = [
         Orphan::Container { id: "lost".into(), instance: "lost".into() },
         Orphan::Volume("volume-of-gone".into()),
         Orphan::Network("net-1".into()),
     ];
     assert_eq!(actual, expected);
-    assert_eq!(orphans(&set(&[]), &set(&[]), &snapshot, now), [], "an empty store deletes nothing");
-    assert_eq!(orphans(&set(&["known"]), &set(&["net-0"]), &Snapshot::default(), now), []);
+    assert_eq!(
+        orphans(&set(&[]), &set(&[]), &snapshot, Timestamp::from_millis(now)),
+        [],
+        "an empty store deletes nothing"
+    );
+    assert_eq!(
+        orphans(&set(&["known"]), &set(&["net-0"]), &Snapshot::default(), Timestamp::from_millis(now)),
+        []
+    );
 }

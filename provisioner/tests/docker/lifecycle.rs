@@ -120,7 +120,7 @@ async fn old_orphans_are_removed() {
     installation.running_instance().await;
     let label = |key: &str, value: &str| format!("{key}={value}");
     let own = label("memgate", &installation.id);
-    let create_volume = |name: &str, created: i64| {
+    let create_volume = |name: &str, created: store::Timestamp| {
         let name = format!("memgate-{}-{name}", installation.id);
         let labels =
             [own.clone(), label("memgate.instance", &name), label("memgate.created", &created.to_string())];
@@ -129,7 +129,7 @@ async fn old_orphans_are_removed() {
         ]);
     };
     create_volume("young", store::now());
-    create_volume("old", store::now() - 61_000);
+    create_volume("old", store::now().saturating_sub(Duration::from_secs(61)));
     until("the old volume to be removed", Duration::from_secs(10), || async {
         (count("volume", &installation.id) == 2).then_some(())
     })

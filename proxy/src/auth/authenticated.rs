@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use store::{Grant, Millis};
+use store::{Grant, Timestamp};
 
 use crate::login::Login;
 use crate::transport::Stream;
@@ -15,6 +15,6 @@ pub(crate) struct AuthenticatedConnection {
     pub(crate) grant: Arc<Grant>,
     /// `None` if a certificate has logged it in: it may not have sent anything yet.
     pub(crate) login: Option<Login>,
-    /// When that certificate expires; `Millis::MAX` without one.
-    pub(crate) ends_at: Millis,
+    /// When that certificate expires; `Timestamp::MAX` without one.
+    pub(crate) ends_at: Timestamp,
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use dashmap::DashMap;
-use store::{Fingerprint, Millis, TokenId};
+use store::{Fingerprint, Timestamp, TokenId};
 use tokio::time::timeout;
 
 use super::{Grants, STALENESS_MAX, STORE_TIMEOUT, Unavailable, Verdict};
@@ -26,7 +26,7 @@ pub(super) struct Certificates {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CertificateBinding {
     pub(crate) token: TokenId,
-    pub(crate) not_after: Millis,
+    pub(crate) not_after: Timestamp,
 }
 
 impl Certificates {

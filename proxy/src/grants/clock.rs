@@ -4,28 +4,28 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use store::Millis;
+use store::Timestamp;
 
 #[derive(Debug)]
 pub(crate) struct Clock {
     since: Instant,
-    /// The time at `since`, according to the latest reading of the machine's clock.
+    /// The time at `since` in milliseconds since 1970, according to the latest reading of the machine's clock.
     began: AtomicI64,
 }
 
 impl Clock {
     pub(crate) fn new() -> Self {
-        Self { since: Instant::now(), began: AtomicI64::new(store::now()) }
+        Self { since: Instant::now(), began: AtomicI64::new(store::now().as_millis()) }
     }
 
-    pub(crate) fn now(&self) -> Millis {
+    pub(crate) fn now(&self) -> Timestamp {
         self.at(store::now(), self.since.elapsed())
     }
 
-    fn at(&self, reading: Millis, elapsed: Duration) -> Millis {
-        let elapsed = Millis::try_from(elapsed.as_millis()).unwrap_or(Millis::MAX);
+    fn at(&self, reading: Timestamp, elapsed: Duration) -> Timestamp {
         let began = reading.saturating_sub(elapsed);
-        self.began.fetch_max(began, Ordering::Relaxed).max(began).saturating_add(elapsed)
+        let latest = self.began.fetch_max(began.as_millis(), Ordering::Relaxed);
+        Timestamp::from_millis(latest).max(began).saturating_add(elapsed)
     }
 }
 
@@ -48,8 +48,9 @@ mod tests {
             (1_005_000, 5000, 5_001_000),
             (i64::MIN, 6000, 5_002_000),
         ] {
-            assert_eq!(clock.at(reading, Duration::from_millis(elapsed)), expected);
+            let reading = Timestamp::from_millis(reading);
+            assert_eq!(clock.at(reading, Duration::from_millis(elapsed)).as_millis(), expected);
         }
-        assert_eq!(clock.at(i64::MAX, Duration::MAX), i64::MAX);
+        assert_eq!(clock.at(Timestamp::MAX, Duration::MAX), Timestamp::MAX);
     }
 }

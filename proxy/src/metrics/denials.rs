@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use store::{DenialCause, DenialRecord, Millis, TokenId, now};
+use store::{DenialCause, DenialRecord, Timestamp, TokenId, now};
 
 use crate::login::outcome::LoginOutcome;
 use crate::login::{Credential, Proof};
@@ -86,8 +86,8 @@ struct Entry {
     /// Whether the last client used TLS.
     tls: bool,
     count: i64,
-    first_at: Millis,
-    last_at: Millis,
+    first_at: Timestamp,
+    last_at: Timestamp,
 }
 
 impl Denials {

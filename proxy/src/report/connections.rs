@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use daemon::Shutdown;
-use store::{ConnectionId, ListRequest, Millis, Store, StoreError};
+use store::{ConnectionId, ListRequest, Store, StoreError, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -21,7 +21,7 @@ struct ConnectionAdmin {
     proxy_id: String,
     workers: Vec<mpsc::Sender<Message>>,
     /// For each instance, the request that was answered last.
-    answered: HashMap<String, Millis>,
+    answered: HashMap<String, Timestamp>,
 }
 
 /// Spawns the task that polls until shutdown.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use daemon::Shutdown;
-use store::{Proxy, Store, now};
+use store::{Proxy, Store, Timestamp, now};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -30,7 +30,7 @@ impl Heartbeat {
         // During a takeover two proxies of the same name run at once.
         let id = format!("{name}/{}", std::process::id());
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let proxy = Proxy { id, name, version, started_at: now(), seen_at: 0, applied: 0 };
+        let proxy = Proxy { id, name, version, started_at: now(), seen_at: Timestamp::EPOCH, applied: 0 };
         Self { store, proxy }
     }
 

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use store::{Grant, Millis, Permissions, TokenId};
+use store::{Grant, Permissions, Timestamp, TokenId};
 
 use crate::protocol::denial::Denial;
 
@@ -47,11 +47,11 @@ impl LivePermissions {
         self.grant.borrow().token
     }
 
-    pub(super) fn is_valid_at(&self, now: Millis) -> bool {
+    pub(super) fn is_valid_at(&self, now: Timestamp) -> bool {
         self.grant.borrow().permissions.is_valid_at(now)
     }
 
-    pub(super) fn expires_at(&self) -> Option<Millis> {
+    pub(super) fn expires_at(&self) -> Option<Timestamp> {
         self.grant.borrow().permissions.expires_at
     }
 

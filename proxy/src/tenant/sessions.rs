@@ -7,7 +7,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::{ConnectionId, Grant, LiveConnection, Millis, TokenId, now};
+use store::{ConnectionId, Grant, LiveConnection, Timestamp, TokenId, now};
 use tokio::time::Instant;
 
 use super::{LivePermissions, Tenant};
@@ -29,9 +29,9 @@ pub(super) struct SessionEntry {
     pub(super) token: TokenId,
     pub(super) source: IpAddr,
     protocol: Protocol,
-    since: Millis,
+    since: Timestamp,
     /// When the client certificate expires, even if the token is still valid.
-    pub(super) ends_at: Millis,
+    pub(super) ends_at: Timestamp,
     responses: Weak<ResponseQueue>,
 }
 
@@ -56,7 +56,7 @@ impl Tenant {
     pub(crate) fn register(
         self: &Rc<Self>,
         limit: usize,
-        (grant, ends_at): (&Arc<Grant>, Millis),
+        (grant, ends_at): (&Arc<Grant>, Timestamp),
         client: ClientInfo,
         responses: &Rc<ResponseQueue>,
     ) -> Option<SessionHandle> {
@@ -132,7 +132,7 @@ impl Sessions {
     }
 
     /// When the next session ends of those that haven't ended by `now`.
-    pub(super) fn next_end_after(&self, now: Millis) -> Option<Millis> {
+    pub(super) fn next_end_after(&self, now: Timestamp) -> Option<Timestamp> {
         self.entries.borrow().values().map(|entry| entry.ends_at).filter(|end| *end > now).min()
     }
 }

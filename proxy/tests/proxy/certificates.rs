@@ -13,14 +13,14 @@ use rustls::sign::CertifiedKey;
 use rustls::{
     ClientConfig, HandshakeKind, RootCertStore, SignatureScheme, SupportedProtocolVersion, version,
 };
-use store::{Fingerprint, Scopes, Token, now};
+use store::{Fingerprint, Scopes, Timestamp, Token, now};
 
 use super::connection::UNAVAILABLE;
 use super::tls::{Secured, ask, connect, open, wait_until};
 use testkit::{Memcached, TestProxy, binary, text, token_key};
 
 const UNAUTHENTICATED: &[u8] = b"CLIENT_ERROR unauthenticated\r\n";
-const HOUR: i64 = 3_600_000;
+const HOUR: Duration = Duration::from_hours(1);
 const VERSIONS: [&[&SupportedProtocolVersion]; 2] = [&[&version::TLS12], &[&version::TLS13]];
 
 /// What a client presents: a certificate chain, and a signature by a key that needn't be the chain's.
@@ -37,13 +37,13 @@ impl ClientIdentity {
     }
 
     /// Creates an identity whose certificate is issued for `token` and valid until `not_after`.
-    fn issued(proxy: &TestProxy, token: &Token, not_after: i64) -> Self {
+    fn issued(proxy: &TestProxy, token: &Token, not_after: Timestamp) -> Self {
         let identity = Self::new();
         identity.issue(proxy, token, not_after);
         identity
     }
 
-    fn issue(&self, proxy: &TestProxy, token: &Token, not_after: i64) {
+    fn issue(&self, proxy: &TestProxy, token: &Token, not_after: Timestamp) {
         let id = token.id();
         let issued = proxy.store.add_certificate(&id, Fingerprint::of(&self.chain[0]), not_after);
         proxy.runtime.block_on(issued).unwrap();
@@ -96,7 +96,7 @@ fn certificate_authenticates_its_client() {
     let (proxy, ours) = open();
     let (token, other) = (proxy.sign_up("ann@example.com"), proxy.sign_up("bob@example.com"));
     let _memcached = Memcached::start(&proxy, &token, "10.214.7.120");
-    let identity = ClientIdentity::issued(&proxy, &token, now() + HOUR);
+    let identity = ClientIdentity::issued(&proxy, &token, now().saturating_add(HOUR));
     for versions in VERSIONS {
         let config = identity.config(&ours, versions);
         let mut text = connect(&proxy, &config);
@@ -156,7 +156,7 @@ fn unknown_certificate_authenticates_nobody() {
     }
     // A certificate counts as soon as it is issued.
     let config = identity.config(&ours, rustls::ALL_VERSIONS);
-    identity.issue(&proxy, &token, now() + HOUR);
+    identity.issue(&proxy, &token, now().saturating_add(HOUR));
     wait_until("the certificate is accepted", || {
         let mut client = connect(&proxy, &config);
         client.write_all(b"get a\r\n").unwrap();
@@ -171,7 +171,7 @@ fn unknown_certificate_authenticates_nobody() {
 fn certificate_without_its_key_is_rejected() {
     let (proxy, ours) = open();
     let token = proxy.sign_up("ann@example.com");
-    let good = ClientIdentity::issued(&proxy, &token, now() + HOUR);
+    let good = ClientIdentity::issued(&proxy, &token, now().saturating_add(HOUR));
     let stolen = ClientIdentity { key: KeyPair::generate().unwrap(), chain: good.chain.clone() };
     // A chain this long would be kept in memory as long as the connection.
     let long = ClientIdentity { chain: vec![good.chain[0].clone(); 100], key: good.key };
@@ -207,7 +207,8 @@ fn revoked_token_revokes_its_certificates() {
             proxy.runtime.block_on(proxy.store.create_token(&cache, &new)).unwrap();
             new.token
         };
-        let config = ClientIdentity::issued(&proxy, &token, now() + HOUR).config(&ours, versions);
+        let config =
+            ClientIdentity::issued(&proxy, &token, now().saturating_add(HOUR)).config(&ours, versions);
         let mut busy = connect(&proxy, &config);
         ask(&mut busy, b"get a\r\n", UNAVAILABLE.as_bytes());
         let mut resumed = connect(&proxy, &config);
@@ -236,7 +237,7 @@ fn certificate_has_the_permissions_of_its_token() {
     // The expiry in the store counts, not the one in the certificate.
     let expired = ClientIdentity::issued(&proxy, &over, now());
     ask(&mut connect(&proxy, &config(&expired)), b"get a\r\n", UNAUTHENTICATED);
-    let identity = ClientIdentity::issued(&proxy, &elsewhere, now() + HOUR);
+    let identity = ClientIdentity::issued(&proxy, &elsewhere, now().saturating_add(HOUR));
     let mut client = connect(&proxy, &config(&identity));
     ask(&mut client, b"get a\r\n", UNAVAILABLE.as_bytes());
     narrow(&elsewhere, |permissions| permissions.scopes = Scopes::READ);
@@ -252,7 +253,7 @@ fn certificate_has_the_permissions_of_its_token() {
         reply == refused
     });
     // When a certificate expires, its connections close.
-    let brief = ClientIdentity::issued(&proxy, &elsewhere, now() + 1500);
+    let brief = ClientIdentity::issued(&proxy, &elsewhere, now().saturating_add(Duration::from_millis(1500)));
     let mut short_lived = connect(&proxy, &config(&brief));
     ask(&mut short_lived, b"get a\r\n", UNAVAILABLE.as_bytes());
     let ended = short_lived.read_to_end(&mut Vec::new());
@@ -267,7 +268,8 @@ fn idle_client_with_certificate_stays_connected_and_counts() {
     let (proxy, ours) = open();
     proxy.update_plan(|plan| plan.connections = 2);
     let token = proxy.sign_up("ann@example.com");
-    let config = ClientIdentity::issued(&proxy, &token, now() + HOUR).config(&ours, rustls::ALL_VERSIONS);
+    let config = ClientIdentity::issued(&proxy, &token, now().saturating_add(HOUR))
+        .config(&ours, rustls::ALL_VERSIONS);
     let mut first = connect(&proxy, &config);
     // The proxy authenticates the client as soon as the client has finished its handshake.
     wait_until("the first login counts", || {

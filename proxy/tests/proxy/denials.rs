@@ -45,7 +45,10 @@ fn denied_logins_are_recorded_with_their_cause() {
     proxy.exchange(&binary::request(0x21, "PLAIN", &format!("\0{name}\0{wrong}")));
     guess_by_scram(&proxy, &name);
     proxy.exchange_text(&text::set("x", &text::credential(&Token::generate())));
-    let expired = proxy.create_token(&token, Permissions { expires_at: Some(now() - 1), ..Permissions::ALL });
+    let expired = proxy.create_token(
+        &token,
+        Permissions { expires_at: Some(now().saturating_sub(Duration::from_millis(1))), ..Permissions::ALL },
+    );
     let away = proxy.create_token(
         &token,
         Permissions { allow_from: vec!["192.0.2.0/24".parse().unwrap()], ..Permissions::ALL },

@@ -23,8 +23,8 @@ fn denial(proxy: &TestProxy, token: &Token) -> (String, Vec<u8>) {
     (reply, binary)
 }
 
-fn in_millis(millis: i64) -> Permissions {
-    Permissions { expires_at: Some(now() + millis), ..Permissions::ALL }
+fn in_millis(millis: u64) -> Permissions {
+    Permissions { expires_at: Some(now().saturating_add(Duration::from_millis(millis))), ..Permissions::ALL }
 }
 
 fn only_from(nets: &[&str]) -> Vec<Cidr> {
@@ -63,7 +63,9 @@ fn earlier_expiry_applies_to_live_connections() {
     let all = proxy.sign_up("ann@example.com");
     let token = proxy.create_token(&all, in_millis(3_600_000));
     let mut live = proxy.log_in(&token);
-    proxy.update_permissions(&token.id(), |permissions| permissions.expires_at = Some(now() + 200));
+    proxy.update_permissions(&token.id(), |permissions| {
+        permissions.expires_at = Some(now().saturating_add(Duration::from_millis(200)))
+    });
     let ends_at = Instant::now() + Duration::from_millis(200);
     assert!(is_closed(&mut live));
     assert!(Instant::now() < ends_at + PROPAGATION_TIMEOUT);
@@ -76,12 +78,12 @@ fn rotated_token_stays_valid_for_its_grace_period() {
     let all = proxy.sign_up("ann@example.com");
     let new = store::NewToken::generate(&token_key(proxy.data_dir.path()), "x");
     let mut live = proxy.log_in(&all);
-    let ends_at = now() + 700;
+    let ends_at = now().saturating_add(Duration::from_millis(700));
     let (new, _) = proxy.runtime.block_on(proxy.store.rotate_token(&all.id(), new, ends_at)).unwrap();
     let mut successor = proxy.log_in(&new.token);
     assert_open(&mut live);
     assert!(is_closed(&mut live));
-    assert!(now() >= ends_at && now() < ends_at + 1000);
+    assert!(now() >= ends_at && now() < ends_at.saturating_add(Duration::from_secs(1)));
     assert_open(&mut successor);
     assert_eq!(proxy.exchange_text(&text::login(&all)), FAILURE);
 }

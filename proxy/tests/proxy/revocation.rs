@@ -235,7 +235,7 @@ fn revocation_reaches_every_proxy_within_a_second() {
     let tokens = setup.tokens(&Permissions::ALL);
     let expired = runtime.block_on(setup.measure(&tokens, |id| async move {
         let (began, lifetime) = (Instant::now(), Duration::from_millis(1500));
-        let ends_at = now() + 1500;
+        let ends_at = now().saturating_add(lifetime);
         store.update_permissions(&id, |permissions| permissions.expires_at = Some(ends_at)).await.unwrap();
         began + lifetime
     }));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use identity::certificate::{IssueError, IssuedCertificate};
 use serde::Serialize;
-use store::{CertificateRow, Fingerprint, Millis, Store, StoreError, TokenId, now};
+use store::{CertificateRow, Fingerprint, Store, StoreError, Timestamp, TokenId, now};
 
 use crate::output::CliError;
 use crate::output::table;
@@ -31,7 +31,7 @@ pub(crate) struct IssueArgs {
 #[derive(Serialize)]
 pub(super) struct ShownCertificate {
     fingerprint: String,
-    certificate_not_after: Millis,
+    certificate_not_after: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,7 +63,7 @@ impl IssueArgs {
     pub(super) fn issue(
         &self,
         token: TokenId,
-        expires_at: Option<Millis>,
+        expires_at: Option<Timestamp>,
     ) -> Result<ShownCertificate, CliError> {
         let request = self.csr.as_deref().map(read_request).transpose()?;
         let issued = IssuedCertificate::new(token, expires_at, request.as_deref())?;

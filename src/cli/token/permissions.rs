@@ -1,6 +1,8 @@
 //! Permissions of tokens: parses them from options, formats them for lists.
 
-use store::{Cidr, KeyPrefix, Millis, Permissions, Scopes, TokenRow};
+use std::time::Duration;
+
+use store::{Cidr, KeyPrefix, Permissions, Scopes, Timestamp, TokenRow};
 
 use crate::output::CliError;
 use crate::output::table;
@@ -25,7 +27,7 @@ pub(crate) struct PermissionArgs {
 #[derive(Debug, Clone, Copy)]
 enum Expiry {
     Never,
-    In(Millis),
+    In(Duration),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -43,8 +45,8 @@ fn parse_scopes(text: &str) -> Result<Scopes, String> {
 fn parse_expiry(text: &str) -> Result<Expiry, String> {
     match text {
         "never" => Ok(Expiry::Never),
-        _ => match store::span(text) {
-            Ok(0) => {
+        _ => match store::parse_duration(text) {
+            Ok(span) if span.is_zero() => {
                 Err("a token can't expire at once: write a time like 12h, 30d or 8w, or never".to_owned())
             }
             Ok(span) => Ok(Expiry::In(span)),
@@ -70,7 +72,7 @@ impl PermissionArgs {
     }
 
     /// Applies the given options; the other permissions stay.
-    pub(super) fn apply(self, permissions: &mut Permissions, now: Millis) {
+    pub(super) fn apply(self, permissions: &mut Permissions, now: Timestamp) {
         if !self.allow_from.is_empty() {
             permissions.allow_from = self.networks();
         }
@@ -112,7 +114,7 @@ impl PermissionArgs {
 }
 
 /// The state of a token for lists: `active`, `expires in 3 h`, `expired 2 h ago`, `revoked 2 h ago`.
-pub(super) fn state(token: &TokenRow, now: Millis) -> String {
+pub(super) fn state(token: &TokenRow, now: Timestamp) -> String {
     match (token.revoked_at, token.permissions.expires_at) {
         (Some(at), _) => format!("revoked {}", table::time_since(at)),
         (None, Some(at)) if !token.permissions.is_valid_at(now) => {

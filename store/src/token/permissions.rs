@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use super::{Cidr, Scopes};
-use crate::{Millis, StoreError};
+use crate::{StoreError, Timestamp};
 
 /// Length of a key prefix in bytes; a key has at most 250.
 const PREFIX_MAX: usize = 200;
@@ -20,7 +20,7 @@ pub struct Permissions {
     /// The prefix of all keys that it may use; `None` is any key.
     pub prefix: Option<KeyPrefix>,
     /// It is denied from this time on; `None` is never.
-    pub expires_at: Option<Millis>,
+    pub expires_at: Option<Timestamp>,
     /// The networks it may be used from; empty is any.
     pub allow_from: Vec<Cidr>,
 }
@@ -44,12 +44,16 @@ impl Permissions {
     pub const ALL: Self =
         Self { scopes: Scopes::ALL, prefix: None, expires_at: None, allow_from: Vec::new() };
     /// No permissions, already expired: the fallback for rows that can't be parsed.
-    const NONE: Self =
-        Self { scopes: Scopes::NONE, prefix: None, expires_at: Some(0), allow_from: Vec::new() };
+    const NONE: Self = Self {
+        scopes: Scopes::NONE,
+        prefix: None,
+        expires_at: Some(Timestamp::EPOCH),
+        allow_from: Vec::new(),
+    };
 
     /// Whether they are not expired at `now`. Expiry is exclusive.
     #[must_use]
-    pub fn is_valid_at(&self, now: Millis) -> bool {
+    pub fn is_valid_at(&self, now: Timestamp) -> bool {
         self.expires_at.is_none_or(|end| now < end)
     }
 
@@ -121,7 +125,7 @@ impl FromStr for KeyPrefix {
 pub(crate) struct PermissionColumns {
     pub(crate) scopes: String,
     pub(crate) key_prefix: Option<String>,
-    pub(crate) expires_at: Option<Millis>,
+    pub(crate) expires_at: Option<Timestamp>,
     pub(crate) allow_from: Option<String>,
 }
 
@@ -187,14 +191,17 @@ mod tests {
         ] {
             let permissions = invalid.parse_or_none("x");
             assert_eq!(permissions.scopes, Scopes::NONE);
-            assert!(!permissions.is_valid_at(1));
+            assert!(!permissions.is_valid_at(Timestamp::from_millis(1)));
         }
     }
 
     #[test]
     fn expiry_is_exclusive() {
-        let permissions = Permissions { expires_at: Some(1000), ..Permissions::ALL };
-        assert!(permissions.is_valid_at(999) && !permissions.is_valid_at(1000));
-        assert!(Permissions::ALL.is_valid_at(Millis::MAX));
+        let permissions = Permissions { expires_at: Some(Timestamp::from_millis(1000)), ..Permissions::ALL };
+        assert!(
+            permissions.is_valid_at(Timestamp::from_millis(999))
+                && !permissions.is_valid_at(Timestamp::from_millis(1000))
+        );
+        assert!(Permissions::ALL.is_valid_at(Timestamp::MAX));
     }
 }

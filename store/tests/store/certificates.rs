@@ -1,10 +1,12 @@
 //! Client certificates: each belongs to one token and is identified by its fingerprint.
 
+use std::time::Duration;
+
 use store::{Fingerprint, Permissions, StoreError, Token, now};
 
 use crate::test_db::{DEADLINE, TestDb, sign_up};
 
-const LATER: i64 = 3_600_000;
+const LATER: Duration = Duration::from_hours(1);
 
 fn numbered(n: i64) -> Fingerprint {
     Fingerprint::of(&n.to_be_bytes())
@@ -16,7 +18,7 @@ async fn certificate_belongs_to_one_token(db: TestDb) {
     let (_, bob) = sign_up(&store, "bob@example.org").await;
     let (ada, bob) = (ada.token.id(), bob.token.id());
     let mut feed = store.feed().await.unwrap();
-    let ends = now() + LATER;
+    let ends = now().saturating_add(LATER);
     store.add_certificate(&ada, numbered(1), ends).await.unwrap();
     let changes = tokio::time::timeout(DEADLINE, feed.next()).await.unwrap().unwrap();
     assert_eq!(changes.certificates, [numbered(1)], "a proxy that cached it as unknown must drop it");
@@ -25,7 +27,7 @@ async fn certificate_belongs_to_one_token(db: TestDb) {
     let list = store.certificates_of(&ada).await.unwrap();
     assert_eq!(list.len(), 1);
     assert_eq!((list[0].fingerprint.clone(), list[0].not_after), (numbered(1).to_string(), ends));
-    assert!(list[0].is_valid_at(ends - 1) && !list[0].is_valid_at(ends));
+    assert!(list[0].is_valid_at(ends.saturating_sub(Duration::from_millis(1))) && !list[0].is_valid_at(ends));
     assert_eq!(store.certificates_of(&bob).await.unwrap(), []);
     let taken = store.add_certificate(&bob, numbered(1), ends).await.unwrap_err();
     assert!(matches!(taken, StoreError::AlreadyExists("certificate")), "{taken:?}");
@@ -43,7 +45,7 @@ async fn inactive_token_gets_no_certificate(db: TestDb) {
     let end = |permissions: &mut Permissions| permissions.expires_at = Some(now());
     store.update_permissions(&expired, end).await.unwrap();
     for id in [revoked, expired, Token::generate().id()] {
-        let error = store.add_certificate(&id, numbered(1), now() + LATER).await.unwrap_err();
+        let error = store.add_certificate(&id, numbered(1), now().saturating_add(LATER)).await.unwrap_err();
         assert!(matches!(error, StoreError::NotFound("active token")), "{error:?}");
     }
     assert_eq!(store.token_of_certificate(&numbered(1)).await.unwrap(), None);
@@ -55,9 +57,9 @@ async fn certificate_count_is_limited_and_expired_ones_do_not_count(db: TestDb) 
     let id = token.token.id();
     store.add_certificate(&id, numbered(0), now()).await.unwrap();
     for n in 1..=16 {
-        store.add_certificate(&id, numbered(n), now() + LATER).await.unwrap();
+        store.add_certificate(&id, numbered(n), now().saturating_add(LATER)).await.unwrap();
     }
-    let error = store.add_certificate(&id, numbered(17), now() + LATER).await.unwrap_err();
+    let error = store.add_certificate(&id, numbered(17), now().saturating_add(LATER)).await.unwrap_err();
     assert!(matches!(error, StoreError::LimitReached("certificate")), "{error:?}");
     assert_eq!(store.certificates_of(&id).await.unwrap().len(), 16);
     assert_eq!(store.token_of_certificate(&numbered(0)).await.unwrap(), None);
@@ -67,7 +69,7 @@ async fn certificates_are_deleted_with_their_token(db: TestDb) {
     let store = db.open().await;
     let (_, token) = sign_up(&store, "ada@example.org").await;
     let id = token.token.id();
-    store.add_certificate(&id, numbered(1), now() + LATER).await.unwrap();
+    store.add_certificate(&id, numbered(1), now().saturating_add(LATER)).await.unwrap();
     let pragma = if db.is_postgres() { "" } else { "PRAGMA foreign_keys = on; " };
     db.execute(&format!("{pragma}DELETE FROM tokens WHERE id = '{id}'")).await.unwrap();
     assert_eq!(store.token_of_certificate(&numbered(1)).await.unwrap(), None);

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use store::{ConnectionId, ListRequest, LiveConnection, Proxy, Store, now};
+use store::{ConnectionId, ListRequest, LiveConnection, Proxy, Store, Timestamp, now};
 
 use crate::test_db::{DEADLINE, TestDb, sign_up};
 
@@ -22,13 +22,13 @@ async fn proxy(store: &Store, id: &str) {
 }
 
 fn live(proxy: &str, number: i64) -> LiveConnection {
-    let id = ConnectionId { proxy: proxy.into(), number, since: 77 + number };
+    let id = ConnectionId { proxy: proxy.into(), number, since: Timestamp::from_millis(77 + number) };
     let (token_id, source, protocol) = ("aaaaaaaaaaaa".into(), "192.0.2.1".into(), "text".into());
     LiveConnection { since: id.since, id, token_id, source, protocol, tls: true, operations: 5 }
 }
 
 /// Waits for a list request that is newer than `last`.
-async fn next_request(store: &Store, last: i64) -> ListRequest {
+async fn next_request(store: &Store, last: Timestamp) -> ListRequest {
     let start = Instant::now();
     loop {
         let requests = store.connection_requests().await.unwrap();
@@ -49,7 +49,7 @@ async fn connections_are_listed_on_request(db: TestDb) {
     proxy(&store, "a").await;
     proxy(&store, "b").await;
     let before = store.revision().await.unwrap();
-    let mut last = next_request(&store, 0).await.requested_at;
+    let mut last = next_request(&store, Timestamp::EPOCH).await.requested_at;
     for round in 0..2 {
         let asking = tokio::spawn({
             let (store, instance) = (store.clone(), instance.clone());
@@ -79,7 +79,10 @@ async fn connection_list_of_a_killed_proxy_is_deleted(db: TestDb) {
     let store = db.open().await;
     let (ann, _) = sign_up(&store, "ann@example.org").await;
     let instance_id = store.first_instance_of(&ann.id).await.unwrap().unwrap().id;
-    for (id, requested_at) in [("killed", now() - 11 * 60_000), ("here", now() - 60_000)] {
+    for (id, requested_at) in [
+        ("killed", now().saturating_sub(Duration::from_mins(11))),
+        ("here", now().saturating_sub(Duration::from_mins(1))),
+    ] {
         let request = ListRequest { instance_id: instance_id.clone(), requested_at };
         store.list_connections(id, &request, 1, &[live(id, 1)]).await.unwrap();
     }

@@ -1,6 +1,8 @@
 //! Denials: summed over all proxies; the newest of known tokens are kept.
 
-use store::{DenialCause, DenialRecord, now};
+use std::time::Duration;
+
+use store::{DenialCause, DenialRecord, Timestamp, now};
 
 use crate::test_db::{TestDb, first_cache, sign_up};
 
@@ -10,7 +12,7 @@ on_both!(
     denials_of_a_deleted_account_are_not_kept,
 );
 
-fn denial(token: &str, cause: DenialCause, source: &str, last_at: i64) -> DenialRecord {
+fn denial(token: &str, cause: DenialCause, source: &str, last_at: Timestamp) -> DenialRecord {
     DenialRecord {
         token_id: token.into(),
         cause,
@@ -19,9 +21,17 @@ fn denial(token: &str, cause: DenialCause, source: &str, last_at: i64) -> Denial
         protocol: "binary".into(),
         tls: true,
         count: 2,
-        first_at: last_at - 1,
+        first_at: millis_before(last_at, 1),
         last_at,
     }
+}
+
+fn millis_before(at: Timestamp, millis: u64) -> Timestamp {
+    at.saturating_sub(Duration::from_millis(millis))
+}
+
+fn millis_after(at: Timestamp, millis: u64) -> Timestamp {
+    at.saturating_add(Duration::from_millis(millis))
 }
 
 async fn denials_are_summed_and_the_oldest_are_deleted(db: TestDb) {
@@ -33,16 +43,22 @@ async fn denials_are_summed_and_the_oldest_are_deleted(db: TestDb) {
     let wrong = |source: &str, last_at| denial(&first, DenialCause::WrongSecret, source, last_at);
     let before = store.revision().await.unwrap();
     store.add_denials(&[wrong("192.0.2.1", at)]).await.unwrap();
-    let later = DenialRecord { count: 5, tls: false, protocol: "text".into(), ..wrong("192.0.2.1", at + 10) };
+    let later = DenialRecord {
+        count: 5,
+        tls: false,
+        protocol: "text".into(),
+        ..wrong("192.0.2.1", millis_after(at, 10))
+    };
     store.add_denials(&[later, denial(&second, DenialCause::Limit, "::1", at)]).await.unwrap();
-    let expected = DenialRecord { count: 7, first_at: at - 1, ..wrong("192.0.2.1", at + 10) };
+    let expected =
+        DenialRecord { count: 7, first_at: millis_before(at, 1), ..wrong("192.0.2.1", millis_after(at, 10)) };
     let expected = DenialRecord { tls: false, protocol: "text".into(), ..expected };
     assert_eq!(store.denials_of(&first).await.unwrap(), [expected]);
     // A flood from many sources neither adds rows nor displaces other causes.
     let expired = denial(&first, DenialCause::Expired, "many", at);
     store.add_denials(std::slice::from_ref(&expired)).await.unwrap();
     let flood: Vec<DenialRecord> =
-        (0..100).map(|n| wrong(&format!("198.51.100.{n}"), at + 100 + n)).collect();
+        (0..100).map(|n| wrong(&format!("198.51.100.{n}"), millis_after(at, 100 + n))).collect();
     for some in flood.chunks(30) {
         store.add_denials(some).await.unwrap();
     }
@@ -60,7 +76,7 @@ async fn old_denials_and_those_of_unknown_tokens_are_dropped(db: TestDb) {
     let store = db.open().await;
     let (_, token) = sign_up(&store, "ann@example.org").await;
     let id = token.token.id().to_string();
-    let long_ago = now() - 31 * 24 * 60 * 60 * 1000;
+    let long_ago = now().saturating_sub(Duration::from_hours(31 * 24));
     let unknown = denial("aaaaaaaaaaaa", DenialCause::Mistyped, "192.0.2.1", now());
     let rows = [denial(&id, DenialCause::Expired, "192.0.2.1", long_ago), unknown.clone()];
     store.add_denials(&rows).await.unwrap();

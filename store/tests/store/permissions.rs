@@ -1,6 +1,8 @@
 //! Permissions of tokens: stored, changed, and copied to a successor.
 
-use store::{Millis, NewToken, Permissions, Scopes, Store, StoreError, Token, TokenId, User, now};
+use std::time::Duration;
+
+use store::{NewToken, Permissions, Scopes, Store, StoreError, Timestamp, Token, TokenId, User, now};
 
 use crate::test_db::{TestDb, first_cache, sign_up, token_key};
 
@@ -8,7 +10,7 @@ fn some_permissions() -> Permissions {
     Permissions {
         scopes: Scopes::READ | Scopes::STATS,
         prefix: Some("app:".parse().unwrap()),
-        expires_at: Some(now() + 3_600_000),
+        expires_at: Some(now().saturating_add(Duration::from_hours(1))),
         allow_from: vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
     }
 }
@@ -82,10 +84,10 @@ async fn successor_has_the_same_permissions_and_the_old_token_expires(db: TestDb
     let (ada, _) = sign_up(&store, "ada@example.org").await;
     let old = limited(&store, &ada, some_permissions()).await;
     let before = store.token(&old).await.unwrap().unwrap();
-    let rotate = async |ends_at: Millis| {
+    let rotate = async |ends_at: Timestamp| {
         store.rotate_token(&old, NewToken::generate(&token_key(), "x"), ends_at).await
     };
-    let ends_at = now() + 60_000;
+    let ends_at = now().saturating_add(Duration::from_mins(1));
     let (new, row) = rotate(ends_at).await.unwrap();
     let successor = store.token(&new.token.id()).await.unwrap().unwrap();
     assert_eq!((&successor.permissions, &successor.name), (&before.permissions, &before.name));
@@ -102,10 +104,10 @@ async fn successor_has_the_same_permissions_and_the_old_token_expires(db: TestDb
 async fn grace_period_never_extends_a_token(db: TestDb) {
     let store = db.open().await;
     let (ada, _) = sign_up(&store, "ada@example.org").await;
-    let soon = now() + 60_000;
+    let soon = now().saturating_add(Duration::from_mins(1));
     let old = limited(&store, &ada, Permissions { expires_at: Some(soon), ..Permissions::ALL }).await;
     let new = NewToken::generate(&token_key(), "x");
-    let (_, row) = store.rotate_token(&old, new, soon + 60_000).await.unwrap();
+    let (_, row) = store.rotate_token(&old, new, soon.saturating_add(Duration::from_mins(1))).await.unwrap();
     assert_eq!(row.permissions.expires_at, Some(soon));
 }
 

@@ -1,14 +1,23 @@
 //! Proxies: heartbeats, and which revision each proxy has applied.
 
-use store::{Permissions, Propagation, Proxy, Scopes, now};
+use std::time::Duration;
+
+use store::{Permissions, Propagation, Proxy, Scopes, Timestamp, now};
 
 use crate::test_db::{TestDb, sign_up};
 
 on_both!(revocation_is_acknowledged_by_proxies_that_applied_it, silent_proxies_are_deleted_after_a_day);
 
-fn proxy(name: &str, seen_at: i64, applied: i64) -> Proxy {
+fn proxy(name: &str, seen_at: Timestamp, applied: i64) -> Proxy {
     let id = format!("{name}/1");
-    Proxy { id, name: name.into(), version: "1.2.3".into(), started_at: 5, seen_at, applied }
+    Proxy {
+        id,
+        name: name.into(),
+        version: "1.2.3".into(),
+        started_at: Timestamp::from_millis(5),
+        seen_at,
+        applied,
+    }
 }
 
 fn names(proxies: &[Proxy]) -> Vec<&str> {
@@ -30,8 +39,8 @@ async fn revocation_is_acknowledged_by_proxies_that_applied_it(db: TestDb) {
     for (name, seen_at, applied) in [
         ("a:1", now(), revoked),
         ("b:1", now(), revoked - 1),
-        ("c:1", now() - 61_000, revoked - 1),
-        ("d:1", now() - 61_000, revoked),
+        ("c:1", now().saturating_sub(Duration::from_secs(61)), revoked - 1),
+        ("d:1", now().saturating_sub(Duration::from_secs(61)), revoked),
     ] {
         store.renew_proxy(&proxy(name, seen_at, applied)).await.unwrap();
     }
@@ -48,8 +57,12 @@ async fn revocation_is_acknowledged_by_proxies_that_applied_it(db: TestDb) {
 async fn silent_proxies_are_deleted_after_a_day(db: TestDb) {
     let store = db.open().await;
     let before = store.revision().await.unwrap();
-    let day = 24 * 60 * 60 * 1000;
-    for (name, seen_at) in [("old:1", now() - day - 1000), ("gone:1", now() - day / 2), ("here:1", now())] {
+    let day = Duration::from_hours(24);
+    for (name, seen_at) in [
+        ("old:1", now().saturating_sub(day + Duration::from_secs(1))),
+        ("gone:1", now().saturating_sub(day / 2)),
+        ("here:1", now()),
+    ] {
         store.renew_proxy(&proxy(name, seen_at, 1)).await.unwrap();
     }
     let known = store.proxies().await.unwrap();

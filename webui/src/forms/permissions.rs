@@ -2,7 +2,7 @@
 
 use identity::{InputError, permissions_text};
 use serde::Deserialize;
-use store::{Cidr, KeyPrefix, Millis, Permissions, Scopes};
+use store::{Cidr, KeyPrefix, Permissions, Scopes, Timestamp};
 
 use crate::view::date::day;
 
@@ -37,7 +37,7 @@ pub(crate) const LIFETIMES: [(&str, &str); 6] = [
 const KEEP: &str = "keep";
 
 /// Choices for the expiry of an existing token.
-pub(crate) fn lifetimes(expires_at: Option<Millis>) -> Vec<(&'static str, String)> {
+pub(crate) fn lifetimes(expires_at: Option<Timestamp>) -> Vec<(&'static str, String)> {
     let unchanged =
         expires_at.map_or_else(|| "never (unchanged)".to_owned(), |at| format!("{} (unchanged)", day(at)));
     let others = LIFETIMES.into_iter().filter(|(value, _)| expires_at.is_some() || !value.is_empty());
@@ -72,7 +72,7 @@ impl PermissionForm {
     /// # Errors
     ///
     /// [`InputError`] about the first invalid field.
-    pub(crate) fn change(&self, now: Millis) -> Result<impl FnOnce(&mut Permissions) + use<>, InputError> {
+    pub(crate) fn change(&self, now: Timestamp) -> Result<impl FnOnce(&mut Permissions) + use<>, InputError> {
         let keeps_expiry = self.expires == KEEP;
         let expires = if keeps_expiry { String::new() } else { self.expires.clone() };
         let chosen = Self { expires, ..self.clone() }.parse(now)?;
@@ -87,7 +87,7 @@ impl PermissionForm {
     /// # Errors
     ///
     /// [`InputError`] about the first invalid field.
-    pub(crate) fn parse(&self, now: Millis) -> Result<Permissions, InputError> {
+    pub(crate) fn parse(&self, now: Timestamp) -> Result<Permissions, InputError> {
         let (prefix, expires_at) = (self.prefix()?, self.expires_at(now)?);
         let allow_from = permissions_text::parse_networks(&self.allow_from);
         Ok(Permissions { scopes: self.scopes()?, prefix, expires_at, allow_from: allow_from? })
@@ -97,7 +97,7 @@ impl PermissionForm {
     pub(crate) fn is_invalid(&self, field: &str) -> bool {
         match field {
             "prefix" => self.prefix().is_err(),
-            "expires" => self.expires != KEEP && self.expires_at(0).is_err(),
+            "expires" => self.expires != KEEP && self.expires_at(Timestamp::EPOCH).is_err(),
             "allow_from" => permissions_text::parse_networks(&self.allow_from).is_err(),
             _ => self.scopes().is_err(),
         }
@@ -119,7 +119,7 @@ impl PermissionForm {
         permissions_text::parse_key_prefix(&self.prefix)
     }
 
-    fn expires_at(&self, now: Millis) -> Result<Option<Millis>, InputError> {
+    fn expires_at(&self, now: Timestamp) -> Result<Option<Timestamp>, InputError> {
         match self.expires.trim() {
             "" => Ok(None),
             text => permissions_text::parse_lifetime(text)
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_default_form_grants_everything() {
-        assert_eq!(PermissionForm::default().parse(0), Ok(Permissions::ALL));
+        assert_eq!(PermissionForm::default().parse(Timestamp::EPOCH), Ok(Permissions::ALL));
         assert!(
             ["read", "write", "flush", "stats"]
                 .iter()
@@ -202,9 +202,9 @@ mod tests {
             allow_from: "10.0.0.0/8,\r\n ::1".into(),
             ..PermissionForm::default()
         };
-        let permissions = form.parse(1000).unwrap();
+        let permissions = form.parse(Timestamp::from_millis(1000)).unwrap();
         assert_eq!(permissions.scopes, Scopes::READ);
-        assert_eq!(permissions.expires_at, Some(86_401_000));
+        assert_eq!(permissions.expires_at, Some(Timestamp::from_millis(86_401_000)));
         assert_eq!(
             summary(&permissions),
             ["only read", "keys app:…", "from 10.0.0.0/8, ::1/128", "expires 2 Jan 1970"]
@@ -216,14 +216,18 @@ mod tests {
             PermissionForm { expires: "0s".into(), ..form.clone() },
             PermissionForm { expires: "soon".into(), ..form.clone() },
         ] {
-            assert!(invalid.parse(0).is_err(), "{invalid:?}");
+            assert!(invalid.parse(Timestamp::EPOCH).is_err(), "{invalid:?}");
         }
-        let mut edited = Permissions { expires_at: Some(5), ..Permissions::ALL };
-        PermissionForm::from_permissions(&permissions).change(0).unwrap()(&mut edited);
-        assert_eq!(edited, Permissions { expires_at: Some(5), ..permissions }, "the expiry is kept");
+        let mut edited = Permissions { expires_at: Some(Timestamp::from_millis(5)), ..Permissions::ALL };
+        PermissionForm::from_permissions(&permissions).change(Timestamp::EPOCH).unwrap()(&mut edited);
+        assert_eq!(
+            edited,
+            Permissions { expires_at: Some(Timestamp::from_millis(5)), ..permissions },
+            "the expiry is kept"
+        );
         let invalid = PermissionForm { allow_from: "10.0.0.1/8".into(), ..form };
         assert_eq!(
-            invalid.parse(0).unwrap_err().to_string(),
+            invalid.parse(Timestamp::EPOCH).unwrap_err().to_string(),
             "10.0.0.1/8 is not where a network begins. Write 10.0.0.0/8, or 10.0.0.1 for that one address."
         );
     }

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, Method};
 use axum_extra::extract::CookieJar;
 use daemon::Shutdown;
 use sha2::{Digest as _, Sha256};
-use store::{Leak, Millis, NewSession, Session, Store, User};
+use store::{Leak, NewSession, Session, Store, User};
 
 use super::reject::PageError;
 use crate::Config;
@@ -139,8 +139,8 @@ async fn find(app: &AppState, headers: &HeaderMap) -> Result<Option<SignedIn>, P
 /// when the disk is full.
 async fn touch(app: &AppState, session: &Session) {
     let interval = TOUCH_INTERVAL.min(app.config.session_idle() / 4);
-    let unrecorded = store::now().saturating_sub(session.last_seen_at);
-    if unrecorded < Millis::try_from(interval.as_millis()).unwrap_or(Millis::MAX) {
+    let unrecorded = store::now().since(session.last_seen_at);
+    if unrecorded < interval {
         return;
     }
     if let Err(error) = app.store.touch_session(&session.id_hash).await {

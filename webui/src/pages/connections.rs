@@ -85,7 +85,7 @@ impl ConnectionView {
             token_id,
             source,
             protocol: format!("{protocol} protocol {}", if tls { "with TLS" } else { "without TLS" }),
-            since: ago(now().saturating_sub(since)),
+            since: ago(now().since(since)),
             operations,
         }
     }

@@ -1,10 +1,12 @@
 //! A cache's state in words, for the cache page and its event stream.
 
+use std::time::Duration;
+
 use serde::Serialize;
-use store::{Instance, InstanceState, Millis};
+use store::{Instance, InstanceState};
 
 /// Age of a pending instance after which the page says that the start is slow.
-const SLOW_START_AFTER: Millis = 10_000;
+const SLOW_START_AFTER: Duration = Duration::from_secs(10);
 /// Memory cells in the picture on the cache page.
 const CELLS: u8 = 32;
 
@@ -22,7 +24,7 @@ pub(crate) struct CacheState {
 impl CacheState {
     pub(crate) fn new(instance: &Instance) -> Self {
         let state = instance.state();
-        let age = store::now().saturating_sub(instance.created_at);
+        let age = store::now().since(instance.created_at);
         let message = instance.route.as_ref().and_then(|route| route.message.clone());
         let (title, detail) = text(state, age);
         let shows_message =
@@ -46,7 +48,7 @@ impl CacheState {
 }
 
 /// Title and detail. `age` is the time since the instance was created.
-fn text(state: InstanceState, age: Millis) -> (&'static str, &'static str) {
+fn text(state: InstanceState, age: Duration) -> (&'static str, &'static str) {
     match state {
         InstanceState::Pending if age > SLOW_START_AFTER => (
             "Pending",

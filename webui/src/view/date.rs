@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use identity::time_text;
-use store::Millis;
+use store::Timestamp;
 use time::OffsetDateTime;
 
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// A day of the Gregorian calendar, in UTC: `7 Mar 2025`. Milliseconds since 1970.
-pub(crate) fn day(at: Millis) -> String {
+/// A day of the Gregorian calendar, in UTC: `7 Mar 2025`.
+pub(crate) fn day(at: Timestamp) -> String {
     // A time that the calendar can't express (beyond the year 9999) is shown as its last day.
     let last = time::Date::MAX.midnight().assume_utc();
-    let date = OffsetDateTime::from_unix_timestamp(at.div_euclid(1000)).unwrap_or(last).date();
+    let date = OffsetDateTime::from_unix_timestamp(at.as_millis().div_euclid(1000)).unwrap_or(last).date();
     let month = MONTHS.get(usize::from(u8::from(date.month())) - 1).unwrap_or(&"?");
     format!("{} {month} {}", date.day(), date.year())
 }
@@ -27,9 +27,9 @@ pub(crate) fn retry_in(wait: Duration) -> String {
     }
 }
 
-/// How long ago something was: `12 seconds ago`, `3 hours ago`. The span is in milliseconds.
-pub(crate) fn ago(span: Millis) -> String {
-    format!("{} ago", time_text::duration(Duration::from_millis(u64::try_from(span).unwrap_or(0))))
+/// How long ago something was: `12 seconds ago`, `3 hours ago`.
+pub(crate) fn ago(age: Duration) -> String {
+    format!("{} ago", time_text::duration(age))
 }
 
 #[cfg(test)]
@@ -38,7 +38,9 @@ mod tests {
 
     #[test]
     fn future_times_are_0_seconds_ago() {
-        assert_eq!((ago(-5), ago(61_000)), ("0 seconds ago".to_owned(), "1 minute ago".to_owned()));
+        let at = Timestamp::from_millis;
+        assert_eq!(ago(at(1000).since(at(1005))), "0 seconds ago");
+        assert_eq!(ago(at(62_000).since(at(1000))), "1 minute ago");
     }
 
     #[test]
@@ -49,9 +51,9 @@ mod tests {
             (951_782_400_000, "29 Feb 2000"),
             (1_741_305_600_000, "7 Mar 2025"),
             (4_102_444_799_999, "31 Dec 2099"),
-            (Millis::MAX, "31 Dec 9999"),
+            (i64::MAX, "31 Dec 9999"),
         ] {
-            assert_eq!(day(at), expected);
+            assert_eq!(day(Timestamp::from_millis(at)), expected);
         }
     }
 }

@@ -31,7 +31,7 @@ impl DenialView {
         }
         let tls = if tls { "with TLS" } else { "without TLS" };
         origin.push_str(&format!(", {protocol} protocol {tls}"));
-        let ago = ago(now().saturating_sub(last_at));
+        let ago = ago(now().since(last_at));
         let when = if count == 1 { ago } else { format!("{count} times, last {ago}") };
         Self {
             token_id,

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use store::{ConnectionId, LiveConnection, Proxy, Store, now};
+use store::{ConnectionId, LiveConnection, Proxy, Store, Timestamp, now};
 
 use crate::harness::{Site, eventually};
 
@@ -12,11 +12,15 @@ use crate::harness::{Site, eventually};
 fn answer_for(store: Store, token_id: String) {
     tokio::spawn(async move {
         let (id, name, version) = ("p:1/1".to_owned(), "p:1".to_owned(), "1".to_owned());
-        let proxy = Proxy { id, name, version, started_at: 0, seen_at: now(), applied: 1 };
+        let proxy = Proxy { id, name, version, started_at: Timestamp::EPOCH, seen_at: now(), applied: 1 };
         store.renew_proxy(&proxy).await.unwrap();
         loop {
             for request in store.connection_requests().await.unwrap() {
-                let id = ConnectionId { proxy: "p:1/1".into(), number: 4, since: now() - 61_000 };
+                let id = ConnectionId {
+                    proxy: "p:1/1".into(),
+                    number: 4,
+                    since: now().saturating_sub(Duration::from_secs(61)),
+                };
                 let (source, protocol) = ("192.0.2.9".into(), "binary".into());
                 let since = id.since;
                 let token_id = token_id.clone();

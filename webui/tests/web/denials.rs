@@ -1,6 +1,8 @@
 //! Denials and propagation on the token page.
 
-use store::{DenialCause, DenialRecord, Proxy, Token, now};
+use std::time::Duration;
+
+use store::{DenialCause, DenialRecord, Proxy, Timestamp, Token, now};
 
 use crate::harness::Site;
 
@@ -13,8 +15,8 @@ fn denial(token: &str, cause: DenialCause, count: i64) -> DenialRecord {
         protocol: "binary".into(),
         tls: false,
         count,
-        first_at: now() - 500_000,
-        last_at: now() - 180_500,
+        first_at: now().saturating_sub(Duration::from_secs(500)),
+        last_at: now().saturating_sub(Duration::from_millis(180_500)),
     }
 }
 
@@ -63,15 +65,13 @@ async fn the_token_page_lists_proxies_that_applied_a_revocation() {
     ann.get("/cache").await;
     ann.post(&format!("{address}/revoke"), &[]).await;
     let revoked = site.store.revision().await.unwrap();
-    for (name, age, applied) in
-        [("a:1", 0, revoked), ("b:1", 5_000, revoked - 1), ("c:1", 70_000, revoked - 1)]
-    {
-        let seen_at = now() - age;
+    for (name, age, applied) in [("a:1", 0, revoked), ("b:1", 5, revoked - 1), ("c:1", 70, revoked - 1)] {
+        let seen_at = now().saturating_sub(Duration::from_secs(age));
         let proxy = Proxy {
             id: name.into(),
             name: name.into(),
             version: "1".into(),
-            started_at: 0,
+            started_at: Timestamp::EPOCH,
             seen_at,
             applied,
         };

@@ -1,10 +1,12 @@
 //! Editing the permissions of a token.
 
+use std::time::Duration;
+
 use store::{Permissions, Scopes, TokenId, now};
 
 use crate::harness::{Response, Site, Visitor};
 
-const DAY: i64 = 24 * 60 * 60 * 1000;
+const DAY: Duration = Duration::from_hours(24);
 const ALL: [(&str, &str); 5] =
     [("has_scopes", "1"), ("read", "on"), ("write", "on"), ("flush", "on"), ("stats", "on")];
 
@@ -43,7 +45,7 @@ async fn editing_permissions_keeps_the_expiry() {
     assert_eq!(visitor.post(&address, &fields).await.location(), format!("/tokens/{id}"));
     let chosen = permissions(&site, &id).await;
     assert_eq!((chosen.scopes, chosen.prefix.as_ref().unwrap().as_str()), (Scopes::READ, "<b>shop:"));
-    assert!((chosen.expires_at.unwrap() - now() - 7 * DAY).abs() < 60_000);
+    assert!(chosen.expires_at.unwrap().since(now()).abs_diff(7 * DAY) < Duration::from_mins(1));
     let user = site.store.user_by_email("a@example.com").await.unwrap().unwrap();
     let noted = site.store.audit_after(0, 100).await.unwrap().pop().unwrap();
     assert_eq!((noted.action.as_str(), noted.actor), ("token.update", format!("user {}", user.id)));
@@ -103,7 +105,9 @@ async fn inactive_tokens_can_not_be_edited() {
     let expired = visitor.post("/tokens", &[("name", "short")]).await.tokens().pop().unwrap();
     let expired_id = TokenId::parse(&expired).unwrap();
     site.store
-        .update_permissions(&expired_id, |permissions| permissions.expires_at = Some(now() - 1))
+        .update_permissions(&expired_id, |permissions| {
+            permissions.expires_at = Some(now().saturating_sub(Duration::from_millis(1)))
+        })
         .await
         .unwrap();
     site.store.revoke_token(&id).await.unwrap();

@@ -1,10 +1,12 @@
 //! Permissions of new tokens, and rotation.
 
+use std::time::Duration;
+
 use store::{Permissions, Scopes, Token, TokenId, now};
 
 use crate::harness::{Response, Site, Visitor};
 
-const HOUR: i64 = 60 * 60 * 1000;
+const HOUR: Duration = Duration::from_hours(1);
 
 fn created(response: &Response) -> TokenId {
     assert_eq!(response.status, 200, "{}", response.body);
@@ -42,7 +44,7 @@ async fn a_new_token_has_the_chosen_permissions() {
     let chosen = permissions(&site, &id).await;
     assert_eq!((chosen.scopes, chosen.prefix.as_ref().unwrap().as_str()), (Scopes::READ, "<b>shop:"));
     assert_eq!(chosen.allow_from.len(), 2);
-    assert!((chosen.expires_at.unwrap() - now() - 30 * 24 * HOUR).abs() < 60_000);
+    assert!(chosen.expires_at.unwrap().since(now()).abs_diff(30 * 24 * HOUR) < Duration::from_mins(1));
     let page = visitor.get("/cache").await;
     for text in ["only read", "shop:…", "from 10.0.0.0/8, ::1/128", "expires "] {
         assert!(page.body.contains(text), "{text}");
@@ -91,7 +93,7 @@ async fn rotation_shows_the_new_token_once_and_the_old_one_expires() {
 
     let new = created(&post(&mut visitor, &address, &[("grace", "1h")]).await);
     let ends = permissions(&site, &old).await.expires_at.unwrap();
-    assert!((ends - now() - HOUR).abs() < 60_000);
+    assert!(ends.since(now()).abs_diff(HOUR) < Duration::from_mins(1));
     let successor = permissions(&site, &new).await;
     assert_eq!((successor.scopes, successor.expires_at), (Scopes::READ, None));
     assert_eq!(site.store.token(&new).await.unwrap().unwrap().name, "shop");

@@ -68,7 +68,7 @@ pub(crate) async fn submit(
     if !GRACE_PERIODS.iter().any(|(value, _)| *value == fields.grace) {
         return Err(PageError::Malformed);
     }
-    let grace = store::span(&fields.grace).map_err(|_| PageError::Malformed)?;
+    let grace = store::parse_duration(&fields.grace).map_err(|_| PageError::Malformed)?;
     let cache = (token.cache_id.as_str(), token.cache.as_str());
     if let Some(rejection) = reject_new_token(&app, &me, cache, &mut NewTokenForm::default()).await? {
         return Ok(rejection);

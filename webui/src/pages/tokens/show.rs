@@ -73,6 +73,6 @@ pub(super) async fn page(
 impl Page<'_> {
     /// When a proxy last reported to the store.
     fn last_seen(&self, proxy: &Proxy) -> String {
-        ago(now().saturating_sub(proxy.seen_at))
+        ago(now().since(proxy.seen_at))
     }
 }
