@@ -228,7 +228,7 @@ mod tests {
         let invalid = PermissionForm { allow_from: "10.0.0.1/8".into(), ..form };
         assert_eq!(
             invalid.parse(Timestamp::EPOCH).unwrap_err().to_string(),
-            "10.0.0.1/8 is not where a network begins. Write 10.0.0.0/8, or 10.0.0.1 for that one address."
+            "10.0.0.1/8 has bits set after the prefix length. Write 10.0.0.0/8, or 10.0.0.1 for that one address."
         );
     }
 }
