@@ -64,7 +64,7 @@ fn earlier_expiry_applies_to_live_connections() {
     let token = proxy.create_token(&all, in_millis(3_600_000));
     let mut live = proxy.log_in(&token);
     proxy.update_permissions(&token.id(), |permissions| {
-        permissions.expires_at = Some(now().saturating_add(Duration::from_millis(200)))
+        permissions.expires_at = Some(now().saturating_add(Duration::from_millis(200)));
     });
     let ends_at = Instant::now() + Duration::from_millis(200);
     assert!(is_closed(&mut live));

@@ -106,7 +106,7 @@ async fn inactive_tokens_can_not_be_edited() {
     let expired_id = TokenId::parse(&expired).unwrap();
     site.store
         .update_permissions(&expired_id, |permissions| {
-            permissions.expires_at = Some(now().saturating_sub(Duration::from_millis(1)))
+            permissions.expires_at = Some(now().saturating_sub(Duration::from_millis(1)));
         })
         .await
         .unwrap();
