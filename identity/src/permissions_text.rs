@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn errors_name_the_fix() {
         for (error, fix) in [
-            (parse_scopes("read,admin").err(), "read, write, flush, stats"),
+            (parse_scopes("read,admin").err(), "read, write, flush or stats"),
             (parse_scopes(" , ").err(), "Choose from"),
             (parse_lifetime("0s").err(), "12h"),
             (parse_lifetime("tomorrow").err(), "Write it like 90s"),

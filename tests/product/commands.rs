@@ -140,7 +140,7 @@ fn every_error_names_the_fix() {
     }
     let create = ["token", "create", "ada@example.org"];
     for (wrong, what) in [
-        (["--scope", "admin"].as_slice(), "take some of read, write, flush, stats"),
+        (["--scope", "admin"].as_slice(), "use read, write, flush or stats"),
         (&["--scope", ","], "use some of read, write, flush, stats"),
         (&["--prefix", "two words"], "without spaces"),
         (&["--expires", "tomorrow"], "write it like 90s"),
