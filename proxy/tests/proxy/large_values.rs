@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use testkit::{Memcached, TestProxy, binary, is_long_run, raise_file_limit, text};
+use testkit::{Memcached, TestProxy, binary, exclusive, is_long_run, raise_file_limit, text};
 
 const LONG: usize = 1_000_000;
 
@@ -171,6 +171,7 @@ fn resident_memory() -> usize {
 //
 #[test]
 fn client_that_never_reads_uses_little_memory() {
+    let _exclusive = exclusive();
     const EACH: usize = 256 * 1024;
     let count = if is_long_run() { 1_000 } else { 300 };
     raise_file_limit();
@@ -206,6 +207,7 @@ fn client_that_never_reads_uses_little_memory() {
 //
 #[test]
 fn declared_lengths_use_no_memory() {
+    let _exclusive = exclusive();
     const EACH: usize = 20 * 1024;
     // Each connection takes two files of this process, and some a lane; many systems allow 20,000.
     let clients_of_each_kind = if is_long_run() { 2_350 } else { 500 };

@@ -2,16 +2,14 @@
 //! the last reply that any of them got. Runs while no other proxy does.
 
 use std::net::SocketAddr;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use daemon::Shutdown;
-use store::{Database, NewToken, Permissions, Scopes, Store, Token, TokenId, now};
+use store::{NewToken, Permissions, Scopes, Token, TokenId, now};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use testkit::{Memcached, TestProxy, binary, free_port, lane_key, text, token_key};
+use testkit::{Memcached, TestProxy, binary, exclusive, text, token_key};
 
 const CONNECTIONS: usize = 500;
 /// Tokens, each with connections to both proxies.
@@ -22,44 +20,9 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Interval between requests of one client: all together must not overload the machine.
 const REQUEST_INTERVAL: Duration = Duration::from_millis(20);
 
-struct Second {
-    listen: SocketAddr,
-    shutdown: Shutdown,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Second {
-    fn beside(proxy: &TestProxy) -> Self {
-        let config = proxy::Config { listen: free_port(), health: free_port(), ..proxy.config.clone() };
-        let (listen, shutdown, folder) = (config.listen, Shutdown::new(), proxy.data_dir.path().to_owned());
-        let stop = shutdown.clone();
-        let thread = std::thread::spawn(move || {
-            tokio::runtime::Runtime::new().unwrap().block_on(async {
-                let store = Store::open(&Database::Sqlite(folder.join("memgate.db"))).await.unwrap();
-                proxy::run(config, store, token_key(&folder), lane_key(&folder), stop).await.unwrap();
-            });
-        });
-        let deadline = Instant::now() + REPLY_TIMEOUT;
-        while std::net::TcpStream::connect(listen).is_err() {
-            assert!(Instant::now() < deadline, "the second proxy doesn't listen");
-            std::thread::yield_now();
-        }
-        Self { listen, shutdown, thread: Some(thread) }
-    }
-}
-
-impl Drop for Second {
-    fn drop(&mut self) {
-        self.shutdown.begin();
-        if let Some(thread) = self.thread.take() {
-            assert!(thread.join().is_ok() || std::thread::panicking(), "the second proxy panicked");
-        }
-    }
-}
-
 struct Setup {
     // Fields are dropped in this order: the proxies first.
-    second: Second,
+    second: TestProxy,
     proxy: TestProxy,
     cache_id: String,
     _memcached: Memcached,
@@ -77,7 +40,7 @@ impl Setup {
         let first = proxy.sign_up("ada@example.org");
         let memcached = Memcached::start(&proxy, &first, address);
         let cache_id = proxy.runtime.block_on(proxy.store.token(&first.id())).unwrap().unwrap().cache_id;
-        Self { second: Second::beside(&proxy), proxy, cache_id, _memcached: memcached }
+        Self { second: proxy.start_second(), proxy, cache_id, _memcached: memcached }
     }
 
     fn tokens(&self, permissions: &Permissions) -> Vec<Token> {
@@ -110,7 +73,7 @@ impl Setup {
             let proxy = if (number / TOKENS).is_multiple_of(2) {
                 self.proxy.config.listen
             } else {
-                self.second.listen
+                self.second.config.listen
             };
             let protocol = if number.is_multiple_of(2) {
                 ClientProtocol::text(token)
@@ -212,6 +175,7 @@ fn check(what: &str, mut after: Vec<Duration>) {
 // R-15, G-4.
 #[test]
 fn revocation_reaches_every_proxy_within_a_second() {
+    let _exclusive = exclusive();
     let setup = Setup::new("10.214.7.114");
     let store = &setup.proxy.store;
     let runtime = &setup.proxy.runtime;
