@@ -26,7 +26,7 @@ pub fn require_scope(scopes: Scopes) -> Result<Scopes, InputError> {
     if scopes == Scopes::NONE {
         return Err(InputError::new(
             "A token needs at least one scope",
-            "Choose from read, write, flush and stats",
+            format!("Choose from {}", Scopes::ALL.list(" and ")),
         ));
     }
     Ok(scopes)

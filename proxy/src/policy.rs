@@ -94,14 +94,7 @@ fn deny_untagged(permissions: &Permissions, command: &UntaggedCommand<'_>) -> Op
 
 /// The denial for the first needed scope that the token lacks.
 fn missing_scope(permissions: &Permissions, needed: Scopes) -> Option<Denial> {
-    let denials = [
-        (Scopes::READ, Denial::NeedsRead),
-        (Scopes::WRITE, Denial::NeedsWrite),
-        (Scopes::FLUSH, Denial::NeedsFlush),
-        (Scopes::STATS, Denial::NeedsStats),
-    ];
-    let missing = |scope| needed.contains(scope) && !permissions.scopes.contains(scope);
-    denials.into_iter().find(|(scope, _)| missing(*scope)).map(|(_, denial)| denial)
+    needed.each().find(|scope| !permissions.scopes.contains((*scope).into())).map(Denial::NeedsScope)
 }
 
 /// Denies a key without the token's prefix; compares the key as memcached stores it. Only canonical base64 is

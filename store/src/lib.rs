@@ -55,7 +55,7 @@ pub use session::{NewSession, Session};
 pub use time::{ParseDurationError, Timestamp, now, parse_duration};
 pub use token::{
     Cidr, KeyPrefix, NetworkLimitError, ParseCidrError, ParseKeyPrefixError, ParseScopesError,
-    ParseTokenError, Permissions, Scopes, ScramKeys, Token, TokenId, TokenSecret, Verifier,
+    ParseTokenError, Permissions, Scope, Scopes, ScramKeys, Token, TokenId, TokenSecret, Verifier,
 };
 pub use tokens::{NewToken, TokenRow};
 pub use usage::{Usage, UsageReport};

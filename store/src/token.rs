@@ -11,7 +11,7 @@ pub use cidr::{Cidr, ParseCidrError};
 pub use format::{ParseTokenError, Token, TokenId, TokenSecret};
 pub(crate) use permissions::PermissionColumns;
 pub use permissions::{KeyPrefix, NetworkLimitError, ParseKeyPrefixError, Permissions};
-pub use scopes::{ParseScopesError, Scopes};
+pub use scopes::{ParseScopesError, Scope, Scopes};
 pub use scram::ScramKeys;
 pub use verifier::Verifier;
 pub(crate) use verifier::matches;

@@ -220,10 +220,7 @@ impl denial::Denial {
     /// The cause that is recorded for this denial.
     pub(crate) fn cause(self) -> DenialCause {
         match self {
-            Self::NeedsRead => DenialCause::ScopeRead,
-            Self::NeedsWrite => DenialCause::ScopeWrite,
-            Self::NeedsFlush => DenialCause::ScopeFlush,
-            Self::NeedsStats => DenialCause::ScopeStats,
+            Self::NeedsScope(scope) => DenialCause::Scope(scope),
             Self::OutsidePrefix => DenialCause::Prefix,
             Self::OverRate => DenialCause::Rate,
         }

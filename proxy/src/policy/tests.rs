@@ -1,6 +1,6 @@
 //! Every scope with every command of all protocols, and keys within and outside a prefix.
 
-use store::{KeyPrefix, Permissions, Scopes};
+use store::{KeyPrefix, Permissions, Scope, Scopes};
 
 use super::*;
 use crate::protocol::request::{FlagSet, Limits, ReplyFormat, SHARED_VALUE_MAX, TextFormat};
@@ -126,10 +126,10 @@ fn every_set() -> impl Iterator<Item = Scopes> {
 /// The denial for the first needed scope that is missing.
 fn expected(needed: Scopes, have: Scopes) -> Option<Denial> {
     [
-        (READ, Denial::NeedsRead),
-        (WRITE, Denial::NeedsWrite),
-        (FLUSH, Denial::NeedsFlush),
-        (STATS, Denial::NeedsStats),
+        (READ, Denial::NeedsScope(Scope::Read)),
+        (WRITE, Denial::NeedsScope(Scope::Write)),
+        (FLUSH, Denial::NeedsScope(Scope::Flush)),
+        (STATS, Denial::NeedsScope(Scope::Stats)),
     ]
     .into_iter()
     .find(|(scope, _)| needed.contains(*scope) && !have.contains(*scope))
@@ -190,7 +190,7 @@ fn too_large_store_is_a_write() {
     let permissions = Permissions { scopes: READ, ..Permissions::ALL };
     let format = ReplyFormat::Text(TextFormat::Line { noreply: false });
     let invalidate = Request { command: Command::Invalidate, key: Key::plain(b"a"), format };
-    assert_eq!(deny_request(&permissions, &invalidate), Some(Denial::NeedsWrite));
+    assert_eq!(deny_request(&permissions, &invalidate), Some(Denial::NeedsScope(Scope::Write)));
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn prefix_is_compared_with_the_stored_key() {
     let reads = Permissions { scopes: READ, ..permissions };
     assert_eq!(
         denial_of(&reads, &text("set b 0 0 1\r\n1")),
-        Some(Denial::NeedsWrite),
+        Some(Denial::NeedsScope(Scope::Write)),
         "the scope is reported first"
     );
 }
@@ -273,7 +273,7 @@ fn denial_is_suppressed_only_by_text_noreply() {
             Parsed::UntaggedCommand(command) => command.format,
             other => panic!("{other:?}"),
         };
-        protocol::encode_denial(format, Denial::NeedsWrite).into_owned()
+        protocol::encode_denial(format, Denial::NeedsScope(Scope::Write)).into_owned()
     };
     let line = b"CLIENT_ERROR access denied: needs write scope\r\n";
     assert_eq!(denied(b"delete a\r\n"), line);

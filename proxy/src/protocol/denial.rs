@@ -1,14 +1,14 @@
 //! Why a request is denied, and how each protocol reports it.
 
+use store::Scope;
+
 use super::binary::header::Status;
 
 /// Why a request is not forwarded (docs/protocol.md, section 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Denial {
-    NeedsRead,
-    NeedsWrite,
-    NeedsFlush,
-    NeedsStats,
+    /// The token lacks this scope.
+    NeedsScope(Scope),
     /// A key lacks the token's prefix, or the command concerns all keys of the cache.
     OutsidePrefix,
     /// The plan's rate limit is exceeded.
@@ -19,11 +19,7 @@ impl Denial {
     /// The status of a binary reply.
     pub(crate) fn status(self) -> Status {
         match self {
-            Self::NeedsRead
-            | Self::NeedsWrite
-            | Self::NeedsFlush
-            | Self::NeedsStats
-            | Self::OutsidePrefix => Status::AUTH_FAILURE,
+            Self::NeedsScope(_) | Self::OutsidePrefix => Status::AUTH_FAILURE,
             Self::OverRate => Status::BUSY,
         }
     }
@@ -31,10 +27,7 @@ impl Denial {
     /// The line of a text or meta reply.
     pub(crate) fn line(self) -> &'static [u8] {
         match self {
-            Self::NeedsRead => b"CLIENT_ERROR access denied: needs read scope\r\n",
-            Self::NeedsWrite => b"CLIENT_ERROR access denied: needs write scope\r\n",
-            Self::NeedsFlush => b"CLIENT_ERROR access denied: needs flush scope\r\n",
-            Self::NeedsStats => b"CLIENT_ERROR access denied: needs stats scope\r\n",
+            Self::NeedsScope(scope) => scope.denial_line().as_bytes(),
             Self::OutsidePrefix => b"CLIENT_ERROR access denied: key outside prefix\r\n",
             Self::OverRate => b"SERVER_ERROR rate limit exceeded\r\n",
         }

@@ -10,8 +10,7 @@ use crate::output::table;
 /// The options that `create` and `update` share.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PermissionArgs {
-    /// Allowed operations: a comma-separated list of read, write, flush, stats
-    #[arg(long, value_name = "SCOPES", value_parser = parse_scopes)]
+    #[arg(long, value_name = "SCOPES", value_parser = parse_scopes, help = scopes_help())]
     scope: Option<Scopes>,
     /// Allow only keys that begin with this prefix
     #[arg(long, value_name = "PREFIX")]
@@ -36,9 +35,13 @@ enum SourceArg {
     Network(Cidr),
 }
 
+fn scopes_help() -> String {
+    format!("Allowed operations: a comma-separated list of {}", Scopes::ALL.list(", "))
+}
+
 fn parse_scopes(text: &str) -> Result<Scopes, String> {
     let scopes: Scopes = text.parse().map_err(|error: store::ParseScopesError| error.to_string())?;
-    let none = || "a token needs at least one scope: use some of read, write, flush, stats".to_owned();
+    let none = || format!("a token needs at least one scope: use some of {}", Scopes::ALL.list(", "));
     if scopes == Scopes::NONE { Err(none()) } else { Ok(scopes) }
 }
 

@@ -1,18 +1,19 @@
 //! Causes of denials: a word for rows, metrics and JSON, and sentences for the token's owner.
 
+use crate::{Scope, Scopes};
+
 /// Why a login or a request was denied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DenialCause {
-    /// No token has that id. There is no owner to tell, so it is only counted.
+    /// No token has that id. Only counted, because no user can be told.
     UnknownId,
     /// The secret's checksum is wrong for the id: mistyped, cut off, or another token's secret.
     Mistyped,
-    /// The secret's checksum is right, but the secret is not the token's.
+    /// The secret has a correct checksum but is not the token's.
     WrongSecret,
     /// The token has expired.
     Expired,
-    /// The token has been revoked.
+    /// The token is revoked.
     Revoked,
     /// The token's user is suspended.
     Suspended,
@@ -22,39 +23,32 @@ pub enum DenialCause {
     Plaintext,
     /// The plan's connections are all in use.
     Limit,
-    /// The request exceeds the plan's rate limits.
+    /// The request exceeds the plan's rates.
     Rate,
     /// The request needs this scope, which the token lacks.
-    ScopeRead,
-    /// See [`DenialCause::ScopeRead`].
-    ScopeWrite,
-    /// See [`DenialCause::ScopeRead`].
-    ScopeFlush,
-    /// See [`DenialCause::ScopeRead`].
-    ScopeStats,
+    Scope(Scope),
     /// The key lacks the token's prefix, or the command concerns all keys.
     Prefix,
 }
 
 impl DenialCause {
     /// Every cause.
-    pub const ALL: [Self; 15] = [
-        Self::UnknownId,
-        Self::Mistyped,
-        Self::WrongSecret,
-        Self::Expired,
-        Self::Revoked,
-        Self::Suspended,
-        Self::Source,
-        Self::Plaintext,
-        Self::Limit,
-        Self::Rate,
-        Self::ScopeRead,
-        Self::ScopeWrite,
-        Self::ScopeFlush,
-        Self::ScopeStats,
-        Self::Prefix,
-    ];
+    pub fn all() -> impl Iterator<Item = Self> {
+        let others = [
+            Self::UnknownId,
+            Self::Mistyped,
+            Self::WrongSecret,
+            Self::Expired,
+            Self::Revoked,
+            Self::Suspended,
+            Self::Source,
+            Self::Plaintext,
+            Self::Limit,
+            Self::Rate,
+            Self::Prefix,
+        ];
+        others.into_iter().chain(Scopes::ALL.each().map(Self::Scope))
+    }
 
     /// Its name in rows, metric labels and JSON: `wrong_secret`.
     #[must_use]
@@ -70,16 +64,13 @@ impl DenialCause {
             Self::Plaintext => "plaintext",
             Self::Limit => "limit",
             Self::Rate => "rate",
-            Self::ScopeRead => "scope_read",
-            Self::ScopeWrite => "scope_write",
-            Self::ScopeFlush => "scope_flush",
-            Self::ScopeStats => "scope_stats",
+            Self::Scope(scope) => scope.denial_cause(),
             Self::Prefix => "prefix",
         }
     }
 
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|cause| cause.as_str() == text)
+        Self::all().find(|cause| cause.as_str() == text)
     }
 
     /// The problem, for the token's owner.
@@ -96,15 +87,14 @@ impl DenialCause {
             Self::Suspended => "The account is suspended.",
             Self::Source => "The token may not be used from that address.",
             Self::Plaintext => {
-                "It came over the internet without TLS, so the password could be read on its way."
+                "The connection came over the internet without TLS, so the password could be read on its way."
             }
             Self::Limit => "All connections of the plan were in use.",
-            Self::Rate => "It asked faster than the plan allows.",
-            Self::ScopeRead => "The token may not read.",
-            Self::ScopeWrite => "The token may not write.",
-            Self::ScopeFlush => "The token may not flush.",
-            Self::ScopeStats => "The token may not see statistics.",
-            Self::Prefix => "The key doesn't begin with the token's prefix, or it was about all keys.",
+            Self::Rate => "The application exceeded the plan's rate limit.",
+            Self::Scope(scope) => scope.denied(),
+            Self::Prefix => {
+                "The key doesn't start with the token's prefix, or the command concerns all keys."
+            }
         }
     }
 
@@ -114,20 +104,26 @@ impl DenialCause {
         match self {
             Self::UnknownId => "Copy the username again.",
             Self::Mistyped | Self::WrongSecret => {
-                "Give the application the username and the password of one and the same token, or a new token."
+                "Give the application the username and password of the same token, or a new token."
             }
             Self::Expired | Self::Revoked => "Give the application that still uses it a new token.",
             Self::Suspended => "Ask the operator of this service.",
-            Self::Source => "Call from one of its networks, or make a token that allows this one.",
-            Self::Plaintext => "Use TLS, and rotate this token.",
-            Self::Limit => "Close connections that aren't used, or let the application hold fewer at once.",
-            Self::Rate => "Ask less often or for more at once, or ask the operator for a larger plan.",
-            Self::ScopeRead | Self::ScopeWrite | Self::ScopeFlush | Self::ScopeStats => {
-                "Give the application a token that may, or let it do without."
+            Self::Source => {
+                "Connect from one of the token's networks, or create a token that allows this one."
             }
+            Self::Plaintext => "Use TLS, and rotate this token.",
+            Self::Limit => "Close unused connections, or let the application open fewer at once.",
+            Self::Rate => "Send fewer requests or larger batches, or ask the operator for a larger plan.",
+            Self::Scope(scope) => scope.fix(),
             Self::Prefix => {
-                "Let the application put the prefix before its keys, or make a token with another."
+                "Let the application put the prefix before its keys, or create a token with another."
             }
         }
+    }
+}
+
+impl serde::Serialize for DenialCause {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }

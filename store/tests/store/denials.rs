@@ -82,9 +82,10 @@ async fn old_denials_and_those_of_unknown_tokens_are_dropped(db: TestDb) {
     store.add_denials(&rows).await.unwrap();
     assert_eq!(db.number("SELECT COUNT(*) FROM denials").await, 0);
     // Every cause can be written and read.
-    let all: Vec<DenialRecord> = DenialCause::ALL.map(|cause| denial(&id, cause, "192.0.2.1", now())).into();
+    let all: Vec<DenialRecord> =
+        DenialCause::all().map(|cause| denial(&id, cause, "192.0.2.1", now())).collect();
     store.add_denials(&all).await.unwrap();
-    assert_eq!(store.denials_of(&id).await.unwrap().len(), DenialCause::ALL.len());
+    assert_eq!(store.denials_of(&id).await.unwrap().len(), DenialCause::all().count());
     assert_eq!(store.denials_of("aaaaaaaaaaaa").await.unwrap(), []);
 }
 

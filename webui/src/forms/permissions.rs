@@ -1,7 +1,10 @@
 //! The form for a token's permissions, and their summary in lists.
 
+use std::collections::HashMap;
+
 use identity::{InputError, permissions_text};
-use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use store::{Cidr, KeyPrefix, Permissions, Scopes, Timestamp};
 
 use crate::view::date::day;
@@ -12,10 +15,9 @@ use crate::view::date::day;
 pub(crate) struct PermissionForm {
     /// Present if the form had the check boxes of the scopes, ticked or not.
     has_scopes: Option<String>,
-    read: Option<String>,
-    write: Option<String>,
-    flush: Option<String>,
-    stats: Option<String>,
+    /// Scopes whose check box was ticked. The box has the name of its scope.
+    #[serde(flatten, deserialize_with = "deserialize_ticked")]
+    ticked: Scopes,
     pub(crate) prefix: String,
     /// Lifetime from now; [`KEEP`]; or empty for no expiry.
     expires: String,
@@ -48,14 +50,10 @@ pub(crate) fn lifetimes(expires_at: Option<Timestamp>) -> Vec<(&'static str, Str
 impl PermissionForm {
     /// The form filled in with a token's permissions: sent unchanged, it changes nothing.
     pub(crate) fn from_permissions(permissions: &Permissions) -> Self {
-        let ticked = |scope| permissions.scopes.contains(scope).then(|| "on".to_owned());
         let networks: Vec<String> = permissions.allow_from.iter().map(Cidr::to_string).collect();
         Self {
             has_scopes: Some("1".to_owned()),
-            read: ticked(Scopes::READ),
-            write: ticked(Scopes::WRITE),
-            flush: ticked(Scopes::FLUSH),
-            stats: ticked(Scopes::STATS),
+            ticked: permissions.scopes,
             prefix: permissions.prefix.as_ref().map_or_else(String::new, |prefix| prefix.as_str().to_owned()),
             expires: KEEP.to_owned(),
             allow_from: networks.join(" "),
@@ -103,11 +101,12 @@ impl PermissionForm {
         }
     }
 
-    /// Whether a scope's box is ticked. All are ticked in a form that wasn't sent yet.
-    pub(crate) fn has_scope(&self, scope: &str) -> bool {
-        let ticked = self.ticked_scopes();
-        let is_new = self.has_scopes.is_none() && ticked == Scopes::NONE;
-        is_new || scope.parse::<Scopes>().is_ok_and(|scope| scope != Scopes::NONE && ticked.contains(scope))
+    /// The check boxes of the scopes: name, label, and whether the box is ticked. All are ticked in a form that wasn't
+    /// sent yet.
+    pub(crate) fn scope_boxes(&self) -> impl Iterator<Item = (&'static str, &'static str, bool)> {
+        let is_new = self.has_scopes.is_none() && self.ticked == Scopes::NONE;
+        let ticked = if is_new { Scopes::ALL } else { self.ticked };
+        Scopes::ALL.each().map(move |scope| (scope.name(), scope.label(), ticked.contains(scope.into())))
     }
 
     /// Whether `value` is the chosen expiry.
@@ -128,31 +127,25 @@ impl PermissionForm {
         }
     }
 
-    fn ticked_scopes(&self) -> Scopes {
-        [
-            (&self.read, Scopes::READ),
-            (&self.write, Scopes::WRITE),
-            (&self.flush, Scopes::FLUSH),
-            (&self.stats, Scopes::STATS),
-        ]
-        .into_iter()
-        .filter(|(sent, _)| sent.is_some())
-        .fold(Scopes::NONE, |scopes, (_, scope)| scopes | scope)
-    }
-
     fn scopes(&self) -> Result<Scopes, InputError> {
-        match (self.ticked_scopes(), &self.has_scopes) {
+        match (self.ticked, &self.has_scopes) {
             (Scopes::NONE, None) => Ok(Scopes::ALL),
             (scopes, _) => permissions_text::require_scope(scopes),
         }
     }
 }
 
+/// Reads which scopes' boxes were ticked from all fields of the form: browsers send only ticked boxes.
+fn deserialize_ticked<'de, D: Deserializer<'de>>(fields: D) -> Result<Scopes, D::Error> {
+    let sent = HashMap::<String, IgnoredAny>::deserialize(fields)?;
+    Ok(Scopes::ALL.each().filter(|scope| sent.contains_key(scope.name())).collect())
+}
+
 /// What a token's permissions restrict, one phrase each; empty if it has all permissions.
 pub(crate) fn summary(permissions: &Permissions) -> Vec<String> {
     let mut phrases = Vec::new();
     if permissions.scopes != Scopes::ALL {
-        phrases.push(format!("only {}", permissions.scopes.names().collect::<Vec<_>>().join(", ")));
+        phrases.push(format!("only {}", permissions.scopes.list(", ")));
     }
     phrases.extend(permissions.prefix.as_ref().map(|prefix| format!("keys {}…", prefix.as_str())));
     if !permissions.allow_from.is_empty() {
@@ -165,42 +158,43 @@ pub(crate) fn summary(permissions: &Permissions) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde::de::value::MapDeserializer;
+
     use super::*;
+
+    fn ticked_boxes(form: &PermissionForm) -> Vec<&'static str> {
+        form.scope_boxes().filter(|(_, _, ticked)| *ticked).map(|(name, _, _)| name).collect()
+    }
 
     #[test]
     fn a_default_form_grants_everything() {
         assert_eq!(PermissionForm::default().parse(Timestamp::EPOCH), Ok(Permissions::ALL));
-        assert!(
-            ["read", "write", "flush", "stats"]
-                .iter()
-                .all(|scope| PermissionForm::default().has_scope(scope))
-        );
+        assert!(ticked_boxes(&PermissionForm::default()).into_iter().eq(Scopes::ALL.names()));
         assert!(summary(&Permissions::ALL).is_empty());
     }
 
     #[test]
     fn every_scope_has_its_own_box() {
-        for ticked in Scopes::ALL.names() {
-            let permissions = Permissions { scopes: ticked.parse().unwrap(), ..Permissions::ALL };
+        for scope in Scopes::ALL.each() {
+            let permissions = Permissions { scopes: scope.into(), ..Permissions::ALL };
             let form = PermissionForm::from_permissions(&permissions);
             assert_eq!(form.scopes(), Ok(permissions.scopes));
-            for scope in Scopes::ALL.names() {
-                assert_eq!(form.has_scope(scope), scope == ticked, "{scope} in a form with {ticked}");
-            }
+            assert_eq!(ticked_boxes(&form), [scope.name()]);
+            let sent = [("prefix", ""), ("unknown", "on"), (scope.name(), "on")].into_iter();
+            let sent = MapDeserializer::<_, serde::de::value::Error>::new(sent);
+            let form = PermissionForm::deserialize(sent).unwrap();
+            assert_eq!(form.scopes(), Ok(permissions.scopes));
         }
-        assert!(!PermissionForm::from_permissions(&Permissions::ALL).has_scope("unknown"));
     }
 
     #[test]
     fn chosen_permissions_are_granted() {
-        let on = || Some("on".to_owned());
         let form = PermissionForm {
-            has_scopes: on(),
-            read: on(),
+            has_scopes: Some("1".to_owned()),
+            ticked: Scopes::READ,
             prefix: " app: ".into(),
             expires: "1d".into(),
             allow_from: "10.0.0.0/8,\r\n ::1".into(),
-            ..PermissionForm::default()
         };
         let permissions = form.parse(Timestamp::from_millis(1000)).unwrap();
         assert_eq!(permissions.scopes, Scopes::READ);
@@ -209,9 +203,9 @@ mod tests {
             summary(&permissions),
             ["only read", "keys app:…", "from 10.0.0.0/8, ::1/128", "expires 2 Jan 1970"]
         );
-        assert!(form.has_scope("read") && !form.has_scope("write"));
+        assert_eq!(ticked_boxes(&form), ["read"]);
         for invalid in [
-            PermissionForm { read: None, ..form.clone() },
+            PermissionForm { ticked: Scopes::NONE, ..form.clone() },
             PermissionForm { prefix: "a b".into(), ..form.clone() },
             PermissionForm { expires: "0s".into(), ..form.clone() },
             PermissionForm { expires: "soon".into(), ..form.clone() },

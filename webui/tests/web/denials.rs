@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use store::{DenialCause, DenialRecord, Proxy, Timestamp, Token, now};
+use store::{DenialCause, DenialRecord, Proxy, Scope, Timestamp, Token, now};
 
 use crate::harness::Site;
 
@@ -30,7 +30,7 @@ async fn denials_are_shown_to_the_owner_only() {
     assert!(!ann.get("/cache").await.body.contains("id=\"denials\""), "no denials yet");
     assert!(ann.get(&address).await.body.contains("No denied requests yet."));
 
-    let denials = [denial(&id, DenialCause::Mistyped, 12), denial(&id, DenialCause::ScopeWrite, 1)];
+    let denials = [denial(&id, DenialCause::Mistyped, 12), denial(&id, DenialCause::Scope(Scope::Write), 1)];
     site.store.add_denials(&denials).await.unwrap();
     for path in ["/cache", &address] {
         let page = ann.get(path).await;

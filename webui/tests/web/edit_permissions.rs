@@ -7,8 +7,12 @@ use store::{Permissions, Scopes, TokenId, now};
 use crate::harness::{Response, Site, Visitor};
 
 const DAY: Duration = Duration::from_hours(24);
-const ALL: [(&str, &str); 5] =
-    [("has_scopes", "1"), ("read", "on"), ("write", "on"), ("flush", "on"), ("stats", "on")];
+
+/// The form with the box of every scope ticked, and one more field.
+fn all_scopes_and<'a>(name: &'a str, value: &'a str) -> Vec<(&'a str, &'a str)> {
+    let boxes = Scopes::ALL.names().map(|scope| (scope, "on"));
+    [("has_scopes", "1"), (name, value)].into_iter().chain(boxes).collect()
+}
 
 async fn sign_up_user(site: &Site) -> (Visitor, TokenId, String) {
     let (visitor, page) = site.sign_up_user("a@example.com").await;
@@ -21,8 +25,7 @@ async fn permissions(site: &Site, id: &TokenId) -> Permissions {
 }
 
 fn ticked(page: &Response) -> Vec<&str> {
-    let boxes = ["read", "write", "flush", "stats"];
-    boxes.into_iter().filter(|name| page.body.contains(&format!("name=\"{name}\" checked"))).collect()
+    Scopes::ALL.names().filter(|name| page.body.contains(&format!("name=\"{name}\" checked"))).collect()
 }
 
 #[tokio::test]
@@ -31,7 +34,7 @@ async fn editing_permissions_keeps_the_expiry() {
     let (mut visitor, id, address) = sign_up_user(&site).await;
     assert!(visitor.get(&format!("/tokens/{id}")).await.body.contains(&format!("href=\"{address}\"")));
     let page = visitor.get(&address).await;
-    assert_eq!((page.status, ticked(&page).len()), (200, 4));
+    assert_eq!((page.status, ticked(&page)), (200, Scopes::ALL.names().collect()));
     assert!(page.body.contains("<option value=\"keep\" selected>never (unchanged)"));
     assert_eq!(permissions(&site, &id).await, Permissions::ALL, "asking changes nothing");
 
@@ -59,12 +62,12 @@ async fn editing_permissions_keeps_the_expiry() {
     let same = [("has_scopes", "1"), ("read", "on"), ("prefix", "<b>shop:"), ("expires", "keep")];
     visitor.post(&address, &[&same[..], &[("allow_from", "10.0.0.0/8 ::1/128")]].concat()).await;
     assert_eq!(permissions(&site, &id).await, chosen, "the form as it came");
-    visitor.post(&address, &[&ALL[..], &[("expires", "keep")]].concat()).await;
+    visitor.post(&address, &all_scopes_and("expires", "keep")).await;
     assert_eq!(
         permissions(&site, &id).await,
         Permissions { expires_at: chosen.expires_at, ..Permissions::ALL }
     );
-    visitor.post(&address, &[&ALL[..], &[("expires", "")]].concat()).await;
+    visitor.post(&address, &all_scopes_and("expires", "")).await;
     assert_eq!(permissions(&site, &id).await, Permissions::ALL);
 }
 
@@ -78,7 +81,7 @@ async fn invalid_permissions_change_nothing() {
         ("allow_from", "10.0.0.1/8", "Write 10.0.0.0/8, or 10.0.0.1"),
         ("expires", "soon", "This isn&#39;t an expiry"),
     ] {
-        let response = visitor.post(&address, &[&ALL[..], &[(field, value)]].concat()).await;
+        let response = visitor.post(&address, &all_scopes_and(field, value)).await;
         assert_eq!(response.status, 422, "{field}");
         assert!(response.text("permissions-error").unwrap().contains(text), "{field}: {}", response.body);
         if field != "expires" {
@@ -92,7 +95,7 @@ async fn invalid_permissions_change_nothing() {
 
     let fields = [("has_scopes", "1"), ("read", "on"), ("expires", "keep")];
     assert_eq!(visitor.post(&address, &fields).await.status, 303);
-    let often = visitor.post(&address, &[&ALL[..], &[("expires", "keep")]].concat()).await;
+    let often = visitor.post(&address, &all_scopes_and("expires", "keep")).await;
     assert!(often.status == 429 && often.header("retry-after").is_some());
     assert_eq!(permissions(&site, &id).await.scopes, Scopes::READ);
 }
@@ -114,7 +117,7 @@ async fn inactive_tokens_can_not_be_edited() {
     for (address, how) in [(address, "revoked "), (format!("/tokens/{expired}/edit"), "expired")] {
         visitor.get("/cache").await;
         let asked = visitor.get(&address).await;
-        let sent = visitor.post(&address, &[&ALL[..], &[("expires", "")]].concat()).await;
+        let sent = visitor.post(&address, &all_scopes_and("expires", "")).await;
         for response in [asked, sent] {
             assert_eq!(response.status, 410);
             assert!(response.text("token-inactive").unwrap().contains(how), "{}", response.body);

@@ -29,7 +29,7 @@ async fn a_new_token_has_the_chosen_permissions() {
     assert_eq!(permissions(&site, &created(&first)).await, Permissions::ALL);
     let untouched =
         [("name", "all"), ("has_scopes", "1"), ("prefix", ""), ("expires", ""), ("allow_from", "")];
-    let boxes = [("read", "on"), ("write", "on"), ("flush", "on"), ("stats", "on")];
+    let boxes: Vec<_> = Scopes::ALL.names().map(|scope| (scope, "on")).collect();
     let all = post(&mut visitor, "/tokens", &[&untouched[..], &boxes].concat()).await;
     assert_eq!(permissions(&site, &created(&all)).await, Permissions::ALL);
     let fields = [
