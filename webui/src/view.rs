@@ -4,5 +4,6 @@ pub(crate) mod cache_state;
 pub(crate) mod date;
 pub(crate) mod denials;
 pub(crate) mod number;
+pub(crate) mod revealed_token;
 pub(crate) mod snippets;
 pub(crate) mod token;

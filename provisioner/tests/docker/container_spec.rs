@@ -81,12 +81,14 @@ async fn containers_have_no_privileges_beyond_what_memcached_needs() {
     check_inside(&container);
 }
 
-fn check_network(installation: &Installation, network: &str) {
-    let network = inspect("network", network);
+fn check_network(installation: &Installation, name: &str) {
+    let network = inspect("network", name);
     assert_eq!(network["Internal"], json!(true));
     assert_eq!(network["EnableIPv6"], json!(false));
     assert_eq!(network["Options"]["com.docker.network.bridge.enable_icc"], json!("false"));
-    let bridge = format!("mg{}-0", installation.id);
+    // The number is above 0 if another installation took the first subnet at the same moment.
+    let number = name.strip_prefix(&format!("memgate-{}-net-", installation.id)).unwrap();
+    let bridge = format!("mg{}-{number}", installation.id);
     assert_eq!(network["Options"]["com.docker.network.bridge.name"], json!(bridge));
 }
 

@@ -11,7 +11,6 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use store::{Cache, Instance, Leak, TokenRow, UserState};
 
 use super::no_cache;
-use super::tokens::RevealedToken;
 use crate::forms::permissions::{self, LIFETIMES, PermissionForm};
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
@@ -21,6 +20,7 @@ use crate::view::cache_state::CacheState;
 use crate::view::date::day;
 use crate::view::denials::DenialView;
 use crate::view::number;
+use crate::view::revealed_token::RevealedToken;
 use crate::view::snippets::{self, Credentials, Snippet, Tls};
 use crate::view::token::inactive_reason;
 

@@ -14,7 +14,6 @@ use serde::Deserialize;
 use store::{CacheName, NewToken, NewUser, StoreError};
 
 use super::cache;
-use super::tokens::RevealedToken;
 use crate::http::client_ip::ClientIp;
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
@@ -22,6 +21,7 @@ use crate::http::session::{self, SignedIn, Visitor};
 use crate::layout::{Layout, render, set_cookie, set_retry_after};
 use crate::state::AppState;
 use crate::view::date::retry_in;
+use crate::view::revealed_token::RevealedToken;
 
 /// Name of the token that every new account gets.
 const FIRST_TOKEN: &str = "First token";

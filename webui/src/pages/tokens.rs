@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::Response;
-use store::{NewToken, TokenId, TokenRow, UserState, now};
+use store::{TokenId, TokenRow, UserState, now};
 
 use super::cache::{self, NewTokenForm};
 use crate::http::reject::PageError;
@@ -19,33 +19,8 @@ use crate::http::session::SignedIn;
 use crate::layout::set_retry_after;
 use crate::state::AppState;
 use crate::view::date::retry_in;
-use crate::view::snippets::Credentials;
 
 const SUSPENDED: &str = "Your account is suspended. Ask the operator of this service.";
-
-/// A token that was just created: the only time that its secret is shown.
-pub(super) struct RevealedToken {
-    pub(super) name: String,
-    /// Name of its cache.
-    pub(super) cache: String,
-    pub(super) token: String,
-    pub(super) credentials: Credentials,
-    /// Page without the secret.
-    pub(super) next_path: String,
-}
-
-impl RevealedToken {
-    pub(super) fn new(token: &NewToken, name: &str, cache: &str, next_path: String) -> Self {
-        let (id, secret) = (token.token.id(), token.token.secret());
-        Self {
-            name: name.to_owned(),
-            cache: cache.to_owned(),
-            token: token.token.reveal(),
-            credentials: Credentials { username: id.username(), password: secret.reveal().to_owned() },
-            next_path,
-        }
-    }
-}
 
 /// The user's token with this id, active or not.
 async fn find(app: &AppState, me: &SignedIn, id: &str) -> Result<(TokenId, TokenRow), PageError> {

@@ -9,7 +9,7 @@ use identity::TokenName;
 use serde::Deserialize;
 use store::{NewToken, StoreError, now};
 
-use super::{RevealedToken, limit_reached, reject_new_token};
+use super::{limit_reached, reject_new_token};
 use crate::forms::permissions::PermissionForm;
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
@@ -17,6 +17,7 @@ use crate::http::session::SignedIn;
 use crate::pages::cache::{self, NewTokenForm};
 use crate::pages::no_cache;
 use crate::state::AppState;
+use crate::view::revealed_token::RevealedToken;
 
 #[derive(Deserialize)]
 pub(crate) struct Fields {

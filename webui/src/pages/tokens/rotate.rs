@@ -9,7 +9,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use store::{NewToken, StoreError, TokenRow, now};
 
-use super::{RevealedToken, find_unrevoked, reject_new_token, show as token_page};
+use super::{find_unrevoked, reject_new_token, show as token_page};
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
@@ -17,6 +17,7 @@ use crate::layout::{Layout, render};
 use crate::pages::cache::{self, NewTokenForm};
 use crate::state::AppState;
 use crate::view::date::day;
+use crate::view::revealed_token::RevealedToken;
 
 /// Choices for the old token's expiry: the value that is sent, and its label.
 const GRACE_PERIODS: [(&str, &str); 4] =

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use store::{Propagation, Proxy, TokenId, TokenRow, now};
 
-use super::{RevealedToken, find};
+use super::find;
 use crate::forms::permissions;
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
@@ -16,6 +16,7 @@ use crate::layout::{Layout, render};
 use crate::state::AppState;
 use crate::view::date::{ago, day};
 use crate::view::denials::DenialView;
+use crate::view::revealed_token::RevealedToken;
 use crate::view::token::inactive_reason;
 
 #[derive(Template)]
