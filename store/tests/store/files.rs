@@ -43,8 +43,8 @@ async fn open_error_names_the_path_and_a_fix() {
     std::fs::write(folder.path().join("a-letter"), "Dear Ada, this is not a database at all.").unwrap();
     std::fs::set_permissions(folder.path().join("a-letter"), Permissions::from_mode(0o600)).unwrap();
     let cases = [
-        ("nowhere/memgate.db", "make its folder first"),
-        ("a-letter/memgate.db", "make its folder first"),
+        ("nowhere/memgate.db", "create its folder first"),
+        ("a-letter/memgate.db", "create its folder first"),
         ("a-folder", "name a file in it"),
         ("a-letter", "isn't a database"),
     ];
