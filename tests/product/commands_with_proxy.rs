@@ -89,9 +89,13 @@ fn wrong_password_is_shown_to_the_operator() {
     });
     let shown = installation.run(&["token", "show", username]).stdout;
     let shown = String::from_utf8(shown).unwrap();
-    for words in
-        ["Recent denials:", "mistyped", "127.0.0.1", "text login, text, no TLS", "username and password of the same token"]
-    {
+    for words in [
+        "Recent denials:",
+        "mistyped",
+        "127.0.0.1",
+        "text login, text, no TLS",
+        "username and password of the same token",
+    ] {
         assert!(shown.contains(words), "{words} is not in {shown}");
     }
     assert!(!shown.contains(truncated));
