@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -17,6 +18,9 @@ pub(crate) const MEMGATE: &str = env!("CARGO_BIN_EXE_memgate");
 const NEVER_LOGGED: [&str; 4] = ["secret-key", "secret-value", r"\r\nEND", "lane:"];
 /// The first start builds the image.
 const START_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// The second byte of the next installation's pool of networks, `10.N.0.0/16`.
+static NEXT_POOL: AtomicU8 = AtomicU8::new(100);
 
 /// A running `memgate up`. When dropped, it is stopped and purged.
 pub(crate) struct Product {
@@ -32,6 +36,8 @@ pub(crate) struct Product {
 pub(crate) struct Installation {
     dir: TempDir,
     ports: [u16; 5],
+    /// A pool of its own: between `down` and the next start another installation could take its subnet.
+    subnets: String,
 }
 
 /// The output of `user add` and `token create`.
@@ -47,7 +53,8 @@ impl Installation {
     pub(crate) fn new() -> Self {
         // A private directory, like /root: the unprivileged roles must be able to reach the data in it.
         let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
-        Self { dir, ports: std::array::from_fn(|_| testkit::free_port().port()) }
+        let subnets = format!("10.{}.0.0/16", NEXT_POOL.fetch_add(1, Ordering::Relaxed));
+        Self { dir, ports: std::array::from_fn(|_| testkit::free_port().port()), subnets }
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -79,6 +86,7 @@ impl Installation {
         for (key, port) in keys.iter().zip(self.ports) {
             command.env(format!("MEMGATE_{key}"), format!("127.0.0.1:{port}"));
         }
+        command.env("MEMGATE_PROVISIONER__SUBNETS", &self.subnets);
         command.env("MEMGATE_DATA", self.data()).args(arguments).stdin(Stdio::null());
         command
     }
