@@ -46,7 +46,7 @@ async fn open_error_names_the_path_and_a_fix() {
         ("nowhere/memgate.db", "create its folder first"),
         ("a-letter/memgate.db", "create its folder first"),
         ("a-folder", "name a file in it"),
-        ("a-letter", "isn't a database"),
+        ("a-letter", "is not a database"),
     ];
     for (name, fix) in cases {
         let path = folder.path().join(name);
