@@ -3,7 +3,7 @@ CREATE TABLE plans (
     name                  TEXT   PRIMARY KEY,
     -- MiB.
     memory_mb             BIGINT NOT NULL CHECK (memory_mb > 0),
-    -- Client connections, of all proxies together.
+    -- Client connections; enforced by each proxy on its own.
     connections           BIGINT NOT NULL CHECK (connections > 0),
     -- Bytes.
     item_size_max         BIGINT NOT NULL CHECK (item_size_max > 0),

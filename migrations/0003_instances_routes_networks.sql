@@ -5,7 +5,7 @@ CREATE TABLE instances (
     cache_id      TEXT   NOT NULL UNIQUE REFERENCES caches (id),
     -- MiB; memcached's -m.
     memory_mb     BIGINT NOT NULL CHECK (memory_mb > 0),
-    -- Client connections, of all proxies together.
+    -- Client connections; enforced by each proxy on its own.
     connections   BIGINT NOT NULL CHECK (connections > 0),
     -- Bytes; memcached's -I.
     item_size_max BIGINT NOT NULL CHECK (item_size_max > 0),

@@ -19,7 +19,7 @@ CREATE INDEX denials_last_at ON denials (last_at);
 
 -- Heartbeats. Each proxy writes its own row about every second. Unversioned.
 CREATE TABLE proxies (
-    -- Random, one per process.
+    -- Name and process id: two proxies of one name run during a takeover.
     id         TEXT   PRIMARY KEY,
     -- Host and port.
     name       TEXT   NOT NULL,

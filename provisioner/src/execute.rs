@@ -232,10 +232,10 @@ impl Executor {
 
     /// Writes to the store only if that changes the route: each write wakes every follower.
     async fn record(&self, instance: &Instance, observed: &Observed) -> Result<(), Error> {
-        if instance.route.as_ref().is_some_and(|route| route.says(observed)) {
+        if instance.route.as_ref().is_some_and(|route| route.matches(observed)) {
             // An earlier action of the same plan may have set another state since.
             let current = self.store.instance(&instance.id).await?.and_then(|instance| instance.route);
-            if current.is_some_and(|route| route.says(observed)) {
+            if current.is_some_and(|route| route.matches(observed)) {
                 return Ok(());
             }
         }

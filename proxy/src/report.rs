@@ -1,4 +1,4 @@
-//! What the proxy says of itself to the store: usage, denials, its heartbeat, live connections.
+//! What the proxy reports to the store: usage, denials, its heartbeat, live connections.
 
 pub(crate) mod connections;
 pub(crate) mod heartbeat;

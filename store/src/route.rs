@@ -71,9 +71,9 @@ impl RouteColumns {
 }
 
 impl Route {
-    /// Whether the route already says what `seen` does, so that recording it would change nothing.
+    /// Whether recording `seen` would change nothing.
     #[must_use]
-    pub fn says(&self, seen: &Observed) -> bool {
+    pub fn matches(&self, seen: &Observed) -> bool {
         self.state == seen.state
             && self.generation == seen.generation
             && self.address == seen.address
@@ -84,7 +84,7 @@ impl Route {
 }
 
 impl Store {
-    /// Records an instance's route. Takes a revision, so call it only for a change (see [`Route::says`]).
+    /// Records an instance's route. Takes a revision, so call it only for a change (see [`Route::matches`]).
     ///
     /// # Errors
     /// `NotFound("instance")`.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use store::Grant;
+use store::{Grant, ScramKeys};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Authenticator;
@@ -53,13 +53,8 @@ impl Authenticator<'_> {
                     pending.write(&reply).await.ok()?;
                 }
                 Step::LookUp { name, unavailable } => {
-                    let mut timer = pin!(sleep_until(last_byte + FAILURE_DELAY));
-                    arm(timer.as_mut()).await;
-                    let keys = self.grants.scram_keys(&name, pending.source).await;
-                    // An immediate reply would tell by its timing whether the name exists.
-                    timer.await;
-                    let (Ok(keys), Some(nonce)) = (keys, nonce()) else {
-                        self.metrics.login(LoginOutcome::Unavailable);
+                    let looked_up = self.look_up_scram_keys(&name, pending.source, last_byte).await;
+                    let Some((keys, nonce)) = looked_up else {
                         pending.write(&unavailable).await.ok()?;
                         return None;
                     };
@@ -106,6 +101,25 @@ impl Authenticator<'_> {
                 return None;
             }
         }
+    }
+
+    /// Looks up the SCRAM keys of a name, and makes a nonce; `None` if either is unavailable. Takes equally long for
+    /// known and unknown names, so that the timing of the reply doesn't tell them apart.
+    async fn look_up_scram_keys(
+        &self,
+        name: &str,
+        source: IpAddr,
+        last_byte: Instant,
+    ) -> Option<(ScramKeys, [u8; NONCE_LEN])> {
+        let mut timer = pin!(sleep_until(last_byte + FAILURE_DELAY));
+        arm(timer.as_mut()).await;
+        let keys = self.grants.scram_keys(name, source).await;
+        timer.await;
+        let looked_up = keys.ok().zip(nonce());
+        if looked_up.is_none() {
+            self.metrics.login(LoginOutcome::Unavailable);
+        }
+        looked_up
     }
 
     /// How long after the last byte a failed attempt is answered.

@@ -60,9 +60,9 @@ fn pending_connections_are_limited_per_source() {
         })
         .collect();
     // Many at once wait for a slot.
-    let mut crowd: Vec<TcpStream> = (0..4 * PENDING_PER_SOURCE_MAX).map(|_| call()).collect();
-    crowd.iter_mut().for_each(|client| client.write_all(login.as_bytes()).unwrap());
-    for client in &mut crowd {
+    let mut starting: Vec<TcpStream> = (0..4 * PENDING_PER_SOURCE_MAX).map(|_| call()).collect();
+    starting.iter_mut().for_each(|client| client.write_all(login.as_bytes()).unwrap());
+    for client in &mut starting {
         let mut reply = [0; 8];
         client.read_exact(&mut reply).unwrap();
         assert_eq!(&reply, b"STORED\r\n");

@@ -29,7 +29,7 @@ async fn latest_route_of_an_instance_is_kept(db: TestDb) {
         store.record_route(&instance.id, seen).await.unwrap();
         let instance = store.first_instance_of(&user.id).await.unwrap().unwrap();
         let route = instance.route.clone().unwrap();
-        assert!(route.says(seen), "{route:?} {seen:?}");
+        assert!(route.matches(seen), "{route:?} {seen:?}");
         assert_eq!(instance.state(), seen.state);
         assert_eq!(store.instances().await.unwrap(), [instance]);
         assert_eq!(store.revision().await.unwrap(), before + 1);

@@ -144,5 +144,5 @@ async fn screenshot_every_page(browser: &Client, folder: &Path, name: &str, phon
     flow.sign_out().await;
     picture("sign-in").await;
     flow.open("/nothing").await;
-    picture("trouble").await;
+    picture("error").await;
 }

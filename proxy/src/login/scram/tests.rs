@@ -31,7 +31,7 @@ fn salted(password: &[u8], salt: &[u8]) -> [u8; 32] {
     salted
 }
 
-/// What an honest client answers; `without_proof` and `first` are as it says them.
+/// An honest client's last message, with the proof for `without_proof` and both first messages.
 fn honest(password: &[u8], first_bare: &str, server_first: &str, without_proof: &str) -> String {
     let client_key = hmac(&salted(password, &keys().salt), &[b"Client Key"]);
     let auth = format!("{first_bare},{server_first},{without_proof}");
