@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::firewall::PROXY_USER;
 use crate::subnet::Subnet;
 
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
@@ -28,6 +29,8 @@ pub struct Config {
     pub cpus: f64,
     /// Docker's socket.
     pub docker_socket: PathBuf,
+    /// The user of the proxy, by name or number: beside root's, only its processes reach containers.
+    pub proxy_user: String,
 }
 
 impl Default for Config {
@@ -40,6 +43,7 @@ impl Default for Config {
             reconcile_seconds: 30,
             cpus: 1.0,
             docker_socket: DOCKER_SOCKET.into(),
+            proxy_user: PROXY_USER.into(),
         }
     }
 }

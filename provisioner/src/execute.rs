@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::docker::{Docker, NewContainer};
 use crate::error::{Error, chain};
+use crate::firewall::Firewall;
 use crate::health_check;
 use crate::image::ImageCache;
 use crate::metrics::Metrics;
@@ -37,6 +38,7 @@ pub(crate) struct Executor {
     pub(crate) metrics: Metrics,
     pub(crate) images: ImageCache,
     pub(crate) networks: Networks,
+    pub(crate) firewall: Firewall,
     pub(crate) address_cooldown: Duration,
     /// CPUs of one instance.
     pub(crate) cpus: f64,

@@ -1,27 +1,79 @@
-//! The firewall: containers can't reach the host's ports, nor anything that the host forwards to. One nft
-//! table of the installation, installed as a whole, checked at each resync, removed as a whole.
+//! The firewall: containers can't reach the host's ports, nor anything that the host forwards to, and of the
+//! host's processes only root's and the proxy's reach containers. One nft table of the installation, installed
+//! as a whole, checked at each resync and whenever any rule of the host changes, removed as a whole.
+
+mod rules;
 
 use std::io;
 use std::process::Stdio;
+use std::sync::OnceLock;
 
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::error::Error;
 use crate::names::Names;
+use rules::AllowedUsers;
 
+/// The user that `memgate up` runs the proxy as. Without root it runs as the provisioner's own user.
+pub(crate) const PROXY_USER: &str = "memgate-proxy";
 /// If 1, traffic within a bridge passes the host's firewall. Docker sets it.
 const BRIDGE_FILTER: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
 
-/// Installs the table unless it is complete. Returns whether it was installed.
-pub(crate) async fn ensure(names: &Names) -> Result<bool, Error> {
-    let table = names.table();
-    let listed = nft(&["list", "table", "inet", &table], "").await;
-    if listed.as_deref().is_ok_and(|listed| is_complete(names, listed)) {
-        return Ok(false);
+/// The firewall of one installation.
+#[derive(Debug)]
+pub(crate) struct Firewall {
+    names: Names,
+    /// A name or a number.
+    proxy_user: String,
+    /// Kept once it is known: a failed look-up must not lock the proxy out.
+    proxy_uid: OnceLock<u32>,
+}
+
+impl Firewall {
+    pub(crate) fn new(names: Names, proxy_user: String) -> Self {
+        Self { names, proxy_user, proxy_uid: OnceLock::new() }
     }
-    nft(&["-f", "-"], &ruleset(names)).await?;
-    Ok(true)
+
+    /// Checks that the proxy's user exists. The default one may be missing: `memgate up` creates it as root.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if another user was configured that doesn't exist.
+    pub(crate) async fn check_proxy_user(&self) -> Result<(), Error> {
+        if self.proxy_uid().await.is_some() || self.proxy_user == PROXY_USER {
+            return Ok(());
+        }
+        let fix = format!("no user \"{}\": give the name or number of the proxy's user", self.proxy_user);
+        Err(Error::Setting { name: "provisioner.proxy_user", fix })
+    }
+
+    /// Installs the table unless it is complete. Returns whether it was installed.
+    pub(crate) async fn ensure(&self) -> Result<bool, Error> {
+        let users = self.allowed_users().await;
+        let listed = nft(&["list", "table", "inet", &self.names.table()], "").await;
+        if listed.as_deref().is_ok_and(|listed| rules::is_complete(&self.names, &users, listed)) {
+            return Ok(false);
+        }
+        nft(&["-f", "-"], &rules::ruleset(&self.names, &users)).await?;
+        Ok(true)
+    }
+
+    /// Root, this process, which checks the containers' health, and the proxy.
+    async fn allowed_users(&self) -> AllowedUsers {
+        let own = rustix::process::geteuid().as_raw();
+        AllowedUsers::from_iter([0, own].into_iter().chain(self.proxy_uid().await))
+    }
+
+    async fn proxy_uid(&self) -> Option<u32> {
+        if let Some(uid) = self.proxy_uid.get() {
+            return Some(*uid);
+        }
+        let uid = match self.proxy_user.parse() {
+            Ok(uid) => uid,
+            Err(_) => look_up(&self.proxy_user).await?,
+        };
+        Some(*self.proxy_uid.get_or_init(|| uid))
+    }
 }
 
 /// Removes the table. Returns whether there was one.
@@ -46,41 +98,10 @@ pub(crate) fn check_bridge_filter() -> Result<(), Error> {
     }
 }
 
-/// The rules of each chain: containers may reply to the host, and open no connection.
-fn rules(names: &Names) -> [(&'static str, String); 2] {
-    let bridges = format!("\"{}*\"", names.bridge(0).trim_end_matches('0'));
-    let input = format!("iifname {bridges} ct state established,related accept\niifname {bridges} drop\n");
-    let forward = format!("iifname {bridges} drop\noifname {bridges} drop\n");
-    [("input", input), ("forward", forward)]
-}
-
-fn ruleset(names: &Names) -> String {
-    let table = names.table();
-    // Create, delete, create: replaces the table in one transaction, whether or not it existed.
-    let mut text = format!("table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n");
-    for (hook, rules) in rules(names) {
-        let head = format!("type filter hook {hook} priority filter - 10; policy accept;");
-        text.push_str(&format!("chain {hook} {{\n{head}\n{rules}}}\n"));
-    }
-    text.push_str("}\n");
-    text
-}
-
-/// Whether the list has every rule, in order. nft lists rules as they were written, if in its own format.
-fn is_complete(names: &Names, listed: &str) -> bool {
-    let mut lines = listed.lines().map(str::trim);
-    rules(names).iter().all(|(hook, rules)| {
-        let hooked = format!("type filter hook {hook} ");
-        lines.any(|line| line.starts_with(&hooked))
-            && rules
-                .lines()
-                .all(|rule| lines.next().is_some_and(|line| line == rule || is_same_rule(line, rule)))
-    })
-}
-
-/// nft may list the states of a set in another order.
-fn is_same_rule(line: &str, rule: &str) -> bool {
-    line.replace("related,established", "established,related") == rule
+/// The id of a user: the third field of its entry.
+async fn look_up(user: &str) -> Option<u32> {
+    let entry = spawn("getent", &["passwd", user], "").await.ok()?;
+    String::from_utf8(entry.stdout).ok()?.split(':').nth(2)?.parse().ok()
 }
 
 async fn nft(arguments: &[&str], input: &str) -> Result<String, Error> {
@@ -113,38 +134,4 @@ async fn spawn(program: &str, arguments: &[&str], input: &str) -> io::Result<std
         stdin.write_all(input.as_bytes()).await?;
     }
     child.wait_with_output().await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LISTED: &str = "table inet memgate_abc234 {
-\tchain input {
-\t\ttype filter hook input priority filter - 10; policy accept;
-\t\tiifname \"mgabc234-*\" ct state established,related accept
-\t\tiifname \"mgabc234-*\" drop
-\t}
-
-\tchain forward {
-\t\ttype filter hook forward priority filter - 10; policy accept;
-\t\tiifname \"mgabc234-*\" drop
-\t\toifname \"mgabc234-*\" drop
-\t}
-}
-";
-
-    #[test]
-    fn every_missing_rule_is_noticed() {
-        let names = Names::new("abc234").unwrap();
-        assert!(is_complete(&names, LISTED));
-        assert!(!is_complete(&Names::new("abc235").unwrap(), LISTED));
-        let rules = LISTED.lines().filter(|line| line.contains("iifname") || line.contains("hook"));
-        for rule in rules {
-            let damaged: String = LISTED.replacen(&format!("{rule}\n"), "", 1);
-            assert!(!is_complete(&names, &damaged), "without {rule}");
-        }
-        let with_accept = LISTED.replacen("\t\tiifname", "\t\taccept\n\t\tiifname", 1);
-        assert!(!is_complete(&names, &with_accept), "with a rule in front");
-    }
 }

@@ -39,6 +39,7 @@ use store::{LaneKey, LeaderLock, Store};
 
 use docker::Docker;
 use execute::{Concurrency, Executor};
+use firewall::Firewall;
 use image::{Image, ImageCache};
 use metrics::Metrics;
 use names::Names;
@@ -56,6 +57,8 @@ const LEADER_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 pub async fn run(config: Config, store: Store, lane_key: LaneKey, shutdown: Shutdown) -> Result<(), Error> {
     let settings = config.check()?;
     let names = Names::new(&store.installation_id().await?)?;
+    let firewall = Firewall::new(names.clone(), config.proxy_user);
+    firewall.check_proxy_user().await?;
     let readiness = Readiness::default();
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
@@ -66,6 +69,7 @@ pub async fn run(config: Config, store: Store, lane_key: LaneKey, shutdown: Shut
     let executor = Arc::new(Executor {
         images: ImageCache::new(Arc::clone(&docker), config.image),
         networks: Networks::new(names.clone(), Arc::clone(&docker), store.clone(), &settings),
+        firewall,
         names,
         docker,
         store,

@@ -52,7 +52,7 @@ pub(crate) async fn resync(executor: &Executor) -> Result<ResyncReport, Error> {
 
 /// The firewall comes first, so that no container starts on a bridge that it doesn't cover.
 async fn ensure_shared(executor: &Executor, snapshot: &Snapshot) -> Vec<(&'static str, Option<Error>)> {
-    let firewall = firewall::ensure(&executor.names).await.inspect(|installed| {
+    let firewall = executor.firewall.ensure().await.inspect(|installed| {
         if *installed {
             tracing::info!(table = executor.names.table(), "firewall rules installed");
         }

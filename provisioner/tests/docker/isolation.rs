@@ -107,6 +107,49 @@ fn check_link_local(namespace: &Namespace, id: &str) {
     );
 }
 
+/// Whether a TCP connection of this host's user opens within a second.
+fn user_reaches(user: &str, address: &str) -> bool {
+    let script = format!("exec 3<>/dev/tcp/{address}/11211");
+    Command::new("setpriv")
+        .args(["--reuid", user, "--clear-groups", "timeout", "1", "bash", "-c", &script])
+        .output()
+        .unwrap()
+        .status
+        .success()
+}
+
+//
+#[tokio::test]
+async fn only_the_proxy_and_root_reach_a_container() {
+    let mut installation = Installation::new().await;
+    installation.config.proxy_user = "daemon".into();
+    installation.start_provisioner();
+    installation.until_ready().await;
+    let (instance, route) = installation.running_instance().await;
+    let address = route.address.clone().unwrap();
+    for (user, reaches) in [("root", true), ("daemon", true), ("nobody", false), ("bin", false)] {
+        assert_eq!(user_reaches(user, &address), reaches, "{user}");
+    }
+    // Root's group doesn't help, nor does another protocol.
+    let datagram = format!("echo version >/dev/udp/{address}/11211");
+    let sent = |user: &str| {
+        let arguments = ["--reuid", user, "--regid", "0", "--clear-groups", "bash", "-c", &datagram];
+        Command::new("setpriv").args(arguments).output().unwrap().status.success()
+    };
+    assert!(sent("daemon") && !sent("nobody"));
+    assert!(installation.request(&instance, &route, "version").is_some());
+}
+
+//
+#[tokio::test]
+async fn an_unknown_proxy_user_is_an_error() {
+    let mut installation = Installation::new().await;
+    installation.config.proxy_user = "no-such-user".into();
+    let (_, ended) = installation.spawn(installation.config.clone());
+    let error = ended.join().unwrap().unwrap_err().to_string();
+    assert!(error.contains("provisioner.proxy_user") && error.contains("no-such-user"), "{error}");
+}
+
 #[tokio::test]
 async fn removed_firewall_rules_are_restored() {
     let mut installation = Installation::new().await;
