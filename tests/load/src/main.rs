@@ -1,15 +1,19 @@
-//! A load generator for memcached's protocols (`load run`, `load idle`), and the benchmark that runs it
-//! against memgate and its peers in alternating rounds (`load bench`, started by `deploy/bench`).
+//! A load generator for memcached's protocols (`load run`, `load idle`), the benchmark that runs it against memgate and
+//! its peers in alternating rounds (`load bench`, started by `deploy/bench`), and floods with what another tenant feels
+//! meanwhile (`load floods`, started by `deploy/measure floods`).
 //!
 //! It connects to this machine only: other targets are rejected.
 
 mod bench;
+mod child;
 mod cpu;
 mod error;
 #[cfg(test)]
 mod fake_memcached;
+mod floods;
 mod generator;
 mod idle;
+mod installation;
 mod local_only;
 mod login;
 mod outcome;
@@ -42,6 +46,11 @@ enum Command {
     Idle(idle::Idle),
     /// Measure memgate and its peers in alternating rounds; prints a table
     Bench(bench::Bench),
+    /// Measure what another tenant feels while each known flood runs; prints a table
+    Floods(floods::Floods),
+    /// Run one process of a flood; `load floods` starts it
+    #[command(hide = true)]
+    Attack(floods::Attack),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +58,8 @@ fn main() -> ExitCode {
         Command::Run(workload) => run(&workload),
         Command::Idle(idle) => idle.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Floods(floods) => floods.run(),
+        Command::Attack(attack) => attack.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

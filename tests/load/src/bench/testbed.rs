@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::memgate::{Logins, Memgate, listener_of};
 use super::peer::{self, Peer};
+use crate::child::free_ports;
 use crate::cpu::Watched;
 use crate::error::LoadError;
 
@@ -43,7 +44,7 @@ impl Testbed {
         let path = folder.path();
         let memgate = Memgate::start(memgate, path, users).await?;
         let [direct, haproxy, nginx, twemproxy, haproxy_container, nginx_container, stats, tls @ ..] =
-            peer::free_ports::<10>();
+            free_ports::<10>();
         let [haproxy_tls, haproxy_tls_container, stunnel] = tls;
         let addresses = Addresses {
             direct,
