@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -20,6 +20,9 @@ pub(super) const ATTACKER: Option<Ipv4Addr> = Some(Ipv4Addr::new(127, 66, 0, 1))
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The kernel's least buffer of a socket that never reads.
 const SMALL_BUFFER: u32 = 2_304;
+
+/// Between two looks whether the server has closed a connection that isn't read.
+const CLOSED_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What the connections of a pool have in common.
 #[derive(Clone, Copy)]
@@ -73,6 +76,14 @@ pub(super) async fn hold(job: &Job, tally: &Arc<Tally>, options: Options) -> Res
 pub(super) async fn until_closed(stream: &mut TcpStream) -> io::Result<()> {
     let mut scratch = [0; 512];
     while stream.read(&mut scratch).await? > 0 {}
+    Ok(())
+}
+
+/// Waits until the server closes a connection whose data isn't read.
+pub(super) async fn until_closed_unread(stream: &TcpStream) -> io::Result<()> {
+    while !stream.ready(Interest::READABLE).await?.is_read_closed() {
+        tokio::time::sleep(CLOSED_CHECK_INTERVAL).await;
+    }
     Ok(())
 }
 

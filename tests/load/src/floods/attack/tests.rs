@@ -1,3 +1,5 @@
+//! Every flood runs against a server that answers as little as it can.
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 

@@ -2,9 +2,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::pool::{self, Options};
@@ -18,8 +17,6 @@ const SENT_BYTES: usize = 130_990;
 /// A value of 100,000 bytes that is asked for several times.
 const BIG_BYTES: usize = 100_000;
 const GET_BIG: &[u8] = b"get big\r\nget big\r\nget big\r\nget big\r\n";
-/// Between two looks whether the server has closed a connection that isn't read.
-const CLOSED_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 pub(super) async fn sets(job: &Job, tally: &Arc<Tally>) -> Result<(), LoadError> {
     keep(job, tally, b"").await
@@ -55,10 +52,7 @@ async fn keep(job: &Job, tally: &Arc<Tally>, before: &'static [u8]) -> Result<()
             if reads {
                 return pool::until_closed(&mut stream).await;
             }
-            while !stream.ready(Interest::READABLE).await?.is_read_closed() {
-                tokio::time::sleep(CLOSED_CHECK_INTERVAL).await;
-            }
-            Ok(())
+            pool::until_closed_unread(&stream).await
         }
     })
     .await

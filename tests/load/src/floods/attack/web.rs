@@ -1,11 +1,10 @@
 //! Floods of the web UI: answers that are never read, and sign-ins with ever new e-mail addresses.
 
-use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::pool::{self, Options};
@@ -15,33 +14,20 @@ use crate::floods::job::{Job, Tally};
 
 /// Requests that are sent at once on a connection that never reads.
 const PIPELINED: usize = 400;
-const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 const SOURCES: usize = 250;
 const WRONG_PASSWORD: &str = "Spring2026!";
 
-/// Asks for an asset again and again without reading an answer.
+/// Asks for an asset many times at once, and reads no answer.
 pub(super) async fn never_read(job: &Job, tally: &Arc<Tally>) -> Result<(), LoadError> {
     let options = Options { source: |_| pool::ATTACKER, small_buffer: true };
     let requests: Arc<[u8]> =
         b"GET /assets/style.css HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(PIPELINED).into();
-    pool::keep(job, tally, options, move |stream: TcpStream, tally: Arc<Tally>| {
+    pool::keep(job, tally, options, move |mut stream: TcpStream, tally: Arc<Tally>| {
         let requests = requests.clone();
         async move {
-            loop {
-                let mut left = &requests[..];
-                while !left.is_empty() {
-                    match stream.try_write(left) {
-                        Ok(written) => left = &left[written..],
-                        // The server has stopped reading. A later attempt notices when it closes the connection.
-                        Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                            tokio::time::sleep(RETRY_INTERVAL).await;
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
-                Tally::count(&tally.sent, PIPELINED as u64);
-                tokio::time::sleep(RETRY_INTERVAL).await;
-            }
+            stream.write_all(&requests).await?;
+            Tally::count(&tally.sent, PIPELINED as u64);
+            pool::until_closed_unread(&stream).await
         }
     })
     .await

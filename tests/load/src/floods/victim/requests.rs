@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::memcache::{Client, Form};
-use super::{Series, TIMED_OUT, Victim, Window, kept_key};
+use super::{ANSWER_TIMEOUT, Series, TIMED_OUT, Victim, Window, kept_key};
 
 const CONNECTIONS: u64 = 4;
 /// One in this many requests is a set.
@@ -31,12 +31,12 @@ pub(super) async fn measure(victim: &Arc<Victim>, window: Window) -> Series {
 async fn connection(victim: Arc<Victim>, window: Window, first: u64) -> Series {
     let mut series = Series::new();
     let mut client = None;
-    let end = window.start + window.length;
+    let end = window.start + window.length + ANSWER_TIMEOUT;
     for n in (first..).step_by(CONNECTIONS as usize) {
         let Some(due) = window.due(n, victim.requests_per_second) else { break };
         sleep_until(due).await;
         if Instant::now() > end {
-            // What is still due at the end was never answered.
+            // Requests that are late at the window's end are still sent, but not for ever.
             series.record(due.elapsed(), Err(TIMED_OUT.into()));
             continue;
         }
@@ -56,7 +56,7 @@ async fn request(victim: &Victim, client: &mut Option<Client>, n: u64) -> Result
         Some(client) => client,
         None => client.insert(Client::log_in(victim, Form::Text).await?),
     };
-    if n % SETS == 0 {
+    if n.is_multiple_of(SETS) {
         return client.set("request", "a value of the victim").await;
     }
     client.get(&kept_key(0)).await.map(drop)
