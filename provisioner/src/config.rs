@@ -29,6 +29,9 @@ pub struct Config {
     pub cpus: f64,
     /// Docker's socket.
     pub docker_socket: PathBuf,
+    /// Maximum of the sum of all instances' memory limits, in MiB; by default three times this machine's memory,
+    /// since most caches never fill. An instance's limit is its memory, a quarter of that, and about 60 MiB.
+    pub memory_mb: Option<u32>,
     /// The user of the proxy, by name or number: beside root's, only its processes reach containers.
     pub proxy_user: String,
 }
@@ -43,6 +46,7 @@ impl Default for Config {
             reconcile_seconds: 30,
             cpus: 1.0,
             docker_socket: DOCKER_SOCKET.into(),
+            memory_mb: None,
             proxy_user: PROXY_USER.into(),
         }
     }

@@ -2,6 +2,7 @@
 
 mod container;
 mod events;
+mod foreign;
 mod image;
 mod network;
 mod volume;
@@ -21,12 +22,14 @@ use crate::names::{LABEL, LABEL_CREATED, Names};
 
 pub(crate) use container::NewContainer;
 pub(crate) use events::DockerEvent;
+pub(crate) use foreign::Foreign;
+pub(crate) use image::Untagged;
 
 /// Time limit of a request. A request may wait behind 200 container starts.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A Docker Engine, restricted to what carries one installation's label.
+/// A Docker Engine, restricted to what belongs to one installation, see [`Names`].
 #[derive(Debug)]
 pub(crate) struct Docker {
     names: Names,

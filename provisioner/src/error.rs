@@ -51,25 +51,58 @@ pub enum Error {
     /// The pool has no subnet left for another network.
     #[error("no free subnet in {0}: set provisioner.subnets to a larger pool that nothing else uses")]
     NoSubnet(String),
+    /// The sum of the instances' memory limits would exceed the budget.
+    #[error("no memory for another cache: free memory, or set provisioner.memory_mb")]
+    NoMemory,
     /// A network can't be removed although no container of this installation is on it.
     #[error(
         "Docker says that the network {0} is in use: disconnect what is on it, or restart Docker, and try again"
     )]
     NetworkInUse(String),
-    /// A memcached was started but doesn't answer.
+    /// Something that isn't the installation's has a name that is.
+    #[error("a {kind} that memgate didn't create has the name {name}: rename or remove it")]
+    NameTaken {
+        /// `container` or `volume`.
+        kind: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A container that isn't the installation's has an instance's address.
+    #[error("the container {holder} has the address {address}: the cache gets another")]
+    AddressTaken {
+        /// The address that was leased to the instance.
+        address: String,
+        /// The name of the container that has it.
+        holder: String,
+    },
+    /// A container runs and its network works, but memcached doesn't answer.
     #[error("memcached doesn't answer at {address}: see `docker logs` of its container")]
     NoAnswer {
         /// The address of the instance.
         address: String,
     },
-    /// A memcached answers but rejects its lane secret.
-    #[error("memcached at {address} rejects its lane secret: it will be replaced")]
+    /// A container runs but nothing of it can be reached.
+    #[error(
+        "nothing answers at {address}: check this host's routes, bridges and firewall; the cache is kept"
+    )]
+    Unreachable {
+        /// The address of the instance.
+        address: String,
+    },
+    /// A memcached closes new connections because it has as many as it may.
+    #[error("memcached at {address} has no connection left: the cache is kept")]
+    Full {
+        /// The address of the instance.
+        address: String,
+    },
+    /// Another memcached answers: it rejects the lane secret, or needs none.
+    #[error("memcached at {address} rejects its lane secret, or needs none: it will be replaced")]
     WrongSecret {
         /// The address of the instance.
         address: String,
     },
     /// The image can't be built or pulled.
-    #[error("can't build the memcached image: {0}")]
+    #[error("can't use or build the memcached image: {0}")]
     Image(String),
     /// The firewall rules that protect the host's ports from containers are not in place.
     #[error("containers can reach this host's ports: {0}")]
@@ -84,10 +117,18 @@ impl Error {
                 "waiting for the container engine: the cache starts by itself when it is back"
             }
             Self::Image(_) => "waiting for the memcached image: the cache starts by itself when it is ready",
+            Self::NoMemory => {
+                "waiting for memory: the cache starts, or gets its new size, when this machine has room; \
+                 ask the operator"
+            }
             Self::NoSubnet(_) => "this machine has no room for another cache: ask the operator",
             Self::NoAnswer { .. } | Self::WrongSecret { .. } => {
                 "memcached was started but doesn't answer: trying again"
             }
+            Self::Unreachable { .. } => {
+                "memcached can't be reached: trying again, and keeping its contents; ask the operator"
+            }
+            Self::Full { .. } => "all of memcached's connections are in use: new ones have to wait",
             _ => "memcached can't be started: trying again; the operator's log has the reason",
         }
     }
@@ -95,6 +136,11 @@ impl Error {
     /// Whether Docker as a whole is unavailable, so that retries of single instances are useless.
     pub(crate) fn is_docker_down(&self) -> bool {
         matches!(self, Self::DockerDown(_))
+    }
+
+    /// Whether an address can't be assigned because another container has it.
+    pub(crate) fn is_address_in_use(&self) -> bool {
+        matches!(self, Self::Docker { message, .. } if message.contains("Address already in use"))
     }
 
     /// Whether an image, network or container wasn't found.

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use crate::docker::{Docker, DockerEvent};
 use crate::error::Error;
+use crate::firewall::Firewall;
 
 const RECONNECT_BACKOFF_MIN: Duration = Duration::from_millis(250);
 const RECONNECT_BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -26,6 +27,19 @@ pub(crate) enum Event {
     DockerDown(Error),
     /// Something of this installation changed in Docker.
     Docker(DockerEvent),
+    /// Something changed the firewall's rules: they were restored, or can't be.
+    Firewall(Result<(), Error>),
+}
+
+/// Restores the firewall's rules whenever they are changed, until the receiver is dropped.
+pub(crate) async fn keep_firewall(firewall: &Firewall, events: Sender<Event>) {
+    let report = |result| async {
+        let _ = events.send(Event::Firewall(result)).await;
+    };
+    tokio::select! {
+        () = firewall.keep(report) => {}
+        () = events.closed() => {}
+    }
 }
 
 /// Sends the store's changes until the receiver is dropped.

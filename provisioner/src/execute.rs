@@ -1,18 +1,21 @@
 //! The executor: carries out the plan for one instance, and records the observed state.
 
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use store::{Instance, InstanceState, LaneKey, Observed, Store};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
+use crate::capacity::Capacity;
 use crate::docker::{Docker, NewContainer};
 use crate::error::{Error, chain};
 use crate::firewall::Firewall;
 use crate::health_check;
 use crate::image::ImageCache;
+use crate::liveness::{Health, Silence};
 use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::networks::Networks;
@@ -43,6 +46,9 @@ pub(crate) struct Executor {
     /// CPUs of one instance.
     pub(crate) cpus: f64,
     pub(crate) concurrency: Concurrency,
+    pub(crate) capacity: Capacity,
+    /// Health checks without an answer, by container.
+    pub(crate) silences: Mutex<HashMap<String, Silence>>,
 }
 
 /// Limits how many tasks use Docker at a time.
@@ -72,6 +78,7 @@ impl Executor {
 
     async fn converge(&self, id: &str, failures: u32) -> Result<(), Error> {
         let Some((mut instance, mut actions)) = self.observe(id, failures).await? else { return Ok(()) };
+        self.reserve_memory(&instance, &actions).await?;
         let mut permit = None;
         if !only_probes(&actions) {
             permit = self.concurrency.write_permits.try_acquire().ok();
@@ -94,14 +101,44 @@ impl Executor {
         Ok(())
     }
 
+    /// Reserves memory for the container that a plan creates, before the plan changes anything.
+    async fn reserve_memory(&self, instance: &Instance, actions: &[Action]) -> Result<(), Error> {
+        if !actions.iter().any(|action| matches!(action, Action::Create { .. })) {
+            return Ok(());
+        }
+        let spec = Spec::of(instance).map_err(Error::InvalidInstance)?;
+        self.capacity.count_existing(self.memory_in_use()).await?;
+        self.capacity.reserve(&instance.id, spec.memory_limit())
+    }
+
+    /// The memory limits of the instances that have containers, in bytes.
+    async fn memory_in_use(&self) -> Result<HashMap<String, i64>, Error> {
+        let containers = self.docker.containers().await?;
+        let holders: HashSet<String> = containers.into_iter().map(|container| container.instance).collect();
+        let instances = self.store.instances().await?;
+        let of_containers = instances.into_iter().filter(|instance| holders.contains(&instance.id));
+        Ok(of_containers.filter_map(|it| Some((it.id.clone(), Spec::of(&it).ok()?.memory_limit()))).collect())
+    }
+
     /// Reads an instance and its containers, and plans.
     async fn observe(&self, id: &str, failures: u32) -> Result<Option<(Instance, Vec<Action>)>, Error> {
         // A container without a row is left to the resync, which removes orphans after a while.
         let Some(instance) = self.store.instance(id).await? else { return Ok(None) };
         let _permit = self.concurrency.read_permits.acquire().await;
-        let containers = self.docker.containers_of(id).await?;
+        let mut containers = self.docker.containers_of(id).await?;
+        self.assess(&mut containers).await;
         let actions = plan(&instance, &containers, failures);
         Ok(Some((instance, actions)))
+    }
+
+    /// Adds what is known about containers beside Docker's view.
+    pub(crate) async fn assess(&self, containers: &mut [Container]) {
+        let image = self.images.known_id().await;
+        let (silences, now) = (self.silences.lock().await, Instant::now());
+        for container in containers {
+            container.outdated = image.as_ref().is_some_and(|image| *image != container.image);
+            container.hung = silences.get(&container.id).is_some_and(|silence| silence.proves_hung(now));
+        }
     }
 
     async fn execute(&self, instance: &Instance, action: &Action) -> Result<(), Error> {
@@ -144,20 +181,32 @@ impl Executor {
                 return Err(Error::WrongSecret { address: container.address.clone() });
             }
         }
-        let version = match self.probe(&instance.id, container.generation, &container.address).await {
-            Err(error @ Error::WrongSecret { .. }) => {
-                self.docker.remove_container(&container.id).await?;
-                return Err(error);
+        let health = self.check(&instance.id, container).await;
+        let (state, address) = (InstanceState::Running, container.address.clone());
+        let (version, message) = match health {
+            Health::Healthy(version) => (Some(version), None),
+            // It answers, so lanes that are open go on; they have logged in.
+            Health::Full if is_recorded(instance, container) => {
+                let full = Error::Full { address: address.clone() };
+                tracing::warn!(instance = instance.id, "{full}");
+                let version = instance.route.as_ref().and_then(|route| route.version.clone());
+                (version, Some(full.for_owner().to_owned()))
             }
-            probed => probed?,
+            Health::Full => return Err(Error::Full { address }),
+            Health::Silent => return Err(Error::NoAnswer { address }),
+            Health::Unreachable => return Err(Error::Unreachable { address }),
+            Health::Wrong => {
+                self.docker.remove_container(&container.id).await?;
+                return Err(Error::WrongSecret { address });
+            }
         };
         let observed = Observed {
-            state: InstanceState::Running,
+            state,
             generation: container.generation,
-            address: Some(container.address.clone()),
+            address: Some(address),
             container: Some(container.id.clone()),
-            version: Some(version),
-            message: None,
+            version,
+            message,
         };
         self.record(instance, &observed).await
     }
@@ -166,10 +215,9 @@ impl Executor {
     pub(crate) async fn is_healthy(&self, instance: &Instance, container: &Container) -> bool {
         let Some(route) = &instance.route else { return false };
         let as_recorded = route.state == InstanceState::Running
-            && route.generation == container.generation
-            && route.container.as_ref() == Some(&container.id)
-            && route.address.as_ref() == Some(&container.address);
-        as_recorded && self.probe(&instance.id, container.generation, &container.address).await.is_ok()
+            && route.message.is_none()
+            && is_recorded(instance, container);
+        as_recorded && matches!(self.check(&instance.id, container).await, Health::Healthy(_))
     }
 
     async fn create(&self, instance: &Instance, generation: i64) -> Result<(), Error> {
@@ -180,7 +228,7 @@ impl Executor {
             instance: &instance.id,
             generation,
             spec: &spec,
-            image: &image.name,
+            image: &image.id,
             command: image.command,
             network: &lease.network,
             address: &lease.address,
@@ -192,9 +240,17 @@ impl Executor {
                 self.restore_dependencies().await?;
                 return Err(error);
             }
+            Err(error) if error.is_address_in_use() => return Err(self.leave_address(&new, error).await?),
             Err(error) => return Err(error),
         };
-        let version = self.probe(&instance.id, generation, &lease.address).await?;
+        let address = || lease.address.clone();
+        let target = (container.as_str(), generation, lease.address.as_str());
+        let version = match self.check_container(&instance.id, target).await {
+            Health::Healthy(version) => version,
+            Health::Unreachable => return Err(Error::Unreachable { address: address() }),
+            Health::Wrong => return Err(Error::WrongSecret { address: address() }),
+            Health::Full | Health::Silent => return Err(Error::NoAnswer { address: address() }),
+        };
         let observed = Observed {
             state: InstanceState::Running,
             generation,
@@ -226,6 +282,7 @@ impl Executor {
     async fn tear_down(&self, instance: &Instance, state: InstanceState) -> Result<(), Error> {
         self.docker.remove_volume_of(&instance.id).await?;
         self.store.release_address(&instance.id).await?;
+        self.capacity.release(&instance.id);
         let generation = instance.route.as_ref().map_or(0, |route| route.generation);
         let observed =
             Observed { state, generation, address: None, container: None, version: None, message: None };
@@ -259,6 +316,8 @@ impl Executor {
             (Running, Error::DockerDown(_)) => return Ok(()),
             (state, Error::DockerDown(_)) => state,
             (Pending, Error::Image(_) | Error::NoSubnet(_)) => Pending,
+            // A cache that runs keeps its container, and so its old size.
+            (state, Error::NoMemory) => state,
             _ if failures + 1 >= FAILURES_TO_FAIL => Failed,
             (Running, _) => Restarting,
             (Restarting, _) => return Ok(()),
@@ -268,11 +327,32 @@ impl Executor {
         self.set_state(&instance, state, Some(error.for_owner())).await
     }
 
-    /// Returns the version of an instance's memcached.
-    async fn probe(&self, instance: &str, generation: i64, address: &str) -> Result<String, Error> {
-        let ip: IpAddr = address.parse().map_err(|_| Error::NoAnswer { address: address.to_owned() })?;
+    /// Gives up the address of a new container if a foreign one has it, so that the next attempt gets another.
+    async fn leave_address(&self, new: &NewContainer<'_>, error: Error) -> Result<Error, Error> {
+        let Some(holder) = self.docker.foreign_holder(new.network, new.address).await? else {
+            return Ok(error);
+        };
+        self.store.release_address(new.instance).await?;
+        Ok(Error::AddressTaken { address: new.address.to_owned(), holder })
+    }
+
+    async fn check(&self, instance: &str, container: &Container) -> Health {
+        self.check_container(instance, (&container.id, container.generation, &container.address)).await
+    }
+
+    /// Checks the health of a container, given as `(id, generation, address)`, and remembers silence.
+    async fn check_container(&self, instance: &str, target: (&str, i64, &str)) -> Health {
+        let (id, generation, address) = target;
+        let Ok(ip) = address.parse::<IpAddr>() else { return Health::Unreachable };
         let credential = self.lane_key.credential(instance, generation);
-        health_check::version(SocketAddr::new(ip, PORT), &credential, PROBE_TIMEOUT).await
+        let health = health_check::check(SocketAddr::new(ip, PORT), &credential, PROBE_TIMEOUT).await;
+        let mut silences = self.silences.lock().await;
+        let silence = silences.entry(id.to_owned()).or_default();
+        silence.record(&health, Instant::now());
+        if silence.is_empty() {
+            silences.remove(id);
+        }
+        health
     }
 
     /// Restores the image and the networks: something that a container needs was removed by hand.
@@ -283,11 +363,21 @@ impl Executor {
     }
 }
 
-/// Logs a failure of one instance. That Docker is down is logged elsewhere, once for all instances.
+/// Whether a container is the one of the recorded route.
+fn is_recorded(instance: &Instance, container: &Container) -> bool {
+    instance.route.as_ref().is_some_and(|route| {
+        route.generation == container.generation
+            && route.container.as_ref() == Some(&container.id)
+            && route.address.as_ref() == Some(&container.address)
+    })
+}
+
+/// Logs a failure of one instance. That Docker is down, or memory short, is logged elsewhere,
+/// once for all instances.
 pub(crate) fn log_failure(instance: &str, error: &Error, failures: u32) {
     let error_chain = chain(error);
-    if error.is_docker_down() {
-        tracing::debug!(instance, error = error_chain, "waiting for Docker");
+    if error.is_docker_down() || matches!(error, Error::NoMemory) {
+        tracing::debug!(instance, error = error_chain, "waiting");
     } else if failures == 0 {
         // Often a race with a change made by hand; the first retry comes at once.
         tracing::info!(instance, error = error_chain, "reconcile failed: retrying");

@@ -2,21 +2,29 @@
 //! host's processes only root's and the proxy's reach containers. One nft table of the installation, installed
 //! as a whole, checked at each resync and whenever any rule of the host changes, removed as a whole.
 
+mod changes;
 mod rules;
 
 use std::io;
 use std::process::Stdio;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+use tokio::time::sleep;
 
 use crate::error::Error;
 use crate::names::Names;
+use changes::Changes;
 use rules::AllowedUsers;
 
 /// The user that `memgate up` runs the proxy as. Without root it runs as the provisioner's own user.
 pub(crate) const PROXY_USER: &str = "memgate-proxy";
+/// Time between two checks of the table while rules keep changing: Docker changes many at a time.
+const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(200);
+/// Interval of the checks if the kernel doesn't tell of changes.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// If 1, traffic within a bridge passes the host's firewall. Docker sets it.
 const BRIDGE_FILTER: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
 
@@ -58,6 +66,27 @@ impl Firewall {
         Ok(true)
     }
 
+    /// Keeps the table complete: checks it after every change of the host's rules, and restores it. Calls
+    /// `report` after each repair and failure.
+    pub(crate) async fn keep<F: Future<Output = ()>>(&self, mut report: impl FnMut(Result<(), Error>) -> F) {
+        let changes = Changes::subscribe();
+        if let Err(error) = &changes {
+            tracing::warn!(%error, "can't subscribe to changes of firewall rules: polling");
+        }
+        loop {
+            match &changes {
+                Ok(changes) if changes.next().await.is_ok() => {}
+                _ => sleep(POLL_INTERVAL).await,
+            }
+            match self.ensure().await {
+                Ok(false) => {}
+                Ok(true) => report(Ok(())).await,
+                Err(error) => report(Err(error)).await,
+            }
+            sleep(CHECK_INTERVAL_MIN).await;
+        }
+    }
+
     /// Root, this process, which checks the containers' health, and the proxy.
     async fn allowed_users(&self) -> AllowedUsers {
         let own = rustix::process::geteuid().as_raw();
@@ -87,15 +116,21 @@ pub(crate) async fn remove(names: &Names) -> Result<bool, Error> {
     }
 }
 
-/// Checks that traffic between two containers on one bridge is filtered. Needs a bridge to exist.
-pub(crate) fn check_bridge_filter() -> Result<(), Error> {
-    match std::fs::read_to_string(BRIDGE_FILTER) {
-        Ok(value) if value.trim() == "1" => Ok(()),
-        _ => Err(Error::Firewall(
-            "and each other's: run `modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1`"
-                .into(),
-        )),
+/// Makes sure that traffic between two containers on one bridge is filtered, as Docker does at its own start.
+/// Needs a bridge to exist.
+pub(crate) fn ensure_bridge_filter() -> Result<(), Error> {
+    let is_on = || std::fs::read_to_string(BRIDGE_FILTER).is_ok_and(|value| value.trim() == "1");
+    if is_on() {
+        return Ok(());
     }
+    if std::fs::write(BRIDGE_FILTER, "1").is_ok() && is_on() {
+        tracing::warn!("net.bridge.bridge-nf-call-iptables was off: containers could reach each other");
+        return Ok(());
+    }
+    Err(Error::Firewall(
+        "and each other's: run `modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1`"
+            .into(),
+    ))
 }
 
 /// The id of a user: the third field of its entry.

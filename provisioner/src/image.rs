@@ -17,8 +17,10 @@ const RETRY_BACKOFF: Duration = Duration::from_secs(10);
 /// An image in Docker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Image {
-    /// Its name in Docker.
+    /// Its name in Docker, for people.
     pub(crate) name: String,
+    /// Its id, `sha256:...`. Containers are created by it: a name may be moved to another image.
+    pub(crate) id: String,
     /// The command that starts memcached: a path, or a name in the image's PATH.
     pub(crate) command: &'static str,
 }
@@ -27,21 +29,38 @@ impl Image {
     /// Returns the configured image, pulled if missing; or else the image built here, built if missing.
     pub(crate) async fn ensure(docker: &Docker, configured: Option<&str>) -> Result<Self, Error> {
         match configured {
-            Some(name) => {
-                if !docker.has_image(name).await? {
-                    tracing::info!(image = name, "pulling the image");
-                    docker.pull(name).await?;
-                }
-                Ok(Self { name: name.to_owned(), command: "memcached" })
-            }
+            Some(name) => Self::configured(docker, name).await,
             None => {
-                let name = match docker.own_image().await? {
-                    Some(name) => name,
-                    None => build(docker).await?,
+                let built = match docker.own_image().await? {
+                    Some(built) => Some(built),
+                    None => {
+                        build(docker).await?;
+                        docker.own_image().await?
+                    }
                 };
-                Ok(Self { name, command: MEMCACHED })
+                let removed = || Error::Image("the image was removed as soon as it was built".into());
+                let built = built.ok_or_else(removed)?;
+                Ok(Self { name: built.name, id: built.id, command: MEMCACHED })
             }
         }
+    }
+
+    async fn configured(docker: &Docker, name: &str) -> Result<Self, Error> {
+        let facts = match docker.image_facts(name).await? {
+            Some(facts) => Some(facts),
+            None => {
+                tracing::info!(image = name, "pulling the image");
+                docker.pull(name).await?;
+                docker.image_facts(name).await?
+            }
+        };
+        let facts = facts.ok_or_else(|| Error::Image(format!("{name} was removed after it was pulled")))?;
+        // Docker would give each container a writable volume of unlimited size.
+        if let Some(volume) = facts.volumes.first() {
+            let why = format!("{name} declares the volume {volume}: use an image without volumes");
+            return Err(Error::Image(why));
+        }
+        Ok(Self { name: name.to_owned(), id: facts.id, command: "memcached" })
     }
 }
 
@@ -94,6 +113,14 @@ impl ImageCache {
                 Err(Error::Image(reason))
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// The id of the image, if it has been looked up.
+    pub(crate) async fn known_id(&self) -> Option<String> {
+        match &*self.cached.lock().await {
+            CachedImage::Image(image) => Some(image.id.clone()),
+            CachedImage::Failed(..) | CachedImage::Unknown => None,
         }
     }
 

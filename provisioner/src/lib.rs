@@ -2,8 +2,9 @@
 //!
 //! It reads the desired state from the store, observes Docker, plans (`plan.rs`, pure), executes, and records
 //! the observed state. It opens no port except its health endpoint, and never touches what doesn't carry its
-//! installation's label. One provisioner of an installation leads; others wait for its lock in the store.
+//! installation's label and exact name. One provisioner of an installation leads; others wait for its lock in the store.
 
+mod capacity;
 mod conditions;
 mod config;
 mod docker;
@@ -13,6 +14,7 @@ mod execute;
 mod firewall;
 mod health_check;
 mod image;
+mod liveness;
 mod metrics;
 mod names;
 mod networks;
@@ -36,7 +38,9 @@ use daemon::Shutdown;
 use daemon::health::{self, Readiness};
 use prometheus_client::registry::Registry;
 use store::{LaneKey, LeaderLock, Store};
+use tokio::sync::Mutex;
 
+use capacity::Capacity;
 use docker::Docker;
 use execute::{Concurrency, Executor};
 use firewall::Firewall;
@@ -74,10 +78,12 @@ pub async fn run(config: Config, store: Store, lane_key: LaneKey, shutdown: Shut
         docker,
         store,
         lane_key,
-        metrics,
         address_cooldown: settings.address_cooldown,
         cpus: config.cpus,
         concurrency: Concurrency::default(),
+        capacity: Capacity::new(config.memory_mb, metrics.capacity.clone()),
+        silences: Mutex::default(),
+        metrics,
     });
     loop {
         let lock = wait_for_leadership(&executor.store, &readiness, &shutdown).await;
@@ -147,8 +153,8 @@ pub async fn build_image(config: &Config, installation_id: &str) -> Result<Strin
     }
 }
 
-/// Removes every container, volume, network, image and firewall rule of one installation, by label. Needs no
-/// store, and may be repeated. Stop the provisioner first: it would create everything again.
+/// Removes every container, volume, network, image and firewall rule of one installation, by label and exact name. Needs
+/// no store, and may be repeated. Stop the provisioner first: it would create everything again.
 ///
 /// # Errors
 /// If Docker doesn't answer; or the first failure to remove something, after everything else was removed.

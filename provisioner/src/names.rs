@@ -1,10 +1,16 @@
-//! Names and labels of everything that is created in Docker. All hold the installation's id, by which
-//! resources are found, repaired and removed.
+//! Names and labels of everything that is created in Docker, and what they prove: a resource belongs to the
+//! installation if it carries the installation's label *and* exactly the name that follows from its labels.
+//! Containers inherit the labels of their image, and images those of the container that they were committed
+//! from, so a label alone proves nothing.
+
+use std::collections::HashMap;
 
 use crate::error::Error;
 
-/// The label of every resource; its value is the installation's id.
+/// The label of every container, volume and network; its value is the installation's id. Images don't carry it.
 pub(crate) const LABEL: &str = "memgate";
+/// The label of images; its value is the installation's id.
+pub(crate) const LABEL_IMAGE: &str = "memgate.image";
 /// Labels of instances' containers and volumes.
 pub(crate) const LABEL_INSTANCE: &str = "memgate.instance";
 pub(crate) const LABEL_GENERATION: &str = "memgate.generation";
@@ -62,6 +68,28 @@ impl Names {
         format!("mg{}-{number}", self.id)
     }
 
+    /// Whether a container or volume with this name and these labels is an instance's.
+    pub(crate) fn owns_instance(&self, name: &str, labels: &HashMap<String, String>) -> bool {
+        let instance = labels.get(LABEL_INSTANCE).filter(|instance| !instance.is_empty());
+        self.is_labelled(labels) && instance.is_some_and(|instance| name == self.instance(instance))
+    }
+
+    /// Whether a network with this name and these labels is the installation's.
+    pub(crate) fn owns_network(&self, name: &str, labels: &HashMap<String, String>) -> bool {
+        let number = name.strip_prefix(&self.prefix()).and_then(|rest| rest.strip_prefix("net-"));
+        let number = number.and_then(|number| number.parse().ok());
+        self.is_labelled(labels) && number.is_some_and(|number| name == self.network(number))
+    }
+
+    /// Whether the labels or the name claim that a resource is the installation's.
+    pub(crate) fn is_claimed(&self, name: &str, labels: &HashMap<String, String>) -> bool {
+        self.is_labelled(labels) || name.starts_with(&self.prefix())
+    }
+
+    fn is_labelled(&self, labels: &HashMap<String, String>) -> bool {
+        labels.get(LABEL) == Some(&self.id)
+    }
+
     /// The number in a bridge's name, if the bridge belongs to the installation.
     pub(crate) fn bridge_number(&self, bridge: &str) -> Option<u32> {
         bridge.strip_prefix("mg")?.strip_prefix(self.id.as_str())?.strip_prefix('-')?.parse().ok()
@@ -71,6 +99,7 @@ impl Names {
         format!("memgate_{}", self.id)
     }
 
+    /// The repository of the images that are built here.
     pub(crate) fn image(&self) -> String {
         format!("{}memcached", self.prefix())
     }
@@ -88,6 +117,44 @@ mod tests {
         for bad in ["", "abcdefghi", "Abc", "a-b", "a\"b", "a b", "a{}", "ä"] {
             assert!(Names::new(bad).is_err(), "{bad}");
         }
+    }
+
+    fn labels(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    // R-37.
+    #[test]
+    fn label_and_exact_name_decide_together() {
+        let names = Names::new("abc234").unwrap();
+        let own = labels(&[(LABEL, "abc234"), (LABEL_INSTANCE, "one")]);
+        assert!(names.owns_instance("memgate-abc234-one", &own));
+        for other in ["memgate-abc234-two", "memgate-abc234-one2", "one", "debug", "memgate-abc235-one"] {
+            assert!(!names.owns_instance(other, &own), "{other}");
+        }
+        for inherited in [
+            labels(&[(LABEL_INSTANCE, "one")]),
+            labels(&[(LABEL, "abc235"), (LABEL_INSTANCE, "one")]),
+            labels(&[(LABEL, "abc234")]),
+        ] {
+            assert!(!names.owns_instance("memgate-abc234-one", &inherited), "{inherited:?}");
+        }
+        let unnamed = labels(&[(LABEL, "abc234"), (LABEL_INSTANCE, "")]);
+        assert!(!names.owns_instance("memgate-abc234-", &unnamed));
+    }
+
+    // R-37.
+    #[test]
+    fn a_network_has_a_number() {
+        let names = Names::new("abc234").unwrap();
+        let own = labels(&[(LABEL, "abc234")]);
+        assert!(names.owns_network(&names.network(0), &own) && names.owns_network(&names.network(12), &own));
+        for other in ["net-0", "memgate-abc234-net-00", "memgate-abc234-net-+1", "memgate-abc234-net-", "x"] {
+            assert!(!names.owns_network(other, &own), "{other}");
+        }
+        assert!(!names.owns_network(&names.network(0), &labels(&[])));
+        assert!(names.is_claimed("x", &own) && names.is_claimed("memgate-abc234-x", &labels(&[])));
+        assert!(!names.is_claimed("memgate-abc2345-x", &labels(&[])));
     }
 
     #[test]

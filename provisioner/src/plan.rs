@@ -9,7 +9,7 @@ use crate::spec::Spec;
 
 /// Resources without a row are kept this long: the row may not be visible yet.
 pub(crate) const ORPHAN_AGE_MIN: Duration = Duration::from_secs(60);
-/// Failed probes before a container is replaced. One may fail because the host is busy.
+/// Failed attempts before a container that Docker keeps restarting is replaced.
 const FAILURES_TO_REPLACE: u32 = 2;
 
 /// One of the installation's containers, as observed in Docker.
@@ -25,6 +25,12 @@ pub(crate) struct Container {
     pub(crate) state: ContainerState,
     /// Whether it runs and has its address.
     pub(crate) attached: bool,
+    /// The id of the image that it was created from.
+    pub(crate) image: String,
+    /// Whether that is another image than new containers get.
+    pub(crate) outdated: bool,
+    /// Whether health checks have proved that its memcached hangs.
+    pub(crate) hung: bool,
     pub(crate) created_at: Timestamp,
 }
 
@@ -131,11 +137,12 @@ fn steps_to_keep(instance: &Instance, c: &Container, failures: u32) -> Option<Ve
     };
     match c.state {
         ContainerState::Created => return None,
-        ContainerState::Running if !c.attached => return None,
-        // A started container may need a moment; a step that didn't help is not repeated.
-        ContainerState::Running | ContainerState::Restarting if failures >= FAILURES_TO_REPLACE => {
-            return None;
-        }
+        // A running container holds the cache's contents: failures alone prove nothing.
+        ContainerState::Running if !c.attached || c.hung => return None,
+        // The contents are gone, so this is the time for another image.
+        ContainerState::Restarting | ContainerState::Stopped if c.outdated => return None,
+        ContainerState::Restarting if failures >= FAILURES_TO_REPLACE => return None,
+        // A step that didn't help is not repeated.
         ContainerState::Stopped | ContainerState::Paused if failures > 0 => return None,
         ContainerState::Running | ContainerState::Restarting => {}
         ContainerState::Stopped => steps.push(Action::Start(c.clone())),

@@ -2,7 +2,7 @@
 //! empty it, many at a time but never two for one instance, so that a new instance waits neither for a resync
 //! nor for other instances.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::conditions::Conditions;
-use crate::docker::DockerEvent;
+use crate::docker::{DockerEvent, Foreign};
 use crate::error::Error;
 use crate::events::{self, Event};
 use crate::execute::{Executor, log_failure};
@@ -61,6 +61,8 @@ struct Reconciler {
     conditions: Conditions,
     desired: HashMap<String, Desired>,
     instance_by_container: HashMap<String, String>,
+    /// What claims to be the installation's and isn't; each is logged once.
+    foreign: BTreeSet<Foreign>,
     resync_at: Instant,
     resync_running: bool,
     /// The first resync has ended, so what instances share exists or is known to be missing.
@@ -81,7 +83,11 @@ pub(crate) async fn lead(
     let mut followers = JoinSet::new();
     followers.spawn(events::follow_store(executor.store.clone(), sender.clone()));
     let docker = Arc::clone(&executor.docker);
-    followers.spawn(async move { events::follow_docker(&docker, sender).await });
+    let from_docker = sender.clone();
+    followers.spawn(async move { events::follow_docker(&docker, from_docker).await });
+    let keeper = Arc::clone(&executor);
+    followers.spawn(async move { events::keep_firewall(&keeper.firewall, sender).await });
+    let capacity = Arc::clone(&executor);
     let mut reconciler = Reconciler::new(executor, resync_interval, readiness);
     let ended = loop {
         let due = reconciler.next_due();
@@ -95,6 +101,7 @@ pub(crate) async fn lead(
                     break Ended::Panicked;
                 }
             },
+            waiting = capacity.capacity.room() => reconciler.retry(&waiting),
             () = sleep_until(due) => {}
         }
         if reconciler.resync_is_due() {
@@ -121,6 +128,7 @@ impl Reconciler {
             conditions: Conditions::new(readiness, &["docker", "store", "resync"]),
             desired: HashMap::new(),
             instance_by_container: HashMap::new(),
+            foreign: BTreeSet::new(),
             resync_at: Instant::now() + resync_interval,
             resync_running: false,
             first_resync_done: false,
@@ -145,6 +153,7 @@ impl Reconciler {
                 self.first_resync_done = true;
                 self.conditions.set("docker", Some(&error));
             }
+            Event::Firewall(result) => self.on_firewall(result),
             Event::Docker(DockerEvent::Container { instance, .. }) => self.queue.enqueue(&instance),
             Event::Docker(DockerEvent::Disconnected { container }) => {
                 if let Some(instance) = self.instance_by_container.get(&container) {
@@ -154,6 +163,21 @@ impl Reconciler {
                 }
             }
             Event::Docker(DockerEvent::Removed) => self.resync_in(RESYNC_DELAY),
+        }
+    }
+
+    fn on_firewall(&mut self, result: Result<(), Error>) {
+        if result.is_ok() {
+            self.executor.metrics.firewall_repairs.inc();
+            tracing::warn!("the firewall rules were changed by something else: restored");
+        }
+        self.conditions.set("firewall", result.err().as_ref());
+    }
+
+    /// Tries instances again at once.
+    fn retry(&mut self, ids: &[String]) {
+        for id in ids {
+            self.queue.enqueue_reset(id);
         }
     }
 
@@ -189,6 +213,14 @@ impl Reconciler {
                     self.conditions.set(part, error.as_ref());
                 }
                 self.instance_by_container = report.instance_by_container;
+                for Foreign { kind, name } in report.foreign.difference(&self.foreign) {
+                    tracing::warn!(
+                        kind,
+                        name,
+                        "not created by memgate, and left alone: remove its `memgate` label or `memgate-` name"
+                    );
+                }
+                self.foreign = report.foreign;
                 let reset = std::mem::take(&mut self.reset_backoff);
                 for id in &report.work {
                     if reset { self.queue.enqueue_reset(id) } else { self.queue.enqueue(id) }

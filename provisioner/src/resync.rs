@@ -1,13 +1,14 @@
 //! The full resync: reads everything once, repairs what all instances share, removes orphans, and lists the
 //! instances that need work.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use futures_util::StreamExt;
 use futures_util::stream;
 use store::{Instance, now};
 use tokio::time::Instant;
 
+use crate::docker::Foreign;
 use crate::error::Error;
 use crate::execute::Executor;
 use crate::firewall;
@@ -25,6 +26,8 @@ pub(crate) struct ResyncReport {
     pub(crate) instance_by_container: HashMap<String, String>,
     /// The parts that all instances share, each with its error, if any.
     pub(crate) conditions: Vec<(&'static str, Option<Error>)>,
+    /// What claims to be the installation's and isn't.
+    pub(crate) foreign: BTreeSet<Foreign>,
 }
 
 /// Fails only if the store or Docker can't be read; then nothing is removed.
@@ -37,14 +40,19 @@ pub(crate) async fn resync(executor: &Executor) -> Result<ResyncReport, Error> {
     let docker = &executor.docker;
     let (containers, volumes, networks) =
         tokio::try_join!(docker.containers(), docker.volumes(), docker.networks())?;
-    let snapshot = Snapshot { containers, volumes, networks };
+    let mut snapshot = Snapshot { containers, volumes, networks };
     let conditions = ensure_shared(executor, &snapshot).await;
     remove_orphans(executor, &known, &snapshot).await?;
+    forget_removed(executor, &known, &snapshot).await;
+    executor.assess(&mut snapshot.containers).await;
+    let foreign = docker.foreign().await?;
+    executor.metrics.count_foreign(&foreign);
     let by_container = |c: &Container| (c.id.clone(), c.instance.clone());
     let report = ResyncReport {
         work: find_work(executor, &instances, &snapshot).await,
         instance_by_container: snapshot.containers.iter().map(by_container).collect(),
         conditions,
+        foreign,
     };
     executor.metrics.resync.observe(started.elapsed().as_secs_f64());
     Ok(report)
@@ -58,7 +66,7 @@ async fn ensure_shared(executor: &Executor, snapshot: &Snapshot) -> Vec<(&'stati
         }
     });
     let networks = executor.networks.ensure(&snapshot.networks).await;
-    let bridges = if networks.is_ok() { firewall::check_bridge_filter().err() } else { None };
+    let bridges = if networks.is_ok() { firewall::ensure_bridge_filter().err() } else { None };
     let image = executor.images.refresh().await;
     vec![
         ("firewall", firewall.err()),
@@ -86,6 +94,12 @@ async fn remove_orphans(
         }
     }
     Ok(())
+}
+
+async fn forget_removed(executor: &Executor, known: &HashSet<String>, snapshot: &Snapshot) {
+    executor.capacity.retain(known);
+    let existing: HashSet<&str> = snapshot.containers.iter().map(|c| c.id.as_str()).collect();
+    executor.silences.lock().await.retain(|id, _| existing.contains(id.as_str()));
 }
 
 async fn remove_container(executor: &Executor, container: &str, instance: &str) -> Result<(), Error> {

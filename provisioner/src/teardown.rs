@@ -1,4 +1,4 @@
-//! Teardown: removes everything of one installation from Docker, by label. Needs no store.
+//! Teardown: removes everything of one installation from Docker, by label and exact name. Needs no store.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt};
 use tokio::time::{Instant, sleep};
 
-use crate::docker::Docker;
+use crate::docker::{Docker, Untagged};
 use crate::error::Error;
 use crate::firewall;
 use crate::names::Names;
@@ -18,7 +18,7 @@ const NETWORK_TIMEOUT: Duration = Duration::from_secs(3);
 const NETWORK_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How many resources of each kind were removed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Removed {
     /// Containers of instances.
     pub containers: usize,
@@ -30,9 +30,11 @@ pub struct Removed {
     pub images: usize,
     /// Firewall tables: one or none.
     pub tables: usize,
+    /// What was kept because memgate didn't create it, or something else uses it, as `KIND NAME`.
+    pub kept: Vec<String>,
 }
 
-/// Removes everything with the installation's label, and goes on after a failure.
+/// Removes everything that belongs to the installation, and goes on after a failure.
 ///
 /// # Errors
 /// The first failure, after everything else was removed.
@@ -44,8 +46,13 @@ pub(crate) async fn teardown(names: Names, socket: &Path) -> Result<Removed, Err
     let volumes = remove_all(volumes, |name| async move { docker.remove_volume(&name).await }).await;
     let networks = docker.networks().await?.into_iter().map(|network| network.name);
     let networks = remove_all(networks, |name| remove_network(docker, name)).await;
-    let images = docker.own_images().await?.into_iter().map(|(name, _)| name);
-    let images = remove_all(images, |name| async move { docker.remove_image(&name).await }).await;
+    let images = docker.own_images().await?.into_iter().map(|image| image.name);
+    let images =
+        remove_all(images, |name| async move { Ok(docker.untag_image(&name).await? == Untagged::Removed) })
+            .await;
+    let in_use = docker.own_images().await?.into_iter().map(|image| format!("image {}", image.name));
+    let foreign = docker.foreign().await?.into_iter().map(|foreign| foreign.to_string());
+    let kept = in_use.chain(foreign).collect();
     // Last: it protects the host as long as a container exists.
     let tables = firewall::remove(&names).await.map(usize::from);
     Ok(Removed {
@@ -54,6 +61,7 @@ pub(crate) async fn teardown(names: Names, socket: &Path) -> Result<Removed, Err
         networks: networks?,
         images: images?,
         tables: tables?,
+        kept,
     })
 }
 

@@ -18,7 +18,7 @@ use super::{Docker, created_at, ignore_not_found, map_error};
 use store::LaneCredential;
 
 use crate::error::Error;
-use crate::names::{LABEL_ADDRESS, LABEL_GENERATION, LABEL_INSTANCE, LABEL_SPEC};
+use crate::names::{LABEL_ADDRESS, LABEL_GENERATION, LABEL_INSTANCE, LABEL_SPEC, Names};
 use crate::plan::{Container, ContainerState};
 use crate::spec::{GID, LANE_DIR, LANE_FILE, Spec, UID};
 
@@ -35,6 +35,7 @@ pub(crate) struct NewContainer<'a> {
     pub(crate) instance: &'a str,
     pub(crate) generation: i64,
     pub(crate) spec: &'a Spec,
+    /// The image's id: a name may lead to another image by now.
     pub(crate) image: &'a str,
     /// The command that starts memcached in that image.
     pub(crate) command: &'a str,
@@ -68,7 +69,8 @@ impl Docker {
     async fn list(&self, filters: HashMap<String, Vec<String>>) -> Result<Vec<Container>, Error> {
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
         let list = self.client()?.list_containers(Some(options)).await;
-        Ok(list.map_err(|e| map_error("list containers", e))?.into_iter().map(from_summary).collect())
+        let list = list.map_err(|e| map_error("list containers", e))?;
+        Ok(list.into_iter().filter_map(|summary| from_summary(&self.names, summary)).collect())
     }
 
     /// Updates a container's state, and whether it has its address.
@@ -91,10 +93,19 @@ impl Docker {
 
     /// Creates a container and the volume for its secret, without starting it. Returns its id.
     pub(crate) async fn create_container(&self, new: &NewContainer<'_>) -> Result<String, Error> {
+        self.check_volume_of(new.instance).await?;
         let name = self.names.instance(new.instance);
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
         let created = self.client()?.create_container(Some(options), self.body(new)).await;
-        Ok(created.map_err(|e| map_error("create a container", e))?.id)
+        match created.map_err(|e| map_error("create a container", e)) {
+            Ok(created) => Ok(created.id),
+            // The name is in use: by one that another client is removing, or by one that isn't ours.
+            Err(error @ Error::Docker { status: Some(409), .. }) => {
+                let own = self.containers().await?.iter().any(|container| container.instance == new.instance);
+                Err(if own { error } else { Error::NameTaken { kind: "container", name } })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes the file with the secret, which memcached reads at start, into the container's volume.
@@ -196,7 +207,11 @@ impl Docker {
             memory: Some(memory),
             memory_swap: Some(memory),
             nano_cpus: Some(nano_cpus(new.cpus)),
-            ulimits: Some(vec![limit("nofile", new.spec.open_files()), limit("core", 0)]),
+            ulimits: Some(vec![
+                limit("nofile", new.spec.open_files()),
+                limit("core", 0),
+                limit("msgqueue", 0),
+            ]),
             // Docker restarts it while the provisioner is down.
             restart_policy: Some(RestartPolicy {
                 name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
@@ -238,8 +253,9 @@ fn nano_cpus(cpus: f64) -> i64 {
 fn secret_tar(credential: &LaneCredential) -> std::io::Result<Vec<u8>> {
     let line = credential.auth_file();
     let mut header = tar::Header::new_gnu();
-    header.set_mode(0o400);
-    header.set_uid(UID.into());
+    // Root's: memcached's own user may neither write the file nor change its mode.
+    header.set_mode(0o440);
+    header.set_uid(0);
     header.set_gid(GID.into());
     header.set_size(u64::try_from(line.len()).unwrap_or(u64::MAX));
     let mut tar = tar::Builder::new(Vec::new());
@@ -247,14 +263,20 @@ fn secret_tar(credential: &LaneCredential) -> std::io::Result<Vec<u8>> {
     tar.into_inner()
 }
 
-fn from_summary(summary: ContainerSummary) -> Container {
+/// `None` if the container isn't the installation's. Docker writes names with a slash in front.
+fn from_summary(names: &Names, summary: ContainerSummary) -> Option<Container> {
     use ContainerSummaryStateEnum as State;
     let labels = summary.labels.unwrap_or_default();
+    let docker_names = summary.names.unwrap_or_default();
+    if !docker_names.iter().any(|name| names.owns_instance(name.trim_start_matches('/'), &labels)) {
+        return None;
+    }
     let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
     let address = label(LABEL_ADDRESS);
     let networks = summary.network_settings.and_then(|s| s.networks).unwrap_or_default();
-    Container {
+    Some(Container {
         id: summary.id.unwrap_or_default(),
+        image: summary.image_id.unwrap_or_default(),
         instance: label(LABEL_INSTANCE),
         generation: label(LABEL_GENERATION).parse().unwrap_or(0),
         spec: label(LABEL_SPEC),
@@ -268,7 +290,9 @@ fn from_summary(summary: ContainerSummary) -> Container {
         attached: attached(&networks, &address),
         created_at: created_at(&labels),
         address,
-    }
+        hung: false,
+        outdated: false,
+    })
 }
 
 fn attached(networks: &HashMap<String, EndpointSettings>, address: &str) -> bool {

@@ -9,7 +9,7 @@ use store::now;
 
 use super::{Docker, map_error};
 use crate::error::Error;
-use crate::names::{LABEL, LABEL_INSTANCE, Names};
+use crate::names::{LABEL_INSTANCE, Names};
 
 /// A change of one of the installation's resources, by the provisioner or anything else.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +52,7 @@ fn parse(names: &Names, event: EventMessage) -> Option<DockerEvent> {
     let attributes = actor.attributes.unwrap_or_default();
     let is_own = |name: &str| name.starts_with(&names.prefix());
     match event.typ? {
-        Kind::CONTAINER if attributes.get(LABEL).is_some_and(|id| id == names.id()) => {
+        Kind::CONTAINER if names.owns_instance(attributes.get("name")?, &attributes) => {
             let instance = attributes.get(LABEL_INSTANCE)?.clone();
             Some(DockerEvent::Container { instance, container: actor.id? })
         }

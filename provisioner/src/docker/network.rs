@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
-use bollard::query_parameters::{ListNetworksOptions, ListNetworksOptionsBuilder};
+use bollard::query_parameters::{InspectNetworkOptions, ListNetworksOptions, ListNetworksOptionsBuilder};
 use store::Network;
 
 use super::{Docker, created_at, ignore_not_found, map_error};
@@ -23,12 +23,25 @@ impl Docker {
         Ok(list
             .map_err(|e| map_error("list networks", e))?
             .into_iter()
-            .map(|network| Resource {
-                name: network.name.unwrap_or_default(),
-                instance: None,
-                created_at: created_at(&network.labels.unwrap_or_default()),
+            .filter_map(|network| {
+                let (name, labels) = (network.name?, network.labels?);
+                let owned = self.names.owns_network(&name, &labels);
+                owned.then(|| Resource { created_at: created_at(&labels), name, instance: None })
             })
             .collect())
+    }
+
+    /// The container that has an address on a network, if it isn't one of the installation's.
+    pub(crate) async fn foreign_holder(&self, network: &str, address: &str) -> Result<Option<String>, Error> {
+        let inspected = self.client()?.inspect_network(network, None::<InspectNetworkOptions>).await;
+        let inspected = inspected.map_err(|e| map_error("inspect a network", e))?;
+        let has_address = |ip: &str| ip.split('/').next() == Some(address);
+        let holder = inspected.containers.unwrap_or_default().into_iter().find_map(|(id, endpoint)| {
+            endpoint.ipv4_address.as_deref().is_some_and(has_address).then_some((id, endpoint.name))
+        });
+        let Some((id, name)) = holder else { return Ok(None) };
+        let owned = self.containers().await?.iter().any(|container| container.id == id);
+        Ok((!owned).then(|| name.unwrap_or(id)))
     }
 
     /// The subnets and bridge names of all networks in Docker, including other installations'.

@@ -15,6 +15,7 @@ impl Docker {
         let volumes = list.map_err(|e| map_error("list volumes", e))?.volumes.unwrap_or_default();
         Ok(volumes
             .into_iter()
+            .filter(|volume| self.names.owns_instance(&volume.name, &volume.labels))
             .map(|volume| Resource {
                 instance: volume.labels.get(LABEL_INSTANCE).cloned(),
                 created_at: created_at(&volume.labels),
@@ -23,9 +24,27 @@ impl Docker {
             .collect())
     }
 
-    /// Removes an instance's volume. Returns whether it existed.
+    /// Removes an instance's volume, unless the volume of that name isn't ours. Returns whether it existed.
     pub(crate) async fn remove_volume_of(&self, instance: &str) -> Result<bool, Error> {
-        self.remove_volume(&self.names.instance(instance)).await
+        match self.check_volume_of(instance).await {
+            Ok(true) => self.remove_volume(&self.names.instance(instance)).await,
+            Ok(false) | Err(Error::NameTaken { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether an instance's volume exists.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`] if a volume has its name that isn't the installation's.
+    pub(super) async fn check_volume_of(&self, instance: &str) -> Result<bool, Error> {
+        let name = self.names.instance(instance);
+        match self.client()?.inspect_volume(&name).await.map_err(|e| map_error("inspect a volume", e)) {
+            Ok(volume) if self.names.owns_instance(&name, &volume.labels) => Ok(true),
+            Ok(_) => Err(Error::NameTaken { kind: "volume", name }),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes a volume. Returns whether it existed.

@@ -47,6 +47,9 @@ fn container(state: ContainerState) -> Container {
         spec: SPEC.into(),
         state,
         attached: state == ContainerState::Running,
+        image: "sha256:1".into(),
+        outdated: false,
+        hung: false,
         created_at: Timestamp::EPOCH,
     }
 }
@@ -142,19 +145,55 @@ fn a_desired_instance_is_brought_to_run() {
 
 #[test]
 fn a_step_that_did_not_help_is_not_repeated() {
-    use ContainerState::{Paused, Restarting, Running, Stopped};
+    use ContainerState::{Paused, Restarting, Stopped};
     let case = |state, failures, plan| Case {
         name: "after failures",
         failures,
         ..running("", route(InstanceState::Restarting, 1), vec![container(state)], plan)
     };
     check(vec![
-        case(Running, 1, "probe c1"),
-        case(Running, 2, "remove c1, create 2"),
         case(Restarting, 1, "probe c1"),
         case(Restarting, 2, "remove c1, create 2"),
         case(Stopped, 1, "remove c1, create 2"),
         case(Paused, 1, "remove c1, create 2"),
+    ]);
+}
+
+//
+#[test]
+fn contents_are_destroyed_on_proof_only() {
+    let case = |failures, hung, plan| Case {
+        name: "not answering",
+        failures,
+        ..running(
+            "",
+            route(InstanceState::Restarting, 1),
+            vec![Container { hung, ..container(ContainerState::Running) }],
+            plan,
+        )
+    };
+    check(vec![
+        case(1, false, "probe c1"),
+        case(2, false, "probe c1"),
+        case(1_000, false, "probe c1"),
+        case(0, true, "remove c1, create 2"),
+        case(3, true, "remove c1, create 2"),
+    ]);
+}
+
+//
+#[test]
+fn another_image_is_used_once_the_contents_are_gone() {
+    use ContainerState::{Paused, Restarting, Running, Stopped};
+    let case = |state, plan| {
+        let outdated = Container { outdated: true, ..container(state) };
+        running("of another image", route(InstanceState::Restarting, 1), vec![outdated], plan)
+    };
+    check(vec![
+        case(Running, "probe c1"),
+        case(Paused, "unpause c1, probe c1"),
+        case(Stopped, "remove c1, create 2"),
+        case(Restarting, "remove c1, create 2"),
     ]);
 }
 

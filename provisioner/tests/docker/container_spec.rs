@@ -58,6 +58,15 @@ async fn containers_have_no_privileges_beyond_what_memcached_needs() {
         ("HostConfig.Memory", json!((64 + 16 + 24 + 32 + 4) << 20)),
         ("HostConfig.MemorySwap", json!((64 + 16 + 24 + 32 + 4) << 20)),
         ("HostConfig.NanoCpus", json!(1_000_000_000)),
+        (
+            "HostConfig.Ulimits",
+            json!([
+                {"Name": "nofile", "Hard": 1088, "Soft": 1088},
+                {"Name": "core", "Hard": 0, "Soft": 0},
+                {"Name": "msgqueue", "Hard": 0, "Soft": 0},
+            ]),
+        ),
+        ("HostConfig.Tmpfs", Value::Null),
         ("HostConfig.RestartPolicy.Name", json!("unless-stopped")),
         ("HostConfig.LogConfig", json!({"Type": "json-file", "Config": {"max-file": "1", "max-size": "1m"}})),
         ("State.Running", json!(true)),
@@ -110,11 +119,61 @@ fn check_inside(container: &Value) {
     ] {
         assert_eq!(field(name), expected, "{name}");
     }
+    //
     let secret = output("stat", &["-L", "-c", "%a %u %g", &format!("/proc/{pid}/root/lane/auth")]);
-    assert_eq!(secret.trim(), "400 11211 11211");
+    assert_eq!(secret.trim(), "440 0 11211");
     for shell in ["bin/sh", "bin/bash", "usr/bin/perl", "bin/busybox"] {
         assert!(!std::path::Path::new(&format!("/proc/{pid}/root/{shell}")).exists(), "{shell}");
     }
+}
+
+/// What memcached's user may write in a container, as paths in it. Devices and its own entries in /proc, which
+/// keep nothing, are left out.
+fn writable(pid: &str) -> Vec<String> {
+    let root = format!("/proc/{pid}/root");
+    let find = ["find", &format!("{root}/"), "-writable", "(", "-type", "d", "-o", "-type", "f", ")"];
+    let found = as_memcached(&find);
+    let paths = String::from_utf8_lossy(&found.stdout).into_owned();
+    let inside = paths.lines().filter_map(|path| path.strip_prefix(&root));
+    inside.filter(|path| !path.starts_with("/proc/")).map(str::to_owned).collect()
+}
+
+/// Runs a command as memcached's user, with the limits of a container.
+fn as_memcached(command: &[&str]) -> std::process::Output {
+    std::process::Command::new("prlimit")
+        .args(["--msgqueue=0", "setpriv", "--reuid=11211", "--regid=11211", "--clear-groups"])
+        .args(command)
+        .output()
+        .unwrap()
+}
+
+//
+#[tokio::test]
+async fn a_container_writes_nothing_but_a_bounded_log() {
+    let installation = Installation::start().await;
+    let (instance, _) = installation.running_instance().await;
+    let pid = inspect("container", &installation.container(&instance))["State"]["Pid"].to_string();
+    let inside = |path: &str| format!("/proc/{pid}/root{path}");
+    assert!(as_memcached(&["cat", &inside("/lane/auth")]).status.success(), "so the check works");
+    for path in writable(&pid) {
+        let file = format!("{}/file", inside(&path));
+        assert!(!as_memcached(&["touch", &file]).status.success(), "{path} can be written");
+    }
+    let secret = inside("/lane/auth");
+    for attempt in [
+        vec!["chmod", "u+w", &secret],
+        vec!["dd", "if=/dev/zero", &format!("of={secret}"), "bs=1", "count=1"],
+        vec!["truncate", "-s", "1M", &secret],
+        vec!["rm", "-f", &secret],
+        vec!["touch", &inside("/lane/file")],
+        vec!["touch", &inside("/file")],
+        vec!["touch", &inside("/dev/file")],
+        vec!["mkdir", &inside("/dev/shm")],
+    ] {
+        assert!(!as_memcached(&attempt).status.success(), "{attempt:?}");
+    }
+    let before = output("stat", &["-L", "-c", "%s", &secret]);
+    assert!(before.trim().parse::<u64>().unwrap() < 256);
 }
 
 #[tokio::test]
@@ -124,7 +183,9 @@ async fn the_image_holds_memcached_and_its_libraries_only() {
     assert!(tag.starts_with(&format!("memgate-{}-memcached:1.", installation.id)), "{tag}");
     let image = inspect("image", &tag);
     assert_eq!(image["Config"]["User"], json!("11211:11211"));
-    assert_eq!(image["Config"]["Labels"]["memgate"], json!(installation.id));
+    // containers inherit an image's labels, so it doesn't carry the one that claims resources.
+    assert_eq!(image["Config"]["Labels"]["memgate"], Value::Null);
+    assert_eq!(image["Config"]["Labels"]["memgate.image"], json!(installation.id));
     assert!(image["Size"].as_u64().unwrap() < 16 << 20, "{} bytes", image["Size"]);
     // A second build gives the same image.
     assert_eq!(provisioner::build_image(&installation.config, &installation.id).await.unwrap(), tag);

@@ -192,6 +192,17 @@ where
     }
 }
 
+/// Waits until that many more resyncs have ended.
+pub(crate) async fn resyncs(health: SocketAddr, count: u64) {
+    let ended = || {
+        let metrics = get(health, "/metrics").unwrap_or_default();
+        let name = "memgate_provisioner_resync_duration_seconds_count ";
+        metrics.lines().find_map(|line| line.strip_prefix(name)?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    let before = ended();
+    until("resyncs", Duration::from_secs(60), || async { (ended() >= before + count).then_some(()) }).await;
+}
+
 /// The response of `/readyz`.
 pub(crate) fn readyz(health: SocketAddr) -> Option<String> {
     get(health, "/readyz")
@@ -227,7 +238,10 @@ pub(crate) fn inspect(kind: &str, name: &str) -> Value {
 
 /// The number of an installation's resources of one kind.
 pub(crate) fn count(kind: &str, id: &str) -> usize {
-    let filter = format!("label=memgate={id}");
+    let filter = match kind {
+        "image" => format!("reference=memgate-{id}-memcached"),
+        _ => format!("label=memgate={id}"),
+    };
     let all: &[&str] = if kind == "container" { &["-a"] } else { &[] };
     docker(&[&[kind, "ls", "-q", "--filter", &filter], all].concat()).lines().count()
 }

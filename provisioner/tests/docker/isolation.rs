@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::{Installation, inspect, output};
 
@@ -150,23 +150,60 @@ async fn an_unknown_proxy_user_is_an_error() {
     assert!(error.contains("provisioner.proxy_user") && error.contains("no-such-user"), "{error}");
 }
 
+/// Time in which damaged firewall rules are back.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(1);
+
+//
 #[tokio::test]
-async fn removed_firewall_rules_are_restored() {
-    let mut installation = Installation::new().await;
-    installation.config.reconcile_seconds = 1;
-    installation.start_provisioner();
-    installation.until_ready().await;
+async fn removed_firewall_rules_are_restored_within_a_second() {
+    // The next resync is half a minute away.
+    let installation = Installation::start().await;
+    let (_, route) = installation.running_instance().await;
+    let address = route.address.unwrap();
     let table = format!("memgate_{}", installation.id);
     let before = output("nft", &["list", "table", "inet", &table]);
-    for damage in [vec!["delete", "table", "inet", &table], vec!["flush", "chain", "inet", &table, "forward"]]
-    {
+    for damage in [
+        vec!["delete", "table", "inet", &table],
+        vec!["flush", "table", "inet", &table],
+        vec!["flush", "chain", "inet", &table, "forward"],
+        vec!["insert", "rule", "inet", &table, "output", "accept"],
+        vec!["delete", "chain", "inet", &table, "input"],
+    ] {
+        let damaged = Instant::now();
         output("nft", &damage);
         crate::harness::until("rules", Duration::from_secs(10), || async {
             let listed = Command::new("nft").args(["list", "table", "inet", &table]).output().unwrap();
             (String::from_utf8_lossy(&listed.stdout) == before).then_some(())
         })
         .await;
+        println!("{damage:?}: restored after {:?}", damaged.elapsed());
+        assert!(damaged.elapsed() < RESTORE_TIMEOUT, "{damage:?}: {:?}", damaged.elapsed());
+        assert!(!user_reaches("nobody", &address), "{damage:?}");
     }
+    let metrics = crate::harness::get(installation.config.health, "/metrics").unwrap();
+    assert!(metrics.contains("memgate_provisioner_firewall_repairs_total 5"), "{metrics}");
+}
+
+//
+#[tokio::test]
+async fn siblings_are_isolated_without_dockers_rules() {
+    let installation = Installation::start().await;
+    let (a, _) = installation.running_instance().await;
+    let (_b, b_route) = installation.running_instance().await;
+    let b_address = b_route.address.unwrap();
+    // Docker's own rules for this network's bridge, and only those, as if someone had flushed them.
+    let container = inspect("container", &installation.container(&a));
+    let network = inspect("network", container["HostConfig"]["NetworkMode"].as_str().unwrap());
+    let bridge = network["Options"]["com.docker.network.bridge.name"].as_str().unwrap();
+    let listed = output("iptables", &["-S"]);
+    let rules = listed.lines().filter(|rule| rule.contains(bridge) && rule.starts_with("-A"));
+    for rule in rules {
+        let delete = rule.replacen("-A", "-D", 1);
+        output("iptables", &delete.split_whitespace().collect::<Vec<_>>());
+    }
+    assert!(!output("iptables", &["-S"]).contains(bridge));
+    let namespace = Namespace::of(&installation.container(&a));
+    assert!(!namespace.reaches(&b_address, 11211), "a sibling answers");
 }
 
 #[test]

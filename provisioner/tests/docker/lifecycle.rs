@@ -121,9 +121,9 @@ async fn old_orphans_are_removed() {
     let label = |key: &str, value: &str| format!("{key}={value}");
     let own = label("memgate", &installation.id);
     let create_volume = |name: &str, created: store::Timestamp| {
-        let name = format!("memgate-{}-{name}", installation.id);
         let labels =
-            [own.clone(), label("memgate.instance", &name), label("memgate.created", &created.to_string())];
+            [own.clone(), label("memgate.instance", name), label("memgate.created", &created.to_string())];
+        let name = format!("memgate-{}-{name}", installation.id);
         docker(&[
             "volume", "create", "--label", &labels[0], "--label", &labels[1], "--label", &labels[2], &name,
         ]);

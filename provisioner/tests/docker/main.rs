@@ -1,7 +1,9 @@
 //! The provisioner against a real Docker Engine. Each test has an installation and a store of its own, and
 //! removes everything at its end, whether it passes or fails.
 
+mod capacity;
 mod container_spec;
+mod foreign_resources;
 mod harness;
 mod isolation;
 mod lifecycle;

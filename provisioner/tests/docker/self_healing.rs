@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use store::InstanceState;
 
-use crate::harness::{Installation, docker, inspect, output, until};
+use crate::harness::{Installation, docker, inspect, output, resyncs, until};
 
 /// Time limit of a recovery.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,6 +59,92 @@ async fn a_container_is_restored_after_any_change_by_hand() {
         assert_eq!(after.generation > before.generation, *recreated, "{what}: {after:?}");
         before = installation.until_running(&instance, 0).await;
     }
+}
+
+/// An installation whose provisioner checks every second, with one cache that holds a value.
+async fn with_value() -> (Installation, store::Instance, store::Route) {
+    let mut installation = Installation::new().await;
+    installation.config.reconcile_seconds = 1;
+    installation.start_provisioner();
+    installation.until_ready().await;
+    let (instance, route) = installation.running_instance().await;
+    assert_eq!(installation.request(&instance, &route, "ms key 5\r\nvalue").as_deref(), Some("HD"));
+    (installation, instance, route)
+}
+
+//
+#[tokio::test]
+async fn a_cache_without_free_connections_is_kept() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let raised = rustix::process::Rlimit { current: limit, maximum: limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    let (installation, instance, route) = with_value().await;
+    let address: std::net::SocketAddr = format!("{}:11211", route.address.as_ref().unwrap()).parse().unwrap();
+    // memcached takes 1,024; the rest it closes.
+    let held: Vec<_> = (0..1_100).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    let full = installation.until_route(&instance, |route| route.message.is_some()).await;
+    assert!(full.message.as_ref().unwrap().contains("connections are in use"), "{full:?}");
+    resyncs(installation.config.health, 5).await;
+    let kept = installation.route(&instance).await.unwrap();
+    assert_eq!(
+        (kept.state, kept.generation, &kept.container),
+        (InstanceState::Running, route.generation, &route.container)
+    );
+    drop(held);
+    installation.until_route(&instance, |route| route.message.is_none()).await;
+    assert_eq!(installation.request(&instance, &route, "mg key v").as_deref(), Some("VA 5"));
+}
+
+// R-29, F-2.
+#[tokio::test]
+async fn a_memcached_that_hangs_is_replaced_and_one_that_stumbles_is_kept() {
+    let (installation, instance, route) = with_value().await;
+    let pid = || inspect("container", &installation.container(&instance))["State"]["Pid"].to_string();
+    let signal = |name: &str| drop(output("kill", &[name, &pid()]));
+    signal("-STOP");
+    installation.until_route(&instance, |route| route.state == InstanceState::Restarting).await;
+    signal("-CONT");
+    let kept = installation.until_running(&instance, 0).await;
+    assert_eq!((kept.generation, &kept.container), (route.generation, &route.container));
+    assert_eq!(installation.request(&instance, &route, "mg key v").as_deref(), Some("VA 5"));
+
+    signal("-STOP");
+    let started = Instant::now();
+    let replaced = installation.until_running(&instance, route.generation).await;
+    println!("replaced after {:?}", started.elapsed());
+    assert!(installation.request(&instance, &replaced, "version").is_some());
+}
+
+/// While it exists, the host has no way to one address.
+struct LostWay(String);
+
+impl LostWay {
+    fn to(address: &str) -> Self {
+        let route = format!("{address}/32");
+        output("ip", &["route", "add", "blackhole", &route]);
+        Self(route)
+    }
+}
+
+impl Drop for LostWay {
+    fn drop(&mut self) {
+        output("ip", &["route", "del", "blackhole", &self.0]);
+    }
+}
+
+//
+#[tokio::test]
+async fn a_cache_that_cannot_be_reached_is_kept() {
+    let (installation, instance, route) = with_value().await;
+    let address = route.address.clone().unwrap();
+    let lost_way = LostWay::to(&address);
+    let lost = installation.until_route(&instance, |route| route.state == InstanceState::Failed).await;
+    resyncs(installation.config.health, 12).await;
+    drop(lost_way);
+    assert!(lost.message.as_ref().unwrap().contains("can't be reached"), "{lost:?}");
+    let found = installation.until_running(&instance, 0).await;
+    assert_eq!((found.generation, &found.container), (route.generation, &route.container));
+    assert_eq!(installation.request(&instance, &route, "mg key v").as_deref(), Some("VA 5"));
 }
 
 #[tokio::test]

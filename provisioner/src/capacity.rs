@@ -1,0 +1,213 @@
+//! The memory of this machine, shared out to instances: the sum of their containers' limits has a budget.
+//! Beyond it no container is created, so that sign-ups can't take the memory of the caches that run.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::{Notify, OnceCell};
+
+use crate::error::Error;
+
+const MIB: i64 = 1 << 20;
+/// The default budget as a multiple of the machine's memory. Most caches never fill: an idle one of 64 MB has a
+/// limit of 140 MB and uses about 5. Three times the memory lets a machine of 16 GB run 300 such caches.
+const OVERCOMMIT: i64 = 3;
+/// Waiting instances that are tried again when memory is released.
+const WOKEN_MAX: usize = 32;
+
+/// The budget and what is reserved of it.
+#[derive(Debug)]
+pub(crate) struct Capacity {
+    /// Bytes.
+    budget: i64,
+    reservations: Mutex<Reservations>,
+    /// Set once the containers that exist at the start are counted.
+    counted: OnceCell<()>,
+    released: Notify,
+    gauges: CapacityGauges,
+}
+
+/// Metrics. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CapacityGauges {
+    /// Bytes.
+    pub(crate) budget: Gauge,
+    /// Bytes.
+    pub(crate) reserved: Gauge,
+    /// Instances.
+    pub(crate) waiting: Gauge,
+}
+
+#[derive(Debug, Default)]
+struct Reservations {
+    /// Bytes by instance.
+    bytes: HashMap<String, i64>,
+    waiting: BTreeSet<String>,
+}
+
+impl Capacity {
+    /// A budget in MiB; without one, [`OVERCOMMIT`] times the machine's memory.
+    pub(crate) fn new(budget_mb: Option<u32>, gauges: CapacityGauges) -> Self {
+        let default = || machine_memory().map_or(i64::MAX, |bytes| bytes.saturating_mul(OVERCOMMIT));
+        let budget = budget_mb.map_or_else(default, |mb| i64::from(mb).saturating_mul(MIB));
+        gauges.budget.set(budget);
+        let reservations = Mutex::default();
+        Self { budget, reservations, counted: OnceCell::new(), released: Notify::new(), gauges }
+    }
+
+    /// Counts the instances that have containers, once.
+    ///
+    /// # Errors
+    /// The error of `existing`; then the next call tries again.
+    pub(crate) async fn count_existing(
+        &self,
+        existing: impl Future<Output = Result<HashMap<String, i64>, Error>>,
+    ) -> Result<(), Error> {
+        let count = async {
+            let existing = existing.await?;
+            let mut reservations = self.lock();
+            for (instance, bytes) in existing {
+                reservations.bytes.entry(instance).or_insert(bytes);
+            }
+            self.show(&reservations);
+            Ok(())
+        };
+        self.counted.get_or_try_init(|| count).await.map(drop)
+    }
+
+    /// Reserves memory for an instance, instead of what it has reserved. An instance never needs more room for
+    /// what it has already.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`] beyond the budget; the instance then waits.
+    pub(crate) fn reserve(&self, instance: &str, bytes: i64) -> Result<(), Error> {
+        let mut reservations = self.lock();
+        let held = reservations.bytes.get(instance).copied().unwrap_or(0);
+        let others = reservations.total().saturating_sub(held);
+        if bytes > held && others.saturating_add(bytes) > self.budget {
+            if reservations.waiting.is_empty() {
+                tracing::warn!(
+                    budget_mb = self.budget / MIB,
+                    "no memory for another cache: those that run are kept, new ones wait; \
+                     free memory, or set provisioner.memory_mb"
+                );
+            }
+            reservations.waiting.insert(instance.to_owned());
+            self.show(&reservations);
+            return Err(Error::NoMemory);
+        }
+        reservations.bytes.insert(instance.to_owned(), bytes);
+        reservations.waiting.remove(instance);
+        self.show(&reservations);
+        Ok(())
+    }
+
+    /// Releases what an instance has reserved.
+    pub(crate) fn release(&self, instance: &str) {
+        let mut reservations = self.lock();
+        let released = reservations.bytes.remove(instance).is_some();
+        reservations.waiting.remove(instance);
+        self.show(&reservations);
+        if released {
+            self.released.notify_one();
+        }
+    }
+
+    /// Forgets instances that exist no more.
+    pub(crate) fn retain(&self, known: &HashSet<String>) {
+        let gone: Vec<String> = {
+            let reservations = self.lock();
+            let all = reservations.bytes.keys().chain(&reservations.waiting);
+            all.filter(|instance| !known.contains(*instance)).cloned().collect()
+        };
+        for instance in gone {
+            self.release(&instance);
+        }
+    }
+
+    /// Waits until memory is released, and returns instances that wait for some.
+    pub(crate) async fn room(&self) -> Vec<String> {
+        self.released.notified().await;
+        self.lock().waiting.iter().take(WOKEN_MAX).cloned().collect()
+    }
+
+    fn show(&self, reservations: &Reservations) {
+        self.gauges.reserved.set(reservations.total());
+        self.gauges.waiting.set(i64::try_from(reservations.waiting.len()).unwrap_or(i64::MAX));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Reservations> {
+        self.reservations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reservations {
+    fn total(&self) -> i64 {
+        self.bytes.values().fold(0, |sum, bytes| sum.saturating_add(*bytes))
+    }
+}
+
+/// The memory of this machine in bytes.
+fn machine_memory() -> Option<i64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<i64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn capacity() -> Capacity {
+        Capacity::new(Some(300), CapacityGauges::default())
+    }
+
+    #[test]
+    fn reservations_stay_within_the_budget() {
+        let capacity = capacity();
+        for (instance, mb, fits) in [
+            ("a", 140, true),
+            ("b", 140, true),
+            ("c", 140, false),
+            ("c", 20, true),
+            ("a", 141, false),
+            ("a", 140, true),
+            ("a", 100, true),
+            ("d", 40, true),
+            ("d", 41, false),
+        ] {
+            let reserved = capacity.reserve(instance, mb * MIB);
+            assert_eq!(reserved.is_ok(), fits, "{instance} {mb}");
+        }
+        assert_eq!(capacity.gauges.reserved.get(), 300 * MIB);
+        assert_eq!(capacity.gauges.waiting.get(), 1);
+        capacity.release("d");
+        assert_eq!((capacity.gauges.reserved.get(), capacity.gauges.waiting.get()), (260 * MIB, 0));
+    }
+
+    #[tokio::test]
+    async fn those_that_wait_are_told_of_room() {
+        let capacity = capacity();
+        capacity.reserve("a", 300 * MIB).unwrap();
+        assert!(capacity.reserve("b", MIB).is_err() && capacity.reserve("c", MIB).is_err());
+        capacity.retain(&HashSet::from(["b".to_owned()]));
+        assert_eq!(capacity.room().await, ["b"]);
+    }
+
+    #[tokio::test]
+    async fn existing_containers_count_even_beyond_the_budget() {
+        let capacity = capacity();
+        let failing = async { Err(Error::NoMemory) };
+        assert!(capacity.count_existing(failing).await.is_err(), "tried again");
+        let existing = HashMap::from([("a".to_owned(), 400 * MIB), ("b".to_owned(), 100 * MIB)]);
+        capacity.count_existing(async { Ok(existing) }).await.unwrap();
+        assert!(capacity.reserve("c", MIB).is_err());
+        assert!(capacity.reserve("a", 400 * MIB).is_ok(), "what runs may be restarted");
+    }
+
+    #[test]
+    fn the_machine_has_memory() {
+        assert!(machine_memory().is_some_and(|bytes| bytes > 64 * MIB));
+    }
+}
