@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use crate::error::Error;
@@ -36,11 +37,23 @@ pub(crate) struct Firewall {
     proxy_user: String,
     /// Kept once it is known: a failed look-up must not lock the proxy out.
     proxy_uid: OnceLock<u32>,
+    /// Whether this process has found or installed the table; held while it checks.
+    installed: Mutex<bool>,
+}
+
+/// What a check of the table did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Checked {
+    Complete,
+    /// Installed for the first time.
+    Installed,
+    /// Something else had changed it.
+    Restored,
 }
 
 impl Firewall {
     pub(crate) fn new(names: Names, proxy_user: String) -> Self {
-        Self { names, proxy_user, proxy_uid: OnceLock::new() }
+        Self { names, proxy_user, proxy_uid: OnceLock::new(), installed: Mutex::new(false) }
     }
 
     /// Checks that the proxy's user exists. The default one may be missing: `memgate up` creates it as root.
@@ -55,15 +68,20 @@ impl Firewall {
         Err(Error::Setting { name: "provisioner.proxy_user", fix })
     }
 
-    /// Installs the table unless it is complete. Returns whether it was installed.
-    pub(crate) async fn ensure(&self) -> Result<bool, Error> {
+    /// Installs the table unless it is complete.
+    pub(crate) async fn ensure(&self) -> Result<Checked, Error> {
         let users = self.allowed_users().await;
+        let mut installed = self.installed.lock().await;
         let listed = nft(&["list", "table", "inet", &self.names.table()], "").await;
-        if listed.as_deref().is_ok_and(|listed| rules::is_complete(&self.names, &users, listed)) {
-            return Ok(false);
-        }
-        nft(&["-f", "-"], &rules::ruleset(&self.names, &users)).await?;
-        Ok(true)
+        let checked = match listed {
+            Ok(listed) if rules::is_complete(&self.names, &users, &listed) => Checked::Complete,
+            _ => {
+                nft(&["-f", "-"], &rules::ruleset(&self.names, &users)).await?;
+                if *installed { Checked::Restored } else { Checked::Installed }
+            }
+        };
+        *installed = true;
+        Ok(checked)
     }
 
     /// Keeps the table complete: checks it after every change of the host's rules, and restores it. Calls
@@ -79,8 +97,8 @@ impl Firewall {
                 _ => sleep(POLL_INTERVAL).await,
             }
             match self.ensure().await {
-                Ok(false) => {}
-                Ok(true) => report(Ok(())).await,
+                Ok(Checked::Complete | Checked::Installed) => {}
+                Ok(Checked::Restored) => report(Ok(())).await,
                 Err(error) => report(Err(error)).await,
             }
             sleep(CHECK_INTERVAL_MIN).await;

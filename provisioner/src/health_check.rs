@@ -60,7 +60,8 @@ async fn attempt(address: SocketAddr, credential: &LaneCredential) -> Option<Hea
 }
 
 async fn talk(mut lane: BufReader<TcpStream>, credential: &LaneCredential) -> io::Result<Option<Health>> {
-    lane.write_all(format!("version\r\n{}", credential.login_command()).as_bytes()).await?;
+    // Each alone: memcached drops the reply to what comes before a login in the same packet.
+    lane.write_all(b"version\r\n").await?;
     match read_line(&mut lane).await?.as_str() {
         UNAUTHENTICATED => {}
         reply if reply.starts_with("VERSION ") => return Ok(Some(Health::Wrong)),
@@ -68,6 +69,7 @@ async fn talk(mut lane: BufReader<TcpStream>, credential: &LaneCredential) -> io
         reply if reply.starts_with("ERROR Too many") => return Ok(Some(Health::Full)),
         _ => return Ok(None),
     }
+    lane.write_all(credential.login_command().as_bytes()).await?;
     match read_line(&mut lane).await?.as_str() {
         "STORED" => {}
         REJECTED => return Ok(Some(Health::Wrong)),

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::docker::Foreign;
 use crate::error::Error;
 use crate::execute::Executor;
-use crate::firewall;
+use crate::firewall::{self, Checked};
 use crate::plan::{Action, Container, Orphan, Snapshot, only_probes, orphans, plan};
 
 /// Health checks in parallel.
@@ -60,8 +60,8 @@ pub(crate) async fn resync(executor: &Executor) -> Result<ResyncReport, Error> {
 
 /// The firewall comes first, so that no container starts on a bridge that it doesn't cover.
 async fn ensure_shared(executor: &Executor, snapshot: &Snapshot) -> Vec<(&'static str, Option<Error>)> {
-    let firewall = executor.firewall.ensure().await.inspect(|installed| {
-        if *installed {
+    let firewall = executor.firewall.ensure().await.inspect(|checked| {
+        if *checked != Checked::Complete {
             tracing::info!(table = executor.names.table(), "firewall rules installed");
         }
     });

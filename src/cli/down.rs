@@ -74,8 +74,12 @@ impl Down {
             return format!("nothing to do: {} contains no memgate data", data_dir.path().display());
         };
         let data = if self.purge { "the data is removed too" } else { "users and tokens are kept" };
+        let kept = match docker.kept.as_slice() {
+            [] => String::new(),
+            kept => format!("\nkept, because memgate didn't create it or others use it: {}", kept.join(", ")),
+        };
         format!(
-            "removed {} containers, {} volumes, {} networks and the firewall rules; {data}",
+            "removed {} containers, {} volumes, {} networks and the firewall rules; {data}{kept}",
             docker.containers, docker.volumes, docker.networks
         )
     }

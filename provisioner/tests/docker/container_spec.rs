@@ -58,14 +58,7 @@ async fn containers_have_no_privileges_beyond_what_memcached_needs() {
         ("HostConfig.Memory", json!((64 + 16 + 24 + 32 + 4) << 20)),
         ("HostConfig.MemorySwap", json!((64 + 16 + 24 + 32 + 4) << 20)),
         ("HostConfig.NanoCpus", json!(1_000_000_000)),
-        (
-            "HostConfig.Ulimits",
-            json!([
-                {"Name": "nofile", "Hard": 1088, "Soft": 1088},
-                {"Name": "core", "Hard": 0, "Soft": 0},
-                {"Name": "msgqueue", "Hard": 0, "Soft": 0},
-            ]),
-        ),
+        ("HostConfig.Ulimits", ulimits()),
         ("HostConfig.Tmpfs", Value::Null),
         ("HostConfig.RestartPolicy.Name", json!("unless-stopped")),
         ("HostConfig.LogConfig", json!({"Type": "json-file", "Config": {"max-file": "1", "max-size": "1m"}})),
@@ -88,6 +81,14 @@ async fn containers_have_no_privileges_beyond_what_memcached_needs() {
     assert_eq!(endpoint["IPAddress"].as_str(), route.address.as_deref());
     check_network(&installation, network);
     check_inside(&container);
+}
+
+fn ulimits() -> Value {
+    json!([
+        {"Name": "nofile", "Hard": 1088, "Soft": 1088},
+        {"Name": "core", "Hard": 0, "Soft": 0},
+        {"Name": "msgqueue", "Hard": 0, "Soft": 0},
+    ])
 }
 
 fn check_network(installation: &Installation, name: &str) {

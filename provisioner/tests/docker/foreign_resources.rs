@@ -94,7 +94,9 @@ async fn the_operators_resources_are_left_alone() {
     assert_eq!((&created["Image"], &created["Config"]["Image"]), (&own.clone().into(), &own.clone().into()));
     resyncs(installation.config.health, 3).await;
     operator.check_all_exist();
-    assert_eq!(installation.route(&first).await, Some(first_route), "its own container goes on");
+    // A commit pauses the container.
+    let route = installation.until_running(&first, 0).await;
+    assert_eq!((route.generation, route.container), (first_route.generation, first_route.container));
     let metrics = get(installation.config.health, "/metrics").unwrap();
     for (kind, count) in [("container", 3), ("volume", 2), ("network", 2), ("image", 2)] {
         let line = format!("memgate_provisioner_foreign_resources{{kind=\"{kind}\"}} {count}\n");
