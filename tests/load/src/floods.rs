@@ -2,6 +2,7 @@
 //! also on Ctrl-C and on failure. Floods go to loopback addresses and to the installation's own containers only.
 
 mod attack;
+mod connect;
 mod http;
 mod job;
 mod kind;
@@ -163,7 +164,8 @@ impl Floods {
         kind: Kind,
         core: Option<usize>,
     ) -> Result<Row, LoadError> {
-        let (victim, length) = (&testbed.victim, Duration::from_secs_f64(self.seconds));
+        let (victim, length) =
+            (&testbed.victim, Duration::from_secs_f64(self.seconds).max(kind.duration_min()));
         let quiet = victim.measure(length).await;
         let job = Job { core, ..testbed.job(kind, self)? };
         let (generation, pids) = (testbed.generation()?, testbed.pids());

@@ -1,5 +1,7 @@
 //! The known floods: their names, and what each of them takes.
 
+use std::time::Duration;
+
 use clap::ValueEnum as _;
 use serde::{Deserialize, Serialize};
 
@@ -120,6 +122,15 @@ impl Kind {
             Self::WebUnread | Self::SignInSpray | Self::SignInSpraySources | Self::HealthWebui => Role::Webui,
             Self::HealthProvisioner => Role::Provisioner,
             _ => Role::Proxy,
+        }
+    }
+
+    /// The least time that it runs.
+    pub(super) fn duration_min(self) -> Duration {
+        match self {
+            // The provisioner looks at every container, and so at a full one, each 30 s.
+            Self::ContainerPort => Duration::from_secs(35),
+            _ => Duration::ZERO,
         }
     }
 

@@ -97,7 +97,7 @@ impl Testbed {
             shards: 1,
             scale: floods.scale,
             cpu_share: 0.0,
-            seconds_max: floods.seconds * 2.0 + 60.0,
+            seconds_max: floods.seconds.max(kind.duration_min().as_secs_f64()) + 60.0,
             core: None,
         })
     }

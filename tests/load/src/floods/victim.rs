@@ -6,12 +6,12 @@ mod pages;
 mod requests;
 mod series;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 pub(super) use memcache::Client;
@@ -121,9 +121,5 @@ fn kept_value(n: usize) -> String {
 }
 
 async fn connect(target: SocketAddr, source: Ipv4Addr) -> std::io::Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_reuseaddr(true)?;
-    socket.set_nodelay(true)?;
-    socket.bind(SocketAddr::new(IpAddr::V4(source), 0))?;
-    socket.connect(target).await
+    super::connect::connect(target, Some(source), false).await
 }

@@ -3,23 +3,22 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, Interest};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::error::LoadError;
+use crate::floods::connect::connect;
 use crate::floods::job::{Job, Tally};
 
 /// The address of every flood that comes from one source.
 pub(super) const ATTACKER: Option<Ipv4Addr> = Some(Ipv4Addr::new(127, 66, 0, 1));
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The kernel's least buffer of a socket that never reads.
-const SMALL_BUFFER: u32 = 2_304;
 
 /// Between two looks whether the server has closed a connection that isn't read.
 const CLOSED_CHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -52,13 +51,14 @@ where
         connections.spawn(async move {
             loop {
                 pace.turn().await;
-                match connect(target, (options.source)(number), options.small_buffer).await {
-                    Ok(stream) => {
+                let connecting = connect(target, (options.source)(number), options.small_buffer);
+                match timeout(CONNECT_TIMEOUT, connecting).await {
+                    Ok(Ok(stream)) => {
                         Tally::count(&tally.opened, 1);
                         let _ = use_connection(stream, tally.clone()).await;
                         Tally::count(&tally.closed, 1);
                     }
-                    Err(_) => Tally::count(&tally.failed, 1),
+                    _ => Tally::count(&tally.failed, 1),
                 }
             }
         });
@@ -85,22 +85,6 @@ pub(super) async fn until_closed_unread(stream: &TcpStream) -> io::Result<()> {
         tokio::time::sleep(CLOSED_CHECK_INTERVAL).await;
     }
     Ok(())
-}
-
-pub(super) async fn connect(
-    target: SocketAddr,
-    source: Option<Ipv4Addr>,
-    small_buffer: bool,
-) -> io::Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_reuseaddr(true)?;
-    if small_buffer {
-        socket.set_recv_buffer_size(SMALL_BUFFER)?;
-    }
-    if let Some(source) = source {
-        socket.bind(SocketAddr::new(IpAddr::V4(source), 0))?;
-    }
-    timeout(CONNECT_TIMEOUT, socket.connect(target)).await?
 }
 
 /// Hands out turns at a steady rate.

@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 
 use super::pool::{self, Options};
 use crate::error::LoadError;
+use crate::floods::connect::connect;
 use crate::floods::job::{Job, Tally};
 use crate::login::{Login, LoginForm};
 
@@ -23,7 +24,7 @@ pub(super) async fn sets(job: &Job, tally: &Arc<Tally>) -> Result<(), LoadError>
 }
 
 pub(super) async fn sets_with_unread_replies(job: &Job, tally: &Arc<Tally>) -> Result<(), LoadError> {
-    let mut stream = pool::connect(job.target, pool::ATTACKER, false).await?;
+    let mut stream = connect(job.target, pool::ATTACKER, false).await?;
     let login = Login::new(LoginForm::Text, &job.username, &job.password);
     let set = [format!("set big 0 0 {BIG_BYTES}\r\n").as_bytes(), &[b'b'; BIG_BYTES], b"\r\n"].concat();
     expect_stored(&mut stream, login.request()).await?;
