@@ -7,10 +7,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use store::{Permissions, Scopes};
 
-use crate::protocol::Parsed;
 use crate::protocol::denial::Denial;
 use crate::protocol::line::tokens;
 use crate::protocol::request::{Command, Key, KeyForm, Meta, Request, UntaggedCommand, UntaggedKind, Verb};
+use crate::protocol::{self, Parsed};
 
 /// Room for the longest base64-encoded key once decoded, in bytes.
 const DECODED_MAX: usize = 192;
@@ -55,6 +55,10 @@ pub(crate) fn deny_request(permissions: &Permissions, request: &Request<'_>) -> 
         // It has no key and reveals only the instance's version.
         Command::Version => return None,
         Command::Get { exptime } => get_scopes(*exptime),
+        // The reply is the new number (D-14).
+        Command::Arithmetic { .. } if !protocol::hides_success(request.format) => {
+            Scopes::READ | Scopes::WRITE
+        }
         Command::Store(_)
         | Command::Delete { .. }
         | Command::Arithmetic { .. }
@@ -74,6 +78,8 @@ fn meta_scopes(meta: &Meta<'_>) -> Scopes {
     match meta.verb {
         Verb::Get if meta.mutates() => Scopes::READ | Scopes::WRITE,
         Verb::Get => Scopes::READ,
+        // The reply shows what the item holds (D-14).
+        Verb::Set | Verb::Delete | Verb::Arithmetic if meta.reveals() => Scopes::READ | Scopes::WRITE,
         Verb::Set | Verb::Delete | Verb::Arithmetic => Scopes::WRITE,
     }
 }

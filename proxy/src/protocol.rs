@@ -119,6 +119,16 @@ pub(crate) fn encode_reply(
     }
 }
 
+/// Whether a successful store, delete or arithmetic has no reply: text `noreply`, quiet binary opcodes. Meta `q`
+/// isn't asked: its flags say what a reply shows.
+pub(crate) fn hides_success(format: ReplyFormat) -> bool {
+    match format {
+        ReplyFormat::Text(format) => matches!(format, TextFormat::Line { noreply: true }),
+        ReplyFormat::Binary(format) => binary::reply::suppresses_success(format.opcode),
+        ReplyFormat::Meta(_) => false,
+    }
+}
+
 /// Encodes a denial. Only the text protocol's `noreply` suppresses it: the quiet forms of the other
 /// protocols would turn it into a miss or a success.
 pub(crate) fn encode_denial(format: ReplyFormat, denial: Denial) -> Cow<'static, [u8]> {

@@ -13,7 +13,7 @@ const FLUSH: Scopes = Scopes::FLUSH;
 const STATS: Scopes = Scopes::STATS;
 
 /// Every text command, and the scopes it needs. `#` stands for a value that is streamed.
-const LINES: [(&str, [Scopes; 2]); 57] = [
+const LINES: [(&str, [Scopes; 2]); 64] = [
     ("get a", [READ, NONE]),
     ("gets a b c", [READ, NONE]),
     ("gat 0 a", [READ, WRITE]),
@@ -27,8 +27,9 @@ const LINES: [(&str, [Scopes; 2]); 57] = [
     ("append a 0 0 1\r\n1", [WRITE, NONE]),
     ("prepend a 0 0 1\r\n1", [WRITE, NONE]),
     ("cas a 0 0 1 1\r\n1", [WRITE, NONE]),
-    ("incr a 1", [WRITE, NONE]),
-    ("decr a 1", [WRITE, NONE]),
+    ("incr a 1", [READ, WRITE]),
+    ("decr a 1", [READ, WRITE]),
+    ("incr a 1 noreply", [WRITE, NONE]),
     ("decr a 1 noreply", [WRITE, NONE]),
     ("delete a", [WRITE, NONE]),
     ("delete a noreply", [WRITE, NONE]),
@@ -49,11 +50,17 @@ const LINES: [(&str, [Scopes; 2]); 57] = [
     ("ms a 1 MA\r\n1", [WRITE, NONE]),
     ("ms a 1 I C1\r\n1", [WRITE, NONE]),
     ("ms a 200000 q\r\n#", [WRITE, NONE]),
+    ("ms a 1 c k\r\n1", [WRITE, NONE]),
+    ("ms a 1 MA s\r\n1", [READ, WRITE]),
+    ("ms a 200000 s\r\n#", [READ, WRITE]),
     ("md a", [WRITE, NONE]),
     ("md a q", [WRITE, NONE]),
     ("md a I T30", [WRITE, NONE]),
     ("ma a", [WRITE, NONE]),
-    ("ma a v D0", [WRITE, NONE]),
+    ("ma a v D0", [READ, WRITE]),
+    ("ma a D0 q v", [READ, WRITE]),
+    ("ma a t", [READ, WRITE]),
+    ("ma a c k Ov", [WRITE, NONE]),
     ("ma a N0 J1 MD q", [WRITE, NONE]),
     ("me a", [READ, NONE]),
     ("me YQ== b b", [READ, NONE]),
@@ -81,7 +88,8 @@ fn opcode(opcode: u8) -> (Scopes, usize) {
         0x1d | 0x1e | 0x23 | 0x24 => (READ | WRITE, 4),
         0x01..=0x03 | 0x11..=0x13 => (WRITE, 8),
         0x04 | 0x14 | 0x0e | 0x0f | 0x19 | 0x1a => (WRITE, 0),
-        0x05 | 0x06 | 0x15 | 0x16 => (WRITE, 20),
+        0x05 | 0x06 => (READ | WRITE, 20),
+        0x15 | 0x16 => (WRITE, 20),
         0x1c => (WRITE, 4),
         0x08 | 0x18 => (FLUSH, 0),
         0x10 => (STATS, 0),
@@ -149,7 +157,7 @@ fn check_every_set(needed: Scopes, bytes: &[u8]) {
     }
 }
 
-//
+// D-14, R-13, R-40.
 #[test]
 fn every_scope_with_every_line() {
     assert_eq!(every_set().count(), 16);
@@ -159,7 +167,7 @@ fn every_scope_with_every_line() {
     }
 }
 
-//
+// D-14, R-13, R-40.
 #[test]
 fn every_scope_with_every_opcode() {
     for code in 0..=u8::MAX {

@@ -114,6 +114,7 @@ fn read_only_token_is_denied_writes_in_order() {
     assert_eq!(proxy.exchange_text(&format!("{login}{login}quit\r\n")), "STORED\r\nSTORED\r\n");
 }
 
+// R-40, D-14.
 #[test]
 fn write_flush_and_stats_scopes_allow_their_commands() {
     let proxy = TestProxy::start();
@@ -128,10 +129,16 @@ fn write_flush_and_stats_scopes_allow_their_commands() {
         ("mg a v", read),
         ("me a", read),
         ("ms b 1 q\r\n1", ""),
-        ("incr b 1", "2\r\n"),
+        // A number is read only with the read scope.
+        ("incr b 1", read),
+        ("decr b 0", read),
+        ("ma b D0 v", read),
+        ("incr b 1 noreply", ""),
+        ("ma b D1", "HD\r\n"),
         ("flush_all", &denied("flush")),
     ];
     check_in_turn(&proxy, &writer, &requests);
+    check_in_turn(&proxy, &all, &[("get b", "VALUE b 0 1\r\n3\r\nEND\r\n")]);
     let flusher = proxy.create_token(&all, Permissions { scopes: Scopes::FLUSH, ..Permissions::ALL });
     let requests = [("get a", read), ("delete a", &denied("write")), ("flush_all", "OK\r\n")];
     check_in_turn(&proxy, &flusher, &requests);

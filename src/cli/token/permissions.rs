@@ -36,7 +36,8 @@ enum SourceArg {
 }
 
 fn scopes_help() -> String {
-    format!("Allowed operations: a comma-separated list of {}", Scopes::ALL.list(", "))
+    let names = Scopes::ALL.list(", ");
+    format!("Allowed operations: a comma-separated list of {names} (incr and decr need read and write)")
 }
 
 fn parse_scopes(text: &str) -> Result<Scopes, String> {

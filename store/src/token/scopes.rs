@@ -51,8 +51,10 @@ macro_rules! scopes {
 // In the order in which scopes are written and checked.
 scopes! {
     /// Reading keys.
-    Read, READ, 1, "read", "Read", "The token may not read.";
-    /// Changing, deleting and touching keys.
+    Read, READ, 1, "read", "Read",
+        "The token may not read. incr and decr read too, unless their reply is suppressed.";
+    /// Changing, deleting and touching keys. A write whose reply shows what the item holds, like `incr`, needs
+    /// [`Scope::Read`] too.
     Write, WRITE, 2, "write", "Write", "The token may not write.";
     /// `flush_all`.
     Flush, FLUSH, 4, "flush", "Flush all keys", "The token may not flush.";

@@ -33,7 +33,7 @@ fn suppresses_miss(opcode: u8) -> bool {
 }
 
 /// Whether success is suppressed: quiet stores, deletes and arithmetic.
-fn suppresses_success(opcode: u8) -> bool {
+pub(in crate::protocol) fn suppresses_success(opcode: u8) -> bool {
     matches!(opcode, 0x11..=0x16 | 0x19 | 0x1a)
 }
 

@@ -15,6 +15,8 @@ pub(crate) struct Flag {
     pub(crate) since: Version,
     /// Whether an `mg` with this flag changes the item.
     pub(crate) mutates: bool,
+    /// The writing commands whose reply shows, with this flag, what the item holds (D-14).
+    pub(crate) reveals_to: &'static [Verb],
     /// Which reply's value the client gets when an `mg` is sent twice.
     pub(crate) on_refetch: OnRefetch,
 }
@@ -78,6 +80,7 @@ const SET_DELETE: &[Verb] = &[Verb::Set, Verb::Delete];
 const SET_ARITHMETIC: &[Verb] = &[Verb::Set, Verb::Arithmetic];
 const DELETE: &[Verb] = &[Verb::Delete];
 const ARITHMETIC: &[Verb] = &[Verb::Arithmetic];
+const SET: &[Verb] = &[Verb::Set];
 const V1_6_27: Version = [1, 6, 27];
 
 /// What most rows have in common.
@@ -87,6 +90,7 @@ const FLAG: Flag = Flag {
     argument: Argument::None,
     since: OLDEST_VERSION,
     mutates: false,
+    reveals_to: NONE,
     on_refetch: OnRefetch::Second,
 };
 
@@ -112,11 +116,11 @@ pub(crate) const FLAGS: [Flag; 28] = [
     Flag { letter: b'P', ..FLAG },
     Flag { letter: b'q', argument: Argument::Quiet, ..FLAG },
     Flag { letter: b'R', verbs: GET, argument: Argument::Exptime, mutates: true, ..FLAG },
-    Flag { letter: b's', verbs: GET_SET, ..FLAG },
-    Flag { letter: b't', verbs: GET_ARITHMETIC, on_refetch: OnRefetch::First, ..FLAG },
+    Flag { letter: b's', verbs: GET_SET, reveals_to: SET, ..FLAG },
+    Flag { letter: b't', verbs: GET_ARITHMETIC, reveals_to: ARITHMETIC, on_refetch: OnRefetch::First, ..FLAG },
     Flag { letter: letter::TOUCH, verbs: ALL, argument: Argument::Exptime, mutates: true, ..FLAG },
     Flag { letter: b'u', verbs: GET, ..FLAG },
-    Flag { letter: letter::VALUE, verbs: GET_ARITHMETIC, ..FLAG },
+    Flag { letter: letter::VALUE, verbs: GET_ARITHMETIC, reveals_to: ARITHMETIC, ..FLAG },
     Flag { letter: b'W', argument: Argument::ReplyOnly, on_refetch: OnRefetch::First, ..FLAG },
     Flag { letter: b'x', verbs: DELETE, since: V1_6_27, ..FLAG },
     Flag { letter: b'X', argument: Argument::ReplyOnly, on_refetch: OnRefetch::First, ..FLAG },
@@ -167,6 +171,11 @@ impl Meta<'_> {
     /// Whether the request changes the item, not only reads it.
     pub(crate) fn mutates(&self) -> bool {
         self.verb != Verb::Get || tokens(self.flags).filter_map(Flag::of).any(|flag| flag.mutates)
+    }
+
+    /// Whether the reply to a write shows what the item holds: the number, its expiry, or its size after an append.
+    pub(crate) fn reveals(&self) -> bool {
+        tokens(self.flags).filter_map(Flag::of).any(|flag| flag.reveals_to.contains(&self.verb))
     }
 
     /// Whether the request reads a value and may expire its item, so that it can't be sent twice.
