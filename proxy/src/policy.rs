@@ -10,7 +10,7 @@ use store::{Permissions, Scopes};
 use crate::protocol::denial::Denial;
 use crate::protocol::line::tokens;
 use crate::protocol::request::{Command, Key, KeyForm, Meta, Request, UntaggedCommand, UntaggedKind, Verb};
-use crate::protocol::{self, Parsed};
+use crate::protocol::{self, Parsed, Then};
 
 /// Room for the longest base64-encoded key once decoded, in bytes.
 const DECODED_MAX: usize = 192;
@@ -35,17 +35,35 @@ pub(crate) fn deny_frame(permissions: &Permissions, parsed: &Parsed<'_>) -> Opti
     }
 }
 
-/// The operations that a frame costs, for the plan's rate limit: one for each key. Local replies and stores that
-/// are too large cost none.
+/// The operations that a frame costs, for the plan's rate limit: one, or one for each key. A frame that will be parsed
+/// again costs none.
 pub(crate) fn cost(parsed: &Parsed<'_>) -> u64 {
     match parsed {
-        Parsed::Request(_) | Parsed::Stream { .. } | Parsed::UntaggedCommand(_) => 1,
         Parsed::Keys(keys) => u64::try_from(tokens(keys.line).count()).unwrap_or(u64::MAX),
-        Parsed::LocalReply(_)
-        | Parsed::NeedsVersion
+        Parsed::NeedsVersion => 0,
+        Parsed::Request(_)
+        | Parsed::Stream { .. }
+        | Parsed::UntaggedCommand(_)
+        | Parsed::LocalReply(_)
         | Parsed::Swallow { .. }
         | Parsed::Close(_)
-        | Parsed::Login => 0,
+        | Parsed::Login => 1,
+    }
+}
+
+/// Whether memcached is asked, so that a frame over the rate is denied. The others get the reply that they always get.
+pub(crate) fn is_forwarded(parsed: &Parsed<'_>) -> bool {
+    match parsed {
+        Parsed::Request(_)
+        | Parsed::Stream { .. }
+        | Parsed::UntaggedCommand(_)
+        | Parsed::Keys(_)
+        | Parsed::Swallow { then: Then::Request(_), .. } => true,
+        Parsed::LocalReply(_)
+        | Parsed::NeedsVersion
+        | Parsed::Swallow { then: Then::LocalReply(_), .. }
+        | Parsed::Close(_)
+        | Parsed::Login => false,
     }
 }
 

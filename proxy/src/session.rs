@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::grants::Grants;
 use crate::lane::Lane;
@@ -23,7 +23,7 @@ use crate::login::Credential;
 use crate::protocol::Protocol;
 use crate::protocol::request::FlagSet;
 use crate::responses::{ResponseQueue, UNSENT_MAX};
-use crate::tenant::{SessionHandle, Tenant};
+use crate::tenant::{Pause, SessionHandle, Tenant};
 use crate::transport::Stream;
 use dedicated::DedicatedRequest;
 pub(crate) use state::State;
@@ -61,6 +61,8 @@ enum Step {
     Yield,
     /// Wait: too much is in flight or unsent.
     Backpressured,
+    /// Don't read for a while: the plan's rate is exceeded.
+    Throttled(Pause),
     /// Verify the repeated login at the front of the input (D-11).
     VerifyRelogin(Credential),
     /// Detect memcached's version, which the front of the input depends on (D-9).
@@ -117,6 +119,10 @@ impl Session {
                 // The flush above may have made room, which wakes no task.
                 Step::Backpressured if self.has_capacity() => self.resume(),
                 Step::Backpressured => match Box::pin(self.wait_for_capacity()).await {
+                    Ok(()) => self.resume(),
+                    Err(_) => return End::Gone,
+                },
+                Step::Throttled(pause) => match Box::pin(self.wait_out(pause, worker)).await {
                     Ok(()) => self.resume(),
                     Err(_) => return End::Gone,
                 },
@@ -272,6 +278,26 @@ impl Session {
             }
         };
         timeout(STALL_TIMEOUT, changed).await.map_err(|_| io::ErrorKind::TimedOut)?
+    }
+
+    /// Waits out a pause. Replies are still sent. Ends early at shutdown: what was received is answered.
+    async fn wait_out(&mut self, pause: Pause, worker: &WorkerContext<'_>) -> io::Result<()> {
+        let end = Instant::now() + pause.time;
+        while !worker.closing.get() && !self.responses.is_broken() {
+            if self.responses.is_deferring() && self.responses.in_flight() == 0 {
+                self.replay_deferred(worker).await?;
+            }
+            tokio::select! {
+                () = sleep_until(end) => break,
+                () = self.responses.changed() => {}
+                room = self.responses.stream().writable(), if self.responses.is_blocked() => {
+                    room?;
+                    self.responses.flush();
+                }
+            }
+        }
+        self.state.prepaid = pause.prepaid;
+        Ok(())
     }
 
     /// Opens a lane, which reports memcached's version. If that fails, the request is parsed as the newest version

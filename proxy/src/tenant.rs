@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::metrics::usage::Usage;
 use crate::report::usage::UsageDelta;
 pub(crate) use permissions::{LivePermissions, PermissionVersion};
+pub(crate) use rate_limit::Pause;
 use rate_limit::RateLimit;
 pub(crate) use sessions::SessionHandle;
 use sessions::Sessions;
@@ -110,9 +111,23 @@ impl Tenant {
         valid.iter().filter_map(|permissions| permissions.expires_at()).chain(next).min()
     }
 
-    /// Whether the plan allows `cost` more operations now. `cost` is only called if the plan has a limit.
-    pub(crate) fn allows(&self, cost: impl FnOnce() -> u64) -> bool {
-        self.rate_limit.allows(&self.usage, cost)
+    /// Whether the plan limits operations or bytes per second. Without a limit, a frame costs only this check.
+    #[inline]
+    pub(crate) fn has_rate_limit(&self) -> bool {
+        self.rate_limit.is_limited()
+    }
+
+    /// Charges a frame of `cost` operations to the plan's rates. `prepaid` is what the connection's last pause said.
+    ///
+    /// # Errors
+    /// The pause for the connection, if the frame exceeds a rate.
+    pub(crate) fn charge(&self, cost: u64, prepaid: bool) -> Result<(), Pause> {
+        self.rate_limit.charge(&self.usage, cost, prepaid)
+    }
+
+    /// The pause until the bytes of the tenant's connections are paid, if they aren't.
+    pub(crate) fn unpaid_bytes(&self) -> Option<Pause> {
+        self.rate_limit.unpaid_bytes(&self.usage)
     }
 
     /// Wakes the tasks of all sessions: the proxy is stopping.

@@ -17,7 +17,8 @@ use crate::protocol::request::{
     Command, Fault, FlagSet, Key, Limits, Mode, Outcome, ReplyFormat, Request, TextFormat,
 };
 use crate::protocol::text::classic::Keys;
-use crate::protocol::{self, Parsed, ParsedFrame};
+use crate::protocol::{self, Parsed, ParsedFrame, Then};
+use crate::tenant::Pause;
 
 const LINE_END: &[u8] = b"\r\n";
 /// The most requests of one session before other tasks run.
@@ -47,7 +48,8 @@ impl Session {
                 }
                 at += self.swallow(swallow, rest.len());
                 if self.state.swallow.is_some() {
-                    return (at, Step::Input);
+                    let unpaid = self.tenant.has_rate_limit().then(|| self.tenant.unpaid_bytes()).flatten();
+                    return (at, unpaid.map_or(Step::Input, Step::Throttled));
                 }
                 continue;
             }
@@ -68,34 +70,37 @@ impl Session {
 
     /// Handles one frame; returns the bytes to drop. `Err` if dispatching must stop behind them.
     fn handle(&mut self, frame: ParsedFrame<'_>) -> Result<usize, (usize, Step)> {
-        if let Parsed::Request(request) = &frame.parsed
-            && let Some(credential) = self.maybe_relogin(request)
-        {
-            match self.state.relogin.take() {
-                None => return Err((0, Step::VerifyRelogin(credential))),
-                Some(true) => {
-                    self.accept_relogin(request);
-                    return Ok(frame.consumed);
+        if let Parsed::Request(request) = &frame.parsed {
+            if let Some(credential) = self.maybe_relogin(request) {
+                match self.state.relogin.take() {
+                    None => return Err((0, Step::VerifyRelogin(credential))),
+                    Some(true) => {
+                        let over_rate = self.charge(&frame.parsed);
+                        self.accept_relogin(request);
+                        return paced(frame.consumed, over_rate);
+                    }
+                    Some(false) => {}
                 }
-                Some(false) => {}
+            }
+            if self.must_order(&request.command) {
+                return Err((0, Step::Backpressured));
             }
         }
         let denial =
             self.handle.permissions.denial(|permissions| policy::deny_frame(permissions, &frame.parsed));
-        let over_rate = || (!self.tenant.allows(|| policy::cost(&frame.parsed))).then_some(Denial::OverRate);
-        if let Some(denial) = denial.or_else(over_rate) {
+        let over_rate = if self.tenant.has_rate_limit() { self.charge(&frame.parsed) } else { None };
+        let is_denied = || over_rate.is_some() && policy::is_forwarded(&frame.parsed);
+        if let Some(denial) = denial.or_else(|| is_denied().then_some(Denial::OverRate)) {
             self.record_denial(denial.cause(), denials::command(&frame.parsed));
             self.deny(&frame.parsed, denial);
             self.state.reads_as_newest = false;
-            return Ok(frame.consumed);
+            return paced(frame.consumed, over_rate);
+        }
+        if over_rate.is_some() {
+            self.record_denial(DenialCause::Rate, denials::command(&frame.parsed));
         }
         match frame.parsed {
-            Parsed::Request(request) => {
-                if self.must_order(&request.command) {
-                    return Err((0, Step::Backpressured));
-                }
-                self.send(&request).map_err(|next| (frame.consumed, next))?;
-            }
+            Parsed::Request(request) => self.send(&request).map_err(|next| (frame.consumed, next))?,
             Parsed::Keys(keys) => self.send_keys(keys).map_err(|next| (frame.consumed, next))?,
             Parsed::LocalReply(bytes) => self.reply(bytes),
             Parsed::Swallow { bytes, then } => {
@@ -115,10 +120,19 @@ impl Session {
                 self.reply(bytes);
                 return Err((frame.consumed, Step::Close));
             }
-            Parsed::Login => return Err((0, Step::Login)),
+            Parsed::Login => return Err((0, over_rate.map_or(Step::Login, Step::Throttled))),
         }
         self.state.reads_as_newest = false;
-        Ok(frame.consumed)
+        paced(frame.consumed, over_rate)
+    }
+
+    /// Charges a frame to the plan's rates. Returns the pause for the connection if it exceeds one.
+    #[cold]
+    fn charge(&mut self, parsed: &Parsed<'_>) -> Option<Pause> {
+        match policy::cost(parsed) {
+            0 => None,
+            cost => self.tenant.charge(cost, std::mem::take(&mut self.state.prepaid)).err(),
+        }
     }
 
     /// Records a denial for the token's owner: the command, never a key.
@@ -137,6 +151,10 @@ impl Session {
                 let bytes = u64::try_from(len.saturating_add(end)).unwrap_or(u64::MAX);
                 let then = OwnedThen::LocalReply(encode(request.format));
                 self.state.swallow = Some(Swallow { bytes, then });
+            }
+            Parsed::Swallow { bytes, then: Then::Request(request) } => {
+                let then = OwnedThen::LocalReply(encode(request.format));
+                self.state.swallow = Some(Swallow { bytes: *bytes, then });
             }
             Parsed::Request(request) => self.reply(encode(request.format)),
             Parsed::UntaggedCommand(command) => self.reply(encode(command.format)),
@@ -299,5 +317,13 @@ impl Session {
         if request.format == ReplyFormat::Text(TextFormat::Line { noreply: false }) {
             self.reply(Cow::Borrowed(b"STORED\r\n"));
         }
+    }
+}
+
+/// Continues behind a frame of `consumed` bytes, after the pause if it exceeded a rate.
+fn paced(consumed: usize, over_rate: Option<Pause>) -> Result<usize, (usize, Step)> {
+    match over_rate {
+        None => Ok(consumed),
+        Some(pause) => Err((consumed, Step::Throttled(pause))),
     }
 }

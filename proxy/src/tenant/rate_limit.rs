@@ -1,7 +1,11 @@
-//! RateLimit limits of a plan: token buckets for operations and bytes, shared by the sessions of a tenant.
+//! Rate limits of a plan: token buckets for operations and bytes, shared by the sessions of a tenant.
+//!
+//! Every frame is charged, also one that the proxy answers itself or denies. After a frame over the rate its connection
+//! isn't read for as long as that frame costs, and the next frame counts as paid. So connections over the rate take turns,
+//! and the tenant keeps the rate of its plan.
 
 use std::cell::Cell;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use store::Grant;
 
@@ -11,6 +15,8 @@ const SECOND: u64 = 1_000_000_000;
 
 /// The capacity of a bucket: what the plan allows in this time, in nanoseconds.
 const BURST: u64 = SECOND;
+/// The longest pause of a connection, in nanoseconds.
+const PAUSE_MAX: u64 = SECOND;
 
 #[derive(Debug)]
 pub(crate) struct RateLimit {
@@ -23,6 +29,14 @@ pub(crate) struct RateLimit {
     epoch: Instant,
 }
 
+/// For how long a connection isn't read after a frame over the rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pause {
+    pub(crate) time: Duration,
+    /// Whether the pause pays for the connection's next frame.
+    pub(crate) prepaid: bool,
+}
+
 /// A token bucket. It may be overdrawn: a large request passes, and the next ones are denied for longer.
 #[derive(Debug, Default)]
 struct Bucket {
@@ -33,19 +47,22 @@ struct Bucket {
 }
 
 impl Bucket {
-    /// Whether less than one unit is left.
-    fn is_empty(&self, now: u64) -> bool {
-        let Some(per_second) = self.per_second.get() else { return false };
-        let one = SECOND.checked_div(per_second).unwrap_or(SECOND);
-        self.full_at.get().saturating_sub(now).saturating_add(one) > BURST
+    /// The time until there are `units`, in nanoseconds; 0 if there are.
+    fn time_until(&self, units: u64, now: u64) -> u64 {
+        let full_at = self.full_at.get().saturating_sub(now);
+        full_at.saturating_add(self.nanos(units)).saturating_sub(BURST)
     }
 
     fn take(&self, amount: u64, now: u64) {
-        let Some(per_second) = self.per_second.get() else { return };
+        self.full_at.set(self.full_at.get().max(now).saturating_add(self.nanos(amount)));
+    }
+
+    /// The time that an amount takes to accrue; 0 without a limit.
+    fn nanos(&self, amount: u64) -> u64 {
+        let Some(per_second) = self.per_second.get() else { return 0 };
         // In 64 bits, 2^30 bytes and more would overflow.
         let nanos = u128::from(amount) * u128::from(SECOND) / u128::from(per_second.max(1));
-        let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
-        self.full_at.set(self.full_at.get().max(now).saturating_add(nanos));
+        u64::try_from(nanos).unwrap_or(u64::MAX)
     }
 }
 
@@ -75,25 +92,55 @@ impl RateLimit {
         self.limited.set(limits.iter().any(Option::is_some));
     }
 
-    /// Whether `cost` operations may be forwarded now. A denied request is not charged.
-    pub(super) fn allows(&self, usage: &Usage, cost: impl FnOnce() -> u64) -> bool {
-        if !self.limited.get() {
-            return true;
-        }
-        match cost() {
-            0 => true,
-            cost => self.allows_at(since(self.epoch), usage, cost),
-        }
+    /// Whether the plan has a limit.
+    #[inline]
+    pub(super) fn is_limited(&self) -> bool {
+        self.limited.get()
     }
 
-    fn allows_at(&self, now: u64, usage: &Usage, cost: u64) -> bool {
+    /// Charges a frame of `cost` operations; `prepaid` is what the pause before it said.
+    pub(super) fn charge(&self, usage: &Usage, cost: u64, prepaid: bool) -> Result<(), Pause> {
+        self.charge_at(since(self.epoch), usage, cost, prepaid)
+    }
+
+    /// The pause until the bytes that were transferred are paid, if they aren't.
+    pub(super) fn unpaid_bytes(&self, usage: &Usage) -> Option<Pause> {
+        let now = since(self.epoch);
+        self.charge_bytes(now, usage);
+        let wait = self.bytes.time_until(0, now);
+        (wait > 0).then(|| Pause::new(wait, false))
+    }
+
+    fn charge_at(&self, now: u64, usage: &Usage, cost: u64, prepaid: bool) -> Result<(), Pause> {
+        self.charge_bytes(now, usage);
+        let wait_for_bytes = self.bytes.time_until(1, now);
+        let has_operations = prepaid || self.operations.time_until(1, now) == 0;
+        if has_operations && wait_for_bytes == 0 {
+            self.operations.take(cost.saturating_sub(prepaid.into()), now);
+            return Ok(());
+        }
+        if has_operations {
+            self.operations.take(u64::from(!prepaid), now);
+            return Err(Pause::new(wait_for_bytes, false));
+        }
+        let wait = self.operations.time_until(1, now).max(wait_for_bytes);
+        // Otherwise it only waits: a crowd of connections must not put the tenant in debt for longer.
+        let reserves = wait <= PAUSE_MAX;
+        if reserves {
+            self.operations.take(1, now);
+        }
+        Err(Pause::new(wait, reserves))
+    }
+
+    fn charge_bytes(&self, now: u64, usage: &Usage) {
         let bytes = usage.bytes();
         self.bytes.take(bytes.saturating_sub(self.charged.replace(bytes)), now);
-        if self.operations.is_empty(now) || self.bytes.is_empty(now) {
-            return false;
-        }
-        self.operations.take(cost, now);
-        true
+    }
+}
+
+impl Pause {
+    fn new(nanos: u64, prepaid: bool) -> Self {
+        Self { time: Duration::from_nanos(nanos.min(PAUSE_MAX)), prepaid }
     }
 }
 
@@ -112,12 +159,12 @@ mod tests {
         rate
     }
 
-    /// How many of 10,000 requests per second are allowed in ten seconds.
+    /// How many frames of 10,000 a second, each on a connection of its own, are allowed in ten seconds.
     fn count_allowed(rate: &RateLimit, cost: u64, bytes: usize) -> u64 {
         let usage = Usage::new();
         let mut count = 0;
         for now in (0..10 * SECOND).step_by(100_000) {
-            if rate.allows_at(now, &usage, cost) {
+            if rate.charge_at(now, &usage, cost, false).is_ok() {
                 count += 1;
                 usage.read(bytes);
             }
@@ -125,16 +172,63 @@ mod tests {
         count
     }
 
+    /// Frames that `connections` connections get allowed and refused in ten seconds, if each sends its next one as soon
+    /// as it is read.
+    fn count_paced(rate: &RateLimit, connections: usize) -> (u64, u64) {
+        let usage = Usage::new();
+        let mut readable = vec![(0, false); connections];
+        let (mut allowed, mut refused) = (0, 0);
+        loop {
+            let next = readable.iter_mut().min_by_key(|(at, _)| *at).unwrap();
+            let now = next.0;
+            if now >= 10 * SECOND {
+                return (allowed, refused);
+            }
+            match rate.charge_at(now, &usage, 1, next.1) {
+                // A round trip takes 0.1 ms.
+                Ok(()) => {
+                    allowed += 1;
+                    *next = (now + 100_000, false);
+                }
+                Err(pause) => {
+                    refused += 1;
+                    *next = (now + u64::try_from(pause.time.as_nanos()).unwrap().max(100_000), pause.prepaid);
+                }
+            }
+        }
+    }
+
+    //
+    #[test]
+    fn refusals_are_as_rare_as_the_rate_and_take_nothing_from_it() {
+        for connections in [1, 2, 40] {
+            let (allowed, refused) = count_paced(&rate(Some(100), None), connections);
+            assert!((1000..=1100).contains(&allowed), "{connections} connections: {allowed} allowed");
+            assert!(refused <= 1100, "{connections} connections: {refused} refused");
+        }
+        // More connections than the rate allows frames in the longest pause: each is refused once a second.
+        let (allowed, refused) = count_paced(&rate(Some(10), None), 1000);
+        assert!((80..=120).contains(&allowed) && refused <= 11_000, "{allowed} allowed, {refused} refused");
+    }
+
     #[test]
     fn burst_is_one_second_of_the_plan() {
-        let allowed = count_allowed(&rate(Some(100), None), 1, 50);
-        assert!((1099..=1101).contains(&allowed), "{allowed}");
+        let rate = rate(Some(100), None);
+        let usage = Usage::new();
+        assert_eq!((0..1000).filter(|_| rate.charge_at(0, &usage, 1, false).is_ok()).count(), 100);
     }
 
     #[test]
     fn every_key_of_a_line_is_charged() {
-        let allowed = count_allowed(&rate(Some(100), None), 10, 50);
-        assert!((109..=111).contains(&allowed), "{allowed}");
+        let rate = rate(Some(100), None);
+        let usage = Usage::new();
+        assert_eq!((0..1000).filter(|_| rate.charge_at(0, &usage, 10, false).is_ok()).count(), 10);
+        let pause = Pause { time: Duration::from_millis(10), prepaid: true };
+        rate.operations.full_at.set(BURST);
+        assert_eq!(rate.charge_at(0, &usage, 10, false), Err(pause));
+        // The first key is paid.
+        assert_eq!(rate.charge_at(SECOND / 100, &usage, 10, true), Ok(()));
+        assert_eq!(rate.operations.time_until(0, SECOND / 100), 9 * SECOND / 100);
     }
 
     #[test]
@@ -149,23 +243,25 @@ mod tests {
         usage.read(400);
         usage.take();
         usage.written(700);
-        assert!(!rate.allows_at(0, &usage, 1));
-        assert!(rate.allows_at(SECOND / 5, &usage, 1));
+        let refused = rate.charge_at(0, &usage, 1, false).unwrap_err();
+        assert_eq!(refused, Pause { time: Duration::from_millis(101), prepaid: false });
+        assert!(rate.charge_at(SECOND / 5, &usage, 1, false).is_ok());
     }
 
     #[test]
     fn line_with_more_keys_than_the_burst_is_allowed_and_delays_the_next() {
         let (rate, usage) = (rate(Some(10), None), Usage::new());
-        assert!(rate.allows_at(0, &usage, 1000));
-        assert!(!rate.allows_at(98 * SECOND, &usage, 1));
-        assert!(rate.allows_at(101 * SECOND, &usage, 1));
+        assert!(rate.charge_at(0, &usage, 1000, false).is_ok());
+        let refused = rate.charge_at(98 * SECOND, &usage, 1, false).unwrap_err();
+        assert_eq!(refused, Pause { time: Duration::from_secs(1), prepaid: false });
+        assert!(rate.charge_at(101 * SECOND, &usage, 1, false).is_ok());
     }
 
     #[test]
     fn extreme_amounts_do_not_overflow() {
         let (rate, usage) = (rate(Some(1), Some(1)), Usage::new());
         usage.read(usize::MAX);
-        assert!(!rate.allows_at(0, &usage, u64::MAX));
-        assert!(!rate.allows_at(u64::MAX / 2, &usage, u64::MAX));
+        assert!(rate.charge_at(0, &usage, u64::MAX, false).is_err());
+        assert!(rate.charge_at(u64::MAX / 2, &usage, u64::MAX, true).is_err());
     }
 }
