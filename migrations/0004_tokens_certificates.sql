@@ -19,6 +19,8 @@ CREATE TABLE tokens (
     expires_at       BIGINT,
     -- CIDRs with commas between them; NULL is any source.
     allow_from       TEXT,
+    -- Client connections of the token, enforced by each proxy on its own; NULL is half of the cache's.
+    connections      BIGINT CHECK (connections > 0),
     -- The id of the token that replaces this one.
     successor        TEXT,
     created_at       BIGINT NOT NULL,

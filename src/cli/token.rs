@@ -200,7 +200,7 @@ async fn update(
 ) -> Result<TokenRow, CliError> {
     permissions.check()?;
     if permissions.is_empty() && !no_prefix {
-        let fix = "name --scope, --prefix, --no-prefix, --expires or --allow-from";
+        let fix = "name --scope, --prefix, --no-prefix, --expires, --allow-from or --connections";
         return Err(CliError::usage("nothing to update", fix));
     }
     let token = find(store, id).await?;

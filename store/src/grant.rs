@@ -91,6 +91,13 @@ impl Grant {
         !self.revoked && self.user_state == UserState::Active
     }
 
+    /// Client connections that the token may have: its own limit, or half of the instance's.
+    #[must_use]
+    pub fn token_connections(&self) -> i64 {
+        let half = self.connections - self.connections / 2;
+        self.permissions.connections.unwrap_or(half).min(self.connections)
+    }
+
     /// Verifies a secret for an unknown token, so that timing doesn't tell that it is unknown. Always false.
     #[must_use]
     pub fn verify_decoy(key: &TokenKey, id: &TokenId, secret: &TokenSecret) -> bool {

@@ -90,7 +90,8 @@ impl NewToken {
 macro_rules! token_columns {
     () => {
         "t.id, t.cache_id, c.name AS cache, c.user_id, t.name, t.created_at, t.revoked_at, t.scopes, \
-         t.key_prefix, t.expires_at, t.allow_from, t.successor"
+         t.key_prefix, t.expires_at, t.allow_from, \
+         t.connections AS token_connections, t.successor"
     };
 }
 pub(crate) use token_columns;
@@ -102,10 +103,10 @@ macro_rules! select {
 }
 
 pub(crate) const INSERT: &str = "INSERT INTO tokens (id, cache_id, name, secret_hash, scram_salt, scram_iterations, \
-     scram_stored_key, scram_server_key, created_at, revision, scopes, key_prefix, expires_at, allow_from) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+     scram_stored_key, scram_server_key, created_at, revision, scopes, key_prefix, expires_at, allow_from, \
+     connections) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
 const UPDATE: &str = "UPDATE tokens SET scopes = $1, key_prefix = $2, expires_at = $3, allow_from = $4, \
-     successor = $5, revision = $6 WHERE id = $7";
+     connections = $5, successor = $6, revision = $7 WHERE id = $8";
 const BY_ID: &str = select!("WHERE t.id = $1");
 
 /// Inserts a [`NewToken`], within a transaction that has taken a revision.
@@ -127,6 +128,7 @@ macro_rules! insert_token {
             .bind(&permissions.key_prefix)
             .bind(permissions.expires_at)
             .bind(&permissions.allow_from)
+            .bind(permissions.connections)
             .execute(&mut *$tx)
             .await
     }};
@@ -142,6 +144,7 @@ macro_rules! update_token {
             .bind(columns.key_prefix)
             .bind(columns.expires_at)
             .bind(columns.allow_from)
+            .bind(columns.connections)
             .bind(&$row.successor)
             .bind($revision)
             .bind(&$row.id)

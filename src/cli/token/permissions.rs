@@ -21,6 +21,15 @@ pub(crate) struct PermissionArgs {
     /// Allow only this source network (may be repeated), or any
     #[arg(long, value_name = "CIDR", value_parser = parse_source)]
     allow_from: Vec<SourceArg>,
+    /// Client connections that the token may have, or default: half of its plan's
+    #[arg(long, value_name = "NUMBER", value_parser = parse_connections)]
+    connections: Option<ConnectionsArg>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum ConnectionsArg {
+    Default,
+    AtMost(i64),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +68,16 @@ fn parse_expiry(text: &str) -> Result<Expiry, String> {
     }
 }
 
+fn parse_connections(text: &str) -> Result<ConnectionsArg, String> {
+    match text {
+        "default" => Ok(ConnectionsArg::Default),
+        _ => match text.parse() {
+            Ok(number) if number > 0 => Ok(ConnectionsArg::AtMost(number)),
+            _ => Err("write a number from 1 on, or default".to_owned()),
+        },
+    }
+}
+
 fn parse_source(text: &str) -> Result<SourceArg, String> {
     match text {
         "any" => Ok(SourceArg::Any),
@@ -72,7 +91,12 @@ fn parse_source(text: &str) -> Result<SourceArg, String> {
 impl PermissionArgs {
     /// Whether no option was given.
     pub(super) fn is_empty(&self) -> bool {
-        self.scope.is_none() && self.prefix.is_none() && self.expires.is_none() && self.allow_from.is_empty()
+        let Self { scope, prefix, expires, allow_from, connections } = self;
+        scope.is_none()
+            && prefix.is_none()
+            && expires.is_none()
+            && allow_from.is_empty()
+            && connections.is_none()
     }
 
     /// Applies the given options; the other permissions stay.
@@ -85,6 +109,11 @@ impl PermissionArgs {
         }
         if let Some(prefix) = self.prefix {
             permissions.prefix = Some(prefix);
+        }
+        match self.connections {
+            None => {}
+            Some(ConnectionsArg::Default) => permissions.connections = None,
+            Some(ConnectionsArg::AtMost(most)) => permissions.connections = Some(most),
         }
         match self.expires {
             None => {}
@@ -130,10 +159,19 @@ pub(super) fn state(token: &TokenRow, now: Timestamp) -> String {
 }
 
 /// The permissions as names and values.
-pub(super) fn pairs(permissions: &Permissions) -> [(&'static str, String); 3] {
+pub(super) fn pairs(permissions: &Permissions) -> [(&'static str, String); 4] {
     let networks: Vec<String> = permissions.allow_from.iter().map(Cidr::to_string).collect();
     let sources = if networks.is_empty() { "any source".to_owned() } else { networks.join(", ") };
-    [("scopes", permissions.scopes.to_string()), ("keys", keys(permissions)), ("sources", sources)]
+    let connections = match permissions.connections {
+        Some(most) => format!("at most {most}"),
+        None => "at most half of the plan's".to_owned(),
+    };
+    [
+        ("scopes", permissions.scopes.to_string()),
+        ("keys", keys(permissions)),
+        ("sources", sources),
+        ("connections", connections),
+    ]
 }
 
 /// The allowed keys: `all`, or the prefix followed by `...`.
@@ -153,13 +191,20 @@ mod tests {
             (parse_expiry("0s").err(), "12h"),
             (parse_expiry("tomorrow").err(), "write it like 90s"),
             (parse_source("10.0.0.1/8").err(), "write 10.0.0.0/8, or 10.0.0.1"),
+            (parse_connections("0").err(), "write a number from 1 on, or default"),
             (parse_source("here").err(), "write it like 10.0.0.0/8"),
         ] {
             let error = error.unwrap();
             assert!(error.contains(words), "{error}");
         }
         let mixed = [SourceArg::Any, SourceArg::Network("::1".parse().unwrap())];
-        let args = PermissionArgs { scope: None, prefix: None, expires: None, allow_from: mixed.into() };
+        let args = PermissionArgs {
+            scope: None,
+            prefix: None,
+            expires: None,
+            allow_from: mixed.into(),
+            connections: None,
+        };
         assert!(args.check().is_err());
     }
 }

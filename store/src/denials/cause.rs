@@ -23,8 +23,14 @@ pub enum DenialCause {
     Plaintext,
     /// The plan's connections are all in use.
     Limit,
+    /// The token's share of the plan's connections is in use.
+    TokenLimit,
     /// The request exceeds the plan's rates.
     Rate,
+    /// The cache's share of the proxy's buffers is in use: its oldest unfinished request was ended.
+    Buffers,
+    /// Half a request, or replies that nobody reads, and then silence.
+    Stalled,
     /// The request needs this scope, which the token lacks.
     Scope(Scope),
     /// The key lacks the token's prefix, or the command concerns all keys.
@@ -44,7 +50,10 @@ impl DenialCause {
             Self::Source,
             Self::Plaintext,
             Self::Limit,
+            Self::TokenLimit,
             Self::Rate,
+            Self::Buffers,
+            Self::Stalled,
             Self::Prefix,
         ];
         others.into_iter().chain(Scopes::ALL.each().map(Self::Scope))
@@ -63,7 +72,10 @@ impl DenialCause {
             Self::Source => "source",
             Self::Plaintext => "plaintext",
             Self::Limit => "limit",
+            Self::TokenLimit => "token_limit",
             Self::Rate => "rate",
+            Self::Buffers => "buffers",
+            Self::Stalled => "stalled",
             Self::Scope(scope) => scope.denial_cause(),
             Self::Prefix => "prefix",
         }
@@ -90,7 +102,14 @@ impl DenialCause {
                 "The connection came over the internet without TLS, so the password could be read on its way."
             }
             Self::Limit => "All connections of the plan were in use.",
+            Self::TokenLimit => "All connections that one token may have were in use.",
             Self::Rate => "The application exceeded the plan's rate limit.",
+            Self::Buffers => {
+                "Unfinished requests and unread replies of the cache took up all its buffers, so the oldest was ended."
+            }
+            Self::Stalled => {
+                "The application sent half a request, or didn't read its replies, and then did nothing for a minute."
+            }
             Self::Scope(scope) => scope.denied(),
             Self::Prefix => {
                 "The key doesn't start with the token's prefix, or the command concerns all keys."
@@ -113,6 +132,13 @@ impl DenialCause {
             }
             Self::Plaintext => "Use TLS, and rotate this token.",
             Self::Limit => "Close unused connections, or let the application open fewer at once.",
+            Self::TokenLimit => {
+                "Close unused connections, give each application a token of its own, or ask the operator to raise the \
+                 token's limit."
+            }
+            Self::Buffers | Self::Stalled => {
+                "Let the application finish its requests, read all replies, and close connections that it gives up."
+            }
             Self::Rate => "Send fewer requests or larger batches, or ask the operator for a larger plan.",
             Self::Scope(scope) => scope.fix(),
             Self::Prefix => {

@@ -23,6 +23,8 @@ pub struct Permissions {
     pub expires_at: Option<Timestamp>,
     /// The networks it may be used from; empty is any.
     pub allow_from: Vec<Cidr>,
+    /// The client connections that it may have; `None` is half of its cache's.
+    pub connections: Option<i64>,
 }
 
 /// The prefix of a token's keys: 1 to 200 bytes without spaces and control characters.
@@ -41,14 +43,20 @@ pub struct NetworkLimitError;
 
 impl Permissions {
     /// All scopes and keys, from any network, without expiry.
-    pub const ALL: Self =
-        Self { scopes: Scopes::ALL, prefix: None, expires_at: None, allow_from: Vec::new() };
+    pub const ALL: Self = Self {
+        scopes: Scopes::ALL,
+        prefix: None,
+        expires_at: None,
+        allow_from: Vec::new(),
+        connections: None,
+    };
     /// No permissions, already expired: the fallback for rows that can't be parsed.
     const NONE: Self = Self {
         scopes: Scopes::NONE,
         prefix: None,
         expires_at: Some(Timestamp::EPOCH),
         allow_from: Vec::new(),
+        connections: None,
     };
 
     /// Whether they are not expired at `now`. Expiry is exclusive.
@@ -92,6 +100,9 @@ impl fmt::Display for Permissions {
             let networks: Vec<String> = self.allow_from.iter().map(ToString::to_string).collect();
             write!(f, ", from {}", networks.join(" or "))?;
         }
+        if let Some(connections) = self.connections {
+            write!(f, ", at most {connections} connections")?;
+        }
         Ok(())
     }
 }
@@ -127,6 +138,8 @@ pub(crate) struct PermissionColumns {
     pub(crate) key_prefix: Option<String>,
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) allow_from: Option<String>,
+    #[sqlx(rename = "token_connections")]
+    pub(crate) connections: Option<i64>,
 }
 
 impl From<&Permissions> for PermissionColumns {
@@ -137,6 +150,7 @@ impl From<&Permissions> for PermissionColumns {
             key_prefix: permissions.prefix.as_ref().map(|prefix| prefix.0.clone()),
             expires_at: permissions.expires_at,
             allow_from: (!nets.is_empty()).then(|| nets.join(",")),
+            connections: permissions.connections,
         }
     }
 }
@@ -153,6 +167,7 @@ impl PermissionColumns {
             prefix: self.key_prefix.map(|text| text.parse()).transpose().map_err(|_| invalid())?,
             expires_at: self.expires_at,
             allow_from,
+            connections: self.connections,
         })
     }
 

@@ -12,6 +12,7 @@ fn some_permissions() -> Permissions {
         prefix: Some("app:".parse().unwrap()),
         expires_at: Some(now().saturating_add(Duration::from_hours(1))),
         allow_from: vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
+        connections: Some(7),
     }
 }
 

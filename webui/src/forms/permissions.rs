@@ -76,7 +76,8 @@ impl PermissionForm {
         let chosen = Self { expires, ..self.clone() }.parse(now)?;
         Ok(move |permissions: &mut Permissions| {
             let expires_at = if keeps_expiry { permissions.expires_at } else { chosen.expires_at };
-            *permissions = Permissions { expires_at, ..chosen };
+            // The form has no field for the connections.
+            *permissions = Permissions { expires_at, connections: permissions.connections, ..chosen };
         })
     }
 
@@ -88,7 +89,13 @@ impl PermissionForm {
     pub(crate) fn parse(&self, now: Timestamp) -> Result<Permissions, InputError> {
         let (prefix, expires_at) = (self.prefix()?, self.expires_at(now)?);
         let allow_from = permissions_text::parse_networks(&self.allow_from);
-        Ok(Permissions { scopes: self.scopes()?, prefix, expires_at, allow_from: allow_from? })
+        Ok(Permissions {
+            scopes: self.scopes()?,
+            prefix,
+            expires_at,
+            allow_from: allow_from?,
+            connections: None,
+        })
     }
 
     /// Whether a field's value is invalid.
@@ -152,6 +159,7 @@ pub(crate) fn summary(permissions: &Permissions) -> Vec<String> {
         let networks: Vec<String> = permissions.allow_from.iter().map(Cidr::to_string).collect();
         phrases.push(format!("from {}", networks.join(", ")));
     }
+    phrases.extend(permissions.connections.map(|most| format!("at most {most} connections")));
     phrases.extend(permissions.expires_at.map(|at| format!("expires {}", day(at))));
     phrases
 }
