@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use store::{Grant, LaneKey};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -37,6 +38,8 @@ pub(crate) struct BackendDeps {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tasks: TaskTracker,
     pub(crate) buffers: Rc<ReadBufferPool>,
+    /// The dedicated lanes of all backends that may be open, because each takes a file descriptor.
+    pub(crate) dedicated: Arc<Semaphore>,
 }
 
 pub(crate) struct Backend {

@@ -3,9 +3,17 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZero;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use store::Cidr;
+
+const MB: usize = 1024 * 1024;
+/// Bounds of `buffer_mb` if it isn't set.
+const BUFFER_MB_MIN: usize = 64;
+const BUFFER_MB_MAX: usize = 1024;
+/// The clock that stalled connections are found by wraps after 71 minutes.
+const STALL_SECONDS_MAX: u64 = 3600;
 
 /// Settings of the proxy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -20,6 +28,11 @@ pub struct Config {
     /// Maximum number of connections, lowered if the system allows fewer open files. At most a quarter of them may be
     /// unauthenticated.
     pub connections: usize,
+    /// Memory for unfinished requests and unread replies of all connections, in MB; one cache may use a quarter of it. 0
+    /// means a quarter of the machine's memory, at most 1,024.
+    pub buffer_mb: usize,
+    /// Seconds after which a connection ends that sends no more of an unfinished request, or reads no more of its replies.
+    pub stall_seconds: u64,
     /// Accept plaintext from public addresses too.
     pub allow_plaintext: bool,
     /// The TLS certificate chain, in PEM; reloaded when the file changes.
@@ -40,6 +53,8 @@ impl Default for Config {
             health: SocketAddr::from((Ipv4Addr::LOCALHOST, 9151)),
             workers: 0,
             connections: 100_000,
+            buffer_mb: 0,
+            stall_seconds: 60,
             allow_plaintext: false,
             tls_certificate: None,
             tls_key: None,
@@ -50,11 +65,18 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The connection limit. A tenth of the open files is reserved for lanes and the store.
-    pub(crate) fn connections_max(&self) -> usize {
-        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
-        self.connections.min(files - files / 10)
+    /// The memory for unfinished requests and unread replies, in bytes.
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        let mb = match self.buffer_mb {
+            0 => (memory_bytes() / MB / 4).clamp(BUFFER_MB_MIN, BUFFER_MB_MAX),
+            mb => mb,
+        };
+        mb.saturating_mul(MB)
+    }
+
+    /// The time after which a stalled connection ends, never 0.
+    pub(crate) fn stall_timeout(&self) -> Duration {
+        Duration::from_secs(self.stall_seconds.clamp(1, STALL_SECONDS_MAX))
     }
 
     /// The number of workers, never 0.
@@ -64,4 +86,14 @@ impl Config {
             n => n,
         }
     }
+}
+
+/// The machine's memory in bytes, or what a control group leaves of it.
+fn memory_bytes() -> usize {
+    let machine = rustix::system::sysinfo();
+    let unit = usize::try_from(machine.mem_unit).unwrap_or(1);
+    let total = usize::try_from(machine.totalram).unwrap_or(0).saturating_mul(unit);
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max");
+    let limit = limit.ok().and_then(|limit| limit.trim().parse().ok());
+    limit.unwrap_or(usize::MAX).min(total)
 }

@@ -10,7 +10,9 @@
 
 mod auth;
 mod backend;
+mod buffers;
 mod config;
+mod descriptors;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -37,12 +39,15 @@ use daemon::Shutdown;
 use daemon::health::{self, Readiness};
 use prometheus_client::registry::Registry;
 use store::{LaneKey, Store, TokenKey};
+use tokio::sync::Semaphore;
 
 pub use config::Config;
 pub use error::Error;
 
 use auth::admission::AdmissionLimiter;
 use auth::backoff::Throttle;
+use buffers::BufferBudget;
+use descriptors::Descriptors;
 use grants::Grants;
 use metrics::Metrics;
 use report::heartbeat::Heartbeat;
@@ -66,6 +71,7 @@ pub async fn run(
     lane_key: LaneKey,
     shutdown: Shutdown,
 ) -> Result<(), Error> {
+    let descriptors = Descriptors::reserve(config.connections, config.workers());
     let mut registry = Registry::default();
     let metrics = Arc::new(Metrics::register(&mut registry));
     let readiness = Readiness::default();
@@ -84,7 +90,9 @@ pub async fn run(
     heartbeat.spawn(grants.applied(), &shutdown);
     connections::spawn(store, heartbeat.id().to_owned(), workers.clone(), &shutdown);
     let shared = Arc::new(Shared {
-        admission_limiter: AdmissionLimiter::new(config.connections_max()),
+        admission_limiter: AdmissionLimiter::new(descriptors.connections),
+        buffers: BufferBudget::new(metrics.buffered.clone(), config.buffer_bytes()),
+        dedicated_lanes: Arc::new(Semaphore::new(descriptors.dedicated_lanes)),
         throttle: Throttle::new(Instant::now()),
         shutdown: shutdown.clone(),
         config,

@@ -27,6 +27,8 @@ const LATENCY_BUCKET_MIN: f64 = 0.000_001;
 pub(crate) struct Metrics {
     /// Client connections, authenticated or not.
     pub(crate) connections: Gauge,
+    /// What clients' connections hold; see [`crate::buffers`].
+    pub(crate) buffered: Gauge,
     logins: Family<Login, Counter>,
     pub(crate) denials: Denials,
     handshakes: Family<Handshake, Counter>,
@@ -97,6 +99,11 @@ impl Metrics {
             "connections",
             "Open client connections, authenticated or not",
             metrics.connections.clone(),
+        );
+        proxy.register(
+            "buffered_bytes",
+            "Bytes of unfinished requests and unread replies",
+            metrics.buffered.clone(),
         );
         proxy.register("logins", "Login attempts by outcome", metrics.logins.clone());
         let denials = metrics.denials.by_cause.clone();

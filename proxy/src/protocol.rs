@@ -11,7 +11,8 @@ pub(crate) mod text;
 
 use std::borrow::Cow;
 
-use denial::Denial;
+use binary::header::{Header, Status};
+use denial::{Denial, Ending};
 pub(crate) use number::length;
 use request::{
     Command, CommandKind, Fault, Limits, Reply, ReplyFormat, Request, TextFormat, UntaggedCommand,
@@ -42,6 +43,18 @@ impl Protocol {
     /// it. May return `false` when in doubt. Avoids parsing a long line again for each small packet.
     pub(crate) fn is_incomplete_line(self, input: &[u8], fresh: &[u8]) -> bool {
         self == Self::Text && text::is_incomplete_line(input, fresh)
+    }
+
+    /// Encodes why the connection ends, for the request at the front of `input`; nothing for a binary request without a
+    /// whole header.
+    pub(crate) fn encode_ending(self, input: &[u8], ending: Ending) -> Cow<'static, [u8]> {
+        match self {
+            Self::Text => Cow::Borrowed(ending.line()),
+            Self::Binary => match Header::read(input).filter(|header| header.magic == BINARY_MAGIC) {
+                Some(header) => header.status(Status::TEMPORARY),
+                None => Cow::Borrowed(b""),
+            },
+        }
     }
 
     /// Parses the first request of `input`; `None` if it is incomplete.

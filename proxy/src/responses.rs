@@ -9,20 +9,24 @@ use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use crate::buffers::HeldBytes;
 use crate::metrics::usage::{StartedAt, Usage};
 use crate::notify::LocalNotify;
+use crate::protocol::denial::Ending;
 use crate::protocol::request::{CommandKind, Fault, Outcome, Reply, ReplyFormat, TextFormat, ValueHeader};
 use crate::protocol::{self, fault_line};
 use crate::transport::Stream;
 use deferred::DeferredQueue;
 pub(crate) use deferred::{Deferred, with_data};
 pub(crate) use write_buffer::BufferPool;
-use write_buffer::WriteBuffer;
+use write_buffer::{Account, WriteBuffer};
 
 /// Values of at least this length, in bytes, are written from where they were read.
 const WRITE_THROUGH_MIN: usize = 16 * 1024;
 /// The most unsent bytes of a session. While there are more, no value from a shared lane is added.
 pub(crate) const UNSENT_MAX: usize = 256 * 1024;
+/// The same while the tenant's buffers are tight.
+const TIGHT_UNSENT_MAX: usize = 16 * 1024;
 
 pub(crate) struct ResponseQueue {
     out: WriteBuffer,
@@ -76,15 +80,15 @@ impl ResponseQueue {
     }
 
     /// Sets where the session's bytes are counted.
-    pub(crate) fn set_usage(&self, usage: Rc<Usage>) {
-        let _ = self.out.usage.set(usage);
+    pub(crate) fn set_account(&self, usage: Rc<Usage>, held: HeldBytes) {
+        let _ = self.out.account.set(Account { usage, held });
     }
 
     /// Records that `bytes` bytes were read from the client just now.
     pub(crate) fn record_read(&self, bytes: usize) {
-        if let Some(usage) = self.out.usage.get() {
-            usage.read(bytes);
-            self.read_at.set(usage.now());
+        if let Some(account) = self.out.account.get() {
+            account.usage.read(bytes);
+            self.read_at.set(account.usage.now());
         }
     }
 
@@ -120,10 +124,69 @@ impl ResponseQueue {
         self.out.broken.get()
     }
 
+    // ---- What the connection holds.
+
+    #[inline]
+    fn held(&self) -> Option<&HeldBytes> {
+        self.out.account.get().map(|account| &account.held)
+    }
+
+    /// Counts the unfinished input that the session keeps, and whether it waits for the rest.
+    #[inline]
+    pub(crate) fn hold_input(&self, bytes: usize, awaits_input: bool) {
+        if let Some(held) = self.held() {
+            held.set_input(bytes, awaits_input, self.read_at.get());
+        }
+    }
+
+    /// Whether a client may leave no more unread than it has.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.exceeds_unsent(1)
+    }
+
+    /// Whether the unsent bytes with `more` are too many. Fewer are allowed while the tenant's buffers are tight.
+    #[inline]
+    fn exceeds_unsent(&self, more: usize) -> bool {
+        let unsent = self.unsent() + more;
+        unsent > TIGHT_UNSENT_MAX && (unsent > UNSENT_MAX || self.held().is_some_and(HeldBytes::is_tight))
+    }
+
+    /// Why the connection must end, if so.
+    #[inline]
+    pub(crate) fn ending(&self) -> Option<Ending> {
+        self.held().and_then(HeldBytes::ending)
+    }
+
+    /// Ends the connection: at once if its client doesn't read, otherwise the session's task says why first.
+    pub(crate) fn end(&self, ending: Ending) {
+        if let Some(held) = self.held() {
+            held.end(ending);
+        }
+        if self.is_blocked() { self.abort() } else { self.wake.notify.notify() }
+    }
+
+    /// For how long the connection has held something, in microseconds; `None` if it holds nothing.
+    pub(crate) fn held_for(&self, now: StartedAt) -> Option<u32> {
+        self.held()?.age(now)
+    }
+
+    /// For how long the client has done nothing about it, in microseconds.
+    pub(crate) fn stalled_for(&self, now: StartedAt) -> u32 {
+        self.held().map_or(0, |held| held.stalled_for(self.read_at.get(), now))
+    }
+
+    fn hold_deferred(&self) {
+        if let Some(account) = self.out.account.get() {
+            account.held.set_deferred(self.order.deferred.borrow().bytes(), account.usage.now());
+        }
+    }
+
     /// Closes the connection at once. The session's task ends when it wakes.
     pub(crate) fn abort(&self) {
         self.out.abort();
         self.order.deferred.take();
+        self.hold_deferred();
         self.wake.notify.notify();
     }
 
@@ -197,7 +260,11 @@ impl ResponseQueue {
     }
 
     pub(crate) fn next_deferred(&self) -> Option<Deferred> {
-        self.order.deferred.borrow_mut().pop()
+        let next = self.order.deferred.borrow_mut().pop();
+        if next.is_some() {
+            self.hold_deferred();
+        }
+        next
     }
 
     /// Whether a key of the current `get` line has failed.
@@ -216,7 +283,7 @@ impl ResponseQueue {
     #[inline]
     fn has_room_for(&self, outcome: &Outcome<'_>) -> bool {
         let Outcome::Value(_, data) = outcome else { return true };
-        let fits = || self.unsent() + data.len() <= UNSENT_MAX;
+        let fits = || !self.exceeds_unsent(data.len());
         if !fits() && !self.is_blocked() {
             self.flush();
         }
@@ -225,6 +292,7 @@ impl ResponseQueue {
 
     fn push_deferred(&self, deferred: Deferred) {
         self.order.deferred.borrow_mut().push(deferred);
+        self.hold_deferred();
         // The task may be waiting for input only.
         self.wake.notify.notify();
     }
@@ -318,6 +386,13 @@ impl ResponseQueue {
     /// [`ResponseQueue::wake_on_reply`] also for a reply.
     pub(crate) async fn changed(&self) {
         self.wake.notify.notified().await;
+    }
+
+    /// Waits until the connection is closed or must end.
+    pub(crate) async fn wait_until_ended(&self) {
+        while !self.is_broken() && self.ending().is_none() {
+            self.wake.notify.notified().await;
+        }
     }
 
     /// Waits until the connection is closed.

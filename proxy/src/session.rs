@@ -7,6 +7,7 @@ mod dedicated;
 mod dispatch;
 mod state;
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::IpAddr;
@@ -17,15 +18,18 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::buffers::Pressure;
 use crate::grants::Grants;
 use crate::lane::Lane;
 use crate::login::Credential;
 use crate::protocol::Protocol;
+use crate::protocol::denial::Ending;
 use crate::protocol::request::FlagSet;
-use crate::responses::{ResponseQueue, UNSENT_MAX};
+use crate::responses::ResponseQueue;
 use crate::tenant::{Pause, SessionHandle, Tenant};
 use crate::transport::Stream;
 use dedicated::DedicatedRequest;
+use state::OwnedKeys;
 pub(crate) use state::State;
 
 /// The most requests of one session that wait for replies.
@@ -34,6 +38,8 @@ const IN_FLIGHT_MAX: usize = 256;
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The capacity of the input buffer, in bytes, that is kept although little of it is used.
 const INPUT_KEPT_MAX: usize = 64 * 1024;
+/// Bytes of one read while the tenant's buffers are tight: as many as any line without a value has, and not many more.
+const TIGHT_READ_MAX: usize = 4 * 1024;
 
 /// One authenticated client connection.
 pub(crate) struct Session {
@@ -98,19 +104,26 @@ impl Session {
             if self.responses.unsent() > 0 && !self.responses.is_blocked() {
                 self.responses.flush();
             }
+            self.tenant.shed_if_over();
             if self.responses.is_broken() {
-                return End::Gone;
+                return self.gone(None);
+            }
+            if let Some(ending) = self.responses.ending() {
+                return Box::pin(self.end_unfinished(ending, worker)).await;
             }
             if self.responses.is_deferring() && self.responses.in_flight() == 0 {
                 // Futures of rare paths are boxed, so that the task of an idle session stays small.
-                if Box::pin(self.replay_deferred(worker)).await.is_err() {
-                    return End::Gone;
+                if let Err(error) = Box::pin(self.replay_deferred(worker)).await {
+                    return self.gone(Some(&error));
                 }
             }
             step = match step {
                 Step::Input => match self.wait_for_input(worker).await {
                     Ok(step) => step,
-                    Err(_) => return Box::pin(self.close_gracefully(worker)).await,
+                    Err(error) => {
+                        self.gone(Some(&error));
+                        return Box::pin(self.close_gracefully(worker)).await;
+                    }
                 },
                 Step::Yield => {
                     tokio::task::yield_now().await;
@@ -120,11 +133,11 @@ impl Session {
                 Step::Backpressured if self.has_capacity() => self.resume(),
                 Step::Backpressured => match Box::pin(self.wait_for_capacity()).await {
                     Ok(()) => self.resume(),
-                    Err(_) => return End::Gone,
+                    Err(error) => return self.gone(Some(&error)),
                 },
                 Step::Throttled(pause) => match Box::pin(self.wait_out(pause, worker)).await {
                     Ok(()) => self.resume(),
-                    Err(_) => return End::Gone,
+                    Err(error) => return self.gone(Some(&error)),
                 },
                 Step::NeedsVersion => {
                     Box::pin(self.detect_version()).await;
@@ -133,7 +146,9 @@ impl Session {
                 Step::Dedicated(dedicated) => match Box::pin(self.run_dedicated(*dedicated, worker)).await {
                     Ok(ControlFlow::Continue(())) => self.resume(),
                     Ok(ControlFlow::Break(())) => Step::Close,
-                    Err(_) => return End::Gone,
+                    // The loop says why.
+                    Err(_) if self.responses.ending().is_some() => Step::Close,
+                    Err(error) => return self.gone(Some(&error)),
                 },
                 Step::VerifyRelogin(credential) => {
                     self.state.relogin = Some(self.verify_relogin(worker, &credential));
@@ -159,6 +174,9 @@ impl Session {
             }
             if self.responses.is_deferring() {
                 return Ok(Step::Backpressured);
+            }
+            if self.responses.ending().is_some() {
+                return Ok(Step::Input);
             }
             if self.responses.is_broken() {
                 return Err(io::ErrorKind::BrokenPipe.into());
@@ -197,7 +215,9 @@ impl Session {
     /// Reads into the shared buffer and dispatches from there: a request that arrives whole is not copied.
     fn read(&mut self, worker: &WorkerContext<'_>) -> io::Result<Step> {
         let mut scratch = worker.scratch.borrow_mut();
-        let read = self.responses.stream().read(&mut scratch)?;
+        let is_tight = self.tenant.buffers.pressure() != Pressure::None;
+        let room = if is_tight { TIGHT_READ_MAX } else { scratch.len() };
+        let read = self.responses.stream().read(scratch.get_mut(..room).unwrap_or_default())?;
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -215,6 +235,7 @@ impl Session {
                 self.input = self.responses.buffers().take();
                 self.input.extend_from_slice(rest);
             }
+            self.hold_input(&step);
             return Ok(step);
         }
         let is_incomplete =
@@ -222,9 +243,19 @@ impl Session {
         self.input.extend_from_slice(fresh);
         drop(scratch);
         if is_incomplete {
+            self.hold_input(&Step::Input);
             return Ok(Step::Input);
         }
         Ok(self.resume())
+    }
+
+    /// Counts what the session keeps until its next turn.
+    #[inline]
+    fn hold_input(&self, step: &Step) {
+        let keys = self.state.keys.as_ref().map_or(0, OwnedKeys::len);
+        // The rest of a data block that is dropped is awaited too, although nothing of it is kept.
+        let dropped = usize::from(self.state.swallow.is_some());
+        self.responses.hold_input(self.input.capacity() + keys + dropped, matches!(step, Step::Input));
     }
 
     /// Continues with input that was read before.
@@ -240,6 +271,7 @@ impl Session {
         } else {
             self.responses.buffers().give(input);
         }
+        self.hold_input(&step);
         step
     }
 
@@ -251,7 +283,7 @@ impl Session {
         };
         let in_flight_max = if self.state.prefers_dedicated() { 1 } else { IN_FLIGHT_MAX };
         in_flight < in_flight_max
-            && self.responses.unsent() < UNSENT_MAX
+            && !self.responses.is_full()
             && lane_takes
             && !self.responses.is_deferring()
             && !(self.state.waits_for_reads && self.responses.gets_in_flight() > 0)
@@ -283,7 +315,12 @@ impl Session {
     /// Waits out a pause. Replies are still sent. Ends early at shutdown: what was received is answered.
     async fn wait_out(&mut self, pause: Pause, worker: &WorkerContext<'_>) -> io::Result<()> {
         let end = Instant::now() + pause.time;
-        while !worker.closing.get() && !self.responses.is_broken() {
+        let rates = self.tenant.rate_changes();
+        while !worker.closing.get()
+            && self.tenant.rate_changes() == rates
+            && !self.responses.is_broken()
+            && self.responses.ending().is_none()
+        {
             if self.responses.is_deferring() && self.responses.in_flight() == 0 {
                 self.replay_deferred(worker).await?;
             }
@@ -344,6 +381,30 @@ impl Session {
     /// Returns the connection's stream, if nothing else uses it.
     pub(crate) fn into_stream(self) -> Option<Stream> {
         self.responses.into_stream()
+    }
+
+    /// Ends the session at once. Records why if the proxy has decided that.
+    fn gone(&self, error: Option<&io::Error>) -> End {
+        let is_timeout = error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
+        if let Some(ending) = self.responses.ending().or(is_timeout.then_some(Ending::Stalled)) {
+            self.record_denial(ending.cause(), "");
+        }
+        End::Gone
+    }
+
+    /// Ends a connection that holds an unfinished request for too long, or too much. Its client is told why if nothing
+    /// else is on the way to it.
+    async fn end_unfinished(&mut self, ending: Ending, worker: &WorkerContext<'_>) -> End {
+        self.record_denial(ending.cause(), "");
+        let reply = match self.protocol {
+            Some(protocol) => protocol.encode_ending(&self.input, ending),
+            None => Cow::Borrowed(&b""[..]),
+        };
+        self.input = Vec::new();
+        self.state.keys = None;
+        self.state.swallow = None;
+        self.reply(reply);
+        self.close_gracefully(worker).await
     }
 
     /// Sends all replies and lets the client read them before the connection is closed.

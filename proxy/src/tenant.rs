@@ -16,6 +16,7 @@ use store::{Grant, Timestamp, TokenId};
 use tokio::time::Instant;
 
 use crate::backend::{Backend, BackendDeps};
+use crate::buffers::{Pressure, TenantBuffers, WorkerBuffers};
 use crate::metrics::Metrics;
 use crate::metrics::usage::Usage;
 use crate::report::usage::UsageDelta;
@@ -31,6 +32,8 @@ const REPORT_INTERVAL_MAX: Duration = Duration::from_secs(20);
 pub(crate) struct Tenant {
     pub(crate) backend: Rc<Backend>,
     pub(crate) usage: Rc<Usage>,
+    /// What its connections hold in memory.
+    pub(crate) buffers: Rc<TenantBuffers>,
     pub(crate) metrics: Arc<Metrics>,
     rate_limit: RateLimit,
     sessions: Sessions,
@@ -43,12 +46,13 @@ pub(crate) struct Tenant {
 }
 
 impl Tenant {
-    pub(crate) fn new(deps: BackendDeps) -> Rc<Self> {
+    pub(crate) fn new(deps: BackendDeps, buffers: &Rc<WorkerBuffers>) -> Rc<Self> {
         let usage = Rc::new(Usage::new());
         let metrics = deps.metrics.clone();
         Rc::new(Self {
             backend: Rc::new(Backend::new(deps, usage.clone())),
             usage,
+            buffers: TenantBuffers::new(buffers.clone()),
             metrics,
             rate_limit: RateLimit::new(),
             sessions: Sessions::new(),
@@ -68,7 +72,10 @@ impl Tenant {
             return;
         }
         self.applied.set(version);
-        self.rate_limit.set_plan(grant, &self.usage);
+        if self.rate_limit.set_plan(grant, &self.usage) {
+            // Those that wait out a pause of the previous rates.
+            self.sessions.wake_all();
+        }
         self.backend.set_route(grant);
     }
 
@@ -125,9 +132,30 @@ impl Tenant {
         self.rate_limit.charge(&self.usage, cost, prepaid)
     }
 
+    /// How often the plan's rates have changed: a pause of previous ones is void.
+    pub(crate) fn rate_changes(&self) -> u64 {
+        self.rate_limit.changes()
+    }
+
     /// The pause until the bytes of the tenant's connections are paid, if they aren't.
     pub(crate) fn unpaid_bytes(&self) -> Option<Pause> {
         self.rate_limit.unpaid_bytes(&self.usage)
+    }
+
+    /// Ends the oldest unfinished requests if the sessions hold more memory than they may.
+    #[inline]
+    pub(crate) fn shed_if_over(&self) {
+        if self.buffers.pressure() == Pressure::Over {
+            self.sessions.end_oldest(&self.buffers, self.usage.now());
+        }
+    }
+
+    /// Ends the sessions whose clients have sent no byte of an unfinished request, or read none of their replies, for
+    /// `limit`.
+    pub(crate) fn end_stalled(&self, limit: Duration) {
+        if !self.buffers.is_empty() {
+            self.sessions.end_stalled(limit, self.usage.now());
+        }
     }
 
     /// Wakes the tasks of all sessions: the proxy is stopping.

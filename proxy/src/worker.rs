@@ -18,7 +18,7 @@ use socket2::{SockRef, TcpKeepalive};
 use store::{Grant, LaneKey, Timestamp};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
@@ -27,6 +27,7 @@ use crate::auth::authenticated::AuthenticatedConnection;
 use crate::auth::backoff::Throttle;
 use crate::auth::{Admission, PendingConnection};
 use crate::backend::BackendDeps;
+use crate::buffers::{BufferBudget, WorkerBuffers};
 use crate::grants::Grants;
 use crate::lane::ReadBufferPool;
 use crate::login::outcome::LoginOutcome;
@@ -48,6 +49,8 @@ const TENANT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval of the expiry sweep.
 const EXPIRY_SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+/// A stalled connection is looked for this often within the time that it has.
+const STALL_SWEEPS: u32 = 12;
 /// Delay before accepting again after an error, such as too many open files.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// TCP keepalive of clients: idle time before the first probe, and interval of further probes.
@@ -63,6 +66,9 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) throttle: Throttle,
     pub(crate) admission_limiter: Arc<AdmissionLimiter>,
+    pub(crate) buffers: BufferBudget,
+    /// The dedicated lanes that may be open at a time.
+    pub(crate) dedicated_lanes: Arc<Semaphore>,
     pub(crate) usage: UsageSender,
     pub(crate) shutdown: Shutdown,
     pub(crate) workers: Vec<mpsc::Sender<Message>>,
@@ -81,6 +87,8 @@ pub(crate) struct Worker {
     lanes: TaskTracker,
     client_scratch: RefCell<Vec<u8>>,
     buffers: Rc<ReadBufferPool>,
+    /// What the connections of its tenants hold in memory.
+    held: Rc<WorkerBuffers>,
     spare: Rc<BufferPool>,
 }
 
@@ -108,6 +116,7 @@ impl Worker {
             runtime.block_on(async {
                 let worker = Rc::new(Self {
                     index,
+                    held: WorkerBuffers::new(shared.buffers.clone()),
                     shared,
                     tenants: RefCell::default(),
                     closing: Cell::new(false),
@@ -141,6 +150,9 @@ impl Worker {
         report.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut expiry_sweep = interval(EXPIRY_SWEEP_INTERVAL);
         expiry_sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let stall_timeout = self.shared.config.stall_timeout();
+        let mut stall_sweep = interval(stall_timeout / STALL_SWEEPS);
+        stall_sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut accept_fails = false;
         loop {
             tokio::select! {
@@ -160,6 +172,9 @@ impl Worker {
                 },
                 _ = report.tick() => self.report(),
                 _ = expiry_sweep.tick() => self.close_expired(),
+                _ = stall_sweep.tick() => {
+                    self.tenants.borrow().values().for_each(|tenant| tenant.end_stalled(stall_timeout));
+                }
                 _ = idle_sweep.tick() => self.drop_idle_tenants(),
             }
         }
@@ -247,12 +262,14 @@ impl Worker {
     fn tenant(&self, grant: &Grant) -> Rc<Tenant> {
         let mut tenants = self.tenants.borrow_mut();
         let tenant = tenants.entry(grant.instance_id.clone()).or_insert_with(|| {
-            Tenant::new(BackendDeps {
+            let deps = BackendDeps {
                 lane_key: self.shared.lane_key.clone(),
                 metrics: self.shared.metrics.clone(),
                 tasks: self.lanes.clone(),
                 buffers: self.buffers.clone(),
-            })
+                dedicated: self.shared.dedicated_lanes.clone(),
+            };
+            Tenant::new(deps, &self.held)
         });
         tenant.apply_plan_and_route(grant);
         tenant.clone()
@@ -260,6 +277,7 @@ impl Worker {
 
     /// Reports what the tenants counted. If the queue is full, the next report includes it.
     fn report(&self) {
+        self.held.report();
         let Ok(permit) = self.shared.usage.try_reserve() else { return };
         let tenants = self.tenants.borrow();
         let deltas: Vec<UsageDelta> = tenants.iter().filter_map(|(id, tenant)| tenant.report(id)).collect();

@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
 use super::Backend;
@@ -14,12 +15,15 @@ use crate::protocol::request::Fault;
 
 /// Leases of one backend at a time. Its memcached accepts 1,024 connections.
 const LEASES_MAX: usize = 448;
+/// Leases of one token at a time: half of them.
+pub(crate) const LEASES_PER_TOKEN_MAX: usize = LEASES_MAX / 2;
 /// Idle lanes that stay open, and for how long.
 const POOL_IDLE_MAX: usize = 4;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) struct DedicatedPool {
-    idle: RefCell<Vec<DedicatedLane>>,
+    /// Each with its file descriptor's permit.
+    idle: RefCell<Vec<(DedicatedLane, OwnedSemaphorePermit)>>,
     slots: Semaphore,
     /// The cancel signal of every lease.
     cancels: RefCell<Vec<Weak<LocalNotify>>>,
@@ -31,7 +35,9 @@ pub(crate) struct Lease<'a> {
     /// Notified when the lane must be closed, because the route has changed.
     pub(crate) cancel: Rc<LocalNotify>,
     backend: &'a Backend,
+    descriptor: OwnedSemaphorePermit,
     _slot: SemaphorePermit<'a>,
+    _of_token: OwnedSemaphorePermit,
 }
 
 impl DedicatedPool {
@@ -47,22 +53,38 @@ impl DedicatedPool {
     }
 
     pub(super) fn close_idle(&self) {
-        self.idle.borrow_mut().retain(|lane| lane.idle_since.elapsed() < IDLE_TIMEOUT);
+        self.idle.borrow_mut().retain(|(lane, _)| lane.idle_since.elapsed() < IDLE_TIMEOUT);
     }
 }
 
 impl Backend {
-    /// Leases a dedicated lane: an idle one, or a new one.
+    /// Leases a dedicated lane: an idle one, or a new one. `of_token` limits the leases of the session's token, so that
+    /// its sessions wait for each other and not the cache's other tokens for them.
     ///
     /// # Errors
     /// `TimedOut` if no lease becomes free within `time_limit`; `Unavailable` if memcached can't be reached.
-    pub(crate) async fn lease(&self, time_limit: Duration) -> Result<Lease<'_>, Fault> {
+    pub(crate) async fn lease(
+        &self,
+        of_token: &Arc<Semaphore>,
+        time_limit: Duration,
+    ) -> Result<Lease<'_>, Fault> {
         let pool = &self.dedicated;
-        let slot = timeout(time_limit, pool.slots.acquire()).await.map_err(|_| Fault::TimedOut)?;
-        let slot = slot.map_err(|_| Fault::Unavailable)?;
+        let acquire = async {
+            let of_token = of_token.clone().acquire_owned().await?;
+            let slot = pool.slots.acquire().await?;
+            // An idle lane has a descriptor.
+            let idle = pool.idle.borrow_mut().pop().filter(|(lane, _)| lane.is_reusable());
+            let (lane, descriptor) = match idle {
+                Some((lane, descriptor)) => (Some(lane), descriptor),
+                None => (None, self.deps.dedicated.clone().acquire_owned().await?),
+            };
+            Ok((of_token, slot, lane, descriptor))
+        };
+        let acquired: Result<_, AcquireError> =
+            timeout(time_limit, acquire).await.map_err(|_| Fault::TimedOut)?;
+        let (of_token, slot, lane, descriptor) = acquired.map_err(|_| Fault::Unavailable)?;
         let route = self.route.borrow().clone().ok_or(Fault::Unavailable)?;
-        let idle = pool.idle.borrow_mut().pop().filter(DedicatedLane::is_reusable);
-        let lane = match idle {
+        let lane = match lane.filter(|lane| lane.generation == route.generation) {
             Some(lane) => lane,
             None => DedicatedLane::open(&route).await.map_err(|error| {
                 tracing::debug!(address = %route.address, %error, "failed to open a dedicated lane");
@@ -77,7 +99,7 @@ impl Backend {
         let mut cancels = pool.cancels.borrow_mut();
         cancels.retain(|cancel| cancel.strong_count() > 0);
         cancels.push(Rc::downgrade(&cancel));
-        Ok(Lease { lane, cancel, backend: self, _slot: slot })
+        Ok(Lease { lane, cancel, backend: self, descriptor, _slot: slot, _of_token: of_token })
     }
 
     /// Whether all leases are taken.
@@ -94,7 +116,7 @@ impl Lease<'_> {
         let is_current = route.as_ref().is_some_and(|route| route.generation == self.lane.generation);
         if is_current && idle.len() < POOL_IDLE_MAX {
             self.lane.idle_since = Instant::now();
-            idle.push(self.lane);
+            idle.push((self.lane, self.descriptor));
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::lane::in_flight::InFlight;
 use crate::metrics::usage::Usage;
 use crate::protocol::request::{
     Command, CommandKind, Fault, FlagSet, ItemMeta, Limits, Meta, Outcome, Reply, ReplyFormat, Request,
-    TextFormat, Verb,
+    SHARED_VALUE_MAX, TextFormat, Verb,
 };
 use crate::protocol::{Parsed, Protocol};
 use crate::responses::{Deferred, ResponseQueue, with_data};
@@ -127,7 +127,12 @@ fn send_requests(
 ) -> Vec<Client> {
     let Some(first) = input.first() else { return Vec::new() };
     let protocol = Protocol::detect(*first);
-    let limits = Limits { item_size_max: 400, flags: FlagSet::NEWEST, mechanisms: b"PLAIN" };
+    let limits = Limits {
+        item_size_max: 400,
+        gathered_max: SHARED_VALUE_MAX,
+        flags: FlagSet::NEWEST,
+        mechanisms: b"PLAIN",
+    };
     let mut nth = 0;
     let mut clients = Vec::new();
     while let Some(responses) = response_queues.get(clients.len())

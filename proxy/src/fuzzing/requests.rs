@@ -27,6 +27,7 @@ pub(super) fn check(protocol: Protocol, input: &[u8]) {
     let nth = usize::try_from(hash(input) >> 40).unwrap_or(0);
     let limits = Limits {
         item_size_max: ITEM_SIZES.get(nth % ITEM_SIZES.len()).copied().unwrap_or(0),
+        gathered_max: SHARED_VALUE_MAX,
         flags: FLAG_SETS.get(nth % FLAG_SETS.len()).copied().unwrap_or_default(),
         mechanisms: b"PLAIN",
     };

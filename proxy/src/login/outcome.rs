@@ -19,6 +19,8 @@ pub(crate) enum LoginOutcome {
     Unavailable,
     /// The plan's connection limit is reached.
     ConnectionLimit,
+    /// The token's connection limit is reached.
+    TokenConnectionLimit,
     /// The proxy's connection limit, or the source's limit of unauthenticated connections, is reached.
     Overloaded,
     /// A configured load balancer sent no PROXY header.
@@ -42,6 +44,7 @@ impl LoginOutcome {
             Self::Suspended => "suspended",
             Self::Unavailable => "store_unavailable",
             Self::ConnectionLimit => "connection_limit",
+            Self::TokenConnectionLimit => "token_connection_limit",
             Self::Overloaded => "overloaded",
             Self::MissingProxyHeader => "missing_proxy_header",
             Self::Plaintext => "plaintext",

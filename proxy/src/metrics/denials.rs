@@ -204,6 +204,7 @@ impl LoginOutcome {
             Self::SourceDenied => DenialCause::Source,
             Self::Suspended => DenialCause::Suspended,
             Self::ConnectionLimit => DenialCause::Limit,
+            Self::TokenConnectionLimit => DenialCause::TokenLimit,
             Self::Plaintext => DenialCause::Plaintext,
             Self::Success
             | Self::Unavailable
@@ -213,6 +214,16 @@ impl LoginOutcome {
                 return None;
             }
         })
+    }
+}
+
+impl denial::Ending {
+    /// The cause that is recorded for this ending.
+    pub(crate) fn cause(self) -> DenialCause {
+        match self {
+            Self::OverBudget => DenialCause::Buffers,
+            Self::Stalled => DenialCause::Stalled,
+        }
     }
 }
 

@@ -13,6 +13,21 @@ pub(crate) const BUCKETS: usize = 24;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct StartedAt(u32);
 
+impl StartedAt {
+    /// Microseconds since `earlier`.
+    pub(crate) fn since(self, earlier: Self) -> u32 {
+        self.0.wrapping_sub(earlier.0)
+    }
+
+    #[cfg(test)]
+    pub(crate) const ZERO: Self = Self(0);
+
+    #[cfg(test)]
+    pub(crate) const fn from_micros(micros: u32) -> Self {
+        Self(micros)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Usage {
     epoch: Instant,
@@ -167,7 +182,7 @@ impl Usage {
         if matches!(outcome, Outcome::Failed(_)) {
             add(&self.errors, 1);
         }
-        let micros = now.0.wrapping_sub(asked.0);
+        let micros = now.since(asked);
         add(&self.micros, u64::from(micros));
         let bucket = usize::try_from(u32::BITS - micros.leading_zeros()).unwrap_or(0).min(BUCKETS - 1);
         if let Some(bucket) = self.latency.get(bucket) {

@@ -114,6 +114,7 @@ fn binary(opcode: u8, extras: usize, key: &[u8], value: usize) -> Vec<u8> {
 fn denial_of(permissions: &Permissions, bytes: &[u8]) -> Option<Denial> {
     let limits = Limits {
         item_size_max: 1 << 20,
+        gathered_max: SHARED_VALUE_MAX,
         flags: FlagSet::NEWEST,
         mechanisms: crate::login::mechanisms(false),
     };
@@ -181,6 +182,7 @@ fn every_scope_with_every_opcode() {
         // Every forwarded command except VERSION needs a scope.
         let limits = Limits {
             item_size_max: 1 << 20,
+            gathered_max: SHARED_VALUE_MAX,
             flags: FlagSet::NEWEST,
             mechanisms: crate::login::mechanisms(false),
         };
@@ -272,6 +274,7 @@ fn denial_is_suppressed_only_by_text_noreply() {
     let denied = |bytes: &[u8]| {
         let limits = Limits {
             item_size_max: 1 << 20,
+            gathered_max: SHARED_VALUE_MAX,
             flags: FlagSet::NEWEST,
             mechanisms: crate::login::mechanisms(false),
         };

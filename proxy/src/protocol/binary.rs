@@ -7,8 +7,8 @@ use std::borrow::Cow;
 
 use super::{BINARY_MAGIC, KEY_MAX, Parsed, ParsedFrame, Then};
 use crate::protocol::request::{
-    Command, Create, Key, KeyForm, Limits, Mode, ReplyFormat, Request, SHARED_VALUE_MAX, STAT_GROUPS, Store,
-    UntaggedCommand, UntaggedKind, needs_base64,
+    Command, Create, Key, KeyForm, Limits, Mode, ReplyFormat, Request, STAT_GROUPS, Store, UntaggedCommand,
+    UntaggedKind, needs_base64,
 };
 use header::{BODY_MAX, HEADER, Header, Status, opcode};
 
@@ -58,7 +58,7 @@ pub(crate) fn parse(input: &[u8], limits: Limits) -> Option<ParsedFrame<'_>> {
         };
         return Some(swallow(HEADER + fields, value_len, then));
     }
-    if value_len > SHARED_VALUE_MAX {
+    if value_len > limits.gathered_max {
         let request = request(shape.command(&header, extras, b"")?);
         let parsed = Parsed::Stream { request, len: value_len, framing_error: None };
         return Some(ParsedFrame { consumed: HEADER + fields, parsed });

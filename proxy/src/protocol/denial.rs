@@ -15,6 +15,25 @@ pub(crate) enum Denial {
     OverRate,
 }
 
+/// Why a connection is ended although its client is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Unfinished requests and unread replies of its cache take more memory than they may.
+    OverBudget,
+    /// The client has sent no byte of an unfinished request, or read none of its replies, for too long.
+    Stalled,
+}
+
+impl Ending {
+    /// The line of a text or meta reply.
+    pub(crate) fn line(self) -> &'static [u8] {
+        match self {
+            Self::OverBudget => b"SERVER_ERROR too many unfinished requests\r\n",
+            Self::Stalled => b"CLIENT_ERROR request timed out\r\n",
+        }
+    }
+}
+
 impl Denial {
     /// The status of a binary reply.
     pub(crate) fn status(self) -> Status {

@@ -9,8 +9,8 @@ use std::borrow::Cow;
 use super::line::{BAD_CHUNK, BAD_FORMAT, Line, split_token, tokens, trim_start};
 use super::{KEY_MAX, Parsed, ParsedFrame, Then, number};
 use crate::protocol::request::{
-    Command, FlagSet, Key, KeyForm, Meta, MetaFormat, OLDEST_VERSION, ReplyFormat, Request, SHARED_VALUE_MAX,
-    TextFormat, UntaggedCommand, UntaggedKind, Verb,
+    Command, FlagSet, Key, KeyForm, Meta, MetaFormat, OLDEST_VERSION, ReplyFormat, Request, TextFormat,
+    UntaggedCommand, UntaggedKind, Verb,
 };
 use flags::{Argument, Flag};
 
@@ -87,7 +87,7 @@ fn store<'a>(line: &Line<'a>, rest: &'a [u8]) -> Option<ParsedFrame<'a>> {
         let then = Then::Request(validated.request(VERB, Command::Invalidate, key));
         return Some(line.swallow_block(len, then));
     }
-    if len > SHARED_VALUE_MAX {
+    if len > line.limits.gathered_max {
         let request = validated.request(VERB, command(b""), key);
         return Some(line.frame(Parsed::Stream { request, len, framing_error: Some(BAD_CHUNK) }));
     }

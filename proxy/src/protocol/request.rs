@@ -138,6 +138,8 @@ pub(crate) struct BinaryFormat {
 pub(crate) struct Limits {
     /// memcached's `-I`: the most bytes of key, value and item header together.
     pub(crate) item_size_max: u64,
+    /// The longest value, in bytes, that is gathered before its request is forwarded: [`SHARED_VALUE_MAX`] or less.
+    pub(crate) gathered_max: usize,
     pub(crate) flags: FlagSet,
     /// The reply to SASL LIST.
     pub(crate) mechanisms: &'static [u8],

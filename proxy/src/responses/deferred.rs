@@ -54,6 +54,16 @@ impl Deferred {
         }
     }
 
+    /// The memory that it takes, in bytes.
+    fn bytes(&self) -> usize {
+        let owned = match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Reply { context, data, tokens, .. } => context.len() + data.len() + tokens.len(),
+            Self::Refetch { context, tokens, .. } => context.len() + tokens.len(),
+        };
+        size_of::<Self>() + owned
+    }
+
     pub(super) fn refetch(format: ReplyFormat, kind: CommandKind, context: &[u8], tokens: &[u8]) -> Self {
         Self::Refetch { format, kind, context: context.to_vec(), tokens: tokens.to_vec() }
     }
@@ -70,22 +80,34 @@ pub(crate) fn with_data<'a>(outcome: Outcome<'static>, data: &'a [u8]) -> Outcom
 
 /// The deferred replies of one session, in the order of their requests.
 #[derive(Debug, Default)]
-pub(super) struct DeferredQueue(VecDeque<Deferred>);
+pub(super) struct DeferredQueue {
+    replies: VecDeque<Deferred>,
+    bytes: usize,
+}
 
 impl DeferredQueue {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.replies.is_empty()
+    }
+
+    /// The memory that the replies take, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(super) fn push(&mut self, deferred: Deferred) {
-        self.0.push_back(deferred);
+        self.bytes += deferred.bytes();
+        self.replies.push_back(deferred);
     }
 
     pub(super) fn pop(&mut self) -> Option<Deferred> {
-        let first = self.0.pop_front();
-        if self.0.is_empty() {
+        let first = self.replies.pop_front();
+        if let Some(first) = &first {
+            self.bytes = self.bytes.saturating_sub(first.bytes());
+        }
+        if self.replies.is_empty() {
             // Frees the memory: few sessions defer replies.
-            self.0 = VecDeque::new();
+            self.replies = VecDeque::new();
         }
         first
     }

@@ -4,6 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::io::{self, IoSlice};
 use std::rc::Rc;
 
+use crate::buffers::HeldBytes;
 use crate::metrics::usage::Usage;
 use crate::transport::Stream;
 
@@ -11,6 +12,8 @@ use crate::transport::Stream;
 const POOL_MAX: usize = 64;
 /// The largest buffer that is kept, in bytes.
 const POOLED_BUFFER_MAX: usize = 256 * 1024;
+/// The most bytes that rustls keeps of records that the socket hasn't accepted.
+const TLS_PENDING_MAX: usize = 64 * 1024;
 
 /// A worker's buffers for reuse: an idle session holds none.
 #[derive(Default)]
@@ -40,8 +43,14 @@ pub(super) struct WriteBuffer {
     pub(super) blocked: Cell<bool>,
     /// Whether the connection is closed. Nothing more is written.
     pub(super) broken: Cell<bool>,
-    /// Counts the bytes that the client's socket accepts.
-    pub(super) usage: OnceCell<Rc<Usage>>,
+    /// Counts the bytes that the client's socket accepts, and those that it doesn't.
+    pub(super) account: OnceCell<Account>,
+}
+
+/// Where the bytes of an authenticated connection are counted.
+pub(super) struct Account {
+    pub(super) usage: Rc<Usage>,
+    pub(super) held: HeldBytes,
 }
 
 impl WriteBuffer {
@@ -53,7 +62,7 @@ impl WriteBuffer {
             sent: Cell::new(0),
             blocked: Cell::new(false),
             broken: Cell::new(false),
-            usage: OnceCell::new(),
+            account: OnceCell::new(),
         }
     }
 
@@ -68,6 +77,9 @@ impl WriteBuffer {
         self.buffer.borrow_mut().clear();
         self.sent.set(0);
         self.blocked.set(false);
+        if let Some(account) = self.account.get() {
+            account.held.clear_output();
+        }
     }
 
     /// Lets `write` append to the buffer, unless the connection is closed.
@@ -113,6 +125,7 @@ impl WriteBuffer {
     /// the buffer is `blocked` or `broken`.
     pub(super) fn flush(&self) -> bool {
         let mut ok = true;
+        let mut has_read = false;
         let mut buffer = self.buffer.borrow_mut();
         loop {
             let rest = buffer.get(self.sent.get()..).unwrap_or_default();
@@ -123,6 +136,7 @@ impl WriteBuffer {
                 Ok(n) if n > 0 => {
                     self.sent.set(self.sent.get() + n);
                     self.count(n);
+                    has_read = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked.set(true);
@@ -130,6 +144,7 @@ impl WriteBuffer {
                     if self.sent.get() >= buffer.len() / 2 {
                         buffer.drain(..self.sent.take());
                     }
+                    self.hold(buffer.capacity(), has_read);
                     return false;
                 }
                 _ => {
@@ -142,13 +157,24 @@ impl WriteBuffer {
         self.blocked.set(false);
         self.sent.set(0);
         self.pool.give(std::mem::take(&mut *buffer));
+        if let Some(account) = self.account.get() {
+            account.held.clear_output();
+        }
         ok
     }
 
     #[inline]
     fn count(&self, written: usize) {
-        if let Some(usage) = self.usage.get() {
-            usage.written(written);
+        if let Some(account) = self.account.get() {
+            account.usage.written(written);
+        }
+    }
+
+    /// Counts what the client has left unread.
+    fn hold(&self, bytes: usize, has_read: bool) {
+        if let Some(account) = self.account.get() {
+            let tls = if self.stream.has_pending_tls() { TLS_PENDING_MAX } else { 0 };
+            account.held.set_output(bytes.saturating_add(tls), has_read, account.usage.now());
         }
     }
 }

@@ -70,7 +70,7 @@ impl Session {
         tenant: &'a Tenant,
         version: PermissionVersion,
     ) -> Result<Lease<'a>, DedicatedError> {
-        let lease = tenant.backend.lease(STALL_TIMEOUT).await?;
+        let lease = tenant.backend.lease(&self.handle.permissions.lanes, STALL_TIMEOUT).await?;
         self.recheck_permissions(version)?;
         Ok(lease)
     }
@@ -116,8 +116,9 @@ impl Session {
             if let Ok(done) = timeout(STALL_CHECK_INTERVAL, wait()).await {
                 return done;
             }
-            let limit =
-                if self.tenant.backend.is_exhausted() { CONTENDED_STALL_TIMEOUT } else { STALL_TIMEOUT };
+            let is_contended =
+                self.tenant.backend.is_exhausted() || self.handle.permissions.lanes.available_permits() == 0;
+            let limit = if is_contended { CONTENDED_STALL_TIMEOUT } else { STALL_TIMEOUT };
             if since.elapsed() > limit {
                 return Err(io::ErrorKind::TimedOut.into());
             }

@@ -8,13 +8,14 @@ use store::DenialCause;
 use super::dedicated::{DedicatedRequest, StreamedGet, StreamedSet, UntaggedRequest};
 use super::state::{OwnedThen, Swallow};
 use super::{Session, Step, WorkerContext};
+use crate::buffers::Pressure;
 use crate::lane::Lane;
 use crate::login::{self, Credential};
 use crate::metrics::denials::{self, ClientInfo, Subject};
 use crate::policy;
 use crate::protocol::denial::Denial;
 use crate::protocol::request::{
-    Command, Fault, FlagSet, Key, Limits, Mode, Outcome, ReplyFormat, Request, TextFormat,
+    Command, Fault, FlagSet, Key, Limits, Mode, Outcome, ReplyFormat, Request, SHARED_VALUE_MAX, TextFormat,
 };
 use crate::protocol::text::classic::Keys;
 use crate::protocol::{self, Parsed, ParsedFrame, Then};
@@ -23,6 +24,8 @@ use crate::tenant::Pause;
 const LINE_END: &[u8] = b"\r\n";
 /// The most requests of one session before other tasks run.
 const REQUESTS_PER_TURN_MAX: usize = 256;
+/// The longest value, in bytes, that is gathered while the tenant's buffers are tight. A longer one is streamed.
+const TIGHT_VALUE_MAX: usize = 2 * 1024;
 
 impl Session {
     /// Dispatches requests from the front of `input`; returns the bytes they took and why it stopped.
@@ -107,7 +110,9 @@ impl Session {
                 self.state.swallow = Some(Swallow { bytes, then: then.into() });
             }
             Parsed::Stream { request, len, framing_error } => {
-                self.tenant.usage.saw_large_value();
+                if len > SHARED_VALUE_MAX {
+                    self.tenant.usage.saw_large_value();
+                }
                 let store = StreamedSet::new(&request, len, framing_error, self.tenant.backend.next_tag());
                 return Err((frame.consumed, Step::Dedicated(Box::new(DedicatedRequest::Store(store)))));
             }
@@ -165,11 +170,17 @@ impl Session {
 
     /// The limits of the cache, and the flags that its memcached knows.
     fn limits(&self) -> Limits {
+        let is_tight = self.tenant.buffers.pressure() != Pressure::None;
         let flags = match self.tenant.backend.flags() {
             FlagSet::Unknown if self.state.reads_as_newest => FlagSet::NEWEST,
             known => known,
         };
-        Limits { item_size_max: self.item_size_max, flags, mechanisms: self.mechanisms }
+        Limits {
+            item_size_max: self.item_size_max,
+            gathered_max: if is_tight { TIGHT_VALUE_MAX } else { SHARED_VALUE_MAX },
+            flags,
+            mechanisms: self.mechanisms,
+        }
     }
 
     /// Forwards the keys of a `get` line while there is capacity; keeps the rest for later.
@@ -276,7 +287,7 @@ impl Session {
     }
 
     /// Queues a local reply behind the replies in flight.
-    fn reply(&mut self, bytes: Cow<'static, [u8]>) {
+    pub(super) fn reply(&mut self, bytes: Cow<'static, [u8]>) {
         if bytes.is_empty() {
             return;
         }

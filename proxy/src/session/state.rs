@@ -80,6 +80,11 @@ pub(super) enum OwnedThen {
 }
 
 impl OwnedKeys {
+    /// The memory of the line, in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.line.len()
+    }
+
     /// The next key as a request, and the offset of the key behind it, if any.
     pub(super) fn next(&self) -> Option<(Request<'_>, Option<usize>)> {
         let line = self.line.get(self.at..)?;

@@ -4,7 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use store::{Grant, Permissions, Timestamp, TokenId};
+use tokio::sync::Semaphore;
 
+use crate::backend::dedicated_pool::LEASES_PER_TOKEN_MAX;
 use crate::protocol::denial::Denial;
 
 pub(crate) struct LivePermissions {
@@ -12,6 +14,10 @@ pub(crate) struct LivePermissions {
     /// Whether a request may be denied at all. An unrestricted token costs only this check.
     restricted: Cell<bool>,
     version: Cell<u64>,
+    /// The token's sessions here.
+    pub(super) sessions: Cell<usize>,
+    /// The dedicated lanes that the token's sessions may have at a time.
+    pub(crate) lanes: Arc<Semaphore>,
 }
 
 /// A version of the permissions. It changes whenever they do.
@@ -21,7 +27,13 @@ pub(crate) struct PermissionVersion(u64);
 impl LivePermissions {
     pub(super) fn new(grant: Arc<Grant>) -> Self {
         let restricted = Cell::new(grant.permissions.limits_requests());
-        Self { grant: RefCell::new(grant), restricted, version: Cell::new(0) }
+        Self {
+            grant: RefCell::new(grant),
+            restricted,
+            version: Cell::new(0),
+            sessions: Cell::new(0),
+            lanes: Arc::new(Semaphore::new(LEASES_PER_TOKEN_MAX)),
+        }
     }
 
     /// Returns the denial that `check` finds. `check` isn't called for an unrestricted token.

@@ -26,6 +26,8 @@ pub(crate) struct RateLimit {
     bytes: Bucket,
     /// The bytes that [`Usage`] had counted when their bucket was last charged.
     charged: Cell<u64>,
+    /// How often the limits have changed.
+    changes: Cell<u64>,
     epoch: Instant,
 }
 
@@ -73,15 +75,16 @@ impl RateLimit {
             operations: Bucket::default(),
             bytes: Bucket::default(),
             charged: Cell::new(0),
+            changes: Cell::new(0),
             epoch: Instant::now(),
         }
     }
 
-    /// Takes the limits from the plan in `grant`.
-    pub(super) fn set_plan(&self, grant: &Grant, usage: &Usage) {
+    /// Takes the limits from the plan in `grant`. Returns whether they have changed.
+    pub(super) fn set_plan(&self, grant: &Grant, usage: &Usage) -> bool {
         let limits = [grant.operations_per_second, grant.bytes_per_second];
         if limits == [self.operations.per_second.get(), self.bytes.per_second.get()] {
-            return;
+            return false;
         }
         // Debt from the previous limits is dropped.
         for (bucket, limit) in [&self.operations, &self.bytes].into_iter().zip(limits) {
@@ -90,6 +93,13 @@ impl RateLimit {
         }
         self.charged.set(usage.bytes());
         self.limited.set(limits.iter().any(Option::is_some));
+        self.changes.update(|changes| changes.wrapping_add(1));
+        true
+    }
+
+    /// How often the limits have changed.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.get()
     }
 
     /// Whether the plan has a limit.

@@ -1,6 +1,7 @@
 //! The sessions of a tenant: registering, listing and closing them.
 
 use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
@@ -11,9 +12,13 @@ use store::{ConnectionId, Grant, LiveConnection, Timestamp, TokenId, now};
 use tokio::time::Instant;
 
 use super::{LivePermissions, Tenant};
+use crate::buffers::{HeldBytes, TenantBuffers};
+use crate::login::outcome::LoginOutcome;
 use crate::mailbox::ConnectionList;
 use crate::metrics::denials::ClientInfo;
+use crate::metrics::usage::StartedAt;
 use crate::protocol::Protocol;
+use crate::protocol::denial::Ending;
 use crate::responses::ResponseQueue;
 
 /// The most sessions that are listed; of more, the oldest.
@@ -47,33 +52,42 @@ impl Drop for SessionHandle {
     fn drop(&mut self) {
         let sessions = &self.tenant.sessions;
         sessions.entries.borrow_mut().remove(&self.number);
+        self.permissions.sessions.update(|sessions| sessions.saturating_sub(1));
         sessions.last_closed_at.set(Instant::now());
     }
 }
 
 impl Tenant {
-    /// Registers a session that ends at `ends_at` at the latest. `None` if there are `limit` sessions already.
+    /// Registers a session that ends at `ends_at` at the latest.
+    ///
+    /// # Errors
+    /// `ConnectionLimit` or `TokenConnectionLimit`, if its cache or its token has as many sessions as it may.
     pub(crate) fn register(
         self: &Rc<Self>,
-        limit: usize,
         (grant, ends_at): (&Arc<Grant>, Timestamp),
         client: ClientInfo,
         responses: &Rc<ResponseQueue>,
-    ) -> Option<SessionHandle> {
+    ) -> Result<SessionHandle, LoginOutcome> {
+        let limit = |connections| usize::try_from(connections).unwrap_or(0);
         let mut entries = self.sessions.entries.borrow_mut();
-        if entries.len() >= limit {
-            return None;
+        if entries.len() >= limit(grant.connections) {
+            return Err(LoginOutcome::ConnectionLimit);
         }
+        let permissions = self.live_permissions(grant);
+        if permissions.sessions.get() >= limit(grant.token_connections()) {
+            return Err(LoginOutcome::TokenConnectionLimit);
+        }
+        permissions.sessions.update(|sessions| sessions + 1);
         let number = self.sessions.next_number.get();
         self.sessions.next_number.set(number.wrapping_add(1));
-        responses.set_usage(self.usage.clone());
+        responses.set_account(self.usage.clone(), HeldBytes::new(self.buffers.clone()));
         let ClientInfo { source, protocol, .. } = client;
         let responses = Rc::downgrade(responses);
         entries.insert(
             number,
             SessionEntry { token: grant.token, source, protocol, since: now(), ends_at, responses },
         );
-        Some(SessionHandle { tenant: self.clone(), number, permissions: self.live_permissions(grant) })
+        Ok(SessionHandle { tenant: self.clone(), number, permissions })
     }
 
     /// Lists the sessions as connections of `proxy`.
@@ -129,6 +143,31 @@ impl Sessions {
         for responses in self.entries.borrow().values().filter_map(|entry| entry.responses.upgrade()) {
             responses.wake();
         }
+    }
+
+    /// Ends the sessions that have held memory for longest, until the tenant holds less than it may.
+    pub(super) fn end_oldest(&self, buffers: &TenantBuffers, now: StartedAt) {
+        let mut holding: Vec<(u32, Rc<ResponseQueue>)> = Vec::new();
+        for responses in self.entries.borrow().values().filter_map(|entry| entry.responses.upgrade()) {
+            holding.extend(responses.held_for(now).map(|age| (age, responses)));
+        }
+        holding.sort_unstable_by_key(|(age, _)| Reverse(*age));
+        for (_, responses) in holding {
+            if !buffers.must_shed() {
+                return;
+            }
+            responses.end(Ending::OverBudget);
+        }
+    }
+
+    /// Ends the sessions whose clients have done nothing for `limit` about what they hold.
+    pub(super) fn end_stalled(&self, limit: Duration, now: StartedAt) {
+        let limit = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
+        let entries = self.entries.borrow();
+        let responses = entries.values().filter_map(|entry| entry.responses.upgrade());
+        responses
+            .filter(|responses| responses.stalled_for(now) > limit)
+            .for_each(|responses| responses.end(Ending::Stalled));
     }
 
     /// When the next session ends of those that haven't ended by `now`.

@@ -1,11 +1,14 @@
 //! Grants that are applied out of order.
 
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use store::{Database, InstanceState, LaneKey, NewToken, NewUser, Observed, Store, TokenKey};
 
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::*;
+use crate::buffers::BufferBudget;
 use crate::metrics::Metrics;
 
 fn running(generation: i64, address: Option<&str>) -> Observed {
@@ -33,12 +36,15 @@ async fn older_grant_does_not_change_the_route() {
         store.record_route(&instance, &seen).await.unwrap();
         grants.push(grant().await);
     }
-    let tenant = Tenant::new(BackendDeps {
+    let budget = BufferBudget::new(Gauge::default(), 0);
+    let deps = BackendDeps {
         lane_key: LaneKey::load_or_create(&folder.path().join("lane")).unwrap(),
         metrics: Metrics::register(&mut Registry::default()).into(),
         tasks: TaskTracker::new(),
         buffers: Rc::default(),
-    });
+        dedicated: Arc::new(Semaphore::new(1)),
+    };
+    let tenant = Tenant::new(deps, &WorkerBuffers::new(budget));
     let address = || tenant.backend.address().map(|address| address.ip().to_string());
     for (applied, expected) in
         [(0, Some("10.1.1.1")), (1, Some("10.1.1.2")), (0, Some("10.1.1.2")), (2, None), (1, None), (0, None)]

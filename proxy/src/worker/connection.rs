@@ -114,10 +114,12 @@ impl Worker {
             }
         };
         let tenant = self.tenant(&grant);
-        let limit = usize::try_from(grant.connections).unwrap_or(0);
-        let Some(session) = tenant.register(limit, (&grant, ends_at), client, &responses) else {
-            deny(LoginOutcome::ConnectionLimit, login.as_ref().map(|login| &*login.replies.connection_limit));
-            return Err(Rejected { responses, await_protocol_of: login.is_none().then_some(source) });
+        let session = match tenant.register((&grant, ends_at), client, &responses) {
+            Ok(session) => session,
+            Err(outcome) => {
+                deny(outcome, login.as_ref().map(|login| &*login.replies.connection_limit));
+                return Err(Rejected { responses, await_protocol_of: login.is_none().then_some(source) });
+            }
         };
         self.note_expiry(&grant);
         self.next_expiry.set(self.next_expiry.get().min(ends_at));

@@ -266,7 +266,8 @@ fn certificate_has_the_permissions_of_its_token() {
 #[test]
 fn idle_client_with_certificate_stays_connected_and_counts() {
     let (proxy, ours) = open();
-    proxy.update_plan(|plan| plan.connections = 2);
+    // Half of them for one token.
+    proxy.update_plan(|plan| plan.connections = 3);
     let token = proxy.sign_up("ann@example.com");
     let config = ClientIdentity::issued(&proxy, &token, now().saturating_add(HOUR))
         .config(&ours, rustls::ALL_VERSIONS);

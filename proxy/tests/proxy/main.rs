@@ -1,9 +1,11 @@
 //! The proxy over real sockets, with a real store and, where a test needs one, a real memcached.
 
 mod backoff;
+mod buffers;
 mod certificates;
 mod connection;
 mod denials;
+mod descriptors;
 mod expiry;
 mod hostile_backend;
 mod large_values;
@@ -17,5 +19,6 @@ mod revocation;
 mod scram;
 mod store_outage;
 mod tls;
+mod token_limits;
 mod transcripts;
 mod usage;

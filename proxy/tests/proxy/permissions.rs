@@ -292,13 +292,15 @@ fn permissions_are_rechecked_after_waiting_for_a_lane() {
     let proxy = TestProxy::start();
     let all = proxy.sign_up("ann@example.com");
     let _memcached = Memcached::start(&proxy, &all, "10.214.7.106");
+    // Each token may have half of them.
+    let other = proxy.create_token(&all, Permissions::ALL);
     let token = proxy.create_token(&all, Permissions::ALL);
     let mut neighbour = proxy.log_in(&all);
     assert_eq!(ask(&mut neighbour, "set a 0 0 1\r\nv\r\n", 8), "STORED\r\n");
     let long = b"set long 0 0 200000\r\n";
     let storing: Vec<TcpStream> = (0..LANES)
-        .map(|_| {
-            let mut storing = proxy.log_in(&all);
+        .map(|nth| {
+            let mut storing = proxy.log_in(if nth % 2 == 0 { &all } else { &other });
             storing.write_all(long).unwrap();
             storing
         })

@@ -17,23 +17,26 @@ fn token_is_restricted_updated_and_rotated() {
     let create = ["token", "create", "ada@example.org", "--name", "shop", "--scope", "write,read"];
     let limits =
         ["--prefix", "shop:", "--expires", "30d", "--allow-from", "10.0.0.0/8", "--allow-from", "::1"];
-    let made = installation.json(&[&create[..], &limits].concat());
+    let connections = ["--connections", "7"];
+    let made = installation.json(&[&create[..], &limits, &connections].concat());
     let id = made["username"].as_str().unwrap();
     let shown = installation.json(&["token", "show", id]);
     assert_eq!((&shown["name"], &shown["email"]), (&"shop".into(), &"ada@example.org".into()));
     assert_eq!(shown["scopes"], serde_json::json!(["read", "write"]));
     assert_eq!(shown["prefix"], "shop:");
     assert_eq!(shown["allow_from"], serde_json::json!(["10.0.0.0/8", "::1/128"]));
+    assert_eq!(shown["connections"], 7);
     let lifetime = shown["expires_at"].as_i64().unwrap() - shown["created_at"].as_i64().unwrap();
     assert!((lifetime - 30 * 86_400_000).abs() < 60_000, "{lifetime}");
 
     let narrowed = installation.json(&["token", "update", id, "--scope", "read"]);
     assert_eq!(narrowed["scopes"], serde_json::json!(["read"]));
-    for key in ["prefix", "allow_from", "expires_at"] {
+    for key in ["prefix", "allow_from", "expires_at", "connections"] {
         assert_eq!(narrowed[key], shown[key], "other permissions stay");
     }
     let open = ["token", "update", id, "--no-prefix", "--allow-from", "any", "--expires", "never"];
-    let open = installation.json(&open);
+    let open = installation.json(&[&open[..], &["--connections", "default"]].concat());
+    assert!(open["connections"].is_null());
     assert!(open["prefix"].is_null() && open["expires_at"].is_null());
     assert_eq!(open["allow_from"], serde_json::json!([]));
 

@@ -1,9 +1,14 @@
 //! Binary requests, and how memcached 1.6.45 reads them (B-4).
 
 use super::*;
-use crate::protocol::request::FlagSet;
+use crate::protocol::request::{FlagSet, SHARED_VALUE_MAX};
 
-const LIMITS: Limits = Limits { item_size_max: 1024 * 1024, flags: FlagSet::NEWEST, mechanisms: b"PLAIN" };
+const LIMITS: Limits = Limits {
+    item_size_max: 1024 * 1024,
+    gathered_max: SHARED_VALUE_MAX,
+    flags: FlagSet::NEWEST,
+    mechanisms: b"PLAIN",
+};
 
 struct RequestParts<'a> {
     opcode: u8,

@@ -1,13 +1,15 @@
 //! Meta lines, and how memcached 1.6.45 reads them.
 
 use super::*;
-use crate::protocol::request::Limits;
+use crate::protocol::request::{Limits, SHARED_VALUE_MAX};
 use crate::protocol::text;
 
 /// A parsed line in short.
 fn describe_with(input: &[u8], flags: FlagSet) -> String {
-    let Some(frame) = text::parse(input, Limits { item_size_max: 1024 * 1024, flags, mechanisms: b"PLAIN" })
-    else {
+    let Some(frame) = text::parse(
+        input,
+        Limits { item_size_max: 1024 * 1024, gathered_max: SHARED_VALUE_MAX, flags, mechanisms: b"PLAIN" },
+    ) else {
         return "more".into();
     };
     let words = |words: &[u8]| String::from_utf8_lossy(words).trim_end().to_owned();

@@ -8,8 +8,7 @@ use crate::protocol::line::{
     BAD_CHUNK, BAD_FORMAT, ERROR, Line, ends_in_noreply, split_token, tokens, trim_start, unless_noreply,
 };
 use crate::protocol::request::{
-    Command, Key, Mode, ReplyFormat, Request, SHARED_VALUE_MAX, STAT_GROUPS, Store, TextFormat,
-    UntaggedCommand, UntaggedKind,
+    Command, Key, Mode, ReplyFormat, Request, STAT_GROUPS, Store, TextFormat, UntaggedCommand, UntaggedKind,
 };
 use crate::protocol::{KEY_MAX, Parsed, ParsedFrame, Then, meta, number};
 
@@ -141,7 +140,7 @@ impl<'a> Line<'a> {
         }
         let framing_error = if noreply { b"" } else { BAD_CHUNK };
         let command = |value| Command::Store(Store { mode, flags, exptime, cas, value });
-        if len > SHARED_VALUE_MAX {
+        if len > self.limits.gathered_max {
             return Some(self.frame(Parsed::Stream {
                 request: request(command(b"")),
                 len,

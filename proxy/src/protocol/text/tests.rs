@@ -3,9 +3,14 @@
 use super::classic::Keys;
 use super::*;
 use crate::protocol::Then;
-use crate::protocol::request::{FlagSet, ReplyFormat, TextFormat};
+use crate::protocol::request::{FlagSet, ReplyFormat, SHARED_VALUE_MAX, TextFormat};
 
-const LIMITS: Limits = Limits { item_size_max: 1024 * 1024, flags: FlagSet::NEWEST, mechanisms: b"PLAIN" };
+const LIMITS: Limits = Limits {
+    item_size_max: 1024 * 1024,
+    gathered_max: SHARED_VALUE_MAX,
+    flags: FlagSet::NEWEST,
+    mechanisms: b"PLAIN",
+};
 
 /// A frame in short.
 fn describe(input: &[u8]) -> String {

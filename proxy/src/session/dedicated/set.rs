@@ -8,6 +8,7 @@ use super::{DedicatedError, failed};
 use crate::lane::dedicated::{CHUNK_MAX, DedicatedLane, ReplyStart};
 use crate::lane::encode;
 use crate::protocol;
+use crate::protocol::denial::Ending;
 use crate::protocol::request::{CommandKind, Fault, ItemMeta, Outcome, ReplyFormat, Request};
 use crate::session::state::{OwnedThen, Swallow};
 use crate::session::{Session, WorkerContext};
@@ -68,7 +69,7 @@ impl Session {
         let responses = self.responses.clone();
         let streamed = tokio::select! {
             biased;
-            () = responses.wait_until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
+            () = responses.wait_until_ended() => return Err(io::ErrorKind::BrokenPipe.into()),
             streamed = self.run_set(&mut store, version, worker) => streamed,
         };
         let outcome = match streamed {
@@ -76,6 +77,10 @@ impl Session {
             Ok(ValueEnd::Invalid(framing_error)) => {
                 responses.write_raw(framing_error);
                 return Ok(ControlFlow::Break(()));
+            }
+            Err(DedicatedError::Client(error)) if error.kind() == io::ErrorKind::TimedOut => {
+                responses.end(Ending::Stalled);
+                return Err(error);
             }
             Err(DedicatedError::Client(error)) => return Err(error),
             Err(DedicatedError::Lane(fault)) => {
@@ -121,6 +126,8 @@ impl Session {
         worker: &WorkerContext<'_>,
     ) -> Result<ValueEnd, DedicatedError> {
         lane.write(&store.line).await?;
+        // From here on the client is awaited, so that the sweep finds it if it stalls.
+        self.responses.hold_input(self.input.capacity().max(1), true);
         while store.left > 0 {
             if self.input.is_empty() {
                 self.forward_chunk(lane, store, worker).await?;
@@ -142,6 +149,7 @@ impl Session {
             self.input.drain(..LINE_END.len());
             store.framing_error = None;
         }
+        self.responses.hold_input(self.input.capacity(), false);
         self.recheck_permissions(version)?;
         lane.write(LINE_END).await?;
         match lane.read_reply(store.kind, store.tag, worker.scratch).await? {

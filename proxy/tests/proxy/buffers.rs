@@ -1,0 +1,202 @@
+//! The memory that unfinished requests and unread replies take: bounded for each cache, and freed after a while.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use store::Token;
+
+use testkit::{Memcached, TestProxy, binary, is_long_run, raise_file_limit};
+
+const MB: usize = 1024 * 1024;
+/// The proxy's budget. A cache may hold a quarter.
+const BUDGET_MB: usize = 16;
+const STALL_SECONDS: u64 = 3;
+/// Generous: several times the proxy's time limits.
+const END_TIMEOUT: Duration = Duration::from_secs(120);
+const OVER_BUDGET: &str = "SERVER_ERROR too many unfinished requests\r\n";
+const TIMED_OUT: &str = "CLIENT_ERROR request timed out\r\n";
+
+fn start() -> TestProxy {
+    raise_file_limit();
+    TestProxy::start_with(|config| {
+        config.buffer_mb = BUDGET_MB;
+        config.stall_seconds = STALL_SECONDS;
+    })
+}
+
+/// The bytes that connections hold, as the proxy reports them.
+fn buffered(proxy: &TestProxy) -> usize {
+    let metrics = proxy.metrics();
+    let bytes = metrics.lines().find_map(|line| line.strip_prefix("memgate_proxy_buffered_bytes "));
+    bytes.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
+}
+
+fn ask(stream: &mut TcpStream, request: &str, expected: &str) {
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut reply = vec![0; expected.len()];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(String::from_utf8_lossy(&reply), expected);
+}
+
+/// All that still comes until the proxy closes.
+fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+    stream.set_read_timeout(Some(END_TIMEOUT)).unwrap();
+    let mut reply = Vec::new();
+    // A reset follows what the client has sent and nobody read.
+    if let Err(error) = stream.read_to_end(&mut reply) {
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+    }
+    reply
+}
+
+fn wait_until_released(proxy: &TestProxy) {
+    let deadline = Instant::now() + END_TIMEOUT;
+    while buffered(proxy) > 0 {
+        assert!(Instant::now() < deadline, "{} bytes", buffered(proxy));
+        std::thread::yield_now();
+    }
+}
+
+fn causes(proxy: &TestProxy, token: &Token) -> Vec<&'static str> {
+    proxy.wait_for_denials(token, 1).iter().map(|it| it.cause.as_str()).collect()
+}
+
+// R-33, P-12, P-13.
+#[test]
+fn unfinished_requests_of_one_cache_hold_no_more_than_its_share() {
+    let proxy = start();
+    let count = if is_long_run() { 6000 } else { 500 };
+    let (ada, bob) = (proxy.sign_up("ada@example.org"), proxy.sign_up("bob@example.org"));
+    let _hers = Memcached::start(&proxy, &ada, "10.214.7.120");
+    let _his = Memcached::start(&proxy, &bob, "10.214.7.121");
+    let mut idle = proxy.log_in(&ada);
+    let mut neighbour = proxy.log_in(&bob);
+    let unfinished = [b"set a 0 0 131000\r\n", &vec![b'x'; 130_990][..]].concat();
+    let mut most = 0;
+    let mut clients: Vec<TcpStream> = (0..count)
+        .map(|nth| {
+            let mut client = proxy.log_in(&ada);
+            // The proxy stops reading some of them, and ends others.
+            client.set_nonblocking(true).unwrap();
+            let _ = client.write(&unfinished);
+            client.set_nonblocking(false).unwrap();
+            if nth % 20 == 0 {
+                ask(&mut neighbour, "set a 0 0 1\r\n1\r\nget a\r\n", "STORED\r\nVALUE a 0 1\r\n1\r\nEND\r\n");
+                most = most.max(buffered(&proxy));
+            }
+            client
+        })
+        .collect();
+    most = most.max(buffered(&proxy));
+    // The share, what each worker hasn't reported, and one value.
+    assert!(most < (BUDGET_MB / 4 + 1) * MB, "{most} bytes");
+    let (mut ended, mut timed_out) = (0, 0);
+    for client in &mut clients {
+        let reply = read_to_end(client);
+        match std::str::from_utf8(&reply).unwrap() {
+            OVER_BUDGET => ended += 1,
+            TIMED_OUT => timed_out += 1,
+            // It never got a lane, or the reset has overtaken the line.
+            "" | "SERVER_ERROR backend timed out\r\n" => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    println!(
+        "{count} unfinished requests: at most {most} bytes, {ended} over the budget, {timed_out} timed out"
+    );
+    assert!(timed_out > 0);
+    wait_until_released(&proxy);
+    // A connection without an unfinished request stays, however long it is idle.
+    ask(&mut idle, "get nothing\r\n", "END\r\n");
+    ask(&mut neighbour, "get a\r\n", "VALUE a 0 1\r\n1\r\nEND\r\n");
+    assert!(causes(&proxy, &ada).contains(&"stalled"));
+    assert!(proxy.metrics().contains("memgate_proxy_denials_total{cause=\"stalled\"}"));
+}
+
+// R-33, P-12.
+#[test]
+fn oldest_unfinished_requests_are_ended_first() {
+    let proxy = start();
+    let ada = proxy.sign_up("ada@example.org");
+    // Lines of keys are kept as they come, so that only ending some helps.
+    let line = [&b"get "[..], &b"k ".repeat(250_000)].concat();
+    let start = |_| {
+        let mut client = proxy.log_in(&ada);
+        let _ = client.write_all(&line);
+        client
+    };
+    let mut clients: Vec<TcpStream> = (0..20).map(start).collect();
+    let reply = read_to_end(&mut clients[0]);
+    assert_eq!(String::from_utf8(reply).unwrap(), OVER_BUDGET);
+    assert!(buffered(&proxy) < (BUDGET_MB / 4 + 1) * MB);
+    assert!(causes(&proxy, &ada).contains(&"buffers"));
+    drop(clients);
+    wait_until_released(&proxy);
+}
+
+// R-33, P-13.
+#[test]
+fn unfinished_request_ends_after_a_time_without_a_byte() {
+    let proxy = start();
+    let ada = proxy.sign_up("ada@example.org");
+    let _memcached = Memcached::start(&proxy, &ada, "10.214.7.120");
+    let mut idle = proxy.log_in(&ada);
+    // A byte now and then is enough.
+    let mut slow = proxy.log_in(&ada);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let writer = std::thread::spawn({
+        let is_over = is_over.clone();
+        move || {
+            let mut sent = 0;
+            slow.write_all(b"set big 0 0 100000\r\n").unwrap();
+            while !is_over.load(Ordering::Acquire) {
+                slow.write_all(b"x").unwrap();
+                sent += 1;
+                std::thread::sleep(Duration::from_secs(STALL_SECONDS) / 12);
+            }
+            ask(&mut slow, &format!("{}\r\n", "x".repeat(100_000 - sent)), "STORED\r\n");
+        }
+    });
+    let mut unread = proxy.log_in(&ada);
+    ask(&mut unread, &testkit::text::set("long", &"x".repeat(100_000)), "STORED\r\n");
+    unread.write_all(&b"get long\r\n".repeat(200)).unwrap();
+    let began = Instant::now();
+    let halves: [&[u8]; 6] = [
+        b"get",
+        b"set a 0 0 10\r\n12345",
+        b"set a 0 0 200000\r\n12345",
+        b"set a 0 0 2000000\r\n12345",
+        b"ms a 10\r\n",
+        b"bogus\r\nset a 0 0 10\r\n",
+    ];
+    let mut clients: Vec<TcpStream> = halves
+        .iter()
+        .map(|half| {
+            let mut client = proxy.log_in(&ada);
+            client.write_all(half).unwrap();
+            client
+        })
+        .collect();
+    let mut binary = proxy.connect();
+    let set =
+        binary::Request { opcode: 0x01, extras: &[0; 8], key: b"a", value: b"12345", ..Default::default() };
+    let set = set.encode();
+    binary.write_all(&[&binary::login(&ada), &set[..set.len() - 1]].concat()).unwrap();
+    binary.read_exact(&mut [0; 37]).unwrap();
+    for (client, half) in clients.iter_mut().zip(halves) {
+        let reply = String::from_utf8(read_to_end(client)).unwrap();
+        assert_eq!(reply.trim_start_matches("ERROR\r\n"), TIMED_OUT, "{}", half.escape_ascii());
+    }
+    assert_eq!(binary::statuses(&read_to_end(&mut binary)), [0x86]);
+    assert!(began.elapsed() >= Duration::from_secs(STALL_SECONDS) - Duration::from_millis(500));
+    let received = read_to_end(&mut unread).len();
+    assert!(received < 200 * 100_000, "all replies were kept for a client that doesn't read");
+    is_over.store(true, Ordering::Release);
+    writer.join().unwrap();
+    ask(&mut idle, "get a\r\n", "END\r\n");
+    wait_until_released(&proxy);
+    assert_eq!(causes(&proxy, &ada), ["stalled"]);
+}

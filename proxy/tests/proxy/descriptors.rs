@@ -1,0 +1,143 @@
+//! A proxy that may open few files: clients that hold all their connections leave enough for lanes, store and health.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+use store::Token;
+
+use testkit::{Memcached, TestProxy, text};
+
+/// The limit of open files of the proxy's process.
+const FILES: u64 = 700;
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+struct ProxyProcess {
+    process: Child,
+    listen: SocketAddr,
+    health: SocketAddr,
+    tokens: Vec<Token>,
+}
+
+impl ProxyProcess {
+    fn start() -> Self {
+        let this = std::env::current_exe().unwrap();
+        let mut process = Command::new(this)
+            .args(["--ignored", "--exact", "--nocapture", "descriptors::the_proxy"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let line = lines.find_map(|line| line.strip_prefix("proxy: ").map(str::to_owned));
+        let line = line.expect("the proxy's process prints its addresses");
+        // The pipe must be read to its end, although the rest isn't needed.
+        std::thread::spawn(move || lines.for_each(drop));
+        let mut words = line.split(' ');
+        let mut address = || words.next().unwrap().parse().unwrap();
+        let (listen, health) = (address(), address());
+        let tokens = words.map(|token| Token::parse(token).unwrap()).collect();
+        Self { process, listen, health, tokens }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.listen).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream
+    }
+
+    /// Logs in; `None` if the proxy has too many connections.
+    fn log_in(&self, token: &Token) -> Option<TcpStream> {
+        let mut stream = self.connect();
+        stream.write_all(text::login(token).as_bytes()).ok()?;
+        let mut reply = [0; 8];
+        stream.read_exact(&mut reply).ok()?;
+        (&reply == b"STORED\r\n").then_some(stream)
+    }
+
+    fn is_ready(&self) -> bool {
+        let mut stream = TcpStream::connect(self.health).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response.starts_with("HTTP/1.1 200")
+    }
+}
+
+impl Drop for ProxyProcess {
+    fn drop(&mut self) {
+        // Closing its input ends it, and the memcacheds with it.
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
+}
+
+fn ask(stream: &mut TcpStream, request: &str, end: &str) {
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut reply = Vec::new();
+    while !reply.ends_with(end.as_bytes()) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap_or_else(|error| {
+            panic!("{request:?}: {error} after {}", String::from_utf8_lossy(&reply));
+        });
+        reply.push(byte[0]);
+    }
+}
+
+//
+#[test]
+fn clients_leave_descriptors_for_lanes_store_and_health() {
+    let proxy = ProxyProcess::start();
+    let [ada, bob] = [&proxy.tokens[0], &proxy.tokens[1]];
+    // She has no lane yet.
+    let mut victim = proxy.log_in(ada).unwrap();
+    let (mut held, mut refused) = (Vec::new(), 0);
+    while refused < 20 {
+        match proxy.log_in(bob) {
+            Some(stream) => held.push(stream),
+            None => refused += 1,
+        }
+        assert!(held.len() < 700, "no limit");
+    }
+    // Others who only connect, whether they are admitted or not.
+    let half_open: Vec<TcpStream> = (0..300).map(|_| proxy.connect()).collect();
+    println!("{} connections of {FILES} files", held.len());
+    assert!(held.len() > 140, "{} connections", held.len());
+    ask(&mut victim, "set a 0 0 1\r\n1\r\n", "STORED\r\n");
+    ask(&mut victim, "stats\r\n", "END\r\n");
+    // Dedicated lanes, as many as are reserved for them.
+    for stream in held.iter_mut().take(40) {
+        stream.write_all(b"set long 0 0 200000\r\nbeginning").unwrap();
+    }
+    ask(&mut victim, "stats\r\n", "END\r\n");
+    ask(held.last_mut().unwrap(), "set b 0 0 1\r\n1\r\n", "STORED\r\n");
+    assert!(proxy.is_ready());
+    // A token that the proxy must look up in the store.
+    drop((held, half_open));
+    let deadline = std::time::Instant::now() + TIMEOUT;
+    while proxy.log_in(&proxy.tokens[2]).is_none() {
+        assert!(std::time::Instant::now() < deadline);
+    }
+}
+
+/// Not a test: the process that [`ProxyProcess`] starts.
+#[test]
+#[ignore = "runs until its parent closes the pipe"]
+fn the_proxy() {
+    let first = TestProxy::start();
+    let tokens = ["ada", "bob", "new"].map(|name| first.sign_up(&format!("{name}@example.org")));
+    let _hers = Memcached::start(&first, &tokens[0], "10.214.7.123");
+    let _his = Memcached::start(&first, &tokens[1], "10.214.7.124");
+    // memcached needs more.
+    setrlimit(Resource::Nofile, Rlimit { current: Some(FILES), maximum: Some(FILES) }).unwrap();
+    let proxy = first.start_second();
+    let mut out = std::io::stdout();
+    let tokens: Vec<String> = tokens.iter().map(Token::reveal).collect();
+    writeln!(out, "\nproxy: {} {} {}", proxy.config.listen, proxy.config.health, tokens.join(" ")).unwrap();
+    out.flush().unwrap();
+    // Until the parent closes the pipe.
+    let _ = std::io::stdin().read(&mut [0; 1]);
+}
