@@ -162,6 +162,16 @@ pub async fn teardown(config: &Config, installation_id: &str) -> Result<Removed,
     teardown::teardown(Names::new(installation_id)?, &config.docker_socket).await
 }
 
+/// Lists what has an installation's label, or a name with its prefix, and isn't its own, as `KIND NAME`. It is
+/// never touched.
+///
+/// # Errors
+/// If Docker doesn't answer.
+pub async fn foreign_resources(config: &Config, installation_id: &str) -> Result<Vec<String>, Error> {
+    let docker = Docker::new(Names::new(installation_id)?, &config.docker_socket);
+    Ok(docker.foreign().await?.into_iter().map(|foreign| foreign.to_string()).collect())
+}
+
 /// Returns the version of the Docker Engine.
 ///
 /// # Errors

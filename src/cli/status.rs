@@ -24,6 +24,8 @@ struct Status {
     instances: BTreeMap<&'static str, u64>,
     /// Running proxies, on all machines.
     proxies: Vec<Proxy>,
+    /// What claims to be the installation's in Docker and isn't: never touched.
+    foreign: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -73,6 +75,7 @@ async fn read_status(settings: &Settings, data_dir: &DataDir) -> Status {
         docker,
         instances: BTreeMap::new(),
         proxies: Vec::new(),
+        foreign: Vec::new(),
     };
     let read = async {
         let store = data_dir.open_store(settings).await?;
@@ -86,6 +89,8 @@ async fn read_status(settings: &Settings, data_dir: &DataDir) -> Status {
         Ok((installation, instances, mut proxies)) => {
             proxies.retain(|proxy| !proxy.is_gone(now()));
             status.proxies = proxies;
+            let foreign = provisioner::foreign_resources(&settings.provisioner, &installation).await;
+            status.foreign = foreign.unwrap_or_default();
             status.installation = Some(installation);
             status.instances = instances;
         }
@@ -132,6 +137,9 @@ fn describe(status: &Status) -> String {
     let proxy_text =
         |it: &Proxy| format!("{} ({}), seen {}", it.name, it.version, table::time_since(it.seen_at));
     pairs.extend(status.proxies.iter().map(|proxy| ("registered proxy", proxy_text(proxy))));
+    if !status.foreign.is_empty() {
+        pairs.push(("not memgate's", status.foreign.join(", ")));
+    }
     pairs.push(("installation", status.installation.clone().unwrap_or_default()));
     table::pairs(&pairs)
 }
@@ -150,6 +158,7 @@ mod tests {
             docker: ready(),
             instances: instances.iter().copied().collect(),
             proxies: Vec::new(),
+            foreign: Vec::new(),
         }
     }
 
@@ -162,6 +171,14 @@ mod tests {
         let failed = status(&[("failed", 1), ("running", 2)]);
         assert!(!failed.is_ready());
         assert!(describe(&failed).contains("not ready: 1 failed, 2 running"));
+    }
+
+    //
+    #[test]
+    fn foreign_resources_are_shown() {
+        let with = Status { foreign: vec!["container red".to_owned()], ..status(&[]) };
+        assert!(describe(&with).contains("container red") && with.is_ready());
+        assert!(!describe(&status(&[])).contains("not memgate's"));
     }
 
     #[test]

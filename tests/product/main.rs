@@ -5,6 +5,7 @@ mod browser;
 mod client_libraries;
 mod commands;
 mod commands_with_proxy;
+mod containers;
 mod harness;
 mod lifecycle;
 mod many_users;

@@ -42,10 +42,11 @@ impl Docker {
             self.foreign_volumes(&filter, &mut foreign).await?;
             self.foreign_networks(&filter, &mut foreign).await?;
         }
+        let own: HashSet<String> = self.own_images().await?.into_iter().map(|image| image.name).collect();
         for filter in
             [self.label_filter(), self.name_filter("reference", format!("{}*", self.names.prefix()))]
         {
-            self.foreign_images(&filter, &mut foreign).await?;
+            self.foreign_images(&filter, &own, &mut foreign).await?;
         }
         Ok(foreign)
     }
@@ -96,10 +97,14 @@ impl Docker {
         Ok(())
     }
 
-    async fn foreign_images(&self, filter: &Filter, all: &mut BTreeSet<Foreign>) -> Result<(), Error> {
+    async fn foreign_images(
+        &self,
+        filter: &Filter,
+        own: &HashSet<String>,
+        all: &mut BTreeSet<Foreign>,
+    ) -> Result<(), Error> {
         let options = ListImagesOptionsBuilder::new().filters(filter).build();
         let list = self.client()?.list_images(Some(options)).await;
-        let own: HashSet<String> = self.own_images().await?.into_iter().map(|image| image.name).collect();
         for image in list.map_err(|e| map_error("list images", e))? {
             let named = image.repo_tags.into_iter().filter(|tag| !tag.starts_with("<none>"));
             let mut named: Vec<String> = named.collect();

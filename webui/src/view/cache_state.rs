@@ -27,8 +27,13 @@ impl CacheState {
         let age = store::now().since(instance.created_at);
         let message = instance.route.as_ref().and_then(|route| route.message.clone());
         let (title, detail) = text(state, age);
-        let shows_message =
-            matches!(state, InstanceState::Pending | InstanceState::Failed | InstanceState::Restarting);
+        let shows_message = matches!(
+            state,
+            InstanceState::Pending
+                | InstanceState::Running
+                | InstanceState::Failed
+                | InstanceState::Restarting
+        );
         Self {
             state: state.as_str(),
             title,
