@@ -9,6 +9,8 @@ use super::{ANSWER_TIMEOUT, SOURCE, TIMED_OUT, Victim, connect};
 use crate::login::{Login, LoginForm};
 
 const HEADER_BYTES: usize = 24;
+const SUCCESS: u16 = 0;
+const NOT_FOUND: u16 = 1;
 /// Characters of an unexpected reply that are shown.
 const SHOWN: usize = 60;
 
@@ -37,7 +39,10 @@ impl Client {
             client.stream.write_all(login.request()).await.map_err(words)?;
             match form {
                 Form::Text => client.expect_line("STORED").await?,
-                Form::Sasl => drop(client.read_binary().await?),
+                Form::Sasl => match client.read_binary().await? {
+                    (SUCCESS, _) => {}
+                    (_, body) => return Err(shown(&String::from_utf8_lossy(&body))),
+                },
             }
             Ok(client)
         })
@@ -85,9 +90,13 @@ impl Client {
         request.resize(HEADER_BYTES, 0);
         request.extend_from_slice(key.as_bytes());
         self.stream.write_all(&request).await.map_err(words)?;
-        let body = self.read_binary().await?;
-        // The first four bytes are the flags.
-        Ok(Some(String::from_utf8_lossy(body.get(4..).unwrap_or_default()).into_owned()))
+        let (status, body) = self.read_binary().await?;
+        match status {
+            // The first four bytes are the flags.
+            SUCCESS => Ok(Some(String::from_utf8_lossy(body.get(4..).unwrap_or_default()).into_owned())),
+            NOT_FOUND => Ok(None),
+            _ => Err(shown(&String::from_utf8_lossy(&body))),
+        }
     }
 
     async fn expect_line(&mut self, expected: &str) -> Result<(), String> {
@@ -106,8 +115,8 @@ impl Client {
         }
     }
 
-    /// The body of a reply with status 0.
-    async fn read_binary(&mut self) -> Result<Vec<u8>, String> {
+    /// Status and body of a reply.
+    async fn read_binary(&mut self) -> Result<(u16, Vec<u8>), String> {
         while self.input.len() < HEADER_BYTES {
             self.fill().await?;
         }
@@ -117,8 +126,7 @@ impl Client {
             self.fill().await?;
         }
         let reply: Vec<u8> = self.input.drain(..end).collect();
-        let body = reply[HEADER_BYTES..].to_vec();
-        if reply[6..8] == [0, 0] { Ok(body) } else { Err(shown(&String::from_utf8_lossy(&body))) }
+        Ok((u16::from_be_bytes([reply[6], reply[7]]), reply[HEADER_BYTES..].to_vec()))
     }
 
     async fn fill(&mut self) -> Result<(), String> {
