@@ -55,6 +55,15 @@ pub(crate) enum Pressure {
     Over,
 }
 
+/// Whether a session waits for the rest of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaits {
+    No,
+    Yes,
+    /// Yes, and a sweep has seen it at this time.
+    Since(StartedAt),
+}
+
 /// What one connection holds, in bytes.
 #[derive(Debug)]
 pub(crate) struct HeldBytes {
@@ -62,8 +71,7 @@ pub(crate) struct HeldBytes {
     input: Cell<usize>,
     output: Cell<usize>,
     deferred: Cell<usize>,
-    /// Whether the session waits for the rest of a request.
-    awaits_input: Cell<bool>,
+    awaits: Cell<Awaits>,
     /// When the connection began to hold something.
     since: Cell<StartedAt>,
     /// When the client last read something of the output.
@@ -146,7 +154,7 @@ impl HeldBytes {
             input: Cell::new(0),
             output: Cell::new(0),
             deferred: Cell::new(0),
-            awaits_input: Cell::new(false),
+            awaits: Cell::new(Awaits::No),
             since: Cell::default(),
             read_at: Cell::default(),
             ending: Cell::new(None),
@@ -165,7 +173,7 @@ impl HeldBytes {
         if bytes != self.input.get() {
             self.replace(&self.input, bytes, now);
         }
-        self.awaits_input.set(awaits_input);
+        self.awaits.set(if awaits_input { Awaits::Yes } else { Awaits::No });
     }
 
     /// Sets the bytes of unread output, at `now`, and whether the client has just read some.
@@ -208,10 +216,18 @@ impl HeldBytes {
         (self.total() > 0).then(|| now.since(self.since.get()))
     }
 
-    /// For how long the client has done nothing about what the connection holds, in microseconds. `input_at` is when it
-    /// last sent something.
+    /// For how long the client has done nothing about what the connection holds, in microseconds, as far as sweeps have
+    /// seen it. `input_at` is when it last sent something: before that the session may have waited for memcached, so only
+    /// what a sweep has seen counts.
     pub(crate) fn stalled_for(&self, input_at: StartedAt, now: StartedAt) -> u32 {
-        let input = if self.input.get() > 0 && self.awaits_input.get() { now.since(input_at) } else { 0 };
+        let input = match self.awaits.get() {
+            Awaits::Since(since) if self.input.get() > 0 => now.since(since).min(now.since(input_at)),
+            Awaits::Yes => {
+                self.awaits.set(Awaits::Since(now));
+                0
+            }
+            Awaits::Since(_) | Awaits::No => 0,
+        };
         let output = if self.output.get() > 0 { now.since(self.read_at.get()) } else { 0 };
         input.max(output)
     }
@@ -298,18 +314,25 @@ mod tests {
     fn only_who_owes_something_stalls() {
         let (_, new) = tenants(100 * MB);
         let connection = new();
-        let later = StartedAt::from_micros(90);
-        assert_eq!(connection.stalled_for(NOW, later), 0);
+        let sweep = |sent_at| {
+            connection.stalled_for(sent_at, StartedAt::from_micros(10));
+            connection.stalled_for(sent_at, StartedAt::from_micros(90))
+        };
+        assert_eq!(sweep(NOW), 0);
         // It waits for memcached, not for its client.
         connection.set_input(10, false, NOW);
-        assert_eq!(connection.stalled_for(NOW, later), 0);
+        assert_eq!(sweep(NOW), 0);
         connection.set_input(10, true, NOW);
-        assert_eq!(connection.stalled_for(NOW, later), 90);
+        assert_eq!(sweep(NOW), 80);
+        assert_eq!(sweep(StartedAt::from_micros(50)), 40);
+        // It has only just begun to wait for its client.
+        connection.set_input(10, true, NOW);
+        assert_eq!(connection.stalled_for(NOW, StartedAt::from_micros(90)), 0);
         connection.set_input(0, true, NOW);
         connection.set_output(10, false, StartedAt::from_micros(20));
         connection.set_output(20, false, StartedAt::from_micros(50));
-        assert_eq!(connection.stalled_for(NOW, later), 70);
+        assert_eq!(sweep(NOW), 70);
         connection.set_output(5, true, StartedAt::from_micros(80));
-        assert_eq!(connection.stalled_for(NOW, later), 10);
+        assert_eq!(connection.stalled_for(NOW, StartedAt::from_micros(90)), 10);
     }
 }

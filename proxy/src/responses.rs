@@ -81,6 +81,8 @@ impl ResponseQueue {
 
     /// Sets where the session's bytes are counted.
     pub(crate) fn set_account(&self, usage: Rc<Usage>, held: HeldBytes) {
+        // What came with the login.
+        self.read_at.set(usage.now());
         let _ = self.out.account.set(Account { usage, held });
     }
 

@@ -192,6 +192,12 @@ fn unfinished_request_ends_after_a_time_without_a_byte() {
     }
     assert_eq!(binary::statuses(&read_to_end(&mut binary)), [0x86]);
     assert!(began.elapsed() >= Duration::from_secs(STALL_SECONDS) - Duration::from_millis(500));
+    // What came with the login counts from then on, although the cache has been in use for longer.
+    let mut late = proxy.connect();
+    late.write_all(format!("{}set late 0 0 10\r\n12345", testkit::text::login(&ada)).as_bytes()).unwrap();
+    ask(&mut late, "", "STORED\r\n");
+    std::thread::sleep(Duration::from_secs(STALL_SECONDS) / 3);
+    ask(&mut late, "67890\r\n", "STORED\r\n");
     let received = read_to_end(&mut unread).len();
     assert!(received < 200 * 100_000, "all replies were kept for a client that doesn't read");
     is_over.store(true, Ordering::Release);
