@@ -1,7 +1,10 @@
 //! The installation's certificate authority and the proxy's server certificate.
 //!
 //! `memgate up` creates both unless the settings name another certificate. Clients trust `ca.pem` once; the
-//! server certificate is issued at every start and renewed long before it expires.
+//! server certificate is issued at every start and renewed long before it expires. The authority vouches for the
+//! names of this installation only (`ca/constraints.rs`).
+
+mod constraints;
 
 use std::convert::Infallible;
 use std::fs;
@@ -13,7 +16,7 @@ use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, PublicKeyData as _,
 };
 use time::OffsetDateTime;
 
@@ -21,6 +24,7 @@ use crate::output::CliError;
 use crate::settings::Settings;
 use crate::system_users::SystemUsers;
 use crate::system_users::set_owner;
+use constraints::{PermittedNames, is_well_formed};
 
 pub(crate) const CA: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
@@ -50,9 +54,18 @@ pub(crate) fn issue_server_certificate(
     settings: &Settings,
     system_users: Option<&SystemUsers>,
 ) -> Result<(), CliError> {
-    let authority = load_or_create_authority(data_dir)?;
+    let (authority, permitted) = load_or_create_authority(data_dir, settings)?;
     let key = KeyPair::generate().map_err(certificate_error)?;
-    let mut params = CertificateParams::new(subject_names(settings)).map_err(certificate_error)?;
+    let (names, others): (Vec<_>, Vec<_>) =
+        subject_names(settings).into_iter().partition(|name| permitted.contains(name));
+    if !others.is_empty() {
+        let names = others.join(", ");
+        tracing::warn!(
+            names,
+            "not in the server certificate: ca.pem doesn't permit it. To add it, delete ca.pem, start again and let clients trust the new ca.pem"
+        );
+    }
+    let mut params = CertificateParams::new(names).map_err(certificate_error)?;
     params.distinguished_name.push(DnType::CommonName, "memgate");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -83,44 +96,70 @@ pub(crate) async fn renew(
     }
 }
 
-fn load_or_create_authority(data_dir: &Path) -> Result<Issuer<'static, KeyPair>, CliError> {
+/// The authority, and the names that its certificate permits.
+fn load_or_create_authority(
+    data_dir: &Path,
+    settings: &Settings,
+) -> Result<(Issuer<'static, KeyPair>, PermittedNames), CliError> {
     let file = data_dir.join(CA_KEY);
-    match fs::read_to_string(&file) {
-        Ok(text) => {
-            let key = KeyPair::from_pem(&text).map_err(|error| {
-                let what = format!("{} contains no key ({error})", file.display());
-                CliError::new(
-                    what,
-                    "restore it from a backup, or delete it and ca.pem to create a new authority",
-                )
-            })?;
-            Ok(Issuer::new(authority_params(&key), key))
-        }
+    let key = match fs::read_to_string(&file) {
+        Ok(text) => KeyPair::from_pem(&text).map_err(|error| {
+            let what = format!("{} contains no key ({error})", file.display());
+            CliError::new(what, "restore it from a backup, or delete it and ca.pem to create a new authority")
+        })?,
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let key = KeyPair::generate().map_err(certificate_error)?;
-            let params = authority_params(&key);
-            let certificate = params.self_signed(&key).map_err(certificate_error)?;
-            let file = write(data_dir, CA, &certificate.pem())?;
-            set_owner(&file, None, None, 0o444)?;
-            publish(&file)?;
+            let permitted = issue_authority(data_dir, settings, &key)?;
             let file = write(data_dir, CA_KEY, &key.serialize_pem())?;
             publish(&file)?;
-            Ok(Issuer::new(params, key))
+            return Ok((Issuer::new(authority_params(&key, &permitted), key), permitted));
         }
-        Err(error) => Err(CliError::new(
-            format!("can't read {} ({error})", file.display()),
-            "run this as root, or as the user that owns the data",
-        )),
-    }
+        Err(error) => {
+            return Err(CliError::new(
+                format!("can't read {} ({error})", file.display()),
+                "run this as root, or as the user that owns the data",
+            ));
+        }
+    };
+    let current = fs::read_to_string(data_dir.join(CA)).ok();
+    let current =
+        current.and_then(|pem| PermittedNames::of_certificate(&pem, &key.subject_public_key_info()));
+    let permitted = match current {
+        Some(permitted) if required_names(settings).iter().all(|name| permitted.contains(name)) => permitted,
+        current => {
+            let permitted = issue_authority(data_dir, settings, &key)?;
+            if current.is_some() {
+                tracing::warn!(
+                    "ca.pem was issued again, for the new webui.endpoint: clients that trust the earlier file refuse the proxy until they trust the new one"
+                );
+            }
+            permitted
+        }
+    };
+    Ok((Issuer::new(authority_params(&key, &permitted), key), permitted))
 }
 
-/// Parameters that depend on the key only. The name contains part of the key, to tell installations apart.
-fn authority_params(key: &KeyPair) -> CertificateParams {
+/// Writes `ca.pem` for the names of this installation. With the same key as before, clients that trust the earlier
+/// file accept the names that it permits.
+fn issue_authority(data_dir: &Path, settings: &Settings, key: &KeyPair) -> Result<PermittedNames, CliError> {
+    let permitted = PermittedNames::new(subject_names(settings));
+    let certificate = authority_params(key, &permitted).self_signed(key).map_err(certificate_error)?;
+    let file = write(data_dir, CA, &certificate.pem())?;
+    set_owner(&file, None, None, 0o444)?;
+    publish(&file)?;
+    Ok(permitted)
+}
+
+/// The authority's certificate: it issues server certificates for `permitted` only, and no further authority. Its
+/// own name depends on the key alone, and contains part of it, to tell installations apart.
+fn authority_params(key: &KeyPair, permitted: &PermittedNames) -> CertificateParams {
     let mut params = CertificateParams::default();
     let tail: String = key.public_key_raw().iter().rev().take(4).map(|byte| format!("{byte:02x}")).collect();
     params.distinguished_name.push(DnType::CommonName, format!("memgate authority {tail}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.name_constraints = Some(permitted.to_extension());
     set_validity(&mut params, CA_DAYS);
     params
 }
@@ -131,19 +170,26 @@ fn set_validity(params: &mut CertificateParams, days: i64) {
     params.not_after = now + time::Duration::days(days);
 }
 
-/// Host names and addresses of the server certificate: this machine, and the endpoint that users see.
+/// Host names and addresses of the server certificate: those that it needs, and this machine's.
 fn subject_names(settings: &Settings) -> Vec<String> {
+    let mut names = required_names(settings);
+    names.push(rustix::system::uname().nodename().to_string_lossy().into_owned());
+    names.retain(|name| is_well_formed(name));
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Names without which clients can't connect: loopback, and the endpoint that users see.
+fn required_names(settings: &Settings) -> Vec<String> {
     let endpoint = &settings.webui.endpoint;
     let host = match endpoint.parse::<SocketAddr>() {
         Ok(address) => address.ip().to_string(),
         Err(_) => endpoint.rsplit_once(':').map_or(endpoint.as_str(), |(host, _)| host).to_owned(),
     };
-    let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(Into::into).into();
-    names.extend([machine, host]);
-    names.retain(|name| !name.is_empty());
-    names.sort();
-    names.dedup();
+    names.push(host);
+    names.retain(|name| is_well_formed(name));
     names
 }
 
@@ -183,22 +229,4 @@ fn certificate_error(error: rcgen::Error) -> CliError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn authority_is_kept_and_server_certificate_is_new() {
-        let dir = tempfile::tempdir().unwrap();
-        let read = |name| fs::read_to_string(dir.path().join(name)).unwrap();
-        let mut settings = Settings::default();
-        settings.webui.endpoint = "cache.example.org:11211".into();
-        issue_server_certificate(dir.path(), &settings, None).unwrap();
-        let (ca, server) = (read(CA), read(SERVER));
-        issue_server_certificate(dir.path(), &settings, None).unwrap();
-        assert_eq!(read(CA), ca);
-        assert_ne!(read(SERVER), server);
-        assert!(subject_names(&settings).contains(&"cache.example.org".to_owned()));
-        let left = fs::read_dir(dir.path()).unwrap().count();
-        assert_eq!(left, FILES.len());
-    }
-}
+mod tests;

@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use crate::Shutdown;
+use crate::http::{self, ConnectionMetrics, Limits};
 
 /// Whether a role is able to work, and if not, why; also a warning for the operator of a role that is.
 /// Starts as not ready, with the reason "starting". Cheap to clone.
@@ -71,29 +72,28 @@ struct Endpoint {
     metrics: Arc<Registry>,
 }
 
-/// Binds the health port and serves it, in a task of `shutdown`, until the shutdown begins.
+/// Binds the health port and serves it, in a task of `shutdown`, until the shutdown begins. Its few connections can't
+/// use up the role's file descriptors.
 ///
 /// # Errors
 /// If the address can't be bound.
 pub async fn serve(
     address: SocketAddr,
     readiness: Readiness,
-    metrics: Registry,
+    mut metrics: Registry,
     shutdown: &Shutdown,
 ) -> io::Result<()> {
     let listener = TcpListener::bind(address).await?;
+    let connections = ConnectionMetrics::register(metrics.sub_registry_with_prefix("memgate_health"));
     let endpoint = Endpoint { readiness, metrics: Arc::new(metrics) };
     let routes = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(encode_metrics))
         .with_state(endpoint);
-    let stop = shutdown.token().clone();
+    let until = shutdown.clone();
     shutdown.spawn(async move {
-        let served = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the health endpoint has failed");
-        }
+        http::serve(listener, routes, Limits::for_operators(), connections, &until).await;
     });
     Ok(())
 }
@@ -116,3 +116,6 @@ async fn encode_metrics(State(endpoint): State<Endpoint>) -> Response {
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests;

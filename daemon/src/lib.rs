@@ -1,8 +1,9 @@
-//! What every role needs to run as a daemon: two-stage shutdown, logging, health and metrics.
+//! What every role needs to run as a daemon: two-stage shutdown, logging, an HTTP server with limits, health and metrics.
 //!
 //! Nothing here knows a role: no settings, no store, no domain types.
 
 pub mod health;
+pub mod http;
 mod shutdown;
 pub mod telemetry;
 

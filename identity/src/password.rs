@@ -3,8 +3,8 @@
 use std::fmt;
 
 use argon2::password_hash::Error as HashError;
-use argon2::password_hash::phc::PasswordHash;
-use argon2::{Argon2, PasswordHasher as _, PasswordVerifier as _};
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use rand::distr::{Alphanumeric, SampleString as _};
 
 use crate::InputError;
@@ -13,6 +13,8 @@ use crate::InputError;
 const LEN_MIN: usize = 10;
 /// Characters.
 const LEN_MAX: usize = 256;
+/// KiB that verifying a hash may need: four times what [`hash`] does.
+const MEMORY_MAX_KIB: u32 = 4 * Params::DEFAULT_M_COST;
 /// Characters of a generated password: 62^20 > 2^119.
 const GENERATED_LEN: usize = 20;
 
@@ -22,9 +24,10 @@ const GENERATED_LEN: usize = 20;
 /// use identity::password::{self, Password};
 ///
 /// let password = Password::parse("correct horse battery".to_owned()).unwrap();
-/// let hash = password::hash(&password).unwrap();
-/// assert!(password::verify("correct horse battery", &hash).unwrap());
-/// assert!(!password::verify("correct horse", &hash).unwrap());
+/// let memory = &mut password::HashMemory::default();
+/// let hash = password::hash(&password, memory).unwrap();
+/// assert!(password::verify("correct horse battery", &hash, memory).unwrap());
+/// assert!(!password::verify("correct horse", &hash, memory).unwrap());
 /// ```
 pub struct Password(String);
 
@@ -66,28 +69,73 @@ pub fn generate() -> Password {
     Password(Alphanumeric.sample_string(&mut rand::rng(), GENERATED_LEN))
 }
 
+/// The 19 MiB that a hash needs. A thread that hashes often keeps them: allocated anew each time, between smaller
+/// things, they would leave holes.
+#[derive(Debug, Default)]
+pub struct HashMemory(Vec<Block>);
+
+impl HashMemory {
+    fn blocks(&mut self, params: &Params) -> &mut [Block] {
+        let needed = params.block_count();
+        if self.0.len() < needed {
+            self.0.resize(needed, Block::new());
+        }
+        &mut self.0
+    }
+}
+
 /// Hashes with argon2id (19 MiB, t=2, p=1), in PHC form. Takes tens of milliseconds: never call it on an
 /// async thread.
 ///
 /// # Errors
 ///
-/// If the system has no random numbers for the salt.
-pub fn hash(password: &Password) -> Result<String, HashError> {
-    Argon2::default().hash_password(password.0.as_bytes()).map(|hash| hash.to_string())
+/// If the salt or the parameters can't be written, which doesn't happen.
+pub fn hash(password: &Password, memory: &mut HashMemory) -> Result<String, HashError> {
+    let params = Params::default();
+    let salt = Salt::new(&rand::random::<[u8; Salt::RECOMMENDED_LENGTH]>())?;
+    let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
+    let blocks = memory.blocks(&params);
+    argon2.hash_password_into_with_memory(password.0.as_bytes(), &salt, &mut output, blocks)?;
+    let hash = PasswordHash {
+        algorithm: Algorithm::Argon2id.ident(),
+        version: Some(Version::V0x13.into()),
+        params: ParamsString::try_from(&params)?,
+        salt: Some(salt),
+        hash: Some(Output::new(&output)?),
+    };
+    Ok(hash.to_string())
 }
 
 /// Whether `password` matches a hash in PHC form. Takes as long as [`hash`].
 ///
 /// # Errors
 ///
-/// If the hash can't be parsed.
-pub fn verify(password: &str, hash: &str) -> Result<bool, argon2::password_hash::phc::Error> {
+/// If the hash can't be parsed, isn't of argon2, or needs too much memory.
+pub fn verify(password: &str, hash: &str, memory: &mut HashMemory) -> Result<bool, HashError> {
     let hash = PasswordHash::new(hash)?;
-    Ok(Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
+    let (Some(salt), Some(expected)) = (&hash.salt, &hash.hash) else {
+        return Err(HashError::EncodingInvalid);
+    };
+    let algorithm = Algorithm::try_from(hash.algorithm.as_str())?;
+    let version = hash.version.map_or(Ok(Version::V0x13), Version::try_from)?;
+    let params = Params::try_from(&hash)?;
+    if params.m_cost() > MEMORY_MAX_KIB {
+        return Err(HashError::ParamsInvalid);
+    }
+    let blocks = memory.blocks(&params);
+    let mut buffer = [0; Output::MAX_LENGTH];
+    let output = buffer.get_mut(..expected.len()).ok_or(HashError::OutputSize)?;
+    let argon2 = Argon2::new(algorithm, version, params);
+    argon2.hash_password_into_with_memory(password.as_bytes(), salt, output, blocks)?;
+    // Compares in constant time.
+    Ok(Output::new(output)? == *expected)
 }
 
 #[cfg(test)]
 mod tests {
+    use argon2::{PasswordHasher as _, PasswordVerifier as _};
+
     use super::*;
 
     #[test]
@@ -106,7 +154,7 @@ mod tests {
 
     #[test]
     fn hash_has_the_documented_parameters() {
-        let hash = hash(&generate()).unwrap();
+        let hash = hash(&generate(), &mut HashMemory::default()).unwrap();
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
     }
 
@@ -118,7 +166,29 @@ mod tests {
     }
 
     #[test]
+    fn used_memory_leaves_no_trace() {
+        let memory = &mut HashMemory::default();
+        let (one, other) = (generate(), generate());
+        let hashes = [hash(&one, memory).unwrap(), hash(&other, memory).unwrap()];
+        assert!(verify(one.reveal(), &hashes[0], &mut HashMemory::default()).unwrap());
+        assert!(verify(other.reveal(), &hashes[1], memory).unwrap());
+        assert!(!verify(one.reveal(), &hashes[1], memory).unwrap());
+    }
+
+    #[test]
+    fn hashes_are_those_of_the_library() {
+        let (memory, password) = (&mut HashMemory::default(), generate());
+        let ours = hash(&password, memory).unwrap();
+        assert!(Argon2::default().verify_password(password.reveal().as_bytes(), ours.as_str()).is_ok());
+        let theirs = Argon2::default().hash_password(password.reveal().as_bytes()).unwrap().to_string();
+        assert!(verify(password.reveal(), &theirs, memory).unwrap());
+    }
+
+    #[test]
     fn corrupt_hash_is_an_error() {
-        assert!(verify("correct horse", "garbage").is_err());
+        let huge = "$argon2id$v=19$m=4000000000,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA";
+        for corrupt in ["garbage", "", "$argon2id$v=19$m=19456,t=2,p=1", huge] {
+            assert!(verify("correct horse", corrupt, &mut HashMemory::default()).is_err(), "{corrupt}");
+        }
     }
 }

@@ -6,6 +6,9 @@ use std::time::Duration;
 use crate::db::{read, write_unversioned};
 use crate::{Store, StoreError, Timestamp, now};
 
+/// Sessions of one user: the one that was used least recently ends when there is one more.
+const SESSIONS_PER_USER_MAX: i64 = 20;
+
 /// A session to create.
 pub struct NewSession<'a> {
     /// SHA-256 of the cookie, hexadecimal.
@@ -50,14 +53,17 @@ impl fmt::Debug for Session {
 }
 
 impl Store {
-    /// Creates a session.
+    /// Creates a session. Of a user's other sessions, only the 19 that were used last go on.
     ///
     /// # Errors
     /// `NotFound("user")`.
     pub async fn create_session(&self, new: &NewSession<'_>) -> Result<(), StoreError> {
         let sql = "INSERT INTO sessions (id_hash, user_id, form_token, created_at, last_seen_at) \
                    VALUES ($1, $2, $3, $4, $4)";
+        let others = "DELETE FROM sessions WHERE user_id = $1 AND id_hash NOT IN (SELECT id_hash FROM sessions \
+                      WHERE user_id = $1 ORDER BY last_seen_at DESC, created_at DESC, id_hash LIMIT $2)";
         write_unversioned!(self, tx => {
+            sqlx::query(others).bind(new.user_id).bind(SESSIONS_PER_USER_MAX - 1).execute(&mut *tx).await?;
             sqlx::query(sql).bind(new.id_hash).bind(new.user_id).bind(new.form_token).bind(now())
                 .execute(&mut *tx).await.map_err(|e| StoreError::reference(e, "user"))?;
         });

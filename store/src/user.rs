@@ -78,12 +78,28 @@ impl TryFrom<Row> for User {
     }
 }
 
+const COUNT: &str = "SELECT COUNT(*) FROM users WHERE deleted_at IS NULL";
+
 impl Store {
     /// Creates a user with a cache named `default`, its instance and its first token.
     ///
     /// # Errors
     /// `AlreadyExists("e-mail address")`, `NotFound("plan")`.
     pub async fn sign_up(&self, new: &NewUser<'_>, token: &NewToken) -> Result<User, StoreError> {
+        self.sign_up_within(new, token, usize::MAX).await
+    }
+
+    /// Creates a user as [`Store::sign_up`] does, if there are fewer than `max` users.
+    ///
+    /// # Errors
+    /// `LimitReached("account")`, `AlreadyExists("e-mail address")`, `NotFound("plan")`.
+    pub async fn sign_up_within(
+        &self,
+        new: &NewUser<'_>,
+        token: &NewToken,
+        max: usize,
+    ) -> Result<User, StoreError> {
+        let max = i64::try_from(max).unwrap_or(i64::MAX);
         let user = User {
             id: id::random(),
             email: new.email.to_lowercase(),
@@ -93,6 +109,10 @@ impl Store {
             created_at: now(),
         };
         write!(self, tx, revision => {
+            let users: i64 = sqlx::query_scalar(COUNT).fetch_one(&mut *tx).await?;
+            if users >= max {
+                return Err(StoreError::LimitReached("account"));
+            }
             let plan: Plan = sqlx::query_as(plan::BY_NAME)
                 .bind(&user.plan).fetch_optional(&mut *tx).await?.ok_or(StoreError::NotFound("plan"))?;
             sqlx::query("INSERT INTO users (id, email, password_hash, plan, is_admin, state, created_at, revision) \
@@ -106,6 +126,15 @@ impl Store {
             note!(self, tx, "user.create", format!("user {}", user.id), format!("{}, plan {}, cache {} ({}), first token {}", user.email, user.plan, cache.name, cache.id, token.token.id()));
         });
         Ok(user)
+    }
+
+    /// How many users there are, without deleted ones.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn count_users(&self) -> Result<usize, StoreError> {
+        let users: i64 = read!(self, pool => sqlx::query_scalar(COUNT).fetch_one(pool).await)?;
+        Ok(usize::try_from(users).unwrap_or(0))
     }
 
     /// All users that aren't deleted, ordered by e-mail address. Invalid rows are logged and skipped.

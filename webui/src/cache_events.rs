@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Streams of one session: one per open tab. Browsers open at most six connections to a host.
 const STREAMS_PER_SESSION_MAX: usize = 4;
-/// Streams of all sessions.
+/// Streams of one user.
+const STREAMS_PER_USER_MAX: usize = 8;
+/// Streams of all users.
 const STREAMS_MAX: usize = 1024;
 /// Changes that a stream may lag behind before it reads its cache's state again.
 const BACKLOG_MAX: usize = 256;
@@ -31,13 +33,14 @@ pub(crate) struct CacheEvents {
     streams: StreamCounts,
 }
 
-/// Open streams by session.
-type StreamCounts = Arc<Mutex<HashMap<String, usize>>>;
+/// Open streams: the sessions of each user, each with its number of streams.
+type StreamCounts = Arc<Mutex<HashMap<String, HashMap<String, usize>>>>;
 
 /// One open stream of a session; counted until dropped.
 #[derive(Debug)]
 pub(crate) struct StreamSlot {
     streams: StreamCounts,
+    user: String,
     session: String,
 }
 
@@ -52,27 +55,43 @@ impl CacheEvents {
         self.changes.subscribe()
     }
 
-    /// A slot for one more stream; `None` if the session or the process has too many.
-    pub(crate) fn acquire_slot(&self, session: &str) -> Option<StreamSlot> {
+    /// A slot for one more stream.
+    ///
+    /// # Errors
+    ///
+    /// The limit that is reached: of the session, the user or the process.
+    pub(crate) fn acquire_slot(&self, user: &str, session: &str) -> Result<StreamSlot, &'static str> {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = streams.values().sum();
-        let of_session = streams.get(session).copied().unwrap_or(0);
-        if of_session >= STREAMS_PER_SESSION_MAX || all >= STREAMS_MAX {
-            return None;
+        let total: usize = streams.values().flat_map(HashMap::values).sum();
+        let sessions = streams.get(user);
+        let of_user: usize = sessions.map_or(0, |sessions| sessions.values().sum());
+        let of_session = sessions.and_then(|sessions| sessions.get(session)).copied().unwrap_or(0);
+        for (open, max, cause) in [
+            (of_session, STREAMS_PER_SESSION_MAX, "streams_session"),
+            (of_user, STREAMS_PER_USER_MAX, "streams_user"),
+            (total, STREAMS_MAX, "streams_total"),
+        ] {
+            if open >= max {
+                return Err(cause);
+            }
         }
-        streams.insert(session.to_owned(), of_session + 1);
-        Some(StreamSlot { streams: self.streams.clone(), session: session.to_owned() })
+        streams.entry(user.to_owned()).or_default().insert(session.to_owned(), of_session + 1);
+        Ok(StreamSlot { streams: self.streams.clone(), user: user.to_owned(), session: session.to_owned() })
     }
 }
 
 impl Drop for StreamSlot {
     fn drop(&mut self) {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        match streams.get_mut(&self.session) {
+        let Some(sessions) = streams.get_mut(&self.user) else { return };
+        match sessions.get_mut(&self.session) {
             Some(open) if *open > 1 => *open -= 1,
             _ => {
-                streams.remove(&self.session);
+                sessions.remove(&self.session);
             }
+        }
+        if sessions.is_empty() {
+            streams.remove(&self.user);
         }
     }
 }
@@ -132,14 +151,22 @@ async fn mark_unavailable(readiness: &Readiness, error: &StoreError) {
 mod tests {
     use super::*;
 
+    //
     #[test]
-    fn streams_of_a_session_are_limited_and_released() {
+    fn streams_are_limited_and_released() {
         let events = CacheEvents::default();
-        let slots: Vec<_> = (0..STREAMS_PER_SESSION_MAX).map(|_| events.acquire_slot("a").unwrap()).collect();
-        assert!(events.acquire_slot("a").is_none());
-        assert!(events.acquire_slot("b").is_some());
+        let open = |user: &str, session: &str| events.acquire_slot(user, session);
+        let mut slots: Vec<_> = (0..4).map(|_| open("ann", "a").unwrap()).collect();
+        assert_eq!(open("ann", "a").err(), Some("streams_session"));
+        slots.extend((0..4).map(|_| open("ann", "b").unwrap()));
+        assert_eq!(open("ann", "c").err(), Some("streams_user"));
+        assert!(open("bob", "d").is_ok());
+        slots.remove(0);
+        assert!(open("ann", "c").is_ok());
         drop(slots);
-        assert!(events.acquire_slot("a").is_some());
         assert!(events.streams.lock().unwrap().is_empty());
+        let all: Vec<_> = (0..STREAMS_MAX).map(|i| open(&i.to_string(), "s").unwrap()).collect();
+        assert_eq!(open("bob", "d").err(), Some("streams_total"));
+        drop(all);
     }
 }

@@ -22,8 +22,8 @@ pub struct Config {
     /// CA certificates (PEM) that clients trust to speak TLS with the endpoint. Public.
     /// `memgate up` sets it to its own CA.
     pub ca_certificate: Option<PathBuf>,
-    /// Origin that browsers use, if it differs from `listen`. With `https://`, cookies
-    /// are `Secure` and browsers are told to use TLS only (HSTS).
+    /// Origin that browsers use, if it differs from `listen`. With `https://`, cookies are `Secure` and browsers are
+    /// told to use TLS only (HSTS). The `Host` header is never used instead.
     pub base_url: Option<String>,
     /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpAddr>,
@@ -37,14 +37,21 @@ pub struct Config {
     pub limits: Limits,
 }
 
-/// The section `[webui.limits]`. A limit of 0 rejects everything.
+/// The section `[webui.limits]`. A limit of 0 rejects everything, if its text doesn't say otherwise.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Attempts to sign in, per e-mail address and client address.
     pub sign_ins_per_minute: usize,
+    /// Attempts to sign in, per client address, whatever the e-mail address. Its network (IPv4 /24, IPv6 /48) may make
+    /// ten times as many.
+    pub sign_ins_per_source_per_minute: usize,
     /// Sign-ups with valid fields, per client address.
     pub sign_ups_per_hour: usize,
+    /// Sign-ups with valid fields, of all clients together; 0 for no limit.
+    pub sign_ups_in_total_per_hour: usize,
+    /// Accounts, those of `memgate user add` included: with this many, sign-up is closed. 0 for no limit.
+    pub accounts: usize,
     /// Tokens and certificates issued and permissions changed, per user.
     pub tokens_per_hour: usize,
     /// Active tokens of a cache.
@@ -76,12 +83,27 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             sign_ins_per_minute: 5,
+            sign_ins_per_source_per_minute: 30,
             sign_ups_per_hour: 5,
+            sign_ups_in_total_per_hour: 100,
+            accounts: 1000,
             tokens_per_hour: 20,
             tokens_at_once: 50,
             connections_per_minute: 60,
             leak_reports_per_minute: 60,
         }
+    }
+}
+
+impl Limits {
+    /// Sign-ups of all clients in an hour; `None` without a limit.
+    pub(crate) fn sign_ups_in_total(&self) -> Option<usize> {
+        Some(self.sign_ups_in_total_per_hour).filter(|max| *max > 0)
+    }
+
+    /// Accounts; [`usize::MAX`] without a limit.
+    pub(crate) fn accounts_max(&self) -> usize {
+        if self.accounts == 0 { usize::MAX } else { self.accounts }
     }
 }
 

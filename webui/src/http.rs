@@ -1,9 +1,8 @@
-//! Everything between a TCP connection and a page: the server, and what every request passes on its way.
+//! What every request passes on its way from the server (`daemon::http`) to a page.
 
 pub(crate) mod assets;
 pub(crate) mod client_ip;
 pub(crate) mod csrf;
 pub(crate) mod headers;
 pub(crate) mod reject;
-pub(crate) mod server;
 pub(crate) mod session;

@@ -3,7 +3,7 @@
 //! This role writes desired state to the store and reads actual state from it. It never talks to Docker,
 //! never connects to a cache, and never stores a secret that it has shown.
 //!
-//! Modules, from the network to the store: `http` (server, headers, sessions, CSRF), `pages` (one file per
+//! Modules, from the network to the store: `http` (headers, sessions, CSRF; the server is `daemon::http`), `pages` (one file per
 //! page, routes in `pages.rs`), `layout` and `view` (what pages show), `forms` (what pages read), `state`.
 
 mod cache_events;
@@ -15,6 +15,7 @@ mod layout;
 mod metrics;
 mod pages;
 mod password;
+mod password_attempts;
 mod rate_limit;
 mod state;
 mod view;
@@ -31,7 +32,7 @@ use tokio::net::TcpListener;
 pub use config::{Config, Limits};
 pub use error::Error;
 
-use http::{server, session};
+use http::session;
 use state::AppState;
 
 /// Serves the pages and the health endpoint until shutdown.
@@ -58,7 +59,10 @@ pub async fn run(config: Config, store: Store, token_key: TokenKey, shutdown: Sh
 
 /// The web UI without its ports, for callers that bind their own listener.
 #[derive(Debug)]
-pub struct App(Arc<AppState>);
+pub struct App {
+    state: Arc<AppState>,
+    limits: daemon::http::Limits,
+}
 
 impl App {
     /// Checks the configuration and registers the metrics.
@@ -72,14 +76,24 @@ impl App {
         token_key: TokenKey,
         registry: &mut Registry,
     ) -> Result<Self, Error> {
-        Ok(Self(Arc::new(AppState::new(config, store, token_key, registry)?)))
+        let limits = daemon::http::Limits::for_browsers(config.trusted_proxies.clone());
+        Ok(Self { state: Arc::new(AppState::new(config, store, token_key, registry)?), limits })
+    }
+
+    /// Replaces the limits of connections, for callers that don't want to wait as long.
+    #[must_use]
+    pub fn with_connection_limits(self, change: impl FnOnce(&mut daemon::http::Limits)) -> Self {
+        let Self { state, mut limits } = self;
+        change(&mut limits);
+        Self { state, limits }
     }
 
     /// Serves until shutdown, and at most 3 s longer. `readiness` follows the store.
     pub async fn serve(self, listener: TcpListener, readiness: Readiness, shutdown: Shutdown) {
-        let Self(app) = self;
+        let Self { state: app, limits } = self;
         warn_about_plain_http(&app.config, listener.local_addr().ok());
         warn_about_shared_rate_limit(&app.config);
+        warn_about_unknown_origin(&app.config);
         let stop = shutdown.token();
         shutdown.spawn(cache_events::run(
             app.store.clone(),
@@ -88,8 +102,9 @@ impl App {
             stop.clone(),
         ));
         session::spawn_sweep(app.clone(), &shutdown);
+        let metrics = app.metrics.connections.clone();
         let routes = pages::routes(app, stop.clone());
-        server::serve(listener, routes, &shutdown).await;
+        daemon::http::serve(listener, routes, limits, metrics, &shutdown).await;
     }
 }
 
@@ -112,6 +127,16 @@ fn warn_about_shared_rate_limit(config: &Config) {
         tracing::warn!(
             "all clients share one rate limit, that of the TLS proxy: \
              set webui.trusted_proxies to the addresses that it connects from"
+        );
+    }
+}
+
+/// Behind a proxy, browsers use an address that this process can't know.
+fn warn_about_unknown_origin(config: &Config) {
+    if config.base_url.is_none() && !config.trusted_proxies.is_empty() {
+        tracing::warn!(
+            "forms may be refused, because the address that browsers use is unknown: \
+             set webui.base_url to the address of the proxy in webui.trusted_proxies"
         );
     }
 }

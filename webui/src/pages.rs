@@ -11,6 +11,7 @@ mod error;
 mod home;
 mod leak_reports;
 mod no_cache;
+mod password_check;
 mod sign_in;
 mod sign_up;
 mod tokens;

@@ -5,6 +5,8 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// How many times the events of one source a whole network (IPv4 /24, IPv6 /48) may have.
+const SOURCES_PER_NETWORK: usize = 10;
 /// Keys in one generation; there are two.
 const KEYS_MAX: usize = 20_000;
 
@@ -32,6 +34,11 @@ impl RateLimiter {
         let generations =
             Generations { newer: HashMap::new(), older: HashMap::new(), started_at: Instant::now() };
         Self { max, period, hasher: RandomState::new(), generations: Mutex::new(generations) }
+    }
+
+    /// For networks, where a source may have `max` events in any `period`.
+    pub(crate) fn for_network(max: usize, period: Duration) -> Self {
+        Self::new(max.saturating_mul(SOURCES_PER_NETWORK), period)
     }
 
     /// Counts one event.

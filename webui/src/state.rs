@@ -4,16 +4,21 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use store::{Store, TokenKey};
+use tokio::sync::Semaphore;
 
 use crate::cache_events::CacheEvents;
 use crate::metrics::Metrics;
 use crate::password::PasswordHasher;
+use crate::password_attempts::PasswordAttempts;
 use crate::rate_limit::RateLimiter;
 use crate::view::snippets::Endpoint;
 use crate::{Config, Error};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
+
+/// A report has up to 200 tokens: more reports at a time would keep the store from answering pages.
+const LEAK_REPORTS_AT_ONCE_MAX: usize = 4;
 
 /// Everything that outlives a request.
 #[derive(Debug)]
@@ -23,6 +28,9 @@ pub(crate) struct AppState {
     pub(crate) store: Store,
     pub(crate) token_key: TokenKey,
     pub(crate) passwords: PasswordHasher,
+    pub(crate) password_attempts: PasswordAttempts,
+    /// Reports of leaked tokens that are looked up at the same time.
+    pub(crate) leak_reports_at_once: Semaphore,
     pub(crate) cache_events: CacheEvents,
     pub(crate) metrics: Metrics,
     pub(crate) rate_limits: RateLimits,
@@ -31,10 +39,10 @@ pub(crate) struct AppState {
 /// One rate limiter per action.
 #[derive(Debug)]
 pub(crate) struct RateLimits {
-    /// Per e-mail address and client.
-    pub(crate) sign_ins: RateLimiter,
     /// Per client.
     pub(crate) sign_ups: RateLimiter,
+    /// All together; `None` without a limit.
+    pub(crate) sign_ups_in_total: Option<RateLimiter>,
     /// Tokens and certificates issued, and permissions changed, per user.
     pub(crate) token_changes: RateLimiter,
     /// Requests for the list of connections, per user.
@@ -43,6 +51,8 @@ pub(crate) struct RateLimits {
     pub(crate) connection_closes: RateLimiter,
     /// Per client.
     pub(crate) leak_reports: RateLimiter,
+    /// Per client's network.
+    pub(crate) network_leak_reports: RateLimiter,
 }
 
 impl AppState {
@@ -58,18 +68,24 @@ impl AppState {
         let metrics = Metrics::register(registry);
         let limits = &config.limits;
         let rate_limits = RateLimits {
-            sign_ins: RateLimiter::new(limits.sign_ins_per_minute, MINUTE),
             sign_ups: RateLimiter::new(limits.sign_ups_per_hour, HOUR),
+            sign_ups_in_total: limits.sign_ups_in_total().map(|max| RateLimiter::new(max, HOUR)),
             token_changes: RateLimiter::new(limits.tokens_per_hour, HOUR),
             connection_lists: RateLimiter::new(limits.connections_per_minute, MINUTE),
             connection_closes: RateLimiter::new(limits.connections_per_minute, MINUTE),
             leak_reports: RateLimiter::new(limits.leak_reports_per_minute, MINUTE),
+            network_leak_reports: RateLimiter::for_network(limits.leak_reports_per_minute, MINUTE),
         };
         Ok(Self {
             endpoint: config.check()?,
             store,
             token_key,
-            passwords: PasswordHasher::new(metrics.password_checks.clone())?,
+            passwords: PasswordHasher::new(
+                metrics.password_checks.clone(),
+                metrics.password_refusals.clone(),
+            )?,
+            password_attempts: PasswordAttempts::new(&config.limits),
+            leak_reports_at_once: Semaphore::new(LEAK_REPORTS_AT_ONCE_MAX),
             cache_events: CacheEvents::default(),
             metrics,
             rate_limits,

@@ -85,7 +85,7 @@ pub(super) fn hash_from_stdin() -> Result<String, CliError> {
 }
 
 fn hash(password: &Password) -> Result<String, CliError> {
-    password::hash(password).map_err(|error| {
+    password::hash(password, &mut password::HashMemory::default()).map_err(|error| {
         let what = format!("failed to hash the password ({error})");
         CliError::new(what, "check that the system has random numbers")
     })

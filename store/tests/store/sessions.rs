@@ -68,4 +68,28 @@ async fn unknown_session_is_refused(db: TestDb) {
     assert!(matches!(error, StoreError::NotFound("user")), "{error:?}");
 }
 
-on_both! { session_expires_when_idle_or_old, touch_keeps_a_session_and_sign_out_ends_it, unknown_session_is_refused }
+async fn least_recently_used_sessions_of_a_user_end(db: TestDb) {
+    let store = db.open().await;
+    let (ada, _) = sign_up(&store, "ada@example.org").await;
+    let (bob, _) = sign_up(&store, "bob@example.org").await;
+    let create = async |id_hash: &str, user_id: &str| {
+        store.create_session(&NewSession { id_hash, user_id, form_token: "form" }).await.unwrap();
+        // Each is older than the next one.
+        db.execute("UPDATE sessions SET last_seen_at = last_seen_at - 1000").await.unwrap();
+    };
+    create("bob", &bob.id).await;
+    create("used", &ada.id).await;
+    for i in 1..=20 {
+        create(&format!("ada{i}"), &ada.id).await;
+        store.touch_session("used").await.unwrap();
+    }
+    assert_eq!(db.number("SELECT COUNT(*) FROM sessions").await, 21, "20 of Ada's and Bob's");
+    for (id_hash, is_kept) in
+        [("used", true), ("ada1", false), ("ada2", true), ("ada20", true), ("bob", true)]
+    {
+        let session = store.session(id_hash, IDLE, ABSOLUTE).await.unwrap();
+        assert_eq!(session.is_some(), is_kept, "{id_hash}");
+    }
+}
+
+on_both! { least_recently_used_sessions_of_a_user_end, session_expires_when_idle_or_old, touch_keeps_a_session_and_sign_out_ends_it, unknown_session_is_refused }

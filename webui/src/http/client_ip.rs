@@ -2,19 +2,20 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use daemon::http::Peer;
+use daemon::http::source::Source;
 
-use super::server::Peer;
 use crate::state::AppState;
 
-/// IPv4 address, or first address of an IPv6 /64: one subscriber usually has all 2^64 addresses of a /64.
+/// Source of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct ClientIp(IpAddr);
+pub(crate) struct ClientIp(Source);
 
 impl fmt::Display for ClientIp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,6 +35,10 @@ impl FromRequestParts<Arc<AppState>> for ClientIp {
 }
 
 impl ClientIp {
+    pub(crate) fn source(self) -> Source {
+        self.0
+    }
+
     /// The nearest address that isn't a trusted proxy's. `X-Forwarded-For` counts only from trusted proxies.
     fn from_peer(peer: IpAddr, headers: &HeaderMap, trusted: &[IpAddr]) -> Self {
         let mut address = peer.to_canonical();
@@ -48,17 +53,7 @@ impl ClientIp {
                 Err(_) => break,
             }
         }
-        Self(truncate(address))
-    }
-}
-
-fn truncate(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
+        Self(Source::of(address))
     }
 }
 

@@ -1,8 +1,8 @@
 //! CSRF protection: forms count only from our own pages. Checks the browser's `Sec-Fetch-Site` or `Origin`
 //! header, and the CSRF token in the form.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Form;
 use axum::extract::rejection::FormRejection;
@@ -10,6 +10,7 @@ use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use daemon::http::Local;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use subtle::ConstantTimeEq as _;
@@ -20,32 +21,45 @@ use crate::state::AppState;
 
 /// Bytes of a form; none of ours is larger.
 pub(crate) const BODY_MAX: usize = 16 * 1024;
-/// Time limit for reading a form.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Middleware that rejects unsafe requests from other sites. Browsers without either header are too old to
-/// matter; for other clients the form's CSRF token decides.
+/// matter; for other clients the form's CSRF token decides. The `Host` header decides nothing: behind a name that
+/// an attacker points to this server (DNS rebinding), it is the attacker's.
 pub(crate) async fn require_same_origin(
     State(app): State<Arc<AppState>>,
     request: Request,
     next: Next,
 ) -> Response {
-    if request.method().is_safe() || is_same_origin(request.headers(), app.config.base_url.as_deref()) {
-        next.run(request).await
-    } else {
-        PageError::CrossOrigin.into_response()
+    let local = request.extensions().get::<Local>().map(|local| local.0);
+    if request.method().is_safe() || is_same_origin(request.headers(), app.config.base_url.as_deref(), local)
+    {
+        return next.run(request).await;
     }
+    app.metrics.count_limited("cross_origin");
+    PageError::CrossOrigin.into_response()
 }
 
-fn is_same_origin(headers: &HeaderMap, base_url: Option<&str>) -> bool {
+/// Browsers send `Sec-Fetch-Site` to `https://` and to this machine only, where no foreign name can lead. Without it,
+/// the page's origin has to be one that is known: `base_url`, or the address that the connection came to.
+fn is_same_origin(headers: &HeaderMap, base_url: Option<&str>, local: Option<SocketAddr>) -> bool {
     if let Some(site) = headers.get("sec-fetch-site") {
         return site == "same-origin" || site == "none";
     }
     let Some(origin) = headers.get(header::ORIGIN) else { return true };
     let Ok(origin) = origin.to_str() else { return false };
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-    base_url == Some(origin) || (authority.is_some() && authority == host)
+    base_url == Some(origin) || local.is_some_and(|local| is_origin_of(origin, local))
+}
+
+/// Whether an origin is that of a listener without TLS, by its address.
+fn is_origin_of(origin: &str, local: SocketAddr) -> bool {
+    let Some(authority) = origin.strip_prefix("http://") else { return false };
+    let (address, port) = (local.ip().to_canonical(), local.port());
+    // A browser leaves port 80 out.
+    let is_own = |host: &str| authority == format!("{host}:{port}") || (port == 80 && authority == host);
+    let host = match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    };
+    is_own(&host) || (address.is_loopback() && is_own("localhost"))
 }
 
 /// Sender of a form: a visitor or a signed-in user.
@@ -108,8 +122,7 @@ where
             return Err(PageError::TooLarge);
         }
         let form = Form::<FormWithToken<T>>::from_request(Request::from_parts(parts, body), app);
-        let form = tokio::time::timeout(BODY_TIMEOUT, form).await.map_err(|_| PageError::Malformed)?;
-        let Form(form) = form.map_err(|rejection: FormRejection| match rejection.status() {
+        let Form(form) = form.await.map_err(|rejection: FormRejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => PageError::TooLarge,
             _ => PageError::Malformed,
         })?;
@@ -128,8 +141,9 @@ fn content_length(headers: &HeaderMap) -> usize {
 mod tests {
     use super::*;
 
+    // V-12.
     #[test]
-    fn other_origins_are_rejected() {
+    fn other_origins_are_rejected_whatever_the_host() {
         let cases: &[(&[(&str, &str)], bool)] = &[
             (&[("sec-fetch-site", "same-origin")], true),
             (&[("sec-fetch-site", "none")], true),
@@ -138,18 +152,41 @@ mod tests {
             (&[("origin", "http://127.0.0.1:8080")], true),
             (&[("origin", "https://cache.example.com")], true),
             (&[("origin", "http://cache.example.com")], false),
+            (&[("origin", "https://127.0.0.1:8080")], false),
             (&[("origin", "http://127.0.0.1:8081")], false),
             (&[("origin", "http://127.0.0.1:8080.evil.example")], false),
+            (&[("origin", "http://evil.example:8080")], false),
             (&[("origin", "null")], false),
             (&[], true),
         ];
+        let local = "127.0.0.1:8080".parse().ok();
         for (sent, expected) in cases {
-            let mut headers = HeaderMap::new();
-            headers.insert("host", "127.0.0.1:8080".parse().unwrap());
-            for (name, value) in *sent {
-                headers.insert(*name, value.parse().unwrap());
+            for host in ["127.0.0.1:8080", "127.0.0.1:8081", "cache.example.com", "evil.example:8080"] {
+                let mut headers = HeaderMap::new();
+                headers.insert("host", host.parse().unwrap());
+                for (name, value) in *sent {
+                    headers.insert(*name, value.parse().unwrap());
+                }
+                let is_same = is_same_origin(&headers, Some("https://cache.example.com"), local);
+                assert_eq!(is_same, *expected, "{sent:?} to {host}");
             }
-            assert_eq!(is_same_origin(&headers, Some("https://cache.example.com")), *expected, "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn origin_of_a_listener() {
+        for (origin, local, expected) in [
+            ("http://192.0.2.1", "192.0.2.1:80", true),
+            ("http://192.0.2.1", "[::ffff:192.0.2.1]:80", true),
+            ("http://192.0.2.1:8080", "[::ffff:192.0.2.1]:8080", true),
+            ("http://[2001:db8::1]", "[2001:db8::1]:80", true),
+            ("http://[2001:db8::1]:8080", "[2001:db8::1]:8080", true),
+            ("http://localhost:8080", "127.0.0.1:8080", true),
+            ("http://192.0.2.1", "192.0.2.1:8080", false),
+            ("http://localhost:8080", "192.0.2.1:8080", false),
+            ("http://localhost:8080", "127.0.0.1:8081", false),
+        ] {
+            assert_eq!(is_origin_of(origin, local.parse().unwrap()), expected, "{origin} {local}");
         }
     }
 }

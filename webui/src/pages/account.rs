@@ -12,6 +12,7 @@ use identity::Password;
 use serde::Deserialize;
 use store::{NewPassword, StoreError};
 
+use super::password_check;
 use crate::http::client_ip::ClientIp;
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
@@ -90,7 +91,7 @@ pub(crate) async fn change_password(
         Ok(hash) => hash,
         Err(rejection) => return reject(rejection),
     };
-    let hash = app.passwords.hash(new).await?;
+    let hash = app.passwords.hash(client_ip.source(), new).await?;
     let new = NewPassword { hash: &hash, replaces: Some(&current_hash), revoke_tokens };
     let revoked = match me.store(&app).change_password(&me.user.id, &new).await {
         Ok(revoked) => revoked,
@@ -125,7 +126,7 @@ enum PasswordRejection {
     RateLimited(Duration),
 }
 
-/// The hash of the user's password, if `password` matches it. Attempts share the rate limit of sign-ins, so
+/// The hash of the user's password, if `password` matches it. Attempts share the limits of sign-ins, so
 /// that an unattended browser isn't an easier target than the sign-in page.
 async fn verify_current(
     app: &AppState,
@@ -133,11 +134,14 @@ async fn verify_current(
     client_ip: ClientIp,
     password: String,
 ) -> Result<Result<String, PasswordRejection>, PageError> {
-    if let Err(wait) = app.rate_limits.sign_ins.acquire((me.user.email.clone(), client_ip)) {
+    if let Err(wait) = password_check::begin(app, &me.user.email, client_ip).await {
         return Ok(Err(PasswordRejection::RateLimited(wait)));
     }
     let hash = app.store.password_hash(&me.user.id).await?;
-    let matches = app.passwords.verify(password, hash.clone()).await?;
+    let matches = app.passwords.verify(client_ip.source(), password, hash.clone()).await?;
+    if matches {
+        app.password_attempts.record_success(&me.user.email);
+    }
     Ok(hash.filter(|_| matches).ok_or(PasswordRejection::Wrong))
 }
 

@@ -31,7 +31,10 @@ pub(crate) async fn stream(
     Extension(stop): Extension<CancellationToken>,
     me: SignedIn,
 ) -> Result<Response, PageError> {
-    let slot = app.cache_events.acquire_slot(&me.session.id_hash).ok_or(PageError::TooManyStreams)?;
+    let slot = app.cache_events.acquire_slot(&me.user.id, &me.session.id_hash).map_err(|cause| {
+        app.metrics.count_limited(cause);
+        PageError::TooManyStreams
+    })?;
     let Some(cache) = app.store.first_cache_of(&me.user.id).await? else {
         // The browser doesn't reopen the stream.
         return Ok(StatusCode::NO_CONTENT.into_response());

@@ -1,6 +1,7 @@
 //! Live connections of the user's first cache, each with a button that closes it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use askama::Template;
 use axum::extract::State;
@@ -45,7 +46,7 @@ pub(crate) struct Fields {
 }
 
 pub(crate) async fn show(State(app): State<Arc<AppState>>, me: SignedIn) -> Result<Response, PageError> {
-    app.rate_limits.connection_lists.acquire(&me.user.id).map_err(PageError::RateLimited)?;
+    app.rate_limits.connection_lists.acquire(&me.user.id).map_err(|wait| limited(&app, wait))?;
     let Some(instance) = app.store.first_instance_of(&me.user.id).await? else {
         return no_cache::page(&me, StatusCode::OK);
     };
@@ -66,13 +67,18 @@ pub(crate) async fn close(
     State(app): State<Arc<AppState>>,
     CsrfForm { sender: me, fields }: CsrfForm<SignedIn, Fields>,
 ) -> Result<Response, PageError> {
-    app.rate_limits.connection_closes.acquire(&me.user.id).map_err(PageError::RateLimited)?;
+    app.rate_limits.connection_closes.acquire(&me.user.id).map_err(|wait| limited(&app, wait))?;
     let id: ConnectionId = fields.id.parse().map_err(|_| PageError::Malformed)?;
     let Some(instance) = app.store.first_instance_of(&me.user.id).await? else {
         return no_cache::page(&me, StatusCode::CONFLICT);
     };
     me.store(&app).close_connection(&instance.id, &id).await?;
     Ok(Redirect::to("/connections").into_response())
+}
+
+fn limited(app: &AppState, wait: Duration) -> PageError {
+    app.metrics.count_limited("connections");
+    PageError::RateLimited(wait)
 }
 
 impl ConnectionView {

@@ -50,7 +50,9 @@ impl IntoResponse for PageError {
                 set_retry_after(response.headers_mut(), wait);
                 response
             }
-            Self::StoreUnavailable | Self::DiskFull | Self::Busy => ([RETRY_AFTER], response).into_response(),
+            Self::StoreUnavailable | Self::DiskFull | Self::Busy | Self::TooManyStreams => {
+                ([RETRY_AFTER], response).into_response()
+            }
             _ => response,
         }
     }
@@ -70,7 +72,8 @@ fn text(error: &PageError) -> Text {
         PageError::CrossOrigin => (
             StatusCode::FORBIDDEN,
             "Request from another site",
-            "Another site's page sent this form, so nothing was changed. Use the form on our own page.",
+            "Another site's page sent this form, so nothing was changed. Use the form on our own page. \
+             If it is our own page, the operator of this service has to set webui.base_url to its address.",
             HOME,
         ),
         PageError::BadCsrfToken => (

@@ -27,8 +27,6 @@ use crate::state::AppState;
 
 /// Bytes of a report: some hundred tokens.
 pub(super) const BODY_MAX: usize = 64 * 1024;
-/// Time limit for reading a report.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tokens in one report.
 const TOKENS_MAX: usize = 200;
 /// Minimum response time. It hides whether a token was valid: revoking one takes a few milliseconds longer.
@@ -49,26 +47,27 @@ pub(crate) async fn submit(
     request: Request,
 ) -> Result<Response, PageError> {
     let respond_at = tokio::time::Instant::now() + RESPONSE_TIME_MIN;
-    if let Err(wait) = app.rate_limits.leak_reports.acquire(client_ip) {
+    if let Err((cause, wait)) = acquire_report(&app, client_ip) {
+        app.metrics.count_limited(cause);
         let error = Json(json!({ "error": "too many reports: try again later" }));
         let mut response = (StatusCode::TOO_MANY_REQUESTS, error).into_response();
         set_retry_after(response.headers_mut(), wait);
         return Ok(response);
     }
     let headers = request.headers().clone();
-    let body = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &app)).await;
-    let body =
-        body.map_err(|_| PageError::Malformed)?.map_err(|rejection: BytesRejection| {
-            match rejection.status() {
-                StatusCode::PAYLOAD_TOO_LARGE => PageError::TooLarge,
-                _ => PageError::Malformed,
-            }
-        })?;
+    let body = Bytes::from_request(request, &app).await;
+    let body = body.map_err(|rejection: BytesRejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => PageError::TooLarge,
+        _ => PageError::Malformed,
+    })?;
     let reports = parse(&headers, &body)?;
     if reports.len() > TOKENS_MAX {
         return Err(PageError::TooLarge);
     }
-    let revoked = revoke(&app, client_ip, &reports).await;
+    let revoked = match app.leak_reports_at_once.acquire().await {
+        Ok(_permit) => revoke(&app, client_ip, &reports).await,
+        Err(_) => Err(PageError::Internal),
+    };
     tokio::time::sleep_until(respond_at).await;
     revoked?;
     Ok(Json(json!({ "received": reports.len() })).into_response())
@@ -90,6 +89,20 @@ pub(crate) async fn dismiss(
         Ok(()) | Err(StoreError::NotFound(_)) => Ok(Redirect::to("/cache").into_response()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Counts a report of the client and of its network.
+///
+/// # Errors
+///
+/// The limit that is reached, and the time to wait.
+fn acquire_report(app: &AppState, client_ip: ClientIp) -> Result<(), (&'static str, Duration)> {
+    let limits = &app.rate_limits;
+    limits.leak_reports.acquire(client_ip).map_err(|wait| ("leak_reports_source", wait))?;
+    limits
+        .network_leak_reports
+        .acquire(client_ip.source().network())
+        .map_err(|wait| ("leak_reports_network", wait))
 }
 
 fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Vec<Report>, PageError> {

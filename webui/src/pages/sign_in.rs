@@ -11,6 +11,7 @@ use identity::Email;
 use serde::Deserialize;
 use store::User;
 
+use super::password_check;
 use crate::http::client_ip::ClientIp;
 use crate::http::csrf::{CsrfForm, NoFields};
 use crate::http::reject::PageError;
@@ -82,8 +83,7 @@ pub(crate) async fn submit(
     client_ip: ClientIp,
     CsrfForm { sender: visitor, fields }: CsrfForm<Visitor, Fields>,
 ) -> Result<Response, PageError> {
-    let key = (fields.email.trim().to_lowercase(), client_ip);
-    if let Err(wait) = app.rate_limits.sign_ins.acquire(key) {
+    if let Err(wait) = password_check::begin(&app, &fields.email, client_ip).await {
         app.metrics.count_sign_in("limited");
         let error = format!("Too many attempts. Try again {}.", retry_in(wait));
         let mut response = rejected(StatusCode::TOO_MANY_REQUESTS, &visitor, &fields, error)?;
@@ -94,9 +94,10 @@ pub(crate) async fn submit(
         app.metrics.count_sign_in("wrong_credentials");
         rejected(StatusCode::UNAUTHORIZED, &visitor, &fields, WRONG_CREDENTIALS.into())
     };
-    let Some((user, hash)) = authenticate(&app, &fields.email, fields.password.clone()).await? else {
+    let Some((user, hash)) = authenticate(&app, client_ip, &fields).await? else {
         return reject();
     };
+    app.password_attempts.record_success(&fields.email);
     let (session, cookie) = session::start(&app, &user.id, visitor.me.as_ref()).await?;
     // A concurrent change of the password has ended every session but this one.
     if app.store.password_hash(&user.id).await? != hash {
@@ -124,14 +125,14 @@ pub(crate) async fn sign_out(
 /// The user and the password's hash, if the credentials are right. Always takes two look-ups and one argon2.
 async fn authenticate(
     app: &AppState,
-    email: &str,
-    password: String,
+    client_ip: ClientIp,
+    fields: &Fields,
 ) -> Result<Option<(User, Option<String>)>, PageError> {
     // No account has an empty address, which stands for an invalid one here.
-    let email = Email::parse(email);
+    let email = Email::parse(&fields.email);
     let user = app.store.user_by_email(email.as_ref().map_or("", Email::as_str)).await?;
     let hash = app.store.password_hash(user.as_ref().map_or("", |user| &user.id)).await?;
-    let matches = app.passwords.verify(password, hash.clone()).await?;
+    let matches = app.passwords.verify(client_ip.source(), fields.password.clone(), hash.clone()).await?;
     Ok(user.filter(|_| matches).map(|user| (user, hash)))
 }
 

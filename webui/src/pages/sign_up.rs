@@ -4,6 +4,7 @@
 //! any instance of the web UI can answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use askama::Template;
 use axum::extract::State;
@@ -25,6 +26,8 @@ use crate::view::revealed_token::RevealedToken;
 
 /// Name of the token that every new account gets.
 const FIRST_TOKEN: &str = "First token";
+/// When to try again if there is no room for accounts: it takes an operator, or that another account is deleted.
+const ACCOUNTS_RETRY_BACKOFF: Duration = Duration::from_secs(60 * 60);
 
 #[derive(Template)]
 #[template(path = "sign_up.html")]
@@ -73,16 +76,11 @@ pub(crate) async fn submit(
         }
     };
     // The form has to tell that an address is taken, so the limit keeps it from being used to find accounts.
-    if let Err(wait) = app.rate_limits.sign_ups.acquire(client_ip) {
-        app.metrics.count_sign_up("limited");
-        let message = format!("Too many sign-ups from your network. Try again {}.", retry_in(wait));
-        let errors = Errors { form: Some(message), ..Errors::default() };
-        let mut response = page(StatusCode::TOO_MANY_REQUESTS, visitor, &fields.email, errors)?;
-        set_retry_after(response.headers_mut(), wait);
-        return Ok(response);
+    if let Err(limited) = require_room(&app, client_ip).await? {
+        return limited.page(&app, visitor, &fields.email);
     }
     // Hashed before the store is asked, so that a taken address takes as long as a free one.
-    let hash = app.passwords.hash(password).await?;
+    let hash = app.passwords.hash(client_ip.source(), password).await?;
     let token = NewToken::generate(&app.token_key, FIRST_TOKEN);
     let new = NewUser {
         email: email.as_str(),
@@ -90,8 +88,15 @@ pub(crate) async fn submit(
         plan: &app.config.plan,
         is_admin: false,
     };
-    let user = match app.store.acting_as("visitor").sign_up(&new, &token).await {
+    let user = match app
+        .store
+        .acting_as("visitor")
+        .sign_up_within(&new, &token, app.config.limits.accounts_max())
+        .await
+    {
         Ok(user) => user,
+        // Concurrent sign-ups have reached the limit.
+        Err(StoreError::LimitReached(_)) => return SignUpLimit::Accounts.page(&app, visitor, &fields.email),
         Err(StoreError::AlreadyExists(_)) => {
             app.metrics.count_sign_up("taken");
             let taken = "This address already has an account. Sign in, or use another address.";
@@ -108,6 +113,54 @@ pub(crate) async fn submit(
     let mut response = cache::with_new_token(&app, &me, &revealed).await?;
     set_cookie(response.headers_mut(), Some(cookie));
     Ok(response)
+}
+
+/// Why nobody can sign up now.
+#[derive(Debug, Clone, Copy)]
+enum SignUpLimit {
+    /// Of the client, with the time to wait.
+    Source(Duration),
+    /// Of all clients together, with the time to wait.
+    Total(Duration),
+    /// There are as many accounts as the operator allows.
+    Accounts,
+}
+
+/// Checks the limits that don't depend on the fields, and counts a sign-up.
+async fn require_room(app: &AppState, client_ip: ClientIp) -> Result<Result<(), SignUpLimit>, PageError> {
+    if app.store.count_users().await? >= app.config.limits.accounts_max() {
+        return Ok(Err(SignUpLimit::Accounts));
+    }
+    if let Err(wait) = app.rate_limits.sign_ups.acquire(client_ip) {
+        return Ok(Err(SignUpLimit::Source(wait)));
+    }
+    let total = app.rate_limits.sign_ups_in_total.as_ref().map_or(Ok(()), |limit| limit.acquire(()));
+    Ok(total.map_err(SignUpLimit::Total))
+}
+
+impl SignUpLimit {
+    /// The form again, with the reason; and the reason for the operator.
+    fn page(self, app: &AppState, visitor: Visitor, email: &str) -> Result<Response, PageError> {
+        let (status, cause, wait) = match self {
+            Self::Source(wait) => (StatusCode::TOO_MANY_REQUESTS, "sign_up_source", wait),
+            Self::Total(wait) => (StatusCode::SERVICE_UNAVAILABLE, "sign_up_total", wait),
+            Self::Accounts => (StatusCode::SERVICE_UNAVAILABLE, "accounts", ACCOUNTS_RETRY_BACKOFF),
+        };
+        let message = match self {
+            Self::Source(_) => format!("Too many sign-ups from your network. Try again {}.", retry_in(wait)),
+            Self::Total(_) => format!("Too many people are signing up. Try again {}.", retry_in(wait)),
+            Self::Accounts => "This service has no room for new accounts. Ask its operator.".to_owned(),
+        };
+        if matches!(self, Self::Accounts) {
+            tracing::warn!("sign-up refused: webui.limits.accounts is reached");
+        }
+        app.metrics.count_sign_up("limited");
+        app.metrics.count_limited(cause);
+        let errors = Errors { form: Some(message), ..Errors::default() };
+        let mut response = page(status, visitor, email, errors)?;
+        set_retry_after(response.headers_mut(), wait);
+        Ok(response)
+    }
 }
 
 fn page(status: StatusCode, visitor: Visitor, email: &str, errors: Errors) -> Result<Response, PageError> {

@@ -42,6 +42,7 @@ async fn find_unrevoked(app: &AppState, me: &SignedIn, id: &str) -> Result<(Toke
 /// The time to wait, and the message about it.
 fn acquire_change(app: &AppState, me: &SignedIn) -> Result<(), (Duration, String)> {
     app.rate_limits.token_changes.acquire(&me.user.id).map_err(|wait| {
+        app.metrics.count_limited("token_changes");
         (wait, format!("You created or changed too many tokens. Try again {}.", retry_in(wait)))
     })
 }

@@ -5,7 +5,7 @@ use store::InstanceState;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use crate::harness::{DEADLINE, Site, Visitor, eventually};
+use crate::harness::{DEADLINE, PASSWORD, Site, Visitor, eventually};
 
 /// An open event stream.
 pub(crate) struct Events {
@@ -83,6 +83,32 @@ async fn streams_per_session_are_limited() {
         Events::open(&user).await.head.starts_with("HTTP/1.1 200")
     })
     .await;
+}
+
+//
+#[tokio::test]
+async fn streams_per_user_are_limited() {
+    let site = Site::start().await;
+    let (first, _) = site.sign_up_user("a@example.com").await;
+    let (other, _) = site.sign_up_user("b@example.com").await;
+    let mut open = Vec::new();
+    for session in 0..2 {
+        let mut user = if session == 0 { first.clone() } else { site.visitor() };
+        if session > 0 {
+            assert_eq!(user.sign_in("a@example.com", PASSWORD).await.status, 303);
+        }
+        for _ in 0..4 {
+            let mut events = Events::open(&user).await;
+            assert!(events.next().await.is_some());
+            open.push(events);
+        }
+    }
+    let mut third = site.visitor();
+    assert_eq!(third.sign_in("a@example.com", PASSWORD).await.status, 303);
+    let refused = Events::open(&third).await.head;
+    assert!(refused.starts_with("HTTP/1.1 429") && refused.contains("retry-after: 5"), "{refused}");
+    assert_eq!(site.limited("streams_user"), 1);
+    assert!(Events::open(&other).await.next().await.is_some());
 }
 
 #[tokio::test]

@@ -1,16 +1,17 @@
 //! A web UI on a free port with a SQLite store of its own, and a client with cookies.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use daemon::Shutdown;
 use daemon::health::Readiness;
+use daemon::http::Limits;
 use prometheus_client::registry::Registry;
 use store::{Database, InstanceState, Observed, Store, TokenKey};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use webui::{App, Config};
 
 pub(crate) const PASSWORD: &str = "correct horse battery";
@@ -38,6 +39,15 @@ impl Site {
     }
 
     pub(crate) async fn start_in(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_within(folder, change, |_| {}).await
+    }
+
+    /// Starts with other limits of connections.
+    pub(crate) async fn start_within(
+        folder: TempDir,
+        change: impl FnOnce(&mut Config),
+        limit: impl FnOnce(&mut Limits),
+    ) -> Self {
         let database = Database::Sqlite(folder.path().join("memgate.db"));
         let store = Store::open(&database).await.unwrap();
         let token_key = TokenKey::load_or_create(&folder.path().join("token.key")).unwrap();
@@ -49,6 +59,7 @@ impl Site {
         let (shutdown, readiness) = (Shutdown::new(), Readiness::default());
         let mut metrics = Registry::default();
         let app = App::new(config, store.clone(), token_key, &mut metrics).unwrap();
+        let app = app.with_connection_limits(limit);
         let (until, ready) = (shutdown.clone(), readiness.clone());
         shutdown.spawn(async move { app.serve(listener, ready, until).await });
         Self { address, store, readiness, metrics, shutdown, _folder: folder }
@@ -56,15 +67,31 @@ impl Site {
 
     /// Value of a metric without labels.
     pub(crate) fn metric(&self, name: &str) -> u64 {
+        self.find_metric(name).unwrap_or_else(|| panic!("no {name}"))
+    }
+
+    /// How many requests a limit has refused.
+    pub(crate) fn limited(&self, cause: &str) -> u64 {
+        self.find_metric(&format!("memgate_webui_limited_total{{cause=\"{cause}\"}}")).unwrap_or(0)
+    }
+
+    /// Value of a metric with these labels, if it has been counted.
+    pub(crate) fn find_metric(&self, name: &str) -> Option<u64> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.metrics).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        Some(value.parse().unwrap())
     }
 
     pub(crate) fn visitor(&self) -> Visitor {
+        self.visitor_from([127, 0, 0, 1])
+    }
+
+    /// A client with one of the addresses 127.0.0.0/8.
+    pub(crate) fn visitor_from(&self, source: [u8; 4]) -> Visitor {
         Visitor {
             address: self.address,
+            source: source.into(),
             cookies: BTreeMap::new(),
             csrf_token: String::new(),
             headers: vec![("Sec-Fetch-Site".into(), "same-origin".into())],
@@ -107,6 +134,7 @@ impl Site {
 #[derive(Clone)]
 pub(crate) struct Visitor {
     pub(crate) address: SocketAddr,
+    source: Ipv4Addr,
     pub(crate) cookies: BTreeMap<String, String>,
     pub(crate) csrf_token: String,
     /// Headers of every POST.
@@ -163,7 +191,11 @@ impl Visitor {
     }
 
     pub(crate) async fn send(&mut self, request: &[u8]) -> Response {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        if self.source != Ipv4Addr::LOCALHOST {
+            socket.bind(SocketAddr::new(IpAddr::V4(self.source), 0)).unwrap();
+        }
+        let mut stream = socket.connect(self.address).await.unwrap();
         stream.write_all(request).await.unwrap();
         let mut bytes = Vec::new();
         let read =

@@ -24,6 +24,22 @@ async fn sign_in_creates_a_new_session_id() {
     }
 }
 
+// R-31, W-5.
+#[tokio::test]
+async fn sessions_per_user_are_limited() {
+    let site = Site::start_with(|config| config.limits.sign_ins_per_minute = 100).await;
+    let (mut first, _) = site.sign_up_user("a@example.com").await;
+    let (mut other, _) = site.sign_up_user("b@example.com").await;
+    let mut last = site.visitor();
+    for _ in 0..20 {
+        last = site.visitor();
+        assert_eq!(last.sign_in("a@example.com", PASSWORD).await.status, 303);
+    }
+    assert_eq!(first.get("/cache").await.location(), "/sign-in?next=/cache", "the oldest has ended");
+    assert_eq!(last.get("/cache").await.status, 200);
+    assert_eq!(other.get("/cache").await.status, 200, "another user's");
+}
+
 // W-3.
 #[tokio::test]
 async fn the_store_contains_no_cookie_value() {

@@ -96,13 +96,14 @@ fn concurrent_sign_ins_use_bounded_memory() {
 #[tokio::test]
 #[ignore = "concurrent_sign_ins_use_bounded_memory runs it alone"]
 async fn concurrent_sign_ins() {
-    let site = Site::start_with(|config| config.limits.sign_ins_per_minute = 1000).await;
+    let site = Site::start_with(|config| config.trusted_proxies = vec!["127.0.0.1".parse().unwrap()]).await;
     site.sign_up_user("a@example.com").await;
     let mut visitor = site.visitor();
     visitor.get("/sign-in").await;
     let mut requests = tokio::task::JoinSet::new();
     for i in 0..500 {
         let mut visitor = visitor.clone();
+        visitor.headers.push(("X-Forwarded-For".into(), format!("198.18.{}.{}", i / 2, i % 2)));
         let password = if i % 50 == 0 { PASSWORD } else { "wrong horse battery" };
         requests.spawn(async move {
             let response =

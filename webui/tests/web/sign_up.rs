@@ -66,6 +66,51 @@ async fn sign_up_creates_user_cache_and_token() {
     assert!(site.store.password_hash(&user.id).await.unwrap().unwrap().starts_with("$argon2id$"));
 }
 
+//
+#[tokio::test]
+async fn accounts_are_limited() {
+    let site = Site::start_with(|config| config.limits.accounts = 2).await;
+    let (mut first, _) = site.sign_up_user("a@example.com").await;
+    site.sign_up_user("b@example.com").await;
+    for email in ["c@example.com", "a@example.com"] {
+        let mut visitor = site.visitor();
+        visitor.get("/sign-up").await;
+        let refused = visitor.post("/sign-up", &[("email", email), ("password", PASSWORD)]).await;
+        assert_eq!(refused.status, 503, "{email}: nothing tells that it is taken");
+        assert!(refused.body.contains("no room for new accounts"), "{}", refused.body);
+        assert!(refused.header("retry-after").is_some());
+    }
+    assert_eq!(site.limited("accounts"), 2);
+    assert_eq!(site.store.users().await.unwrap().len(), 2);
+    first.get("/account").await;
+    assert_eq!(first.post("/account/delete", &[("password", PASSWORD)]).await.status, 303);
+    site.sign_up_user("c@example.com").await;
+}
+
+//
+#[tokio::test]
+async fn sign_ups_in_total_are_limited() {
+    let site = Site::start_with(|config| {
+        config.limits.sign_ups_in_total_per_hour = 2;
+        config.limits.accounts = 0;
+    })
+    .await;
+    let sign_up = async |host: u8| {
+        let mut visitor = site.visitor_from([127, host, 0, 1]);
+        visitor.get("/sign-up").await;
+        let email = format!("user{host}@example.com");
+        visitor.post("/sign-up", &[("email", &email), ("password", PASSWORD)]).await
+    };
+    for host in 1..=2 {
+        assert_eq!(sign_up(host).await.status, 200);
+    }
+    let refused = sign_up(3).await;
+    assert_eq!(refused.status, 503);
+    assert!(refused.body.contains("Too many people are signing up"), "{}", refused.body);
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(site.limited("sign_up_total"), 1);
+}
+
 // W-13.
 #[tokio::test]
 async fn passwords_may_contain_any_character() {

@@ -1,0 +1,227 @@
+//! HTTP/1 server of every role: serves routes on a listener within limits, and stops gracefully. Knows no page.
+//!
+//! Nothing that a peer does, or leaves undone, holds a connection for ever, and when all connections are in use a
+//! newcomer takes the place of an idle one (`http/admission.rs`) instead of waiting.
+
+mod admission;
+mod body;
+mod connection;
+mod metrics;
+pub mod source;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::process::{Resource, getrlimit};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::Shutdown;
+use admission::{Admission, Refusal, Slot};
+
+pub use metrics::ConnectionMetrics;
+
+/// Bytes of a request's head, and of responses that aren't sent yet: a pipeline waits when they are used up.
+const BUFFER_MAX: usize = 32 * 1024;
+/// Unsent bytes in the kernel up to which it takes more, so that a slow peer's progress is seen soon.
+const UNSENT_MAX: u32 = 8 * 1024;
+/// Time limit for responses that are under way at shutdown.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Wait after a failed accept (no file descriptors, for example), so that the loop doesn't spin.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// How long a newcomer waits for a place: longer than it takes until a peer that doesn't read counts as idle.
+const ADMISSION_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often it tries.
+const ADMISSION_INTERVAL: Duration = Duration::from_millis(20);
+/// Refused connections that get an answer at once; further ones are closed without.
+const REFUSALS_MAX: usize = 16;
+/// How long a refused peer may take to read that.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// `Retry-After` of a refused connection.
+const RETRY_AFTER_SECONDS: u64 = 5;
+
+/// Limits of a listener.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Open connections; at most half of the process's file descriptors.
+    pub connections: usize,
+    /// Open connections of one source: an IPv4 address or an IPv6 /64.
+    pub connections_per_source: usize,
+    /// Time limit for a request's head, and for an idle connection.
+    pub head_timeout: Duration,
+    /// Time limit for a request's body.
+    pub body_timeout: Duration,
+    /// A connection ends if its peer takes no byte of a response for this time.
+    pub write_timeout: Duration,
+    /// Whether a connection may serve several requests.
+    pub keep_alive: bool,
+    /// Proxies that forward the requests of many sources: they have no limit of their own.
+    pub trusted_proxies: Vec<IpAddr>,
+}
+
+impl Limits {
+    /// Limits for a listener that browsers use.
+    #[must_use]
+    pub fn for_browsers(trusted_proxies: Vec<IpAddr>) -> Self {
+        Self {
+            connections: 2048,
+            connections_per_source: 256,
+            head_timeout: Duration::from_secs(20),
+            body_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(30),
+            keep_alive: true,
+            trusted_proxies,
+        }
+    }
+
+    /// Limits for a listener that only operators and their monitoring use.
+    #[must_use]
+    pub fn for_operators() -> Self {
+        let timeout = Duration::from_secs(5);
+        Self {
+            connections: 16,
+            connections_per_source: 16,
+            head_timeout: timeout,
+            body_timeout: timeout,
+            write_timeout: timeout,
+            keep_alive: false,
+            trusted_proxies: Vec::new(),
+        }
+    }
+
+    /// Leaves at least half of the process's file descriptors to the rest of it.
+    fn within_open_files(mut self) -> Self {
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        self.connections = self.connections.min(usize::try_from(files / 2).unwrap_or(usize::MAX)).max(1);
+        self
+    }
+}
+
+/// Remote address of the connection; an extension of every request.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
+/// Own address of the connection; an extension of every request.
+#[derive(Debug, Clone, Copy)]
+pub struct Local(pub SocketAddr);
+
+/// Serves `routes` until shutdown, then waits up to 3 s for responses under way.
+pub async fn serve(
+    listener: TcpListener,
+    routes: Router,
+    limits: Limits,
+    metrics: ConnectionMetrics,
+    shutdown: &Shutdown,
+) {
+    let server = Arc::new(Server { limits: limits.within_open_files(), routes, metrics });
+    let admission = Arc::new(Admission::new(&server.limits));
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let accepted = tokio::select! {
+            () = shutdown.begun() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "failed to accept a connection");
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+                continue;
+            }
+        };
+        match admit(&admission, peer.ip(), &server.metrics).await {
+            Ok(slot) => {
+                let (server, stop) = (server.clone(), shutdown.token().clone());
+                connections.spawn(async move { server.serve_connection(stream, peer, slot, stop).await });
+            }
+            Err(refusal) => {
+                server.metrics.count_refusal(refusal.cause());
+                if let Ok(permit) = refusals.clone().try_acquire_owned() {
+                    connections.spawn(async move {
+                        let _ = tokio::time::timeout(REFUSAL_TIMEOUT, refuse(stream, refusal)).await;
+                        drop(permit);
+                    });
+                }
+            }
+        }
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
+        tracing::warn!("shutdown: aborted responses that took too long");
+    }
+}
+
+/// A place for a new connection. While all are in use, the next ones wait in the listener's backlog.
+async fn admit(
+    admission: &Arc<Admission>,
+    peer: IpAddr,
+    metrics: &ConnectionMetrics,
+) -> Result<Slot, Refusal> {
+    let give_up = Instant::now() + ADMISSION_TIMEOUT;
+    loop {
+        match admission.admit(peer, metrics) {
+            Err(Refusal::Total) if Instant::now() < give_up => tokio::time::sleep(ADMISSION_INTERVAL).await,
+            admitted => return admitted,
+        }
+    }
+}
+
+/// What all connections of a listener share.
+struct Server {
+    limits: Limits,
+    routes: Router,
+    metrics: ConnectionMetrics,
+}
+
+impl Server {
+    fn http(&self) -> hyper::server::conn::http1::Builder {
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(self.limits.head_timeout)
+            .max_buf_size(BUFFER_MAX)
+            .keep_alive(self.limits.keep_alive);
+        http
+    }
+
+    /// The stream's options. What fails here fails for a closed connection only, which the next read finds.
+    fn set_options(&self, stream: &TcpStream) {
+        // Responses are written whole: Nagle's algorithm would only delay them.
+        let _ = stream.set_nodelay(true);
+        let socket = SockRef::from(stream);
+        let keepalive = TcpKeepalive::new().with_time(self.limits.write_timeout);
+        let _ = socket.set_tcp_keepalive(&keepalive.with_interval(self.limits.write_timeout));
+        let _ = socket.set_tcp_user_timeout(Some(self.limits.write_timeout));
+        let _ = socket.set_tcp_notsent_lowat(UNSENT_MAX);
+    }
+}
+
+/// Tells a peer that there are too many connections, and waits until it closes.
+async fn refuse(mut stream: TcpStream, refusal: Refusal) -> std::io::Result<()> {
+    let (status, text) = match refusal {
+        Refusal::Source => ("429 Too Many Requests", "too many connections from this address\n"),
+        Refusal::Total => ("503 Service Unavailable", "too many connections\n"),
+    };
+    let response = format!(
+        "HTTP/1.1 {status}\r\nRetry-After: {RETRY_AFTER_SECONDS}\r\nConnection: close\r\n\
+         Content-Type: text/plain\r\nContent-Length: {}\r\n\r\n{text}",
+        text.len()
+    );
+    stream.write_all(response.as_bytes()).await?;
+    stream.shutdown().await?;
+    // Closed with unread bytes, it would be reset before the peer has read the response.
+    let mut discarded = [0; 1024];
+    while stream.read(&mut discarded).await? > 0 {}
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
