@@ -69,7 +69,7 @@ pub fn generate() -> Password {
     Password(Alphanumeric.sample_string(&mut rand::rng(), GENERATED_LEN))
 }
 
-/// The 19 MiB that a hash needs. A thread that hashes often keeps them: allocated anew each time, between smaller
+/// The 19 MiB that a hash needs. A thread that hashes often keeps them: allocated each time, between smaller
 /// things, they would leave holes.
 #[derive(Debug, Default)]
 pub struct HashMemory(Vec<Block>);
