@@ -73,6 +73,9 @@ impl Config {
         if !(1..=3_600).contains(&self.reconcile_seconds) {
             return Err(invalid("provisioner.reconcile_seconds", "give 1 to 3600"));
         }
+        if self.memory_mb == Some(0) {
+            return Err(invalid("provisioner.memory_mb", "give at least 1"));
+        }
         Ok(Settings {
             address_cooldown: Duration::from_secs(self.address_cooldown_seconds),
             pool,

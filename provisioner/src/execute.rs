@@ -28,6 +28,8 @@ const WRITES_MAX: usize = 8;
 const READS_MAX: usize = 16;
 /// Time limit of a probe. A running container answers at once; a busy host may need longer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// After this many failures in a row a container that can't be reached gets a new interface.
+const FAILURES_TO_REATTACH: u32 = 2;
 /// After this many failures in a row the instance is failed, until an attempt succeeds.
 const FAILURES_TO_FAIL: u32 = 3;
 
@@ -90,11 +92,15 @@ impl Executor {
                 permit = self.concurrency.write_permits.acquire().await.ok();
                 let Some(observed) = self.observe(id, failures).await? else { return Ok(()) };
                 (instance, actions) = observed;
+                self.reserve_memory(&instance, &actions).await?;
             }
         }
         for action in &actions {
             let result = self.execute(&instance, action).await;
             self.metrics.count_action(action, result.is_ok());
+            if let (Action::Probe(container), Err(Error::Unreachable { .. })) = (action, &result) {
+                self.reattach(container, failures).await;
+            }
             result?;
         }
         drop(permit);
@@ -334,6 +340,27 @@ impl Executor {
         };
         self.store.release_address(new.instance).await?;
         Ok(Error::AddressTaken { address: new.address.to_owned(), holder })
+    }
+
+    /// Gives a container that can't be reached a new interface with its address, once in a row of failures.
+    /// Unlike a new container, that keeps the cache's contents.
+    async fn reattach(&self, container: &Container, failures: u32) {
+        if failures != FAILURES_TO_REATTACH {
+            return;
+        }
+        let reattached = async {
+            let lease = self.store.lease_address(&container.instance, self.address_cooldown).await?;
+            match lease.filter(|lease| lease.address == container.address) {
+                Some(lease) => self.docker.reattach(&container.id, &lease.network, &lease.address).await,
+                None => Ok(()),
+            }
+        };
+        let instance = &container.instance;
+        if let Err(error) = reattached.await {
+            tracing::warn!(instance, %error, "unreachable, and can't be attached to its network again");
+        } else {
+            tracing::warn!(instance, "unreachable: attached to its network again");
+        }
     }
 
     async fn check(&self, instance: &str, container: &Container) -> Health {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bollard::models::{
     ContainerCreateBody, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum,
-    EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount,
-    MountType, MountVolumeOptions, NetworkingConfig, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+    EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType,
+    MountVolumeOptions, NetworkingConfig, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
@@ -14,6 +14,7 @@ use bollard::query_parameters::{
 };
 use tokio::time::{Instant, sleep};
 
+use super::network::endpoint;
 use super::{Docker, created_at, ignore_not_found, map_error};
 use store::LaneCredential;
 
@@ -160,13 +161,7 @@ impl Docker {
             (LABEL_ADDRESS.into(), new.address.to_owned()),
             (LABEL_SPEC.into(), new.spec.label()),
         ]);
-        let endpoint = EndpointSettings {
-            ipam_config: Some(EndpointIpamConfig {
-                ipv4_address: Some(new.address.to_owned()),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
+        let endpoint = endpoint(new.address);
         ContainerCreateBody {
             image: Some(new.image.to_owned()),
             user: Some(format!("{UID}:{GID}")),

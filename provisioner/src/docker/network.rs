@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
+use bollard::models::{
+    EndpointIpamConfig, EndpointSettings, Ipam, IpamConfig, NetworkConnectRequest, NetworkCreateRequest,
+    NetworkDisconnectRequest,
+};
 use bollard::query_parameters::{InspectNetworkOptions, ListNetworksOptions, ListNetworksOptionsBuilder};
 use store::Network;
 
@@ -53,6 +56,17 @@ impl Docker {
         Ok((configs.filter_map(|c| c.subnet?.parse().ok()).collect(), bridges))
     }
 
+    /// Disconnects a container from a network and connects it again, with the same address. Its processes go on.
+    pub(crate) async fn reattach(&self, container: &str, network: &str, address: &str) -> Result<(), Error> {
+        let (client, container) = (self.client()?, container.to_owned());
+        let request = NetworkDisconnectRequest { container: container.clone(), force: Some(true) };
+        let disconnected = client.disconnect_network(network, request).await;
+        disconnected.map_err(|e| map_error("disconnect a container", e))?;
+        let request = NetworkConnectRequest { container, endpoint_config: Some(endpoint(address)) };
+        let connected = client.connect_network(network, request).await;
+        connected.map_err(|e| map_error("connect a container", e))
+    }
+
     /// Creates a network. Fails with status 403 or 409 if its subnet, bridge or name is in use.
     pub(crate) async fn create_network(&self, network: &Network) -> Result<(), Error> {
         let request = NetworkCreateRequest {
@@ -83,5 +97,16 @@ impl Docker {
     /// Removes a network. Returns whether it existed.
     pub(crate) async fn remove_network(&self, name: &str) -> Result<bool, Error> {
         ignore_not_found("remove a network", self.client()?.remove_network(name).await)
+    }
+}
+
+/// A container's end of a network, with an address of our choice.
+pub(super) fn endpoint(address: &str) -> EndpointSettings {
+    EndpointSettings {
+        ipam_config: Some(EndpointIpamConfig {
+            ipv4_address: Some(address.to_owned()),
+            ..Default::default()
+        }),
+        ..Default::default()
     }
 }

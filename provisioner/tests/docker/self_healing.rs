@@ -147,6 +147,21 @@ async fn a_cache_that_cannot_be_reached_is_kept() {
     assert_eq!(installation.request(&instance, &route, "mg key v").as_deref(), Some("VA 5"));
 }
 
+// R-29, F-2.
+#[tokio::test]
+async fn a_lost_interface_is_restored_with_the_contents() {
+    let (installation, instance, route) = with_value().await;
+    let pid = inspect("container", &installation.container(&instance))["State"]["Pid"].to_string();
+    output("nsenter", &["-t", &pid, "-n", "ip", "link", "del", "eth0"]);
+    installation.until_route(&instance, |route| route.state == InstanceState::Restarting).await;
+    let restored = installation.until_running(&instance, 0).await;
+    assert_eq!(
+        (restored.generation, &restored.container, &restored.address),
+        (route.generation, &route.container, &route.address)
+    );
+    assert_eq!(installation.request(&instance, &route, "mg key v").as_deref(), Some("VA 5"));
+}
+
 #[tokio::test]
 async fn proxies_learn_of_a_removed_container() {
     let installation = Installation::start().await;
