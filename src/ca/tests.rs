@@ -1,6 +1,13 @@
 //! The authority and what it may sign, checked with OpenSSL and Python.
 
 use std::process::{Command, Output};
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier as _;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::*;
 
@@ -102,6 +109,16 @@ fn python_accepts(dir: &Path, [certificate, key]: [&str; 2], name: &str) -> bool
     run.status.success()
 }
 
+fn rustls_accepts(dir: &Path, certificate: &str, name: &str) -> Result<(), rustls::Error> {
+    let read = |file| CertificateDer::from_pem_file(dir.join(file)).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(read(CA)).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    verifier.verify_server_cert(&read(certificate), &[], &name, &[], UnixTime::now()).map(|_| ())
+}
+
 // V-13.
 #[test]
 fn clients_refuse_forged_names() {
@@ -109,10 +126,13 @@ fn clients_refuse_forged_names() {
     issue_server_certificate(dir.path(), &settings("cache.example.org:11211"), None).unwrap();
     for name in ["cache.example.org", "localhost", "127.0.0.1"] {
         assert!(python_accepts(dir.path(), [SERVER, SERVER_KEY], name), "{name}");
+        assert_eq!(rustls_accepts(dir.path(), SERVER, name), Ok(()), "{name}");
     }
     for name in ["bank.example", "198.51.100.7"] {
         forge(dir.path(), name);
         assert!(!python_accepts(dir.path(), ["forged.pem", "forged.key"], name), "{name}");
+        let error = rustls_accepts(dir.path(), "forged.pem", name).unwrap_err().to_string();
+        assert!(error.contains("NameConstraintViolation"), "{name}: {error}");
     }
 }
 

