@@ -132,6 +132,11 @@ impl Tenant {
         self.rate_limit.charge(&self.usage, cost, prepaid)
     }
 
+    /// Charges `frames` that were answered without memcached. Returns for how long the connection must pause, if so.
+    pub(crate) fn charge_local(&self, frames: u64) -> Option<Duration> {
+        self.rate_limit.charge_local(frames)
+    }
+
     /// How often the plan's rates have changed: a pause of previous ones is void.
     pub(crate) fn rate_changes(&self) -> u64 {
         self.rate_limit.changes()

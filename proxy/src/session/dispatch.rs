@@ -68,7 +68,21 @@ impl Session {
                 Err((consumed, next)) => return (at + consumed, next),
             }
         }
-        (at, Step::Yield)
+        (at, self.end_turn())
+    }
+
+    /// Lets other tasks run after a whole turn. A connection whose frames the proxy answers itself costs it the most, so
+    /// these are limited even if the plan has no rate.
+    fn end_turn(&mut self) -> Step {
+        let operations = self.responses.operations();
+        if std::mem::replace(&mut self.state.operations, operations) != operations {
+            return Step::Yield;
+        }
+        let frames = u64::try_from(REQUESTS_PER_TURN_MAX).unwrap_or(u64::MAX);
+        match self.tenant.charge_local(frames) {
+            None => Step::Yield,
+            Some(time) => Step::Throttled(Pause { time, prepaid: self.state.prepaid }),
+        }
     }
 
     /// Handles one frame; returns the bytes to drop. `Err` if dispatching must stop behind them.

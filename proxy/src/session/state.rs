@@ -24,6 +24,8 @@ pub(crate) struct State {
     pub(super) reads_as_newest: bool,
     /// Whether the next request must wait until the session's gets have been answered.
     pub(super) waits_for_reads: bool,
+    /// The operations sent to memcached when the last whole turn ended.
+    pub(super) operations: u64,
     /// Whether the last pause has paid for the next frame.
     pub(super) prepaid: bool,
     /// Small replies until the session's gets use the shared lane again.

@@ -15,6 +15,9 @@ const SECOND: u64 = 1_000_000_000;
 
 /// The capacity of a bucket: what the plan allows in this time, in nanoseconds.
 const BURST: u64 = SECOND;
+/// Frames a second that the proxy answers itself for one tenant, whatever its plan allows, before its connections pause:
+/// about a tenth of a core.
+const LOCAL_FRAMES_PER_SECOND_MAX: u64 = 1_000_000;
 /// The longest pause of a connection, in nanoseconds.
 const PAUSE_MAX: u64 = SECOND;
 
@@ -24,6 +27,8 @@ pub(crate) struct RateLimit {
     limited: Cell<bool>,
     operations: Bucket,
     bytes: Bucket,
+    /// Frames that the proxy answers itself.
+    local: Bucket,
     /// The bytes that [`Usage`] had counted when their bucket was last charged.
     charged: Cell<u64>,
     /// How often the limits have changed.
@@ -74,6 +79,7 @@ impl RateLimit {
             limited: Cell::new(false),
             operations: Bucket::default(),
             bytes: Bucket::default(),
+            local: Bucket { per_second: Cell::new(Some(LOCAL_FRAMES_PER_SECOND_MAX)), full_at: Cell::new(0) },
             charged: Cell::new(0),
             changes: Cell::new(0),
             epoch: Instant::now(),
@@ -119,6 +125,17 @@ impl RateLimit {
         self.charge_bytes(now, usage);
         let wait = self.bytes.time_until(0, now);
         (wait > 0).then(|| Pause::new(wait, false))
+    }
+
+    /// Charges `frames` that were answered without memcached. Returns for how long the connection must pause, if so.
+    pub(super) fn charge_local(&self, frames: u64) -> Option<Duration> {
+        self.charge_local_at(since(self.epoch), frames)
+    }
+
+    fn charge_local_at(&self, now: u64, frames: u64) -> Option<Duration> {
+        self.local.take(frames, now);
+        let wait = self.local.time_until(0, now);
+        (wait > 0).then(|| Duration::from_nanos(wait.min(PAUSE_MAX)))
     }
 
     fn charge_at(&self, now: u64, usage: &Usage, cost: u64, prepaid: bool) -> Result<(), Pause> {
@@ -219,6 +236,22 @@ mod tests {
         // More connections than the rate allows frames in the longest pause: each is refused once a second.
         let (allowed, refused) = count_paced(&rate(Some(10), None), 1000);
         assert!((80..=120).contains(&allowed) && refused <= 11_000, "{allowed} allowed, {refused} refused");
+    }
+
+    //
+    #[test]
+    fn local_frames_are_limited_without_a_plan_too() {
+        let rate = rate(None, None);
+        let mut frames = 0;
+        let mut now = 0;
+        while now < 10 * SECOND {
+            frames += 256;
+            let pause = rate.charge_local_at(now, 256).unwrap_or_default();
+            // A turn takes 10 us.
+            now += 10_000 + u64::try_from(pause.as_nanos()).unwrap();
+        }
+        let expected = 11 * LOCAL_FRAMES_PER_SECOND_MAX;
+        assert!((expected - 1000..=expected + 1000).contains(&frames), "{frames}");
     }
 
     #[test]
