@@ -7,23 +7,20 @@
 mod constraints;
 
 use std::convert::Infallible;
-use std::fs;
-use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PublicKeyData as _,
 };
+use store::private_file::{self, Access};
 use time::OffsetDateTime;
 
 use crate::output::CliError;
 use crate::settings::Settings;
 use crate::system_users::SystemUsers;
-use crate::system_users::set_owner;
 use constraints::{PermittedNames, is_well_formed};
 
 pub(crate) const CA: &str = "ca.pem";
@@ -33,6 +30,10 @@ pub(crate) const SERVER_KEY: &str = "server.key";
 /// All files of this module in the data directory.
 pub(crate) const FILES: [&str; 4] = [CA, CA_KEY, SERVER, SERVER_KEY];
 
+/// For every user of the machine to read.
+const PUBLIC: Access = Access { owner: None, group: None, mode: 0o444 };
+/// Bytes that are read of a key file, which is shorter.
+const KEY_LENGTH_MAX: u64 = 16 << 10;
 const CA_DAYS: i64 = 3650;
 const SERVER_DAYS: i64 = 397;
 /// Between two renewals of the server certificate. The proxy reloads it by itself.
@@ -73,13 +74,10 @@ pub(crate) fn issue_server_certificate(
     set_validity(&mut params, SERVER_DAYS);
     let certificate = params.signed_by(&key, &authority).map_err(certificate_error)?;
     // The key first: the proxy keeps its old pair until both files match.
-    let (owner, group) = (system_users.map(|users| users.proxy), system_users.map(|users| users.group));
-    let key_file = write(data_dir, SERVER_KEY, &key.serialize_pem())?;
-    set_owner(&key_file, owner, group, 0o400)?;
-    publish(&key_file)?;
-    let file = write(data_dir, SERVER, &certificate.pem())?;
-    set_owner(&file, owner, group, 0o444)?;
-    publish(&file)
+    let group = system_users.map(|users| users.proxy_group.as_raw());
+    let mode = if group.is_some() { 0o440 } else { 0o400 };
+    write(data_dir, SERVER_KEY, Access { owner: None, group, mode }, &key.serialize_pem())?;
+    write(data_dir, SERVER, PUBLIC, &certificate.pem())
 }
 
 /// Renews the server certificate at intervals.
@@ -102,28 +100,23 @@ fn load_or_create_authority(
     settings: &Settings,
 ) -> Result<(Issuer<'static, KeyPair>, PermittedNames), CliError> {
     let file = data_dir.join(CA_KEY);
-    let key = match fs::read_to_string(&file) {
-        Ok(text) => KeyPair::from_pem(&text).map_err(|error| {
+    let key = match private_file::read_secret(&file, KEY_LENGTH_MAX) {
+        Ok(text) => KeyPair::from_pem(&String::from_utf8_lossy(&text)).map_err(|error| {
             let what = format!("{} contains no key ({error})", file.display());
             CliError::new(what, "restore it from a backup, or delete it and ca.pem to create a new authority")
         })?,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
+        Err(error) if error.is_not_found() => {
             let key = KeyPair::generate().map_err(certificate_error)?;
             let permitted = issue_authority(data_dir, settings, &key)?;
-            let file = write(data_dir, CA_KEY, &key.serialize_pem())?;
-            publish(&file)?;
+            write(data_dir, CA_KEY, Access::PRIVATE, &key.serialize_pem())?;
             return Ok((Issuer::new(authority_params(&key, &permitted), key), permitted));
         }
-        Err(error) => {
-            return Err(CliError::new(
-                format!("can't read {} ({error})", file.display()),
-                "run this as root, or as the user that owns the data",
-            ));
-        }
+        Err(error) => return Err(error.into()),
     };
-    let current = fs::read_to_string(data_dir.join(CA)).ok();
-    let current =
-        current.and_then(|pem| PermittedNames::of_certificate(&pem, &key.subject_public_key_info()));
+    let current = private_file::read(&data_dir.join(CA), KEY_LENGTH_MAX, None).ok();
+    let current = current.and_then(|pem| {
+        PermittedNames::of_certificate(&String::from_utf8_lossy(&pem), &key.subject_public_key_info())
+    });
     let permitted = match current {
         Some(permitted) if required_names(settings).iter().all(|name| permitted.contains(name)) => permitted,
         current => {
@@ -144,9 +137,7 @@ fn load_or_create_authority(
 fn issue_authority(data_dir: &Path, settings: &Settings, key: &KeyPair) -> Result<PermittedNames, CliError> {
     let permitted = PermittedNames::new(subject_names(settings));
     let certificate = authority_params(key, &permitted).self_signed(key).map_err(certificate_error)?;
-    let file = write(data_dir, CA, &certificate.pem())?;
-    set_owner(&file, None, None, 0o444)?;
-    publish(&file)?;
+    write(data_dir, CA, PUBLIC, &certificate.pem())?;
     Ok(permitted)
 }
 
@@ -193,29 +184,12 @@ fn required_names(settings: &Settings) -> Vec<String> {
     names
 }
 
-/// Writes `name.new`, readable by its owner only. [`publish`] gives it its name.
-fn write(data_dir: &Path, name: &str, text: &str) -> Result<PathBuf, CliError> {
-    let path = data_dir.join(format!("{name}.new"));
-    let mut options = fs::OpenOptions::new();
-    let _ = fs::remove_file(&path);
-    let written = options.write(true).create_new(true).mode(0o600).open(&path);
-    written.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all())).map_err(
-        |error| {
-            CliError::new(
-                format!("can't write {} ({error})", path.display()),
-                "check the data directory and the disk",
-            )
-        },
-    )?;
-    Ok(path)
-}
-
-/// Renames a written file to its final name, without `.new`.
-fn publish(path: &Path) -> Result<(), CliError> {
-    let target = path.with_extension("");
-    fs::rename(path, &target).map_err(|error| {
+/// Writes a file, whatever is in its place: what other processes read is the old file or the new one.
+fn write(data_dir: &Path, name: &str, access: Access, text: &str) -> Result<(), CliError> {
+    let path = data_dir.join(name);
+    private_file::replace(&path, access, text.as_bytes()).map_err(|error| {
         CliError::new(
-            format!("can't write {} ({error})", target.display()),
+            format!("can't write {} ({error})", path.display()),
             "check the data directory and the disk",
         )
     })

@@ -1,22 +1,26 @@
-//! The data directory: SQLite database, keys and certificates, with their owners and modes.
+//! The data directory: root's files, the database, and their owners and modes.
 //!
-//! As root, the directory and the database belong to the group `memgate`, which the roles share; the sticky
-//! bit stops one role from removing another role's files. That group may read the token key; only the proxy
-//! may read the lane key.
+//! As root, only root may write the directory, so no unprivileged role decides what root reads, opens or removes. The
+//! roles share the group `memgate`, which may write the content of SQLite's files and read the token key. The group
+//! `memgate-proxy` may read the lane key.
+
+mod database;
+mod installation;
 
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::process::Gid;
+use store::private_file::{self, Access};
 use store::{Database, LaneKey, Store, TokenKey};
 
 use crate::ca;
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
-use crate::settings::{Settings, data_path};
-use crate::system_users::{SystemUsers, set_owner};
+use crate::settings::{self, DATABASE_FOLDER, DATABASE_NAME, Settings, data_path};
+use crate::system_users::SystemUsers;
+use crate::trusted_folder::{self, Use};
 
 const TOKEN_KEY: &str = "token.key";
 const LANE_KEY: &str = "lane.key";
@@ -26,8 +30,8 @@ const CREATED_MARKER: &str = ".made-by-memgate";
 /// Bytes. With less free space SQLite may fail to write its log.
 const FREE_SPACE_MIN: u64 = 8 << 20;
 
-/// Owner and group have full access; new files inherit the group; only its owner may remove a file.
-const SHARED_MODE: u32 = 0o3770;
+/// As root: others may pass through to the files that they may read, and see no names.
+const PASSABLE_MODE: u32 = 0o711;
 const PRIVATE_MODE: u32 = 0o750;
 
 /// Path of a data directory, which may not exist yet.
@@ -57,10 +61,11 @@ impl DataDir {
 
     /// Whether the directory contains an installation.
     pub(crate) fn is_initialized(&self) -> bool {
-        self.path.join(TOKEN_KEY).exists() || self.path.join(LANE_KEY).exists()
+        [TOKEN_KEY, LANE_KEY, installation::FILE].iter().any(|name| self.path.join(name).exists())
     }
 
-    /// Creates the directory, the keys and the database file with their owners and modes. Idempotent.
+    /// Creates the directory and the database's files with their owners and modes. Idempotent. Next comes
+    /// [`DataDir::open_or_create`].
     ///
     /// # Errors
     /// If the directory contains other files, the disk is full or something can't be created.
@@ -70,19 +75,52 @@ impl DataDir {
         system_users: Option<&SystemUsers>,
     ) -> Result<(), CliError> {
         self.create_dir()?;
+        let folder = private_file::open_folder(&self.path)?;
+        let access = match system_users {
+            Some(_) => Access { owner: None, group: Some(0), mode: PASSABLE_MODE },
+            None => Access { owner: None, group: None, mode: PRIVATE_MODE },
+        };
+        private_file::set_access(&folder, access)
+            .map_err(|error| io_error("set the access of", &self.path, &error))?;
+        trusted_folder::require(&self.path, Use::Exclusive)?;
         self.require_free_space()?;
-        let group = system_users.map(|system_users| system_users.group);
-        let mode = if group.is_some() { SHARED_MODE } else { PRIVATE_MODE };
-        set_owner(&self.path, None, group, mode)?;
-        self.create_keys()?;
-        if let Some(system_users) = system_users {
-            set_owner(&self.path.join(TOKEN_KEY), None, group, 0o640)?;
-            set_owner(&self.path.join(LANE_KEY), Some(system_users.proxy), group, 0o400)?;
-        }
         if let Database::Sqlite(file) = settings.database(&self.path) {
-            prepare_database(&file, group)?;
+            self.require_database(&file)?;
+            let group = system_users.map(|system_users| system_users.group.as_raw());
+            if file.parent() == Some(&self.path.join(DATABASE_FOLDER)) {
+                database::prepare_folder(&self.path.join(DATABASE_FOLDER), group)?;
+            }
+            database::prepare_files(&file, group)?;
         }
         Ok(())
+    }
+
+    /// Opens the store; in a new installation, creates its id and the keys. Returns the store and the id.
+    ///
+    /// # Errors
+    /// If the store belongs to another installation, or a key is missing that existed.
+    pub(crate) async fn open_or_create(
+        &self,
+        settings: &Settings,
+        system_users: Option<&SystemUsers>,
+    ) -> Result<(Store, String), CliError> {
+        let store = Store::open(&settings.database(&self.path)).await?;
+        let (id, is_new) = installation::read_or_create(&self.path, &store).await?;
+        let (token_key, lane_key) = (self.path.join(TOKEN_KEY), self.path.join(LANE_KEY));
+        if is_new {
+            TokenKey::load_or_create(&token_key)?;
+            LaneKey::load_or_create(&lane_key)?;
+        }
+        // What is wrong with an old key must not be hidden by a change of its mode.
+        TokenKey::load(&token_key)?;
+        LaneKey::load(&lane_key)?;
+        let Some(users) = system_users else { return Ok((store, id)) };
+        for (path, group) in [(token_key, users.group), (lane_key, users.proxy_group)] {
+            let access = Access { owner: None, group: Some(group.as_raw()), mode: 0o640 };
+            private_file::set_access(&private_file::open_existing(&path)?, access)
+                .map_err(|error| io_error("set the access of", &path, &error))?;
+        }
+        Ok((store, id))
     }
 
     /// Reads the key of token hashes.
@@ -97,19 +135,45 @@ impl DataDir {
         Ok(LaneKey::load(&self.path.join(LANE_KEY))?)
     }
 
-    /// Opens the store of an existing installation.
-    pub(crate) async fn open_store(&self, settings: &Settings) -> Result<Store, CliError> {
+    /// Reads the installation's id.
+    pub(crate) fn installation_id(&self) -> Result<String, CliError> {
         self.require_initialized()?;
-        Ok(Store::open(&settings.database(&self.path)).await?)
+        installation::require(&self.path)
     }
 
-    /// Removes the files that [`DataDir::prepare`] and the store created, and nothing else.
+    /// Opens the store of an existing installation; close it with [`DataDir::close_store`].
+    ///
+    /// # Errors
+    /// If there is none, or the store belongs to another one.
+    pub(crate) async fn open_store(&self, settings: &Settings) -> Result<Store, CliError> {
+        self.require_initialized()?;
+        let database = settings.database(&self.path);
+        if let Database::Sqlite(file) = &database {
+            database::require_trusted(file)?;
+            self.require_database(file)?;
+            database::restore_log_files(file);
+        }
+        let store = Store::open(&database).await?;
+        installation::require_same(&self.path, &store).await?;
+        Ok(store)
+    }
+
+    /// Closes the store and leaves the database as unprivileged roles need it.
+    pub(crate) async fn close_store(&self, settings: &Settings, store: &Store) {
+        store.close().await;
+        if let Database::Sqlite(file) = settings.database(&self.path) {
+            database::restore_log_files(&file);
+        }
+    }
+
+    /// Removes the files that memgate created, and nothing else.
     pub(crate) fn purge(&self, settings: &Settings) -> Result<Vec<PathBuf>, CliError> {
-        let names = [TOKEN_KEY, LANE_KEY, LOCK].into_iter().chain(ca::FILES);
+        trusted_folder::require(&self.path, Use::Exclusive)?;
+        let names = [TOKEN_KEY, LANE_KEY, LOCK, installation::FILE].into_iter().chain(ca::FILES);
         let mut files: Vec<PathBuf> = names.map(|name| self.path.join(name)).collect();
         if let Database::Sqlite(file) = settings.database(&self.path) {
-            files.extend(["-wal", "-shm", "-journal", ""].map(|suffix| with_suffix(&file, suffix)));
-            files.push(file.with_extension("leader"));
+            database::require_trusted(&file)?;
+            files.extend(database::all_files(&file));
         }
         let marker = self.path.join(CREATED_MARKER);
         let created_by_us = marker.exists();
@@ -122,16 +186,19 @@ impl DataDir {
                 Err(error) => return Err(io_error("remove", &file, &error)),
             }
         }
-        // Fails if the directory contains other files, which stay.
-        if created_by_us && fs::remove_dir(&self.path).is_ok() {
-            removed.push(self.path.clone());
+        // Fails if a directory contains other files, which stay.
+        let folders = [(self.path.join(DATABASE_FOLDER), true), (self.path.clone(), created_by_us)];
+        for (folder, is_ours) in folders {
+            if is_ours && fs::remove_dir(&folder).is_ok() {
+                removed.push(folder);
+            }
         }
         Ok(removed)
     }
 
     fn require_initialized(&self) -> Result<(), CliError> {
         if self.is_initialized() {
-            return Ok(());
+            return trusted_folder::require(&self.path, Use::Exclusive);
         }
         if let Err(error) = fs::metadata(self.path.join(TOKEN_KEY))
             && error.kind() != ErrorKind::NotFound
@@ -141,6 +208,28 @@ impl DataDir {
         Err(CliError::new(
             format!("{} contains no memgate data", self.path.display()),
             "name the data directory with --data DIR, or create one with `memgate up`",
+        ))
+    }
+
+    /// An existing installation has a database: an empty one would make the provisioner remove all caches.
+    fn require_database(&self, file: &Path) -> Result<(), CliError> {
+        let exists = |file: &Path| file.symlink_metadata().is_ok();
+        let old = self.path.join(DATABASE_NAME);
+        if !exists(file) && exists(&old) {
+            let (folder, name) = (DATABASE_FOLDER, DATABASE_NAME);
+            return Err(CliError::new(
+                format!("the database {} is not where this version expects it", old.display()),
+                format!(
+                    "stop memgate, then move {name}, {name}-wal and {name}-shm to the folder {folder} beside them"
+                ),
+            ));
+        }
+        if exists(file) || !self.path.join(installation::FILE).exists() {
+            return Ok(());
+        }
+        Err(CliError::new(
+            format!("the database {} is missing", file.display()),
+            "put it back, or restore it from a backup",
         ))
     }
 
@@ -162,22 +251,16 @@ impl DataDir {
 
     /// Rejects a directory with other files: a mistyped `--data /etc` must not change the mode of /etc.
     fn require_empty(&self) -> Result<(), CliError> {
+        let ours = ["lost+found", LOCK, CREATED_MARKER, DATABASE_FOLDER, settings::FILE, DATABASE_NAME];
         let entries = fs::read_dir(&self.path).map_err(|error| io_error("read", &self.path, &error))?;
         for name in entries.flatten().map(|entry| entry.file_name()) {
-            let known = ["lost+found", LOCK, CREATED_MARKER].iter().any(|known| name == *known);
-            if !known && !name.to_string_lossy().starts_with("memgate.") {
+            if !ours.iter().any(|known| name == *known) {
                 return Err(CliError::new(
                     format!("{} is not empty and contains no memgate data", self.path.display()),
                     "name a new or empty directory with --data DIR",
                 ));
             }
         }
-        Ok(())
-    }
-
-    fn create_keys(&self) -> Result<(), CliError> {
-        TokenKey::load_or_create(&self.path.join(TOKEN_KEY))?;
-        LaneKey::load_or_create(&self.path.join(LANE_KEY))?;
         Ok(())
     }
 
@@ -194,22 +277,6 @@ impl DataDir {
     }
 }
 
-/// Creates SQLite's file before SQLite does, to set its owner, group and mode. SQLite's `-wal` and `-shm` files
-/// inherit them.
-fn prepare_database(file: &Path, group: Option<Gid>) -> Result<(), CliError> {
-    let mode = if group.is_some() { 0o660 } else { 0o600 };
-    if create_file(file, mode)? || group.is_some() {
-        for suffix in ["", "-wal", "-shm"] {
-            let file = with_suffix(file, suffix);
-            // The store rejects a world-readable file; that must not be hidden by changing the mode here.
-            if fs::metadata(&file).is_ok_and(|meta| meta.mode() & 0o007 == 0) {
-                set_owner(&file, None, group, mode)?;
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Creates an empty file. Returns whether it did not exist before.
 fn create_file(path: &Path, mode: u32) -> Result<bool, CliError> {
     match OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
@@ -217,12 +284,6 @@ fn create_file(path: &Path, mode: u32) -> Result<bool, CliError> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(io_error("create", path, &error)),
     }
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut path = path.as_os_str().to_owned();
-    path.push(suffix);
-    path.into()
 }
 
 fn io_error(verb: &str, path: &Path, error: &std::io::Error) -> CliError {
@@ -237,20 +298,36 @@ fn io_error(verb: &str, path: &Path, error: &std::io::Error) -> CliError {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
-    #[test]
-    fn purge_removes_only_our_files() {
-        let parent = tempfile::tempdir().unwrap();
-        let settings = Settings::default();
-        let mut data_dir = DataDir::at(&parent.path().join("data"));
-        data_dir.prepare(&settings, None).unwrap();
-        data_dir.prepare(&settings, None).unwrap();
+    async fn create(path: &Path) -> DataDir {
+        let mut data_dir = DataDir::at(path);
+        for _ in 0..2 {
+            data_dir.prepare(&Settings::default(), None).unwrap();
+            let (store, _) = data_dir.open_or_create(&Settings::default(), None).await.unwrap();
+            data_dir.close_store(&Settings::default(), &store).await;
+        }
         assert!(data_dir.is_initialized());
-        fs::write(data_dir.path().join("notes.txt"), "mine").unwrap();
-        data_dir.purge(&settings).unwrap();
-        let left: Vec<_> = fs::read_dir(data_dir.path()).unwrap().flatten().map(|e| e.file_name()).collect();
-        assert_eq!(left, ["notes.txt"]);
+        data_dir
+    }
+
+    #[tokio::test]
+    async fn purge_removes_only_our_files() {
+        let parent = tempfile::tempdir().unwrap();
+        let data_dir = create(&parent.path().join("data")).await;
+        for name in ["notes.txt", "db/notes.txt"] {
+            fs::write(data_dir.path().join(name), "mine").unwrap();
+        }
+        data_dir.purge(&Settings::default()).unwrap();
+        let left = |path: &Path| -> Vec<_> {
+            let mut names: Vec<_> = fs::read_dir(path).unwrap().flatten().map(|it| it.file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(left(data_dir.path()), ["db", "notes.txt"]);
+        assert_eq!(left(&data_dir.path().join("db")), ["notes.txt"]);
     }
 
     #[test]
@@ -263,12 +340,53 @@ mod tests {
         assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1);
     }
 
-    #[test]
-    fn existing_directory_survives_a_purge() {
+    #[tokio::test]
+    async fn existing_directory_survives_a_purge() {
         let existing = tempfile::tempdir().unwrap();
-        let mut data_dir = DataDir::at(existing.path());
-        data_dir.prepare(&Settings::default(), None).unwrap();
-        data_dir.purge(&Settings::default()).unwrap();
+        create(existing.path()).await.purge(&Settings::default()).unwrap();
         assert_eq!(fs::read_dir(existing.path()).unwrap().count(), 0);
+    }
+
+    //
+    #[tokio::test]
+    async fn store_of_another_installation_is_refused() {
+        let (parent, settings) = (tempfile::tempdir().unwrap(), Settings::default());
+        let mut data_dir = create(&parent.path().join("data")).await;
+        let file = data_dir.path().join(installation::FILE);
+        let own = fs::read_to_string(&file).unwrap();
+        assert_eq!(own.trim(), data_dir.installation_id().unwrap());
+        fs::write(&file, "xyz567\n").unwrap();
+        for error in [
+            data_dir.open_store(&settings).await.unwrap_err(),
+            data_dir.open_or_create(&settings, None).await.unwrap_err(),
+        ] {
+            let error = error.to_string();
+            assert!(error.contains(own.trim()) && error.contains("xyz567"), "{error}");
+        }
+        // As on another machine that joins with its own data directory.
+        fs::remove_file(&file).unwrap();
+        let error = data_dir.open_or_create(&settings, None).await.unwrap_err().to_string();
+        assert!(error.contains("is missing") && error.contains("copy it and both keys"), "{error}");
+        assert!(data_dir.open_store(&settings).await.unwrap_err().to_string().contains("is missing"));
+        fs::write(&file, &own).unwrap();
+        data_dir.open_store(&settings).await.unwrap();
+        fs::remove_file(data_dir.path().join(TOKEN_KEY)).unwrap();
+        assert!(data_dir.open_or_create(&settings, None).await.is_err(), "a key is never made again");
+        // An empty database is never put in the place of a lost one.
+        fs::remove_file(data_dir.path().join("db/memgate.db")).unwrap();
+        for error in [
+            data_dir.open_store(&settings).await.unwrap_err(),
+            data_dir.prepare(&settings, None).unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("memgate.db is missing"), "{error}");
+        }
+    }
+
+    #[test]
+    fn database_of_the_older_layout_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("memgate.db"), "").unwrap();
+        let error = DataDir::at(dir.path()).prepare(&Settings::default(), None).unwrap_err().to_string();
+        assert!(error.contains("is not where") && error.contains("to the folder db"), "{error}");
     }
 }

@@ -11,7 +11,7 @@ pub(crate) struct GlobalArgs {
     /// Settings file [default: memgate.toml in the data directory, if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Override one setting; takes precedence over file and environment (may be repeated)
+    /// Override one setting; takes precedence over file and environment (may be repeated). No passwords: all users see them
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     /// Log more: -v details of memgate, -vv also of its libraries (log.filter takes precedence)

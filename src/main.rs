@@ -12,6 +12,7 @@ mod output;
 mod role;
 mod settings;
 mod system_users;
+mod trusted_folder;
 
 use std::process::ExitCode;
 

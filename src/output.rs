@@ -2,6 +2,7 @@
 
 pub(crate) mod table;
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -58,11 +59,12 @@ impl CliError {
 
     /// Prints the error on stderr, as one line or as JSON. Returns the exit status.
     pub(crate) fn report(&self, json: bool) -> ExitCode {
-        if json {
-            eprintln!("{}", serde_json::json!({ "error": self.what, "fix": self.fix }));
+        let text = if json {
+            serde_json::json!({ "error": self.what, "fix": self.fix }).to_string()
         } else {
-            eprintln!("error: {self}");
-        }
+            format!("error: {self}")
+        };
+        eprintln!("{}", escape_controls(&text));
         ExitCode::from(self.status as u8)
     }
 }
@@ -88,7 +90,14 @@ impl From<identity::InputError> for CliError {
     }
 }
 
-cli_error_from!(store::StoreError, store::KeyError, provisioner::Error, proxy::Error, webui::Error);
+cli_error_from!(
+    store::StoreError,
+    store::KeyError,
+    store::private_file::FileError,
+    provisioner::Error,
+    proxy::Error,
+    webui::Error
+);
 
 /// Prints a command's result: `document` as JSON, or `text` for people.
 pub(crate) fn print<T: Serialize>(
@@ -102,7 +111,26 @@ pub(crate) fn print<T: Serialize>(
     } else {
         text()
     };
-    write_out(&out)
+    let lines: Vec<_> = out.split('\n').map(escape_controls).collect();
+    write_out(&lines.join("\n"))
+}
+
+/// Escapes control characters, which can steer a terminal, as JSON does: a line of JSON stays valid. Tabs are kept.
+pub(crate) fn escape_controls(text: &str) -> Cow<'_, str> {
+    let is_control = |c: char| c.is_control() && c != '\t';
+    if !text.contains(is_control) {
+        return text.into();
+    }
+    text.chars()
+        .fold(String::with_capacity(text.len()), |mut escaped, c| {
+            if is_control(c) {
+                let _ = write!(escaped, "\\u{:04x}", u32::from(c));
+            } else {
+                escaped.push(c);
+            }
+            escaped
+        })
+        .into()
 }
 
 /// Writes to stdout. A closed pipe (`| head`) is not an error.
@@ -136,5 +164,19 @@ mod tests {
         let error = CliError::from_error(&Outer(std::io::Error::other("no\nspace")));
         assert_eq!(error.what, "can't do it (no space)");
         assert_eq!(error.fix, "try again");
+    }
+
+    // rows of the store may hold any text.
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(escape_controls("plain\ttext"), "plain\ttext");
+        assert_eq!(escape_controls("a\u{1b}[2Jb\u{9b}\n"), "a\\u001b[2Jb\\u009b\\u000a");
+        let json = serde_json::json!({ "name": "a\u{7f}\u{9b}\u{1b}" }).to_string();
+        let escaped = escape_controls(&json);
+        assert!(!escaped.contains(char::is_control));
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&escaped).unwrap()["name"],
+            "a\u{7f}\u{9b}\u{1b}"
+        );
     }
 }

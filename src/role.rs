@@ -1,13 +1,17 @@
 //! Runs one role in this process.
 
+pub(crate) mod confinement;
+
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use daemon::Shutdown;
-use rustix::process::{Resource, Rlimit, Signal, Uid};
+use rustix::process::{Resource, Rlimit};
+use rustix::thread::CapabilitySet;
 use tokio::runtime::Runtime;
 
+use self::confinement::Identity;
 use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
@@ -31,6 +35,9 @@ pub(crate) struct RoleArgs {
     /// Started by `memgate up`: read the settings from stdin, and stop when the supervisor dies
     #[arg(long, hide = true)]
     supervised: bool,
+    /// Started by `memgate up` as root: the user and groups to become
+    #[arg(long, hide = true, value_name = "USER:GROUP", requires = "supervised")]
+    run_as: Option<Identity>,
 }
 
 impl Role {
@@ -54,12 +61,49 @@ impl Role {
         }
     }
 
-    /// The user that it runs as when root starts it; `None` for root.
-    pub(crate) fn runs_as(self, system_users: &SystemUsers) -> Option<Uid> {
+    /// Who it becomes when root starts it; `None` for root.
+    pub(crate) fn identity(self, system_users: &SystemUsers) -> Option<Identity> {
+        let SystemUsers { group, proxy_group, proxy, webui } = system_users;
+        let (user, other_groups) = match self {
+            Self::Provisioner => return None,
+            Self::Proxy => (proxy, vec![proxy_group.as_raw()]),
+            Self::Webui => (webui, Vec::new()),
+        };
+        Some(Identity { user: user.as_raw(), group: group.as_raw(), other_groups })
+    }
+
+    /// The capabilities that it keeps when root starts it.
+    fn capabilities(self) -> CapabilitySet {
         match self {
-            Self::Provisioner => None,
-            Self::Proxy => Some(system_users.proxy),
-            Self::Webui => Some(system_users.webui),
+            // The firewall; and what dpkg and apt-get need to build the image.
+            Self::Provisioner => {
+                CapabilitySet::NET_ADMIN
+                    | CapabilitySet::CHOWN
+                    | CapabilitySet::DAC_OVERRIDE
+                    | CapabilitySet::FOWNER
+                    | CapabilitySet::SETGID
+                    | CapabilitySet::SETUID
+            }
+            Self::Proxy | Self::Webui => CapabilitySet::empty(),
+        }
+    }
+
+    /// Environment variables of `memgate up` that it inherits. Others may hold the operator's secrets; settings come by stdin.
+    pub(crate) fn inherited_variables(self) -> &'static [&'static str] {
+        match self {
+            // Building the image downloads packages to a temporary folder, perhaps through a web proxy.
+            Self::Provisioner => &[
+                "PATH",
+                "LANG",
+                "LC_ALL",
+                "TZ",
+                "RUST_BACKTRACE",
+                "TMPDIR",
+                "http_proxy",
+                "https_proxy",
+                "no_proxy",
+            ],
+            Self::Proxy | Self::Webui => &["PATH", "LANG", "LC_ALL", "TZ", "RUST_BACKTRACE"],
         }
     }
 
@@ -78,7 +122,13 @@ impl Role {
 
 /// Runs the role until SIGTERM or SIGINT.
 pub(crate) fn run(role: Role, args: &RoleArgs, global: &GlobalArgs) -> Result<(), CliError> {
-    let settings = if args.supervised { receive_settings()? } else { Settings::load(global)? };
+    let settings = if args.supervised {
+        confinement::confine(args.run_as.as_ref(), role.capabilities())
+            .map_err(|error| supervision_error("give up its privileges", &error))?;
+        receive_settings()?
+    } else {
+        Settings::load(global)?
+    };
     daemon::telemetry::init(&settings.log.filter, settings.log.format);
     raise_file_limit();
     runtime()?.block_on(serve(role, settings, &DataDir::of(global)))
@@ -97,40 +147,39 @@ async fn serve(role: Role, settings: Settings, folder: &DataDir) -> Result<(), C
     let store = folder.open_store(&settings).await?;
     match role {
         Role::Provisioner => {
-            let key = folder.lane_key()?;
-            provisioner::run(settings.provisioner, store.clone(), key, shutdown.clone()).await?;
+            let (key, id) = (folder.lane_key()?, folder.installation_id()?);
+            provisioner::run(settings.provisioner.clone(), store.clone(), &id, key, shutdown.clone()).await?;
         }
         Role::Proxy => {
             let keys = (folder.token_key()?, folder.lane_key()?);
-            proxy::run(settings.proxy, store.clone(), keys.0, keys.1, shutdown.clone()).await?;
+            proxy::run(settings.proxy.clone(), store.clone(), keys.0, keys.1, shutdown.clone()).await?;
         }
         Role::Webui => {
             let key = folder.token_key()?;
-            webui::run(settings.webui, store.clone(), key, shutdown.clone()).await?;
+            webui::run(settings.webui.clone(), store.clone(), key, shutdown.clone()).await?;
         }
     }
     shutdown.begin();
     if !shutdown.finished(STOP_TIMEOUT).await {
         tracing::warn!(role = role.name(), "stopped with unfinished tasks");
     }
-    store.close().await;
+    folder.close_store(&settings, &store).await;
     Ok(())
 }
 
 /// Receives the settings from `memgate up` on stdin, so that a role neither reads the settings file nor sees
-/// another role's section. Asks the kernel for SIGTERM should the supervisor be killed.
+/// another role's section.
 fn receive_settings() -> Result<Settings, CliError> {
-    let fix = "start roles with `memgate up`, or without --supervised";
-    // A process started as /proc/self/exe is listed as "exe".
-    let _ = std::fs::write("/proc/self/comm", "memgate");
-    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
-        .map_err(|error| CliError::new(format!("can't follow the supervisor ({error})"), fix))?;
+    let failed = |error| supervision_error("read the settings from stdin", &error);
     let mut text = String::new();
-    std::io::stdin()
-        .read_to_string(&mut text)
-        .map_err(|error| CliError::new(format!("can't read the settings from stdin ({error})"), fix))?;
-    serde_json::from_str(&text)
-        .map_err(|error| CliError::new(format!("can't use the settings from stdin ({error})"), fix))
+    std::io::stdin().read_to_string(&mut text).map_err(failed)?;
+    confinement::close_stdin().map_err(failed)?;
+    serde_json::from_str(&text).map_err(|error| failed(error.into()))
+}
+
+fn supervision_error(what: &str, error: &std::io::Error) -> CliError {
+    let fix = "start roles with `memgate up`, or without --supervised";
+    CliError::new(format!("the role can't {what} ({error})"), fix)
 }
 
 /// Raises the soft limit of open files, often 1,024, to the hard one: every connection is an open file.

@@ -5,17 +5,24 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use daemon::telemetry::LogFormat;
-use figment::Figment;
 use figment::error::Kind;
 use figment::providers::{Env, Format, Serialized, Toml};
-use figment::value::Value;
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider};
 use serde::{Deserialize, Serialize};
-use store::Database;
+use store::{Database, private_file};
 
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
+use crate::trusted_folder::{self, Use};
 
-const FILE: &str = "memgate.toml";
+/// The file in the data directory.
+pub(crate) const FILE: &str = "memgate.toml";
+/// Where the data directory has the database: a folder that holds nothing but SQLite's files.
+pub(crate) const DATABASE_FOLDER: &str = "db";
+pub(crate) const DATABASE_NAME: &str = "memgate.db";
+/// Bytes that are read of a settings file.
+const FILE_LENGTH_MAX: u64 = 1 << 20;
 const DEFAULT_DATA: &str = "data";
 
 /// All sections of memgate.toml.
@@ -34,7 +41,8 @@ pub(crate) struct Settings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct StoreSettings {
-    /// SQLite database file; a relative path is relative to the data directory.
+    /// SQLite database file; a relative path is relative to the data directory. Root opens it only in a folder that no
+    /// unprivileged role may write.
     pub(crate) path: PathBuf,
     /// PostgreSQL instead of SQLite: `postgres://user:password@host/database`.
     pub(crate) url: Option<String>,
@@ -66,7 +74,7 @@ impl Default for LimitSettings {
 
 impl Default for StoreSettings {
     fn default() -> Self {
-        Self { path: "memgate.db".into(), url: None }
+        Self { path: Path::new(DATABASE_FOLDER).join(DATABASE_NAME), url: None }
     }
 }
 
@@ -83,15 +91,8 @@ impl Settings {
     /// If a file can't be read, a key is unknown or a value is invalid.
     pub(crate) fn load(global: &GlobalArgs) -> Result<Self, CliError> {
         let mut given = Figment::new();
-        let default = data_path(global).join(FILE);
-        match &global.config {
-            Some(file) if !file.is_file() => {
-                let fix = "name an existing file with --config";
-                return Err(CliError::new(format!("no settings file {}", file.display()), fix));
-            }
-            Some(file) => given = given.merge(Toml::file_exact(file)),
-            None if default.is_file() => given = given.merge(Toml::file_exact(&default)),
-            None => {}
+        if let Some(file) = SettingsFile::read(global)? {
+            given = given.merge(file);
         }
         given = given.merge(environment());
         for pair in &global.set {
@@ -122,6 +123,51 @@ impl Settings {
             None => Database::Sqlite(data.join(&self.store.path)),
         }
     }
+}
+
+/// A settings file that this process may obey: no unprivileged role can have written it.
+struct SettingsFile {
+    path: PathBuf,
+    text: String,
+}
+
+impl SettingsFile {
+    /// The file that the command line names, or the data directory's if it exists.
+    fn read(global: &GlobalArgs) -> Result<Option<Self>, CliError> {
+        let path = global.config.clone().unwrap_or_else(|| data_path(global).join(FILE));
+        if path.symlink_metadata().is_ok() {
+            trusted_folder::require(path.parent().unwrap_or(Path::new("/")), Use::Shared)?;
+        }
+        let bytes = match private_file::read(&path, FILE_LENGTH_MAX, operator()) {
+            Ok(bytes) => bytes,
+            Err(error) if !error.is_not_found() => return Err(error.into()),
+            Err(_) if global.config.is_none() => return Ok(None),
+            Err(_) => {
+                let fix = "name an existing file with --config";
+                return Err(CliError::new(format!("no settings file {}", path.display()), fix));
+            }
+        };
+        let text = String::from_utf8(bytes).map_err(|_| {
+            CliError::new(format!("{} is not UTF-8 text", path.display()), "write it as TOML")
+        })?;
+        Ok(Some(Self { path, text }))
+    }
+}
+
+impl Provider for SettingsFile {
+    fn metadata(&self) -> Metadata {
+        Metadata::from("TOML file", self.path.as_path())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Toml::string(&self.text).data()
+    }
+}
+
+/// The user who became root with sudo: the settings file may be his.
+fn operator() -> Option<u32> {
+    let id = std::env::var("SUDO_UID").ok()?;
+    rustix::process::geteuid().is_root().then(|| id.parse().ok()).flatten()
 }
 
 /// Environment variables: `MEMGATE_PROXY__LISTEN` is proxy.listen. `MEMGATE_DATA` is a command-line option, and

@@ -53,14 +53,21 @@ use reconcile::Ended;
 /// Interval at which a waiting provisioner tries to become the leader.
 const LEADER_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Runs the role until the shutdown begins.
+/// Runs the role of the installation with this id until the shutdown begins. The id comes from the data directory, because
+/// the store's may have been changed by a less privileged role.
 ///
 /// # Errors
 /// At start: if a setting is invalid, the health port can't be bound, or the store can't be read. Later
 /// failures are retried, logged and shown by the health endpoint.
-pub async fn run(config: Config, store: Store, lane_key: LaneKey, shutdown: Shutdown) -> Result<(), Error> {
+pub async fn run(
+    config: Config,
+    store: Store,
+    installation_id: &str,
+    lane_key: LaneKey,
+    shutdown: Shutdown,
+) -> Result<(), Error> {
     let settings = config.check()?;
-    let names = Names::new(&store.installation_id().await?)?;
+    let names = Names::new(installation_id)?;
     let firewall = Firewall::new(names.clone(), config.proxy_user);
     firewall.check_proxy_user().await?;
     let readiness = Readiness::default();

@@ -161,7 +161,7 @@ fn authority_of_an_earlier_version_gets_constraints_and_stays_trusted() {
     let earlier = dir.path().join("earlier.pem");
     fs::write(&earlier, params.self_signed(&key).unwrap().pem()).unwrap();
     fs::copy(&earlier, dir.path().join(CA)).unwrap();
-    fs::write(dir.path().join(CA_KEY), key.serialize_pem()).unwrap();
+    private_file::replace(&dir.path().join(CA_KEY), Access::PRIVATE, key.serialize_pem().as_bytes()).unwrap();
     issue_server_certificate(dir.path(), &settings, None).unwrap();
     assert_ne!(read(dir.path(), CA), fs::read_to_string(&earlier).unwrap());
     for ca in [earlier, dir.path().join(CA)] {

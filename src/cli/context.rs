@@ -48,6 +48,9 @@ pub(crate) fn with_store(
     let data_dir = DataDir::of(global);
     runtime()?.block_on(async {
         let store = data_dir.open_store(&settings).await?;
-        command(&Context { settings, data_dir, store, json: global.json }).await
+        let context = Context { settings, data_dir, store, json: global.json };
+        let result = command(&context).await;
+        context.data_dir.close_store(&context.settings, &context.store).await;
+        result
     })
 }

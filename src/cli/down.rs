@@ -61,9 +61,10 @@ impl Down {
         data_dir: &DataDir,
         removed: &mut Removed,
     ) -> Result<(), CliError> {
+        // Only to compare: what is removed is decided by the data directory's id.
         let store = data_dir.open_store(settings).await?;
-        let id = store.installation_id().await?;
-        store.close().await;
+        data_dir.close_store(settings, &store).await;
+        let id = data_dir.installation_id()?;
         removed.docker = Some(provisioner::teardown(&settings.provisioner, &id).await?);
         removed.installation = Some(id);
         Ok(())

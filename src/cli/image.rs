@@ -1,7 +1,6 @@
 //! `memgate image`: the memcached image of all instances.
 
 use serde::Serialize;
-use store::Store;
 
 use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
@@ -31,11 +30,11 @@ impl ImageCommand {
         let settings = Settings::load(global)?;
         daemon::telemetry::init(&settings.log.filter, settings.log.format);
         let mut data_dir = DataDir::of(global);
-        data_dir.prepare(&settings, SystemUsers::ensure()?.as_ref())?;
+        let system_users = SystemUsers::ensure()?;
+        data_dir.prepare(&settings, system_users.as_ref())?;
         let image = runtime()?.block_on(async {
-            let store = Store::open(&settings.database(data_dir.path())).await?;
-            let id = store.installation_id().await?;
-            store.close().await;
+            let (store, id) = data_dir.open_or_create(&settings, system_users.as_ref()).await?;
+            data_dir.close_store(&settings, &store).await;
             Ok::<_, CliError>(provisioner::build_image(&settings.provisioner, &id).await?)
         })?;
         let built = Built { image };

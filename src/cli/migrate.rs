@@ -1,7 +1,6 @@
 //! `memgate migrate`: prepares the data directory and migrates the database.
 
 use serde::Serialize;
-use store::Store;
 
 use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
@@ -18,11 +17,11 @@ struct Migrated {
 pub(crate) fn run(global: &GlobalArgs) -> Result<(), CliError> {
     let settings = Settings::load(global)?;
     let mut data_dir = DataDir::of(global);
-    data_dir.prepare(&settings, SystemUsers::ensure()?.as_ref())?;
+    let system_users = SystemUsers::ensure()?;
+    data_dir.prepare(&settings, system_users.as_ref())?;
     let installation = runtime()?.block_on(async {
-        let store = Store::open(&settings.database(data_dir.path())).await?;
-        let id = store.installation_id().await?;
-        store.close().await;
+        let (store, id) = data_dir.open_or_create(&settings, system_users.as_ref()).await?;
+        data_dir.close_store(&settings, &store).await;
         Ok::<_, CliError>(id)
     })?;
     let migrated = Migrated { installation };

@@ -81,9 +81,8 @@ async fn read_status(settings: &Settings, data_dir: &DataDir) -> Status {
         let store = data_dir.open_store(settings).await?;
         let counted = count_instances(&store).await;
         let proxies = store.proxies().await;
-        store.close().await;
-        let (installation, instances) = counted?;
-        Ok::<_, CliError>((installation, instances, proxies?))
+        data_dir.close_store(settings, &store).await;
+        Ok::<_, CliError>((data_dir.installation_id()?, counted?, proxies?))
     };
     match read.await {
         Ok((installation, instances, mut proxies)) => {
@@ -121,12 +120,12 @@ impl Status {
     }
 }
 
-async fn count_instances(store: &Store) -> Result<(String, BTreeMap<&'static str, u64>), CliError> {
+async fn count_instances(store: &Store) -> Result<BTreeMap<&'static str, u64>, CliError> {
     let mut instances = BTreeMap::new();
     for instance in store.instances().await?.into_iter().filter(|instance| !instance.is_gone()) {
         *instances.entry(instance.state().as_str()).or_default() += 1;
     }
-    Ok((store.installation_id().await?, instances))
+    Ok(instances)
 }
 
 fn describe(status: &Status) -> String {

@@ -3,17 +3,17 @@
 
 mod bind_mount;
 mod port_check;
+mod role_log;
 mod supervisor;
 
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use daemon::Shutdown;
 use rustix::fs::FlockOperation;
 use serde::Serialize;
-use store::Store;
+use store::private_file;
 
 use self::supervisor::Supervisor;
 use crate::ca;
@@ -34,65 +34,78 @@ struct ReadyReport {
 }
 
 pub(crate) fn run(global: &GlobalArgs) -> Result<(), CliError> {
-    let mut settings = Settings::load(global)?;
+    let settings = Settings::load(global)?;
     daemon::telemetry::init(&settings.log.filter, settings.log.format);
     let system_users = SystemUsers::ensure()?;
     let mut data_dir = DataDir::of(global);
     data_dir.prepare(&settings, system_users.as_ref())?;
     let lock = lock(&data_dir)?;
     port_check::require_free(&settings, system_users.is_some())?;
-    let mut ca = Some(data_dir.path().join(ca::CA));
+    let ca = data_dir.path().join(ca::CA);
     if let Some(system_users) = &system_users {
         data_dir = DataDir::at(&bind_mount::ensure_reachable(data_dir.path(), system_users)?);
     }
-    if ca::is_needed(&settings) {
-        ca::issue_server_certificate(data_dir.path(), &settings, system_users.as_ref())?;
-        settings.proxy.tls_certificate = Some(data_dir.path().join(ca::SERVER));
-        settings.proxy.tls_key = Some(data_dir.path().join(ca::SERVER_KEY));
-        settings.webui.ca_certificate.get_or_insert_with(|| data_dir.path().join(ca::CA));
-    } else {
-        ca = None;
+    let mut up = Up { settings, data_dir, system_users, ca: None, json: global.json };
+    if ca::is_needed(&up.settings) {
+        up.use_own_certificate(ca);
     }
     // All paths are absolute now: no role needs access to the directory that memgate was started in.
     std::env::set_current_dir("/").map_err(|error| CliError::new(error.to_string(), "check /"))?;
     // Single-threaded: a role's parent-death signal is sent when the thread that started it ends.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CliError::new(error.to_string(), "check the system's limits"))?;
-    let result = runtime.block_on(supervise(&settings, &data_dir, system_users, ca, global.json));
+    let result = runtime.block_on(up.supervise());
     drop(lock);
     result
 }
 
-async fn supervise(
-    settings: &Settings,
-    data_dir: &DataDir,
+/// A prepared installation.
+struct Up {
+    settings: Settings,
+    data_dir: DataDir,
     system_users: Option<SystemUsers>,
+    /// The CA certificate that clients must trust, if the server certificate is the installation's own.
     ca: Option<PathBuf>,
     json: bool,
-) -> Result<(), CliError> {
-    let shutdown =
-        Shutdown::on_signals().map_err(|error| CliError::new(error.to_string(), "report this bug"))?;
-    // Opened first and closed last: SQLite keeps its shared files while a connection is open.
-    let store = Store::open(&settings.database(data_dir.path())).await?;
-    tokio::select! {
-        ready = prepare_docker(settings, &store) => ready?,
-        () = shutdown.begun() => return Ok(()),
+}
+
+impl Up {
+    fn use_own_certificate(&mut self, ca: PathBuf) {
+        let data = self.data_dir.path();
+        self.settings.proxy.tls_certificate = Some(data.join(ca::SERVER));
+        self.settings.proxy.tls_key = Some(data.join(ca::SERVER_KEY));
+        self.settings.webui.ca_certificate.get_or_insert_with(|| data.join(ca::CA));
+        self.ca = Some(ca);
     }
-    let supervisor = Supervisor::start(settings, data_dir.path(), system_users, &shutdown);
-    let renews_certificate = ca.is_some();
-    let result = tokio::select! {
-        result = supervisor.run(|| announce(settings, ca, json)) => result,
-        never = ca::renew(data_dir.path(), settings, system_users.as_ref()), if renews_certificate => match never {},
-    };
-    store.close().await;
-    result
+
+    async fn supervise(self) -> Result<(), CliError> {
+        let Self { settings, data_dir, system_users, ca, json } = self;
+        let shutdown =
+            Shutdown::on_signals().map_err(|error| CliError::new(error.to_string(), "report this bug"))?;
+        // Opened first and closed last: SQLite keeps its shared files while a connection is open.
+        let (store, installation) = data_dir.open_or_create(&settings, system_users.as_ref()).await?;
+        let renews_certificate = ca.is_some();
+        if renews_certificate {
+            ca::issue_server_certificate(data_dir.path(), &settings, system_users.as_ref())?;
+        }
+        tokio::select! {
+            ready = prepare_docker(&settings, &installation) => ready?,
+            () = shutdown.begun() => return Ok(()),
+        }
+        let supervisor = Supervisor::start(&settings, data_dir.path(), system_users, &shutdown);
+        let result = tokio::select! {
+            result = supervisor.run(|| announce(&settings, ca, json)) => result,
+            never = ca::renew(data_dir.path(), &settings, system_users.as_ref()), if renews_certificate => match never {},
+        };
+        data_dir.close_store(&settings, &store).await;
+        result
+    }
 }
 
 /// Checks that Docker answers, and builds the memcached image if it is missing.
-async fn prepare_docker(settings: &Settings, store: &Store) -> Result<(), CliError> {
-    let installation = store.installation_id().await?;
+async fn prepare_docker(settings: &Settings, installation: &str) -> Result<(), CliError> {
     let docker = provisioner::docker_version(&settings.provisioner).await?;
-    let image = provisioner::ensure_image(&settings.provisioner, &installation).await?;
+    let image = provisioner::ensure_image(&settings.provisioner, installation).await?;
     tracing::info!(installation, docker, image, "starting");
     Ok(())
 }
@@ -123,9 +136,7 @@ fn lock(data_dir: &DataDir) -> Result<File, CliError> {
             "check that this user may write there",
         )
     };
-    let mut options = OpenOptions::new();
-    let mut file =
-        options.create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(failed)?;
+    let mut file = private_file::open_or_create(&path)?;
     if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let holder = lock_holder(&path).map_or_else(String::new, |pid| format!(" as process {pid}"));
         return Err(CliError::new(
@@ -139,7 +150,9 @@ fn lock(data_dir: &DataDir) -> Result<File, CliError> {
 
 /// The id of the process that holds the lock, if any.
 pub(crate) fn lock_holder(lock: &Path) -> Option<i32> {
-    let file = File::open(lock).ok()?;
+    let mut file = private_file::open_existing(lock).ok()?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).err()?;
-    std::fs::read_to_string(lock).ok()?.trim().parse().ok()
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
 }

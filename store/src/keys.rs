@@ -1,15 +1,14 @@
 //! The two keys, which are never stored in the database: one hashes token secrets, one derives the lanes' passwords.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::files;
 use crate::lane_credential::LaneCredential;
+use crate::private_file::{self, Access, FileError};
 
 const KEY_LEN: usize = 32;
 /// Bytes that are read of a key file, which is shorter.
@@ -26,12 +25,25 @@ pub enum KeyError {
         /// The operating system's error.
         source: io::Error,
     },
+    /// Others could have written the file.
+    #[error(transparent)]
+    Untrusted(FileError),
     /// All users of the machine can read the file.
     #[error("the key file {} can be read by everybody: run `chmod o= {}`", .0.display(), .0.display())]
     WorldReadable(PathBuf),
     /// The file doesn't contain 64 hexadecimal digits.
     #[error("the key file {} doesn't contain 64 hexadecimal digits: restore it from a backup", .0.display())]
     Malformed(PathBuf),
+}
+
+impl From<FileError> for KeyError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Io { path, source } => Self::File { path, source },
+            FileError::WorldReadable(path) => Self::WorldReadable(path),
+            error => Self::Untrusted(error),
+        }
+    }
 }
 
 /// Hashes token secrets. With the key and the database an attacker still can't log in, only check guesses.
@@ -116,7 +128,7 @@ fn load_or_create(path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
         loaded => return loaded,
     }
     let key: [u8; KEY_LEN] = rand::random();
-    match files::create(path, 0o600, hex(&key).as_bytes()) {
+    match private_file::create(path, Access::PRIVATE, hex(&key).as_bytes()) {
         Ok(()) => Ok(key),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => load(path),
         Err(source) => Err(KeyError::File { path: path.into(), source }),
@@ -124,13 +136,7 @@ fn load_or_create(path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
 }
 
 fn load(path: &Path) -> Result<[u8; KEY_LEN], KeyError> {
-    let failed = |source| KeyError::File { path: path.into(), source };
-    let file = File::open(path).map_err(failed)?;
-    if files::is_public(&file.metadata().map_err(failed)?) {
-        return Err(KeyError::WorldReadable(path.into()));
-    }
-    let mut bytes = Vec::new();
-    file.take(FILE_LEN_MAX).read_to_end(&mut bytes).map_err(failed)?;
+    let bytes = private_file::read_secret(path, FILE_LEN_MAX)?;
     unhex(bytes.trim_ascii()).ok_or_else(|| KeyError::Malformed(path.into()))
 }
 

@@ -2,13 +2,13 @@
 //!
 //! A file lock beside the SQLite file, or an advisory lock of a PostgreSQL session. Both end with the process.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{File, TryLockError};
 use std::path::Path;
 
 use sqlx::{Connection, PgConnection};
 
 use crate::db::Db;
+use crate::private_file::{self, FileError};
 use crate::{Store, StoreError};
 
 /// The advisory lock's number: "memgate" in ASCII. Advisory locks are per database.
@@ -62,13 +62,10 @@ fn lock_beside(database: &Path) -> Result<Option<LeaderLock>, StoreError> {
         fix: format!("can't lock it ({error}): check that this user may write in its folder"),
         source: None,
     };
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
+    let file = private_file::open_or_create(&path).map_err(|error| match error {
+        FileError::Io { source, .. } => failed(source),
+        error => failed(std::io::Error::other(error)),
+    })?;
     match file.try_lock() {
         Ok(()) => Ok(Some(LeaderLock(Held::File(file)))),
         Err(TryLockError::WouldBlock) => Ok(None),

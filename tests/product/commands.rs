@@ -61,7 +61,7 @@ fn user_and_tokens_are_created_and_revoked() {
     assert_eq!(installation.json(&["instance", "show", "ada@example.org"])["memory_mb"], 64);
     // The store contains only hashes of secrets.
     let secret = made["password"].as_str().unwrap().as_bytes();
-    for file in ["memgate.db", "memgate.db-wal"] {
+    for file in ["db/memgate.db", "db/memgate.db-wal"] {
         let kept = fs::read(installation.data().join(file)).unwrap_or_default();
         assert!(!kept.windows(secret.len()).any(|window| window == secret), "{file}");
     }
@@ -180,7 +180,7 @@ fn passwords_are_read_from_stdin_and_stored_as_argon2id() {
     assert!(String::from_utf8_lossy(&short.stderr).contains("10"), "{short:?}");
     let good = add("ada@example.org", "correct horse battery\n");
     assert!(good.status.success(), "{good:?}");
-    let kept: Vec<u8> = ["memgate.db", "memgate.db-wal"]
+    let kept: Vec<u8> = ["db/memgate.db", "db/memgate.db-wal"]
         .iter()
         .flat_map(|file| fs::read(installation.data().join(file)).unwrap_or_default())
         .collect();
@@ -206,7 +206,7 @@ fn help_has_examples() {
 // W-14.
 #[test]
 fn world_readable_keys_and_databases_are_rejected() {
-    for file in ["token.key", "memgate.db"] {
+    for file in ["token.key", "db/memgate.db"] {
         let installation = migrated();
         let path = installation.data().join(file);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();

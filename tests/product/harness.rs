@@ -115,13 +115,12 @@ impl Installation {
     pub(crate) fn up(&self) -> (Child, Vec<String>) {
         let log = File::options().create(true).append(true).open(self.log()).unwrap();
         // The most verbose log: at the end of the test it is searched for secrets.
-        let mut up = self
-            .memgate(&["up"])
-            .env("MEMGATE_LOG__FILTER", "trace")
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        self.up_with(self.memgate(&["up"]).env("MEMGATE_LOG__FILTER", "trace").stderr(log))
+    }
+
+    /// The same with a prepared command.
+    pub(crate) fn up_with(&self, command: &mut Command) -> (Child, Vec<String>) {
+        let mut up = command.stdout(Stdio::piped()).spawn().unwrap();
         let stdout = up.stdout.take().unwrap();
         let lines = wait_for_lines(stdout, START_TIMEOUT);
         if lines.last().map(String::as_str) != Some("memgate is ready") {
@@ -163,7 +162,13 @@ impl Product {
     }
 
     pub(crate) fn start_at(installation: Installation) -> Self {
-        let (up, stdout_lines) = installation.up();
+        let started = installation.up();
+        Self::running(installation, started)
+    }
+
+    /// A product that [`Installation::up_with`] has started.
+    pub(crate) fn running(installation: Installation, started: (Child, Vec<String>)) -> Self {
+        let (up, stdout_lines) = started;
         Self { up: Some(up), installation, stdout_lines, secrets: Mutex::default() }
     }
 
@@ -189,9 +194,14 @@ impl Product {
         self.json(&["status"])["installation"].as_str().unwrap().to_owned()
     }
 
+    /// The process id of `memgate up`.
+    pub(crate) fn supervisor(&self) -> u32 {
+        self.up.as_ref().unwrap().id()
+    }
+
     /// Names and process ids of the roles.
     pub(crate) fn roles(&self) -> Vec<(String, u32)> {
-        let up = self.up.as_ref().unwrap().id();
+        let up = self.supervisor();
         let children = fs::read_to_string(format!("/proc/{up}/task/{up}/children")).unwrap();
         let role = |pid: &str| {
             let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();

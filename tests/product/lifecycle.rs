@@ -161,7 +161,7 @@ fn database_of_a_newer_version_is_rejected() {
     let newer = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); \
                  db.execute(\"INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
                  VALUES (99990101, 'future', 1, x'00', 0)\"); db.commit()";
-    let database = installation.data().join("memgate.db");
+    let database = installation.data().join("db/memgate.db");
     assert!(Command::new("python3").args(["-c", newer]).arg(database).status().unwrap().success());
     let message = failed_start(&installation);
     assert!(message.contains("newer memgate") && message.contains("install that version"), "{message}");

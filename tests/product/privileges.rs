@@ -25,7 +25,7 @@ fn may(user: u32, group: u32, access: &str, path: &str) -> bool {
         .success()
 }
 
-//
+//
 #[test]
 fn roles_have_the_least_privileges() {
     if !is_root() {
@@ -42,9 +42,10 @@ fn roles_have_the_least_privileges() {
         let (user, group) = (ids(pid, "Uid:")[0], ids(pid, "Gid:")[0]);
         assert!(ids(pid, "Uid:").iter().all(|id| *id == user && *id != 0), "{name}");
         assert!(ids(pid, "Gid:").iter().all(|id| *id == group && *id != 0), "{name}");
-        assert_eq!(ids(pid, "Groups:"), [0; 0], "{name} has no supplementary groups");
+        // Only the proxy has one: for its keys.
+        assert_eq!(ids(pid, "Groups:").len(), usize::from(name == "proxy"), "{name}");
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        for capabilities in ["CapPrm:", "CapEff:"] {
+        for capabilities in ["CapPrm:", "CapEff:", "CapInh:", "CapBnd:", "CapAmb:"] {
             let held = status.lines().find_map(|line| line.strip_prefix(capabilities)).unwrap().trim();
             assert_eq!(u64::from_str_radix(held, 16), Ok(0), "{name} {capabilities}");
         }
@@ -55,6 +56,13 @@ fn roles_have_the_least_privileges() {
     assert_ne!(users[0], users[1]);
     let provisioner = product.role("provisioner").unwrap();
     assert_eq!(ids(provisioner, "Uid:")[0], 0);
+    let status = fs::read_to_string(format!("/proc/{provisioner}/status")).unwrap();
+    // chown, dac_override, fowner, setgid, setuid, net_admin.
+    for (line, capabilities) in [("CapBnd:", 0x10cb_u64), ("CapPrm:", 0x10cb), ("CapInh:", 0), ("CapAmb:", 0)]
+    {
+        let held = status.lines().find_map(|found| found.strip_prefix(line)).unwrap().trim();
+        assert_eq!(u64::from_str_radix(held, 16), Ok(capabilities), "{line}");
+    }
 }
 
 /// Whether a process is connected to a socket whose path contains this word.
@@ -72,31 +80,44 @@ fn has_open(pid: u32, word: &str) -> bool {
         .any(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str()))
 }
 
+//
 #[test]
 fn data_directory_is_readable_only_by_its_roles() {
     if !is_root() {
         return;
     }
     let product = Product::start();
-    let user = |name: &str| ids(product.role(name).unwrap(), "Uid:")[0];
-    let group = ids(product.role("proxy").unwrap(), "Gid:")[0];
+    let group = ids(product.role("webui").unwrap(), "Gid:")[0];
+    let proxy_group = ids(product.role("proxy").unwrap(), "Groups:")[0];
     // As the roles see it: they may not enter the parent directory.
     let view = format!("/proc/{}/root/run/memgate", product.role("provisioner").unwrap());
     let data = product.data();
-    for (file, mode, owner) in [
-        ("token.key", 0o640, 0),
-        ("lane.key", 0o400, user("proxy")),
-        ("memgate.db", 0o660, 0),
-        ("memgate.db-wal", 0o660, 0),
-        ("memgate.db-shm", 0o660, 0),
+    for (file, mode, group) in [
+        ("", 0o711, 0),
+        ("installation.id", 0o644, 0),
+        ("token.key", 0o640, group),
+        ("lane.key", 0o640, proxy_group),
+        ("ca.pem", 0o444, 0),
+        ("ca.key", 0o600, 0),
+        ("server.pem", 0o444, 0),
+        ("server.key", 0o440, proxy_group),
+        ("up.lock", 0o600, 0),
+        ("db", 0o750, group),
+        ("db/memgate.db", 0o660, group),
+        ("db/memgate.db-wal", 0o660, group),
+        ("db/memgate.db-shm", 0o660, group),
+        ("db/memgate.leader", 0o600, 0),
     ] {
         let meta = fs::metadata(data.join(file)).unwrap();
-        assert_eq!(meta.permissions().mode() & 0o777, mode, "{file}");
-        assert_eq!((meta.uid(), meta.gid()), (owner, group), "{file}");
+        assert_eq!(meta.permissions().mode() & 0o7777, mode, "{file}");
+        assert_eq!((meta.uid(), meta.gid()), (0, group), "{file}");
         assert_eq!(fs::metadata(format!("{view}/{file}")).unwrap().ino(), meta.ino());
     }
-    let meta = fs::metadata(&data).unwrap();
-    assert_eq!((meta.permissions().mode() & 0o7777, meta.gid()), (0o3770, group));
+    assert_eq!(
+        fs::read_dir(data.join("db")).unwrap().count(),
+        4,
+        "only SQLite's files and the provisioner's lock"
+    );
     assert_eq!(fs::read_dir("/run/memgate").unwrap().count(), 0, "other processes don't see the mount");
 }
 

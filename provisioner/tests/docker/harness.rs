@@ -41,7 +41,7 @@ impl Installation {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Database::Sqlite(dir.path().join("memgate.db"))).await.unwrap();
         Self {
-            id: store.installation_id().await.unwrap(),
+            id: store::new_installation_id(),
             store,
             config: Config { health: free_port(), ..Config::default() },
             lane_key: LaneKey::load_or_create(&dir.path().join("lane.key")).unwrap(),
@@ -60,10 +60,11 @@ impl Installation {
     pub(crate) fn spawn(&self, config: Config) -> (Shutdown, JoinHandle<Result<(), provisioner::Error>>) {
         let shutdown = Shutdown::new();
         let (key, stop, path) = (self.lane_key.clone(), shutdown.clone(), self.dir.path().join("memgate.db"));
+        let id = self.id.clone();
         let thread = std::thread::spawn(move || {
             runtime().block_on(async {
                 let store = Store::open(&Database::Sqlite(path)).await.unwrap();
-                provisioner::run(config, store, key, stop).await
+                provisioner::run(config, store, &id, key, stop).await
             })
         });
         (shutdown, thread)

@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::role_log::RoleLog;
 use crate::health_check;
 use crate::output::CliError;
 use crate::role::Role;
@@ -135,11 +136,12 @@ impl RoleSupervisor {
         let mut backoff = RESTART_BACKOFF_MIN;
         loop {
             let started = Instant::now();
-            let mut child = self.spawn().await?;
+            let (mut child, log) = self.spawn().await?;
             let exited = tokio::select! {
                 exited = child.wait() => exited,
-                () = self.shutdown.begun() => return self.stop(child).await,
+                () = self.shutdown.begun() => return self.stop(child, log).await,
             };
+            log.finish().await;
             let status = exited.map_or_else(|error| error.to_string(), |status| status.to_string());
             if !self.all_ready.is_cancelled() {
                 let what = format!("the {} exited during its start ({status})", self.role.name());
@@ -157,7 +159,7 @@ impl RoleSupervisor {
     }
 
     /// Starts this same program, even if its file was replaced or the role's user can't access it.
-    async fn spawn(&self) -> Result<Child, CliError> {
+    async fn spawn(&self) -> Result<(Child, RoleLog), CliError> {
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0("memgate")
@@ -168,34 +170,31 @@ impl RoleSupervisor {
             .stdin(Stdio::piped())
             // The supervisor's own stdout carries the lines that scripts wait for.
             .stdout(Stdio::null())
-            // Ctrl-C signals the whole process group, but the supervisor stops the roles itself.
-            .process_group(0)
+            .stderr(Stdio::piped())
+            .env_clear()
             .kill_on_drop(true);
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("MEMGATE_") {
-                command.env_remove(name);
-            }
+        for name in self.role.inherited_variables() {
+            command.envs(std::env::var_os(name).map(|value| (name, value)));
         }
-        if let Some(system_users) = &self.system_users
-            && let Some(user) = self.role.runs_as(system_users)
-        {
-            // This also drops supplementary groups, such as Docker's.
-            command.uid(user.as_raw()).gid(system_users.group.as_raw());
+        if let Some(identity) = self.system_users.and_then(|users| self.role.identity(&users)) {
+            // It becomes that user itself, because only root can give up what root has.
+            command.arg("--run-as").arg(identity.to_string());
         }
         let failed = |error: std::io::Error| {
             let what = format!("can't start the {} ({error})", self.role.name());
             CliError::new(what, "check the system's limits, and that all users may execute this program")
         };
         let mut child = command.spawn().map_err(failed)?;
+        let log = RoleLog::start(child.stderr.take());
         let settings = serde_json::to_vec(&self.settings).map_err(|error| failed(error.into()))?;
         if let Some(mut stdin) = child.stdin.take() {
             // If the role has already exited, the caller's wait reports it.
             let _ = stdin.write_all(&settings).await;
         }
-        Ok(child)
+        Ok((child, log))
     }
 
-    async fn stop(&self, mut child: Child) -> Result<(), CliError> {
+    async fn stop(&self, mut child: Child, log: RoleLog) -> Result<(), CliError> {
         if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
             let _ = rustix::process::kill_process(pid, Signal::TERM);
         }
@@ -203,6 +202,7 @@ impl RoleSupervisor {
             tracing::warn!(role = self.role.name(), "role did not stop in time: killed it");
             let _ = child.kill().await;
         }
+        log.finish().await;
         Ok(())
     }
 }

@@ -1,6 +1,8 @@
 //! SQLite: one file in WAL mode, accessible to its owner and group only.
 
+use std::fs::OpenOptions;
 use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use sqlx::Connection as _;
@@ -9,7 +11,8 @@ use sqlx::sqlite::{
 };
 
 use super::{ACQUIRE_TIMEOUT, BUSY_TIMEOUT, CONNECTIONS_MAX, Db, migrate};
-use crate::{StoreError, files};
+use crate::StoreError;
+use crate::private_file;
 
 /// The file's mode: the roles of one installation share a group. SQLite gives `-wal` and `-shm` the same mode.
 const MODE: u32 = 0o660;
@@ -23,7 +26,9 @@ pub(super) async fn open(path: &Path) -> Result<Db, StoreError> {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal)
         .busy_timeout(BUSY_TIMEOUT)
-        .foreign_keys(true);
+        .foreign_keys(true)
+        // Another role may have put views and triggers into the file: they call no function with effects outside it.
+        .pragma("trusted_schema", "OFF");
     // On a full disk SQLite rolls back by itself, but sqlx believes that the transaction goes on, and every later
     // one would fail. Such a connection is replaced.
     let writer = SqlitePoolOptions::new()
@@ -58,7 +63,7 @@ fn refuse_public(path: &Path) -> Result<(), StoreError> {
             Ok(metadata) if metadata.is_dir() => {
                 return Err(unusable(path, "it is a folder: name a file in it", None));
             }
-            Ok(metadata) if files::is_public(&metadata) => {
+            Ok(metadata) if private_file::is_public(&metadata) => {
                 return Err(StoreError::WorldReadable(file.into()));
             }
             _ => {}
@@ -72,10 +77,8 @@ fn create_file(path: &Path) -> Result<(), StoreError> {
     if path.exists() {
         return Ok(());
     }
-    let error = match files::create(path, MODE, b"") {
-        Ok(()) => return Ok(()),
-        Err(error) => error,
-    };
+    let created = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path);
+    let Err(error) = created else { return Ok(()) };
     let fix = match error.kind() {
         ErrorKind::AlreadyExists => return Ok(()),
         ErrorKind::StorageFull => return Err(sqlx::Error::Io(error).into()),

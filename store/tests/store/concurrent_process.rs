@@ -65,7 +65,10 @@ async fn run_task() {
     // libtest has not ended its line yet.
     println!();
     match task.split(' ').collect::<Vec<_>>()[..] {
-        ["open"] => println!("result: {}", store.installation_id().await.unwrap()),
+        ["open"] => {
+            let id = store.record_installation_id(&store::new_installation_id()).await.unwrap();
+            println!("result: {id}");
+        }
         ["modes"] => print_file_modes(&store, &database).await,
         ["log"] => log_no_secret(&store, &log.unwrap()).await,
         ["write", cache_id, tokens] => write(&store, cache_id, tokens.parse().unwrap()).await,
@@ -77,7 +80,7 @@ async fn run_task() {
 async fn print_file_modes(store: &Store, database: &Database) {
     use std::os::unix::fs::PermissionsExt as _;
     let Database::Sqlite(path) = database else { panic!("only SQLite has files to look at") };
-    store.installation_id().await.unwrap();
+    store.record_installation_id("abc234").await.unwrap();
     for entry in std::fs::read_dir(path.parent().unwrap()).unwrap() {
         let entry = entry.unwrap();
         let mode = entry.metadata().unwrap().permissions().mode() & 0o777;

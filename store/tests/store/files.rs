@@ -25,7 +25,7 @@ async fn world_readable_database_file_is_refused() {
     for suffix in ["", "-wal", "-shm"] {
         let db = TestDb::sqlite();
         let store = db.open().await;
-        store.installation_id().await.unwrap();
+        store.record_installation_id("abc234").await.unwrap();
         let Database::Sqlite(path) = db.database() else { unreachable!() };
         let file = path.with_file_name(format!("memgate.db{suffix}"));
         std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();

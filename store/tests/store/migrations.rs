@@ -26,15 +26,28 @@ async fn concurrent_tasks_create_one_database(db: TestDb) {
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let database = db.database();
-        tasks.spawn(async move { Store::open(&database).await.unwrap().installation_id().await.unwrap() });
+        tasks.spawn(async move {
+            let store = Store::open(&database).await.unwrap();
+            store.record_installation_id(&store::new_installation_id()).await.unwrap()
+        });
     }
     let ids = tokio::time::timeout(DEADLINE, tasks.join_all()).await.unwrap();
     assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
-    assert_eq!(db.open().await.installation_id().await.unwrap(), ids[0]);
+    assert_eq!(db.open().await.installation_id().await.unwrap().as_ref(), Some(&ids[0]));
 }
 
-async fn installation_id_is_valid_in_a_bridge_name(db: TestDb) {
-    let id = db.open().await.installation_id().await.unwrap();
+//
+async fn installation_id_is_recorded_once(db: TestDb) {
+    let store = db.open().await;
+    assert_eq!(store.installation_id().await.unwrap(), None);
+    assert_eq!(store.record_installation_id("abc234").await.unwrap(), "abc234");
+    assert_eq!(store.record_installation_id("xyz567").await.unwrap(), "abc234");
+    assert_eq!(store.installation_id().await.unwrap().as_deref(), Some("abc234"));
+}
+
+#[test]
+fn installation_id_is_valid_in_a_bridge_name() {
+    let id = store::new_installation_id();
     assert_eq!(id.len(), 6);
     assert!(id.bytes().all(|b| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b)), "{id}");
 }
@@ -59,7 +72,7 @@ on_both! {
     existing_data_is_kept_on_open,
     four_processes_create_one_database,
     concurrent_tasks_create_one_database,
-    installation_id_is_valid_in_a_bridge_name,
+    installation_id_is_recorded_once,
     newer_schema_is_refused,
 }
 

@@ -117,7 +117,7 @@ fn token_has_certificates() {
     installation.json(&["token", "revoke", id]);
     let (error, _) = failure(&installation, &["token", "certify", id], 1);
     assert!(error.contains("is no longer active"), "{error}");
-    let kept = fs::read(installation.data().join("memgate.db-wal")).unwrap_or_default();
+    let kept = fs::read(installation.data().join("db/memgate.db-wal")).unwrap_or_default();
     assert!(!kept.windows(11).any(|window| window == b"PRIVATE KEY"));
 }
 
