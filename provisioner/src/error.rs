@@ -32,6 +32,11 @@ pub enum Error {
     /// A row of the store from which no container can be created.
     #[error("invalid instance: {0}")]
     InvalidInstance(&'static str),
+    /// A row of the store that names a network which isn't the installation's, or isn't in its pool.
+    #[error(
+        "the database has the network {0:?}, which isn't this installation's or not in provisioner.subnets: restore a backup"
+    )]
+    InvalidNetwork(String),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -17,7 +17,7 @@ use crate::health_check;
 use crate::image::ImageCache;
 use crate::liveness::{Health, Silence};
 use crate::metrics::Metrics;
-use crate::names::Names;
+use crate::names::{Names, is_instance_id};
 use crate::networks::Networks;
 use crate::plan::{Action, Container, only_probes, plan};
 use crate::spec::{PORT, Spec};
@@ -130,6 +130,9 @@ impl Executor {
     async fn observe(&self, id: &str, failures: u32) -> Result<Option<(Instance, Vec<Action>)>, Error> {
         // A container without a row is left to the resync, which removes orphans after a while.
         let Some(instance) = self.store.instance(id).await? else { return Ok(None) };
+        if !is_instance_id(id) {
+            return Err(Error::InvalidInstance("its id isn't one that memgate makes"));
+        }
         let _permit = self.concurrency.read_permits.acquire().await;
         let mut containers = self.docker.containers_of(id).await?;
         self.assess(&mut containers).await;

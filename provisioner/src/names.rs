@@ -24,6 +24,8 @@ pub(crate) const LABEL_MEMCACHED: &str = "memgate.memcached";
 /// The name of a bridge has at most 15 characters: `mg`, the id, a dash and a number.
 const ID_MAX: usize = 8;
 
+const INSTANCE_ID_MAX: usize = 64;
+
 /// The names of one installation's resources.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Names {
@@ -76,14 +78,25 @@ impl Names {
 
     /// Whether a network with this name and these labels is the installation's.
     pub(crate) fn owns_network(&self, name: &str, labels: &HashMap<String, String>) -> bool {
+        self.is_labelled(labels) && self.is_network(name)
+    }
+
+    /// Whether the installation gives this name to a network.
+    pub(crate) fn is_network(&self, name: &str) -> bool {
         let number = name.strip_prefix(&self.prefix()).and_then(|rest| rest.strip_prefix("net-"));
-        let number = number.and_then(|number| number.parse().ok());
-        self.is_labelled(labels) && number.is_some_and(|number| name == self.network(number))
+        number.and_then(|number| number.parse().ok()).is_some_and(|number| name == self.network(number))
     }
 
     /// Whether the labels or the name claim that a resource is the installation's.
     pub(crate) fn is_claimed(&self, name: &str, labels: &HashMap<String, String>) -> bool {
         self.is_labelled(labels) || name.starts_with(&self.prefix())
+    }
+
+    /// Whether the store's names of a network and its bridge are those that this installation gives. With SQLite a less
+    /// privileged role may have written them.
+    pub(crate) fn are_network(&self, name: &str, bridge: &str) -> bool {
+        let number = self.bridge_number(bridge);
+        number.is_some_and(|number| name == self.network(number) && bridge == self.bridge(number))
     }
 
     fn is_labelled(&self, labels: &HashMap<String, String>) -> bool {
@@ -103,6 +116,14 @@ impl Names {
     pub(crate) fn image(&self) -> String {
         format!("{}memcached", self.prefix())
     }
+}
+
+/// Whether an instance's id can be part of a name in Docker and of a request's path. The store makes no others, but with
+/// SQLite a less privileged role may write them.
+pub(crate) fn is_instance_id(id: &str) -> bool {
+    !id.is_empty()
+        && id.len() <= INSTANCE_ID_MAX
+        && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -164,6 +185,25 @@ mod tests {
         assert!(Names::new("abcdefgh").unwrap().bridge(9999).len() <= 15);
         for foreign in ["docker0", "mgabc23-1", "mgabc2345-1", "mgabc234-", "mgabc234-x"] {
             assert_eq!(names.bridge_number(foreign), None, "{foreign}");
+        }
+    }
+
+    //
+    #[test]
+    fn names_from_the_store_are_checked() {
+        for bad in ["", "a/../../containers/b", "a b", "a?x", "A", "a-b", &"a".repeat(65)] {
+            assert!(!is_instance_id(bad), "{bad}");
+        }
+        assert!(is_instance_id("abc234"));
+        let names = Names::new("abc234").unwrap();
+        assert!(names.are_network("memgate-abc234-net-7", "mgabc234-7"));
+        for (name, bridge) in [
+            ("host", "mgabc234-7"),
+            ("memgate-abc234-net-8", "mgabc234-7"),
+            ("memgate-abc234-net-7", "docker0"),
+            ("memgate-abc234-net-07", "mgabc234-07"),
+        ] {
+            assert!(!names.are_network(name, bridge), "{name} {bridge}");
         }
     }
 }

@@ -44,6 +44,10 @@ impl Networks {
         let recorded = self.store.networks().await?;
         let existing: HashSet<&str> = existing.iter().map(|network| network.name.as_str()).collect();
         for network in recorded.iter().filter(|network| !existing.contains(network.name.as_str())) {
+            if let Err(error) = self.check(network) {
+                tracing::error!("{error}");
+                continue;
+            }
             tracing::warn!(network = network.name, "a network is missing: creating it again");
             match self.docker.create_network(network).await {
                 // Another task missed it too, and was faster.
@@ -59,17 +63,39 @@ impl Networks {
 
     /// Leases an address to an instance, or returns the lease that it has. Adds a network if all are full.
     pub(crate) async fn lease(&self, instance: &str) -> Result<Lease, Error> {
-        if let Some(lease) = self.store.lease_address(instance, self.address_cooldown).await? {
+        if let Some(lease) = self.find_lease(instance).await? {
             return Ok(lease);
         }
         let _lock = self.network_lock.lock().await;
         // The previous holder of the lock may have added a network already.
-        if let Some(lease) = self.store.lease_address(instance, self.address_cooldown).await? {
+        if let Some(lease) = self.find_lease(instance).await? {
             return Ok(lease);
         }
         self.add().await?;
-        let lease = self.store.lease_address(instance, self.address_cooldown).await?;
+        let lease = self.find_lease(instance).await?;
         lease.ok_or_else(|| Error::NoSubnet(self.pool.to_string()))
+    }
+
+    /// The lease that an instance has, or a new one, on one of our networks.
+    async fn find_lease(&self, instance: &str) -> Result<Option<Lease>, Error> {
+        let lease = self.store.lease_address(instance, self.address_cooldown).await?;
+        match lease {
+            Some(lease) if !self.names.is_network(&lease.network) => {
+                Err(Error::InvalidNetwork(lease.network))
+            }
+            lease => Ok(lease),
+        }
+    }
+
+    /// A row of the store must not choose a bridge without firewall, or take this machine's route to another network.
+    fn check(&self, network: &Network) -> Result<(), Error> {
+        let subnet = network.subnet.parse::<Subnet>().ok();
+        let fits = subnet
+            .is_some_and(|it| it.is_network_of(&self.pool) && it.gateway().to_string() == network.gateway);
+        if fits && self.names.are_network(&network.name, &network.bridge) {
+            return Ok(());
+        }
+        Err(Error::InvalidNetwork(network.name.clone()))
     }
 
     /// Adds one more network and its addresses. The caller holds the network lock.

@@ -33,6 +33,11 @@ impl Subnet {
         (8..=PREFIX).contains(&self.prefix)
     }
 
+    /// Whether it is one of the networks of a pool.
+    pub(crate) fn is_network_of(&self, pool: &Self) -> bool {
+        pool.is_pool() && self.prefix == PREFIX && self.overlaps(pool)
+    }
+
     /// The networks of this pool that overlap with nothing in `used`, lowest first.
     pub(crate) fn free<'a>(&self, used: &'a [Self]) -> impl Iterator<Item = Self> + use<'a> {
         let count = if self.is_pool() { 1_u32 << (PREFIX - self.prefix) } else { 0 };
@@ -139,5 +144,20 @@ mod tests {
              eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
         assert_eq!(routes(table), [subnet("172.17.0.0/16"), subnet("192.0.2.0/24")]);
         assert_eq!(routes("garbage\nmore garbage"), []);
+    }
+
+    // R-16.
+    #[test]
+    fn networks_of_other_pools_are_recognised() {
+        let pool: Subnet = "10.214.0.0/16".parse().unwrap();
+        for (text, is_ours) in [
+            ("10.214.4.0/22", true),
+            ("10.214.0.0/16", false),
+            ("10.214.4.0/24", false),
+            ("10.215.0.0/22", false),
+            ("0.0.0.0/0", false),
+        ] {
+            assert_eq!(text.parse::<Subnet>().unwrap().is_network_of(&pool), is_ours, "{text}");
+        }
     }
 }
