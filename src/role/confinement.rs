@@ -98,8 +98,8 @@ fn become_user(identity: &Identity) -> io::Result<()> {
     if is_complete { Ok(()) } else { Err(io::Error::other("the user did not change")) }
 }
 
-/// Keeps of this process's own capabilities those in `kept`, and passes on none. Without root they may come from
-/// whoever started `memgate up`: the provisioner needs those.
+/// Keeps of this process's own capabilities those in `kept`, and passes on none. Without root, the provisioner keeps what the
+/// user who started `memgate up` gave it.
 fn reduce_capabilities(kept: CapabilitySet, is_user: bool) -> io::Result<()> {
     let held = rustix::thread::capabilities(None::<Pid>)?.permitted;
     let may_inherit = !rustix::process::geteuid().is_root() && !is_user && !kept.is_empty();

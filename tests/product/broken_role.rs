@@ -2,9 +2,8 @@
 //! nothing for root.
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead as _, BufReader};
+
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use rustix::pty::OpenptFlags;
 
 use crate::harness::{Installation, Product, deadline_in, docker, is_root, wait_until};
+use crate::victim::Victim;
 
 const ATTACK: &str = include_str!("broken_role.py");
 /// Where the unprivileged roles see the data directory, whose parent they may not enter.
@@ -51,33 +51,6 @@ fn managed(product: &Product, role: &str, arguments: &[&str]) -> Vec<String> {
         .filter(|line| !line.is_empty())
         .map(str::to_owned)
         .collect()
-}
-
-/// A file of root's that an attacker would like to have.
-struct Victim {
-    path: PathBuf,
-    before: (u32, u32, u32, u64, u64),
-}
-
-impl Victim {
-    const TEXT: &str = "root's secret line\n";
-
-    fn new(folder: &Path) -> Self {
-        let path = folder.join("victim");
-        fs::write(&path, Self::TEXT).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        Self { before: Self::state(&path), path }
-    }
-
-    fn state(path: &Path) -> (u32, u32, u32, u64, u64) {
-        let meta = fs::symlink_metadata(path).unwrap();
-        (meta.mode(), meta.uid(), meta.gid(), meta.ino(), meta.nlink())
-    }
-
-    fn assert_unchanged(&self, after: &str) {
-        assert_eq!(Self::state(&self.path), self.before, "{after}");
-        assert_eq!(fs::read_to_string(&self.path).unwrap(), Self::TEXT, "{after}");
-    }
 }
 
 /// A process of a role's user that outlives the role and keeps trying to plant names in the data directory.
@@ -169,89 +142,6 @@ fn broken_role_plants_nothing_that_root_opens() {
     ];
     assert_eq!(names(""), ours);
     assert_eq!(names("db"), ["memgate.db", "memgate.db-shm", "memgate.db-wal", "memgate.leader"]);
-}
-
-/// Runs a command that must fail without touching the victim. Returns its error line.
-fn refused(installation: &Installation, victim: &Victim, arguments: &[&str]) -> String {
-    let output = installation.memgate(&["--set", "provisioner.docker_socket=/nonexistent.sock"]);
-    let output = { output }.args(arguments).output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
-    victim.assert_unchanged(&stderr);
-    stderr
-}
-
-// should such a name exist all the same.
-#[test]
-fn names_that_lead_elsewhere_are_refused() {
-    let installation = Installation::new();
-    assert!(installation.run(&["migrate"]).status.success());
-    let victim = Victim::new(installation.dir());
-    let data = installation.data();
-    let mut files = vec!["memgate.toml", "installation.id", "token.key", "lane.key", "up.lock"];
-    if is_root() {
-        files.extend(["db/memgate.db", "db/memgate.db-wal", "db/memgate.db-shm"]);
-    }
-    for name in files {
-        let (path, kept) = (data.join(name), installation.dir().join("kept"));
-        let existed = fs::rename(&path, &kept).is_ok();
-        let command: &[&str] = if name == "memgate.toml" { &["config", "check"] } else { &["up"] };
-        symlink(&victim.path, &path).unwrap();
-        let error = refused(&installation, &victim, command);
-        assert!(error.contains("is not a regular file"), "{name}: {error}");
-        fs::remove_file(&path).unwrap();
-        fs::create_dir(&path).unwrap();
-        refused(&installation, &victim, command);
-        fs::remove_dir(&path).unwrap();
-        let made = Command::new("mkfifo").args(["-m", "600"]).arg(&path).status().unwrap();
-        assert!(made.success());
-        refused(&installation, &victim, command);
-        fs::remove_file(&path).unwrap();
-        if existed {
-            fs::rename(&kept, &path).unwrap();
-        }
-    }
-    // What `up` writes takes the place of a link, and an old draft doesn't matter.
-    let server = data.join("server.pem");
-    symlink(&victim.path, &server).unwrap();
-    fs::create_dir(data.join("server.key.new")).unwrap();
-    let error = refused(&installation, &victim, &["up"]);
-    assert!(error.contains("Docker doesn't answer"), "{error}");
-    assert!(fs::symlink_metadata(&server).unwrap().is_file());
-}
-
-//
-#[test]
-fn settings_and_folders_of_other_users_are_refused() {
-    if !is_root() {
-        return;
-    }
-    let installation = Installation::new();
-    assert!(installation.run(&["migrate"]).status.success());
-    let victim = Victim::new(installation.dir());
-    let settings = installation.data().join("memgate.toml");
-    fs::write(&settings, "[provisioner]\nimage = \"attacker.example/evil:1\"\n").unwrap();
-    fs::set_permissions(&settings, fs::Permissions::from_mode(0o644)).unwrap();
-    assert_eq!(installation.json(&["config", "check"])["provisioner"]["image"], "attacker.example/evil:1");
-    chown(&settings, Some(12345), None).unwrap();
-    let error = refused(&installation, &victim, &["config", "check"]);
-    assert!(error.contains("belongs to user 12345"), "{error}");
-    let named = ["config", "check", "--config", settings.to_str().unwrap()];
-    assert!(refused(&installation, &victim, &named).contains("belongs to user 12345"));
-    let sudo = installation.memgate(&named).env("SUDO_UID", "12345").output().unwrap();
-    assert!(sudo.status.success(), "the user who runs sudo may name a file of his own");
-    chown(&settings, Some(0), None).unwrap();
-    fs::set_permissions(&settings, fs::Permissions::from_mode(0o664)).unwrap();
-    assert!(refused(&installation, &victim, &["config", "check"]).contains("can be changed by other users"));
-    fs::remove_file(&settings).unwrap();
-    fs::set_permissions(installation.data(), fs::Permissions::from_mode(0o777)).unwrap();
-    for command in [["user", "list"].as_slice(), &["down", "--purge"], &["token", "list", "ada@example.org"]]
-    {
-        let error = refused(&installation, &victim, command);
-        assert!(error.contains("can be changed by every user"), "{error}");
-    }
-    fs::set_permissions(installation.dir(), fs::Permissions::from_mode(0o777)).unwrap();
-    assert!(refused(&installation, &victim, &["up"]).contains("can be changed by every user"));
 }
 
 /// A terminal that a shell would run `memgate up` in: its two ends, and its name.
@@ -426,40 +316,4 @@ fn installation_id_that_a_broken_role_changed_is_refused() {
     assert_eq!(product.id(), own);
     product.json(&["down"]);
     other.assert_untouched();
-}
-
-//
-#[test]
-fn sudo_passes_settings_on_without_showing_them() {
-    let dir = tempfile::tempdir().unwrap();
-    let script = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/up")).unwrap();
-    // The last part of the script, for a user who isn't root, with a sudo that prints its arguments.
-    let (_, last) = script.split_once("# The provisioner needs root").unwrap();
-    fs::write(dir.path().join("sudo"), "#!/bin/sh\nprintf '%s\\n' \"$@\"\n").unwrap();
-    fs::write(dir.path().join("id"), "#!/bin/sh\necho 1000\n").unwrap();
-    for name in ["sudo", "id"] {
-        fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    let mut script = Command::new("bash");
-    script.args([
-        "-c",
-        &format!("set -euo pipefail; say() {{ :; }}; memgate=/opt/memgate\n#{last}"),
-        "up",
-        "-v",
-    ]);
-    script.env("PATH", format!("{}:/usr/bin:/bin", dir.path().display()));
-    script
-        .env("MEMGATE_STORE__URL", "postgres://memgate:hunter2@db/memgate")
-        .env("MEMGATE_DATA", "/var/lib/a b");
-    let mut script = script.stdout(Stdio::piped()).spawn().unwrap();
-    let mut printed = String::new();
-    script.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
-    assert!(script.wait().unwrap().success());
-    assert!(!printed.contains("hunter2"), "{printed}");
-    let arguments: Vec<&str> = printed.lines().collect();
-    let kept = arguments[0].strip_prefix("--preserve-env=").unwrap();
-    let mut kept: Vec<&str> = kept.split(',').filter(|name| name.starts_with("MEMGATE_")).collect();
-    kept.sort_unstable();
-    assert!(kept.contains(&"MEMGATE_DATA") && kept.contains(&"MEMGATE_STORE__URL"), "{kept:?}");
-    assert_eq!(arguments[1..], ["--", "/opt/memgate", "up", "-v"]);
 }

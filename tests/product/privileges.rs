@@ -159,3 +159,38 @@ fn containers_are_sandboxed() {
         assert!(ports.as_object().unwrap().values().all(Value::is_null), "{ports}");
     }
 }
+
+//
+#[test]
+fn sudo_passes_settings_on_without_showing_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/up")).unwrap();
+    // The last part of the script, for a user who isn't root, with a sudo that prints its arguments.
+    let (_, last) = script.split_once("# The provisioner needs root").unwrap();
+    fs::write(dir.path().join("sudo"), "#!/bin/sh\nprintf '%s\\n' \"$@\"\n").unwrap();
+    fs::write(dir.path().join("id"), "#!/bin/sh\necho 1000\n").unwrap();
+    for name in ["sudo", "id"] {
+        fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut script = Command::new("bash");
+    script.args([
+        "-c",
+        &format!("set -euo pipefail; say() {{ :; }}; memgate=/opt/memgate\n#{last}"),
+        "up",
+        "-v",
+    ]);
+    script.env("PATH", format!("{}:/usr/bin:/bin", dir.path().display()));
+    script
+        .env("MEMGATE_STORE__URL", "postgres://memgate:hunter2@db/memgate")
+        .env("MEMGATE_DATA", "/var/lib/a b");
+    let output = script.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(!printed.contains("hunter2"), "{printed}");
+    let arguments: Vec<&str> = printed.lines().collect();
+    let kept = arguments[0].strip_prefix("--preserve-env=").unwrap();
+    let mut kept: Vec<&str> = kept.split(',').filter(|name| name.starts_with("MEMGATE_")).collect();
+    kept.sort_unstable();
+    assert!(kept.contains(&"MEMGATE_DATA") && kept.contains(&"MEMGATE_STORE__URL"), "{kept:?}");
+    assert_eq!(arguments[1..], ["--", "/opt/memgate", "up", "-v"]);
+}
