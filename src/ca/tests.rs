@@ -1,5 +1,7 @@
 //! The authority and what it may sign, checked with OpenSSL and Python.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
