@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use crate::lane::faults::LaneFaults;
 use crate::lane::{CloseReason, Lane, ReadBufferPool, Route};
 use crate::metrics::Metrics;
 use crate::metrics::usage::Usage;
@@ -48,6 +49,7 @@ pub(crate) struct Backend {
     route: RefCell<Option<Route>>,
     lanes: RefCell<[Option<Rc<Lane>>; LANES]>,
     dedicated: DedicatedPool,
+    faults: Rc<LaneFaults>,
     next_tag: Cell<u64>,
     /// The meta flags that memcached knows, once a lane has asked for its version.
     flags: Cell<FlagSet>,
@@ -58,12 +60,14 @@ pub(crate) struct Backend {
 
 impl Backend {
     pub(crate) fn new(deps: BackendDeps, usage: Rc<Usage>) -> Self {
+        let faults = Rc::new(LaneFaults::new(deps.metrics.clone()));
         Self {
             deps,
             usage,
             route: RefCell::default(),
             lanes: RefCell::default(),
             dedicated: DedicatedPool::new(),
+            faults,
             next_tag: Cell::new(0),
             flags: Cell::default(),
             failures: Cell::new(0),
@@ -131,7 +135,7 @@ impl Backend {
 
     async fn run_lane(&self, lane: &Rc<Lane>, route: &Route) {
         let started = Instant::now();
-        let reason = lane.run(route, &self.flags, &self.deps.buffers).await;
+        let reason = lane.run(route, &self.flags, &self.faults, &self.deps.buffers).await;
         for slot in self.lanes.borrow_mut().iter_mut() {
             if slot.as_ref().is_some_and(|other| Rc::ptr_eq(other, lane)) {
                 *slot = None;

@@ -8,6 +8,7 @@ mod connect;
 pub(crate) mod decode;
 pub(crate) mod dedicated;
 pub(crate) mod encode;
+pub(crate) mod faults;
 pub(crate) mod in_flight;
 mod read_buffer;
 
@@ -28,7 +29,8 @@ use crate::notify::LocalNotify;
 use crate::protocol::request::{Fault, FlagSet, Request, SHARED_VALUE_MAX};
 use crate::responses::ResponseQueue;
 use crate::transport::tcp;
-use decode::ValueLimits;
+use decode::{ProtocolError, ValueLimits};
+use faults::LaneFaults;
 use in_flight::InFlight;
 use read_buffer::ReadBuffer;
 pub(crate) use read_buffer::ReadBufferPool;
@@ -138,11 +140,12 @@ impl Lane {
     }
 
     /// Connects along `route` and serves until the lane is closed. Requests in flight are then answered with a
-    /// fault. Sets `flags` to the meta flags that memcached knows.
+    /// fault. Sets `flags` to the meta flags that memcached knows, and records in `faults` what memcached does wrong.
     pub(crate) async fn run(
         &self,
         route: &Route,
         flags: &Cell<FlagSet>,
+        faults: &LaneFaults,
         buffers: &ReadBufferPool,
     ) -> CloseReason {
         let _guard = CloseGuard(self);
@@ -155,10 +158,13 @@ impl Lane {
                 flags.set(known);
                 self.wake_held();
                 self.last_progress.set(Instant::now());
-                self.serve(&stream, buffers).await
+                self.serve(&stream, buffers).await.unwrap_or_else(|error| {
+                    faults.violation(route.address, error);
+                    CloseReason::Failed(Fault::Unavailable)
+                })
             }
             Err(error) => {
-                tracing::debug!(address = %route.address, %error, "failed to open a lane");
+                faults.connect_failed(route.address, &error);
                 CloseReason::Failed(Fault::Unavailable)
             }
         };
@@ -177,7 +183,16 @@ impl Lane {
         }
     }
 
-    async fn serve(&self, stream: &TcpStream, buffers: &ReadBufferPool) -> CloseReason {
+    /// Serves until the lane must close.
+    ///
+    /// # Errors
+    ///
+    /// If memcached violates the protocol.
+    async fn serve(
+        &self,
+        stream: &TcpStream,
+        buffers: &ReadBufferPool,
+    ) -> Result<CloseReason, ProtocolError> {
         let mut input = ReadBuffer::new(buffers);
         // The clients that were written to after one read.
         let mut dirty = Vec::new();
@@ -185,26 +200,26 @@ impl Lane {
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Some(fault) = self.closing.get() {
-                return CloseReason::Failed(fault);
+                return Ok(CloseReason::Failed(fault));
             }
-            let Ok(blocked) = self.flush(stream) else { return CloseReason::Failed(Fault::Unavailable) };
+            let Ok(blocked) = self.flush(stream) else { return Ok(CloseReason::Failed(Fault::Unavailable)) };
             tokio::select! {
                 biased;
                 ready = tcp::readable(stream) => {
-                    let read = ready.and_then(|()| self.receive(stream, &mut input, &mut dirty));
-                    if read.is_err() {
-                        return CloseReason::Failed(Fault::Unavailable);
+                    if ready.and_then(|()| self.read(stream, &mut input)).is_err() {
+                        return Ok(CloseReason::Failed(Fault::Unavailable));
                     }
+                    self.receive(&mut input, &mut dirty)?;
                 }
                 ready = tcp::writable(stream), if blocked => {
                     if ready.is_err() {
-                        return CloseReason::Failed(Fault::Unavailable);
+                        return Ok(CloseReason::Failed(Fault::Unavailable));
                     }
                 }
                 () = self.wake.notified() => {}
                 _ = check.tick() => {
                     if let Some(reason) = self.timed_out() {
-                        return reason;
+                        return Ok(reason);
                     }
                 }
             }
@@ -245,25 +260,24 @@ impl Lane {
         Ok(blocked)
     }
 
-    /// Reads once and delivers every complete reply. `dirty` is empty before and after.
+    /// Reads once, if there is something to read.
+    fn read(&self, stream: &TcpStream, input: &mut ReadBuffer<'_>) -> io::Result<()> {
+        match input.read(stream) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            read => read.map(|_| self.last_progress.set(Instant::now())),
+        }
+    }
+
+    /// Delivers every complete reply. `dirty` is empty before and after.
     fn receive(
         &self,
-        stream: &TcpStream,
         input: &mut ReadBuffer<'_>,
         dirty: &mut Vec<Rc<ResponseQueue>>,
-    ) -> io::Result<()> {
-        match input.read(stream) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            read => read?,
-        }
+    ) -> Result<(), ProtocolError> {
         let delivered = self.in_flight.borrow_mut().deliver(input.unread(), dirty);
         input.consume(*delivered.as_ref().unwrap_or(&0));
-        self.last_progress.set(Instant::now());
         dirty.drain(..).for_each(|client| client.flush_dirty());
-        delivered.map(drop).map_err(|error| {
-            tracing::warn!(%error, "closing lane: protocol violation by memcached");
-            io::ErrorKind::InvalidData.into()
-        })
+        delivered.map(drop)
     }
 
     fn timed_out(&self) -> Option<CloseReason> {

@@ -33,6 +33,7 @@ pub(crate) struct Metrics {
     pub(crate) denials: Denials,
     handshakes: Family<Handshake, Counter>,
     pub(crate) lane_failures: Counter,
+    lane_errors: Family<LaneErrorLabels, Counter>,
     operations: Family<Operation, Counter>,
     bytes: Family<Bytes, Counter>,
     errors: Counter,
@@ -91,6 +92,19 @@ struct Login {
     outcome: &'static str,
 }
 
+/// What a backend did that no instance of ours does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum LaneError {
+    ProtocolViolation,
+    NotAnInstance,
+    WrongSecret,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LaneErrorLabels {
+    cause: &'static str,
+}
+
 impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
@@ -121,6 +135,11 @@ impl Metrics {
             metrics.errors.clone(),
         );
         proxy.register("lane_failures", "Lanes closed because of a failure", metrics.lane_failures.clone());
+        proxy.register(
+            "lane_errors",
+            "Lanes refused or closed for what the backend answered, by cause",
+            metrics.lane_errors.clone(),
+        );
         registry.register_collector(Box::new(metrics.latency.clone()));
         metrics
     }
@@ -156,6 +175,16 @@ impl Metrics {
             None => "failed",
         };
         self.handshakes.get_or_create(&Handshake { outcome }).inc();
+    }
+
+    /// Counts a lane that was refused or closed for what the backend answered.
+    pub(crate) fn lane_error(&self, error: LaneError) {
+        let cause = match error {
+            LaneError::ProtocolViolation => "protocol_violation",
+            LaneError::NotAnInstance => "not_an_instance",
+            LaneError::WrongSecret => "wrong_secret",
+        };
+        self.lane_errors.get_or_create(&LaneErrorLabels { cause }).inc();
     }
 
     /// Counts a login attempt.

@@ -86,10 +86,7 @@ impl Backend {
         let route = self.route.borrow().clone().ok_or(Fault::Unavailable)?;
         let lane = match lane.filter(|lane| lane.generation == route.generation) {
             Some(lane) => lane,
-            None => DedicatedLane::open(&route).await.map_err(|error| {
-                tracing::debug!(address = %route.address, %error, "failed to open a dedicated lane");
-                Fault::Unavailable
-            })?,
+            None => DedicatedLane::open(&route, self.faults.clone()).await.ok_or(Fault::Unavailable)?,
         };
         // The route may have changed while the lane was opened.
         if self.route.borrow().as_ref() != Some(&route) {

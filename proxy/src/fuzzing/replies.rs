@@ -268,7 +268,9 @@ impl<'a> BackendReply<'a> {
             _ => None,
         };
         let untagged = match self.line {
-            b"SERVER_ERROR object too large for cache" => verb == Some(Verb::Set),
+            b"SERVER_ERROR object too large for cache" | b"SERVER_ERROR Out of memory during read" => {
+                verb == Some(Verb::Set)
+            }
             b"SERVER_ERROR out of memory storing object"
             | b"SERVER_ERROR out of memory"
             | b"SERVER_ERROR Out of memory allocating new item" => verb.is_some_and(|verb| verb != Verb::Get),

@@ -1,4 +1,5 @@
-//! Connects a lane: opens the connection, authenticates with the instance's own secret, asks for the version.
+//! Connects a lane: opens the connection, makes sure that an instance answers, authenticates with the instance's own
+//! secret, asks for the version.
 
 use std::io;
 use std::time::Duration;
@@ -13,26 +14,49 @@ use crate::transport::tcp;
 
 /// Time limit of the whole handshake. A connect to a killed container would hang.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
+/// A request that an instance refuses before the login, and that holds nothing secret. At least 7 bytes: memcached 1.6.45
+/// closes a connection whose first line is shorter.
+const VERSION: &[u8] = b"version\r\n";
+/// How an instance refuses it.
+const UNAUTHENTICATED: &[u8] = b"CLIENT_ERROR unauthenticated";
 /// The reply to a successful login.
 const AUTH_OK: &[u8] = b"STORED";
 const LINE_MAX: usize = 128;
 
-/// Connects along `route`. Also returns the meta flags that the memcached there knows.
-pub(super) async fn connect(route: &Route) -> io::Result<(TcpStream, FlagSet)> {
-    timeout(HANDSHAKE_TIMEOUT, handshake(route)).await?
+/// Why a lane can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Another container has the address: it would store what it is sent, and could read the secret.
+    #[error("what answers there is no instance: it serves without a login")]
+    NotAnInstance,
+    /// The memcached there is another instance's.
+    #[error("memcached refused the lane's login")]
+    WrongSecret,
 }
 
-/// Fails if the login is refused: the memcached at this address is another instance's.
-async fn handshake(route: &Route) -> io::Result<(TcpStream, FlagSet)> {
+/// Connects along `route`. Also returns the meta flags that the memcached there knows.
+pub(super) async fn connect(route: &Route) -> Result<(TcpStream, FlagSet), ConnectError> {
+    let connected = timeout(HANDSHAKE_TIMEOUT, handshake(route)).await;
+    connected.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+}
+
+/// The secret is sent only to what refuses a request without it, as each instance does.
+async fn handshake(route: &Route) -> Result<(TcpStream, FlagSet), ConnectError> {
     let stream = TcpStream::connect(route.address).await?;
     stream.set_nodelay(true)?;
+    write(&stream, VERSION).await?;
+    if read_line(&stream).await? != UNAUTHENTICATED {
+        return Err(ConnectError::NotAnInstance);
+    }
     write(&stream, route.credential.login_command().as_bytes()).await?;
     if read_line(&stream).await? != AUTH_OK {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "memcached refused the lane's login"));
+        return Err(ConnectError::WrongSecret);
     }
-    write(&stream, b"version\r\n").await?;
+    write(&stream, VERSION).await?;
     let reply = read_line(&stream).await?;
-    let version = reply.strip_prefix(b"VERSION ").ok_or(io::ErrorKind::InvalidData)?;
+    let version = reply.strip_prefix(b"VERSION ").ok_or(io::Error::from(io::ErrorKind::InvalidData))?;
     Ok((stream, FlagSet::from_version(version)))
 }
 

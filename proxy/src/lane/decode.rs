@@ -95,6 +95,7 @@ fn untagged(line: &[u8]) -> Option<Outcome<'static>> {
         b"SERVER_ERROR out of memory storing object"
         | b"SERVER_ERROR out of memory"
         | b"SERVER_ERROR Out of memory allocating new item" => Some(Outcome::OutOfMemory),
+        b"SERVER_ERROR Out of memory during read" => Some(Outcome::OutOfMemoryDuringRead),
         b"CLIENT_ERROR cannot increment or decrement non-numeric value" => Some(Outcome::NonNumeric),
         _ => None,
     }
@@ -166,7 +167,7 @@ impl TaggedReply<'_> {
             Outcome::Miss => tagged && kind != CommandKind::Version,
             Outcome::NotStored => tagged && (stores(kind) || is_arithmetic(kind) || deletes(kind)),
             Outcome::Exists => tagged && (stores(kind) || is_arithmetic(kind) || deletes(kind)),
-            Outcome::TooLarge => stores(kind),
+            Outcome::TooLarge | Outcome::OutOfMemoryDuringRead => stores(kind),
             Outcome::OutOfMemory => stores(kind) || is_arithmetic(kind) || deletes(kind),
             Outcome::NonNumeric => is_arithmetic(kind),
             Outcome::Version(_) => kind == CommandKind::Version,
@@ -283,6 +284,10 @@ mod tests {
             reply(b"SERVER_ERROR object too large for cache\r\n").answers(CommandKind::Store(Mode::Add), 7)
         );
         assert!(!reply(b"SERVER_ERROR object too large for cache\r\n").answers(CommandKind::Get, 7));
+        // V-10.
+        let during_read = b"SERVER_ERROR Out of memory during read\r\n";
+        assert!(reply(during_read).answers(CommandKind::Store(Mode::Set), 7));
+        assert!(!reply(during_read).answers(CommandKind::Arithmetic, 7));
         assert!(reply(b"VA 3 O7\r\n9  \r\n").answers(CommandKind::Arithmetic, 7));
         for lines in [&b"VA 4 O7\r\n1\r\n2\r\n"[..], b"VA 1 O7\r\nx\r\n", b"VA 0 O7\r\n\r\n"] {
             assert!(!reply(lines).answers(CommandKind::Arithmetic, 7));

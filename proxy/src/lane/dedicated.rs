@@ -3,13 +3,16 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 
 use memchr::memchr;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::decode::{self, Decoded, ProtocolError, TaggedReply, VALUE_END, ValueLimits};
+use super::faults::LaneFaults;
 use super::{REPLY_TIMEOUT, Route, connect};
 use crate::protocol::request::{CommandKind, Fault, ValueHeader};
 use crate::transport::tcp;
@@ -26,6 +29,8 @@ pub(crate) struct DedicatedLane {
     value_max: usize,
     pub(crate) generation: i64,
     pub(crate) idle_since: Instant,
+    address: SocketAddr,
+    faults: Rc<LaneFaults>,
 }
 
 /// The start of a reply.
@@ -37,11 +42,18 @@ pub(crate) enum ReplyStart {
 }
 
 impl DedicatedLane {
-    /// Connects along `route`.
-    pub(crate) async fn open(route: &Route) -> io::Result<Self> {
-        let (stream, _) = connect::connect(route).await?;
-        let (value_max, generation) = (route.value_max, route.generation);
-        Ok(Self { stream, input: Vec::new(), value_max, generation, idle_since: Instant::now() })
+    /// Connects along `route`; `None` if that fails. Records in `faults` what memcached does wrong.
+    pub(crate) async fn open(route: &Route, faults: Rc<LaneFaults>) -> Option<Self> {
+        let (stream, _) = match connect::connect(route).await {
+            Ok(connected) => connected,
+            Err(error) => {
+                faults.connect_failed(route.address, &error);
+                return None;
+            }
+        };
+        let Route { address, generation, value_max, .. } = *route;
+        let (input, idle_since) = (Vec::new(), Instant::now());
+        Some(Self { stream, input, value_max, generation, idle_since, address, faults })
     }
 
     /// Whether the connection is open, and nothing is left to read.
@@ -83,9 +95,9 @@ impl DedicatedLane {
                 {
                     return Ok(ReplyStart::Value { line: consumed, len: header.len });
                 }
-                Ok(Some(_)) => return Err(protocol_error(ProtocolError::Mismatch)),
+                Ok(Some(_)) => return Err(self.protocol_error(ProtocolError::Mismatch)),
                 Ok(None) => self.fill(scratch).await?,
-                Err(error) => return Err(protocol_error(error)),
+                Err(error) => return Err(self.protocol_error(error)),
             }
         }
     }
@@ -133,7 +145,7 @@ impl DedicatedLane {
             self.fill(scratch).await?;
         }
         if !self.input.starts_with(VALUE_END) {
-            return Err(protocol_error(ProtocolError::Value));
+            return Err(self.protocol_error(ProtocolError::Value));
         }
         self.discard(VALUE_END.len());
         Ok(())
@@ -151,11 +163,11 @@ impl DedicatedLane {
                 self.discard(end + 1);
                 return match parsed {
                     ControlFlow::Continue(parsed) => Ok(parsed),
-                    ControlFlow::Break(error) => Err(protocol_error(error)),
+                    ControlFlow::Break(error) => Err(self.protocol_error(error)),
                 };
             }
             if self.input.len() > LINE_MAX {
-                return Err(protocol_error(ProtocolError::EndlessLine));
+                return Err(self.protocol_error(ProtocolError::EndlessLine));
             }
             self.fill(scratch).await?;
         }
@@ -187,9 +199,9 @@ impl DedicatedLane {
             }
         }
     }
-}
 
-fn protocol_error(error: ProtocolError) -> Fault {
-    tracing::warn!(%error, "closing lane: protocol violation by memcached");
-    Fault::Unavailable
+    fn protocol_error(&self, error: ProtocolError) -> Fault {
+        self.faults.violation(self.address, error);
+        Fault::Unavailable
+    }
 }

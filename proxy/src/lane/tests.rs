@@ -7,6 +7,7 @@ use tokio::task::LocalSet;
 use super::*;
 use store::LaneCredential;
 
+use crate::metrics::Metrics;
 use crate::protocol::request::{Command, Key, KeyForm, Mode, ReplyFormat, Store, TextFormat};
 use crate::responses::BufferPool;
 use crate::transport::Stream;
@@ -17,6 +18,20 @@ const GET: Request<'static> = Request {
     format: ReplyFormat::Text(TextFormat::Value { with_cas: false, last: true }),
 };
 const UNAVAILABLE: &str = "SERVER_ERROR backend unavailable\r\n";
+
+const UNAUTHENTICATED: &[u8] = b"CLIENT_ERROR unauthenticated\r\n";
+
+/// Refuses the lane's first request, as an instance does.
+async fn refuse_first_request(stream: &mut TcpStream) {
+    let mut request = [0; 128];
+    let read = stream.read(&mut request).await.unwrap();
+    assert_eq!(&request[..read], b"version\r\n");
+    stream.write_all(UNAUTHENTICATED).await.unwrap();
+}
+
+fn faults() -> LaneFaults {
+    LaneFaults::new(Metrics::default().into())
+}
 
 /// What a fake memcached replies to the lane's login and to its two requests.
 struct FakeBackend {
@@ -43,6 +58,7 @@ async fn two_gets(backend: FakeBackend) -> String {
     let address = listener.local_addr().unwrap();
     let fake = async move {
         let (mut stream, _) = listener.accept().await.unwrap();
+        refuse_first_request(&mut stream).await;
         let mut login = [0; 128];
         let read = stream.read(&mut login).await.unwrap();
         assert!(login[..read].ends_with(b"\r\nlane secret\r\n"));
@@ -74,7 +90,7 @@ async fn two_gets(backend: FakeBackend) -> String {
     let local = LocalSet::new();
     local.spawn_local(fake);
     let buffers = ReadBufferPool::default();
-    local.run_until(lane.run(&route, &Cell::default(), &buffers)).await;
+    local.run_until(lane.run(&route, &Cell::default(), &faults(), &buffers)).await;
     assert!(!lane.is_open());
     assert_eq!(responses.in_flight(), 0);
     drop((lane, responses));
@@ -122,6 +138,39 @@ async fn lane_opens_only_with_its_own_secret() {
         let received =
             two_gets(FakeBackend { login_reply, replies: b"VA 3 f5 O0\r\nabc\r\n", closes: true }).await;
         assert_eq!(received, format!("{UNAVAILABLE}{UNAVAILABLE}"));
+    }
+}
+
+// F-21.
+#[tokio::test]
+async fn only_what_refuses_a_request_without_a_login_is_shown_the_secret() {
+    for reply in [
+        &b"VERSION 1.6.45\r\n"[..],
+        b"STORED\r\n",
+        b"ERROR\r\n",
+        b"CLIENT_ERROR unauthenticated\r\nSTORED\r\n",
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let credential = LaneCredential::new("secret".into());
+        let route = Route { address, generation: 1, credential, value_max: 100 };
+        let (_client, stream) = pair().await;
+        let responses = ResponseQueue::new(Stream::plain(stream), Rc::default());
+        let lane = Lane::new(route.value_max, usage());
+        lane.send(&GET, &responses);
+        let foreign = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut received = vec![0; 9];
+            stream.read_exact(&mut received).await.unwrap();
+            stream.write_all(reply).await.unwrap();
+            // Until the lane closes.
+            let _ = stream.read_to_end(&mut received).await;
+            received
+        };
+        let (buffers, flags, faults) = (ReadBufferPool::default(), Cell::default(), faults());
+        let (end, received) = tokio::join!(lane.run(&route, &flags, &faults, &buffers), foreign);
+        assert_eq!(end, CloseReason::Failed(Fault::Unavailable));
+        assert_eq!(String::from_utf8_lossy(&received), "version\r\n", "{}", reply.escape_ascii());
     }
 }
 
@@ -180,20 +229,24 @@ async fn full_lane_wakes_held_sessions_when_it_has_room() {
     lane.hold(&idle);
     let fake = async {
         let (mut stream, _) = listener.accept().await.unwrap();
-        stream.write_all(b"STORED\r\n").await.unwrap();
+        refuse_first_request(&mut stream).await;
         let mut requests = Vec::new();
+        while !requests.ends_with(b"lane secret\r\n") {
+            stream.read_buf(&mut requests).await.unwrap();
+        }
+        stream.write_all(b"STORED\r\n").await.unwrap();
         while !requests.ends_with(b"version\r\n") {
             stream.read_buf(&mut requests).await.unwrap();
         }
         stream.write_all(b"VERSION 1.6.18\r\n").await.unwrap();
         let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
     };
-    let buffers = ReadBufferPool::default();
+    let (buffers, faults) = (ReadBufferPool::default(), faults());
     let (_waiting, flags) = (idle.wake_on_reply(), Cell::default());
     tokio::select! {
         () = idle.changed() => assert!(!lane.is_full()),
         () = fake => panic!("the lane was closed"),
-        _ = lane.run(&route, &flags, &buffers) => panic!("the lane was closed"),
+        _ = lane.run(&route, &flags, &faults, &buffers) => panic!("the lane was closed"),
     }
     // Dropped while running, as by a panic: all requests are answered.
     assert!(!lane.is_open());
@@ -209,9 +262,9 @@ async fn closing_lane_stops_connecting() {
         Route { address, generation: 1, credential: LaneCredential::new("secret".into()), value_max: 100 };
     let lane = Lane::new(route.value_max, usage());
     let started = Instant::now();
-    let (buffers, flags) = (ReadBufferPool::default(), Cell::default());
+    let (buffers, flags, faults) = (ReadBufferPool::default(), Cell::default(), faults());
     let (end, ()) =
-        tokio::join!(lane.run(&route, &flags, &buffers), async { lane.close(Fault::Unavailable) });
+        tokio::join!(lane.run(&route, &flags, &faults, &buffers), async { lane.close(Fault::Unavailable) });
     assert_eq!(end, CloseReason::Failed(Fault::Unavailable));
     assert!(started.elapsed() < REPLY_TIMEOUT);
 }

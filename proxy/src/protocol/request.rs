@@ -229,6 +229,8 @@ pub(crate) enum Outcome<'a> {
     Exists,
     TooLarge,
     OutOfMemory,
+    /// No chunk was left for the rest of a large value.
+    OutOfMemoryDuringRead,
     NonNumeric,
     Version(&'a [u8]),
     Failed(Fault),

@@ -41,6 +41,7 @@ impl Deferred {
             Outcome::Exists => (Outcome::Exists, &b""[..]),
             Outcome::TooLarge => (Outcome::TooLarge, &b""[..]),
             Outcome::OutOfMemory => (Outcome::OutOfMemory, &b""[..]),
+            Outcome::OutOfMemoryDuringRead => (Outcome::OutOfMemoryDuringRead, &b""[..]),
             Outcome::NonNumeric => (Outcome::NonNumeric, &b""[..]),
             Outcome::Failed(fault) => (Outcome::Failed(fault), &b""[..]),
         };

@@ -48,6 +48,34 @@ fn value(letter: u8) -> Vec<u8> {
     (0..LONG).map(|at| letter + u8::try_from(at % 7).unwrap()).collect()
 }
 
+/// memcached says that it has no chunk left before it has read the whole value; it drops the rest, and answers what is
+/// behind it. The same on a shared lane: `hostile_backend`.
+// V-10, L-2.
+#[test]
+fn no_memory_left_for_the_rest_of_a_value_fails_that_request_alone() {
+    const OUT_OF_MEMORY: &str = "SERVER_ERROR Out of memory during read\r\n";
+    const REFUSED_MIN: usize = 3;
+    let proxy = TestProxy::start();
+    let token = proxy.sign_up("ann@example.com");
+    let mut memcached = Memcached::start(&proxy, &token, "10.214.7.15");
+    // Nothing is evicted.
+    memcached.restart_with(&["-M", "-m", "8"]);
+    let (mut stream, mut neighbour) = (login(&proxy, &token), login(&proxy, &token));
+    ask(&mut stream, b"set small 0 0 1\r\n1\r\n", b"STORED\r\n");
+    let mut refused = 0;
+    for number in 0..100 {
+        let set = format!("set {number} 0 0 700000\r\n");
+        stream.write_all(&[set.as_bytes(), &[b'v'; 700_000], b"\r\nget small\r\n"].concat()).unwrap();
+        let reply = line(&mut stream);
+        assert!(reply == "STORED\r\n" || reply == OUT_OF_MEMORY, "{reply:?}");
+        ask(&mut stream, b"", b"VALUE small 0 1\r\n1\r\nEND\r\n");
+        ask(&mut neighbour, b"get small\r\n", b"VALUE small 0 1\r\n1\r\nEND\r\n");
+        refused += usize::from(reply == OUT_OF_MEMORY);
+    }
+    assert!(refused >= REFUSED_MIN, "memcached never ran out of chunks");
+    assert!(!proxy.metrics().contains("protocol_violation"));
+}
+
 #[test]
 fn large_values_keep_their_order_among_small_ones() {
     let proxy = TestProxy::start();

@@ -21,6 +21,7 @@ pub struct Memcached {
     address: String,
     namespace: Namespace,
     auth_file: PathBuf,
+    options: Vec<String>,
     process: Option<Child>,
 }
 
@@ -35,10 +36,17 @@ impl Memcached {
         let auth_file = proxy.data_dir.path().join(address);
         std::fs::write(&auth_file, lane_credential(proxy, token).auth_file()).unwrap();
         let namespace = Namespace::create(address);
-        let mut memcached = Self { binary, address: address.to_owned(), namespace, auth_file, process: None };
+        let (address, options) = (address.to_owned(), Vec::new());
+        let mut memcached = Self { binary, address, namespace, auth_file, options, process: None };
         memcached.restart();
-        record_route(proxy, token, address);
+        record_route(proxy, token, &memcached.address);
         memcached
+    }
+
+    /// Starts it again, empty, with further command-line options.
+    pub fn restart_with(&mut self, options: &[&str]) {
+        self.options = options.iter().map(|option| (*option).to_owned()).collect();
+        self.restart();
     }
 
     /// Kills memcached, if it runs, and starts it again, empty.
@@ -49,6 +57,7 @@ impl Memcached {
             .command(&["ip", "netns", "exec", &self.namespace.name])
             .args(["-p", &PORT.to_string(), "-l", &self.address, "-Y"])
             .arg(&self.auth_file)
+            .args(&self.options)
             .spawn();
         self.process = Some(process.unwrap());
         let deadline = Instant::now() + START_TIMEOUT;

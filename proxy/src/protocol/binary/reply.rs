@@ -87,7 +87,7 @@ fn error_status(kind: CommandKind, outcome: &Outcome<'_>) -> Status {
         (_, Outcome::Miss) => Status::NOT_FOUND,
         (_, Outcome::Exists) => Status::EXISTS,
         (_, Outcome::TooLarge) => Status::TOO_LARGE,
-        (_, Outcome::OutOfMemory) => Status::OUT_OF_MEMORY,
+        (_, Outcome::OutOfMemory | Outcome::OutOfMemoryDuringRead) => Status::OUT_OF_MEMORY,
         (_, Outcome::NonNumeric) => Status::NON_NUMERIC,
         _ => Status::TEMPORARY,
     }

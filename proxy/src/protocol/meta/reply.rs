@@ -189,6 +189,7 @@ fn error_line(format: MetaFormat, outcome: &Outcome<'_>) -> &'static [u8] {
         Outcome::TooLarge => b"SERVER_ERROR object too large for cache\r\n",
         Outcome::OutOfMemory if format.verb == Verb::Set => b"SERVER_ERROR out of memory storing object\r\n",
         Outcome::OutOfMemory => b"SERVER_ERROR out of memory\r\n",
+        Outcome::OutOfMemoryDuringRead => b"SERVER_ERROR Out of memory during read\r\n",
         Outcome::NonNumeric => b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n",
         Outcome::Failed(fault) => fault_line(*fault),
         _ => fault_line(Fault::Unavailable),

@@ -79,6 +79,7 @@ fn line(kind: CommandKind, outcome: &Outcome<'_>, out: &mut Vec<u8>) {
         (_, Outcome::Exists) => b"EXISTS\r\n",
         (CommandKind::Arithmetic, Outcome::OutOfMemory) => b"SERVER_ERROR out of memory\r\n",
         (_, Outcome::OutOfMemory) => b"SERVER_ERROR out of memory storing object\r\n",
+        (_, Outcome::OutOfMemoryDuringRead) => b"SERVER_ERROR Out of memory during read\r\n",
         (_, Outcome::NonNumeric) => b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n",
         (_, Outcome::Failed(fault)) => fault_line(*fault),
         (_, Outcome::Value(..)) => b"SERVER_ERROR backend unavailable\r\n",

@@ -21,6 +21,8 @@ const PORT: u16 = 11211;
 const REPLIES_PER_FAULT: usize = 10_000;
 /// One of this many lanes is refused at login.
 const LANES_PER_LOGIN_FAULT: usize = 12;
+/// What a lane sends before its login.
+const FIRST_REQUEST: &[u8] = b"version\r\n";
 /// Size of one read.
 const CHUNK: usize = 256 * 1024;
 /// Interval at which an idle lane is checked.
@@ -191,6 +193,17 @@ impl Lane {
     }
 
     fn log_in(&mut self, chunk: &mut [u8]) -> io::Result<()> {
+        while self.input.len() < FIRST_REQUEST.len() {
+            self.read(chunk)?;
+        }
+        assert_eq!(self.input, FIRST_REQUEST, "sent before the backend has refused a request");
+        self.input.clear();
+        if self.injects_faults() && self.rng.below(LANES_PER_LOGIN_FAULT) == 0 {
+            let words = [&b"VERSION 1.6.45\r\n"[..], b"STO", b"", b"STORED\r\n"];
+            self.stream.write_all(words[self.rng.below(words.len())])?;
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        self.stream.write_all(b"CLIENT_ERROR unauthenticated\r\n")?;
         let login = self.shared.login.clone();
         while self.input.len() < login.len() {
             self.read(chunk)?;

@@ -9,6 +9,7 @@ pub(crate) enum Fault {
     Delayed,
     Chunked,
     OutOfMemory,
+    OutOfMemoryDuringRead,
     NonNumeric,
     // These must close the lane.
     Reordered,
@@ -28,7 +29,7 @@ pub(crate) enum Fault {
     Silence,
 }
 
-pub(crate) const FAULTS: [Fault; 19] = [
+pub(crate) const FAULTS: [Fault; 20] = [
     Fault::Delayed,
     Fault::Garbage,
     Fault::WrongTag,
@@ -36,6 +37,7 @@ pub(crate) const FAULTS: [Fault; 19] = [
     Fault::Reordered,
     Fault::Duplicated,
     Fault::OutOfMemory,
+    Fault::OutOfMemoryDuringRead,
     Fault::WrongLength,
     Fault::Dropped,
     Fault::ExtraReply,
@@ -64,13 +66,20 @@ pub(crate) struct Target {
 impl Fault {
     /// Whether the proxy must close the lane.
     pub(crate) fn is_fatal(self) -> bool {
-        !matches!(self, Self::Delayed | Self::Chunked | Self::OutOfMemory | Self::NonNumeric)
+        !matches!(
+            self,
+            Self::Delayed
+                | Self::Chunked
+                | Self::OutOfMemory
+                | Self::OutOfMemoryDuringRead
+                | Self::NonNumeric
+        )
     }
 
     /// Whether it can replace the reply `correct`.
     pub(crate) fn applies_to(self, target: Target, correct: &[u8]) -> bool {
         match self {
-            Self::OutOfMemory | Self::ExtraUntagged => target.store,
+            Self::OutOfMemory | Self::OutOfMemoryDuringRead | Self::ExtraUntagged => target.store,
             Self::NonNumeric => target.arithmetic,
             Self::WrongLength | Self::HugeLength => correct.starts_with(b"VA "),
             Self::WrongKind => correct.starts_with(b"VA ") || correct.starts_with(b"HD "),
@@ -87,6 +96,7 @@ impl Fault {
         match self {
             Self::Delayed | Self::Chunked => correct.to_vec(),
             Self::OutOfMemory => OUT_OF_MEMORY.to_vec(),
+            Self::OutOfMemoryDuringRead => b"SERVER_ERROR Out of memory during read\r\n".to_vec(),
             Self::NonNumeric => NON_NUMERIC.to_vec(),
             Self::Reordered | Self::Dropped | Self::Silence => Vec::new(),
             Self::Duplicated => correct.repeat(2),

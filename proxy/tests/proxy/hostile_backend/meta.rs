@@ -43,6 +43,7 @@ pub(crate) fn read(stream: &mut BufReader<TcpStream>, nth: usize, request: &Requ
             };
         }
         "SERVER_ERROR out of memory storing object"
+        | "SERVER_ERROR Out of memory during read"
         | "CLIENT_ERROR cannot increment or decrement non-numeric value" => return Outcome::Rejected,
         version if version.starts_with("VERSION ") => return Outcome::Version,
         _ => {}

@@ -57,6 +57,7 @@ pub(crate) fn read(stream: &mut BufReader<TcpStream>, request: &Request) -> Outc
             "NOT_FOUND" => Outcome::Missing,
             "NOT_STORED" => Outcome::NotStored,
             "SERVER_ERROR out of memory storing object"
+            | "SERVER_ERROR Out of memory during read"
             | "CLIENT_ERROR cannot increment or decrement non-numeric value" => Outcome::Rejected,
             line if line.starts_with("VERSION ") => Outcome::Version,
             line => Outcome::Number(line.parse().unwrap_or_else(|_| panic!("{line:?} to {request:?}"))),
