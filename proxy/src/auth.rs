@@ -1,4 +1,4 @@
-//! Authenticates a connection within 5 s: PROXY header, admission, TLS, then the login dialogue. Before login a
+//! Authenticates a connection within 5 s: PROXY header, first byte, admission, TLS, then the login dialogue. Before login a
 //! connection has one small buffer. What the bytes mean is decided in `login`; clock and socket are here.
 
 pub(crate) mod admission;
@@ -21,11 +21,13 @@ use crate::grants::{CertificateBinding, Grants, Verdict};
 use crate::login::Login;
 use crate::login::outcome::LoginOutcome;
 use crate::metrics::Metrics;
+use crate::metrics::admission::ClosedCause;
 use crate::metrics::denials::{self, ClientInfo, Subject};
 use crate::protocol::Protocol;
 use crate::transport::Stream;
 use crate::transport::address::is_private;
 use crate::transport::tls_config::Certificate;
+use admission::AdmissionLimiter;
 use authenticated::AuthenticatedConnection;
 use backoff::Throttle;
 pub(crate) use pending::{Admission, PendingConnection};
@@ -33,6 +35,8 @@ use rejection::{OVERLOADED, Rejection, TLS_REQUIRED, UNAVAILABLE};
 
 /// Time limit from accept to login, TLS handshake included.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time limit for the first byte of a connection while the proxy is under pressure, see [`AdmissionLimiter`].
+const SILENT_TIMEOUT_UNDER_PRESSURE: Duration = Duration::from_secs(1);
 /// Time limit for the first byte of a connection that will be rejected.
 const REJECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// First byte of a TLS handshake record.
@@ -43,6 +47,7 @@ pub(crate) struct Authenticator<'a> {
     pub(crate) grants: &'a Arc<Grants>,
     pub(crate) metrics: &'a Metrics,
     pub(crate) throttle: &'a Throttle,
+    pub(crate) admission_limiter: &'a AdmissionLimiter,
     pub(crate) config: &'a Config,
     pub(crate) certificate: &'a Certificate,
     /// Shared read buffer of the worker; only received bytes are copied to the connection's own.
@@ -56,33 +61,82 @@ impl Authenticator<'_> {
         mut pending: PendingConnection,
     ) -> Option<AuthenticatedConnection> {
         let deadline = Instant::now() + LOGIN_TIMEOUT;
-        if self.requires_proxy_header(&pending)
-            && pending.read_proxy_header(deadline, self.scratch).await.is_err()
-        {
-            self.metrics.login(LoginOutcome::MissingProxyHeader);
-            return None;
-        }
-        let has_slot = match &mut pending.admission {
-            Admission::Unauthenticated(permit) => permit.acquire_source_slot(pending.source).await,
-            Admission::Rejected(_) => false,
-            Admission::Reauthenticating => true,
-        };
-        if !has_slot {
-            self.metrics.login(LoginOutcome::Overloaded);
-            if let Admission::Unauthenticated(permit) = pending.admission {
-                pending.admission = Admission::Rejected(permit.downgrade()?);
-            }
+        if matches!(pending.admission, Admission::Closing(_)) {
             self.reject_overloaded(pending).await;
             return None;
         }
-        let mut first = pending.peek_first_byte(deadline, self.scratch).await?;
+        if self.requires_proxy_header(&pending) {
+            if pending.read_proxy_header(deadline, self.scratch).await.is_err() {
+                self.metrics.login(LoginOutcome::MissingProxyHeader);
+                return None;
+            }
+            if let Admission::Unauthenticated(permit) = &mut pending.admission {
+                permit.set_source(pending.source);
+            }
+        }
+        let first = self.wait_for_first_byte(&mut pending, deadline).await?;
+        if !pending.begin_login() {
+            self.metrics.login(LoginOutcome::Overloaded);
+            self.reject_overloaded(pending).await;
+            return None;
+        }
+        let connection = self.log_in(pending, first, deadline).await?;
+        if let Admission::Unauthenticated(permit) = &connection.admission {
+            permit.hold();
+        }
+        Some(connection)
+    }
+
+    /// Waits for a connection's first byte; `None` when it has closed, or must close. The time limit is shorter under
+    /// pressure.
+    async fn wait_for_first_byte(&self, pending: &mut PendingConnection, deadline: Instant) -> Option<u8> {
+        let eviction = pending.eviction();
+        loop {
+            let limit = deadline.min(Instant::now() + SILENT_TIMEOUT_UNDER_PRESSURE);
+            let peeked = eviction.unless_evicted(pending.peek_first_byte(limit, self.scratch)).await;
+            match peeked {
+                Some(Ok(first)) => return Some(first),
+                Some(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
+                    if limit == deadline || self.admission_limiter.is_under_pressure() {
+                        self.metrics.admission.closed(ClosedCause::SilentTimedOut);
+                        return None;
+                    }
+                }
+                Some(Err(_)) => return None,
+                // It isn't silent if its first byte has just arrived.
+                None if pending.stream.has_unread_input() => {
+                    return pending.peek_first_byte(deadline, self.scratch).await.ok();
+                }
+                None => return None,
+            }
+        }
+    }
+
+    /// Runs the TLS handshake and the dialogue of a connection that has sent its `first` byte. It may be evicted.
+    async fn log_in(
+        &self,
+        mut pending: PendingConnection,
+        mut first: u8,
+        deadline: Instant,
+    ) -> Option<AuthenticatedConnection> {
+        let eviction = pending.eviction();
         if first == TLS_HANDSHAKE && !pending.stream.is_tls() {
-            pending = self.accept_tls(pending, deadline).await?;
-            let (ends_at, verdict) = timeout_at(deadline, self.check_certificate(&pending)).await.ok()?;
+            pending =
+                self.or_evicted(eviction.unless_evicted(self.accept_tls(pending, deadline)).await)??;
+            let checked = timeout_at(deadline, self.check_certificate(&pending)).await;
+            let (ends_at, verdict) = checked.ok()?;
             match verdict {
                 Verdict::Granted(grant) => {
-                    let PendingConnection { stream, source, .. } = pending;
-                    return Some(AuthenticatedConnection { stream, source, grant, login: None, ends_at });
+                    let PendingConnection { stream, source, admission, .. } = pending;
+                    let login = None;
+                    return Some(AuthenticatedConnection {
+                        stream,
+                        source,
+                        grant,
+                        login,
+                        ends_at,
+                        admission,
+                    });
                 }
                 Verdict::Unavailable => {
                     self.reject(pending, &UNAVAILABLE).await;
@@ -91,7 +145,8 @@ impl Authenticator<'_> {
                 // A login may follow.
                 Verdict::Denied(_) => {}
             }
-            first = pending.peek_first_byte(deadline, self.scratch).await?;
+            let peeked = eviction.unless_evicted(pending.peek_first_byte(deadline, self.scratch)).await;
+            first = self.or_evicted(peeked)?.ok()?;
         }
         let protocol = Protocol::detect(first);
         if !self.config.allow_plaintext && !pending.stream.is_tls() && !is_private(pending.source) {
@@ -100,28 +155,42 @@ impl Authenticator<'_> {
             pending.reject(&TLS_REQUIRED, protocol, deadline, self.scratch).await;
             return None;
         }
-        match timeout_at(deadline, self.run_dialogue(&mut pending, protocol, deadline)).await {
-            Ok(Some((grant, replies))) => {
-                let PendingConnection { stream, source, input: rest, .. } = pending;
-                let login = Some(Login { protocol, rest, replies });
-                Some(AuthenticatedConnection { stream, source, grant, login, ends_at: Timestamp::MAX })
+        let dialogue = timeout_at(deadline, self.run_dialogue(&mut pending, protocol, deadline));
+        match self.or_evicted(eviction.unless_evicted(dialogue).await) {
+            Some(Ok(Some((grant, replies)))) => {
+                let PendingConnection { stream, source, admission, input: rest } = pending;
+                let (login, ends_at) = (Some(Login { protocol, rest, replies }), Timestamp::MAX);
+                Some(AuthenticatedConnection { stream, source, grant, login, ends_at, admission })
             }
-            Ok(None) => {
+            Some(Ok(None)) => {
                 pending.linger(self.scratch).await;
                 None
             }
-            Err(_) => {
+            Some(Err(_)) => {
                 self.metrics.login(LoginOutcome::TimedOut);
                 None
             }
+            None => {
+                let deadline = Instant::now() + REJECT_TIMEOUT;
+                pending.reject(&OVERLOADED, protocol, deadline, self.scratch).await;
+                None
+            }
         }
+    }
+
+    /// Counts a login that was evicted, which is `None`.
+    fn or_evicted<T>(&self, done: Option<T>) -> Option<T> {
+        if done.is_none() {
+            self.metrics.login(LoginOutcome::Evicted);
+        }
+        done
     }
 
     /// Whether the peer is a load balancer that must send a PROXY header. It sends one header per connection, so a
     /// second one, when the client logs in again, isn't accepted.
     fn requires_proxy_header(&self, pending: &PendingConnection) -> bool {
         let new = !matches!(pending.admission, Admission::Reauthenticating);
-        new && self.config.proxy_protocol_from.iter().any(|balancers| balancers.contains(pending.source))
+        new && self.config.is_balancer(pending.source)
     }
 
     /// Replies that there are too many connections, then closes.
@@ -132,8 +201,11 @@ impl Authenticator<'_> {
     /// Waits for the first byte, which tells the protocol. A TLS client is closed without a reply.
     async fn reject(&self, mut pending: PendingConnection, rejection: &Rejection) -> Option<()> {
         let deadline = Instant::now() + REJECT_TIMEOUT;
-        let first =
-            pending.peek_first_byte(deadline, self.scratch).await.filter(|first| *first != TLS_HANDSHAKE)?;
+        pending = pending.into_closing()?;
+        let first = pending.peek_first_byte(deadline, self.scratch).await.ok()?;
+        if first == TLS_HANDSHAKE && !pending.stream.is_tls() {
+            return None;
+        }
         pending.reject(rejection, Protocol::detect(first), deadline, self.scratch).await
     }
 

@@ -1,6 +1,6 @@
 //! The `[proxy]` section of memgate.toml.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -77,6 +77,11 @@ impl Config {
     /// The time after which a stalled connection ends, never 0.
     pub(crate) fn stall_timeout(&self) -> Duration {
         Duration::from_secs(self.stall_seconds.clamp(1, STALL_SECONDS_MAX))
+    }
+
+    /// Whether connections from `peer` are a load balancer's.
+    pub(crate) fn is_balancer(&self, peer: IpAddr) -> bool {
+        self.proxy_protocol_from.iter().any(|balancers| balancers.contains(peer))
     }
 
     /// The number of workers, never 0.

@@ -10,6 +10,7 @@ use store::{ConnectionId, Grant, LiveConnection, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::auth::admission::Permit;
 use crate::login::Login;
 use crate::metrics::ConnectionGuard;
 use crate::transport::DetachedStream;
@@ -45,6 +46,8 @@ pub(crate) struct Handoff {
     pub(crate) grant: Arc<Grant>,
     pub(crate) login: Option<Login>,
     pub(crate) ends_at: Timestamp,
+    /// Counts the connection until its session is registered.
+    pub(crate) permit: Permit,
     pub(crate) guard: ConnectionGuard,
 }
 

@@ -1,5 +1,6 @@
 //! The proxy's Prometheus metrics. Labels have few values, in snake_case; a user or a cache is never one.
 
+pub(crate) mod admission;
 pub(crate) mod denials;
 pub(crate) mod usage;
 
@@ -17,6 +18,7 @@ use prometheus_client::registry::{Registry, Unit};
 use rustls::HandshakeKind;
 
 use crate::login::outcome::LoginOutcome;
+use admission::AdmissionMetrics;
 use denials::Denials;
 use usage::{BUCKETS, Counts};
 
@@ -29,6 +31,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: Gauge,
     /// What clients' connections hold; see [`crate::buffers`].
     pub(crate) buffered: Gauge,
+    pub(crate) admission: AdmissionMetrics,
     logins: Family<Login, Counter>,
     pub(crate) denials: Denials,
     handshakes: Family<Handshake, Counter>,
@@ -107,8 +110,8 @@ struct LaneErrorLabels {
 
 impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
         let proxy = registry.sub_registry_with_prefix("memgate_proxy");
+        let metrics = Self { admission: AdmissionMetrics::register(proxy), ..Self::default() };
         proxy.register(
             "connections",
             "Open client connections, authenticated or not",
@@ -165,6 +168,11 @@ impl Metrics {
             bucket.fetch_add(*count, Ordering::Relaxed);
         }
         self.latency.micros.fetch_add(counts.micros, Ordering::Relaxed);
+    }
+
+    /// The number of open client connections.
+    pub(crate) fn connections_open(&self) -> usize {
+        usize::try_from(self.connections.get()).unwrap_or(0)
     }
 
     /// Counts a TLS handshake; `None` means that it failed.

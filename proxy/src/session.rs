@@ -378,9 +378,10 @@ impl Session {
         }
     }
 
-    /// Returns the connection's stream, if nothing else uses it.
-    pub(crate) fn into_stream(self) -> Option<Stream> {
-        self.responses.into_stream()
+    /// Returns the connection's stream, if nothing else uses it, and the session's registration.
+    pub(crate) fn into_stream(self) -> Option<(Stream, SessionHandle)> {
+        let Self { responses, handle, .. } = self;
+        responses.into_stream().map(|stream| (stream, handle))
     }
 
     /// Ends the session at once. Records why if the proxy has decided that.

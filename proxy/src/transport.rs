@@ -87,6 +87,11 @@ impl Stream {
         }
     }
 
+    /// Whether the peer has sent something that hasn't been read, also before the runtime knows.
+    pub(crate) fn has_unread_input(&self) -> bool {
+        tcp::has_unread_input(&self.tcp)
+    }
+
     /// Writes what fits. With TLS, call [`Stream::flush`] until everything has left.
     pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.tls {

@@ -217,22 +217,30 @@ impl Worker {
                 let _ = reply.send(());
             }
             Message::Handoff(handoff) => {
-                let Handoff { stream, source, grant, login, ends_at, guard } = *handoff;
+                let Handoff { stream, source, grant, login, ends_at, permit, guard } = *handoff;
                 let Ok(stream) = stream.attach() else { return };
-                let connection = Box::new(AuthenticatedConnection { stream, source, grant, login, ends_at });
-                self.spawn_connection(Phase::Authenticated(connection), guard);
+                let admission = Admission::Unauthenticated(permit);
+                let connection = AuthenticatedConnection { stream, source, grant, login, ends_at, admission };
+                self.spawn_connection(Phase::Authenticated(Box::new(connection)), guard);
             }
         }
     }
 
-    /// Admits an accepted connection, with or without a slot for its login, or closes it.
+    /// Admits an accepted connection, or closes it, perhaps with a last reply.
     fn on_accept(self: &Rc<Self>, stream: TcpStream, source: IpAddr) {
         let guard = ConnectionGuard::new(&self.shared.metrics.connections);
-        let connections = usize::try_from(self.shared.metrics.connections.get()).unwrap_or(0);
         let limiter = &self.shared.admission_limiter;
-        let admission = limiter.admit(connections).map(Admission::Unauthenticated);
-        let admission = admission.or_else(|| limiter.admit_for_rejection().map(Admission::Rejected));
-        let Some(admission) = admission else { return self.shared.metrics.login(LoginOutcome::Overloaded) };
+        let connections = self.shared.metrics.connections_open();
+        let admitted = if self.shared.config.is_balancer(source) {
+            limiter.admit_held(source, connections)
+        } else {
+            limiter.admit(source, connections)
+        };
+        let admission = admitted.map(Admission::Unauthenticated).ok().or_else(|| {
+            self.shared.metrics.login(LoginOutcome::Overloaded);
+            limiter.admit_closing(source).map(Admission::Closing)
+        });
+        let Some(admission) = admission else { return };
         let kept_alive = SockRef::from(&stream).set_tcp_keepalive(&keepalive());
         if kept_alive.and_then(|()| stream.set_nodelay(true)).is_ok() {
             let stream = Stream::plain(stream);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use store::{Grant, Timestamp};
 
+use super::pending::Admission;
 use crate::login::Login;
 use crate::transport::Stream;
 
@@ -17,4 +18,6 @@ pub(crate) struct AuthenticatedConnection {
     pub(crate) login: Option<Login>,
     /// When that certificate expires; `Timestamp::MAX` without one.
     pub(crate) ends_at: Timestamp,
+    /// Where the connection counts until its session is registered.
+    pub(crate) admission: Admission,
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::admission::Permit;
+use super::admission::{Eviction, Permit};
 use super::rejection::Rejection;
 use crate::login::Handshake;
 use crate::metrics::denials::ClientInfo;
@@ -17,13 +17,13 @@ use crate::transport::{Stream, proxy_protocol};
 /// Bytes of one read.
 const READ_MAX: usize = 2048;
 
-/// How a connection was admitted.
+/// How a connection was admitted, and where it counts.
 pub(crate) enum Admission {
     /// New, with a permit to log in.
     Unauthenticated(Permit),
-    /// New, and to be told that there are too many connections.
-    Rejected(#[expect(dead_code, reason = "held until the connection ends")] Permit),
-    /// Logged in before; logs in again.
+    /// Closes after a last reply.
+    Closing(Permit),
+    /// Logged in before; logs in again. Its session stays registered meanwhile, so it counts in its plan.
     Reauthenticating,
 }
 
@@ -63,23 +63,46 @@ impl PendingConnection {
     }
 
     /// Peeks at the first byte; it stays in `input`.
+    ///
+    /// # Errors
+    ///
+    /// As [`PendingConnection::read`].
     pub(super) async fn peek_first_byte(
         &mut self,
         deadline: Instant,
         scratch: &RefCell<Vec<u8>>,
-    ) -> Option<u8> {
+    ) -> io::Result<u8> {
         if self.input.is_empty() {
-            self.read(deadline, scratch).await.ok()?;
+            self.read(deadline, scratch).await?;
         }
-        self.input.first().copied()
+        self.input.first().copied().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
-    /// Closes gracefully. Others of the same source no longer wait for this connection.
-    pub(super) async fn linger(&mut self, scratch: &RefCell<Vec<u8>>) {
-        if let Admission::Unauthenticated(permit) = &mut self.admission {
-            permit.release_source_slot();
+    /// Takes a slot of the source; returns whether there was one.
+    pub(super) fn begin_login(&mut self) -> bool {
+        match &mut self.admission {
+            Admission::Unauthenticated(permit) => permit.begin_login().is_ok(),
+            Admission::Closing(_) => false,
+            Admission::Reauthenticating => true,
         }
-        self.stream.linger(scratch).await;
+    }
+
+    /// Tells when the connection must close for another one.
+    pub(super) fn eviction(&self) -> Eviction {
+        match &self.admission {
+            Admission::Unauthenticated(permit) => permit.eviction(),
+            Admission::Closing(_) | Admission::Reauthenticating => Eviction::NEVER,
+        }
+    }
+
+    /// Counts the connection as one that closes after a last reply; `None` if there are too many of them. It frees its
+    /// source's slot, so others no longer wait for it.
+    pub(super) fn into_closing(self) -> Option<Self> {
+        let admission = match self.admission {
+            Admission::Unauthenticated(permit) => Admission::Closing(permit.close()?),
+            admission => admission,
+        };
+        Some(Self { admission, ..self })
     }
 
     /// Reads at least one byte. The buffer grows by what arrives, never by a declared length.
@@ -126,29 +149,38 @@ impl PendingConnection {
         Ok(())
     }
 
-    /// Replies with `rejection` in the client's protocol, then closes.
+    /// Replies with `rejection` in the client's protocol, then closes. A connection that can't be counted meanwhile closes
+    /// at once.
     pub(super) async fn reject(
-        mut self,
+        self,
         rejection: &Rejection,
         protocol: Protocol,
         deadline: Instant,
         scratch: &RefCell<Vec<u8>>,
     ) -> Option<()> {
+        let mut closing = self.into_closing()?;
         match protocol {
             Protocol::Text => {
-                timeout_at(deadline, self.write(rejection.text)).await.ok()?.ok()?;
+                timeout_at(deadline, closing.write(rejection.text)).await.ok()?.ok()?;
             }
             Protocol::Binary => {
                 let header = loop {
-                    match Header::read(&self.input) {
+                    match Header::read(&closing.input) {
                         Some(header) => break header,
-                        None => self.read(deadline, scratch).await.ok()?,
+                        None => closing.read(deadline, scratch).await.ok()?,
                     }
                 };
-                timeout_at(deadline, self.write(&header.status(rejection.binary))).await.ok()?.ok()?;
+                timeout_at(deadline, closing.write(&header.status(rejection.binary))).await.ok()?.ok()?;
             }
         }
-        self.linger(scratch).await;
+        closing.stream.linger(scratch).await;
         Some(())
+    }
+
+    /// Closes gracefully after the last reply, which has been written.
+    pub(super) async fn linger(self, scratch: &RefCell<Vec<u8>>) {
+        if let Some(closing) = self.into_closing() {
+            closing.stream.linger(scratch).await;
+        }
     }
 }

@@ -23,6 +23,8 @@ pub(crate) enum LoginOutcome {
     TokenConnectionLimit,
     /// The proxy's connection limit, or the source's limit of unauthenticated connections, is reached.
     Overloaded,
+    /// The login took too long while others needed its place.
+    Evicted,
     /// A configured load balancer sent no PROXY header.
     MissingProxyHeader,
     /// Plaintext from a public address.
@@ -46,6 +48,7 @@ impl LoginOutcome {
             Self::ConnectionLimit => "connection_limit",
             Self::TokenConnectionLimit => "token_connection_limit",
             Self::Overloaded => "overloaded",
+            Self::Evicted => "evicted",
             Self::MissingProxyHeader => "missing_proxy_header",
             Self::Plaintext => "plaintext",
             Self::TimedOut => "timed_out",

@@ -209,6 +209,7 @@ impl LoginOutcome {
             Self::Success
             | Self::Unavailable
             | Self::Overloaded
+            | Self::Evicted
             | Self::MissingProxyHeader
             | Self::TimedOut => {
                 return None;

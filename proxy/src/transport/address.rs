@@ -21,6 +21,28 @@ pub(crate) fn network(source: IpAddr) -> IpAddr {
     }
 }
 
+/// The networks that an address is in, as numbers; IPv4 is mapped into IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Prefixes {
+    /// An IPv4 address or an IPv6 /64, as [`network`] says.
+    pub(crate) source: u128,
+    /// An IPv4 /24 or an IPv6 /48: what one site has.
+    pub(crate) network: u128,
+    /// An IPv4 /16 or an IPv6 /32: what one provider has.
+    pub(crate) region: u128,
+}
+
+impl Prefixes {
+    pub(crate) fn of(address: IpAddr) -> Self {
+        let (bits, [source, network, region]) = match address.to_canonical() {
+            IpAddr::V4(v4) => (v4.to_ipv6_mapped().to_bits(), [128, 120, 112]),
+            IpAddr::V6(v6) => (v6.to_bits(), [64, 48, 32]),
+        };
+        let prefix = |len: u32| bits & u128::MAX.unbounded_shl(128 - len);
+        Self { source: prefix(source), network: prefix(network), region: prefix(region) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,6 +67,24 @@ mod tests {
         ] {
             assert_eq!(is_private(text.parse().unwrap()), expected, "{text}");
         }
+    }
+
+    //
+    #[test]
+    fn prefixes_group_sites_and_providers() {
+        let of = |text: &str| Prefixes::of(text.parse().unwrap());
+        let same = |one: &str, other: &str| {
+            let (one, other) = (of(one), of(other));
+            [one.source == other.source, one.network == other.network, one.region == other.region]
+        };
+        assert_eq!(same("192.0.2.1", "::ffff:192.0.2.1"), [true; 3]);
+        assert_eq!(same("192.0.2.1", "192.0.2.2"), [false, true, true]);
+        assert_eq!(same("192.0.2.1", "192.0.3.1"), [false, false, true]);
+        assert_eq!(same("192.0.2.1", "192.1.2.1"), [false; 3]);
+        assert_eq!(same("2001:db8:1:2::1", "2001:db8:1:2:3::1"), [true; 3]);
+        assert_eq!(same("2001:db8:1:2::1", "2001:db8:1:3::1"), [false, true, true]);
+        assert_eq!(same("2001:db8:1:2::1", "2001:db8:2:2::1"), [false, false, true]);
+        assert_eq!(same("2001:db8::1", "2001:db9::1"), [false; 3]);
     }
 
     #[test]

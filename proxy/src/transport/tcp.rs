@@ -37,6 +37,12 @@ pub(crate) fn read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(read)
 }
 
+/// Whether the kernel holds input. Asks the kernel: the runtime learns of new input only when it next polls.
+pub(crate) fn has_unread_input(stream: &TcpStream) -> bool {
+    let mut byte = [std::mem::MaybeUninit::uninit()];
+    socket2::SockRef::from(stream).peek(&mut byte).is_ok_and(|peeked| peeked > 0)
+}
+
 /// Closes the sending side and discards what still arrives for a moment. A close with unread bytes would make the kernel
 /// reset the connection, and the client might never read the last reply.
 pub(crate) async fn linger(stream: &TcpStream, scratch: &RefCell<Vec<u8>>) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::Worker;
+use crate::auth::admission::Permit;
 use crate::auth::authenticated::AuthenticatedConnection;
 use crate::auth::{Admission, Authenticator, PendingConnection};
 use crate::login::outcome::LoginOutcome;
@@ -17,6 +18,7 @@ use crate::metrics::ConnectionGuard;
 use crate::metrics::denials::{self, ClientInfo, Subject};
 use crate::responses::ResponseQueue;
 use crate::session::{End, Session, State, WorkerContext};
+use crate::tenant::SessionHandle;
 
 /// Time limit for delivering a rejection.
 const REJECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -32,6 +34,8 @@ pub(super) enum Phase {
 /// An authenticated connection that can't have a session.
 struct Rejected {
     responses: Rc<ResponseQueue>,
+    /// Where it counts while it is told so; if nowhere, it closes at once.
+    closing: Option<Permit>,
     /// Set if the `too many connections` reply must wait for the first byte, which tells the protocol.
     await_protocol_of: Option<IpAddr>,
 }
@@ -43,9 +47,11 @@ impl Worker {
         self.clients.spawn_local(async move { worker.run_connection(phase, guard).await });
     }
 
-    /// A client that logs in again starts over, so that nothing of the first login remains. Futures are boxed
-    /// so that the task of an idle client holds no memory for its login.
+    /// A client that logs in again starts over, so that nothing of the first login remains, but for its session's place
+    /// in the plan: it is kept until the new login is decided, so that the connection counts at every moment. Futures are
+    /// boxed so that the task of an idle client holds no memory for its login.
     async fn run_connection(self: Rc<Self>, mut phase: Phase, guard: ConnectionGuard) {
+        let mut previous: Option<SessionHandle> = None;
         loop {
             let connection = match phase {
                 Phase::Authenticated(connection) => connection,
@@ -56,14 +62,17 @@ impl Worker {
             };
             let owner = worker_for(&connection.grant.instance_id, self.shared.workers.len());
             if owner != self.index {
-                return Box::pin(self.hand_off(owner, connection, guard)).await;
+                return Box::pin(self.hand_off(owner, connection, previous, guard)).await;
             }
-            let serving = match self.open_session(*connection) {
+            let serving = match self.open_session(*connection, previous.take()) {
                 Ok(client) => Box::pin(self.serve(client)),
                 Err(rejected) => return Box::pin(self.reject(rejected)).await,
             };
             match serving.await {
-                Some(pending) => phase = Phase::Pending(pending),
+                Some((pending, session)) => {
+                    phase = Phase::Pending(pending);
+                    previous = Some(session);
+                }
                 None => return,
             }
         }
@@ -78,18 +87,49 @@ impl Worker {
         }
     }
 
-    /// Sends the connection to the worker that owns its tenant.
-    async fn hand_off(&self, owner: usize, connection: Box<AuthenticatedConnection>, guard: ConnectionGuard) {
-        let AuthenticatedConnection { stream, source, grant, login, ends_at } = *connection;
+    /// Sends the connection to the worker that owns its tenant. Until its session is registered there, it counts as
+    /// unauthenticated, no longer in the plan of its `previous` session.
+    async fn hand_off(
+        &self,
+        owner: usize,
+        connection: Box<AuthenticatedConnection>,
+        previous: Option<SessionHandle>,
+        guard: ConnectionGuard,
+    ) {
+        let AuthenticatedConnection { stream, source, grant, login, ends_at, admission } = *connection;
+        let limiter = &self.shared.admission_limiter;
+        let held = match admission {
+            Admission::Unauthenticated(permit) | Admission::Closing(permit) => Ok(permit),
+            Admission::Reauthenticating => limiter.admit_held(source, self.shared.metrics.connections_open()),
+        };
+        let Ok(permit) = held else {
+            self.shared.metrics.login(LoginOutcome::Overloaded);
+            let responses = ResponseQueue::new(stream, self.spare.clone());
+            if let Some(login) = &login {
+                responses.write_raw(&login.replies.connection_limit);
+            }
+            let closing = limiter.admit_closing(source);
+            return self.reject(Rejected { responses, closing, await_protocol_of: None }).await;
+        };
+        drop(previous);
         if let (Ok(stream), Some(worker)) = (stream.detach(), self.shared.workers.get(owner)) {
-            let handoff = Handoff { stream, source, grant, login, ends_at, guard };
+            let handoff = Handoff { stream, source, grant, login, ends_at, permit, guard };
             let _ = worker.send(Message::Handoff(Box::new(handoff))).await;
         }
     }
 
-    /// Registers a session, and queues the reply to the login: success, or why there is no session.
-    fn open_session(&self, connection: AuthenticatedConnection) -> Result<Box<Session>, Rejected> {
-        let AuthenticatedConnection { stream, source, grant, login, ends_at } = connection;
+    /// Registers a session in place of the `previous` one, and queues the reply to the login: success, or why there is no
+    /// session.
+    fn open_session(
+        &self,
+        connection: AuthenticatedConnection,
+        previous: Option<SessionHandle>,
+    ) -> Result<Box<Session>, Rejected> {
+        let AuthenticatedConnection { stream, source, grant, login, ends_at, admission } = connection;
+        let closing = || match admission {
+            Admission::Unauthenticated(permit) | Admission::Closing(permit) => permit.close(),
+            Admission::Reauthenticating => self.shared.admission_limiter.admit_closing(source),
+        };
         let responses = ResponseQueue::new(stream, self.spare.clone());
         let protocol = login.as_ref().map(|login| login.protocol);
         let client = ClientInfo::new(source, protocol, responses.stream());
@@ -110,15 +150,17 @@ impl Worker {
             Ok(grant) => grant,
             Err(outcome) => {
                 deny(outcome, login.as_ref().map(|login| &*login.replies.denied));
-                return Err(Rejected { responses, await_protocol_of: None });
+                return Err(Rejected { responses, closing: closing(), await_protocol_of: None });
             }
         };
+        drop(previous);
         let tenant = self.tenant(&grant);
         let session = match tenant.register((&grant, ends_at), client, &responses) {
             Ok(session) => session,
             Err(outcome) => {
                 deny(outcome, login.as_ref().map(|login| &*login.replies.connection_limit));
-                return Err(Rejected { responses, await_protocol_of: login.is_none().then_some(source) });
+                let await_protocol_of = login.is_none().then_some(source);
+                return Err(Rejected { responses, closing: closing(), await_protocol_of });
             }
         };
         self.note_expiry(&grant);
@@ -144,8 +186,8 @@ impl Worker {
         }))
     }
 
-    /// Serves a session until it ends (`None`) or its client logs in again.
-    async fn serve(&self, mut client: Box<Session>) -> Option<Box<PendingConnection>> {
+    /// Serves a session until it ends (`None`) or its client logs in again. It stays registered then.
+    async fn serve(&self, mut client: Box<Session>) -> Option<(Box<PendingConnection>, SessionHandle)> {
         let context = WorkerContext {
             grants: &self.shared.grants,
             closing: &self.closing,
@@ -157,19 +199,20 @@ impl Worker {
                 let source = client.source;
                 let admission = Admission::Reauthenticating;
                 let pending = |stream| PendingConnection { stream, source, admission, input };
-                client.into_stream().map(|stream| Box::new(pending(stream)))
+                client.into_stream().map(|(stream, handle)| (Box::new(pending(stream)), handle))
             }
         }
     }
 
     /// Sends the rejection, then closes.
-    async fn reject(&self, Rejected { responses, await_protocol_of }: Rejected) {
+    async fn reject(&self, Rejected { responses, closing, await_protocol_of }: Rejected) {
+        let Some(closing) = closing else { return responses.flush() };
         let Some(source) = await_protocol_of else {
             let _ = timeout(REJECT_TIMEOUT, responses.drain()).await;
             return responses.stream().linger(&self.client_scratch).await;
         };
         if let Some(stream) = responses.into_stream() {
-            let admission = Admission::Reauthenticating;
+            let admission = Admission::Closing(closing);
             let pending = PendingConnection { stream, source, admission, input: Vec::new() };
             self.authenticator().reject_overloaded(pending).await;
         }
@@ -180,6 +223,7 @@ impl Worker {
             grants: &self.shared.grants,
             metrics: &self.shared.metrics,
             throttle: &self.shared.throttle,
+            admission_limiter: &self.shared.admission_limiter,
             config: &self.shared.config,
             certificate: &self.shared.certificate,
             scratch: &self.client_scratch,
