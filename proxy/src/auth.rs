@@ -30,6 +30,7 @@ use crate::transport::tls_config::Certificate;
 use admission::AdmissionLimiter;
 use authenticated::AuthenticatedConnection;
 use backoff::Throttle;
+pub(crate) use dialogue::arm;
 pub(crate) use pending::{Admission, PendingConnection};
 use rejection::{OVERLOADED, Rejection, TLS_REQUIRED, UNAVAILABLE};
 

@@ -19,8 +19,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::lane::faults::LaneFaults;
 use crate::lane::{CloseReason, Lane, ReadBufferPool, Route};
-use crate::metrics::Metrics;
 use crate::metrics::usage::Usage;
+use crate::metrics::{Metrics, PanicGuard};
 use crate::protocol::request::{Fault, FlagSet};
 use crate::transport::address::is_private;
 use dedicated_pool::DedicatedPool;
@@ -123,7 +123,10 @@ impl Backend {
         let lane = Lane::new(route.value_max, self.usage.clone());
         *self.lanes.borrow_mut().get_mut(session % LANES)? = Some(lane.clone());
         let (backend, running) = (self.clone(), lane.clone());
-        self.deps.tasks.spawn_local(async move { backend.run_lane(&running, &route).await });
+        self.deps.tasks.spawn_local(async move {
+            let _panic_guard = PanicGuard::new(&backend.deps.metrics);
+            backend.run_lane(&running, &route).await;
+        });
         Some(lane)
     }
 

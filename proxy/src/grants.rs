@@ -111,19 +111,6 @@ impl Grants {
         }
     }
 
-    /// Whether the credential belongs to a known, active token of `user_id`. Never reads the store, so that a client that
-    /// is logged in can't cause look-ups.
-    pub(crate) fn is_known_of(&self, user_id: &str, credential: &Credential, source: IpAddr) -> bool {
-        let Proof::Secret(secret) = &credential.proof else { return false };
-        let Some(grant) = self.known.get(&credential.id).map(|known| known.value().clone()) else {
-            let _ = Grant::verify_decoy(&self.key, &credential.id, secret);
-            return false;
-        };
-        grant.matches(&self.key, secret)
-            && grant.user_id == user_id
-            && self.deny_reason(&grant, source).is_none()
-    }
-
     /// The keys against which SCRAM checks a client that claims to be `name`. Unknown names and inactive tokens have
     /// keys too; no secret matches them.
     pub(crate) async fn scram_keys(

@@ -14,9 +14,10 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use memchr::memmem;
-use store::{ScramKeys, TokenId, TokenSecret};
+use store::{ScramKeys, Token, TokenId, TokenSecret};
 
 use crate::protocol::Protocol;
+pub(crate) use text::{FAILURE, UNAVAILABLE};
 
 /// Length of the server's half of SCRAM's nonce, in bytes.
 pub(crate) const NONCE_LEN: usize = 18;
@@ -114,9 +115,13 @@ impl Handshake {
     pub(crate) const BUFFER_MAX: usize = text::LINE_MAX + text::PAYLOAD_MAX + 64;
 }
 
-/// The credential in a `set` on an authenticated connection, if it is a login that the client sends again.
+/// The credential in a `set` on an authenticated connection, if its value is a well-formed one with a valid checksum: a
+/// login that the client sends again, or another one's (D-11, D-14).
 pub(crate) fn parse_relogin(key: &[u8], value: &[u8]) -> Option<Credential> {
-    if value.len() > text::PAYLOAD_MAX {
+    // A secret alone, with the username as key; a whole token, or a pair, which is as long; a pair with the whole token as
+    // password. Nearly every other value ends here.
+    const LONG_PAIR_LEN: usize = TokenId::USERNAME_LEN + 1 + Token::LEN;
+    if !matches!(value.len(), TokenSecret::LEN | Token::LEN | LONG_PAIR_LEN) {
         return None;
     }
     match text::read_payload(key, value) {
@@ -127,10 +132,11 @@ pub(crate) fn parse_relogin(key: &[u8], value: &[u8]) -> Option<Credential> {
 
 /// Searches a malformed login for a username, so that the token's owner can be told. Returns the first one.
 pub(crate) fn find_username(input: &[u8]) -> Option<TokenId> {
-    const USERNAME_LEN: usize = 15;
     const CANDIDATES_MAX: usize = 4;
     let names = memmem::find_iter(input, b"mg_").take(CANDIDATES_MAX);
-    names.filter_map(|at| input.get(at..at.saturating_add(USERNAME_LEN))).find_map(TokenId::parse_username)
+    names
+        .filter_map(|at| input.get(at..at.saturating_add(TokenId::USERNAME_LEN)))
+        .find_map(TokenId::parse_username)
 }
 
 impl Credential {
@@ -139,7 +145,7 @@ impl Credential {
     pub(crate) fn from_pair(username: &[u8], password: &[u8]) -> Option<Self> {
         let id = TokenId::parse_username(username)?;
         let password = std::str::from_utf8(password).ok()?;
-        if let Ok(token) = store::Token::parse(password) {
+        if let Ok(token) = Token::parse(password) {
             return (token.id() == id).then(|| Self::secret(id, token.secret().clone()));
         }
         let secret = TokenSecret::parse(&id, password).ok()?;
@@ -148,7 +154,7 @@ impl Credential {
 
     /// From a whole token.
     pub(crate) fn from_token(token: &[u8]) -> Option<Self> {
-        let token = store::Token::parse(std::str::from_utf8(token).ok()?).ok()?;
+        let token = Token::parse(std::str::from_utf8(token).ok()?).ok()?;
         Some(Self::secret(token.id(), token.secret().clone()))
     }
 

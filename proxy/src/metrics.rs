@@ -36,6 +36,7 @@ pub(crate) struct Metrics {
     pub(crate) denials: Denials,
     handshakes: Family<Handshake, Counter>,
     pub(crate) lane_failures: Counter,
+    panics: Counter,
     lane_errors: Family<LaneErrorLabels, Counter>,
     operations: Family<Operation, Counter>,
     bytes: Family<Bytes, Counter>,
@@ -143,6 +144,7 @@ impl Metrics {
             "Lanes refused or closed for what the backend answered, by cause",
             metrics.lane_errors.clone(),
         );
+        proxy.register("panics", "Connections and lanes that ended in a panic", metrics.panics.clone());
         registry.register_collector(Box::new(metrics.latency.clone()));
         metrics
     }
@@ -201,6 +203,23 @@ impl Metrics {
     }
 }
 
+/// Counts a panic, if the task that holds it ends in one.
+pub(crate) struct PanicGuard(Counter);
+
+impl PanicGuard {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        Self(metrics.panics.clone())
+    }
+}
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.inc();
+        }
+    }
+}
+
 /// Counts a connection in a gauge until it is dropped.
 pub(crate) struct ConnectionGuard(Gauge);
 
@@ -214,5 +233,33 @@ impl ConnectionGuard {
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    // V-9.
+    #[tokio::test]
+    #[expect(clippy::panic_in_result_fn, clippy::disallowed_methods, reason = "the panic is what is tested")]
+    async fn a_panic_ends_one_task_and_is_counted() {
+        let metrics = Metrics::default();
+        let local = LocalSet::new();
+        let task = |panics: bool| {
+            let guard = PanicGuard::new(&metrics);
+            local.spawn_local(async move {
+                let _guard = guard;
+                tokio::task::yield_now().await;
+                assert!(!panics, "on purpose");
+            })
+        };
+        let (first, second) = (task(true), task(false));
+        local.await;
+        assert!(first.await.is_err_and(|error| error.is_panic()));
+        assert!(second.await.is_ok());
+        assert_eq!(metrics.panics.get(), 1);
     }
 }

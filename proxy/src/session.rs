@@ -5,6 +5,7 @@
 
 mod dedicated;
 mod dispatch;
+mod relogin;
 mod state;
 
 use std::borrow::Cow;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::auth::backoff::Throttle;
 use crate::buffers::Pressure;
 use crate::grants::Grants;
 use crate::lane::Lane;
@@ -69,7 +71,7 @@ enum Step {
     Backpressured,
     /// Don't read for a while: the plan's rate is exceeded.
     Throttled(Pause),
-    /// Verify the repeated login at the front of the input (D-11).
+    /// Verify the login at the front of the input (D-11, D-14).
     VerifyRelogin(Credential),
     /// Detect memcached's version, which the front of the input depends on (D-9).
     NeedsVersion,
@@ -90,6 +92,7 @@ pub(crate) enum End {
 /// The parts of a worker that its sessions use.
 pub(crate) struct WorkerContext<'a> {
     pub(crate) grants: &'a Arc<Grants>,
+    pub(crate) throttle: &'a Throttle,
     /// Whether the proxy is stopping. [`ResponseQueue::wake`] notifies waiting sessions.
     pub(crate) closing: &'a Cell<bool>,
     /// The read buffer that the worker's sessions share; never borrowed across an await.
@@ -151,7 +154,8 @@ impl Session {
                     Err(error) => return self.gone(Some(&error)),
                 },
                 Step::VerifyRelogin(credential) => {
-                    self.state.relogin = Some(self.verify_relogin(worker, &credential));
+                    let verified = Box::pin(self.verify_relogin(worker, &credential)).await;
+                    self.state.relogin = Some(verified);
                     self.resume()
                 }
                 Step::Login => {

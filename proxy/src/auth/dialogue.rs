@@ -168,7 +168,7 @@ fn nonce() -> Option<[u8; NONCE_LEN]> {
 
 /// Arms a timer before a look-up: timers of one millisecond fire in the order in which they were armed, and that
 /// order must not tell which names had to be looked up.
-async fn arm(mut timer: Pin<&mut Sleep>) {
+pub(crate) async fn arm(mut timer: Pin<&mut Sleep>) {
     poll_fn(|context| {
         let _pending = timer.as_mut().poll(context);
         Poll::Ready(())

@@ -13,6 +13,8 @@ pub(crate) enum LoginOutcome {
     Expired,
     /// The token doesn't allow the client's network.
     SourceDenied,
+    /// Valid, but of another user than the connection's.
+    OtherUser,
     /// The token's user is suspended.
     Suspended,
     /// The store is unavailable.
@@ -43,6 +45,7 @@ impl LoginOutcome {
             Self::Revoked => "revoked",
             Self::Expired => "expired",
             Self::SourceDenied => "source_denied",
+            Self::OtherUser => "other_user",
             Self::Suspended => "suspended",
             Self::Unavailable => "store_unavailable",
             Self::ConnectionLimit => "connection_limit",

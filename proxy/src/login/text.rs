@@ -19,8 +19,8 @@ const UNAUTHENTICATED: &[u8] = b"CLIENT_ERROR unauthenticated\r\n";
 const TOO_LONG: &[u8] = b"CLIENT_ERROR auth token too long\r\n";
 const BAD_END: &[u8] = b"CLIENT_ERROR bad command line termination\r\n";
 const BAD_FORMAT: &[u8] = b"CLIENT_ERROR bad authentication token format\r\n";
-const FAILURE: &[u8] = b"CLIENT_ERROR authentication failure\r\n";
-const UNAVAILABLE: &[u8] = b"SERVER_ERROR authentication unavailable\r\n";
+pub(crate) const FAILURE: &[u8] = b"CLIENT_ERROR authentication failure\r\n";
+pub(crate) const UNAVAILABLE: &[u8] = b"SERVER_ERROR authentication unavailable\r\n";
 const CONNECTION_LIMIT: &[u8] = b"SERVER_ERROR too many connections\r\n";
 
 /// Stateless: a login is parsed once both its line and its payload have arrived.

@@ -210,6 +210,8 @@ impl LoginOutcome {
             | Self::Unavailable
             | Self::Overloaded
             | Self::Evicted
+            // Recorded for the connection's own token.
+            | Self::OtherUser
             | Self::MissingProxyHeader
             | Self::TimedOut => {
                 return None;

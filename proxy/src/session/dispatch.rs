@@ -7,16 +7,13 @@ use store::DenialCause;
 
 use super::dedicated::{DedicatedRequest, StreamedGet, StreamedSet, UntaggedRequest};
 use super::state::{OwnedThen, Swallow};
-use super::{Session, Step, WorkerContext};
+use super::{Session, Step, relogin};
 use crate::buffers::Pressure;
 use crate::lane::Lane;
-use crate::login::{self, Credential};
 use crate::metrics::denials::{self, ClientInfo, Subject};
 use crate::policy;
 use crate::protocol::denial::Denial;
-use crate::protocol::request::{
-    Command, Fault, FlagSet, Key, Limits, Mode, Outcome, ReplyFormat, Request, SHARED_VALUE_MAX, TextFormat,
-};
+use crate::protocol::request::{Command, Fault, FlagSet, Key, Limits, Outcome, Request, SHARED_VALUE_MAX};
 use crate::protocol::text::classic::Keys;
 use crate::protocol::{self, Parsed, ParsedFrame, Then};
 use crate::tenant::Pause;
@@ -88,15 +85,18 @@ impl Session {
     /// Handles one frame; returns the bytes to drop. `Err` if dispatching must stop behind them.
     fn handle(&mut self, frame: ParsedFrame<'_>) -> Result<usize, (usize, Step)> {
         if let Parsed::Request(request) = &frame.parsed {
-            if let Some(credential) = self.maybe_relogin(request) {
+            if let Some(credential) = relogin::parse(request) {
                 match self.state.relogin.take() {
                     None => return Err((0, Step::VerifyRelogin(credential))),
-                    Some(true) => {
+                    Some(Ok(())) => {
                         let over_rate = self.charge(&frame.parsed);
                         self.accept_relogin(request);
                         return paced(frame.consumed, over_rate);
                     }
-                    Some(false) => {}
+                    Some(Err(reply)) => {
+                        self.reply(Cow::Borrowed(reply));
+                        return Err((frame.consumed, Step::Close));
+                    }
                 }
             }
             if self.must_order(&request.command) {
@@ -318,30 +318,6 @@ impl Session {
             self.state.lane = self.tenant.backend.lane(self.handle.number);
         }
         self.state.lane.clone()
-    }
-
-    /// The credential of a `set` that looks like a repeated login: a well-formed token with a valid checksum (D-11).
-    fn maybe_relogin(&self, request: &Request<'_>) -> Option<Credential> {
-        match (&request.command, request.format) {
-            (Command::Store(store), ReplyFormat::Text(_))
-                if store.mode == Mode::Set && store.cas.is_none() =>
-            {
-                login::parse_relogin(request.key.bytes, store.value)
-            }
-            _ => None,
-        }
-    }
-
-    /// Whether a repeated login is valid and of the same user (D-11).
-    pub(super) fn verify_relogin(&self, worker: &WorkerContext<'_>, credential: &Credential) -> bool {
-        worker.grants.is_known_of(&self.handle.permissions.user_id(), credential, self.source)
-    }
-
-    /// Answers a repeated login without storing it, so that the token doesn't end up in the cache (D-11).
-    fn accept_relogin(&mut self, request: &Request<'_>) {
-        if request.format == ReplyFormat::Text(TextFormat::Line { noreply: false }) {
-            self.reply(Cow::Borrowed(b"STORED\r\n"));
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
+use super::relogin::Relogin;
 use crate::lane::Lane;
 use crate::protocol::Then;
 use crate::protocol::request::{CommandKind, Fault, KeyForm, ReplyFormat, Request};
@@ -18,8 +19,8 @@ pub(crate) struct State {
     /// The keys of a `get` line that haven't been forwarded.
     pub(super) keys: Option<OwnedKeys>,
     pub(super) swallow: Option<Swallow>,
-    /// Whether the login at the front of the input is a valid one of the same user (D-11), once verified.
-    pub(super) relogin: Option<bool>,
+    /// The result for the login at the front of the input, once verified.
+    pub(super) relogin: Option<Relogin>,
     /// Whether to parse the front of the input as the newest memcached would: the version can't be detected.
     pub(super) reads_as_newest: bool,
     /// Whether the next request must wait until the session's gets have been answered.

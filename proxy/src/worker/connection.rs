@@ -14,8 +14,8 @@ use crate::auth::{Admission, Authenticator, PendingConnection};
 use crate::login::outcome::LoginOutcome;
 use crate::login::{self, Login};
 use crate::mailbox::{Handoff, Message, worker_for};
-use crate::metrics::ConnectionGuard;
 use crate::metrics::denials::{self, ClientInfo, Subject};
+use crate::metrics::{ConnectionGuard, PanicGuard};
 use crate::responses::ResponseQueue;
 use crate::session::{End, Session, State, WorkerContext};
 use crate::tenant::SessionHandle;
@@ -44,7 +44,10 @@ impl Worker {
     /// Runs a connection to its end in a task of its own.
     pub(super) fn spawn_connection(self: &Rc<Self>, phase: Phase, guard: ConnectionGuard) {
         let worker = self.clone();
-        self.clients.spawn_local(async move { worker.run_connection(phase, guard).await });
+        self.clients.spawn_local(async move {
+            let _panic_guard = PanicGuard::new(&worker.shared.metrics);
+            worker.run_connection(phase, guard).await;
+        });
     }
 
     /// A client that logs in again starts over, so that nothing of the first login remains, but for its session's place
@@ -190,6 +193,7 @@ impl Worker {
     async fn serve(&self, mut client: Box<Session>) -> Option<(Box<PendingConnection>, SessionHandle)> {
         let context = WorkerContext {
             grants: &self.shared.grants,
+            throttle: &self.shared.throttle,
             closing: &self.closing,
             scratch: &self.client_scratch,
         };

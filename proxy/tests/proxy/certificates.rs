@@ -90,7 +90,7 @@ fn ends_within_a_second(client: &mut Secured, requests: &[u8]) {
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
 }
 
-// D-11, S-14.
+// D-11, D-14, S-14.
 #[test]
 fn certificate_authenticates_its_client() {
     let (proxy, ours) = open();
@@ -110,6 +110,11 @@ fn certificate_authenticates_its_client() {
         ask(&mut client, b"delete auth\r\n", b"NOT_FOUND\r\n");
         ask(&mut client, format!("{login}get auth\r\n").as_bytes(), b"STORED\r\nEND\r\n");
         ask(&mut connect(&proxy, &config), format!("{login}mn\r\n").as_bytes(), b"STORED\r\nMN\r\n");
+        // Another user's is refused (D-14).
+        let foreign = text::login(&other);
+        let mut client = connect(&proxy, &config);
+        ask(&mut client, foreign.as_bytes(), b"CLIENT_ERROR authentication failure\r\n");
+        ends_within_a_second(&mut client, b"get auth\r\n");
         ask(&mut connect(&proxy, &config), b"get auth\r\n", b"END\r\n");
 
         // Binary clients may log in, too; a failed login cancels the certificate's.

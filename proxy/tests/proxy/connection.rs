@@ -5,9 +5,9 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use store::{NewToken, NewUser, Token};
+use store::{NewToken, NewUser, Permissions, Token};
 
-use testkit::{TestProxy, binary, text, token_key};
+use testkit::{Memcached, TestProxy, binary, text, token_key};
 
 pub(super) const UNAVAILABLE: &str = "SERVER_ERROR backend unavailable\r\n";
 pub(super) const FAILURE: &str = "CLIENT_ERROR authentication failure\r\n";
@@ -148,24 +148,73 @@ fn failed_login_cancels_an_earlier_one() {
 #[test]
 fn repeated_login_is_not_stored() {
     let proxy = TestProxy::start();
-    let (token, other) = (proxy.sign_up("ann@example.com"), proxy.sign_up("bob@example.com"));
+    let token = proxy.sign_up("ann@example.com");
     let login = text::login(&token);
     assert_eq!(proxy.exchange_text(&format!("{login}{login}quit\r\n")), "STORED\r\nSTORED\r\n");
     // A token of another cache of the same user, known to the proxy, isn't stored either.
     let second = text::login(&proxy.create_cache(&token, "second"));
     assert_eq!(proxy.exchange_text(&format!("{second}quit\r\n")), "STORED\r\n");
     assert_eq!(proxy.exchange_text(&format!("{login}{second}quit\r\n")), "STORED\r\nSTORED\r\n");
-    // Another user's credential is an ordinary value, and there is no memcached to store it.
-    let foreign = text::login(&other);
-    assert_eq!(proxy.exchange_text(&format!("{login}{foreign}")), format!("STORED\r\n{UNAVAILABLE}"));
-    // So are a known id with a wrong secret, and an unknown id: after login the proxy looks no tokens
-    // up.
+    // So is one that the proxy hasn't seen yet.
+    let third = text::login(&proxy.create_cache(&token, "third"));
+    assert_eq!(proxy.exchange_text(&format!("{login}{third}quit\r\n")), "STORED\r\nSTORED\r\n");
+}
+
+/// Credentials that are well-formed and not a valid one of the connection's user, as keys and values.
+fn foreign_credentials(revoked: &Token, other: &Token) -> Vec<(String, String)> {
+    let (user, secret, whole) = (other.id().username(), other.secret().reveal().to_owned(), other.reveal());
     let unknown = Token::generate();
-    let wrong = format!("{} {}", token.id().username(), unknown.secret().reveal());
-    for value in [wrong, text::credential(&unknown)] {
-        let reply = proxy.exchange_text(&format!("{login}{}", text::set("x", &value)));
-        assert_eq!(reply, format!("STORED\r\n{UNAVAILABLE}"));
+    let x = || "x".to_owned();
+    vec![
+        (x(), whole.clone()),
+        (x(), format!("{user} {secret}")),
+        (x(), format!("{user} {whole}")),
+        (user.clone(), secret),
+        (user, whole),
+        (x(), unknown.reveal()),
+        (x(), text::credential(&unknown)),
+        (x(), text::credential(revoked)),
+    ]
+}
+
+// R-38, D-14.
+#[test]
+fn another_users_credential_is_never_stored() {
+    let proxy = TestProxy::start();
+    let (token, other) = (proxy.sign_up("ann@example.com"), proxy.sign_up("bob@example.com"));
+    let _memcached = Memcached::start(&proxy, &token, "10.214.7.16");
+    let revoked = proxy.create_token(&token, Permissions::ALL);
+    proxy.runtime.block_on(proxy.store.revoke_token(&revoked.id())).unwrap();
+    let login = text::login(&token);
+    for (key, value) in foreign_credentials(&revoked, &other) {
+        for flags in ["0 0", "7 60"] {
+            for noreply in ["", " noreply"] {
+                let set = format!("set {key} {flags} {}{noreply}\r\n{value}\r\n", value.len());
+                let started = Instant::now();
+                let reply = proxy.exchange_text(&format!("{login}get a\r\n{set}get {key}\r\n"));
+                assert_eq!(reply, format!("STORED\r\nEND\r\n{FAILURE}"), "{set}");
+                // As any failed login.
+                assert!(started.elapsed() >= Duration::from_millis(20));
+            }
+        }
+        assert_eq!(proxy.exchange_text(&format!("{login}get {key}\r\n")), "STORED\r\nEND\r\n");
     }
+    for (token, cause) in [(&token, "foreign_credential"), (&revoked, "revoked")] {
+        let denials = proxy.wait_for_denials(token, 1);
+        assert!(denials.iter().any(|denial| denial.cause.as_str() == cause), "{denials:?}");
+    }
+    // What isn't a credential, or belongs to a command that is no login, is a value.
+    let credential = text::credential(&other);
+    let mistyped = format!("{}{}", &credential[..credential.len() - 1], '!');
+    let stored = format!(
+        "add y 0 0 {}\r\n{credential}\r\nms z {}\r\n{credential}\r\n",
+        credential.len(),
+        credential.len()
+    );
+    assert_eq!(
+        proxy.exchange_text(&format!("{login}{}{stored}quit\r\n", text::set("x", &mistyped))),
+        "STORED\r\nSTORED\r\nSTORED\r\nHD\r\n"
+    );
 }
 
 //

@@ -21,6 +21,8 @@ pub enum DenialCause {
     Source,
     /// The connection has no TLS, and its source requires it.
     Plaintext,
+    /// A connection that had logged in sent a credential that isn't one of its user's.
+    ForeignCredential,
     /// The plan's connections are all in use.
     Limit,
     /// The token's share of the plan's connections is in use.
@@ -49,6 +51,7 @@ impl DenialCause {
             Self::Suspended,
             Self::Source,
             Self::Plaintext,
+            Self::ForeignCredential,
             Self::Limit,
             Self::TokenLimit,
             Self::Rate,
@@ -71,6 +74,7 @@ impl DenialCause {
             Self::Suspended => "suspended",
             Self::Source => "source",
             Self::Plaintext => "plaintext",
+            Self::ForeignCredential => "foreign_credential",
             Self::Limit => "limit",
             Self::TokenLimit => "token_limit",
             Self::Rate => "rate",
@@ -100,6 +104,9 @@ impl DenialCause {
             Self::Source => "The token may not be used from that address.",
             Self::Plaintext => {
                 "The connection came over the internet without TLS, so the password could be read on its way."
+            }
+            Self::ForeignCredential => {
+                "A connection that had logged in sent a credential that isn't one of yours, or isn't valid."
             }
             Self::Limit => "All connections of the plan were in use.",
             Self::TokenLimit => "All connections that one token may have were in use.",
@@ -131,6 +138,9 @@ impl DenialCause {
                 "Connect from one of the token's networks, or create a token that allows this one."
             }
             Self::Plaintext => "Use TLS, and rotate this token.",
+            Self::ForeignCredential => {
+                "Give each user connections of its own, and don't store memgate's tokens in a cache."
+            }
             Self::Limit => "Close unused connections, or let the application open fewer at once.",
             Self::TokenLimit => {
                 "Close unused connections, give each application a token of its own, or ask the operator to raise the \

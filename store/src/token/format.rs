@@ -40,6 +40,9 @@ pub enum ParseTokenError {
 }
 
 impl TokenId {
+    /// Length of a username in bytes.
+    pub const USERNAME_LEN: usize = PREFIX.len() + ID_LEN;
+
     /// Parses the 12 characters, with or without `mg_` before them.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -69,12 +72,15 @@ impl TokenId {
 }
 
 impl TokenSecret {
+    /// Length of a secret in bytes.
+    pub const LEN: usize = SECRET_LEN + CHECK_LEN;
+
     /// Parses the secret half of the token `id`.
     ///
     /// # Errors
     /// [`ParseTokenError`] if the shape or the checksum is wrong.
     pub fn parse(id: &TokenId, secret: &str) -> Result<Self, ParseTokenError> {
-        if secret.len() != SECRET_LEN + CHECK_LEN || !secret.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        if secret.len() != Self::LEN || !secret.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return Err(ParseTokenError::Shape);
         }
         let (random, check) = secret.split_at(SECRET_LEN);
@@ -92,6 +98,9 @@ impl TokenSecret {
 }
 
 impl Token {
+    /// Length of a whole token in bytes.
+    pub const LEN: usize = TokenId::USERNAME_LEN + 1 + TokenSecret::LEN;
+
     /// Generates a random token.
     #[must_use]
     pub fn generate() -> Self {
@@ -183,7 +192,7 @@ mod tests {
     fn generated_token_is_parsed() {
         let token = Token::generate();
         let text = token.reveal();
-        assert_eq!(text.len(), 49);
+        assert_eq!((text.len(), Token::LEN), (49, 49));
         assert_eq!(Token::parse(&text), Ok(token.clone()));
         assert_eq!(TokenId::parse_username(token.id().username().as_bytes()), Some(token.id()));
         assert!(!format!("{token:?}").contains(token.secret().reveal()));
