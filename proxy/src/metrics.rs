@@ -244,7 +244,6 @@ mod tests {
 
     // V-9.
     #[tokio::test]
-    #[expect(clippy::panic_in_result_fn, clippy::disallowed_methods, reason = "the panic is what is tested")]
     async fn a_panic_ends_one_task_and_is_counted() {
         let metrics = Metrics::default();
         let local = LocalSet::new();

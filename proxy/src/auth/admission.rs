@@ -300,7 +300,7 @@ impl Book {
         }
     }
 
-    /// Whether a login has taken so long that it may close for another.
+    /// Whether a login has taken long enough to close for another.
     fn is_slow(&self, number: u64) -> bool {
         self.members.get(&number).is_some_and(|member| member.since.elapsed() >= FAST_LOGIN_TIMEOUT)
     }

@@ -141,7 +141,7 @@ async fn lane_opens_only_with_its_own_secret() {
     }
 }
 
-// F-21.
+// F-21, L-4.
 #[tokio::test]
 async fn only_what_refuses_a_request_without_a_login_is_shown_the_secret() {
     for reply in [

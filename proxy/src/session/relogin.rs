@@ -1,5 +1,5 @@
 //! A text login on a connection that has logged in. As memcached would, the parsers read it as a `set` of a credential, but
-//! it must never be stored: whoever reads that key could log in.
+//! it must never be stored: a reader of that key could log in.
 
 use std::borrow::Cow;
 use std::pin::pin;

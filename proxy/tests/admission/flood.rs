@@ -52,7 +52,7 @@ impl Flood {
             }
             let source = self.sources[number / 2 % self.sources.len()];
             let mut client = connect_from(source, self.proxy).unwrap();
-            if number / THREADS % 2 == 0 {
+            if (number / THREADS).is_multiple_of(2) {
                 // It may have been closed already.
                 let _ = client.write_all(UNFINISHED);
             }
