@@ -87,11 +87,12 @@ fn logins_in_progress_are_limited_per_source() {
         client.read_exact(&mut reply).unwrap();
         assert_eq!(&reply, b"STORED\r\n");
     }
-    // Unfinished ones beyond the limit are closed after a second, in their protocol.
+    // Unfinished ones beyond the limit are closed after a second, in their protocol, the oldest first (in the same
+    // millisecond in any order).
     let auth = binary::request(0x21, "PLAIN", "");
     wait_until("unfinished logins are not limited", || {
         let first = [&auth[..auth.len() - 1], &[0x16, 3, 1], UNFINISHED];
-        let begins = first.into_iter().chain(std::iter::repeat_n(UNFINISHED, LOGINS_PER_SOURCE_MAX));
+        let begins = first.into_iter().chain(std::iter::repeat_n(UNFINISHED, LOGINS_PER_SOURCE_MAX + 40));
         let mut unfinished: Vec<TcpStream> = begins
             .map(|begin| {
                 let mut client = call();
@@ -109,8 +110,8 @@ fn logins_in_progress_are_limited_per_source() {
         let closed = binary.get(6..8) == Some(&[0, 0x86]) && tls.is_empty();
         (closed && text == TOO_MANY_CONNECTIONS.as_bytes()).then_some(())
     });
-    assert!(metric(&proxy, "memgate_proxy_admission_closed_total{cause=\"source_limit\"}") >= 3);
-    assert!(metric(&proxy, "memgate_proxy_logins_total{outcome=\"evicted\"}") >= 3);
+    assert!(metric(&proxy, "memgate_proxy_admission_closed_total{cause=\"source_limit\"}") >= 2);
+    assert!(metric(&proxy, "memgate_proxy_logins_total{outcome=\"evicted\"}") >= 2);
     // Authenticated connections stay open.
     for mut client in clients {
         client.write_all(b"bogus\r\n").unwrap();

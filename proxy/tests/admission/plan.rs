@@ -8,7 +8,9 @@ use testkit::{TestProxy, binary};
 
 use super::{metric, unauthenticated, wait_until};
 
-const PLAN: i64 = 5;
+/// Connections of the plan, and of each token.
+const LIMIT: i64 = 5;
+const PLAN: usize = 5;
 const ATTEMPTS: usize = 300;
 const OK: u16 = 0;
 const DENIED: u16 = 0x20;
@@ -24,6 +26,13 @@ fn status(stream: &mut TcpStream) -> Option<u16> {
     let body = u32::from_be_bytes(header[8..12].try_into().unwrap());
     stream.read_exact(&mut vec![0; usize::try_from(body).unwrap()]).ok()?;
     Some(u16::from_be_bytes([header[6], header[7]]))
+}
+
+/// Signs a user up whose first token may have all connections of the plan.
+fn sign_up(proxy: &TestProxy, name: &str) -> Token {
+    let token = proxy.sign_up(&format!("{name}@example.com"));
+    proxy.update_permissions(&token.id(), |permissions| permissions.connections = Some(LIMIT));
+    token
 }
 
 /// Waits until all connections count: `sessions` in plans, the others as unauthenticated.
@@ -57,13 +66,12 @@ fn begin_again(proxy: &TestProxy, token: &Token) -> (Vec<TcpStream>, usize) {
 #[test]
 fn a_new_login_keeps_the_connections_place_in_the_plan() {
     let proxy = TestProxy::start_with(|config| config.workers = 3);
-    proxy.update_plan(|plan| plan.connections = PLAN);
-    let token = proxy.sign_up("ann@example.com");
+    proxy.update_plan(|plan| plan.connections = LIMIT);
+    let token = sign_up(&proxy, "ann");
     let login = auth(&token);
-    let plan = usize::try_from(PLAN).unwrap();
     let (mut inside, refused) = begin_again(&proxy, &token);
-    assert_eq!((inside.len(), refused), (plan, ATTEMPTS - plan));
-    wait_for_sessions(&proxy, plan);
+    assert_eq!((inside.len(), refused), (PLAN, ATTEMPTS - PLAN));
+    wait_for_sessions(&proxy, PLAN);
     // Finishing the login and beginning another, over and over.
     for _ in 0..20 {
         for stream in &mut inside {
@@ -78,25 +86,23 @@ fn a_new_login_keeps_the_connections_place_in_the_plan() {
     // A connection that closes in the middle of its login frees its place.
     inside.clear();
     wait_for_sessions(&proxy, 0);
-    assert_eq!(begin_again(&proxy, &token).0.len(), plan);
+    assert_eq!(begin_again(&proxy, &token).0.len(), PLAN);
 }
 
 //
 #[test]
 fn a_login_as_another_user_moves_the_connection_to_the_other_plan() {
     let proxy = TestProxy::start_with(|config| config.workers = 3);
-    proxy.update_plan(|plan| plan.connections = PLAN);
-    let plan = usize::try_from(PLAN).unwrap();
+    proxy.update_plan(|plan| plan.connections = LIMIT);
     // Enough users for each worker to own one.
-    let tokens: Vec<Token> =
-        (0..8).map(|number| proxy.sign_up(&format!("user{number}@example.com"))).collect();
-    let mut streams: Vec<TcpStream> = (0..plan).map(|_| proxy.connect()).collect();
+    let tokens: Vec<Token> = (0..8).map(|number| sign_up(&proxy, &format!("user{number}"))).collect();
+    let mut streams: Vec<TcpStream> = (0..PLAN).map(|_| proxy.connect()).collect();
     for token in tokens.iter().chain(&tokens) {
         for stream in &mut streams {
             stream.write_all(&auth(token)).unwrap();
             assert_eq!(status(stream), Some(OK));
         }
-        wait_for_sessions(&proxy, plan);
+        wait_for_sessions(&proxy, PLAN);
         let mut further = proxy.connect();
         further.write_all(&auth(token)).unwrap();
         assert_eq!(status(&mut further), Some(UNAVAILABLE));
@@ -104,8 +110,8 @@ fn a_login_as_another_user_moves_the_connection_to_the_other_plan() {
     // Every place in the earlier plans is free.
     let mut others = Vec::new();
     for token in &tokens[..7] {
-        others.extend((0..plan).map(|_| proxy.connect()));
-        for stream in others.iter_mut().rev().take(plan) {
+        others.extend((0..PLAN).map(|_| proxy.connect()));
+        for stream in others.iter_mut().rev().take(PLAN) {
             stream.write_all(&auth(token)).unwrap();
             assert_eq!(status(stream), Some(OK));
         }
@@ -115,13 +121,13 @@ fn a_login_as_another_user_moves_the_connection_to_the_other_plan() {
     moving.write_all(&auth(&tokens[7])).unwrap();
     assert_eq!(status(&mut moving), Some(UNAVAILABLE));
     assert_eq!(moving.read(&mut [0]).unwrap(), 0);
-    wait_for_sessions(&proxy, 8 * plan - 1);
+    wait_for_sessions(&proxy, 8 * PLAN - 1);
     // A failed login counts until the connection closes.
     let failed = binary::request(0x21, "PLAIN", "\0user\0pass");
     others[0].write_all(&failed).unwrap();
     assert_eq!(status(&mut others[0]), Some(DENIED));
-    wait_for_sessions(&proxy, 8 * plan - 1);
+    wait_for_sessions(&proxy, 8 * PLAN - 1);
     others[0].write_all(&failed.repeat(2)).unwrap();
     assert_eq!(others[0].read_to_end(&mut Vec::new()).map(|read| read > 0).ok(), Some(true));
-    wait_for_sessions(&proxy, 8 * plan - 2);
+    wait_for_sessions(&proxy, 8 * PLAN - 2);
 }
