@@ -176,7 +176,12 @@ fn roles_share_no_terminal_file_or_variable_with_the_operator() {
     let mut shell = Command::new("sh");
     shell.args(["-c", "exec 7<\"$0\" setsid --ctty \"$@\""]).arg(&victim.path);
     shell.arg(memgate.get_program()).args(memgate.get_args());
-    shell.envs(memgate.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    for (name, value) in memgate.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
     shell.env("AWS_SECRET_ACCESS_KEY", "operators-secret").env("MEMGATE_WEBUI__PLAN", "default");
     shell.stdin(terminal.try_clone().unwrap()).stderr(terminal.try_clone().unwrap());
     let started = installation.up_with(&mut shell);
