@@ -1,6 +1,7 @@
 //! Runs one role in this process.
 
 pub(crate) mod confinement;
+mod priority;
 
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -20,6 +21,8 @@ use crate::system_users::SystemUsers;
 
 /// Time that a role's tasks have to finish once the shutdown has begun.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Gives the web UI about a tenth of a CPU that the proxy could use whole.
+const WEBUI_NICENESS: i32 = 10;
 
 /// A process of an installation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +91,14 @@ impl Role {
         }
     }
 
+    /// How far it stands back for the others when the CPU is short.
+    fn niceness(self) -> i32 {
+        match self {
+            Self::Webui => WEBUI_NICENESS,
+            Self::Provisioner | Self::Proxy => 0,
+        }
+    }
+
     /// Environment variables of `memgate up` that it inherits. Others may hold the operator's secrets; settings come by stdin.
     pub(crate) fn inherited_variables(self) -> &'static [&'static str] {
         match self {
@@ -123,7 +134,7 @@ impl Role {
 /// Runs the role until SIGTERM or SIGINT.
 pub(crate) fn run(role: Role, args: &RoleArgs, global: &GlobalArgs) -> Result<(), CliError> {
     let settings = if args.supervised {
-        confinement::confine(args.run_as.as_ref(), role.capabilities())
+        confinement::confine(args.run_as.as_ref(), role.capabilities(), role.niceness())
             .map_err(|error| supervision_error("give up its privileges", &error))?;
         receive_settings()?
     } else {

@@ -8,6 +8,8 @@ use std::str::FromStr;
 use rustix::process::{Gid, Pid, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use super::priority;
+
 /// Stdin, stdout and stderr.
 const STANDARD_FILES: i32 = 3;
 /// Capability numbers are below this.
@@ -42,12 +44,14 @@ impl FromStr for Identity {
     }
 }
 
-/// Confines this process for good: it becomes `identity`, if one is given, and keeps of root's capabilities those in `kept`.
+/// Confines this process for good: it becomes `identity`, if one is given, keeps of root's capabilities those in `kept`, and
+/// lowers its priority by `niceness`.
 ///
 /// # Errors
 /// If the system refuses one of the steps. The caller must exit then.
-pub(super) fn confine(identity: Option<&Identity>, kept: CapabilitySet) -> io::Result<()> {
+pub(super) fn confine(identity: Option<&Identity>, kept: CapabilitySet, niceness: i32) -> io::Result<()> {
     rustix::process::setsid()?;
+    priority::lower(niceness);
     // A process started as /proc/self/exe is listed as "exe".
     rustix::thread::set_name(c"memgate")?;
     close_inherited_files()?;

@@ -54,6 +54,17 @@ fn roles_have_the_least_privileges() {
         users.push(user);
     }
     assert_ne!(users[0], users[1]);
+    // a flood of sign-ins leaves the CPU to the proxy.
+    for (name, niceness) in [("proxy", 0), ("webui", 10)] {
+        let pid = product.role(name).unwrap();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let of_process = stat.rsplit(')').next().unwrap().split_whitespace().nth(16).unwrap();
+        assert_eq!(of_process.parse(), Ok(niceness), "{name}");
+        // Kernels that schedule by session only.
+        if let Ok(session) = fs::read_to_string(format!("/proc/{pid}/autogroup")) {
+            assert!(session.trim().ends_with(&format!(" nice {niceness}")), "{name}: {session}");
+        }
+    }
     let provisioner = product.role("provisioner").unwrap();
     assert_eq!(ids(provisioner, "Uid:")[0], 0);
     let status = fs::read_to_string(format!("/proc/{provisioner}/status")).unwrap();
