@@ -2,12 +2,12 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
-use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
 use daemon::http::Peer;
 use daemon::http::source::Source;
 
@@ -42,25 +42,34 @@ impl ClientIp {
     /// The nearest address that isn't a trusted proxy's. `X-Forwarded-For` counts only from trusted proxies.
     fn from_peer(peer: IpAddr, headers: &HeaderMap, trusted: &[IpAddr]) -> Self {
         let mut address = peer.to_canonical();
-        let lines: Vec<&str> =
-            headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).collect();
-        for forwarded in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
+        let lines: Vec<&[u8]> =
+            headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes).collect();
+        for forwarded in lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b',')) {
             if !trusted.contains(&address) {
                 break;
             }
-            match forwarded.trim().parse::<IpAddr>() {
-                Ok(forwarded) => address = forwarded.to_canonical(),
-                Err(_) => break,
+            match parse(forwarded) {
+                Some(forwarded) => address = forwarded.to_canonical(),
+                None => break,
             }
         }
         Self(Source::of(address))
     }
 }
 
+/// An address as proxies write it: alone, in brackets, or with a port.
+fn parse(forwarded: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(forwarded.trim_ascii()).ok()?;
+    let in_brackets = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let address = in_brackets.unwrap_or(text).parse().ok();
+    address.or_else(|| text.parse().ok().map(|address: SocketAddr| address.ip()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    // W-10.
     #[test]
     fn x_forwarded_for_counts_only_from_trusted_proxies() {
         let proxy = "10.0.0.1";
@@ -72,6 +81,14 @@ mod tests {
             (proxy, &["1.1.1.1", "198.51.100.7"], "198.51.100.7"),
             (proxy, &["198.51.100.7, 10.0.0.1"], "198.51.100.7"),
             (proxy, &["nonsense"], proxy),
+            (proxy, &["gr\u{fc}n, 198.51.100.7"], "198.51.100.7"),
+            (proxy, &["gr\u{fc}n", "198.51.100.7, 10.0.0.1"], "198.51.100.7"),
+            (proxy, &["198.51.100.7, gr\u{fc}n"], proxy),
+            (proxy, &["198.51.100.7:4711"], "198.51.100.7"),
+            (proxy, &["[2001:db8:1:2::3]:4711"], "2001:db8:1:2::"),
+            (proxy, &["[2001:db8:1:2::3]"], "2001:db8:1:2::"),
+            (proxy, &["[::ffff:198.51.100.7]:1, 10.0.0.1:2"], "198.51.100.7"),
+            (proxy, &["198.51.100.7:"], proxy),
             (proxy, &[], proxy),
             ("::ffff:203.0.113.9", &[], "203.0.113.9"),
             ("2001:db8:1:2:3:4:5:6", &[], "2001:db8:1:2::"),
@@ -79,7 +96,7 @@ mod tests {
         for (peer, lines, expected) in cases {
             let mut headers = HeaderMap::new();
             for line in *lines {
-                headers.append("x-forwarded-for", line.parse().unwrap());
+                headers.append("x-forwarded-for", HeaderValue::from_bytes(line.as_bytes()).unwrap());
             }
             let client_ip = ClientIp::from_peer(peer.parse().unwrap(), &headers, &[proxy.parse().unwrap()]);
             assert_eq!(client_ip.0.to_string(), *expected, "{peer} {lines:?}");
