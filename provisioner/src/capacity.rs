@@ -1,13 +1,16 @@
 //! The memory of this machine, shared out to instances: the sum of their containers' limits has a budget.
-//! Beyond it no container is created, so that sign-ups can't take the memory of the caches that run.
+//! Beyond it no container is created, so that sign-ups can't take the memory of the caches that run. Containers
+//! count with the size that they have, not with the one that their instances are to get.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 use crate::error::Error;
+use crate::plan::Container;
+use crate::spec::Spec;
 
 const MIB: i64 = 1 << 20;
 /// The default budget as a multiple of the machine's memory. Most caches never fill: an idle one of 64 MB has a
@@ -22,8 +25,8 @@ pub(crate) struct Capacity {
     /// Bytes.
     budget: i64,
     reservations: Mutex<Reservations>,
-    /// Set once the containers that exist at the start are counted.
-    counted: OnceCell<()>,
+    /// Whether the containers that existed at the start are counted.
+    counted: AsyncMutex<bool>,
     released: Notify,
     gauges: CapacityGauges,
 }
@@ -53,10 +56,18 @@ impl Capacity {
         let budget = budget_mb.map_or_else(default, |mb| i64::from(mb).saturating_mul(MIB));
         gauges.budget.set(budget);
         let reservations = Mutex::default();
-        Self { budget, reservations, counted: OnceCell::new(), released: Notify::new(), gauges }
+        Self { budget, reservations, counted: AsyncMutex::default(), released: Notify::new(), gauges }
     }
 
-    /// Counts the instances that have containers, once.
+    /// Forgets everything: another provisioner may have led since.
+    pub(crate) async fn reset(&self) {
+        *self.counted.lock().await = false;
+        let mut reservations = self.lock();
+        *reservations = Reservations::default();
+        self.show(&reservations);
+    }
+
+    /// Counts the instances that have containers (see [`memory_of`]), once.
     ///
     /// # Errors
     /// The error of `existing`; then the next call tries again.
@@ -64,16 +75,18 @@ impl Capacity {
         &self,
         existing: impl Future<Output = Result<HashMap<String, i64>, Error>>,
     ) -> Result<(), Error> {
-        let count = async {
-            let existing = existing.await?;
-            let mut reservations = self.lock();
-            for (instance, bytes) in existing {
-                reservations.bytes.entry(instance).or_insert(bytes);
-            }
-            self.show(&reservations);
-            Ok(())
-        };
-        self.counted.get_or_try_init(|| count).await.map(drop)
+        let mut counted = self.counted.lock().await;
+        if *counted {
+            return Ok(());
+        }
+        let existing = existing.await?;
+        *counted = true;
+        let mut reservations = self.lock();
+        for (instance, bytes) in existing {
+            reservations.bytes.entry(instance).or_insert(bytes);
+        }
+        self.show(&reservations);
+        Ok(())
     }
 
     /// Reserves memory for an instance, instead of what it has reserved. An instance never needs more room for
@@ -97,10 +110,20 @@ impl Capacity {
             self.show(&reservations);
             return Err(Error::NoMemory);
         }
-        reservations.bytes.insert(instance.to_owned(), bytes);
-        reservations.waiting.remove(instance);
-        self.show(&reservations);
+        self.hold(&mut reservations, instance, bytes);
         Ok(())
+    }
+
+    /// Counts what an instance has, if that is known. It needs nothing else, so it doesn't wait any more.
+    pub(crate) fn settle(&self, instance: &str, bytes: Option<i64>) {
+        let mut reservations = self.lock();
+        match bytes.or_else(|| reservations.bytes.get(instance).copied()) {
+            Some(bytes) => self.hold(&mut reservations, instance, bytes),
+            None => {
+                reservations.waiting.remove(instance);
+                self.show(&reservations);
+            }
+        }
     }
 
     /// Releases what an instance has reserved.
@@ -132,6 +155,15 @@ impl Capacity {
         self.lock().waiting.iter().take(WOKEN_MAX).cloned().collect()
     }
 
+    fn hold(&self, reservations: &mut Reservations, instance: &str, bytes: i64) {
+        let before = reservations.bytes.insert(instance.to_owned(), bytes);
+        reservations.waiting.remove(instance);
+        self.show(reservations);
+        if before.is_some_and(|before| bytes < before) {
+            self.released.notify_one();
+        }
+    }
+
     fn show(&self, reservations: &Reservations) {
         self.gauges.reserved.set(reservations.total());
         self.gauges.waiting.set(i64::try_from(reservations.waiting.len()).unwrap_or(i64::MAX));
@@ -146,6 +178,18 @@ impl Reservations {
     fn total(&self) -> i64 {
         self.bytes.values().fold(0, |sum, bytes| sum.saturating_add(*bytes))
     }
+}
+
+/// The memory limits that containers were created with, in bytes by instance. Of several containers of one
+/// instance the largest counts: the others are about to be removed.
+pub(crate) fn memory_of(containers: &[Container]) -> HashMap<String, i64> {
+    let mut bytes = HashMap::new();
+    for container in containers {
+        let Some(spec) = Spec::from_label(&container.spec) else { continue };
+        let held: &mut i64 = bytes.entry(container.instance.clone()).or_default();
+        *held = spec.memory_limit().max(*held);
+    }
+    bytes
 }
 
 /// The memory of this machine in bytes.
@@ -196,6 +240,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn smaller_and_settled_instances_make_room() {
+        let capacity = capacity();
+        let waiting = || capacity.gauges.waiting.get();
+        capacity.reserve("a", 200 * MIB).unwrap();
+        capacity.reserve("b", 100 * MIB).unwrap();
+        assert!(capacity.reserve("b", 150 * MIB).is_err() && capacity.reserve("c", MIB).is_err());
+        assert_eq!(waiting(), 2);
+        // What was to get more memory keeps what it has.
+        capacity.settle("b", Some(100 * MIB));
+        assert_eq!((waiting(), capacity.gauges.reserved.get()), (1, 300 * MIB));
+        capacity.reserve("a", 199 * MIB).unwrap();
+        assert_eq!(capacity.room().await, ["c"], "a became smaller");
+        capacity.settle("b", Some(50 * MIB));
+        assert_eq!(capacity.room().await, ["c"], "b is smaller than it was counted");
+        capacity.settle("c", None);
+        assert_eq!((waiting(), capacity.gauges.reserved.get()), (0, 249 * MIB));
+        capacity.reset().await;
+        assert_eq!(capacity.gauges.reserved.get(), 0);
+        let existing = HashMap::from([("d".to_owned(), 5 * MIB)]);
+        capacity.count_existing(async { Ok(existing) }).await.unwrap();
+        assert_eq!(capacity.gauges.reserved.get(), 5 * MIB, "counted again");
+    }
+
+    #[tokio::test]
     async fn existing_containers_count_even_beyond_the_budget() {
         let capacity = capacity();
         let failing = async { Err(Error::NoMemory) };
@@ -204,6 +272,29 @@ mod tests {
         capacity.count_existing(async { Ok(existing) }).await.unwrap();
         assert!(capacity.reserve("c", MIB).is_err());
         assert!(capacity.reserve("a", 400 * MIB).is_ok(), "what runs may be restarted");
+    }
+
+    #[test]
+    fn containers_count_with_their_own_size() {
+        let container = |instance: &str, spec: &str| Container {
+            id: String::new(),
+            instance: instance.into(),
+            generation: 1,
+            address: String::new(),
+            spec: spec.into(),
+            state: crate::plan::ContainerState::Running,
+            attached: true,
+            image: String::new(),
+            outdated: false,
+            hung: false,
+            created_at: store::Timestamp::EPOCH,
+        };
+        let small = "memory=64 connections=1024 item=1048576";
+        let large = "memory=640 connections=1024 item=1048576";
+        let containers =
+            [container("a", small), container("b", large), container("b", small), container("c", "none")];
+        let counted = memory_of(&containers);
+        assert_eq!(counted, HashMap::from([("a".into(), 140 * MIB), ("b".into(), 860 * MIB)]));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The executor: carries out the plan for one instance, and records the observed state.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use store::{Instance, InstanceState, LaneKey, Observed, Store};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
-use crate::capacity::Capacity;
+use crate::capacity::{Capacity, memory_of};
 use crate::docker::{Docker, NewContainer};
 use crate::error::{Error, chain};
 use crate::firewall::Firewall;
@@ -107,23 +107,21 @@ impl Executor {
         Ok(())
     }
 
-    /// Reserves memory for the container that a plan creates, before the plan changes anything.
+    /// Reserves memory for the container that a plan creates, before the plan changes anything. With a plan that
+    /// creates none, the instance has what its container has, and waits for nothing.
     async fn reserve_memory(&self, instance: &Instance, actions: &[Action]) -> Result<(), Error> {
         if !actions.iter().any(|action| matches!(action, Action::Create { .. })) {
+            let kept = actions.iter().find_map(|action| match action {
+                Action::Probe(container) => Spec::from_label(&container.spec),
+                _ => None,
+            });
+            self.capacity.settle(&instance.id, kept.map(|spec| spec.memory_limit()));
             return Ok(());
         }
         let spec = Spec::of(instance).map_err(Error::InvalidInstance)?;
-        self.capacity.count_existing(self.memory_in_use()).await?;
+        let in_use = async { Ok(memory_of(&self.docker.containers().await?)) };
+        self.capacity.count_existing(in_use).await?;
         self.capacity.reserve(&instance.id, spec.memory_limit())
-    }
-
-    /// The memory limits of the instances that have containers, in bytes.
-    async fn memory_in_use(&self) -> Result<HashMap<String, i64>, Error> {
-        let containers = self.docker.containers().await?;
-        let holders: HashSet<String> = containers.into_iter().map(|container| container.instance).collect();
-        let instances = self.store.instances().await?;
-        let of_containers = instances.into_iter().filter(|instance| holders.contains(&instance.id));
-        Ok(of_containers.filter_map(|it| Some((it.id.clone(), Spec::of(&it).ok()?.memory_limit()))).collect())
     }
 
     /// Reads an instance and its containers, and plans.
@@ -354,15 +352,22 @@ impl Executor {
         let reattached = async {
             let lease = self.store.lease_address(&container.instance, self.address_cooldown).await?;
             match lease.filter(|lease| lease.address == container.address) {
-                Some(lease) => self.docker.reattach(&container.id, &lease.network, &lease.address).await,
-                None => Ok(()),
+                Some(lease) => {
+                    self.docker.reattach(&container.id, &lease.network, &lease.address).await?;
+                    Ok::<bool, Error>(true)
+                }
+                None => Ok(false),
             }
         };
         let instance = &container.instance;
-        if let Err(error) = reattached.await {
-            tracing::warn!(instance, %error, "unreachable, and can't be attached to its network again");
-        } else {
-            tracing::warn!(instance, "unreachable: attached to its network again");
+        match reattached.await {
+            Ok(true) => tracing::warn!(instance, "unreachable: attached to its network again"),
+            Ok(false) => {
+                tracing::warn!(instance, "unreachable, and another address is leased to it: left alone")
+            }
+            Err(error) => {
+                tracing::warn!(instance, %error, "unreachable, and can't be attached to its network again");
+            }
         }
     }
 

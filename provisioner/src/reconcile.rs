@@ -79,6 +79,7 @@ pub(crate) async fn lead(
     readiness: Readiness,
     shutdown: &Shutdown,
 ) -> Ended {
+    executor.capacity.reset().await;
     let (sender, mut events) = mpsc::channel(EVENT_QUEUE_MAX);
     let mut followers = JoinSet::new();
     followers.spawn(events::follow_store(executor.store.clone(), sender.clone()));

@@ -8,6 +8,7 @@ use futures_util::stream;
 use store::{Instance, now};
 use tokio::time::Instant;
 
+use crate::capacity::memory_of;
 use crate::docker::Foreign;
 use crate::error::Error;
 use crate::execute::Executor;
@@ -41,6 +42,7 @@ pub(crate) async fn resync(executor: &Executor) -> Result<ResyncReport, Error> {
     let (containers, volumes, networks) =
         tokio::try_join!(docker.containers(), docker.volumes(), docker.networks())?;
     let mut snapshot = Snapshot { containers, volumes, networks };
+    executor.capacity.count_existing(async { Ok(memory_of(&snapshot.containers)) }).await?;
     let conditions = ensure_shared(executor, &snapshot).await;
     remove_orphans(executor, &known, &snapshot).await?;
     forget_removed(executor, &known, &snapshot).await;

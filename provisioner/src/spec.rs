@@ -18,6 +18,8 @@ const MEMORY_MB_RANGE: std::ops::RangeInclusive<i64> = 1..=1 << 20;
 /// Bytes.
 const ITEM_SIZE_MIN: i64 = 1 << 10;
 const ITEM_SIZE_MAX: i64 = 1 << 30;
+/// memcached stores larger items in chunks of this many bytes, and refuses an `-I` that isn't a multiple of it.
+const CHUNK_SIZE: i64 = 512 << 10;
 /// Connections to one memcached. Sessions share lanes, so a plan's connections need few: the shared lanes of
 /// each proxy, and a dedicated one for each session that transfers large values.
 const LANES_MAX: i64 = 1_024;
@@ -66,6 +68,24 @@ impl Spec {
         format!("memory={} connections={} item={}", self.memory_mb, self.connections, self.item_size_max)
     }
 
+    /// Reads a label. `None` if it isn't one of [`Spec::label`].
+    pub(crate) fn from_label(label: &str) -> Option<Self> {
+        let mut words = label.split(' ');
+        let mut number = |name: &str| words.next()?.strip_prefix(name)?.strip_prefix('=')?.parse().ok();
+        let spec = Self {
+            memory_mb: number("memory")?,
+            connections: number("connections")?,
+            item_size_max: number("item")?,
+        };
+        (spec.label() == label && MEMORY_MB_RANGE.contains(&spec.memory_mb)).then_some(spec)
+    }
+
+    /// memcached's `-I`: the largest item, rounded up to whole chunks. The proxy enforces the exact limit.
+    fn item_size_argument(&self) -> i64 {
+        let chunks = self.item_size_max.saturating_add(CHUNK_SIZE - 1) / CHUNK_SIZE;
+        chunks.saturating_mul(CHUNK_SIZE)
+    }
+
     /// memcached's arguments. `-Y` turns the binary protocol off; lanes use meta commands.
     pub(crate) fn arguments(&self) -> Vec<String> {
         let auth = format!("{LANE_DIR}/{LANE_FILE}");
@@ -74,7 +94,7 @@ impl Spec {
             ("-p", PORT.to_string()),
             ("-m", self.memory_mb.to_string()),
             ("-c", self.connections.to_string()),
-            ("-I", self.item_size_max.to_string()),
+            ("-I", self.item_size_argument().to_string()),
             ("-t", THREADS.to_string()),
             // Requests of one connection per event: a lane carries the requests of many sessions.
             ("-R", "500".into()),
@@ -90,7 +110,7 @@ impl Spec {
     pub(crate) fn memory_limit(&self) -> i64 {
         let cache = self.memory_mb.saturating_mul(MIB);
         let lanes = self.connections.saturating_mul(BYTES_PER_LANE);
-        let items = self.item_size_max.saturating_mul(4);
+        let items = self.item_size_argument().saturating_mul(4);
         cache
             .saturating_add(cache / 4)
             .saturating_add(BASE_MEMORY)
@@ -101,5 +121,36 @@ impl Spec {
     /// The limit of open files: connections, and memcached's own.
     pub(crate) fn open_files(&self) -> i64 {
         self.connections.saturating_add(64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_is_read_as_it_is_written() {
+        let spec = Spec { memory_mb: 64, connections: 1024, item_size_max: 1 << 20 };
+        assert_eq!(Spec::from_label(&spec.label()), Some(spec));
+        for label in
+            ["", "memory=64", "memory=-1 connections=1 item=1024", "memory=1 connections=1 item=+1024"]
+        {
+            assert_eq!(Spec::from_label(label), None, "{label}");
+        }
+    }
+
+    #[test]
+    fn largest_item_is_rounded_up_to_what_memcached_takes() {
+        for (item_size_max, argument) in [
+            (1 << 10, 512 << 10),
+            (512 << 10, 512 << 10),
+            ((512 << 10) + 1, 1 << 20),
+            (1 << 20, 1 << 20),
+            (1_500_000, 3 << 19),
+            (1 << 30, 1 << 30),
+        ] {
+            let spec = Spec { memory_mb: 4096, connections: 1, item_size_max };
+            assert_eq!(spec.item_size_argument(), argument, "{item_size_max}");
+        }
     }
 }

@@ -6,6 +6,15 @@ use store::{DesiredState, InstanceState};
 
 use crate::harness::{Installation, get, until};
 
+/// Waits until the provisioner's metrics have this line.
+async fn until_metric(installation: &Installation, line: &str) {
+    let health = installation.config.health;
+    until(line, Duration::from_secs(30), || async {
+        get(health, "/metrics")?.lines().any(|it| it == line).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn caches_beyond_the_memory_wait_for_room() {
     let mut installation = Installation::new().await;
@@ -34,14 +43,47 @@ async fn caches_beyond_the_memory_wait_for_room() {
     installation.stop_provisioner();
     installation.start_provisioner();
     installation.until_ready().await;
-    until("waiting again", Duration::from_secs(10), || async {
-        let metrics = get(installation.config.health, "/metrics")?;
-        metrics.contains("memgate_provisioner_instances_waiting_for_memory 1").then_some(())
-    })
-    .await;
+    until_metric(&installation, "memgate_provisioner_instances_waiting_for_memory 1").await;
     assert_eq!(installation.route(&second).await, Some(second_route));
 
     installation.store.set_desired_state(&first.id, DesiredState::Deleting).await.unwrap();
     let running = installation.until_running(&third, 0).await;
     assert_eq!(running.message, None);
+}
+
+#[tokio::test]
+async fn a_size_without_room_waits_and_counts_for_nothing() {
+    const WAITING: &str = "memgate_provisioner_instances_waiting_for_memory";
+    let reserved = |mb: u64| format!("memgate_provisioner_memory_reserved_bytes {}", mb << 20);
+    let mut installation = Installation::new().await;
+    installation.config.memory_mb = Some(300);
+    installation.start_provisioner();
+    installation.until_ready().await;
+    let (cache, route) = installation.running_instance().await;
+    until_metric(&installation, &reserved(140)).await;
+
+    installation.set_limits(&cache, "memory_mb = 640").await;
+    until_metric(&installation, &format!("{WAITING} 1")).await;
+    // After a restart, too, it counts with the size that it has.
+    installation.stop_provisioner();
+    installation.start_provisioner();
+    installation.until_ready().await;
+    until_metric(&installation, &format!("{WAITING} 1")).await;
+    until_metric(&installation, &reserved(140)).await;
+
+    installation.set_limits(&cache, "memory_mb = 64").await;
+    until_metric(&installation, &format!("{WAITING} 0")).await;
+    let kept = installation.until_route(&cache, |route| route.message.is_none()).await;
+    assert_eq!((kept.generation, kept.container), (route.generation, route.container));
+
+    // A smaller size makes room for another cache.
+    let (other, _) = installation.running_instance().await;
+    let waiting = installation.sign_up().await;
+    until_metric(&installation, &format!("{WAITING} 1")).await;
+    for instance in [&cache, &other] {
+        let small = "memory_mb = 1, item_size_max = 524288, connections = 1";
+        installation.set_limits(instance, small).await;
+    }
+    installation.until_running(&waiting, 0).await;
+    until_metric(&installation, &format!("{WAITING} 0")).await;
 }

@@ -194,6 +194,20 @@ async fn the_image_holds_memcached_and_its_libraries_only() {
     assert!(version.starts_with("memcached 1."), "{version}");
 }
 
+#[tokio::test]
+async fn an_item_size_of_any_plan_is_one_that_memcached_takes() {
+    let installation = Installation::start().await;
+    for item_size_max in [1 << 10, 128 << 10, 512 << 10, 1_500_000] {
+        installation.store.update_plan("default", |plan| plan.item_size_max = item_size_max).await.unwrap();
+        let (instance, route) = installation.running_instance().await;
+        assert_eq!(instance.item_size_max, item_size_max);
+        // The proxy enforces the exact limit: the largest item that it lets through fits.
+        let value = "v".repeat(usize::try_from(item_size_max).unwrap() - 64);
+        let stored = installation.request(&instance, &route, &format!("ms k {}\r\n{value}", value.len()));
+        assert_eq!(stored.as_deref(), Some("HD"), "{item_size_max}");
+    }
+}
+
 /// memory beyond `-m` fits into the container's limit, for any item size.
 #[tokio::test]
 async fn a_full_cache_is_not_killed_for_memory() {

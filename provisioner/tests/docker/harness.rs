@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use daemon::Shutdown;
 use provisioner::Config;
 use serde_json::Value;
-use store::{Database, Instance, InstanceState, LaneKey, NewToken, NewUser, Route, Store, TokenKey};
+use store::{
+    Database, DesiredState, Instance, InstanceState, LaneKey, NewToken, NewUser, Route, Store, TokenKey,
+};
 
 static LOG: std::sync::Once = std::sync::Once::new();
 
@@ -22,8 +24,33 @@ pub(crate) struct Installation {
     pub(crate) config: Config,
     pub(crate) lane_key: LaneKey,
     token_key: TokenKey,
-    running: Option<(Shutdown, JoinHandle<Result<(), provisioner::Error>>)>,
+    running: Option<Provisioner>,
     dir: tempfile::TempDir,
+}
+
+/// A provisioner that runs, until it is dropped.
+pub(crate) struct Provisioner {
+    shutdown: Shutdown,
+    thread: Option<JoinHandle<Result<(), provisioner::Error>>>,
+}
+
+impl Provisioner {
+    /// Stops it. Returns how long that took.
+    pub(crate) fn stop(mut self) -> Duration {
+        let started = Instant::now();
+        self.shutdown.begin();
+        self.thread.take().expect("it runs").join().expect("no panic").expect("no error");
+        started.elapsed()
+    }
+}
+
+impl Drop for Provisioner {
+    fn drop(&mut self) {
+        self.shutdown.begin();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Installation {
@@ -56,8 +83,9 @@ impl Installation {
         self.running = Some(self.spawn(self.config.clone()));
     }
 
-    /// Starts another provisioner of this installation; the config has another health port.
-    pub(crate) fn spawn(&self, config: Config) -> (Shutdown, JoinHandle<Result<(), provisioner::Error>>) {
+    /// Starts another provisioner of this installation; the config has another health port. Declared after the
+    /// installation, it stops before that is removed, also when a test fails.
+    pub(crate) fn spawn(&self, config: Config) -> Provisioner {
         let shutdown = Shutdown::new();
         let (key, stop, path) = (self.lane_key.clone(), shutdown.clone(), self.dir.path().join("memgate.db"));
         let id = self.id.clone();
@@ -67,16 +95,12 @@ impl Installation {
                 provisioner::run(config, store, &id, key, stop).await
             })
         });
-        (shutdown, thread)
+        Provisioner { shutdown, thread: Some(thread) }
     }
 
     /// Stops the provisioner. Returns how long that took.
     pub(crate) fn stop_provisioner(&mut self) -> Duration {
-        let (shutdown, thread) = self.running.take().expect("it runs");
-        let started = Instant::now();
-        shutdown.begin();
-        thread.join().expect("no panic").expect("no error");
-        started.elapsed()
+        self.running.take().expect("it runs").stop()
     }
 
     pub(crate) async fn until_ready(&self) {
@@ -157,6 +181,17 @@ impl Installation {
         assert!(last.is_some());
     }
 
+    /// Changes the limits of an instance that is to run.
+    pub(crate) async fn set_limits(&self, instance: &Instance, assignments: &str) {
+        let sql = format!("UPDATE instances SET {assignments} WHERE id = '{}'", instance.id);
+        let program = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], timeout=20); \
+                       db.execute(sys.argv[2]); db.commit()";
+        let database = self.dir.path().join("memgate.db");
+        output("python3", &["-c", program, database.to_str().unwrap(), &sql]);
+        // Tells the provisioner.
+        self.store.set_desired_state(&instance.id, DesiredState::Running).await.unwrap();
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -164,10 +199,7 @@ impl Installation {
 
 impl Drop for Installation {
     fn drop(&mut self) {
-        if let Some((shutdown, thread)) = self.running.take() {
-            shutdown.begin();
-            let _ = thread.join();
-        }
+        self.running = None;
         let id = self.id.clone();
         let removed =
             std::thread::spawn(move || runtime().block_on(provisioner::teardown(&Config::default(), &id)))

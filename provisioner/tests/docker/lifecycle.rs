@@ -15,8 +15,12 @@ use crate::harness::{Installation, count, docker, free_port, get, ready, readyz,
 const KINDS: [&str; 4] = ["container", "volume", "network", "image"];
 
 #[tokio::test]
-async fn a_new_instance_runs_within_two_seconds() {
-    let installation = Installation::start().await;
+async fn a_new_instance_runs_without_waiting_for_a_resync() {
+    let mut installation = Installation::new().await;
+    // Only the store's notification can make an instance run in time. `deploy/measure` measures how long it takes.
+    installation.config.reconcile_seconds = 3_600;
+    installation.start_provisioner();
+    installation.until_ready().await;
     let mut times = Vec::new();
     for _ in 0..5 {
         let instance = installation.sign_up().await;
@@ -29,9 +33,7 @@ async fn a_new_instance_runs_within_two_seconds() {
         );
         assert_eq!((route.generation, route.message), (1, None));
     }
-    times.sort();
     println!("sign-up to running: {times:?}");
-    assert!(times[2] < Duration::from_secs(2), "{times:?}");
     let metrics = get(installation.config.health, "/metrics").unwrap();
     assert!(metrics.contains("memgate_provisioner_actions_total{action=\"create\"} 5"), "{metrics}");
 }
@@ -98,7 +100,7 @@ async fn only_one_provisioner_leads() {
     let mut installation = Installation::start().await;
     let mut config = installation.config.clone();
     config.health = free_port();
-    let (shutdown, second) = installation.spawn(config.clone());
+    let second = installation.spawn(config.clone());
     until("waiting", Duration::from_secs(5), || async {
         readyz(config.health)?.contains("another provisioner").then_some(())
     })
@@ -106,8 +108,7 @@ async fn only_one_provisioner_leads() {
     installation.stop_provisioner();
     until("leading", Duration::from_secs(5), || async { ready(config.health).then_some(()) }).await;
     installation.running_instance().await;
-    shutdown.begin();
-    second.join().unwrap().unwrap();
+    second.stop();
 }
 
 // F-12.
