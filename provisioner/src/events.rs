@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use crate::docker::{Docker, DockerEvent};
 use crate::error::Error;
-use crate::firewall::Firewall;
+use crate::firewall::{Checked, Firewall};
 
 const RECONNECT_BACKOFF_MIN: Duration = Duration::from_millis(250);
 const RECONNECT_BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -27,8 +27,8 @@ pub(crate) enum Event {
     DockerDown(Error),
     /// Something of this installation changed in Docker.
     Docker(DockerEvent),
-    /// Something changed the firewall's rules: they were restored, or can't be.
-    Firewall(Result<(), Error>),
+    /// The firewall's rules were changed and restored, can't be checked or restored, or are complete again.
+    Firewall(Result<Checked, Error>),
 }
 
 /// Restores the firewall's rules whenever they are changed, until the receiver is dropped.

@@ -17,14 +17,14 @@ use tokio::time::sleep;
 
 use crate::error::Error;
 use crate::names::Names;
-use changes::Changes;
+use changes::Watch;
 use rules::AllowedUsers;
 
 /// The user that `memgate up` runs the proxy as. Without root it runs as the provisioner's own user.
 pub(crate) const PROXY_USER: &str = "memgate-proxy";
 /// Time between two checks of the table while rules keep changing: Docker changes many at a time.
 const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(200);
-/// Interval of the checks if the kernel doesn't tell of changes.
+/// Interval of the checks if the kernel doesn't tell of changes, or after a check that failed.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// If 1, traffic within a bridge passes the host's firewall. Docker sets it.
 const BRIDGE_FILTER: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
@@ -69,12 +69,17 @@ impl Firewall {
     }
 
     /// Installs the table unless it is complete.
+    ///
+    /// # Errors
+    /// If the table can't be listed or installed. A table that this process has installed and can't list is left
+    /// alone: nothing says that it was changed.
     pub(crate) async fn ensure(&self) -> Result<Checked, Error> {
         let users = self.allowed_users().await;
         let mut installed = self.installed.lock().await;
-        let listed = nft(&["list", "table", "inet", &self.names.table()], "").await;
+        let listed = list(&self.names).await;
         let checked = match listed {
-            Ok(listed) if rules::is_complete(&self.names, &users, &listed) => Checked::Complete,
+            Ok(Some(listed)) if rules::is_complete(&self.names, &users, &listed) => Checked::Complete,
+            Err(error) if *installed => return Err(error),
             _ => {
                 nft(&["-f", "-"], &rules::ruleset(&self.names, &users)).await?;
                 if *installed { Checked::Restored } else { Checked::Installed }
@@ -85,21 +90,23 @@ impl Firewall {
     }
 
     /// Keeps the table complete: checks it after every change of the host's rules, and restores it. Calls
-    /// `report` after each repair and failure.
-    pub(crate) async fn keep<F: Future<Output = ()>>(&self, mut report: impl FnMut(Result<(), Error>) -> F) {
-        let changes = Changes::subscribe();
-        if let Err(error) = &changes {
-            tracing::warn!(%error, "can't subscribe to changes of firewall rules: polling");
-        }
+    /// `report` after each repair and failure, and once after failures.
+    pub(crate) async fn keep<F: Future<Output = ()>>(
+        &self,
+        mut report: impl FnMut(Result<Checked, Error>) -> F,
+    ) {
+        let mut changes = Watch::default();
+        let mut is_failing = false;
         loop {
-            match &changes {
-                Ok(changes) if changes.next().await.is_ok() => {}
-                _ => sleep(POLL_INTERVAL).await,
+            if is_failing {
+                sleep(POLL_INTERVAL).await;
+            } else {
+                changes.next(POLL_INTERVAL).await;
             }
-            match self.ensure().await {
-                Ok(Checked::Complete | Checked::Installed) => {}
-                Ok(Checked::Restored) => report(Ok(())).await,
-                Err(error) => report(Err(error)).await,
+            let checked = self.ensure().await;
+            let has_failed = std::mem::replace(&mut is_failing, checked.is_err());
+            if has_failed || !matches!(checked, Ok(Checked::Complete | Checked::Installed)) {
+                report(checked).await;
             }
             sleep(CHECK_INTERVAL_MIN).await;
         }
@@ -126,10 +133,19 @@ impl Firewall {
 /// Removes the table. Returns whether there was one.
 pub(crate) async fn remove(names: &Names) -> Result<bool, Error> {
     let table = names.table();
-    match nft(&["delete", "table", "inet", &table], "").await {
-        Ok(_) => Ok(true),
-        // There is no such table.
-        Err(Error::Firewall(message)) if message.contains("No such file or directory") => Ok(false),
+    Ok(existing(nft(&["delete", "table", "inet", &table], "").await)?.is_some())
+}
+
+/// The table as nft lists it; `None` if there is none.
+async fn list(names: &Names) -> Result<Option<String>, Error> {
+    existing(nft(&["list", "table", "inet", &names.table()], "").await)
+}
+
+/// Tells a table that doesn't exist (`None`) from other failures of nft.
+fn existing(result: Result<String, Error>) -> Result<Option<String>, Error> {
+    match result {
+        Ok(output) => Ok(Some(output)),
+        Err(Error::Firewall(message)) if message.contains("No such file or directory") => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -178,6 +194,8 @@ async fn nft(arguments: &[&str], input: &str) -> Result<String, Error> {
 async fn spawn(program: &str, arguments: &[&str], input: &str) -> io::Result<std::process::Output> {
     let mut child = Command::new(program)
         .args(arguments)
+        // nft's messages are compared.
+        .env("LC_ALL", "C")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -187,4 +205,20 @@ async fn spawn(program: &str, arguments: &[&str], input: &str) -> io::Result<std
         stdin.write_all(input.as_bytes()).await?;
     }
     child.wait_with_output().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // what can't be listed wasn't changed by anyone.
+    #[test]
+    fn only_a_missing_table_counts_as_missing() {
+        let failure = |text: &str| Err(Error::Firewall(format!("nft failed ({text}): run it as root")));
+        assert_eq!(existing(Ok("table".into())).unwrap().as_deref(), Some("table"));
+        assert_eq!(existing(failure("Error: No such file or directory")).unwrap(), None);
+        for text in ["Error: cache initialization failed: Interrupted", "Operation not permitted"] {
+            assert!(existing(failure(text)).is_err(), "{text}");
+        }
+    }
 }

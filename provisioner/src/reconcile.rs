@@ -18,6 +18,7 @@ use crate::docker::{DockerEvent, Foreign};
 use crate::error::Error;
 use crate::events::{self, Event};
 use crate::execute::{Executor, log_failure};
+use crate::firewall::Checked;
 use crate::resync::{ResyncReport, resync};
 use crate::work_queue::WorkQueue;
 
@@ -167,8 +168,8 @@ impl Reconciler {
         }
     }
 
-    fn on_firewall(&mut self, result: Result<(), Error>) {
-        if result.is_ok() {
+    fn on_firewall(&mut self, result: Result<Checked, Error>) {
+        if matches!(result, Ok(Checked::Restored)) {
             self.executor.metrics.firewall_repairs.inc();
             tracing::warn!("the firewall rules were changed by something else: restored");
         }
