@@ -224,7 +224,7 @@ impl DataDir {
                 ),
             ));
         }
-        if exists(file) || !self.path.join(installation::FILE).exists() {
+        if exists(file) || installation::read(&self.path)?.is_none() {
             return Ok(());
         }
         Err(CliError::new(

@@ -1,6 +1,7 @@
 //! Whether root may open files in a folder by name: only if no unprivileged role may change what the name leads to.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -24,18 +25,22 @@ pub(crate) enum Use {
 /// same user, and any folder will do. A folder that doesn't exist is left to who opens it.
 ///
 /// # Errors
-/// Names the first folder that can't be trusted.
+/// Names the first folder that can't be trusted, or can't be checked.
 pub(crate) fn require(folder: &Path, used: Use) -> Result<(), CliError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    check(folder, used, RoleIds::get())
+    check(folder, used, RoleIds::get()?)
 }
 
 fn check(folder: &Path, used: Use, roles: &RoleIds) -> Result<(), CliError> {
-    let Ok(folder) = fs::canonicalize(folder) else { return Ok(()) };
+    let folder = match fs::canonicalize(folder) {
+        Ok(folder) => folder,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(unknown(folder, &error)),
+    };
     for (level, folder) in folder.ancestors().enumerate() {
-        let Ok(meta) = fs::metadata(folder) else { continue };
+        let meta = fs::metadata(folder).map_err(|error| unknown(folder, &error))?;
         let may_be_shared = level > 0 || used == Use::Shared;
         let is_open = |bit: u32| meta.mode() & bit != 0 && !(may_be_shared && meta.mode() & STICKY != 0);
         let reason = if roles.users.contains(&meta.uid()) {
@@ -53,6 +58,13 @@ fn check(folder: &Path, used: Use, roles: &RoleIds) -> Result<(), CliError> {
         ));
     }
     Ok(())
+}
+
+fn unknown(folder: &Path, error: &std::io::Error) -> CliError {
+    CliError::new(
+        format!("can't check who may change {} ({error})", folder.display()),
+        "name a folder that only root may write, such as /var/lib/memgate",
+    )
 }
 
 #[cfg(test)]
@@ -96,6 +108,9 @@ mod tests {
             assert_eq!(check(&folder, Use::Exclusive, roles).is_ok(), is_trusted, "parent {mode:o}");
         }
         set(&parent, 0o755);
+        assert!(check(&parent.join("missing"), Use::Exclusive, &nobody).is_ok());
+        fs::write(parent.join("file"), "").unwrap();
+        assert!(check(&parent.join("file/missing"), Use::Exclusive, &nobody).is_err(), "can't be checked");
         let role = RoleIds { users: vec![12345], groups: Vec::new() };
         if chown(&parent, Some(12345), None).is_ok() {
             assert!(check(&folder, Use::Exclusive, &role).is_err());

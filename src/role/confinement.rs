@@ -1,5 +1,6 @@
 //! What a role that `memgate up` starts gives up before it does anything else: the terminal, inherited files, and all
-//! privileges that it doesn't need. It still has one thread then, and has read nothing but its command line.
+//! privileges that it doesn't need. It still has one thread then, which it checks, and has read nothing but its
+//! command line.
 
 use std::fs::{self, File};
 use std::io;
@@ -48,8 +49,9 @@ impl FromStr for Identity {
 /// lowers its priority by `niceness`.
 ///
 /// # Errors
-/// If the system refuses one of the steps. The caller must exit then.
+/// If the system refuses one of the steps, or there is another thread. The caller must exit then.
 pub(super) fn confine(identity: Option<&Identity>, kept: CapabilitySet, niceness: i32) -> io::Result<()> {
+    require_single_thread()?;
     rustix::process::setsid()?;
     priority::lower(niceness);
     // A process started as /proc/self/exe is listed as "exe".
@@ -66,6 +68,14 @@ pub(super) fn confine(identity: Option<&Identity>, kept: CapabilitySet, niceness
     // Last: a change of the user resets it.
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
     Ok(())
+}
+
+/// User, groups and capabilities are a thread's own: another thread would keep root's.
+fn require_single_thread() -> io::Result<()> {
+    match fs::read_dir("/proc/self/task")?.count() {
+        1 => Ok(()),
+        count => Err(io::Error::other(format!("it has {count} threads already"))),
+    }
 }
 
 /// Closes what `memgate up` was started with, such as a script's lock file: a child inherits it.
@@ -124,6 +134,17 @@ pub(super) fn close_stdin() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // threads of a test binary stand for one that a library started too early.
+    #[test]
+    fn process_with_other_threads_is_not_confined() {
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || stopped.recv());
+        let error = require_single_thread().unwrap_err().to_string();
+        assert!(error.contains("threads already"), "{error}");
+        drop(stop);
+        assert!(thread.join().unwrap().is_err());
+    }
 
     #[test]
     fn identity_is_read_as_it_is_written() {

@@ -183,8 +183,8 @@ fn require_trusted(path: &Path, file: &Metadata, operator: Option<u32>) -> Resul
         return Err(FileError::Writable(path.into()));
     }
     // Only there could others have given the name to a file that we trust for another purpose.
-    let is_shared = |folder: &Path| fs::metadata(folder).is_ok_and(|it| it.mode() & WRITABLE_BY_OTHERS != 0);
-    if file.nlink() != 1 && is_shared(folder_of(path)) {
+    let is_private = |folder: &Path| fs::metadata(folder).is_ok_and(|it| it.mode() & WRITABLE_BY_OTHERS == 0);
+    if file.nlink() != 1 && !is_private(folder_of(path)) {
         return Err(FileError::Linked(path.into()));
     }
     Ok(())
