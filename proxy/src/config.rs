@@ -9,9 +9,13 @@ use serde::{Deserialize, Serialize};
 use store::Cidr;
 
 const MB: usize = 1024 * 1024;
+/// The least that `buffer_mb` may be.
+const BUFFER_MB_MIN: usize = 16;
 /// Bounds of `buffer_mb` if it isn't set.
-const BUFFER_MB_MIN: usize = 64;
-const BUFFER_MB_MAX: usize = 1024;
+const DEFAULT_BUFFER_MB_MIN: usize = 64;
+const DEFAULT_BUFFER_MB_MAX: usize = 1024;
+/// How long a session waits at least, whether for its client or for memcached.
+const WAIT_TIMEOUT_MIN: Duration = Duration::from_secs(60);
 /// The clock that stalled connections are found by wraps after 71 minutes.
 const STALL_SECONDS_MAX: u64 = 3600;
 
@@ -28,8 +32,8 @@ pub struct Config {
     /// Maximum number of connections, lowered if the system allows fewer open files. At most a quarter of them may be
     /// unauthenticated.
     pub connections: usize,
-    /// Memory for unfinished requests and unread replies of all connections, in MB; one cache may use a quarter of it. 0
-    /// means a quarter of the machine's memory, at most 1,024.
+    /// Memory for unfinished requests and unread replies of all connections, in MB, at least 16; one cache may use a
+    /// quarter of it. 0 means a quarter of the memory that the proxy may use, but 64 to 1,024.
     pub buffer_mb: usize,
     /// Seconds after which a connection ends that sends no more of an unfinished request, or reads no more of its replies.
     pub stall_seconds: u64,
@@ -68,8 +72,8 @@ impl Config {
     /// The memory for unfinished requests and unread replies, in bytes.
     pub(crate) fn buffer_bytes(&self) -> usize {
         let mb = match self.buffer_mb {
-            0 => (memory_bytes() / MB / 4).clamp(BUFFER_MB_MIN, BUFFER_MB_MAX),
-            mb => mb,
+            0 => default_buffer_mb(daemon::memory::available_bytes()),
+            mb => mb.max(BUFFER_MB_MIN),
         };
         mb.saturating_mul(MB)
     }
@@ -77,6 +81,12 @@ impl Config {
     /// The time after which a stalled connection ends, never 0.
     pub(crate) fn stall_timeout(&self) -> Duration {
         Duration::from_secs(self.stall_seconds.clamp(1, STALL_SECONDS_MAX))
+    }
+
+    /// How long a session waits in one go for its client, or for memcached. Stalled clients are found earlier if
+    /// [`Config::stall_timeout`] is shorter.
+    pub(crate) fn wait_timeout(&self) -> Duration {
+        self.stall_timeout().max(WAIT_TIMEOUT_MIN)
     }
 
     /// Whether connections from `peer` are a load balancer's.
@@ -93,12 +103,7 @@ impl Config {
     }
 }
 
-/// The machine's memory in bytes, or what a control group leaves of it.
-fn memory_bytes() -> usize {
-    let machine = rustix::system::sysinfo();
-    let unit = usize::try_from(machine.mem_unit).unwrap_or(1);
-    let total = usize::try_from(machine.totalram).unwrap_or(0).saturating_mul(unit);
-    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max");
-    let limit = limit.ok().and_then(|limit| limit.trim().parse().ok());
-    limit.unwrap_or(usize::MAX).min(total)
+/// A quarter of `memory` bytes, within bounds.
+fn default_buffer_mb(memory: usize) -> usize {
+    (memory / MB / 4).clamp(DEFAULT_BUFFER_MB_MIN, DEFAULT_BUFFER_MB_MAX)
 }
