@@ -35,7 +35,8 @@ pub struct Config {
     /// Memory for unfinished requests and unread replies of all connections, in MB, at least 16; one cache may use a
     /// quarter of it. 0 means a quarter of the memory that the proxy may use, but 64 to 1,024.
     pub buffer_mb: usize,
-    /// Seconds after which a connection ends that sends no more of an unfinished request, or reads no more of its replies.
+    /// Seconds, 1 to 3,600, after which a connection ends that sends no more of an unfinished request, or reads no more of
+    /// its replies.
     pub stall_seconds: u64,
     /// Accept plaintext from public addresses too.
     pub allow_plaintext: bool,

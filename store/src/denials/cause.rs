@@ -112,10 +112,10 @@ impl DenialCause {
             Self::TokenLimit => "All connections that one token may have were in use.",
             Self::Rate => "The application exceeded the plan's rate limit.",
             Self::Buffers => {
-                "Unfinished requests and unread replies of the cache took up all its buffers, so the oldest was ended."
+                "Unfinished requests and unread replies of the cache took up its buffers, so the oldest were ended."
             }
             Self::Stalled => {
-                "The application sent half a request, or didn't read its replies, and then did nothing for a minute."
+                "The application sent half a request, or didn't read its replies, and then did nothing for too long."
             }
             Self::Scope(scope) => scope.denied(),
             Self::Prefix => {
