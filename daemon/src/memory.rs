@@ -42,9 +42,8 @@ mod tests {
 
     #[test]
     fn limits_of_all_groups_above_count() {
-        let files = |own| -> Vec<String> {
-            limit_files(own).iter().map(|file| file.display().to_string()).collect()
-        };
+        let files =
+            |own| -> Vec<String> { limit_files(own).iter().map(|file| file.display().to_string()).collect() };
         assert_eq!(
             files("1:name=systemd:/x\n0::/system.slice/memgate.service\n"),
             [

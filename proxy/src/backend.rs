@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use store::{Grant, LaneKey};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -23,7 +22,7 @@ use crate::metrics::usage::Usage;
 use crate::metrics::{Metrics, PanicGuard};
 use crate::protocol::request::{Fault, FlagSet};
 use crate::transport::address::is_private;
-use dedicated_pool::DedicatedPool;
+use dedicated_pool::{DedicatedLanes, DedicatedPool};
 
 /// Shared lanes of one backend: about as many as memcached has threads. More would make the batches smaller.
 const LANES: usize = 2;
@@ -39,8 +38,7 @@ pub(crate) struct BackendDeps {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tasks: TaskTracker,
     pub(crate) buffers: Rc<ReadBufferPool>,
-    /// The dedicated lanes of all backends that may be open, because each takes a file descriptor.
-    pub(crate) dedicated: Arc<Semaphore>,
+    pub(crate) dedicated: DedicatedLanes,
 }
 
 pub(crate) struct Backend {
@@ -61,12 +59,13 @@ pub(crate) struct Backend {
 impl Backend {
     pub(crate) fn new(deps: BackendDeps, usage: Rc<Usage>) -> Self {
         let faults = Rc::new(LaneFaults::new(deps.metrics.clone()));
+        let dedicated = DedicatedPool::new(&deps.dedicated);
         Self {
             deps,
             usage,
             route: RefCell::default(),
             lanes: RefCell::default(),
-            dedicated: DedicatedPool::new(),
+            dedicated,
             faults,
             next_tag: Cell::new(0),
             flags: Cell::default(),

@@ -1,9 +1,14 @@
 //! What connections keep in memory between turns: unfinished input, unread output, deferred replies. Counted for each cache
 //! and for the proxy, and bounded.
 //!
-//! A cache may hold a quarter of the proxy's budget, and never more than the budget has left: however many caches hold as
-//! much as they may, some is left for the next. Under pressure its connections are read in small pieces, and values are
-//! streamed instead of gathered; over the limit its oldest unfinished requests are ended (`tenant/sessions.rs`).
+//! A cache may hold a quarter of the proxy's budget, and never more than the budget has left. Since that shrinks when others
+//! begin to hold something, each cache that holds something is compared with it once a second too, so that `n` full caches
+//! soon hold one part in `n + 1` each, and one part is free for the next. However little is left, a cache may hold
+//! [`CACHE_MIN`].
+//!
+//! Under pressure, which is from half of that on, connections are read in small pieces, values are streamed instead of
+//! gathered, and a client that sends or reads too slowly is ended like one that does nothing. Over the limit the oldest
+//! unfinished requests are ended (`tenant/sessions.rs`).
 //!
 //! A connection that keeps nothing costs a comparison of two cells per turn. The workers share only the proxy's sum, to
 //! which each adds in large steps.
@@ -18,6 +23,10 @@ use crate::protocol::denial::Ending;
 
 /// A cache may hold one in this many of the budget's bytes.
 const CACHE_SHARE: usize = 4;
+/// What a cache may hold however little is left, in bytes: a few requests in pieces.
+const CACHE_MIN: usize = 256 * 1024;
+/// The longest age that is told apart, in microseconds: 65 minutes, since the clock wraps after 71.
+const AGE_MAX: u32 = 3_900_000_000;
 /// A worker adds what it holds to the proxy's sum in steps of at least this many bytes.
 const STEP: i64 = 256 * 1024;
 
@@ -44,7 +53,7 @@ pub(crate) struct TenantBuffers {
     pressure: Cell<Pressure>,
 }
 
-/// How much of what it may hold a tenant holds.
+/// How close a tenant is to its limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Pressure {
     #[default]
@@ -72,8 +81,10 @@ pub(crate) struct HeldBytes {
     output: Cell<usize>,
     deferred: Cell<usize>,
     awaits: Cell<Awaits>,
-    /// When the connection began to hold something.
+    /// When the connection began to hold what it holds now: the request at the front of the input, or output of which the
+    /// client hasn't read `to_read` bytes yet.
     since: Cell<StartedAt>,
+    to_read: Cell<usize>,
     /// When the client last read something of the output.
     read_at: Cell<StartedAt>,
     ending: Cell<Option<Ending>>,
@@ -88,7 +99,7 @@ impl BufferBudget {
     /// The bytes that one cache may hold.
     fn share(&self) -> usize {
         let held = usize::try_from(self.held.get()).unwrap_or(0);
-        self.max.saturating_sub(held).min(self.max / CACHE_SHARE)
+        self.max.saturating_sub(held).min(self.max / CACHE_SHARE).max(CACHE_MIN)
     }
 }
 
@@ -122,8 +133,19 @@ impl TenantBuffers {
         self.pressure.get()
     }
 
+    /// Whether more than half is held of what may be.
+    #[inline]
+    pub(crate) fn is_tight(&self) -> bool {
+        self.pressure() != Pressure::None
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.held.get() == 0
+    }
+
+    /// Compares what is held with what may be held now, which others have changed.
+    pub(crate) fn refresh(&self) {
+        self.compare(self.held.get());
     }
 
     /// Whether so much is held that more requests must be ended. They are ended until an eighth is free again, so that this
@@ -137,6 +159,10 @@ impl TenantBuffers {
         self.worker.change(before, after);
         let held = self.held.get().saturating_add(after).saturating_sub(before);
         self.held.set(held);
+        self.compare(held);
+    }
+
+    fn compare(&self, held: usize) {
         let share = self.worker.budget.share();
         self.pressure.set(match held {
             0 => Pressure::None,
@@ -156,6 +182,7 @@ impl HeldBytes {
             deferred: Cell::new(0),
             awaits: Cell::new(Awaits::No),
             since: Cell::default(),
+            to_read: Cell::new(0),
             read_at: Cell::default(),
             ending: Cell::new(None),
         }
@@ -164,7 +191,7 @@ impl HeldBytes {
     /// Whether the tenant holds more than half of what it may.
     #[inline]
     pub(crate) fn is_tight(&self) -> bool {
-        self.tenant.pressure() != Pressure::None
+        self.tenant.is_tight()
     }
 
     /// Sets the bytes of unfinished input, at `now`, and whether the session waits for the rest.
@@ -176,12 +203,26 @@ impl HeldBytes {
         self.awaits.set(if awaits_input { Awaits::Yes } else { Awaits::No });
     }
 
-    /// Sets the bytes of unread output, at `now`, and whether the client has just read some.
-    pub(crate) fn set_output(&self, bytes: usize, has_read: bool, now: StartedAt) {
-        if has_read || self.output.get() == 0 {
+    /// The unfinished input begins with another request than before, or some of a value was passed on, at `now`.
+    #[inline]
+    pub(crate) fn advance_input(&self, now: StartedAt) {
+        if self.output.get() + self.deferred.get() == 0 {
+            self.since.set(now);
+        }
+    }
+
+    /// Sets the bytes of unread output, at `now`, and how many the client has just read.
+    pub(crate) fn set_output(&self, bytes: usize, read: usize, now: StartedAt) {
+        let is_first = self.output.get() == 0;
+        if read > 0 || is_first {
             self.read_at.set(now);
         }
         self.replace(&self.output, bytes, now);
+        let to_read = self.to_read.get().saturating_sub(read);
+        if to_read == 0 || is_first {
+            self.since.set(now);
+        }
+        self.to_read.set(if to_read == 0 || is_first { bytes } else { to_read });
     }
 
     /// Nothing of the output is unread.
@@ -211,15 +252,32 @@ impl HeldBytes {
         self.ending.set(Some(ending));
     }
 
-    /// For how long the connection has held something, in microseconds; `None` if it holds nothing.
+    /// For how long the connection has held what it holds, in microseconds, up to [`AGE_MAX`]; `None` if it holds nothing.
     pub(crate) fn age(&self, now: StartedAt) -> Option<u32> {
-        (self.total() > 0).then(|| now.since(self.since.get()))
+        (self.total() > 0).then(|| now.since(self.since.get()).min(AGE_MAX))
+    }
+
+    /// Why a sweep at `now` must end the connection, if so: its client has done nothing for `limit` microseconds, or, while
+    /// memory is scarce, hasn't sent the whole request or read as much as it left unread in twice the time. `input_at` is
+    /// when it last sent something.
+    pub(crate) fn overdue(&self, limit: u32, input_at: StartedAt, now: StartedAt) -> Option<Ending> {
+        if self.stalled_for(input_at, now) > limit {
+            return Some(Ending::Stalled);
+        }
+        let age = self.age(now)?;
+        if age == AGE_MAX {
+            // Sweeps are much more frequent than the clock wraps.
+            self.since.set(now.before(AGE_MAX));
+        }
+        let awaits_client = self.output.get() > 0 || self.input.get() > 0 && self.awaits.get() != Awaits::No;
+        let slow_limit = limit.saturating_mul(2).min(AGE_MAX - 1);
+        (awaits_client && age > slow_limit && self.is_tight()).then_some(Ending::OverBudget)
     }
 
     /// For how long the client has done nothing about what the connection holds, in microseconds, as far as sweeps have
     /// seen it. `input_at` is when it last sent something: before that the session may have waited for memcached, so only
     /// what a sweep has seen counts.
-    pub(crate) fn stalled_for(&self, input_at: StartedAt, now: StartedAt) -> u32 {
+    fn stalled_for(&self, input_at: StartedAt, now: StartedAt) -> u32 {
         let input = match self.awaits.get() {
             Awaits::Since(since) if self.input.get() > 0 => now.since(since).min(now.since(input_at)),
             Awaits::Yes => {
@@ -258,81 +316,4 @@ impl Drop for HeldBytes {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MB: usize = 1024 * 1024;
-    const NOW: StartedAt = StartedAt::ZERO;
-
-    fn tenants(budget: usize) -> (BufferBudget, impl Fn() -> HeldBytes) {
-        let budget = BufferBudget::new(Gauge::default(), budget);
-        let worker = WorkerBuffers::new(budget.clone());
-        (budget, move || HeldBytes::new(TenantBuffers::new(worker.clone())))
-    }
-
-    //
-    #[test]
-    fn cache_holds_a_quarter_of_the_budget_and_never_more_than_is_left() {
-        let (budget, new) = tenants(100 * MB);
-        let mut held = Vec::new();
-        for _ in 0..20 {
-            let tenant = new();
-            while tenant.tenant.pressure() != Pressure::Over {
-                tenant.set_input(tenant.input.get() + MB, true, NOW);
-            }
-            assert!(tenant.is_tight());
-            assert!(tenant.tenant.must_shed());
-            tenant.set_input(tenant.input.get() - MB, true, NOW);
-            held.push(tenant.input.get() / MB);
-            tenant.tenant.worker.report();
-            // It stays.
-            std::mem::forget(tenant);
-        }
-        assert_eq!(held[..4], [25, 25, 25, 12]);
-        assert!(held.iter().sum::<usize>() <= 100, "{held:?}");
-        assert_eq!(usize::try_from(budget.held.get()).unwrap(), held.iter().sum::<usize>() * MB);
-    }
-
-    #[test]
-    fn sum_is_exact_after_everything_was_released() {
-        let (budget, new) = tenants(100 * MB);
-        let (one, other) = (new(), new());
-        one.set_input(30 * MB, true, NOW);
-        one.set_output(1000, true, NOW);
-        other.set_deferred(7, NOW);
-        other.end(Ending::OverBudget);
-        other.set_input(MB, true, NOW);
-        assert_eq!(other.age(NOW), None);
-        one.clear_output();
-        drop(one);
-        other.tenant.worker.report();
-        assert_eq!(budget.held.get(), 0);
-        assert!(other.tenant.is_empty());
-    }
-
-    #[test]
-    fn only_who_owes_something_stalls() {
-        let (_, new) = tenants(100 * MB);
-        let connection = new();
-        let sweep = |sent_at| {
-            connection.stalled_for(sent_at, StartedAt::from_micros(10));
-            connection.stalled_for(sent_at, StartedAt::from_micros(90))
-        };
-        assert_eq!(sweep(NOW), 0);
-        // It waits for memcached, not for its client.
-        connection.set_input(10, false, NOW);
-        assert_eq!(sweep(NOW), 0);
-        connection.set_input(10, true, NOW);
-        assert_eq!(sweep(NOW), 80);
-        assert_eq!(sweep(StartedAt::from_micros(50)), 40);
-        // It has only just begun to wait for its client.
-        connection.set_input(10, true, NOW);
-        assert_eq!(connection.stalled_for(NOW, StartedAt::from_micros(90)), 0);
-        connection.set_input(0, true, NOW);
-        connection.set_output(10, false, StartedAt::from_micros(20));
-        connection.set_output(20, false, StartedAt::from_micros(50));
-        assert_eq!(sweep(NOW), 70);
-        connection.set_output(5, true, StartedAt::from_micros(80));
-        assert_eq!(connection.stalled_for(NOW, StartedAt::from_micros(90)), 10);
-    }
-}
+mod tests;

@@ -20,7 +20,7 @@ const LANES_MIN: usize = 512;
 pub(crate) struct Descriptors {
     /// Clients' connections.
     pub(crate) connections: usize,
-    /// Dedicated lanes of all caches; as many are left for shared lanes.
+    /// Dedicated lanes of all caches. As many descriptors are left for shared lanes, of which a cache has two at most.
     pub(crate) dedicated_lanes: usize,
 }
 

@@ -39,13 +39,13 @@ use daemon::Shutdown;
 use daemon::health::{self, Readiness};
 use prometheus_client::registry::Registry;
 use store::{LaneKey, Store, TokenKey};
-use tokio::sync::Semaphore;
 
 pub use config::Config;
 pub use error::Error;
 
 use auth::admission::AdmissionLimiter;
 use auth::backoff::Throttle;
+use backend::dedicated_pool::DedicatedLanes;
 use buffers::BufferBudget;
 use descriptors::Descriptors;
 use grants::Grants;
@@ -92,7 +92,7 @@ pub async fn run(
     let shared = Arc::new(Shared {
         admission_limiter: AdmissionLimiter::new(descriptors.connections, metrics.admission.clone()),
         buffers: BufferBudget::new(metrics.buffered.clone(), config.buffer_bytes()),
-        dedicated_lanes: Arc::new(Semaphore::new(descriptors.dedicated_lanes)),
+        dedicated_lanes: DedicatedLanes::new(descriptors.dedicated_lanes),
         throttle: Throttle::new(Instant::now()),
         shutdown: shutdown.clone(),
         config,

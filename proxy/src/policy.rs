@@ -35,8 +35,9 @@ pub(crate) fn deny_frame(permissions: &Permissions, parsed: &Parsed<'_>) -> Opti
     }
 }
 
-/// The operations that a frame costs, for the plan's rate limit: one, or one for each key. A frame that will be parsed
-/// again costs none.
+/// The operations that a frame costs, for the plan's rate limit: one, or one for each key. One whose meaning depends on
+/// memcached's version costs none until that is known. A login over the rate is parsed again after its pause, which has
+/// usually paid for it; if not, it waits once more.
 pub(crate) fn cost(parsed: &Parsed<'_>) -> u64 {
     match parsed {
         Parsed::Keys(keys) => u64::try_from(tokens(keys.line).count()).unwrap_or(u64::MAX),

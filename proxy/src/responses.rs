@@ -141,7 +141,15 @@ impl ResponseQueue {
         }
     }
 
-    /// Whether a client may leave no more unread than it has.
+    /// The session has dispatched a request, or passed some of a value on: what it still keeps of the input is younger.
+    #[inline]
+    pub(crate) fn advance_input(&self) {
+        if let Some(held) = self.held() {
+            held.advance_input(self.read_at.get());
+        }
+    }
+
+    /// Whether the client has left as much unread as it may.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
         self.exceeds_unsent(1)
@@ -173,9 +181,9 @@ impl ResponseQueue {
         self.held()?.age(now)
     }
 
-    /// For how long the client has done nothing about it, in microseconds.
-    pub(crate) fn stalled_for(&self, now: StartedAt) -> u32 {
-        self.held().map_or(0, |held| held.stalled_for(self.read_at.get(), now))
+    /// Why a sweep at `now` must end the connection, if so; see [`HeldBytes::overdue`].
+    pub(crate) fn overdue(&self, limit: u32, now: StartedAt) -> Option<Ending> {
+        self.held()?.overdue(limit, self.read_at.get(), now)
     }
 
     fn hold_deferred(&self) {

@@ -20,7 +20,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::auth::backoff::Throttle;
-use crate::buffers::Pressure;
 use crate::grants::Grants;
 use crate::lane::Lane;
 use crate::login::Credential;
@@ -36,8 +35,8 @@ pub(crate) use state::State;
 
 /// The most requests of one session that wait for replies.
 const IN_FLIGHT_MAX: usize = 256;
-/// How long a client may read nothing of its replies before its connection is closed.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a connection that must end stays open for its last reply.
+const ENDING_TIMEOUT: Duration = Duration::from_secs(2);
 /// The capacity of the input buffer, in bytes, that is kept although little of it is used.
 const INPUT_KEPT_MAX: usize = 64 * 1024;
 /// Bytes of one read while the tenant's buffers are tight: as many as any line without a value has, and not many more.
@@ -54,6 +53,8 @@ pub(crate) struct Session {
     pub(crate) handle: SessionHandle,
     /// memcached's `-I`: the largest item in bytes.
     pub(crate) item_size_max: u64,
+    /// How long to wait in one go for the client, or for memcached.
+    pub(crate) wait_timeout: Duration,
     /// The reply to SASL LIST.
     pub(crate) mechanisms: &'static [u8],
     /// Bytes that were read and not yet dispatched.
@@ -109,7 +110,8 @@ impl Session {
             }
             self.tenant.shed_if_over();
             if self.responses.is_broken() {
-                return self.gone(None);
+                self.record_ending(None);
+                return End::Gone;
             }
             if let Some(ending) = self.responses.ending() {
                 return Box::pin(self.end_unfinished(ending, worker)).await;
@@ -117,14 +119,14 @@ impl Session {
             if self.responses.is_deferring() && self.responses.in_flight() == 0 {
                 // Futures of rare paths are boxed, so that the task of an idle session stays small.
                 if let Err(error) = Box::pin(self.replay_deferred(worker)).await {
-                    return self.gone(Some(&error));
+                    return self.end_at_once(&error);
                 }
             }
             step = match step {
                 Step::Input => match self.wait_for_input(worker).await {
                     Ok(step) => step,
                     Err(error) => {
-                        self.gone(Some(&error));
+                        self.record_ending(Some(&error));
                         return Box::pin(self.close_gracefully(worker)).await;
                     }
                 },
@@ -136,11 +138,11 @@ impl Session {
                 Step::Backpressured if self.has_capacity() => self.resume(),
                 Step::Backpressured => match Box::pin(self.wait_for_capacity()).await {
                     Ok(()) => self.resume(),
-                    Err(error) => return self.gone(Some(&error)),
+                    Err(error) => return self.end_at_once(&error),
                 },
                 Step::Throttled(pause) => match Box::pin(self.wait_out(pause, worker)).await {
                     Ok(()) => self.resume(),
-                    Err(error) => return self.gone(Some(&error)),
+                    Err(error) => return self.end_at_once(&error),
                 },
                 Step::NeedsVersion => {
                     Box::pin(self.detect_version()).await;
@@ -151,7 +153,7 @@ impl Session {
                     Ok(ControlFlow::Break(())) => Step::Close,
                     // The loop says why.
                     Err(_) if self.responses.ending().is_some() => Step::Close,
-                    Err(error) => return self.gone(Some(&error)),
+                    Err(error) => return self.end_at_once(&error),
                 },
                 Step::VerifyRelogin(credential) => {
                     let verified = Box::pin(self.verify_relogin(worker, &credential)).await;
@@ -208,7 +210,7 @@ impl Session {
             biased;
             ready = stream.readable() => ready,
             () = self.responses.changed() => Ok(()),
-            room = timeout(STALL_TIMEOUT, stream.writable()) => {
+            room = timeout(self.wait_timeout, stream.writable()) => {
                 room.map_err(|_| io::ErrorKind::TimedOut)??;
                 self.responses.flush();
                 Ok(())
@@ -219,8 +221,7 @@ impl Session {
     /// Reads into the shared buffer and dispatches from there: a request that arrives whole is not copied.
     fn read(&mut self, worker: &WorkerContext<'_>) -> io::Result<Step> {
         let mut scratch = worker.scratch.borrow_mut();
-        let is_tight = self.tenant.buffers.pressure() != Pressure::None;
-        let room = if is_tight { TIGHT_READ_MAX } else { scratch.len() };
+        let room = if self.tenant.buffers.is_tight() { TIGHT_READ_MAX } else { scratch.len() };
         let read = self.responses.stream().read(scratch.get_mut(..room).unwrap_or_default())?;
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -239,7 +240,7 @@ impl Session {
                 self.input = self.responses.buffers().take();
                 self.input.extend_from_slice(rest);
             }
-            self.hold_input(&step);
+            self.hold_input(&step, consumed > 0);
             return Ok(step);
         }
         let is_incomplete =
@@ -247,19 +248,23 @@ impl Session {
         self.input.extend_from_slice(fresh);
         drop(scratch);
         if is_incomplete {
-            self.hold_input(&Step::Input);
+            self.hold_input(&Step::Input, false);
             return Ok(Step::Input);
         }
         Ok(self.resume())
     }
 
-    /// Counts what the session keeps until its next turn.
+    /// Counts what the session keeps until its next turn, which is younger if some input `was_dispatched`.
     #[inline]
-    fn hold_input(&self, step: &Step) {
+    fn hold_input(&self, step: &Step, was_dispatched: bool) {
         let keys = self.state.keys.as_ref().map_or(0, OwnedKeys::len);
         // The rest of a data block that is dropped is awaited too, although nothing of it is kept.
         let dropped = usize::from(self.state.swallow.is_some());
-        self.responses.hold_input(self.input.capacity() + keys + dropped, matches!(step, Step::Input));
+        let bytes = self.input.capacity() + keys + dropped;
+        self.responses.hold_input(bytes, matches!(step, Step::Input));
+        if bytes > 0 && was_dispatched {
+            self.responses.advance_input();
+        }
     }
 
     /// Continues with input that was read before.
@@ -275,7 +280,7 @@ impl Session {
         } else {
             self.responses.buffers().give(input);
         }
-        self.hold_input(&step);
+        self.hold_input(&step, consumed > 0);
         step
     }
 
@@ -313,12 +318,13 @@ impl Session {
                 }
             }
         };
-        timeout(STALL_TIMEOUT, changed).await.map_err(|_| io::ErrorKind::TimedOut)?
+        timeout(self.wait_timeout, changed).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
     /// Waits out a pause. Replies are still sent. Ends early at shutdown: what was received is answered.
     async fn wait_out(&mut self, pause: Pause, worker: &WorkerContext<'_>) -> io::Result<()> {
         let end = Instant::now() + pause.time;
+        let mut is_over = false;
         let rates = self.tenant.rate_changes();
         while !worker.closing.get()
             && self.tenant.rate_changes() == rates
@@ -329,7 +335,10 @@ impl Session {
                 self.replay_deferred(worker).await?;
             }
             tokio::select! {
-                () = sleep_until(end) => break,
+                () = sleep_until(end) => {
+                    is_over = true;
+                    break;
+                }
                 () = self.responses.changed() => {}
                 room = self.responses.stream().writable(), if self.responses.is_blocked() => {
                     room?;
@@ -337,7 +346,7 @@ impl Session {
                 }
             }
         }
-        self.state.prepaid = pause.prepaid;
+        self.state.prepaid = pause.prepaid && is_over;
         Ok(())
     }
 
@@ -388,17 +397,21 @@ impl Session {
         responses.into_stream().map(|stream| (stream, handle))
     }
 
-    /// Ends the session at once. Records why if the proxy has decided that.
-    fn gone(&self, error: Option<&io::Error>) -> End {
+    /// Records why the session ends if the proxy has decided that.
+    fn record_ending(&self, error: Option<&io::Error>) {
         let is_timeout = error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
         if let Some(ending) = self.responses.ending().or(is_timeout.then_some(Ending::Stalled)) {
             self.record_denial(ending.cause(), "");
         }
+    }
+
+    fn end_at_once(&self, error: &io::Error) -> End {
+        self.record_ending(Some(error));
         End::Gone
     }
 
     /// Ends a connection that holds an unfinished request for too long, or too much. Its client is told why if nothing
-    /// else is on the way to it.
+    /// else is on the way to it. What it still holds isn't counted, so there is little time for that.
     async fn end_unfinished(&mut self, ending: Ending, worker: &WorkerContext<'_>) -> End {
         self.record_denial(ending.cause(), "");
         let reply = match self.protocol {
@@ -409,7 +422,10 @@ impl Session {
         self.state.keys = None;
         self.state.swallow = None;
         self.reply(reply);
-        self.close_gracefully(worker).await
+        if timeout(ENDING_TIMEOUT, self.close_gracefully(worker)).await.is_err() {
+            self.responses.abort();
+        }
+        End::Gone
     }
 
     /// Sends all replies and lets the client read them before the connection is closed.

@@ -99,7 +99,7 @@ impl Tenant {
             permissions.update(grant);
             return permissions;
         }
-        let permissions = Rc::new(LivePermissions::new(grant.clone()));
+        let permissions = Rc::new(LivePermissions::new(grant.clone(), self.backend.leases_of_token()));
         all.insert(grant.token, Rc::downgrade(&permissions));
         permissions
     }
@@ -151,12 +151,29 @@ impl Tenant {
     #[inline]
     pub(crate) fn shed_if_over(&self) {
         if self.buffers.pressure() == Pressure::Over {
+            self.shed();
+        }
+    }
+
+    /// What the tenant may hold may have changed since it was last compared.
+    #[cold]
+    fn shed(&self) {
+        self.buffers.refresh();
+        if self.buffers.pressure() == Pressure::Over {
             self.sessions.end_oldest(&self.buffers, self.usage.now());
         }
     }
 
+    /// Gives up what other tenants need: memory beyond a share that has become smaller, and idle lanes if there are few.
+    pub(crate) fn make_room(&self) {
+        if !self.buffers.is_empty() {
+            self.shed();
+        }
+        self.backend.close_idle_if_scarce();
+    }
+
     /// Ends the sessions whose clients have sent no byte of an unfinished request, or read none of their replies, for
-    /// `limit`.
+    /// `limit`; while memory is scarce, also those whose clients do so, but too slowly.
     pub(crate) fn end_stalled(&self, limit: Duration) {
         if !self.buffers.is_empty() {
             self.sessions.end_stalled(limit, self.usage.now());

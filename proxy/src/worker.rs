@@ -18,7 +18,7 @@ use socket2::{SockRef, TcpKeepalive};
 use store::{Grant, LaneKey, Timestamp};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
@@ -27,6 +27,7 @@ use crate::auth::authenticated::AuthenticatedConnection;
 use crate::auth::backoff::Throttle;
 use crate::auth::{Admission, PendingConnection};
 use crate::backend::BackendDeps;
+use crate::backend::dedicated_pool::DedicatedLanes;
 use crate::buffers::{BufferBudget, WorkerBuffers};
 use crate::grants::Grants;
 use crate::lane::ReadBufferPool;
@@ -49,7 +50,7 @@ const TENANT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval of the expiry sweep.
 const EXPIRY_SWEEP_INTERVAL: Duration = Duration::from_millis(250);
-/// A stalled connection is looked for this often within the time that it has.
+/// Sweeps for stalled connections in the time after which a connection counts as stalled.
 const STALL_SWEEPS: u32 = 12;
 /// Delay before accepting again after an error, such as too many open files.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
@@ -67,8 +68,7 @@ pub(crate) struct Shared {
     pub(crate) throttle: Throttle,
     pub(crate) admission_limiter: Arc<AdmissionLimiter>,
     pub(crate) buffers: BufferBudget,
-    /// The dedicated lanes that may be open at a time.
-    pub(crate) dedicated_lanes: Arc<Semaphore>,
+    pub(crate) dedicated_lanes: DedicatedLanes,
     pub(crate) usage: UsageSender,
     pub(crate) shutdown: Shutdown,
     pub(crate) workers: Vec<mpsc::Sender<Message>>,
@@ -283,11 +283,13 @@ impl Worker {
         tenant.clone()
     }
 
-    /// Reports what the tenants counted. If the queue is full, the next report includes it.
+    /// Reports what the tenants counted, and frees what they hold for each other. If the queue is full, the next report
+    /// includes the counts.
     fn report(&self) {
         self.held.report();
-        let Ok(permit) = self.shared.usage.try_reserve() else { return };
         let tenants = self.tenants.borrow();
+        tenants.values().for_each(|tenant| tenant.make_room());
+        let Ok(permit) = self.shared.usage.try_reserve() else { return };
         let deltas: Vec<UsageDelta> = tenants.iter().filter_map(|(id, tenant)| tenant.report(id)).collect();
         if !deltas.is_empty() {
             permit.send(deltas);

@@ -1,4 +1,7 @@
 //! The dedicated lanes of a backend. A session leases one for one request.
+//!
+//! Each takes a file descriptor of the proxy's, so a cache may have a part of those only, and a token half of that part:
+//! the sessions of one token wait for each other, and those of one cache too.
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
@@ -15,11 +18,45 @@ use crate::protocol::request::Fault;
 
 /// Leases of one backend at a time. Its memcached accepts 1,024 connections.
 const LEASES_MAX: usize = 448;
-/// Leases of one token at a time: half of them.
-pub(crate) const LEASES_PER_TOKEN_MAX: usize = LEASES_MAX / 2;
+/// A backend may have one in this many of the proxy's dedicated lanes.
+const BACKEND_SHARE: usize = 4;
 /// Idle lanes that stay open, and for how long.
 const POOL_IDLE_MAX: usize = 4;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Unless more than one in this many of the proxy's dedicated lanes is free, none stays open idle.
+const FREE_SHARE_MIN: usize = 4;
+
+/// The dedicated lanes that all backends of the proxy may have open: each takes a file descriptor.
+#[derive(Debug, Clone)]
+pub(crate) struct DedicatedLanes {
+    free: Arc<Semaphore>,
+    max: usize,
+}
+
+impl DedicatedLanes {
+    pub(crate) fn new(max: usize) -> Self {
+        Self { free: Arc::new(Semaphore::new(max)), max }
+    }
+
+    /// Leases of one backend at a time.
+    fn per_backend(&self) -> usize {
+        (self.max / BACKEND_SHARE).clamp(1, LEASES_MAX)
+    }
+
+    /// Leases of one token at a time: half of a backend's.
+    fn per_token(&self) -> usize {
+        (self.per_backend() / 2).max(1)
+    }
+
+    /// Whether lanes are too few for idle ones.
+    fn is_scarce(&self) -> bool {
+        self.free.available_permits() <= self.max / FREE_SHARE_MIN
+    }
+
+    fn is_exhausted(&self) -> bool {
+        self.free.available_permits() == 0
+    }
+}
 
 pub(super) struct DedicatedPool {
     /// Each with its file descriptor's permit.
@@ -41,8 +78,9 @@ pub(crate) struct Lease<'a> {
 }
 
 impl DedicatedPool {
-    pub(super) fn new() -> Self {
-        Self { idle: RefCell::default(), slots: Semaphore::new(LEASES_MAX), cancels: RefCell::default() }
+    pub(super) fn new(lanes: &DedicatedLanes) -> Self {
+        let slots = Semaphore::new(lanes.per_backend());
+        Self { idle: RefCell::default(), slots, cancels: RefCell::default() }
     }
 
     pub(super) fn close(&self) {
@@ -54,6 +92,10 @@ impl DedicatedPool {
 
     pub(super) fn close_idle(&self) {
         self.idle.borrow_mut().retain(|(lane, _)| lane.idle_since.elapsed() < IDLE_TIMEOUT);
+    }
+
+    pub(super) fn close_all_idle(&self) {
+        self.idle.borrow_mut().clear();
     }
 }
 
@@ -76,7 +118,7 @@ impl Backend {
             let idle = pool.idle.borrow_mut().pop().filter(|(lane, _)| lane.is_reusable());
             let (lane, descriptor) = match idle {
                 Some((lane, descriptor)) => (Some(lane), descriptor),
-                None => (None, self.deps.dedicated.clone().acquire_owned().await?),
+                None => (None, self.deps.dedicated.free.clone().acquire_owned().await?),
             };
             Ok((of_token, slot, lane, descriptor))
         };
@@ -99,9 +141,21 @@ impl Backend {
         Ok(Lease { lane, cancel, backend: self, descriptor, _slot: slot, _of_token: of_token })
     }
 
-    /// Whether all leases are taken.
+    /// What limits the leases of one token.
+    pub(crate) fn leases_of_token(&self) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(self.deps.dedicated.per_token()))
+    }
+
+    /// Whether all leases are taken, this backend's or the proxy's.
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.dedicated.slots.available_permits() == 0
+        self.dedicated.slots.available_permits() == 0 || self.deps.dedicated.is_exhausted()
+    }
+
+    /// Closes idle lanes if the proxy has few left.
+    pub(crate) fn close_idle_if_scarce(&self) {
+        if self.deps.dedicated.is_scarce() {
+            self.dedicated.close_all_idle();
+        }
     }
 }
 
@@ -111,9 +165,39 @@ impl Lease<'_> {
         let mut idle = self.backend.dedicated.idle.borrow_mut();
         let route = self.backend.route.borrow();
         let is_current = route.as_ref().is_some_and(|route| route.generation == self.lane.generation);
-        if is_current && idle.len() < POOL_IDLE_MAX {
+        if is_current && idle.len() < POOL_IDLE_MAX && !self.backend.deps.dedicated.is_scarce() {
             self.lane.idle_since = Instant::now();
             idle.push((self.lane, self.descriptor));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    //
+    #[test]
+    fn cache_has_a_part_of_the_proxys_lanes_and_a_token_half_of_it() {
+        for (max, per_backend, per_token) in
+            [(1, 1, 1), (4, 1, 1), (92, 23, 11), (256, 64, 32), (6250, LEASES_MAX, LEASES_MAX / 2)]
+        {
+            let lanes = DedicatedLanes::new(max);
+            assert_eq!((lanes.per_backend(), lanes.per_token()), (per_backend, per_token), "of {max}");
+        }
+    }
+
+    //
+    #[test]
+    fn lanes_are_scarce_before_they_are_exhausted() {
+        let lanes = DedicatedLanes::new(8);
+        let mut taken = Vec::new();
+        while !lanes.is_scarce() {
+            taken.push(lanes.free.clone().try_acquire_owned().unwrap());
+        }
+        assert_eq!(taken.len(), 6);
+        assert!(!lanes.is_exhausted());
+        taken.extend((0..2).map(|_| lanes.free.clone().try_acquire_owned().unwrap()));
+        assert!(lanes.is_exhausted());
     }
 }

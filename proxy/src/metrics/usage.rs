@@ -19,6 +19,11 @@ impl StartedAt {
         self.0.wrapping_sub(earlier.0)
     }
 
+    /// The time `micros` microseconds earlier.
+    pub(crate) fn before(self, micros: u32) -> Self {
+        Self(self.0.wrapping_sub(micros))
+    }
+
     #[cfg(test)]
     pub(crate) const ZERO: Self = Self(0);
 

@@ -18,7 +18,8 @@ pub(crate) enum Denial {
 /// Why a connection is ended although its client is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// Unfinished requests and unread replies of its cache take more memory than they may.
+    /// Unfinished requests and unread replies of its cache take more memory than they may, or more than half of it and its
+    /// client is too slow.
     OverBudget,
     /// The client has sent no byte of an unfinished request, or read none of its replies, for too long.
     Stalled,

@@ -125,7 +125,7 @@ impl WriteBuffer {
     /// the buffer is `blocked` or `broken`.
     pub(super) fn flush(&self) -> bool {
         let mut ok = true;
-        let mut has_read = false;
+        let mut read = 0;
         let mut buffer = self.buffer.borrow_mut();
         loop {
             let rest = buffer.get(self.sent.get()..).unwrap_or_default();
@@ -136,7 +136,7 @@ impl WriteBuffer {
                 Ok(n) if n > 0 => {
                     self.sent.set(self.sent.get() + n);
                     self.count(n);
-                    has_read = true;
+                    read += n;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked.set(true);
@@ -144,7 +144,7 @@ impl WriteBuffer {
                     if self.sent.get() >= buffer.len() / 2 {
                         buffer.drain(..self.sent.take());
                     }
-                    self.hold(buffer.capacity(), has_read);
+                    self.hold(buffer.capacity(), read);
                     return false;
                 }
                 _ => {
@@ -170,11 +170,11 @@ impl WriteBuffer {
         }
     }
 
-    /// Counts what the client has left unread.
-    fn hold(&self, bytes: usize, has_read: bool) {
+    /// Counts what the client has left unread, and the `read` bytes that it has just read.
+    fn hold(&self, bytes: usize, read: usize) {
         if let Some(account) = self.account.get() {
             let tls = if self.stream.has_pending_tls() { TLS_PENDING_MAX } else { 0 };
-            account.held.set_output(bytes.saturating_add(tls), has_read, account.usage.now());
+            account.held.set_output(bytes.saturating_add(tls), read, account.usage.now());
         }
     }
 }

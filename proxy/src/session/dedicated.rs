@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::{STALL_TIMEOUT, Session, WorkerContext};
+use super::{Session, WorkerContext};
 use crate::backend::dedicated_pool::Lease;
 use crate::protocol::request::{Fault, Outcome, Reply};
 use crate::responses::{Deferred, UNSENT_MAX, with_data};
@@ -20,9 +20,9 @@ pub(super) use get::StreamedGet;
 pub(super) use set::StreamedSet;
 pub(super) use untagged::UntaggedRequest;
 
-/// The stall timeout while other sessions of the cache wait for a dedicated lane.
-const CONTENDED_STALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the stall timeout is checked.
+/// How long a session waits for a dedicated lane.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often the time limits are checked.
 const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A request for a dedicated lane.
@@ -70,8 +70,9 @@ impl Session {
         tenant: &'a Tenant,
         version: PermissionVersion,
     ) -> Result<Lease<'a>, DedicatedError> {
-        let lease = tenant.backend.lease(&self.handle.permissions.lanes, STALL_TIMEOUT).await?;
+        let lease = tenant.backend.lease(&self.handle.permissions.lanes, LEASE_TIMEOUT).await?;
         self.recheck_permissions(version)?;
+        self.state.lane_use.reset();
         Ok(lease)
     }
 
@@ -89,6 +90,8 @@ impl Session {
                 }
             }
             if self.responses.unsent() > UNSENT_MAX {
+                // It holds no lane now.
+                self.state.lane_use.reset();
                 self.send_all().await?;
             }
         }
@@ -106,23 +109,33 @@ impl Session {
         if self.responses.is_broken() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
     }
 
-    /// Waits for the client's socket, within the stall timeout.
+    /// Waits for the client's socket, within the stall timeout, and less if others wait for the lane.
     async fn with_stall_timeout<F: Future<Output = io::Result<()>>>(
         &self,
         wait: impl Fn() -> F,
     ) -> io::Result<()> {
         let since = Instant::now();
+        let lane_use = &self.state.lane_use;
+        let waited_before = lane_use.waited.get();
         loop {
-            if let Ok(done) = timeout(STALL_CHECK_INTERVAL, wait()).await {
+            let done = timeout(STALL_CHECK_INTERVAL, wait()).await;
+            let waited = since.elapsed();
+            lane_use.waited.set(waited_before.saturating_add(waited));
+            if self.is_contended() && lane_use.is_slow() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            if let Ok(done) = done {
                 return done;
             }
-            let is_contended =
-                self.tenant.backend.is_exhausted() || self.handle.permissions.lanes.available_permits() == 0;
-            let limit = if is_contended { CONTENDED_STALL_TIMEOUT } else { STALL_TIMEOUT };
-            if since.elapsed() > limit {
+            if waited > self.wait_timeout {
                 return Err(io::ErrorKind::TimedOut.into());
             }
         }
+    }
+
+    /// Whether others wait for a dedicated lane, or soon will.
+    fn is_contended(&self) -> bool {
+        self.tenant.backend.is_exhausted() || self.handle.permissions.lanes.available_permits() == 0
     }
 }
 

@@ -8,7 +8,6 @@ use store::DenialCause;
 use super::dedicated::{DedicatedRequest, StreamedGet, StreamedSet, UntaggedRequest};
 use super::state::{OwnedThen, Swallow};
 use super::{Session, Step, relogin};
-use crate::buffers::Pressure;
 use crate::lane::Lane;
 use crate::metrics::denials::{self, ClientInfo, Subject};
 use crate::policy;
@@ -27,7 +26,23 @@ const TIGHT_VALUE_MAX: usize = 2 * 1024;
 impl Session {
     /// Dispatches requests from the front of `input`; returns the bytes they took and why it stopped.
     pub(super) fn dispatch(&mut self, input: &[u8]) -> (usize, Step) {
+        let operations = self.responses.operations();
+        let mut frames = 0;
+        let (at, step) = self.dispatch_turn(input, &mut frames);
+        // A connection whose frames the proxy answers itself costs it the most, so these are limited even if the plan has
+        // no rate.
+        let asked = self.responses.operations().wrapping_sub(operations);
+        match self.state.local_frames.add(frames, asked) {
+            None => (at, step),
+            Some(local) => (at, self.charge_local(local, step)),
+        }
+    }
+
+    /// Dispatches one turn, and counts its `frames`.
+    fn dispatch_turn(&mut self, input: &[u8], frames: &mut u64) -> (usize, Step) {
         let mut at = 0;
+        // It changes only between turns.
+        let gathered_max = if self.tenant.buffers.is_tight() { TIGHT_VALUE_MAX } else { SHARED_VALUE_MAX };
         for _ in 0..REQUESTS_PER_TURN_MAX {
             if !self.has_capacity() {
                 return (at, Step::Backpressured);
@@ -56,29 +71,30 @@ impl Session {
             if rest.is_empty() {
                 return (at, Step::Input);
             }
-            let limits = self.limits();
+            let limits = self.limits(gathered_max);
             let Some(frame) = self.protocol.and_then(|protocol| protocol.parse(rest, limits)) else {
                 return (at, Step::Input);
             };
             match self.handle(frame) {
-                Ok(consumed) => at += consumed,
+                Ok(consumed) => {
+                    at += consumed;
+                    *frames += 1;
+                }
                 Err((consumed, next)) => return (at + consumed, next),
             }
         }
-        (at, self.end_turn())
+        (at, Step::Yield)
     }
 
-    /// Lets other tasks run after a whole turn. A connection whose frames the proxy answers itself costs it the most, so
-    /// these are limited even if the plan has no rate.
-    fn end_turn(&mut self) -> Step {
-        let operations = self.responses.operations();
-        if std::mem::replace(&mut self.state.operations, operations) != operations {
-            return Step::Yield;
-        }
-        let frames = u64::try_from(REQUESTS_PER_TURN_MAX).unwrap_or(u64::MAX);
-        match self.tenant.charge_local(frames) {
-            None => Step::Yield,
-            Some(time) => Step::Throttled(Pause { time, prepaid: self.state.prepaid }),
+    /// Charges `frames` that were answered without memcached. What comes next is a pause if they are too many, unless it
+    /// is something else to do: then the pause follows the next ones.
+    #[cold]
+    fn charge_local(&self, frames: u64, next: Step) -> Step {
+        match (self.tenant.charge_local(frames), next) {
+            (Some(time), Step::Input | Step::Yield | Step::Backpressured) => {
+                Step::Throttled(Pause { time, prepaid: self.state.prepaid })
+            }
+            (_, next) => next,
         }
     }
 
@@ -183,18 +199,12 @@ impl Session {
     }
 
     /// The limits of the cache, and the flags that its memcached knows.
-    fn limits(&self) -> Limits {
-        let is_tight = self.tenant.buffers.pressure() != Pressure::None;
+    fn limits(&self, gathered_max: usize) -> Limits {
         let flags = match self.tenant.backend.flags() {
             FlagSet::Unknown if self.state.reads_as_newest => FlagSet::NEWEST,
             known => known,
         };
-        Limits {
-            item_size_max: self.item_size_max,
-            gathered_max: if is_tight { TIGHT_VALUE_MAX } else { SHARED_VALUE_MAX },
-            flags,
-            mechanisms: self.mechanisms,
-        }
+        Limits { item_size_max: self.item_size_max, gathered_max, flags, mechanisms: self.mechanisms }
     }
 
     /// Forwards the keys of a `get` line while there is capacity; keeps the rest for later.

@@ -1,7 +1,9 @@
 //! A session's state between turns: a request that is only partly dispatched, and the lane in use.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::relogin::Relogin;
 use crate::lane::Lane;
@@ -11,6 +13,14 @@ use crate::protocol::text::classic::Keys;
 
 /// Gets that go to a dedicated lane after a large value.
 const DEDICATED_GETS: u8 = 8;
+
+/// Frames that were answered without memcached are charged in steps of this many.
+const LOCAL_FRAMES_STEP: u64 = 256;
+
+/// While others wait for a dedicated lane, the session that has one may wait for its client for this long in total, and
+/// longer by what the bytes that have moved take at this many a second.
+const CONTENDED_WAIT_MAX: Duration = Duration::from_secs(5);
+const CONTENDED_BYTES_PER_SECOND: u64 = 16 * 1024;
 
 /// What a session keeps between turns.
 #[derive(Default)]
@@ -25,8 +35,9 @@ pub(crate) struct State {
     pub(super) reads_as_newest: bool,
     /// Whether the next request must wait until the session's gets have been answered.
     pub(super) waits_for_reads: bool,
-    /// The operations sent to memcached when the last whole turn ended.
-    pub(super) operations: u64,
+    pub(super) local_frames: LocalFrames,
+    /// What its current request on a dedicated lane has taken.
+    pub(super) lane_use: LaneUse,
     /// Whether the last pause has paid for the next frame.
     pub(super) prepaid: bool,
     /// Small replies until the session's gets use the shared lane again.
@@ -47,6 +58,44 @@ impl State {
     /// A small reply was sent.
     pub(super) fn note_small(&mut self) {
         self.dedicated_gets = self.dedicated_gets.saturating_sub(1);
+    }
+}
+
+/// Frames that were answered without memcached, and not charged yet.
+#[derive(Debug, Default)]
+pub(super) struct LocalFrames(u64);
+
+impl LocalFrames {
+    /// Adds the frames of a turn that sent `operations` to memcached. Returns how many to charge once there are enough.
+    #[inline]
+    pub(super) fn add(&mut self, frames: u64, operations: u64) -> Option<u64> {
+        self.0 += frames.saturating_sub(operations);
+        (self.0 >= LOCAL_FRAMES_STEP).then(|| std::mem::take(&mut self.0))
+    }
+}
+
+/// How long a request on a dedicated lane has waited for its client, and the bytes that moved.
+#[derive(Debug, Default)]
+pub(super) struct LaneUse {
+    pub(super) waited: Cell<Duration>,
+    bytes: Cell<u64>,
+}
+
+impl LaneUse {
+    /// A request begins.
+    pub(super) fn reset(&self) {
+        self.waited.set(Duration::ZERO);
+        self.bytes.set(0);
+    }
+
+    pub(super) fn moved(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get().saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX)));
+    }
+
+    /// Whether the client is too slow for a lane that others wait for.
+    pub(super) fn is_slow(&self) -> bool {
+        let fair = Duration::from_secs(self.bytes.get() / CONTENDED_BYTES_PER_SECOND);
+        self.waited.get() > CONTENDED_WAIT_MAX.saturating_add(fair)
     }
 }
 
@@ -110,5 +159,44 @@ impl From<Then<'_>> for OwnedThen {
                 Self::Invalidate { key: key.bytes.to_vec(), form: key.form, format }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    //
+    #[test]
+    fn who_holds_a_lane_that_others_wait_for_must_move_bytes() {
+        let lane_use = LaneUse::default();
+        let wait = |seconds| lane_use.waited.update(|waited| waited + Duration::from_secs(seconds));
+        wait(5);
+        assert!(!lane_use.is_slow());
+        // A byte now and then is not enough.
+        (0..100).for_each(|_| lane_use.moved(1));
+        wait(1);
+        assert!(lane_use.is_slow());
+        lane_use.moved(1024 * 1024);
+        wait(60);
+        assert!(!lane_use.is_slow());
+        wait(10);
+        assert!(lane_use.is_slow());
+        lane_use.reset();
+        assert!(!lane_use.is_slow());
+    }
+
+    //
+    #[test]
+    fn local_frames_are_charged_whatever_they_are_mixed_with() {
+        // Turns of a few frames; whole turns with one operation each.
+        for (frames, operations) in [(1, 0), (255, 0), (256, 1), (2, 1)] {
+            let mut local = LocalFrames::default();
+            let charged: u64 = (0..10_000).filter_map(|_| local.add(frames, operations)).sum();
+            let expected = 10_000 * (frames - operations);
+            assert!((expected - LOCAL_FRAMES_STEP..=expected).contains(&charged), "{frames} {operations}");
+        }
+        let mut local = LocalFrames::default();
+        assert_eq!((0..10_000).find_map(|_| local.add(1, 1).or(local.add(2, 100))), None);
     }
 }

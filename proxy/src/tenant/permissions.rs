@@ -6,7 +6,6 @@ use std::sync::Arc;
 use store::{Grant, Permissions, Timestamp, TokenId};
 use tokio::sync::Semaphore;
 
-use crate::backend::dedicated_pool::LEASES_PER_TOKEN_MAX;
 use crate::protocol::denial::Denial;
 
 pub(crate) struct LivePermissions {
@@ -25,15 +24,9 @@ pub(crate) struct LivePermissions {
 pub(crate) struct PermissionVersion(u64);
 
 impl LivePermissions {
-    pub(super) fn new(grant: Arc<Grant>) -> Self {
+    pub(super) fn new(grant: Arc<Grant>, lanes: Arc<Semaphore>) -> Self {
         let restricted = Cell::new(grant.permissions.limits_requests());
-        Self {
-            grant: RefCell::new(grant),
-            restricted,
-            version: Cell::new(0),
-            sessions: Cell::new(0),
-            lanes: Arc::new(Semaphore::new(LEASES_PER_TOKEN_MAX)),
-        }
+        Self { grant: RefCell::new(grant), restricted, version: Cell::new(0), sessions: Cell::new(0), lanes }
     }
 
     /// Returns the denial that `check` finds. `check` isn't called for an unrestricted token.

@@ -160,14 +160,15 @@ impl Sessions {
         }
     }
 
-    /// Ends the sessions whose clients have done nothing for `limit` about what they hold.
+    /// Ends the sessions whose clients have done nothing, or too little, for `limit` about what they hold.
     pub(super) fn end_stalled(&self, limit: Duration, now: StartedAt) {
         let limit = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
         let entries = self.entries.borrow();
-        let responses = entries.values().filter_map(|entry| entry.responses.upgrade());
-        responses
-            .filter(|responses| responses.stalled_for(now) > limit)
-            .for_each(|responses| responses.end(Ending::Stalled));
+        for responses in entries.values().filter_map(|entry| entry.responses.upgrade()) {
+            if let Some(ending) = responses.overdue(limit, now) {
+                responses.end(ending);
+            }
+        }
     }
 
     /// When the next session ends of those that haven't ended by `now`.

@@ -4,10 +4,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use store::{Database, InstanceState, LaneKey, NewToken, NewUser, Observed, Store, TokenKey};
 
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::*;
+use crate::backend::dedicated_pool::DedicatedLanes;
 use crate::buffers::BufferBudget;
 use crate::metrics::Metrics;
 
@@ -42,7 +42,7 @@ async fn older_grant_does_not_change_the_route() {
         metrics: Metrics::register(&mut Registry::default()).into(),
         tasks: TaskTracker::new(),
         buffers: Rc::default(),
-        dedicated: Arc::new(Semaphore::new(1)),
+        dedicated: DedicatedLanes::new(1),
     };
     let tenant = Tenant::new(deps, &WorkerBuffers::new(budget));
     let address = || tenant.backend.address().map(|address| address.ip().to_string());

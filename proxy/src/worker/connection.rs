@@ -183,6 +183,7 @@ impl Worker {
             tenant,
             handle: session,
             item_size_max: u64::try_from(grant.item_size_max).unwrap_or(0),
+            wait_timeout: self.shared.config.wait_timeout(),
             mechanisms: login::mechanisms(self.shared.config.scram),
             input,
             state: State::default(),

@@ -1,6 +1,6 @@
 //! The memory that unfinished requests and unread replies take: bounded for each cache, and freed after a while.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -134,6 +134,43 @@ fn oldest_unfinished_requests_are_ended_first() {
     assert!(buffered(&proxy) < (BUDGET_MB / 4 + 1) * MB);
     assert!(causes(&proxy, &ada).contains(&"buffers"));
     drop(clients);
+    wait_until_released(&proxy);
+}
+
+//
+#[test]
+fn full_caches_make_room_for_another() {
+    raise_file_limit();
+    // Nothing stalls while this test runs.
+    let proxy = TestProxy::start_with(|config| config.buffer_mb = BUDGET_MB);
+    let line = [&b"get "[..], &b"k ".repeat(50_000)].concat();
+    let mut full = Vec::new();
+    // Twelve caches that each send more than their share.
+    for nth in 0..12 {
+        let token = proxy.sign_up(&format!("user{nth}@example.org"));
+        for _ in 0..40 {
+            let mut client = proxy.log_in(&token);
+            // The proxy ends some of them.
+            let _ = client.write_all(&line);
+            full.push(client);
+        }
+    }
+    let line = [line, b"k ".repeat(150_000), b"\r\n".to_vec()].concat();
+    let newcomer = proxy.sign_up("newcomer@example.org");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let mut client = proxy.log_in(&newcomer);
+        client.set_read_timeout(Some(END_TIMEOUT)).unwrap();
+        let _ = client.write_all(&line);
+        let mut reply = Vec::new();
+        let _ = BufReader::new(client).read_until(b'\n', &mut reply);
+        if reply == b"SERVER_ERROR backend unavailable\r\n" {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{}", String::from_utf8_lossy(&reply));
+    }
+    assert!(buffered(&proxy) > BUDGET_MB * MB / 2, "the others still hold much");
+    drop(full);
     wait_until_released(&proxy);
 }
 

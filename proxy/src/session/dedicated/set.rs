@@ -182,6 +182,8 @@ impl Session {
                 Err(error) => return Err(DedicatedError::Client(error)),
             };
             self.responses.record_read(read);
+            self.responses.advance_input();
+            self.state.lane_use.moved(read);
             store.left -= read;
             let chunk = room.get(..read).unwrap_or_default();
             let written = lane.try_write(chunk)?;

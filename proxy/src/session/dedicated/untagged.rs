@@ -166,6 +166,7 @@ impl Session {
             let line = lane.read_line(worker.scratch, |line| request.encode_line(line, &mut reply)).await?;
             partially_sent.set(true);
             self.responses.write_raw(&reply);
+            self.state.lane_use.moved(reply.len());
             if line == Line::Last {
                 return Ok(());
             }
