@@ -24,10 +24,6 @@ const VERSION_MAX: usize = 32;
 /// A port on which nothing listens: a container whose network works refuses the connection at once.
 const CLOSED_PORT: u16 = 1;
 
-/// What memcached says before a login.
-const UNAUTHENTICATED: &str = "CLIENT_ERROR unauthenticated";
-const REJECTED: &str = "CLIENT_ERROR authentication failure";
-
 /// Checks a memcached; repeats that until it answers, for `limit` at most.
 pub(crate) async fn check(address: SocketAddr, credential: &LaneCredential, limit: Duration) -> Health {
     let deadline = Instant::now() + limit;
@@ -60,25 +56,24 @@ async fn attempt(address: SocketAddr, credential: &LaneCredential) -> Option<Hea
 }
 
 async fn talk(mut lane: BufReader<TcpStream>, credential: &LaneCredential) -> io::Result<Option<Health>> {
-    // Each alone: memcached drops the reply to what comes before a login in the same packet.
-    lane.write_all(b"version\r\n").await?;
+    lane.write_all(LaneCredential::VERSION_REQUEST.as_bytes()).await?;
     match read_line(&mut lane).await?.as_str() {
-        UNAUTHENTICATED => {}
-        reply if reply.starts_with("VERSION ") => return Ok(Some(Health::Wrong)),
+        LaneCredential::UNAUTHENTICATED => {}
+        reply if reply.starts_with(LaneCredential::VERSION_PREFIX) => return Ok(Some(Health::Wrong)),
         // "ERROR Too many open connections"
         reply if reply.starts_with("ERROR Too many") => return Ok(Some(Health::Full)),
         _ => return Ok(None),
     }
     lane.write_all(credential.login_command().as_bytes()).await?;
     match read_line(&mut lane).await?.as_str() {
-        "STORED" => {}
-        REJECTED => return Ok(Some(Health::Wrong)),
+        LaneCredential::LOGIN_OK => {}
+        LaneCredential::LOGIN_FAILED => return Ok(Some(Health::Wrong)),
         _ => return Ok(None),
     }
-    lane.write_all(b"version\r\n").await?;
+    lane.write_all(LaneCredential::VERSION_REQUEST.as_bytes()).await?;
     let reply = read_line(&mut lane).await?;
     let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+' | '_');
-    let version = reply.strip_prefix("VERSION ");
+    let version = reply.strip_prefix(LaneCredential::VERSION_PREFIX);
     Ok(version.map(|version| Health::Healthy(version.chars().filter(plain).take(VERSION_MAX).collect())))
 }
 

@@ -1,5 +1,5 @@
-//! The credential with which lanes log in to one generation of one instance: user, secret, and the forms in which memcached
-//! takes them.
+//! The credential with which lanes log in to one generation of one instance: user, secret, the forms in which memcached
+//! takes them, and what it answers. Proxy and provisioner log in alike (docs/protocol.md, L-4).
 
 use std::fmt;
 
@@ -13,6 +13,19 @@ pub struct LaneCredential {
 }
 
 impl LaneCredential {
+    /// A request that an instance refuses before the login, and that holds nothing secret. At least 7 bytes: memcached
+    /// 1.6.45 closes a connection whose first line is shorter. Sent alone: memcached drops the reply to what comes before a
+    /// login in the same packet.
+    pub const VERSION_REQUEST: &str = "version\r\n";
+    /// How an instance refuses it before the login: the line without its end.
+    pub const UNAUTHENTICATED: &str = "CLIENT_ERROR unauthenticated";
+    /// The reply to [`Self::login_command`] with the right secret.
+    pub const LOGIN_OK: &str = "STORED";
+    /// The reply to a wrong one.
+    pub const LOGIN_FAILED: &str = "CLIENT_ERROR authentication failure";
+    /// What the version follows, once logged in.
+    pub const VERSION_PREFIX: &str = "VERSION ";
+
     /// A credential with this secret, which must not hold spaces or line ends. Use
     /// [`LaneKey::credential`](crate::LaneKey::credential) unless in a test.
     #[must_use]
@@ -32,7 +45,7 @@ impl LaneCredential {
         format!("{USER} {}", self.secret)
     }
 
-    /// The whole text login: a `set` whose value is [`Self::login_value`]. memcached answers `STORED`.
+    /// The whole text login: a `set` whose value is [`Self::login_value`].
     #[must_use]
     pub fn login_command(&self) -> String {
         let value = self.login_value();

@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use memchr::memchr;
+use store::LaneCredential;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -14,13 +15,6 @@ use crate::transport::tcp;
 
 /// Time limit of the whole handshake. A connect to a killed container would hang.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
-/// A request that an instance refuses before the login, and that holds nothing secret. At least 7 bytes: memcached 1.6.45
-/// closes a connection whose first line is shorter.
-const VERSION: &[u8] = b"version\r\n";
-/// How an instance refuses it.
-const UNAUTHENTICATED: &[u8] = b"CLIENT_ERROR unauthenticated";
-/// The reply to a successful login.
-const AUTH_OK: &[u8] = b"STORED";
 const LINE_MAX: usize = 128;
 
 /// Why a lane can't be opened.
@@ -46,17 +40,18 @@ pub(super) async fn connect(route: &Route) -> Result<(TcpStream, FlagSet), Conne
 async fn handshake(route: &Route) -> Result<(TcpStream, FlagSet), ConnectError> {
     let stream = TcpStream::connect(route.address).await?;
     stream.set_nodelay(true)?;
-    write(&stream, VERSION).await?;
-    if read_line(&stream).await? != UNAUTHENTICATED {
+    write(&stream, LaneCredential::VERSION_REQUEST.as_bytes()).await?;
+    if read_line(&stream).await? != LaneCredential::UNAUTHENTICATED.as_bytes() {
         return Err(ConnectError::NotAnInstance);
     }
     write(&stream, route.credential.login_command().as_bytes()).await?;
-    if read_line(&stream).await? != AUTH_OK {
+    if read_line(&stream).await? != LaneCredential::LOGIN_OK.as_bytes() {
         return Err(ConnectError::WrongSecret);
     }
-    write(&stream, VERSION).await?;
+    write(&stream, LaneCredential::VERSION_REQUEST.as_bytes()).await?;
     let reply = read_line(&stream).await?;
-    let version = reply.strip_prefix(b"VERSION ").ok_or(io::Error::from(io::ErrorKind::InvalidData))?;
+    let version = reply.strip_prefix(LaneCredential::VERSION_PREFIX.as_bytes());
+    let version = version.ok_or(io::Error::from(io::ErrorKind::InvalidData))?;
     Ok((stream, FlagSet::from_version(version)))
 }
 
