@@ -193,7 +193,8 @@ fn supervision_error(what: &str, error: &std::io::Error) -> CliError {
     CliError::new(format!("the role can't {what} ({error})"), fix)
 }
 
-/// Raises the soft limit of open files, often 1,024, to the hard one: every connection is an open file.
+/// Raises the soft limit of open files, often 1,024, to the hard one: every connection is an open file. Roles divide what
+/// they find (`proxy/src/descriptors.rs`).
 fn raise_file_limit() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };

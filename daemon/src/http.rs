@@ -1,13 +1,12 @@
 //! HTTP/1 server of every role: serves routes on a listener within limits, and stops gracefully. Knows no page.
 //!
 //! Nothing that a peer does, or leaves undone, holds a connection for ever, and when all connections are in use a
-//! newcomer takes the place of an idle one (`http/admission.rs`) instead of waiting.
+//! new one takes the place of an idle one (`http/admission.rs`) instead of waiting.
 
 mod admission;
 mod body;
 mod connection;
 mod metrics;
-pub mod source;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -23,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::Shutdown;
-use admission::{Admission, Refusal, Slot};
+use admission::{Admission, Rejection, Slot};
 
 pub use metrics::ConnectionMetrics;
 
@@ -35,15 +34,15 @@ const UNSENT_MAX: u32 = 8 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Wait after a failed accept (no file descriptors, for example), so that the loop doesn't spin.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
-/// How long a newcomer waits for a place: longer than it takes until a peer that doesn't read counts as idle.
+/// How long a new connection waits for a place: longer than it takes until a peer that doesn't read counts as idle.
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often it tries.
 const ADMISSION_INTERVAL: Duration = Duration::from_millis(20);
-/// Refused connections that get an answer at once; further ones are closed without.
-const REFUSALS_MAX: usize = 16;
-/// How long a refused peer may take to read that.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// `Retry-After` of a refused connection.
+/// Rejected connections that get an answer at once; further ones are closed without.
+const REJECTING_MAX: usize = 16;
+/// How long a rejected peer may take to read that.
+const REJECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// `Retry-After` of a rejected connection.
 const RETRY_AFTER_SECONDS: u64 = 5;
 
 /// Limits of a listener.
@@ -121,7 +120,7 @@ pub async fn serve(
 ) {
     let server = Arc::new(Server { limits: limits.within_open_files(), routes, metrics });
     let admission = Arc::new(Admission::new(&server.limits));
-    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let rejecting = Arc::new(Semaphore::new(REJECTING_MAX));
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -142,11 +141,11 @@ pub async fn serve(
                 let (server, stop) = (server.clone(), shutdown.token().clone());
                 connections.spawn(async move { server.serve_connection(stream, peer, slot, stop).await });
             }
-            Err(refusal) => {
-                server.metrics.count_refusal(refusal.cause());
-                if let Ok(permit) = refusals.clone().try_acquire_owned() {
+            Err(rejection) => {
+                server.metrics.count_rejection(rejection.cause());
+                if let Ok(permit) = rejecting.clone().try_acquire_owned() {
                     connections.spawn(async move {
-                        let _ = tokio::time::timeout(REFUSAL_TIMEOUT, refuse(stream, refusal)).await;
+                        let _ = tokio::time::timeout(REJECT_TIMEOUT, reject(stream, rejection)).await;
                         drop(permit);
                     });
                 }
@@ -165,11 +164,11 @@ async fn admit(
     admission: &Arc<Admission>,
     peer: IpAddr,
     metrics: &ConnectionMetrics,
-) -> Result<Slot, Refusal> {
+) -> Result<Slot, Rejection> {
     let give_up = Instant::now() + ADMISSION_TIMEOUT;
     loop {
         match admission.admit(peer, metrics) {
-            Err(Refusal::Total) if Instant::now() < give_up => tokio::time::sleep(ADMISSION_INTERVAL).await,
+            Err(Rejection::Total) if Instant::now() < give_up => tokio::time::sleep(ADMISSION_INTERVAL).await,
             admitted => return admitted,
         }
     }
@@ -205,10 +204,10 @@ impl Server {
 }
 
 /// Tells a peer that there are too many connections, and waits until it closes.
-async fn refuse(mut stream: TcpStream, refusal: Refusal) -> std::io::Result<()> {
-    let (status, text) = match refusal {
-        Refusal::Source => ("429 Too Many Requests", "too many connections from this address\n"),
-        Refusal::Total => ("503 Service Unavailable", "too many connections\n"),
+async fn reject(mut stream: TcpStream, rejection: Rejection) -> std::io::Result<()> {
+    let (status, text) = match rejection {
+        Rejection::Source => ("429 Too Many Requests", "too many connections from this address\n"),
+        Rejection::Total => ("503 Service Unavailable", "too many connections\n"),
     };
     let response = format!(
         "HTTP/1.1 {status}\r\nRetry-After: {RETRY_AFTER_SECONDS}\r\nConnection: close\r\n\

@@ -21,7 +21,7 @@ use crate::grants::{CertificateBinding, Grants, Verdict};
 use crate::login::Login;
 use crate::login::outcome::LoginOutcome;
 use crate::metrics::Metrics;
-use crate::metrics::admission::ClosedCause;
+use crate::metrics::admission::EvictionCause;
 use crate::metrics::denials::{self, ClientInfo, Subject};
 use crate::protocol::Protocol;
 use crate::transport::Stream;
@@ -38,8 +38,8 @@ use rejection::{OVERLOADED, Rejection, TLS_REQUIRED, UNAVAILABLE};
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit for the first byte of a connection while the proxy is under pressure, see [`AdmissionLimiter`].
 const SILENT_TIMEOUT_UNDER_PRESSURE: Duration = Duration::from_secs(1);
-/// Time limit for the first byte of a connection that will be rejected.
-const REJECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time limit for delivering a rejection, with the wait for the first byte, which tells the protocol.
+pub(crate) const REJECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// First byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -83,7 +83,7 @@ impl Authenticator<'_> {
         }
         let connection = self.log_in(pending, first, deadline).await?;
         if let Admission::Unauthenticated(permit) = &connection.admission {
-            permit.hold();
+            permit.set_authenticated();
         }
         Some(connection)
     }
@@ -99,7 +99,7 @@ impl Authenticator<'_> {
                 Some(Ok(first)) => return Some(first),
                 Some(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
                     if limit == deadline || self.admission_limiter.is_under_pressure() {
-                        self.metrics.admission.closed(ClosedCause::SilentTimedOut);
+                        self.metrics.admission.evicted(EvictionCause::SilentTimedOut);
                         return None;
                     }
                 }

@@ -90,7 +90,11 @@ pub async fn run(
     heartbeat.spawn(grants.applied(), &shutdown);
     connections::spawn(store, heartbeat.id().to_owned(), workers.clone(), &shutdown);
     let shared = Arc::new(Shared {
-        admission_limiter: AdmissionLimiter::new(descriptors.connections, metrics.admission.clone()),
+        admission_limiter: AdmissionLimiter::new(
+            descriptors.connections,
+            descriptors.closing,
+            metrics.admission.clone(),
+        ),
         buffers: BufferBudget::new(metrics.buffered.clone(), config.buffer_bytes()),
         dedicated_lanes: DedicatedLanes::new(descriptors.dedicated_lanes),
         throttle: Throttle::new(Instant::now()),

@@ -232,7 +232,7 @@ impl Worker {
         let limiter = &self.shared.admission_limiter;
         let connections = self.shared.metrics.connections_open();
         let admitted = if self.shared.config.is_balancer(source) {
-            limiter.admit_held(source, connections)
+            limiter.admit_balancer(source, connections)
         } else {
             limiter.admit(source, connections)
         };

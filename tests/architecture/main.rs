@@ -28,7 +28,8 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 10] = [
 ];
 
 /// Bytes and values in, values out: no sockets, no waiting, no store, no clock.
-const PURE: [&str; 8] = [
+const PURE: [&str; 9] = [
+    "daemon/src/source",
     "proxy/src/auth/backoff",
     "proxy/src/login",
     "proxy/src/policy",

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use daemon::http::source::Source;
+use daemon::source::Source;
 use identity::password::{self, HashMemory, Password};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::oneshot;

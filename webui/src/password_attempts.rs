@@ -6,7 +6,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use daemon::http::source::Source;
+use daemon::source::Source;
 
 use crate::config::Limits;
 use crate::rate_limit::RateLimiter;

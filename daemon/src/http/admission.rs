@@ -1,5 +1,8 @@
-//! Which connections a listener holds: at most so many in total and of one source. When they are used up, a newcomer
+//! Which connections a listener holds: at most so many in total and of one source. When they are used up, a new one
 //! takes the place of the oldest idle connection of the most crowded network, so that no flood keeps others out.
+//!
+//! Separate from the proxy's (`proxy/src/auth/admission.rs`): idleness is a matter of requests here, and few enough
+//! connections are open to look at each.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,23 +12,23 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::source::{Network, Source};
 use super::{ConnectionMetrics, Limits};
+use crate::source::{Network, Source};
 
 /// For how long a connection may wait for its peer, to send the rest of a body or to take a response, before it counts
 /// as idle. A byte now and then doesn't help: it waits until all of it has come or gone.
 const WAIT_TOLERANCE: Duration = Duration::from_secs(1);
 
-/// Why there is no place for a newcomer.
+/// Why there is no place for a new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum Rejection {
     /// Its source has too many connections, none of them idle.
     Source,
     /// There are too many connections, none of them idle.
     Total,
 }
 
-impl Refusal {
+impl Rejection {
     pub(super) fn cause(self) -> &'static str {
         match self {
             Self::Source => "source",
@@ -102,7 +105,7 @@ impl Admission {
         self: &Arc<Self>,
         peer: IpAddr,
         metrics: &ConnectionMetrics,
-    ) -> Result<Slot, Refusal> {
+    ) -> Result<Slot, Rejection> {
         let connection = Connection {
             source: Source::of(peer),
             trusted: self.trusted_proxies.contains(&peer.to_canonical()),
@@ -113,11 +116,11 @@ impl Admission {
         let of_source = table.sources.get(&connection.source).copied().unwrap_or(0);
         if !connection.trusted && of_source >= self.per_source_max {
             let evicted = table.evict(|other| other.source == connection.source);
-            evicted.then(|| metrics.count_close("source_limit")).ok_or(Refusal::Source)?;
+            evicted.then(|| metrics.count_close("source_limit")).ok_or(Rejection::Source)?;
         }
         if table.connections.len() >= self.total_max {
             let evicted = table.evict(|_| true);
-            evicted.then(|| metrics.count_close("total_limit")).ok_or(Refusal::Total)?;
+            evicted.then(|| metrics.count_close("total_limit")).ok_or(Rejection::Total)?;
         }
         let id = table.insert(connection.clone());
         drop(table);

@@ -32,13 +32,13 @@ impl ConnectionMetrics {
         );
         registry.register(
             "connections_closed",
-            "HTTP connections closed by a time limit, or for a newcomer",
+            "HTTP connections closed by a time limit, or for a new one",
             metrics.closed.clone(),
         );
         metrics
     }
 
-    pub(super) fn count_refusal(&self, cause: &'static str) {
+    pub(super) fn count_rejection(&self, cause: &'static str) {
         self.refused.get_or_create(&Cause { cause }).inc();
     }
 

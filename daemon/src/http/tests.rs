@@ -145,7 +145,7 @@ async fn half_heads_and_half_bodies_and_idle_connections_end() {
 
 //
 #[tokio::test]
-async fn newcomer_takes_the_place_of_an_idle_connection_of_the_most_crowded_network() {
+async fn new_connection_takes_the_place_of_an_idle_connection_of_the_most_crowded_network() {
     let server = Listener::start(limits(8, LONG_TIME)).await;
     let mut idle = Vec::new();
     for source in [[9, 0, 1], [1, 1, 1], [1, 1, 2], [1, 1, 3], [1, 1, 3], [8, 0, 1]] {

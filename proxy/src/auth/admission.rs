@@ -2,28 +2,31 @@
 //! not counted here but by their plans, so half-open connections can't take their place.
 //!
 //! A connection is silent until its first byte; then it takes one of its source's slots. A silent one costs little, so a
-//! newcomer is never refused for it: the oldest silent connection of the most crowded network closes instead, and with
+//! new one is never rejected for it: the oldest silent connection of the most crowded network closes instead, and with
 //! only few silent ones left the oldest unfinished login of the most crowded network. One small lock guards all of this.
 //! It is taken when a connection opens, sends its first byte, logs in and closes, never for a request.
+//!
+//! Separate from that of HTTP servers (`daemon/src/http/admission.rs`): what may close depends on how far its login is, and
+//! with tens of thousands of connections no operation may look at each.
 
-mod crowd;
+mod source_index;
+mod state;
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use daemon::source::Source;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::metrics::admission::{AdmissionMetrics, ClosedCause};
-use crate::transport::address::Prefixes;
-use crowd::Crowd;
+use crate::metrics::admission::{AdmissionMetrics, EvictionCause, RejectionCause};
+use state::{Phase, State};
 
 /// One in this many of the proxy's connections may be unauthenticated.
 const UNAUTHENTICATED_SHARE: usize = 4;
 /// One in this many of the unauthenticated connections may be silent, and as many may be logging in, whatever others do:
-/// below that number none is closed for a newcomer, so that one that has just connected has time for its login.
+/// below that number none is closed for a new one, so that one that has just connected has time for its login.
 const UNDISTURBED_SHARE: usize = 8;
 /// Logins in progress of one source, an IPv4 address or an IPv6 /64. Beyond it, one that takes longer than
 /// [`FAST_LOGIN_TIMEOUT`] closes for a new one.
@@ -40,16 +43,10 @@ const FAST_LOGIN_TIMEOUT: Duration = Duration::from_millis(250);
 const NETWORK_SHARE: usize = 8;
 /// Silent connections of one source; beyond it, the oldest closes.
 const SILENT_PER_SOURCE_MAX: usize = 256;
-/// Connections that are being rejected or closed with a last reply; beyond it they close at once.
-const CLOSING_MAX: usize = 256;
-/// The same, and also the connections beyond the proxy's limit that wait for evicted ones to close, of a proxy with few
-/// connections: one in this many, at least [`CLOSING_MIN`].
-const CLOSING_SHARE: usize = 16;
-const CLOSING_MIN: usize = 16;
 
 pub(crate) struct AdmissionLimiter {
     limits: Limits,
-    book: Mutex<Book>,
+    state: Mutex<State>,
     metrics: AdmissionMetrics,
 }
 
@@ -59,36 +56,9 @@ struct Limits {
     unauthenticated_max: usize,
     undisturbed: usize,
     network_max: usize,
+    /// Connections that are being rejected, or closed with a last reply; beyond it they close at once. They come on top of
+    /// `connections_max`, as do evicted ones until they have closed.
     closing_max: usize,
-}
-
-/// All unauthenticated connections.
-#[derive(Default)]
-struct Book {
-    next_number: u64,
-    members: HashMap<u64, Member>,
-    silent: Crowd,
-    logins: Crowd,
-    closing: usize,
-}
-
-struct Member {
-    place: Prefixes,
-    phase: Phase,
-    since: Instant,
-    evicted: Arc<Notify>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Counted and never evicted: its login has succeeded and its session isn't registered yet, or a load balancer hasn't
-    /// sent its client's address yet.
-    Held,
-    /// No byte yet.
-    Silent,
-    LoggingIn,
-    /// Evicted, or being closed with a last reply.
-    Closing,
 }
 
 /// Counts one unauthenticated connection until it is dropped.
@@ -97,9 +67,9 @@ pub(crate) struct Permit {
     number: u64,
 }
 
-/// The connection's place in the limits is taken by others.
+/// A limit is reached, and no other connection may close for this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Refused;
+pub(crate) struct LimitReached;
 
 /// Tells that a connection must close for another one.
 pub(crate) struct Eviction(Option<Watch>);
@@ -112,16 +82,17 @@ struct Watch {
 }
 
 impl AdmissionLimiter {
-    pub(crate) fn new(connections_max: usize, metrics: AdmissionMetrics) -> Arc<Self> {
+    /// Limits for `connections_max` connections, and `closing_max` more that close after a last reply.
+    pub(crate) fn new(connections_max: usize, closing_max: usize, metrics: AdmissionMetrics) -> Arc<Self> {
         let unauthenticated_max = (connections_max / UNAUTHENTICATED_SHARE).max(1);
         let limits = Limits {
             connections_max,
             unauthenticated_max,
             undisturbed: unauthenticated_max / UNDISTURBED_SHARE,
             network_max: (unauthenticated_max / NETWORK_SHARE).max(LOGIN_BURST_PER_SOURCE_MAX),
-            closing_max: (connections_max / CLOSING_SHARE).clamp(CLOSING_MIN, CLOSING_MAX),
+            closing_max,
         };
-        Arc::new(Self { limits, book: Mutex::default(), metrics })
+        Arc::new(Self { limits, state: Mutex::default(), metrics })
     }
 
     /// Admits a new, silent connection, the `connections`th of all. Another one may have to close for it.
@@ -129,189 +100,169 @@ impl AdmissionLimiter {
     /// # Errors
     ///
     /// If none can.
-    pub(crate) fn admit(self: &Arc<Self>, source: IpAddr, connections: usize) -> Result<Permit, Refused> {
-        let place = Prefixes::of(source);
-        self.change(|book| {
-            self.make_room(book, connections)?;
-            if book.silent.count_of_source(place) >= SILENT_PER_SOURCE_MAX {
-                self.evict(book.silent.oldest_of_source(place), ClosedCause::SilentEvicted, book);
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        source: IpAddr,
+        connections: usize,
+    ) -> Result<Permit, LimitReached> {
+        let source = Source::of(source);
+        self.change(|state| {
+            self.make_room(state, connections)?;
+            if state.silent.count_of_source(source) >= SILENT_PER_SOURCE_MAX {
+                self.evict(state.silent.oldest_of_source(source), EvictionCause::Silent, state);
             }
-            Ok(self.permit(book, place, Phase::Silent))
+            Ok(self.permit(state, source, Phase::Silent))
         })
     }
 
-    /// Admits a connection that can't be evicted: of a load balancer, or one that has logged in.
+    /// Admits a new connection of a load balancer.
     ///
     /// # Errors
     ///
     /// If there are too many, and none can close for it.
-    pub(crate) fn admit_held(
+    pub(crate) fn admit_balancer(
         self: &Arc<Self>,
         source: IpAddr,
         connections: usize,
-    ) -> Result<Permit, Refused> {
-        self.change(|book| {
-            self.make_room(book, connections)?;
-            Ok(self.permit(book, Prefixes::of(source), Phase::Held))
+    ) -> Result<Permit, LimitReached> {
+        self.admit_unevictable(source, connections, Phase::AwaitingProxyHeader)
+    }
+
+    /// Admits a connection that has logged in and is no longer a session.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many, and none can close for it.
+    pub(crate) fn admit_authenticated(
+        self: &Arc<Self>,
+        source: IpAddr,
+        connections: usize,
+    ) -> Result<Permit, LimitReached> {
+        self.admit_unevictable(source, connections, Phase::Authenticated)
+    }
+
+    fn admit_unevictable(
+        self: &Arc<Self>,
+        source: IpAddr,
+        connections: usize,
+        phase: Phase,
+    ) -> Result<Permit, LimitReached> {
+        self.change(|state| {
+            self.make_room(state, connections)?;
+            Ok(self.permit(state, Source::of(source), phase))
         })
     }
 
     /// Admits a connection that closes after a last reply.
     pub(crate) fn admit_closing(self: &Arc<Self>, source: IpAddr) -> Option<Permit> {
-        self.change(|book| {
-            let has_room = book.closing < self.limits.closing_max;
-            has_room.then(|| self.permit(book, Prefixes::of(source), Phase::Closing))
+        self.change(|state| {
+            let has_room = state.closing < self.limits.closing_max;
+            has_room.then(|| self.permit(state, Source::of(source), Phase::Closing))
         })
     }
 
     /// Whether more than half of the unauthenticated connections are in use: then a connection must send its first byte
     /// soon.
     pub(crate) fn is_under_pressure(&self) -> bool {
-        self.is_half_full(&self.book())
+        self.is_half_full(&self.state())
     }
 
-    fn is_half_full(&self, book: &Book) -> bool {
-        book.open() >= self.limits.unauthenticated_max.div_ceil(2)
+    fn is_half_full(&self, state: &State) -> bool {
+        state.open() >= self.limits.unauthenticated_max.div_ceil(2)
     }
 
     /// Closes a connection for a new one, if there are too many.
-    fn make_room(&self, book: &mut Book, connections: usize) -> Result<(), Refused> {
+    fn make_room(&self, state: &mut State, connections: usize) -> Result<(), LimitReached> {
         let Limits { connections_max, unauthenticated_max, undisturbed, closing_max, .. } = self.limits;
         if connections > connections_max + closing_max {
-            return Err(self.refuse(ClosedCause::ConnectionLimit));
+            return Err(self.reject(RejectionCause::Connections));
         }
-        let has_silent = book.silent.len() > undisturbed;
-        let is_full = connections > connections_max || book.open() >= unauthenticated_max;
+        let has_silent = state.silent.len() > undisturbed;
+        let is_full = connections > connections_max || state.open() >= unauthenticated_max;
         if is_full && !has_silent {
-            if book.logins.len() <= undisturbed {
+            if state.logins.len() <= undisturbed {
                 let cause = if connections > connections_max {
-                    ClosedCause::ConnectionLimit
+                    RejectionCause::Connections
                 } else {
-                    ClosedCause::UnauthenticatedLimit
+                    RejectionCause::Unauthenticated
                 };
-                return Err(self.refuse(cause));
+                return Err(self.reject(cause));
             }
-            self.evict(book.logins.oldest_of_most_crowded(), ClosedCause::LoginEvicted, book);
-        } else if has_silent && (is_full || self.is_half_full(book)) {
-            self.evict(book.silent.oldest_of_most_crowded(), ClosedCause::SilentEvicted, book);
+            self.evict(state.logins.oldest_of_most_crowded(), EvictionCause::Login, state);
+        } else if has_silent && (is_full || self.is_half_full(state)) {
+            self.evict(state.silent.oldest_of_most_crowded(), EvictionCause::Silent, state);
         }
         Ok(())
     }
 
     /// Makes room for one more login of the same source and network.
-    fn make_room_for_login(&self, book: &mut Book, place: Prefixes) -> Result<(), Refused> {
-        let of_source = book.logins.count_of_source(place);
+    fn make_room_for_login(&self, state: &mut State, source: Source) -> Result<(), LimitReached> {
+        let of_source = state.logins.count_of_source(source);
         if of_source >= LOGINS_PER_SOURCE_MAX {
-            let slowest = book.logins.oldest_of_source(place).filter(|oldest| book.is_slow(*oldest));
-            if slowest.is_none() && (of_source >= LOGIN_BURST_PER_SOURCE_MAX || self.is_half_full(book)) {
-                return Err(self.refuse(ClosedCause::SourceLimit));
+            let slowest = state.logins.oldest_of_source(source).filter(|oldest| state.is_slow(*oldest));
+            if slowest.is_none() && (of_source >= LOGIN_BURST_PER_SOURCE_MAX || self.is_half_full(state)) {
+                return Err(self.reject(RejectionCause::Source));
             }
-            self.evict(slowest, ClosedCause::SourceLimit, book);
+            self.evict(slowest, EvictionCause::SourceLimit, state);
         }
-        if book.logins.count_of_network(place) >= self.limits.network_max {
-            let slowest = book.logins.oldest_of_network(place).filter(|oldest| book.is_slow(*oldest));
-            slowest.ok_or_else(|| self.refuse(ClosedCause::NetworkLimit))?;
-            self.evict(slowest, ClosedCause::NetworkLimit, book);
+        let network = source.network();
+        if state.logins.count_of_network(network) >= self.limits.network_max {
+            let slowest = state.logins.oldest_of_network(network).filter(|oldest| state.is_slow(*oldest));
+            slowest.ok_or_else(|| self.reject(RejectionCause::Network))?;
+            self.evict(slowest, EvictionCause::NetworkLimit, state);
         }
         Ok(())
     }
 
-    fn evict(&self, number: Option<u64>, cause: ClosedCause, book: &mut Book) {
+    fn evict(&self, number: Option<u64>, cause: EvictionCause, state: &mut State) {
         let Some(number) = number else { return };
-        book.set_phase(number, Phase::Closing);
-        if let Some(member) = book.members.get(&number) {
-            member.evicted.notify_one();
+        state.set_phase(number, Phase::Closing);
+        if let Some(entry) = state.entries.get(&number) {
+            entry.evicted.notify_one();
         }
-        self.metrics.closed(cause);
+        self.metrics.evicted(cause);
     }
 
-    fn refuse(&self, cause: ClosedCause) -> Refused {
-        self.metrics.closed(cause);
-        Refused
+    fn reject(&self, cause: RejectionCause) -> LimitReached {
+        self.metrics.rejected(cause);
+        LimitReached
     }
 
-    fn permit(self: &Arc<Self>, book: &mut Book, place: Prefixes, phase: Phase) -> Permit {
-        Permit { number: book.insert(place, phase), limiter: self.clone() }
+    fn permit(self: &Arc<Self>, state: &mut State, source: Source, phase: Phase) -> Permit {
+        Permit { number: state.insert(source, phase), limiter: self.clone() }
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Book) -> T) -> T {
-        let mut book = self.book();
-        let changed = change(&mut book);
-        self.metrics.set_open(book.silent.len(), book.logins.len(), book.held(), book.closing);
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state();
+        let changed = change(&mut state);
+        self.metrics.set_open(&state.counts());
         changed
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the login is one of too many of its source, and has had its time.
     fn is_excess(&self, number: u64) -> bool {
-        self.change(|book| {
-            let Some(member) = book.members.get(&number) else { return true };
-            let is_excess = member.phase == Phase::LoggingIn
-                && book.logins.count_of_source(member.place) > LOGINS_PER_SOURCE_MAX;
+        self.change(|state| {
+            let Some(entry) = state.entries.get(&number) else { return true };
+            let is_excess = entry.phase == Phase::LoggingIn
+                && state.logins.count_of_source(entry.source) > LOGINS_PER_SOURCE_MAX;
             if is_excess {
-                self.evict(Some(number), ClosedCause::SourceLimit, book);
+                self.evict(Some(number), EvictionCause::SourceLimit, state);
             }
             is_excess
         })
     }
 }
 
-impl Book {
-    /// Connections that aren't closing.
-    fn open(&self) -> usize {
-        self.members.len() - self.closing
-    }
-
-    fn held(&self) -> usize {
-        self.open() - self.silent.len() - self.logins.len()
-    }
-
-    fn insert(&mut self, place: Prefixes, phase: Phase) -> u64 {
-        let number = self.next_number;
-        self.next_number = number.wrapping_add(1);
-        let (since, evicted) = (Instant::now(), Arc::default());
-        self.members.insert(number, Member { place, phase: Phase::Held, since, evicted });
-        self.set_phase(number, phase);
-        number
-    }
-
-    fn remove(&mut self, number: u64) {
-        self.set_phase(number, Phase::Held);
-        self.members.remove(&number);
-    }
-
-    fn set_phase(&mut self, number: u64, phase: Phase) {
-        let Some(member) = self.members.get_mut(&number) else { return };
-        let place = member.place;
-        match std::mem::replace(&mut member.phase, phase) {
-            Phase::Silent => self.silent.remove(place, number),
-            Phase::LoggingIn => self.logins.remove(place, number),
-            Phase::Closing => self.closing -= 1,
-            Phase::Held => {}
-        }
-        match phase {
-            Phase::Silent => self.silent.insert(place, number),
-            Phase::LoggingIn => self.logins.insert(place, number),
-            Phase::Closing => self.closing += 1,
-            Phase::Held => {}
-        }
-    }
-
-    /// Whether a login has taken long enough to close for another.
-    fn is_slow(&self, number: u64) -> bool {
-        self.members.get(&number).is_some_and(|member| member.since.elapsed() >= FAST_LOGIN_TIMEOUT)
-    }
-}
-
 impl Permit {
     /// The address of a load balancer's client has arrived: the connection is a silent one of `source`.
     pub(crate) fn set_source(&mut self, source: IpAddr) {
-        self.limiter.clone().change(|book| {
-            book.remove(self.number);
-            self.number = book.insert(Prefixes::of(source), Phase::Silent);
+        self.limiter.clone().change(|state| {
+            state.remove(self.number);
+            self.number = state.insert(Source::of(source), Phase::Silent);
         });
     }
 
@@ -320,33 +271,33 @@ impl Permit {
     /// # Errors
     ///
     /// If there is none.
-    pub(crate) fn begin_login(&mut self) -> Result<(), Refused> {
+    pub(crate) fn begin_login(&mut self) -> Result<(), LimitReached> {
         let limiter = self.limiter.clone();
-        limiter.change(|book| {
-            let Some(place) = book.members.get(&self.number).map(|member| member.place) else {
-                return Err(Refused);
+        limiter.change(|state| {
+            let Some(source) = state.entries.get(&self.number).map(|entry| entry.source) else {
+                return Err(LimitReached);
             };
-            limiter.make_room_for_login(book, place)?;
+            limiter.make_room_for_login(state, source)?;
             // It counts from its first byte, and an earlier eviction is void.
-            book.remove(self.number);
-            if book.open() >= limiter.limits.unauthenticated_max {
-                limiter.evict(book.logins.oldest_of_most_crowded(), ClosedCause::LoginEvicted, book);
+            state.remove(self.number);
+            if state.open() >= limiter.limits.unauthenticated_max {
+                limiter.evict(state.logins.oldest_of_most_crowded(), EvictionCause::Login, state);
             }
-            self.number = book.insert(place, Phase::LoggingIn);
+            self.number = state.insert(source, Phase::LoggingIn);
             Ok(())
         })
     }
 
     /// The login has succeeded: the connection frees its slot, and counts until its session is registered.
-    pub(crate) fn hold(&self) {
-        self.limiter.change(|book| book.set_phase(self.number, Phase::Held));
+    pub(crate) fn set_authenticated(&self) {
+        self.limiter.change(|state| state.set_phase(self.number, Phase::Authenticated));
     }
 
     /// The connection closes, after a last reply if this returns the permit.
     pub(crate) fn close(self) -> Option<Self> {
-        let has_room = self.limiter.change(|book| {
-            book.set_phase(self.number, Phase::Closing);
-            book.closing <= self.limiter.limits.closing_max
+        let has_room = self.limiter.change(|state| {
+            state.set_phase(self.number, Phase::Closing);
+            state.closing <= self.limiter.limits.closing_max
         });
         has_room.then_some(self)
     }
@@ -354,11 +305,11 @@ impl Permit {
     /// Tells when the connection must close for another one.
     pub(crate) fn eviction(&self) -> Eviction {
         let limiter = self.limiter.clone();
-        let watch = limiter.book().members.get(&self.number).map(|member| Watch {
+        let watch = limiter.state().entries.get(&self.number).map(|entry| Watch {
             limiter: self.limiter.clone(),
             number: self.number,
-            since: member.since,
-            evicted: member.evicted.clone(),
+            since: entry.since,
+            evicted: entry.evicted.clone(),
         });
         Eviction(watch)
     }
@@ -366,7 +317,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.limiter.change(|book| book.remove(self.number));
+        self.limiter.change(|state| state.remove(self.number));
     }
 }
 

@@ -8,9 +8,8 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use daemon::source::Source;
 use store::TokenId;
-
-use crate::transport::address::network;
 
 /// A failed login is answered this long after its last byte, whatever its cause.
 pub(crate) const FAILURE_DELAY: Duration = Duration::from_millis(20);
@@ -58,7 +57,7 @@ impl Throttle {
     pub(crate) fn delay(&self, failure: &Failure<'_>, now: Instant) -> Duration {
         let now = Elapsed::between(self.begun, now);
         let attempt = AttemptHash(self.hash(&(failure.token, failure.attempt)).max(1));
-        let source = self.sources.record(self.hash(&network(failure.source)), attempt, now);
+        let source = self.sources.record(self.hash(&Source::of(failure.source)), attempt, now);
         let token = failure.token.map(|id| self.tokens.record(self.hash(&id), attempt, now));
         let excess = source.max(token.unwrap_or(0));
         FAILURE_DELAY.saturating_mul(1 << excess.min(EXCESS_MAX)).min(DELAY_MAX)

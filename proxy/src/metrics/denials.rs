@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use daemon::source::Source;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -16,7 +17,6 @@ use crate::protocol::denial;
 use crate::protocol::request::{Command, Mode, Request, UntaggedKind, Verb};
 use crate::protocol::{Parsed, Protocol};
 use crate::transport::Stream;
-use crate::transport::address::network;
 
 /// Tokens with denials to be written; denials of further tokens only count in the metric.
 const TOKENS_MAX: usize = 1024;
@@ -70,8 +70,8 @@ pub(crate) enum Subject {
 #[derive(Debug, Default)]
 struct Pending {
     tokens: HashMap<TokenId, Vec<Entry>>,
-    /// Number of unverified tokens by source network.
-    unverified: HashMap<IpAddr, usize>,
+    /// Number of unverified tokens by source.
+    unverified: HashMap<Source, usize>,
 }
 
 #[derive(Debug)]
@@ -145,7 +145,7 @@ impl Pending {
         if self.unverified.values().sum::<usize>() >= UNVERIFIED_MAX {
             return false;
         }
-        let of_source = self.unverified.entry(network(source)).or_default();
+        let of_source = self.unverified.entry(Source::of(source)).or_default();
         let has_room = *of_source < UNVERIFIED_PER_SOURCE_MAX;
         *of_source += usize::from(has_room);
         has_room

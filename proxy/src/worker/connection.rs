@@ -3,14 +3,13 @@
 
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::time::Duration;
 
 use tokio::time::timeout;
 
 use super::Worker;
 use crate::auth::admission::Permit;
 use crate::auth::authenticated::AuthenticatedConnection;
-use crate::auth::{Admission, Authenticator, PendingConnection};
+use crate::auth::{Admission, Authenticator, PendingConnection, REJECT_TIMEOUT};
 use crate::login::outcome::LoginOutcome;
 use crate::login::{self, Login};
 use crate::mailbox::{Handoff, Message, worker_for};
@@ -19,9 +18,6 @@ use crate::metrics::{ConnectionGuard, PanicGuard};
 use crate::responses::ResponseQueue;
 use crate::session::{End, Session, State, WorkerContext};
 use crate::tenant::SessionHandle;
-
-/// Time limit for delivering a rejection.
-const REJECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How far a connection has come.
 pub(super) enum Phase {
@@ -101,11 +97,13 @@ impl Worker {
     ) {
         let AuthenticatedConnection { stream, source, grant, login, ends_at, admission } = *connection;
         let limiter = &self.shared.admission_limiter;
-        let held = match admission {
+        let admitted = match admission {
             Admission::Unauthenticated(permit) | Admission::Closing(permit) => Ok(permit),
-            Admission::Reauthenticating => limiter.admit_held(source, self.shared.metrics.connections_open()),
+            Admission::Reauthenticating => {
+                limiter.admit_authenticated(source, self.shared.metrics.connections_open())
+            }
         };
-        let Ok(permit) = held else {
+        let Ok(permit) = admitted else {
             self.shared.metrics.login(LoginOutcome::Overloaded);
             let responses = ResponseQueue::new(stream, self.spare.clone());
             if let Some(login) = &login {

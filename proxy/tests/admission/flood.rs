@@ -15,6 +15,8 @@ const THREADS: usize = 4;
 const NETWORK: usize = 256;
 /// Logins while the flood lasts.
 const LOGINS: usize = 500;
+/// Limit of the median login, which takes milliseconds: generous, so that it holds on any machine.
+const MEDIAN_MAX: Duration = Duration::from_secs(1);
 
 struct StopAtEnd<'a>(&'a AtomicBool);
 
@@ -119,15 +121,16 @@ fn logins_stay_fast_with_half_open_connections_from_many_networks() {
         held = held.max(if held == 0 { unauthenticated(&proxy) } else { 0 });
     });
     let (median, p99) = (took[LOGINS / 2], took[LOGINS * 99 / 100]);
-    let evicted = metric(&proxy, "memgate_proxy_admission_closed_total{cause=\"silent_evicted\"}");
+    let evicted = metric(&proxy, "memgate_proxy_admission_evictions_total{cause=\"silent\"}");
     eprintln!("{count} half-open, {held} of them counted, {evicted} evicted: logins {median:?}, p99 {p99:?}");
     assert!(held <= 3 * count / 4);
+    assert!(median < MEDIAN_MAX, "{median:?}");
     assert!(!is_long_run() || p99 < Duration::from_millis(100), "{p99:?}");
 }
 
 //
 #[test]
-fn a_neighbour_behind_the_same_address_logs_in() {
+fn another_client_behind_the_same_address_logs_in() {
     raise_file_limit();
     let proxy = open(4_000);
     let token = proxy.sign_up("ann@example.com");
@@ -141,5 +144,7 @@ fn a_neighbour_behind_the_same_address_logs_in() {
         stop: AtomicBool::new(false),
     };
     let took = flood.with_logins(|| drop(logs_in(&proxy, loopback(NETWORK), &login).unwrap()));
-    eprintln!("logins {:?}, p99 {:?}", took[LOGINS / 2], took[LOGINS * 99 / 100]);
+    let (median, p99) = (took[LOGINS / 2], took[LOGINS * 99 / 100]);
+    eprintln!("logins {median:?}, p99 {p99:?}");
+    assert!(median < MEDIAN_MAX, "{median:?}");
 }

@@ -110,7 +110,7 @@ fn logins_in_progress_are_limited_per_source() {
         let closed = binary.get(6..8) == Some(&[0, 0x86]) && tls.is_empty();
         (closed && text == TOO_MANY_CONNECTIONS.as_bytes()).then_some(())
     });
-    assert!(metric(&proxy, "memgate_proxy_admission_closed_total{cause=\"source_limit\"}") >= 2);
+    assert!(metric(&proxy, "memgate_proxy_admission_evictions_total{cause=\"source_limit\"}") >= 2);
     assert!(metric(&proxy, "memgate_proxy_logins_total{outcome=\"evicted\"}") >= 2);
     // Authenticated connections stay open.
     for mut client in clients {
@@ -142,9 +142,9 @@ fn unauthenticated_connections_are_limited_to_a_quarter() {
         });
         drop(half_open);
     }
-    for cause in ["silent_evicted", "login_evicted"] {
+    for cause in ["silent", "login"] {
         assert!(
-            metric(&proxy, &format!("memgate_proxy_admission_closed_total{{cause=\"{cause}\"}}")) > 0,
+            metric(&proxy, &format!("memgate_proxy_admission_evictions_total{{cause=\"{cause}\"}}")) > 0,
             "{cause}"
         );
     }
@@ -154,7 +154,7 @@ fn unauthenticated_connections_are_limited_to_a_quarter() {
         (0..400).map_while(|number| logs_in(&proxy, loopback(number / 50), &login).ok()).collect();
     assert!((395..=400).contains(&clients.len()), "{} connected", clients.len());
     assert_eq!(logs_in(&proxy, loopback(1000), &login).unwrap_err(), TOO_MANY_CONNECTIONS);
-    assert!(metric(&proxy, "memgate_proxy_admission_closed_total{cause=\"connection_limit\"}") > 0);
+    assert!(metric(&proxy, "memgate_proxy_admission_rejections_total{cause=\"connection_limit\"}") > 0);
     assert!(metric(&proxy, "memgate_proxy_logins_total{outcome=\"overloaded\"}") > 0);
 }
 

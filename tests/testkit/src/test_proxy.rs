@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::exclusive::Shared;
-use crate::{free_port, text};
+use crate::{free_port, raise_file_limit, text};
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -208,8 +208,9 @@ impl Drop for TestProxy {
     }
 }
 
-/// Runs a proxy in a thread of its own; returns when it accepts connections.
+/// Runs a proxy in a thread of its own, with as many open files as its role would have; returns when it accepts connections.
 fn spawn(config: proxy::Config, data: &Path, shutdown: &Shutdown) -> JoinHandle<Result<(), proxy::Error>> {
+    raise_file_limit();
     let (listen, data, shutdown) = (config.listen, data.to_owned(), shutdown.clone());
     let thread = std::thread::spawn(move || {
         Runtime::new().unwrap().block_on(async {

@@ -9,7 +9,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 use daemon::http::Peer;
-use daemon::http::source::Source;
+use daemon::source::Source;
 
 use crate::state::AppState;
 

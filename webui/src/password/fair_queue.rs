@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use daemon::http::source::{Network, Source};
+use daemon::source::{Network, Source};
 
 /// Waiting entries of one source.
 const PER_SOURCE_MAX: usize = 8;

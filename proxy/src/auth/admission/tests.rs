@@ -5,13 +5,15 @@ use std::net::Ipv4Addr;
 use testkit::Rng;
 
 use super::*;
+use crate::metrics::admission::OpenCounts;
 
 /// 2,000 unauthenticated connections, of which 250 stay undisturbed.
 const CONNECTIONS_MAX: usize = 8_000;
 const UNAUTHENTICATED_MAX: usize = CONNECTIONS_MAX / UNAUTHENTICATED_SHARE;
+const CLOSING_MAX: usize = 256;
 
 fn limiter(connections_max: usize) -> Arc<AdmissionLimiter> {
-    AdmissionLimiter::new(connections_max, AdmissionMetrics::default())
+    AdmissionLimiter::new(connections_max, CLOSING_MAX, AdmissionMetrics::default())
 }
 
 fn v4(network: u8, host: u8) -> IpAddr {
@@ -23,7 +25,7 @@ fn v6(text: &str) -> IpAddr {
 }
 
 fn phase(permit: &Permit) -> Phase {
-    permit.limiter.book().members.get(&permit.number).unwrap().phase
+    permit.limiter.state().entries.get(&permit.number).unwrap().phase
 }
 
 fn count(permits: &[Permit], wanted: Phase) -> usize {
@@ -42,9 +44,9 @@ fn logging_in(limiter: &Arc<AdmissionLimiter>, source: IpAddr) -> Permit {
 
 /// Lets a login look as if it had begun `age` ago.
 fn age(permit: &Permit, age: Duration) {
-    let mut book = permit.limiter.book();
-    let member = book.members.get_mut(&permit.number).unwrap();
-    member.since = member.since.checked_sub(age).unwrap();
+    let mut state = permit.limiter.state();
+    let entry = state.entries.get_mut(&permit.number).unwrap();
+    entry.since = entry.since.checked_sub(age).unwrap();
 }
 
 //
@@ -54,7 +56,7 @@ fn a_quarter_of_all_connections_may_be_unauthenticated() {
     let permits: Vec<Permit> = (0..3 * UNAUTHENTICATED_MAX)
         .map(|n| silent(&limiter, v4(u8::try_from(n % 200).unwrap(), 1)))
         .collect();
-    // Newcomers close silent ones as soon as half of the limit is in use.
+    // New ones close silent ones as soon as half of the limit is in use.
     assert_eq!(count(&permits, Phase::Silent), UNAUTHENTICATED_MAX / 2);
     assert!(limiter.is_under_pressure());
     let logins: Vec<Permit> = (0..3 * UNAUTHENTICATED_MAX)
@@ -63,28 +65,28 @@ fn a_quarter_of_all_connections_may_be_unauthenticated() {
             logging_in(&limiter, source.into())
         })
         .collect();
-    assert_eq!(limiter.book().open(), UNAUTHENTICATED_MAX);
+    assert_eq!(limiter.state().open(), UNAUTHENTICATED_MAX);
     assert_eq!(count(&permits, Phase::Silent), limiter.limits.undisturbed);
     assert_eq!(count(&logins, Phase::LoggingIn), UNAUTHENTICATED_MAX - limiter.limits.undisturbed);
     drop((permits, logins));
-    let book = limiter.book();
-    assert!(book.members.is_empty() && book.silent.is_empty() && book.logins.is_empty());
-    assert_eq!((book.closing, book.held()), (0, 0));
+    let state = limiter.state();
+    assert!(state.entries.is_empty() && state.silent.is_empty() && state.logins.is_empty());
+    assert_eq!(state.counts(), OpenCounts::default());
 }
 
 //
 #[test]
-fn connections_beyond_the_limit_are_refused_unless_a_silent_one_closes() {
+fn connections_beyond_the_limit_are_rejected_unless_a_silent_one_closes() {
     let limiter = limiter(CONNECTIONS_MAX);
-    assert_eq!(limiter.admit(v4(1, 1), CONNECTIONS_MAX + 1).err(), Some(Refused));
-    let held: Vec<Permit> =
+    assert_eq!(limiter.admit(v4(1, 1), CONNECTIONS_MAX + 1).err(), Some(LimitReached));
+    let others: Vec<Permit> =
         (0..300).map(|n| silent(&limiter, v4(u8::try_from(n % 200).unwrap(), 1))).collect();
-    let newcomer = limiter.admit(v4(1, 1), CONNECTIONS_MAX + 1).unwrap();
-    assert_eq!(count(&held, Phase::Closing), 1);
+    let new = limiter.admit(v4(1, 1), CONNECTIONS_MAX + 1).unwrap();
+    assert_eq!(count(&others, Phase::Closing), 1);
     // Evicted connections hold their descriptors until their tasks end.
     let beyond = CONNECTIONS_MAX + limiter.limits.closing_max + 1;
-    assert_eq!(limiter.admit(v4(1, 1), beyond).err(), Some(Refused));
-    drop((held, newcomer));
+    assert_eq!(limiter.admit(v4(1, 1), beyond).err(), Some(LimitReached));
+    drop((others, new));
     let closing: Vec<Permit> = (0..1000).map_while(|_| limiter.admit_closing(v4(1, 1))).collect();
     assert_eq!(closing.len(), CLOSING_MAX);
     assert!(limiter.admit(v4(1, 1), 1).is_ok(), "closing connections take no place of others");
@@ -97,19 +99,19 @@ fn a_source_has_slots_for_logins_and_slow_ones_give_theirs_up() {
     let source = v4(1, 1);
     let burst: Vec<Permit> = (0..LOGIN_BURST_PER_SOURCE_MAX).map(|_| logging_in(&limiter, source)).collect();
     let mut next = silent(&limiter, source);
-    assert_eq!(next.begin_login(), Err(Refused), "all of the burst are young");
+    assert_eq!(next.begin_login(), Err(LimitReached), "all of the burst are young");
     let other = logging_in(&limiter, v4(2, 1));
     age(&burst[7], FAST_LOGIN_TIMEOUT);
-    assert_eq!(next.begin_login(), Err(Refused), "only the oldest gives its slot up");
+    assert_eq!(next.begin_login(), Err(LimitReached), "only the oldest gives its slot up");
     age(&burst[0], FAST_LOGIN_TIMEOUT);
     assert_eq!(next.begin_login(), Ok(()));
     assert_eq!((phase(&burst[0]), phase(&other)), (Phase::Closing, Phase::LoggingIn));
     // A login that succeeds frees its slot at once.
-    burst[1].hold();
+    burst[1].set_authenticated();
     drop(logging_in(&limiter, source));
     // Those beyond 64 have a second.
     let excess = burst.iter().skip(2).filter(|permit| limiter.is_excess(permit.number)).count();
-    assert_eq!(limiter.book().logins.count_of_source(Prefixes::of(source)), LOGINS_PER_SOURCE_MAX);
+    assert_eq!(limiter.state().logins.count_of_source(Source::of(source)), LOGINS_PER_SOURCE_MAX);
     assert_eq!(excess, LOGIN_BURST_PER_SOURCE_MAX - 2 + 1 - LOGINS_PER_SOURCE_MAX);
 }
 
@@ -122,7 +124,7 @@ fn under_pressure_a_source_has_no_burst() {
         .collect();
     let slots: Vec<Permit> = (0..LOGINS_PER_SOURCE_MAX).map(|_| logging_in(&limiter, v4(200, 1))).collect();
     let mut next = silent(&limiter, v4(200, 1));
-    assert_eq!(next.begin_login(), Err(Refused));
+    assert_eq!(next.begin_login(), Err(LimitReached));
     age(&slots[0], FAST_LOGIN_TIMEOUT);
     assert_eq!(next.begin_login(), Ok(()));
     assert_eq!(count(&slots, Phase::Closing), 1);
@@ -137,7 +139,7 @@ fn a_network_has_a_share_of_the_logins() {
         .map(|n| logging_in(&limiter, v4(1, u8::try_from(n / 50).unwrap())))
         .collect();
     let mut next = silent(&limiter, v4(1, 99));
-    assert_eq!(next.begin_login(), Err(Refused));
+    assert_eq!(next.begin_login(), Err(LimitReached));
     drop(logging_in(&limiter, v4(2, 1)));
     age(&logins[0], FAST_LOGIN_TIMEOUT);
     assert_eq!(next.begin_login(), Ok(()));
@@ -146,7 +148,7 @@ fn a_network_has_a_share_of_the_logins() {
 
 //
 #[test]
-fn the_oldest_silent_connection_of_the_same_source_closes_for_a_neighbour() {
+fn the_oldest_silent_connection_of_the_same_source_closes_for_a_new_one() {
     let limiter = limiter(CONNECTIONS_MAX);
     let silent: Vec<Permit> = (0..2 * SILENT_PER_SOURCE_MAX).map(|_| silent(&limiter, v4(1, 1))).collect();
     assert_eq!(count(&silent, Phase::Silent), SILENT_PER_SOURCE_MAX);
@@ -159,13 +161,13 @@ fn the_oldest_silent_connection_of_the_same_source_closes_for_a_neighbour() {
 #[test]
 fn the_oldest_silent_connection_of_the_most_crowded_network_closes_first() {
     let limiter = limiter(CONNECTIONS_MAX);
-    let neighbours: Vec<Permit> = (0..100).map(|n| silent(&limiter, v4(n, 1))).collect();
-    let crowd: Vec<Permit> = (0..UNAUTHENTICATED_MAX - 100)
+    let others: Vec<Permit> = (0..100).map(|n| silent(&limiter, v4(n, 1))).collect();
+    let crowded: Vec<Permit> = (0..UNAUTHENTICATED_MAX - 100)
         .map(|n| silent(&limiter, v4(200, u8::try_from(n / 20).unwrap())))
         .collect();
-    assert_eq!(count(&neighbours, Phase::Silent), 100);
-    assert_eq!(count(&crowd, Phase::Closing), UNAUTHENTICATED_MAX / 2);
-    assert!(crowd.iter().take(UNAUTHENTICATED_MAX / 2).all(|permit| phase(permit) == Phase::Closing));
+    assert_eq!(count(&others, Phase::Silent), 100);
+    assert_eq!(count(&crowded, Phase::Closing), UNAUTHENTICATED_MAX / 2);
+    assert!(crowded.iter().take(UNAUTHENTICATED_MAX / 2).all(|permit| phase(permit) == Phase::Closing));
 }
 
 //
@@ -190,9 +192,9 @@ fn a_connection_that_speaks_as_it_is_evicted_goes_on() {
     assert_eq!(first.begin_login(), Ok(()));
     assert_eq!(phase(&first), Phase::LoggingIn);
     // A login that succeeds as it is evicted goes on, too.
-    limiter.change(|book| limiter.evict(Some(first.number), ClosedCause::LoginEvicted, book));
-    first.hold();
-    assert_eq!((phase(&first), limiter.book().closing), (Phase::Held, 0));
+    limiter.change(|state| limiter.evict(Some(first.number), EvictionCause::Login, state));
+    first.set_authenticated();
+    assert_eq!((phase(&first), limiter.state().closing), (Phase::Authenticated, 0));
     drop(others);
 }
 
@@ -206,26 +208,32 @@ fn every_connection_counts_once_in_any_sequence_of_events() {
         for _ in 0..2_000 {
             let source = v4(u8::try_from(rng.below(3)).unwrap(), u8::try_from(rng.below(3)).unwrap());
             let any = if permits.is_empty() { 0 } else { rng.below(permits.len()) };
-            match rng.below(8) {
+            match rng.below(10) {
                 0..3 => permits.extend(limiter.admit(source, permits.len() + 1).ok()),
-                3 => permits.extend(limiter.admit_held(source, permits.len() + 1).ok()),
-                4 => permits.extend(limiter.admit_closing(source)),
-                5 => drop(permits.get_mut(any).map(Permit::begin_login)),
-                6 => permits.iter().skip(any).take(1).for_each(Permit::hold),
+                3 => permits.extend(limiter.admit_balancer(source, permits.len() + 1).ok()),
+                4 => permits.extend(limiter.admit_authenticated(source, permits.len() + 1).ok()),
+                5 => permits.extend(limiter.admit_closing(source)),
+                6 => drop(permits.get_mut(any).map(Permit::begin_login)),
+                7 => permits.iter().skip(any).take(1).for_each(Permit::set_authenticated),
+                8 => permits.iter_mut().skip(any).take(1).for_each(|permit| permit.set_source(source)),
                 _ if any < permits.len() => drop(permits.swap_remove(any).close()),
                 _ => {}
             }
-            let book = limiter.book();
-            assert_eq!(book.members.len(), permits.len());
-            let in_phase = |wanted| book.members.values().filter(|member| member.phase == wanted).count();
-            assert_eq!(book.silent.len(), in_phase(Phase::Silent));
-            assert_eq!(book.logins.len(), in_phase(Phase::LoggingIn));
-            assert_eq!(book.held(), in_phase(Phase::Held));
-            assert_eq!(book.closing, in_phase(Phase::Closing));
+            let state = limiter.state();
+            assert_eq!(state.entries.len(), permits.len());
+            let in_phase = |wanted| state.entries.values().filter(|entry| entry.phase == wanted).count();
+            let expected = OpenCounts {
+                awaiting_proxy_header: in_phase(Phase::AwaitingProxyHeader),
+                silent: in_phase(Phase::Silent),
+                logging_in: in_phase(Phase::LoggingIn),
+                authenticated: in_phase(Phase::Authenticated),
+                closing: in_phase(Phase::Closing),
+            };
+            assert_eq!(state.counts(), expected);
         }
         permits.clear();
-        let book = limiter.book();
-        assert!(book.members.is_empty() && book.silent.is_empty() && book.logins.is_empty(), "{seed}");
+        let state = limiter.state();
+        assert!(state.entries.is_empty() && state.silent.is_empty() && state.logins.is_empty(), "{seed}");
     }
 }
 

@@ -1,0 +1,88 @@
+//! What counts as one peer, for limits: the source of an address, its network, and its region.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// An IPv4 address, or an IPv6 /64: one subscriber usually has all 2^64 addresses of a /64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source(IpAddr);
+
+/// An IPv4 /24 or an IPv6 /48: one customer often has that many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Network(IpAddr);
+
+/// An IPv4 /16 or an IPv6 /32: one provider often has that many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Region(IpAddr);
+
+impl Source {
+    /// The source that an address belongs to. An IPv4 address mapped into IPv6 is an IPv4 address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        Self(first_address(address.to_canonical(), 32, 64))
+    }
+
+    /// The network that it belongs to.
+    #[must_use]
+    pub fn network(self) -> Network {
+        Network(first_address(self.0, 24, 48))
+    }
+
+    /// The region that it belongs to.
+    #[must_use]
+    pub fn region(self) -> Region {
+        Region(first_address(self.0, 16, 32))
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The first of the addresses that have the same prefix of so many bits, in IPv4 and IPv6.
+fn first_address(address: IpAddr, v4_prefix: u32, v6_prefix: u32) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() & u32::MAX.unbounded_shl(32 - v4_prefix)).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & u128::MAX.unbounded_shl(128 - v6_prefix)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    //
+    #[test]
+    fn addresses_are_grouped() {
+        for (address, source, network, region) in [
+            ("203.0.113.9", "203.0.113.9", "203.0.113.0", "203.0.0.0"),
+            ("::ffff:203.0.113.9", "203.0.113.9", "203.0.113.0", "203.0.0.0"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::", "2001:db8:1::", "2001:db8::"),
+            ("2001:db8:1:2::", "2001:db8:1:2::", "2001:db8:1::", "2001:db8::"),
+        ] {
+            let of = Source::of(address.parse().unwrap());
+            assert_eq!(of.to_string(), source);
+            assert_eq!(of.network(), Network(network.parse().unwrap()));
+            assert_eq!(of.region(), Region(region.parse().unwrap()));
+        }
+    }
+
+    //
+    #[test]
+    fn groups_are_as_wide_as_subscribers_sites_and_providers() {
+        let same = |one: &str, other: &str| {
+            let [one, other] = [one, other].map(|text| Source::of(text.parse().unwrap()));
+            [one == other, one.network() == other.network(), one.region() == other.region()]
+        };
+        assert_eq!(same("192.0.2.1", "::ffff:192.0.2.1"), [true; 3]);
+        assert_eq!(same("192.0.2.1", "192.0.2.2"), [false, true, true]);
+        assert_eq!(same("192.0.2.1", "192.0.3.1"), [false, false, true]);
+        assert_eq!(same("192.0.2.1", "192.1.2.1"), [false; 3]);
+        assert_eq!(same("2001:db8:1:2::1", "2001:db8:1:2:3::1"), [true; 3]);
+        assert_eq!(same("2001:db8:1:2::1", "2001:db8:1:3::1"), [false, true, true]);
+        assert_eq!(same("2001:db8:1:2::1", "2001:db8:2:2::1"), [false, false, true]);
+        assert_eq!(same("2001:db8::1", "2001:db9::1"), [false; 3]);
+    }
+}
