@@ -55,12 +55,22 @@ impl Throttle {
 
     /// Records a failed login and returns the delay of its reply.
     pub(crate) fn delay(&self, failure: &Failure<'_>, now: Instant) -> Duration {
+        let attempt = self.attempt(failure.token, failure.attempt);
         let now = Elapsed::between(self.begun, now);
-        let attempt = AttemptHash(self.hash(&(failure.token, failure.attempt)).max(1));
         let source = self.sources.record(self.hash(&Source::of(failure.source)), attempt, now);
         let token = failure.token.map(|id| self.tokens.record(self.hash(&id), attempt, now));
         let excess = source.max(token.unwrap_or(0));
         FAILURE_DELAY.saturating_mul(1 << excess.min(EXCESS_MAX)).min(DELAY_MAX)
+    }
+
+    /// Records a failed login of an authenticated connection, which doesn't count for its source.
+    pub(crate) fn record_for_token(&self, token: TokenId, attempt: &[u8], now: Instant) {
+        let attempt = self.attempt(Some(token), attempt);
+        self.tokens.record(self.hash(&token), attempt, Elapsed::between(self.begun, now));
+    }
+
+    fn attempt(&self, token: Option<TokenId>, attempt: &[u8]) -> AttemptHash {
+        AttemptHash(self.hash(&(token, attempt)).max(1))
     }
 
     /// Keyed per process, so that a client can't choose colliding keys.
@@ -215,6 +225,18 @@ mod tests {
         for round in 0..200 {
             assert_eq!(clock.fail("192.0.2.1", token, &format!("one of {}", round % 8)), 20);
         }
+    }
+
+    //
+    #[test]
+    fn failures_of_authenticated_connections_count_for_the_token_only() {
+        let mut clock = Clock::new();
+        let token = Token::generate().id();
+        for number in 0..80_u8 {
+            clock.throttle.record_for_token(token, &[number], clock.now);
+        }
+        assert_eq!(clock.guess("192.0.2.1", None), 20);
+        assert_eq!(clock.guess("192.0.2.1", Some(token)), 3000);
     }
 
     #[test]

@@ -43,7 +43,8 @@ impl Session {
         let mut at = 0;
         // It changes only between turns.
         let gathered_max = if self.tenant.buffers.is_tight() { TIGHT_VALUE_MAX } else { SHARED_VALUE_MAX };
-        for _ in 0..REQUESTS_PER_TURN_MAX {
+        let begun = std::mem::take(&mut self.state.turn_frames);
+        for number in begun..REQUESTS_PER_TURN_MAX {
             if !self.has_capacity() {
                 return (at, Step::Backpressured);
             }
@@ -80,7 +81,13 @@ impl Session {
                     at += consumed;
                     *frames += 1;
                 }
-                Err((consumed, next)) => return (at + consumed, next),
+                Err((consumed, next)) => {
+                    if matches!(next, Step::VerifyRelogin(_)) {
+                        // Verifying rarely waits, so it ends no turn; it counts as a frame of its own.
+                        self.state.turn_frames = number + 1;
+                    }
+                    return (at + consumed, next);
+                }
             }
         }
         (at, Step::Yield)

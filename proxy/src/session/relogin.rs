@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Session, WorkerContext};
 use crate::auth::arm;
-use crate::auth::backoff::{FAILURE_DELAY, Failure};
+use crate::auth::backoff::FAILURE_DELAY;
 use crate::grants::Verdict;
 use crate::login::outcome::LoginOutcome;
 use crate::login::{self, Credential, Proof};
@@ -31,8 +31,9 @@ pub(super) fn parse(request: &Request<'_>) -> Option<Credential> {
 }
 
 impl Session {
-    /// Checks a login as if it were the connection's first: a failed one is answered after the same time, and counts for
-    /// its source and token. It may be looked up, since one that fails is the connection's last.
+    /// Checks a login as if it were the connection's first. It may be looked up, since one that fails is the connection's
+    /// last. A failed one is answered after the shortest time and doesn't count for its source: others may have given the
+    /// client this value, and would slow down all that it does.
     pub(super) async fn verify_relogin(
         &self,
         worker: &WorkerContext<'_>,
@@ -55,10 +56,8 @@ impl Session {
             Proof::Secret(secret) => secret.reveal().as_bytes(),
             Proof::Scram(_) | Proof::Failed => b"",
         };
-        let failure = Failure { source: self.source, token: Some(credential.id), attempt };
-        let delay = worker.throttle.delay(&failure, Instant::now().into_std());
+        worker.throttle.record_for_token(credential.id, attempt, Instant::now().into_std());
         timer.await;
-        sleep_until(last_byte + delay).await;
         Err(login::FAILURE)
     }
 

@@ -31,6 +31,8 @@ pub(crate) struct State {
     pub(super) swallow: Option<Swallow>,
     /// The result for the login at the front of the input, once verified.
     pub(super) relogin: Option<Relogin>,
+    /// The frames of a turn that goes on when the login at the front of the input is verified.
+    pub(super) turn_frames: usize,
     /// Whether to parse the front of the input as the newest memcached would: the version can't be detected.
     pub(super) reads_as_newest: bool,
     /// Whether the next request must wait until the session's gets have been answered.

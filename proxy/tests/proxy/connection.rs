@@ -217,6 +217,32 @@ fn another_users_credential_is_never_stored() {
     );
 }
 
+// R-38, D-14.
+#[test]
+fn foreign_credentials_slow_no_login_of_their_source_down() {
+    let proxy = TestProxy::start();
+    let token = proxy.sign_up("ann@example.com");
+    let login = text::login(&token);
+    let started = Instant::now();
+    for _ in 0..20 {
+        let made_up = text::set("x", &Token::generate().reveal());
+        assert_eq!(proxy.exchange_text(&format!("{login}{made_up}")), format!("STORED\r\n{FAILURE}"));
+    }
+    assert_eq!(proxy.exchange_text(&text::set("x", "user pass")), FAILURE);
+    // Counted for the source they would take 13 s.
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+// D-11, R-9.
+#[test]
+fn repeated_text_logins_end_a_turn_and_none_is_lost() {
+    const TIMES: usize = 5_000;
+    let proxy = TestProxy::start();
+    let login = text::login(&proxy.sign_up("ann@example.com"));
+    let reply = proxy.exchange_text(&format!("{}mn\r\nquit\r\n", login.repeat(TIMES)));
+    assert_eq!(reply, format!("{}MN\r\n", "STORED\r\n".repeat(TIMES)));
+}
+
 //
 #[test]
 fn unauthenticated_client_times_out_after_five_seconds() {
