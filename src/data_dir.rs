@@ -161,6 +161,11 @@ impl DataDir {
     /// Closes the store and leaves the database as unprivileged roles need it.
     pub(crate) async fn close_store(&self, settings: &Settings, store: &Store) {
         store.close().await;
+        self.restore_log_files(settings);
+    }
+
+    /// Makes the files of a SQLite database that its last user removed. Unprivileged roles can't.
+    pub(crate) fn restore_log_files(&self, settings: &Settings) {
         if let Database::Sqlite(file) = settings.database(&self.path) {
             database::restore_log_files(&file);
         }
@@ -241,6 +246,10 @@ impl DataDir {
             Err(error) => return Err(io_error("create", &self.path, &error)),
         };
         self.path = fs::canonicalize(&self.path).map_err(|error| io_error("open", &self.path, &error))?;
+        // Before anything in it, or its access, is changed: others could give its name to another folder of root's.
+        if let Some(parent) = self.path.parent() {
+            trusted_folder::require(parent, Use::Shared)?;
+        }
         if created {
             create_file(&self.path.join(CREATED_MARKER), 0o600)?;
         } else if !self.is_initialized() {
@@ -338,6 +347,26 @@ mod tests {
         assert!(DataDir::at(other.path()).prepare(&Settings::default(), None).is_err());
         assert_eq!(fs::metadata(other.path()).unwrap().mode(), before);
         assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1);
+    }
+
+    //
+    #[test]
+    fn directory_whose_name_others_decide_is_rejected_unchanged() {
+        use std::os::unix::fs::PermissionsExt as _;
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
+        let open = |mode| fs::set_permissions(parent.path(), fs::Permissions::from_mode(mode)).unwrap();
+        open(0o777);
+        let error = DataDir::at(&path).prepare(&Settings::default(), None).unwrap_err().to_string();
+        assert!(error.contains("can be changed by every user"), "{error}");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o700);
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+        open(0o1777);
+        DataDir::at(&path).prepare(&Settings::default(), None).unwrap();
     }
 
     #[tokio::test]

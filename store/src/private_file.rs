@@ -182,12 +182,16 @@ fn require_trusted(path: &Path, file: &Metadata, operator: Option<u32>) -> Resul
     if file.mode() & WRITABLE_BY_OTHERS != 0 {
         return Err(FileError::Writable(path.into()));
     }
-    // Only there could others have given the name to a file that we trust for another purpose.
-    let is_private = |folder: &Path| fs::metadata(folder).is_ok_and(|it| it.mode() & WRITABLE_BY_OTHERS == 0);
-    if file.nlink() != 1 && !is_private(folder_of(path)) {
+    if file.nlink() != 1 && may_be_linked_by_others(folder_of(path), file) {
         return Err(FileError::Linked(path.into()));
     }
     Ok(())
+}
+
+/// Whether others can have given a name in `folder` to `file`, which is trusted for another purpose. Its owner may.
+fn may_be_linked_by_others(folder: &Path, file: &Metadata) -> bool {
+    let is_ours = |owner: u32| owner == file.uid() || is_trusted(owner);
+    !fs::metadata(folder).is_ok_and(|it| it.mode() & WRITABLE_BY_OTHERS == 0 && is_ours(it.uid()))
 }
 
 fn require_regular(path: &Path, file: &Metadata) -> Result<(), FileError> {
@@ -195,12 +199,17 @@ fn require_regular(path: &Path, file: &Metadata) -> Result<(), FileError> {
 }
 
 fn require_owner(path: &Path, file: &Metadata, operator: Option<u32>) -> Result<(), FileError> {
-    const ROOT: u32 = 0;
-    let me = rustix::process::geteuid().as_raw();
-    if [Some(ROOT), Some(me), operator].contains(&Some(file.uid())) {
+    if is_trusted(file.uid()) || operator == Some(file.uid()) {
         return Ok(());
     }
-    Err(FileError::Owner { path: path.into(), owner: file.uid(), trusted: me })
+    let trusted = rustix::process::geteuid().as_raw();
+    Err(FileError::Owner { path: path.into(), owner: file.uid(), trusted })
+}
+
+/// Whether a user is root or the one running memgate.
+fn is_trusted(user: u32) -> bool {
+    const ROOT: u32 = 0;
+    user == ROOT || user == rustix::process::geteuid().as_raw()
 }
 
 /// Creates a file that contains `bytes`; `AlreadyExists` if the path is taken. Other processes never see a part of it.
@@ -347,6 +356,22 @@ mod tests {
         assert!(open_existing(&path).is_ok(), "only we can have made it");
         fs::set_permissions(folder.path(), Permissions::from_mode(0o1777)).unwrap();
         assert!(matches!(open_existing(&path), Err(FileError::Linked(_))));
+    }
+
+    //
+    #[test]
+    fn hard_link_in_another_users_folder_is_refused() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let (folder, victim, path) = folder();
+        fs::hard_link(&victim, &path).unwrap();
+        std::os::unix::fs::chown(folder.path(), Some(12345), None).unwrap();
+        assert!(matches!(open_existing(&path), Err(FileError::Linked(_))));
+        std::os::unix::fs::chown(&victim, Some(12345), None).unwrap();
+        assert!(read(&path, 100, Some(12345)).is_ok(), "the operator's own file in his own folder");
+        std::os::unix::fs::chown(folder.path(), Some(54321), None).unwrap();
+        assert!(matches!(read(&path, 100, Some(12345)), Err(FileError::Linked(_))));
     }
 
     #[test]
