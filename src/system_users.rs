@@ -1,7 +1,6 @@
 //! The unprivileged system users of the proxy and the web UI when root starts them. They share one group for
 //! the store, the proxy has another for its keys, and neither is in Docker's group.
 
-use std::process::Command;
 use std::sync::OnceLock;
 
 use rustix::process::{Gid, Uid};
@@ -92,7 +91,7 @@ fn ensure(database: &str, name: &str, create: &[&str]) -> Result<u32, CliError> 
     }
     let fix = || format!("create it with `{}`", create.join(" "));
     let created = match create {
-        [program, arguments @ ..] => Command::new(program).args(arguments).output(),
+        [program, arguments @ ..] => daemon::host_tool(program).args(arguments).output(),
         [] => Err(std::io::Error::other("no command")),
     };
     // Another process may have created it in the meantime: only its existence counts.
@@ -114,7 +113,7 @@ fn look_up(getent: &str, database: &str, names: &[&str]) -> Result<Vec<u32>, Cli
         let what = format!("can't look up {} in the database {database} ({reason})", names.join(" and "));
         CliError::new(what, format!("check that `{getent} {database}` lists its entries"))
     };
-    let output = Command::new(getent).arg(database).args(names).output();
+    let output = daemon::host_tool(getent).arg(database).args(names).output();
     let output = output.map_err(|error| failed(error.to_string()))?;
     if !output.status.success() && output.status.code() != Some(NOT_FOUND) {
         return Err(failed(output.status.to_string()));

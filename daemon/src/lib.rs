@@ -1,13 +1,15 @@
 //! What every role needs to run as a daemon: two-stage shutdown, logging, an HTTP server with limits, health and metrics, how
-//! much memory there is, and what counts as one peer for limits.
+//! much memory there is, what counts as one peer for limits, and programs of the system.
 //!
 //! Nothing here knows a role: no settings, no store, no domain types.
 
 pub mod health;
 pub mod http;
+mod host_tool;
 pub mod memory;
 mod shutdown;
 pub mod source;
 pub mod telemetry;
 
+pub use host_tool::host_tool;
 pub use shutdown::{Shutdown, Ticks};

@@ -192,7 +192,7 @@ async fn nft(arguments: &[&str], input: &str) -> Result<String, Error> {
 }
 
 async fn spawn(program: &str, arguments: &[&str], input: &str) -> io::Result<std::process::Output> {
-    let mut child = Command::new(program)
+    let mut child = Command::from(daemon::host_tool(program))
         .args(arguments)
         // nft's messages are compared.
         .env("LC_ALL", "C")

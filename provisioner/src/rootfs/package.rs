@@ -36,19 +36,19 @@ impl Packages {
     pub(crate) async fn unpack(&self, package: &str) -> Result<String, Error> {
         if self.download(package).await.is_err() {
             // A fresh machine has no package lists yet. If they can't be fetched, apt's error is the useful one.
-            let updated = run(Command::new("apt-get").args(["-qq", "update"])).await;
+            let updated = run(tool("apt-get").args(["-qq", "update"])).await;
             self.download(package).await.map_err(|error| updated.err().unwrap_or(error))?;
         }
         let deb = self.deb(package)?;
-        run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&self.root)).await?;
-        let version = run(Command::new("dpkg-deb").arg("-f").arg(&deb).arg("Version")).await?;
+        run(tool("dpkg-deb").arg("-x").arg(&deb).arg(&self.root)).await?;
+        let version = run(tool("dpkg-deb").arg("-f").arg(&deb).arg("Version")).await?;
         Ok(version.trim().to_owned())
     }
 
     /// The library packages that a downloaded package depends on, without the C library: the host has it.
     pub(crate) async fn libraries_of(&self, package: &str) -> Result<Vec<String>, Error> {
         let deb = self.deb(package)?;
-        let depends = run(Command::new("dpkg-deb").arg("-f").arg(deb).arg("Depends")).await?;
+        let depends = run(tool("dpkg-deb").arg("-f").arg(deb).arg("Depends")).await?;
         Ok(parse_depends(&depends))
     }
 
@@ -61,7 +61,7 @@ impl Packages {
         }
         let path = std::env::join_paths(folders)
             .map_err(|_| Error::Image("the temporary folder has a colon in its name: set TMPDIR".into()))?;
-        let output = run(Command::new("ldd").arg(binary).env("LD_LIBRARY_PATH", path)).await?;
+        let output = run(tool("ldd").arg(binary).env("LD_LIBRARY_PATH", path)).await?;
         Ok(parse_ldd(&output))
     }
 
@@ -71,7 +71,7 @@ impl Packages {
             .map_err(|error| Error::Image(format!("{error}: check the temporary folder")))?;
         // Run as root, apt switches to a user that can't write here, and warns.
         let unsandboxed = ["-o", "APT::Sandbox::User=root"];
-        run(Command::new("apt-get")
+        run(tool("apt-get")
             .arg("-qq")
             .args(unsandboxed)
             .args(["download", package])
@@ -87,6 +87,10 @@ impl Packages {
             Error::Image(format!("the package {package} wasn't downloaded: see `apt-get update`"))
         })
     }
+}
+
+fn tool(program: &str) -> Command {
+    daemon::host_tool(program).into()
 }
 
 /// Runs a tool and returns its output. The error holds the last line of its stderr.
