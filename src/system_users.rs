@@ -12,8 +12,7 @@ const PROXY: &str = "memgate-proxy";
 const WEBUI: &str = "memgate-webui";
 /// The group that may read what only the proxy may: the lane key and the key of the server certificate.
 const PROXY_GROUP: &str = "memgate-proxy";
-/// Prints entries of the databases of users and groups, wherever the system keeps them. Like every helper of root it is
-/// found in the PATH of the process, which sudo and systemd set to folders of root's.
+/// Prints entries of the databases of users and groups, wherever the system keeps them.
 const GETENT: &str = "getent";
 /// Its exit status if one of the names has no entry.
 const NOT_FOUND: i32 = 2;
