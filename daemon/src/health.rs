@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use crate::Shutdown;
-use crate::http::{self, ConnectionMetrics, Limits};
+use crate::http::{self, ConnectionLimits, ConnectionMetrics};
 
 /// Whether a role is able to work, and if not, why; also a warning for the operator of a role that is.
 /// Starts as not ready, with the reason "starting". Cheap to clone.
@@ -93,7 +93,7 @@ pub async fn serve(
         .with_state(endpoint);
     let until = shutdown.clone();
     shutdown.spawn(async move {
-        http::serve(listener, routes, Limits::for_operators(), connections, &until).await;
+        http::serve(listener, routes, ConnectionLimits::for_operators(), connections, &until).await;
     });
     Ok(())
 }

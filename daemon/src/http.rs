@@ -3,6 +3,7 @@
 //! Nothing that a peer does, or leaves undone, holds a connection for ever, and when all connections are in use a
 //! new one takes the place of an idle one (`http/admission.rs`) instead of waiting.
 
+mod activity;
 mod admission;
 mod body;
 mod connection;
@@ -22,7 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::Shutdown;
-use admission::{Admission, Rejection, Slot};
+use admission::{ConnectionTable, Rejection, Slot};
 
 pub use metrics::ConnectionMetrics;
 
@@ -36,18 +37,18 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// How long a new connection waits for a place: longer than it takes until a peer that doesn't read counts as idle.
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often it tries.
+/// Time between two attempts to find a place for it.
 const ADMISSION_INTERVAL: Duration = Duration::from_millis(20);
-/// Rejected connections that get an answer at once; further ones are closed without.
+/// Connections being rejected with a response; beyond this they are closed without.
 const REJECTING_MAX: usize = 16;
-/// How long a rejected peer may take to read that.
+/// Time limit for delivering that response.
 const REJECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// `Retry-After` of a rejected connection.
 const RETRY_AFTER_SECONDS: u64 = 5;
 
 /// Limits of a listener.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct ConnectionLimits {
     /// Open connections; at most half of the process's file descriptors.
     pub connections: usize,
     /// Open connections of one source: an IPv4 address or an IPv6 /64.
@@ -64,7 +65,7 @@ pub struct Limits {
     pub trusted_proxies: Vec<IpAddr>,
 }
 
-impl Limits {
+impl ConnectionLimits {
     /// Limits for a listener that browsers use.
     #[must_use]
     pub fn for_browsers(trusted_proxies: Vec<IpAddr>) -> Self {
@@ -114,12 +115,12 @@ pub struct Local(pub SocketAddr);
 pub async fn serve(
     listener: TcpListener,
     routes: Router,
-    limits: Limits,
+    limits: ConnectionLimits,
     metrics: ConnectionMetrics,
     shutdown: &Shutdown,
 ) {
     let server = Arc::new(Server { limits: limits.within_open_files(), routes, metrics });
-    let admission = Arc::new(Admission::new(&server.limits));
+    let table = Arc::new(ConnectionTable::new(&server.limits));
     let rejecting = Arc::new(Semaphore::new(REJECTING_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -136,7 +137,11 @@ pub async fn serve(
                 continue;
             }
         };
-        match admit(&admission, peer.ip(), &server.metrics).await {
+        let admitted = tokio::select! {
+            () = shutdown.begun() => break,
+            admitted = admit(&table, peer.ip(), &server.metrics) => admitted,
+        };
+        match admitted {
             Ok(slot) => {
                 let (server, stop) = (server.clone(), shutdown.token().clone());
                 connections.spawn(async move { server.serve_connection(stream, peer, slot, stop).await });
@@ -161,14 +166,16 @@ pub async fn serve(
 
 /// A place for a new connection. While all are in use, the next ones wait in the listener's backlog.
 async fn admit(
-    admission: &Arc<Admission>,
+    table: &Arc<ConnectionTable>,
     peer: IpAddr,
     metrics: &ConnectionMetrics,
 ) -> Result<Slot, Rejection> {
     let give_up = Instant::now() + ADMISSION_TIMEOUT;
     loop {
-        match admission.admit(peer, metrics) {
-            Err(Rejection::Total) if Instant::now() < give_up => tokio::time::sleep(ADMISSION_INTERVAL).await,
+        match table.admit(peer, metrics) {
+            Err(Rejection::TotalLimit) if Instant::now() < give_up => {
+                tokio::time::sleep(ADMISSION_INTERVAL).await
+            }
             admitted => return admitted,
         }
     }
@@ -176,7 +183,7 @@ async fn admit(
 
 /// What all connections of a listener share.
 struct Server {
-    limits: Limits,
+    limits: ConnectionLimits,
     routes: Router,
     metrics: ConnectionMetrics,
 }
@@ -206,8 +213,8 @@ impl Server {
 /// Tells a peer that there are too many connections, and waits until it closes.
 async fn reject(mut stream: TcpStream, rejection: Rejection) -> std::io::Result<()> {
     let (status, text) = match rejection {
-        Rejection::Source => ("429 Too Many Requests", "too many connections from this address\n"),
-        Rejection::Total => ("503 Service Unavailable", "too many connections\n"),
+        Rejection::SourceLimit => ("429 Too Many Requests", "too many connections from this address\n"),
+        Rejection::TotalLimit => ("503 Service Unavailable", "too many connections\n"),
     };
     let response = format!(
         "HTTP/1.1 {status}\r\nRetry-After: {RETRY_AFTER_SECONDS}\r\nConnection: close\r\n\

@@ -61,7 +61,7 @@ pub async fn run(config: Config, store: Store, token_key: TokenKey, shutdown: Sh
 #[derive(Debug)]
 pub struct App {
     state: Arc<AppState>,
-    limits: daemon::http::Limits,
+    limits: daemon::http::ConnectionLimits,
 }
 
 impl App {
@@ -76,13 +76,13 @@ impl App {
         token_key: TokenKey,
         registry: &mut Registry,
     ) -> Result<Self, Error> {
-        let limits = daemon::http::Limits::for_browsers(config.trusted_proxies.clone());
+        let limits = daemon::http::ConnectionLimits::for_browsers(config.trusted_proxies.clone());
         Ok(Self { state: Arc::new(AppState::new(config, store, token_key, registry)?), limits })
     }
 
     /// Replaces the limits of connections, for callers that don't want to wait as long.
     #[must_use]
-    pub fn with_connection_limits(self, change: impl FnOnce(&mut daemon::http::Limits)) -> Self {
+    pub fn with_connection_limits(self, change: impl FnOnce(&mut daemon::http::ConnectionLimits)) -> Self {
         let Self { state, mut limits } = self;
         change(&mut limits);
         Self { state, limits }

@@ -8,46 +8,43 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{ConnectionMetrics, Limits};
+use super::activity::Activity;
+use super::{ConnectionLimits, ConnectionMetrics};
 use crate::source::{Network, Source};
 
-/// For how long a connection may wait for its peer, to send the rest of a body or to take a response, before it counts
-/// as idle. A byte now and then doesn't help: it waits until all of it has come or gone.
-const WAIT_TOLERANCE: Duration = Duration::from_secs(1);
-
-/// Why there is no place for a new connection.
+/// The limit for which a new connection is rejected, or an idle connection closed for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rejection {
-    /// Its source has too many connections, none of them idle.
-    Source,
-    /// There are too many connections, none of them idle.
-    Total,
+    /// Its source has too many connections.
+    SourceLimit,
+    /// There are too many connections.
+    TotalLimit,
 }
 
 impl Rejection {
     pub(super) fn cause(self) -> &'static str {
         match self {
-            Self::Source => "source",
-            Self::Total => "total",
+            Self::SourceLimit => "source_limit",
+            Self::TotalLimit => "total_limit",
         }
     }
 }
 
-/// The open connections of a listener.
+/// The open connections of a listener, within its limits.
 #[derive(Debug)]
-pub(super) struct Admission {
+pub(super) struct ConnectionTable {
     total_max: usize,
     per_source_max: usize,
     trusted_proxies: Vec<IpAddr>,
-    table: Mutex<Table>,
+    open: Mutex<OpenConnections>,
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct OpenConnections {
     next_id: u64,
     connections: HashMap<u64, Connection>,
     sources: HashMap<Source, usize>,
@@ -68,7 +65,7 @@ struct Connection {
 pub(super) struct Slot {
     id: u64,
     connection: Connection,
-    admission: Arc<Admission>,
+    table: Arc<ConnectionTable>,
     metrics: ConnectionMetrics,
 }
 
@@ -85,18 +82,18 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.admission.table().remove(self.id);
+        self.table.open().remove(self.id);
         self.metrics.open.dec();
     }
 }
 
-impl Admission {
-    pub(super) fn new(limits: &Limits) -> Self {
+impl ConnectionTable {
+    pub(super) fn new(limits: &ConnectionLimits) -> Self {
         Self {
             total_max: limits.connections,
             per_source_max: limits.connections_per_source,
             trusted_proxies: limits.trusted_proxies.clone(),
-            table: Mutex::default(),
+            open: Mutex::default(),
         }
     }
 
@@ -112,28 +109,30 @@ impl Admission {
             activity: Arc::new(Activity::new()),
             evicted: CancellationToken::new(),
         };
-        let mut table = self.table();
-        let of_source = table.sources.get(&connection.source).copied().unwrap_or(0);
+        let mut open = self.open();
+        let make_room = |open: &mut OpenConnections, limit: Rejection, source: Option<Source>| {
+            let may_go = |other: &Connection| source.is_none_or(|source| other.source == source);
+            open.evict(may_go).then(|| metrics.count_close(limit.cause())).ok_or(limit)
+        };
+        let of_source = open.sources.get(&connection.source).copied().unwrap_or(0);
         if !connection.trusted && of_source >= self.per_source_max {
-            let evicted = table.evict(|other| other.source == connection.source);
-            evicted.then(|| metrics.count_close("source_limit")).ok_or(Rejection::Source)?;
+            make_room(&mut open, Rejection::SourceLimit, Some(connection.source))?;
         }
-        if table.connections.len() >= self.total_max {
-            let evicted = table.evict(|_| true);
-            evicted.then(|| metrics.count_close("total_limit")).ok_or(Rejection::Total)?;
+        if open.connections.len() >= self.total_max {
+            make_room(&mut open, Rejection::TotalLimit, None)?;
         }
-        let id = table.insert(connection.clone());
-        drop(table);
+        let id = open.insert(connection.clone());
+        drop(open);
         metrics.open.inc();
-        Ok(Slot { id, connection, admission: self.clone(), metrics: metrics.clone() })
+        Ok(Slot { id, connection, table: self.clone(), metrics: metrics.clone() })
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open(&self) -> MutexGuard<'_, OpenConnections> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Table {
+impl OpenConnections {
     fn insert(&mut self, connection: Connection) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
@@ -176,76 +175,5 @@ fn decrement<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
         _ => {
             counts.remove(&key);
         }
-    }
-}
-
-/// What a connection is doing.
-#[derive(Debug)]
-pub(super) struct Activity(Mutex<State>);
-
-#[derive(Debug)]
-struct State {
-    in_request: bool,
-    /// Since when it waits for its peer: for the rest of a body, or until a response is taken.
-    waiting_since: Option<Instant>,
-    /// When the connection was accepted, or the last request ended.
-    idle_since: Instant,
-    write_timed_out: bool,
-}
-
-/// A request that is being answered, until dropped.
-#[derive(Debug)]
-pub(super) struct RequestInProgress(Arc<Activity>);
-
-impl Activity {
-    fn new() -> Self {
-        Self(Mutex::new(State {
-            in_request: false,
-            waiting_since: None,
-            idle_since: Instant::now(),
-            write_timed_out: false,
-        }))
-    }
-
-    pub(super) fn begin_request(this: Arc<Self>) -> RequestInProgress {
-        this.state().in_request = true;
-        RequestInProgress(this)
-    }
-
-    pub(super) fn begin_wait(&self) {
-        self.state().waiting_since.get_or_insert_with(Instant::now);
-    }
-
-    pub(super) fn end_wait(&self) {
-        self.state().waiting_since = None;
-    }
-
-    pub(super) fn record_write_timeout(&self) {
-        self.state().write_timed_out = true;
-    }
-
-    pub(super) fn has_write_timed_out(&self) -> bool {
-        self.state().write_timed_out
-    }
-
-    /// For how long the connection has served nothing but its peer's slowness; `None` if it serves a request.
-    fn idle_for(&self, now: Instant) -> Option<Duration> {
-        let state = self.state();
-        match state.waiting_since {
-            Some(since) => Some(now.saturating_duration_since(since)).filter(|it| *it >= WAIT_TOLERANCE),
-            None if state.in_request => None,
-            None => Some(now.saturating_duration_since(state.idle_since)),
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for RequestInProgress {
-    fn drop(&mut self) {
-        let mut state = self.0.state();
-        (state.in_request, state.idle_since) = (false, Instant::now());
     }
 }

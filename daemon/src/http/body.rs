@@ -11,7 +11,7 @@ use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
-use super::admission::{Activity, RequestInProgress};
+use super::activity::{Activity, RequestInProgress, Timeout};
 
 /// A request's body. It fails if it isn't complete in time.
 #[derive(Debug)]
@@ -24,9 +24,6 @@ pub(super) struct TimedBody {
 impl TimedBody {
     /// The time begins now, with the request's head.
     pub(super) fn new(body: Incoming, timeout: Duration, activity: Arc<Activity>) -> Self {
-        if !body.is_end_stream() {
-            activity.begin_wait();
-        }
         Self { body, timeout: Box::pin(tokio::time::sleep(timeout)), activity }
     }
 }
@@ -41,11 +38,13 @@ impl HttpBody for TimedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             if frame.is_none() || self.body.is_end_stream() {
-                self.activity.end_wait();
+                self.activity.end_reading();
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
+        self.activity.begin_reading();
         ready!(self.timeout.as_mut().poll(cx));
+        self.activity.record_timeout(Timeout::Body);
         Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::TimedOut).into())))
     }
 
@@ -60,7 +59,7 @@ impl HttpBody for TimedBody {
 
 impl Drop for TimedBody {
     fn drop(&mut self) {
-        self.activity.end_wait();
+        self.activity.end_reading();
     }
 }
 

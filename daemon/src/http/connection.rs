@@ -17,7 +17,8 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use super::admission::{Activity, Slot};
+use super::activity::{Activity, Timeout};
+use super::admission::Slot;
 use super::body::{ResponseBody, TimedBody};
 use super::{Local, Peer, Server, TokioIo};
 
@@ -55,12 +56,11 @@ impl Server {
                 connection.await
             }
         };
+        let while_idle = result.as_ref().is_err_and(hyper::Error::is_timeout);
+        if let Some(timeout) = slot.activity().timeout(while_idle) {
+            self.metrics.count_close(timeout.cause());
+        }
         if let Err(error) = result {
-            if error.is_timeout() {
-                self.metrics.count_close("head_timeout");
-            } else if slot.activity().has_write_timed_out() {
-                self.metrics.count_close("write_timeout");
-            }
             tracing::debug!(%error, "connection failed");
         }
     }
@@ -93,11 +93,11 @@ impl TimedStream {
         }
         if !self.stalled {
             self.stalled = true;
-            self.activity.begin_wait();
+            self.activity.begin_writing();
             self.timer.as_mut().reset(Instant::now() + self.timeout);
         }
         ready!(self.timer.as_mut().poll(cx));
-        self.activity.record_write_timeout();
+        self.activity.record_timeout(Timeout::Write);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -108,7 +108,12 @@ impl AsyncRead for TimedStream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.activity.record_bytes();
+        }
+        read
     }
 }
 
@@ -132,8 +137,8 @@ impl AsyncWrite for TimedStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Called once everything has been written.
-        self.activity.end_wait();
+        // Called once everything has been written: often, also while a body is read.
+        self.activity.end_writing();
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

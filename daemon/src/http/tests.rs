@@ -23,7 +23,7 @@ struct Listener {
 }
 
 impl Listener {
-    async fn start(limits: Limits) -> Self {
+    async fn start(limits: ConnectionLimits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut metrics = Registry::default();
@@ -85,14 +85,14 @@ async fn read_to_end(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-fn limits(connections: usize, timeout: Duration) -> Limits {
-    Limits {
+fn limits(connections: usize, timeout: Duration) -> ConnectionLimits {
+    ConnectionLimits {
         connections,
         connections_per_source: connections,
         head_timeout: timeout,
         body_timeout: timeout,
         write_timeout: timeout,
-        ..Limits::for_browsers(Vec::new())
+        ..ConnectionLimits::for_browsers(Vec::new())
     }
 }
 
@@ -137,10 +137,16 @@ async fn half_heads_and_half_bodies_and_idle_connections_end() {
         let said = read_to_end(&mut stream).await;
         assert_eq!(said.starts_with("HTTP/1.1 200"), sent == GET, "{said}");
     }
-    assert_eq!(server.metric("connections_closed_total{cause=\"head_timeout\"}"), 3);
+    let ended = |cause: &str| server.metric(&format!("connections_closed_total{{cause=\"{cause}\"}}"));
+    assert_eq!(
+        (ended("head_timeout"), ended("idle_timeout")),
+        (1, 2),
+        "a half head; a silent and a kept one"
+    );
     let mut upload =
         server.send([0, 0, 2], b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf").await;
     assert!(read_to_end(&mut upload).await.starts_with("HTTP/1.1 400"));
+    server.reach("connections_closed_total{cause=\"body_timeout\"}", |closed| closed == 1).await;
 }
 
 //
@@ -171,23 +177,20 @@ async fn new_connection_takes_the_place_of_an_idle_connection_of_the_most_crowde
     assert!(unanswered.is_err(), "the request in progress goes on");
 }
 
-//
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bytes_now_and_then_hold_no_place() {
-    let server = Listener::start(limits(4, LONG_TIME)).await;
+/// Fills a listener of four places with peers that send or take a few bytes now and then.
+async fn fill_slowly(server: &Listener, uploads: u8) -> JoinSet<()> {
     let head = b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n";
     let mut slow = JoinSet::new();
     for z in 1..=4 {
-        let (mut uploads, mut downloads) = (server.send([1, 1, z], head).await, None);
-        if z > 2 {
-            uploads = server.send([1, 1, z], &LONG.repeat(20)).await;
-            downloads = Some([0; 512]);
-        }
+        let is_upload = z <= uploads;
+        let sent = if is_upload { head.to_vec() } else { LONG.repeat(20) };
+        let mut stream = server.send([1, 1, z], &sent).await;
         slow.spawn(async move {
             loop {
-                let went_on = match &mut downloads {
-                    None => uploads.write_all(b"x").await.is_ok(),
-                    Some(buffer) => uploads.read(buffer).await.is_ok_and(|read| read > 0),
+                let went_on = if is_upload {
+                    stream.write_all(b"x").await.is_ok()
+                } else {
+                    stream.read(&mut [0; 512]).await.is_ok_and(|read| read > 0)
                 };
                 if !went_on {
                     return;
@@ -196,19 +199,32 @@ async fn bytes_now_and_then_hold_no_place() {
             }
         });
     }
-    let mut served = 0;
-    while served < 10 {
-        let response = server.get([7, 0, served], "/").await;
-        served += u8::from(response.starts_with("HTTP/1.1 200"));
+    slow
+}
+
+//
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_now_and_then_hold_no_place() {
+    for uploads in [4, 0, 2] {
+        let server = Listener::start(limits(4, LONG_TIME)).await;
+        let slow = fill_slowly(&server, uploads).await;
+        let (started, mut served) = (Instant::now(), 0);
+        while served < 10 {
+            assert!(started.elapsed() < DEADLINE, "{uploads} uploads: {served} served");
+            let response = server.get([7, 0, served], "/").await;
+            served += u8::from(response.starts_with("HTTP/1.1 200"));
+        }
+        assert!(server.metric("connections_closed_total{cause=\"total_limit\"}") > 0);
+        drop(slow);
     }
-    assert!(server.metric("connections_closed_total{cause=\"total_limit\"}") > 0);
 }
 
 //
 #[tokio::test]
 async fn connections_of_a_source_are_limited() {
     let proxy: IpAddr = "127.0.0.9".parse().unwrap();
-    let limits = Limits { connections_per_source: 2, trusted_proxies: vec![proxy], ..limits(10, LONG_TIME) };
+    let limits =
+        ConnectionLimits { connections_per_source: 2, trusted_proxies: vec![proxy], ..limits(10, LONG_TIME) };
     let server = Listener::start(limits).await;
     let wait = b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n";
     let mut held = Vec::new();
@@ -218,7 +234,7 @@ async fn connections_of_a_source_are_limited() {
     server.reach("connections", |open| open == 5).await;
     let refused = server.get([0, 0, 2], "/").await;
     assert!(refused.starts_with("HTTP/1.1 429 ") && refused.contains("\r\nRetry-After: 5\r\n"), "{refused}");
-    assert_eq!(server.metric("connections_refused_total{cause=\"source\"}"), 1);
+    assert_eq!(server.metric("connections_refused_total{cause=\"source_limit\"}"), 1);
     assert!(server.get([0, 0, 3], "/").await.starts_with("HTTP/1.1 200"), "another source");
     assert!(server.get([0, 0, 9], "/").await.starts_with("HTTP/1.1 200"), "the trusted proxy");
 }
@@ -242,6 +258,22 @@ async fn full_listener_says_so_while_every_request_is_in_progress() {
         }
         assert!(started.elapsed() < DEADLINE);
     }
+}
+
+//
+#[tokio::test]
+async fn shutdown_ends_the_wait_for_a_place() {
+    let server = Listener::start(limits(1, LONG_TIME)).await;
+    let held = server.send([0, 0, 1], b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    server.reach("connections", |open| open == 1).await;
+    let mut first = server.send([0, 0, 3], GET).await;
+    let mut second = server.send([0, 0, 4], GET).await;
+    assert!(read_to_end(&mut first).await.starts_with("HTTP/1.1 503 "), "no place in time");
+    // Now the second one has been accepted, and waits.
+    server.shutdown.begin();
+    assert_eq!(read_to_end(&mut second).await, "", "closed, not told after a while");
+    assert!(server.shutdown.finished(DEADLINE).await);
+    drop(held);
 }
 
 //

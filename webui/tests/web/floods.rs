@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use daemon::http::Limits;
+use daemon::http::ConnectionLimits;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -23,7 +23,7 @@ fn connections_allowed() -> usize {
 }
 
 async fn start(connections: usize, timeout: Duration) -> Site {
-    let limit = |limits: &mut Limits| {
+    let limit = |limits: &mut ConnectionLimits| {
         limits.connections = limits.connections.min(connections - 12);
         (limits.head_timeout, limits.write_timeout) = (timeout, timeout);
     };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use daemon::Shutdown;
 use daemon::health::Readiness;
-use daemon::http::Limits;
+use daemon::http::ConnectionLimits;
 use prometheus_client::registry::Registry;
 use store::{Database, InstanceState, Observed, Store, TokenKey};
 use tempfile::TempDir;
@@ -46,7 +46,7 @@ impl Site {
     pub(crate) async fn start_within(
         folder: TempDir,
         change: impl FnOnce(&mut Config),
-        limit: impl FnOnce(&mut Limits),
+        limit: impl FnOnce(&mut ConnectionLimits),
     ) -> Self {
         let database = Database::Sqlite(folder.path().join("memgate.db"));
         let store = Store::open(&database).await.unwrap();
