@@ -86,10 +86,10 @@ impl Store {
     /// # Errors
     /// `AlreadyExists("e-mail address")`, `NotFound("plan")`.
     pub async fn sign_up(&self, new: &NewUser<'_>, token: &NewToken) -> Result<User, StoreError> {
-        self.sign_up_within(new, token, usize::MAX).await
+        self.sign_up_within(new, token, None).await
     }
 
-    /// Creates a user as [`Store::sign_up`] does, if there are fewer than `max` users.
+    /// Creates a user as [`Store::sign_up`] does, if there are fewer than `max` users. `None`: however many there are.
     ///
     /// # Errors
     /// `LimitReached("account")`, `AlreadyExists("e-mail address")`, `NotFound("plan")`.
@@ -97,9 +97,9 @@ impl Store {
         &self,
         new: &NewUser<'_>,
         token: &NewToken,
-        max: usize,
+        max: Option<usize>,
     ) -> Result<User, StoreError> {
-        let max = i64::try_from(max).unwrap_or(i64::MAX);
+        let max = max.and_then(|max| i64::try_from(max).ok());
         let user = User {
             id: id::random(),
             email: new.email.to_lowercase(),
@@ -109,9 +109,11 @@ impl Store {
             created_at: now(),
         };
         write!(self, tx, revision => {
-            let users: i64 = sqlx::query_scalar(COUNT).fetch_one(&mut *tx).await?;
-            if users >= max {
-                return Err(StoreError::LimitReached("account"));
+            if let Some(max) = max {
+                let users: i64 = sqlx::query_scalar(COUNT).fetch_one(&mut *tx).await?;
+                if users >= max {
+                    return Err(StoreError::LimitReached("account"));
+                }
             }
             let plan: Plan = sqlx::query_as(plan::BY_NAME)
                 .bind(&user.plan).fetch_optional(&mut *tx).await?.ok_or(StoreError::NotFound("plan"))?;

@@ -46,9 +46,9 @@ pub struct Limits {
     /// Attempts to sign in, per client address, whatever the e-mail address. Its network (IPv4 /24, IPv6 /48) may make
     /// ten times as many.
     pub sign_ins_per_source_per_minute: usize,
-    /// Sign-ups with valid fields, per client address.
+    /// Sign-ups with valid fields, per client address. Its network may make ten times as many.
     pub sign_ups_per_hour: usize,
-    /// Sign-ups with valid fields, of all clients together; 0 for no limit.
+    /// Accounts created by sign-ups of all clients together; 0 for no limit.
     pub sign_ups_in_total_per_hour: usize,
     /// Accounts, those of `memgate user add` included: with this many, sign-up is closed. 0 for no limit.
     pub accounts: usize,
@@ -101,9 +101,9 @@ impl Limits {
         Some(self.sign_ups_in_total_per_hour).filter(|max| *max > 0)
     }
 
-    /// Accounts; [`usize::MAX`] without a limit.
-    pub(crate) fn accounts_max(&self) -> usize {
-        if self.accounts == 0 { usize::MAX } else { self.accounts }
+    /// Accounts; `None` without a limit.
+    pub(crate) fn accounts_max(&self) -> Option<usize> {
+        Some(self.accounts).filter(|max| *max > 0)
     }
 }
 

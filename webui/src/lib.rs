@@ -10,6 +10,7 @@ mod cache_events;
 mod config;
 mod error;
 mod forms;
+mod generations;
 mod http;
 mod layout;
 mod metrics;

@@ -8,9 +8,8 @@ mod fair_queue;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use daemon::source::Source;
 use identity::password::{self, HashMemory, Password};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::oneshot;
@@ -18,10 +17,18 @@ use tokio::sync::oneshot;
 use crate::Error;
 use fair_queue::FairQueue;
 
+pub(crate) use fair_queue::{Priority, Requester};
+
 /// Each hash takes 19 MiB while it runs.
 const WORKERS_MAX: usize = 4;
 /// How long a request waits for its result.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the queue takes on an idle machine when it is full: it has as many places as are hashed in that time.
+const QUEUE_TIME: Duration = Duration::from_millis(500);
+/// Places of the queue, however slow a hash is.
+const QUEUE_MIN: usize = 16;
+/// Places of the queue, however fast a hash is.
+const QUEUE_MAX: usize = 256;
 
 /// Hashes and verifies passwords on worker threads. The parameters are those of [`identity::password`].
 #[derive(Debug)]
@@ -50,10 +57,14 @@ impl PasswordHasher {
     /// [`Error::Passwords`] if a thread can't be started or the system has no random numbers.
     pub(crate) fn new(checks: Counter, refusals: Counter) -> Result<Self, Error> {
         let failed = |error: String| Error::Passwords(error);
-        let decoy_hash = password::hash(&password::generate(), &mut HashMemory::default())
-            .map_err(|error| failed(error.to_string()))?;
+        let (decoy, mut memory) = (password::generate(), HashMemory::default());
+        let decoy_hash = password::hash(&decoy, &mut memory).map_err(|error| failed(error.to_string()))?;
+        let started = Instant::now();
+        password::hash(&decoy, &mut memory).map_err(|error| failed(error.to_string()))?;
         let workers = thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
-        let queue = Arc::new(JobQueue::default());
+        let capacity = queue_capacity(workers, started.elapsed());
+        tracing::debug!(workers, capacity, "password hashing");
+        let queue = Arc::new(JobQueue::new(capacity));
         for _ in 0..workers {
             let queue = queue.clone();
             thread::Builder::new()
@@ -69,8 +80,12 @@ impl PasswordHasher {
     /// # Errors
     ///
     /// [`PasswordError`] if no worker is free in time or the hash fails.
-    pub(crate) async fn hash(&self, source: Source, password: Password) -> Result<String, PasswordError> {
-        self.run(source, move |memory| password::hash(&password, memory)).await?.map_err(|error| {
+    pub(crate) async fn hash(
+        &self,
+        requester: Requester,
+        password: Password,
+    ) -> Result<String, PasswordError> {
+        self.run(requester, move |memory| password::hash(&password, memory)).await?.map_err(|error| {
             tracing::error!(%error, "failed to hash a password");
             PasswordError::Failed
         })
@@ -83,14 +98,14 @@ impl PasswordHasher {
     /// [`PasswordError`] if no worker is free in time.
     pub(crate) async fn verify(
         &self,
-        source: Source,
+        requester: Requester,
         password: String,
         hash: Option<String>,
     ) -> Result<bool, PasswordError> {
         let exists = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.decoy_hash.clone());
         let checks = self.checks.clone();
-        let matches = self.run(source, move |memory| {
+        let matches = self.run(requester, move |memory| {
             let verified = password::verify(&password, &hash, memory);
             match verified {
                 Ok(matches) => {
@@ -108,12 +123,12 @@ impl PasswordHasher {
 
     async fn run<T: Send + 'static>(
         &self,
-        source: Source,
+        requester: Requester,
         work: impl FnOnce(&mut HashMemory) -> T + Send + 'static,
     ) -> Result<T, PasswordError> {
         let (done, result) = oneshot::channel();
         self.queue.push(
-            source,
+            requester,
             Job(Box::new(move |turn| {
                 // A browser that disconnected waits for nothing.
                 if !done.is_closed() {
@@ -175,17 +190,21 @@ struct QueueState {
     closed: bool,
 }
 
-impl Default for JobQueue {
-    fn default() -> Self {
-        let state = Mutex::new(QueueState { waiting: FairQueue::new(), closed: false });
-        Self { state, changed: Condvar::new() }
-    }
+/// Places of the queue, if a hash takes `hash_time`.
+fn queue_capacity(workers: usize, hash_time: Duration) -> usize {
+    let of_one = QUEUE_TIME.as_micros() / hash_time.as_micros().max(1);
+    usize::try_from(of_one).unwrap_or(usize::MAX).saturating_mul(workers).clamp(QUEUE_MIN, QUEUE_MAX)
 }
 
 impl JobQueue {
+    fn new(capacity: usize) -> Self {
+        let state = Mutex::new(QueueState { waiting: FairQueue::new(capacity), closed: false });
+        Self { state, changed: Condvar::new() }
+    }
+
     /// Adds a job. One for which there is no place is refused at once.
-    fn push(&self, source: Source, job: Job) {
-        let refused = self.state().waiting.push(source, job);
+    fn push(&self, requester: Requester, job: Job) {
+        let refused = self.state().waiting.push(requester, job);
         self.changed.notify_one();
         if let Some(Job(refused)) = refused {
             refused(Turn::Refuse);
@@ -233,15 +252,59 @@ impl JobQueue {
 
 #[cfg(test)]
 mod tests {
+    use daemon::http::source::Source;
+
     use super::*;
+
+    fn requester(address: [u8; 4]) -> Requester {
+        Requester { source: Source::of(address.into()), priority: Priority::Unknown }
+    }
+
+    //
+    #[test]
+    fn flood_of_one_network_waits_for_itself() {
+        let queue = JobQueue::new(QUEUE_MAX);
+        let (done, order) = std::sync::mpsc::channel();
+        let push = |from, name: &'static str| {
+            let done = done.clone();
+            queue.push(
+                requester(from),
+                Job(Box::new(move |turn| {
+                    let refused = matches!(turn, Turn::Refuse);
+                    done.send(if refused { "refused" } else { name }).unwrap();
+                })),
+            );
+        };
+        for host in 0..100 {
+            push([198, 51, 100, host % 10], "flood");
+        }
+        assert_eq!(order.try_iter().collect::<Vec<_>>(), ["refused"; 20], "eight wait of each source");
+        push([203, 0, 113, 9], "other");
+        push([198, 51, 100, 99], "neighbour");
+        thread::scope(|scope| {
+            scope.spawn(|| queue.work());
+            let order: Vec<_> = order.iter().take(82).collect();
+            queue.close();
+            let place = |name| order.iter().position(|it| *it == name);
+            assert_eq!(place("other"), Some(1), "after one of the flood");
+            assert_eq!(place("neighbour"), Some(11), "after one of each source of the flood, and the other");
+        });
+    }
+
+    #[test]
+    fn queue_is_short_enough_for_a_short_wait() {
+        assert_eq!(queue_capacity(2, Duration::from_millis(25)), 40);
+        assert_eq!(queue_capacity(1, Duration::from_secs(1)), QUEUE_MIN);
+        assert_eq!(queue_capacity(4, Duration::ZERO), QUEUE_MAX);
+    }
 
     #[tokio::test]
     async fn hashes_verify_and_unknown_users_do_not() {
         let hasher = PasswordHasher::new(Counter::default(), Counter::default()).unwrap();
-        let source = Source::of([127, 0, 0, 1].into());
-        let hash = hasher.hash(source, Password::parse("Grüße 🦀 und so".into()).unwrap()).await.unwrap();
+        let from = requester([127, 0, 0, 1]);
+        let hash = hasher.hash(from, Password::parse("Grüße 🦀 und so".into()).unwrap()).await.unwrap();
         let verify = |password: &str, hash: Option<&str>| {
-            hasher.verify(source, password.to_owned(), hash.map(ToOwned::to_owned))
+            hasher.verify(from, password.to_owned(), hash.map(ToOwned::to_owned))
         };
         assert!(verify("Grüße 🦀 und so", Some(&hash)).await.unwrap());
         assert!(!verify("Grüße 🦀 und so ", Some(&hash)).await.unwrap());

@@ -1,14 +1,15 @@
 //! How often passwords may be tried: limits per source, and a growing delay for an account that is tried from
-//! everywhere. Nothing here depends on whether the account exists or the password is right.
+//! everywhere. These don't depend on whether the account exists or the password is right. Also who goes first when
+//! passwords wait to be hashed: an account goes before others in a network from which it was signed in to.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use daemon::source::Source;
 
 use crate::config::Limits;
+use crate::generations::Generations;
+use crate::password::{Priority, Requester};
 use crate::rate_limit::RateLimiter;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -18,10 +19,10 @@ const UNDELAYED_MAX: u32 = 10;
 const DELAY_MIN: Duration = Duration::from_millis(100);
 /// The longest delay: a right password is never locked out.
 const DELAY_MAX: Duration = Duration::from_secs(4);
-/// Without another attempt, the count of failed ones is halved in this time.
+/// The count of failed attempts is halved in this time.
 const HALF_LIFE: Duration = Duration::from_secs(5 * 60);
-/// Accounts in one generation; there are two.
-const ACCOUNTS_MAX: usize = 20_000;
+/// Failed attempts of one network before others go first.
+const TOLERATED_MAX: u32 = 3;
 
 /// Limits of attempts to enter a password.
 #[derive(Debug)]
@@ -29,8 +30,31 @@ pub(crate) struct PasswordAttempts {
     per_account_and_source: RateLimiter,
     per_source: RateLimiter,
     per_network: RateLimiter,
-    hasher: RandomState,
-    failures: Mutex<Failures>,
+    history: Mutex<History>,
+}
+
+/// What is remembered of attempts. A flood of made-up accounts or of networks makes it forget sooner.
+#[derive(Debug)]
+struct History {
+    accounts: Generations<Failures>,
+    networks: Generations<Failures>,
+    /// Accounts with the networks from which they were signed in to.
+    known: Generations<()>,
+}
+
+/// Failed attempts. Halved every [`HALF_LIFE`].
+#[derive(Debug, Default)]
+struct Failures {
+    count: u32,
+    halved_at: Option<Instant>,
+}
+
+/// An attempt that may be made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attempt {
+    /// The time to wait before.
+    pub(crate) delay: Duration,
+    pub(crate) requester: Requester,
 }
 
 /// Why an attempt isn't made.
@@ -41,68 +65,92 @@ pub(crate) struct Limited {
     pub(crate) wait: Duration,
 }
 
-/// Failed attempts by account, as a keyed hash. When the newer generation is full the older one is dropped: a flood of
-/// made-up accounts shortens delays, but never grows the memory.
-#[derive(Debug, Default)]
-struct Failures {
-    newer: HashMap<u64, Failed>,
-    older: HashMap<u64, Failed>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Failed {
-    count: u32,
-    last: Instant,
-}
-
 impl PasswordAttempts {
     pub(crate) fn new(limits: &Limits) -> Self {
         let per_source = limits.sign_ins_per_source_per_minute;
+        let history =
+            History { accounts: Generations::new(), networks: Generations::new(), known: Generations::new() };
         Self {
             per_account_and_source: RateLimiter::new(limits.sign_ins_per_minute, MINUTE),
             per_source: RateLimiter::new(per_source, MINUTE),
             per_network: RateLimiter::for_network(per_source, MINUTE),
-            hasher: RandomState::new(),
-            failures: Mutex::default(),
+            history: Mutex::new(history),
         }
     }
 
-    /// Counts an attempt, as a failed one until [`PasswordAttempts::record_success`], and returns the delay before it.
+    /// Counts an attempt, as a failed one until [`PasswordAttempts::record_success`].
     ///
     /// # Errors
     ///
     /// The time to wait if a limit is reached.
-    pub(crate) fn acquire(&self, email: &str, source: Source) -> Result<Duration, Limited> {
+    pub(crate) fn acquire(&self, email: &str, source: Source) -> Result<Attempt, Limited> {
         let limited = |cause| move |wait| Limited { cause, wait };
         self.per_source.acquire(source).map_err(limited("sign_in_source"))?;
         self.per_network.acquire(source.network()).map_err(limited("sign_in_network"))?;
         let account = account(email);
         self.per_account_and_source.acquire((&account, source)).map_err(limited("sign_in_account"))?;
-        Ok(self.count_failure(&account, Instant::now()))
+        Ok(self.history().attempt(&account, source, Instant::now()))
     }
 
-    /// Takes back the failure that [`PasswordAttempts::acquire`] counted.
-    pub(crate) fn record_success(&self, email: &str) {
-        let key = self.hasher.hash_one(account(email));
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(failed) = failures.newer.get_mut(&key) {
-            failed.count = failed.count.saturating_sub(1);
+    /// Takes back the failure that [`PasswordAttempts::acquire`] counted, and remembers where the account is used.
+    pub(crate) fn record_success(&self, email: &str, source: Source) {
+        let (account, mut history) = (account(email), self.history());
+        let History { accounts, networks, .. } = &mut *history;
+        for failures in [accounts.get_mut(&account), networks.get_mut(source.network())] {
+            failures.into_iter().for_each(|failures| failures.count = failures.count.saturating_sub(1));
         }
+        history.known.get_or_default((&account, source.network()));
     }
 
-    fn count_failure(&self, account: &str, now: Instant) -> Duration {
-        let key = self.hasher.hash_one(account);
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if failures.newer.len() >= ACCOUNTS_MAX {
-            failures.older = std::mem::take(&mut failures.newer);
-        }
-        let known = failures.older.remove(&key);
-        let failed = failures.newer.entry(key).or_insert(known.unwrap_or(Failed { count: 0, last: now }));
-        let halvings = now.saturating_duration_since(failed.last).as_secs() / HALF_LIFE.as_secs();
-        let before = failed.count.checked_shr(u32::try_from(halvings).unwrap_or(u32::MAX)).unwrap_or(0);
-        *failed = Failed { count: before.saturating_add(1), last: now };
-        delay(before)
+    /// Remembers where a new account is used.
+    pub(crate) fn record_sign_up(&self, email: &str, source: Source) {
+        self.history().known.get_or_default((&account(email), source.network()));
     }
+
+    /// Who wants a password hashed that isn't compared with that of an account.
+    pub(crate) fn requester(&self, source: Source) -> Requester {
+        let mut history = self.history();
+        let failures = history.networks.get_mut(source.network());
+        Requester { source, priority: priority(failures.map_or(0, |it| it.halve(Instant::now()))) }
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl History {
+    fn attempt(&mut self, account: &str, source: Source, now: Instant) -> Attempt {
+        let network = source.network();
+        let of_account = self.accounts.get_or_default(account).add(now);
+        let of_network = self.networks.get_or_default(network).add(now);
+        let is_known = self.known.get_mut((account, network)).is_some();
+        let priority = if is_known { Priority::Known } else { priority(of_network) };
+        Attempt { delay: delay(of_account), requester: Requester { source, priority } }
+    }
+}
+
+impl Failures {
+    /// Counts one. Returns how many there were before.
+    fn add(&mut self, now: Instant) -> u32 {
+        let before = self.halve(now);
+        self.count = before.saturating_add(1);
+        before
+    }
+
+    /// Returns how many there are now.
+    fn halve(&mut self, now: Instant) -> u32 {
+        let halved_at = self.halved_at.get_or_insert(now);
+        let halvings = now.saturating_duration_since(*halved_at).as_secs() / HALF_LIFE.as_secs();
+        let halvings = u32::try_from(halvings).unwrap_or(u32::MAX);
+        *halved_at += HALF_LIFE.saturating_mul(halvings);
+        self.count = self.count.checked_shr(halvings).unwrap_or(0);
+        self.count
+    }
+}
+
+fn priority(failures_of_network: u32) -> Priority {
+    if failures_of_network <= TOLERATED_MAX { Priority::Unknown } else { Priority::Suspect }
 }
 
 /// The account that an attempt is for, in the form in which accounts are compared.
@@ -120,39 +168,62 @@ fn delay(failures: u32) -> Duration {
 mod tests {
     use super::*;
 
+    fn client(address: &str) -> Source {
+        Source::of(address.parse().unwrap())
+    }
+
     //
     #[test]
     fn delay_grows_to_a_few_seconds_and_fades() {
         let attempts = PasswordAttempts::new(&Limits::default());
         let start = Instant::now();
-        let delays: Vec<u128> =
-            (0..100).map(|_| attempts.count_failure("a@example.com", start).as_millis()).collect();
+        let mut networks = (0..).map(|n: u32| client(&format!("198.18.{}.1", n % 256)));
+        let mut delay = |email: &str, at| {
+            attempts.history().attempt(email, networks.next().unwrap(), at).delay.as_millis()
+        };
+        let delays: Vec<u128> = (0..100).map(|_| delay("a@example.com", start)).collect();
         assert_eq!(delays[..10], [0; 10]);
         assert_eq!(delays[10..17], [100, 200, 400, 800, 1600, 3200, 4000]);
         assert!(delays[17..].iter().all(|delay| *delay == 4000), "never longer");
-        assert_eq!(attempts.count_failure("b@example.com", start), Duration::ZERO, "another account");
-        assert!(attempts.count_failure("a@example.com", start + HALF_LIFE) > Duration::ZERO);
-        assert_eq!(attempts.count_failure("a@example.com", start + HALF_LIFE * 9), Duration::ZERO);
+        assert_eq!(delay("b@example.com", start), 0, "another account");
+        assert!(delay("a@example.com", start + HALF_LIFE) > 0);
+        assert_eq!(delay("a@example.com", start + HALF_LIFE * 9), 0);
     }
 
     //
     #[test]
-    fn memory_for_accounts_is_bounded() {
+    fn networks_that_fail_often_go_last_and_known_ones_first() {
         let attempts = PasswordAttempts::new(&Limits::default());
-        for account in 0..100_000 {
-            attempts.count_failure(&account.to_string(), Instant::now());
+        let start = Instant::now();
+        let priority = |email: &str, address: &str, at| {
+            attempts.history().attempt(email, client(address), at).requester.priority
+        };
+        for _ in 0..=TOLERATED_MAX {
+            assert_eq!(priority("a@example.com", "198.51.100.1", start), Priority::Unknown);
         }
-        let failures = attempts.failures.lock().unwrap();
-        assert!(failures.newer.len() + failures.older.len() <= 2 * ACCOUNTS_MAX);
+        assert_eq!(priority("a@example.com", "198.51.100.2", start), Priority::Suspect);
+        assert_eq!(attempts.requester(client("198.51.100.3")).priority, Priority::Suspect);
+        assert_eq!(priority("a@example.com", "203.0.113.9", start), Priority::Unknown, "another network");
+        attempts.record_success(" A@Example.com", client("198.51.100.3"));
+        assert_eq!(priority("a@example.com", "198.51.100.1", start), Priority::Known);
+        assert_eq!(priority("b@example.com", "198.51.100.3", start), Priority::Suspect, "another account");
+        assert_eq!(priority("a@example.com", "203.0.113.9", start), Priority::Unknown, "from elsewhere");
+        attempts.record_sign_up("new@example.com", client("198.51.100.3"));
+        assert_eq!(priority("new@example.com", "198.51.100.3", start), Priority::Known);
+        let later = start + HALF_LIFE * 3;
+        assert_eq!(priority("b@example.com", "198.51.100.3", later), Priority::Unknown, "fades");
     }
 
     //
     #[test]
     fn sources_and_networks_are_limited() {
         let attempts = PasswordAttempts::new(&Limits::default());
-        let client = |subnet: u16| Source::of(format!("2001:db8:1:{subnet:x}::1").parse().unwrap());
+        let client = |subnet: u16| client(&format!("2001:db8:1:{subnet:x}::1"));
         let mut email = (0..).map(|id| format!("user{id}@example.com"));
-        let mut attempt = |client| attempts.acquire(&email.next().unwrap(), client).map_err(|it| it.cause);
+        let mut attempt = |client| {
+            let attempt = attempts.acquire(&email.next().unwrap(), client);
+            attempt.map(|it| it.delay).map_err(|it| it.cause)
+        };
         for subnet in 0..10 {
             for _ in 0..30 {
                 assert_eq!(attempt(client(subnet)), Ok(Duration::ZERO));

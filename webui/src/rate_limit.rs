@@ -1,39 +1,35 @@
 //! Rate limiter: at most N events per key in any period, in bounded memory.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::{Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::hash::Hash;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::generations::Generations;
 
 /// How many times the events of one source a whole network (IPv4 /24, IPv6 /48) may have.
 const SOURCES_PER_NETWORK: usize = 10;
-/// Keys in one generation; there are two.
-const KEYS_MAX: usize = 20_000;
 
-/// Sliding window per key. Keys are stored as keyed hashes, so that no address is kept.
+/// Sliding window per key. A flood of keys loosens the limit.
 #[derive(Debug)]
 pub(crate) struct RateLimiter {
     max: usize,
     period: Duration,
-    hasher: RandomState,
-    generations: Mutex<Generations>,
+    recent: Mutex<Recent>,
 }
 
-/// Recent events by key. When the newer generation is full or one period old, the older one is dropped: a
-/// flood of keys loosens the limit, but never grows the memory.
 #[derive(Debug)]
-struct Generations {
-    newer: HashMap<u64, VecDeque<Instant>>,
-    older: HashMap<u64, VecDeque<Instant>>,
-    started_at: Instant,
+struct Recent {
+    /// When the events of a key happened, the oldest first. A generation ends after one period, too.
+    events: Generations<VecDeque<Instant>>,
+    rotated_at: Instant,
 }
 
 impl RateLimiter {
     /// At most `max` events per key in any `period`.
     pub(crate) fn new(max: usize, period: Duration) -> Self {
-        let generations =
-            Generations { newer: HashMap::new(), older: HashMap::new(), started_at: Instant::now() };
-        Self { max, period, hasher: RandomState::new(), generations: Mutex::new(generations) }
+        let recent = Recent { events: Generations::new(), rotated_at: Instant::now() };
+        Self { max, period, recent: Mutex::new(recent) }
     }
 
     /// For networks, where a source may have `max` events in any `period`.
@@ -47,36 +43,56 @@ impl RateLimiter {
     ///
     /// The time to wait if the limit is reached.
     pub(crate) fn acquire(&self, key: impl Hash) -> Result<(), Duration> {
-        self.acquire_at(self.hasher.hash_one(key), Instant::now())
+        self.acquire_at(key, Instant::now())
     }
 
-    fn acquire_at(&self, key: u64, now: Instant) -> Result<(), Duration> {
-        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        generations.rotate(now, self.period);
-        let events = generations.events(key);
-        while events.front().is_some_and(|first| now.duration_since(*first) >= self.period) {
-            events.pop_front();
+    /// Checks the limit and counts nothing.
+    ///
+    /// # Errors
+    ///
+    /// The time to wait if the limit is reached.
+    pub(crate) fn check(&self, key: impl Hash) -> Result<(), Duration> {
+        let now = Instant::now();
+        let mut recent = self.recent();
+        match recent.events.get_mut(key) {
+            Some(events) => self.check_events(events, now),
+            None => self.check_events(&mut VecDeque::new(), now),
         }
-        if events.len() >= self.max {
-            let oldest = events.front().map_or(Duration::ZERO, |first| now.duration_since(*first));
-            return Err(self.period.saturating_sub(oldest));
+    }
+
+    /// Takes back the last event that was counted for a key.
+    pub(crate) fn release(&self, key: impl Hash) {
+        if let Some(events) = self.recent().events.get_mut(key) {
+            events.pop_back();
         }
+    }
+
+    fn acquire_at(&self, key: impl Hash, now: Instant) -> Result<(), Duration> {
+        let mut recent = self.recent();
+        if now.saturating_duration_since(recent.rotated_at) >= self.period {
+            recent.events.rotate();
+            recent.rotated_at = now;
+        }
+        let events = recent.events.get_or_default(key);
+        self.check_events(events, now)?;
         events.push_back(now);
         Ok(())
     }
-}
 
-impl Generations {
-    fn rotate(&mut self, now: Instant, period: Duration) {
-        if self.newer.len() >= KEYS_MAX || now.duration_since(self.started_at) >= period {
-            self.older = std::mem::take(&mut self.newer);
-            self.started_at = now;
+    /// Forgets events of earlier periods, and checks how many are left.
+    fn check_events(&self, events: &mut VecDeque<Instant>, now: Instant) -> Result<(), Duration> {
+        while events.front().is_some_and(|first| now.saturating_duration_since(*first) >= self.period) {
+            events.pop_front();
         }
+        if events.len() < self.max {
+            return Ok(());
+        }
+        let oldest = events.front().map_or(Duration::ZERO, |first| now.saturating_duration_since(*first));
+        Err(self.period.saturating_sub(oldest))
     }
 
-    fn events(&mut self, key: u64) -> &mut VecDeque<Instant> {
-        let older = self.older.remove(&key);
-        self.newer.entry(key).or_insert_with(|| older.unwrap_or_default())
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -100,14 +116,15 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded() {
+    fn released_events_do_not_count() {
         let limiter = RateLimiter::new(1, Duration::from_secs(60));
-        let now = Instant::now();
-        for key in 0..200_000 {
-            let _ = limiter.acquire_at(key, now);
-        }
-        let generations = limiter.generations.lock().unwrap();
-        assert!(generations.newer.len() + generations.older.len() <= 2 * KEYS_MAX);
+        assert_eq!(limiter.check("key"), Ok(()));
+        assert_eq!(limiter.acquire("key"), Ok(()));
+        assert!(limiter.check("key").is_err() && limiter.acquire("key").is_err());
+        limiter.release("key");
+        assert_eq!(limiter.check("key"), Ok(()));
+        assert_eq!(limiter.acquire("key"), Ok(()));
+        limiter.release("unknown");
     }
 
     #[test]

@@ -41,7 +41,9 @@ pub(crate) struct AppState {
 pub(crate) struct RateLimits {
     /// Per client.
     pub(crate) sign_ups: RateLimiter,
-    /// All together; `None` without a limit.
+    /// Per client's network.
+    pub(crate) network_sign_ups: RateLimiter,
+    /// Accounts created by all clients together; `None` without a limit.
     pub(crate) sign_ups_in_total: Option<RateLimiter>,
     /// Tokens and certificates issued, and permissions changed, per user.
     pub(crate) token_changes: RateLimiter,
@@ -69,6 +71,7 @@ impl AppState {
         let limits = &config.limits;
         let rate_limits = RateLimits {
             sign_ups: RateLimiter::new(limits.sign_ups_per_hour, HOUR),
+            network_sign_ups: RateLimiter::for_network(limits.sign_ups_per_hour, HOUR),
             sign_ups_in_total: limits.sign_ups_in_total().map(|max| RateLimiter::new(max, HOUR)),
             token_changes: RateLimiter::new(limits.tokens_per_hour, HOUR),
             connection_lists: RateLimiter::new(limits.connections_per_minute, MINUTE),

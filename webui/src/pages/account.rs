@@ -18,6 +18,7 @@ use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::http::session::{self, SignedIn};
 use crate::layout::{Layout, render, set_cookie, set_retry_after};
+use crate::password::{Priority, Requester};
 use crate::state::AppState;
 use crate::view::date::retry_in;
 
@@ -91,7 +92,8 @@ pub(crate) async fn change_password(
         Ok(hash) => hash,
         Err(rejection) => return reject(rejection),
     };
-    let hash = app.passwords.hash(client_ip.source(), new).await?;
+    let hash =
+        app.passwords.hash(Requester { source: client_ip.source(), priority: Priority::Known }, new).await?;
     let new = NewPassword { hash: &hash, replaces: Some(&current_hash), revoke_tokens };
     let revoked = match me.store(&app).change_password(&me.user.id, &new).await {
         Ok(revoked) => revoked,
@@ -134,13 +136,14 @@ async fn verify_current(
     client_ip: ClientIp,
     password: String,
 ) -> Result<Result<String, PasswordRejection>, PageError> {
-    if let Err(wait) = password_check::begin(app, &me.user.email, client_ip).await {
-        return Ok(Err(PasswordRejection::RateLimited(wait)));
-    }
+    let requester = match password_check::begin(app, &me.user.email, client_ip).await {
+        Ok(requester) => requester,
+        Err(wait) => return Ok(Err(PasswordRejection::RateLimited(wait))),
+    };
     let hash = app.store.password_hash(&me.user.id).await?;
-    let matches = app.passwords.verify(client_ip.source(), password, hash.clone()).await?;
+    let matches = app.passwords.verify(requester, password, hash.clone()).await?;
     if matches {
-        app.password_attempts.record_success(&me.user.email);
+        app.password_attempts.record_success(&me.user.email, client_ip.source());
     }
     Ok(hash.filter(|_| matches).ok_or(PasswordRejection::Wrong))
 }

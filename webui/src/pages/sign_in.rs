@@ -17,6 +17,7 @@ use crate::http::csrf::{CsrfForm, NoFields};
 use crate::http::reject::PageError;
 use crate::http::session::{self, SignedIn, Visitor};
 use crate::layout::{Layout, render, set_cookie, set_retry_after};
+use crate::password::Requester;
 use crate::state::AppState;
 use crate::view::date::retry_in;
 
@@ -83,21 +84,24 @@ pub(crate) async fn submit(
     client_ip: ClientIp,
     CsrfForm { sender: visitor, fields }: CsrfForm<Visitor, Fields>,
 ) -> Result<Response, PageError> {
-    if let Err(wait) = password_check::begin(&app, &fields.email, client_ip).await {
-        app.metrics.count_sign_in("limited");
-        let error = format!("Too many attempts. Try again {}.", retry_in(wait));
-        let mut response = rejected(StatusCode::TOO_MANY_REQUESTS, &visitor, &fields, error)?;
-        set_retry_after(response.headers_mut(), wait);
-        return Ok(response);
-    }
+    let requester = match password_check::begin(&app, &fields.email, client_ip).await {
+        Ok(requester) => requester,
+        Err(wait) => {
+            app.metrics.count_sign_in("limited");
+            let error = format!("Too many attempts. Try again {}.", retry_in(wait));
+            let mut response = rejected(StatusCode::TOO_MANY_REQUESTS, &visitor, &fields, error)?;
+            set_retry_after(response.headers_mut(), wait);
+            return Ok(response);
+        }
+    };
     let reject = || {
         app.metrics.count_sign_in("wrong_credentials");
         rejected(StatusCode::UNAUTHORIZED, &visitor, &fields, WRONG_CREDENTIALS.into())
     };
-    let Some((user, hash)) = authenticate(&app, client_ip, &fields).await? else {
+    let Some((user, hash)) = authenticate(&app, requester, &fields).await? else {
         return reject();
     };
-    app.password_attempts.record_success(&fields.email);
+    app.password_attempts.record_success(&fields.email, client_ip.source());
     let (session, cookie) = session::start(&app, &user.id, visitor.me.as_ref()).await?;
     // A concurrent change of the password has ended every session but this one.
     if app.store.password_hash(&user.id).await? != hash {
@@ -125,14 +129,14 @@ pub(crate) async fn sign_out(
 /// The user and the password's hash, if the credentials are right. Always takes two look-ups and one argon2.
 async fn authenticate(
     app: &AppState,
-    client_ip: ClientIp,
+    requester: Requester,
     fields: &Fields,
 ) -> Result<Option<(User, Option<String>)>, PageError> {
     // No account has an empty address, which stands for an invalid one here.
     let email = Email::parse(&fields.email);
     let user = app.store.user_by_email(email.as_ref().map_or("", Email::as_str)).await?;
     let hash = app.store.password_hash(user.as_ref().map_or("", |user| &user.id)).await?;
-    let matches = app.passwords.verify(client_ip.source(), fields.password.clone(), hash.clone()).await?;
+    let matches = app.passwords.verify(requester, fields.password.clone(), hash.clone()).await?;
     Ok(user.filter(|_| matches).map(|user| (user, hash)))
 }
 

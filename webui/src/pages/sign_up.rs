@@ -20,7 +20,8 @@ use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::http::session::{self, SignedIn, Visitor};
 use crate::layout::{Layout, render, set_cookie, set_retry_after};
-use crate::state::AppState;
+use crate::rate_limit::RateLimiter;
+use crate::state::{AppState, RateLimits};
 use crate::view::date::retry_in;
 use crate::view::revealed_token::RevealedToken;
 
@@ -80,7 +81,11 @@ pub(crate) async fn submit(
         return limited.page(&app, visitor, &fields.email);
     }
     // Hashed before the store is asked, so that a taken address takes as long as a free one.
-    let hash = app.passwords.hash(client_ip.source(), password).await?;
+    let hash = app.passwords.hash(app.password_attempts.requester(client_ip.source()), password).await?;
+    let reservation = match Reservation::new(&app.rate_limits) {
+        Ok(reservation) => reservation,
+        Err(limited) => return limited.page(&app, visitor, &fields.email),
+    };
     let token = NewToken::generate(&app.token_key, FIRST_TOKEN);
     let new = NewUser {
         email: email.as_str(),
@@ -88,12 +93,8 @@ pub(crate) async fn submit(
         plan: &app.config.plan,
         is_admin: false,
     };
-    let user = match app
-        .store
-        .acting_as("visitor")
-        .sign_up_within(&new, &token, app.config.limits.accounts_max())
-        .await
-    {
+    let store = app.store.acting_as("visitor");
+    let user = match store.sign_up_within(&new, &token, app.config.limits.accounts_max()).await {
         Ok(user) => user,
         // Concurrent sign-ups have reached the limit.
         Err(StoreError::LimitReached(_)) => return SignUpLimit::Accounts.page(&app, visitor, &fields.email),
@@ -105,7 +106,9 @@ pub(crate) async fn submit(
         }
         Err(error) => return Err(error.into()),
     };
+    reservation.keep();
     app.metrics.count_sign_up("success");
+    app.password_attempts.record_sign_up(&user.email, client_ip.source());
     let (session, cookie) = session::start(&app, &user.id, visitor.me.as_ref()).await?;
     let me = SignedIn { user, session, leaks: Vec::new() };
     let cache_name = CacheName::default();
@@ -120,22 +123,54 @@ pub(crate) async fn submit(
 enum SignUpLimit {
     /// Of the client, with the time to wait.
     Source(Duration),
-    /// Of all clients together, with the time to wait.
+    /// Of the client's network, with the time to wait.
+    Network(Duration),
+    /// Of all accounts created, with the time to wait.
     Total(Duration),
     /// There are as many accounts as the operator allows.
     Accounts,
 }
 
-/// Checks the limits that don't depend on the fields, and counts a sign-up.
+/// Checks the limits that don't depend on the fields, and counts a sign-up of the client and of its network. In total
+/// only accounts that are created count, so that addresses that are taken don't close sign-up for everyone.
 async fn require_room(app: &AppState, client_ip: ClientIp) -> Result<Result<(), SignUpLimit>, PageError> {
-    if app.store.count_users().await? >= app.config.limits.accounts_max() {
+    if let Some(max) = app.config.limits.accounts_max()
+        && app.store.count_users().await? >= max
+    {
         return Ok(Err(SignUpLimit::Accounts));
     }
-    if let Err(wait) = app.rate_limits.sign_ups.acquire(client_ip) {
+    let limits = &app.rate_limits;
+    if let Err(wait) = limits.sign_ups.acquire(client_ip) {
         return Ok(Err(SignUpLimit::Source(wait)));
     }
-    let total = app.rate_limits.sign_ups_in_total.as_ref().map_or(Ok(()), |limit| limit.acquire(()));
+    if let Err(wait) = limits.network_sign_ups.acquire(client_ip.source().network()) {
+        return Ok(Err(SignUpLimit::Network(wait)));
+    }
+    let total = limits.sign_ups_in_total.as_ref().map_or(Ok(()), |limit| limit.check(()));
     Ok(total.map_err(SignUpLimit::Total))
+}
+
+/// An account that counts in total. Unless kept, it is taken back, also when the browser disconnects.
+struct Reservation<'a>(Option<&'a RateLimiter>);
+
+impl<'a> Reservation<'a> {
+    fn new(limits: &'a RateLimits) -> Result<Self, SignUpLimit> {
+        let limit = limits.sign_ups_in_total.as_ref();
+        limit.map_or(Ok(()), |limit| limit.acquire(())).map_err(SignUpLimit::Total)?;
+        Ok(Self(limit))
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if let Some(limit) = self.0 {
+            limit.release(());
+        }
+    }
 }
 
 impl SignUpLimit {
@@ -143,11 +178,14 @@ impl SignUpLimit {
     fn page(self, app: &AppState, visitor: Visitor, email: &str) -> Result<Response, PageError> {
         let (status, cause, wait) = match self {
             Self::Source(wait) => (StatusCode::TOO_MANY_REQUESTS, "sign_up_source", wait),
+            Self::Network(wait) => (StatusCode::TOO_MANY_REQUESTS, "sign_up_network", wait),
             Self::Total(wait) => (StatusCode::SERVICE_UNAVAILABLE, "sign_up_total", wait),
             Self::Accounts => (StatusCode::SERVICE_UNAVAILABLE, "accounts", ACCOUNTS_RETRY_BACKOFF),
         };
         let message = match self {
-            Self::Source(_) => format!("Too many sign-ups from your network. Try again {}.", retry_in(wait)),
+            Self::Source(_) | Self::Network(_) => {
+                format!("Too many sign-ups from your network. Try again {}.", retry_in(wait))
+            }
             Self::Total(_) => format!("Too many people are signing up. Try again {}.", retry_in(wait)),
             Self::Accounts => "This service has no room for new accounts. Ask its operator.".to_owned(),
         };

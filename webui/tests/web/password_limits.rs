@@ -6,8 +6,8 @@ use tokio::task::JoinSet;
 
 use crate::harness::{PASSWORD, Site};
 
-/// A sign-in of another user is answered in this time, however many wait and however busy the machine is.
-const SOON: Duration = Duration::from_secs(20);
+/// Time limit of a wait, however busy the machine is.
+const DEADLINE: Duration = Duration::from_secs(20);
 
 //
 #[tokio::test]
@@ -36,32 +36,34 @@ async fn one_source_may_not_try_one_password_on_every_account() {
 
 //
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn flood_of_one_network_leaves_other_sign_ins_fast() {
+async fn flood_of_one_network_waits_longer_than_others() {
     let site = Site::start_with(|config| config.limits.sign_ins_per_source_per_minute = 10_000).await;
     site.sign_up_user("victim@example.com").await;
     let mut flood = JoinSet::new();
     for i in 0..400_u32 {
         let mut visitor = site.visitor_from([127, 1, 0, u8::try_from(i % 4).unwrap() + 1]);
         flood.spawn(async move {
+            let started = Instant::now();
             let response = visitor.sign_in(&format!("user{i}@example.com"), "wrong horse battery").await;
             assert!(response.status != 503 || response.header("retry-after").is_some());
-            response.status
+            (response.status, started.elapsed())
         });
     }
     // The flood has begun to be refused.
     let started = Instant::now();
     while site.metric("memgate_webui_password_refusals_total") == 0 {
-        assert!(started.elapsed() < SOON);
+        assert!(started.elapsed() < DEADLINE);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let started = Instant::now();
     let mut victim = site.visitor_from([127, 2, 0, 1]);
     assert_eq!(victim.sign_in("victim@example.com", PASSWORD).await.status, 303);
-    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
-    let statuses = flood.join_all().await;
-    for expected in [401, 503] {
-        assert!(statuses.contains(&expected), "{statuses:?}");
-    }
+    let victim_waited = started.elapsed();
+    let answers = flood.join_all().await;
+    assert!(answers.iter().any(|(status, _)| *status == 503));
+    let checked = answers.iter().filter(|(status, _)| *status == 401);
+    let longest = checked.map(|(_, waited)| *waited).max().unwrap();
+    assert!(victim_waited < longest, "{victim_waited:?}, {longest:?} in the flood");
 }
 
 //

@@ -44,6 +44,30 @@ async fn valid_sign_ups_are_limited_per_client() {
     assert_eq!(visitor.post("/sign-up", &fields).await.status, 429);
 }
 
+// W-8, R-31.
+#[tokio::test]
+async fn valid_sign_ups_are_limited_per_network() {
+    let site = Site::start_with(|config| {
+        config.limits.sign_ups_per_hour = 1;
+        config.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+    })
+    .await;
+    site.sign_up_user("taken@example.com").await;
+    let sign_up = async |client: &str, email: &str| {
+        let mut visitor = site.visitor();
+        visitor.get("/sign-up").await;
+        visitor.headers.push(("X-Forwarded-For".into(), client.into()));
+        visitor.post("/sign-up", &[("email", email), ("password", PASSWORD)]).await.status
+    };
+    for subnet in 0..10 {
+        let client = format!("2001:db8:1:{subnet}::1");
+        assert_eq!(sign_up(&client, "taken@example.com").await, 409, "{client}");
+    }
+    assert_eq!(sign_up("2001:db8:1:10::1", "a@example.com").await, 429, "another /64 of the same /48");
+    assert_eq!(site.limited("sign_up_network"), 1);
+    assert_eq!(sign_up("2001:db8:2::1", "a@example.com").await, 200, "another network");
+}
+
 // W-10.
 #[tokio::test]
 async fn clients_behind_a_trusted_proxy_are_limited_separately() {
