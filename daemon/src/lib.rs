@@ -4,8 +4,8 @@
 //! Nothing here knows a role: no settings, no store, no domain types.
 
 pub mod health;
-pub mod http;
 mod host_tool;
+pub mod http;
 pub mod memory;
 mod shutdown;
 pub mod source;

@@ -7,6 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source(IpAddr);
 
+/// An IPv4 address, or an IPv6 /56: what a provider gives one customer at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Subscriber(IpAddr);
+
 /// An IPv4 /24 or an IPv6 /48: one customer often has that many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Network(IpAddr);
@@ -22,6 +26,12 @@ impl Source {
         Self(first_address(address.to_canonical(), 32, 64))
     }
 
+    /// The customer that it belongs to.
+    #[must_use]
+    pub fn subscriber(self) -> Subscriber {
+        Subscriber(first_address(self.0, 32, 56))
+    }
+
     /// The network that it belongs to.
     #[must_use]
     pub fn network(self) -> Network {
@@ -32,6 +42,18 @@ impl Source {
     #[must_use]
     pub fn region(self) -> Region {
         Region(first_address(self.0, 16, 32))
+    }
+}
+
+impl From<Source> for Network {
+    fn from(source: Source) -> Self {
+        source.network()
+    }
+}
+
+impl From<Source> for Region {
+    fn from(source: Source) -> Self {
+        source.region()
     }
 }
 
@@ -66,6 +88,12 @@ mod tests {
             assert_eq!(of.to_string(), source);
             assert_eq!(of.network(), Network(network.parse().unwrap()));
             assert_eq!(of.region(), Region(region.parse().unwrap()));
+        }
+        for (address, subscriber) in
+            [("203.0.113.9", "203.0.113.9"), ("2001:db8:1:1234::5", "2001:db8:1:1200::")]
+        {
+            let of = Source::of(address.parse().unwrap());
+            assert_eq!(of.subscriber(), Subscriber(subscriber.parse().unwrap()));
         }
     }
 

@@ -44,7 +44,7 @@ pub struct Limits {
     /// Attempts to sign in, per e-mail address and client address.
     pub sign_ins_per_minute: usize,
     /// Attempts to sign in, per client address, whatever the e-mail address. Its network (IPv4 /24, IPv6 /48) may make
-    /// ten times as many.
+    /// ten times as many; the first five of an IPv4 address or IPv6 /56 are made even then.
     pub sign_ins_per_source_per_minute: usize,
     /// Sign-ups with valid fields, per client address. Its network may make ten times as many.
     pub sign_ups_per_hour: usize,

@@ -18,8 +18,10 @@ mod pages;
 mod password;
 mod password_attempts;
 mod rate_limit;
+mod source_limit;
 mod state;
 mod view;
+mod wait_limit;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 //! The workers are threads of their own: tokio's blocking pool grows under load, and the allocator keeps
 //! 19 MiB for each of its threads.
 
-mod fair_queue;
+pub(crate) mod fair_queue;
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -252,7 +252,7 @@ impl JobQueue {
 
 #[cfg(test)]
 mod tests {
-    use daemon::http::source::Source;
+    use daemon::source::Source;
 
     use super::*;
 

@@ -11,6 +11,7 @@ use crate::config::Limits;
 use crate::generations::Generations;
 use crate::password::{Priority, Requester};
 use crate::rate_limit::RateLimiter;
+use crate::source_limit::{SourceLimit, SourceLimiter};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// Failed attempts at one account before further ones are delayed.
@@ -21,6 +22,8 @@ const DELAY_MIN: Duration = Duration::from_millis(100);
 const DELAY_MAX: Duration = Duration::from_secs(4);
 /// The count of failed attempts is halved in this time.
 const HALF_LIFE: Duration = Duration::from_secs(5 * 60);
+/// The count goes no further: a delay is gone soon after the attempts that caused it have ended, however many they were.
+const FAILURES_MAX: u32 = 2 * UNDELAYED_MAX;
 /// Failed attempts of one network before others go first.
 const TOLERATED_MAX: u32 = 3;
 
@@ -28,8 +31,7 @@ const TOLERATED_MAX: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct PasswordAttempts {
     per_account_and_source: RateLimiter,
-    per_source: RateLimiter,
-    per_network: RateLimiter,
+    per_source: SourceLimiter,
     history: Mutex<History>,
 }
 
@@ -67,13 +69,11 @@ pub(crate) struct Limited {
 
 impl PasswordAttempts {
     pub(crate) fn new(limits: &Limits) -> Self {
-        let per_source = limits.sign_ins_per_source_per_minute;
         let history =
             History { accounts: Generations::new(), networks: Generations::new(), known: Generations::new() };
         Self {
             per_account_and_source: RateLimiter::new(limits.sign_ins_per_minute, MINUTE),
-            per_source: RateLimiter::new(per_source, MINUTE),
-            per_network: RateLimiter::for_network(per_source, MINUTE),
+            per_source: SourceLimiter::new(limits.sign_ins_per_source_per_minute, MINUTE),
             history: Mutex::new(history),
         }
     }
@@ -84,11 +84,14 @@ impl PasswordAttempts {
     ///
     /// The time to wait if a limit is reached.
     pub(crate) fn acquire(&self, email: &str, source: Source) -> Result<Attempt, Limited> {
-        let limited = |cause| move |wait| Limited { cause, wait };
-        self.per_source.acquire(source).map_err(limited("sign_in_source"))?;
-        self.per_network.acquire(source.network()).map_err(limited("sign_in_network"))?;
+        self.per_source.acquire(source).map_err(|(limit, wait)| match limit {
+            SourceLimit::Source => Limited { cause: "sign_in_source", wait },
+            SourceLimit::Network => Limited { cause: "sign_in_network", wait },
+        })?;
         let account = account(email);
-        self.per_account_and_source.acquire((&account, source)).map_err(limited("sign_in_account"))?;
+        self.per_account_and_source
+            .acquire((&account, source))
+            .map_err(|wait| Limited { cause: "sign_in_account", wait })?;
         Ok(self.history().attempt(&account, source, Instant::now()))
     }
 
@@ -134,7 +137,7 @@ impl Failures {
     /// Counts one. Returns how many there were before.
     fn add(&mut self, now: Instant) -> u32 {
         let before = self.halve(now);
-        self.count = before.saturating_add(1);
+        self.count = before.saturating_add(1).min(FAILURES_MAX);
         before
     }
 
@@ -186,7 +189,8 @@ mod tests {
         assert_eq!(delays[10..17], [100, 200, 400, 800, 1600, 3200, 4000]);
         assert!(delays[17..].iter().all(|delay| *delay == 4000), "never longer");
         assert_eq!(delay("b@example.com", start), 0, "another account");
-        assert!(delay("a@example.com", start + HALF_LIFE) > 0);
+        assert_eq!(delay("a@example.com", start + HALF_LIFE), 100, "however many they were");
+        assert_eq!(delay("a@example.com", start + HALF_LIFE * 2), 0);
         assert_eq!(delay("a@example.com", start + HALF_LIFE * 9), 0);
     }
 
@@ -232,7 +236,10 @@ mod tests {
                 assert_eq!(attempt(client(subnet)), Err("sign_in_source"));
             }
         }
-        assert_eq!(attempt(client(10)), Err("sign_in_network"), "another /64 of the same /48");
+        assert_eq!(attempt(client(10)), Err("sign_in_network"), "another /64 of the same /56");
+        let neighbour: Vec<_> = (0..6).map(|_| attempt(client(0x100))).collect();
+        assert_eq!(neighbour[..5], [Ok(Duration::ZERO); 5], "another /56 of the same /48");
+        assert_eq!(neighbour[5], Err("sign_in_network"));
         assert_eq!(attempt(Source::of([203, 0, 113, 9].into())), Ok(Duration::ZERO));
     }
 }

@@ -11,7 +11,9 @@ use crate::metrics::Metrics;
 use crate::password::PasswordHasher;
 use crate::password_attempts::PasswordAttempts;
 use crate::rate_limit::RateLimiter;
+use crate::source_limit::SourceLimiter;
 use crate::view::snippets::Endpoint;
+use crate::wait_limit::WaitLimit;
 use crate::{Config, Error};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -19,6 +21,10 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// A report has up to 200 tokens: more reports at a time would keep the store from answering pages.
 const LEAK_REPORTS_AT_ONCE_MAX: usize = 4;
+/// Reports that wait until they are looked up.
+const LEAK_REPORTS_WAITING_MAX: usize = 64;
+/// Attempts that wait for the delay of an account: an eighth of the connections that the web UI has by default.
+const DELAYED_SIGN_INS_MAX: usize = 256;
 
 /// Everything that outlives a request.
 #[derive(Debug)]
@@ -29,8 +35,12 @@ pub(crate) struct AppState {
     pub(crate) token_key: TokenKey,
     pub(crate) passwords: PasswordHasher,
     pub(crate) password_attempts: PasswordAttempts,
+    /// Attempts that wait for the delay of an account.
+    pub(crate) delayed_sign_ins: WaitLimit,
     /// Reports of leaked tokens that are looked up at the same time.
     pub(crate) leak_reports_at_once: Semaphore,
+    /// Reports that wait for that.
+    pub(crate) waiting_leak_reports: WaitLimit,
     pub(crate) cache_events: CacheEvents,
     pub(crate) metrics: Metrics,
     pub(crate) rate_limits: RateLimits,
@@ -51,10 +61,8 @@ pub(crate) struct RateLimits {
     pub(crate) connection_lists: RateLimiter,
     /// Requests to close a connection, per user.
     pub(crate) connection_closes: RateLimiter,
-    /// Per client.
-    pub(crate) leak_reports: RateLimiter,
-    /// Per client's network.
-    pub(crate) network_leak_reports: RateLimiter,
+    /// Per client and its network.
+    pub(crate) leak_reports: SourceLimiter,
 }
 
 impl AppState {
@@ -76,8 +84,7 @@ impl AppState {
             token_changes: RateLimiter::new(limits.tokens_per_hour, HOUR),
             connection_lists: RateLimiter::new(limits.connections_per_minute, MINUTE),
             connection_closes: RateLimiter::new(limits.connections_per_minute, MINUTE),
-            leak_reports: RateLimiter::new(limits.leak_reports_per_minute, MINUTE),
-            network_leak_reports: RateLimiter::for_network(limits.leak_reports_per_minute, MINUTE),
+            leak_reports: SourceLimiter::new(limits.leak_reports_per_minute, MINUTE),
         };
         Ok(Self {
             endpoint: config.check()?,
@@ -88,7 +95,9 @@ impl AppState {
                 metrics.password_refusals.clone(),
             )?,
             password_attempts: PasswordAttempts::new(&config.limits),
+            delayed_sign_ins: WaitLimit::new(DELAYED_SIGN_INS_MAX),
             leak_reports_at_once: Semaphore::new(LEAK_REPORTS_AT_ONCE_MAX),
+            waiting_leak_reports: WaitLimit::new(LEAK_REPORTS_WAITING_MAX),
             cache_events: CacheEvents::default(),
             metrics,
             rate_limits,

@@ -71,13 +71,9 @@ impl Packages {
             .map_err(|error| Error::Image(format!("{error}: check the temporary folder")))?;
         // Run as root, apt switches to a user that can't write here, and warns.
         let unsandboxed = ["-o", "APT::Sandbox::User=root"];
-        run(tool("apt-get")
-            .arg("-qq")
-            .args(unsandboxed)
-            .args(["download", package])
-            .current_dir(folder))
-        .await
-        .map(drop)
+        run(tool("apt-get").arg("-qq").args(unsandboxed).args(["download", package]).current_dir(folder))
+            .await
+            .map(drop)
     }
 
     fn deb(&self, package: &str) -> Result<PathBuf, Error> {

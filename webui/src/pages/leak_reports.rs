@@ -17,13 +17,17 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use store::{LeakReport, StoreError, Token, TokenId};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::http::client_ip::ClientIp;
 use crate::http::csrf::{CsrfForm, NoFields};
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
 use crate::layout::set_retry_after;
+use crate::password::{Priority, Requester};
+use crate::source_limit::SourceLimit;
 use crate::state::AppState;
+use crate::wait_limit::WaitLimit;
 
 /// Bytes of a report: some hundred tokens.
 pub(super) const BODY_MAX: usize = 64 * 1024;
@@ -31,6 +35,9 @@ pub(super) const BODY_MAX: usize = 64 * 1024;
 const TOKENS_MAX: usize = 200;
 /// Minimum response time. It hides whether a token was valid: revoking one takes a few milliseconds longer.
 const RESPONSE_TIME_MIN: Duration = Duration::from_millis(250);
+
+/// How long a report waits until it is looked up.
+const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// A token that was found in public. Other fields, such as its type, are ignored.
 #[derive(Default, Deserialize)]
@@ -48,11 +55,7 @@ pub(crate) async fn submit(
 ) -> Result<Response, PageError> {
     let respond_at = tokio::time::Instant::now() + RESPONSE_TIME_MIN;
     if let Err((cause, wait)) = acquire_report(&app, client_ip) {
-        app.metrics.count_limited(cause);
-        let error = Json(json!({ "error": "too many reports: try again later" }));
-        let mut response = (StatusCode::TOO_MANY_REQUESTS, error).into_response();
-        set_retry_after(response.headers_mut(), wait);
-        return Ok(response);
+        return Ok(refuse(&app, StatusCode::TOO_MANY_REQUESTS, cause, wait));
     }
     let headers = request.headers().clone();
     let body = Bytes::from_request(request, &app).await;
@@ -64,10 +67,13 @@ pub(crate) async fn submit(
     if reports.len() > TOKENS_MAX {
         return Err(PageError::TooLarge);
     }
-    let revoked = match app.leak_reports_at_once.acquire().await {
-        Ok(_permit) => revoke(&app, client_ip, &reports).await,
-        Err(_) => Err(PageError::Internal),
+    let requester = Requester { source: client_ip.source(), priority: Priority::Unknown };
+    let (permits, waiting) = (&app.leak_reports_at_once, &app.waiting_leak_reports);
+    let Some(permit) = permit(permits, waiting, requester, WAIT_MAX).await else {
+        return Ok(refuse(&app, StatusCode::SERVICE_UNAVAILABLE, "leak_reports_waiting", WAIT_MAX));
     };
+    let revoked = revoke(&app, client_ip, &reports).await;
+    drop(permit);
     tokio::time::sleep_until(respond_at).await;
     revoked?;
     Ok(Json(json!({ "received": reports.len() })).into_response())
@@ -97,12 +103,30 @@ pub(crate) async fn dismiss(
 ///
 /// The limit that is reached, and the time to wait.
 fn acquire_report(app: &AppState, client_ip: ClientIp) -> Result<(), (&'static str, Duration)> {
-    let limits = &app.rate_limits;
-    limits.leak_reports.acquire(client_ip).map_err(|wait| ("leak_reports_source", wait))?;
-    limits
-        .network_leak_reports
-        .acquire(client_ip.source().network())
-        .map_err(|wait| ("leak_reports_network", wait))
+    app.rate_limits.leak_reports.acquire(client_ip.source()).map_err(|(limit, wait)| match limit {
+        SourceLimit::Source => ("leak_reports_source", wait),
+        SourceLimit::Network => ("leak_reports_network", wait),
+    })
+}
+
+/// Waits for a permit to look a report up. `None` if too many wait, or none is free in time.
+async fn permit<'a>(
+    permits: &'a Semaphore,
+    waiting: &WaitLimit,
+    requester: Requester,
+    wait_max: Duration,
+) -> Option<SemaphorePermit<'a>> {
+    let permit = tokio::time::timeout(wait_max, permits.acquire());
+    waiting.wait(requester, permit).await.ok()?.ok()?.ok()
+}
+
+/// The response to a report that isn't looked up, which is counted.
+fn refuse(app: &AppState, status: StatusCode, cause: &'static str, wait: Duration) -> Response {
+    app.metrics.count_limited(cause);
+    let error = Json(json!({ "error": "too many reports: try again later" }));
+    let mut response = (status, error).into_response();
+    set_retry_after(response.headers_mut(), wait);
+    response
 }
 
 fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Vec<Report>, PageError> {
@@ -147,4 +171,41 @@ async fn revoke(app: &AppState, client_ip: ClientIp, reports: &[Report]) -> Resu
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use daemon::source::Source;
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    fn from(address: [u8; 4]) -> Requester {
+        Requester { source: Source::of(address.into()), priority: Priority::Unknown }
+    }
+
+    //
+    #[tokio::test]
+    async fn reports_wait_for_a_bounded_time_and_in_bounded_number() {
+        let long = Duration::from_secs(3600);
+        let (permits, waiting) = (Arc::new(Semaphore::new(1)), Arc::new(WaitLimit::new(8)));
+        let held = permit(&permits, &waiting, from([203, 0, 113, 9]), long).await.unwrap();
+        let mut flood = JoinSet::new();
+        for host in 0..100 {
+            let (permits, waiting) = (permits.clone(), waiting.clone());
+            flood.spawn(async move {
+                permit(&permits, &waiting, from([198, 51, 100, host]), long).await.is_some()
+            });
+        }
+        for _ in 0..92 {
+            assert!(!flood.join_next().await.unwrap().unwrap(), "refused at once");
+        }
+        let other = permit(&permits, &waiting, from([203, 0, 113, 9]), Duration::from_millis(1)).await;
+        assert!(other.is_none(), "refused after a while");
+        assert!(!flood.join_next().await.unwrap().unwrap(), "made room for it");
+        drop(held);
+        assert_eq!(flood.join_all().await, [true; 7]);
+    }
 }

@@ -5,12 +5,16 @@ use std::time::Duration;
 use crate::http::client_ip::ClientIp;
 use crate::password::Requester;
 use crate::state::AppState;
+use crate::wait_limit::NoPlace;
+
+/// When to try again if too many wait for the delay of an account.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Begins an attempt: counts it, and waits for the account's delay. Returns who wants the password checked.
 ///
 /// # Errors
 ///
-/// The time to wait if a limit is reached.
+/// The time to wait if a limit is reached, or too many wait for a delay.
 pub(super) async fn begin(app: &AppState, email: &str, client_ip: ClientIp) -> Result<Requester, Duration> {
     let attempt = app.password_attempts.acquire(email, client_ip.source()).map_err(|limited| {
         app.metrics.count_limited(limited.cause);
@@ -18,7 +22,11 @@ pub(super) async fn begin(app: &AppState, email: &str, client_ip: ClientIp) -> R
     })?;
     if attempt.delay > Duration::ZERO {
         app.metrics.sign_in_delays.inc();
-        tokio::time::sleep(attempt.delay).await;
+        let delay = tokio::time::sleep(attempt.delay);
+        app.delayed_sign_ins.wait(attempt.requester, delay).await.map_err(|NoPlace| {
+            app.metrics.count_limited("sign_in_delays");
+            RETRY_AFTER
+        })?;
     }
     Ok(attempt.requester)
 }

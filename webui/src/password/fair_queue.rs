@@ -1,9 +1,10 @@
-//! Bounded queue that serves those first who seldom fail, and among them networks in turn, and within a network its
-//! sources: one that sends much waits for itself.
+//! Bounded queue that serves those first who seldom fail, and among them regions in turn, within a region its networks,
+//! and within a network its sources: one that sends much waits for itself.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 
-use daemon::source::{Network, Source};
+use daemon::source::{Network, Region, Source};
 
 /// Waiting entries of one source.
 const PER_SOURCE_MAX: usize = 8;
@@ -27,7 +28,7 @@ pub(crate) struct Requester {
 }
 
 #[derive(Debug)]
-pub(super) struct FairQueue<T> {
+pub(crate) struct FairQueue<T> {
     known: Class<T>,
     unknown: Class<T>,
     suspect: Class<T>,
@@ -37,58 +38,48 @@ pub(super) struct FairQueue<T> {
 }
 
 /// Entries of one priority.
-#[derive(Debug)]
-struct Class<T> {
-    /// In the order of their turns; none is empty.
-    networks: VecDeque<OfNetwork<T>>,
-    length: usize,
-}
+type Class<T> = Turns<Region, Turns<Network, Turns<Source, VecDeque<T>>>>;
 
-/// Entries of one network.
+/// Lines that take turns: one for each of the sources, networks or regions that wait.
 #[derive(Debug)]
-struct OfNetwork<T> {
-    network: Network,
+struct Turns<K, L> {
     /// In the order of their turns; none is empty.
-    sources: VecDeque<OfSource<T>>,
-}
-
-/// Entries of one source.
-#[derive(Debug)]
-struct OfSource<T> {
-    source: Source,
-    entries: VecDeque<T>,
+    lines: VecDeque<(K, L)>,
 }
 
 impl<T> FairQueue<T> {
-    pub(super) fn new(capacity: usize) -> Self {
-        Self { known: Class::new(), unknown: Class::new(), suspect: Class::new(), capacity, turns: 0 }
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { known: Turns::new(), unknown: Turns::new(), suspect: Turns::new(), capacity, turns: 0 }
     }
 
     /// Adds an entry. Returns the entry for which there is no place: this one if its source has too many; in a full
-    /// queue the last of the network that has most, among those of the lowest priority.
-    pub(super) fn push(&mut self, requester: Requester, entry: T) -> Option<T> {
+    /// queue the last of the region that has most, among those of the lowest priority, or within the entry's own region
+    /// the last of the network or source that has most.
+    pub(crate) fn push(&mut self, requester: Requester, entry: T) -> Option<T> {
         let Requester { source, priority } = requester;
-        let of_source: usize = self.classes().map(|(_, class)| class.length_of_source(source)).sum();
+        let of_source: usize = self.classes().map(|(_, class)| class.length_of(source)).sum();
         if of_source >= PER_SOURCE_MAX {
             return Some(entry);
         }
         let mut displaced = None;
         if self.len() >= self.capacity {
-            let waiting = self.classes().filter(|(_, class)| class.length > 0);
-            let Some((lowest, class)) = waiting.last() else { return Some(entry) };
-            let may_displace = lowest > priority
-                || lowest == priority && class.most() > class.length_of(source.network()) + 1;
-            if !may_displace {
+            let waiting = self.classes().filter(|(_, class)| class.length() > 0);
+            let Some((lowest, _)) = waiting.last() else { return Some(entry) };
+            displaced = match lowest.cmp(&priority) {
+                Ordering::Greater => self.class(lowest).pop_last(),
+                Ordering::Equal => self.class(lowest).displace(source),
+                Ordering::Less => None,
+            };
+            if displaced.is_none() {
                 return Some(entry);
             }
-            displaced = self.class(lowest).pop_last_of_fullest();
         }
         self.class(priority).push(source, entry);
         displaced
     }
 
     /// The next entry: of the highest priority, but each lower one has one turn in four.
-    pub(super) fn pop(&mut self) -> Option<T> {
+    pub(crate) fn pop(&mut self) -> Option<T> {
         let Self { known, unknown, suspect, .. } = self;
         let order = match self.turns % 4 {
             2 => [unknown, known, suspect],
@@ -96,11 +87,16 @@ impl<T> FairQueue<T> {
             _ => [known, unknown, suspect],
         };
         self.turns = self.turns.wrapping_add(1);
-        order.into_iter().find_map(Class::pop)
+        order.into_iter().find_map(Line::pop)
+    }
+
+    /// Removes the entry of `requester` that `is_it`.
+    pub(crate) fn remove(&mut self, requester: Requester, is_it: impl Fn(&T) -> bool) -> Option<T> {
+        self.class(requester.priority).remove(requester.source, &is_it)
     }
 
     fn len(&self) -> usize {
-        self.classes().map(|(_, class)| class.length).sum()
+        self.classes().map(|(_, class)| class.length()).sum()
     }
 
     /// From the highest priority to the lowest.
@@ -122,84 +118,136 @@ impl<T> FairQueue<T> {
     }
 }
 
-impl<T> Class<T> {
+/// Where entries wait.
+trait Line {
+    type Entry;
+
+    fn new() -> Self;
+    fn length(&self) -> usize;
+    /// How many entries of a source wait.
+    fn length_of(&self, source: Source) -> usize;
+    fn push(&mut self, source: Source, entry: Self::Entry);
+    /// The next entry.
+    fn pop(&mut self) -> Option<Self::Entry>;
+    /// Removes the last entry of the line that is longest.
+    fn pop_last(&mut self) -> Option<Self::Entry>;
+    /// Removes an entry for one of `source`, if that leaves another line no shorter than `source`'s own.
+    fn displace(&mut self, source: Source) -> Option<Self::Entry>;
+    /// Removes the entry of `source` that `is_it`.
+    fn remove(&mut self, source: Source, is_it: &dyn Fn(&Self::Entry) -> bool) -> Option<Self::Entry>;
+}
+
+/// Entries of one source.
+impl<T> Line for VecDeque<T> {
+    type Entry = T;
+
     fn new() -> Self {
-        Self { networks: VecDeque::new(), length: 0 }
+        Self::new()
     }
 
-    fn push(&mut self, source: Source, entry: T) {
-        let network = source.network();
-        match self.networks.iter_mut().find(|waiting| waiting.network == network) {
-            Some(waiting) => waiting.push(source, entry),
-            None => {
-                let source = OfSource { source, entries: VecDeque::from([entry]) };
-                self.networks.push_back(OfNetwork { network, sources: VecDeque::from([source]) });
-            }
-        }
-        self.length += 1;
+    fn length(&self) -> usize {
+        self.len()
+    }
+
+    fn length_of(&self, _: Source) -> usize {
+        self.len()
+    }
+
+    fn push(&mut self, _: Source, entry: T) {
+        self.push_back(entry);
     }
 
     fn pop(&mut self) -> Option<T> {
-        let mut network = self.networks.pop_front()?;
-        let mut source = network.sources.pop_front()?;
-        let entry = source.entries.pop_front()?;
-        if !source.entries.is_empty() {
-            network.sources.push_back(source);
-        }
-        if !network.sources.is_empty() {
-            self.networks.push_back(network);
-        }
-        self.length -= 1;
-        Some(entry)
+        self.pop_front()
     }
 
-    /// Removes the last entry of the largest source of the network that has most.
-    fn pop_last_of_fullest(&mut self) -> Option<T> {
-        let (at, _) = self.networks.iter().enumerate().max_by_key(|(_, network)| network.length())?;
-        let network = self.networks.get_mut(at)?;
-        let (largest, _) =
-            network.sources.iter().enumerate().max_by_key(|(_, source)| source.entries.len())?;
-        let source = network.sources.get_mut(largest)?;
-        let entry = source.entries.pop_back()?;
-        if source.entries.is_empty() {
-            network.sources.remove(largest);
-        }
-        if network.sources.is_empty() {
-            self.networks.remove(at);
-        }
-        self.length -= 1;
-        Some(entry)
+    fn pop_last(&mut self) -> Option<T> {
+        self.pop_back()
     }
 
-    /// The entries of the network that has most.
-    fn most(&self) -> usize {
-        self.networks.iter().map(OfNetwork::length).max().unwrap_or(0)
+    fn displace(&mut self, _: Source) -> Option<T> {
+        None
     }
 
-    fn length_of(&self, network: Network) -> usize {
-        self.networks.iter().find(|waiting| waiting.network == network).map_or(0, OfNetwork::length)
-    }
-
-    fn length_of_source(&self, source: Source) -> usize {
-        let network = self.networks.iter().find(|waiting| waiting.network == source.network());
-        network.map_or(0, |network| network.length_of(source))
+    fn remove(&mut self, _: Source, is_it: &dyn Fn(&T) -> bool) -> Option<T> {
+        let at = self.iter().position(is_it)?;
+        VecDeque::remove(self, at)
     }
 }
 
-impl<T> OfNetwork<T> {
+impl<K: Eq + From<Source>, L: Line> Line for Turns<K, L> {
+    type Entry = L::Entry;
+
+    fn new() -> Self {
+        Self { lines: VecDeque::new() }
+    }
+
     fn length(&self) -> usize {
-        self.sources.iter().map(|source| source.entries.len()).sum()
+        self.lines.iter().map(|(_, line)| line.length()).sum()
     }
 
     fn length_of(&self, source: Source) -> usize {
-        self.sources.iter().find(|waiting| waiting.source == source).map_or(0, |it| it.entries.len())
+        self.line(source).map_or(0, |(_, line)| line.length_of(source))
     }
 
-    fn push(&mut self, source: Source, entry: T) {
-        match self.sources.iter_mut().find(|waiting| waiting.source == source) {
-            Some(waiting) => waiting.entries.push_back(entry),
-            None => self.sources.push_back(OfSource { source, entries: VecDeque::from([entry]) }),
+    fn push(&mut self, source: Source, entry: L::Entry) {
+        let key = K::from(source);
+        match self.lines.iter_mut().find(|(other, _)| *other == key) {
+            Some((_, line)) => line.push(source, entry),
+            None => {
+                let mut line = L::new();
+                line.push(source, entry);
+                self.lines.push_back((key, line));
+            }
         }
+    }
+
+    fn pop(&mut self) -> Option<L::Entry> {
+        let (key, mut line) = self.lines.pop_front()?;
+        let entry = line.pop();
+        if line.length() > 0 {
+            self.lines.push_back((key, line));
+        }
+        entry
+    }
+
+    fn pop_last(&mut self) -> Option<L::Entry> {
+        let longest = self.lines.iter().enumerate().max_by_key(|(_, (_, line))| line.length());
+        let (longest, _) = longest?;
+        self.take_from(longest, L::pop_last)
+    }
+
+    fn displace(&mut self, source: Source) -> Option<L::Entry> {
+        let own = self.line(source).map(|(at, line)| (at, line.length()));
+        let longest = self.lines.iter().map(|(_, line)| line.length()).max().unwrap_or(0);
+        if longest > own.map_or(0, |(_, length)| length) + 1 {
+            return self.pop_last();
+        }
+        let (own, _) = own?;
+        self.take_from(own, |line| line.displace(source))
+    }
+
+    fn remove(&mut self, source: Source, is_it: &dyn Fn(&L::Entry) -> bool) -> Option<L::Entry> {
+        let (own, _) = self.line(source)?;
+        self.take_from(own, |line| line.remove(source, is_it))
+    }
+}
+
+impl<K: Eq + From<Source>, L: Line> Turns<K, L> {
+    /// The line of a source, with its place.
+    fn line(&self, source: Source) -> Option<(usize, &L)> {
+        let key = K::from(source);
+        let mut lines = self.lines.iter().enumerate();
+        lines.find_map(|(at, (other, line))| (*other == key).then_some((at, line)))
+    }
+
+    fn take_from(&mut self, at: usize, take: impl FnOnce(&mut L) -> Option<L::Entry>) -> Option<L::Entry> {
+        let (_, line) = self.lines.get_mut(at)?;
+        let entry = take(line);
+        if line.length() == 0 {
+            self.lines.remove(at);
+        }
+        entry
     }
 }
 
@@ -223,7 +271,7 @@ mod tests {
 
     //
     #[test]
-    fn networks_and_their_sources_take_turns() {
+    fn regions_and_their_networks_and_their_sources_take_turns() {
         let mut queue = FairQueue::new(CAPACITY);
         for (source, entry) in [
             ("2001:db8:1:1::1", "a1"),
@@ -235,7 +283,7 @@ mod tests {
         ] {
             assert!(queue.push(unknown(source), entry).is_none());
         }
-        assert_eq!(drain(&mut queue), ["a1", "c1", "d1", "b1", "a2", "a3"]);
+        assert_eq!(drain(&mut queue), ["a1", "d1", "c1", "b1", "a2", "a3"]);
         assert_eq!(queue.len(), 0);
     }
 
@@ -270,7 +318,7 @@ mod tests {
             let source = format!("198.{}.{}.1", 18 + entry / 250, entry % 250);
             queue.push(with(Priority::Suspect, &source), "suspect");
         }
-        assert_eq!(queue.push(with(Priority::Suspect, "203.0.113.9"), "one more"), Some("one more"));
+        assert_eq!(queue.push(with(Priority::Suspect, "198.18.255.1"), "one more"), Some("one more"));
         for entry in ["u1", "u2", "u3"] {
             assert_eq!(queue.push(unknown("203.0.113.9"), entry), Some("suspect"));
         }
@@ -292,5 +340,49 @@ mod tests {
         assert_eq!(queue.push(with(Priority::Known, "192.0.2.1"), 1), None);
         assert_eq!(queue.push(with(Priority::Known, "192.0.2.1"), 2), None);
         assert_eq!(queue.push(unknown("203.0.113.9"), 3), Some(3));
+    }
+
+    //
+    #[test]
+    fn networks_of_one_region_leave_room_for_another() {
+        let mut queue = FairQueue::new(CAPACITY);
+        for network in 0..CAPACITY {
+            assert_eq!(queue.push(unknown(&format!("2001:db8:{network:x}::1")), "flood"), None);
+        }
+        assert_eq!(
+            queue.push(unknown("2001:db8:ffff::1"), "flood"),
+            Some("flood"),
+            "no place, and none is longer"
+        );
+        for address in ["203.0.113.9", "2001:db9::1"] {
+            assert_eq!(queue.push(unknown(address), "other"), Some("flood"));
+        }
+        assert_eq!(queue.len(), CAPACITY);
+        assert_eq!(drain(&mut queue)[..4], ["flood", "other", "other", "flood"]);
+    }
+
+    //
+    #[test]
+    fn neighbours_displace_the_sources_that_have_most() {
+        let mut queue = FairQueue::new(4);
+        for entry in 1..=4 {
+            assert_eq!(queue.push(unknown("203.0.113.1"), entry), None);
+        }
+        assert_eq!(queue.push(unknown("203.0.113.2"), 5), Some(4), "the last of the other source");
+        assert_eq!(queue.push(unknown("203.0.113.1"), 6), Some(6));
+        assert_eq!(queue.push(unknown("203.0.114.1"), 7), Some(3), "the last of the other network");
+        assert_eq!(drain(&mut queue), [1, 7, 5, 2]);
+    }
+
+    #[test]
+    fn removed_entries_leave_their_place() {
+        let mut queue = FairQueue::new(2);
+        assert_eq!(queue.push(unknown("203.0.113.1"), 1), None);
+        assert_eq!(queue.push(unknown("203.0.113.1"), 2), None);
+        assert_eq!(queue.remove(unknown("203.0.113.1"), |entry| *entry == 2), Some(2));
+        assert_eq!(queue.remove(unknown("203.0.113.1"), |entry| *entry == 2), None);
+        assert_eq!(queue.push(unknown("203.0.113.1"), 3), None);
+        assert_eq!(drain(&mut queue), [1, 3]);
+        assert_eq!(queue.remove(unknown("203.0.113.1"), |_| true), None);
     }
 }

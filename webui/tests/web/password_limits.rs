@@ -90,3 +90,32 @@ async fn guesses_at_one_account_from_everywhere_delay_it_and_never_lock_it_out()
     assert_eq!(sign_in(" Victim@Example.com", PASSWORD, "198.18.99.1".into()).await, 303);
     assert_eq!(site.metric("memgate_webui_sign_in_delays_total"), before + 1);
 }
+
+//
+#[tokio::test]
+async fn delayed_attempts_of_a_source_hold_a_few_connections() {
+    let site = Site::start_with(|config| {
+        config.limits.sign_ins_per_minute = 1000;
+        config.limits.sign_ins_per_source_per_minute = 1000;
+    })
+    .await;
+    site.sign_up_user("victim@example.com").await;
+    let attempt = || {
+        let mut guesser = site.visitor_from([127, 1, 0, 1]);
+        async move { guesser.sign_in("victim@example.com", "wrong horse battery").await }
+    };
+    for _ in 0..14 {
+        assert_eq!(attempt().await.status, 401);
+    }
+    let flood: JoinSet<_> = (0..20).map(|_| attempt()).collect();
+    let mut victim = site.visitor_from([127, 2, 0, 1]);
+    assert_eq!(victim.sign_in("victim@example.com", PASSWORD).await.status, 303);
+    let mut refused = 0;
+    for response in flood.join_all().await {
+        if response.status == 429 {
+            assert_eq!(response.header("retry-after"), Some("6"));
+            refused += 1;
+        }
+    }
+    assert!(refused > 0 && site.limited("sign_in_delays") == refused, "eight may wait for the delay");
+}
