@@ -174,7 +174,7 @@ async fn admit(
     loop {
         match table.admit(peer, metrics) {
             Err(Rejection::TotalLimit) if Instant::now() < give_up => {
-                tokio::time::sleep(ADMISSION_INTERVAL).await
+                tokio::time::sleep(ADMISSION_INTERVAL).await;
             }
             admitted => return admitted,
         }

@@ -363,7 +363,7 @@ impl Executor {
         match reattached.await {
             Ok(true) => tracing::warn!(instance, "unreachable: attached to its network again"),
             Ok(false) => {
-                tracing::warn!(instance, "unreachable, and another address is leased to it: left alone")
+                tracing::warn!(instance, "unreachable, and another address is leased to it: left alone");
             }
             Err(error) => {
                 tracing::warn!(instance, %error, "unreachable, and can't be attached to its network again");

@@ -35,6 +35,11 @@ pub(crate) struct Provisioner {
 }
 
 impl Provisioner {
+    /// Waits until it ends by itself, which is an error.
+    pub(crate) fn error(mut self) -> provisioner::Error {
+        self.thread.take().expect("it runs").join().expect("no panic").expect_err("it ended without an error")
+    }
+
     /// Stops it. Returns how long that took.
     pub(crate) fn stop(mut self) -> Duration {
         let started = Instant::now();

@@ -145,8 +145,7 @@ async fn only_the_proxy_and_root_reach_a_container() {
 async fn an_unknown_proxy_user_is_an_error() {
     let mut installation = Installation::new().await;
     installation.config.proxy_user = "no-such-user".into();
-    let (_, ended) = installation.spawn(installation.config.clone());
-    let error = ended.join().unwrap().unwrap_err().to_string();
+    let error = installation.spawn(installation.config.clone()).error().to_string();
     assert!(error.contains("provisioner.proxy_user") && error.contains("no-such-user"), "{error}");
 }
 
