@@ -45,7 +45,7 @@ impl DedicatedLanes {
 
     /// Leases of one token at a time: half of a backend's.
     fn per_token(&self) -> usize {
-        (self.per_backend() / 2).max(1)
+        self.per_backend().div_ceil(2)
     }
 
     /// Whether lanes are too few for idle ones.
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn cache_has_a_part_of_the_proxys_lanes_and_a_token_half_of_it() {
         for (max, per_backend, per_token) in
-            [(1, 1, 1), (4, 1, 1), (92, 23, 11), (256, 64, 32), (6250, LEASES_MAX, LEASES_MAX / 2)]
+            [(1, 1, 1), (4, 1, 1), (92, 23, 12), (256, 64, 32), (6250, LEASES_MAX, LEASES_MAX / 2)]
         {
             let lanes = DedicatedLanes::new(max);
             assert_eq!((lanes.per_backend(), lanes.per_token()), (per_backend, per_token), "of {max}");
