@@ -5,8 +5,8 @@ use rustix::process::{Resource, getrlimit};
 /// Descriptors of the process other than connections and lanes: the store's database connections (three files each), the
 /// health endpoint and its connections, certificate files while they are read, standard streams, the main runtime.
 const BASE: usize = 192;
-/// Descriptors of one worker: its listener, its runtime's, and a connection that closes without a reply.
-const PER_WORKER: usize = 8;
+/// Descriptors of one worker and one acceptor: the listener, two runtimes, and a connection that closes without a reply.
+const PER_WORKER: usize = 12;
 /// Connections that close after a last reply, or for others (`auth/admission.rs`): one for this many connections, within
 /// these bounds. They come on top of the limit.
 const CONNECTIONS_PER_CLOSING: usize = 16;

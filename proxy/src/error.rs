@@ -23,8 +23,8 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] store::StoreError),
     /// A thread or its runtime can't be started.
-    #[error("can't start a worker: raise the limit of processes (ulimit -u) or of open files (ulimit -n)")]
-    Worker(#[source] io::Error),
+    #[error("can't start a thread: raise the limit of processes (ulimit -u) or of open files (ulimit -n)")]
+    Thread(#[source] io::Error),
 }
 
 fn fix(source: &io::Error) -> &'static str {

@@ -1,13 +1,14 @@
 //! The proxy: authenticates each connection, enforces what its grant allows, and forwards requests to its cache's
 //! memcached. It reads the store, and never names SQL or Docker.
 //!
-//! The way of a request: `listener` -> `worker` (accept) -> `auth` (PROXY header, TLS, login) -> `worker`
-//! (hand-off) -> `session` -> `protocol` (parse) -> `policy` -> `tenant`, `backend`, `lane` (encode,
+//! The way of a request: `listener` -> `acceptor` -> `auth` (PROXY header, TLS, login) -> `mailbox` (hand-off) ->
+//! `worker` -> `session` -> `protocol` (parse) -> `policy` -> `tenant`, `backend`, `lane` (encode,
 //! memcached, decode) -> `protocol` (encode) -> `responses`. `report` writes what was counted to the store.
 
 // Bytes from the network decide every index, length and conversion here: none may panic.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
 
+mod acceptor;
 mod auth;
 mod backend;
 mod buffers;
@@ -29,6 +30,7 @@ mod report;
 mod responses;
 mod session;
 mod tenant;
+mod thread;
 mod transport;
 mod worker;
 
@@ -43,6 +45,7 @@ use store::{LaneKey, Store, TokenKey};
 pub use config::Config;
 pub use error::Error;
 
+use acceptor::Acceptor;
 use auth::admission::AdmissionLimiter;
 use auth::backoff::Throttle;
 use backend::dedicated_pool::DedicatedLanes;
@@ -110,13 +113,14 @@ pub async fn run(
 
     let mut threads = Vec::new();
     for (index, (listener, inbox)) in listeners.into_iter().zip(inboxes).enumerate() {
-        threads.push(Worker::start(index, listener, inbox, shared.clone())?);
+        threads.push(Worker::start(index, inbox, shared.clone())?);
+        threads.push(Acceptor::start(index, listener, shared.clone())?);
     }
-    tracing::info!(listen = %shared.config.listen, workers = threads.len(), "accepting connections");
+    tracing::info!(listen = %shared.config.listen, workers = shared.workers.len(), "accepting connections");
     shutdown.begun().await;
     let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
     if !joined.await.unwrap_or(false) {
-        tracing::error!("a worker panicked");
+        tracing::error!("a thread panicked");
     }
     heartbeat.deregister().await;
     fatal.try_recv().map_or(Ok(()), |error| Err(error.into()))

@@ -196,6 +196,7 @@ impl Session {
                     () = self.responses.changed() => continue,
                 }
             }
+            self.tenant.turns.begin().await;
             match self.read(worker) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => return read,
@@ -227,6 +228,7 @@ impl Session {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.responses.record_read(read);
+        self.tenant.turns.charge(read);
         let fresh = scratch.get(..read).unwrap_or_default();
         if self.protocol.is_none() {
             self.protocol = fresh.first().copied().map(Protocol::detect);

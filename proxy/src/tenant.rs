@@ -5,6 +5,7 @@
 mod permissions;
 mod rate_limit;
 mod sessions;
+pub(crate) mod turns;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -25,6 +26,7 @@ pub(crate) use rate_limit::Pause;
 use rate_limit::RateLimit;
 pub(crate) use sessions::SessionHandle;
 use sessions::Sessions;
+use turns::{Turns, WorkerTurns};
 
 /// Interval at which a number of connections that hasn't changed is reported again.
 const REPORT_INTERVAL_MAX: Duration = Duration::from_secs(20);
@@ -34,6 +36,8 @@ pub(crate) struct Tenant {
     pub(crate) usage: Rc<Usage>,
     /// What its connections hold in memory.
     pub(crate) buffers: Rc<TenantBuffers>,
+    /// What its sessions may do before those of other tenants.
+    pub(crate) turns: Rc<Turns>,
     pub(crate) metrics: Arc<Metrics>,
     rate_limit: RateLimit,
     sessions: Sessions,
@@ -46,13 +50,14 @@ pub(crate) struct Tenant {
 }
 
 impl Tenant {
-    pub(crate) fn new(deps: BackendDeps, buffers: &Rc<WorkerBuffers>) -> Rc<Self> {
+    pub(crate) fn new(deps: BackendDeps, buffers: &Rc<WorkerBuffers>, turns: &Rc<WorkerTurns>) -> Rc<Self> {
         let usage = Rc::new(Usage::new());
         let metrics = deps.metrics.clone();
         Rc::new(Self {
             backend: Rc::new(Backend::new(deps, usage.clone())),
             usage,
             buffers: TenantBuffers::new(buffers.clone()),
+            turns: Turns::new(turns.clone()),
             metrics,
             rate_limit: RateLimit::new(),
             sessions: Sessions::new(),

@@ -1,45 +1,39 @@
-//! A worker: one thread with a single-threaded runtime and a listener. A connection logs in on the worker that accepted it,
-//! then moves to the worker that owns its tenant, so nothing on a request's way is shared between threads.
+//! A worker: one thread with a single-threaded runtime, which owns some tenants. Acceptors hand it the connections that have
+//! logged in to them, so nothing on a request's way is shared between threads.
 
 mod connection;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::io;
-use std::net::IpAddr;
-use std::net::TcpListener as StdListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use daemon::Shutdown;
-use socket2::{SockRef, TcpKeepalive};
 use store::{Grant, LaneKey, Timestamp};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::task::spawn_local;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::auth::admission::AdmissionLimiter;
 use crate::auth::authenticated::AuthenticatedConnection;
 use crate::auth::backoff::Throttle;
-use crate::auth::{Admission, PendingConnection};
+use crate::auth::{Admission, Authenticator};
 use crate::backend::BackendDeps;
 use crate::backend::dedicated_pool::DedicatedLanes;
 use crate::buffers::{BufferBudget, WorkerBuffers};
 use crate::grants::Grants;
 use crate::lane::ReadBufferPool;
-use crate::login::outcome::LoginOutcome;
 use crate::mailbox::{Handoff, Inbox, Message};
-use crate::metrics::{ConnectionGuard, Metrics};
+use crate::metrics::Metrics;
 use crate::report::usage::{UsageDelta, UsageSender};
 use crate::responses::BufferPool;
 use crate::tenant::Tenant;
-use crate::transport::Stream;
+use crate::tenant::turns::WorkerTurns;
 use crate::transport::tls_config::Certificate;
-use crate::{Config, DRAIN_TIMEOUT, Error};
+use crate::{Config, DRAIN_TIMEOUT, Error, thread};
 use connection::Phase;
 
 /// Size of the buffer into which all sessions of a worker read, in bytes. Large reads save system calls.
@@ -52,13 +46,8 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 const EXPIRY_SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 /// Sweeps for stalled connections in the time after which a connection counts as stalled.
 const STALL_SWEEPS: u32 = 12;
-/// Delay before accepting again after an error, such as too many open files.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
-/// TCP keepalive of clients: idle time before the first probe, and interval of further probes.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Shared by all workers, read-only.
+/// Shared by all acceptors and workers, read-only.
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) certificate: Arc<Certificate>,
@@ -72,6 +61,21 @@ pub(crate) struct Shared {
     pub(crate) usage: UsageSender,
     pub(crate) shutdown: Shutdown,
     pub(crate) workers: Vec<mpsc::Sender<Message>>,
+}
+
+impl Shared {
+    /// What authenticates connections that read into `scratch`.
+    pub(crate) fn authenticator<'a>(&'a self, scratch: &'a RefCell<Vec<u8>>) -> Authenticator<'a> {
+        Authenticator {
+            grants: &self.grants,
+            metrics: &self.metrics,
+            throttle: &self.throttle,
+            admission_limiter: &self.admission_limiter,
+            config: &self.config,
+            certificate: &self.certificate,
+            scratch,
+        }
+    }
 }
 
 /// One worker thread.
@@ -89,6 +93,7 @@ pub(crate) struct Worker {
     buffers: Rc<ReadBufferPool>,
     /// What the connections of its tenants hold in memory.
     held: Rc<WorkerBuffers>,
+    turns: Rc<WorkerTurns>,
     spare: Rc<BufferPool>,
 }
 
@@ -98,52 +103,27 @@ impl Worker {
     /// # Errors
     ///
     /// If the thread or its runtime can't be started.
-    pub(crate) fn start(
-        index: usize,
-        listener: StdListener,
-        inbox: Inbox,
-        shared: Arc<Shared>,
-    ) -> Result<JoinHandle<()>, Error> {
-        let (started, has_started) = std::sync::mpsc::channel();
-        let serve = move || {
-            // Not movable between threads, so it is made on its own.
-            let runtime =
-                match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
-                    Ok(runtime) => runtime,
-                    Err(error) => return drop(started.send(Err(error))),
-                };
-            let _ = started.send(Ok(()));
-            runtime.block_on(async {
-                let worker = Rc::new(Self {
-                    index,
-                    held: WorkerBuffers::new(shared.buffers.clone()),
-                    shared,
-                    tenants: RefCell::default(),
-                    closing: Cell::new(false),
-                    next_expiry: Cell::new(Timestamp::MAX),
-                    clients: TaskTracker::new(),
-                    lanes: TaskTracker::new(),
-                    client_scratch: RefCell::new(vec![0; CLIENT_READ_MAX]),
-                    buffers: Rc::default(),
-                    spare: Rc::default(),
-                });
-                worker.run(listener, inbox).await;
+    pub(crate) fn start(index: usize, inbox: Inbox, shared: Arc<Shared>) -> Result<JoinHandle<()>, Error> {
+        thread::start(format!("worker-{index}"), move || async move {
+            let worker = Rc::new(Self {
+                index,
+                held: WorkerBuffers::new(shared.buffers.clone()),
+                shared,
+                tenants: RefCell::default(),
+                closing: Cell::new(false),
+                next_expiry: Cell::new(Timestamp::MAX),
+                clients: TaskTracker::new(),
+                lanes: TaskTracker::new(),
+                client_scratch: RefCell::new(vec![0; CLIENT_READ_MAX]),
+                buffers: Rc::default(),
+                turns: Rc::default(),
+                spare: Rc::default(),
             });
-        };
-        let thread =
-            std::thread::Builder::new().name(format!("proxy-{index}")).spawn(serve).map_err(Error::Worker)?;
-        match has_started.recv() {
-            Ok(Ok(())) => Ok(thread),
-            Ok(Err(error)) => Err(Error::Worker(error)),
-            Err(_) => Err(Error::Worker(io::ErrorKind::BrokenPipe.into())),
-        }
+            worker.run(inbox).await;
+        })
     }
 
-    async fn run(self: &Rc<Self>, listener: StdListener, mut inbox: Inbox) {
-        let listener = match TcpListener::from_std(listener) {
-            Ok(listener) => listener,
-            Err(error) => return tracing::error!(%error, "failed to register the listener"),
-        };
+    async fn run(self: &Rc<Self>, mut inbox: Inbox) {
         let mut idle_sweep = interval(TENANT_IDLE_TIMEOUT / 2);
         idle_sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut report = interval(REPORT_INTERVAL);
@@ -153,23 +133,11 @@ impl Worker {
         let stall_timeout = self.shared.config.stall_timeout();
         let mut stall_sweep = interval(stall_timeout / STALL_SWEEPS);
         stall_sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut accept_fails = false;
+        let passes = spawn_local(self.turns.clone().run());
         loop {
             tokio::select! {
                 () = self.shared.shutdown.begun() => break,
                 Some(message) = inbox.recv() => self.receive(message),
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => {
-                        accept_fails = false;
-                        self.on_accept(stream, peer.ip().to_canonical());
-                    }
-                    Err(error) => {
-                        if !std::mem::replace(&mut accept_fails, true) {
-                            tracing::warn!(%error, "failed to accept connections");
-                        }
-                        sleep(ACCEPT_BACKOFF).await;
-                    }
-                },
                 _ = report.tick() => self.report(),
                 _ = expiry_sweep.tick() => self.close_expired(),
                 _ = stall_sweep.tick() => {
@@ -178,7 +146,6 @@ impl Worker {
                 _ = idle_sweep.tick() => self.drop_idle_tenants(),
             }
         }
-        drop(listener);
         self.closing.set(true);
         self.tenants.borrow().values().for_each(|tenant| tenant.wake_all());
         // Connections that are being handed off are served too.
@@ -192,6 +159,7 @@ impl Worker {
         self.tenants.borrow_mut().drain().for_each(|(_, tenant)| tenant.backend.close());
         self.lanes.close();
         let _ = timeout(DRAIN_TIMEOUT, self.lanes.wait()).await;
+        passes.abort();
     }
 
     fn receive(self: &Rc<Self>, message: Message) {
@@ -226,29 +194,6 @@ impl Worker {
         }
     }
 
-    /// Admits an accepted connection, or closes it, perhaps with a last reply.
-    fn on_accept(self: &Rc<Self>, stream: TcpStream, source: IpAddr) {
-        let guard = ConnectionGuard::new(&self.shared.metrics.connections);
-        let limiter = &self.shared.admission_limiter;
-        let connections = self.shared.metrics.connections_open();
-        let admitted = if self.shared.config.is_balancer(source) {
-            limiter.admit_balancer(source, connections)
-        } else {
-            limiter.admit(source, connections)
-        };
-        let admission = admitted.map(Admission::Unauthenticated).ok().or_else(|| {
-            self.shared.metrics.login(LoginOutcome::Overloaded);
-            limiter.admit_closing(source).map(Admission::Closing)
-        });
-        let Some(admission) = admission else { return };
-        let kept_alive = SockRef::from(&stream).set_tcp_keepalive(&keepalive());
-        if kept_alive.and_then(|()| stream.set_nodelay(true)).is_ok() {
-            let stream = Stream::plain(stream);
-            let pending = PendingConnection { stream, source, admission, input: Vec::new() };
-            self.spawn_connection(Phase::Pending(Box::new(pending)), guard);
-        }
-    }
-
     /// Makes sure that the expiry sweep runs when the grant expires.
     fn note_expiry(&self, grant: &Grant) {
         let end = grant.permissions.expires_at.unwrap_or(Timestamp::MAX);
@@ -277,7 +222,7 @@ impl Worker {
                 buffers: self.buffers.clone(),
                 dedicated: self.shared.dedicated_lanes.clone(),
             };
-            Tenant::new(deps, &self.held)
+            Tenant::new(deps, &self.held, &self.turns)
         });
         tenant.apply_plan_and_route(grant);
         tenant.clone()
@@ -287,6 +232,7 @@ impl Worker {
     /// includes the counts.
     fn report(&self) {
         self.held.report();
+        self.turns.reset();
         let tenants = self.tenants.borrow();
         tenants.values().for_each(|tenant| tenant.make_room());
         let Ok(permit) = self.shared.usage.try_reserve() else { return };
@@ -306,9 +252,4 @@ impl Worker {
             !is_idle
         });
     }
-}
-
-/// Finds a vanished client within a minute.
-fn keepalive() -> TcpKeepalive {
-    TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(2)
 }

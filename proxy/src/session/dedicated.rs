@@ -70,6 +70,8 @@ impl Session {
         tenant: &'a Tenant,
         version: PermissionVersion,
     ) -> Result<Lease<'a>, DedicatedError> {
+        tenant.turns.begin().await;
+        tenant.turns.charge(0);
         let lease = tenant.backend.lease(&self.handle.permissions.lanes, LEASE_TIMEOUT).await?;
         self.recheck_permissions(version)?;
         self.state.lane_use.reset();

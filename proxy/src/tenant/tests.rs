@@ -44,7 +44,7 @@ async fn older_grant_does_not_change_the_route() {
         buffers: Rc::default(),
         dedicated: DedicatedLanes::new(1),
     };
-    let tenant = Tenant::new(deps, &WorkerBuffers::new(budget));
+    let tenant = Tenant::new(deps, &WorkerBuffers::new(budget), &Rc::default());
     let address = || tenant.backend.address().map(|address| address.ip().to_string());
     for (applied, expected) in
         [(0, Some("10.1.1.1")), (1, Some("10.1.1.2")), (0, Some("10.1.1.2")), (2, None), (1, None), (0, None)]

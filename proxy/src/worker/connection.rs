@@ -1,5 +1,5 @@
-//! A connection's life on one screen: authenticate, hand off to the worker that owns the tenant, open a
-//! session, serve it, close. [`Worker::run_connection`] has the order; each step is a function below it.
+//! A connection's life after its login on one screen: open a session, serve it, log in again, hand off to another worker,
+//! close. [`Worker::run_connection`] has the order; each step is a function below it.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::Worker;
 use crate::auth::admission::Permit;
 use crate::auth::authenticated::AuthenticatedConnection;
-use crate::auth::{Admission, Authenticator, PendingConnection, REJECT_TIMEOUT};
+use crate::auth::{Admission, PendingConnection, REJECT_TIMEOUT};
 use crate::login::outcome::LoginOutcome;
 use crate::login::{self, Login};
 use crate::mailbox::{Handoff, Message, worker_for};
@@ -21,7 +21,7 @@ use crate::tenant::SessionHandle;
 
 /// How far a connection has come.
 pub(super) enum Phase {
-    /// Accepted, or logging in again.
+    /// Logging in again.
     Pending(Box<PendingConnection>),
     /// Logged in, and not yet served by the worker that owns its tenant.
     Authenticated(Box<AuthenticatedConnection>),
@@ -79,7 +79,7 @@ impl Worker {
 
     /// Returns `None` when the connection has ended without a login, or the proxy stops.
     async fn authenticate(&self, pending: Box<PendingConnection>) -> Option<Box<AuthenticatedConnection>> {
-        let authenticator = self.authenticator();
+        let authenticator = self.shared.authenticator(&self.client_scratch);
         tokio::select! {
             connection = authenticator.authenticate(*pending) => connection.map(Box::new),
             () = self.shared.shutdown.begun() => None,
@@ -217,19 +217,7 @@ impl Worker {
         if let Some(stream) = responses.into_stream() {
             let admission = Admission::Closing(closing);
             let pending = PendingConnection { stream, source, admission, input: Vec::new() };
-            self.authenticator().reject_overloaded(pending).await;
-        }
-    }
-
-    fn authenticator(&self) -> Authenticator<'_> {
-        Authenticator {
-            grants: &self.shared.grants,
-            metrics: &self.shared.metrics,
-            throttle: &self.shared.throttle,
-            admission_limiter: &self.shared.admission_limiter,
-            config: &self.shared.config,
-            certificate: &self.shared.certificate,
-            scratch: &self.client_scratch,
+            self.shared.authenticator(&self.client_scratch).reject_overloaded(pending).await;
         }
     }
 }

@@ -169,7 +169,9 @@ impl Session {
         lane.discard(line);
         let mut left = len;
         while left > 0 {
+            self.tenant.turns.begin().await;
             let len = lane.read_chunk(left, worker.scratch, |chunk| self.responses.write_raw(chunk)).await?;
+            self.tenant.turns.charge(len);
             self.state.lane_use.moved(len);
             left -= len;
             self.send_all().await?;

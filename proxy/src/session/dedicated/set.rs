@@ -172,6 +172,7 @@ impl Session {
         worker: &WorkerContext<'_>,
     ) -> Result<(), DedicatedError> {
         self.with_stall_timeout(|| self.responses.stream().readable()).await?;
+        self.tenant.turns.begin().await;
         let rest = {
             let mut scratch = worker.scratch.borrow_mut();
             let room = scratch.get_mut(..store.left.min(CHUNK_MAX)).unwrap_or_default();
@@ -183,6 +184,7 @@ impl Session {
             };
             self.responses.record_read(read);
             self.responses.advance_input();
+            self.tenant.turns.charge(read);
             self.state.lane_use.moved(read);
             store.left -= read;
             let chunk = room.get(..read).unwrap_or_default();
