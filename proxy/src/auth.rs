@@ -63,7 +63,7 @@ impl Authenticator<'_> {
     ) -> Option<AuthenticatedConnection> {
         let deadline = Instant::now() + LOGIN_TIMEOUT;
         if matches!(pending.admission, Admission::Closing(_)) {
-            self.reject_overloaded(pending).await;
+            Box::pin(self.reject_overloaded(pending)).await;
             return None;
         }
         if self.requires_proxy_header(&pending) {
@@ -78,10 +78,11 @@ impl Authenticator<'_> {
         let first = self.wait_for_first_byte(&mut pending, deadline).await?;
         if !pending.begin_login() {
             self.metrics.login(LoginOutcome::Overloaded);
-            self.reject_overloaded(pending).await;
+            Box::pin(self.reject_overloaded(pending)).await;
             return None;
         }
-        let connection = self.log_in(pending, first, deadline).await?;
+        // Boxed, so that a silent connection holds no memory for its login.
+        let connection = Box::pin(self.log_in(pending, first, deadline)).await?;
         if let Admission::Unauthenticated(permit) = &connection.admission {
             permit.set_authenticated();
         }
