@@ -6,6 +6,13 @@ use crate::db::{read, write};
 use crate::keys::hex;
 use crate::{Store, StoreError, Timestamp, now};
 
+/// Bytes of a subject and of a detail. Entries are kept for ever, so nobody may make long ones.
+const SUBJECT_MAX: usize = 256;
+/// More than a token's permissions have, which are the longest.
+const DETAIL_MAX: usize = 2048;
+/// Ends a text that was cut.
+const CUT: &str = "...";
+
 /// An entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, serde::Serialize)]
 pub struct AuditEntry {
@@ -19,7 +26,7 @@ pub struct AuditEntry {
     pub action: String,
     /// What was changed: `token` or `user`, say, and an id.
     pub subject: String,
-    /// More, in words; may be empty.
+    /// More, in words; may be empty. At most 2 KiB: a longer one ends with `...`.
     pub detail: String,
     /// SHA-256 of the other fields and of the previous entry's hash, hexadecimal.
     pub hash: String,
@@ -83,7 +90,8 @@ impl AuditEntry {
         detail: String,
     ) -> Self {
         let (seq, before) = last.unwrap_or_default();
-        let (actor, action) = (actor.to_owned(), action.to_owned());
+        let (actor, action) = (cut(actor.to_owned(), SUBJECT_MAX), action.to_owned());
+        let (subject, detail) = (cut(subject, SUBJECT_MAX), cut(detail, DETAIL_MAX));
         let mut entry = Self { seq: seq + 1, at: now(), actor, action, subject, detail, hash: String::new() };
         entry.hash = entry.chained(&before);
         entry
@@ -99,6 +107,15 @@ impl AuditEntry {
         }
         hex(&hash.finalize())
     }
+}
+
+/// At most `max` bytes of a text.
+fn cut(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        text.truncate(text.floor_char_boundary(max - CUT.len()));
+        text.push_str(CUT);
+    }
+    text
 }
 
 pub(crate) const LAST: &str = "SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1";
@@ -159,5 +176,21 @@ impl Store {
     pub async fn audit_length(&self) -> Result<i64, StoreError> {
         let sql = "SELECT COALESCE(MAX(seq), 0) FROM audit";
         Ok(read!(self, pool => sqlx::query_scalar(sql).fetch_one(pool).await)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    //
+    #[test]
+    fn entries_are_short() {
+        let (long, plain) = ("é".repeat(10_000), "a".repeat(DETAIL_MAX));
+        let entry = AuditEntry::next(None, &long, "test", long.clone(), long.clone());
+        assert!(entry.actor.len() <= SUBJECT_MAX && entry.subject.len() <= SUBJECT_MAX);
+        assert!((DETAIL_MAX - 1..=DETAIL_MAX).contains(&entry.detail.len()) && entry.detail.ends_with("é..."));
+        assert_eq!(AuditEntry::next(None, "a", "test", "b".into(), plain.clone()).detail, plain);
+        assert_eq!(AuditChain::default().follow(&entry), Ok(()));
     }
 }

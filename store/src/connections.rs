@@ -15,6 +15,8 @@ const REQUEST_AGE_MAX: Duration = Duration::from_secs(60);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a viewer checks for replies.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Bytes of a proxy's id: a host name, a port and a process id.
+const PROXY_ID_MAX: usize = 128;
 
 /// One connection of one proxy: `<number>-<since>@<proxy>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,10 +91,23 @@ impl FromStr for ConnectionId {
     fn from_str(text: &str) -> Result<Self, ParseConnectionIdError> {
         let (numbers, proxy) = text.split_once('@').ok_or(ParseConnectionIdError)?;
         let (number, since) = numbers.split_once('-').ok_or(ParseConnectionIdError)?;
-        let number = number.parse().map_err(|_| ParseConnectionIdError)?;
-        let since = since.parse().map(Timestamp::from_millis).map_err(|_| ParseConnectionIdError)?;
+        if !is_proxy_id(proxy) {
+            return Err(ParseConnectionIdError);
+        }
+        let (number, since) = (parse_number(number)?, Timestamp::from_millis(parse_number(since)?));
         Ok(Self { proxy: proxy.to_owned(), number, since })
     }
+}
+
+fn is_proxy_id(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/-".contains(&byte);
+    (1..=PROXY_ID_MAX).contains(&text.len()) && text.bytes().all(is_plain)
+}
+
+/// Digits only: of several spellings of a number, only one is an id.
+fn parse_number(digits: &str) -> Result<i64, ParseConnectionIdError> {
+    let number: i64 = digits.parse().map_err(|_| ParseConnectionIdError)?;
+    if number.to_string() == digits && number >= 0 { Ok(number) } else { Err(ParseConnectionIdError) }
 }
 
 #[derive(sqlx::FromRow)]
@@ -133,24 +148,19 @@ impl Store {
         }
     }
 
-    /// Closes a connection of an instance and records it in the audit log. Returns whether its proxy has
-    /// confirmed that within 2 seconds; the proxy confirms a connection that no longer exists, too.
+    /// Closes a connection that is listed, and records it in the audit log. Asks the proxies for a new list if it isn't
+    /// in the last one. Returns whether its proxy has confirmed within 2 seconds that it is closed, or all proxies that
+    /// they don't have it.
     ///
     /// # Errors
     /// `NotFound("instance")`.
     pub async fn close_connection(&self, instance_id: &str, id: &ConnectionId) -> Result<bool, StoreError> {
-        let sql = "INSERT INTO connection_closes (instance_id, proxy_id, number, since, requested_at) \
-                   VALUES ($1, $2, $3, $4, $5) ON CONFLICT (proxy_id, instance_id, number, since) DO NOTHING";
-        let expired = now().saturating_sub(REQUEST_AGE_MAX);
-        write!(self, tx, _revision => {
-            let inserted = sqlx::query(sql).bind(instance_id).bind(&id.proxy).bind(id.number).bind(id.since)
-                .bind(now()).execute(&mut *tx).await.map_err(|e| StoreError::reference(e, "instance"))?;
-            if inserted.rows_affected() > 0 {
-                note!(self, tx, "connection.close", instance_id, id.to_string());
+        if !self.request_close(instance_id, id).await? {
+            let live = self.live_connections(instance_id).await?;
+            if !self.request_close(instance_id, id).await? {
+                return Ok(live.unanswered == 0);
             }
-            sqlx::query("DELETE FROM connection_closes WHERE requested_at < $1").bind(expired)
-                .execute(&mut *tx).await?;
-        });
+        }
         let started = Instant::now();
         while started.elapsed() < REPLY_TIMEOUT {
             if self.is_closed(instance_id, id).await? {
@@ -159,6 +169,32 @@ impl Store {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
         Ok(false)
+    }
+
+    /// Requests that a connection is closed, and notes that, unless it was requested before. Returns whether it is
+    /// requested: only for a connection that a proxy has listed, so that a made-up id writes nothing.
+    async fn request_close(&self, instance_id: &str, id: &ConnectionId) -> Result<bool, StoreError> {
+        let sql = "INSERT INTO connection_closes (instance_id, proxy_id, number, since, requested_at) \
+                   SELECT instance_id, proxy_id, number, since, $5 FROM live_connections \
+                   WHERE instance_id = $1 AND proxy_id = $2 AND number = $3 AND since = $4 \
+                   ON CONFLICT (proxy_id, instance_id, number, since) DO NOTHING";
+        let requested = "SELECT COUNT(*) FROM connection_closes WHERE instance_id = $1 AND proxy_id = $2 \
+                         AND number = $3 AND since = $4";
+        let expired = now().saturating_sub(REQUEST_AGE_MAX);
+        write!(self, tx, _revision => {
+            sqlx::query("DELETE FROM connection_closes WHERE requested_at < $1").bind(expired)
+                .execute(&mut *tx).await?;
+            let inserted = sqlx::query(sql).bind(instance_id).bind(&id.proxy).bind(id.number).bind(id.since)
+                .bind(now()).execute(&mut *tx).await?.rows_affected();
+            if inserted == 0 {
+                // Rolls back.
+                let requests: i64 = sqlx::query_scalar(requested).bind(instance_id).bind(&id.proxy)
+                    .bind(id.number).bind(id.since).fetch_one(&mut *tx).await?;
+                return Ok(requests > 0);
+            }
+            note!(self, tx, "connection.close", instance_id, id.to_string());
+        });
+        Ok(true)
     }
 
     async fn is_closed(&self, instance_id: &str, id: &ConnectionId) -> Result<bool, StoreError> {

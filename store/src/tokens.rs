@@ -222,17 +222,20 @@ impl Store {
         Ok(row.map(TokenRow::from))
     }
 
-    /// Revokes a token for good. Revoking it again keeps the first time.
+    /// Revokes a token for good. Revoking it again changes nothing.
     ///
     /// # Errors
     /// `NotFound("token")`.
     pub async fn revoke_token(&self, id: &TokenId) -> Result<(), StoreError> {
-        let sql = "UPDATE tokens SET revoked_at = COALESCE(revoked_at, $1), revision = $2 WHERE id = $3";
+        let sql = "UPDATE tokens SET revoked_at = $1, revision = $2 WHERE id = $3 AND revoked_at IS NULL";
+        let exists = "SELECT COUNT(*) FROM tokens WHERE id = $1";
         write!(self, tx, revision => {
             let updated = sqlx::query(sql).bind(now()).bind(revision).bind(id.as_str())
                 .execute(&mut *tx).await?.rows_affected();
             if updated == 0 {
-                return Err(StoreError::NotFound("token"));
+                let tokens: i64 = sqlx::query_scalar(exists).bind(id.as_str()).fetch_one(&mut *tx).await?;
+                // Rolls back: nothing changes, so nothing is noted.
+                return if tokens > 0 { Ok(()) } else { Err(StoreError::NotFound("token")) };
             }
             note!(self, tx, "token.revoke", format!("token {id}"), "");
         });

@@ -19,6 +19,10 @@ use crate::{Config, Error};
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
+/// Uses of an account's right password. Each makes an entry in the audit log, which is kept for ever.
+const PASSWORD_USES_PER_HOUR: usize = 60;
+/// Connections that a user closes; the same.
+const CONNECTION_CLOSES_PER_HOUR: usize = 100;
 /// A report has up to 200 tokens: more reports at a time would keep the store from answering pages.
 const LEAK_REPORTS_AT_ONCE_MAX: usize = 4;
 /// Reports that wait until they are looked up.
@@ -59,8 +63,12 @@ pub(crate) struct RateLimits {
     pub(crate) token_changes: RateLimiter,
     /// Requests for the list of connections, per user.
     pub(crate) connection_lists: RateLimiter,
-    /// Requests to close a connection, per user.
+    /// Requests to close a connection, per user and minute.
     pub(crate) connection_closes: RateLimiter,
+    /// The same, per hour.
+    pub(crate) connection_closes_per_hour: RateLimiter,
+    /// Sign-ins and other uses of the right password, per user.
+    pub(crate) password_uses: RateLimiter,
     /// Per client and its network.
     pub(crate) leak_reports: SourceLimiter,
 }
@@ -84,6 +92,8 @@ impl AppState {
             token_changes: RateLimiter::new(limits.tokens_per_hour, HOUR),
             connection_lists: RateLimiter::new(limits.connections_per_minute, MINUTE),
             connection_closes: RateLimiter::new(limits.connections_per_minute, MINUTE),
+            connection_closes_per_hour: RateLimiter::new(CONNECTION_CLOSES_PER_HOUR, HOUR),
+            password_uses: RateLimiter::new(PASSWORD_USES_PER_HOUR, HOUR),
             leak_reports: SourceLimiter::new(limits.leak_reports_per_minute, MINUTE),
         };
         Ok(Self {

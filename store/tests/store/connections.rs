@@ -12,6 +12,7 @@ on_both!(
     connections_are_listed_on_request,
     connection_list_of_a_killed_proxy_is_deleted,
     close_request_is_for_one_connection_of_one_cache,
+    connection_that_no_proxy_lists_is_neither_closed_nor_noted,
 );
 
 async fn proxy(store: &Store, id: &str) {
@@ -102,9 +103,7 @@ async fn close_request_is_for_one_connection_of_one_cache(db: TestDb) {
     let id = live("host:1/5", 3).id;
     assert_eq!(id.to_string(), "3-80@host:1/5");
     assert_eq!(id.to_string().parse(), Ok(id.clone()));
-    for wrong in ["", "3-80", "x-80@a", "3@a", "3-@a"] {
-        assert!(wrong.parse::<ConnectionId>().is_err(), "{wrong}");
-    }
+    list(&store, &instance, &live("host:1/5", 3)).await;
     let ending = tokio::spawn({
         let (store, instance, id) = (store.clone(), instance.clone(), id.clone());
         async move { store.close_connection(&instance, &id).await.unwrap() }
@@ -119,9 +118,60 @@ async fn close_request_is_for_one_connection_of_one_cache(db: TestDb) {
     store.mark_closed(&instance, &id).await.unwrap();
     assert!(ending.await.unwrap());
     assert_eq!(store.pending_closes("host:1/5").await.unwrap(), []);
-    assert!(!store.close_connection(&instance, &live("gone", 1).id).await.unwrap(), "no proxy closes it");
+    list(&store, &instance, &live("hangs", 1)).await;
+    assert!(!store.close_connection(&instance, &live("hangs", 1).id).await.unwrap(), "no proxy closes it");
+    assert_eq!(noted(&store).await, [(instance.clone(), "3-80@host:1/5".into()), (instance, "1-78@hangs".into())]);
+}
+
+/// A proxy's list of one connection.
+async fn list(store: &Store, instance: &str, connection: &LiveConnection) {
+    let request = ListRequest { instance_id: instance.to_owned(), requested_at: now() };
+    let connections = std::slice::from_ref(connection);
+    store.list_connections(&connection.id.proxy, &request, 1, connections).await.unwrap();
+}
+
+/// The closes in the audit log.
+async fn noted(store: &Store) -> Vec<(String, String)> {
     let entries = store.audit_after(0, 100).await.unwrap();
-    let ends: Vec<_> = entries.into_iter().filter(|entry| entry.action == "connection.close").collect();
-    let closes: Vec<_> = ends.iter().map(|entry| (&*entry.subject, &*entry.detail)).collect();
-    assert_eq!(closes, [(&*instance, "3-80@host:1/5"), (&*instance, "1-78@gone")]);
+    let closes = entries.into_iter().filter(|entry| entry.action == "connection.close");
+    closes.map(|entry| (entry.subject, entry.detail)).collect()
+}
+
+//
+async fn connection_that_no_proxy_lists_is_neither_closed_nor_noted(db: TestDb) {
+    let store = db.open().await;
+    let (ann, _) = sign_up(&store, "ann@example.org").await;
+    let instance = store.first_instance_of(&ann.id).await.unwrap().unwrap().id;
+    let (bob, _) = sign_up(&store, "bob@example.org").await;
+    let of_bob = store.first_instance_of(&bob.id).await.unwrap().unwrap().id;
+    list(&store, &of_bob, &live("p", 1)).await;
+    let before = store.audit_length().await.unwrap();
+    for made_up in [live("p", 1).id, live("p", 2).id, live(&"x".repeat(16_000), 1).id] {
+        assert!(store.close_connection(&instance, &made_up).await.unwrap(), "no proxy has it");
+    }
+    assert_eq!(store.audit_length().await.unwrap(), before);
+    assert_eq!(db.number("SELECT COUNT(*) FROM connection_closes").await, 0);
+    proxy(&store, "p").await;
+    assert!(!store.close_connection(&instance, &live("p", 3).id).await.unwrap(), "a proxy doesn't answer");
+    list(&store, &instance, &live("p", 1)).await;
+    for _ in 0..2 {
+        assert!(!store.close_connection(&instance, &live("p", 1).id).await.unwrap());
+    }
+    assert_eq!(noted(&store).await, [(instance, "1-78@p".into())], "once");
+}
+
+//
+#[test]
+fn connection_ids_are_short_and_have_one_spelling() {
+    let parse = |text: &str| text.parse::<ConnectionId>();
+    let host = format!("{}:11211/4194304", "h".repeat(64));
+    for id in ["3-80@host:1/5", "0-0@a", "9-8@2001-db8.example.org:1/5", &format!("1-2@{host}")] {
+        assert_eq!(parse(id).unwrap().to_string(), id);
+    }
+    for wrong in [
+        "", "3-80", "x-80@a", "3@a", "3-@a", "3-80@", "-3-80@a", "3--80@a", "+3-80@a", "03-80@a", "3-80@a b",
+        "3-80@a\n", "3-80@ä", "3-80@a@b", "9223372036854775808-1@a", &format!("3-80@{}", "h".repeat(129)),
+    ] {
+        assert!(parse(wrong).is_err(), "{wrong}");
+    }
 }

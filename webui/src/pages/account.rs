@@ -143,6 +143,9 @@ async fn verify_current(
     let hash = app.store.password_hash(&me.user.id).await?;
     let matches = app.passwords.verify(requester, password, hash.clone()).await?;
     if matches {
+        if let Err(wait) = password_check::acquire_use(app, &me.user.id) {
+            return Ok(Err(PasswordRejection::RateLimited(wait)));
+        }
         app.password_attempts.record_success(&me.user.email, client_ip.source());
     }
     Ok(hash.filter(|_| matches).ok_or(PasswordRejection::Wrong))

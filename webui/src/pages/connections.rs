@@ -67,7 +67,9 @@ pub(crate) async fn close(
     State(app): State<Arc<AppState>>,
     CsrfForm { sender: me, fields }: CsrfForm<SignedIn, Fields>,
 ) -> Result<Response, PageError> {
-    app.rate_limits.connection_closes.acquire(&me.user.id).map_err(|wait| limited(&app, wait))?;
+    let limits = &app.rate_limits;
+    limits.connection_closes.acquire(&me.user.id).map_err(|wait| limited(&app, wait))?;
+    limits.connection_closes_per_hour.acquire(&me.user.id).map_err(|wait| limited(&app, wait))?;
     let id: ConnectionId = fields.id.parse().map_err(|_| PageError::Malformed)?;
     let Some(instance) = app.store.first_instance_of(&me.user.id).await? else {
         return no_cache::page(&me, StatusCode::CONFLICT);

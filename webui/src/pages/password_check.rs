@@ -30,3 +30,12 @@ pub(super) async fn begin(app: &AppState, email: &str, client_ip: ClientIp) -> R
     }
     Ok(attempt.requester)
 }
+
+/// Counts a use of a user's right password: each is an entry in the audit log.
+///
+/// # Errors
+///
+/// The time to wait if there were too many.
+pub(super) fn acquire_use(app: &AppState, user_id: &str) -> Result<(), Duration> {
+    app.rate_limits.password_uses.acquire(user_id).inspect_err(|_| app.metrics.count_limited("password_uses"))
+}

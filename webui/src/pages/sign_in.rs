@@ -1,6 +1,7 @@
 //! Sign-in and sign-out. A wrong password and an unknown address get the same response after the same time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use askama::Template;
 use axum::extract::rejection::QueryRejection;
@@ -86,13 +87,7 @@ pub(crate) async fn submit(
 ) -> Result<Response, PageError> {
     let requester = match password_check::begin(&app, &fields.email, client_ip).await {
         Ok(requester) => requester,
-        Err(wait) => {
-            app.metrics.count_sign_in("limited");
-            let error = format!("Too many attempts. Try again {}.", retry_in(wait));
-            let mut response = rejected(StatusCode::TOO_MANY_REQUESTS, &visitor, &fields, error)?;
-            set_retry_after(response.headers_mut(), wait);
-            return Ok(response);
-        }
+        Err(wait) => return limited(&app, &visitor, &fields, wait),
     };
     let reject = || {
         app.metrics.count_sign_in("wrong_credentials");
@@ -101,6 +96,9 @@ pub(crate) async fn submit(
     let Some((user, hash)) = authenticate(&app, requester, &fields).await? else {
         return reject();
     };
+    if let Err(wait) = password_check::acquire_use(&app, &user.id) {
+        return limited(&app, &visitor, &fields, wait);
+    }
     app.password_attempts.record_success(&fields.email, client_ip.source());
     let (session, cookie) = session::start(&app, &user.id, visitor.me.as_ref()).await?;
     // A concurrent change of the password has ended every session but this one.
@@ -138,6 +136,15 @@ async fn authenticate(
     let hash = app.store.password_hash(user.as_ref().map_or("", |user| &user.id)).await?;
     let matches = app.passwords.verify(requester, fields.password.clone(), hash.clone()).await?;
     Ok(user.filter(|_| matches).map(|user| (user, hash)))
+}
+
+/// The form again, with the time to wait.
+fn limited(app: &AppState, visitor: &Visitor, fields: &Fields, wait: Duration) -> Result<Response, PageError> {
+    app.metrics.count_sign_in("limited");
+    let error = format!("Too many attempts. Try again {}.", retry_in(wait));
+    let mut response = rejected(StatusCode::TOO_MANY_REQUESTS, visitor, fields, error)?;
+    set_retry_after(response.headers_mut(), wait);
+    Ok(response)
 }
 
 /// The form again, with an error.

@@ -52,12 +52,21 @@ async fn connections_are_listed_and_closed() {
         assert!(page.body.contains(text), "{text} is not in {}", page.body);
     }
     let id = page.field("id").unwrap().replace("&#64;", "@");
-    // Bob's request for Ann's connection names Bob's cache.
-    bob.get("/cache").await;
+    // no proxy lists it.
+    let made_up = id.replace("p:1/1", "q:1/1");
     let instance = async |email: &str| {
         let user = site.store.user_by_email(email).await.unwrap().unwrap();
         site.store.first_instance_of(&user.id).await.unwrap().unwrap().id
     };
+    let length = site.store.audit_length().await.unwrap();
+    for _ in 0..3 {
+        bob.get("/cache").await;
+        assert_eq!(bob.post("/connections/close", &[("id", &made_up)]).await.location(), "/connections");
+    }
+    assert_eq!(site.store.pending_closes("q:1/1").await.unwrap(), []);
+    assert_eq!(site.store.audit_length().await.unwrap(), length, "nothing is noted");
+    // Bob's request for Ann's connection names Bob's cache, of which this proxy lists a connection with the same id.
+    bob.get("/connections").await;
     for (visitor, email) in [(&mut bob, "bob@example.com"), (&mut ann, "ann@example.com")] {
         assert_eq!(visitor.post("/connections/close", &[("id", &id)]).await.location(), "/connections");
         let ordered = site.store.pending_closes("p:1/1").await.unwrap();

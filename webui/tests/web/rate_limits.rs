@@ -107,6 +107,47 @@ async fn new_tokens_are_limited_per_user() {
     assert_eq!(other.post("/tokens", &[("name", "x")]).await.status, 200);
 }
 
+// each is an entry in the audit log, which is kept for ever.
+#[tokio::test]
+async fn uses_of_the_right_password_are_limited_per_user() {
+    let site = Site::start_with(|config| {
+        config.limits.sign_ins_per_minute = 1000;
+        config.limits.sign_ins_per_source_per_minute = 1000;
+    })
+    .await;
+    site.sign_up_user("a@example.com").await;
+    site.sign_up_user("b@example.com").await;
+    let mut signed_in = site.visitor();
+    for _ in 0..60 {
+        signed_in = site.visitor();
+        assert_eq!(signed_in.sign_in("a@example.com", PASSWORD).await.status, 303);
+    }
+    let length = site.store.audit_length().await.unwrap();
+    let refused = site.visitor_from([127, 2, 0, 1]).sign_in("a@example.com", PASSWORD).await;
+    assert_eq!(refused.status, 429, "from another network, too");
+    assert!(refused.header("retry-after").is_some());
+    signed_in.get("/account").await;
+    let fields = [("current_password", PASSWORD), ("new_password", "another horse battery")];
+    assert_eq!(signed_in.post("/account/password", &fields).await.status, 429);
+    assert_eq!(site.store.audit_length().await.unwrap(), length);
+    assert_eq!(site.limited("password_uses"), 2);
+    assert_eq!(site.visitor().sign_in("a@example.com", "wrong horse").await.status, 401, "says no more");
+    assert_eq!(site.visitor().sign_in("b@example.com", PASSWORD).await.status, 303, "another user");
+}
+
+//
+#[tokio::test]
+async fn closes_of_connections_are_limited_per_hour() {
+    let site = Site::start_with(|config| config.limits.connections_per_minute = 1000).await;
+    let (mut ann, _) = site.sign_up_user("ann@example.com").await;
+    ann.get("/cache").await;
+    let mut statuses = Vec::new();
+    for _ in 0..101 {
+        statuses.push(ann.post("/connections/close", &[("id", "x")]).await.status);
+    }
+    assert_eq!(statuses, [[400; 100].as_slice(), &[429]].concat());
+}
+
 // W-9.
 #[tokio::test]
 async fn bodies_are_limited_to_16_kib() {
