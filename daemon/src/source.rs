@@ -45,6 +45,25 @@ impl Source {
     }
 }
 
+impl Source {
+    /// The region of a public address; `None` for private ones (loopback, link-local, shared by a provider's
+    /// customers): all users of a company's network have the same.
+    #[must_use]
+    pub fn public_region(self) -> Option<Region> {
+        let is_private = match self.0 {
+            IpAddr::V4(v4) => {
+                let is_shared = first_address(self.0, 10, 0) == IpAddr::from([100, 64, 0, 0]);
+                v4.is_loopback() || v4.is_private() || v4.is_link_local() || is_shared
+            }
+            IpAddr::V6(v6) => {
+                // A source has no last 64 bits: `::1` is `::` here.
+                v6.is_unspecified() || v6.is_unique_local() || v6.is_unicast_link_local()
+            }
+        };
+        (!is_private).then(|| self.region())
+    }
+}
+
 impl From<Source> for Network {
     fn from(source: Source) -> Self {
         source.network()
@@ -54,6 +73,13 @@ impl From<Source> for Network {
 impl From<Source> for Region {
     fn from(source: Source) -> Self {
         source.region()
+    }
+}
+
+/// Its first address.
+impl fmt::Display for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -94,6 +120,21 @@ mod tests {
         {
             let of = Source::of(address.parse().unwrap());
             assert_eq!(of.subscriber(), Subscriber(subscriber.parse().unwrap()));
+        }
+    }
+
+    #[test]
+    fn private_addresses_have_no_public_region() {
+        let region = |address: &str| Source::of(address.parse().unwrap()).public_region();
+        for private in [
+            "127.77.1.1", "::1", "10.1.2.3", "172.16.0.1", "192.168.3.4", "169.254.1.1", "100.64.0.1",
+            "100.127.255.255", "fd00::1", "fe80::1", "::ffff:10.1.2.3",
+        ] {
+            assert_eq!(region(private), None, "{private}");
+        }
+        for (public, first) in [("203.0.113.9", "203.0.0.0"), ("100.128.0.1", "100.128.0.0"), ("2001:db8:1::1", "2001:db8::")]
+        {
+            assert_eq!(region(public).unwrap().to_string(), first);
         }
     }
 

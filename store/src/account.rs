@@ -97,8 +97,8 @@ impl Store {
     /// `NotFound("user")`.
     pub async fn delete_user(&self, user_id: &str) -> Result<(), StoreError> {
         // Not an e-mail address, so no look-up finds it.
-        let user = "UPDATE users SET email = $1, password_hash = NULL, state = 'suspended', deleted_at = $2, \
-                    revision = $3 WHERE id = $4 AND deleted_at IS NULL";
+        let user = "UPDATE users SET email = $1, password_hash = NULL, state = 'suspended', region = NULL, \
+                    deleted_at = $2, revision = $3 WHERE id = $4 AND deleted_at IS NULL";
         write!(self, tx, revision => {
             let updated = sqlx::query(user).bind(format!("deleted {user_id}")).bind(now()).bind(revision)
                 .bind(user_id).execute(&mut *tx).await?.rows_affected();

@@ -60,4 +60,4 @@ pub use token::{
 };
 pub use tokens::{NewToken, TokenRow};
 pub use usage::{Usage, UsageReport};
-pub use user::{NewUser, User, UserState};
+pub use user::{NewUser, SignUpRoom, User, UserState};

@@ -1,5 +1,6 @@
 //! Users, and sign-up: creates user, cache, instance and first token in one transaction.
 
+mod room;
 mod state;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use crate::plan::{self, Plan};
 use crate::tokens::{NewToken, insert_token};
 use crate::{Cache, CacheName, DesiredState, Store, StoreError, Timestamp, id, now};
 
+pub use room::SignUpRoom;
 pub use state::UserState;
 
 /// A user, without the password hash.
@@ -78,28 +80,25 @@ impl TryFrom<Row> for User {
     }
 }
 
-const COUNT: &str = "SELECT COUNT(*) FROM users WHERE deleted_at IS NULL";
-
 impl Store {
     /// Creates a user with a cache named `default`, its instance and its first token.
     ///
     /// # Errors
     /// `AlreadyExists("e-mail address")`, `NotFound("plan")`.
     pub async fn sign_up(&self, new: &NewUser<'_>, token: &NewToken) -> Result<User, StoreError> {
-        self.sign_up_within(new, token, None).await
+        self.sign_up_within(new, token, &SignUpRoom::default()).await
     }
 
-    /// Creates a user as [`Store::sign_up`] does, if there are fewer than `max` users. `None`: however many there are.
+    /// Creates a user as [`Store::sign_up`] does, if there is room.
     ///
     /// # Errors
-    /// `LimitReached("account")`, `AlreadyExists("e-mail address")`, `NotFound("plan")`.
+    /// `LimitReached("account")`, `LimitReached("region")`, `AlreadyExists("e-mail address")`, `NotFound("plan")`.
     pub async fn sign_up_within(
         &self,
         new: &NewUser<'_>,
         token: &NewToken,
-        max: Option<usize>,
+        room: &SignUpRoom<'_>,
     ) -> Result<User, StoreError> {
-        let max = max.and_then(|max| i64::try_from(max).ok());
         let user = User {
             id: id::random(),
             email: new.email.to_lowercase(),
@@ -109,18 +108,13 @@ impl Store {
             created_at: now(),
         };
         write!(self, tx, revision => {
-            if let Some(max) = max {
-                let users: i64 = sqlx::query_scalar(COUNT).fetch_one(&mut *tx).await?;
-                if users >= max {
-                    return Err(StoreError::LimitReached("account"));
-                }
-            }
+            room.check(sqlx::query_as(room::COUNT).bind(room.region).fetch_one(&mut *tx).await?)?;
             let plan: Plan = sqlx::query_as(plan::BY_NAME)
                 .bind(&user.plan).fetch_optional(&mut *tx).await?.ok_or(StoreError::NotFound("plan"))?;
-            sqlx::query("INSERT INTO users (id, email, password_hash, plan, is_admin, state, created_at, revision) \
-                         VALUES ($1, $2, $3, $4, $5, 'active', $6, $7)")
+            sqlx::query("INSERT INTO users (id, email, password_hash, plan, is_admin, state, created_at, revision, region) \
+                         VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $8)")
                 .bind(&user.id).bind(&user.email).bind(new.password_hash).bind(&user.plan)
-                .bind(i64::from(user.is_admin)).bind(user.created_at).bind(revision)
+                .bind(i64::from(user.is_admin)).bind(user.created_at).bind(revision).bind(room.region)
                 .execute(&mut *tx).await.map_err(|e| StoreError::unique(e, "e-mail address"))?;
             let cache = Cache::new(&user.id, &CacheName::default(), &plan.name);
             insert_cache!(tx, revision, &cache, &plan, DesiredState::Running);
@@ -130,13 +124,12 @@ impl Store {
         Ok(user)
     }
 
-    /// How many users there are, without deleted ones.
+    /// Checks that there is room for another user. Returns how many there are, without deleted ones.
     ///
     /// # Errors
-    /// Fails if the database does.
-    pub async fn count_users(&self) -> Result<usize, StoreError> {
-        let users: i64 = read!(self, pool => sqlx::query_scalar(COUNT).fetch_one(pool).await)?;
-        Ok(usize::try_from(users).unwrap_or(0))
+    /// `LimitReached("account")`, `LimitReached("region")`.
+    pub async fn check_room(&self, room: &SignUpRoom<'_>) -> Result<usize, StoreError> {
+        room.check(read!(self, pool => sqlx::query_as(room::COUNT).bind(room.region).fetch_one(pool).await)?)
     }
 
     /// All users that aren't deleted, ordered by e-mail address. Invalid rows are logged and skipped.

@@ -18,6 +18,7 @@ mod pages;
 mod password;
 mod password_attempts;
 mod rate_limit;
+mod sign_up_limit;
 mod source_limit;
 mod state;
 mod view;

@@ -31,6 +31,7 @@ pub(crate) struct Metrics {
     limited: Family<Cause, Counter>,
     pub(crate) responses: Family<StatusClass, Counter>,
     pub(crate) sign_ups: Family<Outcome, Counter>,
+    near_limit: Family<Cause, Counter>,
     pub(crate) sign_ins: Family<Outcome, Counter>,
     pub(crate) sign_in_delays: Counter,
     pub(crate) password_checks: Counter,
@@ -46,6 +47,11 @@ impl Metrics {
         ours.register("limited", "Requests refused by a limit, by its name", metrics.limited.clone());
         ours.register("responses", "HTTP responses by class", metrics.responses.clone());
         ours.register("sign_ups", "Sign-ups with valid fields", metrics.sign_ups.clone());
+        ours.register(
+            "sign_ups_near_limit",
+            "Accounts created while four fifths of a limit on all sign-ups are used up, by the limit",
+            metrics.near_limit.clone(),
+        );
         ours.register("sign_ins", "Attempts to sign in", metrics.sign_ins.clone());
         ours.register(
             "sign_in_delays",
@@ -73,6 +79,10 @@ impl Metrics {
 
     pub(crate) fn count_sign_up(&self, outcome: &'static str) {
         self.sign_ups.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    pub(crate) fn count_near_limit(&self, cause: &'static str) {
+        self.near_limit.get_or_create(&Cause { cause }).inc();
     }
 
     pub(crate) fn count_sign_in(&self, outcome: &'static str) {

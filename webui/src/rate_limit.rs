@@ -46,18 +46,12 @@ impl RateLimiter {
         self.acquire_at(key, Instant::now())
     }
 
-    /// Checks the limit and counts nothing.
-    ///
-    /// # Errors
-    ///
-    /// The time to wait if the limit is reached.
-    pub(crate) fn check(&self, key: impl Hash) -> Result<(), Duration> {
-        let now = Instant::now();
+    /// Events of a key in the last period.
+    pub(crate) fn count(&self, key: impl Hash) -> usize {
         let mut recent = self.recent();
-        match recent.events.get_mut(key) {
-            Some(events) => self.check_events(events, now),
-            None => self.check_events(&mut VecDeque::new(), now),
-        }
+        let Some(events) = recent.events.get_mut(key) else { return 0 };
+        let _ = self.check_events(events, Instant::now());
+        events.len()
     }
 
     /// Takes back the last event that was counted for a key.
@@ -118,11 +112,11 @@ mod tests {
     #[test]
     fn released_events_do_not_count() {
         let limiter = RateLimiter::new(1, Duration::from_secs(60));
-        assert_eq!(limiter.check("key"), Ok(()));
+        assert_eq!(limiter.count("key"), 0);
         assert_eq!(limiter.acquire("key"), Ok(()));
-        assert!(limiter.check("key").is_err() && limiter.acquire("key").is_err());
+        assert!(limiter.count("key") == 1 && limiter.acquire("key").is_err());
         limiter.release("key");
-        assert_eq!(limiter.check("key"), Ok(()));
+        assert_eq!(limiter.count("key"), 0);
         assert_eq!(limiter.acquire("key"), Ok(()));
         limiter.release("unknown");
     }

@@ -30,10 +30,15 @@ pub(crate) enum SourceLimit {
 impl SourceLimiter {
     /// At most `max` events of a source in any `period`.
     pub(crate) fn new(max: usize, period: Duration) -> Self {
+        Self::with_first(max, period, FIRST_MAX)
+    }
+
+    /// The same, with another number of first events.
+    pub(crate) fn with_first(max: usize, period: Duration, first_max: usize) -> Self {
         Self {
             per_source: RateLimiter::new(max, period),
             per_network: RateLimiter::for_network(max, period),
-            first: RateLimiter::new(FIRST_MAX, period),
+            first: RateLimiter::new(first_max, period),
         }
     }
 

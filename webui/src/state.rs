@@ -11,6 +11,7 @@ use crate::metrics::Metrics;
 use crate::password::PasswordHasher;
 use crate::password_attempts::PasswordAttempts;
 use crate::rate_limit::RateLimiter;
+use crate::sign_up_limit::SignUpLimits;
 use crate::source_limit::SourceLimiter;
 use crate::view::snippets::Endpoint;
 use crate::wait_limit::WaitLimit;
@@ -53,12 +54,9 @@ pub(crate) struct AppState {
 /// One rate limiter per action.
 #[derive(Debug)]
 pub(crate) struct RateLimits {
-    /// Per client.
-    pub(crate) sign_ups: RateLimiter,
-    /// Per client's network.
-    pub(crate) network_sign_ups: RateLimiter,
-    /// Accounts created by all clients together; `None` without a limit.
-    pub(crate) sign_ups_in_total: Option<RateLimiter>,
+    pub(crate) sign_ups: SignUpLimits,
+    /// Warnings that a limit of all sign-ups is nearly reached, per limit.
+    pub(crate) near_limit_warnings: RateLimiter,
     /// Tokens and certificates issued, and permissions changed, per user.
     pub(crate) token_changes: RateLimiter,
     /// Requests for the list of connections, per user.
@@ -86,9 +84,8 @@ impl AppState {
         let metrics = Metrics::register(registry);
         let limits = &config.limits;
         let rate_limits = RateLimits {
-            sign_ups: RateLimiter::new(limits.sign_ups_per_hour, HOUR),
-            network_sign_ups: RateLimiter::for_network(limits.sign_ups_per_hour, HOUR),
-            sign_ups_in_total: limits.sign_ups_in_total().map(|max| RateLimiter::new(max, HOUR)),
+            sign_ups: SignUpLimits::new(limits),
+            near_limit_warnings: RateLimiter::new(1, HOUR),
             token_changes: RateLimiter::new(limits.tokens_per_hour, HOUR),
             connection_lists: RateLimiter::new(limits.connections_per_minute, MINUTE),
             connection_closes: RateLimiter::new(limits.connections_per_minute, MINUTE),

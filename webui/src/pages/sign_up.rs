@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use identity::{Email, Password};
 use serde::Deserialize;
-use store::{CacheName, NewToken, NewUser, StoreError};
+use store::{CacheName, NewToken, NewUser, SignUpRoom, StoreError};
 
 use super::cache;
 use crate::http::client_ip::ClientIp;
@@ -20,8 +20,8 @@ use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::http::session::{self, SignedIn, Visitor};
 use crate::layout::{Layout, render, set_cookie, set_retry_after};
-use crate::rate_limit::RateLimiter;
-use crate::state::{AppState, RateLimits};
+use crate::sign_up_limit::SignUpLimit;
+use crate::state::AppState;
 use crate::view::date::retry_in;
 use crate::view::revealed_token::RevealedToken;
 
@@ -77,14 +77,15 @@ pub(crate) async fn submit(
         }
     };
     // The form has to tell that an address is taken, so the limit keeps it from being used to find accounts.
-    if let Err(limited) = require_room(&app, client_ip).await? {
-        return limited.page(&app, visitor, &fields.email);
-    }
+    let users = match require_room(&app, client_ip).await? {
+        Ok(users) => users,
+        Err(refusal) => return refusal.page(&app, visitor, &fields.email),
+    };
     // Hashed before the store is asked, so that a taken address takes as long as a free one.
     let hash = app.passwords.hash(app.password_attempts.requester(client_ip.source()), password).await?;
-    let reservation = match Reservation::new(&app.rate_limits) {
+    let reservation = match app.rate_limits.sign_ups.reserve(client_ip.source()) {
         Ok(reservation) => reservation,
-        Err(limited) => return limited.page(&app, visitor, &fields.email),
+        Err(limit) => return Refusal::Limit(limit).page(&app, visitor, &fields.email),
     };
     let token = NewToken::generate(&app.token_key, FIRST_TOKEN);
     let new = NewUser {
@@ -94,10 +95,13 @@ pub(crate) async fn submit(
         is_admin: false,
     };
     let store = app.store.acting_as("visitor");
-    let user = match store.sign_up_within(&new, &token, app.config.limits.accounts_max()).await {
+    let region = region(client_ip);
+    let user = match store.sign_up_within(&new, &token, &room(&app, region.as_deref())).await {
         Ok(user) => user,
         // Concurrent sign-ups have reached the limit.
-        Err(StoreError::LimitReached(_)) => return SignUpLimit::Accounts.page(&app, visitor, &fields.email),
+        Err(StoreError::LimitReached(of)) => {
+            return Refusal::no_room(of).page(&app, visitor, &fields.email);
+        }
         Err(StoreError::AlreadyExists(_)) => {
             app.metrics.count_sign_up("taken");
             let taken = "This address already has an account. Sign in, or use another address.";
@@ -108,6 +112,7 @@ pub(crate) async fn submit(
     };
     reservation.keep();
     app.metrics.count_sign_up("success");
+    tell_if_near(&app, users + 1);
     app.password_attempts.record_sign_up(&user.email, client_ip.source());
     let (session, cookie) = session::start(&app, &user.id, visitor.me.as_ref()).await?;
     let me = SignedIn { user, session, leaks: Vec::new() };
@@ -120,74 +125,83 @@ pub(crate) async fn submit(
 
 /// Why nobody can sign up now.
 #[derive(Debug, Clone, Copy)]
-enum SignUpLimit {
-    /// Of the client, with the time to wait.
-    Source(Duration),
-    /// Of the client's network, with the time to wait.
-    Network(Duration),
-    /// Of all accounts created, with the time to wait.
-    Total(Duration),
+enum Refusal {
+    Limit(SignUpLimit),
     /// There are as many accounts as the operator allows.
     Accounts,
+    /// Most of those that there may be are taken, and the client's region has its part of them.
+    AccountsOfRegion,
 }
 
 /// Checks the limits that don't depend on the fields, and counts a sign-up of the client and of its network. In total
-/// only accounts that are created count, so that addresses that are taken don't close sign-up for everyone.
-async fn require_room(app: &AppState, client_ip: ClientIp) -> Result<Result<(), SignUpLimit>, PageError> {
-    if let Some(max) = app.config.limits.accounts_max()
-        && app.store.count_users().await? >= max
-    {
-        return Ok(Err(SignUpLimit::Accounts));
+/// only accounts that are created count, so that addresses that are taken don't close sign-up for everyone. Returns how
+/// many accounts there are. The store is asked last: a flood of sign-ups doesn't keep it from answering others.
+async fn require_room(app: &AppState, client_ip: ClientIp) -> Result<Result<usize, Refusal>, PageError> {
+    let limits = &app.rate_limits.sign_ups;
+    let limited = limits.acquire_attempt(client_ip.source());
+    // Counts only once the account is created.
+    if let Err(limit) = limited.and_then(|()| limits.reserve(client_ip.source()).map(drop)) {
+        return Ok(Err(Refusal::Limit(limit)));
     }
-    let limits = &app.rate_limits;
-    if let Err(wait) = limits.sign_ups.acquire(client_ip) {
-        return Ok(Err(SignUpLimit::Source(wait)));
-    }
-    if let Err(wait) = limits.network_sign_ups.acquire(client_ip.source().network()) {
-        return Ok(Err(SignUpLimit::Network(wait)));
-    }
-    let total = limits.sign_ups_in_total.as_ref().map_or(Ok(()), |limit| limit.check(()));
-    Ok(total.map_err(SignUpLimit::Total))
-}
-
-/// An account that counts in total. Unless kept, it is taken back, also when the browser disconnects.
-struct Reservation<'a>(Option<&'a RateLimiter>);
-
-impl<'a> Reservation<'a> {
-    fn new(limits: &'a RateLimits) -> Result<Self, SignUpLimit> {
-        let limit = limits.sign_ups_in_total.as_ref();
-        limit.map_or(Ok(()), |limit| limit.acquire(())).map_err(SignUpLimit::Total)?;
-        Ok(Self(limit))
-    }
-
-    fn keep(mut self) {
-        self.0 = None;
+    match app.store.check_room(&room(app, region(client_ip).as_deref())).await {
+        Ok(users) => Ok(Ok(users)),
+        Err(StoreError::LimitReached(of)) => Ok(Err(Refusal::no_room(of))),
+        Err(error) => Err(error.into()),
     }
 }
 
-impl Drop for Reservation<'_> {
-    fn drop(&mut self) {
-        if let Some(limit) = self.0 {
-            limit.release(());
+fn room<'a>(app: &AppState, region: Option<&'a str>) -> SignUpRoom<'a> {
+    SignUpRoom { users_max: app.config.limits.accounts_max(), region }
+}
+
+fn region(client_ip: ClientIp) -> Option<String> {
+    client_ip.source().public_region().map(|region| region.to_string())
+}
+
+/// Tells the operator when sign-up is about to close for everyone.
+fn tell_if_near(app: &AppState, users: usize) {
+    let of_hour = app.rate_limits.sign_ups.created();
+    let accounts = app.config.limits.accounts_max().map(|max| (users, max));
+    for (limit, state) in [("sign_ups_in_total_per_hour", of_hour), ("accounts", accounts)] {
+        let Some((used, max)) = state.filter(|(used, max)| used * 5 >= max * 4) else { continue };
+        app.metrics.count_near_limit(limit);
+        if app.rate_limits.near_limit_warnings.acquire(limit).is_ok() {
+            tracing::warn!(
+                limit,
+                used,
+                max,
+                "sign-up will close for everyone soon: look at the new accounts, and raise the limit in \
+                 [webui.limits] if they are welcome"
+            );
         }
     }
 }
 
-impl SignUpLimit {
+impl Refusal {
+    fn no_room(of: &str) -> Self {
+        if of == "region" { Self::AccountsOfRegion } else { Self::Accounts }
+    }
+
     /// The form again, with the reason; and the reason for the operator.
     fn page(self, app: &AppState, visitor: Visitor, email: &str) -> Result<Response, PageError> {
+        use SignUpLimit::{Network, Region, Source, Total};
         let (status, cause, wait) = match self {
-            Self::Source(wait) => (StatusCode::TOO_MANY_REQUESTS, "sign_up_source", wait),
-            Self::Network(wait) => (StatusCode::TOO_MANY_REQUESTS, "sign_up_network", wait),
-            Self::Total(wait) => (StatusCode::SERVICE_UNAVAILABLE, "sign_up_total", wait),
+            Self::Limit(Source(wait)) => (StatusCode::TOO_MANY_REQUESTS, "sign_up_source", wait),
+            Self::Limit(Network(wait)) => (StatusCode::TOO_MANY_REQUESTS, "sign_up_network", wait),
+            Self::Limit(Region(wait)) => (StatusCode::TOO_MANY_REQUESTS, "sign_up_region", wait),
+            Self::Limit(Total(wait)) => (StatusCode::SERVICE_UNAVAILABLE, "sign_up_total", wait),
             Self::Accounts => (StatusCode::SERVICE_UNAVAILABLE, "accounts", ACCOUNTS_RETRY_BACKOFF),
+            Self::AccountsOfRegion => {
+                (StatusCode::SERVICE_UNAVAILABLE, "accounts_region", ACCOUNTS_RETRY_BACKOFF)
+            }
         };
         let message = match self {
-            Self::Source(_) | Self::Network(_) => {
-                format!("Too many sign-ups from your network. Try again {}.", retry_in(wait))
-            }
-            Self::Total(_) => format!("Too many people are signing up. Try again {}.", retry_in(wait)),
+            Self::Limit(Total(_)) => format!("Too many people are signing up. Try again {}.", retry_in(wait)),
+            Self::Limit(_) => format!("Too many sign-ups from your network. Try again {}.", retry_in(wait)),
             Self::Accounts => "This service has no room for new accounts. Ask its operator.".to_owned(),
+            Self::AccountsOfRegion => {
+                "This service has no room for new accounts from your network. Ask its operator.".to_owned()
+            }
         };
         if matches!(self, Self::Accounts) {
             tracing::warn!("sign-up refused: webui.limits.accounts is reached");

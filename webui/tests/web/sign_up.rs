@@ -2,7 +2,7 @@
 
 use store::{InstanceState, Token};
 
-use crate::harness::{PASSWORD, Site};
+use crate::harness::{PASSWORD, Response, Site};
 
 #[tokio::test]
 async fn invalid_fields_show_an_error_and_keep_the_email() {
@@ -111,6 +111,56 @@ async fn sign_ups_in_total_are_limited() {
     assert!(refused.body.contains("Too many people are signing up"), "{}", refused.body);
     assert!(refused.header("retry-after").is_some());
     assert_eq!(site.limited("sign_up_total"), 1);
+}
+
+/// Signs up through a proxy, as a client with this address.
+async fn sign_up_from(site: &Site, client: &str) -> Response {
+    let mut visitor = site.visitor();
+    visitor.get("/sign-up").await;
+    visitor.headers.push(("X-Forwarded-For".into(), client.into()));
+    let email = format!("user-{}@example.com", client.replace(':', "-"));
+    visitor.post("/sign-up", &[("email", &email), ("password", PASSWORD)]).await
+}
+
+// R-31, W-8.
+#[tokio::test]
+async fn one_region_does_not_close_sign_up() {
+    let site = Site::start_with(|config| {
+        config.limits.sign_ups_in_total_per_hour = 8;
+        config.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+    })
+    .await;
+    for network in 0..2 {
+        assert_eq!(sign_up_from(&site, &format!("198.51.{network}.1")).await.status, 200);
+    }
+    let refused = sign_up_from(&site, "198.51.2.1").await;
+    assert_eq!(refused.status, 429);
+    assert!(refused.body.contains("Too many sign-ups from your network."), "{}", refused.body);
+    assert_eq!(site.limited("sign_up_region"), 1);
+    assert_eq!(sign_up_from(&site, "203.0.113.1").await.status, 200, "another region");
+}
+
+// R-31, W-8.
+#[tokio::test]
+async fn one_region_does_not_take_most_accounts() {
+    let site = Site::start_with(|config| {
+        config.limits.sign_ups_in_total_per_hour = 0;
+        config.limits.accounts = 8;
+        config.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+    })
+    .await;
+    for network in 0..5 {
+        assert_eq!(sign_up_from(&site, &format!("198.51.{network}.1")).await.status, 200);
+    }
+    let refused = sign_up_from(&site, "198.51.5.1").await;
+    assert_eq!(refused.status, 503);
+    assert!(refused.body.contains("no room for new accounts from your network"), "{}", refused.body);
+    assert_eq!(site.limited("accounts_region"), 1);
+    for client in ["203.0.113.1", "2001:db8::1"] {
+        assert_eq!(sign_up_from(&site, client).await.status, 200, "another region");
+    }
+    let near = "memgate_webui_sign_ups_near_limit_total{cause=\"accounts\"}";
+    assert_eq!(site.find_metric(near), Some(1), "the seventh of eight");
 }
 
 // W-13.
