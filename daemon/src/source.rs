@@ -127,12 +127,22 @@ mod tests {
     fn private_addresses_have_no_public_region() {
         let region = |address: &str| Source::of(address.parse().unwrap()).public_region();
         for private in [
-            "127.77.1.1", "::1", "10.1.2.3", "172.16.0.1", "192.168.3.4", "169.254.1.1", "100.64.0.1",
-            "100.127.255.255", "fd00::1", "fe80::1", "::ffff:10.1.2.3",
+            "127.77.1.1",
+            "::1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.3.4",
+            "169.254.1.1",
+            "100.64.0.1",
+            "100.127.255.255",
+            "fd00::1",
+            "fe80::1",
+            "::ffff:10.1.2.3",
         ] {
             assert_eq!(region(private), None, "{private}");
         }
-        for (public, first) in [("203.0.113.9", "203.0.0.0"), ("100.128.0.1", "100.128.0.0"), ("2001:db8:1::1", "2001:db8::")]
+        for (public, first) in
+            [("203.0.113.9", "203.0.0.0"), ("100.128.0.1", "100.128.0.0"), ("2001:db8:1::1", "2001:db8::")]
         {
             assert_eq!(region(public).unwrap().to_string(), first);
         }

@@ -189,7 +189,9 @@ mod tests {
         let (long, plain) = ("é".repeat(10_000), "a".repeat(DETAIL_MAX));
         let entry = AuditEntry::next(None, &long, "test", long.clone(), long.clone());
         assert!(entry.actor.len() <= SUBJECT_MAX && entry.subject.len() <= SUBJECT_MAX);
-        assert!((DETAIL_MAX - 1..=DETAIL_MAX).contains(&entry.detail.len()) && entry.detail.ends_with("é..."));
+        assert!(
+            (DETAIL_MAX - 1..=DETAIL_MAX).contains(&entry.detail.len()) && entry.detail.ends_with("é...")
+        );
         assert_eq!(AuditEntry::next(None, "a", "test", "b".into(), plain.clone()).detail, plain);
         assert_eq!(AuditChain::default().follow(&entry), Ok(()));
     }

@@ -147,7 +147,8 @@ mod tests {
 
     /// How many of `clients` may create an account.
     fn created(limits: &SignUpLimits, clients: impl Iterator<Item = String>) -> usize {
-        let create = |client: String| limits.reserve(Source::of(client.parse().unwrap())).map(Reservation::keep);
+        let create =
+            |client: String| limits.reserve(Source::of(client.parse().unwrap())).map(Reservation::keep);
         clients.filter(|client| create(client.clone()).is_ok()).count()
     }
 

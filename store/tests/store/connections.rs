@@ -120,7 +120,10 @@ async fn close_request_is_for_one_connection_of_one_cache(db: TestDb) {
     assert_eq!(store.pending_closes("host:1/5").await.unwrap(), []);
     list(&store, &instance, &live("hangs", 1)).await;
     assert!(!store.close_connection(&instance, &live("hangs", 1).id).await.unwrap(), "no proxy closes it");
-    assert_eq!(noted(&store).await, [(instance.clone(), "3-80@host:1/5".into()), (instance, "1-78@hangs".into())]);
+    assert_eq!(
+        noted(&store).await,
+        [(instance.clone(), "3-80@host:1/5".into()), (instance, "1-78@hangs".into())]
+    );
 }
 
 /// A proxy's list of one connection.
@@ -169,8 +172,22 @@ fn connection_ids_are_short_and_have_one_spelling() {
         assert_eq!(parse(id).unwrap().to_string(), id);
     }
     for wrong in [
-        "", "3-80", "x-80@a", "3@a", "3-@a", "3-80@", "-3-80@a", "3--80@a", "+3-80@a", "03-80@a", "3-80@a b",
-        "3-80@a\n", "3-80@ä", "3-80@a@b", "9223372036854775808-1@a", &format!("3-80@{}", "h".repeat(129)),
+        "",
+        "3-80",
+        "x-80@a",
+        "3@a",
+        "3-@a",
+        "3-80@",
+        "-3-80@a",
+        "3--80@a",
+        "+3-80@a",
+        "03-80@a",
+        "3-80@a b",
+        "3-80@a\n",
+        "3-80@ä",
+        "3-80@a@b",
+        "9223372036854775808-1@a",
+        &format!("3-80@{}", "h".repeat(129)),
     ] {
         assert!(parse(wrong).is_err(), "{wrong}");
     }

@@ -139,7 +139,12 @@ async fn authenticate(
 }
 
 /// The form again, with the time to wait.
-fn limited(app: &AppState, visitor: &Visitor, fields: &Fields, wait: Duration) -> Result<Response, PageError> {
+fn limited(
+    app: &AppState,
+    visitor: &Visitor,
+    fields: &Fields,
+    wait: Duration,
+) -> Result<Response, PageError> {
     app.metrics.count_sign_in("limited");
     let error = format!("Too many attempts. Try again {}.", retry_in(wait));
     let mut response = rejected(StatusCode::TOO_MANY_REQUESTS, visitor, fields, error)?;

@@ -14,15 +14,11 @@ fn answer_for(store: Store, token_id: String) {
         let (id, name, version) = ("p:1/1".to_owned(), "p:1".to_owned(), "1".to_owned());
         let proxy = Proxy { id, name, version, started_at: Timestamp::EPOCH, seen_at: now(), applied: 1 };
         store.renew_proxy(&proxy).await.unwrap();
+        let since = now().saturating_sub(Duration::from_secs(61));
         loop {
             for request in store.connection_requests().await.unwrap() {
-                let id = ConnectionId {
-                    proxy: "p:1/1".into(),
-                    number: 4,
-                    since: now().saturating_sub(Duration::from_secs(61)),
-                };
+                let id = ConnectionId { proxy: "p:1/1".into(), number: 4, since };
                 let (source, protocol) = ("192.0.2.9".into(), "binary".into());
-                let since = id.since;
                 let token_id = token_id.clone();
                 let live =
                     LiveConnection { id, token_id, source, protocol, tls: true, since, operations: 12 };
