@@ -53,6 +53,12 @@ impl Reader {
             Line::Other => Step::Reply { consumed: head, reply: Cow::Borrowed(UNAUTHENTICATED) },
             Line::Login { len, .. } if len > PAYLOAD_MAX => close(TOO_LONG),
             Line::Login { key, len } => {
+                if let Some(payload) = rest.get(..=len).and_then(|block| block.strip_suffix(b"\n"))
+                    && let payload @ Payload::Credential(Some(_)) = read_payload(key, payload)
+                {
+                    // Typed by hand: a client that ends its lines with LF alone.
+                    return attempt(head + len + 1, payload);
+                }
                 let Some(block) = rest.get(..len + 2) else { return Step::More };
                 let consumed = head + len + 2;
                 match block.strip_suffix(b"\r\n") {
@@ -161,6 +167,9 @@ mod tests {
             ("set x 0 0 16385\r\n", "close CLIENT_ERROR auth token too long".into()),
             ("set x 0 0 9\r\nuser pas", "more".into()),
             ("set x 0 0 9\r\nuser passXX", "reply CLIENT_ERROR bad command line termination [24]".into()),
+            // A bare LF is no end, except behind a token.
+            ("set x 0 0 9\nuser pass\n", "more".into()),
+            ("set x 0 0 9\nuser pass\nX", "reply CLIENT_ERROR bad command line termination [23]".into()),
             ("set x 0 0 9\r\nuser pass\r\n", "deny CLIENT_ERROR authentication failure".into()),
             ("set x y z 9 noreply\nuser pass\r\n", "deny CLIENT_ERROR authentication failure".into()),
             ("set x 0 0 8\r\nuserpass\r\n", "deny CLIENT_ERROR bad authentication token format".into()),
@@ -184,8 +193,10 @@ mod tests {
             (&user, password.clone()),
             (&user, whole.clone()),
         ] {
-            let login = format!("set {key} 0 0 {}\r\n{payload}\r\n", payload.len());
-            assert_eq!(describe(login.as_bytes()), "attempt", "{key}");
+            for (line_end, end) in [("\r\n", "\r\n"), ("\n", "\n"), ("\r\n", "\nget a\n")] {
+                let login = format!("set {key} 0 0 {}{line_end}{payload}{end}", payload.len());
+                assert_eq!(describe(login.as_bytes()), "attempt", "{key}");
+            }
         }
         let other = Token::generate().reveal();
         for payload in [format!("{user} {other}"), format!("{password} {user}"), format!(" {whole}")] {

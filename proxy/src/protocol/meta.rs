@@ -34,8 +34,8 @@ const BAD_KEY: &[u8] = b"CLIENT_ERROR error decoding key\r\n";
 const LONG_OPAQUE: &[u8] = b"CLIENT_ERROR opaque token too long\r\n";
 const BAD_STORE_MODE: &[u8] = b"CLIENT_ERROR invalid mode for ms M token\r\n";
 const BAD_MODE: &[u8] = b"CLIENT_ERROR invalid mode for ma M token\r\n";
-/// `ma` reports this for every invalid flag.
-const BAD_ARITHMETIC: &[u8] = b"CLIENT_ERROR invalid or duplicate flag\r\n";
+/// `ma` reports this for every invalid flag, and 1.6.18's `md` for one that it doesn't know.
+const INVALID_OR_DUPLICATE: &[u8] = b"CLIENT_ERROR invalid or duplicate flag\r\n";
 
 /// Parses a meta command: `None` if `verb` is not one, `Some(None)` while its data block is incomplete.
 pub(super) fn parse<'a>(line: &Line<'a>, verb: &[u8], rest: &'a [u8]) -> Option<Option<ParsedFrame<'a>>> {
@@ -154,9 +154,8 @@ impl ValidatedFlags {
             mode: None,
             long_opaque: false,
         };
-        let preceding = if verb == Verb::Set { 3 } else { 2 };
-        validated.read_all(preceding, key, flags, known).map_err(|error| match (verb, error) {
-            (Verb::Arithmetic, FlagError::Invalid(_)) => FlagError::Invalid(BAD_ARITHMETIC),
+        validated.read_all(verb, key, flags, known).map_err(|error| match (verb, error) {
+            (Verb::Arithmetic, FlagError::Invalid(_)) => FlagError::Invalid(INVALID_OR_DUPLICATE),
             (_, error) => error,
         })?;
         let (modes, text): (&[u8], _) = match verb {
@@ -177,11 +176,12 @@ impl ValidatedFlags {
     /// errors the last is reported.
     fn read_all(
         &mut self,
-        preceding: usize,
+        verb: Verb,
         key: &[u8],
         flags: &[u8],
         known: FlagSet,
     ) -> Result<(), FlagError> {
+        let preceding = if verb == Verb::Set { 3 } else { 2 };
         if key.len() > KEY_MAX {
             return Err(FlagError::Invalid(BAD_FORMAT));
         }
@@ -200,7 +200,7 @@ impl ValidatedFlags {
             let Some(flag) = Flag::find(*letter).filter(|flag| !flag.is_reply_only()) else {
                 return Err(FlagError::Invalid(INVALID));
             };
-            check_version(flag, known)?;
+            check_version(verb, flag, known)?;
             match self.read(flag, argument, key) {
                 Ok(()) => {}
                 Err(ErrorPrecedence::Deferred(text)) => error = Some(text),
@@ -243,11 +243,12 @@ impl ValidatedFlags {
 }
 
 /// Refuses a flag that is newer than the instance's memcached (D-9).
-fn check_version(flag: &Flag, known: FlagSet) -> Result<(), FlagError> {
+fn check_version(verb: Verb, flag: &Flag, known: FlagSet) -> Result<(), FlagError> {
+    let too_new = if verb == Verb::Delete { INVALID_OR_DUPLICATE } else { INVALID };
     match known {
         _ if flag.since <= OLDEST_VERSION => Ok(()),
         FlagSet::Unknown => Err(FlagError::NeedsVersion),
-        FlagSet::Version(version) if version < flag.since => Err(FlagError::Invalid(INVALID)),
+        FlagSet::Version(version) if version < flag.since => Err(FlagError::Invalid(too_new)),
         FlagSet::Version(_) => Ok(()),
     }
 }

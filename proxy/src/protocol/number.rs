@@ -68,6 +68,12 @@ pub(crate) fn flags(token: &[u8]) -> Option<u32> {
     low.first_chunk().copied().map(u32::from_le_bytes)
 }
 
+/// Whether `token` is a level of `verbosity`: up to 11 digits, of which memcached keeps the low 32 bits.
+pub(crate) fn is_level(token: &[u8]) -> bool {
+    const LEN_MAX: usize = 11;
+    digits(token).is_some() && token.len() <= LEN_MAX
+}
+
 /// Reads a length in bytes: one to ten digits, at most memcached's `INT_MAX - 2`.
 pub(crate) fn length(token: &[u8]) -> Option<usize> {
     const MAX: u64 = 2_147_483_645;

@@ -57,7 +57,7 @@ const FLAGS: [&str; 12] = [
 ];
 const LENGTHS: [&str; 9] =
     ["-1", "abc", "2147483645", "2147483646", "4294967296", "+1", "1a", "00000000001", "0"];
-const OTHERS: [&str; 25] = [
+const OTHERS: [&str; 27] = [
     "flush_all",
     "flush_all 0",
     "flush_all noreply",
@@ -67,6 +67,8 @@ const OTHERS: [&str; 25] = [
     "version noreply",
     "verbosity 0",
     "verbosity 0 noreply",
+    "verbosity",
+    "verbosity x",
     "bogus",
     "bogus noreply",
     "GET a",

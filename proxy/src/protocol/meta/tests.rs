@@ -87,7 +87,8 @@ fn lines_are_parsed_as_memcached_does() {
 fn newer_flags_are_refused_as_the_instances_version_does() {
     for (line, refused) in [
         ("mg a E5 v\r\n", "reply CLIENT_ERROR invalid flag"),
-        ("md a x\r\n", "reply CLIENT_ERROR invalid flag"),
+        ("md a x\r\n", "reply CLIENT_ERROR invalid or duplicate flag"),
+        ("md a q E5\r\n", "reply CLIENT_ERROR invalid or duplicate flag"),
         ("ma a E5\r\n", "reply CLIENT_ERROR invalid or duplicate flag"),
         ("ms a 1 E5\r\nx\r\n", "swallow 3 reply CLIENT_ERROR invalid flag"),
     ] {

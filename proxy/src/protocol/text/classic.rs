@@ -77,9 +77,12 @@ impl<'a> Line<'a> {
                 Ok(Command::Touch { exptime })
             })),
             b"flush_all" => Some(self.flush_all(rest, noreply)),
-            b"stats" => Some(self.stats(rest, noreply)),
+            b"stats" => Some(self.stats(rest)),
             b"version" => Some(self.version()),
-            b"verbosity" => Some(self.reply(b"OK\r\n", noreply)),
+            b"verbosity" => {
+                let level = tokens(rest).next().is_some_and(number::is_level);
+                Some(self.reply(if level { b"OK\r\n" } else { BAD_FORMAT }, noreply))
+            }
             b"quit" => Some(self.frame(Parsed::Close(Cow::Borrowed(b"")))),
             // memcached reads `noreply` as the option of an empty command.
             b"noreply" if rest.is_empty() => Some(self.reply(ERROR, true)),
@@ -204,11 +207,13 @@ impl<'a> Line<'a> {
         }))
     }
 
-    /// `stats`, alone or with one of [`STAT_GROUPS`].
-    fn stats(&self, line: &'a [u8], noreply: bool) -> ParsedFrame<'a> {
-        let group = line.trim_ascii_end();
-        if !STAT_GROUPS.contains(&group) {
-            return self.reply(ERROR, noreply);
+    /// `stats`, alone or with one of [`STAT_GROUPS`]. It has no `noreply` form: behind a group memcached ignores the word.
+    fn stats(&self, line: &'a [u8]) -> ParsedFrame<'a> {
+        let mut words = tokens(line);
+        let group = words.next().unwrap_or_default();
+        let is_alone = matches!((words.next(), words.next()), (None | Some(b"noreply"), None));
+        if !is_alone || !STAT_GROUPS.contains(&group) {
+            return self.reply(ERROR, false);
         }
         let format = ReplyFormat::Text(TextFormat::Line { noreply: false });
         self.frame(Parsed::UntaggedCommand(UntaggedCommand { kind: UntaggedKind::Stats { group }, format }))

@@ -181,6 +181,9 @@ impl Line<'_> {
             b"flush_all" => self.flush(&words[1..]),
             b"version" => Rule::Same,
             b"quit" => Rule::BothClose,
+            b"verbosity" if !words.get(1).is_some_and(|level| is_number(level, 11, false)) => {
+                self.says(BAD_FORMAT, quiet)
+            }
             // The proxy acknowledges it and does nothing.
             b"verbosity" if quiet => Rule::Replace(Vec::new()),
             b"verbosity" => Rule::Replace(b"verbosity 0\r\n".to_vec()),
