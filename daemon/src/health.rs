@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::registry::Registry;
@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::Shutdown;
 use crate::http::{self, ConnectionLimits, ConnectionMetrics};
+use crate::metrics::{self, CLASSIC, OPEN_METRICS};
 
 /// Whether a role is able to work, and if not, why; also a warning for the operator of a role that is.
 /// Starts as not ready, with the reason "starting". Cheap to clone.
@@ -80,12 +81,13 @@ struct Endpoint {
 pub async fn serve(
     address: SocketAddr,
     readiness: Readiness,
-    mut metrics: Registry,
+    mut registry: Registry,
     shutdown: &Shutdown,
 ) -> io::Result<()> {
     let listener = TcpListener::bind(address).await?;
-    let connections = ConnectionMetrics::register(metrics.sub_registry_with_prefix("memgate_health"));
-    let endpoint = Endpoint { readiness, metrics: Arc::new(metrics) };
+    metrics::register_process(&mut registry);
+    let connections = ConnectionMetrics::register(registry.sub_registry_with_prefix("memgate_health"));
+    let endpoint = Endpoint { readiness, metrics: Arc::new(registry) };
     let routes = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
@@ -106,13 +108,15 @@ async fn readyz(State(endpoint): State<Endpoint>) -> Response {
     }
 }
 
-async fn encode_metrics(State(endpoint): State<Endpoint>) -> Response {
+/// In the format that is asked for, and otherwise in the older one, which all tools read.
+async fn encode_metrics(State(endpoint): State<Endpoint>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let mut text = String::new();
     match prometheus_client::encoding::text::encode(&mut text, &endpoint.metrics) {
-        Ok(()) => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        Ok(()) if metrics::accepts_open_metrics(accept) => {
+            ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response()
         }
+        Ok(()) => ([(header::CONTENT_TYPE, CLASSIC)], metrics::to_classic(&text)).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

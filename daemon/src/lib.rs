@@ -7,6 +7,7 @@ pub mod health;
 mod host_tool;
 pub mod http;
 pub mod memory;
+pub mod metrics;
 mod shutdown;
 pub mod source;
 pub mod telemetry;

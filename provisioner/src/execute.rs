@@ -305,7 +305,8 @@ impl Executor {
                 return Ok(());
             }
         }
-        Ok(self.store.record_route(&instance.id, observed).await?)
+        let recorded = self.store.record_route(&instance.id, observed);
+        Ok(self.metrics.store.observe("record_route", recorded).await?)
     }
 
     /// Shows a failure to the instance's owner and to the proxies.

@@ -93,12 +93,14 @@ pub async fn run(
         metrics,
     });
     loop {
-        let lock = wait_for_leadership(&executor.store, &readiness, &shutdown).await;
+        let lock = wait_for_leadership(&executor, &readiness, &shutdown).await;
         let Some(lock) = lock else { return Ok(()) };
+        executor.metrics.leader.set(1);
         tracing::info!(installation = executor.names.id(), "leading");
         let interval = settings.resync_interval;
         let ended =
             reconcile::lead(Arc::clone(&executor), interval, lock, readiness.clone(), &shutdown).await;
+        executor.metrics.leader.set(0);
         if ended == Ended::Shutdown {
             return Ok(());
         }
@@ -108,14 +110,15 @@ pub async fn run(
 
 /// `None` if the shutdown begins first.
 async fn wait_for_leadership(
-    store: &Store,
+    executor: &Executor,
     readiness: &Readiness,
     shutdown: &Shutdown,
 ) -> Option<LeaderLock> {
     let mut logged = false;
     let mut ticks = shutdown.every(LEADER_RETRY_INTERVAL);
     while ticks.next().await {
-        match store.try_acquire_leader_lock().await {
+        let acquired = executor.store.try_acquire_leader_lock();
+        match executor.metrics.store.observe("leader_lock", acquired).await {
             Ok(Some(lock)) => return Some(lock),
             Ok(None) => {
                 if !logged {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use daemon::metrics::{CallMetrics, CounterBy, GaugeBy, LastTime, duration_histogram};
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use store::{Instance, InstanceState};
 
@@ -13,56 +13,75 @@ use crate::capacity::CapacityGauges;
 use crate::docker::Foreign;
 use crate::plan::Action;
 
-type Label = [(&'static str, &'static str); 1];
+/// The values of the label `action`.
+const ACTIONS: [&str; 7] = ["set_state", "probe", "start", "unpause", "remove", "create", "tear_down"];
+/// The calls of the store that are counted.
+const STORE_CALLS: [&str; 3] = ["leader_lock", "read_instances", "record_route"];
 
 /// The provisioner's metrics. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
-    instances: Family<Label, Gauge>,
-    actions: Family<Label, Counter>,
-    failures: Family<Label, Counter>,
-    foreign: Family<Label, Gauge>,
+    instances: GaugeBy,
+    actions: CounterBy,
+    failures: CounterBy,
+    foreign: GaugeBy,
     /// How many times the firewall's table was restored after something else changed it.
     pub(crate) firewall_repairs: Counter,
     pub(crate) capacity: CapacityGauges,
+    /// 1 while this provisioner leads.
+    pub(crate) leader: Gauge,
+    pub(crate) store: CallMetrics,
     /// Seconds of a full resync.
     pub(crate) resync: Histogram,
+    pub(crate) last_resync: LastTime,
     /// Seconds of the work on one instance.
     pub(crate) reconcile: Histogram,
 }
 
 impl Metrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
-        // 1 ms to 32 s.
-        let histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 16));
+        let registry = registry.sub_registry_with_prefix("memgate_provisioner");
         let metrics = Self {
-            instances: Family::default(),
-            actions: Family::default(),
-            failures: Family::default(),
-            foreign: Family::default(),
+            instances: GaugeBy::register(
+                registry,
+                "instances",
+                "Instances by state, as of the last full resync",
+                "state",
+                InstanceState::ALL.map(InstanceState::as_str),
+            ),
+            actions: CounterBy::register(registry, "actions", "Actions executed in Docker", "action", ACTIONS),
+            failures: CounterBy::register(
+                registry,
+                "action_failures",
+                "Actions that failed",
+                "action",
+                ACTIONS,
+            ),
+            foreign: GaugeBy::register(
+                registry,
+                "foreign_resources",
+                "Resources in Docker with this installation's label or prefix that it didn't create, and never touches",
+                "kind",
+                Foreign::KINDS,
+            ),
             firewall_repairs: Counter::default(),
             capacity: CapacityGauges::default(),
-            resync: histogram(),
-            reconcile: histogram(),
+            leader: Gauge::default(),
+            store: CallMetrics::register(registry.sub_registry_with_prefix("store"), &STORE_CALLS),
+            resync: duration_histogram(),
+            last_resync: LastTime::register(
+                registry,
+                "last_resync_timestamp_seconds",
+                "When all instances were last compared with Docker; 0 if never",
+            ),
+            reconcile: duration_histogram(),
         };
-        let registry = registry.sub_registry_with_prefix("memgate_provisioner");
-        registry.register(
-            "instances",
-            "Instances by state, as of the last full resync",
-            metrics.instances.clone(),
-        );
-        registry.register("actions", "Actions executed in Docker", metrics.actions.clone());
-        registry.register("action_failures", "Actions that failed", metrics.failures.clone());
-        registry.register(
-            "foreign_resources",
-            "Resources in Docker with this installation's label or prefix that it didn't create, and never touches",
-            metrics.foreign.clone(),
-        );
         registry.register(
             "firewall_repairs",
             "Times that the firewall rules were restored after something else changed them",
             metrics.firewall_repairs.clone(),
         );
+        registry.register("leader", "1 while this provisioner leads, otherwise 0", metrics.leader.clone());
         metrics.register_capacity(registry);
         registry.register(
             "resync_duration_seconds",
@@ -91,23 +110,22 @@ impl Metrics {
     pub(crate) fn count_instances(&self, instances: &[Instance]) {
         for state in InstanceState::ALL {
             let count = instances.iter().filter(|instance| instance.state() == state).count();
-            let gauge = self.instances.get_or_create(&[("state", state.as_str())]);
-            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+            self.instances.set(state.as_str(), count);
         }
     }
 
     pub(crate) fn count_foreign(&self, foreign: &BTreeSet<Foreign>) {
         for kind in Foreign::KINDS {
             let count = foreign.iter().filter(|foreign| foreign.kind == kind).count();
-            self.foreign.get_or_create(&[("kind", kind)]).set(i64::try_from(count).unwrap_or(i64::MAX));
+            self.foreign.set(kind, count);
         }
     }
 
     pub(crate) fn count_action(&self, action: &Action, ok: bool) {
-        let label = [("action", label_value(action))];
-        self.actions.get_or_create(&label).inc();
+        let action = label_value(action);
+        self.actions.inc(action);
         if !ok {
-            self.failures.get_or_create(&label).inc();
+            self.failures.inc(action);
         }
     }
 }

@@ -35,7 +35,7 @@ pub(crate) struct ResyncReport {
 pub(crate) async fn resync(executor: &Executor) -> Result<ResyncReport, Error> {
     let started = Instant::now();
     // Containers may be newer than this read of the store: they count as orphans only after a while.
-    let instances = executor.store.instances().await?;
+    let instances = executor.metrics.store.observe("read_instances", executor.store.instances()).await?;
     let known: HashSet<String> = executor.store.instance_ids().await?.into_iter().collect();
     executor.metrics.count_instances(&instances);
     let docker = &executor.docker;
@@ -57,6 +57,7 @@ pub(crate) async fn resync(executor: &Executor) -> Result<ResyncReport, Error> {
         foreign,
     };
     executor.metrics.resync.observe(started.elapsed().as_secs_f64());
+    executor.metrics.last_resync.set_now();
     Ok(report)
 }
 

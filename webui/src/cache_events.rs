@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use daemon::health::Readiness;
+use daemon::metrics::CallMetrics;
 use store::{Feed, Store, StoreError};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -96,55 +97,67 @@ impl Drop for StreamSlot {
     }
 }
 
-/// Broadcasts the store's changes until `stop`. `readiness` tells whether the store answers.
-pub(crate) async fn run(store: Store, events: CacheEvents, readiness: Readiness, stop: CancellationToken) {
-    let _ = stop.run_until_cancelled(follow_store(&store, &events, &readiness)).await;
+/// Broadcasts the store's changes.
+pub(crate) struct Follower {
+    pub(crate) store: Store,
+    /// Counts the pings.
+    pub(crate) calls: CallMetrics,
+    pub(crate) events: CacheEvents,
+    /// Tells whether the store answers.
+    pub(crate) readiness: Readiness,
 }
 
-async fn follow_store(store: &Store, events: &CacheEvents, readiness: &Readiness) {
-    loop {
-        match store.feed().await {
-            Ok(feed) => follow_feed(feed, store, events, readiness).await,
-            Err(error) => mark_unavailable(readiness, &error).await,
+impl Follower {
+    /// Runs until `stop`.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let _ = stop.run_until_cancelled(self.follow_store()).await;
+    }
+
+    async fn follow_store(&self) {
+        loop {
+            match self.store.feed().await {
+                Ok(feed) => self.follow_feed(feed).await,
+                Err(error) => self.mark_unavailable(&error).await,
+            }
         }
     }
-}
 
-/// Returns when the store went back to an earlier revision, which needs a new feed.
-async fn follow_feed(mut feed: Feed, store: &Store, events: &CacheEvents, readiness: &Readiness) {
-    loop {
-        match broadcast_next(&mut feed, store, events).await {
-            Ok(()) => readiness.ready(),
-            Err(error) => {
-                mark_unavailable(readiness, &error).await;
-                if matches!(error, StoreError::RolledBack) {
-                    return;
+    /// Returns when the store went back to an earlier revision, which needs a new feed.
+    async fn follow_feed(&self, mut feed: Feed) {
+        loop {
+            match self.broadcast_next(&mut feed).await {
+                Ok(()) => self.readiness.ready(),
+                Err(error) => {
+                    self.mark_unavailable(&error).await;
+                    if matches!(error, StoreError::RolledBack) {
+                        return;
+                    }
                 }
             }
         }
     }
-}
 
-/// Broadcasts the next change, if there is one within [`PING_INTERVAL`]. `Ok` means that the store answers.
-async fn broadcast_next(feed: &mut Feed, store: &Store, events: &CacheEvents) -> Result<(), StoreError> {
-    let Ok(changes) = tokio::time::timeout(PING_INTERVAL, feed.next()).await else {
-        // Without a change, only a ping tells whether the store answers.
-        return store.ping().await;
-    };
-    let caches = changes?.caches;
-    if !caches.is_empty() {
-        // Fails if no stream is open.
-        let _ = events.changes.send(caches.into());
+    /// Broadcasts the next change, if there is one within [`PING_INTERVAL`]. `Ok` means that the store answers.
+    async fn broadcast_next(&self, feed: &mut Feed) -> Result<(), StoreError> {
+        let Ok(changes) = tokio::time::timeout(PING_INTERVAL, feed.next()).await else {
+            // Without a change, only a ping tells whether the store answers.
+            return self.calls.observe("ping", self.store.ping()).await;
+        };
+        let caches = changes?.caches;
+        if !caches.is_empty() {
+            // Fails if no stream is open.
+            let _ = self.events.changes.send(caches.into());
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-async fn mark_unavailable(readiness: &Readiness, error: &StoreError) {
-    if readiness.get().is_ok() {
-        tracing::error!(%error, "store unavailable");
+    async fn mark_unavailable(&self, error: &StoreError) {
+        if self.readiness.get().is_ok() {
+            tracing::error!(%error, "store unavailable");
+        }
+        self.readiness.not_ready(error.to_string());
+        tokio::time::sleep(RETRY_BACKOFF).await;
     }
-    readiness.not_ready(error.to_string());
-    tokio::time::sleep(RETRY_BACKOFF).await;
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ use tokio::net::TcpListener;
 pub use config::{Config, Limits};
 pub use error::Error;
 
+use cache_events::Follower;
 use http::session;
 use state::AppState;
 
@@ -99,12 +100,13 @@ impl App {
         warn_about_shared_rate_limit(&app.config);
         warn_about_unknown_origin(&app.config);
         let stop = shutdown.token();
-        shutdown.spawn(cache_events::run(
-            app.store.clone(),
-            app.cache_events.clone(),
+        let follower = Follower {
+            store: app.store.clone(),
+            calls: app.metrics.store.clone(),
+            events: app.cache_events.clone(),
             readiness,
-            stop.clone(),
-        ));
+        };
+        shutdown.spawn(follower.run(stop.clone()));
         session::spawn_sweep(app.clone(), &shutdown);
         let metrics = app.metrics.connections.clone();
         let routes = pages::routes(app, stop.clone());

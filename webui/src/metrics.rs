@@ -1,58 +1,84 @@
 //! Prometheus metrics of this role. No label names a user.
 
+use std::time::Duration;
+
 use daemon::http::ConnectionMetrics;
-use prometheus_client::encoding::EncodeLabelSet;
+use daemon::metrics::{CallMetrics, CounterBy, duration_histogram};
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-/// How an attempt ended.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Outcome {
-    pub(crate) outcome: &'static str,
-}
+/// The calls of the store that are counted.
+const STORE_CALLS: [&str; 2] = ["ping", "read_session"];
 
-/// Which limit refused a request.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Cause {
-    cause: &'static str,
-}
-
-/// Class of a response: `2xx` to `5xx`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct StatusClass {
-    pub(crate) status: &'static str,
-}
-
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Metrics {
     pub(crate) connections: ConnectionMetrics,
-    limited: Family<Cause, Counter>,
-    pub(crate) responses: Family<StatusClass, Counter>,
-    pub(crate) sign_ups: Family<Outcome, Counter>,
-    near_limit: Family<Cause, Counter>,
-    pub(crate) sign_ins: Family<Outcome, Counter>,
+    limited: CounterBy,
+    responses: CounterBy,
+    /// Seconds from a request's head to its response's.
+    request_duration: Histogram,
+    sign_ups: CounterBy,
+    near_limit: CounterBy,
+    sign_ins: CounterBy,
     pub(crate) sign_in_delays: Counter,
     pub(crate) password_checks: Counter,
     pub(crate) password_refusals: Counter,
     pub(crate) event_streams: Gauge,
     pub(crate) leaked_tokens: Counter,
+    pub(crate) store: CallMetrics,
 }
 
 impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let ours = registry.sub_registry_with_prefix("memgate_webui");
-        let metrics = Self { connections: ConnectionMetrics::register(ours), ..Self::default() };
-        ours.register("limited", "Requests refused by a limit, by its name", metrics.limited.clone());
-        ours.register("responses", "HTTP responses by class", metrics.responses.clone());
-        ours.register("sign_ups", "Sign-ups with valid fields", metrics.sign_ups.clone());
+        let metrics = Self {
+            connections: ConnectionMetrics::register(ours),
+            // Each page names its own limits.
+            limited: CounterBy::register(ours, "limited", "Requests refused by a limit, by its name", "cause", []),
+            responses: CounterBy::register(
+                ours,
+                "responses",
+                "HTTP responses by class",
+                "status",
+                ["1xx", "2xx", "3xx", "4xx", "5xx"],
+            ),
+            request_duration: duration_histogram(),
+            sign_ups: CounterBy::register(
+                ours,
+                "sign_ups",
+                "Sign-ups with valid fields",
+                "outcome",
+                ["success", "taken", "limited"],
+            ),
+            // Each limit names itself.
+            near_limit: CounterBy::register(
+                ours,
+                "sign_ups_near_limit",
+                "Accounts created while four fifths of a limit on all sign-ups are used up, by the limit",
+                "cause",
+                [],
+            ),
+            sign_ins: CounterBy::register(
+                ours,
+                "sign_ins",
+                "Attempts to sign in",
+                "outcome",
+                ["success", "wrong_credentials", "limited"],
+            ),
+            sign_in_delays: Counter::default(),
+            password_checks: Counter::default(),
+            password_refusals: Counter::default(),
+            event_streams: Gauge::default(),
+            leaked_tokens: Counter::default(),
+            store: CallMetrics::register(ours.sub_registry_with_prefix("store"), &STORE_CALLS),
+        };
         ours.register(
-            "sign_ups_near_limit",
-            "Accounts created while four fifths of a limit on all sign-ups are used up, by the limit",
-            metrics.near_limit.clone(),
+            "request_duration_seconds",
+            "Time from a request's head to its response's head",
+            metrics.request_duration.clone(),
         );
-        ours.register("sign_ins", "Attempts to sign in", metrics.sign_ins.clone());
         ours.register(
             "sign_in_delays",
             "Attempts to sign in that were delayed after many failed ones",
@@ -74,29 +100,30 @@ impl Metrics {
     }
 
     pub(crate) fn count_limited(&self, cause: &'static str) {
-        self.limited.get_or_create(&Cause { cause }).inc();
+        self.limited.inc(cause);
     }
 
     pub(crate) fn count_sign_up(&self, outcome: &'static str) {
-        self.sign_ups.get_or_create(&Outcome { outcome }).inc();
+        self.sign_ups.inc(outcome);
     }
 
     pub(crate) fn count_near_limit(&self, cause: &'static str) {
-        self.near_limit.get_or_create(&Cause { cause }).inc();
+        self.near_limit.inc(cause);
     }
 
     pub(crate) fn count_sign_in(&self, outcome: &'static str) {
-        self.sign_ins.get_or_create(&Outcome { outcome }).inc();
+        self.sign_ins.inc(outcome);
     }
 
-    pub(crate) fn count_response(&self, status: u16) {
-        let status = match status {
+    pub(crate) fn count_response(&self, status: u16, elapsed: Duration) {
+        let class = match status {
             100..=199 => "1xx",
             200..=299 => "2xx",
             300..=399 => "3xx",
             400..=499 => "4xx",
             _ => "5xx",
         };
-        self.responses.get_or_create(&StatusClass { status }).inc();
+        self.responses.inc(class);
+        self.request_duration.observe(elapsed.as_secs_f64());
     }
 }

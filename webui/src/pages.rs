@@ -82,8 +82,9 @@ async fn record_response(
     let (method, started) = (request.method().clone(), Instant::now());
     let response = next.run(request).await;
     let status = response.status().as_u16();
-    app.metrics.count_response(status);
+    let elapsed = started.elapsed();
+    app.metrics.count_response(status, elapsed);
     let path = path.as_ref().map_or("-", MatchedPath::as_str);
-    tracing::debug!(%method, path, status, elapsed = ?started.elapsed(), "response");
+    tracing::debug!(%method, path, status, ?elapsed, "response");
     response
 }

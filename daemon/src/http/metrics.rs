@@ -1,48 +1,51 @@
 //! Metrics of a listener's connections.
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// Why a connection was refused or closed.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Cause {
-    cause: &'static str,
-}
+use crate::metrics::CounterBy;
+
+/// Why a connection is refused: see `Rejection`.
+const REFUSED: [&str; 2] = ["source_limit", "total_limit"];
+/// Why a connection is closed: see `Timeout`, and `Rejection` for those that make room.
+const CLOSED: [&str; 6] =
+    ["head_timeout", "idle_timeout", "body_timeout", "write_timeout", "source_limit", "total_limit"];
 
 /// Counts the connections of a listener. Clones share the counts.
 #[derive(Debug, Clone, Default)]
 pub struct ConnectionMetrics {
     pub(super) open: Gauge,
-    refused: Family<Cause, Counter>,
-    closed: Family<Cause, Counter>,
+    refused: CounterBy,
+    closed: CounterBy,
 }
 
 impl ConnectionMetrics {
     /// Registers them in a registry whose prefix names the listener.
     pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
-        registry.register("connections", "Open HTTP connections", metrics.open.clone());
-        registry.register(
+        let open = Gauge::default();
+        registry.register("connections", "Open HTTP connections", open.clone());
+        let refused = CounterBy::register(
+            registry,
             "connections_refused",
             "HTTP connections refused: too many of one source or in total",
-            metrics.refused.clone(),
+            "cause",
+            REFUSED,
         );
-        registry.register(
+        let closed = CounterBy::register(
+            registry,
             "connections_closed",
             "HTTP connections closed by a time limit, or for a new one",
-            metrics.closed.clone(),
+            "cause",
+            CLOSED,
         );
-        metrics
+        Self { open, refused, closed }
     }
 
     pub(super) fn count_rejection(&self, cause: &'static str) {
-        self.refused.get_or_create(&Cause { cause }).inc();
+        self.refused.inc(cause);
     }
 
     pub(super) fn count_close(&self, cause: &'static str) {
-        self.closed.get_or_create(&Cause { cause }).inc();
+        self.closed.inc(cause);
     }
 }

@@ -128,7 +128,9 @@ async fn find(app: &AppState, headers: &HeaderMap) -> Result<Option<SignedIn>, P
         return Ok(None);
     };
     let (idle, age) = (app.config.session_idle(), app.config.session_age());
-    let Some(session) = app.store.session(&hash(&id), idle, age).await? else { return Ok(None) };
+    let id_hash = hash(&id);
+    let found = app.metrics.store.observe("read_session", app.store.session(&id_hash, idle, age));
+    let Some(session) = found.await? else { return Ok(None) };
     let Some(user) = app.store.user(&session.user_id).await? else { return Ok(None) };
     touch(app, &session).await;
     let leaks = app.store.open_leaks(&user.id).await?;
