@@ -49,7 +49,13 @@ impl Metrics {
                 "state",
                 InstanceState::ALL.map(InstanceState::as_str),
             ),
-            actions: CounterBy::register(registry, "actions", "Actions executed in Docker", "action", ACTIONS),
+            actions: CounterBy::register(
+                registry,
+                "actions",
+                "Actions executed in Docker",
+                "action",
+                ACTIONS,
+            ),
             failures: CounterBy::register(
                 registry,
                 "action_failures",

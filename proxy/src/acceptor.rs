@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::authenticated::AuthenticatedConnection;
@@ -23,7 +23,7 @@ use crate::mailbox::{Handoff, Message, worker_for};
 use crate::metrics::{ConnectionGuard, PanicGuard};
 use crate::transport::Stream;
 use crate::worker::Shared;
-use crate::{DRAIN_TIMEOUT, Error, thread};
+use crate::{Error, thread};
 
 /// Size of the buffer into which all connections of an acceptor read, in bytes: more than any read before login.
 const READ_MAX: usize = 16 * 1024;
@@ -68,7 +68,10 @@ impl Acceptor {
         }
         drop(listener);
         self.connections.close();
-        let _ = timeout(DRAIN_TIMEOUT, self.connections.wait()).await;
+        tokio::select! {
+            () = self.connections.wait() => {}
+            () = self.shared.drained.begun() => {}
+        }
     }
 
     async fn accept_all(self: &Rc<Self>, listener: &TcpListener) {

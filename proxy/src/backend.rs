@@ -86,6 +86,7 @@ impl Backend {
         drop(route);
         self.failures.set(0);
         self.retry_at.set(Instant::now());
+        self.faults.reachability.reset();
         self.flags.set(FlagSet::Unknown);
         self.close();
     }
@@ -115,7 +116,7 @@ impl Backend {
         if open.is_some() {
             return open;
         }
-        if Instant::now() < self.retry_at.get() {
+        if Instant::now() < self.retry_at.get() || self.faults.reachability.is_away() {
             return None;
         }
         let route = self.route.borrow().clone()?;

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use crate::login::outcome::LoginOutcome;
 use crate::login::{Credential, Proof};
+use crate::metrics::Metrics;
 pub(crate) use certificates::CertificateBinding;
 use certificates::Certificates;
 use clock::Clock;
@@ -49,6 +50,7 @@ pub(crate) struct Grants {
     lookups: Arc<Semaphore>,
     /// When the store last answered.
     alive: Mutex<Instant>,
+    metrics: Arc<Metrics>,
 }
 
 /// The result of checking a credential.
@@ -62,7 +64,7 @@ pub(crate) enum Verdict {
 
 impl Grants {
     /// Must be called on the runtime on which the store was opened.
-    pub(crate) fn new(store: Store, key: TokenKey) -> Self {
+    pub(crate) fn new(store: Store, key: TokenKey, metrics: Arc<Metrics>) -> Self {
         Self {
             store,
             key,
@@ -75,6 +77,7 @@ impl Grants {
             applied: watch::Sender::new(0),
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
             alive: Mutex::new(Instant::now()),
+            metrics,
         }
     }
 
@@ -193,7 +196,8 @@ impl Grants {
     async fn look_up(&self, id: TokenId) -> Result<Option<Arc<Grant>>, Unavailable> {
         loop {
             let read_at = self.position.load(Ordering::Acquire);
-            let found = self.store.grant(&id).await.map_err(|error| {
+            let found = self.metrics.store.observe("read_grant", self.store.grant(&id)).await;
+            let found = found.map_err(|error| {
                 tracing::warn!(%error, "failed to look up a token");
                 Unavailable
             })?;
@@ -233,6 +237,7 @@ impl Grants {
 
     fn mark_alive(&self) {
         *self.alive.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.metrics.feed.last_contact.set_now();
     }
 }
 

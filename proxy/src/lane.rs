@@ -10,6 +10,7 @@ pub(crate) mod dedicated;
 pub(crate) mod encode;
 pub(crate) mod faults;
 pub(crate) mod in_flight;
+mod reachability;
 mod read_buffer;
 
 use std::borrow::Cow;
@@ -24,6 +25,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use store::LaneCredential;
 
+use crate::metrics::ConnectionGuard;
 use crate::metrics::usage::Usage;
 use crate::notify::LocalNotify;
 use crate::protocol::request::{Fault, FlagSet, Request, SHARED_VALUE_MAX};
@@ -157,6 +159,7 @@ impl Lane {
             Ok((stream, known)) => {
                 flags.set(known);
                 self.wake_held();
+                let _open = ConnectionGuard::new(faults.shared_lanes());
                 self.last_progress.set(Instant::now());
                 self.serve(&stream, buffers).await.unwrap_or_else(|error| {
                     faults.violation(route.address, error);
@@ -170,6 +173,9 @@ impl Lane {
         };
         if let CloseReason::Failed(fault) = reason {
             self.closing.set(Some(fault));
+            if fault == Fault::TimedOut {
+                faults.reachability.timed_out();
+            }
         }
         reason
     }

@@ -58,8 +58,12 @@ use report::{connections, usage};
 use transport::tls_config::Certificate;
 use worker::{Shared, Worker};
 
-/// Time limit for answering what was received, once shutdown has begun.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
+/// Time limit for answering what was received, once shutdown has begun (F-32).
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same if the store has gone backwards: connections may belong to tokens that are no longer valid.
+const ROLLED_BACK_DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
+/// Time limit for the tasks that follow the store, once no connection is left.
+const FOLLOW_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the proxy until shutdown: binds its ports, follows the store, accepts connections.
 ///
@@ -87,11 +91,15 @@ pub async fn run(
     let (workers, inboxes) = mailbox::channels(listeners.len());
     let usage = usage::spawn(store.clone(), config.listen, metrics.clone(), &shutdown);
     certificate.follow(readiness.clone(), &shutdown);
-    let grants = Arc::new(Grants::new(store.clone(), token_key));
-    let mut fatal = grants::follow(grants.clone(), workers.clone(), readiness, &shutdown).await?;
+    metrics.connections_limit.set(i64::try_from(descriptors.connections).unwrap_or(i64::MAX));
+    let grants = Arc::new(Grants::new(store.clone(), token_key, metrics.clone()));
+    // Begins when no connection is left: until then, revoked tokens are closed and requests to close are obeyed.
+    let drained = Shutdown::new();
+    let stops = (&shutdown, &drained);
+    let mut fatal = grants::follow(grants.clone(), workers.clone(), readiness, stops).await?;
     let heartbeat = Heartbeat::new(store.clone(), config.listen);
-    heartbeat.spawn(grants.applied(), &shutdown);
-    connections::spawn(store, heartbeat.id().to_owned(), workers.clone(), &shutdown);
+    heartbeat.spawn(grants.applied(), metrics.store.clone(), &drained);
+    connections::spawn(store, heartbeat.id().to_owned(), workers.clone(), &drained);
     let shared = Arc::new(Shared {
         admission_limiter: AdmissionLimiter::new(
             descriptors.connections,
@@ -102,6 +110,7 @@ pub async fn run(
         dedicated_lanes: DedicatedLanes::new(descriptors.dedicated_lanes),
         throttle: Throttle::new(Instant::now()),
         shutdown: shutdown.clone(),
+        drained: drained.clone(),
         config,
         certificate,
         grants,
@@ -118,10 +127,23 @@ pub async fn run(
     }
     tracing::info!(listen = %shared.config.listen, workers = shared.workers.len(), "accepting connections");
     shutdown.begun().await;
-    let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
-    if !joined.await.unwrap_or(false) {
+    let error = fatal.try_recv().ok();
+    let time_limit = if error.is_some() { ROLLED_BACK_DRAIN_TIMEOUT } else { DRAIN_TIMEOUT };
+    let mut joined =
+        tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
+    let in_time = tokio::time::timeout(time_limit, &mut joined).await;
+    drained.begin();
+    let joined = match in_time {
+        Ok(joined) => joined,
+        Err(_) => {
+            tracing::warn!("closing connections that haven't read their replies in time");
+            joined.await
+        }
+    };
+    if !joined.unwrap_or(false) {
         tracing::error!("a thread panicked");
     }
+    drained.finished(FOLLOW_STOP_TIMEOUT).await;
     heartbeat.deregister().await;
-    fatal.try_recv().map_or(Ok(()), |error| Err(error.into()))
+    error.map_or(Ok(()), |error| Err(error.into()))
 }

@@ -2,98 +2,73 @@
 
 pub(crate) mod admission;
 pub(crate) mod denials;
+mod latency;
 pub(crate) mod usage;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
-use prometheus_client::metrics::MetricType;
+use daemon::metrics::{CallMetrics, CounterBy, GaugeBy, LastTime};
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 use rustls::HandshakeKind;
 
 use crate::login::outcome::LoginOutcome;
 use admission::AdmissionMetrics;
 use denials::Denials;
+use latency::Latency;
 use usage::{BUCKETS, Counts};
 
-/// Upper bound of the first latency bucket, in seconds.
-const LATENCY_BUCKET_MIN: f64 = 0.000_001;
+/// The calls of the store that are counted.
+const STORE_CALLS: [&str; 5] = ["read_feed", "read_grant", "write_heartbeat", "write_usage", "write_denials"];
 
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     /// Client connections, authenticated or not.
     pub(crate) connections: Gauge,
+    /// As many as there may be.
+    pub(crate) connections_limit: Gauge,
+    /// Caches with an open session, each on one worker.
+    pub(crate) active_caches: Gauge,
     /// What clients' connections hold; see [`crate::buffers`].
     pub(crate) buffered: Gauge,
     pub(crate) admission: AdmissionMetrics,
-    logins: Family<Login, Counter>,
+    logins: CounterBy,
+    /// Failed logins whose reply was delayed because many had failed before.
+    pub(crate) throttled_logins: Counter,
+    /// Connections that weren't read for a while, because they had exceeded a rate.
+    pub(crate) throttled_sessions: Counter,
     pub(crate) denials: Denials,
-    handshakes: Family<Handshake, Counter>,
+    handshakes: CounterBy,
+    /// Open lanes.
+    pub(crate) lanes: LaneGauges,
     pub(crate) lane_failures: Counter,
     panics: Counter,
-    lane_errors: Family<LaneErrorLabels, Counter>,
-    operations: Family<Operation, Counter>,
-    bytes: Family<Bytes, Counter>,
-    errors: Counter,
+    lane_errors: CounterBy,
+    operations: CounterBy,
+    bytes: CounterBy,
+    errors: CounterBy,
     latency: Arc<Latency>,
+    pub(crate) store: CallMetrics,
+    pub(crate) feed: FeedMetrics,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Operation {
-    kind: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Bytes {
-    direction: &'static str,
-}
-
-/// A histogram to which each worker adds whole buckets; workers count without sharing.
+/// Numbers of open lanes.
 #[derive(Debug, Default)]
-struct Latency {
-    buckets: [AtomicU64; BUCKETS],
-    micros: AtomicU64,
+pub(crate) struct LaneGauges {
+    pub(crate) shared: Gauge,
+    pub(crate) dedicated: Gauge,
 }
 
-impl Collector for Latency {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let mut bound = LATENCY_BUCKET_MIN;
-        let mut buckets = Vec::with_capacity(BUCKETS);
-        for bucket in &self.buckets {
-            buckets.push((bound, bucket.load(Ordering::Relaxed)));
-            bound *= 2.0;
-        }
-        if let Some((bound, _)) = buckets.last_mut() {
-            *bound = f64::MAX;
-        }
-        let count = buckets.iter().fold(0, |sum: u64, (_, count)| sum.saturating_add(*count));
-        let seconds = Duration::from_micros(self.micros.load(Ordering::Relaxed)).as_secs_f64();
-        let help = "Time from reading a request's last byte to writing its reply";
-        encoder
-            .encode_descriptor(
-                "memgate_proxy_request_duration",
-                help,
-                Some(&Unit::Seconds),
-                MetricType::Histogram,
-            )?
-            .encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Handshake {
-    outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Login {
-    outcome: &'static str,
+/// How current the grants are.
+#[derive(Debug, Default)]
+pub(crate) struct FeedMetrics {
+    /// The revision up to which changes have been read.
+    pub(crate) read: Gauge,
+    /// The revision up to which the workers have applied them.
+    pub(crate) applied: Gauge,
+    /// When the store last answered.
+    pub(crate) last_contact: LastTime,
 }
 
 /// What a backend did that no instance of ours does.
@@ -104,49 +79,102 @@ pub(crate) enum LaneError {
     WrongSecret,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LaneErrorLabels {
-    cause: &'static str,
+impl LaneError {
+    const ALL: [Self; 3] = [Self::ProtocolViolation, Self::NotAnInstance, Self::WrongSecret];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::ProtocolViolation => "protocol_violation",
+            Self::NotAnInstance => "not_an_instance",
+            Self::WrongSecret => "wrong_secret",
+        }
+    }
 }
 
 impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let proxy = registry.sub_registry_with_prefix("memgate_proxy");
-        let metrics = Self { admission: AdmissionMetrics::register(proxy), ..Self::default() };
-        proxy.register(
-            "connections",
-            "Open client connections, authenticated or not",
-            metrics.connections.clone(),
-        );
-        proxy.register(
-            "buffered_bytes",
-            "Bytes of unfinished requests and unread replies",
-            metrics.buffered.clone(),
-        );
-        proxy.register("logins", "Login attempts by outcome", metrics.logins.clone());
-        let denials = metrics.denials.by_cause.clone();
-        proxy.register("denials", "Denied logins and requests by cause", denials);
-        proxy.register("tls_handshakes", "TLS handshakes by outcome", metrics.handshakes.clone());
-        proxy.register("operations", "Requests answered by kind", metrics.operations.clone());
-        proxy.register(
-            "traffic_bytes",
-            "Bytes from (in) and to (out) authenticated clients",
-            metrics.bytes.clone(),
-        );
-        proxy.register(
-            "request_errors",
-            "Requests that failed because the backend did not answer",
-            metrics.errors.clone(),
-        );
-        proxy.register("lane_failures", "Lanes closed because of a failure", metrics.lane_failures.clone());
-        proxy.register(
-            "lane_errors",
-            "Lanes refused or closed for what the backend answered, by cause",
-            metrics.lane_errors.clone(),
-        );
-        proxy.register("panics", "Connections and lanes that ended in a panic", metrics.panics.clone());
+        let lanes = GaugeBy::register(proxy, "lanes", "Open lanes by kind", "kind", ["shared", "dedicated"]);
+        let metrics = Self {
+            admission: AdmissionMetrics::register(proxy),
+            denials: Denials::register(proxy),
+            lanes: LaneGauges { shared: lanes.of("shared"), dedicated: lanes.of("dedicated") },
+            feed: FeedMetrics::register(proxy),
+            store: CallMetrics::register(proxy.sub_registry_with_prefix("store"), &STORE_CALLS),
+            ..Self::counters_by_label(proxy)
+        };
+        for (name, help, gauge) in [
+            ("connections", "Open client connections, authenticated or not", &metrics.connections),
+            ("connections_limit", "Client connections that there may be", &metrics.connections_limit),
+            ("active_caches", "Caches with an open session", &metrics.active_caches),
+            ("buffered_bytes", "Bytes of unfinished requests and unread replies", &metrics.buffered),
+        ] {
+            proxy.register(name, help, gauge.clone());
+        }
+        for (name, help, counter) in [
+            (
+                "throttled_logins",
+                "Failed logins whose reply was delayed because many had failed before",
+                &metrics.throttled_logins,
+            ),
+            (
+                "throttled_sessions",
+                "Pauses of connections that had exceeded a rate",
+                &metrics.throttled_sessions,
+            ),
+            ("lane_failures", "Lanes closed because of a failure", &metrics.lane_failures),
+            ("panics", "Connections and lanes that ended in a panic", &metrics.panics),
+        ] {
+            proxy.register(name, help, counter.clone());
+        }
         registry.register_collector(Box::new(metrics.latency.clone()));
         metrics
+    }
+
+    /// Registers the counters of the proxy that have a label.
+    fn counters_by_label(proxy: &mut Registry) -> Self {
+        let mut by = |name, help, label, values: &[&'static str]| {
+            CounterBy::register(proxy, name, help, label, values.iter().copied())
+        };
+        Self {
+            logins: by(
+                "logins",
+                "Login attempts by outcome",
+                "outcome",
+                &LoginOutcome::ALL.map(LoginOutcome::as_str),
+            ),
+            handshakes: by(
+                "tls_handshakes",
+                "TLS handshakes by outcome",
+                "outcome",
+                &["resumed", "full", "failed"],
+            ),
+            operations: by(
+                "operations",
+                "Requests answered by kind",
+                "kind",
+                &["hit", "miss", "store", "delete", "arithmetic", "touch", "other"],
+            ),
+            bytes: by(
+                "traffic_bytes",
+                "Bytes from (in) and to (out) authenticated clients",
+                "direction",
+                &["in", "out"],
+            ),
+            errors: by(
+                "request_errors",
+                "Requests that failed because the backend did not answer, by cause",
+                "cause",
+                &["unavailable", "timed_out"],
+            ),
+            lane_errors: by(
+                "lane_errors",
+                "Lanes refused or closed for what the backend answered, by cause",
+                "cause",
+                &LaneError::ALL.map(LaneError::as_str),
+            ),
+            ..Self::default()
+        }
     }
 
     /// Adds the counts of one worker.
@@ -160,16 +188,15 @@ impl Metrics {
             ("touch", counts.touches),
             ("other", counts.others),
         ] {
-            self.operations.get_or_create(&Operation { kind }).inc_by(count);
+            self.operations.add(kind, count);
         }
         for (direction, bytes) in [("in", counts.bytes_in), ("out", counts.bytes_out)] {
-            self.bytes.get_or_create(&Bytes { direction }).inc_by(bytes);
+            self.bytes.add(direction, bytes);
         }
-        self.errors.inc_by(counts.errors);
-        for (bucket, count) in self.latency.buckets.iter().zip(latency) {
-            bucket.fetch_add(*count, Ordering::Relaxed);
+        for (cause, errors) in [("unavailable", counts.unavailable), ("timed_out", counts.timed_out)] {
+            self.errors.add(cause, errors);
         }
-        self.latency.micros.fetch_add(counts.micros, Ordering::Relaxed);
+        self.latency.add(counts.micros, latency);
     }
 
     /// The number of open client connections.
@@ -184,22 +211,37 @@ impl Metrics {
             Some(_) => "full",
             None => "failed",
         };
-        self.handshakes.get_or_create(&Handshake { outcome }).inc();
+        self.handshakes.inc(outcome);
     }
 
     /// Counts a lane that was refused or closed for what the backend answered.
     pub(crate) fn lane_error(&self, error: LaneError) {
-        let cause = match error {
-            LaneError::ProtocolViolation => "protocol_violation",
-            LaneError::NotAnInstance => "not_an_instance",
-            LaneError::WrongSecret => "wrong_secret",
-        };
-        self.lane_errors.get_or_create(&LaneErrorLabels { cause }).inc();
+        self.lane_errors.inc(error.as_str());
     }
 
     /// Counts a login attempt.
     pub(crate) fn login(&self, outcome: LoginOutcome) {
-        self.logins.get_or_create(&Login { outcome: outcome.as_str() }).inc();
+        self.logins.inc(outcome.as_str());
+    }
+}
+
+impl FeedMetrics {
+    fn register(proxy: &mut Registry) -> Self {
+        let (read, applied) = (Gauge::default(), Gauge::default());
+        proxy.register(
+            "feed_read_revision",
+            "Revision of the store up to which changes were read",
+            read.clone(),
+        );
+        proxy.register(
+            "feed_applied_revision",
+            "Revision of the store up to which changes apply to all connections",
+            applied.clone(),
+        );
+        let name = "feed_last_contact_timestamp_seconds";
+        let last_contact =
+            LastTime::register(proxy, name, "When the store last told whether there are changes");
+        Self { read, applied, last_contact }
     }
 }
 

@@ -96,6 +96,8 @@ pub(crate) struct WorkerContext<'a> {
     pub(crate) throttle: &'a Throttle,
     /// Whether the proxy is stopping. [`ResponseQueue::wake`] notifies waiting sessions.
     pub(crate) closing: &'a Cell<bool>,
+    /// Whether the proxy has been stopping for a while, so that no large value is begun any more.
+    pub(crate) begins_no_value: &'a Cell<bool>,
     /// The read buffer that the worker's sessions share; never borrowed across an await.
     pub(crate) scratch: &'a RefCell<Vec<u8>>,
 }
@@ -325,6 +327,7 @@ impl Session {
 
     /// Waits out a pause. Replies are still sent. Ends early at shutdown: what was received is answered.
     async fn wait_out(&mut self, pause: Pause, worker: &WorkerContext<'_>) -> io::Result<()> {
+        self.tenant.metrics.throttled_sessions.inc();
         let end = Instant::now() + pause.time;
         let mut is_over = false;
         let rates = self.tenant.rate_changes();

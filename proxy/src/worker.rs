@@ -5,6 +5,7 @@ mod connection;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -14,7 +15,7 @@ use daemon::Shutdown;
 use store::{Grant, LaneKey, Timestamp};
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::auth::admission::AdmissionLimiter;
@@ -33,7 +34,7 @@ use crate::responses::BufferPool;
 use crate::tenant::Tenant;
 use crate::tenant::turns::WorkerTurns;
 use crate::transport::tls_config::Certificate;
-use crate::{Config, DRAIN_TIMEOUT, Error, thread};
+use crate::{Config, Error, thread};
 use connection::Phase;
 
 /// Size of the buffer into which all sessions of a worker read, in bytes. Large reads save system calls.
@@ -46,6 +47,12 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 const EXPIRY_SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 /// Sweeps for stalled connections in the time after which a connection counts as stalled.
 const STALL_SWEEPS: u32 = 12;
+/// At shutdown, a client that neither reads its replies nor sends the rest of a request is closed after this time.
+const DRAIN_STALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// At shutdown, no further large value is begun after this time: what can't be finished in time isn't begun (F-32).
+const LAST_VALUE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time limit for closing the lanes, once no session is left.
+const LANE_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Shared by all acceptors and workers, read-only.
 pub(crate) struct Shared {
@@ -60,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) dedicated_lanes: DedicatedLanes,
     pub(crate) usage: UsageSender,
     pub(crate) shutdown: Shutdown,
+    /// Begins when connections that are still open are closed at once.
+    pub(crate) drained: Shutdown,
     pub(crate) workers: Vec<mpsc::Sender<Message>>,
 }
 
@@ -85,6 +94,10 @@ pub(crate) struct Worker {
     tenants: RefCell<HashMap<String, Rc<Tenant>>>,
     /// Shutdown has begun. Cheaper to read than the shutdown itself, which all workers share.
     closing: Cell<bool>,
+    /// Shutdown takes long: no further large value is begun.
+    begins_no_value: Cell<bool>,
+    /// Tenants with sessions, in the last report.
+    active: Cell<i64>,
     /// No token or certificate of a session here expires before this time.
     next_expiry: Cell<Timestamp>,
     clients: TaskTracker,
@@ -111,6 +124,8 @@ impl Worker {
                 shared,
                 tenants: RefCell::default(),
                 closing: Cell::new(false),
+                begins_no_value: Cell::new(false),
+                active: Cell::new(0),
                 next_expiry: Cell::new(Timestamp::MAX),
                 clients: TaskTracker::new(),
                 lanes: TaskTracker::new(),
@@ -148,18 +163,35 @@ impl Worker {
         }
         self.closing.set(true);
         self.tenants.borrow().values().for_each(|tenant| tenant.wake_all());
-        // Connections that are being handed off are served too.
-        inbox.close();
-        while let Some(message) = inbox.recv().await {
-            self.receive(message);
-        }
-        self.clients.close();
-        let _ = timeout(DRAIN_TIMEOUT, self.clients.wait()).await;
+        self.drain(inbox).await;
         self.report();
         self.tenants.borrow_mut().drain().for_each(|(_, tenant)| tenant.backend.close());
         self.lanes.close();
-        let _ = timeout(DRAIN_TIMEOUT, self.lanes.wait()).await;
+        let _ = timeout(LANE_CLOSE_TIMEOUT, self.lanes.wait()).await;
         passes.abort();
+    }
+
+    /// Serves what was received before the shutdown. Revocation, expiry and requests to close are obeyed meanwhile.
+    async fn drain(self: &Rc<Self>, mut inbox: Inbox) {
+        let mut report = interval(REPORT_INTERVAL);
+        let mut sweep = interval(EXPIRY_SWEEP_INTERVAL);
+        let mut last_value = pin!(sleep(LAST_VALUE_TIMEOUT));
+        self.clients.close();
+        loop {
+            tokio::select! {
+                biased;
+                // Connections that are being handed off are served too.
+                Some(message) = inbox.recv() => self.receive(message),
+                () = self.clients.wait() => break,
+                () = self.shared.drained.begun() => break,
+                () = &mut last_value, if !self.begins_no_value.get() => self.begins_no_value.set(true),
+                _ = report.tick() => self.report(),
+                _ = sweep.tick() => {
+                    self.close_expired();
+                    self.tenants.borrow().values().for_each(|tenant| tenant.end_stalled(DRAIN_STALL_TIMEOUT));
+                }
+            }
+        }
     }
 
     fn receive(self: &Rc<Self>, message: Message) {
@@ -235,11 +267,19 @@ impl Worker {
         self.turns.reset();
         let tenants = self.tenants.borrow();
         tenants.values().for_each(|tenant| tenant.make_room());
+        self.count_active(&tenants);
         let Ok(permit) = self.shared.usage.try_reserve() else { return };
         let deltas: Vec<UsageDelta> = tenants.iter().filter_map(|(id, tenant)| tenant.report(id)).collect();
         if !deltas.is_empty() {
             permit.send(deltas);
         }
+    }
+
+    /// Reports how many tenants have sessions, as the difference from the last report.
+    fn count_active(&self, tenants: &HashMap<String, Rc<Tenant>>) {
+        let active = tenants.values().filter(|tenant| !tenant.is_idle(Duration::ZERO)).count();
+        let active = i64::try_from(active).unwrap_or(i64::MAX);
+        self.shared.metrics.active_caches.inc_by(active - self.active.replace(active));
     }
 
     fn drop_idle_tenants(&self) {

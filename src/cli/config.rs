@@ -20,6 +20,9 @@ impl ConfigCommand {
         let mut settings = Settings::load(global)?;
         settings.store.url = settings.store.url.as_deref().map(redact_url);
         let keys = flat(&settings);
+        for warning in warnings(&settings) {
+            eprintln!("warning: {warning}");
+        }
         output::print(global.json, &settings, || {
             let shown = |value: &Value| match value {
                 Value::Null => String::new(),
@@ -29,6 +32,18 @@ impl ConfigCommand {
             format!("{}\nthe settings are valid\n", table::pairs(&pairs))
         })
     }
+}
+
+/// What is valid, and not what everybody wants.
+fn warnings(settings: &Settings) -> Vec<&'static str> {
+    let mut warnings = Vec::new();
+    if settings.proxy.scram {
+        warnings.push(
+            "proxy.scram locks out libmemcached 1.0.x, which pylibmc's wheel contains: it chooses SCRAM and can't finish it. \
+             Set it only if no such clients are in use",
+        );
+    }
+    warnings
 }
 
 /// Hides both passwords of `postgres://user:password@host/db?password=password`.
@@ -56,6 +71,14 @@ fn redact_query(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scram_is_warned_about() {
+        let mut settings = Settings::default();
+        assert!(warnings(&settings).is_empty());
+        settings.proxy.scram = true;
+        assert!(warnings(&settings)[0].contains("libmemcached 1.0.x"));
+    }
 
     #[test]
     fn passwords_in_urls_are_hidden() {

@@ -13,7 +13,7 @@ use crate::output::{self, CliError};
 use crate::role::runtime;
 use crate::settings::Settings;
 
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(40);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Remove the containers, networks, volumes and firewall rules of this installation

@@ -73,6 +73,11 @@ impl Installation {
         ([127, 0, 0, 1], self.ports[3]).into()
     }
 
+    /// The health endpoints of proxy, provisioner and web UI.
+    pub(crate) fn health(&self) -> [SocketAddr; 3] {
+        [1, 2, 4].map(|port| ([127, 0, 0, 1], self.ports[port]).into())
+    }
+
     /// A `memgate` command for this installation, without the environment's own `MEMGATE_*` variables.
     pub(crate) fn memgate(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(MEMGATE);

@@ -10,6 +10,7 @@ mod containers;
 mod harness;
 mod lifecycle;
 mod many_users;
+mod metrics;
 mod private_files;
 mod privileges;
 mod rust_client;

@@ -36,7 +36,13 @@ impl Metrics {
         let metrics = Self {
             connections: ConnectionMetrics::register(ours),
             // Each page names its own limits.
-            limited: CounterBy::register(ours, "limited", "Requests refused by a limit, by its name", "cause", []),
+            limited: CounterBy::register(
+                ours,
+                "limited",
+                "Requests refused by a limit, by its name",
+                "cause",
+                [],
+            ),
             responses: CounterBy::register(
                 ours,
                 "responses",

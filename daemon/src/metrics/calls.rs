@@ -53,7 +53,11 @@ impl CallMetrics {
             drop(metrics.errors.get_or_create(&label));
             drop(metrics.last_success.get_or_create(&label));
         }
-        registry.register("call_duration_seconds", "Duration of calls by operation", metrics.duration.clone());
+        registry.register(
+            "call_duration_seconds",
+            "Duration of calls by operation",
+            metrics.duration.clone(),
+        );
         registry.register("call_errors", "Calls that failed or took too long", metrics.errors.clone());
         registry.register(
             "last_success_timestamp_seconds",

@@ -55,7 +55,10 @@ fn process_and_build_are_described() {
     assert!(value("process_resident_memory_bytes") > 1e6);
     assert!(value("process_threads") >= 1.0);
     assert!(seconds_since_1970() - value("process_start_time_seconds") < 60.0);
-    assert!(text.contains(concat!("memgate_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"")), "{text}");
+    assert!(
+        text.contains(concat!("memgate_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"")),
+        "{text}"
+    );
 }
 
 #[test]
@@ -66,5 +69,7 @@ fn help_of_the_older_format_belongs_to_the_series() {
                    # HELP c_seconds Time.\n# TYPE c_seconds histogram\nc_seconds_count 0\n";
     assert_eq!(to_classic(text), classic);
     assert!(!accepts_open_metrics("*/*"));
-    assert!(accepts_open_metrics("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"));
+    assert!(accepts_open_metrics(
+        "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+    ));
 }

@@ -37,10 +37,15 @@ impl Authenticator<'_> {
         let mut handshake = Handshake::new(protocol, self.config.scram);
         let (mut replies_sent, mut failures, mut lookups) = (0, 0, 0);
         let mut last_byte = Instant::now();
+        // Who has begun SCRAM, until it is decided.
+        let mut scram_name = None;
         loop {
             match handshake.step(&pending.input) {
                 Step::More => {
-                    pending.read(deadline, self.scratch).await.ok()?;
+                    if pending.read(deadline, self.scratch).await.is_err() {
+                        self.record_unfinished(scram_name, pending.client_info(protocol));
+                        return None;
+                    }
                     last_byte = Instant::now();
                     continue;
                 }
@@ -59,6 +64,7 @@ impl Authenticator<'_> {
                         return None;
                     };
                     handshake.provide_keys(keys, nonce);
+                    scram_name = Some(name);
                     lookups += 1;
                     if lookups >= LOOKUPS_MAX {
                         return None;
@@ -66,6 +72,7 @@ impl Authenticator<'_> {
                     continue;
                 }
                 Step::Attempt { consumed, credential, replies } => {
+                    scram_name = None;
                     let attempt = pending.input.drain(..consumed).collect::<Vec<u8>>();
                     let mut timer = pin!(sleep_until(last_byte + FAILURE_DELAY));
                     arm(timer.as_mut()).await;
@@ -77,12 +84,8 @@ impl Authenticator<'_> {
                             return None;
                         }
                         Verdict::Denied(outcome) => {
-                            self.record_denial(
-                                outcome,
-                                pending.client_info(protocol),
-                                credential.as_ref(),
-                                &attempt,
-                            );
+                            let client = pending.client_info(protocol);
+                            self.record_denial(outcome, client, credential.as_ref(), &attempt);
                             let delay = self.failure_delay(pending.source, credential.as_ref(), &attempt);
                             timer.await;
                             if delay > FAILURE_DELAY {
@@ -129,7 +132,11 @@ impl Authenticator<'_> {
             Some(Proof::Scram(_) | Proof::Failed) | None => attempt,
         };
         let token = credential.map(|credential| credential.id);
-        self.throttle.delay(&Failure { source, token, attempt }, Instant::now().into_std())
+        let delay = self.throttle.delay(&Failure { source, token, attempt }, Instant::now().into_std());
+        if delay > FAILURE_DELAY {
+            self.metrics.throttled_logins.inc();
+        }
+        delay
     }
 
     /// Counts a failed login, and records it for the token's owner. `attempt` is searched for a username if it
@@ -149,6 +156,13 @@ impl Authenticator<'_> {
             None => login::find_username(attempt).map_or(Subject::None, Subject::Unverified),
         };
         self.metrics.denials.record(subject, cause, client, denials::login_form(client.protocol, credential));
+    }
+
+    /// Tells the token's owner of a client that has left in the middle of SCRAM: the client itself says nothing.
+    fn record_unfinished(&self, scram_name: Option<String>, client: ClientInfo) {
+        if let Some(name) = scram_name {
+            self.record_denial(LoginOutcome::ScramUnfinished, client, None, name.as_bytes());
+        }
     }
 
     async fn check_credential(&self, credential: Option<&Credential>, source: IpAddr) -> Verdict {

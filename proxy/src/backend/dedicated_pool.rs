@@ -104,12 +104,26 @@ impl Backend {
     /// its sessions wait for each other and not the cache's other tokens for them.
     ///
     /// # Errors
-    /// `TimedOut` if no lease becomes free within `time_limit`; `Unavailable` if memcached can't be reached.
+    /// `TimedOut` if no lease becomes free within `time_limit`; `Unavailable` if memcached can't be reached: at once if
+    /// another lane has just found that out, or does while this one waits.
     pub(crate) async fn lease(
         &self,
         of_token: &Arc<Semaphore>,
         time_limit: Duration,
     ) -> Result<Lease<'_>, Fault> {
+        let reachability = &self.faults.reachability;
+        let failure = reachability.next_failure();
+        if reachability.is_away() {
+            return Err(Fault::Unavailable);
+        }
+        tokio::select! {
+            biased;
+            lease = self.open_lease(of_token, time_limit) => lease,
+            () = failure => Err(Fault::Unavailable),
+        }
+    }
+
+    async fn open_lease(&self, of_token: &Arc<Semaphore>, time_limit: Duration) -> Result<Lease<'_>, Fault> {
         let pool = &self.dedicated;
         let acquire = async {
             let of_token = of_token.clone().acquire_owned().await?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use daemon::Shutdown;
 use daemon::health::Readiness;
-use store::{Changes, Feed, Grant, Store, StoreError, TokenId};
+use store::{Changes, Feed, Grant, StoreError, TokenId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -26,6 +26,7 @@ impl Grants {
         workers: &[mpsc::Sender<Message>],
     ) -> Result<(), StoreError> {
         self.position.store(changes.revision, Ordering::Release);
+        self.metrics.feed.read.set(changes.revision);
         for id in &changes.tokens {
             self.negative_cache.remove(id);
         }
@@ -72,12 +73,13 @@ impl Grants {
         let position = self.position.load(Ordering::Acquire);
         if position > *self.applied.borrow() && mailbox::barrier(workers, STORE_TIMEOUT).await {
             self.applied.send_replace(position);
+            self.metrics.feed.applied.set(position);
         }
     }
 }
 
-/// Spawns the task that follows the store until shutdown. If the store's revision goes backwards, cached grants and open
-/// connections may be invalid: the task then begins the shutdown and sends the error.
+/// Spawns the task that follows the store until all connections are drained. If the store's revision goes backwards,
+/// cached grants and open connections may be invalid: the task then begins the shutdown and sends the error.
 ///
 /// # Errors
 ///
@@ -86,15 +88,17 @@ pub(crate) async fn follow(
     grants: Arc<Grants>,
     workers: Vec<mpsc::Sender<Message>>,
     readiness: Readiness,
-    shutdown: &Shutdown,
+    (shutdown, drained): (&Shutdown, &Shutdown),
 ) -> Result<oneshot::Receiver<StoreError>, StoreError> {
     let feed = grants.store.feed().await?;
     grants.position.store(feed.revision(), Ordering::Release);
     grants.applied.send_replace(feed.revision());
+    grants.metrics.feed.read.set(feed.revision());
+    grants.metrics.feed.applied.set(feed.revision());
     readiness.ready();
     let stop = shutdown.clone();
     let (fatal, received) = oneshot::channel();
-    shutdown.spawn_until_stopped(async move {
+    drained.spawn_until_stopped(async move {
         let error = keep_following(&grants, feed, &workers, &readiness).await;
         let _ = fatal.send(error);
         stop.begin();
@@ -140,7 +144,7 @@ async fn step(
     workers: &[mpsc::Sender<Message>],
 ) -> Result<(), StoreError> {
     if pending.revision == 0 {
-        let Some(changes) = poll(&grants.store, feed).await? else { return Ok(()) };
+        let Some(changes) = poll(grants, feed).await? else { return Ok(()) };
         *pending = changes;
     }
     grants.apply_changes(pending, workers).await?;
@@ -150,11 +154,12 @@ async fn step(
 
 /// Returns the next changes, or `None` after a quiet interval. Silence is checked by reading the revision, because a
 /// quiet store, a dead one and a slow one look the same.
-async fn poll(store: &Store, feed: &mut Feed) -> Result<Option<Changes>, StoreError> {
+async fn poll(grants: &Grants, feed: &mut Feed) -> Result<Option<Changes>, StoreError> {
     if let Ok(changes) = timeout(STORE_TIMEOUT, feed.next()).await {
         return changes.map(Some);
     }
-    let revision = timeout(STORE_TIMEOUT, store.revision()).await.map_err(|_| StoreError::Timeout)??;
+    let read = grants.metrics.store.observe("read_feed", grants.store.revision());
+    let revision = timeout(STORE_TIMEOUT, read).await.map_err(|_| StoreError::Timeout)??;
     if revision == feed.revision() {
         return Ok(None);
     }

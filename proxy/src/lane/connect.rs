@@ -14,7 +14,7 @@ use crate::protocol::request::FlagSet;
 use crate::transport::tcp;
 
 /// Time limit of the whole handshake. A connect to a killed container would hang.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
 const LINE_MAX: usize = 128;
 
 /// Why a lane can't be opened.

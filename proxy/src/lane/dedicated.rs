@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::decode::{self, Decoded, ProtocolError, TaggedReply, VALUE_END, ValueLimits};
 use super::faults::LaneFaults;
 use super::{REPLY_TIMEOUT, Route, connect};
+use crate::metrics::ConnectionGuard;
 use crate::protocol::request::{CommandKind, Fault, ValueHeader};
 use crate::transport::tcp;
 
@@ -31,6 +32,7 @@ pub(crate) struct DedicatedLane {
     pub(crate) idle_since: Instant,
     address: SocketAddr,
     faults: Rc<LaneFaults>,
+    _open: ConnectionGuard,
 }
 
 /// The start of a reply.
@@ -45,7 +47,10 @@ impl DedicatedLane {
     /// Connects along `route`; `None` if that fails. Records in `faults` what memcached does wrong.
     pub(crate) async fn open(route: &Route, faults: Rc<LaneFaults>) -> Option<Self> {
         let (stream, _) = match connect::connect(route).await {
-            Ok(connected) => connected,
+            Ok(connected) => {
+                faults.reachability.answered();
+                connected
+            }
             Err(error) => {
                 faults.connect_failed(route.address, &error);
                 return None;
@@ -53,7 +58,8 @@ impl DedicatedLane {
         };
         let Route { address, generation, value_max, .. } = *route;
         let (input, idle_since) = (Vec::new(), Instant::now());
-        Some(Self { stream, input, value_max, generation, idle_since, address, faults })
+        let open = ConnectionGuard::new(faults.dedicated_lanes());
+        Some(Self { stream, input, value_max, generation, idle_since, address, faults, _open: open })
     }
 
     /// Whether the connection is open, and nothing is left to read.
@@ -66,7 +72,7 @@ impl DedicatedLane {
     /// Writes all of `bytes`.
     pub(crate) async fn write(&self, bytes: &[u8]) -> Result<(), Fault> {
         let written = timeout(REPLY_TIMEOUT, connect::write(&self.stream, bytes)).await;
-        written.map_err(|_| Fault::TimedOut)?.map_err(|_| Fault::Unavailable)
+        written.map_err(|_| self.timed_out())?.map_err(|_| Fault::Unavailable)
     }
 
     /// Writes what the socket accepts now. Returns how many bytes that was.
@@ -185,12 +191,13 @@ impl DedicatedLane {
     async fn fill(&mut self, scratch: &RefCell<Vec<u8>>) -> Result<(), Fault> {
         loop {
             let readable = timeout(REPLY_TIMEOUT, tcp::readable(&self.stream)).await;
-            readable.map_err(|_| Fault::TimedOut)?.map_err(|_| Fault::Unavailable)?;
+            readable.map_err(|_| self.timed_out())?.map_err(|_| Fault::Unavailable)?;
             let mut scratch = scratch.borrow_mut();
             let Some(room) = scratch.get_mut(..CHUNK_MAX) else { return Err(Fault::Unavailable) };
             match tcp::read(&self.stream, room) {
                 Ok(0) => return Err(Fault::Unavailable),
                 Ok(n) => {
+                    self.faults.reachability.answered();
                     self.input.extend_from_slice(room.get(..n).unwrap_or_default());
                     return Ok(());
                 }
@@ -198,6 +205,11 @@ impl DedicatedLane {
                 Err(_) => return Err(Fault::Unavailable),
             }
         }
+    }
+
+    fn timed_out(&self) -> Fault {
+        self.faults.reachability.timed_out();
+        Fault::TimedOut
     }
 
     fn protocol_error(&self, error: ProtocolError) -> Fault {

@@ -2,12 +2,16 @@
 //! memcached may break thousands of lanes.
 
 use std::cell::Cell;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::gauge::Gauge;
+
 use super::connect::ConnectError;
 use super::decode::ProtocolError;
+use super::reachability::Reachability;
 use crate::metrics::{LaneError, Metrics};
 
 /// Interval between two log lines about the same kind of fault of one instance.
@@ -15,6 +19,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Records the faults of one instance's lanes.
 pub(crate) struct LaneFaults {
+    pub(crate) reachability: Reachability,
     metrics: Arc<Metrics>,
     violations: LogLimit,
     refusals: LogLimit,
@@ -29,7 +34,22 @@ struct LogLimit {
 
 impl LaneFaults {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, violations: LogLimit::default(), refusals: LogLimit::default() }
+        Self {
+            reachability: Reachability::default(),
+            metrics,
+            violations: LogLimit::default(),
+            refusals: LogLimit::default(),
+        }
+    }
+
+    /// The number of open shared lanes.
+    pub(super) fn shared_lanes(&self) -> &Gauge {
+        &self.metrics.lanes.shared
+    }
+
+    /// The number of open dedicated lanes.
+    pub(super) fn dedicated_lanes(&self) -> &Gauge {
+        &self.metrics.lanes.dedicated
     }
 
     /// A lane closes, because memcached has violated the protocol.
@@ -42,6 +62,11 @@ impl LaneFaults {
 
     /// A lane couldn't be opened.
     pub(super) fn connect_failed(&self, address: SocketAddr, error: &ConnectError) {
+        if matches!(error, ConnectError::Io(error) if error.kind() == io::ErrorKind::TimedOut) {
+            self.reachability.timed_out();
+        } else {
+            self.reachability.refused();
+        }
         let cause = match error {
             ConnectError::Io(error) => {
                 return tracing::debug!(%address, %error, "failed to open a lane");

@@ -31,10 +31,33 @@ pub(crate) enum LoginOutcome {
     MissingProxyHeader,
     /// Plaintext from a public address.
     Plaintext,
+    /// The client has begun SCRAM and left before its last message.
+    ScramUnfinished,
     TimedOut,
 }
 
 impl LoginOutcome {
+    pub(crate) const ALL: [Self; 18] = [
+        Self::Success,
+        Self::Malformed,
+        Self::Unknown,
+        Self::WrongSecret,
+        Self::Revoked,
+        Self::Expired,
+        Self::SourceDenied,
+        Self::OtherUser,
+        Self::Suspended,
+        Self::Unavailable,
+        Self::ConnectionLimit,
+        Self::TokenConnectionLimit,
+        Self::Overloaded,
+        Self::Evicted,
+        Self::MissingProxyHeader,
+        Self::Plaintext,
+        Self::ScramUnfinished,
+        Self::TimedOut,
+    ];
+
     /// The metric label.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -54,6 +77,7 @@ impl LoginOutcome {
             Self::Evicted => "evicted",
             Self::MissingProxyHeader => "missing_proxy_header",
             Self::Plaintext => "plaintext",
+            Self::ScramUnfinished => "scram_unfinished",
             Self::TimedOut => "timed_out",
         }
     }

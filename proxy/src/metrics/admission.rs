@@ -1,31 +1,18 @@
 //! Unauthenticated connections: how many there are, and why some were rejected or closed for others.
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
+use daemon::metrics::{CounterBy, GaugeBy};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct AdmissionMetrics {
-    open: Family<OpenLabels, Gauge>,
-    rejections: Family<CauseLabels, Counter>,
-    evictions: Family<CauseLabels, Counter>,
+    rejections: CounterBy,
+    evictions: CounterBy,
     awaiting_proxy_header: Gauge,
     silent: Gauge,
     logging_in: Gauge,
     authenticated: Gauge,
     closing: Gauge,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OpenLabels {
-    state: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CauseLabels {
-    cause: &'static str,
 }
 
 /// Numbers of open connections that count in no plan.
@@ -68,32 +55,36 @@ pub(crate) enum EvictionCause {
 
 impl AdmissionMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
-        let mut metrics = Self::default();
-        for (state, gauge) in [
-            ("awaiting_proxy_header", &mut metrics.awaiting_proxy_header),
-            ("silent", &mut metrics.silent),
-            ("logging_in", &mut metrics.logging_in),
-            ("authenticated", &mut metrics.authenticated),
-            ("closing", &mut metrics.closing),
-        ] {
-            *gauge = metrics.open.get_or_create(&OpenLabels { state }).clone();
-        }
-        registry.register(
+        let open = GaugeBy::register(
+            registry,
             "unauthenticated_connections",
             "Open connections that count in no plan, by state",
-            metrics.open.clone(),
+            "state",
+            ["awaiting_proxy_header", "silent", "logging_in", "authenticated", "closing"],
         );
-        registry.register(
+        let rejections = CounterBy::register(
+            registry,
             "admission_rejections",
             "Connections rejected before a login, by cause",
-            metrics.rejections.clone(),
+            "cause",
+            RejectionCause::ALL.map(RejectionCause::as_str),
         );
-        registry.register(
+        let evictions = CounterBy::register(
+            registry,
             "admission_evictions",
             "Admitted connections closed before they had logged in, for others or for their silence, by cause",
-            metrics.evictions.clone(),
+            "cause",
+            EvictionCause::ALL.map(EvictionCause::as_str),
         );
-        metrics
+        Self {
+            rejections,
+            evictions,
+            awaiting_proxy_header: open.of("awaiting_proxy_header"),
+            silent: open.of("silent"),
+            logging_in: open.of("logging_in"),
+            authenticated: open.of("authenticated"),
+            closing: open.of("closing"),
+        }
     }
 
     pub(crate) fn set_open(&self, open: &OpenCounts) {
@@ -109,23 +100,38 @@ impl AdmissionMetrics {
     }
 
     pub(crate) fn rejected(&self, cause: RejectionCause) {
-        let cause = match cause {
-            RejectionCause::Connections => "connection_limit",
-            RejectionCause::Unauthenticated => "unauthenticated_limit",
-            RejectionCause::Source => "source_limit",
-            RejectionCause::Network => "network_limit",
-        };
-        self.rejections.get_or_create(&CauseLabels { cause }).inc();
+        self.rejections.inc(cause.as_str());
     }
 
     pub(crate) fn evicted(&self, cause: EvictionCause) {
-        let cause = match cause {
-            EvictionCause::Silent => "silent",
-            EvictionCause::Login => "login",
-            EvictionCause::SourceLimit => "source_limit",
-            EvictionCause::NetworkLimit => "network_limit",
-            EvictionCause::SilentTimedOut => "silent_timed_out",
-        };
-        self.evictions.get_or_create(&CauseLabels { cause }).inc();
+        self.evictions.inc(cause.as_str());
+    }
+}
+
+impl RejectionCause {
+    const ALL: [Self; 4] = [Self::Connections, Self::Unauthenticated, Self::Source, Self::Network];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "connection_limit",
+            Self::Unauthenticated => "unauthenticated_limit",
+            Self::Source => "source_limit",
+            Self::Network => "network_limit",
+        }
+    }
+}
+
+impl EvictionCause {
+    const ALL: [Self; 5] =
+        [Self::Silent, Self::Login, Self::SourceLimit, Self::NetworkLimit, Self::SilentTimedOut];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::Login => "login",
+            Self::SourceLimit => "source_limit",
+            Self::NetworkLimit => "network_limit",
+            Self::SilentTimedOut => "silent_timed_out",
+        }
     }
 }

@@ -5,10 +5,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use daemon::metrics::CounterBy;
 use daemon::source::Source;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
 use store::{DenialCause, DenialRecord, Timestamp, TokenId, now};
 
 use crate::login::outcome::LoginOutcome;
@@ -31,13 +30,8 @@ const SOURCES_PER_CAUSE_MAX: usize = 4;
 #[derive(Debug, Default)]
 pub(crate) struct Denials {
     /// The metric.
-    pub(crate) by_cause: Family<DenialLabels, Counter>,
+    by_cause: CounterBy,
     pending: Mutex<Pending>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct DenialLabels {
-    cause: &'static str,
 }
 
 /// The address and transport of a client that was denied.
@@ -91,6 +85,13 @@ struct Entry {
 }
 
 impl Denials {
+    pub(super) fn register(proxy: &mut Registry) -> Self {
+        let (name, help) = ("denials", "Denied logins and requests by cause");
+        let causes = DenialCause::all().map(DenialCause::as_str);
+        let by_cause = CounterBy::register(proxy, name, help, "cause", causes);
+        Self { by_cause, pending: Mutex::default() }
+    }
+
     /// Counts a denial and, if there is a token, records it for the token's owner. `detail` is the command or the form
     /// of the login.
     pub(crate) fn record(
@@ -100,7 +101,7 @@ impl Denials {
         client: ClientInfo,
         detail: &'static str,
     ) {
-        self.by_cause.get_or_create(&DenialLabels { cause: cause.as_str() }).inc();
+        self.by_cause.inc(cause.as_str());
         let mut pending = self.pending();
         let Some(entries) = pending.entries(subject, client.source) else { return };
         let ClientInfo { source, protocol, tls } = client;
@@ -206,6 +207,7 @@ impl LoginOutcome {
             Self::ConnectionLimit => DenialCause::Limit,
             Self::TokenConnectionLimit => DenialCause::TokenLimit,
             Self::Plaintext => DenialCause::Plaintext,
+            Self::ScramUnfinished => DenialCause::ScramUnfinished,
             Self::Success
             | Self::Unavailable
             | Self::Overloaded
@@ -333,8 +335,7 @@ mod tests {
         assert_eq!(of(DenialCause::WrongSecret).iter().filter(|it| it.source.is_none()).count(), 1);
         assert_eq!(of(DenialCause::Expired).len(), 1);
         assert!(denials.take().is_empty());
-        let unknown = denials.by_cause.get_or_create(&DenialLabels { cause: "unknown_id" }).get();
-        assert_eq!(unknown, 1000);
+        assert_eq!(denials.by_cause.get("unknown_id"), 1000);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::Instant;
 
-use crate::protocol::request::{CommandKind, Outcome, Verb};
+use crate::protocol::request::{CommandKind, Fault, Outcome, Verb};
 
 /// Latency buckets, by powers of two of a microsecond: bucket `n` counts requests under `1 << n`, the last one all that
 /// are longer.
@@ -43,7 +43,8 @@ pub(crate) struct Usage {
     arithmetic: Cell<u64>,
     touches: Cell<u64>,
     others: Cell<u64>,
-    errors: Cell<u64>,
+    unavailable: Cell<u64>,
+    timed_out: Cell<u64>,
     bytes_in: Cell<u64>,
     bytes_out: Cell<u64>,
     /// Bytes both ways that were collected before.
@@ -72,8 +73,10 @@ pub(crate) struct Counts {
     pub(crate) touches: u64,
     /// Version, statistics, flushes.
     pub(crate) others: u64,
-    /// Those of the above that the proxy answered with an error of its own.
-    pub(crate) errors: u64,
+    /// Those of the above that failed because the backend was unavailable.
+    pub(crate) unavailable: u64,
+    /// Those of the above that failed because the backend didn't answer in time.
+    pub(crate) timed_out: u64,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
     /// Total latency in microseconds.
@@ -96,7 +99,8 @@ impl Counts {
             (&mut self.arithmetic, later.arithmetic),
             (&mut self.touches, later.touches),
             (&mut self.others, later.others),
-            (&mut self.errors, later.errors),
+            (&mut self.unavailable, later.unavailable),
+            (&mut self.timed_out, later.timed_out),
             (&mut self.bytes_in, later.bytes_in),
             (&mut self.bytes_out, later.bytes_out),
             (&mut self.micros, later.micros),
@@ -117,7 +121,7 @@ impl Counts {
             arithmetic: number(self.arithmetic),
             touches: number(self.touches),
             others: number(self.others),
-            errors: number(self.errors),
+            errors: number(self.unavailable.saturating_add(self.timed_out)),
             bytes_in: number(self.bytes_in),
             bytes_out: number(self.bytes_out),
         }
@@ -135,7 +139,8 @@ impl Usage {
             arithmetic: Cell::default(),
             touches: Cell::default(),
             others: Cell::default(),
-            errors: Cell::default(),
+            unavailable: Cell::default(),
+            timed_out: Cell::default(),
             bytes_in: Cell::default(),
             bytes_out: Cell::default(),
             bytes_taken: Cell::default(),
@@ -184,8 +189,10 @@ impl Usage {
             CommandKind::Version => &self.others,
         };
         add(count, 1);
-        if matches!(outcome, Outcome::Failed(_)) {
-            add(&self.errors, 1);
+        match outcome {
+            Outcome::Failed(Fault::Unavailable) => add(&self.unavailable, 1),
+            Outcome::Failed(Fault::TimedOut) => add(&self.timed_out, 1),
+            _ => {}
         }
         let micros = now.since(asked);
         add(&self.micros, u64::from(micros));
@@ -227,7 +234,8 @@ impl Usage {
             arithmetic: self.arithmetic.take(),
             touches: self.touches.take(),
             others: self.others.take(),
-            errors: self.errors.take(),
+            unavailable: self.unavailable.take(),
+            timed_out: self.timed_out.take(),
             bytes_in: self.bytes_in.take(),
             bytes_out: self.bytes_out.take(),
             micros: self.micros.take(),
@@ -239,7 +247,7 @@ impl Usage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::request::{Fault, ItemMeta, ValueWanted};
+    use crate::protocol::request::{ItemMeta, ValueWanted};
 
     #[test]
     fn what_is_answered_is_counted_once() {
@@ -258,7 +266,7 @@ mod tests {
             hits: 1,
             misses: 1,
             touches: 1,
-            errors: 1,
+            timed_out: 1,
             bytes_out: 7,
             micros: 300,
             ..Counts::default()

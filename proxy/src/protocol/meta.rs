@@ -174,13 +174,7 @@ impl ValidatedFlags {
 
     /// Reads one flag after the other, as memcached does: an unknown or repeated flag ends it; of the deferred
     /// errors the last is reported.
-    fn read_all(
-        &mut self,
-        verb: Verb,
-        key: &[u8],
-        flags: &[u8],
-        known: FlagSet,
-    ) -> Result<(), FlagError> {
+    fn read_all(&mut self, verb: Verb, key: &[u8], flags: &[u8], known: FlagSet) -> Result<(), FlagError> {
         let preceding = if verb == Verb::Set { 3 } else { 2 };
         if key.len() > KEY_MAX {
             return Err(FlagError::Invalid(BAD_FORMAT));

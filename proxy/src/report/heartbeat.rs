@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use daemon::Shutdown;
+use daemon::metrics::CallMetrics;
 use store::{Proxy, Store, Timestamp, now};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -39,12 +40,13 @@ impl Heartbeat {
     }
 
     /// Spawns a task that writes the row every second and whenever `applied` changes, until shutdown.
-    pub(crate) fn spawn(&self, mut applied: watch::Receiver<i64>, shutdown: &Shutdown) {
+    pub(crate) fn spawn(&self, mut applied: watch::Receiver<i64>, calls: CallMetrics, shutdown: &Shutdown) {
         let (store, mut proxy) = (self.store.clone(), self.proxy.clone());
         shutdown.spawn_until_stopped(async move {
             loop {
                 (proxy.seen_at, proxy.applied) = (now(), *applied.borrow_and_update());
-                match timeout(STORE_TIMEOUT, store.renew_proxy(&proxy)).await {
+                let write = calls.observe("write_heartbeat", store.renew_proxy(&proxy));
+                match timeout(STORE_TIMEOUT, write).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::debug!(%error, "heartbeat failed"),
                     Err(_) => tracing::debug!("heartbeat timed out"),

@@ -87,7 +87,8 @@ impl UsageReporter {
             return;
         }
         let reports: Vec<UsageReport> = self.pending.values().map(UsageDelta::report).collect();
-        match timeout(STORE_TIMEOUT, self.store.add_usage(&self.proxy, &reports)).await {
+        let write = self.metrics.store.observe("write_usage", self.store.add_usage(&self.proxy, &reports));
+        match timeout(STORE_TIMEOUT, write).await {
             Ok(Ok(())) => self.pending.clear(),
             // The next write includes it: usage may be late, but never makes anything else fail.
             Ok(Err(error)) => tracing::debug!(%error, "failed to write usage"),
@@ -101,7 +102,8 @@ impl UsageReporter {
         if denials.is_empty() {
             return;
         }
-        match timeout(STORE_TIMEOUT, self.store.add_denials(&denials)).await {
+        let write = self.metrics.store.observe("write_denials", self.store.add_denials(&denials));
+        match timeout(STORE_TIMEOUT, write).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "failed to write denials"),
             Err(_) => tracing::debug!("writing denials timed out"),

@@ -88,6 +88,8 @@ impl Session {
                     self.responses.write_reply(format, kind, &context, &reply);
                 }
                 Deferred::Refetch { format, kind, context, tokens } => {
+                    // This one may take long; those before it are due.
+                    self.responses.flush();
                     self.stream_get(&StreamedGet::again(format, kind, context, tokens), worker).await?;
                 }
             }

@@ -194,6 +194,7 @@ impl Worker {
             grants: &self.shared.grants,
             throttle: &self.shared.throttle,
             closing: &self.closing,
+            begins_no_value: &self.begins_no_value,
             scratch: &self.client_scratch,
         };
         match client.run(&context).await {

@@ -287,6 +287,17 @@ fn every_pipelined_failed_login_is_delayed() {
     assert!(started.elapsed() >= Duration::from_millis(40), "the second reply was not delayed");
 }
 
+// B-1.
+#[test]
+fn login_typed_by_hand_may_end_in_a_bare_line_feed() {
+    let proxy = TestProxy::start();
+    let token = proxy.sign_up("ann@example.com");
+    let typed = text::login(&token).replace("\r\n", "\n");
+    assert_eq!(proxy.exchange_text(&(typed + "verbosity 0\n")), "STORED\r\nOK\r\n");
+    let wrong = text::set("x", "user pass").replace("\r\n", "\n") + "x";
+    assert_eq!(proxy.exchange_text(&wrong), "CLIENT_ERROR bad command line termination\r\n");
+}
+
 #[test]
 fn new_token_works_after_its_id_was_cached_as_unknown() {
     let proxy = TestProxy::start();

@@ -73,7 +73,7 @@ fn no_memory_left_for_the_rest_of_a_value_fails_that_request_alone() {
         refused += usize::from(reply == OUT_OF_MEMORY);
     }
     assert!(refused >= REFUSED_MIN, "memcached never ran out of chunks");
-    assert!(!proxy.metrics().contains("protocol_violation"));
+    assert!(proxy.metrics().contains("memgate_proxy_lane_errors_total{cause=\"protocol_violation\"} 0\n"));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use store::DenialCause;
 use testkit::{Memcached, TestProxy, binary};
 
 /// Forwards connections to `proxy` and records what the clients send.
@@ -126,4 +127,17 @@ fn scram_is_disabled_by_default() {
     let reply = proxy.exchange(&[list.clone(), plain, list].concat());
     assert_eq!(binary::statuses(&reply), [0; 3]);
     assert_eq!(String::from_utf8_lossy(&reply).matches("SCRAM-SHA-256 PLAIN").count(), 2);
+}
+
+/// libmemcached 1.0.x does that: it chooses SCRAM, doesn't understand the challenge, and closes without a word.
+// S-8.
+#[test]
+fn client_that_leaves_in_the_middle_of_scram_is_recorded() {
+    let proxy = TestProxy::start_with(|config| config.scram = true);
+    let token = proxy.sign_up("ann@example.com");
+    let _ = challenge(&proxy, &token.id().username());
+    let denials = proxy.wait_for_denials(&token, 1);
+    assert_eq!((denials[0].cause, denials[0].count), (DenialCause::ScramUnfinished, 1));
+    assert!(denials[0].cause.fix().contains("proxy.scram = false"));
+    assert!(proxy.metrics().contains("memgate_proxy_logins_total{outcome=\"scram_unfinished\"} 1\n"));
 }

@@ -46,7 +46,8 @@ fn usage_is_counted() {
     for line in [
         "memgate_proxy_operations_total{kind=\"hit\"} 2",
         "memgate_proxy_operations_total{kind=\"other\"} 2",
-        "memgate_proxy_request_errors_total 0",
+        "memgate_proxy_request_errors_total{cause=\"unavailable\"} 0",
+        "memgate_proxy_request_errors_total{cause=\"timed_out\"} 0",
         "memgate_proxy_request_duration_seconds_count 9",
     ] {
         assert!(metrics.contains(line), "{line} is not in {metrics}");

@@ -19,8 +19,8 @@ use crate::role::Role;
 use crate::settings::Settings;
 use crate::system_users::SystemUsers;
 
-/// From SIGTERM until a role is killed. All roles must have stopped within 5 s.
-const STOP_TIMEOUT: Duration = Duration::from_millis(4500);
+/// From SIGTERM until a role is killed. Longer than the 30 s in which the proxy lets its clients read their replies.
+const STOP_TIMEOUT: Duration = Duration::from_secs(35);
 /// For networks, firewall and a first reconciliation of all caches.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const READY_POLL_INTERVAL: Duration = Duration::from_millis(50);

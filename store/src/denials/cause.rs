@@ -21,6 +21,8 @@ pub enum DenialCause {
     Source,
     /// The connection has no TLS, and its source requires it.
     Plaintext,
+    /// The client began to log in with SCRAM and left before the end.
+    ScramUnfinished,
     /// A connection that had logged in sent a credential that isn't one of its user's.
     ForeignCredential,
     /// The plan's connections are all in use.
@@ -51,6 +53,7 @@ impl DenialCause {
             Self::Suspended,
             Self::Source,
             Self::Plaintext,
+            Self::ScramUnfinished,
             Self::ForeignCredential,
             Self::Limit,
             Self::TokenLimit,
@@ -74,6 +77,7 @@ impl DenialCause {
             Self::Suspended => "suspended",
             Self::Source => "source",
             Self::Plaintext => "plaintext",
+            Self::ScramUnfinished => "scram_unfinished",
             Self::ForeignCredential => "foreign_credential",
             Self::Limit => "limit",
             Self::TokenLimit => "token_limit",
@@ -104,6 +108,9 @@ impl DenialCause {
             Self::Source => "The token may not be used from that address.",
             Self::Plaintext => {
                 "The connection came over the internet without TLS, so the password could be read on its way."
+            }
+            Self::ScramUnfinished => {
+                "The application began to log in with SCRAM-SHA-256, and closed the connection before the end."
             }
             Self::ForeignCredential => {
                 "A connection that had logged in sent a credential that isn't one of yours, or isn't valid."
@@ -138,6 +145,10 @@ impl DenialCause {
                 "Connect from one of the token's networks, or create a token that allows this one."
             }
             Self::Plaintext => "Use TLS, and rotate this token.",
+            Self::ScramUnfinished => {
+                "Its library can't finish SCRAM (libmemcached before 1.1 can't): use a newer one, or ask the operator \
+                 to set proxy.scram = false."
+            }
             Self::ForeignCredential => {
                 "Give each user connections of its own, and don't store memgate's tokens in a cache."
             }

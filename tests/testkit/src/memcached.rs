@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use store::{InstanceState, LaneCredential, Observed, Token};
 
 use crate::{AdminConnection, MemcachedBinary, Namespace, TestProxy, lane_key};
@@ -73,6 +74,26 @@ impl Memcached {
             process.kill().unwrap();
             process.wait().unwrap();
         }
+    }
+
+    /// Stops memcached from running until [`thaw`](Self::thaw): the kernel still accepts its connections.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a frozen memcached go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().unwrap();
+        kill_process(Pid::from_raw(process.id().cast_signed()).unwrap(), signal).unwrap();
+    }
+
+    /// Drops all packets to and from memcached, or lets them pass again.
+    pub fn cut_network(&self, cut: bool) {
+        self.namespace.set_link(!cut);
     }
 
     /// Opens a connection that bypasses the proxy.

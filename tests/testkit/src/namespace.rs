@@ -37,6 +37,11 @@ impl Namespace {
         ip(&["-n", name, "link", "set", "eth0", "up"]);
         namespace
     }
+
+    /// Takes the namespace's link down or up. Meanwhile packets are dropped, and nobody is told.
+    pub fn set_link(&self, up: bool) {
+        ip(&["-n", &self.name, "link", "set", "eth0", if up { "up" } else { "down" }]);
+    }
 }
 
 impl Drop for Namespace {

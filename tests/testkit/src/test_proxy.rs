@@ -168,6 +168,13 @@ impl TestProxy {
         self.http_get("/metrics")
     }
 
+    /// Returns the value of a series of the metrics, which must be there.
+    pub fn metric(&self, series: &str) -> f64 {
+        let metrics = self.metrics();
+        let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {series} in {metrics}")).parse().unwrap()
+    }
+
     /// Waits until the store holds `count` denial records of `token`, and returns them.
     pub fn wait_for_denials(&self, token: &Token, count: usize) -> Vec<DenialRecord> {
         let deadline = Instant::now() + REPORT_TIMEOUT;

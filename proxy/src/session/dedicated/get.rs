@@ -83,6 +83,11 @@ impl Session {
             self.responses.write_reply(get.format, get.kind, &get.context, &failed(Fault::Unavailable));
             return Ok(());
         }
+        if worker.begins_no_value.get() {
+            // All replies before it are whole.
+            self.send_all().await?;
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         // A repeated get may run much later than the first, so permissions are checked again.
         let version = self.handle.permissions.version();
         let denial =
