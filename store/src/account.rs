@@ -5,6 +5,7 @@ use std::fmt;
 use crate::audit::note;
 use crate::cache::{LIVE_CACHES, SET_DESIRED, delete_cache, revoke_tokens};
 use crate::db::write;
+use crate::plan::{self, Plan};
 use crate::{Cache, DesiredState, Store, StoreError, UserState, now};
 
 /// A password that replaces the current one.
@@ -24,6 +25,19 @@ impl fmt::Debug for NewPassword<'_> {
         f.debug_struct("NewPassword").field("revoke_tokens", &self.revoke_tokens).finish_non_exhaustive()
     }
 }
+
+/// What changes of a user; `None` keeps it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UserChange<'a> {
+    /// The name of the plan.
+    pub plan: Option<&'a str>,
+    /// Whether the user is an administrator.
+    pub is_admin: Option<bool>,
+}
+
+const SET_USER: &str = "UPDATE users SET plan = $1, is_admin = $2, revision = $3 WHERE id = $4";
+const FOLLOW_PLAN: &str =
+    "UPDATE caches SET plan = $1, revision = $2 WHERE user_id = $3 AND plan = $4 AND deleted_at IS NULL";
 
 /// Statements that remove a user's personal data from all the user's caches, deleted ones too.
 const DELETE_LEAKS: &str = "DELETE FROM leaks WHERE token_id IN (SELECT t.id FROM tokens t \
@@ -61,6 +75,32 @@ impl Store {
             note!(self, tx, "user.password", format!("user {user_id}"), format!("{tokens} tokens revoked"));
             tokens
         }))
+    }
+
+    /// Changes a user. With another plan, the user's caches that have the former plan get the new one: its rates apply
+    /// within a second, while instances keep their memory, connections and item size.
+    ///
+    /// # Errors
+    /// `NotFound("user")`, `NotFound("plan")`.
+    pub async fn update_user(&self, user_id: &str, change: &UserChange<'_>) -> Result<(), StoreError> {
+        let read = "SELECT plan, is_admin FROM users WHERE id = $1 AND deleted_at IS NULL";
+        write!(self, tx, revision => {
+            let user: Option<(String, i64)> = sqlx::query_as(read).bind(user_id).fetch_optional(&mut *tx).await?;
+            let (former, was_admin) = user.ok_or(StoreError::NotFound("user"))?;
+            let plan = change.plan.unwrap_or(&former);
+            let found: Option<Plan> =
+                sqlx::query_as(plan::BY_NAME).bind(plan).fetch_optional(&mut *tx).await?;
+            found.ok_or(StoreError::NotFound("plan"))?;
+            let is_admin = change.is_admin.map_or(was_admin, i64::from);
+            sqlx::query(SET_USER).bind(plan).bind(is_admin).bind(revision).bind(user_id)
+                .execute(&mut *tx).await?;
+            let caches = sqlx::query(FOLLOW_PLAN).bind(plan).bind(revision).bind(user_id).bind(&former)
+                .execute(&mut *tx).await?.rows_affected();
+            let admin = if is_admin == 0 { "no" } else { "yes" };
+            let detail = format!("plan {plan} (was {former}), {caches} caches with it, admin: {admin}");
+            note!(self, tx, "user.update", format!("user {user_id}"), detail);
+        });
+        Ok(())
     }
 
     /// Suspends or resumes a user with all caches. While a user is suspended, tokens are refused, connections

@@ -169,6 +169,16 @@ impl Store {
         Ok(read!(self, pool => sqlx::query_as(sql).bind(seq).bind(limit).fetch_all(pool).await)?)
     }
 
+    /// Up to `limit` entries before entry `seq`, the newest first.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn audit_before(&self, seq: i64, limit: i64) -> Result<Vec<AuditEntry>, StoreError> {
+        let sql = "SELECT seq, at, actor, action, subject, detail, hash FROM audit WHERE seq < $1 \
+                   ORDER BY seq DESC LIMIT $2";
+        Ok(read!(self, pool => sqlx::query_as(sql).bind(seq).bind(limit).fetch_all(pool).await)?)
+    }
+
     /// The number of entries.
     ///
     /// # Errors

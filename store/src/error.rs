@@ -38,6 +38,9 @@ pub enum StoreError {
     /// There are already as many as allowed.
     #[error("{0} limit reached: delete one first")]
     LimitReached(&'static str),
+    /// Something else refers to it.
+    #[error("that {0} is in use: see what uses it, and change that first")]
+    InUse(&'static str),
     /// The row doesn't exist.
     #[error("there is no such {0}: check the spelling")]
     NotFound(&'static str),

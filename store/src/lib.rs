@@ -32,7 +32,7 @@ mod tokens;
 mod usage;
 mod user;
 
-pub use account::NewPassword;
+pub use account::{NewPassword, UserChange};
 pub use address::{Lease, Network};
 pub use audit::{AuditChain, AuditEntry, AuditError};
 pub use cache::{Cache, CacheName, NewCache, ParseCacheNameError};
@@ -49,7 +49,7 @@ pub use keys::{KeyError, LaneKey, TokenKey};
 pub use lane_credential::LaneCredential;
 pub use leader::LeaderLock;
 pub use leak::{Leak, LeakReport};
-pub use plan::Plan;
+pub use plan::{DEFAULT_PLAN, Plan};
 pub use proxy::{Propagation, Proxy};
 pub use route::{Observed, Route};
 pub use session::{NewSession, Session};

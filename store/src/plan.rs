@@ -36,6 +36,21 @@ impl std::fmt::Display for Plan {
     }
 }
 
+/// The plan that sign-up and new plans start from; it can't be deleted.
+pub const DEFAULT_PLAN: &str = "default";
+
+const USES: &str = "SELECT (SELECT COUNT(*) FROM users WHERE plan = $1 AND deleted_at IS NULL) \
+                    + (SELECT COUNT(*) FROM caches WHERE plan = $1 AND deleted_at IS NULL)";
+/// Rows of deleted users and caches stay, and refer to a plan.
+const FORGET: [&str; 2] = [
+    "UPDATE users SET plan = 'default' WHERE plan = $1 AND deleted_at IS NOT NULL",
+    "UPDATE caches SET plan = 'default' WHERE plan = $1 AND deleted_at IS NOT NULL",
+];
+const OTHER_SIZE: &str = "SELECT c.id FROM caches c JOIN plans p ON p.name = c.plan \
+     JOIN instances i ON i.cache_id = c.id WHERE p.name = $1 AND c.deleted_at IS NULL \
+     AND (i.memory_mb <> p.memory_mb OR i.connections <> p.connections OR i.item_size_max <> p.item_size_max) \
+     ORDER BY c.created_at, c.id";
+
 pub(crate) const BY_NAME: &str = "SELECT name, memory_mb, connections, item_size_max, operations_per_second, \
                        bytes_per_second FROM plans WHERE name = $1";
 
@@ -92,5 +107,43 @@ impl Store {
             note!(self, tx, "plan.update", format!("plan {name}"), plan.to_string());
             plan
         }))
+    }
+
+    /// Deletes a plan that no user and no cache has.
+    ///
+    /// # Errors
+    /// `NotFound("plan")`, `InUse("plan")`; the default plan is always in use.
+    pub async fn delete_plan(&self, name: &str) -> Result<(), StoreError> {
+        write!(self, tx, _revision => {
+            let plan: Option<Plan> = sqlx::query_as(BY_NAME).bind(name).fetch_optional(&mut *tx).await?;
+            let plan = plan.ok_or(StoreError::NotFound("plan"))?;
+            let uses: i64 = sqlx::query_scalar(USES).bind(name).fetch_one(&mut *tx).await?;
+            if uses > 0 || name == DEFAULT_PLAN {
+                return Err(StoreError::InUse("plan"));
+            }
+            for forget in FORGET {
+                sqlx::query(forget).bind(name).execute(&mut *tx).await?;
+            }
+            sqlx::query("DELETE FROM plans WHERE name = $1").bind(name).execute(&mut *tx).await?;
+            note!(self, tx, "plan.delete", format!("plan {name}"), plan.to_string());
+        });
+        Ok(())
+    }
+
+    /// How many users and caches have a plan.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn plan_uses(&self, name: &str) -> Result<i64, StoreError> {
+        Ok(read!(self, pool => sqlx::query_scalar(USES).bind(name).fetch_one(pool).await)?)
+    }
+
+    /// The ids of caches whose instances have another memory, item size or number of connections than their plan: they
+    /// were created before the plan, or their plan, was changed.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn caches_of_other_size(&self, plan: &str) -> Result<Vec<String>, StoreError> {
+        Ok(read!(self, pool => sqlx::query_scalar(OTHER_SIZE).bind(plan).fetch_all(pool).await)?)
     }
 }

@@ -45,6 +45,8 @@ async fn actions_are_audited_in_order(db: TestDb) {
     }
     assert_eq!(store.audit_length().await.unwrap(), 5);
     assert_eq!(store.audit_after(3, 1).await.unwrap(), entries[3..4]);
+    assert_eq!(store.audit_before(i64::MAX, 1).await.unwrap(), entries[4..]);
+    assert_eq!(store.audit_before(2, 9).await.unwrap(), entries[..1]);
     assert_eq!(follow(&store).await.unwrap().head, entries[4].hash);
 }
 
