@@ -61,25 +61,42 @@ pub(crate) struct Settings {
 }
 
 impl Config {
-    pub(crate) fn check(&self) -> Result<Settings, Error> {
+    /// All values that can't be used.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Error> {
         let invalid = |name, fix: &str| Error::Setting { name, fix: fix.into() };
-        let pool: Option<Subnet> = self.subnets.parse().ok();
-        let pool = pool.filter(Subnet::is_pool).ok_or_else(|| {
-            invalid("provisioner.subnets", "give an IPv4 network of /8 to /22, such as 10.213.0.0/16")
-        })?;
+        let mut problems = Vec::new();
+        if self.pool().is_none() {
+            let fix = "give a private IPv4 network of /8 to /22, such as 10.213.0.0/16";
+            problems.push(invalid("provisioner.subnets", fix));
+        }
         if !(0.01..=1024.0).contains(&self.cpus) {
-            return Err(invalid("provisioner.cpus", "give a number from 0.01 to 1024"));
+            problems.push(invalid("provisioner.cpus", "give a number from 0.01 to 1024"));
         }
         if !(1..=3_600).contains(&self.reconcile_seconds) {
-            return Err(invalid("provisioner.reconcile_seconds", "give 1 to 3600"));
+            problems.push(invalid("provisioner.reconcile_seconds", "give 1 to 3600"));
         }
         if self.memory_mb == Some(0) {
-            return Err(invalid("provisioner.memory_mb", "give at least 1"));
+            problems.push(invalid("provisioner.memory_mb", "give at least 1"));
         }
+        problems
+    }
+
+    pub(crate) fn check(&self) -> Result<Settings, Error> {
+        if let Some(problem) = self.problems().into_iter().next() {
+            return Err(problem);
+        }
+        let missing = || Error::Setting { name: "provisioner.subnets", fix: "give a network".into() };
+        let pool = self.pool().ok_or_else(missing)?;
         Ok(Settings {
             address_cooldown: Duration::from_secs(self.address_cooldown_seconds),
             pool,
             resync_interval: Duration::from_secs(self.reconcile_seconds),
         })
+    }
+
+    fn pool(&self) -> Option<Subnet> {
+        let pool: Option<Subnet> = self.subnets.parse().ok();
+        pool.filter(|pool| pool.is_pool() && pool.is_private())
     }
 }

@@ -136,6 +136,11 @@ pub(crate) async fn remove(names: &Names) -> Result<bool, Error> {
     Ok(existing(nft(&["delete", "table", "inet", &table], "").await)?.is_some())
 }
 
+/// Whether the table exists.
+pub(crate) async fn exists(names: &Names) -> Result<bool, Error> {
+    Ok(list(names).await?.is_some())
+}
+
 /// The table as nft lists it; `None` if there is none.
 async fn list(names: &Names) -> Result<Option<String>, Error> {
     existing(nft(&["list", "table", "inet", &names.table()], "").await)

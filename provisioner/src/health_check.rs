@@ -91,7 +91,11 @@ fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
 }
 
-async fn read_line(lane: &mut BufReader<TcpStream>) -> io::Result<String> {
+/// Reads a line and drops its end.
+///
+/// # Errors
+/// If it is too long, or the connection ends.
+pub(crate) async fn read_line(lane: &mut BufReader<TcpStream>) -> io::Result<String> {
     let mut text = String::new();
     lane.take(LINE_MAX).read_line(&mut text).await?;
     match text.strip_suffix("\r\n") {

@@ -66,6 +66,7 @@ impl Image {
 
 /// Builds the image from the distribution's package, and returns its tag.
 pub(crate) async fn build(docker: &Docker) -> Result<String, Error> {
+    tracing::info!("building the memcached image from the distribution's package, once");
     let rootfs = Rootfs::from_package().await?;
     let version = rootfs.version.clone();
     let tag = docker.import(rootfs).await?;

@@ -23,6 +23,7 @@ mod reconcile;
 mod resync;
 mod rootfs;
 mod spec;
+pub mod statistics;
 mod subnet;
 mod teardown;
 mod work_queue;
@@ -170,6 +171,14 @@ pub async fn build_image(config: &Config, installation_id: &str) -> Result<Strin
 /// If Docker doesn't answer; or the first failure to remove something, after everything else was removed.
 pub async fn teardown(config: &Config, installation_id: &str) -> Result<Removed, Error> {
     teardown::teardown(Names::new(installation_id)?, &config.docker_socket).await
+}
+
+/// Counts what [`teardown`] would remove.
+///
+/// # Errors
+/// If Docker doesn't answer, or the firewall can't be read.
+pub async fn survey(config: &Config, installation_id: &str) -> Result<Removed, Error> {
+    teardown::survey(&Names::new(installation_id)?, &config.docker_socket).await
 }
 
 /// Lists what has an installation's label, or a name with its prefix, and isn't its own, as `KIND NAME`. It is

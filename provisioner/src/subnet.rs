@@ -33,6 +33,12 @@ impl Subnet {
         (8..=PREFIX).contains(&self.prefix)
     }
 
+    /// Whether all its addresses are private (RFC 1918): the proxy connects to no other.
+    pub(crate) fn is_private(&self) -> bool {
+        let last = self.base | !mask(self.prefix);
+        Ipv4Addr::from(self.base).is_private() && Ipv4Addr::from(last).is_private()
+    }
+
     /// Whether it is one of the networks of a pool.
     pub(crate) fn is_network_of(&self, pool: &Self) -> bool {
         pool.is_pool() && self.prefix == PREFIX && self.overlaps(pool)
@@ -133,6 +139,19 @@ mod tests {
     fn invalid_subnets_are_rejected() {
         for bad in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "::/0", "10.0.0.0/-1"] {
             assert!(bad.parse::<Subnet>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn private_pools_are_recognised() {
+        for (text, is_private) in [
+            ("10.0.0.0/8", true),
+            ("172.16.0.0/12", true),
+            ("172.16.0.0/11", false),
+            ("192.168.0.0/15", false),
+            ("203.0.0.0/16", false),
+        ] {
+            assert_eq!(subnet(text).is_private(), is_private, "{text}");
         }
     }
 

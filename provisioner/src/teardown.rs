@@ -65,6 +65,22 @@ pub(crate) async fn teardown(names: Names, socket: &Path) -> Result<Removed, Err
     })
 }
 
+/// Counts what [`teardown`] would remove.
+///
+/// # Errors
+/// If Docker doesn't answer, or the firewall can't be read.
+pub(crate) async fn survey(names: &Names, socket: &Path) -> Result<Removed, Error> {
+    let docker = &Docker::new(names.clone(), socket);
+    Ok(Removed {
+        containers: docker.containers().await?.len(),
+        volumes: docker.volumes().await?.len(),
+        networks: docker.networks().await?.len(),
+        images: docker.own_images().await?.len(),
+        tables: usize::from(firewall::exists(names).await?),
+        kept: docker.foreign().await?.into_iter().map(|foreign| foreign.to_string()).collect(),
+    })
+}
+
 async fn remove_network(docker: &Docker, name: String) -> Result<bool, Error> {
     let deadline = Instant::now() + NETWORK_TIMEOUT;
     loop {
