@@ -64,6 +64,14 @@ pub fn init(filter: &str, format: LogFormat) {
     }
 }
 
+/// Checks a filter that [`init`] would replace.
+///
+/// # Errors
+/// Why it is invalid.
+pub fn check_filter(filter: &str) -> Result<(), String> {
+    EnvFilter::try_new(filter).map(drop).map_err(|error| error.to_string())
+}
+
 /// At trace level bollard logs the bodies of its requests to Docker, which hold the instances' passwords.
 /// No filter enables that.
 fn is_free_of_secrets(event: &Metadata<'_>) -> bool {

@@ -12,4 +12,4 @@ mod token_name;
 pub use email::Email;
 pub use input_error::InputError;
 pub use password::Password;
-pub use token_name::TokenName;
+pub use token_name::{FIRST_TOKEN_NAME, TokenName};

@@ -5,6 +5,9 @@ use crate::InputError;
 /// Characters.
 const LEN_MAX: usize = 60;
 
+/// The name of the token that sign-up creates.
+pub const FIRST_TOKEN_NAME: &str = "First token";
+
 /// A token's name: 1 to 60 characters, at least one of them visible, no control characters.
 ///
 /// ```

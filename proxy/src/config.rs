@@ -70,6 +70,22 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Values out of their range, as setting and range. The proxy uses the nearest value instead.
+    #[must_use]
+    pub fn out_of_range(&self) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        if self.connections == 0 {
+            found.push(("proxy.connections", "give at least 1".to_owned()));
+        }
+        if (1..BUFFER_MB_MIN).contains(&self.buffer_mb) {
+            found.push(("proxy.buffer_mb", format!("give 0 or at least {BUFFER_MB_MIN}")));
+        }
+        if !(1..=STALL_SECONDS_MAX).contains(&self.stall_seconds) {
+            found.push(("proxy.stall_seconds", format!("give 1 to {STALL_SECONDS_MAX}")));
+        }
+        found
+    }
+
     /// The memory for unfinished requests and unread replies, in bytes.
     pub(crate) fn buffer_bytes(&self) -> usize {
         let mb = match self.buffer_mb {

@@ -65,6 +65,14 @@ const ROLLED_BACK_DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
 /// Time limit for the tasks that follow the store, once no connection is left.
 const FOLLOW_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Loads the TLS certificate and its key as [`run`] does, and forgets them.
+///
+/// # Errors
+/// If only one of the two is set, a file can't be used, or they don't belong together.
+pub fn check_certificate(config: &Config) -> Result<(), Error> {
+    Certificate::load(config).map(drop)
+}
+
 /// Runs the proxy until shutdown: binds its ports, follows the store, accepts connections.
 ///
 /// # Errors

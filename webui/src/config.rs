@@ -121,13 +121,22 @@ impl Config {
         Duration::from_secs(self.session_seconds)
     }
 
+    /// All values that can't be used.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Error> {
+        let base_url = self.base_url.clone().filter(|url| !is_origin(url)).map(Error::BaseUrl);
+        base_url.into_iter().chain(self.endpoint().err()).collect()
+    }
+
     /// Checks the settings and returns the endpoint.
     pub(crate) fn check(&self) -> Result<Endpoint, Error> {
-        if let Some(url) = &self.base_url
-            && !is_origin(url)
-        {
-            return Err(Error::BaseUrl(url.clone()));
+        match self.problems().into_iter().next() {
+            Some(problem) => Err(problem),
+            None => self.endpoint(),
         }
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, Error> {
         Endpoint::parse(&self.endpoint).ok_or_else(|| Error::Endpoint(self.endpoint.clone()))
     }
 }

@@ -10,7 +10,7 @@ use askama::Template;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
-use identity::{Email, Password};
+use identity::{Email, FIRST_TOKEN_NAME, Password};
 use serde::Deserialize;
 use store::{CacheName, NewToken, NewUser, SignUpRoom, StoreError};
 
@@ -25,8 +25,6 @@ use crate::state::AppState;
 use crate::view::date::retry_in;
 use crate::view::revealed_token::RevealedToken;
 
-/// Name of the token that every new account gets.
-const FIRST_TOKEN: &str = "First token";
 /// When to try again if there is no room for accounts: it takes an operator, or that another account is deleted.
 const ACCOUNTS_RETRY_BACKOFF: Duration = Duration::from_secs(60 * 60);
 
@@ -87,7 +85,7 @@ pub(crate) async fn submit(
         Ok(reservation) => reservation,
         Err(limit) => return Refusal::Limit(limit).page(&app, visitor, &fields.email),
     };
-    let token = NewToken::generate(&app.token_key, FIRST_TOKEN);
+    let token = NewToken::generate(&app.token_key, FIRST_TOKEN_NAME);
     let new = NewUser {
         email: email.as_str(),
         password_hash: Some(&hash),
@@ -117,7 +115,7 @@ pub(crate) async fn submit(
     let (session, cookie) = session::start(&app, &user.id, visitor.me.as_ref()).await?;
     let me = SignedIn { user, session, leaks: Vec::new() };
     let cache_name = CacheName::default();
-    let revealed = RevealedToken::new(&token, FIRST_TOKEN, cache_name.as_str(), "/cache".to_owned());
+    let revealed = RevealedToken::new(&token, FIRST_TOKEN_NAME, cache_name.as_str(), "/cache".to_owned());
     let mut response = cache::with_new_token(&app, &me, &revealed).await?;
     set_cookie(response.headers_mut(), Some(cookie));
     Ok(response)
