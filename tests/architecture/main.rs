@@ -3,6 +3,7 @@
 
 mod cycles;
 mod labels;
+mod settings;
 mod sizes;
 mod source;
 mod traceability;

@@ -1,0 +1,224 @@
+//! README and docs: their shell and Python blocks run as they are written, in one folder and in their order.
+//!
+//! What differs from a reader's machine is the ports, which `Installation` chooses. Blocks with `sudo` run as root; the others
+//! run as a user without any rights, and then as root, whose variables the next block finds.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::client_libraries::tool;
+use crate::harness::{MEMGATE, Product, is_root};
+
+/// nobody.
+const UNPRIVILEGED: u32 = 65_534;
+
+/// A fenced block of a document.
+struct Block {
+    language: String,
+    text: String,
+}
+
+fn read(document: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap()
+}
+
+/// The blocks that are shell or Python.
+fn blocks(text: &str) -> Vec<Block> {
+    let mut found: Vec<Block> = Vec::new();
+    let mut open: Option<Block> = None;
+    for line in text.lines() {
+        match (line.strip_prefix("```"), &mut open) {
+            (Some(language), None) => {
+                open = Some(Block { language: language.to_owned(), text: String::new() });
+            }
+            (Some(_), Some(_)) => found.extend(open.take()),
+            (None, Some(block)) => block.text.push_str(&format!("{line}\n")),
+            (None, None) => {}
+        }
+    }
+    found.retain(|block| ["sh", "python"].contains(&block.language.as_str()));
+    found
+}
+
+/// The machine of someone who follows the documents: a folder in which `./deploy/up` was started.
+struct Reader<'a> {
+    product: &'a Product,
+    folder: PathBuf,
+}
+
+impl<'a> Reader<'a> {
+    fn new(product: &'a Product) -> Self {
+        let folder = product.dir().to_path_buf();
+        // A folder in the home of a user who may use sudo.
+        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+        chown(&folder, Some(UNPRIVILEGED), Some(UNPRIVILEGED)).unwrap();
+        let (bin, release) = (folder.join("bin"), folder.join("target/release"));
+        fs::create_dir_all(&bin).unwrap();
+        fs::create_dir_all(&release).unwrap();
+        symlink(MEMGATE, release.join("memgate")).unwrap();
+        let python = tool("MEMGATE_TEST_PYTHON", "target/tools/python/bin/python");
+        let python = format!("#!/bin/sh\nexec {} \"$@\"\n", python.display());
+        // The test is root already.
+        for (name, script) in [("python3", python.as_str()), ("sudo", "#!/bin/sh\nexec \"$@\"\n")] {
+            fs::write(bin.join(name), script).unwrap();
+            fs::set_permissions(bin.join(name), Permissions::from_mode(0o755)).unwrap();
+        }
+        Self { product, folder }
+    }
+
+    /// The block for this installation's ports and this folder.
+    fn adapt(&self, text: &str) -> String {
+        let (endpoint, web) = (self.product.endpoint(), self.product.web().to_string());
+        text.replace("127.0.0.1:11211", &endpoint.to_string())
+            .replace("127.0.0.1/11211", &format!("127.0.0.1/{}", endpoint.port()))
+            .replace("127.0.0.1:8080", &web)
+            .replace("/usr/local/bin", &self.folder.join("bin").display().to_string())
+    }
+
+    /// Runs a block after those before it, whose variables it sees.
+    fn run(&self, block: &Block, as_root: bool) -> Output {
+        let file = if block.language == "python" { "block.py" } else { "block.sh" };
+        let path = self.folder.join(file);
+        fs::write(&path, self.adapt(&block.text)).unwrap();
+        let load = "touch variables; . ./variables; ";
+        let script = match (block.language.as_str(), as_root) {
+            ("python", _) => format!("{load} python3 block.py"),
+            (_, true) => format!("set -eo pipefail; {load} . ./block.sh; umask 022; export -p > variables"),
+            (_, false) => format!("set -eo pipefail; {load} . ./block.sh"),
+        };
+        let mut command = self.product.memgate(&[]);
+        let memgate = command.get_envs().map(|(name, value)| (name.to_owned(), value.map(ToOwned::to_owned)));
+        let variables: Vec<_> = memgate.filter_map(|(name, value)| Some((name, value?))).collect();
+        command = if as_root { Command::new("bash") } else { Command::new("setpriv") };
+        if !as_root {
+            let (user, group) = (format!("--reuid={UNPRIVILEGED}"), format!("--regid={UNPRIVILEGED}"));
+            command.args([&user, &group, "--clear-groups", "bash"]);
+        }
+        let path = format!("{}/bin:{}", self.folder.display(), std::env::var("PATH").unwrap());
+        command.args(["-c", &script]).current_dir(&self.folder).envs(variables);
+        // As a reader has it: the data directory is ./data.
+        command.env_remove("MEMGATE_DATA").env("PATH", path).env("HOME", &self.folder).output().unwrap()
+    }
+
+    /// An interpreter in root's home, say, is root's alone.
+    fn may_everybody_run_python(&self) -> bool {
+        let trial = Block { language: "python".to_owned(), text: "import bmemcached\n".to_owned() };
+        self.run(&trial, false).status.success()
+    }
+
+    /// Runs all blocks of a document, and returns what they printed.
+    fn follow(&self, document: &str) -> String {
+        let mut printed = String::new();
+        for block in blocks(&read(document)) {
+            let needs_root = block.text.contains("sudo ")
+                || (block.language == "python" && !self.may_everybody_run_python());
+            for as_root in [false, true] {
+                if needs_root && !as_root {
+                    continue;
+                }
+                let output = self.run(&block, as_root);
+                let stderr = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "{document}, as root: {as_root}:\n{}\n{stderr}", block.text);
+                printed.push_str(&String::from_utf8_lossy(&output.stdout));
+                self.leave_files_to_everybody();
+            }
+        }
+        printed
+    }
+
+    /// A reader has one user: the files of both users here belong to either.
+    fn leave_files_to_everybody(&self) {
+        for name in
+            ["notes.txt", "ca.pem", "shop", "shop/client.pem", "shop/client.key", "office.key", "office.csr"]
+        {
+            let path = self.folder.join(name);
+            if path.exists() {
+                chown(&path, Some(UNPRIVILEGED), Some(UNPRIVILEGED)).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn blocks_of_the_documents_run_as_they_are_written() {
+    if !is_root() {
+        return;
+    }
+    let product = Product::start();
+    let reader = Reader::new(&product);
+    let printed = reader.follow("README.md");
+    let secret = |name: &str| -> String {
+        let text = fs::read_to_string(reader.folder.join("ada.json")).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()[name].as_str().unwrap().to_owned()
+    };
+    product.register_secret(&secret("password"));
+    // The text login, twice; with TLS, twice; and both Python clients.
+    assert!(printed.contains("VALUE greeting 0 5\r\nhello\r\nEND"), "{printed}");
+    assert!(printed.matches("hello").count() >= 8, "{printed}");
+    let certificate = fs::read_to_string(reader.folder.join("office.pem")).unwrap();
+    assert!(certificate.starts_with("-----BEGIN CERTIFICATE-----"), "{certificate}");
+    let shown = product.json(&["token", "show", &secret("username")]);
+    assert!(shown["revoked_at"].is_i64(), "the last block reports the token as leaked");
+    // docs/clients.md goes on with the variables of README.
+    let ada = product.credentials(&["token", "create", "ada@example.org"]);
+    let variables = format!("export CACHE_USERNAME={} CACHE_PASSWORD={}\n", ada.username, ada.password);
+    fs::write(reader.folder.join("variables"), variables).unwrap();
+    assert!(reader.follow("docs/clients.md").contains("hello"));
+}
+
+#[test]
+fn documents_name_commands_that_exist() {
+    let program = crate::harness::Installation::new();
+    for document in ["README.md", "docs/operating.md", "docs/clients.md"] {
+        for line in
+            read(document).lines().filter_map(|line| line.split_once("memgate ").map(|(_, rest)| rest))
+        {
+            let words: Vec<&str> = line.split([' ', '`']).take(2).collect();
+            let [family, names] = words[..] else { continue };
+            let families =
+                ["user", "cache", "token", "plan", "instance", "connection", "audit", "config", "image"];
+            if !families.contains(&family) {
+                continue;
+            }
+            for name in names.split('|').filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase())) {
+                let output = program.run(&[family, name, "--help"]);
+                assert!(output.status.success(), "{document}: memgate {family} {name}");
+            }
+        }
+    }
+}
+
+/// The machine's nginx, or the distribution's, unpacked and not installed: its service would take port 80.
+fn nginx(dir: &Path) -> PathBuf {
+    let installed = PathBuf::from("/usr/sbin/nginx");
+    if installed.exists() {
+        return installed;
+    }
+    let fetch = "apt-get -qq -o APT::Sandbox::User=root download nginx && dpkg -x nginx_*.deb .";
+    let fetched = Command::new("sh").args(["-c", fetch]).current_dir(dir).status().unwrap();
+    assert!(fetched.success(), "can't download nginx: try apt-get update");
+    dir.join("usr/sbin/nginx")
+}
+
+#[test]
+fn nginx_takes_the_example() {
+    let text = read("docs/operating.md");
+    let (_, example) = text.split_once("```nginx\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let nginx = nginx(dir.path());
+    let key = rcgen::generate_simple_self_signed(["cache.example.org".to_owned()]).unwrap();
+    fs::write(dir.path().join("fullchain.pem"), key.cert.pem()).unwrap();
+    fs::write(dir.path().join("privkey.pem"), key.signing_key.serialize_pem()).unwrap();
+    let folder = dir.path().display().to_string();
+    let example = example.replace("/etc/letsencrypt/live/cache.example.org", &folder);
+    let config = format!(
+        "pid {folder}/pid;\nerror_log {folder}/log;\nevents {{}}\nhttp {{\naccess_log off;\n{example}}}\n"
+    );
+    let file = dir.path().join("nginx.conf");
+    fs::write(&file, config).unwrap();
+    let output = Command::new(nginx).arg("-t").arg("-c").arg(&file).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
