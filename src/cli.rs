@@ -2,6 +2,7 @@
 
 mod audit;
 mod cache;
+mod completion;
 mod config;
 mod confirmation;
 mod connection;
@@ -11,36 +12,76 @@ mod image;
 mod instance;
 mod lookup;
 mod migrate;
+mod number;
 mod plan;
 mod readiness;
 mod status;
 mod token;
 mod up;
+mod usage;
 mod user;
 
-use std::ffi::OsStr;
-use std::process::ExitCode;
-
-use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
 use crate::role;
 
+pub(crate) use usage::parse;
+
 const EXAMPLES: &str = "\
 Examples:
-  memgate up                                     run all roles on this machine, with data in ./data
-  memgate user add ada@example.org               create a user, a cache and a first token
-  memgate cache create ada@example.org --cache b create another cache
-  memgate token create ada@example.org --cache b create a token for it
-  memgate instance list --json                   list all instances, for scripts
-  memgate down --purge                           remove everything again
+  memgate up                                         run all roles on this machine, with data in ./data
+  memgate user add ada@example.org                   create a user, a cache and a first token
+  memgate cache create ada@example.org --cache shop  create another cache
+  memgate token create ada@example.org --cache shop  create a token for it
+  memgate instance list --json                       list all instances, for scripts
+  memgate down --purge                               remove everything again
+
+Run them as root (sudo), and with the data directory of `memgate up`: in the same folder, or with --data DIR.
 
 Settings are read from memgate.toml in the data directory (or --config FILE), then from MEMGATE_*
 variables (MEMGATE_PROXY__LISTEN=0.0.0.0:11311), then from --set proxy.listen=0.0.0.0:11311.
 
 Exit status: 0 success, 1 failure, 2 invalid arguments, 3 still pending.";
+
+const UP_HELP: &str = "\
+Examples:
+  memgate up --data /var/lib/memgate
+  memgate up --set webui.endpoint=cache.example.org:11211
+
+Run it as root: it creates the users that the other roles run as, and uses Docker and the firewall.
+Ports, each a setting: 11211 for applications (proxy.listen), 8080 for browsers of this machine (webui.listen), and
+9151 to 9153 for health and metrics of proxy, provisioner and web UI, also for this machine alone.
+
+The last lines on stdout name the CA certificate that clients trust, the web UI and the endpoint. Next, sign up in the
+web UI or run `memgate user add EMAIL` with the same --data.";
+
+const ROLE_HELP: &str = "\
+Example:
+  memgate migrate --data /var/lib/memgate
+  memgate proxy --data /var/lib/memgate
+  memgate provisioner --data /var/lib/memgate
+  memgate webui --data /var/lib/memgate
+
+`memgate up` runs all three on one machine. Run `memgate migrate` as root before you run them one by one.";
+
+const MIGRATE_HELP: &str = "\
+Example:
+  memgate migrate --data /var/lib/memgate
+
+`memgate up` does the same when it starts.";
+
+const STATUS_HELP: &str = "\
+Examples:
+  memgate status
+  memgate status --json
+
+Exit status: 0 if everything is ready, else 1.";
+
+const MANPAGE_HELP: &str = "\
+Example:
+  memgate manpage > /usr/local/share/man/man1/memgate.1";
 
 /// A private memcached for every user, behind one fast, authenticating proxy.
 #[derive(Debug, Parser)]
@@ -56,16 +97,20 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run all roles on this machine until Ctrl-C; the caches keep running
+    #[command(after_help = UP_HELP)]
     Up,
     /// Remove the containers, networks, volumes and firewall rules of this installation
     Down(down::Down),
     /// Run the proxy that applications connect to
+    #[command(after_help = ROLE_HELP)]
     Proxy(role::RoleArgs),
     /// Run the provisioner, which reconciles containers with the desired state
+    #[command(after_help = ROLE_HELP)]
     Provisioner(role::RoleArgs),
     /// Run the web UI
+    #[command(after_help = ROLE_HELP)]
     Webui(role::RoleArgs),
-    /// Manage users: add, list, show, suspend, resume, delete, reset-password
+    /// Manage users: add, list, show, update, suspend, resume, delete, reset-password
     #[command(subcommand)]
     User(user::UserCommand),
     /// Manage caches: list, show, create, delete
@@ -74,7 +119,7 @@ enum Command {
     /// Manage tokens, the credentials of applications: create, list, show, update, rotate, certify, revoke
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Manage plans (resource limits): list, create, update
+    /// Manage plans (resource limits): list, create, update, delete
     #[command(subcommand)]
     Plan(plan::PlanCommand),
     /// Show the containers that run caches: list, show
@@ -87,15 +132,22 @@ enum Command {
     #[command(subcommand)]
     Image(image::ImageCommand),
     /// Create the data directory if it is missing, and migrate the database to this version
+    #[command(after_help = MIGRATE_HELP)]
     Migrate,
     /// Read the audit log: list, export, verify
     #[command(subcommand)]
     Audit(audit::AuditCommand),
-    /// Check settings
+    /// Check settings: check
     #[command(subcommand)]
     Config(config::ConfigCommand),
     /// Show the status of roles, store, Docker and caches
+    #[command(after_help = STATUS_HELP)]
     Status,
+    /// Print a script that completes commands and options: bash, zsh, fish
+    Completion(completion::Completion),
+    /// Print the manual page
+    #[command(after_help = MANPAGE_HELP)]
+    Manpage,
 }
 
 impl Args {
@@ -122,55 +174,11 @@ impl Args {
             Command::Audit(command) => command.run(global),
             Command::Config(command) => command.run(global),
             Command::Status => status::run(global),
+            Command::Completion(completion) => completion.run(),
+            Command::Manpage => completion::print_manpage(),
         }
     }
-}
-
-/// Parses the command line. Prints help on stdout, or a usage error on stderr with exit status 2.
-pub(crate) fn parse() -> Result<Args, ExitCode> {
-    Args::try_parse().map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            let _ = error.print();
-            ExitCode::SUCCESS
-        }
-        // The arguments didn't parse, so the option itself has to be searched for.
-        _ if std::env::args_os().any(|arg| arg == OsStr::new("--json")) => usage(&error).report(true),
-        _ => {
-            let _ = error.print();
-            ExitCode::from(2)
-        }
-    })
-}
-
-fn usage(error: &clap::Error) -> CliError {
-    let text = error.to_string();
-    let what = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-    CliError::usage(what, "see `memgate --help`")
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn command_definitions_are_consistent() {
-        Args::command().debug_assert();
-    }
-
-    #[test]
-    fn global_options_are_accepted_anywhere() {
-        for line in ["memgate --json --data d -v user list", "memgate user list --data d -v --json"] {
-            let args = Args::try_parse_from(line.split(' ')).unwrap();
-            assert!(args.global.json && args.global.data == Some("d".into()), "{line}");
-            assert_eq!(args.global.verbose, 1, "{line}");
-        }
-    }
-
-    #[test]
-    fn version_names_the_package_and_a_commit() {
-        let version = env!("MEMGATE_VERSION");
-        assert!(version.starts_with(env!("CARGO_PKG_VERSION")), "{version}");
-    }
-}
+mod tests;

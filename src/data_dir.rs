@@ -5,16 +5,18 @@
 //! `memgate-proxy` may read the lane key.
 
 mod database;
+mod entries;
 mod installation;
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use store::private_file::{self, Access};
 use store::{Database, LaneKey, Store, TokenKey};
 
+use self::entries::{create_file, exists, io_error};
 use crate::ca;
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
@@ -59,9 +61,25 @@ impl DataDir {
         self.path.join(LOCK)
     }
 
+    /// Whether there is such a directory, or anything else of its name.
+    ///
+    /// # Errors
+    /// If this user may not look.
+    pub(crate) fn exists(&self) -> Result<bool, CliError> {
+        exists(&self.path)
+    }
+
     /// Whether the directory contains an installation.
-    pub(crate) fn is_initialized(&self) -> bool {
-        [TOKEN_KEY, LANE_KEY, installation::FILE].iter().any(|name| self.path.join(name).exists())
+    ///
+    /// # Errors
+    /// If this user may not look: that proves nothing.
+    pub(crate) fn is_initialized(&self) -> Result<bool, CliError> {
+        for name in [TOKEN_KEY, LANE_KEY, installation::FILE] {
+            if exists(&self.path.join(name))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Creates the directory and the database's files with their owners and modes. Idempotent. Next comes
@@ -74,7 +92,16 @@ impl DataDir {
         settings: &Settings,
         system_users: Option<&SystemUsers>,
     ) -> Result<(), CliError> {
-        self.create_dir()?;
+        let created = self.create_dir()?;
+        let prepared = self.prepare_files(settings, system_users);
+        if created && prepared.is_err() {
+            // A start that failed leaves nothing behind.
+            let _ = self.purge(settings);
+        }
+        prepared
+    }
+
+    fn prepare_files(&self, settings: &Settings, system_users: Option<&SystemUsers>) -> Result<(), CliError> {
         let folder = private_file::open_folder(&self.path)?;
         let access = match system_users {
             Some(_) => Access { owner: None, group: Some(0), mode: PASSABLE_MODE },
@@ -171,20 +198,33 @@ impl DataDir {
         }
     }
 
-    /// Removes the files that memgate created, and nothing else.
-    pub(crate) fn purge(&self, settings: &Settings) -> Result<Vec<PathBuf>, CliError> {
-        trusted_folder::require(&self.path, Use::Exclusive)?;
+    /// The files that memgate created, as far as they exist.
+    ///
+    /// # Errors
+    /// If this user may not look.
+    pub(crate) fn own_files(&self, settings: &Settings) -> Result<Vec<PathBuf>, CliError> {
         let names = [TOKEN_KEY, LANE_KEY, LOCK, installation::FILE].into_iter().chain(ca::FILES);
         let mut files: Vec<PathBuf> = names.map(|name| self.path.join(name)).collect();
         if let Database::Sqlite(file) = settings.database(&self.path) {
             database::require_trusted(&file)?;
             files.extend(database::all_files(&file));
         }
-        let marker = self.path.join(CREATED_MARKER);
-        let created_by_us = marker.exists();
-        files.push(marker);
-        let mut removed = Vec::new();
+        files.push(self.path.join(CREATED_MARKER));
+        let mut existing = Vec::new();
         for file in files {
+            if exists(&file)? {
+                existing.push(file);
+            }
+        }
+        Ok(existing)
+    }
+
+    /// Removes the files that memgate created, and nothing else.
+    pub(crate) fn purge(&self, settings: &Settings) -> Result<Vec<PathBuf>, CliError> {
+        trusted_folder::require(&self.path, Use::Exclusive)?;
+        let created_by_us = exists(&self.path.join(CREATED_MARKER))?;
+        let mut removed = Vec::new();
+        for file in self.own_files(settings)? {
             match fs::remove_file(&file) {
                 Ok(()) => removed.push(file),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -202,13 +242,8 @@ impl DataDir {
     }
 
     fn require_initialized(&self) -> Result<(), CliError> {
-        if self.is_initialized() {
+        if self.is_initialized()? {
             return trusted_folder::require(&self.path, Use::Exclusive);
-        }
-        if let Err(error) = fs::metadata(self.path.join(TOKEN_KEY))
-            && error.kind() != ErrorKind::NotFound
-        {
-            return Err(io_error("open", &self.path, &error));
         }
         Err(CliError::new(
             format!("{} contains no memgate data", self.path.display()),
@@ -218,9 +253,8 @@ impl DataDir {
 
     /// An existing installation has a database: an empty one would make the provisioner remove all caches.
     fn require_database(&self, file: &Path) -> Result<(), CliError> {
-        let exists = |file: &Path| file.symlink_metadata().is_ok();
         let old = self.path.join(DATABASE_NAME);
-        if !exists(file) && exists(&old) {
+        if !exists(file)? && exists(&old)? {
             let (folder, name) = (DATABASE_FOLDER, DATABASE_NAME);
             return Err(CliError::new(
                 format!("the database {} is not where this version expects it", old.display()),
@@ -229,7 +263,7 @@ impl DataDir {
                 ),
             ));
         }
-        if exists(file) || installation::read(&self.path)?.is_none() {
+        if exists(file)? || installation::read(&self.path)?.is_none() {
             return Ok(());
         }
         Err(CliError::new(
@@ -238,8 +272,9 @@ impl DataDir {
         ))
     }
 
-    /// Creates the directory and makes its path absolute. An existing directory must be empty or ours.
-    fn create_dir(&mut self) -> Result<(), CliError> {
+    /// Creates the directory and makes its path absolute. An existing directory must be empty or ours. Returns whether it
+    /// did not exist before.
+    fn create_dir(&mut self) -> Result<bool, CliError> {
         let created = match fs::DirBuilder::new().mode(0o700).create(&self.path) {
             Ok(()) => true,
             Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
@@ -248,14 +283,18 @@ impl DataDir {
         self.path = fs::canonicalize(&self.path).map_err(|error| io_error("open", &self.path, &error))?;
         // Before anything in it, or its access, is changed: others could give its name to another folder of root's.
         if let Some(parent) = self.path.parent() {
-            trusted_folder::require(parent, Use::Shared)?;
+            trusted_folder::require(parent, Use::Shared).inspect_err(|_| {
+                if created {
+                    let _ = fs::remove_dir(&self.path);
+                }
+            })?;
         }
         if created {
             create_file(&self.path.join(CREATED_MARKER), 0o600)?;
-        } else if !self.is_initialized() {
+        } else if !self.is_initialized()? {
             self.require_empty()?;
         }
-        Ok(())
+        Ok(created)
     }
 
     /// Rejects a directory with other files: a mistyped `--data /etc` must not change the mode of /etc.
@@ -286,25 +325,6 @@ impl DataDir {
     }
 }
 
-/// Creates an empty file. Returns whether it did not exist before.
-fn create_file(path: &Path, mode: u32) -> Result<bool, CliError> {
-    match OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(io_error("create", path, &error)),
-    }
-}
-
-fn io_error(verb: &str, path: &Path, error: &std::io::Error) -> CliError {
-    let fix = match error.kind() {
-        ErrorKind::StorageFull => "free some space, or name another directory with --data DIR",
-        ErrorKind::PermissionDenied => "run this as root, or as the user that owns the data",
-        ErrorKind::NotFound => "create the parent directory first, or name another directory with --data DIR",
-        _ => "check the path, or name another directory with --data DIR",
-    };
-    CliError::new(format!("can't {verb} {} ({error})", path.display()), fix)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
@@ -318,7 +338,7 @@ mod tests {
             let (store, _) = data_dir.open_or_create(&Settings::default(), None).await.unwrap();
             data_dir.close_store(&Settings::default(), &store).await;
         }
-        assert!(data_dir.is_initialized());
+        assert!(data_dir.is_initialized().unwrap());
         data_dir
     }
 

@@ -1,6 +1,7 @@
 //! How commands print: the result on stdout, an error with its fix on stderr.
 
 pub(crate) mod table;
+pub(crate) mod time;
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -28,12 +29,31 @@ enum ExitStatus {
 impl CliError {
     /// The command failed: exit status 1.
     pub(crate) fn new(what: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { what: what.into(), fix: fix.into(), status: ExitStatus::Failed }
+        let what = without_system_codes(&what.into());
+        Self { what, fix: fix.into(), status: ExitStatus::Failed }
     }
 
     /// The arguments are invalid: exit status 2.
     pub(crate) fn usage(what: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { status: ExitStatus::Usage, ..Self::new(what, fix) }
+    }
+
+    /// Several things at once, each with its fix; repetitions are dropped. `None` if there are none.
+    pub(crate) fn all(problems: impl IntoIterator<Item = (String, String)>) -> Option<Self> {
+        let (mut whats, mut fixes): (Vec<String>, Vec<String>) = Default::default();
+        for (what, fix) in problems {
+            for (text, all) in [(what, &mut whats), (fix, &mut fixes)] {
+                if !all.contains(&text) {
+                    all.push(text);
+                }
+            }
+        }
+        (!whats.is_empty()).then(|| Self::new(whats.join("; "), fixes.join("; ")))
+    }
+
+    /// What is wrong, and how to fix it.
+    pub(crate) fn into_parts(self) -> (String, String) {
+        (self.what, self.fix)
     }
 
     /// The work has started but isn't done yet: exit status 3.
@@ -90,14 +110,20 @@ impl From<identity::InputError> for CliError {
     }
 }
 
-cli_error_from!(
-    store::StoreError,
-    store::KeyError,
-    store::private_file::FileError,
-    provisioner::Error,
-    proxy::Error,
-    webui::Error
-);
+impl From<store::private_file::FileError> for CliError {
+    fn from(error: store::private_file::FileError) -> Self {
+        use store::private_file::FileError;
+        let told = Self::from_error(&error);
+        match error {
+            FileError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                Self { fix: "run this as root, or as the user that owns the data".to_owned(), ..told }
+            }
+            _ => told,
+        }
+    }
+}
+
+cli_error_from!(store::StoreError, store::KeyError, provisioner::Error, proxy::Error, webui::Error);
 
 /// Prints a command's result: `document` as JSON, or `text` for people.
 pub(crate) fn print<T: Serialize>(
@@ -147,6 +173,20 @@ pub(crate) fn write_out(text: &str) -> Result<(), CliError> {
     }
 }
 
+/// Drops the numbers of system errors: `Permission denied (os error 13)` says all in its first two words.
+fn without_system_codes(text: &str) -> String {
+    const START: &str = " (os error ";
+    let mut parts = text.split(START);
+    let mut kept = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(')') {
+            Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => kept.push_str(rest),
+            _ => kept.extend([START, part]),
+        }
+    }
+    kept
+}
+
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -164,6 +204,18 @@ mod tests {
         let error = CliError::from_error(&Outer(std::io::Error::other("no\nspace")));
         assert_eq!(error.what, "can't do it (no space)");
         assert_eq!(error.fix, "try again");
+    }
+
+    #[test]
+    fn numbers_of_system_errors_are_dropped() {
+        for (text, shown) in [
+            ("can't open x (Permission denied (os error 13))", "can't open x (Permission denied)"),
+            ("No such file (os error 2), twice (os error 2)", "No such file, twice"),
+            ("a (os error x) b (os error", "a (os error x) b (os error"),
+            ("plain", "plain"),
+        ] {
+            assert_eq!(CliError::new(text, "").what, shown);
+        }
     }
 
     // rows of the store may hold any text.

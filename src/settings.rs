@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use daemon::telemetry::LogFormat;
-use figment::error::Kind;
+use figment::error::{Actual, Kind};
 use figment::providers::{Env, Format, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
@@ -114,6 +114,17 @@ impl Settings {
             settings.webui.endpoint = local_address(settings.proxy.listen).to_string();
         }
         Ok(settings)
+    }
+
+    /// The listeners of all roles, each with its setting.
+    pub(crate) fn listeners(&self) -> [(&'static str, SocketAddr); 5] {
+        [
+            ("proxy.listen", self.proxy.listen),
+            ("proxy.health", self.proxy.health),
+            ("provisioner.health", self.provisioner.health),
+            ("webui.listen", self.webui.listen),
+            ("webui.health", self.webui.health),
+        ]
     }
 
     /// The database of an installation whose data directory is `data`.
@@ -238,7 +249,53 @@ fn explain(error: &figment::Error) -> CliError {
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         return CliError::new(format!("can't read the settings{from} ({text})"), "correct that line");
     }
-    CliError::new(format!("invalid setting {key}{from} ({})", error.kind), "correct its value")
+    let (what, fix) = in_words(&error.kind);
+    CliError::new(format!("invalid setting {key}{from} ({what})"), fix)
+}
+
+/// What is wrong with a value, and what to write: without the names of Rust's types.
+fn in_words(kind: &Kind) -> (String, String) {
+    let form = |expected: &str| match expected {
+        "usize" | "u8" | "u16" | "u32" | "u64" => "a whole number, 0 or more",
+        "i64" | "i32" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "socket address" => "an address with its port, like 127.0.0.1:8080",
+        "IP address" => "an address like 10.0.0.1",
+        "a sequence" => "a list, like [\"10.0.0.1\"]",
+        "a string" | "path string" | "string" => "a text in quotes",
+        expected if expected.starts_with("struct ") => "a section with settings of its own",
+        _ => "a value of the form that docs/settings.md shows",
+    };
+    match kind {
+        Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
+            (format!("it is {}", value_in_words(actual)), format!("write {}", form(expected)))
+        }
+        Kind::UnknownVariant(found, known) => {
+            (format!("it is {found}"), format!("write {}", known.join(" or ")))
+        }
+        Kind::Message(text) if text.contains("socket address") => {
+            ("it is no address with a port".to_owned(), format!("write {}", form("socket address")))
+        }
+        Kind::Message(text) if text.contains("IP address") => {
+            ("it is no IP address".to_owned(), format!("write {}", form("IP address")))
+        }
+        kind => (kind.to_string(), "correct its value".to_owned()),
+    }
+}
+
+fn value_in_words(actual: &Actual) -> String {
+    match actual {
+        Actual::Bool(value) => value.to_string(),
+        Actual::Unsigned(value) => value.to_string(),
+        Actual::Signed(value) => value.to_string(),
+        Actual::Float(value) => value.to_string(),
+        Actual::Char(value) => format!("\"{value}\""),
+        Actual::Str(value) => format!("\"{value}\""),
+        Actual::Seq => "a list".to_owned(),
+        Actual::Map => "a section".to_owned(),
+        _ => "something else".to_owned(),
+    }
 }
 
 /// The most similar known key, if one is similar enough for "did you mean".
@@ -249,7 +306,8 @@ fn most_similar(key: &str) -> Option<String> {
     let names = known.iter().map(|(key, _)| key.clone()).chain(sections);
     names
         .map(|name| (strsim::levenshtein(&letters(key), &letters(&name)), name))
-        .filter(|(distance, name)| *distance <= name.len() / 3 + 1)
+        // More than half of what was typed stays.
+        .filter(|(distance, name)| *distance <= name.len() / 3 + 1 && distance * 2 < letters(key).len())
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }
@@ -266,8 +324,34 @@ mod tests {
             ("prxy", Some("proxy")),
             ("store.uri", Some("store.url")),
             ("completely.different.words", None),
+            ("foo", None),
         ] {
             assert_eq!(most_similar(typed).as_deref(), suggested, "{typed}");
+        }
+    }
+
+    #[test]
+    fn values_of_a_wrong_type_are_explained_without_names_of_types() {
+        for (key, value, parts) in [
+            ("proxy.workers", "many", ["it is \"many\"", "a whole number, 0 or more"]),
+            ("proxy.workers", "-1", ["it is -1", "a whole number, 0 or more"]),
+            ("proxy.scram", "maybe", ["it is \"maybe\"", "true or false"]),
+            ("webui.listen", "here", ["no address with a port", "127.0.0.1:8080"]),
+            ("webui.trusted_proxies", "[\"here\"]", ["no IP address", "10.0.0.1"]),
+            ("proxy.proxy_protocol_from", "10.0.0.0/8", ["it is \"10.0.0.0/8\"", "a list"]),
+            ("provisioner.cpus", "some", ["it is \"some\"", "a number"]),
+            ("proxy", "1", ["it is 1", "a section"]),
+            ("log.format", "xml", ["xml", "text or json"]),
+            ("webui.endpoint", "5", ["it is 5", "a text in quotes"]),
+        ] {
+            let value: Value = value.parse().unwrap();
+            let settings = Figment::from(Serialized::defaults(Settings::default())).merge((key, value));
+            let error = explain(&settings.extract::<Settings>().unwrap_err()).to_string();
+            assert!(error.contains(key), "{key}: {error}");
+            assert!(parts.iter().all(|part| error.contains(part)), "{key}: {error}");
+            for leak in ["usize", "f64", "struct", "boolean", "sequence", "variant", "expected"] {
+                assert!(!error.contains(leak), "{key}: {error}");
+            }
         }
     }
 

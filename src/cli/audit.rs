@@ -1,19 +1,27 @@
 //! `memgate audit`: lists, exports and verifies the audit log.
 
+mod filter;
+mod words;
+
 use serde::Serialize;
 use store::{AuditChain, AuditEntry, Store};
 
+use self::filter::Filter;
+use self::words::Names;
 use super::context::{self, Context};
+use super::number;
 use crate::global_args::GlobalArgs;
-use crate::output::table::{pairs, table, time_since};
+use crate::output::table::pairs;
 use crate::output::{self, CliError};
 
 /// Entries per query.
 const PAGE_SIZE: i64 = 1000;
+const LIST_MAX: i64 = 1_000_000;
 
 const EXAMPLES: &str = "\
 Examples:
   memgate audit list                       show the last 50 entries
+  memgate audit list --user ada@example.org --since 7d
   memgate audit export > audit.jsonl       export all entries, one JSON document per line
   memgate audit verify                     check that all entries match the chain of hashes
   memgate audit verify --head 1f0c...      also check that the log still contains this earlier head
@@ -21,19 +29,34 @@ Examples:
 Save the head that verify prints outside the database. The chain has no key: an attacker with write access to the
 database can recompute or truncate it, and only an earlier head reveals that.";
 
+const LIST_EXAMPLES: &str = "\
+Examples:
+  memgate audit list --user ada@example.org
+  memgate audit list --since 24h --limit 1000
+  memgate audit list --before 1200                   the page before entry 1200
+
+Times are in UTC. Users are shown by their e-mail addresses, deleted ones by their ids; --json keeps what is stored.";
+
 /// Read the audit log
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub(crate) enum AuditCommand {
-    /// List the newest entries
+    /// List the newest entries, oldest of them first
+    #[command(after_help = LIST_EXAMPLES)]
     List {
         /// Maximum number of entries
-        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..))]
+        #[arg(long, value_name = "N", default_value = "50", value_parser = number::between(1, LIST_MAX))]
         limit: i64,
+        #[command(flatten)]
+        filter: Filter,
     },
     /// Print all entries, oldest first, one JSON document per line
+    #[command(after_help = "\
+Example:
+  memgate audit export > audit.jsonl")]
     Export,
     /// Check every entry against the chain of hashes; exit status 1 if it is broken
+    #[command(after_help = EXAMPLES)]
     Verify {
         /// A hash that the log must contain: the head that an earlier `verify` printed
         #[arg(long, value_name = "HASH")]
@@ -57,10 +80,10 @@ impl AuditCommand {
         context::with_store(global, async |context: &Context| {
             let store = &context.store;
             match self {
-                Self::List { limit } => {
-                    let from = store.audit_length().await?.saturating_sub(limit);
-                    let list = EntryList { entries: store.audit_after(from, limit).await? };
-                    context.print(&list, || rows(&list.entries))
+                Self::List { limit, filter } => {
+                    let list = EntryList { entries: filter.newest(store, limit).await? };
+                    let names = Names::read(store, &list.entries).await?;
+                    context.print(&list, || names.rows(&list.entries))
                 }
                 Self::Export => export(store).await,
                 Self::Verify { head } => {
@@ -113,21 +136,4 @@ async fn verify(store: &Store, head: Option<&str>) -> Result<Verified, CliError>
         ));
     }
     Ok(Verified { entries: chain.entries, head: chain.head })
-}
-
-fn rows(entries: &[AuditEntry]) -> String {
-    let row = |entry: &AuditEntry| {
-        [
-            entry.seq.to_string(),
-            time_since(entry.at),
-            entry.actor.clone(),
-            entry.action.clone(),
-            entry.subject.clone(),
-            entry.detail.clone(),
-        ]
-    };
-    table(
-        ["SEQ", "TIME", "ACTOR", "ACTION", "SUBJECT", "DETAIL"],
-        &entries.iter().map(row).collect::<Vec<_>>(),
-    )
 }

@@ -8,21 +8,29 @@ use store::{
 use super::confirmation::Confirmation;
 use super::context::{self, Context};
 use super::instance::Usage;
-use super::lookup::{CacheArg, find_user};
+use super::lookup::{CacheArg, find_user, plan_error};
 use super::readiness;
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
 use crate::output::table::{self, table};
+use crate::output::time;
 
 /// Manage caches
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum CacheCommand {
     /// List a user's caches, oldest first
+    #[command(after_help = "\
+Example:
+  memgate cache list ada@example.org")]
     List {
         /// The user's e-mail address
         email: String,
     },
     /// Show a cache and its usage
+    #[command(after_help = "\
+Examples:
+  memgate cache show ada@example.org
+  memgate cache show ada@example.org --cache sessions --json")]
     Show {
         /// The user's e-mail address
         email: String,
@@ -39,6 +47,10 @@ The setting limits.caches_per_user limits the number of caches.
 Exit status 3: the cache is created, but isn't running yet.")]
     Create(Create),
     /// Delete a cache with its contents and all of its tokens
+    #[command(after_help = "\
+Examples:
+  memgate cache delete ada@example.org --cache sessions --dry-run
+  memgate cache delete ada@example.org --cache sessions --yes")]
     Delete {
         /// The user's e-mail address
         email: String,
@@ -56,7 +68,7 @@ pub(crate) struct Create {
     /// The new cache's name: lower-case letters, digits and hyphens
     #[arg(long = "cache", value_name = "NAME", default_value = "default")]
     name: CacheName,
-    /// The cache's plan [default: the user's plan]
+    /// The cache's plan, as `memgate plan list` shows it [default: the user's plan]
     #[arg(long)]
     plan: Option<String>,
     /// Don't wait until the cache is running
@@ -119,14 +131,7 @@ impl CacheCommand {
             Self::Delete { email, cache, confirmation } => {
                 let user = find_user(&context.store, &email).await?;
                 let cache = cache.find(&context.store, &user).await?;
-                let question = format!("Delete cache {} of {email} with all of its tokens?", cache.name);
-                confirmation.require(&question)?;
-                let tokens_revoked = context.store.delete_cache(&cache.id).await?;
-                let deleted =
-                    Deleted { email, cache: cache.name, id: cache.id, tokens_revoked, deleted: true };
-                context.print(&deleted, || {
-                    format!("cache {} is deleted, {tokens_revoked} tokens revoked", deleted.cache)
-                })
+                delete(context, email, cache, &confirmation).await
             }
         })
     }
@@ -138,7 +143,7 @@ impl Create {
         let user = find_user(store, &self.email).await?;
         let new = NewCache { user_id: &user.id, name: &self.name, plan: self.plan.as_deref() };
         let created = store.create_cache(&new, context.settings.limits.caches_per_user).await;
-        let cache = created.map_err(|error| create_error(error, &self.name, &user))?;
+        let cache = created.map_err(|error| create_error(error, &self.name, self.plan.as_deref(), &user))?;
         let readiness =
             if self.no_wait { None } else { Some(readiness::wait(store, &cache, &user.email).await) };
         let instance = store.instance_of_cache(&cache.id).await?;
@@ -181,20 +186,49 @@ impl CacheView {
     pub(super) fn text(&self) -> String {
         let number =
             |value: Option<i64>, unit: &str| value.map_or_else(String::new, |value| format!("{value}{unit}"));
-        table::pairs(&[
+        let mut pairs = vec![
             ("cache", self.cache.clone()),
             ("id", self.id.clone()),
             ("email", self.email.clone()),
             ("endpoint", self.endpoint.clone()),
             ("plan", self.plan.clone()),
             ("state", self.state.as_str().to_owned()),
-            ("message", self.message.clone().unwrap_or_default()),
             ("memory", number(self.memory_mb, " MB")),
             ("connections", number(self.connections, "")),
             ("item size", number(self.item_size_max, " bytes")),
-            ("created", table::time_since(self.created_at)),
-        ])
+            ("created", time::past(self.created_at)),
+        ];
+        // Only a cache that isn't running has a message.
+        pairs.extend(self.message.clone().map(|message| ("message", message)));
+        table::pairs(&pairs)
     }
+}
+
+async fn delete(
+    context: &Context,
+    email: String,
+    cache: Cache,
+    confirmation: &Confirmation,
+) -> Result<(), CliError> {
+    let store = &context.store;
+    let question = format!("Delete cache {} of {email} with its contents and all of its tokens?", cache.name);
+    confirmation.require(&question)?;
+    let is_dry_run = confirmation.is_dry_run();
+    let tokens_revoked = if is_dry_run {
+        let tokens = store.tokens_of_cache(&cache.id).await?;
+        tokens.iter().filter(|token| token.revoked_at.is_none()).count()
+    } else {
+        store.delete_cache(&cache.id).await?
+    };
+    let deleted = Deleted { email, cache: cache.name, id: cache.id, tokens_revoked, deleted: !is_dry_run };
+    context.print(&deleted, || {
+        let cache = &deleted.cache;
+        if is_dry_run {
+            format!("would delete cache {cache} and revoke {tokens_revoked} tokens")
+        } else {
+            format!("cache {cache} is deleted, {tokens_revoked} tokens revoked")
+        }
+    })
 }
 
 async fn show(context: &Context, user: &User, cache: Cache) -> Result<(), CliError> {
@@ -210,7 +244,7 @@ async fn show(context: &Context, user: &User, cache: Cache) -> Result<(), CliErr
     })
 }
 
-fn create_error(error: StoreError, name: &CacheName, user: &User) -> CliError {
+fn create_error(error: StoreError, name: &CacheName, plan: Option<&str>, user: &User) -> CliError {
     let email = &user.email;
     match error {
         StoreError::AlreadyExists(_) => CliError::new(
@@ -221,8 +255,7 @@ fn create_error(error: StoreError, name: &CacheName, user: &User) -> CliError {
             format!("{email} has reached the limit of caches per user"),
             "delete a cache first, or raise the setting limits.caches_per_user",
         ),
-        StoreError::NotFound("plan") => CliError::new("no such plan", "`memgate plan list` shows all plans"),
-        error => error.into(),
+        error => plan_error(error, plan.unwrap_or(&user.plan)),
     }
 }
 

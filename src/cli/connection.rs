@@ -13,6 +13,9 @@ use crate::output::table::{self, table};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum ConnectionCommand {
     /// List the live connections of a cache, with token, source address and age
+    #[command(after_help = "\
+Example:
+  memgate connection list ada@example.org")]
     List {
         /// The user's e-mail address
         email: String,
@@ -20,6 +23,9 @@ pub(crate) enum ConnectionCommand {
         cache: CacheArg,
     },
     /// Close a connection. Its client may reconnect: revoke its token to prevent that
+    #[command(after_help = "\
+Example:
+  memgate connection close ada@example.org ID --cache shop")]
     Close {
         /// The user's e-mail address
         email: String,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 use serde::Serialize;
 
-use super::up;
+use super::{confirmation, up};
 use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
 use crate::output::{self, CliError};
@@ -19,18 +19,30 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Remove the containers, networks, volumes and firewall rules of this installation
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+Examples:
+  memgate down --data /var/lib/memgate
+  memgate down --purge --dry-run
+
 A running `memgate up` with the same data is stopped first. Users and tokens are kept, and `memgate up`
 creates their caches again, empty; with --purge nothing is kept. With PostgreSQL (`store.url`) --purge is refused:
 drop that database yourself. Other installations are never touched.")]
 pub(crate) struct Down {
-    /// Remove the data too: users, tokens, keys
+    /// Remove the data too: users, tokens, keys. Asks for confirmation on a terminal
     #[arg(long)]
     purge: bool,
+    /// Don't ask for confirmation
+    #[arg(long)]
+    yes: bool,
+    /// Only show what would be removed
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
 }
 
 #[derive(Debug, Serialize)]
 struct Removed {
     installation: Option<String>,
+    /// Whether nothing was removed, only counted.
+    dry_run: bool,
     stopped: bool,
     #[serde(flatten)]
     docker: Option<provisioner::Removed>,
@@ -45,15 +57,47 @@ impl Down {
             let fix = "drop the database yourself, run `memgate down`, then remove the data directory";
             return Err(CliError::new("--purge doesn't empty PostgreSQL", fix));
         }
-        let mut removed = Removed { installation: None, stopped: false, docker: None, files: Vec::new() };
-        if data_dir.is_initialized() {
-            removed.stopped = stop(&data_dir)?;
-            runtime()?.block_on(Self::tear_down(&settings, &data_dir, &mut removed))?;
-            if self.purge {
-                removed.files = data_dir.purge(&settings)?;
+        let mut removed = Removed {
+            installation: None,
+            dry_run: self.dry_run,
+            stopped: false,
+            docker: None,
+            files: Vec::new(),
+        };
+        if data_dir.is_initialized()? {
+            if self.dry_run {
+                self.survey(&settings, &data_dir, &mut removed)?;
+            } else {
+                self.confirm(&data_dir)?;
+                removed.stopped = stop(&data_dir)?;
+                runtime()?.block_on(Self::tear_down(&settings, &data_dir, &mut removed))?;
+                if self.purge {
+                    removed.files = data_dir.purge(&settings)?;
+                }
             }
         }
         output::print(global.json, &removed, || self.describe(&removed, &data_dir))
+    }
+
+    fn confirm(&self, data_dir: &DataDir) -> Result<(), CliError> {
+        if !self.purge || self.yes {
+            return Ok(());
+        }
+        let data = data_dir.path().display();
+        confirmation::ask_on_terminal(&format!(
+            "Remove all caches with their contents, and all users, tokens and keys in {data}?"
+        ))
+    }
+
+    fn survey(&self, settings: &Settings, data_dir: &DataDir, removed: &mut Removed) -> Result<(), CliError> {
+        removed.stopped = up::lock_holder(&data_dir.lock_path())?.is_some();
+        let id = runtime()?.block_on(Self::compared_id(settings, data_dir))?;
+        removed.docker = Some(runtime()?.block_on(provisioner::survey(&settings.provisioner, &id))?);
+        removed.installation = Some(id);
+        if self.purge {
+            removed.files = data_dir.own_files(settings)?;
+        }
+        Ok(())
     }
 
     async fn tear_down(
@@ -61,26 +105,35 @@ impl Down {
         data_dir: &DataDir,
         removed: &mut Removed,
     ) -> Result<(), CliError> {
-        // Only to compare: what is removed is decided by the data directory's id.
-        let store = data_dir.open_store(settings).await?;
-        data_dir.close_store(settings, &store).await;
-        let id = data_dir.installation_id()?;
+        let id = Self::compared_id(settings, data_dir).await?;
         removed.docker = Some(provisioner::teardown(&settings.provisioner, &id).await?);
         removed.installation = Some(id);
         Ok(())
+    }
+
+    /// The data directory's id, which decides what is removed. The store's is only compared.
+    async fn compared_id(settings: &Settings, data_dir: &DataDir) -> Result<String, CliError> {
+        let store = data_dir.open_store(settings).await?;
+        data_dir.close_store(settings, &store).await;
+        data_dir.installation_id()
     }
 
     fn describe(&self, removed: &Removed, data_dir: &DataDir) -> String {
         let Some(docker) = &removed.docker else {
             return format!("nothing to do: {} contains no memgate data", data_dir.path().display());
         };
-        let data = if self.purge { "the data is removed too" } else { "users and tokens are kept" };
+        let data = match (self.purge, self.dry_run) {
+            (false, _) => "users and tokens are kept".to_owned(),
+            (true, false) => "the data is removed too".to_owned(),
+            (true, true) => format!("and {} files in {}", removed.files.len(), data_dir.path().display()),
+        };
+        let verb = if self.dry_run { "would remove" } else { "removed" };
         let kept = match docker.kept.as_slice() {
             [] => String::new(),
             kept => format!("\nkept, because memgate didn't create it or others use it: {}", kept.join(", ")),
         };
         format!(
-            "removed {} containers, {} volumes, {} networks and the firewall rules; {data}{kept}",
+            "{verb} {} containers, {} volumes, {} networks and the firewall rules; {data}{kept}",
             docker.containers, docker.volumes, docker.networks
         )
     }
@@ -89,14 +142,14 @@ impl Down {
 /// Stops the `memgate up` of this data directory, which would create everything again. Returns whether one ran.
 fn stop(data_dir: &DataDir) -> Result<bool, CliError> {
     let lock = data_dir.lock_path();
-    let Some(pid) = up::lock_holder(&lock) else { return Ok(false) };
+    let Some(pid) = up::lock_holder(&lock)? else { return Ok(false) };
     let fix = || format!("stop process {pid} yourself, then retry");
     let process = Pid::from_raw(pid)
         .ok_or_else(|| CliError::new("the lock file contains an invalid process id", fix()))?;
     rustix::process::kill_process(process, Signal::TERM)
         .map_err(|error| CliError::new(format!("can't stop the running memgate ({error})"), fix()))?;
     let started = Instant::now();
-    while up::lock_holder(&lock).is_some() {
+    while up::lock_holder(&lock)?.is_some() {
         if started.elapsed() > STOP_TIMEOUT {
             return Err(CliError::new("the running memgate did not stop in time", fix()));
         }

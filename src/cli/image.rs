@@ -14,6 +14,9 @@ use crate::system_users::SystemUsers;
 pub(crate) enum ImageCommand {
     /// Build the image from the distribution's memcached package, or pull the configured image
     #[command(after_help = "\
+Example:
+  memgate image build --data /var/lib/memgate
+
 The package is downloaded and unpacked but not installed: its service would occupy port 11211.
 With `image = \"memcached:1.6@sha256:...\"` under [provisioner], that image is pulled instead.")]
     Build,

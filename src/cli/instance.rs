@@ -1,5 +1,8 @@
 //! `memgate instance`: the containers that run caches, for operators: desired and actual state.
 
+use std::time::Duration;
+
+use provisioner::statistics::{self, Statistics};
 use serde::Serialize;
 use store::{DesiredState, Instance, InstanceState, Store, Timestamp};
 
@@ -8,13 +11,23 @@ use super::lookup::{CacheArg, find_user};
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
 use crate::output::table::{self, table};
+use crate::output::time;
 
 /// Show the containers that run caches
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum InstanceCommand {
-    /// List all instances, oldest first
+    /// List all instances and their usage, oldest first
+    #[command(after_help = "\
+Example:
+  memgate instance list")]
     List,
-    /// Show the instance of a user's cache, and its usage
+    /// Show the instance of a user's cache, its usage, and what its memcached says: memory, items, evictions
+    #[command(after_help = "\
+Examples:
+  memgate instance show ada@example.org
+  memgate instance show ada@example.org --cache shop --json
+
+memcached's own figures need a running instance on this machine, and root.")]
     Show {
         /// The user's e-mail address
         email: String,
@@ -22,6 +35,9 @@ pub(crate) enum InstanceCommand {
         cache: CacheArg,
     },
 }
+
+/// Characters of a container's id that Docker's own lists show.
+const CONTAINER_ID_LEN: usize = 12;
 
 /// An instance as operators see it, including its address, which users never see.
 #[derive(Debug, Serialize)]
@@ -60,11 +76,20 @@ struct InstanceDetails {
     #[serde(flatten)]
     instance: InstanceView,
     usage: Usage,
+    /// What its memcached says, if it can be reached from here.
+    memcached: Option<Statistics>,
+}
+
+#[derive(Debug, Serialize)]
+struct InstanceWithUsage {
+    #[serde(flatten)]
+    instance: InstanceView,
+    usage: Usage,
 }
 
 #[derive(Debug, Serialize)]
 struct InstanceList {
-    instances: Vec<InstanceView>,
+    instances: Vec<InstanceWithUsage>,
 }
 
 impl InstanceCommand {
@@ -73,9 +98,12 @@ impl InstanceCommand {
             let store = &context.store;
             match self {
                 Self::List => {
-                    let existing =
-                        store.instances().await?.into_iter().filter(|instance| !instance.is_gone());
-                    let list = InstanceList { instances: existing.map(InstanceView::of).collect() };
+                    let mut list = InstanceList { instances: Vec::new() };
+                    for instance in store.instances().await?.into_iter().filter(|it| !it.is_gone()) {
+                        let usage = Usage::read(store, &instance.id).await?;
+                        list.instances
+                            .push(InstanceWithUsage { instance: InstanceView::of(instance), usage });
+                    }
                     context.print(&list, || rows(&list.instances))
                 }
                 Self::Show { email, cache } => {
@@ -86,8 +114,9 @@ impl InstanceCommand {
                         CliError::new(format!("cache {} has no instance", cache.name), fix)
                     })?;
                     let usage = Usage::read(store, &instance.id).await?;
-                    let shown = InstanceDetails { instance: InstanceView::of(instance), usage };
-                    context.print(&shown, || shown.instance.text() + &shown.usage.text())
+                    let memcached = ask_memcached(context, &instance).await;
+                    let shown = InstanceDetails { instance: InstanceView::of(instance), usage, memcached };
+                    context.print(&shown, || shown.text())
                 }
             }
         })
@@ -119,22 +148,51 @@ impl InstanceView {
 
     fn text(&self) -> String {
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
-        table::pairs(&[
+        let mut pairs = vec![
             ("instance", self.id.clone()),
             ("email", self.email.clone()),
             ("cache", self.cache.clone()),
             ("state", self.state.as_str().to_owned()),
-            ("message", text(&self.message)),
-            ("memory", format!("{} MB", self.memory_mb)),
-            ("connections", self.connections.to_string()),
-            ("item size", format!("{} bytes", self.item_size_max)),
+            ("memory limit", format!("{} MB", self.memory_mb)),
+            ("connection limit", self.connections.to_string()),
+            ("item size limit", format!("{} bytes", self.item_size_max)),
             ("address", text(&self.address)),
-            ("container", text(&self.container)),
+            ("container", text(&self.container).chars().take(CONTAINER_ID_LEN).collect()),
             ("memcached", text(&self.version)),
             ("generation", self.generation.to_string()),
-            ("created", table::time_since(self.created_at)),
-        ])
+            ("created", time::past(self.created_at)),
+        ];
+        pairs.extend(self.message.clone().map(|message| ("message", message)));
+        table::pairs(&pairs)
     }
+}
+
+impl InstanceDetails {
+    fn text(&self) -> String {
+        let memcached = match &self.memcached {
+            Some(it) => table::pairs(&[
+                ("memory used", format!("{} of {}", megabytes(it.bytes), megabytes(it.limit_maxbytes))),
+                ("items", it.curr_items.to_string()),
+                ("evictions", it.evictions.to_string()),
+                ("running for", identity::time_text::duration(Duration::from_secs(it.uptime))),
+            ]),
+            None => "memcached's own figures can't be read from here\n".to_owned(),
+        };
+        format!("{}\n{}\n{memcached}", self.instance.text(), self.usage.text())
+    }
+}
+
+/// What its memcached says; `None` if it doesn't run, or can't be reached from here by this user.
+async fn ask_memcached(context: &Context, instance: &Instance) -> Option<Statistics> {
+    let route = instance.route.as_ref()?;
+    let address = route.address.as_ref()?.parse().ok()?;
+    let key = context.data_dir.lane_key().ok()?;
+    statistics::read(address, &key.credential(&instance.id, route.generation)).await.ok()
+}
+
+fn megabytes(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10) >> 20;
+    format!("{}.{} MB", tenths / 10, tenths % 10)
 }
 
 impl Usage {
@@ -148,6 +206,15 @@ impl Usage {
         })
     }
 
+    /// The share of reads that were hits, in percent.
+    fn hit_rate(&self) -> String {
+        let store::Usage { hits, misses, .. } = self.counters;
+        match hits.saturating_add(misses) {
+            0 => "-".to_owned(),
+            reads => format!("{} %", hits.saturating_mul(100) / reads),
+        }
+    }
+
     /// Formats the usage as names and values.
     pub(super) fn text(&self) -> String {
         let store::Usage { hits, misses, stores, deletes, arithmetic, touches, others, .. } = self.counters;
@@ -155,6 +222,7 @@ impl Usage {
         table::pairs(&[
             ("open connections", self.open_connections.to_string()),
             ("reads", format!("{} ({hits} hits, {misses} misses)", hits + misses)),
+            ("hit rate", self.hit_rate()),
             ("writes", (stores + deletes + arithmetic + touches).to_string()),
             ("other", others.to_string()),
             ("errors", self.counters.errors.to_string()),
@@ -174,23 +242,22 @@ fn quantile(latency: &[(i64, i64)], percent: i64) -> Option<i64> {
     })
 }
 
-fn rows(instances: &[InstanceView]) -> String {
-    let rows: Vec<_> = instances
-        .iter()
-        .map(|i| {
-            let text = |value: &Option<String>| value.clone().unwrap_or_default();
-            let memory = format!("{} MB", i.memory_mb);
-            [
-                i.email.clone(),
-                i.cache.clone(),
-                i.state.as_str().to_owned(),
-                memory,
-                text(&i.address),
-                text(&i.message),
-            ]
-        })
-        .collect();
-    table(["EMAIL", "CACHE", "STATE", "MEMORY", "ADDRESS", "MESSAGE"], &rows)
+fn rows(instances: &[InstanceWithUsage]) -> String {
+    let row = |it: &InstanceWithUsage| {
+        let InstanceWithUsage { instance, usage } = it;
+        [
+            instance.email.clone(),
+            instance.cache.clone(),
+            instance.state.as_str().to_owned(),
+            format!("{} MB", instance.memory_mb),
+            format!("{} of {}", usage.open_connections, instance.connections),
+            usage.hit_rate(),
+            instance.address.clone().unwrap_or_default(),
+            instance.message.clone().unwrap_or_default(),
+        ]
+    };
+    let rows: Vec<_> = instances.iter().map(row).collect();
+    table(["EMAIL", "CACHE", "STATE", "MEMORY", "CONNECTIONS", "HITS", "ADDRESS", "MESSAGE"], &rows)
 }
 
 #[cfg(test)]
@@ -202,5 +269,14 @@ mod tests {
         let latency = [(64, 50), (128, 49), (1024, 1)];
         assert_eq!((quantile(&latency, 50), quantile(&latency, 99)), (Some(64), Some(128)));
         assert_eq!((quantile(&latency, 100), quantile(&[], 50)), (Some(1024), None));
+    }
+
+    #[test]
+    fn memory_has_one_decimal() {
+        for (bytes, text) in
+            [(0, "0.0 MB"), (64 << 20, "64.0 MB"), (13_002_343, "12.4 MB"), (u64::MAX, "1759218604441.5 MB")]
+        {
+            assert_eq!(megabytes(bytes), text);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Finds the user and the cache that a command's arguments name.
 
-use store::{Cache, Store, User};
+use store::{Cache, Store, StoreError, User};
 
 use crate::output::CliError;
 
@@ -21,6 +21,16 @@ pub(super) async fn find_user(store: &Store, email: &str) -> Result<User, CliErr
         .user_by_email(email)
         .await?
         .ok_or_else(|| CliError::new(format!("no user {email}"), "`memgate user list` shows all users"))
+}
+
+/// What to tell someone who named the plan `name`.
+pub(super) fn plan_error(error: StoreError, name: &str) -> CliError {
+    match error {
+        StoreError::NotFound("plan") => {
+            CliError::new(format!("no plan {name}"), "`memgate plan list` shows all plans")
+        }
+        error => error.into(),
+    }
 }
 
 impl CacheArg {

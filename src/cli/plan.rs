@@ -2,9 +2,12 @@
 
 use clap::builder::ValueParser;
 use serde::Serialize;
-use store::{Plan, StoreError};
+use store::{Plan, Store, StoreError};
 
+use super::confirmation::Confirmation;
 use super::context::{self, Context};
+use super::lookup::plan_error;
+use super::number;
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
 use crate::output::table::{self, table};
@@ -12,16 +15,27 @@ use crate::output::table::{self, table};
 /// Characters of a plan's name.
 const NAME_LEN_MAX: usize = 40;
 
+const UNITS: &str = "\
+A plan limits each cache that has it:
+  memory                   MB (of 1,048,576 bytes) for items; the container may use a quarter and about 60 MB more
+  connections              of clients, counted by each proxy
+  item size                bytes of a key with its value, at most 128 MB
+  operations and bytes     per second and proxy; each key of a multi-get counts, and bytes of requests and replies";
+
 /// Manage plans (resource limits)
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum PlanCommand {
     /// List all plans
-    List,
-    /// Create a plan; limits that aren't given are those of the default plan
     #[command(after_help = "\
 Example:
+  memgate plan list")]
+    List,
+    /// Create a plan; limits that aren't given are those of the default plan
+    #[command(after_long_help = UNITS, after_help = "\
+Examples:
   memgate plan create small --memory-mb 32 --connections 500 --operations-per-second 2000
-  memgate user add ada@example.org --plan small")]
+  memgate user add ada@example.org --plan small
+  memgate user update ada@example.org --plan small")]
     Create {
         /// The plan's name
         #[arg(value_parser = ValueParser::new(parse_name))]
@@ -34,25 +48,40 @@ Example:
     #[command(after_help = "\
 Examples:
   memgate plan update default --operations-per-second 50000 --bytes-per-second 20000000
-  memgate plan update default --operations-per-second none")]
+  memgate plan update default --operations-per-second none
+
+The command names the caches that keep another memory, item size or number of connections. To change those of an
+existing cache, delete it and create it again.")]
     Update {
         /// The plan's name
         name: String,
         #[command(flatten)]
         limits: LimitArgs,
     },
+    /// Delete a plan that no user and no cache has
+    #[command(after_help = "\
+Example:
+  memgate plan delete small --yes
+
+Give the plan's users another plan first: `memgate user update EMAIL --plan PLAN`.")]
+    Delete {
+        /// The plan's name
+        name: String,
+        #[command(flatten)]
+        confirmation: Confirmation,
+    },
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct LimitArgs {
     /// Memory for items, in MB
-    #[arg(long, value_name = "MB", value_parser = clap::value_parser!(i64).range(1..=1_048_576))]
+    #[arg(long, value_name = "MB", value_parser = number::between(1, 1_048_576))]
     memory_mb: Option<i64>,
     /// Maximum number of client connections
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", value_parser = number::between(1, 1_000_000))]
     connections: Option<i64>,
     /// Maximum item size in bytes, 1 KB to 128 MB
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(i64).range(1024..=134_217_728))]
+    #[arg(long, value_name = "BYTES", value_parser = number::between(1024, 134_217_728))]
     item_size_max: Option<i64>,
     /// Operations per second and proxy, where each key of a multi-get counts; none for no limit
     #[arg(long, value_name = "N|none", value_parser = ValueParser::new(parse_rate))]
@@ -69,6 +98,20 @@ struct Rate(Option<i64>);
 #[derive(Debug, Serialize)]
 struct PlanList {
     plans: Vec<Plan>,
+}
+
+#[derive(Debug, Serialize)]
+struct Updated {
+    #[serde(flatten)]
+    plan: Plan,
+    /// How many caches keep another memory, item size or number of connections.
+    caches_of_other_size: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Deleted {
+    name: String,
+    deleted: bool,
 }
 
 impl PlanCommand {
@@ -88,16 +131,67 @@ impl PlanCommand {
                     context.print(&plan, || details(&plan))
                 }
                 Self::Update { name, limits } => {
-                    let updated = store.update_plan(&name, |plan| limits.apply(plan)).await;
-                    let plan = updated.map_err(|error| update_error(error, &name))?;
-                    context.print(&plan, || details(&plan))
+                    let updated = update(store, &name, &limits).await?;
+                    context.print(&updated, || updated.text())
                 }
+                Self::Delete { name, confirmation } => delete(context, name, &confirmation).await,
             }
         })
     }
 }
 
+async fn update(store: &Store, name: &str, limits: &LimitArgs) -> Result<Updated, CliError> {
+    if limits.is_empty() {
+        let fix =
+            "name --memory-mb, --connections, --item-size-max, --operations-per-second or --bytes-per-second";
+        return Err(CliError::usage("nothing to update", fix));
+    }
+    let updated = store.update_plan(name, |plan| limits.apply(plan)).await;
+    let plan = updated.map_err(|error| plan_error(error, name))?;
+    Ok(Updated { caches_of_other_size: store.caches_of_other_size(name).await?.len(), plan })
+}
+
+async fn delete(context: &Context, name: String, confirmation: &Confirmation) -> Result<(), CliError> {
+    let store = &context.store;
+    let plan = store.plan(&name).await?;
+    plan.ok_or_else(|| plan_error(StoreError::NotFound("plan"), &name))?;
+    // Before the question, and for a dry run; the store checks it again.
+    if store.plan_uses(&name).await? > 0 || name == store::DEFAULT_PLAN {
+        return Err(delete_error(StoreError::InUse("plan"), &name));
+    }
+    confirmation.require(&format!("Delete plan {name}?"))?;
+    if !confirmation.is_dry_run() {
+        store.delete_plan(&name).await.map_err(|error| delete_error(error, &name))?;
+    }
+    let deleted = Deleted { name, deleted: !confirmation.is_dry_run() };
+    let verb = if deleted.deleted { "deleted" } else { "would delete" };
+    context.print(&deleted, || format!("{verb} plan {}", deleted.name))
+}
+
+impl Updated {
+    fn text(&self) -> String {
+        let Self { plan, caches_of_other_size } = self;
+        let note = match caches_of_other_size {
+            0 => String::new(),
+            count => format!(
+                "\nThe rates apply to all caches with this plan. {count} of them keep their memory, connections and item \
+                 size until they are deleted and created again.\n"
+            ),
+        };
+        format!("{}{note}", details(plan))
+    }
+}
+
 impl LimitArgs {
+    fn is_empty(&self) -> bool {
+        let Self { memory_mb, connections, item_size_max, operations_per_second, bytes_per_second } = self;
+        memory_mb.is_none()
+            && connections.is_none()
+            && item_size_max.is_none()
+            && operations_per_second.is_none()
+            && bytes_per_second.is_none()
+    }
+
     fn apply(&self, plan: &mut Plan) {
         plan.memory_mb = self.memory_mb.unwrap_or(plan.memory_mb);
         plan.connections = self.connections.unwrap_or(plan.connections);
@@ -140,12 +234,18 @@ fn create_error(error: StoreError, name: &str) -> CliError {
     }
 }
 
-fn update_error(error: StoreError, name: &str) -> CliError {
+fn delete_error(error: StoreError, name: &str) -> CliError {
     match error {
-        StoreError::NotFound("plan") => {
-            CliError::new(format!("no plan {name}"), "`memgate plan list` shows all plans")
-        }
-        other => other.into(),
+        StoreError::InUse(_) if name == store::DEFAULT_PLAN => CliError::new(
+            "the default plan can't be deleted",
+            format!("new users get it; change it with `memgate plan update {name}`"),
+        ),
+        StoreError::InUse(_) => CliError::new(
+            format!("users or caches have the plan {name}"),
+            "see `memgate user list` and `memgate cache list EMAIL`, and give the users another plan with \
+             `memgate user update EMAIL --plan PLAN`",
+        ),
+        other => plan_error(other, name),
     }
 }
 

@@ -29,6 +29,10 @@ pub(crate) enum TokenCommand {
     /// Create a token and show it, the only time that it is shown
     Create(Create),
     /// List a cache's tokens, including revoked and expired ones
+    #[command(after_help = "\
+Examples:
+  memgate token list ada@example.org
+  memgate token list ada@example.org --cache shop --json")]
     List {
         /// The user's e-mail address
         email: String,
@@ -36,6 +40,9 @@ pub(crate) enum TokenCommand {
         cache: CacheArg,
     },
     /// Show a token: permissions, certificates, and recent denials with their reasons
+    #[command(after_help = "\
+Example:
+  memgate token show mg_Zk3P0vTq8LwX")]
     Show {
         /// The token's id as `memgate token list` shows it, with or without mg_
         id: String,
@@ -77,6 +84,11 @@ Examples:
         issue: IssueArgs,
     },
     /// Revoke a token for good: logins are denied and its connections are closed
+    #[command(after_help = "\
+Example:
+  memgate token revoke mg_Zk3P0vTq8LwX
+
+There is no question and no way back: create a new token, or use rotate to replace one without a gap.")]
     Revoke {
         /// The token's id as `memgate token list` shows it, with or without mg_
         id: String,

@@ -1,19 +1,21 @@
 //! `memgate user`: manages users.
 
 mod add;
+mod delete;
 mod password;
+mod update;
 
 use serde::Serialize;
 use store::{TokenRow, User, UserState};
 
 use super::cache::CacheView;
-use super::confirmation::Confirmation;
 use super::context::{self, Context};
 use super::lookup::find_user;
 use super::token;
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
 use crate::output::table::{self, table};
+use crate::output::time;
 
 /// Manage users
 #[derive(Debug, clap::Subcommand)]
@@ -22,29 +24,41 @@ pub(crate) enum UserCommand {
     #[command(after_help = add::EXAMPLES)]
     Add(add::Add),
     /// List all users, sorted by e-mail address
+    #[command(after_help = "\
+Examples:
+  memgate user list
+  memgate user list --json | jq -r '.users[].email'")]
     List,
     /// Show a user with all caches and tokens
+    #[command(after_help = "\
+Example:
+  memgate user show ada@example.org")]
     Show {
         /// The user's e-mail address
         email: String,
     },
+    /// Change a user's plan, or mark the user as an administrator
+    #[command(after_help = update::EXAMPLES)]
+    Update(update::Update),
     /// Suspend a user: logins are denied, connections are closed, and all caches are stopped, which empties them
+    #[command(after_help = "\
+Example:
+  memgate user suspend ada@example.org")]
     Suspend {
         /// The user's e-mail address
         email: String,
     },
     /// Resume a suspended user
+    #[command(after_help = "\
+Example:
+  memgate user resume ada@example.org")]
     Resume {
         /// The user's e-mail address
         email: String,
     },
     /// Delete a user with all tokens and all caches
-    Delete {
-        /// The user's e-mail address
-        email: String,
-        #[command(flatten)]
-        confirmation: Confirmation,
-    },
+    #[command(after_help = delete::EXAMPLES)]
+    Delete(delete::Delete),
     /// Set a new password for the web UI, and end the user's web sessions
     #[command(after_help = password::EXAMPLES)]
     ResetPassword(password::ResetPassword),
@@ -63,13 +77,6 @@ struct UserView {
     tokens: Vec<TokenRow>,
 }
 
-#[derive(Debug, Serialize)]
-struct Deleted {
-    email: String,
-    id: String,
-    deleted: bool,
-}
-
 impl UserCommand {
     pub(crate) fn run(self, global: &GlobalArgs) -> Result<(), CliError> {
         context::with_store(global, async |context: &Context| {
@@ -86,13 +93,8 @@ impl UserCommand {
                 }
                 Self::Suspend { email } => set_state(context, &email, UserState::Suspended).await,
                 Self::Resume { email } => set_state(context, &email, UserState::Active).await,
-                Self::Delete { email, confirmation } => {
-                    let user = find_user(store, &email).await?;
-                    confirmation.require(&format!("Delete {email} with all tokens and caches?"))?;
-                    store.delete_user(&user.id).await?;
-                    let deleted = Deleted { email: user.email, id: user.id, deleted: true };
-                    context.print(&deleted, || format!("{} is deleted", deleted.email))
-                }
+                Self::Update(update) => update.run(context).await,
+                Self::Delete(delete) => delete.run(context).await,
                 Self::ResetPassword(reset) => reset.run(context).await,
             }
         })
@@ -121,7 +123,7 @@ impl UserView {
             ("plan", user.plan.clone()),
             ("state", state_name(user)),
             ("admin", if user.is_admin { "yes" } else { "no" }.to_owned()),
-            ("created", table::time_since(user.created_at)),
+            ("created", time::past(user.created_at)),
         ]);
         let caches: Vec<_> = self.caches.iter().map(CacheView::text).collect();
         format!("{pairs}\n{}\n{}", caches.join("\n"), token::rows(&self.tokens))

@@ -22,14 +22,14 @@ const LOG_FILES: [&str; 2] = ["-wal", "-shm"];
 pub(super) fn prepare_folder(folder: &Path, group: Option<u32>) -> Result<(), CliError> {
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            return Err(super::io_error("create", folder, &error));
+            return Err(super::entries::io_error("create", folder, &error));
         }
         _ => {}
     }
     let opened = private_file::open_folder(folder)?;
     let mode = if group.is_some() { 0o750 } else { 0o700 };
     private_file::set_access(&opened, Access { owner: None, group, mode })
-        .map_err(|error| super::io_error("set the access of", folder, &error))
+        .map_err(|error| super::entries::io_error("set the access of", folder, &error))
 }
 
 /// Creates the files that are missing and gives all their owner, group and mode.
@@ -47,7 +47,7 @@ pub(super) fn prepare_files(file: &Path, group: Option<u32>) -> Result<(), CliEr
         if !create(&file, access)? {
             let opened = private_file::open_shared(&file)?;
             private_file::set_access(&opened, access)
-                .map_err(|error| super::io_error("set the access of", &file, &error))?;
+                .map_err(|error| super::entries::io_error("set the access of", &file, &error))?;
         }
     }
     Ok(())
@@ -90,7 +90,7 @@ fn create(file: &Path, access: Access) -> Result<bool, CliError> {
     match private_file::create(file, access, b"") {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(super::io_error("create", file, &error)),
+        Err(error) => Err(super::entries::io_error("create", file, &error)),
     }
 }
 

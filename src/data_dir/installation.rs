@@ -75,7 +75,7 @@ fn create(data: &Path) -> Result<String, CliError> {
     match private_file::create(&path, access, format!("{id}\n").as_bytes()) {
         Ok(()) => Ok(id),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => require(data),
-        Err(error) => Err(super::io_error("create", &path, &error)),
+        Err(error) => Err(super::entries::io_error("create", &path, &error)),
     }
 }
 

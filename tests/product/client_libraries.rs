@@ -14,7 +14,7 @@ const SIZES: [usize; 6] = [1, 100, 1024, 16 * 1024, 512 * 1024, 1_000_000];
 const SCRIPTS: [&str; 6] = ["binary.py", "text.py", "classic.py", "meta.py", "sasl.js", "binary.php"];
 
 /// Path of a tool that ./deploy/test installs: from a variable, or the default.
-fn tool(variable: &str, default: &str) -> PathBuf {
+pub(crate) fn tool(variable: &str, default: &str) -> PathBuf {
     let named = std::env::var_os(variable).map(PathBuf::from);
     let tool = named.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(default));
     assert!(tool.exists(), "{} is missing: run ./deploy/test, which installs it", tool.display());

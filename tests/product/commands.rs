@@ -1,6 +1,9 @@
 //! The command line's contract without any running role: documents, messages, exit statuses.
 
+mod accounts;
 mod caches;
+mod help;
+mod ordinary_user;
 mod plans;
 mod settings;
 mod tokens;
@@ -84,6 +87,29 @@ fn audit_log_records_actions_and_is_verified() {
     assert!(!exported.contains(made["password"].as_str().unwrap()));
     let head = first["head"].as_str().unwrap();
     assert_eq!(installation.json(&["audit", "verify", "--head", head])["entries"], 3);
+    // In words: dates and e-mail addresses.
+    let ada = installation.json(&["user", "show", "ada@example.org"]);
+    let rotated =
+        installation.json(&["token", "create", "ada@example.org", "--name", "shop", "--expires", "30d"]);
+    installation.json(&["token", "rotate", rotated["username"].as_str().unwrap()]);
+    let text = String::from_utf8(installation.run(&["audit", "list"]).stdout).unwrap();
+    assert!(text.contains("user ada@example.org") && text.contains("(shop of ada@example.org)"), "{text}");
+    assert!(text.contains("the old one expires at 20") && text.contains(" UTC"), "{text}");
+    assert!(!text.contains(ada["id"].as_str().unwrap()), "{text}");
+    let has_milliseconds = text.split(|c: char| !c.is_ascii_digit()).any(|number| number.len() == 13);
+    assert!(!has_milliseconds, "{text}");
+    // Filters and pages.
+    installation.json(&["user", "add", "bob@example.org", "--no-wait"]);
+    let seqs = |arguments: &[&str]| -> Vec<i64> {
+        let list = installation.json(&[&["audit", "list"], arguments].concat());
+        list["entries"].as_array().unwrap().iter().map(|entry| entry["seq"].as_i64().unwrap()).collect()
+    };
+    assert_eq!(seqs(&["--user", "ada@example.org"]), [1, 2, 3, 4, 5]);
+    assert_eq!(seqs(&["--user", "bob@example.org"]), [6]);
+    assert_eq!(seqs(&["--user", "ada@example.org", "--limit", "2", "--before", "4"]), [2, 3]);
+    assert_eq!(seqs(&["--since", "1h"]).len(), 6);
+    assert_eq!(seqs(&["--since", "0s"]), [0; 0]);
+    failure(&installation, &["audit", "list", "--user", "nobody@example.org"], 1);
     let (what, fix) = failure(&installation, &["audit", "verify", "--head", "abc"], 1);
     assert!(what.contains("no longer contains that head") && fix.contains("restore"), "{what}: {fix}");
 }
@@ -188,21 +214,6 @@ fn passwords_are_read_from_stdin_and_stored_as_argon2id() {
     assert!(contains("$argon2id$v=19$m=19456,t=2,p=1$") && !contains("correct horse"));
 }
 
-#[test]
-fn help_has_examples() {
-    let installation = Installation::new();
-    for (arguments, word) in [
-        (["--help"].as_slice(), "Examples:"),
-        (&["user", "add", "--help"], "--password-stdin"),
-        (&["token", "create", "--help"], "jq"),
-        (&["down", "--help"], "--purge"),
-    ] {
-        let output = installation.run(arguments);
-        assert!(output.status.success());
-        assert!(String::from_utf8_lossy(&output.stdout).contains(word), "{arguments:?}");
-    }
-}
-
 // W-14.
 #[test]
 fn world_readable_keys_and_databases_are_rejected() {
@@ -214,17 +225,6 @@ fn world_readable_keys_and_databases_are_rejected() {
         assert!(error.contains("read by everybody") && fix.contains("chmod o="), "{file}: {error}: {fix}");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644, "{file}");
     }
-}
-
-#[test]
-fn version_names_the_package_and_its_commit() {
-    let output = Installation::new().run(&["--version"]);
-    let text = String::from_utf8(output.stdout).unwrap();
-    let version = text.trim_end().strip_prefix("memgate ").unwrap();
-    let (version, commit) = version.split_once(' ').unwrap_or((version, "(none)"));
-    assert_eq!(version, env!("CARGO_PKG_VERSION"));
-    let commit = commit.trim_start_matches('(').trim_end_matches(')');
-    assert!(commit == "none" || commit.bytes().all(|byte| byte.is_ascii_hexdigit()), "{text}");
 }
 
 #[test]

@@ -82,7 +82,7 @@ impl<'a> Reader<'a> {
         let file = if block.language == "python" { "block.py" } else { "block.sh" };
         let path = self.folder.join(file);
         fs::write(&path, self.adapt(&block.text)).unwrap();
-        let load = "touch variables; . ./variables; ";
+        let load = "[ -e variables ] || : > variables; . ./variables; ";
         let script = match (block.language.as_str(), as_root) {
             ("python", _) => format!("{load} python3 block.py"),
             (_, true) => format!("set -eo pipefail; {load} . ./block.sh; umask 022; export -p > variables"),

@@ -112,7 +112,7 @@ impl Installation {
         self.dir.path().join("memgate.log")
     }
 
-    fn read_log(&self) -> String {
+    pub(crate) fn read_log(&self) -> String {
         fs::read_to_string(self.log()).unwrap_or_default()
     }
 

@@ -14,10 +14,18 @@ use crate::text_client::TextClient;
 fn product_starts_stops_and_restarts() {
     let mut product = Product::start();
     let web = format!("http://{}", product.web());
-    let expected = [web, product.endpoint().to_string(), "memgate is ready".to_owned()];
+    let expected = [
+        format!("web UI: {web}"),
+        format!("endpoint: {}", product.endpoint()),
+        "memgate is ready".to_owned(),
+    ];
     let (first, last) = product.stdout_lines.split_first().unwrap();
-    assert!(first.starts_with("TLS: let clients trust /") && first.contains("/ca.pem "), "{first}");
+    assert!(first.starts_with("TLS: let clients trust /") && first.contains("/ca.pem, "), "{first}");
+    assert!(first.ends_with(&format!(", also at {web}/ca.pem")), "{first}");
     assert_eq!(last, expected, "stdout ends with these three lines");
+    let next =
+        format!("next: sign up at {web}, or run `memgate --data {} user add", product.data().display());
+    wait_until(deadline_in(5), "the next step is on stderr", || product.read_log().contains(&next));
     let status = product.json(&["status"]);
     assert_eq!((&status["ready"], &status["docker"]["ready"]), (&true.into(), &true.into()));
 
@@ -139,6 +147,18 @@ fn port_in_use_is_named_with_its_process() {
     for part in [&installation.endpoint().to_string(), "proxy.listen", &owner, "MEMGATE_PROXY__LISTEN"] {
         assert!(message.contains(part), "{message}");
     }
+    assert!(!installation.data().exists(), "a start that failed leaves nothing behind");
+}
+
+#[test]
+fn all_ports_in_use_are_named_at_once() {
+    let installation = Installation::new();
+    let _taken =
+        [installation.endpoint(), installation.web()].map(|it| std::net::TcpListener::bind(it).unwrap());
+    let message = failed_start(&installation);
+    for part in ["(proxy.listen) is in use", "(webui.listen) is in use", "MEMGATE_WEBUI__LISTEN"] {
+        assert!(message.contains(part), "{message}");
+    }
 }
 
 #[test]
@@ -152,6 +172,7 @@ fn unreachable_docker_is_named() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("error: Docker doesn't answer"), "{stderr}");
+    assert!(!installation.data().exists(), "a start that failed leaves nothing behind");
 }
 
 #[test]
@@ -185,6 +206,7 @@ fn full_disk_is_named() {
     };
     assert!(mount("size=256k"));
     let output = installation.memgate(&["up", "--data"]).arg(disk.join("data")).output().unwrap();
+    assert!(!disk.join("data").exists(), "a start that failed leaves nothing behind");
     assert!(Command::new("umount").arg(&disk).status().unwrap().success());
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");

@@ -4,9 +4,12 @@
 mod broken_role;
 mod browser;
 mod client_libraries;
+mod client_suites;
 mod commands;
 mod commands_with_proxy;
 mod containers;
+mod documents;
+mod first_use;
 mod harness;
 mod lifecycle;
 mod many_users;

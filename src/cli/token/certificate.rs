@@ -9,8 +9,7 @@ use identity::certificate::{IssueError, IssuedCertificate};
 use serde::Serialize;
 use store::{CertificateRow, Fingerprint, Store, StoreError, Timestamp, TokenId, now};
 
-use crate::output::CliError;
-use crate::output::table;
+use crate::output::{CliError, table, time};
 
 /// Bytes. Far more than any certificate request has.
 const REQUEST_MAX: u64 = 64 * 1024;
@@ -126,7 +125,7 @@ impl ShownCertificate {
         let path = |path: &PathBuf| path.display().to_string();
         let mut pairs = vec![
             ("certificate", self.fingerprint.clone()),
-            ("expires", format!("{}, or with its token", table::time_until(self.certificate_not_after))),
+            ("expires", format!("{}, or with its token", time::future(self.certificate_not_after))),
         ];
         pairs.extend(self.certificate_file.as_ref().map(|file| ("file", path(file))));
         pairs.extend(self.key_file.as_ref().map(|file| ("key", path(file))));
@@ -139,9 +138,9 @@ impl ShownCertificate {
 pub(super) fn pairs(certificates: &[CertificateRow]) -> Vec<(&'static str, String)> {
     let line = |row: &CertificateRow| {
         let expiry = if row.is_valid_at(now()) {
-            format!("expires {}", table::time_until(row.not_after))
+            format!("expires {}", time::future(row.not_after))
         } else {
-            format!("expired {}", table::time_since(row.not_after))
+            format!("expired {}", time::past(row.not_after))
         };
         ("certificate", format!("{} ({expiry})", row.fingerprint))
     };

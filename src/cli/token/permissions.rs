@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use store::{Cidr, KeyPrefix, Permissions, Scopes, Timestamp, TokenRow};
 
-use crate::output::CliError;
-use crate::output::table;
+use crate::output::{CliError, table, time};
 
 /// The options that `create` and `update` share.
 #[derive(Debug, clap::Args)]
@@ -148,12 +147,24 @@ impl PermissionArgs {
 
 /// The state of a token for lists: `active`, `expires in 3 h`, `expired 2 h ago`, `revoked 2 h ago`.
 pub(super) fn state(token: &TokenRow, now: Timestamp) -> String {
+    describe_state(token, now, table::time_since, table::time_until)
+}
+
+/// The same with the moment: `expires 2026-11-29 12:05 UTC (in 3 h)`.
+pub(super) fn state_with_moment(token: &TokenRow, now: Timestamp) -> String {
+    describe_state(token, now, time::past, time::future)
+}
+
+fn describe_state(
+    token: &TokenRow,
+    now: Timestamp,
+    past: fn(Timestamp) -> String,
+    future: fn(Timestamp) -> String,
+) -> String {
     match (token.revoked_at, token.permissions.expires_at) {
-        (Some(at), _) => format!("revoked {}", table::time_since(at)),
-        (None, Some(at)) if !token.permissions.is_valid_at(now) => {
-            format!("expired {}", table::time_since(at))
-        }
-        (None, Some(at)) => format!("expires {}", table::time_until(at)),
+        (Some(at), _) => format!("revoked {}", past(at)),
+        (None, Some(at)) if !token.permissions.is_valid_at(now) => format!("expired {}", past(at)),
+        (None, Some(at)) => format!("expires {}", future(at)),
         (None, None) => "active".to_owned(),
     }
 }

@@ -8,6 +8,7 @@ use super::credentials::Credentials;
 use super::{denials, no_such_token, parse_id, permissions, propagation};
 use crate::output::CliError;
 use crate::output::table::{self, table};
+use crate::output::time;
 
 /// A token with everything that the store knows about it.
 #[derive(Debug, Serialize)]
@@ -72,8 +73,8 @@ impl TokenView {
             ("email", self.email.clone()),
             ("cache", token.cache.clone()),
             ("username", format!("mg_{}", token.id)),
-            ("created", table::time_since(token.created_at)),
-            ("state", permissions::state(token, now())),
+            ("created", time::past(token.created_at)),
+            ("state", permissions::state_with_moment(token, now())),
         ];
         pairs.extend(permissions::pairs(&token.permissions));
         pairs.extend(self.leak.as_ref().map(|leak| ("leaked", leak_text(leak))));
@@ -94,7 +95,7 @@ impl CreatedToken {
 impl RotatedToken {
     pub(super) fn text(&self) -> String {
         let old = &self.replaces;
-        let state = permissions::state(old, now());
+        let state = permissions::state_with_moment(old, now());
         format!("{}The old token, mg_{}: {state}\n", secret_text(&self.credentials), old.id)
     }
 }
@@ -124,5 +125,5 @@ fn secret_text(credentials: &Credentials) -> String {
 
 fn leak_text(leak: &Leak) -> String {
     let url = if leak.url.is_empty() { "at an unknown place" } else { &leak.url };
-    format!("{url}, revoked {}", table::time_since(leak.at))
+    format!("{url}, revoked {}", time::past(leak.at))
 }

@@ -10,29 +10,21 @@ use crate::settings::Settings;
 /// Checks the listen addresses of all roles. `unprivileged`: the roles run without root.
 ///
 /// # Errors
-/// If one is in use, invalid, or privileged while the roles are unprivileged.
+/// Names all that are in use, invalid, or privileged while the roles are unprivileged.
 pub(crate) fn require_free(settings: &Settings, unprivileged: bool) -> Result<(), CliError> {
-    for (key, address) in [
-        ("proxy.listen", settings.proxy.listen),
-        ("proxy.health", settings.proxy.health),
-        ("provisioner.health", settings.provisioner.health),
-        ("webui.listen", settings.webui.listen),
-        ("webui.health", settings.webui.health),
-    ] {
+    let mut conflicts = Vec::new();
+    for (key, address) in settings.listeners() {
         if let Err(error) = TcpListener::bind(address) {
-            return Err(explain(key, address, &error));
-        }
-        if unprivileged && address.port() < first_unprivileged_port() {
-            return Err(CliError::new(
-                format!("{address} ({key}) is a privileged port, but the role runs unprivileged"),
-                format!(
-                    "use a higher port, or run `sysctl net.ipv4.ip_unprivileged_port_start={}`",
-                    address.port()
-                ),
-            ));
+            conflicts.push(explain(key, address, &error));
+        } else if unprivileged && address.port() < first_unprivileged_port() {
+            let what = format!("{address} ({key}) is a privileged port, but the role runs unprivileged");
+            let port = address.port();
+            let fix =
+                format!("use a higher port, or run `sysctl net.ipv4.ip_unprivileged_port_start={port}`");
+            conflicts.push((what, fix));
         }
     }
-    Ok(())
+    CliError::all(conflicts).map_or(Ok(()), Err)
 }
 
 fn first_unprivileged_port() -> u16 {
@@ -40,19 +32,20 @@ fn first_unprivileged_port() -> u16 {
     setting.ok().and_then(|port| port.trim().parse().ok()).unwrap_or(1024)
 }
 
-fn explain(key: &str, address: SocketAddr, error: &std::io::Error) -> CliError {
+/// What is wrong with an address, and how to fix it.
+fn explain(key: &str, address: SocketAddr, error: &std::io::Error) -> (String, String) {
     let variable = format!("MEMGATE_{}", key.replace('.', "__").to_uppercase());
-    let fix = format!("stop that process, or choose another address with {variable}=ADDRESS:PORT");
+    let in_use = format!("stop that process, or choose another address with {variable}=ADDRESS:PORT");
     match error.kind() {
         ErrorKind::AddrInUse => {
             let by = owner(address.port()).map_or_else(String::new, |process| format!(" by {process}"));
-            CliError::new(format!("{address} ({key}) is in use{by}"), fix)
+            (format!("{address} ({key}) is in use{by}"), in_use)
         }
-        ErrorKind::AddrNotAvailable => {
-            let fix = format!("choose an address of this machine with {variable}=ADDRESS:PORT");
-            CliError::new(format!("{address} ({key}) is not an address of this machine"), fix)
-        }
-        _ => CliError::new(format!("can't listen on {address} ({key}: {error})"), fix),
+        ErrorKind::AddrNotAvailable => (
+            format!("{address} ({key}) is not an address of this machine"),
+            format!("choose an address of this machine with {variable}=ADDRESS:PORT"),
+        ),
+        _ => (format!("can't listen on {address} ({key}: {error})"), in_use),
     }
 }
 
@@ -89,6 +82,20 @@ fn listening_inode(table: &str, port: u16) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_conflicts_are_told_at_once() {
+        let taken: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let mut settings = Settings::default();
+        let [one, two, three] = [0, 1, 2].map(|n: usize| taken[n].local_addr().unwrap());
+        (settings.proxy.listen, settings.webui.health, settings.webui.listen) = (one, two, three);
+        let error = require_free(&settings, false).unwrap_err().to_string();
+        for (key, address) in [("proxy.listen", one), ("webui.health", two), ("webui.listen", three)] {
+            assert!(error.contains(&format!("{address} ({key}) is in use")), "{error}");
+            let variable = format!("MEMGATE_{}=", key.replace('.', "__").to_uppercase());
+            assert!(error.contains(&variable), "{error}");
+        }
+    }
 
     #[test]
     fn listening_process_is_named() {

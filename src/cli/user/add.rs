@@ -6,6 +6,7 @@ use store::{CacheName, InstanceState, NewToken, NewUser};
 
 use super::password::hash_from_stdin;
 use crate::cli::context::Context;
+use crate::cli::lookup::plan_error;
 use crate::cli::readiness::{self, Readiness};
 use crate::cli::token::Credentials;
 use crate::output::CliError;
@@ -18,8 +19,6 @@ Examples:
 
 Without --password-stdin the user can't sign in to the web UI, but the token works.
 Exit status 3: user and token are created, but the cache isn't running yet.";
-
-const FIRST_TOKEN_NAME: &str = "first";
 
 /// Create a user with a cache and a first token
 #[derive(Debug, clap::Args)]
@@ -60,8 +59,8 @@ impl Add {
             plan: &self.plan,
             is_admin: self.admin,
         };
-        let token = NewToken::generate(&context.data_dir.token_key()?, FIRST_TOKEN_NAME);
-        let user = store.sign_up(&new, &token).await?;
+        let token = NewToken::generate(&context.data_dir.token_key()?, identity::FIRST_TOKEN_NAME);
+        let user = store.sign_up(&new, &token).await.map_err(|error| plan_error(error, &self.plan))?;
         // The token exists now and must be shown, whatever happens to the cache.
         let cache = store.first_cache_of(&user.id).await;
         let readiness = match &cache {

@@ -51,7 +51,7 @@ fn number_of_caches_is_limited() {
     assert!(error.contains("limit of caches") && fix.contains("limits.caches_per_user"), "{error}: {fix}");
     installation.json(&[&create[..], &["--set", "limits.caches_per_user=4"]].concat());
     for (arguments, what) in [
-        (["cache", "create", ADA, "--cache", "e", "--plan", "gold"].as_slice(), "no such plan"),
+        (["cache", "create", ADA, "--cache", "e", "--plan", "gold"].as_slice(), "no plan gold"),
         (&["cache", "list", "bob@example.org"], "no user"),
         (&["cache", "create", "bob@example.org"], "no user"),
     ] {

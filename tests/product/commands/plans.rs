@@ -31,3 +31,35 @@ fn plan_is_created_updated_and_used() {
     assert!(error.contains("no plan huge") && fix.contains("plan list"), "{error}: {fix}");
     failure(&installation, &["plan", "update", "small", "--bytes-per-second", "0"], 2);
 }
+
+#[test]
+fn plan_update_says_which_caches_keep_their_size() {
+    let installation = migrated();
+    installation.json(&["user", "add", "ada@example.org", "--no-wait"]);
+    let updated = installation.json(&["plan", "update", "default", "--operations-per-second", "100"]);
+    assert_eq!(updated["caches_of_other_size"], 0);
+    let updated = installation.json(&["plan", "update", "default", "--memory-mb", "128"]);
+    assert_eq!((&updated["caches_of_other_size"], &updated["memory_mb"]), (&1.into(), &128.into()));
+    let text = installation.run(&["plan", "update", "default", "--memory-mb", "128"]).stdout;
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("1 of them keep their memory") && text.contains("created again"), "{text}");
+    let (error, fix) = failure(&installation, &["plan", "update", "default"], 2);
+    assert!(error == "nothing to update" && fix.contains("--memory-mb"), "{error}: {fix}");
+}
+
+#[test]
+fn only_an_unused_plan_is_deleted() {
+    let installation = migrated();
+    installation.json(&["plan", "create", "small"]);
+    installation.json(&["user", "add", "ada@example.org", "--plan", "small", "--no-wait"]);
+    let (error, fix) = failure(&installation, &["plan", "delete", "small", "--yes"], 1);
+    assert!(error.contains("have the plan small") && fix.contains("memgate user update"), "{error}: {fix}");
+    installation.json(&["user", "update", "ada@example.org", "--plan", "default"]);
+    let (error, fix) = failure(&installation, &["plan", "delete", "small"], 2);
+    assert!(error.contains("confirmation") && fix.contains("--yes"), "{error}: {fix}");
+    assert_eq!(installation.json(&["plan", "delete", "small", "--yes"])["deleted"], true);
+    for (name, what) in [("small", "no plan small"), ("default", "the default plan can't be deleted")] {
+        let (error, _) = failure(&installation, &["plan", "delete", name, "--yes"], 1);
+        assert_eq!(error, what);
+    }
+}

@@ -111,7 +111,9 @@ fn token_has_certificates() {
     assert!(error.contains("limit of certificates"), "{error}");
     let words = String::from_utf8(installation.run(&["token", "show", id]).stdout).unwrap();
     assert!(
-        words.contains(made["fingerprint"].as_str().unwrap()) && words.contains("(expires in "),
+        words.contains(made["fingerprint"].as_str().unwrap())
+            && words.contains("(expires 20")
+            && words.contains(" UTC (in "),
         "{words}"
     );
     installation.json(&["token", "revoke", id]);

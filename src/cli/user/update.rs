@@ -1,0 +1,82 @@
+//! `memgate user update`: another plan, or administrator or not.
+
+use serde::Serialize;
+use store::UserChange;
+
+use super::UserView;
+use crate::cli::context::Context;
+use crate::cli::lookup::{find_user, plan_error};
+use crate::output::CliError;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  memgate user update ada@example.org --plan small
+  memgate user update ada@example.org --admin yes
+
+The user's caches that have the former plan get the new one, and so do caches that are created later. The new rates
+(operations and bytes a second) apply within a second. Memory, connections and item size of an existing cache stay:
+to change them, delete the cache and create it again.";
+
+/// Change a user's plan
+#[derive(Debug, clap::Args)]
+pub(crate) struct Update {
+    /// The user's e-mail address
+    email: String,
+    /// The new plan, as `memgate plan list` shows it
+    #[arg(long, value_name = "PLAN")]
+    plan: Option<String>,
+    /// Mark the user as an administrator (shown in lists; grants nothing yet)
+    #[arg(long, value_name = "yes|no", value_parser = parse_yes_or_no)]
+    admin: Option<bool>,
+}
+
+#[derive(Debug, Serialize)]
+struct Updated {
+    #[serde(flatten)]
+    user: UserView,
+    /// Names of the user's caches that keep another memory, item size or number of connections than the plan says.
+    keep_their_size: Vec<String>,
+}
+
+impl Update {
+    pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
+        let store = &context.store;
+        if self.plan.is_none() && self.admin.is_none() {
+            return Err(CliError::usage("nothing to update", "name --plan or --admin"));
+        }
+        let user = find_user(store, &self.email).await?;
+        let change = UserChange { plan: self.plan.as_deref(), is_admin: self.admin };
+        let updated = store.update_user(&user.id, &change).await;
+        updated.map_err(|error| plan_error(error, self.plan.as_deref().unwrap_or_default()))?;
+        let user = find_user(store, &self.email).await?;
+        let of_other_size = store.caches_of_other_size(&user.plan).await?;
+        let caches = store.caches_of(&user.id).await?.into_iter();
+        let keep_their_size =
+            caches.filter(|cache| of_other_size.contains(&cache.id)).map(|cache| cache.name);
+        let updated = Updated {
+            keep_their_size: keep_their_size.collect(),
+            user: UserView::read(context, user).await?,
+        };
+        context.print(&updated, || updated.text())
+    }
+}
+
+impl Updated {
+    fn text(&self) -> String {
+        let mut text = self.user.text();
+        for cache in &self.keep_their_size {
+            text.push_str(&format!(
+                "\nCache {cache} keeps its memory, connections and item size until it is deleted and created again."
+            ));
+        }
+        text
+    }
+}
+
+fn parse_yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("use yes or no".to_owned()),
+    }
+}

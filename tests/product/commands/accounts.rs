@@ -1,0 +1,67 @@
+//! `memgate user update` and `delete`, and what deletes: what happens to existing caches, questions, dry runs.
+
+use super::{failure, migrated};
+
+const ADA: &str = "ada@example.org";
+
+#[test]
+fn another_plan_says_what_existing_caches_keep() {
+    let installation = migrated();
+    installation.json(&["plan", "create", "small", "--memory-mb", "32", "--operations-per-second", "100"]);
+    installation.json(&["user", "add", ADA, "--no-wait"]);
+    installation.json(&["cache", "create", ADA, "--cache", "tiny", "--plan", "small", "--no-wait"]);
+    let updated = installation.json(&["user", "update", ADA, "--plan", "small", "--admin", "yes"]);
+    assert_eq!((&updated["plan"], &updated["is_admin"]), (&"small".into(), &true.into()));
+    assert_eq!(updated["keep_their_size"], serde_json::json!(["default"]));
+    for cache in ["default", "tiny"] {
+        assert_eq!(installation.json(&["cache", "show", ADA, "--cache", cache])["plan"], "small");
+    }
+    // The size stays; a cache that is created again has the plan's.
+    assert_eq!(installation.json(&["cache", "show", ADA, "--cache", "default"])["memory_mb"], 64);
+    let text = installation.run(&["user", "update", ADA, "--admin", "no"]).stdout;
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("Cache default keeps its memory") && !text.contains("Cache tiny keeps"), "{text}");
+    installation.json(&["cache", "delete", ADA, "--cache", "default", "--yes"]);
+    installation.json(&["cache", "create", ADA, "--no-wait"]);
+    assert_eq!(installation.json(&["cache", "show", ADA, "--cache", "default"])["memory_mb"], 32);
+    assert_eq!(
+        installation.json(&["user", "update", ADA, "--plan", "small"])["keep_their_size"],
+        serde_json::json!([])
+    );
+
+    let (error, fix) = failure(&installation, &["user", "update", ADA, "--plan", "gold"], 1);
+    assert!(error == "no plan gold" && fix.contains("`memgate plan list`"), "{error}: {fix}");
+    let (error, fix) = failure(&installation, &["user", "update", ADA], 2);
+    assert!(error == "nothing to update" && fix.contains("--plan"), "{error}: {fix}");
+    failure(&installation, &["user", "update", "bob@example.org", "--plan", "small"], 1);
+    failure(&installation, &["user", "update", ADA, "--admin", "perhaps"], 2);
+}
+
+#[test]
+fn dry_runs_delete_nothing() {
+    let installation = migrated();
+    installation.json(&["user", "add", ADA, "--no-wait"]);
+    installation.json(&["plan", "create", "small"]);
+    let deleted = installation.json(&["user", "delete", ADA, "--dry-run"]);
+    assert_eq!((&deleted["deleted"], &deleted["tokens"]), (&false.into(), &1.into()));
+    assert_eq!(deleted["caches"], serde_json::json!(["default"]));
+    let deleted = installation.json(&["cache", "delete", ADA, "--dry-run"]);
+    assert_eq!((&deleted["deleted"], &deleted["tokens_revoked"]), (&false.into(), &1.into()));
+    assert_eq!(installation.json(&["plan", "delete", "small", "--dry-run"])["deleted"], false);
+    let shown = installation.json(&["user", "show", ADA]);
+    assert_eq!(shown["caches"].as_array().unwrap().len(), 1);
+    assert!(shown["tokens"][0]["revoked_at"].is_null());
+    failure(&installation, &["user", "delete", ADA, "--dry-run", "--yes"], 2);
+    let down = installation.json(&["down", "--purge", "--dry-run"]);
+    assert_eq!((&down["dry_run"], &down["containers"]), (&true.into(), &0.into()));
+    let files = down["files"].as_array().unwrap();
+    assert!(files.iter().any(|file| file.as_str().unwrap().ends_with("token.key")), "{files:?}");
+    assert!(installation.data().join("token.key").exists());
+}
+
+#[test]
+fn first_token_has_one_name_everywhere() {
+    let installation = migrated();
+    installation.json(&["user", "add", ADA, "--no-wait"]);
+    assert_eq!(installation.json(&["token", "list", ADA])["tokens"][0]["name"], "First token");
+}
