@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use identity::password::{self, HashMemory, Password};
 use prometheus_client::metrics::counter::Counter;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::Error;
@@ -38,6 +39,14 @@ pub(crate) struct PasswordHasher {
     decoy_hash: String,
     checks: Counter,
     refusals: Counter,
+}
+
+/// An account whose password is verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Account<T> {
+    pub(crate) of: T,
+    /// The password's hash in PHC form.
+    pub(crate) hash: String,
 }
 
 /// Why a password was neither hashed nor verified.
@@ -91,34 +100,37 @@ impl PasswordHasher {
         })
     }
 
-    /// Whether the password matches the hash. Without a hash it takes as long and returns `false`.
+    /// The account that `find` finds, with its hash, if the password matches that. Without an account it takes as long.
+    /// `find` runs when it is the requester's turn: a flood doesn't look more accounts up than are verified, so it
+    /// doesn't keep the store from answering others.
     ///
     /// # Errors
     ///
-    /// [`PasswordError`] if no worker is free in time.
-    pub(crate) async fn verify(
+    /// [`PasswordError`] if no worker is free in time; and what `find` returns.
+    pub(crate) async fn verify<T, E, F>(
         &self,
         requester: Requester,
         password: String,
-        hash: Option<String>,
-    ) -> Result<bool, PasswordError> {
-        let exists = hash.is_some();
-        let hash = hash.unwrap_or_else(|| self.decoy_hash.clone());
-        let checks = self.checks.clone();
-        let matches = self.run(requester, move |memory| {
-            let verified = password::verify(&password, &hash, memory);
-            match verified {
-                Ok(matches) => {
-                    checks.inc();
-                    matches
-                }
-                Err(error) => {
-                    tracing::error!(%error, "a user's password hash is corrupt");
-                    false
-                }
-            }
-        });
-        Ok(matches.await? && exists)
+        find: F,
+    ) -> Result<Result<Option<Account<T>>, E>, PasswordError>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+        F: Future<Output = Result<Option<Account<T>>, E>> + Send + 'static,
+    {
+        let (decoy_hash, checks) = (self.decoy_hash.clone(), self.checks.clone());
+        let runtime = Handle::current();
+        self.run(requester, move |memory| {
+            let found = runtime.block_on(find)?;
+            let hash = found.as_ref().map_or(decoy_hash.as_str(), |account| &account.hash);
+            let matches = password::verify(&password, hash, memory).unwrap_or_else(|error| {
+                tracing::error!(%error, "a user's password hash is corrupt");
+                false
+            });
+            checks.inc();
+            Ok(found.filter(|_| matches))
+        })
+        .await
     }
 
     async fn run<T: Send + 'static>(
@@ -252,7 +264,11 @@ impl JobQueue {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use daemon::source::Source;
+    use tokio::sync::{Semaphore, mpsc};
+    use tokio::task::JoinSet;
 
     use super::*;
 
@@ -303,12 +319,54 @@ mod tests {
         let hasher = PasswordHasher::new(Counter::default(), Counter::default()).unwrap();
         let from = requester([127, 0, 0, 1]);
         let hash = hasher.hash(from, Password::parse("Grüße 🦀 und so".into()).unwrap()).await.unwrap();
-        let verify = |password: &str, hash: Option<&str>| {
-            hasher.verify(from, password.to_owned(), hash.map(ToOwned::to_owned))
+        let verify = async |password: &str, hash: Option<&str>| {
+            let account = hash.map(|hash| Account { of: (), hash: hash.to_owned() });
+            let find = async { Ok::<_, Infallible>(account) };
+            hasher.verify(from, password.to_owned(), find).await.unwrap().unwrap().is_some()
         };
-        assert!(verify("Grüße 🦀 und so", Some(&hash)).await.unwrap());
-        assert!(!verify("Grüße 🦀 und so ", Some(&hash)).await.unwrap());
-        assert!(!verify("Grüße 🦀 und so", None).await.unwrap());
-        assert!(!verify("Grüße 🦀 und so", Some("garbage")).await.unwrap());
+        assert!(verify("Grüße 🦀 und so", Some(&hash)).await);
+        assert!(!verify("Grüße 🦀 und so ", Some(&hash)).await);
+        assert!(!verify("Grüße 🦀 und so", None).await);
+        assert!(!verify("Grüße 🦀 und so", Some("garbage")).await);
+        let fails = hasher.verify(from, String::new(), async { Err::<Option<Account<()>>, _>("store") });
+        assert_eq!(fails.await, Ok(Err("store")));
+    }
+
+    //
+    #[tokio::test]
+    async fn accounts_are_looked_up_in_turn() {
+        let hasher = Arc::new(PasswordHasher::new(Counter::default(), Counter::default()).unwrap());
+        let workers = thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
+        // The store answers once there are permits.
+        let answers = Arc::new(Semaphore::new(0));
+        let (asked, mut order) = mpsc::unbounded_channel();
+        let mut sign_ins = JoinSet::new();
+        let mut begin = |requester, name: &'static str| {
+            let (hasher, answers, asked) = (hasher.clone(), answers.clone(), asked.clone());
+            sign_ins.spawn(async move {
+                let find = async move {
+                    asked.send(name).unwrap();
+                    answers.acquire().await.unwrap().forget();
+                    Ok::<Option<Account<()>>, Infallible>(None)
+                };
+                let _ = hasher.verify(requester, String::new(), find).await;
+            });
+        };
+        for host in 0..200 {
+            begin(requester([198, 51, host, 1]), "flood");
+        }
+        for _ in 0..workers {
+            assert_eq!(order.recv().await, Some("flood"));
+        }
+        begin(Requester { priority: Priority::Known, ..requester([203, 0, 113, 9]) }, "known");
+        tokio::task::yield_now().await;
+        assert!(order.is_empty(), "a look-up waits for its turn, and so for a worker");
+        answers.add_permits(1000);
+        let mut before = 0;
+        while order.recv().await.unwrap() != "known" {
+            before += 1;
+        }
+        assert!(before <= 2, "{before} look-ups of the flood go before the known one");
+        sign_ins.shutdown().await;
     }
 }

@@ -26,12 +26,19 @@ const HALF_LIFE: Duration = Duration::from_secs(5 * 60);
 const FAILURES_MAX: u32 = 2 * UNDELAYED_MAX;
 /// Failed attempts of one network before others go first.
 const TOLERATED_MAX: u32 = 3;
+/// Failed attempts of one region before others go first: those of many networks, each of which fails seldom.
+const TOLERATED_IN_REGION_MAX: u32 = 16;
+/// First attempts at an account in a minute, in a network from which it was signed in to, for which the limits of
+/// sources and networks don't matter.
+const FIRST_OF_KNOWN_MAX: usize = 3;
 
 /// Limits of attempts to enter a password.
 #[derive(Debug)]
 pub(crate) struct PasswordAttempts {
     per_account_and_source: RateLimiter,
     per_source: SourceLimiter,
+    /// The first attempts at each known account and network.
+    first_of_known: RateLimiter,
     history: Mutex<History>,
 }
 
@@ -40,6 +47,7 @@ pub(crate) struct PasswordAttempts {
 struct History {
     accounts: Generations<Failures>,
     networks: Generations<Failures>,
+    regions: Generations<Failures>,
     /// Accounts with the networks from which they were signed in to.
     known: Generations<()>,
 }
@@ -69,11 +77,16 @@ pub(crate) struct Limited {
 
 impl PasswordAttempts {
     pub(crate) fn new(limits: &Limits) -> Self {
-        let history =
-            History { accounts: Generations::new(), networks: Generations::new(), known: Generations::new() };
+        let history = History {
+            accounts: Generations::new(),
+            networks: Generations::new(),
+            regions: Generations::new(),
+            known: Generations::new(),
+        };
         Self {
             per_account_and_source: RateLimiter::new(limits.sign_ins_per_minute, MINUTE),
             per_source: SourceLimiter::new(limits.sign_ins_per_source_per_minute, MINUTE),
+            first_of_known: RateLimiter::new(FIRST_OF_KNOWN_MAX, MINUTE),
             history: Mutex::new(history),
         }
     }
@@ -84,11 +97,16 @@ impl PasswordAttempts {
     ///
     /// The time to wait if a limit is reached.
     pub(crate) fn acquire(&self, email: &str, source: Source) -> Result<Attempt, Limited> {
-        self.per_source.acquire(source).map_err(|(limit, wait)| match limit {
+        let account = account(email);
+        let of_source = self.per_source.acquire(source).map_err(|(limit, wait)| match limit {
             SourceLimit::Source => Limited { cause: "sign_in_source", wait },
             SourceLimit::Network => Limited { cause: "sign_in_network", wait },
-        })?;
-        let account = account(email);
+        });
+        let known = (&account, source.network());
+        let is_known = self.history().known.get_mut(known).is_some();
+        if !(is_known && self.first_of_known.acquire(known).is_ok()) {
+            of_source?;
+        }
         self.per_account_and_source
             .acquire((&account, source))
             .map_err(|wait| Limited { cause: "sign_in_account", wait })?;
@@ -98,8 +116,9 @@ impl PasswordAttempts {
     /// Takes back the failure that [`PasswordAttempts::acquire`] counted, and remembers where the account is used.
     pub(crate) fn record_success(&self, email: &str, source: Source) {
         let (account, mut history) = (account(email), self.history());
-        let History { accounts, networks, .. } = &mut *history;
-        for failures in [accounts.get_mut(&account), networks.get_mut(source.network())] {
+        let History { accounts, networks, regions, .. } = &mut *history;
+        let (of_network, of_region) = (networks.get_mut(source.network()), regions.get_mut(source.region()));
+        for failures in [accounts.get_mut(&account), of_network, of_region] {
             failures.into_iter().for_each(|failures| failures.count = failures.count.saturating_sub(1));
         }
         history.known.get_or_default((&account, source.network()));
@@ -112,9 +131,10 @@ impl PasswordAttempts {
 
     /// Who wants a password hashed that isn't compared with that of an account.
     pub(crate) fn requester(&self, source: Source) -> Requester {
-        let mut history = self.history();
-        let failures = history.networks.get_mut(source.network());
-        Requester { source, priority: priority(failures.map_or(0, |it| it.halve(Instant::now()))) }
+        let (mut history, now) = (self.history(), Instant::now());
+        let of_network = history.networks.get_mut(source.network()).map_or(0, |it| it.halve(now));
+        let of_region = history.regions.get_mut(source.region()).map_or(0, |it| it.halve(now));
+        Requester { source, priority: priority(of_network, of_region) }
     }
 
     fn history(&self) -> MutexGuard<'_, History> {
@@ -127,8 +147,9 @@ impl History {
         let network = source.network();
         let of_account = self.accounts.get_or_default(account).add(now);
         let of_network = self.networks.get_or_default(network).add(now);
+        let of_region = self.regions.get_or_default(source.region()).add(now);
         let is_known = self.known.get_mut((account, network)).is_some();
-        let priority = if is_known { Priority::Known } else { priority(of_network) };
+        let priority = if is_known { Priority::Known } else { priority(of_network, of_region) };
         Attempt { delay: delay(of_account), requester: Requester { source, priority } }
     }
 }
@@ -152,8 +173,9 @@ impl Failures {
     }
 }
 
-fn priority(failures_of_network: u32) -> Priority {
-    if failures_of_network <= TOLERATED_MAX { Priority::Unknown } else { Priority::Suspect }
+fn priority(of_network: u32, of_region: u32) -> Priority {
+    let is_tolerated = of_network <= TOLERATED_MAX && of_region <= TOLERATED_IN_REGION_MAX;
+    if is_tolerated { Priority::Unknown } else { Priority::Suspect }
 }
 
 /// The account that an attempt is for, in the form in which accounts are compared.
@@ -216,6 +238,38 @@ mod tests {
         assert_eq!(priority("new@example.com", "198.51.100.3", start), Priority::Known);
         let later = start + HALF_LIFE * 3;
         assert_eq!(priority("b@example.com", "198.51.100.3", later), Priority::Unknown, "fades");
+    }
+
+    //
+    #[test]
+    fn networks_of_a_region_that_fails_often_go_last() {
+        let attempts = PasswordAttempts::new(&Limits::default());
+        let priority = |address: &str| attempts.acquire("a@example.com", client(address)).unwrap().requester.priority;
+        for network in 0..=TOLERATED_IN_REGION_MAX {
+            assert_eq!(priority(&format!("2001:db8:{network:x}::1")), Priority::Unknown);
+        }
+        assert_eq!(priority("2001:db8:ffff::1"), Priority::Suspect, "another network of the region");
+        assert_eq!(attempts.requester(client("2001:db8:fffe::1")).priority, Priority::Suspect);
+        assert_eq!(priority("2001:db9::1"), Priority::Unknown, "another region");
+        attempts.record_success("a@example.com", client("2001:db8:ffff::1"));
+        assert_eq!(priority("2001:db8:ffff::2"), Priority::Known);
+    }
+
+    //
+    #[test]
+    fn known_accounts_have_attempts_that_neighbours_do_not_use_up() {
+        let attempts = PasswordAttempts::new(&Limits::default());
+        let shared = client("198.51.100.1");
+        attempts.record_sign_up("ann@example.com", shared);
+        for n in 0..100 {
+            let _ = attempts.acquire(&format!("user{n}@example.com"), shared);
+        }
+        let mut outcome = |email: &str| attempts.acquire(email, shared).map(|_| ()).map_err(|it| it.cause);
+        assert_eq!(outcome("bob@example.com"), Err("sign_in_source"));
+        for _ in 0..FIRST_OF_KNOWN_MAX {
+            assert_eq!(outcome(" Ann@example.com"), Ok(()));
+        }
+        assert_eq!(outcome("ann@example.com"), Err("sign_in_source"));
     }
 
     //

@@ -18,7 +18,7 @@ use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::http::session::{self, SignedIn};
 use crate::layout::{Layout, render, set_cookie, set_retry_after};
-use crate::password::{Priority, Requester};
+use crate::password::{Account, Priority, Requester};
 use crate::state::AppState;
 use crate::view::date::retry_in;
 
@@ -140,15 +140,19 @@ async fn verify_current(
         Ok(requester) => requester,
         Err(wait) => return Ok(Err(PasswordRejection::RateLimited(wait))),
     };
-    let hash = app.store.password_hash(&me.user.id).await?;
-    let matches = app.passwords.verify(requester, password, hash.clone()).await?;
-    if matches {
+    let (store, user_id) = (app.store.clone(), me.user.id.clone());
+    let find = async move {
+        let hash = store.password_hash(&user_id).await?;
+        Ok::<_, StoreError>(hash.map(|hash| Account { of: (), hash }))
+    };
+    let account = app.passwords.verify(requester, password, find).await??;
+    if account.is_some() {
         if let Err(wait) = password_check::acquire_use(app, &me.user.id) {
             return Ok(Err(PasswordRejection::RateLimited(wait)));
         }
         app.password_attempts.record_success(&me.user.email, client_ip.source());
     }
-    Ok(hash.filter(|_| matches).ok_or(PasswordRejection::Wrong))
+    Ok(account.map(|account| account.hash).ok_or(PasswordRejection::Wrong))
 }
 
 impl PasswordRejection {

@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use identity::Email;
 use serde::Deserialize;
-use store::User;
+use store::{StoreError, User};
 
 use super::password_check;
 use crate::http::client_ip::ClientIp;
@@ -18,7 +18,7 @@ use crate::http::csrf::{CsrfForm, NoFields};
 use crate::http::reject::PageError;
 use crate::http::session::{self, SignedIn, Visitor};
 use crate::layout::{Layout, render, set_cookie, set_retry_after};
-use crate::password::Requester;
+use crate::password::{Account, Requester};
 use crate::state::AppState;
 use crate::view::date::retry_in;
 
@@ -93,7 +93,7 @@ pub(crate) async fn submit(
         app.metrics.count_sign_in("wrong_credentials");
         rejected(StatusCode::UNAUTHORIZED, &visitor, &fields, WRONG_CREDENTIALS.into())
     };
-    let Some((user, hash)) = authenticate(&app, requester, &fields).await? else {
+    let Some(Account { of: user, hash }) = authenticate(&app, requester, &fields).await? else {
         return reject();
     };
     if let Err(wait) = password_check::acquire_use(&app, &user.id) {
@@ -102,7 +102,7 @@ pub(crate) async fn submit(
     app.password_attempts.record_success(&fields.email, client_ip.source());
     let (session, cookie) = session::start(&app, &user.id, visitor.me.as_ref()).await?;
     // A concurrent change of the password has ended every session but this one.
-    if app.store.password_hash(&user.id).await? != hash {
+    if app.store.password_hash(&user.id).await?.as_ref() != Some(&hash) {
         session::end(&app, &session).await?;
         return reject();
     }
@@ -124,18 +124,21 @@ pub(crate) async fn sign_out(
     Ok(response)
 }
 
-/// The user and the password's hash, if the credentials are right. Always takes two look-ups and one argon2.
+/// The user, if the credentials are right. Always takes two look-ups and one argon2.
 async fn authenticate(
     app: &AppState,
     requester: Requester,
     fields: &Fields,
-) -> Result<Option<(User, Option<String>)>, PageError> {
+) -> Result<Option<Account<User>>, PageError> {
     // No account has an empty address, which stands for an invalid one here.
-    let email = Email::parse(&fields.email);
-    let user = app.store.user_by_email(email.as_ref().map_or("", Email::as_str)).await?;
-    let hash = app.store.password_hash(user.as_ref().map_or("", |user| &user.id)).await?;
-    let matches = app.passwords.verify(requester, fields.password.clone(), hash.clone()).await?;
-    Ok(user.filter(|_| matches).map(|user| (user, hash)))
+    let email = Email::parse(&fields.email).map_or(String::new(), |email| email.as_str().to_owned());
+    let store = app.store.clone();
+    let find = async move {
+        let user = store.user_by_email(&email).await?;
+        let hash = store.password_hash(user.as_ref().map_or("", |user| &user.id)).await?;
+        Ok::<_, StoreError>(user.zip(hash).map(|(of, hash)| Account { of, hash }))
+    };
+    Ok(app.passwords.verify(requester, fields.password.clone(), find).await??)
 }
 
 /// The form again, with the time to wait.

@@ -8,6 +8,9 @@ use daemon::source::{Network, Region, Source};
 
 /// Waiting entries of one source.
 const PER_SOURCE_MAX: usize = 8;
+/// Waiting entries of one source that are known: apart from the others, so that a neighbour behind the same address
+/// doesn't take their places. Each account has a few attempts a minute only.
+const KNOWN_PER_SOURCE_MAX: usize = 32;
 
 /// Who goes first while many wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,8 +60,10 @@ impl<T> FairQueue<T> {
     /// the last of the network or source that has most.
     pub(crate) fn push(&mut self, requester: Requester, entry: T) -> Option<T> {
         let Requester { source, priority } = requester;
-        let of_source: usize = self.classes().map(|(_, class)| class.length_of(source)).sum();
-        if of_source >= PER_SOURCE_MAX {
+        let is_known = priority == Priority::Known;
+        let alike = self.classes().filter(|(class, _)| (*class == Priority::Known) == is_known);
+        let of_source: usize = alike.map(|(_, class)| class.length_of(source)).sum();
+        if of_source >= if is_known { KNOWN_PER_SOURCE_MAX } else { PER_SOURCE_MAX } {
             return Some(entry);
         }
         let mut displaced = None;
@@ -307,7 +312,13 @@ mod tests {
         for entry in 0..PER_SOURCE_MAX {
             assert_eq!(queue.push(unknown("203.0.113.9"), entry), None);
         }
-        assert_eq!(queue.push(with(Priority::Known, "203.0.113.9"), 77), Some(77));
+        assert_eq!(queue.push(unknown("203.0.113.9"), 77), Some(77));
+        assert_eq!(queue.push(with(Priority::Suspect, "203.0.113.9"), 77), Some(77));
+        for _ in 0..KNOWN_PER_SOURCE_MAX {
+            let displaced = queue.push(with(Priority::Known, "203.0.113.9"), 88);
+            assert!(displaced.is_some_and(|entry| entry < 1000), "known ones have places of their own");
+        }
+        assert_eq!(queue.push(with(Priority::Known, "203.0.113.9"), 99), Some(99));
     }
 
     //
