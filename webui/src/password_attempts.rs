@@ -244,7 +244,8 @@ mod tests {
     #[test]
     fn networks_of_a_region_that_fails_often_go_last() {
         let attempts = PasswordAttempts::new(&Limits::default());
-        let priority = |address: &str| attempts.acquire("a@example.com", client(address)).unwrap().requester.priority;
+        let priority =
+            |address: &str| attempts.acquire("a@example.com", client(address)).unwrap().requester.priority;
         for network in 0..=TOLERATED_IN_REGION_MAX {
             assert_eq!(priority(&format!("2001:db8:{network:x}::1")), Priority::Unknown);
         }
