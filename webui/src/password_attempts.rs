@@ -265,7 +265,7 @@ mod tests {
         for n in 0..100 {
             let _ = attempts.acquire(&format!("user{n}@example.com"), shared);
         }
-        let mut outcome = |email: &str| attempts.acquire(email, shared).map(|_| ()).map_err(|it| it.cause);
+        let outcome = |email: &str| attempts.acquire(email, shared).map(|_| ()).map_err(|it| it.cause);
         assert_eq!(outcome("bob@example.com"), Err("sign_in_source"));
         for _ in 0..FIRST_OF_KNOWN_MAX {
             assert_eq!(outcome(" Ann@example.com"), Ok(()));
