@@ -115,7 +115,7 @@ fn load_or_create_authority(
     };
     let current = private_file::read(&data_dir.join(CA), KEY_LENGTH_MAX, None).ok();
     let current = current.and_then(|pem| {
-        PermittedNames::of_certificate(&String::from_utf8_lossy(&pem), &key.subject_public_key_info())
+        PermittedNames::of_certificate(&String::from_utf8_lossy(&pem.bytes), &key.subject_public_key_info())
     });
     let permitted = match current {
         Some(permitted) if required_names(settings).iter().all(|name| permitted.contains(name)) => permitted,

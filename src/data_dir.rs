@@ -7,6 +7,8 @@
 mod database;
 mod entries;
 mod installation;
+mod keys;
+mod store_options;
 
 use std::fs;
 use std::io::ErrorKind;
@@ -14,7 +16,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use store::private_file::{self, Access};
-use store::{Database, LaneKey, Store, TokenKey};
+use store::{Database, LaneKey, Store, StoreError, StoreOptions, TokenKey};
 
 use self::entries::{create_file, exists, io_error};
 use crate::ca;
@@ -24,8 +26,6 @@ use crate::settings::{self, DATABASE_FOLDER, DATABASE_NAME, Settings, data_path}
 use crate::system_users::SystemUsers;
 use crate::trusted_folder::{self, Use};
 
-const TOKEN_KEY: &str = "token.key";
-const LANE_KEY: &str = "lane.key";
 const LOCK: &str = "up.lock";
 /// Marks a directory that memgate created, so that `down --purge` may remove it.
 const CREATED_MARKER: &str = ".made-by-memgate";
@@ -74,12 +74,7 @@ impl DataDir {
     /// # Errors
     /// If this user may not look: that proves nothing.
     pub(crate) fn is_initialized(&self) -> Result<bool, CliError> {
-        for name in [TOKEN_KEY, LANE_KEY, installation::FILE] {
-            if exists(&self.path.join(name))? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        Ok(exists(&self.path.join(installation::FILE))? || keys::existing(&self.path)?.is_some())
     }
 
     /// Creates the directory and the database's files with their owners and modes. Idempotent. Next comes
@@ -95,8 +90,7 @@ impl DataDir {
         let created = self.create_dir()?;
         let prepared = self.prepare_files(settings, system_users);
         if created && prepared.is_err() {
-            // A start that failed leaves nothing behind.
-            let _ = self.purge(settings);
+            self.remove_new(settings);
         }
         prepared
     }
@@ -122,44 +116,46 @@ impl DataDir {
         Ok(())
     }
 
-    /// Opens the store; in a new installation, creates its id and the keys. Returns the store and the id.
+    /// Opens the store, with tables of this version; in a new installation, creates its id and the keys. Returns the store and
+    /// the id.
     ///
     /// # Errors
-    /// If the store belongs to another installation, or a key is missing that existed.
+    /// If the store belongs to another installation, or a key is missing or another one.
     pub(crate) async fn open_or_create(
         &self,
         settings: &Settings,
         system_users: Option<&SystemUsers>,
     ) -> Result<(Store, String), CliError> {
-        let store = Store::open(&settings.database(&self.path)).await?;
-        let (id, is_new) = installation::read_or_create(&self.path, &store).await?;
-        let (token_key, lane_key) = (self.path.join(TOKEN_KEY), self.path.join(LANE_KEY));
-        if is_new {
-            TokenKey::load_or_create(&token_key)?;
-            LaneKey::load_or_create(&lane_key)?;
+        let (database, options) = (settings.database(&self.path), store_options::of_command(settings));
+        // Nothing is written to another installation's database, or to an empty one in the place of a lost one.
+        if installation::read(&self.path)?.is_some() {
+            installation::compare_with(&self.path, Store::installation_of(&database, &options).await?)?;
         }
-        // What is wrong with an old key must not be hidden by a change of its mode.
-        TokenKey::load(&token_key)?;
-        LaneKey::load(&lane_key)?;
-        let Some(users) = system_users else { return Ok((store, id)) };
-        for (path, group) in [(token_key, users.group), (lane_key, users.proxy_group)] {
-            let access = Access { owner: None, group: Some(group.as_raw()), mode: 0o640 };
-            private_file::set_access(&private_file::open_existing(&path)?, access)
-                .map_err(|error| io_error("set the access of", &path, &error))?;
+        let store = Store::migrate(&database, &options).await?;
+        let id = installation::read_or_create(&self.path, &store).await?;
+        keys::require_or_record(&self.path, &store).await?;
+        if let Some(users) = system_users {
+            keys::set_access(&self.path, users)?;
         }
         Ok((store, id))
     }
 
     /// Reads the key of token hashes.
-    pub(crate) fn token_key(&self) -> Result<TokenKey, CliError> {
+    ///
+    /// # Errors
+    /// If it can't be used, or isn't the one of the store's installation.
+    pub(crate) async fn token_key(&self, store: &Store) -> Result<TokenKey, CliError> {
         self.require_initialized()?;
-        Ok(TokenKey::load(&self.path.join(TOKEN_KEY))?)
+        keys::token_key(&self.path, store).await
     }
 
     /// Reads the key from which lane credentials are derived.
-    pub(crate) fn lane_key(&self) -> Result<LaneKey, CliError> {
+    ///
+    /// # Errors
+    /// If it can't be used, or isn't the one of the store's installation.
+    pub(crate) async fn lane_key(&self, store: &Store) -> Result<LaneKey, CliError> {
         self.require_initialized()?;
-        Ok(LaneKey::load(&self.path.join(LANE_KEY))?)
+        keys::lane_key(&self.path, store).await
     }
 
     /// Reads the installation's id.
@@ -168,11 +164,24 @@ impl DataDir {
         installation::require(&self.path)
     }
 
-    /// Opens the store of an existing installation; close it with [`DataDir::close_store`].
+    /// Opens the store of an existing installation for a command; close it with [`DataDir::close_store`]. A command that only
+    /// reads changes nothing and waits for no lock; one that writes waits for it, and says so.
     ///
     /// # Errors
-    /// If there is none, or the store belongs to another one.
+    /// If there is none, or the store belongs to another one, or has tables of another version.
     pub(crate) async fn open_store(&self, settings: &Settings) -> Result<Store, CliError> {
+        self.open_with(settings, &store_options::of_command(settings)).await
+    }
+
+    /// Opens the store of an existing installation for a role.
+    ///
+    /// # Errors
+    /// As [`DataDir::open_store`].
+    pub(crate) async fn open_role_store(&self, settings: &Settings, role: &str) -> Result<Store, CliError> {
+        self.open_with(settings, &store_options::of_role(settings, role)).await
+    }
+
+    async fn open_with(&self, settings: &Settings, options: &StoreOptions) -> Result<Store, CliError> {
         self.require_initialized()?;
         let database = settings.database(&self.path);
         if let Database::Sqlite(file) = &database {
@@ -180,8 +189,8 @@ impl DataDir {
             self.require_database(file)?;
             database::restore_log_files(file);
         }
-        let store = Store::open(&database).await?;
-        installation::require_same(&self.path, &store).await?;
+        let store = Store::open_existing(&database, options).await?;
+        installation::compare_with(&self.path, store.installation_id().await?)?;
         Ok(store)
     }
 
@@ -203,7 +212,9 @@ impl DataDir {
     /// # Errors
     /// If this user may not look.
     pub(crate) fn own_files(&self, settings: &Settings) -> Result<Vec<PathBuf>, CliError> {
-        let names = [TOKEN_KEY, LANE_KEY, LOCK, installation::FILE].into_iter().chain(ca::FILES);
+        let names =
+            [keys::TOKEN_KEY, keys::LANE_KEY, LOCK, installation::FILE, installation::UNRECORDED_FILE];
+        let names = names.into_iter().chain(ca::FILES);
         let mut files: Vec<PathBuf> = names.map(|name| self.path.join(name)).collect();
         if let Database::Sqlite(file) = settings.database(&self.path) {
             database::require_trusted(&file)?;
@@ -241,6 +252,19 @@ impl DataDir {
         Ok(removed)
     }
 
+    /// Removes a directory that this start created, because a start that failed leaves nothing behind. A database elsewhere
+    /// may have been there before, with another installation's data.
+    pub(crate) fn remove_new(&self, settings: &Settings) {
+        for file in self.own_files(settings).unwrap_or_default() {
+            if file.starts_with(&self.path) {
+                let _ = fs::remove_file(file);
+            }
+        }
+        // Fails if a directory contains other files, which stay.
+        let _ = fs::remove_dir(self.path.join(DATABASE_FOLDER));
+        let _ = fs::remove_dir(&self.path);
+    }
+
     fn require_initialized(&self) -> Result<(), CliError> {
         if self.is_initialized()? {
             return trusted_folder::require(&self.path, Use::Exclusive);
@@ -263,13 +287,10 @@ impl DataDir {
                 ),
             ));
         }
-        if exists(file)? || installation::read(&self.path)?.is_none() {
+        if exists(file)? || !installation::is_recorded(&self.path)? {
             return Ok(());
         }
-        Err(CliError::new(
-            format!("the database {} is missing", file.display()),
-            "put it back, or restore it from a backup",
-        ))
+        Err(StoreError::Missing(file.into()).into())
     }
 
     /// Creates the directory and makes its path absolute. An existing directory must be empty or ours. Returns whether it
@@ -299,7 +320,15 @@ impl DataDir {
 
     /// Rejects a directory with other files: a mistyped `--data /etc` must not change the mode of /etc.
     fn require_empty(&self) -> Result<(), CliError> {
-        let ours = ["lost+found", LOCK, CREATED_MARKER, DATABASE_FOLDER, settings::FILE, DATABASE_NAME];
+        let ours = [
+            "lost+found",
+            LOCK,
+            CREATED_MARKER,
+            DATABASE_FOLDER,
+            settings::FILE,
+            DATABASE_NAME,
+            installation::UNRECORDED_FILE,
+        ];
         let entries = fs::read_dir(&self.path).map_err(|error| io_error("read", &self.path, &error))?;
         for name in entries.flatten().map(|entry| entry.file_name()) {
             if !ours.iter().any(|known| name == *known) {
@@ -326,116 +355,4 @@ impl DataDir {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::MetadataExt as _;
-
-    use super::*;
-
-    async fn create(path: &Path) -> DataDir {
-        let mut data_dir = DataDir::at(path);
-        for _ in 0..2 {
-            data_dir.prepare(&Settings::default(), None).unwrap();
-            let (store, _) = data_dir.open_or_create(&Settings::default(), None).await.unwrap();
-            data_dir.close_store(&Settings::default(), &store).await;
-        }
-        assert!(data_dir.is_initialized().unwrap());
-        data_dir
-    }
-
-    #[tokio::test]
-    async fn purge_removes_only_our_files() {
-        let parent = tempfile::tempdir().unwrap();
-        let data_dir = create(&parent.path().join("data")).await;
-        for name in ["notes.txt", "db/notes.txt"] {
-            fs::write(data_dir.path().join(name), "mine").unwrap();
-        }
-        data_dir.purge(&Settings::default()).unwrap();
-        let left = |path: &Path| -> Vec<_> {
-            let mut names: Vec<_> = fs::read_dir(path).unwrap().flatten().map(|it| it.file_name()).collect();
-            names.sort();
-            names
-        };
-        assert_eq!(left(data_dir.path()), ["db", "notes.txt"]);
-        assert_eq!(left(&data_dir.path().join("db")), ["notes.txt"]);
-    }
-
-    #[test]
-    fn directory_with_other_files_is_rejected_unchanged() {
-        let other = tempfile::tempdir().unwrap();
-        fs::write(other.path().join("notes.txt"), "mine").unwrap();
-        let before = fs::metadata(other.path()).unwrap().mode();
-        assert!(DataDir::at(other.path()).prepare(&Settings::default(), None).is_err());
-        assert_eq!(fs::metadata(other.path()).unwrap().mode(), before);
-        assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1);
-    }
-
-    //
-    #[test]
-    fn directory_whose_name_others_decide_is_rejected_unchanged() {
-        use std::os::unix::fs::PermissionsExt as _;
-        if !rustix::process::geteuid().is_root() {
-            return;
-        }
-        let parent = tempfile::tempdir().unwrap();
-        let path = parent.path().join("data");
-        fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
-        let open = |mode| fs::set_permissions(parent.path(), fs::Permissions::from_mode(mode)).unwrap();
-        open(0o777);
-        let error = DataDir::at(&path).prepare(&Settings::default(), None).unwrap_err().to_string();
-        assert!(error.contains("can be changed by every user"), "{error}");
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o700);
-        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
-        open(0o1777);
-        DataDir::at(&path).prepare(&Settings::default(), None).unwrap();
-    }
-
-    #[tokio::test]
-    async fn existing_directory_survives_a_purge() {
-        let existing = tempfile::tempdir().unwrap();
-        create(existing.path()).await.purge(&Settings::default()).unwrap();
-        assert_eq!(fs::read_dir(existing.path()).unwrap().count(), 0);
-    }
-
-    //
-    #[tokio::test]
-    async fn store_of_another_installation_is_refused() {
-        let (parent, settings) = (tempfile::tempdir().unwrap(), Settings::default());
-        let mut data_dir = create(&parent.path().join("data")).await;
-        let file = data_dir.path().join(installation::FILE);
-        let own = fs::read_to_string(&file).unwrap();
-        assert_eq!(own.trim(), data_dir.installation_id().unwrap());
-        fs::write(&file, "xyz567\n").unwrap();
-        for error in [
-            data_dir.open_store(&settings).await.unwrap_err(),
-            data_dir.open_or_create(&settings, None).await.unwrap_err(),
-        ] {
-            let error = error.to_string();
-            assert!(error.contains(own.trim()) && error.contains("xyz567"), "{error}");
-        }
-        // As on another machine that joins with its own data directory.
-        fs::remove_file(&file).unwrap();
-        let error = data_dir.open_or_create(&settings, None).await.unwrap_err().to_string();
-        assert!(error.contains("is missing") && error.contains("copy it and both keys"), "{error}");
-        assert!(data_dir.open_store(&settings).await.unwrap_err().to_string().contains("is missing"));
-        fs::write(&file, &own).unwrap();
-        data_dir.open_store(&settings).await.unwrap();
-        fs::remove_file(data_dir.path().join(TOKEN_KEY)).unwrap();
-        assert!(data_dir.open_or_create(&settings, None).await.is_err(), "a key is never made again");
-        // An empty database is never put in the place of a lost one.
-        fs::remove_file(data_dir.path().join("db/memgate.db")).unwrap();
-        for error in [
-            data_dir.open_store(&settings).await.unwrap_err(),
-            data_dir.prepare(&settings, None).unwrap_err(),
-        ] {
-            assert!(error.to_string().contains("memgate.db is missing"), "{error}");
-        }
-    }
-
-    #[test]
-    fn database_of_the_older_layout_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("memgate.db"), "").unwrap();
-        let error = DataDir::at(dir.path()).prepare(&Settings::default(), None).unwrap_err().to_string();
-        assert!(error.contains("is not where") && error.contains("to the folder db"), "{error}");
-    }
-}
+mod tests;

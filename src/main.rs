@@ -6,6 +6,7 @@
 mod ca;
 mod cli;
 mod data_dir;
+mod database_url;
 mod global_args;
 mod health_check;
 mod output;

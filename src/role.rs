@@ -155,18 +155,18 @@ pub(crate) fn runtime() -> Result<Runtime, CliError> {
 async fn serve(role: Role, settings: Settings, folder: &DataDir) -> Result<(), CliError> {
     let shutdown =
         Shutdown::on_signals().map_err(|error| CliError::new(error.to_string(), "report this bug"))?;
-    let store = folder.open_store(&settings).await?;
+    let store = folder.open_role_store(&settings, role.name()).await?;
     match role {
         Role::Provisioner => {
-            let (key, id) = (folder.lane_key()?, folder.installation_id()?);
+            let (key, id) = (folder.lane_key(&store).await?, folder.installation_id()?);
             provisioner::run(settings.provisioner.clone(), store.clone(), &id, key, shutdown.clone()).await?;
         }
         Role::Proxy => {
-            let keys = (folder.token_key()?, folder.lane_key()?);
+            let keys = (folder.token_key(&store).await?, folder.lane_key(&store).await?);
             proxy::run(settings.proxy.clone(), store.clone(), keys.0, keys.1, shutdown.clone()).await?;
         }
         Role::Webui => {
-            let key = folder.token_key()?;
+            let key = folder.token_key(&store).await?;
             webui::run(settings.webui.clone(), store.clone(), key, shutdown.clone()).await?;
         }
     }

@@ -10,8 +10,9 @@ use figment::providers::{Env, Format, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use serde::{Deserialize, Serialize};
-use store::{Database, private_file};
+use store::{Database, StoreOptions, private_file};
 
+use crate::database_url;
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
 use crate::trusted_folder::{self, Use};
@@ -23,6 +24,8 @@ pub(crate) const DATABASE_FOLDER: &str = "db";
 pub(crate) const DATABASE_NAME: &str = "memgate.db";
 /// Bytes that are read of a settings file.
 const FILE_LENGTH_MAX: u64 = 1 << 20;
+/// One connection follows the changes, the others do everything else.
+const CONNECTIONS_MIN: u32 = 2;
 const DEFAULT_DATA: &str = "data";
 
 /// All sections of memgate.toml.
@@ -46,6 +49,8 @@ pub(crate) struct StoreSettings {
     pub(crate) path: PathBuf,
     /// PostgreSQL instead of SQLite: `postgres://user:password@host/database`.
     pub(crate) url: Option<String>,
+    /// Maximum number of connections of each role to PostgreSQL; one of them follows the changes.
+    pub(crate) connections: u32,
 }
 
 /// The section `[log]`.
@@ -74,7 +79,11 @@ impl Default for LimitSettings {
 
 impl Default for StoreSettings {
     fn default() -> Self {
-        Self { path: Path::new(DATABASE_FOLDER).join(DATABASE_NAME), url: None }
+        Self {
+            path: Path::new(DATABASE_FOLDER).join(DATABASE_NAME),
+            url: None,
+            connections: StoreOptions::CONNECTIONS_DEFAULT,
+        }
     }
 }
 
@@ -110,6 +119,10 @@ impl Settings {
         if global.verbose > 0 && !filter_given {
             settings.log.filter = daemon::telemetry::default_filter(global.verbose);
         }
+        if settings.store.connections < CONNECTIONS_MIN {
+            let what = format!("invalid setting store.connections ({})", settings.store.connections);
+            return Err(CliError::new(what, format!("set it to {CONNECTIONS_MIN} or more")));
+        }
         if !endpoint_given {
             settings.webui.endpoint = local_address(settings.proxy.listen).to_string();
         }
@@ -140,6 +153,8 @@ impl Settings {
 struct SettingsFile {
     path: PathBuf,
     text: String,
+    /// Whether all users of the machine can read it.
+    is_public: bool,
 }
 
 impl SettingsFile {
@@ -149,8 +164,8 @@ impl SettingsFile {
         if path.symlink_metadata().is_ok() {
             trusted_folder::require(path.parent().unwrap_or(Path::new("/")), Use::Shared)?;
         }
-        let bytes = match private_file::read(&path, FILE_LENGTH_MAX, operator()) {
-            Ok(bytes) => bytes,
+        let content = match private_file::read(&path, FILE_LENGTH_MAX, operator()) {
+            Ok(content) => content,
             Err(error) if !error.is_not_found() => return Err(error.into()),
             Err(_) if global.config.is_none() => return Ok(None),
             Err(_) => {
@@ -158,10 +173,25 @@ impl SettingsFile {
                 return Err(CliError::new(format!("no settings file {}", path.display()), fix));
             }
         };
-        let text = String::from_utf8(bytes).map_err(|_| {
+        let text = String::from_utf8(content.bytes).map_err(|_| {
             CliError::new(format!("{} is not UTF-8 text", path.display()), "write it as TOML")
         })?;
-        Ok(Some(Self { path, text }))
+        let file = Self { path, text, is_public: content.is_public };
+        file.require_private_password()?;
+        Ok(Some(file))
+    }
+
+    /// Refuses a file with a password that all users of the machine can read, as keys and the database are refused.
+    fn require_private_password(&self) -> Result<(), CliError> {
+        let url = Figment::from(Toml::string(&self.text)).extract_inner::<String>("store.url");
+        if !self.is_public || !url.is_ok_and(|url| database_url::has_password(&url)) {
+            return Ok(());
+        }
+        let path = self.path.display();
+        Err(CliError::new(
+            format!("{path} holds the database's password and can be read by everybody"),
+            format!("run `chmod o= {path}`"),
+        ))
     }
 }
 

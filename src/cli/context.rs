@@ -1,7 +1,7 @@
 //! What a command that uses the store needs: opened once, here.
 
 use serde::Serialize;
-use store::Store;
+use store::{Store, TokenKey};
 
 use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
@@ -21,6 +21,14 @@ impl Context {
     /// The proxy's `host:port`, as users reach it.
     pub(crate) fn endpoint(&self) -> &str {
         &self.settings.webui.endpoint
+    }
+
+    /// Reads the key of token hashes.
+    ///
+    /// # Errors
+    /// If it can't be used, or isn't the installation's.
+    pub(crate) async fn token_key(&self) -> Result<TokenKey, CliError> {
+        self.data_dir.token_key(&self.store).await
     }
 
     /// Prints the command's result: `document` with `--json`, else `text`.

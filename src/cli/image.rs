@@ -7,7 +7,6 @@ use crate::global_args::GlobalArgs;
 use crate::output::{self, CliError};
 use crate::role::runtime;
 use crate::settings::Settings;
-use crate::system_users::SystemUsers;
 
 /// Manage the memcached image
 #[derive(Debug, clap::Subcommand)]
@@ -32,12 +31,12 @@ impl ImageCommand {
         let Self::Build = self;
         let settings = Settings::load(global)?;
         daemon::telemetry::init(&settings.log.filter, settings.log.format);
-        let mut data_dir = DataDir::of(global);
-        let system_users = SystemUsers::ensure()?;
-        data_dir.prepare(&settings, system_users.as_ref())?;
+        let data_dir = DataDir::of(global);
         let image = runtime()?.block_on(async {
-            let (store, id) = data_dir.open_or_create(&settings, system_users.as_ref()).await?;
+            // Only to compare, as `memgate down` does.
+            let store = data_dir.open_store(&settings).await?;
             data_dir.close_store(&settings, &store).await;
+            let id = data_dir.installation_id()?;
             Ok::<_, CliError>(provisioner::build_image(&settings.provisioner, &id).await?)
         })?;
         let built = Built { image };

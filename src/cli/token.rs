@@ -184,7 +184,7 @@ impl Create {
         self.permissions.check()?;
         let user = find_user(store, &self.email).await?;
         let cache = self.cache.find(store, &user).await?;
-        let new = NewToken::generate(&context.data_dir.token_key()?, TokenName::parse(&self.name)?.as_str());
+        let new = NewToken::generate(&context.token_key().await?, TokenName::parse(&self.name)?.as_str());
         let mut granted = Permissions::ALL;
         self.permissions.apply(&mut granted, now());
         let (id, expires_at) = (new.token.id(), granted.expires_at);
@@ -228,7 +228,7 @@ async fn update(
 
 async fn rotate(context: &Context, old: TokenRow, grace: Duration) -> Result<RotatedToken, CliError> {
     let store = &context.store;
-    let new = NewToken::generate(&context.data_dir.token_key()?, &old.name);
+    let new = NewToken::generate(&context.token_key().await?, &old.name);
     // Read before the commit: after it nothing may fail until the new token is shown.
     let user = store.user(&old.user_id).await?.ok_or_else(no_such_token)?;
     let old_cache = old.cache.clone();

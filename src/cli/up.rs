@@ -92,7 +92,7 @@ impl Up {
         let opened = data_dir.open_or_create(&settings, system_users.as_ref()).await;
         let (store, installation) = opened.inspect_err(|_| {
             if is_new {
-                let _ = DataDir::at(&named).purge(&settings);
+                DataDir::at(&named).remove_new(&settings);
             }
         })?;
         let renews_certificate = ca.is_some();

@@ -147,7 +147,7 @@ impl Store {
     /// The same store, which names `actor` in the audit log.
     #[must_use]
     pub fn acting_as(&self, actor: &str) -> Self {
-        Self { db: self.db.clone(), actor: actor.into() }
+        Self { actor: actor.into(), ..self.clone() }
     }
 
     /// Records an event that changes nothing in the store, such as a sign-in.

@@ -181,7 +181,7 @@ impl Store {
         let requested = "SELECT COUNT(*) FROM connection_closes WHERE instance_id = $1 AND proxy_id = $2 \
                          AND number = $3 AND since = $4";
         let expired = now().saturating_sub(REQUEST_AGE_MAX);
-        write!(self, tx, _revision => {
+        Ok(write!(self, tx, _revision => {
             sqlx::query("DELETE FROM connection_closes WHERE requested_at < $1").bind(expired)
                 .execute(&mut *tx).await?;
             let inserted = sqlx::query(sql).bind(instance_id).bind(&id.proxy).bind(id.number).bind(id.since)
@@ -193,8 +193,8 @@ impl Store {
                 return Ok(requests > 0);
             }
             note!(self, tx, "connection.close", instance_id, id.to_string());
-        });
-        Ok(true)
+            true
+        }))
     }
 
     async fn is_closed(&self, instance_id: &str, id: &ConnectionId) -> Result<bool, StoreError> {

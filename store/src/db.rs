@@ -1,6 +1,9 @@
 //! Two databases behind one type: an enum over concrete pools, and macros that expand one body for each.
 
+mod options;
 mod postgres;
+mod renewable_pool;
+mod schema;
 mod sqlite;
 
 use std::fmt;
@@ -8,18 +11,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::migrate::Migrator;
-use sqlx::postgres::PgPool;
-use sqlx::sqlite::SqlitePool;
+use sqlx::{Postgres, Sqlite, Transaction};
 
-use crate::{StoreError, error};
+pub use self::options::{LockWait, StoreOptions};
+use self::renewable_pool::RenewablePool;
+use crate::write_health::{Attempt, WriteLog};
+use crate::{StoreError, WriteHealth, error};
 
 /// Begins a write: takes the next revision, and locks its row until the commit.
 pub(crate) const NEXT_REVISION: &str = "UPDATE revision SET value = value + 1 WHERE one = 1 RETURNING value";
+/// The installation's id.
+pub(crate) const INSTALLATION_ID: &str = "SELECT id FROM installation WHERE one = 1";
 /// Wakes the followers of a feed on PostgreSQL.
 pub(crate) const NOTIFY: &str = "SELECT pg_notify('memgate_revision', '')";
-
-static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
 /// The actor of changes made with the command line.
 const OPERATOR: &str = "operator";
@@ -27,13 +31,10 @@ const OPERATOR: &str = "operator";
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller waits for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections of one process. PostgreSQL allows about 100 in all by default.
-const CONNECTIONS_MAX: u32 = 8;
-
 /// Where the store is. `Debug` leaves out a PostgreSQL address, which may contain a password.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Database {
-    /// A SQLite file on this machine; created if it doesn't exist.
+    /// A SQLite file on this machine.
     Sqlite(PathBuf),
     /// A PostgreSQL address: `postgres://user:password@host/database`.
     Postgres(String),
@@ -54,85 +55,149 @@ pub struct Store {
     pub(crate) db: Db,
     /// The actor in the audit log.
     pub(crate) actor: Arc<str>,
+    pub(crate) writes: Arc<WriteLog>,
+    pub(crate) lock_wait: LockWait,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) enum Db {
     /// SQLite has one writer at a time. With a pool of one, this process's writers queue instead of retrying.
     Sqlite {
-        read: SqlitePool,
-        write: SqlitePool,
+        read: Arc<RenewablePool<Sqlite>>,
+        write: Arc<RenewablePool<Sqlite>>,
     },
-    Postgres(PgPool),
+    Postgres(Arc<RenewablePool<Postgres>>),
 }
 
 /// Runs a body with a pool to read from.
 macro_rules! read {
     ($store:expr, $pool:ident => $body:expr) => {
         match &$store.db {
-            $crate::db::Db::Sqlite { read: $pool, .. } => $body,
-            $crate::db::Db::Postgres($pool) => $body,
+            $crate::db::Db::Sqlite { read, .. } => {
+                let pool = read.get();
+                let $pool = &pool;
+                $store.checked($body)
+            }
+            $crate::db::Db::Postgres(pool) => {
+                let pool = pool.get();
+                let $pool = &pool;
+                $store.checked($body)
+            }
         }
     };
 }
 
 /// Runs a body in a transaction that leaves the revision alone (for rows written several times per second).
 macro_rules! write_unversioned {
-    ($store:expr, $tx:ident => $body:expr) => {
-        match &$store.db {
+    ($store:expr, $tx:ident => $body:expr) => {{
+        let attempt = $store.writes.attempt();
+        let result = match &$store.db {
             $crate::db::Db::Sqlite { write, .. } => {
-                let mut $tx = write.begin_with("BEGIN IMMEDIATE").await?;
-                let value = $body;
-                $tx.commit().await?;
-                value
+                async {
+                    let mut $tx = $store.begin_sqlite(write).await?;
+                    let value = $body;
+                    $tx.commit().await?;
+                    Ok::<_, $crate::StoreError>(value)
+                }
+                .await
             }
             $crate::db::Db::Postgres(pool) => {
-                let mut $tx = pool.begin().await?;
-                let value = $body;
-                $tx.commit().await?;
-                value
+                async {
+                    let mut $tx = pool.get().begin().await?;
+                    let value = $body;
+                    $tx.commit().await?;
+                    Ok::<_, $crate::StoreError>(value)
+                }
+                .await
             }
-        }
-    };
+        };
+        $store.finish(attempt, result)?
+    }};
 }
 
-/// Runs a body in a transaction that takes the next revision first. A `?` in the body rolls back.
+/// Runs a body in a transaction that takes the next revision first. An error in the body rolls back, and so does `return`.
 macro_rules! write {
-    ($store:expr, $tx:ident, $revision:ident => $body:expr) => {
-        match &$store.db {
+    ($store:expr, $tx:ident, $revision:ident => $body:expr) => {{
+        let attempt = $store.writes.attempt();
+        let result = match &$store.db {
             $crate::db::Db::Sqlite { write, .. } => {
-                let mut $tx = write.begin_with("BEGIN IMMEDIATE").await?;
-                let $revision: i64 =
-                    sqlx::query_scalar($crate::db::NEXT_REVISION).fetch_one(&mut *$tx).await?;
-                let value = $body;
-                $tx.commit().await?;
-                value
+                async {
+                    let mut $tx = $store.begin_sqlite(write).await?;
+                    let $revision: i64 =
+                        sqlx::query_scalar($crate::db::NEXT_REVISION).fetch_one(&mut *$tx).await?;
+                    let value = $body;
+                    $tx.commit().await?;
+                    Ok::<_, $crate::StoreError>(value)
+                }
+                .await
             }
             $crate::db::Db::Postgres(pool) => {
-                let mut $tx = pool.begin().await?;
-                let $revision: i64 =
-                    sqlx::query_scalar($crate::db::NEXT_REVISION).fetch_one(&mut *$tx).await?;
-                let value = $body;
-                sqlx::query($crate::db::NOTIFY).execute(&mut *$tx).await?;
-                $tx.commit().await?;
-                value
+                async {
+                    let (mut $tx, $revision) = $store.begin_postgres(pool).await?;
+                    let value = $body;
+                    sqlx::query($crate::db::NOTIFY).execute(&mut *$tx).await?;
+                    $tx.commit().await?;
+                    Ok::<_, $crate::StoreError>(value)
+                }
+                .await
             }
-        }
-    };
+        };
+        $store.finish(attempt, result)?
+    }};
 }
 pub(crate) use {read, write, write_unversioned};
 
 impl Store {
-    /// Opens the store and migrates its tables. Several processes may do so at once.
+    /// [`Store::migrate`] with default options, for tests.
     ///
     /// # Errors
-    /// `Open`, `WorldReadable`, `NewerSchema`, `Migrate`, `DiskFull`.
+    /// As [`Store::migrate`].
     pub async fn open(database: &Database) -> Result<Self, StoreError> {
+        Self::migrate(database, &StoreOptions::default()).await
+    }
+
+    /// Opens the store, and creates or migrates its tables where this is necessary: only `memgate up` and `memgate migrate`
+    /// may. Several processes may do so at once.
+    ///
+    /// # Errors
+    /// `Open`, `WorldReadable`, `NewerSchema`, `Migrate`, `DiskFull`, `Locked`.
+    pub async fn migrate(database: &Database, options: &StoreOptions) -> Result<Self, StoreError> {
         let db = match database {
-            Database::Sqlite(path) => sqlite::open(path).await?,
-            Database::Postgres(url) => postgres::open(url).await?,
+            Database::Sqlite(path) => sqlite::migrate(path, options).await?,
+            Database::Postgres(url) => postgres::migrate(url, options).await?,
         };
-        Ok(Self { db, actor: OPERATOR.into() })
+        Ok(Self::new(db, options))
+    }
+
+    /// Opens a store that has this version's tables. Creates, migrates and locks nothing; a connection that may write is
+    /// opened by the first write.
+    ///
+    /// # Errors
+    /// `Missing`, `NoTables`, `OlderSchema`, `NewerSchema`, `Open`, `WorldReadable`.
+    pub async fn open_existing(database: &Database, options: &StoreOptions) -> Result<Self, StoreError> {
+        let db = match database {
+            Database::Sqlite(path) => sqlite::open_existing(path, options).await?,
+            Database::Postgres(url) => postgres::open_existing(url, options).await?,
+        };
+        Ok(Self::new(db, options))
+    }
+
+    /// The id of the installation that a database has recorded, whatever the version of its tables; `None` if it has none.
+    ///
+    /// # Errors
+    /// `Missing`, `Open`, `WorldReadable`.
+    pub async fn installation_of(
+        database: &Database,
+        options: &StoreOptions,
+    ) -> Result<Option<String>, StoreError> {
+        match database {
+            Database::Sqlite(path) => sqlite::installation_id(path, options).await,
+            Database::Postgres(url) => postgres::installation_id(url, options).await,
+        }
+    }
+
+    fn new(db: Db, options: &StoreOptions) -> Self {
+        Self { db, actor: OPERATOR.into(), writes: Arc::default(), lock_wait: options.lock_wait }
     }
 
     /// Checks with one small query that the database answers and has memgate's tables.
@@ -143,27 +208,86 @@ impl Store {
         self.revision().await.map(drop)
     }
 
+    /// How the writes of this store and its clones go.
+    #[must_use]
+    pub fn write_health(&self) -> WriteHealth {
+        self.writes.health()
+    }
+
     /// Closes all connections; SQLite then merges its write-ahead log into the file.
     pub async fn close(&self) {
         match &self.db {
             Db::Sqlite { read, write } => {
-                read.close().await;
-                write.close().await;
+                read.get().close().await;
+                // Last, because a connection that only reads can't merge.
+                write.get().close().await;
             }
-            Db::Postgres(pool) => pool.close().await,
+            Db::Postgres(pool) => pool.get().close().await,
         }
     }
-}
 
-/// `run_direct`, because the future of `run` is `Send` for some lifetimes only (a limit of today's compiler).
-async fn migrate<C: sqlx::migrate::Migrate>(connection: &mut C) -> Result<(), StoreError> {
-    use sqlx::migrate::MigrateError;
-    MIGRATIONS.run_direct(None, connection, false).await.map_err(|error| match error {
-        MigrateError::VersionMissing(version) => StoreError::NewerSchema(version),
-        MigrateError::Execute(error) => error.into(),
-        MigrateError::ExecuteMigration(error, _) if error::is_disk_full(&error) => {
-            StoreError::DiskFull(error)
+    /// Begins a write to SQLite, which waits for those of other processes as long as `lock_wait` says.
+    pub(crate) async fn begin_sqlite(
+        &self,
+        pool: &RenewablePool<Sqlite>,
+    ) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
+        let mut wait = self.lock_wait.start();
+        loop {
+            match pool.get().begin_with("BEGIN IMMEDIATE").await {
+                Err(error) if error::is_locked(&error) && wait.continues() => {}
+                begun => return begun,
+            }
         }
-        error => StoreError::Migrate(error),
-    })
+    }
+
+    /// Begins a write to PostgreSQL and takes the next revision, for which it waits as long as `lock_wait` says.
+    pub(crate) async fn begin_postgres(
+        &self,
+        pool: &RenewablePool<Postgres>,
+    ) -> Result<(Transaction<'static, Postgres>, i64), sqlx::Error> {
+        let mut wait = self.lock_wait.start();
+        loop {
+            let mut tx = pool.get().begin().await?;
+            match sqlx::query_scalar(NEXT_REVISION).fetch_one(&mut *tx).await {
+                Ok(revision) => return Ok((tx, revision)),
+                Err(error) if error::is_locked(&error) && wait.continues() => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Passes the result of a read on, and replaces connections that are useless from now on.
+    pub(crate) fn checked<T>(&self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        result.inspect_err(|error| self.renew_after(error))
+    }
+
+    /// Passes the result of a write on, records it, and replaces connections that are useless from now on.
+    pub(crate) fn finish<T>(
+        &self,
+        attempt: Attempt<'_>,
+        result: Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        attempt.finish(&result);
+        result.inspect_err(|error| {
+            if let StoreError::Unavailable(error) = error {
+                self.renew_after(error);
+            }
+        })
+    }
+
+    /// A connection that couldn't be opened for writing, or whose file had an error, fails for ever: SQLite opens a file
+    /// for reading if it can't write it, and the connections of a process share some of what they have open. So all are
+    /// replaced. Those in use end when they are returned.
+    fn renew_after(&self, error: &sqlx::Error) {
+        if !error::is_lasting(error) {
+            return;
+        }
+        match &self.db {
+            Db::Sqlite { read, write } => {
+                read.renew();
+                write.renew();
+            }
+            Db::Postgres(pool) => pool.renew(),
+        }
+    }
 }

@@ -18,20 +18,44 @@ pub enum StoreError {
         /// The driver's error.
         source: Option<sqlx::Error>,
     },
+    /// The database's file doesn't exist.
+    #[error(
+        "the database {} is missing: put it back, or restore it from a backup; a new installation needs an empty data \
+         directory",
+        .0.display()
+    )]
+    Missing(PathBuf),
+    /// The database has no tables of memgate.
+    #[error("the database {0} is empty: restore it from a backup, or run `memgate migrate` if it is new")]
+    NoTables(String),
     /// All users of the machine can read the file.
-    #[error("{} can be read by everybody: run `chmod o= {}`", .0.display(), .0.display())]
+    #[error("{} can be read by everybody, as a restored backup often can: run `chmod o= {}`", .0.display(), .0.display())]
     WorldReadable(PathBuf),
     /// A newer memgate has migrated the database.
     #[error(
         "the database is from a newer memgate (migration {0}): install that version, or restore a backup"
     )]
     NewerSchema(i64),
+    /// An older memgate made the database, and perhaps still uses it.
+    #[error(
+        "the database is from an older memgate (migration {found} of {needed}): stop the older version, then run \
+         `memgate up` or `memgate migrate`"
+    )]
+    OlderSchema {
+        /// The newest migration that it has.
+        found: i64,
+        /// The newest migration of this version.
+        needed: i64,
+    },
     /// A migration failed.
     #[error("can't migrate the database: see the cause, restore a backup if it doesn't start again")]
     Migrate(#[source] sqlx::migrate::MigrateError),
     /// The disk is full.
     #[error("can't save now, the disk is full: free some space")]
     DiskFull(#[source] sqlx::Error),
+    /// Another program has locked the database for longer than a write waits.
+    #[error("another program has locked the database: try again, or find that program and stop it")]
+    Locked(#[source] sqlx::Error),
     /// A value that must be unique is taken, such as an e-mail address.
     #[error("that {0} is taken: choose another")]
     AlreadyExists(&'static str),
@@ -53,7 +77,7 @@ pub enum StoreError {
     /// The revision went backwards, as after restoring a backup.
     #[error("the database went back to an earlier revision (restored backup?): restarting from a fresh read")]
     RolledBack,
-    /// Any other failure: the database is unreachable or locked.
+    /// Any other failure: the database is unreachable.
     #[error("the database doesn't answer as it should: check that it runs")]
     Unavailable(#[source] sqlx::Error),
 }
@@ -62,13 +86,28 @@ pub enum StoreError {
 const SQLITE_FULL: &str = "13";
 /// SQLite's extended result code when `-shm` can't grow (SQLITE_IOERR_SHMSIZE).
 const SQLITE_SHM_FULL: &str = "4874";
+/// SQLite's primary result codes of a connection that can't write, of I/O errors and of damaged files.
+const SQLITE_LASTING: [u32; 4] = [8, 10, 11, 26];
+/// SQLite's extended result code when the database's name is away (SQLITE_IOERR_FSTAT). Connections that have it open go on.
+const SQLITE_NAME_AWAY: u32 = 1802;
+/// SQLite's primary result code for a statement that makes no sense.
+const SQLITE_ERROR: u32 = 1;
+/// SQLite's primary result code for a lock that wasn't released in time.
+const SQLITE_BUSY: u32 = 5;
 /// PostgreSQL's SQLSTATE for a full disk.
 const PG_DISK_FULL: &str = "53100";
+/// PostgreSQL's SQLSTATE for a write to a server that only reads, such as one that is no longer the primary.
+const PG_READ_ONLY: &str = "25006";
+/// PostgreSQL's SQLSTATE for a table that doesn't exist.
+const PG_MISSING_TABLE: &str = "42P01";
+/// PostgreSQL's SQLSTATE for a lock that wasn't released in time.
+const PG_LOCKED: &str = "55P03";
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match error {
             error if is_disk_full(&error) => Self::DiskFull(error),
+            error if is_locked(&error) => Self::Locked(error),
             sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => Self::Corrupt("row"),
             error => Self::Unavailable(error),
         }
@@ -83,6 +122,37 @@ pub(crate) fn is_disk_full(error: &sqlx::Error) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether another program holds a lock for too long.
+pub(crate) fn is_locked(error: &sqlx::Error) -> bool {
+    has_code(error, PG_LOCKED) || sqlite_code(error) == Some(SQLITE_BUSY)
+}
+
+/// Whether the connection will fail again, even when the cause is gone.
+pub(crate) fn is_lasting(error: &sqlx::Error) -> bool {
+    let sqlite = extended_sqlite_code(error).filter(|code| *code != SQLITE_NAME_AWAY);
+    has_code(error, PG_READ_ONLY) || sqlite.is_some_and(|code| SQLITE_LASTING.contains(&(code & 0xff)))
+}
+
+/// Whether a statement names a table that doesn't exist.
+pub(crate) fn is_missing_table(error: &sqlx::Error) -> bool {
+    let is_sqlite = sqlite_code(error) == Some(SQLITE_ERROR);
+    has_code(error, PG_MISSING_TABLE) || (is_sqlite && error.to_string().contains("no such table"))
+}
+
+fn has_code(error: &sqlx::Error, code: &str) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(code))
+}
+
+/// SQLite's primary result code (sqlite.org/rescode.html).
+pub(crate) fn sqlite_code(error: &sqlx::Error) -> Option<u32> {
+    extended_sqlite_code(error).map(|code| code & 0xff)
+}
+
+fn extended_sqlite_code(error: &sqlx::Error) -> Option<u32> {
+    let error = error.as_database_error()?.try_downcast_ref::<sqlx::sqlite::SqliteError>()?;
+    sqlx::error::DatabaseError::code(error)?.parse().ok()
 }
 
 impl fmt::Debug for StoreError {
@@ -103,6 +173,18 @@ impl StoreError {
         match error.as_database_error() {
             Some(e) if e.is_unique_violation() => Self::AlreadyExists(what),
             _ => error.into(),
+        }
+    }
+
+    /// Whether the database failed. Other errors say that the request makes no sense.
+    pub(crate) fn is_failure(&self) -> bool {
+        match self {
+            Self::DiskFull(_) | Self::Locked(_) | Self::Timeout => true,
+            Self::Unavailable(error) => {
+                let kind = error.as_database_error().map(sqlx::error::DatabaseError::kind);
+                !kind.is_some_and(|kind| kind != sqlx::error::ErrorKind::Other)
+            }
+            _ => false,
         }
     }
 

@@ -51,7 +51,7 @@ impl Store {
 
     async fn listen(&self) -> Result<Option<PgListener>, StoreError> {
         let Db::Postgres(pool) = &self.db else { return Ok(None) };
-        let mut listener = PgListener::connect_with(pool).await?;
+        let mut listener = PgListener::connect_with(&pool.get()).await?;
         listener.eager_reconnect(false);
         listener.listen(CHANNEL).await?;
         Ok(Some(listener))

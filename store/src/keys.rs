@@ -54,7 +54,23 @@ pub struct TokenKey([u8; KEY_LEN]);
 #[derive(Clone)]
 pub struct LaneKey([u8; KEY_LEN]);
 
+/// Tells whether a key is the installation's, and nothing else about it: the HMAC of a constant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyFingerprint(pub(crate) String);
+
+impl KeyFingerprint {
+    fn of(key: &[u8; KEY_LEN]) -> Self {
+        Self(hex(&keyed(key, &["fingerprint"])))
+    }
+}
+
 impl TokenKey {
+    /// The fingerprint that the store holds.
+    #[must_use]
+    pub fn fingerprint(&self) -> KeyFingerprint {
+        KeyFingerprint::of(&self.0)
+    }
+
     /// Reads the key, or creates it, readable by its owner only, if the file doesn't exist.
     ///
     /// # Errors
@@ -78,6 +94,12 @@ impl TokenKey {
 }
 
 impl LaneKey {
+    /// The fingerprint that the store holds.
+    #[must_use]
+    pub fn fingerprint(&self) -> KeyFingerprint {
+        KeyFingerprint::of(&self.0)
+    }
+
     /// Reads the key, or creates it, readable by its owner only, if the file doesn't exist.
     ///
     /// # Errors

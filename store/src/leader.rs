@@ -2,8 +2,9 @@
 //!
 //! A file lock beside the SQLite file, or an advisory lock of a PostgreSQL session. Both end with the process.
 
-use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::fs::{File, Metadata, TryLockError};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use sqlx::{Connection, PgConnection};
 
@@ -21,7 +22,10 @@ pub struct LeaderLock(Held);
 #[derive(Debug)]
 enum Held {
     /// Locked until it is closed.
-    File(#[expect(dead_code, reason = "held for its lock")] File),
+    File {
+        file: File,
+        path: PathBuf,
+    },
     Session(PgConnection),
 }
 
@@ -34,7 +38,7 @@ impl Store {
         match &self.db {
             Db::Sqlite { write, .. } => lock_beside(write.connect_options().get_filename()),
             Db::Postgres(pool) => {
-                let mut session = PgConnection::connect_with(&pool.connect_options()).await?;
+                let mut session = PgConnection::connect_with(pool.connect_options()).await?;
                 let acquired: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
                     .bind(ADVISORY_LOCK)
                     .fetch_one(&mut session)
@@ -46,12 +50,22 @@ impl Store {
 }
 
 impl LeaderLock {
-    /// Whether this process still holds the lock: PostgreSQL releases it when the session ends.
+    /// Whether this process still holds the lock: PostgreSQL releases it when the session ends, and a lock of a file that
+    /// was replaced keeps nobody out.
     pub async fn is_held(&mut self) -> bool {
         match &mut self.0 {
-            Held::File(_) => true,
+            Held::File { file, path } => !is_replaced(file, path),
             Held::Session(session) => session.ping().await.is_ok(),
         }
+    }
+}
+
+/// Whether the name leads to another file now. Nobody locks a missing one.
+fn is_replaced(file: &File, path: &Path) -> bool {
+    let identity = |meta: Metadata| (meta.dev(), meta.ino());
+    match (file.metadata(), path.symlink_metadata()) {
+        (Ok(held), Ok(named)) => identity(held) != identity(named),
+        _ => false,
     }
 }
 
@@ -67,7 +81,9 @@ fn lock_beside(database: &Path) -> Result<Option<LeaderLock>, StoreError> {
         error => failed(std::io::Error::other(error)),
     })?;
     match file.try_lock() {
-        Ok(()) => Ok(Some(LeaderLock(Held::File(file)))),
+        // Another process may have replaced the file before it was locked.
+        Ok(()) if is_replaced(&file, &path) => Ok(None),
+        Ok(()) => Ok(Some(LeaderLock(Held::File { file, path }))),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(failed(error)),
     }

@@ -46,7 +46,7 @@ pub enum FileError {
     #[error("{} can be changed by other users: check its content, then run `chmod go-w {}`", .0.display(), .0.display())]
     Writable(PathBuf),
     /// All users of the machine can read a secret.
-    #[error("{} can be read by everybody: run `chmod o= {}`", .0.display(), .0.display())]
+    #[error("{} can be read by everybody, as a restored backup often can: run `chmod o= {}`", .0.display(), .0.display())]
     WorldReadable(PathBuf),
     /// The file has another name, and somebody else may have given it this one.
     #[error("{} has several names (hard links) in a folder that other users may write: move it to another folder", .0.display())]
@@ -77,14 +77,24 @@ impl FileError {
     }
 }
 
+/// What was read of a file.
+#[derive(Debug)]
+pub struct Content {
+    /// Its first bytes.
+    pub bytes: Vec<u8>,
+    /// Whether users other than the owner and the group have any access.
+    pub is_public: bool,
+}
+
 /// Reads at most `limit` bytes of a file. It may also belong to the user `operator`.
 ///
 /// # Errors
 /// [`FileError`] if the file can't be read or can't be trusted.
-pub fn read(path: &Path, limit: u64, operator: Option<u32>) -> Result<Vec<u8>, FileError> {
+pub fn read(path: &Path, limit: u64, operator: Option<u32>) -> Result<Content, FileError> {
     let file = open(OpenOptions::new().read(true), path)?;
-    require_trusted(path, &metadata(&file, path)?, operator)?;
-    read_from(file, path, limit)
+    let meta = metadata(&file, path)?;
+    require_trusted(path, &meta, operator)?;
+    Ok(Content { bytes: read_from(file, path, limit)?, is_public: is_public(&meta) })
 }
 
 /// Reads at most `limit` bytes of a file that not everybody may read.
@@ -306,8 +316,8 @@ mod tests {
         let (folder, victim, path) = folder();
         assert!(open_existing(&path).unwrap_err().is_not_found());
         create(&path, Access::PRIVATE, b"text").unwrap();
-        assert_eq!(read(&path, 100, None).unwrap(), b"text");
-        assert_eq!(read(&path, 2, None).unwrap(), b"te");
+        assert_eq!(read(&path, 100, None).unwrap().bytes, b"text");
+        assert_eq!(read(&path, 2, None).unwrap().bytes, b"te");
         for mode in [0o620, 0o602, 0o666] {
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             assert!(matches!(open_existing(&path), Err(FileError::Writable(_))), "{mode:o}");
@@ -346,7 +356,7 @@ mod tests {
         std::os::unix::fs::chown(&victim, Some(12345), None).unwrap();
         let error = open_existing(&victim).unwrap_err();
         assert!(matches!(error, FileError::Owner { owner: 12345, .. }), "{error}");
-        assert_eq!(read(&victim, 100, Some(12345)).unwrap(), b"unchanged");
+        assert_eq!(read(&victim, 100, Some(12345)).unwrap().bytes, b"unchanged");
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod help;
 mod ordinary_user;
 mod plans;
 mod settings;
+mod stores;
 mod tokens;
 
 use std::fs;

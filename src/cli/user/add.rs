@@ -59,7 +59,7 @@ impl Add {
             plan: &self.plan,
             is_admin: self.admin,
         };
-        let token = NewToken::generate(&context.data_dir.token_key()?, identity::FIRST_TOKEN_NAME);
+        let token = NewToken::generate(&context.token_key().await?, identity::FIRST_TOKEN_NAME);
         let user = store.sign_up(&new, &token).await.map_err(|error| plan_error(error, &self.plan))?;
         // The token exists now and must be shown, whatever happens to the cache.
         let cache = store.first_cache_of(&user.id).await;

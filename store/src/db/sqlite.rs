@@ -4,54 +4,130 @@ use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use sqlx::Connection as _;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
 };
 
-use super::{ACQUIRE_TIMEOUT, BUSY_TIMEOUT, CONNECTIONS_MAX, Db, migrate};
-use crate::StoreError;
+use super::renewable_pool::RenewablePool;
+use super::{ACQUIRE_TIMEOUT, BUSY_TIMEOUT, Db, INSTALLATION_ID, StoreOptions, schema};
 use crate::private_file;
+use crate::{StoreError, error};
 
 /// The file's mode: the roles of one installation share a group. SQLite gives `-wal` and `-shm` the same mode.
 const MODE: u32 = 0o660;
+/// Connections of one process that read.
+const READERS_MAX: u32 = 8;
 
-pub(super) async fn open(path: &Path) -> Result<Db, StoreError> {
+/// Opens a database that has this version's tables. Nothing is written: a writer connects for its first write.
+pub(super) async fn open_existing(path: &Path, options: &StoreOptions) -> Result<Db, StoreError> {
+    require_file(path)?;
+    let (read, write) = pools(path, options);
+    let mut reader = read.get().acquire().await.map_err(|error| open_error(path, error))?;
+    require_current(&mut reader, path).await?;
+    Ok(Db::Sqlite { read, write })
+}
+
+/// The installation's id, if the database has recorded one.
+pub(super) async fn installation_id(
+    path: &Path,
+    options: &StoreOptions,
+) -> Result<Option<String>, StoreError> {
+    require_file(path)?;
+    let (read, _) = pools(path, options);
+    let read = read.get();
+    let found = sqlx::query_scalar(INSTALLATION_ID).fetch_optional(&read).await;
+    read.close().await;
+    match found {
+        Err(error) if error::is_missing_table(&error) => Ok(None),
+        found => found.map_err(|error| open_error(path, error)),
+    }
+}
+
+/// Opens the database for reading and writing; creates it and its tables, or migrates them, if they aren't current.
+pub(super) async fn migrate(path: &Path, options: &StoreOptions) -> Result<Db, StoreError> {
     refuse_public(path)?;
     create_file(path)?;
-    let options = SqliteConnectOptions::new()
+    let (read, write) = pools(path, options);
+    // Not before there is a writer: it creates the log.
+    let mut writer = write.get().acquire().await.map_err(|error| open_error(path, error))?;
+    match require_current(&mut writer, path).await {
+        Ok(()) => {}
+        Err(StoreError::NoTables(_) | StoreError::OlderSchema { .. }) => {
+            migrate_exclusively(&mut writer, options).await?;
+        }
+        Err(error) => return Err(error),
+    }
+    // SQLite opens the log when it reads the first time. Then the database's name may be away for a while.
+    let mut reader = read.get().acquire().await.map_err(|error| open_error(path, error))?;
+    require_current(&mut reader, path).await?;
+    Ok(Db::Sqlite { read, write })
+}
+
+/// The pool for reading, and that for writing.
+fn pools(
+    path: &Path,
+    options: &StoreOptions,
+) -> (Arc<RenewablePool<sqlx::Sqlite>>, Arc<RenewablePool<sqlx::Sqlite>>) {
+    let connect = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(false)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Normal)
         .busy_timeout(BUSY_TIMEOUT)
         .foreign_keys(true)
         // Another role may have put views and triggers into the file: they call no function with effects outside it.
         .pragma("trusted_schema", "OFF");
+    let reader = connect.clone().read_only(true).pragma("query_only", "ON");
+    let writer = connect
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Normal)
+        .busy_timeout(options.lock_wait.attempt_timeout());
+    // Connections stay open: SQLite keeps its log while there is one, and the file may be away for a while.
+    let pool =
+        SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT).idle_timeout(None).max_lifetime(None);
+    let read = RenewablePool::new(pool.clone().max_connections(READERS_MAX), reader);
     // On a full disk SQLite rolls back by itself, but sqlx believes that the transaction goes on, and every later
     // one would fail. Such a connection is replaced.
-    let writer = SqlitePoolOptions::new()
+    let pool = pool
         .max_connections(1)
         .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }));
-    let write = connect(writer, &options).await.map_err(|error| open_error(path, error))?;
-    migrate_exclusively(&write).await?;
-    let options = options.pragma("query_only", "ON");
-    let read = connect(SqlitePoolOptions::new().max_connections(CONNECTIONS_MAX), &options)
-        .await
-        .map_err(|error| open_error(path, error))?;
-    Ok(Db::Sqlite { read, write })
+    (Arc::new(read), Arc::new(RenewablePool::new(pool, writer)))
 }
 
-async fn connect(pool: SqlitePoolOptions, options: &SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
-    pool.acquire_timeout(ACQUIRE_TIMEOUT).connect_with(options.clone()).await
+async fn require_current(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let applied = sqlx::query_as(schema::APPLIED).fetch_all(connection).await;
+    match applied {
+        // SQLite looks into the file when it reads the first time.
+        Err(error) if !error::is_missing_table(&error) => Err(open_error(path, error)),
+        applied => schema::require_current(applied, &path.display().to_string()),
+    }
 }
 
 /// Migrates within a transaction: sqlx takes no lock on SQLite, so two processes would both create the tables.
-async fn migrate_exclusively(pool: &SqlitePool) -> Result<(), StoreError> {
-    let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
-    migrate(&mut *tx).await?;
-    Ok(tx.commit().await?)
+async fn migrate_exclusively(
+    connection: &mut SqliteConnection,
+    options: &StoreOptions,
+) -> Result<(), StoreError> {
+    let mut wait = options.lock_wait.start();
+    loop {
+        match connection.begin_with("BEGIN IMMEDIATE").await {
+            Ok(mut tx) => {
+                schema::migrate(&mut *tx).await?;
+                return Ok(tx.commit().await?);
+            }
+            Err(error) if error::is_locked(&error) && wait.continues() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn require_file(path: &Path) -> Result<(), StoreError> {
+    refuse_public(path)?;
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(StoreError::Missing(path.into())),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses files that all users of the machine can read, because they contain password hashes.
@@ -90,12 +166,9 @@ fn create_file(path: &Path) -> Result<(), StoreError> {
 
 /// The error for a file that SQLite can't open, by its primary result code (sqlite.org/rescode.html).
 fn open_error(path: &Path, error: sqlx::Error) -> StoreError {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    let code: Option<u32> = code.and_then(|code| code.parse().ok());
-    let fix = match code.map(|code| code & 0xff) {
-        Some(5) => "another program has locked it: stop that program",
+    let fix = match error::sqlite_code(&error) {
         Some(11 | 26) => "it is not a database, or is damaged: restore a backup",
-        Some(13) => return error.into(),
+        Some(5 | 13) => return error.into(),
         _ => "check that this user may read and write it and its folder",
     };
     unusable(path, fix, Some(error))

@@ -30,3 +30,16 @@ async fn acquire_leader_lock(store: &store::Store) -> LeaderLock {
 }
 
 on_both!(leader_lock_has_one_holder_until_it_is_dropped);
+
+// F-19.
+#[tokio::test]
+async fn lock_of_a_file_that_was_replaced_is_not_held() {
+    let db = TestDb::sqlite();
+    let store = db.open().await;
+    let mut lock = store.try_acquire_leader_lock().await.unwrap().expect("the lock is free");
+    let (file, elsewhere) = (db.folder.path().join("memgate.leader"), db.folder.path().join("elsewhere"));
+    std::fs::rename(&file, &elsewhere).unwrap();
+    assert!(lock.is_held().await, "nobody else has a lock");
+    let other = db.open().await.try_acquire_leader_lock().await.unwrap();
+    assert!(other.is_some() && !lock.is_held().await);
+}

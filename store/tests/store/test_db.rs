@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
-use store::{Database, NewToken, NewUser, Store, TokenKey, User};
+use store::{Database, NewToken, NewUser, Store, StoreError, StoreOptions, TokenKey, User};
 
 use crate::postgres_server;
 
@@ -15,6 +15,21 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) struct TestDb {
     pub(crate) folder: tempfile::TempDir,
     postgres: Option<String>,
+}
+
+/// A transaction of another program, which keeps others from writing.
+pub(crate) enum Lock {
+    Sqlite(sqlx::SqliteConnection),
+    Postgres(sqlx::PgConnection),
+}
+
+impl Lock {
+    pub(crate) async fn release(self) {
+        match self {
+            Self::Sqlite(connection) => connection.close().await.unwrap(),
+            Self::Postgres(connection) => connection.close().await.unwrap(),
+        }
+    }
 }
 
 /// Runs a body with a new connection to the database, of either kind.
@@ -77,6 +92,30 @@ impl TestDb {
     pub(crate) async fn execute(&self, sql: &str) -> Result<(), sqlx::Error> {
         let sql = AssertSqlSafe(sql.to_owned());
         connected!(self, connection => sqlx::raw_sql(sql).execute(&mut connection).await.map(drop))
+    }
+
+    /// Locks the database as another program does that writes.
+    pub(crate) async fn lock(&self) -> Lock {
+        match &self.postgres {
+            Some(url) => {
+                let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
+                let sql = "BEGIN; UPDATE revision SET value = value";
+                sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+                Lock::Postgres(connection)
+            }
+            None => {
+                let options = sqlx::sqlite::SqliteConnectOptions::new();
+                let options = options.filename(self.folder.path().join("memgate.db"));
+                let mut connection = options.connect().await.unwrap();
+                sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut connection).await.unwrap();
+                Lock::Sqlite(connection)
+            }
+        }
+    }
+
+    /// Opens the store as a role does.
+    pub(crate) async fn open_existing(&self) -> Result<Store, StoreError> {
+        Store::open_existing(&self.database(), &StoreOptions::default()).await
     }
 
     /// Reads one number.

@@ -37,7 +37,7 @@ impl From<StoreError> for PageError {
         tracing::error!(%error, ?cause, "store request failed");
         match error {
             StoreError::DiskFull(_) => Self::DiskFull,
-            StoreError::Unavailable(_) => Self::StoreUnavailable,
+            StoreError::Unavailable(_) | StoreError::Locked(_) => Self::StoreUnavailable,
             _ => Self::Internal,
         }
     }
