@@ -20,8 +20,8 @@ pub enum StoreError {
     },
     /// The database's file doesn't exist.
     #[error(
-        "the database {} is missing: put it back, or restore it from a backup; a new installation needs an empty data \
-         directory",
+        "the database {} is missing: put it back, or stop memgate and restore it from a backup; a new installation \
+         needs an empty data directory",
         .0.display()
     )]
     Missing(PathBuf),
