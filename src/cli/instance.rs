@@ -186,7 +186,7 @@ impl InstanceDetails {
 async fn ask_memcached(context: &Context, instance: &Instance) -> Option<Statistics> {
     let route = instance.route.as_ref()?;
     let address = route.address.as_ref()?.parse().ok()?;
-    let key = context.data_dir.lane_key().ok()?;
+    let key = context.data_dir.lane_key(&context.store).await.ok()?;
     statistics::read(address, &key.credential(&instance.id, route.generation)).await.ok()
 }
 
