@@ -1,4 +1,4 @@
-//! README and docs: their shell and Python blocks run as they are written, in one folder and in their order.
+//! README and docs: their shell, Python and PHP blocks run as they are written, in one folder and in their order.
 //!
 //! What differs from a reader's machine is the ports, which `Installation` chooses. Blocks with `sudo` run as root; the others
 //! run as a user without any rights, and then as root, whose variables the next block finds.
@@ -6,10 +6,11 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 use crate::client_libraries::tool;
-use crate::harness::{MEMGATE, Product, is_root};
+use crate::harness::{Credentials, MEMGATE, Product, deadline_in, is_root, wait_until};
+use crate::text_client::TextClient;
 
 /// nobody.
 const UNPRIVILEGED: u32 = 65_534;
@@ -24,7 +25,7 @@ fn read(document: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap()
 }
 
-/// The blocks that are shell or Python.
+/// The blocks that are shell, Python or PHP.
 fn blocks(text: &str) -> Vec<Block> {
     let mut found: Vec<Block> = Vec::new();
     let mut open: Option<Block> = None;
@@ -38,7 +39,7 @@ fn blocks(text: &str) -> Vec<Block> {
             (None, None) => {}
         }
     }
-    found.retain(|block| ["sh", "python"].contains(&block.language.as_str()));
+    found.retain(|block| ["sh", "python", "php"].contains(&block.language.as_str()));
     found
 }
 
@@ -73,20 +74,21 @@ impl<'a> Reader<'a> {
         let (endpoint, web) = (self.product.endpoint(), self.product.web().to_string());
         text.replace("127.0.0.1:11211", &endpoint.to_string())
             .replace("127.0.0.1/11211", &format!("127.0.0.1/{}", endpoint.port()))
+            .replace("\"127.0.0.1\", 11211", &format!("\"127.0.0.1\", {}", endpoint.port()))
             .replace("127.0.0.1:8080", &web)
             .replace("/usr/local/bin", &self.folder.join("bin").display().to_string())
     }
 
     /// Runs a block after those before it, whose variables it sees.
     fn run(&self, block: &Block, as_root: bool) -> Output {
-        let file = if block.language == "python" { "block.py" } else { "block.sh" };
-        let path = self.folder.join(file);
-        fs::write(&path, self.adapt(&block.text)).unwrap();
-        let load = "[ -e variables ] || : > variables; . ./variables; ";
+        let file = format!("block.{}", block.language);
+        fs::write(self.folder.join(&file), self.adapt(&block.text)).unwrap();
+        let load = "set -eo pipefail; [ -e variables ] || : > variables; . ./variables";
         let script = match (block.language.as_str(), as_root) {
-            ("python", _) => format!("{load} python3 block.py"),
-            (_, true) => format!("set -eo pipefail; {load} . ./block.sh; umask 022; export -p > variables"),
-            (_, false) => format!("set -eo pipefail; {load} . ./block.sh"),
+            ("python", _) => format!("{load}; python3 {file}"),
+            ("php", _) => format!("{load}; php {file}"),
+            (_, true) => format!("{load}; . ./{file}; umask 022; export -p > variables"),
+            (_, false) => format!("{load}; . ./{file}"),
         };
         let mut command = self.product.memgate(&[]);
         let memgate = command.get_envs().map(|(name, value)| (name.to_owned(), value.map(ToOwned::to_owned)));
@@ -165,7 +167,9 @@ fn blocks_of_the_documents_run_as_they_are_written() {
     let ada = product.credentials(&["token", "create", "ada@example.org"]);
     let variables = format!("export CACHE_USERNAME={} CACHE_PASSWORD={}\n", ada.username, ada.password);
     fs::write(reader.folder.join("variables"), variables).unwrap();
-    assert!(reader.follow("docs/clients.md").contains("hello"));
+    let printed = reader.follow("docs/clients.md");
+    assert!(printed.matches("hello").count() >= 3, "pylibmc, and PHP for both users: {printed}");
+    stunnel_carries_a_client(&product, &ada);
 }
 
 #[test]
@@ -190,25 +194,58 @@ fn documents_name_commands_that_exist() {
     }
 }
 
-/// The machine's nginx, or the distribution's, unpacked and not installed: its service would take port 80.
-fn nginx(dir: &Path) -> PathBuf {
-    let installed = PathBuf::from("/usr/sbin/nginx");
-    if installed.exists() {
-        return installed;
+/// A program of this machine, or of the distribution's package, unpacked and not installed: its service would take a port.
+fn program(path: &str, package: &str, dir: &Path) -> PathBuf {
+    if Path::new(path).exists() {
+        return path.into();
     }
-    let fetch = "apt-get -qq -o APT::Sandbox::User=root download nginx && dpkg -x nginx_*.deb .";
-    let fetched = Command::new("sh").args(["-c", fetch]).current_dir(dir).status().unwrap();
-    assert!(fetched.success(), "can't download nginx: try apt-get update");
-    dir.join("usr/sbin/nginx")
+    let fetch = "apt-get -qq -o APT::Sandbox::User=root download \"$0\" && dpkg -x \"$0\"_*.deb .";
+    let fetched = Command::new("sh").args(["-c", fetch, package]).current_dir(dir).status().unwrap();
+    assert!(fetched.success(), "can't download {package}: try apt-get update");
+    dir.join(path.trim_start_matches('/'))
+}
+
+/// The fenced block of a language in a document.
+fn fenced(document: &str, language: &str) -> String {
+    let text = read(document);
+    let (_, block) = text.split_once(&format!("```{language}\n")).unwrap();
+    block.split_once("```").unwrap().0.to_owned()
+}
+
+/// A process that is killed in the end.
+struct Background(Child);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// stunnel with the example's configuration speaks TLS for a client that can't.
+fn stunnel_carries_a_client(product: &Product, ada: &Credentials) {
+    let dir = tempfile::tempdir().unwrap();
+    let accept = testkit::free_port();
+    let config = fenced("docs/clients.md", "ini")
+        .replace("127.0.0.1:11210", &accept.to_string())
+        .replace("cache.example.org:11211", &product.endpoint().to_string())
+        .replace("/etc/stunnel/ca.pem", &product.data().join("ca.pem").display().to_string())
+        .replace("checkHost = cache.example.org", "checkIP = 127.0.0.1");
+    let file = dir.path().join("memgate.conf");
+    fs::write(&file, config).unwrap();
+    let stunnel = program("/usr/bin/stunnel4", "stunnel4", dir.path());
+    let log = fs::File::create(dir.path().join("log")).unwrap();
+    let _stunnel = Background(Command::new(stunnel).arg(&file).stderr(log).spawn().unwrap());
+    let listens = || std::net::TcpStream::connect(accept).is_ok();
+    wait_until(deadline_in(10), "stunnel listens", listens);
+    assert_eq!(TextClient::log_in(accept, ada).set("greeting", b"through stunnel"), "STORED");
 }
 
 #[test]
 fn nginx_takes_the_example() {
-    let text = read("docs/operating.md");
-    let (_, example) = text.split_once("```nginx\n").unwrap();
-    let (example, _) = example.split_once("```").unwrap();
+    let example = fenced("docs/operating.md", "nginx");
     let dir = tempfile::tempdir().unwrap();
-    let nginx = nginx(dir.path());
+    let nginx = program("/usr/sbin/nginx", "nginx", dir.path());
     let key = rcgen::generate_simple_self_signed(["cache.example.org".to_owned()]).unwrap();
     fs::write(dir.path().join("fullchain.pem"), key.cert.pem()).unwrap();
     fs::write(dir.path().join("privkey.pem"), key.signing_key.serialize_pem()).unwrap();

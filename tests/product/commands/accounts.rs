@@ -1,6 +1,10 @@
 //! `memgate user update` and `delete`, and what deletes: what happens to existing caches, questions, dry runs.
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
 use super::{failure, migrated};
+use crate::harness::{Installation, MEMGATE};
 
 const ADA: &str = "ada@example.org";
 
@@ -64,4 +68,38 @@ fn first_token_has_one_name_everywhere() {
     let installation = migrated();
     installation.json(&["user", "add", ADA, "--no-wait"]);
     assert_eq!(installation.json(&["token", "list", ADA])["tokens"][0]["name"], "First token");
+}
+
+/// Runs a command on a terminal, where `answer` is typed.
+fn on_a_terminal(installation: &Installation, command: &str, answer: &str) -> (bool, String) {
+    let line = format!("{MEMGATE} {command}");
+    let prepared = installation.memgate(&[]);
+    let variables = prepared.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).envs(variables);
+    let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    script.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
+    let output = script.wait_with_output().unwrap();
+    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn deleting_asks_on_a_terminal() {
+    let installation = migrated();
+    installation.json(&["user", "add", ADA, "--no-wait"]);
+    let delete = format!("user delete {ADA}");
+    for (command, question) in [
+        (delete.as_str(), "Delete ada@example.org (caches: default; active tokens: 1)? [y/N]"),
+        ("down --purge", "and all users, tokens and keys in"),
+    ] {
+        let (succeeds, printed) = on_a_terminal(&installation, command, "n\n");
+        assert!(!succeeds && printed.contains(question), "{command}: {printed}");
+        assert!(printed.contains("nothing was deleted"), "{command}: {printed}");
+        assert_eq!(installation.json(&["user", "list"])["users"].as_array().unwrap().len(), 1);
+    }
+    let (succeeds, printed) = on_a_terminal(&installation, &delete, "y\n");
+    assert!(succeeds && printed.contains("deleted ada@example.org"), "{printed}");
+    // Neither asks with --yes.
+    let (succeeds, printed) = on_a_terminal(&installation, "down --purge --yes", "");
+    assert!(succeeds && !printed.contains("[y/N]") && !installation.data().exists(), "{printed}");
 }
