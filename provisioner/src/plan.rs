@@ -1,6 +1,7 @@
 //! The plan: from the desired and the observed state to actions. Pure: no I/O, no clock.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::time::Duration;
 
 use store::{DesiredState, Instance, InstanceState, Timestamp};
@@ -87,6 +88,17 @@ pub(crate) enum Orphan {
     Container { id: String, instance: String },
     Volume(String),
     Network(String),
+}
+
+impl fmt::Display for Orphan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Container { id, instance } if instance.is_empty() => write!(f, "container {id}"),
+            Self::Container { id, instance } => write!(f, "container {id} of instance {instance}"),
+            Self::Volume(name) => write!(f, "volume {name}"),
+            Self::Network(name) => write!(f, "network {name}"),
+        }
+    }
 }
 
 /// The actions for one instance. `containers` are its own; `failures` counts failures in a row.

@@ -86,14 +86,14 @@ async fn remove_orphans(
 ) -> Result<(), Error> {
     let networks = executor.store.networks().await?.into_iter().map(|network| network.name).collect();
     for orphan in orphans(known, &networks, snapshot, now()) {
-        tracing::info!(?orphan, "removing an orphan");
+        tracing::info!(%orphan, "removing an orphan");
         let removed = match &orphan {
             Orphan::Container { id, instance } => remove_container(executor, id, instance).await,
             Orphan::Volume(name) => executor.docker.remove_volume(name).await.map(drop),
             Orphan::Network(name) => executor.docker.remove_network(name).await.map(drop),
         };
         if let Err(error) = removed {
-            tracing::warn!(?orphan, %error, "can't remove an orphan: retrying at the next resync");
+            tracing::warn!(%orphan, %error, "can't remove an orphan: retrying at the next resync");
         }
     }
     Ok(())

@@ -283,6 +283,8 @@ fn orphans_are_old_and_have_no_row() {
         Orphan::Network("net-1".into()),
     ];
     assert_eq!(actual, expected);
+    let words: Vec<_> = actual.iter().map(ToString::to_string).collect();
+    assert_eq!(words, ["container lost of instance lost", "volume volume-of-gone", "network net-1"]);
     assert_eq!(
         orphans(&set(&[]), &set(&[]), &snapshot, Timestamp::from_millis(now)),
         [],
