@@ -8,12 +8,13 @@
 //!
 //! Under pressure, which is from half of that on, connections are read in small pieces, values are streamed instead of
 //! gathered, and a client that sends or reads too slowly is ended like one that does nothing. Over the limit the oldest
-//! unfinished requests are ended (`tenant/sessions.rs`).
+//! unfinished requests of the token that holds most are ended (`tenant/sessions.rs`).
 //!
 //! A connection that keeps nothing costs a comparison of two cells per turn. The workers share only the proxy's sum, to
 //! which each adds in large steps.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -51,6 +52,8 @@ pub(crate) struct TenantBuffers {
     worker: Rc<WorkerBuffers>,
     held: Cell<usize>,
     pressure: Cell<Pressure>,
+    /// The numbers of the sessions that hold something.
+    holders: RefCell<HashSet<usize>>,
 }
 
 /// How close a tenant is to its limit.
@@ -77,6 +80,8 @@ enum Awaits {
 #[derive(Debug)]
 pub(crate) struct HeldBytes {
     tenant: Rc<TenantBuffers>,
+    /// The number of its session.
+    session: usize,
     input: Cell<usize>,
     output: Cell<usize>,
     deferred: Cell<usize>,
@@ -125,7 +130,7 @@ impl WorkerBuffers {
 
 impl TenantBuffers {
     pub(crate) fn new(worker: Rc<WorkerBuffers>) -> Rc<Self> {
-        Rc::new(Self { worker, held: Cell::new(0), pressure: Cell::default() })
+        Rc::new(Self { worker, held: Cell::new(0), pressure: Cell::default(), holders: RefCell::default() })
     }
 
     #[inline]
@@ -141,6 +146,11 @@ impl TenantBuffers {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.held.get() == 0
+    }
+
+    /// The sessions that hold something, in no order.
+    pub(crate) fn holders(&self) -> Vec<usize> {
+        self.holders.borrow().iter().copied().collect()
     }
 
     /// Compares what is held with what may be held now, which others have changed.
@@ -174,9 +184,11 @@ impl TenantBuffers {
 }
 
 impl HeldBytes {
-    pub(crate) fn new(tenant: Rc<TenantBuffers>) -> Self {
+    /// What session number `session` of a tenant holds.
+    pub(crate) fn new(tenant: Rc<TenantBuffers>, session: usize) -> Self {
         Self {
             tenant,
+            session,
             input: Cell::new(0),
             output: Cell::new(0),
             deferred: Cell::new(0),
@@ -290,7 +302,8 @@ impl HeldBytes {
         input.max(output)
     }
 
-    fn total(&self) -> usize {
+    /// What the connection holds, in bytes.
+    pub(crate) fn total(&self) -> usize {
         self.input.get() + self.output.get() + self.deferred.get()
     }
 
@@ -298,10 +311,16 @@ impl HeldBytes {
         if self.ending.get().is_some() {
             return;
         }
-        if self.total() == 0 {
-            self.since.set(now);
-        }
+        let held = self.total();
         let before = part.replace(bytes);
+        if held == 0 {
+            self.since.set(now);
+            if bytes > 0 {
+                self.tenant.holders.borrow_mut().insert(self.session);
+            }
+        } else if held == before && bytes == 0 {
+            self.tenant.holders.borrow_mut().remove(&self.session);
+        }
         self.tenant.change(before, bytes);
     }
 }
@@ -310,6 +329,7 @@ impl Drop for HeldBytes {
     fn drop(&mut self) {
         let total = self.total();
         if total > 0 {
+            self.tenant.holders.borrow_mut().remove(&self.session);
             self.tenant.change(total, 0);
         }
     }

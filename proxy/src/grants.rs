@@ -5,6 +5,8 @@
 mod certificates;
 mod clock;
 mod follow;
+mod known;
+mod lookups;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -14,7 +16,7 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 use store::{Grant, ScramKeys, Store, Timestamp, TokenId, TokenKey, UserState};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::login::outcome::LoginOutcome;
@@ -24,11 +26,11 @@ pub(crate) use certificates::CertificateBinding;
 use certificates::Certificates;
 use clock::Clock;
 pub(crate) use follow::follow;
+use known::KnownGrants;
+use lookups::{Lookups, Turn};
 
-/// Concurrent look-ups of unknown token ids and certificates.
-const LOOKUPS_MAX: usize = 32;
-/// Token ids that are known not to exist.
-const NEGATIVE_CACHE_MAX: usize = 10_000;
+/// Token ids that have been looked up.
+const LOOKED_UP_MAX: usize = 10_000;
 /// How long known tokens can log in while the store is unavailable.
 const STALENESS_MAX: Duration = Duration::from_secs(30);
 /// Time limit for one read of the store.
@@ -40,14 +42,15 @@ pub(crate) struct Grants {
     clock: Clock,
     /// Runs the look-ups: sqlx's connections belong to the runtime that opened them, and each worker has its own.
     runtime: Handle,
-    known: DashMap<TokenId, Arc<Grant>>,
-    negative_cache: DashMap<TokenId, ()>,
+    known: KnownGrants,
+    /// Ids that have been looked up. One that isn't known doesn't exist.
+    looked_up: DashMap<TokenId, ()>,
     certificates: Certificates,
     /// The revision up to which changes have been read.
     position: AtomicI64,
     /// The revision up to which the workers have applied changes.
     applied: watch::Sender<i64>,
-    lookups: Arc<Semaphore>,
+    lookups: Lookups,
     /// When the store last answered.
     alive: Mutex<Instant>,
     metrics: Arc<Metrics>,
@@ -70,12 +73,12 @@ impl Grants {
             key,
             clock: Clock::new(),
             runtime: Handle::current(),
-            known: DashMap::new(),
-            negative_cache: DashMap::new(),
+            known: KnownGrants::default(),
+            looked_up: DashMap::new(),
             certificates: Certificates::default(),
             position: AtomicI64::new(0),
             applied: watch::Sender::new(0),
-            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            lookups: Lookups::new(),
             alive: Mutex::new(Instant::now()),
             metrics,
         }
@@ -84,7 +87,7 @@ impl Grants {
     /// Checks a credential presented from `source`. Clients can't see the order of the checks: all denials are the
     /// same.
     pub(crate) async fn check(self: &Arc<Self>, credential: &Credential, source: IpAddr) -> Verdict {
-        let grant = match self.find(credential.id).await {
+        let grant = match self.find(credential.id, source).await {
             Ok(Some(grant)) => grant,
             Ok(None) => {
                 if let Proof::Secret(secret) = &credential.proof {
@@ -106,7 +109,10 @@ impl Grants {
             }
         };
         if !is_right {
-            return Verdict::Denied(LoginOutcome::WrongSecret);
+            return match self.take_equally_long(credential.id, source).await {
+                Ok(()) => Verdict::Denied(LoginOutcome::WrongSecret),
+                Err(Unavailable) => Verdict::Unavailable,
+            };
         }
         match self.deny_reason(&grant, source) {
             Some(outcome) => Verdict::Denied(outcome),
@@ -123,7 +129,8 @@ impl Grants {
     ) -> Result<ScramKeys, Unavailable> {
         let decoy = ScramKeys::decoy(&self.key, name.as_bytes());
         let Some(id) = TokenId::parse_username(name.as_bytes()) else { return Ok(decoy) };
-        let Some(grant) = self.find(id).await? else { return Ok(decoy) };
+        let Some(grant) = self.find(id, source).await? else { return Ok(decoy) };
+        self.take_equally_long(id, source).await?;
         Ok(match &grant.scram {
             Some(keys) if self.deny_reason(&grant, source).is_none() => keys.clone(),
             Some(keys) => keys.disabled(),
@@ -151,8 +158,7 @@ impl Grants {
     ///
     /// Why it is denied now.
     pub(crate) fn newest(&self, grant: &Grant, source: IpAddr) -> Result<Arc<Grant>, LoginOutcome> {
-        let known = self.known.get(&grant.token).map(|known| known.value().clone());
-        let newest = known.ok_or(LoginOutcome::Revoked)?;
+        let newest = self.known.get(&grant.token).ok_or(LoginOutcome::Revoked)?;
         self.deny_reason(&newest, source).map_or(Ok(newest), Err)
     }
 
@@ -161,38 +167,66 @@ impl Grants {
         self.clock.now()
     }
 
-    async fn find(self: &Arc<Self>, id: TokenId) -> Result<Option<Arc<Grant>>, Unavailable> {
+    async fn find(self: &Arc<Self>, id: TokenId, source: IpAddr) -> Result<Option<Arc<Grant>>, Unavailable> {
         if self.staleness() > STALENESS_MAX {
             return Err(Unavailable);
         }
         if let Some(grant) = self.known.get(&id) {
-            return Ok(Some(grant.value().clone()));
+            return Ok(Some(grant));
         }
-        if self.negative_cache.contains_key(&id) {
-            return Ok(None);
-        }
-        let this = self.clone();
-        let look_up =
-            async move { timeout(STORE_TIMEOUT, this.look_up(id)).await.unwrap_or(Err(Unavailable)) };
-        self.bounded_lookup(look_up).await
+        self.find_in_turn(id, source).await
     }
 
-    /// Runs a look-up, at most [`LOOKUPS_MAX`] at a time. It completes even if the caller stops waiting.
-    async fn bounded_lookup<T: Send + 'static>(
+    /// Takes as long for a known id, presented from `source` with a wrong secret, as for one that must be looked up: who
+    /// keeps many look-ups waiting mustn't learn by that which ids exist.
+    ///
+    /// # Errors
+    ///
+    /// If too many wait. Whether the store can be read doesn't matter.
+    async fn take_equally_long(self: &Arc<Self>, id: TokenId, source: IpAddr) -> Result<(), Unavailable> {
+        if !self.looked_up.contains_key(&id) {
+            let turn = self.lookups.turn(source).await?;
+            let _ = self.run_lookup(turn, self.clone().find_or_look_up(id)).await;
+        }
+        Ok(())
+    }
+
+    /// Finds an id in memory if it has been looked up, otherwise in the store.
+    async fn find_in_turn(
+        self: &Arc<Self>,
+        id: TokenId,
+        source: IpAddr,
+    ) -> Result<Option<Arc<Grant>>, Unavailable> {
+        if self.looked_up.contains_key(&id) {
+            return Ok(self.known.get(&id));
+        }
+        let turn = self.lookups.turn(source).await?;
+        self.run_lookup(turn, self.clone().find_or_look_up(id)).await
+    }
+
+    /// Another client may have had the id looked up while this one waited for its turn.
+    async fn find_or_look_up(self: Arc<Self>, id: TokenId) -> Result<Option<Arc<Grant>>, Unavailable> {
+        if self.looked_up.contains_key(&id) {
+            return Ok(self.known.get(&id));
+        }
+        timeout(STORE_TIMEOUT, self.look_up(id)).await.unwrap_or(Err(Unavailable))
+    }
+
+    /// Runs a look-up whose turn it is. It completes even if the caller stops waiting.
+    async fn run_lookup<T: Send + 'static>(
         &self,
+        turn: Turn,
         look_up: impl Future<Output = Result<T, Unavailable>> + Send + 'static,
     ) -> Result<T, Unavailable> {
-        let permit = timeout(STORE_TIMEOUT, self.lookups.clone().acquire_owned()).await;
-        let permit = permit.map_err(|_| Unavailable)?.map_err(|_| Unavailable)?;
         let looked_up = self.runtime.spawn(async move {
             let found = look_up.await;
-            drop(permit);
+            drop(turn);
             found
         });
         looked_up.await.unwrap_or(Err(Unavailable))
     }
 
-    /// Reads a grant, and caches it unless changes have been read meanwhile.
+    /// Reads a grant, and keeps it unless changes have been read meanwhile.
     async fn look_up(&self, id: TokenId) -> Result<Option<Arc<Grant>>, Unavailable> {
         loop {
             let read_at = self.position.load(Ordering::Acquire);
@@ -202,27 +236,38 @@ impl Grants {
                 Unavailable
             })?;
             let Some(grant) = found.map(Arc::new) else {
-                self.cache_negative(id, read_at);
+                self.mark_looked_up(id, read_at);
                 return Ok(None);
             };
-            // The entry's lock orders this against the follower: either we see the new position, or the follower
-            // sees the entry.
-            let entry = self.known.entry(id);
-            if self.position.load(Ordering::Acquire) <= grant.read_at {
-                entry.insert(grant.clone());
+            if self.keep(grant.clone()) {
+                self.mark_looked_up(id, read_at);
                 return Ok(Some(grant));
             }
         }
     }
 
-    fn cache_negative(&self, id: TokenId, read_at: i64) {
-        if self.negative_cache.len() >= NEGATIVE_CACHE_MAX {
-            self.negative_cache.clear();
+    /// Keeps a grant that was just read, unless changes have been read meanwhile. Returns whether it does.
+    fn keep(&self, grant: Arc<Grant>) -> bool {
+        let read_at = grant.read_at;
+        // The entry's lock orders this against the follower: either we see the new position, or the follower sees the
+        // entry.
+        self.known.insert_if(grant, || self.position.load(Ordering::Acquire) <= read_at)
+    }
+
+    fn mark_looked_up(&self, id: TokenId, read_at: i64) {
+        if self.looked_up.len() >= LOOKED_UP_MAX {
+            self.looked_up.clear();
         }
-        let entry = self.negative_cache.entry(id);
+        let entry = self.looked_up.entry(id);
         if self.position.load(Ordering::Acquire) == read_at {
             entry.insert(());
         }
+    }
+
+    /// Removes what is known of an id; the next login looks it up.
+    fn forget(&self, id: &TokenId) -> Option<Arc<Grant>> {
+        self.looked_up.remove(id);
+        self.known.remove(id)
     }
 
     /// The revision up to which changes apply, to live connections too.
@@ -244,3 +289,6 @@ impl Grants {
 /// The store is unavailable.
 #[derive(Debug)]
 pub(crate) struct Unavailable;
+
+#[cfg(test)]
+mod tests;

@@ -103,17 +103,19 @@ impl Lane {
 
     /// Whether sessions should wait before they send more.
     pub(crate) fn is_full(&self) -> bool {
-        self.out.borrow().len() - self.sent.get() >= UNSENT_MAX
+        self.out.borrow().len() - self.sent.get() >= UNSENT_MAX || self.in_flight.borrow().is_full()
     }
 
     /// Wakes `client` when the lane is connected, and when it isn't full any more.
     pub(crate) fn hold(&self, client: &Rc<ResponseQueue>) {
-        self.held.borrow_mut().push(Rc::downgrade(client));
+        if client.mark_held() {
+            self.held.borrow_mut().push(Rc::downgrade(client));
+        }
     }
 
     fn wake_held(&self) {
         let held = self.held.take();
-        held.iter().filter_map(Weak::upgrade).for_each(|client| client.wake_if_waiting());
+        held.iter().filter_map(Weak::upgrade).for_each(|client| client.wake_held());
     }
 
     /// Sends a request, whose reply goes to `client`. Only while [`Lane::is_open`].
@@ -280,9 +282,15 @@ impl Lane {
         input: &mut ReadBuffer<'_>,
         dirty: &mut Vec<Rc<ResponseQueue>>,
     ) -> Result<(), ProtocolError> {
-        let delivered = self.in_flight.borrow_mut().deliver(input.unread(), dirty);
+        let mut in_flight = self.in_flight.borrow_mut();
+        let was_full = in_flight.is_full();
+        let delivered = in_flight.deliver(input.unread(), dirty);
+        drop(in_flight);
         input.consume(*delivered.as_ref().unwrap_or(&0));
         dirty.drain(..).for_each(|client| client.flush_dirty());
+        if was_full && !self.is_full() {
+            self.wake_held();
+        }
         delivered.map(drop)
     }
 

@@ -29,6 +29,7 @@ mod protocol;
 mod report;
 mod responses;
 mod session;
+mod session_budget;
 mod tenant;
 mod thread;
 mod transport;
@@ -55,6 +56,7 @@ use grants::Grants;
 use metrics::Metrics;
 use report::heartbeat::Heartbeat;
 use report::{connections, usage};
+use session_budget::SessionBudget;
 use transport::tls_config::Certificate;
 use worker::{Shared, Worker};
 
@@ -115,6 +117,7 @@ pub async fn run(
             metrics.admission.clone(),
         ),
         buffers: BufferBudget::new(metrics.buffered.clone(), config.buffer_bytes()),
+        sessions: SessionBudget::new(metrics.sessions.clone(), descriptors.connections),
         dedicated_lanes: DedicatedLanes::new(descriptors.dedicated_lanes),
         throttle: Throttle::new(Instant::now()),
         shutdown: shutdown.clone(),

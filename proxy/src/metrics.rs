@@ -30,6 +30,8 @@ pub(crate) struct Metrics {
     pub(crate) connections_limit: Gauge,
     /// Caches with an open session, each on one worker.
     pub(crate) active_caches: Gauge,
+    /// Connections that have logged in.
+    pub(crate) sessions: Gauge,
     /// What clients' connections hold; see [`crate::buffers`].
     pub(crate) buffered: Gauge,
     pub(crate) admission: AdmissionMetrics,
@@ -106,6 +108,7 @@ impl Metrics {
         for (name, help, gauge) in [
             ("connections", "Open client connections, authenticated or not", &metrics.connections),
             ("connections_limit", "Client connections that there may be", &metrics.connections_limit),
+            ("sessions", "Open client connections that have logged in", &metrics.sessions),
             ("active_caches", "Caches with an open session", &metrics.active_caches),
             ("buffered_bytes", "Bytes of unfinished requests and unread replies", &metrics.buffered),
         ] {

@@ -9,7 +9,9 @@ use store::{Permissions, Scopes};
 
 use crate::protocol::denial::Denial;
 use crate::protocol::line::tokens;
-use crate::protocol::request::{Command, Key, KeyForm, Meta, Request, UntaggedCommand, UntaggedKind, Verb};
+use crate::protocol::request::{
+    Command, Key, KeyForm, Meta, ReplyFormat, Request, UntaggedCommand, UntaggedKind, Verb,
+};
 use crate::protocol::{self, Parsed, Then};
 
 /// Room for the longest base64-encoded key once decoded, in bytes.
@@ -76,6 +78,10 @@ pub(crate) fn deny_request(permissions: &Permissions, request: &Request<'_>) -> 
         Command::Get { exptime } => get_scopes(*exptime),
         // The reply is the new number (D-14).
         Command::Arithmetic { .. } if !protocol::hides_success(request.format) => {
+            Scopes::READ | Scopes::WRITE
+        }
+        // The reply has the item's flags (D-14).
+        Command::Touch { .. } if matches!(request.format, ReplyFormat::Binary(_)) => {
             Scopes::READ | Scopes::WRITE
         }
         Command::Store(_)

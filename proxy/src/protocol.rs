@@ -46,9 +46,10 @@ impl Protocol {
     }
 
     /// Encodes why the connection ends, for the request at the front of `input`; nothing for a binary request without a
-    /// whole header.
+    /// whole header, nor for an idle connection: its client would take it for the reply to its next request.
     pub(crate) fn encode_ending(self, input: &[u8], ending: Ending) -> Cow<'static, [u8]> {
         match self {
+            Self::Text if ending == Ending::ProxyLimit && input.is_empty() => Cow::Borrowed(b""),
             Self::Text => Cow::Borrowed(ending.line()),
             Self::Binary => match Header::read(input).filter(|header| header.magic == BINARY_MAGIC) {
                 Some(header) => header.status(Status::TEMPORARY),

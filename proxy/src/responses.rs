@@ -3,6 +3,7 @@
 //! accepts no more.
 
 mod deferred;
+mod held;
 mod write_buffer;
 
 use std::borrow::Cow;
@@ -12,7 +13,6 @@ use std::rc::Rc;
 use crate::buffers::HeldBytes;
 use crate::metrics::usage::{StartedAt, Usage};
 use crate::notify::LocalNotify;
-use crate::protocol::denial::Ending;
 use crate::protocol::request::{CommandKind, Fault, Outcome, Reply, ReplyFormat, TextFormat, ValueHeader};
 use crate::protocol::{self, fault_line};
 use crate::transport::Stream;
@@ -25,8 +25,6 @@ use write_buffer::{Account, WriteBuffer};
 const WRITE_THROUGH_MIN: usize = 16 * 1024;
 /// The most unsent bytes of a session. While there are more, no value from a shared lane is added.
 pub(crate) const UNSENT_MAX: usize = 256 * 1024;
-/// The same while the tenant's buffers are tight.
-const TIGHT_UNSENT_MAX: usize = 16 * 1024;
 
 pub(crate) struct ResponseQueue {
     out: WriteBuffer,
@@ -47,6 +45,8 @@ struct ReplyOrder {
     /// The fault of a key of the current `get` line. The line ends in it instead of END.
     get_fault: Cell<Option<Fault>>,
     deferred: RefCell<DeferredQueue>,
+    /// Bytes of local replies that wait for earlier replies.
+    local_bytes: Cell<usize>,
 }
 
 /// Wakes the task of the session.
@@ -57,6 +57,8 @@ struct SessionWake {
     on_reply: Cell<bool>,
     /// Whether a lane has written in this turn, and will call [`ResponseQueue::flush_dirty`].
     dirty: Cell<bool>,
+    /// Whether a lane will call [`ResponseQueue::wake_held`].
+    held: Cell<bool>,
 }
 
 /// See [`ResponseQueue::wake_on_reply`].
@@ -126,72 +128,6 @@ impl ResponseQueue {
         self.out.broken.get()
     }
 
-    // ---- What the connection holds.
-
-    #[inline]
-    fn held(&self) -> Option<&HeldBytes> {
-        self.out.account.get().map(|account| &account.held)
-    }
-
-    /// Counts the unfinished input that the session keeps, and whether it waits for the rest.
-    #[inline]
-    pub(crate) fn hold_input(&self, bytes: usize, awaits_input: bool) {
-        if let Some(held) = self.held() {
-            held.set_input(bytes, awaits_input, self.read_at.get());
-        }
-    }
-
-    /// The session has dispatched a request, or passed some of a value on: what it still keeps of the input is younger.
-    #[inline]
-    pub(crate) fn advance_input(&self) {
-        if let Some(held) = self.held() {
-            held.advance_input(self.read_at.get());
-        }
-    }
-
-    /// Whether the client has left as much unread as it may.
-    #[inline]
-    pub(crate) fn is_full(&self) -> bool {
-        self.exceeds_unsent(1)
-    }
-
-    /// Whether the unsent bytes with `more` are too many. Fewer are allowed while the tenant's buffers are tight.
-    #[inline]
-    fn exceeds_unsent(&self, more: usize) -> bool {
-        let unsent = self.unsent() + more;
-        unsent > TIGHT_UNSENT_MAX && (unsent > UNSENT_MAX || self.held().is_some_and(HeldBytes::is_tight))
-    }
-
-    /// Why the connection must end, if so.
-    #[inline]
-    pub(crate) fn ending(&self) -> Option<Ending> {
-        self.held().and_then(HeldBytes::ending)
-    }
-
-    /// Ends the connection: at once if its client doesn't read, otherwise the session's task says why first.
-    pub(crate) fn end(&self, ending: Ending) {
-        if let Some(held) = self.held() {
-            held.end(ending);
-        }
-        if self.is_blocked() { self.abort() } else { self.wake.notify.notify() }
-    }
-
-    /// For how long the connection has held something, in microseconds; `None` if it holds nothing.
-    pub(crate) fn held_for(&self, now: StartedAt) -> Option<u32> {
-        self.held()?.age(now)
-    }
-
-    /// Why a sweep at `now` must end the connection, if so; see [`HeldBytes::overdue`].
-    pub(crate) fn overdue(&self, limit: u32, now: StartedAt) -> Option<Ending> {
-        self.held()?.overdue(limit, self.read_at.get(), now)
-    }
-
-    fn hold_deferred(&self) {
-        if let Some(account) = self.out.account.get() {
-            account.held.set_deferred(self.order.deferred.borrow().bytes(), account.usage.now());
-        }
-    }
-
     /// Closes the connection at once. The session's task ends when it wakes.
     pub(crate) fn abort(&self) {
         self.out.abort();
@@ -211,8 +147,12 @@ impl ResponseQueue {
     }
 
     /// Counts one more local reply, which must be [completed](ResponseQueue::complete_local).
-    pub(crate) fn expect_local(&self) {
+    /// Until then it holds `bytes` bytes.
+    pub(crate) fn expect_local(&self, bytes: usize) {
         self.order.in_flight.set(self.order.in_flight.get() + 1);
+        if bytes > 0 {
+            self.hold_local(self.order.local_bytes.get() + bytes);
+        }
     }
 
     /// Counts an operation that isn't sent on a shared lane.
@@ -251,6 +191,9 @@ impl ResponseQueue {
     /// Completes a local reply.
     pub(crate) fn complete_local(&self, bytes: Cow<'static, [u8]>) {
         self.order.in_flight.set(self.order.in_flight.get().saturating_sub(1));
+        if let Cow::Owned(bytes) = &bytes {
+            self.hold_local(self.order.local_bytes.get().saturating_sub(bytes.len()));
+        }
         if self.is_deferring() {
             self.push_deferred(Deferred::Bytes(bytes));
         } else {
@@ -405,20 +348,19 @@ impl ResponseQueue {
         }
     }
 
-    /// Waits until the connection is closed.
-    pub(crate) async fn wait_until_broken(&self) {
-        while !self.is_broken() {
-            self.wake.notify.notified().await;
-        }
-    }
-
     /// Wakes the session's task, whatever it waits for.
     pub(crate) fn wake(&self) {
         self.wake.notify.notify();
     }
 
-    /// Wakes the session's task if it waits for replies.
-    pub(crate) fn wake_if_waiting(&self) {
+    /// Notes that a lane will wake the session. Returns whether none would already.
+    pub(crate) fn mark_held(&self) -> bool {
+        !self.wake.held.replace(true)
+    }
+
+    /// Wakes the session's task if it waits for replies: a lane accepts requests again, or has ended.
+    pub(crate) fn wake_held(&self) {
+        self.wake.held.set(false);
         if self.wake.on_reply.get() {
             self.wake.notify.notify();
         }

@@ -5,6 +5,7 @@
 
 mod dedicated;
 mod dispatch;
+mod input;
 mod relogin;
 mod state;
 
@@ -30,17 +31,12 @@ use crate::responses::ResponseQueue;
 use crate::tenant::{Pause, SessionHandle, Tenant};
 use crate::transport::Stream;
 use dedicated::DedicatedRequest;
-use state::OwnedKeys;
 pub(crate) use state::State;
 
 /// The most requests of one session that wait for replies.
 const IN_FLIGHT_MAX: usize = 256;
 /// How long a connection that must end stays open for its last reply.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(2);
-/// The capacity of the input buffer, in bytes, that is kept although little of it is used.
-const INPUT_KEPT_MAX: usize = 64 * 1024;
-/// Bytes of one read while the tenant's buffers are tight: as many as any line without a value has, and not many more.
-const TIGHT_READ_MAX: usize = 4 * 1024;
 
 /// One authenticated client connection.
 pub(crate) struct Session {
@@ -120,8 +116,11 @@ impl Session {
             }
             if self.responses.is_deferring() && self.responses.in_flight() == 0 {
                 // Futures of rare paths are boxed, so that the task of an idle session stays small.
-                if let Err(error) = Box::pin(self.replay_deferred(worker)).await {
-                    return self.end_at_once(&error);
+                match Box::pin(self.replay_deferred(worker)).await {
+                    Ok(()) => {}
+                    // Why is said above.
+                    Err(_) if self.responses.ending().is_some() => continue,
+                    Err(error) => return self.end_at_once(&error),
                 }
             }
             step = match step {
@@ -144,6 +143,7 @@ impl Session {
                 },
                 Step::Throttled(pause) => match Box::pin(self.wait_out(pause, worker)).await {
                     Ok(()) => self.resume(),
+                    Err(_) if self.responses.ending().is_some() => Step::Close,
                     Err(error) => return self.end_at_once(&error),
                 },
                 Step::NeedsVersion => {
@@ -165,7 +165,8 @@ impl Session {
                 Step::Login => {
                     // All replies must be sent before the authenticator writes.
                     if !Box::pin(self.drain(worker)).await {
-                        return End::Gone;
+                        step = Step::Close;
+                        continue;
                     }
                     return End::Login(std::mem::take(&mut self.input));
                 }
@@ -219,73 +220,6 @@ impl Session {
                 Ok(())
             }
         }
-    }
-
-    /// Reads into the shared buffer and dispatches from there: a request that arrives whole is not copied.
-    fn read(&mut self, worker: &WorkerContext<'_>) -> io::Result<Step> {
-        let mut scratch = worker.scratch.borrow_mut();
-        let room = if self.tenant.buffers.is_tight() { TIGHT_READ_MAX } else { scratch.len() };
-        let read = self.responses.stream().read(scratch.get_mut(..room).unwrap_or_default())?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.responses.record_read(read);
-        self.tenant.turns.charge(read);
-        let fresh = scratch.get(..read).unwrap_or_default();
-        if self.protocol.is_none() {
-            self.protocol = fresh.first().copied().map(Protocol::detect);
-            if let Some(protocol) = self.protocol {
-                self.tenant.set_protocol(&self.handle, protocol);
-            }
-        }
-        if self.input.is_empty() {
-            let (consumed, step) = self.dispatch(fresh);
-            if let Some(rest) = fresh.get(consumed..).filter(|rest| !rest.is_empty()) {
-                self.input = self.responses.buffers().take();
-                self.input.extend_from_slice(rest);
-            }
-            self.hold_input(&step, consumed > 0);
-            return Ok(step);
-        }
-        let is_incomplete =
-            self.protocol.is_some_and(|protocol| protocol.is_incomplete_line(&self.input, fresh));
-        self.input.extend_from_slice(fresh);
-        drop(scratch);
-        if is_incomplete {
-            self.hold_input(&Step::Input, false);
-            return Ok(Step::Input);
-        }
-        Ok(self.resume())
-    }
-
-    /// Counts what the session keeps until its next turn, which is younger if some input `was_dispatched`.
-    #[inline]
-    fn hold_input(&self, step: &Step, was_dispatched: bool) {
-        let keys = self.state.keys.as_ref().map_or(0, OwnedKeys::len);
-        // The rest of a data block that is dropped is awaited too, although nothing of it is kept.
-        let dropped = usize::from(self.state.swallow.is_some());
-        let bytes = self.input.capacity() + keys + dropped;
-        self.responses.hold_input(bytes, matches!(step, Step::Input));
-        if bytes > 0 && was_dispatched {
-            self.responses.advance_input();
-        }
-    }
-
-    /// Continues with input that was read before.
-    fn resume(&mut self) -> Step {
-        let mut input = std::mem::take(&mut self.input);
-        let (consumed, step) = self.dispatch(&input);
-        if consumed < input.len() {
-            input.drain(..consumed);
-            if input.capacity() > 4 * INPUT_KEPT_MAX && input.len() < INPUT_KEPT_MAX {
-                input.shrink_to_fit();
-            }
-            self.input = input;
-        } else {
-            self.responses.buffers().give(input);
-        }
-        self.hold_input(&step, consumed > 0);
-        step
     }
 
     fn has_capacity(&self) -> bool {
@@ -371,10 +305,11 @@ impl Session {
     }
 
     /// Waits until all replies have arrived and are sent; returns whether they are. The time limit restarts
-    /// whenever the client reads some bytes.
+    /// whenever the client reads some bytes. A session that must end first frees its input, which isn't counted any more.
     async fn finish_in_flight(&self) -> bool {
         while self.responses.in_flight() > 0 || self.responses.unsent() > 0 {
-            if self.responses.is_broken() || self.wait_for_capacity().await.is_err() {
+            let must_end = self.responses.ending().is_some() && self.input.capacity() > 0;
+            if must_end || self.responses.is_broken() || self.wait_for_capacity().await.is_err() {
                 return false;
             }
         }
@@ -442,3 +377,6 @@ impl Session {
         End::Gone
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ mod sessions;
 pub(crate) mod turns;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use crate::buffers::{Pressure, TenantBuffers, WorkerBuffers};
 use crate::metrics::Metrics;
 use crate::metrics::usage::Usage;
 use crate::report::usage::UsageDelta;
+use crate::session_budget::SessionBudget;
 pub(crate) use permissions::{LivePermissions, PermissionVersion};
 pub(crate) use rate_limit::Pause;
 use rate_limit::RateLimit;
@@ -45,12 +46,19 @@ pub(crate) struct Tenant {
     permissions: RefCell<HashMap<TokenId, Weak<LivePermissions>>>,
     /// The generation and revision of the newest grant that was applied.
     applied: Cell<(i64, i64)>,
+    /// No token or certificate of a session expires before this time.
+    next_expiry: Cell<Timestamp>,
     /// The number of connections in the last report, and when that was.
     reported: Cell<(usize, Instant)>,
 }
 
 impl Tenant {
-    pub(crate) fn new(deps: BackendDeps, buffers: &Rc<WorkerBuffers>, turns: &Rc<WorkerTurns>) -> Rc<Self> {
+    pub(crate) fn new(
+        deps: BackendDeps,
+        buffers: &Rc<WorkerBuffers>,
+        turns: &Rc<WorkerTurns>,
+        sessions: SessionBudget,
+    ) -> Rc<Self> {
         let usage = Rc::new(Usage::new());
         let metrics = deps.metrics.clone();
         Rc::new(Self {
@@ -60,9 +68,10 @@ impl Tenant {
             turns: Turns::new(turns.clone()),
             metrics,
             rate_limit: RateLimit::new(),
-            sessions: Sessions::new(),
+            sessions: Sessions::new(sessions),
             permissions: RefCell::default(),
             applied: Cell::new((i64::MIN, i64::MIN)),
+            next_expiry: Cell::new(Timestamp::MAX),
             reported: Cell::new((0, Instant::now())),
         })
     }
@@ -109,18 +118,27 @@ impl Tenant {
         permissions
     }
 
-    /// Closes the sessions whose token or certificate has expired. Returns when the next one expires.
-    pub(crate) fn close_expired(&self, now: Timestamp) -> Option<Timestamp> {
+    /// Makes sure that sessions of a token or certificate that expires at `end` are closed then.
+    pub(crate) fn note_expiry(&self, end: Timestamp) {
+        self.next_expiry.set(self.next_expiry.get().min(end));
+    }
+
+    /// Closes the sessions whose token or certificate has expired. Returns when the next one expires. Looks at them only
+    /// when one does: another tenant's expiries cost a comparison.
+    pub(crate) fn close_expired(&self, now: Timestamp) -> Timestamp {
+        if now < self.next_expiry.get() {
+            return self.next_expiry.get();
+        }
         let all: Vec<Rc<LivePermissions>> =
             self.permissions.borrow().values().filter_map(Weak::upgrade).collect();
         let (valid, expired): (Vec<_>, Vec<_>) =
             all.iter().partition(|permissions| permissions.is_valid_at(now));
-        for permissions in expired {
-            self.sessions.close_where(|session| session.token == permissions.token());
-        }
-        self.sessions.close_where(|session| session.ends_at <= now);
+        let expired: HashSet<TokenId> = expired.iter().map(|permissions| permissions.token()).collect();
+        self.sessions.close_where(|session| session.ends_at <= now || expired.contains(&session.token));
         let next = self.sessions.next_end_after(now);
-        valid.iter().filter_map(|permissions| permissions.expires_at()).chain(next).min()
+        let next = valid.iter().filter_map(|permissions| permissions.expires_at()).chain(next).min();
+        self.next_expiry.set(next.unwrap_or(Timestamp::MAX));
+        self.next_expiry.get()
     }
 
     /// Whether the plan limits operations or bytes per second. Without a limit, a frame costs only this check.
@@ -137,9 +155,16 @@ impl Tenant {
         self.rate_limit.charge(&self.usage, cost, prepaid)
     }
 
-    /// Charges `frames` that were answered without memcached. Returns for how long the connection must pause, if so.
-    pub(crate) fn charge_local(&self, frames: u64) -> Option<Duration> {
-        self.rate_limit.charge_local(frames)
+    /// Counts `frames` that were answered without memcached. Returns for how long the connection must pause, if so.
+    #[inline]
+    pub(crate) fn count_local(&self, frames: u64) -> Option<Duration> {
+        self.rate_limit.count_local(frames)
+    }
+
+    /// Lets the tenant look as if its sessions had sent far too many frames that the proxy answers itself.
+    #[cfg(test)]
+    pub(crate) fn exceed_local_rate(&self) {
+        self.rate_limit.exceed_local_rate();
     }
 
     /// How often the plan's rates have changed: a pause of previous ones is void.
@@ -169,8 +194,10 @@ impl Tenant {
         }
     }
 
-    /// Gives up what other tenants need: memory beyond a share that has become smaller, and idle lanes if there are few.
+    /// Gives up what other tenants need: memory beyond a share that has become smaller, idle sessions beyond a part of the
+    /// proxy's connections if few are free, and idle lanes if there are few.
     pub(crate) fn make_room(&self) {
+        self.sessions.end_excess(self.usage.now());
         if !self.buffers.is_empty() {
             self.shed();
         }
@@ -181,7 +208,7 @@ impl Tenant {
     /// `limit`; while memory is scarce, also those whose clients do so, but too slowly.
     pub(crate) fn end_stalled(&self, limit: Duration) {
         if !self.buffers.is_empty() {
-            self.sessions.end_stalled(limit, self.usage.now());
+            self.sessions.end_stalled(&self.buffers, limit, self.usage.now());
         }
     }
 
@@ -193,6 +220,11 @@ impl Tenant {
     /// Whether there has been no session for `time`.
     pub(crate) fn is_idle(&self, time: Duration) -> bool {
         self.sessions.have_been_empty_for(time)
+    }
+
+    /// Whether all that its sessions did has been paid for: otherwise dropping the tenant would forget the debt.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.rate_limit.is_settled(&self.usage)
     }
 
     /// Closes idle dedicated lanes, and drops the permissions of tokens without sessions.

@@ -6,6 +6,7 @@
 pub(crate) mod address;
 mod client_verifier;
 pub(crate) mod proxy_protocol;
+mod received;
 pub(crate) mod tcp;
 pub(crate) mod tls_config;
 
@@ -16,6 +17,8 @@ use std::sync::Arc;
 use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 use store::Fingerprint;
 use tokio::net::TcpStream;
+
+use received::ReceivedBytes;
 
 /// A client's byte stream.
 pub(crate) struct Stream {
@@ -28,6 +31,7 @@ struct Tls {
     connection: RefCell<ServerConnection>,
     /// The last read left decrypted bytes in rustls: the socket won't become readable for them.
     has_buffered_plaintext: Cell<bool>,
+    received: ReceivedBytes,
 }
 
 impl Stream {
@@ -42,11 +46,17 @@ impl Stream {
     /// If the handshake fails or the connection closes.
     pub(crate) async fn into_tls(self, config: Arc<ServerConfig>, received: &[u8]) -> io::Result<Self> {
         let mut connection = ServerConnection::new(config).map_err(io::Error::other)?;
+        let counted = ReceivedBytes::default();
+        counted.add(received);
         let mut received = received;
         while !received.is_empty() {
             connection.read_tls(&mut received)?;
         }
-        let tls = Tls { connection: RefCell::new(connection), has_buffered_plaintext: Cell::new(false) };
+        let tls = Tls {
+            connection: RefCell::new(connection),
+            has_buffered_plaintext: Cell::new(false),
+            received: counted,
+        };
         tls.handshake(&self.tcp).await?;
         Ok(Self { tcp: self.tcp, tls: Some(Box::new(tls)) })
     }
@@ -85,6 +95,13 @@ impl Stream {
             None => tcp::read(&self.tcp, buffer),
             Some(tls) => tls.read(&self.tcp, buffer),
         }
+    }
+
+    /// Bytes that have been received and are kept by TLS: a record that hasn't arrived whole, and plaintext that hasn't been
+    /// read.
+    #[inline]
+    pub(crate) fn kept_by_tls(&self) -> usize {
+        self.tls.as_ref().map_or(0, |tls| tls.received.kept())
     }
 
     /// Whether the peer has sent something that hasn't been read, also before the runtime knows.
@@ -165,6 +182,7 @@ impl Tls {
                 (!connection.is_handshaking(), connection.wants_write())
             };
             if done {
+                self.received.end_handshake();
                 // Application data may have arrived with the last handshake message.
                 self.has_buffered_plaintext.set(true);
                 return Ok(());
@@ -182,7 +200,10 @@ impl Tls {
     fn process(&self, tcp: &TcpStream) -> io::Result<()> {
         let mut connection = self.connection.borrow_mut();
         match connection.process_new_packets() {
-            Ok(_) => Ok(()),
+            Ok(state) => {
+                self.received.set_plaintext(state.plaintext_bytes_to_read());
+                Ok(())
+            }
             Err(error) => {
                 // Sends the alert.
                 let _ = flush_tls(&mut connection, tcp);
@@ -191,9 +212,18 @@ impl Tls {
         }
     }
 
-    /// Reads from the socket once; `WouldBlock` is not an error here.
+    /// Receives bytes from the socket once. Fails if too much has arrived that isn't plaintext.
+    fn receive(&self, tcp: &TcpStream) -> io::Result<usize> {
+        let mut connection = self.connection.borrow_mut();
+        if self.received.is_too_much(connection.is_handshaking()) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        connection.read_tls(&mut Counted { socket: Socket(tcp), received: &self.received })
+    }
+
+    /// Receives once; `WouldBlock` is not an error here.
     fn fill(&self, tcp: &TcpStream) -> io::Result<()> {
-        match self.connection.borrow_mut().read_tls(&mut Socket(tcp)) {
+        match self.receive(tcp) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
@@ -206,6 +236,7 @@ impl Tls {
             let read = self.connection.borrow_mut().reader().read(buffer);
             match read {
                 Ok(n) => {
+                    self.received.read(n);
                     self.has_buffered_plaintext.set(n == buffer.len());
                     return Ok(n);
                 }
@@ -216,7 +247,7 @@ impl Tls {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 Err(error) => return Err(error),
             }
-            self.connection.borrow_mut().read_tls(&mut Socket(tcp))?;
+            self.receive(tcp)?;
             self.process(tcp)?;
         }
     }
@@ -246,6 +277,20 @@ struct Socket<'a>(&'a TcpStream);
 impl Read for Socket<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         tcp::read(self.0, buffer)
+    }
+}
+
+/// Counts what the socket receives.
+struct Counted<'a> {
+    socket: Socket<'a>,
+    received: &'a ReceivedBytes,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.socket.read(buffer)?;
+        self.received.add(buffer.get(..read).unwrap_or_default());
+        Ok(read)
     }
 }
 

@@ -31,6 +31,7 @@ use crate::mailbox::{Handoff, Inbox, Message};
 use crate::metrics::Metrics;
 use crate::report::usage::{UsageDelta, UsageSender};
 use crate::responses::BufferPool;
+use crate::session_budget::SessionBudget;
 use crate::tenant::Tenant;
 use crate::tenant::turns::WorkerTurns;
 use crate::transport::tls_config::Certificate;
@@ -39,7 +40,7 @@ use connection::Phase;
 
 /// Size of the buffer into which all sessions of a worker read, in bytes. Large reads save system calls.
 const CLIENT_READ_MAX: usize = 64 * 1024;
-/// A tenant without sessions is dropped after this time.
+/// A tenant without sessions is dropped after this time, unless it exceeded a rate and that time isn't over.
 const TENANT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Interval between two usage reports.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -64,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) throttle: Throttle,
     pub(crate) admission_limiter: Arc<AdmissionLimiter>,
     pub(crate) buffers: BufferBudget,
+    pub(crate) sessions: SessionBudget,
     pub(crate) dedicated_lanes: DedicatedLanes,
     pub(crate) usage: UsageSender,
     pub(crate) shutdown: Shutdown,
@@ -200,7 +202,7 @@ impl Worker {
                 if let Some(tenant) = self.tenants.borrow().get(&grant.instance_id) {
                     tenant.apply_plan_and_route(&grant);
                     tenant.apply_grant(&grant);
-                    self.note_expiry(&grant);
+                    self.note_expiry(tenant, grant.permissions.expires_at);
                 }
             }
             Message::Barrier(barrier) => drop(barrier),
@@ -226,10 +228,12 @@ impl Worker {
         }
     }
 
-    /// Makes sure that the expiry sweep runs when the grant expires.
-    fn note_expiry(&self, grant: &Grant) {
-        let end = grant.permissions.expires_at.unwrap_or(Timestamp::MAX);
-        self.next_expiry.set(self.next_expiry.get().min(end));
+    /// Makes sure that the expiry sweep runs when a token or certificate of the tenant expires, if it does.
+    fn note_expiry(&self, tenant: &Tenant, end: Option<Timestamp>) {
+        if let Some(end) = end {
+            tenant.note_expiry(end);
+            self.next_expiry.set(self.next_expiry.get().min(end));
+        }
     }
 
     /// Closes the sessions of expired tokens and certificates.
@@ -239,7 +243,7 @@ impl Worker {
             return;
         }
         let tenants = self.tenants.borrow();
-        let expiries = tenants.values().filter_map(|tenant| tenant.close_expired(now));
+        let expiries = tenants.values().map(|tenant| tenant.close_expired(now));
         self.next_expiry.set(expiries.min().unwrap_or(Timestamp::MAX));
     }
 
@@ -254,7 +258,7 @@ impl Worker {
                 buffers: self.buffers.clone(),
                 dedicated: self.shared.dedicated_lanes.clone(),
             };
-            Tenant::new(deps, &self.held, &self.turns)
+            Tenant::new(deps, &self.held, &self.turns, self.shared.sessions.clone())
         });
         tenant.apply_plan_and_route(grant);
         tenant.clone()
@@ -285,7 +289,7 @@ impl Worker {
     fn drop_idle_tenants(&self) {
         self.tenants.borrow_mut().retain(|_, tenant| {
             tenant.sweep();
-            let is_idle = tenant.is_idle(TENANT_IDLE_TIMEOUT);
+            let is_idle = tenant.is_idle(TENANT_IDLE_TIMEOUT) && tenant.is_settled();
             if is_idle {
                 tenant.backend.close();
             }

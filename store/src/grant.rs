@@ -106,14 +106,41 @@ impl Grant {
     }
 }
 
-impl Store {
-    /// Reads the grant of a token; `None` if there is no such token.
-    ///
+impl Row {
     /// # Errors
     /// `Corrupt` if the user's state is invalid.
-    pub async fn grant(&self, token: &TokenId) -> Result<Option<Grant>, StoreError> {
-        let read_at = self.revision().await?;
-        let sql = concat!(
+    fn into_grant(self, token: TokenId, read_at: i64) -> Result<Grant, StoreError> {
+        let scram = ScramKeys::read(
+            &self.scram_salt,
+            self.scram_iterations,
+            &self.scram_stored_key,
+            &self.scram_server_key,
+        );
+        let runs = self.route_state.as_deref() == Some("running");
+        Ok(Grant {
+            token,
+            user_id: self.token.user_id,
+            cache_id: self.token.cache_id,
+            instance_id: self.instance_id,
+            revoked: self.token.revoked_at.is_some(),
+            permissions: self.token.permissions.parse_or_none(token.as_str()),
+            user_state: UserState::parse(&self.user_state)?,
+            connections: self.connections,
+            item_size_max: self.item_size_max,
+            operations_per_second: self.operations_per_second.map(rate),
+            bytes_per_second: self.bytes_per_second.map(rate),
+            address: self.address.filter(|_| runs),
+            generation: self.generation.unwrap_or(0),
+            read_at,
+            scram,
+            secret_hash: self.secret_hash,
+        })
+    }
+}
+
+macro_rules! select_grants {
+    ($rest:literal) => {
+        concat!(
             "SELECT ",
             token_columns!(),
             ", t.secret_hash, t.scram_salt, t.scram_iterations, t.scram_stored_key, t.scram_server_key, \
@@ -121,37 +148,59 @@ impl Store {
              p.operations_per_second, p.bytes_per_second, r.state AS route_state, r.generation, r.address \
              FROM tokens t JOIN caches c ON c.id = t.cache_id JOIN users u ON u.id = c.user_id \
              JOIN plans p ON p.name = c.plan JOIN instances i ON i.cache_id = c.id \
-             LEFT JOIN routes r ON r.instance_id = i.id WHERE t.id = $1"
-        );
+             LEFT JOIN routes r ON r.instance_id = i.id ",
+            $rest
+        )
+    };
+}
+
+impl Store {
+    /// Reads the grant of a token; `None` if there is no such token.
+    ///
+    /// # Errors
+    /// `Corrupt` if the user's state is invalid.
+    pub async fn grant(&self, token: &TokenId) -> Result<Option<Grant>, StoreError> {
+        let read_at = self.revision().await?;
+        let sql = select_grants!("WHERE t.id = $1");
         let row: Option<Row> =
             read!(self, pool => sqlx::query_as(sql).bind(token.as_str()).fetch_optional(pool).await)?;
-        let Some(row) = row else { return Ok(None) };
-        let scram = ScramKeys::read(
-            &row.scram_salt,
-            row.scram_iterations,
-            &row.scram_stored_key,
-            &row.scram_server_key,
-        );
-        let runs = row.route_state.as_deref() == Some("running");
-        Ok(Some(Grant {
-            token: *token,
-            user_id: row.token.user_id,
-            cache_id: row.token.cache_id,
-            instance_id: row.instance_id,
-            revoked: row.token.revoked_at.is_some(),
-            permissions: row.token.permissions.parse_or_none(token.as_str()),
-            user_state: UserState::parse(&row.user_state)?,
-            connections: row.connections,
-            item_size_max: row.item_size_max,
-            operations_per_second: row.operations_per_second.map(rate),
-            bytes_per_second: row.bytes_per_second.map(rate),
-            address: row.address.filter(|_| runs),
-            generation: row.generation.unwrap_or(0),
-            read_at,
-            scram,
-            secret_hash: row.secret_hash,
-        }))
+        row.map(|row| row.into_grant(*token, read_at)).transpose()
     }
+
+    /// Reads the grants of a cache's tokens that aren't revoked. An invalid one is left out.
+    ///
+    /// # Errors
+    /// `Corrupt` if a column of one is invalid.
+    pub async fn grants_of_cache(&self, cache_id: &str) -> Result<Vec<Grant>, StoreError> {
+        let read_at = self.revision().await?;
+        let sql = select_grants!("WHERE t.cache_id = $1 AND t.revoked_at IS NULL");
+        let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).bind(cache_id).fetch_all(pool).await)?;
+        Ok(valid(rows, read_at))
+    }
+
+    /// Reads the first `limit` grants, in the order of their tokens' ids behind `after`, that are not revoked and whose
+    /// users are active. An invalid one is left out.
+    ///
+    /// # Errors
+    /// `Corrupt` if a column of one is invalid.
+    pub async fn active_grants(&self, after: Option<&TokenId>, limit: i64) -> Result<Vec<Grant>, StoreError> {
+        let read_at = self.revision().await?;
+        let sql = select_grants!(
+            "WHERE t.id > $1 AND t.revoked_at IS NULL AND u.state = 'active' ORDER BY t.id LIMIT $2"
+        );
+        let after = after.map_or("", TokenId::as_str);
+        let rows: Vec<Row> =
+            read!(self, pool => sqlx::query_as(sql).bind(after).bind(limit).fetch_all(pool).await)?;
+        Ok(valid(rows, read_at))
+    }
+}
+
+fn valid(rows: Vec<Row>, read_at: i64) -> Vec<Grant> {
+    let grant = |row: Row| {
+        let token = TokenId::parse(&row.token.id)?;
+        row.into_grant(token, read_at).ok()
+    };
+    rows.into_iter().filter_map(grant).collect()
 }
 
 /// An invalid limit counts as 1.

@@ -32,7 +32,7 @@ pub struct TokenRow {
 /// The columns of [`TokenRow`], as [`token_columns`] selects them.
 #[derive(sqlx::FromRow)]
 pub(crate) struct TokenColumns {
-    id: String,
+    pub(crate) id: String,
     pub(crate) cache_id: String,
     cache: String,
     pub(crate) user_id: String,

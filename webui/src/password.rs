@@ -3,22 +3,19 @@
 //! The workers are threads of their own: tokio's blocking pool grows under load, and the allocator keeps
 //! 19 MiB for each of its threads.
 
-pub(crate) mod fair_queue;
-
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use daemon::fair_queue::FairQueue;
 use identity::password::{self, HashMemory, Password};
 use prometheus_client::metrics::counter::Counter;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::Error;
-use fair_queue::FairQueue;
-
-pub(crate) use fair_queue::{Priority, Requester};
+pub(crate) use daemon::fair_queue::{Priority, Requester};
 
 /// Each hash takes 19 MiB while it runs.
 const WORKERS_MAX: usize = 4;

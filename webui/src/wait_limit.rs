@@ -3,10 +3,10 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use daemon::fair_queue::FairQueue;
 use tokio::sync::oneshot;
 
 use crate::password::Requester;
-use crate::password::fair_queue::FairQueue;
 
 /// Places for requests that wait.
 #[derive(Debug)]

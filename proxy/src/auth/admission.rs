@@ -108,9 +108,7 @@ impl AdmissionLimiter {
         let source = Source::of(source);
         self.change(|state| {
             self.make_room(state, connections)?;
-            if state.silent.count_of_source(source) >= SILENT_PER_SOURCE_MAX {
-                self.evict(state.silent.oldest_of_source(source), EvictionCause::Silent, state);
-            }
+            self.make_room_for_silent(state, source);
             Ok(self.permit(state, source, Phase::Silent))
         })
     }
@@ -195,6 +193,13 @@ impl AdmissionLimiter {
         Ok(())
     }
 
+    /// Closes the oldest silent connection of a source that has too many.
+    fn make_room_for_silent(&self, state: &mut State, source: Source) {
+        if state.silent.count_of_source(source) >= SILENT_PER_SOURCE_MAX {
+            self.evict(state.silent.oldest_of_source(source), EvictionCause::Silent, state);
+        }
+    }
+
     /// Makes room for one more login of the same source and network.
     fn make_room_for_login(&self, state: &mut State, source: Source) -> Result<(), LimitReached> {
         let of_source = state.logins.count_of_source(source);
@@ -260,9 +265,11 @@ impl AdmissionLimiter {
 impl Permit {
     /// The address of a load balancer's client has arrived: the connection is a silent one of `source`.
     pub(crate) fn set_source(&mut self, source: IpAddr) {
-        self.limiter.clone().change(|state| {
+        let (limiter, source) = (self.limiter.clone(), Source::of(source));
+        limiter.change(|state| {
             state.remove(self.number);
-            self.number = state.insert(Source::of(source), Phase::Silent);
+            limiter.make_room_for_silent(state, source);
+            self.number = state.insert(source, Phase::Silent);
         });
     }
 

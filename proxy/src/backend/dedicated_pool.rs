@@ -53,8 +53,9 @@ impl DedicatedLanes {
         self.free.available_permits() <= self.max / FREE_SHARE_MIN
     }
 
-    fn is_exhausted(&self) -> bool {
-        self.free.available_permits() == 0
+    /// Whether there are none, or fewer than `leased`: then who has leased so many has more than its part.
+    fn has_fewer_than(&self, leased: usize) -> bool {
+        self.free.available_permits() < leased.max(1)
     }
 }
 
@@ -160,9 +161,11 @@ impl Backend {
         Arc::new(Semaphore::new(self.deps.dedicated.per_token()))
     }
 
-    /// Whether all leases are taken, this backend's or the proxy's.
+    /// Whether this backend has all leases that it may have: its part, and never more than the proxy has left.
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.dedicated.slots.available_permits() == 0 || self.deps.dedicated.is_exhausted()
+        let free = self.dedicated.slots.available_permits();
+        free == 0
+            || self.deps.dedicated.has_fewer_than(self.deps.dedicated.per_backend().saturating_sub(free))
     }
 
     /// Closes idle lanes if the proxy has few left.
@@ -210,8 +213,11 @@ mod tests {
             taken.push(lanes.free.clone().try_acquire_owned().unwrap());
         }
         assert_eq!(taken.len(), 6);
-        assert!(!lanes.is_exhausted());
+        assert!(
+            !lanes.has_fewer_than(2) && lanes.has_fewer_than(3),
+            "a cache that has leased more than are left"
+        );
         taken.extend((0..2).map(|_| lanes.free.clone().try_acquire_owned().unwrap()));
-        assert!(lanes.is_exhausted());
+        assert!(lanes.has_fewer_than(0));
     }
 }

@@ -8,7 +8,7 @@ const NOW: StartedAt = StartedAt::ZERO;
 fn tenants(budget: usize) -> (BufferBudget, impl Fn() -> HeldBytes) {
     let budget = BufferBudget::new(Gauge::default(), budget);
     let worker = WorkerBuffers::new(budget.clone());
-    (budget, move || HeldBytes::new(TenantBuffers::new(worker.clone())))
+    (budget, move || HeldBytes::new(TenantBuffers::new(worker.clone()), 0))
 }
 
 //
@@ -95,10 +95,10 @@ fn who_is_too_slow_is_ended_while_memory_is_scarce() {
     let sweep = |connection: &HeldBytes, now| connection.overdue(80, at(now), at(now));
     let slow = new();
     slow.set_input(1000, true, at(10));
-    let other = HeldBytes::new(slow.tenant.clone());
+    let other = HeldBytes::new(slow.tenant.clone(), 1);
     other.set_input(10, true, at(10));
     other.set_output(900, 0, at(10));
-    let reader = HeldBytes::new(slow.tenant.clone());
+    let reader = HeldBytes::new(slow.tenant.clone(), 2);
     reader.set_output(100, 0, at(10));
     // A byte now and then.
     for now in (20..200).step_by(20) {
@@ -183,4 +183,31 @@ fn only_who_owes_something_stalls() {
     assert_eq!(sweep(NOW), 70);
     connection.set_output(5, 1, StartedAt::from_micros(80));
     assert_eq!(connection.stalled_for(NOW, StartedAt::from_micros(90)), 10);
+}
+
+//
+#[test]
+fn sessions_that_hold_something_are_known() {
+    let (_, new) = tenants(100 * MB);
+    let first = new();
+    let second = HeldBytes::new(first.tenant.clone(), 1);
+    let holders = || {
+        let mut holders = first.tenant.holders();
+        holders.sort_unstable();
+        holders
+    };
+    first.set_input(1, true, NOW);
+    second.set_output(1, 0, NOW);
+    second.set_deferred(5, NOW);
+    second.clear_output();
+    assert_eq!(holders(), [0, 1]);
+    first.set_input(0, false, NOW);
+    assert_eq!(holders(), [1]);
+    second.end(Ending::OverBudget);
+    assert!(holders().is_empty());
+    first.set_deferred(1, NOW);
+    assert_eq!(holders(), [0]);
+    let tenant = first.tenant.clone();
+    drop(first);
+    assert!(tenant.holders().is_empty());
 }

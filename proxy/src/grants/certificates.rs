@@ -44,7 +44,7 @@ impl Grants {
         fingerprint: Fingerprint,
         source: IpAddr,
     ) -> (Option<CertificateBinding>, Verdict) {
-        match self.binding(fingerprint).await {
+        match self.binding(fingerprint, source).await {
             Ok(Some(binding)) => (Some(binding), self.check_binding(binding, source).await),
             Ok(None) => (None, Verdict::Denied(LoginOutcome::Unknown)),
             Err(Unavailable) => (None, Verdict::Unavailable),
@@ -52,7 +52,7 @@ impl Grants {
     }
 
     async fn check_binding(self: &Arc<Self>, binding: CertificateBinding, source: IpAddr) -> Verdict {
-        let grant = match self.find(binding.token).await {
+        let grant = match self.find(binding.token, source).await {
             Ok(Some(grant)) => grant,
             Ok(None) => return Verdict::Denied(LoginOutcome::Unknown),
             Err(Unavailable) => return Verdict::Unavailable,
@@ -69,6 +69,7 @@ impl Grants {
     async fn binding(
         self: &Arc<Self>,
         fingerprint: Fingerprint,
+        source: IpAddr,
     ) -> Result<Option<CertificateBinding>, Unavailable> {
         if self.staleness() > STALENESS_MAX {
             return Err(Unavailable);
@@ -80,7 +81,8 @@ impl Grants {
             return Ok(None);
         }
         let this = self.clone();
-        self.bounded_lookup(async move { this.look_up_certificate(fingerprint).await }).await
+        let turn = self.lookups.turn(source).await?;
+        self.run_lookup(turn, async move { this.look_up_certificate(fingerprint).await }).await
     }
 
     async fn look_up_certificate(

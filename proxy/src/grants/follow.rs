@@ -1,9 +1,9 @@
 //! Follows the store: reads changed grants again and sends them to the workers.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use daemon::Shutdown;
 use daemon::health::Readiness;
@@ -11,16 +11,25 @@ use store::{Changes, Feed, Grant, StoreError, TokenId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::known::is_active;
 use super::{Grants, STORE_TIMEOUT};
 use crate::mailbox::{self, Message};
 
 /// Delay before the next try while the store is unavailable.
 const RETRY_BACKOFF: Duration = Duration::from_millis(200);
 
+/// So many changed tokens of one cache are read one by one, more of them in one query.
+const SINGLE_READS_MAX: usize = 4;
+/// Grants that are read at start, so that their first logins wait for no look-up, and how many of them at a time.
+const PRELOADED_MAX: usize = 100_000;
+const PRELOADED_AT_ONCE: i64 = 1000;
+/// Interval at which grants are forgotten that are of no use any more.
+const FORGET_INTERVAL: Duration = Duration::from_secs(60);
+
 impl Grants {
     /// Reads the changed grants and sends each to its worker: first the tokens that changed themselves, such as revoked
-    /// ones, then those of changed caches.
-    async fn apply_changes(
+    /// ones, then those of changed caches. Caches with few of them go first: the many tokens of one delay no others' changes.
+    pub(super) async fn apply_changes(
         &self,
         changes: &Changes,
         workers: &[mpsc::Sender<Message>],
@@ -28,44 +37,113 @@ impl Grants {
         self.position.store(changes.revision, Ordering::Release);
         self.metrics.feed.read.set(changes.revision);
         for id in &changes.tokens {
-            self.negative_cache.remove(id);
+            self.looked_up.remove(id);
         }
         for fingerprint in &changes.certificates {
             self.certificates.mark_issued(fingerprint);
         }
-        let caches: HashSet<&str> = changes.caches.iter().map(String::as_str).collect();
-        let own: HashSet<TokenId> =
-            changes.tokens.iter().copied().filter(|id| self.known.contains_key(id)).collect();
-        let concerned = |grant: &Grant| caches.contains(&*grant.cache_id) && !own.contains(&grant.token);
-        let others: Vec<TokenId> =
-            self.known.iter().filter(|known| concerned(known.value())).map(|known| *known.key()).collect();
-        for id in own.iter().copied().chain(others) {
-            self.renew(id, workers).await?;
+        let mut own: HashMap<String, Vec<TokenId>> = HashMap::new();
+        for grant in changes.tokens.iter().filter_map(|id| self.known.get(id)) {
+            own.entry(grant.cache_id.clone()).or_default().push(grant.token);
+        }
+        let own_tokens: HashSet<TokenId> = own.values().flatten().copied().collect();
+        let others = changes.caches.iter().map(|cache| {
+            let tokens = self.known.of_cache(cache).into_iter().filter(|id| !own_tokens.contains(id));
+            (cache.clone(), tokens.collect::<Vec<_>>())
+        });
+        let (mut own, mut others): (Vec<_>, Vec<_>) = (own.into_iter().collect(), others.collect());
+        own.sort_unstable_by_key(|(_, tokens)| tokens.len());
+        others.sort_unstable_by_key(|(_, tokens)| tokens.len());
+        for (cache, tokens) in own.into_iter().chain(others) {
+            self.renew_some(&cache, &tokens, workers).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads changed grants of one cache again.
+    async fn renew_some(
+        &self,
+        cache_id: &str,
+        tokens: &[TokenId],
+        workers: &[mpsc::Sender<Message>],
+    ) -> Result<(), StoreError> {
+        if tokens.len() > SINGLE_READS_MAX {
+            let read = timeout(STORE_TIMEOUT, self.store.grants_of_cache(cache_id)).await;
+            match read.map_err(|_| StoreError::Timeout)? {
+                Ok(grants) => {
+                    let mut grants: HashMap<TokenId, Grant> =
+                        grants.into_iter().map(|grant| (grant.token, grant)).collect();
+                    for id in tokens {
+                        self.replace(*id, grants.remove(id), workers).await;
+                    }
+                    self.mark_alive();
+                    return Ok(());
+                }
+                // One of them is; the others must not be taken for it.
+                Err(StoreError::Corrupt(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for id in tokens {
+            // A read that hangs must not delay other tokens' revocations.
+            let read = timeout(STORE_TIMEOUT, self.store.grant(id)).await.map_err(|_| StoreError::Timeout)?;
+            let grant = match read {
+                Err(StoreError::Corrupt(_)) => None,
+                read => read?,
+            };
+            self.replace(*id, grant, workers).await;
             self.mark_alive();
         }
         Ok(())
     }
 
-    async fn renew(&self, id: TokenId, workers: &[mpsc::Sender<Message>]) -> Result<(), StoreError> {
-        // A read that hangs must not delay other tokens' revocations.
-        let read = timeout(STORE_TIMEOUT, self.store.grant(&id)).await.map_err(|_| StoreError::Timeout)?;
-        let grant = match read {
-            Ok(Some(grant)) => {
-                let grant = Arc::new(grant);
-                self.known.insert(id, grant.clone());
+    /// Sends the changed grant of a token to its worker, and keeps it if anybody can still log in with it. A missing or
+    /// corrupt one is treated as revoked; the others must not wait for it.
+    async fn replace(&self, id: TokenId, grant: Option<Grant>, workers: &[mpsc::Sender<Message>]) {
+        let grant = match grant.map(Arc::new) {
+            Some(grant) => {
+                if is_active(&grant, self.now()) {
+                    self.known.insert(grant.clone());
+                } else {
+                    self.forget(&id);
+                }
                 grant
             }
-            // A missing or corrupt token is treated as revoked; the others must not wait for it.
-            Ok(None) | Err(StoreError::Corrupt(_)) => {
-                let Some((_, last)) = self.known.remove(&id) else { return Ok(()) };
+            None => {
+                let Some(last) = self.forget(&id) else { return };
                 let mut revoked = Grant::clone(&last);
                 revoked.revoked = true;
                 Arc::new(revoked)
             }
-            Err(error) => return Err(error),
         };
         mailbox::notify_grant(workers, grant).await;
-        Ok(())
+    }
+
+    /// Forgets tokens with which nobody can log in. Their sessions have ended, or are about to.
+    pub(super) fn forget_inactive(&self) {
+        for id in self.known.inactive(self.now()) {
+            self.forget(&id);
+        }
+    }
+
+    /// Reads the active tokens ahead. Those that can't be read are read when they first log in.
+    pub(super) async fn preload(&self) {
+        let mut last = None;
+        while self.known.len() < PRELOADED_MAX {
+            let read = self.store.active_grants(last.as_ref(), PRELOADED_AT_ONCE);
+            let grants = match timeout(STORE_TIMEOUT, read).await {
+                Ok(Ok(grants)) => grants,
+                failed => {
+                    let error = failed.map_or_else(|_| None, Result::err);
+                    return tracing::warn!(?error, "failed to read the tokens ahead");
+                }
+            };
+            let Some(grant) = grants.last() else { return };
+            last = Some(grant.token);
+            for grant in grants.into_iter().filter(|grant| is_active(grant, self.now())) {
+                self.keep(Arc::new(grant));
+            }
+        }
     }
 
     /// Waits until the workers have applied all changes. If that takes too long, the next call waits again.
@@ -95,6 +173,7 @@ pub(crate) async fn follow(
     grants.applied.send_replace(feed.revision());
     grants.metrics.feed.read.set(feed.revision());
     grants.metrics.feed.applied.set(feed.revision());
+    grants.preload().await;
     readiness.ready();
     let stop = shutdown.clone();
     let (fatal, received) = oneshot::channel();
@@ -116,7 +195,12 @@ async fn keep_following(
     // Changes whose grants couldn't be read yet; none may be lost.
     let mut pending = Changes::default();
     let mut is_unavailable = false;
+    let mut forgotten_at = Instant::now();
     loop {
+        if forgotten_at.elapsed() >= FORGET_INTERVAL {
+            grants.forget_inactive();
+            forgotten_at = Instant::now();
+        }
         match step(grants, &mut feed, &mut pending, workers).await {
             Ok(()) => {
                 grants.mark_alive();

@@ -10,6 +10,12 @@ use crate::protocol;
 use crate::protocol::request::{CommandKind, Fault, Outcome, Reply, ReplyFormat, Request};
 use crate::responses::ResponseQueue;
 
+/// The most requests of one lane that wait for replies, and the bytes of their contexts: beyond it sessions wait.
+pub(super) const PENDING_MAX: usize = 64 * 1024;
+const CONTEXTS_MAX: usize = 4 * 1024 * 1024;
+/// The most requests that the queue keeps room for while it is empty.
+const KEPT_CAPACITY_MAX: usize = 1024;
+
 pub(crate) struct InFlight {
     pending: VecDeque<Pending>,
     /// The reply contexts of the pending requests, one behind the other.
@@ -49,6 +55,25 @@ impl InFlight {
         self.pending.is_empty() && self.discard_remaining == 0
     }
 
+    /// Whether sessions should wait before they send more.
+    pub(crate) fn is_full(&self) -> bool {
+        self.pending.len() >= PENDING_MAX || self.contexts.len() >= CONTEXTS_MAX
+    }
+
+    /// How many requests it has room for.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.pending.capacity()
+    }
+
+    /// Frees most of the memory of a queue that has become empty.
+    fn free_unused(&mut self) {
+        if self.pending.is_empty() && self.pending.capacity() > KEPT_CAPACITY_MAX {
+            self.pending = VecDeque::new();
+            self.contexts = VecDeque::new();
+        }
+    }
+
     /// Adds a request, whose reply goes to `client`. Returns the tag to send with it.
     pub(crate) fn push(&mut self, request: &Request<'_>, client: Rc<ResponseQueue>) -> u64 {
         let tag = self.next_tag;
@@ -65,7 +90,7 @@ impl InFlight {
 
     /// Adds a local reply to `client` behind the replies in flight.
     pub(crate) fn push_local(&mut self, bytes: Cow<'static, [u8]>, client: Rc<ResponseQueue>) {
-        client.expect_local();
+        client.expect_local(if let Cow::Owned(owned) = &bytes { owned.len() } else { 0 });
         self.pending.push_back(Pending { client, expected: Expected::Local(bytes) });
     }
 
@@ -101,6 +126,7 @@ impl InFlight {
                 self.complete(next, &Outcome::Miss.into(), now, dirty);
             }
         }
+        self.free_unused();
         Ok(consumed)
     }
 
@@ -111,6 +137,7 @@ impl InFlight {
         while let Some(next) = self.pending.pop_front() {
             self.complete(next, &Outcome::Failed(fault).into(), now, &mut dirty);
         }
+        self.free_unused();
         dirty
     }
 

@@ -268,3 +268,49 @@ async fn closing_lane_stops_connecting() {
     assert_eq!(end, CloseReason::Failed(Fault::Unavailable));
     assert!(started.elapsed() < REPLY_TIMEOUT);
 }
+
+//
+#[tokio::test]
+async fn requests_in_flight_are_bounded_and_their_memory_is_returned() {
+    let (_client, stream) = pair().await;
+    let responses = ResponseQueue::new(Stream::plain(stream), Rc::default());
+    let lane = Lane::new(100, usage());
+    for _ in 0..in_flight::PENDING_MAX {
+        assert!(!lane.is_full());
+        lane.in_flight.borrow_mut().push(&GET, responses.clone());
+    }
+    assert!(lane.is_full());
+    lane.in_flight.borrow_mut().fail(Fault::Unavailable);
+    assert!(!lane.is_full());
+    assert!(lane.in_flight.borrow().capacity() < in_flight::PENDING_MAX / 16);
+}
+
+//
+#[tokio::test]
+async fn local_replies_that_wait_count_as_unread() {
+    let (_client, stream) = pair().await;
+    let responses = ResponseQueue::new(Stream::plain(stream), Rc::default());
+    let lane = Lane::new(100, usage());
+    lane.send(&GET, &responses);
+    for _ in 0..256 {
+        assert!(!responses.is_full());
+        lane.send_local(Cow::Owned(vec![b'x'; 1024]), &responses);
+    }
+    assert!(responses.is_full());
+    lane.in_flight.borrow_mut().fail(Fault::Unavailable);
+    responses.abort();
+    assert!(!responses.is_full());
+}
+
+#[tokio::test]
+async fn session_that_waits_for_a_lane_is_noted_once() {
+    let (_client, stream) = pair().await;
+    let responses = ResponseQueue::new(Stream::plain(stream), Rc::default());
+    let lane = Lane::new(100, usage());
+    for _ in 0..3 {
+        (0..100).for_each(|_| lane.hold(&responses));
+        assert_eq!(lane.held.borrow().len(), 1);
+        lane.wake_held();
+        assert!(lane.held.borrow().is_empty());
+    }
+}

@@ -23,6 +23,8 @@ pub(crate) enum LoginOutcome {
     ConnectionLimit,
     /// The token's connection limit is reached.
     TokenConnectionLimit,
+    /// The cache has as many of the proxy's connections as it may.
+    ProxyLimit,
     /// The proxy's connection limit, or the source's limit of unauthenticated connections, is reached.
     Overloaded,
     /// The login took too long while others needed its place.
@@ -37,7 +39,7 @@ pub(crate) enum LoginOutcome {
 }
 
 impl LoginOutcome {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Success,
         Self::Malformed,
         Self::Unknown,
@@ -50,6 +52,7 @@ impl LoginOutcome {
         Self::Unavailable,
         Self::ConnectionLimit,
         Self::TokenConnectionLimit,
+        Self::ProxyLimit,
         Self::Overloaded,
         Self::Evicted,
         Self::MissingProxyHeader,
@@ -73,6 +76,7 @@ impl LoginOutcome {
             Self::Unavailable => "store_unavailable",
             Self::ConnectionLimit => "connection_limit",
             Self::TokenConnectionLimit => "token_connection_limit",
+            Self::ProxyLimit => "proxy_limit",
             Self::Overloaded => "overloaded",
             Self::Evicted => "evicted",
             Self::MissingProxyHeader => "missing_proxy_header",

@@ -1,5 +1,5 @@
 //! Counts denials: why logins and requests were refused. Kept in bounded memory until the usage reporter writes them to
-//! the store. Recording never waits, and no secret, key or value is recorded.
+//! the store. Recording waits for nothing but a short lock, and no secret, key or value is recorded.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -206,6 +206,7 @@ impl LoginOutcome {
             Self::Suspended => DenialCause::Suspended,
             Self::ConnectionLimit => DenialCause::Limit,
             Self::TokenConnectionLimit => DenialCause::TokenLimit,
+            Self::ProxyLimit => DenialCause::ProxyLimit,
             Self::Plaintext => DenialCause::Plaintext,
             Self::ScramUnfinished => DenialCause::ScramUnfinished,
             Self::Success
@@ -228,6 +229,7 @@ impl denial::Ending {
         match self {
             Self::OverBudget => DenialCause::Buffers,
             Self::Stalled => DenialCause::Stalled,
+            Self::ProxyLimit => DenialCause::ProxyLimit,
         }
     }
 }

@@ -90,7 +90,8 @@ fn opcode(opcode: u8) -> (Scopes, usize) {
         0x04 | 0x14 | 0x0e | 0x0f | 0x19 | 0x1a => (WRITE, 0),
         0x05 | 0x06 => (READ | WRITE, 20),
         0x15 | 0x16 => (WRITE, 20),
-        0x1c => (WRITE, 4),
+        // The reply has the item's flags.
+        0x1c => (READ | WRITE, 4),
         0x08 | 0x18 => (FLUSH, 0),
         0x10 => (STATS, 0),
         // Quit, no-op, version, login, and unknown opcodes.

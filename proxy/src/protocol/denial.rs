@@ -23,6 +23,8 @@ pub(crate) enum Ending {
     OverBudget,
     /// The client has sent no byte of an unfinished request, or read none of its replies, for too long.
     Stalled,
+    /// Its cache has more than its part of the proxy's connections, and others need them.
+    ProxyLimit,
 }
 
 impl Ending {
@@ -31,6 +33,7 @@ impl Ending {
         match self {
             Self::OverBudget => b"SERVER_ERROR too many unfinished requests\r\n",
             Self::Stalled => b"CLIENT_ERROR request timed out\r\n",
+            Self::ProxyLimit => b"SERVER_ERROR too many connections\r\n",
         }
     }
 }

@@ -12,6 +12,8 @@ use crate::transport::Stream;
 const POOL_MAX: usize = 64;
 /// The largest buffer that is kept, in bytes.
 const POOLED_BUFFER_MAX: usize = 256 * 1024;
+/// The largest buffer that is taken for a few bytes, in bytes.
+const KEPT_BUFFER_MAX: usize = 16 * 1024;
 /// The most bytes that rustls keeps of records that the socket hasn't accepted.
 const TLS_PENDING_MAX: usize = 64 * 1024;
 
@@ -22,6 +24,13 @@ pub(crate) struct BufferPool(RefCell<Vec<Vec<u8>>>);
 impl BufferPool {
     pub(crate) fn take(&self) -> Vec<u8> {
         self.0.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// A buffer for `bytes` bytes that stay a while: not one that is much larger, since all of it counts.
+    pub(crate) fn take_for(&self, bytes: usize) -> Vec<u8> {
+        let mut pool = self.0.borrow_mut();
+        let fits = |buffer: &Vec<u8>| buffer.capacity() <= bytes.max(KEPT_BUFFER_MAX);
+        if pool.last().is_some_and(fits) { pool.pop().unwrap_or_default() } else { Vec::new() }
     }
 
     pub(crate) fn give(&self, mut buffer: Vec<u8>) {
@@ -176,5 +185,21 @@ impl WriteBuffer {
             let tls = if self.stream.has_pending_tls() { TLS_PENDING_MAX } else { 0 };
             account.held.set_output(bytes.saturating_add(tls), read, account.usage.now());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    //
+    #[test]
+    fn few_bytes_take_no_large_buffer() {
+        let pool = BufferPool::default();
+        pool.give(Vec::with_capacity(POOLED_BUFFER_MAX));
+        assert_eq!(pool.take_for(10).capacity(), 0);
+        assert_eq!(pool.take_for(POOLED_BUFFER_MAX).capacity(), POOLED_BUFFER_MAX);
+        pool.give(Vec::with_capacity(KEPT_BUFFER_MAX));
+        assert_eq!(pool.take_for(10).capacity(), KEPT_BUFFER_MAX);
     }
 }

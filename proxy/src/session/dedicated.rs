@@ -131,10 +131,22 @@ impl Session {
             if let Ok(done) = done {
                 return done;
             }
+            if self.responses.is_broken() || self.responses.ending().is_some() {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
             if waited > self.wait_timeout {
                 return Err(io::ErrorKind::TimedOut.into());
             }
         }
+    }
+
+    /// Leaves a request because the connection must end. Its client is told why, unless a reply was `partially_sent`: then
+    /// nothing may follow.
+    fn leave(&self, partially_sent: bool) -> io::Error {
+        if partially_sent {
+            self.responses.abort();
+        }
+        io::ErrorKind::BrokenPipe.into()
     }
 
     /// Whether others wait for a dedicated lane, or soon will.

@@ -20,22 +20,41 @@ use crate::tenant::Pause;
 const LINE_END: &[u8] = b"\r\n";
 /// The most requests of one session before other tasks run.
 const REQUESTS_PER_TURN_MAX: usize = 256;
+/// A login on a connection that has logged in costs the proxy as much as this many frames that it answers itself.
+const LOGIN_FRAMES: u64 = 64;
 /// The longest value, in bytes, that is gathered while the tenant's buffers are tight. A longer one is streamed.
 const TIGHT_VALUE_MAX: usize = 2 * 1024;
 
 impl Session {
     /// Dispatches requests from the front of `input`; returns the bytes they took and why it stopped.
     pub(super) fn dispatch(&mut self, input: &[u8]) -> (usize, Step) {
+        if let Some(pause) = self.take_due_pause() {
+            return (0, pause);
+        }
         let operations = self.responses.operations();
         let mut frames = 0;
         let (at, step) = self.dispatch_turn(input, &mut frames);
         // A connection whose frames the proxy answers itself costs it the most, so these are limited even if the plan has
         // no rate.
         let asked = self.responses.operations().wrapping_sub(operations);
-        match self.state.local_frames.add(frames, asked) {
-            None => (at, step),
-            Some(local) => (at, self.charge_local(local, step)),
+        let pause = self.tenant.count_local(frames.saturating_sub(asked));
+        if pause.is_some() {
+            self.state.due_pause = pause;
         }
+        // Nothing is read before the pause: whatever else comes next is done first.
+        match step {
+            Step::Input | Step::Yield | Step::Backpressured | Step::Login => {
+                (at, self.take_due_pause().unwrap_or(step))
+            }
+            step => (at, step),
+        }
+    }
+
+    /// The pause that the connection owes, if any.
+    #[inline]
+    fn take_due_pause(&mut self) -> Option<Step> {
+        let time = self.state.due_pause.take()?;
+        Some(Step::Throttled(Pause { time, prepaid: self.state.prepaid }))
     }
 
     /// Dispatches one turn, and counts its `frames`.
@@ -82,27 +101,24 @@ impl Session {
                     *frames += 1;
                 }
                 Err((consumed, next)) => {
-                    if matches!(next, Step::VerifyRelogin(_)) {
-                        // Verifying rarely waits, so it ends no turn; it counts as a frame of its own.
-                        self.state.turn_frames = number + 1;
-                    }
+                    *frames += match &next {
+                        Step::VerifyRelogin(_) => {
+                            // Verifying rarely waits, so it ends no turn; it counts as a frame of its own.
+                            self.state.turn_frames = number + 1;
+                            LOGIN_FRAMES
+                        }
+                        Step::Login if !std::mem::replace(&mut self.state.charged_login, true) => {
+                            LOGIN_FRAMES
+                        }
+                        // memcached is asked.
+                        Step::Dedicated(_) => 0,
+                        _ => u64::from(consumed > 0),
+                    };
                     return (at + consumed, next);
                 }
             }
         }
         (at, Step::Yield)
-    }
-
-    /// Charges `frames` that were answered without memcached. What comes next is a pause if they are too many, unless it
-    /// is something else to do: then the pause follows the next ones.
-    #[cold]
-    fn charge_local(&self, frames: u64, next: Step) -> Step {
-        match (self.tenant.charge_local(frames), next) {
-            (Some(time), Step::Input | Step::Yield | Step::Backpressured) => {
-                Step::Throttled(Pause { time, prepaid: self.state.prepaid })
-            }
-            (_, next) => next,
-        }
     }
 
     /// Handles one frame; returns the bytes to drop. `Err` if dispatching must stop behind them.

@@ -14,9 +14,6 @@ use crate::protocol::text::classic::Keys;
 /// Gets that go to a dedicated lane after a large value.
 const DEDICATED_GETS: u8 = 8;
 
-/// Frames that were answered without memcached are charged in steps of this many.
-const LOCAL_FRAMES_STEP: u64 = 256;
-
 /// While others wait for a dedicated lane, the session that has one may wait for its client for this long in total, and
 /// longer by what the bytes that have moved take at this many a second.
 const CONTENDED_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -37,7 +34,10 @@ pub(crate) struct State {
     pub(super) reads_as_newest: bool,
     /// Whether the next request must wait until the session's gets have been answered.
     pub(super) waits_for_reads: bool,
-    pub(super) local_frames: LocalFrames,
+    /// The pause before the next frame, for frames that the proxy has answered itself.
+    pub(super) due_pause: Option<Duration>,
+    /// Whether the login at the front of the input has been charged.
+    pub(super) charged_login: bool,
     /// What its current request on a dedicated lane has taken.
     pub(super) lane_use: LaneUse,
     /// Whether the last pause has paid for the next frame.
@@ -60,19 +60,6 @@ impl State {
     /// A small reply was sent.
     pub(super) fn note_small(&mut self) {
         self.dedicated_gets = self.dedicated_gets.saturating_sub(1);
-    }
-}
-
-/// Frames that were answered without memcached, and not charged yet.
-#[derive(Debug, Default)]
-pub(super) struct LocalFrames(u64);
-
-impl LocalFrames {
-    /// Adds the frames of a turn that sent `operations` to memcached. Returns how many to charge once there are enough.
-    #[inline]
-    pub(super) fn add(&mut self, frames: u64, operations: u64) -> Option<u64> {
-        self.0 += frames.saturating_sub(operations);
-        (self.0 >= LOCAL_FRAMES_STEP).then(|| std::mem::take(&mut self.0))
     }
 }
 
@@ -186,19 +173,5 @@ mod tests {
         assert!(lane_use.is_slow());
         lane_use.reset();
         assert!(!lane_use.is_slow());
-    }
-
-    //
-    #[test]
-    fn local_frames_are_charged_whatever_they_are_mixed_with() {
-        // Turns of a few frames; whole turns with one operation each.
-        for (frames, operations) in [(1, 0), (255, 0), (256, 1), (2, 1)] {
-            let mut local = LocalFrames::default();
-            let charged: u64 = (0..10_000).filter_map(|_| local.add(frames, operations)).sum();
-            let expected = 10_000 * (frames - operations);
-            assert!((expected - LOCAL_FRAMES_STEP..=expected).contains(&charged), "{frames} {operations}");
-        }
-        let mut local = LocalFrames::default();
-        assert_eq!((0..10_000).find_map(|_| local.add(1, 1).or(local.add(2, 100))), None);
     }
 }

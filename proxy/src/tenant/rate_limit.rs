@@ -18,8 +18,12 @@ const BURST: u64 = SECOND;
 /// Frames a second that the proxy answers itself for one tenant, whatever its plan allows, before its connections pause:
 /// about a tenth of a core.
 const LOCAL_FRAMES_PER_SECOND_MAX: u64 = 1_000_000;
+/// They are charged in steps of this many.
+const LOCAL_FRAMES_STEP: u64 = 256;
 /// The longest pause of a connection, in nanoseconds.
 const PAUSE_MAX: u64 = SECOND;
+/// The most that one frame may cost, as the time in which the plan allows so many operations, in nanoseconds.
+const COST_MAX: u64 = 10 * SECOND;
 
 #[derive(Debug)]
 pub(crate) struct RateLimit {
@@ -27,8 +31,9 @@ pub(crate) struct RateLimit {
     limited: Cell<bool>,
     operations: Bucket,
     bytes: Bucket,
-    /// Frames that the proxy answers itself.
+    /// Frames that the proxy answers itself, and those that haven't been charged to the bucket yet.
     local: Bucket,
+    local_frames: Cell<u64>,
     /// The bytes that [`Usage`] had counted when their bucket was last charged.
     charged: Cell<u64>,
     /// How often the limits have changed.
@@ -80,6 +85,7 @@ impl RateLimit {
             operations: Bucket::default(),
             bytes: Bucket::default(),
             local: Bucket { per_second: Cell::new(Some(LOCAL_FRAMES_PER_SECOND_MAX)), full_at: Cell::new(0) },
+            local_frames: Cell::new(0),
             charged: Cell::new(0),
             changes: Cell::new(0),
             epoch: Instant::now(),
@@ -127,9 +133,29 @@ impl RateLimit {
         (wait > 0).then(|| Pause::new(wait, false))
     }
 
-    /// Charges `frames` that were answered without memcached. Returns for how long the connection must pause, if so.
-    pub(super) fn charge_local(&self, frames: u64) -> Option<Duration> {
-        self.charge_local_at(since(self.epoch), frames)
+    /// Counts `frames` that were answered without memcached. Returns for how long the connection must pause, if they are
+    /// charged now, and too many.
+    #[inline]
+    pub(super) fn count_local(&self, frames: u64) -> Option<Duration> {
+        let frames = self.local_frames.get().saturating_add(frames);
+        let is_due = frames >= LOCAL_FRAMES_STEP;
+        self.local_frames.set(if is_due { 0 } else { frames });
+        if is_due { self.charge_local_at(since(self.epoch), frames) } else { None }
+    }
+
+    #[cfg(test)]
+    pub(super) fn exceed_local_rate(&self) {
+        self.local.take(1000 * LOCAL_FRAMES_PER_SECOND_MAX, since(self.epoch));
+    }
+
+    /// Whether everything has been paid for: forgetting these limits forgets no debt.
+    pub(super) fn is_settled(&self, usage: &Usage) -> bool {
+        self.is_settled_at(since(self.epoch), usage)
+    }
+
+    fn is_settled_at(&self, now: u64, usage: &Usage) -> bool {
+        self.charge_bytes(now, usage);
+        [&self.operations, &self.bytes, &self.local].iter().all(|bucket| bucket.full_at.get() <= now)
     }
 
     fn charge_local_at(&self, now: u64, frames: u64) -> Option<Duration> {
@@ -142,7 +168,7 @@ impl RateLimit {
         self.charge_bytes(now, usage);
         let wait_for_bytes = self.bytes.time_until(1, now);
         let has_operations = prepaid || self.operations.time_until(1, now) == 0;
-        if has_operations && wait_for_bytes == 0 {
+        if has_operations && wait_for_bytes == 0 && self.operations.nanos(cost) <= COST_MAX {
             self.operations.take(cost.saturating_sub(prepaid.into()), now);
             return Ok(());
         }
@@ -254,6 +280,19 @@ mod tests {
         assert!((expected - 1000..=expected + 1000).contains(&frames), "{frames}");
     }
 
+    //
+    #[test]
+    fn local_frames_are_charged_in_whatever_steps_they_come() {
+        for frames in [1, 2, 255, 256, 1000] {
+            let rate = rate(None, None);
+            let counted = (0..10_000).filter_map(|_| rate.count_local(frames)).count();
+            let charged = u128::from(rate.local.full_at.get()) * u128::from(LOCAL_FRAMES_PER_SECOND_MAX);
+            let charged = charged / u128::from(SECOND) + u128::from(rate.local_frames.get());
+            assert!(charged >= u128::from(10_000 * frames), "{frames}: {charged} charged");
+            assert_eq!(counted > 0, 10_000 * frames > 2 * LOCAL_FRAMES_PER_SECOND_MAX, "{frames}");
+        }
+    }
+
     #[test]
     fn burst_is_one_second_of_the_plan() {
         let rate = rate(Some(100), None);
@@ -294,10 +333,33 @@ mod tests {
     #[test]
     fn line_with_more_keys_than_the_burst_is_allowed_and_delays_the_next() {
         let (rate, usage) = (rate(Some(10), None), Usage::new());
-        assert!(rate.charge_at(0, &usage, 1000, false).is_ok());
-        let refused = rate.charge_at(98 * SECOND, &usage, 1, false).unwrap_err();
+        assert!(rate.charge_at(0, &usage, 100, false).is_ok());
+        let refused = rate.charge_at(8 * SECOND, &usage, 1, false).unwrap_err();
         assert_eq!(refused, Pause { time: Duration::from_secs(1), prepaid: false });
-        assert!(rate.charge_at(101 * SECOND, &usage, 1, false).is_ok());
+        assert!(rate.charge_at(11 * SECOND, &usage, 1, false).is_ok());
+    }
+
+    // R-36, P-5.
+    #[test]
+    fn line_that_costs_more_than_ten_seconds_is_denied_and_puts_nobody_in_debt() {
+        let (rate, usage) = (rate(Some(10), None), Usage::new());
+        for (cost, prepaid) in [(101, false), (500_000, false), (101, true)] {
+            let refused = rate.charge_at(0, &usage, cost, prepaid).unwrap_err();
+            assert_eq!(refused, Pause { time: Duration::ZERO, prepaid: false });
+        }
+        assert!(rate.charge_at(0, &usage, 1, false).is_ok());
+    }
+
+    //
+    #[test]
+    fn limits_are_settled_when_all_is_paid() {
+        let (rate, usage) = (rate(Some(10), Some(1000)), Usage::new());
+        assert!(rate.is_settled_at(0, &usage));
+        assert!(rate.charge_at(0, &usage, 50, false).is_ok());
+        assert!(!rate.is_settled_at(4 * SECOND, &usage) && rate.is_settled_at(5 * SECOND, &usage));
+        usage.read(3000);
+        assert!(!rate.is_settled_at(5 * SECOND, &usage) && !rate.is_settled_at(7 * SECOND, &usage));
+        assert!(rate.is_settled_at(8 * SECOND, &usage));
     }
 
     #[test]

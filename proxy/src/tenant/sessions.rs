@@ -20,11 +20,13 @@ use crate::metrics::usage::StartedAt;
 use crate::protocol::Protocol;
 use crate::protocol::denial::Ending;
 use crate::responses::ResponseQueue;
+use crate::session_budget::SessionBudget;
 
 /// The most sessions that are listed; of more, the oldest.
 const LISTED_MAX: usize = 1000;
 
 pub(super) struct Sessions {
+    budget: SessionBudget,
     entries: RefCell<HashMap<usize, SessionEntry>>,
     next_number: Cell<usize>,
     last_closed_at: Cell<Instant>,
@@ -40,6 +42,14 @@ pub(super) struct SessionEntry {
     responses: Weak<ResponseQueue>,
 }
 
+/// What a session holds in memory.
+struct Holding {
+    /// For how long, in microseconds.
+    age: u32,
+    bytes: usize,
+    responses: Rc<ResponseQueue>,
+}
+
 /// A registered session. Dropping the handle removes the session.
 pub(crate) struct SessionHandle {
     tenant: Rc<Tenant>,
@@ -51,7 +61,11 @@ pub(crate) struct SessionHandle {
 impl Drop for SessionHandle {
     fn drop(&mut self) {
         let sessions = &self.tenant.sessions;
-        sessions.entries.borrow_mut().remove(&self.number);
+        let mut entries = sessions.entries.borrow_mut();
+        if entries.remove(&self.number).is_some() {
+            sessions.budget.remove(entries.len());
+        }
+        drop(entries);
         self.permissions.sessions.update(|sessions| sessions.saturating_sub(1));
         sessions.last_closed_at.set(Instant::now());
     }
@@ -61,7 +75,8 @@ impl Tenant {
     /// Registers a session that ends at `ends_at` at the latest.
     ///
     /// # Errors
-    /// `ConnectionLimit` or `TokenConnectionLimit`, if its cache or its token has as many sessions as it may.
+    /// `ConnectionLimit` or `TokenConnectionLimit`, if its cache or its token has as many sessions as it may;
+    /// `ProxyLimit`, if its cache has as many as it may of the proxy's.
     pub(crate) fn register(
         self: &Rc<Self>,
         (grant, ends_at): (&Arc<Grant>, Timestamp),
@@ -77,10 +92,14 @@ impl Tenant {
         if permissions.sessions.get() >= limit(grant.token_connections()) {
             return Err(LoginOutcome::TokenConnectionLimit);
         }
+        if !self.sessions.budget.has_room(entries.len()) {
+            return Err(LoginOutcome::ProxyLimit);
+        }
+        self.sessions.budget.add(entries.len());
         permissions.sessions.update(|sessions| sessions + 1);
         let number = self.sessions.next_number.get();
         self.sessions.next_number.set(number.wrapping_add(1));
-        responses.set_account(self.usage.clone(), HeldBytes::new(self.buffers.clone()));
+        responses.set_account(self.usage.clone(), HeldBytes::new(self.buffers.clone(), number));
         let ClientInfo { source, protocol, .. } = client;
         let responses = Rc::downgrade(responses);
         entries.insert(
@@ -119,8 +138,9 @@ impl Tenant {
 }
 
 impl Sessions {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(budget: SessionBudget) -> Self {
         Self {
+            budget,
             entries: RefCell::default(),
             next_number: Cell::new(0),
             last_closed_at: Cell::new(Instant::now()),
@@ -145,30 +165,59 @@ impl Sessions {
         }
     }
 
-    /// Ends the sessions that have held memory for longest, until the tenant holds less than it may.
+    /// Ends the sessions that have held memory for longest, of the token whose sessions hold most, until the tenant holds
+    /// less than it may: one token's requests don't end those of others.
     pub(super) fn end_oldest(&self, buffers: &TenantBuffers, now: StartedAt) {
-        let mut holding: Vec<(u32, Rc<ResponseQueue>)> = Vec::new();
-        for responses in self.entries.borrow().values().filter_map(|entry| entry.responses.upgrade()) {
-            holding.extend(responses.held_for(now).map(|age| (age, responses)));
+        let mut tokens: HashMap<TokenId, (usize, Vec<Holding>)> = HashMap::new();
+        for (token, responses) in self.holding(buffers) {
+            let (Some(age), bytes) = (responses.held_for(now), responses.held_bytes()) else { continue };
+            let (held, sessions) = tokens.entry(token).or_default();
+            *held += bytes;
+            sessions.push(Holding { age, bytes, responses });
         }
-        holding.sort_unstable_by_key(|(age, _)| Reverse(*age));
-        for (_, responses) in holding {
-            if !buffers.must_shed() {
-                return;
-            }
-            responses.end(Ending::OverBudget);
+        tokens.values_mut().for_each(|(_, sessions)| sessions.sort_unstable_by_key(|it| it.age));
+        let mut tokens: Vec<_> = tokens.into_values().collect();
+        while buffers.must_shed() {
+            let Some((held, sessions)) = tokens.iter_mut().max_by_key(|(held, _)| *held) else { return };
+            let Some(oldest) = sessions.pop() else { return };
+            *held = held.saturating_sub(oldest.bytes);
+            oldest.responses.end(Ending::OverBudget);
         }
     }
 
-    /// Ends the sessions whose clients have done nothing, or too little, for `limit` about what they hold.
-    pub(super) fn end_stalled(&self, limit: Duration, now: StartedAt) {
-        let limit = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
+    /// Ends the sessions that other caches need the connections of: those that have been idle for longest, then those that
+    /// wait for their client. One that is being ended counts until it has closed.
+    pub(super) fn end_excess(&self, now: StartedAt) {
+        let excess = self.budget.excess(self.count());
+        if excess == 0 {
+            return;
+        }
         let entries = self.entries.borrow();
-        for responses in entries.values().filter_map(|entry| entry.responses.upgrade()) {
+        let all: Vec<Rc<ResponseQueue>> =
+            entries.values().filter_map(|entry| entry.responses.upgrade()).collect();
+        let ending = all.iter().filter(|responses| responses.ending().is_some()).count();
+        let mut idle: Vec<_> =
+            all.iter().filter_map(|responses| Some((responses.idle_for(now)?, responses))).collect();
+        idle.sort_unstable_by_key(|((holds, idle), _)| (*holds, Reverse(*idle)));
+        let idle = idle.into_iter().filter(|(_, responses)| !responses.stream().has_unread_input());
+        idle.take(excess.saturating_sub(ending)).for_each(|(_, responses)| responses.end(Ending::ProxyLimit));
+    }
+
+    /// Ends the sessions whose clients have done nothing, or too little, for `limit` about what they hold.
+    pub(super) fn end_stalled(&self, buffers: &TenantBuffers, limit: Duration, now: StartedAt) {
+        let limit = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
+        for (_, responses) in self.holding(buffers) {
             if let Some(ending) = responses.overdue(limit, now) {
                 responses.end(ending);
             }
         }
+    }
+
+    /// The sessions that hold memory, with their tokens.
+    fn holding(&self, buffers: &TenantBuffers) -> Vec<(TokenId, Rc<ResponseQueue>)> {
+        let entries = self.entries.borrow();
+        let holders = buffers.holders().into_iter().filter_map(|number| entries.get(&number));
+        holders.filter_map(|entry| Some((entry.token, entry.responses.upgrade()?))).collect()
     }
 
     /// When the next session ends of those that haven't ended by `now`.

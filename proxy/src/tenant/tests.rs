@@ -10,6 +10,7 @@ use super::*;
 use crate::backend::dedicated_pool::DedicatedLanes;
 use crate::buffers::BufferBudget;
 use crate::metrics::Metrics;
+use crate::session_budget::SessionBudget;
 
 fn running(generation: i64, address: Option<&str>) -> Observed {
     Observed {
@@ -44,7 +45,12 @@ async fn older_grant_does_not_change_the_route() {
         buffers: Rc::default(),
         dedicated: DedicatedLanes::new(1),
     };
-    let tenant = Tenant::new(deps, &WorkerBuffers::new(budget), &Rc::default());
+    let tenant = Tenant::new(
+        deps,
+        &WorkerBuffers::new(budget),
+        &Rc::default(),
+        SessionBudget::new(Gauge::default(), 100),
+    );
     let address = || tenant.backend.address().map(|address| address.ip().to_string());
     for (applied, expected) in
         [(0, Some("10.1.1.1")), (1, Some("10.1.1.2")), (0, Some("10.1.1.2")), (2, None), (1, None), (0, None)]

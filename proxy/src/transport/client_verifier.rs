@@ -8,7 +8,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
 /// Maximum size of a client's certificate chain in bytes; it stays in memory while the client is connected.
-const CHAIN_MAX: usize = 8 * 1024;
+pub(super) const CHAIN_MAX: usize = 8 * 1024;
 
 /// Verifies signatures only.
 #[derive(Debug)]

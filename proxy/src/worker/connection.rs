@@ -164,8 +164,8 @@ impl Worker {
                 return Err(Rejected { responses, closing: closing(), await_protocol_of });
             }
         };
-        self.note_expiry(&grant);
-        self.next_expiry.set(self.next_expiry.get().min(ends_at));
+        self.note_expiry(&tenant, grant.permissions.expires_at);
+        self.note_expiry(&tenant, Some(ends_at));
         self.shared.metrics.login(LoginOutcome::Success);
         let input = match login {
             Some(Login { rest, replies, .. }) => {

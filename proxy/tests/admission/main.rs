@@ -3,6 +3,7 @@
 
 mod flood;
 mod plan;
+mod sessions;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
@@ -149,9 +150,15 @@ fn unauthenticated_connections_are_limited_to_a_quarter() {
         );
     }
     wait_until("closed connections still count", || (unauthenticated(&proxy) == 0).then_some(()));
-    // When the connection limit is reached, every further client is rejected.
-    let clients: Vec<TcpStream> =
-        (0..400).map_while(|number| logs_in(&proxy, loopback(number / 50), &login).ok()).collect();
+    // When the connection limit is reached, every further client is rejected. One cache can't reach it.
+    let logins: Vec<String> = (0..26)
+        .map(|user| text::login(&proxy.sign_up(&format!("user{user}@example.com"))))
+        .flat_map(|login| std::iter::repeat_n(login, 16))
+        .collect();
+    let clients: Vec<TcpStream> = (0..400)
+        .zip(&logins)
+        .map_while(|(number, login)| logs_in(&proxy, loopback(number / 50), login).ok())
+        .collect();
     assert!((395..=400).contains(&clients.len()), "{} connected", clients.len());
     assert_eq!(logs_in(&proxy, loopback(1000), &login).unwrap_err(), TOO_MANY_CONNECTIONS);
     assert!(metric(&proxy, "memgate_proxy_admission_rejections_total{cause=\"connection_limit\"}") > 0);

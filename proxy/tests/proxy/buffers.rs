@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use store::Token;
+use store::{Permissions, Token};
 
 use testkit::{Memcached, TestProxy, binary, is_long_run, raise_file_limit};
 
@@ -134,6 +134,62 @@ fn oldest_unfinished_requests_are_ended_first() {
     assert!(buffered(&proxy) < (BUDGET_MB / 4 + 1) * MB);
     assert!(causes(&proxy, &ada).contains(&"buffers"));
     drop(clients);
+    wait_until_released(&proxy);
+}
+
+// P-12.
+#[test]
+fn token_that_holds_most_ends_first() {
+    raise_file_limit();
+    let proxy = TestProxy::start_with(|config| config.buffer_mb = BUDGET_MB);
+    let ada = proxy.sign_up("ada@example.org");
+    let other = proxy.create_token(&ada, Permissions::ALL);
+    let line = [&b"get "[..], &b"k ".repeat(40_000)].concat();
+    let start = |token: &Token| {
+        let mut client = proxy.log_in(token);
+        let _ = client.write_all(&line);
+        client
+    };
+    // The other token's are the oldest, and hold little.
+    let mut few: Vec<TcpStream> = (0..3).map(|_| start(&other)).collect();
+    let many: Vec<TcpStream> = (0..100).map(|_| start(&ada)).collect();
+    assert!(causes(&proxy, &ada).contains(&"buffers"));
+    for client in &mut few {
+        client.set_nonblocking(true).unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    }
+    drop((few, many));
+    wait_until_released(&proxy);
+}
+
+// R-33, P-12.
+#[test]
+fn sessions_that_wait_for_a_dedicated_lane_end_too() {
+    raise_file_limit();
+    // 32 dedicated lanes for one token.
+    let proxy = TestProxy::start_with(|config| {
+        config.buffer_mb = BUDGET_MB;
+        config.connections = 4096;
+    });
+    let ada = proxy.sign_up("ada@example.org");
+    let _memcached = Memcached::start(&proxy, &ada, "10.214.7.120");
+    let begin = |request: &[u8]| {
+        let mut client = proxy.log_in(&ada);
+        let _ = client.write_all(request);
+        client
+    };
+    // Each takes a lane, for 5 seconds.
+    let storing: Vec<TcpStream> = (0..32).map(|_| begin(b"set long 0 0 200000\r\nbeginning")).collect();
+    let keys = [&b"get "[..], &b"k ".repeat(28_000)].concat();
+    let mut waiting: Vec<TcpStream> = (0..20)
+        .map(|nth| begin(&[if nth % 2 == 0 { &b"stats\r\n"[..] } else { b"flush_all\r\n" }, &keys].concat()))
+        .collect();
+    let full: Vec<TcpStream> =
+        (0..8).map(|_| begin(&[&b"get "[..], &b"k ".repeat(400_000)].concat())).collect();
+    for client in &mut waiting[..4] {
+        assert_eq!(String::from_utf8(read_to_end(client)).unwrap(), OVER_BUDGET);
+    }
+    drop((storing, waiting, full));
     wait_until_released(&proxy);
 }
 

@@ -157,6 +157,18 @@ fn frames_that_are_not_forwarded_count_too() {
     assert!(proxy.metric("memgate_proxy_denials_total{cause=\"rate\"}") > 0.0);
 }
 
+// R-36, P-5.
+#[test]
+fn line_that_costs_more_than_ten_seconds_of_the_rate_is_denied() {
+    let proxy = TestProxy::start();
+    let ada = proxy.sign_up("ada@example.org");
+    let _memcached = Memcached::start(&proxy, &ada, "10.214.7.112");
+    proxy.update_plan(|plan| plan.operations_per_second = Some(10));
+    let keys = " k".repeat(101);
+    let replies = exchange(&mut proxy.log_in(&ada), &format!("get{keys}\r\nget k\r\nget{}\r\n", &keys[2..]));
+    assert_eq!(replies, format!("{RATE_LIMITED}END\r\nEND\r\n"));
+}
+
 //
 #[test]
 fn discarded_data_is_read_at_the_byte_rate() {

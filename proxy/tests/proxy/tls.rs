@@ -208,3 +208,74 @@ fn invalid_handshake_closes_the_connection() {
     let plain = TestProxy::start();
     assert_eq!(plain.exchange(b"\x16\x03\x01\x00\x05hello"), b"");
 }
+
+fn buffered(proxy: &TestProxy) -> usize {
+    let metrics = proxy.metrics();
+    let bytes = metrics.lines().find_map(|line| line.strip_prefix("memgate_proxy_buffered_bytes "));
+    bytes.unwrap().parse().unwrap()
+}
+
+// R-33, P-13.
+#[test]
+fn parts_of_records_count_and_end() {
+    const CLIENTS: usize = 40;
+    const RECORD: usize = 16_000;
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = certify(folder.path());
+    let settings = proxy::Config { stall_seconds: 3, ..config(&folder) };
+    let proxy = TestProxy::start_in(folder, settings);
+    let token = proxy.sign_up("ann@example.com");
+    let config = trusting(&certificate, &[&version::TLS13]);
+    let clients: Vec<Secured> = (0..CLIENTS)
+        .map(|_| {
+            let mut client = connect(&proxy, &config);
+            ask(&mut client, text::login(&token).as_bytes(), b"STORED\r\n");
+            client.conn.writer().write_all(&vec![b'x'; RECORD]).unwrap();
+            let mut record = Vec::new();
+            client.conn.write_tls(&mut record).unwrap();
+            client.sock.write_all(&record[..record.len() - 1]).unwrap();
+            client
+        })
+        .collect();
+    wait_until("parts of records aren't counted", || buffered(&proxy) >= CLIENTS * RECORD);
+    wait_until("they don't end", || buffered(&proxy) == 0);
+    drop(clients);
+    assert_eq!(proxy.wait_for_denials(&token, 1)[0].cause.as_str(), "stalled");
+}
+
+//
+#[test]
+fn messages_of_tls_itself_are_bounded() {
+    use rustls::crypto::cipher::{OutboundChunks, OutboundPlainMessage};
+    use rustls::{ConnectionTrafficSecrets, ContentType};
+
+    let (proxy, certificate) = open();
+    let token = proxy.sign_up("ann@example.com");
+    let mut config = ClientConfig::clone(&trusting(&certificate, &[&version::TLS13]));
+    config.enable_secret_extraction = true;
+    let mut client = connect(&proxy, &Arc::new(config));
+    ask(&mut client, text::login(&token).as_bytes(), b"STORED\r\n");
+    let StreamOwned { conn, mut sock } = client;
+    let suite = conn.negotiated_cipher_suite().unwrap().tls13().unwrap();
+    let (sequence, secrets) = conn.dangerous_extract_secrets().unwrap().tx;
+    let (key, iv) = match secrets {
+        ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+        | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+        | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (key, iv),
+        _ => panic!("another cipher"),
+    };
+    let mut encrypter = suite.aead_alg.encrypter(key, iv);
+    // One message of 65,000 bytes, in several records.
+    let message = [&[4, 0, 253, 232][..], &[0; 65_000]].concat();
+    for (sequence, part) in (sequence..).zip(message[..60_000].chunks(15_000)) {
+        let payload = OutboundChunks::Single(part);
+        let record =
+            OutboundPlainMessage { typ: ContentType::Handshake, version: ProtocolVersion::TLSv1_2, payload };
+        // The proxy may have closed.
+        let _ = sock.write_all(&encrypter.encrypt(record, sequence).unwrap().encode());
+    }
+    // A reset, because what has come later isn't read.
+    let closed = sock.read_to_end(&mut Vec::new());
+    let is_reset = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionReset;
+    assert!(closed.as_ref().map_or_else(is_reset, |_| true), "{closed:?}");
+}

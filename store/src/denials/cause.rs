@@ -29,6 +29,8 @@ pub enum DenialCause {
     Limit,
     /// The token's share of the plan's connections is in use.
     TokenLimit,
+    /// The cache's part of the proxy's connections is in use.
+    ProxyLimit,
     /// The request exceeds the plan's rates.
     Rate,
     /// The cache's share of the proxy's buffers is in use: its oldest unfinished request was ended.
@@ -57,6 +59,7 @@ impl DenialCause {
             Self::ForeignCredential,
             Self::Limit,
             Self::TokenLimit,
+            Self::ProxyLimit,
             Self::Rate,
             Self::Buffers,
             Self::Stalled,
@@ -81,6 +84,7 @@ impl DenialCause {
             Self::ForeignCredential => "foreign_credential",
             Self::Limit => "limit",
             Self::TokenLimit => "token_limit",
+            Self::ProxyLimit => "proxy_limit",
             Self::Rate => "rate",
             Self::Buffers => "buffers",
             Self::Stalled => "stalled",
@@ -117,6 +121,9 @@ impl DenialCause {
             }
             Self::Limit => "All connections of the plan were in use.",
             Self::TokenLimit => "All connections that one token may have were in use.",
+            Self::ProxyLimit => {
+                "The service had few connections left, and the cache as many as it may have of them."
+            }
             Self::Rate => "The application exceeded the plan's rate limit.",
             Self::Buffers => {
                 "Unfinished requests and unread replies of the cache took up its buffers, so the oldest were ended."
@@ -156,6 +163,9 @@ impl DenialCause {
             Self::TokenLimit => {
                 "Close unused connections, give each application a token of its own, or ask the operator to raise the \
                  token's limit."
+            }
+            Self::ProxyLimit => {
+                "Close unused connections, or ask the operator for a service that allows more."
             }
             Self::Buffers | Self::Stalled => {
                 "Let the application finish its requests, read all replies, and close connections that it gives up."

@@ -160,6 +160,45 @@ async fn grant_shows_revoked_token_and_suspended_user(db: TestDb) {
     assert_eq!(flags(&other.token.id()).await, (false, UserState::Active));
 }
 
+//
+async fn grants_of_a_cache_and_of_active_tokens(db: TestDb) {
+    let store = db.open().await;
+    let (ada, first) = sign_up(&store, "ada@example.org").await;
+    let (grace, other) = sign_up(&store, "grace@example.org").await;
+    let cache = first_cache(&store, &ada).await;
+    let more: Vec<NewToken> = (0..5).map(|_| NewToken::generate(&token_key(), "x")).collect();
+    for token in &more {
+        store.create_token(&cache, token).await.unwrap();
+    }
+    store.revoke_token(&more[0].token.id()).await.unwrap();
+    let mut expected: Vec<TokenId> = more[1..].iter().chain([&first]).map(|new| new.token.id()).collect();
+    expected.sort_unstable_by_key(TokenId::to_string);
+    let ids = |grants: &[Grant]| {
+        let mut ids: Vec<TokenId> = grants.iter().map(|grant| grant.token).collect();
+        ids.sort_unstable_by_key(TokenId::to_string);
+        ids
+    };
+    let of_cache = store.grants_of_cache(&cache).await.unwrap();
+    assert_eq!(ids(&of_cache), expected);
+    let one = store.grant(&first.token.id()).await.unwrap().unwrap();
+    let same = of_cache.iter().find(|grant| grant.token == one.token).unwrap();
+    assert_eq!(format!("{same:?}"), format!("{one:?}"));
+    // In pages, in the order of ids.
+    let mut all = Vec::new();
+    loop {
+        let page = store.active_grants(all.last().map(|grant: &Grant| &grant.token), 2).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        all.extend(page);
+    }
+    expected.push(other.token.id());
+    expected.sort_unstable_by_key(TokenId::to_string);
+    assert_eq!((all.len(), ids(&all)), (expected.len(), expected));
+    suspend(&db, &grace).await;
+    assert_eq!(store.active_grants(None, 100).await.unwrap().len(), 5);
+}
+
 async fn suspend(db: &TestDb, user: &User) {
     let sql = format!("UPDATE users SET state = 'suspended' WHERE id = '{}'", user.id);
     db.execute(&sql).await.unwrap();
@@ -173,4 +212,5 @@ on_both! {
     grant_matches_its_own_secret_only,
     grant_has_scram_keys,
     grant_shows_revoked_token_and_suspended_user,
+    grants_of_a_cache_and_of_active_tokens,
 }

@@ -115,6 +115,18 @@ fn a_source_has_slots_for_logins_and_slow_ones_give_theirs_up() {
     assert_eq!(excess, LOGIN_BURST_PER_SOURCE_MAX - 2 + 1 - LOGINS_PER_SOURCE_MAX);
 }
 
+//
+#[test]
+fn a_source_has_few_silent_connections_behind_a_balancer_too() {
+    let limiter = limiter(CONNECTIONS_MAX);
+    let (balancer, source) = (v4(9, 9), v4(1, 1));
+    let mut permits: Vec<Permit> =
+        (0..SILENT_PER_SOURCE_MAX + 10).map(|_| limiter.admit_balancer(balancer, 1).unwrap()).collect();
+    permits.iter_mut().for_each(|permit| permit.set_source(source));
+    assert_eq!(limiter.state().silent.count_of_source(Source::of(source)), SILENT_PER_SOURCE_MAX);
+    assert_eq!(count(&permits[..10], Phase::Closing), 10, "the oldest close");
+}
+
 //
 #[test]
 fn under_pressure_a_source_has_no_burst() {

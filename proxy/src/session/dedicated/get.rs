@@ -99,7 +99,7 @@ impl Session {
         let partially_sent = Cell::new(false);
         let fetched = tokio::select! {
             biased;
-            () = self.responses.wait_until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
+            () = self.responses.wait_until_ended() => return Err(self.leave(partially_sent.get())),
             fetched = self.run_get((get, version), worker, &partially_sent) => fetched,
         };
         let outcome = match fetched {

@@ -120,7 +120,7 @@ impl Session {
         let partially_sent = Cell::new(false);
         let result = tokio::select! {
             biased;
-            () = self.responses.wait_until_broken() => return Err(io::ErrorKind::BrokenPipe.into()),
+            () = self.responses.wait_until_ended() => return Err(self.leave(partially_sent.get())),
             result = self.run_untagged((request, version), worker, &partially_sent) => result,
         };
         self.tenant.usage.other();

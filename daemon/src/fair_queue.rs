@@ -4,9 +4,9 @@
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 
-use daemon::source::{Network, Region, Source};
+use crate::source::{Network, Region, Source};
 
-/// Waiting entries of one source.
+/// Waiting entries of one source, unless set.
 const PER_SOURCE_MAX: usize = 8;
 /// Waiting entries of one source that are known: apart from the others, so that a neighbour behind the same address
 /// doesn't take their places. Each account has a few attempts a minute only.
@@ -14,28 +14,32 @@ const KNOWN_PER_SOURCE_MAX: usize = 32;
 
 /// Who goes first while many wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Priority {
-    /// The account has been signed in to from the network before.
+pub enum Priority {
+    /// It has succeeded before, as far as is known.
     Known,
-    /// Few attempts of the network have failed lately.
+    /// Few of its network's attempts have failed lately.
     Unknown,
-    /// Many attempts of the network have failed lately.
+    /// Many of its network's attempts have failed lately.
     Suspect,
 }
 
 /// Who waits.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Requester {
-    pub(crate) source: Source,
-    pub(crate) priority: Priority,
+pub struct Requester {
+    /// Where it comes from.
+    pub source: Source,
+    /// Whether it goes first.
+    pub priority: Priority,
 }
 
+/// The entries that wait.
 #[derive(Debug)]
-pub(crate) struct FairQueue<T> {
+pub struct FairQueue<T> {
     known: Class<T>,
     unknown: Class<T>,
     suspect: Class<T>,
     capacity: usize,
+    per_source_max: usize,
     /// Entries that had their turn.
     turns: usize,
 }
@@ -51,19 +55,29 @@ struct Turns<K, L> {
 }
 
 impl<T> FairQueue<T> {
-    pub(crate) fn new(capacity: usize) -> Self {
-        Self { known: Turns::new(), unknown: Turns::new(), suspect: Turns::new(), capacity, turns: 0 }
+    /// A queue for `capacity` entries.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        let per_source_max = PER_SOURCE_MAX;
+        let [known, unknown, suspect] = [(); 3].map(|()| Turns::new());
+        Self { known, unknown, suspect, capacity, per_source_max, turns: 0 }
+    }
+
+    /// The same queue with up to `max` entries of one source.
+    #[must_use]
+    pub fn with_entries_per_source(self, max: usize) -> Self {
+        Self { per_source_max: max, ..self }
     }
 
     /// Adds an entry. Returns the entry for which there is no place: this one if its source has too many; in a full
     /// queue the last of the region that has most, among those of the lowest priority, or within the entry's own region
     /// the last of the network or source that has most.
-    pub(crate) fn push(&mut self, requester: Requester, entry: T) -> Option<T> {
+    pub fn push(&mut self, requester: Requester, entry: T) -> Option<T> {
         let Requester { source, priority } = requester;
         let is_known = priority == Priority::Known;
         let alike = self.classes().filter(|(class, _)| (*class == Priority::Known) == is_known);
         let of_source: usize = alike.map(|(_, class)| class.length_of(source)).sum();
-        if of_source >= if is_known { KNOWN_PER_SOURCE_MAX } else { PER_SOURCE_MAX } {
+        if of_source >= if is_known { KNOWN_PER_SOURCE_MAX } else { self.per_source_max } {
             return Some(entry);
         }
         let mut displaced = None;
@@ -84,7 +98,7 @@ impl<T> FairQueue<T> {
     }
 
     /// The next entry: of the highest priority, but each lower one has one turn in four.
-    pub(crate) fn pop(&mut self) -> Option<T> {
+    pub fn pop(&mut self) -> Option<T> {
         let Self { known, unknown, suspect, .. } = self;
         let order = match self.turns % 4 {
             2 => [unknown, known, suspect],
@@ -96,7 +110,7 @@ impl<T> FairQueue<T> {
     }
 
     /// Removes the entry of `requester` that `is_it`.
-    pub(crate) fn remove(&mut self, requester: Requester, is_it: impl Fn(&T) -> bool) -> Option<T> {
+    pub fn remove(&mut self, requester: Requester, is_it: impl Fn(&T) -> bool) -> Option<T> {
         self.class(requester.priority).remove(requester.source, &is_it)
     }
 

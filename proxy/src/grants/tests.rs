@@ -1,0 +1,130 @@
+//! Whose turn a look-up is, and what is kept of changed tokens.
+
+use std::pin::pin;
+
+use store::{Database, NewToken, NewUser, Permissions, Token};
+use tempfile::TempDir;
+
+use super::*;
+use crate::mailbox::{self, Message};
+
+const SOURCE: [u8; 4] = [192, 0, 2, 1];
+
+struct Fixture {
+    folder: TempDir,
+    grants: Arc<Grants>,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&Database::Sqlite(folder.path().join("memgate.db"))).await.unwrap();
+        let grants = Arc::new(Grants::new(store, key(&folder), Arc::default()));
+        Self { folder, grants }
+    }
+
+    async fn sign_up(&self, email: &str) -> Token {
+        let token = NewToken::generate(&key(&self.folder), "test");
+        let user = NewUser { email, password_hash: None, plan: "default", is_admin: false };
+        self.grants.store.sign_up(&user, &token).await.unwrap();
+        token.token
+    }
+
+    /// Creates more tokens for the cache of `token`.
+    async fn create_tokens(&self, token: &Token, count: usize, permissions: &Permissions) -> Vec<Token> {
+        let cache = self.grants.store.token(&token.id()).await.unwrap().unwrap().cache_id;
+        let mut tokens = Vec::new();
+        for _ in 0..count {
+            let new = NewToken::generate(&key(&self.folder), "more").limited_to(permissions.clone());
+            self.grants.store.create_token(&cache, &new).await.unwrap();
+            tokens.push(new.token);
+        }
+        tokens
+    }
+
+    /// Presents the secret of `secret_of` as that of `token`.
+    async fn check(&self, token: &Token, secret_of: &Token) -> Verdict {
+        let credential = Credential { id: token.id(), proof: Proof::Secret(secret_of.secret().clone()) };
+        self.grants.check(&credential, SOURCE.into()).await
+    }
+}
+
+fn key(folder: &TempDir) -> TokenKey {
+    TokenKey::load_or_create(&folder.path().join("key")).unwrap()
+}
+
+//
+#[tokio::test]
+async fn wrong_secrets_take_turns_like_unknown_ids() {
+    let fixture = Fixture::new().await;
+    let (known, unknown) = (fixture.sign_up("ann@example.com").await, Token::generate());
+    fixture.grants.preload().await;
+    let mut running = Vec::new();
+    for _ in 0..lookups::RUNNING_MAX {
+        running.push(fixture.grants.lookups.turn(SOURCE.into()).await.unwrap());
+    }
+    // A right secret waits for nothing, although the token has never been used.
+    assert!(matches!(fixture.check(&known, &known).await, Verdict::Granted(_)));
+    let mut of_known = pin!(fixture.check(&known, &unknown));
+    let mut of_unknown = pin!(fixture.check(&unknown, &unknown));
+    assert!(timeout(Duration::ZERO, &mut of_known).await.is_err());
+    assert!(timeout(Duration::ZERO, &mut of_unknown).await.is_err());
+    drop(running);
+    assert!(matches!(of_known.await, Verdict::Denied(LoginOutcome::WrongSecret)));
+    assert!(matches!(of_unknown.await, Verdict::Denied(LoginOutcome::Unknown)));
+    // From then on neither waits.
+    let mut running = Vec::new();
+    for _ in 0..lookups::RUNNING_MAX {
+        running.push(fixture.grants.lookups.turn(SOURCE.into()).await.unwrap());
+    }
+    assert!(matches!(fixture.check(&known, &unknown).await, Verdict::Denied(LoginOutcome::WrongSecret)));
+    assert!(matches!(fixture.check(&unknown, &unknown).await, Verdict::Denied(LoginOutcome::Unknown)));
+}
+
+//
+#[tokio::test]
+async fn many_tokens_of_one_cache_come_after_others() {
+    let fixture = Fixture::new().await;
+    let (ann, bob) = (fixture.sign_up("ann@example.com").await, fixture.sign_up("bob@example.com").await);
+    let many = fixture.create_tokens(&ann, 40, &Permissions::ALL).await;
+    let mut feed = fixture.grants.store.feed().await.unwrap();
+    fixture.grants.preload().await;
+    assert_eq!(fixture.grants.known.len(), 42);
+    for token in &many {
+        fixture.grants.store.revoke_token(&token.id()).await.unwrap();
+    }
+    fixture.grants.store.revoke_token(&bob.id()).await.unwrap();
+    let (workers, mut inboxes) = mailbox::channels(1);
+    let changes = feed.next().await.unwrap();
+    fixture.grants.apply_changes(&changes, &workers).await.unwrap();
+    let mut told = Vec::new();
+    while let Ok(Message::Changed(grant)) = inboxes[0].try_recv() {
+        assert!(grant.revoked);
+        told.push(grant.token);
+    }
+    assert_eq!((told.len(), told[0]), (41, bob.id()));
+    // Nobody can log in with them any more.
+    assert_eq!(fixture.grants.known.len(), 1);
+    assert!(matches!(fixture.check(&bob, &bob).await, Verdict::Denied(LoginOutcome::Revoked)));
+    assert!(matches!(fixture.check(&ann, &ann).await, Verdict::Granted(_)));
+}
+
+//
+#[tokio::test]
+async fn tokens_that_nobody_can_log_in_with_are_forgotten() {
+    let fixture = Fixture::new().await;
+    let ann = fixture.sign_up("ann@example.com").await;
+    let expired = Permissions { expires_at: Some(Timestamp::from_millis(1)), ..Permissions::ALL };
+    let expired = fixture.create_tokens(&ann, 3, &expired).await;
+    fixture.grants.preload().await;
+    assert_eq!(fixture.grants.known.len(), 1, "expired ones aren't read ahead");
+    for token in &expired {
+        let verdict = fixture.check(token, token).await;
+        assert!(matches!(verdict, Verdict::Denied(LoginOutcome::Expired)), "{verdict:?}");
+    }
+    assert_eq!(fixture.grants.known.len(), 4);
+    fixture.grants.forget_inactive();
+    assert_eq!(fixture.grants.known.len(), 1);
+    assert!(matches!(fixture.check(&expired[0], &expired[0]).await, Verdict::Denied(LoginOutcome::Expired)));
+    assert!(matches!(fixture.check(&ann, &ann).await, Verdict::Granted(_)));
+}
