@@ -1,39 +1,103 @@
-//! Queries the readiness endpoint of a role.
+//! Asks the health endpoint of a role how it is, and checks who answers.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use daemon::health::Report;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-const TIMEOUT: Duration = Duration::from_secs(1);
-/// Bytes of a response. Ours are one line; the rest of a longer one is ignored.
-const RESPONSE_MAX: u64 = 4096;
+use crate::role::Role;
 
-/// Returns `Ok` with an optional warning if the role at this health address is ready, else the reason why not.
-pub(crate) async fn is_ready(health: SocketAddr) -> Result<Option<String>, String> {
-    let response = tokio::time::timeout(TIMEOUT, get_readyz(health)).await;
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes of a response that are read. Ours are far shorter.
+const RESPONSE_MAX: u64 = 64 << 10;
+
+/// What the process at this address says of itself.
+///
+/// # Errors
+/// Why nothing of memgate answers.
+pub(crate) async fn ask(health: SocketAddr) -> Result<Report, String> {
+    let response = tokio::time::timeout(TIMEOUT, get_status(health)).await;
     let response = match response {
         Ok(Ok(response)) => response,
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             return Err("not running".into());
         }
         Ok(Err(error)) => return Err(error.to_string()),
-        Err(_) => return Err("no response within a second".into()),
+        Err(_) => return Err("no response within a second: it hangs, or this machine is very busy".into()),
     };
     let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
-    match head.split(' ').nth(1) {
-        Some("200") => Ok(body.trim().strip_prefix("ready: ").map(str::to_owned)),
-        Some("503") => Err(body.trim().to_owned()),
-        _ => Err(format!("another program answers on {health}")),
-    }
+    let is_success = head.split(' ').nth(1) == Some("200");
+    let report = serde_json::from_str(body).ok().filter(|_| is_success);
+    report.ok_or_else(|| format!("another program answers on {health}"))
 }
 
-async fn get_readyz(health: SocketAddr) -> std::io::Result<String> {
+/// Why a report isn't that of an installation's role, if it isn't (F-27).
+pub(crate) fn foreign(report: &Report, role: Role, installation: &str) -> Option<String> {
+    let process = &report.process;
+    if process.installation != installation {
+        return Some(format!(
+            "not running here: the {} of another installation ({}) answers, process {}",
+            process.role, process.installation, process.pid
+        ));
+    }
+    (process.role != role.name()).then(|| {
+        format!("not running here: the {} answers in its place, process {}", process.role, process.pid)
+    })
+}
+
+async fn get_status(health: SocketAddr) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(health).await?;
-    let request = format!("GET /readyz HTTP/1.1\r\nHost: {health}\r\nConnection: close\r\n\r\n");
+    let request = format!("GET /status HTTP/1.1\r\nHost: {health}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut response = Vec::new();
     stream.take(RESPONSE_MAX).read_to_end(&mut response).await?;
     Ok(String::from_utf8_lossy(&response).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use daemon::Shutdown;
+    use daemon::health::{self, Health, ProcessInfo};
+
+    use super::*;
+
+    // F-27.
+    #[tokio::test]
+    async fn roles_of_another_installation_are_told_apart() {
+        let health = Health::new(ProcessInfo::new("abc234", "proxy", "1.2.3"));
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let shutdown = Shutdown::new();
+        health::serve(address, &health, &shutdown).await.unwrap();
+        let report = ask(address).await.unwrap();
+        assert_eq!(report, health.report());
+        assert_eq!(foreign(&report, Role::Proxy, "abc234"), None);
+        let other = foreign(&report, Role::Proxy, "xyz567").unwrap();
+        assert!(other.contains("the proxy of another installation (abc234) answers"), "{other}");
+        let swapped = foreign(&report, Role::Webui, "abc234").unwrap();
+        assert!(swapped.contains("the proxy answers in its place"), "{swapped}");
+        shutdown.begin();
+    }
+
+    // F-27, F-25.
+    #[tokio::test]
+    async fn silence_and_other_programs_are_told_apart() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(ask(address).await.unwrap_err().contains("no response within a second"));
+        let web = std::thread::spawn(move || {
+            // The one that was asked above waits in the backlog.
+            for mut stream in listener.incoming().take(2).flatten() {
+                let _ = stream.read(&mut [0; 1024]);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nready");
+            }
+        });
+        assert_eq!(ask(address).await.unwrap_err(), format!("another program answers on {address}"));
+        web.join().unwrap();
+        assert_eq!(ask(address).await.unwrap_err(), "not running");
+    }
 }

@@ -4,6 +4,7 @@
 //! (`global_args`), the settings (`settings`), the data directory (`data_dir`) and the output format (`output`).
 
 mod ca;
+mod changed_settings;
 mod cli;
 mod data_dir;
 mod database_url;
@@ -12,6 +13,7 @@ mod health_check;
 mod output;
 mod role;
 mod settings;
+mod store_outage;
 mod system_users;
 mod trusted_folder;
 

@@ -16,6 +16,8 @@ pub(crate) struct CliError {
     what: String,
     fix: String,
     status: ExitStatus,
+    /// The store is away: the same may work later.
+    is_outage: bool,
 }
 
 /// Exit status of a failed command.
@@ -30,7 +32,7 @@ impl CliError {
     /// The command failed: exit status 1.
     pub(crate) fn new(what: impl Into<String>, fix: impl Into<String>) -> Self {
         let what = without_system_codes(&what.into());
-        Self { what, fix: fix.into(), status: ExitStatus::Failed }
+        Self { what, fix: fix.into(), status: ExitStatus::Failed, is_outage: false }
     }
 
     /// The arguments are invalid: exit status 2.
@@ -75,6 +77,11 @@ impl CliError {
             source = error.source();
         }
         Self::new(what, one_line(fix))
+    }
+
+    /// Whether the store is away, so that the same may work later.
+    pub(crate) fn is_outage(&self) -> bool {
+        self.is_outage
     }
 
     /// Prints the error on stderr, as one line or as JSON. Returns the exit status.
@@ -123,7 +130,13 @@ impl From<store::private_file::FileError> for CliError {
     }
 }
 
-cli_error_from!(store::StoreError, store::KeyError, provisioner::Error, proxy::Error, webui::Error);
+impl From<store::StoreError> for CliError {
+    fn from(error: store::StoreError) -> Self {
+        Self { is_outage: error.is_outage(), ..Self::from_error(&error) }
+    }
+}
+
+cli_error_from!(store::KeyError, provisioner::Error, proxy::Error, webui::Error);
 
 /// Prints a command's result: `document` as JSON, or `text` for people.
 pub(crate) fn print<T: Serialize>(
@@ -142,8 +155,10 @@ pub(crate) fn print<T: Serialize>(
 }
 
 /// Escapes control characters, which can steer a terminal, as JSON does: a line of JSON stays valid. Tabs are kept.
+/// Marks that turn the direction of text or break lines are escaped too: they make a line read as another one.
 pub(crate) fn escape_controls(text: &str) -> Cow<'_, str> {
-    let is_control = |c: char| c.is_control() && c != '\t';
+    let is_mark = |c| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_control = |c: char| (c.is_control() && c != '\t') || is_mark(c);
     if !text.contains(is_control) {
         return text.into();
     }
@@ -223,6 +238,8 @@ mod tests {
     fn control_characters_are_escaped() {
         assert_eq!(escape_controls("plain\ttext"), "plain\ttext");
         assert_eq!(escape_controls("a\u{1b}[2Jb\u{9b}\n"), "a\\u001b[2Jb\\u009b\\u000a");
+        assert_eq!(escape_controls("a\u{202e}b\u{2066}\u{2028}"), "a\\u202eb\\u2066\\u2028");
+        assert_eq!(escape_controls("\u{5d0}\u{627}"), "\u{5d0}\u{627}", "letters written from right to left");
         let json = serde_json::json!({ "name": "a\u{7f}\u{9b}\u{1b}" }).to_string();
         let escaped = escape_controls(&json);
         assert!(!escaped.contains(char::is_control));

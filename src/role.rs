@@ -2,12 +2,16 @@
 
 pub(crate) mod confinement;
 mod priority;
+mod pulse;
+mod store_writes;
 
+use std::fs::File;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use daemon::Shutdown;
+use daemon::health::{self, Health, ProcessInfo, STORE};
+use daemon::{Process, Reload, Shutdown};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::CapabilitySet;
 use tokio::runtime::Runtime;
@@ -18,6 +22,7 @@ use crate::global_args::GlobalArgs;
 use crate::output::CliError;
 use crate::settings::Settings;
 use crate::system_users::SystemUsers;
+use crate::{changed_settings, store_outage};
 
 /// Time that a role's tasks have to finish once the shutdown has begun.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,6 +57,15 @@ impl Role {
             Self::Provisioner => "provisioner",
             Self::Proxy => "proxy",
             Self::Webui => "webui",
+        }
+    }
+
+    /// Its name in a sentence.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Provisioner => "the provisioner",
+            Self::Proxy => "the proxy",
+            Self::Webui => "the web UI",
         }
     }
 
@@ -133,16 +147,17 @@ impl Role {
 
 /// Runs the role until SIGTERM or SIGINT.
 pub(crate) fn run(role: Role, args: &RoleArgs, global: &GlobalArgs) -> Result<(), CliError> {
-    let settings = if args.supervised {
+    let (settings, supervision) = if args.supervised {
         confinement::confine(args.run_as.as_ref(), role.capabilities(), role.niceness())
             .map_err(|error| supervision_error("give up its privileges", &error))?;
-        receive_settings()?
+        let pipe = pulse::take_stdout().map_err(|error| supervision_error("show that it runs", &error))?;
+        (receive_settings()?, Supervision::Supervised(pipe))
     } else {
-        Settings::load(global)?
+        (Settings::load(global)?, Supervision::Alone(global))
     };
     daemon::telemetry::init(&settings.log.filter, settings.log.format);
     raise_file_limit();
-    runtime()?.block_on(serve(role, settings, &DataDir::of(global)))
+    runtime()?.block_on(serve(role, &settings, &DataDir::of(global), supervision))
 }
 
 /// A tokio runtime for a command or a role.
@@ -152,29 +167,80 @@ pub(crate) fn runtime() -> Result<Runtime, CliError> {
     })
 }
 
-async fn serve(role: Role, settings: Settings, folder: &DataDir) -> Result<(), CliError> {
-    let shutdown =
-        Shutdown::on_signals().map_err(|error| CliError::new(error.to_string(), "report this bug"))?;
-    let store = folder.open_role_store(&settings, role.name()).await?;
+/// Who started the role.
+enum Supervision<'a> {
+    /// `memgate up`, which is sent signs of life.
+    Supervised(File),
+    /// Somebody else: the role reads the settings itself.
+    Alone(&'a GlobalArgs),
+}
+
+async fn serve(
+    role: Role,
+    settings: &Settings,
+    folder: &DataDir,
+    supervision: Supervision<'_>,
+) -> Result<(), CliError> {
+    let bug = |error: std::io::Error| CliError::new(error.to_string(), "report this bug");
+    let shutdown = Shutdown::on_signals(role.title()).map_err(bug)?;
+    let reload = Reload::on_hangup(&shutdown).map_err(bug)?;
+    let info = ProcessInfo::new(&folder.installation_id()?, role.name(), env!("MEMGATE_VERSION"));
+    let health = Health::new(info);
+    health::serve(role.health(settings), &health, &shutdown).await.map_err(|error| {
+        let (name, address) = (role.name(), role.health(settings));
+        let what = format!("can't listen on {address} for health and metrics ({error})");
+        CliError::new(what, format!("stop what uses it, or set {name}.health to another address"))
+    })?;
+    let process = Process { shutdown, reload, health };
+    let run = run_with_store(role, settings, folder, &process);
+    match supervision {
+        Supervision::Supervised(pipe) => tokio::select! {
+            result = run => result,
+            never = pulse::send(pipe, process.health.clone()) => match never {},
+        },
+        Supervision::Alone(global) => tokio::select! {
+            result = run => result,
+            never = changed_settings::report(global, settings, process.reload.clone()) => match never {},
+        },
+    }
+}
+
+/// Waits for the store, then runs the role until the shutdown, and stops its tasks.
+async fn run_with_store(
+    role: Role,
+    settings: &Settings,
+    folder: &DataDir,
+    process: &Process,
+) -> Result<(), CliError> {
+    let Process { shutdown, health, .. } = process;
+    let away = |error: String| {
+        health.set_problem(STORE, Some(format!("the store is unavailable ({error})")));
+        health.waiting(format!("waiting for the store ({error})"));
+    };
+    let open = async || folder.open_role_store(settings, role.name()).await;
+    let opened = store_outage::until_open(shutdown, open, away).await?;
+    let Some(store) = opened else { return Ok(()) };
+    health.set_problem(STORE, None);
+    shutdown.spawn(store_writes::report(store.clone(), health.clone(), shutdown.clone()));
     match role {
         Role::Provisioner => {
             let (key, id) = (folder.lane_key(&store).await?, folder.installation_id()?);
-            provisioner::run(settings.provisioner.clone(), store.clone(), &id, key, shutdown.clone()).await?;
+            provisioner::run(settings.provisioner.clone(), store.clone(), &id, key, process.clone()).await?;
         }
         Role::Proxy => {
             let keys = (folder.token_key(&store).await?, folder.lane_key(&store).await?);
-            proxy::run(settings.proxy.clone(), store.clone(), keys.0, keys.1, shutdown.clone()).await?;
+            proxy::run(settings.proxy.clone(), store.clone(), keys.0, keys.1, process.clone()).await?;
         }
         Role::Webui => {
             let key = folder.token_key(&store).await?;
-            webui::run(settings.webui.clone(), store.clone(), key, shutdown.clone()).await?;
+            webui::run(settings.webui.clone(), store.clone(), key, process.clone()).await?;
         }
     }
     shutdown.begin();
     if !shutdown.finished(STOP_TIMEOUT).await {
         tracing::warn!(role = role.name(), "stopped with unfinished tasks");
     }
-    folder.close_store(&settings, &store).await;
+    folder.close_store(settings, &store).await;
     Ok(())
 }
 

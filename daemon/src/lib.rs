@@ -9,9 +9,11 @@ mod host_tool;
 pub mod http;
 pub mod memory;
 pub mod metrics;
+mod process;
 mod shutdown;
 pub mod source;
 pub mod telemetry;
 
 pub use host_tool::host_tool;
+pub use process::{Process, Reload};
 pub use shutdown::{Shutdown, Ticks};

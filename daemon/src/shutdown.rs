@@ -23,18 +23,18 @@ impl Shutdown {
         Self::default()
     }
 
-    /// Creates a shutdown that begins on SIGTERM or SIGINT.
+    /// Creates a shutdown that begins on SIGTERM or SIGINT. The log names the process by `name`.
     ///
     /// # Errors
     /// If the signal handlers can't be installed.
-    pub fn on_signals() -> io::Result<Self> {
+    pub fn on_signals(name: &'static str) -> io::Result<Self> {
         let shutdown = Self::new();
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let draining = shutdown.draining.clone();
         shutdown.spawn(async move {
             tokio::select! {
-                _ = term.recv() => tracing::info!("stopping on SIGTERM"),
-                _ = int.recv() => tracing::info!("stopping on SIGINT"),
+                _ = term.recv() => tracing::info!("{name} stops on SIGTERM"),
+                _ = int.recv() => tracing::info!("{name} stops on SIGINT"),
                 () = draining.cancelled() => {}
             }
             draining.cancel();

@@ -2,22 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use daemon::health::Readiness;
+use daemon::health::{Health, STORE};
 
 use crate::error::{Error, chain};
+
+/// Parts outside of memgate: when they are back, the provisioner gets ready without help.
+const AWAITED: [&str; 2] = ["docker", "store"];
 
 /// The parts that fail now, each with its error.
 #[derive(Debug)]
 pub(crate) struct Conditions {
-    readiness: Readiness,
+    health: Health,
     failing: BTreeMap<&'static str, String>,
 }
 
 impl Conditions {
     /// The parts in `starting` count as failing until they are set to `None`.
-    pub(crate) fn new(readiness: Readiness, starting: &[&'static str]) -> Self {
+    pub(crate) fn new(health: Health, starting: &[&'static str]) -> Self {
         let failing = starting.iter().map(|part| (*part, format!("{part}: starting"))).collect();
-        let conditions = Self { readiness, failing };
+        let conditions = Self { health, failing };
         conditions.publish();
         conditions
     }
@@ -34,7 +37,7 @@ impl Conditions {
                 previous
             }
             None => self.failing.remove(part).inspect(|previous| {
-                if !previous.ends_with(": starting") {
+                if !is_starting(previous) {
                     tracing::info!(part, "recovered");
                 }
             }),
@@ -45,11 +48,21 @@ impl Conditions {
     }
 
     fn publish(&self) {
+        self.health.set_problem(STORE, self.failing.get("store").filter(|text| !is_starting(text)).cloned());
         if self.failing.is_empty() {
-            self.readiness.ready();
+            return self.health.ready();
+        }
+        let reasons: Vec<&str> = self.failing.values().map(String::as_str).collect();
+        let reasons = reasons.join("; ");
+        if self.failing.iter().all(|(part, text)| AWAITED.contains(part) || is_starting(text)) {
+            self.health.waiting(reasons);
         } else {
-            let reasons: Vec<&str> = self.failing.values().map(String::as_str).collect();
-            self.readiness.not_ready(reasons.join("; "));
+            self.health.not_ready(reasons);
         }
     }
+}
+
+/// Whether a part has been neither well nor failing yet.
+fn is_starting(text: &str) -> bool {
+    text.ends_with(": starting")
 }

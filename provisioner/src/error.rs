@@ -1,7 +1,5 @@
 //! Errors of the provisioner.
 
-use std::net::SocketAddr;
-
 use store::StoreError;
 
 /// A library's error, kept for the log.
@@ -10,14 +8,6 @@ pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 /// Why the provisioner can't do something. Messages name the fix; users read `for_owner` instead.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The health port can't be bound; most likely it is in use.
-    #[error("can't listen on {address} for health and metrics: stop what uses it, or set provisioner.health")]
-    Bind {
-        /// The configured address.
-        address: SocketAddr,
-        /// The system's error.
-        source: std::io::Error,
-    },
     /// An installation id that no store creates. It would become part of names and rules.
     #[error("invalid installation id \"{0}\": it has 1 to 8 lower-case letters and digits")]
     InstallationId(String),
@@ -139,7 +129,8 @@ impl Error {
     }
 
     /// Whether Docker as a whole is unavailable, so that retries of single instances are useless.
-    pub(crate) fn is_docker_down(&self) -> bool {
+    #[must_use]
+    pub fn is_docker_down(&self) -> bool {
         matches!(self, Self::DockerDown(_))
     }
 

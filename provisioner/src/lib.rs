@@ -35,8 +35,8 @@ pub use teardown::Removed;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::Shutdown;
-use daemon::health::{self, Readiness};
+use daemon::health::{Health, STORE};
+use daemon::{Process, Shutdown};
 use prometheus_client::registry::Registry;
 use store::{LaneKey, LeaderLock, Store};
 use tokio::sync::Mutex;
@@ -58,25 +58,23 @@ const LEADER_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// the store's may have been changed by a less privileged role.
 ///
 /// # Errors
-/// At start: if a setting is invalid, the health port can't be bound, or the store can't be read. Later
-/// failures are retried, logged and shown by the health endpoint.
+/// At start: if a setting is invalid. Later failures are retried, logged and shown by the health endpoint, which the
+/// caller serves.
 pub async fn run(
     config: Config,
     store: Store,
     installation_id: &str,
     lane_key: LaneKey,
-    shutdown: Shutdown,
+    process: Process,
 ) -> Result<(), Error> {
+    let Process { shutdown, health, .. } = process;
     let settings = config.check()?;
     let names = Names::new(installation_id)?;
     let firewall = Firewall::new(names.clone(), config.proxy_user);
     firewall.check_proxy_user().await?;
-    let readiness = Readiness::default();
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
-    health::serve(config.health, readiness.clone(), registry, &shutdown)
-        .await
-        .map_err(|source| Error::Bind { address: config.health, source })?;
+    health.publish_metrics(registry);
     let docker = Arc::new(Docker::new(names.clone(), &config.docker_socket));
     let executor = Arc::new(Executor {
         images: ImageCache::new(Arc::clone(&docker), config.image),
@@ -94,13 +92,12 @@ pub async fn run(
         metrics,
     });
     loop {
-        let lock = wait_for_leadership(&executor, &readiness, &shutdown).await;
+        let lock = wait_for_leadership(&executor, &health, &shutdown).await;
         let Some(lock) = lock else { return Ok(()) };
         executor.metrics.leader.set(1);
         tracing::info!(installation = executor.names.id(), "leading");
         let interval = settings.resync_interval;
-        let ended =
-            reconcile::lead(Arc::clone(&executor), interval, lock, readiness.clone(), &shutdown).await;
+        let ended = reconcile::lead(Arc::clone(&executor), interval, lock, health.clone(), &shutdown).await;
         executor.metrics.leader.set(0);
         if ended == Ended::Shutdown {
             return Ok(());
@@ -112,7 +109,7 @@ pub async fn run(
 /// `None` if the shutdown begins first.
 async fn wait_for_leadership(
     executor: &Executor,
-    readiness: &Readiness,
+    health: &Health,
     shutdown: &Shutdown,
 ) -> Option<LeaderLock> {
     let mut logged = false;
@@ -125,13 +122,15 @@ async fn wait_for_leadership(
                 if !logged {
                     tracing::info!("another provisioner of this installation leads: waiting");
                 }
-                readiness.not_ready("another provisioner of this installation leads: this one waits");
+                health.set_problem(STORE, None);
+                health.waiting("another provisioner of this installation leads: this one waits");
             }
             Err(error) => {
                 if !logged {
                     tracing::error!("{}", error::chain(&error));
                 }
-                readiness.not_ready(error.to_string());
+                health.set_problem(STORE, Some(error.to_string()));
+                health.waiting(error.to_string());
             }
         }
         logged = true;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::Shutdown;
-use daemon::health::Readiness;
+use daemon::health::Health;
 use store::{DesiredState, Instance, LeaderLock};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -34,6 +34,9 @@ const RESYNC_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time limit of the check that this process still holds the leader lock.
 const LEASE_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Interval at which an idle reconciler shows that it isn't stuck.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why the reconciler ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +80,7 @@ pub(crate) async fn lead(
     executor: Arc<Executor>,
     resync_interval: Duration,
     mut lock: LeaderLock,
-    readiness: Readiness,
+    health: Health,
     shutdown: &Shutdown,
 ) -> Ended {
     executor.capacity.reset().await;
@@ -90,8 +93,11 @@ pub(crate) async fn lead(
     let keeper = Arc::clone(&executor);
     followers.spawn(async move { events::keep_firewall(&keeper.firewall, sender).await });
     let capacity = Arc::clone(&executor);
-    let mut reconciler = Reconciler::new(executor, resync_interval, readiness);
+    let progress = health.watch_loop("the reconciler");
+    let mut progress_tick = tokio::time::interval(PROGRESS_INTERVAL);
+    let mut reconciler = Reconciler::new(executor, resync_interval, health);
     let ended = loop {
+        progress.mark();
         let due = reconciler.next_due();
         tokio::select! {
             () = shutdown.begun() => break Ended::Shutdown,
@@ -104,6 +110,7 @@ pub(crate) async fn lead(
                 }
             },
             waiting = capacity.capacity.room() => reconciler.retry(&waiting),
+            _ = progress_tick.tick() => {}
             () = sleep_until(due) => {}
         }
         if reconciler.resync_is_due() {
@@ -121,13 +128,13 @@ pub(crate) async fn lead(
 }
 
 impl Reconciler {
-    fn new(executor: Arc<Executor>, resync_interval: Duration, readiness: Readiness) -> Self {
+    fn new(executor: Arc<Executor>, resync_interval: Duration, health: Health) -> Self {
         Self {
             executor,
             resync_interval,
             queue: WorkQueue::default(),
             tasks: JoinSet::new(),
-            conditions: Conditions::new(readiness, &["docker", "store", "resync"]),
+            conditions: Conditions::new(health, &["docker", "store", "resync"]),
             desired: HashMap::new(),
             instance_by_container: HashMap::new(),
             foreign: BTreeSet::new(),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use daemon::health::Progress;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
@@ -51,13 +52,14 @@ impl Acceptor {
         listener: StdListener,
         shared: Arc<Shared>,
     ) -> Result<JoinHandle<()>, Error> {
+        let progress = shared.health.watch_loop(format!("acceptor {index}"));
         thread::start(format!("acceptor-{index}"), move || async move {
             let scratch = RefCell::new(vec![0; READ_MAX]);
-            Rc::new(Self { shared, connections: TaskTracker::new(), scratch }).run(listener).await;
+            Rc::new(Self { shared, connections: TaskTracker::new(), scratch }).run(listener, progress).await;
         })
     }
 
-    async fn run(self: Rc<Self>, listener: StdListener) {
+    async fn run(self: Rc<Self>, listener: StdListener, progress: Progress) {
         let listener = match TcpListener::from_std(listener) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "failed to register the listener"),
@@ -65,8 +67,9 @@ impl Acceptor {
         tokio::select! {
             () = self.shared.shutdown.begun() => {}
             () = self.accept_all(&listener) => {}
+            never = progress.mark_while_polled() => match never {},
         }
-        drop(listener);
+        drop((listener, progress));
         self.connections.close();
         tokio::select! {
             () = self.connections.wait() => {}

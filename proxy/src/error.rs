@@ -6,12 +6,10 @@ use std::net::SocketAddr;
 /// An error that stops the whole proxy. Errors of a single connection never do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A port can't be bound.
-    #[error("can't listen on {address} ({what}): {}", fix(source))]
+    /// The cache endpoint can't be bound.
+    #[error("can't listen on {address} (cache endpoint): {}", fix(source))]
     Bind {
-        /// Which port.
-        what: &'static str,
-        /// Its address.
+        /// The configured address.
         address: SocketAddr,
         /// The system's error.
         source: io::Error,

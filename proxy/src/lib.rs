@@ -38,8 +38,7 @@ mod worker;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use daemon::Shutdown;
-use daemon::health::{self, Readiness};
+use daemon::{Process, Shutdown};
 use prometheus_client::registry::Registry;
 use store::{LaneKey, Store, TokenKey};
 
@@ -72,41 +71,41 @@ const FOLLOW_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// # Errors
 /// If only one of the two is set, a file can't be used, or they don't belong together.
 pub fn check_certificate(config: &Config) -> Result<(), Error> {
-    Certificate::load(config).map(drop)
+    Certificate::load(config, &mut Registry::default()).map(drop)
 }
 
-/// Runs the proxy until shutdown: binds its ports, follows the store, accepts connections.
+/// Runs the proxy until shutdown: binds its port, follows the store, accepts connections. The caller serves the health
+/// endpoint.
 ///
 /// # Errors
 ///
-/// If a port can't be bound, a certificate can't be loaded, the store can't be read at start, or the store's
-/// revision goes backwards later (the supervisor then restarts the proxy).
+/// If the port can't be bound, a certificate can't be loaded, or the store's revision goes backwards later (the supervisor
+/// then restarts the proxy).
 pub async fn run(
     config: Config,
     store: Store,
     token_key: TokenKey,
     lane_key: LaneKey,
-    shutdown: Shutdown,
+    process: Process,
 ) -> Result<(), Error> {
+    let Process { shutdown, reload, health } = process;
     let descriptors = Descriptors::reserve(config.connections, config.workers());
     let mut registry = Registry::default();
     let metrics = Arc::new(Metrics::register(&mut registry));
-    let readiness = Readiness::default();
-    let certificate = Arc::new(Certificate::load(&config)?);
+    let certificate = Arc::new(Certificate::load(&config, &mut registry)?);
     let listeners = listener::bind(config.listen, config.workers())?;
-    health::serve(config.health, readiness.clone(), registry, &shutdown)
-        .await
-        .map_err(|source| Error::Bind { what: "health port", address: config.health, source })?;
+    health.publish_metrics(registry);
 
     let (workers, inboxes) = mailbox::channels(listeners.len());
     let usage = usage::spawn(store.clone(), config.listen, metrics.clone(), &shutdown);
-    certificate.follow(readiness.clone(), &shutdown);
+    certificate.follow(health.clone(), reload, &shutdown);
     metrics.connections_limit.set(i64::try_from(descriptors.connections).unwrap_or(i64::MAX));
     let grants = Arc::new(Grants::new(store.clone(), token_key, metrics.clone()));
     // Begins when no connection is left: until then, revoked tokens are closed and requests to close are obeyed.
     let drained = Shutdown::new();
     let stops = (&shutdown, &drained);
-    let mut fatal = grants::follow(grants.clone(), workers.clone(), readiness, stops).await?;
+    let following = grants::follow(grants.clone(), workers.clone(), health.clone(), stops).await;
+    let Some(mut fatal) = following else { return Ok(()) };
     let heartbeat = Heartbeat::new(store.clone(), config.listen);
     heartbeat.spawn(grants.applied(), metrics.store.clone(), &drained);
     connections::spawn(store, heartbeat.id().to_owned(), workers.clone(), &drained);
@@ -123,6 +122,7 @@ pub async fn run(
         shutdown: shutdown.clone(),
         drained: drained.clone(),
         config,
+        health,
         certificate,
         grants,
         lane_key,

@@ -16,7 +16,7 @@ const BACKLOG: i32 = 4096;
 ///
 /// If the port is taken, also by another program that shares it, or may not be bound.
 pub(crate) fn bind(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, Error> {
-    let failed = |source| Error::Bind { what: "cache endpoint", address, source };
+    let failed = |source| Error::Bind { address, source };
     // A trial without SO_REUSEPORT finds a port that another program shares.
     drop(open(address, false).map_err(failed)?);
     let first = open(address, true).map_err(failed)?;

@@ -248,6 +248,28 @@ impl FeedMetrics {
     }
 }
 
+/// When the certificate in use ends.
+#[derive(Debug, Default)]
+pub(crate) struct CertificateEnd(Gauge);
+
+impl CertificateEnd {
+    /// Only for a proxy with a certificate: an alert must not take 1970 for its end.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let end = Self::default();
+        registry.sub_registry_with_prefix("memgate_proxy").register(
+            "tls_certificate_end_timestamp_seconds",
+            "When the TLS certificate in use ends, in seconds since 1970",
+            end.0.clone(),
+        );
+        end
+    }
+
+    /// Sets it to a time in seconds since 1970.
+    pub(crate) fn set(&self, end: i64) {
+        self.0.set(end);
+    }
+}
+
 /// Counts a panic, if the task that holds it ends in one.
 pub(crate) struct PanicGuard(Counter);
 

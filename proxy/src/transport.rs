@@ -9,6 +9,7 @@ pub(crate) mod proxy_protocol;
 mod received;
 pub(crate) mod tcp;
 pub(crate) mod tls_config;
+mod validity;
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice, Read, Write};

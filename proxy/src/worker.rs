@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use daemon::Shutdown;
+use daemon::health::Health;
 use store::{Grant, LaneKey, Timestamp};
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
@@ -58,6 +59,7 @@ const LANE_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Shared by all acceptors and workers, read-only.
 pub(crate) struct Shared {
     pub(crate) config: Config,
+    pub(crate) health: Health,
     pub(crate) certificate: Arc<Certificate>,
     pub(crate) grants: Arc<Grants>,
     pub(crate) lane_key: LaneKey,
@@ -151,7 +153,10 @@ impl Worker {
         let mut stall_sweep = interval(stall_timeout / STALL_SWEEPS);
         stall_sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let passes = spawn_local(self.turns.clone().run());
+        // The sweeps make it run several times a second.
+        let progress = self.shared.health.watch_loop(format!("worker {}", self.index));
         loop {
+            progress.mark();
             tokio::select! {
                 () = self.shared.shutdown.begun() => break,
                 Some(message) = inbox.recv() => self.receive(message),
@@ -163,6 +168,7 @@ impl Worker {
                 _ = idle_sweep.tick() => self.drop_idle_tenants(),
             }
         }
+        drop(progress);
         self.closing.set(true);
         self.tenants.borrow().values().for_each(|tenant| tenant.wake_all());
         self.drain(inbox).await;

@@ -1,5 +1,7 @@
 //! `memgate down`: removes what memgate created on this machine; with `--purge` its data too.
 
+mod roles;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -23,7 +25,8 @@ Examples:
   memgate down --data /var/lib/memgate
   memgate down --purge --dry-run
 
-A running `memgate up` with the same data is stopped first. Users and tokens are kept, and `memgate up`
+A running `memgate up` with the same data is stopped first, and so are roles that run on this machine without it.
+Users and tokens are kept, and `memgate up`
 creates their caches again, empty; with --purge nothing is kept. With PostgreSQL (`store.url`) --purge is refused:
 drop that database yourself. Other installations are never touched.")]
 pub(crate) struct Down {
@@ -38,12 +41,14 @@ pub(crate) struct Down {
     dry_run: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Removed {
     installation: Option<String>,
     /// Whether nothing was removed, only counted.
     dry_run: bool,
     stopped: bool,
+    /// Roles that ran without `memgate up` and were stopped.
+    stopped_roles: Vec<String>,
     #[serde(flatten)]
     docker: Option<provisioner::Removed>,
     files: Vec<PathBuf>,
@@ -57,13 +62,7 @@ impl Down {
             let fix = "drop the database yourself, run `memgate down`, then remove the data directory";
             return Err(CliError::new("--purge doesn't empty PostgreSQL", fix));
         }
-        let mut removed = Removed {
-            installation: None,
-            dry_run: self.dry_run,
-            stopped: false,
-            docker: None,
-            files: Vec::new(),
-        };
+        let mut removed = Removed { dry_run: self.dry_run, ..Removed::default() };
         if data_dir.is_initialized()? {
             if self.dry_run {
                 self.survey(&settings, &data_dir, &mut removed)?;
@@ -90,7 +89,7 @@ impl Down {
     }
 
     fn survey(&self, settings: &Settings, data_dir: &DataDir, removed: &mut Removed) -> Result<(), CliError> {
-        removed.stopped = up::lock_holder(&data_dir.lock_path())?.is_some();
+        removed.stopped = up::lock_holder(data_dir)?.is_some();
         let id = runtime()?.block_on(Self::compared_id(settings, data_dir))?;
         removed.docker = Some(runtime()?.block_on(provisioner::survey(&settings.provisioner, &id))?);
         removed.installation = Some(id);
@@ -105,8 +104,14 @@ impl Down {
         data_dir: &DataDir,
         removed: &mut Removed,
     ) -> Result<(), CliError> {
-        let id = Self::compared_id(settings, data_dir).await?;
+        // To compare, and for the lock: what is removed is decided by the data directory's id.
+        let store = data_dir.open_store(settings).await?;
+        let id = data_dir.installation_id()?;
+        removed.stopped_roles = roles::stop(settings, &id).await?;
+        let lock = roles::keep_provisioners_away(&store).await?;
         removed.docker = Some(provisioner::teardown(&settings.provisioner, &id).await?);
+        drop(lock);
+        data_dir.close_store(settings, &store).await;
         removed.installation = Some(id);
         Ok(())
     }
@@ -132,8 +137,12 @@ impl Down {
             [] => String::new(),
             kept => format!("\nkept, because memgate didn't create it or others use it: {}", kept.join(", ")),
         };
+        let stopped = match removed.stopped_roles.as_slice() {
+            [] => String::new(),
+            roles => format!("stopped {}\n", roles.join(", ")),
+        };
         format!(
-            "{verb} {} containers, {} volumes, {} networks and the firewall rules; {data}{kept}",
+            "{stopped}{verb} {} containers, {} volumes, {} networks and the firewall rules; {data}{kept}",
             docker.containers, docker.volumes, docker.networks
         )
     }
@@ -141,15 +150,14 @@ impl Down {
 
 /// Stops the `memgate up` of this data directory, which would create everything again. Returns whether one ran.
 fn stop(data_dir: &DataDir) -> Result<bool, CliError> {
-    let lock = data_dir.lock_path();
-    let Some(pid) = up::lock_holder(&lock)? else { return Ok(false) };
+    let Some(up::LockHolder { pid, .. }) = up::lock_holder(data_dir)? else { return Ok(false) };
     let fix = || format!("stop process {pid} yourself, then retry");
     let process = Pid::from_raw(pid)
         .ok_or_else(|| CliError::new("the lock file contains an invalid process id", fix()))?;
     rustix::process::kill_process(process, Signal::TERM)
         .map_err(|error| CliError::new(format!("can't stop the running memgate ({error})"), fix()))?;
     let started = Instant::now();
-    while up::lock_holder(&lock)?.is_some() {
+    while up::lock_holder(data_dir)?.is_some() {
         if started.elapsed() > STOP_TIMEOUT {
             return Err(CliError::new("the running memgate did not stop in time", fix()));
         }

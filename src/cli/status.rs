@@ -1,38 +1,64 @@
-//! `memgate status`: status of every role, the store, Docker and all caches. Exits 1 unless everything is ready.
+//! `memgate status`: status of every role, the store, Docker and all caches. Exits 1 unless everything is ready. It asks all
+//! of them at once and waits for none longer than two seconds.
+
+mod describe;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
 
+use daemon::health::ProcessInfo;
 use serde::Serialize;
 use store::{InstanceState, Proxy, Store, now};
+use tokio::time::timeout;
 
+use crate::cli::up;
 use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
 use crate::health_check;
-use crate::output::table;
 use crate::output::{self, CliError};
 use crate::role::{Role, runtime};
 use crate::settings::Settings;
 
-#[derive(Debug, Serialize)]
+/// Time limit of a question to Docker or the store.
+const TIMEOUT: Duration = Duration::from_millis(1500);
+
+#[derive(Debug, Default, Serialize)]
 struct Status {
     ready: bool,
     installation: Option<String>,
-    roles: BTreeMap<&'static str, Health>,
+    /// The process of `memgate up`, if it runs.
+    up: Option<i32>,
+    roles: BTreeMap<&'static str, RoleHealth>,
     store: Health,
     docker: Health,
     /// Number of instances in each state.
     instances: BTreeMap<&'static str, u64>,
-    /// Running proxies, on all machines.
+    /// Proxies on all machines, but those that are gone.
     proxies: Vec<Proxy>,
+    /// Names of proxies that were killed, or can't write the store: their heartbeats have stopped.
+    silent_proxies: Vec<String>,
     /// What claims to be the installation's in Docker and isn't: never touched.
     foreign: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Health {
     ready: bool,
     /// Why it isn't ready; for Docker, its version.
     message: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct RoleHealth {
+    #[serde(flatten)]
+    health: Health,
+    /// Where it was asked.
+    address: SocketAddr,
+    /// Who answered, also if that isn't this installation's role.
+    process: Option<ProcessInfo>,
+    /// What the operator should see to in time.
+    notices: Vec<String>,
 }
 
 impl Health {
@@ -42,17 +68,21 @@ impl Health {
             Err(why) => Self { ready: false, message: Some(why) },
         }
     }
+}
 
-    fn text(&self) -> String {
-        let word = if self.ready { "ready" } else { "not ready" };
-        self.message.as_ref().map_or(word.to_owned(), |message| format!("{word}: {message}"))
-    }
+/// What the store says.
+struct StoreContents {
+    instances: BTreeMap<&'static str, u64>,
+    proxies: Vec<Proxy>,
 }
 
 pub(crate) fn run(global: &GlobalArgs) -> Result<(), CliError> {
     let settings = Settings::load(global)?;
-    let status = runtime()?.block_on(read_status(&settings, &DataDir::of(global)));
-    output::print(global.json, &status, || describe(&status))?;
+    let runtime = runtime()?;
+    let status = runtime.block_on(read_status(&settings, &DataDir::of(global)));
+    // What hangs is left behind.
+    runtime.shutdown_background();
+    output::print(global.json, &status, || status.describe())?;
     if status.ready {
         return Ok(());
     }
@@ -60,63 +90,87 @@ pub(crate) fn run(global: &GlobalArgs) -> Result<(), CliError> {
 }
 
 async fn read_status(settings: &Settings, data_dir: &DataDir) -> Status {
-    let mut roles = BTreeMap::new();
-    for role in Role::ALL {
-        let ready = health_check::is_ready(role.health(settings)).await;
-        roles.insert(role.name(), Health::of(ready));
-    }
-    let docker = provisioner::docker_version(&settings.provisioner).await;
-    let docker = Health::of(docker.map(Some).map_err(|error| error.to_string()));
+    let installation = data_dir.installation_id();
+    let id = installation.as_deref().unwrap_or_default();
+    // Who may not look at the lock is told so by the store.
+    let up = up::lock_holder(data_dir).ok().flatten();
+    let address = |role: Role| {
+        let known = up.iter().flat_map(|up| &up.health).find(|(known, _)| *known == role);
+        known.map_or_else(|| role.health(settings), |(_, address)| *address)
+    };
+    let [provisioner, proxy, webui] = Role::ALL.map(|role| ask_role(role, address(role), id));
+    let (provisioner, proxy, webui, docker, store) =
+        tokio::join!(provisioner, proxy, webui, ask_docker(settings, id), ask_store(settings, data_dir));
+    let (docker, foreign) = docker;
+    let roles = Role::ALL.into_iter().map(Role::name).zip([provisioner, proxy, webui]).collect();
     let mut status = Status {
-        ready: false,
-        installation: None,
+        installation: installation.as_ref().ok().cloned(),
+        up: up.map(|up| up.pid),
         roles,
-        store: Health::of(Ok(None)),
         docker,
-        instances: BTreeMap::new(),
-        proxies: Vec::new(),
-        foreign: Vec::new(),
+        foreign,
+        ..Status::default()
     };
-    let read = async {
-        let store = data_dir.open_store(settings).await?;
-        let counted = count_instances(&store).await;
-        let proxies = store.proxies().await;
-        data_dir.close_store(settings, &store).await;
-        Ok::<_, CliError>((data_dir.installation_id()?, counted?, proxies?))
-    };
-    match read.await {
-        Ok((installation, instances, mut proxies)) => {
-            proxies.retain(|proxy| !proxy.is_gone(now()));
-            status.proxies = proxies;
-            let foreign = provisioner::foreign_resources(&settings.provisioner, &installation).await;
-            status.foreign = foreign.unwrap_or_default();
-            status.installation = Some(installation);
-            status.instances = instances;
+    match (installation, store) {
+        (Ok(_), Ok(contents)) => {
+            status.store = Health::of(Ok(None));
+            status.instances = contents.instances;
+            status.add_proxies(contents.proxies);
         }
-        Err(error) => status.store = Health::of(Err(error.to_string())),
+        (Err(error), _) => status.store = Health::of(Err(error.to_string())),
+        (_, Err(error)) => status.store = Health::of(Err(error)),
     }
     status.ready = status.is_ready();
     status
 }
 
-impl Status {
-    /// Whether every role, the store and Docker are ready, and no instance has failed.
-    fn is_ready(&self) -> bool {
-        let roles_ready = self.roles.values().all(|role| role.ready);
-        roles_ready && self.store.ready && self.docker.ready && !self.has_failed_instance()
-    }
-
-    fn has_failed_instance(&self) -> bool {
-        self.instances.contains_key(InstanceState::Failed.as_str())
-    }
-
-    fn instances_text(&self) -> String {
-        let counts: Vec<_> = self.instances.iter().map(|(state, n)| format!("{n} {state}")).collect();
-        match counts.join(", ") {
-            text if text.is_empty() => "none".to_owned(),
-            text if self.has_failed_instance() => format!("not ready: {text}"),
-            text => text,
+/// Asks the process at `address`. Ready means: it is this installation's role, it is ready, and it has no problem.
+async fn ask_role(role: Role, address: SocketAddr, installation: &str) -> RoleHealth {
+    let report = match health_check::ask(address).await {
+        Ok(report) => report,
+        Err(why) => {
+            let health = Health::of(Err(why));
+            return RoleHealth { health, address, process: None, notices: Vec::new() };
         }
+    };
+    let problems = || report.problems.values().cloned().collect::<Vec<_>>().join("; ");
+    let failure = health_check::foreign(&report, role, installation)
+        .or_else(|| report.message.clone().filter(|_| !report.ready))
+        .or_else(|| Some(problems()).filter(|problems| !problems.is_empty()));
+    let notices: Vec<String> = report.notices.into_values().collect();
+    let message = Some(notices.join("; ")).filter(|text| !text.is_empty());
+    let health = Health::of(failure.map_or(Ok(message), Err));
+    RoleHealth { health, address, process: Some(report.process), notices }
+}
+
+/// Docker's health, and what claims in it to be the installation's.
+async fn ask_docker(settings: &Settings, installation: &str) -> (Health, Vec<String>) {
+    let silent =
+        || format!("Docker doesn't answer within {TIMEOUT:?}: it hangs, or this machine is very busy");
+    let version = timeout(TIMEOUT, provisioner::docker_version(&settings.provisioner));
+    let foreign = timeout(TIMEOUT, provisioner::foreign_resources(&settings.provisioner, installation));
+    let (version, foreign) = tokio::join!(version, foreign);
+    let health = match version {
+        Ok(Ok(version)) => Ok(Some(version)),
+        Ok(Err(error)) => Err(CliError::from_error(&error).to_string()),
+        Err(_) => Err(silent()),
+    };
+    (Health::of(health), foreign.ok().and_then(Result::ok).unwrap_or_default())
+}
+
+async fn ask_store(settings: &Settings, data_dir: &DataDir) -> Result<StoreContents, String> {
+    let read = async {
+        let store = data_dir.open_store(settings).await?;
+        let instances = count_instances(&store).await;
+        let proxies = store.proxies().await;
+        data_dir.close_store(settings, &store).await;
+        Ok::<_, CliError>(StoreContents { instances: instances?, proxies: proxies? })
+    };
+    match timeout(TIMEOUT, read).await {
+        Ok(read) => read.map_err(|error| error.to_string()),
+        Err(_) => Err(format!(
+            "the database doesn't answer within {TIMEOUT:?}: check that it runs, and how busy it is"
+        )),
     }
 }
 
@@ -128,63 +182,32 @@ async fn count_instances(store: &Store) -> Result<BTreeMap<&'static str, u64>, C
     Ok(instances)
 }
 
-fn describe(status: &Status) -> String {
-    let mut pairs: Vec<_> = status.roles.iter().map(|(role, health)| (*role, health.text())).collect();
-    pairs.push(("store", status.store.text()));
-    pairs.push(("docker", status.docker.text()));
-    pairs.push(("instances", status.instances_text()));
-    let proxy_text =
-        |it: &Proxy| format!("{} ({}), seen {}", it.name, it.version, table::time_since(it.seen_at));
-    pairs.extend(status.proxies.iter().map(|proxy| ("registered proxy", proxy_text(proxy))));
-    if !status.foreign.is_empty() {
-        pairs.push(("not memgate's", status.foreign.join(", ")));
+impl Status {
+    /// Takes those that aren't gone. One that was killed and started again under its name counts as one.
+    fn add_proxies(&mut self, proxies: Vec<Proxy>) {
+        let now = now();
+        let is_replaced = |old: &Proxy| {
+            proxies
+                .iter()
+                .any(|new| new.name == old.name && new.started_at > old.started_at && !new.is_silent(now))
+        };
+        let shown = proxies.iter().filter(|proxy| !proxy.is_gone(now));
+        self.proxies = shown.filter(|proxy| !(proxy.is_silent(now) && is_replaced(proxy))).cloned().collect();
+        let silent = self.proxies.iter().filter(|proxy| proxy.is_silent(now));
+        self.silent_proxies = silent.map(|proxy| proxy.name.clone()).collect();
     }
-    pairs.push(("installation", status.installation.clone().unwrap_or_default()));
-    table::pairs(&pairs)
+
+    /// Whether every role, the store and Docker are ready, no instance has failed, and no proxy is silent.
+    fn is_ready(&self) -> bool {
+        let roles_ready = self.roles.values().all(|role| role.health.ready);
+        let parts_ready = self.store.ready && self.docker.ready;
+        roles_ready && parts_ready && !self.has_failed_instance() && self.silent_proxies.is_empty()
+    }
+
+    fn has_failed_instance(&self) -> bool {
+        self.instances.contains_key(InstanceState::Failed.as_str())
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn status(instances: &[(&'static str, u64)]) -> Status {
-        let ready = || Health::of(Ok(None));
-        Status {
-            ready: false,
-            installation: None,
-            roles: BTreeMap::from([("proxy", ready())]),
-            store: ready(),
-            docker: ready(),
-            instances: instances.iter().copied().collect(),
-            proxies: Vec::new(),
-            foreign: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn failed_instance_is_not_ready() {
-        let healthy = status(&[("pending", 1), ("running", 2)]);
-        assert!(healthy.is_ready());
-        assert!(describe(&healthy).contains("1 pending, 2 running"));
-        assert!(status(&[]).is_ready());
-        let failed = status(&[("failed", 1), ("running", 2)]);
-        assert!(!failed.is_ready());
-        assert!(describe(&failed).contains("not ready: 1 failed, 2 running"));
-    }
-
-    //
-    #[test]
-    fn foreign_resources_are_shown() {
-        let with = Status { foreign: vec!["container red".to_owned()], ..status(&[]) };
-        assert!(describe(&with).contains("container red") && with.is_ready());
-        assert!(!describe(&status(&[])).contains("not memgate's"));
-    }
-
-    #[test]
-    fn role_store_and_docker_must_be_ready() {
-        let down = || Health::of(Err("connection refused".to_owned()));
-        assert!(!Status { store: down(), ..status(&[]) }.is_ready());
-        assert!(!Status { docker: down(), ..status(&[]) }.is_ready());
-        assert!(!Status { roles: BTreeMap::from([("proxy", down())]), ..status(&[]) }.is_ready());
-    }
-}
+mod tests;

@@ -3,26 +3,25 @@
 
 mod announcement;
 mod bind_mount;
-mod port_check;
+mod lock;
+pub(crate) mod port_check;
 mod role_log;
 mod supervisor;
+mod watchdog;
 
-use std::fs::File;
-use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use daemon::Shutdown;
-use rustix::fs::FlockOperation;
-use store::private_file;
+use daemon::{Reload, Shutdown};
 use tokio::runtime::Runtime;
 
+pub(crate) use self::lock::{LockHolder, lock_holder};
 use self::supervisor::Supervisor;
-use crate::ca;
 use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
 use crate::settings::Settings;
 use crate::system_users::SystemUsers;
+use crate::{ca, changed_settings, store_outage};
 
 pub(crate) fn run(global: &GlobalArgs) -> Result<(), CliError> {
     let settings = Settings::load(global)?;
@@ -36,14 +35,16 @@ pub(crate) fn run(global: &GlobalArgs) -> Result<(), CliError> {
         single_threaded()?.block_on(provisioner::docker_version(&settings.provisioner))?;
     }
     data_dir.prepare(&settings, system_users.as_ref())?;
-    let lock = lock(&data_dir)?;
+    let lock = lock::lock(&data_dir, &settings)?;
     port_check::require_free(&settings, system_users.is_some())?;
     let data = data_dir.path().to_path_buf();
     if let Some(system_users) = &system_users {
         data_dir = DataDir::at(&bind_mount::ensure_reachable(data_dir.path(), system_users)?);
     }
-    let (named, json) = (data.clone(), global.json);
-    let mut up = Up { settings, data_dir, named, is_new, system_users, ca: None, json };
+    let global = absolute_paths(global, &data_dir)?;
+    let loaded = settings.clone();
+    let mut up =
+        Up { loaded, settings, data_dir, named: data.clone(), is_new, system_users, ca: None, global };
     if ca::is_needed(&up.settings) {
         up.use_own_certificate(data.join(ca::CA));
     }
@@ -63,6 +64,9 @@ fn single_threaded() -> Result<Runtime, CliError> {
 
 /// A prepared installation.
 struct Up {
+    /// The settings as they were read.
+    loaded: Settings,
+    /// The same with the installation's own certificate.
     settings: Settings,
     data_dir: DataDir,
     /// The data directory as the operator sees it.
@@ -72,7 +76,7 @@ struct Up {
     system_users: Option<SystemUsers>,
     /// The CA certificate that clients must trust, if the server certificate is the installation's own.
     ca: Option<PathBuf>,
-    json: bool,
+    global: GlobalArgs,
 }
 
 impl Up {
@@ -85,80 +89,71 @@ impl Up {
     }
 
     async fn supervise(self) -> Result<(), CliError> {
-        let Self { settings, data_dir, named, is_new, system_users, ca, json } = self;
-        let shutdown =
-            Shutdown::on_signals().map_err(|error| CliError::new(error.to_string(), "report this bug"))?;
-        // Opened first and closed last: SQLite keeps its shared files while a connection is open.
-        let opened = data_dir.open_or_create(&settings, system_users.as_ref()).await;
-        let (store, installation) = opened.inspect_err(|_| {
+        let Self { loaded, settings, data_dir, named, is_new, system_users, ca, global } = self;
+        let bug = |error: std::io::Error| CliError::new(error.to_string(), "report this bug");
+        let shutdown = Shutdown::on_signals("memgate").map_err(bug)?;
+        let reload = Reload::on_hangup(&shutdown).map_err(bug)?;
+        let open = async || data_dir.open_or_create(&settings, system_users.as_ref()).await;
+        let opened = store_outage::until_open(&shutdown, open, |_| {}).await.inspect_err(|_| {
             if is_new {
                 DataDir::at(&named).remove_new(&settings);
             }
         })?;
+        let Some((store, installation)) = opened else { return Ok(()) };
+        // A broken role could end a process that has the database open, by cutting the file that SQLite maps into memory.
+        data_dir.close_store(&settings, &store).await;
         let renews_certificate = ca.is_some();
         if renews_certificate {
             ca::issue_server_certificate(data_dir.path(), &settings, system_users.as_ref())?;
         }
         tokio::select! {
-            ready = prepare_docker(&settings, &installation) => ready?,
+            prepared = prepare_docker(&settings, &installation) => prepared?,
             () = shutdown.begun() => return Ok(()),
         }
-        let supervisor = Supervisor::start(&settings, data_dir.path(), system_users, &shutdown);
+        let common = supervisor::Common { system_users, shutdown, reload: reload.clone() };
+        let supervisor = Supervisor::start(&settings, &data_dir, &installation, &common);
         let result = tokio::select! {
-            result = supervisor.run(|| announcement::print(&settings, &named, ca, json)) => result,
+            result = supervisor.run(|| announcement::print(&settings, &named, ca, global.json)) => result,
             never = ca::renew(data_dir.path(), &settings, system_users.as_ref()), if renews_certificate => match never {},
+            never = changed_settings::report(&global, &loaded, reload) => match never {},
         };
-        data_dir.close_store(&settings, &store).await;
+        data_dir.restore_log_files(&settings);
         result
     }
 }
 
-/// Checks that Docker answers, and builds the memcached image if it is missing.
+/// The options with absolute paths: settings are read again after the current directory has changed.
+fn absolute_paths(global: &GlobalArgs, data_dir: &DataDir) -> Result<GlobalArgs, CliError> {
+    let absolute = |path: &PathBuf| {
+        std::path::absolute(path).map_err(|error| CliError::new(error.to_string(), "name an absolute path"))
+    };
+    let mut global = global.clone();
+    global.config = global.config.as_ref().map(absolute).transpose()?;
+    global.data = Some(data_dir.path().to_path_buf());
+    Ok(global)
+}
+
+/// Checks that Docker answers, and builds the memcached image if it is missing. While Docker is away this is left to the
+/// provisioner: the other roles work without.
 async fn prepare_docker(settings: &Settings, installation: &str) -> Result<(), CliError> {
-    let docker = provisioner::docker_version(&settings.provisioner).await?;
+    let docker = match provisioner::docker_version(&settings.provisioner).await {
+        Ok(version) => version,
+        Err(error) if error.is_docker_down() && may_open(&settings.provisioner.docker_socket) => {
+            let error = CliError::from_error(&error);
+            tracing::warn!(
+                "{error}; until then the proxy and the web UI run, and no cache is created or repaired"
+            );
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
     let image = provisioner::ensure_image(&settings.provisioner, installation).await?;
     tracing::info!(installation, docker, image, "starting");
     Ok(())
 }
 
-/// Locks the data directory as long as the returned file is open. The file contains the process id for
-/// `memgate down`.
-fn lock(data_dir: &DataDir) -> Result<File, CliError> {
-    let path = data_dir.lock_path();
-    let failed = |error: std::io::Error| {
-        CliError::new(
-            format!("can't lock {} ({error})", path.display()),
-            "check that this user may write there",
-        )
-    };
-    let mut file = private_file::open_or_create(&path)?;
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        let holder = lock_holder(&path)?.map_or_else(String::new, |pid| format!(" as process {pid}"));
-        return Err(CliError::new(
-            format!("memgate is already running with the data in {}{holder}", data_dir.path().display()),
-            "stop it first, or name another directory with --data DIR",
-        ));
-    }
-    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
-    Ok(file)
-}
-
-/// The id of the process that holds the lock, if any.
-///
-/// # Errors
-/// If the lock can't be looked at: then a process may hold it.
-pub(crate) fn lock_holder(lock: &Path) -> Result<Option<i32>, CliError> {
-    let mut file = match private_file::open_existing(lock) {
-        Ok(file) => file,
-        Err(error) if error.is_not_found() => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
-        return Ok(None);
-    }
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(|error| {
-        CliError::new(format!("can't read {} ({error})", lock.display()), "check the disk, then retry")
-    })?;
-    Ok(text.trim().parse().ok())
+/// Whether this user may open a socket, if it exists: waiting doesn't help one who may not.
+fn may_open(socket: &Path) -> bool {
+    let access = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK;
+    rustix::fs::access(socket, access) != Err(rustix::io::Errno::ACCESS)
 }

@@ -155,6 +155,22 @@ fn extended_sqlite_code(error: &sqlx::Error) -> Option<u32> {
     sqlx::error::DatabaseError::code(error)?.parse().ok()
 }
 
+/// SQLite's primary result codes for a database that is locked, read-only for a while, or can't be read or written.
+const SQLITE_OUTAGES: [u32; 4] = [SQLITE_BUSY, 6, 8, 10];
+/// PostgreSQL's classes of SQLSTATEs: connection lost, out of resources, shutting down or starting.
+const PG_OUTAGES: [&str; 3] = ["08", "53", "57P"];
+
+fn is_outage(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(postgres) if sqlite_code(error).is_none() => {
+            let code = postgres.code().unwrap_or_default();
+            PG_OUTAGES.iter().any(|class| code.starts_with(class))
+        }
+        _ => sqlite_code(error).is_some_and(|code| SQLITE_OUTAGES.contains(&code)),
+    }
+}
+
 impl fmt::Debug for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")?;
@@ -168,6 +184,16 @@ impl fmt::Debug for StoreError {
 }
 
 impl StoreError {
+    /// Whether the database is away, busy or full, and may answer later without a change of settings.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Timeout | Self::DiskFull(_) | Self::Locked(_) => true,
+            Self::Open { source: Some(error), .. } | Self::Unavailable(error) => is_outage(error),
+            _ => false,
+        }
+    }
+
     /// `AlreadyExists(what)` for a violated unique constraint; other errors are converted by `From`.
     pub(crate) fn unique(error: sqlx::Error, what: &'static str) -> Self {
         match error.as_database_error() {

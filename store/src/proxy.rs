@@ -5,6 +5,8 @@ use std::time::Duration;
 use crate::db::{read, write_unversioned};
 use crate::{Store, StoreError, Timestamp, TokenId, now};
 
+/// A proxy without a heartbeat for this long is silent: it was killed, or can't write the store. Heartbeats come every second.
+const SILENT_AFTER: Duration = Duration::from_secs(10);
 /// A proxy without a heartbeat for this long is gone.
 const GONE_AFTER: Duration = Duration::from_secs(60);
 /// After this long its row is deleted.
@@ -57,6 +59,12 @@ impl Proxy {
     #[must_use]
     pub fn is_gone(&self, now: Timestamp) -> bool {
         self.seen_at < now.saturating_sub(GONE_AFTER)
+    }
+
+    /// Whether its heartbeats have stopped for ten seconds.
+    #[must_use]
+    pub fn is_silent(&self, now: Timestamp) -> bool {
+        self.seen_at < now.saturating_sub(SILENT_AFTER)
     }
 }
 

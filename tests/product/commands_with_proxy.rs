@@ -14,6 +14,10 @@ impl RoleProcess {
         Self::start(installation, "proxy", installation.endpoint())
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     fn webui(installation: &Installation) -> Self {
         Self::start(installation, "webui", installation.web())
     }

@@ -108,7 +108,17 @@ impl Installation {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
     }
 
-    fn log(&self) -> PathBuf {
+    /// Address of a role's health endpoint.
+    pub(crate) fn role_health(&self, role: &str) -> SocketAddr {
+        let port = match role {
+            "proxy" => self.ports[1],
+            "provisioner" => self.ports[2],
+            _ => self.ports[4],
+        };
+        ([127, 0, 0, 1], port).into()
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
         self.dir.path().join("memgate.log")
     }
 

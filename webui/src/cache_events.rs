@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use daemon::health::Readiness;
+use daemon::health::{Health, STORE};
 use daemon::metrics::CallMetrics;
 use store::{Feed, Store, StoreError};
 use tokio::sync::broadcast;
@@ -104,7 +104,7 @@ pub(crate) struct Follower {
     pub(crate) calls: CallMetrics,
     pub(crate) events: CacheEvents,
     /// Tells whether the store answers.
-    pub(crate) readiness: Readiness,
+    pub(crate) health: Health,
 }
 
 impl Follower {
@@ -126,7 +126,10 @@ impl Follower {
     async fn follow_feed(&self, mut feed: Feed) {
         loop {
             match self.broadcast_next(&mut feed).await {
-                Ok(()) => self.readiness.ready(),
+                Ok(()) => {
+                    self.health.set_problem(STORE, None);
+                    self.health.ready();
+                }
                 Err(error) => {
                     self.mark_unavailable(&error).await;
                     if matches!(error, StoreError::RolledBack) {
@@ -152,10 +155,12 @@ impl Follower {
     }
 
     async fn mark_unavailable(&self, error: &StoreError) {
-        if self.readiness.get().is_ok() {
+        if self.health.is_ready() {
             tracing::error!(%error, "store unavailable");
         }
-        self.readiness.not_ready(error.to_string());
+        // Without the store there is no page to show.
+        self.health.set_problem(STORE, Some(error.to_string()));
+        self.health.waiting(error.to_string());
         tokio::time::sleep(RETRY_BACKOFF).await;
     }
 }

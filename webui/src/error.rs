@@ -7,12 +7,10 @@ use std::net::SocketAddr;
 pub enum Error {
     /// A port can't be bound.
     #[error(
-        "can't listen on {address} ({source}): stop what uses it, or set webui.{setting} to another address"
+        "can't listen on {address} ({source}): stop what uses it, or set webui.listen to another address"
     )]
     Listen {
-        /// The setting's name.
-        setting: &'static str,
-        /// Its value.
+        /// The configured address.
         address: SocketAddr,
         /// The operating system's error.
         source: std::io::Error,

@@ -27,8 +27,8 @@ mod wait_limit;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use daemon::Shutdown;
-use daemon::health::{self, Readiness};
+use daemon::health::Health;
+use daemon::{Process, Shutdown};
 use prometheus_client::registry::Registry;
 use store::{Store, TokenKey};
 use tokio::net::TcpListener;
@@ -40,25 +40,19 @@ use cache_events::Follower;
 use http::session;
 use state::AppState;
 
-/// Serves the pages and the health endpoint until shutdown.
+/// Serves the pages until shutdown. The caller serves the health endpoint.
 ///
 /// # Errors
 ///
-/// [`Error`] if the configuration is invalid or a port is taken.
-pub async fn run(config: Config, store: Store, token_key: TokenKey, shutdown: Shutdown) -> Result<(), Error> {
-    let (listen, health_address) = (config.listen, config.health);
+/// [`Error`] if the configuration is invalid or the port is taken.
+pub async fn run(config: Config, store: Store, token_key: TokenKey, process: Process) -> Result<(), Error> {
+    let listen = config.listen;
     let mut registry = Registry::default();
     let app = App::new(config, store, token_key, &mut registry)?;
-    let listener = TcpListener::bind(listen).await.map_err(|source| Error::Listen {
-        setting: "listen",
-        address: listen,
-        source,
-    })?;
-    let readiness = Readiness::default();
-    health::serve(health_address, readiness.clone(), registry, &shutdown)
-        .await
-        .map_err(|source| Error::Listen { setting: "health", address: health_address, source })?;
-    app.serve(listener, readiness, shutdown).await;
+    let listener =
+        TcpListener::bind(listen).await.map_err(|source| Error::Listen { address: listen, source })?;
+    process.health.publish_metrics(registry);
+    app.serve(listener, process.health, process.shutdown).await;
     Ok(())
 }
 
@@ -93,8 +87,8 @@ impl App {
         Self { state, limits }
     }
 
-    /// Serves until shutdown, and at most 3 s longer. `readiness` follows the store.
-    pub async fn serve(self, listener: TcpListener, readiness: Readiness, shutdown: Shutdown) {
+    /// Serves until shutdown, and at most 3 s longer. `health` follows the store.
+    pub async fn serve(self, listener: TcpListener, health: Health, shutdown: Shutdown) {
         let Self { state: app, limits } = self;
         warn_about_plain_http(&app.config, listener.local_addr().ok());
         warn_about_shared_rate_limit(&app.config);
@@ -104,7 +98,7 @@ impl App {
             store: app.store.clone(),
             calls: app.metrics.store.clone(),
             events: app.cache_events.clone(),
-            readiness,
+            health,
         };
         shutdown.spawn(follower.run(stop.clone()));
         session::spawn_sweep(app.clone(), &shutdown);

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use daemon::Shutdown;
+use daemon::{Process, Shutdown};
 use provisioner::Config;
 use serde_json::Value;
 use store::{
@@ -92,12 +92,14 @@ impl Installation {
     /// installation, it stops before that is removed, also when a test fails.
     pub(crate) fn spawn(&self, config: Config) -> Provisioner {
         let shutdown = Shutdown::new();
-        let (key, stop, path) = (self.lane_key.clone(), shutdown.clone(), self.dir.path().join("memgate.db"));
+        let process = Process { shutdown: shutdown.clone(), ..Process::default() };
+        let (key, path) = (self.lane_key.clone(), self.dir.path().join("memgate.db"));
         let id = self.id.clone();
         let thread = std::thread::spawn(move || {
             runtime().block_on(async {
                 let store = Store::open(&Database::Sqlite(path)).await.unwrap();
-                provisioner::run(config, store, &id, key, stop).await
+                daemon::health::serve(config.health, &process.health, &process.shutdown).await.unwrap();
+                provisioner::run(config, store, &id, key, process).await
             })
         });
         Provisioner { shutdown, thread: Some(thread) }

@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use daemon::Shutdown;
-use daemon::health::Readiness;
+use daemon::health::{Health, STORE};
 use store::{Changes, Feed, Grant, StoreError, TokenId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::known::is_active;
-use super::{Grants, STORE_TIMEOUT};
+use super::{Grants, STALENESS_MAX, STORE_TIMEOUT};
 use crate::mailbox::{self, Message};
 
 /// Delay before the next try while the store is unavailable.
@@ -156,33 +156,59 @@ impl Grants {
     }
 }
 
-/// Spawns the task that follows the store until all connections are drained. If the store's revision goes backwards,
-/// cached grants and open connections may be invalid: the task then begins the shutdown and sends the error.
-///
-/// # Errors
-///
-/// If the store can't be read at start.
+/// Waits until the store can be read, and spawns the task that follows it until all connections are drained. If the store's
+/// revision goes backwards, cached grants and open connections may be invalid: the task then begins the shutdown and sends
+/// the error. `None` if the shutdown begins before the store can be read.
 pub(crate) async fn follow(
     grants: Arc<Grants>,
     workers: Vec<mpsc::Sender<Message>>,
-    readiness: Readiness,
+    health: Health,
     (shutdown, drained): (&Shutdown, &Shutdown),
-) -> Result<oneshot::Receiver<StoreError>, StoreError> {
-    let feed = grants.store.feed().await?;
+) -> Option<oneshot::Receiver<StoreError>> {
+    let feed = tokio::select! {
+        feed = open_feed(&grants, &health) => feed,
+        () = shutdown.begun() => return None,
+    };
     grants.position.store(feed.revision(), Ordering::Release);
     grants.applied.send_replace(feed.revision());
     grants.metrics.feed.read.set(feed.revision());
     grants.metrics.feed.applied.set(feed.revision());
     grants.preload().await;
-    readiness.ready();
+    grants.mark_alive();
+    health.ready();
     let stop = shutdown.clone();
     let (fatal, received) = oneshot::channel();
     drained.spawn_until_stopped(async move {
-        let error = keep_following(&grants, feed, &workers, &readiness).await;
+        let error = keep_following(&grants, feed, &workers, &health).await;
         let _ = fatal.send(error);
         stop.begin();
     });
-    Ok(received)
+    Some(received)
+}
+
+/// The feed, as soon as the store can be read.
+async fn open_feed(grants: &Grants, health: &Health) -> Feed {
+    loop {
+        match grants.store.feed().await {
+            Ok(feed) => {
+                health.set_problem(STORE, None);
+                return feed;
+            }
+            Err(error) => {
+                log_outage(health, &error);
+                health.waiting(error.to_string());
+                tokio::time::sleep(RETRY_BACKOFF).await;
+            }
+        }
+    }
+}
+
+/// Reports a store that can't be read, and logs the beginning of the outage.
+fn log_outage(health: &Health, error: &StoreError) {
+    if !health.has_problem(STORE) {
+        tracing::error!(%error, "the store is unavailable");
+    }
+    health.set_problem(STORE, Some(format!("the store is unavailable ({error})")));
 }
 
 /// Returns only when the process must restart.
@@ -190,11 +216,10 @@ async fn keep_following(
     grants: &Grants,
     mut feed: Feed,
     workers: &[mpsc::Sender<Message>],
-    readiness: &Readiness,
+    health: &Health,
 ) -> StoreError {
     // Changes whose grants couldn't be read yet; none may be lost.
     let mut pending = Changes::default();
-    let mut is_unavailable = false;
     let mut forgotten_at = Instant::now();
     loop {
         if forgotten_at.elapsed() >= FORGET_INTERVAL {
@@ -204,16 +229,17 @@ async fn keep_following(
         match step(grants, &mut feed, &mut pending, workers).await {
             Ok(()) => {
                 grants.mark_alive();
-                readiness.ready();
-                is_unavailable = false;
+                health.set_problem(STORE, None);
+                health.ready();
                 grants.barrier(workers).await;
             }
             Err(error @ StoreError::RolledBack) => return error,
             Err(error) => {
-                if !std::mem::replace(&mut is_unavailable, true) {
-                    tracing::error!(%error, "the store is unavailable");
+                log_outage(health, &error);
+                // Until then known tokens log in, and a load balancer that took the proxy out would end that.
+                if grants.staleness() > STALENESS_MAX {
+                    health.waiting(format!("no login is possible without the store ({error})"));
                 }
-                readiness.not_ready(error.to_string());
                 tokio::time::sleep(RETRY_BACKOFF).await;
             }
         }

@@ -94,7 +94,28 @@ fn corrupt_rows_deny_login() {
     }
 }
 
-// R-15, F-4, P-3.
+// F-26: a load balancer would take the only proxies away from clients whose logins work.
+#[test]
+fn proxy_stays_ready_while_known_tokens_log_in_without_a_store() {
+    let proxy = TestProxy::start();
+    let login = text::set("x", &text::credential(&proxy.sign_up("ann@example.com")));
+    let session = || proxy.exchange_text(&format!("{login}quit\r\n"));
+    assert_eq!(session(), "STORED\r\n");
+    let code = |path: &str| proxy.http_get(path)[9..12].to_owned();
+    let codes = || ["/healthz", "/readyz", "/storez"].map(code);
+    assert_eq!(codes(), ["200", "200", "200"]);
+    execute(&proxy, "ALTER TABLE revision RENAME TO gone");
+    wait_until("the outage is reported", || code("/storez") == "503");
+    assert_eq!(codes(), ["200", "200", "503"]);
+    let ready = proxy.http_get("/readyz");
+    assert!(ready.contains("\r\n\r\nready: the store is unavailable ("), "{ready}");
+    assert_eq!(session(), "STORED\r\n");
+    execute(&proxy, "ALTER TABLE gone RENAME TO revision");
+    wait_until("the store is back", || proxy.http_get("/readyz").ends_with("\r\n\r\nready\n"));
+    assert_eq!(codes(), ["200", "200", "200"]);
+}
+
+// R-15, F-4, F-26, P-3.
 /// Only in a long run: the store must be unavailable for the lifetime of cached grants.
 #[test]
 fn known_token_works_30_seconds_without_a_store() {
@@ -113,6 +134,8 @@ fn known_token_works_30_seconds_without_a_store() {
     }
     assert!(started.elapsed() > Duration::from_secs(25), "{:?}", started.elapsed());
     assert_eq!(session(), AWAY);
+    wait_until("it can't serve", || proxy.http_get("/readyz").starts_with("HTTP/1.1 503"));
+    assert!(proxy.http_get("/healthz").starts_with("HTTP/1.1 200"), "restarting it would not help");
     execute(&proxy, "ALTER TABLE gone RENAME TO revision");
     let back = Instant::now();
     while session() != "STORED\r\n" {

@@ -7,12 +7,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{Certificate, CertificateParams, CertifiedKey, KeyPair, generate_simple_self_signed};
 use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 use rustls::{ProtocolVersion, version};
 use tempfile::TempDir;
+use time::OffsetDateTime;
 
 use testkit::{Memcached, TestProxy, binary, text};
 
@@ -23,6 +24,19 @@ pub(super) type Secured = StreamOwned<ClientConnection, TcpStream>;
 /// Writes a new certificate and key to the files that the proxy reads.
 fn certify(folder: &Path) -> CertificateDer<'static> {
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    write_pair(folder, &cert, &signing_key)
+}
+
+/// The same for a certificate that is valid between two times, in days from now.
+fn certify_for(folder: &Path, begin: i64, end: i64) -> CertificateDer<'static> {
+    let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let in_days = |days: i64| OffsetDateTime::now_utc() + time::Duration::days(days);
+    (params.not_before, params.not_after) = (in_days(begin), in_days(end));
+    let key = KeyPair::generate().unwrap();
+    write_pair(folder, &params.self_signed(&key).unwrap(), &key)
+}
+
+fn write_pair(folder: &Path, cert: &Certificate, signing_key: &KeyPair) -> CertificateDer<'static> {
     // The key first: until the certificate follows, the pair doesn't match and the old one stays in
     // use.
     fs::write(folder.join("server.key"), signing_key.serialize_pem()).unwrap();
@@ -191,6 +205,50 @@ fn certificate_is_reloaded_and_a_broken_one_is_ignored() {
     // Existing connections stay open.
     ask(&mut old, b"quit\r\n", b"");
     assert_eq!(old.read(&mut [0]).unwrap(), 0);
+}
+
+// F-31, F-14.
+#[test]
+fn certificate_that_clients_would_refuse_is_not_taken_while_the_old_one_is_valid() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = certify_for(folder.path(), -1, 100);
+    let config = config(&folder);
+    let proxy = TestProxy::start_in(folder, config);
+    let shows = |certificate: &CertificateDer<'static>| {
+        let mut client = connect(&proxy, &trusting(certificate, rustls::ALL_VERSIONS));
+        client.write_all(b"version\r\n").is_ok()
+    };
+    let end = || {
+        let metrics = proxy.metrics();
+        let name = "memgate_proxy_tls_certificate_end_timestamp_seconds ";
+        metrics.lines().find_map(|line| line.strip_prefix(name)?.parse::<i64>().ok()).unwrap_or_default()
+    };
+    let in_days = |days: i64| OffsetDateTime::now_utc().unix_timestamp() + days * 24 * 3600;
+    wait_until("the end of the first", || (end() - in_days(100)).abs() < 600);
+    let warns = |text: &str| proxy.http_get("/readyz").contains(text);
+    for (begin, end, why) in [(-20, -10, "it expired on "), (10, 20, "it is not valid before ")] {
+        certify_for(proxy.data_dir.path(), begin, end);
+        wait_until(why, || {
+            warns("ready: failed to reload the certificate, keeping the old one: ") && warns(why)
+        });
+        assert!(shows(&first), "{why}");
+    }
+    assert!((end() - in_days(100)).abs() < 600);
+
+    let second = certify_for(proxy.data_dir.path(), -1, 10);
+    wait_until("the warning of its end", || warns("server.pem: it ends in 9 days, on "));
+    assert!(shows(&second) && !warns("failed to reload"));
+    assert!((end() - in_days(10)).abs() < 600);
+
+    // One that starts with an expired certificate has no better one, and says so.
+    certify_for(proxy.data_dir.path(), -20, -10);
+    let second_proxy = proxy.start_second();
+    let status = || second_proxy.http_get("/status");
+    wait_until("the problem", || status().contains("\"certificate_end\":\"clients refuse the certificate "));
+    let third = certify_for(proxy.data_dir.path(), -1, 100);
+    wait_until("the end of the problem", || status().contains("\"problems\":{}"));
+    let mut client = connect(&second_proxy, &trusting(&third, rustls::ALL_VERSIONS));
+    client.write_all(b"version\r\n").unwrap();
 }
 
 // R-20.

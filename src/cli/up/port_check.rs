@@ -38,7 +38,8 @@ fn explain(key: &str, address: SocketAddr, error: &std::io::Error) -> (String, S
     let in_use = format!("stop that process, or choose another address with {variable}=ADDRESS:PORT");
     match error.kind() {
         ErrorKind::AddrInUse => {
-            let by = owner(address.port()).map_or_else(String::new, |process| format!(" by {process}"));
+            let by = listener(address.port())
+                .map_or_else(String::new, |Listener { pid, name }| format!(" by {name} (process {pid})"));
             (format!("{address} ({key}) is in use{by}"), in_use)
         }
         ErrorKind::AddrNotAvailable => (
@@ -49,8 +50,15 @@ fn explain(key: &str, address: SocketAddr, error: &std::io::Error) -> (String, S
     }
 }
 
-/// The name and id of the process that listens on a port, if this user may see it.
-fn owner(port: u16) -> Option<String> {
+/// A process that listens on a port.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) pid: u32,
+    name: String,
+}
+
+/// The process that listens on a port, if this user may see it.
+pub(crate) fn listener(port: u16) -> Option<Listener> {
     let inode = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|table| fs::read_to_string(table).ok())
@@ -58,13 +66,13 @@ fn owner(port: u16) -> Option<String> {
     let socket = format!("socket:[{inode}]");
     fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
         let path = process.path();
-        let pid: u32 = process.file_name().to_str()?.parse().ok()?;
+        let pid = process.file_name().to_str()?.parse().ok()?;
         let owns_socket = fs::read_dir(path.join("fd"))
             .ok()?
             .flatten()
             .any(|fd| fs::read_link(fd.path()).is_ok_and(|link| link.as_os_str() == socket.as_str()));
         let name = fs::read_to_string(path.join("comm")).ok()?;
-        owns_socket.then(|| format!("{} (process {pid})", name.trim()))
+        owns_socket.then(|| Listener { pid, name: name.trim().to_owned() })
     })
 }
 
@@ -100,7 +108,7 @@ mod tests {
     #[test]
     fn listening_process_is_named() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let process = owner(listener.local_addr().unwrap().port()).unwrap();
-        assert!(process.contains(&format!("process {}", std::process::id())), "{process}");
+        let process = super::listener(listener.local_addr().unwrap().port()).unwrap();
+        assert_eq!(process.pid, std::process::id(), "{process:?}");
     }
 }

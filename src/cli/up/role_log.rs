@@ -1,8 +1,9 @@
-//! Copies a role's stderr to our own, line by line. A role has no terminal of its own, and what it writes can neither
-//! steer one nor fill memory.
+//! Copies a role's stderr to our own, line by line, with the role's name. A role has no terminal of its own, and what it
+//! writes can neither steer one nor fill memory.
 
 use std::time::Duration;
 
+use daemon::telemetry::LogFormat;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::process::ChildStderr;
 use tokio::task::JoinSet;
@@ -22,15 +23,22 @@ struct Line {
     left_out: usize,
 }
 
+/// How lines name the role.
+#[derive(Clone, Copy)]
+struct Style {
+    role: &'static str,
+    format: LogFormat,
+}
+
 /// The task that copies one role's stderr.
 pub(super) struct RoleLog(JoinSet<()>);
 
 impl RoleLog {
-    /// Starts to copy.
-    pub(super) fn start(stderr: Option<ChildStderr>) -> Self {
+    /// Starts to copy the lines of `role`.
+    pub(super) fn start(role: &'static str, format: LogFormat, stderr: Option<ChildStderr>) -> Self {
         let mut task = JoinSet::new();
         if let Some(stderr) = stderr {
-            task.spawn(copy(stderr, tokio::io::stderr()));
+            task.spawn(copy(Style { role, format }, stderr, tokio::io::stderr()));
         }
         Self(task)
     }
@@ -43,20 +51,32 @@ impl RoleLog {
 }
 
 /// Copies until the role closes its end. Failures to write are ignored, as those of a log are.
-async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
+async fn copy(style: Style, mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
     let mut line = Line::default();
     let mut chunk = [0; CHUNK];
     while let Ok(length @ 1..) = from.read(&mut chunk).await {
         let mut rest = &chunk[..length];
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             line.push(&rest[..end]);
-            line.write(&mut to).await;
+            line.write(style, &mut to).await;
             rest = &rest[end + 1..];
         }
         line.push(rest);
     }
     if !line.bytes.is_empty() {
-        line.write(&mut to).await;
+        line.write(style, &mut to).await;
+    }
+}
+
+impl Style {
+    /// The line with the role's name. Of JSON lines it becomes the first field, and other lines become JSON.
+    fn apply(self, line: &str) -> String {
+        let role = self.role;
+        match (self.format, line.strip_prefix('{')) {
+            (LogFormat::Text, _) => format!("{role}: {line}"),
+            (LogFormat::Json, Some(fields)) => format!("{{\"role\":\"{role}\",{fields}"),
+            (LogFormat::Json, None) => serde_json::json!({ "role": role, "message": line }).to_string(),
+        }
     }
 }
 
@@ -67,8 +87,8 @@ impl Line {
         self.left_out += bytes.len() - kept;
     }
 
-    async fn write(&mut self, to: &mut (impl AsyncWrite + Unpin)) {
-        let mut text = escape_controls(&String::from_utf8_lossy(&self.bytes)).into_owned();
+    async fn write(&mut self, style: Style, to: &mut (impl AsyncWrite + Unpin)) {
+        let mut text = escape_controls(&style.apply(&String::from_utf8_lossy(&self.bytes))).into_owned();
         if self.left_out > 0 {
             text.push_str(&format!(" ... ({} bytes left out)", self.left_out));
         }
@@ -84,18 +104,43 @@ mod tests {
     use super::*;
 
     async fn copied(written: &[u8]) -> String {
+        copied_as(LogFormat::Text, written).await
+    }
+
+    async fn copied_as(format: LogFormat, written: &[u8]) -> String {
         let mut copied = Vec::new();
-        copy(written, &mut copied).await;
+        copy(Style { role: "proxy", format }, written, &mut copied).await;
         String::from_utf8(copied).unwrap()
     }
 
     //
     #[tokio::test]
     async fn control_characters_are_escaped() {
-        assert_eq!(copied(b"one\ntwo\tthree\n\nlast").await, "one\ntwo\tthree\n\nlast\n");
+        assert_eq!(
+            copied(b"one\ntwo\tthree\n\nlast").await,
+            "proxy: one\nproxy: two\tthree\nproxy: \nproxy: last\n"
+        );
         let hostile = "\u{1b}]0;title\u{7}\r\u{9b}2J\u{7f}\n".as_bytes();
-        assert_eq!(copied(hostile).await, "\\u001b]0;title\\u0007\\u000d\\u009b2J\\u007f\n");
-        assert_eq!(copied(b"\xff\x9b\n").await, "\u{fffd}\u{fffd}\n", "raw bytes are no control characters");
+        assert_eq!(copied(hostile).await, "proxy: \\u001b]0;title\\u0007\\u000d\\u009b2J\\u007f\n");
+        assert_eq!(
+            copied(b"\xff\x9b\n").await,
+            "proxy: \u{fffd}\u{fffd}\n",
+            "raw bytes are no control characters"
+        );
+        // What is read from right to left must not hide who writes.
+        let turned = "\u{202e}yxorp\u{2066}\n".as_bytes();
+        assert_eq!(copied(turned).await, "proxy: \\u202eyxorp\\u2066\n");
+    }
+
+    //
+    #[tokio::test]
+    async fn lines_of_json_stay_json() {
+        let written = b"{\"level\":\"INFO\"}\nthread panicked: \"x\"\n";
+        let copied = copied_as(LogFormat::Json, written).await;
+        let lines: Vec<serde_json::Value> =
+            copied.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines[0], serde_json::json!({ "role": "proxy", "level": "INFO" }));
+        assert_eq!(lines[1], serde_json::json!({ "role": "proxy", "message": "thread panicked: \"x\"" }));
     }
 
     #[tokio::test]
@@ -103,8 +148,9 @@ mod tests {
         let long = [vec![b'x'; LINE_MAX + 5], b"\nshort\n".to_vec()].concat();
         let copied = copied(&long).await;
         let (first, rest) = copied.split_once('\n').unwrap();
-        assert_eq!(first.strip_prefix(&"x".repeat(LINE_MAX)), Some(" ... (5 bytes left out)"));
-        assert_eq!(rest, "short\n");
+        let shown = format!("proxy: {}", "x".repeat(LINE_MAX));
+        assert_eq!(first.strip_prefix(&shown), Some(" ... (5 bytes left out)"));
+        assert_eq!(rest, "proxy: short\n");
         assert_eq!(super::Line::default().bytes.capacity(), 0);
     }
 }

@@ -1,18 +1,20 @@
-//! Supervises the roles: each is a child process that is restarted when it exits and stopped at shutdown.
+//! Supervises the roles: each is a child process that is restarted when it exits or hangs, and stopped at shutdown.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use daemon::Shutdown;
+use daemon::{Reload, Shutdown};
 use rustix::process::{Pid, Signal};
 use tokio::io::AsyncWriteExt as _;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::role_log::RoleLog;
+use super::watchdog::Watchdog;
+use crate::data_dir::DataDir;
 use crate::health_check;
 use crate::output::CliError;
 use crate::role::Role;
@@ -27,53 +29,80 @@ const READY_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// A role that isn't ready after this time is logged with the reason.
 const SLOW_START_THRESHOLD: Duration = Duration::from_secs(3);
 const RESTART_BACKOFF_MIN: Duration = Duration::from_millis(200);
-const RESTART_BACKOFF_MAX: Duration = Duration::from_secs(30);
+const RESTART_BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A role that ran this long is restarted with the minimum back-off again.
 const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(60);
+/// A role that ran this long and was told to stop is restarted at once.
+const NO_BACKOFF_AFTER: Duration = Duration::from_secs(1);
 
 /// The supervised roles.
 pub(crate) struct Supervisor {
     roles: JoinSet<Result<(), CliError>>,
     health: Vec<(Role, SocketAddr)>,
+    installation: String,
     /// Cancelled when all roles are ready for the first time.
     all_ready: CancellationToken,
     shutdown: Shutdown,
 }
 
+/// What the supervisors of all roles share.
+#[derive(Clone)]
+pub(crate) struct Common {
+    pub(crate) system_users: Option<SystemUsers>,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) reload: Reload,
+}
+
 /// Starts and restarts one role.
 struct RoleSupervisor {
     role: Role,
-    data: PathBuf,
+    data: DataDir,
     settings: Settings,
-    system_users: Option<SystemUsers>,
-    /// Until this is cancelled, an exit means that the start failed.
+    /// Until this is cancelled, an exit with an error means that the start failed.
     all_ready: CancellationToken,
-    shutdown: Shutdown,
+    common: Common,
+}
+
+/// A role's process.
+struct Running {
+    child: Child,
+    log: RoleLog,
+    watchdog: Watchdog<ChildStdout>,
+}
+
+/// Why a role has to be started again, or not.
+enum End {
+    /// It was told to stop, and did.
+    Stopped,
+    Exited(String),
+    /// It was killed, perhaps from outside.
+    Killed(String),
+    Hung(Duration),
+    Shutdown,
 }
 
 impl Supervisor {
-    /// Starts all roles with the data directory `data`.
-    pub(crate) fn start(
-        settings: &Settings,
-        data: &Path,
-        system_users: Option<SystemUsers>,
-        shutdown: &Shutdown,
-    ) -> Self {
+    /// Starts all roles of an installation with the data directory `data`.
+    pub(crate) fn start(settings: &Settings, data: &DataDir, installation: &str, common: &Common) -> Self {
         let all_ready = CancellationToken::new();
         let mut roles = JoinSet::new();
         for role in Role::ALL {
             let supervisor = RoleSupervisor {
                 role,
-                data: data.to_path_buf(),
+                data: data.clone(),
                 settings: role.visible_settings(settings),
-                system_users,
                 all_ready: all_ready.clone(),
-                shutdown: shutdown.clone(),
+                common: common.clone(),
             };
             roles.spawn(supervisor.run());
         }
-        let health = Role::ALL.map(|role| (role, role.health(settings))).into();
-        Self { roles, health, all_ready, shutdown: shutdown.clone() }
+        Self {
+            roles,
+            health: Role::ALL.map(|role| (role, role.health(settings))).into(),
+            installation: installation.to_owned(),
+            all_ready,
+            shutdown: common.shutdown.clone(),
+        }
     }
 
     /// Runs until the shutdown is complete. Calls `on_ready` once all roles are ready.
@@ -85,7 +114,7 @@ impl Supervisor {
         on_ready: impl FnOnce() -> Result<(), CliError>,
     ) -> Result<(), CliError> {
         let ready = tokio::select! {
-            ready = wait_until_ready(&self.health) => ready.map(|()| true),
+            ready = wait_until_ready(&self.health, &self.installation) => ready.map(|()| true),
             () = self.shutdown.begun() => Ok(false),
             Some(Ok(Err(error))) = self.roles.join_next() => Err(error),
         };
@@ -110,13 +139,18 @@ impl Supervisor {
     }
 }
 
-/// Waits until all roles are ready; fails with the first that isn't in time.
-async fn wait_until_ready(health: &[(Role, SocketAddr)]) -> Result<(), CliError> {
+/// Waits until all roles are ready; fails with the first that isn't in time. A role that waits for something outside, such
+/// as Docker or the store, is in time.
+async fn wait_until_ready(health: &[(Role, SocketAddr)], installation: &str) -> Result<(), CliError> {
     let started = Instant::now();
+    let mut late_at = started + READY_TIMEOUT;
     for (role, health) in health {
         let mut logged = String::new();
-        while let Err(reason) = health_check::is_ready(*health).await {
-            if started.elapsed() > READY_TIMEOUT {
+        while let Err((reason, is_waiting)) = is_ready(*role, *health, installation).await {
+            if is_waiting {
+                late_at = Instant::now() + READY_TIMEOUT;
+            }
+            if Instant::now() > late_at {
                 let what = format!("the {} isn't ready after {READY_TIMEOUT:?} ({reason})", role.name());
                 return Err(CliError::new(what, "see its log lines above"));
             }
@@ -130,53 +164,147 @@ async fn wait_until_ready(health: &[(Role, SocketAddr)]) -> Result<(), CliError>
     Ok(())
 }
 
+/// If the role isn't ready: why, and whether it waits for something outside.
+async fn is_ready(role: Role, health: SocketAddr, installation: &str) -> Result<(), (String, bool)> {
+    let report = health_check::ask(health).await.map_err(|reason| (reason, false))?;
+    if let Some(reason) = health_check::foreign(&report, role, installation) {
+        return Err((reason, false));
+    }
+    let reason = || report.message.clone().unwrap_or_default();
+    if report.ready { Ok(()) } else { Err((reason(), report.waiting)) }
+}
+
+impl End {
+    fn of(exited: std::io::Result<ExitStatus>) -> Self {
+        match exited {
+            Ok(status) if status.success() => Self::Stopped,
+            Ok(status) if status.signal().is_some() => Self::Killed(status.to_string()),
+            Ok(status) => Self::Exited(status.to_string()),
+            Err(error) => Self::Exited(error.to_string()),
+        }
+    }
+}
+
+impl Running {
+    /// Runs until the role ends or hangs, or the shutdown begins. Passes SIGHUP on.
+    async fn watch(&mut self, shutdown: &Shutdown, reload: &mut Reload) -> End {
+        loop {
+            tokio::select! {
+                exited = self.child.wait() => return End::of(exited),
+                silence = self.watchdog.hung() => return End::Hung(silence),
+                () = reload.requested() => {
+                    // One that is starting reads everything anyway, and may not handle the signal yet.
+                    if self.watchdog.has_seen_sign() {
+                        self.signal(Signal::HUP);
+                    }
+                }
+                () = shutdown.begun() => return End::Shutdown,
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+
+    async fn stop(mut self, role: Role) {
+        self.signal(Signal::TERM);
+        let has_stopped = tokio::select! {
+            _ = self.child.wait() => true,
+            _ = self.watchdog.hung() => false,
+            () = tokio::time::sleep(STOP_TIMEOUT) => false,
+        };
+        if !has_stopped {
+            tracing::warn!(role = role.name(), "role did not stop in time: killed it");
+            let _ = self.child.kill().await;
+        }
+        self.log.finish().await;
+    }
+}
+
 impl RoleSupervisor {
     /// Runs the role, with restarts, until the shutdown.
     async fn run(self) -> Result<(), CliError> {
+        let mut reload = self.common.reload.clone();
         let mut backoff = RESTART_BACKOFF_MIN;
         loop {
             let started = Instant::now();
-            let (mut child, log) = self.spawn().await?;
-            let exited = tokio::select! {
-                exited = child.wait() => exited,
-                () = self.shutdown.begun() => return self.stop(child, log).await,
+            let end = match self.spawn().await {
+                Ok(mut running) => match running.watch(&self.common.shutdown, &mut reload).await {
+                    End::Shutdown => {
+                        running.stop(self.role).await;
+                        return Ok(());
+                    }
+                    end => {
+                        // A stopped process obeys no other signal.
+                        let _ = running.child.kill().await;
+                        running.log.finish().await;
+                        end
+                    }
+                },
+                Err(error) if self.all_ready.is_cancelled() => End::Exited(error.to_string()),
+                Err(error) => return Err(error),
             };
-            log.finish().await;
-            let status = exited.map_or_else(|error| error.to_string(), |status| status.to_string());
-            if !self.all_ready.is_cancelled() {
+            if let (End::Exited(status), false) = (&end, self.all_ready.is_cancelled()) {
                 let what = format!("the {} exited during its start ({status})", self.role.name());
                 return Err(CliError::new(what, "see its error above"));
             }
             if started.elapsed() > BACKOFF_RESET_AFTER {
                 backoff = RESTART_BACKOFF_MIN;
             }
-            tracing::error!(role = self.role.name(), status, ?backoff, "role exited: restarting");
+            let wait = match end {
+                End::Stopped if started.elapsed() > NO_BACKOFF_AFTER => Duration::ZERO,
+                _ => {
+                    let next = (backoff * 2).min(RESTART_BACKOFF_MAX);
+                    std::mem::replace(&mut backoff, next)
+                }
+            };
+            self.log_restart(&end, wait);
             tokio::select! {
-                () = tokio::time::sleep(backoff) => backoff = (backoff * 2).min(RESTART_BACKOFF_MAX),
-                () = self.shutdown.begun() => return Ok(()),
+                () = tokio::time::sleep(wait) => {}
+                () = self.common.shutdown.begun() => return Ok(()),
             }
         }
     }
 
+    fn log_restart(&self, end: &End, wait: Duration) {
+        let role = self.role.name();
+        match end {
+            End::Stopped => tracing::info!(role, "role stopped: starting it again"),
+            End::Exited(status) | End::Killed(status) => {
+                tracing::error!(role, status, backoff = ?wait, "role exited: restarting");
+            }
+            End::Hung(silence) => {
+                let seconds = silence.as_secs();
+                tracing::error!(role, seconds, backoff = ?wait, "role hung, with no sign of life: killed, restarting");
+            }
+            End::Shutdown => {}
+        }
+    }
+
     /// Starts this same program, even if its file was replaced or the role's user can't access it.
-    async fn spawn(&self) -> Result<(Child, RoleLog), CliError> {
+    async fn spawn(&self) -> Result<Running, CliError> {
+        // SQLite's last user may have removed them, and an unprivileged role can't make them.
+        self.data.restore_log_files(&self.settings);
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0("memgate")
             .arg(self.role.name())
             .arg("--supervised")
             .arg("--data")
-            .arg(&self.data)
+            .arg(self.data.path())
             .stdin(Stdio::piped())
-            // The supervisor's own stdout carries the lines that scripts wait for.
-            .stdout(Stdio::null())
+            // For signs of life: the supervisor's own stdout carries the lines that scripts wait for.
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .env_clear()
             .kill_on_drop(true);
         for name in self.role.inherited_variables() {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
         }
-        if let Some(identity) = self.system_users.and_then(|users| self.role.identity(&users)) {
+        if let Some(identity) = self.common.system_users.and_then(|users| self.role.identity(&users)) {
             // It becomes that user itself, because only root can give up what root has.
             command.arg("--run-as").arg(identity.to_string());
         }
@@ -185,24 +313,13 @@ impl RoleSupervisor {
             CliError::new(what, "check the system's limits, and that all users may execute this program")
         };
         let mut child = command.spawn().map_err(failed)?;
-        let log = RoleLog::start(child.stderr.take());
+        let log = RoleLog::start(self.role.name(), self.settings.log.format, child.stderr.take());
+        let watchdog = Watchdog::new(child.stdout.take());
         let settings = serde_json::to_vec(&self.settings).map_err(|error| failed(error.into()))?;
         if let Some(mut stdin) = child.stdin.take() {
             // If the role has already exited, the caller's wait reports it.
             let _ = stdin.write_all(&settings).await;
         }
-        Ok((child, log))
-    }
-
-    async fn stop(&self, mut child: Child, log: RoleLog) -> Result<(), CliError> {
-        if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
-            let _ = rustix::process::kill_process(pid, Signal::TERM);
-        }
-        if tokio::time::timeout(STOP_TIMEOUT, child.wait()).await.is_err() {
-            tracing::warn!(role = self.role.name(), "role did not stop in time: killed it");
-            let _ = child.kill().await;
-        }
-        log.finish().await;
-        Ok(())
+        Ok(Running { child, log, watchdog })
     }
 }

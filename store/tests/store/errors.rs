@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use store::StoreError;
+use store::{Database, Store, StoreError};
 
 use crate::concurrent_process::{self, Task};
 use crate::test_db::{TestDb, sign_up};
@@ -51,6 +51,28 @@ async fn closed_store_is_unavailable(db: TestDb) {
     assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
 }
 
+// F-4: what is waited for at start, and what isn't.
+async fn outage_is_distinguished_from_a_mistake(db: TestDb) {
+    let store = db.open().await;
+    let error = StoreError::from(db.execute("SELECT nothing FROM nowhere").await.unwrap_err());
+    assert!(!error.is_outage(), "{error:?}");
+    assert!(StoreError::Timeout.is_outage() && !StoreError::RolledBack.is_outage());
+    assert!(StoreError::from(sqlx::Error::Io(std::io::ErrorKind::StorageFull.into())).is_outage());
+    store.close().await;
+
+    let opened = async |url: &str| Store::open(&Database::Postgres(url.into())).await.unwrap_err();
+    let error = opened("postgres://memgate@127.0.0.1:1/memgate").await;
+    assert!(error.is_outage(), "{error:?}");
+    let error = opened("mysql://memgate@127.0.0.1:1/memgate").await;
+    assert!(!error.is_outage(), "{error:?}");
+    if let Database::Postgres(url) = db.database() {
+        let (address, query) = url.split_once('?').unwrap();
+        let (server, _) = address.rsplit_once('/').unwrap();
+        let error = opened(&format!("{server}/no_such_database?{query}")).await;
+        assert!(!error.is_outage(), "{error:?}");
+    }
+}
+
 //
 async fn no_value_is_logged_at_any_level(db: TestDb) {
     concurrent_process::run(&db.database(), Task::Log).await;
@@ -60,5 +82,6 @@ on_both! {
     full_disk_is_distinguished_from_an_unavailable_database,
     error_contains_no_row_data,
     closed_store_is_unavailable,
+    outage_is_distinguished_from_a_mistake,
     no_value_is_logged_at_any_level,
 }

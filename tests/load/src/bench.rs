@@ -70,7 +70,7 @@ impl Bench {
     pub(crate) fn run(&self) -> Result<(), LoadError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let shutdown = Shutdown::on_signals()?;
+            let shutdown = Shutdown::on_signals("load")?;
             tokio::select! {
                 points = self.measure() => self.print(&points?),
                 () = shutdown.begun() => Err(LoadError::new("interrupted", "everything that was started is stopped")),

@@ -104,7 +104,7 @@ impl Floods {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let shutdown = Shutdown::on_signals()?;
+            let shutdown = Shutdown::on_signals("load")?;
             let rows = tokio::select! {
                 rows = self.measure(&conditions) => rows?,
                 () = shutdown.begun() => {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use daemon::Shutdown;
+use daemon::{Process, Shutdown};
 use store::{
     Database, DenialRecord, LaneKey, LiveConnections, NewCache, NewToken, NewUser, Permissions, Plan, Store,
     Token, TokenId, TokenKey,
@@ -222,7 +222,9 @@ fn spawn(config: proxy::Config, data: &Path, shutdown: &Shutdown) -> JoinHandle<
     let thread = std::thread::spawn(move || {
         Runtime::new().unwrap().block_on(async {
             let store = open_store(&data).await;
-            proxy::run(config, store, token_key(&data), lane_key(&data), shutdown).await
+            let process = Process { shutdown, ..Process::default() };
+            daemon::health::serve(config.health, &process.health, &process.shutdown).await.unwrap();
+            proxy::run(config, store, token_key(&data), lane_key(&data), process).await
         })
     });
     let deadline = Instant::now() + START_TIMEOUT;

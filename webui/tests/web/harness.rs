@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use daemon::Shutdown;
-use daemon::health::Readiness;
+use daemon::health::Health;
 use daemon::http::ConnectionLimits;
 use prometheus_client::registry::Registry;
 use store::{Database, InstanceState, Observed, Store, TokenKey};
@@ -21,7 +21,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) struct Site {
     pub(crate) address: SocketAddr,
     pub(crate) store: Store,
-    pub(crate) readiness: Readiness,
+    pub(crate) health: Health,
     metrics: Registry,
     shutdown: Shutdown,
     _folder: TempDir,
@@ -56,13 +56,13 @@ impl Site {
         change(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (shutdown, readiness) = (Shutdown::new(), Readiness::default());
+        let (shutdown, health) = (Shutdown::new(), Health::default());
         let mut metrics = Registry::default();
         let app = App::new(config, store.clone(), token_key, &mut metrics).unwrap();
         let app = app.with_connection_limits(limit);
-        let (until, ready) = (shutdown.clone(), readiness.clone());
+        let (until, ready) = (shutdown.clone(), health.clone());
         shutdown.spawn(async move { app.serve(listener, ready, until).await });
-        Self { address, store, readiness, metrics, shutdown, _folder: folder }
+        Self { address, store, health, metrics, shutdown, _folder: folder }
     }
 
     /// Value of a metric without labels.

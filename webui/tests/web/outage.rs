@@ -12,10 +12,10 @@ async fn pages_report_an_unavailable_store() {
     let token = page.tokens().remove(0);
     let mut anonymous = site.visitor();
     anonymous.get("/sign-up").await;
-    eventually("ready", || async { site.readiness.get().is_ok() }).await;
+    eventually("ready", || async { site.health.is_ready() }).await;
 
     site.store.close().await;
-    eventually("not ready", || async { site.readiness.get().is_err() }).await;
+    eventually("not ready", || async { !site.health.is_ready() }).await;
     let assert_unavailable = |status: u16, body: &str| {
         assert_eq!(status, 503);
         assert!(body.contains("can&#39;t be loaded right now") && body.contains("Nothing is lost"), "{body}");

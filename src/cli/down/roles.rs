@@ -1,0 +1,81 @@
+//! Roles of this installation that run on this machine without `memgate up`. They are stopped before their containers are
+//! removed: a provisioner would create everything again.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+use store::{LeaderLock, Store};
+
+use crate::cli::up::port_check;
+use crate::health_check;
+use crate::output::CliError;
+use crate::role::Role;
+use crate::settings::Settings;
+
+/// A proxy finishes what its clients read, for half a minute at most.
+const STOP_TIMEOUT: Duration = Duration::from_secs(35);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// For a provisioner that has just been stopped.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Stops the roles of an installation, and returns what they are.
+///
+/// # Errors
+/// If one doesn't stop.
+pub(super) async fn stop(settings: &Settings, installation: &str) -> Result<Vec<String>, CliError> {
+    let mut stopped = Vec::new();
+    for role in Role::ALL {
+        let Some(pid) = find(role, settings, installation).await else { continue };
+        let what = format!("{} (process {pid})", role.name());
+        let fix = || format!("stop process {pid} yourself, then retry");
+        let process = Pid::from_raw(pid.cast_signed());
+        let process = process.ok_or_else(|| CliError::new(format!("can't stop the {what}"), fix()))?;
+        rustix::process::kill_process(process, Signal::TERM)
+            .map_err(|error| CliError::new(format!("can't stop the {what} ({error})"), fix()))?;
+        let started = Instant::now();
+        while runs(pid) {
+            if started.elapsed() > STOP_TIMEOUT {
+                return Err(CliError::new(format!("the {what} did not stop in time"), fix()));
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        stopped.push(what);
+    }
+    Ok(stopped)
+}
+
+/// Takes the lock of the provisioner that leads, so that none does while its containers are removed.
+///
+/// # Errors
+/// If another process keeps it.
+pub(super) async fn keep_provisioners_away(store: &Store) -> Result<LeaderLock, CliError> {
+    let started = Instant::now();
+    loop {
+        if let Some(lock) = store.try_acquire_leader_lock().await? {
+            return Ok(lock);
+        }
+        if started.elapsed() > LOCK_TIMEOUT {
+            return Err(CliError::new(
+                "a provisioner of this installation runs, and would create everything again",
+                "stop it (`memgate provisioner`, perhaps as a service or on another machine), then retry",
+            ));
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// The process of a role of this installation. The role says so itself, but root signals only the process that the kernel
+/// says is listening: anybody's program may answer with any number.
+async fn find(role: Role, settings: &Settings, installation: &str) -> Option<u32> {
+    let address = role.health(settings);
+    let report = health_check::ask(address).await.ok()?;
+    let is_ours = health_check::foreign(&report, role, installation).is_none();
+    let listener = port_check::listener(address.port()).filter(|_| is_ours)?;
+    (listener.pid == report.process.pid).then_some(listener.pid)
+}
+
+/// Whether the process hasn't ended. One that has stays known until its parent takes note.
+fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with(['Z', 'X']))
+}

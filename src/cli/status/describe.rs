@@ -1,0 +1,61 @@
+//! The status as text.
+
+use store::Proxy;
+
+use super::{Health, RoleHealth, Status};
+use crate::output::table;
+
+impl Health {
+    fn text(&self) -> String {
+        let word = if self.ready { "ready" } else { "not ready" };
+        self.message.as_ref().map_or(word.to_owned(), |message| format!("{word}: {message}"))
+    }
+}
+
+impl RoleHealth {
+    fn text(&self) -> String {
+        let text = self.health.text();
+        match &self.process {
+            // One that isn't ready may be somebody else's, which its message says.
+            Some(process) if self.health.ready => {
+                format!("{text} (process {}, {})", process.pid, process.version)
+            }
+            _ => text,
+        }
+    }
+}
+
+impl Status {
+    pub(super) fn describe(&self) -> String {
+        let mut pairs: Vec<_> = self.roles.iter().map(|(role, health)| (*role, health.text())).collect();
+        pairs.push(("store", self.store.text()));
+        pairs.push(("docker", self.docker.text()));
+        pairs.push(("instances", self.instances_text()));
+        pairs.extend(self.proxies.iter().map(|proxy| ("registered proxy", self.proxy_text(proxy))));
+        if !self.foreign.is_empty() {
+            pairs.push(("not memgate's", self.foreign.join(", ")));
+        }
+        if let Some(pid) = self.up {
+            pairs.push(("memgate up", format!("process {pid}")));
+        }
+        pairs.push(("installation", self.installation.clone().unwrap_or_default()));
+        table::pairs(&pairs)
+    }
+
+    fn proxy_text(&self, proxy: &Proxy) -> String {
+        let seen = table::time_since(proxy.seen_at);
+        if self.silent_proxies.contains(&proxy.name) {
+            return format!("not ready: no heartbeat of {} ({}), seen {seen}", proxy.name, proxy.version);
+        }
+        format!("{} ({}), seen {seen}", proxy.name, proxy.version)
+    }
+
+    fn instances_text(&self) -> String {
+        let counts: Vec<_> = self.instances.iter().map(|(state, n)| format!("{n} {state}")).collect();
+        match counts.join(", ") {
+            text if text.is_empty() => "none".to_owned(),
+            text if self.has_failed_instance() => format!("not ready: {text}"),
+            text => text,
+        }
+    }
+}

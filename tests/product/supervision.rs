@@ -1,0 +1,169 @@
+//! How `memgate up` looks after its roles, without Docker: it starts what can be started, restarts roles that are killed or
+//! hang, and passes SIGHUP on.
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::{Installation, Product, deadline_in, is_root, signal, wait_until};
+
+/// A product whose Docker is away: proxy and web UI work, the provisioner waits. `memgate down` finds the real Docker.
+pub(crate) fn without_docker(installation: Installation) -> Product {
+    // The very first start would fail.
+    assert!(installation.run(&["migrate"]).status.success());
+    let socket = installation.dir().join("docker.sock");
+    let log = File::options().create(true).append(true).open(installation.log()).unwrap();
+    let mut up = installation.memgate(&["up"]);
+    up.env("MEMGATE_PROVISIONER__DOCKER_SOCKET", socket).stdout(Stdio::null()).stderr(log);
+    let up = up.spawn().unwrap();
+    let product = Product::running(installation, (up, Vec::new()));
+    for role in ["proxy", "webui"] {
+        wait_until(deadline_in(60), role, || role_status(&product, role)["ready"] == true);
+    }
+    product
+}
+
+/// What `memgate status` says, whatever its exit status.
+pub(crate) fn status(installation: &Installation) -> Value {
+    let output = installation.memgate(&["status", "--json"]).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+}
+
+fn role_status(installation: &Installation, role: &str) -> Value {
+    status(installation)["roles"][role].clone()
+}
+
+fn log_contains(product: &Product, text: &str) -> bool {
+    product.read_log().contains(text)
+}
+
+/// Waits until a role has another process than `before`, and returns that.
+fn restarted(product: &Product, role: &str, before: u32, timeout: Duration) -> u32 {
+    let mut now = None;
+    wait_until(Instant::now() + timeout, &format!("{role} is restarted"), || {
+        now = product.role(role).filter(|pid| *pid != before);
+        now.is_some()
+    });
+    now.unwrap()
+}
+
+// F-3.
+#[test]
+fn up_starts_what_needs_no_docker_and_waits_for_it() {
+    let product = without_docker(Installation::new());
+    assert!(log_contains(&product, "Docker doesn't answer"));
+    assert!(log_contains(&product, "until then the proxy and the web UI run"));
+    let status = product.run(&["status"]);
+    assert_eq!(status.status.code(), Some(1));
+    let provisioner = role_status(&product, "provisioner");
+    assert!(provisioner["message"].as_str().unwrap().contains("Docker doesn't answer"), "{provisioner}");
+
+    // Docker starts.
+    symlink("/var/run/docker.sock", product.dir().join("docker.sock")).unwrap();
+    wait_until(deadline_in(120), "everything is ready", || product.run(&["status"]).status.success());
+    let ada = product.add_user("ada@example.org");
+    assert_eq!(product.json(&["instance", "show", &ada.email])["state"], "running");
+}
+
+// F-25, F-27.
+#[test]
+fn hung_role_is_reported_and_restarted() {
+    let product = without_docker(Installation::new());
+    let (proxy, webui) = (product.role("proxy").unwrap(), product.role("webui").unwrap());
+    signal(proxy, "STOP");
+    let stopped_at = Instant::now();
+    let reported = role_status(&product, "proxy");
+    assert!(reported["message"].as_str().unwrap().contains("it hangs"), "{reported}");
+    restarted(&product, "proxy", proxy, Duration::from_secs(20));
+    assert!(stopped_at.elapsed() > Duration::from_secs(12), "{:?}", stopped_at.elapsed());
+    wait_until(deadline_in(20), "the proxy works", || role_status(&product, "proxy")["ready"] == true);
+    assert!(log_contains(&product, "role hung"));
+    assert_eq!(product.role("webui"), Some(webui), "the others stay");
+}
+
+// F-23.
+#[test]
+fn killed_role_is_back_within_five_seconds_and_a_stopped_one_at_once() {
+    let product = without_docker(Installation::new());
+    let mut proxy = product.role("proxy").unwrap();
+    for _ in 0..7 {
+        signal(proxy, "KILL");
+        proxy = restarted(&product, "proxy", proxy, Duration::from_secs(7));
+    }
+    let webui = product.role("webui").unwrap();
+    signal(webui, "TERM");
+    let restarted_at = restarted(&product, "webui", webui, Duration::from_secs(4));
+    assert_ne!(restarted_at, webui);
+    let log = product.read_log();
+    let lines = |role: &str| {
+        let of_role = format!("role=\"{role}\"");
+        log.lines().filter(|line| line.contains(": role ") && line.contains(&of_role)).collect::<Vec<_>>()
+    };
+    assert!(lines("proxy").iter().all(|line| line.contains("ERROR") && line.contains("SIGKILL")), "{log}");
+    assert!(
+        lines("webui").iter().any(|line| line.contains("INFO") && line.contains("role stopped")),
+        "{log}"
+    );
+    assert!(!lines("webui").iter().any(|line| line.contains("ERROR")), "{log}");
+    // Each line of a role carries its name.
+    assert!(
+        log.lines().any(|line| line.starts_with("webui: ") && line.contains("the web UI stops on SIGTERM"))
+    );
+}
+
+// F-24.
+#[test]
+fn sighup_reloads_and_ends_nothing() {
+    let product = without_docker(Installation::new());
+    let before = product.roles();
+    let settings = product.data().join("memgate.toml");
+    for (text, expected) in [
+        ("", "the settings are those in use"),
+        ("[proxy]\nconnections = 77\n", "after a restart of memgate: proxy.connections"),
+        ("[proxy]\nconections = 77\n", "can't be used after a restart: unknown setting proxy.conections"),
+    ] {
+        fs::write(&settings, text).unwrap();
+        signal(product.supervisor(), "HUP");
+        wait_until(deadline_in(10), expected, || log_contains(&product, expected));
+    }
+    for (role, expected) in [("proxy", "certificate reloaded"), ("webui", "reloading on SIGHUP")] {
+        let is_logged = || {
+            let log = product.read_log();
+            log.lines().any(|line| line.starts_with(&format!("{role}: ")) && line.contains(expected))
+        };
+        wait_until(deadline_in(10), expected, is_logged);
+    }
+    assert_eq!(product.roles(), before, "no process ended");
+    fs::remove_file(&settings).unwrap();
+}
+
+// F-25: SQLite maps the file into memory, and the kernel ends who reads behind its end.
+#[test]
+fn supervisor_survives_a_database_that_a_broken_role_cuts() {
+    if !is_root() {
+        return;
+    }
+    let product = without_docker(Installation::new());
+    let up = product.supervisor();
+    let open_files = || -> Vec<_> {
+        let files = fs::read_dir(format!("/proc/{up}/fd")).unwrap().flatten();
+        files.filter_map(|file| fs::read_link(file.path()).ok()).collect()
+    };
+    assert!(
+        !open_files().iter().any(|file| file.to_string_lossy().contains("memgate.db")),
+        "{:?}",
+        open_files()
+    );
+    let before = ["proxy", "webui"].map(|role| (role, product.role(role)));
+    File::options().write(true).open(product.data().join("db/memgate.db-shm")).unwrap().set_len(0).unwrap();
+    // Each of them reads it several times a second. A command would repair it.
+    wait_until(deadline_in(10), "roles end", || before.iter().all(|(role, pid)| product.role(role) != *pid));
+    wait_until(deadline_in(60), "roles work again", || {
+        before.iter().all(|(role, _)| role_status(&product, role)["ready"] == true)
+    });
+    assert_eq!(product.supervisor(), up);
+    product.json(&["user", "add", "ada@example.org", "--no-wait"]);
+}
