@@ -122,7 +122,7 @@ enum Command {
     /// Manage plans (resource limits): list, create, update, delete
     #[command(subcommand)]
     Plan(plan::PlanCommand),
-    /// Show the containers that run caches: list, show
+    /// Show the containers that run caches: list, show, events
     #[command(subcommand)]
     Instance(instance::InstanceCommand),
     /// Manage live connections: list, close

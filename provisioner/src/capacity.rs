@@ -286,6 +286,9 @@ mod tests {
             attached: true,
             image: String::new(),
             outdated: false,
+            ended: None,
+            limits: None,
+            limits_differ: false,
             hung: false,
             created_at: store::Timestamp::EPOCH,
         };

@@ -1,10 +1,12 @@
-//! What keeps the provisioner from working, by part. Each change is logged once and shown by readiness.
+//! What keeps the provisioner from working, and what the operator should know, by part. Each change is logged once, shown
+//! by readiness, and counted in metrics.
 
 use std::collections::BTreeMap;
 
 use daemon::health::{Health, STORE};
 
 use crate::error::{Error, chain};
+use crate::metrics::Metrics;
 
 /// Parts outside of memgate: when they are back, the provisioner gets ready without help.
 const AWAITED: [&str; 2] = ["docker", "store"];
@@ -13,20 +15,22 @@ const AWAITED: [&str; 2] = ["docker", "store"];
 #[derive(Debug)]
 pub(crate) struct Conditions {
     health: Health,
+    metrics: Metrics,
     failing: BTreeMap<&'static str, String>,
 }
 
 impl Conditions {
     /// The parts in `starting` count as failing until they are set to `None`.
-    pub(crate) fn new(health: Health, starting: &[&'static str]) -> Self {
+    pub(crate) fn new(health: Health, metrics: Metrics, starting: &[&'static str]) -> Self {
         let failing = starting.iter().map(|part| (*part, format!("{part}: starting"))).collect();
-        let conditions = Self { health, failing };
+        let conditions = Self { health, metrics, failing };
         conditions.publish();
         conditions
     }
 
-    /// Sets or clears (`None`) the error of a part.
-    pub(crate) fn set(&mut self, part: &'static str, error: Option<&Error>) {
+    /// Sets or clears (`None`) the error of a part. Returns whether the part has recovered.
+    pub(crate) fn set(&mut self, part: &'static str, error: Option<&Error>) -> bool {
+        self.metrics.count_condition(part, error.is_some());
         let previous = match error {
             Some(error) => {
                 let text = chain(error);
@@ -45,6 +49,12 @@ impl Conditions {
         if previous.is_some() || error.is_some() {
             self.publish();
         }
+        previous.is_some() && error.is_none()
+    }
+
+    /// Sets or clears (`None`) what is wrong with some caches although the provisioner works.
+    pub(crate) fn set_problem(&self, part: &'static str, problem: Option<String>) {
+        self.health.set_problem(part, problem);
     }
 
     fn publish(&self) {

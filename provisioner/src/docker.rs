@@ -4,30 +4,40 @@ mod container;
 mod events;
 mod foreign;
 mod image;
+mod limits;
 mod network;
+mod output;
 mod volume;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bollard::errors::Error as ApiError;
 use bollard::{API_DEFAULT_VERSION, Docker as Client};
+use prometheus_client::metrics::counter::Counter;
 use store::{Timestamp, now};
+use tokio::time::timeout;
 
 use crate::Error;
 use crate::error::Cause;
 use crate::names::{LABEL, LABEL_CREATED, Names};
 
 pub(crate) use container::NewContainer;
-pub(crate) use events::DockerEvent;
+pub(crate) use events::{Change, DockerEvent};
 pub(crate) use foreign::Foreign;
 pub(crate) use image::Untagged;
 
-/// Time limit of a request. A request may wait behind 200 container starts.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time limit of a request that changes something: it may wait behind 200 container starts.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time limit of a request that only reads.
+const READ_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time limit of pulling or importing an image.
+const IMAGE_TIMEOUT: Duration = Duration::from_mins(15);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Containers whose creation is remembered.
+const CREATED_MAX: usize = 1_000;
 
 /// A Docker Engine, restricted to what belongs to one installation, see [`Names`].
 #[derive(Debug)]
@@ -35,25 +45,77 @@ pub(crate) struct Docker {
     names: Names,
     socket: PathBuf,
     client: OnceLock<Client>,
+    /// Requests that Docker didn't answer in time.
+    pub(crate) timeouts: Counter,
+    /// Ids of the containers that were created last, to tell Docker's events about them from others.
+    created: Mutex<VecDeque<String>>,
 }
 
 impl Docker {
     /// Doesn't connect: Docker may start later.
     pub(crate) fn new(names: Names, socket: &Path) -> Self {
-        Self { names, socket: socket.to_owned(), client: OnceLock::new() }
+        Self {
+            names,
+            socket: socket.to_owned(),
+            client: OnceLock::new(),
+            timeouts: Counter::default(),
+            created: Mutex::default(),
+        }
     }
 
     /// Checks that Docker answers.
     pub(crate) async fn ping(&self) -> Result<(), Error> {
-        let reply = tokio::time::timeout(PING_TIMEOUT, self.client()?.ping()).await;
-        reply.map_err(|late| Error::DockerDown(late.into()))?.map_err(|e| map_error("answer", e))?;
-        Ok(())
+        self.within(PING_TIMEOUT, "answer a ping", self.client()?.ping()).await.map(drop)
+    }
+
+    /// Whether this process has created a container, which may be gone again.
+    pub(crate) fn has_created(&self, container: &str) -> bool {
+        self.created.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|id| id == container)
+    }
+
+    fn note_created(&self, container: &str) {
+        let mut created = self.created.lock().unwrap_or_else(PoisonError::into_inner);
+        created.truncate(CREATED_MAX);
+        created.push_front(container.to_owned());
+    }
+
+    /// Waits for the reply to a request that only reads.
+    async fn read<T>(
+        &self,
+        operation: &'static str,
+        request: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, Error> {
+        self.within(READ_TIMEOUT, operation, request).await
+    }
+
+    /// Waits for the reply to a request that changes something.
+    async fn change<T>(
+        &self,
+        operation: &'static str,
+        request: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, Error> {
+        self.within(CHANGE_TIMEOUT, operation, request).await
+    }
+
+    /// A Docker that hangs counts as one that is down.
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        operation: &'static str,
+        request: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, Error> {
+        let Ok(reply) = timeout(limit, request).await else {
+            self.timeouts.inc();
+            let why = format!("it didn't {operation} within {} s", limit.as_secs());
+            return Err(Error::DockerDown(why.into()));
+        };
+        reply.map_err(|error| map_error(operation, error))
     }
 
     /// Returns Docker's version.
     pub(crate) async fn version(socket: &Path) -> Result<String, Error> {
         let client = connect(socket)?;
-        let reply = tokio::time::timeout(PING_TIMEOUT, client.version()).await;
+        let reply = timeout(PING_TIMEOUT, client.version()).await;
         let reply = reply.map_err(|late| Error::DockerDown(late.into()))?;
         Ok(reply.map_err(|e| map_error("answer", e))?.version.unwrap_or_default())
     }
@@ -79,7 +141,7 @@ impl Docker {
 }
 
 fn connect(socket: &Path) -> Result<Client, Error> {
-    Client::connect_with_unix(&socket.to_string_lossy(), REQUEST_TIMEOUT.as_secs(), API_DEFAULT_VERSION)
+    Client::connect_with_unix(&socket.to_string_lossy(), IMAGE_TIMEOUT.as_secs(), API_DEFAULT_VERSION)
         .map_err(|e| map_error("be connected to", e))
 }
 
@@ -105,10 +167,10 @@ fn map_error(operation: &'static str, error: ApiError) -> Error {
 }
 
 /// The result of a removal: whether the resource existed. One that is already gone is no error.
-fn ignore_not_found(operation: &'static str, removed: Result<(), ApiError>) -> Result<bool, Error> {
+fn ignore_not_found(removed: Result<(), Error>) -> Result<bool, Error> {
     match removed {
         Ok(()) => Ok(true),
-        Err(ApiError::DockerResponseServerError { status_code: 404, .. }) => Ok(false),
-        Err(error) => Err(map_error(operation, error)),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
     }
 }

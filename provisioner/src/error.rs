@@ -2,6 +2,8 @@
 
 use store::StoreError;
 
+use crate::secrets::Mismatch;
+
 /// A library's error, kept for the log.
 pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -63,15 +65,18 @@ pub enum Error {
         name: String,
     },
     /// A container that isn't the installation's has an instance's address.
-    #[error("the container {holder} has the address {address}: the cache gets another")]
+    #[error(
+        "{holder} has the address {address}, so the cache gets another: remove it from memgate's network, or start it \
+         without --ip"
+    )]
     AddressTaken {
         /// The address that was leased to the instance.
         address: String,
-        /// The name of the container that has it.
+        /// What has it.
         holder: String,
     },
     /// A container runs and its network works, but memcached doesn't answer.
-    #[error("memcached doesn't answer at {address}: see `docker logs` of its container")]
+    #[error("memcached doesn't answer at {address}: `memgate instance events` shows what it wrote last")]
     NoAnswer {
         /// The address of the instance.
         address: String,
@@ -96,6 +101,46 @@ pub enum Error {
         /// The address of the instance.
         address: String,
     },
+    /// A container has another address than the one that is leased to its instance.
+    #[error("the container at {address} has an address that isn't leased to it: it will be replaced")]
+    NotLeased {
+        /// The container's address.
+        address: String,
+    },
+    /// Many caches reject their lane secrets: this process's key is wrong, rather than all of them.
+    #[error(
+        "{rejected} of {asked} caches reject their secret, so nothing is replaced or created: lane.key isn't the one that \
+         they were created with; put that back, or, if it is lost, run `memgate down` and `memgate up`, which empties \
+         all caches"
+    )]
+    SecretMismatch {
+        /// Caches that reject their secret.
+        rejected: usize,
+        /// Caches that answered.
+        asked: usize,
+    },
+    /// A network's bridge was removed or changed on this host.
+    #[error("the bridge {bridge} of the network {network} was removed or changed: the network is made again")]
+    NetworkBroken {
+        /// The network's name in Docker.
+        network: String,
+        /// The bridge's name on this host.
+        bridge: String,
+    },
+    /// A network can't be made again because of a container that isn't the installation's.
+    #[error(
+        "the network {network} is broken and can't be made again, since the container {container} is on it: run \
+         `docker network disconnect -f {network} {container}`"
+    )]
+    ForeignOnNetwork {
+        /// The network's name in Docker.
+        network: String,
+        /// The container's name.
+        container: String,
+    },
+    /// A resync took too long.
+    #[error("the resync took longer than {0} s: see how busy Docker and this host are")]
+    ResyncLate(u64),
     /// The image can't be built or pulled.
     #[error("can't use or build the memcached image: {0}")]
     Image(String),
@@ -123,6 +168,7 @@ impl Error {
             Self::Unreachable { .. } => {
                 "memcached can't be reached: trying again, and keeping its contents; ask the operator"
             }
+            Self::SecretMismatch { .. } => "waiting for the operator: the operator's log has the reason",
             Self::Full { .. } => "all of memcached's connections are in use: new ones have to wait",
             _ => "memcached can't be started: trying again; the operator's log has the reason",
         }
@@ -134,6 +180,12 @@ impl Error {
         matches!(self, Self::DockerDown(_))
     }
 
+    /// Whether an error says nothing about the instance that was worked on: it doesn't count as a failure of that, and
+    /// is reported for all instances together.
+    pub(crate) fn is_general(&self) -> bool {
+        matches!(self, Self::DockerDown(_) | Self::Store(_) | Self::SecretMismatch { .. })
+    }
+
     /// Whether an address can't be assigned because another container has it.
     pub(crate) fn is_address_in_use(&self) -> bool {
         matches!(self, Self::Docker { message, .. } if message.contains("Address already in use"))
@@ -142,6 +194,12 @@ impl Error {
     /// Whether an image, network or container wasn't found.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Docker { status: Some(404), .. })
+    }
+}
+
+impl From<Mismatch> for Error {
+    fn from(Mismatch { rejected, asked }: Mismatch) -> Self {
+        Self::SecretMismatch { rejected, asked }
     }
 }
 

@@ -3,14 +3,20 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use store::{Instance, Store};
+use store::{Instance, Network, Store};
 use tokio::sync::mpsc::Sender;
-use tokio::time::sleep;
+use tokio::time::{interval, sleep};
 
 use crate::docker::{Docker, DockerEvent};
 use crate::error::Error;
 use crate::firewall::{Checked, Firewall};
+use crate::networks::Networks;
 
+/// Interval at which Docker is asked whether it answers, and of the check of bridges.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const BRIDGE_INTERVAL: Duration = Duration::from_secs(1);
+/// A bridge that is broken in so many checks in a row is no passing state.
+const BROKEN_CHECKS_MIN: u32 = 2;
 const RECONNECT_BACKOFF_MIN: Duration = Duration::from_millis(250);
 const RECONNECT_BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -29,6 +35,22 @@ pub(crate) enum Event {
     Docker(DockerEvent),
     /// The firewall's rules were changed and restored, can't be checked or restored, or are complete again.
     Firewall(Result<Checked, Error>),
+    /// Networks whose bridges were removed or changed on this host; none once all are right again.
+    NetworksBroken(Vec<Network>),
+}
+
+/// Reports broken networks, at each check while there are any, until the receiver is dropped.
+pub(crate) async fn watch_networks(networks: &Networks, events: Sender<Event>) {
+    let mut checks = 0;
+    while !events.is_closed() {
+        sleep(BRIDGE_INTERVAL).await;
+        let broken = networks.broken();
+        let was_reported = checks >= BROKEN_CHECKS_MIN;
+        checks = if broken.is_empty() { 0 } else { checks.saturating_add(1) };
+        if was_reported || checks >= BROKEN_CHECKS_MIN {
+            let _ = events.send(Event::NetworksBroken(broken)).await;
+        }
+    }
 }
 
 /// Restores the firewall's rules whenever they are changed, until the receiver is dropped.
@@ -91,12 +113,21 @@ async fn read_docker(docker: &Docker, events: &Sender<Event>, backoff: &mut Dura
     if events.send(Event::DockerConnected).await.is_err() {
         return Ok(());
     }
-    while let Some(event) = stream.next().await {
+    let mut pings = interval(PING_INTERVAL);
+    loop {
+        let event = tokio::select! {
+            event = stream.next() => event,
+            // A Docker that hangs keeps the stream open.
+            _ = pings.tick() => {
+                docker.ping().await?;
+                continue;
+            }
+        };
+        let Some(event) = event else { return Err(Error::DockerDown("it closed its event stream".into())) };
         if events.send(Event::Docker(event?)).await.is_err() {
             return Ok(());
         }
     }
-    Err(Error::DockerDown("it closed its event stream".into()))
 }
 
 async fn wait(backoff: &mut Duration) {

@@ -1,37 +1,45 @@
 //! The executor: carries out the plan for one instance, and records the observed state.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+mod adopt;
+mod create;
+mod network;
+mod record;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use store::{Instance, InstanceState, LaneKey, Observed, Store};
-use tokio::sync::{Mutex, Semaphore};
-use tokio::time::Instant;
+use store::{DesiredState, Instance, LaneKey, Store, StoreError};
+use tokio::sync::{Mutex, RwLock, Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout};
 
 use crate::capacity::{Capacity, memory_of};
-use crate::docker::{Docker, NewContainer};
-use crate::error::{Error, chain};
+use crate::docker::Docker;
+use crate::error::Error;
 use crate::firewall::Firewall;
-use crate::health_check;
+use crate::history::History;
 use crate::image::ImageCache;
-use crate::liveness::{Health, Silence};
+use crate::known_instances::KnownInstances;
+use crate::limits::Limits;
+use crate::liveness::Silence;
 use crate::metrics::Metrics;
 use crate::names::{Names, is_instance_id};
 use crate::networks::Networks;
-use crate::plan::{Action, Container, only_probes, plan};
-use crate::spec::{PORT, Spec};
+use crate::plan::{self, Action, Container, ContainerState, plan};
+use crate::secrets::SecretChecks;
+use crate::spec::Spec;
+
+pub(crate) use record::log_failure;
 
 /// Instances that are changed in Docker at a time; with more, each is slower.
 const WRITES_MAX: usize = 8;
 /// Instances that are read from Docker at a time.
 const READS_MAX: usize = 16;
-/// Time limit of a probe. A running container answers at once; a busy host may need longer.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
-/// After this many failures in a row a container that can't be reached gets a new interface.
-const FAILURES_TO_REATTACH: u32 = 2;
-/// After this many failures in a row the instance is failed, until an attempt succeeds.
-const FAILURES_TO_FAIL: u32 = 3;
+/// Time limit of the work on one instance, whose requests to Docker have limits of their own.
+const RECONCILE_TIMEOUT: Duration = Duration::from_mins(5);
+/// How long a repair waits for the store before it goes on without it.
+const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Carries out plans. Shared by all tasks.
 #[derive(Debug)]
@@ -49,8 +57,10 @@ pub(crate) struct Executor {
     pub(crate) cpus: f64,
     pub(crate) concurrency: Concurrency,
     pub(crate) capacity: Capacity,
-    /// Health checks without an answer, by container.
-    pub(crate) silences: Mutex<HashMap<String, Silence>>,
+    pub(crate) history: History,
+    pub(crate) known: KnownInstances,
+    pub(crate) secrets: SecretChecks,
+    pub(crate) observations: Observations,
 }
 
 /// Limits how many tasks use Docker at a time.
@@ -58,11 +68,64 @@ pub(crate) struct Executor {
 pub(crate) struct Concurrency {
     write_permits: Semaphore,
     read_permits: Semaphore,
+    /// Read by the work on an instance, written while a network is made again: its containers are disconnected then.
+    networks: RwLock<()>,
 }
 
 impl Default for Concurrency {
     fn default() -> Self {
-        Self { write_permits: Semaphore::new(WRITES_MAX), read_permits: Semaphore::new(READS_MAX) }
+        Self {
+            write_permits: Semaphore::new(WRITES_MAX),
+            read_permits: Semaphore::new(READS_MAX),
+            networks: RwLock::new(()),
+        }
+    }
+}
+
+/// What is known about containers beside Docker's view.
+#[derive(Debug, Default)]
+pub(crate) struct Observations {
+    /// Health checks without an answer, by container.
+    silences: Mutex<HashMap<String, Silence>>,
+    /// Containers whose limits Docker didn't restore: there is no use in trying again.
+    stubborn: Mutex<HashSet<String>>,
+    inspected: AtomicUsize,
+}
+
+impl Observations {
+    /// Where the next inspection of `count` out of `total` containers begins.
+    pub(crate) fn next_inspected(&self, total: usize, count: usize) -> usize {
+        let begin = self.inspected.fetch_add(count, Ordering::Relaxed);
+        if total > count { begin % total } else { 0 }
+    }
+}
+
+/// An instance, its containers, and what is to be done.
+struct Situation {
+    instance: Instance,
+    containers: Vec<Container>,
+    actions: Vec<Action>,
+    /// Why the store couldn't be read, so that the instance is the one that was read last.
+    store_error: Option<Error>,
+    /// How many times in a row the work on it has failed.
+    failures: u32,
+}
+
+impl Situation {
+    fn needs_no_store(&self) -> bool {
+        plan::needs_no_store(&self.actions)
+    }
+
+    /// Whether the container was removed by hand, so that it can be made again as it was: at its recorded address, which
+    /// is leased to it still, with its recorded generation, so that proxies need no new route.
+    fn can_be_made_again(&self) -> bool {
+        let recorded = |route: &store::Route| {
+            route.generation > 0 && route.address.is_some() && route.container.is_some()
+        };
+        self.containers.iter().all(|container| container.state == ContainerState::Removing)
+            && self.instance.desired == DesiredState::Running
+            && self.instance.route.as_ref().is_some_and(recorded)
+            && self.actions.iter().any(|action| matches!(action, Action::Create { .. }))
     }
 }
 
@@ -70,36 +133,69 @@ impl Executor {
     /// Brings one instance to its desired state. `failures`: how many times in a row that has failed.
     pub(crate) async fn reconcile_one(&self, id: &str, failures: u32) -> Result<(), Error> {
         let started = Instant::now();
-        let result = self.converge(id, failures).await;
+        let work = async {
+            let _networks = self.concurrency.networks.read().await;
+            self.converge(id, failures).await
+        };
+        let late = || Error::DockerDown("the work on a cache took too long".into());
+        let result = timeout(RECONCILE_TIMEOUT, work).await.unwrap_or_else(|_| Err(late()));
         self.metrics.reconcile.observe(started.elapsed().as_secs_f64());
         if let Err(error) = &result {
-            self.record_failure(id, error, failures).await?;
+            self.record_failure(id, error, failures).await;
         }
         result
     }
 
     async fn converge(&self, id: &str, failures: u32) -> Result<(), Error> {
-        let Some((mut instance, mut actions)) = self.observe(id, failures).await? else { return Ok(()) };
-        self.reserve_memory(&instance, &actions).await?;
+        let Some(mut situation) = self.observe(id, failures).await? else { return Ok(()) };
+        self.reserve_memory(&situation).await?;
         let mut permit = None;
-        if !only_probes(&actions) {
+        if situation.actions.iter().any(plan::changes_docker) {
             permit = self.concurrency.write_permits.try_acquire().ok();
             if permit.is_none() {
                 // Proxies learn the new state while this waits; afterwards the plan may be another.
-                for action in actions.iter().filter(|action| matches!(action, Action::SetState(..))) {
-                    self.execute(&instance, action).await?;
+                for action in &situation.actions {
+                    if let Action::SetState(state, message) = action {
+                        let _ = self.mark(&situation.instance, *state, *message).await;
+                    }
                 }
                 permit = self.concurrency.write_permits.acquire().await.ok();
                 let Some(observed) = self.observe(id, failures).await? else { return Ok(()) };
-                (instance, actions) = observed;
-                self.reserve_memory(&instance, &actions).await?;
+                situation = observed;
+                self.reserve_memory(&situation).await?;
             }
         }
-        for action in &actions {
-            let result = self.execute(&instance, action).await;
+        self.begin_record(&situation).await;
+        self.carry_out(&situation, permit).await?;
+        // What was read last may be out of date: this isn't done before the store was read.
+        situation.store_error.map_or(Ok(()), Err)
+    }
+
+    async fn carry_out(
+        &self,
+        situation: &Situation,
+        mut permit: Option<SemaphorePermit<'_>>,
+    ) -> Result<(), Error> {
+        for (number, action) in situation.actions.iter().enumerate() {
+            // The rest may wait for the store, and others may go on.
+            if !situation.actions.iter().skip(number).any(plan::changes_docker) {
+                permit = None;
+            }
+            let mut result = self.execute(situation, action).await;
             self.metrics.count_action(action, result.is_ok());
-            if let (Action::Probe(container), Err(Error::Unreachable { .. })) = (action, &result) {
-                self.reattach(container, failures).await;
+            match (action, result) {
+                (Action::SetState(..), Err(Error::Store(_))) if situation.needs_no_store() => result = Ok(()),
+                (Action::SetState(..), Err(Error::Store(_))) if situation.can_be_made_again() => {
+                    return self.make_again(situation).await;
+                }
+                (Action::Start(container), Err(error)) if error.is_address_in_use() => {
+                    result = Err(self.leave_address(situation, container, error).await?);
+                }
+                (Action::Probe(container), Err(error @ Error::Unreachable { .. })) => {
+                    self.reattach(container, situation.failures).await;
+                    result = Err(error);
+                }
+                (_, other) => result = other,
             }
             result?;
         }
@@ -109,7 +205,8 @@ impl Executor {
 
     /// Reserves memory for the container that a plan creates, before the plan changes anything. With a plan that
     /// creates none, the instance has what its container has, and waits for nothing.
-    async fn reserve_memory(&self, instance: &Instance, actions: &[Action]) -> Result<(), Error> {
+    async fn reserve_memory(&self, situation: &Situation) -> Result<(), Error> {
+        let Situation { instance, actions, .. } = situation;
         if !actions.iter().any(|action| matches!(action, Action::Create { .. })) {
             let kept = actions.iter().find_map(|action| match action {
                 Action::Probe(container) => Spec::from_label(&container.spec),
@@ -124,10 +221,11 @@ impl Executor {
         self.capacity.reserve(&instance.id, spec.memory_limit())
     }
 
-    /// Reads an instance and its containers, and plans.
-    async fn observe(&self, id: &str, failures: u32) -> Result<Option<(Instance, Vec<Action>)>, Error> {
+    /// Reads an instance and its containers, and plans. Refuses plans that may do harm: those that would replace a
+    /// container because this process has the wrong key, and those that need the store while it is away.
+    async fn observe(&self, id: &str, failures: u32) -> Result<Option<Situation>, Error> {
         // A container without a row is left to the resync, which removes orphans after a while.
-        let Some(instance) = self.store.instance(id).await? else { return Ok(None) };
+        let Some((instance, store_error)) = self.read_instance(id).await? else { return Ok(None) };
         if !is_instance_id(id) {
             return Err(Error::InvalidInstance("its id isn't one that memgate makes"));
         }
@@ -135,260 +233,108 @@ impl Executor {
         let mut containers = self.docker.containers_of(id).await?;
         self.assess(&mut containers).await;
         let actions = plan(&instance, &containers, failures);
-        Ok(Some((instance, actions)))
+        let situation = Situation { instance, containers, actions, store_error, failures };
+        if situation.needs_no_store() {
+            return Ok(Some(situation));
+        }
+        if situation.instance.desired == DesiredState::Running {
+            self.check_secrets()?;
+        }
+        match situation.store_error {
+            Some(error) if !situation.can_be_made_again() => Err(error),
+            _ => Ok(Some(situation)),
+        }
+    }
+
+    /// The instance, and an error if it is the one that was read last.
+    async fn read_instance(&self, id: &str) -> Result<Option<(Instance, Option<Error>)>, Error> {
+        let read = async {
+            if self.known.is_store_away() {
+                return Err(StoreError::Timeout);
+            }
+            timeout(STORE_TIMEOUT, self.store.instance(id)).await.unwrap_or(Err(StoreError::Timeout))
+        };
+        match read.await {
+            Ok(instance) => {
+                instance.iter().for_each(|instance| self.known.remember(instance));
+                Ok(instance.map(|instance| (instance, None)))
+            }
+            Err(error @ StoreError::Corrupt(_)) => Err(error.into()),
+            Err(error) => match self.known.get(id) {
+                Some(instance) => Ok(Some((instance, Some(error.into())))),
+                None => Err(error.into()),
+            },
+        }
     }
 
     /// Adds what is known about containers beside Docker's view.
     pub(crate) async fn assess(&self, containers: &mut [Container]) {
         let image = self.images.known_id().await;
-        let (silences, now) = (self.silences.lock().await, Instant::now());
+        let (silences, now) = (self.observations.silences.lock().await, Instant::now());
+        let stubborn = self.observations.stubborn.lock().await;
         for container in containers {
             container.outdated = image.as_ref().is_some_and(|image| *image != container.image);
             container.hung = silences.get(&container.id).is_some_and(|silence| silence.proves_hung(now));
+            container.limits_differ = !stubborn.contains(&container.id) && self.limits_differ(container);
+            if let (Some(ended), Some(end)) = (&mut container.ended, self.history.end_of(&container.id)) {
+                ended.out_of_memory |= end.out_of_memory;
+            }
         }
     }
 
-    async fn execute(&self, instance: &Instance, action: &Action) -> Result<(), Error> {
+    fn limits_differ(&self, container: &Container) -> bool {
+        let wanted = Spec::from_label(&container.spec).map(|spec| Limits::wanted(&spec, self.cpus));
+        let differs = |limits: &Limits| wanted.is_some_and(|wanted| !limits.are(&wanted, &all_cpus()));
+        container.limits.as_ref().is_some_and(differs)
+    }
+
+    async fn execute(&self, situation: &Situation, action: &Action) -> Result<(), Error> {
+        let instance = &situation.instance;
         match action {
-            Action::SetState(state, message) => self.set_state(instance, *state, *message).await,
+            Action::SetState(state, message) => self.mark(instance, *state, *message).await,
             Action::Probe(container) => self.adopt(instance, container).await,
             Action::Start(container) => self.docker.start(&container.id).await,
             Action::Unpause(container) => self.docker.unpause(&container.id).await,
+            Action::RestoreLimits(container) => self.restore_limits(container).await,
             Action::Remove(container) => self.docker.remove_container(container).await.map(drop),
-            Action::Create { generation } => self.create(instance, *generation).await,
+            Action::Create { .. } if situation.store_error.is_some() => self.make_again(situation).await,
+            Action::Create { generation } => self.create(situation, *generation).await,
             Action::TearDown(state) => self.tear_down(instance, *state).await,
         }
     }
 
-    async fn set_state(
-        &self,
-        instance: &Instance,
-        state: InstanceState,
-        message: Option<&str>,
-    ) -> Result<(), Error> {
-        let route = instance.route.clone();
-        let observed = Observed {
-            state,
-            generation: route.as_ref().map_or(0, |r| r.generation),
-            address: route.as_ref().and_then(|r| r.address.clone()),
-            container: route.as_ref().and_then(|r| r.container.clone()),
-            version: route.and_then(|r| r.version),
-            message: message.map(str::to_owned),
-        };
-        self.record(instance, &observed).await
-    }
-
-    /// Records a running container as the instance's, if it answers and has the address leased to it.
-    async fn adopt(&self, instance: &Instance, container: &Container) -> Result<(), Error> {
-        let recorded = instance.route.as_ref().and_then(|route| route.address.as_ref());
-        if recorded != Some(&container.address) {
-            let lease = self.store.lease_address(&instance.id, self.address_cooldown).await?;
-            if lease.is_none_or(|lease| lease.address != container.address) {
-                self.docker.remove_container(&container.id).await?;
-                return Err(Error::WrongSecret { address: container.address.clone() });
-            }
-        }
-        let health = self.check(&instance.id, container).await;
-        let (state, address) = (InstanceState::Running, container.address.clone());
-        let (version, message) = match health {
-            Health::Healthy(version) => (Some(version), None),
-            // It answers, so lanes that are open go on; they have logged in.
-            Health::Full if is_recorded(instance, container) => {
-                let full = Error::Full { address: address.clone() };
-                tracing::warn!(instance = instance.id, "{full}");
-                let version = instance.route.as_ref().and_then(|route| route.version.clone());
-                (version, Some(full.for_owner().to_owned()))
-            }
-            Health::Full => return Err(Error::Full { address }),
-            Health::Silent => return Err(Error::NoAnswer { address }),
-            Health::Unreachable => return Err(Error::Unreachable { address }),
-            Health::Wrong => {
-                self.docker.remove_container(&container.id).await?;
-                return Err(Error::WrongSecret { address });
-            }
-        };
-        let observed = Observed {
-            state,
-            generation: container.generation,
-            address: Some(address),
-            container: Some(container.id.clone()),
-            version,
-            message,
-        };
-        self.record(instance, &observed).await
-    }
-
-    /// Whether a container matches the recorded route and answers. Changes nothing.
-    pub(crate) async fn is_healthy(&self, instance: &Instance, container: &Container) -> bool {
-        let Some(route) = &instance.route else { return false };
-        let as_recorded = route.state == InstanceState::Running
-            && route.message.is_none()
-            && is_recorded(instance, container);
-        as_recorded && matches!(self.check(&instance.id, container).await, Health::Healthy(_))
-    }
-
-    async fn create(&self, instance: &Instance, generation: i64) -> Result<(), Error> {
-        let spec = Spec::of(instance).map_err(Error::InvalidInstance)?;
-        let lease = self.networks.lease(&instance.id).await?;
-        let image = self.images.get().await?;
-        let new = NewContainer {
-            instance: &instance.id,
-            generation,
-            spec: &spec,
-            image: &image.id,
-            command: image.command,
-            network: &lease.network,
-            address: &lease.address,
-            cpus: self.cpus,
-        };
-        let container = match self.create_and_start(&new).await {
-            Ok(container) => container,
-            Err(error) if error.is_not_found() => {
-                self.restore_dependencies().await?;
-                return Err(error);
-            }
-            Err(error) if error.is_address_in_use() => return Err(self.leave_address(&new, error).await?),
-            Err(error) => return Err(error),
-        };
-        let address = || lease.address.clone();
-        let target = (container.as_str(), generation, lease.address.as_str());
-        let version = match self.check_container(&instance.id, target).await {
-            Health::Healthy(version) => version,
-            Health::Unreachable => return Err(Error::Unreachable { address: address() }),
-            Health::Wrong => return Err(Error::WrongSecret { address: address() }),
-            Health::Full | Health::Silent => return Err(Error::NoAnswer { address: address() }),
-        };
-        let observed = Observed {
-            state: InstanceState::Running,
-            generation,
-            address: Some(lease.address),
-            container: Some(container),
-            version: Some(version),
-            message: None,
-        };
-        self.record(instance, &observed).await
-    }
-
-    /// Creates a container, uploads its secret and starts it. Removes it if it can't be started.
-    async fn create_and_start(&self, new: &NewContainer<'_>) -> Result<String, Error> {
-        let container = self.docker.create_container(new).await?;
-        let credential = self.lane_key.credential(new.instance, new.generation);
-        let started = async {
-            self.docker.upload_secret(&container, &credential).await?;
-            self.docker.start(&container).await
-        };
-        match started.await {
-            Ok(()) => Ok(container),
-            Err(error) => {
-                self.docker.remove_container(&container).await?;
-                Err(error)
-            }
-        }
-    }
-
-    async fn tear_down(&self, instance: &Instance, state: InstanceState) -> Result<(), Error> {
-        self.docker.remove_volume_of(&instance.id).await?;
-        self.store.release_address(&instance.id).await?;
-        self.capacity.release(&instance.id);
-        let generation = instance.route.as_ref().map_or(0, |route| route.generation);
-        let observed =
-            Observed { state, generation, address: None, container: None, version: None, message: None };
-        self.record(instance, &observed).await
-    }
-
-    /// Writes to the store only if that changes the route: each write wakes every follower.
-    async fn record(&self, instance: &Instance, observed: &Observed) -> Result<(), Error> {
-        if instance.route.as_ref().is_some_and(|route| route.matches(observed)) {
-            // An earlier action of the same plan may have set another state since.
-            let current = self.store.instance(&instance.id).await?.and_then(|instance| instance.route);
-            if current.is_some_and(|route| route.matches(observed)) {
-                return Ok(());
-            }
-        }
-        let recorded = self.store.record_route(&instance.id, observed);
-        Ok(self.metrics.store.observe("record_route", recorded).await?)
-    }
-
-    /// Shows a failure to the instance's owner and to the proxies.
-    async fn record_failure(&self, id: &str, error: &Error, failures: u32) -> Result<(), Error> {
-        use InstanceState::{Failed, Pending, Restarting, Running};
-        if matches!(error, Error::Store(_)) {
+    async fn restore_limits(&self, container: &Container) -> Result<(), Error> {
+        let (Some(spec), Some(has)) = (Spec::from_label(&container.spec), &container.limits) else {
             return Ok(());
-        }
-        let Some(instance) = self.store.instance(id).await? else { return Ok(()) };
-        if instance.desired != store::DesiredState::Running {
-            return Ok(());
-        }
-        let state = match (instance.state(), error) {
-            // A container keeps running without Docker.
-            (Running, Error::DockerDown(_)) => return Ok(()),
-            (state, Error::DockerDown(_)) => state,
-            (Pending, Error::Image(_) | Error::NoSubnet(_)) => Pending,
-            // A cache that runs keeps its container, and so its old size.
-            (state, Error::NoMemory) => state,
-            _ if failures + 1 >= FAILURES_TO_FAIL => Failed,
-            (Running, _) => Restarting,
-            (Restarting, _) => return Ok(()),
-            _ if failures == 0 => return Ok(()),
-            (state, _) => state,
         };
-        self.set_state(&instance, state, Some(error.for_owner())).await
-    }
-
-    /// Gives up the address of a new container if a foreign one has it, so that the next attempt gets another.
-    async fn leave_address(&self, new: &NewContainer<'_>, error: Error) -> Result<Error, Error> {
-        let Some(holder) = self.docker.foreign_holder(new.network, new.address).await? else {
-            return Ok(error);
-        };
-        self.store.release_address(new.instance).await?;
-        Ok(Error::AddressTaken { address: new.address.to_owned(), holder })
-    }
-
-    /// Gives a container that can't be reached a new interface with its address, once in a row of failures.
-    /// Unlike a new container, that keeps the cache's contents.
-    async fn reattach(&self, container: &Container, failures: u32) {
-        if failures != FAILURES_TO_REATTACH {
-            return;
+        let (wanted, cpus) = (Limits::wanted(&spec, self.cpus), all_cpus());
+        self.docker.set_limits(&container.id, (has, &wanted), &cpus).await?;
+        let after = self.docker.inspect(container).await?;
+        if after.limits.is_some_and(|limits| !limits.are(&wanted, &cpus)) {
+            tracing::warn!(
+                container = container.id,
+                "Docker doesn't restore the container's limits: left as they are"
+            );
+            self.observations.stubborn.lock().await.insert(container.id.clone());
         }
-        let reattached = async {
-            let lease = self.store.lease_address(&container.instance, self.address_cooldown).await?;
-            match lease.filter(|lease| lease.address == container.address) {
-                Some(lease) => {
-                    self.docker.reattach(&container.id, &lease.network, &lease.address).await?;
-                    Ok::<bool, Error>(true)
-                }
-                None => Ok(false),
-            }
-        };
-        let instance = &container.instance;
-        match reattached.await {
-            Ok(true) => tracing::warn!(instance, "unreachable: attached to its network again"),
-            Ok(false) => {
-                tracing::warn!(instance, "unreachable, and another address is leased to it: left alone");
-            }
-            Err(error) => {
-                tracing::warn!(instance, %error, "unreachable, and can't be attached to its network again");
-            }
-        }
+        Ok(())
     }
 
-    async fn check(&self, instance: &str, container: &Container) -> Health {
-        self.check_container(instance, (&container.id, container.generation, &container.address)).await
+    /// Forgets instances and containers that exist no more.
+    pub(crate) async fn forget_removed(&self, instances: &HashSet<String>, containers: &HashSet<&str>) {
+        self.capacity.retain(instances);
+        self.history.retain(instances, containers);
+        self.secrets.retain(containers);
+        let exists = |id: &String| containers.contains(id.as_str());
+        self.observations.silences.lock().await.retain(|id, _| exists(id));
+        self.observations.stubborn.lock().await.retain(exists);
     }
 
-    /// Checks the health of a container, given as `(id, generation, address)`, and remembers silence.
-    async fn check_container(&self, instance: &str, target: (&str, i64, &str)) -> Health {
-        let (id, generation, address) = target;
-        let Ok(ip) = address.parse::<IpAddr>() else { return Health::Unreachable };
-        let credential = self.lane_key.credential(instance, generation);
-        let health = health_check::check(SocketAddr::new(ip, PORT), &credential, PROBE_TIMEOUT).await;
-        let mut silences = self.silences.lock().await;
-        let silence = silences.entry(id.to_owned()).or_default();
-        silence.record(&health, Instant::now());
-        if silence.is_empty() {
-            silences.remove(id);
-        }
-        health
+    /// Forgets what another provisioner may have changed since.
+    pub(crate) async fn reset(&self) {
+        self.capacity.reset().await;
+        self.known.reset();
+        self.secrets.reset();
     }
 
     /// Restores the image and the networks: something that a container needs was removed by hand.
@@ -399,25 +345,7 @@ impl Executor {
     }
 }
 
-/// Whether a container is the one of the recorded route.
-fn is_recorded(instance: &Instance, container: &Container) -> bool {
-    instance.route.as_ref().is_some_and(|route| {
-        route.generation == container.generation
-            && route.container.as_ref() == Some(&container.id)
-            && route.address.as_ref() == Some(&container.address)
-    })
-}
-
-/// Logs a failure of one instance. That Docker is down, or memory short, is logged elsewhere,
-/// once for all instances.
-pub(crate) fn log_failure(instance: &str, error: &Error, failures: u32) {
-    let error_chain = chain(error);
-    if error.is_docker_down() || matches!(error, Error::NoMemory) {
-        tracing::debug!(instance, error = error_chain, "waiting");
-    } else if failures == 0 {
-        // Often a race with a change made by hand; the first retry comes at once.
-        tracing::info!(instance, error = error_chain, "reconcile failed: retrying");
-    } else {
-        tracing::warn!(instance, error = error_chain, failures, "reconcile failed again: retrying");
-    }
+/// The CPUs of this machine, like `0-3`.
+fn all_cpus() -> String {
+    std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default().trim().to_owned()
 }

@@ -13,7 +13,10 @@ mod events;
 mod execute;
 mod firewall;
 mod health_check;
+mod history;
 mod image;
+mod known_instances;
+mod limits;
 mod liveness;
 mod metrics;
 mod names;
@@ -22,6 +25,7 @@ mod plan;
 mod reconcile;
 mod resync;
 mod rootfs;
+mod secrets;
 mod spec;
 pub mod statistics;
 mod subnet;
@@ -39,17 +43,19 @@ use daemon::health::{Health, STORE};
 use daemon::{Process, Shutdown};
 use prometheus_client::registry::Registry;
 use store::{LaneKey, LeaderLock, Store};
-use tokio::sync::Mutex;
 
 use capacity::Capacity;
 use docker::Docker;
-use execute::{Concurrency, Executor};
+use execute::{Concurrency, Executor, Observations};
 use firewall::Firewall;
+use history::History;
 use image::{Image, ImageCache};
+use known_instances::KnownInstances;
 use metrics::Metrics;
 use names::Names;
 use networks::Networks;
 use reconcile::Ended;
+use secrets::SecretChecks;
 
 /// Interval at which a waiting provisioner tries to become the leader.
 const LEADER_RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -73,9 +79,9 @@ pub async fn run(
     let firewall = Firewall::new(names.clone(), config.proxy_user);
     firewall.check_proxy_user().await?;
     let mut registry = Registry::default();
-    let metrics = Metrics::new(&mut registry);
-    health.publish_metrics(registry);
     let docker = Arc::new(Docker::new(names.clone(), &config.docker_socket));
+    let metrics = Metrics::new(&mut registry, docker.timeouts.clone());
+    health.publish_metrics(registry);
     let executor = Arc::new(Executor {
         images: ImageCache::new(Arc::clone(&docker), config.image),
         networks: Networks::new(names.clone(), Arc::clone(&docker), store.clone(), &settings),
@@ -88,7 +94,10 @@ pub async fn run(
         cpus: config.cpus,
         concurrency: Concurrency::default(),
         capacity: Capacity::new(config.memory_mb, metrics.capacity.clone()),
-        silences: Mutex::default(),
+        history: History::new(metrics.repairs.clone()),
+        known: KnownInstances::new(settings.address_cooldown),
+        secrets: SecretChecks::new(settings.resync_interval),
+        observations: Observations::default(),
         metrics,
     });
     loop {

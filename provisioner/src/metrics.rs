@@ -7,14 +7,27 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use store::{Instance, InstanceState};
+use store::{EventCause, Instance, InstanceState};
 
 use crate::capacity::CapacityGauges;
 use crate::docker::Foreign;
 use crate::plan::Action;
 
 /// The values of the label `action`.
-const ACTIONS: [&str; 7] = ["set_state", "probe", "start", "unpause", "remove", "create", "tear_down"];
+const ACTIONS: [&str; 8] =
+    ["set_state", "probe", "start", "unpause", "restore_limits", "remove", "create", "tear_down"];
+/// The parts that all instances share, as conditions name them.
+const PARTS: [&str; 9] = [
+    "docker",
+    "store",
+    "resync",
+    "firewall",
+    "network",
+    "bridge",
+    "bridge_filter",
+    "image",
+    "secrets",
+];
 /// The calls of the store that are counted.
 const STORE_CALLS: [&str; 3] = ["leader_lock", "read_instances", "record_route"];
 
@@ -25,6 +38,9 @@ pub(crate) struct Metrics {
     actions: CounterBy,
     failures: CounterBy,
     foreign: GaugeBy,
+    conditions: GaugeBy,
+    /// Repairs by cause.
+    pub(crate) repairs: CounterBy,
     /// How many times the firewall's table was restored after something else changed it.
     pub(crate) firewall_repairs: Counter,
     pub(crate) capacity: CapacityGauges,
@@ -39,7 +55,8 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(registry: &mut Registry) -> Self {
+    /// Registers the metrics, among them the count of Docker's time-outs.
+    pub(crate) fn new(registry: &mut Registry, docker_timeouts: Counter) -> Self {
         let registry = registry.sub_registry_with_prefix("memgate_provisioner");
         let metrics = Self {
             instances: GaugeBy::register(
@@ -70,6 +87,20 @@ impl Metrics {
                 "kind",
                 Foreign::KINDS,
             ),
+            conditions: GaugeBy::register(
+                registry,
+                "condition_failing",
+                "Whether a part that all instances share fails: 1 if it does",
+                "part",
+                PARTS,
+            ),
+            repairs: CounterBy::register(
+                registry,
+                "repairs",
+                "Repairs of instances",
+                "cause",
+                EventCause::ALL.iter().map(|cause| cause.as_str()),
+            ),
             firewall_repairs: Counter::default(),
             capacity: CapacityGauges::default(),
             leader: Gauge::default(),
@@ -89,6 +120,11 @@ impl Metrics {
         );
         registry.register("leader", "1 while this provisioner leads, otherwise 0", metrics.leader.clone());
         metrics.register_capacity(registry);
+        registry.register(
+            "docker_timeouts",
+            "Requests that Docker didn't answer within their time limits",
+            docker_timeouts,
+        );
         registry.register(
             "resync_duration_seconds",
             "Duration of a full resync of all instances",
@@ -127,6 +163,10 @@ impl Metrics {
         }
     }
 
+    pub(crate) fn count_condition(&self, part: &'static str, fails: bool) {
+        self.conditions.set(part, usize::from(fails));
+    }
+
     pub(crate) fn count_action(&self, action: &Action, ok: bool) {
         let action = label_value(action);
         self.actions.inc(action);
@@ -143,6 +183,7 @@ fn label_value(action: &Action) -> &'static str {
         Action::Probe(_) => "probe",
         Action::Start(_) => "start",
         Action::Unpause(_) => "unpause",
+        Action::RestoreLimits(_) => "restore_limits",
         Action::Remove(_) => "remove",
         Action::Create { .. } => "create",
         Action::TearDown(_) => "tear_down",

@@ -1,8 +1,8 @@
 //! The installation's Docker networks and the addresses on them: as many as the instances need, each on a
-//! subnet that nothing else uses, recreated if removed.
+//! subnet that nothing else uses, recreated if removed, and watched on this host.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use store::{Lease, Network, Store};
@@ -30,12 +30,15 @@ pub(crate) struct Networks {
     address_cooldown: Duration,
     /// Held while networks are created.
     network_lock: Mutex<()>,
+    /// The valid networks of the store, as of the last look.
+    recorded: StdMutex<Vec<Network>>,
 }
 
 impl Networks {
     pub(crate) fn new(names: Names, docker: Arc<Docker>, store: Store, settings: &Settings) -> Self {
         let Settings { pool, address_cooldown, .. } = *settings;
-        Self { names, docker, store, pool, address_cooldown, network_lock: Mutex::new(()) }
+        let (network_lock, recorded) = (Mutex::new(()), StdMutex::default());
+        Self { names, docker, store, pool, address_cooldown, network_lock, recorded }
     }
 
     /// Makes sure that Docker has every network of the store, and that there is at least one.
@@ -56,9 +59,43 @@ impl Networks {
             }
         }
         if recorded.is_empty() {
-            self.add().await?;
+            return self.add().await;
         }
+        self.keep(recorded);
         Ok(())
+    }
+
+    /// The networks whose bridges were removed, shut down or stripped of their addresses on this host.
+    pub(crate) fn broken(&self) -> Vec<Network> {
+        let table = routing_table();
+        let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        recorded.iter().filter(|network| !is_up(&table, network)).cloned().collect()
+    }
+
+    pub(crate) fn is_broken(&self, network: &Network) -> bool {
+        !is_up(&routing_table(), network)
+    }
+
+    /// Whether the network of an address is broken.
+    pub(crate) fn is_broken_at(&self, address: &str) -> bool {
+        self.find(address).is_some_and(|network| self.is_broken(&network))
+    }
+
+    /// The name of the network that an address is on.
+    pub(crate) fn network_of(&self, address: &str) -> Option<String> {
+        self.find(address).map(|network| network.name)
+    }
+
+    fn find(&self, address: &str) -> Option<Network> {
+        let contains =
+            |network: &Network| network.subnet.parse().is_ok_and(|subnet: Subnet| subnet.contains(address));
+        let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        recorded.iter().find(|network| contains(network)).cloned()
+    }
+
+    fn keep(&self, networks: Vec<Network>) {
+        let valid = networks.into_iter().filter(|network| self.check(network).is_ok()).collect();
+        *self.recorded.lock().unwrap_or_else(PoisonError::into_inner) = valid;
     }
 
     /// Leases an address to an instance, or returns the lease that it has. Adds a network if all are full.
@@ -103,7 +140,7 @@ impl Networks {
         let recorded = self.store.networks().await?;
         let (mut used, bridges) = self.docker.subnets_and_bridges().await?;
         used.extend(recorded.iter().filter_map(|network| network.subnet.parse::<Subnet>().ok()));
-        used.extend(subnet::routes(&std::fs::read_to_string(ROUTES).unwrap_or_default()));
+        used.extend(subnet::routes(&routing_table()));
         let names = &self.names;
         let taken = recorded.iter().map(|network| &network.bridge).chain(&bridges);
         let first = taken.filter_map(|bridge| names.bridge_number(bridge)).max().map_or(0, |n| n + 1);
@@ -118,6 +155,7 @@ impl Networks {
                 Ok(()) => {
                     self.store.add_network(&network, &subnet.addresses()).await?;
                     tracing::info!(network = network.name, subnet = network.subnet, "network added");
+                    self.keep(recorded.into_iter().chain([network]).collect());
                     return Ok(());
                 }
                 Err(Error::Docker { status: Some(403 | 409), .. }) => {}
@@ -130,4 +168,12 @@ impl Networks {
     async fn exists(&self, network: &Network) -> Result<bool, Error> {
         Ok(self.docker.networks().await?.iter().any(|existing| existing.name == network.name))
     }
+}
+
+fn routing_table() -> String {
+    std::fs::read_to_string(ROUTES).unwrap_or_default()
+}
+
+fn is_up(table: &str, network: &Network) -> bool {
+    network.subnet.parse().is_ok_and(|subnet| subnet::leads_to(table, &subnet, &network.bridge))
 }

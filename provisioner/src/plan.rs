@@ -1,12 +1,17 @@
 //! The plan: from the desired and the observed state to actions. Pure: no I/O, no clock.
 
+mod diagnosis;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
 use store::{DesiredState, Instance, InstanceState, Timestamp};
 
+use crate::limits::Limits;
 use crate::spec::Spec;
+
+pub(crate) use diagnosis::{Repair, diagnose, restarted};
 
 /// Resources without a row are kept this long: the row may not be visible yet.
 pub(crate) const ORPHAN_AGE_MIN: Duration = Duration::from_secs(60);
@@ -26,12 +31,18 @@ pub(crate) struct Container {
     pub(crate) state: ContainerState,
     /// Whether it runs and has its address.
     pub(crate) attached: bool,
+    /// How it ended, if it was inspected and doesn't run.
+    pub(crate) ended: Option<Ended>,
+    /// Its limits, if it was inspected.
+    pub(crate) limits: Option<Limits>,
     /// The id of the image that it was created from.
     pub(crate) image: String,
     /// Whether that is another image than new containers get.
     pub(crate) outdated: bool,
     /// Whether health checks have proved that its memcached hangs.
     pub(crate) hung: bool,
+    /// Whether it has other limits than it should have, and they can be restored.
+    pub(crate) limits_differ: bool,
     pub(crate) created_at: Timestamp,
 }
 
@@ -44,6 +55,15 @@ pub(crate) enum ContainerState {
     /// Docker is going to start it.
     Restarting,
     Stopped,
+    /// Someone is removing it.
+    Removing,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) exit_code: i64,
+    pub(crate) out_of_memory: bool,
 }
 
 /// One of the installation's volumes or networks.
@@ -72,6 +92,8 @@ pub(crate) enum Action {
     Probe(Container),
     Start(Container),
     Unpause(Container),
+    /// Gives a container the limits back that it should have.
+    RestoreLimits(Container),
     /// Removes a container, by id.
     Remove(String),
     /// Creates, starts and probes a container.
@@ -115,6 +137,20 @@ pub(crate) fn only_probes(actions: &[Action]) -> bool {
     actions.iter().all(|action| matches!(action, Action::Probe(_)))
 }
 
+/// Whether an action changes a container in Docker.
+pub(crate) fn changes_docker(action: &Action) -> bool {
+    !matches!(action, Action::Probe(_) | Action::SetState(..))
+}
+
+/// Whether a plan needs nothing from the store: it neither creates nor removes anything, so that the recorded route
+/// stays right.
+pub(crate) fn needs_no_store(actions: &[Action]) -> bool {
+    use Action::{Probe, RestoreLimits, SetState, Start, Unpause};
+    actions
+        .iter()
+        .all(|action| matches!(action, SetState(..) | Probe(_) | Start(_) | Unpause(_) | RestoreLimits(_)))
+}
+
 fn plan_running(instance: &Instance, containers: &[Container], failures: u32) -> Vec<Action> {
     let spec = match Spec::of(instance) {
         Ok(spec) => spec,
@@ -142,13 +178,9 @@ fn plan_running(instance: &Instance, containers: &[Container], failures: u32) ->
 
 /// The steps that make this container answer; `None` if it must be replaced.
 fn steps_to_keep(instance: &Instance, c: &Container, failures: u32) -> Option<Vec<Action>> {
-    let mut steps = if c.state == ContainerState::Running {
-        vec![]
-    } else {
-        set_state(instance, starting_state(instance), None)
-    };
+    let mut steps = Vec::new();
     match c.state {
-        ContainerState::Created => return None,
+        ContainerState::Created | ContainerState::Removing => return None,
         // A running container holds the cache's contents: failures alone prove nothing.
         ContainerState::Running if !c.attached || c.hung => return None,
         // The contents are gone, so this is the time for another image.
@@ -157,8 +189,18 @@ fn steps_to_keep(instance: &Instance, c: &Container, failures: u32) -> Option<Ve
         // A step that didn't help is not repeated.
         ContainerState::Stopped | ContainerState::Paused if failures > 0 => return None,
         ContainerState::Running | ContainerState::Restarting => {}
+        ContainerState::Stopped if c.limits_differ => {
+            steps.extend([Action::RestoreLimits(c.clone()), Action::Start(c.clone())]);
+        }
         ContainerState::Stopped => steps.push(Action::Start(c.clone())),
         ContainerState::Paused => steps.push(Action::Unpause(c.clone())),
+    }
+    // Later than the step that brings it back, which must not wait for the store (F-34).
+    if c.state != ContainerState::Running {
+        steps.extend(set_state(instance, starting_state(instance), None));
+    }
+    if c.limits_differ && c.state != ContainerState::Stopped {
+        steps.push(Action::RestoreLimits(c.clone()));
     }
     steps.push(Action::Probe(c.clone()));
     Some(steps)

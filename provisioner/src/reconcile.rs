@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use daemon::Shutdown;
 use daemon::health::Health;
-use store::{DesiredState, Instance, LeaderLock};
+use store::{DesiredState, Instance, InstanceState, LeaderLock, Network, Store};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::conditions::Conditions;
-use crate::docker::{DockerEvent, Foreign};
+use crate::docker::{Change, DockerEvent, Foreign};
 use crate::error::Error;
 use crate::events::{self, Event};
 use crate::execute::{Executor, log_failure};
 use crate::firewall::Checked;
 use crate::resync::{ResyncReport, resync};
-use crate::work_queue::WorkQueue;
+use crate::work_queue::{Outcome, WorkQueue};
 
 /// Instances in work at a time. Most of them wait for a write permit, already marked as restarting.
 const TASKS_MAX: usize = 512;
@@ -30,6 +30,10 @@ const EVENT_QUEUE_MAX: usize = 1_024;
 const RESYNC_DELAY: Duration = Duration::from_millis(100);
 /// Delay of the next resync after a failed one.
 const RESYNC_RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// A resync that takes so long has a slow Docker behind it.
+const SLOW_RESYNC: Duration = Duration::from_secs(5);
+/// Time between two attempts to make a broken network again.
+const REMAKE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the shutdown waits for work in progress. What is interrupted is continued at the next start.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time limit of the check that this process still holds the leader lock.
@@ -51,7 +55,17 @@ pub(crate) enum Ended {
 #[derive(Debug)]
 enum TaskResult {
     Reconciled { id: String, failures: u32, result: Result<(), Error> },
-    Resynced(Result<ResyncReport, Error>),
+    Resynced(Result<ResyncReport, Error>, Duration),
+    NetworksRemade(Result<(), Error>),
+}
+
+/// Whether this process still leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leadership {
+    Held,
+    Lost,
+    /// The store is away, and the lock with it.
+    Unknown,
 }
 
 /// The desired state of an instance, to tell a change of it from the provisioner's own record of the route.
@@ -64,6 +78,8 @@ struct Reconciler {
     tasks: JoinSet<TaskResult>,
     conditions: Conditions,
     desired: HashMap<String, Desired>,
+    /// Instances that can't be started.
+    failed: BTreeSet<String>,
     instance_by_container: HashMap<String, String>,
     /// What claims to be the installation's and isn't; each is logged once.
     foreign: BTreeSet<Foreign>,
@@ -73,6 +89,9 @@ struct Reconciler {
     first_resync_done: bool,
     /// Docker was down: earlier failures mean nothing.
     reset_backoff: bool,
+    /// When broken networks may be made again; `None` while they are.
+    remake_at: Option<Instant>,
+    remake_error: Option<Error>,
 }
 
 /// Reconciles until the shutdown begins or the leader lock is lost.
@@ -83,15 +102,19 @@ pub(crate) async fn lead(
     health: Health,
     shutdown: &Shutdown,
 ) -> Ended {
-    executor.capacity.reset().await;
+    executor.reset().await;
     let (sender, mut events) = mpsc::channel(EVENT_QUEUE_MAX);
     let mut followers = JoinSet::new();
     followers.spawn(events::follow_store(executor.store.clone(), sender.clone()));
     let docker = Arc::clone(&executor.docker);
     let from_docker = sender.clone();
     followers.spawn(async move { events::follow_docker(&docker, from_docker).await });
-    let keeper = Arc::clone(&executor);
-    followers.spawn(async move { events::keep_firewall(&keeper.firewall, sender).await });
+    let (keeper, to_keeper) = (Arc::clone(&executor), sender.clone());
+    followers.spawn(async move { events::keep_firewall(&keeper.firewall, to_keeper).await });
+    let watcher = Arc::clone(&executor);
+    followers.spawn(async move { events::watch_networks(&watcher.networks, sender).await });
+    let writer = Arc::clone(&executor);
+    followers.spawn(async move { writer.history.save(&writer.store).await });
     let capacity = Arc::clone(&executor);
     let progress = health.watch_loop("the reconciler");
     let mut progress_tick = tokio::time::interval(PROGRESS_INTERVAL);
@@ -114,10 +137,12 @@ pub(crate) async fn lead(
             () = sleep_until(due) => {}
         }
         if reconciler.resync_is_due() {
-            if !timeout(LEASE_CHECK_TIMEOUT, lock.is_held()).await.unwrap_or(false) {
+            let leadership = check_leadership(&mut lock, &reconciler.executor.store).await;
+            if leadership == Leadership::Lost {
                 tracing::error!("lost the leader lock: waiting for it");
                 break Ended::LostLeadership;
             }
+            reconciler.executor.known.set_store_away(leadership == Leadership::Unknown);
             reconciler.start_resync();
         }
         reconciler.start_work();
@@ -127,21 +152,41 @@ pub(crate) async fn lead(
     ended
 }
 
+/// Takes the lock again if it went with the store's connection, and nobody else has it.
+async fn check_leadership(lock: &mut LeaderLock, store: &Store) -> Leadership {
+    if timeout(LEASE_CHECK_TIMEOUT, lock.is_held()).await.unwrap_or(false) {
+        return Leadership::Held;
+    }
+    match timeout(LEASE_CHECK_TIMEOUT, store.try_acquire_leader_lock()).await {
+        Ok(Ok(Some(again))) => {
+            *lock = again;
+            tracing::info!("took the leader lock again");
+            Leadership::Held
+        }
+        Ok(Ok(None)) => Leadership::Lost,
+        Ok(Err(_)) | Err(_) => Leadership::Unknown,
+    }
+}
+
 impl Reconciler {
     fn new(executor: Arc<Executor>, resync_interval: Duration, health: Health) -> Self {
+        let conditions = Conditions::new(health, executor.metrics.clone(), &["docker", "store", "resync"]);
         Self {
             executor,
             resync_interval,
             queue: WorkQueue::default(),
             tasks: JoinSet::new(),
-            conditions: Conditions::new(health, &["docker", "store", "resync"]),
+            conditions,
             desired: HashMap::new(),
+            failed: BTreeSet::new(),
             instance_by_container: HashMap::new(),
             foreign: BTreeSet::new(),
             resync_at: Instant::now() + resync_interval,
             resync_running: false,
             first_resync_done: false,
             reset_backoff: false,
+            remake_at: Some(Instant::now()),
+            remake_error: None,
         }
     }
 
@@ -150,11 +195,17 @@ impl Reconciler {
             Event::InstanceChanged(instance) => self.on_instance_changed(&instance),
             Event::StoreConnected => {
                 self.conditions.set("store", None);
+                self.queue.expedite(Instant::now());
                 self.resync_in(Duration::ZERO);
             }
-            Event::StoreDown(error) => self.conditions.set("store", Some(&error)),
+            Event::StoreDown(error) => {
+                self.conditions.set("store", Some(&error));
+                // Checks the leader lock, too.
+                self.resync_in(RESYNC_RETRY_INTERVAL);
+            }
             Event::DockerConnected => {
                 self.conditions.set("docker", None);
+                self.queue.expedite(Instant::now());
                 self.reset_backoff = true;
                 self.resync_in(Duration::ZERO);
             }
@@ -163,15 +214,28 @@ impl Reconciler {
                 self.conditions.set("docker", Some(&error));
             }
             Event::Firewall(result) => self.on_firewall(result),
-            Event::Docker(DockerEvent::Container { instance, .. }) => self.queue.enqueue(&instance),
+            Event::NetworksBroken(networks) => self.on_networks_broken(networks),
+            Event::Docker(DockerEvent::Container { instance, container, change }) => {
+                self.executor.history.note(&container, change);
+                if !matches!(change, Change::Signalled | Change::OutOfMemory) {
+                    self.queue.enqueue(&instance);
+                }
+            }
             Event::Docker(DockerEvent::Disconnected { container }) => {
                 if let Some(instance) = self.instance_by_container.get(&container) {
                     self.queue.enqueue(instance);
                 } else {
+                    // If it isn't one of ours, it may have had an instance's address.
+                    if !self.executor.docker.has_created(&container) {
+                        self.queue.expedite(Instant::now());
+                    }
                     self.resync_in(RESYNC_DELAY);
                 }
             }
-            Event::Docker(DockerEvent::Removed) => self.resync_in(RESYNC_DELAY),
+            Event::Docker(DockerEvent::Removed) => {
+                self.queue.expedite(Instant::now());
+                self.resync_in(RESYNC_DELAY);
+            }
         }
     }
 
@@ -181,6 +245,43 @@ impl Reconciler {
             tracing::warn!("the firewall rules were changed by something else: restored");
         }
         self.conditions.set("firewall", result.err().as_ref());
+    }
+
+    /// Makes broken networks again, all at once, and says so until they are right.
+    fn on_networks_broken(&mut self, networks: Vec<Network>) {
+        let Some(first) = networks.first() else {
+            self.remake_error = None;
+            if self.conditions.set("bridge", None) {
+                self.queue.expedite(Instant::now());
+                self.resync_in(Duration::ZERO);
+            }
+            return;
+        };
+        let broken = || Error::NetworkBroken { network: first.name.clone(), bridge: first.bridge.clone() };
+        let error = self.remake_error.take().unwrap_or_else(broken);
+        self.conditions.set("bridge", Some(&error));
+        self.remake_error = Some(error);
+        if self.remake_at.is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        self.remake_at = None;
+        let executor = Arc::clone(&self.executor);
+        self.tasks.spawn(async move {
+            let mut result = Ok(());
+            for network in &networks {
+                result = result.and(executor.remake_network(network).await);
+            }
+            TaskResult::NetworksRemade(result)
+        });
+    }
+
+    fn count_failed(&mut self) {
+        let text = match self.failed.len() {
+            0 => None,
+            1 => Some("1 cache has failed: `memgate instance list` shows it".to_owned()),
+            count => Some(format!("{count} caches have failed: `memgate instance list` shows them")),
+        };
+        self.conditions.set_problem("caches", text);
     }
 
     /// Tries instances again at once.
@@ -194,6 +295,14 @@ impl Reconciler {
         if let Some(container) = instance.route.as_ref().and_then(|route| route.container.clone()) {
             self.instance_by_container.insert(container, instance.id.clone());
         }
+        let changed = if instance.state() == InstanceState::Failed {
+            self.failed.insert(instance.id.clone())
+        } else {
+            self.failed.remove(&instance.id)
+        };
+        if changed {
+            self.count_failed();
+        }
         let desired = desired(instance);
         if self.desired.insert(instance.id.clone(), desired) != Some(desired) {
             self.queue.enqueue_reset(&instance.id);
@@ -206,9 +315,21 @@ impl Reconciler {
                 if let Err(error) = &result {
                     log_failure(&id, error, failures);
                 }
-                self.queue.finish(&id, result.is_ok(), Instant::now());
+                let outcome = match &result {
+                    Ok(()) => Outcome::Done,
+                    Err(error) if error.is_general() => Outcome::Postponed,
+                    Err(_) => Outcome::Failed,
+                };
+                self.queue.finish(&id, outcome, Instant::now());
             }
-            TaskResult::Resynced(result) => self.on_resynced(result),
+            TaskResult::Resynced(result, took) => {
+                self.queue.set_docker_busy(result.is_err() || took > SLOW_RESYNC);
+                self.on_resynced(result);
+            }
+            TaskResult::NetworksRemade(result) => {
+                self.remake_at = Some(Instant::now() + REMAKE_INTERVAL);
+                self.remake_error = result.err();
+            }
         }
     }
 
@@ -217,9 +338,18 @@ impl Reconciler {
         match result {
             Ok(report) => {
                 self.first_resync_done = true;
-                self.conditions.set("resync", None);
+                let mut recovered = self.conditions.set("resync", report.incomplete.as_ref());
                 for (part, error) in &report.conditions {
-                    self.conditions.set(part, error.as_ref());
+                    recovered |= self.conditions.set(part, error.as_ref());
+                }
+                if recovered {
+                    self.queue.expedite(Instant::now());
+                }
+                if report.incomplete.is_some() {
+                    self.resync_in(RESYNC_RETRY_INTERVAL);
+                } else {
+                    self.failed = report.failed;
+                    self.count_failed();
                 }
                 self.instance_by_container = report.instance_by_container;
                 for Foreign { kind, name } in report.foreign.difference(&self.foreign) {
@@ -249,7 +379,10 @@ impl Reconciler {
         self.resync_running = true;
         self.resync_at = Instant::now() + self.resync_interval;
         let executor = Arc::clone(&self.executor);
-        self.tasks.spawn(async move { TaskResult::Resynced(resync(&executor).await) });
+        self.tasks.spawn(async move {
+            let started = Instant::now();
+            TaskResult::Resynced(resync(&executor).await, started.elapsed())
+        });
     }
 
     fn start_work(&mut self) {

@@ -2,21 +2,30 @@
 //! instances that need work.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use store::{Instance, now};
-use tokio::time::Instant;
+use store::{Instance, InstanceState, StoreError, now};
+use tokio::time::{Instant, timeout};
 
 use crate::capacity::memory_of;
 use crate::docker::Foreign;
 use crate::error::Error;
 use crate::execute::Executor;
 use crate::firewall::{self, Checked};
-use crate::plan::{Action, Container, Orphan, Snapshot, only_probes, orphans, plan};
+use crate::plan::{Action, Container, ContainerState, Orphan, Snapshot, only_probes, orphans, plan};
 
 /// Health checks in parallel.
 const PROBES_MAX: usize = 32;
+/// Containers that a resync inspects for changed limits, and how many in parallel. Docker tells of changes; this finds
+/// what was changed while the provisioner was down.
+const INSPECTED_MAX: usize = 256;
+const INSPECTIONS_MAX: usize = 16;
+/// Time limits of a resync: in any case, for each instance, and for the image, which may have to be built or pulled.
+const RESYNC_TIMEOUT: Duration = Duration::from_secs(60);
+const INSTANCE_TIMEOUT: Duration = Duration::from_millis(200);
+const IMAGE_TIMEOUT: Duration = Duration::from_mins(30);
 
 /// The result of a resync.
 #[derive(Debug, Default)]
@@ -29,36 +38,120 @@ pub(crate) struct ResyncReport {
     pub(crate) conditions: Vec<(&'static str, Option<Error>)>,
     /// What claims to be the installation's and isn't.
     pub(crate) foreign: BTreeSet<Foreign>,
+    /// Ids of the instances that have failed.
+    pub(crate) failed: BTreeSet<String>,
+    /// Why only containers that exist could be checked: the store is away.
+    pub(crate) incomplete: Option<Error>,
 }
 
-/// Fails only if the store or Docker can't be read; then nothing is removed.
+/// Everything that is read at the beginning.
+struct Read {
+    instances: Vec<Instance>,
+    known: HashSet<String>,
+    snapshot: Snapshot,
+}
+
+/// Fails only if Docker, or the store for the first time, can't be read; then nothing is removed.
 pub(crate) async fn resync(executor: &Executor) -> Result<ResyncReport, Error> {
     let started = Instant::now();
+    let read = within(RESYNC_TIMEOUT, read(executor)).await;
+    let read = match read {
+        Err(error @ Error::Store(_)) => return check_without_store(executor, error).await,
+        read => read?,
+    };
+    let image = within(IMAGE_TIMEOUT, executor.images.refresh()).await;
+    let count = u32::try_from(read.instances.len()).unwrap_or(u32::MAX);
+    let limit = RESYNC_TIMEOUT.saturating_add(INSTANCE_TIMEOUT.saturating_mul(count));
+    let mut report = within(limit, repair(executor, read)).await?;
+    report.conditions.push(("image", image.err()));
+    executor.metrics.resync.observe(started.elapsed().as_secs_f64());
+    executor.metrics.last_resync.set_now();
+    Ok(report)
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout(limit, work).await.unwrap_or_else(|_| Err(Error::ResyncLate(limit.as_secs())))
+}
+
+async fn read(executor: &Executor) -> Result<Read, Error> {
     // Containers may be newer than this read of the store: they count as orphans only after a while.
+    if executor.known.is_store_away() {
+        return Err(Error::Store(StoreError::Timeout));
+    }
     let instances = executor.metrics.store.observe("read_instances", executor.store.instances()).await?;
     let known: HashSet<String> = executor.store.instance_ids().await?.into_iter().collect();
+    executor.known.replace(&instances);
     executor.metrics.count_instances(&instances);
     let docker = &executor.docker;
     let (containers, volumes, networks) =
         tokio::try_join!(docker.containers(), docker.volumes(), docker.networks())?;
-    let mut snapshot = Snapshot { containers, volumes, networks };
+    let snapshot = Snapshot { containers, volumes, networks };
     executor.capacity.count_existing(async { Ok(memory_of(&snapshot.containers)) }).await?;
-    let conditions = ensure_shared(executor, &snapshot).await;
-    remove_orphans(executor, &known, &snapshot).await?;
-    forget_removed(executor, &known, &snapshot).await;
+    Ok(Read { instances, known, snapshot })
+}
+
+async fn repair(executor: &Executor, read: Read) -> Result<ResyncReport, Error> {
+    let Read { instances, known, mut snapshot } = read;
+    let mut conditions = ensure_shared(executor, &snapshot).await;
+    let existing: HashSet<&str> = snapshot.containers.iter().map(|c| c.id.as_str()).collect();
+    executor.forget_removed(&known, &existing).await;
+    inspect_some(executor, &mut snapshot.containers).await;
     executor.assess(&mut snapshot.containers).await;
-    let foreign = docker.foreign().await?;
+    let work = find_work(executor, &instances, &snapshot.containers).await;
+    let mismatch = executor.secrets.mismatch(Instant::now());
+    if mismatch.is_none() {
+        remove_orphans(executor, &known, &snapshot).await?;
+    }
+    conditions.push(("secrets", mismatch.map(Error::from)));
+    let foreign = executor.docker.foreign().await?;
     executor.metrics.count_foreign(&foreign);
-    let by_container = |c: &Container| (c.id.clone(), c.instance.clone());
-    let report = ResyncReport {
-        work: find_work(executor, &instances, &snapshot).await,
-        instance_by_container: snapshot.containers.iter().map(by_container).collect(),
+    let failed = instances.iter().filter(|it| it.state() == InstanceState::Failed && !it.is_gone());
+    Ok(ResyncReport {
+        work,
+        instance_by_container: by_container(&snapshot.containers),
         conditions,
         foreign,
+        failed: failed.map(|instance| instance.id.clone()).collect(),
+        incomplete: None,
+    })
+}
+
+/// Finds containers that have to be started although the store is away, among the instances that were read last.
+async fn check_without_store(executor: &Executor, error: Error) -> Result<ResyncReport, Error> {
+    let instances = executor.known.all();
+    if instances.is_empty() {
+        return Err(error);
+    }
+    let check = async {
+        let mut containers = executor.docker.containers().await?;
+        executor.assess(&mut containers).await;
+        let work = find_work(executor, &instances, &containers).await;
+        Ok(ResyncReport { work, instance_by_container: by_container(&containers), ..ResyncReport::default() })
     };
-    executor.metrics.resync.observe(started.elapsed().as_secs_f64());
-    executor.metrics.last_resync.set_now();
-    Ok(report)
+    let report = within(RESYNC_TIMEOUT, check).await?;
+    Ok(ResyncReport { incomplete: Some(error), ..report })
+}
+
+fn by_container(containers: &[Container]) -> HashMap<String, String> {
+    containers.iter().map(|c| (c.id.clone(), c.instance.clone())).collect()
+}
+
+/// Inspects running containers for changed limits, others each time.
+async fn inspect_some(executor: &Executor, containers: &mut [Container]) {
+    let running = containers.iter().enumerate().filter(|(_, c)| c.state == ContainerState::Running);
+    let mut running: Vec<(usize, Container)> = running.map(|(number, c)| (number, c.clone())).collect();
+    let next = executor.observations.next_inspected(running.len(), INSPECTED_MAX);
+    running.rotate_left(next);
+    let inspections = running
+        .into_iter()
+        .take(INSPECTED_MAX)
+        .map(|(number, container)| async move { (number, executor.docker.inspect(&container).await) });
+    let mut inspections = stream::iter(inspections).buffer_unordered(INSPECTIONS_MAX);
+    while let Some((number, inspected)) = inspections.next().await {
+        if let (Some(container), Ok(inspected)) = (containers.get_mut(number), inspected) {
+            *container = inspected;
+        }
+    }
 }
 
 /// The firewall comes first, so that no container starts on a bridge that it doesn't cover.
@@ -70,13 +163,7 @@ async fn ensure_shared(executor: &Executor, snapshot: &Snapshot) -> Vec<(&'stati
     });
     let networks = executor.networks.ensure(&snapshot.networks).await;
     let bridges = if networks.is_ok() { firewall::ensure_bridge_filter().err() } else { None };
-    let image = executor.images.refresh().await;
-    vec![
-        ("firewall", firewall.err()),
-        ("network", networks.err()),
-        ("bridge", bridges),
-        ("image", image.err()),
-    ]
+    vec![("firewall", firewall.err()), ("network", networks.err()), ("bridge_filter", bridges)]
 }
 
 async fn remove_orphans(
@@ -99,12 +186,6 @@ async fn remove_orphans(
     Ok(())
 }
 
-async fn forget_removed(executor: &Executor, known: &HashSet<String>, snapshot: &Snapshot) {
-    executor.capacity.retain(known);
-    let existing: HashSet<&str> = snapshot.containers.iter().map(|c| c.id.as_str()).collect();
-    executor.silences.lock().await.retain(|id, _| existing.contains(id.as_str()));
-}
-
 async fn remove_container(executor: &Executor, container: &str, instance: &str) -> Result<(), Error> {
     executor.docker.remove_container(container).await?;
     executor.docker.remove_volume_of(instance).await?;
@@ -112,9 +193,9 @@ async fn remove_container(executor: &Executor, container: &str, instance: &str) 
 }
 
 /// The instances whose plan is more than a probe, and those whose probe fails.
-async fn find_work(executor: &Executor, instances: &[Instance], snapshot: &Snapshot) -> Vec<String> {
+async fn find_work(executor: &Executor, instances: &[Instance], all: &[Container]) -> Vec<String> {
     let mut containers: HashMap<&str, Vec<Container>> = HashMap::new();
-    for container in &snapshot.containers {
+    for container in all {
         containers.entry(&container.instance).or_default().push(container.clone());
     }
     let mut work = Vec::new();

@@ -8,6 +8,8 @@ use std::str::FromStr;
 const PREFIX: u8 = 22;
 /// Addresses leased on one network.
 const LEASED_MAX: u32 = 1_000;
+/// The last 16 addresses, of which none is leased.
+const UNLEASED_PREFIX: u8 = 28;
 
 /// An IPv4 network in CIDR form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +66,17 @@ impl Subnet {
     }
 }
 
+impl Subnet {
+    /// A part of the network that is never leased to an instance.
+    pub(crate) fn unleased(&self) -> Self {
+        Self { base: self.base | (!mask(self.prefix) & mask(UNLEASED_PREFIX)), prefix: UNLEASED_PREFIX }
+    }
+
+    pub(crate) fn contains(&self, address: &str) -> bool {
+        address.parse().is_ok_and(|address| self.overlaps(&Self::of(address, 32)))
+    }
+}
+
 impl FromStr for Subnet {
     type Err = ();
 
@@ -94,6 +107,13 @@ pub(crate) fn routes(table: &str) -> Vec<Subnet> {
             (mask != 0).then_some(Subnet::of(Ipv4Addr::from(base), prefix))
         })
         .collect()
+}
+
+/// Whether a bridge is up and has its address: then the kernel's routing table (see [`routes`]) leads the subnet to it.
+pub(crate) fn leads_to(table: &str, subnet: &Subnet, bridge: &str) -> bool {
+    let (header, lines) = table.split_once('\n').unwrap_or_default();
+    let own = lines.lines().filter(|line| line.split_whitespace().next() == Some(bridge));
+    own.map(|line| format!("{header}\n{line}")).any(|one| routes(&one).contains(subnet))
 }
 
 fn mask(prefix: u8) -> u32 {
@@ -133,6 +153,28 @@ mod tests {
         assert_eq!(subnet.gateway().to_string(), "10.213.4.1");
         assert_eq!((addresses.len(), addresses[0].as_str()), (1_000, "10.213.4.2"));
         assert_eq!(addresses[999], "10.213.7.233");
+    }
+
+    // F-21.
+    #[test]
+    fn unleased_addresses_are_never_leased() {
+        let subnet = subnet("10.213.4.0/22");
+        assert_eq!(subnet.unleased().to_string(), "10.213.7.240/28");
+        assert!(subnet.addresses().iter().all(|address| !subnet.unleased().contains(address)));
+        assert!(subnet.contains("10.213.7.240") && !subnet.contains("10.213.8.1") && !subnet.contains("x"));
+    }
+
+    // F-16.
+    #[test]
+    fn a_route_shows_that_a_bridge_is_up() {
+        let table = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
+             mgabc234-0\t0004D50A\t00000000\t0001\t0\t0\t0\t00FCFFFF\t0\t0\t0\n\
+             eth0\t0008D50A\t00000000\t0001\t0\t0\t0\t00FCFFFF\t0\t0\t0\n";
+        assert!(leads_to(table, &subnet("10.213.4.0/22"), "mgabc234-0"));
+        for (other, bridge) in [("10.213.8.0/22", "mgabc234-0"), ("10.213.4.0/22", "mgabc234-1")] {
+            assert!(!leads_to(table, &subnet(other), bridge), "{other} {bridge}");
+        }
+        assert!(!leads_to("", &subnet("10.213.4.0/22"), "mgabc234-0"));
     }
 
     #[test]

@@ -7,13 +7,30 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(500);
-const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// While Docker answers quickly: once the cause is mended, a cache doesn't wait long.
+const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// While it doesn't.
+const BUSY_BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// All that wait are tried at once no more often than this.
+const EXPEDITE_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(crate) struct WorkQueue {
     items: HashMap<String, Item>,
     /// Ids that are due, oldest first; each once.
     due: VecDeque<String>,
+    expedited_at: Option<Instant>,
+    docker_is_busy: bool,
+}
+
+/// How the work on an instance ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    /// It failed.
+    Failed,
+    /// Something that all instances need failed: that says nothing about the instance.
+    Postponed,
 }
 
 #[derive(Debug, Default)]
@@ -24,6 +41,8 @@ struct Item {
     rerun: bool,
     /// Failures in a row.
     failures: u32,
+    /// Times in a row that it was postponed.
+    postponements: u32,
     /// Set after a failure: it isn't due earlier.
     retry_at: Option<Instant>,
 }
@@ -49,6 +68,20 @@ impl WorkQueue {
         self.enqueue(id);
     }
 
+    /// Tries all that wait after a failure at once: its cause may be mended.
+    pub(crate) fn expedite(&mut self, now: Instant) {
+        let last = self.expedited_at.map_or(now, |last| now.max(last + EXPEDITE_INTERVAL));
+        self.expedited_at = Some(last);
+        for item in self.items.values_mut() {
+            item.retry_at = item.retry_at.map(|at| at.min(last));
+        }
+    }
+
+    /// Says whether Docker answers slowly, so that retries are fewer.
+    pub(crate) fn set_docker_busy(&mut self, busy: bool) {
+        self.docker_is_busy = busy;
+    }
+
     /// Takes the next id that is due, with its failures in a row. Call [`WorkQueue::finish`] afterwards.
     pub(crate) fn take(&mut self, now: Instant) -> Option<(String, u32)> {
         self.enqueue_retries(now);
@@ -59,19 +92,32 @@ impl WorkQueue {
         Some((id, item.failures))
     }
 
-    /// Ends the work on an id, whether it succeeded (`ok`) or failed.
-    pub(crate) fn finish(&mut self, id: &str, ok: bool, now: Instant) {
+    /// Ends the work on an id.
+    pub(crate) fn finish(&mut self, id: &str, outcome: Outcome, now: Instant) {
+        let limit = if self.docker_is_busy { BUSY_BACKOFF_MAX } else { RETRY_BACKOFF_MAX };
         let Some(item) = self.items.get_mut(id) else { return };
         item.running = false;
-        item.failures = if ok { 0 } else { item.failures.saturating_add(1) };
         let rerun = std::mem::take(&mut item.rerun);
-        if !ok {
-            item.retry_at = Some(now + retry_backoff(item.failures));
-        } else if rerun {
-            self.enqueue(id);
-        } else {
-            self.items.remove(id);
-        }
+        let backoff = match outcome {
+            Outcome::Done if rerun => {
+                (item.failures, item.postponements) = (0, 0);
+                return self.enqueue(id);
+            }
+            Outcome::Done => {
+                self.items.remove(id);
+                return;
+            }
+            Outcome::Failed => {
+                item.failures = item.failures.saturating_add(1);
+                item.postponements = 0;
+                retry_backoff(item.failures)
+            }
+            Outcome::Postponed => {
+                item.postponements = item.postponements.saturating_add(1);
+                retry_backoff(item.postponements.saturating_add(1))
+            }
+        };
+        item.retry_at = Some(now + backoff.min(limit));
     }
 
     /// When the next retry is due.
@@ -90,11 +136,11 @@ impl WorkQueue {
     }
 }
 
-/// None after the first failure, then half a second, doubled up to a minute.
+/// None after the first failure, then half a second, doubled up to a limit.
 fn retry_backoff(failures: u32) -> Duration {
     match failures {
         0 | 1 => Duration::ZERO,
-        n => RETRY_BACKOFF_MIN.saturating_mul(1 << (n - 2).min(10)).min(RETRY_BACKOFF_MAX),
+        n => RETRY_BACKOFF_MIN.saturating_mul(1 << (n - 2).min(10)).min(BUSY_BACKOFF_MAX),
     }
 }
 
@@ -112,10 +158,10 @@ mod tests {
         queue.enqueue("a");
         assert_eq!(queue.take(now), Some(("b".into(), 0)));
         assert_eq!(queue.take(now), None, "a runs");
-        queue.finish("b", true, now);
-        queue.finish("a", true, now);
+        queue.finish("b", Outcome::Done, now);
+        queue.finish("a", Outcome::Done, now);
         assert_eq!(queue.take(now), Some(("a".into(), 0)), "enqueued while it ran");
-        queue.finish("a", true, now);
+        queue.finish("a", Outcome::Done, now);
         assert!(queue.take(now).is_none() && queue.items.is_empty(), "nothing is kept of a success");
     }
 
@@ -125,7 +171,7 @@ mod tests {
         queue.enqueue("a");
         for (failures, millis) in [(0, 0), (1, 500), (2, 1_000), (3, 2_000)] {
             assert_eq!(queue.take(now), Some(("a".into(), failures)));
-            queue.finish("a", false, now);
+            queue.finish("a", Outcome::Failed, now);
             assert_eq!(queue.next_retry(), Some(now + Duration::from_millis(millis)));
             queue.enqueue("a");
             if millis > 0 {
@@ -133,9 +179,55 @@ mod tests {
             }
             now += Duration::from_millis(millis);
         }
-        assert_eq!(retry_backoff(100), RETRY_BACKOFF_MAX);
+        assert_eq!(retry_backoff(100), BUSY_BACKOFF_MAX);
         queue.enqueue_reset("a");
         assert_eq!(queue.take(now), Some(("a".into(), 0)));
+    }
+
+    // F-34.
+    #[test]
+    fn what_is_postponed_has_not_failed() {
+        let (mut queue, mut now) = (WorkQueue::default(), Instant::now());
+        queue.enqueue("a");
+        for millis in [500, 1_000, 2_000] {
+            assert_eq!(queue.take(now), Some(("a".into(), 0)));
+            queue.finish("a", Outcome::Postponed, now);
+            now += Duration::from_millis(millis);
+            assert_eq!(queue.next_retry(), Some(now));
+        }
+        assert_eq!(queue.take(now), Some(("a".into(), 0)));
+        queue.finish("a", Outcome::Failed, now);
+        assert_eq!(queue.take(now), Some(("a".into(), 1)));
+        queue.finish("a", Outcome::Postponed, now);
+        assert_eq!(queue.take(now + Duration::from_secs(1)), Some(("a".into(), 1)));
+    }
+
+    #[test]
+    fn retries_come_soon_and_sooner_once_the_cause_may_be_mended() {
+        let (mut queue, now) = (WorkQueue::default(), Instant::now());
+        let fail = |queue: &mut WorkQueue, now| {
+            queue.enqueue_reset("a");
+            let mut at = now;
+            for _ in 0..30 {
+                queue.take(at);
+                queue.finish("a", Outcome::Failed, at);
+                at = queue.next_retry().unwrap();
+            }
+            at
+        };
+        let retry = fail(&mut queue, now);
+        assert!(retry - now < Duration::from_secs(10 * 30));
+        let before = retry - RETRY_BACKOFF_MAX;
+        queue.expedite(before);
+        assert_eq!(queue.next_retry(), Some(before));
+        queue.take(before);
+        queue.finish("a", Outcome::Failed, before);
+        queue.expedite(before);
+        assert_eq!(queue.next_retry(), Some(before + EXPEDITE_INTERVAL), "no storm of retries");
+        queue.set_docker_busy(true);
+        let retry = fail(&mut queue, before);
+        queue.expedite(retry - BUSY_BACKOFF_MAX + Duration::from_secs(15));
+        assert!(queue.next_retry().unwrap() < retry, "it waited longer than 10 s");
     }
 
     #[test]
@@ -144,7 +236,7 @@ mod tests {
         queue.enqueue("a");
         queue.take(now);
         queue.enqueue_reset("a");
-        queue.finish("a", false, now);
+        queue.finish("a", Outcome::Failed, now);
         assert_eq!(queue.take(now), Some(("a".into(), 1)));
     }
 }

@@ -1,17 +1,24 @@
 //! `memgate instance`: the containers that run caches, for operators: desired and actual state.
 
+mod events;
+
 use std::time::Duration;
 
 use provisioner::statistics::{self, Statistics};
 use serde::Serialize;
 use store::{DesiredState, Instance, InstanceState, Store, Timestamp};
 
+use self::events::Events;
 use super::context::{self, Context};
 use super::lookup::{CacheArg, find_user};
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
 use crate::output::table::{self, table};
 use crate::output::time;
+
+/// Events that `show` prints; `events` prints all.
+const SHOWN_EVENTS: i64 = 5;
+const ALL_EVENTS: i64 = 1_000;
 
 /// Show the containers that run caches
 #[derive(Debug, clap::Subcommand)]
@@ -21,7 +28,8 @@ pub(crate) enum InstanceCommand {
 Example:
   memgate instance list")]
     List,
-    /// Show the instance of a user's cache, its usage, and what its memcached says: memory, items, evictions
+    /// Show the instance of a user's cache, its usage and last repairs, and what its memcached says: memory, items,
+    /// evictions
     #[command(after_help = "\
 Examples:
   memgate instance show ada@example.org
@@ -29,6 +37,16 @@ Examples:
 
 memcached's own figures need a running instance on this machine, and root.")]
     Show {
+        /// The user's e-mail address
+        email: String,
+        #[command(flatten)]
+        cache: CacheArg,
+    },
+    /// Show what happened to the instance of a user's cache, and what was done about it, newest first
+    #[command(after_help = "\
+Example:
+  memgate instance events ada@example.org --json")]
+    Events {
         /// The user's e-mail address
         email: String,
         #[command(flatten)]
@@ -78,6 +96,9 @@ struct InstanceDetails {
     usage: Usage,
     /// What its memcached says, if it can be reached from here.
     memcached: Option<Statistics>,
+    /// The last ones.
+    #[serde(flatten)]
+    events: Events,
 }
 
 #[derive(Debug, Serialize)]
@@ -107,20 +128,31 @@ impl InstanceCommand {
                     context.print(&list, || rows(&list.instances))
                 }
                 Self::Show { email, cache } => {
-                    let user = find_user(store, &email).await?;
-                    let cache = cache.find(store, &user).await?;
-                    let instance = store.instance_of_cache(&cache.id).await?.ok_or_else(|| {
-                        let fix = "`memgate instance list` shows all instances";
-                        CliError::new(format!("cache {} has no instance", cache.name), fix)
-                    })?;
+                    let instance = find_instance(store, &email, &cache).await?;
                     let usage = Usage::read(store, &instance.id).await?;
                     let memcached = ask_memcached(context, &instance).await;
-                    let shown = InstanceDetails { instance: InstanceView::of(instance), usage, memcached };
-                    context.print(&shown, || shown.text())
+                    let events = Events::read(store, &instance.id, SHOWN_EVENTS).await?;
+                    let instance = InstanceView::of(instance);
+                    let shown = InstanceDetails { instance, usage, memcached, events };
+                    context.print(&shown, || shown.text() + &shown.events.lines())
+                }
+                Self::Events { email, cache } => {
+                    let instance = find_instance(store, &email, &cache).await?;
+                    let events = Events::read(store, &instance.id, ALL_EVENTS).await?;
+                    context.print(&events, || events.text())
                 }
             }
         })
     }
+}
+
+async fn find_instance(store: &Store, email: &str, cache: &CacheArg) -> Result<Instance, CliError> {
+    let user = find_user(store, email).await?;
+    let cache = cache.find(store, &user).await?;
+    store.instance_of_cache(&cache.id).await?.ok_or_else(|| {
+        let fix = "`memgate instance list` shows all instances";
+        CliError::new(format!("cache {} has no instance", cache.name), fix)
+    })
 }
 
 impl InstanceView {

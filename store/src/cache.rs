@@ -161,6 +161,7 @@ macro_rules! delete_cache {
         let cache: &$crate::Cache = $cache;
         let tokens = $crate::cache::revoke_tokens!($store, $tx, $revision, cache, $why);
         sqlx::query($crate::cache::DELETE_DENIALS).bind(&cache.id).execute(&mut *$tx).await?;
+        sqlx::query($crate::instance_event::DELETE_EVENTS).bind(&cache.id).execute(&mut *$tx).await?;
         sqlx::query($crate::cache::SET_DESIRED)
             .bind($crate::DesiredState::Deleting.as_str())
             .bind($revision)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bollard::models::{
     ContainerCreateBody, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum,
     EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType,
-    MountVolumeOptions, NetworkingConfig, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+    MountVolumeOptions, NetworkingConfig, ResourcesUlimits,
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
@@ -14,21 +14,20 @@ use bollard::query_parameters::{
 };
 use tokio::time::{Instant, sleep};
 
+use super::limits::{limits_of, restart_policy};
 use super::network::endpoint;
-use super::{Docker, created_at, ignore_not_found, map_error};
+use super::{Docker, created_at, ignore_not_found};
 use store::LaneCredential;
 
 use crate::error::Error;
+use crate::limits::Limits;
 use crate::names::{LABEL_ADDRESS, LABEL_GENERATION, LABEL_INSTANCE, LABEL_SPEC, Names};
-use crate::plan::{Container, ContainerState};
+use crate::plan::{Container, ContainerState, Ended};
 use crate::spec::{GID, LANE_DIR, LANE_FILE, Spec, UID};
 
 /// How long to wait for a removal that another client has begun.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 const REMOVAL_RETRY_INTERVAL: Duration = Duration::from_millis(20);
-/// Processes and threads of a container; memcached has about ten.
-const PIDS_MAX: i64 = 32;
-const NANOS_PER_CPU: f64 = 1e9;
 
 /// A container to create.
 #[derive(Debug)]
@@ -69,27 +68,34 @@ impl Docker {
 
     async fn list(&self, filters: HashMap<String, Vec<String>>) -> Result<Vec<Container>, Error> {
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-        let list = self.client()?.list_containers(Some(options)).await;
-        let list = list.map_err(|e| map_error("list containers", e))?;
+        let list = self.read("list containers", self.client()?.list_containers(Some(options))).await?;
         Ok(list.into_iter().filter_map(|summary| from_summary(&self.names, summary)).collect())
     }
 
-    /// Updates a container's state, and whether it has its address.
-    async fn inspect(&self, container: &Container) -> Result<Container, Error> {
+    /// Updates what the list doesn't say for sure: the state, the address, and how it ended; and its limits.
+    pub(crate) async fn inspect(&self, container: &Container) -> Result<Container, Error> {
         use ContainerStateStatusEnum as State;
-        let inspected =
-            self.client()?.inspect_container(&container.id, None::<InspectContainerOptions>).await;
-        let inspected = inspected.map_err(|e| map_error("inspect a container", e))?;
+        let request = self.client()?.inspect_container(&container.id, None::<InspectContainerOptions>);
+        let inspected = self.read("inspect a container", request).await?;
         let networks = inspected.network_settings.and_then(|s| s.networks).unwrap_or_default();
-        let state = match inspected.state.and_then(|state| state.status) {
+        let status = inspected.state.as_ref().and_then(|state| state.status);
+        let state = match status {
             Some(State::RUNNING | State::STOPPING) => ContainerState::Running,
             Some(State::PAUSED) => ContainerState::Paused,
             Some(State::RESTARTING) => ContainerState::Restarting,
             Some(State::CREATED) => ContainerState::Created,
+            Some(State::REMOVING) => ContainerState::Removing,
             _ => ContainerState::Stopped,
         };
+        let ended =
+            inspected.state.filter(|_| matches!(state, ContainerState::Stopped | ContainerState::Restarting));
+        let ended = ended.map(|state| Ended {
+            exit_code: state.exit_code.unwrap_or_default(),
+            out_of_memory: state.oom_killed.unwrap_or_default(),
+        });
         let attached = attached(&networks, &container.address);
-        Ok(Container { state, attached, ..container.clone() })
+        let limits = inspected.host_config.as_ref().map(limits_of);
+        Ok(Container { state, attached, ended, limits, ..container.clone() })
     }
 
     /// Creates a container and the volume for its secret, without starting it. Returns its id.
@@ -97,9 +103,12 @@ impl Docker {
         self.check_volume_of(new.instance).await?;
         let name = self.names.instance(new.instance);
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
-        let created = self.client()?.create_container(Some(options), self.body(new)).await;
-        match created.map_err(|e| map_error("create a container", e)) {
-            Ok(created) => Ok(created.id),
+        let request = self.client()?.create_container(Some(options), self.body(new));
+        match self.change("create a container", request).await {
+            Ok(created) => {
+                self.note_created(&created.id);
+                Ok(created.id)
+            }
             // The name is in use: by one that another client is removing, or by one that isn't ours.
             Err(error @ Error::Docker { status: Some(409), .. }) => {
                 let own = self.containers().await?.iter().any(|container| container.instance == new.instance);
@@ -121,20 +130,17 @@ impl Docker {
             message: error.to_string(),
         })?;
         let options = UploadToContainerOptionsBuilder::new().path(LANE_DIR).build();
-        let sent = self
-            .client()?
-            .upload_to_container(container, Some(options), bollard::body_full(tar.into()))
-            .await;
-        sent.map_err(|e| map_error("take a secret", e))
+        let body = bollard::body_full(tar.into());
+        let request = self.client()?.upload_to_container(container, Some(options), body);
+        self.change("take a secret", request).await
     }
 
     pub(crate) async fn start(&self, container: &str) -> Result<(), Error> {
-        let started = self.client()?.start_container(container, None).await;
-        started.map_err(|e| map_error("start a container", e))
+        self.change("start a container", self.client()?.start_container(container, None)).await
     }
 
     pub(crate) async fn unpause(&self, container: &str) -> Result<(), Error> {
-        self.client()?.unpause_container(container).await.map_err(|e| map_error("unpause a container", e))
+        self.change("unpause a container", self.client()?.unpause_container(container)).await
     }
 
     /// Removes a container, but not its named volume. Returns whether it existed. If another client is removing
@@ -143,8 +149,8 @@ impl Docker {
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
         let deadline = Instant::now() + REMOVAL_TIMEOUT;
         loop {
-            let removed = self.client()?.remove_container(container, Some(options.clone())).await;
-            match ignore_not_found("remove a container", removed) {
+            let request = self.client()?.remove_container(container, Some(options.clone()));
+            match ignore_not_found(self.change("remove a container", request).await) {
                 Err(Error::Docker { status: Some(409), .. }) if Instant::now() < deadline => {
                     sleep(REMOVAL_RETRY_INTERVAL).await;
                 }
@@ -179,7 +185,7 @@ impl Docker {
     }
 
     fn host_config(&self, new: &NewContainer<'_>) -> HostConfig {
-        let memory = new.spec.memory_limit();
+        let limits = Limits::wanted(new.spec, new.cpus);
         let limit = |name: &str, value| ResourcesUlimits {
             name: Some(name.into()),
             soft: Some(value),
@@ -198,20 +204,16 @@ impl Docker {
             publish_all_ports: Some(false),
             ipc_mode: Some("none".into()),
             cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
-            pids_limit: Some(PIDS_MAX),
-            memory: Some(memory),
-            memory_swap: Some(memory),
-            nano_cpus: Some(nano_cpus(new.cpus)),
+            pids_limit: Some(limits.processes),
+            memory: Some(limits.memory),
+            memory_swap: Some(limits.memory_swap),
+            nano_cpus: Some(limits.nano_cpus),
             ulimits: Some(vec![
                 limit("nofile", new.spec.open_files()),
                 limit("core", 0),
                 limit("msgqueue", 0),
             ]),
-            // Docker restarts it while the provisioner is down.
-            restart_policy: Some(RestartPolicy {
-                name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
-                maximum_retry_count: None,
-            }),
+            restart_policy: Some(restart_policy()),
             log_config: Some(HostConfigLogConfig {
                 typ: Some("json-file".into()),
                 config: Some(HashMap::from([
@@ -238,11 +240,6 @@ impl Docker {
             ..Default::default()
         }
     }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the setting is checked: at most 1024 CPUs")]
-fn nano_cpus(cpus: f64) -> i64 {
-    (cpus * NANOS_PER_CPU) as i64
 }
 
 fn secret_tar(credential: &LaneCredential) -> std::io::Result<Vec<u8>> {
@@ -280,13 +277,17 @@ fn from_summary(names: &Names, summary: ContainerSummary) -> Option<Container> {
             Some(State::PAUSED) => ContainerState::Paused,
             Some(State::RESTARTING) => ContainerState::Restarting,
             Some(State::CREATED) => ContainerState::Created,
+            Some(State::REMOVING) => ContainerState::Removing,
             _ => ContainerState::Stopped,
         },
         attached: attached(&networks, &address),
         created_at: created_at(&labels),
         address,
+        ended: None,
+        limits: None,
         hung: false,
         outdated: false,
+        limits_differ: false,
     })
 }
 

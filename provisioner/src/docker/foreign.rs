@@ -8,7 +8,7 @@ use bollard::query_parameters::{
     ListVolumesOptionsBuilder,
 };
 
-use super::{Docker, map_error};
+use super::Docker;
 use crate::error::Error;
 
 /// A resource with the installation's label, or a name with its prefix, that isn't the installation's.
@@ -58,8 +58,8 @@ impl Docker {
 
     async fn foreign_containers(&self, filter: &Filter, all: &mut BTreeSet<Foreign>) -> Result<(), Error> {
         let options = ListContainersOptionsBuilder::new().all(true).filters(filter).build();
-        let list = self.client()?.list_containers(Some(options)).await;
-        for container in list.map_err(|e| map_error("list containers", e))? {
+        let list = self.read("list containers", self.client()?.list_containers(Some(options))).await?;
+        for container in list {
             let labels = container.labels.unwrap_or_default();
             let names = container.names.unwrap_or_default();
             let names: Vec<&str> = names.iter().map(|name| name.trim_start_matches('/')).collect();
@@ -75,8 +75,8 @@ impl Docker {
 
     async fn foreign_volumes(&self, filter: &Filter, all: &mut BTreeSet<Foreign>) -> Result<(), Error> {
         let options = ListVolumesOptionsBuilder::new().filters(filter).build();
-        let list = self.client()?.list_volumes(Some(options)).await;
-        for volume in list.map_err(|e| map_error("list volumes", e))?.volumes.unwrap_or_default() {
+        let list = self.read("list volumes", self.client()?.list_volumes(Some(options))).await?;
+        for volume in list.volumes.unwrap_or_default() {
             let claimed = self.names.is_claimed(&volume.name, &volume.labels);
             if claimed && !self.names.owns_instance(&volume.name, &volume.labels) {
                 all.insert(Foreign { kind: "volume", name: volume.name });
@@ -87,8 +87,8 @@ impl Docker {
 
     async fn foreign_networks(&self, filter: &Filter, all: &mut BTreeSet<Foreign>) -> Result<(), Error> {
         let options = ListNetworksOptionsBuilder::new().filters(filter).build();
-        let list = self.client()?.list_networks(Some(options)).await;
-        for network in list.map_err(|e| map_error("list networks", e))? {
+        let list = self.read("list networks", self.client()?.list_networks(Some(options))).await?;
+        for network in list {
             let (name, labels) = (network.name.unwrap_or_default(), network.labels.unwrap_or_default());
             if self.names.is_claimed(&name, &labels) && !self.names.owns_network(&name, &labels) {
                 all.insert(Foreign { kind: "network", name });
@@ -104,8 +104,8 @@ impl Docker {
         all: &mut BTreeSet<Foreign>,
     ) -> Result<(), Error> {
         let options = ListImagesOptionsBuilder::new().filters(filter).build();
-        let list = self.client()?.list_images(Some(options)).await;
-        for image in list.map_err(|e| map_error("list images", e))? {
+        let list = self.read("list images", self.client()?.list_images(Some(options))).await?;
+        for image in list {
             let named = image.repo_tags.into_iter().filter(|tag| !tag.starts_with("<none>"));
             let mut named: Vec<String> = named.collect();
             if named.is_empty() {

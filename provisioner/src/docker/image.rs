@@ -13,7 +13,7 @@ use bollard::query_parameters::{
 };
 use futures_util::TryStreamExt;
 
-use super::{Docker, map_error};
+use super::{Docker, IMAGE_TIMEOUT};
 use crate::error::Error;
 use crate::names::{LABEL_IMAGE, LABEL_MEMCACHED, Names};
 use crate::rootfs::Rootfs;
@@ -64,9 +64,9 @@ impl Docker {
     pub(crate) async fn own_images(&self) -> Result<Vec<BuiltImage>, Error> {
         let filters = HashMap::from([("reference", vec![self.names.image()])]);
         let options = ListImagesOptionsBuilder::new().filters(&filters).build();
-        let list = self.client()?.list_images(Some(options)).await;
+        let list = self.read("list images", self.client()?.list_images(Some(options))).await?;
         let mut own = Vec::new();
-        for image in list.map_err(|e| map_error("list images", e))? {
+        for image in list {
             for name in image.repo_tags {
                 if self.find_built(&name).await?.is_some_and(|id| id == image.id) {
                     own.push(BuiltImage { name, id: image.id.clone(), created: image.created });
@@ -90,7 +90,7 @@ impl Docker {
     }
 
     async fn inspect_image(&self, name: &str) -> Result<Option<ImageInspect>, Error> {
-        match self.client()?.inspect_image(name).await.map_err(|e| map_error("inspect an image", e)) {
+        match self.read("inspect an image", self.client()?.inspect_image(name)).await {
             Ok(image) => Ok(Some(image)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
@@ -125,8 +125,8 @@ impl Docker {
         match self.inspect_image(&name).await? {
             None => {
                 let options = TagImageOptionsBuilder::new().repo(&repository).tag(&tag).build();
-                let tagged = self.client()?.tag_image(&id, Some(options)).await;
-                tagged.map_err(|e| map_error("tag an image", e))?;
+                let request = self.client()?.tag_image(&id, Some(options));
+                self.change("tag an image", request).await?;
                 Ok(name)
             }
             Some(existing) => {
@@ -141,8 +141,8 @@ impl Docker {
 
     /// Removes a name of an image, or an image by its id, without force.
     pub(crate) async fn untag_image(&self, name: &str) -> Result<Untagged, Error> {
-        let removed = self.client()?.remove_image(name, None::<RemoveImageOptions>, None).await;
-        match removed.map_err(|e| map_error("remove an image", e)) {
+        let request = self.client()?.remove_image(name, None::<RemoveImageOptions>, None);
+        match self.change("remove an image", request).await {
             Ok(_) => Ok(Untagged::Removed),
             Err(Error::Docker { status: Some(404), .. }) => Ok(Untagged::Missing),
             Err(Error::Docker { status: Some(409), .. }) => Ok(Untagged::InUse),
@@ -161,7 +161,7 @@ impl Docker {
         let last_id = steps.try_fold(None, |id, step| async {
             Ok(step.status.filter(|status| status.starts_with("sha256:")).or(id))
         });
-        last_id.await.map_err(|e| map_error("create an image", e))
+        self.within(IMAGE_TIMEOUT, "create an image", last_id).await
     }
 }
 

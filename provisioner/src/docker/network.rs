@@ -1,15 +1,15 @@
 //! Networks: internal bridges on which containers can't reach each other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bollard::models::{
-    EndpointIpamConfig, EndpointSettings, Ipam, IpamConfig, NetworkConnectRequest, NetworkCreateRequest,
-    NetworkDisconnectRequest,
+    EndpointIpamConfig, EndpointResource, EndpointSettings, Ipam, IpamConfig, NetworkConnectRequest,
+    NetworkCreateRequest, NetworkDisconnectRequest,
 };
 use bollard::query_parameters::{InspectNetworkOptions, ListNetworksOptions, ListNetworksOptionsBuilder};
 use store::Network;
 
-use super::{Docker, created_at, ignore_not_found, map_error};
+use super::{Docker, created_at, ignore_not_found};
 use crate::error::Error;
 use crate::plan::Resource;
 use crate::subnet::Subnet;
@@ -22,9 +22,8 @@ impl Docker {
     /// Lists the installation's networks.
     pub(crate) async fn networks(&self) -> Result<Vec<Resource>, Error> {
         let options = ListNetworksOptionsBuilder::new().filters(&self.label_filter()).build();
-        let list = self.client()?.list_networks(Some(options)).await;
+        let list = self.read("list networks", self.client()?.list_networks(Some(options))).await?;
         Ok(list
-            .map_err(|e| map_error("list networks", e))?
             .into_iter()
             .filter_map(|network| {
                 let (name, labels) = (network.name?, network.labels?);
@@ -34,12 +33,26 @@ impl Docker {
             .collect())
     }
 
+    /// The names of the containers on a network that aren't the installation's.
+    pub(crate) async fn foreign_on(&self, network: &str) -> Result<Vec<String>, Error> {
+        let endpoints = self.endpoints(network).await?;
+        let own: HashSet<String> =
+            self.containers().await?.into_iter().map(|container| container.id).collect();
+        let foreign = endpoints.into_iter().filter(|(id, _)| !own.contains(id));
+        Ok(foreign.map(|(id, endpoint)| endpoint.name.unwrap_or(id)).collect())
+    }
+
+    /// The containers on a network, by id.
+    async fn endpoints(&self, network: &str) -> Result<HashMap<String, EndpointResource>, Error> {
+        let request = self.client()?.inspect_network(network, None::<InspectNetworkOptions>);
+        Ok(self.read("inspect a network", request).await?.containers.unwrap_or_default())
+    }
+
     /// The container that has an address on a network, if it isn't one of the installation's.
     pub(crate) async fn foreign_holder(&self, network: &str, address: &str) -> Result<Option<String>, Error> {
-        let inspected = self.client()?.inspect_network(network, None::<InspectNetworkOptions>).await;
-        let inspected = inspected.map_err(|e| map_error("inspect a network", e))?;
+        let endpoints = self.endpoints(network).await?;
         let has_address = |ip: &str| ip.split('/').next() == Some(address);
-        let holder = inspected.containers.unwrap_or_default().into_iter().find_map(|(id, endpoint)| {
+        let holder = endpoints.into_iter().find_map(|(id, endpoint)| {
             endpoint.ipv4_address.as_deref().is_some_and(has_address).then_some((id, endpoint.name))
         });
         let Some((id, name)) = holder else { return Ok(None) };
@@ -49,8 +62,8 @@ impl Docker {
 
     /// The subnets and bridge names of all networks in Docker, including other installations'.
     pub(crate) async fn subnets_and_bridges(&self) -> Result<(Vec<Subnet>, Vec<String>), Error> {
-        let list = self.client()?.list_networks(None::<ListNetworksOptions>).await;
-        let list = list.map_err(|e| map_error("list networks", e))?;
+        let request = self.client()?.list_networks(None::<ListNetworksOptions>);
+        let list = self.read("list networks", request).await?;
         let bridges = list.iter().filter_map(|n| n.options.as_ref()?.get(BRIDGE_NAME).cloned()).collect();
         let configs = list.into_iter().filter_map(|n| n.ipam?.config).flatten();
         Ok((configs.filter_map(|c| c.subnet?.parse().ok()).collect(), bridges))
@@ -58,13 +71,20 @@ impl Docker {
 
     /// Disconnects a container from a network and connects it again, with the same address. Its processes go on.
     pub(crate) async fn reattach(&self, container: &str, network: &str, address: &str) -> Result<(), Error> {
-        let (client, container) = (self.client()?, container.to_owned());
-        let request = NetworkDisconnectRequest { container: container.clone(), force: Some(true) };
-        let disconnected = client.disconnect_network(network, request).await;
-        disconnected.map_err(|e| map_error("disconnect a container", e))?;
-        let request = NetworkConnectRequest { container, endpoint_config: Some(endpoint(address)) };
-        let connected = client.connect_network(network, request).await;
-        connected.map_err(|e| map_error("connect a container", e))
+        self.disconnect(container, network).await?;
+        self.connect(container, network, address).await
+    }
+
+    pub(crate) async fn disconnect(&self, container: &str, network: &str) -> Result<(), Error> {
+        let request = NetworkDisconnectRequest { container: container.to_owned(), force: Some(true) };
+        let request = self.client()?.disconnect_network(network, request);
+        self.change("disconnect a container", request).await
+    }
+
+    pub(crate) async fn connect(&self, container: &str, network: &str, address: &str) -> Result<(), Error> {
+        let endpoint_config = Some(endpoint(address));
+        let request = NetworkConnectRequest { container: container.to_owned(), endpoint_config };
+        self.change("connect a container", self.client()?.connect_network(network, request)).await
     }
 
     /// Creates a network. Fails with status 403 or 409 if its subnet, bridge or name is in use.
@@ -79,6 +99,8 @@ impl Docker {
                 config: Some(vec![IpamConfig {
                     subnet: Some(network.subnet.clone()),
                     gateway: Some(network.gateway.clone()),
+                    // Docker's own choices stay away from the addresses that instances get.
+                    ip_range: network.subnet.parse().ok().map(|subnet: Subnet| subnet.unleased().to_string()),
                     ..Default::default()
                 }]),
                 ..Default::default()
@@ -90,13 +112,12 @@ impl Docker {
             labels: Some(self.labels()),
             ..Default::default()
         };
-        let created = self.client()?.create_network(request).await;
-        created.map(drop).map_err(|e| map_error("create a network", e))
+        self.change("create a network", self.client()?.create_network(request)).await.map(drop)
     }
 
     /// Removes a network. Returns whether it existed.
     pub(crate) async fn remove_network(&self, name: &str) -> Result<bool, Error> {
-        ignore_not_found("remove a network", self.client()?.remove_network(name).await)
+        ignore_not_found(self.change("remove a network", self.client()?.remove_network(name)).await)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bollard::query_parameters::{ListVolumesOptionsBuilder, RemoveVolumeOptions};
 
-use super::{Docker, created_at, ignore_not_found, map_error};
+use super::{Docker, created_at, ignore_not_found};
 use crate::error::Error;
 use crate::names::LABEL_INSTANCE;
 use crate::plan::Resource;
@@ -11,8 +11,8 @@ impl Docker {
     /// Lists the installation's volumes.
     pub(crate) async fn volumes(&self) -> Result<Vec<Resource>, Error> {
         let options = ListVolumesOptionsBuilder::new().filters(&self.label_filter()).build();
-        let list = self.client()?.list_volumes(Some(options)).await;
-        let volumes = list.map_err(|e| map_error("list volumes", e))?.volumes.unwrap_or_default();
+        let list = self.read("list volumes", self.client()?.list_volumes(Some(options))).await?;
+        let volumes = list.volumes.unwrap_or_default();
         Ok(volumes
             .into_iter()
             .filter(|volume| self.names.owns_instance(&volume.name, &volume.labels))
@@ -39,7 +39,7 @@ impl Docker {
     /// [`Error::NameTaken`] if a volume has its name that isn't the installation's.
     pub(super) async fn check_volume_of(&self, instance: &str) -> Result<bool, Error> {
         let name = self.names.instance(instance);
-        match self.client()?.inspect_volume(&name).await.map_err(|e| map_error("inspect a volume", e)) {
+        match self.read("inspect a volume", self.client()?.inspect_volume(&name)).await {
             Ok(volume) if self.names.owns_instance(&name, &volume.labels) => Ok(true),
             Ok(_) => Err(Error::NameTaken { kind: "volume", name }),
             Err(error) if error.is_not_found() => Ok(false),
@@ -49,9 +49,7 @@ impl Docker {
 
     /// Removes a volume. Returns whether it existed.
     pub(crate) async fn remove_volume(&self, name: &str) -> Result<bool, Error> {
-        ignore_not_found(
-            "remove a volume",
-            self.client()?.remove_volume(name, None::<RemoveVolumeOptions>).await,
-        )
+        let request = self.client()?.remove_volume(name, None::<RemoveVolumeOptions>);
+        ignore_not_found(self.change("remove a volume", request).await)
     }
 }

@@ -47,9 +47,12 @@ fn container(state: ContainerState) -> Container {
         spec: SPEC.into(),
         state,
         attached: state == ContainerState::Running,
+        ended: None,
+        limits: None,
         image: "sha256:1".into(),
         outdated: false,
         hung: false,
+        limits_differ: false,
         created_at: Timestamp::EPOCH,
     }
 }
@@ -63,6 +66,7 @@ fn summary(actions: &[Action]) -> String {
             Action::Probe(c) => format!("probe {}", c.id),
             Action::Start(c) => format!("start {}", c.id),
             Action::Unpause(c) => format!("unpause {}", c.id),
+            Action::RestoreLimits(c) => format!("limits {}", c.id),
             Action::Remove(id) => format!("remove {id}"),
             Action::Create { generation } => format!("create {generation}"),
             Action::TearDown(state) => format!("tear down {}", state.as_str()),
@@ -93,7 +97,7 @@ fn running(name: &'static str, route: Option<Route>, containers: Vec<Container>,
 
 #[test]
 fn a_desired_instance_is_brought_to_run() {
-    use ContainerState::{Created, Paused, Restarting, Running, Stopped};
+    use ContainerState::{Created, Paused, Removing, Restarting, Running, Stopped};
     use InstanceState as S;
     let c = container;
     let ok = || route(S::Running, 1);
@@ -104,8 +108,9 @@ fn a_desired_instance_is_brought_to_run() {
         running("created before a crash, not recorded", None, vec![c(Running)], "probe c1"),
         running("created before a crash, not started", None, vec![c(Created)], "remove c1, create 2"),
         running("removed by hand", ok(), vec![], "set restarting, create 2"),
-        running("stopped by hand", ok(), vec![c(Stopped)], "set restarting, start c1, probe c1"),
-        running("paused by hand", ok(), vec![c(Paused)], "set restarting, unpause c1, probe c1"),
+        running("being removed by hand", ok(), vec![c(Removing)], "set restarting, remove c1, create 2"),
+        running("stopped by hand", ok(), vec![c(Stopped)], "start c1, set restarting, probe c1"),
+        running("paused by hand", ok(), vec![c(Paused)], "unpause c1, set restarting, probe c1"),
         running("crashed, Docker starts it", ok(), vec![c(Restarting)], "set restarting, probe c1"),
         running("state already set", route(S::Restarting, 1), vec![c(Stopped)], "start c1, probe c1"),
         running(
@@ -156,6 +161,22 @@ fn a_step_that_did_not_help_is_not_repeated() {
         case(Restarting, 2, "remove c1, create 2"),
         case(Stopped, 1, "remove c1, create 2"),
         case(Paused, 1, "remove c1, create 2"),
+    ]);
+}
+
+// F-22.
+#[test]
+fn limits_are_restored_without_replacing() {
+    use ContainerState::{Paused, Running, Stopped};
+    let case = |name, state, plan| {
+        let changed = Container { limits_differ: true, ..container(state) };
+        let case = running(name, route(InstanceState::Running, 1), vec![changed], plan);
+        Case { route: route(InstanceState::Restarting, 1), ..case }
+    };
+    check(vec![
+        case("running", Running, "limits c1, probe c1"),
+        case("stopped: too little memory to start with", Stopped, "limits c1, start c1, probe c1"),
+        case("paused", Paused, "unpause c1, limits c1, probe c1"),
     ]);
 }
 
@@ -294,4 +315,46 @@ fn orphans_are_old_and_have_no_row() {
         orphans(&set(&["known"]), &set(&["net-0"]), &Snapshot::default(), Timestamp::from_millis(now)),
         []
     );
+}
+
+/// The cause, the action, and what becomes of the contents.
+fn diagnosed(route: Option<Route>, containers: Vec<Container>, failures: u32) -> Option<String> {
+    let instance = instance(DesiredState::Running, route);
+    let repair = diagnose(&instance, &containers, &plan(&instance, &containers, failures))?;
+    let contents = if repair.contents_lost { "lost" } else { "kept" };
+    Some(format!("{} {} {contents}", repair.cause.as_str(), repair.action.as_str()))
+}
+
+// F-33.
+#[test]
+fn every_repair_has_a_cause() {
+    use ContainerState::{Paused, Restarting, Running, Stopped};
+    use InstanceState as S;
+    let ok = || route(S::Running, 1);
+    let c = container;
+    let oom = Some(Ended { exit_code: 137, out_of_memory: true });
+    for (route, containers, failures, expected) in [
+        (ok(), vec![], 0, Some("removed replaced lost")),
+        (ok(), vec![c(ContainerState::Removing)], 0, Some("removed replaced lost")),
+        (ok(), vec![c(Running)], 0, None),
+        (ok(), vec![c(Stopped)], 0, Some("stopped started lost")),
+        (ok(), vec![Container { ended: oom, ..c(Stopped) }], 0, Some("out_of_memory started lost")),
+        (ok(), vec![c(Stopped)], 1, Some("stopped replaced lost")),
+        (ok(), vec![c(Restarting)], 0, Some("crashed restarted lost")),
+        (ok(), vec![c(Paused)], 0, Some("paused unpaused kept")),
+        (ok(), vec![Container { attached: false, ..c(Running) }], 0, Some("disconnected replaced lost")),
+        (ok(), vec![Container { hung: true, ..c(Running) }], 0, Some("hung replaced lost")),
+        (
+            ok(),
+            vec![Container { limits_differ: true, ..c(Running) }],
+            0,
+            Some("limits_changed limits_restored kept"),
+        ),
+        (ok(), vec![Container { spec: "memory=32".into(), ..c(Running) }], 0, Some("resized replaced lost")),
+        (route(S::Running, 5), vec![c(Running)], 0, Some("superseded replaced lost")),
+        (None, vec![], 0, None),
+        (torn_down(S::Suspended), vec![], 0, None),
+    ] {
+        assert_eq!(diagnosed(route, containers.clone(), failures).as_deref(), expected, "{containers:?}");
+    }
 }

@@ -3,8 +3,11 @@
 
 mod capacity;
 mod container_spec;
+mod docker_relay;
 mod foreign_resources;
 mod harness;
 mod isolation;
 mod lifecycle;
+mod repairs;
 mod self_healing;
+mod store_lock;

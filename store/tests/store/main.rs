@@ -29,6 +29,7 @@ mod denials;
 mod errors;
 mod feed;
 mod files;
+mod instance_events;
 mod key_fingerprints;
 mod keys;
 mod leader;

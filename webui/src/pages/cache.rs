@@ -8,7 +8,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
-use store::{Cache, Instance, Leak, TokenRow, UserState};
+use store::{Cache, Instance, Leak, TokenRow, UserState, now};
 
 use super::no_cache;
 use crate::forms::permissions::{self, LIFETIMES, PermissionForm};
@@ -17,7 +17,7 @@ use crate::http::session::SignedIn;
 use crate::layout::{Layout, render};
 use crate::state::AppState;
 use crate::view::cache_state::CacheState;
-use crate::view::date::day;
+use crate::view::date::{ago, day};
 use crate::view::denials::DenialView;
 use crate::view::number;
 use crate::view::revealed_token::RevealedToken;
@@ -28,6 +28,8 @@ use crate::view::token::inactive_reason;
 const INACTIVE_TOKENS_MAX: usize = 20;
 /// Denials on the page; a token's own page shows all of its denials.
 const DENIALS_MAX: usize = 5;
+/// Repairs on the page.
+const EVENTS_MAX: i64 = 5;
 
 #[derive(Template)]
 #[template(path = "cache.html")]
@@ -43,6 +45,8 @@ struct Page<'a> {
     active: Vec<TokenView>,
     inactive: Vec<TokenView>,
     denials: Vec<DenialView>,
+    /// What happened to the cache, and how long ago, newest first.
+    events: Vec<(String, String)>,
     lifetimes: &'a [(&'a str, &'a str)],
     revealed: Option<&'a RevealedToken>,
     form: &'a NewTokenForm,
@@ -115,6 +119,8 @@ async fn page(
     let leaks = app.store.leaks_of(&me.user.id).await?;
     let rows = app.store.tokens_of_cache(&cache.id).await?;
     let denials = recent_denials(app, &cache, &rows).await?;
+    let events = app.store.instance_events(&instance.id, EVENTS_MAX).await?;
+    let events = events.iter().map(|event| (event.text(), ago(now().since(event.last_at)))).collect();
     let tokens = rows.into_iter().map(|token| TokenView::new(token, &leaks));
     let (active, mut inactive): (Vec<_>, Vec<_>) = tokens.partition(|token| token.inactive_reason.is_none());
     inactive.reverse();
@@ -131,6 +137,7 @@ async fn page(
         active,
         inactive,
         denials,
+        events,
         lifetimes: &LIFETIMES,
         revealed,
         form,

@@ -20,6 +20,7 @@ mod outage;
 mod password_limits;
 mod permissions;
 mod rate_limits;
+mod repairs;
 mod sessions;
 mod sign_in;
 mod sign_up;

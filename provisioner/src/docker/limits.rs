@@ -1,0 +1,53 @@
+//! Limits of containers, read and restored without replacing the container.
+
+use bollard::models::{ContainerUpdateBody, HostConfig, RestartPolicy, RestartPolicyNameEnum};
+
+use super::Docker;
+use crate::error::Error;
+use crate::limits::Limits;
+
+impl Docker {
+    /// Sets the limits of a container that has others. `all_cpus` are the CPUs of this machine: Docker can't set "any",
+    /// nor unset what was set.
+    pub(crate) async fn set_limits(
+        &self,
+        container: &str,
+        (has, wanted): (&Limits, &Limits),
+        all_cpus: &str,
+    ) -> Result<(), Error> {
+        let was_set = |value: i64, wanted: i64| (value != 0).then_some(wanted);
+        let body = ContainerUpdateBody {
+            memory: Some(wanted.memory),
+            memory_swap: Some(wanted.memory_swap),
+            memory_reservation: was_set(has.memory_reservation, wanted.memory_reservation),
+            nano_cpus: Some(wanted.nano_cpus),
+            cpu_shares: was_set(has.cpu_shares, wanted.cpu_shares),
+            cpuset_cpus: (!has.cpuset.is_empty()).then(|| all_cpus.to_owned()),
+            pids_limit: Some(wanted.processes),
+            restart_policy: Some(restart_policy()),
+            ..Default::default()
+        };
+        let request = self.client()?.update_container(container, body);
+        self.change("change a container's limits", request).await
+    }
+}
+
+/// Docker restarts it while the provisioner is down.
+pub(super) fn restart_policy() -> RestartPolicy {
+    RestartPolicy { name: Some(RestartPolicyNameEnum::UNLESS_STOPPED), maximum_retry_count: None }
+}
+
+pub(super) fn limits_of(host: &HostConfig) -> Limits {
+    let number = |value: Option<i64>| value.unwrap_or_default();
+    let policy = host.restart_policy.as_ref().and_then(|policy| policy.name);
+    Limits {
+        memory: number(host.memory),
+        memory_swap: number(host.memory_swap),
+        memory_reservation: number(host.memory_reservation),
+        nano_cpus: number(host.nano_cpus),
+        cpu_shares: number(host.cpu_shares),
+        cpuset: host.cpuset_cpus.clone().unwrap_or_default(),
+        processes: number(host.pids_limit),
+        restarts: policy == Some(RestartPolicyNameEnum::UNLESS_STOPPED),
+    }
+}

@@ -1,0 +1,61 @@
+//! A network whose bridge was removed or changed on this host is made again. Its containers keep running meanwhile, and
+//! get their addresses back, so that no contents are lost.
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use store::{EventAction, EventCause, Network};
+
+use super::Executor;
+use crate::error::Error;
+use crate::plan::{Container, ContainerState, Repair};
+use crate::subnet::Subnet;
+
+/// Containers that are disconnected or connected at a time.
+const ATTACHMENTS_MAX: usize = 8;
+
+impl Executor {
+    /// Makes a network again. Fails without changing anything if a foreign container is on it, which must be left alone.
+    pub(crate) async fn remake_network(&self, network: &Network) -> Result<(), Error> {
+        let _work_waits = self.concurrency.networks.write().await;
+        let exists = self.docker.networks().await?.iter().any(|existing| existing.name == network.name);
+        // It was repaired meanwhile, or is missing as a whole: the resync makes it again.
+        if !exists || !self.networks.is_broken(network) {
+            return Ok(());
+        }
+        if let Some(container) = self.docker.foreign_on(&network.name).await?.into_iter().next() {
+            return Err(Error::ForeignOnNetwork { network: network.name.clone(), container });
+        }
+        let subnet: Option<Subnet> = network.subnet.parse().ok();
+        let on_it = |c: &Container| subnet.is_some_and(|subnet| subnet.contains(&c.address)) && c.attached;
+        let mut containers = self.docker.containers().await?;
+        containers
+            .retain(|c| matches!(c.state, ContainerState::Running | ContainerState::Paused) && on_it(c));
+        let count = containers.len();
+        let disconnections = containers.iter().cloned().map(|container| async move {
+            let disconnected = self.docker.disconnect(&container.id, &network.name).await;
+            warn_of(&container, disconnected);
+        });
+        stream::iter(disconnections).buffer_unordered(ATTACHMENTS_MAX).collect::<Vec<()>>().await;
+        self.docker.remove_network(&network.name).await?;
+        self.docker.create_network(network).await?;
+        let connections = containers.into_iter().map(|container| async move {
+            let connected = self.docker.connect(&container.id, &network.name, &container.address).await;
+            if connected.is_ok() {
+                let (cause, action) = (EventCause::NetworkBroken, EventAction::Reattached);
+                let repair = Repair { cause, action, contents_lost: false };
+                self.history.record(&container.instance, repair, String::new());
+            }
+            warn_of(&container, connected);
+        });
+        stream::iter(connections).buffer_unordered(ATTACHMENTS_MAX).collect::<Vec<()>>().await;
+        tracing::warn!(network = network.name, containers = count, "the network was made again");
+        Ok(())
+    }
+}
+
+/// What fails for one container is left to the work on its instance, which replaces it.
+fn warn_of(container: &Container, attached: Result<(), Error>) {
+    if let Err(error) = attached {
+        tracing::warn!(instance = container.instance, %error, "can't attach it to the network that was made again");
+    }
+}

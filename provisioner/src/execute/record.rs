@@ -1,0 +1,165 @@
+//! What the work on an instance leaves in the store, the log and the history.
+
+use store::{DesiredState, EventCause, Instance, InstanceState, Observed, StoreError};
+use tokio::time::timeout;
+
+use super::{Executor, STORE_TIMEOUT, Situation};
+use crate::error::{Error, chain};
+use crate::plan::{self, Action, Container, ContainerState};
+
+/// After this many failures in a row the instance is failed, until an attempt succeeds.
+const FAILURES_TO_FAIL: u32 = 3;
+
+impl Executor {
+    /// Sets a state, without waiting long for a store that is busy or away.
+    pub(super) async fn mark(
+        &self,
+        instance: &Instance,
+        state: InstanceState,
+        message: Option<&str>,
+    ) -> Result<(), Error> {
+        let set = self.set_state(instance, state, message);
+        timeout(STORE_TIMEOUT, set).await.unwrap_or(Err(Error::Store(StoreError::Timeout)))
+    }
+
+    async fn set_state(
+        &self,
+        instance: &Instance,
+        state: InstanceState,
+        message: Option<&str>,
+    ) -> Result<(), Error> {
+        let route = instance.route.clone();
+        let observed = Observed {
+            state,
+            generation: route.as_ref().map_or(0, |r| r.generation),
+            address: route.as_ref().and_then(|r| r.address.clone()),
+            container: route.as_ref().and_then(|r| r.container.clone()),
+            version: route.and_then(|r| r.version),
+            message: message.map(str::to_owned),
+        };
+        self.record(instance, &observed).await
+    }
+
+    /// Writes to the store only if that changes the route: each write wakes every follower.
+    pub(super) async fn record(&self, instance: &Instance, observed: &Observed) -> Result<(), Error> {
+        if self.known.is_store_away() {
+            return Err(Error::Store(StoreError::Timeout));
+        }
+        if instance.route.as_ref().is_some_and(|route| route.matches(observed)) {
+            // An earlier action of the same plan may have set another state since.
+            let current = self.store.instance(&instance.id).await?.and_then(|instance| instance.route);
+            if current.is_some_and(|route| route.matches(observed)) {
+                return Ok(());
+            }
+        }
+        let recorded = self.store.record_route(&instance.id, observed);
+        Ok(self.metrics.store.observe("record_route", recorded).await?)
+    }
+
+    /// Shows a failure to the instance's owner and to the proxies.
+    pub(super) async fn record_failure(&self, id: &str, error: &Error, failures: u32) {
+        if matches!(error, Error::Store(_)) {
+            return;
+        }
+        if let Err(error) = self.try_record_failure(id, error, failures).await {
+            tracing::debug!(instance = id, %error, "a failure can't be recorded now");
+        }
+    }
+
+    async fn try_record_failure(&self, id: &str, error: &Error, failures: u32) -> Result<(), Error> {
+        use InstanceState::{Failed, Pending, Restarting, Running};
+        let Some(instance) = self.store.instance(id).await? else { return Ok(()) };
+        if instance.desired != DesiredState::Running {
+            return Ok(());
+        }
+        let state = match (instance.state(), error) {
+            // A container keeps running without Docker, and serves proxies that have the right key.
+            (Running, Error::DockerDown(_) | Error::SecretMismatch { .. }) => return Ok(()),
+            (state, Error::DockerDown(_) | Error::SecretMismatch { .. }) => state,
+            (Pending, Error::Image(_) | Error::NoSubnet(_)) => Pending,
+            // A cache that runs keeps its container, and so its old size.
+            (state, Error::NoMemory) => state,
+            _ if failures + 1 >= FAILURES_TO_FAIL => Failed,
+            (Running, _) => Restarting,
+            (Restarting, _) => return Ok(()),
+            _ if failures == 0 => return Ok(()),
+            (state, _) => state,
+        };
+        if state == Failed {
+            self.history.fail(id, cause_of(error), &chain(error));
+        }
+        self.mark(&instance, state, Some(error.for_owner())).await
+    }
+
+    /// Begins the record of what a plan repairs, before it destroys the traces.
+    pub(super) async fn begin_record(&self, situation: &Situation) {
+        let Situation { instance, containers, actions, .. } = situation;
+        let found = plan::diagnose(instance, containers, actions);
+        let found = found.or_else(|| self.restarted_by_docker(instance, actions));
+        let Some(repair) = found else { return };
+        let detail = if self.history.has_begun(&instance.id) {
+            String::new()
+        } else {
+            self.last_words(instance, containers).await
+        };
+        self.history.begin(&instance.id, repair, detail);
+    }
+
+    /// A container that runs, and had ended since it was last checked.
+    fn restarted_by_docker(&self, instance: &Instance, actions: &[Action]) -> Option<plan::Repair> {
+        let checked = actions.iter().find_map(|action| match action {
+            Action::Probe(container) if container.state == ContainerState::Running => Some(&container.id),
+            _ => None,
+        })?;
+        let is_recorded =
+            instance.route.as_ref().is_some_and(|route| route.container.as_ref() == Some(checked));
+        let end = self.history.end_of(checked).filter(|end| is_recorded && end.exit_code.is_some())?;
+        Some(plan::restarted(end.out_of_memory, end.was_signalled()))
+    }
+
+    /// The exit code of the recorded container, and what it wrote last.
+    async fn last_words(&self, instance: &Instance, containers: &[Container]) -> String {
+        let recorded = instance.route.as_ref().and_then(|route| route.container.as_deref());
+        let existing = containers.iter().find(|container| Some(container.id.as_str()) == recorded);
+        let end = recorded.and_then(|id| self.history.end_of(id)).and_then(|end| end.exit_code);
+        let exit_code = end.or_else(|| existing.and_then(|it| it.ended).map(|ended| ended.exit_code));
+        let output = match existing {
+            Some(container) => self.docker.last_output(&container.id).await,
+            None => String::new(),
+        };
+        let exit_code = exit_code.map(|code| format!("exit code {code}"));
+        let output = (!output.is_empty()).then(|| format!("it last wrote: {output}"));
+        exit_code.into_iter().chain(output).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Records why a container that has run is replaced.
+    pub(super) fn record_cause(&self, instance: &Instance, cause: EventCause, why: &Error) {
+        if instance.route.as_ref().is_some_and(|route| route.container.is_some()) {
+            self.history.begin_for(&instance.id, cause, why.to_string());
+        }
+    }
+}
+
+/// The cause of a failure that no repair has a better one for.
+fn cause_of(error: &Error) -> EventCause {
+    match error {
+        Error::NoAnswer { .. } | Error::Full { .. } => EventCause::Hung,
+        Error::Unreachable { .. } => EventCause::Unreachable,
+        Error::WrongSecret { .. } => EventCause::WrongSecret,
+        Error::AddressTaken { .. } => EventCause::AddressTaken,
+        _ => EventCause::NotStarted,
+    }
+}
+
+/// Logs a failure of one instance. What concerns all instances is logged elsewhere, once.
+pub(crate) fn log_failure(instance: &str, error: &Error, failures: u32) {
+    let error_chain = chain(error);
+    if error.is_general() || matches!(error, Error::NoMemory) {
+        tracing::debug!(instance, error = error_chain, "waiting");
+    } else if failures == 0 && !matches!(error, Error::AddressTaken { .. }) {
+        // Often a race with a change made by hand; the first retry comes at once.
+        tracing::info!(instance, error = error_chain, "reconcile failed: retrying");
+    } else {
+        tracing::warn!(instance, error = error_chain, failures, "reconcile failed again: retrying");
+    }
+}

@@ -1,0 +1,296 @@
+//! The record of repairs: each leaves a log line, a count by cause, and an event in the store, which is written later if
+//! the store is away.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use daemon::metrics::CounterBy;
+use store::{EventAction, EventCause, NewInstanceEvent, Store, Timestamp, now};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use crate::docker::Change;
+use crate::plan::Repair;
+
+/// Events that wait for the store; beyond it the oldest are dropped.
+const UNSAVED_MAX: usize = 10_000;
+/// Events that are written at a time.
+const BATCH_MAX: usize = 100;
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// A container that ends so long after a signal has ended for another reason.
+const SIGNAL_VALID: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(crate) struct History {
+    repairs: CounterBy,
+    /// Repairs that have begun, by instance.
+    open: Mutex<HashMap<String, Open>>,
+    /// What Docker told of containers since they were last repaired.
+    ends: Mutex<HashMap<String, End>>,
+    unsaved: Mutex<VecDeque<NewInstanceEvent>>,
+    added: Notify,
+}
+
+#[derive(Debug, Clone)]
+struct Open {
+    repair: Repair,
+    detail: String,
+    failure_recorded: bool,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct End {
+    signalled_at: Timestamp,
+    pub(crate) out_of_memory: bool,
+    /// The exit code, once it has ended.
+    pub(crate) exit_code: Option<i64>,
+    /// An end before this time is repaired.
+    repaired_at: Timestamp,
+}
+
+impl End {
+    /// Whether someone asked Docker to stop it.
+    pub(crate) fn was_signalled(&self) -> bool {
+        now().since(self.signalled_at) < SIGNAL_VALID
+    }
+}
+
+impl Default for End {
+    fn default() -> Self {
+        let never = Timestamp::EPOCH;
+        Self { signalled_at: never, out_of_memory: false, exit_code: None, repaired_at: never }
+    }
+}
+
+impl History {
+    pub(crate) fn new(repairs: CounterBy) -> Self {
+        Self {
+            repairs,
+            open: Mutex::default(),
+            ends: Mutex::default(),
+            unsaved: Mutex::default(),
+            added: Notify::new(),
+        }
+    }
+
+    /// Notes what Docker says of a container.
+    pub(crate) fn note(&self, container: &str, change: Change) {
+        let mut ends = lock(&self.ends);
+        let end = ends.entry(container.to_owned()).or_default();
+        match change {
+            Change::Signalled => end.signalled_at = now(),
+            Change::OutOfMemory => end.out_of_memory = true,
+            Change::Died { exit_code, at } if at > end.repaired_at => end.exit_code = Some(exit_code),
+            Change::Died { .. } | Change::Other => {}
+        }
+    }
+
+    /// How a container ended, if Docker told, and it wasn't repaired since.
+    pub(crate) fn end_of(&self, container: &str) -> Option<End> {
+        lock(&self.ends).get(container).copied().filter(|end| end.exit_code.is_some() || end.out_of_memory)
+    }
+
+    pub(crate) fn has_begun(&self, instance: &str) -> bool {
+        lock(&self.open).contains_key(instance)
+    }
+
+    /// Begins a repair. The first cause is kept until the repair is complete.
+    pub(crate) fn begin(&self, instance: &str, repair: Repair, detail: String) {
+        let mut open = lock(&self.open);
+        match open.get_mut(instance) {
+            Some(begun) => {
+                begun.repair.action = repair.action;
+                begun.repair.contents_lost |= repair.contents_lost;
+                if begun.detail.is_empty() {
+                    begun.detail = detail;
+                }
+            }
+            None => {
+                let begun = Open { repair, detail, failure_recorded: false };
+                open.insert(instance.to_owned(), begun);
+            }
+        }
+    }
+
+    /// Begins a repair, or corrects the cause of one that has begun.
+    pub(crate) fn begin_for(&self, instance: &str, cause: EventCause, detail: String) {
+        let repair = Repair { cause, action: EventAction::Replaced, contents_lost: true };
+        self.begin(instance, repair, String::new());
+        if let Some(begun) = lock(&self.open).get_mut(instance) {
+            begun.repair.cause = cause;
+            begun.detail = detail;
+        }
+    }
+
+    /// Records that an instance's container answers, so that a repair that has begun is complete.
+    pub(crate) fn complete(&self, instance: &str, container: &str) {
+        lock(&self.ends).insert(container.to_owned(), End { repaired_at: now(), ..End::default() });
+        let begun = lock(&self.open).remove(instance);
+        if let Some(Open { repair, detail, .. }) = begun {
+            self.record(instance, repair, detail);
+        }
+    }
+
+    /// Records, once, that a repair has failed several times.
+    pub(crate) fn fail(&self, instance: &str, cause: EventCause, detail: &str) {
+        let repair = {
+            let mut open = lock(&self.open);
+            let repair = Repair { cause, action: EventAction::Failed, contents_lost: false };
+            let begun = open.entry(instance.to_owned()).or_insert_with(|| Open {
+                repair: Repair { action: EventAction::Restarted, ..repair },
+                detail: String::new(),
+                failure_recorded: false,
+            });
+            if std::mem::replace(&mut begun.failure_recorded, true) {
+                return;
+            }
+            Repair { cause: begun.repair.cause, ..repair }
+        };
+        self.record(instance, repair, detail.to_owned());
+    }
+
+    /// Records a repair that is complete.
+    pub(crate) fn record(&self, instance: &str, repair: Repair, detail: String) {
+        let Repair { cause, action, contents_lost } = repair;
+        if action != EventAction::Failed {
+            self.repairs.inc(cause.as_str());
+        }
+        let contents = if contents_lost { "lost" } else { "kept" };
+        tracing::warn!(
+            instance,
+            cause = cause.as_str(),
+            contents,
+            detail,
+            "{}: {}",
+            cause.text(),
+            action.text()
+        );
+        let mut unsaved = lock(&self.unsaved);
+        if unsaved.len() >= UNSAVED_MAX {
+            unsaved.pop_front();
+        }
+        let (instance_id, at) = (instance.to_owned(), now());
+        unsaved.push_back(NewInstanceEvent { instance_id, cause, action, contents_lost, detail, at });
+        self.added.notify_one();
+    }
+
+    /// Forgets repairs of an instance that isn't to run.
+    pub(crate) fn discard(&self, instance: &str) {
+        lock(&self.open).remove(instance);
+    }
+
+    /// Forgets instances and containers that exist no more.
+    pub(crate) fn retain(&self, instances: &HashSet<String>, containers: &HashSet<&str>) {
+        lock(&self.open).retain(|instance, _| instances.contains(instance));
+        lock(&self.ends).retain(|container, _| containers.contains(container.as_str()));
+    }
+
+    /// Writes events to the store until it is dropped.
+    pub(crate) async fn save(&self, store: &Store) {
+        loop {
+            let batch: Vec<_> = lock(&self.unsaved).iter().take(BATCH_MAX).cloned().collect();
+            if batch.is_empty() {
+                self.added.notified().await;
+                continue;
+            }
+            match store.add_instance_events(&batch).await {
+                Ok(()) => self.forget(&batch),
+                Err(error) => {
+                    tracing::debug!(%error, "events wait for the store");
+                    sleep(RETRY_INTERVAL).await;
+                }
+            }
+        }
+    }
+
+    /// Removes saved events, unless they were dropped meanwhile.
+    fn forget(&self, saved: &[NewInstanceEvent]) {
+        let mut unsaved = lock(&self.unsaved);
+        for event in saved {
+            if unsaved.front() == Some(event) {
+                unsaved.pop_front();
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    fn new_history() -> History {
+        let causes = EventCause::ALL.iter().map(|cause| cause.as_str());
+        History::new(CounterBy::register(&mut Registry::default(), "repairs", "Repairs", "cause", causes))
+    }
+
+    fn events(history: &History) -> Vec<(EventCause, EventAction, bool)> {
+        let unsaved = lock(&history.unsaved);
+        unsaved.iter().map(|it| (it.cause, it.action, it.contents_lost)).collect()
+    }
+
+    // F-33.
+    #[test]
+    fn a_repair_in_several_attempts_is_one_event_with_the_first_cause() {
+        use EventAction::{Failed, Replaced, Started, Unpaused};
+        let history = new_history();
+        let repair = |cause, action, contents_lost| Repair { cause, action, contents_lost };
+        history.begin("one", repair(EventCause::Paused, Unpaused, false), "exit".into());
+        history.begin("one", repair(EventCause::Removed, Replaced, true), String::new());
+        history.fail("one", EventCause::NotStarted, "no");
+        history.fail("one", EventCause::NotStarted, "no");
+        history.complete("one", "c1");
+        history.complete("one", "c1");
+        history.begin("two", repair(EventCause::Stopped, Started, true), String::new());
+        history.begin_for("two", EventCause::AddressTaken, "red".into());
+        history.complete("two", "c2");
+        assert_eq!(
+            events(&history),
+            [
+                (EventCause::Paused, Failed, false),
+                (EventCause::Paused, Replaced, true),
+                (EventCause::AddressTaken, Replaced, true),
+            ]
+        );
+        let count = |cause| history.repairs.get(cause);
+        assert_eq!((count("paused"), count("address_taken"), count("removed")), (1, 1, 0));
+    }
+
+    // F-33.
+    #[test]
+    fn an_end_is_noted_until_it_is_repaired() {
+        let history = new_history();
+        let died = Change::Died { exit_code: 137, at: now() };
+        history.note("c1", Change::OutOfMemory);
+        history.note("c1", died);
+        let end = history.end_of("c1").unwrap();
+        assert!(end.out_of_memory && end.exit_code == Some(137) && !end.was_signalled());
+        history.complete("one", "c1");
+        assert!(history.end_of("c1").is_none());
+        history.note("c1", Change::Died { exit_code: 137, at: Timestamp::EPOCH });
+        assert!(history.end_of("c1").is_none(), "told of late");
+        history.note("c1", Change::Signalled);
+        history.note("c1", Change::Died { exit_code: 0, at: Timestamp::from_millis(i64::MAX) });
+        assert!(history.end_of("c1").unwrap().was_signalled());
+        history.retain(&HashSet::new(), &HashSet::new());
+        assert!(history.end_of("c1").is_none());
+    }
+
+    #[test]
+    fn unsaved_events_are_bounded() {
+        let history = new_history();
+        let repair = Repair { cause: EventCause::Stopped, action: EventAction::Started, contents_lost: true };
+        for number in 0..UNSAVED_MAX + 5 {
+            history.record("one", repair, number.to_string());
+        }
+        assert_eq!(lock(&history.unsaved).len(), UNSAVED_MAX);
+        assert_eq!(lock(&history.unsaved).front().unwrap().detail, "5");
+    }
+}

@@ -1,0 +1,83 @@
+//! Why a plan repairs something, what it does about it, and what becomes of the contents: for the record. Pure.
+
+use store::{DesiredState, EventAction, EventCause, Instance, InstanceState};
+
+use super::{Action, Container, ContainerState};
+use crate::spec::Spec;
+
+/// A repair of one instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Repair {
+    pub(crate) cause: EventCause,
+    pub(crate) action: EventAction,
+    pub(crate) contents_lost: bool,
+}
+
+/// What a plan repairs; `None` if it repairs nothing: a new, resumed, suspended or deleted instance, or a mere check.
+pub(crate) fn diagnose(instance: &Instance, containers: &[Container], actions: &[Action]) -> Option<Repair> {
+    if instance.desired != DesiredState::Running || !has_run(instance) {
+        return None;
+    }
+    let lost = |cause, action| Some(Repair { cause, action, contents_lost: true });
+    let kept = |cause, action| Some(Repair { cause, action, contents_lost: false });
+    actions.iter().find_map(|action| match action {
+        Action::Create { .. } => lost(cause_of_replacement(instance, containers), EventAction::Replaced),
+        Action::Start(container) => lost(cause_of_end(container), EventAction::Started),
+        Action::Unpause(_) => kept(EventCause::Paused, EventAction::Unpaused),
+        Action::Probe(container) if container.state == ContainerState::Restarting => {
+            lost(cause_of_end(container), EventAction::Restarted)
+        }
+        Action::RestoreLimits(container) if container.state != ContainerState::Stopped => {
+            kept(EventCause::LimitsChanged, EventAction::LimitsRestored)
+        }
+        _ => None,
+    })
+}
+
+/// The repair of a container that Docker has restarted already. Someone may have asked Docker to stop it.
+pub(crate) fn restarted(out_of_memory: bool, signalled: bool) -> Repair {
+    let cause = match (out_of_memory, signalled) {
+        (true, _) => EventCause::OutOfMemory,
+        (false, true) => EventCause::Stopped,
+        (false, false) => EventCause::Crashed,
+    };
+    Repair { cause, action: EventAction::Restarted, contents_lost: true }
+}
+
+/// Whether there was a container, whose contents may be missed.
+fn has_run(instance: &Instance) -> bool {
+    use InstanceState::{Failed, Restarting, Running};
+    instance.route.as_ref().is_some_and(|route| {
+        route.container.is_some() && matches!(route.state, Running | Restarting | Failed)
+    })
+}
+
+fn cause_of_replacement(instance: &Instance, containers: &[Container]) -> EventCause {
+    let recorded = instance.route.as_ref().and_then(|route| route.container.as_ref());
+    let Some(last) = containers.iter().find(|c| Some(&c.id) == recorded) else {
+        let removed = containers.iter().all(|c| c.state == ContainerState::Removing);
+        return if removed { EventCause::Removed } else { EventCause::Superseded };
+    };
+    let same_limits = Spec::of(instance).is_ok_and(|spec| spec.label() == last.spec);
+    match last.state {
+        ContainerState::Removing => EventCause::Removed,
+        _ if last.hung => EventCause::Hung,
+        _ if !same_limits => EventCause::Resized,
+        ContainerState::Running if !last.attached => EventCause::Disconnected,
+        ContainerState::Running => EventCause::Superseded,
+        ContainerState::Created => EventCause::NotStarted,
+        ContainerState::Paused => EventCause::Paused,
+        ContainerState::Stopped | ContainerState::Restarting => cause_of_end(last),
+    }
+}
+
+fn cause_of_end(container: &Container) -> EventCause {
+    if container.ended.is_some_and(|ended| ended.out_of_memory) {
+        EventCause::OutOfMemory
+    } else if container.state == ContainerState::Restarting {
+        EventCause::Crashed
+    } else {
+        // Docker restarts a container unless someone has stopped it.
+        EventCause::Stopped
+    }
+}
