@@ -17,17 +17,8 @@ use crate::plan::Action;
 const ACTIONS: [&str; 8] =
     ["set_state", "probe", "start", "unpause", "restore_limits", "remove", "create", "tear_down"];
 /// The parts that all instances share, as conditions name them.
-const PARTS: [&str; 9] = [
-    "docker",
-    "store",
-    "resync",
-    "firewall",
-    "network",
-    "bridge",
-    "bridge_filter",
-    "image",
-    "secrets",
-];
+const PARTS: [&str; 9] =
+    ["docker", "store", "resync", "firewall", "network", "bridge", "bridge_filter", "image", "secrets"];
 /// The calls of the store that are counted.
 const STORE_CALLS: [&str; 3] = ["leader_lock", "read_instances", "record_route"];
 

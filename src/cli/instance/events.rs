@@ -26,7 +26,9 @@ impl Events {
         let rows: Vec<_> = self
             .events
             .iter()
-            .map(|event| [time::utc(event.last_at), event.count.to_string(), event.text(), event.detail.clone()])
+            .map(|event| {
+                [time::utc(event.last_at), event.count.to_string(), event.text(), event.detail.clone()]
+            })
             .collect();
         table(["TIME", "TIMES", "EVENT", "DETAIL"], &rows)
     }
