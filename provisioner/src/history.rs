@@ -18,7 +18,7 @@ const UNSAVED_MAX: usize = 10_000;
 /// Events that are written at a time.
 const BATCH_MAX: usize = 100;
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// A container that ends so long after a signal has ended for another reason.
+/// Time after a signal from which a container's end has another reason.
 const SIGNAL_VALID: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]

@@ -104,18 +104,9 @@ impl Metrics {
             ),
             reconcile: duration_histogram(),
         };
-        registry.register(
-            "firewall_repairs",
-            "Times that the firewall rules were restored after something else changed them",
-            metrics.firewall_repairs.clone(),
-        );
+        metrics.register_counters(registry, docker_timeouts);
         registry.register("leader", "1 while this provisioner leads, otherwise 0", metrics.leader.clone());
         metrics.register_capacity(registry);
-        registry.register(
-            "docker_timeouts",
-            "Requests that Docker didn't answer within their time limits",
-            docker_timeouts,
-        );
         registry.register(
             "resync_duration_seconds",
             "Duration of a full resync of all instances",
@@ -127,6 +118,19 @@ impl Metrics {
             metrics.reconcile.clone(),
         );
         metrics
+    }
+
+    fn register_counters(&self, registry: &mut Registry, docker_timeouts: Counter) {
+        registry.register(
+            "firewall_repairs",
+            "Times that the firewall rules were restored after something else changed them",
+            self.firewall_repairs.clone(),
+        );
+        registry.register(
+            "docker_timeouts",
+            "Requests that Docker didn't answer within their time limits",
+            docker_timeouts,
+        );
     }
 
     fn register_capacity(&self, registry: &mut Registry) {

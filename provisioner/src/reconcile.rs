@@ -30,7 +30,7 @@ const EVENT_QUEUE_MAX: usize = 1_024;
 const RESYNC_DELAY: Duration = Duration::from_millis(100);
 /// Delay of the next resync after a failed one.
 const RESYNC_RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// A resync that takes so long has a slow Docker behind it.
+/// A resync that takes longer has a slow Docker behind it.
 const SLOW_RESYNC: Duration = Duration::from_secs(5);
 /// Time between two attempts to make a broken network again.
 const REMAKE_INTERVAL: Duration = Duration::from_secs(5);

@@ -91,9 +91,9 @@ async fn a_broken_bridge_is_made_again_and_contents_are_kept() {
 }
 
 /// A container that memgate didn't create, removed at the end of the test.
-struct Holder(String);
+struct ForeignContainer(String);
 
-impl Holder {
+impl ForeignContainer {
     fn run(installation: &Installation, name: &str, arguments: &[&str], image: &str) -> Self {
         let name = format!("red{}-{name}", installation.id);
         let run = ["run", "-d", "--name", &name];
@@ -102,7 +102,7 @@ impl Holder {
     }
 }
 
-impl Drop for Holder {
+impl Drop for ForeignContainer {
     fn drop(&mut self) {
         let _ = std::process::Command::new("docker").args(["rm", "-f", &self.0]).output();
     }
@@ -123,11 +123,11 @@ async fn a_taken_address_is_left_for_another() {
         .enumerate()
         .map(|(number, cache)| {
             let arguments = ["--network", &network, "--ip", &address(cache)];
-            Holder::run(&installation, &format!("holder{number}"), &arguments, &image)
+            ForeignContainer::run(&installation, &format!("holder{number}"), &arguments, &image)
         })
         .collect();
     // Docker's own choice is none of the addresses that are leased.
-    let guest = Holder::run(&installation, "guest", &["--network", &network], &image);
+    let guest = ForeignContainer::run(&installation, "guest", &["--network", &network], &image);
     let guest = inspect("container", &guest.0)["NetworkSettings"]["Networks"][&network]["IPAddress"].clone();
     assert!(guest.as_str().unwrap().contains(".3.2"), "{guest}");
     installation.start_provisioner();
@@ -147,13 +147,13 @@ async fn a_taken_address_is_left_for_another() {
     println!("another address after {:?}", started.elapsed());
     drop(holders);
 
-    // While the provisioner runs: whoever is faster, the cache ends with an address of its own.
+    // While the provisioner runs: the cache ends with an address of its own, also if it is faster.
     let container = installation.container(&killed_now.0);
     let started = Instant::now();
     docker(&["rm", "-f", &container]);
     let arguments =
         ["run", "-d", "--name", &format!("red{}-racer", installation.id), "--network", &network, "--ip"];
-    let racer = Holder(arguments[3].to_owned());
+    let racer = ForeignContainer(arguments[3].to_owned());
     let _ = std::process::Command::new("docker")
         .args(arguments)
         .args([&address(&killed_now), &image, "-U", "0"])
