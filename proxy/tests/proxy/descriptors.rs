@@ -91,16 +91,20 @@ fn ask(stream: &mut TcpStream, request: &str, end: &str) {
 #[test]
 fn clients_leave_descriptors_for_lanes_store_and_health() {
     let proxy = ProxyProcess::start();
-    let [ada, bob] = [&proxy.tokens[0], &proxy.tokens[1]];
+    let (ada, new, others) = (&proxy.tokens[0], &proxy.tokens[1], &proxy.tokens[2..]);
     // She has no lane yet.
     let mut victim = proxy.log_in(ada).unwrap();
+    // A few caches that take as many as they may.
     let (mut held, mut refused) = (Vec::new(), 0);
-    while refused < 20 {
-        match proxy.log_in(bob) {
+    for token in others.iter().cycle() {
+        match proxy.log_in(token) {
             Some(stream) => held.push(stream),
             None => refused += 1,
         }
         assert!(held.len() < 700, "no limit");
+        if refused >= 20 {
+            break;
+        }
     }
     // Others who only connect, whether they are admitted or not.
     let half_open: Vec<TcpStream> = (0..300).map(|_| proxy.connect()).collect();
@@ -124,7 +128,7 @@ fn clients_leave_descriptors_for_lanes_store_and_health() {
     // A token that the proxy must look up in the store.
     drop((held, half_open));
     let deadline = Instant::now() + TIMEOUT;
-    while proxy.log_in(&proxy.tokens[2]).is_none() {
+    while proxy.log_in(new).is_none() {
         assert!(Instant::now() < deadline);
     }
 }
@@ -134,12 +138,19 @@ fn clients_leave_descriptors_for_lanes_store_and_health() {
 #[ignore = "runs until its parent closes the pipe"]
 fn the_proxy() {
     let first = TestProxy::start();
-    let tokens = ["ada", "bob", "new"].map(|name| first.sign_up(&format!("{name}@example.org")));
-    let _hers = Memcached::start(&first, &tokens[0], "10.214.7.123");
-    let _his = Memcached::start(&first, &tokens[1], "10.214.7.124");
+    let sign_up = |name: &str| first.sign_up(&format!("{name}@example.org"));
+    let mut tokens = ["ada", "bob", "eve", "joe"].map(sign_up).to_vec();
+    let addresses = ["10.214.7.123", "10.214.7.124", "10.214.7.125", "10.214.7.126"];
+    let _memcacheds: Vec<Memcached> = tokens
+        .iter()
+        .zip(addresses)
+        .map(|(token, address)| Memcached::start(&first, token, address))
+        .collect();
     // memcached needs more.
     setrlimit(Resource::Nofile, Rlimit { current: Some(FILES), maximum: Some(FILES) }).unwrap();
     let proxy = first.start_second();
+    // It hasn't read this one ahead.
+    tokens.insert(1, sign_up("new"));
     let mut out = std::io::stdout();
     let tokens: Vec<String> = tokens.iter().map(Token::reveal).collect();
     writeln!(out, "\nproxy: {} {} {}", proxy.config.listen, proxy.config.health, tokens.join(" ")).unwrap();

@@ -221,7 +221,7 @@ fn gets_that_wait_behind_a_slow_client_fail_together() {
 #[test]
 fn sessions_that_wait_for_a_lane_fail_with_those_that_have_one() {
     const SESSIONS: usize = 60;
-    let proxy = TestProxy::start_with(|config| config.connections = 200);
+    let proxy = TestProxy::start_with(|config| config.connections = 400);
     let token = proxy.sign_up("ann@example.com");
     let memcached = Memcached::start(&proxy, &token, "10.214.7.64");
     let mut clients: Vec<Client> =
