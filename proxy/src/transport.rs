@@ -219,7 +219,7 @@ impl Tls {
         if self.received.is_too_much(connection.is_handshaking()) {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        connection.read_tls(&mut Counted { socket: Socket(tcp), received: &self.received })
+        connection.read_tls(&mut CountedSocket { socket: Socket(tcp), received: &self.received })
     }
 
     /// Receives once; `WouldBlock` is not an error here.
@@ -282,12 +282,12 @@ impl Read for Socket<'_> {
 }
 
 /// Counts what the socket receives.
-struct Counted<'a> {
+struct CountedSocket<'a> {
     socket: Socket<'a>,
     received: &'a ReceivedBytes,
 }
 
-impl Read for Counted<'_> {
+impl Read for CountedSocket<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.socket.read(buffer)?;
         self.received.add(buffer.get(..read).unwrap_or_default());

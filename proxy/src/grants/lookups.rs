@@ -14,9 +14,9 @@ use super::{STORE_TIMEOUT, Unavailable};
 /// Look-ups that run at a time.
 pub(super) const RUNNING_MAX: usize = 32;
 /// Look-ups that wait.
-const WAITING_MAX: usize = 1024;
+const QUEUE_MAX: usize = 1024;
 /// Of these, look-ups of one source: as many as it may have logins in progress.
-const WAITING_PER_SOURCE_MAX: usize = 320;
+const QUEUED_PER_SOURCE_MAX: usize = 320;
 
 /// The look-ups that run and that wait.
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ struct Place<'a> {
 
 impl Lookups {
     pub(super) fn new() -> Self {
-        let waiting = FairQueue::new(WAITING_MAX).with_entries_per_source(WAITING_PER_SOURCE_MAX);
+        let waiting = FairQueue::new(QUEUE_MAX).with_entries_per_source(QUEUED_PER_SOURCE_MAX);
         Self(Arc::new(Mutex::new(State { running: 0, waiting, next_id: 0 })))
     }
 
@@ -135,14 +135,14 @@ mod tests {
         // A flood from one source.
         let (sender, mut done) = tokio::sync::mpsc::unbounded_channel();
         let mut flood = JoinSet::new();
-        for _ in 0..WAITING_PER_SOURCE_MAX {
+        for _ in 0..QUEUED_PER_SOURCE_MAX {
             let (lookups, sender) = (lookups.clone(), sender.clone());
             flood.spawn(async move {
                 let turn = lookups.turn(address("192.0.2.1")).await;
                 let _ = sender.send(("flood", turn.is_ok()));
             });
         }
-        wait_for_requests(&lookups, WAITING_PER_SOURCE_MAX).await;
+        wait_for_requests(&lookups, QUEUED_PER_SOURCE_MAX).await;
         assert!(lookups.turn(address("192.0.2.1")).await.is_err(), "one source has so many places");
         let (of_other, other_sender) = (lookups.clone(), sender.clone());
         let mut others = JoinSet::new();
@@ -150,7 +150,7 @@ mod tests {
             let turn = of_other.turn(address("198.51.100.1")).await;
             let _ = other_sender.send(("other", turn.is_ok()));
         });
-        wait_for_requests(&lookups, WAITING_PER_SOURCE_MAX + 2).await;
+        wait_for_requests(&lookups, QUEUED_PER_SOURCE_MAX + 2).await;
         running.pop();
         let mut order = Vec::new();
         while order.last() != Some(&("other", true)) {
