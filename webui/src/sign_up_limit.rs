@@ -206,7 +206,7 @@ mod tests {
     // A company's network has one region.
     #[test]
     fn private_addresses_have_no_region() {
-        let hosts = (0..200).map(|n| format!("10.0.{}.{}", n, n));
+        let hosts = (0..200).map(|n| format!("10.0.{n}.{n}"));
         assert_eq!(created(&limits(), hosts), 100);
     }
 }
