@@ -316,11 +316,11 @@ fn messages_of_tls_itself_are_bounded() {
     let StreamOwned { conn, mut sock } = client;
     let suite = conn.negotiated_cipher_suite().unwrap().tls13().unwrap();
     let (sequence, secrets) = conn.dangerous_extract_secrets().unwrap().tx;
-    let (key, iv) = match secrets {
-        ConnectionTrafficSecrets::Aes128Gcm { key, iv }
-        | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
-        | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (key, iv),
-        _ => panic!("another cipher"),
+    let (ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+    | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+    | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv }) = secrets
+    else {
+        panic!("another cipher");
     };
     let mut encrypter = suite.aead_alg.encrypter(key, iv);
     // One message of 65,000 bytes, in several records.
