@@ -1,13 +1,13 @@
 //! A memcached that stops answering, or whose network drops packets, under pipelined large values: each request is
 //! answered with an error within the deadline, not after all others, and the connection stays open.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use store::Token;
-use testkit::{Memcached, TestProxy, binary, text};
+use testkit::{Memcached, TestProxy, binary};
 
 /// Longer than what a shared lane carries, and short enough for the sockets' buffers between memcached and the proxy.
 const LONG: usize = 140_000;
@@ -71,27 +71,32 @@ impl Client {
 
     /// Reads one reply; whether it is the proxy's error. Anything that isn't a whole reply fails.
     fn reply(&mut self) -> bool {
+        self.try_reply().unwrap()
+    }
+
+    /// The same, but an error if the connection ends.
+    fn try_reply(&mut self) -> io::Result<bool> {
         if self.protocol == Protocol::Binary {
             let mut header = [0; 24];
-            self.stream.read_exact(&mut header).unwrap();
+            self.stream.read_exact(&mut header)?;
             let len = u32::from_be_bytes(header[8..12].try_into().unwrap());
-            self.stream.read_exact(&mut vec![0; len.try_into().unwrap()]).unwrap();
+            self.stream.read_exact(&mut vec![0; len.try_into().unwrap()])?;
             assert!(header[0] == 0x81 && matches!(header[7], 0 | 0x86), "{header:?}");
-            return header[7] == 0x86;
+            return Ok(header[7] == 0x86);
         }
-        let line = line(&mut self.stream);
-        match line.as_str() {
+        let line = line(&mut self.stream)?;
+        Ok(match line.as_str() {
             "SERVER_ERROR backend unavailable\r\n" | "SERVER_ERROR backend timed out\r\n" => true,
             "STORED\r\n" | "HD\r\n" => false,
             _ if line.starts_with("VA") => {
                 let end: &[u8] = if self.protocol == Protocol::Text { b"\r\nEND\r\n" } else { b"\r\n" };
                 let mut value = vec![0; LONG + end.len()];
-                self.stream.read_exact(&mut value).unwrap();
+                self.stream.read_exact(&mut value)?;
                 assert!(value.ends_with(end) && value[..LONG].iter().all(|byte| *byte == b'v'));
                 false
             }
             _ => panic!("{line:?}"),
-        }
+        })
     }
 
     /// Sends `requests` and reads `count` errors, the last one within the time limit.
@@ -122,13 +127,14 @@ impl Client {
     }
 }
 
-fn line(stream: &mut TcpStream) -> String {
+fn line(stream: &mut TcpStream) -> io::Result<String> {
     let mut line = Vec::new();
     let mut byte = [0];
-    while !line.ends_with(b"\n") && stream.read(&mut byte).unwrap() > 0 {
+    while !line.ends_with(b"\n") {
+        stream.read_exact(&mut byte)?;
         line.push(byte[0]);
     }
-    String::from_utf8(line).unwrap()
+    Ok(String::from_utf8(line).unwrap())
 }
 
 /// Lets memcached go away and return, and pipelines large values in every protocol and both directions meanwhile.
@@ -180,18 +186,10 @@ fn network_that_drops_packets_delays_no_pipelined_large_value() {
 }
 
 /// The values of the first gets are on their way, and the client reads slowly, so that the other gets wait for lanes of
-/// their own.
-// F-2, P-1, P-2.
-#[test]
-fn gets_that_wait_behind_a_slow_client_fail_together() {
+/// their own. Whether all of them were answered: the freeze may cut a value in two, which ends the connection.
+fn gets_behind_a_slow_client_fail_together(proxy: &TestProxy, token: &Token, memcached: &Memcached) -> bool {
     const GETS: usize = 40;
-    let proxy = TestProxy::start();
-    let token = proxy.sign_up("ann@example.com");
-    let memcached = Memcached::start(&proxy, &token, "10.214.7.63");
-    let mut writer = Client::log_in(&proxy, &token, Protocol::Text);
-    writer.stream.write_all(&writer.set()).unwrap();
-    assert!(!writer.reply());
-    let mut client = Client::log_in(&proxy, &token, Protocol::Text);
+    let mut client = Client::log_in(proxy, token, Protocol::Text);
     SockRef::from(&client.stream).set_recv_buffer_size(8 * 1024).unwrap();
     client.stream.write_all(&client.get().repeat(GETS)).unwrap();
     // Some of the first value has arrived, and nobody reads it.
@@ -202,17 +200,39 @@ fn gets_that_wait_behind_a_slow_client_fail_together() {
     memcached.freeze();
     let frozen_at = Instant::now();
     let mut values = 0;
-    while !client.reply() {
-        values += 1;
+    loop {
+        match client.try_reply() {
+            Ok(false) => values += 1,
+            Ok(true) => break,
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+                return false;
+            }
+        }
     }
-    for number in values..GETS {
+    for number in values + 1..GETS {
+        assert!(client.reply(), "a value after an error");
         let elapsed = frozen_at.elapsed();
         assert!(elapsed < TIME_LIMIT, "get {number} after {values} values: after {elapsed:?}");
-        assert!(number + 1 == GETS || client.reply(), "a value after an error");
     }
-    assert!(values < GETS, "every value had been sent");
-    memcached.thaw();
-    client.recover();
+    true
+}
+
+// F-2, P-1, P-2.
+#[test]
+fn gets_that_wait_behind_a_slow_client_fail_together() {
+    const ATTEMPTS: usize = 10;
+    let proxy = TestProxy::start();
+    let token = proxy.sign_up("ann@example.com");
+    let memcached = Memcached::start(&proxy, &token, "10.214.7.63");
+    let mut writer = Client::log_in(&proxy, &token, Protocol::Text);
+    let mut attempt = || {
+        writer.recover();
+        let all_answered = gets_behind_a_slow_client_fail_together(&proxy, &token, &memcached);
+        memcached.thaw();
+        all_answered
+    };
+    assert!((0..ATTEMPTS).any(|_| attempt()), "every freeze has cut a value in two");
 }
 
 /// All sessions of a token may have fewer lanes than there are sessions: who waits for one must not wait for each dial
@@ -236,7 +256,5 @@ fn sessions_that_wait_for_a_lane_fail_with_those_that_have_one() {
         }
     });
     memcached.thaw();
-    let mut stats = proxy.log_in(&token);
-    stats.write_all(text::set("short", "value").as_bytes()).unwrap();
-    assert!(line(&mut stats).ends_with("\r\n"));
+    clients[0].recover();
 }

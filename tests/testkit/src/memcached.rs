@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use store::{InstanceState, LaneCredential, Observed, Token};
 
 use crate::{AdminConnection, MemcachedBinary, Namespace, TestProxy, lane_key};
@@ -76,9 +76,12 @@ impl Memcached {
         }
     }
 
-    /// Stops memcached from running until [`thaw`](Self::thaw): the kernel still accepts its connections.
+    /// Stops memcached from running until [`thaw`](Self::thaw): the kernel still accepts its connections. Returns once all
+    /// of its threads have stopped.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
+        let stopped = waitpid(Some(self.pid()), WaitOptions::UNTRACED).unwrap();
+        assert!(stopped.is_some_and(|(_, status)| status.stopped()), "memcached has ended");
     }
 
     /// Lets a frozen memcached go on.
@@ -87,8 +90,11 @@ impl Memcached {
     }
 
     fn signal(&self, signal: Signal) {
-        let process = self.process.as_ref().unwrap();
-        kill_process(Pid::from_raw(process.id().cast_signed()).unwrap(), signal).unwrap();
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.process.as_ref().unwrap().id().cast_signed()).unwrap()
     }
 
     /// Drops all packets to and from memcached, or lets them pass again.
