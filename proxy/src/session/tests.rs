@@ -2,7 +2,6 @@
 
 use std::net::Ipv4Addr;
 
-use prometheus_client::metrics::gauge::Gauge;
 use store::{Database, LaneKey, NewToken, NewUser, Store, TokenKey};
 use tokio_util::task::TaskTracker;
 
@@ -30,8 +29,9 @@ async fn session(protocol: Protocol) -> (Session, String) {
         buffers: Rc::default(),
         dedicated: DedicatedLanes::new(1),
     };
-    let buffers = WorkerBuffers::new(BufferBudget::new(Gauge::default(), 16 * 1024 * 1024));
-    let tenant = Tenant::new(deps, &buffers, &Rc::default(), SessionBudget::new(Gauge::default(), 100));
+    let buffers = WorkerBuffers::new(BufferBudget::new(metrics.buffered.clone(), 16 * 1024 * 1024));
+    let tenant =
+        Tenant::new(deps, &buffers, &Rc::default(), SessionBudget::new(metrics.sessions.clone(), 100));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let responses = ResponseQueue::new(Stream::plain(client), Rc::default());
