@@ -21,6 +21,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::Shutdown;
 use admission::{ConnectionTable, Rejection, Slot};
@@ -119,9 +120,10 @@ pub async fn serve(
     metrics: ConnectionMetrics,
     shutdown: &Shutdown,
 ) {
-    let server = Arc::new(Server { limits: limits.within_open_files(), routes, metrics });
-    let table = Arc::new(ConnectionTable::new(&server.limits));
-    let rejecting = Arc::new(Semaphore::new(REJECTING_MAX));
+    let limits = limits.within_open_files();
+    let table = Arc::new(ConnectionTable::new(&limits));
+    let rejecting = Semaphore::new(REJECTING_MAX);
+    let server = Arc::new(Server { limits, routes, metrics, table, rejecting });
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -137,23 +139,13 @@ pub async fn serve(
                 continue;
             }
         };
-        let admitted = tokio::select! {
-            () = shutdown.begun() => break,
-            admitted = admit(&table, peer.ip(), &server.metrics) => admitted,
-        };
-        match admitted {
+        let (server, stop) = (server.clone(), shutdown.token().clone());
+        match server.table.admit(peer.ip(), &server.metrics) {
             Ok(slot) => {
-                let (server, stop) = (server.clone(), shutdown.token().clone());
                 connections.spawn(async move { server.serve_connection(stream, peer, slot, stop).await });
             }
             Err(rejection) => {
-                server.metrics.count_rejection(rejection.cause());
-                if let Ok(permit) = rejecting.clone().try_acquire_owned() {
-                    connections.spawn(async move {
-                        let _ = tokio::time::timeout(REJECT_TIMEOUT, reject(stream, rejection)).await;
-                        drop(permit);
-                    });
-                }
+                connections.spawn(async move { server.serve_later(stream, peer, rejection, stop).await });
             }
         }
     }
@@ -164,31 +156,59 @@ pub async fn serve(
     }
 }
 
-/// A place for a new connection. While all are in use, the next ones wait in the listener's backlog.
-async fn admit(
-    table: &Arc<ConnectionTable>,
-    peer: IpAddr,
-    metrics: &ConnectionMetrics,
-) -> Result<Slot, Rejection> {
-    let give_up = Instant::now() + ADMISSION_TIMEOUT;
-    loop {
-        match table.admit(peer, metrics) {
-            Err(Rejection::TotalLimit) if Instant::now() < give_up => {
-                tokio::time::sleep(ADMISSION_INTERVAL).await;
-            }
-            admitted => return admitted,
-        }
-    }
-}
-
 /// What all connections of a listener share.
 struct Server {
     limits: ConnectionLimits,
     routes: Router,
     metrics: ConnectionMetrics,
+    table: Arc<ConnectionTable>,
+    rejecting: Semaphore,
 }
 
 impl Server {
+    /// Serves a connection once there is a place for it, if it may wait. Others are accepted meanwhile.
+    async fn serve_later(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        rejection: Rejection,
+        stop: CancellationToken,
+    ) {
+        let waiting = self.table.wait(peer.ip(), rejection, &self.metrics);
+        let admitted = match waiting {
+            None => Err(rejection),
+            Some(_place) => tokio::select! {
+                () = stop.cancelled() => return,
+                admitted = self.admit(peer.ip()) => admitted,
+            },
+        };
+        match admitted {
+            Ok(slot) => self.serve_connection(stream, peer, slot, stop).await,
+            Err(rejection) => self.reject(stream, rejection).await,
+        }
+    }
+
+    /// A place for a new connection, for which it waits a while.
+    async fn admit(&self, peer: IpAddr) -> Result<Slot, Rejection> {
+        let give_up = Instant::now() + ADMISSION_TIMEOUT;
+        loop {
+            match self.table.admit(peer, &self.metrics) {
+                Err(Rejection::TotalLimit) if Instant::now() < give_up => {
+                    tokio::time::sleep(ADMISSION_INTERVAL).await;
+                }
+                admitted => return admitted,
+            }
+        }
+    }
+
+    /// Tells a peer that there are too many connections, unless too many are being told.
+    async fn reject(&self, stream: TcpStream, rejection: Rejection) {
+        self.metrics.count_rejection(rejection.cause());
+        if let Ok(_permit) = self.rejecting.try_acquire() {
+            let _ = tokio::time::timeout(REJECT_TIMEOUT, reject(stream, rejection)).await;
+        }
+    }
+
     fn http(&self) -> hyper::server::conn::http1::Builder {
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new())

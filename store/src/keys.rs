@@ -87,6 +87,15 @@ impl TokenKey {
         load(path).map(Self)
     }
 
+    /// What a browser session's id ends with: 128 bits, hexadecimal. An id that this installation didn't make is found
+    /// out without a look-up.
+    #[must_use]
+    pub fn session_tag(&self, id: &str) -> String {
+        let mut tag = hex(&self.hash(&["session", id]));
+        tag.truncate(KEY_LEN);
+        tag
+    }
+
     /// HMAC-SHA256 of the parts, each followed by a zero byte so that different lists never hash the same bytes.
     pub(crate) fn hash(&self, parts: &[&str]) -> [u8; 32] {
         keyed(&self.0, parts)

@@ -9,6 +9,10 @@ use crate::{Store, StoreError, Timestamp, TokenKey, now};
 const URL_LEN_MAX: usize = 300;
 /// Characters that are kept of the kind of source.
 const SOURCE_LEN_MAX: usize = 40;
+/// Reports that are read at once.
+const LISTED_MAX: i64 = 200;
+/// Open reports that are read with every page.
+const OPEN_LISTED_MAX: i64 = 20;
 /// A hash that no secret has: checked when the token doesn't exist, so that timing doesn't tell.
 const DECOY_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -90,26 +94,31 @@ impl Store {
         }))
     }
 
-    /// A user's leaked tokens whose reports aren't dismissed, oldest first.
+    /// A user's leaked tokens whose reports aren't dismissed, oldest first, at most 20.
     ///
     /// # Errors
     /// Fails if the database does.
     pub async fn open_leaks(&self, user_id: &str) -> Result<Vec<Leak>, StoreError> {
         let sql = "SELECT l.token_id, t.name, l.at, l.url, l.source FROM tokens t \
                    JOIN leaks l ON l.token_id = t.id JOIN caches c ON c.id = t.cache_id \
-                   WHERE c.user_id = $1 AND l.dismissed_at IS NULL ORDER BY l.at, l.token_id";
-        Ok(read!(self, pool => sqlx::query_as(sql).bind(user_id).fetch_all(pool).await)?)
+                   WHERE c.user_id = $1 AND l.dismissed_at IS NULL ORDER BY l.at, l.token_id LIMIT $2";
+        Ok(
+            read!(self, pool => sqlx::query_as(sql).bind(user_id).bind(OPEN_LISTED_MAX).fetch_all(pool).await)?,
+        )
     }
 
-    /// A user's leaked tokens, with dismissed reports too, oldest first.
+    /// A user's leaked tokens, with dismissed reports too: the newest 200, oldest first.
     ///
     /// # Errors
     /// Fails if the database does.
     pub async fn leaks_of(&self, user_id: &str) -> Result<Vec<Leak>, StoreError> {
         let sql = "SELECT l.token_id, t.name, l.at, l.url, l.source FROM tokens t \
                    JOIN leaks l ON l.token_id = t.id JOIN caches c ON c.id = t.cache_id \
-                   WHERE c.user_id = $1 ORDER BY l.at, l.token_id";
-        Ok(read!(self, pool => sqlx::query_as(sql).bind(user_id).fetch_all(pool).await)?)
+                   WHERE c.user_id = $1 ORDER BY l.at DESC, l.token_id DESC LIMIT $2";
+        let mut leaks: Vec<Leak> = read!(self, pool => sqlx::query_as(sql).bind(user_id).bind(LISTED_MAX)
+            .fetch_all(pool).await)?;
+        leaks.reverse();
+        Ok(leaks)
     }
 
     /// Dismisses the report of a leaked token.

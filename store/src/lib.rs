@@ -61,7 +61,7 @@ pub use token::{
     Cidr, KeyPrefix, NetworkLimitError, ParseCidrError, ParseKeyPrefixError, ParseScopesError,
     ParseTokenError, Permissions, Scope, Scopes, ScramKeys, Token, TokenId, TokenSecret, Verifier,
 };
-pub use tokens::{NewToken, TokenRow};
+pub use tokens::{ListedTokens, NewToken, TokenRow};
 pub use usage::{Usage, UsageReport};
 pub use user::{NewUser, SignUpRoom, User, UserState};
 pub use write_health::{WriteFailure, WriteHealth};

@@ -1,9 +1,13 @@
 //! Tokens as rows: creates, lists, changes, rotates and revokes them.
 
+mod listing;
+
 use crate::audit::note;
 use crate::db::{read, write};
 use crate::token::{PermissionColumns, Permissions, Token, TokenId, Verifier};
 use crate::{Store, StoreError, Timestamp, TokenKey, now};
+
+pub use listing::ListedTokens;
 
 /// A token without its secret.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -107,6 +111,9 @@ pub(crate) const INSERT: &str = "INSERT INTO tokens (id, cache_id, name, secret_
      connections) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
 const UPDATE: &str = "UPDATE tokens SET scopes = $1, key_prefix = $2, expires_at = $3, allow_from = $4, \
      connections = $5, successor = $6, revision = $7 WHERE id = $8";
+/// Active tokens of the cache `$1` at `$2`.
+const COUNT_ACTIVE: &str = "SELECT COUNT(*) FROM tokens WHERE cache_id = $1 AND revoked_at IS NULL \
+     AND (expires_at IS NULL OR expires_at > $2)";
 const BY_ID: &str = select!("WHERE t.id = $1");
 
 /// Inserts a [`NewToken`], within a transaction that has taken a revision.
@@ -173,13 +180,11 @@ impl Store {
         max: usize,
     ) -> Result<(), StoreError> {
         let cache = "SELECT name FROM caches WHERE id = $1 AND deleted_at IS NULL";
-        let active = "SELECT COUNT(*) FROM tokens WHERE cache_id = $1 AND revoked_at IS NULL \
-                      AND (expires_at IS NULL OR expires_at > $2)";
         let max = i64::try_from(max).unwrap_or(i64::MAX);
         write!(self, tx, revision => {
             let cache: Option<String> = sqlx::query_scalar(cache).bind(cache_id).fetch_optional(&mut *tx).await?;
             let cache = cache.ok_or(StoreError::NotFound("cache"))?;
-            let active: i64 = sqlx::query_scalar(active).bind(cache_id).bind(now()).fetch_one(&mut *tx).await?;
+            let active: i64 = sqlx::query_scalar(COUNT_ACTIVE).bind(cache_id).bind(now()).fetch_one(&mut *tx).await?;
             if active >= max {
                 return Err(StoreError::LimitReached("token"));
             }

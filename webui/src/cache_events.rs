@@ -31,18 +31,31 @@ pub(crate) type ChangedCaches = Arc<[String]>;
 #[derive(Debug, Clone)]
 pub(crate) struct CacheEvents {
     changes: broadcast::Sender<ChangedCaches>,
-    streams: StreamCounts,
+    streams: Arc<Mutex<Streams>>,
 }
 
-/// Open streams: the sessions of each user, each with its number of streams.
-type StreamCounts = Arc<Mutex<HashMap<String, HashMap<String, usize>>>>;
+/// The open streams of each user, the oldest first.
+#[derive(Debug, Default)]
+struct Streams {
+    next_id: u64,
+    of_users: HashMap<String, Vec<Stream>>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    id: u64,
+    session: String,
+    /// Cancelled when it has to end for another user's.
+    displaced: CancellationToken,
+}
 
 /// One open stream of a session; counted until dropped.
 #[derive(Debug)]
 pub(crate) struct StreamSlot {
-    streams: StreamCounts,
+    streams: Arc<Mutex<Streams>>,
     user: String,
-    session: String,
+    id: u64,
+    displaced: CancellationToken,
 }
 
 impl Default for CacheEvents {
@@ -56,43 +69,57 @@ impl CacheEvents {
         self.changes.subscribe()
     }
 
-    /// A slot for one more stream.
+    /// A slot for one more stream. When all are taken, it is the oldest of the user that has most.
     ///
     /// # Errors
     ///
     /// The limit that is reached: of the session, the user or the process.
     pub(crate) fn acquire_slot(&self, user: &str, session: &str) -> Result<StreamSlot, &'static str> {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let total: usize = streams.values().flat_map(HashMap::values).sum();
-        let sessions = streams.get(user);
-        let of_user: usize = sessions.map_or(0, |sessions| sessions.values().sum());
-        let of_session = sessions.and_then(|sessions| sessions.get(session)).copied().unwrap_or(0);
-        for (open, max, cause) in [
-            (of_session, STREAMS_PER_SESSION_MAX, "streams_session"),
-            (of_user, STREAMS_PER_USER_MAX, "streams_user"),
-            (total, STREAMS_MAX, "streams_total"),
-        ] {
-            if open >= max {
-                return Err(cause);
-            }
+        let own = streams.of_users.get(user).map_or(&[][..], Vec::as_slice);
+        let of_session = own.iter().filter(|stream| stream.session == session).count();
+        if of_session >= STREAMS_PER_SESSION_MAX {
+            return Err("streams_session");
         }
-        streams.entry(user.to_owned()).or_default().insert(session.to_owned(), of_session + 1);
-        Ok(StreamSlot { streams: self.streams.clone(), user: user.to_owned(), session: session.to_owned() })
+        let of_user = own.len();
+        if of_user >= STREAMS_PER_USER_MAX {
+            return Err("streams_user");
+        }
+        if streams.of_users.values().map(Vec::len).sum::<usize>() >= STREAMS_MAX {
+            streams.displace(of_user + 1)?;
+        }
+        let (id, displaced) = (streams.next_id, CancellationToken::new());
+        streams.next_id += 1;
+        let stream = Stream { id, session: session.to_owned(), displaced: displaced.clone() };
+        streams.of_users.entry(user.to_owned()).or_default().push(stream);
+        Ok(StreamSlot { streams: self.streams.clone(), user: user.to_owned(), id, displaced })
+    }
+}
+
+impl Streams {
+    /// Ends a stream of the user that has most, if that leaves no fewer than `least`.
+    fn displace(&mut self, least: usize) -> Result<(), &'static str> {
+        let most = self.of_users.values_mut().max_by_key(|streams| streams.len());
+        let most = most.filter(|streams| streams.len() > least).ok_or("streams_total")?;
+        most.remove(0).displaced.cancel();
+        Ok(())
+    }
+}
+
+impl StreamSlot {
+    /// Returns when the stream has to end for another user's.
+    pub(crate) async fn displaced(&self) {
+        self.displaced.cancelled().await;
     }
 }
 
 impl Drop for StreamSlot {
     fn drop(&mut self) {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(sessions) = streams.get_mut(&self.user) else { return };
-        match sessions.get_mut(&self.session) {
-            Some(open) if *open > 1 => *open -= 1,
-            _ => {
-                sessions.remove(&self.session);
-            }
-        }
-        if sessions.is_empty() {
-            streams.remove(&self.user);
+        let Some(own) = streams.of_users.get_mut(&self.user) else { return };
+        own.retain(|stream| stream.id != self.id);
+        if own.is_empty() {
+            streams.of_users.remove(&self.user);
         }
     }
 }
@@ -182,9 +209,23 @@ mod tests {
         slots.remove(0);
         assert!(open("ann", "c").is_ok());
         drop(slots);
-        assert!(events.streams.lock().unwrap().is_empty());
+        assert!(events.streams.lock().unwrap().of_users.is_empty());
         let all: Vec<_> = (0..STREAMS_MAX).map(|i| open(&i.to_string(), "s").unwrap()).collect();
         assert_eq!(open("bob", "d").err(), Some("streams_total"));
         drop(all);
+    }
+
+    //
+    #[test]
+    fn users_with_many_streams_make_room_for_others() {
+        let events = CacheEvents::default();
+        let open = |user: usize, session: usize| events.acquire_slot(&user.to_string(), &session.to_string());
+        let flood: Vec<_> = (0..STREAMS_MAX).map(|n| open(n / 8, n % 8 / 4).unwrap()).collect();
+        let others: Vec<_> = (0..4).map(|n| open(1000, n / 2).unwrap()).collect();
+        let ended = || flood.iter().filter(|slot| slot.displaced.is_cancelled()).count();
+        assert_eq!(ended(), 4);
+        assert!(others.iter().all(|slot| !slot.displaced.is_cancelled()));
+        drop(flood);
+        assert_eq!(events.streams.lock().unwrap().of_users.len(), 1, "what ended counts no longer");
     }
 }

@@ -56,6 +56,8 @@ pub struct Limits {
     pub tokens_per_hour: usize,
     /// Active tokens of a cache.
     pub tokens_at_once: usize,
+    /// Requests of one browser session, without those for assets; all of a user's may make twice as many.
+    pub pages_per_minute: usize,
     /// Requests to list connections, and as many to close one, per user.
     pub connections_per_minute: usize,
     /// Reports of leaked tokens, per client address.
@@ -89,6 +91,7 @@ impl Default for Limits {
             accounts: 1000,
             tokens_per_hour: 20,
             tokens_at_once: 50,
+            pages_per_minute: 300,
             connections_per_minute: 60,
             leak_reports_per_minute: 60,
         }

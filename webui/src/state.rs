@@ -59,6 +59,10 @@ pub(crate) struct RateLimits {
     pub(crate) near_limit_warnings: RateLimiter,
     /// Tokens and certificates issued, and permissions changed, per user.
     pub(crate) token_changes: RateLimiter,
+    /// Requests, per session.
+    pub(crate) session_pages: RateLimiter,
+    /// Requests, per user.
+    pub(crate) user_pages: RateLimiter,
     /// Requests for the list of connections, per user.
     pub(crate) connection_lists: RateLimiter,
     /// Requests to close a connection, per user and minute.
@@ -87,6 +91,8 @@ impl AppState {
             sign_ups: SignUpLimits::new(limits),
             near_limit_warnings: RateLimiter::new(1, HOUR),
             token_changes: RateLimiter::new(limits.tokens_per_hour, HOUR),
+            session_pages: RateLimiter::new(limits.pages_per_minute, MINUTE),
+            user_pages: RateLimiter::new(limits.pages_per_minute.saturating_mul(2), MINUTE),
             connection_lists: RateLimiter::new(limits.connections_per_minute, MINUTE),
             connection_closes: RateLimiter::new(limits.connections_per_minute, MINUTE),
             connection_closes_per_hour: RateLimiter::new(CONNECTION_CLOSES_PER_HOUR, HOUR),

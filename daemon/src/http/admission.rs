@@ -16,6 +16,10 @@ use super::activity::Activity;
 use super::{ConnectionLimits, ConnectionMetrics};
 use crate::source::{Network, Source};
 
+/// New connections that wait until one ends, and those of one network.
+const WAITING_MAX: usize = 64;
+const WAITING_PER_NETWORK_MAX: usize = 4;
+
 /// The limit for which a new connection is rejected, or an idle connection closed for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rejection {
@@ -49,6 +53,8 @@ struct OpenConnections {
     connections: HashMap<u64, Connection>,
     sources: HashMap<Source, usize>,
     networks: HashMap<Network, usize>,
+    /// Connections that wait for a place.
+    waiting: HashMap<Network, usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -67,6 +73,21 @@ pub(super) struct Slot {
     connection: Connection,
     table: Arc<ConnectionTable>,
     metrics: ConnectionMetrics,
+}
+
+/// A connection that waits for a place, until dropped.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    network: Network,
+    table: Arc<ConnectionTable>,
+    metrics: ConnectionMetrics,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        decrement(&mut self.table.open().waiting, self.network);
+        self.metrics.waiting.dec();
+    }
 }
 
 impl Slot {
@@ -125,6 +146,31 @@ impl ConnectionTable {
         drop(open);
         metrics.open.inc();
         Ok(Slot { id, connection, table: self.clone(), metrics: metrics.clone() })
+    }
+
+    /// Lets a rejected connection wait for a place; `None` if that wouldn't help, or too many wait, in all or of its
+    /// network.
+    pub(super) fn wait(
+        self: &Arc<Self>,
+        peer: IpAddr,
+        rejection: Rejection,
+        metrics: &ConnectionMetrics,
+    ) -> Option<Waiting> {
+        if rejection == Rejection::SourceLimit {
+            return None;
+        }
+        let network = Source::of(peer).network();
+        let mut open = self.open();
+        let of_network = open.waiting.get(&network).copied().unwrap_or(0);
+        let may_wait =
+            of_network < WAITING_PER_NETWORK_MAX || self.trusted_proxies.contains(&peer.to_canonical());
+        if !may_wait || open.waiting.values().sum::<usize>() >= WAITING_MAX {
+            return None;
+        }
+        *open.waiting.entry(network).or_default() += 1;
+        drop(open);
+        metrics.waiting.inc();
+        Some(Waiting { network, table: self.clone(), metrics: metrics.clone() })
     }
 
     fn open(&self) -> MutexGuard<'_, OpenConnections> {

@@ -15,6 +15,7 @@ const CLOSED: [&str; 6] =
 #[derive(Debug, Clone, Default)]
 pub struct ConnectionMetrics {
     pub(super) open: Gauge,
+    pub(super) waiting: Gauge,
     refused: CounterBy,
     closed: CounterBy,
 }
@@ -24,6 +25,9 @@ impl ConnectionMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let open = Gauge::default();
         registry.register("connections", "Open HTTP connections", open.clone());
+        let waiting = Gauge::default();
+        let help = "HTTP connections that wait until another ends";
+        registry.register("connections_waiting", help, waiting.clone());
         let refused = CounterBy::register(
             registry,
             "connections_refused",
@@ -38,7 +42,7 @@ impl ConnectionMetrics {
             "cause",
             CLOSED,
         );
-        Self { open, refused, closed }
+        Self { open, waiting, refused, closed }
     }
 
     pub(super) fn count_rejection(&self, cause: &'static str) {

@@ -262,14 +262,39 @@ async fn full_listener_says_so_while_every_request_is_in_progress() {
 
 //
 #[tokio::test]
+async fn connection_that_waits_for_a_place_holds_up_no_other() {
+    let limits = ConnectionLimits { connections_per_source: 1, ..limits(1, LONG_TIME) };
+    let server = Listener::start(limits).await;
+    let held = server.send([0, 0, 1], b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    server.reach("connections", |open| open == 1).await;
+    let mut waiting = Vec::new();
+    for z in 2..6 {
+        waiting.push(server.send([0, 1, z], b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await);
+    }
+    server.reach("connections_waiting", |waiting| waiting == 4).await;
+    assert!(server.get([0, 0, 1], "/").await.starts_with("HTTP/1.1 429 "), "answered meanwhile");
+    assert!(server.get([0, 1, 9], "/").await.starts_with("HTTP/1.1 503 "), "four of a network wait");
+    for stream in &waiting {
+        let received = stream.try_read(&mut [0; 1]).map_err(|error| error.kind());
+        assert_eq!(received, Err(std::io::ErrorKind::WouldBlock), "still waits");
+    }
+    drop(held);
+    for mut stream in waiting {
+        assert!(read_to_end(&mut stream).await.starts_with("HTTP/1.1 "), "has its turn, or is told");
+    }
+    server.reach("connections_waiting", |waiting| waiting == 0).await;
+}
+
+//
+#[tokio::test]
 async fn shutdown_ends_the_wait_for_a_place() {
     let server = Listener::start(limits(1, LONG_TIME)).await;
     let held = server.send([0, 0, 1], b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n").await;
     server.reach("connections", |open| open == 1).await;
     let mut first = server.send([0, 0, 3], GET).await;
-    let mut second = server.send([0, 0, 4], GET).await;
     assert!(read_to_end(&mut first).await.starts_with("HTTP/1.1 503 "), "no place in time");
-    // Now the second one has been accepted, and waits.
+    let mut second = server.send([0, 0, 4], GET).await;
+    server.reach("connections_waiting", |waiting| waiting == 1).await;
     server.shutdown.begin();
     assert_eq!(read_to_end(&mut second).await, "", "closed, not told after a while");
     assert!(server.shutdown.finished(DEADLINE).await);

@@ -1,7 +1,10 @@
 //! Tokens and grants: what the store keeps of a token, and what a proxy reads of it.
 
+use std::time::Duration;
+
 use store::{
-    Grant, InstanceState, NewToken, Observed, ScramKeys, Store, StoreError, Token, TokenId, User, UserState,
+    Grant, InstanceState, LeakReport, NewToken, Observed, ScramKeys, Store, StoreError, Token, TokenId,
+    TokenRow, User, UserState,
 };
 
 use crate::test_db::{TestDb, first_cache, new_user, sign_up, token_key};
@@ -54,6 +57,73 @@ async fn token_count_is_limited(db: TestDb) {
     store.revoke_token(&first.token.id()).await.unwrap();
     let another = NewToken::generate(&token_key(), "y");
     store.create_token_within(&first_cache(&store, &ada).await, &another, 3).await.unwrap();
+}
+
+//
+async fn lists_show_active_tokens_and_few_of_the_others(db: TestDb) {
+    let store = db.open().await;
+    let (ada, first) = sign_up(&store, "ada@example.org").await;
+    let cache = first_cache(&store, &ada).await;
+    let (now, day) = (store::now(), Duration::from_hours(24));
+    let mut ids = Vec::new();
+    for n in 0..6_u32 {
+        let token = NewToken::generate(&token_key(), "x");
+        store.create_token(&cache, &token).await.unwrap();
+        let (id, at) = (token.token.id(), now.saturating_sub(day * (10 - n)));
+        db.execute(&format!("UPDATE tokens SET created_at = {at} WHERE id = '{id}'")).await.unwrap();
+        ids.push(id.to_string());
+    }
+    for id in &ids[1..4] {
+        store.revoke_token(&TokenId::parse(id).unwrap()).await.unwrap();
+    }
+    db.execute(&format!("UPDATE tokens SET expires_at = {now} WHERE id = '{}'", ids[4])).await.unwrap();
+    let listed = store.list_tokens(&cache, 3).await.unwrap();
+    let names = |rows: &[TokenRow]| rows.iter().map(|row| row.id.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&listed.active), [&ids[0], &ids[5], first.token.id().as_str()]);
+    assert_eq!(names(&listed.inactive), [&*ids[4], &ids[3], &ids[2]], "the newest");
+    assert_eq!(store.count_active_tokens(&cache).await.unwrap(), 3);
+}
+
+//
+async fn tokens_that_ended_long_ago_are_deleted(db: TestDb) {
+    let store = db.open().await;
+    let (ada, first) = sign_up(&store, "ada@example.org").await;
+    let cache = first_cache(&store, &ada).await;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        let token = NewToken::generate(&token_key(), "x");
+        store.create_token(&cache, &token).await.unwrap();
+        ids.push(token.token.id());
+    }
+    let ago = |days: u32| store::now().saturating_sub(Duration::from_hours(24) * days);
+    let found = LeakReport::new(&first.token, "https://example.org", "content");
+    let key = token_key();
+    let leaked = NewToken::generate(&key, "leaked");
+    store.create_token(&cache, &leaked).await.unwrap();
+    assert!(store.report_leak(&key, &leaked.token, &found).await.unwrap());
+    for (id, column, days) in [
+        (ids[0], "revoked_at", 89),
+        (ids[1], "revoked_at", 91),
+        (ids[2], "expires_at", 89),
+        (ids[3], "expires_at", 91),
+        (leaked.token.id(), "revoked_at", 91),
+    ] {
+        let sql = format!("UPDATE tokens SET {column} = {} WHERE id = '{id}'", ago(days));
+        db.execute(&sql).await.unwrap();
+    }
+    assert_eq!(store.prune_tokens().await.unwrap(), 3);
+    let rows = store.tokens_of_cache(&cache).await.unwrap();
+    let mut left: Vec<_> = rows.iter().map(|row| row.id.clone()).collect();
+    let mut expected = [first.token.id(), ids[0], ids[2]].map(|id| id.to_string());
+    left.sort();
+    expected.sort();
+    assert_eq!(left, expected);
+    assert_eq!(store.leaks_of(&ada.id).await.unwrap(), []);
+    let length = store.audit_length().await.unwrap();
+    let last = store.audit_after(length - 1, 1).await.unwrap().remove(0);
+    assert_eq!((&*last.action, &*last.detail), ("token.prune", "3 tokens that ended more than 90 days ago"));
+    assert_eq!(store.prune_tokens().await.unwrap(), 0);
+    assert_eq!(store.audit_length().await.unwrap(), length, "nothing to note");
 }
 
 async fn unknown_tokens_and_caches_are_not_found(db: TestDb) {
@@ -207,6 +277,8 @@ async fn suspend(db: &TestDb, user: &User) {
 on_both! {
     tokens_are_created_listed_and_revoked,
     token_count_is_limited,
+    lists_show_active_tokens_and_few_of_the_others,
+    tokens_that_ended_long_ago_are_deleted,
     unknown_tokens_and_caches_are_not_found,
     grant_has_limits_and_route_for_the_proxy,
     grant_matches_its_own_secret_only,

@@ -13,6 +13,7 @@ use axum_extra::extract::CookieJar;
 use daemon::Shutdown;
 use sha2::{Digest as _, Sha256};
 use store::{Leak, NewSession, Session, Store, User};
+use subtle::ConstantTimeEq as _;
 
 use super::reject::PageError;
 use crate::Config;
@@ -24,6 +25,8 @@ const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
 /// Length of a session id or CSRF token: 32 bytes in hexadecimal.
 const SECRET_LEN: usize = 64;
+/// Length of a session id's random part; a tag follows, by which made-up ids are found out.
+const SESSION_RANDOM_LEN: usize = 32;
 
 /// Extractor: sender of a request, signed in or not. No `Debug`: that would print the CSRF token.
 pub(crate) struct Visitor {
@@ -81,7 +84,7 @@ pub(crate) async fn start(
     user_id: &str,
     previous: Option<&SignedIn>,
 ) -> Result<(Session, HeaderValue), PageError> {
-    let (id, form_token) = (new_secret(), new_secret());
+    let (id, form_token) = (new_session_id(app), new_secret());
     let id_hash = hash(&id);
     if let Some(previous) = previous {
         app.store.end_session(&previous.session.id_hash).await?;
@@ -119,22 +122,31 @@ pub(crate) fn spawn_sweep(app: Arc<AppState>, shutdown: &Shutdown) {
             if let Err(error) = app.store.end_old_sessions(idle, age).await {
                 tracing::warn!(%error, "failed to delete expired sessions");
             }
+            if let Err(error) = app.store.acting_as("webui").prune_tokens().await {
+                tracing::warn!(%error, "failed to delete tokens that ended long ago");
+            }
         }
     });
 }
 
 async fn find(app: &AppState, headers: &HeaderMap) -> Result<Option<SignedIn>, PageError> {
-    let Some(id) = cookie(headers, Cookie::Session.name(&app.config)).filter(|id| is_secret(id)) else {
-        return Ok(None);
-    };
+    let id = cookie(headers, Cookie::Session.name(&app.config)).filter(|id| is_session_id(app, id));
+    let Some(id) = id else { return Ok(None) };
+    let (id_hash, limits) = (hash(&id), &app.rate_limits);
+    limits.session_pages.acquire(&id_hash).map_err(|wait| limited(app, wait))?;
     let (idle, age) = (app.config.session_idle(), app.config.session_age());
-    let id_hash = hash(&id);
     let found = app.metrics.store.observe("read_session", app.store.session(&id_hash, idle, age));
     let Some(session) = found.await? else { return Ok(None) };
+    limits.user_pages.acquire(&session.user_id).map_err(|wait| limited(app, wait))?;
     let Some(user) = app.store.user(&session.user_id).await? else { return Ok(None) };
     touch(app, &session).await;
     let leaks = app.store.open_leaks(&user.id).await?;
     Ok(Some(SignedIn { user, session, leaks }))
+}
+
+fn limited(app: &AppState, wait: Duration) -> PageError {
+    app.metrics.count_limited("pages");
+    PageError::RateLimited(wait)
 }
 
 /// Records that a session is in use. A failure only makes the session expire earlier, so pages still work
@@ -181,6 +193,20 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
 
 fn is_secret(text: &str) -> bool {
     text.len() == SECRET_LEN && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+fn new_session_id(app: &AppState) -> String {
+    let random = hex(&rand::random::<[u8; SESSION_RANDOM_LEN / 2]>());
+    let tag = app.token_key.session_tag(&random);
+    random + &tag
+}
+
+/// Whether a cookie's value is an id that [`new_session_id`] may have made. Others cost no look-up.
+fn is_session_id(app: &AppState, text: &str) -> bool {
+    let Some((random, tag)) = is_secret(text).then(|| text.split_at(SESSION_RANDOM_LEN)) else {
+        return false;
+    };
+    app.token_key.session_tag(random).as_bytes().ct_eq(tag.as_bytes()).into()
 }
 
 fn new_secret() -> String {

@@ -8,7 +8,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
-use store::{Cache, Instance, Leak, TokenRow, UserState, now};
+use store::{Cache, Instance, Leak, ListedTokens, TokenId, TokenRow, UserState, now};
 
 use super::no_cache;
 use crate::forms::permissions::{self, LIFETIMES, PermissionForm};
@@ -25,7 +25,7 @@ use crate::view::snippets::{self, Credentials, Snippet, Tls};
 use crate::view::token::inactive_reason;
 
 /// Revoked and expired tokens on the page.
-const INACTIVE_TOKENS_MAX: usize = 20;
+const INACTIVE_TOKENS_MAX: i64 = 20;
 /// Denials on the page; a token's own page shows all of its denials.
 const DENIALS_MAX: usize = 5;
 /// Repairs on the page.
@@ -117,14 +117,13 @@ async fn page(
     };
     let instance = app.store.instance_of_cache(&cache.id).await?.ok_or(PageError::NotFound)?;
     let leaks = app.store.leaks_of(&me.user.id).await?;
-    let rows = app.store.tokens_of_cache(&cache.id).await?;
-    let denials = recent_denials(app, &cache, &rows).await?;
     let events = app.store.instance_events(&instance.id, EVENTS_MAX).await?;
     let events = events.iter().map(|event| (event.text(), ago(now().since(event.last_at)))).collect();
-    let tokens = rows.into_iter().map(|token| TokenView::new(token, &leaks));
-    let (active, mut inactive): (Vec<_>, Vec<_>) = tokens.partition(|token| token.inactive_reason.is_none());
-    inactive.reverse();
-    inactive.truncate(INACTIVE_TOKENS_MAX);
+    let listed = app.store.list_tokens(&cache.id, INACTIVE_TOKENS_MAX).await?;
+    let denials = recent_denials(app, &cache, &listed).await?;
+    let rows = listed.active.into_iter().chain(listed.inactive);
+    let tokens = rows.map(|token| TokenView::new(token, &leaks));
+    let (active, inactive): (Vec<_>, Vec<_>) = tokens.partition(|token| token.inactive_reason.is_none());
     let credentials =
         revealed.map_or_else(Credentials::placeholders, |revealed| revealed.credentials.clone());
     let page = Page {
@@ -150,14 +149,20 @@ async fn page(
 async fn recent_denials(
     app: &AppState,
     cache: &Cache,
-    tokens: &[TokenRow],
+    listed: &ListedTokens,
 ) -> Result<Vec<DenialView>, PageError> {
-    let recent = app.store.denials_of_cache(&cache.id).await?.into_iter().take(DENIALS_MAX);
-    let view = |denial: store::DenialRecord| {
-        let token = tokens.iter().find(|token| token.id == denial.token_id);
-        DenialView::new(denial, token.map_or("", |token| &token.name))
-    };
-    Ok(recent.map(view).collect())
+    let mut denials = Vec::new();
+    for denial in app.store.denials_of_cache(&cache.id).await?.into_iter().take(DENIALS_MAX) {
+        let mut tokens = listed.active.iter().chain(&listed.inactive);
+        let name = match (tokens.find(|token| token.id == denial.token_id), TokenId::parse(&denial.token_id))
+        {
+            (Some(token), _) => token.name.clone(),
+            (None, Some(id)) => app.store.token(&id).await?.map_or_else(String::new, |token| token.name),
+            (None, None) => String::new(),
+        };
+        denials.push(DenialView::new(denial, &name));
+    }
+    Ok(denials)
 }
 
 impl Page<'_> {

@@ -48,7 +48,7 @@ pub(crate) async fn stream(
         last_sent: None,
         stop,
         _gauge: GaugeGuard::new(&app.metrics.event_streams),
-        _slot: slot,
+        slot,
         app,
     };
     let body = Sse::new(stream::unfold(events, EventStream::next))
@@ -66,7 +66,7 @@ struct EventStream {
     last_sent: Option<CacheState>,
     stop: CancellationToken,
     _gauge: GaugeGuard,
-    _slot: StreamSlot,
+    slot: StreamSlot,
 }
 
 impl EventStream {
@@ -96,6 +96,7 @@ impl EventStream {
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return false,
+                () = self.slot.displaced() => return false,
                 () = &mut check => return session::is_active(&self.app, &self.session).await.unwrap_or(false),
                 changed = self.changes.recv() => match changed {
                     Ok(caches) if !caches.contains(&self.cache_id) => {}

@@ -50,7 +50,8 @@ pub(crate) async fn show(State(app): State<Arc<AppState>>, me: SignedIn) -> Resu
     let Some(instance) = app.store.first_instance_of(&me.user.id).await? else {
         return no_cache::page(&me, StatusCode::OK);
     };
-    let tokens = app.store.tokens_of_cache(&instance.cache_id).await?;
+    // Connections of tokens that aren't active are closed.
+    let tokens = app.store.list_tokens(&instance.cache_id, 0).await?.active;
     let live = app.store.live_connections(&instance.id).await?;
     let page = Page {
         layout: Layout::signed_in(&me),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::Response;
-use store::{TokenId, TokenRow, UserState, now};
+use store::{TokenId, TokenRow, UserState};
 
 use super::cache::{self, NewTokenForm};
 use crate::http::reject::PageError;
@@ -63,8 +63,7 @@ async fn reject_new_token(
         return reject(StatusCode::FORBIDDEN, SUSPENDED.into()).await;
     }
     let max = app.config.limits.tokens_at_once;
-    let active = app.store.tokens_of_cache(cache_id).await?.iter().filter(|t| t.is_active(now())).count();
-    if active >= max {
+    if app.store.count_active_tokens(cache_id).await? >= max {
         return reject(StatusCode::CONFLICT, limit_reached(cache_name, max)).await;
     }
     if let Err((wait, error)) = acquire_change(app, me) {

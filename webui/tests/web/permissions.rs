@@ -70,6 +70,10 @@ async fn invalid_permissions_show_an_error_and_keep_the_input() {
         let invalid = usize::from(field != "has_scopes");
         assert_eq!(response.body.matches("aria-invalid=\"true\"").count(), invalid, "{field}");
         assert_eq!(response.body.matches("aria-describedby=\"permissions-error\"").count(), 1, "{field}");
+        // The browser shows the error, far down the page, and nothing else takes the focus.
+        let focused = "id=\"permissions-error\" role=\"alert\" tabindex=\"-1\" autofocus>";
+        assert!(response.body.contains(focused), "{field}");
+        assert_eq!(response.body.matches("autofocus").count(), 1, "{field}");
         assert_eq!(response.text("token"), None);
         if field != "expires" {
             assert_eq!(response.field(field).as_deref(), Some(value));

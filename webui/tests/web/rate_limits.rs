@@ -137,6 +137,31 @@ async fn uses_of_the_right_password_are_limited_per_user() {
 
 //
 #[tokio::test]
+async fn pages_are_limited_per_session_and_user() {
+    let site = Site::start_with(|config| config.limits.pages_per_minute = 10).await;
+    let (mut first, _) = site.sign_up_user("a@example.com").await;
+    let mut statuses = Vec::new();
+    for _ in 0..12 {
+        statuses.push(first.get("/account").await.status);
+    }
+    assert_eq!(statuses, [[200; 10].as_slice(), &[429; 2]].concat());
+    let refused = first.get("/cache").await;
+    assert!(refused.status == 429 && refused.header("retry-after").is_some(), "any page");
+    let mut second = site.visitor();
+    assert_eq!(second.sign_in("a@example.com", PASSWORD).await.status, 303);
+    for _ in 0..10 {
+        assert_eq!(second.get("/account").await.status, 200, "another session");
+    }
+    let mut third = site.visitor();
+    assert_eq!(third.sign_in("a@example.com", PASSWORD).await.status, 303);
+    assert_eq!(third.get("/account").await.status, 429, "the user has twice as many");
+    let (mut other, _) = site.sign_up_user("b@example.com").await;
+    assert_eq!(other.get("/account").await.status, 200);
+    assert_eq!(site.limited("pages"), 4);
+}
+
+//
+#[tokio::test]
 async fn closes_of_connections_are_limited_per_hour() {
     let site = Site::start_with(|config| config.limits.connections_per_minute = 1000).await;
     let (mut ann, _) = site.sign_up_user("ann@example.com").await;

@@ -86,3 +86,23 @@ async fn a_session_ends_at_its_maximum_age() {
     let mut visitor = visitor;
     assert_eq!(visitor.post("/tokens", &[("name", "late")]).await.location(), "/sign-in?next=/cache");
 }
+
+// otherwise a flood with cookies would hold up the store.
+#[tokio::test]
+async fn made_up_sessions_cost_no_look_up() {
+    let site = Site::start().await;
+    let (signed_in, _) = site.sign_up_user("a@example.com").await;
+    let real = &signed_in.cookies["memgate"];
+    site.store.close().await;
+    let sign_in = async |cookie: &str| {
+        let mut visitor = site.visitor();
+        visitor.cookies.insert("memgate".into(), cookie.to_owned());
+        visitor.get("/sign-in").await.status
+    };
+    assert_eq!(sign_in(real).await, 503, "the store is asked, and unavailable");
+    let changed = if real.ends_with('0') { "1" } else { "0" };
+    for made_up in ["a".repeat(64), format!("{}{changed}", &real[..63]), format!("{changed}{}", &real[..63])]
+    {
+        assert_eq!(sign_in(&made_up).await, 200, "{made_up}");
+    }
+}
