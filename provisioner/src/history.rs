@@ -32,9 +32,10 @@ pub(crate) struct History {
     added: Notify,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Open {
-    repair: Repair,
+    /// `None` if nothing was repaired yet.
+    repair: Option<Repair>,
     detail: String,
     failure_recorded: bool,
 }
@@ -93,42 +94,34 @@ impl History {
     }
 
     pub(crate) fn has_begun(&self, instance: &str) -> bool {
-        lock(&self.open).contains_key(instance)
+        lock(&self.open).get(instance).is_some_and(|begun| begun.repair.is_some())
     }
 
     /// Begins a repair. The first cause is kept until the repair is complete.
     pub(crate) fn begin(&self, instance: &str, repair: Repair, detail: String) {
         let mut open = lock(&self.open);
-        match open.get_mut(instance) {
-            Some(begun) => {
-                begun.repair.action = repair.action;
-                begun.repair.contents_lost |= repair.contents_lost;
-                if begun.detail.is_empty() {
-                    begun.detail = detail;
-                }
-            }
-            None => {
-                let begun = Open { repair, detail, failure_recorded: false };
-                open.insert(instance.to_owned(), begun);
-            }
+        let begun = open.entry(instance.to_owned()).or_default();
+        let first = begun.repair.unwrap_or(repair);
+        let contents_lost = first.contents_lost || repair.contents_lost;
+        begun.repair = Some(Repair { cause: first.cause, action: repair.action, contents_lost });
+        if begun.detail.is_empty() {
+            begun.detail = detail;
         }
     }
 
     /// Begins a repair, or corrects the cause of one that has begun.
     pub(crate) fn begin_for(&self, instance: &str, cause: EventCause, detail: String) {
         let repair = Repair { cause, action: EventAction::Replaced, contents_lost: true };
-        self.begin(instance, repair, String::new());
-        if let Some(begun) = lock(&self.open).get_mut(instance) {
-            begun.repair.cause = cause;
-            begun.detail = detail;
-        }
+        let mut open = lock(&self.open);
+        let begun = open.entry(instance.to_owned()).or_default();
+        (begun.repair, begun.detail) = (Some(repair), detail);
     }
 
     /// Records that an instance's container answers, so that a repair that has begun is complete.
     pub(crate) fn complete(&self, instance: &str, container: &str) {
         lock(&self.ends).insert(container.to_owned(), End { repaired_at: now(), ..End::default() });
         let begun = lock(&self.open).remove(instance);
-        if let Some(Open { repair, detail, .. }) = begun {
+        if let Some(Open { repair: Some(repair), detail, .. }) = begun {
             self.record(instance, repair, detail);
         }
     }
@@ -137,16 +130,12 @@ impl History {
     pub(crate) fn fail(&self, instance: &str, cause: EventCause, detail: &str) {
         let repair = {
             let mut open = lock(&self.open);
-            let repair = Repair { cause, action: EventAction::Failed, contents_lost: false };
-            let begun = open.entry(instance.to_owned()).or_insert_with(|| Open {
-                repair: Repair { action: EventAction::Restarted, ..repair },
-                detail: String::new(),
-                failure_recorded: false,
-            });
+            let begun = open.entry(instance.to_owned()).or_default();
             if std::mem::replace(&mut begun.failure_recorded, true) {
                 return;
             }
-            Repair { cause: begun.repair.cause, ..repair }
+            let cause = begun.repair.map_or(cause, |repair| repair.cause);
+            Repair { cause, action: EventAction::Failed, contents_lost: false }
         };
         self.record(instance, repair, detail.to_owned());
     }
@@ -251,12 +240,15 @@ mod tests {
         history.begin("two", repair(EventCause::Stopped, Started, true), String::new());
         history.begin_for("two", EventCause::AddressTaken, "red".into());
         history.complete("two", "c2");
+        history.fail("three", EventCause::NotStarted, "no");
+        history.complete("three", "c3");
         assert_eq!(
             events(&history),
             [
                 (EventCause::Paused, Failed, false),
                 (EventCause::Paused, Replaced, true),
                 (EventCause::AddressTaken, Replaced, true),
+                (EventCause::NotStarted, Failed, false),
             ]
         );
         let count = |cause| history.repairs.get(cause);

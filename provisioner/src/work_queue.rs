@@ -48,9 +48,12 @@ struct Item {
 }
 
 impl WorkQueue {
-    /// Enqueues an id. One that waits after a failure keeps waiting.
+    /// Enqueues an id. One that waits after a failure of its own keeps waiting.
     pub(crate) fn enqueue(&mut self, id: &str) {
         let item = self.items.entry(id.to_owned()).or_default();
+        if item.postponements > 0 {
+            item.retry_at = None;
+        }
         if item.running {
             item.rerun = true;
         } else if !item.queued && item.retry_at.is_none() {
@@ -196,6 +199,9 @@ mod tests {
             assert_eq!(queue.next_retry(), Some(now));
         }
         assert_eq!(queue.take(now), Some(("a".into(), 0)));
+        queue.finish("a", Outcome::Postponed, now);
+        queue.enqueue("a");
+        assert_eq!(queue.take(now), Some(("a".into(), 0)), "an event is looked at");
         queue.finish("a", Outcome::Failed, now);
         assert_eq!(queue.take(now), Some(("a".into(), 1)));
         queue.finish("a", Outcome::Postponed, now);

@@ -59,8 +59,12 @@ impl InstanceEvent {
     /// What happened, what was done, and what became of the contents, for people. Names nothing internal.
     #[must_use]
     pub fn text(&self) -> String {
-        let contents = if self.contents_lost { "its contents are lost" } else { "its contents are kept" };
-        format!("{}: {}, {contents}", self.cause.text(), self.action.text())
+        let contents = match (self.action, self.contents_lost) {
+            (EventAction::Failed, _) => "",
+            (_, true) => ", its contents are lost",
+            (_, false) => ", its contents are kept",
+        };
+        format!("{}: {}{contents}", self.cause.text(), self.action.text())
     }
 }
 

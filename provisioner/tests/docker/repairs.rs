@@ -129,7 +129,8 @@ async fn a_taken_address_is_left_for_another() {
     // Docker's own choice is none of the addresses that are leased.
     let guest = ForeignContainer::run(&installation, "guest", &["--network", &network], &image);
     let guest = inspect("container", &guest.0)["NetworkSettings"]["Networks"][&network]["IPAddress"].clone();
-    assert!(guest.as_str().unwrap().contains(".3.2"), "{guest}");
+    let last: u8 = guest.as_str().unwrap().rsplit('.').next().unwrap().parse().unwrap();
+    assert!(last >= 240, "{guest}");
     installation.start_provisioner();
     installation.until_ready().await;
     let started = Instant::now();
