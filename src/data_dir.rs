@@ -194,6 +194,27 @@ impl DataDir {
         Ok(store)
     }
 
+    /// Why the store can't be compared with the installation, if it can't.
+    ///
+    /// # Errors
+    /// If the store belongs to another installation, or its folder can't be trusted.
+    pub(crate) async fn store_problem(&self, settings: &Settings) -> Result<Option<CliError>, CliError> {
+        self.require_initialized()?;
+        let database = settings.database(&self.path);
+        if let Database::Sqlite(file) = &database {
+            database::require_trusted(file)?;
+            if let Err(problem) = self.require_database(file) {
+                return Ok(Some(problem));
+            }
+            database::restore_log_files(file);
+        }
+        match Store::installation_of(&database, &store_options::of_command(settings)).await {
+            Ok(Some(recorded)) => installation::compare_with(&self.path, Some(recorded)).map(|()| None),
+            Ok(None) => Ok(installation::compare_with(&self.path, None).err()),
+            Err(error) => Ok(Some(error.into())),
+        }
+    }
+
     /// Closes the store and leaves the database as unprivileged roles need it.
     pub(crate) async fn close_store(&self, settings: &Settings, store: &Store) {
         store.close().await;
@@ -287,10 +308,15 @@ impl DataDir {
                 ),
             ));
         }
-        if exists(file)? || !installation::is_recorded(&self.path)? {
+        if !installation::is_recorded(&self.path)? {
             return Ok(());
         }
-        Err(StoreError::Missing(file.into()).into())
+        match file.symlink_metadata() {
+            Ok(found) if found.len() > 0 => Ok(()),
+            Ok(_) => Err(StoreError::NoTables(file.display().to_string()).into()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(StoreError::Missing(file.into()).into()),
+            Err(error) => Err(io_error("open", file, &error)),
+        }
     }
 
     /// Creates the directory and makes its path absolute. An existing directory must be empty or ours. Returns whether it

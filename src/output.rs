@@ -1,14 +1,16 @@
 //! How commands print: the result on stdout, an error with its fix on stderr.
 
+mod escape;
 pub(crate) mod table;
 pub(crate) mod time;
 
-use std::borrow::Cow;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use serde::Serialize;
+
+pub(crate) use escape::escape_controls;
 
 /// What went wrong and how to fix it. `main` prints it once.
 #[derive(Debug)]
@@ -154,26 +156,6 @@ pub(crate) fn print<T: Serialize>(
     write_out(&lines.join("\n"))
 }
 
-/// Escapes control characters, which can steer a terminal, as JSON does: a line of JSON stays valid. Tabs are kept.
-/// Marks that turn the direction of text or break lines are escaped too: they make a line read as another one.
-pub(crate) fn escape_controls(text: &str) -> Cow<'_, str> {
-    let is_mark = |c| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let is_control = |c: char| (c.is_control() && c != '\t') || is_mark(c);
-    if !text.contains(is_control) {
-        return text.into();
-    }
-    text.chars()
-        .fold(String::with_capacity(text.len()), |mut escaped, c| {
-            if is_control(c) {
-                let _ = write!(escaped, "\\u{:04x}", u32::from(c));
-            } else {
-                escaped.push(c);
-            }
-            escaped
-        })
-        .into()
-}
-
 /// Writes to stdout. A closed pipe (`| head`) is not an error.
 pub(crate) fn write_out(text: &str) -> Result<(), CliError> {
     use std::io::{ErrorKind, Write as _};
@@ -231,21 +213,5 @@ mod tests {
         ] {
             assert_eq!(CliError::new(text, "").what, shown);
         }
-    }
-
-    // rows of the store may hold any text.
-    #[test]
-    fn control_characters_are_escaped() {
-        assert_eq!(escape_controls("plain\ttext"), "plain\ttext");
-        assert_eq!(escape_controls("a\u{1b}[2Jb\u{9b}\n"), "a\\u001b[2Jb\\u009b\\u000a");
-        assert_eq!(escape_controls("a\u{202e}b\u{2066}\u{2028}"), "a\\u202eb\\u2066\\u2028");
-        assert_eq!(escape_controls("\u{5d0}\u{627}"), "\u{5d0}\u{627}", "letters written from right to left");
-        let json = serde_json::json!({ "name": "a\u{7f}\u{9b}\u{1b}" }).to_string();
-        let escaped = escape_controls(&json);
-        assert!(!escaped.contains(char::is_control));
-        assert_eq!(
-            serde_json::from_str::<serde_json::Value>(&escaped).unwrap()["name"],
-            "a\u{7f}\u{9b}\u{1b}"
-        );
     }
 }

@@ -138,7 +138,11 @@ impl Role {
             Settings { store: settings.store.clone(), log: settings.log.clone(), ..Settings::default() };
         match self {
             Self::Provisioner => visible.provisioner = settings.provisioner.clone(),
-            Self::Proxy => visible.proxy = settings.proxy.clone(),
+            Self::Proxy => {
+                visible.proxy = settings.proxy.clone();
+                // It dials nothing outside of them.
+                visible.provisioner.subnets = settings.provisioner.subnets.clone();
+            }
             Self::Webui => visible.webui = settings.webui.clone(),
         }
         visible
@@ -229,7 +233,10 @@ async fn run_with_store(
         }
         Role::Proxy => {
             let keys = (folder.token_key(&store).await?, folder.lane_key(&store).await?);
-            proxy::run(settings.proxy.clone(), store.clone(), keys.0, keys.1, process.clone()).await?;
+            let networks = settings.provisioner.subnets.parse::<proxy::InstanceNetworks>();
+            let networks = networks.map_err(|error| CliError::from_error(&error))?;
+            let config = proxy::Config { instance_networks: Some(networks), ..settings.proxy.clone() };
+            proxy::run(config, store.clone(), keys.0, keys.1, process.clone()).await?;
         }
         Role::Webui => {
             let key = folder.token_key(&store).await?;

@@ -29,6 +29,17 @@ pub enum Error {
         "the database has the network {0:?}, which isn't this installation's or not in provisioner.subnets: restore a backup"
     )]
     InvalidNetwork(String),
+    /// Most containers have no row: an empty or another database was put in the place of the installation's.
+    #[error(
+        "the database looks wrong: {unknown} containers have no cache in it, and it has {known} caches: nothing is removed; \
+         restore the installation's database"
+    )]
+    WrongStore {
+        /// Containers without a row.
+        unknown: usize,
+        /// Instances of the store.
+        known: usize,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

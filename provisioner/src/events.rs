@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use store::{Instance, Network, Store};
+use store::{Instance, Network, Store, StoreError};
 use tokio::sync::mpsc::Sender;
 use tokio::time::{interval, sleep};
 
@@ -78,7 +78,8 @@ pub(crate) async fn follow_store(store: Store, events: Sender<Event>) {
 
 async fn read_feed(store: &Store, events: &Sender<Event>, backoff: &mut Duration) -> Result<(), Error> {
     // A new feed starts at the current revision. The resync after StoreConnected finds what was missed.
-    let mut feed = store.feed().await?;
+    let mut feed = store.feed_of_caches().await?;
+    let mut has_logged = false;
     if events.send(Event::StoreConnected).await.is_err() {
         return Ok(());
     }
@@ -86,7 +87,18 @@ async fn read_feed(store: &Store, events: &Sender<Event>, backoff: &mut Duration
     loop {
         let changes = feed.next().await?;
         for cache in changes.caches {
-            let Some(instance) = store.instance_of_cache(&cache).await? else { continue };
+            let instance = match store.instance_of_cache(&cache).await {
+                Ok(Some(instance)) => instance,
+                Ok(None) => continue,
+                // That cache only; the resync tells how many there are.
+                Err(error @ StoreError::Corrupt(_)) => {
+                    if !std::mem::replace(&mut has_logged, true) {
+                        tracing::error!(cache, %error, "ignoring changes of a cache with an invalid row");
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             if events.send(Event::InstanceChanged(instance)).await.is_err() {
                 return Ok(());
             }

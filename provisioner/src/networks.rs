@@ -46,23 +46,28 @@ impl Networks {
         let _lock = self.network_lock.lock().await;
         let recorded = self.store.networks().await?;
         let existing: HashSet<&str> = existing.iter().map(|network| network.name.as_str()).collect();
+        // One is reported, with the resync: there may be any number of them.
+        let mut failure = None;
         for network in recorded.iter().filter(|network| !existing.contains(network.name.as_str())) {
             if let Err(error) = self.check(network) {
-                tracing::error!("{error}");
+                failure = Some(error);
                 continue;
             }
             tracing::warn!(network = network.name, "a network is missing: creating it again");
             match self.docker.create_network(network).await {
+                Ok(()) => {}
+                Err(error) if error.is_docker_down() => return Err(error),
                 // Another task missed it too, and was faster.
                 Err(Error::Docker { status: Some(403 | 409), .. }) if self.exists(network).await? => {}
-                created => created?,
+                // The others are created all the same.
+                Err(error) => failure = Some(error),
             }
         }
         if recorded.is_empty() {
             return self.add().await;
         }
         self.keep(recorded);
-        Ok(())
+        failure.map_or(Ok(()), Err)
     }
 
     /// The networks whose bridges were removed, shut down or stripped of their addresses on this host.

@@ -104,6 +104,18 @@ pub(crate) enum Action {
     TearDown(InstanceState),
 }
 
+/// More containers without a row than the store has instances, and more than this, mean that it is the wrong store.
+const ORPHANS_MIN: usize = 2;
+
+/// The store and the containers have too little in common for one of them to decide about the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WrongStore {
+    /// Containers without a row.
+    pub(crate) unknown: usize,
+    /// Instances of the store.
+    pub(crate) known: usize,
+}
+
 /// A resource of the installation that belongs to no row of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Orphan {
@@ -252,30 +264,37 @@ fn set_state(instance: &Instance, state: InstanceState, message: Option<&'static
 
 /// The orphans: resources of the installation without a row in the store. `known` are the ids of all
 /// instances, `networks` the names of all networks in the store; both were read without an error.
+///
+/// # Errors
+/// [`WrongStore`] if an empty or another store was put in the place of the installation's: nothing is an orphan then.
 pub(crate) fn orphans(
     known: &HashSet<String>,
     networks: &HashSet<String>,
     snapshot: &Snapshot,
     now: Timestamp,
-) -> Vec<Orphan> {
-    // A store without any instance is more likely the wrong store than one whose instances are all gone.
-    if known.is_empty() {
-        return vec![];
-    }
+) -> Result<Vec<Orphan>, WrongStore> {
     let old = |created_at: Timestamp| now.since(created_at) > ORPHAN_AGE_MIN;
     let unknown = |instance: &str| !known.contains(instance);
     let containers = snapshot.containers.iter().filter(|c| old(c.created_at) && unknown(&c.instance));
+    let instances: HashSet<&str> = containers.clone().map(|c| c.instance.as_str()).collect();
+    if instances.len() > ORPHANS_MIN.max(known.len()) {
+        return Err(WrongStore { unknown: instances.len(), known: known.len() });
+    }
+    // A store without any instance is more likely the wrong store than one whose instances are all gone.
+    if known.is_empty() {
+        return Ok(vec![]);
+    }
     let volumes = snapshot.volumes.iter().filter(|v| {
         old(v.created_at)
             && v.instance.as_deref().is_none_or(unknown)
             && !in_use(snapshot, v.instance.as_deref())
     });
     let networks = snapshot.networks.iter().filter(|n| old(n.created_at) && !networks.contains(&n.name));
-    containers
+    let orphans = containers
         .map(|c| Orphan::Container { id: c.id.clone(), instance: c.instance.clone() })
         .chain(volumes.map(|v| Orphan::Volume(v.name.clone())))
-        .chain(networks.map(|n| Orphan::Network(n.name.clone())))
-        .collect()
+        .chain(networks.map(|n| Orphan::Network(n.name.clone())));
+    Ok(orphans.collect())
 }
 
 /// A volume is removed with its container, or by the next resync.

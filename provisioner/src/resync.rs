@@ -14,7 +14,9 @@ use crate::docker::Foreign;
 use crate::error::Error;
 use crate::execute::Executor;
 use crate::firewall::{self, Checked};
-use crate::plan::{Action, Container, ContainerState, Orphan, Snapshot, only_probes, orphans, plan};
+use crate::plan::{
+    Action, Container, ContainerState, Orphan, Snapshot, WrongStore, only_probes, orphans, plan,
+};
 
 /// Health checks in parallel.
 const PROBES_MAX: usize = 32;
@@ -47,7 +49,8 @@ pub(crate) struct ResyncReport {
 /// Everything that is read at the beginning.
 struct Read {
     instances: Vec<Instance>,
-    known: HashSet<String>,
+    /// Ids of all instances, unless there are too many.
+    known: Result<HashSet<String>, StoreError>,
     snapshot: Snapshot,
 }
 
@@ -79,7 +82,11 @@ async fn read(executor: &Executor) -> Result<Read, Error> {
         return Err(Error::Store(StoreError::Timeout));
     }
     let instances = executor.metrics.store.observe("read_instances", executor.store.instances()).await?;
-    let known: HashSet<String> = executor.store.instance_ids().await?.into_iter().collect();
+    let known = match executor.store.instance_ids().await {
+        Ok(ids) => Ok(ids.into_iter().collect()),
+        Err(error @ StoreError::TooMany(_)) => Err(error),
+        Err(error) => return Err(error.into()),
+    };
     executor.known.replace(&instances);
     executor.metrics.count_instances(&instances);
     let docker = &executor.docker;
@@ -94,14 +101,19 @@ async fn repair(executor: &Executor, read: Read) -> Result<ResyncReport, Error> 
     let Read { instances, known, mut snapshot } = read;
     let mut conditions = ensure_shared(executor, &snapshot).await;
     let existing: HashSet<&str> = snapshot.containers.iter().map(|c| c.id.as_str()).collect();
-    executor.forget_removed(&known, &existing).await;
+    if let Ok(known) = &known {
+        executor.forget_removed(known, &existing).await;
+    }
     inspect_some(executor, &mut snapshot.containers).await;
     executor.assess(&mut snapshot.containers).await;
     let work = find_work(executor, &instances, &snapshot.containers).await;
     let mismatch = executor.secrets.mismatch(Instant::now());
-    if mismatch.is_none() {
-        remove_orphans(executor, &known, &snapshot).await?;
-    }
+    let orphans = match known {
+        Ok(known) if mismatch.is_none() => remove_orphans(executor, &known, &snapshot).await,
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.into()),
+    };
+    conditions.push(("orphans", orphans.err()));
     conditions.push(("secrets", mismatch.map(Error::from)));
     let foreign = executor.docker.foreign().await?;
     executor.metrics.count_foreign(&foreign);
@@ -172,7 +184,9 @@ async fn remove_orphans(
     snapshot: &Snapshot,
 ) -> Result<(), Error> {
     let networks = executor.store.networks().await?.into_iter().map(|network| network.name).collect();
-    for orphan in orphans(known, &networks, snapshot, now()) {
+    let orphans = orphans(known, &networks, snapshot, now());
+    let orphans = orphans.map_err(|WrongStore { unknown, known }| Error::WrongStore { unknown, known })?;
+    for orphan in orphans {
         tracing::info!(%orphan, "removing an orphan");
         let removed = match &orphan {
             Orphan::Container { id, instance } => remove_container(executor, id, instance).await,

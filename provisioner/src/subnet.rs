@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-/// The prefix of each network: 1,022 addresses, since a Linux bridge has at most 1,023 ports.
-const PREFIX: u8 = 22;
+/// The prefix of each network.
+const PREFIX: u8 = store::NETWORK_PREFIX;
 /// Addresses leased on one network.
 const LEASED_MAX: u32 = 1_000;
 /// The last 16 addresses, of which none is leased.

@@ -5,6 +5,7 @@
 //! tenant: no pool is shared by two users.
 
 pub(crate) mod dedicated_pool;
+pub(crate) mod instance_networks;
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +24,7 @@ use crate::metrics::{Metrics, PanicGuard};
 use crate::protocol::request::{Fault, FlagSet};
 use crate::transport::address::is_private;
 use dedicated_pool::{DedicatedLanes, DedicatedPool};
+use instance_networks::InstanceNetworks;
 
 /// Shared lanes of one backend: about as many as memcached has threads. More would make the batches smaller.
 const LANES: usize = 2;
@@ -39,6 +41,8 @@ pub(crate) struct BackendDeps {
     pub(crate) tasks: TaskTracker,
     pub(crate) buffers: Rc<ReadBufferPool>,
     pub(crate) dedicated: DedicatedLanes,
+    /// Where instances can be; without it, at any private address.
+    pub(crate) networks: Option<InstanceNetworks>,
 }
 
 pub(crate) struct Backend {
@@ -94,10 +98,11 @@ impl Backend {
     fn route_of(&self, grant: &Grant) -> Option<Route> {
         let address = grant.address.as_deref()?.parse::<IpAddr>().ok()?.to_canonical();
         // Holds even if the store has been tampered with.
-        if !is_private(address) || address.is_loopback() {
+        let is_ours = self.deps.networks.is_none_or(|networks| networks.contains(address));
+        if !is_ours || !is_private(address) || address.is_loopback() {
             tracing::error!(
                 instance = grant.instance_id,
-                "route address is not private: refusing to connect"
+                "route address is none of an instance: refusing to connect; is provisioner.subnets the same here?"
             );
             return None;
         }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use store::Cidr;
 
+use crate::backend::instance_networks::InstanceNetworks;
+
 const MB: usize = 1024 * 1024;
 /// The least that `buffer_mb` may be.
 const BUFFER_MB_MIN: usize = 16;
@@ -49,6 +51,9 @@ pub struct Config {
     pub proxy_protocol_from: Vec<Cidr>,
     /// Offer SCRAM-SHA-256 in addition to PLAIN.
     pub scram: bool,
+    /// Where instances can be, from the provisioner's section; without it, at any private address.
+    #[serde(skip)]
+    pub instance_networks: Option<InstanceNetworks>,
 }
 
 impl Default for Config {
@@ -65,6 +70,7 @@ impl Default for Config {
             tls_key: None,
             proxy_protocol_from: Vec::new(),
             scram: false,
+            instance_networks: None,
         }
     }
 }

@@ -42,6 +42,7 @@ use daemon::{Process, Shutdown};
 use prometheus_client::registry::Registry;
 use store::{LaneKey, Store, TokenKey};
 
+pub use backend::instance_networks::{InstanceNetworks, ParseInstanceNetworksError};
 pub use config::Config;
 pub use error::Error;
 

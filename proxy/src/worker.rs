@@ -263,6 +263,7 @@ impl Worker {
                 tasks: self.lanes.clone(),
                 buffers: self.buffers.clone(),
                 dedicated: self.shared.dedicated_lanes.clone(),
+                networks: self.shared.config.instance_networks,
             };
             Tenant::new(deps, &self.held, &self.turns, self.shared.sessions.clone())
         });

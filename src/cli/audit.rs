@@ -115,7 +115,7 @@ async fn export(store: &Store) -> Result<(), CliError> {
     for_each_entry(store, |entry| {
         let line = serde_json::to_string(entry)
             .map_err(|error| CliError::new(format!("can't print an entry ({error})"), "report this bug"))?;
-        output::write_out(&line)
+        output::write_out(&output::escape_controls(&line))
     })
     .await
 }

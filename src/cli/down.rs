@@ -118,9 +118,14 @@ impl Down {
 
     /// The data directory's id, which decides what is removed. The store's is only compared.
     async fn compared_id(settings: &Settings, data_dir: &DataDir) -> Result<String, CliError> {
-        let store = data_dir.open_store(settings).await?;
-        data_dir.close_store(settings, &store).await;
-        data_dir.installation_id()
+        let id = data_dir.installation_id()?;
+        if let Some(problem) = data_dir.store_problem(settings).await? {
+            let warning = format!(
+                "the store can't be compared with the installation {id} ({problem}): going by its id alone"
+            );
+            eprintln!("warning: {}", output::escape_controls(&warning));
+        }
+        Ok(id)
     }
 
     fn describe(&self, removed: &Removed, data_dir: &DataDir) -> String {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use store::{Cache, Instance, InstanceState, Store};
 
-use crate::output::CliError;
+use crate::output::{self, CliError};
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -17,7 +17,7 @@ pub(super) struct Readiness {
 
 /// Waits until the instance of a cache is running or has failed, but not longer than 30 s.
 pub(super) async fn wait(store: &Store, cache: &Cache, email: &str) -> Readiness {
-    eprintln!("waiting for the cache of {email} ...");
+    eprintln!("waiting for the cache of {} ...", output::escape_controls(email));
     let result = wait_for_instance(store, &cache.id).await;
     Readiness { email: email.to_owned(), cache_name: cache.name.clone(), result }
 }

@@ -175,3 +175,62 @@ async fn start_that_fails_removes_nothing_that_was_there_before() {
     assert!(database.exists() && !second.exists());
     first.open_store(&Settings::default()).await.unwrap();
 }
+
+// a mistyped `store.path`.
+#[test]
+fn start_that_failed_removes_nothing_of_others() {
+    let parent = tempfile::tempdir().unwrap();
+    let mut settings = Settings::default();
+    settings.store.path = parent.path().join("letter");
+    fs::write(&settings.store.path, "Dear Ada").unwrap();
+    let path = parent.path().join("data");
+    let error = DataDir::at(&path).prepare(&settings, None).unwrap_err().to_string();
+    assert!(error.contains("something else than a database"), "{error}");
+    assert!(!path.exists());
+    assert_eq!(fs::read_to_string(&settings.store.path).unwrap(), "Dear Ada");
+}
+
+// with an empty store, the provisioner would remove all caches.
+#[tokio::test]
+async fn empty_store_of_an_existing_installation_is_refused() {
+    let (parent, settings) = (tempfile::tempdir().unwrap(), Settings::default());
+    let mut data_dir = create(&parent.path().join("data")).await;
+    let database = data_dir.path().join("db/memgate.db");
+    fs::write(&database, store::sqlite_file::empty_database()).unwrap();
+    for error in [
+        data_dir.open_or_create(&settings, None).await.map(drop).unwrap_err(),
+        data_dir.open_store(&settings).await.map(drop).unwrap_err(),
+    ] {
+        let error = error.to_string();
+        assert!(error.contains("belongs to no installation") || error.contains("is empty"), "{error}");
+    }
+    fs::write(&database, "").unwrap();
+    for error in [
+        data_dir.open_or_create(&settings, None).await.map(drop).unwrap_err(),
+        data_dir.open_store(&settings).await.map(drop).unwrap_err(),
+        data_dir.prepare(&settings, None).unwrap_err(),
+    ] {
+        let error = error.to_string();
+        assert!(error.contains("belongs to no installation") || error.contains("is empty"), "{error}");
+    }
+}
+
+// what `memgate down` asks.
+#[tokio::test]
+async fn store_that_cannot_be_read_is_a_problem_and_another_installations_an_error() {
+    let (parent, settings) = (tempfile::tempdir().unwrap(), Settings::default());
+    let data_dir = create(&parent.path().join("data")).await;
+    assert!(data_dir.store_problem(&settings).await.unwrap().is_none());
+    let id = data_dir.installation_id().unwrap();
+    fs::write(data_dir.path().join(installation::FILE), "xyz567\n").unwrap();
+    let error = data_dir.store_problem(&settings).await.unwrap_err().to_string();
+    assert!(error.contains("xyz567") && error.contains(&id), "{error}");
+    let database = data_dir.path().join("db/memgate.db");
+    for content in [b"".as_slice(), b"something else", &store::sqlite_file::empty_database()] {
+        fs::write(&database, content).unwrap();
+        assert!(data_dir.store_problem(&settings).await.unwrap().is_some());
+    }
+    fs::remove_file(&database).unwrap();
+    let problem = data_dir.store_problem(&settings).await.unwrap().unwrap().to_string();
+    assert!(problem.contains("is missing"), "{problem}");
+}

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::str::FromStr;
 
-use rustix::process::{Gid, Pid, Signal, Uid};
+use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::priority;
@@ -15,6 +15,11 @@ use super::priority;
 const STANDARD_FILES: i32 = 3;
 /// Capability numbers are below this.
 const CAPABILITIES_MAX: u32 = 64;
+
+/// Limits of a role that becomes another user: processes and threads of that user, of which the role needs some hundred; the
+/// size of a file in bytes; dumps of memory, which contains secrets.
+const LIMITS: [(Resource, u64); 3] =
+    [(Resource::Nproc, 4_096), (Resource::Fsize, 64 << 30), (Resource::Core, 0)];
 
 /// A user with groups, as text: `user:group[:group...]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +57,7 @@ impl FromStr for Identity {
 /// If the system refuses one of the steps, or there is another thread. The caller must exit then.
 pub(super) fn confine(identity: Option<&Identity>, kept: CapabilitySet, niceness: i32) -> io::Result<()> {
     require_single_thread()?;
+    let parent = rustix::process::getppid();
     rustix::process::setsid()?;
     priority::lower(niceness);
     // A process started as /proc/self/exe is listed as "exe".
@@ -63,11 +69,17 @@ pub(super) fn confine(identity: Option<&Identity>, kept: CapabilitySet, niceness
     }
     if let Some(identity) = identity {
         become_user(identity)?;
+        limit_resources()?;
     }
     reduce_capabilities(kept, identity.is_some())?;
     // Last: a change of the user resets it.
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-    Ok(())
+    // Whoever ended before that sent no signal.
+    if rustix::process::getppid() == parent {
+        Ok(())
+    } else {
+        Err(io::Error::other("`memgate up` has ended"))
+    }
 }
 
 /// User, groups and capabilities are a thread's own: another thread would keep root's.
@@ -110,6 +122,14 @@ fn become_user(identity: &Identity) -> io::Result<()> {
     rustix::thread::set_thread_res_uid(user, user, user)?;
     let is_complete = rustix::process::getuid() == user && rustix::process::geteuid() == user;
     if is_complete { Ok(()) } else { Err(io::Error::other("the user did not change")) }
+}
+
+fn limit_resources() -> io::Result<()> {
+    for (resource, most) in LIMITS {
+        let hard = rustix::process::getrlimit(resource).maximum.map_or(most, |hard| hard.min(most));
+        rustix::process::setrlimit(resource, Rlimit { current: Some(hard), maximum: Some(hard) })?;
+    }
+    Ok(())
 }
 
 /// Keeps of this process's own capabilities those in `kept`, and passes on none. Without root, the provisioner keeps what the

@@ -4,8 +4,14 @@
 
 use std::time::Duration;
 
+use sqlx::FromRow as _;
+
 use crate::db::{read, write_unversioned};
+use crate::rows::{LISTED_MAX, QUERIED_MAX, readable};
 use crate::{Store, StoreError, now};
+
+/// The prefix of each network: 1,022 addresses, since a Linux bridge has at most 1,023 ports.
+pub const NETWORK_PREFIX: u8 = 22;
 
 /// A Docker bridge network of this installation.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -34,13 +40,18 @@ pub struct Lease {
 const LOCK: &str = "UPDATE revision SET value = value WHERE one = 1";
 
 impl Store {
-    /// All networks, oldest first.
+    /// All networks, oldest first. Invalid rows are logged and skipped.
     ///
     /// # Errors
-    /// Fails if the database does.
+    /// `TooMany("networks")`.
     pub async fn networks(&self) -> Result<Vec<Network>, StoreError> {
-        let sql = "SELECT name, bridge, subnet, gateway FROM networks ORDER BY created_at, name";
-        Ok(read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?)
+        let sql = "SELECT name, bridge, subnet, gateway FROM networks ORDER BY created_at, name LIMIT $1";
+        let rows: Vec<Result<Network, sqlx::Error>> = read!(self, pool => sqlx::query(sql)
+            .bind(QUERIED_MAX).map(|row| Network::from_row(&row)).fetch_all(pool).await)?;
+        if rows.len() > LISTED_MAX {
+            return Err(StoreError::TooMany("networks"));
+        }
+        Ok(readable("networks", rows.into_iter().map(|row| Ok(row?))))
     }
 
     /// Adds a network with the addresses that may be leased on it.

@@ -68,7 +68,7 @@ impl AuditChain {
     /// # Errors
     /// [`AuditError`] if `entry` is not the next one, or was changed.
     pub fn follow(&mut self, entry: &AuditEntry) -> Result<(), AuditError> {
-        let expected = self.entries + 1;
+        let expected = self.entries.saturating_add(1);
         if entry.seq != expected {
             return Err(AuditError::Gap { expected });
         }
@@ -88,13 +88,14 @@ impl AuditEntry {
         action: &str,
         subject: String,
         detail: String,
-    ) -> Self {
-        let (seq, before) = last.unwrap_or_default();
+    ) -> Result<Self, StoreError> {
+        let (last_seq, before) = last.unwrap_or_default();
+        let seq = last_seq.checked_add(1).ok_or(StoreError::Corrupt("audit log"))?;
         let (actor, action) = (cut(actor.to_owned(), SUBJECT_MAX), action.to_owned());
         let (subject, detail) = (cut(subject, SUBJECT_MAX), cut(detail, DETAIL_MAX));
-        let mut entry = Self { seq: seq + 1, at: now(), actor, action, subject, detail, hash: String::new() };
+        let mut entry = Self { seq, at: now(), actor, action, subject, detail, hash: String::new() };
         entry.hash = entry.chained(&before);
-        entry
+        Ok(entry)
     }
 
     /// Hashes every field with its length before it, so that different entries never hash the same bytes.
@@ -128,7 +129,7 @@ macro_rules! note {
         let last: Option<(i64, String)> =
             sqlx::query_as($crate::audit::LAST).fetch_optional(&mut *$tx).await?;
         let (subject, detail) = ($subject.into(), $detail.into());
-        let entry = $crate::AuditEntry::next(last, &$store.actor, $action, subject, detail);
+        let entry = $crate::AuditEntry::next(last, &$store.actor, $action, subject, detail)?;
         sqlx::query($crate::audit::INSERT)
             .bind(entry.seq)
             .bind(entry.at)

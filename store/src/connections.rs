@@ -5,8 +5,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use sqlx::FromRow as _;
+
 use crate::audit::note;
 use crate::db::{read, write, write_unversioned};
+use crate::rows::readable;
 use crate::{Store, StoreError, Timestamp, now};
 
 /// Requests older than this are ignored.
@@ -261,7 +264,9 @@ impl Store {
     pub async fn connection_requests(&self) -> Result<Vec<ListRequest>, StoreError> {
         let sql = "SELECT instance_id, requested_at FROM connection_requests WHERE requested_at > $1";
         let since = now().saturating_sub(REQUEST_AGE_MAX);
-        Ok(read!(self, pool => sqlx::query_as(sql).bind(since).fetch_all(pool).await)?)
+        let rows: Vec<Result<ListRequest, sqlx::Error>> = read!(self, pool => sqlx::query(sql)
+            .bind(since).map(|row| ListRequest::from_row(&row)).fetch_all(pool).await)?;
+        Ok(readable("connection requests", rows.into_iter().map(|row| Ok(row?))))
     }
 
     /// Replaces a proxy's list with its reply to `request`: some of its `total` connections.
@@ -311,8 +316,10 @@ impl Store {
     pub async fn pending_closes(&self, proxy_id: &str) -> Result<Vec<(String, ConnectionId)>, StoreError> {
         let sql = "SELECT instance_id, number, since FROM connection_closes \
                    WHERE proxy_id = $1 AND closed_at IS NULL";
-        let rows: Vec<(String, i64, Timestamp)> =
-            read!(self, pool => sqlx::query_as(sql).bind(proxy_id).fetch_all(pool).await)?;
+        type Row = (String, i64, Timestamp);
+        let rows: Vec<Result<Row, sqlx::Error>> = read!(self, pool => sqlx::query(sql)
+            .bind(proxy_id).map(|row| Row::from_row(&row)).fetch_all(pool).await)?;
+        let rows = readable("requests to close connections", rows.into_iter().map(|row| Ok(row?)));
         let id = |number, since| ConnectionId { proxy: proxy_id.to_owned(), number, since };
         Ok(rows.into_iter().map(|(instance, number, since)| (instance, id(number, since))).collect())
     }

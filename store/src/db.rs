@@ -18,6 +18,8 @@ use self::renewable_pool::RenewablePool;
 use crate::write_health::{Attempt, WriteLog};
 use crate::{StoreError, WriteHealth, error};
 
+pub use sqlite::file as sqlite_file;
+
 /// Begins a write: takes the next revision, and locks its row until the commit.
 pub(crate) const NEXT_REVISION: &str = "UPDATE revision SET value = value + 1 WHERE one = 1 RETURNING value";
 /// The installation's id.
@@ -160,7 +162,7 @@ impl Store {
     /// may. Several processes may do so at once.
     ///
     /// # Errors
-    /// `Open`, `WorldReadable`, `NewerSchema`, `Migrate`, `DiskFull`, `Locked`.
+    /// `Open`, `WorldReadable`, `NewerSchema`, `Migrate`, `Corrupt`, `DiskFull`, `Locked`.
     pub async fn migrate(database: &Database, options: &StoreOptions) -> Result<Self, StoreError> {
         let db = match database {
             Database::Sqlite(path) => sqlite::migrate(path, options).await?,
@@ -173,7 +175,7 @@ impl Store {
     /// opened by the first write.
     ///
     /// # Errors
-    /// `Missing`, `NoTables`, `OlderSchema`, `NewerSchema`, `Open`, `WorldReadable`.
+    /// `Missing`, `NoTables`, `OlderSchema`, `NewerSchema`, `Corrupt`, `Open`, `WorldReadable`.
     pub async fn open_existing(database: &Database, options: &StoreOptions) -> Result<Self, StoreError> {
         let db = match database {
             Database::Sqlite(path) => sqlite::open_existing(path, options).await?,

@@ -31,6 +31,9 @@ pub enum StoreError {
     /// All users of the machine can read the file.
     #[error("{} can be read by everybody, as a restored backup often can: run `chmod o= {}`", .0.display(), .0.display())]
     WorldReadable(PathBuf),
+    /// SQLite would write a rollback journal, whose content decides which files it removes.
+    #[error("the database isn't in WAL mode: restore a backup")]
+    NotWal,
     /// A newer memgate has migrated the database.
     #[error(
         "the database is from a newer memgate (migration {0}): install that version, or restore a backup"
@@ -65,6 +68,9 @@ pub enum StoreError {
     /// Something else refers to it.
     #[error("that {0} is in use: see what uses it, and change that first")]
     InUse(&'static str),
+    /// There are more rows than a process reads at once.
+    #[error("the database has more than 20,000 {0}: remove those that somebody made without need")]
+    TooMany(&'static str),
     /// The row doesn't exist.
     #[error("there is no such {0}: check the spelling")]
     NotFound(&'static str),
@@ -82,6 +88,8 @@ pub enum StoreError {
     Unavailable(#[source] sqlx::Error),
 }
 
+/// SQLite's result code for a statement that took too much CPU time.
+const SQLITE_INTERRUPT: &str = "9";
 /// SQLite's primary result code for a full disk.
 const SQLITE_FULL: &str = "13";
 /// SQLite's extended result code when `-shm` can't grow (SQLITE_IOERR_SHMSIZE).
@@ -109,9 +117,20 @@ impl From<sqlx::Error> for StoreError {
             error if is_disk_full(&error) => Self::DiskFull(error),
             error if is_locked(&error) => Self::Locked(error),
             sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => Self::Corrupt("row"),
+            // The checks of a connection pass their errors through sqlx.
+            sqlx::Error::Configuration(error) => match error.downcast::<Self>() {
+                Ok(error) => *error,
+                Err(error) => Self::Unavailable(sqlx::Error::Configuration(error)),
+            },
+            error if is_interrupted(&error) => Self::Timeout,
             error => Self::Unavailable(error),
         }
     }
+}
+
+fn is_interrupted(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| code == SQLITE_INTERRUPT)
 }
 
 pub(crate) fn is_disk_full(error: &sqlx::Error) -> bool {

@@ -6,9 +6,11 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
+use sqlx::FromRow;
 use sqlx::postgres::PgListener;
 
 use crate::db::{Db, read};
+use crate::rows::{LISTED_MAX, QUERIED_MAX, readable};
 use crate::{Fingerprint, Store, StoreError, TokenId};
 
 const CHANNEL: &str = "memgate_revision";
@@ -37,6 +39,26 @@ pub struct Feed {
     store: Store,
     revision: i64,
     listener: Option<PgListener>,
+    /// Only caches, and not too many of them at once.
+    only_caches: bool,
+}
+
+const CHANGED_TOKENS: &str = "SELECT id FROM tokens WHERE revision > $1 LIMIT $2";
+const CHANGED_CERTIFICATES: &str = "SELECT fingerprint FROM certificates WHERE revision > $1 LIMIT $2";
+const CHANGED_CACHES: &str = "SELECT id FROM caches WHERE revision > $1 \
+     UNION SELECT c.id FROM users u JOIN caches c ON c.user_id = u.id WHERE u.revision > $1 \
+     UNION SELECT c.id FROM plans p JOIN caches c ON c.plan = p.name WHERE p.revision > $1 \
+     UNION SELECT cache_id FROM instances WHERE revision > $1 \
+     UNION SELECT i.cache_id FROM routes r JOIN instances i ON i.id = r.instance_id \
+           WHERE r.revision > $1 LIMIT $2";
+
+/// Reads up to a number of ids of rows that changed after a revision.
+macro_rules! ids {
+    ($store:expr, $sql:expr, $after:expr, $limit:expr) => {{
+        let ids: Vec<Result<(String,), sqlx::Error>> = read!($store, pool => sqlx::query($sql)
+            .bind($after).bind($limit).map(|row| FromRow::from_row(&row)).fetch_all(pool).await)?;
+        readable("changes", ids.into_iter().map(|id| Ok(id?.0)))
+    }};
 }
 
 impl Store {
@@ -46,7 +68,16 @@ impl Store {
     /// Fails if the database does.
     pub async fn feed(&self) -> Result<Feed, StoreError> {
         let listener = self.listen().await?;
-        Ok(Feed { store: self.clone(), revision: self.revision().await?, listener })
+        Ok(Feed { store: self.clone(), revision: self.revision().await?, listener, only_caches: false })
+    }
+
+    /// Starts to follow changes of caches alone. If more than 20,000 change at once, [`Feed::next`] fails with
+    /// `TooMany("changes")`: start again with a new feed.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn feed_of_caches(&self) -> Result<Feed, StoreError> {
+        Ok(Feed { only_caches: true, ..self.feed().await? })
     }
 
     async fn listen(&self) -> Result<Option<PgListener>, StoreError> {
@@ -68,22 +99,20 @@ impl Store {
 
     /// Everything that changed after revision `after`, complete up to `revision`. May contain later changes, which
     /// the next call repeats: without them, a row written both before and after `revision` would be missed.
-    async fn changes(&self, after: i64, revision: i64) -> Result<Changes, StoreError> {
-        let tokens: Vec<String> = read!(self, pool => sqlx::query_scalar(
-            "SELECT id FROM tokens WHERE revision > $1").bind(after).fetch_all(pool).await)?;
-        let certificates: Vec<String> = read!(self, pool => sqlx::query_scalar(
-            "SELECT fingerprint FROM certificates WHERE revision > $1").bind(after).fetch_all(pool).await)?;
-        let caches = read!(self, pool => sqlx::query_scalar(
-            "SELECT id FROM caches WHERE revision > $1 \
-             UNION SELECT c.id FROM users u JOIN caches c ON c.user_id = u.id WHERE u.revision > $1 \
-             UNION SELECT c.id FROM plans p JOIN caches c ON c.plan = p.name WHERE p.revision > $1 \
-             UNION SELECT cache_id FROM instances WHERE revision > $1 \
-             UNION SELECT i.cache_id FROM routes r JOIN instances i ON i.id = r.instance_id \
-                   WHERE r.revision > $1")
-            .bind(after).fetch_all(pool).await)?;
-        let tokens = tokens.iter().filter_map(|id| TokenId::parse(id)).collect();
-        let certificates = certificates.iter().filter_map(|text| text.parse().ok()).collect();
-        Ok(Changes { revision, tokens, certificates, caches })
+    async fn changes(&self, after: i64, revision: i64, only_caches: bool) -> Result<Changes, StoreError> {
+        let limit = if only_caches { QUERIED_MAX } else { i64::MAX };
+        let caches = ids!(self, CHANGED_CACHES, after, limit);
+        if only_caches && caches.len() > LISTED_MAX {
+            return Err(StoreError::TooMany("changes"));
+        }
+        let mut changes = Changes { revision, caches, ..Changes::default() };
+        if !only_caches {
+            let tokens = ids!(self, CHANGED_TOKENS, after, limit);
+            changes.tokens = tokens.iter().filter_map(|id| TokenId::parse(id)).collect();
+            let certificates = ids!(self, CHANGED_CERTIFICATES, after, limit);
+            changes.certificates = certificates.iter().filter_map(|text| text.parse().ok()).collect();
+        }
+        Ok(changes)
     }
 }
 
@@ -110,7 +139,7 @@ impl Feed {
             match revision.cmp(&self.revision) {
                 Ordering::Equal => self.wait().await,
                 Ordering::Greater => {
-                    let changes = self.store.changes(self.revision, revision).await?;
+                    let changes = self.store.changes(self.revision, revision, self.only_caches).await?;
                     self.revision = revision;
                     return Ok(changes);
                 }

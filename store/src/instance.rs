@@ -2,8 +2,11 @@
 
 mod state;
 
+use sqlx::FromRow;
+
 use crate::db::{read, write};
 use crate::route::{Route, RouteColumns};
+use crate::rows::{LISTED_MAX, QUERIED_MAX, readable};
 use crate::{Store, StoreError, Timestamp};
 
 pub use state::InstanceState;
@@ -129,14 +132,17 @@ macro_rules! select {
 }
 
 impl Store {
-    /// All instances, oldest first. Invalid rows are logged and skipped, so that they affect their own user only.
+    /// All instances, the 20,000 oldest ones at most, oldest first. Invalid rows are logged and skipped, so that they affect
+    /// their own user only.
     ///
     /// # Errors
     /// Fails if the database does.
     pub async fn instances(&self) -> Result<Vec<Instance>, StoreError> {
-        let sql = select!("ORDER BY i.created_at, i.id");
-        let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?;
-        Ok(rows.into_iter().filter_map(skip_corrupt).collect())
+        let sql = select!("ORDER BY i.created_at, i.id LIMIT $1");
+        let limit = i64::try_from(LISTED_MAX).unwrap_or(i64::MAX);
+        let rows: Vec<Result<Row, sqlx::Error>> = read!(self, pool => sqlx::query(sql)
+            .bind(limit).map(|row| Row::from_row(&row)).fetch_all(pool).await)?;
+        Ok(readable("instances", rows.into_iter().map(|row| Instance::try_from(row?))))
     }
 
     /// An instance by id.
@@ -146,16 +152,24 @@ impl Store {
     pub async fn instance(&self, id: &str) -> Result<Option<Instance>, StoreError> {
         let sql = select!("WHERE i.id = $1");
         let row: Option<Row> = read!(self, pool => sqlx::query_as(sql).bind(id).fetch_optional(pool).await)?;
-        row.map(Instance::try_from).transpose()
+        let instance = row.map(Instance::try_from).transpose()?;
+        // An id is compared as the table says, which another process may have changed.
+        let is_other = instance.as_ref().is_some_and(|instance| instance.id != id);
+        if is_other { Err(StoreError::Corrupt("instance id")) } else { Ok(instance) }
     }
 
     /// The ids of all instances, also of invalid rows: a container of any other id is an orphan.
     ///
     /// # Errors
-    /// Fails if the database does.
+    /// `TooMany("instances")`: then nobody knows which containers are orphans.
     pub async fn instance_ids(&self) -> Result<Vec<String>, StoreError> {
-        let sql = "SELECT id FROM instances";
-        Ok(read!(self, pool => sqlx::query_scalar(sql).fetch_all(pool).await)?)
+        let sql = "SELECT CAST(id AS TEXT) FROM instances LIMIT $1";
+        let ids: Vec<Result<(String,), sqlx::Error>> = read!(self, pool => sqlx::query(sql)
+            .bind(QUERIED_MAX).map(|row| FromRow::from_row(&row)).fetch_all(pool).await)?;
+        if ids.len() > LISTED_MAX {
+            return Err(StoreError::TooMany("instances"));
+        }
+        Ok(readable("instance ids", ids.into_iter().map(|id| Ok(id?.0))))
     }
 
     /// Sets an instance's desired state.
@@ -191,11 +205,4 @@ impl Store {
             read!(self, pool => sqlx::query_as(sql).bind(user_id).fetch_optional(pool).await)?;
         row.map(Instance::try_from).transpose()
     }
-}
-
-fn skip_corrupt(row: Row) -> Option<Instance> {
-    let id = row.id.clone();
-    Instance::try_from(row)
-        .inspect_err(|error| tracing::error!(instance = id, %error, "skipping invalid instance"))
-        .ok()
 }

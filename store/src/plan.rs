@@ -1,7 +1,10 @@
 //! Plans: resource limits of a cache. Written by operators.
 
+use sqlx::FromRow as _;
+
 use crate::audit::note;
 use crate::db::{read, write};
+use crate::rows::readable;
 use crate::{Store, StoreError};
 
 /// Resource limits of a cache.
@@ -55,14 +58,16 @@ pub(crate) const BY_NAME: &str = "SELECT name, memory_mb, connections, item_size
                        bytes_per_second FROM plans WHERE name = $1";
 
 impl Store {
-    /// All plans, ordered by name.
+    /// All plans, ordered by name. Invalid rows are logged and skipped.
     ///
     /// # Errors
     /// Fails if the database does.
     pub async fn plans(&self) -> Result<Vec<Plan>, StoreError> {
         let sql = "SELECT name, memory_mb, connections, item_size_max, operations_per_second, \
                    bytes_per_second FROM plans ORDER BY name";
-        Ok(read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?)
+        let rows: Vec<Result<Plan, sqlx::Error>> =
+            read!(self, pool => sqlx::query(sql).map(|row| Plan::from_row(&row)).fetch_all(pool).await)?;
+        Ok(readable("plans", rows.into_iter().map(|row| Ok(row?))))
     }
 
     /// A plan by name.

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use sqlx::FromRow as _;
+
 use crate::db::{read, write_unversioned};
+use crate::rows::readable;
 use crate::{Store, StoreError, Timestamp, TokenId, now};
 
 /// A proxy without a heartbeat for this long is silent: it was killed, or can't write the store. Heartbeats come every second.
@@ -107,7 +110,9 @@ impl Store {
     /// Fails if the database does.
     pub async fn proxies(&self) -> Result<Vec<Proxy>, StoreError> {
         let sql = "SELECT id, name, version, started_at, seen_at, applied FROM proxies ORDER BY name, id";
-        Ok(read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?)
+        let rows: Vec<Result<Proxy, sqlx::Error>> =
+            read!(self, pool => sqlx::query(sql).map(|row| Proxy::from_row(&row)).fetch_all(pool).await)?;
+        Ok(readable("proxies", rows.into_iter().map(|row| Ok(row?))))
     }
 
     /// Which proxies have applied the last change of a token, its cache or its user.

@@ -3,6 +3,9 @@
 use crate::db::write;
 use crate::{InstanceState, Store, StoreError, Timestamp, now};
 
+/// No instance has so many containers: whoever wrote more wants that there is no next generation.
+const GENERATION_MAX: i64 = i64::MAX / 2;
+
 /// The observed state of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Route {
@@ -58,6 +61,10 @@ impl RouteColumns {
         else {
             return Ok(None);
         };
+        // Each new container has the next one.
+        if !(0..=GENERATION_MAX).contains(&generation) {
+            return Err(StoreError::Corrupt("generation"));
+        }
         Ok(Some(Route {
             state: InstanceState::parse(&state)?,
             generation,

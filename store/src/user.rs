@@ -5,10 +5,13 @@ mod state;
 
 use std::fmt;
 
+use sqlx::FromRow as _;
+
 use crate::audit::note;
 use crate::cache::insert_cache;
 use crate::db::{read, write};
 use crate::plan::{self, Plan};
+use crate::rows::readable;
 use crate::tokens::{NewToken, insert_token};
 use crate::{Cache, CacheName, DesiredState, Store, StoreError, Timestamp, id, now};
 
@@ -138,8 +141,9 @@ impl Store {
     /// Fails if the database does.
     pub async fn users(&self) -> Result<Vec<User>, StoreError> {
         let sql = "SELECT id, email, plan, is_admin, state, created_at FROM users WHERE deleted_at IS NULL ORDER BY email";
-        let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await)?;
-        Ok(rows.into_iter().filter_map(skip_corrupt).collect())
+        let rows: Vec<Result<Row, sqlx::Error>> =
+            read!(self, pool => sqlx::query(sql).map(|row| Row::from_row(&row)).fetch_all(pool).await)?;
+        Ok(readable("users", rows.into_iter().map(|row| User::try_from(row?))))
     }
 
     /// A user by e-mail address, in any letter case.
@@ -173,9 +177,4 @@ impl Store {
             read!(self, pool => sqlx::query_scalar(sql).bind(user_id).fetch_optional(pool).await)?;
         Ok(hash.flatten())
     }
-}
-
-fn skip_corrupt(row: Row) -> Option<User> {
-    let id = row.id.clone();
-    User::try_from(row).inspect_err(|error| tracing::error!(user = id, %error, "skipping invalid user")).ok()
 }

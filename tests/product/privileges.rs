@@ -49,6 +49,10 @@ fn roles_have_the_least_privileges() {
             let held = status.lines().find_map(|line| line.strip_prefix(capabilities)).unwrap().trim();
             assert_eq!(u64::from_str_radix(held, 16), Ok(0), "{name} {capabilities}");
         }
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        for limit in ["Max processes             4096", "Max core file size        0 "] {
+            assert!(limits.contains(limit), "{name}: {limits}");
+        }
         assert!(!may(user, group, "-r", socket) && !may(user, group, "-w", socket), "{name}");
         assert!(!has_open(pid, "docker"), "{name}");
         users.push(user);

@@ -303,18 +303,29 @@ fn orphans_are_old_and_have_no_row() {
         Orphan::Volume("volume-of-gone".into()),
         Orphan::Network("net-1".into()),
     ];
+    let actual = actual.unwrap();
     assert_eq!(actual, expected);
     let words: Vec<_> = actual.iter().map(ToString::to_string).collect();
     assert_eq!(words, ["container lost of instance lost", "volume volume-of-gone", "network net-1"]);
     assert_eq!(
-        orphans(&set(&[]), &set(&[]), &snapshot, Timestamp::from_millis(now)),
+        orphans(&set(&[]), &set(&[]), &snapshot, Timestamp::from_millis(now)).unwrap(),
         [],
         "an empty store deletes nothing"
     );
     assert_eq!(
-        orphans(&set(&["known"]), &set(&["net-0"]), &Snapshot::default(), Timestamp::from_millis(now)),
+        orphans(&set(&["known"]), &set(&["net-0"]), &Snapshot::default(), Timestamp::from_millis(now))
+            .unwrap(),
         []
     );
+    // Another store was put in the place of the installation's, and somebody has signed up since. R-41
+    let containers = ["a", "b", "c"].map(|id| orphan(id, old)).into();
+    let snapshot = Snapshot { containers, ..snapshot };
+    for known in [["known"].as_slice(), &["known", "other"], &[]] {
+        let wrong = orphans(&set(known), &set(&["net-0"]), &snapshot, Timestamp::from_millis(now));
+        assert_eq!(wrong, Err(WrongStore { unknown: 3, known: known.len() }));
+    }
+    let enough = set(&["known", "other", "third"]);
+    assert_eq!(orphans(&enough, &set(&[]), &snapshot, Timestamp::from_millis(now)).unwrap().len(), 7);
 }
 
 /// The cause, the action, and what becomes of the contents.

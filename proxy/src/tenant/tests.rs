@@ -23,6 +23,7 @@ fn running(generation: i64, address: Option<&str>) -> Observed {
     }
 }
 
+// nor does a route that leads elsewhere.
 #[tokio::test]
 async fn older_grant_does_not_change_the_route() {
     let folder = tempfile::tempdir().unwrap();
@@ -33,7 +34,10 @@ async fn older_grant_does_not_change_the_route() {
     let grant = async || store.grant(&token.token.id()).await.unwrap().unwrap();
     let instance = grant().await.instance_id;
     let mut grants = Vec::new();
-    for seen in [running(1, Some("10.1.1.1")), running(2, Some("10.1.1.2")), running(2, None)] {
+    let route_elsewhere = running(3, Some("10.2.1.2"));
+    for seen in
+        [running(1, Some("10.1.1.1")), running(2, Some("10.1.1.2")), running(2, None), route_elsewhere]
+    {
         store.record_route(&instance, &seen).await.unwrap();
         grants.push(grant().await);
     }
@@ -44,6 +48,7 @@ async fn older_grant_does_not_change_the_route() {
         tasks: TaskTracker::new(),
         buffers: Rc::default(),
         dedicated: DedicatedLanes::new(1),
+        networks: Some("10.1.0.0/16".parse().unwrap()),
     };
     let tenant = Tenant::new(
         deps,
@@ -52,9 +57,15 @@ async fn older_grant_does_not_change_the_route() {
         SessionBudget::new(Gauge::default(), 100),
     );
     let address = || tenant.backend.address().map(|address| address.ip().to_string());
-    for (applied, expected) in
-        [(0, Some("10.1.1.1")), (1, Some("10.1.1.2")), (0, Some("10.1.1.2")), (2, None), (1, None), (0, None)]
-    {
+    for (applied, expected) in [
+        (0, Some("10.1.1.1")),
+        (1, Some("10.1.1.2")),
+        (0, Some("10.1.1.2")),
+        (2, None),
+        (1, None),
+        (0, None),
+        (3, None),
+    ] {
         tenant.apply_plan_and_route(&grants[applied]);
         assert_eq!(address().as_deref(), expected);
     }

@@ -1,16 +1,21 @@
 //! SQLite: one file in WAL mode, accessible to its owner and group only.
+//!
+//! Processes with fewer rights write its content, so a connection trusts nothing in it: see `sqlite/file.rs` and
+//! `sqlite/guard.rs`.
+
+pub mod file;
+mod guard;
 
 use std::fs::OpenOptions;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use sqlx::Connection as _;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePoolOptions};
+use sqlx::{ConnectOptions as _, Connection as _};
 
+use self::file::unusable;
 use super::renewable_pool::RenewablePool;
 use super::{ACQUIRE_TIMEOUT, BUSY_TIMEOUT, Db, INSTALLATION_ID, StoreOptions, schema};
 use crate::private_file;
@@ -25,8 +30,10 @@ const READERS_MAX: u32 = 8;
 pub(super) async fn open_existing(path: &Path, options: &StoreOptions) -> Result<Db, StoreError> {
     require_file(path)?;
     let (read, write) = pools(path, options);
+    check(path, read.connect_options()).await?;
     let mut reader = read.get().acquire().await.map_err(|error| open_error(path, error))?;
     require_current(&mut reader, path).await?;
+    guard::require_own_schema(&mut reader).await?;
     Ok(Db::Sqlite { read, write })
 }
 
@@ -35,8 +42,12 @@ pub(super) async fn installation_id(
     path: &Path,
     options: &StoreOptions,
 ) -> Result<Option<String>, StoreError> {
-    require_file(path)?;
+    match require_file(path) {
+        Err(StoreError::NoTables(_)) => return Ok(None),
+        other => other?,
+    }
     let (read, _) = pools(path, options);
+    check(path, read.connect_options()).await?;
     let read = read.get();
     let found = sqlx::query_scalar(INSTALLATION_ID).fetch_optional(&read).await;
     read.close().await;
@@ -50,7 +61,9 @@ pub(super) async fn installation_id(
 pub(super) async fn migrate(path: &Path, options: &StoreOptions) -> Result<Db, StoreError> {
     refuse_public(path)?;
     create_file(path)?;
+    file::require_wal(path)?;
     let (read, write) = pools(path, options);
+    check(path, write.connect_options()).await?;
     // Not before there is a writer: it creates the log.
     let mut writer = write.get().acquire().await.map_err(|error| open_error(path, error))?;
     match require_current(&mut writer, path).await {
@@ -63,7 +76,20 @@ pub(super) async fn migrate(path: &Path, options: &StoreOptions) -> Result<Db, S
     // SQLite opens the log when it reads the first time. Then the database's name may be away for a while.
     let mut reader = read.get().acquire().await.map_err(|error| open_error(path, error))?;
     require_current(&mut reader, path).await?;
+    guard::require_own_schema(&mut reader).await?;
     Ok(Db::Sqlite { read, write })
+}
+
+/// Checks a connection before a pool makes others: that would hide the cause of a failure behind a time-out.
+async fn check(path: &Path, options: &SqliteConnectOptions) -> Result<(), StoreError> {
+    let mut first = options.connect().await.map_err(|error| open_error(path, error))?;
+    let checked = guard::check(&mut first).await;
+    let _ = first.close().await;
+    checked.map_err(|error| match error {
+        StoreError::NotWal => file::not_in_wal_mode(path),
+        StoreError::Unavailable(error) => open_error(path, error),
+        error => error,
+    })
 }
 
 /// The pool for reading, and that for writing.
@@ -75,24 +101,17 @@ fn pools(
         .filename(path)
         .create_if_missing(false)
         .busy_timeout(BUSY_TIMEOUT)
-        .foreign_keys(true)
-        // Another role may have put views and triggers into the file: they call no function with effects outside it.
-        .pragma("trusted_schema", "OFF");
+        .foreign_keys(true);
+    // No journal mode: setting one would let the file's content decide how SQLite writes it.
+    let connect = guard::limited(connect);
     let reader = connect.clone().read_only(true).pragma("query_only", "ON");
-    let writer = connect
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Normal)
-        .busy_timeout(options.lock_wait.attempt_timeout());
+    let writer = connect.busy_timeout(options.lock_wait.attempt_timeout());
     // Connections stay open: SQLite keeps its log while there is one, and the file may be away for a while.
     let pool =
         SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT).idle_timeout(None).max_lifetime(None);
+    let pool = guard::guarded(pool);
     let read = RenewablePool::new(pool.clone().max_connections(READERS_MAX), reader);
-    // On a full disk SQLite rolls back by itself, but sqlx believes that the transaction goes on, and every later
-    // one would fail. Such a connection is replaced.
-    let pool = pool
-        .max_connections(1)
-        .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }));
-    (Arc::new(read), Arc::new(RenewablePool::new(pool, writer)))
+    (Arc::new(read), Arc::new(RenewablePool::new(pool.max_connections(1), writer)))
 }
 
 async fn require_current(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
@@ -126,7 +145,7 @@ fn require_file(path: &Path) -> Result<(), StoreError> {
     refuse_public(path)?;
     match path.symlink_metadata() {
         Err(error) if error.kind() == ErrorKind::NotFound => Err(StoreError::Missing(path.into())),
-        _ => Ok(()),
+        _ => file::require_wal(path),
     }
 }
 
@@ -148,13 +167,23 @@ fn refuse_public(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Creates the file, because SQLite would make it readable by all users of the machine.
+/// Creates the file, because SQLite would make it readable by all users of the machine, and not in WAL mode. Other processes
+/// never see a part of it.
 fn create_file(path: &Path) -> Result<(), StoreError> {
-    if path.exists() {
-        return Ok(());
+    if let Ok(existing) = path.metadata() {
+        let filled = if existing.len() == 0 { file::fill_if_empty(path) } else { Ok(()) };
+        return filled.map_err(|error| sqlx::Error::Io(error).into());
     }
-    let created = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path);
-    let Err(error) = created else { return Ok(()) };
+    let draft = file::with_suffix(path, &format!(".{:016x}.draft", rand::random::<u64>()));
+    let created = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&draft);
+    let linked = created.and_then(|mut file| {
+        let written = file.write_all(&file::empty_database()).and_then(|()| file.sync_all());
+        // Unlike a rename, a link never replaces a file that another process has created meanwhile.
+        let linked = written.and_then(|()| std::fs::hard_link(&draft, path));
+        let _ = std::fs::remove_file(&draft);
+        linked
+    });
+    let Err(error) = linked else { return Ok(()) };
     let fix = match error.kind() {
         ErrorKind::AlreadyExists => return Ok(()),
         ErrorKind::StorageFull => return Err(sqlx::Error::Io(error).into()),
@@ -172,8 +201,4 @@ fn open_error(path: &Path, error: sqlx::Error) -> StoreError {
         _ => "check that this user may read and write it and its folder",
     };
     unusable(path, fix, Some(error))
-}
-
-fn unusable(path: &Path, fix: &str, source: Option<sqlx::Error>) -> StoreError {
-    StoreError::Open { what: path.display().to_string(), fix: fix.into(), source }
 }

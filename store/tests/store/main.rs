@@ -21,6 +21,8 @@ macro_rules! on_both {
 mod accounts;
 mod addresses;
 mod audit;
+mod broken_file;
+mod broken_rows;
 mod caches;
 mod certificates;
 mod concurrent_process;
