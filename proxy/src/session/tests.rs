@@ -28,6 +28,7 @@ async fn session(protocol: Protocol) -> (Session, String) {
         tasks: TaskTracker::new(),
         buffers: Rc::default(),
         dedicated: DedicatedLanes::new(1),
+        networks: None,
     };
     let buffers = WorkerBuffers::new(BufferBudget::new(metrics.buffered.clone(), 16 * 1024 * 1024));
     let tenant =
