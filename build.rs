@@ -1,4 +1,5 @@
-//! Sets `MEMGATE_VERSION`: the package's version, and the commit that it is built from, if git knows it.
+//! Sets `BUILD_VERSION`: the package's version, and the commit that it is built from, if git knows it. Cargo passes it on to
+//! what it runs, where `MEMGATE_...` would be a setting.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +11,7 @@ fn main() {
         Some(commit) => format!("{version} ({commit})"),
         None => version.to_owned(),
     };
-    println!("cargo:rustc-env=MEMGATE_VERSION={version}");
+    println!("cargo:rustc-env=BUILD_VERSION={version}");
     // The reflog changes with every commit and checkout; without one, HEAD, its branch and packed refs do.
     let branch = git(&["rev-parse", "--symbolic-full-name", "HEAD"]).unwrap_or_default();
     for name in ["HEAD", "logs/HEAD", "packed-refs", &branch] {

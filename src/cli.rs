@@ -85,7 +85,7 @@ Example:
 
 /// A private memcached for every user, behind one fast, authenticating proxy.
 #[derive(Debug, Parser)]
-#[command(name = "memgate", version = env!("MEMGATE_VERSION"))]
+#[command(name = "memgate", version = env!("BUILD_VERSION"))]
 #[command(after_help = EXAMPLES, arg_required_else_help = true, max_term_width = 100)]
 pub(crate) struct Args {
     #[command(flatten)]

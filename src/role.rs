@@ -188,7 +188,7 @@ async fn serve(
     let bug = |error: std::io::Error| CliError::new(error.to_string(), "report this bug");
     let shutdown = Shutdown::on_signals(role.title()).map_err(bug)?;
     let reload = Reload::on_hangup(&shutdown).map_err(bug)?;
-    let info = ProcessInfo::new(&folder.installation_id()?, role.name(), env!("MEMGATE_VERSION"));
+    let info = ProcessInfo::new(&folder.installation_id()?, role.name(), env!("BUILD_VERSION"));
     let health = Health::new(info);
     health::serve(role.health(settings), &health, &shutdown).await.map_err(|error| {
         let (name, address) = (role.name(), role.health(settings));

@@ -90,6 +90,6 @@ fn global_options_are_accepted_anywhere() {
 
 #[test]
 fn version_names_the_package_and_a_commit() {
-    let version = env!("MEMGATE_VERSION");
+    let version = env!("BUILD_VERSION");
     assert!(version.starts_with(env!("CARGO_PKG_VERSION")), "{version}");
 }

@@ -74,7 +74,7 @@ pub(super) fn confine(identity: Option<&Identity>, kept: CapabilitySet, niceness
     reduce_capabilities(kept, identity.is_some())?;
     // Last: a change of the user resets it.
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-    // Whoever ended before that sent no signal.
+    // A parent that ended before that sent no signal.
     if rustix::process::getppid() == parent {
         Ok(())
     } else {

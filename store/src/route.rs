@@ -3,7 +3,7 @@
 use crate::db::write;
 use crate::{InstanceState, Store, StoreError, Timestamp, now};
 
-/// No instance has so many containers: whoever wrote more wants that there is no next generation.
+/// No instance has so many containers: somebody who writes more wants that there is no next generation.
 const GENERATION_MAX: i64 = i64::MAX / 2;
 
 /// The observed state of an instance.

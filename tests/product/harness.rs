@@ -271,7 +271,8 @@ impl Drop for Product {
     fn drop(&mut self) {
         self.interrupt();
         let down = self.run(&["down", "--purge"]);
-        let log = self.read_log();
+        // The name of a module is no secret of a lane.
+        let log = self.read_log().replace("proxy::lane::", "");
         if std::thread::panicking() {
             let _ = writeln!(std::io::stderr(), "the product's log:\n{}", without_details(&log));
             return;

@@ -17,7 +17,7 @@ use super::{ConnectionLimits, ConnectionMetrics};
 use crate::source::{Network, Source};
 
 /// New connections that wait until one ends, and those of one network.
-const WAITING_MAX: usize = 64;
+const QUEUED_MAX: usize = 64;
 const WAITING_PER_NETWORK_MAX: usize = 4;
 
 /// The limit for which a new connection is rejected, or an idle connection closed for it.
@@ -164,7 +164,7 @@ impl ConnectionTable {
         let of_network = open.waiting.get(&network).copied().unwrap_or(0);
         let may_wait =
             of_network < WAITING_PER_NETWORK_MAX || self.trusted_proxies.contains(&peer.to_canonical());
-        if !may_wait || open.waiting.values().sum::<usize>() >= WAITING_MAX {
+        if !may_wait || open.waiting.values().sum::<usize>() >= QUEUED_MAX {
             return None;
         }
         *open.waiting.entry(network).or_default() += 1;

@@ -9,7 +9,7 @@ use crate::{Store, StoreError, now};
 
 /// Active tokens in a list. Only an operator's commands make more.
 const ACTIVE_LISTED_MAX: i64 = 500;
-/// A token is deleted when it was revoked or has expired so long ago. The audit log keeps that it existed.
+/// A token is deleted this long after it was revoked or has expired. The audit log keeps that it existed.
 const KEPT_AFTER_END: Duration = Duration::from_hours(90 * 24);
 /// Tokens deleted in one transaction: others wait for it.
 const DELETED_AT_ONCE_MAX: i64 = 1000;

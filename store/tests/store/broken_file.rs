@@ -10,7 +10,7 @@ use store::{Database, Store, StoreError};
 use crate::test_db::{TestDb, sign_up};
 
 /// Longer than the limit of CPU time that a statement has, and the time to get another connection.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 async fn closed_store() -> (TestDb, PathBuf) {
     let db = TestDb::sqlite();
@@ -127,13 +127,13 @@ async fn endless_view_in_the_place_of_a_table_holds_nobody_up() {
     assert!(store.installation_id().await.is_err());
     let error = Store::open(&db.database()).await.unwrap_err();
     assert!(matches!(error, StoreError::Corrupt("schema")), "{error:?}");
-    assert!(started.elapsed() < PATIENCE);
+    assert!(started.elapsed() < TIME_LIMIT);
 
     let (db, _) = closed_store().await;
     db.execute(&plant("_sqlx_migrations")).await.unwrap();
     let error = Store::open(&db.database()).await.unwrap_err();
     assert!(matches!(error, StoreError::Corrupt("schema")), "{error:?}");
-    assert!(started.elapsed() < PATIENCE);
+    assert!(started.elapsed() < TIME_LIMIT);
 }
 
 // the limit holds for all connections of a process, that of this test too.
