@@ -293,8 +293,13 @@ async fn a_leader_with_the_wrong_key_replaces_nothing() {
     for (instance, route) in &caches {
         let container = inspect("container", &installation.container(instance));
         assert_eq!(container["Id"].as_str(), route.container.as_deref());
-        assert_eq!(container["State"]["Running"], true);
     }
+    until("all run", REPORT_TIMEOUT, || async {
+        let runs =
+            |instance| inspect("container", &installation.container(instance))["State"]["Running"] == true;
+        caches.iter().all(|(instance, _)| runs(instance)).then_some(())
+    })
+    .await;
     assert_eq!(
         installation.route(&caches[0].0).await.as_ref(),
         Some(&caches[0].1),

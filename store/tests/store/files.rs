@@ -1,7 +1,8 @@
 //! SQLite's files: their modes, and the errors when they can't be opened.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
 
 use store::{Database, Store, StoreError};
 
@@ -56,4 +57,29 @@ async fn open_error_names_the_path_and_a_fix() {
         assert!(error.to_string().contains(fix), "{name}: {error}");
     }
     assert!(!folder.path().join("nowhere").exists());
+}
+
+/// The locks that this process has on a file.
+fn own_locks(path: &Path) -> usize {
+    let (own, inode) = (std::process::id().to_string(), format!(":{}", fs::metadata(path).unwrap().ino()));
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    let is_own = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(4) == Some(&&*own) && fields.get(5).is_some_and(|file| file.ends_with(&inode))
+    };
+    locks.lines().filter(is_own).count()
+}
+
+// Closing any descriptor of the file would drop them, and another process could remove the log that is in use.
+#[tokio::test]
+async fn looking_into_the_file_drops_no_locks_on_it() {
+    let db = TestDb::sqlite();
+    let first = db.open().await;
+    let Database::Sqlite(path) = db.database() else { unreachable!() };
+    let locks = own_locks(&path);
+    assert!(locks > 0, "SQLite holds a lock as long as it is connected");
+    let second = db.open_existing().await.unwrap();
+    second.close().await;
+    assert_eq!(own_locks(&path), locks);
+    first.close().await;
 }

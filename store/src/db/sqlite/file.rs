@@ -3,10 +3,11 @@
 //! In any other mode SQLite writes a rollback journal beside the file, and who may write that journal names the next file
 //! that SQLite removes (a "super-journal"). A process with fewer rights could then remove any file of root's.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::OFlags;
 
@@ -42,9 +43,10 @@ pub enum Content {
 ///
 /// # Errors
 /// If the file can't be read.
-pub fn content(file: &File) -> std::io::Result<Content> {
-    let mut head = Vec::new();
-    file.take(HEADER_SIZE as u64).read_to_end(&mut head)?;
+pub fn content(file: &File) -> io::Result<Content> {
+    let mut head = [0; HEADER_SIZE];
+    let len = file.read_at(&mut head, 0)?;
+    let head = head.get(..len).unwrap_or_default();
     Ok(match head.get(VERSIONS) {
         None if head.is_empty() => Content::Empty,
         Some(versions) if head.starts_with(MAGIC) => {
@@ -72,7 +74,7 @@ pub fn empty_database() -> Vec<u8> {
 ///
 /// # Errors
 /// If the file can't be read or written.
-pub fn fill_if_empty(path: &Path) -> std::io::Result<()> {
+pub fn fill_if_empty(path: &Path) -> io::Result<()> {
     let mut file = OpenOptions::new().read(true).write(true).open(path)?;
     file.lock()?;
     // Another process may have been faster.
@@ -88,10 +90,7 @@ pub(super) fn require_wal(path: &Path) -> Result<(), StoreError> {
             None,
         ));
     }
-    // Without NONBLOCK, opening a pipe would wait for its other end.
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
-    let found = file.and_then(|file| content(&file)).map_err(|error| {
+    let found = content_of_kept(path).map_err(|error| {
         unusable(
             path,
             "check that this user may read and write it and its folder",
@@ -104,6 +103,31 @@ pub(super) fn require_wal(path: &Path) -> Result<(), StoreError> {
         Content::OtherMode => Err(not_in_wal_mode(path)),
         Content::Other => Err(unusable(path, "it is not a database, or is damaged: restore a backup", None)),
     }
+}
+
+/// Reads what a file contains, with a descriptor that stays open as long as the process.
+///
+/// When a process closes any descriptor of a file, the kernel drops all locks that it has on the file, those of SQLite's
+/// connections too (sqlite.org/howtocorrupt.html, 2.2). Another process could then take itself for the last one and remove the
+/// log that these connections use.
+fn content_of_kept(path: &Path) -> io::Result<Content> {
+    static KEPT: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let id = |meta: &Metadata| (meta.dev(), meta.ino());
+    let wanted = id(&path.metadata()?);
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    // Nobody can open a removed file any more, so locks on it protect nothing.
+    kept.retain(|file| file.metadata().is_ok_and(|meta| meta.nlink() > 0));
+    for file in kept.iter() {
+        if id(&file.metadata()?) == wanted {
+            return content(file);
+        }
+    }
+    // Without NONBLOCK, opening a pipe would wait for its other end.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let found = content(&file);
+    kept.push(file);
+    found
 }
 
 pub(super) fn not_in_wal_mode(path: &Path) -> StoreError {
