@@ -155,6 +155,9 @@ pub enum Error {
     /// The image can't be built or pulled.
     #[error("can't use or build the memcached image: {0}")]
     Image(String),
+    /// A container would start without firewall.
+    #[error("the firewall isn't installed: no container is started until it is")]
+    NoFirewall,
     /// The firewall rules that protect the host's ports from containers are not in place.
     #[error("containers can reach this host's ports: {0}")]
     Firewall(String),
@@ -194,7 +197,7 @@ impl Error {
     /// Whether an error says nothing about the instance that was worked on: it doesn't count as a failure of that, and
     /// is reported for all instances together.
     pub(crate) fn is_general(&self) -> bool {
-        matches!(self, Self::DockerDown(_) | Self::Store(_) | Self::SecretMismatch { .. })
+        matches!(self, Self::DockerDown(_) | Self::Store(_) | Self::SecretMismatch { .. } | Self::NoFirewall)
     }
 
     /// Whether an address can't be assigned because another container has it.

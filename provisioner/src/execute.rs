@@ -290,6 +290,9 @@ impl Executor {
 
     async fn execute(&self, situation: &Situation, action: &Action) -> Result<(), Error> {
         let instance = &situation.instance;
+        if plan::starts_container(action) {
+            self.firewall.require()?;
+        }
         match action {
             Action::SetState(state, message) => self.mark(instance, *state, *message).await,
             Action::Probe(container) => self.adopt(instance, container).await,

@@ -8,6 +8,7 @@ mod rules;
 use std::io;
 use std::process::Stdio;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -39,6 +40,8 @@ pub(crate) struct Firewall {
     proxy_uid: OnceLock<u32>,
     /// Whether this process has found or installed the table; held while it checks.
     installed: Mutex<bool>,
+    /// Whether the table is there, as far as this process knows.
+    in_place: AtomicBool,
 }
 
 /// What a check of the table did.
@@ -53,7 +56,13 @@ pub(crate) enum Checked {
 
 impl Firewall {
     pub(crate) fn new(names: Names, proxy_user: String) -> Self {
-        Self { names, proxy_user, proxy_uid: OnceLock::new(), installed: Mutex::new(false) }
+        Self {
+            names,
+            proxy_user,
+            proxy_uid: OnceLock::new(),
+            installed: Mutex::new(false),
+            in_place: AtomicBool::new(false),
+        }
     }
 
     /// Checks that the proxy's user exists. The default one may be missing: `memgate up` creates it as root.
@@ -81,12 +90,23 @@ impl Firewall {
             Ok(Some(listed)) if rules::is_complete(&self.names, &users, &listed) => Checked::Complete,
             Err(error) if *installed => return Err(error),
             _ => {
-                nft(&["-f", "-"], &rules::ruleset(&self.names, &users)).await?;
+                let result = nft(&["-f", "-"], &rules::ruleset(&self.names, &users)).await;
+                self.in_place.store(result.is_ok(), Ordering::Relaxed);
+                result?;
                 if *installed { Checked::Restored } else { Checked::Installed }
             }
         };
         *installed = true;
+        self.in_place.store(true, Ordering::Relaxed);
         Ok(checked)
+    }
+
+    /// Refuses to start a container that would reach the host. Those that run are left alone.
+    ///
+    /// # Errors
+    /// [`Error::NoFirewall`] while the table isn't installed.
+    pub(crate) fn require(&self) -> Result<(), Error> {
+        if self.in_place.load(Ordering::Relaxed) { Ok(()) } else { Err(Error::NoFirewall) }
     }
 
     /// Keeps the table complete: checks it after every change of the host's rules, and restores it. Calls
@@ -225,5 +245,14 @@ mod tests {
         for text in ["Error: cache initialization failed: Interrupted", "Operation not permitted"] {
             assert!(existing(failure(text)).is_err(), "{text}");
         }
+    }
+
+    //
+    #[test]
+    fn nothing_is_started_before_the_rules_are_in_place() {
+        let firewall = Firewall::new(Names::new("abc234").unwrap(), PROXY_USER.into());
+        assert!(matches!(firewall.require(), Err(Error::NoFirewall)));
+        firewall.in_place.store(true, Ordering::Relaxed);
+        firewall.require().unwrap();
     }
 }

@@ -118,11 +118,12 @@ impl Networks {
         lease.ok_or_else(|| Error::NoSubnet(self.pool.to_string()))
     }
 
-    /// The lease that an instance has, or a new one, on one of our networks.
+    /// The lease that an instance has, or a new one, of an address on one of our networks.
     async fn find_lease(&self, instance: &str) -> Result<Option<Lease>, Error> {
         let lease = self.store.lease_address(instance, self.address_cooldown).await?;
         match lease {
-            Some(lease) if !self.names.is_network(&lease.network) => {
+            // The address decides where the route leads.
+            Some(lease) if self.network_of(&lease.address).as_ref() != Some(&lease.network) => {
                 Err(Error::InvalidNetwork(lease.network))
             }
             lease => Ok(lease),

@@ -144,6 +144,11 @@ pub(crate) fn plan(instance: &Instance, containers: &[Container], failures: u32)
     }
 }
 
+/// Whether a container runs afterwards that didn't before: not without firewall.
+pub(crate) fn starts_container(action: &Action) -> bool {
+    matches!(action, Action::Start(_) | Action::Unpause(_) | Action::Create { .. })
+}
+
 /// Whether a plan changes nothing, so that it needs no write permit.
 pub(crate) fn only_probes(actions: &[Action]) -> bool {
     actions.iter().all(|action| matches!(action, Action::Probe(_)))

@@ -348,6 +348,8 @@ impl Reconciler {
                 if report.incomplete.is_some() {
                     self.resync_in(RESYNC_RETRY_INTERVAL);
                 } else {
+                    let known = &self.executor.known;
+                    self.desired.retain(|id, _| known.get(id).is_some());
                     self.failed = report.failed;
                     self.count_failed();
                 }

@@ -1,7 +1,7 @@
 //! The queue of instances to reconcile: each id is in it once and never worked on twice at a time; after a
 //! failure it waits, longer each time. No I/O; the caller passes the time.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -19,6 +19,8 @@ pub(crate) struct WorkQueue {
     items: HashMap<String, Item>,
     /// Ids that are due, oldest first; each once.
     due: VecDeque<String>,
+    /// Ids that wait after a failure, by the time of their retry: there may be any number of them.
+    retries: BTreeSet<(Instant, String)>,
     expedited_at: Option<Instant>,
     docker_is_busy: bool,
 }
@@ -51,8 +53,10 @@ impl WorkQueue {
     /// Enqueues an id. One that waits after a failure of its own keeps waiting.
     pub(crate) fn enqueue(&mut self, id: &str) {
         let item = self.items.entry(id.to_owned()).or_default();
-        if item.postponements > 0 {
-            item.retry_at = None;
+        if item.postponements > 0
+            && let Some(at) = item.retry_at.take()
+        {
+            self.retries.remove(&(at, id.to_owned()));
         }
         if item.running {
             item.rerun = true;
@@ -66,7 +70,9 @@ impl WorkQueue {
     pub(crate) fn enqueue_reset(&mut self, id: &str) {
         if let Some(item) = self.items.get_mut(id) {
             item.failures = 0;
-            item.retry_at = None;
+            if let Some(at) = item.retry_at.take() {
+                self.retries.remove(&(at, id.to_owned()));
+            }
         }
         self.enqueue(id);
     }
@@ -75,8 +81,9 @@ impl WorkQueue {
     pub(crate) fn expedite(&mut self, now: Instant) {
         let last = self.expedited_at.map_or(now, |last| now.max(last + EXPEDITE_INTERVAL));
         self.expedited_at = Some(last);
-        for item in self.items.values_mut() {
-            item.retry_at = item.retry_at.map(|at| at.min(last));
+        let later = self.retries.split_off(&(last, String::new()));
+        for (_, id) in later {
+            self.retry_at(&id, last);
         }
     }
 
@@ -120,20 +127,28 @@ impl WorkQueue {
                 retry_backoff(item.postponements.saturating_add(1))
             }
         };
-        item.retry_at = Some(now + backoff.min(limit));
+        self.retry_at(id, now + backoff.min(limit));
     }
 
     /// When the next retry is due.
     pub(crate) fn next_retry(&self) -> Option<Instant> {
-        self.items.values().filter_map(|item| item.retry_at).min()
+        self.retries.first().map(|(at, _)| *at)
+    }
+
+    fn retry_at(&mut self, id: &str, at: Instant) {
+        if let Some(item) = self.items.get_mut(id) {
+            item.retry_at = Some(at);
+            self.retries.insert((at, id.to_owned()));
+        }
     }
 
     fn enqueue_retries(&mut self, now: Instant) {
-        for (id, item) in &mut self.items {
-            if item.retry_at.is_some_and(|at| at <= now) {
+        while self.next_retry().is_some_and(|at| at <= now) {
+            let Some((_, id)) = self.retries.pop_first() else { return };
+            if let Some(item) = self.items.get_mut(&id) {
                 item.retry_at = None;
                 item.queued = true;
-                self.due.push_back(id.clone());
+                self.due.push_back(id);
             }
         }
     }
@@ -244,5 +259,29 @@ mod tests {
         queue.enqueue_reset("a");
         queue.finish("a", Outcome::Failed, now);
         assert_eq!(queue.take(now), Some(("a".into(), 1)));
+    }
+
+    // however many wait, none is lost, and each is tried once when it is due.
+    #[test]
+    fn all_that_wait_are_tried_when_they_are_due() {
+        let (mut queue, mut now, count) = (WorkQueue::default(), Instant::now(), 20_000);
+        for number in 0..count {
+            queue.enqueue(&number.to_string());
+        }
+        for outcome in [Outcome::Failed, Outcome::Postponed, Outcome::Failed] {
+            let mut taken = Vec::new();
+            while let Some((id, _)) = queue.take(now) {
+                queue.finish(&id, outcome, now);
+                taken.push(id);
+            }
+            taken.sort_unstable();
+            taken.dedup();
+            assert_eq!((taken.len(), queue.retries.len()), (count, count));
+            now = queue.retries.last().unwrap().0;
+        }
+        // One that is enqueued meanwhile isn't tried twice.
+        queue.expedite(now);
+        queue.enqueue_reset("7");
+        assert_eq!(queue.retries.len(), count - 1);
     }
 }

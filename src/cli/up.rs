@@ -5,6 +5,7 @@ mod announcement;
 mod bind_mount;
 mod lock;
 pub(crate) mod port_check;
+mod role_group;
 mod role_log;
 mod supervisor;
 mod watchdog;

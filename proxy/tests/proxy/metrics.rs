@@ -98,7 +98,8 @@ fn histogram_of_a_known_load_is_right_and_all_formats_parse() {
     let longest = begun.elapsed();
     let metrics = wait_for_requests(&proxy, 2.0 * quick);
     let sum = |metrics| value(metrics, "memgate_proxy_request_duration_seconds_sum");
-    let (least, most) = ((LATENCY - all_sent).as_secs_f64(), longest.as_secs_f64());
+    // A request's latency begins when the proxy reads it, which a busy machine delays.
+    let (least, most) = ((LATENCY - all_sent).as_secs_f64() - 0.1, longest.as_secs_f64());
     let mean = (sum(&metrics) - sum(&before)) / quick;
     assert!((least..=most).contains(&mean), "{mean}: not within {least} and {most}");
     // Each one in the bucket of its latency.

@@ -12,6 +12,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::role_group::RoleGroup;
 use super::role_log::RoleLog;
 use super::watchdog::Watchdog;
 use crate::data_dir::DataDir;
@@ -57,6 +58,7 @@ pub(crate) struct Common {
 struct RoleSupervisor {
     role: Role,
     data: DataDir,
+    installation: String,
     settings: Settings,
     /// Until this is cancelled, an exit with an error means that the start failed.
     all_ready: CancellationToken,
@@ -68,6 +70,8 @@ struct Running {
     child: Child,
     log: RoleLog,
     watchdog: Watchdog<ChildStdout>,
+    /// Dropped last: whatever the role has started ends with it.
+    _group: Option<RoleGroup>,
 }
 
 /// Why a role has to be started again, or not.
@@ -90,6 +94,7 @@ impl Supervisor {
             let supervisor = RoleSupervisor {
                 role,
                 data: data.clone(),
+                installation: installation.to_owned(),
                 settings: role.visible_settings(settings),
                 all_ready: all_ready.clone(),
                 common: common.clone(),
@@ -304,15 +309,24 @@ impl RoleSupervisor {
         for name in self.role.inherited_variables() {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
         }
+        let mut group = None;
         if let Some(identity) = self.common.system_users.and_then(|users| self.role.identity(&users)) {
             // It becomes that user itself, because only root can give up what root has.
             command.arg("--run-as").arg(identity.to_string());
+            group = RoleGroup::create(&self.installation, self.role.name()).map_err(|error| {
+                let what = format!("processes of an earlier {} don't end ({error})", self.role.name());
+                CliError::new(what, "end the processes of its user yourself")
+            })?;
         }
         let failed = |error: std::io::Error| {
             let what = format!("can't start the {} ({error})", self.role.name());
             CliError::new(what, "check the system's limits, and that all users may execute this program")
         };
         let mut child = command.spawn().map_err(failed)?;
+        if let (Some(group), Some(process)) = (&group, child.id()) {
+            // Before it gets its settings, which it waits for.
+            group.add(process).map_err(failed)?;
+        }
         let log = RoleLog::start(self.role.name(), self.settings.log.format, child.stderr.take());
         let watchdog = Watchdog::new(child.stdout.take());
         let settings = serde_json::to_vec(&self.settings).map_err(|error| failed(error.into()))?;
@@ -320,6 +334,6 @@ impl RoleSupervisor {
             // If the role has already exited, the caller's wait reports it.
             let _ = stdin.write_all(&settings).await;
         }
-        Ok(Running { child, log, watchdog })
+        Ok(Running { child, log, watchdog, _group: group })
     }
 }
