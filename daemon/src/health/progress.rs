@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(3);
 /// Without a mark for this long, a loop is stuck, and `/healthz` says so.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
-
 /// Interval of marks for loops that may have nothing to do.
 const MARK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -34,9 +33,7 @@ impl Progress {
     pub fn mark(&self) {
         self.0.marked_at.store(millis(self.0.epoch.elapsed()), Ordering::Relaxed);
     }
-}
 
-impl Progress {
     /// Marks progress every second, for a task that waits for this beside its work.
     pub async fn mark_while_polled(&self) -> Infallible {
         let mut ticks = tokio::time::interval(MARK_INTERVAL);
