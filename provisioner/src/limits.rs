@@ -22,7 +22,7 @@ pub(crate) struct Limits {
     /// The CPUs that it may use, like `0-3`.
     pub(crate) cpuset: String,
     pub(crate) processes: i64,
-    /// Whether Docker restarts it while the provisioner is down.
+    /// Whether Docker restarts it by itself, even before the firewall is in place.
     pub(crate) restarts: bool,
 }
 
@@ -38,7 +38,7 @@ impl Limits {
             cpu_shares: CPU_SHARES,
             cpuset: String::new(),
             processes: PROCESSES_MAX,
-            restarts: true,
+            restarts: false,
         }
     }
 
@@ -80,7 +80,7 @@ mod tests {
             Limits { cpu_shares: 2, ..created.clone() },
             Limits { cpuset: "0".into(), ..created.clone() },
             Limits { processes: 1, ..created.clone() },
-            Limits { restarts: false, ..created.clone() },
+            Limits { restarts: true, ..created.clone() },
         ] {
             assert!(!changed.are(&wanted, "0-1"), "{changed:?}");
         }

@@ -15,7 +15,7 @@ use daemon::Shutdown;
 use daemon::health::Health;
 use store::{Grant, LaneKey, Timestamp};
 use tokio::sync::mpsc;
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, yield_now};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
@@ -45,6 +45,8 @@ const CLIENT_READ_MAX: usize = 64 * 1024;
 const TENANT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Interval between two usage reports.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// Messages that a worker receives before its sessions run again.
+const MESSAGES_MAX: usize = 8;
 /// Interval of the expiry sweep.
 const EXPIRY_SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 /// Sweeps for stalled connections in the time after which a connection counts as stalled.
@@ -155,11 +157,20 @@ impl Worker {
         let passes = spawn_local(self.turns.clone().run());
         // The sweeps make it run several times a second.
         let progress = self.shared.health.watch_loop(format!("worker {}", self.index));
+        let mut received = 0;
         loop {
             progress.mark();
+            // The inbox alone would yield after 128 messages, each of which may open a session.
+            if received == MESSAGES_MAX {
+                received = 0;
+                yield_now().await;
+            }
             tokio::select! {
                 () = self.shared.shutdown.begun() => break,
-                Some(message) = inbox.recv() => self.receive(message),
+                Some(message) = inbox.recv() => {
+                    received += 1;
+                    self.receive(message);
+                }
                 _ = report.tick() => self.report(),
                 _ = expiry_sweep.tick() => self.close_expired(),
                 _ = stall_sweep.tick() => {

@@ -97,23 +97,26 @@ impl PasswordHasher {
         })
     }
 
-    /// The account that `find` finds, with its hash, if the password matches that. Without an account it takes as long.
-    /// `find` runs when it is the requester's turn: a flood doesn't look more accounts up than are verified, so it
-    /// doesn't keep the store from answering others.
+    /// What `accept` makes of the account that `find` finds, if the password matches its hash. Without an account it takes
+    /// as long. Both run on the worker's thread when it is the requester's turn: a flood doesn't look more accounts up
+    /// than are verified, and who has proved a password doesn't queue behind it at each request to the store.
     ///
     /// # Errors
     ///
-    /// [`PasswordError`] if no worker is free in time; and what `find` returns.
-    pub(crate) async fn verify<T, E, F>(
+    /// [`PasswordError`] if no worker is free in time; and what `find` and `accept` return.
+    pub(crate) async fn verify<T, R, E, F, A>(
         &self,
         requester: Requester,
         password: String,
         find: F,
-    ) -> Result<Result<Option<Account<T>>, E>, PasswordError>
+        accept: impl FnOnce(Account<T>) -> A + Send + 'static,
+    ) -> Result<Result<Option<R>, E>, PasswordError>
     where
         T: Send + 'static,
+        R: Send + 'static,
         E: Send + 'static,
         F: Future<Output = Result<Option<Account<T>>, E>> + Send + 'static,
+        A: Future<Output = Result<R, E>>,
     {
         let (decoy_hash, checks) = (self.decoy_hash.clone(), self.checks.clone());
         let runtime = Handle::current();
@@ -125,7 +128,10 @@ impl PasswordHasher {
                 false
             });
             checks.inc();
-            Ok(found.filter(|_| matches))
+            match found.filter(|_| matches) {
+                Some(account) => runtime.block_on(accept(account)).map(Some),
+                None => Ok(None),
+            }
         })
         .await
     }
@@ -262,6 +268,7 @@ impl JobQueue {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::future::ready;
 
     use daemon::source::Source;
     use tokio::sync::{Semaphore, mpsc};
@@ -319,13 +326,15 @@ mod tests {
         let verify = async |password: &str, hash: Option<&str>| {
             let account = hash.map(|hash| Account { of: (), hash: hash.to_owned() });
             let find = async { Ok::<_, Infallible>(account) };
-            hasher.verify(from, password.to_owned(), find).await.unwrap().unwrap().is_some()
+            let accept = |account| ready(Ok(account));
+            hasher.verify(from, password.to_owned(), find, accept).await.unwrap().unwrap().is_some()
         };
         assert!(verify("Grüße 🦀 und so", Some(&hash)).await);
         assert!(!verify("Grüße 🦀 und so ", Some(&hash)).await);
         assert!(!verify("Grüße 🦀 und so", None).await);
         assert!(!verify("Grüße 🦀 und so", Some("garbage")).await);
-        let fails = hasher.verify(from, String::new(), async { Err::<Option<Account<()>>, _>("store") });
+        let find = async { Err::<Option<Account<()>>, _>("store") };
+        let fails = hasher.verify(from, String::new(), find, |account| ready(Ok(account)));
         assert_eq!(fails.await, Ok(Err("store")));
     }
 
@@ -346,7 +355,7 @@ mod tests {
                     answers.acquire().await.unwrap().forget();
                     Ok::<Option<Account<()>>, Infallible>(None)
                 };
-                let _ = hasher.verify(requester, String::new(), find).await;
+                let _ = hasher.verify(requester, String::new(), find, |account| ready(Ok(account))).await;
             });
         };
         for host in 0..200 {

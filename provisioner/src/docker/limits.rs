@@ -32,9 +32,9 @@ impl Docker {
     }
 }
 
-/// Docker restarts it while the provisioner is down.
+/// Docker restarts nothing by itself: after a reboot it would do so before the firewall is in place.
 pub(super) fn restart_policy() -> RestartPolicy {
-    RestartPolicy { name: Some(RestartPolicyNameEnum::UNLESS_STOPPED), maximum_retry_count: None }
+    RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }
 }
 
 pub(super) fn limits_of(host: &HostConfig) -> Limits {
@@ -48,6 +48,6 @@ pub(super) fn limits_of(host: &HostConfig) -> Limits {
         cpu_shares: number(host.cpu_shares),
         cpuset: host.cpuset_cpus.clone().unwrap_or_default(),
         processes: number(host.pids_limit),
-        restarts: policy == Some(RestartPolicyNameEnum::UNLESS_STOPPED),
+        restarts: !matches!(policy, None | Some(RestartPolicyNameEnum::NO | RestartPolicyNameEnum::EMPTY)),
     }
 }

@@ -60,7 +60,7 @@ async fn containers_have_no_privileges_beyond_what_memcached_needs() {
         ("HostConfig.NanoCpus", json!(1_000_000_000)),
         ("HostConfig.Ulimits", ulimits()),
         ("HostConfig.Tmpfs", Value::Null),
-        ("HostConfig.RestartPolicy.Name", json!("unless-stopped")),
+        ("HostConfig.RestartPolicy.Name", json!("no")),
         ("HostConfig.LogConfig", json!({"Type": "json-file", "Config": {"max-file": "1", "max-size": "1m"}})),
         ("State.Running", json!(true)),
     ];

@@ -188,7 +188,7 @@ async fn changed_limits_are_restored_and_the_container_is_kept() {
         })
         .await;
     };
-    change(&["--pids-limit", "7", "--restart", "no", "--cpuset-cpus", "0", "--cpu-shares", "2"]);
+    change(&["--pids-limit", "7", "--restart", "always", "--cpuset-cpus", "0", "--cpu-shares", "2"]);
     restored().await;
     let event = until_event(&installation, instance, EventCause::LimitsChanged).await;
     assert_eq!((event.action, event.contents_lost), (EventAction::LimitsRestored, false));

@@ -28,7 +28,7 @@ async fn a_container_is_restored_after_any_change_by_hand() {
             &[&["network", "disconnect", "-f", &network, &name], &["network", "rm", &network]],
             true,
         ),
-        // The process dies without Docker's doing, so Docker restarts it.
+        // The process dies without Docker's doing.
         ("memcached dies", &[&["-9"]], false),
     ];
     let mut before = first.clone();
@@ -59,6 +59,32 @@ async fn a_container_is_restored_after_any_change_by_hand() {
         assert_eq!(after.generation > before.generation, *recreated, "{what}: {after:?}");
         before = installation.until_running(&instance, 0).await;
     }
+}
+
+//
+#[tokio::test]
+async fn docker_starts_no_container_by_itself() {
+    let mut installation = Installation::start().await;
+    let (instance, route) = installation.running_instance().await;
+    let name = installation.container(&instance);
+    installation.stop_provisioner();
+    output("kill", &["-9", &inspect("container", &name)["State"]["Pid"].to_string()]);
+    // A restart policy would make it "restarting" or "running".
+    until("exit", RECOVERY_TIMEOUT, || async {
+        (inspect("container", &name)["State"]["Status"] == "exited").then_some(())
+    })
+    .await;
+    installation.start_provisioner();
+    let after = installation
+        .until_route(&instance, |it| it.state == InstanceState::Running && it.changed_at > route.changed_at)
+        .await;
+    assert_eq!(
+        (after.generation, &after.container),
+        (route.generation, &route.container),
+        "started, not replaced"
+    );
+    assert_eq!(inspect("container", &name)["RestartCount"], 0);
+    assert!(installation.request(&instance, &after, "version").is_some());
 }
 
 /// An installation whose provisioner checks every second, with one cache that holds a value.

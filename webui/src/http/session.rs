@@ -82,12 +82,12 @@ impl FromRequestParts<Arc<AppState>> for SignedIn {
 pub(crate) async fn start(
     app: &AppState,
     user_id: &str,
-    previous: Option<&SignedIn>,
+    previous: Option<&Session>,
 ) -> Result<(Session, HeaderValue), PageError> {
     let (id, form_token) = (new_session_id(app), new_secret());
     let id_hash = hash(&id);
     if let Some(previous) = previous {
-        app.store.end_session(&previous.session.id_hash).await?;
+        app.store.end_session(&previous.id_hash).await?;
     }
     app.store.create_session(&NewSession { id_hash: &id_hash, user_id, form_token: &form_token }).await?;
     let cookie = Cookie::Session.set(&app.config, &id, app.config.session_age());

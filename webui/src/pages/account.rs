@@ -1,5 +1,6 @@
 //! Account page: change the password, delete the account. Both ask for the current password.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -145,7 +146,7 @@ async fn verify_current(
         let hash = store.password_hash(&user_id).await?;
         Ok::<_, StoreError>(hash.map(|hash| Account { of: (), hash }))
     };
-    let account = app.passwords.verify(requester, password, find).await??;
+    let account = app.passwords.verify(requester, password, find, |account| ready(Ok(account))).await??;
     if account.is_some() {
         if let Err(wait) = password_check::acquire_use(app, &me.user.id) {
             return Ok(Err(PasswordRejection::RateLimited(wait)));

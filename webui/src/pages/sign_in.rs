@@ -6,11 +6,11 @@ use std::time::Duration;
 use askama::Template;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use identity::Email;
 use serde::Deserialize;
-use store::{StoreError, User};
+use store::{Session, User};
 
 use super::password_check;
 use crate::http::client_ip::ClientIp;
@@ -89,29 +89,21 @@ pub(crate) async fn submit(
         Ok(requester) => requester,
         Err(wait) => return limited(&app, &visitor, &fields, wait),
     };
-    let reject = || {
-        app.metrics.count_sign_in("wrong_credentials");
-        rejected(StatusCode::UNAUTHORIZED, &visitor, &fields, WRONG_CREDENTIALS.into())
-    };
-    let Some(Account { of: user, hash }) = authenticate(&app, requester, &fields).await? else {
-        return reject();
-    };
-    if let Err(wait) = password_check::acquire_use(&app, &user.id) {
-        return limited(&app, &visitor, &fields, wait);
+    let previous = visitor.me.as_ref().map(|me| me.session.clone());
+    let sign_in = SignIn { app: app.clone(), email: fields.email.clone(), client_ip, previous };
+    match sign_in.authenticate(requester, fields.password.clone()).await? {
+        Outcome::Success(cookie) => {
+            app.metrics.count_sign_in("success");
+            let mut response = Redirect::to(local_path(&fields.next)).into_response();
+            set_cookie(response.headers_mut(), Some(cookie));
+            Ok(response)
+        }
+        Outcome::Limited(wait) => limited(&app, &visitor, &fields, wait),
+        Outcome::WrongCredentials => {
+            app.metrics.count_sign_in("wrong_credentials");
+            rejected(StatusCode::UNAUTHORIZED, &visitor, &fields, WRONG_CREDENTIALS.into())
+        }
     }
-    app.password_attempts.record_success(&fields.email, client_ip.source());
-    let (session, cookie) = session::start(&app, &user.id, visitor.me.as_ref()).await?;
-    // A concurrent change of the password has ended every session but this one.
-    if app.store.password_hash(&user.id).await?.as_ref() != Some(&hash) {
-        session::end(&app, &session).await?;
-        return reject();
-    }
-    app.metrics.count_sign_in("success");
-    let actor = format!("user {}", user.id);
-    app.store.acting_as(&actor).note("user.sign_in", &actor, &format!("from {client_ip}")).await?;
-    let mut response = Redirect::to(local_path(&fields.next)).into_response();
-    set_cookie(response.headers_mut(), Some(cookie));
-    Ok(response)
 }
 
 pub(crate) async fn sign_out(
@@ -124,23 +116,57 @@ pub(crate) async fn sign_out(
     Ok(response)
 }
 
-/// The user, if the credentials are right. Always takes two look-ups and one argon2.
-async fn authenticate(
-    app: &AppState,
-    requester: Requester,
-    fields: &Fields,
-) -> Result<Option<Account<User>>, PageError> {
-    // No account has an empty address, which stands for an invalid one here.
-    let email = Email::parse(&fields.email).map_or(String::new(), |email| email.as_str().to_owned());
-    let store = app.store.clone();
-    let find = async move {
-        let user = store.user_by_email(&email).await?;
-        let hash = store.password_hash(user.as_ref().map_or("", |user| &user.id)).await?;
-        Ok::<_, StoreError>(user.zip(hash).map(|(of, hash)| Account { of, hash }))
-    };
-    Ok(app.passwords.verify(requester, fields.password.clone(), find).await??)
+/// A sign-in whose password is being checked.
+struct SignIn {
+    app: Arc<AppState>,
+    email: String,
+    client_ip: ClientIp,
+    /// The browser's session.
+    previous: Option<Session>,
 }
 
+enum Outcome {
+    /// The new session's cookie.
+    Success(HeaderValue),
+    /// The account was used too often; the time to wait.
+    Limited(Duration),
+    WrongCredentials,
+}
+
+impl SignIn {
+    /// Starts a session if the credentials are right. Always takes two look-ups and one argon2.
+    async fn authenticate(self, requester: Requester, password: String) -> Result<Outcome, PageError> {
+        // No account has an empty address, which stands for an invalid one here.
+        let email = Email::parse(&self.email).map_or(String::new(), |email| email.as_str().to_owned());
+        let (app, store) = (self.app.clone(), self.app.store.clone());
+        let find = async move {
+            let user = store.user_by_email(&email).await?;
+            let hash = store.password_hash(user.as_ref().map_or("", |user| &user.id)).await?;
+            Ok(user.zip(hash).map(|(of, hash)| Account { of, hash }))
+        };
+        let outcome =
+            app.passwords.verify(requester, password, find, |account| self.start(account)).await??;
+        Ok(outcome.unwrap_or(Outcome::WrongCredentials))
+    }
+
+    /// Starts a session of a user whose password was right.
+    async fn start(self, Account { of: user, hash }: Account<User>) -> Result<Outcome, PageError> {
+        let (app, client_ip) = (&self.app, self.client_ip);
+        if let Err(wait) = password_check::acquire_use(app, &user.id) {
+            return Ok(Outcome::Limited(wait));
+        }
+        app.password_attempts.record_success(&self.email, client_ip.source());
+        let (session, cookie) = session::start(app, &user.id, self.previous.as_ref()).await?;
+        // A concurrent change of the password has ended every session but this one.
+        if app.store.password_hash(&user.id).await?.as_ref() != Some(&hash) {
+            session::end(app, &session).await?;
+            return Ok(Outcome::WrongCredentials);
+        }
+        let actor = format!("user {}", user.id);
+        app.store.acting_as(&actor).note("user.sign_in", &actor, &format!("from {client_ip}")).await?;
+        Ok(Outcome::Success(cookie))
+    }
+}
 /// The form again, with the time to wait.
 fn limited(
     app: &AppState,

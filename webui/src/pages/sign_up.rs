@@ -112,7 +112,8 @@ pub(crate) async fn submit(
     app.metrics.count_sign_up("success");
     tell_if_near(&app, users + 1);
     app.password_attempts.record_sign_up(&user.email, client_ip.source());
-    let (session, cookie) = session::start(&app, &user.id, visitor.me.as_ref()).await?;
+    let previous = visitor.me.as_ref().map(|me| &me.session);
+    let (session, cookie) = session::start(&app, &user.id, previous).await?;
     let me = SignedIn { user, session, leaks: Vec::new() };
     let cache_name = CacheName::default();
     let revealed = RevealedToken::new(&token, FIRST_TOKEN_NAME, cache_name.as_str(), "/cache".to_owned());
