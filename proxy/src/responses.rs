@@ -111,7 +111,13 @@ impl ResponseQueue {
 
     /// Returns the stream, if no lane holds the queue any more.
     pub(crate) fn into_stream(self: Rc<Self>) -> Option<Stream> {
-        Rc::into_inner(self).map(|responses| responses.out.stream)
+        Some(self.into_parts()?.0)
+    }
+
+    /// Returns the stream and what the connection holds, if no lane holds the queue any more.
+    pub(crate) fn into_parts(self: Rc<Self>) -> Option<(Stream, Option<HeldBytes>)> {
+        let out = Rc::into_inner(self)?.out;
+        Some((out.stream, out.account.into_inner().map(|account| account.held)))
     }
 
     /// Bytes that the socket hasn't accepted.

@@ -23,12 +23,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::auth::backoff::Throttle;
 use crate::grants::Grants;
 use crate::lane::Lane;
-use crate::login::Credential;
+use crate::login::{Credential, Handshake};
 use crate::protocol::Protocol;
 use crate::protocol::denial::Ending;
 use crate::protocol::request::FlagSet;
 use crate::responses::ResponseQueue;
-use crate::tenant::{Pause, SessionHandle, Tenant};
+use crate::tenant::{Pause, Reauthentication, Served, SessionHandle, Tenant};
 use crate::transport::Stream;
 use dedicated::DedicatedRequest;
 pub(crate) use state::State;
@@ -168,7 +168,9 @@ impl Session {
                         step = Step::Close;
                         continue;
                     }
-                    return End::Login(std::mem::take(&mut self.input));
+                    let mut input = std::mem::take(&mut self.input);
+                    input.shrink_to_fit();
+                    return End::Login(input);
                 }
                 Step::Close => return Box::pin(self.close_gracefully(worker)).await,
             };
@@ -331,10 +333,17 @@ impl Session {
         }
     }
 
-    /// Returns the connection's stream, if nothing else uses it, and the session's registration.
-    pub(crate) fn into_stream(self) -> Option<(Stream, SessionHandle)> {
-        let Self { responses, handle, .. } = self;
-        responses.into_stream().map(|stream| (stream, handle))
+    /// Returns the connection's stream, if nothing else uses it, and the session's registration, which goes on counting what
+    /// the connection holds while its client logs in again with this `input`.
+    pub(crate) fn into_login(self, input: &[u8]) -> Option<(Stream, SessionHandle)> {
+        let Self { responses, mut handle, tenant, .. } = self;
+        let operations = responses.operations();
+        let (stream, held) = responses.into_parts()?;
+        let bytes = input.len().max(Handshake::BUFFER_MAX) + stream.kept_by_tls();
+        let served = Served { is_tls: stream.is_tls(), operations };
+        handle.begin_reauthentication(Reauthentication::new(held?, bytes, tenant.usage.now(), served));
+        tenant.shed_if_over();
+        Some((stream, handle))
     }
 
     /// Records why the session ends if the proxy has decided that.

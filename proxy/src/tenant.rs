@@ -4,6 +4,7 @@
 
 mod permissions;
 mod rate_limit;
+mod registered;
 mod sessions;
 pub(crate) mod turns;
 
@@ -25,6 +26,7 @@ use crate::session_budget::SessionBudget;
 pub(crate) use permissions::{LivePermissions, PermissionVersion};
 pub(crate) use rate_limit::Pause;
 use rate_limit::RateLimit;
+pub(crate) use registered::{Reauthentication, Served};
 pub(crate) use sessions::SessionHandle;
 use sessions::Sessions;
 use turns::{Turns, WorkerTurns};

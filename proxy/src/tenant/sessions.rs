@@ -4,13 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use store::{ConnectionId, Grant, LiveConnection, Timestamp, TokenId, now};
 use tokio::time::Instant;
 
+use super::registered::{Reauthentication, Registered, WeakRegistered};
 use super::{LivePermissions, Tenant};
 use crate::buffers::{HeldBytes, TenantBuffers};
 use crate::login::outcome::LoginOutcome;
@@ -39,7 +40,7 @@ pub(super) struct SessionEntry {
     since: Timestamp,
     /// When the client certificate expires, even if the token is still valid.
     pub(super) ends_at: Timestamp,
-    responses: Weak<ResponseQueue>,
+    connection: WeakRegistered,
 }
 
 /// What a session holds in memory.
@@ -47,7 +48,7 @@ struct Holding {
     /// For how long, in microseconds.
     age: u32,
     bytes: usize,
-    responses: Rc<ResponseQueue>,
+    connection: Registered,
 }
 
 /// A registered session. Dropping the handle removes the session.
@@ -56,6 +57,27 @@ pub(crate) struct SessionHandle {
     pub(crate) number: usize,
     /// The permissions of the session's token, kept current.
     pub(crate) permissions: Rc<LivePermissions>,
+    /// Set while the client logs in again.
+    reauthentication: Option<Rc<Reauthentication>>,
+}
+
+impl SessionHandle {
+    /// Keeps the registration of a session that has ended because its client logs in again.
+    pub(crate) fn begin_reauthentication(&mut self, reauthentication: Reauthentication) {
+        let reauthentication = Rc::new(reauthentication);
+        if let Some(entry) = self.tenant.sessions.entries.borrow_mut().get_mut(&self.number) {
+            entry.connection = WeakRegistered::Reauthenticating(Rc::downgrade(&reauthentication));
+        }
+        self.reauthentication = Some(reauthentication);
+    }
+
+    /// Waits until a connection that logs in again must close. Returns why, if its owner is to be told.
+    pub(crate) async fn closed(&self) -> Option<Ending> {
+        match &self.reauthentication {
+            Some(reauthentication) => reauthentication.closed().await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 impl Drop for SessionHandle {
@@ -101,12 +123,12 @@ impl Tenant {
         self.sessions.next_number.set(number.wrapping_add(1));
         responses.set_account(self.usage.clone(), HeldBytes::new(self.buffers.clone(), number));
         let ClientInfo { source, protocol, .. } = client;
-        let responses = Rc::downgrade(responses);
+        let connection = WeakRegistered::Serving(Rc::downgrade(responses));
         entries.insert(
             number,
-            SessionEntry { token: grant.token, source, protocol, since: now(), ends_at, responses },
+            SessionEntry { token: grant.token, source, protocol, since: now(), ends_at, connection },
         );
-        Ok(SessionHandle { tenant: self.clone(), number, permissions })
+        Ok(SessionHandle { tenant: self.clone(), number, permissions, reauthentication: None })
     }
 
     /// Lists the sessions as connections of `proxy`.
@@ -160,8 +182,8 @@ impl Sessions {
     }
 
     pub(super) fn wake_all(&self) {
-        for responses in self.entries.borrow().values().filter_map(|entry| entry.responses.upgrade()) {
-            responses.wake();
+        for connection in self.entries.borrow().values().filter_map(|entry| entry.connection.upgrade()) {
+            connection.wake();
         }
     }
 
@@ -169,11 +191,11 @@ impl Sessions {
     /// less than it may: one token's requests don't end those of others.
     pub(super) fn end_oldest(&self, buffers: &TenantBuffers, now: StartedAt) {
         let mut tokens: HashMap<TokenId, (usize, Vec<Holding>)> = HashMap::new();
-        for (token, responses) in self.holding(buffers) {
-            let (Some(age), bytes) = (responses.held_for(now), responses.held_bytes()) else { continue };
+        for (token, connection) in self.holding(buffers) {
+            let (Some(age), bytes) = (connection.held_for(now), connection.held_bytes()) else { continue };
             let (held, sessions) = tokens.entry(token).or_default();
             *held += bytes;
-            sessions.push(Holding { age, bytes, responses });
+            sessions.push(Holding { age, bytes, connection });
         }
         tokens.values_mut().for_each(|(_, sessions)| sessions.sort_unstable_by_key(|it| it.age));
         let mut tokens: Vec<_> = tokens.into_values().collect();
@@ -181,7 +203,7 @@ impl Sessions {
             let Some((held, sessions)) = tokens.iter_mut().max_by_key(|(held, _)| *held) else { return };
             let Some(oldest) = sessions.pop() else { return };
             *held = held.saturating_sub(oldest.bytes);
-            oldest.responses.end(Ending::OverBudget);
+            oldest.connection.end(Ending::OverBudget);
         }
     }
 
@@ -193,31 +215,31 @@ impl Sessions {
             return;
         }
         let entries = self.entries.borrow();
-        let all: Vec<Rc<ResponseQueue>> =
-            entries.values().filter_map(|entry| entry.responses.upgrade()).collect();
-        let ending = all.iter().filter(|responses| responses.ending().is_some()).count();
+        let all: Vec<Registered> = entries.values().filter_map(|entry| entry.connection.upgrade()).collect();
+        let ending = all.iter().filter(|connection| connection.ending().is_some()).count();
         let mut idle: Vec<_> =
-            all.iter().filter_map(|responses| Some((responses.idle_for(now)?, responses))).collect();
+            all.iter().filter_map(|connection| Some((connection.idle_for(now)?, connection))).collect();
         idle.sort_unstable_by_key(|((holds, idle), _)| (*holds, Reverse(*idle)));
-        let idle = idle.into_iter().filter(|(_, responses)| !responses.stream().has_unread_input());
-        idle.take(excess.saturating_sub(ending)).for_each(|(_, responses)| responses.end(Ending::ProxyLimit));
+        let idle = idle.into_iter().filter(|(_, connection)| !connection.has_unread_input());
+        idle.take(excess.saturating_sub(ending))
+            .for_each(|(_, connection)| connection.end(Ending::ProxyLimit));
     }
 
     /// Ends the sessions whose clients have done nothing, or too little, for `limit` about what they hold.
     pub(super) fn end_stalled(&self, buffers: &TenantBuffers, limit: Duration, now: StartedAt) {
         let limit = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
-        for (_, responses) in self.holding(buffers) {
-            if let Some(ending) = responses.overdue(limit, now) {
-                responses.end(ending);
+        for (_, connection) in self.holding(buffers) {
+            if let Some(ending) = connection.overdue(limit, now) {
+                connection.end(ending);
             }
         }
     }
 
     /// The sessions that hold memory, with their tokens.
-    fn holding(&self, buffers: &TenantBuffers) -> Vec<(TokenId, Rc<ResponseQueue>)> {
+    fn holding(&self, buffers: &TenantBuffers) -> Vec<(TokenId, Registered)> {
         let entries = self.entries.borrow();
         let holders = buffers.holders().into_iter().filter_map(|number| entries.get(&number));
-        holders.filter_map(|entry| Some((entry.token, entry.responses.upgrade()?))).collect()
+        holders.filter_map(|entry| Some((entry.token, entry.connection.upgrade()?))).collect()
     }
 
     /// When the next session ends of those that haven't ended by `now`.
@@ -228,13 +250,13 @@ impl Sessions {
 
 impl SessionEntry {
     fn abort(&self) {
-        if let Some(responses) = self.responses.upgrade() {
-            responses.abort();
+        if let Some(connection) = self.connection.upgrade() {
+            connection.abort();
         }
     }
 
     fn describe(&self, number: usize, proxy: &str) -> Option<LiveConnection> {
-        let responses = self.responses.upgrade()?;
+        let connection = self.connection.upgrade()?;
         let (number, since) = (i64::try_from(number).ok()?, self.since);
         let protocol = match self.protocol {
             Protocol::Text => "text",
@@ -245,9 +267,9 @@ impl SessionEntry {
             token_id: self.token.to_string(),
             source: self.source.to_string(),
             protocol: protocol.to_owned(),
-            tls: responses.stream().is_tls(),
+            tls: connection.is_tls(),
             since,
-            operations: i64::try_from(responses.operations()).unwrap_or(i64::MAX),
+            operations: i64::try_from(connection.operations()).unwrap_or(i64::MAX),
         })
     }
 }

@@ -54,10 +54,12 @@ impl Worker {
         loop {
             let connection = match phase {
                 Phase::Authenticated(connection) => connection,
-                Phase::Pending(pending) => match Box::pin(self.authenticate(pending)).await {
-                    Some(connection) => connection,
-                    None => return,
-                },
+                Phase::Pending(pending) => {
+                    match Box::pin(self.authenticate(pending, previous.as_ref())).await {
+                        Some(connection) => connection,
+                        None => return,
+                    }
+                }
             };
             let owner = worker_for(&connection.grant.instance_id, self.shared.workers.len());
             if owner != self.index {
@@ -77,11 +79,24 @@ impl Worker {
         }
     }
 
-    /// Returns `None` when the connection has ended without a login, or the proxy stops.
-    async fn authenticate(&self, pending: Box<PendingConnection>) -> Option<Box<AuthenticatedConnection>> {
+    /// Returns `None` when the connection has ended without a login, its `previous` session is closed, or the proxy stops.
+    async fn authenticate(
+        &self,
+        pending: Box<PendingConnection>,
+        previous: Option<&SessionHandle>,
+    ) -> Option<Box<AuthenticatedConnection>> {
         let authenticator = self.shared.authenticator(&self.client_scratch);
+        let previous = previous?;
+        let client = ClientInfo::new(pending.source, None, &pending.stream);
         tokio::select! {
             connection = authenticator.authenticate(*pending) => connection.map(Box::new),
+            ending = previous.closed() => {
+                if let Some(ending) = ending {
+                    let subject = Subject::Token(previous.permissions.token());
+                    self.shared.metrics.denials.record(subject, ending.cause(), client, "");
+                }
+                None
+            }
             () = self.shared.shutdown.begun() => None,
         }
     }
@@ -202,8 +217,8 @@ impl Worker {
             End::Login(input) => {
                 let source = client.source;
                 let admission = Admission::Reauthenticating;
-                let pending = |stream| PendingConnection { stream, source, admission, input };
-                client.into_stream().map(|(stream, handle)| (Box::new(pending(stream)), handle))
+                let (stream, handle) = client.into_login(&input)?;
+                Some((Box::new(PendingConnection { stream, source, admission, input }), handle))
             }
         }
     }

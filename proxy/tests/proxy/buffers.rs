@@ -116,6 +116,46 @@ fn unfinished_requests_of_one_cache_hold_no_more_than_its_share() {
     assert!(proxy.metric("memgate_proxy_denials_total{cause=\"stalled\"}") > 0.0);
 }
 
+/// A connection that has logged in with the binary protocol, and then sends the header of another login.
+fn log_in_again(proxy: &TestProxy, token: &Token) -> TcpStream {
+    let login = binary::login(token);
+    let mut client = proxy.connect();
+    client.write_all(&login).unwrap();
+    let mut header = [0; binary::HEADER_LEN];
+    client.read_exact(&mut header).unwrap();
+    let body = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
+    client.read_exact(&mut vec![0; usize::try_from(body).unwrap()]).unwrap();
+    client.write_all(&login[..binary::HEADER_LEN]).unwrap();
+    client
+}
+
+//
+#[test]
+fn connections_that_log_in_again_are_counted_and_ended() {
+    let proxy = start();
+    let share = BUDGET_MB / 4 * MB;
+    let (ada, bob) = (proxy.sign_up("ada@example.org"), proxy.sign_up("bob@example.org"));
+    let _hers = Memcached::start(&proxy, &ada, "10.214.7.124");
+    let mut neighbour = proxy.log_in(&bob);
+    let mut most = 0;
+    let mut clients: Vec<TcpStream> = (0..500)
+        .map(|_| {
+            let client = log_in_again(&proxy, &ada);
+            most = most.max(buffered(&proxy));
+            client
+        })
+        .collect();
+    // What each worker hasn't reported, and one value.
+    assert!(most > share / 2 && most < share + MB, "{most} bytes");
+    for client in &mut clients {
+        read_to_end(client);
+    }
+    assert!(causes(&proxy, &ada).contains(&"buffers"));
+    wait_until_released(&proxy);
+    neighbour.write_all(b"bogus\r\n").unwrap();
+    neighbour.read_exact(&mut [0; 7]).unwrap();
+}
+
 // R-33, P-12.
 #[test]
 fn oldest_unfinished_requests_are_ended_first() {

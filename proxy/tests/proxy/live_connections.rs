@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
-use testkit::TestProxy;
+use testkit::{TestProxy, binary};
 
 use super::permissions::is_closed;
 
@@ -36,4 +36,29 @@ fn live_connections_are_listed_and_closed_on_request() {
     let mut reply = [0; 7];
     second.read_exact(&mut reply).unwrap();
     assert_eq!(&reply, b"ERROR\r\n");
+}
+
+//
+#[test]
+fn connection_that_logs_in_again_is_listed_and_closed_on_request() {
+    let proxy = TestProxy::start();
+    let token = proxy.sign_up("ann@example.com");
+    let login = binary::login(&token);
+    let mut client = proxy.connect();
+    client.write_all(&login).unwrap();
+    proxy.wait_for_connections(&token, 1);
+    client.write_all(&login[..binary::HEADER_LEN]).unwrap();
+    // Within the time limit of the login.
+    let deadline = Instant::now() + Duration::from_secs(4);
+    while proxy.metric("memgate_proxy_buffered_bytes") == 0.0 {
+        assert!(Instant::now() < deadline, "the login isn't counted");
+    }
+    let live = proxy.wait_for_connections(&token, 1);
+    let id = &live.connections[0].id;
+    assert!(proxy.runtime.block_on(proxy.store.close_connection(&proxy.instance_id(&token), id)).unwrap());
+    client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let mut replies = Vec::new();
+    client.read_to_end(&mut replies).unwrap();
+    assert_eq!(binary::statuses(&replies), [0], "the first login succeeded, the second has no answer");
+    assert!(Instant::now() < deadline);
 }
