@@ -1,6 +1,7 @@
 //! Runs one role in this process.
 
 pub(crate) mod confinement;
+mod hidden_sockets;
 mod priority;
 mod pulse;
 mod store_writes;
@@ -21,7 +22,7 @@ use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
 use crate::settings::Settings;
-use crate::system_users::SystemUsers;
+use crate::system_users::{self, SystemUsers};
 use crate::{changed_settings, store_outage};
 
 /// Time that a role's tasks have to finish once the shutdown has begun.
@@ -87,6 +88,15 @@ impl Role {
             Self::Webui => (webui, Vec::new()),
         };
         Some(Identity { user: user.as_raw(), group: group.as_raw(), other_groups })
+    }
+
+    /// The name of that user; `None` for root.
+    pub(crate) fn user_name(self) -> Option<&'static str> {
+        match self {
+            Self::Provisioner => None,
+            Self::Proxy => Some(system_users::PROXY),
+            Self::Webui => Some(system_users::WEBUI),
+        }
     }
 
     /// The capabilities that it keeps when root starts it.

@@ -8,8 +8,8 @@ use rustix::process::{Gid, Uid};
 use crate::output::CliError;
 
 const GROUP: &str = "memgate";
-const PROXY: &str = "memgate-proxy";
-const WEBUI: &str = "memgate-webui";
+pub(crate) const PROXY: &str = "memgate-proxy";
+pub(crate) const WEBUI: &str = "memgate-webui";
 /// The group that may read what only the proxy may: the lane key and the key of the server certificate.
 const PROXY_GROUP: &str = "memgate-proxy";
 /// Prints entries of the databases of users and groups, wherever the system keeps them.
@@ -73,6 +73,14 @@ impl RoleIds {
         };
         Ok(IDS.get_or_init(|| ids))
     }
+}
+
+/// The id of a user who may not exist yet.
+///
+/// # Errors
+/// If that can't be looked up.
+pub(crate) fn user_id(name: &str) -> Result<Option<u32>, CliError> {
+    Ok(look_up(GETENT, "passwd", &[name])?.first().copied())
 }
 
 fn ensure_user(name: &str, options: &[&str]) -> Result<u32, CliError> {

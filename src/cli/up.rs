@@ -3,11 +3,13 @@
 
 mod announcement;
 mod bind_mount;
+mod control_groups;
 mod lock;
 pub(crate) mod port_check;
 mod role_group;
 mod role_log;
 mod supervisor;
+mod user_manager;
 mod watchdog;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use daemon::{Reload, Shutdown};
 use tokio::runtime::Runtime;
 
 pub(crate) use self::lock::{LockHolder, lock_holder};
+use self::role_group::GroupFolders;
 use self::supervisor::Supervisor;
 use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
@@ -44,8 +47,9 @@ pub(crate) fn run(global: &GlobalArgs) -> Result<(), CliError> {
     }
     let global = absolute_paths(global, &data_dir)?;
     let loaded = settings.clone();
+    let (named, group_folders) = (data.clone(), lock.group_folders.clone());
     let mut up =
-        Up { loaded, settings, data_dir, named: data.clone(), is_new, system_users, ca: None, global };
+        Up { loaded, settings, data_dir, named, is_new, system_users, group_folders, ca: None, global };
     if ca::is_needed(&up.settings) {
         up.use_own_certificate(data.join(ca::CA));
     }
@@ -75,6 +79,7 @@ struct Up {
     /// Whether this start created it.
     is_new: bool,
     system_users: Option<SystemUsers>,
+    group_folders: GroupFolders,
     /// The CA certificate that clients must trust, if the server certificate is the installation's own.
     ca: Option<PathBuf>,
     global: GlobalArgs,
@@ -90,7 +95,8 @@ impl Up {
     }
 
     async fn supervise(self) -> Result<(), CliError> {
-        let Self { loaded, settings, data_dir, named, is_new, system_users, ca, global } = self;
+        let Self { loaded, settings, data_dir, named, is_new, system_users, group_folders, ca, global } =
+            self;
         let bug = |error: std::io::Error| CliError::new(error.to_string(), "report this bug");
         let shutdown = Shutdown::on_signals("memgate").map_err(bug)?;
         let reload = Reload::on_hangup(&shutdown).map_err(bug)?;
@@ -111,7 +117,7 @@ impl Up {
             prepared = prepare_docker(&settings, &installation) => prepared?,
             () = shutdown.begun() => return Ok(()),
         }
-        let common = supervisor::Common { system_users, shutdown, reload: reload.clone() };
+        let common = supervisor::Common { system_users, group_folders, shutdown, reload: reload.clone() };
         let supervisor = Supervisor::start(&settings, &data_dir, &installation, &common);
         let result = tokio::select! {
             result = supervisor.run(|| announcement::print(&settings, &named, ca, global.json)) => result,

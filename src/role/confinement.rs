@@ -1,5 +1,5 @@
-//! What a role that `memgate up` starts gives up before it does anything else: the terminal, inherited files, and all
-//! privileges that it doesn't need. It still has one thread then, which it checks, and has read nothing but its
+//! What a role that `memgate up` starts gives up before it does anything else: the terminal, inherited files, the sockets of
+//! services that start processes for others, and all privileges that it doesn't need. It still has one thread then, which it checks, and has read nothing but its
 //! command line.
 
 use std::fs::{self, File};
@@ -9,7 +9,7 @@ use std::str::FromStr;
 use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::priority;
+use super::{hidden_sockets, priority};
 
 /// Stdin, stdout and stderr.
 const STANDARD_FILES: i32 = 3;
@@ -64,6 +64,9 @@ pub(super) fn confine(identity: Option<&Identity>, kept: CapabilitySet, niceness
     rustix::thread::set_name(c"memgate")?;
     close_inherited_files()?;
     rustix::thread::set_no_new_privs(true)?;
+    if identity.is_some() {
+        hidden_sockets::hide()?;
+    }
     if rustix::process::geteuid().is_root() {
         limit_capabilities(kept)?;
     }

@@ -3,7 +3,9 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -215,12 +217,35 @@ fn roles_share_no_terminal_file_or_variable_with_the_operator() {
     }
 }
 
+/// A socket on which a service that starts processes could listen, and that everybody may connect to.
+struct Service {
+    path: PathBuf,
+    _socket: UnixListener,
+}
+
+impl Service {
+    fn listen_in(folder: &str) -> Self {
+        fs::create_dir_all(folder).unwrap();
+        let path = Path::new(folder).join(format!("memgate-test-{}", std::process::id()));
+        let socket = UnixListener::bind(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        Self { path, _socket: socket }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 //
 #[test]
 fn broken_role_reaches_no_secret_socket_or_container_of_others() {
     if !is_root() {
         return;
     }
+    let services = ["/run/dbus", "/run/systemd", "/run/user"].map(Service::listen_in);
     let product = Product::start();
     product.add_user("ada@example.org");
     let shown = product.json(&["instance", "show", "ada@example.org"]);
@@ -230,6 +255,8 @@ fn broken_role_reaches_no_secret_socket_or_container_of_others() {
     let mut forbidden: Vec<String> = process(product.supervisor()).into();
     forbidden.extend(process(product.role("provisioner").unwrap()));
     forbidden.extend(["ca.key", "up.lock", "db/memgate.leader"].map(data));
+    let listens = |service: &&Service| std::os::unix::net::UnixStream::connect(&service.path).is_ok();
+    assert_eq!(services.iter().filter(listens).count(), services.len());
     for role in ROLES {
         let other = ROLES.into_iter().find(|other| *other != role).unwrap();
         let mut forbidden = forbidden.clone();
@@ -239,7 +266,11 @@ fn broken_role_reaches_no_secret_socket_or_container_of_others() {
         }
         let arguments: Vec<&str> = ["read"].into_iter().chain(forbidden.iter().map(String::as_str)).collect();
         assert_eq!(managed(&product, role, &arguments), [""; 0], "{role}");
-        assert_eq!(managed(&product, role, &["connect", "/var/run/docker.sock"]), [""; 0], "{role}");
+        let sockets: Vec<&str> = ["connect", "/var/run/docker.sock", "/run/dbus/system_bus_socket"]
+            .into_iter()
+            .chain(services.iter().filter_map(|service| service.path.to_str()))
+            .collect();
+        assert_eq!(managed(&product, role, &sockets), [""; 0], "{role}");
         let reached = if role == "webui" { vec![] } else { vec![address.as_str()] };
         assert_eq!(managed(&product, role, &["dial", &address]), reached, "{role}: the cache's container");
         // The attack itself works.

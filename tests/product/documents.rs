@@ -76,6 +76,7 @@ impl<'a> Reader<'a> {
             .replace("127.0.0.1/11211", &format!("127.0.0.1/{}", endpoint.port()))
             .replace("\"127.0.0.1\", 11211", &format!("\"127.0.0.1\", {}", endpoint.port()))
             .replace("127.0.0.1:8080", &web)
+            .replace("/var/backups", &self.folder.join("backups").display().to_string())
             .replace("/usr/local/bin", &self.folder.join("bin").display().to_string())
     }
 
@@ -170,6 +171,32 @@ fn blocks_of_the_documents_run_as_they_are_written() {
     let printed = reader.follow("docs/clients.md");
     assert!(printed.matches("hello").count() >= 3, "pylibmc, and PHP for both users: {printed}");
     stunnel_carries_a_client(&product, &ada);
+    reader.follow("docs/operating.md");
+    backup_is_complete_and_root_alone_may_read_it(&reader.folder.join("backups/memgate"));
+}
+
+//
+fn backup_is_complete_and_root_alone_may_read_it(folder: &Path) {
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(folder), 0o700);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+        names.push(path.file_name().unwrap().to_owned());
+    }
+    names.sort();
+    assert_eq!(names, ["keys.tar", "memgate.db"]);
+    let query = |sql: &str| {
+        let output = Command::new("sqlite3").arg(folder.join("memgate.db")).arg(sql).output().unwrap();
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // What the document does with a backup.
+    assert!(!query("SELECT id FROM tokens WHERE revoked_at IS NOT NULL").is_empty());
+    query("DELETE FROM sessions");
+    let listed = Command::new("tar").arg("--list").arg("--file").arg(folder.join("keys.tar")).output();
+    assert_eq!(String::from_utf8(listed.unwrap().stdout).unwrap().lines().count(), 5);
 }
 
 #[test]

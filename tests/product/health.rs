@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::commands_with_proxy::RoleProcess;
-use crate::harness::{Installation, deadline_in, signal, wait_until};
+use crate::harness::{Installation, deadline_in, is_root, signal, wait_until};
 use crate::supervision::{status, without_docker};
 
 /// How long `memgate status` may take whatever hangs, start of the process included.
@@ -144,6 +144,60 @@ fn role_alone_survives_sighup() {
     }
     wait_until(deadline_in(20), "it is ready", || status(&installation)["roles"]["proxy"]["ready"] == true);
     assert_eq!(status(&installation)["roles"]["proxy"]["process"]["pid"], proxy.id());
+}
+
+/// A victim with the socket of another user's program, which answers that the victim is a role.
+const LIAR: &str = "
+import os, signal, socket, sys
+os.setegid(65534); os.seteuid(65534)
+listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))
+os.seteuid(0); os.setegid(0)
+victim = os.getpid()
+if os.fork() == 0:
+    os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+    body = sys.argv[2].replace('PID', str(victim))
+    while True:
+        connection, _ = listener.accept()
+        connection.recv(4096)
+        connection.sendall(f'HTTP/1.1 200 OK\\r\\nContent-Length: {len(body)}\\r\\n\\r\\n{body}'.encode())
+        connection.close()
+signal.pause()
+";
+
+// R-44.
+#[test]
+fn down_signals_no_process_that_another_user_names() {
+    if !is_root() {
+        return;
+    }
+    let installation = migrated();
+    let health = installation.role_health("proxy");
+    let proxy = RoleProcess::proxy(&installation);
+    let mut report = None;
+    wait_until(deadline_in(20), "the proxy answers", || {
+        report = get(health, "/status");
+        report.is_some()
+    });
+    let report = report.unwrap();
+    let (_, report) = report.split_once("\r\n\r\n").unwrap();
+    let report = report.replace(&format!("\"pid\":{}", proxy.id()), "\"pid\":PID");
+    assert!(report.contains("PID"), "{report}");
+    drop(proxy);
+
+    let mut liar = std::process::Command::new("setsid");
+    liar.args(["python3", "-c", LIAR, &health.port().to_string(), &report]);
+    let mut victim = Killed(liar.spawn().unwrap());
+    let names_victim = || {
+        let process = &status(&installation)["roles"]["proxy"]["process"];
+        process["pid"] == victim.0.id()
+    };
+    wait_until(deadline_in(20), "the program names its victim", names_victim);
+    let down = installation.json(&["down", "--purge"]);
+    let child = format!("/proc/{0}/task/{0}/children", victim.0.id());
+    let child = std::fs::read_to_string(child).unwrap().trim().parse().unwrap();
+    assert_eq!(victim.0.try_wait().unwrap(), None, "it isn't signalled");
+    signal(child, "KILL");
+    assert_eq!(down["stopped_roles"], serde_json::json!([]));
 }
 
 // F-13.

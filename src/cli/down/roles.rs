@@ -1,6 +1,7 @@
 //! Roles of this installation that run on this machine without `memgate up`. They are stopped before their containers are
 //! removed: a provisioner would create everything again.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
@@ -11,6 +12,7 @@ use crate::health_check;
 use crate::output::CliError;
 use crate::role::Role;
 use crate::settings::Settings;
+use crate::system_users;
 
 /// A proxy finishes what its clients read, for half a minute at most.
 const STOP_TIMEOUT: Duration = Duration::from_secs(35);
@@ -25,7 +27,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) async fn stop(settings: &Settings, installation: &str) -> Result<Vec<String>, CliError> {
     let mut stopped = Vec::new();
     for role in Role::ALL {
-        let Some(pid) = find(role, settings, installation).await else { continue };
+        let Some(pid) = find(role, settings, installation).await? else { continue };
         let what = format!("{} (process {pid})", role.name());
         let fix = || format!("stop process {pid} yourself, then retry");
         let process = Pid::from_raw(pid.cast_signed());
@@ -64,14 +66,37 @@ pub(super) async fn keep_provisioners_away(store: &Store) -> Result<LeaderLock, 
     }
 }
 
-/// The process of a role of this installation. The role says so itself, but root signals only the process that the kernel
-/// says is listening: anybody's program may answer with any number.
-async fn find(role: Role, settings: &Settings, installation: &str) -> Option<u32> {
+/// The process of a role of this installation. The role says so itself, but root signals only a process that listens with a
+/// socket of the role's user, and runs memgate as that user: anybody's program may answer with any number, and pass its socket
+/// to any process.
+///
+/// # Errors
+/// If the role's user can't be looked up.
+async fn find(role: Role, settings: &Settings, installation: &str) -> Result<Option<u32>, CliError> {
     let address = role.health(settings);
-    let report = health_check::ask(address).await.ok()?;
+    let Ok(report) = health_check::ask(address).await else { return Ok(None) };
     let is_ours = health_check::foreign(&report, role, installation).is_none();
-    let listener = port_check::listener(address.port()).filter(|_| is_ours)?;
-    (listener.pid == report.process.pid).then_some(listener.pid)
+    let Some(listener) = port_check::listener(address.port()).filter(|_| is_ours) else { return Ok(None) };
+    let mut users = vec![rustix::process::geteuid().as_raw()];
+    if let (true, Some(name)) = (users == [0], role.user_name()) {
+        users.extend(system_users::user_id(name)?);
+    }
+    let is_role = listener.pid == report.process.pid
+        && users.contains(&listener.socket_user)
+        && runs_memgate(listener.pid, &users);
+    Ok(is_role.then_some(listener.pid))
+}
+
+/// Whether a process runs this program, perhaps another version of it, as one of these users.
+fn runs_memgate(pid: u32, users: &[u32]) -> bool {
+    let name = |process: &str| {
+        let program = std::fs::read_link(format!("/proc/{process}/exe")).ok()?;
+        let name = program.file_name()?.to_str()?.to_owned();
+        Some(name.trim_end_matches(" (deleted)").to_owned())
+    };
+    let user = std::fs::metadata(format!("/proc/{pid}")).map(|process| process.uid());
+    let own = name("self");
+    user.is_ok_and(|user| users.contains(&user)) && own.is_some() && name(&pid.to_string()) == own
 }
 
 /// Whether the process hasn't ended. One that has stays known until its parent takes note.

@@ -1,18 +1,27 @@
 //! The lock of a data directory: at most one `memgate up` runs with it. The file says which process that is, and where its
-//! roles answer, for `memgate status` and `memgate down`. Only root writes it.
+//! roles answer, for `memgate status` and `memgate down`, and where its roles' control groups are, for the next start. Only root
+//! writes it.
 
-use std::fmt::Write as _;
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Seek as _, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 
 use rustix::fs::FlockOperation;
 use store::private_file;
 
+use super::role_group::GroupFolders;
 use crate::data_dir::DataDir;
 use crate::output::CliError;
 use crate::role::Role;
 use crate::settings::Settings;
+
+/// Begins a line that names a folder with control groups.
+const GROUP_FOLDER: &[u8] = b"groups ";
+/// Bytes that are read of the file, which is shorter.
+const LENGTH_MAX: u64 = 64 << 10;
 
 /// The `memgate up` that holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,11 +32,19 @@ pub(crate) struct LockHolder {
     pub(crate) health: Vec<(Role, SocketAddr)>,
 }
 
-/// Locks the data directory as long as the returned file is open.
+/// A locked data directory. Dropping it releases the lock.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+    /// Where control groups of this start and of earlier ones are.
+    pub(super) group_folders: GroupFolders,
+}
+
+/// Locks the data directory.
 ///
 /// # Errors
 /// If another process holds the lock, or the file can't be written.
-pub(super) fn lock(data_dir: &DataDir, settings: &Settings) -> Result<File, CliError> {
+pub(super) fn lock(data_dir: &DataDir, settings: &Settings) -> Result<Lock, CliError> {
     let path = data_dir.lock_path();
     let mut file = private_file::open_or_create(&path)?;
     if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -38,17 +55,30 @@ pub(super) fn lock(data_dir: &DataDir, settings: &Settings) -> Result<File, CliE
             "stop it first, or name another directory with --data DIR",
         ));
     }
-    let mut text = format!("{}\n", std::process::id());
-    for role in Role::ALL {
-        let _ = writeln!(text, "{} {}", role.name(), role.health(settings));
-    }
-    file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).map_err(|error| {
+    let failed = |error: std::io::Error| {
         CliError::new(
             format!("can't lock {} ({error})", path.display()),
             "check that this user may write there",
         )
-    })?;
-    Ok(file)
+    };
+    let mut earlier = Vec::new();
+    (&file).take(LENGTH_MAX).read_to_end(&mut earlier).map_err(failed)?;
+    let group_folders = GroupFolders::find(recorded_group_folders(&earlier));
+    let mut text = format!("{}\n", std::process::id()).into_bytes();
+    for role in Role::ALL {
+        text.extend(format!("{} {}\n", role.name(), role.health(settings)).into_bytes());
+    }
+    for folder in group_folders.all() {
+        text.extend([GROUP_FOLDER, folder.as_os_str().as_bytes(), b"\n"].concat());
+    }
+    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(&text)).map_err(failed)?;
+    Ok(Lock { _file: file, group_folders })
+}
+
+/// The folders with control groups that an earlier start has recorded.
+fn recorded_group_folders(text: &[u8]) -> Vec<PathBuf> {
+    let folders = text.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(GROUP_FOLDER));
+    folders.map(|folder| PathBuf::from(OsStr::from_bytes(folder))).collect()
 }
 
 /// The `memgate up` that runs with this data directory, if one does.
@@ -57,7 +87,7 @@ pub(super) fn lock(data_dir: &DataDir, settings: &Settings) -> Result<File, CliE
 /// If the lock can't be looked at: then a process may hold it.
 pub(crate) fn lock_holder(data_dir: &DataDir) -> Result<Option<LockHolder>, CliError> {
     let path = data_dir.lock_path();
-    let mut file = match private_file::open_existing(&path) {
+    let file = match private_file::open_existing(&path) {
         Ok(file) => file,
         Err(error) if error.is_not_found() => return Ok(None),
         Err(error) => return Err(error.into()),
@@ -65,11 +95,11 @@ pub(crate) fn lock_holder(data_dir: &DataDir) -> Result<Option<LockHolder>, CliE
     if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
         return Ok(None);
     }
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(|error| {
+    let mut text = Vec::new();
+    (&file).take(LENGTH_MAX).read_to_end(&mut text).map_err(|error| {
         CliError::new(format!("can't read {} ({error})", path.display()), "check the disk, then retry")
     })?;
-    Ok(parse(&text))
+    Ok(parse(&String::from_utf8_lossy(&text)))
 }
 
 fn parse(text: &str) -> Option<LockHolder> {
@@ -102,8 +132,13 @@ mod tests {
         assert_eq!(holder.health.len(), Role::ALL.len());
         let error = lock(&data_dir, &settings).unwrap_err().to_string();
         assert!(error.contains("already running") && error.contains(&holder.pid.to_string()), "{error}");
+        let folders: Vec<PathBuf> = held.group_folders.all().cloned().collect();
         drop(held);
         assert_eq!(lock_holder(&data_dir).unwrap(), None);
+        // The next start knows where this one's control groups are.
+        let text = std::fs::read(data_dir.lock_path()).unwrap();
+        assert_eq!(recorded_group_folders(&text), folders);
+        assert_eq!(recorded_group_folders(b"12\ngroups /a b\nproxy 127.0.0.1:1\n"), [PathBuf::from("/a b")]);
         assert_eq!(parse("12\n"), Some(LockHolder { pid: 12, health: Vec::new() }), "of an earlier version");
     }
 }

@@ -39,7 +39,7 @@ fn explain(key: &str, address: SocketAddr, error: &std::io::Error) -> (String, S
     match error.kind() {
         ErrorKind::AddrInUse => {
             let by = listener(address.port())
-                .map_or_else(String::new, |Listener { pid, name }| format!(" by {name} (process {pid})"));
+                .map_or_else(String::new, |Listener { pid, name, .. }| format!(" by {name} (process {pid})"));
             (format!("{address} ({key}) is in use{by}"), in_use)
         }
         ErrorKind::AddrNotAvailable => (
@@ -54,15 +54,17 @@ fn explain(key: &str, address: SocketAddr, error: &std::io::Error) -> (String, S
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) pid: u32,
+    /// The user who made the socket, and perhaps passed it to the process.
+    pub(crate) socket_user: u32,
     name: String,
 }
 
 /// The process that listens on a port, if this user may see it.
 pub(crate) fn listener(port: u16) -> Option<Listener> {
-    let inode = ["/proc/net/tcp", "/proc/net/tcp6"]
+    let (inode, socket_user) = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|table| fs::read_to_string(table).ok())
-        .find_map(|table| listening_inode(&table, port))?;
+        .find_map(|table| listening_socket(&table, port))?;
     let socket = format!("socket:[{inode}]");
     fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
         let path = process.path();
@@ -72,18 +74,18 @@ pub(crate) fn listener(port: u16) -> Option<Listener> {
             .flatten()
             .any(|fd| fs::read_link(fd.path()).is_ok_and(|link| link.as_os_str() == socket.as_str()));
         let name = fs::read_to_string(path.join("comm")).ok()?;
-        owns_socket.then(|| Listener { pid, name: name.trim().to_owned() })
+        owns_socket.then(|| Listener { pid, socket_user, name: name.trim().to_owned() })
     })
 }
 
-/// The inode of the listening socket in a /proc/net/tcp table; see proc(5).
-fn listening_inode(table: &str, port: u16) -> Option<u64> {
+/// The inode of the listening socket in a /proc/net/tcp table, and its user; see proc(5).
+fn listening_socket(table: &str, port: u16) -> Option<(u64, u32)> {
     const LISTEN: &str = "0A";
     table.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let (_, local_port) = fields.get(1)?.rsplit_once(':')?;
         let listens = *fields.get(3)? == LISTEN && u16::from_str_radix(local_port, 16) == Ok(port);
-        listens.then(|| fields.get(9)?.parse().ok()).flatten()
+        listens.then(|| Some((fields.get(9)?.parse().ok()?, fields.get(7)?.parse().ok()?))).flatten()
     })
 }
 
@@ -110,5 +112,6 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let process = super::listener(listener.local_addr().unwrap().port()).unwrap();
         assert_eq!(process.pid, std::process::id(), "{process:?}");
+        assert_eq!(process.socket_user, rustix::process::geteuid().as_raw(), "{process:?}");
     }
 }

@@ -1,44 +1,81 @@
 //! A control group for each role that root starts for another user: what the role starts stays in it, whatever session or
 //! parent it gives itself, and ends with the role.
+//!
+//! Groups are made and looked for only in folders that root alone may change, because another user who may write a folder
+//! above a group keeps it from being removed: each one with a login session has such folders.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::control_groups::{innermost_of_root, own_group};
+use super::user_manager::{self, RoleUser};
+
 /// How long the processes of a group have to end once they were killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// Folders below the mount that are searched at most for groups of an earlier `memgate up`.
-const SEARCHED_MAX: usize = 20_000;
+/// Folders of earlier starts that are looked at.
+const EARLIER_MAX: usize = 8;
 
-/// A group without processes yet, or with those of one role. Dropping it kills them.
+/// The folders in which an installation's groups are.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct GroupFolders {
+    /// For those of this process. `None` if this system has no version 2 of control groups.
+    own: Option<PathBuf>,
+    /// Those of earlier starts, whose roles may have left processes.
+    earlier: Vec<PathBuf>,
+}
+
+impl GroupFolders {
+    /// The folders of this process and those of `earlier` starts that still exist.
+    pub(super) fn find(earlier: impl IntoIterator<Item = PathBuf>) -> Self {
+        let Some((mount, group)) = own_group() else { return Self::default() };
+        Self::find_in(&mount, &group, earlier)
+    }
+
+    fn find_in(mount: &Path, group: &Path, earlier: impl IntoIterator<Item = PathBuf>) -> Self {
+        let own = innermost_of_root(mount, group);
+        let earlier = earlier.into_iter().filter(|folder| Some(folder) != own.as_ref());
+        let exists = |folder: &PathBuf| innermost_of_root(mount, folder).as_ref() == Some(folder);
+        Self { earlier: earlier.filter(exists).take(EARLIER_MAX).collect(), own }
+    }
+
+    /// All of them, the newest first: what the next start has to know.
+    pub(super) fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        self.own.iter().chain(&self.earlier)
+    }
+}
+
+/// A group without processes yet, or with those of one role. Dropping it kills them, and what else runs for the role's user.
 #[derive(Debug)]
 pub(super) struct RoleGroup {
     folder: PathBuf,
+    user: RoleUser,
 }
 
 impl RoleGroup {
-    /// Ends what an earlier `memgate up` of the installation has left of the role, and makes a new group below this
-    /// process's own. `None` if this system has no version 2 of control groups that this process may write.
+    /// Ends what an earlier `memgate up` of the installation has left of the role, and makes a new group. `None` if this
+    /// process can't make one. Takes [`KILL_TIMEOUT`] at most for each folder.
     ///
     /// # Errors
     /// If processes of an earlier one don't end.
-    pub(super) fn create(installation: &str, role: &str) -> io::Result<Option<Self>> {
-        let Some((mount, own)) = own_group() else { return Ok(None) };
-        Self::create_in(&mount, &own, &format!("memgate-{installation}-{role}"))
-    }
-
-    fn create_in(mount: &Path, own: &Path, name: &str) -> io::Result<Option<Self>> {
-        for folder in named(mount, name) {
-            end(&folder)?;
+    pub(super) fn create(
+        folders: &GroupFolders,
+        (installation, role): (&str, &str),
+        user: RoleUser,
+    ) -> io::Result<Option<Self>> {
+        let name = format!("memgate-{installation}-{role}");
+        for left in folders.all().map(|folder| folder.join(&name)).filter(|folder| folder.exists()) {
+            end(&left)?;
         }
-        let folder = own.join(name);
+        report(user_manager::end(user));
+        let Some(folder) = folders.own.as_ref().map(|folder| folder.join(name)) else { return Ok(None) };
         if fs::create_dir(&folder).is_err() || !folder.join("cgroup.kill").exists() {
             let _ = fs::remove_dir(&folder);
             return Ok(None);
         }
-        Ok(Some(Self { folder }))
+        Ok(Some(Self { folder, user }))
     }
 
     /// Moves a process into the group, before it does anything that others decide.
@@ -55,6 +92,13 @@ impl Drop for RoleGroup {
         if let Err(error) = end(&self.folder) {
             tracing::error!(group = %self.folder.display(), %error, "failed to end what a role has left");
         }
+        report(user_manager::end(self.user));
+    }
+}
+
+fn report(ended: io::Result<()>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "failed to end what the service manager runs for the user of a role");
     }
 }
 
@@ -74,48 +118,60 @@ fn end(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// The mount of version 2 of control groups, and this process's own group in it.
-fn own_group() -> Option<(PathBuf, PathBuf)> {
-    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
-    let mount = mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let (folder, kind) = (fields.next()?, fields.next()?);
-        (kind == "cgroup2").then(|| PathBuf::from(folder))
-    })?;
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let own = mount.join(own);
-    Some((mount, own))
-}
-
-/// The folders of this name below a mount.
-fn named(mount: &Path, name: &str) -> Vec<PathBuf> {
-    let (mut found, mut open, mut searched) = (Vec::new(), vec![mount.to_path_buf()], 0);
-    while let Some(folder) = open.pop() {
-        searched += 1;
-        if searched > SEARCHED_MAX {
-            break;
-        }
-        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
-        for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-            if entry.file_name() == name { found.push(entry.path()) } else { open.push(entry.path()) }
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::chown;
     use std::process::Command;
 
     use super::*;
 
+    const NOBODY: u32 = 65_534;
+    const USER: RoleUser = RoleUser { id: 4242, name: "no such user" };
+
+    /// A group of this process's own, removed in the end. `None` without root or version 2 of control groups.
+    struct Place {
+        mount: PathBuf,
+        folder: PathBuf,
+    }
+
+    impl Place {
+        fn new(name: &str) -> Option<Self> {
+            let (mount, own) = own_group()?;
+            let folder = innermost_of_root(&mount, &own)?.join(format!("test-{}-{name}", std::process::id()));
+            fs::create_dir(&folder).ok()?;
+            Some(Self { mount, folder })
+        }
+
+        fn folders(&self, group: &Path, earlier: &[&Path]) -> GroupFolders {
+            GroupFolders::find_in(&self.mount, group, earlier.iter().map(|folder| folder.to_path_buf()))
+        }
+
+        fn below(&self, name: &str, owner: u32) -> PathBuf {
+            let folder = self.folder.join(name);
+            fs::create_dir(&folder).unwrap();
+            chown(&folder, Some(owner), None).unwrap();
+            folder
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            remove(&self.folder);
+        }
+    }
+
+    fn remove(folder: &Path) {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.path().is_dir()).for_each(|entry| remove(&entry.path()));
+        let _ = fs::remove_dir(folder);
+    }
+
     //
     #[test]
     fn what_a_role_has_started_ends_with_it() {
-        let Some((mount, own)) = own_group() else { return };
-        let name = format!("memgate-test-{}", std::process::id());
-        let Some(group) = RoleGroup::create_in(&mount, &own, &name).unwrap() else { return };
+        let Some(place) = Place::new("role") else { return };
+        let folders = place.folders(&place.folder, &[]);
+        let Some(group) = RoleGroup::create(&folders, ("test", "role"), USER).unwrap() else { return };
         // It leaves its session and its parent, as code that wants to outlive the role does.
         let script = "read go; setsid sh -c 'echo $$; exec sleep 1000' & exit 0";
         let mut role = Command::new("sh");
@@ -129,14 +185,33 @@ mod tests {
         io::BufRead::read_line(&mut output, &mut line).unwrap();
         let left = PathBuf::from(format!("/proc/{}", line.trim()));
         assert!(left.exists());
-        // Another start finds it, and so does the end.
-        let again = RoleGroup::create_in(&mount, &own, &name).unwrap().unwrap();
+        // A start from elsewhere finds it, and so does the end.
+        let other = place.below("other", 0);
+        let folders = place.folders(&other, &[&place.folder]);
+        let again = RoleGroup::create(&folders, ("test", "role"), USER).unwrap().unwrap();
         let state = fs::read_to_string(left.join("stat")).unwrap_or_default();
         assert!(!left.exists() || state.contains(") Z "), "{state}");
         std::mem::forget(group);
         let folder = again.folder.clone();
-        assert!(folder.exists());
+        assert!(folder.starts_with(&other) && folder.exists());
         drop(again);
         assert!(!folder.exists());
+    }
+
+    //
+    #[test]
+    fn groups_of_other_users_are_left_alone_and_stop_no_start() {
+        let Some(place) = Place::new("foreign") else { return };
+        // What a user can make in the folder of his login session: a group that can't be removed.
+        let session = place.below("session", NOBODY);
+        let planted = session.join("memgate-test-role");
+        fs::create_dir_all(planted.join("kept")).unwrap();
+        let folders =
+            place.folders(&session, &[&session, &planted, &place.folder.join("session/../session")]);
+        assert_eq!(folders.all().collect::<Vec<_>>(), [&place.folder]);
+        let group = RoleGroup::create(&folders, ("test", "role"), USER).unwrap().unwrap();
+        assert_eq!(group.folder, place.folder.join("memgate-test-role"));
+        drop(group);
+        assert!(planted.join("kept").exists());
     }
 }

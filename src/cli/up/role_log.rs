@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use daemon::telemetry::LogFormat;
+use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::process::ChildStderr;
 use tokio::task::JoinSet;
@@ -69,13 +70,26 @@ async fn copy(style: Style, mut from: impl AsyncRead + Unpin, mut to: impl Async
 }
 
 impl Style {
-    /// The line with the role's name. Of JSON lines it becomes the first field, and other lines become JSON.
-    fn apply(self, line: &str) -> String {
+    /// The line with the role's name. A line of JSON becomes one whose first field that is, and other lines become JSON, too.
+    fn apply(self, line: &str, left_out: usize) -> String {
         let role = self.role;
-        match (self.format, line.strip_prefix('{')) {
-            (LogFormat::Text, _) => format!("{role}: {line}"),
-            (LogFormat::Json, Some(fields)) => format!("{{\"role\":\"{role}\",{fields}"),
-            (LogFormat::Json, None) => serde_json::json!({ "role": role, "message": line }).to_string(),
+        match self.format {
+            LogFormat::Text if left_out > 0 => format!("{role}: {line} ... ({left_out} bytes left out)"),
+            LogFormat::Text => format!("{role}: {line}"),
+            LogFormat::Json => {
+                let mut fields = match serde_json::from_str(line) {
+                    Ok(fields) if left_out == 0 => fields,
+                    _ => Map::from_iter([("message".to_owned(), line.into())]),
+                };
+                if left_out > 0 {
+                    fields.insert("left_out".to_owned(), left_out.into());
+                }
+                // Of fields with the same name only one is left, and none says that another role writes.
+                fields.remove("role");
+                let fields = Value::Object(fields).to_string();
+                let comma = if fields == "{}" { "" } else { "," };
+                format!("{{\"role\":\"{role}\"{comma}{}", fields.trim_start_matches('{'))
+            }
         }
     }
 }
@@ -88,10 +102,8 @@ impl Line {
     }
 
     async fn write(&mut self, style: Style, to: &mut (impl AsyncWrite + Unpin)) {
-        let mut text = escape_controls(&style.apply(&String::from_utf8_lossy(&self.bytes))).into_owned();
-        if self.left_out > 0 {
-            text.push_str(&format!(" ... ({} bytes left out)", self.left_out));
-        }
+        let text = style.apply(&String::from_utf8_lossy(&self.bytes), self.left_out);
+        let mut text = escape_controls(&text).into_owned();
         text.push('\n');
         let _ = to.write_all(text.as_bytes()).await;
         let _ = to.flush().await;
@@ -141,6 +153,30 @@ mod tests {
             copied.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines[0], serde_json::json!({ "role": "proxy", "level": "INFO" }));
         assert_eq!(lines[1], serde_json::json!({ "role": "proxy", "message": "thread panicked: \"x\"" }));
+    }
+
+    // R-28: readers differ in which of two fields with the same name they take.
+    #[tokio::test]
+    async fn a_role_speaks_as_no_other() {
+        let written = br#"{"role":"provisioner","level":"INFO","r\u006fle":"webui","level":"ERROR"}
+{"role":"provisioner"}
+{"role":"provisioner"
+{"role":"provisioner"} {"level":"INFO"}
+["role","provisioner"]
+{}
+"#;
+        let copied = copied_as(LogFormat::Json, written).await;
+        assert_eq!(copied.lines().count(), 6);
+        for line in copied.lines() {
+            assert!(line.starts_with(r#"{"role":"proxy""#), "{line}");
+            assert_eq!(line.matches(r#""role":"#).count(), 1, "{line}");
+            let fields: Map<String, Value> = serde_json::from_str(line).unwrap();
+            assert_eq!(fields["role"], "proxy", "{line}");
+        }
+        assert_eq!(copied.lines().next(), Some(r#"{"role":"proxy","level":"ERROR"}"#));
+        let long = [br#"{"level":""#.as_slice(), &[b'x'; LINE_MAX], br#"","role":"webui"}"#].concat();
+        let cut: Map<String, Value> = serde_json::from_str(&copied_as(LogFormat::Json, &long).await).unwrap();
+        assert_eq!((&cut["role"], &cut["left_out"]), (&"proxy".into(), &27.into()));
     }
 
     #[tokio::test]

@@ -12,8 +12,9 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::role_group::RoleGroup;
+use super::role_group::{GroupFolders, RoleGroup};
 use super::role_log::RoleLog;
+use super::user_manager::RoleUser;
 use super::watchdog::Watchdog;
 use crate::data_dir::DataDir;
 use crate::health_check;
@@ -50,6 +51,7 @@ pub(crate) struct Supervisor {
 #[derive(Clone)]
 pub(crate) struct Common {
     pub(crate) system_users: Option<SystemUsers>,
+    pub(crate) group_folders: GroupFolders,
     pub(crate) shutdown: Shutdown,
     pub(crate) reload: Reload,
 }
@@ -289,6 +291,13 @@ impl RoleSupervisor {
         }
     }
 
+    /// Ends what an earlier process has left, on another thread: that may take seconds.
+    async fn create_group(&self, user: RoleUser) -> std::io::Result<Option<RoleGroup>> {
+        let (folders, installation) = (self.common.group_folders.clone(), self.installation.clone());
+        let role = self.role.name();
+        tokio::task::spawn_blocking(move || RoleGroup::create(&folders, (&installation, role), user)).await?
+    }
+
     /// Starts this same program, even if its file was replaced or the role's user can't access it.
     async fn spawn(&self) -> Result<Running, CliError> {
         // SQLite's last user may have removed them, and an unprivileged role can't make them.
@@ -310,10 +319,11 @@ impl RoleSupervisor {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
         }
         let mut group = None;
-        if let Some(identity) = self.common.system_users.and_then(|users| self.role.identity(&users)) {
+        let identity = self.common.system_users.and_then(|users| self.role.identity(&users));
+        if let (Some(identity), Some(name)) = (identity, self.role.user_name()) {
             // It becomes that user itself, because only root can give up what root has.
             command.arg("--run-as").arg(identity.to_string());
-            group = RoleGroup::create(&self.installation, self.role.name()).map_err(|error| {
+            group = self.create_group(RoleUser { id: identity.user, name }).await.map_err(|error| {
                 let what = format!("processes of an earlier {} don't end ({error})", self.role.name());
                 CliError::new(what, "end the processes of its user yourself")
             })?;
