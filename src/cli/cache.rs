@@ -171,7 +171,7 @@ impl CacheView {
             cache: cache.name,
             id: cache.id,
             plan: cache.plan,
-            endpoint: context.settings.webui.endpoint.clone(),
+            endpoint: context.endpoint().to_owned(),
             state: instance.as_ref().map_or(InstanceState::Pending, Instance::state),
             desired: instance.as_ref().map(|instance| instance.desired),
             memory_mb: limit(|instance| instance.memory_mb),

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use store::{Store, TokenKey};
 
+use crate::cli::up;
 use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
 use crate::output::{self, CliError};
@@ -14,13 +15,14 @@ pub(crate) struct Context {
     pub(crate) settings: Settings,
     pub(crate) data_dir: DataDir,
     pub(crate) store: Store,
+    endpoint: String,
     json: bool,
 }
 
 impl Context {
-    /// The proxy's `host:port`, as users reach it.
+    /// The proxy's `host:port`, as users reach it: what a running `memgate up` tells them, or what the settings say.
     pub(crate) fn endpoint(&self) -> &str {
-        &self.settings.webui.endpoint
+        &self.endpoint
     }
 
     /// Reads the key of token hashes.
@@ -56,7 +58,10 @@ pub(crate) fn with_store(
     let data_dir = DataDir::of(global);
     runtime()?.block_on(async {
         let store = data_dir.open_store(&settings).await?;
-        let context = Context { settings, data_dir, store, json: global.json };
+        // A lock that this user may not look at says nothing.
+        let up = up::lock_holder(&data_dir).ok().flatten();
+        let endpoint = up.and_then(|up| up.endpoint).unwrap_or_else(|| settings.webui.endpoint.clone());
+        let context = Context { settings, data_dir, store, endpoint, json: global.json };
         let result = command(&context).await;
         context.data_dir.close_store(&context.settings, &context.store).await;
         result

@@ -83,6 +83,12 @@ fn roles_of_up_are_asked_where_they_are() {
         (&true.into(), &product.role_health("proxy").to_string().into())
     );
     assert_eq!(status["up"], product.supervisor());
+    // So is the endpoint that users are told.
+    let mut add = product.memgate(&["user", "add", "ada@example.org", "--no-wait", "--json"]);
+    let output = add.env_remove("MEMGATE_PROXY__LISTEN").output().unwrap();
+    let added: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    product.register_secret(added["password"].as_str().unwrap());
+    assert_eq!(added["endpoint"], product.endpoint().to_string());
 }
 
 // F-30.

@@ -1,6 +1,9 @@
 //! The lock of a data directory: at most one `memgate up` runs with it. The file says which process that is, and where its
 //! roles answer, for `memgate status` and `memgate down`, and where its roles' control groups are, for the next start. Only root
 //! writes it.
+//!
+//! It is a lock of the open file (`F_OFD_SETLK`), because whether it is held can be asked without taking it: with flock(2),
+//! `memgate status` would keep an `up` from starting at the same moment.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -8,8 +11,11 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use rustix::fs::FlockOperation;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 use store::private_file;
 
 use super::role_group::GroupFolders;
@@ -20,8 +26,13 @@ use crate::settings::Settings;
 
 /// Begins a line that names a folder with control groups.
 const GROUP_FOLDER: &[u8] = b"groups ";
+/// Begins the line with the endpoint.
+const ENDPOINT: &str = "endpoint ";
 /// Bytes that are read of the file, which is shorter.
 const LENGTH_MAX: u64 = 64 << 10;
+/// A holder writes the file within microseconds of locking it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The `memgate up` that holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +41,8 @@ pub(crate) struct LockHolder {
     pub(crate) pid: i32,
     /// The health addresses of its roles.
     pub(crate) health: Vec<(Role, SocketAddr)>,
+    /// The endpoint that it tells users. Commands may have other settings: `up --set` is none of theirs.
+    pub(crate) endpoint: Option<String>,
 }
 
 /// A locked data directory. Dropping it releases the lock.
@@ -47,7 +60,7 @@ pub(super) struct Lock {
 pub(super) fn lock(data_dir: &DataDir, settings: &Settings) -> Result<Lock, CliError> {
     let path = data_dir.lock_path();
     let mut file = private_file::open_or_create(&path)?;
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    if fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())).is_err() {
         let holder = lock_holder(data_dir)?;
         let holder = holder.map_or_else(String::new, |holder| format!(" as process {}", holder.pid));
         return Err(CliError::new(
@@ -63,16 +76,28 @@ pub(super) fn lock(data_dir: &DataDir, settings: &Settings) -> Result<Lock, CliE
     };
     let mut earlier = Vec::new();
     (&file).take(LENGTH_MAX).read_to_end(&mut earlier).map_err(failed)?;
-    let group_folders = GroupFolders::find(recorded_group_folders(&earlier));
+    let recorded = recorded_group_folders(&earlier);
+    let mut write = |text: Vec<u8>| {
+        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(&text)).map_err(failed)
+    };
+    // At once: until then the file names the process of an earlier start.
+    write(contents(settings, recorded.iter()))?;
+    let group_folders = GroupFolders::find(recorded);
+    write(contents(settings, group_folders.all()))?;
+    Ok(Lock { _file: file, group_folders })
+}
+
+/// What the file says while this process holds it.
+fn contents<'a>(settings: &Settings, folders: impl Iterator<Item = &'a PathBuf>) -> Vec<u8> {
     let mut text = format!("{}\n", std::process::id()).into_bytes();
     for role in Role::ALL {
         text.extend(format!("{} {}\n", role.name(), role.health(settings)).into_bytes());
     }
-    for folder in group_folders.all() {
+    text.extend(format!("{ENDPOINT}{}\n", settings.webui.endpoint).into_bytes());
+    for folder in folders {
         text.extend([GROUP_FOLDER, folder.as_os_str().as_bytes(), b"\n"].concat());
     }
-    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(&text)).map_err(failed)?;
-    Ok(Lock { _file: file, group_folders })
+    text
 }
 
 /// The folders with control groups that an earlier start has recorded.
@@ -87,30 +112,65 @@ fn recorded_group_folders(text: &[u8]) -> Vec<PathBuf> {
 /// If the lock can't be looked at: then a process may hold it.
 pub(crate) fn lock_holder(data_dir: &DataDir) -> Result<Option<LockHolder>, CliError> {
     let path = data_dir.lock_path();
-    let file = match private_file::open_existing(&path) {
+    let mut file = match private_file::open_existing(&path) {
         Ok(file) => file,
         Err(error) if error.is_not_found() => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
-        return Ok(None);
-    }
-    let mut text = Vec::new();
-    (&file).take(LENGTH_MAX).read_to_end(&mut text).map_err(|error| {
+    let failed = |error: String| {
         CliError::new(format!("can't read {} ({error})", path.display()), "check the disk, then retry")
-    })?;
-    Ok(parse(&String::from_utf8_lossy(&text)))
+    };
+    let started = Instant::now();
+    loop {
+        if !is_locked(&file).map_err(|error| failed(error.to_string()))? {
+            return Ok(None);
+        }
+        let mut text = Vec::new();
+        let read = file.rewind().and_then(|()| (&file).take(LENGTH_MAX).read_to_end(&mut text));
+        read.map_err(|error| failed(error.to_string()))?;
+        if let Some(holder) = parse(&String::from_utf8_lossy(&text)) {
+            return Ok(Some(holder));
+        }
+        if started.elapsed() > WRITE_TIMEOUT {
+            return Err(failed("it is locked and doesn't say by which process".to_owned()));
+        }
+        sleep(POLL_INTERVAL);
+    }
+}
+
+/// Whether another open file holds the lock. Takes none itself.
+fn is_locked(file: &File) -> nix::Result<bool> {
+    let mut found = whole_file();
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
+    Ok(i32::from(found.l_type) != libc::F_UNLCK)
+}
+
+/// A lock for writing of a file from its beginning to its end.
+fn whole_file() -> libc::flock {
+    libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
 }
 
 fn parse(text: &str) -> Option<LockHolder> {
     let mut lines = text.lines();
-    let pid = lines.next()?.trim().parse().ok()?;
+    let pid = lines.next()?.parse().ok()?;
     let address = |line: &str| {
         let (name, address) = line.split_once(' ')?;
         let role = Role::ALL.into_iter().find(|role| role.name() == name)?;
         Some((role, address.trim().parse().ok()?))
     };
-    Some(LockHolder { pid, health: lines.filter_map(address).collect() })
+    let endpoint = |line: &str| Some(line.strip_prefix(ENDPOINT)?.trim().to_owned());
+    let rest: Vec<&str> = lines.collect();
+    Some(LockHolder {
+        pid,
+        health: rest.iter().filter_map(|line| address(line)).collect(),
+        endpoint: rest.iter().find_map(|line| endpoint(line)),
+    })
 }
 
 #[cfg(test)]
@@ -139,6 +199,35 @@ mod tests {
         let text = std::fs::read(data_dir.lock_path()).unwrap();
         assert_eq!(recorded_group_folders(&text), folders);
         assert_eq!(recorded_group_folders(b"12\ngroups /a b\nproxy 127.0.0.1:1\n"), [PathBuf::from("/a b")]);
-        assert_eq!(parse("12\n"), Some(LockHolder { pid: 12, health: Vec::new() }), "of an earlier version");
+        assert_eq!(holder.endpoint, Some(settings.webui.endpoint));
+        let earlier = LockHolder { pid: 12, health: Vec::new(), endpoint: None };
+        assert_eq!(parse("12\n"), Some(earlier), "of an earlier version");
+    }
+
+    // F-27.
+    #[test]
+    fn looking_at_the_lock_keeps_nobody_from_taking_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let data_dir = DataDir::at(folder.path());
+        drop(private_file::open_or_create(&data_dir.lock_path()).unwrap());
+        // Somebody who looks, and hasn't closed the file yet.
+        let looking = private_file::open_existing(&data_dir.lock_path()).unwrap();
+        assert_eq!(is_locked(&looking), Ok(false));
+        let held = lock(&data_dir, &Settings::default()).unwrap();
+        assert_eq!(is_locked(&looking), Ok(true));
+        drop(held);
+    }
+
+    // F-27.
+    #[test]
+    fn lock_that_is_not_written_is_held_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let data_dir = DataDir::at(folder.path());
+        let mut file = private_file::open_or_create(&data_dir.lock_path()).unwrap();
+        fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())).unwrap();
+        let error = lock_holder(&data_dir).unwrap_err().to_string();
+        assert!(error.contains("doesn't say by which process"), "{error}");
+        file.write_all(b"12\n").unwrap();
+        assert_eq!(lock_holder(&data_dir).unwrap().map(|holder| holder.pid), Some(12));
     }
 }
