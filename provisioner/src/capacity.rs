@@ -6,8 +6,10 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::metrics::gauge::Gauge;
+use store::{DesiredState, Instance};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 
+use crate::config::Config;
 use crate::error::Error;
 use crate::plan::Container;
 use crate::spec::Spec;
@@ -51,12 +53,39 @@ struct Reservations {
     waiting: BTreeSet<String>,
 }
 
+/// The memory limits of the instances in the store, and what they may be in sum.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct PromisedMemory {
+    /// The sum of the limits.
+    pub promised_bytes: i64,
+    /// Its maximum.
+    pub budget_bytes: i64,
+}
+
+impl PromisedMemory {
+    /// Adds up the limits of the instances that run, or wait for room.
+    #[must_use]
+    pub fn of<'a>(config: &Config, instances: impl IntoIterator<Item = &'a Instance>) -> Self {
+        let wanted = instances.into_iter().filter(|instance| instance.desired == DesiredState::Running);
+        let limits = wanted.filter_map(|instance| Spec::of(instance).ok()).map(|spec| spec.memory_limit());
+        Self {
+            promised_bytes: limits.fold(0, i64::saturating_add),
+            budget_bytes: budget_bytes(config.memory_mb),
+        }
+    }
+}
+
+/// A budget in MiB; without one, [`OVERCOMMIT`] times the machine's memory.
+fn budget_bytes(budget_mb: Option<u32>) -> i64 {
+    let machine = i64::try_from(daemon::memory::machine_bytes()).unwrap_or(i64::MAX);
+    let default = || machine.saturating_mul(OVERCOMMIT);
+    budget_mb.map_or_else(default, |mb| i64::from(mb).saturating_mul(MIB))
+}
+
 impl Capacity {
     /// A budget in MiB; without one, [`OVERCOMMIT`] times the machine's memory.
     pub(crate) fn new(budget_mb: Option<u32>, gauges: CapacityGauges) -> Self {
-        let machine = i64::try_from(daemon::memory::machine_bytes()).unwrap_or(i64::MAX);
-        let default = || machine.saturating_mul(OVERCOMMIT);
-        let budget = budget_mb.map_or_else(default, |mb| i64::from(mb).saturating_mul(MIB));
+        let budget = budget_bytes(budget_mb);
         gauges.budget.set(budget);
         let reservations = Mutex::default();
         Self { budget, reservations, counted: AsyncMutex::default(), released: Notify::new(), gauges }

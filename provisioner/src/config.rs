@@ -82,6 +82,13 @@ impl Config {
         problems
     }
 
+    /// Whether a network is outside `subnets`. The proxy connects to nothing there.
+    #[must_use]
+    pub fn lacks(&self, network: &str) -> bool {
+        let network = network.parse::<Subnet>().ok();
+        self.pool().zip(network).is_some_and(|(pool, network)| !network.is_network_of(&pool))
+    }
+
     pub(crate) fn check(&self) -> Result<Settings, Error> {
         if let Some(problem) = self.problems().into_iter().next() {
             return Err(problem);

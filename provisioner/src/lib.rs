@@ -32,6 +32,7 @@ mod subnet;
 mod teardown;
 mod work_queue;
 
+pub use capacity::PromisedMemory;
 pub use config::Config;
 pub use error::Error;
 pub use teardown::Removed;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use store::Cidr;
 
 use crate::backend::instance_networks::InstanceNetworks;
+use crate::session_budget;
 
 const MB: usize = 1024 * 1024;
 /// The least that `buffer_mb` may be.
@@ -32,7 +33,7 @@ pub struct Config {
     /// Worker threads; 0 means one per core.
     pub workers: usize,
     /// Maximum number of connections, lowered if the system allows fewer open files. At most a quarter of them may be
-    /// unauthenticated.
+    /// unauthenticated, and at most a quarter one cache's, whatever its plan allows.
     pub connections: usize,
     /// Memory for unfinished requests and unread replies of all connections, in MB, at least 16; one cache may use a
     /// quarter of it. 0 means a quarter of the memory that the proxy may use, but 64 to 1,024.
@@ -90,6 +91,12 @@ impl Config {
             found.push(("proxy.stall_seconds", format!("give 1 to {STALL_SECONDS_MAX}")));
         }
         found
+    }
+
+    /// How many of the connections one cache may have, whatever its plan allows.
+    #[must_use]
+    pub fn connections_per_cache(&self) -> usize {
+        session_budget::per_cache(self.connections)
     }
 
     /// The memory for unfinished requests and unread replies, in bytes.

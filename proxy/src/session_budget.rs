@@ -35,7 +35,7 @@ impl SessionBudget {
 
     /// Whether a cache that has `sessions` may have one more.
     pub(crate) fn has_room(&self, sessions: usize) -> bool {
-        sessions < self.free().min(self.max / CACHE_SHARE).max(CACHE_MIN)
+        sessions < self.free().min(per_cache(self.max)).max(CACHE_MIN)
     }
 
     /// Counts one more session of a cache that has had `before`.
@@ -70,6 +70,11 @@ impl SessionBudget {
     fn free(&self) -> usize {
         self.max.saturating_sub(usize::try_from(self.sessions.get()).unwrap_or(0))
     }
+}
+
+/// What a cache may have of `max` connections, if so many are free.
+pub(crate) fn per_cache(max: usize) -> usize {
+    (max / CACHE_SHARE).max(CACHE_MIN)
 }
 
 #[cfg(test)]

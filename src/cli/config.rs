@@ -22,8 +22,8 @@ Examples:
   memgate config check
   memgate config check --config /etc/memgate/memgate.toml --json
 
-Checks values, addresses, certificates and keys, Docker's socket, and that the plan of new accounts exists; says what
-it couldn't look at. Exit status: 0 if the settings can be used, else 1. docs/settings.md explains each setting.")]
+Checks values, addresses, certificates and keys, Docker's socket, that the plan of new accounts exists, and that
+provisioner.subnets has the networks of existing caches; says what it couldn't look at. Exit status: 0 if the settings can be used, else 1. docs/settings.md explains each setting.")]
     Check,
 }
 
@@ -40,7 +40,7 @@ impl ConfigCommand {
         let mut settings = Settings::load(global)?;
         let check = Findings::of(&settings, &DataDir::of(global));
         settings.store.url = settings.store.url.as_deref().map(database_url::redact);
-        for warning in warnings(&settings) {
+        for warning in &check.warnings {
             eprintln!("warning: {warning}");
         }
         let checked = Checked { settings, check };
@@ -66,30 +66,5 @@ impl Checked {
             text.push_str("the settings are valid\n");
         }
         text
-    }
-}
-
-/// What is valid, and not what everybody wants.
-fn warnings(settings: &Settings) -> Vec<&'static str> {
-    let mut warnings = Vec::new();
-    if settings.proxy.scram {
-        warnings.push(
-            "proxy.scram locks out libmemcached 1.0.x, which pylibmc's wheel contains: it chooses SCRAM and can't finish it. \
-             Set it only if no such clients are in use",
-        );
-    }
-    warnings
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn scram_is_warned_about() {
-        let mut settings = Settings::default();
-        assert!(warnings(&settings).is_empty());
-        settings.proxy.scram = true;
-        assert!(warnings(&settings)[0].contains("libmemcached 1.0.x"));
     }
 }

@@ -9,33 +9,40 @@ use super::context::{self, Context};
 use super::lookup::plan_error;
 use super::number;
 use crate::global_args::GlobalArgs;
-use crate::output::CliError;
 use crate::output::table::{self, table};
+use crate::output::{self, CliError};
 
 /// Characters of a plan's name.
 const NAME_LEN_MAX: usize = 40;
 
-const UNITS: &str = "\
+/// After a command's examples. A macro, because `concat!` takes literals only.
+macro_rules! units {
+    () => {
+        "
+
 A plan limits each cache that has it:
   memory                   MB (of 1,048,576 bytes) for items; the container may use a quarter and about 60 MB more
-  connections              of clients, counted by each proxy
+  connections              of clients, counted by each proxy. Whatever the plan says, a cache gets at most a quarter of
+                           proxy.connections, and less while few are free
   item size                bytes of a key with its value, at most 128 MB
-  operations and bytes     per second and proxy; each key of a multi-get counts, and bytes of requests and replies";
+  operations and bytes     per second and proxy; each key of a multi-get counts, and bytes of requests and replies"
+    };
+}
 
 /// Manage plans (resource limits)
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum PlanCommand {
     /// List all plans
-    #[command(after_help = "\
+    #[command(after_help = concat!("\
 Example:
-  memgate plan list")]
+  memgate plan list", units!()))]
     List,
     /// Create a plan; limits that aren't given are those of the default plan
-    #[command(after_long_help = UNITS, after_help = "\
+    #[command(after_help = concat!("\
 Examples:
   memgate plan create small --memory-mb 32 --connections 500 --operations-per-second 2000
   memgate user add ada@example.org --plan small
-  memgate user update ada@example.org --plan small")]
+  memgate user update ada@example.org --plan small", units!()))]
     Create {
         /// The plan's name
         #[arg(value_parser = ValueParser::new(parse_name))]
@@ -45,13 +52,13 @@ Examples:
     },
     /// Change limits of a plan; those that aren't given stay. New rates apply at once to all caches with this
     /// plan; memory, connections and item size apply to caches created from now on
-    #[command(after_help = "\
+    #[command(after_help = concat!("\
 Examples:
   memgate plan update default --operations-per-second 50000 --bytes-per-second 20000000
   memgate plan update default --operations-per-second none
 
-The command names the caches that keep another memory, item size or number of connections. To change those of an
-existing cache, delete it and create it again.")]
+The command says how many caches keep another memory, item size or number of connections. To change those of an
+existing cache, delete it and create it again.", units!()))]
     Update {
         /// The plan's name
         name: String,
@@ -77,7 +84,7 @@ pub(crate) struct LimitArgs {
     /// Memory for items, in MB
     #[arg(long, value_name = "MB", value_parser = number::between(1, 1_048_576))]
     memory_mb: Option<i64>,
-    /// Maximum number of client connections
+    /// Maximum number of client connections, at most a quarter of proxy.connections
     #[arg(long, value_name = "N", value_parser = number::between(1, 1_000_000))]
     connections: Option<i64>,
     /// Maximum item size in bytes, 1 KB to 128 MB
@@ -121,6 +128,7 @@ impl PlanCommand {
             match self {
                 Self::List => {
                     let list = PlanList { plans: store.plans().await? };
+                    list.plans.iter().for_each(|plan| warn_of_connections(context, plan));
                     context.print(&list, || rows(&list.plans))
                 }
                 Self::Create { name, limits } => {
@@ -128,15 +136,31 @@ impl PlanCommand {
                     let mut plan = Plan { name, ..default };
                     limits.apply(&mut plan);
                     store.create_plan(&plan).await.map_err(|error| create_error(error, &plan.name))?;
+                    warn_of_connections(context, &plan);
                     context.print(&plan, || details(&plan))
                 }
                 Self::Update { name, limits } => {
                     let updated = update(store, &name, &limits).await?;
+                    warn_of_connections(context, &updated.plan);
                     context.print(&updated, || updated.text())
                 }
                 Self::Delete { name, confirmation } => delete(context, name, &confirmation).await,
             }
         })
+    }
+}
+
+/// A proxy may allow fewer connections than a plan, as far as this machine's settings tell.
+fn warn_of_connections(context: &Context, plan: &Plan) {
+    let most = context.settings.proxy.connections_per_cache();
+    if usize::try_from(plan.connections).is_ok_and(|connections| connections > most) {
+        eprintln!(
+            "warning: plan {} allows {} connections, but a proxy gives one cache at most a quarter of proxy.connections \
+             ({}): {most}",
+            output::escape_controls(&plan.name),
+            plan.connections,
+            context.settings.proxy.connections
+        );
     }
 }
 

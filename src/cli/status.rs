@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use daemon::health::ProcessInfo;
+use provisioner::PromisedMemory;
 use serde::Serialize;
-use store::{InstanceState, Proxy, Store, now};
+use store::{Instance, InstanceState, Proxy, now};
 use tokio::time::timeout;
 
 use crate::cli::up;
@@ -34,6 +35,8 @@ struct Status {
     docker: Health,
     /// Number of instances in each state.
     instances: BTreeMap<&'static str, u64>,
+    /// What their containers may use, and what they may use in sum.
+    memory: PromisedMemory,
     /// Proxies on all machines, but those that are gone.
     proxies: Vec<Proxy>,
     /// Names of proxies that were killed, or can't write the store: their heartbeats have stopped.
@@ -72,7 +75,7 @@ impl Health {
 
 /// What the store says.
 struct StoreContents {
-    instances: BTreeMap<&'static str, u64>,
+    instances: Vec<Instance>,
     proxies: Vec<Proxy>,
 }
 
@@ -114,7 +117,8 @@ async fn read_status(settings: &Settings, data_dir: &DataDir) -> Status {
     match (installation, store) {
         (Ok(_), Ok(contents)) => {
             status.store = Health::of(Ok(None));
-            status.instances = contents.instances;
+            status.instances = count(&contents.instances);
+            status.memory = PromisedMemory::of(&settings.provisioner, &contents.instances);
             status.add_proxies(contents.proxies);
         }
         (Err(error), _) => status.store = Health::of(Err(error.to_string())),
@@ -161,7 +165,7 @@ async fn ask_docker(settings: &Settings, installation: &str) -> (Health, Vec<Str
 async fn ask_store(settings: &Settings, data_dir: &DataDir) -> Result<StoreContents, String> {
     let read = async {
         let store = data_dir.open_store(settings).await?;
-        let instances = count_instances(&store).await;
+        let instances = store.instances().await;
         let proxies = store.proxies().await;
         data_dir.close_store(settings, &store).await;
         Ok::<_, CliError>(StoreContents { instances: instances?, proxies: proxies? })
@@ -174,12 +178,12 @@ async fn ask_store(settings: &Settings, data_dir: &DataDir) -> Result<StoreConte
     }
 }
 
-async fn count_instances(store: &Store) -> Result<BTreeMap<&'static str, u64>, CliError> {
-    let mut instances = BTreeMap::new();
-    for instance in store.instances().await?.into_iter().filter(|instance| !instance.is_gone()) {
-        *instances.entry(instance.state().as_str()).or_default() += 1;
+fn count(instances: &[Instance]) -> BTreeMap<&'static str, u64> {
+    let mut counts = BTreeMap::new();
+    for instance in instances.iter().filter(|instance| !instance.is_gone()) {
+        *counts.entry(instance.state().as_str()).or_default() += 1;
     }
-    Ok(instances)
+    counts
 }
 
 impl Status {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use sqlx::FromRow as _;
+use sqlx::FromRow;
 
 use crate::db::{read, write_unversioned};
 use crate::rows::{LISTED_MAX, QUERIED_MAX, readable};
@@ -51,6 +51,18 @@ impl Store {
         if rows.len() > LISTED_MAX {
             return Err(StoreError::TooMany("networks"));
         }
+        Ok(readable("networks", rows.into_iter().map(|row| Ok(row?))))
+    }
+
+    /// The subnets on which instances have leased addresses, and how many have. Invalid rows are logged and skipped.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn subnets_in_use(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        let sql = "SELECT n.subnet, COUNT(*) FROM networks n JOIN addresses a ON a.network = n.name \
+                   WHERE a.instance_id IS NOT NULL GROUP BY n.subnet ORDER BY n.subnet LIMIT $1";
+        let rows: Vec<Result<(String, i64), sqlx::Error>> = read!(self, pool => sqlx::query(sql)
+            .bind(QUERIED_MAX).map(|row| FromRow::from_row(&row)).fetch_all(pool).await)?;
         Ok(readable("networks", rows.into_iter().map(|row| Ok(row?))))
     }
 

@@ -27,6 +27,8 @@ pub struct Config {
     pub base_url: Option<String>,
     /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpAddr>,
+    /// Whether visitors may create accounts. Otherwise only `memgate user add` does.
+    pub sign_up: bool,
     /// Plan of new accounts.
     pub plan: String,
     /// Sessions end after this time without use.
@@ -73,6 +75,7 @@ impl Default for Config {
             ca_certificate: None,
             base_url: None,
             trusted_proxies: Vec::new(),
+            sign_up: true,
             plan: "default".into(),
             session_idle_seconds: 12 * 60 * 60,
             session_seconds: 7 * 24 * 60 * 60,

@@ -22,6 +22,8 @@ const CERTIFICATE_MAX: u64 = 1 << 20;
 pub(super) struct Findings {
     /// What can't be used.
     pub(super) problems: Vec<Problem>,
+    /// What is valid, and not what everybody wants.
+    pub(super) warnings: Vec<String>,
     /// What couldn't be looked at, and why.
     pub(super) not_checked: Vec<String>,
 }
@@ -41,7 +43,8 @@ impl Findings {
         findings.values(settings);
         findings.certificates(settings);
         findings.docker(settings);
-        findings.plan(settings, data_dir);
+        findings.scram(settings);
+        findings.contents(settings, data_dir);
         findings
     }
 
@@ -143,23 +146,49 @@ impl Findings {
         }
     }
 
-    /// The plan of new accounts has to exist.
-    fn plan(&mut self, settings: &Settings, data_dir: &DataDir) {
+    fn scram(&mut self, settings: &Settings) {
+        if settings.proxy.scram {
+            let text = "proxy.scram locks out libmemcached 1.0.x, which pylibmc's wheel contains: it chooses SCRAM and \
+                        can't finish it. Set it only if no such clients are in use";
+            self.warnings.push(text.to_owned());
+        }
+    }
+
+    /// The plan of new accounts has to exist, and the pool should have the networks of existing caches.
+    fn contents(&mut self, settings: &Settings, data_dir: &DataDir) {
         let plan = &settings.webui.plan;
-        match has_plan(settings, data_dir, plan) {
-            Ok(Some(true)) => {}
-            Ok(Some(false)) => self.problem(
-                format!("webui.plan is {plan}, and there is no such plan"),
-                format!("create it with `memgate plan create {plan}`; `memgate plan list` shows all plans"),
-            ),
+        match Contents::read(settings, data_dir) {
+            Ok(Some(contents)) => {
+                if !contents.has_plan {
+                    self.problem(
+                        format!("webui.plan is {plan}, and there is no such plan"),
+                        format!(
+                            "create it with `memgate plan create {plan}`; `memgate plan list` shows all plans"
+                        ),
+                    );
+                }
+                self.subnets(settings, &contents.subnets);
+            }
             Ok(None) if plan == store::DEFAULT_PLAN => {}
             Ok(None) => self.not_checked.push(format!(
                 "webui.plan: whether the plan {plan} exists, because {} contains no memgate data yet",
                 data_dir.path().display()
             )),
-            Err(error) => {
-                self.not_checked.push(format!("webui.plan: whether the plan {plan} exists ({error})"));
-            }
+            Err(error) => self.not_checked.extend([
+                format!("webui.plan: whether the plan {plan} exists ({error})"),
+                "provisioner.subnets: whether it has the networks of existing caches".to_owned(),
+            ]),
+        }
+    }
+
+    /// Each of the `used` subnets has caches.
+    fn subnets(&mut self, settings: &Settings, used: &[(String, i64)]) {
+        let pool = &settings.provisioner.subnets;
+        for (subnet, instances) in used.iter().filter(|(subnet, _)| settings.provisioner.lacks(subnet)) {
+            self.warnings.push(format!(
+                "provisioner.subnets is {pool}, without {subnet}, in which caches are ({instances}): the proxy connects to \
+                 no address there. Set a network that contains it, or the former one"
+            ));
         }
     }
 
@@ -191,17 +220,27 @@ fn read_start(file: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Whether the database has a plan; `None` if there is no installation yet.
-fn has_plan(settings: &Settings, data_dir: &DataDir, plan: &str) -> Result<Option<bool>, CliError> {
-    if !data_dir.is_initialized()? {
-        return Ok(None);
+/// What the settings are compared with.
+struct Contents {
+    /// Whether the plan of new accounts exists.
+    has_plan: bool,
+    /// Subnets with caches, and how many.
+    subnets: Vec<(String, i64)>,
+}
+
+impl Contents {
+    /// Reads the store; `None` if there is no installation yet.
+    fn read(settings: &Settings, data_dir: &DataDir) -> Result<Option<Self>, CliError> {
+        if !data_dir.is_initialized()? {
+            return Ok(None);
+        }
+        runtime()?.block_on(async {
+            let store = data_dir.open_store(settings).await?;
+            let (plan, subnets) = (store.plan(&settings.webui.plan).await, store.subnets_in_use().await);
+            data_dir.close_store(settings, &store).await;
+            Ok(Some(Self { has_plan: plan?.is_some(), subnets: subnets? }))
+        })
     }
-    runtime()?.block_on(async {
-        let store = data_dir.open_store(settings).await?;
-        let found = store.plan(plan).await;
-        data_dir.close_store(settings, &store).await;
-        Ok(Some(found?.is_some()))
-    })
 }
 
 #[cfg(test)]
@@ -211,14 +250,20 @@ mod tests {
     /// What is found with default settings that `change` changed, without an installation.
     fn found(change: impl FnOnce(&mut Settings)) -> String {
         let dir = tempfile::tempdir().unwrap();
+        found_in(&DataDir::at(&dir.path().join("data")), change)
+    }
+
+    /// The same with a data directory.
+    fn found_in(data_dir: &DataDir, change: impl FnOnce(&mut Settings)) -> String {
+        let dir = tempfile::tempdir().unwrap();
         let mut settings = Settings::default();
         // Its own test is below.
         settings.provisioner.docker_socket = dir.path().join("docker.sock");
         let _socket = std::os::unix::net::UnixListener::bind(&settings.provisioner.docker_socket).unwrap();
         change(&mut settings);
-        let findings = Findings::of(&settings, &DataDir::at(&dir.path().join("data")));
+        let findings = Findings::of(&settings, data_dir);
         let problems = findings.problems.iter().map(|it| format!("{}: {}", it.error, it.fix));
-        problems.chain(findings.not_checked).collect::<Vec<_>>().join("\n")
+        problems.chain(findings.warnings).chain(findings.not_checked).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
@@ -268,6 +313,49 @@ mod tests {
         });
         for part in ["webui.endpoint", "webui.base_url", "provisioner.cpus", "provisioner.subnets"] {
             assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn scram_is_warned_about() {
+        assert!(found(|s| s.proxy.scram = true).contains("libmemcached 1.0.x"));
+    }
+
+    // R-16.
+    #[test]
+    fn pool_without_the_network_of_a_cache_is_warned_about() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut data_dir = DataDir::at(&dir.path().join("data"));
+        let settings = Settings::default();
+        data_dir.prepare(&settings, None).unwrap();
+        let prepared = runtime().unwrap().block_on(async {
+            let (store, _) = data_dir.open_or_create(&settings, None).await?;
+            for (name, third) in [("used", "0"), ("unused", "4")] {
+                let network = store::Network {
+                    name: name.into(),
+                    bridge: name.into(),
+                    subnet: format!("10.213.{third}.0/22"),
+                    gateway: format!("10.213.{third}.1"),
+                };
+                store.add_network(&network, &[format!("10.213.{third}.10")]).await?;
+            }
+            store.lease_address("one", std::time::Duration::ZERO).await?;
+            data_dir.close_store(&settings, &store).await;
+            Ok::<_, CliError>(())
+        });
+        prepared.unwrap();
+        assert_eq!(found_in(&data_dir, |_| {}), "");
+        for (pool, told) in [
+            ("10.213.0.0/22", None),
+            ("10.0.0.0/8", None),
+            ("10.214.0.0/16", Some("without 10.213.0.0/22, in which caches are (1)")),
+            ("10.213.4.0/22", Some("without 10.213.0.0/22")),
+        ] {
+            let text = found_in(&data_dir, |s| s.provisioner.subnets = pool.into());
+            match told {
+                None => assert_eq!(text, "", "{pool}"),
+                Some(told) => assert!(text.contains(told) && text.lines().count() == 1, "{pool}: {text}"),
+            }
         }
     }
 }

@@ -31,6 +31,7 @@ impl Status {
         pairs.push(("store", self.store.text()));
         pairs.push(("docker", self.docker.text()));
         pairs.push(("instances", self.instances_text()));
+        pairs.extend(self.memory_text().map(|text| ("memory", text)));
         pairs.extend(self.proxies.iter().map(|proxy| ("registered proxy", self.proxy_text(proxy))));
         if !self.foreign.is_empty() {
             pairs.push(("not memgate's", self.foreign.join(", ")));
@@ -40,6 +41,15 @@ impl Status {
         }
         pairs.push(("installation", self.installation.clone().unwrap_or_default()));
         table::pairs(&pairs)
+    }
+
+    /// What was promised to instances; nothing without a store.
+    fn memory_text(&self) -> Option<String> {
+        let memory = &self.memory;
+        let megabytes = |bytes: i64| bytes >> 20;
+        let (promised, budget) = (megabytes(memory.promised_bytes), megabytes(memory.budget_bytes));
+        let full = if promised > budget { ": further caches wait for room" } else { "" };
+        (budget > 0).then(|| format!("{promised} MB of {budget} MB promised{full}"))
     }
 
     fn proxy_text(&self, proxy: &Proxy) -> String {

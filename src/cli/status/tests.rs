@@ -39,6 +39,17 @@ fn failed_instance_is_not_ready() {
     assert!(failed.describe().contains("not ready: 1 failed, 2 running"));
 }
 
+#[test]
+fn promised_memory_is_shown() {
+    let of = |promised_mb: i64| {
+        let memory = PromisedMemory { promised_bytes: promised_mb << 20, budget_bytes: 1000 << 20 };
+        Status { memory, ..status(&[]) }.describe()
+    };
+    assert!(of(140).contains("140 MB of 1000 MB promised\n"), "{}", of(140));
+    assert!(of(1001).contains("1001 MB of 1000 MB promised: further caches wait for room"), "{}", of(1001));
+    assert!(!status(&[]).describe().contains("promised"), "without a store");
+}
+
 //
 #[test]
 fn foreign_resources_are_shown() {

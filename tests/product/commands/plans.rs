@@ -47,6 +47,29 @@ fn plan_update_says_which_caches_keep_their_size() {
     assert!(error == "nothing to update" && fix.contains("--memory-mb"), "{error}: {fix}");
 }
 
+//
+#[test]
+fn plan_with_more_connections_than_a_cache_gets_is_warned_about() {
+    let installation = migrated();
+    let warning = |arguments: &[&str], proxy: &str| {
+        let output = installation.memgate(arguments).args(["--set", proxy]).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+        stderr
+    };
+    let small = "proxy.connections=1000";
+    let told = warning(&["plan", "create", "large", "--connections", "251"], small);
+    assert!(told.contains("plan large allows 251 connections") && told.contains("(1000): 250"), "{told}");
+    let update = ["plan", "update", "large", "--connections"];
+    assert_eq!(warning(&[&update[..], &["250"]].concat(), small), "");
+    assert_eq!(warning(&[&update[..], &["251"]].concat(), "proxy.connections=1004"), "");
+    assert!(warning(&[&update[..], &["252"]].concat(), "proxy.connections=1004").contains(": 251"));
+    let told = warning(&["plan", "list"], small);
+    assert_eq!(told.lines().count(), 2, "the default plan, too: {told}");
+    let help = String::from_utf8(installation.run(&["plan", "update", "--help"]).stdout).unwrap();
+    assert!(help.contains("a quarter of") && help.contains("Examples:"), "{help}");
+}
+
 #[test]
 fn only_an_unused_plan_is_deleted() {
     let installation = migrated();

@@ -35,6 +35,8 @@ struct Page<'a> {
     csrf_token: &'a str,
     email: &'a str,
     errors: Errors,
+    /// Whether visitors may create accounts.
+    is_open: bool,
 }
 
 /// Error messages by field.
@@ -53,9 +55,12 @@ pub(crate) struct Fields {
     password: String,
 }
 
-pub(crate) async fn show(visitor: Visitor) -> Result<Response, PageError> {
+pub(crate) async fn show(State(app): State<Arc<AppState>>, visitor: Visitor) -> Result<Response, PageError> {
     if visitor.me.is_some() {
         return Ok(Redirect::to("/cache").into_response());
+    }
+    if !app.config.sign_up {
+        return closed(StatusCode::OK, visitor);
     }
     page(StatusCode::OK, visitor, "", Errors::default())
 }
@@ -65,6 +70,9 @@ pub(crate) async fn submit(
     client_ip: ClientIp,
     CsrfForm { sender: visitor, fields }: CsrfForm<Visitor, Fields>,
 ) -> Result<Response, PageError> {
+    if !app.config.sign_up {
+        return closed(StatusCode::FORBIDDEN, visitor);
+    }
     let (email, password) = match (Email::parse(&fields.email), Password::parse(fields.password)) {
         (Ok(email), Ok(password)) => (email, password),
         (email, password) => {
@@ -214,9 +222,24 @@ impl Refusal {
     }
 }
 
+/// The page without its form: only the operator creates accounts.
+fn closed(status: StatusCode, visitor: Visitor) -> Result<Response, PageError> {
+    render_page(status, visitor, "", Errors::default(), false)
+}
+
 fn page(status: StatusCode, visitor: Visitor, email: &str, errors: Errors) -> Result<Response, PageError> {
+    render_page(status, visitor, email, errors, true)
+}
+
+fn render_page(
+    status: StatusCode,
+    visitor: Visitor,
+    email: &str,
+    errors: Errors,
+    is_open: bool,
+) -> Result<Response, PageError> {
     let layout = Layout::for_visitor(&visitor);
-    let page = Page { layout, csrf_token: &visitor.csrf_token, email, errors };
+    let page = Page { layout, csrf_token: &visitor.csrf_token, email, errors, is_open };
     let mut response = render(status, &page)?;
     set_cookie(response.headers_mut(), visitor.new_cookie);
     Ok(response)

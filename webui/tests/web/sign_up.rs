@@ -34,6 +34,22 @@ async fn invalid_fields_show_an_error_and_keep_the_email() {
     assert_eq!(site.store.instances().await.unwrap().len(), 1);
 }
 
+// W-8.
+#[tokio::test]
+async fn closed_sign_up_creates_nothing_and_says_whom_to_ask() {
+    let site = Site::start_with(|config| config.sign_up = false).await;
+    let mut visitor = site.visitor();
+    let page = visitor.get("/sign-up").await;
+    assert_eq!((page.status, page.field("email")), (200, None));
+    assert!(page.body.contains("Sign-up is closed. Ask the operator"), "{}", page.body);
+    // The form of a page that was open before.
+    visitor.get("/sign-in").await;
+    let answer = visitor.post("/sign-up", &[("email", "new@example.com"), ("password", PASSWORD)]).await;
+    assert_eq!(answer.status, 403);
+    assert!(answer.body.contains("Sign-up is closed"), "{}", answer.body);
+    assert!(site.store.users().await.unwrap().is_empty() && !visitor.cookies.contains_key("memgate"));
+}
+
 #[tokio::test]
 async fn sign_up_creates_user_cache_and_token() {
     let site = Site::start().await;
