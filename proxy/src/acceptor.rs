@@ -137,11 +137,11 @@ impl Acceptor {
     /// Sends the connection to the worker that owns its tenant. Until its session is registered there, it counts as
     /// unauthenticated.
     async fn hand_off(&self, connection: AuthenticatedConnection, guard: ConnectionGuard) {
-        let AuthenticatedConnection { stream, source, grant, login, ends_at, admission } = connection;
+        let AuthenticatedConnection { stream, source, grant, login, certificate, admission } = connection;
         let (Admission::Unauthenticated(permit) | Admission::Closing(permit)) = admission else { return };
         let owner = worker_for(&grant.instance_id, self.shared.workers.len());
         if let (Ok(stream), Some(worker)) = (stream.detach(), self.shared.workers.get(owner)) {
-            let handoff = Handoff { stream, source, grant, login, ends_at, permit, guard };
+            let handoff = Handoff { stream, source, grant, login, certificate, permit, guard };
             let _ = worker.send(Message::Handoff(Box::new(handoff))).await;
         }
     }

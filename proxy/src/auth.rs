@@ -13,10 +13,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::Timestamp;
 use tokio::time::{Instant, timeout_at};
 
 use crate::Config;
+use crate::client_certificate::ClientCertificate;
 use crate::grants::{CertificateBinding, Grants, Verdict};
 use crate::login::Login;
 use crate::login::outcome::LoginOutcome;
@@ -126,7 +126,7 @@ impl Authenticator<'_> {
             pending =
                 self.or_evicted(eviction.unless_evicted(self.accept_tls(pending, deadline)).await)??;
             let checked = timeout_at(deadline, self.check_certificate(&pending)).await;
-            let (ends_at, verdict) = checked.ok()?;
+            let (certificate, verdict) = checked.ok()?;
             match verdict {
                 Verdict::Granted(grant) => {
                     let PendingConnection { stream, source, admission, .. } = pending;
@@ -136,7 +136,7 @@ impl Authenticator<'_> {
                         source,
                         grant,
                         login,
-                        ends_at,
+                        certificate,
                         admission,
                     });
                 }
@@ -161,8 +161,8 @@ impl Authenticator<'_> {
         match self.or_evicted(eviction.unless_evicted(dialogue).await) {
             Some(Ok(Some((grant, replies)))) => {
                 let PendingConnection { stream, source, admission, input: rest } = pending;
-                let (login, ends_at) = (Some(Login { protocol, rest, replies }), Timestamp::MAX);
-                Some(AuthenticatedConnection { stream, source, grant, login, ends_at, admission })
+                let (login, certificate) = (Some(Login { protocol, rest, replies }), None);
+                Some(AuthenticatedConnection { stream, source, grant, login, certificate, admission })
             }
             Some(Ok(None)) => {
                 pending.linger(self.scratch).await;
@@ -211,10 +211,10 @@ impl Authenticator<'_> {
         pending.reject(rejection, Protocol::detect(first), deadline, self.scratch).await
     }
 
-    /// The verdict on the certificate of the TLS handshake, and when that certificate expires.
-    async fn check_certificate(&self, pending: &PendingConnection) -> (Timestamp, Verdict) {
+    /// The certificate of the TLS handshake, if we issued it, and the verdict on it.
+    async fn check_certificate(&self, pending: &PendingConnection) -> (Option<ClientCertificate>, Verdict) {
         let Some(fingerprint) = pending.stream.fingerprint() else {
-            return (Timestamp::EPOCH, Verdict::Denied(LoginOutcome::Unknown));
+            return (None, Verdict::Denied(LoginOutcome::Unknown));
         };
         let (binding, verdict) = self.grants.check_certificate(fingerprint, pending.source).await;
         match (&verdict, binding) {
@@ -230,7 +230,8 @@ impl Authenticator<'_> {
             // A certificate that we didn't issue may be meant for another service.
             (Verdict::Denied(_), None) | (Verdict::Granted(_), _) => {}
         }
-        (binding.map_or(Timestamp::EPOCH, |binding| binding.not_after), verdict)
+        let certificate = |CertificateBinding { not_after, .. }| ClientCertificate { fingerprint, not_after };
+        (binding.map(certificate), verdict)
     }
 
     /// Performs the TLS handshake; `None` if it fails or the proxy has no certificate.

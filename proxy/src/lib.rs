@@ -12,6 +12,7 @@ mod acceptor;
 mod auth;
 mod backend;
 mod buffers;
+mod client_certificate;
 mod config;
 mod descriptors;
 mod error;

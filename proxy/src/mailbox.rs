@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::{ConnectionId, Grant, LiveConnection, Timestamp};
+use store::{ConnectionId, Fingerprint, Grant, LiveConnection};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::auth::admission::Permit;
+use crate::client_certificate::ClientCertificate;
 use crate::login::Login;
 use crate::metrics::ConnectionGuard;
 use crate::transport::DetachedStream;
@@ -24,6 +25,8 @@ pub(crate) enum Message {
     Handoff(Box<Handoff>),
     /// A grant has changed, perhaps in its route.
     Changed(Arc<Grant>),
+    /// A client certificate was revoked.
+    CertificateEnded(Fingerprint),
     /// Dropped by the worker, which shows that all earlier messages have been handled.
     Barrier(mpsc::Sender<Infallible>),
     /// List the connections of an instance; `proxy` is the id that their ids carry.
@@ -45,7 +48,7 @@ pub(crate) struct Handoff {
     pub(crate) source: IpAddr,
     pub(crate) grant: Arc<Grant>,
     pub(crate) login: Option<Login>,
-    pub(crate) ends_at: Timestamp,
+    pub(crate) certificate: Option<ClientCertificate>,
     /// Counts the connection until its session is registered.
     pub(crate) permit: Permit,
     pub(crate) guard: ConnectionGuard,
@@ -63,6 +66,13 @@ pub(crate) async fn notify_grant(workers: &[mpsc::Sender<Message>], grant: Arc<G
     if let Some(worker) = workers.get(worker_for(&grant.instance_id, workers.len())) {
         // A stopped worker has no tenants.
         let _ = worker.send(Message::Changed(grant)).await;
+    }
+}
+
+/// Tells all workers that a client certificate was revoked.
+pub(crate) async fn notify_certificate_end(workers: &[mpsc::Sender<Message>], fingerprint: Fingerprint) {
+    for worker in workers {
+        let _ = worker.send(Message::CertificateEnded(fingerprint)).await;
     }
 }
 

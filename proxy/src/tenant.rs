@@ -136,7 +136,7 @@ impl Tenant {
         let (valid, expired): (Vec<_>, Vec<_>) =
             all.iter().partition(|permissions| permissions.is_valid_at(now));
         let expired: HashSet<TokenId> = expired.iter().map(|permissions| permissions.token()).collect();
-        self.sessions.close_where(|session| session.ends_at <= now || expired.contains(&session.token));
+        self.sessions.close_where(|session| session.ends_at() <= now || expired.contains(&session.token));
         let next = self.sessions.next_end_after(now);
         let next = valid.iter().filter_map(|permissions| permissions.expires_at()).chain(next).min();
         self.next_expiry.set(next.unwrap_or(Timestamp::MAX));

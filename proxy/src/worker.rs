@@ -222,6 +222,9 @@ impl Worker {
                     self.note_expiry(tenant, grant.permissions.expires_at);
                 }
             }
+            Message::CertificateEnded(fingerprint) => {
+                self.tenants.borrow().values().for_each(|tenant| tenant.close_certificate(&fingerprint));
+            }
             Message::Barrier(barrier) => drop(barrier),
             Message::List { instance_id, proxy, reply } => {
                 let tenants = self.tenants.borrow();
@@ -236,10 +239,11 @@ impl Worker {
                 let _ = reply.send(());
             }
             Message::Handoff(handoff) => {
-                let Handoff { stream, source, grant, login, ends_at, permit, guard } = *handoff;
+                let Handoff { stream, source, grant, login, certificate, permit, guard } = *handoff;
                 let Ok(stream) = stream.attach() else { return };
                 let admission = Admission::Unauthenticated(permit);
-                let connection = AuthenticatedConnection { stream, source, grant, login, ends_at, admission };
+                let connection =
+                    AuthenticatedConnection { stream, source, grant, login, certificate, admission };
                 self.spawn_connection(Phase::Authenticated(Box::new(connection)), guard);
             }
         }

@@ -21,7 +21,7 @@ use certificate::{IssueArgs, ShownCertificate};
 pub(crate) use credentials::Credentials;
 use permissions::PermissionArgs;
 pub(crate) use view::rows;
-use view::{CreatedToken, RevokedToken, RotatedToken, TokenView};
+use view::{CreatedToken, RevokedCertificate, RevokedToken, RotatedToken, TokenView};
 
 /// Manage tokens, the credentials of applications
 #[derive(Debug, clap::Subcommand)]
@@ -83,15 +83,19 @@ Examples:
         #[command(flatten)]
         issue: IssueArgs,
     },
-    /// Revoke a token for good: logins are denied and its connections are closed
+    /// Revoke a token for good, or one of its client certificates: logins are denied and its connections are closed
     #[command(after_help = "\
-Example:
+Examples:
   memgate token revoke mg_Zk3P0vTq8LwX
+  memgate token revoke mg_Zk3P0vTq8LwX --certificate 62c2a4f09b1d
 
 There is no question and no way back: create a new token, or use rotate to replace one without a gap.")]
     Revoke {
         /// The token's id as `memgate token list` shows it, with or without mg_
         id: String,
+        /// Revoke only the certificate whose SHA-256 fingerprint begins so; `memgate token show` lists them
+        #[arg(long, value_name = "FINGERPRINT")]
+        certificate: Option<String>,
     },
 }
 
@@ -166,7 +170,14 @@ impl TokenCommand {
                     let certified = CertifiedToken { id: token.id, certificate };
                     context.print(&certified, || certified.certificate.text())
                 }
-                Self::Revoke { id } => {
+                Self::Revoke { id, certificate: Some(start) } => {
+                    let id = parse_id(&find(store, &id).await?.id)?;
+                    let fingerprint = certificate::revoke(store, &id, &start).await?;
+                    let propagation = propagation::wait(store, &id).await?;
+                    let revoked = RevokedCertificate { id: id.to_string(), fingerprint, propagation };
+                    context.print(&revoked, || revoked.text())
+                }
+                Self::Revoke { id, certificate: None } => {
                     let id = parse_id(&find(store, &id).await?.id)?;
                     store.revoke_token(&id).await?;
                     let propagation = propagation::wait(store, &id).await?;

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
@@ -13,6 +14,8 @@ use crate::{Store, StoreError, Timestamp, TokenId, now};
 
 /// Unexpired certificates that a token may have.
 const PER_TOKEN_MAX: i64 = 16;
+/// How long an ended one is kept, so that every proxy learns from its row that it was revoked.
+const ENDED_KEPT: Duration = Duration::from_hours(24);
 
 /// SHA-256 of a certificate's DER.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -87,7 +90,7 @@ impl Store {
         let active = "SELECT COUNT(*) FROM tokens WHERE id = $1 AND revoked_at IS NULL \
                     AND (expires_at IS NULL OR expires_at > $2)";
         let prune = "DELETE FROM certificates WHERE token_id = $1 AND not_after <= $2";
-        let count = "SELECT COUNT(*) FROM certificates WHERE token_id = $1";
+        let count = "SELECT COUNT(*) FROM certificates WHERE token_id = $1 AND not_after > $2";
         let insert = "INSERT INTO certificates (fingerprint, token_id, created_at, not_after, revision) \
                       VALUES ($1, $2, $3, $4, $5)";
         let (id, now) = (token.as_str(), now());
@@ -96,8 +99,8 @@ impl Store {
             if active == 0 {
                 return Err(StoreError::NotFound("active token"));
             }
-            sqlx::query(prune).bind(id).bind(now).execute(&mut *tx).await?;
-            let held: i64 = sqlx::query_scalar(count).bind(id).fetch_one(&mut *tx).await?;
+            sqlx::query(prune).bind(id).bind(now.saturating_sub(ENDED_KEPT)).execute(&mut *tx).await?;
+            let held: i64 = sqlx::query_scalar(count).bind(id).bind(now).fetch_one(&mut *tx).await?;
             if held >= PER_TOKEN_MAX {
                 return Err(StoreError::LimitReached("certificate"));
             }
@@ -108,7 +111,32 @@ impl Store {
         Ok(())
     }
 
-    /// A token's certificates, oldest first, expired ones too.
+    /// Ends a token's certificate now. Proxies refuse it and close the connections that it has authenticated; the token's
+    /// change is applied ([`Store::propagation`]) when they have.
+    ///
+    /// # Errors
+    /// `NotFound("certificate")` if the token has no such certificate, or it has ended.
+    pub async fn revoke_certificate(
+        &self,
+        token: &TokenId,
+        fingerprint: Fingerprint,
+    ) -> Result<(), StoreError> {
+        let end = "UPDATE certificates SET not_after = $1, revision = $2 \
+                   WHERE fingerprint = $3 AND token_id = $4 AND not_after > $1";
+        let touch = "UPDATE tokens SET revision = $1 WHERE id = $2";
+        write!(self, tx, revision => {
+            let ended = sqlx::query(end).bind(now()).bind(revision).bind(fingerprint.to_string()).bind(token.as_str())
+                .execute(&mut *tx).await?.rows_affected();
+            if ended == 0 {
+                return Err(StoreError::NotFound("certificate"));
+            }
+            sqlx::query(touch).bind(revision).bind(token.as_str()).execute(&mut *tx).await?;
+            note!(self, tx, "certificate.revoke", format!("token {token}"), format!("fingerprint {fingerprint}"));
+        });
+        Ok(())
+    }
+
+    /// A token's certificates, oldest first, those that ended not long ago too.
     ///
     /// # Errors
     /// Fails if the database does.

@@ -27,7 +27,7 @@ pub struct Changes {
     pub revision: i64,
     /// Tokens created, changed or revoked.
     pub tokens: Vec<TokenId>,
-    /// Certificates issued.
+    /// Certificates issued or revoked.
     pub certificates: Vec<Fingerprint>,
     /// Ids of caches that changed, or whose user, plan, instance or route did.
     pub caches: Vec<String>,

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use store::{Grant, Timestamp};
+use store::Grant;
 
 use super::pending::Admission;
+use crate::client_certificate::ClientCertificate;
 use crate::login::Login;
 use crate::transport::Stream;
 
@@ -16,8 +17,8 @@ pub(crate) struct AuthenticatedConnection {
     pub(crate) grant: Arc<Grant>,
     /// `None` if a certificate has logged it in: it may not have sent anything yet.
     pub(crate) login: Option<Login>,
-    /// When that certificate expires; `Timestamp::MAX` without one.
-    pub(crate) ends_at: Timestamp,
+    /// That certificate.
+    pub(crate) certificate: Option<ClientCertificate>,
     /// Where the connection counts until its session is registered.
     pub(crate) admission: Admission,
 }

@@ -1,20 +1,23 @@
-//! Which token a client certificate was issued for: looked up once, like a grant. A certificate's token never changes,
-//! so the binding stays valid; whether the token is active is up to its grant.
+//! Which token a client certificate was issued for: looked up once, like a grant, and again when it is revoked. Whether the
+//! token is active is up to its grant.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use dashmap::DashMap;
-use store::{Fingerprint, Timestamp, TokenId};
+use store::{Fingerprint, StoreError, Timestamp, TokenId};
 use tokio::time::timeout;
 
 use super::{Grants, STALENESS_MAX, STORE_TIMEOUT, Unavailable, Verdict};
+use crate::client_certificate::ClientCertificate;
 use crate::login::outcome::LoginOutcome;
 
 /// Certificates of ours in memory, and fingerprints known not to be ours.
 const KNOWN_MAX: usize = 100_000;
 const UNKNOWN_MAX: usize = 10_000;
+/// A look-up is repeated if something changed meanwhile.
+const LOOKUPS_MAX: usize = 5;
 
 #[derive(Default)]
 pub(super) struct Certificates {
@@ -29,14 +32,37 @@ pub(crate) struct CertificateBinding {
     pub(crate) not_after: Timestamp,
 }
 
-impl Certificates {
-    /// Removes a certificate that was issued just now from the unknown ones.
-    pub(super) fn mark_issued(&self, fingerprint: &Fingerprint) {
-        self.unknown.remove(fingerprint);
-    }
-}
-
 impl Grants {
+    /// Takes note of a certificate that was issued or revoked just now. Returns whether it has ended.
+    ///
+    /// # Errors
+    /// If it must be read again, and can't be.
+    pub(super) async fn renew_certificate(&self, fingerprint: &Fingerprint) -> Result<bool, StoreError> {
+        let Certificates { known, unknown } = &self.certificates;
+        unknown.remove(fingerprint);
+        if !known.contains_key(fingerprint) {
+            return Ok(false);
+        }
+        let read = timeout(STORE_TIMEOUT, self.store.token_of_certificate(fingerprint)).await;
+        match read.map_err(|_| StoreError::Timeout)? {
+            Ok(Some((token, not_after))) => {
+                known.insert(*fingerprint, CertificateBinding { token, not_after });
+                Ok(not_after <= self.now())
+            }
+            Ok(None) | Err(StoreError::Corrupt(_)) => {
+                known.remove(fingerprint);
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a certificate that has authenticated a connection hasn't been revoked meanwhile.
+    pub(crate) fn is_current(&self, certificate: &ClientCertificate) -> bool {
+        let binding = self.certificates.known.get(&certificate.fingerprint);
+        binding.is_some_and(|binding| self.now() < binding.not_after)
+    }
+
     /// Checks a certificate whose private key the client at `source` has proved to hold. Returns its binding too if we
     /// issued it.
     pub(crate) async fn check_certificate(
@@ -89,26 +115,32 @@ impl Grants {
         &self,
         fingerprint: Fingerprint,
     ) -> Result<Option<CertificateBinding>, Unavailable> {
-        let read_at = self.position.load(Ordering::Acquire);
-        let found = timeout(STORE_TIMEOUT, self.store.token_of_certificate(&fingerprint)).await;
-        let found = found.map_err(|_| Unavailable)?.map_err(|error| {
-            tracing::warn!(%error, "failed to look up a certificate");
-            Unavailable
-        })?;
         let Certificates { known, unknown } = &self.certificates;
-        let Some((token, not_after)) = found else {
-            evict(unknown, UNKNOWN_MAX);
+        for _ in 0..LOOKUPS_MAX {
+            let read_at = self.position.load(Ordering::Acquire);
+            let found = timeout(STORE_TIMEOUT, self.store.token_of_certificate(&fingerprint)).await;
+            let found = found.map_err(|_| Unavailable)?.map_err(|error| {
+                tracing::warn!(%error, "failed to look up a certificate");
+                Unavailable
+            })?;
             // As with tokens, the entry's lock orders this against the follower.
-            let entry = unknown.entry(fingerprint);
+            let Some((token, not_after)) = found else {
+                evict(unknown, UNKNOWN_MAX);
+                let entry = unknown.entry(fingerprint);
+                if self.position.load(Ordering::Acquire) == read_at {
+                    entry.insert(());
+                }
+                return Ok(None);
+            };
+            evict(known, KNOWN_MAX);
+            let entry = known.entry(fingerprint);
             if self.position.load(Ordering::Acquire) == read_at {
-                entry.insert(());
+                let binding = CertificateBinding { token, not_after };
+                entry.insert(binding);
+                return Ok(Some(binding));
             }
-            return Ok(None);
-        };
-        let binding = CertificateBinding { token, not_after };
-        evict(known, KNOWN_MAX);
-        known.insert(fingerprint, binding);
-        Ok(Some(binding))
+        }
+        Err(Unavailable)
     }
 }
 

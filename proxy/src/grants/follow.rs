@@ -40,7 +40,9 @@ impl Grants {
             self.looked_up.remove(id);
         }
         for fingerprint in &changes.certificates {
-            self.certificates.mark_issued(fingerprint);
+            if self.renew_certificate(fingerprint).await? {
+                mailbox::notify_certificate_end(workers, *fingerprint).await;
+            }
         }
         let mut own: HashMap<String, Vec<TokenId>> = HashMap::new();
         for grant in changes.tokens.iter().filter_map(|id| self.known.get(id)) {

@@ -38,7 +38,7 @@ async fn session(protocol: Protocol) -> (Session, String) {
     let responses = ResponseQueue::new(Stream::plain(client), Rc::default());
     let source = Ipv4Addr::LOCALHOST.into();
     let info = ClientInfo { source, protocol, tls: false };
-    let handle = tenant.register((&grant, store::Timestamp::MAX), info, &responses).ok().unwrap();
+    let handle = tenant.register((&grant, None), info, &responses).ok().unwrap();
     // Nothing is written, so that no reply stops it.
     responses.abort();
     let session = Session {

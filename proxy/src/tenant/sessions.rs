@@ -8,12 +8,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::{ConnectionId, Grant, LiveConnection, Timestamp, TokenId, now};
+use store::{ConnectionId, Fingerprint, Grant, LiveConnection, Timestamp, TokenId, now};
 use tokio::time::Instant;
 
 use super::registered::{Reauthentication, Registered, WeakRegistered};
 use super::{LivePermissions, Tenant};
 use crate::buffers::{HeldBytes, TenantBuffers};
+use crate::client_certificate::ClientCertificate;
 use crate::login::outcome::LoginOutcome;
 use crate::mailbox::ConnectionList;
 use crate::metrics::denials::ClientInfo;
@@ -38,8 +39,8 @@ pub(super) struct SessionEntry {
     pub(super) source: IpAddr,
     protocol: Protocol,
     since: Timestamp,
-    /// When the client certificate expires, even if the token is still valid.
-    pub(super) ends_at: Timestamp,
+    /// The client certificate that has logged it in, if one has: it ends with it, even if the token is still valid.
+    certificate: Option<ClientCertificate>,
     connection: WeakRegistered,
 }
 
@@ -94,14 +95,14 @@ impl Drop for SessionHandle {
 }
 
 impl Tenant {
-    /// Registers a session that ends at `ends_at` at the latest.
+    /// Registers a session, of a client certificate perhaps.
     ///
     /// # Errors
     /// `ConnectionLimit` or `TokenConnectionLimit`, if its cache or its token has as many sessions as it may;
     /// `ProxyLimit`, if its cache has as many as it may of the proxy's.
     pub(crate) fn register(
         self: &Rc<Self>,
-        (grant, ends_at): (&Arc<Grant>, Timestamp),
+        (grant, certificate): (&Arc<Grant>, Option<ClientCertificate>),
         client: ClientInfo,
         responses: &Rc<ResponseQueue>,
     ) -> Result<SessionHandle, LoginOutcome> {
@@ -126,7 +127,7 @@ impl Tenant {
         let connection = WeakRegistered::Serving(Rc::downgrade(responses));
         entries.insert(
             number,
-            SessionEntry { token: grant.token, source, protocol, since: now(), ends_at, connection },
+            SessionEntry { token: grant.token, source, protocol, since: now(), certificate, connection },
         );
         Ok(SessionHandle { tenant: self.clone(), number, permissions, reauthentication: None })
     }
@@ -147,6 +148,12 @@ impl Tenant {
         if let Some(entry) = self.sessions.entries.borrow_mut().get_mut(&session.number) {
             entry.protocol = protocol;
         }
+    }
+
+    /// Closes the sessions that a client certificate has logged in.
+    pub(crate) fn close_certificate(&self, fingerprint: &Fingerprint) {
+        let is_its = |certificate: &ClientCertificate| certificate.fingerprint == *fingerprint;
+        self.sessions.close_where(|session| session.certificate.as_ref().is_some_and(is_its));
     }
 
     /// Closes the session `id`, if it is one of this tenant's.
@@ -244,11 +251,16 @@ impl Sessions {
 
     /// When the next session ends of those that haven't ended by `now`.
     pub(super) fn next_end_after(&self, now: Timestamp) -> Option<Timestamp> {
-        self.entries.borrow().values().map(|entry| entry.ends_at).filter(|end| *end > now).min()
+        self.entries.borrow().values().map(SessionEntry::ends_at).filter(|end| *end > now).min()
     }
 }
 
 impl SessionEntry {
+    /// When it ends whatever its token says.
+    pub(super) fn ends_at(&self) -> Timestamp {
+        self.certificate.map_or(Timestamp::MAX, |certificate| certificate.not_after)
+    }
+
     fn abort(&self) {
         if let Some(connection) = self.connection.upgrade() {
             connection.abort();

@@ -110,7 +110,7 @@ impl Worker {
         previous: Option<SessionHandle>,
         guard: ConnectionGuard,
     ) {
-        let AuthenticatedConnection { stream, source, grant, login, ends_at, admission } = *connection;
+        let AuthenticatedConnection { stream, source, grant, login, certificate, admission } = *connection;
         let limiter = &self.shared.admission_limiter;
         let admitted = match admission {
             Admission::Unauthenticated(permit) | Admission::Closing(permit) => Ok(permit),
@@ -129,7 +129,7 @@ impl Worker {
         };
         drop(previous);
         if let (Ok(stream), Some(worker)) = (stream.detach(), self.shared.workers.get(owner)) {
-            let handoff = Handoff { stream, source, grant, login, ends_at, permit, guard };
+            let handoff = Handoff { stream, source, grant, login, certificate, permit, guard };
             let _ = worker.send(Message::Handoff(Box::new(handoff))).await;
         }
     }
@@ -141,7 +141,7 @@ impl Worker {
         connection: AuthenticatedConnection,
         previous: Option<SessionHandle>,
     ) -> Result<Box<Session>, Rejected> {
-        let AuthenticatedConnection { stream, source, grant, login, ends_at, admission } = connection;
+        let AuthenticatedConnection { stream, source, grant, login, certificate, admission } = connection;
         let closing = || match admission {
             Admission::Unauthenticated(permit) | Admission::Closing(permit) => permit.close(),
             Admission::Reauthenticating => self.shared.admission_limiter.admit_closing(source),
@@ -161,8 +161,12 @@ impl Worker {
                 responses.write_raw(reply);
             }
         };
-        // During the hand-off its route may have changed, or its token may have been revoked.
-        let grant = match self.shared.grants.newest(&grant, source) {
+        // During the hand-off its route may have changed, or its token or certificate may have been revoked.
+        let newest = match &certificate {
+            Some(certificate) if !self.shared.grants.is_current(certificate) => Err(LoginOutcome::Revoked),
+            _ => self.shared.grants.newest(&grant, source),
+        };
+        let grant = match newest {
             Ok(grant) => grant,
             Err(outcome) => {
                 deny(outcome, login.as_ref().map(|login| &*login.replies.denied));
@@ -171,7 +175,7 @@ impl Worker {
         };
         drop(previous);
         let tenant = self.tenant(&grant);
-        let session = match tenant.register((&grant, ends_at), client, &responses) {
+        let session = match tenant.register((&grant, certificate), client, &responses) {
             Ok(session) => session,
             Err(outcome) => {
                 deny(outcome, login.as_ref().map(|login| &*login.replies.connection_limit));
@@ -180,7 +184,7 @@ impl Worker {
             }
         };
         self.note_expiry(&tenant, grant.permissions.expires_at);
-        self.note_expiry(&tenant, Some(ends_at));
+        self.note_expiry(&tenant, certificate.map(|certificate| certificate.not_after));
         self.shared.metrics.login(LoginOutcome::Success);
         let input = match login {
             Some(Login { rest, replies, .. }) => {

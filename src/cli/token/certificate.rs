@@ -14,6 +14,9 @@ use crate::output::{CliError, table, time};
 /// Bytes. Far more than any certificate request has.
 const REQUEST_MAX: u64 = 64 * 1024;
 
+/// Digits of a fingerprint that name a certificate of a token.
+const START_LEN_MIN: usize = 6;
+
 /// Options of the commands that issue a certificate.
 #[derive(Debug, clap::Args)]
 pub(crate) struct IssueArgs {
@@ -98,7 +101,7 @@ impl ShownCertificate {
         saved.map_err(|error| match error {
             StoreError::LimitReached(_) => CliError::new(
                 format!("{} has reached the limit of certificates per token", token.username()),
-                "create another token with `memgate token create --certificate`",
+                "revoke one with `memgate token revoke ID --certificate FINGERPRINT`, or create another token",
             ),
             StoreError::NotFound(_) => CliError::new(
                 format!("{} is no longer active", token.username()),
@@ -132,6 +135,29 @@ impl ShownCertificate {
         let pems = self.certificate.iter().chain(&self.certificate_key).map(String::as_str);
         format!("{}{}", table::pairs(&pairs), pems.collect::<String>())
     }
+}
+
+/// Revokes the valid certificate of a token whose fingerprint begins with `start`. Returns its fingerprint.
+///
+/// # Errors
+/// If there is none, or more than one.
+pub(super) async fn revoke(store: &Store, token: &TokenId, start: &str) -> Result<String, CliError> {
+    let start = start.to_ascii_lowercase();
+    if start.len() < START_LEN_MIN {
+        let fix = format!("give at least the first {START_LEN_MIN} digits");
+        return Err(CliError::usage(format!("the fingerprint {start} is too short"), fix));
+    }
+    let certificates = store.certificates_of(token).await?;
+    let is_meant = |row: &&CertificateRow| row.is_valid_at(now()) && row.fingerprint.starts_with(&start);
+    let fix = format!("`memgate token show {}` lists them", token.username());
+    let meant: Vec<&CertificateRow> = certificates.iter().filter(is_meant).collect();
+    let [row] = meant[..] else {
+        let what = if meant.is_empty() { "no valid certificate" } else { "more than one certificate" };
+        return Err(CliError::new(format!("{} has {what} {start}...", token.username()), fix));
+    };
+    let fingerprint = row.fingerprint.parse().map_err(|_| StoreError::Corrupt("fingerprint"))?;
+    store.revoke_certificate(token, fingerprint).await?;
+    Ok(row.fingerprint.clone())
 }
 
 /// One line for each certificate of a token.

@@ -145,7 +145,8 @@ impl PermissionArgs {
     }
 }
 
-/// The state of a token for lists: `active`, `expires in 3 h`, `expired 2 h ago`, `revoked 2 h ago`.
+/// The state of a token for lists: `active`, `expires in 3 h`, `expired 2 h ago`, `revoked 2 h ago`; one that was rotated
+/// is `replaced`, too.
 pub(super) fn state(token: &TokenRow, now: Timestamp) -> String {
     describe_state(token, now, table::time_since, table::time_until)
 }
@@ -161,12 +162,14 @@ fn describe_state(
     past: fn(Timestamp) -> String,
     future: fn(Timestamp) -> String,
 ) -> String {
-    match (token.revoked_at, token.permissions.expires_at) {
+    let state = match (token.revoked_at, token.permissions.expires_at) {
         (Some(at), _) => format!("revoked {}", past(at)),
         (None, Some(at)) if !token.permissions.is_valid_at(now) => format!("expired {}", past(at)),
         (None, Some(at)) => format!("expires {}", future(at)),
         (None, None) => "active".to_owned(),
-    }
+    };
+    // Both have the same name.
+    if token.successor.is_some() { format!("replaced, {state}") } else { state }
 }
 
 /// The permissions as names and values.

@@ -50,6 +50,15 @@ pub(super) struct RevokedToken {
     pub(super) propagation: Propagation,
 }
 
+/// A revoked certificate, and the proxies that have closed its connections.
+#[derive(Debug, Serialize)]
+pub(super) struct RevokedCertificate {
+    /// The token's.
+    pub(super) id: String,
+    pub(super) fingerprint: String,
+    pub(super) propagation: Propagation,
+}
+
 impl TokenView {
     pub(super) async fn read(store: &Store, token: TokenRow) -> Result<Self, CliError> {
         let user = store.user(&token.user_id).await?.ok_or_else(no_such_token)?;
@@ -104,6 +113,13 @@ impl RevokedToken {
     pub(super) fn text(&self) -> String {
         let proxies = propagation::text(&self.propagation);
         format!("{} is revoked\napplied by {proxies}\n", self.token.id)
+    }
+}
+
+impl RevokedCertificate {
+    pub(super) fn text(&self) -> String {
+        let proxies = propagation::text(&self.propagation);
+        format!("the certificate {} of mg_{} is revoked\napplied by {proxies}\n", self.fingerprint, self.id)
     }
 }
 

@@ -55,14 +55,46 @@ async fn certificate_count_is_limited_and_expired_ones_do_not_count(db: TestDb) 
     let store = db.open().await;
     let (_, token) = sign_up(&store, "ada@example.org").await;
     let id = token.token.id();
-    store.add_certificate(&id, numbered(0), now()).await.unwrap();
+    store.add_certificate(&id, numbered(0), now().saturating_sub(Duration::from_hours(25))).await.unwrap();
+    store.add_certificate(&id, numbered(18), now()).await.unwrap();
     for n in 1..=16 {
         store.add_certificate(&id, numbered(n), now().saturating_add(LATER)).await.unwrap();
     }
     let error = store.add_certificate(&id, numbered(17), now().saturating_add(LATER)).await.unwrap_err();
     assert!(matches!(error, StoreError::LimitReached("certificate")), "{error:?}");
-    assert_eq!(store.certificates_of(&id).await.unwrap().len(), 16);
-    assert_eq!(store.token_of_certificate(&numbered(0)).await.unwrap(), None);
+    let kept = store.certificates_of(&id).await.unwrap();
+    assert_eq!(kept.iter().filter(|certificate| certificate.is_valid_at(now())).count(), 16);
+    assert_eq!(store.token_of_certificate(&numbered(0)).await.unwrap(), None, "ended long ago");
+}
+
+//
+async fn certificate_is_revoked_alone(db: TestDb) {
+    let store = db.open().await;
+    let (_, ada) = sign_up(&store, "ada@example.org").await;
+    let (_, bob) = sign_up(&store, "bob@example.org").await;
+    let (ada, bob) = (ada.token.id(), bob.token.id());
+    let ends = now().saturating_add(LATER);
+    for n in [1, 2] {
+        store.add_certificate(&ada, numbered(n), ends).await.unwrap();
+    }
+    for (token, fingerprint) in [(bob, 1), (ada, 3)] {
+        let error = store.revoke_certificate(&token, numbered(fingerprint)).await.unwrap_err();
+        assert!(matches!(error, StoreError::NotFound("certificate")), "{error:?}");
+    }
+    let mut feed = store.feed().await.unwrap();
+    store.revoke_certificate(&ada, numbered(1)).await.unwrap();
+    let changes = tokio::time::timeout(DEADLINE, feed.next()).await.unwrap().unwrap();
+    assert_eq!((changes.certificates, changes.tokens), (vec![numbered(1)], vec![ada]));
+    let (_, ended) = store.token_of_certificate(&numbered(1)).await.unwrap().unwrap();
+    assert!(ended <= now());
+    assert_eq!(store.token_of_certificate(&numbered(2)).await.unwrap(), Some((ada, ends)));
+    assert!(store.revoke_certificate(&ada, numbered(1)).await.is_err(), "once");
+    // Every proxy can still learn it.
+    store.add_certificate(&ada, numbered(4), ends).await.unwrap();
+    assert!(store.token_of_certificate(&numbered(1)).await.unwrap().is_some());
+    let entry =
+        store.audit_after(0, 100).await.unwrap().into_iter().find(|it| it.action == "certificate.revoke");
+    assert_eq!(entry.unwrap().subject, format!("token {ada}"));
 }
 
 async fn certificates_are_deleted_with_their_token(db: TestDb) {
@@ -87,6 +119,7 @@ fn fingerprint_has_64_hex_digits() {
 on_both!(
     certificate_belongs_to_one_token,
     inactive_token_gets_no_certificate,
+    certificate_is_revoked_alone,
     certificate_count_is_limited_and_expired_ones_do_not_count,
     certificates_are_deleted_with_their_token,
 );

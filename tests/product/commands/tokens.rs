@@ -53,11 +53,14 @@ fn token_is_restricted_updated_and_rotated() {
     let rotate = ["token", "rotate", successor["id"].as_str().unwrap(), "--grace", "0s"];
     installation.json(&rotate);
     let (error, fix) = failure(&installation, &["token", "update", rotate[2], "--expires", "never"], 1);
-    assert!(error.contains("is no longer active (expired") && fix.contains("token create"), "{error}: {fix}");
+    assert!(
+        error.contains("is no longer active (replaced, expired") && fix.contains("token create"),
+        "{error}: {fix}"
+    );
 
     let list = installation.run(&["token", "list", "ada@example.org"]);
     let list = String::from_utf8(list.stdout).unwrap();
-    for words in ["SCOPES", "read,write,flush,stats", "expires in ", "expired "] {
+    for words in ["SCOPES", "read,write,flush,stats", "replaced, expires in ", "replaced, expired "] {
         assert!(list.contains(words), "{words} is not in {list}");
     }
 }
@@ -116,6 +119,19 @@ fn token_has_certificates() {
             && words.contains(" UTC (in "),
         "{words}"
     );
+    // One alone makes room for another.
+    let fingerprint = made["fingerprint"].as_str().unwrap();
+    let revoke = ["token", "revoke", id, "--certificate"];
+    for (start, status, told) in [("6", 2, "too short"), ("zzzzzz", 1, "no valid certificate")] {
+        let (error, _) = failure(&installation, &[&revoke[..], &[start]].concat(), status);
+        assert!(error.contains(told), "{error}");
+    }
+    let revoked = installation.json(&[&revoke[..], &[&fingerprint[..12].to_uppercase()]].concat());
+    assert_eq!(revoked["fingerprint"], fingerprint);
+    failure(&installation, &[&revoke[..], &[fingerprint]].concat(), 1);
+    let shown = installation.json(&["token", "show", id]);
+    assert!(shown["revoked_at"].is_null());
+    installation.json(&["token", "certify", id]);
     installation.json(&["token", "revoke", id]);
     let (error, _) = failure(&installation, &["token", "certify", id], 1);
     assert!(error.contains("is no longer active"), "{error}");
