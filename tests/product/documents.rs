@@ -16,17 +16,42 @@ use crate::text_client::TextClient;
 const UNPRIVILEGED: u32 = 65_534;
 
 /// A fenced block of a document.
-struct Block {
-    language: String,
-    text: String,
+pub(crate) struct Block {
+    pub(crate) language: String,
+    pub(crate) text: String,
 }
 
-fn read(document: &str) -> String {
+impl Block {
+    /// Writes it to a folder, for this product's ports and the commands of that folder, and returns the script that runs it
+    /// with the variables of those before it. With `export`, the next one finds its variables, too.
+    pub(crate) fn script(&self, product: &Product, folder: &Path, export: bool) -> String {
+        let file = format!("block.{}", self.language);
+        let (endpoint, web) = (product.endpoint(), product.web().to_string());
+        let text = self
+            .text
+            .replace("127.0.0.1:11211", &endpoint.to_string())
+            .replace("127.0.0.1/11211", &format!("127.0.0.1/{}", endpoint.port()))
+            .replace("\"127.0.0.1\", 11211", &format!("\"127.0.0.1\", {}", endpoint.port()))
+            .replace("127.0.0.1:8080", &web)
+            .replace("/var/backups", &folder.join("backups").display().to_string())
+            .replace("/usr/local/bin", &folder.join("bin").display().to_string());
+        fs::write(folder.join(&file), text).unwrap();
+        let load = "set -eo pipefail; [ -e variables ] || : > variables; . ./variables";
+        match (self.language.as_str(), export) {
+            ("python", _) => format!("{load}; python3 {file}"),
+            ("php", _) => format!("{load}; php {file}"),
+            (_, true) => format!("{load}; . ./{file}; umask 022; export -p > variables"),
+            (_, false) => format!("{load}; . ./{file}"),
+        }
+    }
+}
+
+pub(crate) fn read(document: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap()
 }
 
 /// The blocks that are shell, Python or PHP.
-fn blocks(text: &str) -> Vec<Block> {
+pub(crate) fn blocks(text: &str) -> Vec<Block> {
     let mut found: Vec<Block> = Vec::new();
     let mut open: Option<Block> = None;
     for line in text.lines() {
@@ -69,28 +94,9 @@ impl<'a> Reader<'a> {
         Self { product, folder }
     }
 
-    /// The block for this installation's ports and this folder.
-    fn adapt(&self, text: &str) -> String {
-        let (endpoint, web) = (self.product.endpoint(), self.product.web().to_string());
-        text.replace("127.0.0.1:11211", &endpoint.to_string())
-            .replace("127.0.0.1/11211", &format!("127.0.0.1/{}", endpoint.port()))
-            .replace("\"127.0.0.1\", 11211", &format!("\"127.0.0.1\", {}", endpoint.port()))
-            .replace("127.0.0.1:8080", &web)
-            .replace("/var/backups", &self.folder.join("backups").display().to_string())
-            .replace("/usr/local/bin", &self.folder.join("bin").display().to_string())
-    }
-
     /// Runs a block after those before it, whose variables it sees.
     fn run(&self, block: &Block, as_root: bool) -> Output {
-        let file = format!("block.{}", block.language);
-        fs::write(self.folder.join(&file), self.adapt(&block.text)).unwrap();
-        let load = "set -eo pipefail; [ -e variables ] || : > variables; . ./variables";
-        let script = match (block.language.as_str(), as_root) {
-            ("python", _) => format!("{load}; python3 {file}"),
-            ("php", _) => format!("{load}; php {file}"),
-            (_, true) => format!("{load}; . ./{file}; umask 022; export -p > variables"),
-            (_, false) => format!("{load}; . ./{file}"),
-        };
+        let script = block.script(self.product, &self.folder, as_root);
         let mut command = self.product.memgate(&[]);
         let memgate = command.get_envs().map(|(name, value)| (name.to_owned(), value.map(ToOwned::to_owned)));
         let variables: Vec<_> = memgate.filter_map(|(name, value)| Some((name, value?))).collect();
@@ -222,9 +228,14 @@ fn documents_name_commands_that_exist() {
 }
 
 /// A program of this machine, or of the distribution's package, unpacked and not installed: its service would take a port.
-fn program(path: &str, package: &str, dir: &Path) -> PathBuf {
-    if Path::new(path).exists() {
-        return path.into();
+/// `./deploy/test` unpacks them once.
+pub(crate) fn program(path: &str, package: &str, dir: &Path) -> PathBuf {
+    let servers = std::env::var_os("MEMGATE_TEST_SERVERS").map(PathBuf::from);
+    let servers =
+        servers.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/servers"));
+    let unpacked = servers.join(path.trim_start_matches('/'));
+    if let Some(found) = [Path::new(path), &unpacked].into_iter().find(|path| path.exists()) {
+        return found.to_path_buf();
     }
     let fetch = "apt-get -qq -o APT::Sandbox::User=root download \"$0\" && dpkg -x \"$0\"_*.deb .";
     let fetched = Command::new("sh").args(["-c", fetch, package]).current_dir(dir).status().unwrap();
@@ -233,14 +244,14 @@ fn program(path: &str, package: &str, dir: &Path) -> PathBuf {
 }
 
 /// The fenced block of a language in a document.
-fn fenced(document: &str, language: &str) -> String {
+pub(crate) fn fenced(document: &str, language: &str) -> String {
     let text = read(document);
     let (_, block) = text.split_once(&format!("```{language}\n")).unwrap();
     block.split_once("```").unwrap().0.to_owned()
 }
 
 /// A process that is killed in the end.
-struct Background(Child);
+pub(crate) struct Background(pub(crate) Child);
 
 impl Drop for Background {
     fn drop(&mut self) {
@@ -266,23 +277,4 @@ fn stunnel_carries_a_client(product: &Product, ada: &Credentials) {
     let listens = || std::net::TcpStream::connect(accept).is_ok();
     wait_until(deadline_in(10), "stunnel listens", listens);
     assert_eq!(TextClient::log_in(accept, ada).set("greeting", b"through stunnel"), "STORED");
-}
-
-#[test]
-fn nginx_takes_the_example() {
-    let example = fenced("docs/operating.md", "nginx");
-    let dir = tempfile::tempdir().unwrap();
-    let nginx = program("/usr/sbin/nginx", "nginx", dir.path());
-    let key = rcgen::generate_simple_self_signed(["cache.example.org".to_owned()]).unwrap();
-    fs::write(dir.path().join("fullchain.pem"), key.cert.pem()).unwrap();
-    fs::write(dir.path().join("privkey.pem"), key.signing_key.serialize_pem()).unwrap();
-    let folder = dir.path().display().to_string();
-    let example = example.replace("/etc/letsencrypt/live/cache.example.org", &folder);
-    let config = format!(
-        "pid {folder}/pid;\nerror_log {folder}/log;\nevents {{}}\nhttp {{\naccess_log off;\n{example}}}\n"
-    );
-    let file = dir.path().join("nginx.conf");
-    fs::write(&file, config).unwrap();
-    let output = Command::new(nginx).arg("-t").arg("-c").arg(&file).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

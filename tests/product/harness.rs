@@ -78,6 +78,17 @@ impl Installation {
         [1, 2, 4].map(|port| ([127, 0, 0, 1], self.ports[port]).into())
     }
 
+    /// Its ports and networks as a settings file, for commands that don't see the environment.
+    pub(crate) fn settings_file(&self) -> String {
+        let [proxy, proxy_health, provisioner, web, web_health] =
+            self.ports.map(|port| format!("\"127.0.0.1:{port}\""));
+        format!(
+            "[proxy]\nlisten = {proxy}\nhealth = {proxy_health}\n[webui]\nlisten = {web}\nhealth = {web_health}\n\
+             [provisioner]\nhealth = {provisioner}\nsubnets = \"{}\"\n",
+            self.subnets
+        )
+    }
+
     /// A `memgate` command for this installation, without the environment's own `MEMGATE_*` variables.
     pub(crate) fn memgate(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(MEMGATE);

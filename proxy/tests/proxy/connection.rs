@@ -12,6 +12,30 @@ use testkit::{Memcached, TestProxy, binary, text, token_key};
 pub(super) const UNAVAILABLE: &str = "SERVER_ERROR backend unavailable\r\n";
 pub(super) const FAILURE: &str = "CLIENT_ERROR authentication failure\r\n";
 
+/// `proxy.listen = "[::]:11211"`, for clients to which localhost is ::1. Addresses of IPv4 clients stay what they are.
+#[test]
+fn ipv6_listener_takes_ipv4_too() {
+    let proxy = TestProxy::start_with(|config| config.listen = "[::]:0".parse().unwrap());
+    let everybody = proxy.sign_up("ann@example.com");
+    let here = Permissions { allow_from: vec!["127.0.0.1/32".parse().unwrap()], ..Permissions::ALL };
+    let here = proxy.create_token(&everybody, here);
+    let port = proxy.config.listen.port();
+    let log_in = |address: &str, token: &Token| {
+        let mut stream = TcpStream::connect((address, port)).unwrap();
+        stream.write_all((text::login(token) + "quit\r\n").as_bytes()).unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        reply
+    };
+    assert_eq!(log_in("127.0.0.1", &everybody), "STORED\r\n");
+    assert_eq!(log_in("127.0.0.1", &here), "STORED\r\n");
+    // A machine without ::1 has no client there.
+    if std::net::TcpListener::bind("[::1]:0").is_ok() {
+        assert_eq!(log_in("::1", &everybody), "STORED\r\n");
+        assert_eq!(log_in("::1", &here), FAILURE);
+    }
+}
+
 // S-12, S-13.
 #[test]
 fn every_login_form_is_accepted() {

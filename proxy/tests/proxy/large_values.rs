@@ -163,6 +163,35 @@ fn incomplete_value_is_not_stored() {
     ask(&mut other, b"get a\r\n", b"VALUE a 0 3\r\nold\r\nEND\r\n");
 }
 
+/// Uploads that stop halfway leave nothing behind that a whole one waits for.
+#[test]
+fn broken_uploads_delay_no_whole_one() {
+    let proxy = TestProxy::start();
+    let token = proxy.sign_up("ann@example.com");
+    let _memcached = Memcached::start(&proxy, &token, "10.214.7.132");
+    let mut canary = login(&proxy, &token);
+    let upload = [b"set whole 0 0 1000000\r\n", &value(b'a')[..], b"\r\n"].concat();
+    let rounds = if is_long_run() { 500 } else { 50 };
+    for round in 0..rounds {
+        let broken: Vec<TcpStream> = (0..8)
+            .map(|at| {
+                let mut stream = login(&proxy, &token);
+                stream.write_all(b"set broken 0 0 1000000\r\n").unwrap();
+                // Up to a megabyte: nothing, a part, all but the line end.
+                stream.write_all(&vec![b'x'; LONG / 7 * at]).unwrap();
+                stream
+            })
+            .collect();
+        if round % 2 == 0 {
+            drop(broken);
+        }
+        let started = Instant::now();
+        ask(&mut canary, &upload, b"STORED\r\n");
+        assert!(started.elapsed() < Duration::from_secs(3), "round {round}: {:?}", started.elapsed());
+    }
+    ask(&mut canary, b"get broken\r\n", b"END\r\n");
+}
+
 // P-1, F-1.
 #[test]
 fn memcached_restart_fails_only_the_store_in_flight() {

@@ -94,6 +94,19 @@ pub(super) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// docs/protocol.md names the curves.
+#[test]
+fn every_curve_but_p_521_is_negotiated() {
+    let (proxy, _) = open();
+    let address = proxy.config.listen.to_string();
+    for (curve, works) in [("X25519", true), ("P-256", true), ("P-384", true), ("P-521", false)] {
+        let mut client = std::process::Command::new("openssl");
+        client.args(["s_client", "-brief", "-groups", curve, "-connect", &address]);
+        let output = client.stdin(std::process::Stdio::null()).output().unwrap();
+        assert_eq!(output.status.success(), works, "{curve}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
 // R-20, S-14.
 #[test]
 fn every_protocol_and_value_size_works_over_tls() {

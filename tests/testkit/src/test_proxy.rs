@@ -53,13 +53,18 @@ impl TestProxy {
         Self::start_in(tempfile::tempdir().unwrap(), config)
     }
 
-    /// Starts a proxy with its data in `data_dir` and the settings of `config`, but on free ports.
+    /// Starts a proxy with its data in `data_dir` and the settings of `config`, but on free ports: of 127.0.0.1, or of the
+    /// IPv6 address that it listens on.
     pub fn start_in(data_dir: TempDir, config: proxy::Config) -> Self {
         let shared = Shared::take();
         let runtime = Runtime::new().unwrap();
         let store = runtime.block_on(open_store(data_dir.path()));
         let shutdown = Shutdown::new();
-        let config = proxy::Config { listen: free_port(), health: free_port(), ..config };
+        let mut listen = free_port();
+        if config.listen.is_ipv6() {
+            listen.set_ip(config.listen.ip());
+        }
+        let config = proxy::Config { listen, health: free_port(), ..config };
         let thread = spawn(config.clone(), data_dir.path(), &shutdown);
         Self { config, data_dir, runtime, store, shutdown, thread: Some(thread), _shared: shared }
     }
