@@ -12,7 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 pub use calls::{CallMetrics, PendingCall};
 pub(crate) use process::register as register_process;
@@ -48,10 +48,7 @@ impl CounterBy {
         label: &'static str,
         values: impl IntoIterator<Item = &'static str>,
     ) -> Self {
-        let metric = Self { label, counters: Family::default() };
-        values.into_iter().for_each(|value| drop(metric.counters.get_or_create(&[(label, value)])));
-        registry.register(name, help, metric.counters.clone());
-        metric
+        Self { label, counters: register_by(registry, name, help, label, values) }
     }
 
     /// Counts one more.
@@ -80,10 +77,7 @@ impl GaugeBy {
         label: &'static str,
         values: impl IntoIterator<Item = &'static str>,
     ) -> Self {
-        let metric = Self { label, gauges: Family::default() };
-        values.into_iter().for_each(|value| drop(metric.gauges.get_or_create(&[(label, value)])));
-        registry.register(name, help, metric.gauges.clone());
-        metric
+        Self { label, gauges: register_by(registry, name, help, label, values) }
     }
 
     /// Sets a gauge to a number of things.
@@ -110,6 +104,24 @@ impl LastTime {
     pub fn set_now(&self) {
         self.0.set(seconds_since_1970());
     }
+}
+
+/// Registers a metric for each of `values` of `label`.
+fn register_by<M>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    label: &'static str,
+    values: impl IntoIterator<Item = &'static str>,
+) -> Family<Label, M>
+where
+    Family<Label, M>: Metric,
+    M: Default,
+{
+    let family = Family::<Label, M>::default();
+    values.into_iter().for_each(|value| drop(family.get_or_create(&[(label, value)])));
+    registry.register(name, help, family.clone());
+    family
 }
 
 /// A histogram of durations in seconds, from 1 ms to 32 s.
