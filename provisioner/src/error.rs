@@ -197,7 +197,8 @@ impl Error {
     /// Whether an error says nothing about the instance that was worked on: it doesn't count as a failure of that, and
     /// is reported for all instances together.
     pub(crate) fn is_general(&self) -> bool {
-        matches!(self, Self::DockerDown(_) | Self::Store(_) | Self::SecretMismatch { .. } | Self::NoFirewall)
+        use Error::{DockerDown, NetworkBroken, NoFirewall, SecretMismatch, Store};
+        matches!(self, DockerDown(_) | Store(_) | SecretMismatch { .. } | NoFirewall | NetworkBroken { .. })
     }
 
     /// Whether an address can't be assigned because another container has it.

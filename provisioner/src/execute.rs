@@ -191,6 +191,13 @@ impl Executor {
                 (Action::Start(container), Err(error)) if error.is_address_in_use() => {
                     result = Err(self.leave_address(situation, container, error).await?);
                 }
+                (Action::Attach(container), Err(error)) if error.is_address_in_use() => {
+                    let why = self.leave_address(situation, container, error).await?;
+                    if matches!(why, Error::AddressTaken { .. }) {
+                        self.docker.remove_container(&container.id).await?;
+                    }
+                    result = Err(why);
+                }
                 (Action::Probe(container), Err(error @ Error::Unreachable { .. })) => {
                     self.reattach(container, situation.failures).await;
                     result = Err(error);
@@ -298,6 +305,7 @@ impl Executor {
             Action::Probe(container) => self.adopt(instance, container).await,
             Action::Start(container) => self.docker.start(&container.id).await,
             Action::Unpause(container) => self.docker.unpause(&container.id).await,
+            Action::Attach(container) => self.attach(container).await,
             Action::RestoreLimits(container) => self.restore_limits(container).await,
             Action::Remove(container) => self.docker.remove_container(container).await.map(drop),
             Action::Create { .. } if situation.store_error.is_some() => self.make_again(situation).await,

@@ -178,6 +178,7 @@ fn label_value(action: &Action) -> &'static str {
         Action::Probe(_) => "probe",
         Action::Start(_) => "start",
         Action::Unpause(_) => "unpause",
+        Action::Attach(_) => "attach",
         Action::RestoreLimits(_) => "restore_limits",
         Action::Remove(_) => "remove",
         Action::Create { .. } => "create",

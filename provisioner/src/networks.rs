@@ -91,7 +91,8 @@ impl Networks {
         self.find(address).map(|network| network.name)
     }
 
-    fn find(&self, address: &str) -> Option<Network> {
+    /// The network that an address is on.
+    pub(crate) fn find(&self, address: &str) -> Option<Network> {
         let contains =
             |network: &Network| network.subnet.parse().is_ok_and(|subnet: Subnet| subnet.contains(address));
         let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);

@@ -17,6 +17,8 @@ pub(crate) use diagnosis::{Repair, diagnose, restarted};
 pub(crate) const ORPHAN_AGE_MIN: Duration = Duration::from_secs(60);
 /// Failed attempts before a container that Docker keeps restarting is replaced.
 const FAILURES_TO_REPLACE: u32 = 2;
+/// Failed attempts before a container that can't be connected to its network is replaced. Someone may still be changing that.
+const FAILURES_TO_REPLACE_DETACHED: u32 = 5;
 
 /// One of the installation's containers, as observed in Docker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +94,8 @@ pub(crate) enum Action {
     Probe(Container),
     Start(Container),
     Unpause(Container),
+    /// Connects a running container to its network again, with its address.
+    Attach(Container),
     /// Gives a container the limits back that it should have.
     RestoreLimits(Container),
     /// Removes a container, by id.
@@ -144,9 +148,9 @@ pub(crate) fn plan(instance: &Instance, containers: &[Container], failures: u32)
     }
 }
 
-/// Whether a container runs afterwards that didn't before: not without firewall.
+/// Whether a container runs or has a network afterwards, and didn't before: not without firewall.
 pub(crate) fn starts_container(action: &Action) -> bool {
-    matches!(action, Action::Start(_) | Action::Unpause(_) | Action::Create { .. })
+    matches!(action, Action::Start(_) | Action::Unpause(_) | Action::Attach(_) | Action::Create { .. })
 }
 
 /// Whether a plan changes nothing, so that it needs no write permit.
@@ -162,10 +166,10 @@ pub(crate) fn changes_docker(action: &Action) -> bool {
 /// Whether a plan needs nothing from the store: it neither creates nor removes anything, so that the recorded route
 /// stays right.
 pub(crate) fn needs_no_store(actions: &[Action]) -> bool {
-    use Action::{Probe, RestoreLimits, SetState, Start, Unpause};
-    actions
-        .iter()
-        .all(|action| matches!(action, SetState(..) | Probe(_) | Start(_) | Unpause(_) | RestoreLimits(_)))
+    use Action::{Attach, Probe, RestoreLimits, SetState, Start, Unpause};
+    actions.iter().all(|action| {
+        matches!(action, SetState(..) | Probe(_) | Start(_) | Unpause(_) | Attach(_) | RestoreLimits(_))
+    })
 }
 
 fn plan_running(instance: &Instance, containers: &[Container], failures: u32) -> Vec<Action> {
@@ -199,7 +203,15 @@ fn steps_to_keep(instance: &Instance, c: &Container, failures: u32) -> Option<Ve
     match c.state {
         ContainerState::Created | ContainerState::Removing => return None,
         // A running container holds the cache's contents: failures alone prove nothing.
-        ContainerState::Running if !c.attached || c.hung => return None,
+        ContainerState::Running if c.hung => return None,
+        ContainerState::Running if !c.attached => {
+            // An address that isn't recorded may have been leased to another.
+            let is_recorded = recorded_address(instance) == Some(&c.address);
+            if !is_recorded || failures >= FAILURES_TO_REPLACE_DETACHED {
+                return None;
+            }
+            steps.push(Action::Attach(c.clone()));
+        }
         // The contents are gone, so this is the time for another image.
         ContainerState::Restarting | ContainerState::Stopped if c.outdated => return None,
         ContainerState::Restarting if failures >= FAILURES_TO_REPLACE => return None,
@@ -225,11 +237,11 @@ fn steps_to_keep(instance: &Instance, c: &Container, failures: u32) -> Option<Ve
 
 /// The recorded address counts. A container that was created just before a crash may have no record.
 fn has_recorded_address(instance: &Instance, c: &Container) -> bool {
-    instance
-        .route
-        .as_ref()
-        .and_then(|route| route.address.as_ref())
-        .is_none_or(|address| *address == c.address)
+    recorded_address(instance).is_none_or(|address| *address == c.address)
+}
+
+fn recorded_address(instance: &Instance) -> Option<&String> {
+    instance.route.as_ref().and_then(|route| route.address.as_ref())
 }
 
 fn plan_removal(instance: &Instance, containers: &[Container], state: InstanceState) -> Vec<Action> {

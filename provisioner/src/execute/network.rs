@@ -1,5 +1,5 @@
-//! A network whose bridge was removed or changed on this host is made again. Its containers keep running meanwhile, and
-//! get their addresses back, so that no contents are lost.
+//! Containers that lost their network get it back, with their addresses, so that no contents are lost: one that someone
+//! disconnected, and all of a network whose bridge was removed or changed on this host, which is made again.
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -14,6 +14,25 @@ use crate::subnet::Subnet;
 const ATTACHMENTS_MAX: usize = 8;
 
 impl Executor {
+    /// Connects a running container to its network again, which keeps its contents. Makes the network again if someone has
+    /// removed it.
+    pub(super) async fn attach(&self, container: &Container) -> Result<(), Error> {
+        let Container { id, address, .. } = container;
+        let network = self.networks.find(address).ok_or(Error::InvalidInstance("it has no network"))?;
+        let mut connected = self.docker.connect(id, &network.name, address).await;
+        if connected.as_ref().is_err_and(Error::is_not_found) {
+            self.restore_dependencies().await?;
+            connected = self.docker.connect(id, &network.name, address).await;
+        }
+        // That is repaired for all at once; afterwards this is tried again.
+        match connected {
+            Err(error) if !error.is_address_in_use() && self.networks.is_broken(&network) => {
+                Err(Error::NetworkBroken { network: network.name, bridge: network.bridge })
+            }
+            connected => connected,
+        }
+    }
+
     /// Makes a network again. Fails without changing anything if a foreign container is on it, which must be left alone.
     pub(crate) async fn remake_network(&self, network: &Network) -> Result<(), Error> {
         let _work_waits = self.concurrency.networks.write().await;

@@ -24,6 +24,7 @@ pub(crate) fn diagnose(instance: &Instance, containers: &[Container], actions: &
         Action::Create { .. } => lost(cause_of_replacement(instance, containers), EventAction::Replaced),
         Action::Start(container) => lost(cause_of_end(container), EventAction::Started),
         Action::Unpause(_) => kept(EventCause::Paused, EventAction::Unpaused),
+        Action::Attach(_) => kept(EventCause::Disconnected, EventAction::Reattached),
         Action::Probe(container) if container.state == ContainerState::Restarting => {
             lost(cause_of_end(container), EventAction::Restarted)
         }

@@ -66,6 +66,7 @@ fn summary(actions: &[Action]) -> String {
             Action::Probe(c) => format!("probe {}", c.id),
             Action::Start(c) => format!("start {}", c.id),
             Action::Unpause(c) => format!("unpause {}", c.id),
+            Action::Attach(c) => format!("attach {}", c.id),
             Action::RestoreLimits(c) => format!("limits {}", c.id),
             Action::Remove(id) => format!("remove {id}"),
             Action::Create { generation } => format!("create {generation}"),
@@ -117,7 +118,19 @@ fn a_desired_instance_is_brought_to_run() {
             "disconnected from its network",
             ok(),
             vec![Container { attached: false, ..c(Running) }],
+            "attach c1, probe c1",
+        ),
+        running(
+            "disconnected, and at another address than recorded",
+            ok(),
+            vec![Container { attached: false, address: "10.0.0.9".into(), ..c(Running) }],
             "set restarting, remove c1, create 2",
+        ),
+        running(
+            "disconnected, and not recorded",
+            None,
+            vec![Container { attached: false, ..c(Running) }],
+            "remove c1, create 2",
         ),
         running(
             "at another address than recorded",
@@ -353,7 +366,9 @@ fn every_repair_has_a_cause() {
         (ok(), vec![c(Stopped)], 1, Some("stopped replaced lost")),
         (ok(), vec![c(Restarting)], 0, Some("crashed restarted lost")),
         (ok(), vec![c(Paused)], 0, Some("paused unpaused kept")),
-        (ok(), vec![Container { attached: false, ..c(Running) }], 0, Some("disconnected replaced lost")),
+        (ok(), vec![Container { attached: false, ..c(Running) }], 0, Some("disconnected reattached kept")),
+        (ok(), vec![Container { attached: false, ..c(Running) }], 4, Some("disconnected reattached kept")),
+        (ok(), vec![Container { attached: false, ..c(Running) }], 5, Some("disconnected replaced lost")),
         (ok(), vec![Container { hung: true, ..c(Running) }], 0, Some("hung replaced lost")),
         (
             ok(),

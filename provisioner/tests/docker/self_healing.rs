@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use store::InstanceState;
+use store::{EventAction, EventCause, InstanceState};
 
 use crate::harness::{Installation, docker, inspect, output, resyncs, until};
 
@@ -15,19 +15,12 @@ async fn a_container_is_restored_after_any_change_by_hand() {
     let installation = Installation::start().await;
     let (instance, first) = installation.running_instance().await;
     let name = installation.container(&instance);
-    let network = inspect("container", &name)["HostConfig"]["NetworkMode"].as_str().unwrap().to_owned();
     let cases: &[(&str, &[&[&str]], bool)] = &[
         ("kill", &[&["kill", &name]], false),
         ("stop", &[&["stop", "-t", "1", &name]], false),
         ("pause", &[&["pause", &name]], false),
         ("rm", &[&["rm", "-f", &name]], true),
         ("rm with volume", &[&["rm", "-f", &name], &["volume", "rm", &name]], true),
-        ("disconnect", &[&["network", "disconnect", "-f", &network, &name]], true),
-        (
-            "network rm",
-            &[&["network", "disconnect", "-f", &network, &name], &["network", "rm", &network]],
-            true,
-        ),
         // The process dies without Docker's doing.
         ("memcached dies", &[&["-9"]], false),
     ];
@@ -186,6 +179,47 @@ async fn a_lost_interface_is_restored_with_the_contents() {
         (route.generation, &route.container, &route.address)
     );
     assert_eq!(installation.request(&instance, &route, "mg key v").as_deref(), Some("VA 5"));
+}
+
+// F-2, F-16, F-33.
+#[tokio::test]
+async fn a_disconnected_container_is_connected_again_with_its_contents() {
+    let installation = Installation::start().await;
+    let (instance, route) = installation.running_instance().await;
+    assert_eq!(installation.request(&instance, &route, "ms key 5\r\nvalue").as_deref(), Some("HD"));
+    let name = installation.container(&instance);
+    let network = inspect("container", &name)["HostConfig"]["NetworkMode"].as_str().unwrap().to_owned();
+    for (number, and_network) in [(1, false), (2, true)] {
+        let started = Instant::now();
+        docker(&["network", "disconnect", "-f", &network, &name]);
+        if and_network {
+            // The repair may be faster: then the network is in use, and is disconnected once more.
+            while std::process::Command::new("docker")
+                .args(["network", "rm", &network])
+                .output()
+                .is_ok_and(|it| !it.status.success())
+            {
+                let _ = std::process::Command::new("docker")
+                    .args(["network", "disconnect", "-f", &network, &name])
+                    .output();
+                assert!(started.elapsed() < RECOVERY_TIMEOUT, "the network can't be removed");
+            }
+        }
+        until("the value", RECOVERY_TIMEOUT, || async {
+            installation.request(&instance, &route, "mg key v").filter(|reply| reply == "VA 5")
+        })
+        .await;
+        println!("connected again after {:?}", started.elapsed());
+        let after = installation.until_running(&instance, 0).await;
+        assert_eq!((after.generation, &after.container), (route.generation, &route.container));
+        until("the event", RECOVERY_TIMEOUT, || async {
+            let events = installation.store.instance_events(&instance.id, 50).await.unwrap();
+            let event = events.into_iter().find(|event| event.cause == EventCause::Disconnected)?;
+            assert_eq!((event.action, event.contents_lost), (EventAction::Reattached, false));
+            (event.count >= number).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
