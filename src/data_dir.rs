@@ -16,7 +16,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use store::private_file::{self, Access};
-use store::{Database, LaneKey, Store, StoreError, StoreOptions, TokenKey};
+use store::{Database, LaneKey, LeaderLock, Store, StoreError, StoreOptions, TokenKey};
 
 use self::entries::{create_file, exists, io_error};
 use crate::ca;
@@ -213,6 +213,16 @@ impl DataDir {
             Ok(None) => Ok(installation::compare_with(&self.path, None).err()),
             Err(error) => Ok(Some(error.into())),
         }
+    }
+
+    /// Tries to acquire the lock of the provisioner that leads, although the store may not be readable. `None` if another
+    /// process holds it.
+    ///
+    /// # Errors
+    /// If its folder can't be written, or PostgreSQL doesn't answer.
+    pub(crate) async fn try_leader_lock(&self, settings: &Settings) -> Result<Option<LeaderLock>, CliError> {
+        let options = store_options::of_command(settings);
+        Ok(LeaderLock::try_acquire(&settings.database(&self.path), &options).await?)
     }
 
     /// Closes the store and leaves the database as unprivileged roles need it.

@@ -90,7 +90,7 @@ impl Down {
 
     fn survey(&self, settings: &Settings, data_dir: &DataDir, removed: &mut Removed) -> Result<(), CliError> {
         removed.stopped = up::lock_holder(data_dir)?.is_some();
-        let id = runtime()?.block_on(Self::compared_id(settings, data_dir))?;
+        let (id, _) = runtime()?.block_on(Self::compared_id(settings, data_dir))?;
         removed.docker = Some(runtime()?.block_on(provisioner::survey(&settings.provisioner, &id))?);
         removed.installation = Some(id);
         if self.purge {
@@ -104,28 +104,31 @@ impl Down {
         data_dir: &DataDir,
         removed: &mut Removed,
     ) -> Result<(), CliError> {
-        // To compare, and for the lock: what is removed is decided by the data directory's id.
-        let store = data_dir.open_store(settings).await?;
-        let id = data_dir.installation_id()?;
+        let (id, problem) = Self::compared_id(settings, data_dir).await?;
         removed.stopped_roles = roles::stop(settings, &id).await?;
-        let lock = roles::keep_provisioners_away(&store).await?;
+        let lock = roles::keep_provisioners_away(settings, data_dir, problem.as_ref()).await?;
         removed.docker = Some(provisioner::teardown(&settings.provisioner, &id).await?);
         drop(lock);
-        data_dir.close_store(settings, &store).await;
+        data_dir.restore_log_files(settings);
         removed.installation = Some(id);
         Ok(())
     }
 
-    /// The data directory's id, which decides what is removed. The store's is only compared.
-    async fn compared_id(settings: &Settings, data_dir: &DataDir) -> Result<String, CliError> {
+    /// The data directory's id, which decides what is removed. The store's is only compared: also returned is why it can't
+    /// be.
+    async fn compared_id(
+        settings: &Settings,
+        data_dir: &DataDir,
+    ) -> Result<(String, Option<CliError>), CliError> {
         let id = data_dir.installation_id()?;
-        if let Some(problem) = data_dir.store_problem(settings).await? {
+        let problem = data_dir.store_problem(settings).await?;
+        if let Some(problem) = &problem {
             let warning = format!(
                 "the store can't be compared with the installation {id} ({problem}): going by its id alone"
             );
             eprintln!("warning: {}", output::escape_controls(&warning));
         }
-        Ok(id)
+        Ok((id, problem))
     }
 
     fn describe(&self, removed: &Removed, data_dir: &DataDir) -> String {

@@ -1,7 +1,7 @@
 //! Two databases behind one type: an enum over concrete pools, and macros that expand one body for each.
 
 mod options;
-mod postgres;
+pub(crate) mod postgres;
 mod renewable_pool;
 mod schema;
 mod sqlite;

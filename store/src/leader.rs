@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use sqlx::{Connection, PgConnection};
 
-use crate::db::Db;
+use crate::db::{Database, Db, StoreOptions, postgres};
 use crate::private_file::{self, FileError};
 use crate::{Store, StoreError};
 
@@ -37,19 +37,27 @@ impl Store {
     pub async fn try_acquire_leader_lock(&self) -> Result<Option<LeaderLock>, StoreError> {
         match &self.db {
             Db::Sqlite { write, .. } => lock_beside(write.connect_options().get_filename()),
-            Db::Postgres(pool) => {
-                let mut session = PgConnection::connect_with(pool.connect_options()).await?;
-                let acquired: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
-                    .bind(ADVISORY_LOCK)
-                    .fetch_one(&mut session)
-                    .await?;
-                Ok(acquired.then_some(LeaderLock(Held::Session(session))))
-            }
+            Db::Postgres(pool) => lock_in(PgConnection::connect_with(pool.connect_options()).await?).await,
         }
     }
 }
 
 impl LeaderLock {
+    /// Acquires the lock whatever the state of the store: SQLite's file isn't opened, and PostgreSQL's tables aren't read.
+    /// `None` if another process holds it.
+    ///
+    /// # Errors
+    /// If the file's folder can't be written, or PostgreSQL doesn't answer.
+    pub async fn try_acquire(
+        database: &Database,
+        options: &StoreOptions,
+    ) -> Result<Option<Self>, StoreError> {
+        match database {
+            Database::Sqlite(path) => lock_beside(path),
+            Database::Postgres(url) => lock_in(postgres::connect(url, options).await?.1).await,
+        }
+    }
+
     /// Whether this process still holds the lock: PostgreSQL releases it when the session ends, and a lock of a file that
     /// was replaced keeps nobody out.
     pub async fn is_held(&mut self) -> bool {
@@ -67,6 +75,14 @@ fn is_replaced(file: &File, path: &Path) -> bool {
         (Ok(held), Ok(named)) => identity(held) != identity(named),
         _ => false,
     }
+}
+
+async fn lock_in(mut session: PgConnection) -> Result<Option<LeaderLock>, StoreError> {
+    let acquired: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+        .bind(ADVISORY_LOCK)
+        .fetch_one(&mut session)
+        .await?;
+    Ok(acquired.then_some(LeaderLock(Held::Session(session))))
 }
 
 fn lock_beside(database: &Path) -> Result<Option<LeaderLock>, StoreError> {

@@ -5,9 +5,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
-use store::{LeaderLock, Store};
+use store::LeaderLock;
 
 use crate::cli::up::port_check;
+use crate::data_dir::DataDir;
 use crate::health_check;
 use crate::output::CliError;
 use crate::role::Role;
@@ -46,15 +47,23 @@ pub(super) async fn stop(settings: &Settings, installation: &str) -> Result<Vec<
     Ok(stopped)
 }
 
-/// Takes the lock of the provisioner that leads, so that none does while its containers are removed.
+/// Takes the lock of the provisioner that leads, so that none does while its containers are removed. `None` if the store has
+/// a `problem` and its lock can't be used: then no provisioner takes it either.
 ///
 /// # Errors
 /// If another process keeps it.
-pub(super) async fn keep_provisioners_away(store: &Store) -> Result<LeaderLock, CliError> {
+pub(super) async fn keep_provisioners_away(
+    settings: &Settings,
+    data_dir: &DataDir,
+    problem: Option<&CliError>,
+) -> Result<Option<LeaderLock>, CliError> {
     let started = Instant::now();
     loop {
-        if let Some(lock) = store.try_acquire_leader_lock().await? {
-            return Ok(lock);
+        match data_dir.try_leader_lock(settings).await {
+            Ok(Some(lock)) => return Ok(Some(lock)),
+            Ok(None) => {}
+            Err(_) if problem.is_some() => return Ok(None),
+            Err(error) => return Err(error),
         }
         if started.elapsed() > LOCK_TIMEOUT {
             return Err(CliError::new(

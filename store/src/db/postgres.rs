@@ -39,7 +39,10 @@ pub(super) async fn migrate(url: &str, options: &StoreOptions) -> Result<Db, Sto
 
 /// Connects, not through the pool: it would hide the cause behind a time-out, and its lock time-out is too short for
 /// migrations.
-async fn connect(url: &str, options: &StoreOptions) -> Result<(PgConnectOptions, PgConnection), StoreError> {
+pub(crate) async fn connect(
+    url: &str,
+    options: &StoreOptions,
+) -> Result<(PgConnectOptions, PgConnection), StoreError> {
     let malformed = |source| StoreError::Open {
         what: "(store.url)".into(),
         fix: "write it as postgres://user:password@host/database".into(),

@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::{failure, migrated};
-use crate::harness::{Installation, deadline_in, wait_until};
+use crate::harness::{Installation, deadline_in, docker, wait_until};
 
 /// Commands and roles that use the store.
 const ROLES: [&str; 3] = ["proxy", "provisioner", "webui"];
@@ -144,7 +144,7 @@ fn tables_of_another_version_are_changed_by_up_and_migrate_only() {
         &installation,
         "DELETE FROM _sqlx_migrations WHERE version = (SELECT MAX(version) FROM _sqlx_migrations)",
     );
-    for arguments in [["user", "list"].as_slice(), &["proxy"], &["provisioner"], &["webui"], &["down"]] {
+    for arguments in [["user", "list"].as_slice(), &["proxy"], &["provisioner"], &["webui"]] {
         let (what, fix) = failure(&installation, arguments, 1);
         assert!(what.contains("from an older memgate"), "{what}");
         assert!(fix.contains("`memgate migrate`"), "{fix}");
@@ -157,6 +157,50 @@ fn tables_of_another_version_are_changed_by_up_and_migrate_only() {
         assert!(what.contains("from a newer memgate"), "{what}");
         assert!(fix.contains("install that version"), "{fix}");
     }
+}
+
+//
+#[test]
+fn down_goes_by_the_id_file_where_the_store_cannot_be_read() {
+    let installation = migrated();
+    let (database, folder) = (database(&installation), installation.data().join("db"));
+    let id = fs::read_to_string(installation.data().join("installation.id")).unwrap();
+    let (label, network) = (format!("memgate={}", id.trim()), format!("memgate-{}-net-0", id.trim()));
+    let down = || {
+        docker(&["network", "create", "--internal", "--label", &label, &network]);
+        for (arguments, removed) in [(&["down", "--dry-run"][..], false), (&["down"], true)] {
+            let output = installation.memgate(arguments).arg("--json").output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{arguments:?}: {stderr}");
+            let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(printed["networks"], 1, "{arguments:?}: {printed}");
+            let exists = !docker(&["network", "ls", "-q", "--filter", &format!("name={network}")]).is_empty();
+            assert_eq!(exists, !removed, "{arguments:?}");
+            if removed {
+                return stderr;
+            }
+        }
+        unreachable!("the last one returns")
+    };
+    execute(
+        &installation,
+        "DELETE FROM _sqlx_migrations WHERE version = (SELECT MAX(version) FROM _sqlx_migrations)",
+    );
+    down();
+    fs::write(&database, "neither a database nor empty").unwrap();
+    assert!(down().contains("going by its id alone"));
+    // Whatever the store is, a provisioner that leads would create everything again.
+    let lock = fs::File::options().read(true).write(true).open(folder.join("memgate.leader")).unwrap();
+    lock.lock().unwrap();
+    let (what, _) = failure(&installation, &["down"], 1);
+    assert!(what.contains("a provisioner of this installation runs"), "{what}");
+    drop(lock);
+    fs::remove_file(&database).unwrap();
+    assert!(down().contains("going by its id alone"));
+    fs::remove_dir_all(&folder).unwrap();
+    assert!(down().contains("going by its id alone"));
+    installation.json(&["down", "--purge"]);
+    assert!(!installation.data().join("installation.id").exists());
 }
 
 // F-28.
