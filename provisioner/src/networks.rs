@@ -54,11 +54,9 @@ impl Networks {
                 continue;
             }
             tracing::warn!(network = network.name, "a network is missing: creating it again");
-            match self.docker.create_network(network).await {
+            match self.create(network).await {
                 Ok(()) => {}
                 Err(error) if error.is_docker_down() => return Err(error),
-                // Another task missed it too, and was faster.
-                Err(Error::Docker { status: Some(403 | 409), .. }) if self.exists(network).await? => {}
                 // The others are created all the same.
                 Err(error) => failure = Some(error),
             }
@@ -122,13 +120,14 @@ impl Networks {
     /// The lease that an instance has, or a new one, of an address on one of our networks.
     async fn find_lease(&self, instance: &str) -> Result<Option<Lease>, Error> {
         let lease = self.store.lease_address(instance, self.address_cooldown).await?;
-        match lease {
-            // The address decides where the route leads.
-            Some(lease) if self.network_of(&lease.address).as_ref() != Some(&lease.network) => {
-                Err(Error::InvalidNetwork(lease.network))
-            }
-            lease => Ok(lease),
+        let Some(lease) = lease else { return Ok(None) };
+        // The address decides where the route leads.
+        let is_known = || self.network_of(&lease.address).as_ref() == Some(&lease.network);
+        if !is_known() {
+            // Nothing has read the networks yet, or another process has added this one.
+            self.keep(self.store.networks().await?);
         }
+        if is_known() { Ok(Some(lease)) } else { Err(Error::InvalidNetwork(lease.network)) }
     }
 
     /// A row of the store must not choose a bridge without firewall, or take this machine's route to another network.
@@ -170,6 +169,21 @@ impl Networks {
             }
         }
         Err(Error::NoSubnet(self.pool.to_string()))
+    }
+
+    /// Removes a network that no container is on, and creates it again.
+    pub(crate) async fn make_again(&self, network: &Network) -> Result<(), Error> {
+        let _lock = self.network_lock.lock().await;
+        self.docker.remove_network(&network.name).await?;
+        self.create(network).await
+    }
+
+    async fn create(&self, network: &Network) -> Result<(), Error> {
+        match self.docker.create_network(network).await {
+            // Another provisioner missed it too, and was faster.
+            Err(Error::Docker { status: Some(403 | 409), .. }) if self.exists(network).await? => Ok(()),
+            created => created,
+        }
     }
 
     async fn exists(&self, network: &Network) -> Result<bool, Error> {

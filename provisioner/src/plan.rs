@@ -17,8 +17,6 @@ pub(crate) use diagnosis::{Repair, diagnose, restarted};
 pub(crate) const ORPHAN_AGE_MIN: Duration = Duration::from_secs(60);
 /// Failed attempts before a container that Docker keeps restarting is replaced.
 const FAILURES_TO_REPLACE: u32 = 2;
-/// Failed attempts before a container that can't be connected to its network is replaced. Someone may still be changing that.
-const FAILURES_TO_REPLACE_DETACHED: u32 = 5;
 
 /// One of the installation's containers, as observed in Docker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -204,13 +202,11 @@ fn steps_to_keep(instance: &Instance, c: &Container, failures: u32) -> Option<Ve
         ContainerState::Created | ContainerState::Removing => return None,
         // A running container holds the cache's contents: failures alone prove nothing.
         ContainerState::Running if c.hung => return None,
-        ContainerState::Running if !c.attached => {
-            // An address that isn't recorded may have been leased to another.
-            let is_recorded = recorded_address(instance) == Some(&c.address);
-            if !is_recorded || failures >= FAILURES_TO_REPLACE_DETACHED {
-                return None;
-            }
-            steps.push(Action::Attach(c.clone()));
+        // An address that isn't recorded may have been leased to another.
+        ContainerState::Running | ContainerState::Paused
+            if !c.attached && recorded_address(instance) != Some(&c.address) =>
+        {
+            return None;
         }
         // The contents are gone, so this is the time for another image.
         ContainerState::Restarting | ContainerState::Stopped if c.outdated => return None,
@@ -223,6 +219,10 @@ fn steps_to_keep(instance: &Instance, c: &Container, failures: u32) -> Option<Ve
         }
         ContainerState::Stopped => steps.push(Action::Start(c.clone())),
         ContainerState::Paused => steps.push(Action::Unpause(c.clone())),
+    }
+    // However often that fails: the contents are there, and an address that something else has is given up.
+    if matches!(c.state, ContainerState::Running | ContainerState::Paused) && !c.attached {
+        steps.push(Action::Attach(c.clone()));
     }
     // Later than the step that brings it back, which must not wait for the store (F-34).
     if c.state != ContainerState::Running {

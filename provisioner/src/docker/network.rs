@@ -71,8 +71,11 @@ impl Docker {
 
     /// Disconnects a container from a network and connects it again, with the same address. Its processes go on.
     pub(crate) async fn reattach(&self, container: &str, network: &str, address: &str) -> Result<(), Error> {
-        self.disconnect(container, network).await?;
-        self.connect(container, network, address).await
+        match self.disconnect(container, network).await {
+            // It may be disconnected already.
+            Ok(()) | Err(Error::Docker { .. }) => self.connect(container, network, address).await,
+            failed => failed,
+        }
     }
 
     pub(crate) async fn disconnect(&self, container: &str, network: &str) -> Result<(), Error> {

@@ -19,7 +19,8 @@ impl Executor {
     pub(super) async fn attach(&self, container: &Container) -> Result<(), Error> {
         let Container { id, address, .. } = container;
         let network = self.networks.find(address).ok_or(Error::InvalidInstance("it has no network"))?;
-        let mut connected = self.docker.connect(id, &network.name, address).await;
+        // It may have another address there.
+        let mut connected = self.docker.reattach(id, &network.name, address).await;
         if connected.as_ref().is_err_and(Error::is_not_found) {
             self.restore_dependencies().await?;
             connected = self.docker.connect(id, &network.name, address).await;
@@ -49,17 +50,17 @@ impl Executor {
         let mut containers = self.docker.containers().await?;
         containers
             .retain(|c| matches!(c.state, ContainerState::Running | ContainerState::Paused) && on_it(c));
-        let count = containers.len();
         let disconnections = containers.iter().cloned().map(|container| async move {
             let disconnected = self.docker.disconnect(&container.id, &network.name).await;
             warn_of(&container, disconnected);
         });
         stream::iter(disconnections).buffer_unordered(ATTACHMENTS_MAX).collect::<Vec<()>>().await;
-        self.docker.remove_network(&network.name).await?;
-        self.docker.create_network(network).await?;
+        let made = self.networks.make_again(network).await;
+        let (count, is_made) = (containers.len(), made.is_ok());
+        // Also after a failure: where the old network exists still, its containers belong on it until the next attempt.
         let connections = containers.into_iter().map(|container| async move {
             let connected = self.docker.connect(&container.id, &network.name, &container.address).await;
-            if connected.is_ok() {
+            if is_made && connected.is_ok() {
                 let (cause, action) = (EventCause::NetworkBroken, EventAction::Reattached);
                 let repair = Repair { cause, action, contents_lost: false };
                 self.history.record(&container.instance, repair, String::new());
@@ -67,12 +68,13 @@ impl Executor {
             warn_of(&container, connected);
         });
         stream::iter(connections).buffer_unordered(ATTACHMENTS_MAX).collect::<Vec<()>>().await;
+        made?;
         tracing::warn!(network = network.name, containers = count, "the network was made again");
         Ok(())
     }
 }
 
-/// What fails for one container is left to the work on its instance, which replaces it.
+/// What fails for one container is left to the work on its instance, which connects it again.
 fn warn_of(container: &Container, attached: Result<(), Error>) {
     if let Err(error) = attached {
         tracing::warn!(instance = container.instance, %error, "can't attach it to the network that was made again");

@@ -64,7 +64,6 @@ fn cause_of_replacement(instance: &Instance, containers: &[Container]) -> EventC
         ContainerState::Removing => EventCause::Removed,
         _ if last.hung => EventCause::Hung,
         _ if !same_limits => EventCause::Resized,
-        ContainerState::Running if !last.attached => EventCause::Disconnected,
         ContainerState::Running => EventCause::Superseded,
         ContainerState::Created => EventCause::NotStarted,
         ContainerState::Paused => EventCause::Paused,

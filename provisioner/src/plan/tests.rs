@@ -46,7 +46,7 @@ fn container(state: ContainerState) -> Container {
         address: "10.0.0.2".into(),
         spec: SPEC.into(),
         state,
-        attached: state == ContainerState::Running,
+        attached: matches!(state, ContainerState::Running | ContainerState::Paused),
         ended: None,
         limits: None,
         image: "sha256:1".into(),
@@ -119,6 +119,12 @@ fn a_desired_instance_is_brought_to_run() {
             ok(),
             vec![Container { attached: false, ..c(Running) }],
             "attach c1, probe c1",
+        ),
+        running(
+            "paused and disconnected",
+            ok(),
+            vec![Container { attached: false, ..c(Paused) }],
+            "unpause c1, attach c1, set restarting, probe c1",
         ),
         running(
             "disconnected, and at another address than recorded",
@@ -368,7 +374,7 @@ fn every_repair_has_a_cause() {
         (ok(), vec![c(Paused)], 0, Some("paused unpaused kept")),
         (ok(), vec![Container { attached: false, ..c(Running) }], 0, Some("disconnected reattached kept")),
         (ok(), vec![Container { attached: false, ..c(Running) }], 4, Some("disconnected reattached kept")),
-        (ok(), vec![Container { attached: false, ..c(Running) }], 5, Some("disconnected replaced lost")),
+        (ok(), vec![Container { attached: false, ..c(Running) }], 1_000, Some("disconnected reattached kept")),
         (ok(), vec![Container { hung: true, ..c(Running) }], 0, Some("hung replaced lost")),
         (
             ok(),

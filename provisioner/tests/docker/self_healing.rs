@@ -222,6 +222,34 @@ async fn a_disconnected_container_is_connected_again_with_its_contents() {
     }
 }
 
+// R-29, F-2, F-16: as a provisioner leaves them that ends while it makes a network again.
+#[tokio::test]
+async fn contents_are_kept_if_a_provisioner_ends_while_it_makes_a_network_again() {
+    let (mut installation, instance, route) = with_value().await;
+    let name = installation.container(&instance);
+    let network = inspect("container", &name)["HostConfig"]["NetworkMode"].as_str().unwrap().to_owned();
+    let disconnect: &[&str] = &["network", "disconnect", "-f", &network, &name];
+    for (what, commands) in [
+        ("paused and disconnected", [&["pause", &name][..], disconnect]),
+        ("without network", [disconnect, &["network", "rm", &network]]),
+    ] {
+        installation.stop_provisioner();
+        commands.iter().for_each(|command| drop(docker(command)));
+        let started = Instant::now();
+        installation.start_provisioner();
+        installation.until_ready().await;
+        until(what, RECOVERY_TIMEOUT, || async {
+            installation.request(&instance, &route, "mg key v").filter(|reply| reply == "VA 5")
+        })
+        .await;
+        println!("{what}: {:?}", started.elapsed());
+        let after = installation.until_running(&instance, 0).await;
+        assert_eq!((after.generation, &after.container), (route.generation, &route.container), "{what}");
+    }
+    let events = installation.store.instance_events(&instance.id, 50).await.unwrap();
+    assert!(events.iter().all(|event| !event.contents_lost), "{events:?}");
+}
+
 #[tokio::test]
 async fn proxies_learn_of_a_removed_container() {
     let installation = Installation::start().await;
