@@ -66,6 +66,21 @@ impl Store {
         Ok(readable("networks", rows.into_iter().map(|row| Ok(row?))))
     }
 
+    /// The names of all networks, also of invalid rows: a network of any other name in Docker is an orphan.
+    ///
+    /// # Errors
+    /// `TooMany("networks")`: then nobody knows which networks are orphans.
+    pub async fn network_names(&self) -> Result<Vec<String>, StoreError> {
+        // Docker's names are shorter.
+        let sql = "SELECT SUBSTR(CAST(name AS TEXT), 1, 200) FROM networks LIMIT $1";
+        let names: Vec<Result<(String,), sqlx::Error>> = read!(self, pool => sqlx::query(sql)
+            .bind(QUERIED_MAX).map(|row| FromRow::from_row(&row)).fetch_all(pool).await)?;
+        if names.len() > LISTED_MAX {
+            return Err(StoreError::TooMany("networks"));
+        }
+        Ok(readable("network names", names.into_iter().map(|name| Ok(name?.0))))
+    }
+
     /// Adds a network with the addresses that may be leased on it.
     ///
     /// # Errors

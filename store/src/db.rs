@@ -67,6 +67,8 @@ pub(crate) enum Db {
     Sqlite {
         read: Arc<RenewablePool<Sqlite>>,
         write: Arc<RenewablePool<Sqlite>>,
+        /// Why a connection of either was refused.
+        refused: Arc<sqlite::Refused>,
     },
     Postgres(Arc<RenewablePool<Postgres>>),
 }
@@ -78,7 +80,10 @@ macro_rules! read {
             $crate::db::Db::Sqlite { read, .. } => {
                 let pool = read.get();
                 let $pool = &pool;
-                $store.checked($body)
+                match $store.refusal() {
+                    Some(error) => Err(error),
+                    None => $store.checked($body),
+                }
             }
             $crate::db::Db::Postgres(pool) => {
                 let pool = pool.get();
@@ -99,6 +104,7 @@ macro_rules! write_unversioned {
                     let mut $tx = $store.begin_sqlite(write).await?;
                     let value = $body;
                     $tx.commit().await?;
+                    attempt.committed();
                     Ok::<_, $crate::StoreError>(value)
                 }
                 .await
@@ -108,6 +114,7 @@ macro_rules! write_unversioned {
                     let mut $tx = pool.get().begin().await?;
                     let value = $body;
                     $tx.commit().await?;
+                    attempt.committed();
                     Ok::<_, $crate::StoreError>(value)
                 }
                 .await
@@ -129,6 +136,7 @@ macro_rules! write {
                         sqlx::query_scalar($crate::db::NEXT_REVISION).fetch_one(&mut *$tx).await?;
                     let value = $body;
                     $tx.commit().await?;
+                    attempt.committed();
                     Ok::<_, $crate::StoreError>(value)
                 }
                 .await
@@ -139,6 +147,7 @@ macro_rules! write {
                     let value = $body;
                     sqlx::query($crate::db::NOTIFY).execute(&mut *$tx).await?;
                     $tx.commit().await?;
+                    attempt.committed();
                     Ok::<_, $crate::StoreError>(value)
                 }
                 .await
@@ -219,7 +228,7 @@ impl Store {
     /// Closes all connections; SQLite then merges its write-ahead log into the file.
     pub async fn close(&self) {
         match &self.db {
-            Db::Sqlite { read, write } => {
+            Db::Sqlite { read, write, .. } => {
                 read.get().close().await;
                 // Last, because a connection that only reads can't merge.
                 write.get().close().await;
@@ -235,9 +244,12 @@ impl Store {
     ) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
         let mut wait = self.lock_wait.start();
         loop {
+            if let Some(error) = self.refusal() {
+                return Err(error);
+            }
             match pool.get().begin_with("BEGIN IMMEDIATE").await {
                 Err(error) if error::is_locked(&error) && wait.continues() => {}
-                begun => return begun,
+                begun => return begun.map_err(|error| self.explain(error)),
             }
         }
     }
@@ -260,7 +272,24 @@ impl Store {
 
     /// Passes the result of a read on, and replaces connections that are useless from now on.
     pub(crate) fn checked<T>(&self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        result.inspect_err(|error| self.renew_after(error))
+        result.inspect_err(|error| self.renew_after(error)).map_err(|error| self.explain(error))
+    }
+
+    /// Why the database's content was refused just now, if it was: then nobody waits for a connection, which would be
+    /// refused too.
+    pub(crate) fn refusal(&self) -> Option<sqlx::Error> {
+        match &self.db {
+            Db::Sqlite { refused, .. } => refused.error(),
+            Db::Postgres(_) => None,
+        }
+    }
+
+    /// A pool waits for a connection that is accepted, and hides why none is.
+    fn explain(&self, error: sqlx::Error) -> sqlx::Error {
+        match error {
+            sqlx::Error::PoolTimedOut => self.refusal().unwrap_or(sqlx::Error::PoolTimedOut),
+            error => error,
+        }
     }
 
     /// Passes the result of a write on, records it, and replaces connections that are useless from now on.
@@ -285,7 +314,7 @@ impl Store {
             return;
         }
         match &self.db {
-            Db::Sqlite { read, write } => {
+            Db::Sqlite { read, write, .. } => {
                 read.renew();
                 write.renew();
             }

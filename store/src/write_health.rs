@@ -95,13 +95,19 @@ pub(crate) struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Records how the write ended. A request that the database refused for its content says nothing about the database.
+    /// The database took the write.
+    pub(crate) fn committed(&self) {
+        self.log.succeeded();
+    }
+
+    /// Records a failure. A write that was rolled back, because it changes nothing or the database refused its content, says
+    /// nothing about the database.
     pub(crate) fn finish<T>(mut self, result: &Result<T, StoreError>) {
         self.is_finished = true;
-        match result {
-            Ok(_) => self.log.succeeded(),
-            Err(error) if error.is_failure() => self.log.failed(error),
-            Err(_) => {}
+        if let Err(error) = result
+            && error.is_failure()
+        {
+            self.log.failed(error);
         }
     }
 }
@@ -132,6 +138,10 @@ mod tests {
         assert!(second.since >= first.since && second.last <= second.since);
         assert!(second.message.contains("closed pool"), "{}", second.message);
         log.attempt().finish(&Ok(()));
+        assert!(log.health().failure.is_some() && log.health().last_success.is_none(), "rolled back");
+        let attempt = log.attempt();
+        attempt.committed();
+        attempt.finish(&Ok(()));
         let health = log.health();
         assert!(health.failure.is_none() && health.last_success.is_some());
     }

@@ -5,6 +5,7 @@
 
 pub mod file;
 mod guard;
+mod refused;
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
@@ -16,6 +17,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use self::file::unusable;
+pub(crate) use self::refused::Refused;
 use super::renewable_pool::RenewablePool;
 use super::{ACQUIRE_TIMEOUT, BUSY_TIMEOUT, Db, INSTALLATION_ID, StoreOptions, schema};
 use crate::private_file;
@@ -29,12 +31,12 @@ const READERS_MAX: u32 = 8;
 /// Opens a database that has this version's tables. Nothing is written: a writer connects for its first write.
 pub(super) async fn open_existing(path: &Path, options: &StoreOptions) -> Result<Db, StoreError> {
     require_file(path)?;
-    let (read, write) = pools(path, options);
+    let Pools { read, write, refused } = pools(path, options);
     check(path, read.connect_options()).await?;
     let mut reader = read.get().acquire().await.map_err(|error| open_error(path, error))?;
     require_current(&mut reader, path).await?;
     guard::require_own_schema(&mut reader).await?;
-    Ok(Db::Sqlite { read, write })
+    Ok(Db::Sqlite { read, write, refused })
 }
 
 /// The installation's id, if the database has recorded one.
@@ -46,7 +48,7 @@ pub(super) async fn installation_id(
         Err(StoreError::NoTables(_)) => return Ok(None),
         other => other?,
     }
-    let (read, _) = pools(path, options);
+    let Pools { read, .. } = pools(path, options);
     check(path, read.connect_options()).await?;
     let read = read.get();
     let found = sqlx::query_scalar(INSTALLATION_ID).fetch_optional(&read).await;
@@ -62,7 +64,7 @@ pub(super) async fn migrate(path: &Path, options: &StoreOptions) -> Result<Db, S
     refuse_public(path)?;
     create_file(path)?;
     file::require_wal(path)?;
-    let (read, write) = pools(path, options);
+    let Pools { read, write, refused } = pools(path, options);
     check(path, write.connect_options()).await?;
     // Not before there is a writer: it creates the log.
     let mut writer = write.get().acquire().await.map_err(|error| open_error(path, error))?;
@@ -77,7 +79,7 @@ pub(super) async fn migrate(path: &Path, options: &StoreOptions) -> Result<Db, S
     let mut reader = read.get().acquire().await.map_err(|error| open_error(path, error))?;
     require_current(&mut reader, path).await?;
     guard::require_own_schema(&mut reader).await?;
-    Ok(Db::Sqlite { read, write })
+    Ok(Db::Sqlite { read, write, refused })
 }
 
 /// Checks a connection before a pool makes others: that would hide the cause of a failure behind a time-out.
@@ -92,11 +94,14 @@ async fn check(path: &Path, options: &SqliteConnectOptions) -> Result<(), StoreE
     })
 }
 
-/// The pool for reading, and that for writing.
-fn pools(
-    path: &Path,
-    options: &StoreOptions,
-) -> (Arc<RenewablePool<sqlx::Sqlite>>, Arc<RenewablePool<sqlx::Sqlite>>) {
+/// The pool for reading, that for writing, and why a connection of either was refused.
+struct Pools {
+    read: Arc<RenewablePool<sqlx::Sqlite>>,
+    write: Arc<RenewablePool<sqlx::Sqlite>>,
+    refused: Arc<Refused>,
+}
+
+fn pools(path: &Path, options: &StoreOptions) -> Pools {
     let connect = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(false)
@@ -109,9 +114,10 @@ fn pools(
     // Connections stay open: SQLite keeps its log while there is one, and the file may be away for a while.
     let pool =
         SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT).idle_timeout(None).max_lifetime(None);
-    let pool = guard::guarded(pool);
-    let read = RenewablePool::new(pool.clone().max_connections(READERS_MAX), reader);
-    (Arc::new(read), Arc::new(RenewablePool::new(pool.max_connections(1), writer)))
+    let refused = Arc::new(Refused::default());
+    let pool = guard::guarded(pool, &refused);
+    let read = Arc::new(RenewablePool::new(pool.clone().max_connections(READERS_MAX), reader));
+    Pools { read, write: Arc::new(RenewablePool::new(pool.max_connections(1), writer)), refused }
 }
 
 async fn require_current(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {

@@ -12,6 +12,8 @@ use crate::test_db::{TestDb, sign_up};
 /// Longer than the limit of CPU time that a statement has, and the time to get another connection.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
 async fn closed_store() -> (TestDb, PathBuf) {
     let db = TestDb::sqlite();
     let store = db.open().await;
@@ -107,6 +109,31 @@ async fn schema_that_runs_code_is_refused() {
     let (db, _) = closed_store().await;
     db.execute("ANALYZE").await.unwrap();
     db.open().await;
+}
+
+//
+#[tokio::test]
+async fn trigger_planted_under_an_open_store_is_no_outage() {
+    let (db, _) = closed_store().await;
+    let store = db.open().await;
+    store.note("test", "a write", "").await.unwrap();
+    db.execute("CREATE TRIGGER planted AFTER UPDATE ON revision BEGIN DELETE FROM audit; END").await.unwrap();
+    let started = Instant::now();
+    for _ in 0..10 {
+        let read = store.installation_id().await.unwrap_err();
+        let written = store.note("test", "a write", "").await.unwrap_err();
+        for error in [read, written] {
+            assert!(matches!(error, StoreError::Corrupt("schema")), "{error:?}");
+            assert!(!error.is_outage());
+        }
+    }
+    assert!(started.elapsed() < TIME_LIMIT, "only the first one waits: {:?}", started.elapsed());
+    db.execute("DROP TRIGGER planted").await.unwrap();
+    while let Err(error) = store.note("test", "a write", "").await {
+        assert!(matches!(error, StoreError::Corrupt("schema")), "{error:?}");
+        assert!(started.elapsed() < TIME_LIMIT * 2, "the store works again");
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
 }
 
 const ENDLESS: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)";

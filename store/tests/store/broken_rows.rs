@@ -62,6 +62,7 @@ async fn other_invalid_rows_are_skipped() {
     }
     db.execute("UPDATE networks SET bridge = zeroblob(3) WHERE name = 'network-1'").await.unwrap();
     assert_eq!(store.networks().await.unwrap(), [network(2)]);
+    assert_eq!(store.network_names().await.unwrap().len(), 2, "never an orphan");
     db.execute("INSERT INTO plans VALUES ('broken', 'x', 1, 1, 1, 1, 1)").await.unwrap();
     assert_eq!(store.plans().await.unwrap(), plans);
     db.execute("INSERT INTO proxies VALUES ('x', 'x', 'x', 'then', 1, 1)").await.unwrap();

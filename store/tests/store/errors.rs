@@ -43,6 +43,18 @@ async fn error_contains_no_row_data(db: TestDb) {
     }
 }
 
+// F-18.
+async fn write_that_is_rolled_back_tells_nothing_of_the_database(db: TestDb) {
+    let (store, other) = (db.open().await, db.open().await);
+    let (_, token) = sign_up(&store, "ada@example.org").await;
+    store.revoke_token(&token.token.id()).await.unwrap();
+    assert!(store.write_health().last_success.is_some());
+    other.revoke_token(&token.token.id()).await.unwrap();
+    assert_eq!(other.write_health().last_success, None, "it was revoked already");
+    other.note("test", "a write", "").await.unwrap();
+    assert!(other.write_health().last_success.is_some());
+}
+
 async fn closed_store_is_unavailable(db: TestDb) {
     let store = db.open().await;
     store.ping().await.unwrap();
@@ -81,6 +93,7 @@ async fn no_value_is_logged_at_any_level(db: TestDb) {
 on_both! {
     full_disk_is_distinguished_from_an_unavailable_database,
     error_contains_no_row_data,
+    write_that_is_rolled_back_tells_nothing_of_the_database,
     closed_store_is_unavailable,
     outage_is_distinguished_from_a_mistake,
     no_value_is_logged_at_any_level,

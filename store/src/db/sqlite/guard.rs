@@ -11,6 +11,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::sync::OnceCell;
 
+use super::refused::Refused;
 use crate::StoreError;
 use crate::db::schema;
 
@@ -34,18 +35,18 @@ pub(super) fn limited(options: SqliteConnectOptions) -> SqliteConnectOptions {
         .pragma("hard_heap_limit", HEAP_BYTES_MAX)
 }
 
-/// Adds the checks of every connection to a pool, and those of every use of one.
-pub(super) fn guarded(pool: SqlitePoolOptions) -> SqlitePoolOptions {
+/// Adds the checks of every connection to a pool, and those of every use of one. They leave in `refused` why they fail.
+pub(super) fn guarded(pool: SqlitePoolOptions, refused: &Arc<Refused>) -> SqlitePoolOptions {
+    let (of_new, of_used) = (Arc::clone(refused), Arc::clone(refused));
     let checked_version = Arc::new(AtomicI64::new(i64::MIN));
     // The look at the schema's version tells as much as a ping.
     pool.test_before_acquire(false)
-        .after_connect(|connection, _| {
-            Box::pin(async move {
-                check(connection).await.map_err(|error| sqlx::Error::Configuration(error.into()))
-            })
+        .after_connect(move |connection, _| {
+            let refused = Arc::clone(&of_new);
+            Box::pin(async move { refused.record(check(connection).await) })
         })
         .before_acquire(move |connection, _| {
-            let checked_version = Arc::clone(&checked_version);
+            let (checked_version, refused) = (Arc::clone(&checked_version), Arc::clone(&of_used));
             Box::pin(async move {
                 // On a full disk SQLite rolls back by itself, but sqlx believes that the transaction goes on, and every
                 // later one would fail. Such a connection is replaced.
@@ -56,8 +57,7 @@ pub(super) fn guarded(pool: SqlitePoolOptions) -> SqlitePoolOptions {
                 let version: i64 =
                     sqlx::query_scalar("PRAGMA schema_version").fetch_one(&mut *connection).await?;
                 if checked_version.load(Ordering::Relaxed) != version {
-                    let checked = require_plain_schema(connection).await;
-                    checked.map_err(|error| sqlx::Error::Configuration(error.into()))?;
+                    refused.record(require_plain_schema(connection).await)?;
                     checked_version.store(version, Ordering::Relaxed);
                 }
                 Ok(true)
