@@ -183,6 +183,11 @@ impl Capacity {
         }
     }
 
+    /// How many instances wait for memory.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
     /// Waits until memory is released, and returns instances that wait for some.
     pub(crate) async fn room(&self) -> Vec<String> {
         self.released.notified().await;

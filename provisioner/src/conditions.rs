@@ -52,9 +52,41 @@ impl Conditions {
         previous.is_some() && error.is_none()
     }
 
-    /// Sets or clears (`None`) what is wrong with some caches although the provisioner works.
-    pub(crate) fn set_problem(&self, part: &'static str, problem: Option<String>) {
-        self.health.set_problem(part, problem);
+    /// As [`Conditions::set`], for the resync. An outage of the store is the store's: without it, the resync is neither well
+    /// nor failing (F-4).
+    pub(crate) fn set_resync(&mut self, error: Option<&Error>) -> bool {
+        match error {
+            Some(Error::Store(error)) if error.is_outage() => false,
+            error => self.set("resync", error),
+        }
+    }
+
+    /// Shows how many caches have failed although the provisioner works.
+    pub(crate) fn show_failed(&self, caches: usize) {
+        let text = match caches {
+            0 => None,
+            1 => Some("1 cache has failed: `memgate instance list` shows it".to_owned()),
+            count => Some(format!("{count} caches have failed: `memgate instance list` shows them")),
+        };
+        self.health.set_problem("caches", text);
+    }
+
+    /// Shows how many caches wait for memory. They are pending, as new ones are for a moment.
+    pub(crate) fn show_waiting(&self, caches: usize) {
+        let text = (caches > 0).then(|| {
+            format!("caches that wait for memory: {caches}; free memory, or set provisioner.memory_mb")
+        });
+        self.health.set_problem("memory", text);
+    }
+
+    /// Shows how many caches have rows that can't be read.
+    pub(crate) fn show_unreadable(&self, caches: usize) {
+        let text = (caches > 0).then(|| {
+            format!(
+                "caches with a row that can't be read: {caches}; their containers are left alone; restore a backup"
+            )
+        });
+        self.health.set_problem("rows", text);
     }
 
     fn publish(&self) {
@@ -75,4 +107,31 @@ impl Conditions {
 /// Whether a part has been neither well nor failing yet.
 fn is_starting(text: &str) -> bool {
     text.ends_with(": starting")
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::metrics::counter::Counter;
+    use prometheus_client::registry::Registry;
+    use store::StoreError;
+
+    use super::*;
+
+    // F-4.
+    #[test]
+    fn store_that_is_away_is_waited_for_also_by_the_resync() {
+        let health = Health::default();
+        let metrics = Metrics::new(&mut Registry::default(), Counter::default());
+        let mut conditions = Conditions::new(health.clone(), metrics, &["docker", "store", "resync"]);
+        conditions.set("docker", None);
+        let away = || Error::Store(StoreError::Timeout);
+        conditions.set("store", Some(&away()));
+        conditions.set_resync(Some(&away()));
+        assert!(!health.is_ready() && health.report().waiting, "{:?}", health.report());
+        conditions.set_resync(Some(&Error::Store(StoreError::TooMany("instances"))));
+        assert!(!health.report().waiting, "{:?}", health.report());
+        conditions.set("store", None);
+        conditions.set_resync(None);
+        assert!(health.is_ready());
+    }
 }

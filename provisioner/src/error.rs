@@ -155,6 +155,9 @@ pub enum Error {
     /// The image can't be built or pulled.
     #[error("can't use or build the memcached image: {0}")]
     Image(String),
+    /// The image is being built or pulled.
+    #[error("the memcached image is being built or pulled: see how that goes in Docker's log")]
+    ImageNotReady,
     /// A container would start without firewall.
     #[error("the firewall isn't installed: no container is started until it is")]
     NoFirewall,
@@ -170,7 +173,9 @@ impl Error {
             Self::DockerDown(_) => {
                 "waiting for the container engine: the cache starts by itself when it is back"
             }
-            Self::Image(_) => "waiting for the memcached image: the cache starts by itself when it is ready",
+            Self::Image(_) | Self::ImageNotReady => {
+                "waiting for the memcached image: the cache starts by itself when it is ready"
+            }
             Self::NoMemory => {
                 "waiting for memory: the cache starts, or gets its new size, when this machine has room; \
                  ask the operator"
@@ -197,8 +202,16 @@ impl Error {
     /// Whether an error says nothing about the instance that was worked on: it doesn't count as a failure of that, and
     /// is reported for all instances together.
     pub(crate) fn is_general(&self) -> bool {
-        use Error::{DockerDown, NetworkBroken, NoFirewall, SecretMismatch, Store};
-        matches!(self, DockerDown(_) | Store(_) | SecretMismatch { .. } | NoFirewall | NetworkBroken { .. })
+        use Error::{DockerDown, ImageNotReady, NetworkBroken, NoFirewall, SecretMismatch, Store};
+        matches!(
+            self,
+            DockerDown(_)
+                | Store(_)
+                | SecretMismatch { .. }
+                | NoFirewall
+                | NetworkBroken { .. }
+                | ImageNotReady
+        )
     }
 
     /// Whether an address can't be assigned because another container has it.

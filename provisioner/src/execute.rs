@@ -194,7 +194,7 @@ impl Executor {
                 (Action::Attach(container), Err(error)) if error.is_address_in_use() => {
                     let why = self.leave_address(situation, container, error).await?;
                     if matches!(why, Error::AddressTaken { .. }) {
-                        self.docker.remove_container(&container.id).await?;
+                        self.remove(&container.id).await?;
                     }
                     result = Err(why);
                 }
@@ -276,7 +276,7 @@ impl Executor {
 
     /// Adds what is known about containers beside Docker's view.
     pub(crate) async fn assess(&self, containers: &mut [Container]) {
-        let image = self.images.known_id().await;
+        let image = self.images.known_id();
         let (silences, now) = (self.observations.silences.lock().await, Instant::now());
         let stubborn = self.observations.stubborn.lock().await;
         for container in containers {
@@ -307,11 +307,17 @@ impl Executor {
             Action::Unpause(container) => self.docker.unpause(&container.id).await,
             Action::Attach(container) => self.attach(container).await,
             Action::RestoreLimits(container) => self.restore_limits(container).await,
-            Action::Remove(container) => self.docker.remove_container(container).await.map(drop),
+            Action::Remove(container) => self.remove(container).await,
             Action::Create { .. } if situation.store_error.is_some() => self.make_again(situation).await,
             Action::Create { generation } => self.create(situation, *generation).await,
             Action::TearDown(state) => self.tear_down(instance, *state).await,
         }
+    }
+
+    /// Removes a container. What it answered says nothing about the others' secrets any more.
+    async fn remove(&self, container: &str) -> Result<(), Error> {
+        self.secrets.forget(container);
+        self.docker.remove_container(container).await.map(drop)
     }
 
     async fn restore_limits(&self, container: &Container) -> Result<(), Error> {
@@ -350,7 +356,7 @@ impl Executor {
 
     /// Restores the image and the networks: something that a container needs was removed by hand.
     async fn restore_dependencies(&self) -> Result<(), Error> {
-        self.images.refresh().await?;
+        self.images.refresh_unless_busy().await?;
         let networks = self.docker.networks().await?;
         self.networks.ensure(&networks).await
     }

@@ -1,6 +1,6 @@
 //! The memcached image that containers are created from: the configured one, or one built here.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -74,15 +74,17 @@ pub(crate) async fn build(docker: &Docker) -> Result<String, Error> {
     Ok(tag)
 }
 
-/// The image, looked up once and kept until the next resync.
+/// The image, looked up once, and again by each resync.
 #[derive(Debug)]
 pub(crate) struct ImageCache {
     docker: Arc<Docker>,
     configured: Option<String>,
-    cached: Mutex<CachedImage>,
+    /// Held while the image is looked up, and built or pulled, which may take long.
+    lookup: Mutex<()>,
+    cached: StdMutex<CachedImage>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum CachedImage {
     Unknown,
     Image(Image),
@@ -92,46 +94,87 @@ enum CachedImage {
 
 impl ImageCache {
     pub(crate) fn new(docker: Arc<Docker>, configured: Option<String>) -> Self {
-        Self { docker, configured, cached: Mutex::new(CachedImage::Unknown) }
+        Self { docker, configured, lookup: Mutex::new(()), cached: StdMutex::new(CachedImage::Unknown) }
     }
 
+    /// The image. The work on an instance calls this, which holds up others while it waits.
+    ///
+    /// # Errors
+    /// `ImageNotReady` while somebody else looks it up.
     pub(crate) async fn get(&self) -> Result<Image, Error> {
-        let mut cached = self.cached.lock().await;
-        match &*cached {
-            CachedImage::Image(image) => return Ok(image.clone()),
-            CachedImage::Failed(reason, at) if at.elapsed() < RETRY_BACKOFF => {
-                return Err(Error::Image(reason.clone()));
-            }
-            CachedImage::Failed(..) | CachedImage::Unknown => {}
+        if let CachedImage::Image(image) = self.cached() {
+            return Ok(image);
         }
-        match Image::ensure(&self.docker, self.configured.as_deref()).await {
-            Ok(image) => {
-                *cached = CachedImage::Image(image.clone());
-                Ok(image)
-            }
-            Err(Error::Image(reason)) => {
-                *cached = CachedImage::Failed(reason.clone(), Instant::now());
-                Err(Error::Image(reason))
-            }
-            Err(error) => Err(error),
+        let _lookup = self.lookup.try_lock().map_err(|_| Error::ImageNotReady)?;
+        match self.cached() {
+            CachedImage::Image(image) => Ok(image),
+            CachedImage::Failed(..) | CachedImage::Unknown => self.look_up().await,
         }
     }
 
-    /// The id of the image, if it has been looked up.
-    pub(crate) async fn known_id(&self) -> Option<String> {
-        match &*self.cached.lock().await {
-            CachedImage::Image(image) => Some(image.id.clone()),
+    /// The id of the image, if it has been looked up. Waits for nothing.
+    pub(crate) fn known_id(&self) -> Option<String> {
+        match self.cached() {
+            CachedImage::Image(image) => Some(image.id),
             CachedImage::Failed(..) | CachedImage::Unknown => None,
         }
     }
 
     /// Looks the image up again: it may have been removed, or a newer one built.
     pub(crate) async fn refresh(&self) -> Result<(), Error> {
-        let mut cached = self.cached.lock().await;
-        if matches!(&*cached, CachedImage::Image(_)) {
-            *cached = CachedImage::Unknown;
+        let _lookup = self.lookup.lock().await;
+        self.look_up().await.map(drop)
+    }
+
+    /// The same, for the work on an instance.
+    ///
+    /// # Errors
+    /// As [`ImageCache::get`].
+    pub(crate) async fn refresh_unless_busy(&self) -> Result<(), Error> {
+        let _lookup = self.lookup.try_lock().map_err(|_| Error::ImageNotReady)?;
+        self.look_up().await.map(drop)
+    }
+
+    /// The caller holds the lock of look-ups.
+    async fn look_up(&self) -> Result<Image, Error> {
+        if let CachedImage::Failed(reason, at) = self.cached()
+            && at.elapsed() < RETRY_BACKOFF
+        {
+            return Err(Error::Image(reason));
         }
-        drop(cached);
-        self.get().await.map(drop)
+        let found = Image::ensure(&self.docker, self.configured.as_deref()).await;
+        let cached = match &found {
+            Ok(image) => CachedImage::Image(image.clone()),
+            Err(Error::Image(reason)) => CachedImage::Failed(reason.clone(), Instant::now()),
+            Err(_) => CachedImage::Unknown,
+        };
+        *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = cached;
+        found
+    }
+
+    fn cached(&self) -> CachedImage {
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::names::Names;
+
+    #[tokio::test]
+    async fn nobody_waits_for_an_image_that_is_being_pulled() {
+        let docker = Docker::new(Names::new("test").unwrap(), Path::new("/nonexistent.sock"));
+        let images = ImageCache::new(Arc::new(docker), None);
+        let pulling = images.lookup.lock().await;
+        assert!(matches!(images.get().await, Err(Error::ImageNotReady)));
+        assert!(matches!(images.refresh_unless_busy().await, Err(Error::ImageNotReady)));
+        let known = Image { name: "memcached".into(), id: "sha256:1".into(), command: MEMCACHED };
+        *images.cached.lock().unwrap() = CachedImage::Image(known.clone());
+        assert_eq!(images.known_id(), Some(known.id.clone()));
+        assert_eq!(images.get().await.unwrap(), known, "the one that was found last");
+        drop(pulling);
     }
 }

@@ -50,8 +50,9 @@ impl KnownInstances {
         valid.map(|(instance, _)| instance.clone()).collect()
     }
 
-    pub(crate) fn set_store_away(&self, away: bool) {
-        self.store_away.store(away, Ordering::Relaxed);
+    /// Returns whether it was away, and is back.
+    pub(crate) fn set_store_away(&self, away: bool) -> bool {
+        self.store_away.swap(away, Ordering::Relaxed) && !away
     }
 
     pub(crate) fn is_store_away(&self) -> bool {

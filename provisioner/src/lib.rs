@@ -16,6 +16,7 @@ mod health_check;
 mod history;
 mod image;
 mod known_instances;
+mod leadership;
 mod limits;
 mod liveness;
 mod metrics;

@@ -14,11 +14,21 @@ use crate::docker::Foreign;
 use crate::plan::Action;
 
 /// The values of the label `action`.
-const ACTIONS: [&str; 8] =
-    ["set_state", "probe", "start", "unpause", "restore_limits", "remove", "create", "tear_down"];
+const ACTIONS: [&str; 9] =
+    ["set_state", "probe", "start", "unpause", "attach", "restore_limits", "remove", "create", "tear_down"];
 /// The parts that all instances share, as conditions name them.
-const PARTS: [&str; 9] =
-    ["docker", "store", "resync", "firewall", "network", "bridge", "bridge_filter", "image", "secrets"];
+const PARTS: [&str; 10] = [
+    "docker",
+    "store",
+    "resync",
+    "firewall",
+    "network",
+    "bridge",
+    "bridge_filter",
+    "image",
+    "secrets",
+    "orphans",
+];
 /// The calls of the store that are counted.
 const STORE_CALLS: [&str; 3] = ["leader_lock", "read_instances", "record_route"];
 

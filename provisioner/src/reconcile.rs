@@ -3,13 +3,14 @@
 //! nor for other instances.
 
 use std::collections::{BTreeSet, HashMap};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::Shutdown;
 use daemon::health::Health;
-use store::{DesiredState, Instance, InstanceState, LeaderLock, Network, Store};
-use tokio::sync::mpsc;
+use store::{DesiredState, Instance, InstanceState, LeaderLock, Network};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -19,7 +20,8 @@ use crate::error::Error;
 use crate::events::{self, Event};
 use crate::execute::{Executor, log_failure};
 use crate::firewall::Checked;
-use crate::resync::{ResyncReport, resync};
+use crate::leadership::{Leadership, check_leadership};
+use crate::resync::{ResyncReport, resync, within};
 use crate::work_queue::{Outcome, WorkQueue};
 
 /// Instances in work at a time. Most of them wait for a write permit, already marked as restarting.
@@ -30,15 +32,14 @@ const EVENT_QUEUE_MAX: usize = 1_024;
 const RESYNC_DELAY: Duration = Duration::from_millis(100);
 /// Delay of the next resync after a failed one.
 const RESYNC_RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// The image may have to be built or pulled.
+const IMAGE_TIMEOUT: Duration = Duration::from_mins(30);
 /// A resync that takes longer has a slow Docker behind it.
 const SLOW_RESYNC: Duration = Duration::from_secs(5);
 /// Time between two attempts to make a broken network again.
 const REMAKE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the shutdown waits for work in progress. What is interrupted is continued at the next start.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time limit of the check that this process still holds the leader lock.
-const LEASE_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Interval at which an idle reconciler shows that it isn't stuck.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -56,16 +57,8 @@ pub(crate) enum Ended {
 enum TaskResult {
     Reconciled { id: String, failures: u32, result: Result<(), Error> },
     Resynced(Result<ResyncReport, Error>, Duration),
+    ImageRefreshed(Result<(), Error>),
     NetworksRemade(Result<(), Error>),
-}
-
-/// Whether this process still leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leadership {
-    Held,
-    Lost,
-    /// The store is away, and the lock with it.
-    Unknown,
 }
 
 /// The desired state of an instance, to tell a change of it from the provisioner's own record of the route.
@@ -74,6 +67,8 @@ type Desired = (DesiredState, i64, i64, i64);
 struct Reconciler {
     executor: Arc<Executor>,
     resync_interval: Duration,
+    /// Asks for a check of the leadership before its time.
+    check_now: Arc<Notify>,
     queue: WorkQueue,
     tasks: JoinSet<TaskResult>,
     conditions: Conditions,
@@ -85,6 +80,8 @@ struct Reconciler {
     foreign: BTreeSet<Foreign>,
     resync_at: Instant,
     resync_running: bool,
+    /// The image is looked up beside the resyncs: it may have to be built or pulled.
+    refreshing_image: bool,
     /// The first resync has ended, so what instances share exists or is known to be missing.
     first_resync_done: bool,
     /// Docker was down: earlier failures mean nothing.
@@ -98,7 +95,7 @@ struct Reconciler {
 pub(crate) async fn lead(
     executor: Arc<Executor>,
     resync_interval: Duration,
-    mut lock: LeaderLock,
+    lock: LeaderLock,
     health: Health,
     shutdown: &Shutdown,
 ) -> Ended {
@@ -118,7 +115,11 @@ pub(crate) async fn lead(
     let capacity = Arc::clone(&executor);
     let progress = health.watch_loop("the reconciler");
     let mut progress_tick = tokio::time::interval(PROGRESS_INTERVAL);
-    let mut reconciler = Reconciler::new(executor, resync_interval, health);
+    let check_now = Arc::new(Notify::new());
+    let mut reconciler = Reconciler::new(executor, resync_interval, health, Arc::clone(&check_now));
+    let store = reconciler.executor.store.clone();
+    // Beside the loop, which a database that hangs must not hold up. It has the lock until the work has ended.
+    let mut check = pin!(check_leadership(lock, &store, &check_now));
     let ended = loop {
         progress.mark();
         let due = reconciler.next_due();
@@ -132,17 +133,19 @@ pub(crate) async fn lead(
                     break Ended::Panicked;
                 }
             },
+            (lock, leadership) = &mut check => {
+                if leadership == Leadership::Lost {
+                    tracing::error!("lost the leader lock: waiting for it");
+                    break Ended::LostLeadership;
+                }
+                reconciler.on_leadership(leadership);
+                check.set(check_leadership(lock, &store, &check_now));
+            }
             waiting = capacity.capacity.room() => reconciler.retry(&waiting),
             _ = progress_tick.tick() => {}
             () = sleep_until(due) => {}
         }
         if reconciler.resync_is_due() {
-            let leadership = check_leadership(&mut lock, &reconciler.executor.store).await;
-            if leadership == Leadership::Lost {
-                tracing::error!("lost the leader lock: waiting for it");
-                break Ended::LostLeadership;
-            }
-            reconciler.executor.known.set_store_away(leadership == Leadership::Unknown);
             reconciler.start_resync();
         }
         reconciler.start_work();
@@ -152,28 +155,19 @@ pub(crate) async fn lead(
     ended
 }
 
-/// Takes the lock again if it went with the store's connection, and nobody else has it.
-async fn check_leadership(lock: &mut LeaderLock, store: &Store) -> Leadership {
-    if timeout(LEASE_CHECK_TIMEOUT, lock.is_held()).await.unwrap_or(false) {
-        return Leadership::Held;
-    }
-    match timeout(LEASE_CHECK_TIMEOUT, store.try_acquire_leader_lock()).await {
-        Ok(Ok(Some(again))) => {
-            *lock = again;
-            tracing::info!("took the leader lock again");
-            Leadership::Held
-        }
-        Ok(Ok(None)) => Leadership::Lost,
-        Ok(Err(_)) | Err(_) => Leadership::Unknown,
-    }
-}
-
 impl Reconciler {
-    fn new(executor: Arc<Executor>, resync_interval: Duration, health: Health) -> Self {
-        let conditions = Conditions::new(health, executor.metrics.clone(), &["docker", "store", "resync"]);
+    fn new(
+        executor: Arc<Executor>,
+        resync_interval: Duration,
+        health: Health,
+        check_now: Arc<Notify>,
+    ) -> Self {
+        let conditions =
+            Conditions::new(health, executor.metrics.clone(), &["docker", "store", "resync", "image"]);
         Self {
             executor,
             resync_interval,
+            check_now,
             queue: WorkQueue::default(),
             tasks: JoinSet::new(),
             conditions,
@@ -183,6 +177,7 @@ impl Reconciler {
             foreign: BTreeSet::new(),
             resync_at: Instant::now() + resync_interval,
             resync_running: false,
+            refreshing_image: false,
             first_resync_done: false,
             reset_backoff: false,
             remake_at: Some(Instant::now()),
@@ -195,12 +190,13 @@ impl Reconciler {
             Event::InstanceChanged(instance) => self.on_instance_changed(&instance),
             Event::StoreConnected => {
                 self.conditions.set("store", None);
+                self.check_now.notify_one();
                 self.queue.expedite(Instant::now());
                 self.resync_in(Duration::ZERO);
             }
             Event::StoreDown(error) => {
                 self.conditions.set("store", Some(&error));
-                // Checks the leader lock, too.
+                self.check_now.notify_one();
                 self.resync_in(RESYNC_RETRY_INTERVAL);
             }
             Event::DockerConnected => {
@@ -236,6 +232,13 @@ impl Reconciler {
                 self.queue.expedite(Instant::now());
                 self.resync_in(RESYNC_DELAY);
             }
+        }
+    }
+
+    /// Without the store, another provisioner may lead: then only what needs no store is repaired.
+    fn on_leadership(&mut self, leadership: Leadership) {
+        if self.executor.known.set_store_away(leadership == Leadership::Unknown) {
+            self.resync_in(Duration::ZERO);
         }
     }
 
@@ -275,13 +278,15 @@ impl Reconciler {
         });
     }
 
-    fn count_failed(&mut self) {
-        let text = match self.failed.len() {
-            0 => None,
-            1 => Some("1 cache has failed: `memgate instance list` shows it".to_owned()),
-            count => Some(format!("{count} caches have failed: `memgate instance list` shows them")),
-        };
-        self.conditions.set_problem("caches", text);
+    fn note_foreign(&mut self, foreign: BTreeSet<Foreign>) {
+        for Foreign { kind, name } in foreign.difference(&self.foreign) {
+            tracing::warn!(
+                kind,
+                name,
+                "not created by memgate, and left alone: remove its `memgate` label or `memgate-` name"
+            );
+        }
+        self.foreign = foreign;
     }
 
     /// Tries instances again at once.
@@ -301,7 +306,7 @@ impl Reconciler {
             self.failed.remove(&instance.id)
         };
         if changed {
-            self.count_failed();
+            self.conditions.show_failed(self.failed.len());
         }
         let desired = desired(instance);
         if self.desired.insert(instance.id.clone(), desired) != Some(desired) {
@@ -321,10 +326,20 @@ impl Reconciler {
                     Err(_) => Outcome::Failed,
                 };
                 self.queue.finish(&id, outcome, Instant::now());
+                self.conditions.show_waiting(self.executor.capacity.waiting());
             }
             TaskResult::Resynced(result, took) => {
                 self.queue.set_docker_busy(result.is_err() || took > SLOW_RESYNC);
                 self.on_resynced(result);
+            }
+            TaskResult::ImageRefreshed(result) => {
+                self.refreshing_image = false;
+                // The event follower has reported this already.
+                if !result.as_ref().is_err_and(Error::is_docker_down)
+                    && self.conditions.set("image", result.err().as_ref())
+                {
+                    self.queue.expedite(Instant::now());
+                }
             }
             TaskResult::NetworksRemade(result) => {
                 self.remake_at = Some(Instant::now() + REMAKE_INTERVAL);
@@ -338,7 +353,7 @@ impl Reconciler {
         match result {
             Ok(report) => {
                 self.first_resync_done = true;
-                let mut recovered = self.conditions.set("resync", report.incomplete.as_ref());
+                let mut recovered = self.conditions.set_resync(report.incomplete.as_ref());
                 for (part, error) in &report.conditions {
                     recovered |= self.conditions.set(part, error.as_ref());
                 }
@@ -351,17 +366,11 @@ impl Reconciler {
                     let known = &self.executor.known;
                     self.desired.retain(|id, _| known.get(id).is_some());
                     self.failed = report.failed;
-                    self.count_failed();
+                    self.conditions.show_failed(self.failed.len());
+                    self.conditions.show_unreadable(report.unreadable);
+                    self.note_foreign(report.foreign);
                 }
                 self.instance_by_container = report.instance_by_container;
-                for Foreign { kind, name } in report.foreign.difference(&self.foreign) {
-                    tracing::warn!(
-                        kind,
-                        name,
-                        "not created by memgate, and left alone: remove its `memgate` label or `memgate-` name"
-                    );
-                }
-                self.foreign = report.foreign;
                 let reset = std::mem::take(&mut self.reset_backoff);
                 for id in &report.work {
                     if reset { self.queue.enqueue_reset(id) } else { self.queue.enqueue(id) }
@@ -370,7 +379,7 @@ impl Reconciler {
             Err(error) => {
                 // The event follower has reported this already.
                 if !error.is_docker_down() {
-                    self.conditions.set("resync", Some(&error));
+                    self.conditions.set_resync(Some(&error));
                 }
                 self.resync_in(RESYNC_RETRY_INTERVAL);
             }
@@ -385,6 +394,12 @@ impl Reconciler {
             let started = Instant::now();
             TaskResult::Resynced(resync(&executor).await, started.elapsed())
         });
+        if !std::mem::replace(&mut self.refreshing_image, true) {
+            let executor = Arc::clone(&self.executor);
+            self.tasks.spawn(async move {
+                TaskResult::ImageRefreshed(within(IMAGE_TIMEOUT, executor.images.refresh()).await)
+            });
+        }
     }
 
     fn start_work(&mut self) {

@@ -24,10 +24,9 @@ const PROBES_MAX: usize = 32;
 /// what was changed while the provisioner was down.
 const INSPECTED_MAX: usize = 256;
 const INSPECTIONS_MAX: usize = 16;
-/// Time limits of a resync: in any case, for each instance, and for the image, which may have to be built or pulled.
+/// Time limits of a resync: in any case, and for each instance.
 const RESYNC_TIMEOUT: Duration = Duration::from_secs(60);
 const INSTANCE_TIMEOUT: Duration = Duration::from_millis(200);
-const IMAGE_TIMEOUT: Duration = Duration::from_mins(30);
 
 /// The result of a resync.
 #[derive(Debug, Default)]
@@ -42,6 +41,8 @@ pub(crate) struct ResyncReport {
     pub(crate) foreign: BTreeSet<Foreign>,
     /// Ids of the instances that have failed.
     pub(crate) failed: BTreeSet<String>,
+    /// How many rows of instances can't be read.
+    pub(crate) unreadable: usize,
     /// Why only containers that exist could be checked: the store is away.
     pub(crate) incomplete: Option<Error>,
 }
@@ -62,17 +63,18 @@ pub(crate) async fn resync(executor: &Executor) -> Result<ResyncReport, Error> {
         Err(error @ Error::Store(_)) => return check_without_store(executor, error).await,
         read => read?,
     };
-    let image = within(IMAGE_TIMEOUT, executor.images.refresh()).await;
     let count = u32::try_from(read.instances.len()).unwrap_or(u32::MAX);
     let limit = RESYNC_TIMEOUT.saturating_add(INSTANCE_TIMEOUT.saturating_mul(count));
-    let mut report = within(limit, repair(executor, read)).await?;
-    report.conditions.push(("image", image.err()));
+    let report = within(limit, repair(executor, read)).await?;
     executor.metrics.resync.observe(started.elapsed().as_secs_f64());
     executor.metrics.last_resync.set_now();
     Ok(report)
 }
 
-async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+pub(crate) async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
     timeout(limit, work).await.unwrap_or_else(|_| Err(Error::ResyncLate(limit.as_secs())))
 }
 
@@ -81,12 +83,12 @@ async fn read(executor: &Executor) -> Result<Read, Error> {
     if executor.known.is_store_away() {
         return Err(Error::Store(StoreError::Timeout));
     }
-    let instances = executor.metrics.store.observe("read_instances", executor.store.instances()).await?;
-    let known = match executor.store.instance_ids().await {
+    let known: Result<HashSet<String>, StoreError> = match executor.store.instance_ids().await {
         Ok(ids) => Ok(ids.into_iter().collect()),
         Err(error @ StoreError::TooMany(_)) => Err(error),
         Err(error) => return Err(error.into()),
     };
+    let instances = executor.metrics.store.observe("read_instances", executor.store.instances()).await?;
     executor.known.replace(&instances);
     executor.metrics.count_instances(&instances);
     let docker = &executor.docker;
@@ -108,15 +110,16 @@ async fn repair(executor: &Executor, read: Read) -> Result<ResyncReport, Error> 
     executor.assess(&mut snapshot.containers).await;
     let work = find_work(executor, &instances, &snapshot.containers).await;
     let mismatch = executor.secrets.mismatch(Instant::now());
-    let orphans = match known {
-        Ok(known) if mismatch.is_none() => remove_orphans(executor, &known, &snapshot).await,
+    let orphans = match &known {
+        Ok(known) if mismatch.is_none() => remove_orphans(executor, known, &snapshot).await,
         Ok(_) => Ok(()),
-        Err(error) => Err(error.into()),
+        Err(_) => Err(StoreError::TooMany("instances").into()),
     };
     conditions.push(("orphans", orphans.err()));
     conditions.push(("secrets", mismatch.map(Error::from)));
     let foreign = executor.docker.foreign().await?;
     executor.metrics.count_foreign(&foreign);
+    let unreadable = known.map_or(0, |known| count_unreadable(&known, &instances));
     let failed = instances.iter().filter(|it| it.state() == InstanceState::Failed && !it.is_gone());
     Ok(ResyncReport {
         work,
@@ -124,8 +127,15 @@ async fn repair(executor: &Executor, read: Read) -> Result<ResyncReport, Error> 
         conditions,
         foreign,
         failed: failed.map(|instance| instance.id.clone()).collect(),
+        unreadable,
         incomplete: None,
     })
+}
+
+/// How many rows of instances have no readable instance. New instances may have been added since the ids were read.
+fn count_unreadable(known: &HashSet<String>, instances: &[Instance]) -> usize {
+    let readable: HashSet<&str> = instances.iter().map(|instance| instance.id.as_str()).collect();
+    known.iter().filter(|id| !readable.contains(id.as_str())).count()
 }
 
 /// Finds containers that have to be started although the store is away, among the instances that were read last.
@@ -183,7 +193,7 @@ async fn remove_orphans(
     known: &HashSet<String>,
     snapshot: &Snapshot,
 ) -> Result<(), Error> {
-    let networks = executor.store.networks().await?.into_iter().map(|network| network.name).collect();
+    let networks = executor.store.network_names().await?.into_iter().collect();
     let orphans = orphans(known, &networks, snapshot, now());
     let orphans = orphans.map_err(|WrongStore { unknown, known }| Error::WrongStore { unknown, known })?;
     for orphan in orphans {

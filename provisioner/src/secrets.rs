@@ -52,6 +52,11 @@ impl SecretChecks {
         self.lock().insert(container.to_owned(), Answer { rejected, at: now });
     }
 
+    /// Forgets the answer of a container that is removed, or in whose place something else answered.
+    pub(crate) fn forget(&self, container: &str) {
+        self.lock().remove(container);
+    }
+
     /// Whether the secrets that this process derives are likely wrong.
     pub(crate) fn mismatch(&self, now: Instant) -> Option<Mismatch> {
         let answers = self.lock();
@@ -128,6 +133,9 @@ mod tests {
         mismatch.retain(&HashSet::from(["2"]));
         mismatch.record("3", &Health::Wrong, now);
         assert_eq!(mismatch.mismatch(now), Some(Mismatch { rejected: 2, asked: 2 }));
+        mismatch.forget("3");
+        assert_eq!(mismatch.mismatch(now), None);
+        mismatch.record("3", &Health::Wrong, now);
         mismatch.reset();
         assert_eq!(mismatch.mismatch(now), None);
     }

@@ -30,7 +30,7 @@ impl Executor {
             let lease = self.store.lease_address(&instance.id, self.address_cooldown).await?;
             if lease.is_none_or(|lease| lease.address != container.address) {
                 self.check_secrets()?;
-                self.docker.remove_container(&container.id).await?;
+                self.remove(&container.id).await?;
                 return Err(Error::NotLeased { address: container.address.clone() });
             }
         }
@@ -72,6 +72,8 @@ impl Executor {
             None => None,
         };
         let (cause, why) = if let Some(holder) = holder {
+            // Something else answered.
+            self.secrets.forget(&container.id);
             self.store.release_address(&instance.id).await?;
             let holder = format!("the container {holder}");
             (EventCause::AddressTaken, Error::AddressTaken { address, holder })
@@ -81,7 +83,7 @@ impl Executor {
             (EventCause::WrongSecret, Error::WrongSecret { address })
         };
         self.record_cause(instance, cause, &why);
-        self.docker.remove_container(&container.id).await?;
+        self.remove(&container.id).await?;
         Ok(why)
     }
 

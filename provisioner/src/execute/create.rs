@@ -42,7 +42,7 @@ impl Executor {
         let version = match self.check_new(instance, &new, &container).await {
             // Its secret was written just now.
             Err(Error::WrongSecret { address }) => {
-                self.docker.remove_container(&container).await?;
+                self.remove(&container).await?;
                 self.store.release_address(&instance.id).await?;
                 let taken = Error::AddressTaken { address, holder: UNKNOWN_HOLDER.into() };
                 self.record_cause(instance, EventCause::AddressTaken, &taken);
@@ -67,7 +67,7 @@ impl Executor {
     pub(super) async fn make_again(&self, situation: &Situation) -> Result<(), Error> {
         let instance = &situation.instance;
         for being_removed in &situation.containers {
-            self.docker.remove_container(&being_removed.id).await?;
+            self.remove(&being_removed.id).await?;
         }
         let spec = Spec::of(instance).map_err(Error::InvalidInstance)?;
         let route = instance.route.clone().ok_or(Error::InvalidInstance("it has no route"))?;
@@ -130,7 +130,7 @@ impl Executor {
         match started.await {
             Ok(()) => Ok(container),
             Err(error) => {
-                self.docker.remove_container(&container).await?;
+                self.remove(&container).await?;
                 Err(error)
             }
         }

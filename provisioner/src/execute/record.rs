@@ -78,7 +78,7 @@ impl Executor {
             (state, Error::DockerDown(_) | Error::SecretMismatch { .. }) => state,
             (Pending, Error::Image(_) | Error::NoSubnet(_)) => Pending,
             // A cache that runs keeps its container, and so its old size.
-            (state, Error::NoMemory) => state,
+            (state, Error::NoMemory | Error::ImageNotReady) => state,
             _ if failures + 1 >= FAILURES_TO_FAIL => Failed,
             (Running, _) => Restarting,
             (Restarting, _) => return Ok(()),

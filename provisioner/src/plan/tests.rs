@@ -374,7 +374,12 @@ fn every_repair_has_a_cause() {
         (ok(), vec![c(Paused)], 0, Some("paused unpaused kept")),
         (ok(), vec![Container { attached: false, ..c(Running) }], 0, Some("disconnected reattached kept")),
         (ok(), vec![Container { attached: false, ..c(Running) }], 4, Some("disconnected reattached kept")),
-        (ok(), vec![Container { attached: false, ..c(Running) }], 1_000, Some("disconnected reattached kept")),
+        (
+            ok(),
+            vec![Container { attached: false, ..c(Running) }],
+            1_000,
+            Some("disconnected reattached kept"),
+        ),
         (ok(), vec![Container { hung: true, ..c(Running) }], 0, Some("hung replaced lost")),
         (
             ok(),

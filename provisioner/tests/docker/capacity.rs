@@ -39,6 +39,9 @@ async fn caches_beyond_the_memory_wait_for_room() {
         assert!(metrics.contains(&line), "{line} in {metrics}");
     }
 
+    let reported = || get(installation.config.health, "/status").unwrap().contains("wait for memory: 1");
+    until("a report", Duration::from_secs(10), || async { reported().then_some(()) }).await;
+
     // What runs counts after a restart, too.
     installation.stop_provisioner();
     installation.start_provisioner();
@@ -49,6 +52,11 @@ async fn caches_beyond_the_memory_wait_for_room() {
     installation.store.set_desired_state(&first.id, DesiredState::Deleting).await.unwrap();
     let running = installation.until_running(&third, 0).await;
     assert_eq!(running.message, None);
+    let health = installation.config.health;
+    until("no report", Duration::from_secs(10), || async {
+        (!get(health, "/status")?.contains("wait for memory")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

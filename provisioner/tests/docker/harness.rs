@@ -188,13 +188,17 @@ impl Installation {
         assert!(last.is_some());
     }
 
-    /// Changes the limits of an instance that is to run.
-    pub(crate) async fn set_limits(&self, instance: &Instance, assignments: &str) {
-        let sql = format!("UPDATE instances SET {assignments} WHERE id = '{}'", instance.id);
+    /// Changes the database as another program does.
+    pub(crate) fn execute(&self, sql: &str) {
         let program = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], timeout=20); \
                        db.execute(sys.argv[2]); db.commit()";
         let database = self.dir.path().join("memgate.db");
-        output("python3", &["-c", program, database.to_str().unwrap(), &sql]);
+        output("python3", &["-c", program, database.to_str().unwrap(), sql]);
+    }
+
+    /// Changes the limits of an instance that is to run.
+    pub(crate) async fn set_limits(&self, instance: &Instance, assignments: &str) {
+        self.execute(&format!("UPDATE instances SET {assignments} WHERE id = '{}'", instance.id));
         // Tells the provisioner.
         self.store.set_desired_state(&instance.id, DesiredState::Running).await.unwrap();
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use store::{DesiredState, InstanceState};
 
-use crate::harness::{Installation, count, docker, free_port, get, ready, readyz, until};
+use crate::harness::{Installation, count, docker, free_port, get, inspect, ready, readyz, resyncs, until};
 
 const KINDS: [&str; 4] = ["container", "volume", "network", "image"];
 
@@ -136,6 +136,51 @@ async fn old_orphans_are_removed() {
     })
     .await;
     assert!(docker(&["volume", "ls", "-q"]).contains(&format!("memgate-{}-young", installation.id)));
+}
+
+// F-15.
+#[tokio::test]
+async fn what_has_an_unreadable_row_is_reported_and_kept() {
+    let mut installation = Installation::new().await;
+    installation.config.reconcile_seconds = 1;
+    let (id, created) = (installation.id.clone(), store::now().saturating_sub(Duration::from_secs(61)));
+    let name = |number: u8| format!("memgate-{id}-net-{number}");
+    for number in [7, 8] {
+        let labels = [format!("memgate={id}"), format!("memgate.created={created}")];
+        docker(&[
+            "network",
+            "create",
+            "--internal",
+            "--label",
+            &labels[0],
+            "--label",
+            &labels[1],
+            &name(number),
+        ]);
+    }
+    installation.execute(&format!(
+        "INSERT INTO networks (name, bridge, subnet, gateway, created_at) VALUES ('{}', zeroblob(3), 'x', 'x', 1)",
+        name(7)
+    ));
+    installation.start_provisioner();
+    installation.until_ready().await;
+    let (instance, _) = installation.running_instance().await;
+    installation.execute(&format!("UPDATE instances SET memory_mb = 'x' WHERE id = '{}'", instance.id));
+    until("a report", Duration::from_secs(10), || async {
+        get(installation.config.health, "/status").filter(|text| text.contains("row that can't be read: 1"))
+    })
+    .await;
+    let exists = |number: u8| {
+        let filter = format!("name={}", name(number));
+        !docker(&["network", "ls", "-q", "--filter", &filter]).is_empty()
+    };
+    until("the one without a row to be removed", Duration::from_secs(10), || async {
+        (!exists(8)).then_some(())
+    })
+    .await;
+    resyncs(installation.config.health, 2).await;
+    assert!(exists(7), "its row can't be read");
+    inspect("container", &installation.container(&instance));
 }
 
 /// A proxy of Docker's socket that can be opened and closed.
