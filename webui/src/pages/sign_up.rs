@@ -170,7 +170,7 @@ fn tell_if_near(app: &AppState, users: usize) {
     let of_hour = app.rate_limits.sign_ups.created();
     let accounts = app.config.limits.accounts_max().map(|max| (users, max));
     for (limit, state) in [("sign_ups_in_total_per_hour", of_hour), ("accounts", accounts)] {
-        let Some((used, max)) = state.filter(|(used, max)| used * 5 >= max * 4) else { continue };
+        let Some((used, max)) = state.filter(|(used, max)| is_near(*used, *max)) else { continue };
         app.metrics.count_near_limit(limit);
         if app.rate_limits.near_limit_warnings.acquire(limit).is_ok() {
             tracing::warn!(
@@ -182,6 +182,11 @@ fn tell_if_near(app: &AppState, users: usize) {
             );
         }
     }
+}
+
+/// Whether four fifths of a limit are used. A limit may be any number.
+fn is_near(used: usize, max: usize) -> bool {
+    used.saturating_mul(5) >= max.saturating_mul(4)
 }
 
 impl Refusal {
@@ -243,4 +248,22 @@ fn render_page(
     let mut response = render(status, &page)?;
     set_cookie(response.headers_mut(), visitor.new_cookie);
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limit_of_any_size_is_compared() {
+        for (used, max, near) in [
+            (79, 100, false),
+            (80, 100, true),
+            (1, usize::MAX, false),
+            (usize::MAX, usize::MAX, true),
+            (0, 0, true),
+        ] {
+            assert_eq!(is_near(used, max), near, "{used} of {max}");
+        }
+    }
 }
