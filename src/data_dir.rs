@@ -284,8 +284,14 @@ impl DataDir {
     }
 
     /// Removes a directory that this start created, because a start that failed leaves nothing behind. A database elsewhere
-    /// may have been there before, with another installation's data.
+    /// may have been there before, with another installation's data. Once there is an id, it may name that, and never works
+    /// again without the keys: the next start goes on.
     pub(crate) fn remove_new(&self, settings: &Settings) {
+        let is_inside =
+            |database: &Database| matches!(database, Database::Sqlite(file) if file.starts_with(&self.path));
+        if !is_inside(&settings.database(&self.path)) && self.is_initialized().unwrap_or(true) {
+            return;
+        }
         for file in self.own_files(settings).unwrap_or_default() {
             if file.starts_with(&self.path) {
                 let _ = fs::remove_file(file);

@@ -6,6 +6,7 @@ mod priority;
 mod pulse;
 mod store_writes;
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -189,6 +190,14 @@ enum Supervision<'a> {
     Alone(&'a GlobalArgs),
 }
 
+/// Begins the shutdown when `memgate up` has ended.
+async fn end_with_supervisor(pipe: File, process: &Process) -> Infallible {
+    pulse::send(pipe, process.health.clone()).await;
+    tracing::warn!("`memgate up` has ended: stopping");
+    process.shutdown.begin();
+    std::future::pending().await
+}
+
 async fn serve(
     role: Role,
     settings: &Settings,
@@ -210,7 +219,7 @@ async fn serve(
     match supervision {
         Supervision::Supervised(pipe) => tokio::select! {
             result = run => result,
-            never = pulse::send(pipe, process.health.clone()) => match never {},
+            never = end_with_supervisor(pipe, &process) => match never {},
         },
         Supervision::Alone(global) => tokio::select! {
             result = run => result,

@@ -5,7 +5,7 @@ mod roles;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use serde::Serialize;
 
 use super::{confirmation, up};
@@ -160,10 +160,14 @@ impl Down {
 fn stop(data_dir: &DataDir) -> Result<bool, CliError> {
     let Some(up::LockHolder { pid, .. }) = up::lock_holder(data_dir)? else { return Ok(false) };
     let fix = || format!("stop process {pid} yourself, then retry");
-    let process = Pid::from_raw(pid)
-        .ok_or_else(|| CliError::new("the lock file contains an invalid process id", fix()))?;
-    rustix::process::kill_process(process, Signal::TERM)
-        .map_err(|error| CliError::new(format!("can't stop the running memgate ({error})"), fix()))?;
+    let failed =
+        |error: std::io::Error| CliError::new(format!("can't stop the running memgate ({error})"), fix());
+    // The id of a `memgate up` that was killed may be another process's by now. What is opened here stays the same one.
+    let process = roles::open_process(pid, &[rustix::process::geteuid().as_raw()]);
+    if up::lock_holder(data_dir)?.is_some_and(|holder| holder.pid == pid) {
+        let process = process.map_err(failed)?;
+        rustix::process::pidfd_send_signal(&process, Signal::TERM).map_err(|error| failed(error.into()))?;
+    }
     let started = Instant::now();
     while up::lock_holder(data_dir)?.is_some() {
         if started.elapsed() > STOP_TIMEOUT {

@@ -180,6 +180,12 @@ async fn delete(context: &Context, name: String, confirmation: &Confirmation) ->
     let plan = store.plan(&name).await?;
     plan.ok_or_else(|| plan_error(StoreError::NotFound("plan"), &name))?;
     // Before the question, and for a dry run; the store checks it again.
+    if name == context.settings.webui.plan && name != store::DEFAULT_PLAN {
+        return Err(CliError::new(
+            format!("new users get the plan {name}"),
+            "set webui.plan to another one, and restart the web UI",
+        ));
+    }
     if store.plan_uses(&name).await? > 0 || name == store::DEFAULT_PLAN {
         return Err(delete_error(StoreError::InUse("plan"), &name));
     }

@@ -190,6 +190,21 @@ fn start_that_failed_removes_nothing_of_others() {
     assert_eq!(fs::read_to_string(&settings.store.path).unwrap(), "Dear Ada");
 }
 
+// F-28: the store names the keys from the moment that it has recorded the id.
+#[tokio::test]
+async fn start_that_failed_keeps_the_keys_of_a_store_elsewhere() {
+    let (parent, mut settings) = (tempfile::tempdir().unwrap(), Settings::default());
+    settings.store.path = parent.path().join("elsewhere.db");
+    let mut data_dir = DataDir::at(&parent.path().join("data"));
+    data_dir.prepare(&settings, None).unwrap();
+    let (store, id) = data_dir.open_or_create(&settings, None).await.unwrap();
+    data_dir.close_store(&settings, &store).await;
+    data_dir.remove_new(&settings);
+    data_dir.prepare(&settings, None).unwrap();
+    let (_, again) = data_dir.open_or_create(&settings, None).await.unwrap();
+    assert_eq!(again, id);
+}
+
 // with an empty store, the provisioner would remove all caches.
 #[tokio::test]
 async fn empty_store_of_an_existing_installation_is_refused() {

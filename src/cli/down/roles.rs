@@ -1,10 +1,11 @@
 //! Roles of this installation that run on this machine without `memgate up`. They are stopped before their containers are
 //! removed: a provisioner would create everything again.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal};
 use store::LeaderLock;
 
 use crate::cli::up::port_check;
@@ -94,6 +95,18 @@ async fn find(role: Role, settings: &Settings, installation: &str) -> Result<Opt
         && users.contains(&listener.socket_user)
         && runs_memgate(listener.pid, &users);
     Ok(is_role.then_some(listener.pid))
+}
+
+/// Opens a process that runs this program as one of these users: what has its id later is another one.
+///
+/// # Errors
+/// If there is no such process.
+pub(super) fn open_process(pid: i32, users: &[u32]) -> std::io::Result<OwnedFd> {
+    let no_process = || std::io::Error::other(format!("process {pid} isn't memgate"));
+    let process = Pid::from_raw(pid).ok_or_else(no_process)?;
+    let opened = rustix::process::pidfd_open(process, PidfdFlags::empty())?;
+    // Looked at after it was opened: then it was that one.
+    if runs_memgate(pid.unsigned_abs(), users) { Ok(opened) } else { Err(no_process()) }
 }
 
 /// Whether a process runs this program, perhaps another version of it, as one of these users.

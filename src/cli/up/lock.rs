@@ -48,7 +48,7 @@ pub(crate) struct LockHolder {
 /// A locked data directory. Dropping it releases the lock.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
     /// Where control groups of this start and of earlier ones are.
     pub(super) group_folders: GroupFolders,
 }
@@ -77,14 +77,27 @@ pub(super) fn lock(data_dir: &DataDir, settings: &Settings) -> Result<Lock, CliE
     let mut earlier = Vec::new();
     (&file).take(LENGTH_MAX).read_to_end(&mut earlier).map_err(failed)?;
     let recorded = recorded_group_folders(&earlier);
-    let mut write = |text: Vec<u8>| {
-        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(&text)).map_err(failed)
-    };
-    // At once: until then the file names the process of an earlier start.
-    write(contents(settings, recorded.iter()))?;
+    // At once: until then the file may name the process of an earlier start.
+    replace(&mut file, &contents(settings, recorded.iter())).map_err(failed)?;
     let group_folders = GroupFolders::find(recorded);
-    write(contents(settings, group_folders.all()))?;
-    Ok(Lock { _file: file, group_folders })
+    replace(&mut file, &contents(settings, group_folders.all())).map_err(failed)?;
+    Ok(Lock { file, group_folders })
+}
+
+impl Drop for Lock {
+    /// The next holder has another id, and this one may be another process's by then.
+    fn drop(&mut self) {
+        let text = [b"\n".to_vec(), group_lines(self.group_folders.all())].concat();
+        if let Err(error) = replace(&mut self.file, &text) {
+            tracing::warn!(%error, "failed to remove the process id from the lock file");
+        }
+    }
+}
+
+fn replace(file: &mut File, text: &[u8]) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(text)
 }
 
 /// What the file says while this process holds it.
@@ -94,10 +107,12 @@ fn contents<'a>(settings: &Settings, folders: impl Iterator<Item = &'a PathBuf>)
         text.extend(format!("{} {}\n", role.name(), role.health(settings)).into_bytes());
     }
     text.extend(format!("{ENDPOINT}{}\n", settings.webui.endpoint).into_bytes());
-    for folder in folders {
-        text.extend([GROUP_FOLDER, folder.as_os_str().as_bytes(), b"\n"].concat());
-    }
+    text.extend(group_lines(folders));
     text
+}
+
+fn group_lines<'a>(folders: impl Iterator<Item = &'a PathBuf>) -> Vec<u8> {
+    folders.flat_map(|folder| [GROUP_FOLDER, folder.as_os_str().as_bytes(), b"\n"].concat()).collect()
 }
 
 /// The folders with control groups that an earlier start has recorded.
@@ -195,6 +210,11 @@ mod tests {
         let folders: Vec<PathBuf> = held.group_folders.all().cloned().collect();
         drop(held);
         assert_eq!(lock_holder(&data_dir).unwrap(), None);
+        // Another start that has the lock, and hasn't written its id yet.
+        let starting = private_file::open_or_create(&data_dir.lock_path()).unwrap();
+        fcntl(&starting, FcntlArg::F_OFD_SETLK(&whole_file())).unwrap();
+        assert!(lock_holder(&data_dir).is_err(), "the id isn't the earlier holder's");
+        drop(starting);
         // The next start knows where this one's control groups are.
         let text = std::fs::read(data_dir.lock_path()).unwrap();
         assert_eq!(recorded_group_folders(&text), folders);

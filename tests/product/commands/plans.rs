@@ -86,3 +86,13 @@ fn only_an_unused_plan_is_deleted() {
         assert_eq!(error, what);
     }
 }
+
+#[test]
+fn plan_of_new_users_is_not_deleted() {
+    let installation = migrated();
+    installation.json(&["plan", "create", "small"]);
+    let of_new_users = ["plan", "delete", "small", "--yes", "--set", "webui.plan=small"];
+    let (error, fix) = failure(&installation, &of_new_users, 1);
+    assert!(error.contains("new users get the plan small") && fix.contains("webui.plan"), "{error}: {fix}");
+    assert_eq!(installation.json(&["plan", "delete", "small", "--yes"])["deleted"], true);
+}
