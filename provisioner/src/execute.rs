@@ -285,6 +285,7 @@ impl Executor {
             container.limits_differ = !stubborn.contains(&container.id) && self.limits_differ(container);
             if let (Some(ended), Some(end)) = (&mut container.ended, self.history.end_of(&container.id)) {
                 ended.out_of_memory |= end.out_of_memory;
+                ended.by_itself = end.exit_code.is_some() && !end.was_signalled();
             }
         }
     }

@@ -64,6 +64,8 @@ pub(crate) enum ContainerState {
 pub(crate) struct Ended {
     pub(crate) exit_code: i64,
     pub(crate) out_of_memory: bool,
+    /// Whether Docker told of its end, and of nobody who asked for that.
+    pub(crate) by_itself: bool,
 }
 
 /// One of the installation's volumes or networks.

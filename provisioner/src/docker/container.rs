@@ -92,6 +92,7 @@ impl Docker {
         let ended = ended.map(|state| Ended {
             exit_code: state.exit_code.unwrap_or_default(),
             out_of_memory: state.oom_killed.unwrap_or_default(),
+            by_itself: false,
         });
         let attached = attached(&networks, &container.address);
         let limits = inspected.host_config.as_ref().map(limits_of);

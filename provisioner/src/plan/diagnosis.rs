@@ -74,10 +74,12 @@ fn cause_of_replacement(instance: &Instance, containers: &[Container]) -> EventC
 fn cause_of_end(container: &Container) -> EventCause {
     if container.ended.is_some_and(|ended| ended.out_of_memory) {
         EventCause::OutOfMemory
-    } else if container.state == ContainerState::Restarting {
+    } else if container.state == ContainerState::Restarting
+        || container.ended.is_some_and(|ended| ended.by_itself)
+    {
         EventCause::Crashed
     } else {
-        // Docker restarts a container unless someone has stopped it.
+        // Or nobody knows: the provisioner was down.
         EventCause::Stopped
     }
 }

@@ -362,13 +362,15 @@ fn every_repair_has_a_cause() {
     use InstanceState as S;
     let ok = || route(S::Running, 1);
     let c = container;
-    let oom = Some(Ended { exit_code: 137, out_of_memory: true });
+    let oom = Some(Ended { exit_code: 137, out_of_memory: true, by_itself: true });
+    let crashed = Some(Ended { exit_code: 139, out_of_memory: false, by_itself: true });
     for (route, containers, failures, expected) in [
         (ok(), vec![], 0, Some("removed replaced lost")),
         (ok(), vec![c(ContainerState::Removing)], 0, Some("removed replaced lost")),
         (ok(), vec![c(Running)], 0, None),
         (ok(), vec![c(Stopped)], 0, Some("stopped started lost")),
         (ok(), vec![Container { ended: oom, ..c(Stopped) }], 0, Some("out_of_memory started lost")),
+        (ok(), vec![Container { ended: crashed, ..c(Stopped) }], 0, Some("crashed started lost")),
         (ok(), vec![c(Stopped)], 1, Some("stopped replaced lost")),
         (ok(), vec![c(Restarting)], 0, Some("crashed restarted lost")),
         (ok(), vec![c(Paused)], 0, Some("paused unpaused kept")),

@@ -244,7 +244,7 @@ async fn every_repair_leaves_an_event() {
         (&["pause", &name], EventCause::Paused, EventAction::Unpaused, false),
         (&["kill", &name], EventCause::Stopped, EventAction::Started, true),
         (&["rm", "-f", &name], EventCause::Removed, EventAction::Replaced, true),
-        (&["-9"], EventCause::Crashed, EventAction::Restarted, true),
+        (&["-9"], EventCause::Crashed, EventAction::Started, true),
     ];
     for (command, cause, action, contents_lost) in cases {
         match command {
