@@ -179,7 +179,7 @@ impl History {
     /// Writes events to the store until it is dropped.
     pub(crate) async fn save(&self, store: &Store) {
         loop {
-            let batch: Vec<_> = lock(&self.unsaved).iter().take(BATCH_MAX).cloned().collect();
+            let batch = self.batch();
             if batch.is_empty() {
                 self.added.notified().await;
                 continue;
@@ -192,6 +192,21 @@ impl History {
                 }
             }
         }
+    }
+
+    /// Writes what is left, up to the first failure.
+    pub(crate) async fn save_rest(&self, store: &Store) {
+        loop {
+            let batch = self.batch();
+            if batch.is_empty() || store.add_instance_events(&batch).await.is_err() {
+                return;
+            }
+            self.forget(&batch);
+        }
+    }
+
+    fn batch(&self) -> Vec<NewInstanceEvent> {
+        lock(&self.unsaved).iter().take(BATCH_MAX).cloned().collect()
     }
 
     /// Removes saved events, unless they were dropped meanwhile.

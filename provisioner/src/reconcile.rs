@@ -38,6 +38,8 @@ const IMAGE_TIMEOUT: Duration = Duration::from_mins(30);
 const SLOW_RESYNC: Duration = Duration::from_secs(5);
 /// Time between two attempts to make a broken network again.
 const REMAKE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long it waits for the store to take the record of the last repairs.
+const HISTORY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the shutdown waits for work in progress. What is interrupted is continued at the next start.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Interval at which an idle reconciler shows that it isn't stuck.
@@ -110,8 +112,8 @@ pub(crate) async fn lead(
     followers.spawn(async move { events::keep_firewall(&keeper.firewall, to_keeper).await });
     let watcher = Arc::clone(&executor);
     followers.spawn(async move { events::watch_networks(&watcher.networks, sender).await });
-    let writer = Arc::clone(&executor);
-    followers.spawn(async move { writer.history.save(&writer.store).await });
+    let (writer, mut writers) = (Arc::clone(&executor), JoinSet::new());
+    writers.spawn(async move { writer.history.save(&writer.store).await });
     let capacity = Arc::clone(&executor);
     let progress = health.watch_loop("the reconciler");
     let mut progress_tick = tokio::time::interval(PROGRESS_INTERVAL);
@@ -151,7 +153,10 @@ pub(crate) async fn lead(
         reconciler.start_work();
     };
     drop(followers);
+    let last = Arc::clone(&reconciler.executor);
     reconciler.stop(ended).await;
+    writers.shutdown().await;
+    let _ = timeout(HISTORY_TIMEOUT, last.history.save_rest(&last.store)).await;
     ended
 }
 

@@ -28,7 +28,7 @@ fn options(settings: &Settings, application: &str, lock_wait: LockWait) -> Store
 
 fn report_wait(waited: Duration) {
     let seconds = waited.as_secs();
-    if seconds == 1 || seconds.is_multiple_of(LOCK_REPORT_SECONDS) {
+    if seconds == 1 || (seconds > 0 && seconds.is_multiple_of(LOCK_REPORT_SECONDS)) {
         eprintln!("waiting for the database, which another program has locked for {seconds} s ...");
     }
 }
