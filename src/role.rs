@@ -2,8 +2,8 @@
 
 pub(crate) mod confinement;
 mod hidden_sockets;
+mod keepalive;
 mod priority;
-mod pulse;
 mod store_writes;
 
 use std::convert::Infallible;
@@ -165,7 +165,8 @@ pub(crate) fn run(role: Role, args: &RoleArgs, global: &GlobalArgs) -> Result<()
     let (settings, supervision) = if args.supervised {
         confinement::confine(args.run_as.as_ref(), role.capabilities(), role.niceness())
             .map_err(|error| supervision_error("give up its privileges", &error))?;
-        let pipe = pulse::take_stdout().map_err(|error| supervision_error("show that it runs", &error))?;
+        let pipe =
+            keepalive::take_stdout().map_err(|error| supervision_error("show that it runs", &error))?;
         (receive_settings()?, Supervision::Supervised(pipe))
     } else {
         (Settings::load(global)?, Supervision::Alone(global))
@@ -192,7 +193,7 @@ enum Supervision<'a> {
 
 /// Begins the shutdown when `memgate up` has ended.
 async fn end_with_supervisor(pipe: File, process: &Process) -> Infallible {
-    pulse::send(pipe, process.health.clone()).await;
+    keepalive::send(pipe, process.health.clone()).await;
     tracing::warn!("`memgate up` has ended: stopping");
     process.shutdown.begin();
     std::future::pending().await

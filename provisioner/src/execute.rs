@@ -189,10 +189,10 @@ impl Executor {
                     return self.make_again(situation).await;
                 }
                 (Action::Start(container), Err(error)) if error.is_address_in_use() => {
-                    result = Err(self.leave_address(situation, container, error).await?);
+                    result = Err(self.release_address_of(situation, container, error).await?);
                 }
                 (Action::Attach(container), Err(error)) if error.is_address_in_use() => {
-                    let why = self.leave_address(situation, container, error).await?;
+                    let why = self.release_address_of(situation, container, error).await?;
                     if matches!(why, Error::AddressTaken { .. }) {
                         self.remove(&container.id).await?;
                     }

@@ -19,8 +19,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// After this many failures in a row a container that can't be reached gets a new interface.
 const FAILURES_TO_REATTACH: u32 = 2;
 /// Other caches that are asked before one is replaced because it rejects its secret, and the time limit.
-const WITNESSES_MAX: usize = 8;
-const WITNESS_TIMEOUT: Duration = Duration::from_secs(1);
+const PEERS_ASKED_MAX: usize = 8;
+const PEER_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Executor {
     /// Records a running container as the instance's, if it answers and has the address leased to it.
@@ -92,16 +92,16 @@ impl Executor {
         self.secrets.mismatch(Instant::now()).map_or(Ok(()), |mismatch| Err(mismatch.into()))
     }
 
-    /// Checks some other caches, so that one that rejects its secret isn't the only witness of which key is right.
+    /// Checks some other caches, so that one that rejects its secret isn't the only one that was asked.
     async fn ask_others(&self, instance: &str) {
         let others = self.known.all().into_iter().filter(|other| other.id != instance);
         let running = others.filter_map(|other| {
             let route = other.route.filter(|route| route.state == InstanceState::Running)?;
             Some((other.id, route.container?, route.generation, route.address?.parse::<IpAddr>().ok()?))
         });
-        let checks = running.take(WITNESSES_MAX).map(|(id, container, generation, ip)| async move {
+        let checks = running.take(PEERS_ASKED_MAX).map(|(id, container, generation, ip)| async move {
             let credential = self.lane_key.credential(&id, generation);
-            let health = health_check::check(SocketAddr::new(ip, PORT), &credential, WITNESS_TIMEOUT).await;
+            let health = health_check::check(SocketAddr::new(ip, PORT), &credential, PEER_TIMEOUT).await;
             self.secrets.record(&container, &health, Instant::now());
         });
         join_all(checks).await;

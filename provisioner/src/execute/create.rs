@@ -35,7 +35,9 @@ impl Executor {
                 return Err(error);
             }
             Err(error) if error.is_address_in_use() => {
-                return Err(self.leave(situation, (&lease.network, &lease.address), error).await?);
+                return Err(self
+                    .release_taken_address(situation, (&lease.network, &lease.address), error)
+                    .await?);
             }
             Err(error) => return Err(error),
         };
@@ -137,21 +139,23 @@ impl Executor {
     }
 
     /// Gives up the address of a container that can't be started there.
-    pub(super) async fn leave_address(
+    pub(super) async fn release_address_of(
         &self,
         situation: &Situation,
         container: &Container,
         error: Error,
     ) -> Result<Error, Error> {
         match self.networks.network_of(&container.address) {
-            Some(network) => self.leave(situation, (&network, &container.address), error).await,
+            Some(network) => {
+                self.release_taken_address(situation, (&network, &container.address), error).await
+            }
             None => Ok(error),
         }
     }
 
     /// Gives up an address, `(network, address)`, that Docker says is in use, so that the next attempt gets another: at
     /// once if a foreign container has it, and otherwise the second time, since Docker may just be removing our own.
-    async fn leave(
+    async fn release_taken_address(
         &self,
         situation: &Situation,
         (network, address): (&str, &str),

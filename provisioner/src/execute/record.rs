@@ -100,7 +100,7 @@ impl Executor {
         let detail = if self.history.has_begun(&instance.id) {
             String::new()
         } else {
-            self.last_words(instance, containers).await
+            self.exit_summary(instance, containers).await
         };
         self.history.begin(&instance.id, repair, detail);
     }
@@ -118,7 +118,7 @@ impl Executor {
     }
 
     /// The exit code of the recorded container, and what it wrote last.
-    async fn last_words(&self, instance: &Instance, containers: &[Container]) -> String {
+    async fn exit_summary(&self, instance: &Instance, containers: &[Container]) -> String {
         let recorded = instance.route.as_ref().and_then(|route| route.container.as_deref());
         let existing = containers.iter().find(|container| Some(container.id.as_str()) == recorded);
         let end = recorded.and_then(|id| self.history.end_of(id)).and_then(|end| end.exit_code);

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -109,6 +110,28 @@ async fn only_one_provisioner_leads() {
     until("leading", Duration::from_secs(5), || async { ready(config.health).then_some(()) }).await;
     installation.running_instance().await;
     second.stop();
+}
+
+// F-13: a resync is due in an hour.
+#[tokio::test]
+async fn lost_leadership_is_noticed_between_resyncs() {
+    let mut installation = Installation::new().await;
+    installation.config.reconcile_seconds = 3_600;
+    installation.start_provisioner();
+    installation.until_ready().await;
+    let leads = || {
+        let metrics = get(installation.config.health, "/metrics")?;
+        Some(metrics.lines().any(|line| line == "memgate_provisioner_leader 1"))
+    };
+    assert_eq!(leads(), Some(true));
+    let path = installation.dir().join("memgate.leader");
+    std::fs::rename(&path, installation.dir().join("moved")).unwrap();
+    let other = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path).unwrap();
+    other.lock().unwrap();
+    let noticed = Duration::from_secs(10);
+    until("it doesn't lead", noticed, || async { (!leads()?).then_some(()) }).await;
+    drop(other);
+    until("it leads again", noticed, || async { leads()?.then_some(()) }).await;
 }
 
 // F-12.

@@ -1,4 +1,4 @@
-//! Notices a role that hangs: while it makes progress it sends a byte a second (`role/pulse.rs`). A role that is stopped,
+//! Notices a role that hangs: while it makes progress it sends a byte a second (`role/keepalive.rs`). A role that is stopped,
 //! deadlocked or whose loops are stuck sends none.
 
 use std::time::Duration;

@@ -91,7 +91,7 @@ pub(crate) async fn submit(
     let hash = app.passwords.hash(app.password_attempts.requester(client_ip.source()), password).await?;
     let reservation = match app.rate_limits.sign_ups.reserve(client_ip.source()) {
         Ok(reservation) => reservation,
-        Err(limit) => return Refusal::Limit(limit).page(&app, visitor, &fields.email),
+        Err(limit) => return SignUpDenial::Limit(limit).page(&app, visitor, &fields.email),
     };
     let token = NewToken::generate(&app.token_key, FIRST_TOKEN_NAME);
     let new = NewUser {
@@ -106,7 +106,7 @@ pub(crate) async fn submit(
         Ok(user) => user,
         // Concurrent sign-ups have reached the limit.
         Err(StoreError::LimitReached(of)) => {
-            return Refusal::no_room(of).page(&app, visitor, &fields.email);
+            return SignUpDenial::no_room(of).page(&app, visitor, &fields.email);
         }
         Err(StoreError::AlreadyExists(_)) => {
             app.metrics.count_sign_up("taken");
@@ -132,7 +132,7 @@ pub(crate) async fn submit(
 
 /// Why nobody can sign up now.
 #[derive(Debug, Clone, Copy)]
-enum Refusal {
+enum SignUpDenial {
     Limit(SignUpLimit),
     /// There are as many accounts as the operator allows.
     Accounts,
@@ -143,16 +143,16 @@ enum Refusal {
 /// Checks the limits that don't depend on the fields, and counts a sign-up of the client and of its network. In total
 /// only accounts that are created count, so that addresses that are taken don't close sign-up for everyone. Returns how
 /// many accounts there are. The store is asked last: a flood of sign-ups doesn't keep it from answering others.
-async fn require_room(app: &AppState, client_ip: ClientIp) -> Result<Result<usize, Refusal>, PageError> {
+async fn require_room(app: &AppState, client_ip: ClientIp) -> Result<Result<usize, SignUpDenial>, PageError> {
     let limits = &app.rate_limits.sign_ups;
     let limited = limits.acquire_attempt(client_ip.source());
     // Counts only once the account is created.
     if let Err(limit) = limited.and_then(|()| limits.reserve(client_ip.source()).map(drop)) {
-        return Ok(Err(Refusal::Limit(limit)));
+        return Ok(Err(SignUpDenial::Limit(limit)));
     }
     match app.store.check_room(&room(app, region(client_ip).as_deref())).await {
         Ok(users) => Ok(Ok(users)),
-        Err(StoreError::LimitReached(of)) => Ok(Err(Refusal::no_room(of))),
+        Err(StoreError::LimitReached(of)) => Ok(Err(SignUpDenial::no_room(of))),
         Err(error) => Err(error.into()),
     }
 }
@@ -189,7 +189,7 @@ fn is_near(used: usize, max: usize) -> bool {
     used.saturating_mul(5) >= max.saturating_mul(4)
 }
 
-impl Refusal {
+impl SignUpDenial {
     fn no_room(of: &str) -> Self {
         if of == "region" { Self::AccountsOfRegion } else { Self::Accounts }
     }
