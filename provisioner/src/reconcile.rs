@@ -302,6 +302,8 @@ impl Reconciler {
     }
 
     fn on_instance_changed(&mut self, instance: &Instance) {
+        // Its route, too: without that, a container can't be made again while the store is away.
+        self.executor.known.remember(instance);
         if let Some(container) = instance.route.as_ref().and_then(|route| route.container.clone()) {
             self.instance_by_container.insert(container, instance.id.clone());
         }

@@ -1,5 +1,7 @@
 //! What the work on an instance leaves in the store, the log and the history.
 
+use std::time::Duration;
+
 use store::{DesiredState, EventCause, Instance, InstanceState, Observed, StoreError};
 use tokio::time::timeout;
 
@@ -9,6 +11,8 @@ use crate::plan::{self, Action, Container, ContainerState};
 
 /// After this many failures in a row the instance is failed, until an attempt succeeds.
 const FAILURES_TO_FAIL: u32 = 3;
+/// Longer than any write takes while the store works.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Executor {
     /// Sets a state, without waiting long for a store that is busy or away.
@@ -40,11 +44,24 @@ impl Executor {
         self.record(instance, &observed).await
     }
 
-    /// Writes to the store only if that changes the route: each write wakes every follower.
+    /// Records what was observed. If that leads proxies nowhere else, it doesn't wait long for a store that is busy or away:
+    /// the instance may need work again.
     pub(super) async fn record(&self, instance: &Instance, observed: &Observed) -> Result<(), Error> {
         if self.known.is_store_away() {
             return Err(Error::Store(StoreError::Timeout));
         }
+        let write = self.write_route(instance, observed);
+        let is_same_route = instance.route.as_ref().is_some_and(|route| {
+            route.generation == observed.generation && route.address == observed.address
+        });
+        if is_same_route {
+            return timeout(RECORD_TIMEOUT, write).await.unwrap_or(Err(Error::Store(StoreError::Timeout)));
+        }
+        write.await
+    }
+
+    /// Writes to the store only if that changes the route: each write wakes every follower.
+    async fn write_route(&self, instance: &Instance, observed: &Observed) -> Result<(), Error> {
         if instance.route.as_ref().is_some_and(|route| route.matches(observed)) {
             // An earlier action of the same plan may have set another state since.
             let current = self.store.instance(&instance.id).await?.and_then(|instance| instance.route);
