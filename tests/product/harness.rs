@@ -38,6 +38,8 @@ pub(crate) struct Installation {
     ports: [u16; 5],
     /// A pool of its own: between `down` and the next start another installation could take its subnet.
     subnets: String,
+    /// PostgreSQL, if that is its store.
+    store_url: Option<String>,
 }
 
 /// The output of `user add` and `token create`.
@@ -54,7 +56,13 @@ impl Installation {
         // A private directory, like /root: the unprivileged roles must be able to reach the data in it.
         let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
         let subnets = format!("10.{}.0.0/16", NEXT_POOL.fetch_add(1, Ordering::Relaxed));
-        Self { dir, ports: std::array::from_fn(|_| testkit::free_port().port()), subnets }
+        let ports = std::array::from_fn(|_| testkit::free_port().port());
+        Self { dir, ports, subnets, store_url: None }
+    }
+
+    /// One whose store is PostgreSQL.
+    pub(crate) fn with_postgres(url: String) -> Self {
+        Self { store_url: Some(url), ..Self::new() }
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -103,6 +111,9 @@ impl Installation {
             command.env(format!("MEMGATE_{key}"), format!("127.0.0.1:{port}"));
         }
         command.env("MEMGATE_PROVISIONER__SUBNETS", &self.subnets);
+        if let Some(url) = &self.store_url {
+            command.env("MEMGATE_STORE__URL", url);
+        }
         command.env("MEMGATE_DATA", self.data()).args(arguments).stdin(Stdio::null());
         command
     }
@@ -281,7 +292,9 @@ impl std::ops::Deref for Product {
 impl Drop for Product {
     fn drop(&mut self) {
         self.interrupt();
-        let down = self.run(&["down", "--purge"]);
+        // A database of PostgreSQL isn't memgate's to remove.
+        let purge: &[&str] = if self.store_url.is_some() { &["down"] } else { &["down", "--purge"] };
+        let down = self.run(purge);
         // The name of a module is no secret of a lane.
         let log = self.read_log().replace("proxy::lane::", "");
         if std::thread::panicking() {

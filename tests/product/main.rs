@@ -20,6 +20,7 @@ mod privileges;
 mod reverse_proxies;
 mod rust_client;
 mod self_healing;
+mod store_away;
 mod supervision;
 mod text_client;
 mod user_states;
