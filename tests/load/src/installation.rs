@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -15,7 +15,8 @@ use crate::error::LoadError;
 
 /// The first start builds the image.
 const START_TIMEOUT: Duration = Duration::from_secs(180);
-const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// A slow reader may hold the proxy for 30 s.
+const STOP_TIMEOUT: Duration = Duration::from_secs(40);
 /// The settings of [`Installation::ports`].
 const ADDRESS_SETTINGS: [&str; 5] =
     ["PROXY__LISTEN", "PROXY__HEALTH", "PROVISIONER__HEALTH", "WEBUI__LISTEN", "WEBUI__HEALTH"];
@@ -23,6 +24,8 @@ const ADDRESS_SETTINGS: [&str; 5] =
 pub(crate) struct Installation {
     up: Option<Child>,
     memgate: PathBuf,
+    /// Of the log.
+    folder: PathBuf,
     data: PathBuf,
     ports: [SocketAddr; 5],
     /// Further settings, as the names of variables without `MEMGATE_`, and their values.
@@ -35,13 +38,73 @@ impl Installation {
         folder: &Path,
         settings: Vec<(&'static str, String)>,
     ) -> Result<Self, LoadError> {
+        let mut installation = Self::without_up(memgate, folder, settings)?;
+        installation.up().await?;
+        Ok(installation)
+    }
+
+    /// One that nothing has been started of.
+    pub(crate) fn without_up(
+        memgate: &Path,
+        folder: &Path,
+        settings: Vec<(&'static str, String)>,
+    ) -> Result<Self, LoadError> {
         let memgate = fs::canonicalize(memgate).map_err(|error| {
             LoadError::new(format!("no {} ({error})", memgate.display()), "cargo build --release")
         })?;
-        let data = folder.join("data");
-        let mut installation = Self { up: None, memgate, data, ports: free_ports(), settings };
-        installation.up(folder).await?;
-        Ok(installation)
+        let (folder, data) = (folder.to_owned(), folder.join("data"));
+        Ok(Self { up: None, memgate, folder, data, ports: free_ports(), settings })
+    }
+
+    /// The memgate binary.
+    pub(crate) fn program(&self) -> &Path {
+        &self.memgate
+    }
+
+    /// Starts `memgate up` again after [`Installation::end_up`], and waits until it is ready.
+    pub(crate) async fn up(&mut self) -> Result<(), LoadError> {
+        let stdout = self.spawn_up()?;
+        let log_path = self.log_path();
+        let mut lines = BufReader::new(tokio::process::ChildStdout::from_std(stdout)?).lines();
+        let ready = async {
+            while let Some(line) = lines.next_line().await? {
+                if line == "memgate is ready" {
+                    return Ok(());
+                }
+            }
+            let log = fs::read_to_string(&log_path).unwrap_or_default();
+            Err(LoadError::new(
+                format!("memgate doesn't start ({})", log.lines().last().unwrap_or("no message")),
+                "see that Docker runs, and that deploy/up works",
+            ))
+        };
+        tokio::time::timeout(START_TIMEOUT, ready).await.unwrap_or_else(|_| {
+            Err(LoadError::new("memgate isn't ready in time", "see that deploy/up works"))
+        })
+    }
+
+    /// Starts `memgate up` and doesn't wait. Returns its output.
+    pub(crate) fn spawn_up(&mut self) -> Result<ChildStdout, LoadError> {
+        let mut command = bound_to_parent(&self.memgate(&["up"]));
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let mut up = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
+        let stdout = up.stdout.take();
+        self.up = Some(up);
+        stdout.ok_or_else(|| LoadError::invalid_run("no output of memgate"))
+    }
+
+    /// Sends a signal to `memgate up` and waits for its end. Returns whether it ended in time.
+    pub(crate) fn end_up(&mut self, signal: &str) -> bool {
+        self.up.take().is_none_or(|mut up| stop(&mut up, signal, STOP_TIMEOUT))
+    }
+
+    /// The process of `memgate up`.
+    pub(crate) fn up_pid(&self) -> Option<u32> {
+        self.up.as_ref().map(Child::id)
+    }
+
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.folder.join("memgate.log")
     }
 
     /// The data directory.
@@ -100,7 +163,8 @@ impl Installation {
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
-    fn memgate(&self, arguments: &[&str]) -> Command {
+    /// A command of memgate with this installation's settings.
+    pub(crate) fn memgate(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.memgate);
         for (name, _) in
             std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MEMGATE_"))
@@ -116,32 +180,6 @@ impl Installation {
         command.env("MEMGATE_DATA", &self.data).args(arguments).stdin(Stdio::null());
         command
     }
-
-    async fn up(&mut self, folder: &Path) -> Result<(), LoadError> {
-        let log_path = folder.join("memgate.log");
-        let mut command = bound_to_parent(&self.memgate(&["up"]));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log_path)?);
-        let mut up = command.spawn()?;
-        let stdout = up.stdout.take();
-        self.up = Some(up);
-        let stdout = stdout.ok_or_else(|| LoadError::invalid_run("no output of memgate"))?;
-        let mut lines = BufReader::new(tokio::process::ChildStdout::from_std(stdout)?).lines();
-        let ready = async {
-            while let Some(line) = lines.next_line().await? {
-                if line == "memgate is ready" {
-                    return Ok(());
-                }
-            }
-            let log = fs::read_to_string(&log_path).unwrap_or_default();
-            Err(LoadError::new(
-                format!("memgate doesn't start ({})", log.lines().last().unwrap_or("no message")),
-                "see that Docker runs, and that deploy/up works",
-            ))
-        };
-        tokio::time::timeout(START_TIMEOUT, ready).await.unwrap_or_else(|_| {
-            Err(LoadError::new("memgate isn't ready in time", "see that deploy/up works"))
-        })
-    }
 }
 
 impl Drop for Installation {
@@ -149,7 +187,10 @@ impl Drop for Installation {
         if let Some(mut up) = self.up.take() {
             stop(&mut up, "INT", STOP_TIMEOUT);
         }
-        let down = self.memgate(&["down", "--purge"]).output();
+        // A database of PostgreSQL isn't memgate's to remove.
+        let purges = !self.settings.iter().any(|(key, _)| *key == "STORE__URL");
+        let down: &[&str] = if purges { &["down", "--purge"] } else { &["down"] };
+        let down = self.memgate(down).output();
         match down {
             Ok(down) if down.status.success() => {}
             Ok(down) => eprintln!("memgate down: {}", String::from_utf8_lossy(&down.stderr).trim()),

@@ -1,15 +1,18 @@
 //! A load generator for memcached's protocols (`load run`, `load idle`), the benchmark that runs it against memgate and
-//! its peers in alternating rounds (`load bench`, started by `deploy/bench`), and floods with what another tenant feels
-//! meanwhile (`load floods`, started by `deploy/measure floods`).
+//! its peers in alternating rounds (`load bench`, started by `deploy/bench`), floods with what another tenant feels
+//! meanwhile (`load floods`, started by `deploy/measure floods`), and faults with what a checking client sees (`load
+//! faults`, started by `deploy/measure faults`).
 //!
 //! It connects to this machine only: other targets are rejected.
 
 mod bench;
 mod child;
+mod client;
 mod cpu;
 mod error;
 #[cfg(test)]
 mod fake_memcached;
+mod faults;
 mod floods;
 mod generator;
 mod idle;
@@ -48,6 +51,8 @@ enum Command {
     Bench(bench::Bench),
     /// Measure what another tenant feels while each known flood runs; prints a table
     Floods(floods::Floods),
+    /// Inject known faults under a client that checks every byte; prints a table
+    Faults(faults::Faults),
     /// Run one process of a flood; `load floods` starts it
     #[command(hide = true)]
     Attack(floods::Attack),
@@ -59,6 +64,7 @@ fn main() -> ExitCode {
         Command::Idle(idle) => idle.run(),
         Command::Bench(bench) => bench.run(),
         Command::Floods(floods) => floods.run(),
+        Command::Faults(faults) => faults.run(),
         Command::Attack(attack) => attack.run(),
     };
     match done {

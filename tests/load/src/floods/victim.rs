@@ -1,7 +1,6 @@
 //! The tenant that is attacked, or shares memgate with an attacker: what its clients and its browser feel.
 
 mod logins;
-mod memcache;
 mod pages;
 mod requests;
 mod series;
@@ -14,17 +13,15 @@ use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-pub(super) use memcache::Client;
 pub(super) use series::{Series, Summary};
 
+use crate::client::{self, Client, Form, TIMED_OUT};
 use crate::error::LoadError;
 
 /// The address of the victim's clients.
 pub(super) const SOURCE: Ipv4Addr = Ipv4Addr::new(127, 44, 0, 1);
 /// An answer that takes longer is an error.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// The error of what isn't answered in time.
-const TIMED_OUT: &str = "timed out";
 /// Keys that must survive every flood.
 pub(super) const KEPT_KEYS: usize = 100;
 
@@ -89,23 +86,37 @@ impl Victim {
 
     /// Stores the keys that must be kept.
     pub(super) async fn store_kept(&self) -> Result<(), LoadError> {
-        let mut client = Client::log_in(self, memcache::Form::Text).await.map_err(failed)?;
+        let mut client = self.log_in(Form::Text).await.map_err(failed)?;
         for n in 0..KEPT_KEYS {
-            client.set(&kept_key(n), &kept_value(n)).await.map_err(failed)?;
+            client.set(&kept_key(n), kept_value(n).as_bytes()).await.map_err(broke)?;
         }
         Ok(())
     }
 
     /// Counts the keys that were kept.
     pub(super) async fn count_kept(&self) -> Result<usize, LoadError> {
-        let mut client = Client::log_in(self, memcache::Form::Text).await.map_err(failed)?;
+        let mut client = self.log_in(Form::Text).await.map_err(failed)?;
         let mut kept = 0;
         for n in 0..KEPT_KEYS {
-            let value = client.get(&kept_key(n)).await.map_err(failed)?;
-            kept += usize::from(value.as_deref() == Some(&*kept_value(n)));
+            let value = client.get(&kept_key(n)).await.map_err(broke)?;
+            kept += usize::from(value.as_deref() == Some(kept_value(n).as_bytes()));
         }
         Ok(kept)
     }
+
+    /// Connects from the victim's address and logs in.
+    async fn log_in(&self, form: Form) -> Result<Client, String> {
+        let opened = client::within(ANSWER_TIMEOUT, async {
+            let stream = connect(self.proxy, SOURCE).await.map_err(client::broken)?;
+            Client::log_in(stream, form, (&self.username, &self.password), ANSWER_TIMEOUT).await
+        });
+        opened.await.map_err(|failure| failure.to_string())
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn broke(failure: client::Failure) -> LoadError {
+    failed(failure.to_string())
 }
 
 fn failed(error: String) -> LoadError {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
-use super::memcache::{Client, Form};
 use super::{Series, Victim, Window, kept_key};
+use crate::client::Form;
 
 pub(super) async fn measure(victim: &Arc<Victim>, window: Window) -> Series {
     let mut logins = JoinSet::new();
@@ -31,7 +31,7 @@ pub(super) async fn measure(victim: &Arc<Victim>, window: Window) -> Series {
 }
 
 async fn log_in(victim: &Victim, form: Form) -> Result<(), String> {
-    let mut client = Client::log_in(victim, form).await?;
+    let mut client = victim.log_in(form).await?;
     // A lost key counts where kept keys are counted.
-    client.get(&kept_key(0)).await.map(drop)
+    client.get(&kept_key(0)).await.map(drop).map_err(|failure| failure.to_string())
 }

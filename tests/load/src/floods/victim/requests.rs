@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::memcache::{Client, Form};
 use super::{ANSWER_TIMEOUT, Series, TIMED_OUT, Victim, Window, kept_key};
+use crate::client::{Client, Form};
 
 const CONNECTIONS: u64 = 4;
 /// One in this many requests is a set.
@@ -54,10 +54,12 @@ async fn connection(victim: Arc<Victim>, window: Window, first: u64) -> Series {
 async fn request(victim: &Victim, client: &mut Option<Client>, n: u64) -> Result<(), String> {
     let client = match client {
         Some(client) => client,
-        None => client.insert(Client::log_in(victim, Form::Text).await?),
+        None => client.insert(victim.log_in(Form::Text).await?),
     };
-    if n.is_multiple_of(SETS) {
-        return client.set("request", "a value of the victim").await;
-    }
-    client.get(&kept_key(0)).await.map(drop)
+    let result = if n.is_multiple_of(SETS) {
+        client.set("request", b"a value of the victim").await
+    } else {
+        client.get(&kept_key(0)).await.map(drop)
+    };
+    result.map_err(|failure| failure.to_string())
 }
