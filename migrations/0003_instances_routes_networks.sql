@@ -14,6 +14,8 @@ CREATE TABLE instances (
     revision      BIGINT NOT NULL
 );
 CREATE INDEX instances_revision ON instances (revision);
+-- Lists of all are read in this order, without sorting what other tables hold.
+CREATE INDEX instances_created ON instances (created_at, id);
 
 -- The observed state: where an instance's memcached lives. Written by the provisioner.
 CREATE TABLE routes (

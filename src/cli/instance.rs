@@ -2,11 +2,12 @@
 
 mod events;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use provisioner::statistics::{self, Statistics};
 use serde::Serialize;
-use store::{DesiredState, Instance, InstanceState, Store, Timestamp};
+use store::{DesiredState, Instance, InstanceState, Store, Timestamp, User};
 
 use self::events::Events;
 use super::context::{self, Context};
@@ -120,24 +121,29 @@ impl InstanceCommand {
             match self {
                 Self::List => {
                     let mut list = InstanceList { instances: Vec::new() };
+                    let users = store.users().await?.into_iter().map(|user| (user.id, user.email));
+                    let emails: HashMap<String, String> = users.collect();
                     for instance in store.instances().await?.into_iter().filter(|it| !it.is_gone()) {
                         let usage = Usage::read(store, &instance.id).await?;
-                        list.instances
-                            .push(InstanceWithUsage { instance: InstanceView::of(instance), usage });
+                        let email = emails.get(&instance.user_id).cloned().unwrap_or_default();
+                        let instance = InstanceView::of(instance, email);
+                        list.instances.push(InstanceWithUsage { instance, usage });
                     }
                     context.print(&list, || rows(&list.instances))
                 }
                 Self::Show { email, cache } => {
-                    let instance = find_instance(store, &email, &cache).await?;
+                    let user = find_user(store, &email).await?;
+                    let instance = find_instance(store, &user, &cache).await?;
                     let usage = Usage::read(store, &instance.id).await?;
                     let memcached = ask_memcached(context, &instance).await;
                     let events = Events::read(store, &instance.id, SHOWN_EVENTS).await?;
-                    let instance = InstanceView::of(instance);
+                    let instance = InstanceView::of(instance, user.email);
                     let shown = InstanceDetails { instance, usage, memcached, events };
                     context.print(&shown, || shown.text() + &shown.events.lines())
                 }
                 Self::Events { email, cache } => {
-                    let instance = find_instance(store, &email, &cache).await?;
+                    let user = find_user(store, &email).await?;
+                    let instance = find_instance(store, &user, &cache).await?;
                     let events = Events::read(store, &instance.id, ALL_EVENTS).await?;
                     context.print(&events, || events.text())
                 }
@@ -146,9 +152,8 @@ impl InstanceCommand {
     }
 }
 
-async fn find_instance(store: &Store, email: &str, cache: &CacheArg) -> Result<Instance, CliError> {
-    let user = find_user(store, email).await?;
-    let cache = cache.find(store, &user).await?;
+async fn find_instance(store: &Store, user: &User, cache: &CacheArg) -> Result<Instance, CliError> {
+    let cache = cache.find(store, user).await?;
     store.instance_of_cache(&cache.id).await?.ok_or_else(|| {
         let fix = "`memgate instance list` shows all instances";
         CliError::new(format!("cache {} has no instance", cache.name), fix)
@@ -156,12 +161,12 @@ async fn find_instance(store: &Store, email: &str, cache: &CacheArg) -> Result<I
 }
 
 impl InstanceView {
-    fn of(instance: Instance) -> Self {
+    fn of(instance: Instance, email: String) -> Self {
         let state = instance.state();
         let route = instance.route;
         Self {
             id: instance.id,
-            email: instance.email,
+            email,
             cache: instance.cache,
             state,
             desired: instance.desired,

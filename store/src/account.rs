@@ -3,10 +3,10 @@
 use std::fmt;
 
 use crate::audit::note;
-use crate::cache::{LIVE_CACHES, SET_DESIRED, delete_cache, revoke_tokens};
+use crate::cache::{SET_DESIRED, delete_cache, live_caches, revoke_tokens};
 use crate::db::write;
 use crate::plan::{self, Plan};
-use crate::{Cache, DesiredState, Store, StoreError, UserState, now};
+use crate::{DesiredState, Store, StoreError, UserState, now};
 
 /// A password that replaces the current one.
 pub struct NewPassword<'a> {
@@ -66,8 +66,7 @@ impl Store {
             sqlx::query(DELETE_SESSIONS).bind(user_id).execute(&mut *tx).await?;
             let mut tokens = 0;
             if new.revoke_tokens {
-                let caches: Vec<Cache> =
-                    sqlx::query_as(LIVE_CACHES).bind(user_id).fetch_all(&mut *tx).await?;
+                let caches = live_caches!(tx, user_id);
                 for cache in &caches {
                     tokens += revoke_tokens!(self, tx, revision, cache, "password changed");
                 }
@@ -120,7 +119,7 @@ impl Store {
             if updated == 0 {
                 return Err(StoreError::NotFound("user"));
             }
-            let caches: Vec<Cache> = sqlx::query_as(LIVE_CACHES).bind(user_id).fetch_all(&mut *tx).await?;
+            let caches = live_caches!(tx, user_id);
             for cache in &caches {
                 sqlx::query(SET_DESIRED).bind(desired.as_str()).bind(revision).bind(&cache.id)
                     .execute(&mut *tx).await?;
@@ -145,7 +144,7 @@ impl Store {
             if updated == 0 {
                 return Err(StoreError::NotFound("user"));
             }
-            let caches: Vec<Cache> = sqlx::query_as(LIVE_CACHES).bind(user_id).fetch_all(&mut *tx).await?;
+            let caches = live_caches!(tx, user_id);
             let mut tokens = 0;
             for cache in &caches {
                 tokens += delete_cache!(self, tx, revision, cache, "account deleted");

@@ -4,10 +4,8 @@
 
 use std::time::Duration;
 
-use sqlx::FromRow;
-
-use crate::db::{read, write_unversioned};
-use crate::rows::{LISTED_MAX, QUERIED_MAX, readable};
+use crate::db::write_unversioned;
+use crate::rows::{LISTED_MAX, QUERIED_MAX, SHORT_ROW_BYTES_MAX, read_rows, readable};
 use crate::{Store, StoreError, now};
 
 /// The prefix of each network: 1,022 addresses, since a Linux bridge has at most 1,023 ports.
@@ -46,12 +44,12 @@ impl Store {
     /// `TooMany("networks")`.
     pub async fn networks(&self) -> Result<Vec<Network>, StoreError> {
         let sql = "SELECT name, bridge, subnet, gateway FROM networks ORDER BY created_at, name LIMIT $1";
-        let rows: Vec<Result<Network, sqlx::Error>> = read!(self, pool => sqlx::query(sql)
-            .bind(QUERIED_MAX).map(|row| Network::from_row(&row)).fetch_all(pool).await)?;
+        let rows: Vec<Result<Network, StoreError>> =
+            read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(QUERIED_MAX))?;
         if rows.len() > LISTED_MAX {
             return Err(StoreError::TooMany("networks"));
         }
-        Ok(readable("networks", rows.into_iter().map(|row| Ok(row?))))
+        Ok(readable("networks", rows))
     }
 
     /// The subnets on which instances have leased addresses, and how many have. Invalid rows are logged and skipped.
@@ -61,9 +59,8 @@ impl Store {
     pub async fn subnets_in_use(&self) -> Result<Vec<(String, i64)>, StoreError> {
         let sql = "SELECT n.subnet, COUNT(*) FROM networks n JOIN addresses a ON a.network = n.name \
                    WHERE a.instance_id IS NOT NULL GROUP BY n.subnet ORDER BY n.subnet LIMIT $1";
-        let rows: Vec<Result<(String, i64), sqlx::Error>> = read!(self, pool => sqlx::query(sql)
-            .bind(QUERIED_MAX).map(|row| FromRow::from_row(&row)).fetch_all(pool).await)?;
-        Ok(readable("networks", rows.into_iter().map(|row| Ok(row?))))
+        let rows = read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(QUERIED_MAX))?;
+        Ok(readable("networks", rows))
     }
 
     /// The names of all networks, also of invalid rows: a network of any other name in Docker is an orphan.
@@ -73,8 +70,8 @@ impl Store {
     pub async fn network_names(&self) -> Result<Vec<String>, StoreError> {
         // Docker's names are shorter.
         let sql = "SELECT SUBSTR(CAST(name AS TEXT), 1, 200) FROM networks LIMIT $1";
-        let names: Vec<Result<(String,), sqlx::Error>> = read!(self, pool => sqlx::query(sql)
-            .bind(QUERIED_MAX).map(|row| FromRow::from_row(&row)).fetch_all(pool).await)?;
+        let names: Vec<Result<(String,), StoreError>> =
+            read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(QUERIED_MAX))?;
         if names.len() > LISTED_MAX {
             return Err(StoreError::TooMany("networks"));
         }

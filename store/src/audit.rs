@@ -4,6 +4,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::db::{read, write};
 use crate::keys::hex;
+use crate::rows::{ROW_BYTES_MAX, read_rows};
 use crate::{Store, StoreError, Timestamp, now};
 
 /// Bytes of a subject and of a detail. Entries are kept for ever, so nobody may make long ones.
@@ -167,7 +168,7 @@ impl Store {
     pub async fn audit_after(&self, seq: i64, limit: i64) -> Result<Vec<AuditEntry>, StoreError> {
         let sql = "SELECT seq, at, actor, action, subject, detail, hash FROM audit WHERE seq > $1 \
                    ORDER BY seq LIMIT $2";
-        Ok(read!(self, pool => sqlx::query_as(sql).bind(seq).bind(limit).fetch_all(pool).await)?)
+        read_rows!(self, ROW_BYTES_MAX, sqlx::query(sql).bind(seq).bind(limit))?.into_iter().collect()
     }
 
     /// Up to `limit` entries before entry `seq`, the newest first.
@@ -177,7 +178,7 @@ impl Store {
     pub async fn audit_before(&self, seq: i64, limit: i64) -> Result<Vec<AuditEntry>, StoreError> {
         let sql = "SELECT seq, at, actor, action, subject, detail, hash FROM audit WHERE seq < $1 \
                    ORDER BY seq DESC LIMIT $2";
-        Ok(read!(self, pool => sqlx::query_as(sql).bind(seq).bind(limit).fetch_all(pool).await)?)
+        read_rows!(self, ROW_BYTES_MAX, sqlx::query(sql).bind(seq).bind(limit))?.into_iter().collect()
     }
 
     /// The number of entries.

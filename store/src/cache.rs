@@ -6,6 +6,7 @@ use std::str::FromStr;
 use crate::audit::note;
 use crate::db::{read, write};
 use crate::plan::{self, Plan};
+use crate::rows::{QUERIED_MAX, SHORT_ROW_BYTES_MAX, complete, read_rows};
 use crate::{DesiredState, Store, StoreError, Timestamp, UserState, now};
 
 /// The longest name, in bytes.
@@ -88,13 +89,16 @@ pub(crate) const INSERT: &str =
 pub(crate) const INSERT_INSTANCE: &str = "INSERT INTO instances (id, cache_id, memory_mb, connections, \
      item_size_max, desired, created_at, revision) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 pub(crate) const LIVE_CACHES: &str = "SELECT id, user_id, name, plan, created_at FROM caches \
-     WHERE user_id = $1 AND deleted_at IS NULL ORDER BY created_at, id";
+     WHERE user_id = $1 AND deleted_at IS NULL ORDER BY created_at, id LIMIT $2";
 const BY_ID: &str =
     "SELECT id, user_id, name, plan, created_at FROM caches WHERE id = $1 AND deleted_at IS NULL";
 const BY_NAME: &str = "SELECT id, user_id, name, plan, created_at FROM caches \
      WHERE user_id = $1 AND name = $2 AND deleted_at IS NULL";
+/// Tokens of the cache `$1` that aren't revoked, in the order of their ids behind `$2`, at most `$3`.
 pub(crate) const LIVE_TOKENS: &str =
-    "SELECT id FROM tokens WHERE cache_id = $1 AND revoked_at IS NULL ORDER BY created_at, id";
+    "SELECT id FROM tokens WHERE cache_id = $1 AND revoked_at IS NULL AND id > $2 ORDER BY id LIMIT $3";
+/// Tokens that are read at a time while all of a cache are revoked.
+pub(crate) const REVOKED_AT_ONCE: i64 = 1000;
 pub(crate) const REVOKE_TOKENS: &str =
     "UPDATE tokens SET revoked_at = $1, revision = $2 WHERE cache_id = $3 AND revoked_at IS NULL";
 /// Denials contain clients' addresses.
@@ -133,23 +137,47 @@ macro_rules! insert_cache {
 }
 pub(crate) use insert_cache;
 
+/// A user's caches that aren't deleted, within a transaction.
+macro_rules! live_caches {
+    ($tx:expr, $user_id:expr) => {{
+        let rows: Vec<Result<$crate::Cache, StoreError>> = sqlx::query($crate::cache::LIVE_CACHES)
+            .bind($user_id)
+            .bind($crate::rows::QUERIED_MAX)
+            .map(|row| $crate::rows::decode(&row, $crate::rows::SHORT_ROW_BYTES_MAX))
+            .fetch_all(&mut *$tx)
+            .await?;
+        $crate::rows::complete("caches", rows)?
+    }};
+}
+pub(crate) use live_caches;
+
 /// Revokes all tokens of a cache, each with an entry in the audit log; returns how many.
 macro_rules! revoke_tokens {
     ($store:expr, $tx:expr, $revision:expr, $cache:expr, $why:expr) => {{
         let cache: &$crate::Cache = $cache;
-        let ids: Vec<String> =
-            sqlx::query_scalar($crate::cache::LIVE_TOKENS).bind(&cache.id).fetch_all(&mut *$tx).await?;
+        let (mut revoked, mut last) = (0, String::new());
+        loop {
+            let ids: Vec<String> = sqlx::query_scalar($crate::cache::LIVE_TOKENS)
+                .bind(&cache.id)
+                .bind(&last)
+                .bind($crate::cache::REVOKED_AT_ONCE)
+                .fetch_all(&mut *$tx)
+                .await?;
+            for id in &ids {
+                let detail = format!("{}, cache {} ({})", $why, cache.name, cache.id);
+                note!($store, $tx, "token.revoke", format!("token {id}"), detail);
+            }
+            revoked += ids.len();
+            let Some(id) = ids.into_iter().next_back() else { break };
+            last = id;
+        }
         sqlx::query($crate::cache::REVOKE_TOKENS)
             .bind($crate::now())
             .bind($revision)
             .bind(&cache.id)
             .execute(&mut *$tx)
             .await?;
-        for id in &ids {
-            let detail = format!("{}, cache {} ({})", $why, cache.name, cache.id);
-            note!($store, $tx, "token.revoke", format!("token {id}"), detail);
-        }
-        ids.len()
+        revoked
     }};
 }
 pub(crate) use revoke_tokens;
@@ -197,9 +225,7 @@ impl Store {
             let plan: Option<Plan> = sqlx::query_as(plan::BY_NAME)
                 .bind(new.plan.unwrap_or(&default_plan)).fetch_optional(&mut *tx).await?;
             let plan = plan.ok_or(StoreError::NotFound("plan"))?;
-            let live: Vec<Cache> =
-                sqlx::query_as(LIVE_CACHES).bind(new.user_id).fetch_all(&mut *tx).await?;
-            if live.len() >= max {
+            if live_caches!(tx, new.user_id).len() >= max {
                 return Err(StoreError::LimitReached("cache"));
             }
             let cache = Cache::new(new.user_id, new.name, &plan.name);
@@ -219,7 +245,9 @@ impl Store {
     /// # Errors
     /// Fails if the database does.
     pub async fn caches_of(&self, user_id: &str) -> Result<Vec<Cache>, StoreError> {
-        Ok(read!(self, pool => sqlx::query_as(LIVE_CACHES).bind(user_id).fetch_all(pool).await)?)
+        let sql = LIVE_CACHES;
+        let rows = read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(user_id).bind(QUERIED_MAX))?;
+        complete("caches", rows)
     }
 
     /// A user's oldest cache.
@@ -227,7 +255,9 @@ impl Store {
     /// # Errors
     /// Fails if the database does.
     pub async fn first_cache_of(&self, user_id: &str) -> Result<Option<Cache>, StoreError> {
-        Ok(self.caches_of(user_id).await?.into_iter().next())
+        Ok(
+            read!(self, pool => sqlx::query_as(LIVE_CACHES).bind(user_id).bind(1_i64).fetch_optional(pool).await)?,
+        )
     }
 
     /// A cache by id.

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use crate::audit::note;
 use crate::db::{read, write};
 use crate::keys::{hex, unhex};
+use crate::rows::{SHORT_ROW_BYTES_MAX, read_rows};
 use crate::{Store, StoreError, Timestamp, TokenId, now};
 
 /// Unexpired certificates that a token may have.
@@ -142,8 +143,10 @@ impl Store {
     /// Fails if the database does.
     pub async fn certificates_of(&self, token: &TokenId) -> Result<Vec<CertificateRow>, StoreError> {
         let sql = "SELECT fingerprint, token_id, created_at, not_after FROM certificates \
-                   WHERE token_id = $1 ORDER BY created_at, fingerprint";
-        Ok(read!(self, pool => sqlx::query_as(sql).bind(token.as_str()).fetch_all(pool).await)?)
+                   WHERE token_id = $1 ORDER BY created_at, fingerprint LIMIT $2";
+        read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(token.as_str()).bind(PER_TOKEN_MAX))?
+            .into_iter()
+            .collect()
     }
 
     /// The token of the certificate with that fingerprint, and when the certificate expires.

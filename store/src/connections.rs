@@ -5,11 +5,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use sqlx::FromRow as _;
-
 use crate::audit::note;
 use crate::db::{read, write, write_unversioned};
-use crate::rows::readable;
+use crate::rows::{SHORT_ROW_BYTES_MAX, read_rows, readable};
 use crate::{Store, StoreError, Timestamp, now};
 
 /// Requests older than this are ignored.
@@ -18,6 +16,10 @@ const REQUEST_AGE_MAX: Duration = Duration::from_secs(60);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a viewer checks for replies.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Connections that are read of all lists of an instance together; a proxy writes at most 1,000.
+const LISTED_MAX: i64 = 10_000;
+/// Requests that a proxy, and lists that a viewer reads at once.
+const REQUESTS_MAX: i64 = 1000;
 /// Bytes of a proxy's id: a host name, a port and a process id.
 const PROXY_ID_MAX: usize = 128;
 
@@ -225,9 +227,14 @@ impl Store {
         instance_id: &str,
         requested_at: Timestamp,
     ) -> Result<usize, StoreError> {
-        let sql = "SELECT proxy_id FROM connection_lists WHERE instance_id = $1 AND requested_at >= $2";
-        let answered: Vec<String> = read!(self, pool => sqlx::query_scalar(sql).bind(instance_id)
-            .bind(requested_at).fetch_all(pool).await)?;
+        let sql =
+            "SELECT proxy_id FROM connection_lists WHERE instance_id = $1 AND requested_at >= $2 LIMIT $3";
+        let answered: Vec<Result<(String,), StoreError>> = read_rows!(
+            self,
+            SHORT_ROW_BYTES_MAX,
+            sqlx::query(sql).bind(instance_id).bind(requested_at).bind(REQUESTS_MAX)
+        )?;
+        let answered: Vec<String> = answered.into_iter().flatten().map(|(id,)| id).collect();
         let running = self.proxies().await?.into_iter().filter(|proxy| !proxy.is_gone(now()));
         Ok(running.filter(|proxy| !answered.contains(&proxy.id)).count())
     }
@@ -241,9 +248,13 @@ impl Store {
         let sql = "SELECT c.proxy_id, c.number, c.since, c.token_id, c.source, c.protocol, c.tls, c.operations \
                    FROM live_connections c JOIN connection_lists l \
                    ON l.instance_id = c.instance_id AND l.proxy_id = c.proxy_id \
-                   WHERE c.instance_id = $1 AND l.requested_at >= $2 ORDER BY c.since, c.proxy_id, c.number";
-        let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).bind(instance_id).bind(requested_at)
-            .fetch_all(pool).await)?;
+                   WHERE c.instance_id = $1 AND l.requested_at >= $2 ORDER BY c.since, c.proxy_id, c.number LIMIT $3";
+        let rows: Vec<Result<Row, StoreError>> = read_rows!(
+            self,
+            SHORT_ROW_BYTES_MAX,
+            sqlx::query(sql).bind(instance_id).bind(requested_at).bind(LISTED_MAX)
+        )?;
+        let rows: Vec<Row> = rows.into_iter().collect::<Result<_, StoreError>>()?;
         let sql = "SELECT CAST(COALESCE(SUM(total), 0) AS BIGINT) FROM connection_lists \
                    WHERE instance_id = $1 AND requested_at >= $2";
         let total = read!(self, pool => sqlx::query_scalar(sql).bind(instance_id).bind(requested_at)
@@ -262,11 +273,11 @@ impl Store {
     /// # Errors
     /// Fails if the database does.
     pub async fn connection_requests(&self) -> Result<Vec<ListRequest>, StoreError> {
-        let sql = "SELECT instance_id, requested_at FROM connection_requests WHERE requested_at > $1";
+        let sql = "SELECT instance_id, requested_at FROM connection_requests WHERE requested_at > $1 \
+                   ORDER BY requested_at LIMIT $2";
         let since = now().saturating_sub(REQUEST_AGE_MAX);
-        let rows: Vec<Result<ListRequest, sqlx::Error>> = read!(self, pool => sqlx::query(sql)
-            .bind(since).map(|row| ListRequest::from_row(&row)).fetch_all(pool).await)?;
-        Ok(readable("connection requests", rows.into_iter().map(|row| Ok(row?))))
+        let rows = read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(since).bind(REQUESTS_MAX))?;
+        Ok(readable("connection requests", rows))
     }
 
     /// Replaces a proxy's list with its reply to `request`: some of its `total` connections.
@@ -315,11 +326,11 @@ impl Store {
     /// Fails if the database does.
     pub async fn pending_closes(&self, proxy_id: &str) -> Result<Vec<(String, ConnectionId)>, StoreError> {
         let sql = "SELECT instance_id, number, since FROM connection_closes \
-                   WHERE proxy_id = $1 AND closed_at IS NULL";
+                   WHERE proxy_id = $1 AND closed_at IS NULL LIMIT $2";
         type Row = (String, i64, Timestamp);
-        let rows: Vec<Result<Row, sqlx::Error>> = read!(self, pool => sqlx::query(sql)
-            .bind(proxy_id).map(|row| Row::from_row(&row)).fetch_all(pool).await)?;
-        let rows = readable("requests to close connections", rows.into_iter().map(|row| Ok(row?)));
+        let rows: Vec<Result<Row, StoreError>> =
+            read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(proxy_id).bind(REQUESTS_MAX))?;
+        let rows = readable("requests to close connections", rows);
         let id = |number, since| ConnectionId { proxy: proxy_id.to_owned(), number, since };
         Ok(rows.into_iter().map(|(instance, number, since)| (instance, id(number, since))).collect())
     }

@@ -6,7 +6,8 @@ pub use cause::DenialCause;
 
 use std::time::Duration;
 
-use crate::db::{read, write_unversioned};
+use crate::db::write_unversioned;
+use crate::rows::{SHORT_ROW_BYTES_MAX, read_rows};
 use crate::{Store, StoreError, Timestamp, now};
 
 /// Rows that are kept per token and cause: the newest.
@@ -117,9 +118,7 @@ impl Store {
     pub async fn denials_of(&self, token_id: &str) -> Result<Vec<DenialRecord>, StoreError> {
         let sql = "SELECT token_id, cause, source, detail, protocol, tls, count, first_at, last_at \
                    FROM denials WHERE token_id = $1 ORDER BY last_at DESC, cause, source, detail LIMIT $2";
-        let rows: Vec<Row> =
-            read!(self, pool => sqlx::query_as(sql).bind(token_id).bind(LISTED_MAX).fetch_all(pool).await)?;
-        Ok(rows.into_iter().filter_map(Row::into_denial).collect())
+        self.read_denials(sql, token_id).await
     }
 
     /// The denials of all tokens of a cache, newest first, at most 50.
@@ -130,8 +129,12 @@ impl Store {
         let sql = "SELECT r.token_id, r.cause, r.source, r.detail, r.protocol, r.tls, r.count, r.first_at, r.last_at \
                    FROM denials r JOIN tokens t ON t.id = r.token_id WHERE t.cache_id = $1 \
                    ORDER BY r.last_at DESC, r.token_id, r.cause, r.source, r.detail LIMIT $2";
-        let rows: Vec<Row> =
-            read!(self, pool => sqlx::query_as(sql).bind(cache_id).bind(LISTED_MAX).fetch_all(pool).await)?;
+        self.read_denials(sql, cache_id).await
+    }
+
+    async fn read_denials(&self, sql: &'static str, id: &str) -> Result<Vec<DenialRecord>, StoreError> {
+        let rows = read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(id).bind(LISTED_MAX))?;
+        let rows: Vec<Row> = rows.into_iter().collect::<Result<_, StoreError>>()?;
         Ok(rows.into_iter().filter_map(Row::into_denial).collect())
     }
 }

@@ -6,11 +6,10 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use sqlx::FromRow;
 use sqlx::postgres::PgListener;
 
 use crate::db::{Db, read};
-use crate::rows::{LISTED_MAX, QUERIED_MAX, readable};
+use crate::rows::{LISTED_MAX, QUERIED_MAX, SHORT_ROW_BYTES_MAX, read_rows, readable};
 use crate::{Fingerprint, Store, StoreError, TokenId};
 
 const CHANNEL: &str = "memgate_revision";
@@ -55,8 +54,8 @@ const CHANGED_CACHES: &str = "SELECT id FROM caches WHERE revision > $1 \
 /// Reads up to a number of ids of rows that changed after a revision.
 macro_rules! ids {
     ($store:expr, $sql:expr, $after:expr, $limit:expr) => {{
-        let ids: Vec<Result<(String,), sqlx::Error>> = read!($store, pool => sqlx::query($sql)
-            .bind($after).bind($limit).map(|row| FromRow::from_row(&row)).fetch_all(pool).await)?;
+        let ids: Vec<Result<(String,), StoreError>> =
+            read_rows!($store, SHORT_ROW_BYTES_MAX, sqlx::query($sql).bind($after).bind($limit))?;
         readable("changes", ids.into_iter().map(|id| Ok(id?.0)))
     }};
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::db::read;
+use crate::rows::{LISTED_MAX, QUERIED_MAX, ROW_BYTES_MAX, read_row, read_rows};
 use crate::token::{Permissions, ScramKeys, TokenId, TokenSecret};
 use crate::tokens::{TokenColumns, token_columns};
 use crate::{Store, StoreError, TokenKey, UserState, token};
@@ -162,19 +162,22 @@ impl Store {
     pub async fn grant(&self, token: &TokenId) -> Result<Option<Grant>, StoreError> {
         let read_at = self.revision().await?;
         let sql = select_grants!("WHERE t.id = $1");
-        let row: Option<Row> =
-            read!(self, pool => sqlx::query_as(sql).bind(token.as_str()).fetch_optional(pool).await)?;
-        row.map(|row| row.into_grant(*token, read_at)).transpose()
+        let row: Option<Result<Row, StoreError>> =
+            read_row!(self, ROW_BYTES_MAX, sqlx::query(sql).bind(token.as_str()))?;
+        row.map(|row| row?.into_grant(*token, read_at)).transpose()
     }
 
     /// Reads the grants of a cache's tokens that aren't revoked. An invalid one is left out.
     ///
     /// # Errors
-    /// `Corrupt` if a column of one is invalid.
+    /// `TooMany("grants")`.
     pub async fn grants_of_cache(&self, cache_id: &str) -> Result<Vec<Grant>, StoreError> {
         let read_at = self.revision().await?;
-        let sql = select_grants!("WHERE t.cache_id = $1 AND t.revoked_at IS NULL");
-        let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).bind(cache_id).fetch_all(pool).await)?;
+        let sql = select_grants!("WHERE t.cache_id = $1 AND t.revoked_at IS NULL LIMIT $2");
+        let rows = read_rows!(self, ROW_BYTES_MAX, sqlx::query(sql).bind(cache_id).bind(QUERIED_MAX))?;
+        if rows.len() > LISTED_MAX {
+            return Err(StoreError::TooMany("grants"));
+        }
         Ok(valid(rows, read_at))
     }
 
@@ -182,21 +185,21 @@ impl Store {
     /// users are active. An invalid one is left out.
     ///
     /// # Errors
-    /// `Corrupt` if a column of one is invalid.
+    /// Fails if the database does.
     pub async fn active_grants(&self, after: Option<&TokenId>, limit: i64) -> Result<Vec<Grant>, StoreError> {
         let read_at = self.revision().await?;
         let sql = select_grants!(
             "WHERE t.id > $1 AND t.revoked_at IS NULL AND u.state = 'active' ORDER BY t.id LIMIT $2"
         );
         let after = after.map_or("", TokenId::as_str);
-        let rows: Vec<Row> =
-            read!(self, pool => sqlx::query_as(sql).bind(after).bind(limit).fetch_all(pool).await)?;
+        let rows = read_rows!(self, ROW_BYTES_MAX, sqlx::query(sql).bind(after).bind(limit))?;
         Ok(valid(rows, read_at))
     }
 }
 
-fn valid(rows: Vec<Row>, read_at: i64) -> Vec<Grant> {
-    let grant = |row: Row| {
+fn valid(rows: Vec<Result<Row, StoreError>>, read_at: i64) -> Vec<Grant> {
+    let grant = |row: Result<Row, StoreError>| {
+        let row = row.ok()?;
         let token = TokenId::parse(&row.token.id)?;
         row.into_grant(token, read_at).ok()
     };

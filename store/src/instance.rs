@@ -2,11 +2,9 @@
 
 mod state;
 
-use sqlx::FromRow;
-
-use crate::db::{read, write};
+use crate::db::write;
 use crate::route::{Route, RouteColumns};
-use crate::rows::{LISTED_MAX, QUERIED_MAX, readable};
+use crate::rows::{LISTED_MAX, QUERIED_MAX, SHORT_ROW_BYTES_MAX, read_row, read_rows, readable};
 use crate::{Store, StoreError, Timestamp};
 
 pub use state::InstanceState;
@@ -44,8 +42,6 @@ pub struct Instance {
     pub cache: String,
     /// The cache's user.
     pub user_id: String,
-    /// The user's e-mail address.
-    pub email: String,
     /// memcached's `-m`, in MiB.
     pub memory_mb: i64,
     /// Client connections.
@@ -82,7 +78,6 @@ struct Row {
     cache_id: String,
     cache: String,
     user_id: String,
-    email: String,
     memory_mb: i64,
     connections: i64,
     item_size_max: i64,
@@ -107,7 +102,6 @@ impl TryFrom<Row> for Instance {
             cache_id: row.cache_id,
             cache: row.cache,
             user_id: row.user_id,
-            email: row.email,
             memory_mb: row.memory_mb,
             connections: row.connections,
             item_size_max: row.item_size_max,
@@ -118,13 +112,14 @@ impl TryFrom<Row> for Instance {
     }
 }
 
-/// `i.` is the instance, `c.` its cache, `u.` its user, `r.` its route if there is one.
+/// `i.` is the instance, `c.` its cache, `r.` its route if there is one. Nothing is read of the user, whose row could be
+/// joined with very many.
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "SELECT i.id, i.cache_id, c.name AS cache, c.user_id, u.email, i.memory_mb, i.connections, ",
+            "SELECT i.id, i.cache_id, c.name AS cache, c.user_id, i.memory_mb, i.connections, ",
             "i.item_size_max, i.desired, i.created_at, r.state, r.generation, r.address, r.container, r.version, r.message, r.changed_at ",
-            "FROM instances i JOIN caches c ON c.id = i.cache_id JOIN users u ON u.id = c.user_id ",
+            "FROM instances i JOIN caches c ON c.id = i.cache_id ",
             "LEFT JOIN routes r ON r.instance_id = i.id ",
             $rest
         )
@@ -140,8 +135,8 @@ impl Store {
     pub async fn instances(&self) -> Result<Vec<Instance>, StoreError> {
         let sql = select!("ORDER BY i.created_at, i.id LIMIT $1");
         let limit = i64::try_from(LISTED_MAX).unwrap_or(i64::MAX);
-        let rows: Vec<Result<Row, sqlx::Error>> = read!(self, pool => sqlx::query(sql)
-            .bind(limit).map(|row| Row::from_row(&row)).fetch_all(pool).await)?;
+        let rows: Vec<Result<Row, StoreError>> =
+            read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(limit))?;
         Ok(readable("instances", rows.into_iter().map(|row| Instance::try_from(row?))))
     }
 
@@ -151,8 +146,7 @@ impl Store {
     /// `Corrupt` if the row is invalid.
     pub async fn instance(&self, id: &str) -> Result<Option<Instance>, StoreError> {
         let sql = select!("WHERE i.id = $1");
-        let row: Option<Row> = read!(self, pool => sqlx::query_as(sql).bind(id).fetch_optional(pool).await)?;
-        let instance = row.map(Instance::try_from).transpose()?;
+        let instance = self.read_instance(sql, id).await?;
         // An id is compared as the table says, which another process may have changed.
         let is_other = instance.as_ref().is_some_and(|instance| instance.id != id);
         if is_other { Err(StoreError::Corrupt("instance id")) } else { Ok(instance) }
@@ -164,8 +158,8 @@ impl Store {
     /// `TooMany("instances")`: then nobody knows which containers are orphans.
     pub async fn instance_ids(&self) -> Result<Vec<String>, StoreError> {
         let sql = "SELECT CAST(id AS TEXT) FROM instances LIMIT $1";
-        let ids: Vec<Result<(String,), sqlx::Error>> = read!(self, pool => sqlx::query(sql)
-            .bind(QUERIED_MAX).map(|row| FromRow::from_row(&row)).fetch_all(pool).await)?;
+        let ids: Vec<Result<(String,), StoreError>> =
+            read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(QUERIED_MAX))?;
         if ids.len() > LISTED_MAX {
             return Err(StoreError::TooMany("instances"));
         }
@@ -188,10 +182,7 @@ impl Store {
     /// # Errors
     /// `Corrupt` if the row is invalid.
     pub async fn instance_of_cache(&self, cache_id: &str) -> Result<Option<Instance>, StoreError> {
-        let sql = select!("WHERE i.cache_id = $1");
-        let row: Option<Row> =
-            read!(self, pool => sqlx::query_as(sql).bind(cache_id).fetch_optional(pool).await)?;
-        row.map(Instance::try_from).transpose()
+        self.read_instance(select!("WHERE i.cache_id = $1"), cache_id).await
     }
 
     /// The instance of a user's oldest cache.
@@ -201,8 +192,12 @@ impl Store {
     pub async fn first_instance_of(&self, user_id: &str) -> Result<Option<Instance>, StoreError> {
         let sql =
             select!("WHERE c.user_id = $1 AND c.deleted_at IS NULL ORDER BY c.created_at, c.id LIMIT 1");
-        let row: Option<Row> =
-            read!(self, pool => sqlx::query_as(sql).bind(user_id).fetch_optional(pool).await)?;
-        row.map(Instance::try_from).transpose()
+        self.read_instance(sql, user_id).await
+    }
+
+    async fn read_instance(&self, sql: &'static str, id: &str) -> Result<Option<Instance>, StoreError> {
+        let row: Option<Result<Row, StoreError>> =
+            read_row!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(id))?;
+        row.map(|row| Instance::try_from(row?)).transpose()
     }
 }

@@ -5,7 +5,8 @@ mod kind;
 
 use std::time::Duration;
 
-use crate::db::{read, write_unversioned};
+use crate::db::write_unversioned;
+use crate::rows::{ROW_BYTES_MAX, read_rows};
 use crate::{Store, StoreError, Timestamp, now};
 
 pub use kind::{EventAction, EventCause};
@@ -144,8 +145,8 @@ impl Store {
     ) -> Result<Vec<InstanceEvent>, StoreError> {
         let sql = "SELECT cause, action, contents_lost, detail, count, first_at, last_at FROM instance_events \
                    WHERE instance_id = $1 ORDER BY number DESC LIMIT $2";
-        let rows: Vec<Row> =
-            read!(self, pool => sqlx::query_as(sql).bind(instance_id).bind(limit).fetch_all(pool).await)?;
+        let rows = read_rows!(self, ROW_BYTES_MAX, sqlx::query(sql).bind(instance_id).bind(limit))?;
+        let rows: Vec<Row> = rows.into_iter().collect::<Result<_, StoreError>>()?;
         Ok(rows.into_iter().filter_map(Row::into_event).collect())
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::audit::note;
 use crate::db::{read, write};
+use crate::rows::{ROW_BYTES_MAX, read_rows};
 use crate::token::{self, Token, TokenId};
 use crate::{Store, StoreError, Timestamp, TokenKey, now};
 
@@ -102,9 +103,9 @@ impl Store {
         let sql = "SELECT l.token_id, t.name, l.at, l.url, l.source FROM tokens t \
                    JOIN leaks l ON l.token_id = t.id JOIN caches c ON c.id = t.cache_id \
                    WHERE c.user_id = $1 AND l.dismissed_at IS NULL ORDER BY l.at, l.token_id LIMIT $2";
-        Ok(
-            read!(self, pool => sqlx::query_as(sql).bind(user_id).bind(OPEN_LISTED_MAX).fetch_all(pool).await)?,
-        )
+        read_rows!(self, ROW_BYTES_MAX, sqlx::query(sql).bind(user_id).bind(OPEN_LISTED_MAX))?
+            .into_iter()
+            .collect()
     }
 
     /// A user's leaked tokens, with dismissed reports too: the newest 200, oldest first.
@@ -115,8 +116,8 @@ impl Store {
         let sql = "SELECT l.token_id, t.name, l.at, l.url, l.source FROM tokens t \
                    JOIN leaks l ON l.token_id = t.id JOIN caches c ON c.id = t.cache_id \
                    WHERE c.user_id = $1 ORDER BY l.at DESC, l.token_id DESC LIMIT $2";
-        let mut leaks: Vec<Leak> = read!(self, pool => sqlx::query_as(sql).bind(user_id).bind(LISTED_MAX)
-            .fetch_all(pool).await)?;
+        let rows = read_rows!(self, ROW_BYTES_MAX, sqlx::query(sql).bind(user_id).bind(LISTED_MAX))?;
+        let mut leaks: Vec<Leak> = rows.into_iter().collect::<Result<_, StoreError>>()?;
         leaks.reverse();
         Ok(leaks)
     }

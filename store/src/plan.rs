@@ -1,10 +1,8 @@
 //! Plans: resource limits of a cache. Written by operators.
 
-use sqlx::FromRow as _;
-
 use crate::audit::note;
 use crate::db::{read, write};
-use crate::rows::readable;
+use crate::rows::{LISTED_MAX, QUERIED_MAX, SHORT_ROW_BYTES_MAX, complete, read_rows, readable};
 use crate::{Store, StoreError};
 
 /// Resource limits of a cache.
@@ -52,22 +50,21 @@ const FORGET: [&str; 2] = [
 const OTHER_SIZE: &str = "SELECT c.id FROM caches c JOIN plans p ON p.name = c.plan \
      JOIN instances i ON i.cache_id = c.id WHERE p.name = $1 AND c.deleted_at IS NULL \
      AND (i.memory_mb <> p.memory_mb OR i.connections <> p.connections OR i.item_size_max <> p.item_size_max) \
-     ORDER BY c.created_at, c.id";
+     ORDER BY c.created_at, c.id LIMIT $2";
 
 pub(crate) const BY_NAME: &str = "SELECT name, memory_mb, connections, item_size_max, operations_per_second, \
                        bytes_per_second FROM plans WHERE name = $1";
 
 impl Store {
-    /// All plans, ordered by name. Invalid rows are logged and skipped.
+    /// All plans, ordered by name, the first 20,000 at most. Invalid rows are logged and skipped.
     ///
     /// # Errors
     /// Fails if the database does.
     pub async fn plans(&self) -> Result<Vec<Plan>, StoreError> {
         let sql = "SELECT name, memory_mb, connections, item_size_max, operations_per_second, \
-                   bytes_per_second FROM plans ORDER BY name";
-        let rows: Vec<Result<Plan, sqlx::Error>> =
-            read!(self, pool => sqlx::query(sql).map(|row| Plan::from_row(&row)).fetch_all(pool).await)?;
-        Ok(readable("plans", rows.into_iter().map(|row| Ok(row?))))
+                   bytes_per_second FROM plans ORDER BY name LIMIT $1";
+        let limit = i64::try_from(LISTED_MAX).unwrap_or(i64::MAX);
+        Ok(readable("plans", read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(limit))?))
     }
 
     /// A plan by name.
@@ -147,8 +144,10 @@ impl Store {
     /// were created before the plan, or their plan, was changed.
     ///
     /// # Errors
-    /// Fails if the database does.
+    /// `TooMany("caches")`.
     pub async fn caches_of_other_size(&self, plan: &str) -> Result<Vec<String>, StoreError> {
-        Ok(read!(self, pool => sqlx::query_scalar(OTHER_SIZE).bind(plan).fetch_all(pool).await)?)
+        let rows: Vec<Result<(String,), StoreError>> =
+            read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(OTHER_SIZE).bind(plan).bind(QUERIED_MAX))?;
+        Ok(complete("caches", rows)?.into_iter().map(|(id,)| id).collect())
     }
 }

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use sqlx::FromRow as _;
-
 use crate::db::{read, write_unversioned};
-use crate::rows::readable;
+use crate::rows::{SHORT_ROW_BYTES_MAX, read_rows, readable};
 use crate::{Store, StoreError, Timestamp, TokenId, now};
 
 /// A proxy without a heartbeat for this long is silent: it was killed, or can't write the store. Heartbeats come every second.
@@ -16,6 +14,9 @@ const GONE_AFTER: Duration = Duration::from_secs(60);
 const FORGOTTEN_AFTER: Duration = Duration::from_hours(24);
 /// Older lists of connections are deleted: a killed proxy left them. Running proxies delete their own sooner.
 const LIST_FORGOTTEN_AFTER: Duration = Duration::from_mins(10);
+
+/// Proxies that are listed: pages read them while they wait for a list of connections.
+const LISTED_MAX: i64 = 1000;
 
 /// A proxy's last heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
@@ -104,15 +105,17 @@ impl Store {
         Ok(())
     }
 
-    /// The proxies of the last day, those that are gone too, ordered by name.
+    /// The proxies of the last day, those that are gone too, ordered by name: the 1,000 that were seen last.
     ///
     /// # Errors
     /// Fails if the database does.
     pub async fn proxies(&self) -> Result<Vec<Proxy>, StoreError> {
-        let sql = "SELECT id, name, version, started_at, seen_at, applied FROM proxies ORDER BY name, id";
-        let rows: Vec<Result<Proxy, sqlx::Error>> =
-            read!(self, pool => sqlx::query(sql).map(|row| Proxy::from_row(&row)).fetch_all(pool).await)?;
-        Ok(readable("proxies", rows.into_iter().map(|row| Ok(row?))))
+        let sql = "SELECT id, name, version, started_at, seen_at, applied FROM proxies \
+                   ORDER BY seen_at DESC, id LIMIT $1";
+        let rows = read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(LISTED_MAX))?;
+        let mut proxies: Vec<Proxy> = readable("proxies", rows);
+        proxies.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        Ok(proxies)
     }
 
     /// Which proxies have applied the last change of a token, its cache or its user.

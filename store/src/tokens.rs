@@ -195,28 +195,6 @@ impl Store {
         Ok(())
     }
 
-    /// The tokens of a cache, oldest first, revoked and expired ones too.
-    ///
-    /// # Errors
-    /// Fails if the database does.
-    pub async fn tokens_of_cache(&self, cache_id: &str) -> Result<Vec<TokenRow>, StoreError> {
-        let sql = select!("WHERE t.cache_id = $1 ORDER BY t.created_at, t.id");
-        let rows: Vec<TokenColumns> =
-            read!(self, pool => sqlx::query_as(sql).bind(cache_id).fetch_all(pool).await)?;
-        Ok(rows.into_iter().map(TokenRow::from).collect())
-    }
-
-    /// The tokens of all caches of a user that aren't deleted, oldest first, revoked and expired ones too.
-    ///
-    /// # Errors
-    /// Fails if the database does.
-    pub async fn tokens_of_user(&self, user_id: &str) -> Result<Vec<TokenRow>, StoreError> {
-        let sql = select!("WHERE c.user_id = $1 AND c.deleted_at IS NULL ORDER BY t.created_at, t.id");
-        let rows: Vec<TokenColumns> =
-            read!(self, pool => sqlx::query_as(sql).bind(user_id).fetch_all(pool).await)?;
-        Ok(rows.into_iter().map(TokenRow::from).collect())
-    }
-
     /// A token by its public id.
     ///
     /// # Errors

@@ -8,6 +8,9 @@ use crate::{Store, StoreError, now};
 /// A proxy that hasn't written for this long is gone, and its connections with it.
 const PROXY_GONE_AFTER: Duration = Duration::from_secs(60);
 
+/// Buckets of a histogram that are read. A proxy has a fraction of them.
+const BUCKETS_MAX: i64 = 1000;
+
 /// Numbers of operations, errors and bytes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
 pub struct Usage {
@@ -106,8 +109,10 @@ impl Store {
     /// # Errors
     /// Fails if the database does.
     pub async fn latency(&self, instance_id: &str) -> Result<Vec<(i64, i64)>, StoreError> {
-        let sql = "SELECT le_us, requests FROM usage_latency WHERE instance_id = $1 ORDER BY le_us";
-        Ok(read!(self, pool => sqlx::query_as(sql).bind(instance_id).fetch_all(pool).await)?)
+        let sql = "SELECT le_us, requests FROM usage_latency WHERE instance_id = $1 ORDER BY le_us LIMIT $2";
+        Ok(
+            read!(self, pool => sqlx::query_as(sql).bind(instance_id).bind(BUCKETS_MAX).fetch_all(pool).await)?,
+        )
     }
 
     /// Open connections of an instance, of all proxies together.

@@ -5,13 +5,11 @@ mod state;
 
 use std::fmt;
 
-use sqlx::FromRow as _;
-
 use crate::audit::note;
 use crate::cache::insert_cache;
 use crate::db::{read, write};
 use crate::plan::{self, Plan};
-use crate::rows::readable;
+use crate::rows::{LISTED_MAX, SHORT_ROW_BYTES_MAX, read_row, read_rows, readable};
 use crate::tokens::{NewToken, insert_token};
 use crate::{Cache, CacheName, DesiredState, Store, StoreError, Timestamp, id, now};
 
@@ -135,14 +133,15 @@ impl Store {
         room.check(read!(self, pool => sqlx::query_as(room::COUNT).bind(room.region).fetch_one(pool).await)?)
     }
 
-    /// All users that aren't deleted, ordered by e-mail address. Invalid rows are logged and skipped.
+    /// All users that aren't deleted, ordered by e-mail address, the first 20,000 at most. Invalid rows are logged and skipped.
     ///
     /// # Errors
     /// Fails if the database does.
     pub async fn users(&self) -> Result<Vec<User>, StoreError> {
-        let sql = "SELECT id, email, plan, is_admin, state, created_at FROM users WHERE deleted_at IS NULL ORDER BY email";
-        let rows: Vec<Result<Row, sqlx::Error>> =
-            read!(self, pool => sqlx::query(sql).map(|row| Row::from_row(&row)).fetch_all(pool).await)?;
+        let sql = "SELECT id, email, plan, is_admin, state, created_at FROM users WHERE deleted_at IS NULL ORDER BY email LIMIT $1";
+        let limit = i64::try_from(LISTED_MAX).unwrap_or(i64::MAX);
+        let rows: Vec<Result<Row, StoreError>> =
+            read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(limit))?;
         Ok(readable("users", rows.into_iter().map(|row| User::try_from(row?))))
     }
 
@@ -152,9 +151,7 @@ impl Store {
     /// `Corrupt` if the row is invalid.
     pub async fn user_by_email(&self, email: &str) -> Result<Option<User>, StoreError> {
         let sql = "SELECT id, email, plan, is_admin, state, created_at FROM users WHERE email = $1 AND deleted_at IS NULL";
-        let row: Option<Row> = read!(self, pool => sqlx::query_as(sql)
-            .bind(email.to_lowercase()).fetch_optional(pool).await)?;
-        row.map(User::try_from).transpose()
+        self.read_user(sql, &email.to_lowercase()).await
     }
 
     /// A user by id.
@@ -163,8 +160,13 @@ impl Store {
     /// `Corrupt` if the row is invalid.
     pub async fn user(&self, id: &str) -> Result<Option<User>, StoreError> {
         let sql = "SELECT id, email, plan, is_admin, state, created_at FROM users WHERE id = $1 AND deleted_at IS NULL";
-        let row: Option<Row> = read!(self, pool => sqlx::query_as(sql).bind(id).fetch_optional(pool).await)?;
-        row.map(User::try_from).transpose()
+        self.read_user(sql, id).await
+    }
+
+    async fn read_user(&self, sql: &'static str, key: &str) -> Result<Option<User>, StoreError> {
+        let row: Option<Result<Row, StoreError>> =
+            read_row!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(key))?;
+        row.map(|row| User::try_from(row?)).transpose()
     }
 
     /// A user's password hash in PHC form; `None` if the user can't sign in to the web UI.

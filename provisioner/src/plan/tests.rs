@@ -12,7 +12,6 @@ fn instance(desired: DesiredState, route: Option<Route>) -> Instance {
         cache_id: "cache".into(),
         cache: "default".into(),
         user_id: "user".into(),
-        email: "a@example.org".into(),
         memory_mb: 64,
         connections: 20_000,
         item_size_max: 1 << 20,

@@ -81,8 +81,7 @@ impl Grants {
                     self.mark_alive();
                     return Ok(());
                 }
-                // One of them is; the others must not be taken for it.
-                Err(StoreError::Corrupt(_)) => {}
+                Err(StoreError::TooMany(_)) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -1,6 +1,6 @@
 //! Entries of the audit log in words: e-mail addresses for ids of users, dates for milliseconds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use store::{AuditEntry, Store, Timestamp, TokenId};
 
@@ -18,13 +18,12 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Reads the names of all users, and of the caches and tokens that the entries are about.
+    /// Reads the names of the users, caches and tokens that the entries are about.
     ///
     /// # Errors
     /// If the store fails.
     pub(super) async fn read(store: &Store, entries: &[AuditEntry]) -> Result<Self, CliError> {
         let mut names = Self::default();
-        names.users.extend(store.users().await?.into_iter().map(|user| (user.id, user.email)));
         for entry in entries {
             let Some((kind, id)) = entry.subject.split_once(' ') else { continue };
             if names.owned.contains_key(id) {
@@ -37,7 +36,23 @@ impl Names {
             };
             names.owned.extend(owned.map(|owned| (id.to_owned(), owned)));
         }
+        for id in names.user_ids(entries) {
+            if let Some(user) = store.user(&id).await? {
+                names.users.insert(id, user.email);
+            }
+        }
         Ok(names)
+    }
+
+    /// The ids of users that the entries name, and of the owners of caches and tokens.
+    fn user_ids(&self, entries: &[AuditEntry]) -> HashSet<String> {
+        let owners = self.owned.values().map(|(user, _)| user.clone());
+        let texts = entries.iter().flat_map(|entry| [&entry.actor, &entry.subject, &entry.detail]);
+        let named = texts.flat_map(|text| {
+            let words = text.split(' ').zip(text.split(' ').skip(1));
+            words.filter(|(word, _)| *word == "user").map(|(_, id)| without_end(id).0.to_owned())
+        });
+        owners.chain(named).collect()
     }
 
     /// The entries as a table.
@@ -82,7 +97,7 @@ impl Names {
     fn detail(&self, detail: &str) -> String {
         let mut words: Vec<String> = Vec::new();
         for word in detail.split(' ') {
-            let (word, end) = word.split_at(word.trim_end_matches([',', ';', ')']).len());
+            let (word, end) = without_end(word);
             let known = match words.last().map(String::as_str) {
                 Some("until" | "at") => word.parse().ok().map(Timestamp::from_millis).map(utc),
                 Some("user") => self.users.get(word).cloned(),
@@ -92,6 +107,11 @@ impl Names {
         }
         words.join(" ")
     }
+}
+
+/// A word, and the punctuation behind it.
+fn without_end(word: &str) -> (&str, &str) {
+    word.split_at(word.trim_end_matches([',', ';', ')']).len())
 }
 
 #[cfg(test)]

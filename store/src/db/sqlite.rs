@@ -21,6 +21,7 @@ pub(crate) use self::refused::Refused;
 use super::renewable_pool::RenewablePool;
 use super::{ACQUIRE_TIMEOUT, BUSY_TIMEOUT, Db, INSTALLATION_ID, StoreOptions, schema};
 use crate::private_file;
+use crate::rows::{SHORT_ROW_BYTES_MAX, decode};
 use crate::{StoreError, error};
 
 /// The file's mode: the roles of one installation share a group. SQLite gives `-wal` and `-shm` the same mode.
@@ -121,12 +122,17 @@ fn pools(path: &Path, options: &StoreOptions) -> Pools {
 }
 
 async fn require_current(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
-    let applied = sqlx::query_as(schema::APPLIED).fetch_all(connection).await;
-    match applied {
+    let query = sqlx::query(schema::APPLIED).map(|row| decode(&row, SHORT_ROW_BYTES_MAX));
+    let applied = match query.fetch_all(connection).await {
         // SQLite looks into the file when it reads the first time.
-        Err(error) if !error::is_missing_table(&error) => Err(open_error(path, error)),
-        applied => schema::require_current(applied, &path.display().to_string()),
-    }
+        Err(error) if !error::is_missing_table(&error) => return Err(open_error(path, error)),
+        Err(error) => Err(error),
+        Ok(rows) => {
+            let rows: Result<Vec<schema::Applied>, StoreError> = rows.into_iter().collect();
+            Ok(rows.map_err(|_| StoreError::Corrupt("schema"))?)
+        }
+    };
+    schema::require_current(applied, &path.display().to_string())
 }
 
 /// Migrates within a transaction: sqlx takes no lock on SQLite, so two processes would both create the tables.

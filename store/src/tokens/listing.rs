@@ -5,10 +5,13 @@ use std::time::Duration;
 use super::{TokenColumns, TokenRow, token_columns};
 use crate::audit::note;
 use crate::db::{read, write};
+use crate::rows::{self, ROW_BYTES_MAX, read_rows};
 use crate::{Store, StoreError, now};
 
-/// Active tokens in a list. Only an operator's commands make more.
+/// Active tokens in a list of the web UI. Only an operator's commands make more.
 const ACTIVE_LISTED_MAX: i64 = 500;
+/// Active tokens in an operator's list, and as many of the others.
+const LISTED_MAX: i64 = 5000;
 /// A token is deleted this long after it was revoked or has expired. The audit log keeps that it existed.
 const KEPT_AFTER_END: Duration = Duration::from_hours(90 * 24);
 /// Tokens deleted in one transaction: others wait for it.
@@ -38,6 +41,43 @@ impl Store {
     /// # Errors
     /// Fails if the database does.
     pub async fn list_tokens(&self, cache_id: &str, inactive_max: i64) -> Result<ListedTokens, StoreError> {
+        self.read_tokens(cache_id, ACTIVE_LISTED_MAX, inactive_max).await
+    }
+
+    /// The tokens of a cache, oldest first, revoked and expired ones too: the 5,000 oldest active ones, and the 5,000
+    /// newest of the others.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn tokens_of_cache(&self, cache_id: &str) -> Result<Vec<TokenRow>, StoreError> {
+        let ListedTokens { active, inactive } = self.read_tokens(cache_id, LISTED_MAX, LISTED_MAX).await?;
+        let mut tokens: Vec<TokenRow> = active.into_iter().chain(inactive).collect();
+        sort(&mut tokens);
+        Ok(tokens)
+    }
+
+    /// The tokens of all caches of a user that aren't deleted, oldest first, each as [`Store::tokens_of_cache`] lists them.
+    ///
+    /// # Errors
+    /// `TooMany("tokens")`.
+    pub async fn tokens_of_user(&self, user_id: &str) -> Result<Vec<TokenRow>, StoreError> {
+        let mut tokens = Vec::new();
+        for cache in self.caches_of(user_id).await? {
+            tokens.extend(self.tokens_of_cache(&cache.id).await?);
+            if tokens.len() > rows::LISTED_MAX {
+                return Err(StoreError::TooMany("tokens"));
+            }
+        }
+        sort(&mut tokens);
+        Ok(tokens)
+    }
+
+    async fn read_tokens(
+        &self,
+        cache_id: &str,
+        active_max: i64,
+        inactive_max: i64,
+    ) -> Result<ListedTokens, StoreError> {
         let active = select!(
             "WHERE t.cache_id = $1 AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > $2) \
              ORDER BY t.created_at, t.id LIMIT $3"
@@ -47,11 +87,12 @@ impl Store {
              ORDER BY t.created_at DESC, t.id DESC LIMIT $3"
         );
         let list = async |sql: &'static str, max: i64| {
-            let rows: Result<Vec<TokenColumns>, sqlx::Error> = read!(self, pool => sqlx::query_as(sql)
-                .bind(cache_id).bind(now()).bind(max).fetch_all(pool).await);
-            Ok::<_, StoreError>(rows?.into_iter().map(TokenRow::from).collect())
+            let rows: Vec<Result<TokenColumns, StoreError>> =
+                read_rows!(self, ROW_BYTES_MAX, sqlx::query(sql).bind(cache_id).bind(now()).bind(max))?;
+            let rows = rows.into_iter().map(|row| Ok(TokenRow::from(row?)));
+            rows.collect::<Result<Vec<TokenRow>, StoreError>>()
         };
-        let active = list(active, ACTIVE_LISTED_MAX).await?;
+        let active = list(active, active_max).await?;
         Ok(ListedTokens { active, inactive: list(inactive, inactive_max).await? })
     }
 
@@ -87,4 +128,9 @@ impl Store {
         });
         Ok(ended.len())
     }
+}
+
+/// Oldest first.
+fn sort(tokens: &mut [TokenRow]) {
+    tokens.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
 }

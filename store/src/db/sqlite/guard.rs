@@ -14,9 +14,12 @@ use tokio::sync::OnceCell;
 use super::refused::Refused;
 use crate::StoreError;
 use crate::db::schema;
+use crate::rows::{ROW_BYTES_MAX, decode};
 
 /// What all connections of a process may allocate, in bytes: a planted value can have a gigabyte.
 const HEAP_BYTES_MAX: &str = "134217728";
+/// Rows that a statement reads ahead: long ones count against the same limit.
+const ROWS_AHEAD_MAX: usize = 8;
 /// CPU time of one use of a connection: a planted view can have rows without end. No statement of ours takes a tenth.
 const CPU_TIME_MAX: Duration = Duration::from_secs(5);
 /// Instructions of SQLite's virtual machine between two looks at the clock.
@@ -33,6 +36,7 @@ pub(super) fn limited(options: SqliteConnectOptions) -> SqliteConnectOptions {
         .pragma("trusted_schema", "OFF")
         .pragma("cell_size_check", "ON")
         .pragma("hard_heap_limit", HEAP_BYTES_MAX)
+        .row_buffer_size(ROWS_AHEAD_MAX)
 }
 
 /// Adds the checks of every connection to a pool, and those of every use of one. They leave in `refused` why they fail.
@@ -126,7 +130,10 @@ async fn objects(connection: &mut SqliteConnection) -> Result<BTreeSet<Object>, 
     let sql =
         "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_stat_' LIMIT $1";
     let limit = i64::try_from(OBJECTS_MAX).unwrap_or(i64::MAX);
-    let rows: Vec<Object> = sqlx::query_as(sql).bind(limit).fetch_all(connection).await?;
+    let rows: Vec<Result<Object, StoreError>> =
+        sqlx::query(sql).bind(limit).map(|row| decode(&row, ROW_BYTES_MAX)).fetch_all(connection).await?;
+    let rows = rows.into_iter().collect::<Result<Vec<Object>, StoreError>>();
+    let rows = rows.map_err(|_| StoreError::Corrupt("schema"))?;
     let comparable = |(kind, name, table, sql): Object| {
         let sql = sql.filter(|_| name != MIGRATIONS_TABLE);
         (kind, name, table, sql)
