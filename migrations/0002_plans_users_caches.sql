@@ -49,3 +49,6 @@ CREATE TABLE caches (
     UNIQUE (user_id, name)
 );
 CREATE INDEX caches_revision ON caches (revision);
+-- Followers find the caches of a changed plan.
+CREATE INDEX plans_revision ON plans (revision);
+CREATE INDEX caches_plan ON caches (plan);

@@ -27,7 +27,12 @@ CREATE TABLE tokens (
     revoked_at       BIGINT,
     revision         BIGINT NOT NULL
 );
-CREATE INDEX tokens_cache ON tokens (cache_id);
+-- Active tokens of a cache, however many others it has had: those that end after a time, and those without an end.
+CREATE INDEX tokens_active ON tokens (cache_id, (COALESCE(expires_at, 9223372036854775807))) WHERE revoked_at IS NULL;
+-- The newest tokens of a cache.
+CREATE INDEX tokens_cache ON tokens (cache_id, created_at, id);
+-- Tokens that ended long ago.
+CREATE INDEX tokens_ended ON tokens ((COALESCE(revoked_at, expires_at)));
 CREATE INDEX tokens_revision ON tokens (revision);
 
 -- Client certificates, each issued for a token. Written by the web UI and operators' commands.
@@ -45,6 +50,8 @@ CREATE INDEX certificates_revision ON certificates (revision);
 -- Tokens that were found in public and revoked for it. Written by the web UI.
 CREATE TABLE leaks (
     token_id     TEXT   PRIMARY KEY REFERENCES tokens (id),
+    -- The user of the token's cache.
+    user_id      TEXT   NOT NULL REFERENCES users (id),
     at           BIGINT NOT NULL,
     -- Where the token was found and in what kind of place, as its finder reported it.
     url          TEXT   NOT NULL,
@@ -52,3 +59,5 @@ CREATE TABLE leaks (
     -- When the user dismissed the report.
     dismissed_at BIGINT
 );
+CREATE INDEX leaks_user ON leaks (user_id, at, token_id);
+CREATE INDEX leaks_open ON leaks (user_id, at, token_id) WHERE dismissed_at IS NULL;

@@ -2,6 +2,8 @@
 -- each token and cause are kept. Never contains a secret. Unversioned.
 CREATE TABLE denials (
     token_id TEXT   NOT NULL REFERENCES tokens (id) ON DELETE CASCADE,
+    -- The token's cache.
+    cache_id TEXT   NOT NULL REFERENCES caches (id),
     cause    TEXT   NOT NULL,
     -- The client's IP address; '*' stands for many addresses.
     source   TEXT   NOT NULL,
@@ -16,6 +18,7 @@ CREATE TABLE denials (
     PRIMARY KEY (token_id, cause, source, detail)
 );
 CREATE INDEX denials_last_at ON denials (last_at);
+CREATE INDEX denials_cache ON denials (cache_id, last_at);
 
 -- Heartbeats. Each proxy writes its own row about every second. Unversioned.
 CREATE TABLE proxies (
@@ -30,12 +33,14 @@ CREATE TABLE proxies (
     -- The revision up to which this proxy has applied every change, to open connections too.
     applied    BIGINT NOT NULL
 );
+CREATE INDEX proxies_seen_at ON proxies (seen_at);
 
 -- Requests to list an instance's live connections. Written by the web UI and operators' commands. Unversioned.
 CREATE TABLE connection_requests (
     instance_id  TEXT   PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE,
     requested_at BIGINT NOT NULL
 );
+CREATE INDEX connection_requests_at ON connection_requests (requested_at);
 
 -- Each proxy's reply to the request of requested_at. Written by the proxies. Unversioned.
 CREATE TABLE connection_lists (

@@ -40,8 +40,7 @@ const FOLLOW_PLAN: &str =
     "UPDATE caches SET plan = $1, revision = $2 WHERE user_id = $3 AND plan = $4 AND deleted_at IS NULL";
 
 /// Statements that remove a user's personal data from all the user's caches, deleted ones too.
-const DELETE_LEAKS: &str = "DELETE FROM leaks WHERE token_id IN (SELECT t.id FROM tokens t \
-     JOIN caches c ON c.id = t.cache_id WHERE c.user_id = $1)";
+const DELETE_LEAKS: &str = "DELETE FROM leaks WHERE user_id = $1";
 const CLEAR_TOKENS: &str = "UPDATE tokens SET name = '', key_prefix = NULL, allow_from = NULL, revision = $1 \
      WHERE cache_id IN (SELECT id FROM caches WHERE user_id = $2)";
 const DELETE_SESSIONS: &str = "DELETE FROM sessions WHERE user_id = $1";

@@ -102,8 +102,7 @@ pub(crate) const REVOKED_AT_ONCE: i64 = 1000;
 pub(crate) const REVOKE_TOKENS: &str =
     "UPDATE tokens SET revoked_at = $1, revision = $2 WHERE cache_id = $3 AND revoked_at IS NULL";
 /// Denials contain clients' addresses.
-pub(crate) const DELETE_DENIALS: &str =
-    "DELETE FROM denials WHERE token_id IN (SELECT id FROM tokens WHERE cache_id = $1)";
+pub(crate) const DELETE_DENIALS: &str = "DELETE FROM denials WHERE cache_id = $1";
 pub(crate) const SET_DESIRED: &str = "UPDATE instances SET desired = $1, revision = $2 WHERE cache_id = $3";
 pub(crate) const DELETE: &str =
     "UPDATE caches SET name = $1, deleted_at = $2, revision = $3 WHERE id = $4 AND deleted_at IS NULL";

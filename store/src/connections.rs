@@ -264,6 +264,9 @@ impl Store {
     }
 }
 
+/// Requests after `$1`, the oldest `$2`.
+pub(crate) const REQUESTS: &str = "SELECT instance_id, requested_at FROM connection_requests WHERE requested_at > $1 \
+     ORDER BY requested_at LIMIT $2";
 const DELETE_LIST: &str = "DELETE FROM connection_lists WHERE instance_id = $1 AND proxy_id = $2";
 
 /// For proxies.
@@ -273,10 +276,9 @@ impl Store {
     /// # Errors
     /// Fails if the database does.
     pub async fn connection_requests(&self) -> Result<Vec<ListRequest>, StoreError> {
-        let sql = "SELECT instance_id, requested_at FROM connection_requests WHERE requested_at > $1 \
-                   ORDER BY requested_at LIMIT $2";
         let since = now().saturating_sub(REQUEST_AGE_MAX);
-        let rows = read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(since).bind(REQUESTS_MAX))?;
+        let rows =
+            read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(REQUESTS).bind(since).bind(REQUESTS_MAX))?;
         Ok(readable("connection requests", rows))
     }
 

@@ -3,7 +3,7 @@
 mod options;
 pub(crate) mod postgres;
 mod renewable_pool;
-mod schema;
+pub(crate) mod schema;
 mod sqlite;
 
 use std::fmt;

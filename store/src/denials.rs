@@ -75,14 +75,20 @@ impl Row {
     }
 }
 
-const ADD: &str = "INSERT INTO denials (token_id, cause, source, detail, protocol, tls, count, first_at, last_at) \
-     SELECT t.id, $2, $3, $4, $5, $6, $7, $8, $9 FROM tokens t JOIN caches c ON c.id = t.cache_id \
+const ADD: &str = "INSERT INTO denials (token_id, cache_id, cause, source, detail, protocol, tls, count, first_at, last_at) \
+     SELECT t.id, t.cache_id, $2, $3, $4, $5, $6, $7, $8, $9 FROM tokens t JOIN caches c ON c.id = t.cache_id \
      WHERE t.id = $1 AND c.deleted_at IS NULL \
      ON CONFLICT (token_id, cause, source, detail) DO UPDATE SET count = denials.count + excluded.count, \
      protocol = excluded.protocol, tls = excluded.tls, last_at = excluded.last_at";
 const DELETE_SURPLUS: &str = "DELETE FROM denials WHERE token_id = $1 AND cause = $2 AND (source, detail) NOT IN \
      (SELECT source, detail FROM denials WHERE token_id = $1 AND cause = $2 \
      ORDER BY last_at DESC, source, detail LIMIT $3)";
+/// The newest `$2` denials of the token `$1`.
+pub(crate) const OF_TOKEN: &str = "SELECT token_id, cause, source, detail, protocol, tls, count, first_at, last_at \
+     FROM denials WHERE token_id = $1 ORDER BY last_at DESC, cause, source, detail LIMIT $2";
+/// The newest `$2` denials of the cache `$1`.
+pub(crate) const OF_CACHE: &str = "SELECT token_id, cause, source, detail, protocol, tls, count, first_at, last_at \
+     FROM denials WHERE cache_id = $1 ORDER BY last_at DESC, token_id, cause, source, detail LIMIT $2";
 
 impl Store {
     /// Adds denials that a proxy has counted, and deletes the oldest of each token and cause. Ignores unknown tokens
@@ -116,9 +122,7 @@ impl Store {
     /// # Errors
     /// Fails if the database does.
     pub async fn denials_of(&self, token_id: &str) -> Result<Vec<DenialRecord>, StoreError> {
-        let sql = "SELECT token_id, cause, source, detail, protocol, tls, count, first_at, last_at \
-                   FROM denials WHERE token_id = $1 ORDER BY last_at DESC, cause, source, detail LIMIT $2";
-        self.read_denials(sql, token_id).await
+        self.read_denials(OF_TOKEN, token_id).await
     }
 
     /// The denials of all tokens of a cache, newest first, at most 50.
@@ -126,10 +130,7 @@ impl Store {
     /// # Errors
     /// Fails if the database does.
     pub async fn denials_of_cache(&self, cache_id: &str) -> Result<Vec<DenialRecord>, StoreError> {
-        let sql = "SELECT r.token_id, r.cause, r.source, r.detail, r.protocol, r.tls, r.count, r.first_at, r.last_at \
-                   FROM denials r JOIN tokens t ON t.id = r.token_id WHERE t.cache_id = $1 \
-                   ORDER BY r.last_at DESC, r.token_id, r.cause, r.source, r.detail LIMIT $2";
-        self.read_denials(sql, cache_id).await
+        self.read_denials(OF_CACHE, cache_id).await
     }
 
     async fn read_denials(&self, sql: &'static str, id: &str) -> Result<Vec<DenialRecord>, StoreError> {

@@ -42,9 +42,10 @@ pub struct Feed {
     only_caches: bool,
 }
 
-const CHANGED_TOKENS: &str = "SELECT id FROM tokens WHERE revision > $1 LIMIT $2";
-const CHANGED_CERTIFICATES: &str = "SELECT fingerprint FROM certificates WHERE revision > $1 LIMIT $2";
-const CHANGED_CACHES: &str = "SELECT id FROM caches WHERE revision > $1 \
+pub(crate) const CHANGED_TOKENS: &str = "SELECT id FROM tokens WHERE revision > $1 LIMIT $2";
+pub(crate) const CHANGED_CERTIFICATES: &str =
+    "SELECT fingerprint FROM certificates WHERE revision > $1 LIMIT $2";
+pub(crate) const CHANGED_CACHES: &str = "SELECT id FROM caches WHERE revision > $1 \
      UNION SELECT c.id FROM users u JOIN caches c ON c.user_id = u.id WHERE u.revision > $1 \
      UNION SELECT c.id FROM plans p JOIN caches c ON c.plan = p.name WHERE p.revision > $1 \
      UNION SELECT cache_id FROM instances WHERE revision > $1 \

@@ -1,11 +1,12 @@
 //! Grants: everything that a proxy must know about a token, in one read.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::rows::{LISTED_MAX, QUERIED_MAX, ROW_BYTES_MAX, read_row, read_rows};
 use crate::token::{Permissions, ScramKeys, TokenId, TokenSecret};
 use crate::tokens::{TokenColumns, token_columns};
-use crate::{Store, StoreError, TokenKey, UserState, token};
+use crate::{Store, StoreError, TokenKey, UserState, now, token};
 
 /// A token with its user, cache, instance and route.
 #[derive(Clone)]
@@ -154,6 +155,13 @@ macro_rules! select_grants {
     };
 }
 
+/// Tokens that have expired for less than this are read with those of their cache: clocks differ.
+const ENDED_READ: Duration = Duration::from_hours(1);
+/// Grants of the cache `$1` whose tokens aren't revoked and expire after `$2`, at most `$3`.
+pub(crate) const OF_CACHE: &str = select_grants!(
+    "WHERE t.cache_id = $1 AND t.revoked_at IS NULL AND COALESCE(t.expires_at, 9223372036854775807) > $2 LIMIT $3"
+);
+
 impl Store {
     /// Reads the grant of a token; `None` if there is no such token.
     ///
@@ -167,14 +175,17 @@ impl Store {
         row.map(|row| row?.into_grant(*token, read_at)).transpose()
     }
 
-    /// Reads the grants of a cache's tokens that aren't revoked. An invalid one is left out.
+    /// Reads the grants of a cache's tokens that aren't revoked, nor expired an hour ago. An invalid one is left out.
     ///
     /// # Errors
     /// `TooMany("grants")`.
     pub async fn grants_of_cache(&self, cache_id: &str) -> Result<Vec<Grant>, StoreError> {
         let read_at = self.revision().await?;
-        let sql = select_grants!("WHERE t.cache_id = $1 AND t.revoked_at IS NULL LIMIT $2");
-        let rows = read_rows!(self, ROW_BYTES_MAX, sqlx::query(sql).bind(cache_id).bind(QUERIED_MAX))?;
+        let rows = read_rows!(
+            self,
+            ROW_BYTES_MAX,
+            sqlx::query(OF_CACHE).bind(cache_id).bind(now().saturating_sub(ENDED_READ)).bind(QUERIED_MAX)
+        )?;
         if rows.len() > LISTED_MAX {
             return Err(StoreError::TooMany("grants"));
         }

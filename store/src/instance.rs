@@ -126,6 +126,14 @@ macro_rules! select {
     };
 }
 
+/// The oldest `$1`.
+pub(crate) const ALL: &str = select!("ORDER BY i.created_at, i.id LIMIT $1");
+/// The instance of the cache `$1`.
+pub(crate) const OF_CACHE: &str = select!("WHERE i.cache_id = $1");
+/// The instance of the oldest cache of the user `$1`.
+pub(crate) const FIRST_OF_USER: &str =
+    select!("WHERE c.user_id = $1 AND c.deleted_at IS NULL ORDER BY c.created_at, c.id LIMIT 1");
+
 impl Store {
     /// All instances, the 20,000 oldest ones at most, oldest first. Invalid rows are logged and skipped, so that they affect
     /// their own user only.
@@ -133,10 +141,9 @@ impl Store {
     /// # Errors
     /// Fails if the database does.
     pub async fn instances(&self) -> Result<Vec<Instance>, StoreError> {
-        let sql = select!("ORDER BY i.created_at, i.id LIMIT $1");
         let limit = i64::try_from(LISTED_MAX).unwrap_or(i64::MAX);
         let rows: Vec<Result<Row, StoreError>> =
-            read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(limit))?;
+            read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(ALL).bind(limit))?;
         Ok(readable("instances", rows.into_iter().map(|row| Instance::try_from(row?))))
     }
 
@@ -182,7 +189,7 @@ impl Store {
     /// # Errors
     /// `Corrupt` if the row is invalid.
     pub async fn instance_of_cache(&self, cache_id: &str) -> Result<Option<Instance>, StoreError> {
-        self.read_instance(select!("WHERE i.cache_id = $1"), cache_id).await
+        self.read_instance(OF_CACHE, cache_id).await
     }
 
     /// The instance of a user's oldest cache.
@@ -190,9 +197,7 @@ impl Store {
     /// # Errors
     /// `Corrupt` if the row is invalid.
     pub async fn first_instance_of(&self, user_id: &str) -> Result<Option<Instance>, StoreError> {
-        let sql =
-            select!("WHERE c.user_id = $1 AND c.deleted_at IS NULL ORDER BY c.created_at, c.id LIMIT 1");
-        self.read_instance(sql, user_id).await
+        self.read_instance(FIRST_OF_USER, user_id).await
     }
 
     async fn read_instance(&self, sql: &'static str, id: &str) -> Result<Option<Instance>, StoreError> {

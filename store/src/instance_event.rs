@@ -108,6 +108,10 @@ const DELETE_SURPLUS: &str = "DELETE FROM instance_events WHERE instance_id = $1
 pub(crate) const DELETE_EVENTS: &str =
     "DELETE FROM instance_events WHERE instance_id IN (SELECT id FROM instances WHERE cache_id = $1)";
 
+/// The newest `$2` events of the instance `$1`.
+pub(crate) const NEWEST: &str = "SELECT cause, action, contents_lost, detail, count, first_at, last_at FROM instance_events \
+     WHERE instance_id = $1 ORDER BY number DESC LIMIT $2";
+
 impl Store {
     /// Adds events, and deletes the oldest of each instance. Ignores unknown instances and those of deleted caches.
     ///
@@ -143,9 +147,7 @@ impl Store {
         instance_id: &str,
         limit: i64,
     ) -> Result<Vec<InstanceEvent>, StoreError> {
-        let sql = "SELECT cause, action, contents_lost, detail, count, first_at, last_at FROM instance_events \
-                   WHERE instance_id = $1 ORDER BY number DESC LIMIT $2";
-        let rows = read_rows!(self, ROW_BYTES_MAX, sqlx::query(sql).bind(instance_id).bind(limit))?;
+        let rows = read_rows!(self, ROW_BYTES_MAX, sqlx::query(NEWEST).bind(instance_id).bind(limit))?;
         let rows: Vec<Row> = rows.into_iter().collect::<Result<_, StoreError>>()?;
         Ok(rows.into_iter().filter_map(Row::into_event).collect())
     }

@@ -40,6 +40,14 @@ pub struct Leak {
     pub source: String,
 }
 
+/// Reports of the user `$1` that aren't dismissed, the oldest `$2`.
+pub(crate) const OPEN: &str = "SELECT l.token_id, t.name, l.at, l.url, l.source FROM leaks l \
+     JOIN tokens t ON t.id = l.token_id WHERE l.user_id = $1 AND l.dismissed_at IS NULL \
+     ORDER BY l.at, l.token_id LIMIT $2";
+/// The newest `$2` reports of the user `$1`.
+pub(crate) const OF_USER: &str = "SELECT l.token_id, t.name, l.at, l.url, l.source FROM leaks l \
+     JOIN tokens t ON t.id = l.token_id WHERE l.user_id = $1 ORDER BY l.at DESC, l.token_id DESC LIMIT $2";
+
 impl LeakReport {
     /// Sanitizes what the finder of `token` reported.
     #[must_use]
@@ -77,8 +85,9 @@ impl Store {
 
     async fn revoke_leaked(&self, id: &TokenId, found: &LeakReport) -> Result<bool, StoreError> {
         let revoke = "UPDATE tokens SET revoked_at = $1, revision = $2 WHERE id = $3 AND revoked_at IS NULL";
-        let keep = "INSERT INTO leaks (token_id, at, url, source) VALUES ($1, $2, $3, $4) \
-                    ON CONFLICT (token_id) DO NOTHING";
+        let keep = "INSERT INTO leaks (token_id, user_id, at, url, source) \
+                    SELECT t.id, c.user_id, $2, $3, $4 FROM tokens t JOIN caches c ON c.id = t.cache_id \
+                    WHERE t.id = $1 ON CONFLICT (token_id) DO NOTHING";
         let at = now();
         Ok(write!(self, tx, revision => {
             let touched = sqlx::query(revoke).bind(at).bind(revision).bind(id.as_str())
@@ -100,10 +109,7 @@ impl Store {
     /// # Errors
     /// Fails if the database does.
     pub async fn open_leaks(&self, user_id: &str) -> Result<Vec<Leak>, StoreError> {
-        let sql = "SELECT l.token_id, t.name, l.at, l.url, l.source FROM tokens t \
-                   JOIN leaks l ON l.token_id = t.id JOIN caches c ON c.id = t.cache_id \
-                   WHERE c.user_id = $1 AND l.dismissed_at IS NULL ORDER BY l.at, l.token_id LIMIT $2";
-        read_rows!(self, ROW_BYTES_MAX, sqlx::query(sql).bind(user_id).bind(OPEN_LISTED_MAX))?
+        read_rows!(self, ROW_BYTES_MAX, sqlx::query(OPEN).bind(user_id).bind(OPEN_LISTED_MAX))?
             .into_iter()
             .collect()
     }
@@ -113,10 +119,7 @@ impl Store {
     /// # Errors
     /// Fails if the database does.
     pub async fn leaks_of(&self, user_id: &str) -> Result<Vec<Leak>, StoreError> {
-        let sql = "SELECT l.token_id, t.name, l.at, l.url, l.source FROM tokens t \
-                   JOIN leaks l ON l.token_id = t.id JOIN caches c ON c.id = t.cache_id \
-                   WHERE c.user_id = $1 ORDER BY l.at DESC, l.token_id DESC LIMIT $2";
-        let rows = read_rows!(self, ROW_BYTES_MAX, sqlx::query(sql).bind(user_id).bind(LISTED_MAX))?;
+        let rows = read_rows!(self, ROW_BYTES_MAX, sqlx::query(OF_USER).bind(user_id).bind(LISTED_MAX))?;
         let mut leaks: Vec<Leak> = rows.into_iter().collect::<Result<_, StoreError>>()?;
         leaks.reverse();
         Ok(leaks)

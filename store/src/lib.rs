@@ -25,6 +25,8 @@ mod leak;
 mod plan;
 pub mod private_file;
 mod proxy;
+#[cfg(test)]
+mod query_plans;
 mod route;
 mod rows;
 mod session;

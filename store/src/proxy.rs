@@ -72,6 +72,10 @@ impl Proxy {
     }
 }
 
+/// The `$1` proxies that were seen last.
+pub(crate) const LAST_SEEN: &str = "SELECT id, name, version, started_at, seen_at, applied FROM proxies \
+     ORDER BY seen_at DESC LIMIT $1";
+
 impl Store {
     /// Records a proxy's heartbeat. Deletes proxies that are long gone, and their lists of connections.
     ///
@@ -110,9 +114,7 @@ impl Store {
     /// # Errors
     /// Fails if the database does.
     pub async fn proxies(&self) -> Result<Vec<Proxy>, StoreError> {
-        let sql = "SELECT id, name, version, started_at, seen_at, applied FROM proxies \
-                   ORDER BY seen_at DESC, id LIMIT $1";
-        let rows = read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(LISTED_MAX))?;
+        let rows = read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(LAST_SEEN).bind(LISTED_MAX))?;
         let mut proxies: Vec<Proxy> = readable("proxies", rows);
         proxies.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         Ok(proxies)

@@ -1,10 +1,11 @@
 //! Tokens as rows: creates, lists, changes, rotates and revokes them.
 
-mod listing;
+pub(crate) mod listing;
 
 use crate::audit::note;
 use crate::db::{read, write};
 use crate::token::{PermissionColumns, Permissions, Token, TokenId, Verifier};
+use crate::tokens::listing::delete_surplus;
 use crate::{Store, StoreError, Timestamp, TokenKey, now};
 
 pub use listing::ListedTokens;
@@ -112,8 +113,8 @@ pub(crate) const INSERT: &str = "INSERT INTO tokens (id, cache_id, name, secret_
 const UPDATE: &str = "UPDATE tokens SET scopes = $1, key_prefix = $2, expires_at = $3, allow_from = $4, \
      connections = $5, successor = $6, revision = $7 WHERE id = $8";
 /// Active tokens of the cache `$1` at `$2`.
-const COUNT_ACTIVE: &str = "SELECT COUNT(*) FROM tokens WHERE cache_id = $1 AND revoked_at IS NULL \
-     AND (expires_at IS NULL OR expires_at > $2)";
+pub(crate) const COUNT_ACTIVE: &str = "SELECT COUNT(*) FROM tokens WHERE cache_id = $1 AND revoked_at IS NULL \
+     AND COALESCE(expires_at, 9223372036854775807) > $2";
 const BY_ID: &str = select!("WHERE t.id = $1");
 
 /// Inserts a [`NewToken`], within a transaction that has taken a revision.
@@ -191,6 +192,7 @@ impl Store {
             insert_token!(tx, cache_id, token, revision)?;
             let detail = format!("cache {cache} ({cache_id}), {}", token.permissions);
             note!(self, tx, "token.create", format!("token {}", token.token.id()), detail);
+            delete_surplus!(self, tx, cache_id);
         });
         Ok(())
     }
@@ -272,6 +274,7 @@ impl Store {
             update_token!(tx, row, revision);
             let detail = format!("successor {}, the old one expires at {expires_at}", new.token.id());
             note!(self, tx, "token.rotate", format!("token {old}"), detail);
+            delete_surplus!(self, tx, &row.cache_id);
             (new, row)
         }))
     }

@@ -13,6 +13,8 @@ use crate::rows::{LISTED_MAX, SHORT_ROW_BYTES_MAX, read_row, read_rows, readable
 use crate::tokens::{NewToken, insert_token};
 use crate::{Cache, CacheName, DesiredState, Store, StoreError, Timestamp, id, now};
 
+#[cfg(test)]
+pub(crate) use room::COUNT;
 pub use room::SignUpRoom;
 pub use state::UserState;
 

@@ -44,7 +44,7 @@ pub(super) fn require_current(
 /// Creates the tables, or brings them up to date.
 ///
 /// `run_direct`, because the future of `run` is `Send` for some lifetimes only (a limit of today's compiler).
-pub(super) async fn migrate<C: Migrate>(connection: &mut C) -> Result<(), StoreError> {
+pub(crate) async fn migrate<C: Migrate>(connection: &mut C) -> Result<(), StoreError> {
     MIGRATIONS.run_direct(None, connection, false).await.map_err(|error| match error {
         MigrateError::VersionMissing(version) => StoreError::NewerSchema(version),
         MigrateError::Execute(error) => error.into(),

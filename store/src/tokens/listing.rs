@@ -15,7 +15,11 @@ const LISTED_MAX: i64 = 5000;
 /// A token is deleted this long after it was revoked or has expired. The audit log keeps that it existed.
 const KEPT_AFTER_END: Duration = Duration::from_hours(90 * 24);
 /// Tokens deleted in one transaction: others wait for it.
-const DELETED_AT_ONCE_MAX: i64 = 1000;
+pub(crate) const DELETED_AT_ONCE_MAX: i64 = 1000;
+/// Tokens of a cache that are kept after they ended: the newest.
+pub(crate) const ENDED_KEPT_MAX: i64 = 1000;
+/// So many more are deleted together, with one entry in the audit log.
+pub(crate) const SURPLUS_MIN: usize = 100;
 
 /// Tokens of a cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,13 +31,59 @@ pub struct ListedTokens {
 }
 
 /// Tokens that ended before `$1`, at most `$2`.
-const ENDED: &str = "SELECT id FROM tokens WHERE revoked_at < $1 OR expires_at < $1 ORDER BY id LIMIT $2";
+pub(crate) const ENDED: &str = "SELECT id FROM tokens WHERE COALESCE(revoked_at, expires_at) < $1 LIMIT $2";
+/// The newest `$3` of the cache `$1`'s tokens that have ended at `$2`, without the newest `$4`.
+pub(crate) const SURPLUS: &str = "SELECT id FROM tokens WHERE cache_id = $1 \
+     AND (revoked_at IS NOT NULL OR expires_at <= $2) ORDER BY created_at DESC, id DESC LIMIT $3 OFFSET $4";
 
 macro_rules! select {
     ($rest:literal) => {
         concat!("SELECT ", token_columns!(), " FROM tokens t JOIN caches c ON c.id = t.cache_id ", $rest)
     };
 }
+
+/// The oldest `$3` of the cache `$1`'s active tokens at `$2`. They are sorted, and not read in the order of an index, in which
+/// PostgreSQL would look at all tokens of the cache.
+pub(crate) const ACTIVE: &str = select!(
+    "WHERE t.cache_id = $1 AND t.revoked_at IS NULL AND COALESCE(t.expires_at, 9223372036854775807) > $2 \
+     ORDER BY t.created_at + 0, t.id LIMIT $3"
+);
+/// The newest `$3` of the cache `$1`'s other tokens.
+pub(crate) const INACTIVE: &str = select!(
+    "WHERE t.cache_id = $1 AND (t.revoked_at IS NOT NULL OR t.expires_at <= $2) \
+     ORDER BY t.created_at DESC, t.id DESC LIMIT $3"
+);
+
+/// Deletes the oldest tokens of a cache that have ended, if there are many: pages and followers read past the others.
+macro_rules! delete_surplus {
+    ($store:expr, $tx:expr, $cache_id:expr) => {{
+        use $crate::tokens::listing::{DELETED_AT_ONCE_MAX, ENDED_KEPT_MAX, SURPLUS, SURPLUS_MIN};
+        let surplus: Vec<String> = sqlx::query_scalar(SURPLUS)
+            .bind($cache_id)
+            .bind($crate::now())
+            .bind(DELETED_AT_ONCE_MAX)
+            .bind(ENDED_KEPT_MAX)
+            .fetch_all(&mut *$tx)
+            .await?;
+        if surplus.len() >= SURPLUS_MIN {
+            $crate::tokens::listing::delete_tokens!($tx, &surplus);
+            let detail = format!("the oldest {} of those that ended", surplus.len());
+            note!($store, $tx, "token.prune", format!("cache {}", $cache_id), detail);
+        }
+    }};
+}
+pub(crate) use delete_surplus;
+
+/// Deletes tokens with their certificates, denials and leaks.
+macro_rules! delete_tokens {
+    ($tx:expr, $ids:expr) => {
+        for id in $ids {
+            sqlx::query("DELETE FROM leaks WHERE token_id = $1").bind(id).execute(&mut *$tx).await?;
+            sqlx::query("DELETE FROM tokens WHERE id = $1").bind(id).execute(&mut *$tx).await?;
+        }
+    };
+}
+pub(crate) use delete_tokens;
 
 impl Store {
     /// The active tokens of a cache, at most 500, and the newest `inactive_max` of the others.
@@ -78,22 +128,14 @@ impl Store {
         active_max: i64,
         inactive_max: i64,
     ) -> Result<ListedTokens, StoreError> {
-        let active = select!(
-            "WHERE t.cache_id = $1 AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > $2) \
-             ORDER BY t.created_at, t.id LIMIT $3"
-        );
-        let inactive = select!(
-            "WHERE t.cache_id = $1 AND (t.revoked_at IS NOT NULL OR t.expires_at <= $2) \
-             ORDER BY t.created_at DESC, t.id DESC LIMIT $3"
-        );
         let list = async |sql: &'static str, max: i64| {
             let rows: Vec<Result<TokenColumns, StoreError>> =
                 read_rows!(self, ROW_BYTES_MAX, sqlx::query(sql).bind(cache_id).bind(now()).bind(max))?;
             let rows = rows.into_iter().map(|row| Ok(TokenRow::from(row?)));
             rows.collect::<Result<Vec<TokenRow>, StoreError>>()
         };
-        let active = list(active, active_max).await?;
-        Ok(ListedTokens { active, inactive: list(inactive, inactive_max).await? })
+        let active = list(ACTIVE, active_max).await?;
+        Ok(ListedTokens { active, inactive: list(INACTIVE, inactive_max).await? })
     }
 
     /// The number of active tokens of a cache.
@@ -119,10 +161,7 @@ impl Store {
             return Ok(0);
         }
         write!(self, tx, _revision => {
-            for id in &ended {
-                sqlx::query("DELETE FROM leaks WHERE token_id = $1").bind(id).execute(&mut *tx).await?;
-                sqlx::query("DELETE FROM tokens WHERE id = $1").bind(id).execute(&mut *tx).await?;
-            }
+            delete_tokens!(tx, &ended);
             let detail = format!("{} tokens that ended more than 90 days ago", ended.len());
             note!(self, tx, "token.prune", "tokens", detail);
         });

@@ -39,6 +39,7 @@ mod leaks;
 mod locks;
 mod migrations;
 mod opening;
+mod page_reads;
 mod permissions;
 mod plans;
 mod postgres_server;

@@ -126,6 +126,37 @@ async fn tokens_that_ended_long_ago_are_deleted(db: TestDb) {
     assert_eq!(store.audit_length().await.unwrap(), length, "nothing to note");
 }
 
+// R-31.
+async fn tokens_that_ended_are_kept_in_bounded_number(db: TestDb) {
+    let store = db.open().await;
+    let (ada, first) = sign_up(&store, "ada@example.org").await;
+    let cache = first_cache(&store, &ada).await;
+    let numbers = if db.is_postgres() {
+        "SELECT i FROM generate_series(1, 1098) AS n (i)"
+    } else {
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1098) SELECT i FROM n"
+    };
+    db.execute(&format!(
+        "INSERT INTO tokens SELECT 't' || i, '{cache}', 'x', '', '', 1, '', '', 'all', NULL, NULL, NULL, NULL, NULL, i, i, 1 \
+         FROM ({numbers}) n"
+    ))
+    .await
+    .unwrap();
+    let count = async || db.number(&format!("SELECT COUNT(*) FROM tokens WHERE cache_id = '{cache}'")).await;
+    let rotated = NewToken::generate(&token_key(), "x");
+    let (rotated, _) = store.rotate_token(&first.token.id(), rotated, store::now()).await.unwrap();
+    assert_eq!(count().await, 1098 + 2, "few more than are kept");
+    store.revoke_token(&rotated.token.id()).await.unwrap();
+    store.create_token(&cache, &NewToken::generate(&token_key(), "x")).await.unwrap();
+    assert_eq!(count().await, 1000 + 1, "the newest, and the active one");
+    assert!(store.token(&first.token.id()).await.unwrap().is_some(), "a new one");
+    let length = store.audit_length().await.unwrap();
+    let last = store.audit_after(length - 1, 1).await.unwrap().remove(0);
+    assert_eq!((&*last.action, &*last.detail), ("token.prune", "the oldest 100 of those that ended"));
+    store.create_token(&cache, &NewToken::generate(&token_key(), "x")).await.unwrap();
+    assert_eq!(count().await, 1000 + 2);
+}
+
 async fn unknown_tokens_and_caches_are_not_found(db: TestDb) {
     let store = db.open().await;
     let unknown = Token::generate().id();
@@ -279,6 +310,7 @@ on_both! {
     token_count_is_limited,
     lists_show_active_tokens_and_few_of_the_others,
     tokens_that_ended_long_ago_are_deleted,
+    tokens_that_ended_are_kept_in_bounded_number,
     unknown_tokens_and_caches_are_not_found,
     grant_has_limits_and_route_for_the_proxy,
     grant_matches_its_own_secret_only,

@@ -1,0 +1,67 @@
+//! How SQLite finds the rows of queries that pages and followers run again and again: through indexes, so that what a user
+//! did long ago costs nothing. PostgreSQL's reads are counted in `tests/store/page_reads.rs`.
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _};
+
+use crate::db::schema;
+use crate::tokens::{self, listing};
+use crate::{cache, connections, denials, feed, grant, instance, instance_event, leak, proxy, user};
+
+/// Rows that are sorted, or read from one end of an index up to a limit.
+const SORTED: &str = "USE TEMP B-TREE FOR ORDER BY";
+/// Sorts only rows of the same time.
+const SORTED_TIES: &str = "USE TEMP B-TREE FOR LAST";
+
+/// Each query, with what it may do other than search an index.
+const QUERIES: [(&str, &[&str]); 21] = [
+    (leak::OPEN, &[]),
+    (leak::OF_USER, &[]),
+    (denials::OF_TOKEN, &[SORTED]),
+    (denials::OF_CACHE, &[SORTED_TIES]),
+    (tokens::COUNT_ACTIVE, &[]),
+    (listing::ACTIVE, &[SORTED]),
+    (listing::INACTIVE, &[]),
+    (listing::ENDED, &[]),
+    (listing::SURPLUS, &[]),
+    (grant::OF_CACHE, &[]),
+    (feed::CHANGED_TOKENS, &[]),
+    (feed::CHANGED_CERTIFICATES, &[]),
+    (feed::CHANGED_CACHES, &["COMPOUND QUERY", "LEFT-MOST SUBQUERY", "UNION USING TEMP B-TREE"]),
+    (cache::LIVE_CACHES, &[SORTED]),
+    (cache::LIVE_TOKENS, &[SORTED]),
+    (instance::ALL, &["SCAN i USING INDEX instances_created"]),
+    (instance::OF_CACHE, &[]),
+    (instance::FIRST_OF_USER, &[SORTED]),
+    (instance_event::NEWEST, &[]),
+    (connections::REQUESTS, &[]),
+    (proxy::LAST_SEEN, &["SCAN proxies USING INDEX proxies_seen_at"]),
+];
+
+async fn plan(connection: &mut SqliteConnection, sql: &str) -> Vec<String> {
+    let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+    let rows: Vec<(i64, i64, i64, String)> = sqlx::query_as(sql).fetch_all(connection).await.unwrap();
+    rows.into_iter().map(|(.., detail)| detail).collect()
+}
+
+//
+#[tokio::test]
+async fn pages_and_followers_search_indexes() {
+    let mut connection = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
+    schema::migrate(&mut connection).await.unwrap();
+    for (sql, allowed) in QUERIES {
+        for step in plan(&mut connection, sql).await {
+            let is_allowed = step.starts_with("SEARCH") && !step.contains("AUTOMATIC")
+                || allowed.iter().any(|allowed| step.starts_with(allowed));
+            assert!(is_allowed, "{sql}: {step}");
+        }
+    }
+    // Counts those that there may be, and not all that there were.
+    let steps = plan(&mut connection, user::COUNT).await;
+    assert_eq!(steps, ["SCAN users USING INDEX users_live"]);
+    let active = plan(&mut connection, listing::ACTIVE).await;
+    assert!(
+        active.iter().any(|step| step.contains("INDEX tokens_active (cache_id=? AND <expr>>?)")),
+        "{active:?}"
+    );
+}
