@@ -15,6 +15,12 @@ const LEN_MIN: usize = 10;
 const LEN_MAX: usize = 256;
 /// KiB that verifying a hash may need: four times what [`hash`] does.
 const MEMORY_MAX_KIB: u32 = 4 * Params::DEFAULT_M_COST;
+/// KiB that it may fill in all passes together, which is its time: four times what [`hash`] does.
+const WORK_MAX_KIB: u64 = 4 * Params::DEFAULT_M_COST as u64 * Params::DEFAULT_T_COST as u64;
+/// Passes over the memory. Each costs something, however little memory there is.
+const PASSES_MAX: u32 = 16;
+/// Lanes of the memory.
+const LANES_MAX: u32 = 4;
 /// Characters of a generated password: 62^20 > 2^119.
 const GENERATED_LEN: usize = 20;
 
@@ -107,11 +113,11 @@ pub fn hash(password: &Password, memory: &mut HashMemory) -> Result<String, Hash
     Ok(hash.to_string())
 }
 
-/// Whether `password` matches a hash in PHC form. Takes as long as [`hash`].
+/// Whether `password` matches a hash in PHC form. Takes as long as [`hash`], and four times as long at most.
 ///
 /// # Errors
 ///
-/// If the hash can't be parsed, isn't of argon2, or needs too much memory.
+/// If the hash can't be parsed, isn't of argon2, or needs too much memory or time.
 pub fn verify(password: &str, hash: &str, memory: &mut HashMemory) -> Result<bool, HashError> {
     let hash = PasswordHash::new(hash)?;
     let (Some(salt), Some(expected)) = (&hash.salt, &hash.hash) else {
@@ -120,7 +126,7 @@ pub fn verify(password: &str, hash: &str, memory: &mut HashMemory) -> Result<boo
     let algorithm = Algorithm::try_from(hash.algorithm.as_str())?;
     let version = hash.version.map_or(Ok(Version::V0x13), Version::try_from)?;
     let params = Params::try_from(&hash)?;
-    if params.m_cost() > MEMORY_MAX_KIB {
+    if !is_bounded(&params) {
         return Err(HashError::ParamsInvalid);
     }
     let blocks = memory.blocks(&params);
@@ -130,6 +136,15 @@ pub fn verify(password: &str, hash: &str, memory: &mut HashMemory) -> Result<boo
     argon2.hash_password_into_with_memory(password.as_bytes(), salt, output, blocks)?;
     // Compares in constant time.
     Ok(Output::new(output)? == *expected)
+}
+
+/// Whether parameters that are read from the store cost little enough.
+fn is_bounded(params: &Params) -> bool {
+    let work = u64::from(params.m_cost()).saturating_mul(params.t_cost().into());
+    params.m_cost() <= MEMORY_MAX_KIB
+        && work <= WORK_MAX_KIB
+        && params.t_cost() <= PASSES_MAX
+        && params.p_cost() <= LANES_MAX
 }
 
 #[cfg(test)]
@@ -182,6 +197,30 @@ mod tests {
         assert!(Argon2::default().verify_password(password.reveal().as_bytes(), ours.as_str()).is_ok());
         let theirs = Argon2::default().hash_password(password.reveal().as_bytes()).unwrap().to_string();
         assert!(verify(password.reveal(), &theirs, memory).unwrap());
+    }
+
+    // who writes the store's file holds up no thread for ever.
+    #[test]
+    fn hash_that_would_take_long_is_an_error() {
+        let tail = "c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA";
+        let verified = |params: &str| {
+            verify("correct horse", &format!("$argon2id$v=19${params}${tail}"), &mut HashMemory::default())
+        };
+        for costly in [
+            "m=19456,t=4294967295,p=1",
+            "m=8,t=4294967295,p=1",
+            "m=8,t=17,p=1",
+            "m=19456,t=9,p=1",
+            "m=77824,t=3,p=1",
+            "m=77825,t=1,p=1",
+            "m=4000,t=2,p=5",
+            "m=19456,t=2,p=16777215",
+        ] {
+            assert!(verified(costly).is_err(), "{costly}");
+        }
+        for usual in ["m=19456,t=2,p=1", "m=47104,t=1,p=1", "m=7168,t=5,p=1", "m=8192,t=3,p=4"] {
+            assert!(!verified(usual).unwrap(), "{usual}");
+        }
     }
 
     #[test]
