@@ -9,7 +9,7 @@ use store::{Grant, Timestamp, TokenId};
 #[derive(Default)]
 pub(super) struct KnownGrants {
     by_token: DashMap<TokenId, Arc<Grant>>,
-    /// The tokens of each cache; some may have been removed just now.
+    /// The tokens of each cache. Locked before an entry of `by_token`, never after.
     by_cache: DashMap<String, HashSet<TokenId>>,
 }
 
@@ -25,23 +25,36 @@ impl KnownGrants {
 
     /// Inserts a grant if `is_current` while no other task inserts or reads one of its token. Returns whether it did.
     pub(super) fn insert_if(&self, grant: Arc<Grant>, is_current: impl FnOnce() -> bool) -> bool {
-        // First, so that who looks for the cache's tokens finds it.
-        self.by_cache.entry(grant.cache_id.clone()).or_default().insert(grant.token);
+        // Locked until both maps have it: who looks for the cache's tokens finds it or comes first, and a concurrent
+        // removal takes it out of both or of none.
+        let cache_id = grant.cache_id.clone();
+        let mut tokens = self.by_cache.entry(cache_id.clone()).or_default();
         let entry = self.by_token.entry(grant.token);
         let is_current = is_current();
         if is_current {
+            tokens.insert(grant.token);
             entry.insert(grant);
+        } else {
+            drop((tokens, entry));
+            self.forget_empty(&cache_id);
         }
         is_current
     }
 
     pub(super) fn remove(&self, id: &TokenId) -> Option<Arc<Grant>> {
-        let (_, grant) = self.by_token.remove(id)?;
-        if let Some(mut tokens) = self.by_cache.get_mut(&grant.cache_id) {
+        let cache_id = self.get(id)?.cache_id.clone();
+        let removed = {
+            // The same order of locks as in `insert_if`.
+            let mut tokens = self.by_cache.entry(cache_id.clone()).or_default();
             tokens.remove(id);
-        }
-        self.by_cache.remove_if(&grant.cache_id, |_, tokens| tokens.is_empty());
-        Some(grant)
+            self.by_token.remove(id)
+        };
+        self.forget_empty(&cache_id);
+        removed.map(|(_, grant)| grant)
+    }
+
+    fn forget_empty(&self, cache_id: &str) {
+        self.by_cache.remove_if(cache_id, |_, tokens| tokens.is_empty());
     }
 
     /// The known tokens of a cache.

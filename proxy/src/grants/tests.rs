@@ -128,3 +128,30 @@ async fn tokens_that_nobody_can_log_in_with_are_forgotten() {
     assert!(matches!(fixture.check(&expired[0], &expired[0]).await, Verdict::Denied(LoginOutcome::Expired)));
     assert!(matches!(fixture.check(&ann, &ann).await, Verdict::Granted(_)));
 }
+
+// a suspension reaches a token that was forgotten and read again at the same time.
+#[tokio::test]
+async fn token_is_known_by_itself_and_by_its_cache_or_by_neither() {
+    const ROUNDS: usize = 20_000;
+    let fixture = Fixture::new().await;
+    let token = fixture.sign_up("ann@example.com").await;
+    let grant = Arc::new(fixture.grants.store.grant(&token.id()).await.unwrap().unwrap());
+    let (known, step) = (known::KnownGrants::default(), std::sync::Barrier::new(2));
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            for _ in 0..ROUNDS {
+                step.wait();
+                known.remove(&grant.token);
+                step.wait();
+            }
+        });
+        for round in 0..ROUNDS {
+            known.insert(grant.clone());
+            step.wait();
+            known.insert(grant.clone());
+            step.wait();
+            let by_cache = known.of_cache(&grant.cache_id);
+            assert_eq!(by_cache.contains(&grant.token), known.get(&grant.token).is_some(), "{round}");
+        }
+    });
+}
