@@ -96,6 +96,14 @@ impl TokenKey {
         tag
     }
 
+    /// What a browser's cookie ends with once it has signed in to an account: 128 bits, hexadecimal.
+    #[must_use]
+    pub fn browser_tag(&self, id: &str, account: &str) -> String {
+        let mut tag = hex(&self.hash(&["browser", id, account]));
+        tag.truncate(KEY_LEN);
+        tag
+    }
+
     /// HMAC-SHA256 of the parts, each followed by a zero byte so that different lists never hash the same bytes.
     pub(crate) fn hash(&self, parts: &[&str]) -> [u8; 32] {
         keyed(&self.0, parts)

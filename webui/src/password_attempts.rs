@@ -1,6 +1,6 @@
 //! How often passwords may be tried: limits per source, and a growing delay for an account that is tried from
 //! everywhere. These don't depend on whether the account exists or the password is right. Also who goes first when
-//! passwords wait to be hashed: an account goes before others in a network from which it was signed in to.
+//! passwords wait to be hashed: a browser that has signed in to the account before goes before others.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,8 +28,8 @@ const FAILURES_MAX: u32 = 2 * UNDELAYED_MAX;
 const TOLERATED_MAX: u32 = 3;
 /// Failed attempts of one region before others go first: those of many networks, each of which fails seldom.
 const TOLERATED_IN_REGION_MAX: u32 = 16;
-/// First attempts at an account in a minute, in a network from which it was signed in to, for which the limits of
-/// sources and networks don't matter.
+/// First attempts at an account in a minute and a network, by browsers that have signed in to it before, for which the
+/// limits of sources and networks don't matter.
 const FIRST_OF_KNOWN_MAX: usize = 3;
 
 /// Limits of attempts to enter a password.
@@ -48,8 +48,6 @@ struct History {
     accounts: Generations<Failures>,
     networks: Generations<Failures>,
     regions: Generations<Failures>,
-    /// Accounts with the networks from which they were signed in to.
-    known: Generations<()>,
 }
 
 /// Failed attempts. Halved every [`HALF_LIFE`].
@@ -81,7 +79,6 @@ impl PasswordAttempts {
             accounts: Generations::new(),
             networks: Generations::new(),
             regions: Generations::new(),
-            known: Generations::new(),
         };
         Self {
             per_account_and_source: RateLimiter::new(limits.sign_ins_per_minute, MINUTE),
@@ -91,29 +88,29 @@ impl PasswordAttempts {
         }
     }
 
-    /// Counts an attempt, as a failed one until [`PasswordAttempts::record_success`].
+    /// Counts an attempt, as a failed one until [`PasswordAttempts::record_success`]. `is_known` says that the browser has
+    /// signed in to the account before: nothing else that is known of an account may matter here, since it would tell
+    /// others that the account exists.
     ///
     /// # Errors
     ///
     /// The time to wait if a limit is reached.
-    pub(crate) fn acquire(&self, email: &str, source: Source) -> Result<Attempt, Limited> {
+    pub(crate) fn acquire(&self, email: &str, source: Source, is_known: bool) -> Result<Attempt, Limited> {
         let account = account(email);
         let of_source = self.per_source.acquire(source).map_err(|(limit, wait)| match limit {
             SourceLimit::Source => Limited { cause: "sign_in_source", wait },
             SourceLimit::Network => Limited { cause: "sign_in_network", wait },
         });
-        let known = (&account, source.network());
-        let is_known = self.history().known.get_mut(known).is_some();
-        if !(is_known && self.first_of_known.acquire(known).is_ok()) {
+        if !(is_known && self.first_of_known.acquire((&account, source.network())).is_ok()) {
             of_source?;
         }
         self.per_account_and_source
             .acquire((&account, source))
             .map_err(|wait| Limited { cause: "sign_in_account", wait })?;
-        Ok(self.history().attempt(&account, source, Instant::now()))
+        Ok(self.history().attempt(&account, source, is_known, Instant::now()))
     }
 
-    /// Takes back the failure that [`PasswordAttempts::acquire`] counted, and remembers where the account is used.
+    /// Takes back the failure that [`PasswordAttempts::acquire`] counted.
     pub(crate) fn record_success(&self, email: &str, source: Source) {
         let (account, mut history) = (account(email), self.history());
         let History { accounts, networks, regions, .. } = &mut *history;
@@ -121,12 +118,6 @@ impl PasswordAttempts {
         for failures in [accounts.get_mut(&account), of_network, of_region] {
             failures.into_iter().for_each(|failures| failures.count = failures.count.saturating_sub(1));
         }
-        history.known.get_or_default((&account, source.network()));
-    }
-
-    /// Remembers where a new account is used.
-    pub(crate) fn record_sign_up(&self, email: &str, source: Source) {
-        self.history().known.get_or_default((&account(email), source.network()));
     }
 
     /// Who wants a password hashed that isn't compared with that of an account.
@@ -143,12 +134,11 @@ impl PasswordAttempts {
 }
 
 impl History {
-    fn attempt(&mut self, account: &str, source: Source, now: Instant) -> Attempt {
+    fn attempt(&mut self, account: &str, source: Source, is_known: bool, now: Instant) -> Attempt {
         let network = source.network();
         let of_account = self.accounts.get_or_default(account).add(now);
         let of_network = self.networks.get_or_default(network).add(now);
         let of_region = self.regions.get_or_default(source.region()).add(now);
-        let is_known = self.known.get_mut((account, network)).is_some();
         let priority = if is_known { Priority::Known } else { priority(of_network, of_region) };
         Attempt { delay: delay(of_account), requester: Requester { source, priority } }
     }
@@ -179,7 +169,7 @@ fn priority(of_network: u32, of_region: u32) -> Priority {
 }
 
 /// The account that an attempt is for, in the form in which accounts are compared.
-fn account(email: &str) -> String {
+pub(crate) fn account(email: &str) -> String {
     email.trim().to_lowercase()
 }
 
@@ -204,7 +194,7 @@ mod tests {
         let start = Instant::now();
         let mut networks = (0..).map(|n: u32| client(&format!("198.18.{}.1", n % 256)));
         let mut delay = |email: &str, at| {
-            attempts.history().attempt(email, networks.next().unwrap(), at).delay.as_millis()
+            attempts.history().attempt(email, networks.next().unwrap(), false, at).delay.as_millis()
         };
         let delays: Vec<u128> = (0..100).map(|_| delay("a@example.com", start)).collect();
         assert_eq!(delays[..10], [0; 10]);
@@ -222,7 +212,7 @@ mod tests {
         let attempts = PasswordAttempts::new(&Limits::default());
         let start = Instant::now();
         let priority = |email: &str, address: &str, at| {
-            attempts.history().attempt(email, client(address), at).requester.priority
+            attempts.history().attempt(email, client(address), false, at).requester.priority
         };
         for _ in 0..=TOLERATED_MAX {
             assert_eq!(priority("a@example.com", "198.51.100.1", start), Priority::Unknown);
@@ -231,11 +221,9 @@ mod tests {
         assert_eq!(attempts.requester(client("198.51.100.3")).priority, Priority::Suspect);
         assert_eq!(priority("a@example.com", "203.0.113.9", start), Priority::Unknown, "another network");
         attempts.record_success(" A@Example.com", client("198.51.100.3"));
-        assert_eq!(priority("a@example.com", "198.51.100.1", start), Priority::Known);
-        assert_eq!(priority("b@example.com", "198.51.100.3", start), Priority::Suspect, "another account");
-        assert_eq!(priority("a@example.com", "203.0.113.9", start), Priority::Unknown, "from elsewhere");
-        attempts.record_sign_up("new@example.com", client("198.51.100.3"));
-        assert_eq!(priority("new@example.com", "198.51.100.3", start), Priority::Known);
+        assert_eq!(priority("a@example.com", "198.51.100.1", start), Priority::Suspect, "another browser");
+        let known = attempts.history().attempt("a@example.com", client("198.51.100.1"), true, start);
+        assert_eq!(known.requester.priority, Priority::Known);
         let later = start + HALF_LIFE * 3;
         assert_eq!(priority("b@example.com", "198.51.100.3", later), Priority::Unknown, "fades");
     }
@@ -244,33 +232,32 @@ mod tests {
     #[test]
     fn networks_of_a_region_that_fails_often_go_last() {
         let attempts = PasswordAttempts::new(&Limits::default());
-        let priority =
-            |address: &str| attempts.acquire("a@example.com", client(address)).unwrap().requester.priority;
+        let priority = |address: &str| {
+            attempts.acquire("a@example.com", client(address), false).unwrap().requester.priority
+        };
         for network in 0..=TOLERATED_IN_REGION_MAX {
             assert_eq!(priority(&format!("2001:db8:{network:x}::1")), Priority::Unknown);
         }
         assert_eq!(priority("2001:db8:ffff::1"), Priority::Suspect, "another network of the region");
         assert_eq!(attempts.requester(client("2001:db8:fffe::1")).priority, Priority::Suspect);
         assert_eq!(priority("2001:db9::1"), Priority::Unknown, "another region");
-        attempts.record_success("a@example.com", client("2001:db8:ffff::1"));
-        assert_eq!(priority("2001:db8:ffff::2"), Priority::Known);
     }
 
     //
     #[test]
-    fn known_accounts_have_attempts_that_neighbours_do_not_use_up() {
+    fn known_browsers_have_attempts_that_neighbours_do_not_use_up() {
         let attempts = PasswordAttempts::new(&Limits::default());
         let shared = client("198.51.100.1");
-        attempts.record_sign_up("ann@example.com", shared);
         for n in 0..100 {
-            let _ = attempts.acquire(&format!("user{n}@example.com"), shared);
+            let _ = attempts.acquire(&format!("user{n}@example.com"), shared, false);
         }
-        let outcome = |email: &str| attempts.acquire(email, shared).map(|_| ()).map_err(|it| it.cause);
-        assert_eq!(outcome("bob@example.com"), Err("sign_in_source"));
+        let outcome =
+            |email: &str, known| attempts.acquire(email, shared, known).map(|_| ()).map_err(|it| it.cause);
         for _ in 0..FIRST_OF_KNOWN_MAX {
-            assert_eq!(outcome(" Ann@example.com"), Ok(()));
+            assert_eq!(outcome(" Ann@example.com", true), Ok(()));
+            assert_eq!(outcome("ann@example.com", false), Err("sign_in_source"), "another browser");
         }
-        assert_eq!(outcome("ann@example.com"), Err("sign_in_source"));
+        assert_eq!(outcome("ann@example.com", true), Err("sign_in_source"));
     }
 
     //
@@ -280,7 +267,7 @@ mod tests {
         let client = |subnet: u16| client(&format!("2001:db8:1:{subnet:x}::1"));
         let mut email = (0..).map(|id| format!("user{id}@example.com"));
         let mut attempt = |client| {
-            let attempt = attempts.acquire(&email.next().unwrap(), client);
+            let attempt = attempts.acquire(&email.next().unwrap(), client, false);
             attempt.map(|it| it.delay).map_err(|it| it.cause)
         };
         for subnet in 0..10 {

@@ -3,6 +3,7 @@
 //! A session's id is 32 random bytes in a cookie; the store keeps its SHA-256. The CSRF token of a session
 //! is in the store. A visitor without a session has a double-submit cookie: their forms repeat its value.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,12 +18,15 @@ use subtle::ConstantTimeEq as _;
 
 use super::reject::PageError;
 use crate::Config;
+use crate::password_attempts::account;
 use crate::state::AppState;
 
 /// How often a session's last use is written to the store.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
 /// How often expired sessions are deleted.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// How long a browser is known after its last sign-in.
+const BROWSER_AGE: Duration = Duration::from_hours(365 * 24);
 /// Length of a session id or CSRF token: 32 bytes in hexadecimal.
 const SECRET_LEN: usize = 64;
 /// Length of a session id's random part; a tag follows, by which made-up ids are found out.
@@ -44,6 +48,34 @@ pub(crate) struct SignedIn {
     pub(crate) session: Session,
     /// Tokens found in public whose notice isn't dismissed.
     pub(crate) leaks: Vec<Leak>,
+}
+
+/// Extractor: what the sender's browser says of an earlier sign-in. It outlives sessions and signs nobody in.
+pub(crate) struct Browser(Option<String>);
+
+impl Browser {
+    /// Whether this browser has signed in to an account before.
+    pub(crate) fn has_signed_in(&self, app: &AppState, email: &str) -> bool {
+        let Some(sent) = self.0.as_deref().filter(|sent| is_secret(sent)) else { return false };
+        let (random, tag) = sent.split_at(SESSION_RANDOM_LEN);
+        let expected = app.token_key.browser_tag(random, &account(email));
+        expected.as_bytes().ct_eq(tag.as_bytes()).into()
+    }
+}
+
+/// The cookie of a browser that has signed in to an account.
+pub(crate) fn browser_cookie(app: &AppState, email: &str) -> HeaderValue {
+    let random = hex(&rand::random::<[u8; SESSION_RANDOM_LEN / 2]>());
+    let tag = app.token_key.browser_tag(&random, &account(email));
+    Cookie::Browser.set(&app.config, &(random + &tag), BROWSER_AGE)
+}
+
+impl FromRequestParts<Arc<AppState>> for Browser {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<AppState>) -> Result<Self, Infallible> {
+        Ok(Self(cookie(&parts.headers, Cookie::Browser.name(&app.config))))
+    }
 }
 
 impl SignedIn {
@@ -166,6 +198,7 @@ async fn touch(app: &AppState, session: &Session) {
 enum Cookie {
     Session,
     Csrf,
+    Browser,
 }
 
 impl Cookie {
@@ -176,6 +209,8 @@ impl Cookie {
             (Self::Session, false) => "memgate",
             (Self::Csrf, true) => "__Host-memgate-csrf",
             (Self::Csrf, false) => "memgate-csrf",
+            (Self::Browser, true) => "__Host-memgate-browser",
+            (Self::Browser, false) => "memgate-browser",
         }
     }
 

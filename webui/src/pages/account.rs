@@ -137,7 +137,7 @@ async fn verify_current(
     client_ip: ClientIp,
     password: String,
 ) -> Result<Result<String, PasswordRejection>, PageError> {
-    let requester = match password_check::begin(app, &me.user.email, client_ip).await {
+    let requester = match password_check::begin(app, &me.user.email, client_ip, true).await {
         Ok(requester) => requester,
         Err(wait) => return Ok(Err(PasswordRejection::RateLimited(wait))),
     };

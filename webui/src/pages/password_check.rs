@@ -10,13 +10,19 @@ use crate::wait_limit::NoPlace;
 /// When to try again if too many wait for the delay of an account.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// Begins an attempt: counts it, and waits for the account's delay. Returns who wants the password checked.
+/// Begins an attempt: counts it, and waits for the account's delay. Returns who wants the password checked. `is_known` says
+/// that the browser has signed in to the account before.
 ///
 /// # Errors
 ///
 /// The time to wait if a limit is reached, or too many wait for a delay.
-pub(super) async fn begin(app: &AppState, email: &str, client_ip: ClientIp) -> Result<Requester, Duration> {
-    let attempt = app.password_attempts.acquire(email, client_ip.source()).map_err(|limited| {
+pub(super) async fn begin(
+    app: &AppState,
+    email: &str,
+    client_ip: ClientIp,
+    is_known: bool,
+) -> Result<Requester, Duration> {
+    let attempt = app.password_attempts.acquire(email, client_ip.source(), is_known).map_err(|limited| {
         app.metrics.count_limited(limited.cause);
         limited.wait
     })?;

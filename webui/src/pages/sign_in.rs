@@ -16,7 +16,7 @@ use super::password_check;
 use crate::http::client_ip::ClientIp;
 use crate::http::csrf::{CsrfForm, NoFields};
 use crate::http::reject::PageError;
-use crate::http::session::{self, SignedIn, Visitor};
+use crate::http::session::{self, Browser, SignedIn, Visitor};
 use crate::layout::{Layout, render, set_cookie, set_retry_after};
 use crate::password::{Account, Requester};
 use crate::state::AppState;
@@ -83,9 +83,11 @@ pub(crate) async fn show(
 pub(crate) async fn submit(
     State(app): State<Arc<AppState>>,
     client_ip: ClientIp,
+    browser: Browser,
     CsrfForm { sender: visitor, fields }: CsrfForm<Visitor, Fields>,
 ) -> Result<Response, PageError> {
-    let requester = match password_check::begin(&app, &fields.email, client_ip).await {
+    let is_known = browser.has_signed_in(&app, &fields.email);
+    let requester = match password_check::begin(&app, &fields.email, client_ip, is_known).await {
         Ok(requester) => requester,
         Err(wait) => return limited(&app, &visitor, &fields, wait),
     };
@@ -96,6 +98,7 @@ pub(crate) async fn submit(
             app.metrics.count_sign_in("success");
             let mut response = Redirect::to(local_path(&fields.next)).into_response();
             set_cookie(response.headers_mut(), Some(cookie));
+            set_cookie(response.headers_mut(), Some(session::browser_cookie(&app, &fields.email)));
             Ok(response)
         }
         Outcome::Limited(wait) => limited(&app, &visitor, &fields, wait),

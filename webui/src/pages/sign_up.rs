@@ -119,14 +119,15 @@ pub(crate) async fn submit(
     reservation.keep();
     app.metrics.count_sign_up("success");
     tell_if_near(&app, users + 1);
-    app.password_attempts.record_sign_up(&user.email, client_ip.source());
     let previous = visitor.me.as_ref().map(|me| &me.session);
     let (session, cookie) = session::start(&app, &user.id, previous).await?;
+    let browser_cookie = session::browser_cookie(&app, &user.email);
     let me = SignedIn { user, session, leaks: Vec::new() };
     let cache_name = CacheName::default();
     let revealed = RevealedToken::new(&token, FIRST_TOKEN_NAME, cache_name.as_str(), "/cache".to_owned());
     let mut response = cache::with_new_token(&app, &me, &revealed).await?;
     set_cookie(response.headers_mut(), Some(cookie));
+    set_cookie(response.headers_mut(), Some(browser_cookie));
     Ok(response)
 }
 

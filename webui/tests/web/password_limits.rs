@@ -34,6 +34,31 @@ async fn one_source_may_not_try_one_password_on_every_account() {
     assert_eq!(victim.sign_in("victim@example.com", PASSWORD).await.status, 303);
 }
 
+// W-15.
+#[tokio::test]
+async fn limits_do_not_tell_which_accounts_exist_and_leave_known_browsers_some_attempts() {
+    let site = Site::start().await;
+    let (mut ann, _) = site.sign_up_user("ann@example.com").await;
+    let mut sprayer = site.visitor();
+    for account in 0..30 {
+        let response = sprayer.sign_in(&format!("user{account}@example.com"), "wrong horse battery").await;
+        assert_eq!(response.status, 401);
+    }
+    let checks = site.metric("memgate_webui_password_checks_total");
+    for (email, password) in [
+        ("unknown@example.com", "wrong horse battery"),
+        ("ann@example.com", "wrong horse battery"),
+        ("ann@example.com", PASSWORD),
+    ] {
+        assert_eq!(sprayer.sign_in(email, password).await.status, 429, "{email}");
+    }
+    assert_eq!(site.metric("memgate_webui_password_checks_total"), checks, "none takes longer");
+    ann.cookies.remove("memgate");
+    assert_eq!(ann.sign_in("bob@example.com", PASSWORD).await.status, 429, "another account");
+    assert_eq!(ann.sign_in("ann@example.com", "wrong horse battery").await.status, 401);
+    assert_eq!(ann.sign_in(" Ann@Example.com", PASSWORD).await.status, 303);
+}
+
 //
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flood_of_one_network_waits_longer_than_others() {
