@@ -26,7 +26,7 @@ use crate::transport::Stream;
 use crate::worker::Shared;
 use crate::{Error, thread};
 
-/// Size of the buffer into which all connections of an acceptor read, in bytes: more than any read before login.
+/// Size of the buffer into which all connections of an acceptor read, in bytes.
 const READ_MAX: usize = 16 * 1024;
 /// Delay before accepting again after an error, such as too many open files.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
@@ -42,7 +42,8 @@ pub(crate) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Starts the thread. It ends after shutdown, when the last rejections are sent or the drain time limit has passed.
+    /// Starts the thread. It ends at shutdown, once the connections that have logged in are handed off; other logins are broken
+    /// off.
     ///
     /// # Errors
     ///
@@ -62,7 +63,11 @@ impl Acceptor {
     async fn run(self: Rc<Self>, listener: StdListener, progress: Progress) {
         let listener = match TcpListener::from_std(listener) {
             Ok(listener) => listener,
-            Err(error) => return tracing::error!(%error, "failed to register the listener"),
+            Err(error) => {
+                tracing::error!(%error, "failed to register the listener");
+                // Without marks of progress the proxy is restarted.
+                return self.shared.shutdown.begun().await;
+            }
         };
         tokio::select! {
             () = self.shared.shutdown.begun() => {}

@@ -20,6 +20,9 @@ pub enum Error {
     /// The store can't be read.
     #[error(transparent)]
     Store(#[from] store::StoreError),
+    /// The task that follows the store has panicked.
+    #[error("the task that reads changes from the store has failed: the log says why")]
+    Following,
     /// A thread or its runtime can't be started.
     #[error("can't start a thread: raise the limit of processes (ulimit -u) or of open files (ulimit -n)")]
     Thread(#[source] io::Error),

@@ -41,7 +41,8 @@ use std::time::{Duration, Instant};
 
 use daemon::{Process, Shutdown};
 use prometheus_client::registry::Registry;
-use store::{LaneKey, Store, TokenKey};
+use store::{LaneKey, Store, StoreError, TokenKey};
+use tokio::sync::oneshot;
 
 pub use backend::instance_networks::{InstanceNetworks, ParseInstanceNetworksError};
 pub use config::Config;
@@ -63,8 +64,8 @@ use worker::{Shared, Worker};
 
 /// Time limit for answering what was received, once shutdown has begun (F-32).
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// The same if the store has gone backwards: connections may belong to tokens that are no longer valid.
-const ROLLED_BACK_DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
+/// The same if the store isn't followed any more: connections may belong to tokens that are no longer valid.
+const UNFOLLOWED_DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
 /// Time limit for the tasks that follow the store, once no connection is left.
 const FOLLOW_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -81,8 +82,8 @@ pub fn check_certificate(config: &Config) -> Result<(), Error> {
 ///
 /// # Errors
 ///
-/// If the port can't be bound, a certificate can't be loaded, or the store's revision goes backwards later (the supervisor
-/// then restarts the proxy).
+/// If the port can't be bound, a certificate can't be loaded, or the store can't be followed any more later, because its
+/// revision has gone backwards or by a panic (the supervisor then restarts the proxy).
 pub async fn run(
     config: Config,
     store: Store,
@@ -107,7 +108,7 @@ pub async fn run(
     let drained = Shutdown::new();
     let stops = (&shutdown, &drained);
     let following = grants::follow(grants.clone(), workers.clone(), health.clone(), stops).await;
-    let Some(mut fatal) = following else { return Ok(()) };
+    let Some(following) = following else { return Ok(()) };
     let heartbeat = Heartbeat::new(store.clone(), config.listen);
     heartbeat.spawn(grants.applied(), metrics.store.clone(), &drained);
     connections::spawn(store, heartbeat.id().to_owned(), workers.clone(), &drained);
@@ -139,9 +140,8 @@ pub async fn run(
         threads.push(Acceptor::start(index, listener, shared.clone())?);
     }
     tracing::info!(listen = %shared.config.listen, workers = shared.workers.len(), "accepting connections");
-    shutdown.begun().await;
-    let error = fatal.try_recv().ok();
-    let time_limit = if error.is_some() { ROLLED_BACK_DRAIN_TIMEOUT } else { DRAIN_TIMEOUT };
+    let error = wait_for_end(&shutdown, following).await;
+    let time_limit = if error.is_some() { UNFOLLOWED_DRAIN_TIMEOUT } else { DRAIN_TIMEOUT };
     let mut joined =
         tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
     let in_time = tokio::time::timeout(time_limit, &mut joined).await;
@@ -158,5 +158,38 @@ pub async fn run(
     }
     drained.finished(FOLLOW_STOP_TIMEOUT).await;
     heartbeat.deregister().await;
-    error.map_or(Ok(()), |error| Err(error.into()))
+    error.map_or(Ok(()), Err)
+}
+
+/// Waits until the proxy must stop, and begins that. Returns why, if it must be restarted: the store isn't followed any more.
+async fn wait_for_end(shutdown: &Shutdown, following: oneshot::Receiver<StoreError>) -> Option<Error> {
+    tokio::select! {
+        biased;
+        error = following => {
+            shutdown.begin();
+            Some(error.map_or(Error::Following, Error::Store))
+        }
+        () = shutdown.begun() => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // F-25.
+    #[tokio::test]
+    async fn proxy_stops_with_an_error_when_the_store_is_not_followed_any_more() {
+        let (shutdown, (following, ended)) = (Shutdown::new(), oneshot::channel());
+        drop(following);
+        assert!(matches!(wait_for_end(&shutdown, ended).await, Some(Error::Following)));
+        assert!(shutdown.has_begun());
+    }
+
+    #[tokio::test]
+    async fn proxy_stops_without_an_error_at_shutdown() {
+        let (shutdown, (_following, ended)) = (Shutdown::new(), oneshot::channel());
+        shutdown.begin();
+        assert!(wait_for_end(&shutdown, ended).await.is_none());
+    }
 }

@@ -1,8 +1,8 @@
 //! Loops that must make progress. Each marks that it does; one that hasn't for long is stuck.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Without a mark for this long, a loop no longer counts as making progress. Loops mark at least once a second.
@@ -12,7 +12,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// Interval of marks for loops that may have nothing to do.
 const MARK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A loop's handle: it marks its progress here. Dropped when the loop ends.
+/// A loop's handle: it marks its progress here. Dropped when the loop ends. If it ends by a panic, nobody does its work any
+/// more: it then counts as stuck.
 #[derive(Debug)]
 pub struct Progress(Arc<Watched>);
 
@@ -22,11 +23,13 @@ struct Watched {
     epoch: Instant,
     /// Milliseconds from `epoch` to the last mark.
     marked_at: AtomicU64,
+    /// It has ended as it should.
+    is_finished: AtomicBool,
 }
 
 /// The loops of a process.
 #[derive(Debug, Default)]
-pub(super) struct Loops(Mutex<Vec<Weak<Watched>>>);
+pub(super) struct Loops(Mutex<Vec<Arc<Watched>>>);
 
 impl Progress {
     /// Marks progress.
@@ -44,6 +47,12 @@ impl Progress {
     }
 }
 
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.is_finished.store(!std::thread::panicking(), Ordering::Relaxed);
+    }
+}
+
 impl Watched {
     fn age(&self) -> Duration {
         let marked_at = Duration::from_millis(self.marked_at.load(Ordering::Relaxed));
@@ -53,15 +62,14 @@ impl Watched {
 
 impl Loops {
     pub(super) fn watch(&self, name: String) -> Progress {
-        let watched = Arc::new(Watched { name, epoch: Instant::now(), marked_at: AtomicU64::new(0) });
-        let mut all = self.lock();
-        all.retain(|watched| watched.strong_count() > 0);
-        all.push(Arc::downgrade(&watched));
+        let (marked_at, is_finished) = (AtomicU64::new(0), AtomicBool::new(false));
+        let watched = Arc::new(Watched { name, epoch: Instant::now(), marked_at, is_finished });
+        self.running().push(watched.clone());
         Progress(watched)
     }
 
     pub(super) fn make_progress(&self) -> bool {
-        self.lock().iter().filter_map(Weak::upgrade).all(|watched| watched.age() < PROGRESS_TIMEOUT)
+        self.running().iter().all(|watched| watched.age() < PROGRESS_TIMEOUT)
     }
 
     /// Which loop is stuck, if one is.
@@ -70,14 +78,17 @@ impl Loops {
     }
 
     fn stuck_after(&self, limit: Duration) -> Option<String> {
-        let all = self.lock();
-        let slowest = all.iter().filter_map(Weak::upgrade).max_by_key(|watched| watched.age())?;
+        let all = self.running();
+        let slowest = all.iter().max_by_key(|watched| watched.age())?;
         let age = slowest.age();
         (age > limit).then(|| format!("stuck: no progress in {} for {} s", slowest.name, age.as_secs()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Watched>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Those that haven't ended as they should.
+    fn running(&self) -> MutexGuard<'_, Vec<Arc<Watched>>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|watched| !watched.is_finished.load(Ordering::Relaxed));
+        all
     }
 }
 
@@ -95,17 +106,29 @@ mod tests {
         let loops = Loops::default();
         let (slow, fast) = (loops.watch("worker 0".into()), loops.watch("worker 1".into()));
         assert!(loops.make_progress() && loops.stuck().is_none());
-        let limit = Duration::from_millis(20);
-        while slow.0.age() <= limit {
-            fast.mark();
+        while slow.0.age() <= Duration::from_millis(20) {
             std::thread::yield_now();
         }
-        let stuck = loops.stuck_after(limit).unwrap();
+        fast.mark();
+        let stuck = loops.stuck_after(Duration::from_millis(20)).unwrap();
         assert!(stuck.starts_with("stuck: no progress in worker 0 for "), "{stuck}");
         drop(slow);
-        fast.mark();
-        assert_eq!(loops.stuck_after(limit), None);
+        assert_eq!(loops.stuck(), None);
         drop(fast);
         assert!(loops.make_progress() && loops.stuck_after(Duration::ZERO).is_none());
+    }
+
+    // F-25.
+    #[test]
+    fn a_loop_that_panics_is_stuck() {
+        let loops = Loops::default();
+        let progress = loops.watch("worker 0".into());
+        let panicked = std::thread::spawn(move || {
+            progress.mark();
+            panic!("a test");
+        });
+        assert!(panicked.join().is_err());
+        let stuck = loops.stuck_after(Duration::ZERO).unwrap();
+        assert!(stuck.starts_with("stuck: no progress in worker 0 for "), "{stuck}");
     }
 }

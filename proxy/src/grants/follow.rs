@@ -134,9 +134,9 @@ impl Grants {
             let read = self.store.active_grants(last.as_ref(), PRELOADED_AT_ONCE);
             let grants = match timeout(STORE_TIMEOUT, read).await {
                 Ok(Ok(grants)) => grants,
-                failed => {
-                    let error = failed.map_or_else(|_| None, Result::err);
-                    return tracing::warn!(?error, "failed to read the tokens ahead");
+                Ok(Err(error)) => return tracing::warn!(%error, "failed to read the tokens ahead"),
+                Err(_) => {
+                    return tracing::warn!(error = %StoreError::Timeout, "failed to read the tokens ahead");
                 }
             };
             let Some(grant) = grants.last() else { return };
@@ -158,8 +158,8 @@ impl Grants {
 }
 
 /// Waits until the store can be read, and spawns the task that follows it until all connections are drained. If the store's
-/// revision goes backwards, cached grants and open connections may be invalid: the task then begins the shutdown and sends
-/// the error. `None` if the shutdown begins before the store can be read.
+/// revision goes backwards, cached grants and open connections may be invalid: the task then sends the error and ends.
+/// `None` if the shutdown begins before the store has been read.
 pub(crate) async fn follow(
     grants: Arc<Grants>,
     workers: Vec<mpsc::Sender<Message>>,
@@ -174,15 +174,19 @@ pub(crate) async fn follow(
     grants.applied.send_replace(feed.revision());
     grants.metrics.feed.read.set(feed.revision());
     grants.metrics.feed.applied.set(feed.revision());
-    grants.preload().await;
+    tokio::select! {
+        () = grants.preload() => {}
+        () = shutdown.begun() => return None,
+    }
     grants.mark_alive();
     health.ready();
-    let stop = shutdown.clone();
+    let progress = health.watch_loop("the task that follows the store");
     let (fatal, received) = oneshot::channel();
     drained.spawn_until_stopped(async move {
-        let error = keep_following(&grants, feed, &workers, &health).await;
-        let _ = fatal.send(error);
-        stop.begin();
+        tokio::select! {
+            error = keep_following(&grants, feed, &workers, &health) => drop(fatal.send(error)),
+            never = progress.mark_while_polled() => match never {},
+        }
     });
     Some(received)
 }
