@@ -11,7 +11,7 @@ mod metrics;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::Shutdown;
-use admission::{ConnectionTable, Rejection, Slot};
+use admission::{ConnectionTable, Rejection, Slot, Waiting};
 
 pub use metrics::ConnectionMetrics;
 
@@ -38,7 +38,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// How long a new connection waits for a place: longer than it takes until a peer that doesn't read counts as idle.
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time between two attempts to find a place for it.
+/// Time after which the first that waits looks again whether a connection is idle now: nothing tells it.
 const ADMISSION_INTERVAL: Duration = Duration::from_millis(20);
 /// Connections being rejected with a response; beyond this they are closed without.
 const REJECTING_MAX: usize = 16;
@@ -177,9 +177,9 @@ impl Server {
         let waiting = self.table.wait(peer.ip(), rejection, &self.metrics);
         let admitted = match waiting {
             None => Err(rejection),
-            Some(_place) => tokio::select! {
+            Some(waiting) => tokio::select! {
                 () = stop.cancelled() => return,
-                admitted = self.admit(peer.ip()) => admitted,
+                admitted = self.admit(&waiting) => admitted,
             },
         };
         match admitted {
@@ -189,16 +189,21 @@ impl Server {
     }
 
     /// A place for a new connection, for which it waits a while.
-    async fn admit(&self, peer: IpAddr) -> Result<Slot, Rejection> {
-        let give_up = Instant::now() + ADMISSION_TIMEOUT;
-        loop {
-            match self.table.admit(peer, &self.metrics) {
-                Err(Rejection::TotalLimit) if Instant::now() < give_up => {
-                    tokio::time::sleep(ADMISSION_INTERVAL).await;
+    async fn admit(&self, waiting: &Waiting) -> Result<Slot, Rejection> {
+        let admitted = async {
+            // Not the place of one that has just been admitted, and hasn't begun its request.
+            let mut may_evict = false;
+            loop {
+                match waiting.admit(may_evict) {
+                    None => waiting.woken().await,
+                    Some(Err(Rejection::TotalLimit)) => {
+                        may_evict = tokio::time::timeout(ADMISSION_INTERVAL, waiting.woken()).await.is_err();
+                    }
+                    Some(admitted) => return admitted,
                 }
-                admitted => return admitted,
             }
-        }
+        };
+        tokio::time::timeout(ADMISSION_TIMEOUT, admitted).await.unwrap_or(Err(Rejection::TotalLimit))
     }
 
     /// Tells a peer that there are too many connections, unless too many are being told.

@@ -4,12 +4,13 @@
 //! Separate from the proxy's (`proxy/src/auth/admission.rs`): idleness is a matter of requests here, and few enough
 //! connections are open to look at each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
@@ -53,8 +54,15 @@ struct OpenConnections {
     connections: HashMap<u64, Connection>,
     sources: HashMap<Source, usize>,
     networks: HashMap<Network, usize>,
-    /// Connections that wait for a place.
-    waiting: HashMap<Network, usize>,
+    /// Connections that wait for a place, in the order in which they get one.
+    queue: VecDeque<Queued>,
+}
+
+#[derive(Debug)]
+struct Queued {
+    id: u64,
+    network: Network,
+    wake: Arc<Notify>,
 }
 
 #[derive(Debug, Clone)]
@@ -78,14 +86,38 @@ pub(super) struct Slot {
 /// A connection that waits for a place, until dropped.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    network: Network,
+    id: u64,
+    peer: IpAddr,
+    wake: Arc<Notify>,
     table: Arc<ConnectionTable>,
     metrics: ConnectionMetrics,
 }
 
+impl Waiting {
+    /// A place for the connection, if it is the first that waits: a free one, or, if it `may_evict`, that of an idle one.
+    /// `None` if it isn't the first.
+    pub(super) fn admit(&self, may_evict: bool) -> Option<Result<Slot, Rejection>> {
+        let open = self.table.open();
+        if open.queue.front().is_none_or(|first| first.id != self.id) {
+            return None;
+        }
+        if !may_evict && open.connections.len() >= self.table.total_max {
+            return Some(Err(Rejection::TotalLimit));
+        }
+        Some(self.table.admit_next(open, self.peer, &self.metrics))
+    }
+
+    /// Returns when a place has become free, or the connection is the first that waits.
+    pub(super) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+}
+
 impl Drop for Waiting {
     fn drop(&mut self) {
-        decrement(&mut self.table.open().waiting, self.network);
+        let mut open = self.table.open();
+        open.queue.retain(|queued| queued.id != self.id);
+        open.wake_first();
         self.metrics.waiting.dec();
     }
 }
@@ -103,7 +135,9 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.table.open().remove(self.id);
+        let mut open = self.table.open();
+        open.remove(self.id);
+        open.wake_first();
         self.metrics.open.dec();
     }
 }
@@ -118,25 +152,38 @@ impl ConnectionTable {
         }
     }
 
-    /// A place for a new connection.
+    /// A place for a new connection. It doesn't go before those that wait for one.
     pub(super) fn admit(
         self: &Arc<Self>,
         peer: IpAddr,
         metrics: &ConnectionMetrics,
     ) -> Result<Slot, Rejection> {
+        let open = self.open();
+        let source = Source::of(peer);
+        // A source at its limit takes one of its own.
+        if !open.queue.is_empty() && (self.is_trusted(peer) || open.of(source) < self.per_source_max) {
+            return Err(Rejection::TotalLimit);
+        }
+        self.admit_next(open, peer, metrics)
+    }
+
+    fn admit_next(
+        self: &Arc<Self>,
+        mut open: MutexGuard<'_, OpenConnections>,
+        peer: IpAddr,
+        metrics: &ConnectionMetrics,
+    ) -> Result<Slot, Rejection> {
         let connection = Connection {
             source: Source::of(peer),
-            trusted: self.trusted_proxies.contains(&peer.to_canonical()),
+            trusted: self.is_trusted(peer),
             activity: Arc::new(Activity::new()),
             evicted: CancellationToken::new(),
         };
-        let mut open = self.open();
         let make_room = |open: &mut OpenConnections, limit: Rejection, source: Option<Source>| {
             let may_go = |other: &Connection| source.is_none_or(|source| other.source == source);
             open.evict(may_go).then(|| metrics.count_close(limit.cause())).ok_or(limit)
         };
-        let of_source = open.sources.get(&connection.source).copied().unwrap_or(0);
-        if !connection.trusted && of_source >= self.per_source_max {
+        if !connection.trusted && open.of(connection.source) >= self.per_source_max {
             make_room(&mut open, Rejection::SourceLimit, Some(connection.source))?;
         }
         if open.connections.len() >= self.total_max {
@@ -148,8 +195,8 @@ impl ConnectionTable {
         Ok(Slot { id, connection, table: self.clone(), metrics: metrics.clone() })
     }
 
-    /// Lets a rejected connection wait for a place; `None` if that wouldn't help, or too many wait, in all or of its
-    /// network.
+    /// Lets a rejected connection wait for a place behind those that wait already; `None` if that wouldn't help, or too many
+    /// wait, in all or of its network.
     pub(super) fn wait(
         self: &Arc<Self>,
         peer: IpAddr,
@@ -161,16 +208,20 @@ impl ConnectionTable {
         }
         let network = Source::of(peer).network();
         let mut open = self.open();
-        let of_network = open.waiting.get(&network).copied().unwrap_or(0);
-        let may_wait =
-            of_network < WAITING_PER_NETWORK_MAX || self.trusted_proxies.contains(&peer.to_canonical());
-        if !may_wait || open.waiting.values().sum::<usize>() >= QUEUED_MAX {
+        let of_network = open.queue.iter().filter(|queued| queued.network == network).count();
+        let may_wait = of_network < WAITING_PER_NETWORK_MAX || self.is_trusted(peer);
+        if !may_wait || open.queue.len() >= QUEUED_MAX {
             return None;
         }
-        *open.waiting.entry(network).or_default() += 1;
+        let (id, wake) = (open.next_id(), Arc::<Notify>::default());
+        open.queue.push_back(Queued { id, network, wake: wake.clone() });
         drop(open);
         metrics.waiting.inc();
-        Some(Waiting { network, table: self.clone(), metrics: metrics.clone() })
+        Some(Waiting { id, peer, wake, table: self.clone(), metrics: metrics.clone() })
+    }
+
+    fn is_trusted(&self, peer: IpAddr) -> bool {
+        self.trusted_proxies.contains(&peer.to_canonical())
     }
 
     fn open(&self) -> MutexGuard<'_, OpenConnections> {
@@ -179,9 +230,24 @@ impl ConnectionTable {
 }
 
 impl OpenConnections {
-    fn insert(&mut self, connection: Connection) -> u64 {
-        let id = self.next_id;
+    fn next_id(&mut self) -> u64 {
         self.next_id += 1;
+        self.next_id
+    }
+
+    /// The connections of a source.
+    fn of(&self, source: Source) -> usize {
+        self.sources.get(&source).copied().unwrap_or(0)
+    }
+
+    fn wake_first(&self) {
+        if let Some(first) = self.queue.front() {
+            first.wake.notify_one();
+        }
+    }
+
+    fn insert(&mut self, connection: Connection) -> u64 {
+        let id = self.next_id();
         *self.sources.entry(connection.source).or_default() += 1;
         *self.networks.entry(connection.source.network()).or_default() += 1;
         self.connections.insert(id, connection);
@@ -203,8 +269,7 @@ impl OpenConnections {
             |(id, connection)| {
                 let idle = connection.activity.idle_for(now)?;
                 let network = self.networks.get(&connection.source.network()).copied().unwrap_or(0);
-                let source = self.sources.get(&connection.source).copied().unwrap_or(0);
-                Some(((!connection.trusted, network, source, idle), *id))
+                Some(((!connection.trusted, network, self.of(connection.source), idle), *id))
             },
         );
         let Some((_, id)) = idle.max() else { return false };

@@ -1,6 +1,7 @@
 //! Floods of connections of every kind, over loopback.
 
 use std::net::Ipv4Addr;
+use std::time::Instant;
 
 use axum::body::Bytes;
 use axum::routing::{get, post};
@@ -283,6 +284,29 @@ async fn connection_that_waits_for_a_place_holds_up_no_other() {
         assert!(read_to_end(&mut stream).await.starts_with("HTTP/1.1 "), "has its turn, or is told");
     }
     server.reach("connections_waiting", |waiting| waiting == 0).await;
+}
+
+//
+#[tokio::test]
+async fn connections_that_wait_get_places_in_the_order_of_their_coming() {
+    const WAITING: u8 = 16;
+    let server = Listener::start(limits(1, LONG_TIME)).await;
+    let held = server.send([0, 0, 1], b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    server.reach("connections", |open| open == 1).await;
+    let (order, mut responses) = (Arc::new(std::sync::Mutex::new(Vec::new())), JoinSet::new());
+    for nth in 1..=WAITING {
+        let request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let mut stream = server.send([nth, 0, 1], request).await;
+        server.reach("connections_waiting", |waiting| waiting == u64::from(nth)).await;
+        let order = order.clone();
+        responses.spawn(async move {
+            assert!(!read_to_end(&mut stream).await.starts_with("HTTP/1.1 503 "));
+            order.lock().unwrap().push(nth);
+        });
+    }
+    drop(held);
+    responses.join_all().await;
+    assert_eq!(*order.lock().unwrap(), (1..=WAITING).collect::<Vec<_>>());
 }
 
 //
