@@ -27,7 +27,7 @@ use certificates::Certificates;
 use clock::Clock;
 pub(crate) use follow::follow;
 use known::KnownGrants;
-use lookups::{Lookups, Turn};
+use lookups::{LookupPermit, Lookups};
 
 /// Token ids that have been looked up.
 const LOOKED_UP_MAX: usize = 10_000;
@@ -43,8 +43,8 @@ pub(crate) struct Grants {
     /// Runs the look-ups: sqlx's connections belong to the runtime that opened them, and each worker has its own.
     runtime: Handle,
     known: KnownGrants,
-    /// Ids that have been looked up. One that isn't known doesn't exist.
-    looked_up: DashMap<TokenId, ()>,
+    /// Ids that have been looked up, and whether they exist.
+    looked_up: DashMap<TokenId, bool>,
     certificates: Certificates,
     /// The revision up to which changes have been read.
     position: AtomicI64,
@@ -101,18 +101,16 @@ impl Grants {
             Proof::Secret(secret) => grant.matches(&self.key, secret),
             // The keys were the token's when the exchange began; they must still be.
             Proof::Scram(keys) => grant.scram.as_ref() == Some(keys),
-            // SCRAM keys of an inactive grant match no proof; then report why it is inactive.
-            Proof::Failed => {
-                return Verdict::Denied(
-                    self.deny_reason(&grant, source).unwrap_or(LoginOutcome::WrongSecret),
-                );
-            }
+            Proof::Failed => false,
         };
         if !is_right {
-            return match self.take_equally_long(credential.id, source).await {
-                Ok(()) => Verdict::Denied(LoginOutcome::WrongSecret),
-                Err(Unavailable) => Verdict::Unavailable,
-            };
+            if self.take_equally_long(credential.id, source).await.is_err() {
+                return Verdict::Unavailable;
+            }
+            // SCRAM keys of an inactive grant match no proof; then report why it is inactive.
+            let is_scram = matches!(credential.proof, Proof::Failed);
+            let inactive = is_scram.then(|| self.deny_reason(&grant, source)).flatten();
+            return Verdict::Denied(inactive.unwrap_or(LoginOutcome::WrongSecret));
         }
         match self.deny_reason(&grant, source) {
             Some(outcome) => Verdict::Denied(outcome),
@@ -121,7 +119,12 @@ impl Grants {
     }
 
     /// The keys against which SCRAM checks a client that claims to be `name`. Unknown names and inactive tokens have
-    /// keys too; no secret matches them.
+    /// keys too; no secret matches them. So has a name that can't be looked up: the exchange must begin as with a known one,
+    /// and [`Grants::check`] ends it.
+    ///
+    /// # Errors
+    ///
+    /// If nobody can log in, because the store has been unavailable for too long.
     pub(crate) async fn scram_keys(
         self: &Arc<Self>,
         name: &str,
@@ -129,8 +132,18 @@ impl Grants {
     ) -> Result<ScramKeys, Unavailable> {
         let decoy = ScramKeys::decoy(&self.key, name.as_bytes());
         let Some(id) = TokenId::parse_username(name.as_bytes()) else { return Ok(decoy) };
-        let Some(grant) = self.find(id, source).await? else { return Ok(decoy) };
-        self.take_equally_long(id, source).await?;
+        if self.staleness() > STALENESS_MAX {
+            return Err(Unavailable);
+        }
+        let found = match self.known.get(&id) {
+            Some(grant) => {
+                // Whether it can be read doesn't matter: it is known.
+                let _ = self.take_equally_long(id, source).await;
+                Some(grant)
+            }
+            None => self.find_in_turn(id, source).await.unwrap_or_default(),
+        };
+        let Some(grant) = found else { return Ok(decoy) };
         Ok(match &grant.scram {
             Some(keys) if self.deny_reason(&grant, source).is_none() => keys.clone(),
             Some(keys) => keys.disabled(),
@@ -177,18 +190,14 @@ impl Grants {
         self.find_in_turn(id, source).await
     }
 
-    /// Takes as long for a known id, presented from `source` with a wrong secret, as for one that must be looked up: who
-    /// keeps many look-ups waiting mustn't learn by that which ids exist.
+    /// Looks up a known id, presented from `source` with a wrong secret, as one that must be looked up: who keeps many
+    /// look-ups waiting, or comes while the store is away, mustn't learn by that which ids exist.
     ///
     /// # Errors
     ///
-    /// If too many wait. Whether the store can be read doesn't matter.
+    /// As for an id that isn't known: if too many wait, or the store can't be read.
     async fn take_equally_long(self: &Arc<Self>, id: TokenId, source: IpAddr) -> Result<(), Unavailable> {
-        if !self.looked_up.contains_key(&id) {
-            let turn = self.lookups.turn(source).await?;
-            let _ = self.run_lookup(turn, self.clone().find_or_look_up(id)).await;
-        }
-        Ok(())
+        self.find_in_turn(id, source).await.map(drop)
     }
 
     /// Finds an id in memory if it has been looked up, otherwise in the store.
@@ -197,8 +206,8 @@ impl Grants {
         id: TokenId,
         source: IpAddr,
     ) -> Result<Option<Arc<Grant>>, Unavailable> {
-        if self.looked_up.contains_key(&id) {
-            return Ok(self.known.get(&id));
+        if let Some(found) = self.find_looked_up(&id) {
+            return Ok(found);
         }
         let turn = self.lookups.turn(source).await?;
         self.run_lookup(turn, self.clone().find_or_look_up(id)).await
@@ -206,16 +215,22 @@ impl Grants {
 
     /// Another client may have had the id looked up while this one waited for its turn.
     async fn find_or_look_up(self: Arc<Self>, id: TokenId) -> Result<Option<Arc<Grant>>, Unavailable> {
-        if self.looked_up.contains_key(&id) {
-            return Ok(self.known.get(&id));
+        if let Some(found) = self.find_looked_up(&id) {
+            return Ok(found);
         }
         timeout(STORE_TIMEOUT, self.look_up(id)).await.unwrap_or(Err(Unavailable))
+    }
+
+    /// What is known of an id that has been looked up; `None` if it hasn't been, or has been forgotten since.
+    fn find_looked_up(&self, id: &TokenId) -> Option<Option<Arc<Grant>>> {
+        let exists = *self.looked_up.get(id)?;
+        if exists { self.known.get(id).map(Some) } else { Some(None) }
     }
 
     /// Runs a look-up whose turn it is. It completes even if the caller stops waiting.
     async fn run_lookup<T: Send + 'static>(
         &self,
-        turn: Turn,
+        turn: LookupPermit,
         look_up: impl Future<Output = Result<T, Unavailable>> + Send + 'static,
     ) -> Result<T, Unavailable> {
         let looked_up = self.runtime.spawn(async move {
@@ -236,11 +251,11 @@ impl Grants {
                 Unavailable
             })?;
             let Some(grant) = found.map(Arc::new) else {
-                self.mark_looked_up(id, read_at);
+                self.mark_looked_up(id, false, read_at);
                 return Ok(None);
             };
             if self.keep(grant.clone()) {
-                self.mark_looked_up(id, read_at);
+                self.mark_looked_up(id, true, read_at);
                 return Ok(Some(grant));
             }
         }
@@ -254,13 +269,13 @@ impl Grants {
         self.known.insert_if(grant, || self.position.load(Ordering::Acquire) <= read_at)
     }
 
-    fn mark_looked_up(&self, id: TokenId, read_at: i64) {
+    fn mark_looked_up(&self, id: TokenId, exists: bool, read_at: i64) {
         if self.looked_up.len() >= LOOKED_UP_MAX {
             self.looked_up.clear();
         }
         let entry = self.looked_up.entry(id);
         if self.position.load(Ordering::Acquire) == read_at {
-            entry.insert(());
+            entry.insert(exists);
         }
     }
 

@@ -32,11 +32,11 @@ struct State {
 #[derive(Debug)]
 struct Waiting {
     id: u64,
-    turn: oneshot::Sender<Turn>,
+    turn: oneshot::Sender<LookupPermit>,
 }
 
 /// A look-up that may run. Dropped, it makes room for the next.
-pub(super) struct Turn(Lookups);
+pub(super) struct LookupPermit(Lookups);
 
 /// The place of a look-up that waits. Dropped, as when its client leaves, it waits no longer.
 struct Place<'a> {
@@ -56,13 +56,13 @@ impl Lookups {
     /// # Errors
     ///
     /// If too many wait, or that takes too long.
-    pub(super) async fn turn(&self, source: IpAddr) -> Result<Turn, Unavailable> {
+    pub(super) async fn turn(&self, source: IpAddr) -> Result<LookupPermit, Unavailable> {
         let requester = Requester { source: Source::of(source), priority: Priority::Unknown };
         let (place, turn) = {
             let mut state = self.state();
             if state.running < RUNNING_MAX {
                 state.running += 1;
-                return Ok(Turn(self.clone()));
+                return Ok(LookupPermit(self.clone()));
             }
             let (sender, turn) = oneshot::channel();
             let id = state.next_id;
@@ -87,23 +87,23 @@ impl Drop for Place<'_> {
     }
 }
 
-impl Drop for Turn {
+impl Drop for LookupPermit {
     fn drop(&mut self) {
         let mut state = self.0.state();
         match state.waiting.pop() {
             Some(next) => {
                 drop(state);
                 // If its client has just left, this turn is dropped, too.
-                let _ = next.turn.send(Turn(self.0.clone()));
+                let _ = next.turn.send(LookupPermit(self.0.clone()));
             }
             None => state.running = state.running.saturating_sub(1),
         }
     }
 }
 
-impl fmt::Debug for Turn {
+impl fmt::Debug for LookupPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Turn")
+        f.write_str("LookupPermit")
     }
 }
 
@@ -154,7 +154,7 @@ mod tests {
         running.pop();
         let mut order = Vec::new();
         while order.last() != Some(&("other", true)) {
-            order.push(done.recv().await.unwrap());
+            order.push(timeout(STORE_TIMEOUT, done.recv()).await.expect("the other has no turn").unwrap());
         }
         assert!(order.len() <= 2, "{order:?}");
         assert!(others.join_next().await.unwrap().is_ok());

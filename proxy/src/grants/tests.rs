@@ -81,6 +81,38 @@ async fn wrong_secrets_take_turns_like_unknown_ids() {
     assert!(matches!(fixture.check(&unknown, &unknown).await, Verdict::Denied(LoginOutcome::Unknown)));
 }
 
+//
+#[tokio::test]
+async fn token_that_is_forgotten_while_it_is_looked_up_still_exists() {
+    let fixture = Fixture::new().await;
+    let ann = fixture.sign_up("ann@example.com").await;
+    let expired = Permissions { expires_at: Some(Timestamp::from_millis(1)), ..Permissions::ALL };
+    let [token] = &fixture.create_tokens(&ann, 1, &expired).await[..] else { panic!() };
+    // What a look-up does, with the follower in between.
+    let grant = fixture.grants.store.grant(&token.id()).await.unwrap().unwrap();
+    assert!(fixture.grants.keep(Arc::new(grant)));
+    fixture.grants.forget_inactive();
+    fixture.grants.mark_looked_up(token.id(), true, 0);
+    let verdict = fixture.check(token, token).await;
+    assert!(matches!(verdict, Verdict::Denied(LoginOutcome::Expired)), "{verdict:?}");
+}
+
+//
+#[tokio::test]
+async fn token_that_is_known_is_known_under_its_cache() {
+    let fixture = Fixture::new().await;
+    let token = fixture.sign_up("ann@example.com").await;
+    let grant = Arc::new(fixture.grants.store.grant(&token.id()).await.unwrap().unwrap());
+    let known = &fixture.grants.known;
+    for _ in 0..20_000 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| known.insert(grant.clone()));
+            known.remove(&grant.token);
+        });
+        assert_eq!(known.of_cache(&grant.cache_id).len(), known.len());
+    }
+}
+
 //
 #[tokio::test]
 async fn many_tokens_of_one_cache_come_after_others() {

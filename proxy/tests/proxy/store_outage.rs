@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::connection::FAILURE;
 use super::permissions::{PROPAGATION_TIMEOUT, is_closed};
 use super::tls::wait_until;
+use store::Token;
 use testkit::{TestProxy, binary, is_long_run, text};
 
 const AWAY: &str = "SERVER_ERROR authentication unavailable\r\n";
@@ -41,26 +42,54 @@ fn unreadable_table_denies_unknown_tokens() {
         let token = proxy.sign_up(&format!("user{number}@example.com"));
         let (user, secret) = (token.id().username(), token.secret().reveal());
         let text = [text::login(&token), text::set("x", &token.reveal()), text::set(&user, secret)];
-        let binary = [
-            binary::request(0x21, "PLAIN", &format!("\0{user}\0{secret}")),
-            binary::request(0x21, "SCRAM-SHA-256", &format!("n,,n={user},r=abc")),
-        ];
+        let binary = [binary::request(0x21, "PLAIN", &format!("\0{user}\0{secret}")), scram(&user)];
         execute(&proxy, &format!("ALTER TABLE {table} RENAME TO gone"));
         for login in &text {
             assert_eq!(session(login), AWAY, "without {table}");
         }
-        for login in &binary {
+        for (login, expected) in binary.iter().zip([&[0x86][..], &[0x21, 0x86]]) {
             assert_eq!(
                 binary::statuses(&proxy.exchange(&[login, &binary::request(0, "a", "")[..]].concat())),
-                [0x86],
+                expected,
                 "{table}"
             );
         }
         // A token known before is still accepted, and a wrong secret for it is still refused.
         assert_eq!(session(&text::login(&known)), "STORED\r\n");
-        assert_eq!(session(&text::set("x", &format!("{} {secret}", known.id().username()))), FAILURE);
+        let refused = session(&text::set("x", &format!("{} {secret}", known.id().username())));
+        assert!([FAILURE, AWAY].contains(&refused.as_str()), "{refused}");
         execute(&proxy, &format!("ALTER TABLE gone RENAME TO {table}"));
         assert_eq!(session(&text[0]), "STORED\r\n", "with {table} again");
+    }
+}
+
+/// A SCRAM exchange with a proof that is wrong.
+fn scram(user: &str) -> Vec<u8> {
+    let first = binary::request(0x21, "SCRAM-SHA-256", &format!("n,,n={user},r=abc"));
+    let proof = format!("c=biws,r=x,p={}=", "A".repeat(43));
+    [first, binary::request(0x22, "SCRAM-SHA-256", &proof)].concat()
+}
+
+// R-5, F-4.
+#[test]
+fn store_that_is_away_does_not_tell_which_ids_exist() {
+    let first = TestProxy::start_with(|config| config.scram = true);
+    let (known, unknown) = (first.sign_up("ann@example.com"), Token::generate());
+    // It has read the token ahead.
+    let proxy = first.start_second();
+    execute(&first, "ALTER TABLE tokens RENAME TO gone");
+    let wrong = unknown.secret().reveal();
+    for user in [known.id().username(), unknown.id().username()] {
+        let reply = proxy.exchange_text(&text::set("x", &format!("{user} {wrong}")));
+        assert_eq!(reply, AWAY, "{user}");
+        assert_eq!(binary::statuses(&proxy.exchange(&scram(&user))), [0x21, 0x86], "{user}");
+    }
+    assert_eq!(proxy.exchange_text(&format!("{}quit\r\n", text::login(&known))), "STORED\r\n");
+    execute(&first, "ALTER TABLE gone RENAME TO tokens");
+    for user in [known.id().username(), unknown.id().username()] {
+        let reply = proxy.exchange_text(&text::set("x", &format!("{user} {wrong}")));
+        assert_eq!(reply, FAILURE, "{user}");
+        assert_eq!(binary::statuses(&proxy.exchange(&scram(&user))), [0x21, 0x20], "{user}");
     }
 }
 
