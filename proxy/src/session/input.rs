@@ -15,11 +15,12 @@ impl Session {
     /// Reads into the shared buffer and dispatches from there: a request that arrives whole is not copied.
     pub(super) fn read(&mut self, worker: &WorkerContext<'_>) -> io::Result<Step> {
         let mut scratch = worker.scratch.borrow_mut();
+        let kept_before = self.responses.stream().kept_by_tls();
         let room = if self.tenant.buffers.is_tight() { TIGHT_READ_MAX } else { scratch.len() };
         let read = match self.responses.stream().read(scratch.get_mut(..room).unwrap_or_default()) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if self.responses.stream().kept_by_tls() > 0 {
-                    // A part of a record.
+                if self.responses.stream().kept_by_tls().max(kept_before) > 0 {
+                    // A part of a record, or the rest of a message of TLS itself.
                     self.responses.record_read(0);
                     self.hold_input(&Step::Input, false);
                 }

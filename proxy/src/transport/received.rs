@@ -8,6 +8,9 @@ use super::client_verifier::CHAIN_MAX;
 /// messages of TLS itself.
 const HANDSHAKE_MAX: usize = CHAIN_MAX + 8 * 1024;
 const PENDING_MAX: usize = 18 * 1024;
+/// What messages of TLS itself, such as an update of keys, may have in bytes without counting: rustls keeps nothing of those that
+/// are complete, and accepts few of them.
+const CONTROL_MAX: usize = 1024;
 /// The header of a record: type, version, length.
 const HEADER_LEN: usize = 5;
 
@@ -85,9 +88,12 @@ impl ReceivedBytes {
         self.pending.get() > if is_handshaking { HANDSHAKE_MAX } else { PENDING_MAX }
     }
 
-    /// What rustls keeps, in bytes.
+    /// What rustls keeps, in bytes: of a record that hasn't arrived whole, and of whole ones their plaintext, or a message of
+    /// TLS that is longer than any complete one.
     pub(super) fn kept(&self) -> usize {
-        self.pending.get().saturating_add(self.plaintext.get())
+        let partial = self.record.get().have;
+        let whole = Some(self.pending.get().saturating_sub(partial)).filter(|whole| *whole > CONTROL_MAX);
+        partial + self.plaintext.get().max(whole.unwrap_or(0))
     }
 }
 
@@ -111,15 +117,33 @@ mod tests {
             bytes.chunks(piece).for_each(|chunk| received.add(chunk));
             assert_eq!(received.kept(), bytes.len());
             received.set_plaintext(1100);
+            assert_eq!(received.kept(), bytes.len());
             received.read(1100);
             assert_eq!(received.kept(), 0, "in pieces of {piece}");
             // The beginning of the next one stays.
             received.add(&bytes[..bytes.len() - 1]);
             received.set_plaintext(100);
-            assert_eq!(received.kept(), bytes.len() - 1 + 100);
+            assert_eq!(received.kept(), HEADER_LEN + 999 + 100);
             received.read(60);
             assert_eq!(received.kept(), HEADER_LEN + 999 + 40);
         }
+    }
+
+    //
+    #[test]
+    fn update_of_keys_holds_nothing_once_it_has_arrived() {
+        let received = ReceivedBytes::default();
+        let update = record(22);
+        received.add(&update[..20]);
+        received.set_plaintext(0);
+        assert_eq!(received.kept(), 20);
+        received.add(&update[20..]);
+        received.set_plaintext(0);
+        assert_eq!(received.kept(), 0);
+        // One that is never complete does.
+        received.add(&record(2000));
+        received.set_plaintext(0);
+        assert_eq!(received.kept(), update.len() + HEADER_LEN + 2000);
     }
 
     //

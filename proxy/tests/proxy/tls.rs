@@ -107,6 +107,31 @@ fn every_curve_but_p_521_is_negotiated() {
     }
 }
 
+//
+#[test]
+fn client_that_updates_its_keys_may_be_idle() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = certify(folder.path());
+    let config = proxy::Config { stall_seconds: 1, ..config(&folder) };
+    let proxy = TestProxy::start_in(folder, config);
+    let token = proxy.sign_up("ann@example.com");
+    let config = trusting(&certificate, &[&version::TLS13]);
+    let [mut idle, mut unfinished] = [(); 2].map(|()| {
+        let mut client = connect(&proxy, &config);
+        ask(&mut client, text::login(&token).as_bytes(), b"STORED\r\n");
+        client.conn.refresh_traffic_keys().unwrap();
+        client.flush().unwrap();
+        client
+    });
+    // Ended after the time beyond which the other one would be, too.
+    unfinished.write_all(b"set a 0 0 10\r\nx").unwrap();
+    unfinished.flush().unwrap();
+    let mut reply = String::new();
+    unfinished.read_to_string(&mut reply).unwrap();
+    assert_eq!(reply, "CLIENT_ERROR request timed out\r\n");
+    ask(&mut idle, b"bogus\r\n", b"ERROR\r\n");
+}
+
 // R-20, S-14.
 #[test]
 fn every_protocol_and_value_size_works_over_tls() {
