@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use crate::buffers::HeldBytes;
-use crate::metrics::usage::{StartedAt, Usage};
+use crate::metrics::usage::{StartedAt, Time, Usage};
 use crate::notify::LocalNotify;
 use crate::protocol::request::{CommandKind, Fault, Outcome, Reply, ReplyFormat, TextFormat, ValueHeader};
 use crate::protocol::{self, fault_line};
@@ -31,7 +31,7 @@ pub(crate) struct ResponseQueue {
     order: ReplyOrder,
     wake: SessionWake,
     /// When the input that is being dispatched was read.
-    read_at: Cell<StartedAt>,
+    read_at: Cell<Time>,
     /// Operations sent to memcached, one per key.
     operations: Cell<u64>,
 }
@@ -59,6 +59,8 @@ struct SessionWake {
     dirty: Cell<bool>,
     /// Whether a lane will call [`ResponseQueue::wake_held`].
     held: Cell<bool>,
+    /// Whether the task works on a request or a reply itself, on a dedicated lane perhaps.
+    is_working: Cell<bool>,
 }
 
 /// See [`ResponseQueue::wake_on_reply`].
@@ -67,6 +69,18 @@ pub(crate) struct WakeOnReply<'a>(&'a Cell<bool>);
 impl Drop for WakeOnReply<'_> {
     fn drop(&mut self) {
         self.0.set(false);
+    }
+}
+
+/// See [`ResponseQueue::begin_work`].
+pub(crate) struct Work {
+    queue: Rc<ResponseQueue>,
+    was_working: bool,
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.queue.wake.is_working.set(self.was_working);
     }
 }
 
@@ -84,7 +98,7 @@ impl ResponseQueue {
     /// Sets where the session's bytes are counted.
     pub(crate) fn set_account(&self, usage: Rc<Usage>, held: HeldBytes) {
         // What came with the login.
-        self.read_at.set(usage.now());
+        self.read_at.set(usage.time());
         let _ = self.out.account.set(Account { usage, held });
     }
 
@@ -92,13 +106,13 @@ impl ResponseQueue {
     pub(crate) fn record_read(&self, bytes: usize) {
         if let Some(account) = self.out.account.get() {
             account.usage.read(bytes);
-            self.read_at.set(account.usage.now());
+            self.read_at.set(account.usage.time());
         }
     }
 
     /// When the input that is being dispatched was read.
     pub(crate) fn read_at(&self) -> StartedAt {
-        self.read_at.get()
+        self.read_at.get().started_at()
     }
 
     pub(crate) fn buffers(&self) -> &BufferPool {
@@ -339,6 +353,11 @@ impl ResponseQueue {
     pub(crate) fn wake_on_reply(&self) -> WakeOnReply<'_> {
         self.wake.on_reply.set(true);
         WakeOnReply(&self.wake.on_reply)
+    }
+
+    /// Marks the session's task as working on a request or a reply, which no lane does for it, until the guard is dropped.
+    pub(crate) fn begin_work(self: &Rc<Self>) -> Work {
+        Work { queue: self.clone(), was_working: self.wake.is_working.replace(true) }
     }
 
     /// Waits until the socket is blocked, the connection is closed or a reply is deferred; with

@@ -92,7 +92,7 @@ pub(crate) struct WorkerContext<'a> {
     pub(crate) throttle: &'a Throttle,
     /// Whether the proxy is stopping. [`ResponseQueue::wake`] notifies waiting sessions.
     pub(crate) closing: &'a Cell<bool>,
-    /// Whether the proxy has been stopping for a while, so that no large value is begun any more.
+    /// Whether the proxy has been stopping for a while, so that no large value is sent to a client any more.
     pub(crate) begins_no_value: &'a Cell<bool>,
     /// The read buffer that the worker's sessions share; never borrowed across an await.
     pub(crate) scratch: &'a RefCell<Vec<u8>>,
@@ -341,7 +341,7 @@ impl Session {
         let (stream, held) = responses.into_parts()?;
         let bytes = input.len().max(Handshake::BUFFER_MAX) + stream.kept_by_tls();
         let served = Served { is_tls: stream.is_tls(), operations };
-        handle.begin_reauthentication(Reauthentication::new(held?, bytes, tenant.usage.now(), served));
+        handle.begin_reauthentication(Reauthentication::new(held?, bytes, tenant.usage.time(), served));
         tenant.shed_if_over();
         Some((stream, handle))
     }

@@ -199,7 +199,7 @@ impl Tenant {
     /// Gives up what other tenants need: memory beyond a share that has become smaller, idle sessions beyond a part of the
     /// proxy's connections if few are free, and idle lanes if there are few.
     pub(crate) fn make_room(&self) {
-        self.sessions.end_excess(self.usage.now());
+        self.sessions.end_excess();
         if !self.buffers.is_empty() {
             self.shed();
         }

@@ -53,7 +53,7 @@ const EXPIRY_SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 const STALL_SWEEPS: u32 = 12;
 /// At shutdown, a client that neither reads its replies nor sends the rest of a request is closed after this time.
 const DRAIN_STALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// At shutdown, no further large value is begun after this time: what can't be finished in time isn't begun (F-32).
+/// At shutdown, no further large value is sent to a client after this time: what can't be finished in time isn't begun (F-32).
 const LAST_VALUE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time limit for closing the lanes, once no session is left.
 const LANE_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -100,7 +100,7 @@ pub(crate) struct Worker {
     tenants: RefCell<HashMap<String, Rc<Tenant>>>,
     /// Shutdown has begun. Cheaper to read than the shutdown itself, which all workers share.
     closing: Cell<bool>,
-    /// Shutdown takes long: no further large value is begun.
+    /// Shutdown takes long: no further large value is sent to a client.
     begins_no_value: Cell<bool>,
     /// Tenants with sessions, in the last report.
     active: Cell<i64>,

@@ -13,6 +13,23 @@ pub(crate) const BUCKETS: usize = 24;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct StartedAt(u32);
 
+/// A time in microseconds of the clock of [`Usage`] that doesn't wrap.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Time(u64);
+
+impl Time {
+    /// The same time as that of a request.
+    pub(crate) fn started_at(self) -> StartedAt {
+        let [a, b, c, d, ..] = self.0.to_le_bytes();
+        StartedAt(u32::from_le_bytes([a, b, c, d]))
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+}
+
 impl StartedAt {
     /// Microseconds since `earlier`.
     pub(crate) fn since(self, earlier: Self) -> u32 {
@@ -160,11 +177,14 @@ impl Usage {
         self.large_values.get()
     }
 
-    /// The time, for [`Usage::answered`].
+    /// The time, for [`Usage::answered`]. Wraps after 71 minutes; no request takes that long.
     pub(crate) fn now(&self) -> StartedAt {
-        // Wraps after 71 minutes; no request takes that long.
-        let [a, b, c, d, ..] = self.epoch.elapsed().as_micros().to_le_bytes();
-        StartedAt(u32::from_le_bytes([a, b, c, d]))
+        self.time().started_at()
+    }
+
+    /// The time, for what may be longer ago.
+    pub(crate) fn time(&self) -> Time {
+        Time(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
     /// Counts a request that was answered.
@@ -248,6 +268,15 @@ impl Usage {
 mod tests {
     use super::*;
     use crate::protocol::request::{ItemMeta, ValueWanted};
+
+    //
+    #[test]
+    fn what_was_read_long_ago_is_older_than_what_was_read_just_now() {
+        let long_ago = Time::from_micros(5);
+        let now = Time::from_micros(u64::from(u32::MAX) + 3);
+        assert!(long_ago < now);
+        assert_eq!(now.started_at(), StartedAt(2));
+    }
 
     #[test]
     fn what_is_answered_is_counted_once() {

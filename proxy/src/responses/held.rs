@@ -2,7 +2,7 @@
 
 use super::{ResponseQueue, UNSENT_MAX};
 use crate::buffers::HeldBytes;
-use crate::metrics::usage::StartedAt;
+use crate::metrics::usage::{StartedAt, Time};
 use crate::protocol::denial::Ending;
 
 /// The most unsent bytes of a session while the tenant's buffers are tight.
@@ -18,7 +18,7 @@ impl ResponseQueue {
     #[inline]
     pub(crate) fn hold_input(&self, bytes: usize, awaits_input: bool) {
         if let Some(held) = self.held() {
-            held.set_input(bytes, awaits_input, self.read_at.get());
+            held.set_input(bytes, awaits_input, self.read_at());
         }
     }
 
@@ -26,7 +26,7 @@ impl ResponseQueue {
     #[inline]
     pub(crate) fn advance_input(&self) {
         if let Some(held) = self.held() {
-            held.advance_input(self.read_at.get());
+            held.advance_input(self.read_at());
         }
     }
 
@@ -67,16 +67,17 @@ impl ResponseQueue {
         self.held().map_or(0, HeldBytes::total)
     }
 
-    /// Whether the connection holds something, and for how long its client has sent nothing, in microseconds of a clock that
-    /// wraps; `None` if a reply is missing, or it is being ended.
-    pub(crate) fn idle_for(&self, now: StartedAt) -> Option<(bool, u32)> {
-        let is_busy = self.in_flight() > 0 || self.is_broken() || self.ending().is_some();
-        (!is_busy).then(|| (self.held_for(now).is_some(), now.since(self.read_at())))
+    /// Whether the connection holds something, and when its client has last sent something; `None` if a reply is missing, or it
+    /// is being ended.
+    pub(crate) fn idle_since(&self) -> Option<(bool, Time)> {
+        let awaits_reply = self.in_flight() > 0 || self.wake.is_working.get();
+        let is_busy = awaits_reply || self.is_broken() || self.ending().is_some();
+        (!is_busy).then(|| (self.held_bytes() > 0, self.read_at.get()))
     }
 
     /// Why a sweep at `now` must end the connection, if so; see [`HeldBytes::overdue`].
     pub(crate) fn overdue(&self, limit: u32, now: StartedAt) -> Option<Ending> {
-        self.held()?.overdue(limit, self.read_at.get(), now)
+        self.held()?.overdue(limit, self.read_at(), now)
     }
 
     pub(super) fn hold_deferred(&self) {
@@ -90,7 +91,7 @@ impl ResponseQueue {
     pub(super) fn hold_local(&self, bytes: usize) {
         self.order.local_bytes.set(bytes);
         if let Some(held) = self.held() {
-            held.set_deferred(self.order.deferred.borrow().bytes() + bytes, self.read_at.get());
+            held.set_deferred(self.order.deferred.borrow().bytes() + bytes, self.read_at());
         }
     }
 }

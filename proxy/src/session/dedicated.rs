@@ -41,6 +41,7 @@ impl Session {
         worker: &WorkerContext<'_>,
     ) -> io::Result<ControlFlow<()>> {
         self.responses.count_operation();
+        let _work = self.responses.begin_work();
         let version = self.handle.permissions.version();
         if !self.drain(worker).await {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -74,12 +75,13 @@ impl Session {
         tenant.turns.charge(0);
         let lease = tenant.backend.lease(&self.handle.permissions.lanes, LEASE_TIMEOUT).await?;
         self.recheck_permissions(version)?;
-        self.state.lane_use.reset();
+        self.state.lane_use.begin(&lease.cancel);
         Ok(lease)
     }
 
     /// Sends the deferred replies in order, and requests dropped values again.
     pub(super) async fn replay_deferred(&mut self, worker: &WorkerContext<'_>) -> io::Result<()> {
+        let _work = self.responses.begin_work();
         while let Some(deferred) = self.responses.next_deferred() {
             match deferred {
                 Deferred::Bytes(bytes) => self.responses.write_raw(&bytes),
@@ -94,8 +96,6 @@ impl Session {
                 }
             }
             if self.responses.unsent() > UNSENT_MAX {
-                // It holds no lane now.
-                self.state.lane_use.reset();
                 self.send_all().await?;
             }
         }
@@ -113,7 +113,8 @@ impl Session {
         if self.responses.is_broken() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
     }
 
-    /// Waits for the client's socket, within the stall timeout, and less if others wait for the lane.
+    /// Waits for the client's socket, within the stall timeout, and less if others wait for the lane that the session
+    /// has.
     async fn with_stall_timeout<F: Future<Output = io::Result<()>>>(
         &self,
         wait: impl Fn() -> F,

@@ -1,12 +1,13 @@
 //! A session's state between turns: a request that is only partly dispatched, and the lane in use.
 
 use std::borrow::Cow;
-use std::cell::Cell;
-use std::rc::Rc;
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use super::relogin::Relogin;
 use crate::lane::Lane;
+use crate::notify::LocalNotify;
 use crate::protocol::Then;
 use crate::protocol::request::{CommandKind, Fault, KeyForm, ReplyFormat, Request};
 use crate::protocol::text::classic::Keys;
@@ -66,13 +67,16 @@ impl State {
 /// How long a request on a dedicated lane has waited for its client, and the bytes that moved.
 #[derive(Debug, Default)]
 pub(super) struct LaneUse {
+    /// What cancels the lease; gone when the session has no lane any more.
+    lease: RefCell<Weak<LocalNotify>>,
     pub(super) waited: Cell<Duration>,
     bytes: Cell<u64>,
 }
 
 impl LaneUse {
-    /// A request begins.
-    pub(super) fn reset(&self) {
+    /// A request gets a lane, which it has for as long as what cancels its `lease` is there.
+    pub(super) fn begin(&self, lease: &Rc<LocalNotify>) {
+        self.lease.replace(Rc::downgrade(lease));
         self.waited.set(Duration::ZERO);
         self.bytes.set(0);
     }
@@ -81,10 +85,11 @@ impl LaneUse {
         self.bytes.set(self.bytes.get().saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX)));
     }
 
-    /// Whether the client is too slow for a lane that others wait for.
+    /// Whether the session has a lane, and its client is too slow for one that others wait for.
     pub(super) fn is_slow(&self) -> bool {
+        let has_lane = self.lease.borrow().strong_count() > 0;
         let fair = Duration::from_secs(self.bytes.get() / CONTENDED_BYTES_PER_SECOND);
-        self.waited.get() > CONTENDED_WAIT_MAX.saturating_add(fair)
+        has_lane && self.waited.get() > CONTENDED_WAIT_MAX.saturating_add(fair)
     }
 }
 
@@ -158,7 +163,8 @@ mod tests {
     //
     #[test]
     fn who_holds_a_lane_that_others_wait_for_must_move_bytes() {
-        let lane_use = LaneUse::default();
+        let (lane_use, lease) = (LaneUse::default(), Rc::default());
+        lane_use.begin(&lease);
         let wait = |seconds| lane_use.waited.update(|waited| waited + Duration::from_secs(seconds));
         wait(5);
         assert!(!lane_use.is_slow());
@@ -171,7 +177,11 @@ mod tests {
         assert!(!lane_use.is_slow());
         wait(10);
         assert!(lane_use.is_slow());
-        lane_use.reset();
+        lane_use.begin(&lease);
         assert!(!lane_use.is_slow());
+        wait(10);
+        assert!(lane_use.is_slow());
+        drop(lease);
+        assert!(!lane_use.is_slow(), "others don't wait for a lane that it hasn't");
     }
 }

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::rc::{Rc, Weak};
 
 use crate::buffers::HeldBytes;
-use crate::metrics::usage::StartedAt;
+use crate::metrics::usage::{StartedAt, Time};
 use crate::notify::LocalNotify;
 use crate::protocol::denial::Ending;
 use crate::responses::ResponseQueue;
@@ -14,7 +14,7 @@ use crate::responses::ResponseQueue;
 pub(crate) struct Reauthentication {
     held: HeldBytes,
     was: Served,
-    since: StartedAt,
+    since: Time,
     is_closed: Cell<bool>,
     changed: LocalNotify,
 }
@@ -38,13 +38,14 @@ pub(super) enum WeakRegistered {
 }
 
 impl Reauthentication {
-    /// Takes over what a session's connection `held`, when it begins to log in at `now`. It keeps `input_bytes` for that.
-    pub(crate) fn new(held: HeldBytes, input_bytes: usize, now: StartedAt, was: Served) -> Self {
+    /// Takes over what a session's connection `held`, when it begins to log in at `since`. It keeps `input_bytes` for that.
+    pub(crate) fn new(held: HeldBytes, input_bytes: usize, since: Time, was: Served) -> Self {
+        let now = since.started_at();
         held.clear_output();
         held.set_deferred(0, now);
         held.set_input(input_bytes, true, now);
         let is_closed = Cell::new(held.ending().is_some());
-        Self { held, was, since: now, is_closed, changed: LocalNotify::default() }
+        Self { held, was, since, is_closed, changed: LocalNotify::default() }
     }
 
     /// Waits until the connection must close. Returns why, if that is to be told to its owner.
@@ -121,13 +122,11 @@ impl Registered {
         }
     }
 
-    /// See [`ResponseQueue::idle_for`].
-    pub(super) fn idle_for(&self, now: StartedAt) -> Option<(bool, u32)> {
+    /// See [`ResponseQueue::idle_since`].
+    pub(super) fn idle_since(&self) -> Option<(bool, Time)> {
         match self {
-            Self::Serving(responses) => responses.idle_for(now),
-            Self::Reauthenticating(login) => {
-                login.held.ending().is_none().then(|| (true, now.since(login.since)))
-            }
+            Self::Serving(responses) => responses.idle_since(),
+            Self::Reauthenticating(login) => login.held.ending().is_none().then_some((true, login.since)),
         }
     }
 

@@ -1,7 +1,6 @@
 //! The sessions of a tenant: registering, listing and closing them.
 
 use std::cell::{Cell, RefCell};
-use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -216,7 +215,7 @@ impl Sessions {
 
     /// Ends the sessions that other caches need the connections of: those that have been idle for longest, then those that
     /// wait for their client. One that is being ended counts until it has closed.
-    pub(super) fn end_excess(&self, now: StartedAt) {
+    pub(super) fn end_excess(&self) {
         let excess = self.budget.excess(self.count());
         if excess == 0 {
             return;
@@ -225,8 +224,8 @@ impl Sessions {
         let all: Vec<Registered> = entries.values().filter_map(|entry| entry.connection.upgrade()).collect();
         let ending = all.iter().filter(|connection| connection.ending().is_some()).count();
         let mut idle: Vec<_> =
-            all.iter().filter_map(|connection| Some((connection.idle_for(now)?, connection))).collect();
-        idle.sort_unstable_by_key(|((holds, idle), _)| (*holds, Reverse(*idle)));
+            all.iter().filter_map(|connection| Some((connection.idle_since()?, connection))).collect();
+        idle.sort_unstable_by_key(|((holds, since), _)| (*holds, *since));
         let idle = idle.into_iter().filter(|(_, connection)| !connection.has_unread_input());
         idle.take(excess.saturating_sub(ending))
             .for_each(|(_, connection)| connection.end(Ending::ProxyLimit));

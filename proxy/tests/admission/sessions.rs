@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use store::Token;
-use testkit::{TestProxy, text};
+use testkit::{Memcached, TestProxy, text};
 
 use super::{TOO_MANY_CONNECTIONS, logs_in, loopback, metric, open, wait_until};
 
@@ -58,4 +58,24 @@ fn idle_sessions_of_a_few_caches_leave_connections_to_others() {
     assert_eq!(ended.read_to_end(&mut Vec::new()).unwrap(), 0);
     assert!(metric(&proxy, "memgate_proxy_denials_total{cause=\"proxy_limit\"}") > 1);
     drop(others);
+}
+
+//
+#[test]
+fn session_whose_request_is_on_a_dedicated_lane_is_not_idle() {
+    let proxy = open(CONNECTIONS);
+    let tokens: Vec<Token> = (0..5).map(|nth| proxy.sign_up(&format!("user{nth}@example.com"))).collect();
+    let memcached = Memcached::start(&proxy, &tokens[0], "10.214.7.77");
+    let mut all: Vec<_> = tokens[..4].iter().map(|token| fill(&proxy, token, CONNECTIONS)).collect();
+    let (waiting, first) = all[0].split_first_mut().unwrap();
+    memcached.freeze();
+    waiting.write_all(b"stats\r\n").unwrap();
+    assert!(first.iter_mut().all(ask), "they are used later than it");
+    // Now too few connections are free, and the cache gives up those that have been idle for longest.
+    let last = fill(&proxy, &tokens[4], CONNECTIONS);
+    assert_eq!(first[0].read_to_end(&mut Vec::new()).unwrap(), 0);
+    let mut reply = [0; 32];
+    waiting.read_exact(&mut reply).unwrap();
+    assert_eq!(&reply, b"SERVER_ERROR backend timed out\r\n");
+    drop(last);
 }
