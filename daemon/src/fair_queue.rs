@@ -45,11 +45,11 @@ pub struct FairQueue<T> {
 }
 
 /// Entries of one priority.
-type Class<T> = Turns<Region, Turns<Network, Turns<Source, VecDeque<T>>>>;
+type Class<T> = RoundRobin<Region, RoundRobin<Network, RoundRobin<Source, VecDeque<T>>>>;
 
 /// Lines that take turns: one for each of the sources, networks or regions that wait.
 #[derive(Debug)]
-struct Turns<K, L> {
+struct RoundRobin<K, L> {
     /// In the order of their turns; none is empty.
     lines: VecDeque<(K, L)>,
 }
@@ -59,7 +59,7 @@ impl<T> FairQueue<T> {
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let per_source_max = PER_SOURCE_MAX;
-        let [known, unknown, suspect] = [(); 3].map(|()| Turns::new());
+        let [known, unknown, suspect] = [(); 3].map(|()| RoundRobin::new());
         Self { known, unknown, suspect, capacity, per_source_max, turns: 0 }
     }
 
@@ -194,7 +194,7 @@ impl<T> Line for VecDeque<T> {
     }
 }
 
-impl<K: Eq + From<Source>, L: Line> Line for Turns<K, L> {
+impl<K: Eq + From<Source>, L: Line> Line for RoundRobin<K, L> {
     type Entry = L::Entry;
 
     fn new() -> Self {
@@ -252,7 +252,7 @@ impl<K: Eq + From<Source>, L: Line> Line for Turns<K, L> {
     }
 }
 
-impl<K: Eq + From<Source>, L: Line> Turns<K, L> {
+impl<K: Eq + From<Source>, L: Line> RoundRobin<K, L> {
     /// The line of a source, with its place.
     fn line(&self, source: Source) -> Option<(usize, &L)> {
         let key = K::from(source);

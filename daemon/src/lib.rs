@@ -1,7 +1,7 @@
 //! What every role needs to run as a daemon: two-stage shutdown, logging, an HTTP server with limits, health and metrics, how
 //! much memory there is, what counts as one peer for limits, whose turn it is, and programs of the system.
 //!
-//! Nothing here knows a role: no settings, no store, no domain types.
+//! Nothing here knows a role: no settings, no tables, no domain types.
 
 pub mod fair_queue;
 pub mod health;

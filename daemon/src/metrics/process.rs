@@ -15,18 +15,18 @@ use super::seconds_since_1970;
 
 /// Reads the process's figures whenever they are asked for.
 #[derive(Debug)]
-struct Process {
+struct ProcessCollector {
     started_at: f64,
 }
 
 /// Registers both. Call it when the process starts.
 pub(crate) fn register(registry: &mut Registry) {
-    let version = [("version", env!("CARGO_PKG_VERSION")), ("rust_version", env!("CARGO_PKG_RUST_VERSION"))];
+    let version = [("version", env!("CARGO_PKG_VERSION"))];
     registry.register("memgate_build", "The version that runs", Info::new(version));
-    registry.register_collector(Box::new(Process { started_at: seconds_since_1970() }));
+    registry.register_collector(Box::new(ProcessCollector { started_at: seconds_since_1970() }));
 }
 
-impl Collector for Process {
+impl Collector for ProcessCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let time = clock_gettime(ClockId::ProcessCPUTime);

@@ -1,6 +1,7 @@
 //! The login dialogue: feeds the input to [`Handshake`], looks credentials up, and replies at the right time.
 
 use std::future::poll_fn;
+use std::io;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -42,8 +43,8 @@ impl Authenticator<'_> {
         loop {
             match handshake.step(&pending.input) {
                 Step::More => {
-                    if pending.read(deadline, self.scratch).await.is_err() {
-                        self.record_unfinished(scram_name, pending.client_info(protocol));
+                    if let Err(error) = pending.read(deadline, self.scratch).await {
+                        self.record_unfinished(scram_name, &error, pending.client_info(protocol));
                         return None;
                     }
                     last_byte = Instant::now();
@@ -158,10 +159,13 @@ impl Authenticator<'_> {
         self.metrics.denials.record(subject, cause, client, denials::login_form(client.protocol, credential));
     }
 
-    /// Tells the token's owner of a client that has left in the middle of SCRAM: the client itself says nothing.
-    fn record_unfinished(&self, scram_name: Option<String>, client: ClientInfo) {
+    /// Counts a login that hasn't been finished, and tells the token's owner of a client that has left in the middle of
+    /// SCRAM: the client itself says nothing.
+    fn record_unfinished(&self, scram_name: Option<String>, error: &io::Error, client: ClientInfo) {
         if let Some(name) = scram_name {
             self.record_denial(LoginOutcome::ScramUnfinished, client, None, name.as_bytes());
+        } else if error.kind() == io::ErrorKind::TimedOut {
+            self.metrics.login(LoginOutcome::TimedOut);
         }
     }
 

@@ -35,7 +35,7 @@ impl FromStr for InstanceNetworks {
         let parse = || {
             let (address, prefix) = text.split_once('/')?;
             let address: Ipv4Addr = address.parse().ok()?;
-            let prefix: u8 = prefix.parse().ok().filter(|prefix| (1..=32).contains(prefix))?;
+            let prefix: u8 = prefix.parse().ok().filter(|prefix| (8..=22).contains(prefix))?;
             let mask = mask(prefix);
             Some(Self { base: u32::from(address) & mask, mask })
         };
@@ -75,7 +75,7 @@ mod tests {
         ] {
             assert_eq!(networks.contains(address.parse().unwrap()), is_inside, "{address}");
         }
-        for text in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0.0/0", "fd00::/8"] {
+        for text in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0.0/23", "10.0.0.0/7", "fd00::/8"] {
             assert!(text.parse::<InstanceNetworks>().is_err(), "{text}");
         }
     }

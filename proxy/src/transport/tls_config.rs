@@ -122,29 +122,22 @@ impl Certificate {
         let now = validity::now();
         let fresh = match files.read() {
             Ok(fresh) => fresh,
-            Err(why) => return self.keep_old(health, &why),
+            Err(why) => {
+                keep_old(health, &why);
+                return None;
+            }
         };
         let refusal = |loaded: &Loaded| loaded.validity.as_ref().and_then(|validity| validity.refusal(now));
         if let Some(why) = refusal(&fresh)
             && self.loaded().is_some_and(|current| refusal(&current).is_none())
         {
             let file = files.chain.display();
-            let _ =
-                self.keep_old(health, &format!("clients would refuse {file}: {why}: put a valid one there"));
+            keep_old(health, &format!("clients would refuse {file}: {why}: put a valid one there"));
             return fresh.validity.and_then(|validity| validity.begins_after(now));
         }
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(fresh);
         health.set_notice(FILE_PART, None);
         tracing::info!(file = %files.chain.display(), "certificate reloaded");
-        None
-    }
-
-    fn keep_old(&self, health: &Health, why: &str) -> Option<i64> {
-        tracing::error!(why, "failed to reload the certificate: keeping the old one");
-        health.set_notice(
-            FILE_PART,
-            Some(format!("failed to reload the certificate, keeping the old one: {why}")),
-        );
         None
     }
 
@@ -175,6 +168,13 @@ impl Certificate {
         health.set_notice(END_PART, notice);
         health.set_problem(END_PART, problem);
     }
+}
+
+/// Reports that a new certificate can't be used.
+fn keep_old(health: &Health, why: &str) {
+    tracing::error!(why, "failed to reload the certificate: keeping the old one");
+    let notice = format!("failed to reload the certificate, keeping the old one: {why}");
+    health.set_notice(FILE_PART, Some(notice));
 }
 
 impl Files {

@@ -358,3 +358,13 @@ fn busy_client_does_not_delay_shutdown() {
     writer.join().unwrap();
     let _ = reader.join().unwrap();
 }
+
+//
+#[test]
+fn login_that_is_not_finished_in_time_is_counted() {
+    let proxy = TestProxy::start();
+    let mut client = proxy.connect();
+    client.write_all(b"set x 0 0 100\r\nmg_").unwrap();
+    assert_eq!(client.read_to_end(&mut Vec::new()).unwrap(), 0);
+    assert!(proxy.metrics().contains("memgate_proxy_logins_total{outcome=\"timed_out\"} 1\n"));
+}

@@ -29,18 +29,21 @@ async fn turns_before_the_other(is_contended: bool) -> (usize, usize) {
             })
         })
         .collect();
-    let before = spawn_local(async move {
-        if is_contended {
-            other.begin().await;
+    let before = spawn_local({
+        let taken = taken.clone();
+        async move {
+            if is_contended {
+                other.begin().await;
+            }
+            taken.get()
         }
-        taken.get()
     });
     let before = before.await.unwrap();
     for session in sessions {
         session.await.unwrap();
     }
     passes.abort();
-    (before, SESSIONS)
+    (before, taken.get())
 }
 
 /// however many sessions of one tenant are ready, another tenant waits for a part of them only.
