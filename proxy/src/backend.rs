@@ -1,11 +1,12 @@
-//! The side of a tenant towards its memcached: the route, the lanes along it, and the back-off after a
-//! failure.
+//! The side of a tenant towards its memcached: the route, the lanes along it, and how long requests wait for one.
 //!
 //! Nothing here is shared between threads, and a lane can only be reached through the backend of its own
 //! tenant: no pool is shared by two users.
 
 pub(crate) mod dedicated_pool;
+mod dial;
 pub(crate) mod instance_networks;
+mod outage;
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
@@ -18,21 +19,21 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::lane::faults::LaneFaults;
-use crate::lane::{CloseReason, Lane, ReadBufferPool, Route};
+use crate::lane::{Lane, ReadBufferPool, Route};
+use crate::metrics::Metrics;
 use crate::metrics::usage::Usage;
-use crate::metrics::{Metrics, PanicGuard};
+use crate::notify::LocalNotify;
 use crate::protocol::request::{Fault, FlagSet};
 use crate::transport::address::is_private;
 use dedicated_pool::{DedicatedLanes, DedicatedPool};
+use dial::Slot;
 use instance_networks::InstanceNetworks;
+use outage::Outage;
 
 /// Shared lanes of one backend: about as many as memcached has threads. More would make the batches smaller.
 const LANES: usize = 2;
 /// The port of memcached in every container.
 const PORT: u16 = 11211;
-/// Time until a new lane is opened after one has failed. It doubles with every failure, up to `BACKOFF_MAX`.
-const BACKOFF: Duration = Duration::from_millis(25);
-const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
 /// What all backends of one worker share.
 pub(crate) struct BackendDeps {
@@ -43,44 +44,52 @@ pub(crate) struct BackendDeps {
     pub(crate) dedicated: DedicatedLanes,
     /// Where instances can be; without it, at any private address.
     pub(crate) networks: Option<InstanceNetworks>,
+    /// How long requests wait while an instance can't be reached.
+    pub(crate) hold: Duration,
 }
 
 pub(crate) struct Backend {
     deps: BackendDeps,
     usage: Rc<Usage>,
     route: RefCell<Option<Route>>,
-    lanes: RefCell<[Option<Rc<Lane>>; LANES]>,
+    slots: [Slot; LANES],
     dedicated: DedicatedPool,
     faults: Rc<LaneFaults>,
     next_tag: Cell<u64>,
     /// The meta flags that memcached knows, once a lane has asked for its version.
     flags: Cell<FlagSet>,
-    /// Lanes that have failed since the last one that worked.
-    failures: Cell<u32>,
-    retry_at: Cell<Instant>,
+    outage: Outage,
+    /// Whether a task opens lanes for the sessions that wait, and whether it is dialling just now.
+    is_opening: Cell<bool>,
+    is_dialling: Cell<bool>,
+    /// Notifies that task when the route has changed.
+    route_changed: LocalNotify,
 }
 
 impl Backend {
     pub(crate) fn new(deps: BackendDeps, usage: Rc<Usage>) -> Self {
         let faults = Rc::new(LaneFaults::new(deps.metrics.clone()));
         let dedicated = DedicatedPool::new(&deps.dedicated);
+        let outage = Outage::new(deps.hold, Instant::now());
         Self {
             deps,
             usage,
             route: RefCell::default(),
-            lanes: RefCell::default(),
+            slots: Default::default(),
             dedicated,
             faults,
             next_tag: Cell::new(0),
             flags: Cell::default(),
-            failures: Cell::new(0),
-            retry_at: Cell::new(Instant::now()),
+            outage,
+            is_opening: Cell::new(false),
+            is_dialling: Cell::new(false),
+            route_changed: LocalNotify::default(),
         }
     }
 
     /// Takes the route from `grant`. If it has changed, closes all lanes; none is opened along the old route
     /// again.
-    pub(crate) fn set_route(&self, grant: &Grant) {
+    pub(crate) fn set_route(self: &Rc<Self>, grant: &Grant) {
         let new = self.route_of(grant);
         let mut route = self.route.borrow_mut();
         if *route == new {
@@ -88,11 +97,12 @@ impl Backend {
         }
         *route = new;
         drop(route);
-        self.failures.set(0);
-        self.retry_at.set(Instant::now());
+        self.outage.reset(Instant::now());
         self.faults.reachability.reset();
         self.flags.set(FlagSet::Unknown);
         self.close();
+        self.route_changed.notify();
+        self.open_lanes();
     }
 
     fn route_of(&self, grant: &Grant) -> Option<Route> {
@@ -114,56 +124,24 @@ impl Backend {
         })
     }
 
-    /// Returns the lane of a session, whose number is `session`: the open lane, or a new one. `None` while
-    /// memcached can't be reached.
-    pub(crate) fn lane(self: &Rc<Self>, session: usize) -> Option<Rc<Lane>> {
-        let open = self.open_lane(session);
-        if open.is_some() {
-            return open;
-        }
-        if Instant::now() < self.retry_at.get() || self.faults.reachability.is_away() {
-            return None;
-        }
-        let route = self.route.borrow().clone()?;
-        let lane = Lane::new(route.value_max, self.usage.clone());
-        *self.lanes.borrow_mut().get_mut(session % LANES)? = Some(lane.clone());
-        let (backend, running) = (self.clone(), lane.clone());
-        self.deps.tasks.spawn_local(async move {
-            let _panic_guard = PanicGuard::new(&backend.deps.metrics);
-            backend.run_lane(&running, &route).await;
-        });
-        Some(lane)
-    }
-
-    /// Returns the lane of a session if it is already open.
+    /// Returns the lane of a session, whose number is `session`, if it is open.
     pub(crate) fn open_lane(&self, session: usize) -> Option<Rc<Lane>> {
-        let lanes = self.lanes.borrow();
-        lanes.get(session % LANES)?.as_ref().filter(|lane| lane.is_open()).cloned()
+        self.slot(session).open_lane()
     }
 
-    async fn run_lane(&self, lane: &Rc<Lane>, route: &Route) {
-        let started = Instant::now();
-        let reason = lane.run(route, &self.flags, &self.faults, &self.deps.buffers).await;
-        for slot in self.lanes.borrow_mut().iter_mut() {
-            if slot.as_ref().is_some_and(|other| Rc::ptr_eq(other, lane)) {
-                *slot = None;
-            }
-        }
-        if reason == CloseReason::Idle || self.route.borrow().as_ref() != Some(route) {
-            return;
-        }
-        self.deps.metrics.lane_failures.inc();
-        let failures = if started.elapsed() > BACKOFF_MAX * 4 { 0 } else { self.failures.get() };
-        self.failures.set(failures.saturating_add(1));
-        let wait = BACKOFF.saturating_mul(1 << failures.min(8)).min(BACKOFF_MAX);
-        self.retry_at.set(Instant::now() + wait);
+    fn slot(&self, session: usize) -> &Slot {
+        let [even, odd] = &self.slots;
+        if session.is_multiple_of(LANES) { even } else { odd }
     }
 
-    /// Closes all lanes. Requests in flight are answered that the backend is unavailable.
+    /// Whether no lane can be opened, as far as is known, or none that has opened since has proved to work.
+    pub(crate) fn is_away(&self) -> bool {
+        self.outage.is_on()
+    }
+
+    /// Closes all lanes. Writes in flight are answered that the backend is unavailable.
     pub(crate) fn close(&self) {
-        for lane in self.lanes.borrow_mut().iter_mut().filter_map(Option::take) {
-            lane.close(Fault::Unavailable);
-        }
+        self.slots.iter().for_each(|slot| slot.close(Fault::Unavailable));
         self.dedicated.close();
     }
 

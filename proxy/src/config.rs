@@ -22,6 +22,9 @@ const WAIT_TIMEOUT_MIN: Duration = Duration::from_secs(60);
 /// The clock that stalled connections are found by wraps after 71 minutes.
 const STALL_SECONDS_MAX: u64 = 3600;
 
+/// Longer than an instance takes to restart, to wake or to be replaced; clients don't wait that long.
+const HOLD_SECONDS_MAX: u64 = 10;
+
 /// Settings of the proxy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -41,6 +44,9 @@ pub struct Config {
     /// Seconds, 1 to 3,600, after which a connection ends that sends no more of an unfinished request, or reads no more of
     /// its replies.
     pub stall_seconds: u64,
+    /// Seconds, 0 to 10, for which requests wait while an instance restarts, moves or can't be reached, before they are
+    /// answered with an error; reads in flight are sent once more. 0 switches both off.
+    pub hold: u64,
     /// Accept plaintext from public addresses too.
     pub allow_plaintext: bool,
     /// The TLS certificate chain, in PEM; reloaded when the file changes.
@@ -66,6 +72,7 @@ impl Default for Config {
             connections: 100_000,
             buffer_mb: 0,
             stall_seconds: 60,
+            hold: 2,
             allow_plaintext: false,
             tls_certificate: None,
             tls_key: None,
@@ -90,6 +97,9 @@ impl Config {
         if !(1..=STALL_SECONDS_MAX).contains(&self.stall_seconds) {
             found.push(("proxy.stall_seconds", format!("give 1 to {STALL_SECONDS_MAX}")));
         }
+        if self.hold > HOLD_SECONDS_MAX {
+            found.push(("proxy.hold", format!("give 0 to {HOLD_SECONDS_MAX}")));
+        }
         found
     }
 
@@ -111,6 +121,11 @@ impl Config {
     /// The time after which a stalled connection ends, never 0.
     pub(crate) fn stall_timeout(&self) -> Duration {
         Duration::from_secs(self.stall_seconds.clamp(1, STALL_SECONDS_MAX))
+    }
+
+    /// How long requests wait while an instance can't be reached; 0 for not at all.
+    pub(crate) fn hold(&self) -> Duration {
+        Duration::from_secs(self.hold.min(HOLD_SECONDS_MAX))
     }
 
     /// How long a session waits in one go for its client, or for memcached. Stalled clients are found earlier if

@@ -4,7 +4,7 @@
 //! Requests that arrive in one turn of the event loop leave in one write; replies come back in one read. Each
 //! request carries a tag, and `in_flight` delivers a reply only to the request with the same tag.
 
-mod connect;
+pub(crate) mod connect;
 pub(crate) mod decode;
 pub(crate) mod dedicated;
 pub(crate) mod encode;
@@ -26,9 +26,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use store::LaneCredential;
 
 use crate::metrics::ConnectionGuard;
-use crate::metrics::usage::Usage;
+use crate::metrics::usage::{StartedAt, Usage};
 use crate::notify::LocalNotify;
-use crate::protocol::request::{Fault, FlagSet, Request, SHARED_VALUE_MAX};
+use crate::protocol::request::{Fault, Request, SHARED_VALUE_MAX};
 use crate::responses::ResponseQueue;
 use crate::transport::tcp;
 use decode::{ProtocolError, ValueLimits};
@@ -43,6 +43,8 @@ pub(crate) const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Interval at which timeouts are checked.
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);
+/// A lane that has been open for this long works, whether it was used or not.
+const LIFE_MIN: Duration = Duration::from_secs(2);
 /// Unsent bytes at which sessions must wait before they send more.
 const UNSENT_MAX: usize = 1024 * 1024;
 /// The largest capacity, in bytes, that an empty write buffer keeps.
@@ -67,22 +69,27 @@ pub(crate) struct Lane {
     held: RefCell<Vec<Weak<ResponseQueue>>>,
     /// Notified when there is something to write, or the lane must close.
     wake: LocalNotify,
-    /// Set when the lane must close: the route has changed, or the proxy is stopping.
+    /// Set when the lane is closed or must close: it has failed, the route has changed, or the proxy is stopping.
     closing: Cell<Option<Fault>>,
-    closed: Cell<bool>,
     last_progress: Cell<Instant>,
+    /// Whether reads in flight are left to their sessions if the lane fails, which send them again.
+    repeats_reads: bool,
+    opened_at: Instant,
+    /// Once it is closed: whether memcached had replied to a request, and whether requests were in flight.
+    ended: Cell<Option<(bool, bool)>>,
 }
 
 /// Why a lane was closed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum CloseReason {
     Idle,
-    /// memcached can't be reached, didn't reply in time or violated the protocol; or the lane was told to close.
+    /// memcached closed the connection, didn't reply in time or violated the protocol; or the lane was told to close.
     Failed(Fault),
 }
 
 impl Lane {
-    pub(crate) fn new(value_max: usize, usage: Rc<Usage>) -> Rc<Self> {
+    /// A lane on a connection that is open. `repeats_reads`: see [`Lane::send_again`].
+    pub(crate) fn new(value_max: usize, usage: Rc<Usage>, repeats_reads: bool) -> Rc<Self> {
         let limits = ValueLimits { max: value_max, inline_max: SHARED_VALUE_MAX };
         Rc::new(Self {
             in_flight: RefCell::new(InFlight::new(limits, usage)),
@@ -91,14 +98,17 @@ impl Lane {
             held: RefCell::default(),
             wake: LocalNotify::default(),
             closing: Cell::new(None),
-            closed: Cell::new(false),
             last_progress: Cell::new(Instant::now()),
+            repeats_reads,
+            opened_at: Instant::now(),
+            ended: Cell::new(None),
         })
     }
 
     /// Whether the lane accepts requests.
+    #[inline]
     pub(crate) fn is_open(&self) -> bool {
-        !self.closed.get() && self.closing.get().is_none()
+        self.closing.get().is_none()
     }
 
     /// Whether sessions should wait before they send more.
@@ -106,7 +116,7 @@ impl Lane {
         self.out.borrow().len() - self.sent.get() >= UNSENT_MAX || self.in_flight.borrow().is_full()
     }
 
-    /// Wakes `client` when the lane is connected, and when it isn't full any more.
+    /// Wakes `client` when the lane isn't full any more, or has ended.
     pub(crate) fn hold(&self, client: &Rc<ResponseQueue>) {
         if client.mark_held() {
             self.held.borrow_mut().push(Rc::downgrade(client));
@@ -132,6 +142,17 @@ impl Lane {
         encode::request(request, tag, &mut out);
     }
 
+    /// Sends a read, which was read at `started_at`, once more: it was in flight on a lane that has failed.
+    pub(crate) fn send_again(
+        &self,
+        request: &Request<'_>,
+        started_at: StartedAt,
+        client: &Rc<ResponseQueue>,
+    ) {
+        self.send(request, client);
+        self.in_flight.borrow_mut().mark_repeated(started_at);
+    }
+
     /// Queues a local reply to `client` behind its replies in flight.
     pub(crate) fn send_local(&self, bytes: Cow<'static, [u8]>, client: &Rc<ResponseQueue>) {
         self.in_flight.borrow_mut().push_local(bytes, client.clone());
@@ -143,36 +164,23 @@ impl Lane {
         self.wake.notify();
     }
 
-    /// Connects along `route` and serves until the lane is closed. Requests in flight are then answered with a
-    /// fault. Sets `flags` to the meta flags that memcached knows, and records in `faults` what memcached does wrong.
+    /// Serves until the lane is closed. Requests in flight are then answered with a fault, or are deferred. Records in
+    /// `faults` what memcached, at `address`, does wrong.
     pub(crate) async fn run(
         &self,
-        route: &Route,
-        flags: &Cell<FlagSet>,
+        stream: &TcpStream,
+        address: SocketAddr,
         faults: &LaneFaults,
         buffers: &ReadBufferPool,
     ) -> CloseReason {
         let _guard = CloseGuard(self);
-        let connected = tokio::select! {
-            connected = connect::connect(route) => connected,
-            fault = self.wait_for_close() => return CloseReason::Failed(fault),
-        };
-        let reason = match connected {
-            Ok((stream, known)) => {
-                flags.set(known);
-                self.wake_held();
-                let _open = ConnectionGuard::new(faults.shared_lanes());
-                self.last_progress.set(Instant::now());
-                self.serve(&stream, buffers).await.unwrap_or_else(|error| {
-                    faults.violation(route.address, error);
-                    CloseReason::Failed(Fault::Unavailable)
-                })
-            }
-            Err(error) => {
-                faults.connect_failed(route.address, &error);
-                CloseReason::Failed(Fault::Unavailable)
-            }
-        };
+        let _open = ConnectionGuard::new(faults.shared_lanes());
+        self.last_progress.set(Instant::now());
+        let reason = self.serve(stream, buffers).await.unwrap_or_else(|error| {
+            faults.violation(address, error);
+            self.in_flight.borrow_mut().spend_first();
+            CloseReason::Failed(Fault::Unavailable)
+        });
         if let CloseReason::Failed(fault) = reason {
             self.closing.set(Some(fault));
             if fault == Fault::TimedOut {
@@ -182,13 +190,18 @@ impl Lane {
         reason
     }
 
-    async fn wait_for_close(&self) -> Fault {
-        loop {
-            if let Some(fault) = self.closing.get() {
-                return fault;
-            }
-            self.wake.notified().await;
-        }
+    /// Whether memcached has replied to a request, or the lane has been open for long enough to be used by `now`.
+    pub(crate) fn has_worked(&self, now: Instant) -> bool {
+        let delivered = || match self.ended.get() {
+            Some((delivered, _)) => delivered,
+            None => self.in_flight.borrow().has_delivered(),
+        };
+        now.saturating_duration_since(self.opened_at) > LIFE_MIN || delivered()
+    }
+
+    /// Whether requests were in flight when the lane was closed.
+    pub(crate) fn has_interrupted(&self) -> bool {
+        self.ended.get().is_some_and(|(_, interrupted)| interrupted)
     }
 
     /// Serves until the lane must close.
@@ -304,14 +317,20 @@ impl Lane {
     }
 }
 
-/// Answers everything in flight and frees the buffers when a lane ends, even by a panic.
+/// Ends everything in flight and frees the buffers when a lane ends, even by a panic.
 struct CloseGuard<'a>(&'a Lane);
 
 impl Drop for CloseGuard<'_> {
     fn drop(&mut self) {
         let lane = self.0;
-        lane.closed.set(true);
-        let dirty = lane.in_flight.borrow_mut().fail(lane.closing.get().unwrap_or(Fault::Unavailable));
+        let fault = lane.closing.get().unwrap_or(Fault::Unavailable);
+        lane.closing.set(Some(fault));
+        let mut in_flight = lane.in_flight.borrow_mut();
+        lane.ended.set(Some((in_flight.has_delivered(), !in_flight.is_empty())));
+        // What has waited in vain for the whole time limit isn't asked for again.
+        let repeats_reads = lane.repeats_reads && fault == Fault::Unavailable;
+        let dirty = if repeats_reads { in_flight.fail_writes(fault) } else { in_flight.fail(fault) };
+        drop(in_flight);
         dirty.iter().for_each(|client| client.flush_dirty());
         *lane.out.borrow_mut() = Vec::new();
         lane.sent.set(0);

@@ -40,6 +40,9 @@ pub(crate) struct Metrics {
     pub(crate) throttled_logins: Counter,
     /// Connections that weren't read for a while, because they had exceeded a rate.
     pub(crate) throttled_sessions: Counter,
+    /// Sessions that wait for a lane.
+    pub(crate) held_sessions: Gauge,
+    held_requests: CounterBy,
     pub(crate) denials: Denials,
     handshakes: CounterBy,
     /// Open lanes.
@@ -110,6 +113,7 @@ impl Metrics {
             ("connections_limit", "Client connections that there may be", &metrics.connections_limit),
             ("sessions", "Open client connections that have logged in", &metrics.sessions),
             ("active_caches", "Caches with an open session", &metrics.active_caches),
+            ("held_sessions", "Connections whose requests wait for their instance", &metrics.held_sessions),
             ("buffered_bytes", "Bytes of unfinished requests and unread replies", &metrics.buffered),
         ] {
             proxy.register(name, help, gauge.clone());
@@ -170,6 +174,12 @@ impl Metrics {
                 "cause",
                 &["unavailable", "timed_out"],
             ),
+            held_requests: by(
+                "held_requests",
+                "Requests that have waited for an instance that couldn't be reached, by outcome",
+                "outcome",
+                &["served", "expired"],
+            ),
             lane_errors: by(
                 "lane_errors",
                 "Lanes refused or closed for what the backend answered, by cause",
@@ -220,6 +230,11 @@ impl Metrics {
     /// Counts a lane that was refused or closed for what the backend answered.
     pub(crate) fn lane_error(&self, error: LaneError) {
         self.lane_errors.inc(error.as_str());
+    }
+
+    /// Counts a request that has waited for its instance, and whether it was served then.
+    pub(crate) fn held(&self, is_served: bool) {
+        self.held_requests.inc(if is_served { "served" } else { "expired" });
     }
 
     /// Counts a login attempt.

@@ -15,8 +15,8 @@ use binary::header::{Header, Status};
 use denial::{Denial, Ending};
 pub(crate) use number::length;
 use request::{
-    Command, CommandKind, Fault, Limits, Reply, ReplyFormat, Request, TextFormat, UntaggedCommand,
-    ValueHeader,
+    Command, CommandKind, Fault, Key, KeyForm, Limits, Reply, ReplyFormat, Request, TextFormat,
+    UntaggedCommand, ValueHeader, Verb,
 };
 
 /// The longest key, in bytes (memcached's `KEY_MAX_LENGTH`).
@@ -116,6 +116,28 @@ pub(crate) fn reply_context<'a, E: Extend<&'a u8>>(request: &Request<'a>, out: &
         (ReplyFormat::Meta(_), Command::Meta(meta)) => meta::reply::context(request.key.bytes, &meta, out),
         _ => {}
     }
+}
+
+/// The request that a [`reply_context`] is of: a get, with the expiry of a `gat`, or `version`.
+pub(crate) fn request_again(
+    format: ReplyFormat,
+    kind: CommandKind,
+    context: &[u8],
+    exptime: Option<i32>,
+) -> Request<'_> {
+    let plain = |bytes| Key { bytes, form: KeyForm::Plain };
+    let (key, command) = match format {
+        _ if kind == CommandKind::Version => (plain(b""), Command::Version),
+        ReplyFormat::Meta(_) => meta::reply::get_again(context),
+        ReplyFormat::Binary(_) => (Key { bytes: context, form: KeyForm::Raw }, Command::Get { exptime }),
+        ReplyFormat::Text(_) => (plain(context), Command::Get { exptime }),
+    };
+    Request { command, key, format }
+}
+
+/// Whether a get of this kind and [`reply_context`] is an `mg` that changes the item.
+pub(crate) fn mutates(kind: CommandKind, context: &[u8]) -> bool {
+    matches!(kind, CommandKind::Meta { verb: Verb::Get, .. }) && meta::reply::mutates(context)
 }
 
 /// Appends `reply` in the client's protocol. `context` is the request's [`reply_context`].

@@ -17,7 +17,7 @@ use crate::protocol::request::{CommandKind, Fault, Outcome, Reply, ReplyFormat, 
 use crate::protocol::{self, fault_line};
 use crate::transport::Stream;
 use deferred::DeferredQueue;
-pub(crate) use deferred::{Deferred, with_data};
+pub(crate) use deferred::{Again, Deferred, with_data};
 pub(crate) use write_buffer::BufferPool;
 use write_buffer::{Account, WriteBuffer};
 
@@ -59,7 +59,7 @@ struct SessionWake {
     dirty: Cell<bool>,
     /// Whether a lane will call [`ResponseQueue::wake_held`].
     held: Cell<bool>,
-    /// Whether the task works on a request or a reply itself, on a dedicated lane perhaps.
+    /// Whether the task works on a request or a reply itself, on a dedicated lane perhaps, or waits for a lane.
     is_working: Cell<bool>,
 }
 
@@ -227,6 +227,30 @@ impl ResponseQueue {
         self.push_deferred(Deferred::refetch(format, kind, context, tokens));
     }
 
+    /// Defers a read that was in flight on a lane that has failed: the session sends it again.
+    pub(crate) fn defer_again(&self, again: Again) {
+        self.count_reply(again.kind);
+        self.push_deferred(Deferred::Again(again));
+    }
+
+    /// Lets the deferred replies wait for what is sent from now on, until [`ResponseQueue::bring_deferred_back`].
+    pub(crate) fn set_deferred_aside(&self) {
+        self.order.deferred.borrow_mut().set_aside();
+    }
+
+    /// The first reply set aside, if it is a read to send again; else whether there are any.
+    pub(crate) fn next_aside(&self) -> Result<Again, bool> {
+        let next = self.order.deferred.borrow_mut().pop_aside();
+        if next.is_ok() {
+            self.hold_deferred();
+        }
+        next
+    }
+
+    pub(crate) fn bring_deferred_back(&self) {
+        self.order.deferred.borrow_mut().bring_back();
+    }
+
     /// Whether a reply is deferred. Nothing may be written before it.
     pub(crate) fn is_deferring(&self) -> bool {
         !self.order.deferred.borrow().is_empty()
@@ -355,7 +379,8 @@ impl ResponseQueue {
         WakeOnReply(&self.wake.on_reply)
     }
 
-    /// Marks the session's task as working on a request or a reply, which no lane does for it, until the guard is dropped.
+    /// Marks the session's task as working on a request or a reply, which no lane does for it, or as waiting for a lane, until
+    /// the guard is dropped.
     pub(crate) fn begin_work(self: &Rc<Self>) -> Work {
         Work { queue: self.clone(), was_working: self.wake.is_working.replace(true) }
     }

@@ -5,6 +5,7 @@
 
 mod dedicated;
 mod dispatch;
+mod hold;
 mod input;
 mod relogin;
 mod state;
@@ -70,6 +71,8 @@ enum Step {
     Throttled(Pause),
     /// Verify the login at the front of the input (D-11, D-14).
     VerifyRelogin(Credential),
+    /// Wait for a lane: the instance restarts, moves or can't be reached (F-35).
+    AwaitLane,
     /// Detect memcached's version, which the front of the input depends on (D-9).
     NeedsVersion,
     /// Run the request on a dedicated lane once nothing else is in flight.
@@ -146,10 +149,14 @@ impl Session {
                     Err(_) if self.responses.ending().is_some() => Step::Close,
                     Err(error) => return self.end_at_once(&error),
                 },
-                Step::NeedsVersion => {
-                    Box::pin(self.detect_version()).await;
-                    self.resume()
-                }
+                Step::AwaitLane => match Box::pin(self.wait_for_lane(worker)).await {
+                    Ok(_) => self.resume(),
+                    Err(error) => return self.end_at_once(&error),
+                },
+                Step::NeedsVersion => match Box::pin(self.detect_version(worker)).await {
+                    Ok(()) => self.resume(),
+                    Err(error) => return self.end_at_once(&error),
+                },
                 Step::Dedicated(dedicated) => match Box::pin(self.run_dedicated(*dedicated, worker)).await {
                     Ok(ControlFlow::Continue(())) => self.resume(),
                     Ok(ControlFlow::Break(())) => Step::Close,
@@ -293,17 +300,11 @@ impl Session {
 
     /// Opens a lane, which reports memcached's version. If that fails, the request is parsed as the newest version
     /// would, and answered that the backend is unavailable.
-    async fn detect_version(&mut self) {
-        while self.tenant.backend.flags() == FlagSet::Unknown {
-            let Some(lane) = self.lane() else { break };
-            let _waiting = self.responses.wake_on_reply();
-            lane.hold(&self.responses);
-            self.responses.changed().await;
-            if self.responses.is_broken() {
-                break;
-            }
-        }
-        self.state.reads_as_newest = self.tenant.backend.flags() == FlagSet::Unknown;
+    async fn detect_version(&mut self, worker: &WorkerContext<'_>) -> io::Result<()> {
+        let is_unknown = |session: &Self| session.tenant.backend.flags() == FlagSet::Unknown;
+        while is_unknown(self) && self.wait_for_lane(worker).await? {}
+        self.state.reads_as_newest = is_unknown(self);
+        Ok(())
     }
 
     /// Waits until all replies have arrived and are sent; returns whether they are. The time limit restarts

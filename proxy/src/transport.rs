@@ -110,6 +110,16 @@ impl Stream {
         tcp::has_unread_input(&self.tcp)
     }
 
+    /// Waits until the peer has sent something, or has closed its side. Returns whether it has.
+    pub(crate) async fn input_or_end(&self) -> io::Result<bool> {
+        tcp::input_or_end(&self.tcp).await
+    }
+
+    /// Whether the peer has closed its side.
+    pub(crate) fn has_ended(&self) -> bool {
+        tcp::has_ended(&self.tcp)
+    }
+
     /// Writes what fits. With TLS, call [`Stream::flush`] until everything has left.
     pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.tls {

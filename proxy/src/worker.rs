@@ -279,6 +279,7 @@ impl Worker {
                 buffers: self.buffers.clone(),
                 dedicated: self.shared.dedicated_lanes.clone(),
                 networks: self.shared.config.instance_networks,
+                hold: self.shared.config.hold(),
             };
             Tenant::new(deps, &self.held, &self.turns, self.shared.sessions.clone())
         });

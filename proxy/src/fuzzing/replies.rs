@@ -110,6 +110,8 @@ fn replay(responses: &Rc<ResponseQueue>) {
                 let reply = Reply { outcome: with_data(outcome, &data), tokens: &tokens };
                 responses.write_reply(format, kind, &context, &reply);
             }
+            // Only a lane defers reads, when it fails.
+            Deferred::Again(_) => {}
             Deferred::Refetch { format, kind, context, tokens } => {
                 let reply =
                     Reply { outcome: Outcome::Value(ItemMeta::default(), REFETCHED), tokens: &tokens };

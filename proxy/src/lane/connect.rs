@@ -13,8 +13,11 @@ use super::Route;
 use crate::protocol::request::FlagSet;
 use crate::transport::tcp;
 
-/// Time limit of the whole handshake. A connect to a killed container would hang.
-pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time limit of the whole handshake.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time limit of the connect alone, which is the kernel's business and takes no time. To a container that is being started
+/// again the first packet is lost, and the next one leaves a second later: another dial finds it sooner.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
 const LINE_MAX: usize = 128;
 
 /// Why a lane can't be opened.
@@ -31,14 +34,15 @@ pub(crate) enum ConnectError {
 }
 
 /// Connects along `route`. Also returns the meta flags that the memcached there knows.
-pub(super) async fn connect(route: &Route) -> Result<(TcpStream, FlagSet), ConnectError> {
+pub(crate) async fn connect(route: &Route) -> Result<(TcpStream, FlagSet), ConnectError> {
     let connected = timeout(HANDSHAKE_TIMEOUT, handshake(route)).await;
     connected.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }
 
 /// The secret is sent only to what refuses a request without it, as each instance does.
 async fn handshake(route: &Route) -> Result<(TcpStream, FlagSet), ConnectError> {
-    let stream = TcpStream::connect(route.address).await?;
+    let connecting = timeout(CONNECT_TIMEOUT, TcpStream::connect(route.address));
+    let stream = connecting.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     stream.set_nodelay(true)?;
     write(&stream, LaneCredential::VERSION_REQUEST.as_bytes()).await?;
     if read_line(&stream).await? != LaneCredential::UNAUTHENTICATED.as_bytes() {

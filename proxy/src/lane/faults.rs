@@ -61,7 +61,7 @@ impl LaneFaults {
     }
 
     /// A lane couldn't be opened.
-    pub(super) fn connect_failed(&self, address: SocketAddr, error: &ConnectError) {
+    pub(crate) fn connect_failed(&self, address: SocketAddr, error: &ConnectError) {
         if matches!(error, ConnectError::Io(error) if error.kind() == io::ErrorKind::TimedOut) {
             self.reachability.timed_out();
         } else {

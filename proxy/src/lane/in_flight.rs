@@ -1,14 +1,14 @@
 //! The requests in flight on a lane, in order. A reply is delivered only if it carries its request's tag.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 
 use super::decode::{self, Decoded, ProtocolError, VALUE_END, ValueLimits};
 use crate::metrics::usage::{StartedAt, Usage};
 use crate::protocol;
 use crate::protocol::request::{CommandKind, Fault, Outcome, Reply, ReplyFormat, Request};
-use crate::responses::ResponseQueue;
+use crate::responses::{Again, ResponseQueue};
 
 /// The most requests of one lane that wait for replies, and the bytes of their contexts: beyond it sessions wait.
 pub(super) const PENDING_MAX: usize = 64 * 1024;
@@ -34,9 +34,26 @@ struct Pending {
 
 enum Expected {
     /// A reply by memcached.
-    Reply { tag: u64, kind: CommandKind, format: ReplyFormat, context_len: usize, started_at: StartedAt },
+    Reply {
+        tag: u64,
+        kind: CommandKind,
+        format: ReplyFormat,
+        context_len: usize,
+        started_at: StartedAt,
+        repeat: Repeat,
+    },
     /// A local reply. It is written once all replies before it have been.
     Local(Cow<'static, [u8]>),
+}
+
+/// Whether a request may be sent once more if its lane fails (F-35).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Repeat {
+    /// memcached may have applied it.
+    Never,
+    Once,
+    /// It has been.
+    Spent,
 }
 
 impl InFlight {
@@ -83,9 +100,35 @@ impl InFlight {
         let context_len = self.contexts.len() - before;
         let (kind, format, started_at) = (request.command.kind(), request.format, client.read_at());
         client.expect(kind);
-        let expected = Expected::Reply { tag, kind, format, context_len, started_at };
+        let repeat = if request.command.may_repeat() { Repeat::Once } else { Repeat::Never };
+        let expected = Expected::Reply { tag, kind, format, context_len, started_at, repeat };
         self.pending.push_back(Pending { client, expected });
         tag
+    }
+
+    /// The last request has been sent before, on a lane that has failed, and was read at `started_at`.
+    pub(crate) fn mark_repeated(&mut self, started_at: StartedAt) {
+        if let Some(Pending { expected: Expected::Reply { started_at: at, repeat, .. }, .. }) =
+            self.pending.back_mut()
+        {
+            (*at, *repeat) = (started_at, Repeat::Spent);
+        }
+    }
+
+    /// The first request isn't sent again: its reply has broken the protocol.
+    pub(crate) fn spend_first(&mut self) {
+        if let Some(Pending { expected: Expected::Reply { repeat: repeat @ Repeat::Once, .. }, .. }) =
+            self.pending.front_mut()
+        {
+            *repeat = Repeat::Spent;
+        }
+    }
+
+    /// Whether memcached has replied to a request.
+    pub(crate) fn has_delivered(&self) -> bool {
+        let is_reply = |pending: &&Pending| matches!(pending.expected, Expected::Reply { .. });
+        let unanswered = u64::try_from(self.pending.iter().filter(is_reply).count()).unwrap_or(u64::MAX);
+        self.next_tag > unanswered
     }
 
     /// Adds a local reply to `client` behind the replies in flight.
@@ -139,6 +182,51 @@ impl InFlight {
         }
         self.free_unused();
         dirty
+    }
+
+    /// The same, but reads that may be sent once more are deferred: their sessions do that when a lane is open. A client's
+    /// read before one of its writes fails too: on another lane it could see that write, and the write's error, which
+    /// comes behind it, is due at once.
+    pub(crate) fn fail_writes(&mut self, fault: Fault) -> Vec<Rc<ResponseQueue>> {
+        self.spend_reads_before_writes();
+        let mut dirty = Vec::new();
+        let now = self.usage.now();
+        while let Some(next) = self.pending.pop_front() {
+            match next.expected {
+                Expected::Reply { repeat: Repeat::Once, kind, format, context_len, started_at, .. } => {
+                    let context = self.first_context(context_len).to_vec();
+                    self.contexts.drain(..context_len);
+                    next.client.defer_again(Again { format, kind, context, started_at });
+                    if next.client.mark_dirty() {
+                        dirty.push(next.client);
+                    }
+                }
+                _ => self.complete(next, &Outcome::Failed(fault).into(), now, &mut dirty),
+            }
+        }
+        self.free_unused();
+        dirty
+    }
+
+    /// Lets reads fail that can't be sent again: those behind which their client has sent a write, and each `mg` that is one
+    /// itself.
+    fn spend_reads_before_writes(&mut self) {
+        let contexts = self.contexts.make_contiguous();
+        let mut end = contexts.len();
+        let mut writers = HashSet::new();
+        for Pending { client, expected } in self.pending.iter_mut().rev() {
+            let Expected::Reply { kind, context_len, repeat, .. } = expected else { continue };
+            let start = end.saturating_sub(*context_len);
+            let context = contexts.get(start..end).unwrap_or_default();
+            end = start;
+            let client = Rc::as_ptr(client).addr();
+            if *repeat == Repeat::Never || *repeat == Repeat::Once && protocol::mutates(*kind, context) {
+                *repeat = Repeat::Never;
+                writers.insert(client);
+            } else if writers.contains(&client) {
+                *repeat = Repeat::Spent;
+            }
+        }
     }
 
     /// Removes the first request if `matches` is true for its kind and tag.

@@ -33,9 +33,8 @@ fn faults() -> LaneFaults {
     LaneFaults::new(Metrics::default().into())
 }
 
-/// What a fake memcached replies to the lane's login and to its two requests.
+/// What a fake memcached replies to a lane's two requests.
 struct FakeBackend {
-    login_reply: &'static [u8],
     replies: &'static [u8],
     /// Whether it closes the connection then, or sends nothing more.
     closes: bool,
@@ -52,22 +51,26 @@ async fn pair() -> (TcpStream, TcpStream) {
     (near, listener.accept().await.unwrap().0)
 }
 
+/// A listener, and a route to it.
+async fn listen() -> (TcpListener, Route) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, credential) = (listener.local_addr().unwrap(), LaneCredential::new("secret".into()));
+    (listener, Route { address, generation: 1, credential, value_max: 100 })
+}
+
 /// Sends two gets of one client on one lane to `backend`. Returns what the client receives.
 async fn two_gets(backend: FakeBackend) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let (listener, route) = listen().await;
     let fake = async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         refuse_first_request(&mut stream).await;
         let mut login = [0; 128];
         let read = stream.read(&mut login).await.unwrap();
         assert!(login[..read].ends_with(b"\r\nlane secret\r\n"));
-        stream.write_all(backend.login_reply).await.unwrap();
-        if backend.login_reply == b"STORED\r\n" {
-            let read = stream.read(&mut login).await.unwrap();
-            assert_eq!(&login[..read], b"version\r\n");
-            stream.write_all(b"VERSION 1.6.18\r\n").await.unwrap();
-        }
+        stream.write_all(b"STORED\r\n").await.unwrap();
+        let read = stream.read(&mut login).await.unwrap();
+        assert_eq!(&login[..read], b"version\r\n");
+        stream.write_all(b"VERSION 1.6.18\r\n").await.unwrap();
         let mut requests = Vec::new();
         while requests.iter().filter(|byte| **byte == b'\n').count() < 2 {
             if stream.read_buf(&mut requests).await.unwrap() == 0 {
@@ -82,15 +85,17 @@ async fn two_gets(backend: FakeBackend) -> String {
     };
     let (mut client, stream) = pair().await;
     let responses = ResponseQueue::new(Stream::plain(stream), Rc::<BufferPool>::default());
-    let route =
-        Route { address, generation: 1, credential: LaneCredential::new("secret".into()), value_max: 100 };
-    let lane = Lane::new(route.value_max, usage());
+    let lane = Lane::new(route.value_max, usage(), false);
     lane.send(&GET, &responses);
     lane.send(&GET, &responses);
     let local = LocalSet::new();
     local.spawn_local(fake);
-    let buffers = ReadBufferPool::default();
-    local.run_until(lane.run(&route, &Cell::default(), &faults(), &buffers)).await;
+    let (buffers, faults) = (ReadBufferPool::default(), faults());
+    let run = async {
+        let (stream, _) = connect::connect(&route).await.unwrap();
+        lane.run(&stream, route.address, &faults, &buffers).await
+    };
+    local.run_until(run).await;
     assert!(!lane.is_open());
     assert_eq!(responses.in_flight(), 0);
     drop((lane, responses));
@@ -126,7 +131,7 @@ async fn protocol_violation_closes_the_lane_and_nothing_else() {
         (&[b'x'; 3000], both.clone()),
         (b"", both.clone()),
     ] {
-        let received = two_gets(FakeBackend { login_reply: b"STORED\r\n", replies, closes: true }).await;
+        let received = two_gets(FakeBackend { replies, closes: true }).await;
         assert_eq!(received, expected, "{:?}", String::from_utf8_lossy(replies));
     }
 }
@@ -135,9 +140,17 @@ async fn protocol_violation_closes_the_lane_and_nothing_else() {
 #[tokio::test]
 async fn lane_opens_only_with_its_own_secret() {
     for login_reply in [&b"CLIENT_ERROR authentication failure\r\n"[..], b"ERROR\r\n\r\n", b"STOR"] {
-        let received =
-            two_gets(FakeBackend { login_reply, replies: b"VA 3 f5 O0\r\nabc\r\n", closes: true }).await;
-        assert_eq!(received, format!("{UNAVAILABLE}{UNAVAILABLE}"));
+        let (listener, route) = listen().await;
+        let fake = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            refuse_first_request(&mut stream).await;
+            let mut login = [0; 128];
+            let read = stream.read(&mut login).await.unwrap();
+            assert!(login[..read].ends_with(b"\r\nlane secret\r\n"));
+            stream.write_all(login_reply).await.unwrap();
+        };
+        let (connected, ()) = tokio::join!(connect::connect(&route), fake);
+        assert!(connected.is_err(), "{}", login_reply.escape_ascii());
     }
 }
 
@@ -150,14 +163,7 @@ async fn only_what_refuses_a_request_without_a_login_is_shown_the_secret() {
         b"ERROR\r\n",
         b"CLIENT_ERROR unauthenticated\r\nSTORED\r\n",
     ] {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let credential = LaneCredential::new("secret".into());
-        let route = Route { address, generation: 1, credential, value_max: 100 };
-        let (_client, stream) = pair().await;
-        let responses = ResponseQueue::new(Stream::plain(stream), Rc::default());
-        let lane = Lane::new(route.value_max, usage());
-        lane.send(&GET, &responses);
+        let (listener, route) = listen().await;
         let foreign = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut received = vec![0; 9];
@@ -167,9 +173,8 @@ async fn only_what_refuses_a_request_without_a_login_is_shown_the_secret() {
             let _ = stream.read_to_end(&mut received).await;
             received
         };
-        let (buffers, flags, faults) = (ReadBufferPool::default(), Cell::default(), faults());
-        let (end, received) = tokio::join!(lane.run(&route, &flags, &faults, &buffers), foreign);
-        assert_eq!(end, CloseReason::Failed(Fault::Unavailable));
+        let (connected, received) = tokio::join!(connect::connect(&route), foreign);
+        assert!(connected.is_err());
         assert_eq!(String::from_utf8_lossy(&received), "version\r\n", "{}", reply.escape_ascii());
     }
 }
@@ -177,8 +182,7 @@ async fn only_what_refuses_a_request_without_a_login_is_shown_the_secret() {
 #[tokio::test]
 async fn silent_backend_times_out() {
     let started = Instant::now();
-    let received =
-        two_gets(FakeBackend { login_reply: b"STORED\r\n", replies: b"EN O0\r\n", closes: false }).await;
+    let received = two_gets(FakeBackend { replies: b"EN O0\r\n", closes: false }).await;
     assert_eq!(received, "END\r\nSERVER_ERROR backend timed out\r\n");
     assert!(started.elapsed() >= REPLY_TIMEOUT);
 }
@@ -203,20 +207,14 @@ async fn local_reply_keeps_its_place() {
 
 #[tokio::test]
 async fn full_lane_wakes_held_sessions_when_it_has_room() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let route = Route {
-        address: listener.local_addr().unwrap(),
-        generation: 1,
-        credential: LaneCredential::new("secret".into()),
-        value_max: 100,
-    };
+    let (listener, route) = listen().await;
     let (_client, stream) = pair().await;
     let (_other, idle) = pair().await;
     let (responses, idle) = (
         ResponseQueue::new(Stream::plain(stream), Rc::default()),
         ResponseQueue::new(Stream::plain(idle), Rc::default()),
     );
-    let lane = Lane::new(route.value_max, usage());
+    let lane = Lane::new(route.value_max, usage(), false);
     let value = vec![b'v'; 256 * 1024];
     let store = Store { mode: Mode::Set, flags: 0, exptime: 0, cas: None, value: &value };
     let format = ReplyFormat::Text(TextFormat::Line { noreply: false });
@@ -242,31 +240,19 @@ async fn full_lane_wakes_held_sessions_when_it_has_room() {
         let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
     };
     let (buffers, faults) = (ReadBufferPool::default(), faults());
-    let (_waiting, flags) = (idle.wake_on_reply(), Cell::default());
+    let _waiting = idle.wake_on_reply();
+    let run = async {
+        let (stream, _) = connect::connect(&route).await.unwrap();
+        lane.run(&stream, route.address, &faults, &buffers).await
+    };
     tokio::select! {
         () = idle.changed() => assert!(!lane.is_full()),
         () = fake => panic!("the lane was closed"),
-        _ = lane.run(&route, &flags, &faults, &buffers) => panic!("the lane was closed"),
+        _ = run => panic!("the lane was closed"),
     }
     // Dropped while running, as by a panic: all requests are answered.
     assert!(!lane.is_open());
     assert_eq!(responses.in_flight(), 0);
-}
-
-#[tokio::test]
-async fn closing_lane_stops_connecting() {
-    // The kernel accepts the connection; no program answers.
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let route =
-        Route { address, generation: 1, credential: LaneCredential::new("secret".into()), value_max: 100 };
-    let lane = Lane::new(route.value_max, usage());
-    let started = Instant::now();
-    let (buffers, flags, faults) = (ReadBufferPool::default(), Cell::default(), faults());
-    let (end, ()) =
-        tokio::join!(lane.run(&route, &flags, &faults, &buffers), async { lane.close(Fault::Unavailable) });
-    assert_eq!(end, CloseReason::Failed(Fault::Unavailable));
-    assert!(started.elapsed() < REPLY_TIMEOUT);
 }
 
 //
@@ -274,7 +260,7 @@ async fn closing_lane_stops_connecting() {
 async fn requests_in_flight_are_bounded_and_their_memory_is_returned() {
     let (_client, stream) = pair().await;
     let responses = ResponseQueue::new(Stream::plain(stream), Rc::default());
-    let lane = Lane::new(100, usage());
+    let lane = Lane::new(100, usage(), false);
     for _ in 0..in_flight::PENDING_MAX {
         assert!(!lane.is_full());
         lane.in_flight.borrow_mut().push(&GET, responses.clone());
@@ -290,7 +276,7 @@ async fn requests_in_flight_are_bounded_and_their_memory_is_returned() {
 async fn local_replies_that_wait_count_as_unread() {
     let (_client, stream) = pair().await;
     let responses = ResponseQueue::new(Stream::plain(stream), Rc::default());
-    let lane = Lane::new(100, usage());
+    let lane = Lane::new(100, usage(), false);
     lane.send(&GET, &responses);
     for _ in 0..256 {
         assert!(!responses.is_full());
@@ -306,7 +292,7 @@ async fn local_replies_that_wait_count_as_unread() {
 async fn session_that_waits_for_a_lane_is_noted_once() {
     let (_client, stream) = pair().await;
     let responses = ResponseQueue::new(Stream::plain(stream), Rc::default());
-    let lane = Lane::new(100, usage());
+    let lane = Lane::new(100, usage(), false);
     for _ in 0..3 {
         (0..100).for_each(|_| lane.hold(&responses));
         assert_eq!(lane.held.borrow().len(), 1);

@@ -296,6 +296,12 @@ impl Command<'_> {
         }
     }
 
+    /// Whether it only reads, so that it may be sent a second time. An `mg` may still have flags that change the item.
+    #[inline]
+    pub(crate) fn may_repeat(&self) -> bool {
+        matches!(self, Self::Get { exptime: None } | Self::Version | Self::Meta(Meta { verb: Verb::Get, .. }))
+    }
+
     pub(crate) fn kind(&self) -> CommandKind {
         match self {
             Self::Get { .. } => CommandKind::Get,

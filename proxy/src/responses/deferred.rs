@@ -1,9 +1,11 @@
-//! Replies that must wait because one before them is requested again on a dedicated lane.
+//! Replies that must wait because one before them is requested again: on a dedicated lane, or on a new one.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-use crate::protocol::request::{CommandKind, Outcome, Reply, ReplyFormat};
+use crate::metrics::usage::StartedAt;
+use crate::protocol;
+use crate::protocol::request::{CommandKind, Outcome, Reply, ReplyFormat, Request};
 
 /// The longest value that is kept, in bytes. A longer one is requested again.
 const KEPT_VALUE_MAX: usize = 1024;
@@ -24,6 +26,24 @@ pub(crate) enum Deferred {
     },
     /// A get to send again; `tokens` are the flags of its first reply.
     Refetch { format: ReplyFormat, kind: CommandKind, context: Vec<u8>, tokens: Vec<u8> },
+    /// A read to send again.
+    Again(Again),
+}
+
+/// A read that was in flight on a lane that has failed (F-35).
+#[derive(Debug)]
+pub(crate) struct Again {
+    pub(crate) format: ReplyFormat,
+    pub(crate) kind: CommandKind,
+    pub(crate) context: Vec<u8>,
+    /// When the client's request was read.
+    pub(crate) started_at: StartedAt,
+}
+
+impl Again {
+    pub(crate) fn request(&self) -> Request<'_> {
+        protocol::request_again(self.format, self.kind, &self.context, None)
+    }
 }
 
 impl Deferred {
@@ -61,6 +81,7 @@ impl Deferred {
             Self::Bytes(bytes) => bytes.len(),
             Self::Reply { context, data, tokens, .. } => context.len() + data.len() + tokens.len(),
             Self::Refetch { context, tokens, .. } => context.len() + tokens.len(),
+            Self::Again(again) => again.context.len(),
         };
         size_of::<Self>() + owned
     }
@@ -83,12 +104,40 @@ pub(crate) fn with_data<'a>(outcome: Outcome<'static>, data: &'a [u8]) -> Outcom
 #[derive(Debug, Default)]
 pub(super) struct DeferredQueue {
     replies: VecDeque<Deferred>,
+    /// Those behind a read that is being sent again.
+    aside: VecDeque<Deferred>,
+    /// The memory of both.
     bytes: usize,
 }
 
 impl DeferredQueue {
+    /// Whether none must be sent now. More may have been set aside.
     pub(super) fn is_empty(&self) -> bool {
         self.replies.is_empty()
+    }
+
+    /// Sets all replies aside: those that are deferred from now on come before them.
+    pub(super) fn set_aside(&mut self) {
+        self.aside.append(&mut self.replies);
+    }
+
+    /// Removes the first of those set aside if it is a read to send again; else returns whether there are any.
+    pub(super) fn pop_aside(&mut self) -> Result<Again, bool> {
+        let Some(Deferred::Again(_)) = self.aside.front() else { return Err(!self.aside.is_empty()) };
+        let first = self.aside.pop_front();
+        self.bytes = self.bytes.saturating_sub(first.as_ref().map_or(0, Deferred::bytes));
+        match first {
+            Some(Deferred::Again(again)) => Ok(again),
+            _ => Err(false),
+        }
+    }
+
+    /// Puts those set aside behind the others.
+    pub(super) fn bring_back(&mut self) {
+        self.replies.append(&mut self.aside);
+        if self.replies.is_empty() {
+            (self.replies, self.aside) = (VecDeque::new(), VecDeque::new());
+        }
     }
 
     /// The memory that the replies take, in bytes.

@@ -65,18 +65,32 @@ impl Session {
         }
     }
 
-    /// Acquires a dedicated lane. Waits while all are in use, so the permissions are checked again.
+    /// Acquires a dedicated lane. Waits while all are in use, and, for a request that has been there since `begun`, while the
+    /// instance can't be reached; so the permissions are checked again.
     async fn lease<'a>(
         &self,
-        tenant: &'a Tenant,
+        (tenant, begun): (&'a Tenant, Instant),
         version: PermissionVersion,
+        worker: &WorkerContext<'_>,
     ) -> Result<Lease<'a>, DedicatedError> {
-        tenant.turns.begin().await;
-        tenant.turns.charge(0);
-        let lease = tenant.backend.lease(&self.handle.permissions.lanes, LEASE_TIMEOUT).await?;
+        let lease = loop {
+            tenant.turns.begin().await;
+            tenant.turns.charge(0);
+            match tenant.backend.lease(&self.handle.permissions.lanes, LEASE_TIMEOUT).await {
+                Err(Fault::Unavailable) if self.may_lease_later(begun, worker).await? => {}
+                lease => break lease?,
+            }
+        };
         self.recheck_permissions(version)?;
         self.state.lane_use.begin(&lease.cancel);
         Ok(lease)
+    }
+
+    /// After a lease has failed: waits until the instance is reached again, if it can't be. A shared lane that is open tells
+    /// that only this dedicated lane couldn't be opened.
+    async fn may_lease_later(&self, begun: Instant, worker: &WorkerContext<'_>) -> io::Result<bool> {
+        let is_away = self.tenant.backend.lease_failed(begun);
+        Ok(is_away && !self.state.gives_up.get() && self.hold(begun.elapsed(), worker).await?)
     }
 
     /// Sends the deferred replies in order, and requests dropped values again.
@@ -89,6 +103,7 @@ impl Session {
                     let reply = Reply { outcome: with_data(outcome, &data), tokens: &tokens };
                     self.responses.write_reply(format, kind, &context, &reply);
                 }
+                Deferred::Again(read) => self.ask_again(read, worker).await?,
                 Deferred::Refetch { format, kind, context, tokens } => {
                     // This one may take long; those before it are due.
                     self.responses.flush();

@@ -12,7 +12,7 @@ use crate::lane::Lane;
 use crate::metrics::denials::{self, ClientInfo, Subject};
 use crate::policy;
 use crate::protocol::denial::Denial;
-use crate::protocol::request::{Command, Fault, FlagSet, Key, Limits, Outcome, Request, SHARED_VALUE_MAX};
+use crate::protocol::request::{Command, FlagSet, Key, Limits, Outcome, Request, SHARED_VALUE_MAX};
 use crate::protocol::text::classic::Keys;
 use crate::protocol::{self, Parsed, ParsedFrame, Then};
 use crate::tenant::Pause;
@@ -68,6 +68,9 @@ impl Session {
                 return (at, Step::Backpressured);
             }
             if self.state.keys.is_some() {
+                if self.lacks_lane() && !self.responses.has_failed() && self.may_wait() {
+                    return (at, Step::AwaitLane);
+                }
                 match self.next_key() {
                     Ok(()) => continue,
                     Err(next) => return (at, next),
@@ -75,11 +78,9 @@ impl Session {
             }
             let rest = input.get(at..).unwrap_or_default();
             if let Some(swallow) = self.state.swallow.take() {
-                if matches!(swallow.then, OwnedThen::Invalidate { .. })
-                    && self.must_order(&Command::Invalidate)
-                {
+                if let Some(step) = self.must_precede(&swallow.then) {
                     self.state.swallow = Some(swallow);
-                    return (at, Step::Backpressured);
+                    return (at, step);
                 }
                 at += self.swallow(swallow, rest.len());
                 if self.state.swallow.is_some() {
@@ -144,6 +145,9 @@ impl Session {
         }
         let denial =
             self.handle.permissions.denial(|permissions| policy::deny_frame(permissions, &frame.parsed));
+        if denial.is_none() && self.lacks_lane() && self.must_wait(&frame.parsed) {
+            return Err((0, Step::AwaitLane));
+        }
         let over_rate = if self.tenant.has_rate_limit() { self.charge(&frame.parsed) } else { None };
         let is_denied = || over_rate.is_some() && policy::is_forwarded(&frame.parsed);
         if let Some(denial) = denial.or_else(|| is_denied().then_some(Denial::OverRate)) {
@@ -296,6 +300,17 @@ impl Session {
         dropped
     }
 
+    /// What must be done before the data block is dropped that a delete follows.
+    fn must_precede(&mut self, then: &OwnedThen) -> Option<Step> {
+        if !matches!(then, OwnedThen::Invalidate { .. }) {
+            None
+        } else if self.must_order(&Command::Invalidate) {
+            Some(Step::Backpressured)
+        } else {
+            (self.lacks_lane() && self.may_wait()).then_some(Step::AwaitLane)
+        }
+    }
+
     /// Whether a write must wait for the session's gets: large values are requested a second time, and the write
     /// must not change them in between.
     fn must_order(&mut self, command: &Command<'_>) -> bool {
@@ -308,12 +323,7 @@ impl Session {
     /// Sends a request on the session's lane, or replies that the backend is unavailable. `Err` if it needs a
     /// dedicated lane.
     fn send(&mut self, request: &Request<'_>) -> Result<(), Step> {
-        let dedicated = match request.command {
-            // The item may have expired when it is requested a second time.
-            _ if request.command.may_expire_what_it_reads() => self.tenant.usage.has_large_values(),
-            _ => self.state.prefers_dedicated() && request.command.kind().is_get(),
-        };
-        if dedicated {
+        if self.needs_dedicated(&request.command) {
             return Err(Step::Dedicated(Box::new(DedicatedRequest::Get(StreamedGet::new(request)))));
         }
         if self.state.prefers_dedicated() {
@@ -321,16 +331,18 @@ impl Session {
         }
         match self.lane() {
             Some(lane) => lane.send(request, &self.responses),
-            None => {
-                let (kind, read_at) = (request.command.kind(), self.responses.read_at());
-                let unavailable = Outcome::Failed(Fault::Unavailable);
-                let mut context = Vec::new();
-                protocol::reply_context(request, &mut context);
-                self.responses.write_reply(request.format, kind, &context, &unavailable.into());
-                self.tenant.usage.answered(kind, &unavailable, read_at, read_at);
-            }
+            None => self.answer_unavailable(request),
         }
         Ok(())
+    }
+
+    /// Whether a request goes to a dedicated lane.
+    pub(super) fn needs_dedicated(&self, command: &Command<'_>) -> bool {
+        match command {
+            // The item may have expired when it is requested a second time.
+            _ if command.may_expire_what_it_reads() => self.tenant.usage.has_large_values(),
+            _ => self.state.prefers_dedicated() && command.kind().is_get(),
+        }
     }
 
     /// Queues a local reply behind the replies in flight.
@@ -344,11 +356,12 @@ impl Session {
         }
     }
 
-    /// The lane to use. A closed lane is replaced only while nothing is in flight, which [`Session::has_capacity`]
-    /// ensures.
+    /// The lane to use, if one is open. A closed lane is replaced only while nothing is in flight, which
+    /// [`Session::has_capacity`] ensures.
     pub(super) fn lane(&mut self) -> Option<Rc<Lane>> {
-        if !self.state.lane.as_ref().is_some_and(|lane| lane.is_open()) {
-            self.state.lane = self.tenant.backend.lane(self.handle.number);
+        if self.lacks_lane() {
+            let is_wanted = !self.state.gives_up.get();
+            self.state.lane = is_wanted.then(|| self.tenant.backend.open_lane(self.handle.number)).flatten();
         }
         self.state.lane.clone()
     }

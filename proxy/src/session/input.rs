@@ -75,6 +75,10 @@ impl Session {
 
     /// Continues with input that was read before.
     pub(super) fn resume(&mut self) -> Step {
+        if self.responses.is_broken() || self.responses.ending().is_some() {
+            // The loop ends the session: nothing more is done for it.
+            return Step::Input;
+        }
         let mut input = std::mem::take(&mut self.input);
         let (consumed, step) = self.dispatch(&input);
         if consumed < input.len() {

@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use super::hold::Waited;
 use super::relogin::Relogin;
 use crate::lane::Lane;
 use crate::notify::LocalNotify;
@@ -41,6 +42,10 @@ pub(crate) struct State {
     pub(super) charged_login: bool,
     /// What its current request on a dedicated lane has taken.
     pub(super) lane_use: LaneUse,
+    /// For how long the requests of the input have waited for a lane.
+    pub(super) waited: Waited,
+    /// Whether no request waits for a lane any more: the proxy stops, or the client has left.
+    pub(super) gives_up: Cell<bool>,
     /// Whether the last pause has paid for the next frame.
     pub(super) prepaid: bool,
     /// Small replies until the session's gets use the shared lane again.

@@ -29,6 +29,7 @@ async fn session(protocol: Protocol) -> (Session, String) {
         buffers: Rc::default(),
         dedicated: DedicatedLanes::new(1),
         networks: None,
+        hold: Duration::ZERO,
     };
     let buffers = WorkerBuffers::new(BufferBudget::new(metrics.buffered.clone(), 16 * 1024 * 1024));
     let tenant =

@@ -49,6 +49,7 @@ async fn older_grant_does_not_change_the_route() {
         buffers: Rc::default(),
         dedicated: DedicatedLanes::new(1),
         networks: Some("10.1.0.0/16".parse().unwrap()),
+        hold: Duration::ZERO,
     };
     let tenant = Tenant::new(
         deps,

@@ -6,6 +6,7 @@ use std::io;
 use std::net::Shutdown;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -41,6 +42,17 @@ pub(crate) fn read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
 pub(crate) fn has_unread_input(stream: &TcpStream) -> bool {
     let mut byte = [std::mem::MaybeUninit::uninit()];
     socket2::SockRef::from(stream).peek(&mut byte).is_ok_and(|peeked| peeked > 0)
+}
+
+/// Waits until there is input, or the peer has closed its side. Returns whether it has.
+pub(crate) async fn input_or_end(stream: &TcpStream) -> io::Result<bool> {
+    Ok(stream.ready(Interest::READABLE).await?.is_read_closed())
+}
+
+/// Whether the peer has closed its side, with or without unread input before that. Asks the kernel.
+pub(crate) fn has_ended(stream: &TcpStream) -> bool {
+    let mut polled = [PollFd::new(stream, PollFlags::RDHUP)];
+    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// Closes the sending side and discards what still arrives for a moment. A close with unread bytes would make the kernel

@@ -5,7 +5,7 @@
 mod backend;
 mod binary;
 mod client;
-mod correct;
+pub(super) mod correct;
 mod expectations;
 mod fault;
 mod meta;
@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use backend::HostileBackend;
+pub(super) use backend::listen;
 use client::Client;
 use fault::FAULTS;
 use store::Token;

@@ -7,6 +7,7 @@ mod connection;
 mod denials;
 mod descriptors;
 mod expiry;
+mod hold;
 mod hostile_backend;
 mod large_values;
 mod live_connections;

@@ -6,7 +6,8 @@ use base64::engine::general_purpose::STANDARD;
 use super::flags::{self, Flag, OnRefetch, letter};
 use crate::protocol::line::tokens;
 use crate::protocol::request::{
-    CommandKind, Fault, Meta, MetaFormat, Outcome, Reply, ValueHeader, Verb, needs_base64,
+    Command, CommandKind, Fault, Key, KeyForm, Meta, MetaFormat, Outcome, Reply, ValueHeader, Verb,
+    needs_base64,
 };
 use crate::protocol::{fault_line, number};
 
@@ -22,10 +23,23 @@ pub(in crate::protocol) fn context<'a, E: Extend<&'a u8>>(key: &'a [u8], meta: &
 }
 
 /// Splits the [`context`] of an `mg` into its key and its flags.
-pub(crate) fn split_context(context: &[u8]) -> (&[u8], &[u8]) {
+fn split_context(context: &[u8]) -> (&[u8], &[u8]) {
     let at = context.iter().position(|byte| *byte == b' ').unwrap_or(context.len());
     let (key, flags) = context.split_at_checked(at).unwrap_or((context, b""));
     (key, flags.get(1..).unwrap_or_default())
+}
+
+/// The `mg` of this [`context`].
+pub(in crate::protocol) fn get_again(context: &[u8]) -> (Key<'_>, Command<'_>) {
+    let (bytes, flags) = split_context(context);
+    let base64 = flags::contains(flags, letter::BASE64);
+    let form = if base64 { KeyForm::Base64 } else { KeyForm::Plain };
+    (Key { bytes, form }, Command::Meta(Meta { verb: Verb::Get, flags, value: b"" }))
+}
+
+/// Whether the `mg` of this [`context`] changes the item.
+pub(in crate::protocol) fn mutates(context: &[u8]) -> bool {
+    Meta { verb: Verb::Get, flags: split_context(context).1, value: b"" }.mutates()
 }
 
 /// The first of `flags` that is an opaque.

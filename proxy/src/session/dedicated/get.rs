@@ -3,14 +3,15 @@
 use std::cell::Cell;
 use std::io;
 
+use tokio::time::Instant;
+
 use super::{DedicatedError, failed};
 use crate::lane::dedicated::{DedicatedLane, ReplyStart};
 use crate::lane::encode;
 use crate::policy;
-use crate::protocol::meta::flags::{self, letter};
 use crate::protocol::request::{
-    Command, CommandKind, Fault, ItemMeta, Key, KeyForm, Meta, Outcome, Reply, ReplyFormat, Request,
-    SHARED_VALUE_MAX, ValueHeader, Verb,
+    Command, CommandKind, Fault, ItemMeta, Outcome, Reply, ReplyFormat, Request, SHARED_VALUE_MAX,
+    ValueHeader,
 };
 use crate::protocol::{self, meta};
 use crate::session::{Session, WorkerContext};
@@ -44,21 +45,12 @@ impl StreamedGet {
     }
 
     fn request(&self) -> Request<'_> {
-        let (key, form, command) = match self.format {
-            ReplyFormat::Meta(_) => {
-                let (key, flags) = meta::reply::split_context(&self.context);
-                let base64 = flags::contains(flags, letter::BASE64);
-                let form = if base64 { KeyForm::Base64 } else { KeyForm::Plain };
-                (key, form, Command::Meta(Meta { verb: Verb::Get, flags, value: b"" }))
-            }
-            ReplyFormat::Binary(_) => {
-                (self.context.as_slice(), KeyForm::Raw, Command::Get { exptime: self.exptime })
-            }
-            ReplyFormat::Text(_) => {
-                (self.context.as_slice(), KeyForm::Plain, Command::Get { exptime: self.exptime })
-            }
-        };
-        Request { command, key: Key { bytes: key, form }, format: self.format }
+        protocol::request_again(self.format, self.kind, &self.context, self.exptime)
+    }
+
+    /// Whether it only reads, so that it is sent again if its lane fails before anything has arrived (F-35).
+    fn may_repeat(&self) -> bool {
+        self.exptime.is_none() && !protocol::mutates(self.kind, &self.context)
     }
 
     /// The flags for the client.
@@ -130,14 +122,26 @@ impl Session {
         worker: &WorkerContext<'_>,
         partially_sent: &Cell<bool>,
     ) -> Result<Option<usize>, DedicatedError> {
-        let mut lease = self.lease(&self.tenant, version).await?;
-        let cancel = lease.cancel.clone();
-        let len = tokio::select! {
-            len = self.forward_get(&mut lease.lane, (get, version), worker, partially_sent) => len?,
-            () = cancel.notified() => return Err(DedicatedError::Lane(Fault::Unavailable)),
-        };
-        lease.release();
-        Ok(len)
+        let begun = Instant::now();
+        let mut may_repeat = get.may_repeat() && self.tenant.backend.repeats_reads();
+        loop {
+            let mut lease = self.lease((&self.tenant, begun), version, worker).await?;
+            let cancel = lease.cancel.clone();
+            let forwarded = tokio::select! {
+                len = self.forward_get(&mut lease.lane, (get, version), worker, partially_sent) => len,
+                () = cancel.notified() => Err(DedicatedError::Lane(Fault::Unavailable)),
+            };
+            match forwarded {
+                Err(DedicatedError::Lane(Fault::Unavailable)) if may_repeat && !partially_sent.get() => {
+                    may_repeat = false;
+                }
+                forwarded => {
+                    let len = forwarded?;
+                    lease.release();
+                    return Ok(len);
+                }
+            }
+        }
     }
 
     async fn forward_get(

@@ -4,6 +4,8 @@
 use std::io;
 use std::ops::ControlFlow;
 
+use tokio::time::Instant;
+
 use super::{DedicatedError, failed};
 use crate::lane::dedicated::{CHUNK_MAX, DedicatedLane, ReplyStart};
 use crate::lane::encode;
@@ -106,7 +108,7 @@ impl Session {
         worker: &WorkerContext<'_>,
     ) -> Result<ValueEnd, DedicatedError> {
         let tenant = self.tenant.clone();
-        let mut lease = self.lease(&tenant, version).await?;
+        let mut lease = self.lease((&tenant, Instant::now()), version, worker).await?;
         let cancel = lease.cancel.clone();
         let ending = tokio::select! {
             ending = self.forward_value(&mut lease.lane, store, version, worker) => ending?,

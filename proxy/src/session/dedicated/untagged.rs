@@ -5,6 +5,7 @@ use std::io;
 use std::ops::ControlFlow;
 
 use memchr::memmem;
+use tokio::time::Instant;
 
 use super::{DedicatedError, failed};
 use crate::lane::decode::ProtocolError;
@@ -141,16 +142,29 @@ impl Session {
         worker: &WorkerContext<'_>,
         partially_sent: &Cell<bool>,
     ) -> Result<(), DedicatedError> {
-        let mut lease = self.lease(&self.tenant, version).await?;
-        let cancel = lease.cancel.clone();
-        tokio::select! {
-            result = self.forward_lines(&mut lease.lane, (request, version), worker, partially_sent) => result?,
-            () = cancel.notified() => return Err(DedicatedError::Lane(Fault::Unavailable)),
+        let begun = Instant::now();
+        // Statistics and an item's metadata are only read (F-35).
+        let mut may_repeat = !matches!(request.expected, Expected::Ok) && self.tenant.backend.repeats_reads();
+        loop {
+            let mut lease = self.lease((&self.tenant, begun), version, worker).await?;
+            let cancel = lease.cancel.clone();
+            let forwarded = tokio::select! {
+                result = self.forward_lines(&mut lease.lane, (request, version), worker, partially_sent) => result,
+                () = cancel.notified() => Err(DedicatedError::Lane(Fault::Unavailable)),
+            };
+            match forwarded {
+                Err(DedicatedError::Lane(Fault::Unavailable)) if may_repeat && !partially_sent.get() => {
+                    may_repeat = false;
+                }
+                forwarded => {
+                    forwarded?;
+                    if !request.may_leave_bytes {
+                        lease.release();
+                    }
+                    return Ok(());
+                }
+            }
         }
-        if !request.may_leave_bytes {
-            lease.release();
-        }
-        Ok(())
     }
 
     async fn forward_lines(

@@ -100,7 +100,8 @@ impl Drop for HostileBackend {
     }
 }
 
-fn listen(namespace: &Namespace, address: &str) -> TcpListener {
+/// Listens in `namespace`, as its memcached would.
+pub(crate) fn listen(namespace: &Namespace, address: &str) -> TcpListener {
     let file = std::fs::File::open(format!("/var/run/netns/{}", namespace.name)).unwrap();
     let address = (address.to_owned(), PORT);
     // In a thread of its own, which can't leave the namespace.

@@ -54,6 +54,12 @@ impl<'a> Command<'a> {
         self.flag(name).map(|number| number.parse().expect("a flag's number"))
     }
 
+    /// The command without its tag and data block.
+    pub(crate) fn text(&self) -> String {
+        let flags = self.flags.iter().copied().filter(|flag| !flag.starts_with('O'));
+        [self.verb, self.key].into_iter().chain(flags).collect::<Vec<_>>().join(" ").trim_end().to_owned()
+    }
+
     pub(crate) fn tag(&self) -> Option<u64> {
         self.number('O')
     }
