@@ -199,6 +199,10 @@ impl Lane {
         now.saturating_duration_since(self.opened_at) > LIFE_MIN || delivered()
     }
 
+    pub(crate) fn opened_at(&self) -> Instant {
+        self.opened_at
+    }
+
     /// Whether requests were in flight when the lane was closed.
     pub(crate) fn has_interrupted(&self) -> bool {
         self.ended.get().is_some_and(|(_, interrupted)| interrupted)

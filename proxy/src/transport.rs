@@ -116,8 +116,8 @@ impl Stream {
     }
 
     /// Whether the peer has closed its side.
-    pub(crate) fn has_ended(&self) -> bool {
-        tcp::has_ended(&self.tcp)
+    pub(crate) fn is_closed_by_peer(&self) -> bool {
+        tcp::is_closed_by_peer(&self.tcp)
     }
 
     /// Writes what fits. With TLS, call [`Stream::flush`] until everything has left.

@@ -79,9 +79,8 @@ impl Backend {
     /// now that the backend is unavailable.
     pub(crate) fn wait_limit(&self, waited: Duration) -> Option<Duration> {
         let now = Instant::now();
-        if self.slots.iter().filter_map(Slot::open_lane).any(|lane| lane.has_worked(now)) {
-            self.outage.end();
-        }
+        let works = self.slots.iter().filter_map(Slot::open_lane).filter(|lane| lane.has_worked(now));
+        works.for_each(|lane| self.outage.end_before(lane.opened_at()));
         let has_route = self.route.borrow().is_some();
         if !has_route {
             self.outage.begin_without_route(now);
@@ -186,7 +185,7 @@ impl Backend {
             return;
         }
         let now = Instant::now();
-        let silent_for = match reason {
+        let silence = match reason {
             CloseReason::Idle => return self.outage.end(),
             CloseReason::Failed(Fault::TimedOut) => REPLY_TIMEOUT,
             CloseReason::Failed(Fault::Unavailable) => Duration::ZERO,
@@ -195,7 +194,7 @@ impl Backend {
         if lane.has_worked(now) {
             self.outage.end();
         }
-        let since = now.checked_sub(silent_for).unwrap_or(now);
+        let since = now.checked_sub(silence).unwrap_or(now);
         self.outage.fail(lane.has_interrupted().then_some(since), now);
     }
 
@@ -209,3 +208,6 @@ impl Backend {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,6 +77,14 @@ impl Outage {
         self.failures.set(0);
     }
 
+    /// A lane works that was opened at `opened_at`. One that was open before tells nothing: memcached may have no connection
+    /// left for another.
+    pub(super) fn end_before(&self, opened_at: Instant) {
+        if self.since.get().is_some_and(|since| since <= opened_at) {
+            self.end();
+        }
+    }
+
     /// The route has changed: the new one may be dialled at once.
     pub(super) fn reset(&self, now: Instant) {
         self.end();
@@ -153,6 +161,18 @@ mod tests {
         outage.end();
         outage.fail(Some(after(start, 3000)), after(start, 3000));
         assert!(!outage.is_past_hold(after(start, 3001)));
+    }
+
+    // F-35.
+    #[test]
+    fn lane_that_was_open_before_does_not_end_an_outage() {
+        let start = Instant::now();
+        let outage = Outage::new(HOLD, start);
+        outage.fail(Some(after(start, 100)), after(start, 100));
+        outage.end_before(start);
+        assert!(outage.is_on());
+        outage.end_before(after(start, 200));
+        assert!(!outage.is_on());
     }
 
     // F-2, F-35.

@@ -16,6 +16,9 @@ use crate::protocol::request::{Command, Fault, Outcome, Request};
 use crate::protocol::{self, Parsed};
 use crate::responses::Again;
 
+/// How often a session whose client has closed its side looks whether its instance is away.
+const DIAL_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
 /// For how long the requests have waited that were read at one time.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Waited {
@@ -72,13 +75,16 @@ impl Session {
         let begun = Instant::now();
         let (backend, responses) = (&self.tenant.backend, &self.responses);
         let _waiting = responses.begin_work();
-        let mut awaits_end = true;
+        let (mut awaits_end, mut has_left) = (true, false);
         let is_open = loop {
             if responses.is_broken() || responses.ending().is_some() {
                 return Ok(false);
             }
             let limit = backend.wait_limit(waited.saturating_add(begun.elapsed()));
-            let Some(limit) = limit.filter(|_| !worker.closing.get()) else { break false };
+            let must_end = worker.closing.get() || has_left && backend.is_away();
+            let Some(limit) = limit.filter(|_| !must_end) else { break false };
+            // A client that closes its side still gets what it has asked for if only a lane is being opened.
+            let limit = if has_left { limit.min(DIAL_CHECK_INTERVAL) } else { limit };
             tokio::select! {
                 biased;
                 is_open = backend.wait_for_lane(self.handle.number, limit) => if is_open { break true },
@@ -90,17 +96,14 @@ impl Session {
                     responses.flush();
                 }
                 ended = responses.stream().input_or_end(), if awaits_end => {
-                    awaits_end = false;
-                    if ended? && backend.is_away() {
-                        break false;
-                    }
+                    (awaits_end, has_left) = (false, ended?);
                 }
             }
         };
         let was_away = backend.is_away();
-        let is_served = is_open && !(was_away && responses.stream().has_ended());
+        let is_served = is_open && !(was_away && responses.stream().is_closed_by_peer());
         if !is_served {
-            self.state.gives_up.set(worker.closing.get() || responses.stream().has_ended());
+            self.state.gives_up.set(worker.closing.get() || responses.stream().is_closed_by_peer());
         }
         if was_away {
             self.tenant.metrics.held(is_served);
@@ -140,6 +143,10 @@ impl Session {
         let request = read.request();
         let usage = self.tenant.usage.clone();
         loop {
+            // A lane that is closing has yet to say what was in flight: no other one is used before that.
+            while self.lacks_lane() && self.responses.in_flight() > 0 {
+                self.wait_while_alive().await?;
+            }
             // It may be much later than the first time.
             let denial =
                 self.handle.permissions.denial(|permissions| policy::deny_request(permissions, &request));

@@ -50,7 +50,7 @@ pub(crate) async fn input_or_end(stream: &TcpStream) -> io::Result<bool> {
 }
 
 /// Whether the peer has closed its side, with or without unread input before that. Asks the kernel.
-pub(crate) fn has_ended(stream: &TcpStream) -> bool {
+pub(crate) fn is_closed_by_peer(stream: &TcpStream) -> bool {
     let mut polled = [PollFd::new(stream, PollFlags::RDHUP)];
     poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }

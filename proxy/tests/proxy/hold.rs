@@ -28,7 +28,14 @@ fn expect(stream: &mut TcpStream, expected: &str) {
             Err(error) => panic!("{error} instead of {expected:?}, after {:?}", &reply[..read]),
         }
     }
-    assert_eq!(String::from_utf8_lossy(&reply[..read]), expected);
+    if reply[..read] != *expected.as_bytes() {
+        // The rest of what has come instead.
+        stream.set_nonblocking(true).unwrap();
+        let mut rest = [0; 256];
+        let more = stream.read(&mut rest).unwrap_or(0);
+        let received = [&reply[..read], &rest[..more]].concat();
+        panic!("{:?} instead of {expected:?}", String::from_utf8_lossy(&received));
+    }
 }
 
 /// Kills memcached, and waits until the proxy has noticed: until then a request may still be in flight.

@@ -202,6 +202,11 @@ fn memcached_restart_fails_only_the_store_in_flight() {
     ask(&mut stream, b"set s 0 0 1\r\n1\r\n", b"STORED\r\n");
     stream.write_all(b"set a 0 0 1000000\r\n").unwrap();
     stream.write_all(&vec![b'x'; LONG / 2]).unwrap();
+    // Before it has a lane, it waits for one.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while proxy.metric("memgate_proxy_lanes{kind=\"dedicated\"}") < 0.5 {
+        assert!(Instant::now() < deadline);
+    }
     memcached.restart();
     stream.write_all(&vec![b'x'; LONG / 2]).unwrap();
     stream.write_all(b"\r\n").unwrap();
