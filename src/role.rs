@@ -1,6 +1,7 @@
 //! Runs one role in this process.
 
 pub(crate) mod confinement;
+pub(crate) mod handover;
 mod hidden_sockets;
 mod keepalive;
 mod priority;
@@ -8,11 +9,11 @@ mod store_writes;
 
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::Read as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use daemon::health::{self, Health, ProcessInfo, STORE};
+use daemon::listener::Listeners;
 use daemon::{Process, Reload, Shutdown};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::CapabilitySet;
@@ -42,7 +43,7 @@ pub(crate) enum Role {
 /// Arguments of a role's subcommand.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RoleArgs {
-    /// Started by `memgate up`: read the settings from stdin, and stop when the supervisor dies
+    /// Started by `memgate up`: receive settings and listening sockets on stdin, and stop when the supervisor dies
     #[arg(long, hide = true)]
     supervised: bool,
     /// Started by `memgate up` as root: the user and groups to become
@@ -162,18 +163,19 @@ impl Role {
 
 /// Runs the role until SIGTERM or SIGINT.
 pub(crate) fn run(role: Role, args: &RoleArgs, global: &GlobalArgs) -> Result<(), CliError> {
-    let (settings, supervision) = if args.supervised {
+    let (settings, listeners, supervision) = if args.supervised {
         confinement::confine(args.run_as.as_ref(), role.capabilities(), role.niceness())
             .map_err(|error| supervision_error("give up its privileges", &error))?;
         let pipe =
             keepalive::take_stdout().map_err(|error| supervision_error("show that it runs", &error))?;
-        (receive_settings()?, Supervision::Supervised(pipe))
+        let (settings, listeners) = receive_settings()?;
+        (settings, listeners, Supervision::Supervised(pipe))
     } else {
-        (Settings::load(global)?, Supervision::Alone(global))
+        (Settings::load(global)?, Listeners::default(), Supervision::Alone(global))
     };
     daemon::telemetry::init(&settings.log.filter, settings.log.format);
     raise_file_limit();
-    runtime()?.block_on(serve(role, &settings, &DataDir::of(global), supervision))
+    runtime()?.block_on(serve(role, &settings, &DataDir::of(global), listeners, supervision))
 }
 
 /// A tokio runtime for a command or a role.
@@ -203,6 +205,7 @@ async fn serve(
     role: Role,
     settings: &Settings,
     folder: &DataDir,
+    listeners: Listeners,
     supervision: Supervision<'_>,
 ) -> Result<(), CliError> {
     let bug = |error: std::io::Error| CliError::new(error.to_string(), "report this bug");
@@ -210,12 +213,13 @@ async fn serve(
     let reload = Reload::on_hangup(&shutdown).map_err(bug)?;
     let info = ProcessInfo::new(&folder.installation_id()?, role.name(), env!("BUILD_VERSION"));
     let health = Health::new(info);
-    health::serve(role.health(settings), &health, &shutdown).await.map_err(|error| {
+    let listener = listeners.take_or_bind_one(role.health(settings)).map_err(|error| {
         let (name, address) = (role.name(), role.health(settings));
         let what = format!("can't listen on {address} for health and metrics ({error})");
         CliError::new(what, format!("stop what uses it, or set {name}.health to another address"))
     })?;
-    let process = Process { shutdown, reload, health };
+    health::serve_on(listener, &health, &shutdown);
+    let process = Process { shutdown, reload, health, listeners };
     let run = run_with_store(role, settings, folder, &process);
     match supervision {
         Supervision::Supervised(pipe) => tokio::select! {
@@ -271,14 +275,13 @@ async fn run_with_store(
     Ok(())
 }
 
-/// Receives the settings from `memgate up` on stdin, so that a role neither reads the settings file nor sees
-/// another role's section.
-fn receive_settings() -> Result<Settings, CliError> {
-    let failed = |error| supervision_error("read the settings from stdin", &error);
-    let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text).map_err(failed)?;
+/// Receives the settings and listening sockets from `memgate up`.
+fn receive_settings() -> Result<(Settings, Listeners), CliError> {
+    let failed = |error| supervision_error("receive its settings on stdin", &error);
+    let (text, listeners) = handover::receive(rustix::stdio::stdin()).map_err(failed)?;
     confinement::close_stdin().map_err(failed)?;
-    serde_json::from_str(&text).map_err(|error| failed(error.into()))
+    let settings = serde_json::from_slice(&text).map_err(|error| failed(error.into()))?;
+    Ok((settings, listeners.into()))
 }
 
 fn supervision_error(what: &str, error: &std::io::Error) -> CliError {
@@ -294,4 +297,4 @@ fn raise_file_limit() {
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "failed to raise the limit of open files");
     }
-}
+} 

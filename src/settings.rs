@@ -17,6 +17,8 @@ use crate::global_args::GlobalArgs;
 use crate::output::CliError;
 use crate::trusted_folder::{self, Use};
 
+/// The setting of the endpoint, on which each of the proxy's threads that accept has a socket.
+pub(crate) const PROXY_LISTEN: &str = "proxy.listen";
 /// The file in the data directory.
 pub(crate) const FILE: &str = "memgate.toml";
 /// Where the data directory has the database: a folder that holds nothing but SQLite's files.
@@ -132,7 +134,7 @@ impl Settings {
     /// The listeners of all roles, each with its setting.
     pub(crate) fn listeners(&self) -> [(&'static str, SocketAddr); 5] {
         [
-            ("proxy.listen", self.proxy.listen),
+            (PROXY_LISTEN, self.proxy.listen),
             ("proxy.health", self.proxy.health),
             ("provisioner.health", self.provisioner.health),
             ("webui.listen", self.webui.listen),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::http::ConnectionMetrics;
 use crate::metrics;
 
-pub use endpoint::serve;
+pub use endpoint::{serve, serve_on};
 use progress::Loops;
 pub use progress::Progress;
 

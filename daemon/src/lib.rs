@@ -1,4 +1,4 @@
-//! What every role needs to run as a daemon: two-stage shutdown, logging, an HTTP server with limits, health and metrics, how
+//! What every role needs to run as a daemon: two-stage shutdown, logging, listening sockets, an HTTP server with limits, health and metrics, how
 //! much memory there is, what counts as one peer for limits, whose turn it is, and programs of the system.
 //!
 //! Nothing here knows a role: no settings, no tables, no domain types.
@@ -7,6 +7,7 @@ pub mod fair_queue;
 pub mod health;
 mod host_tool;
 pub mod http;
+pub mod listener;
 pub mod memory;
 pub mod metrics;
 mod process;

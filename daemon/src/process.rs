@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use crate::Shutdown;
 use crate::health::Health;
+use crate::listener::Listeners;
 
 /// The process that a role runs in. Cheap to clone; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +18,8 @@ pub struct Process {
     pub reload: Reload,
     /// What the role tells of its health.
     pub health: Health,
+    /// The listening sockets that it was started with.
+    pub listeners: Listeners,
 }
 
 /// Tells tasks to read their files again. Cheap to clone.

@@ -140,7 +140,8 @@ impl Config {
     }
 
     /// The number of workers, never 0.
-    pub(crate) fn workers(&self) -> usize {
+    #[must_use]
+    pub fn workers(&self) -> usize {
         match self.workers {
             0 => std::thread::available_parallelism().map_or(1, NonZero::get),
             n => n,

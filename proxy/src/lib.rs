@@ -1,7 +1,7 @@
 //! The proxy: authenticates each connection, enforces what its grant allows, and forwards requests to its cache's
 //! memcached. It reads the store, and never names SQL or Docker.
 //!
-//! The way of a request: `listener` -> `acceptor` -> `auth` (PROXY header, TLS, login) -> `mailbox` (hand-off) ->
+//! The way of a request: `acceptor` -> `auth` (PROXY header, TLS, login) -> `mailbox` (hand-off) ->
 //! `worker` -> `session` -> `protocol` (parse) -> `policy` -> `tenant`, `backend`, `lane` (encode,
 //! memcached, decode) -> `protocol` (encode) -> `responses`. `report` writes what was counted to the store.
 
@@ -20,7 +20,6 @@ mod error;
 pub mod fuzzing;
 mod grants;
 mod lane;
-mod listener;
 mod login;
 mod mailbox;
 mod metrics;
@@ -91,12 +90,13 @@ pub async fn run(
     lane_key: LaneKey,
     process: Process,
 ) -> Result<(), Error> {
-    let Process { shutdown, reload, health } = process;
-    let descriptors = Descriptors::reserve(config.connections, config.workers());
+    let Process { shutdown, reload, health, listeners } = process;
+    let listeners = listeners.take_or_bind(config.listen, config.workers());
+    let listeners = listeners.map_err(|source| Error::Bind { address: config.listen, source })?;
+    let descriptors = Descriptors::reserve(config.connections, listeners.len());
     let mut registry = Registry::default();
     let metrics = Arc::new(Metrics::register(&mut registry));
     let certificate = Arc::new(Certificate::load(&config, &mut registry)?);
-    let listeners = listener::bind(config.listen, config.workers())?;
     health.publish_metrics(registry);
 
     let (workers, inboxes) = mailbox::channels(listeners.len());

@@ -4,6 +4,7 @@
 mod announcement;
 mod bind_mount;
 mod control_groups;
+mod listeners;
 mod lock;
 pub(crate) mod port_check;
 mod role_group;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use daemon::{Reload, Shutdown};
 use tokio::runtime::Runtime;
 
+use self::listeners::RoleListeners;
 pub(crate) use self::lock::{LockHolder, lock_holder};
 use self::role_group::GroupFolders;
 use self::supervisor::Supervisor;
@@ -35,12 +37,12 @@ pub(crate) fn run(global: &GlobalArgs) -> Result<(), CliError> {
     let is_new = !data_dir.exists()?;
     if !data_dir.is_initialized()? {
         // A start that can't succeed leaves nothing behind.
-        port_check::require_free(&settings, system_users.is_some())?;
+        port_check::require_free(&settings)?;
         single_threaded()?.block_on(provisioner::docker_version(&settings.provisioner))?;
     }
     data_dir.prepare(&settings, system_users.as_ref())?;
     let lock = lock::lock(&data_dir, &settings)?;
-    port_check::require_free(&settings, system_users.is_some())?;
+    port_check::require_free(&settings)?;
     let data = data_dir.path().to_path_buf();
     if let Some(system_users) = &system_users {
         data_dir = DataDir::at(&bind_mount::ensure_reachable(data_dir.path(), system_users)?);
@@ -118,7 +120,8 @@ impl Up {
             () = shutdown.begun() => return Ok(()),
         }
         let common = supervisor::Common { system_users, group_folders, shutdown, reload: reload.clone() };
-        let supervisor = Supervisor::start(&settings, &data_dir, &installation, &common);
+        let listeners = RoleListeners::bind(&settings)?;
+        let supervisor = Supervisor::start(&settings, &data_dir, &installation, listeners, &common);
         let result = tokio::select! {
             result = supervisor.run(|| announcement::print(&settings, &named, ca, global.json)) => result,
             never = ca::renew(data_dir.path(), &settings, system_users.as_ref()), if renews_certificate => match never {},

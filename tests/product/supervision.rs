@@ -2,9 +2,11 @@
 //! hang, and passes SIGHUP on.
 
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -13,11 +15,17 @@ use crate::harness::{Installation, Product, deadline_in, is_root, signal, wait_u
 
 /// A product whose Docker is away: proxy and web UI work, the provisioner waits. `memgate down` finds the real Docker.
 pub(crate) fn without_docker(installation: Installation) -> Product {
+    without_docker_with(installation, &[])
+}
+
+/// The same with other settings.
+fn without_docker_with(installation: Installation, settings: &[(&str, &str)]) -> Product {
     // The very first start would fail.
     assert!(installation.run(&["migrate"]).status.success());
     let socket = installation.dir().join("docker.sock");
     let log = File::options().create(true).append(true).open(installation.log()).unwrap();
     let mut up = installation.memgate(&["up"]);
+    up.envs(settings.iter().copied());
     up.env("MEMGATE_PROVISIONER__DOCKER_SOCKET", socket).stdout(Stdio::null()).stderr(log);
     let up = up.spawn().unwrap();
     let product = Product::running(installation, (up, Vec::new()));
@@ -165,4 +173,101 @@ fn supervisor_survives_a_database_that_a_broken_role_cuts() {
     });
     assert_eq!(product.supervisor(), up);
     product.json(&["user", "add", "ada@example.org", "--no-wait"]);
+}
+
+/// Another user's program that tries to take ports until stdin ends, and prints those that it got.
+const THIEF: &str = "
+import itertools, select, socket, sys
+options = [[], [socket.SO_REUSEADDR], [socket.SO_REUSEPORT], [socket.SO_REUSEADDR, socket.SO_REUSEPORT]]
+tried = False
+while not select.select([sys.stdin], [], [], 0.001)[0]:
+    for port, host, chosen in itertools.product(sys.argv[1:], ['127.0.0.1', '0.0.0.0'], options):
+        with socket.socket() as thief:
+            for option in chosen:
+                thief.setsockopt(socket.SOL_SOCKET, option, 1)
+            try:
+                thief.bind((host, int(port)))
+                thief.listen()
+                print(port, flush=True)
+            except OSError:
+                pass
+    if not tried:
+        tried = True
+        print('tried', flush=True)
+";
+
+/// The first line that a server answers, once it does.
+fn answer(address: SocketAddr, request: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.write_all(request.as_bytes())?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    Ok(line)
+}
+
+// R-46, F-7, F-8.
+#[test]
+fn ports_stay_memgates_while_roles_are_away_and_clients_wait() {
+    if !is_root() {
+        return;
+    }
+    let mut product = without_docker(Installation::new());
+    let get = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let health = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let servers = [
+        ("proxy", product.endpoint(), "get x\r\n", "CLIENT_ERROR"),
+        ("proxy", product.role_health("proxy"), health, "HTTP/1.1 200"),
+        ("webui", product.web(), get, "HTTP/1.1"),
+        ("webui", product.role_health("webui"), health, "HTTP/1.1 200"),
+        ("provisioner", product.role_health("provisioner"), health, "HTTP/1.1 200"),
+    ];
+    let mut thief = Command::new("setpriv");
+    thief.args(["--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c", THIEF]);
+    thief.args(servers.map(|(_, address, ..)| address.port().to_string()));
+    let mut thief = thief.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stolen = BufReader::new(thief.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert_eq!(stolen.next().as_deref(), Some("tried"));
+    for ended_by in ["KILL", "TERM", "KILL"] {
+        for (role, address, request, expected) in servers {
+            let mut pid = None;
+            wait_until(deadline_in(20), "the role runs", || {
+                pid = product.role(role);
+                pid.is_some()
+            });
+            let pid = pid.unwrap();
+            signal(pid, ended_by);
+            if ended_by == "KILL" {
+                wait_until(deadline_in(20), "it has ended", || product.role(role) != Some(pid));
+            }
+            let answered = answer(address, request);
+            assert!(
+                matches!(&answered, Ok(line) if line.starts_with(expected)),
+                "{role} after SIG{ended_by}: {answered:?}"
+            );
+            restarted(&product, role, pid, Duration::from_secs(20));
+        }
+    }
+    drop(thief.stdin.take());
+    assert_eq!(stolen.collect::<Vec<_>>(), [""; 0]);
+    assert!(thief.wait().unwrap().success());
+    assert!(!log_contains(&product, "in use"), "{}", product.read_log());
+    // A shutdown refuses clients.
+    product.interrupt();
+    for (_, address, ..) in servers {
+        assert_eq!(TcpStream::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    }
+}
+
+// R-46.
+#[test]
+fn unprivileged_roles_serve_privileged_ports() {
+    if !is_root() {
+        return;
+    }
+    let mut free = (600..1024).map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let address = free.find(|address| std::net::TcpListener::bind(address).is_ok()).unwrap();
+    let _product =
+        without_docker_with(Installation::new(), &[("MEMGATE_PROXY__LISTEN", &address.to_string())]);
+    assert!(answer(address, "get x\r\n").unwrap().starts_with("CLIENT_ERROR"));
 }

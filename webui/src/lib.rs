@@ -49,8 +49,8 @@ pub async fn run(config: Config, store: Store, token_key: TokenKey, process: Pro
     let listen = config.listen;
     let mut registry = Registry::default();
     let app = App::new(config, store, token_key, &mut registry)?;
-    let listener =
-        TcpListener::bind(listen).await.map_err(|source| Error::Listen { address: listen, source })?;
+    let listener = process.listeners.take_or_bind_one(listen);
+    let listener = listener.map_err(|source| Error::Listen { address: listen, source })?;
     process.health.publish_metrics(registry);
     app.serve(listener, process.health, process.shutdown).await;
     Ok(())

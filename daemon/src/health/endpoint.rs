@@ -33,7 +33,12 @@ use crate::metrics::{self, CLASSIC, OPEN_METRICS};
 /// # Errors
 /// If the address can't be bound.
 pub async fn serve(address: SocketAddr, health: &Health, shutdown: &Shutdown) -> io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
+    serve_on(TcpListener::bind(address).await?, health, shutdown);
+    Ok(())
+}
+
+/// The same on a listener.
+pub fn serve_on(listener: TcpListener, health: &Health, shutdown: &Shutdown) {
     let connections = health.0.connections.clone();
     let routes = Router::new()
         .route("/healthz", get(healthz))
@@ -46,7 +51,6 @@ pub async fn serve(address: SocketAddr, health: &Health, shutdown: &Shutdown) ->
     shutdown.spawn(async move {
         http::serve(listener, routes, ConnectionLimits::for_operators(), connections, &until).await;
     });
-    Ok(())
 }
 
 async fn healthz(State(health): State<Health>) -> Response {

@@ -7,33 +7,22 @@ use std::net::{SocketAddr, TcpListener};
 use crate::output::CliError;
 use crate::settings::Settings;
 
-/// Checks the listen addresses of all roles. `unprivileged`: the roles run without root.
+/// Checks the listen addresses of all roles.
 ///
 /// # Errors
-/// Names all that are in use, invalid, or privileged while the roles are unprivileged.
-pub(crate) fn require_free(settings: &Settings, unprivileged: bool) -> Result<(), CliError> {
+/// Names all that can't be bound.
+pub(crate) fn require_free(settings: &Settings) -> Result<(), CliError> {
     let mut conflicts = Vec::new();
     for (key, address) in settings.listeners() {
         if let Err(error) = TcpListener::bind(address) {
             conflicts.push(explain(key, address, &error));
-        } else if unprivileged && address.port() < first_unprivileged_port() {
-            let what = format!("{address} ({key}) is a privileged port, but the role runs unprivileged");
-            let port = address.port();
-            let fix =
-                format!("use a higher port, or run `sysctl net.ipv4.ip_unprivileged_port_start={port}`");
-            conflicts.push((what, fix));
         }
     }
     CliError::all(conflicts).map_or(Ok(()), Err)
 }
 
-fn first_unprivileged_port() -> u16 {
-    let setting = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
-    setting.ok().and_then(|port| port.trim().parse().ok()).unwrap_or(1024)
-}
-
 /// What is wrong with an address, and how to fix it.
-fn explain(key: &str, address: SocketAddr, error: &std::io::Error) -> (String, String) {
+pub(super) fn explain(key: &str, address: SocketAddr, error: &std::io::Error) -> (String, String) {
     let variable = format!("MEMGATE_{}", key.replace('.', "__").to_uppercase());
     let in_use = format!("stop that process, or choose another address with {variable}=ADDRESS:PORT");
     match error.kind() {
@@ -45,6 +34,10 @@ fn explain(key: &str, address: SocketAddr, error: &std::io::Error) -> (String, S
         ErrorKind::AddrNotAvailable => (
             format!("{address} ({key}) is not an address of this machine"),
             format!("choose an address of this machine with {variable}=ADDRESS:PORT"),
+        ),
+        ErrorKind::PermissionDenied => (
+            format!("{address} ({key}) is a privileged port"),
+            format!("run this as root, or choose a port above 1023 with {variable}=ADDRESS:PORT"),
         ),
         _ => (format!("can't listen on {address} ({key}: {error})"), in_use),
     }
@@ -99,7 +92,7 @@ mod tests {
         let mut settings = Settings::default();
         let [one, two, three] = [0, 1, 2].map(|n: usize| taken[n].local_addr().unwrap());
         (settings.proxy.listen, settings.webui.health, settings.webui.listen) = (one, two, three);
-        let error = require_free(&settings, false).unwrap_err().to_string();
+        let error = require_free(&settings).unwrap_err().to_string();
         for (key, address) in [("proxy.listen", one), ("webui.health", two), ("webui.listen", three)] {
             assert!(error.contains(&format!("{address} ({key}) is in use")), "{error}");
             let variable = format!("MEMGATE_{}=", key.replace('.', "__").to_uppercase());

@@ -1,6 +1,9 @@
 //! Supervises the roles: each is a child process that is restarted when it exits or hangs, and stopped at shutdown.
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -12,6 +15,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::listeners::RoleListeners;
 use super::role_group::{GroupFolders, RoleGroup};
 use super::role_log::RoleLog;
 use super::user_manager::RoleUser;
@@ -19,7 +23,7 @@ use super::watchdog::Watchdog;
 use crate::data_dir::DataDir;
 use crate::health_check;
 use crate::output::CliError;
-use crate::role::Role;
+use crate::role::{Role, handover};
 use crate::settings::Settings;
 use crate::system_users::SystemUsers;
 
@@ -62,6 +66,8 @@ struct RoleSupervisor {
     data: DataDir,
     installation: String,
     settings: Settings,
+    /// Kept while the role is away.
+    listeners: Vec<TcpListener>,
     /// Until this is cancelled, an exit with an error means that the start failed.
     all_ready: CancellationToken,
     common: Common,
@@ -89,7 +95,13 @@ enum End {
 
 impl Supervisor {
     /// Starts all roles of an installation with the data directory `data`.
-    pub(crate) fn start(settings: &Settings, data: &DataDir, installation: &str, common: &Common) -> Self {
+    pub(crate) fn start(
+        settings: &Settings,
+        data: &DataDir,
+        installation: &str,
+        mut listeners: RoleListeners,
+        common: &Common,
+    ) -> Self {
         let all_ready = CancellationToken::new();
         let mut roles = JoinSet::new();
         for role in Role::ALL {
@@ -98,6 +110,7 @@ impl Supervisor {
                 data: data.clone(),
                 installation: installation.to_owned(),
                 settings: role.visible_settings(settings),
+                listeners: listeners.take(role),
                 all_ready: all_ready.clone(),
                 common: common.clone(),
             };
@@ -233,7 +246,7 @@ impl Running {
 
 impl RoleSupervisor {
     /// Runs the role, with restarts, until the shutdown.
-    async fn run(self) -> Result<(), CliError> {
+    async fn run(mut self) -> Result<(), CliError> {
         let mut reload = self.common.reload.clone();
         let mut backoff = RESTART_BACKOFF_MIN;
         loop {
@@ -241,6 +254,8 @@ impl RoleSupervisor {
             let end = match self.spawn().await {
                 Ok(mut running) => match running.watch(&self.common.shutdown, &mut reload).await {
                     End::Shutdown => {
+                        // The role closes its own: clients are refused then, and don't wait.
+                        self.listeners.clear();
                         running.stop(self.role).await;
                         return Ok(());
                     }
@@ -291,6 +306,18 @@ impl RoleSupervisor {
         }
     }
 
+    /// Sends a role its listening sockets and its settings.
+    async fn hand_over(&self, to: UnixStream) -> std::io::Result<()> {
+        for listener in &self.listeners {
+            // An earlier process that was taken over may have made it stop.
+            daemon::listener::listen_again(listener)?;
+            handover::send(&to, listener)?;
+        }
+        to.set_nonblocking(true)?;
+        let settings = serde_json::to_vec(&self.settings)?;
+        tokio::net::UnixStream::from_std(to)?.write_all(&settings).await
+    }
+
     /// Ends what an earlier process has left, on another thread: that may take seconds.
     async fn create_group(&self, user: RoleUser) -> std::io::Result<Option<RoleGroup>> {
         let (folders, installation) = (self.common.group_folders.clone(), self.installation.clone());
@@ -302,6 +329,11 @@ impl RoleSupervisor {
     async fn spawn(&self) -> Result<Running, CliError> {
         // SQLite's last user may have removed them, and an unprivileged role can't make them.
         self.data.restore_log_files(&self.settings);
+        let failed = |error: std::io::Error| {
+            let what = format!("can't start the {} ({error})", self.role.name());
+            CliError::new(what, "check the system's limits, and that all users may execute this program")
+        };
+        let (near, far) = UnixStream::pair().map_err(failed)?;
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0("memgate")
@@ -309,7 +341,7 @@ impl RoleSupervisor {
             .arg("--supervised")
             .arg("--data")
             .arg(self.data.path())
-            .stdin(Stdio::piped())
+            .stdin(OwnedFd::from(far))
             // For signs of life: the supervisor's own stdout carries the lines that scripts wait for.
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -328,21 +360,21 @@ impl RoleSupervisor {
                 CliError::new(what, "end the processes of its user yourself")
             })?;
         }
-        let failed = |error: std::io::Error| {
-            let what = format!("can't start the {} ({error})", self.role.name());
-            CliError::new(what, "check the system's limits, and that all users may execute this program")
-        };
         let mut child = command.spawn().map_err(failed)?;
+        // With its copy of the role's end, so that a role that has ended is noticed.
+        drop(command);
         if let (Some(group), Some(process)) = (&group, child.id()) {
             // Before it gets its settings, which it waits for.
             group.add(process).map_err(failed)?;
         }
         let log = RoleLog::start(self.role.name(), self.settings.log.format, child.stderr.take());
         let watchdog = Watchdog::new(child.stdout.take());
-        let settings = serde_json::to_vec(&self.settings).map_err(|error| failed(error.into()))?;
-        if let Some(mut stdin) = child.stdin.take() {
+        match self.hand_over(near).await {
             // If the role has already exited, the caller's wait reports it.
-            let _ = stdin.write_all(&settings).await;
+            Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                return Err(failed(error));
+            }
+            _ => {}
         }
         Ok(Running { child, log, watchdog, _group: group })
     }
