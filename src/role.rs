@@ -297,4 +297,4 @@ fn raise_file_limit() {
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "failed to raise the limit of open files");
     }
-} 
+}
