@@ -72,5 +72,8 @@ impl OwnDocker {
 impl Drop for OwnDocker {
     fn drop(&mut self) {
         self.stop();
+        // An engine whose containers may go on leaves its folder mounted on itself.
+        let root = self.folder.join("root");
+        let _ = Command::new("umount").arg(root).stderr(Stdio::null()).status();
     }
 }
