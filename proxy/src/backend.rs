@@ -110,10 +110,7 @@ impl Backend {
         // Holds even if the store has been tampered with.
         let is_ours = self.deps.networks.is_none_or(|networks| networks.contains(address));
         if !is_ours || !is_private(address) || address.is_loopback() {
-            tracing::error!(
-                instance = grant.instance_id,
-                "route address is none of an instance: refusing to connect; is provisioner.subnets the same here?"
-            );
+            self.faults.misrouted(&grant.instance_id);
             return None;
         }
         Some(Route {

@@ -23,6 +23,7 @@ pub(crate) struct LaneFaults {
     metrics: Arc<Metrics>,
     violations: LogLimit,
     refusals: LogLimit,
+    misroutes: LogLimit,
 }
 
 /// Lets one event a minute be logged, and counts the others.
@@ -39,6 +40,7 @@ impl LaneFaults {
             metrics,
             violations: LogLimit::default(),
             refusals: LogLimit::default(),
+            misroutes: LogLimit::default(),
         }
     }
 
@@ -57,6 +59,17 @@ impl LaneFaults {
         self.metrics.lane_error(LaneError::ProtocolViolation);
         if let Some(suppressed) = self.violations.admit(Instant::now()) {
             tracing::warn!(%address, %error, suppressed, "closing lane: protocol violation by memcached");
+        }
+    }
+
+    /// The route of `instance` leads to an address that no instance has. Each login says so again.
+    pub(crate) fn misrouted(&self, instance: &str) {
+        if let Some(suppressed) = self.misroutes.admit(Instant::now()) {
+            tracing::error!(
+                instance,
+                suppressed,
+                "route address is none of an instance: refusing to connect; is provisioner.subnets the same here?"
+            );
         }
     }
 
