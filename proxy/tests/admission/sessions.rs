@@ -74,8 +74,8 @@ fn session_whose_request_is_on_a_dedicated_lane_is_not_idle() {
     // Now too few connections are free, and the cache gives up those that have been idle for longest.
     let last = fill(&proxy, &tokens[4], CONNECTIONS);
     assert_eq!(first[0].read_to_end(&mut Vec::new()).unwrap(), 0);
-    let mut reply = [0; 32];
+    let mut reply = [0; 21];
     waiting.read_exact(&mut reply).unwrap();
-    assert_eq!(&reply, b"SERVER_ERROR backend timed out\r\n");
+    assert_eq!(&reply, b"SERVER_ERROR backend ", "it can't be reached, or doesn't answer in time");
     drop(last);
 }
