@@ -15,6 +15,8 @@ use crate::{Store, StoreError, Timestamp, TokenId, now};
 
 /// Unexpired certificates that a token may have.
 const PER_TOKEN_MAX: i64 = 16;
+/// Certificates that are listed: more than a token can have had in a day.
+const LISTED_MAX: i64 = 1000;
 /// How long an ended one is kept, so that every proxy learns from its row that it was revoked.
 const ENDED_KEPT: Duration = Duration::from_hours(24);
 
@@ -144,7 +146,7 @@ impl Store {
     pub async fn certificates_of(&self, token: &TokenId) -> Result<Vec<CertificateRow>, StoreError> {
         let sql = "SELECT fingerprint, token_id, created_at, not_after FROM certificates \
                    WHERE token_id = $1 ORDER BY created_at, fingerprint LIMIT $2";
-        read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(token.as_str()).bind(PER_TOKEN_MAX))?
+        read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(token.as_str()).bind(LISTED_MAX))?
             .into_iter()
             .collect()
     }
