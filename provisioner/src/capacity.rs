@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::metrics::gauge::Gauge;
-use store::{DesiredState, Instance};
+use store::{DesiredState, HostCapacity, Instance, Timestamp};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 use crate::config::Config;
@@ -123,6 +123,22 @@ impl Capacity {
         Ok(())
     }
 
+    /// The figures for those who want more memory; `None` before the containers that existed at the start are counted.
+    pub(crate) async fn figures(&self) -> Option<HostCapacity> {
+        if !*self.counted.lock().await {
+            return None;
+        }
+        let reservations = self.lock();
+        let free = self.budget.saturating_sub(reservations.total()).max(0);
+        Some(HostCapacity {
+            budget_bytes: self.budget,
+            reserved_bytes: reservations.total(),
+            growth_mb: free / MIB * 4 / 5,
+            waiting: i64::try_from(reservations.waiting.len()).unwrap_or(i64::MAX),
+            changed_at: Timestamp::EPOCH,
+        })
+    }
+
     /// Reserves memory for an instance, instead of what it has reserved. An instance never needs more room for
     /// what it has already.
     ///
@@ -229,14 +245,15 @@ impl Reservations {
     }
 }
 
-/// The memory limits that containers were created with, in bytes by instance. Of several containers of one
-/// instance the largest counts: the others are about to be removed.
+/// The memory limits of containers in bytes, by instance: those that they have, if they were inspected, or were created
+/// with. Of several containers of one instance the largest counts: the others are about to be removed.
 pub(crate) fn memory_of(containers: &[Container]) -> HashMap<String, i64> {
     let mut bytes = HashMap::new();
     for container in containers {
         let Some(spec) = Spec::from_label(&container.spec) else { continue };
+        let has = container.limits.as_ref().map(|limits| limits.memory).filter(|memory| *memory > 0);
         let held: &mut i64 = bytes.entry(container.instance.clone()).or_default();
-        *held = spec.memory_limit().max(*held);
+        *held = has.unwrap_or_else(|| spec.memory_limit()).max(*held);
     }
     bytes
 }
@@ -328,6 +345,7 @@ mod tests {
             attached: true,
             image: String::new(),
             outdated: false,
+            started_at: None,
             ended: None,
             limits: None,
             limits_differ: false,
@@ -336,10 +354,20 @@ mod tests {
         };
         let small = "memory=64 connections=1024 item=1048576";
         let large = "memory=640 connections=1024 item=1048576";
-        let containers =
-            [container("a", small), container("b", large), container("b", small), container("c", "none")];
+        let resized = Container {
+            limits: Some(crate::limits::Limits { memory: 500 * MIB, ..Default::default() }),
+            ..container("d", small)
+        };
+        let containers = [
+            container("a", small),
+            container("b", large),
+            container("b", small),
+            container("c", "none"),
+            resized,
+        ];
         let counted = memory_of(&containers);
-        assert_eq!(counted, HashMap::from([("a".into(), 140 * MIB), ("b".into(), 860 * MIB)]));
+        let expected = [("a", 140), ("b", 860), ("d", 500)];
+        assert_eq!(counted, HashMap::from(expected.map(|(id, mb)| (id.to_owned(), mb * MIB))));
     }
 
     // rows without number must not make each reservation slow.

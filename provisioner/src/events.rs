@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use store::{Instance, Network, Store, StoreError};
+use store::{Instance, Network, Operation, Store, StoreError};
 use tokio::sync::mpsc::Sender;
 use tokio::time::{interval, sleep};
 
@@ -23,8 +23,8 @@ const RECONNECT_BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A trigger of the reconciler.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// An instance, its cache, user, plan or route was written.
-    InstanceChanged(Instance),
+    /// An instance, its cache, user, plan or route was written, or what was asked of it: its unfinished operations.
+    InstanceChanged(Box<Instance>, Vec<Operation>),
     /// The store answers, at start or after an outage: changes may have been missed.
     StoreConnected,
     StoreDown(Error),
@@ -99,7 +99,8 @@ async fn read_feed(store: &Store, events: &Sender<Event>, backoff: &mut Duration
                 }
                 Err(error) => return Err(error.into()),
             };
-            if events.send(Event::InstanceChanged(instance)).await.is_err() {
+            let asked = store.open_operations_of(&cache).await?;
+            if events.send(Event::InstanceChanged(Box::new(instance), asked)).await.is_err() {
                 return Ok(());
             }
         }

@@ -3,18 +3,21 @@
 mod adopt;
 mod create;
 mod network;
+mod operations;
 mod record;
+mod reserve;
+mod resize;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use store::{DesiredState, Instance, LaneKey, Store, StoreError};
+use store::{DesiredState, Instance, LaneKey, Operation, Store, StoreError};
 use tokio::sync::{Mutex, RwLock, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
-use crate::capacity::{Capacity, memory_of};
+use crate::capacity::Capacity;
 use crate::docker::Docker;
 use crate::error::Error;
 use crate::firewall::Firewall;
@@ -30,6 +33,7 @@ use crate::plan::{self, Action, Container, ContainerState, plan};
 use crate::secrets::SecretChecks;
 use crate::spec::Spec;
 
+use operations::Outcome;
 pub(crate) use record::log_failure;
 
 /// Instances that are changed in Docker at a time; with more, each is slower.
@@ -100,13 +104,19 @@ impl Observations {
     }
 }
 
-/// An instance, its containers, and what is to be done.
+/// An instance, what was asked of it, its containers, and what is to be done.
 struct Situation {
     instance: Instance,
+    /// Its unfinished operations.
+    asked: Vec<Operation>,
     containers: Vec<Container>,
     actions: Vec<Action>,
     /// Why the store couldn't be read, so that the instance is the one that was read last.
     store_error: Option<Error>,
+    /// Why it keeps the memory that it has.
+    no_room: Option<Error>,
+    /// How its resize ended.
+    resized: OnceLock<Outcome>,
     /// How many times in a row the work on it has failed.
     failures: u32,
 }
@@ -148,7 +158,7 @@ impl Executor {
 
     async fn converge(&self, id: &str, failures: u32) -> Result<(), Error> {
         let Some(mut situation) = self.observe(id, failures).await? else { return Ok(()) };
-        self.reserve_memory(&situation).await?;
+        self.reserve_memory(&mut situation).await?;
         let mut permit = None;
         if situation.actions.iter().any(plan::changes_docker) {
             permit = self.concurrency.write_permits.try_acquire().ok();
@@ -162,13 +172,13 @@ impl Executor {
                 permit = self.concurrency.write_permits.acquire().await.ok();
                 let Some(observed) = self.observe(id, failures).await? else { return Ok(()) };
                 situation = observed;
-                self.reserve_memory(&situation).await?;
+                self.reserve_memory(&mut situation).await?;
             }
         }
         self.begin_record(&situation).await;
         self.carry_out(&situation, permit).await?;
         // What was read last may be out of date: this isn't done before the store was read.
-        situation.store_error.map_or(Ok(()), Err)
+        situation.store_error.or(situation.no_room).map_or(Ok(()), Err)
     }
 
     async fn carry_out(
@@ -188,7 +198,9 @@ impl Executor {
                 (Action::SetState(..), Err(Error::Store(_))) if situation.can_be_made_again() => {
                     return self.make_again(situation).await;
                 }
-                (Action::Start(container), Err(error)) if error.is_address_in_use() => {
+                (Action::Start(container) | Action::Restart(container), Err(error))
+                    if error.is_address_in_use() =>
+                {
                     result = Err(self.release_address_of(situation, container, error).await?);
                 }
                 (Action::Attach(container), Err(error)) if error.is_address_in_use() => {
@@ -210,24 +222,6 @@ impl Executor {
         Ok(())
     }
 
-    /// Reserves memory for the container that a plan creates, before the plan changes anything. With a plan that
-    /// creates none, the instance has what its container has, and waits for nothing.
-    async fn reserve_memory(&self, situation: &Situation) -> Result<(), Error> {
-        let Situation { instance, actions, .. } = situation;
-        if !actions.iter().any(|action| matches!(action, Action::Create { .. })) {
-            let kept = actions.iter().find_map(|action| match action {
-                Action::Probe(container) => Spec::from_label(&container.spec),
-                _ => None,
-            });
-            self.capacity.settle(&instance.id, kept.map(|spec| spec.memory_limit()));
-            return Ok(());
-        }
-        let spec = Spec::of(instance).map_err(Error::InvalidInstance)?;
-        let in_use = async { Ok(memory_of(&self.docker.containers().await?)) };
-        self.capacity.count_existing(in_use).await?;
-        self.capacity.reserve(&instance.id, spec.memory_limit())
-    }
-
     /// Reads an instance and its containers, and plans. Refuses plans that may do harm: those that would replace a
     /// container because this process has the wrong key, and those that need the store while it is away.
     async fn observe(&self, id: &str, failures: u32) -> Result<Option<Situation>, Error> {
@@ -238,9 +232,16 @@ impl Executor {
         }
         let _permit = self.concurrency.read_permits.acquire().await;
         let mut containers = self.docker.containers_of(id).await?;
-        self.assess(&mut containers).await;
-        let actions = plan(&instance, &containers, failures);
-        let situation = Situation { instance, containers, actions, store_error, failures };
+        self.assess(&mut containers, |_| Spec::of(&instance).ok()).await;
+        // Without the store nothing is known to be asked.
+        let asked = match &store_error {
+            None => self.store.open_operations_of(&instance.cache_id).await.unwrap_or_default(),
+            Some(_) => vec![],
+        };
+        let actions = plan(&instance, &asked, &containers, failures);
+        let (no_room, resized) = (None, OnceLock::new());
+        let situation =
+            Situation { instance, asked, containers, actions, store_error, no_room, resized, failures };
         if situation.needs_no_store() {
             return Ok(Some(situation));
         }
@@ -274,15 +275,21 @@ impl Executor {
         }
     }
 
-    /// Adds what is known about containers beside Docker's view.
-    pub(crate) async fn assess(&self, containers: &mut [Container]) {
+    /// Adds what is known about containers beside Docker's view. `spec`: what a container's instance is to have.
+    pub(crate) async fn assess(
+        &self,
+        containers: &mut [Container],
+        spec: impl Fn(&Container) -> Option<Spec>,
+    ) {
         let image = self.images.known_id();
         let (silences, now) = (self.observations.silences.lock().await, Instant::now());
         let stubborn = self.observations.stubborn.lock().await;
         for container in containers {
             container.outdated = image.as_ref().is_some_and(|image| *image != container.image);
             container.hung = silences.get(&container.id).is_some_and(|silence| silence.proves_hung(now));
-            container.limits_differ = !stubborn.contains(&container.id) && self.limits_differ(container);
+            let spec = spec(container);
+            container.limits_differ =
+                !stubborn.contains(&container.id) && self.limits_differ(container, spec);
             if let (Some(ended), Some(end)) = (&mut container.ended, self.history.end_of(&container.id)) {
                 ended.out_of_memory |= end.out_of_memory;
                 ended.by_itself = end.exit_code.is_some() && !end.was_signalled();
@@ -290,8 +297,16 @@ impl Executor {
         }
     }
 
-    fn limits_differ(&self, container: &Container) -> bool {
-        let wanted = Spec::from_label(&container.spec).map(|spec| Limits::wanted(&spec, self.cpus));
+    /// What a container's instance is to have, as far as that is known.
+    pub(crate) fn spec_of(&self, container: &Container) -> Option<Spec> {
+        self.known.get(&container.instance).and_then(|instance| Spec::of(&instance).ok())
+    }
+
+    fn limits_differ(&self, container: &Container, spec: Option<Spec>) -> bool {
+        let label = Spec::from_label(&container.spec);
+        // Of one that will be replaced, the limits that it was created with count.
+        let resized = spec.filter(|spec| label.is_some_and(|label| spec.is_resize_of(&label)));
+        let wanted = resized.or(label).map(|spec| Limits::wanted(&spec, self.cpus));
         let differs = |limits: &Limits| wanted.is_some_and(|wanted| !limits.are(&wanted, &all_cpus()));
         container.limits.as_ref().is_some_and(differs)
     }
@@ -307,7 +322,13 @@ impl Executor {
             Action::Start(container) => self.docker.start(&container.id).await,
             Action::Unpause(container) => self.docker.unpause(&container.id).await,
             Action::Attach(container) => self.attach(container).await,
-            Action::RestoreLimits(container) => self.restore_limits(container).await,
+            Action::RestoreLimits(container) => self.restore_limits(instance, container).await,
+            Action::Begin(operation, checkpoint) => self.begin(operation, checkpoint).await,
+            Action::Restart(container) => self.docker.restart(&container.id).await,
+            Action::Flush(container) => self.flush(container).await,
+            Action::Resize(container) => self.resize(situation, container).await,
+            Action::Finish(operation) => self.finish(situation, operation).await,
+            Action::Abandon(operation, why) => self.abandon(operation, why).await,
             Action::Remove(container) => self.remove(container).await,
             Action::Create { .. } if situation.store_error.is_some() => self.make_again(situation).await,
             Action::Create { generation } => self.create(situation, *generation).await,
@@ -319,23 +340,6 @@ impl Executor {
     async fn remove(&self, container: &str) -> Result<(), Error> {
         self.secrets.forget(container);
         self.docker.remove_container(container).await.map(drop)
-    }
-
-    async fn restore_limits(&self, container: &Container) -> Result<(), Error> {
-        let (Some(spec), Some(has)) = (Spec::from_label(&container.spec), &container.limits) else {
-            return Ok(());
-        };
-        let (wanted, cpus) = (Limits::wanted(&spec, self.cpus), all_cpus());
-        self.docker.set_limits(&container.id, (has, &wanted), &cpus).await?;
-        let after = self.docker.inspect(container).await?;
-        if after.limits.is_some_and(|limits| !limits.are(&wanted, &cpus)) {
-            tracing::warn!(
-                container = container.id,
-                "Docker doesn't restore the container's limits: left as they are"
-            );
-            self.observations.stubborn.lock().await.insert(container.id.clone());
-        }
-        Ok(())
     }
 
     /// Forgets instances and containers that exist no more.

@@ -14,8 +14,23 @@ use crate::docker::Foreign;
 use crate::plan::Action;
 
 /// The values of the label `action`.
-const ACTIONS: [&str; 9] =
-    ["set_state", "probe", "start", "unpause", "attach", "restore_limits", "remove", "create", "tear_down"];
+const ACTIONS: [&str; 15] = [
+    "set_state",
+    "probe",
+    "start",
+    "unpause",
+    "attach",
+    "restore_limits",
+    "begin",
+    "restart",
+    "flush",
+    "resize",
+    "finish",
+    "abandon",
+    "remove",
+    "create",
+    "tear_down",
+];
 /// The parts that all instances share, as conditions name them.
 const PARTS: [&str; 10] = [
     "docker",
@@ -30,7 +45,8 @@ const PARTS: [&str; 10] = [
     "orphans",
 ];
 /// The calls of the store that are counted.
-const STORE_CALLS: [&str; 3] = ["leader_lock", "read_instances", "record_route"];
+const STORE_CALLS: [&str; 5] =
+    ["leader_lock", "read_instances", "record_route", "record_operation", "record_statistics"];
 
 /// The provisioner's metrics. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -190,6 +206,12 @@ fn label_value(action: &Action) -> &'static str {
         Action::Unpause(_) => "unpause",
         Action::Attach(_) => "attach",
         Action::RestoreLimits(_) => "restore_limits",
+        Action::Begin(..) => "begin",
+        Action::Restart(_) => "restart",
+        Action::Flush(_) => "flush",
+        Action::Resize(_) => "resize",
+        Action::Finish(_) => "finish",
+        Action::Abandon(..) => "abandon",
         Action::Remove(_) => "remove",
         Action::Create { .. } => "create",
         Action::TearDown(_) => "tear_down",

@@ -1,17 +1,19 @@
 //! The plan: from the desired and the observed state to actions. Pure: no I/O, no clock.
 
 mod diagnosis;
+mod operations;
 
 use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
-use store::{DesiredState, Instance, InstanceState, Timestamp};
+use store::{DesiredState, Instance, InstanceState, Operation, Timestamp};
 
 use crate::limits::Limits;
 use crate::spec::Spec;
 
 pub(crate) use diagnosis::{Repair, diagnose, restarted};
+use operations::Requests;
 
 /// Resources without a row are kept this long: the row may not be visible yet.
 pub(crate) const ORPHAN_AGE_MIN: Duration = Duration::from_secs(60);
@@ -31,6 +33,8 @@ pub(crate) struct Container {
     pub(crate) state: ContainerState,
     /// Whether it runs and has its address.
     pub(crate) attached: bool,
+    /// When it was last started, in Docker's words, if it was inspected.
+    pub(crate) started_at: Option<String>,
     /// How it ended, if it was inspected and doesn't run.
     pub(crate) ended: Option<Ended>,
     /// Its limits, if it was inspected.
@@ -98,6 +102,18 @@ pub(crate) enum Action {
     Attach(Container),
     /// Gives a container the limits back that it should have.
     RestoreLimits(Container),
+    /// Records that an operation has begun, and what it goes on from after a crash.
+    Begin(Operation, String),
+    /// Stops and starts a container.
+    Restart(Container),
+    /// Removes all items.
+    Flush(Container),
+    /// Gives memcached and its container the memory that the instance is to have, if it hasn't.
+    Resize(Container),
+    /// Records that an operation is done.
+    Finish(Operation),
+    /// Records that an operation can't be done any more, and why.
+    Abandon(Operation, &'static str),
     /// Removes a container, by id.
     Remove(String),
     /// Creates, starts and probes a container.
@@ -139,67 +155,110 @@ impl fmt::Display for Orphan {
     }
 }
 
-/// The actions for one instance. `containers` are its own; `failures` counts failures in a row.
-pub(crate) fn plan(instance: &Instance, containers: &[Container], failures: u32) -> Vec<Action> {
+/// The actions for one instance. `asked` are its unfinished operations and `containers` its own; `failures` counts
+/// failures in a row.
+pub(crate) fn plan(
+    instance: &Instance,
+    asked: &[Operation],
+    containers: &[Container],
+    failures: u32,
+) -> Vec<Action> {
+    let stopped = |state| {
+        let abandoned =
+            operations::abandon(asked, "the cache was suspended meanwhile: resume it, and ask again");
+        abandoned.into_iter().chain(plan_removal(instance, containers, state)).collect()
+    };
     match instance.desired {
-        DesiredState::Running => plan_running(instance, containers, failures),
-        DesiredState::Suspended => plan_removal(instance, containers, InstanceState::Suspended),
-        DesiredState::Deleting => plan_removal(instance, containers, InstanceState::Deleting),
+        DesiredState::Running => plan_running(instance, asked, containers, failures),
+        DesiredState::Suspended => stopped(InstanceState::Suspended),
+        DesiredState::Deleting => stopped(InstanceState::Deleting),
     }
 }
 
 /// Whether a container runs or has a network afterwards, and didn't before: not without firewall.
 pub(crate) fn starts_container(action: &Action) -> bool {
-    matches!(action, Action::Start(_) | Action::Unpause(_) | Action::Attach(_) | Action::Create { .. })
+    use Action::{Attach, Create, Restart, Start, Unpause};
+    matches!(action, Start(_) | Unpause(_) | Attach(_) | Restart(_) | Create { .. })
 }
 
-/// Whether a plan changes nothing, so that it needs no write permit.
+/// Whether a plan changes nothing as far as is known, so that a health check is enough.
 pub(crate) fn only_probes(actions: &[Action]) -> bool {
-    actions.iter().all(|action| matches!(action, Action::Probe(_)))
+    actions.iter().all(|action| match action {
+        Action::Probe(_) => true,
+        Action::Resize(container) => !container.limits_differ,
+        _ => false,
+    })
 }
 
-/// Whether an action changes a container in Docker.
+/// Whether an action changes a container in Docker. Resizing takes long, and needs Docker for a moment of that.
 pub(crate) fn changes_docker(action: &Action) -> bool {
-    !matches!(action, Action::Probe(_) | Action::SetState(..))
+    use Action::{Attach, Create, Remove, Restart, RestoreLimits, Start, TearDown, Unpause};
+    match action {
+        Start(_) | Unpause(_) | Attach(_) | RestoreLimits(_) | Restart(_) => true,
+        Remove(_) | Create { .. } | TearDown(_) => true,
+        Action::SetState(..) | Action::Probe(_) | Action::Flush(_) | Action::Resize(_) => false,
+        Action::Begin(..) | Action::Finish(_) | Action::Abandon(..) => false,
+    }
 }
 
 /// Whether a plan needs nothing from the store: it neither creates nor removes anything, so that the recorded route
 /// stays right.
 pub(crate) fn needs_no_store(actions: &[Action]) -> bool {
-    use Action::{Attach, Probe, RestoreLimits, SetState, Start, Unpause};
-    actions.iter().all(|action| {
-        matches!(action, SetState(..) | Probe(_) | Start(_) | Unpause(_) | Attach(_) | RestoreLimits(_))
+    use Action::{Attach, Probe, Resize, RestoreLimits, SetState, Start, Unpause};
+    actions.iter().all(|action| match action {
+        SetState(..) | Probe(_) | Start(_) | Unpause(_) | Attach(_) | RestoreLimits(_) | Resize(_) => true,
+        _ => false,
     })
 }
 
-fn plan_running(instance: &Instance, containers: &[Container], failures: u32) -> Vec<Action> {
+fn plan_running(
+    instance: &Instance,
+    asked: &[Operation],
+    containers: &[Container],
+    failures: u32,
+) -> Vec<Action> {
     let spec = match Spec::of(instance) {
         Ok(spec) => spec,
-        Err(why) => return set_state(instance, InstanceState::Failed, Some(why)),
+        Err(why) => {
+            let abandoned =
+                operations::abandon(asked, "the cache's limits are invalid: ask for another size");
+            return set_state(instance, InstanceState::Failed, Some(why))
+                .into_iter()
+                .chain(abandoned)
+                .collect();
+        }
     };
+    let asked = Requests::new(asked, &spec);
     let recorded = instance.route.as_ref().map_or(0, |route| route.generation);
     let current = containers
         .iter()
-        .filter(|c| c.generation >= recorded && c.spec == spec.label() && has_recorded_address(instance, c))
+        .filter(|c| c.generation >= recorded && runs_as(c, &spec) && has_recorded_address(instance, c))
         .max_by_key(|c| c.generation);
-    let kept = current.and_then(|c| Some((c, steps_to_keep(instance, c, failures)?)));
+    let kept = current.and_then(|c| Some((c, steps_to_keep(instance, &asked, c, failures)?)));
     let kept_id = kept.as_ref().map(|(c, _)| c.id.clone());
     let others = containers.iter().filter(|c| Some(&c.id) != kept_id.as_ref());
     let removals = others.map(|c| Action::Remove(c.id.clone()));
     match kept {
         Some((_, steps)) => removals.chain(steps).collect(),
         None => {
+            let begun = asked.begin(containers.iter().max_by_key(|c| c.generation));
             let newest = containers.iter().map(|c| c.generation).max().unwrap_or(0).max(recorded);
             let create = Action::Create { generation: newest.saturating_add(1) };
             let first = set_state(instance, starting_state(instance), None);
-            first.into_iter().chain(removals).chain([create]).collect()
+            begun.into_iter().chain(first).chain(removals).chain([create]).chain(asked.finish()).collect()
         }
     }
 }
 
 /// The steps that make this container answer; `None` if it must be replaced.
-fn steps_to_keep(instance: &Instance, c: &Container, failures: u32) -> Option<Vec<Action>> {
-    let mut steps = Vec::new();
+fn steps_to_keep(
+    instance: &Instance,
+    asked: &Requests<'_>,
+    c: &Container,
+    failures: u32,
+) -> Option<Vec<Action>> {
+    let mut steps = asked.begin(Some(c));
+    let is_to_restart = asked.is_to_restart(c);
     match c.state {
         ContainerState::Created | ContainerState::Removing => return None,
         // A running container holds the cache's contents: failures alone prove nothing.
@@ -212,9 +271,21 @@ fn steps_to_keep(instance: &Instance, c: &Container, failures: u32) -> Option<Ve
         }
         // The contents are gone, so this is the time for another image.
         ContainerState::Restarting | ContainerState::Stopped if c.outdated => return None,
+        // So is a restart, for the image and for the size.
+        _ if is_to_restart && (c.outdated || asked.is_resized(c)) => return None,
         ContainerState::Restarting if failures >= FAILURES_TO_REPLACE => return None,
         // A step that didn't help is not repeated.
         ContainerState::Stopped | ContainerState::Paused if failures > 0 => return None,
+        _ if is_to_restart => {
+            // Proxies hold requests from now on.
+            steps.extend(set_state(instance, starting_state(instance), None));
+            // Docker stops no container that is paused.
+            steps.extend((c.state == ContainerState::Paused).then(|| Action::Unpause(c.clone())));
+            steps.extend(c.limits_differ.then(|| Action::RestoreLimits(c.clone())));
+            steps.extend([Action::Restart(c.clone()), Action::Probe(c.clone())]);
+            steps.extend(asked.finish());
+            return Some(steps);
+        }
         ContainerState::Running | ContainerState::Restarting => {}
         ContainerState::Stopped if c.limits_differ => {
             steps.extend([Action::RestoreLimits(c.clone()), Action::Start(c.clone())]);
@@ -230,11 +301,19 @@ fn steps_to_keep(instance: &Instance, c: &Container, failures: u32) -> Option<Ve
     if c.state != ContainerState::Running {
         steps.extend(set_state(instance, starting_state(instance), None));
     }
-    if c.limits_differ && c.state != ContainerState::Stopped {
+    if c.limits_differ && c.state != ContainerState::Stopped && !asked.may_resize(c) {
         steps.push(Action::RestoreLimits(c.clone()));
     }
     steps.push(Action::Probe(c.clone()));
+    steps.extend(asked.may_resize(c).then(|| Action::Resize(c.clone())));
+    steps.extend(asked.flush(c));
+    steps.extend(asked.finish());
     Some(steps)
+}
+
+/// Whether a container runs with these limits, or can be given them.
+fn runs_as(c: &Container, spec: &Spec) -> bool {
+    Spec::from_label(&c.spec).is_some_and(|has| spec.is_resize_of(&has))
 }
 
 /// The recorded address counts. A container that was created just before a crash may have no record.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use daemon::Shutdown;
 use daemon::health::Health;
-use store::{DesiredState, Instance, InstanceState, LeaderLock, Network};
+use store::{DesiredState, Instance, InstanceState, LeaderLock, Network, Operation};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -22,6 +22,7 @@ use crate::execute::{Executor, log_failure};
 use crate::firewall::Checked;
 use crate::leadership::{Leadership, check_leadership};
 use crate::resync::{ResyncReport, resync, within};
+use crate::sampler;
 use crate::work_queue::{Outcome, WorkQueue};
 
 /// Instances in work at a time. Most of them wait for a write permit, already marked as restarting.
@@ -63,8 +64,15 @@ enum TaskResult {
     NetworksRemade(Result<(), Error>),
 }
 
-/// The desired state of an instance, to tell a change of it from the provisioner's own record of the route.
-type Desired = (DesiredState, i64, i64, i64);
+/// The desired state of an instance, to tell a change of it from what the provisioner itself records.
+#[derive(Debug, PartialEq, Eq)]
+struct Desired {
+    state: DesiredState,
+    /// Memory, connections and item size.
+    limits: [i64; 3],
+    /// Ids of unfinished operations.
+    asked: Vec<String>,
+}
 
 struct Reconciler {
     executor: Arc<Executor>,
@@ -114,6 +122,8 @@ pub(crate) async fn lead(
     followers.spawn(async move { events::watch_networks(&watcher.networks, sender).await });
     let (writer, mut writers) = (Arc::clone(&executor), JoinSet::new());
     writers.spawn(async move { writer.history.save(&writer.store).await });
+    let sampled = Arc::clone(&executor);
+    followers.spawn(async move { sampler::run(&sampled).await });
     let capacity = Arc::clone(&executor);
     let progress = health.watch_loop("the reconciler");
     let mut progress_tick = tokio::time::interval(PROGRESS_INTERVAL);
@@ -192,7 +202,7 @@ impl Reconciler {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::InstanceChanged(instance) => self.on_instance_changed(&instance),
+            Event::InstanceChanged(instance, asked) => self.on_instance_changed(&instance, asked),
             Event::StoreConnected => {
                 self.conditions.set("store", None);
                 self.check_now.notify_one();
@@ -301,7 +311,7 @@ impl Reconciler {
         }
     }
 
-    fn on_instance_changed(&mut self, instance: &Instance) {
+    fn on_instance_changed(&mut self, instance: &Instance, asked: Vec<Operation>) {
         // Its route, too: without that, a container can't be made again while the store is away.
         self.executor.known.remember(instance);
         if let Some(container) = instance.route.as_ref().and_then(|route| route.container.clone()) {
@@ -315,8 +325,12 @@ impl Reconciler {
         if changed {
             self.conditions.show_failed(self.failed.len());
         }
-        let desired = desired(instance);
-        if self.desired.insert(instance.id.clone(), desired) != Some(desired) {
+        let (state, asked) = (instance.desired, asked.into_iter().map(|operation| operation.id).collect());
+        let limits = [instance.memory_mb, instance.connections, instance.item_size_max];
+        let desired = Desired { state, limits, asked };
+        let is_new = self.desired.get(&instance.id).is_none_or(|before| desired.asks_more_than(before));
+        self.desired.insert(instance.id.clone(), desired);
+        if is_new {
             self.queue.enqueue_reset(&instance.id);
         }
     }
@@ -329,7 +343,9 @@ impl Reconciler {
                 }
                 let outcome = match &result {
                     Ok(()) => Outcome::Done,
-                    Err(error) if error.is_general() => Outcome::Postponed,
+                    Err(error) if error.is_general() || matches!(error, Error::NoMemory) => {
+                        Outcome::Postponed
+                    }
                     Err(_) => Outcome::Failed,
                 };
                 self.queue.finish(&id, outcome, Instant::now());
@@ -442,6 +458,10 @@ impl Reconciler {
     }
 }
 
-fn desired(instance: &Instance) -> Desired {
-    (instance.desired, instance.memory_mb, instance.connections, instance.item_size_max)
+impl Desired {
+    /// Whether there is something to do that there wasn't before. An operation that has ended is nothing to do.
+    fn asks_more_than(&self, before: &Self) -> bool {
+        let is_asked_before = |id: &String| before.asked.contains(id);
+        self.state != before.state || self.limits != before.limits || !self.asked.iter().all(is_asked_before)
+    }
 }

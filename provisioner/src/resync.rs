@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use store::{Instance, InstanceState, StoreError, now};
+use store::{Instance, InstanceState, Operation, StoreError, now};
 use tokio::time::{Instant, timeout};
 
 use crate::capacity::memory_of;
@@ -50,6 +50,8 @@ pub(crate) struct ResyncReport {
 /// Everything that is read at the beginning.
 struct Read {
     instances: Vec<Instance>,
+    /// Unfinished operations, by cache.
+    asked: HashMap<String, Vec<Operation>>,
     /// Ids of all instances, unless there are too many.
     known: Result<HashSet<String>, StoreError>,
     snapshot: Snapshot,
@@ -89,26 +91,32 @@ async fn read(executor: &Executor) -> Result<Read, Error> {
         Err(error) => return Err(error.into()),
     };
     let instances = executor.metrics.store.observe("read_instances", executor.store.instances()).await?;
+    let mut asked: HashMap<String, Vec<Operation>> = HashMap::new();
+    for operation in executor.store.open_operations().await? {
+        asked.entry(operation.cache_id.clone()).or_default().push(operation);
+    }
     executor.known.replace(&instances);
     executor.metrics.count_instances(&instances);
     let docker = &executor.docker;
     let (containers, volumes, networks) =
         tokio::try_join!(docker.containers(), docker.volumes(), docker.networks())?;
-    let snapshot = Snapshot { containers, volumes, networks };
+    let mut snapshot = Snapshot { containers, volumes, networks };
+    // The others have the limits that they were created with.
+    inspect_some(executor, &mut snapshot.containers, |container| is_resized(executor, container)).await;
     executor.capacity.count_existing(async { Ok(memory_of(&snapshot.containers)) }).await?;
-    Ok(Read { instances, known, snapshot })
+    Ok(Read { instances, asked, known, snapshot })
 }
 
 async fn repair(executor: &Executor, read: Read) -> Result<ResyncReport, Error> {
-    let Read { instances, known, mut snapshot } = read;
+    let Read { instances, asked, known, mut snapshot } = read;
     let mut conditions = ensure_shared(executor, &snapshot).await;
     let existing: HashSet<&str> = snapshot.containers.iter().map(|c| c.id.as_str()).collect();
     if let Ok(known) = &known {
         executor.forget_removed(known, &existing).await;
     }
-    inspect_some(executor, &mut snapshot.containers).await;
-    executor.assess(&mut snapshot.containers).await;
-    let work = find_work(executor, &instances, &snapshot.containers).await;
+    inspect_some(executor, &mut snapshot.containers, |container| container.limits.is_none()).await;
+    executor.assess(&mut snapshot.containers, |container| executor.spec_of(container)).await;
+    let work = find_work(executor, &instances, &asked, &snapshot.containers).await;
     let mismatch = executor.secrets.mismatch(Instant::now());
     let orphans = match &known {
         Ok(known) if mismatch.is_none() => remove_orphans(executor, known, &snapshot).await,
@@ -146,8 +154,8 @@ async fn check_without_store(executor: &Executor, error: Error) -> Result<Resync
     }
     let check = async {
         let mut containers = executor.docker.containers().await?;
-        executor.assess(&mut containers).await;
-        let work = find_work(executor, &instances, &containers).await;
+        executor.assess(&mut containers, |container| executor.spec_of(container)).await;
+        let work = find_work(executor, &instances, &HashMap::new(), &containers).await;
         Ok(ResyncReport { work, instance_by_container: by_container(&containers), ..ResyncReport::default() })
     };
     let report = within(RESYNC_TIMEOUT, check).await?;
@@ -158,9 +166,19 @@ fn by_container(containers: &[Container]) -> HashMap<String, String> {
     containers.iter().map(|c| (c.id.clone(), c.instance.clone())).collect()
 }
 
+/// Whether a container was created with other limits than its instance is to have.
+fn is_resized(executor: &Executor, container: &Container) -> bool {
+    executor.spec_of(container).is_some_and(|spec| spec.label() != container.spec)
+}
+
 /// Inspects running containers for changed limits, others each time.
-async fn inspect_some(executor: &Executor, containers: &mut [Container]) {
-    let running = containers.iter().enumerate().filter(|(_, c)| c.state == ContainerState::Running);
+async fn inspect_some(
+    executor: &Executor,
+    containers: &mut [Container],
+    matches: impl Fn(&Container) -> bool,
+) {
+    let running = containers.iter().enumerate();
+    let running = running.filter(|(_, c)| c.state == ContainerState::Running && matches(c));
     let mut running: Vec<(usize, Container)> = running.map(|(number, c)| (number, c.clone())).collect();
     let next = executor.observations.next_inspected(running.len(), INSPECTED_MAX);
     running.rotate_left(next);
@@ -217,7 +235,12 @@ async fn remove_container(executor: &Executor, container: &str, instance: &str) 
 }
 
 /// The instances whose plan is more than a probe, and those whose probe fails.
-async fn find_work(executor: &Executor, instances: &[Instance], all: &[Container]) -> Vec<String> {
+async fn find_work(
+    executor: &Executor,
+    instances: &[Instance],
+    asked: &HashMap<String, Vec<Operation>>,
+    all: &[Container],
+) -> Vec<String> {
     let mut containers: HashMap<&str, Vec<Container>> = HashMap::new();
     for container in all {
         containers.entry(&container.instance).or_default().push(container.clone());
@@ -226,7 +249,8 @@ async fn find_work(executor: &Executor, instances: &[Instance], all: &[Container
     let mut to_probe = Vec::new();
     for instance in instances {
         let own = containers.remove(instance.id.as_str()).unwrap_or_default();
-        let actions = plan(instance, &own, 0);
+        let asked = asked.get(&instance.cache_id).map(Vec::as_slice).unwrap_or_default();
+        let actions = plan(instance, asked, &own, 0);
         if !only_probes(&actions) {
             work.push(instance.id.clone());
         } else if let Some(Action::Probe(container)) = actions.into_iter().next() {

@@ -1,6 +1,6 @@
 //! How an instance's memcached is run: the plan's limits, checked, as arguments and container limits. No I/O.
 
-use store::Instance;
+use store::{Instance, RESIZE_MB_MIN};
 
 /// memcached's user in the container: a number, since there is no /etc/passwd. As in Docker's official image.
 pub(crate) const UID: u32 = 11211;
@@ -63,7 +63,21 @@ impl Spec {
         })
     }
 
-    /// The value of the container's label. A container whose label differs from the desired one is replaced.
+    /// Whether a memcached that was started as `other` can be given this memory while it runs. Another container is
+    /// needed for other connections or items.
+    pub(crate) fn is_resize_of(&self, other: &Self) -> bool {
+        let Self { memory_mb, connections, item_size_max } = *self;
+        let fits = memory_mb == other.memory_mb || memory_mb >= RESIZE_MB_MIN;
+        fits && connections == other.connections && item_size_max == other.item_size_max
+    }
+
+    /// memcached's `-m`.
+    pub(crate) fn memory_mb(&self) -> i64 {
+        self.memory_mb
+    }
+
+    /// The value of the container's label. A container whose label differs from the desired one is replaced, unless it
+    /// can be resized.
     pub(crate) fn label(&self) -> String {
         format!("memory={} connections={} item={}", self.memory_mb, self.connections, self.item_size_max)
     }
@@ -108,14 +122,24 @@ impl Spec {
     /// The container's memory limit in bytes: `-m`, and what that doesn't count. A quarter is for the hash
     /// table: 8 bytes per item of at least 64, twice while it grows. Then connections, and items in transfer.
     pub(crate) fn memory_limit(&self) -> i64 {
+        self.settled_memory().saturating_add(self.transfer_memory())
+    }
+
+    /// Bytes that memcached has at most while nothing is in transfer.
+    pub(crate) fn settled_memory(&self) -> i64 {
         let cache = self.memory_mb.saturating_mul(MIB);
+        cache.saturating_add(cache / 4).saturating_add(BASE_MEMORY)
+    }
+
+    fn transfer_memory(&self) -> i64 {
         let lanes = self.connections.saturating_mul(BYTES_PER_LANE);
-        let items = self.item_size_argument().saturating_mul(4);
-        cache
-            .saturating_add(cache / 4)
-            .saturating_add(BASE_MEMORY)
-            .saturating_add(lanes)
-            .saturating_add(items)
+        lanes.saturating_add(self.item_size_argument().saturating_mul(4))
+    }
+
+    /// The memory in MiB of a container like this one that has another limit.
+    pub(crate) fn memory_mb_within(&self, limit: i64) -> i64 {
+        let cache = limit.saturating_sub(BASE_MEMORY).saturating_sub(self.transfer_memory());
+        (cache / 5).saturating_mul(4) / MIB
     }
 
     /// The limit of open files: connections, and memcached's own.
@@ -137,6 +161,27 @@ mod tests {
         {
             assert_eq!(Spec::from_label(label), None, "{label}");
         }
+    }
+
+    #[test]
+    fn only_memory_changes_while_it_runs() {
+        let spec = Spec { memory_mb: 64, connections: 1024, item_size_max: 1 << 20 };
+        assert!(Spec { memory_mb: 128, ..spec }.is_resize_of(&spec));
+        assert!(Spec { memory_mb: 8, ..spec }.is_resize_of(&spec));
+        for other in [
+            Spec { memory_mb: 7, ..spec },
+            Spec { connections: 500, ..spec },
+            Spec { item_size_max: 2 << 20, ..spec },
+        ] {
+            assert!(!other.is_resize_of(&spec), "{other:?}");
+        }
+        assert!(Spec { memory_mb: 4, ..spec }.is_resize_of(&Spec { memory_mb: 4, ..spec }), "the same");
+        for memory_mb in [1, 8, 63, 64, 1000, 1 << 20] {
+            let limit = Spec { memory_mb, ..spec }.memory_limit();
+            assert_eq!(spec.memory_mb_within(limit), memory_mb);
+            assert_eq!(spec.memory_mb_within(limit - 1), memory_mb - 1);
+        }
+        assert!(spec.memory_mb_within(1 << 20) < 1, "less than an empty memcached has");
     }
 
     #[test]

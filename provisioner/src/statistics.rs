@@ -1,21 +1,11 @@
-//! What a memcached says of itself: memory, items, evictions. Read when an operator asks.
+//! What a memcached says of itself: memory, items, hits, evictions.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::net::IpAddr;
 
 use store::LaneCredential;
-use tokio::io::{AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
-use crate::health_check::read_line;
-use crate::spec::PORT;
-
-/// Time limit of the whole dialogue.
-const READ_TIMEOUT: Duration = Duration::from_secs(1);
-/// Lines of the reply. memcached sends fewer than 100.
-const LINES_MAX: usize = 1000;
+use crate::memcached::Memcached;
 
 /// Figures of one memcached since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -26,6 +16,10 @@ pub struct Statistics {
     pub limit_maxbytes: u64,
     /// Items, expired ones too until memcached finds them.
     pub curr_items: u64,
+    /// Reads that found their key.
+    pub get_hits: u64,
+    /// Reads that didn't.
+    pub get_misses: u64,
     /// Items that were removed to make room.
     pub evictions: u64,
     /// Seconds since it started.
@@ -38,43 +32,26 @@ pub struct Statistics {
 /// # Errors
 /// If it can't be reached from this machine, or what answers is no instance.
 pub async fn read(address: IpAddr, credential: &LaneCredential) -> io::Result<Statistics> {
-    let address = SocketAddr::new(address, PORT);
-    timeout(READ_TIMEOUT, ask(address, credential))
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    ask(&mut Memcached::connect(address, credential).await?).await
 }
 
-async fn ask(address: SocketAddr, credential: &LaneCredential) -> io::Result<Statistics> {
-    let refused = || io::Error::from(io::ErrorKind::InvalidData);
-    let mut lane = BufReader::new(TcpStream::connect(address).await?);
-    for (request, expected) in [
-        (LaneCredential::VERSION_REQUEST, LaneCredential::UNAUTHENTICATED),
-        (&credential.login_command(), LaneCredential::LOGIN_OK),
-    ] {
-        lane.write_all(request.as_bytes()).await?;
-        if read_line(&mut lane).await? != expected {
-            return Err(refused());
-        }
-    }
-    lane.write_all(b"stats\r\n").await?;
+async fn ask(memcached: &mut Memcached) -> io::Result<Statistics> {
     let mut statistics = Statistics::default();
-    for _ in 0..LINES_MAX {
-        match read_line(&mut lane).await?.as_str() {
-            "END" => return Ok(statistics),
-            line => statistics.take(line.strip_prefix("STAT ").ok_or_else(refused)?),
-        }
+    for (name, value) in memcached.statistics("").await? {
+        statistics.take(&name, &value);
     }
-    Err(refused())
+    Ok(statistics)
 }
 
 impl Statistics {
-    /// Takes one figure: its name, a space, its value. Others are ignored.
-    fn take(&mut self, figure: &str) {
-        let Some((name, value)) = figure.split_once(' ') else { return };
+    /// Takes one figure. Others are ignored.
+    fn take(&mut self, name: &str, value: &str) {
         let (field, value) = match (name, value.parse()) {
             ("bytes", Ok(value)) => (&mut self.bytes, value),
             ("limit_maxbytes", Ok(value)) => (&mut self.limit_maxbytes, value),
             ("curr_items", Ok(value)) => (&mut self.curr_items, value),
+            ("get_hits", Ok(value)) => (&mut self.get_hits, value),
+            ("get_misses", Ok(value)) => (&mut self.get_misses, value),
             ("evictions", Ok(value)) => (&mut self.evictions, value),
             ("uptime", Ok(value)) => (&mut self.uptime, value),
             _ => return,
@@ -87,7 +64,7 @@ impl Statistics {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use tokio::io::AsyncReadExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -107,7 +84,8 @@ mod tests {
             }
             received
         };
-        tokio::join!(ask(address, &credential), serve)
+        let read = async { ask(&mut Memcached::connect_to(address, &credential).await?).await };
+        tokio::join!(read, serve)
     }
 
     // F-21.

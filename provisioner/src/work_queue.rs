@@ -31,7 +31,7 @@ pub(crate) enum Outcome {
     Done,
     /// It failed.
     Failed,
-    /// Something that all instances need failed: that says nothing about the instance.
+    /// Something that all instances need failed, or is used up: that says nothing about the instance.
     Postponed,
 }
 

@@ -1,19 +1,27 @@
 //! `memgate cache`: the caches of a user.
 
+mod operation;
+
 use serde::Serialize;
 use store::{
-    Cache, CacheName, DesiredState, Instance, InstanceState, NewCache, Store, StoreError, Timestamp, User,
+    Cache, CacheName, DesiredState, Instance, InstanceState, InstanceStatistics, NewCache, NewOperation,
+    Store, StoreError, Timestamp, User,
 };
+
+use self::operation::{Operations, Resize, Target};
 
 use super::confirmation::Confirmation;
 use super::context::{self, Context};
-use super::instance::Usage;
+use super::instance::{Usage, megabytes};
 use super::lookup::{CacheArg, find_user, plan_error};
 use super::readiness;
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
 use crate::output::table::{self, table};
 use crate::output::time;
+
+/// Operations that `show` prints.
+const SHOWN_OPERATIONS: i64 = 5;
 
 /// Manage caches
 #[derive(Debug, clap::Subcommand)]
@@ -26,7 +34,7 @@ Example:
         /// The user's e-mail address
         email: String,
     },
-    /// Show a cache and its usage
+    /// Show a cache, how full it is, its usage, and the last operations on it
     #[command(after_help = "\
 Examples:
   memgate cache show ada@example.org
@@ -46,6 +54,31 @@ Example:
 The setting limits.caches_per_user limits the number of caches.
 Exit status 3: the cache is created, but isn't running yet.")]
     Create(Create),
+    /// Stop and start a cache's memcached; its contents are lost. Address and tokens stay
+    #[command(after_help = "\
+Example:
+  memgate cache restart ada@example.org --cache sessions
+
+While it restarts, the proxy holds requests for a moment. Asking again meanwhile waits for the same restart.
+Exit status 3: it isn't done yet, and goes on.")]
+    Restart(Target),
+    /// Remove all items of a cache
+    #[command(after_help = "\
+Example:
+  memgate cache flush ada@example.org --cache sessions
+
+Exit status 3: it isn't done yet, and goes on.")]
+    Flush(Target),
+    /// Give a cache more or less memory, without a restart
+    #[command(after_help = "\
+Examples:
+  memgate cache resize ada@example.org --memory-mb 256
+  memgate cache resize ada@example.org --cache sessions --memory-mb 32 --no-wait
+
+A larger cache keeps all of its items. A smaller one keeps what fits: memcached gives memory back page by page, and the
+command says how many items were evicted. The size stays until the next resize, or until the user gets another plan.
+Exit status 3: it isn't done yet, and goes on.")]
+    Resize(Resize),
     /// Delete a cache with its contents and all of its tokens
     #[command(after_help = "\
 Examples:
@@ -98,6 +131,11 @@ struct CacheDetails {
     #[serde(flatten)]
     cache: CacheView,
     usage: Option<Usage>,
+    /// What its memcached said last, while it runs.
+    statistics: Option<InstanceStatistics>,
+    /// The newest ones.
+    #[serde(flatten)]
+    operations: Operations,
 }
 
 #[derive(Debug, Serialize)]
@@ -128,6 +166,9 @@ impl CacheCommand {
                 show(context, &user, cache).await
             }
             Self::Create(create) => create.run(context).await,
+            Self::Restart(target) => operation::run(context, target, NewOperation::Restart).await,
+            Self::Flush(target) => operation::run(context, target, NewOperation::Flush).await,
+            Self::Resize(resize) => resize.run(context).await,
             Self::Delete { email, cache, confirmation } => {
                 let user = find_user(&context.store, &email).await?;
                 let cache = cache.find(&context.store, &user).await?;
@@ -234,14 +275,33 @@ async fn delete(
 async fn show(context: &Context, user: &User, cache: Cache) -> Result<(), CliError> {
     let store: &Store = &context.store;
     let instance = store.instance_of_cache(&cache.id).await?;
-    let usage = match &instance {
-        Some(instance) => Some(Usage::read(store, &instance.id).await?),
-        None => None,
-    };
-    let details = CacheDetails { cache: CacheView::new(context, user, cache, instance), usage };
+    let (mut usage, mut statistics) = (None, None);
+    if let Some(instance) = &instance {
+        usage = Some(Usage::read(store, &instance.id).await?);
+        if instance.state() == InstanceState::Running {
+            statistics = store.instance_statistics(&instance.id).await?;
+        }
+    }
+    let operations = Operations::read(store, &cache.id, SHOWN_OPERATIONS).await?;
+    let cache = CacheView::new(context, user, cache, instance);
+    let details = CacheDetails { cache, usage, statistics, operations };
     context.print(&details, || {
-        details.cache.text() + &details.usage.as_ref().map(Usage::text).unwrap_or_default()
+        let usage = details.usage.as_ref().map(Usage::text).unwrap_or_default();
+        let fullness = details.statistics.as_ref().map(fullness).unwrap_or_default();
+        details.cache.text() + &fullness + &usage + &details.operations.lines()
     })
+}
+
+/// How full a cache is, as names and values.
+fn fullness(it: &InstanceStatistics) -> String {
+    let mb = |bytes: i64| megabytes(u64::try_from(bytes).unwrap_or(0));
+    let percent = it.bytes.saturating_mul(100).checked_div(it.limit_bytes).unwrap_or(0);
+    table::pairs(&[
+        ("memory used", format!("{} of {} ({percent} %)", mb(it.bytes), mb(it.limit_bytes))),
+        ("items", format!("{}, {} evicted", it.items, it.evictions)),
+        ("memcached", format!("{} hits, {} misses", it.hits, it.misses)),
+        ("as of", time::past(it.sampled_at)),
+    ])
 }
 
 fn create_error(error: StoreError, name: &CacheName, plan: Option<&str>, user: &User) -> CliError {

@@ -227,7 +227,8 @@ async fn ask_memcached(context: &Context, instance: &Instance) -> Option<Statist
     statistics::read(address, &key.credential(&instance.id, route.generation)).await.ok()
 }
 
-fn megabytes(bytes: u64) -> String {
+/// Bytes as megabytes with one decimal.
+pub(super) fn megabytes(bytes: u64) -> String {
     let tenths = bytes.saturating_mul(10) >> 20;
     format!("{}.{} MB", tenths / 10, tenths % 10)
 }

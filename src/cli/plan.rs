@@ -57,8 +57,9 @@ Examples:
   memgate plan update default --operations-per-second 50000 --bytes-per-second 20000000
   memgate plan update default --operations-per-second none
 
-The command says how many caches keep another memory, item size or number of connections. To change those of an
-existing cache, delete it and create it again.", units!()))]
+The command says how many caches keep another memory, item size or number of connections. `memgate user update` with the
+same plan gives a user's caches its memory, `memgate cache resize` one cache any. To change the others of an existing cache,
+delete it and create it again.", units!()))]
     Update {
         /// The plan's name
         name: String,

@@ -5,8 +5,10 @@ use std::fmt;
 use crate::audit::note;
 use crate::cache::{SET_DESIRED, delete_cache, live_caches, revoke_tokens};
 use crate::db::write;
+use crate::instance;
+use crate::operation::request::{SET_MEMORY, ask_for, memory_mb_min};
 use crate::plan::{self, Plan};
-use crate::{DesiredState, Store, StoreError, UserState, now};
+use crate::{Cache, DesiredState, Instance, NewOperation, Store, StoreError, UserState, now};
 
 /// A password that replaces the current one.
 pub struct NewPassword<'a> {
@@ -45,6 +47,32 @@ const CLEAR_TOKENS: &str = "UPDATE tokens SET name = '', key_prefix = NULL, allo
      WHERE cache_id IN (SELECT id FROM caches WHERE user_id = $2)";
 const DELETE_SESSIONS: &str = "DELETE FROM sessions WHERE user_id = $1";
 
+/// Gives a cache the memory of its new plan: one that runs by an operation, a stopped one at its next start.
+macro_rules! follow_memory {
+    ($store:expr, $tx:expr, $revision:expr, $cache:expr, $memory_mb:expr, $growth:ident) => {{
+        let (cache, memory_mb): (&Cache, i64) = ($cache, $memory_mb);
+        let row: Option<instance::Row> =
+            sqlx::query_as(instance::OF_CACHE).bind(&cache.id).fetch_optional(&mut *$tx).await?;
+        let instance = row.map(Instance::try_from).transpose()?.ok_or(StoreError::NotFound("instance"))?;
+        let fits = memory_mb >= memory_mb_min(instance.item_size_max);
+        if fits && memory_mb != instance.memory_mb {
+            if instance.desired == DesiredState::Running {
+                let new = NewOperation::Resize { memory_mb };
+                new.check(&instance, $growth)?;
+                ask_for!($store, $tx, $revision, cache, &instance, new);
+            } else {
+                sqlx::query(SET_MEMORY)
+                    .bind(memory_mb)
+                    .bind($revision)
+                    .bind(&cache.id)
+                    .execute(&mut *$tx)
+                    .await?;
+            }
+            $growth = $growth.map(|left| left - (memory_mb - instance.memory_mb).max(0));
+        }
+    }};
+}
+
 impl Store {
     /// Replaces a user's password and deletes all the user's sessions; revokes the tokens of all caches if
     /// `new.revoke_tokens` is set. Returns how many tokens were revoked.
@@ -76,11 +104,13 @@ impl Store {
     }
 
     /// Changes a user. With another plan, the user's caches that have the former plan get the new one: its rates apply
-    /// within a second, while instances keep their memory, connections and item size.
+    /// within a second, its memory by resizing, while instances keep their connections and item size. One whose items are
+    /// too large for that memory keeps its memory, too.
     ///
     /// # Errors
-    /// `NotFound("user")`, `NotFound("plan")`.
+    /// `NotFound("user")`, `NotFound("plan")`; `Operation(NoRoom)`.
     pub async fn update_user(&self, user_id: &str, change: &UserChange<'_>) -> Result<(), StoreError> {
+        let growth = self.growth_mb().await?;
         let read = "SELECT plan, is_admin FROM users WHERE id = $1 AND deleted_at IS NULL";
         write!(self, tx, revision => {
             let user: Option<(String, i64)> = sqlx::query_as(read).bind(user_id).fetch_optional(&mut *tx).await?;
@@ -88,10 +118,17 @@ impl Store {
             let plan = change.plan.unwrap_or(&former);
             let found: Option<Plan> =
                 sqlx::query_as(plan::BY_NAME).bind(plan).fetch_optional(&mut *tx).await?;
-            found.ok_or(StoreError::NotFound("plan"))?;
+            let found = found.ok_or(StoreError::NotFound("plan"))?;
             let is_admin = change.is_admin.map_or(was_admin, i64::from);
             sqlx::query(SET_USER).bind(plan).bind(is_admin).bind(revision).bind(user_id)
                 .execute(&mut *tx).await?;
+            if change.plan.is_some() {
+                let mut growth = growth;
+                let live: Vec<Cache> = live_caches!(tx, user_id);
+                for cache in live.iter().filter(|cache| cache.plan == former) {
+                    follow_memory!(self, tx, revision, cache, found.memory_mb, growth);
+                }
+            }
             let caches = sqlx::query(FOLLOW_PLAN).bind(plan).bind(revision).bind(user_id).bind(&former)
                 .execute(&mut *tx).await?.rows_affected();
             let admin = if is_admin == 0 { "no" } else { "yes" };

@@ -90,7 +90,7 @@ pub(crate) const INSERT_INSTANCE: &str = "INSERT INTO instances (id, cache_id, m
      item_size_max, desired, created_at, revision) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 pub(crate) const LIVE_CACHES: &str = "SELECT id, user_id, name, plan, created_at FROM caches \
      WHERE user_id = $1 AND deleted_at IS NULL ORDER BY created_at, id LIMIT $2";
-const BY_ID: &str =
+pub(crate) const BY_ID: &str =
     "SELECT id, user_id, name, plan, created_at FROM caches WHERE id = $1 AND deleted_at IS NULL";
 const BY_NAME: &str = "SELECT id, user_id, name, plan, created_at FROM caches \
      WHERE user_id = $1 AND name = $2 AND deleted_at IS NULL";
@@ -103,6 +103,7 @@ pub(crate) const REVOKE_TOKENS: &str =
     "UPDATE tokens SET revoked_at = $1, revision = $2 WHERE cache_id = $3 AND revoked_at IS NULL";
 /// Denials contain clients' addresses.
 pub(crate) const DELETE_DENIALS: &str = "DELETE FROM denials WHERE cache_id = $1";
+pub(crate) const DELETE_OPERATIONS: &str = "DELETE FROM operations WHERE cache_id = $1";
 pub(crate) const SET_DESIRED: &str = "UPDATE instances SET desired = $1, revision = $2 WHERE cache_id = $3";
 pub(crate) const DELETE: &str =
     "UPDATE caches SET name = $1, deleted_at = $2, revision = $3 WHERE id = $4 AND deleted_at IS NULL";
@@ -189,6 +190,7 @@ macro_rules! delete_cache {
         let tokens = $crate::cache::revoke_tokens!($store, $tx, $revision, cache, $why);
         sqlx::query($crate::cache::DELETE_DENIALS).bind(&cache.id).execute(&mut *$tx).await?;
         sqlx::query($crate::instance_event::DELETE_EVENTS).bind(&cache.id).execute(&mut *$tx).await?;
+        sqlx::query($crate::cache::DELETE_OPERATIONS).bind(&cache.id).execute(&mut *$tx).await?;
         sqlx::query($crate::cache::SET_DESIRED)
             .bind($crate::DesiredState::Deleting.as_str())
             .bind($revision)

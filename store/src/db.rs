@@ -28,7 +28,7 @@ pub(crate) const INSTALLATION_ID: &str = "SELECT id FROM installation WHERE one 
 pub(crate) const NOTIFY: &str = "SELECT pg_notify('memgate_revision', '')";
 
 /// The actor of changes made with the command line.
-const OPERATOR: &str = "operator";
+pub(crate) const OPERATOR: &str = "operator";
 /// How long a statement waits for another process's write before it fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller waits for a free connection.

@@ -68,6 +68,9 @@ pub enum StoreError {
     /// Something else refers to it.
     #[error("that {0} is in use: see what uses it, and change that first")]
     InUse(&'static str),
+    /// What was asked of a cache can't be done now.
+    #[error(transparent)]
+    Operation(#[from] crate::operation_error::OperationError),
     /// There are more rows than a process reads at once.
     #[error("the database has more than 20,000 {0}: remove those that somebody made without need")]
     TooMany(&'static str),

@@ -73,7 +73,7 @@ impl Instance {
 }
 
 #[derive(sqlx::FromRow)]
-struct Row {
+pub(crate) struct Row {
     id: String,
     cache_id: String,
     cache: String,

@@ -29,7 +29,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 10] = [
 ];
 
 /// Bytes and values in, values out: no sockets, no waiting, no store, no clock.
-const PURE: [&str; 9] = [
+const PURE: [&str; 10] = [
     "daemon/src/source",
     "proxy/src/auth/backoff",
     "proxy/src/login",
@@ -37,6 +37,7 @@ const PURE: [&str; 9] = [
     "proxy/src/protocol",
     "proxy/src/transport/address",
     "proxy/src/transport/proxy_protocol",
+    "provisioner/src/pages",
     "provisioner/src/plan",
     "provisioner/src/subnet",
 ];

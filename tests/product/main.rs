@@ -15,6 +15,7 @@ mod health;
 mod lifecycle;
 mod many_users;
 mod metrics;
+mod operations;
 mod private_files;
 mod privileges;
 mod reverse_proxies;

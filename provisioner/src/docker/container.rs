@@ -10,7 +10,7 @@ use bollard::models::{
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
-    RemoveContainerOptionsBuilder, UploadToContainerOptionsBuilder,
+    RemoveContainerOptionsBuilder, RestartContainerOptionsBuilder, UploadToContainerOptionsBuilder,
 };
 use tokio::time::{Instant, sleep};
 
@@ -27,6 +27,8 @@ use crate::spec::{GID, LANE_DIR, LANE_FILE, Spec, UID};
 
 /// How long to wait for a removal that another client has begun.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long memcached may take to end after SIGTERM; it takes milliseconds.
+const STOP_SECONDS: i32 = 5;
 const REMOVAL_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A container to create.
@@ -87,6 +89,7 @@ impl Docker {
             Some(State::REMOVING) => ContainerState::Removing,
             _ => ContainerState::Stopped,
         };
+        let started_at = inspected.state.as_ref().and_then(|state| state.started_at.clone());
         let ended =
             inspected.state.filter(|_| matches!(state, ContainerState::Stopped | ContainerState::Restarting));
         let ended = ended.map(|state| Ended {
@@ -96,7 +99,7 @@ impl Docker {
         });
         let attached = attached(&networks, &container.address);
         let limits = inspected.host_config.as_ref().map(limits_of);
-        Ok(Container { state, attached, ended, limits, ..container.clone() })
+        Ok(Container { state, attached, started_at, ended, limits, ..container.clone() })
     }
 
     /// Creates a container and the volume for its secret, without starting it. Returns its id.
@@ -138,6 +141,13 @@ impl Docker {
 
     pub(crate) async fn start(&self, container: &str) -> Result<(), Error> {
         self.change("start a container", self.client()?.start_container(container, None)).await
+    }
+
+    /// Stops a container as `docker stop` does, and starts it. One that doesn't run is only started.
+    pub(crate) async fn restart(&self, container: &str) -> Result<(), Error> {
+        let options = RestartContainerOptionsBuilder::new().t(STOP_SECONDS).build();
+        let request = self.client()?.restart_container(container, Some(options));
+        self.change("restart a container", request).await
     }
 
     pub(crate) async fn unpause(&self, container: &str) -> Result<(), Error> {
@@ -284,6 +294,7 @@ fn from_summary(names: &Names, summary: ContainerSummary) -> Option<Container> {
         attached: attached(&networks, &address),
         created_at: created_at(&labels),
         address,
+        started_at: None,
         ended: None,
         limits: None,
         hung: false,

@@ -1,6 +1,10 @@
 //! Limits of containers, read and restored without replacing the container.
 
-use bollard::models::{ContainerUpdateBody, HostConfig, RestartPolicy, RestartPolicyNameEnum};
+use bollard::models::{
+    ContainerMemoryStats, ContainerUpdateBody, HostConfig, RestartPolicy, RestartPolicyNameEnum,
+};
+use bollard::query_parameters::StatsOptionsBuilder;
+use futures_util::StreamExt as _;
 
 use super::Docker;
 use crate::error::Error;
@@ -30,6 +34,25 @@ impl Docker {
         let request = self.client()?.update_container(container, body);
         self.change("change a container's limits", request).await
     }
+}
+
+impl Docker {
+    /// Bytes of memory that a container uses and can't give back at once; `None` if Docker doesn't know.
+    pub(crate) async fn memory_usage(&self, container: &str) -> Result<Option<i64>, Error> {
+        let options = StatsOptionsBuilder::new().stream(false).one_shot(true).build();
+        let mut stream = std::pin::pin!(self.client()?.stats(container, Some(options)));
+        let first = async { stream.next().await.transpose() };
+        let read = self.read("read the memory of a container", first).await?;
+        Ok(read.and_then(|read| read.memory_stats).and_then(|memory| in_use(&memory)))
+    }
+}
+
+/// Without cached files, which the kernel drops when it needs memory. Their name depends on the version of control groups.
+fn in_use(memory: &ContainerMemoryStats) -> Option<i64> {
+    let stats = memory.stats.as_ref();
+    let files = stats.and_then(|it| it.get("total_inactive_file").or_else(|| it.get("inactive_file")));
+    let used = memory.usage?.saturating_sub(files.copied().unwrap_or(0));
+    i64::try_from(used).ok()
 }
 
 /// Docker restarts nothing by itself: after a reboot it would do so before the firewall is in place.

@@ -113,7 +113,9 @@ impl Executor {
         let as_recorded = route.state == InstanceState::Running
             && route.message.is_none()
             && is_recorded(instance, container);
-        as_recorded && matches!(self.check(&instance.id, container).await, Health::Healthy(_))
+        as_recorded
+            && matches!(self.check(&instance.id, container).await, Health::Healthy(_))
+            && self.has_its_memory(instance, container).await
     }
 
     /// Gives a container that can't be reached a new interface with its address, once in a row of failures.

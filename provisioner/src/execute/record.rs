@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use store::{DesiredState, EventCause, Instance, InstanceState, Observed, StoreError};
+use store::{DesiredState, EventCause, Instance, InstanceState, Observed, OperationKind, StoreError};
 use tokio::time::timeout;
 
 use super::{Executor, STORE_TIMEOUT, Situation};
@@ -89,6 +89,9 @@ impl Executor {
         if instance.desired != DesiredState::Running {
             return Ok(());
         }
+        let is_final =
+            !error.is_general() && !matches!(error, Error::NoMemory) && failures + 1 >= FAILURES_TO_FAIL;
+        self.record_failure_of_operations(&instance.cache_id, error, is_final).await?;
         let state = match (instance.state(), error) {
             // A container keeps running without Docker, and serves proxies that have the right key.
             (Running, Error::DockerDown(_) | Error::SecretMismatch { .. }) => return Ok(()),
@@ -111,6 +114,9 @@ impl Executor {
     /// Begins the record of what a plan repairs, before it destroys the traces.
     pub(super) async fn begin_record(&self, situation: &Situation) {
         let Situation { instance, containers, actions, .. } = situation;
+        if situation.asked.iter().any(|operation| operation.kind == OperationKind::Restart) {
+            return;
+        }
         let found = plan::diagnose(instance, containers, actions);
         let found = found.or_else(|| self.restarted_by_docker(instance, actions));
         let Some(repair) = found else { return };

@@ -6,7 +6,7 @@ use super::*;
 
 const SPEC: &str = "memory=64 connections=1024 item=1048576";
 
-fn instance(desired: DesiredState, route: Option<Route>) -> Instance {
+pub(super) fn instance(desired: DesiredState, route: Option<Route>) -> Instance {
     Instance {
         id: "one".into(),
         cache_id: "cache".into(),
@@ -21,7 +21,7 @@ fn instance(desired: DesiredState, route: Option<Route>) -> Instance {
     }
 }
 
-fn route(state: InstanceState, generation: i64) -> Option<Route> {
+pub(super) fn route(state: InstanceState, generation: i64) -> Option<Route> {
     Some(Route {
         state,
         generation,
@@ -33,11 +33,11 @@ fn route(state: InstanceState, generation: i64) -> Option<Route> {
     })
 }
 
-fn torn_down(state: InstanceState) -> Option<Route> {
+pub(super) fn torn_down(state: InstanceState) -> Option<Route> {
     route(state, 3).map(|r| Route { address: None, container: None, ..r })
 }
 
-fn container(state: ContainerState) -> Container {
+pub(super) fn container(state: ContainerState) -> Container {
     Container {
         id: "c1".into(),
         instance: "one".into(),
@@ -46,6 +46,7 @@ fn container(state: ContainerState) -> Container {
         spec: SPEC.into(),
         state,
         attached: matches!(state, ContainerState::Running | ContainerState::Paused),
+        started_at: Some("monday".into()),
         ended: None,
         limits: None,
         image: "sha256:1".into(),
@@ -57,7 +58,7 @@ fn container(state: ContainerState) -> Container {
 }
 
 /// A plan in the short form of the tables.
-fn summary(actions: &[Action]) -> String {
+pub(super) fn summary(actions: &[Action]) -> String {
     let words: Vec<String> = actions
         .iter()
         .map(|action| match action {
@@ -67,6 +68,13 @@ fn summary(actions: &[Action]) -> String {
             Action::Unpause(c) => format!("unpause {}", c.id),
             Action::Attach(c) => format!("attach {}", c.id),
             Action::RestoreLimits(c) => format!("limits {}", c.id),
+            Action::Begin(it, from) if from.is_empty() => format!("begin {}", it.id),
+            Action::Begin(it, from) => format!("begin {} from {from}", it.id),
+            Action::Restart(c) => format!("restart {}", c.id),
+            Action::Flush(c) => format!("flush {}", c.id),
+            Action::Resize(c) => format!("resize {}", c.id),
+            Action::Finish(it) => format!("finish {}", it.id),
+            Action::Abandon(it, _) => format!("abandon {}", it.id),
             Action::Remove(id) => format!("remove {id}"),
             Action::Create { generation } => format!("create {generation}"),
             Action::TearDown(state) => format!("tear down {}", state.as_str()),
@@ -86,7 +94,7 @@ struct Case {
 
 fn check(cases: Vec<Case>) {
     for case in cases {
-        let actions = plan(&instance(case.desired, case.route), &case.containers, case.failures);
+        let actions = plan(&instance(case.desired, case.route), &[], &case.containers, case.failures);
         assert_eq!(summary(&actions), case.plan, "{}", case.name);
     }
 }
@@ -144,9 +152,9 @@ fn a_desired_instance_is_brought_to_run() {
             "set restarting, remove c1, create 2",
         ),
         running(
-            "resized",
+            "with other connections",
             ok(),
-            vec![Container { spec: "memory=32".into(), ..c(Running) }],
+            vec![Container { spec: "memory=64 connections=500 item=1048576".into(), ..c(Running) }],
             "set restarting, remove c1, create 2",
         ),
         running(
@@ -282,7 +290,11 @@ fn an_invalid_row_fails_alone() {
         Instance { connections: -1, ..good.clone() },
     ];
     for row in rows {
-        assert_eq!(summary(&plan(&row, &[container(ContainerState::Running)], 0)), "set failed", "{row:?}");
+        assert_eq!(
+            summary(&plan(&row, &[], &[container(ContainerState::Running)], 0)),
+            "set failed",
+            "{row:?}"
+        );
     }
 }
 
@@ -349,7 +361,7 @@ fn orphans_are_old_and_have_no_row() {
 /// The cause, the action, and what becomes of the contents.
 fn diagnosed(route: Option<Route>, containers: Vec<Container>, failures: u32) -> Option<String> {
     let instance = instance(DesiredState::Running, route);
-    let repair = diagnose(&instance, &containers, &plan(&instance, &containers, failures))?;
+    let repair = diagnose(&instance, &containers, &plan(&instance, &[], &containers, failures))?;
     let contents = if repair.contents_lost { "lost" } else { "kept" };
     Some(format!("{} {} {contents}", repair.cause.as_str(), repair.action.as_str()))
 }

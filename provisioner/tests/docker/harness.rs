@@ -191,7 +191,7 @@ impl Installation {
     /// Changes the database as another program does.
     pub(crate) fn execute(&self, sql: &str) {
         let program = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], timeout=20); \
-                       db.execute(sys.argv[2]); db.commit()";
+                       db.executescript(sys.argv[2]); db.commit()";
         let database = self.dir.path().join("memgate.db");
         output("python3", &["-c", program, database.to_str().unwrap(), sql]);
     }

@@ -8,6 +8,7 @@ mod foreign_resources;
 mod harness;
 mod isolation;
 mod lifecycle;
+mod operations;
 mod repairs;
 mod self_healing;
 mod store_lock;

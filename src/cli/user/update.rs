@@ -14,8 +14,9 @@ Examples:
   memgate user update ada@example.org --admin yes
 
 The user's caches that have the former plan get the new one, and so do caches that are created later. The new rates
-(operations and bytes a second) apply within a second. Memory, connections and item size of an existing cache stay:
-to change them, delete the cache and create it again.";
+(operations and bytes a second) apply within a second. Caches get the new memory without a restart; a smaller one keeps
+the items that fit. Connections and item size of an existing cache stay: to change them, delete the cache and create it
+again.";
 
 /// Change a user's plan
 #[derive(Debug, clap::Args)]
@@ -66,7 +67,8 @@ impl Updated {
         let mut text = self.user.text();
         for cache in &self.keep_their_size {
             text.push_str(&format!(
-                "\nCache {cache} keeps its memory, connections and item size until it is deleted and created again."
+                "\nCache {cache} differs from its plan: connections and item size stay until it is deleted and created \
+                 again, and a memory that its items don't fit into."
             ));
         }
         text

@@ -39,6 +39,7 @@ mod leaks;
 mod locks;
 mod migrations;
 mod opening;
+mod operations;
 mod page_reads;
 mod permissions;
 mod plans;

@@ -16,15 +16,23 @@ fn another_plan_says_what_existing_caches_keep() {
     installation.json(&["cache", "create", ADA, "--cache", "tiny", "--plan", "small", "--no-wait"]);
     let updated = installation.json(&["user", "update", ADA, "--plan", "small", "--admin", "yes"]);
     assert_eq!((&updated["plan"], &updated["is_admin"]), (&"small".into(), &true.into()));
-    assert_eq!(updated["keep_their_size"], serde_json::json!(["default"]));
+    assert_eq!(updated["keep_their_size"], serde_json::json!([]));
     for cache in ["default", "tiny"] {
         assert_eq!(installation.json(&["cache", "show", ADA, "--cache", cache])["plan"], "small");
     }
-    // The size stays; a cache that is created again has the plan's.
-    assert_eq!(installation.json(&["cache", "show", ADA, "--cache", "default"])["memory_mb"], 64);
+    // The memory follows, and is given to memcached by an operation.
+    let shown = installation.json(&["cache", "show", ADA, "--cache", "default"]);
+    assert_eq!((&shown["memory_mb"], &shown["operations"][0]["memory_mb"]), (&32.into(), &32.into()));
+    // The others stay; a cache that is created again has the plan's.
+    installation.json(&["plan", "create", "many", "--memory-mb", "32", "--connections", "50000"]);
+    installation.json(&["cache", "create", ADA, "--cache", "busy", "--plan", "many", "--no-wait"]);
+    let updated = installation.json(&["user", "update", ADA, "--plan", "many"]);
+    assert_eq!(updated["keep_their_size"], serde_json::json!(["default", "tiny"]));
     let text = installation.run(&["user", "update", ADA, "--admin", "no"]).stdout;
     let text = String::from_utf8(text).unwrap();
-    assert!(text.contains("Cache default keeps its memory") && !text.contains("Cache tiny keeps"), "{text}");
+    assert!(text.contains("Cache default differs from its plan") && !text.contains("Cache busy"), "{text}");
+    installation.json(&["cache", "delete", ADA, "--cache", "busy", "--yes"]);
+    installation.json(&["user", "update", ADA, "--plan", "small"]);
     installation.json(&["cache", "delete", ADA, "--cache", "default", "--yes"]);
     installation.json(&["cache", "create", ADA, "--no-wait"]);
     assert_eq!(installation.json(&["cache", "show", ADA, "--cache", "default"])["memory_mb"], 32);

@@ -39,6 +39,32 @@ fn caches_are_created_listed_shown_and_deleted() {
     installation.json(&create);
 }
 
+//
+#[test]
+fn operations_on_a_cache_that_does_not_run_name_the_fix() {
+    let installation = migrated();
+    installation.json(&["user", "add", ADA, "--no-wait"]);
+    for command in ["restart", "flush"] {
+        let (error, fix) = failure(&installation, &["cache", command, ADA], 1);
+        assert_eq!(error, "the cache isn't running (pending)");
+        assert!(fix.contains("`memgate cache show ada@example.org --cache default`"), "{fix}");
+    }
+    let resize = ["cache", "resize", ADA, "--no-wait", "--memory-mb"];
+    let asked = installation.json(&[&resize[..], &["128"]].concat());
+    assert_eq!((&asked["kind"], &asked["state"]), (&"resize".into(), &"pending".into()));
+    assert_eq!((&asked["cache"], &asked["memory_mb"]), (&"default".into(), &128.into()));
+    let again = installation.json(&[&resize[..], &["32"]].concat());
+    assert_eq!((&again["id"], &again["memory_mb"]), (&asked["id"], &32.into()));
+    assert_eq!(installation.json(&["cache", "show", ADA])["memory_mb"], 32);
+    assert!(installation.json(&["cache", "show", ADA])["statistics"].is_null());
+    failure(&installation, &[&resize[..], &["7"]].concat(), 2);
+    let (error, fix) = failure(&installation, &["cache", "restart", ADA, "--cache", "shop"], 1);
+    assert!(error.contains("has no cache shop") && fix.contains("memgate cache list"), "{error}: {fix}");
+    installation.json(&["user", "suspend", ADA]);
+    let (error, fix) = failure(&installation, &[&resize[..], &["64"]].concat(), 1);
+    assert!(error.contains("suspended") && fix.contains("memgate user resume ada@example.org"), "{fix}");
+}
+
 #[test]
 fn number_of_caches_is_limited() {
     let installation = migrated();

@@ -1,0 +1,170 @@
+//! Asking for operations: who may, when, and how often.
+
+use std::time::Duration;
+
+use super::OperationKind;
+use crate::{Cache, DesiredState, Instance, InstanceState, OperationError};
+
+/// memcached refuses a smaller limit at run time, in MiB.
+pub const RESIZE_MB_MIN: i64 = 8;
+/// In MiB, as for plans.
+pub const RESIZE_MB_MAX: i64 = 1 << 20;
+/// Finished operations that are kept for each cache: the newest.
+pub(crate) const FINISHED_MAX: i64 = 20;
+/// Operations that a user may ask for, for each cache.
+pub(super) const REQUESTS_MAX: i64 = 20;
+pub(super) const REQUESTS_WITHIN: Duration = Duration::from_hours(1);
+const MIB: i64 = 1 << 20;
+
+/// An operation to ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewOperation {
+    /// Stop and start memcached.
+    Restart,
+    /// Remove all items.
+    Flush,
+    /// Give memcached another limit.
+    Resize {
+        /// The new limit in MiB.
+        memory_mb: i64,
+    },
+}
+
+impl NewOperation {
+    /// What kind it is.
+    #[must_use]
+    pub fn kind(self) -> OperationKind {
+        match self {
+            Self::Restart => OperationKind::Restart,
+            Self::Flush => OperationKind::Flush,
+            Self::Resize { .. } => OperationKind::Resize,
+        }
+    }
+
+    pub(crate) fn memory_mb(self) -> Option<i64> {
+        match self {
+            Self::Restart | Self::Flush => None,
+            Self::Resize { memory_mb } => Some(memory_mb),
+        }
+    }
+
+    /// Checks a request. `growth_mb` is how much more memory the machine has for caches, if that is known.
+    ///
+    /// # Errors
+    /// If an instance isn't in a state for it, or can't have that size.
+    pub(crate) fn check(self, instance: &Instance, growth_mb: Option<i64>) -> Result<(), OperationError> {
+        if instance.desired != DesiredState::Running {
+            return Err(OperationError::Suspended);
+        }
+        let state = instance.state();
+        match self {
+            Self::Restart if state == InstanceState::Pending => {
+                Err(OperationError::NotRunning(state.as_str()))
+            }
+            Self::Flush if state != InstanceState::Running => Err(OperationError::NotRunning(state.as_str())),
+            Self::Restart | Self::Flush => Ok(()),
+            Self::Resize { memory_mb } => {
+                let item_size_max = instance.item_size_max;
+                let min = memory_mb_min(item_size_max);
+                let available_mb = growth_mb.map(|growth| instance.memory_mb.saturating_add(growth));
+                if memory_mb < min {
+                    Err(OperationError::TooSmall { min, item_size_max })
+                } else if memory_mb > RESIZE_MB_MAX {
+                    Err(OperationError::TooLarge { max: RESIZE_MB_MAX })
+                } else {
+                    match available_mb {
+                        Some(available_mb) if memory_mb > available_mb.max(instance.memory_mb) => {
+                            Err(OperationError::NoRoom { memory_mb, available_mb })
+                        }
+                        _ => Ok(()),
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) fn detail(self, cache: &Cache, instance: &Instance) -> String {
+        let owner = format!("{} of user {}", cache.name, cache.user_id);
+        match self {
+            Self::Restart | Self::Flush => owner,
+            Self::Resize { memory_mb } => format!("{owner}, {memory_mb} MB (was {} MB)", instance.memory_mb),
+        }
+    }
+}
+
+/// The least memory in MiB to which a cache with such items can be resized.
+pub(crate) fn memory_mb_min(item_size_max: i64) -> i64 {
+    // An item has at most half of the memory, see `Spec::of` in the provisioner.
+    let for_items = item_size_max.saturating_mul(2).saturating_add(MIB - 1) / MIB;
+    for_items.max(RESIZE_MB_MIN)
+}
+
+pub(super) const ASKED: &str = "SELECT CAST(COALESCE(SUM(requests), 0) AS BIGINT) FROM operations WHERE cache_id = $1 AND created_at > $2";
+pub(crate) const INSERT: &str = "INSERT INTO operations (id, cache_id, number, kind, memory_mb, requested_by, requests, created_at, \
+     revision) SELECT $1, $2, COALESCE(MAX(number), 0) + 1, $3, $4, $5, 1, $6, $7 FROM operations WHERE cache_id = $2";
+pub(crate) const CHANGE_SIZE: &str =
+    "UPDATE operations SET memory_mb = $1, requests = requests + 1, revision = $2 WHERE id = $3";
+pub(crate) const SET_MEMORY: &str = "UPDATE instances SET memory_mb = $1, revision = $2 WHERE cache_id = $3";
+pub(crate) const DELETE_SURPLUS: &str = "DELETE FROM operations WHERE cache_id = $1 AND id IN (SELECT o.id FROM operations o \
+     JOIN operation_progress p ON p.operation_id = o.id WHERE o.cache_id = $1 AND p.finished_at IS NOT NULL \
+     ORDER BY o.number DESC LIMIT 1000 OFFSET $2)";
+
+/// Asks for an operation within a transaction that has taken a revision, with an entry in the audit log. Returns the
+/// id of it, or of the same one that is unfinished. The caller has checked that it is allowed.
+macro_rules! ask_for {
+    ($store:expr, $tx:expr, $revision:expr, $cache:expr, $instance:expr, $new:expr) => {{
+        let (cache, instance): (&$crate::Cache, &$crate::Instance) = ($cache, $instance);
+        let new: $crate::NewOperation = $new;
+        let memory_mb = new.memory_mb();
+        let open: Vec<$crate::operation::Row> =
+            sqlx::query_as($crate::operation::OPEN_OF_CACHE).bind(&cache.id).fetch_all(&mut *$tx).await?;
+        let same = open.into_iter().find(|row| row.is(new.kind()));
+        match same {
+            Some(same) if same.memory_mb == memory_mb => same.id,
+            same => {
+                let id = match same {
+                    Some(same) => {
+                        sqlx::query($crate::operation::request::CHANGE_SIZE)
+                            .bind(memory_mb)
+                            .bind($revision)
+                            .bind(&same.id)
+                            .execute(&mut *$tx)
+                            .await?;
+                        same.id
+                    }
+                    None => {
+                        let id = $crate::id::random();
+                        sqlx::query($crate::operation::request::INSERT)
+                            .bind(&id)
+                            .bind(&cache.id)
+                            .bind(new.kind().as_str())
+                            .bind(memory_mb)
+                            .bind(&*$store.actor)
+                            .bind($crate::now())
+                            .bind($revision)
+                            .execute(&mut *$tx)
+                            .await?;
+                        sqlx::query($crate::operation::request::DELETE_SURPLUS)
+                            .bind(&cache.id)
+                            .bind($crate::operation::request::FINISHED_MAX)
+                            .execute(&mut *$tx)
+                            .await?;
+                        id
+                    }
+                };
+                if memory_mb.is_some() {
+                    sqlx::query($crate::operation::request::SET_MEMORY)
+                        .bind(memory_mb)
+                        .bind($revision)
+                        .bind(&cache.id)
+                        .execute(&mut *$tx)
+                        .await?;
+                }
+                let action = format!("cache.{}", new.kind().as_str());
+                note!($store, $tx, &action, format!("cache {}", cache.id), new.detail(cache, instance));
+                id
+            }
+        }
+    }};
+}
+pub(crate) use ask_for;

@@ -1,0 +1,263 @@
+//! Operations: who may ask for which and when, what is kept of them, and who hears of it.
+
+use store::{
+    HostCapacity, Instance, InstanceState, InstanceStatistics, NewOperation, Observed, Operation,
+    OperationError, OperationKind, OperationProgress, OperationState, Plan, Store, StoreError, UserChange,
+    UserState, now,
+};
+
+use crate::test_db::{TestDb, sign_up};
+
+const FLUSH: NewOperation = NewOperation::Flush;
+const RESTART: NewOperation = NewOperation::Restart;
+
+fn resize(memory_mb: i64) -> NewOperation {
+    NewOperation::Resize { memory_mb }
+}
+
+/// The instance of a new user's cache, in a state.
+async fn instance_in(store: &Store, email: &str, state: InstanceState) -> Instance {
+    let (user, _) = sign_up(store, email).await;
+    let instance = store.first_instance_of(&user.id).await.unwrap().unwrap();
+    set_state(store, &instance, state).await;
+    instance
+}
+
+async fn set_state(store: &Store, instance: &Instance, state: InstanceState) {
+    let seen =
+        Observed { state, generation: 1, address: None, container: None, version: None, message: None };
+    store.record_route(&instance.id, &seen).await.unwrap();
+}
+
+fn progress(state: OperationState, percent: i64, message: &str) -> OperationProgress {
+    let message = (!message.is_empty()).then(|| message.to_owned());
+    OperationProgress { state, progress: percent, message, checkpoint: None }
+}
+
+async fn refusal(store: &Store, cache: &str, new: NewOperation) -> OperationError {
+    match store.request_operation(cache, new).await.unwrap_err() {
+        StoreError::Operation(error) => error,
+        error => panic!("{error:?}"),
+    }
+}
+
+async fn an_unfinished_operation_stands_until_it_ends(db: TestDb) {
+    let store = db.open().await;
+    let instance = instance_in(&store, "ada@example.org", InstanceState::Running).await;
+    let cache = &instance.cache_id;
+    let asked = store.request_operation(cache, RESTART).await.unwrap();
+    let expected = Operation {
+        id: asked.id.clone(),
+        cache_id: cache.clone(),
+        kind: OperationKind::Restart,
+        memory_mb: None,
+        requested_by: "operator".into(),
+        state: OperationState::Pending,
+        progress: 0,
+        message: None,
+        checkpoint: None,
+        created_at: asked.created_at,
+        started_at: None,
+        finished_at: None,
+    };
+    assert_eq!(asked, expected);
+    let revision = store.revision().await.unwrap();
+    assert_eq!(store.request_operation(cache, RESTART).await.unwrap(), asked, "the one that stands");
+    assert_eq!(store.audit_length().await.unwrap(), 2, "asked for once, signed up once");
+    let flush = store.request_operation(cache, FLUSH).await.unwrap();
+    assert_eq!(store.open_operations_of(cache).await.unwrap(), [asked.clone(), flush.clone()]);
+
+    let begun = OperationProgress {
+        checkpoint: Some("before".into()),
+        ..progress(OperationState::Running, 10, "it runs")
+    };
+    store.record_operation(&asked.id, &begun).await.unwrap();
+    let more = OperationProgress { checkpoint: None, ..progress(OperationState::Running, 120, "") };
+    store.record_operation(&asked.id, &more).await.unwrap();
+    let running = store.operation(cache, &asked.id).await.unwrap().unwrap();
+    assert_eq!((running.state, running.progress, &running.message), (OperationState::Running, 100, &None));
+    assert_eq!(running.checkpoint.as_deref(), Some("before"), "kept until another is recorded");
+    assert!(running.started_at.is_some() && running.finished_at.is_none());
+    assert_eq!(store.request_operation(cache, RESTART).await.unwrap(), running);
+
+    store.record_operation(&asked.id, &progress(OperationState::Done, 100, "restarted")).await.unwrap();
+    store.record_operation(&asked.id, &progress(OperationState::Failed, 0, "too late")).await.unwrap();
+    let done = store.operation(cache, &asked.id).await.unwrap().unwrap();
+    assert_eq!((done.state, done.message.as_deref()), (OperationState::Done, Some("restarted")));
+    assert!(done.finished_at.is_some(), "{done:?}");
+    assert_eq!(store.open_operations().await.unwrap(), [flush]);
+    let next = store.request_operation(cache, RESTART).await.unwrap();
+    assert_ne!(next.id, asked.id);
+    let listed = store.operations_of(cache, 2).await.unwrap();
+    assert_eq!((listed.len(), &listed[0]), (2, &next), "newest first");
+    assert!(store.revision().await.unwrap() > revision);
+    store.record_operation("unknown", &progress(OperationState::Done, 100, "")).await.unwrap();
+}
+
+async fn a_resize_changes_the_desired_size_and_the_unfinished_operation(db: TestDb) {
+    let store = db.open().await;
+    let instance = instance_in(&store, "ada@example.org", InstanceState::Running).await;
+    let cache = &instance.cache_id;
+    let memory = async || store.instance(&instance.id).await.unwrap().unwrap().memory_mb;
+    let first = store.request_operation(cache, resize(128)).await.unwrap();
+    assert_eq!((first.memory_mb, memory().await), (Some(128), 128));
+    let again = store.request_operation(cache, resize(32)).await.unwrap();
+    assert_eq!((&again.id, again.memory_mb, memory().await), (&first.id, Some(32), 32));
+    let log = store.audit_after(0, 10).await.unwrap();
+    let last = log.last().unwrap();
+    assert_eq!((last.action.as_str(), last.subject.as_str()), ("cache.resize", &*format!("cache {cache}")));
+    assert!(last.detail.ends_with("32 MB (was 128 MB)"), "{last:?}");
+}
+
+//
+async fn what_cannot_be_done_is_refused_with_its_fix(db: TestDb) {
+    let store = db.open().await;
+    let instance = instance_in(&store, "ada@example.org", InstanceState::Running).await;
+    let cache = &instance.cache_id;
+    let too_small = OperationError::TooSmall { min: 8, item_size_max: 1 << 20 };
+    assert_eq!(refusal(&store, cache, resize(7)).await, too_small);
+    assert_eq!(refusal(&store, cache, resize(1 << 21)).await, OperationError::TooLarge { max: 1 << 20 });
+    db.execute("UPDATE instances SET item_size_max = 104857600").await.unwrap();
+    let too_small = OperationError::TooSmall { min: 200, item_size_max: 100 << 20 };
+    assert_eq!(refusal(&store, cache, resize(199)).await, too_small);
+    let capacity = HostCapacity {
+        budget_bytes: 1 << 30,
+        reserved_bytes: 1 << 29,
+        growth_mb: 200,
+        waiting: 0,
+        changed_at: now(),
+    };
+    store.set_host_capacity(&capacity).await.unwrap();
+    assert_eq!(store.host_capacity().await.unwrap(), Some(capacity));
+    let no_room = OperationError::NoRoom { memory_mb: 265, available_mb: 264 };
+    assert_eq!(refusal(&store, cache, resize(265)).await, no_room);
+    let old = now().saturating_sub(std::time::Duration::from_secs(61));
+    store.set_host_capacity(&HostCapacity { changed_at: old, ..capacity }).await.unwrap();
+    assert_eq!(store.host_capacity().await.unwrap(), None, "what is old may be wrong");
+    for state in [InstanceState::Pending, InstanceState::Restarting, InstanceState::Failed] {
+        set_state(&store, &instance, state).await;
+        assert_eq!(refusal(&store, cache, FLUSH).await, OperationError::NotRunning(state.as_str()));
+    }
+    store.request_operation(cache, RESTART).await.unwrap();
+    set_state(&store, &instance, InstanceState::Pending).await;
+    let pending = OperationError::NotRunning("pending");
+    assert_eq!(refusal(&store, cache, RESTART).await, pending);
+    store.set_user_state(&instance.user_id, UserState::Suspended).await.unwrap();
+    for new in [RESTART, FLUSH, resize(300)] {
+        let refused = refusal(&store, cache, new).await;
+        assert_eq!(refused, OperationError::Suspended);
+        assert!(refused.to_string().contains(": resume it first"), "{refused}");
+    }
+    store.delete_cache(cache).await.unwrap();
+    let gone = store.request_operation(cache, RESTART).await.unwrap_err();
+    assert!(matches!(gone, StoreError::NotFound("cache")), "{gone:?}");
+    assert_eq!(db.number("SELECT COUNT(*) FROM operations").await, 0, "nothing is kept of a deleted cache");
+}
+
+//
+async fn operations_are_bounded(db: TestDb) {
+    let store = db.open().await;
+    let instance = instance_in(&store, "ada@example.org", InstanceState::Running).await;
+    let other = instance_in(&store, "bob@example.org", InstanceState::Running).await;
+    let cache = &instance.cache_id;
+    let finish = async |operation: &Operation| {
+        let done = progress(OperationState::Done, 100, &"ä".repeat(5_000));
+        store.record_operation(&operation.id, &done).await.unwrap();
+    };
+    // An operator isn't limited; the history is.
+    for _ in 0..30 {
+        finish(&store.request_operation(cache, FLUSH).await.unwrap()).await;
+    }
+    let kept = store.operations_of(cache, 100).await.unwrap();
+    assert_eq!(kept.len(), 21, "the newest finished ones, and the one that was added last");
+    assert_eq!(kept[0].message.as_ref().unwrap().chars().count(), 500);
+
+    let user = store.acting_as(&format!("user {}", instance.user_id));
+    let refused = refusal(&user, cache, FLUSH).await;
+    assert_eq!(refused, OperationError::TooOften { max: 20 }, "an operator's count too");
+    let bob = store.acting_as(&format!("user {}", other.user_id));
+    let mut asked = 0;
+    for size in 0..100 {
+        match bob.request_operation(&other.cache_id, resize(64 + size)).await {
+            Ok(_) => asked += 1,
+            Err(StoreError::Operation(OperationError::TooOften { .. })) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    // The first one asks for the size that it has.
+    assert_eq!(asked, 20, "asking for another size counts, too");
+    assert_eq!(db.number("SELECT COUNT(*) FROM operations WHERE memory_mb IS NOT NULL").await, 1);
+    let foreign = store.operations_of(&other.cache_id, 1).await.unwrap().remove(0);
+    assert_eq!(store.operation(cache, &foreign.id).await.unwrap(), None, "not by another cache's name");
+    assert_eq!(foreign.requested_by, format!("user {}", other.user_id));
+}
+
+async fn followers_hear_of_requests_and_of_progress(db: TestDb) {
+    let store = db.open().await;
+    let instance = instance_in(&store, "ada@example.org", InstanceState::Running).await;
+    let cache = instance.cache_id.clone();
+    let mut feed = store.feed().await.unwrap();
+    let asked = db.open().await.request_operation(&cache, FLUSH).await.unwrap();
+    assert_eq!(feed.next().await.unwrap().caches, std::slice::from_ref(&cache));
+    store.record_operation(&asked.id, &progress(OperationState::Done, 100, "")).await.unwrap();
+    assert_eq!(feed.next().await.unwrap().caches, [cache]);
+}
+
+async fn caches_get_the_memory_of_their_users_new_plan(db: TestDb) {
+    let store = db.open().await;
+    let instance = instance_in(&store, "ada@example.org", InstanceState::Running).await;
+    let default = store.plan("default").await.unwrap().unwrap();
+    for (name, memory_mb) in [("large", 256), ("tiny", 4)] {
+        store.create_plan(&Plan { name: name.into(), memory_mb, ..default.clone() }).await.unwrap();
+    }
+    let to = async |plan: &str| {
+        let change = UserChange { plan: Some(plan), is_admin: None };
+        store.update_user(&instance.user_id, &change).await.unwrap();
+        store.instance(&instance.id).await.unwrap().unwrap().memory_mb
+    };
+    assert_eq!(to("large").await, 256);
+    let open = store.open_operations_of(&instance.cache_id).await.unwrap();
+    assert_eq!((open.len(), open[0].kind, open[0].memory_mb), (1, OperationKind::Resize, Some(256)));
+    assert_eq!(to("tiny").await, 256, "less than memcached can be given while it runs");
+    let of_other_size = store.caches_of_other_size("tiny").await.unwrap();
+    assert_eq!(of_other_size, std::slice::from_ref(&instance.cache_id));
+    store.set_user_state(&instance.user_id, UserState::Suspended).await.unwrap();
+    assert_eq!(to("default").await, 64, "at its next start");
+    assert_eq!(store.operations_of(&instance.cache_id, 10).await.unwrap().len(), 1);
+}
+
+async fn newest_statistics_are_kept(db: TestDb) {
+    let store = db.open().await;
+    let instance = instance_in(&store, "ada@example.org", InstanceState::Running).await;
+    let sampled = |instance: &str, items| InstanceStatistics {
+        instance_id: instance.into(),
+        bytes: 1_000,
+        limit_bytes: 64 << 20,
+        items,
+        hits: 3,
+        misses: 2,
+        evictions: 1,
+        uptime_seconds: 60,
+        sampled_at: now(),
+    };
+    assert_eq!(store.instance_statistics(&instance.id).await.unwrap(), None);
+    for items in [1, 2] {
+        let all: Vec<_> = (0..450).map(|n| sampled(&format!("unknown {n}"), 0)).collect();
+        store.set_instance_statistics(&[all, vec![sampled(&instance.id, items)]].concat()).await.unwrap();
+    }
+    assert_eq!(store.instance_statistics(&instance.id).await.unwrap().unwrap().items, 2);
+    assert_eq!(db.number("SELECT COUNT(*) FROM instance_statistics").await, 1);
+    db.execute("UPDATE instance_statistics SET sampled_at = 1").await.unwrap();
+    store.set_instance_statistics(&[]).await.unwrap();
+    assert_eq!(store.instance_statistics(&instance.id).await.unwrap(), None, "not of a stopped one for ever");
+}
+
+on_both! {
+    an_unfinished_operation_stands_until_it_ends,
+    a_resize_changes_the_desired_size_and_the_unfinished_operation,
+    what_cannot_be_done_is_refused_with_its_fix,
+    operations_are_bounded,
+    followers_hear_of_requests_and_of_progress,
+    caches_get_the_memory_of_their_users_new_plan,
+    newest_statistics_are_kept,
+}
