@@ -205,9 +205,11 @@ pub(crate) fn changes_docker(action: &Action) -> bool {
 /// stays right.
 pub(crate) fn needs_no_store(actions: &[Action]) -> bool {
     use Action::{Attach, Probe, Resize, RestoreLimits, SetState, Start, Unpause};
-    actions.iter().all(|action| match action {
-        SetState(..) | Probe(_) | Start(_) | Unpause(_) | Attach(_) | RestoreLimits(_) | Resize(_) => true,
-        _ => false,
+    actions.iter().all(|action| {
+        matches!(
+            action,
+            SetState(..) | Probe(_) | Start(_) | Unpause(_) | Attach(_) | RestoreLimits(_) | Resize(_)
+        )
     })
 }
 
