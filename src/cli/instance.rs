@@ -223,6 +223,11 @@ impl InstanceDetails {
 async fn ask_memcached(context: &Context, instance: &Instance) -> Option<Statistics> {
     let route = instance.route.as_ref()?;
     let address = route.address.as_ref()?.parse().ok()?;
+    // The lane secret goes to no address that somebody else may have written.
+    let networks: proxy::InstanceNetworks = context.settings.provisioner.subnets.parse().ok()?;
+    if !networks.contains(address) {
+        return None;
+    }
     let key = context.data_dir.lane_key(&context.store).await.ok()?;
     statistics::read(address, &key.credential(&instance.id, route.generation)).await.ok()
 }

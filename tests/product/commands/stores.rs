@@ -379,3 +379,21 @@ fn settings_file_with_a_password_must_be_private() {
     let (what, fix) = failure(&installation, &["config", "check", "--set", "store.connections=1"], 1);
     assert!(what.contains("store.connections") && fix.contains("2 or more"), "{what}: {fix}");
 }
+
+// R-16: a broken role may write any address into the store.
+#[test]
+fn address_that_no_instance_can_have_is_not_asked() {
+    let installation = migrated();
+    installation.json(&["user", "add", "ada@example.org", "--no-wait"]);
+    // The port of memcached, on an address of this test alone.
+    let listener = std::net::TcpListener::bind("127.117.16.1:11211").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    execute(
+        &installation,
+        "INSERT OR REPLACE INTO routes (instance_id, state, generation, address, changed_at, revision) \
+         SELECT id, 'running', 1, '127.117.16.1', 0, 1 FROM instances",
+    );
+    let shown = installation.json(&["instance", "show", "ada@example.org"]);
+    assert_eq!(shown["address"], "127.117.16.1");
+    assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
