@@ -7,6 +7,7 @@
 mod capacity;
 mod conditions;
 mod config;
+mod desired;
 mod docker;
 mod error;
 mod events;

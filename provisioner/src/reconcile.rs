@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use daemon::Shutdown;
 use daemon::health::Health;
-use store::{DesiredState, Instance, InstanceState, LeaderLock, Network, Operation};
+use store::{Instance, InstanceState, LeaderLock, Network, Operation};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::conditions::Conditions;
+use crate::desired::Desired;
 use crate::docker::{Change, DockerEvent, Foreign};
 use crate::error::Error;
 use crate::events::{self, Event};
@@ -62,16 +63,6 @@ enum TaskResult {
     Resynced(Result<ResyncReport, Error>, Duration),
     ImageRefreshed(Result<(), Error>),
     NetworksRemade(Result<(), Error>),
-}
-
-/// The desired state of an instance, to tell a change of it from what the provisioner itself records.
-#[derive(Debug, PartialEq, Eq)]
-struct Desired {
-    state: DesiredState,
-    /// Memory, connections and item size.
-    limits: [i64; 3],
-    /// Ids of unfinished operations.
-    asked: Vec<String>,
 }
 
 struct Reconciler {
@@ -325,9 +316,7 @@ impl Reconciler {
         if changed {
             self.conditions.show_failed(self.failed.len());
         }
-        let (state, asked) = (instance.desired, asked.into_iter().map(|operation| operation.id).collect());
-        let limits = [instance.memory_mb, instance.connections, instance.item_size_max];
-        let desired = Desired { state, limits, asked };
+        let desired = Desired::new(instance, asked);
         let is_new = self.desired.get(&instance.id).is_none_or(|before| desired.asks_more_than(before));
         self.desired.insert(instance.id.clone(), desired);
         if is_new {
@@ -455,13 +444,5 @@ impl Reconciler {
             let _ = timeout(STOP_TIMEOUT, all_done).await;
         }
         self.tasks.shutdown().await;
-    }
-}
-
-impl Desired {
-    /// Whether there is something to do that there wasn't before. An operation that has ended is nothing to do.
-    fn asks_more_than(&self, before: &Self) -> bool {
-        let is_asked_before = |id: &String| before.asked.contains(id);
-        self.state != before.state || self.limits != before.limits || !self.asked.iter().all(is_asked_before)
     }
 }

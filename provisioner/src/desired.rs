@@ -1,0 +1,29 @@
+//! What an instance is to be, to tell a change of that from what the provisioner itself records. Pure.
+
+use store::{DesiredState, Instance, Operation};
+
+/// The desired state of an instance, to tell a change of it from what the provisioner itself records.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Desired {
+    state: DesiredState,
+    /// Memory, connections and item size.
+    limits: [i64; 3],
+    /// Ids of unfinished operations.
+    asked: Vec<String>,
+}
+
+impl Desired {
+    pub(crate) fn new(instance: &Instance, asked: Vec<Operation>) -> Self {
+        Self {
+            state: instance.desired,
+            limits: [instance.memory_mb, instance.connections, instance.item_size_max],
+            asked: asked.into_iter().map(|operation| operation.id).collect(),
+        }
+    }
+
+    /// Whether there is something to do that there wasn't before. An operation that has ended is nothing to do.
+    pub(crate) fn asks_more_than(&self, before: &Self) -> bool {
+        let is_asked_before = |id: &String| before.asked.contains(id);
+        self.state != before.state || self.limits != before.limits || !self.asked.iter().all(is_asked_before)
+    }
+}
