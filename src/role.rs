@@ -257,7 +257,7 @@ async fn run_with_store(
         }
         Role::Proxy => {
             let keys = (folder.token_key(&store).await?, folder.lane_key(&store).await?);
-            let networks = settings.provisioner.subnets.parse::<proxy::InstanceNetworks>();
+            let networks = settings.provisioner.subnets.parse::<store::InstanceNetworks>();
             let networks = networks.map_err(|error| CliError::from_error(&error))?;
             let config = proxy::Config { instance_networks: Some(networks), ..settings.proxy.clone() };
             proxy::run(config, store.clone(), keys.0, keys.1, process.clone()).await?;

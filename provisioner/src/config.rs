@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use store::InstanceNetworks;
+
 use crate::error::Error;
 use crate::firewall::PROXY_USER;
 use crate::subnet::Subnet;
@@ -57,6 +59,8 @@ impl Default for Config {
 pub(crate) struct Settings {
     pub(crate) address_cooldown: Duration,
     pub(crate) pool: Subnet,
+    /// Where instances can be: in the pool.
+    pub(crate) instance_networks: InstanceNetworks,
     pub(crate) resync_interval: Duration,
 }
 
@@ -98,6 +102,7 @@ impl Config {
         Ok(Settings {
             address_cooldown: Duration::from_secs(self.address_cooldown_seconds),
             pool,
+            instance_networks: self.subnets.parse().map_err(|_| missing())?,
             resync_interval: Duration::from_secs(self.reconcile_seconds),
         })
     }

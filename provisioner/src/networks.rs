@@ -2,10 +2,11 @@
 //! subnet that nothing else uses, recreated if removed, and watched on this host.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
-use store::{Lease, Network, Store};
+use store::{InstanceNetworks, Lease, Network, Store};
 use tokio::sync::Mutex;
 
 use crate::config::Settings;
@@ -27,6 +28,7 @@ pub(crate) struct Networks {
     docker: Arc<Docker>,
     store: Store,
     pool: Subnet,
+    instance_networks: InstanceNetworks,
     address_cooldown: Duration,
     /// Held while networks are created.
     network_lock: Mutex<()>,
@@ -36,9 +38,9 @@ pub(crate) struct Networks {
 
 impl Networks {
     pub(crate) fn new(names: Names, docker: Arc<Docker>, store: Store, settings: &Settings) -> Self {
-        let Settings { pool, address_cooldown, .. } = *settings;
+        let Settings { pool, instance_networks, address_cooldown, .. } = *settings;
         let (network_lock, recorded) = (Mutex::new(()), StdMutex::default());
-        Self { names, docker, store, pool, address_cooldown, network_lock, recorded }
+        Self { names, docker, store, pool, instance_networks, address_cooldown, network_lock, recorded }
     }
 
     /// Makes sure that Docker has every network of the store, and that there is at least one.
@@ -87,6 +89,11 @@ impl Networks {
     /// The name of the network that an address is on.
     pub(crate) fn network_of(&self, address: &str) -> Option<String> {
         self.find(address).map(|network| network.name)
+    }
+
+    /// Whether an instance can have an address: a broken role may write any into the store.
+    pub(crate) fn can_have_instance(&self, address: IpAddr) -> bool {
+        self.instance_networks.contains(address)
     }
 
     /// The network that an address is on.

@@ -34,7 +34,7 @@ pub(crate) async fn run(executor: &Executor) {
 
 async fn sample(executor: &Executor) -> Result<(), Error> {
     let reads = executor.known.all().into_iter().filter_map(|instance| {
-        let address = address_of(&instance)?;
+        let address = address_of(&instance).filter(|it| executor.networks.can_have_instance(*it))?;
         let generation = instance.route.as_ref()?.generation;
         let credential = executor.lane_key.credential(&instance.id, generation);
         Some(async move {

@@ -5,7 +5,6 @@
 
 pub(crate) mod dedicated_pool;
 mod dial;
-pub(crate) mod instance_networks;
 mod outage;
 
 use std::cell::{Cell, RefCell};
@@ -14,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::{Grant, LaneKey};
+use store::{Grant, InstanceNetworks, LaneKey};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -27,7 +26,6 @@ use crate::protocol::request::{Fault, FlagSet};
 use crate::transport::address::is_private;
 use dedicated_pool::{DedicatedLanes, DedicatedPool};
 use dial::Slot;
-use instance_networks::InstanceNetworks;
 use outage::Outage;
 
 /// Shared lanes of one backend: about as many as memcached has threads. More would make the batches smaller.

@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use store::Cidr;
+use store::{Cidr, InstanceNetworks};
 
-use crate::backend::instance_networks::InstanceNetworks;
 use crate::session_budget;
 
 const MB: usize = 1024 * 1024;

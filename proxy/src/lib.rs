@@ -43,7 +43,6 @@ use prometheus_client::registry::Registry;
 use store::{LaneKey, Store, StoreError, TokenKey};
 use tokio::sync::oneshot;
 
-pub use backend::instance_networks::{InstanceNetworks, ParseInstanceNetworksError};
 pub use config::Config;
 pub use error::Error;
 

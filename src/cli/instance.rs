@@ -224,7 +224,7 @@ async fn ask_memcached(context: &Context, instance: &Instance) -> Option<Statist
     let route = instance.route.as_ref()?;
     let address = route.address.as_ref()?.parse().ok()?;
     // The lane secret goes to no address that somebody else may have written.
-    let networks: proxy::InstanceNetworks = context.settings.provisioner.subnets.parse().ok()?;
+    let networks: store::InstanceNetworks = context.settings.provisioner.subnets.parse().ok()?;
     if !networks.contains(address) {
         return None;
     }

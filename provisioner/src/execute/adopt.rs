@@ -92,17 +92,20 @@ impl Executor {
         self.secrets.mismatch(Instant::now()).map_or(Ok(()), |mismatch| Err(mismatch.into()))
     }
 
-    /// Checks some other caches, so that one that rejects its secret isn't the only one that was asked.
+    /// Checks some other caches, so that one that rejects its secret isn't the only one that was asked. Docker says where they
+    /// are: a broken role may write any address into the store.
     async fn ask_others(&self, instance: &str) {
-        let others = self.known.all().into_iter().filter(|other| other.id != instance);
-        let running = others.filter_map(|other| {
-            let route = other.route.filter(|route| route.state == InstanceState::Running)?;
-            Some((other.id, route.container?, route.generation, route.address?.parse::<IpAddr>().ok()?))
-        });
-        let checks = running.take(PEERS_ASKED_MAX).map(|(id, container, generation, ip)| async move {
-            let credential = self.lane_key.credential(&id, generation);
+        let Ok(containers) = self.docker.containers().await else { return };
+        let is_peer = |it: &Container| {
+            it.instance != instance
+                && it.attached
+                && self.known.get(&it.instance).is_some_and(|other| is_recorded(&other, it))
+        };
+        let peers = containers.into_iter().filter(is_peer).take(PEERS_ASKED_MAX);
+        let checks = peers.filter_map(|it| Some((it.address.parse().ok()?, it))).map(|(ip, it)| async move {
+            let credential = self.lane_key.credential(&it.instance, it.generation);
             let health = health_check::check(SocketAddr::new(ip, PORT), &credential, PEER_TIMEOUT).await;
-            self.secrets.record(&container, &health, Instant::now());
+            self.secrets.record(&it.id, &health, Instant::now());
         });
         join_all(checks).await;
     }

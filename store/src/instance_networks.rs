@@ -4,6 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
+use crate::NETWORK_PREFIX;
+
 /// The pool of the provisioner's networks, IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InstanceNetworks {
@@ -22,7 +24,7 @@ impl InstanceNetworks {
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         let IpAddr::V4(address) = address.to_canonical() else { return false };
-        let (address, network) = (u32::from(address), mask(store::NETWORK_PREFIX));
+        let (address, network) = (u32::from(address), mask(NETWORK_PREFIX));
         let host = address & !network;
         address & self.mask == self.base && host >= 2 && host != !network
     }
