@@ -11,6 +11,8 @@ const PER_SOURCE_MAX: usize = 8;
 /// Waiting entries of one source that are known: apart from the others, so that a neighbour behind the same address
 /// doesn't take their places. Each account has a few attempts a minute only.
 const KNOWN_PER_SOURCE_MAX: usize = 32;
+/// Known ones leave one place in this many to others.
+const OTHERS_SHARE: usize = 4;
 
 /// Who goes first while many wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,19 +84,30 @@ impl<T> FairQueue<T> {
         }
         let mut displaced = None;
         if self.len() >= self.capacity {
-            let waiting = self.classes().filter(|(_, class)| class.length() > 0);
-            let Some((lowest, _)) = waiting.last() else { return Some(entry) };
-            displaced = match lowest.cmp(&priority) {
-                Ordering::Greater => self.class(lowest).pop_last(),
-                Ordering::Equal => self.class(lowest).displace(source),
-                Ordering::Less => None,
-            };
+            displaced = self.make_room(requester);
             if displaced.is_none() {
                 return Some(entry);
             }
         }
         self.class(priority).push(source, entry);
         displaced
+    }
+
+    /// Takes an entry out of a full queue for one of `requester`, if it is to go first.
+    fn make_room(&mut self, Requester { source, priority }: Requester) -> Option<T> {
+        let others = self.unknown.length() + self.suspect.length();
+        let kept = self.capacity / OTHERS_SHARE;
+        match priority {
+            Priority::Known if others <= kept => return self.known.displace(source),
+            Priority::Unknown | Priority::Suspect if others < kept => return self.known.pop_last(),
+            _ => {}
+        }
+        let (lowest, _) = self.classes().filter(|(_, class)| class.length() > 0).last()?;
+        match lowest.cmp(&priority) {
+            Ordering::Greater => self.class(lowest).pop_last(),
+            Ordering::Equal => self.class(lowest).displace(source),
+            Ordering::Less => None,
+        }
     }
 
     /// The next entry: of the highest priority, but each lower one has one turn in four.
@@ -365,6 +378,27 @@ mod tests {
         assert_eq!(queue.push(with(Priority::Known, "192.0.2.1"), 1), None);
         assert_eq!(queue.push(with(Priority::Known, "192.0.2.1"), 2), None);
         assert_eq!(queue.push(unknown("203.0.113.9"), 3), Some(3));
+    }
+
+    //
+    #[test]
+    fn known_ones_leave_a_quarter_of_a_full_queue_to_others() {
+        let mut queue = FairQueue::new(CAPACITY);
+        for entry in 0..2 * CAPACITY {
+            let source = format!("192.0.{}.{}", entry / 100, entry % 100);
+            queue.push(with(Priority::Known, &source), "known");
+        }
+        for entry in 0..2 * CAPACITY {
+            let source = format!("198.18.{}.{}", entry / 100, entry % 100);
+            queue.push(unknown(&source), "other");
+        }
+        for entry in 0..2 * CAPACITY {
+            let source = format!("203.0.{}.{}", entry / 100, entry % 100);
+            queue.push(with(Priority::Known, &source), "known");
+        }
+        assert_eq!(queue.len(), CAPACITY);
+        let others = drain(&mut queue).iter().filter(|entry| **entry == "other").count();
+        assert_eq!(others, CAPACITY / OTHERS_SHARE);
     }
 
     //

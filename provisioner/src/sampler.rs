@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::execute::Executor;
 use crate::statistics::{self, Statistics};
 
-/// How often. One round costs a fifth of a millisecond of CPU per instance.
+/// How often.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(10);
 /// Instances that are asked at a time.
 const READS_MAX: usize = 16;

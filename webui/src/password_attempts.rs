@@ -32,6 +32,10 @@ const TOLERATED_IN_REGION_MAX: u32 = 16;
 /// limits of sources and networks don't matter.
 const FIRST_OF_KNOWN_MAX: usize = 3;
 
+/// Attempts at an account in a minute, over all sources, that go first because the browser has signed in to it before: the
+/// mark can be copied to any number of them.
+const FIRST_OF_ACCOUNT_MAX: usize = 6;
+
 /// Limits of attempts to enter a password.
 #[derive(Debug)]
 pub(crate) struct PasswordAttempts {
@@ -39,6 +43,8 @@ pub(crate) struct PasswordAttempts {
     per_source: SourceLimiter,
     /// The first attempts at each known account and network.
     first_of_known: RateLimiter,
+    /// Attempts at each account by browsers that are known.
+    first_of_account: RateLimiter,
     history: Mutex<History>,
 }
 
@@ -84,6 +90,7 @@ impl PasswordAttempts {
             per_account_and_source: RateLimiter::new(limits.sign_ins_per_minute, MINUTE),
             per_source: SourceLimiter::new(limits.sign_ins_per_source_per_minute, MINUTE),
             first_of_known: RateLimiter::new(FIRST_OF_KNOWN_MAX, MINUTE),
+            first_of_account: RateLimiter::new(FIRST_OF_ACCOUNT_MAX, MINUTE),
             history: Mutex::new(history),
         }
     }
@@ -107,7 +114,8 @@ impl PasswordAttempts {
         self.per_account_and_source
             .acquire((&account, source))
             .map_err(|wait| Limited { cause: "sign_in_account", wait })?;
-        Ok(self.history().attempt(&account, source, is_known, Instant::now()))
+        let goes_first = is_known && self.first_of_account.acquire(&account).is_ok();
+        Ok(self.history().attempt(&account, source, goes_first, Instant::now()))
     }
 
     /// Takes back the failure that [`PasswordAttempts::acquire`] counted.
@@ -134,12 +142,12 @@ impl PasswordAttempts {
 }
 
 impl History {
-    fn attempt(&mut self, account: &str, source: Source, is_known: bool, now: Instant) -> Attempt {
+    fn attempt(&mut self, account: &str, source: Source, goes_first: bool, now: Instant) -> Attempt {
         let network = source.network();
         let of_account = self.accounts.get_or_default(account).add(now);
         let of_network = self.networks.get_or_default(network).add(now);
         let of_region = self.regions.get_or_default(source.region()).add(now);
-        let priority = if is_known { Priority::Known } else { priority(of_network, of_region) };
+        let priority = if goes_first { Priority::Known } else { priority(of_network, of_region) };
         Attempt { delay: delay(of_account), requester: Requester { source, priority } }
     }
 }
@@ -258,6 +266,22 @@ mod tests {
             assert_eq!(outcome("ann@example.com", false), Err("sign_in_source"), "another browser");
         }
         assert_eq!(outcome("ann@example.com", true), Err("sign_in_source"));
+    }
+
+    //
+    #[test]
+    fn one_account_goes_first_a_few_times_only() {
+        let attempts = PasswordAttempts::new(&Limits::default());
+        let mut networks = (0..).map(|n: u32| client(&format!("198.18.{}.1", n % 256)));
+        let mut priority = |email: &str, is_known| {
+            attempts.acquire(email, networks.next().unwrap(), is_known).unwrap().requester.priority
+        };
+        for _ in 0..FIRST_OF_ACCOUNT_MAX {
+            assert_eq!(priority("ann@example.com", true), Priority::Known);
+            assert_eq!(priority("ann@example.com", false), Priority::Unknown, "others use nothing up");
+        }
+        assert_eq!(priority("Ann@example.com", true), Priority::Unknown);
+        assert_eq!(priority("bob@example.com", true), Priority::Known);
     }
 
     //
