@@ -2,11 +2,11 @@
 //! hang, and passes SIGHUP on.
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Lines, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -196,6 +196,68 @@ while not select.select([sys.stdin], [], [], 0.001)[0]:
         print('tried', flush=True)
 ";
 
+/// A broken role: it makes its sockets ignore clients and stop. Then another user, to whom it passed them, lets them listen again
+/// until stdin ends, and prints what it accepts.
+const BROKEN_ROLE: &str = "
+import ctypes, os, select, socket, sys
+role, port = map(int, sys.argv[1:])
+call, process, kept = ctypes.CDLL(None).syscall, os.pidfd_open(role), []
+for number in os.listdir(f'/proc/{role}/fd'):
+    if os.readlink(f'/proc/{role}/fd/{number}').startswith('socket:'):
+        PIDFD_GETFD = 438
+        one = socket.socket(fileno=call(PIDFD_GETFD, process, int(number), 0))
+        if one.family == socket.AF_INET and one.getsockname()[1] == port:
+            if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                kept.append(one)
+assert kept
+os.setgroups([])
+os.setgid(65533)
+os.setuid(65533)
+for one in kept:
+    IP_MINTTL = 21
+    one.setsockopt(socket.IPPROTO_IP, IP_MINTTL, 255)
+    one.shutdown(socket.SHUT_RD)
+print('tried', flush=True)
+while not select.select([sys.stdin], [], [], 0.001)[0]:
+    for one in kept:
+        try:
+            one.listen()
+            print('accepted', one.accept(), flush=True)
+        except OSError:
+            pass
+";
+
+/// A program against the ports of a product.
+struct Attacker {
+    process: Child,
+    printed: Lines<BufReader<ChildStdout>>,
+}
+
+impl Attacker {
+    /// Starts it, and waits until it has tried once.
+    fn start(mut command: Command) -> Self {
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut printed = BufReader::new(process.stdout.take().unwrap()).lines();
+        assert_eq!(printed.next().unwrap().unwrap(), "tried");
+        Self { process, printed }
+    }
+
+    fn thief(addresses: &[SocketAddr]) -> Self {
+        let mut thief = Command::new("setpriv");
+        thief.args(["--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c", THIEF]);
+        thief.args(addresses.iter().map(|address| address.port().to_string()));
+        Self::start(thief)
+    }
+
+    /// Ends it. Returns what it has got.
+    fn finish(mut self) -> Vec<String> {
+        drop(self.process.stdin.take());
+        let got = self.printed.map(Result::unwrap).collect();
+        assert!(self.process.wait().unwrap().success());
+        got
+    }
+}
+
 /// The first line that a server answers, once it does.
 fn answer(address: SocketAddr, request: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
@@ -222,12 +284,7 @@ fn ports_stay_memgates_while_roles_are_away_and_clients_wait() {
         ("webui", product.role_health("webui"), health, "HTTP/1.1 200"),
         ("provisioner", product.role_health("provisioner"), health, "HTTP/1.1 200"),
     ];
-    let mut thief = Command::new("setpriv");
-    thief.args(["--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c", THIEF]);
-    thief.args(servers.map(|(_, address, ..)| address.port().to_string()));
-    let mut thief = thief.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut stolen = BufReader::new(thief.stdout.take().unwrap()).lines().map_while(Result::ok);
-    assert_eq!(stolen.next().as_deref(), Some("tried"));
+    let thief = Attacker::thief(&servers.map(|(_, address, ..)| address));
     for ended_by in ["KILL", "TERM", "KILL"] {
         for (role, address, request, expected) in servers {
             let mut pid = None;
@@ -239,7 +296,13 @@ fn ports_stay_memgates_while_roles_are_away_and_clients_wait() {
             signal(pid, ended_by);
             // Until then it may accept a connection, and close it without a reply because it stops.
             wait_until(deadline_in(20), "it has ended", || product.role(role) != Some(pid));
-            let answered = answer(address, request);
+            let mut answered = answer(address, request);
+            // A killed role's sockets are replaced. One that was waiting, or came until then, connects once more.
+            if let ("KILL", Err(error)) = (ended_by, &answered)
+                && matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+            {
+                answered = answer(address, request);
+            }
             assert!(
                 matches!(&answered, Ok(line) if line.starts_with(expected)),
                 "{role} after SIG{ended_by}: {answered:?}"
@@ -247,15 +310,44 @@ fn ports_stay_memgates_while_roles_are_away_and_clients_wait() {
             restarted(&product, role, pid, Duration::from_secs(20));
         }
     }
-    drop(thief.stdin.take());
-    assert_eq!(stolen.collect::<Vec<_>>(), [""; 0]);
-    assert!(thief.wait().unwrap().success());
+    assert_eq!(thief.finish(), [""; 0]);
     assert!(!log_contains(&product, "in use"), "{}", product.read_log());
     // A shutdown refuses clients.
     product.interrupt();
     for (_, address, ..) in servers {
         assert_eq!(TcpStream::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     }
+}
+
+// R-46.
+#[test]
+fn a_broken_role_gives_its_port_to_nobody_and_leaves_nothing_to_the_next() {
+    if !is_root() {
+        return;
+    }
+    let product = without_docker(Installation::new());
+    let get = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let servers = [
+        ("proxy", product.endpoint(), "get x\r\n", "CLIENT_ERROR"),
+        ("webui", product.web(), get, "HTTP/1.1"),
+    ];
+    let thief = Attacker::thief(&servers.map(|(_, address, ..)| address));
+    for (role, address, request, expected) in servers {
+        let pid = product.role(role).unwrap();
+        signal(pid, "STOP");
+        let mut broken = Command::new("/usr/bin/python3");
+        broken.args(["-c", BROKEN_ROLE, &pid.to_string(), &address.port().to_string()]);
+        let broken = Attacker::start(broken);
+        signal(pid, "KILL");
+        restarted(&product, role, pid, Duration::from_secs(20));
+        for _ in 0..20 {
+            let answered = answer(address, request);
+            assert!(matches!(&answered, Ok(line) if line.starts_with(expected)), "{role}: {answered:?}");
+        }
+        assert_eq!(broken.finish(), [""; 0]);
+    }
+    assert_eq!(thief.finish(), [""; 0]);
+    assert!(!log_contains(&product, "in use"), "{}", product.read_log());
 }
 
 // R-46.

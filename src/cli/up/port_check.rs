@@ -27,7 +27,9 @@ pub(super) fn explain(key: &str, address: SocketAddr, error: &std::io::Error) ->
     let in_use = format!("stop that process, or choose another address with {variable}=ADDRESS:PORT");
     match error.kind() {
         ErrorKind::AddrInUse => {
-            let by = listener(address.port())
+            // Sockets that this process keeps itself are not what is in the way.
+            let other = listener(address.port()).filter(|listener| listener.pid != std::process::id());
+            let by = other
                 .map_or_else(String::new, |Listener { pid, name, .. }| format!(" by {name} (process {pid})"));
             (format!("{address} ({key}) is in use{by}"), in_use)
         }

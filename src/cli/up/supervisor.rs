@@ -1,7 +1,7 @@
 //! Supervises the roles: each is a child process that is restarted when it exits or hangs, and stopped at shutdown.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
@@ -15,7 +15,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::listeners::RoleListeners;
+use super::listeners::{RoleListeners, RolePorts};
 use super::role_group::{GroupFolders, RoleGroup};
 use super::role_log::RoleLog;
 use super::user_manager::RoleUser;
@@ -67,7 +67,7 @@ struct RoleSupervisor {
     installation: String,
     settings: Settings,
     /// Kept while the role is away.
-    listeners: Vec<TcpListener>,
+    ports: RolePorts,
     /// Until this is cancelled, an exit with an error means that the start failed.
     all_ready: CancellationToken,
     common: Common,
@@ -110,7 +110,7 @@ impl Supervisor {
                 data: data.clone(),
                 installation: installation.to_owned(),
                 settings: role.visible_settings(settings),
-                listeners: listeners.take(role),
+                ports: listeners.take(role),
                 all_ready: all_ready.clone(),
                 common: common.clone(),
             };
@@ -255,13 +255,14 @@ impl RoleSupervisor {
                 Ok(mut running) => match running.watch(&self.common.shutdown, &mut reload).await {
                     End::Shutdown => {
                         // The role closes its own: clients are refused then, and don't wait.
-                        self.listeners.clear();
+                        self.ports.close();
                         running.stop(self.role).await;
                         return Ok(());
                     }
                     end => {
                         // A stopped process obeys no other signal.
                         let _ = running.child.kill().await;
+                        self.renew_ports(&end);
                         running.log.finish().await;
                         end
                     }
@@ -291,6 +292,17 @@ impl RoleSupervisor {
         }
     }
 
+    /// At once, because clients that connect from now on wait for the next process.
+    fn renew_ports(&mut self, end: &End) {
+        // One that stopped as it was told may have clients that wait. They would be lost.
+        if !matches!(end, End::Stopped) {
+            self.ports.distrust();
+        }
+        if let Err(error) = self.ports.renew() {
+            tracing::error!(role = self.role.name(), %error, "failed to bind ports again");
+        }
+    }
+
     fn log_restart(&self, end: &End, wait: Duration) {
         let role = self.role.name();
         match end {
@@ -308,9 +320,7 @@ impl RoleSupervisor {
 
     /// Sends a role its listening sockets and its settings.
     async fn hand_over(&self, to: UnixStream) -> std::io::Result<()> {
-        for listener in &self.listeners {
-            // An earlier process that was taken over may have made it stop.
-            daemon::listener::listen_again(listener)?;
+        for listener in self.ports.listeners() {
             handover::send(&to, listener)?;
         }
         to.set_nonblocking(true)?;
@@ -326,7 +336,7 @@ impl RoleSupervisor {
     }
 
     /// Starts this same program, even if its file was replaced or the role's user can't access it.
-    async fn spawn(&self) -> Result<Running, CliError> {
+    async fn spawn(&mut self) -> Result<Running, CliError> {
         // SQLite's last user may have removed them, and an unprivileged role can't make them.
         self.data.restore_log_files(&self.settings);
         let failed = |error: std::io::Error| {
@@ -360,6 +370,8 @@ impl RoleSupervisor {
                 CliError::new(what, "end the processes of its user yourself")
             })?;
         }
+        // Here once more, because an earlier process may have been alive until now.
+        self.ports.renew()?;
         let mut child = command.spawn().map_err(failed)?;
         // With its copy of the role's end, so that a role that has ended is noticed.
         drop(command);
