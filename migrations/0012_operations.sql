@@ -10,9 +10,11 @@ CREATE TABLE operations (
     memory_mb    BIGINT CHECK (memory_mb > 0),
     -- The actor as in the audit log: `operator`, or `user` and an id.
     requested_by TEXT   NOT NULL,
-    -- How many times it was asked for: first, and with another size.
+    -- How many times it was asked for: first, and with another size; from 1 again if that wasn't for an hour.
     requests     BIGINT NOT NULL,
     created_at   BIGINT NOT NULL,
+    -- The last of these times.
+    asked_at     BIGINT NOT NULL,
     revision     BIGINT NOT NULL,
     UNIQUE (cache_id, number)
 );

@@ -7,13 +7,14 @@ mod operations;
 mod record;
 mod reserve;
 mod resize;
+mod shrink;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use store::{DesiredState, Instance, LaneKey, Operation, Store, StoreError};
+use store::{DesiredState, Instance, LaneKey, Operation, OperationKind, Store, StoreError};
 use tokio::sync::{Mutex, RwLock, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
@@ -32,9 +33,11 @@ use crate::networks::Networks;
 use crate::plan::{self, Action, Container, ContainerState, plan};
 use crate::secrets::SecretChecks;
 use crate::spec::Spec;
+use crate::work_queue;
 
 use operations::Outcome;
 pub(crate) use record::log_failure;
+use shrink::Shrinking;
 
 /// Instances that are changed in Docker at a time; with more, each is slower.
 const WRITES_MAX: usize = 8;
@@ -93,6 +96,8 @@ pub(crate) struct Observations {
     silences: Mutex<HashMap<String, Silence>>,
     /// Containers whose limits Docker didn't restore: there is no use in trying again.
     stubborn: Mutex<HashSet<String>>,
+    /// Resizes that take longer than one slice, by container.
+    shrinking: Mutex<HashMap<String, Shrinking>>,
     inspected: AtomicUsize,
 }
 
@@ -122,6 +127,13 @@ struct Situation {
 }
 
 impl Situation {
+    /// Whether a resize that was asked for goes on. Without an operation, which counts its slices, that waits for the next
+    /// resync.
+    fn is_resizing(&self) -> bool {
+        self.resized.get() == Some(&Outcome::Unfinished)
+            && self.asked.iter().any(|operation| operation.kind == OperationKind::Resize)
+    }
+
     fn needs_no_store(&self) -> bool {
         plan::needs_no_store(&self.actions)
     }
@@ -141,7 +153,7 @@ impl Situation {
 
 impl Executor {
     /// Brings one instance to its desired state. `failures`: how many times in a row that has failed.
-    pub(crate) async fn reconcile_one(&self, id: &str, failures: u32) -> Result<(), Error> {
+    pub(crate) async fn reconcile_one(&self, id: &str, failures: u32) -> Result<work_queue::Outcome, Error> {
         let started = Instant::now();
         let work = async {
             let _networks = self.concurrency.networks.read().await;
@@ -156,8 +168,9 @@ impl Executor {
         result
     }
 
-    async fn converge(&self, id: &str, failures: u32) -> Result<(), Error> {
-        let Some(mut situation) = self.observe(id, failures).await? else { return Ok(()) };
+    async fn converge(&self, id: &str, failures: u32) -> Result<work_queue::Outcome, Error> {
+        use work_queue::Outcome::{Done, Unfinished};
+        let Some(mut situation) = self.observe(id, failures).await? else { return Ok(Done) };
         self.reserve_memory(&mut situation).await?;
         let mut permit = None;
         if situation.actions.iter().any(plan::changes_docker) {
@@ -170,7 +183,7 @@ impl Executor {
                     }
                 }
                 permit = self.concurrency.write_permits.acquire().await.ok();
-                let Some(observed) = self.observe(id, failures).await? else { return Ok(()) };
+                let Some(observed) = self.observe(id, failures).await? else { return Ok(Done) };
                 situation = observed;
                 self.reserve_memory(&mut situation).await?;
             }
@@ -178,7 +191,8 @@ impl Executor {
         self.begin_record(&situation).await;
         self.carry_out(&situation, permit).await?;
         // What was read last may be out of date: this isn't done before the store was read.
-        situation.store_error.or(situation.no_room).map_or(Ok(()), Err)
+        let outcome = if situation.is_resizing() { Unfinished } else { Done };
+        situation.store_error.or(situation.no_room).map_or(Ok(outcome), Err)
     }
 
     async fn carry_out(
@@ -349,6 +363,7 @@ impl Executor {
         self.secrets.retain(containers);
         let exists = |id: &String| containers.contains(id.as_str());
         self.observations.silences.lock().await.retain(|id, _| exists(id));
+        self.observations.shrinking.lock().await.retain(|id, _| exists(id));
         self.observations.stubborn.lock().await.retain(exists);
     }
 

@@ -59,7 +59,7 @@ pub(crate) enum Ended {
 
 #[derive(Debug)]
 enum TaskResult {
-    Reconciled { id: String, failures: u32, result: Result<(), Error> },
+    Reconciled { id: String, failures: u32, result: Result<Outcome, Error> },
     Resynced(Result<ResyncReport, Error>, Duration),
     ImageRefreshed(Result<(), Error>),
     NetworksRemade(Result<(), Error>),
@@ -331,7 +331,7 @@ impl Reconciler {
                     log_failure(&id, error, failures);
                 }
                 let outcome = match &result {
-                    Ok(()) => Outcome::Done,
+                    Ok(outcome) => *outcome,
                     Err(error) if error.is_general() || matches!(error, Error::NoMemory) => {
                         Outcome::Postponed
                     }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use store::{HostCapacity, Instance, InstanceState, InstanceStatistics, StoreError, now};
+use store::{HostCapacity, InstanceStatistics, StoreError, now};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::error::Error;
 use crate::execute::Executor;
+use crate::plan::ContainerState;
 use crate::statistics::{self, Statistics};
 
 /// How often.
@@ -33,13 +34,15 @@ pub(crate) async fn run(executor: &Executor) {
 }
 
 async fn sample(executor: &Executor) -> Result<(), Error> {
-    let reads = executor.known.all().into_iter().filter_map(|instance| {
-        let address = address_of(&instance).filter(|it| executor.networks.can_have_instance(*it))?;
-        let generation = instance.route.as_ref()?.generation;
-        let credential = executor.lane_key.credential(&instance.id, generation);
-        Some(async move {
+    // Without Docker's answer none is asked; the capacity is recorded nevertheless.
+    let containers = executor.recorded_containers().await.unwrap_or_default();
+    let running = containers.into_iter().filter(|container| container.state == ContainerState::Running);
+    let reads = running.filter_map(|container| {
+        let address: IpAddr = container.address.parse().ok()?;
+        let credential = executor.lane_key.credential(&container.instance, container.generation);
+        executor.networks.can_have_instance(address).then_some(async move {
             let read = statistics::read(address, &credential).await.ok()?;
-            Some(row(instance.id, &read))
+            Some(row(container.instance, &read))
         })
     });
     let sampled: Vec<Option<InstanceStatistics>> =
@@ -53,12 +56,6 @@ async fn sample(executor: &Executor) -> Result<(), Error> {
         Ok::<(), StoreError>(())
     };
     Ok(executor.metrics.store.observe("record_statistics", recorded).await?)
-}
-
-/// The address of an instance that runs.
-fn address_of(instance: &Instance) -> Option<IpAddr> {
-    let route = instance.route.as_ref().filter(|route| route.state == InstanceState::Running)?;
-    route.address.as_ref()?.parse().ok()
 }
 
 fn row(instance_id: String, read: &Statistics) -> InstanceStatistics {

@@ -29,6 +29,8 @@ pub(crate) struct WorkQueue {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Done,
+    /// It goes on after others' work.
+    Unfinished,
     /// It failed.
     Failed,
     /// Something that all instances need failed, or is used up: that says nothing about the instance.
@@ -109,13 +111,13 @@ impl WorkQueue {
         item.running = false;
         let rerun = std::mem::take(&mut item.rerun);
         let backoff = match outcome {
-            Outcome::Done if rerun => {
-                (item.failures, item.postponements) = (0, 0);
-                return self.enqueue(id);
-            }
-            Outcome::Done => {
+            Outcome::Done if !rerun => {
                 self.items.remove(id);
                 return;
+            }
+            Outcome::Done | Outcome::Unfinished => {
+                (item.failures, item.postponements) = (0, 0);
+                return self.enqueue(id);
             }
             Outcome::Failed => {
                 item.failures = item.failures.saturating_add(1);
@@ -259,6 +261,20 @@ mod tests {
         queue.enqueue_reset("a");
         queue.finish("a", Outcome::Failed, now);
         assert_eq!(queue.take(now), Some(("a".into(), 1)));
+    }
+
+    //
+    #[test]
+    fn what_is_unfinished_goes_on_after_others() {
+        let (mut queue, now) = (WorkQueue::default(), Instant::now());
+        queue.enqueue("a");
+        assert_eq!(queue.take(now), Some(("a".into(), 0)));
+        queue.enqueue("b");
+        queue.finish("a", Outcome::Unfinished, now);
+        assert_eq!(queue.take(now), Some(("b".into(), 0)));
+        assert_eq!(queue.take(now), Some(("a".into(), 0)));
+        queue.finish("a", Outcome::Done, now);
+        assert_eq!(queue.take(now), None);
     }
 
     // however many wait, none is lost, and each is tried once when it is due.

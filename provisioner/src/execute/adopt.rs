@@ -92,16 +92,20 @@ impl Executor {
         self.secrets.mismatch(Instant::now()).map_or(Ok(()), |mismatch| Err(mismatch.into()))
     }
 
-    /// Checks some other caches, so that one that rejects its secret isn't the only one that was asked. Docker says where they
-    /// are: a broken role may write any address into the store.
+    /// The containers to which the lane secrets of their instances may be sent. Docker says where they are: a broken role may
+    /// write any address into the store, also another cache's.
+    pub(crate) async fn recorded_containers(&self) -> Result<Vec<Container>, Error> {
+        let is_route_of =
+            |it: &Container| self.known.get(&it.instance).is_some_and(|instance| is_recorded(&instance, it));
+        let mut containers = self.docker.containers().await?;
+        containers.retain(|it| it.attached && is_route_of(it));
+        Ok(containers)
+    }
+
+    /// Checks some other caches, so that one that rejects its secret isn't the only one that was asked.
     async fn ask_others(&self, instance: &str) {
-        let Ok(containers) = self.docker.containers().await else { return };
-        let is_peer = |it: &Container| {
-            it.instance != instance
-                && it.attached
-                && self.known.get(&it.instance).is_some_and(|other| is_recorded(&other, it))
-        };
-        let peers = containers.into_iter().filter(is_peer).take(PEERS_ASKED_MAX);
+        let Ok(containers) = self.recorded_containers().await else { return };
+        let peers = containers.into_iter().filter(|it| it.instance != instance).take(PEERS_ASKED_MAX);
         let checks = peers.filter_map(|it| Some((it.address.parse().ok()?, it))).map(|(ip, it)| async move {
             let credential = self.lane_key.credential(&it.instance, it.generation);
             let health = health_check::check(SocketAddr::new(ip, PORT), &credential, PEER_TIMEOUT).await;

@@ -3,12 +3,11 @@
 //! want of memory. Each step looks at what is, so a resize goes on after a crash.
 
 use std::io;
-use std::time::Duration;
 
 use store::{Instance, Operation, OperationKind, OperationProgress, OperationState};
-use tokio::time::{Instant, sleep};
 
 use super::operations::Outcome;
+use super::shrink::{Shrunk, shrink};
 use super::{Executor, Situation, all_cpus};
 use crate::error::Error;
 use crate::limits::Limits;
@@ -18,25 +17,6 @@ use crate::plan::Container;
 use crate::spec::Spec;
 
 const MIB: u64 = 1 << 20;
-/// Time that memcached has to give pages back before others' work goes on; the next resync continues.
-const SHRINK_TIMEOUT: Duration = Duration::from_mins(2);
-/// Pages that are asked for before memcached's figures are read again.
-const MOVES_MAX: usize = 32;
-/// memcached moves one page at a time, in a few milliseconds.
-const MOVE_POLL_INTERVAL: Duration = Duration::from_millis(1);
-/// Each report of progress wakes those who follow the store.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How memcached has given memory back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shrunk {
-    /// It has no more than it is to have.
-    Fits,
-    /// Each size of items has one page left, which memcached keeps.
-    LastPages,
-    /// It takes longer.
-    OutOfTime,
-}
 
 impl Executor {
     /// Brings memcached and its container to the memory that the instance is to have.
@@ -71,11 +51,13 @@ impl Executor {
         }
         let progress = Progress { operation, executor: self };
         let start = progress.start(&before).await?;
-        let shrunk = shrink(&mut memcached, memory_mb, &progress, &start).await?.map_err(no_answer)?;
+        progress.report(&start, &before, memory_mb).await?;
+        let shrunk = shrink(&mut memcached, memory_mb).await.map_err(no_answer)?;
         if shrunk == Shrunk::OutOfTime {
-            let _ = situation.resized.set(Outcome::Unfinished);
+            let _ = situation.resized.set(self.after_slice(container, operation, before.allocated).await);
             return Ok(());
         }
+        self.observations.shrinking.lock().await.remove(&container.id);
         let is_lowered = {
             let _permit = self.concurrency.write_permits.acquire().await;
             self.lower_limits(container, (&raised, &wanted), &spec).await?
@@ -86,6 +68,21 @@ impl Executor {
         let evicted = after.evictions.saturating_sub(start.evictions);
         let _ = situation.resized.set(outcome(memory_mb, shrunk, is_lowered, evicted, after.allocated));
         Ok(())
+    }
+
+    /// How a resize stands after a slice in which memcached hasn't given all back. `allocated`: bytes before it.
+    async fn after_slice(
+        &self,
+        container: &Container,
+        operation: Option<&Operation>,
+        allocated: u64,
+    ) -> Outcome {
+        let Some(operation) = operation else { return Outcome::Unfinished };
+        let mut all = self.observations.shrinking.lock().await;
+        let shrinking = all.entry(container.id.clone()).or_default();
+        let Some(why) = shrinking.note(&operation.id, allocated) else { return Outcome::Unfinished };
+        all.remove(&container.id);
+        Outcome::Failed(why)
     }
 
     /// Lowers a container's limits where they are higher than they should be, unless it needs more now: it would be ended.
@@ -209,10 +206,12 @@ impl Progress<'_> {
         Ok(*now)
     }
 
-    async fn report(&self, start: &Figures, pages: &Pages, memory_mb: u64) -> Result<(), Error> {
-        let Some(operation) = self.operation else { return Ok(()) };
-        let surplus = pages.surplus(memory_mb);
-        let all = start.allocated.saturating_sub(memory_mb.saturating_mul(MIB)).div_ceil(MIB).max(1);
+    /// Reports how much is to be given back, if anything is.
+    async fn report(&self, start: &Figures, now: &Figures, memory_mb: u64) -> Result<(), Error> {
+        let surplus_of =
+            |it: &Figures| Pages { allocated: it.allocated, ..Pages::default() }.surplus(memory_mb);
+        let (surplus, all) = (surplus_of(now), surplus_of(start).max(1));
+        let Some(operation) = self.operation.filter(|_| surplus > 0) else { return Ok(()) };
         let percent = all.saturating_sub(surplus).saturating_mul(90) / all;
         let progress = i64::try_from(percent).unwrap_or(90).saturating_add(5);
         let message = Some(format!("{surplus} MB are still to be given back"));
@@ -220,66 +219,6 @@ impl Progress<'_> {
         let report = OperationProgress { state, progress, message, checkpoint };
         self.executor.record_operation(operation, report).await
     }
-}
-
-/// Makes memcached give pages back until it has no more than `memory_mb`. The inner result is memcached's.
-async fn shrink(
-    memcached: &mut Memcached,
-    memory_mb: u64,
-    progress: &Progress<'_>,
-    start: &Figures,
-) -> Result<io::Result<Shrunk>, Error> {
-    let deadline = Instant::now() + SHRINK_TIMEOUT;
-    let mut report_at = Instant::now();
-    loop {
-        let pages = match pages_at_rest(memcached, deadline).await {
-            Ok(Some(pages)) => pages,
-            Ok(None) => return Ok(Ok(Shrunk::OutOfTime)),
-            Err(error) => return Ok(Err(error)),
-        };
-        if pages.surplus(memory_mb) == 0 {
-            return Ok(Ok(Shrunk::Fits));
-        }
-        let moves = pages.next_moves(memory_mb, MOVES_MAX);
-        if moves.is_empty() {
-            return Ok(Ok(Shrunk::LastPages));
-        }
-        if Instant::now() >= report_at {
-            progress.report(start, &pages, memory_mb).await?;
-            report_at = Instant::now() + PROGRESS_INTERVAL;
-        }
-        for class in moves {
-            match take_page(memcached, class, deadline).await {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => return Ok(Err(error)),
-            }
-        }
-    }
-}
-
-/// Takes a page from items of one size, and gives it back to the system. Returns whether memcached does it.
-async fn take_page(memcached: &mut Memcached, class: u32, deadline: Instant) -> io::Result<bool> {
-    while Instant::now() < deadline {
-        let reply = memcached.request(&format!("slabs reassign {class} 0")).await?;
-        if !reply.starts_with("BUSY") {
-            return Ok(reply == "OK");
-        }
-        sleep(MOVE_POLL_INTERVAL).await;
-    }
-    Ok(false)
-}
-
-/// The pages, once none is being moved; `None` if that lasts.
-async fn pages_at_rest(memcached: &mut Memcached, deadline: Instant) -> io::Result<Option<Pages>> {
-    while Instant::now() < deadline {
-        // Moves nothing, and is refused as busy while a page is moved.
-        if !memcached.request("slabs reassign 1 1").await?.starts_with("BUSY") {
-            return memcached.statistics(" slabs").await.map(|figures| Some(Pages::read(&figures)));
-        }
-        sleep(MOVE_POLL_INTERVAL).await;
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Operations on a cache that runs: more and less memory in place, flush, restart; also from where a crash left them.
 
-use std::time::Duration;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use provisioner::statistics::{self, Statistics};
 use store::{
@@ -8,7 +10,7 @@ use store::{
     Route, StoreError,
 };
 
-use crate::harness::{Installation, docker, inspect, until};
+use crate::harness::{Installation, docker, inspect, output, ready, until};
 
 const MIB: u64 = 1 << 20;
 /// Bytes of the items that tests fill caches with.
@@ -157,7 +159,7 @@ async fn rows_that_nobody_has_asked_for_harm_nobody() {
     let sql = "PRAGMA ignore_check_constraints = 1; WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n \
                WHERE i < 30000) INSERT INTO operations SELECT 'id' || i, (SELECT cache_id FROM instances WHERE id = '";
     let rest = "'), i, CASE i % 4 WHEN 0 THEN 'delete' WHEN 1 THEN 'flush' WHEN 2 THEN 'restart' ELSE 'resize' END, \
-                9223372036854775807, 'x', 1, 1, 1 FROM n";
+                9223372036854775807, 'x', 1, 1, 1, 1 FROM n";
     installation.execute(&format!("{sql}{}{rest}", instance.id));
     let asked = ask(&installation, &victim, NewOperation::Flush).await;
     until_finished(&installation, &asked).await;
@@ -217,6 +219,93 @@ async fn operations_go_on_from_where_a_crash_left_them() {
     assert!(ended.message.unwrap().contains("items were evicted"));
     let limit = container(&installation, &instance).2;
     assert_eq!(limit, (16 * 5 / 4 + 24 + 32 + 4) * MIB);
+}
+
+/// Answers in the place of a memcached, in its network: passes all on, but says for ever that a page is being moved.
+struct BusyForEver(Child);
+
+impl BusyForEver {
+    const PROGRAM: &str = r#"
+import socket, threading
+server = socket.create_server(('', 11212))
+print('ready', flush=True)
+def copy(source, target):
+    while data := source.recv(65536):
+        target.sendall(data)
+def serve(client):
+    memcached = socket.create_connection(('127.0.0.1', 11211))
+    threading.Thread(target=copy, args=(memcached, client), daemon=True).start()
+    while data := client.recv(65536):
+        if data.startswith(b'slabs reassign'):
+            client.sendall(b'BUSY currently processing reassign request\r\n')
+        else:
+            memcached.sendall(data)
+    memcached.shutdown(socket.SHUT_RDWR)
+while True:
+    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+"#;
+
+    fn in_place_of(installation: &Installation, instance: &Instance) -> Self {
+        let pid = inspect("container", &installation.container(instance))["State"]["Pid"].to_string();
+        let in_network = ["-t", &pid, "-n"];
+        let mut process = Command::new("nsenter")
+            .args(in_network)
+            .args(["python3", "-c", Self::PROGRAM])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        let hijacked = Self(process);
+        assert_eq!(ready, "ready\n");
+        let rules = "add table ip test; add chain ip test before { type nat hook prerouting priority -100; }; \
+                     add rule ip test before iifname != lo tcp dport 11211 redirect to :11212";
+        output("nsenter", &[&in_network[..], &["nft", rules]].concat());
+        hijacked
+    }
+}
+
+impl Drop for BusyForEver {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+// R-47, F-16.
+#[tokio::test]
+async fn a_resize_that_a_memcached_draws_out_holds_up_no_repair_and_fails() {
+    let installation = Installation::start().await;
+    let (hijacked, _) = installation.running_instance().await;
+    let (other, route) = installation.running_instance().await;
+    installation.fill(&other, &route, 0, (ITEM, 10));
+    let _busy = BusyForEver::in_place_of(&installation, &hijacked);
+    let asked = ask(&installation, &hijacked, resize(32)).await;
+    let read = async || installation.store.operation(&asked.cache_id, &asked.id).await.unwrap().unwrap();
+    until("the begin of the resize", Duration::from_secs(10), || async {
+        (read().await.state == OperationState::Running).then_some(())
+    })
+    .await;
+    let started = Instant::now();
+    output("ip", &["link", "del", &format!("mg{}-0", installation.id)]);
+    until("a report", Duration::from_secs(15), || async {
+        (!ready(installation.config.health)).then_some(())
+    })
+    .await;
+    // Before that, something elsewhere may answer at their addresses.
+    installation.until_ready().await;
+    assert_eq!(hits(&installation, &other, &route, 10), 10);
+    println!("the network was made again within {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    assert_eq!(read().await.state, OperationState::Running, "the resize goes on meanwhile");
+    let ended = until_finished(&installation, &asked).await;
+    println!("the resize ended after {:?}", started.elapsed());
+    assert_eq!(ended.state, OperationState::Failed, "{ended:?}");
+    assert!(ended.message.as_ref().unwrap().contains(": restart the cache"), "{ended:?}");
+    // That helps.
+    done(&installation, &hijacked, NewOperation::Restart).await;
+    let route = installation.until_running(&hijacked, 0).await;
+    assert_eq!(statistics_of(&installation, &hijacked, &route).await.limit_maxbytes, 32 * MIB);
 }
 
 // R-47.

@@ -9,11 +9,11 @@ use crate::{Cache, DesiredState, Instance, InstanceState, OperationError};
 pub const RESIZE_MB_MIN: i64 = 8;
 /// In MiB, as for plans.
 pub const RESIZE_MB_MAX: i64 = 1 << 20;
-/// Finished operations that are kept for each cache: the newest.
-pub(crate) const FINISHED_MAX: i64 = 20;
 /// Operations that a user may ask for, for each cache.
 pub(super) const REQUESTS_MAX: i64 = 20;
-pub(super) const REQUESTS_WITHIN: Duration = Duration::from_hours(1);
+/// Finished operations that are kept for each cache: those asked for last. No fewer than the requests that count.
+pub(crate) const FINISHED_MAX: i64 = REQUESTS_MAX;
+pub(crate) const REQUESTS_WITHIN: Duration = Duration::from_hours(1);
 const MIB: i64 = 1 << 20;
 
 /// An operation to ask for.
@@ -99,15 +99,18 @@ pub(crate) fn memory_mb_min(item_size_max: i64) -> i64 {
     for_items.max(RESIZE_MB_MIN)
 }
 
-pub(super) const ASKED: &str = "SELECT CAST(COALESCE(SUM(requests), 0) AS BIGINT) FROM operations WHERE cache_id = $1 AND created_at > $2";
+pub(super) const ASKED: &str =
+    "SELECT CAST(COALESCE(SUM(requests), 0) AS BIGINT) FROM operations WHERE cache_id = $1 AND asked_at > $2";
 pub(crate) const INSERT: &str = "INSERT INTO operations (id, cache_id, number, kind, memory_mb, requested_by, requests, created_at, \
-     revision) SELECT $1, $2, COALESCE(MAX(number), 0) + 1, $3, $4, $5, 1, $6, $7 FROM operations WHERE cache_id = $2";
-pub(crate) const CHANGE_SIZE: &str =
-    "UPDATE operations SET memory_mb = $1, requests = requests + 1, revision = $2 WHERE id = $3";
+     asked_at, revision) SELECT $1, $2, COALESCE(MAX(number), 0) + 1, $3, $4, $5, 1, $6, $6, $7 FROM operations WHERE cache_id = $2";
+/// However old the operation is, each change counts.
+pub(crate) const CHANGE_SIZE: &str = "UPDATE operations SET memory_mb = $1, revision = $2, \
+     requests = CASE WHEN asked_at > $4 THEN requests + 1 ELSE 1 END, asked_at = $5 WHERE id = $3";
 pub(crate) const SET_MEMORY: &str = "UPDATE instances SET memory_mb = $1, revision = $2 WHERE cache_id = $3";
+/// By the time of the last request, so that with one that counts, as many are kept as a user may ask for.
 pub(crate) const DELETE_SURPLUS: &str = "DELETE FROM operations WHERE cache_id = $1 AND id IN (SELECT o.id FROM operations o \
      JOIN operation_progress p ON p.operation_id = o.id WHERE o.cache_id = $1 AND p.finished_at IS NOT NULL \
-     ORDER BY o.number DESC LIMIT 1000 OFFSET $2)";
+     ORDER BY o.asked_at DESC, o.number DESC LIMIT 1000 OFFSET $2)";
 
 /// Asks for an operation within a transaction that has taken a revision, with an entry in the audit log. Returns the
 /// id of it, or of the same one that is unfinished. The caller has checked that it is allowed.
@@ -128,6 +131,8 @@ macro_rules! ask_for {
                             .bind(memory_mb)
                             .bind($revision)
                             .bind(&same.id)
+                            .bind($crate::now().saturating_sub($crate::operation::request::REQUESTS_WITHIN))
+                            .bind($crate::now())
                             .execute(&mut *$tx)
                             .await?;
                         same.id

@@ -192,6 +192,41 @@ async fn operations_are_bounded(db: TestDb) {
     assert_eq!(foreign.requested_by, format!("user {}", other.user_id));
 }
 
+//
+async fn old_operation_that_is_asked_for_again_counts(db: TestDb) {
+    let store = db.open().await;
+    let instance = instance_in(&store, "ada@example.org", InstanceState::Running).await;
+    let cache = &instance.cache_id;
+    let user = store.acting_as(&format!("user {}", instance.user_id));
+    let change_size = async |sizes: std::ops::Range<i64>| {
+        for size in sizes {
+            user.request_operation(cache, resize(size)).await.unwrap();
+        }
+    };
+    let age = async || {
+        let hours = now().saturating_sub(std::time::Duration::from_hours(2)).as_millis();
+        db.execute(&format!("UPDATE operations SET created_at = {hours}, asked_at = {hours}")).await.unwrap();
+    };
+    let too_often = OperationError::TooOften { max: 20 };
+    // It waits for memory, say.
+    for _ in 0..2 {
+        change_size(100..120).await;
+        assert_eq!(refusal(&user, cache, resize(120)).await, too_often, "each change counts");
+        age().await;
+    }
+    change_size(100..119).await;
+    let resized = store.operations_of(cache, 1).await.unwrap().remove(0);
+    store.record_operation(&resized.id, &progress(OperationState::Done, 100, "")).await.unwrap();
+    // Others' operations don't push it out.
+    for _ in 0..20 {
+        let flush = store.request_operation(cache, FLUSH).await.unwrap();
+        db.execute(&format!("UPDATE operations SET asked_at = 1 WHERE id = '{}'", flush.id)).await.unwrap();
+        store.record_operation(&flush.id, &progress(OperationState::Done, 100, "")).await.unwrap();
+    }
+    user.request_operation(cache, FLUSH).await.unwrap();
+    assert_eq!(refusal(&user, cache, RESTART).await, too_often, "what counts is kept");
+}
+
 async fn followers_hear_of_requests_and_of_progress(db: TestDb) {
     let store = db.open().await;
     let instance = instance_in(&store, "ada@example.org", InstanceState::Running).await;
@@ -257,6 +292,7 @@ on_both! {
     a_resize_changes_the_desired_size_and_the_unfinished_operation,
     what_cannot_be_done_is_refused_with_its_fix,
     operations_are_bounded,
+    old_operation_that_is_asked_for_again_counts,
     followers_hear_of_requests_and_of_progress,
     caches_get_the_memory_of_their_users_new_plan,
     newest_statistics_are_kept,
