@@ -13,11 +13,11 @@ use crate::pages::Pages;
 const SLICE: Duration = Duration::from_secs(1);
 /// Slices in a row without a page that was given back, after which a resize fails.
 const STALLS_MAX: u32 = 15;
-/// Slices of one resize, after which it fails however it goes: an hour. A terabyte takes less.
+/// Slices of one resize, after which it fails however it goes: an hour.
 const SLICES_MAX: u32 = 3_600;
 /// Pages that are asked for before memcached's figures are read again.
 const MOVES_MAX: usize = 32;
-/// memcached moves one page at a time, in a few milliseconds.
+/// memcached moves one page at a time.
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(1);
 const POLL_INTERVAL_MAX: Duration = Duration::from_millis(50);
 
