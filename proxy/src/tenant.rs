@@ -241,11 +241,13 @@ impl Tenant {
         let (reported, reported_at) = self.reported.get();
         let (counts, latency) = self.usage.take();
         let is_due = connections > 0 && reported_at.elapsed() > REPORT_INTERVAL_MAX;
-        if counts.is_zero() && connections == reported && !is_due {
+        let used_tokens = self.sessions.take_used_tokens();
+        if counts.is_zero() && connections == reported && used_tokens.is_empty() && !is_due {
             return None;
         }
         self.reported.set((connections, Instant::now()));
-        Some(UsageDelta { instance_id: instance_id.to_owned(), counts, latency, connections })
+        let instance_id = instance_id.to_owned();
+        Some(UsageDelta { instance_id, counts, latency, connections, used_tokens })
     }
 }
 

@@ -37,6 +37,7 @@ mod rows;
 mod session;
 mod time;
 mod token;
+mod token_uses;
 mod tokens;
 mod usage;
 mod user;
@@ -76,6 +77,7 @@ pub use token::{
     Cidr, KeyPrefix, NetworkLimitError, ParseCidrError, ParseKeyPrefixError, ParseScopesError,
     ParseTokenError, Permissions, Scope, Scopes, ScramKeys, Token, TokenId, TokenSecret, Verifier,
 };
+pub use token_uses::TokenUse;
 pub use tokens::{ListedTokens, NewToken, TokenRow};
 pub use usage::{Usage, UsageReport};
 pub use user::{NewUser, SignUpRoom, User, UserState};

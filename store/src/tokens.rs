@@ -32,6 +32,10 @@ pub struct TokenRow {
     pub permissions: Permissions,
     /// The public id of the token that replaces it.
     pub successor: Option<String>,
+    /// When a client last logged in or sent a request with it, if one has; half a minute late at most while it is used.
+    pub last_used_at: Option<Timestamp>,
+    /// The client's IP address.
+    pub last_used_from: Option<String>,
 }
 
 /// The columns of [`TokenRow`], as [`token_columns`] selects them.
@@ -47,13 +51,31 @@ pub(crate) struct TokenColumns {
     #[sqlx(flatten)]
     pub(crate) permissions: PermissionColumns,
     successor: Option<String>,
+    /// Only lists of tokens read these two.
+    #[sqlx(default)]
+    last_used_at: Option<Timestamp>,
+    #[sqlx(default)]
+    last_used_from: Option<String>,
 }
 
 impl From<TokenColumns> for TokenRow {
     fn from(row: TokenColumns) -> Self {
         let permissions = row.permissions.parse_or_none(&row.id);
-        let TokenColumns { id, cache_id, cache, user_id, name, created_at, revoked_at, successor, .. } = row;
-        Self { id, cache_id, cache, user_id, name, created_at, revoked_at, permissions, successor }
+        let TokenColumns { id, cache_id, cache, user_id, name, created_at, revoked_at, .. } = row;
+        let TokenColumns { successor, last_used_at, last_used_from, .. } = row;
+        Self {
+            id,
+            cache_id,
+            cache,
+            user_id,
+            name,
+            created_at,
+            revoked_at,
+            permissions,
+            successor,
+            last_used_at,
+            last_used_from,
+        }
     }
 }
 
@@ -101,11 +123,19 @@ macro_rules! token_columns {
 }
 pub(crate) use token_columns;
 
+/// Selects tokens as [`TokenColumns`], with all columns.
 macro_rules! select {
     ($rest:literal) => {
-        concat!("SELECT ", token_columns!(), " FROM tokens t JOIN caches c ON c.id = t.cache_id ", $rest)
+        concat!(
+            "SELECT ",
+            $crate::tokens::token_columns!(),
+            ", u.used_at AS last_used_at, u.source AS last_used_from FROM tokens t ",
+            "JOIN caches c ON c.id = t.cache_id LEFT JOIN token_uses u ON u.token_id = t.id ",
+            $rest
+        )
     };
 }
+pub(crate) use select;
 
 pub(crate) const INSERT: &str = "INSERT INTO tokens (id, cache_id, name, secret_hash, scram_salt, scram_iterations, \
      scram_stored_key, scram_server_key, created_at, revision, scopes, key_prefix, expires_at, allow_from, \

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::Shutdown;
-use store::{Store, UsageReport};
+use store::{Store, TokenId, TokenUse, UsageReport};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -18,6 +18,8 @@ use crate::report::heartbeat;
 const WRITE_INTERVAL: Duration = Duration::from_secs(5);
 /// Time limit for one write.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Tokens whose last use is to be written; of further ones, a later use is.
+const USED_TOKENS_MAX: usize = 10_000;
 /// Reports queued; a worker that finds the queue full adds its counts to its next report.
 const INBOX_MAX: usize = 64;
 
@@ -28,6 +30,8 @@ pub(crate) struct UsageDelta {
     pub(crate) counts: Counts,
     pub(crate) latency: [u64; BUCKETS],
     pub(crate) connections: usize,
+    /// The last use of each token that was used.
+    pub(crate) used_tokens: Vec<TokenUse>,
 }
 
 pub(crate) type UsageSender = mpsc::Sender<Vec<UsageDelta>>;
@@ -41,7 +45,8 @@ pub(crate) fn spawn(
 ) -> UsageSender {
     let (sender, inbox) = mpsc::channel(INBOX_MAX);
     let proxy = heartbeat::name(listen);
-    let usage_reporter = UsageReporter { store, proxy, metrics, pending: HashMap::new() };
+    let usage_reporter =
+        UsageReporter { store, proxy, metrics, pending: HashMap::new(), used_tokens: HashMap::new() };
     shutdown.spawn(usage_reporter.run(inbox));
     sender
 }
@@ -53,6 +58,8 @@ struct UsageReporter {
     metrics: Arc<Metrics>,
     /// Not written yet: at most one per instance, however long the store is unavailable.
     pending: HashMap<String, UsageDelta>,
+    /// Not written yet.
+    used_tokens: HashMap<TokenId, TokenUse>,
 }
 
 impl UsageReporter {
@@ -72,7 +79,12 @@ impl UsageReporter {
     }
 
     fn add(&mut self, entries: Vec<UsageDelta>) {
-        for entry in entries {
+        for mut entry in entries {
+            for used in entry.used_tokens.drain(..) {
+                if self.used_tokens.len() < USED_TOKENS_MAX || self.used_tokens.contains_key(&used.token) {
+                    self.used_tokens.insert(used.token, used);
+                }
+            }
             self.metrics.count(&entry.counts, &entry.latency);
             match self.pending.get_mut(&entry.instance_id) {
                 Some(pending) => pending.add(&entry),
@@ -83,6 +95,7 @@ impl UsageReporter {
 
     async fn write(&mut self) {
         self.write_denials().await;
+        self.write_used_tokens().await;
         if self.pending.is_empty() {
             return;
         }
@@ -93,6 +106,19 @@ impl UsageReporter {
             // The next write includes it: usage may be late, but never makes anything else fail.
             Ok(Err(error)) => tracing::debug!(%error, "failed to write usage"),
             Err(_) => tracing::debug!("writing usage timed out"),
+        }
+    }
+
+    async fn write_used_tokens(&mut self) {
+        if self.used_tokens.is_empty() {
+            return;
+        }
+        let uses: Vec<TokenUse> = self.used_tokens.values().copied().collect();
+        let write = self.metrics.store.observe("write_token_uses", self.store.record_token_uses(&uses));
+        match timeout(STORE_TIMEOUT, write).await {
+            Ok(Ok(())) => self.used_tokens.clear(),
+            Ok(Err(error)) => tracing::debug!(%error, "failed to write when tokens were used"),
+            Err(_) => tracing::debug!("writing when tokens were used timed out"),
         }
     }
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::{ConnectionId, Fingerprint, Grant, LiveConnection, Timestamp, TokenId, now};
+use store::{ConnectionId, Fingerprint, Grant, LiveConnection, Timestamp, TokenId, TokenUse, now};
 use tokio::time::Instant;
 
 use super::registered::{Reauthentication, Registered, WeakRegistered};
@@ -23,6 +23,8 @@ use crate::protocol::denial::Ending;
 use crate::responses::ResponseQueue;
 use crate::session_budget::SessionBudget;
 
+/// How often sessions are asked whether they have had requests.
+const USE_INTERVAL: Duration = Duration::from_secs(30);
 /// The most sessions that are listed; of more, the oldest.
 const LISTED_MAX: usize = 1000;
 
@@ -31,6 +33,10 @@ pub(super) struct Sessions {
     entries: RefCell<HashMap<usize, SessionEntry>>,
     next_number: Cell<usize>,
     last_closed_at: Cell<Instant>,
+    /// Logins since the last report, the last one of each token.
+    logins: RefCell<HashMap<TokenId, TokenUse>>,
+    /// When its requests were last looked at.
+    pub(super) used_at: Cell<Instant>,
 }
 
 pub(super) struct SessionEntry {
@@ -41,6 +47,8 @@ pub(super) struct SessionEntry {
     /// The client certificate that has logged it in, if one has: it ends with it, even if the token is still valid.
     certificate: Option<ClientCertificate>,
     connection: WeakRegistered,
+    /// Its requests when they were last looked at.
+    operations: Cell<u64>,
 }
 
 /// What a session holds in memory.
@@ -123,11 +131,11 @@ impl Tenant {
         self.sessions.next_number.set(number.wrapping_add(1));
         responses.set_account(self.usage.clone(), HeldBytes::new(self.buffers.clone(), number));
         let ClientInfo { source, protocol, .. } = client;
+        let (token, since, operations) = (grant.token, now(), Cell::new(0));
         let connection = WeakRegistered::Serving(Rc::downgrade(responses));
-        entries.insert(
-            number,
-            SessionEntry { token: grant.token, source, protocol, since: now(), certificate, connection },
-        );
+        let entry = SessionEntry { token, source, protocol, since, certificate, connection, operations };
+        entries.insert(number, entry);
+        self.sessions.logins.borrow_mut().insert(token, TokenUse { token, at: since, source });
         Ok(SessionHandle { tenant: self.clone(), number, permissions, reauthentication: None })
     }
 
@@ -172,7 +180,25 @@ impl Sessions {
             entries: RefCell::default(),
             next_number: Cell::new(0),
             last_closed_at: Cell::new(Instant::now()),
+            logins: RefCell::default(),
+            used_at: Cell::new(Instant::now()),
         }
+    }
+
+    /// Returns which tokens were used since the last time: those with logins, and every half minute those with requests.
+    pub(super) fn take_used_tokens(&self) -> Vec<TokenUse> {
+        let mut used = std::mem::take(&mut *self.logins.borrow_mut());
+        if self.used_at.get().elapsed() >= USE_INTERVAL {
+            self.used_at.set(Instant::now());
+            let at = now();
+            for entry in self.entries.borrow().values() {
+                let operations = entry.connection.upgrade().map_or(0, |connection| connection.operations());
+                if entry.operations.replace(operations) != operations {
+                    used.insert(entry.token, TokenUse { token: entry.token, at, source: entry.source });
+                }
+            }
+        }
+        used.into_values().collect()
     }
 
     pub(super) fn count(&self) -> usize {

@@ -1,4 +1,6 @@
-//! Grants that are applied out of order.
+//! Grants that are applied out of order, and what is reported of tokens.
+
+use std::path::Path;
 
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -10,7 +12,11 @@ use super::*;
 use crate::backend::dedicated_pool::DedicatedLanes;
 use crate::buffers::BufferBudget;
 use crate::metrics::Metrics;
+use crate::metrics::denials::ClientInfo;
+use crate::protocol::Protocol;
+use crate::responses::ResponseQueue;
 use crate::session_budget::SessionBudget;
+use crate::transport::Stream;
 
 fn running(generation: i64, address: Option<&str>) -> Observed {
     Observed {
@@ -21,6 +27,20 @@ fn running(generation: i64, address: Option<&str>) -> Observed {
         version: None,
         message: None,
     }
+}
+
+fn tenant(folder: &Path) -> Rc<Tenant> {
+    let deps = BackendDeps {
+        lane_key: LaneKey::load_or_create(&folder.join("lane")).unwrap(),
+        metrics: Metrics::register(&mut Registry::default()).into(),
+        tasks: TaskTracker::new(),
+        buffers: Rc::default(),
+        dedicated: DedicatedLanes::new(1),
+        networks: Some("10.1.0.0/16".parse().unwrap()),
+        hold: Duration::ZERO,
+    };
+    let buffers = WorkerBuffers::new(BufferBudget::new(Gauge::default(), 0));
+    Tenant::new(deps, &buffers, &Rc::default(), SessionBudget::new(Gauge::default(), 100))
 }
 
 // nor does a route that leads elsewhere.
@@ -41,22 +61,7 @@ async fn older_grant_does_not_change_the_route() {
         store.record_route(&instance, &seen).await.unwrap();
         grants.push(grant().await);
     }
-    let budget = BufferBudget::new(Gauge::default(), 0);
-    let deps = BackendDeps {
-        lane_key: LaneKey::load_or_create(&folder.path().join("lane")).unwrap(),
-        metrics: Metrics::register(&mut Registry::default()).into(),
-        tasks: TaskTracker::new(),
-        buffers: Rc::default(),
-        dedicated: DedicatedLanes::new(1),
-        networks: Some("10.1.0.0/16".parse().unwrap()),
-        hold: Duration::ZERO,
-    };
-    let tenant = Tenant::new(
-        deps,
-        &WorkerBuffers::new(budget),
-        &Rc::default(),
-        SessionBudget::new(Gauge::default(), 100),
-    );
+    let tenant = tenant(folder.path());
     let address = || tenant.backend.address().map(|address| address.ip().to_string());
     for (applied, expected) in [
         (0, Some("10.1.1.1")),
@@ -70,4 +75,43 @@ async fn older_grant_does_not_change_the_route() {
         tenant.apply_plan_and_route(&grants[applied]);
         assert_eq!(address().as_deref(), expected);
     }
+}
+
+/// a login is a use, and later the requests are; an open connection isn't.
+#[tokio::test]
+async fn requests_on_an_open_connection_are_uses_of_its_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&Database::Sqlite(folder.path().join("memgate.db"))).await.unwrap();
+    let token = NewToken::generate(&TokenKey::load_or_create(&folder.path().join("key")).unwrap(), "test");
+    let user = NewUser { email: "ann@example.com", password_hash: None, plan: "default", is_admin: false };
+    store.sign_up(&user, &token).await.unwrap();
+    let grant = Arc::new(store.grant(&token.token.id()).await.unwrap().unwrap());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let _client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, address) = listener.accept().await.unwrap();
+    let responses = ResponseQueue::new(Stream::plain(stream), Rc::default());
+    let tenant = tenant(folder.path());
+    let uses = || {
+        let report = tenant.report(&grant.instance_id);
+        let uses = report.map(|report| report.used_tokens).unwrap_or_default();
+        uses.into_iter().map(|used| (used.token, used.source)).collect::<Vec<_>>()
+    };
+    let used = [(token.token.id(), address.ip())];
+    let half_a_minute_passes = || {
+        let before = Instant::now().checked_sub(Duration::from_secs(30)).unwrap();
+        tenant.sessions.used_at.set(before);
+    };
+
+    let client = ClientInfo { source: address.ip(), protocol: Protocol::Text, tls: false };
+    let session = tenant.register((&grant, None), client, &responses).unwrap();
+    assert_eq!(uses(), used, "the login");
+    half_a_minute_passes();
+    assert_eq!(uses(), [], "an idle connection");
+    responses.count_operation();
+    assert_eq!(uses(), [], "not yet");
+    half_a_minute_passes();
+    assert_eq!(uses(), used, "a request");
+    half_a_minute_passes();
+    assert_eq!(uses(), []);
+    drop(session);
 }

@@ -53,3 +53,24 @@ fn usage_is_counted() {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }
 }
+
+/// its user sees when a token was last used, and from where.
+#[test]
+fn last_use_of_a_token_is_recorded() {
+    let proxy = TestProxy::start();
+    let token = proxy.sign_up("ann@example.com");
+    let _memcached = Memcached::start(&proxy, &token, "10.214.7.17");
+    let last_use = || proxy.runtime.block_on(proxy.store.token(&token.id())).unwrap().unwrap();
+    assert_eq!(last_use().last_used_at, None);
+    let mut stream = proxy.connect();
+    stream.write_all(text::login(&token).as_bytes()).unwrap();
+    let mut reply = [0; 8];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(&reply, b"STORED\r\n");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while last_use().last_used_at.is_none() {
+        assert!(Instant::now() < deadline, "no use was recorded");
+        std::thread::yield_now();
+    }
+    assert_eq!(last_use().last_used_from.as_deref(), Some("127.0.0.1"));
+}

@@ -1,7 +1,7 @@
 //! Tokens as commands print them.
 
 use serde::Serialize;
-use store::{CertificateRow, DenialRecord, Leak, Propagation, Store, TokenRow, now};
+use store::{CertificateRow, DenialRecord, Leak, Propagation, Store, Timestamp, TokenRow, now};
 
 use super::certificate::{self, ShownCertificate};
 use super::credentials::Credentials;
@@ -83,6 +83,10 @@ impl TokenView {
             ("cache", token.cache.clone()),
             ("username", format!("mg_{}", token.id)),
             ("created", time::past(token.created_at)),
+            (
+                "last used",
+                last_use(token).map_or("never".to_owned(), |(at, from)| format!("{}{from}", time::past(at))),
+            ),
             ("state", permissions::state_with_moment(token, now())),
         ];
         pairs.extend(permissions::pairs(&token.permissions));
@@ -129,10 +133,18 @@ pub(crate) fn rows(tokens: &[TokenRow]) -> String {
         let keys = permissions::keys(&token.permissions);
         let (created, state) = (table::time_since(token.created_at), permissions::state(token, now()));
         let (cache, name) = (token.cache.clone(), token.name.clone());
-        [token.id.clone(), name, cache, token.permissions.scopes.to_string(), keys, created, state]
+        let used = last_use(token)
+            .map_or("never".to_owned(), |(at, from)| format!("{}{from}", table::time_since(at)));
+        [token.id.clone(), name, cache, token.permissions.scopes.to_string(), keys, created, used, state]
     };
     let rows: Vec<_> = tokens.iter().map(row).collect();
-    table(["ID", "NAME", "CACHE", "SCOPES", "KEYS", "CREATED", "STATE"], &rows)
+    table(["ID", "NAME", "CACHE", "SCOPES", "KEYS", "CREATED", "LAST USED", "STATE"], &rows)
+}
+
+/// When a token was last used, and ` from` which address.
+fn last_use(token: &TokenRow) -> Option<(Timestamp, String)> {
+    let from = token.last_used_from.as_ref().map(|source| format!(" from {source}"));
+    Some((token.last_used_at?, from.unwrap_or_default()))
 }
 
 fn secret_text(credentials: &Credentials) -> String {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{TokenColumns, TokenRow, token_columns};
+use super::{TokenColumns, TokenRow, select};
 use crate::audit::note;
 use crate::db::{read, write};
 use crate::rows::{self, ROW_BYTES_MAX, read_rows};
@@ -35,12 +35,6 @@ pub(crate) const ENDED: &str = "SELECT id FROM tokens WHERE COALESCE(revoked_at,
 /// The newest `$3` of the cache `$1`'s tokens that have ended at `$2`, without the newest `$4`.
 pub(crate) const SURPLUS: &str = "SELECT id FROM tokens WHERE cache_id = $1 \
      AND (revoked_at IS NOT NULL OR expires_at <= $2) ORDER BY created_at DESC, id DESC LIMIT $3 OFFSET $4";
-
-macro_rules! select {
-    ($rest:literal) => {
-        concat!("SELECT ", token_columns!(), " FROM tokens t JOIN caches c ON c.id = t.cache_id ", $rest)
-    };
-}
 
 /// The oldest `$3` of the cache `$1`'s active tokens at `$2`. They are sorted, and not read in the order of an index, in which
 /// PostgreSQL would look at all tokens of the cache.

@@ -49,6 +49,7 @@ mod read_only;
 mod routes;
 mod sessions;
 mod test_db;
+mod token_uses;
 mod tokens;
 mod usage;
 mod users;

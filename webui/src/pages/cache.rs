@@ -22,7 +22,7 @@ use crate::view::denials::DenialView;
 use crate::view::number;
 use crate::view::revealed_token::RevealedToken;
 use crate::view::snippets::{self, Credentials, Snippet, Tls};
-use crate::view::token::inactive_reason;
+use crate::view::token::{inactive_reason, last_used};
 
 /// Revoked and expired tokens on the page.
 const INACTIVE_TOKENS_MAX: i64 = 20;
@@ -58,6 +58,7 @@ struct TokenView {
     id: String,
     name: String,
     created: String,
+    last_used: String,
     permissions: Vec<String>,
     can_rotate: bool,
     /// Why it is inactive; `None` for an active token.
@@ -184,6 +185,7 @@ impl TokenView {
     fn new(row: TokenRow, leaks: &[Leak]) -> Self {
         let inactive_reason = inactive_reason(&row, leaks);
         Self {
+            last_used: last_used(&row),
             permissions: permissions::summary(&row.permissions),
             can_rotate: row.successor.is_none(),
             id: row.id,

@@ -2,7 +2,7 @@
 
 use store::{Leak, TokenRow, now};
 
-use super::date::day;
+use super::date::{ago, day};
 
 /// Banner about a token that was found in public and revoked.
 #[derive(Debug)]
@@ -29,6 +29,14 @@ pub(crate) fn inactive_reason(token: &TokenRow, leaks: &[Leak]) -> Option<String
         None if token.is_active(now()) => None,
         None => Some("expired".to_owned()),
     }
+}
+
+/// When a token was last used, and by which client: `last used 2 minutes ago from 192.0.2.7`.
+pub(crate) fn last_used(token: &TokenRow) -> String {
+    let from = token.last_used_from.as_ref().map(|source| format!(" from {source}")).unwrap_or_default();
+    token
+        .last_used_at
+        .map_or_else(|| "never used".to_owned(), |at| format!("last used {}{from}", ago(now().since(at))))
 }
 
 fn found_in_public(leak: &Leak) -> String {

@@ -17,7 +17,7 @@ use crate::state::AppState;
 use crate::view::date::{ago, day};
 use crate::view::denials::DenialView;
 use crate::view::revealed_token::RevealedToken;
-use crate::view::token::inactive_reason;
+use crate::view::token::{inactive_reason, last_used};
 
 #[derive(Template)]
 #[template(path = "tokens/show.html")]
@@ -26,6 +26,7 @@ struct Page<'a> {
     id: &'a str,
     name: &'a str,
     created: String,
+    last_used: String,
     /// Why it is inactive; `None` for an active token.
     inactive_reason: Option<String>,
     permissions: Vec<String>,
@@ -60,6 +61,7 @@ pub(super) async fn page(
         id: &token.id,
         name: &token.name,
         created: day(token.created_at),
+        last_used: last_used(token),
         can_rotate: inactive_reason.is_none() && token.successor.is_none(),
         inactive_reason,
         permissions: permissions::summary(&token.permissions),
