@@ -104,13 +104,13 @@ async fn requests_on_an_open_connection_are_uses_of_its_token() {
 
     let client = ClientInfo { source: address.ip(), protocol: Protocol::Text, tls: false };
     let session = tenant.register((&grant, None), client, &responses).unwrap();
-    assert_eq!(uses(), used, "the login");
+    assert_eq!(uses(), used);
     half_a_minute_passes();
-    assert_eq!(uses(), [], "an idle connection");
+    assert_eq!(uses(), []);
     responses.count_operation();
-    assert_eq!(uses(), [], "not yet");
+    assert_eq!(uses(), []);
     half_a_minute_passes();
-    assert_eq!(uses(), used, "a request");
+    assert_eq!(uses(), used);
     half_a_minute_passes();
     assert_eq!(uses(), []);
     drop(session);
