@@ -1,0 +1,94 @@
+//! A port that one process keeps while others listen on it.
+
+use std::io;
+use std::mem;
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::os::unix::fs::fchown;
+
+use socket2::{SockRef, Socket};
+
+use super::{new_socket, open};
+
+/// The user and group that own nothing.
+const NOBODY: u32 = 65534;
+
+/// A port that one process keeps while others, whom it doesn't trust for ever, listen with duplicates of its sockets.
+///
+/// A duplicate is the same socket: who has one can make it stop listening, and sets its options for all. So the port is kept by a
+/// socket that nobody else gets. It doesn't listen, and shares the port (SO_REUSEPORT), which the kernel allows only among sockets
+/// of one user.
+#[derive(Debug)]
+pub struct Port {
+    address: SocketAddr,
+    count: usize,
+    /// Kept open only.
+    _guard: Socket,
+    listeners: Vec<TcpListener>,
+}
+
+impl Port {
+    /// Binds a port, with `count` sockets that listen.
+    ///
+    /// # Errors
+    /// As [`bind`].
+    pub fn bind(address: SocketAddr, count: usize) -> io::Result<Self> {
+        // A trial without SO_REUSEPORT finds a port that another program shares.
+        drop(open(address, false)?);
+        let guard = new_socket(address, true)?;
+        guard.bind(&address.into())?;
+        // Needed until here, beside connections of an earlier process. With it, others could listen while none of ours does.
+        guard.set_reuse_address(false)?;
+        // Port 0 is now the one that the guard was given.
+        let address = guard.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let mut port = Self { address, count, _guard: guard, listeners: Vec::new() };
+        port.renew()?;
+        Ok(port)
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The sockets that listen, to give away duplicates.
+    #[must_use]
+    pub fn listeners(&self) -> &[TcpListener] {
+        &self.listeners
+    }
+
+    /// Whether all sockets still listen: who has a duplicate can make one stop.
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        let listens = |listener| SockRef::from(listener).is_listener().unwrap_or(false);
+        !self.listeners.is_empty() && self.listeners.iter().all(listens)
+    }
+
+    /// Replaces the sockets that listen, so that nothing is left of what others did to them, or do with their duplicates. The port
+    /// refuses no client meanwhile; connections that wait to be accepted by the old ones are reset.
+    ///
+    /// # Errors
+    /// If the system refuses. Then it keeps the old ones.
+    pub fn renew(&mut self) -> io::Result<()> {
+        let fresh = (0..self.count).map(|_| open(self.address, true)).collect::<io::Result<_>>()?;
+        mem::replace(&mut self.listeners, fresh).iter().for_each(retire);
+        Ok(())
+    }
+
+    /// Closes the sockets that listen. The port refuses clients once all duplicates are closed, and nobody else can take it.
+    pub fn close_listeners(&mut self) {
+        self.listeners.clear();
+    }
+}
+
+/// Makes a socket stop listening for good, although others may have duplicates.
+fn retire(listener: &TcpListener) {
+    // A socket of another user's can't share the port, so it may not listen again. Only root can give it away, and a duplicate
+    // that root's own processes have is no threat.
+    let _ = fchown(listener, Some(NOBODY), Some(NOBODY));
+    // It fails if the socket has stopped already.
+    let _ = SockRef::from(listener).shutdown(Shutdown::Both);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::super::bind;
+use super::*;
+
+/// Broken roles and other users.
+const W: u32 = 65_532;
+const L: u32 = 65_533;
+
+/// Prints what another user's program gets of a port.
+const TAKE: &str = "
+for chosen in itertools.product([0, 1], [0, 1]):
+    for host in [address[0], '0.0.0.0']:
+        with socket.socket() as thief:
+            thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, chosen[0])
+            thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, chosen[1])
+            try:
+                thief.bind((host, address[1]))
+                thief.listen()
+                print('listens', host, chosen)
+            except OSError:
+                pass
+";
+/// Ignores clients whose packets don't come with the highest TTL (IP_MINTTL), so practically all.
+const DISTURB: &str = "kept.setsockopt(socket.IPPROTO_IP, 21, 255)";
+const STOP: &str = "kept.shutdown(socket.SHUT_RD)";
+const LISTEN: &str = "
+try:
+    kept.listen()
+    print('listens')
+except OSError:
+    pass
+";
+
+/// What a Python program of another user prints, which has a duplicate of a socket.
+fn as_user(user: u32, listener: &TcpListener, program: &str) -> String {
+    let start =
+        "import itertools, socket\nkept = socket.socket(fileno=0)\naddress = kept.getsockname()\n";
+    let mut python = Command::new("setpriv");
+    python.args([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".to_owned()]);
+    python.args(["/usr/bin/python3", "-c", &format!("{start}{program}")]);
+    let stdin = Stdio::from(OwnedFd::from(listener.try_clone().unwrap()));
+    let output = python.stdin(stdin).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Whether all of some clients reach one of a port's sockets.
+fn serves(port: &Port) -> bool {
+    const TIMEOUT: Duration = Duration::from_millis(500);
+    let reaches = |_| {
+        let Ok(_client) = TcpStream::connect_timeout(&port.address(), TIMEOUT) else { return false };
+        let started = Instant::now();
+        let mut is_accepted = false;
+        while !is_accepted && started.elapsed() < TIMEOUT {
+            is_accepted = port.listeners().iter().any(|listener| listener.accept().is_ok());
+        }
+        is_accepted
+    };
+    (0..20).all(reaches)
+}
+
+// R-46.
+#[test]
+fn a_kept_port_is_renewed_and_refuses_clients_when_it_is_closed() {
+    for count in [1, 3] {
+        let mut port = Port::bind("127.0.0.1:0".parse().unwrap(), count).unwrap();
+        let address = port.address();
+        assert!(Port::bind(address, count).is_err());
+        let duplicates: Vec<_> = port.listeners().iter().map(|it| it.try_clone().unwrap()).collect();
+        SockRef::from(&duplicates[0]).shutdown(Shutdown::Read).unwrap();
+        assert!(!port.is_listening());
+        port.renew().unwrap();
+        assert!(port.is_listening() && serves(&port));
+        assert!(duplicates.iter().all(|it| !SockRef::from(it).is_listener().unwrap()));
+        port.close_listeners();
+        let refused = TcpStream::connect(address).unwrap_err().kind();
+        assert_eq!(refused, io::ErrorKind::ConnectionRefused);
+        assert!(bind(address, 1).is_err(), "it is kept");
+        drop(port);
+        assert!(bind(address, 1).is_ok());
+    }
+}
+
+// R-46.
+#[test]
+fn who_has_a_duplicate_neither_frees_a_port_nor_keeps_it() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    for count in [1, 2] {
+        let mut port = Port::bind("127.0.0.1:0".parse().unwrap(), count).unwrap();
+        let held: Vec<_> = port.listeners().iter().map(|it| it.try_clone().unwrap()).collect();
+        for socket in &held {
+            as_user(W, socket, STOP);
+        }
+        assert!(!port.is_listening());
+        assert_eq!(as_user(L, &held[0], TAKE), "");
+        assert_eq!(as_user(L, &held[0], LISTEN), "listens\n");
+        as_user(W, &held[0], DISTURB);
+        assert!(!serves(&port));
+        port.renew().unwrap();
+        assert!(serves(&port));
+        for socket in &held {
+            for user in [W, L, NOBODY] {
+                assert_eq!(as_user(user, socket, LISTEN), "", "a retired one");
+                assert_eq!(as_user(user, socket, TAKE), "");
+            }
+        }
+        assert!(serves(&port));
+    }
+}
