@@ -2,9 +2,10 @@
 
 use std::io;
 use std::mem;
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
 use std::os::unix::fs::fchown;
 
+use rustix::io::Errno;
 use socket2::{SockRef, Socket};
 
 use super::{new_socket, open};
@@ -15,14 +16,15 @@ const NOBODY: u32 = 65534;
 /// A port that one process keeps while others, whom it doesn't trust for ever, listen with duplicates of its sockets.
 ///
 /// A duplicate is the same socket: who has one can make it stop listening, and sets its options for all. So the port is kept by a
-/// socket that nobody else gets. It doesn't listen, and shares the port (SO_REUSEPORT), which the kernel allows only among sockets
-/// of one user.
+/// socket that nobody else gets, its guard. It doesn't listen, and shares the port (SO_REUSEPORT), which the kernel allows only
+/// among sockets of one user. Another guard keeps the port of the other version of IP, where other users could otherwise listen
+/// for those who connect to `localhost`, or make the kernel refuse the port to fresh sockets of ours.
 #[derive(Debug)]
 pub struct Port {
     address: SocketAddr,
     count: usize,
     /// Kept open only.
-    _guard: Socket,
+    _guards: Vec<Socket>,
     listeners: Vec<TcpListener>,
 }
 
@@ -30,17 +32,16 @@ impl Port {
     /// Binds a port, with `count` sockets that listen.
     ///
     /// # Errors
-    /// As [`bind`].
+    /// As [`bind`](super::bind), also if the same port of the other version of IP is taken.
     pub fn bind(address: SocketAddr, count: usize) -> io::Result<Self> {
         // A trial without SO_REUSEPORT finds a port that another program shares.
         drop(open(address, false)?);
-        let guard = new_socket(address, true)?;
-        guard.bind(&address.into())?;
-        // Needed until here, beside connections of an earlier process. With it, others could listen while none of ours does.
-        guard.set_reuse_address(false)?;
+        let guard = guard(address, false)?;
         // Port 0 is now the one that the guard was given.
         let address = guard.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let mut port = Self { address, count, _guard: guard, listeners: Vec::new() };
+        let mut guards = vec![guard];
+        guards.extend(guard_of_other_version(address)?);
+        let mut port = Self { address, count, _guards: guards, listeners: Vec::new() };
         port.renew()?;
         Ok(port)
     }
@@ -68,16 +69,47 @@ impl Port {
     /// refuses no client meanwhile; connections that wait to be accepted by the old ones are reset.
     ///
     /// # Errors
-    /// If the system refuses. Then it keeps the old ones.
+    /// If the system refuses. Then nobody listens, rather than whoever has duplicates of the old ones.
     pub fn renew(&mut self) -> io::Result<()> {
-        let fresh = (0..self.count).map(|_| open(self.address, true)).collect::<io::Result<_>>()?;
-        mem::replace(&mut self.listeners, fresh).iter().for_each(retire);
+        let fresh: io::Result<Vec<_>> = (0..self.count).map(|_| open(self.address, true)).collect();
+        mem::take(&mut self.listeners).iter().for_each(retire);
+        self.listeners = fresh?;
         Ok(())
     }
 
     /// Closes the sockets that listen. The port refuses clients once all duplicates are closed, and nobody else can take it.
     pub fn close_listeners(&mut self) {
         self.listeners.clear();
+    }
+}
+
+/// A socket that keeps an address without listening.
+fn guard(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
+    let guard = new_socket(address, true)?;
+    if only_v6 {
+        guard.set_only_v6(true)?;
+    }
+    guard.bind(&address.into())?;
+    // Needed until here, beside connections of an earlier process. With it, others could listen while none of ours does.
+    guard.set_reuse_address(false)?;
+    Ok(guard)
+}
+
+/// Keeps the same port where another version of IP has an address like this one. `None` if there is none on this machine.
+fn guard_of_other_version(address: SocketAddr) -> io::Result<Option<Socket>> {
+    let other = match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        IpAddr::V4(Ipv4Addr::LOCALHOST) => Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(Ipv6Addr::LOCALHOST) => Ipv4Addr::LOCALHOST.into(),
+        _ => return Ok(None),
+    };
+    match guard(SocketAddr::new(other, address.port()), other.is_ipv6()) {
+        Ok(guard) => Ok(Some(guard)),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) => Ok(None),
+            _ => Err(error),
+        },
     }
 }
 

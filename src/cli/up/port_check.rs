@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
+
+use daemon::listener::Port;
 
 use crate::output::CliError;
 use crate::settings::Settings;
@@ -14,7 +16,7 @@ use crate::settings::Settings;
 pub(crate) fn require_free(settings: &Settings) -> Result<(), CliError> {
     let mut conflicts = Vec::new();
     for (key, address) in settings.listeners() {
-        if let Err(error) = TcpListener::bind(address) {
+        if let Err(error) = Port::bind(address, 1) {
             conflicts.push(explain(key, address, &error));
         }
     }
@@ -86,6 +88,8 @@ fn listening_socket(table: &str, port: u16) -> Option<(u64, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]

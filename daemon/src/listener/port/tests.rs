@@ -1,3 +1,4 @@
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
@@ -12,17 +13,31 @@ const L: u32 = 65_533;
 
 /// Prints what another user's program gets of a port.
 const TAKE: &str = "
-for chosen in itertools.product([0, 1], [0, 1]):
-    for host in [address[0], '0.0.0.0']:
-        with socket.socket() as thief:
-            thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, chosen[0])
-            thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, chosen[1])
-            try:
-                thief.bind((host, address[1]))
-                thief.listen()
-                print('listens', host, chosen)
-            except OSError:
-                pass
+hosts = {address[0], '0.0.0.0', '::', '127.0.0.1', '::1'}
+for host, chosen in itertools.product(hosts, itertools.product([0, 1], [0, 1])):
+    with socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET) as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, chosen[0])
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, chosen[1])
+        try:
+            if ':' in host:
+                thief.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            thief.bind((host, address[1]))
+            thief.listen()
+            print('listens', host, chosen)
+        except OSError:
+            pass
+";
+/// A broken role's accomplice makes the kernel refuse the port to fresh sockets: with a connection of another user's that shares the
+/// port no more, and a socket on another address, for which the kernel looks at all that have the port. Then it waits.
+const BLOCK: &str = "
+kept.setblocking(True)
+blocker, _ = kept.accept()
+blocker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+other = socket.socket()
+other.bind(('127.0.0.2', address[1]))
+other.listen()
+print('blocked', flush=True)
+signal.pause()
 ";
 /// Ignores clients whose packets don't come with the highest TTL (IP_MINTTL), so practically all.
 const DISTURB: &str = "kept.setsockopt(socket.IPPROTO_IP, 21, 255)";
@@ -35,15 +50,20 @@ except OSError:
     pass
 ";
 
-/// What a Python program of another user prints, which has a duplicate of a socket.
-fn as_user(user: u32, listener: &TcpListener, program: &str) -> String {
+/// A Python program of another user, which has a duplicate of a socket.
+fn python(user: u32, listener: &TcpListener, program: &str) -> Command {
     let start =
-        "import itertools, socket\nkept = socket.socket(fileno=0)\naddress = kept.getsockname()\n";
+        "import itertools, signal, socket\nkept = socket.socket(fileno=0)\naddress = kept.getsockname()\n";
     let mut python = Command::new("setpriv");
     python.args([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".to_owned()]);
     python.args(["/usr/bin/python3", "-c", &format!("{start}{program}")]);
-    let stdin = Stdio::from(OwnedFd::from(listener.try_clone().unwrap()));
-    let output = python.stdin(stdin).output().unwrap();
+    python.stdin(OwnedFd::from(listener.try_clone().unwrap()));
+    python
+}
+
+/// What such a program prints.
+fn as_user(user: u32, listener: &TcpListener, program: &str) -> String {
+    let output = python(user, listener, program).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
@@ -112,4 +132,51 @@ fn who_has_a_duplicate_neither_frees_a_port_nor_keeps_it() {
         }
         assert!(serves(&port));
     }
+}
+
+// R-46.
+#[test]
+fn a_port_is_kept_in_both_versions_of_ip() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    for address in ["127.0.0.1:0", "[::1]:0", "0.0.0.0:0", "[::]:0"] {
+        let port = Port::bind(address.parse().unwrap(), 1).unwrap();
+        assert_eq!(as_user(L, &port.listeners()[0], TAKE), "", "{address}");
+        let taken = Port::bind(port.address(), 1).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+    }
+    // One that is taken there already is no port to begin with.
+    let taken = TcpListener::bind("[::1]:0").unwrap();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, taken.local_addr().unwrap().port()));
+    assert_eq!(Port::bind(address, 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+}
+
+// R-46.
+#[test]
+fn a_port_that_cannot_be_renewed_is_closed() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut port = Port::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+    let held = port.listeners()[0].try_clone().unwrap();
+    let client = TcpStream::connect(port.address()).unwrap();
+    let mut accomplice = python(L, &held, BLOCK).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(accomplice.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "blocked\n");
+    assert_eq!(port.renew().unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    assert!(!port.is_listening());
+    assert_eq!(as_user(L, &held, LISTEN), "", "nor does who has a duplicate");
+    let refused = TcpStream::connect(port.address()).unwrap_err().kind();
+    assert_eq!(refused, io::ErrorKind::ConnectionRefused);
+    // Closed by the client first, so that nothing of it stays.
+    drop(client);
+    accomplice.kill().unwrap();
+    accomplice.wait().unwrap();
+    let started = Instant::now();
+    while port.renew().is_err() {
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+    assert!(serves(&port));
 }
