@@ -181,11 +181,13 @@ import itertools, select, socket, sys
 options = [[], [socket.SO_REUSEADDR], [socket.SO_REUSEPORT], [socket.SO_REUSEADDR, socket.SO_REUSEPORT]]
 tried = False
 while not select.select([sys.stdin], [], [], 0.001)[0]:
-    for port, host, chosen in itertools.product(sys.argv[1:], ['127.0.0.1', '0.0.0.0'], options):
-        with socket.socket() as thief:
+    for port, host, chosen in itertools.product(sys.argv[1:], ['127.0.0.1', '0.0.0.0', '::1', '::'], options):
+        with socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET) as thief:
             for option in chosen:
                 thief.setsockopt(socket.SOL_SOCKET, option, 1)
             try:
+                if ':' in host:
+                    thief.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 thief.bind((host, int(port)))
                 thief.listen()
                 print(port, flush=True)
@@ -297,8 +299,7 @@ fn ports_stay_memgates_while_roles_are_away_and_clients_wait() {
             // Until then it may accept a connection, and close it without a reply because it stops.
             wait_until(deadline_in(20), "it has ended", || product.role(role) != Some(pid));
             let mut answered = answer(address, request);
-            // A killed role's sockets are replaced: one that was waiting, or came until then, connects once more. So does one that
-            // the role had accepted when it stopped, and hadn't read from yet.
+            // One that the role had accepted when it ended, and hadn't answered yet, connects once more.
             let is_closed = match &answered {
                 Ok(line) => line.is_empty(),
                 Err(error) => matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
@@ -335,22 +336,53 @@ fn a_broken_role_gives_its_port_to_nobody_and_leaves_nothing_to_the_next() {
         ("webui", product.web(), get, "HTTP/1.1"),
     ];
     let thief = Attacker::thief(&servers.map(|(_, address, ..)| address));
-    for (role, address, request, expected) in servers {
-        let pid = product.role(role).unwrap();
-        signal(pid, "STOP");
-        let mut broken = Command::new("/usr/bin/python3");
-        broken.args(["-c", BROKEN_ROLE, &pid.to_string(), &address.port().to_string()]);
-        let broken = Attacker::start(broken);
-        signal(pid, "KILL");
-        restarted(&product, role, pid, Duration::from_secs(20));
-        for _ in 0..20 {
-            let answered = answer(address, request);
-            assert!(matches!(&answered, Ok(line) if line.starts_with(expected)), "{role}: {answered:?}");
+    for ended_by in ["KILL", "TERM"] {
+        for (role, address, request, expected) in servers {
+            let pid = product.role(role).unwrap();
+            signal(pid, "STOP");
+            let mut broken = Command::new("/usr/bin/python3");
+            broken.args(["-c", BROKEN_ROLE, &pid.to_string(), &address.port().to_string()]);
+            let broken = Attacker::start(broken);
+            signal(pid, ended_by);
+            if ended_by == "TERM" {
+                // Its exit status is 0.
+                signal(pid, "CONT");
+            }
+            restarted(&product, role, pid, Duration::from_secs(20));
+            for _ in 0..20 {
+                let answered = answer(address, request);
+                assert!(
+                    matches!(&answered, Ok(line) if line.starts_with(expected)),
+                    "{role} after SIG{ended_by}: {answered:?}"
+                );
+            }
+            assert_eq!(broken.finish(), [""; 0], "{role} after SIG{ended_by}");
         }
-        assert_eq!(broken.finish(), [""; 0]);
     }
     assert_eq!(thief.finish(), [""; 0]);
     assert!(!log_contains(&product, "in use"), "{}", product.read_log());
+}
+
+// a client that is connected, and whom the role that was killed has never accepted.
+#[test]
+fn clients_that_wait_are_served_by_the_next_process() {
+    if !is_root() {
+        return;
+    }
+    let product = without_docker(Installation::new());
+    assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req").unwrap(), "1\n");
+    let pid = product.role("proxy").unwrap();
+    signal(pid, "STOP");
+    let clients: Vec<_> = (0..5).map(|_| TcpStream::connect(product.endpoint()).unwrap()).collect();
+    signal(pid, "KILL");
+    restarted(&product, "proxy", pid, Duration::from_secs(20));
+    for mut client in clients {
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        client.write_all(b"get x\r\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(client).read_line(&mut line).unwrap();
+        assert!(line.starts_with("CLIENT_ERROR"), "{line}");
+    }
 }
 
 //

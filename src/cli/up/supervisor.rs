@@ -262,7 +262,7 @@ impl RoleSupervisor {
                     end => {
                         // A stopped process obeys no other signal.
                         let _ = running.child.kill().await;
-                        self.renew_ports(&end);
+                        self.renew_ports();
                         running.log.finish().await;
                         end
                     }
@@ -293,13 +293,9 @@ impl RoleSupervisor {
     }
 
     /// At once, because clients that connect from now on wait for the next process.
-    fn renew_ports(&mut self, end: &End) {
-        // One that stopped as it was told may have clients that wait. They would be lost.
-        if !matches!(end, End::Stopped) {
-            self.ports.distrust();
-        }
+    fn renew_ports(&mut self) {
         if let Err(error) = self.ports.renew() {
-            tracing::error!(role = self.role.name(), %error, "failed to bind ports again");
+            tracing::error!(role = self.role.name(), %error, "failed to bind ports again: they are closed");
         }
     }
 
@@ -319,7 +315,7 @@ impl RoleSupervisor {
     }
 
     /// Sends a role its listening sockets and its settings.
-    async fn hand_over(&self, to: UnixStream) -> std::io::Result<()> {
+    async fn hand_over(&mut self, to: UnixStream) -> std::io::Result<()> {
         for listener in self.ports.listeners() {
             handover::send(&to, listener)?;
         }
@@ -339,8 +335,9 @@ impl RoleSupervisor {
     async fn spawn(&mut self) -> Result<Running, CliError> {
         // SQLite's last user may have removed them, and an unprivileged role can't make them.
         self.data.restore_log_files(&self.settings);
+        let role = self.role;
         let failed = |error: std::io::Error| {
-            let what = format!("can't start the {} ({error})", self.role.name());
+            let what = format!("can't start the {} ({error})", role.name());
             CliError::new(what, "check the system's limits, and that all users may execute this program")
         };
         let (near, far) = UnixStream::pair().map_err(failed)?;
