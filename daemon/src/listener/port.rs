@@ -5,13 +5,27 @@ use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
 use std::os::unix::fs::fchown;
 
+use nix::libc;
+use nix::sys::socket::setsockopt;
 use rustix::io::Errno;
 use socket2::{SockRef, Socket};
 
-use super::{new_socket, open};
+use super::{BACKLOG, new_socket, open};
 
 /// The user and group that own nothing.
 const NOBODY: u32 = 65534;
+
+/// The socket option SO_LOCK_FILTER: from then on nobody attaches a program to the socket.
+#[derive(Debug, Clone, Copy)]
+struct LockFilter;
+
+nix::setsockopt_impl!(
+    LockFilter,
+    libc::SOL_SOCKET,
+    libc::SO_LOCK_FILTER,
+    bool,
+    nix::sys::socket::sockopt::SetBool
+);
 
 /// A port that one process keeps while others, whom it doesn't trust for ever, listen with duplicates of its sockets.
 ///
@@ -71,7 +85,7 @@ impl Port {
     /// # Errors
     /// If the system refuses. Then nobody listens, rather than whoever has duplicates of the old ones.
     pub fn renew(&mut self) -> io::Result<()> {
-        let fresh: io::Result<Vec<_>> = (0..self.count).map(|_| open(self.address, true)).collect();
+        let fresh: io::Result<Vec<_>> = (0..self.count).map(|_| open_locked(self.address)).collect();
         mem::take(&mut self.listeners).iter().for_each(retire);
         self.listeners = fresh?;
         Ok(())
@@ -81,6 +95,16 @@ impl Port {
     pub fn close_listeners(&mut self) {
         self.listeners.clear();
     }
+}
+
+/// A socket that listens and shares its port.
+fn open_locked(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = new_socket(address, true)?;
+    socket.bind(&address.into())?;
+    // A program that chooses who gets a connection is the port's, not the socket's: it would outlive the socket.
+    setsockopt(&socket, LockFilter, &true)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// A socket that keeps an address without listening.

@@ -41,6 +41,16 @@ signal.pause()
 ";
 /// Ignores clients whose packets don't come with the highest TTL (IP_MINTTL), so practically all.
 const DISTURB: &str = "kept.setsockopt(socket.IPPROTO_IP, 21, 255)";
+/// Attaches a program that gives all connections to the first socket of the port (SO_ATTACH_REUSEPORT_CBPF).
+const STEER: &str = "
+import ctypes, struct
+program = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0))
+try:
+    kept.setsockopt(socket.SOL_SOCKET, 51, struct.pack('HP', 1, ctypes.addressof(program)))
+    print('attached')
+except PermissionError:
+    pass
+";
 const STOP: &str = "kept.shutdown(socket.SHUT_RD)";
 const LISTEN: &str = "
 try:
@@ -115,6 +125,7 @@ fn who_has_a_duplicate_neither_frees_a_port_nor_keeps_it() {
         let mut port = Port::bind("127.0.0.1:0".parse().unwrap(), count).unwrap();
         let held: Vec<_> = port.listeners().iter().map(|it| it.try_clone().unwrap()).collect();
         for socket in &held {
+            assert_eq!(as_user(W, socket, STEER), "");
             as_user(W, socket, STOP);
         }
         assert!(!port.is_listening());
@@ -131,6 +142,15 @@ fn who_has_a_duplicate_neither_frees_a_port_nor_keeps_it() {
             }
         }
         assert!(serves(&port));
+    }
+}
+
+// R-46: where it isn't refused, the attack works.
+#[test]
+fn a_shared_port_that_nobody_keeps_can_be_steered() {
+    if rustix::process::geteuid().is_root() {
+        let shared = bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        assert_eq!(as_user(W, &shared[0], STEER), "attached\n");
     }
 }
 
