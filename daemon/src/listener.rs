@@ -74,18 +74,22 @@ pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
 }
 
 fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-    let socket = new_socket(address, shared)?;
+    let socket = stream(Domain::for_address(address))?;
+    share(&socket, shared)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-fn new_socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+fn stream(domain: Domain) -> io::Result<Socket> {
+    Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
+}
+
+/// Prepares a socket to be bound, beside connections of an earlier process, and beside others that listen if it is `shared`.
+fn share(socket: &Socket, shared: bool) -> io::Result<()> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
+    socket.set_nonblocking(true)
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! Containers of the whole product: who reaches them, and which of the operator's are left alone.
 
 use std::fs;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::process::Command;
+
+use daemon::listener::{self, Port};
 
 use crate::harness::{Product, docker, is_root};
 use crate::text_client::TextClient;
@@ -15,6 +19,19 @@ fn reaches(user: u32, address: &str) -> bool {
         .unwrap()
         .status
         .success()
+}
+
+/// Whether a process of this user can connect with a duplicate of a socket that listened.
+fn reaches_with(socket: &TcpListener, user: u32, address: &str) -> bool {
+    let script = format!(
+        "import socket\nkept = socket.socket(fileno=0)\nkept.shutdown(socket.SHUT_RDWR)\nkept.settimeout(1)\n\
+         try:\n    kept.connect(('{address}', 11211))\n    print('connected')\nexcept OSError:\n    pass\n"
+    );
+    let mut python = Command::new("setpriv");
+    python.args([&format!("--reuid={user}"), "--clear-groups", "/usr/bin/python3", "-c", &script]);
+    let output = python.stdin(OwnedFd::from(socket.try_clone().unwrap())).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    output.stdout == b"connected\n"
 }
 
 // R-29, R-16.
@@ -38,6 +55,12 @@ fn the_web_ui_cannot_reach_a_cache() {
     assert!(reaches(user_of("proxy"), address) && reaches(0, address));
     assert!(!reaches(user_of("webui"), address), "a broken web UI could take the cache away");
     assert!(!reaches(65_534, address), "any user of the machine could");
+    // Root has made the sockets that a role listens with.
+    let any = "0.0.0.0:0".parse().unwrap();
+    let port = Port::bind(any, 1).unwrap();
+    assert!(!reaches_with(&port.listeners()[0], user_of("webui"), address), "with a socket of root's");
+    // The attack itself works.
+    assert!(reaches_with(&listener::bind(any, 1).unwrap()[0], user_of("webui"), address));
     let after = product.json(&["instance", "show", &ada.email]);
     assert_eq!((&after["generation"], &after["container"]), (&before["generation"], &before["container"]));
     assert_eq!(client.get("steady"), Ok(Some(b"value".to_vec())));

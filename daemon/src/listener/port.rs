@@ -7,10 +7,12 @@ use std::os::unix::fs::fchown;
 
 use nix::libc;
 use nix::sys::socket::setsockopt;
+use nix::unistd::{Uid, setfsuid};
 use rustix::io::Errno;
-use socket2::{SockRef, Socket};
+use rustix::process::{DumpableBehavior, dumpable_behavior, geteuid, set_dumpable_behavior};
+use socket2::{Domain, SockRef, Socket};
 
-use super::{BACKLOG, new_socket, open};
+use super::{BACKLOG, open, share, stream};
 
 /// The user and group that own nothing.
 const NOBODY: u32 = 65534;
@@ -99,7 +101,7 @@ impl Port {
 
 /// A socket that listens and shares its port.
 fn open_locked(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = new_socket(address, true)?;
+    let socket = kept_socket(address)?;
     socket.bind(&address.into())?;
     // A program that chooses who gets a connection is the port's, not the socket's: it would outlive the socket.
     setsockopt(&socket, LockFilter, &true)?;
@@ -109,7 +111,7 @@ fn open_locked(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// A socket that keeps an address without listening.
 fn guard(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
-    let guard = new_socket(address, true)?;
+    let guard = kept_socket(address)?;
     if only_v6 {
         guard.set_only_v6(true)?;
     }
@@ -117,6 +119,31 @@ fn guard(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
     // Needed until here, beside connections of an earlier process. With it, others could listen while none of ours does.
     guard.set_reuse_address(false)?;
     Ok(guard)
+}
+
+/// A socket that may share its port, and whose packets count as nobody's in a firewall: it looks at who made the socket's file, and
+/// who has a duplicate may connect with it to whatever root reaches.
+fn kept_socket(address: SocketAddr) -> io::Result<Socket> {
+    let domain = Domain::for_address(address);
+    let socket = if geteuid().is_root() { stream_of_nobody(domain)? } else { stream(domain)? };
+    share(&socket, true)?;
+    Ok(socket)
+}
+
+/// Makes a socket of root's while this thread counts as nobody for the file system.
+fn stream_of_nobody(domain: Domain) -> io::Result<Socket> {
+    let dumpable = dumpable_behavior()?;
+    setfsuid(Uid::from_raw(NOBODY));
+    let socket = stream(domain);
+    setfsuid(Uid::from_raw(geteuid().as_raw()));
+    if dumpable == DumpableBehavior::Dumpable {
+        // The change of the user has hidden the process from others of its user's.
+        set_dumpable_behavior(dumpable)?;
+    }
+    let socket = socket?;
+    // Sockets share a port that belong to one user.
+    fchown(&socket, Some(geteuid().as_raw()), None)?;
+    Ok(socket)
 }
 
 /// Keeps the same port where another version of IP has an address like this one. `None` if there is none on this machine.

@@ -244,6 +244,11 @@ fn other_keys_are_refused_by_roles_and_commands_and_never_made() {
     }
     assert!(installation.run(&["migrate"]).status.success());
     installation.json(&create);
+    // a new lane key, as docs/operating.md makes one.
+    fs::write(installation.data().join("lane.key"), "0123456789abcdef".repeat(4)).unwrap();
+    assert!(!installation.run(&["migrate"]).status.success());
+    execute(&installation, "UPDATE installation SET lane_key_fingerprint = NULL");
+    assert!(installation.run(&["migrate"]).status.success());
 }
 
 // F-28: as on a second machine, which has the id but made keys of its own.
