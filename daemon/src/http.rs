@@ -134,8 +134,11 @@ pub async fn serve(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "failed to accept a connection");
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
+                // `memgate up` makes the socket stop just before it tells the role to.
+                if !shutdown.has_begun() {
+                    tracing::warn!(%error, "failed to accept a connection");
+                }
                 continue;
             }
         };

@@ -94,10 +94,11 @@ impl Acceptor {
                     self.on_accept(stream, peer.ip().to_canonical());
                 }
                 Err(error) => {
+                    // `memgate up` makes the socket stop just before it tells the role to: this ends here then.
+                    sleep(ACCEPT_BACKOFF).await;
                     if !std::mem::replace(&mut is_failing, true) {
                         tracing::warn!(%error, "failed to accept connections");
                     }
-                    sleep(ACCEPT_BACKOFF).await;
                 }
             }
         }

@@ -126,7 +126,7 @@ fn killed_role_is_back_within_five_seconds_and_a_stopped_one_at_once() {
 // F-24.
 #[test]
 fn sighup_reloads_and_ends_nothing() {
-    let product = without_docker(Installation::new());
+    let mut product = without_docker(Installation::new());
     let before = product.roles();
     let settings = product.data().join("memgate.toml");
     for (text, expected) in [
@@ -147,6 +147,9 @@ fn sighup_reloads_and_ends_nothing() {
     }
     assert_eq!(product.roles(), before, "no process ended");
     fs::remove_file(&settings).unwrap();
+    // A shutdown makes the sockets stop, which is no fault.
+    product.interrupt();
+    assert!(!log_contains(&product, "failed to accept"), "{}", product.read_log());
 }
 
 // F-25: SQLite maps the file into memory, and the kernel ends who reads behind its end.
@@ -251,6 +254,13 @@ impl Attacker {
         Self::start(thief)
     }
 
+    /// What a role with this process does to the socket with which it listens.
+    fn broken(role: u32, address: SocketAddr) -> Self {
+        let mut broken = Command::new("/usr/bin/python3");
+        broken.args(["-c", BROKEN_ROLE, &role.to_string(), &address.port().to_string()]);
+        Self::start(broken)
+    }
+
     /// Ends it. Returns what it has got.
     fn finish(mut self) -> Vec<String> {
         drop(self.process.stdin.take());
@@ -340,9 +350,7 @@ fn a_broken_role_gives_its_port_to_nobody_and_leaves_nothing_to_the_next() {
         for (role, address, request, expected) in servers {
             let pid = product.role(role).unwrap();
             signal(pid, "STOP");
-            let mut broken = Command::new("/usr/bin/python3");
-            broken.args(["-c", BROKEN_ROLE, &pid.to_string(), &address.port().to_string()]);
-            let broken = Attacker::start(broken);
+            let broken = Attacker::broken(pid, address);
             signal(pid, ended_by);
             if ended_by == "TERM" {
                 // Its exit status is 0.

@@ -1,7 +1,6 @@
 //! A port that one process keeps while others listen on it.
 
 use std::io;
-use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
 use std::os::unix::fs::fchown;
 
@@ -88,14 +87,20 @@ impl Port {
     /// If the system refuses. Then nobody listens, rather than whoever has duplicates of the old ones.
     pub fn renew(&mut self) -> io::Result<()> {
         let fresh: io::Result<Vec<_>> = (0..self.count).map(|_| open_locked(self.address)).collect();
-        mem::take(&mut self.listeners).iter().for_each(retire);
+        self.close_listeners();
         self.listeners = fresh?;
         Ok(())
     }
 
-    /// Closes the sockets that listen. The port refuses clients once all duplicates are closed, and nobody else can take it.
+    /// Makes the sockets stop that listen, also for whoever has duplicates. The port refuses clients, and nobody else can take it.
     pub fn close_listeners(&mut self) {
-        self.listeners.clear();
+        self.listeners.drain(..).for_each(|listener| retire(&listener));
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.close_listeners();
     }
 }
 
@@ -166,9 +171,13 @@ fn guard_of_other_version(address: SocketAddr) -> io::Result<Option<Socket>> {
 
 /// Makes a socket stop listening for good, although others may have duplicates.
 fn retire(listener: &TcpListener) {
-    // A socket of another user's can't share the port, so it may not listen again. Only root can give it away, and a duplicate
-    // that root's own processes have is no threat.
-    let _ = fchown(listener, Some(NOBODY), Some(NOBODY));
+    // A socket of another user's can't share the port, so it may not listen again. Only root can give it away; without root all
+    // processes that have duplicates are one user's.
+    if let Err(error) = fchown(listener, Some(NOBODY), Some(NOBODY))
+        && geteuid().is_root()
+    {
+        tracing::warn!(%error, "failed to give away a socket: who has a duplicate can let it listen again");
+    }
     // It fails if the socket has stopped already.
     let _ = SockRef::from(listener).shutdown(Shutdown::Both);
 }

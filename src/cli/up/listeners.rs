@@ -85,7 +85,7 @@ impl RolePorts {
         CliError::all(conflicts).map_or(Ok(()), Err)
     }
 
-    /// From now on only the role's own process listens, and nobody once it has stopped.
+    /// From now on clients are refused.
     pub(super) fn close(&mut self) {
         self.0.iter_mut().for_each(|it| it.port.close_listeners());
     }

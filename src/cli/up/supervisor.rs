@@ -254,7 +254,7 @@ impl RoleSupervisor {
             let end = match self.spawn().await {
                 Ok(mut running) => match running.watch(&self.common.shutdown, &mut reload).await {
                     End::Shutdown => {
-                        // The role closes its own: clients are refused then, and don't wait.
+                        // Clients are refused from now on, and don't wait.
                         self.ports.close();
                         running.stop(self.role).await;
                         return Ok(());

@@ -106,11 +106,18 @@ fn a_kept_port_is_renewed_and_refuses_clients_when_it_is_closed() {
         port.renew().unwrap();
         assert!(port.is_listening() && serves(&port));
         assert!(duplicates.iter().all(|it| !SockRef::from(it).is_listener().unwrap()));
+        let duplicates: Vec<_> = port.listeners().iter().map(|it| it.try_clone().unwrap()).collect();
         port.close_listeners();
         let refused = TcpStream::connect(address).unwrap_err().kind();
         assert_eq!(refused, io::ErrorKind::ConnectionRefused);
+        assert!(duplicates.iter().all(|it| !SockRef::from(it).is_listener().unwrap()));
+        drop(duplicates);
         assert!(bind(address, 1).is_err(), "it is kept");
+        port.renew().unwrap();
+        let duplicate = port.listeners()[0].try_clone().unwrap();
         drop(port);
+        assert!(!SockRef::from(&duplicate).is_listener().unwrap());
+        drop(duplicate);
         assert!(bind(address, 1).is_ok());
     }
 }
