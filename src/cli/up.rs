@@ -20,11 +20,13 @@ use tokio::runtime::Runtime;
 
 use self::listeners::RoleListeners;
 pub(crate) use self::lock::{LockHolder, lock_holder};
-use self::role_group::GroupFolders;
+use self::role_group::{GroupFolders, RoleGroup};
 use self::supervisor::Supervisor;
+use self::user_manager::RoleUser;
 use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
+use crate::role::Role;
 use crate::settings::Settings;
 use crate::system_users::SystemUsers;
 use crate::{ca, changed_settings, store_outage};
@@ -42,6 +44,9 @@ pub(crate) fn run(global: &GlobalArgs) -> Result<(), CliError> {
     }
     data_dir.prepare(&settings, system_users.as_ref())?;
     let lock = lock::lock(&data_dir, &settings)?;
+    if let Some(system_users) = &system_users {
+        end_earlier_roles(&data_dir, &lock.group_folders, system_users)?;
+    }
     port_check::require_free(&settings)?;
     let data = data_dir.path().to_path_buf();
     if let Some(system_users) = &system_users {
@@ -67,6 +72,22 @@ pub(crate) fn run(global: &GlobalArgs) -> Result<(), CliError> {
 fn single_threaded() -> Result<Runtime, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| CliError::new(error.to_string(), "check the system's limits"))
+}
+
+/// Ends roles that outlived an earlier `memgate up`: a broken one that doesn't stop when it should has its port still.
+fn end_earlier_roles(
+    data_dir: &DataDir,
+    folders: &GroupFolders,
+    system_users: &SystemUsers,
+) -> Result<(), CliError> {
+    // Without an id no role has run. What else is wrong with it is said later.
+    let Ok(installation) = data_dir.installation_id() else { return Ok(()) };
+    for role in Role::ALL {
+        let Some(user) = RoleUser::of(role, system_users) else { continue };
+        RoleGroup::end_earlier(folders, (&installation, role.name()), user)
+            .map_err(|error| role_group::not_ended(role, &error))?;
+    }
+    Ok(())
 }
 
 /// A prepared installation.

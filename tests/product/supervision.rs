@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, ErrorKind, Lines, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,17 +23,21 @@ pub(crate) fn without_docker(installation: Installation) -> Product {
 fn without_docker_with(installation: Installation, settings: &[(&str, &str)]) -> Product {
     // The very first start would fail.
     assert!(installation.run(&["migrate"]).status.success());
-    let socket = installation.dir().join("docker.sock");
-    let log = File::options().create(true).append(true).open(installation.log()).unwrap();
-    let mut up = installation.memgate(&["up"]);
-    up.envs(settings.iter().copied());
-    up.env("MEMGATE_PROVISIONER__DOCKER_SOCKET", socket).stdout(Stdio::null()).stderr(log);
-    let up = up.spawn().unwrap();
+    let up = up_without_docker(&installation, settings);
     let product = Product::running(installation, (up, Vec::new()));
     for role in ["proxy", "webui"] {
         wait_until(deadline_in(60), role, || role_status(&product, role)["ready"] == true);
     }
     product
+}
+
+fn up_without_docker(installation: &Installation, settings: &[(&str, &str)]) -> Child {
+    let socket = installation.dir().join("docker.sock");
+    let log = File::options().create(true).append(true).open(installation.log()).unwrap();
+    let mut up = installation.memgate(&["up"]);
+    up.envs(settings.iter().copied());
+    up.env("MEMGATE_PROVISIONER__DOCKER_SOCKET", socket).stdout(Stdio::null()).stderr(log);
+    up.spawn().unwrap()
 }
 
 /// What `memgate status` says, whatever its exit status.
@@ -391,6 +396,29 @@ fn clients_that_wait_are_served_by_the_next_process() {
         BufReader::new(client).read_line(&mut line).unwrap();
         assert!(line.starts_with("CLIENT_ERROR"), "{line}");
     }
+}
+
+//
+#[test]
+fn a_broken_role_that_outlives_memgate_up_keeps_it_from_no_start() {
+    if !is_root() {
+        return;
+    }
+    let product = without_docker(Installation::new());
+    let role = product.role("webui").unwrap();
+    let mut broken = Attacker::broken(role, product.web());
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let is_unified = |line: &&str| line.split(' ').nth(2) == Some("cgroup2");
+    let mount = mounts.lines().find(is_unified).and_then(|line| line.split(' ').nth(1)).unwrap();
+    let groups = fs::read_to_string(format!("/proc/{role}/cgroup")).unwrap();
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
+    fs::write(format!("{mount}{group}/cgroup.procs"), broken.process.id().to_string()).unwrap();
+    signal(product.supervisor(), "KILL");
+    let mut up = up_without_docker(&product, &[]);
+    wait_until(deadline_in(60), "it is ready", || role_status(&product, "webui")["ready"] == true);
+    assert_eq!(broken.process.wait().unwrap().signal(), Some(9));
+    signal(up.id(), "INT");
+    assert!(up.wait().unwrap().success());
 }
 
 //

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use super::control_groups::{innermost_of_root, own_group};
 use super::user_manager::{self, RoleUser};
+use crate::output::CliError;
+use crate::role::Role;
 
 /// How long the processes of a group have to end once they were killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,27 +57,36 @@ pub(super) struct RoleGroup {
 }
 
 impl RoleGroup {
-    /// Ends what an earlier `memgate up` of the installation has left of the role, and makes a new group. `None` if this
-    /// process can't make one. Takes [`KILL_TIMEOUT`] at most for each folder.
+    /// Ends what an earlier `memgate up` of the installation has left of the role, as [`RoleGroup::end_earlier`], and makes a new
+    /// group. `None` if this process can't make one.
     ///
     /// # Errors
     /// If processes of an earlier one don't end.
     pub(super) fn create(
         folders: &GroupFolders,
-        (installation, role): (&str, &str),
+        names: (&str, &str),
         user: RoleUser,
     ) -> io::Result<Option<Self>> {
-        let name = format!("memgate-{installation}-{role}");
-        for left in folders.all().map(|folder| folder.join(&name)).filter(|folder| folder.exists()) {
-            end(&left)?;
-        }
-        report(user_manager::end(user));
-        let Some(folder) = folders.own.as_ref().map(|folder| folder.join(name)) else { return Ok(None) };
+        Self::end_earlier(folders, names, user)?;
+        let Some(folder) = folders.own.as_ref().map(|folder| folder.join(name(names))) else {
+            return Ok(None);
+        };
         if fs::create_dir(&folder).is_err() || !folder.join("cgroup.kill").exists() {
             let _ = fs::remove_dir(&folder);
             return Ok(None);
         }
         Ok(Some(Self { folder, user }))
+    }
+
+    /// Ends what an earlier `memgate up` of the installation has left of the role. Takes [`KILL_TIMEOUT`] at most for each folder.
+    ///
+    /// # Errors
+    /// If processes don't end.
+    pub(super) fn end_earlier(folders: &GroupFolders, names: (&str, &str), user: RoleUser) -> io::Result<()> {
+        let groups = folders.all().map(|folder| folder.join(name(names)));
+        groups.filter(|group| group.exists()).try_for_each(|group| end(&group))?;
+        report(user_manager::end(user));
+        Ok(())
     }
 
     /// Moves a process into the group, before it does anything that others decide.
@@ -94,6 +105,16 @@ impl Drop for RoleGroup {
         }
         report(user_manager::end(self.user));
     }
+}
+
+/// The error if what an earlier start has left of a role doesn't end.
+pub(super) fn not_ended(role: Role, error: &io::Error) -> CliError {
+    let what = format!("processes of an earlier {} don't end ({error})", role.name());
+    CliError::new(what, "end the processes of its user yourself")
+}
+
+fn name((installation, role): (&str, &str)) -> String {
+    format!("memgate-{installation}-{role}")
 }
 
 fn report(ended: io::Result<()>) {

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::listeners::{RoleListeners, RolePorts};
-use super::role_group::{GroupFolders, RoleGroup};
+use super::role_group::{self, GroupFolders, RoleGroup};
 use super::role_log::RoleLog;
 use super::user_manager::RoleUser;
 use super::watchdog::Watchdog;
@@ -358,14 +358,14 @@ impl RoleSupervisor {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
         }
         let mut group = None;
-        let identity = self.common.system_users.and_then(|users| self.role.identity(&users));
-        if let (Some(identity), Some(name)) = (identity, self.role.user_name()) {
+        let users = self.common.system_users;
+        let identity = users.and_then(|users| self.role.identity(&users));
+        let user = users.and_then(|users| RoleUser::of(self.role, &users));
+        if let (Some(identity), Some(user)) = (identity, user) {
             // It becomes that user itself, because only root can give up what root has.
             command.arg("--run-as").arg(identity.to_string());
-            group = self.create_group(RoleUser { id: identity.user, name }).await.map_err(|error| {
-                let what = format!("processes of an earlier {} don't end ({error})", self.role.name());
-                CliError::new(what, "end the processes of its user yourself")
-            })?;
+            let created = self.create_group(user).await;
+            group = created.map_err(|error| role_group::not_ended(self.role, &error))?;
         }
         // Here once more, because an earlier process may have been alive until now.
         self.ports.renew()?;

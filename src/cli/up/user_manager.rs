@@ -7,6 +7,8 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use super::control_groups::{innermost_of_root, own_group};
+use crate::role::Role;
+use crate::system_users::SystemUsers;
 
 /// Names the users whose service manager starts with the machine.
 const LINGER: &str = "/var/lib/systemd/linger";
@@ -16,6 +18,13 @@ const LINGER: &str = "/var/lib/systemd/linger";
 pub(super) struct RoleUser {
     pub(super) id: u32,
     pub(super) name: &'static str,
+}
+
+impl RoleUser {
+    /// `None` for root.
+    pub(super) fn of(role: Role, system_users: &SystemUsers) -> Option<Self> {
+        Some(Self { id: role.identity(system_users)?.user, name: role.user_name()? })
+    }
 }
 
 /// Ends the user's service manager and sessions, with all processes in them, and forgets that they shall start again.
