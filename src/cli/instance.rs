@@ -254,19 +254,21 @@ impl Usage {
         let store::Usage { hits, misses, .. } = self.counters;
         match hits.saturating_add(misses) {
             0 => "-".to_owned(),
-            reads => format!("{} %", hits.saturating_mul(100) / reads),
+            reads => format!("{} %", hits.saturating_mul(100).saturating_div(reads)),
         }
     }
 
     /// Formats the usage as names and values.
     pub(super) fn text(&self) -> String {
         let store::Usage { hits, misses, stores, deletes, arithmetic, touches, others, .. } = self.counters;
+        // A broken proxy may have written any numbers.
+        let writes = [deletes, arithmetic, touches].into_iter().fold(stores, i64::saturating_add);
         let bound = |us: Option<i64>| us.map_or_else(|| "-".to_owned(), |us| format!("under {us} us"));
         table::pairs(&[
             ("open connections", self.open_connections.to_string()),
-            ("reads", format!("{} ({hits} hits, {misses} misses)", hits + misses)),
+            ("reads", format!("{} ({hits} hits, {misses} misses)", hits.saturating_add(misses))),
             ("hit rate", self.hit_rate()),
-            ("writes", (stores + deletes + arithmetic + touches).to_string()),
+            ("writes", writes.to_string()),
             ("other", others.to_string()),
             ("errors", self.counters.errors.to_string()),
             ("bytes in, out", format!("{}, {}", self.counters.bytes_in, self.counters.bytes_out)),
@@ -277,11 +279,11 @@ impl Usage {
 
 /// The upper bound in microseconds of the fastest `percent` of all requests.
 fn quantile(latency: &[(i64, i64)], percent: i64) -> Option<i64> {
-    let total: i64 = latency.iter().map(|(_, requests)| requests).sum();
+    let total: i128 = latency.iter().map(|(_, requests)| i128::from(*requests)).sum();
     let mut below = 0;
     latency.iter().find_map(|(bound, requests)| {
-        below += requests;
-        (below * 100 >= total * percent && total > 0).then_some(*bound)
+        below += i128::from(*requests);
+        (below * 100 >= total * i128::from(percent) && total > 0).then_some(*bound)
     })
 }
 
@@ -312,6 +314,28 @@ mod tests {
         let latency = [(64, 50), (128, 49), (1024, 1)];
         assert_eq!((quantile(&latency, 50), quantile(&latency, 99)), (Some(64), Some(128)));
         assert_eq!((quantile(&latency, 100), quantile(&[], 50)), (Some(1024), None));
+    }
+
+    //
+    #[test]
+    fn absurd_numbers_of_the_store_are_printed() {
+        let (max, min) = (i64::MAX, i64::MIN);
+        let latency = [(max, max), (max, max), (min, min)];
+        assert_eq!((quantile(&latency, 50), quantile(&[(1, min), (2, 1)], 99)), (Some(max), None));
+        for (number, misses) in [(max, max), (min, min), (min, max)] {
+            let counters = store::Usage {
+                hits: number,
+                misses,
+                stores: number,
+                deletes: number,
+                arithmetic: number,
+                touches: number,
+                ..store::Usage::default()
+            };
+            let usage = Usage { open_connections: number, counters, p50_us: Some(number), p99_us: None };
+            // The last are -1 reads.
+            assert!(usage.text().contains(&number.to_string()), "{}", usage.text());
+        }
     }
 
     #[test]

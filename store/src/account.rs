@@ -68,7 +68,8 @@ macro_rules! follow_memory {
                     .execute(&mut *$tx)
                     .await?;
             }
-            $growth = $growth.map(|left| left - (memory_mb - instance.memory_mb).max(0));
+            $growth =
+                $growth.map(|left| left.saturating_sub(memory_mb.saturating_sub(instance.memory_mb).max(0)));
         }
     }};
 }
