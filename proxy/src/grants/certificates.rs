@@ -25,6 +25,14 @@ pub(super) struct Certificates {
     unknown: DashMap<Fingerprint, ()>,
 }
 
+#[cfg(test)]
+impl Certificates {
+    /// As when they have made room for others.
+    pub(super) fn forget_all(&self) {
+        evict(&self.known, 0);
+    }
+}
+
 /// The token that a certificate was issued for, and when the certificate expires.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CertificateBinding {
@@ -33,7 +41,8 @@ pub(crate) struct CertificateBinding {
 }
 
 impl Grants {
-    /// Takes note of a certificate that was issued or revoked just now. Returns whether it has ended.
+    /// Takes note of a certificate that was issued or revoked just now. Returns whether connections that it has authenticated must
+    /// end.
     ///
     /// # Errors
     /// If it must be read again, and can't be.
@@ -41,7 +50,8 @@ impl Grants {
         let Certificates { known, unknown } = &self.certificates;
         unknown.remove(fingerprint);
         if !known.contains_key(fingerprint) {
-            return Ok(false);
+            // One that was known may have made room for others, and has connections still. One that was issued has none yet.
+            return Ok(true);
         }
         let read = timeout(STORE_TIMEOUT, self.store.token_of_certificate(fingerprint)).await;
         match read.map_err(|_| StoreError::Timeout)? {

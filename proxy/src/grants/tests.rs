@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 
-use store::{Database, NewToken, NewUser, Permissions, Token};
+use store::{Database, Fingerprint, NewToken, NewUser, Permissions, Token};
 use tempfile::TempDir;
 
 use super::*;
@@ -186,4 +186,20 @@ async fn token_is_known_by_itself_and_by_its_cache_or_by_neither() {
             assert_eq!(by_cache.contains(&grant.token), known.get(&grant.token).is_some(), "{round}");
         }
     });
+}
+
+// with many certificates, a proxy forgets some.
+#[tokio::test]
+async fn a_forgotten_certificate_that_is_revoked_ends_its_connections() {
+    let fixture = Fixture::new().await;
+    let (token, grants) = (fixture.sign_up("ann@example.com").await, &fixture.grants);
+    let fingerprint = Fingerprint::of(b"certificate");
+    let expires = store::now().saturating_add(Duration::from_secs(3600));
+    grants.store.add_certificate(&token.id(), fingerprint, expires).await.unwrap();
+    let (_, verdict) = grants.check_certificate(fingerprint, SOURCE.into()).await;
+    assert!(matches!(verdict, Verdict::Granted(_)));
+    assert!(!grants.renew_certificate(&fingerprint).await.unwrap(), "a current one");
+    grants.certificates.forget_all();
+    grants.store.revoke_certificate(&token.id(), fingerprint).await.unwrap();
+    assert!(grants.renew_certificate(&fingerprint).await.unwrap());
 }
