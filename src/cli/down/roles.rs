@@ -29,12 +29,10 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) async fn stop(settings: &Settings, installation: &str) -> Result<Vec<String>, CliError> {
     let mut stopped = Vec::new();
     for role in Role::ALL {
-        let Some(pid) = find(role, settings, installation).await? else { continue };
+        let Some((pid, process)) = find(role, settings, installation).await? else { continue };
         let what = format!("{} (process {pid})", role.name());
         let fix = || format!("stop process {pid} yourself, then retry");
-        let process = Pid::from_raw(pid.cast_signed());
-        let process = process.ok_or_else(|| CliError::new(format!("can't stop the {what}"), fix()))?;
-        rustix::process::kill_process(process, Signal::TERM)
+        rustix::process::pidfd_send_signal(&process, Signal::TERM)
             .map_err(|error| CliError::new(format!("can't stop the {what} ({error})"), fix()))?;
         let started = Instant::now();
         while runs(pid) {
@@ -82,19 +80,24 @@ pub(super) async fn keep_provisioners_away(
 ///
 /// # Errors
 /// If the role's user can't be looked up.
-async fn find(role: Role, settings: &Settings, installation: &str) -> Result<Option<u32>, CliError> {
+async fn find(
+    role: Role,
+    settings: &Settings,
+    installation: &str,
+) -> Result<Option<(u32, OwnedFd)>, CliError> {
     let address = role.health(settings);
     let Ok(report) = health_check::ask(address).await else { return Ok(None) };
-    let is_ours = health_check::foreign(&report, role, installation).is_none();
-    let Some(listener) = port_check::listener(address.port()).filter(|_| is_ours) else { return Ok(None) };
+    if health_check::foreign(&report, role, installation).is_some() {
+        return Ok(None);
+    }
     let mut users = vec![rustix::process::geteuid().as_raw()];
     if let (true, Some(name)) = (users == [0], role.user_name()) {
         users.extend(system_users::user_id(name)?);
     }
-    let is_role = listener.pid == report.process.pid
-        && users.contains(&listener.socket_user)
-        && runs_memgate(listener.pid, &users);
-    Ok(is_role.then_some(listener.pid))
+    let pid = report.process.pid;
+    // What is opened here stays the same process, whoever has its id later.
+    let opened = i32::try_from(pid).ok().and_then(|pid| open_process(pid, &users).ok());
+    Ok(opened.filter(|_| port_check::listens(pid, address, &users)).map(|process| (pid, process)))
 }
 
 /// Opens a process that runs this program as one of these users: what has its id later is another one.
