@@ -20,6 +20,7 @@ use rustix::thread::CapabilitySet;
 use tokio::runtime::Runtime;
 
 use self::confinement::Identity;
+use self::priority::Priority;
 use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
@@ -31,6 +32,9 @@ use crate::{changed_settings, store_outage};
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Gives the web UI about a tenth of a CPU that the proxy could use whole.
 const WEBUI_NICENESS: i32 = 10;
+/// Many processes of a broken role, which are small one by one, have the system end them before other programs.
+const WEBUI_OOM_SCORE: u16 = 800;
+const PROXY_OOM_SCORE: u16 = 300;
 
 /// A process of an installation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,11 +121,12 @@ impl Role {
         }
     }
 
-    /// How far it stands back for the others when the CPU is short.
-    fn niceness(self) -> i32 {
+    /// How far it stands back for the others, and for what else runs on the machine.
+    fn priority(self) -> Priority {
         match self {
-            Self::Webui => WEBUI_NICENESS,
-            Self::Provisioner | Self::Proxy => 0,
+            Self::Webui => Priority { niceness: WEBUI_NICENESS, oom_score: Some(WEBUI_OOM_SCORE) },
+            Self::Proxy => Priority { niceness: 0, oom_score: Some(PROXY_OOM_SCORE) },
+            Self::Provisioner => Priority { niceness: 0, oom_score: None },
         }
     }
 
@@ -164,7 +169,7 @@ impl Role {
 /// Runs the role until SIGTERM or SIGINT.
 pub(crate) fn run(role: Role, args: &RoleArgs, global: &GlobalArgs) -> Result<(), CliError> {
     let (settings, listeners, supervision) = if args.supervised {
-        confinement::confine(args.run_as.as_ref(), role.capabilities(), role.niceness())
+        confinement::confine(args.run_as.as_ref(), role.capabilities(), role.priority())
             .map_err(|error| supervision_error("give up its privileges", &error))?;
         let pipe =
             keepalive::take_stdout().map_err(|error| supervision_error("show that it runs", &error))?;

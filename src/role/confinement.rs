@@ -9,7 +9,8 @@ use std::str::FromStr;
 use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::{hidden_sockets, priority};
+use super::hidden_sockets;
+use super::priority::{self, Priority};
 
 /// Stdin, stdout and stderr.
 const STANDARD_FILES: i32 = 3;
@@ -51,15 +52,19 @@ impl FromStr for Identity {
 }
 
 /// Confines this process for good: it becomes `identity`, if one is given, keeps of root's capabilities those in `kept`, and
-/// lowers its priority by `niceness`.
+/// lowers its priority.
 ///
 /// # Errors
 /// If the system refuses one of the steps, or there is another thread. The caller must exit then.
-pub(super) fn confine(identity: Option<&Identity>, kept: CapabilitySet, niceness: i32) -> io::Result<()> {
+pub(super) fn confine(
+    identity: Option<&Identity>,
+    kept: CapabilitySet,
+    priority: Priority,
+) -> io::Result<()> {
     require_single_thread()?;
     let parent = rustix::process::getppid();
     rustix::process::setsid()?;
-    priority::lower(niceness);
+    priority::lower(priority);
     // A process started as /proc/self/exe is listed as "exe".
     rustix::thread::set_name(c"memgate")?;
     close_inherited_files()?;

@@ -69,6 +69,11 @@ fn roles_have_the_least_privileges() {
             assert!(session.trim().ends_with(&format!(" nice {niceness}")), "{name}: {session}");
         }
     }
+    // a role that uses up the memory ends before others.
+    for (name, score) in [("proxy", "300"), ("webui", "800")] {
+        let pid = product.role(name).unwrap();
+        assert_eq!(fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim(), score, "{name}");
+    }
     let provisioner = product.role("provisioner").unwrap();
     assert_eq!(ids(provisioner, "Uid:")[0], 0);
     let status = fs::read_to_string(format!("/proc/{provisioner}/status")).unwrap();
