@@ -1,5 +1,6 @@
 //! A port that one process keeps while others listen on it.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
 use std::os::unix::fs::fchown;
@@ -15,6 +16,8 @@ use super::{BACKLOG, open, share, stream};
 
 /// The user and group that own nothing.
 const NOBODY: u32 = 65534;
+/// The first of 2^28 ids that belong to no user: neither distributions nor containers use them.
+const OWNERS: u32 = 0x7000_0000;
 
 /// The socket option SO_LOCK_FILTER: from then on nobody attaches a program to the socket.
 #[derive(Debug, Clone, Copy)]
@@ -32,12 +35,14 @@ nix::setsockopt_impl!(
 ///
 /// A duplicate is the same socket: who has one can make it stop listening, and sets its options for all. So the port is kept by a
 /// socket that nobody else gets, its guard. It doesn't listen, and shares the port (SO_REUSEPORT), which the kernel allows only
-/// among sockets of one user. Another guard keeps the port of the other version of IP, where other users could otherwise listen
+/// among sockets of one user. That one is no user of the system, and each port has another: a duplicate that somebody has kept since
+/// an earlier process of ours was killed doesn't share the port either. Another guard keeps the port of the other version of IP, where other users could otherwise listen
 /// for those who connect to `localhost`, or make the kernel refuse the port to fresh sockets of ours.
 #[derive(Debug)]
 pub struct Port {
     address: SocketAddr,
     count: usize,
+    owner: Owner,
     /// Kept open only.
     _guards: Vec<Socket>,
     listeners: Vec<TcpListener>,
@@ -51,12 +56,13 @@ impl Port {
     pub fn bind(address: SocketAddr, count: usize) -> io::Result<Self> {
         // A trial without SO_REUSEPORT finds a port that another program shares.
         drop(open(address, false)?);
-        let guard = guard(address, false)?;
+        let owner = Owner::new();
+        let guard = guard(address, owner, false)?;
         // Port 0 is now the one that the guard was given.
         let address = guard.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
         let mut guards = vec![guard];
-        guards.extend(guard_of_other_version(address)?);
-        let mut port = Self { address, count, _guards: guards, listeners: Vec::new() };
+        guards.extend(guard_of_other_version(address, owner)?);
+        let mut port = Self { address, count, owner, _guards: guards, listeners: Vec::new() };
         port.renew()?;
         Ok(port)
     }
@@ -81,12 +87,14 @@ impl Port {
     }
 
     /// Replaces the sockets that listen, so that nothing is left of what others did to them, or do with their duplicates. The port
-    /// refuses no client meanwhile; connections that wait to be accepted by the old ones are reset.
+    /// refuses no client meanwhile. Connections that wait to be accepted by the old ones move to the fresh ones if the system's
+    /// option `net.ipv4.tcp_migrate_req` is set, and are reset otherwise.
     ///
     /// # Errors
     /// If the system refuses. Then nobody listens, rather than whoever has duplicates of the old ones.
     pub fn renew(&mut self) -> io::Result<()> {
-        let fresh: io::Result<Vec<_>> = (0..self.count).map(|_| open_locked(self.address)).collect();
+        let fresh: io::Result<Vec<_>> =
+            (0..self.count).map(|_| open_locked(self.address, self.owner)).collect();
         self.close_listeners();
         self.listeners = fresh?;
         Ok(())
@@ -104,39 +112,32 @@ impl Drop for Port {
     }
 }
 
-/// A socket that listens and shares its port.
-fn open_locked(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = kept_socket(address)?;
-    socket.bind(&address.into())?;
-    // A program that chooses who gets a connection is the port's, not the socket's: it would outlive the socket.
-    setsockopt(&socket, LockFilter, &true)?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
+/// Whose sockets share a port. Without root it is this process's user.
+#[derive(Debug, Clone, Copy)]
+struct Owner(Option<u32>);
 
-/// A socket that keeps an address without listening.
-fn guard(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
-    let guard = kept_socket(address)?;
-    if only_v6 {
-        guard.set_only_v6(true)?;
+impl Owner {
+    fn new() -> Self {
+        // Its keys are random.
+        let random = RandomState::new().hash_one(());
+        Self(geteuid().is_root().then(|| OWNERS | u32::try_from(random >> 36).unwrap_or(0)))
     }
-    guard.bind(&address.into())?;
-    // Needed until here, beside connections of an earlier process. With it, others could listen while none of ours does.
-    guard.set_reuse_address(false)?;
-    Ok(guard)
+
+    /// Makes a socket that may share its port.
+    fn socket(self, address: SocketAddr) -> io::Result<Socket> {
+        let domain = Domain::for_address(address);
+        let socket = match self.0 {
+            Some(id) => stream_of_nobody(domain, id)?,
+            None => stream(domain)?,
+        };
+        share(&socket, true)?;
+        Ok(socket)
+    }
 }
 
-/// A socket that may share its port, and whose packets count as nobody's in a firewall: it looks at who made the socket's file, and
-/// who has a duplicate may connect with it to whatever root reaches.
-fn kept_socket(address: SocketAddr) -> io::Result<Socket> {
-    let domain = Domain::for_address(address);
-    let socket = if geteuid().is_root() { stream_of_nobody(domain)? } else { stream(domain)? };
-    share(&socket, true)?;
-    Ok(socket)
-}
-
-/// Makes a socket of root's while this thread counts as nobody for the file system.
-fn stream_of_nobody(domain: Domain) -> io::Result<Socket> {
+/// Makes a socket for an owner, whose packets count as nobody's in a firewall: it looks at who made the socket's file, and who has a
+/// duplicate may connect with it to whatever root reaches.
+fn stream_of_nobody(domain: Domain, owner: u32) -> io::Result<Socket> {
     let dumpable = dumpable_behavior()?;
     setfsuid(Uid::from_raw(NOBODY));
     let socket = stream(domain);
@@ -146,13 +147,35 @@ fn stream_of_nobody(domain: Domain) -> io::Result<Socket> {
         set_dumpable_behavior(dumpable)?;
     }
     let socket = socket?;
-    // Sockets share a port that belong to one user.
-    fchown(&socket, Some(geteuid().as_raw()), None)?;
+    // A container may have no such id.
+    fchown(&socket, Some(owner), None).or_else(|_| fchown(&socket, Some(geteuid().as_raw()), None))?;
     Ok(socket)
 }
 
+/// A socket that listens and shares its port.
+fn open_locked(address: SocketAddr, owner: Owner) -> io::Result<TcpListener> {
+    let socket = owner.socket(address)?;
+    socket.bind(&address.into())?;
+    // A program that chooses who gets a connection is the port's, not the socket's: it would outlive the socket.
+    setsockopt(&socket, LockFilter, &true)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// A socket that keeps an address without listening.
+fn guard(address: SocketAddr, owner: Owner, only_v6: bool) -> io::Result<Socket> {
+    let guard = owner.socket(address)?;
+    if only_v6 {
+        guard.set_only_v6(true)?;
+    }
+    guard.bind(&address.into())?;
+    // Needed until here, beside connections of an earlier process. With it, others could listen while none of ours does.
+    guard.set_reuse_address(false)?;
+    Ok(guard)
+}
+
 /// Keeps the same port where another version of IP has an address like this one. `None` if there is none on this machine.
-fn guard_of_other_version(address: SocketAddr) -> io::Result<Option<Socket>> {
+fn guard_of_other_version(address: SocketAddr, owner: Owner) -> io::Result<Option<Socket>> {
     let other = match address.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
         IpAddr::V4(Ipv4Addr::LOCALHOST) => Ipv6Addr::LOCALHOST.into(),
@@ -160,7 +183,7 @@ fn guard_of_other_version(address: SocketAddr) -> io::Result<Option<Socket>> {
         IpAddr::V6(Ipv6Addr::LOCALHOST) => Ipv4Addr::LOCALHOST.into(),
         _ => return Ok(None),
     };
-    match guard(SocketAddr::new(other, address.port()), other.is_ipv6()) {
+    match guard(SocketAddr::new(other, address.port()), owner, other.is_ipv6()) {
         Ok(guard) => Ok(Some(guard)),
         Err(error) => match Errno::from_io_error(&error) {
             Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) => Ok(None),

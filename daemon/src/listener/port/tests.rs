@@ -152,6 +152,22 @@ fn who_has_a_duplicate_neither_frees_a_port_nor_keeps_it() {
     }
 }
 
+// a process that is killed retires nothing.
+#[test]
+fn who_has_a_duplicate_of_an_earlier_port_does_not_share_the_next_one() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut killed = Port::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+    let (address, held) = (killed.address(), killed.listeners()[0].try_clone().unwrap());
+    as_user(W, &held, STOP);
+    killed.listeners.clear();
+    drop(killed);
+    let port = Port::bind(address, 1).unwrap();
+    assert_eq!(as_user(L, &held, LISTEN), "");
+    assert!(serves(&port));
+}
+
 // where it isn't refused, the attack works.
 #[test]
 fn a_shared_port_that_nobody_keeps_can_be_steered() {
