@@ -105,9 +105,10 @@ impl Role {
         }
     }
 
-    /// The capabilities that it keeps when root starts it.
-    fn capabilities(self) -> CapabilitySet {
-        match self {
+    /// The capabilities that it keeps when root starts it, and those that it can have only where it takes them: no program
+    /// that it starts can have these.
+    fn capabilities(self) -> (CapabilitySet, CapabilitySet) {
+        let kept = match self {
             // The firewall; and what dpkg and apt-get need to build the image.
             Self::Provisioner => {
                 CapabilitySet::NET_ADMIN
@@ -118,6 +119,11 @@ impl Role {
                     | CapabilitySet::SETUID
             }
             Self::Proxy | Self::Webui => CapabilitySet::empty(),
+        };
+        match self {
+            // A thread of the isolation check finds and enters containers' network namespaces.
+            Self::Provisioner => (kept, CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE),
+            Self::Proxy | Self::Webui => (kept, CapabilitySet::empty()),
         }
     }
 

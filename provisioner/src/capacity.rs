@@ -348,7 +348,9 @@ mod tests {
             started_at: None,
             ended: None,
             limits: None,
+            isolation: None,
             limits_differ: false,
+            unrestricted: false,
             hung: false,
             created_at: store::Timestamp::EPOCH,
         };

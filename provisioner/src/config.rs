@@ -27,6 +27,9 @@ pub struct Config {
     pub subnets: String,
     /// The interval of full resyncs, which run even if nothing has changed.
     pub reconcile_seconds: u64,
+    /// The longest time between two checks of an instance's isolation: that it publishes no port, has every restriction,
+    /// reaches nothing from its network, and requires a login.
+    pub isolation_check_seconds: u64,
     /// CPUs that one instance may use at most.
     pub cpus: f64,
     /// Docker's socket.
@@ -46,6 +49,7 @@ impl Default for Config {
             address_cooldown_seconds: 600,
             subnets: "10.213.0.0/16".into(),
             reconcile_seconds: 30,
+            isolation_check_seconds: 600,
             cpus: 1.0,
             docker_socket: DOCKER_SOCKET.into(),
             memory_mb: None,
@@ -62,6 +66,7 @@ pub(crate) struct Settings {
     /// Where instances can be: in the pool.
     pub(crate) instance_networks: InstanceNetworks,
     pub(crate) resync_interval: Duration,
+    pub(crate) isolation_interval: Duration,
 }
 
 impl Config {
@@ -79,6 +84,9 @@ impl Config {
         }
         if !(1..=3_600).contains(&self.reconcile_seconds) {
             problems.push(invalid("provisioner.reconcile_seconds", "give 1 to 3600"));
+        }
+        if !(1..=86_400).contains(&self.isolation_check_seconds) {
+            problems.push(invalid("provisioner.isolation_check_seconds", "give 1 to 86400"));
         }
         if self.memory_mb == Some(0) {
             problems.push(invalid("provisioner.memory_mb", "give at least 1"));
@@ -104,6 +112,7 @@ impl Config {
             pool,
             instance_networks: self.subnets.parse().map_err(|_| missing())?,
             resync_interval: Duration::from_secs(self.reconcile_seconds),
+            isolation_interval: Duration::from_secs(self.isolation_check_seconds),
         })
     }
 

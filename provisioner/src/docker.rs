@@ -4,6 +4,7 @@ mod container;
 mod events;
 mod foreign;
 mod image;
+mod isolation;
 mod limits;
 mod network;
 mod output;
@@ -28,6 +29,7 @@ pub(crate) use container::NewContainer;
 pub(crate) use events::{Change, DockerEvent};
 pub(crate) use foreign::Foreign;
 pub(crate) use image::Untagged;
+pub(crate) use isolation::shown;
 
 /// Time limit of a request that changes something: it may wait behind 200 container starts.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -33,6 +33,8 @@ pub(crate) enum Event {
     DockerDown(Error),
     /// Something of this installation changed in Docker.
     Docker(DockerEvent),
+    /// The isolation check has found that an instance's container isn't as it should be.
+    Drifted(String),
     /// The firewall's rules were changed and restored, can't be checked or restored, or are complete again.
     Firewall(Result<Checked, Error>),
     /// Networks whose bridges were removed or changed on this host; none once all are right again.

@@ -10,7 +10,7 @@ mod resize;
 mod shrink;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use crate::error::Error;
 use crate::firewall::Firewall;
 use crate::history::History;
 use crate::image::ImageCache;
+use crate::isolation::Isolation;
 use crate::known_instances::KnownInstances;
 use crate::limits::Limits;
 use crate::liveness::Silence;
@@ -62,6 +63,8 @@ pub(crate) struct Executor {
     pub(crate) address_cooldown: Duration,
     /// CPUs of one instance.
     pub(crate) cpus: f64,
+    /// The longest time between two checks of an instance's isolation.
+    pub(crate) isolation_interval: Duration,
     pub(crate) concurrency: Concurrency,
     pub(crate) capacity: Capacity,
     pub(crate) history: History,
@@ -99,6 +102,10 @@ pub(crate) struct Observations {
     /// Resizes that take longer than one slice, by container.
     shrinking: Mutex<HashMap<String, Shrinking>>,
     inspected: AtomicUsize,
+    /// Counts isolation checks, each of which tries to reach other instances.
+    isolation_checks: AtomicUsize,
+    /// Whether Docker has ever said that a container has all restrictions, so that it would say so of others, too.
+    restricted_seen: AtomicBool,
 }
 
 impl Observations {
@@ -106,6 +113,21 @@ impl Observations {
     pub(crate) fn next_inspected(&self, total: usize, count: usize) -> usize {
         let begin = self.inspected.fetch_add(count, Ordering::Relaxed);
         if total > count { begin % total } else { 0 }
+    }
+
+    /// Which of `total` other instances an isolation check tries first.
+    pub(crate) fn next_sibling(&self, total: usize) -> usize {
+        self.isolation_checks.fetch_add(1, Ordering::Relaxed).checked_rem(total).unwrap_or(0)
+    }
+
+    /// Whether a container that lacks restrictions, as Docker says, was created by somebody else: another has them all. So an
+    /// engine that says the same in other words costs no cache its contents.
+    fn proves_restrictions(&self, containers: &[Container]) -> bool {
+        let mut inspected = containers.iter().filter_map(|container| container.isolation.as_ref());
+        if inspected.any(|isolation| !isolation.is_broken()) {
+            self.restricted_seen.store(true, Ordering::Relaxed);
+        }
+        self.restricted_seen.load(Ordering::Relaxed)
     }
 }
 
@@ -298,7 +320,10 @@ impl Executor {
         let image = self.images.known_id();
         let (silences, now) = (self.observations.silences.lock().await, Instant::now());
         let stubborn = self.observations.stubborn.lock().await;
+        let is_proof = self.observations.proves_restrictions(containers);
         for container in containers {
+            container.unrestricted =
+                is_proof && container.isolation.as_ref().is_some_and(Isolation::is_broken);
             container.outdated = image.as_ref().is_some_and(|image| *image != container.image);
             container.hung = silences.get(&container.id).is_some_and(|silence| silence.proves_hung(now));
             let spec = spec(container);
@@ -316,7 +341,7 @@ impl Executor {
         self.known.get(&container.instance).and_then(|instance| Spec::of(&instance).ok())
     }
 
-    fn limits_differ(&self, container: &Container, spec: Option<Spec>) -> bool {
+    pub(crate) fn limits_differ(&self, container: &Container, spec: Option<Spec>) -> bool {
         let label = Spec::from_label(&container.spec);
         // Of one that will be replaced, the limits that it was created with count.
         let resized = spec.filter(|spec| label.is_some_and(|label| spec.is_resize_of(&label)));
@@ -336,6 +361,7 @@ impl Executor {
             Action::Start(container) => self.docker.start(&container.id).await,
             Action::Unpause(container) => self.docker.unpause(&container.id).await,
             Action::Attach(container) => self.attach(container).await,
+            Action::Detach(container) => self.detach(container).await,
             Action::RestoreLimits(container) => self.restore_limits(instance, container).await,
             Action::Begin(operation, checkpoint) => self.begin(operation, checkpoint).await,
             Action::Restart(container) => self.docker.restart(&container.id).await,

@@ -13,9 +13,12 @@ mod error;
 mod events;
 mod execute;
 mod firewall;
+mod followers;
 mod health_check;
 mod history;
 mod image;
+mod isolation;
+mod isolation_check;
 mod known_instances;
 mod leadership;
 mod limits;
@@ -98,6 +101,7 @@ pub async fn run(
         lane_key,
         address_cooldown: settings.address_cooldown,
         cpus: config.cpus,
+        isolation_interval: settings.isolation_interval,
         concurrency: Concurrency::default(),
         capacity: Capacity::new(config.memory_mb, metrics.capacity.clone()),
         history: History::new(metrics.repairs.clone()),

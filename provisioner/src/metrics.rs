@@ -7,19 +7,20 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use store::{EventCause, Instance, InstanceState};
+use store::{CheckResult, EventCause, Instance, InstanceState};
 
 use crate::capacity::CapacityGauges;
 use crate::docker::Foreign;
 use crate::plan::Action;
 
 /// The values of the label `action`.
-const ACTIONS: [&str; 15] = [
+const ACTIONS: [&str; 16] = [
     "set_state",
     "probe",
     "start",
     "unpause",
     "attach",
+    "detach",
     "restore_limits",
     "begin",
     "restart",
@@ -44,9 +45,17 @@ const PARTS: [&str; 10] = [
     "secrets",
     "orphans",
 ];
+const CHECK_RESULTS: [CheckResult; 3] = [CheckResult::Passed, CheckResult::Failed, CheckResult::Unknown];
 /// The calls of the store that are counted.
-const STORE_CALLS: [&str; 5] =
-    ["leader_lock", "read_instances", "record_route", "record_operation", "record_statistics"];
+const STORE_CALLS: [&str; 7] = [
+    "leader_lock",
+    "read_instances",
+    "record_route",
+    "record_operation",
+    "record_statistics",
+    "record_isolation",
+    "record_upgrade",
+];
 
 /// The provisioner's metrics. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -56,6 +65,7 @@ pub(crate) struct Metrics {
     failures: CounterBy,
     foreign: GaugeBy,
     conditions: GaugeBy,
+    isolation: GaugeBy,
     /// Repairs by cause.
     pub(crate) repairs: CounterBy,
     /// How many times the firewall's table was restored after something else changed it.
@@ -110,6 +120,13 @@ impl Metrics {
                 "Whether a part that all instances share fails: 1 if it does",
                 "part",
                 PARTS,
+            ),
+            isolation: GaugeBy::register(
+                registry,
+                "isolation_checks",
+                "Running instances by the result of their newest isolation check",
+                "result",
+                CHECK_RESULTS.map(CheckResult::as_str),
             ),
             repairs: CounterBy::register(
                 registry,
@@ -184,6 +201,13 @@ impl Metrics {
         }
     }
 
+    pub(crate) fn count_isolation(&self, results: impl Iterator<Item = CheckResult>) {
+        let results: Vec<CheckResult> = results.collect();
+        for result in CHECK_RESULTS {
+            self.isolation.set(result.as_str(), results.iter().filter(|it| **it == result).count());
+        }
+    }
+
     pub(crate) fn count_condition(&self, part: &'static str, fails: bool) {
         self.conditions.set(part, usize::from(fails));
     }
@@ -205,6 +229,7 @@ fn label_value(action: &Action) -> &'static str {
         Action::Start(_) => "start",
         Action::Unpause(_) => "unpause",
         Action::Attach(_) => "attach",
+        Action::Detach(_) => "detach",
         Action::RestoreLimits(_) => "restore_limits",
         Action::Begin(..) => "begin",
         Action::Restart(_) => "restart",

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use store::{DesiredState, Instance, InstanceState, Operation, Timestamp};
 
+use crate::isolation::Isolation;
 use crate::limits::Limits;
 use crate::spec::Spec;
 
@@ -39,6 +40,8 @@ pub(crate) struct Container {
     pub(crate) ended: Option<Ended>,
     /// Its limits, if it was inspected.
     pub(crate) limits: Option<Limits>,
+    /// How it is shut off from everything else, if it was inspected.
+    pub(crate) isolation: Option<Isolation>,
     /// The id of the image that it was created from.
     pub(crate) image: String,
     /// Whether that is another image than new containers get.
@@ -47,6 +50,8 @@ pub(crate) struct Container {
     pub(crate) hung: bool,
     /// Whether it has other limits than it should have, and they can be restored.
     pub(crate) limits_differ: bool,
+    /// Whether it lacks restrictions that other containers have, or publishes ports.
+    pub(crate) unrestricted: bool,
     pub(crate) created_at: Timestamp,
 }
 
@@ -100,6 +105,8 @@ pub(crate) enum Action {
     Unpause(Container),
     /// Connects a running container to its network again, with its address.
     Attach(Container),
+    /// Disconnects a container from all networks but its own.
+    Detach(Container),
     /// Gives a container the limits back that it should have.
     RestoreLimits(Container),
     /// Records that an operation has begun, and what it goes on from after a crash.
@@ -192,9 +199,9 @@ pub(crate) fn only_probes(actions: &[Action]) -> bool {
 
 /// Whether an action changes a container in Docker. Resizing takes long, and needs Docker for a moment of that.
 pub(crate) fn changes_docker(action: &Action) -> bool {
-    use Action::{Attach, Create, Remove, Restart, RestoreLimits, Start, TearDown, Unpause};
+    use Action::{Attach, Create, Detach, Remove, Restart, RestoreLimits, Start, TearDown, Unpause};
     match action {
-        Start(_) | Unpause(_) | Attach(_) | RestoreLimits(_) | Restart(_) => true,
+        Start(_) | Unpause(_) | Attach(_) | Detach(_) | RestoreLimits(_) | Restart(_) => true,
         Remove(_) | Create { .. } | TearDown(_) => true,
         Action::SetState(..) | Action::Probe(_) | Action::Flush(_) | Action::Resize(_) => false,
         Action::Begin(..) | Action::Finish(_) | Action::Abandon(..) => false,
@@ -204,13 +211,10 @@ pub(crate) fn changes_docker(action: &Action) -> bool {
 /// Whether a plan needs nothing from the store: it neither creates nor removes anything, so that the recorded route
 /// stays right.
 pub(crate) fn needs_no_store(actions: &[Action]) -> bool {
-    use Action::{Attach, Probe, Resize, RestoreLimits, SetState, Start, Unpause};
-    actions.iter().all(|action| {
-        matches!(
-            action,
-            SetState(..) | Probe(_) | Start(_) | Unpause(_) | Attach(_) | RestoreLimits(_) | Resize(_)
-        )
-    })
+    use Action::{Attach, Detach, Probe, Resize, RestoreLimits, SetState, Start, Unpause};
+    let repairs = |action: &Action| matches!(action, Attach(_) | Detach(_) | RestoreLimits(_) | Resize(_));
+    let starts = |action: &Action| matches!(action, SetState(..) | Probe(_) | Start(_) | Unpause(_));
+    actions.iter().all(|action| repairs(action) || starts(action))
 }
 
 fn plan_running(
@@ -234,7 +238,8 @@ fn plan_running(
     let recorded = instance.route.as_ref().map_or(0, |route| route.generation);
     let current = containers
         .iter()
-        .filter(|c| c.generation >= recorded && runs_as(c, &spec) && has_recorded_address(instance, c))
+        .filter(|c| !c.unrestricted && c.generation >= recorded)
+        .filter(|c| runs_as(c, &spec) && has_recorded_address(instance, c))
         .max_by_key(|c| c.generation);
     let kept = current.and_then(|c| Some((c, steps_to_keep(instance, &asked, c, failures)?)));
     let kept_id = kept.as_ref().map(|(c, _)| c.id.clone());
@@ -260,6 +265,8 @@ fn steps_to_keep(
     failures: u32,
 ) -> Option<Vec<Action>> {
     let mut steps = asked.begin(Some(c));
+    let is_elsewhere = c.isolation.as_ref().is_some_and(|isolation| !isolation.other_networks.is_empty());
+    steps.extend(is_elsewhere.then(|| Action::Detach(c.clone())));
     let is_to_restart = asked.is_to_restart(c);
     match c.state {
         ContainerState::Created | ContainerState::Removing => return None,

@@ -18,12 +18,12 @@ use crate::conditions::Conditions;
 use crate::desired::Desired;
 use crate::docker::{Change, DockerEvent, Foreign};
 use crate::error::Error;
-use crate::events::{self, Event};
+use crate::events::Event;
 use crate::execute::{Executor, log_failure};
 use crate::firewall::Checked;
+use crate::followers;
 use crate::leadership::{Leadership, check_leadership};
 use crate::resync::{ResyncReport, resync, within};
-use crate::sampler;
 use crate::work_queue::{Outcome, WorkQueue};
 
 /// Instances in work at a time. Most of them wait for a write permit, already marked as restarting.
@@ -102,19 +102,10 @@ pub(crate) async fn lead(
 ) -> Ended {
     executor.reset().await;
     let (sender, mut events) = mpsc::channel(EVENT_QUEUE_MAX);
-    let mut followers = JoinSet::new();
-    followers.spawn(events::follow_store(executor.store.clone(), sender.clone()));
-    let docker = Arc::clone(&executor.docker);
-    let from_docker = sender.clone();
-    followers.spawn(async move { events::follow_docker(&docker, from_docker).await });
-    let (keeper, to_keeper) = (Arc::clone(&executor), sender.clone());
-    followers.spawn(async move { events::keep_firewall(&keeper.firewall, to_keeper).await });
-    let watcher = Arc::clone(&executor);
-    followers.spawn(async move { events::watch_networks(&watcher.networks, sender).await });
+    let followers = followers::start(&executor, &sender);
+    drop(sender);
     let (writer, mut writers) = (Arc::clone(&executor), JoinSet::new());
     writers.spawn(async move { writer.history.save(&writer.store).await });
-    let sampled = Arc::clone(&executor);
-    followers.spawn(async move { sampler::run(&sampled).await });
     let capacity = Arc::clone(&executor);
     let progress = health.watch_loop("the reconciler");
     let mut progress_tick = tokio::time::interval(PROGRESS_INTERVAL);
@@ -215,6 +206,7 @@ impl Reconciler {
                 self.first_resync_done = true;
                 self.conditions.set("docker", Some(&error));
             }
+            Event::Drifted(instance) => self.queue.enqueue(&instance),
             Event::Firewall(result) => self.on_firewall(result),
             Event::NetworksBroken(networks) => self.on_networks_broken(networks),
             Event::Docker(DockerEvent::Container { instance, container, change }) => {

@@ -1,6 +1,7 @@
 //! `memgate instance`: the containers that run caches, for operators: desired and actual state.
 
 mod events;
+mod isolation;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use serde::Serialize;
 use store::{DesiredState, Instance, InstanceState, Store, Timestamp, User};
 
 use self::events::Events;
+use self::isolation::Isolation;
 use super::context::{self, Context};
 use super::lookup::{CacheArg, find_user};
 use crate::global_args::GlobalArgs;
@@ -29,14 +31,16 @@ pub(crate) enum InstanceCommand {
 Example:
   memgate instance list")]
     List,
-    /// Show the instance of a user's cache, its usage and last repairs, and what its memcached says: memory, items,
-    /// evictions
+    /// Show the instance of a user's cache, its usage, isolation and last repairs, and what its memcached says: memory,
+    /// items, evictions
     #[command(after_help = "\
 Examples:
   memgate instance show ada@example.org
   memgate instance show ada@example.org --cache shop --json
 
-memcached's own figures need a running instance on this machine, and root.")]
+memcached's own figures need a running instance on this machine, and root.
+The isolation check is dated; each instance is checked at least every provisioner.isolation_check_seconds: no published
+port, all restrictions, nothing reachable from its network, login required, and its image.")]
     Show {
         /// The user's e-mail address
         email: String,
@@ -97,6 +101,8 @@ struct InstanceDetails {
     usage: Usage,
     /// What its memcached says, if it can be reached from here.
     memcached: Option<Statistics>,
+    #[serde(flatten)]
+    isolation: Isolation,
     /// The last ones.
     #[serde(flatten)]
     events: Events,
@@ -137,8 +143,9 @@ impl InstanceCommand {
                     let usage = Usage::read(store, &instance.id).await?;
                     let memcached = ask_memcached(context, &instance).await;
                     let events = Events::read(store, &instance.id, SHOWN_EVENTS).await?;
+                    let isolation = Isolation::read(store, &instance.id).await?;
                     let instance = InstanceView::of(instance, user.email);
-                    let shown = InstanceDetails { instance, usage, memcached, events };
+                    let shown = InstanceDetails { instance, usage, memcached, isolation, events };
                     context.print(&shown, || shown.text() + &shown.events.lines())
                 }
                 Self::Events { email, cache } => {
@@ -215,7 +222,8 @@ impl InstanceDetails {
             ]),
             None => "memcached's own figures can't be read from here\n".to_owned(),
         };
-        format!("{}\n{}\n{memcached}", self.instance.text(), self.usage.text())
+        let (instance, usage, isolation) = (self.instance.text(), self.usage.text(), self.isolation.lines());
+        format!("{instance}\n{usage}\n{memcached}\n{isolation}")
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use daemon::health::ProcessInfo;
 use provisioner::PromisedMemory;
 use serde::Serialize;
-use store::{Instance, InstanceState, Proxy, now};
+use store::{Instance, InstanceState, IsolationSummary, Proxy, now};
 use tokio::time::timeout;
 
 use crate::cli::up;
@@ -35,6 +35,8 @@ struct Status {
     docker: Health,
     /// Number of instances in each state.
     instances: BTreeMap<&'static str, u64>,
+    /// The newest isolation checks of those that run.
+    isolation: IsolationSummary,
     /// What their containers may use, and what they may use in sum.
     memory: PromisedMemory,
     /// Proxies on all machines, but those that are gone.
@@ -76,6 +78,7 @@ impl Health {
 /// What the store says.
 struct StoreContents {
     instances: Vec<Instance>,
+    isolation: IsolationSummary,
     proxies: Vec<Proxy>,
 }
 
@@ -118,6 +121,7 @@ async fn read_status(settings: &Settings, data_dir: &DataDir) -> Status {
         (Ok(_), Ok(contents)) => {
             status.store = Health::of(Ok(None));
             status.instances = count(&contents.instances);
+            status.isolation = contents.isolation;
             status.memory = PromisedMemory::of(&settings.provisioner, &contents.instances);
             status.add_proxies(contents.proxies);
         }
@@ -166,9 +170,10 @@ async fn ask_store(settings: &Settings, data_dir: &DataDir) -> Result<StoreConte
     let read = async {
         let store = data_dir.open_store(settings).await?;
         let instances = store.instances().await;
+        let isolation = store.isolation_summary().await;
         let proxies = store.proxies().await;
         data_dir.close_store(settings, &store).await;
-        Ok::<_, CliError>(StoreContents { instances: instances?, proxies: proxies? })
+        Ok::<_, CliError>(StoreContents { instances: instances?, isolation: isolation?, proxies: proxies? })
     };
     match timeout(TIMEOUT, read).await {
         Ok(read) => read.map_err(|error| error.to_string()),
@@ -201,11 +206,13 @@ impl Status {
         self.silent_proxies = silent.map(|proxy| proxy.name.clone()).collect();
     }
 
-    /// Whether every role, the store and Docker are ready, no instance has failed, and no proxy is silent.
+    /// Whether every role, the store and Docker are ready, no instance has failed, or failed its isolation check, and no proxy
+    /// is silent.
     fn is_ready(&self) -> bool {
         let roles_ready = self.roles.values().all(|role| role.health.ready);
         let parts_ready = self.store.ready && self.docker.ready;
-        roles_ready && parts_ready && !self.has_failed_instance() && self.silent_proxies.is_empty()
+        let instances_ready = !self.has_failed_instance() && self.isolation.failed == 0;
+        roles_ready && parts_ready && instances_ready && self.silent_proxies.is_empty()
     }
 
     fn has_failed_instance(&self) -> bool {

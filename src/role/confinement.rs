@@ -51,14 +51,14 @@ impl FromStr for Identity {
     }
 }
 
-/// Confines this process for good: it becomes `identity`, if one is given, keeps of root's capabilities those in `kept`, and
-/// lowers its priority.
+/// Confines this process for good: it becomes `identity`, if one is given, keeps of root's capabilities those in `kept`, may
+/// take those in `takeable`, and lowers its priority.
 ///
 /// # Errors
 /// If the system refuses one of the steps, or there is another thread. The caller must exit then.
 pub(super) fn confine(
     identity: Option<&Identity>,
-    kept: CapabilitySet,
+    (kept, takeable): (CapabilitySet, CapabilitySet),
     priority: Priority,
 ) -> io::Result<()> {
     require_single_thread()?;
@@ -79,7 +79,7 @@ pub(super) fn confine(
         become_user(identity)?;
         limit_resources()?;
     }
-    reduce_capabilities(kept, identity.is_some())?;
+    reduce_capabilities((kept, takeable), identity.is_some())?;
     // Last: a change of the user resets it.
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
     // A parent that ended before that sent no signal.
@@ -140,15 +140,16 @@ fn limit_resources() -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps of this process's own capabilities those in `kept`, and passes on none. Without root, the provisioner keeps what the
-/// user who started `memgate up` gave it.
-fn reduce_capabilities(kept: CapabilitySet, is_user: bool) -> io::Result<()> {
+/// Keeps of this process's own capabilities those in `kept` in effect, and those in `takeable` out of effect, and passes on
+/// none. Without root, the provisioner keeps what the user who started `memgate up` gave it.
+fn reduce_capabilities((kept, takeable): (CapabilitySet, CapabilitySet), is_user: bool) -> io::Result<()> {
     let held = rustix::thread::capabilities(None::<Pid>)?.permitted;
     let may_inherit = !rustix::process::geteuid().is_root() && !is_user && !kept.is_empty();
     if !may_inherit {
         let none = CapabilitySet::empty();
         rustix::thread::clear_ambient_capability_set()?;
-        let sets = CapabilitySets { effective: held & kept, permitted: held & kept, inheritable: none };
+        let sets =
+            CapabilitySets { effective: held & kept, permitted: held & (kept | takeable), inheritable: none };
         rustix::thread::set_capabilities(None::<Pid>, sets)?;
     }
     Ok(())

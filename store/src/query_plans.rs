@@ -6,7 +6,9 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _};
 
 use crate::db::schema;
 use crate::tokens::{self, listing};
-use crate::{cache, connections, denials, feed, grant, instance, instance_event, leak, proxy, user};
+use crate::{
+    cache, connections, denials, feed, grant, instance, instance_event, isolation_check, leak, proxy, user,
+};
 
 /// Rows that are sorted, or read from one end of an index up to a limit.
 const SORTED: &str = "USE TEMP B-TREE FOR ORDER BY";
@@ -14,7 +16,7 @@ const SORTED: &str = "USE TEMP B-TREE FOR ORDER BY";
 const SORTED_TIES: &str = "USE TEMP B-TREE FOR LAST";
 
 /// Each query, with what it may do other than search an index.
-const QUERIES: [(&str, &[&str]); 21] = [
+const QUERIES: [(&str, &[&str]); 22] = [
     (leak::OPEN, &[]),
     (leak::OF_USER, &[]),
     (denials::OF_TOKEN, &[SORTED]),
@@ -34,6 +36,7 @@ const QUERIES: [(&str, &[&str]); 21] = [
     (instance::OF_CACHE, &[]),
     (instance::FIRST_OF_USER, &[SORTED]),
     (instance_event::NEWEST, &[]),
+    (isolation_check::OF_INSTANCE, &[]),
     (connections::REQUESTS, &[]),
     (proxy::LAST_SEEN, &["SCAN proxies USING INDEX proxies_seen_at"]),
 ];

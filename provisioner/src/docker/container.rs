@@ -14,6 +14,7 @@ use bollard::query_parameters::{
 };
 use tokio::time::{Instant, sleep};
 
+use super::isolation::isolation_of;
 use super::limits::{limits_of, restart_policy};
 use super::network::endpoint;
 use super::{Docker, created_at, ignore_not_found};
@@ -79,6 +80,7 @@ impl Docker {
         use ContainerStateStatusEnum as State;
         let request = self.client()?.inspect_container(&container.id, None::<InspectContainerOptions>);
         let inspected = self.read("inspect a container", request).await?;
+        let isolation = Some(isolation_of(&self.names, &inspected));
         let networks = inspected.network_settings.and_then(|s| s.networks).unwrap_or_default();
         let status = inspected.state.as_ref().and_then(|state| state.status);
         let state = match status {
@@ -99,7 +101,7 @@ impl Docker {
         });
         let attached = attached(&networks, &container.address);
         let limits = inspected.host_config.as_ref().map(limits_of);
-        Ok(Container { state, attached, started_at, ended, limits, ..container.clone() })
+        Ok(Container { state, attached, started_at, ended, limits, isolation, ..container.clone() })
     }
 
     /// Creates a container and the volume for its secret, without starting it. Returns its id.
@@ -225,15 +227,16 @@ impl Docker {
                 limit("msgqueue", 0),
             ]),
             restart_policy: Some(restart_policy()),
-            log_config: Some(HostConfigLogConfig {
-                typ: Some("json-file".into()),
-                config: Some(HashMap::from([
-                    ("max-size".into(), "1m".into()),
-                    ("max-file".into(), "1".into()),
-                ])),
-            }),
+            log_config: Some(self.log_config()),
             ..Default::default()
         }
+    }
+
+    /// What a container writes is kept up to 1 MB.
+    pub(super) fn log_config(&self) -> HostConfigLogConfig {
+        let config = [("max-size", "1m"), ("max-file", "1")];
+        let config = config.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        HostConfigLogConfig { typ: Some("json-file".into()), config: Some(HashMap::from(config)) }
     }
 
     fn secret_mount(&self, instance: &str) -> Mount {
@@ -297,9 +300,11 @@ fn from_summary(names: &Names, summary: ContainerSummary) -> Option<Container> {
         started_at: None,
         ended: None,
         limits: None,
+        isolation: None,
         hung: false,
         outdated: false,
         limits_differ: false,
+        unrestricted: false,
     })
 }
 

@@ -163,7 +163,7 @@ impl Executor {
     }
 
     /// Checks the health of a container, given as `(id, generation, address)`, and remembers the result.
-    pub(super) async fn check_container(&self, instance: &str, target: (&str, i64, &str)) -> Health {
+    pub(crate) async fn check_container(&self, instance: &str, target: (&str, i64, &str)) -> Health {
         let (id, generation, address) = target;
         let Ok(ip) = address.parse::<IpAddr>() else { return Health::Unreachable };
         // Something elsewhere may answer at its address.

@@ -6,6 +6,7 @@ use futures_util::stream;
 use store::{EventAction, EventCause, Network};
 
 use super::Executor;
+use crate::docker::shown;
 use crate::error::Error;
 use crate::plan::{Container, ContainerState, Repair};
 use crate::subnet::Subnet;
@@ -32,6 +33,19 @@ impl Executor {
             }
             connected => connected,
         }
+    }
+
+    /// Disconnects a container from all networks but its own, which keeps its contents.
+    pub(super) async fn detach(&self, container: &Container) -> Result<(), Error> {
+        for network in container.isolation.iter().flat_map(|isolation| &isolation.other_networks) {
+            tracing::warn!(
+                instance = container.instance,
+                network = shown(network),
+                "the container was connected to another network: disconnecting it"
+            );
+            self.docker.disconnect(&container.id, network).await?;
+        }
+        Ok(())
     }
 
     /// Makes a network again. Fails without changing anything if a foreign container is on it, which must be left alone.

@@ -24,6 +24,7 @@ pub(crate) fn diagnose(instance: &Instance, containers: &[Container], actions: &
         Action::Create { .. } => lost(cause_of_replacement(instance, containers), EventAction::Replaced),
         Action::Start(container) => lost(cause_of_end(container), EventAction::Started),
         Action::Unpause(_) => kept(EventCause::Paused, EventAction::Unpaused),
+        Action::Detach(_) => kept(EventCause::OtherNetwork, EventAction::Detached),
         Action::Attach(_) => kept(EventCause::Disconnected, EventAction::Reattached),
         Action::Probe(container) if container.state == ContainerState::Restarting => {
             lost(cause_of_end(container), EventAction::Restarted)
@@ -54,6 +55,10 @@ fn has_run(instance: &Instance) -> bool {
 }
 
 fn cause_of_replacement(instance: &Instance, containers: &[Container]) -> EventCause {
+    // Perhaps in the place of the recorded one.
+    if containers.iter().any(|c| c.unrestricted) {
+        return EventCause::Unrestricted;
+    }
     let recorded = instance.route.as_ref().and_then(|route| route.container.as_ref());
     let Some(last) = containers.iter().find(|c| Some(&c.id) == recorded) else {
         let removed = containers.iter().all(|c| c.state == ContainerState::Removing);

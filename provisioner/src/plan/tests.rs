@@ -49,10 +49,12 @@ pub(super) fn container(state: ContainerState) -> Container {
         started_at: Some("monday".into()),
         ended: None,
         limits: None,
+        isolation: None,
         image: "sha256:1".into(),
         outdated: false,
         hung: false,
         limits_differ: false,
+        unrestricted: false,
         created_at: Timestamp::EPOCH,
     }
 }
@@ -67,6 +69,7 @@ pub(super) fn summary(actions: &[Action]) -> String {
             Action::Start(c) => format!("start {}", c.id),
             Action::Unpause(c) => format!("unpause {}", c.id),
             Action::Attach(c) => format!("attach {}", c.id),
+            Action::Detach(c) => format!("detach {}", c.id),
             Action::RestoreLimits(c) => format!("limits {}", c.id),
             Action::Begin(it, from) if from.is_empty() => format!("begin {}", it.id),
             Action::Begin(it, from) => format!("begin {} from {from}", it.id),
@@ -358,6 +361,27 @@ fn orphans_are_old_and_have_no_row() {
     assert_eq!(orphans(&enough, &set(&[]), &snapshot, Timestamp::from_millis(now)).unwrap().len(), 7);
 }
 
+/// A container that somebody has connected to another network.
+fn elsewhere(state: ContainerState) -> Container {
+    let isolation = Isolation { other_networks: vec!["bridge".into()], ..Isolation::default() };
+    Container { isolation: Some(isolation), ..container(state) }
+}
+
+//
+#[test]
+fn a_container_that_is_not_isolated_is_repaired() {
+    use ContainerState::{Paused, Running, Stopped};
+    let ok = || route(InstanceState::Running, 1);
+    let unrestricted = |state| Container { unrestricted: true, ..container(state) };
+    check(vec![
+        running("running elsewhere", ok(), vec![elsewhere(Running)], "detach c1, probe c1"),
+        running("stopped", ok(), vec![elsewhere(Stopped)], "detach c1, start c1, set restarting, probe c1"),
+        running("paused", ok(), vec![elsewhere(Paused)], "detach c1, unpause c1, set restarting, probe c1"),
+        running("unrestricted", ok(), vec![unrestricted(Running)], "set restarting, remove c1, create 2"),
+        running("stopped too", ok(), vec![unrestricted(Stopped)], "set restarting, remove c1, create 2"),
+    ]);
+}
+
 /// The cause, the action, and what becomes of the contents.
 fn diagnosed(route: Option<Route>, containers: Vec<Container>, failures: u32) -> Option<String> {
     let instance = instance(DesiredState::Running, route);
@@ -394,6 +418,8 @@ fn every_repair_has_a_cause() {
             Some("disconnected reattached kept"),
         ),
         (ok(), vec![Container { hung: true, ..c(Running) }], 0, Some("hung replaced lost")),
+        (ok(), vec![Container { unrestricted: true, ..c(Running) }], 0, Some("unrestricted replaced lost")),
+        (ok(), vec![elsewhere(Running)], 0, Some("other_network detached kept")),
         (
             ok(),
             vec![Container { limits_differ: true, ..c(Running) }],

@@ -7,6 +7,7 @@ mod docker_relay;
 mod foreign_resources;
 mod harness;
 mod isolation;
+mod isolation_checks;
 mod lifecycle;
 mod operations;
 mod repairs;

@@ -1,6 +1,6 @@
 //! The status as text.
 
-use store::Proxy;
+use store::{IsolationFailure, Proxy};
 
 use super::{Health, RoleHealth, Status};
 use crate::output::table;
@@ -31,6 +31,7 @@ impl Status {
         pairs.push(("store", self.store.text()));
         pairs.push(("docker", self.docker.text()));
         pairs.push(("instances", self.instances_text()));
+        pairs.extend(self.isolation_text().map(|text| ("isolation", text)));
         pairs.extend(self.memory_text().map(|text| ("memory", text)));
         pairs.extend(self.proxies.iter().map(|proxy| ("registered proxy", self.proxy_text(proxy))));
         if !self.foreign.is_empty() {
@@ -50,6 +51,28 @@ impl Status {
         let (promised, budget) = (megabytes(memory.promised_bytes), megabytes(memory.budget_bytes));
         let full = if promised > budget { ": further caches wait for room" } else { "" };
         (budget > 0).then(|| format!("{promised} MB of {budget} MB promised{full}"))
+    }
+
+    /// How many instances were checked, when, and what failed; nothing where none runs.
+    fn isolation_text(&self) -> Option<String> {
+        let it = &self.isolation;
+        let oldest = table::time_since(it.oldest_at?);
+        let mut text = format!("{} checked, the oldest check {oldest}", it.checked);
+        for (count, what) in
+            [(it.incomplete, "not fully checked"), (it.outdated, "with another image than new ones")]
+        {
+            if count > 0 {
+                text.push_str(&format!(", {count} {what}"));
+            }
+        }
+        if it.failed == 0 {
+            return Some(text);
+        }
+        let name = |failure: &IsolationFailure| {
+            format!("cache {} of {}: {}", failure.cache, failure.email, failure.detail)
+        };
+        let named: Vec<String> = it.failures.iter().map(name).collect();
+        Some(format!("not ready: {} failed ({}); {text}", it.failed, named.join("; ")))
     }
 
     fn proxy_text(&self, proxy: &Proxy) -> String {

@@ -2,7 +2,7 @@
 
 use daemon::Shutdown;
 use daemon::health::{self, ProcessInfo};
-use store::Timestamp;
+use store::{IsolationFailure, Timestamp};
 
 use super::*;
 
@@ -48,6 +48,28 @@ fn promised_memory_is_shown() {
     assert!(of(140).contains("140 MB of 1000 MB promised\n"), "{}", of(140));
     assert!(of(1001).contains("1001 MB of 1000 MB promised: further caches wait for room"), "{}", of(1001));
     assert!(!status(&[]).describe().contains("promised"), "without a store");
+}
+
+//
+#[test]
+fn failed_isolation_check_is_not_ready() {
+    assert!(!status(&[]).describe().contains("isolation"), "nothing to check");
+    let oldest_at = Some(now().saturating_sub(Duration::from_secs(180)));
+    let checked = IsolationSummary { checked: 12, oldest_at, incomplete: 1, ..Default::default() };
+    let passed = Status { isolation: checked.clone(), ..status(&[]) };
+    assert!(passed.is_ready());
+    let text = passed.describe();
+    assert!(text.contains("12 checked, the oldest check 3 minutes ago, 1 not fully checked\n"), "{text}");
+    let (email, cache) = ("ada@example.org".to_owned(), "shop".to_owned());
+    let failure = IsolationFailure { email, cache, detail: "it publishes ports".to_owned() };
+    let failed = IsolationSummary { failed: 1, failures: vec![failure], ..checked };
+    let failed = Status { isolation: failed, ..status(&[]) };
+    assert!(!failed.is_ready());
+    let text = failed.describe();
+    assert!(
+        text.contains("not ready: 1 failed (cache shop of ada@example.org: it publishes ports); 12"),
+        "{text}"
+    );
 }
 
 //

@@ -51,6 +51,9 @@ words! {
         Resized = "resized", "the cache's limits were changed";
         NotStarted = "not_started", "the container couldn't be started";
         Superseded = "superseded", "the container wasn't the recorded one";
+        Unrestricted = "unrestricted", "the container lacked restrictions or published ports";
+        OtherNetwork = "other_network", "the container was connected to another network";
+        Reachable = "reachable", "the container could reach other containers or the host";
     }
 }
 
@@ -63,6 +66,8 @@ words! {
         Replaced = "replaced", "replaced by a new container";
         Reattached = "reattached", "attached to its network again";
         LimitsRestored = "limits_restored", "limits restored";
+        Detached = "detached", "disconnected from that network";
+        FirewallRestored = "firewall_restored", "firewall restored";
         Failed = "failed", "not repaired yet";
     }
 }

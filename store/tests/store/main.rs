@@ -32,6 +32,7 @@ mod errors;
 mod feed;
 mod files;
 mod instance_events;
+mod isolation_checks;
 mod key_fingerprints;
 mod keys;
 mod leader;

@@ -1,0 +1,209 @@
+//! What a container could reach: connections are tried from inside its network namespace, by a thread of this process that
+//! enters it for less than a millisecond. No process of the container takes part in that or can change the result: it may not
+//! change addresses or routes, and what answers is elsewhere.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::thread::{CapabilitySet, LinkNameSpaceType};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::isolation::Isolation;
+
+/// How long an answer may take. What is filtered is silent; on this machine an answer takes microseconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the thread may take.
+const THREAD_TIMEOUT: Duration = Duration::from_secs(2);
+/// Targets of one check.
+pub(super) const TARGETS_MAX: usize = 16;
+/// The type of the kernel's file system of namespaces (`NSFS_MAGIC`).
+const NSFS: u64 = 0x6e73_6673;
+/// The routes of the network namespace that this thread is in (proc(5)).
+const ROUTES: &str = "/proc/thread-self/net/route";
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Reached {
+    /// The targets that answered, if only with a refusal.
+    pub(super) answered: Vec<SocketAddrV4>,
+    /// Whether there are routes over more than its own interface.
+    pub(super) has_other_routes: bool,
+}
+
+impl Reached {
+    pub(super) fn is_nothing(&self) -> bool {
+        self.answered.is_empty() && !self.has_other_routes
+    }
+}
+
+/// A connection that has begun, from inside.
+struct Attempt {
+    target: SocketAddrV4,
+    /// The error, if it failed at once.
+    socket: Result<OwnedFd, Errno>,
+}
+
+/// Tries to reach targets from the network namespace of a container, whose address is `own`.
+///
+/// # Errors
+/// Why nothing could be tried, in words for operators.
+pub(super) async fn reach(
+    isolation: &Isolation,
+    own: Ipv4Addr,
+    mut targets: Vec<SocketAddrV4>,
+) -> Result<Reached, String> {
+    targets.truncate(TARGETS_MAX);
+    let (sender, result) = oneshot::channel();
+    let files = [isolation.namespace.clone(), format!("/proc/{}/ns/net", isolation.process)];
+    // A thread of its own, which ends: one that is used again would stay in there.
+    let spawned = std::thread::Builder::new().name("isolation".into()).spawn(move || {
+        let _ = sender.send(enter(&files).and_then(|()| begin(own, &targets)));
+    });
+    spawned.map_err(|error| format!("no thread could be started ({error})"))?;
+    let begun = timeout(THREAD_TIMEOUT, result).await;
+    let (begun, has_other_routes) =
+        begun.map_err(|_| "it took too long")?.map_err(|_| "the check ended early")??;
+    let answers = begun.into_iter().map(|Attempt { target, socket }| async move {
+        let answered = match socket {
+            Ok(socket) => answers(socket).await,
+            Err(errno) => errno == Errno::CONNREFUSED,
+        };
+        answered.then_some(target)
+    });
+    let answered = join_all(answers).await.into_iter().flatten().collect();
+    Ok(Reached { answered, has_other_routes })
+}
+
+/// Moves this thread into the network namespace that one of these files is, and gives up all capabilities afterwards.
+fn enter(files: &[String]) -> Result<(), String> {
+    let failed = |error: Errno| format!("capabilities can't be changed ({error})");
+    let mut sets = rustix::thread::capabilities(None).map_err(failed)?;
+    // `memgate up` leaves them permitted, and in effect only here.
+    sets.effective |= sets.permitted & (CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE);
+    rustix::thread::set_capabilities(None, sets).map_err(failed)?;
+    let namespace = files.iter().find_map(|file| open_namespace(file));
+    let namespace = namespace.ok_or("its network namespace can't be opened: that needs CAP_SYS_PTRACE")?;
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).map_err(
+        |error| format!("its network namespace can't be entered: that needs CAP_SYS_ADMIN ({error})"),
+    )?;
+    let none = CapabilitySet::empty();
+    (sets.effective, sets.permitted, sets.inheritable) = (none, none, none);
+    rustix::thread::set_capabilities(None, sets).map_err(failed)
+}
+
+/// Opens the file of a namespace. Docker's file is an empty one where its mounts can't be seen.
+fn open_namespace(file: &str) -> Option<File> {
+    let file = File::open(file).ok()?;
+    let kind = rustix::fs::fstatfs(&file).ok()?.f_type;
+    (u64::try_from(kind) == Ok(NSFS)).then_some(file)
+}
+
+/// Begins all connections, and looks at the routes. Waits for nothing.
+fn begin(own: Ipv4Addr, targets: &[SocketAddrV4]) -> Result<(Vec<Attempt>, bool), String> {
+    let wrong = |_| format!("the network namespace doesn't have the container's address {own}");
+    // An address that isn't this namespace's can't be bound: proves that it is the container's.
+    UdpSocket::bind((own, 0)).map_err(wrong)?;
+    let begun =
+        targets.iter().map(|target| Attempt { target: *target, socket: connect(own, *target) }).collect();
+    let routes =
+        std::fs::read_to_string(ROUTES).map_err(|error| format!("its routes can't be read ({error})"))?;
+    let has_other_routes = interfaces(&routes).len() > 1;
+    Ok((begun, has_other_routes))
+}
+
+/// The interfaces that routes lead to, in the form of `/proc/net/route`.
+fn interfaces(routes: &str) -> BTreeSet<&str> {
+    routes.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect()
+}
+
+fn connect(own: Ipv4Addr, target: SocketAddrV4) -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(&socket, &SocketAddrV4::new(own, 0))?;
+    match rustix::net::connect(&socket, &target) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Whether anything answers on a connection that has begun: with an acceptance or a refusal.
+async fn answers(socket: OwnedFd) -> bool {
+    let Ok(stream) = tokio::net::TcpStream::from_std(TcpStream::from(socket)) else { return false };
+    if timeout(ANSWER_TIMEOUT, stream.writable()).await.is_err() {
+        return false;
+    }
+    match stream.take_error() {
+        Ok(None) => stream.peer_addr().is_ok_and(|peer| matches!(peer, SocketAddr::V4(_))),
+        Ok(Some(error)) => error.kind() == io::ErrorKind::ConnectionRefused,
+        Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// This process's own network namespace stands for a container's that isn't filtered.
+    fn of(namespace: &str) -> Isolation {
+        Isolation { namespace: namespace.to_owned(), ..Isolation::default() }
+    }
+
+    fn own() -> Isolation {
+        of("/proc/self/ns/net")
+    }
+
+    //
+    #[tokio::test]
+    async fn what_accepts_or_refuses_has_answered() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let SocketAddr::V4(open) = listener.local_addr().unwrap() else { unreachable!() };
+        let gone = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let SocketAddr::V4(closed) = gone.local_addr().unwrap() else { unreachable!() };
+        drop(gone);
+        let reached = reach(&own(), Ipv4Addr::LOCALHOST, vec![open, closed]).await.unwrap();
+        assert_eq!(reached.answered, [open, closed]);
+        assert!(!reached.is_nothing());
+        let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+        let files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = (threads(), files());
+        for _ in 0..50 {
+            reach(&own(), Ipv4Addr::LOCALHOST, vec![open, closed]).await.unwrap();
+        }
+        let after = (threads(), files());
+        assert!(after.0 < before.0 + 25 && after.1 < before.1 + 25, "{before:?} {after:?}");
+    }
+
+    #[test]
+    fn routes_lead_to_interfaces() {
+        let head = "Iface\tDestination\tGateway\n";
+        let own = format!("{head}eth0\t00000000\t0104D50A\neth0\t0004D50A\t00000000\n");
+        assert_eq!(interfaces(&own).len(), 1);
+        assert_eq!(interfaces(&format!("{own}eth1\t0004D60A\t00000000\n")).len(), 2);
+        assert!(interfaces(head).is_empty() && interfaces("").is_empty());
+    }
+
+    //
+    #[tokio::test]
+    async fn what_is_no_namespace_of_the_container_is_refused() {
+        let other = Ipv4Addr::new(10, 213, 255, 7);
+        let error = reach(&own(), other, vec![]).await.unwrap_err();
+        assert!(error.contains("doesn't have the container's address"), "{error}");
+        for file in ["/etc/hostname", "/nowhere", ""] {
+            let error = reach(&of(file), Ipv4Addr::LOCALHOST, vec![]).await.unwrap_err();
+            assert!(error.contains("can't be opened"), "{error}");
+        }
+        let process = i64::from(std::process::id());
+        let without_file = Isolation { process, ..of("/etc/hostname") };
+        reach(&without_file, Ipv4Addr::LOCALHOST, vec![]).await.unwrap();
+    }
+}
