@@ -27,6 +27,8 @@ use crate::system_users::SystemUsers;
 use crate::trusted_folder::{self, Use};
 
 const LOCK: &str = "up.lock";
+/// The id of the image that was built last, which new containers get.
+const IMAGE: &str = "image.id";
 /// Marks a directory that memgate created, so that `down --purge` may remove it.
 const CREATED_MARKER: &str = ".made-by-memgate";
 /// Bytes. With less free space SQLite may fail to write its log.
@@ -55,6 +57,12 @@ impl DataDir {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The provisioner's settings, with the file that names the image.
+    pub(crate) fn provisioner_config(&self, settings: &Settings) -> provisioner::Config {
+        let chosen_image = Some(self.path.join(IMAGE));
+        provisioner::Config { chosen_image, ..settings.provisioner.clone() }
     }
 
     pub(crate) fn lock_path(&self) -> PathBuf {
@@ -244,7 +252,7 @@ impl DataDir {
     /// If this user may not look.
     pub(crate) fn own_files(&self, settings: &Settings) -> Result<Vec<PathBuf>, CliError> {
         let names =
-            [keys::TOKEN_KEY, keys::LANE_KEY, LOCK, installation::FILE, installation::UNRECORDED_FILE];
+            [keys::TOKEN_KEY, keys::LANE_KEY, LOCK, IMAGE, installation::FILE, installation::UNRECORDED_FILE];
         let names = names.into_iter().chain(ca::FILES);
         let mut files: Vec<PathBuf> = names.map(|name| self.path.join(name)).collect();
         if let Database::Sqlite(file) = settings.database(&self.path) {

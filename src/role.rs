@@ -264,7 +264,8 @@ async fn run_with_store(
     match role {
         Role::Provisioner => {
             let (key, id) = (folder.lane_key(&store).await?, folder.installation_id()?);
-            provisioner::run(settings.provisioner.clone(), store.clone(), &id, key, process.clone()).await?;
+            let config = folder.provisioner_config(settings);
+            provisioner::run(config, store.clone(), &id, key, process.clone()).await?;
         }
         Role::Proxy => {
             let keys = (folder.token_key(&store).await?, folder.lane_key(&store).await?);

@@ -21,6 +21,9 @@ pub struct Config {
     /// The image to pull (`memcached:1.6@sha256:...`). Without one, an image is built from the distribution's
     /// memcached package.
     pub image: Option<String>,
+    /// The age in days of the image that new containers get from which `memgate status` and `memgate image show` say that it
+    /// is old.
+    pub image_age_days: u64,
     /// How long a released address is kept unused before another instance may get it.
     pub address_cooldown_seconds: u64,
     /// The pool of the networks (each a /22): private addresses that nothing else on this machine uses.
@@ -39,6 +42,10 @@ pub struct Config {
     pub memory_mb: Option<u32>,
     /// The user of the proxy, by name or number: beside root's, only its processes reach containers.
     pub proxy_user: String,
+    /// The file that names the image that was built last, of those that were built here. Only root writes it; without it,
+    /// the newest counts.
+    #[serde(skip)]
+    pub chosen_image: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -46,6 +53,7 @@ impl Default for Config {
         Self {
             health: SocketAddr::from((Ipv4Addr::LOCALHOST, 9152)),
             image: None,
+            image_age_days: 180,
             address_cooldown_seconds: 600,
             subnets: "10.213.0.0/16".into(),
             reconcile_seconds: 30,
@@ -54,6 +62,7 @@ impl Default for Config {
             docker_socket: DOCKER_SOCKET.into(),
             memory_mb: None,
             proxy_user: PROXY_USER.into(),
+            chosen_image: None,
         }
     }
 }
@@ -84,6 +93,9 @@ impl Config {
         }
         if !(1..=3_600).contains(&self.reconcile_seconds) {
             problems.push(invalid("provisioner.reconcile_seconds", "give 1 to 3600"));
+        }
+        if !(1..=36_500).contains(&self.image_age_days) {
+            problems.push(invalid("provisioner.image_age_days", "give 1 to 36500"));
         }
         if !(1..=86_400).contains(&self.isolation_check_seconds) {
             problems.push(invalid("provisioner.isolation_check_seconds", "give 1 to 86400"));

@@ -8,6 +8,7 @@ mod isolation;
 mod limits;
 mod network;
 mod output;
+mod trial;
 mod volume;
 
 use std::collections::{HashMap, VecDeque};
@@ -28,8 +29,10 @@ use crate::names::{LABEL, LABEL_CREATED, Names};
 pub(crate) use container::NewContainer;
 pub(crate) use events::{Change, DockerEvent};
 pub(crate) use foreign::Foreign;
-pub(crate) use image::Untagged;
+pub(crate) use image::{BuiltImage, Untagged};
 pub(crate) use isolation::shown;
+pub(crate) use output::escape;
+pub(crate) use trial::TrialOutput;
 
 /// Time limit of a request that changes something: it may wait behind 200 container starts.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -1,5 +1,7 @@
 //! Errors of the provisioner.
 
+use std::path::PathBuf;
+
 use store::StoreError;
 
 use crate::secrets::Mismatch;
@@ -155,6 +157,16 @@ pub enum Error {
     /// The image can't be built or pulled.
     #[error("can't use or build the memcached image: {0}")]
     Image(String),
+    /// An operator's binary can't be used as memcached.
+    #[error("can't build an image from {} ({problem}): {fix}", .path.display())]
+    Binary {
+        /// The binary.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+        /// How to fix that.
+        fix: String,
+    },
     /// The image is being built or pulled.
     #[error("the memcached image is being built or pulled: see how that goes in Docker's log")]
     ImageNotReady,

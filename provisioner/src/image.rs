@@ -1,18 +1,24 @@
 //! The memcached image that containers are created from: the configured one, or one built here.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
+use store::private_file::{self, Access};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::docker::Docker;
+use crate::config::Config;
+use crate::docker::{BuiltImage, Docker};
 use crate::error::Error;
+use crate::memcached_version;
 use crate::rootfs::Rootfs;
 use crate::spec::MEMCACHED;
 
 /// How long a failure to get the image is kept before the next attempt.
 const RETRY_BACKOFF: Duration = Duration::from_secs(10);
+/// Bytes that are read of the file with an image's id, which is shorter.
+const ID_LENGTH_MAX: u64 = 200;
 
 /// An image in Docker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,24 +31,93 @@ pub(crate) struct Image {
     pub(crate) command: &'static str,
 }
 
-impl Image {
-    /// Returns the configured image, pulled if missing; or else the image built here, built if missing.
-    pub(crate) async fn ensure(docker: &Docker, configured: Option<&str>) -> Result<Self, Error> {
-        match configured {
-            Some(name) => Self::configured(docker, name).await,
-            None => {
-                let built = match docker.own_image().await? {
-                    Some(built) => Some(built),
-                    None => {
-                        build(docker).await?;
-                        docker.own_image().await?
-                    }
-                };
-                let removed = || Error::Image("the image was removed as soon as it was built".into());
-                let built = built.ok_or_else(removed)?;
-                Ok(Self { name: built.name, id: built.id, command: MEMCACHED })
-            }
+/// Which image new containers get. What decides is the operator's: settings, and a file that only root writes; never a row of
+/// the store, nor a name in Docker alone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ImageChoice {
+    /// The name of an image to pull.
+    configured: Option<String>,
+    /// The file with the id of one that was built here.
+    file: Option<PathBuf>,
+}
+
+impl ImageChoice {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self { configured: config.image.clone(), file: config.chosen_image.clone() }
+    }
+
+    pub(crate) fn configured(&self) -> Option<&str> {
+        self.configured.as_deref()
+    }
+
+    /// The id of the image that was chosen last.
+    fn chosen(&self) -> Result<Option<String>, Error> {
+        let Some(file) = &self.file else { return Ok(None) };
+        match private_file::read(file, ID_LENGTH_MAX, None) {
+            Ok(content) => Ok(Some(String::from_utf8_lossy(&content.bytes).trim().to_owned())),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(Error::Image(error.to_string())),
         }
+    }
+
+    /// Chooses an image for all containers from now on.
+    pub(crate) fn choose(&self, id: &str) -> Result<(), Error> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let access = Access { mode: 0o644, ..Access::PRIVATE };
+        let failed =
+            |error| Error::Image(format!("{} can't be written ({error}): run this as root", file.display()));
+        private_file::replace(file, access, format!("{id}\n").as_bytes()).map_err(failed)
+    }
+}
+
+impl Image {
+    /// Returns the configured image, pulled if missing; or else the chosen one of those built here, built if missing.
+    pub(crate) async fn ensure(docker: &Docker, choice: &ImageChoice) -> Result<Self, Error> {
+        if let Some(name) = choice.configured() {
+            return Self::configured(docker, name).await;
+        }
+        let chosen = choice.chosen()?;
+        let found = Self::find_built(docker, chosen.as_deref()).await?;
+        let built = match found {
+            Some(found) => found,
+            None => {
+                if chosen.is_some() {
+                    tracing::warn!(
+                        "the memcached image that was built last is gone: building the package's instead"
+                    );
+                }
+                build(docker).await?
+            }
+        };
+        if chosen.as_ref() != Some(&built.id)
+            && let Err(error) = choice.choose(&built.id)
+        {
+            tracing::debug!(%error, "the image can't be noted");
+        }
+        Ok(Self::built(built))
+    }
+
+    /// The image that was chosen, of those that were built here; the newest, where none was chosen yet.
+    async fn find_built(docker: &Docker, chosen: Option<&str>) -> Result<Option<BuiltImage>, Error> {
+        let mut own = docker.own_images().await?.into_iter();
+        Ok(match chosen {
+            Some(id) => own.find(|image| image.id == id),
+            None => own.max_by_key(|image| image.created),
+        })
+    }
+
+    /// The image that new containers get, if it is there.
+    pub(crate) async fn find(docker: &Docker, choice: &ImageChoice) -> Result<Option<Self>, Error> {
+        let Some(name) = choice.configured() else {
+            let chosen = choice.chosen()?;
+            return Ok(Self::find_built(docker, chosen.as_deref()).await?.map(Self::built));
+        };
+        let facts = docker.image_facts(name).await?;
+        Ok(facts.map(|facts| Self { name: name.to_owned(), id: facts.id, command: "memcached" }))
+    }
+
+    fn built(BuiltImage { name, id, .. }: BuiltImage) -> Self {
+        Self { name, id, command: MEMCACHED }
     }
 
     async fn configured(docker: &Docker, name: &str) -> Result<Self, Error> {
@@ -64,21 +139,40 @@ impl Image {
     }
 }
 
-/// Builds the image from the distribution's package, and returns its tag.
-pub(crate) async fn build(docker: &Docker) -> Result<String, Error> {
+/// Builds the image from the distribution's package.
+pub(crate) async fn build(docker: &Docker) -> Result<BuiltImage, Error> {
     tracing::info!("building the memcached image from the distribution's package, once");
-    let rootfs = Rootfs::from_package().await?;
+    import(docker, Rootfs::from_package().await?).await
+}
+
+/// Builds the image from a memcached that the operator has built. It is run once, in a container without network, to learn
+/// its version.
+pub(crate) async fn build_from(docker: &Docker, binary: &Path) -> Result<BuiltImage, Error> {
+    let rootfs = Rootfs::from_binary(binary).await?;
+    let trial = docker.import_for_trial(&rootfs).await?;
+    let said = docker.try_image(&trial, "-h").await;
+    docker.untag_image(&trial).await?;
+    let version = memcached_version::read(&said?).map_err(|(problem, fix)| Error::Binary {
+        path: binary.to_owned(),
+        problem,
+        fix: fix.into(),
+    })?;
+    import(docker, Rootfs { version: format!("{version}{}", memcached_version::OF_BINARY), ..rootfs }).await
+}
+
+async fn import(docker: &Docker, rootfs: Rootfs) -> Result<BuiltImage, Error> {
     let version = rootfs.version.clone();
-    let tag = docker.import(rootfs).await?;
-    tracing::info!(image = tag, memcached = version, "image built");
-    Ok(tag)
+    let name = docker.import(rootfs).await?;
+    tracing::info!(image = name, memcached = version, "image built");
+    let built = docker.own_images().await?.into_iter().find(|image| image.name == name);
+    built.ok_or_else(|| Error::Image("the image was removed as soon as it was built: try again".into()))
 }
 
 /// The image, looked up once, and again by each resync.
 #[derive(Debug)]
 pub(crate) struct ImageCache {
     docker: Arc<Docker>,
-    configured: Option<String>,
+    choice: ImageChoice,
     /// Held while the image is looked up, and built or pulled, which may take long.
     lookup: Mutex<()>,
     cached: StdMutex<CachedImage>,
@@ -93,8 +187,8 @@ enum CachedImage {
 }
 
 impl ImageCache {
-    pub(crate) fn new(docker: Arc<Docker>, configured: Option<String>) -> Self {
-        Self { docker, configured, lookup: Mutex::new(()), cached: StdMutex::new(CachedImage::Unknown) }
+    pub(crate) fn new(docker: Arc<Docker>, choice: ImageChoice) -> Self {
+        Self { docker, choice, lookup: Mutex::new(()), cached: StdMutex::new(CachedImage::Unknown) }
     }
 
     /// The image. The work on an instance calls this, which holds up others while it waits.
@@ -142,7 +236,7 @@ impl ImageCache {
         {
             return Err(Error::Image(reason));
         }
-        let found = Image::ensure(&self.docker, self.configured.as_deref()).await;
+        let found = Image::ensure(&self.docker, &self.choice).await;
         let cached = match &found {
             Ok(image) => CachedImage::Image(image.clone()),
             Err(Error::Image(reason)) => CachedImage::Failed(reason.clone(), Instant::now()),
@@ -164,10 +258,27 @@ mod tests {
     use super::*;
     use crate::names::Names;
 
+    //
+    #[test]
+    fn a_choice_is_a_file_that_only_root_writes() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("image.id");
+        let choice = ImageChoice { configured: None, file: Some(file.clone()) };
+        assert_eq!(choice.chosen().unwrap(), None);
+        for id in ["sha256:1", "sha256:2"] {
+            choice.choose(id).unwrap();
+            assert_eq!(choice.chosen().unwrap().as_deref(), Some(id));
+        }
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
+        let error = choice.chosen().unwrap_err().to_string();
+        assert!(error.contains("can be changed by other users"), "{error}");
+    }
+
     #[tokio::test]
     async fn nobody_waits_for_an_image_that_is_being_pulled() {
         let docker = Docker::new(Names::new("test").unwrap(), Path::new("/nonexistent.sock"));
-        let images = ImageCache::new(Arc::new(docker), None);
+        let images = ImageCache::new(Arc::new(docker), ImageChoice::default());
         let pulling = images.lookup.lock().await;
         assert!(matches!(images.get().await, Err(Error::ImageNotReady)));
         assert!(matches!(images.refresh_unless_busy().await, Err(Error::ImageNotReady)));

@@ -17,6 +17,7 @@ mod followers;
 mod health_check;
 mod history;
 mod image;
+mod image_status;
 mod isolation;
 mod isolation_check;
 mod known_instances;
@@ -24,6 +25,7 @@ mod leadership;
 mod limits;
 mod liveness;
 mod memcached;
+mod memcached_version;
 mod metrics;
 mod names;
 mod networks;
@@ -43,8 +45,10 @@ mod work_queue;
 pub use capacity::PromisedMemory;
 pub use config::Config;
 pub use error::Error;
+pub use image_status::ImageStatus;
 pub use teardown::Removed;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,7 +62,7 @@ use docker::Docker;
 use execute::{Concurrency, Executor, Observations};
 use firewall::Firewall;
 use history::History;
-use image::{Image, ImageCache};
+use image::{Image, ImageCache, ImageChoice};
 use known_instances::KnownInstances;
 use metrics::Metrics;
 use names::Names;
@@ -85,6 +89,7 @@ pub async fn run(
     let Process { shutdown, health, .. } = process;
     let settings = config.check()?;
     let names = Names::new(installation_id)?;
+    let choice = ImageChoice::of(&config);
     let firewall = Firewall::new(names.clone(), config.proxy_user);
     firewall.check_proxy_user().await?;
     let mut registry = Registry::default();
@@ -92,7 +97,7 @@ pub async fn run(
     let metrics = Metrics::new(&mut registry, docker.timeouts.clone());
     health.publish_metrics(registry);
     let executor = Arc::new(Executor {
-        images: ImageCache::new(Arc::clone(&docker), config.image),
+        images: ImageCache::new(Arc::clone(&docker), choice),
         networks: Networks::new(names.clone(), Arc::clone(&docker), store.clone(), &settings),
         firewall,
         names,
@@ -163,23 +168,60 @@ async fn wait_for_leadership(
 /// # Errors
 /// If Docker doesn't answer, or the image can't be pulled or built.
 pub async fn ensure_image(config: &Config, installation_id: &str) -> Result<String, Error> {
-    let docker = Docker::new(Names::new(installation_id)?, &config.docker_socket);
-    docker.ping().await?;
-    Ok(Image::ensure(&docker, config.image.as_deref()).await?.name)
+    let docker = connect(config, installation_id).await?;
+    Ok(Image::ensure(&docker, &ImageChoice::of(config)).await?.name)
 }
 
-/// Rebuilds an installation's memcached image from the distribution's package, and returns its tag. With a
-/// configured image, pulls that if it is missing.
+/// Rebuilds an installation's memcached image from the distribution's package, and returns its tag: new containers get it.
+/// With a configured image, pulls that if it is missing.
 ///
 /// # Errors
 /// If Docker doesn't answer, or the image can't be pulled or built.
 pub async fn build_image(config: &Config, installation_id: &str) -> Result<String, Error> {
+    let docker = connect(config, installation_id).await?;
+    let choice = ImageChoice::of(config);
+    if choice.configured().is_some() {
+        return Ok(Image::ensure(&docker, &choice).await?.name);
+    }
+    let built = image::build(&docker).await?;
+    choice.choose(&built.id)?;
+    Ok(built.name)
+}
+
+/// Builds an installation's memcached image from a memcached that the operator has built, and returns its tag: new
+/// containers get it.
+///
+/// # Errors
+/// If another image is configured, the binary can't be used, or Docker doesn't answer.
+pub async fn build_image_from(
+    config: &Config,
+    installation_id: &str,
+    binary: &Path,
+) -> Result<String, Error> {
+    let choice = ImageChoice::of(config);
+    if choice.configured().is_some() {
+        let fix = "remove it, so that new containers get the image that is built here".into();
+        return Err(Error::Setting { name: "provisioner.image", fix });
+    }
+    let docker = connect(config, installation_id).await?;
+    let built = image::build_from(&docker, binary).await?;
+    choice.choose(&built.id)?;
+    Ok(built.name)
+}
+
+/// What is known of the image that new containers get, and how many containers have it; `None` if there is none yet. Builds
+/// and pulls nothing.
+///
+/// # Errors
+/// If Docker doesn't answer.
+pub async fn image_status(config: &Config, installation_id: &str) -> Result<Option<ImageStatus>, Error> {
+    image_status::read(&connect(config, installation_id).await?, &ImageChoice::of(config)).await
+}
+
+async fn connect(config: &Config, installation_id: &str) -> Result<Docker, Error> {
     let docker = Docker::new(Names::new(installation_id)?, &config.docker_socket);
     docker.ping().await?;
-    match &config.image {
-        Some(name) => Ok(Image::ensure(&docker, Some(name)).await?.name),
-        None => image::build(&docker).await,
-    }
+    Ok(docker)
 }
 
 /// Removes every container, volume, network, image and firewall rule of one installation, by label and exact name. Needs

@@ -1,24 +1,47 @@
 //! `memgate image`: the memcached image of all instances.
 
+mod show;
+
+use std::path::PathBuf;
+
 use serde::Serialize;
 
+use super::context::{self, Context};
 use crate::data_dir::DataDir;
 use crate::global_args::GlobalArgs;
 use crate::output::{self, CliError};
 use crate::role::runtime;
 use crate::settings::Settings;
 
+pub(super) use show::{age_text, shown_version};
+
 /// Manage the memcached image
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum ImageCommand {
-    /// Build the image from the distribution's memcached package, or pull the configured image
+    /// Build the image from the distribution's memcached package or from a memcached that you have built, or pull the
+    /// configured image
+    #[command(after_help = "\
+Examples:
+  memgate image build --data /var/lib/memgate
+  memgate image build --binary ~/memcached-1.6.45/memcached
+
+New containers get the image that was built last; a restart gives it to a cache that runs.
+The package is downloaded and unpacked but not installed: its service would occupy port 11211.
+With --binary, libraries that this host lacks come from the package's. The program is never run on this host: it tells its
+version in a container without network. It must be memcached 1.6.18 or newer, for this machine's architecture.
+With `image = \"memcached:1.6@sha256:...\"` under [provisioner], that image is pulled instead.")]
+    Build {
+        /// The memcached program that you have built
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+    },
+    /// Show the image that new containers get, its memcached's version and age
     #[command(after_help = "\
 Example:
-  memgate image build --data /var/lib/memgate
+  memgate image show
 
-The package is downloaded and unpacked but not installed: its service would occupy port 11211.
-With `image = \"memcached:1.6@sha256:...\"` under [provisioner], that image is pulled instead.")]
-    Build,
+An image that is older than provisioner.image_age_days is called old: build a newer one, then restart the caches.")]
+    Show,
 }
 
 #[derive(Debug, Serialize)]
@@ -27,19 +50,29 @@ struct Built {
 }
 
 impl ImageCommand {
-    pub(crate) fn run(&self, global: &GlobalArgs) -> Result<(), CliError> {
-        let Self::Build = self;
-        let settings = Settings::load(global)?;
-        daemon::telemetry::init(&settings.log.filter, settings.log.format);
-        let data_dir = DataDir::of(global);
-        let image = runtime()?.block_on(async {
-            // Only to compare, as `memgate down` does.
-            let store = data_dir.open_store(&settings).await?;
-            data_dir.close_store(&settings, &store).await;
-            let id = data_dir.installation_id()?;
-            Ok::<_, CliError>(provisioner::build_image(&settings.provisioner, &id).await?)
-        })?;
-        let built = Built { image };
-        output::print(global.json, &built, || built.image.clone())
+    pub(crate) fn run(self, global: &GlobalArgs) -> Result<(), CliError> {
+        match self {
+            Self::Build { binary } => build(global, binary),
+            Self::Show => context::with_store(global, async |context: &Context| show::show(context).await),
+        }
     }
+}
+
+fn build(global: &GlobalArgs, binary: Option<PathBuf>) -> Result<(), CliError> {
+    let settings = Settings::load(global)?;
+    daemon::telemetry::init(&settings.log.filter, settings.log.format);
+    let data_dir = DataDir::of(global);
+    let image = runtime()?.block_on(async {
+        // Only to compare, as `memgate down` does.
+        let store = data_dir.open_store(&settings).await?;
+        data_dir.close_store(&settings, &store).await;
+        let id = data_dir.installation_id()?;
+        let config = data_dir.provisioner_config(&settings);
+        Ok::<_, CliError>(match &binary {
+            None => provisioner::build_image(&config, &id).await?,
+            Some(binary) => provisioner::build_image_from(&config, &id, binary).await?,
+        })
+    })?;
+    let built = Built { image };
+    output::print(global.json, &built, || built.image.clone())
 }

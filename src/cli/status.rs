@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use daemon::health::ProcessInfo;
-use provisioner::PromisedMemory;
+use provisioner::{ImageStatus, PromisedMemory};
 use serde::Serialize;
 use store::{Instance, InstanceState, IsolationSummary, Proxy, now};
 use tokio::time::timeout;
@@ -33,6 +33,10 @@ struct Status {
     roles: BTreeMap<&'static str, RoleHealth>,
     store: Health,
     docker: Health,
+    /// The image that new containers get.
+    image: Option<ImageStatus>,
+    /// Whether it is older than provisioner.image_age_days.
+    image_is_old: bool,
     /// Number of instances in each state.
     instances: BTreeMap<&'static str, u64>,
     /// The newest isolation checks of those that run.
@@ -105,9 +109,16 @@ async fn read_status(settings: &Settings, data_dir: &DataDir) -> Status {
         known.map_or_else(|| role.health(settings), |(_, address)| *address)
     };
     let [provisioner, proxy, webui] = Role::ALL.map(|role| ask_role(role, address(role), id));
-    let (provisioner, proxy, webui, docker, store) =
-        tokio::join!(provisioner, proxy, webui, ask_docker(settings, id), ask_store(settings, data_dir));
-    let (docker, foreign) = docker;
+    let (provisioner, proxy, webui, docker, store) = tokio::join!(
+        provisioner,
+        proxy,
+        webui,
+        ask_docker(settings, data_dir, id),
+        ask_store(settings, data_dir)
+    );
+    let (docker, foreign, image) = docker;
+    let image_is_old =
+        image.as_ref().is_some_and(|image| image.is_older_than(settings.provisioner.image_age_days));
     let roles = Role::ALL.into_iter().map(Role::name).zip([provisioner, proxy, webui]).collect();
     let mut status = Status {
         installation: installation.as_ref().ok().cloned(),
@@ -115,6 +126,8 @@ async fn read_status(settings: &Settings, data_dir: &DataDir) -> Status {
         roles,
         docker,
         foreign,
+        image,
+        image_is_old,
         ..Status::default()
     };
     match (installation, store) {
@@ -151,19 +164,26 @@ async fn ask_role(role: Role, address: SocketAddr, installation: &str) -> RoleHe
     RoleHealth { health, address, process: Some(report.process), notices }
 }
 
-/// Docker's health, and what claims in it to be the installation's.
-async fn ask_docker(settings: &Settings, installation: &str) -> (Health, Vec<String>) {
+/// Docker's health, what claims in it to be the installation's, and the image.
+async fn ask_docker(
+    settings: &Settings,
+    data_dir: &DataDir,
+    installation: &str,
+) -> (Health, Vec<String>, Option<ImageStatus>) {
     let silent =
         || format!("Docker doesn't answer within {TIMEOUT:?}: it hangs, or this machine is very busy");
     let version = timeout(TIMEOUT, provisioner::docker_version(&settings.provisioner));
     let foreign = timeout(TIMEOUT, provisioner::foreign_resources(&settings.provisioner, installation));
-    let (version, foreign) = tokio::join!(version, foreign);
+    let config = data_dir.provisioner_config(settings);
+    let image = timeout(TIMEOUT, provisioner::image_status(&config, installation));
+    let (version, foreign, image) = tokio::join!(version, foreign, image);
     let health = match version {
         Ok(Ok(version)) => Ok(Some(version)),
         Ok(Err(error)) => Err(CliError::from_error(&error).to_string()),
         Err(_) => Err(silent()),
     };
-    (Health::of(health), foreign.ok().and_then(Result::ok).unwrap_or_default())
+    let foreign = foreign.ok().and_then(Result::ok).unwrap_or_default();
+    (Health::of(health), foreign, image.ok().and_then(Result::ok).flatten())
 }
 
 async fn ask_store(settings: &Settings, data_dir: &DataDir) -> Result<StoreContents, String> {

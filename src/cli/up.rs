@@ -137,7 +137,7 @@ impl Up {
             ca::issue_server_certificate(data_dir.path(), &settings, system_users.as_ref())?;
         }
         tokio::select! {
-            prepared = prepare_docker(&settings, &installation) => prepared?,
+            prepared = prepare_docker(&settings, &data_dir, &installation) => prepared?,
             () = shutdown.begun() => return Ok(()),
         }
         let common = supervisor::Common { system_users, group_folders, shutdown, reload: reload.clone() };
@@ -166,7 +166,7 @@ fn absolute_paths(global: &GlobalArgs, data_dir: &DataDir) -> Result<GlobalArgs,
 
 /// Checks that Docker answers, and builds the memcached image if it is missing. While Docker is away this is left to the
 /// provisioner: the other roles work without.
-async fn prepare_docker(settings: &Settings, installation: &str) -> Result<(), CliError> {
+async fn prepare_docker(settings: &Settings, data_dir: &DataDir, installation: &str) -> Result<(), CliError> {
     let docker = match provisioner::docker_version(&settings.provisioner).await {
         Ok(version) => version,
         Err(error) if error.is_docker_down() && may_open(&settings.provisioner.docker_socket) => {
@@ -178,7 +178,7 @@ async fn prepare_docker(settings: &Settings, installation: &str) -> Result<(), C
         }
         Err(error) => return Err(error.into()),
     };
-    let image = provisioner::ensure_image(&settings.provisioner, installation).await?;
+    let image = provisioner::ensure_image(&data_dir.provisioner_config(settings), installation).await?;
     tracing::info!(installation, docker, image, "starting");
     Ok(())
 }

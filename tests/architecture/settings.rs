@@ -77,7 +77,8 @@ fn reference(settings: &Map<String, Value>) -> String {
         assert!(unknown.is_empty(), "{file}: {name} has no comment for {unknown:?}");
         write!(text, "\n## [{section}]\n\n| setting | default | meaning |\n|---|---|---|\n").unwrap();
         for (key, meaning) in &fields {
-            if !values[key].is_object() {
+            // What isn't among the values isn't read from files.
+            if values.get(key).is_some_and(|value| !value.is_object()) {
                 let meaning = meaning.replace('|', "\\|");
                 writeln!(text, "| `{key}` | {} | {meaning} |", shown(&values[key])).unwrap();
             }

@@ -32,7 +32,9 @@ pub(crate) struct BuiltImage {
     /// `sha256:...`.
     pub(crate) id: String,
     /// Seconds since 1970.
-    created: i64,
+    pub(crate) created: i64,
+    /// The version of its memcached, as it was built.
+    pub(crate) memcached: String,
 }
 
 /// What matters of an image in Docker.
@@ -42,6 +44,8 @@ pub(crate) struct ImageFacts {
     pub(crate) id: String,
     /// The folders for which a container gets a writable volume.
     pub(crate) volumes: Vec<String>,
+    /// The version of memcached, if it was built by memgate.
+    pub(crate) memcached: Option<String>,
 }
 
 /// What became of an image.
@@ -55,11 +59,6 @@ pub(crate) enum Untagged {
 }
 
 impl Docker {
-    /// The newest image that was built here.
-    pub(crate) async fn own_image(&self) -> Result<Option<BuiltImage>, Error> {
-        Ok(self.own_images().await?.into_iter().max_by_key(|image| image.created))
-    }
-
     /// All images that were built here.
     pub(crate) async fn own_images(&self) -> Result<Vec<BuiltImage>, Error> {
         let filters = HashMap::from([("reference", vec![self.names.image()])]);
@@ -68,25 +67,38 @@ impl Docker {
         let mut own = Vec::new();
         for image in list {
             for name in image.repo_tags {
-                if self.find_built(&name).await?.is_some_and(|id| id == image.id) {
-                    own.push(BuiltImage { name, id: image.id.clone(), created: image.created });
+                if let Some(built) = self.find_built(&name).await?.filter(|built| built.id == image.id) {
+                    let (id, memcached) = (built.id, built.memcached.unwrap_or_default());
+                    own.push(BuiltImage { name, id, created: image.created, memcached });
                 }
             }
         }
         Ok(own)
     }
 
-    /// The id of the image with this name, if it was built here.
-    async fn find_built(&self, name: &str) -> Result<Option<String>, Error> {
+    /// The image with this name, if it was built here.
+    async fn find_built(&self, name: &str) -> Result<Option<ImageFacts>, Error> {
         let image = self.inspect_image(name).await?;
-        Ok(image.filter(|image| is_built_here(&self.names, name, image)).and_then(|image| image.id))
+        Ok(image.filter(|image| is_built_here(&self.names, name, image)).map(ImageFacts::from))
     }
 
     pub(crate) async fn image_facts(&self, name: &str) -> Result<Option<ImageFacts>, Error> {
-        Ok(self.inspect_image(name).await?.map(|image| ImageFacts {
-            id: image.id.unwrap_or_default(),
-            volumes: image.config.and_then(|config| config.volumes).unwrap_or_default(),
-        }))
+        Ok(self.inspect_image(name).await?.map(ImageFacts::from))
+    }
+
+    /// When an image was created, in seconds since 1970.
+    pub(crate) async fn image_created(&self, id: &str) -> Result<Option<i64>, Error> {
+        let options = ListImagesOptionsBuilder::new().all(true).build();
+        let list = self.read("list images", self.client()?.list_images(Some(options))).await?;
+        Ok(list.into_iter().find(|image| image.id == id).map(|image| image.created))
+    }
+
+    /// Imports a root file system without a name, to try it. Returns the image's id.
+    pub(crate) async fn import_for_trial(&self, rootfs: &Rootfs) -> Result<String, Error> {
+        let changes = vec![format!("USER {UID}:{GID}"), format!("ENTRYPOINT [\"{MEMCACHED}\"]")];
+        let options = CreateImageOptionsBuilder::new().from_src("-").changes(changes).build();
+        let id = self.create_image(options, Some(rootfs.tar.clone())).await?;
+        id.ok_or_else(|| Error::Image("Docker doesn't show the imported image: try again".into()))
     }
 
     async fn inspect_image(&self, name: &str) -> Result<Option<ImageInspect>, Error> {
@@ -162,6 +174,14 @@ impl Docker {
             Ok(step.status.filter(|status| status.starts_with("sha256:")).or(id))
         });
         self.within(IMAGE_TIMEOUT, "create an image", last_id).await
+    }
+}
+
+impl From<ImageInspect> for ImageFacts {
+    fn from(image: ImageInspect) -> Self {
+        let config = image.config.unwrap_or_default();
+        let memcached = config.labels.and_then(|labels| labels.get(LABEL_MEMCACHED).cloned());
+        Self { id: image.id.unwrap_or_default(), volumes: config.volumes.unwrap_or_default(), memcached }
     }
 }
 

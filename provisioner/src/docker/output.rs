@@ -32,8 +32,8 @@ impl Docker {
     }
 }
 
-/// memcached may write anything, for terminals and for readers of logs.
-fn escape(text: &str) -> String {
+/// Escapes what a program has written, which may be anything, for terminals and for readers of logs.
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for c in text.chars().take(LENGTH_MAX) {
         if c.is_control() || c == '\\' { escaped.extend(c.escape_default()) } else { escaped.push(c) }

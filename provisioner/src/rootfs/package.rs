@@ -8,23 +8,41 @@ use tokio::process::Command;
 
 use crate::error::Error;
 
+/// The user and group that own nothing.
+const NOBODY: u32 = 65_534;
+
 /// Packages downloaded and unpacked in a temporary folder.
 #[derive(Debug)]
 pub(crate) struct Packages {
     downloads: PathBuf,
     root: PathBuf,
+    /// Whether binaries are looked at as nobody: their loader may do what they say.
+    as_nobody: bool,
 }
 
-/// The libraries that a binary links: paths of those found, and names of those missing.
+/// The libraries that a binary links: those found, and names of those missing.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Linked {
-    pub(crate) found: Vec<PathBuf>,
+    pub(crate) found: Vec<Library>,
     pub(crate) missing: Vec<String>,
+}
+
+/// A library that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Library {
+    pub(crate) path: PathBuf,
+    /// Whether the binary names this path, and not only a file that the loader looks for.
+    pub(crate) is_named_by_path: bool,
 }
 
 impl Packages {
     pub(crate) fn new(dir: &Path) -> Self {
-        Self { downloads: dir.join("packages"), root: dir.join("root") }
+        Self { downloads: dir.join("packages"), root: dir.join("root"), as_nobody: false }
+    }
+
+    /// The same for a binary that comes from elsewhere. Nobody must be able to read the folder.
+    pub(crate) fn for_foreign_binary(dir: &Path) -> Self {
+        Self { as_nobody: rustix::process::geteuid().is_root(), ..Self::new(dir) }
     }
 
     /// The folder that all packages are unpacked into.
@@ -61,8 +79,12 @@ impl Packages {
         }
         let path = std::env::join_paths(folders)
             .map_err(|_| Error::Image("the temporary folder has a colon in its name: set TMPDIR".into()))?;
-        let output = run(tool("ldd").arg(binary).env("LD_LIBRARY_PATH", path)).await?;
-        Ok(parse_ldd(&output))
+        let mut ldd = tool("ldd");
+        ldd.arg(binary).env("LD_LIBRARY_PATH", path);
+        if self.as_nobody {
+            ldd.uid(NOBODY).gid(NOBODY).current_dir("/");
+        }
+        Ok(parse_ldd(&run(&mut ldd).await?))
     }
 
     async fn download(&self, package: &str) -> Result<(), Error> {
@@ -125,7 +147,7 @@ fn parse_ldd(output: &str) -> Linked {
         if target.starts_with("not found") {
             linked.missing.push(name.to_owned());
         } else if let Some(path) = target.split_whitespace().next().filter(|path| path.starts_with('/')) {
-            linked.found.push(path.into());
+            linked.found.push(Library { path: path.into(), is_named_by_path: name.starts_with('/') });
         }
     }
     linked
@@ -141,8 +163,12 @@ mod tests {
             \tlibevent-2.1.so.7 => not found\n\
             \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007fdd4d21e000)\n\
             \t/lib64/ld-linux-x86-64.so.2 (0x00007fdd4da15000)\n";
+        let library = |path: &str, is_named_by_path| Library { path: path.into(), is_named_by_path };
         let expected = Linked {
-            found: vec!["/lib/x86_64-linux-gnu/libc.so.6".into(), "/lib64/ld-linux-x86-64.so.2".into()],
+            found: vec![
+                library("/lib/x86_64-linux-gnu/libc.so.6", false),
+                library("/lib64/ld-linux-x86-64.so.2", true),
+            ],
             missing: vec!["libevent-2.1.so.7".into()],
         };
         assert_eq!(parse_ldd(output), expected);

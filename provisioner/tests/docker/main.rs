@@ -6,6 +6,7 @@ mod container_spec;
 mod docker_relay;
 mod foreign_resources;
 mod harness;
+mod images;
 mod isolation;
 mod isolation_checks;
 mod lifecycle;

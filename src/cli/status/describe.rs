@@ -3,6 +3,7 @@
 use store::{IsolationFailure, Proxy};
 
 use super::{Health, RoleHealth, Status};
+use crate::cli::image::{age_text, shown_version};
 use crate::output::table;
 
 impl Health {
@@ -30,6 +31,10 @@ impl Status {
         let mut pairs: Vec<_> = self.roles.iter().map(|(role, health)| (*role, health.text())).collect();
         pairs.push(("store", self.store.text()));
         pairs.push(("docker", self.docker.text()));
+        pairs.extend(self.image.as_ref().map(|image| {
+            let age = age_text(image, self.image_is_old);
+            ("image", format!("{}, {age}", shown_version(image)))
+        }));
         pairs.push(("instances", self.instances_text()));
         pairs.extend(self.isolation_text().map(|text| ("isolation", text)));
         pairs.extend(self.memory_text().map(|text| ("memory", text)));
