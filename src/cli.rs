@@ -128,7 +128,7 @@ enum Command {
     /// Manage live connections: list, close
     #[command(subcommand)]
     Connection(connection::ConnectionCommand),
-    /// Manage the memcached image: build, show
+    /// Manage the memcached image: build, show, upgrade
     #[command(subcommand)]
     Image(image::ImageCommand),
     /// Create the data directory if it is missing, and migrate the database to this version

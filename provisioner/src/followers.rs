@@ -1,5 +1,5 @@
-//! The tasks beside the reconciler: what follows store, Docker, firewall and networks for it, and what samples and checks
-//! instances.
+//! The tasks beside the reconciler: what follows store, Docker, firewall and networks for it, and what samples, checks
+//! and upgrades instances.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::events::{self, Event};
 use crate::execute::Executor;
-use crate::{isolation_check, sampler};
+use crate::{isolation_check, sampler, upgrade};
 
 /// Starts them. They end when the set is dropped.
 pub(crate) fn start(executor: &Arc<Executor>, events: &Sender<Event>) -> JoinSet<()> {
@@ -24,5 +24,7 @@ pub(crate) fn start(executor: &Arc<Executor>, events: &Sender<Event>) -> JoinSet
     followers.spawn(async move { sampler::run(&it).await });
     let (it, sender) = (Arc::clone(executor), events.clone());
     followers.spawn(async move { isolation_check::run(&it, it.isolation_interval, sender).await });
+    let it = Arc::clone(executor);
+    followers.spawn(async move { upgrade::run(&it).await });
     followers
 }

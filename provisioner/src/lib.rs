@@ -40,6 +40,7 @@ mod spec;
 pub mod statistics;
 mod subnet;
 mod teardown;
+mod upgrade;
 mod work_queue;
 
 pub use capacity::PromisedMemory;

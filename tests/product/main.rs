@@ -24,6 +24,7 @@ mod self_healing;
 mod store_away;
 mod supervision;
 mod text_client;
+mod upgrade;
 mod user_states;
 mod victim;
 mod with_sudo;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::harness::{Installation, count, docker, inspect, output};
 
 /// An installation that notes which image was chosen.
-async fn installation() -> Installation {
+pub(crate) async fn installation() -> Installation {
     let mut installation = Installation::new().await;
     installation.config.chosen_image = Some(installation.dir().join("image.id"));
     installation.config.reconcile_seconds = 1;
@@ -14,7 +14,7 @@ async fn installation() -> Installation {
 }
 
 /// The memcached of the distribution's package, as if the operator had built it.
-async fn operators_binary(installation: &Installation) -> PathBuf {
+pub(crate) async fn operators_binary(installation: &Installation) -> PathBuf {
     let tag = provisioner::build_image(&installation.config, &installation.id).await.unwrap();
     let name = format!("copy-of-{}", installation.id);
     docker(&["create", "--name", &name, &tag]);
@@ -22,6 +22,16 @@ async fn operators_binary(installation: &Installation) -> PathBuf {
     docker(&["cp", &format!("{name}:/usr/bin/memcached"), binary.to_str().unwrap()]);
     docker(&["rm", &name]);
     binary
+}
+
+/// A program that says it is memcached, and never serves.
+pub(crate) fn broken_memcached(dir: &Path) -> PathBuf {
+    let help = r#"puts("memcached 1.6.99\n-Y, --auth-file=<file>")"#;
+    let source = format!(
+        "#include <stdio.h>\n#include <string.h>\nint main(int n, char **a) {{ return n > 1 && !strcmp(a[1], \"-h\") ? \
+         {help} < 0 : 1; }}"
+    );
+    compile(dir, "broken", &source, &[])
 }
 
 fn compile(dir: &Path, name: &str, source: &str, arguments: &[&str]) -> PathBuf {

@@ -14,3 +14,4 @@ mod operations;
 mod repairs;
 mod self_healing;
 mod store_lock;
+mod upgrades;

@@ -2,7 +2,9 @@
 
 use provisioner::ImageStatus;
 use serde::Serialize;
+use store::ImageUpgrade;
 
+use super::upgrade;
 use crate::cli::context::Context;
 use crate::output::CliError;
 use crate::output::table;
@@ -14,6 +16,8 @@ struct Shown {
     image: ImageStatus,
     /// Whether it is older than provisioner.image_age_days.
     old: bool,
+    /// The last upgrade.
+    upgrade: Option<ImageUpgrade>,
 }
 
 pub(super) async fn show(context: &Context) -> Result<(), CliError> {
@@ -23,7 +27,7 @@ pub(super) async fn show(context: &Context) -> Result<(), CliError> {
         CliError::new("there is no memcached image yet", "build one with `memgate image build`")
     })?;
     let old = image.is_older_than(config.image_age_days);
-    let shown = Shown { image, old };
+    let shown = Shown { image, old, upgrade: context.store.image_upgrade().await? };
     context.print(&shown, || shown.text())
 }
 
@@ -43,7 +47,7 @@ pub(crate) fn age_text(image: &ImageStatus, old: bool) -> String {
         "configured" => "set provisioner.image to a newer one, restart memgate",
         _ => "build a newer one with `memgate image build`",
     };
-    format!("{built}, old: {fix}, then restart the caches")
+    format!("{built}, old: {fix}, then run `memgate image upgrade`")
 }
 
 impl Shown {
@@ -60,6 +64,7 @@ impl Shown {
         if !capabilities.is_empty() {
             pairs.push(("adds", capabilities.join(", ")));
         }
+        pairs.extend(self.upgrade.as_ref().map(|it| ("last upgrade", upgrade::text(it))));
         table::pairs(&pairs)
     }
 }

@@ -24,7 +24,7 @@ impl Isolation {
             return table::pairs(&[("isolation", "not checked yet".to_owned())]);
         };
         let image = if check.outdated {
-            format!("{} (new instances get another after a restart)", check.image)
+            format!("{} (new instances get another: see `memgate image upgrade`)", check.image)
         } else {
             check.image.clone()
         };

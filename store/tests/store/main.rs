@@ -31,6 +31,7 @@ mod denials;
 mod errors;
 mod feed;
 mod files;
+mod image_upgrades;
 mod instance_events;
 mod isolation_checks;
 mod key_fingerprints;
