@@ -19,6 +19,7 @@ mod status;
 mod token;
 mod up;
 mod usage;
+mod usage_error;
 mod user;
 
 use clap::{Parser, Subcommand};
@@ -27,7 +28,7 @@ use crate::global_args::GlobalArgs;
 use crate::output::CliError;
 use crate::role;
 
-pub(crate) use usage::parse;
+pub(crate) use usage_error::parse;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -113,7 +114,7 @@ enum Command {
     /// Manage users: add, list, show, update, suspend, resume, delete, reset-password
     #[command(subcommand)]
     User(user::UserCommand),
-    /// Manage caches: list, show, create, delete
+    /// Manage caches: list, show, stats, create, restart, flush, resize, delete
     #[command(subcommand)]
     Cache(cache::CacheCommand),
     /// Manage tokens, the credentials of applications: create, list, show, update, rotate, certify, revoke
@@ -128,6 +129,9 @@ enum Command {
     /// Manage live connections: list, close
     #[command(subcommand)]
     Connection(connection::ConnectionCommand),
+    /// Export what caches used, hour by hour: what a bill is made from
+    #[command(subcommand)]
+    Usage(usage::UsageCommand),
     /// Manage the memcached image: build, show, upgrade
     #[command(subcommand)]
     Image(image::ImageCommand),
@@ -169,6 +173,7 @@ impl Args {
             Command::Plan(command) => command.run(global),
             Command::Instance(command) => command.run(global),
             Command::Connection(command) => command.run(global),
+            Command::Usage(command) => command.run(global),
             Command::Image(command) => command.run(global),
             Command::Migrate => migrate::run(global),
             Command::Audit(command) => command.run(global),

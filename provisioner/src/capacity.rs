@@ -164,6 +164,11 @@ impl Capacity {
         Ok(())
     }
 
+    /// What an instance has reserved.
+    pub(crate) fn reserved_bytes(&self, instance: &str) -> Option<i64> {
+        self.lock().bytes.get(instance).copied()
+    }
+
     /// Counts what an instance has, if that is known. It needs nothing else, so it doesn't wait any more.
     pub(crate) fn settle(&self, instance: &str, bytes: Option<i64>) {
         let mut reservations = self.lock();

@@ -40,6 +40,8 @@ pub struct Config {
     /// Maximum of the sum of all instances' memory limits, in MiB; by default three times this machine's memory,
     /// since most caches never fill. An instance's limit is its memory, a quarter of that, and about 60 MiB.
     pub memory_mb: Option<u32>,
+    /// Days for which metered hours are kept, 1 to 4,000: what `memgate usage export` prints.
+    pub usage_days: u32,
     /// The user of the proxy, by name or number: beside root's, only its processes reach containers.
     pub proxy_user: String,
     /// The file that names the image that was built last, of those that were built here. Only root writes it; without it,
@@ -61,6 +63,7 @@ impl Default for Config {
             cpus: 1.0,
             docker_socket: DOCKER_SOCKET.into(),
             memory_mb: None,
+            usage_days: 400,
             proxy_user: PROXY_USER.into(),
             chosen_image: None,
         }
@@ -76,6 +79,7 @@ pub(crate) struct Settings {
     pub(crate) instance_networks: InstanceNetworks,
     pub(crate) resync_interval: Duration,
     pub(crate) isolation_interval: Duration,
+    pub(crate) usage_kept: Duration,
 }
 
 impl Config {
@@ -103,6 +107,9 @@ impl Config {
         if self.memory_mb == Some(0) {
             problems.push(invalid("provisioner.memory_mb", "give at least 1"));
         }
+        if !(1..=4_000).contains(&self.usage_days) {
+            problems.push(invalid("provisioner.usage_days", "give 1 to 4000"));
+        }
         problems
     }
 
@@ -125,6 +132,7 @@ impl Config {
             instance_networks: self.subnets.parse().map_err(|_| missing())?,
             resync_interval: Duration::from_secs(self.reconcile_seconds),
             isolation_interval: Duration::from_secs(self.isolation_check_seconds),
+            usage_kept: Duration::from_hours(24 * u64::from(self.usage_days)),
         })
     }
 

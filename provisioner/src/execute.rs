@@ -69,6 +69,8 @@ pub(crate) struct Executor {
     pub(crate) capacity: Capacity,
     pub(crate) history: History,
     pub(crate) known: KnownInstances,
+    /// How long metered hours are kept.
+    pub(crate) usage_kept: Duration,
     pub(crate) secrets: SecretChecks,
     pub(crate) observations: Observations,
 }
@@ -334,6 +336,13 @@ impl Executor {
                 ended.by_itself = end.exit_code.is_some() && !end.was_signalled();
             }
         }
+    }
+
+    /// MiB that an instance has reserved of `wanted`: less, while it waits for room.
+    pub(crate) fn held_memory_mb(&self, instance: &str, wanted: i64) -> i64 {
+        let held = self.capacity.reserved_bytes(instance).zip(self.known.get(instance));
+        let held = held.and_then(|(bytes, known)| Some(Spec::of(&known).ok()?.memory_mb_within(bytes)));
+        held.map_or(wanted, |held| wanted.min(held.max(1)))
     }
 
     /// What a container's instance is to have, as far as that is known.

@@ -97,9 +97,21 @@ fn is_closed(error: &io::Error) -> bool {
 /// If it is too long, or the connection ends.
 pub(crate) async fn read_line(lane: &mut BufReader<TcpStream>) -> io::Result<String> {
     let mut text = String::new();
-    lane.take(LINE_MAX).read_line(&mut text).await?;
+    read_line_into(lane, &mut text).await.map(str::to_owned)
+}
+
+/// The same into a text that is used again, for replies of many lines.
+///
+/// # Errors
+/// As [`read_line`].
+pub(crate) async fn read_line_into<'t>(
+    lane: &mut BufReader<TcpStream>,
+    text: &'t mut String,
+) -> io::Result<&'t str> {
+    text.clear();
+    lane.take(LINE_MAX).read_line(text).await?;
     match text.strip_suffix("\r\n") {
-        Some(line) => Ok(line.to_owned()),
+        Some(line) => Ok(line),
         None if text.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
         None => Err(io::ErrorKind::InvalidData.into()),
     }

@@ -5,6 +5,7 @@
 //! installation's label and exact name. One provisioner of an installation leads; others wait for its lock in the store.
 
 mod capacity;
+mod cgroup;
 mod conditions;
 mod config;
 mod desired;
@@ -26,6 +27,7 @@ mod limits;
 mod liveness;
 mod memcached;
 mod memcached_version;
+mod metering;
 mod metrics;
 mod names;
 mod networks;
@@ -112,6 +114,7 @@ pub async fn run(
         capacity: Capacity::new(config.memory_mb, metrics.capacity.clone()),
         history: History::new(metrics.repairs.clone()),
         known: KnownInstances::new(settings.address_cooldown),
+        usage_kept: settings.usage_kept,
         secrets: SecretChecks::new(settings.resync_interval),
         observations: Observations::default(),
         metrics,

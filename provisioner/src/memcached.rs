@@ -9,7 +9,7 @@ use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::health_check::read_line;
+use crate::health_check::{read_line, read_line_into};
 use crate::spec::PORT;
 
 /// Time limit of the login, and of each request.
@@ -66,19 +66,42 @@ impl Memcached {
     /// # Errors
     /// If the reply doesn't come in time, or isn't one.
     pub(crate) async fn statistics(&mut self, about: &str) -> io::Result<Vec<(String, String)>> {
+        let mut figures = Vec::new();
+        self.each_statistic(&[about], |name, value| figures.push((name.to_owned(), value.to_owned())))
+            .await?;
+        Ok(figures)
+    }
+
+    /// The same of several groups, asked for at once: calls `each` with names and values, and keeps none.
+    ///
+    /// # Errors
+    /// As [`Memcached::statistics`].
+    pub(crate) async fn each_statistic(
+        &mut self,
+        groups: &[&str],
+        mut each: impl FnMut(&str, &str),
+    ) -> io::Result<()> {
+        let request: String = groups.iter().map(|about| format!("stats{about}\r\n")).collect();
         let read = async {
-            self.lane.write_all(format!("stats{about}\r\n").as_bytes()).await?;
-            let mut figures = Vec::new();
-            while figures.len() < LINES_MAX {
-                let line = read_line(&mut self.lane).await?;
-                if line == "END" {
-                    return Ok(figures);
+            self.lane.write_all(request.as_bytes()).await?;
+            let mut text = String::new();
+            for _ in groups {
+                let mut lines = 0;
+                loop {
+                    let line = read_line_into(&mut self.lane, &mut text).await?;
+                    if line == "END" {
+                        break;
+                    }
+                    let figure = line.strip_prefix("STAT ").and_then(|figure| figure.split_once(' '));
+                    let (name, value) = figure.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+                    each(name, value);
+                    lines += 1;
+                    if lines == LINES_MAX {
+                        return Err(io::ErrorKind::InvalidData.into());
+                    }
                 }
-                let figure = line.strip_prefix("STAT ").and_then(|figure| figure.split_once(' '));
-                let (name, value) = figure.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-                figures.push((name.to_owned(), value.to_owned()));
             }
-            Err(io::ErrorKind::InvalidData.into())
+            Ok(())
         };
         in_time(read).await
     }

@@ -1,14 +1,22 @@
-//! What a memcached says of itself: memory, items, hits, evictions.
+//! What a memcached says of itself: memory, items, hits, evictions, sizes of items. It may say anything: only known
+//! figures are taken, and only numbers.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use store::LaneCredential;
+use store::{LaneCredential, SlabClass};
 
 use crate::memcached::Memcached;
+use crate::spec::PORT;
+
+/// memcached's groups of figures that are read: general ones, and those of sizes of items.
+const GROUPS: [&str; 3] = ["", " slabs", " items"];
+/// memcached numbers sizes of items from 1 on.
+const CLASS_MAX: u32 = 63;
 
 /// Figures of one memcached since it started.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Statistics {
     /// Bytes that items use.
     pub bytes: u64,
@@ -16,14 +24,28 @@ pub struct Statistics {
     pub limit_maxbytes: u64,
     /// Items, expired ones too until memcached finds them.
     pub curr_items: u64,
+    /// Connections: those of proxies, and the one that asks.
+    pub curr_connections: u64,
     /// Reads that found their key.
     pub get_hits: u64,
     /// Reads that didn't.
     pub get_misses: u64,
+    /// Stores.
+    pub cmd_set: u64,
     /// Items that were removed to make room.
     pub evictions: u64,
+    /// Those of them that nobody had read.
+    pub evicted_unfetched: u64,
+    /// Expired items whose memory was used again.
+    pub reclaimed: u64,
+    /// Bytes received.
+    pub bytes_read: u64,
+    /// Bytes sent.
+    pub bytes_written: u64,
     /// Seconds since it started.
     pub uptime: u64,
+    /// Its sizes of items.
+    pub slab_classes: Vec<SlabClass>,
 }
 
 /// Asks the memcached at `address`. The secret is sent only to what refuses a request without it, as each instance does
@@ -32,32 +54,75 @@ pub struct Statistics {
 /// # Errors
 /// If it can't be reached from this machine, or what answers is no instance.
 pub async fn read(address: IpAddr, credential: &LaneCredential) -> io::Result<Statistics> {
-    ask(&mut Memcached::connect(address, credential).await?).await
+    read_from(SocketAddr::new(address, PORT), credential).await
 }
 
-async fn ask(memcached: &mut Memcached) -> io::Result<Statistics> {
-    let mut statistics = Statistics::default();
-    for (name, value) in memcached.statistics("").await? {
-        statistics.take(&name, &value);
-    }
+/// The same at any port.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) async fn read_from(address: SocketAddr, credential: &LaneCredential) -> io::Result<Statistics> {
+    let (mut statistics, mut classes) = (Statistics::default(), BTreeMap::new());
+    let mut memcached = Memcached::connect_to(address, credential).await?;
+    memcached
+        .each_statistic(&GROUPS, |name, value| {
+            let Ok(value) = value.parse() else { return };
+            if !take_class(&mut classes, name, value) {
+                statistics.take(name, value);
+            }
+        })
+        .await?;
+    statistics.slab_classes = classes.into_values().collect();
     Ok(statistics)
 }
 
 impl Statistics {
+    /// Stores that failed because there was no room, of all sizes.
+    pub(crate) fn out_of_memory(&self) -> u64 {
+        self.slab_classes.iter().fold(0, |sum, class| sum.saturating_add(class.out_of_memory))
+    }
+
     /// Takes one figure. Others are ignored.
-    fn take(&mut self, name: &str, value: &str) {
-        let (field, value) = match (name, value.parse()) {
-            ("bytes", Ok(value)) => (&mut self.bytes, value),
-            ("limit_maxbytes", Ok(value)) => (&mut self.limit_maxbytes, value),
-            ("curr_items", Ok(value)) => (&mut self.curr_items, value),
-            ("get_hits", Ok(value)) => (&mut self.get_hits, value),
-            ("get_misses", Ok(value)) => (&mut self.get_misses, value),
-            ("evictions", Ok(value)) => (&mut self.evictions, value),
-            ("uptime", Ok(value)) => (&mut self.uptime, value),
+    fn take(&mut self, name: &str, value: u64) {
+        let field = match name {
+            "bytes" => &mut self.bytes,
+            "limit_maxbytes" => &mut self.limit_maxbytes,
+            "curr_items" => &mut self.curr_items,
+            "curr_connections" => &mut self.curr_connections,
+            "get_hits" => &mut self.get_hits,
+            "get_misses" => &mut self.get_misses,
+            "cmd_set" => &mut self.cmd_set,
+            "evictions" => &mut self.evictions,
+            "evicted_unfetched" => &mut self.evicted_unfetched,
+            "reclaimed" => &mut self.reclaimed,
+            "bytes_read" => &mut self.bytes_read,
+            "bytes_written" => &mut self.bytes_written,
+            "uptime" => &mut self.uptime,
             _ => return,
         };
         *field = value;
     }
+}
+
+/// Takes a figure of a size of items: `5:chunk_size`, `items:5:evicted`. Returns whether it is one.
+fn take_class(classes: &mut BTreeMap<u32, SlabClass>, name: &str, value: u64) -> bool {
+    let (is_items, rest) = name.strip_prefix("items:").map_or((false, name), |rest| (true, rest));
+    let Some((number, figure)) = rest.split_once(':') else { return false };
+    let Some(number) = number.parse().ok().filter(|number| (1..=CLASS_MAX).contains(number)) else {
+        return false;
+    };
+    let class = classes.entry(number).or_insert(SlabClass { class: number, ..SlabClass::default() });
+    let field = match (is_items, figure) {
+        (false, "chunk_size") => &mut class.chunk_size,
+        (false, "total_pages") => &mut class.pages,
+        (true, "number") => &mut class.items,
+        (true, "evicted") => &mut class.evicted,
+        (true, "evicted_unfetched") => &mut class.evicted_unfetched,
+        (true, "outofmemory") => &mut class.out_of_memory,
+        _ => return true,
+    };
+    *field = value;
+    true
 }
 
 #[cfg(test)]
@@ -70,7 +135,7 @@ mod tests {
     use super::*;
 
     /// What is read from a server that sends one reply to each request, and what it was sent.
-    async fn read_from(replies: &[&str]) -> (io::Result<Statistics>, String) {
+    async fn answered(replies: &[&str]) -> (io::Result<Statistics>, String) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let credential = LaneCredential::new("secret-of-the-lane".to_owned());
@@ -84,24 +149,37 @@ mod tests {
             }
             received
         };
-        let read = async { ask(&mut Memcached::connect_to(address, &credential).await?).await };
-        tokio::join!(read, serve)
+        tokio::join!(read_from(address, &credential), serve)
     }
 
     // F-21.
     #[tokio::test]
     async fn figures_are_read_from_an_instance_only() {
         let (refused, stored) = ("CLIENT_ERROR unauthenticated\r\n", "STORED\r\n");
-        let stats = "STAT bytes 71\r\nSTAT limit_maxbytes 67108864\r\nSTAT version 1.6.18\r\nSTAT evictions 3\r\nEND\r\n";
-        let (read, _) = read_from(&[refused, stored, stats]).await;
-        let expected =
-            Statistics { bytes: 71, limit_maxbytes: 67_108_864, evictions: 3, ..Statistics::default() };
-        assert_eq!(read.unwrap(), expected);
-        let (read, sent) = read_from(&["VERSION 1.6.18\r\n"]).await;
+        let stats = "STAT bytes 71\r\nSTAT limit_maxbytes 67108864\r\nSTAT version 1.6.18\r\nSTAT evictions 3\r\n\
+             STAT cmd_set -5\r\nSTAT uptime 99999999999999999999\r\nSTAT reclaimed 2\r\nEND\r\n\
+             STAT 5:chunk_size 240\r\nSTAT 5:total_pages 2\r\nSTAT 64:chunk_size 1\r\nSTAT total_malloced 9\r\nEND\r\n\
+             STAT items:5:outofmemory 4\r\nSTAT items:5:age 9\r\nSTAT items:7:outofmemory 1\r\nEND\r\n";
+        let (read, _) = answered(&[refused, stored, stats]).await;
+        let class =
+            SlabClass { class: 5, chunk_size: 240, pages: 2, out_of_memory: 4, ..SlabClass::default() };
+        let other = SlabClass { class: 7, out_of_memory: 1, ..SlabClass::default() };
+        let expected = Statistics {
+            bytes: 71,
+            limit_maxbytes: 67_108_864,
+            evictions: 3,
+            reclaimed: 2,
+            slab_classes: vec![class, other],
+            ..Statistics::default()
+        };
+        let read = read.unwrap();
+        assert_eq!(read.out_of_memory(), 5);
+        assert_eq!(read, expected);
+        let (read, sent) = answered(&["VERSION 1.6.18\r\n"]).await;
         assert!(read.is_err() && !sent.contains("secret"), "{sent}");
         for replies in [[refused, "ERROR\r\n", ""], [refused, stored, "nonsense\r\n"]] {
             assert!(
-                read_from(&replies[..if replies[2].is_empty() { 2 } else { 3 }]).await.0.is_err(),
+                answered(&replies[..if replies[2].is_empty() { 2 } else { 3 }]).await.0.is_err(),
                 "{replies:?}"
             );
         }

@@ -229,6 +229,11 @@ impl Tenant {
         self.rate_limit.is_settled(&self.usage)
     }
 
+    /// Whether all that was counted is in a report: otherwise dropping the tenant would lose it.
+    pub(crate) fn is_reported(&self) -> bool {
+        self.usage.is_reported()
+    }
+
     /// Closes idle dedicated lanes, and drops the permissions of tokens without sessions.
     pub(crate) fn sweep(&self) {
         self.backend.sweep();
@@ -237,17 +242,19 @@ impl Tenant {
 
     /// Returns what was counted since the last report; `None` if nothing has changed.
     pub(crate) fn report(&self, instance_id: &str) -> Option<UsageDelta> {
-        let connections = self.sessions.count();
+        let (connections, peak_connections) = (self.sessions.count(), self.sessions.peak());
         let (reported, reported_at) = self.reported.get();
-        let (counts, latency) = self.usage.take();
         let is_due = connections > 0 && reported_at.elapsed() > REPORT_INTERVAL_MAX;
         let used_tokens = self.sessions.take_used_tokens();
-        if counts.is_zero() && connections == reported && used_tokens.is_empty() && !is_due {
+        let is_same = connections == reported && peak_connections == connections;
+        if self.usage.is_reported() && is_same && used_tokens.is_empty() && !is_due {
             return None;
         }
+        let (counts, latency) = self.usage.take();
+        self.sessions.reset_peak();
         self.reported.set((connections, Instant::now()));
         let instance_id = instance_id.to_owned();
-        Some(UsageDelta { instance_id, counts, latency, connections, used_tokens })
+        Some(UsageDelta { instance_id, counts, latency, connections, peak_connections, used_tokens })
     }
 }
 

@@ -58,6 +58,9 @@ const LAST_VALUE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time limit for closing the lanes, once no session is left.
 const LANE_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long a worker that stops waits until its last report is taken.
+const LAST_REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Shared by all acceptors and workers, read-only.
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -183,7 +186,7 @@ impl Worker {
         self.closing.set(true);
         self.tenants.borrow().values().for_each(|tenant| tenant.wake_all());
         self.drain(inbox).await;
-        self.report();
+        self.report_last().await;
         self.tenants.borrow_mut().drain().for_each(|(_, tenant)| tenant.backend.close());
         self.lanes.close();
         let _ = timeout(LANE_CLOSE_TIMEOUT, self.lanes.wait()).await;
@@ -295,10 +298,15 @@ impl Worker {
         let tenants = self.tenants.borrow();
         tenants.values().for_each(|tenant| tenant.make_room());
         self.count_active(&tenants);
-        let Ok(permit) = self.shared.usage.try_reserve() else { return };
-        let deltas: Vec<UsageDelta> = tenants.iter().filter_map(|(id, tenant)| tenant.report(id)).collect();
-        if !deltas.is_empty() {
-            permit.send(deltas);
+        if let Ok(permit) = self.shared.usage.try_reserve() {
+            send_counts(&tenants, permit);
+        }
+    }
+
+    /// Reports what was counted since the last report. There is no next one, so this waits for the queue.
+    async fn report_last(&self) {
+        if let Ok(Ok(permit)) = timeout(LAST_REPORT_TIMEOUT, self.shared.usage.reserve()).await {
+            send_counts(&self.tenants.borrow(), permit);
         }
     }
 
@@ -312,11 +320,19 @@ impl Worker {
     fn drop_idle_tenants(&self) {
         self.tenants.borrow_mut().retain(|_, tenant| {
             tenant.sweep();
-            let is_idle = tenant.is_idle(TENANT_IDLE_TIMEOUT) && tenant.is_settled();
+            let is_idle = tenant.is_idle(TENANT_IDLE_TIMEOUT) && tenant.is_settled() && tenant.is_reported();
             if is_idle {
                 tenant.backend.close();
             }
             !is_idle
         });
+    }
+}
+
+/// Sends what the tenants counted.
+fn send_counts(tenants: &HashMap<String, Rc<Tenant>>, permit: mpsc::Permit<'_, Vec<UsageDelta>>) {
+    let deltas: Vec<UsageDelta> = tenants.iter().filter_map(|(id, tenant)| tenant.report(id)).collect();
+    if !deltas.is_empty() {
+        permit.send(deltas);
     }
 }

@@ -1,6 +1,7 @@
 //! `memgate cache`: the caches of a user.
 
 mod operation;
+mod statistics;
 
 use serde::Serialize;
 use store::{
@@ -9,6 +10,7 @@ use store::{
 };
 
 use self::operation::{Operations, Resize, Target};
+use self::statistics::Stats;
 
 use super::confirmation::Confirmation;
 use super::context::{self, Context};
@@ -45,6 +47,17 @@ Examples:
         #[command(flatten)]
         cache: CacheArg,
     },
+    /// Show how a cache has been used over time: hits, rates, evictions, memory, CPU
+    #[command(after_help = "\
+Examples:
+  memgate cache stats ada@example.org
+  memgate cache stats ada@example.org --cache sessions --since 1h
+  memgate cache stats ada@example.org --since 30d --json
+
+HITS is the share of reads that found their key, EVICTED counts items that were removed to make room, UNREAD those of them
+that nobody had read, NO ROOM stores that failed for lack of memory. USED is what items use, CONTAINER all that the container
+uses. --json prints each interval, and the newest figures per size of items.")]
+    Stats(Stats),
     /// Create a cache, and wait until it is running. It has no tokens yet
     #[command(after_help = "\
 Example:
@@ -165,6 +178,7 @@ impl CacheCommand {
                 let cache = cache.find(&context.store, &user).await?;
                 show(context, &user, cache).await
             }
+            Self::Stats(stats) => stats.run(context).await,
             Self::Create(create) => create.run(context).await,
             Self::Restart(target) => operation::run(context, target, NewOperation::Restart).await,
             Self::Flush(target) => operation::run(context, target, NewOperation::Flush).await,
@@ -295,11 +309,12 @@ async fn show(context: &Context, user: &User, cache: Cache) -> Result<(), CliErr
 /// How full a cache is, as names and values.
 fn fullness(it: &InstanceStatistics) -> String {
     let mb = |bytes: i64| megabytes(u64::try_from(bytes).unwrap_or(0));
-    let percent = it.bytes.saturating_mul(100).checked_div(it.limit_bytes).unwrap_or(0);
+    let (has, counted) = (&it.gauges, &it.counters);
+    let percent = has.bytes.saturating_mul(100).checked_div(has.limit_bytes).unwrap_or(0);
     table::pairs(&[
-        ("memory used", format!("{} of {} ({percent} %)", mb(it.bytes), mb(it.limit_bytes))),
-        ("items", format!("{}, {} evicted", it.items, it.evictions)),
-        ("memcached", format!("{} hits, {} misses", it.hits, it.misses)),
+        ("memory used", format!("{} of {} ({percent} %)", mb(has.bytes), mb(has.limit_bytes))),
+        ("items", format!("{}, {} evicted", has.items, counted.evictions)),
+        ("memcached", format!("{} hits, {} misses", counted.hits, counted.misses)),
         ("as of", time::past(it.sampled_at)),
     ])
 }

@@ -34,6 +34,11 @@ pub(super) fn plan_error(error: StoreError, name: &str) -> CliError {
 }
 
 impl CacheArg {
+    /// Whether a name is given.
+    pub(super) fn is_named(&self) -> bool {
+        self.cache.is_some()
+    }
+
     /// The user's cache with the given name, or the only one.
     ///
     /// # Errors

@@ -1,118 +1,167 @@
-//! Command lines that don't parse: which command was meant, what is wrong, and where to read on.
+//! `memgate usage`: what caches used, hour by hour.
 
-use std::ffi::{OsStr, OsString};
-use std::process::ExitCode;
+mod csv;
+mod hour;
 
-use clap::error::ErrorKind;
-use clap::{Command, CommandFactory as _, Parser as _};
+use serde::Serialize;
+use store::{Store, Timestamp, UsageHour, UsageSpan, now};
 
-use super::Args;
-use crate::output::CliError;
+use super::context::{self, Context};
+use super::lookup::{CacheArg, find_user};
+use crate::global_args::GlobalArgs;
+use crate::output::{self, CliError};
 
-/// Parses the command line. Prints help on stdout, or a usage error on stderr with exit status 2.
-pub(crate) fn parse() -> Result<Args, ExitCode> {
-    let arguments: Vec<OsString> = without_help_for_help(std::env::args_os().collect());
-    Args::try_parse_from(&arguments).map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            let _ = error.print();
-            ExitCode::SUCCESS
-        }
-        // The arguments didn't parse, so the option itself has to be searched for.
-        _ if arguments.iter().any(|argument| argument == "--json") => {
-            usage(&error, &named_command(&Args::command(), &arguments)).report(true)
-        }
-        _ => {
-            let _ = error.print();
-            ExitCode::from(2)
-        }
-    })
+/// Export what caches used
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum UsageCommand {
+    /// Print a row for each hour in which a cache had memory or connections: memory, operations, bytes, connections
+    #[command(after_help = "\
+Examples:
+  memgate usage export --from 2026-11-01 --to 2026-12-01 > november.csv
+  memgate usage export ada@example.org --cache shop --from 2026-11-29T08
+  memgate usage export --format json > usage.json
+
+All times are in UTC. The hour that --to names isn't exported, and the current hour still grows. Deleted users and caches are
+exported too; their names are gone, their ids are not. Hours are kept for 400 days, or as provisioner.usage_days says.
+docs/operating.md explains each column.")]
+    Export(Export),
 }
 
-/// `memgate help --help` asks for the same as `memgate help`.
-fn without_help_for_help(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    let is_option = |argument: &&OsString| argument.to_string_lossy().starts_with('-');
-    let words = arguments.iter().take_while(|argument| !is_option(argument)).count();
-    if arguments[..words].iter().skip(1).any(|word| word == "help") {
-        arguments.retain(|argument| argument != "--help" && argument != "-h");
-    }
-    arguments
+#[derive(Debug, clap::Args)]
+pub(crate) struct Export {
+    /// Only this user's caches: an e-mail address, or the id of a deleted user
+    #[arg(value_name = "EMAIL")]
+    user: Option<String>,
+    #[command(flatten)]
+    cache: CacheArg,
+    /// The first hour: 2026-11-29, or 2026-11-29T08 for a part of a day [default: all]
+    #[arg(long, value_name = "HOUR", value_parser = hour::parse)]
+    from: Option<Timestamp>,
+    /// The first hour that isn't exported any more, in the same form [default: until now]
+    #[arg(long, value_name = "HOUR", value_parser = hour::parse)]
+    to: Option<Timestamp>,
+    /// How rows are written; --json is the same as --format json
+    #[arg(long, value_enum, default_value = "csv")]
+    format: ExportFormat,
 }
 
-/// The command that the arguments name, as far as it exists: `memgate user add`.
-fn named_command(program: &Command, arguments: &[OsString]) -> String {
-    let (mut command, mut name) = (program, program.get_name().to_owned());
-    for word in arguments.iter().skip(1).filter_map(|word| OsStr::to_str(word)) {
-        if let Some(found) = command.find_subcommand(word) {
-            command = found;
-            name = format!("{name} {}", found.get_name());
+/// How rows are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum ExportFormat {
+    /// Comma-separated values (RFC 4180) under a line of column names
+    Csv,
+    /// One JSON document
+    Json,
+}
+
+/// Writes rows as they come: there may be millions.
+struct Writer {
+    format: ExportFormat,
+    rows: usize,
+}
+
+impl UsageCommand {
+    pub(crate) fn run(self, global: &GlobalArgs) -> Result<(), CliError> {
+        let Self::Export(export) = self;
+        let format = if global.json { ExportFormat::Json } else { export.format };
+        context::with_store(global, async |context: &Context| export.run(&context.store, format).await)
+    }
+}
+
+impl Export {
+    async fn run(&self, store: &Store, format: ExportFormat) -> Result<(), CliError> {
+        let span = UsageSpan {
+            from: self.from.unwrap_or(Timestamp::EPOCH),
+            to: self.to.unwrap_or_else(|| now().saturating_add(std::time::Duration::from_hours(1))),
+        };
+        if span.from >= span.to {
+            return Err(CliError::usage("--from isn't before --to", "name an earlier hour with --from"));
         }
-    }
-    name
-}
-
-/// In one line: the error with the names of its arguments, then clap's own suggestion, or how the command is used.
-fn usage(error: &clap::Error, command: &str) -> CliError {
-    let see = format!("see `{command} --help`");
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return CliError::usage(format!("`{command}` needs a command"), see);
-    }
-    let text = error.to_string();
-    let (mut what, mut tips, mut form) = (Vec::new(), Vec::new(), None);
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        if let Some(tip) = line.strip_prefix("tip: ") {
-            tips.push(tip);
-        } else if let Some(usage) = line.strip_prefix("Usage: ") {
-            form = Some(usage);
-        } else if !line.starts_with("For more information") && form.is_none() {
-            what.push(line.trim_start_matches("error: "));
-        }
-    }
-    let fix = match (tips.as_slice(), form) {
-        ([], Some(form)) => format!("write `{form}`; {see}"),
-        ([], None) => see,
-        (tips, _) => tips.join("; "),
-    };
-    CliError::usage(what.join(" "), fix)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn error_of(line: &str) -> String {
-        let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-        let error = Args::try_parse_from(&arguments).unwrap_err();
-        usage(&error, &named_command(&Args::command(), &arguments)).to_string()
-    }
-
-    #[test]
-    fn error_in_one_line_keeps_the_arguments_name_and_the_command() {
-        for (line, parts) in [
-            ("memgate user add", ["<EMAIL>", "`memgate user add --help`"].as_slice()),
-            ("memgate token create --name x", &["<EMAIL>", "`memgate token create --help`"]),
-            ("memgate user add a@b.example --plann x", &["'--plann'", "'--plan'"]),
-            ("memgate user ad", &["'ad'", "'add'"]),
-            ("memgate user", &["`memgate user` needs a command", "`memgate user --help`"]),
-            ("memgate audit list --limit 0", &["'0'", "--limit", "from 1", "`memgate audit list --help`"]),
-            ("memgate down --data", &["--data <DIR>", "`memgate down --help`"]),
-        ] {
-            let error = error_of(line);
-            for part in parts {
-                assert!(error.contains(part) && !error.contains('\n'), "{line}: {error}");
+        let instances = self.instances(store).await?;
+        let mut writer = Writer { format, rows: 0 };
+        writer.begin()?;
+        match instances {
+            None => writer.write_all(store, span, None).await?,
+            Some(instances) => {
+                for instance in instances {
+                    writer.write_all(store, span, Some(&instance)).await?;
+                }
             }
         }
+        writer.end()
     }
 
-    #[test]
-    fn help_of_help_is_help() {
-        let with = |line: &str| {
-            let arguments = without_help_for_help(line.split(' ').map(OsString::from).collect());
-            Args::try_parse_from(arguments).unwrap_err().kind()
+    /// The instances that the arguments name; `None` for all.
+    async fn instances(&self, store: &Store) -> Result<Option<Vec<String>>, CliError> {
+        let Some(name) = &self.user else {
+            if self.cache.is_named() {
+                let fix = "write `memgate usage export EMAIL --cache NAME`";
+                return Err(CliError::usage("--cache needs the user whose cache it is", fix));
+            }
+            return Ok(None);
         };
-        for line in
-            ["memgate help --help", "memgate help -h", "memgate user help --help", "memgate help user -h"]
-        {
-            assert_eq!(with(line), ErrorKind::DisplayHelp, "{line}");
+        if self.cache.is_named() {
+            let user = find_user(store, name).await?;
+            let cache = self.cache.find(store, &user).await?;
+            let instance = store.instance_of_cache(&cache.id).await?;
+            return Ok(Some(instance.into_iter().map(|instance| instance.id).collect()));
+        }
+        let instances = match store.user_by_email(name).await? {
+            Some(user) => store.instance_ids_of_user(&user.id).await?,
+            None => store.instance_ids_of_user(name).await?,
+        };
+        if instances.is_empty() {
+            // With the same error as other commands, unless the user has never had a cache.
+            find_user(store, name).await?;
+        }
+        Ok(Some(instances))
+    }
+}
+
+impl Writer {
+    fn begin(&self) -> Result<(), CliError> {
+        match self.format {
+            ExportFormat::Csv => output::write_out(&csv::header()),
+            ExportFormat::Json => output::write_out("{\"hours\":["),
         }
     }
+
+    async fn write_all(
+        &mut self,
+        store: &Store,
+        span: UsageSpan,
+        instance: Option<&str>,
+    ) -> Result<(), CliError> {
+        let mut last: Option<UsageHour> = None;
+        loop {
+            let page = store.usage_hours(span, instance, last.as_ref()).await?;
+            let Some(end) = page.last() else { return Ok(()) };
+            last = Some(end.clone());
+            let mut text = String::new();
+            for row in &page {
+                match self.format {
+                    ExportFormat::Csv => text.push_str(&csv::row(row)),
+                    ExportFormat::Json => {
+                        text.push_str(if self.rows == 0 { "" } else { ",\n" });
+                        text.push_str(&json(row)?);
+                    }
+                }
+                self.rows += 1;
+            }
+            output::write_out(&text)?;
+        }
+    }
+
+    fn end(&self) -> Result<(), CliError> {
+        match self.format {
+            ExportFormat::Csv => Ok(()),
+            ExportFormat::Json => output::write_out("]}"),
+        }
+    }
+}
+
+fn json<T: Serialize>(row: &T) -> Result<String, CliError> {
+    let line = serde_json::to_string(row)
+        .map_err(|error| CliError::new(format!("can't print a row ({error})"), "report this bug"))?;
+    Ok(output::escape_controls(&line).into_owned())
 }

@@ -34,6 +34,7 @@ pub mod private_file;
 mod proxy;
 #[cfg(test)]
 mod query_plans;
+mod reserved_memory;
 mod route;
 mod rows;
 mod session;
@@ -42,6 +43,7 @@ mod token;
 mod token_uses;
 mod tokens;
 mod usage;
+mod usage_hours;
 mod user;
 mod write_health;
 
@@ -62,8 +64,11 @@ pub use installation::{KeyFingerprints, new_installation_id};
 pub use instance::{DesiredState, Instance, InstanceState};
 pub use instance_event::{EventAction, EventCause, InstanceEvent, NewInstanceEvent};
 pub use instance_networks::{InstanceNetworks, ParseInstanceNetworksError};
-pub use instance_statistics::InstanceStatistics;
 pub use isolation_check::{CheckResult, IsolationCheck, IsolationFailure, IsolationSummary};
+pub use instance_statistics::{
+    InstanceStatistics, SlabClass, StatisticsCounters, StatisticsGauges, StatisticsInterval,
+    StatisticsResolution, StatisticsSample,
+};
 pub use keys::{KeyError, KeyFingerprint, LaneKey, TokenKey};
 pub use lane_credential::LaneCredential;
 pub use leader::LeaderLock;
@@ -74,6 +79,7 @@ pub use operation::{
 pub use operation_error::OperationError;
 pub use plan::{DEFAULT_PLAN, Plan};
 pub use proxy::{Propagation, Proxy};
+pub use reserved_memory::{MemoryChanges, MeteredMemory, ReservedMemory};
 pub use route::{Observed, Route};
 pub use session::{NewSession, Session};
 pub use time::{ParseDurationError, Timestamp, now, parse_duration};
@@ -83,6 +89,7 @@ pub use token::{
 };
 pub use token_uses::TokenUse;
 pub use tokens::{ListedTokens, NewToken, TokenRow};
-pub use usage::{Usage, UsageReport};
+pub use usage::{Usage, UsageBatch, UsageReport, UsageReporterId};
+pub use usage_hours::{UsageHour, UsageSpan};
 pub use user::{NewUser, SignUpRoom, User, UserState};
 pub use write_health::{WriteFailure, WriteHealth};

@@ -7,7 +7,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _};
 use crate::db::schema;
 use crate::tokens::{self, listing};
 use crate::{
-    cache, connections, denials, feed, grant, instance, instance_event, isolation_check, leak, proxy, user,
+    cache, connections, denials, feed, grant, instance, instance_event, instance_statistics, isolation_check,
+    leak, proxy, usage_hours, user,
 };
 
 /// Rows that are sorted, or read from one end of an index up to a limit.
@@ -16,7 +17,7 @@ const SORTED: &str = "USE TEMP B-TREE FOR ORDER BY";
 const SORTED_TIES: &str = "USE TEMP B-TREE FOR LAST";
 
 /// Each query, with what it may do other than search an index.
-const QUERIES: [(&str, &[&str]); 22] = [
+const QUERIES: [(&str, &[&str]); 26] = [
     (leak::OPEN, &[]),
     (leak::OF_USER, &[]),
     (denials::OF_TOKEN, &[SORTED]),
@@ -38,6 +39,10 @@ const QUERIES: [(&str, &[&str]); 22] = [
     (instance_event::NEWEST, &[]),
     (isolation_check::OF_INSTANCE, &[]),
     (connections::REQUESTS, &[]),
+    (usage_hours::OF_ALL, &[]),
+    (usage_hours::OF_INSTANCE, &[]),
+    (usage_hours::INSTANCES_OF_USER, &[SORTED]),
+    (instance_statistics::HISTORY, &[SORTED]),
     (proxy::LAST_SEEN, &["SCAN proxies USING INDEX proxies_seen_at"]),
 ];
 

@@ -6,6 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// The longest duration that [`parse_duration`] accepts: a hundred years.
 const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
+const HOUR: Duration = Duration::from_hours(1);
+const HOUR_MILLIS: i64 = 3_600_000;
+
 /// A point in time: milliseconds since 1970-01-01 00:00 UTC, in the database, in JSON and in text.
 #[derive(
     Clone,
@@ -58,6 +61,24 @@ impl Timestamp {
     #[must_use]
     pub fn saturating_sub(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(millis(span)))
+    }
+
+    /// The beginning of its hour.
+    #[must_use]
+    pub fn hour(self) -> Self {
+        Self(self.0.div_euclid(HOUR_MILLIS).saturating_mul(HOUR_MILLIS))
+    }
+
+    /// The beginning of the hour before its own.
+    #[must_use]
+    pub fn previous_hour(self) -> Self {
+        self.saturating_sub(HOUR).hour()
+    }
+
+    /// The same time without a part of a second.
+    #[must_use]
+    pub fn whole_seconds(self) -> Self {
+        Self(self.0.div_euclid(1000).saturating_mul(1000))
     }
 
     /// The time from `earlier` to this timestamp; zero if `earlier` is later.
@@ -138,6 +159,16 @@ mod tests {
         {
             assert_eq!(parse_duration(bad), Err(ParseDurationError(bad.into())), "{bad}");
         }
+    }
+
+    #[test]
+    fn hours_and_seconds_begin_at_or_before_a_time() {
+        let hour = HOUR_MILLIS;
+        for (at, begins) in [(0, 0), (hour - 1, 0), (hour, hour), (hour + 5, hour), (-1, -hour)] {
+            assert_eq!(Timestamp(at).hour(), Timestamp(begins), "{at}");
+            assert_eq!(Timestamp(at).previous_hour(), Timestamp(begins - hour), "{at}");
+        }
+        assert_eq!([1999, 2000, -1].map(|at| Timestamp(at).whole_seconds().0), [1000, 2000, -1000]);
     }
 
     #[test]

@@ -1,12 +1,21 @@
-//! Usage of instances, as counted by the proxies.
+//! Usage of instances, as counted by the proxies: totals, and per hour for bills.
 
 use std::time::Duration;
 
 use crate::db::{read, write_unversioned};
-use crate::{Store, StoreError, now};
+use crate::{Store, StoreError, Timestamp, now};
 
 /// A proxy that hasn't written for this long is gone, and its connections with it.
 const PROXY_GONE_AFTER: Duration = Duration::from_secs(60);
+
+/// What a number of a report counts at most: no proxy counts so much in an hour, and no sum of so many overflows in one.
+const COUNT_MAX: i64 = 1 << 50;
+/// A proxy whose heartbeat is older has no connections that count in a peak. Heartbeats come every second.
+const HEARTBEAT_AGE_MAX: Duration = Duration::from_secs(5);
+/// The last report of a process is remembered for this long. None is sent again later.
+const REPORTS_KEPT: Duration = Duration::from_hours(7 * 24);
+/// Processes whose last reports are remembered: those that reported last.
+const REPORTERS_MAX: i64 = 1_000;
 
 /// Buckets of a histogram that are read. A proxy has a fraction of them.
 const BUCKETS_MAX: i64 = 1000;
@@ -36,58 +45,210 @@ pub struct Usage {
     pub bytes_out: i64,
 }
 
-/// What a proxy has counted for an instance since its last report.
+/// Names one process of a proxy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsageReporterId(String);
+
+impl UsageReporterId {
+    /// An id that no other process has.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "each is another one")]
+    pub fn new() -> Self {
+        Self(crate::id::random())
+    }
+}
+
+/// What a proxy has counted since its last batch. Added once, however often it is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsageBatch {
+    /// The process that counted.
+    pub reporter: UsageReporterId,
+    /// Greater than those of its earlier batches.
+    pub number: i64,
+    /// The proxy's name: host and port.
+    pub proxy: String,
+    /// At most one for each instance and hour.
+    pub reports: Vec<UsageReport>,
+}
+
+/// What a proxy has counted for an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageReport {
     /// The instance.
     pub instance_id: String,
+    /// The hour in which it counted: this one or the previous one, or it counts in the nearer one of these.
+    pub hour: Timestamp,
     /// Numbers to add.
     pub usage: Usage,
     /// Latency histogram to add: pairs of an upper bound in microseconds and a number of requests.
     pub latency: Vec<(i64, i64)>,
     /// The proxy's open connections.
     pub connections: i64,
+    /// The most that it has had at a time since its last report.
+    pub peak_connections: i64,
 }
 
-const ADD: &str = "INSERT INTO usage (instance_id, hits, misses, stores, deletes, arithmetic, touches, others, \
-     errors, bytes_in, bytes_out, changed_at) \
-     SELECT id, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12 FROM instances WHERE id = $1 \
-     ON CONFLICT (instance_id) DO UPDATE SET hits = usage.hits + excluded.hits, \
-     misses = usage.misses + excluded.misses, stores = usage.stores + excluded.stores, \
-     deletes = usage.deletes + excluded.deletes, arithmetic = usage.arithmetic + excluded.arithmetic, \
-     touches = usage.touches + excluded.touches, others = usage.others + excluded.others, \
-     errors = usage.errors + excluded.errors, bytes_in = usage.bytes_in + excluded.bytes_in, \
-     bytes_out = usage.bytes_out + excluded.bytes_out, changed_at = excluded.changed_at";
-const ADD_LATENCY: &str = "INSERT INTO usage_latency (instance_id, le_us, requests) \
-     SELECT id, $2, $3 FROM instances WHERE id = $1 \
-     ON CONFLICT (instance_id, le_us) DO UPDATE SET requests = usage_latency.requests + excluded.requests";
+impl Usage {
+    /// The same with numbers that can be added.
+    fn bounded(self) -> Self {
+        Self {
+            hits: bounded(self.hits),
+            misses: bounded(self.misses),
+            stores: bounded(self.stores),
+            deletes: bounded(self.deletes),
+            arithmetic: bounded(self.arithmetic),
+            touches: bounded(self.touches),
+            others: bounded(self.others),
+            errors: bounded(self.errors),
+            bytes_in: bounded(self.bytes_in),
+            bytes_out: bounded(self.bytes_out),
+        }
+    }
+}
+
+fn bounded(count: i64) -> i64 {
+    count.clamp(0, COUNT_MAX)
+}
+
+/// Adds a new value to a column, unless the sum would be no number any more: SQLite would store another type, and
+/// PostgreSQL would refuse the whole batch.
+macro_rules! add_column {
+    ($table:literal, $column:literal) => {
+        concat!(
+            $column,
+            " = CASE WHEN ",
+            $table,
+            ".",
+            $column,
+            " < 4611686018427387904 THEN ",
+            $table,
+            ".",
+            $column,
+            " + excluded.",
+            $column,
+            " ELSE ",
+            $table,
+            ".",
+            $column,
+            " END"
+        )
+    };
+}
+pub(crate) use add_column;
+
+macro_rules! add_columns {
+    ($table:literal) => {
+        concat!(
+            add_column!($table, "hits"),
+            ", ",
+            add_column!($table, "misses"),
+            ", ",
+            add_column!($table, "stores"),
+            ", ",
+            add_column!($table, "deletes"),
+            ", ",
+            add_column!($table, "arithmetic"),
+            ", ",
+            add_column!($table, "touches"),
+            ", ",
+            add_column!($table, "others"),
+            ", ",
+            add_column!($table, "errors"),
+            ", ",
+            add_column!($table, "bytes_in"),
+            ", ",
+            add_column!($table, "bytes_out")
+        )
+    };
+}
+
+const CLAIM: &str = "INSERT INTO usage_reports (reporter, number, reported_at) VALUES ($1, $2, $3) \
+     ON CONFLICT (reporter) DO UPDATE SET number = excluded.number, reported_at = excluded.reported_at \
+     WHERE usage_reports.number < excluded.number";
+const FORGET_REPORTS: &str = "DELETE FROM usage_reports WHERE reported_at < $1 OR reporter IN \
+     (SELECT reporter FROM usage_reports ORDER BY reported_at DESC LIMIT 1000000 OFFSET $2)";
+
+const ADD: &str = concat!(
+    "INSERT INTO usage (instance_id, hits, misses, stores, deletes, arithmetic, touches, others, errors, bytes_in, \
+     bytes_out, changed_at) SELECT id, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12 FROM instances WHERE id = $1 \
+     ON CONFLICT (instance_id) DO UPDATE SET ",
+    add_columns!("usage"),
+    ", changed_at = excluded.changed_at"
+);
+/// The peak is of this proxy alone, and what the others that live had when they last reported.
+const ADD_HOUR: &str = concat!(
+    "INSERT INTO usage_hours (instance_id, hits, misses, stores, deletes, arithmetic, touches, others, errors, bytes_in, \
+     bytes_out, hour, plan, peak_connections) \
+     SELECT i.id, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, c.plan, $13 + \
+     (SELECT CAST(COALESCE(SUM(o.connections), 0) AS BIGINT) FROM usage_connections o \
+     WHERE o.instance_id = $1 AND o.proxy <> $14 AND o.connections BETWEEN 0 AND 1000000000 AND EXISTS \
+     (SELECT 1 FROM proxies p WHERE p.seen_at > $15 AND p.name = o.proxy)) \
+     FROM instances i JOIN caches c ON c.id = i.cache_id WHERE i.id = $1 \
+     ON CONFLICT (hour, instance_id, plan) DO UPDATE SET ",
+    add_columns!("usage_hours"),
+    ", peak_connections = CASE WHEN excluded.peak_connections > usage_hours.peak_connections \
+     THEN excluded.peak_connections ELSE usage_hours.peak_connections END"
+);
+const ADD_LATENCY: &str = concat!(
+    "INSERT INTO usage_latency (instance_id, le_us, requests) SELECT id, $2, $3 FROM instances WHERE id = $1 \
+     ON CONFLICT (instance_id, le_us) DO UPDATE SET ",
+    add_column!("usage_latency", "requests")
+);
 const SET_CONNECTIONS: &str = "INSERT INTO usage_connections (instance_id, proxy, connections, changed_at) \
      SELECT id, $2, $3, $4 FROM instances WHERE id = $1 \
      ON CONFLICT (instance_id, proxy) DO UPDATE SET connections = excluded.connections, \
      changed_at = excluded.changed_at";
 
+/// Binds the instance and the numbers of a report: `$1` to `$11`.
+macro_rules! bind_usage {
+    ($sql:expr, $id:expr, $usage:expr) => {
+        sqlx::query($sql)
+            .bind($id)
+            .bind($usage.hits)
+            .bind($usage.misses)
+            .bind($usage.stores)
+            .bind($usage.deletes)
+            .bind($usage.arithmetic)
+            .bind($usage.touches)
+            .bind($usage.others)
+            .bind($usage.errors)
+            .bind($usage.bytes_in)
+            .bind($usage.bytes_out)
+    };
+}
+
 impl Store {
-    /// Adds what `proxy` has counted. Ignores deleted instances.
+    /// Adds what a proxy has counted, unless it was added before: a batch may be sent again whenever it isn't known to
+    /// have been added. Ignores unknown instances.
     ///
     /// # Errors
-    /// Fails if the database does, then nothing is added.
-    pub async fn add_usage(&self, proxy: &str, reports: &[UsageReport]) -> Result<(), StoreError> {
-        let mut ordered: Vec<&UsageReport> = reports.iter().collect();
-        // In one order, so that two proxies don't deadlock.
-        ordered.sort_by_key(|it| &it.instance_id);
-        let now = now();
+    /// Fails if the database does. Then nothing is added, or all of it is, if the connection was lost during the commit.
+    pub async fn add_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
+        let mut ordered: Vec<&UsageReport> = batch.reports.iter().collect();
+        // In one order, so that two proxies don't deadlock. The latest number of connections comes last.
+        ordered.sort_by_key(|it| (&it.instance_id, it.hour));
+        let (now, UsageReporterId(reporter)) = (now(), &batch.reporter);
+        let (forgotten, alive) = (now.saturating_sub(REPORTS_KEPT), now.saturating_sub(HEARTBEAT_AGE_MAX));
         write_unversioned!(self, tx => {
-            for UsageReport { instance_id, usage, latency, connections } in ordered {
-                sqlx::query(ADD).bind(instance_id).bind(usage.hits).bind(usage.misses).bind(usage.stores)
-                    .bind(usage.deletes).bind(usage.arithmetic).bind(usage.touches).bind(usage.others)
-                    .bind(usage.errors).bind(usage.bytes_in).bind(usage.bytes_out).bind(now)
-                    .execute(&mut *tx).await?;
-                for (le_us, requests) in latency {
-                    sqlx::query(ADD_LATENCY).bind(instance_id).bind(le_us).bind(requests)
+            let claimed = sqlx::query(CLAIM).bind(reporter).bind(batch.number).bind(now)
+                .execute(&mut *tx).await?.rows_affected();
+            if claimed > 0 {
+                for UsageReport { instance_id, hour, usage, latency, connections, peak_connections } in ordered {
+                    let (usage, connections) = (usage.bounded(), bounded(*connections));
+                    let hour = hour.hour().clamp(now.previous_hour(), now.hour());
+                    bind_usage!(ADD, instance_id, usage).bind(now).execute(&mut *tx).await?;
+                    bind_usage!(ADD_HOUR, instance_id, usage).bind(hour).bind(bounded(*peak_connections))
+                        .bind(&batch.proxy).bind(alive).execute(&mut *tx).await?;
+                    for (le_us, requests) in latency {
+                        sqlx::query(ADD_LATENCY).bind(instance_id).bind(le_us).bind(bounded(*requests))
+                            .execute(&mut *tx).await?;
+                    }
+                    sqlx::query(SET_CONNECTIONS).bind(instance_id).bind(&batch.proxy).bind(connections).bind(now)
                         .execute(&mut *tx).await?;
                 }
-                sqlx::query(SET_CONNECTIONS).bind(instance_id).bind(proxy).bind(connections).bind(now)
-                    .execute(&mut *tx).await?;
+                if batch.number <= 1 {
+                    sqlx::query(FORGET_REPORTS).bind(forgotten).bind(REPORTERS_MAX).execute(&mut *tx).await?;
+                }
             }
         });
         Ok(())

@@ -361,8 +361,8 @@ async fn what_the_machine_has_no_room_for_is_refused_or_waits() {
     assert_eq!(installation.until_running(&instance, 0).await.generation, route.generation);
     let sampled = until("statistics", Duration::from_secs(30), || async {
         let sampled = installation.store.instance_statistics(&instance.id).await.unwrap();
-        sampled.filter(|sampled| sampled.limit_bytes == 190 << 20)
+        sampled.filter(|sampled| sampled.gauges.limit_bytes == 190 << 20)
     })
     .await;
-    assert_eq!((sampled.items, sampled.evictions), (0, 0));
+    assert_eq!((sampled.gauges.items, sampled.counters.evictions), (0, 0));
 }

@@ -101,11 +101,6 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// Whether all counts are zero.
-    pub(crate) fn is_zero(&self) -> bool {
-        *self == Self::default()
-    }
-
     /// Adds later counts.
     pub(crate) fn add(&mut self, later: &Self) {
         let sums = [
@@ -243,6 +238,22 @@ impl Usage {
         self.bytes_taken.get().saturating_add(latest)
     }
 
+    /// Whether nothing was counted since the last [`Usage::take`].
+    pub(crate) fn is_reported(&self) -> bool {
+        let counts = [
+            &self.hits,
+            &self.misses,
+            &self.stores,
+            &self.deletes,
+            &self.arithmetic,
+            &self.touches,
+            &self.others,
+            &self.bytes_in,
+            &self.bytes_out,
+        ];
+        counts.iter().all(|count| count.get() == 0)
+    }
+
     /// Returns the counts since the last call, and resets them.
     pub(crate) fn take(&self) -> (Counts, [u64; BUCKETS]) {
         self.bytes_taken.set(self.bytes());
@@ -303,6 +314,9 @@ mod tests {
         assert_eq!(counts, expected);
         // 100 us: more than 64, less than 128.
         assert_eq!(latency[7], 3);
-        assert!(usage.take().0.is_zero());
+        assert!(usage.is_reported());
+        assert_eq!(usage.take().0, Counts::default());
+        usage.read(1);
+        assert!(!usage.is_reported());
     }
 }

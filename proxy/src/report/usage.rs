@@ -1,4 +1,4 @@
-//! Adds up what the workers counted: totals for `/metrics`, and per instance for the store.
+//! Adds up what the workers counted: totals for `/metrics`, and per instance and hour for the store.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::Shutdown;
-use store::{Store, TokenId, TokenUse, UsageReport};
+use store::{Store, Timestamp, TokenId, TokenUse, UsageBatch, UsageReport, UsageReporterId, now};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::metrics::Metrics;
 use crate::metrics::usage::{BUCKETS, Counts};
@@ -18,6 +18,10 @@ use crate::report::heartbeat;
 const WRITE_INTERVAL: Duration = Duration::from_secs(5);
 /// Time limit for one write.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the rest is tried when the proxy stops; its process waits for little longer.
+const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Time between two attempts then.
+const LAST_WRITE_INTERVAL: Duration = Duration::from_millis(100);
 /// Tokens whose last use is to be written; of further ones, a later use is.
 const USED_TOKENS_MAX: usize = 10_000;
 /// Reports queued; a worker that finds the queue full adds its counts to its next report.
@@ -30,6 +34,8 @@ pub(crate) struct UsageDelta {
     pub(crate) counts: Counts,
     pub(crate) latency: [u64; BUCKETS],
     pub(crate) connections: usize,
+    /// The most connections at a time since the last report.
+    pub(crate) peak_connections: usize,
     /// The last use of each token that was used.
     pub(crate) used_tokens: Vec<TokenUse>,
 }
@@ -44,25 +50,42 @@ pub(crate) fn spawn(
     shutdown: &Shutdown,
 ) -> UsageSender {
     let (sender, inbox) = mpsc::channel(INBOX_MAX);
-    let proxy = heartbeat::name(listen);
-    let usage_reporter =
-        UsageReporter { store, proxy, metrics, pending: HashMap::new(), used_tokens: HashMap::new() };
-    shutdown.spawn(usage_reporter.run(inbox));
+    shutdown.spawn(UsageReporter::new(store, heartbeat::name(listen), metrics).run(inbox));
     sender
 }
 
 struct UsageReporter {
     store: Store,
+    metrics: Arc<Metrics>,
     /// This proxy's name.
     proxy: String,
-    metrics: Arc<Metrics>,
-    /// Not written yet: at most one per instance, however long the store is unavailable.
-    pending: HashMap<String, UsageDelta>,
+    id: UsageReporterId,
+    /// Batches that were begun. The store adds one of a number only once.
+    batches: i64,
+    /// May have been added already, so it stays as it is until the store says that it has it.
+    sent: Option<UsageBatch>,
+    /// Not sent yet, by instance and hour: at most two hours each, however long the store is unavailable.
+    pending: HashMap<(String, Timestamp), UsageDelta>,
+    hour: Timestamp,
     /// Not written yet.
     used_tokens: HashMap<TokenId, TokenUse>,
 }
 
 impl UsageReporter {
+    fn new(store: Store, proxy: String, metrics: Arc<Metrics>) -> Self {
+        Self {
+            store,
+            metrics,
+            proxy,
+            id: UsageReporterId::new(),
+            batches: 0,
+            sent: None,
+            pending: HashMap::new(),
+            hour: now().hour(),
+            used_tokens: HashMap::new(),
+        }
+    }
+
     /// Runs until all workers have stopped, then writes the rest.
     async fn run(mut self, mut inbox: mpsc::Receiver<Vec<UsageDelta>>) {
         let mut tick = interval(WRITE_INTERVAL);
@@ -70,15 +93,23 @@ impl UsageReporter {
         loop {
             tokio::select! {
                 entries = inbox.recv() => match entries {
-                    Some(entries) => self.add(entries),
-                    None => return self.write().await,
+                    Some(entries) => self.add(now().hour(), entries),
+                    None => return self.write_last().await,
                 },
-                _ = tick.tick() => self.write().await,
+                _ = tick.tick() => {
+                    self.write_denials().await;
+                    self.write_used_tokens().await;
+                    self.write().await;
+                }
             }
         }
     }
 
-    fn add(&mut self, entries: Vec<UsageDelta>) {
+    fn add(&mut self, hour: Timestamp, entries: Vec<UsageDelta>) {
+        if hour != self.hour {
+            self.hour = hour;
+            self.merge_old_hours();
+        }
         for mut entry in entries {
             for used in entry.used_tokens.drain(..) {
                 if self.used_tokens.len() < USED_TOKENS_MAX || self.used_tokens.contains_key(&used.token) {
@@ -86,27 +117,71 @@ impl UsageReporter {
                 }
             }
             self.metrics.count(&entry.counts, &entry.latency);
-            match self.pending.get_mut(&entry.instance_id) {
-                Some(pending) => pending.add(&entry),
-                None => drop(self.pending.insert(entry.instance_id.clone(), entry)),
+            self.add_one(hour, entry);
+        }
+    }
+
+    fn add_one(&mut self, hour: Timestamp, entry: UsageDelta) {
+        match self.pending.get_mut(&(entry.instance_id.clone(), hour)) {
+            Some(pending) => pending.add(&entry),
+            None => drop(self.pending.insert((entry.instance_id.clone(), hour), entry)),
+        }
+    }
+
+    /// What couldn't be written for over an hour counts in the previous hour: the store takes no older ones.
+    fn merge_old_hours(&mut self) {
+        let previous = self.hour.previous_hour();
+        let mut all: Vec<_> = self.pending.drain().collect();
+        // The latest number of connections is the last one.
+        all.sort_by_key(|((_, hour), _)| *hour);
+        for ((_, hour), entry) in all {
+            self.add_one(hour.max(previous), entry);
+        }
+    }
+
+    /// Writes what is to be written. Returns whether all of it was.
+    async fn write(&mut self) -> bool {
+        loop {
+            if self.sent.is_none() {
+                self.sent = self.next_batch();
+            }
+            let Some(batch) = &self.sent else { return true };
+            let write = self.metrics.store.observe("write_usage", self.store.add_usage(batch));
+            match timeout(STORE_TIMEOUT, write).await {
+                Ok(Ok(())) => self.sent = None,
+                // Usage may be late, but never makes anything else fail.
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "failed to write usage");
+                    return false;
+                }
+                Err(_) => {
+                    tracing::debug!("writing usage timed out");
+                    return false;
+                }
             }
         }
     }
 
-    async fn write(&mut self) {
+    async fn write_last(&mut self) {
+        let deadline = Instant::now() + LAST_WRITE_TIMEOUT;
         self.write_denials().await;
         self.write_used_tokens().await;
+        while !self.write().await {
+            if Instant::now() >= deadline {
+                return tracing::warn!("the last usage can't be written: the store is unavailable");
+            }
+            sleep(LAST_WRITE_INTERVAL).await;
+        }
+    }
+
+    fn next_batch(&mut self) -> Option<UsageBatch> {
         if self.pending.is_empty() {
-            return;
+            return None;
         }
-        let reports: Vec<UsageReport> = self.pending.values().map(UsageDelta::report).collect();
-        let write = self.metrics.store.observe("write_usage", self.store.add_usage(&self.proxy, &reports));
-        match timeout(STORE_TIMEOUT, write).await {
-            Ok(Ok(())) => self.pending.clear(),
-            // The next write includes it: usage may be late, but never makes anything else fail.
-            Ok(Err(error)) => tracing::debug!(%error, "failed to write usage"),
-            Err(_) => tracing::debug!("writing usage timed out"),
-        }
+        self.batches += 1;
+        let reports = self.pending.drain().map(|((_, hour), delta)| delta.report(hour)).collect();
+        let (reporter, number) = (self.id.clone(), self.batches);
+        Some(UsageBatch { reporter, number, proxy: self.proxy.clone(), reports })
     }
 
     async fn write_used_tokens(&mut self) {
@@ -144,17 +219,85 @@ impl UsageDelta {
             *sum = sum.saturating_add(more);
         }
         self.connections = later.connections;
+        self.peak_connections = self.peak_connections.max(later.peak_connections);
     }
 
-    fn report(&self) -> UsageReport {
+    fn report(self, hour: Timestamp) -> UsageReport {
         let requests = self.latency.iter().enumerate().filter(|(_, requests)| **requests > 0);
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         UsageReport {
-            instance_id: self.instance_id.clone(),
+            hour,
             usage: self.counts.to_usage(),
             latency: requests
                 .map(|(bucket, requests)| (1 << bucket, i64::try_from(*requests).unwrap_or(i64::MAX)))
                 .collect(),
-            connections: i64::try_from(self.connections).unwrap_or(i64::MAX),
+            connections: number(self.connections),
+            peak_connections: number(self.peak_connections),
+            instance_id: self.instance_id,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+    use store::{Database, Usage};
+
+    use super::*;
+
+    fn delta(hits: u64, connections: usize) -> UsageDelta {
+        let counts = Counts { hits, ..Counts::default() };
+        let (latency, peak_connections) = ([0; BUCKETS], connections + 1);
+        let (instance_id, used_tokens) = ("one".to_owned(), Vec::new());
+        UsageDelta { instance_id, counts, latency, connections, peak_connections, used_tokens }
+    }
+
+    async fn reporter(folder: &std::path::Path) -> UsageReporter {
+        let store = Store::open(&Database::Sqlite(folder.join("memgate.db"))).await.unwrap();
+        UsageReporter::new(store, "proxy".to_owned(), Arc::new(Metrics::register(&mut Registry::default())))
+    }
+
+    //
+    #[tokio::test]
+    async fn what_may_have_been_added_is_sent_again_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut reporter = reporter(folder.path()).await;
+        let hour = reporter.hour;
+        reporter.add(hour, vec![delta(3, 2)]);
+        // Closed, so every write fails.
+        let store = std::mem::replace(&mut reporter.store, {
+            let other = tempfile::tempdir().unwrap();
+            let store = Store::open(&Database::Sqlite(other.path().join("memgate.db"))).await.unwrap();
+            store.close().await;
+            store
+        });
+        assert!(!reporter.write().await);
+        let sent = reporter.sent.clone().unwrap();
+        assert_eq!((sent.number, sent.reports[0].usage.hits, sent.reports[0].peak_connections), (1, 3, 3));
+        reporter.add(hour, vec![delta(4, 1)]);
+        assert!(!reporter.write().await);
+        assert_eq!(reporter.sent.as_ref(), Some(&sent), "neither changed nor numbered again");
+        reporter.store = store;
+        assert!(reporter.write().await);
+        assert_eq!((reporter.batches, reporter.sent.is_none(), reporter.pending.len()), (2, true, 0));
+    }
+
+    //
+    #[tokio::test]
+    async fn counts_stay_in_their_hour_and_are_bounded_by_two() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut reporter = reporter(folder.path()).await;
+        let hours: Vec<_> =
+            (0..5).map(|hour| Timestamp::from_millis(hour * 3_600_000 + 1_000 * 3_600_000)).collect();
+        reporter.hour = hours[0];
+        for (hour, hits) in hours.iter().zip([1, 10, 100, 1_000, 10_000]) {
+            reporter.add(*hour, vec![delta(hits, 7), delta(hits, 3)]);
+        }
+        let mut reports = reporter.next_batch().unwrap().reports;
+        reports.sort_by_key(|report| report.hour);
+        let counted: Vec<_> = reports.iter().map(|it| (it.hour, it.usage.hits, it.connections)).collect();
+        assert_eq!(counted, [(hours[3], 2_222, 3), (hours[4], 20_000, 3)]);
+        assert_eq!(reports[0].usage, Usage { hits: 2_222, ..Usage::default() });
+        assert_eq!(reports[0].peak_connections, 8);
     }
 }

@@ -37,6 +37,8 @@ pub(super) struct Sessions {
     logins: RefCell<HashMap<TokenId, TokenUse>>,
     /// When its requests were last looked at.
     pub(super) used_at: Cell<Instant>,
+    /// The most sessions at a time since the last report.
+    peak: Cell<usize>,
 }
 
 pub(super) struct SessionEntry {
@@ -136,6 +138,7 @@ impl Tenant {
         let entry = SessionEntry { token, source, protocol, since, certificate, connection, operations };
         entries.insert(number, entry);
         self.sessions.logins.borrow_mut().insert(token, TokenUse { token, at: since, source });
+        self.sessions.peak.update(|peak| peak.max(entries.len()));
         Ok(SessionHandle { tenant: self.clone(), number, permissions, reauthentication: None })
     }
 
@@ -182,6 +185,7 @@ impl Sessions {
             last_closed_at: Cell::new(Instant::now()),
             logins: RefCell::default(),
             used_at: Cell::new(Instant::now()),
+            peak: Cell::new(0),
         }
     }
 
@@ -199,6 +203,15 @@ impl Sessions {
             }
         }
         used.into_values().collect()
+    }
+
+    /// The most sessions at a time since the last reset.
+    pub(super) fn peak(&self) -> usize {
+        self.peak.get()
+    }
+
+    pub(super) fn reset_peak(&self) {
+        self.peak.set(self.count());
     }
 
     pub(super) fn count(&self) -> usize {

@@ -173,6 +173,8 @@ impl Worker {
                 return Err(Rejected { responses, closing: closing(), await_protocol_of: None });
             }
         };
+        // What a session had read when its client began to log in again was counted then.
+        let is_first = previous.is_none();
         drop(previous);
         let tenant = self.tenant(&grant);
         let session = match tenant.register((&grant, certificate), client, &responses) {
@@ -188,6 +190,9 @@ impl Worker {
         self.shared.metrics.login(LoginOutcome::Success);
         let input = match login {
             Some(Login { rest, replies, .. }) => {
+                if is_first {
+                    responses.record_read(rest.len());
+                }
                 responses.write_raw(&replies.success);
                 rest
             }

@@ -1,9 +1,8 @@
 //! Operations: who may ask for which and when, what is kept of them, and who hears of it.
 
 use store::{
-    HostCapacity, Instance, InstanceState, InstanceStatistics, NewOperation, Observed, Operation,
-    OperationError, OperationKind, OperationProgress, OperationState, Plan, Store, StoreError, UserChange,
-    UserState, now,
+    HostCapacity, Instance, InstanceState, NewOperation, Observed, Operation, OperationError, OperationKind,
+    OperationProgress, OperationState, Plan, Store, StoreError, UserChange, UserState, now,
 };
 
 use crate::test_db::{TestDb, sign_up};
@@ -261,32 +260,6 @@ async fn caches_get_the_memory_of_their_users_new_plan(db: TestDb) {
     assert_eq!(store.operations_of(&instance.cache_id, 10).await.unwrap().len(), 1);
 }
 
-async fn newest_statistics_are_kept(db: TestDb) {
-    let store = db.open().await;
-    let instance = instance_in(&store, "ada@example.org", InstanceState::Running).await;
-    let sampled = |instance: &str, items| InstanceStatistics {
-        instance_id: instance.into(),
-        bytes: 1_000,
-        limit_bytes: 64 << 20,
-        items,
-        hits: 3,
-        misses: 2,
-        evictions: 1,
-        uptime_seconds: 60,
-        sampled_at: now(),
-    };
-    assert_eq!(store.instance_statistics(&instance.id).await.unwrap(), None);
-    for items in [1, 2] {
-        let all: Vec<_> = (0..450).map(|n| sampled(&format!("unknown {n}"), 0)).collect();
-        store.set_instance_statistics(&[all, vec![sampled(&instance.id, items)]].concat()).await.unwrap();
-    }
-    assert_eq!(store.instance_statistics(&instance.id).await.unwrap().unwrap().items, 2);
-    assert_eq!(db.number("SELECT COUNT(*) FROM instance_statistics").await, 1);
-    db.execute("UPDATE instance_statistics SET sampled_at = 1").await.unwrap();
-    store.set_instance_statistics(&[]).await.unwrap();
-    assert_eq!(store.instance_statistics(&instance.id).await.unwrap(), None, "not of a stopped one for ever");
-}
-
 on_both! {
     an_unfinished_operation_stands_until_it_ends,
     a_resize_changes_the_desired_size_and_the_unfinished_operation,
@@ -295,5 +268,4 @@ on_both! {
     old_operation_that_is_asked_for_again_counts,
     followers_hear_of_requests_and_of_progress,
     caches_get_the_memory_of_their_users_new_plan,
-    newest_statistics_are_kept,
 }
