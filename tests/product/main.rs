@@ -14,6 +14,7 @@ mod harness;
 mod health;
 mod lifecycle;
 mod many_users;
+mod metering;
 mod metrics;
 mod operations;
 mod private_files;

@@ -29,6 +29,19 @@ impl TextClient {
         client
     }
 
+    /// The same, unless the proxy is away or the cache doesn't answer.
+    pub(crate) fn try_log_in(endpoint: SocketAddr, credentials: &Credentials) -> Option<Self> {
+        let stream = TcpStream::connect(endpoint).ok()?;
+        stream.set_read_timeout(Some(TIMEOUT)).ok()?;
+        let login = format!("{} {}", credentials.username, credentials.password);
+        let request = format!("set auth 0 0 {}\r\n{login}\r\n", login.len());
+        let mut stream = BufReader::new(stream);
+        stream.get_mut().write_all(request.as_bytes()).ok()?;
+        let mut line = String::new();
+        stream.read_line(&mut line).ok()?;
+        (line == "STORED\r\n").then_some(Self { stream })
+    }
+
     /// Sends a request and reads one line of the reply, without its line break.
     pub(crate) fn request(&mut self, request: &[u8]) -> String {
         self.stream.get_mut().write_all(request).unwrap();
