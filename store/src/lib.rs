@@ -64,11 +64,11 @@ pub use installation::{KeyFingerprints, new_installation_id};
 pub use instance::{DesiredState, Instance, InstanceState};
 pub use instance_event::{EventAction, EventCause, InstanceEvent, NewInstanceEvent};
 pub use instance_networks::{InstanceNetworks, ParseInstanceNetworksError};
-pub use isolation_check::{CheckResult, IsolationCheck, IsolationFailure, IsolationSummary};
 pub use instance_statistics::{
     InstanceStatistics, SlabClass, StatisticsCounters, StatisticsGauges, StatisticsInterval,
     StatisticsResolution, StatisticsSample,
 };
+pub use isolation_check::{CheckResult, IsolationCheck, IsolationFailure, IsolationSummary};
 pub use keys::{KeyError, KeyFingerprint, LaneKey, TokenKey};
 pub use lane_credential::LaneCredential;
 pub use leader::LeaderLock;
