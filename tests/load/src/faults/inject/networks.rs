@@ -14,8 +14,6 @@ use crate::faults::scene::Scene;
 const MEMCACHED_PORT: u16 = 11211;
 /// While the provisioner can't act: less than after which it counts as hung.
 const HELD_SECONDS: f64 = 4.0;
-/// To remove a network whose containers are connected again at once.
-const ATTEMPTS_MAX: usize = 40;
 /// How long a container that stays on the address is watched.
 const STAYS_SECONDS: f64 = 15.0;
 
@@ -41,7 +39,7 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "network-removed",
-        does: "all containers disconnected, network removed",
+        does: "all containers disconnected, network removed, while the provisioner is stopped for that",
         rules: "F-16",
         before: "all remade, empty; 2.5 s",
         promise: Promise { recovery: 15.0, errors: UNAVAILABLE, loses: Loses::Nothing, told: &[] },
@@ -122,18 +120,16 @@ fn role_pid(scene: &Scene<'_>, role: &str) -> Result<u32, LoadError> {
 fn network_removed(scene: &mut Scene<'_>) -> Result<(), LoadError> {
     let instances = scene.bed.instances()?;
     let network = scene.bed.network_of(&instances[0])?;
-    scene.begin();
-    // The provisioner connects them again meanwhile, unless all are disconnected at once.
-    let script =
-        "for c in $1; do docker network disconnect -f \"$0\" $c & done; wait; docker network rm \"$0\"";
+    let script = "for c in $1; do docker network disconnect -f \"$0\" $c & done; wait; docker network rm \"$0\"";
     let containers: Vec<&str> = instances.iter().map(|instance| instance.container.as_str()).collect();
-    for attempt in 1..=ATTEMPTS_MAX {
-        if run("sh", &["-c", script, &network, &containers.join(" ")]).is_ok() {
-            scene.note(format!("removed at attempt {attempt}"));
-            return Ok(());
-        }
-    }
-    Err(LoadError::invalid_run("the network is repaired faster than it can be removed"))
+    // It would connect them again meanwhile: Docker removes no network that has containers.
+    let provisioner = role_pid(scene, "provisioner")?;
+    signal(provisioner, Signal::STOP)?;
+    scene.begin();
+    let removed = run("sh", &["-c", script, &network, &containers.join(" ")]);
+    signal(provisioner, Signal::CONT)?;
+    scene.end();
+    removed.map(drop)
 }
 
 fn bridge_deleted(scene: &mut Scene<'_>) -> Result<(), LoadError> {
