@@ -36,8 +36,9 @@ nix::setsockopt_impl!(
 /// A duplicate is the same socket: who has one can make it stop listening, and sets its options for all. So the port is kept by a
 /// socket that nobody else gets, its guard. It doesn't listen, and shares the port (SO_REUSEPORT), which the kernel allows only
 /// among sockets of one user. That one is no user of the system, and each port has another: a duplicate that somebody has kept since
-/// an earlier process of ours was killed doesn't share the port either. Another guard keeps the port of the other version of IP, where other users could otherwise listen
-/// for those who connect to `localhost`, or make the kernel refuse the port to fresh sockets of ours.
+/// an earlier process of ours was killed doesn't share the port either. Another guard keeps the port of the other version of IP,
+/// where other users could otherwise listen for those who connect to `localhost`, or make the kernel refuse the port to fresh
+/// sockets of ours.
 #[derive(Debug)]
 pub struct Port {
     address: SocketAddr,
@@ -91,7 +92,7 @@ impl Port {
     /// option `net.ipv4.tcp_migrate_req` is set, and are reset otherwise.
     ///
     /// # Errors
-    /// If the system refuses. Then nobody listens, rather than whoever has duplicates of the old ones.
+    /// If the system refuses. Then nobody listens, also with duplicates of the old ones.
     pub fn renew(&mut self) -> io::Result<()> {
         let fresh: io::Result<Vec<_>> =
             (0..self.count).map(|_| open_locked(self.address, self.owner)).collect();
@@ -100,7 +101,7 @@ impl Port {
         Ok(())
     }
 
-    /// Makes the sockets stop that listen, also for whoever has duplicates. The port refuses clients, and nobody else can take it.
+    /// Makes the sockets stop that listen, also for those who have duplicates. The port refuses clients, and nobody else can take it.
     pub fn close_listeners(&mut self) {
         self.listeners.drain(..).for_each(|listener| retire(&listener));
     }
@@ -135,8 +136,8 @@ impl Owner {
     }
 }
 
-/// Makes a socket for an owner, whose packets count as nobody's in a firewall: it looks at who made the socket's file, and who has a
-/// duplicate may connect with it to whatever root reaches.
+/// Makes a socket for an owner, whose packets count as those of no allowed user in a firewall: it looks at who made the socket's file,
+/// and who has a duplicate may connect with it where root may.
 fn stream_of_nobody(domain: Domain, owner: u32) -> io::Result<Socket> {
     let dumpable = dumpable_behavior()?;
     setfsuid(Uid::from_raw(NOBODY));

@@ -95,7 +95,7 @@ async fn find(
         users.extend(system_users::user_id(name)?);
     }
     let pid = report.process.pid;
-    // What is opened here stays the same process, whoever has its id later.
+    // What is opened here stays the same process, also if another has its id later.
     let opened = i32::try_from(pid).ok().and_then(|pid| open_process(pid, &users).ok());
     Ok(opened.filter(|_| port_check::listens(pid, address, &users)).map(|process| (pid, process)))
 }

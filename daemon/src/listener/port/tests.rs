@@ -1,3 +1,5 @@
+//! What other users get of a kept port, with duplicates of its sockets and without.
+
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
