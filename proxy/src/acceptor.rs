@@ -30,6 +30,9 @@ use crate::{Error, thread};
 const READ_MAX: usize = 16 * 1024;
 /// Delay before accepting again after an error, such as too many open files.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// Bytes of replies that the kernel takes beyond what it has sent. By default it takes megabytes, for each of the connections
+/// whose clients read nothing: memory of all sockets of the host, in no budget.
+const UNSENT_IN_KERNEL_MAX: u32 = 64 * 1024;
 /// TCP keepalive of clients: idle time before the first probe, and interval of further probes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -116,8 +119,12 @@ impl Acceptor {
             limiter.admit_closing(source).map(Admission::Closing)
         });
         let Some(admission) = admission else { return };
-        let kept_alive = SockRef::from(&stream).set_tcp_keepalive(&keepalive());
-        if kept_alive.and_then(|()| stream.set_nodelay(true)).is_ok() {
+        let socket = SockRef::from(&stream);
+        let prepared = socket
+            .set_tcp_keepalive(&keepalive())
+            .and_then(|()| socket.set_tcp_notsent_lowat(UNSENT_IN_KERNEL_MAX))
+            .and_then(|()| stream.set_nodelay(true));
+        if prepared.is_ok() {
             let stream = Stream::plain(stream);
             let pending = PendingConnection { stream, source, admission, input: Vec::new() };
             let acceptor = self.clone();

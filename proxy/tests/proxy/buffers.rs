@@ -116,6 +116,47 @@ fn unfinished_requests_of_one_cache_hold_no_more_than_its_share() {
     assert!(proxy.metric("memgate_proxy_denials_total{cause=\"stalled\"}") > 0.0);
 }
 
+/// Bytes in the kernel on their way from the proxy to a client.
+fn queued_in_kernel(client: &TcpStream) -> usize {
+    let hex = |address: std::net::SocketAddr| {
+        let std::net::SocketAddr::V4(address) = address else { panic!("{address}") };
+        format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port())
+    };
+    let (proxy, own) = (hex(client.peer_addr().unwrap()), hex(client.local_addr().unwrap()));
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut queues = fields.filter(|fields| fields[1] == proxy && fields[2] == own).map(|fields| fields[4]);
+    let (sent, _received) = queues.next().unwrap().split_once(':').unwrap();
+    usize::from_str_radix(sent, 16).unwrap()
+}
+
+// thousands of connections would take the memory that all sockets of the host share.
+#[test]
+fn replies_that_nobody_reads_take_little_memory_of_the_kernel() {
+    let proxy = start();
+    let ada = proxy.sign_up("ada@example.org");
+    let _memcached = Memcached::start(&proxy, &ada, "10.214.7.125");
+    let mut client = proxy.log_in(&ada);
+    let value = "x".repeat(100_000);
+    ask(&mut client, &format!("set big 0 0 {}\r\n{value}\r\n", value.len()), "STORED\r\n");
+    let gets = 200;
+    client.write_all("get big\r\n".repeat(gets).as_bytes()).unwrap();
+    let deadline = Instant::now() + END_TIMEOUT;
+    while buffered(&proxy) == 0 {
+        assert!(Instant::now() < deadline, "the proxy has sent everything");
+        std::thread::yield_now();
+    }
+    // What the client's kernel has taken isn't in the queue. The kernel looks at the limit before it takes some 64 KiB.
+    let queued = queued_in_kernel(&client);
+    assert!(queued > 0 && queued < 512 * 1024, "{queued} bytes");
+    let reply = format!("VALUE big 0 {}\r\n{value}\r\nEND\r\n", value.len());
+    let mut read = vec![0; reply.len()];
+    for _ in 0..gets {
+        client.read_exact(&mut read).unwrap();
+        assert!(read == reply.as_bytes());
+    }
+}
+
 /// A connection that has logged in with the binary protocol, and then sends the header of another login.
 fn log_in_again(proxy: &TestProxy, token: &Token) -> TcpStream {
     let login = binary::login(token);

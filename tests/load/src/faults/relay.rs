@@ -1,7 +1,8 @@
 //! A relay in front of Docker's socket, which can hang or be away.
 
+use std::collections::HashMap;
 use std::fs;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -32,7 +33,9 @@ struct Inner {
     hangs: bool,
     /// Increases when the socket goes away: listeners of earlier times end.
     epoch: u64,
-    open: Vec<UnixStream>,
+    /// Both ends of each open connection, by its number.
+    open: HashMap<u64, [UnixStream; 2]>,
+    accepted: u64,
 }
 
 impl Relay {
@@ -54,8 +57,10 @@ impl Relay {
         let _ = fs::remove_file(&self.path);
         let mut state = self.state.lock();
         state.epoch += 1;
-        for stream in state.open.drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
+        for (_, ends) in state.open.drain() {
+            for end in ends {
+                let _ = end.shutdown(Shutdown::Both);
+            }
         }
     }
 
@@ -69,10 +74,8 @@ impl Relay {
             while state.lock().epoch == epoch {
                 match listener.accept() {
                     Ok((client, _)) => connect(client, &docker, &state),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        std::thread::sleep(ACCEPT_INTERVAL);
-                    }
-                    Err(_) => return,
+                    // Nobody connects, or nothing can be opened for now.
+                    Err(_) => std::thread::sleep(ACCEPT_INTERVAL),
                 }
             }
         });
@@ -98,21 +101,31 @@ fn connect(client: UnixStream, docker: &Path, state: &Arc<State>) {
     let Ok(docker) = UnixStream::connect(docker) else { return };
     let clones = (client.try_clone(), docker.try_clone(), client.try_clone(), docker.try_clone());
     let (Ok(to_client), Ok(to_docker), Ok(kept_client), Ok(kept_docker)) = clones else { return };
-    state.lock().open.extend([kept_client, kept_docker]);
-    copy(client, to_docker, Arc::clone(state));
-    copy(docker, to_client, Arc::clone(state));
+    let mut inner = state.lock();
+    inner.accepted += 1;
+    let number = inner.accepted;
+    inner.open.insert(number, [kept_client, kept_docker]);
+    drop(inner);
+    let state = Arc::clone(state);
+    std::thread::spawn(move || {
+        let replies = {
+            let state = Arc::clone(&state);
+            std::thread::spawn(move || copy(docker, to_client, &state))
+        };
+        copy(client, to_docker, &state);
+        let _ = replies.join();
+        state.lock().open.remove(&number);
+    });
 }
 
-fn copy(mut from: UnixStream, mut to: UnixStream, state: Arc<State>) {
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; BUFFER_BYTES];
-        while let Ok(count @ 1..) = from.read(&mut buffer) {
-            let waited = state.changed.wait_while(state.lock(), |inner| inner.hangs);
-            drop(waited.unwrap_or_else(PoisonError::into_inner));
-            if to.write_all(&buffer[..count]).is_err() {
-                break;
-            }
+fn copy(mut from: UnixStream, mut to: UnixStream, state: &State) {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        let waited = state.changed.wait_while(state.lock(), |inner| inner.hangs);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
         }
-        let _ = to.shutdown(Shutdown::Write);
-    });
+    }
+    let _ = to.shutdown(Shutdown::Write);
 }

@@ -120,7 +120,8 @@ fn role_pid(scene: &Scene<'_>, role: &str) -> Result<u32, LoadError> {
 fn network_removed(scene: &mut Scene<'_>) -> Result<(), LoadError> {
     let instances = scene.bed.instances()?;
     let network = scene.bed.network_of(&instances[0])?;
-    let script = "for c in $1; do docker network disconnect -f \"$0\" $c & done; wait; docker network rm \"$0\"";
+    let script =
+        "for c in $1; do docker network disconnect -f \"$0\" $c & done; wait; docker network rm \"$0\"";
     let containers: Vec<&str> = instances.iter().map(|instance| instance.container.as_str()).collect();
     // It would connect them again meanwhile: Docker removes no network that has containers.
     let provisioner = role_pid(scene, "provisioner")?;
