@@ -1,11 +1,12 @@
--- What was asked of a running cache. Written by the web UI and operators' commands: one unfinished operation of a kind
+-- What was asked of a cache. Written by the web UI and operators' commands: one unfinished operation of a kind
 -- per cache, and the newest finished ones.
 CREATE TABLE operations (
     id           TEXT   PRIMARY KEY,
     cache_id     TEXT   NOT NULL REFERENCES caches (id) ON DELETE CASCADE,
     -- Counted from 1 for each cache.
     number       BIGINT NOT NULL,
-    kind         TEXT   NOT NULL CHECK (kind IN ('restart', 'flush', 'resize')),
+    kind         TEXT   NOT NULL CHECK (kind IN
+                 ('restart', 'flush', 'resize', 'suspend', 'resume', 'delete')),
     -- MiB, of a resize. Asking for another size changes it while the operation is unfinished.
     memory_mb    BIGINT CHECK (memory_mb > 0),
     -- The actor as in the audit log: `operator`, or `user` and an id.

@@ -114,7 +114,7 @@ enum Command {
     /// Manage users: add, list, show, update, suspend, resume, delete, reset-password
     #[command(subcommand)]
     User(user::UserCommand),
-    /// Manage caches: list, show, stats, create, restart, flush, resize, delete
+    /// Manage caches: list, show, stats, create, restart, flush, resize, suspend, resume, delete
     #[command(subcommand)]
     Cache(cache::CacheCommand),
     /// Manage tokens, the credentials of applications: create, list, show, update, rotate, certify, revoke

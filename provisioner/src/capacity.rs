@@ -357,6 +357,8 @@ mod tests {
             limits_differ: false,
             unrestricted: false,
             hung: false,
+            idle: false,
+            is_holder: false,
             created_at: store::Timestamp::EPOCH,
         };
         let small = "memory=64 connections=1024 item=1048576";

@@ -10,6 +10,8 @@ pub(crate) struct Desired {
     limits: [i64; 3],
     /// Ids of unfinished operations.
     asked: Vec<String>,
+    /// Whether it sleeps and is to wake.
+    wakes: bool,
 }
 
 impl Desired {
@@ -18,12 +20,17 @@ impl Desired {
             state: instance.desired,
             limits: [instance.memory_mb, instance.connections, instance.item_size_max],
             asked: asked.into_iter().map(|operation| operation.id).collect(),
+            wakes: instance.wake_requested,
         }
     }
 
     /// Whether there is something to do that there wasn't before. An operation that has ended is nothing to do.
     pub(crate) fn asks_more_than(&self, before: &Self) -> bool {
         let is_asked_before = |id: &String| before.asked.contains(id);
-        self.state != before.state || self.limits != before.limits || !self.asked.iter().all(is_asked_before)
+        let is_woken = self.wakes && !before.wakes;
+        is_woken
+            || self.state != before.state
+            || self.limits != before.limits
+            || !self.asked.iter().all(is_asked_before)
     }
 }

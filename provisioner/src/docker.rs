@@ -6,6 +6,7 @@ mod foreign;
 mod image;
 mod isolation;
 mod limits;
+mod memory;
 mod network;
 mod output;
 mod trial;
@@ -31,6 +32,7 @@ pub(crate) use events::{Change, DockerEvent};
 pub(crate) use foreign::Foreign;
 pub(crate) use image::{BuiltImage, Untagged};
 pub(crate) use isolation::shown;
+pub(crate) use memory::{HOLDER_MEMORY, NewHolder};
 pub(crate) use output::escape;
 pub(crate) use trial::TrialOutput;
 

@@ -4,20 +4,23 @@ mod adopt;
 mod create;
 mod network;
 mod operations;
+mod read;
 mod record;
 mod reserve;
 mod resize;
 mod shrink;
+mod warm;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use store::{DesiredState, Instance, LaneKey, Operation, OperationKind, Store, StoreError};
+use store::{DesiredState, Instance, LaneKey, Operation, OperationKind, Store};
 use tokio::sync::{Mutex, RwLock, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
+use crate::activity::Activity;
 use crate::capacity::Capacity;
 use crate::docker::Docker;
 use crate::error::Error;
@@ -39,6 +42,7 @@ use crate::work_queue;
 use operations::Outcome;
 pub(crate) use record::log_failure;
 use shrink::Shrinking;
+use warm::Stopped;
 
 /// Instances that are changed in Docker at a time; with more, each is slower.
 const WRITES_MAX: usize = 8;
@@ -71,6 +75,7 @@ pub(crate) struct Executor {
     pub(crate) known: KnownInstances,
     /// How long metered hours are kept.
     pub(crate) usage_kept: Duration,
+    pub(crate) activity: Activity,
     pub(crate) secrets: SecretChecks,
     pub(crate) observations: Observations,
 }
@@ -146,6 +151,8 @@ struct Situation {
     no_room: Option<Error>,
     /// How its resize ended.
     resized: OnceLock<Outcome>,
+    /// What became of its contents, if its memcached was stopped on purpose.
+    stopped: OnceLock<Stopped>,
     /// How many times in a row the work on it has failed.
     failures: u32,
 }
@@ -264,22 +271,25 @@ impl Executor {
     /// container because this process has the wrong key, and those that need the store while it is away.
     async fn observe(&self, id: &str, failures: u32) -> Result<Option<Situation>, Error> {
         // A container without a row is left to the resync, which removes orphans after a while.
-        let Some((instance, store_error)) = self.read_instance(id).await? else { return Ok(None) };
+        let Some((instance, asked, store_error)) = self.read_wanted(id).await? else { return Ok(None) };
         if !is_instance_id(id) {
             return Err(Error::InvalidInstance("its id isn't one that memgate makes"));
         }
         let _permit = self.concurrency.read_permits.acquire().await;
         let mut containers = self.docker.containers_of(id).await?;
         self.assess(&mut containers, |_| Spec::of(&instance).ok()).await;
-        // Without the store nothing is known to be asked.
-        let asked = match &store_error {
-            None => self.store.open_operations_of(&instance.cache_id).await.unwrap_or_default(),
-            Some(_) => vec![],
-        };
         let actions = plan(&instance, &asked, &containers, failures);
-        let (no_room, resized) = (None, OnceLock::new());
-        let situation =
-            Situation { instance, asked, containers, actions, store_error, no_room, resized, failures };
+        let situation = Situation {
+            instance,
+            asked,
+            containers,
+            actions,
+            store_error,
+            no_room: None,
+            resized: OnceLock::new(),
+            stopped: OnceLock::new(),
+            failures,
+        };
         if situation.needs_no_store() {
             return Ok(Some(situation));
         }
@@ -289,27 +299,6 @@ impl Executor {
         match situation.store_error {
             Some(error) if !situation.can_be_made_again() => Err(error),
             _ => Ok(Some(situation)),
-        }
-    }
-
-    /// The instance, and an error if it is the one that was read last.
-    async fn read_instance(&self, id: &str) -> Result<Option<(Instance, Option<Error>)>, Error> {
-        let read = async {
-            if self.known.is_store_away() {
-                return Err(StoreError::Timeout);
-            }
-            timeout(STORE_TIMEOUT, self.store.instance(id)).await.unwrap_or(Err(StoreError::Timeout))
-        };
-        match read.await {
-            Ok(instance) => {
-                instance.iter().for_each(|instance| self.known.remember(instance));
-                Ok(instance.map(|instance| (instance, None)))
-            }
-            Err(error @ StoreError::Corrupt(_)) => Err(error.into()),
-            Err(error) => match self.known.get(id) {
-                Some(instance) => Ok(Some((instance, Some(error.into())))),
-                None => Err(error.into()),
-            },
         }
     }
 
@@ -329,6 +318,8 @@ impl Executor {
             container.outdated = image.as_ref().is_some_and(|image| *image != container.image);
             container.hung = silences.get(&container.id).is_some_and(|silence| silence.proves_hung(now));
             let spec = spec(container);
+            let sleep_after = self.known.get(&container.instance).and_then(|it| it.sleep_after());
+            container.idle = sleep_after.is_some_and(|time| self.activity.is_idle(&container.id, time, now));
             container.limits_differ =
                 !stubborn.contains(&container.id) && self.limits_differ(container, spec);
             if let (Some(ended), Some(end)) = (&mut container.ended, self.history.end_of(&container.id)) {
@@ -367,13 +358,16 @@ impl Executor {
         match action {
             Action::SetState(state, message) => self.mark(instance, *state, *message).await,
             Action::Probe(container) => self.adopt(instance, container).await,
-            Action::Start(container) => self.docker.start(&container.id).await,
+            Action::Start(container) => self.start(container).await,
             Action::Unpause(container) => self.docker.unpause(&container.id).await,
             Action::Attach(container) => self.attach(container).await,
             Action::Detach(container) => self.detach(container).await,
             Action::RestoreLimits(container) => self.restore_limits(instance, container).await,
             Action::Begin(operation, checkpoint) => self.begin(operation, checkpoint).await,
-            Action::Restart(container) => self.docker.restart(&container.id).await,
+            Action::Keep(container) => self.prepare_stop(container).await,
+            Action::Restart(container) => self.restart(situation, container).await,
+            Action::Stop(container) => self.save(situation, container).await,
+            Action::Sleep(container) => self.put_to_sleep(situation, container).await,
             Action::Flush(container) => self.flush(container).await,
             Action::Resize(container) => self.resize(situation, container).await,
             Action::Finish(operation) => self.finish(situation, operation).await,
@@ -396,6 +390,7 @@ impl Executor {
         self.capacity.retain(instances);
         self.history.retain(instances, containers);
         self.secrets.retain(containers);
+        self.activity.retain(containers);
         let exists = |id: &String| containers.contains(id.as_str());
         self.observations.silences.lock().await.retain(|id, _| exists(id));
         self.observations.shrinking.lock().await.retain(|id, _| exists(id));

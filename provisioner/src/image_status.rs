@@ -43,7 +43,8 @@ pub(crate) async fn read(docker: &Docker, choice: &ImageChoice) -> Result<Option
     let Some(image) = Image::find(docker, choice).await? else { return Ok(None) };
     let label = docker.image_facts(&image.id).await?.and_then(|facts| facts.memcached);
     let created = docker.image_created(&image.id).await?;
-    let containers = docker.containers().await?;
+    let mut containers = docker.containers().await?;
+    containers.retain(|container| !container.is_holder);
     let total = containers.len();
     let current = containers.into_iter().filter(|container| container.image == image.id).count();
     let from_binary = label.as_ref().and_then(|label| label.strip_suffix(memcached_version::OF_BINARY));

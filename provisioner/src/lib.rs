@@ -4,6 +4,7 @@
 //! the observed state. It opens no port except its health endpoint, and never touches what doesn't carry its
 //! installation's label and exact name. One provisioner of an installation leads; others wait for its lock in the store.
 
+mod activity;
 mod capacity;
 mod cgroup;
 mod conditions;
@@ -60,6 +61,7 @@ use daemon::{Process, Shutdown};
 use prometheus_client::registry::Registry;
 use store::{LaneKey, LeaderLock, Store};
 
+use activity::Activity;
 use capacity::Capacity;
 use docker::Docker;
 use execute::{Concurrency, Executor, Observations};
@@ -115,6 +117,7 @@ pub async fn run(
         history: History::new(metrics.repairs.clone()),
         known: KnownInstances::new(settings.address_cooldown),
         usage_kept: settings.usage_kept,
+        activity: Activity::default(),
         secrets: SecretChecks::new(settings.resync_interval),
         observations: Observations::default(),
         metrics,

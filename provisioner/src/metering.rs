@@ -83,7 +83,8 @@ async fn skipped(
         return Ok(Vec::new());
     }
     let containers = executor.docker.containers().await?;
-    let running = containers.into_iter().filter(|it| it.state == ContainerState::Running);
+    let is_running = |it: &Container| !it.is_holder && it.state == ContainerState::Running;
+    let running = containers.into_iter().filter(is_running);
     let mut running: HashMap<String, Container> = running.map(|it| (it.instance.clone(), it)).collect();
     let starts = late.into_iter().map(|id| {
         let (container, docker) = (running.remove(&id), Arc::clone(&executor.docker));

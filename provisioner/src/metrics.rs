@@ -14,7 +14,7 @@ use crate::docker::Foreign;
 use crate::plan::Action;
 
 /// The values of the label `action`.
-const ACTIONS: [&str; 16] = [
+const ACTIONS: [&str; 19] = [
     "set_state",
     "probe",
     "start",
@@ -23,7 +23,10 @@ const ACTIONS: [&str; 16] = [
     "detach",
     "restore_limits",
     "begin",
+    "keep",
     "restart",
+    "stop",
+    "sleep",
     "flush",
     "resize",
     "finish",
@@ -233,6 +236,9 @@ fn label_value(action: &Action) -> &'static str {
         Action::RestoreLimits(_) => "restore_limits",
         Action::Begin(..) => "begin",
         Action::Restart(_) => "restart",
+        Action::Keep(_) => "keep",
+        Action::Stop(_) => "stop",
+        Action::Sleep(_) => "sleep",
         Action::Flush(_) => "flush",
         Action::Resize(_) => "resize",
         Action::Finish(_) => "finish",

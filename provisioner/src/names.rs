@@ -62,6 +62,16 @@ impl Names {
         format!("{}{instance}", self.prefix())
     }
 
+    /// The name of the container that keeps the memory of an instance while its memcached is stopped.
+    pub(crate) fn holder(&self, instance: &str) -> String {
+        format!("{}-holder", self.instance(instance))
+    }
+
+    /// The name of the volume with an instance's memory, if that is kept.
+    pub(crate) fn memory(&self, instance: &str) -> String {
+        format!("{}-memory", self.instance(instance))
+    }
+
     pub(crate) fn network(&self, number: u32) -> String {
         format!("{}net-{number}", self.prefix())
     }
@@ -72,8 +82,22 @@ impl Names {
 
     /// Whether a container or volume with this name and these labels is an instance's.
     pub(crate) fn owns_instance(&self, name: &str, labels: &HashMap<String, String>) -> bool {
+        self.owns(name, labels, |instance| self.instance(instance))
+    }
+
+    /// Whether a container with this name and these labels keeps an instance's memory.
+    pub(crate) fn owns_holder(&self, name: &str, labels: &HashMap<String, String>) -> bool {
+        self.owns(name, labels, |instance| self.holder(instance))
+    }
+
+    /// Whether a volume with this name and these labels is an instance's memory.
+    pub(crate) fn owns_memory(&self, name: &str, labels: &HashMap<String, String>) -> bool {
+        self.owns(name, labels, |instance| self.memory(instance))
+    }
+
+    fn owns(&self, name: &str, labels: &HashMap<String, String>, of: impl Fn(&str) -> String) -> bool {
         let instance = labels.get(LABEL_INSTANCE).filter(|instance| !instance.is_empty());
-        self.is_labelled(labels) && instance.is_some_and(|instance| name == self.instance(instance))
+        self.is_labelled(labels) && instance.is_some_and(|instance| name == of(instance))
     }
 
     /// Whether a network with this name and these labels is the installation's.

@@ -2,12 +2,13 @@
 
 mod diagnosis;
 mod operations;
+mod sleep;
 
 use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
-use store::{DesiredState, Instance, InstanceState, Operation, Timestamp};
+use store::{DesiredState, Instance, InstanceState, Operation, OperationKind, Timestamp};
 
 use crate::isolation::Isolation;
 use crate::limits::Limits;
@@ -15,6 +16,7 @@ use crate::spec::Spec;
 
 pub(crate) use diagnosis::{Repair, diagnose, restarted};
 use operations::Requests;
+use sleep::keep;
 
 /// Resources without a row are kept this long: the row may not be visible yet.
 pub(crate) const ORPHAN_AGE_MIN: Duration = Duration::from_secs(60);
@@ -52,6 +54,10 @@ pub(crate) struct Container {
     pub(crate) limits_differ: bool,
     /// Whether it lacks restrictions that other containers have, or publishes ports.
     pub(crate) unrestricted: bool,
+    /// Whether its memcached has had no command for as long as its plan says.
+    pub(crate) idle: bool,
+    /// Whether it runs no memcached for clients, but keeps a warm cache's memory while that is stopped.
+    pub(crate) is_holder: bool,
     pub(crate) created_at: Timestamp,
 }
 
@@ -111,8 +117,14 @@ pub(crate) enum Action {
     RestoreLimits(Container),
     /// Records that an operation has begun, and what it goes on from after a crash.
     Begin(Operation, String),
+    /// Keeps a warm cache's memory from now on, and waits for a good moment to stop its memcached.
+    Keep(Container),
     /// Stops and starts a container.
     Restart(Container),
+    /// Stops a container, so that what is started next has the contents of a warm cache.
+    Stop(Container),
+    /// Stops a container, unless it has had a command since it was found idle.
+    Sleep(Container),
     /// Removes all items.
     Flush(Container),
     /// Gives memcached and its container the memory that the instance is to have, if it hasn't.
@@ -170,15 +182,30 @@ pub(crate) fn plan(
     containers: &[Container],
     failures: u32,
 ) -> Vec<Action> {
-    let stopped = |state| {
-        let abandoned =
-            operations::abandon(asked, "the cache was suspended meanwhile: resume it, and ask again");
-        abandoned.into_iter().chain(plan_removal(instance, containers, state)).collect()
-    };
+    use OperationKind::{Delete, Suspend};
+    let removal = |state| plan_removal(instance, containers, state);
     match instance.desired {
-        DesiredState::Running => plan_running(instance, asked, containers, failures),
-        DesiredState::Suspended => stopped(InstanceState::Suspended),
-        DesiredState::Deleting => stopped(InstanceState::Deleting),
+        DesiredState::Running => {
+            let (void, asked): (Vec<_>, Vec<_>) =
+                asked.iter().cloned().partition(|operation| matches!(operation.kind, Suspend | Delete));
+            let (holders, own): (Vec<_>, Vec<_>) = containers.iter().cloned().partition(|c| c.is_holder);
+            let mut actions = operations::abandon(&void, "the cache was resumed meanwhile: ask again");
+            if let Some(steps) = sleep::plan_sleep(instance, !asked.is_empty(), &own) {
+                actions.extend(steps);
+            } else {
+                actions.extend(plan_running(instance, &asked, &own, failures));
+                actions.extend(holders.into_iter().map(|holder| Action::Remove(holder.id)));
+            }
+            actions
+        }
+        DesiredState::Suspended => {
+            let why = "the cache was suspended meanwhile: resume it, and ask again";
+            operations::carried_out_by(asked, Suspend, removal(InstanceState::Suspended), why)
+        }
+        DesiredState::Deleting => {
+            let why = "the cache was deleted meanwhile: create another";
+            operations::carried_out_by(asked, Delete, removal(InstanceState::Deleting), why)
+        }
     }
 }
 
@@ -199,10 +226,12 @@ pub(crate) fn only_probes(actions: &[Action]) -> bool {
 
 /// Whether an action changes a container in Docker. Resizing takes long, and needs Docker for a moment of that.
 pub(crate) fn changes_docker(action: &Action) -> bool {
-    use Action::{Attach, Create, Detach, Remove, Restart, RestoreLimits, Start, TearDown, Unpause};
+    use Action::{
+        Attach, Create, Detach, Keep, Remove, Restart, RestoreLimits, Sleep, Start, Stop, TearDown, Unpause,
+    };
     match action {
         Start(_) | Unpause(_) | Attach(_) | Detach(_) | RestoreLimits(_) | Restart(_) => true,
-        Remove(_) | Create { .. } | TearDown(_) => true,
+        Keep(_) | Stop(_) | Sleep(_) | Remove(_) | Create { .. } | TearDown(_) => true,
         Action::SetState(..) | Action::Probe(_) | Action::Flush(_) | Action::Resize(_) => false,
         Action::Begin(..) | Action::Finish(_) | Action::Abandon(..) => false,
     }
@@ -248,11 +277,16 @@ fn plan_running(
     match kept {
         Some((_, steps)) => removals.chain(steps).collect(),
         None => {
-            let begun = asked.begin(containers.iter().max_by_key(|c| c.generation));
+            let newest = containers.iter().max_by_key(|c| c.generation);
+            let begun = asked.begin(newest);
+            let saved = newest.filter(|c| asked.saves_contents(c)).cloned();
+            let keep = saved.clone().map(Action::Keep);
+            let begun = begun.into_iter().chain(keep);
             let newest = containers.iter().map(|c| c.generation).max().unwrap_or(0).max(recorded);
             let create = Action::Create { generation: newest.saturating_add(1) };
             let first = set_state(instance, starting_state(instance), None);
-            begun.into_iter().chain(first).chain(removals).chain([create]).chain(asked.finish()).collect()
+            let steps = begun.chain(first).chain(saved.map(Action::Stop)).chain(removals);
+            steps.chain([create]).chain(asked.finish()).collect()
         }
     }
 }
@@ -279,13 +313,14 @@ fn steps_to_keep(
             return None;
         }
         // The contents are gone, so this is the time for another image.
-        ContainerState::Restarting | ContainerState::Stopped if c.outdated => return None,
+        ContainerState::Restarting | ContainerState::Stopped if c.outdated || asked.warms(c) => return None,
         // So is a restart, for the image and for the size.
         _ if is_to_restart && (c.outdated || asked.is_resized(c)) => return None,
         ContainerState::Restarting if failures >= FAILURES_TO_REPLACE => return None,
         // A step that didn't help is not repeated.
         ContainerState::Stopped | ContainerState::Paused if failures > 0 => return None,
         _ if is_to_restart => {
+            steps.extend(keep(c));
             // Proxies hold requests from now on.
             steps.extend(set_state(instance, starting_state(instance), None));
             // Docker stops no container that is paused.
@@ -348,11 +383,11 @@ fn plan_removal(instance: &Instance, containers: &[Container], state: InstanceSt
     actions
 }
 
-/// The state of an instance until it runs: restarting if it ran before, pending if it is new or was suspended.
+/// The state of an instance until it runs: restarting if it ran before or slept, pending if it is new or was suspended.
 fn starting_state(instance: &Instance) -> InstanceState {
-    use InstanceState::{Failed, Pending, Restarting, Running};
+    use InstanceState::{Asleep, Failed, Pending, Restarting, Running};
     match instance.route.as_ref() {
-        Some(route) if matches!(route.state, Running | Restarting) => Restarting,
+        Some(route) if matches!(route.state, Running | Restarting | Asleep) => Restarting,
         // Failed several times in a row; kept until it runs.
         Some(route) if route.state == Failed => Failed,
         _ => Pending,
@@ -409,5 +444,7 @@ fn in_use(snapshot: &Snapshot, instance: Option<&str>) -> bool {
     snapshot.containers.iter().any(|c| Some(c.instance.as_str()) == instance)
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

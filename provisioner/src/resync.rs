@@ -9,7 +9,6 @@ use futures_util::stream;
 use store::{Instance, InstanceState, Operation, StoreError, now};
 use tokio::time::{Instant, timeout};
 
-use crate::capacity::memory_of;
 use crate::docker::Foreign;
 use crate::error::Error;
 use crate::execute::Executor;
@@ -103,7 +102,7 @@ async fn read(executor: &Executor) -> Result<Read, Error> {
     let mut snapshot = Snapshot { containers, volumes, networks };
     // The others have the limits that they were created with.
     inspect_some(executor, &mut snapshot.containers, |container| is_resized(executor, container)).await;
-    executor.capacity.count_existing(async { Ok(memory_of(&snapshot.containers)) }).await?;
+    executor.capacity.count_existing(async { Ok(executor.memory_in_use(&snapshot.containers)) }).await?;
     Ok(Read { instances, asked, known, snapshot })
 }
 
@@ -230,7 +229,7 @@ async fn remove_orphans(
 
 async fn remove_container(executor: &Executor, container: &str, instance: &str) -> Result<(), Error> {
     executor.docker.remove_container(container).await?;
-    executor.docker.remove_volume_of(instance).await?;
+    executor.docker.remove_volumes_of(instance).await?;
     Ok(executor.store.release_address(instance).await?)
 }
 

@@ -1,5 +1,5 @@
 //! Samples what each memcached says of itself, and the machine's capacity, into the store, for those who look at a cache;
-//! and meters memory at the same interval.
+//! meters memory at the same interval; and notes which caches are used.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,8 +11,9 @@ use store::{
     HostCapacity, InstanceStatistics, LaneCredential, StatisticsCounters, StatisticsGauges, StatisticsSample,
     Store, StoreError, Timestamp, now,
 };
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::activity::Activity;
 use crate::cgroup::{self, ContainerUsage};
 use crate::error::Error;
 use crate::execute::Executor;
@@ -78,7 +79,7 @@ async fn sample(executor: &Executor, samples: &mut Samples) -> Result<(), Error>
         let is_ours = executor.networks.can_have_instance(address);
         is_ours.then(|| Target { instance, container, address: SocketAddr::new(address, PORT), credential })
     });
-    let newest = ask(targets.collect()).await;
+    let newest = ask(&executor.activity, targets.collect()).await;
     let recorded = async {
         samples.record(&executor.store, newest).await?;
         if let Some(capacity) = executor.capacity.figures().await {
@@ -90,9 +91,10 @@ async fn sample(executor: &Executor, samples: &mut Samples) -> Result<(), Error>
 }
 
 /// Asks some memcacheds. Those that don't answer are left out.
-async fn ask(targets: Vec<Target>) -> Vec<InstanceStatistics> {
+async fn ask(activity: &Activity, targets: Vec<Target>) -> Vec<InstanceStatistics> {
     let reads = targets.into_iter().map(|target| async move {
         let read = statistics::read_from(target.address, &target.credential).await.ok()?;
+        activity.note(&target.container, read.commands, Instant::now());
         Some(row(target.instance, &read, cgroup::usage(&target.container)))
     });
     stream::iter(reads).buffer_unordered(READS_MAX).filter_map(std::future::ready).collect().await
@@ -266,7 +268,7 @@ mod tests {
                 address,
                 credential: LaneCredential::new("secret-of-the-lane".to_owned()),
             });
-            let newest = ask(targets.collect()).await;
+            let newest = ask(&Activity::default(), targets.collect()).await;
             assert_eq!(newest.len(), INSTANCES);
             samples.record(&store, newest).await.unwrap();
         }

@@ -10,10 +10,17 @@ pub(crate) const MEMCACHED: &str = "/usr/bin/memcached";
 /// Where the volume with the lane secret is mounted, and the file in it.
 pub(crate) const LANE_DIR: &str = "/lane";
 pub(crate) const LANE_FILE: &str = "auth";
+/// Where the memory of a warm cache is mounted, and memcached's `-e`, the file in it.
+pub(crate) const MEMORY_DIR: &str = "/memory";
+pub(crate) const MEMORY_FILE: &str = "items";
 /// memcached's port, in the container's own network.
 pub(crate) const PORT: u16 = 11211;
 
 const MIB: i64 = 1 << 20;
+/// MiB of a warm cache below which its memcached has fewer sizes of items.
+const FEW_SIZES_BELOW_MB: i64 = 256;
+/// Memory beyond `-m` on the volume of a warm cache: what memcached writes of itself when it stops has less than a page.
+const MEMORY_VOLUME_SPARE_MB: i64 = 1;
 const MEMORY_MB_RANGE: std::ops::RangeInclusive<i64> = 1..=1 << 20;
 /// Bytes.
 const ITEM_SIZE_MIN: i64 = 1 << 10;
@@ -38,6 +45,8 @@ pub(crate) struct Spec {
     memory_mb: i64,
     connections: i64,
     item_size_max: i64,
+    /// Whether its contents are kept while it is stopped on purpose.
+    warm: bool,
 }
 
 impl Spec {
@@ -60,15 +69,34 @@ impl Spec {
             memory_mb: instance.memory_mb,
             connections: instance.connections.saturating_add(SHARED_LANES).min(LANES_MAX),
             item_size_max: instance.item_size_max,
+            warm: instance.warm && instance.memory_mb >= store::WARM_MB_MIN,
         })
     }
 
     /// Whether a memcached that was started as `other` can be given this memory while it runs. Another container is
-    /// needed for other connections or items.
+    /// needed for other connections or items, and for other memory if it is warm. Whether it is warm changes when it is
+    /// started next.
     pub(crate) fn is_resize_of(&self, other: &Self) -> bool {
-        let Self { memory_mb, connections, item_size_max } = *self;
-        let fits = memory_mb == other.memory_mb || memory_mb >= RESIZE_MB_MIN;
+        let Self { memory_mb, connections, item_size_max, warm: _ } = *self;
+        let fits = memory_mb == other.memory_mb || memory_mb >= RESIZE_MB_MIN && !other.warm;
         fits && connections == other.connections && item_size_max == other.item_size_max
+    }
+
+    pub(crate) fn is_warm(&self) -> bool {
+        self.warm
+    }
+
+    /// Whether this memcached can start with what `other` had.
+    pub(crate) fn keeps_contents_of(&self, other: &Self) -> bool {
+        self.warm
+            && other.warm
+            && self.memory_mb == other.memory_mb
+            && self.item_size_argument() == other.item_size_argument()
+    }
+
+    /// The size of the volume for the memory of a warm cache, in MiB.
+    pub(crate) fn memory_volume_mb(&self) -> i64 {
+        self.memory_mb.saturating_add(MEMORY_VOLUME_SPARE_MB)
     }
 
     /// memcached's `-m`.
@@ -79,7 +107,9 @@ impl Spec {
     /// The value of the container's label. A container whose label differs from the desired one is replaced, unless it
     /// can be resized.
     pub(crate) fn label(&self) -> String {
-        format!("memory={} connections={} item={}", self.memory_mb, self.connections, self.item_size_max)
+        let Self { memory_mb, connections, item_size_max, warm } = self;
+        let warm = if *warm { " warm" } else { "" };
+        format!("memory={memory_mb} connections={connections} item={item_size_max}{warm}")
     }
 
     /// Reads a label. `None` if it isn't one of [`Spec::label`].
@@ -90,6 +120,7 @@ impl Spec {
             memory_mb: number("memory")?,
             connections: number("connections")?,
             item_size_max: number("item")?,
+            warm: words.next() == Some("warm"),
         };
         (spec.label() == label && MEMORY_MB_RANGE.contains(&spec.memory_mb)).then_some(spec)
     }
@@ -103,6 +134,9 @@ impl Spec {
     /// memcached's arguments. `-Y` turns the binary protocol off; lanes use meta commands.
     pub(crate) fn arguments(&self) -> Vec<String> {
         let auth = format!("{LANE_DIR}/{LANE_FILE}");
+        let memory = self.warm.then(|| ("-e", format!("{MEMORY_DIR}/{MEMORY_FILE}")));
+        // It begins with a page for each size of items: in a small memory, fewer sizes leave more for those in use.
+        let sizes = (self.warm && self.memory_mb < FEW_SIZES_BELOW_MB).then(|| ("-f", "1.5".to_owned()));
         [
             ("-U", "0".into()),
             ("-p", PORT.to_string()),
@@ -115,6 +149,8 @@ impl Spec {
             ("-Y", auth),
         ]
         .into_iter()
+        .chain(memory)
+        .chain(sizes)
         .flat_map(|(flag, value): (&str, String)| [flag.to_owned(), value])
         .collect()
     }
@@ -154,7 +190,7 @@ mod tests {
 
     #[test]
     fn label_is_read_as_it_is_written() {
-        let spec = Spec { memory_mb: 64, connections: 1024, item_size_max: 1 << 20 };
+        let spec = Spec { memory_mb: 64, connections: 1024, item_size_max: 1 << 20, warm: false };
         assert_eq!(Spec::from_label(&spec.label()), Some(spec));
         for label in
             ["", "memory=64", "memory=-1 connections=1 item=1024", "memory=1 connections=1 item=+1024"]
@@ -165,7 +201,7 @@ mod tests {
 
     #[test]
     fn only_memory_changes_while_it_runs() {
-        let spec = Spec { memory_mb: 64, connections: 1024, item_size_max: 1 << 20 };
+        let spec = Spec { memory_mb: 64, connections: 1024, item_size_max: 1 << 20, warm: false };
         assert!(Spec { memory_mb: 128, ..spec }.is_resize_of(&spec));
         assert!(Spec { memory_mb: 8, ..spec }.is_resize_of(&spec));
         for other in [
@@ -194,7 +230,7 @@ mod tests {
             (1_500_000, 3 << 19),
             (1 << 30, 1 << 30),
         ] {
-            let spec = Spec { memory_mb: 4096, connections: 1, item_size_max };
+            let spec = Spec { memory_mb: 4096, connections: 1, item_size_max, warm: false };
             assert_eq!(spec.item_size_argument(), argument, "{item_size_max}");
         }
     }

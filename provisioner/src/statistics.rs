@@ -15,6 +15,20 @@ const GROUPS: [&str; 3] = ["", " slabs", " items"];
 /// memcached numbers sizes of items from 1 on.
 const CLASS_MAX: u32 = 63;
 
+/// What memcached counts commands by that read or change items.
+const COMMANDS: [&str; 10] = [
+    "cmd_get",
+    "cmd_set",
+    "cmd_flush",
+    "cmd_touch",
+    "delete_hits",
+    "delete_misses",
+    "incr_hits",
+    "incr_misses",
+    "decr_hits",
+    "decr_misses",
+];
+
 /// Figures of one memcached since it started.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Statistics {
@@ -46,6 +60,9 @@ pub struct Statistics {
     pub uptime: u64,
     /// Its sizes of items.
     pub slab_classes: Vec<SlabClass>,
+    /// Commands that read or change items.
+    #[serde(skip)]
+    pub(crate) commands: u64,
 }
 
 /// Asks the memcached at `address`. The secret is sent only to what refuses a request without it, as each instance does
@@ -84,6 +101,9 @@ impl Statistics {
 
     /// Takes one figure. Others are ignored.
     fn take(&mut self, name: &str, value: u64) {
+        if COMMANDS.contains(&name) {
+            self.commands = self.commands.saturating_add(value);
+        }
         let field = match name {
             "bytes" => &mut self.bytes,
             "limit_maxbytes" => &mut self.limit_maxbytes,
@@ -156,7 +176,7 @@ mod tests {
     #[tokio::test]
     async fn figures_are_read_from_an_instance_only() {
         let (refused, stored) = ("CLIENT_ERROR unauthenticated\r\n", "STORED\r\n");
-        let stats = "STAT bytes 71\r\nSTAT limit_maxbytes 67108864\r\nSTAT version 1.6.18\r\nSTAT evictions 3\r\n\
+        let stats = "STAT cmd_get 4\r\nSTAT cmd_meta 9\r\nSTAT bytes 71\r\nSTAT limit_maxbytes 67108864\r\nSTAT version 1.6.18\r\nSTAT evictions 3\r\n\
              STAT cmd_set -5\r\nSTAT uptime 99999999999999999999\r\nSTAT reclaimed 2\r\nEND\r\n\
              STAT 5:chunk_size 240\r\nSTAT 5:total_pages 2\r\nSTAT 64:chunk_size 1\r\nSTAT total_malloced 9\r\nEND\r\n\
              STAT items:5:outofmemory 4\r\nSTAT items:5:age 9\r\nSTAT items:7:outofmemory 1\r\nEND\r\n";
@@ -169,6 +189,7 @@ mod tests {
             limit_maxbytes: 67_108_864,
             evictions: 3,
             reclaimed: 2,
+            commands: 4,
             slab_classes: vec![class, other],
             ..Statistics::default()
         };

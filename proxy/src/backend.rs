@@ -6,15 +6,16 @@
 pub(crate) mod dedicated_pool;
 mod dial;
 mod outage;
+pub(crate) mod wake;
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use store::{Grant, InstanceNetworks, LaneKey};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use crate::lane::faults::LaneFaults;
@@ -27,9 +28,13 @@ use crate::transport::address::is_private;
 use dedicated_pool::{DedicatedLanes, DedicatedPool};
 use dial::Slot;
 use outage::Outage;
+use wake::{Sleep, Waker};
 
 /// Shared lanes of one backend: about as many as memcached has threads. More would make the batches smaller.
 const LANES: usize = 2;
+/// How long requests in flight may take when there is no route any more: an instance that is stopped on purpose runs on for
+/// that time, and one that is gone must not hold up its clients.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
 /// The port of memcached in every container.
 const PORT: u16 = 11211;
 
@@ -44,6 +49,8 @@ pub(crate) struct BackendDeps {
     pub(crate) networks: Option<InstanceNetworks>,
     /// How long requests wait while an instance can't be reached.
     pub(crate) hold: Duration,
+    /// Wakes those that sleep.
+    pub(crate) waker: Waker,
 }
 
 pub(crate) struct Backend {
@@ -57,6 +64,7 @@ pub(crate) struct Backend {
     /// The meta flags that memcached knows, once a lane has asked for its version.
     flags: Cell<FlagSet>,
     outage: Outage,
+    sleep: Sleep,
     /// Whether a task opens lanes for the sessions that wait, and whether it is dialling just now.
     is_opening: Cell<bool>,
     is_dialling: Cell<bool>,
@@ -69,6 +77,7 @@ impl Backend {
         let faults = Rc::new(LaneFaults::new(deps.metrics.clone()));
         let dedicated = DedicatedPool::new(&deps.dedicated);
         let outage = Outage::new(deps.hold, Instant::now());
+        let sleep = Sleep::new(deps.waker.clone());
         Self {
             deps,
             usage,
@@ -79,6 +88,7 @@ impl Backend {
             next_tag: Cell::new(0),
             flags: Cell::default(),
             outage,
+            sleep,
             is_opening: Cell::new(false),
             is_dialling: Cell::new(false),
             route_changed: LocalNotify::default(),
@@ -86,19 +96,28 @@ impl Backend {
     }
 
     /// Takes the route from `grant`. If it has changed, closes all lanes; none is opened along the old route
-    /// again.
+    /// again. If there is none any more, the instance may be about to be stopped: requests in flight get a moment for their
+    /// replies.
     pub(crate) fn set_route(self: &Rc<Self>, grant: &Grant) {
+        if let Some(hold) = self.sleep.update(grant) {
+            self.outage.set_hold(hold);
+        }
         let new = self.route_of(grant);
         let mut route = self.route.borrow_mut();
         if *route == new {
             return;
         }
+        let is_away = new.is_none();
         *route = new;
         drop(route);
         self.outage.reset(Instant::now());
         self.faults.reachability.reset();
-        self.flags.set(FlagSet::Unknown);
-        self.close();
+        if is_away {
+            self.drain();
+        } else {
+            self.flags.set(FlagSet::Unknown);
+            self.close();
+        }
         self.route_changed.notify();
         self.open_lanes();
     }
@@ -138,6 +157,21 @@ impl Backend {
     pub(crate) fn close(&self) {
         self.slots.iter().for_each(|slot| slot.close(Fault::Unavailable));
         self.dedicated.close();
+    }
+
+    /// Closes all lanes once their requests in flight are answered, and in any case soon.
+    fn drain(&self) {
+        let lanes: Vec<Rc<Lane>> = self.slots.iter().filter_map(Slot::drain).collect();
+        self.dedicated.close_all_idle();
+        let cancels = self.dedicated.take_leases();
+        if lanes.is_empty() && cancels.is_empty() {
+            return;
+        }
+        self.deps.tasks.spawn_local(async move {
+            sleep(DRAIN_TIMEOUT).await;
+            lanes.iter().for_each(|lane| lane.close(Fault::Unavailable));
+            cancels.iter().filter_map(Weak::upgrade).for_each(|cancel| cancel.notify());
+        });
     }
 
     /// The meta flags that memcached knows; unknown until a lane has been opened.

@@ -21,8 +21,10 @@ const WAIT_TIMEOUT_MIN: Duration = Duration::from_secs(60);
 /// The clock that stalled connections are found by wraps after 71 minutes.
 const STALL_SECONDS_MAX: u64 = 3600;
 
-/// Longer than an instance takes to restart, to wake or to be replaced; clients don't wait that long.
+/// Longer than an instance takes to restart or to be replaced; clients don't wait that long.
 const HOLD_SECONDS_MAX: u64 = 10;
+/// The same while it wakes.
+const HOLD_WAKE_SECONDS_MAX: u64 = 60;
 
 /// Settings of the proxy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -46,6 +48,9 @@ pub struct Config {
     /// Seconds, 0 to 10, for which requests wait while an instance restarts, moves or can't be reached, before they are
     /// answered with an error; reads in flight are sent once more. 0 switches both off.
     pub hold: u64,
+    /// Seconds, 0 to 60, for which requests wait while an instance that sleeps wakes, or one restarts whose plan is warm. 0
+    /// answers them with an error at once, and wakes it all the same.
+    pub hold_wake: u64,
     /// Accept plaintext from public addresses too.
     pub allow_plaintext: bool,
     /// The TLS certificate chain, in PEM; reloaded when the file changes.
@@ -72,6 +77,7 @@ impl Default for Config {
             buffer_mb: 0,
             stall_seconds: 60,
             hold: 2,
+            hold_wake: 10,
             allow_plaintext: false,
             tls_certificate: None,
             tls_key: None,
@@ -99,6 +105,9 @@ impl Config {
         if self.hold > HOLD_SECONDS_MAX {
             found.push(("proxy.hold", format!("give 0 to {HOLD_SECONDS_MAX}")));
         }
+        if self.hold_wake > HOLD_WAKE_SECONDS_MAX {
+            found.push(("proxy.hold_wake", format!("give 0 to {HOLD_WAKE_SECONDS_MAX}")));
+        }
         found
     }
 
@@ -125,6 +134,11 @@ impl Config {
     /// How long requests wait while an instance can't be reached; 0 for not at all.
     pub(crate) fn hold(&self) -> Duration {
         Duration::from_secs(self.hold.min(HOLD_SECONDS_MAX))
+    }
+
+    /// How long requests wait while an instance wakes, or a warm one restarts; 0 for not at all.
+    pub(crate) fn hold_wake(&self) -> Duration {
+        Duration::from_secs(self.hold_wake.min(HOLD_WAKE_SECONDS_MAX))
     }
 
     /// How long a session waits in one go for its client, or for memcached. Stalled clients are found earlier if

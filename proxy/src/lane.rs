@@ -71,6 +71,8 @@ pub(crate) struct Lane {
     wake: LocalNotify,
     /// Set when the lane is closed or must close: it has failed, the route has changed, or the proxy is stopping.
     closing: Cell<Option<Fault>>,
+    /// Whether it accepts no more requests and closes when those in flight are answered.
+    draining: Cell<bool>,
     last_progress: Cell<Instant>,
     /// Whether reads in flight are left to their sessions if the lane fails, which send them again.
     repeats_reads: bool,
@@ -98,6 +100,7 @@ impl Lane {
             held: RefCell::default(),
             wake: LocalNotify::default(),
             closing: Cell::new(None),
+            draining: Cell::new(false),
             last_progress: Cell::new(Instant::now()),
             repeats_reads,
             opened_at: Instant::now(),
@@ -108,7 +111,7 @@ impl Lane {
     /// Whether the lane accepts requests.
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
-        self.closing.get().is_none()
+        self.closing.get().is_none() && !self.draining.get()
     }
 
     /// Whether sessions should wait before they send more.
@@ -156,6 +159,12 @@ impl Lane {
     /// Queues a local reply to `client` behind its replies in flight.
     pub(crate) fn send_local(&self, bytes: Cow<'static, [u8]>, client: &Rc<ResponseQueue>) {
         self.in_flight.borrow_mut().push_local(bytes, client.clone());
+    }
+
+    /// Closes the lane once its requests in flight are answered. It accepts no more.
+    pub(crate) fn drain(&self) {
+        self.draining.set(true);
+        self.wake.notify();
     }
 
     /// Closes the lane. Requests in flight are answered with `fault`.
@@ -226,6 +235,9 @@ impl Lane {
         loop {
             if let Some(fault) = self.closing.get() {
                 return Ok(CloseReason::Failed(fault));
+            }
+            if self.draining.get() && self.in_flight.borrow().is_empty() {
+                return Ok(CloseReason::Idle);
             }
             let Ok(blocked) = self.flush(stream) else { return Ok(CloseReason::Failed(Fault::Unavailable)) };
             tokio::select! {

@@ -50,12 +50,13 @@ use acceptor::Acceptor;
 use auth::admission::AdmissionLimiter;
 use auth::backoff::Throttle;
 use backend::dedicated_pool::DedicatedLanes;
+use backend::wake::Waker;
 use buffers::BufferBudget;
 use descriptors::Descriptors;
 use grants::Grants;
 use metrics::Metrics;
 use report::heartbeat::Heartbeat;
-use report::{connections, usage};
+use report::{connections, usage, wake};
 use session_budget::SessionBudget;
 use transport::tls_config::Certificate;
 use worker::{Shared, Worker};
@@ -102,6 +103,7 @@ pub async fn run(
     let usage = usage::spawn(store.clone(), config.listen, metrics.clone(), &shutdown);
     certificate.follow(health.clone(), reload, &shutdown);
     metrics.connections_limit.set(i64::try_from(descriptors.connections).unwrap_or(i64::MAX));
+    let waker = Waker::new(config.hold_wake(), wake::spawn(store.clone(), metrics.clone(), &shutdown));
     let grants = Arc::new(Grants::new(store.clone(), token_key, metrics.clone()));
     // Begins when no connection is left: until then, revoked tokens are closed and requests to close are obeyed.
     let drained = Shutdown::new();
@@ -130,6 +132,7 @@ pub async fn run(
         lane_key,
         metrics,
         usage,
+        waker,
         workers,
     });
 

@@ -3,3 +3,4 @@
 pub(crate) mod connections;
 pub(crate) mod heartbeat;
 pub(crate) mod usage;
+pub(crate) mod wake;

@@ -6,7 +6,7 @@ mod statistics;
 use serde::Serialize;
 use store::{
     Cache, CacheName, DesiredState, Instance, InstanceState, InstanceStatistics, NewCache, NewOperation,
-    Store, StoreError, Timestamp, User,
+    Operation, Store, StoreError, Timestamp, User,
 };
 
 use self::operation::{Operations, Resize, Target};
@@ -16,6 +16,7 @@ use super::confirmation::Confirmation;
 use super::context::{self, Context};
 use super::instance::{Usage, megabytes};
 use super::lookup::{CacheArg, find_user, plan_error};
+use super::plan::sleep_text;
 use super::readiness;
 use crate::global_args::GlobalArgs;
 use crate::output::CliError;
@@ -67,12 +68,13 @@ Example:
 The setting limits.caches_per_user limits the number of caches.
 Exit status 3: the cache is created, but isn't running yet.")]
     Create(Create),
-    /// Stop and start a cache's memcached; its contents are lost. Address and tokens stay
+    /// Stop and start a cache's memcached. Address and tokens stay; so do the contents if the plan is warm
     #[command(after_help = "\
 Example:
   memgate cache restart ada@example.org --cache sessions
 
-While it restarts, the proxy holds requests for a moment. Asking again meanwhile waits for the same restart.
+While it restarts, the proxy holds requests for a moment. Asking again meanwhile waits for the same restart. The command
+says whether the contents were kept.
 Exit status 3: it isn't done yet, and goes on.")]
     Restart(Target),
     /// Remove all items of a cache
@@ -82,29 +84,39 @@ Example:
 
 Exit status 3: it isn't done yet, and goes on.")]
     Flush(Target),
-    /// Give a cache more or less memory, without a restart
+    /// Give a cache more or less memory: without a restart, unless its plan is warm
     #[command(after_help = "\
 Examples:
   memgate cache resize ada@example.org --memory-mb 256
   memgate cache resize ada@example.org --cache sessions --memory-mb 32 --no-wait
 
 A larger cache keeps all of its items. A smaller one keeps what fits: memcached gives memory back page by page, and the
-command says how many items were evicted. The size stays until the next resize, or until the user gets another plan.
+command says how many items were evicted. A warm cache is restarted for another size, and loses its contents. The size stays until the next resize, or until the user gets another plan.
 Exit status 3: it isn't done yet, and goes on.")]
     Resize(Resize),
+    /// Stop a cache until it is resumed: its tokens are refused, its contents are lost
+    #[command(after_help = "\
+Example:
+  memgate cache suspend ada@example.org --cache sessions
+
+Connections close within a second, and the cache's memory is free for others. It stays suspended whatever becomes of its
+user. Exit status 3: it isn't stopped yet, and its tokens are refused.")]
+    Suspend(Target),
+    /// Start a suspended cache again, empty
+    #[command(after_help = "\
+Example:
+  memgate cache resume ada@example.org --cache sessions
+
+Exit status 3: it doesn't run yet, and starts by itself.")]
+    Resume(Target),
     /// Delete a cache with its contents and all of its tokens
     #[command(after_help = "\
 Examples:
   memgate cache delete ada@example.org --cache sessions --dry-run
-  memgate cache delete ada@example.org --cache sessions --yes")]
-    Delete {
-        /// The user's e-mail address
-        email: String,
-        #[command(flatten)]
-        cache: CacheArg,
-        #[command(flatten)]
-        confirmation: Confirmation,
-    },
+  memgate cache delete ada@example.org --cache sessions --yes
+
+Its tokens and its name are gone at once. Exit status 3: its container isn't removed yet, which goes on.")]
+    Delete(Delete),
 }
 
 #[derive(Debug, clap::Args)]
@@ -136,6 +148,9 @@ pub(super) struct CacheView {
     memory_mb: Option<i64>,
     connections: Option<i64>,
     item_size_max: Option<i64>,
+    /// Whether its plan keeps its contents while it is stopped on purpose, and puts it to sleep after some time.
+    warm: Option<bool>,
+    sleep_after_seconds: Option<i64>,
     created_at: Timestamp,
 }
 
@@ -151,6 +166,19 @@ struct CacheDetails {
     operations: Operations,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Delete {
+    /// The user's e-mail address
+    email: String,
+    #[command(flatten)]
+    cache: CacheArg,
+    #[command(flatten)]
+    confirmation: Confirmation,
+    /// Don't wait until the container is removed
+    #[arg(long)]
+    no_wait: bool,
+}
+
 #[derive(Debug, Serialize)]
 struct CacheList {
     caches: Vec<CacheView>,
@@ -163,6 +191,8 @@ struct Deleted {
     id: String,
     tokens_revoked: usize,
     deleted: bool,
+    /// The removal of its container.
+    operation: Option<Operation>,
 }
 
 impl CacheCommand {
@@ -183,11 +213,9 @@ impl CacheCommand {
             Self::Restart(target) => operation::run(context, target, NewOperation::Restart).await,
             Self::Flush(target) => operation::run(context, target, NewOperation::Flush).await,
             Self::Resize(resize) => resize.run(context).await,
-            Self::Delete { email, cache, confirmation } => {
-                let user = find_user(&context.store, &email).await?;
-                let cache = cache.find(&context.store, &user).await?;
-                delete(context, email, cache, &confirmation).await
-            }
+            Self::Suspend(target) => operation::run(context, target, NewOperation::Suspend).await,
+            Self::Resume(target) => operation::run(context, target, NewOperation::Resume).await,
+            Self::Delete(delete) => delete.run(context).await,
         })
     }
 }
@@ -232,6 +260,8 @@ impl CacheView {
             memory_mb: limit(|instance| instance.memory_mb),
             connections: limit(|instance| instance.connections),
             item_size_max: limit(|instance| instance.item_size_max),
+            warm: instance.as_ref().map(|instance| instance.warm),
+            sleep_after_seconds: instance.as_ref().and_then(|instance| instance.sleep_after_seconds),
             message: instance.and_then(|instance| instance.route?.message),
             created_at: cache.created_at,
         }
@@ -251,6 +281,8 @@ impl CacheView {
             ("memory", number(self.memory_mb, " MB")),
             ("connections", number(self.connections, "")),
             ("item size", number(self.item_size_max, " bytes")),
+            ("warm", if self.warm == Some(true) { "yes" } else { "no" }.to_owned()),
+            ("sleeps after", sleep_text(self.sleep_after_seconds)),
             ("created", time::past(self.created_at)),
         ];
         // Only a cache that isn't running has a message.
@@ -259,31 +291,42 @@ impl CacheView {
     }
 }
 
-async fn delete(
-    context: &Context,
-    email: String,
-    cache: Cache,
-    confirmation: &Confirmation,
-) -> Result<(), CliError> {
-    let store = &context.store;
-    let question = format!("Delete cache {} of {email} with its contents and all of its tokens?", cache.name);
-    confirmation.require(&question)?;
-    let is_dry_run = confirmation.is_dry_run();
-    let tokens_revoked = if is_dry_run {
-        let tokens = store.tokens_of_cache(&cache.id).await?;
-        tokens.iter().filter(|token| token.revoked_at.is_none()).count()
-    } else {
-        store.delete_cache(&cache.id).await?
-    };
-    let deleted = Deleted { email, cache: cache.name, id: cache.id, tokens_revoked, deleted: !is_dry_run };
-    context.print(&deleted, || {
-        let cache = &deleted.cache;
-        if is_dry_run {
-            format!("would delete cache {cache} and revoke {tokens_revoked} tokens")
-        } else {
-            format!("cache {cache} is deleted, {tokens_revoked} tokens revoked")
+impl Delete {
+    async fn run(self, context: &Context) -> Result<(), CliError> {
+        let Self { email, cache, confirmation, no_wait } = self;
+        let store = &context.store;
+        let user = find_user(store, &email).await?;
+        let cache = cache.find(store, &user).await?;
+        let name = cache.name.clone();
+        confirmation
+            .require(&format!("Delete cache {name} of {email} with its contents and all of its tokens?"))?;
+        if confirmation.is_dry_run() {
+            let tokens = store.tokens_of_cache(&cache.id).await?;
+            let tokens_revoked = tokens.iter().filter(|token| token.revoked_at.is_none()).count();
+            let (deleted, operation) = (false, None);
+            let kept = Deleted { email, cache: name, id: cache.id, tokens_revoked, deleted, operation };
+            return context.print(&kept, || {
+                format!("would delete cache {} and revoke {tokens_revoked} tokens", kept.cache)
+            });
         }
-    })
+        let tokens_revoked = store.delete_cache(&cache.id).await?;
+        let asked = store.operations_of(&cache.id, 1).await?.pop();
+        let removal = match asked {
+            Some(asked) if !no_wait => Some(operation::until_ended(store, &cache, &asked).await),
+            asked => asked,
+        };
+        let is_pending = !no_wait && removal.as_ref().is_some_and(|removal| !removal.state.is_finished());
+        let deleted =
+            Deleted { email, cache: name, id: cache.id, tokens_revoked, deleted: true, operation: removal };
+        context.print(&deleted, || {
+            format!("cache {} is deleted, {tokens_revoked} tokens revoked", deleted.cache)
+        })?;
+        if is_pending {
+            let what = "the cache is deleted, but its container isn't removed yet";
+            return Err(CliError::pending(what, "that goes on by itself; see `memgate status`"));
+        }
+        Ok(())
+    }
 }
 
 async fn show(context: &Context, user: &User, cache: Cache) -> Result<(), CliError> {

@@ -75,6 +75,7 @@ mod tests {
             user_id: "user".to_owned(),
             name: (*name).to_owned(),
             plan: "default".to_owned(),
+            suspended: false,
             created_at: store::now(),
         };
         names.iter().map(cache).collect()

@@ -1,8 +1,10 @@
 //! `memgate plan`: resource limits of caches.
 
+use std::time::Duration;
+
 use clap::builder::ValueParser;
 use serde::Serialize;
-use store::{Plan, Store, StoreError};
+use store::{Plan, Store, StoreError, WARM_MB_MIN};
 
 use super::confirmation::Confirmation;
 use super::context::{self, Context};
@@ -12,6 +14,8 @@ use crate::global_args::GlobalArgs;
 use crate::output::table::{self, table};
 use crate::output::{self, CliError};
 
+/// Activity is looked at every 10 s.
+const SLEEP_AFTER_MIN: Duration = Duration::from_secs(10);
 /// Characters of a plan's name.
 const NAME_LEN_MAX: usize = 40;
 
@@ -25,7 +29,11 @@ A plan limits each cache that has it:
   connections              of clients, counted by each proxy. Whatever the plan says, a cache gets at most a quarter of
                            proxy.connections, and less while few are free
   item size                bytes of a key with its value, at most 128 MB
-  operations and bytes     per second and proxy; each key of a multi-get counts, and bytes of requests and replies"
+  operations and bytes     per second and proxy; each key of a multi-get counts, and bytes of requests and replies
+  warm                     whether a cache keeps its contents over restarts and sleep: its memory stays reserved, needs 64 MB
+                           or more, and can't change without a restart that empties it. Applies when a cache is started next
+  sleep after              time without a command after which a cache is stopped until the next one, which waits for a moment
+                           (`proxy.hold_wake`). It loses its contents unless it is warm; its memory is free for others"
     };
 }
 
@@ -41,6 +49,7 @@ Example:
     #[command(after_help = concat!("\
 Examples:
   memgate plan create small --memory-mb 32 --connections 500 --operations-per-second 2000
+  memgate plan create steady --memory-mb 256 --warm true --sleep-after 12h
   memgate user add ada@example.org --plan small
   memgate user update ada@example.org --plan small", units!()))]
     Create {
@@ -97,9 +106,15 @@ pub(crate) struct LimitArgs {
     /// Bytes of requests and replies per second and proxy; none for no limit
     #[arg(long, value_name = "N|none", value_parser = ValueParser::new(parse_rate))]
     bytes_per_second: Option<Rate>,
+    /// Keep the contents of caches over restarts and sleep
+    #[arg(long, value_name = "true|false")]
+    warm: Option<bool>,
+    /// Put a cache to sleep after this time without a command (30m, 1h, 7d), or never
+    #[arg(long, value_name = "TIME|never", value_parser = ValueParser::new(parse_sleep))]
+    sleep_after: Option<Rate>,
 }
 
-/// A rate limit, or `None` for no limit.
+/// A rate limit or a time in seconds, or `None` for no limit or never.
 #[derive(Debug, Clone, Copy)]
 struct Rate(Option<i64>);
 
@@ -136,6 +151,7 @@ impl PlanCommand {
                     let default = store.plan("default").await?.ok_or(StoreError::NotFound("plan"))?;
                     let mut plan = Plan { name, ..default };
                     limits.apply(&mut plan);
+                    check_warm(&plan)?;
                     store.create_plan(&plan).await.map_err(|error| create_error(error, &plan.name))?;
                     warn_of_connections(context, &plan);
                     context.print(&plan, || details(&plan))
@@ -167,10 +183,14 @@ fn warn_of_connections(context: &Context, plan: &Plan) {
 
 async fn update(store: &Store, name: &str, limits: &LimitArgs) -> Result<Updated, CliError> {
     if limits.is_empty() {
-        let fix =
-            "name --memory-mb, --connections, --item-size-max, --operations-per-second or --bytes-per-second";
+        let fix = "name --memory-mb, --connections, --item-size-max, --operations-per-second, --bytes-per-second, --warm or \
+             --sleep-after";
         return Err(CliError::usage("nothing to update", fix));
     }
+    let mut changed =
+        store.plan(name).await?.ok_or_else(|| plan_error(StoreError::NotFound("plan"), name))?;
+    limits.apply(&mut changed);
+    check_warm(&changed)?;
     let updated = store.update_plan(name, |plan| limits.apply(plan)).await;
     let plan = updated.map_err(|error| plan_error(error, name))?;
     Ok(Updated { caches_of_other_size: store.caches_of_other_size(name).await?.len(), plan })
@@ -215,12 +235,14 @@ impl Updated {
 
 impl LimitArgs {
     fn is_empty(&self) -> bool {
-        let Self { memory_mb, connections, item_size_max, operations_per_second, bytes_per_second } = self;
+        let Self { memory_mb, connections, item_size_max, .. } = self;
         memory_mb.is_none()
             && connections.is_none()
             && item_size_max.is_none()
-            && operations_per_second.is_none()
-            && bytes_per_second.is_none()
+            && self.operations_per_second.is_none()
+            && self.bytes_per_second.is_none()
+            && self.warm.is_none()
+            && self.sleep_after.is_none()
     }
 
     fn apply(&self, plan: &mut Plan) {
@@ -232,6 +254,10 @@ impl LimitArgs {
         }
         if let Some(Rate(rate)) = self.bytes_per_second {
             plan.bytes_per_second = rate;
+        }
+        plan.warm = self.warm.unwrap_or(plan.warm);
+        if let Some(Rate(seconds)) = self.sleep_after {
+            plan.sleep_after_seconds = seconds;
         }
     }
 }
@@ -253,6 +279,31 @@ fn parse_rate(text: &str) -> Result<Rate, String> {
         Ok(rate) if rate > 0 => Ok(Rate(Some(rate))),
         _ => Err("use a whole number above 0, or none".to_owned()),
     }
+}
+
+fn parse_sleep(text: &str) -> Result<Rate, String> {
+    if text == "never" {
+        return Ok(Rate(None));
+    }
+    let time = store::parse_duration(text).ok().filter(|time| *time >= SLEEP_AFTER_MIN);
+    let seconds = time.and_then(|time| i64::try_from(time.as_secs()).ok());
+    let fix = "use a time of at least 10s, like 30m, 1h or 7d, or never";
+    seconds.map(|seconds| Rate(Some(seconds))).ok_or_else(|| fix.to_owned())
+}
+
+/// After which time a cache is put to sleep.
+pub(super) fn sleep_text(seconds: Option<i64>) -> String {
+    let time = |seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    seconds.map_or_else(|| "never".to_owned(), |seconds| identity::time_text::duration(time(seconds)))
+}
+
+/// Refuses a warm plan whose caches would have too little memory for that.
+fn check_warm(plan: &Plan) -> Result<(), CliError> {
+    if plan.warm && plan.memory_mb < WARM_MB_MIN {
+        let what = format!("a warm plan needs at least {WARM_MB_MIN} MB");
+        return Err(CliError::new(what, format!("add --memory-mb {WARM_MB_MIN}, or --warm false")));
+    }
+    Ok(())
 }
 
 fn create_error(error: StoreError, name: &str) -> CliError {
@@ -293,9 +344,12 @@ fn rows(plans: &[Plan]) -> String {
             plan.item_size_max.to_string(),
             limit(plan.operations_per_second),
             limit(plan.bytes_per_second),
+            if plan.warm { "yes" } else { "no" }.to_owned(),
+            sleep_text(plan.sleep_after_seconds),
         ]
     };
-    let headings = ["PLAN", "MEMORY", "CONNECTIONS", "ITEM BYTES", "OPERATIONS/S", "BYTES/S"];
+    let headings =
+        ["PLAN", "MEMORY", "CONNECTIONS", "ITEM BYTES", "OPERATIONS/S", "BYTES/S", "WARM", "SLEEPS AFTER"];
     table(headings, &plans.iter().map(row).collect::<Vec<_>>())
 }
 
@@ -307,5 +361,7 @@ fn details(plan: &Plan) -> String {
         ("item size", format!("{} bytes", plan.item_size_max)),
         ("operations/s", limit(plan.operations_per_second)),
         ("bytes/s", limit(plan.bytes_per_second)),
+        ("warm", if plan.warm { "yes" } else { "no" }.to_owned()),
+        ("sleeps after", sleep_text(plan.sleep_after_seconds)),
     ])
 }

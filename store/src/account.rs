@@ -139,17 +139,14 @@ impl Store {
         Ok(())
     }
 
-    /// Suspends or resumes a user with all caches. While a user is suspended, tokens are refused, connections
-    /// are closed, and the instances are stopped.
+    /// Suspends or resumes a user with all caches, but those that are suspended themselves stay so. While a user is suspended,
+    /// tokens are refused, connections are closed, and the instances are stopped.
     ///
     /// # Errors
     /// `NotFound("user")`.
     pub async fn set_user_state(&self, user_id: &str, state: UserState) -> Result<(), StoreError> {
         let user = "UPDATE users SET state = $1, revision = $2 WHERE id = $3 AND deleted_at IS NULL";
-        let (desired, action) = match state {
-            UserState::Active => (DesiredState::Running, "user.resume"),
-            UserState::Suspended => (DesiredState::Suspended, "user.suspend"),
-        };
+        let action = if state == UserState::Active { "user.resume" } else { "user.suspend" };
         write!(self, tx, revision => {
             let updated = sqlx::query(user).bind(state.as_str()).bind(revision).bind(user_id)
                 .execute(&mut *tx).await?.rows_affected();
@@ -158,6 +155,8 @@ impl Store {
             }
             let caches = live_caches!(tx, user_id);
             for cache in &caches {
+                let is_suspended = cache.suspended || state == UserState::Suspended;
+                let desired = if is_suspended { DesiredState::Suspended } else { DesiredState::Running };
                 sqlx::query(SET_DESIRED).bind(desired.as_str()).bind(revision).bind(&cache.id)
                     .execute(&mut *tx).await?;
             }

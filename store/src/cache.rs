@@ -35,6 +35,8 @@ pub struct Cache {
     pub name: String,
     /// The name of the plan that decides its limits.
     pub plan: String,
+    /// Whether it is suspended itself, whatever its user is.
+    pub suspended: bool,
     /// When it was created.
     pub created_at: Timestamp,
 }
@@ -88,11 +90,11 @@ pub(crate) const INSERT: &str =
     "INSERT INTO caches (id, user_id, name, plan, created_at, revision) VALUES ($1, $2, $3, $4, $5, $6)";
 pub(crate) const INSERT_INSTANCE: &str = "INSERT INTO instances (id, cache_id, memory_mb, connections, \
      item_size_max, desired, created_at, revision) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-pub(crate) const LIVE_CACHES: &str = "SELECT id, user_id, name, plan, created_at FROM caches \
+pub(crate) const LIVE_CACHES: &str = "SELECT id, user_id, name, plan, suspended <> 0 AS suspended, created_at FROM caches \
      WHERE user_id = $1 AND deleted_at IS NULL ORDER BY created_at, id LIMIT $2";
-pub(crate) const BY_ID: &str =
-    "SELECT id, user_id, name, plan, created_at FROM caches WHERE id = $1 AND deleted_at IS NULL";
-const BY_NAME: &str = "SELECT id, user_id, name, plan, created_at FROM caches \
+pub(crate) const BY_ID: &str = "SELECT id, user_id, name, plan, suspended <> 0 AS suspended, created_at FROM caches \
+     WHERE id = $1 AND deleted_at IS NULL";
+const BY_NAME: &str = "SELECT id, user_id, name, plan, suspended <> 0 AS suspended, created_at FROM caches \
      WHERE user_id = $1 AND name = $2 AND deleted_at IS NULL";
 /// Tokens of the cache `$1` that aren't revoked, in the order of their ids behind `$2`, at most `$3`.
 pub(crate) const LIVE_TOKENS: &str =
@@ -104,6 +106,7 @@ pub(crate) const REVOKE_TOKENS: &str =
 /// Denials contain clients' addresses.
 pub(crate) const DELETE_DENIALS: &str = "DELETE FROM denials WHERE cache_id = $1";
 pub(crate) const DELETE_OPERATIONS: &str = "DELETE FROM operations WHERE cache_id = $1";
+pub(crate) const SET_SUSPENDED: &str = "UPDATE caches SET suspended = $1, revision = $2 WHERE id = $3";
 pub(crate) const SET_DESIRED: &str = "UPDATE instances SET desired = $1, revision = $2 WHERE cache_id = $3";
 pub(crate) const DELETE: &str =
     "UPDATE caches SET name = $1, deleted_at = $2, revision = $3 WHERE id = $4 AND deleted_at IS NULL";
@@ -182,7 +185,7 @@ macro_rules! revoke_tokens {
 }
 pub(crate) use revoke_tokens;
 
-/// Deletes a cache, with an entry in the audit log: revokes its tokens and marks its instance for deletion.
+/// Deletes a cache, with an entry in the audit log: revokes its tokens and asks the provisioner to delete its instance.
 /// Returns how many tokens were revoked.
 macro_rules! delete_cache {
     ($store:expr, $tx:expr, $revision:expr, $cache:expr, $why:expr) => {{
@@ -191,6 +194,16 @@ macro_rules! delete_cache {
         sqlx::query($crate::cache::DELETE_DENIALS).bind(&cache.id).execute(&mut *$tx).await?;
         sqlx::query($crate::instance_event::DELETE_EVENTS).bind(&cache.id).execute(&mut *$tx).await?;
         sqlx::query($crate::cache::DELETE_OPERATIONS).bind(&cache.id).execute(&mut *$tx).await?;
+        sqlx::query($crate::operation::kind::INSERT)
+            .bind($crate::id::random())
+            .bind(&cache.id)
+            .bind($crate::OperationKind::Delete.as_str())
+            .bind(None::<i64>)
+            .bind(&*$store.actor)
+            .bind($crate::now())
+            .bind($revision)
+            .execute(&mut *$tx)
+            .await?;
         sqlx::query($crate::cache::SET_DESIRED)
             .bind($crate::DesiredState::Deleting.as_str())
             .bind($revision)
@@ -277,8 +290,8 @@ impl Store {
         Ok(read!(self, pool => sqlx::query_as(BY_NAME).bind(user_id).bind(name).fetch_optional(pool).await)?)
     }
 
-    /// Deletes a cache: revokes its tokens and marks its instance for deletion. The name is free at once.
-    /// Returns how many tokens were revoked.
+    /// Deletes a cache: revokes its tokens and asks the provisioner to delete its instance, by the one operation that the
+    /// cache has then. The name is free at once. Returns how many tokens were revoked.
     ///
     /// # Errors
     /// `NotFound("cache")`.
@@ -299,6 +312,7 @@ impl Cache {
             user_id: user_id.to_owned(),
             name: name.to_string(),
             plan: plan.to_owned(),
+            suspended: false,
             created_at: now(),
         }
     }

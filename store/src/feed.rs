@@ -28,7 +28,7 @@ pub struct Changes {
     pub tokens: Vec<TokenId>,
     /// Certificates issued or revoked.
     pub certificates: Vec<Fingerprint>,
-    /// Ids of caches that changed, or whose user, plan, instance, route or operations did.
+    /// Ids of caches that changed, or whose user, plan, instance, route or operations did, or that are to wake.
     pub caches: Vec<String>,
 }
 
@@ -51,6 +51,8 @@ pub(crate) const CHANGED_CACHES: &str = "SELECT id FROM caches WHERE revision > 
      UNION SELECT cache_id FROM instances WHERE revision > $1 \
      UNION SELECT i.cache_id FROM routes r JOIN instances i ON i.id = r.instance_id \
            WHERE r.revision > $1 \
+     UNION SELECT i.cache_id FROM wake_requests w JOIN instances i ON i.id = w.instance_id \
+           WHERE w.revision > $1 \
      UNION SELECT cache_id FROM operations WHERE revision > $1 \
      UNION SELECT o.cache_id FROM operation_progress p JOIN operations o ON o.id = p.operation_id \
            WHERE p.revision > $1 LIMIT $2";

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::rows::{LISTED_MAX, QUERIED_MAX, ROW_BYTES_MAX, read_row, read_rows};
 use crate::token::{Permissions, ScramKeys, TokenId, TokenSecret};
 use crate::tokens::{TokenColumns, token_columns};
-use crate::{Store, StoreError, TokenKey, UserState, now, token};
+use crate::{InstanceState, Store, StoreError, TokenKey, UserState, now, token};
 
 /// A token with its user, cache, instance and route.
 #[derive(Clone)]
@@ -23,7 +23,7 @@ pub struct Grant {
     pub revoked: bool,
     /// What the token may do, until when and from where.
     pub permissions: Permissions,
-    /// Whether the user is active or suspended.
+    /// Whether the user is active or suspended. One whose cache is suspended counts as suspended.
     pub user_state: UserState,
     /// Client connections that the instance may have, of all proxies together.
     pub connections: i64,
@@ -35,6 +35,10 @@ pub struct Grant {
     pub bytes_per_second: Option<u64>,
     /// The address of the instance's memcached, if it runs.
     pub address: Option<String>,
+    /// Whether the instance sleeps, so that a request must wake it.
+    pub asleep: bool,
+    /// Whether it comes back, but may take longer than others: it sleeps, or it restarts with the contents of a warm cache.
+    pub comes_back_late: bool,
     /// The route's generation; 0 if there is no route.
     pub generation: i64,
     /// The store's revision before this was read; may include later changes.
@@ -73,6 +77,7 @@ struct Row {
     item_size_max: i64,
     operations_per_second: Option<i64>,
     bytes_per_second: Option<i64>,
+    warm: bool,
     route_state: Option<String>,
     generation: Option<i64>,
     address: Option<String>,
@@ -85,7 +90,7 @@ impl Grant {
         token::matches(key, &self.token, secret.reveal(), &self.secret_hash)
     }
 
-    /// Whether the token is not revoked and its user not suspended. Its permissions decide about expiry and
+    /// Whether the token is not revoked and neither its user nor its cache suspended. Its permissions decide about expiry and
     /// networks.
     #[must_use]
     pub fn is_active(&self) -> bool {
@@ -117,7 +122,8 @@ impl Row {
             &self.scram_stored_key,
             &self.scram_server_key,
         );
-        let runs = self.route_state.as_deref() == Some("running");
+        let is = |state: InstanceState| self.route_state.as_deref() == Some(state.as_str());
+        let (runs, asleep) = (is(InstanceState::Running), is(InstanceState::Asleep));
         Ok(Grant {
             token,
             user_id: self.token.user_id,
@@ -130,6 +136,8 @@ impl Row {
             item_size_max: self.item_size_max,
             operations_per_second: self.operations_per_second.map(rate),
             bytes_per_second: self.bytes_per_second.map(rate),
+            asleep,
+            comes_back_late: asleep || self.warm && is(InstanceState::Restarting),
             address: self.address.filter(|_| runs),
             generation: self.generation.unwrap_or(0),
             read_at,
@@ -145,8 +153,8 @@ macro_rules! select_grants {
             "SELECT ",
             token_columns!(),
             ", t.secret_hash, t.scram_salt, t.scram_iterations, t.scram_stored_key, t.scram_server_key, \
-             u.state AS user_state, i.id AS instance_id, i.connections, i.item_size_max, \
-             p.operations_per_second, p.bytes_per_second, r.state AS route_state, r.generation, r.address \
+             CASE WHEN c.suspended <> 0 THEN 'suspended' ELSE u.state END AS user_state, i.id AS instance_id, i.connections, i.item_size_max, \
+             p.operations_per_second, p.bytes_per_second, p.warm <> 0 AS warm, r.state AS route_state, r.generation, r.address \
              FROM tokens t JOIN caches c ON c.id = t.cache_id JOIN users u ON u.id = c.user_id \
              JOIN plans p ON p.name = c.plan JOIN instances i ON i.cache_id = c.id \
              LEFT JOIN routes r ON r.instance_id = i.id ",
@@ -193,14 +201,14 @@ impl Store {
     }
 
     /// Reads the first `limit` grants, in the order of their tokens' ids behind `after`, that are not revoked and whose
-    /// users are active. An invalid one is left out.
+    /// users and caches aren't suspended. An invalid one is left out.
     ///
     /// # Errors
     /// Fails if the database does.
     pub async fn active_grants(&self, after: Option<&TokenId>, limit: i64) -> Result<Vec<Grant>, StoreError> {
         let read_at = self.revision().await?;
         let sql = select_grants!(
-            "WHERE t.id > $1 AND t.revoked_at IS NULL AND u.state = 'active' ORDER BY t.id LIMIT $2"
+            "WHERE t.id > $1 AND t.revoked_at IS NULL AND u.state = 'active' AND c.suspended = 0 ORDER BY t.id LIMIT $2"
         );
         let after = after.map_or("", TokenId::as_str);
         let rows = read_rows!(self, ROW_BYTES_MAX, sqlx::query(sql).bind(after).bind(limit))?;

@@ -2,6 +2,8 @@
 
 mod state;
 
+use std::time::Duration;
+
 use crate::db::write;
 use crate::route::{Route, RouteColumns};
 use crate::rows::{LISTED_MAX, QUERIED_MAX, SHORT_ROW_BYTES_MAX, read_row, read_rows, readable};
@@ -48,6 +50,12 @@ pub struct Instance {
     pub connections: i64,
     /// memcached's `-I`, in bytes.
     pub item_size_max: i64,
+    /// Whether its contents are kept while it is stopped on purpose, by its plan.
+    pub warm: bool,
+    /// After how many seconds without a command it is put to sleep, by its plan; `None` is never.
+    pub sleep_after_seconds: Option<i64>,
+    /// Whether it sleeps and a proxy has asked for it since.
+    pub wake_requested: bool,
     /// The desired state.
     pub desired: DesiredState,
     /// When it was created.
@@ -61,6 +69,12 @@ impl Instance {
     #[must_use]
     pub fn state(&self) -> InstanceState {
         self.route.as_ref().map_or(InstanceState::Pending, |route| route.state)
+    }
+
+    /// After which time without a command it is put to sleep.
+    #[must_use]
+    pub fn sleep_after(&self) -> Option<Duration> {
+        self.sleep_after_seconds.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
     }
 
     /// Whether it was to be deleted, and its container is gone.
@@ -81,6 +95,9 @@ pub(crate) struct Row {
     memory_mb: i64,
     connections: i64,
     item_size_max: i64,
+    warm: bool,
+    sleep_after_seconds: Option<i64>,
+    wake_requested: bool,
     desired: String,
     created_at: Timestamp,
     #[sqlx(flatten)]
@@ -105,6 +122,9 @@ impl TryFrom<Row> for Instance {
             memory_mb: row.memory_mb,
             connections: row.connections,
             item_size_max: row.item_size_max,
+            warm: row.warm,
+            sleep_after_seconds: row.sleep_after_seconds,
+            wake_requested: row.wake_requested,
             desired,
             created_at: row.created_at,
             route: row.route.into_route()?,
@@ -112,15 +132,18 @@ impl TryFrom<Row> for Instance {
     }
 }
 
-/// `i.` is the instance, `c.` its cache, `r.` its route if there is one. Nothing is read of the user, whose row could be
-/// joined with very many.
+/// `i.` is the instance, `c.` its cache, `p.` that one's plan, `r.` its route and `w.` a request to wake it if there is one.
+/// Nothing is read of the user, whose row could be joined with very many.
 macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT i.id, i.cache_id, c.name AS cache, c.user_id, i.memory_mb, i.connections, ",
-            "i.item_size_max, i.desired, i.created_at, r.state, r.generation, r.address, r.container, r.version, r.message, r.changed_at ",
+            "i.item_size_max, COALESCE(p.warm <> 0, FALSE) AS warm, p.sleep_after_seconds, ",
+            "COALESCE(w.revision > r.revision, FALSE) AS wake_requested, ",
+            "i.desired, i.created_at, r.state, r.generation, r.address, r.container, r.version, r.message, r.changed_at ",
             "FROM instances i JOIN caches c ON c.id = i.cache_id ",
-            "LEFT JOIN routes r ON r.instance_id = i.id ",
+            "LEFT JOIN plans p ON p.name = c.plan LEFT JOIN routes r ON r.instance_id = i.id ",
+            "LEFT JOIN wake_requests w ON w.instance_id = i.id ",
             $rest
         )
     };

@@ -45,6 +45,7 @@ mod tokens;
 mod usage;
 mod usage_hours;
 mod user;
+mod wake;
 mod write_health;
 
 pub use account::{NewPassword, UserChange};
@@ -77,7 +78,7 @@ pub use operation::{
     NewOperation, Operation, OperationKind, OperationProgress, OperationState, RESIZE_MB_MAX, RESIZE_MB_MIN,
 };
 pub use operation_error::OperationError;
-pub use plan::{DEFAULT_PLAN, Plan};
+pub use plan::{DEFAULT_PLAN, Plan, WARM_MB_MIN};
 pub use proxy::{Propagation, Proxy};
 pub use reserved_memory::{MemoryChanges, MeteredMemory, ReservedMemory};
 pub use route::{Observed, Route};

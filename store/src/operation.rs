@@ -1,15 +1,15 @@
-//! Operations: what users and operators ask of a running cache, and what became of it. Asking writes one table, the
+//! Operations: what users and operators ask of a cache, and what became of it. Asking writes one table, the
 //! provisioner another.
 
-mod kind;
+pub(crate) mod kind;
 pub(crate) mod request;
 
 use crate::audit::note;
-use crate::cache::BY_ID;
+use crate::cache::{BY_ID, SET_DESIRED, SET_SUSPENDED};
 use crate::db::write;
 use crate::instance;
 use crate::rows::{QUERIED_MAX, ROW_BYTES_MAX, read_row, read_rows, readable};
-use crate::{Cache, Instance, OperationError, Store, StoreError, Timestamp, now};
+use crate::{Cache, DesiredState, Instance, OperationError, Store, StoreError, Timestamp, UserState, now};
 
 pub use kind::{OperationKind, OperationState};
 use request::ask_for;
@@ -121,6 +121,7 @@ macro_rules! select {
 /// Those that are unfinished: one of each kind, unless another process has written more.
 pub(crate) const OPEN_OF_CACHE: &str =
     select!("WHERE o.cache_id = $1 AND p.finished_at IS NULL ORDER BY o.number LIMIT 10");
+const USER_STATE: &str = "SELECT state FROM users WHERE id = $1";
 const OPEN: &str = select!("WHERE p.finished_at IS NULL ORDER BY o.created_at, o.id LIMIT $1");
 const OF_CACHE: &str = select!("WHERE o.cache_id = $1 ORDER BY o.number DESC LIMIT $2");
 const BY_ID_OF_CACHE: &str = select!("WHERE o.cache_id = $1 AND o.id = $2");
@@ -133,7 +134,7 @@ const RECORD: &str = "INSERT INTO operation_progress (operation_id, state, progr
 
 impl Store {
     /// Asks for an operation on a cache, as the store's actor. Asking again for what is unfinished changes nothing and
-    /// returns that; a resize to another size changes the unfinished one.
+    /// returns that; a resize to another size changes the unfinished one. A suspended cache refuses its tokens from now on.
     ///
     /// # Errors
     /// `NotFound("cache")`; `Operation` says why it can't be done now.
@@ -149,7 +150,15 @@ impl Store {
             let row: Option<instance::Row> =
                 sqlx::query_as(instance::OF_CACHE).bind(cache_id).fetch_optional(&mut *tx).await?;
             let instance = row.map(Instance::try_from).transpose()?.ok_or(StoreError::NotFound("instance"))?;
-            new.check(&instance, growth)?;
+            let user: String = sqlx::query_scalar(USER_STATE).bind(&cache.user_id).fetch_one(&mut *tx).await?;
+            let of_user = UserState::parse(&user)? == UserState::Suspended;
+            match new.check(&instance, growth) {
+                Err(OperationError::Suspended) if of_user => return Err(OperationError::UserSuspended.into()),
+                checked => checked?,
+            }
+            if new == NewOperation::Resume && of_user {
+                return Err(OperationError::UserSuspended.into());
+            }
             if &*self.actor != crate::db::OPERATOR {
                 let since = now().saturating_sub(request::REQUESTS_WITHIN);
                 let asked: i64 = sqlx::query_scalar(request::ASKED).bind(cache_id).bind(since)
@@ -158,7 +167,15 @@ impl Store {
                     return Err(OperationError::TooOften { max: request::REQUESTS_MAX }.into());
                 }
             }
-            ask_for!(self, tx, revision, &cache, &instance, new)
+            let id = ask_for!(self, tx, revision, &cache, &instance, new);
+            if let Some(suspended) = new.suspends() {
+                let desired = if suspended { DesiredState::Suspended } else { DesiredState::Running };
+                sqlx::query(SET_SUSPENDED).bind(i64::from(suspended)).bind(revision).bind(cache_id)
+                    .execute(&mut *tx).await?;
+                sqlx::query(SET_DESIRED).bind(desired.as_str()).bind(revision).bind(cache_id)
+                    .execute(&mut *tx).await?;
+            }
+            id
         });
         self.operation(cache_id, &id).await?.ok_or(StoreError::NotFound("operation"))
     }

@@ -3,9 +3,12 @@
 /// Why an operation is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OperationError {
-    /// Its user is suspended.
+    /// It is suspended.
     #[error("the cache is suspended: resume it first")]
     Suspended,
+    /// Its user is suspended.
+    #[error("the cache's user is suspended: resume the user first")]
+    UserSuspended,
     /// It has no contents, or hasn't started yet; its state.
     #[error("the cache isn't running ({0}): wait until it is")]
     NotRunning(&'static str),

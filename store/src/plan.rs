@@ -20,6 +20,10 @@ pub struct Plan {
     pub operations_per_second: Option<i64>,
     /// Bytes of requests and replies per second, likewise.
     pub bytes_per_second: Option<i64>,
+    /// Whether a cache keeps its contents while its memcached is stopped on purpose.
+    pub warm: bool,
+    /// Seconds without a command after which a cache is put to sleep; `None` is never.
+    pub sleep_after_seconds: Option<i64>,
 }
 
 impl std::fmt::Display for Plan {
@@ -27,15 +31,20 @@ impl std::fmt::Display for Plan {
         let limit = |limit: Option<i64>| limit.map_or("no limit".to_owned(), |limit| limit.to_string());
         std::write!(
             f,
-            "{} MB, {} connections, items of {} bytes, operations/s: {}, bytes/s: {}",
+            "{} MB, {} connections, items of {} bytes, operations/s: {}, bytes/s: {}, warm: {}, sleep after s: {}",
             self.memory_mb,
             self.connections,
             self.item_size_max,
             limit(self.operations_per_second),
-            limit(self.bytes_per_second)
+            limit(self.bytes_per_second),
+            if self.warm { "yes" } else { "no" },
+            self.sleep_after_seconds.map_or("never".to_owned(), |seconds| seconds.to_string())
         )
     }
 }
+
+/// MiB that a warm cache has at least: its memcached begins with a page of 1 MiB for each size of items.
+pub const WARM_MB_MIN: i64 = 64;
 
 /// The plan that sign-up and new plans start from; it can't be deleted.
 pub const DEFAULT_PLAN: &str = "default";
@@ -53,7 +62,7 @@ const OTHER_SIZE: &str = "SELECT c.id FROM caches c JOIN plans p ON p.name = c.p
      ORDER BY c.created_at, c.id LIMIT $2";
 
 pub(crate) const BY_NAME: &str = "SELECT name, memory_mb, connections, item_size_max, operations_per_second, \
-                       bytes_per_second FROM plans WHERE name = $1";
+                       bytes_per_second, warm <> 0 AS warm, sleep_after_seconds FROM plans WHERE name = $1";
 
 impl Store {
     /// All plans, ordered by name, the first 20,000 at most. Invalid rows are logged and skipped.
@@ -62,7 +71,7 @@ impl Store {
     /// Fails if the database does.
     pub async fn plans(&self) -> Result<Vec<Plan>, StoreError> {
         let sql = "SELECT name, memory_mb, connections, item_size_max, operations_per_second, \
-                   bytes_per_second FROM plans ORDER BY name LIMIT $1";
+                   bytes_per_second, warm <> 0 AS warm, sleep_after_seconds FROM plans ORDER BY name LIMIT $1";
         let limit = i64::try_from(LISTED_MAX).unwrap_or(i64::MAX);
         Ok(readable("plans", read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(limit))?))
     }
@@ -81,10 +90,12 @@ impl Store {
     /// `AlreadyExists("plan's name")`.
     pub async fn create_plan(&self, plan: &Plan) -> Result<(), StoreError> {
         let sql = "INSERT INTO plans (memory_mb, connections, item_size_max, operations_per_second, \
-                   bytes_per_second, revision, name) VALUES ($1, $2, $3, $4, $5, $6, $7)";
+                   bytes_per_second, revision, name, warm, sleep_after_seconds) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
         write!(self, tx, revision => {
             sqlx::query(sql).bind(plan.memory_mb).bind(plan.connections).bind(plan.item_size_max)
                 .bind(plan.operations_per_second).bind(plan.bytes_per_second).bind(revision).bind(&plan.name)
+                .bind(i64::from(plan.warm)).bind(plan.sleep_after_seconds)
                 .execute(&mut *tx).await.map_err(|error| StoreError::unique(error, "plan's name"))?;
             note!(self, tx, "plan.create", format!("plan {}", plan.name), plan.to_string());
         });
@@ -98,13 +109,15 @@ impl Store {
     /// `NotFound("plan")`.
     pub async fn update_plan(&self, name: &str, change: impl FnOnce(&mut Plan)) -> Result<Plan, StoreError> {
         let sql = "UPDATE plans SET memory_mb = $1, connections = $2, item_size_max = $3, \
-                   operations_per_second = $4, bytes_per_second = $5, revision = $6 WHERE name = $7";
+                   operations_per_second = $4, bytes_per_second = $5, revision = $6, warm = $8, \
+                   sleep_after_seconds = $9 WHERE name = $7";
         Ok(write!(self, tx, revision => {
             let plan: Option<Plan> = sqlx::query_as(BY_NAME).bind(name).fetch_optional(&mut *tx).await?;
             let mut plan = plan.ok_or(StoreError::NotFound("plan"))?;
             change(&mut plan);
             sqlx::query(sql).bind(plan.memory_mb).bind(plan.connections).bind(plan.item_size_max)
                 .bind(plan.operations_per_second).bind(plan.bytes_per_second).bind(revision).bind(name)
+                .bind(i64::from(plan.warm)).bind(plan.sleep_after_seconds)
                 .execute(&mut *tx).await?;
             note!(self, tx, "plan.update", format!("plan {name}"), plan.to_string());
             plan

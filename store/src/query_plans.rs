@@ -8,7 +8,7 @@ use crate::db::schema;
 use crate::tokens::{self, listing};
 use crate::{
     cache, connections, denials, feed, grant, instance, instance_event, instance_statistics, isolation_check,
-    leak, proxy, usage_hours, user,
+    leak, proxy, usage_hours, user, wake,
 };
 
 /// Rows that are sorted, or read from one end of an index up to a limit.
@@ -17,7 +17,7 @@ const SORTED: &str = "USE TEMP B-TREE FOR ORDER BY";
 const SORTED_TIES: &str = "USE TEMP B-TREE FOR LAST";
 
 /// Each query, with what it may do other than search an index.
-const QUERIES: [(&str, &[&str]); 26] = [
+const QUERIES: [(&str, &[&str]); 27] = [
     (leak::OPEN, &[]),
     (leak::OF_USER, &[]),
     (denials::OF_TOKEN, &[SORTED]),
@@ -43,6 +43,7 @@ const QUERIES: [(&str, &[&str]); 26] = [
     (usage_hours::OF_INSTANCE, &[]),
     (usage_hours::INSTANCES_OF_USER, &[SORTED]),
     (instance_statistics::HISTORY, &[SORTED]),
+    (wake::IS_WANTED, &[]),
     (proxy::LAST_SEEN, &["SCAN proxies USING INDEX proxies_seen_at"]),
 ];
 

@@ -12,6 +12,7 @@ mod documents;
 mod first_use;
 mod harness;
 mod health;
+mod life;
 mod lifecycle;
 mod many_users;
 mod metering;

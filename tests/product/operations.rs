@@ -114,6 +114,6 @@ fn operation_that_can_not_be_done_now_waits_or_is_refused() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
         stderr.trim(),
-        "error: the cache is suspended: resume it with `memgate user resume ada@example.org`"
+        "error: the cache's user is suspended: resume the user with `memgate user resume ada@example.org`"
     );
 }

@@ -10,7 +10,7 @@ use bollard::models::{
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
-    RemoveContainerOptionsBuilder, RestartContainerOptionsBuilder, UploadToContainerOptionsBuilder,
+    RemoveContainerOptionsBuilder, UploadToContainerOptionsBuilder,
 };
 use tokio::time::{Instant, sleep};
 
@@ -28,8 +28,6 @@ use crate::spec::{GID, LANE_DIR, LANE_FILE, Spec, UID};
 
 /// How long to wait for a removal that another client has begun.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long memcached may take to end after SIGTERM; it takes milliseconds.
-const STOP_SECONDS: i32 = 5;
 const REMOVAL_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A container to create.
@@ -104,9 +102,12 @@ impl Docker {
         Ok(Container { state, attached, started_at, ended, limits, isolation, ..container.clone() })
     }
 
-    /// Creates a container and the volume for its secret, without starting it. Returns its id.
+    /// Creates a container and the volumes for its secret and a warm cache's memory, without starting it. Returns its id.
     pub(crate) async fn create_container(&self, new: &NewContainer<'_>) -> Result<String, Error> {
         self.check_volume_of(new.instance).await?;
+        if new.spec.is_warm() {
+            self.fit_memory(new.instance, new.spec).await?;
+        }
         let name = self.names.instance(new.instance);
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
         let request = self.client()?.create_container(Some(options), self.body(new));
@@ -145,13 +146,6 @@ impl Docker {
         self.change("start a container", self.client()?.start_container(container, None)).await
     }
 
-    /// Stops a container as `docker stop` does, and starts it. One that doesn't run is only started.
-    pub(crate) async fn restart(&self, container: &str) -> Result<(), Error> {
-        let options = RestartContainerOptionsBuilder::new().t(STOP_SECONDS).build();
-        let request = self.client()?.restart_container(container, Some(options));
-        self.change("restart a container", request).await
-    }
-
     pub(crate) async fn unpause(&self, container: &str) -> Result<(), Error> {
         self.change("unpause a container", self.client()?.unpause_container(container)).await
     }
@@ -188,6 +182,8 @@ impl Docker {
             entrypoint: Some(vec![new.command.to_owned()]),
             cmd: Some(new.spec.arguments()),
             hostname: Some("memcached".into()),
+            // With that, memcached saves what it needs to start with the contents.
+            stop_signal: new.spec.is_warm().then(|| "SIGUSR1".to_owned()),
             labels: Some(labels),
             host_config: Some(self.host_config(new)),
             networking_config: Some(NetworkingConfig {
@@ -199,17 +195,26 @@ impl Docker {
 
     fn host_config(&self, new: &NewContainer<'_>) -> HostConfig {
         let limits = Limits::wanted(new.spec, new.cpus);
+        let memory = new.spec.is_warm().then(|| self.memory_mount(new.instance, new.spec));
+        HostConfig {
+            network_mode: Some(new.network.to_owned()),
+            // Nothing listens there, so no external name resolves; Docker's resolver would forward queries.
+            dns: Some(vec!["127.0.0.1".into()]),
+            dns_search: Some(vec![".".into()]),
+            mounts: Some([self.secret_mount(new.instance)].into_iter().chain(memory).collect()),
+            nano_cpus: Some(limits.nano_cpus),
+            ..self.restricted(&limits, new.spec.open_files())
+        }
+    }
+
+    /// What holds for every container.
+    pub(super) fn restricted(&self, limits: &Limits, open_files: i64) -> HostConfig {
         let limit = |name: &str, value| ResourcesUlimits {
             name: Some(name.into()),
             soft: Some(value),
             hard: Some(value),
         };
         HostConfig {
-            network_mode: Some(new.network.to_owned()),
-            // Nothing listens there, so no external name resolves; Docker's resolver would forward queries.
-            dns: Some(vec!["127.0.0.1".into()]),
-            dns_search: Some(vec![".".into()]),
-            mounts: Some(vec![self.secret_mount(new.instance)]),
             readonly_rootfs: Some(true),
             cap_drop: Some(vec!["ALL".into()]),
             security_opt: Some(vec!["no-new-privileges:true".into()]),
@@ -220,12 +225,7 @@ impl Docker {
             pids_limit: Some(limits.processes),
             memory: Some(limits.memory),
             memory_swap: Some(limits.memory_swap),
-            nano_cpus: Some(limits.nano_cpus),
-            ulimits: Some(vec![
-                limit("nofile", new.spec.open_files()),
-                limit("core", 0),
-                limit("msgqueue", 0),
-            ]),
+            ulimits: Some(vec![limit("nofile", open_files), limit("core", 0), limit("msgqueue", 0)]),
             restart_policy: Some(restart_policy()),
             log_config: Some(self.log_config()),
             ..Default::default()
@@ -274,7 +274,9 @@ fn from_summary(names: &Names, summary: ContainerSummary) -> Option<Container> {
     use ContainerSummaryStateEnum as State;
     let labels = summary.labels.unwrap_or_default();
     let docker_names = summary.names.unwrap_or_default();
-    if !docker_names.iter().any(|name| names.owns_instance(name.trim_start_matches('/'), &labels)) {
+    let mut own_names = docker_names.iter().map(|name| name.trim_start_matches('/'));
+    let is_holder = own_names.clone().any(|name| names.owns_holder(name, &labels));
+    if !is_holder && !own_names.any(|name| names.owns_instance(name, &labels)) {
         return None;
     }
     let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
@@ -305,6 +307,8 @@ fn from_summary(names: &Names, summary: ContainerSummary) -> Option<Container> {
         outdated: false,
         limits_differ: false,
         unrestricted: false,
+        idle: false,
+        is_holder,
     })
 }
 

@@ -81,6 +81,8 @@ fn parse(names: &Names, event: EventMessage) -> Option<DockerEvent> {
             };
             Some(DockerEvent::Container { instance, container: actor.id?, change })
         }
+        // It comes and goes with the work on its instance.
+        Kind::CONTAINER if names.owns_holder(attributes.get("name")?, &attributes) => None,
         // It had a name that an instance's container may need.
         Kind::CONTAINER if is_own(attributes.get("name")?) => {
             (event.action.as_deref() == Some("destroy")).then_some(DockerEvent::Removed)

@@ -63,7 +63,9 @@ impl Docker {
             let labels = container.labels.unwrap_or_default();
             let names = container.names.unwrap_or_default();
             let names: Vec<&str> = names.iter().map(|name| name.trim_start_matches('/')).collect();
-            let owned = names.iter().any(|name| self.names.owns_instance(name, &labels));
+            let owns =
+                |name: &str| self.names.owns_instance(name, &labels) || self.names.owns_holder(name, &labels);
+            let owned = names.iter().any(|name| owns(name));
             let claimed = names.iter().any(|name| self.names.is_claimed(name, &labels));
             if claimed && !owned {
                 let name = names.first().map(|name| (*name).to_owned()).or(container.id);
@@ -78,7 +80,9 @@ impl Docker {
         let list = self.read("list volumes", self.client()?.list_volumes(Some(options))).await?;
         for volume in list.volumes.unwrap_or_default() {
             let claimed = self.names.is_claimed(&volume.name, &volume.labels);
-            if claimed && !self.names.owns_instance(&volume.name, &volume.labels) {
+            let owned = self.names.owns_instance(&volume.name, &volume.labels)
+                || self.names.owns_memory(&volume.name, &volume.labels);
+            if claimed && !owned {
                 all.insert(Foreign { kind: "volume", name: volume.name });
             }
         }

@@ -4,7 +4,7 @@ use bollard::models::{ContainerConfig, ContainerInspectResponse, HostConfig, Mou
 
 use crate::isolation::Isolation;
 use crate::names::Names;
-use crate::spec::{GID, LANE_DIR, UID};
+use crate::spec::{GID, LANE_DIR, MEMORY_DIR, UID};
 
 /// Characters of the name of a network, which somebody else may have chosen.
 const NAME_MAX: usize = 64;
@@ -27,15 +27,21 @@ pub(super) fn isolation_of(names: &Names, inspected: &ContainerInspectResponse) 
         other_networks.clear();
     }
     other_networks.sort_unstable();
-    // The volume has the container's name.
+    // The volume has the container's name, and so begins that of a warm cache's memory.
     let volume = inspected.name.as_deref().map(|name| name.trim_start_matches('/'));
     let is_lane = |mount: &MountPoint| {
         mount.typ.as_deref() == Some(VOLUME)
             && mount.destination.as_deref() == Some(LANE_DIR)
             && mount.name.as_deref() == volume
     };
-    let mounts_lane_only = inspected.mounts.iter().flatten().all(is_lane);
-    let restrictions = restrictions(&host, &config, mounts_lane_only);
+    let memory = volume.map(|name| format!("{name}-memory"));
+    let is_memory = |mount: &MountPoint| {
+        mount.typ.as_deref() == Some(VOLUME)
+            && mount.destination.as_deref() == Some(MEMORY_DIR)
+            && mount.name == memory
+    };
+    let mounts_own_only = inspected.mounts.iter().flatten().all(|it| is_lane(it) || is_memory(it));
+    let restrictions = restrictions(&host, &config, mounts_own_only);
     let lacks = restrictions.into_iter().chain([("a network of memgate's", has_own_network)]);
     Isolation {
         publishes,
@@ -50,7 +56,7 @@ pub(super) fn isolation_of(names: &Names, inspected: &ContainerInspectResponse) 
 fn restrictions(
     host: &HostConfig,
     config: &ContainerConfig,
-    mounts_lane_only: bool,
+    mounts_own_only: bool,
 ) -> [(&'static str, bool); 10] {
     let is_empty = |list: &Option<Vec<String>>| list.as_ref().is_none_or(Vec::is_empty);
     let options = host.security_opt.as_deref().unwrap_or_default();
@@ -72,7 +78,7 @@ fn restrictions(
         ),
         ("an IPC namespace", host.ipc_mode.as_deref() == Some("none")),
         ("no devices", !has_devices),
-        ("only its own volume", mounts_lane_only && is_empty(&host.binds)),
+        ("only its own volumes", mounts_own_only && is_empty(&host.binds)),
     ]
 }
 
@@ -154,7 +160,7 @@ mod tests {
             ("a process namespace", with_host(|host| host.pid_mode = Some("host".into()))),
             ("an IPC namespace", with_host(|host| host.ipc_mode = Some("shareable".into()))),
             ("no devices", with_host(|host| host.device_cgroup_rules = text("a *:* rwm"))),
-            ("only its own volume", with_host(|host| host.binds = text("/:/host"))),
+            ("only its own volumes", with_host(|host| host.binds = text("/:/host"))),
             ("a network of memgate's", with_host(|host| host.network_mode = Some("host".into()))),
         ] {
             assert_eq!(broken.lacks, [lacks]);
@@ -166,7 +172,7 @@ mod tests {
         // Another instance's secret.
         let mut mounted = isolated();
         mounted.mounts.as_mut().unwrap()[0].name = Some("memgate-abc234-two".into());
-        assert_eq!(isolation_of(&names(), &mounted).lacks, ["only its own volume"]);
+        assert_eq!(isolation_of(&names(), &mounted).lacks, ["only its own volumes"]);
     }
 
     //

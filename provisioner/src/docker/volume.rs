@@ -1,4 +1,6 @@
-//! Volumes: each holds one file, the secret that lanes log in with at one instance.
+//! Volumes: each holds one file, the secret that lanes log in with at one instance; or a warm cache's memory, see `memory.rs`.
+
+use std::collections::HashMap;
 
 use bollard::query_parameters::{ListVolumesOptionsBuilder, RemoveVolumeOptions};
 
@@ -15,7 +17,10 @@ impl Docker {
         let volumes = list.volumes.unwrap_or_default();
         Ok(volumes
             .into_iter()
-            .filter(|volume| self.names.owns_instance(&volume.name, &volume.labels))
+            .filter(|volume| {
+                self.names.owns_instance(&volume.name, &volume.labels)
+                    || self.names.owns_memory(&volume.name, &volume.labels)
+            })
             .map(|volume| Resource {
                 instance: volume.labels.get(LABEL_INSTANCE).cloned(),
                 created_at: created_at(&volume.labels),
@@ -24,25 +29,50 @@ impl Docker {
             .collect())
     }
 
-    /// Removes an instance's volume, unless the volume of that name isn't ours. Returns whether it existed.
-    pub(crate) async fn remove_volume_of(&self, instance: &str) -> Result<bool, Error> {
-        match self.check_volume_of(instance).await {
-            Ok(true) => self.remove_volume(&self.names.instance(instance)).await,
-            Ok(false) | Err(Error::NameTaken { .. }) => Ok(false),
+    /// Removes an instance's volumes, except one of that name that isn't ours.
+    pub(crate) async fn remove_volumes_of(&self, instance: &str) -> Result<(), Error> {
+        let (secret, memory) = (self.names.instance(instance), self.names.memory(instance));
+        let secret_labels =
+            self.labels_of_volume(&secret, |labels| self.names.owns_instance(&secret, labels));
+        self.remove_own_volume(&secret, secret_labels.await).await?;
+        let memory_labels = self.labels_of_volume(&memory, |labels| self.names.owns_memory(&memory, labels));
+        self.remove_own_volume(&memory, memory_labels.await).await
+    }
+
+    async fn remove_own_volume(
+        &self,
+        name: &str,
+        labels: Result<Option<HashMap<String, String>>, Error>,
+    ) -> Result<(), Error> {
+        match labels {
+            Ok(Some(_)) => self.remove_volume(name).await.map(drop),
+            Ok(None) | Err(Error::NameTaken { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Whether an instance's volume exists.
+    /// Checks that no volume that isn't ours has the name of an instance's.
     ///
     /// # Errors
-    /// [`Error::NameTaken`] if a volume has its name that isn't the installation's.
-    pub(super) async fn check_volume_of(&self, instance: &str) -> Result<bool, Error> {
+    /// [`Error::NameTaken`] if one has.
+    pub(super) async fn check_volume_of(&self, instance: &str) -> Result<(), Error> {
         let name = self.names.instance(instance);
-        match self.read("inspect a volume", self.client()?.inspect_volume(&name)).await {
-            Ok(volume) if self.names.owns_instance(&name, &volume.labels) => Ok(true),
-            Ok(_) => Err(Error::NameTaken { kind: "volume", name }),
-            Err(error) if error.is_not_found() => Ok(false),
+        self.labels_of_volume(&name, |labels| self.names.owns_instance(&name, labels)).await.map(drop)
+    }
+
+    /// The labels of a volume, if it exists.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`] if it isn't the installation's.
+    pub(super) async fn labels_of_volume(
+        &self,
+        name: &str,
+        owns: impl Fn(&HashMap<String, String>) -> bool,
+    ) -> Result<Option<HashMap<String, String>>, Error> {
+        match self.read("inspect a volume", self.client()?.inspect_volume(name)).await {
+            Ok(volume) if owns(&volume.labels) => Ok(Some(volume.labels)),
+            Ok(_) => Err(Error::NameTaken { kind: "volume", name: name.to_owned() }),
+            Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
     }

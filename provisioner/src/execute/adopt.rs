@@ -8,6 +8,7 @@ use store::{EventAction, EventCause, Instance, InstanceState, Observed};
 use tokio::time::Instant;
 
 use super::Executor;
+use super::warm::is_asleep;
 use crate::error::Error;
 use crate::health_check;
 use crate::liveness::Health;
@@ -50,6 +51,10 @@ impl Executor {
             Health::Unreachable => return Err(Error::Unreachable { address }),
             Health::Wrong => return Err(self.refuse(instance, container).await?),
         };
+        if is_asleep(instance) {
+            // It was woken before it was stopped.
+            self.activity.forget(&container.id);
+        }
         self.history.complete(&instance.id, &container.id);
         let observed = Observed {
             state,

@@ -16,6 +16,7 @@ impl Executor {
     pub(super) async fn create(&self, situation: &Situation, generation: i64) -> Result<(), Error> {
         let instance = &situation.instance;
         let spec = Spec::of(instance).map_err(Error::InvalidInstance)?;
+        self.drop_unclean_memory(situation).await?;
         let lease = self.networks.lease(&instance.id).await?;
         let image = self.images.get().await?;
         let new = NewContainer {
@@ -173,7 +174,7 @@ impl Executor {
     }
 
     pub(super) async fn tear_down(&self, instance: &Instance, state: InstanceState) -> Result<(), Error> {
-        self.docker.remove_volume_of(&instance.id).await?;
+        self.docker.remove_volumes_of(&instance.id).await?;
         self.store.release_address(&instance.id).await?;
         self.capacity.release(&instance.id);
         self.history.discard(&instance.id);

@@ -84,17 +84,22 @@ impl Executor {
     }
 
     async fn try_record_failure(&self, id: &str, error: &Error, failures: u32) -> Result<(), Error> {
-        use InstanceState::{Failed, Pending, Restarting, Running};
+        use InstanceState::{Asleep, Failed, Pending, Restarting, Running};
         let Some(instance) = self.store.instance(id).await? else { return Ok(()) };
+        // Removal is tried for ever.
+        let is_final = instance.desired == DesiredState::Running
+            && !error.is_general()
+            && !matches!(error, Error::NoMemory)
+            && failures + 1 >= FAILURES_TO_FAIL;
+        self.record_failure_of_operations(&instance.cache_id, error, is_final).await?;
         if instance.desired != DesiredState::Running {
             return Ok(());
         }
-        let is_final =
-            !error.is_general() && !matches!(error, Error::NoMemory) && failures + 1 >= FAILURES_TO_FAIL;
-        self.record_failure_of_operations(&instance.cache_id, error, is_final).await?;
         let state = match (instance.state(), error) {
             // A container keeps running without Docker, and serves proxies that have the right key.
             (Running, Error::DockerDown(_) | Error::SecretMismatch { .. }) => return Ok(()),
+            // It was to be woken, and must not be forgotten.
+            (Asleep, _) => Restarting,
             (state, Error::DockerDown(_) | Error::SecretMismatch { .. }) => state,
             (Pending, Error::Image(_) | Error::NoSubnet(_)) => Pending,
             // A cache that runs keeps its container, and so its old size.

@@ -1,7 +1,10 @@
 //! Memory of the machine: reserved before a container is created or gets more.
 
+use std::collections::HashMap;
+
 use store::{Instance, OperationKind};
 
+use super::warm::{is_asleep, memory_asleep};
 use super::{Executor, Situation, all_cpus};
 use crate::capacity::memory_of;
 use crate::error::Error;
@@ -10,6 +13,16 @@ use crate::plan::{Action, Container, ContainerState, plan};
 use crate::spec::Spec;
 
 impl Executor {
+    /// The memory of containers in bytes, by instance. Those that sleep need only what they keep.
+    pub(crate) fn memory_in_use(&self, containers: &[Container]) -> HashMap<String, i64> {
+        let is_asleep = |it: &&Container| self.known.get(&it.instance).as_ref().is_some_and(is_asleep);
+        let mut bytes = memory_of(containers);
+        for container in containers.iter().filter(|it| !it.is_holder).filter(is_asleep) {
+            bytes.insert(container.instance.clone(), memory_asleep(container));
+        }
+        bytes
+    }
+
     /// Reserves memory for the container that a plan creates or gives more, before the plan changes anything. An instance
     /// that can't get more keeps what it has, and goes on with that.
     pub(super) async fn reserve_memory(&self, situation: &mut Situation) -> Result<(), Error> {
@@ -19,7 +32,10 @@ impl Executor {
             Action::Probe(container) => memory_limit_of(container),
             _ => None,
         });
+        let wakes = kept.is_some_and(|kept| self.capacity.reserved_bytes(&instance.id).unwrap_or(0) < kept)
+            && actions.iter().any(|action| matches!(action, Action::Start(_)));
         let spec = match (Spec::of(instance), kept) {
+            (Ok(spec), _) if wakes => spec,
             (Ok(spec), Some(kept)) if spec.memory_limit() > kept => spec,
             (Ok(spec), None) if creates => spec,
             (Err(why), _) if creates => return Err(Error::InvalidInstance(why)),
@@ -28,12 +44,12 @@ impl Executor {
                 return Ok(());
             }
         };
-        let in_use = async { Ok(memory_of(&self.docker.containers().await?)) };
+        let in_use = async { Ok(self.memory_in_use(&self.docker.containers().await?)) };
         self.capacity.count_existing(in_use).await?;
         let Err(error) = self.capacity.reserve(&instance.id, spec.memory_limit()) else { return Ok(()) };
         let has = kept.or_else(|| containers.iter().filter_map(memory_limit_of).max());
         let smaller = Instance { memory_mb: spec.memory_mb_within(has.unwrap_or(0)), ..instance.clone() };
-        if has.is_none() || Spec::of(&smaller).is_err() {
+        if wakes || has.is_none() || Spec::of(&smaller).is_err() {
             return Err(error);
         }
         situation.instance = smaller;

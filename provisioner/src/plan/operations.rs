@@ -26,7 +26,7 @@ impl<'a> Requests<'a> {
         let begin = |operation: &Operation| {
             let checkpoint = match operation.kind {
                 OperationKind::Restart => started_at.clone(),
-                OperationKind::Flush | OperationKind::Resize => String::new(),
+                _ => String::new(),
             };
             Action::Begin(operation.clone(), checkpoint)
         };
@@ -46,6 +46,17 @@ impl<'a> Requests<'a> {
     /// Whether the container was started with another memory than it is to have.
     pub(super) fn is_resized(&self, container: &Container) -> bool {
         container.spec != self.spec.label()
+    }
+
+    /// Whether a container that is replaced for a restart has contents that the next one can start with.
+    pub(super) fn saves_contents(&self, c: &Container) -> bool {
+        let keeps = || Spec::from_label(&c.spec).is_some_and(|has| self.spec.keeps_contents_of(&has));
+        c.state == ContainerState::Running && !c.hung && self.is_to_restart(c) && keeps()
+    }
+
+    /// Whether a stopped container would start without being warm although it is to be, or the other way round.
+    pub(super) fn warms(&self, container: &Container) -> bool {
+        Spec::from_label(&container.spec).is_some_and(|has| has.is_warm() != self.spec.is_warm())
     }
 
     /// Whether its memcached may have another memory than it is to have: it starts with the one of its container's
@@ -68,10 +79,26 @@ impl<'a> Requests<'a> {
     }
 }
 
+/// The steps of removing an instance's containers: they carry out operations of one kind, and the others can't be done any
+/// more.
+pub(super) fn carried_out_by(
+    operations: &[Operation],
+    kind: OperationKind,
+    removal: Vec<Action>,
+    why: &'static str,
+) -> Vec<Action> {
+    let (done, void): (Vec<_>, Vec<_>) =
+        operations.iter().cloned().partition(|operation| operation.kind == kind);
+    let pending = done.iter().filter(|operation| operation.state == OperationState::Pending);
+    let begun = pending.map(|operation| Action::Begin(operation.clone(), String::new()));
+    let finished = done.iter().map(|operation| Action::Finish(operation.clone()));
+    abandon(&void, why).into_iter().chain(begun).chain(removal).chain(finished).collect()
+}
+
 /// Ends operations that can't be done any more.
 pub(super) fn abandon(operations: &[Operation], why: &'static str) -> Vec<Action> {
     operations.iter().map(|operation| Action::Abandon(operation.clone(), why)).collect()
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -15,6 +15,9 @@ pub(super) fn instance(desired: DesiredState, route: Option<Route>) -> Instance 
         memory_mb: 64,
         connections: 20_000,
         item_size_max: 1 << 20,
+        warm: false,
+        sleep_after_seconds: None,
+        wake_requested: false,
         desired,
         created_at: Timestamp::EPOCH,
         route,
@@ -55,6 +58,8 @@ pub(super) fn container(state: ContainerState) -> Container {
         hung: false,
         limits_differ: false,
         unrestricted: false,
+        idle: false,
+        is_holder: false,
         created_at: Timestamp::EPOCH,
     }
 }
@@ -74,6 +79,9 @@ pub(super) fn summary(actions: &[Action]) -> String {
             Action::Begin(it, from) if from.is_empty() => format!("begin {}", it.id),
             Action::Begin(it, from) => format!("begin {} from {from}", it.id),
             Action::Restart(c) => format!("restart {}", c.id),
+            Action::Keep(c) => format!("keep {}", c.id),
+            Action::Stop(c) => format!("stop {}", c.id),
+            Action::Sleep(c) => format!("sleep {}", c.id),
             Action::Flush(c) => format!("flush {}", c.id),
             Action::Resize(c) => format!("resize {}", c.id),
             Action::Finish(it) => format!("finish {}", it.id),

@@ -9,6 +9,7 @@ mod harness;
 mod images;
 mod isolation;
 mod isolation_checks;
+mod life;
 mod lifecycle;
 mod operations;
 mod repairs;

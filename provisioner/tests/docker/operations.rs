@@ -14,13 +14,13 @@ use crate::harness::{Installation, docker, inspect, output, ready, until};
 
 const MIB: u64 = 1 << 20;
 /// Bytes of the items that tests fill caches with.
-const ITEM: usize = 10_000;
+pub(crate) const ITEM: usize = 10_000;
 
-async fn ask(installation: &Installation, instance: &Instance, new: NewOperation) -> Operation {
+pub(crate) async fn ask(installation: &Installation, instance: &Instance, new: NewOperation) -> Operation {
     installation.store.request_operation(&instance.cache_id, new).await.unwrap()
 }
 
-async fn until_finished(installation: &Installation, operation: &Operation) -> Operation {
+pub(crate) async fn until_finished(installation: &Installation, operation: &Operation) -> Operation {
     until("the end of the operation", Duration::from_secs(60), || async {
         let read = installation.store.operation(&operation.cache_id, &operation.id).await.unwrap().unwrap();
         read.state.is_finished().then_some(read)
@@ -29,7 +29,7 @@ async fn until_finished(installation: &Installation, operation: &Operation) -> O
 }
 
 /// Asks for an operation and waits until it is done; returns what it says.
-async fn done(installation: &Installation, instance: &Instance, new: NewOperation) -> String {
+pub(crate) async fn done(installation: &Installation, instance: &Instance, new: NewOperation) -> String {
     let asked = ask(installation, instance, new).await;
     let ended = until_finished(installation, &asked).await;
     assert_eq!((ended.state, ended.progress), (OperationState::Done, 100), "{ended:?}");
@@ -57,7 +57,7 @@ fn container(installation: &Installation, instance: &Instance) -> (String, Strin
 }
 
 /// How many of the items that `fill` has stored are there.
-fn hits(installation: &Installation, instance: &Instance, route: &Route, count: usize) -> usize {
+pub(crate) fn hits(installation: &Installation, instance: &Instance, route: &Route, count: usize) -> usize {
     let get = |item| installation.request(instance, route, &format!("mg {ITEM}-0-{item}"));
     (0..count).filter(|item| get(*item).as_deref() == Some("HD")).count()
 }
@@ -158,7 +158,7 @@ async fn rows_that_nobody_has_asked_for_harm_nobody() {
     // As the web UI's user could write with SQLite: kinds that don't exist, sizes without end, rows without number.
     let sql = "PRAGMA ignore_check_constraints = 1; WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n \
                WHERE i < 30000) INSERT INTO operations SELECT 'id' || i, (SELECT cache_id FROM instances WHERE id = '";
-    let rest = "'), i, CASE i % 4 WHEN 0 THEN 'delete' WHEN 1 THEN 'flush' WHEN 2 THEN 'restart' ELSE 'resize' END, \
+    let rest = "'), i, CASE i % 6 WHEN 0 THEN 'delete' WHEN 4 THEN 'erase' WHEN 5 THEN 'suspend' WHEN 1 THEN 'flush' WHEN 2 THEN 'restart' ELSE 'resize' END, \
                 9223372036854775807, 'x', 1, 1, 1, 1 FROM n";
     installation.execute(&format!("{sql}{}{rest}", instance.id));
     let asked = ask(&installation, &victim, NewOperation::Flush).await;
@@ -170,7 +170,7 @@ async fn rows_that_nobody_has_asked_for_harm_nobody() {
 }
 
 /// Records what a provisioner had written before it was killed.
-async fn left(installation: &Installation, operation: &Operation, checkpoint: &str) {
+pub(crate) async fn left(installation: &Installation, operation: &Operation, checkpoint: &str) {
     let checkpoint = Some(checkpoint.to_owned());
     let (state, progress, message) = (OperationState::Running, 5, None);
     let begun = OperationProgress { state, progress, message, checkpoint };

@@ -91,6 +91,13 @@ impl DedicatedPool {
         }
     }
 
+    /// The leases, which go on until they are cancelled.
+    pub(super) fn take_leases(&self) -> Vec<Weak<LocalNotify>> {
+        let mut leases = self.cancels.take();
+        leases.retain(|cancel| cancel.strong_count() > 0);
+        leases
+    }
+
     pub(super) fn close_idle(&self) {
         self.idle.borrow_mut().retain(|(lane, _)| lane.idle_since.elapsed() < IDLE_TIMEOUT);
     }

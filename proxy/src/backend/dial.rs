@@ -68,6 +68,11 @@ impl Slot {
         }
     }
 
+    /// Takes the lane out, which accepts no more requests.
+    pub(super) fn drain(&self) -> Option<Rc<Lane>> {
+        self.lane.take().inspect(|lane| lane.drain())
+    }
+
     /// Whether sessions wait for a lane that isn't open.
     fn is_wanted(&self) -> bool {
         self.waiting.get() > 0 && self.open_lane().is_none()
@@ -84,6 +89,7 @@ impl Backend {
         let has_route = self.route.borrow().is_some();
         if !has_route {
             self.outage.begin_without_route(now);
+            self.sleep.wake(now);
         }
         let may_dial = has_route && now >= self.outage.retry_at() && !self.faults.reachability.is_away();
         self.outage.wait_limit(waited, may_dial || self.is_dialling.get(), now)
@@ -166,6 +172,7 @@ impl Backend {
         let Some(place) = self.slots.get(slot) else { return };
         self.flags.set(flags);
         self.faults.reachability.answered();
+        self.outage.set_hold(self.deps.hold);
         let lane = Lane::new(route.value_max, self.usage.clone(), self.outage.holds());
         place.lane.replace(Some(lane.clone()));
         let backend = self.clone();

@@ -23,7 +23,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(super) struct Outage {
     /// For how long requests are held; 0 for not at all.
-    hold: Duration,
+    hold: Cell<Duration>,
     /// When the backend was lost. Kept while a new lane hasn't proved to work.
     since: Cell<Option<Instant>>,
     /// Lanes and dials that have failed since the last lane that worked.
@@ -33,12 +33,22 @@ pub(super) struct Outage {
 
 impl Outage {
     pub(super) fn new(hold: Duration, now: Instant) -> Self {
-        Self { hold, since: Cell::new(None), failures: Cell::new(0), retry_at: Cell::new(now) }
+        Self {
+            hold: Cell::new(hold),
+            since: Cell::new(None),
+            failures: Cell::new(0),
+            retry_at: Cell::new(now),
+        }
     }
 
     /// Whether requests are held at all.
     pub(super) fn holds(&self) -> bool {
-        !self.hold.is_zero()
+        !self.hold.get().is_zero()
+    }
+
+    /// Sets for how long requests are held: while an instance wakes for longer than while it restarts.
+    pub(super) fn set_hold(&self, hold: Duration) {
+        self.hold.set(hold);
     }
 
     /// Whether the backend is known to be away, or a lane that has opened since hasn't proved to work.
@@ -48,7 +58,7 @@ impl Outage {
 
     /// Whether requests have been held in vain.
     pub(super) fn is_past_hold(&self, now: Instant) -> bool {
-        self.since.get().is_some_and(|since| now >= since + self.hold)
+        self.since.get().is_some_and(|since| now >= since + self.hold.get())
     }
 
     /// When the backend may be dialled.
@@ -94,12 +104,11 @@ impl Outage {
     /// How much longer a request may wait for a lane if it has waited for `waited`; `None` if it is answered now. `is_dialled`:
     /// whether a dial is in progress, or may begin now.
     pub(super) fn wait_limit(&self, waited: Duration, is_dialled: bool, now: Instant) -> Option<Duration> {
+        let hold = self.hold.get();
         let limit = match self.since.get() {
             // As far as is known, the next dial succeeds.
-            None => self.hold.max(HANDSHAKE_TIMEOUT).saturating_sub(waited),
-            Some(since) if now < since + self.hold => {
-                (since + self.hold - now).min(self.hold.saturating_sub(waited))
-            }
+            None => hold.max(HANDSHAKE_TIMEOUT).saturating_sub(waited),
+            Some(since) if now < since + hold => (since + hold - now).min(hold.saturating_sub(waited)),
             Some(_) if is_dialled => PROBE_TIMEOUT.saturating_sub(waited),
             Some(_) => Duration::ZERO,
         };
@@ -193,6 +202,20 @@ mod tests {
         outage.fail(Some(start), start);
         assert_eq!(outage.wait_limit(NEVER, false, start), None);
         assert_eq!(outage.wait_limit(NEVER, true, start), Some(PROBE_TIMEOUT));
+    }
+
+    // F-37.
+    #[test]
+    fn requests_wait_longer_while_an_instance_wakes() {
+        let start = Instant::now();
+        let outage = Outage::new(HOLD, start);
+        outage.set_hold(5 * HOLD);
+        outage.begin_without_route(start);
+        let waited = Duration::from_secs(4);
+        assert_eq!(outage.wait_limit(waited, false, after(start, 4000)), Some(Duration::from_secs(6)));
+        // It runs: what has waited long still waits for the dial.
+        outage.reset(after(start, 4000));
+        assert_eq!(outage.wait_limit(waited, true, after(start, 4000)), Some(Duration::from_secs(6)));
     }
 
     #[test]

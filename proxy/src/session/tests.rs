@@ -30,6 +30,7 @@ async fn session(protocol: Protocol) -> (Session, String) {
         dedicated: DedicatedLanes::new(1),
         networks: None,
         hold: Duration::ZERO,
+        waker: crate::backend::wake::Waker::default(),
     };
     let buffers = WorkerBuffers::new(BufferBudget::new(metrics.buffered.clone(), 16 * 1024 * 1024));
     let tenant =

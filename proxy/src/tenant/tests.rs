@@ -38,6 +38,7 @@ fn tenant(folder: &Path) -> Rc<Tenant> {
         dedicated: DedicatedLanes::new(1),
         networks: Some("10.1.0.0/16".parse().unwrap()),
         hold: Duration::ZERO,
+        waker: crate::backend::wake::Waker::default(),
     };
     let buffers = WorkerBuffers::new(BufferBudget::new(Gauge::default(), 0));
     Tenant::new(deps, &buffers, &Rc::default(), SessionBudget::new(Gauge::default(), 100))

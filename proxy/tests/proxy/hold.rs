@@ -4,6 +4,7 @@ mod again;
 mod backend;
 mod expiry;
 mod restart;
+mod wake;
 
 use std::io::{self, Read as _};
 use std::net::TcpStream;

@@ -1,4 +1,4 @@
-//! `memgate cache restart`, `flush` and `resize`: ask for an operation, and wait for it.
+//! `memgate cache restart`, `flush`, `resize`, `suspend`, `resume` and `delete`: ask for an operation, and wait for it.
 
 use std::time::Duration;
 
@@ -89,7 +89,10 @@ pub(super) async fn run(context: &Context, target: Target, new: NewOperation) ->
 fn refusal(error: StoreError, email: &str, cache: &str) -> CliError {
     let fix = match &error {
         StoreError::Operation(OperationError::Suspended) => {
-            format!("resume it with `memgate user resume {email}`")
+            format!("resume it with `memgate cache resume {email} --cache {cache}`")
+        }
+        StoreError::Operation(OperationError::UserSuspended) => {
+            format!("resume the user with `memgate user resume {email}`")
         }
         StoreError::Operation(OperationError::NotRunning(_)) => {
             format!("`memgate cache show {email} --cache {cache}` says why; try again when it runs")
@@ -98,6 +101,11 @@ fn refusal(error: StoreError, email: &str, cache: &str) -> CliError {
     };
     let (what, _) = CliError::from(error).into_parts();
     CliError::new(what, fix)
+}
+
+/// Waits until an operation has ended; returns how far it was when that was read last.
+pub(super) async fn until_ended(store: &Store, cache: &Cache, asked: &Operation) -> Operation {
+    wait(store, cache, asked, WAIT_TIMEOUT).await.unwrap_or_else(|_| asked.clone())
 }
 
 /// Waits until an operation has ended, with its progress on stderr, but not longer than `limit`.
@@ -139,6 +147,9 @@ fn progress(cache: &str, operation: &Operation) -> String {
         OperationKind::Restart => "restarting",
         OperationKind::Flush => "flushing",
         OperationKind::Resize => "resizing",
+        OperationKind::Suspend => "suspending",
+        OperationKind::Resume => "resuming",
+        OperationKind::Delete => "deleting",
     };
     let message = operation.message.as_ref().map_or_else(String::new, |message| format!(": {message}"));
     let percent = if operation.progress > 0 { format!(" {} %", operation.progress) } else { String::new() };

@@ -15,7 +15,7 @@ pub enum DenialCause {
     Expired,
     /// The token is revoked.
     Revoked,
-    /// The token's user is suspended.
+    /// The token's user or cache is suspended.
     Suspended,
     /// The client's address is in none of the token's networks.
     Source,
@@ -108,7 +108,7 @@ impl DenialCause {
             Self::WrongSecret => "The username is right, but the password isn't.",
             Self::Expired => "The token has expired.",
             Self::Revoked => "The token has been revoked.",
-            Self::Suspended => "The account is suspended.",
+            Self::Suspended => "The account or the cache is suspended.",
             Self::Source => "The token may not be used from that address.",
             Self::Plaintext => {
                 "The connection came over the internet without TLS, so the password could be read on its way."

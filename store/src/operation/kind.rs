@@ -2,16 +2,26 @@
 
 use crate::StoreError;
 
+/// Inserts an operation.
+pub(crate) const INSERT: &str = "INSERT INTO operations (id, cache_id, number, kind, memory_mb, requested_by, requests, created_at, \
+     asked_at, revision) SELECT $1, $2, COALESCE(MAX(number), 0) + 1, $3, $4, $5, 1, $6, $6, $7 FROM operations WHERE cache_id = $2";
+
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OperationKind {
-    /// memcached is stopped and started; the contents are lost.
+    /// memcached is stopped and started; the contents are lost, unless the cache is warm.
     Restart,
     /// All items are removed.
     Flush,
-    /// memcached gets more or less memory, without a restart.
+    /// memcached gets more or less memory, without a restart unless the cache is warm.
     Resize,
+    /// memcached is stopped, and the contents are lost; tokens are refused.
+    Suspend,
+    /// A suspended cache is started.
+    Resume,
+    /// The cache is removed.
+    Delete,
 }
 
 /// How far an operation is.
@@ -29,7 +39,8 @@ pub enum OperationState {
 }
 
 impl OperationKind {
-    const ALL: [Self; 3] = [Self::Restart, Self::Flush, Self::Resize];
+    const ALL: [Self; 6] =
+        [Self::Restart, Self::Flush, Self::Resize, Self::Suspend, Self::Resume, Self::Delete];
 
     /// Its name: `restart`, ...
     #[must_use]
@@ -38,6 +49,9 @@ impl OperationKind {
             Self::Restart => "restart",
             Self::Flush => "flush",
             Self::Resize => "resize",
+            Self::Suspend => "suspend",
+            Self::Resume => "resume",
+            Self::Delete => "delete",
         }
     }
 

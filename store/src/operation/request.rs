@@ -28,6 +28,10 @@ pub enum NewOperation {
         /// The new limit in MiB.
         memory_mb: i64,
     },
+    /// Stop memcached and refuse the tokens, until the cache is resumed.
+    Suspend,
+    /// Start it again.
+    Resume,
 }
 
 impl NewOperation {
@@ -38,13 +42,24 @@ impl NewOperation {
             Self::Restart => OperationKind::Restart,
             Self::Flush => OperationKind::Flush,
             Self::Resize { .. } => OperationKind::Resize,
+            Self::Suspend => OperationKind::Suspend,
+            Self::Resume => OperationKind::Resume,
         }
     }
 
     pub(crate) fn memory_mb(self) -> Option<i64> {
         match self {
-            Self::Restart | Self::Flush => None,
             Self::Resize { memory_mb } => Some(memory_mb),
+            Self::Restart | Self::Flush | Self::Suspend | Self::Resume => None,
+        }
+    }
+
+    /// Whether the cache is suspended afterwards, if that changes.
+    pub(crate) fn suspends(self) -> Option<bool> {
+        match self {
+            Self::Suspend => Some(true),
+            Self::Resume => Some(false),
+            Self::Restart | Self::Flush | Self::Resize { .. } => None,
         }
     }
 
@@ -53,7 +68,7 @@ impl NewOperation {
     /// # Errors
     /// If an instance isn't in a state for it, or can't have that size.
     pub(crate) fn check(self, instance: &Instance, growth_mb: Option<i64>) -> Result<(), OperationError> {
-        if instance.desired != DesiredState::Running {
+        if self.suspends().is_none() && instance.desired != DesiredState::Running {
             return Err(OperationError::Suspended);
         }
         let state = instance.state();
@@ -61,8 +76,11 @@ impl NewOperation {
             Self::Restart if state == InstanceState::Pending => {
                 Err(OperationError::NotRunning(state.as_str()))
             }
-            Self::Flush if state != InstanceState::Running => Err(OperationError::NotRunning(state.as_str())),
-            Self::Restart | Self::Flush => Ok(()),
+            // One that sleeps is woken.
+            Self::Flush if !matches!(state, InstanceState::Running | InstanceState::Asleep) => {
+                Err(OperationError::NotRunning(state.as_str()))
+            }
+            Self::Restart | Self::Flush | Self::Suspend | Self::Resume => Ok(()),
             Self::Resize { memory_mb } => {
                 let item_size_max = instance.item_size_max;
                 let min = memory_mb_min(item_size_max);
@@ -86,7 +104,7 @@ impl NewOperation {
     pub(crate) fn detail(self, cache: &Cache, instance: &Instance) -> String {
         let owner = format!("{} of user {}", cache.name, cache.user_id);
         match self {
-            Self::Restart | Self::Flush => owner,
+            Self::Restart | Self::Flush | Self::Suspend | Self::Resume => owner,
             Self::Resize { memory_mb } => format!("{owner}, {memory_mb} MB (was {} MB)", instance.memory_mb),
         }
     }
@@ -101,8 +119,6 @@ pub(crate) fn memory_mb_min(item_size_max: i64) -> i64 {
 
 pub(super) const ASKED: &str =
     "SELECT CAST(COALESCE(SUM(requests), 0) AS BIGINT) FROM operations WHERE cache_id = $1 AND asked_at > $2";
-pub(crate) const INSERT: &str = "INSERT INTO operations (id, cache_id, number, kind, memory_mb, requested_by, requests, created_at, \
-     asked_at, revision) SELECT $1, $2, COALESCE(MAX(number), 0) + 1, $3, $4, $5, 1, $6, $6, $7 FROM operations WHERE cache_id = $2";
 /// However old the operation is, each change counts.
 pub(crate) const CHANGE_SIZE: &str = "UPDATE operations SET memory_mb = $1, revision = $2, \
      requests = CASE WHEN asked_at > $4 THEN requests + 1 ELSE 1 END, asked_at = $5 WHERE id = $3";
@@ -139,7 +155,7 @@ macro_rules! ask_for {
                     }
                     None => {
                         let id = $crate::id::random();
-                        sqlx::query($crate::operation::request::INSERT)
+                        sqlx::query($crate::operation::kind::INSERT)
                             .bind(&id)
                             .bind(&cache.id)
                             .bind(new.kind().as_str())

@@ -50,6 +50,8 @@ async fn caches_of_a_user_have_separate_tokens_plans_and_grants(db: TestDb) {
         item_size_max: 1024,
         operations_per_second: Some(100),
         bytes_per_second: None,
+        warm: false,
+        sleep_after_seconds: None,
     };
     store.create_plan(&small).await.unwrap();
     let second = create(&store, &ada, "second", Some("small")).await.unwrap();

@@ -38,6 +38,7 @@ mod key_fingerprints;
 mod keys;
 mod leader;
 mod leaks;
+mod life;
 mod locks;
 mod metering;
 mod migrations;

@@ -144,13 +144,18 @@ async fn what_cannot_be_done_is_refused_with_its_fix(db: TestDb) {
     store.set_user_state(&instance.user_id, UserState::Suspended).await.unwrap();
     for new in [RESTART, FLUSH, resize(300)] {
         let refused = refusal(&store, cache, new).await;
-        assert_eq!(refused, OperationError::Suspended);
-        assert!(refused.to_string().contains(": resume it first"), "{refused}");
+        assert_eq!(refused, OperationError::UserSuspended);
+        assert!(refused.to_string().contains(": resume the user first"), "{refused}");
     }
     store.delete_cache(cache).await.unwrap();
     let gone = store.request_operation(cache, RESTART).await.unwrap_err();
     assert!(matches!(gone, StoreError::NotFound("cache")), "{gone:?}");
-    assert_eq!(db.number("SELECT COUNT(*) FROM operations").await, 0, "nothing is kept of a deleted cache");
+    let kept = store.operations_of(cache, 10).await.unwrap();
+    assert_eq!(
+        kept.iter().map(|it| it.kind).collect::<Vec<_>>(),
+        [OperationKind::Delete],
+        "only its removal"
+    );
 }
 
 //

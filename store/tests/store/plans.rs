@@ -12,6 +12,8 @@ fn small() -> Plan {
         item_size_max: 65_536,
         operations_per_second: Some(2000),
         bytes_per_second: None,
+        warm: true,
+        sleep_after_seconds: Some(3600),
     }
 }
 

@@ -31,9 +31,9 @@ fn another_plan_says_what_existing_caches_keep() {
     let text = installation.run(&["user", "update", ADA, "--admin", "no"]).stdout;
     let text = String::from_utf8(text).unwrap();
     assert!(text.contains("Cache default differs from its plan") && !text.contains("Cache busy"), "{text}");
-    installation.json(&["cache", "delete", ADA, "--cache", "busy", "--yes"]);
+    installation.json(&["cache", "delete", ADA, "--cache", "busy", "--yes", "--no-wait"]);
     installation.json(&["user", "update", ADA, "--plan", "small"]);
-    installation.json(&["cache", "delete", ADA, "--cache", "default", "--yes"]);
+    installation.json(&["cache", "delete", ADA, "--cache", "default", "--yes", "--no-wait"]);
     installation.json(&["cache", "create", ADA, "--no-wait"]);
     assert_eq!(installation.json(&["cache", "show", ADA, "--cache", "default"])["memory_mb"], 32);
     assert_eq!(

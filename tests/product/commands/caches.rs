@@ -30,7 +30,11 @@ fn caches_are_created_listed_shown_and_deleted() {
     let delete = ["cache", "delete", ADA, "--cache", "sessions"];
     let (error, fix) = failure(&installation, &delete, 2);
     assert!(error.contains("confirmation") && fix.contains("--yes"), "{error}: {fix}");
-    let deleted = installation.json(&[&delete[..], &["--yes"]].concat());
+    let deleted = installation.json(&[&delete[..], &["--yes", "--no-wait"]].concat());
+    assert_eq!(
+        (&deleted["operation"]["kind"], &deleted["operation"]["state"]),
+        (&"delete".into(), &"pending".into())
+    );
     assert_eq!((&deleted["deleted"], &deleted["tokens_revoked"]), (&true.into(), &1.into()));
     let token = installation.json(&["token", "show", token["username"].as_str().unwrap()]);
     assert!(token["revoked_at"].is_i64());

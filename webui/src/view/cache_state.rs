@@ -61,7 +61,7 @@ fn text(state: InstanceState, age: Duration) -> (&'static str, &'static str) {
         ),
         InstanceState::Pending => ("Pending", "Your cache is starting. This takes about a second."),
         InstanceState::Running => ("Running", "Ready for your applications."),
-        InstanceState::Asleep => ("Asleep", "Stopped because it was idle. It starts at the next connection."),
+        InstanceState::Asleep => ("Asleep", "Stopped because it was idle. It starts at the next command."),
         InstanceState::Restarting => {
             ("Restarting", "The cache is restarting. Connections stay open meanwhile.")
         }

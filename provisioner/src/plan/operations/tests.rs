@@ -5,7 +5,11 @@ use store::{DesiredState, InstanceState, Operation, OperationKind, OperationStat
 use super::super::tests::{container, instance, route, summary, torn_down};
 use crate::plan::{Container, ContainerState, plan};
 
-fn operation(kind: OperationKind, state: OperationState, checkpoint: Option<&str>) -> Operation {
+pub(in crate::plan) fn operation(
+    kind: OperationKind,
+    state: OperationState,
+    checkpoint: Option<&str>,
+) -> Operation {
     Operation {
         id: kind.as_str().into(),
         cache_id: "cache".into(),
@@ -181,6 +185,45 @@ fn operations_of_a_cache_that_does_not_run_any_more_end() {
     let asked = [pending(OperationKind::Flush), begun(OperationKind::Restart, "monday")];
     let suspended = instance(DesiredState::Suspended, torn_down(InstanceState::Suspended));
     assert_eq!(summary(&plan(&suspended, &asked, &[], 0)), "abandon flush, abandon restart");
+    let back = [pending(OperationKind::Suspend), pending(OperationKind::Resume)];
+    assert_eq!(
+        planned(&back, InstanceState::Running, &[container(ContainerState::Running)], 0),
+        "abandon suspend, begin resume, probe c1, finish resume"
+    );
     let invalid = store::Instance { memory_mb: 0, ..instance(DesiredState::Running, None) };
     assert_eq!(summary(&plan(&invalid, &asked, &[], 0)), "set failed, abandon flush, abandon restart");
+}
+
+//
+#[test]
+fn suspension_and_deletion_end_their_operations_wherever_a_crash_has_left_them() {
+    use ContainerState::{Running, Stopped};
+    use DesiredState::{Deleting, Suspended};
+    use InstanceState as S;
+    for (desired, kind, name) in
+        [(Suspended, OperationKind::Suspend, "suspend"), (Deleting, OperationKind::Delete, "delete")]
+    {
+        let state = if desired == Suspended { S::Suspended } else { S::Deleting };
+        let plan_of = |asked: &[Operation], route, containers: &[Container]| {
+            let plan = summary(&plan(&instance(desired, route), asked, containers, 0));
+            plan.replace(state.as_str(), "STATE").replace(name, "OPERATION")
+        };
+        let (asked, begun) = ([pending(kind)], [begun(kind, "")]);
+        assert_eq!(
+            plan_of(&asked, route(S::Running, 1), &[container(Running)]),
+            "begin OPERATION, set STATE, remove c1, tear down STATE, finish OPERATION"
+        );
+        assert_eq!(
+            plan_of(&begun, route(state, 1), &[container(Stopped)]),
+            "remove c1, tear down STATE, finish OPERATION"
+        );
+        assert_eq!(plan_of(&begun, route(state, 1), &[]), "tear down STATE, finish OPERATION");
+        assert_eq!(plan_of(&begun, torn_down(state), &[]), "finish OPERATION");
+        assert_eq!(plan_of(&asked, torn_down(state), &[]), "begin OPERATION, finish OPERATION", "again");
+        let others = [pending(kind), pending(OperationKind::Restart), pending(OperationKind::Resume)];
+        assert_eq!(
+            plan_of(&others, torn_down(state), &[]),
+            "abandon restart, abandon resume, begin OPERATION, finish OPERATION"
+        );
+    }
 }

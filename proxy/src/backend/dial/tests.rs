@@ -24,6 +24,7 @@ fn backend(hold: Duration) -> Rc<Backend> {
         dedicated: DedicatedLanes::new(1),
         networks: None,
         hold,
+        waker: crate::backend::wake::Waker::default(),
     };
     Rc::new(Backend::new(deps, Rc::new(Usage::new())))
 }

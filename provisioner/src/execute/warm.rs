@@ -1,0 +1,242 @@
+//! Stopping memcached on purpose: for a restart, for an upgrade, or because a cache sleeps. Proxies hold requests by then. A
+//! warm cache's memcached saves what it needs to start with its contents, and a holder keeps their memory meanwhile.
+
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use store::{InstanceState, now};
+use tokio::time::{Instant, sleep};
+
+use super::{Executor, Situation};
+use crate::docker::{HOLDER_MEMORY, NewHolder};
+use crate::error::Error;
+use crate::plan::{Container, ContainerState};
+use crate::spec::Spec;
+use crate::statistics::{self, Statistics};
+
+/// How long memcached may take to end. It takes milliseconds; a warm one lets its threads finish first.
+const STOP_SECONDS: i32 = 20;
+/// How long proxies may take to learn that they must hold requests.
+const HOLD_TIMEOUT: Duration = Duration::from_secs(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOLD_POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// memcached takes contents only if it starts in a later second than the one in which it was stopped. If the steps of a stop
+/// begin so late in a second, they end shortly before the next.
+const STOP_BEGIN: Duration = Duration::from_millis(650);
+
+/// What became of a cache's contents when its memcached was stopped.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Stopped {
+    /// Items that it had, if it said so.
+    items: Option<u64>,
+    /// Why they can't be kept.
+    lost: Option<String>,
+}
+
+impl Executor {
+    /// Stops a container whose instance is recorded as restarting or asleep. What is started next on a warm cache's memory, in
+    /// this container or another of the instance, has its contents; the holder must be removed once that runs.
+    ///
+    /// # Errors
+    /// If Docker doesn't stop it. That contents can't be kept is no error.
+    pub(super) async fn stop_gracefully(&self, container: &Container) -> Result<Stopped, Error> {
+        self.until_proxies_hold().await;
+        let mut stopped = Stopped::default();
+        let spec = Spec::from_label(&container.spec).filter(Spec::is_warm);
+        let runs = container.state != ContainerState::Stopped;
+        if let Some(spec) = spec.filter(|_| runs) {
+            stopped.items = self.statistics_of(container).await.map(|figures| figures.curr_items);
+            stopped.lost = self.keep_memory(container, &spec).await.err().map(|error| error.to_string());
+        }
+        if runs {
+            self.docker.stop(&container.id, STOP_SECONDS).await?;
+        }
+        self.activity.forget(&container.id);
+        // Also for one that a provisioner stopped just before it ended.
+        if spec.is_some() {
+            sleep(until_fraction(Duration::ZERO)).await;
+        }
+        if spec.is_some() && !ended_cleanly(&self.docker.inspect(container).await?) {
+            // It may have saved a part of what it needs.
+            self.docker.remove_holder(&container.instance).await?;
+            stopped.lost.get_or_insert_with(|| "memcached didn't end as it should".to_owned());
+        }
+        Ok(stopped)
+    }
+
+    /// Starts the holder of a warm container that is to be stopped, while that still serves its clients, and waits for the
+    /// moment at which it takes the shortest until the next one runs.
+    pub(super) async fn prepare_stop(&self, container: &Container) -> Result<(), Error> {
+        if let Some(spec) = Spec::from_label(&container.spec)
+            && let Err(error) = self.keep_memory(container, &spec).await
+        {
+            tracing::warn!(instance = container.instance, %error, "can't keep the contents of a warm cache");
+        }
+        sleep(until_fraction(STOP_BEGIN)).await;
+        Ok(())
+    }
+
+    async fn keep_memory(&self, container: &Container, spec: &Spec) -> Result<(), Error> {
+        let image = self.images.get().await?;
+        let holder =
+            NewHolder { instance: &container.instance, spec, image: &image.id, command: image.command };
+        self.docker.start_holder(&holder).await
+    }
+
+    /// Starts a container. One that didn't end cleanly starts empty.
+    pub(super) async fn start(&self, container: &Container) -> Result<(), Error> {
+        if !ended_cleanly(container) && Spec::from_label(&container.spec).is_some_and(|spec| spec.is_warm()) {
+            self.docker.remove_holder(&container.instance).await?;
+        }
+        self.docker.start(&container.id).await
+    }
+
+    /// Lets the memory go that a container left which didn't end cleanly, before another is created.
+    pub(super) async fn drop_unclean_memory(&self, situation: &Situation) -> Result<(), Error> {
+        if situation.containers.iter().all(|it| it.is_holder || ended_cleanly(it)) {
+            return Ok(());
+        }
+        self.docker.remove_holder(&situation.instance.id).await
+    }
+
+    /// Stops and starts a container.
+    pub(super) async fn restart(&self, situation: &Situation, container: &Container) -> Result<(), Error> {
+        self.save(situation, container).await?;
+        self.docker.start(&container.id).await
+    }
+
+    /// Stops a container, and notes what became of the contents.
+    pub(super) async fn save(&self, situation: &Situation, container: &Container) -> Result<(), Error> {
+        let stopped = self.stop_gracefully(container).await?;
+        let _ = situation.stopped.set(stopped);
+        Ok(())
+    }
+
+    /// Puts an instance to sleep that is recorded as asleep, unless its memcached has had a command since it was found idle:
+    /// then it runs on.
+    pub(super) async fn put_to_sleep(
+        &self,
+        situation: &Situation,
+        container: &Container,
+    ) -> Result<(), Error> {
+        self.until_proxies_hold().await;
+        let found = self.activity.commands(&container.id);
+        let now = self.statistics_of(container).await.map(|figures| figures.commands);
+        if now.is_some() && now != found {
+            self.activity.forget(&container.id);
+            return self.adopt(&situation.instance, container).await;
+        }
+        self.stop_gracefully(container).await?;
+        self.capacity.settle(&container.instance, Some(memory_asleep(container)));
+        Ok(())
+    }
+
+    /// Waits until the proxies have applied what was recorded last, so that they hold requests. One that can't is not waited for
+    /// long: its requests in flight fail.
+    async fn until_proxies_hold(&self) {
+        let deadline = Instant::now() + HOLD_TIMEOUT;
+        let Ok(revision) = self.store.revision().await else { return };
+        while Instant::now() < deadline {
+            let Ok(proxies) = self.store.proxies().await else { return };
+            let at = now();
+            if proxies.iter().all(|proxy| proxy.applied >= revision || proxy.is_silent(at)) {
+                return;
+            }
+            sleep(HOLD_POLL_INTERVAL).await;
+        }
+    }
+
+    /// What a container's memcached says of itself, if it answers.
+    async fn statistics_of(&self, container: &Container) -> Option<Statistics> {
+        let address: IpAddr = container.address.parse().ok()?;
+        let credential = self.lane_key.credential(&container.instance, container.generation);
+        if self.networks.is_broken_at(&container.address) {
+            return None;
+        }
+        statistics::read(address, &credential).await.ok()
+    }
+
+    /// What to tell of a restart that is done.
+    pub(super) async fn told_of_restart(&self, situation: &Situation) -> Result<String, Error> {
+        if !Spec::of(&situation.instance).is_ok_and(|spec| spec.is_warm()) {
+            return Ok(told(false, None, None));
+        }
+        let containers = self.docker.containers_of(&situation.instance.id).await?;
+        let newest = containers.iter().filter(|it| !it.is_holder).max_by_key(|it| it.generation);
+        let items = match newest {
+            Some(container) => self.statistics_of(container).await.map(|figures| figures.curr_items),
+            None => None,
+        };
+        Ok(told(true, situation.stopped.get(), items))
+    }
+}
+
+/// How long it takes until the wall clock's next second has come so far.
+fn until_fraction(fraction: Duration) -> Duration {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = Duration::from_nanos(since_epoch.subsec_nanos().into());
+    match fraction.checked_sub(now) {
+        Some(wait) if !wait.is_zero() => wait,
+        _ => SECOND.saturating_sub(now).saturating_add(fraction),
+    }
+}
+
+fn ended_cleanly(container: &Container) -> bool {
+    container.ended.is_none_or(|ended| ended.exit_code == 0)
+}
+
+/// Bytes that the instance of a container needs while it sleeps.
+pub(crate) fn memory_asleep(container: &Container) -> i64 {
+    let warm = Spec::from_label(&container.spec).filter(Spec::is_warm);
+    warm.map_or(0, |spec| spec.memory_volume_mb().saturating_mul(1 << 20).saturating_add(HOLDER_MEMORY))
+}
+
+/// Whether an instance needs no memory for a memcached now.
+pub(crate) fn is_asleep(instance: &store::Instance) -> bool {
+    instance.state() == InstanceState::Asleep
+}
+
+/// `items` are those that memcached has after a restart.
+fn told(is_warm: bool, stopped: Option<&Stopped>, items: Option<u64>) -> String {
+    let before = stopped.and_then(|stopped| stopped.items);
+    let why = match (items, stopped.and_then(|stopped| stopped.lost.as_deref())) {
+        _ if !is_warm => return "memcached was restarted; its contents are gone".to_owned(),
+        (Some(1), _) => return "memcached was restarted; it kept 1 item".to_owned(),
+        (Some(items @ 2..), _) => return format!("memcached was restarted; it kept {items} items"),
+        (Some(0), None) if before == Some(0) => return "memcached was restarted; it had no items".to_owned(),
+        (_, Some(why)) => why,
+        (_, None) if stopped.is_none() => "it wasn't warm yet, or didn't run",
+        (_, None) if before.is_none() => "memcached didn't answer before it was stopped",
+        (_, None) => "memcached didn't take them",
+    };
+    format!("memcached was restarted; its contents could not be kept: {why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_tells_what_became_of_the_contents() {
+        let stopped = |items, lost: Option<&str>| Stopped { items, lost: lost.map(str::to_owned) };
+        for (is_warm, stopped, items, expected) in [
+            (false, Some(stopped(None, None)), Some(0), "its contents are gone"),
+            (true, Some(stopped(Some(7), None)), Some(7), "it kept 7 items"),
+            (true, None, Some(1), "it kept 1 item"),
+            (true, Some(stopped(Some(0), None)), Some(0), "it had no items"),
+            (true, Some(stopped(Some(7), None)), Some(0), "could not be kept: memcached didn't take them"),
+            (
+                true,
+                Some(stopped(Some(7), Some("memcached didn't end as it should"))),
+                Some(0),
+                "could not be kept: memcached didn't end as it should",
+            ),
+            (true, Some(stopped(None, None)), Some(0), "could not be kept: memcached didn't answer"),
+            (true, None, None, "could not be kept: it wasn't warm yet, or didn't run"),
+        ] {
+            let text = told(is_warm, stopped.as_ref(), items);
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+}
