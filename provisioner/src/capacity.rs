@@ -15,9 +15,6 @@ use crate::plan::Container;
 use crate::spec::Spec;
 
 const MIB: i64 = 1 << 20;
-/// The default budget as a multiple of the machine's memory. Most caches never fill: an idle one of 64 MB has a
-/// limit of 140 MB and uses about 5. Three times the memory lets a machine of 16 GB run 300 such caches.
-const OVERCOMMIT: i64 = 3;
 /// Waiting instances that are tried again when memory is released.
 const WOKEN_MAX: usize = 32;
 
@@ -68,24 +65,23 @@ impl PromisedMemory {
     pub fn of<'a>(config: &Config, instances: impl IntoIterator<Item = &'a Instance>) -> Self {
         let wanted = instances.into_iter().filter(|instance| instance.desired == DesiredState::Running);
         let limits = wanted.filter_map(|instance| Spec::of(instance).ok()).map(|spec| spec.memory_limit());
-        Self {
-            promised_bytes: limits.fold(0, i64::saturating_add),
-            budget_bytes: budget_bytes(config.memory_mb),
-        }
+        Self { promised_bytes: limits.fold(0, i64::saturating_add), budget_bytes: budget_bytes(config) }
     }
 }
 
-/// A budget in MiB; without one, [`OVERCOMMIT`] times the machine's memory.
-fn budget_bytes(budget_mb: Option<u32>) -> i64 {
+/// The configured budget, or that part of the machine's memory. Most caches never fill: an idle one of 64 MB has a limit of
+/// 140 MB and uses about 5. Three times the memory lets a machine of 16 GB run 300 such caches.
+fn budget_bytes(config: &Config) -> i64 {
+    #[expect(clippy::cast_possible_truncation, reason = "the setting is checked: at most 100")]
+    let percent = (config.overcommit * 100.0) as i64;
     let machine = i64::try_from(daemon::memory::machine_bytes()).unwrap_or(i64::MAX);
-    let default = || machine.saturating_mul(OVERCOMMIT);
-    budget_mb.map_or_else(default, |mb| i64::from(mb).saturating_mul(MIB))
+    let default = || (machine / 100).saturating_mul(percent);
+    config.memory_mb.map_or_else(default, |mb| i64::from(mb).saturating_mul(MIB))
 }
 
 impl Capacity {
-    /// A budget in MiB; without one, [`OVERCOMMIT`] times the machine's memory.
-    pub(crate) fn new(budget_mb: Option<u32>, gauges: CapacityGauges) -> Self {
-        let budget = budget_bytes(budget_mb);
+    pub(crate) fn new(config: &Config, gauges: CapacityGauges) -> Self {
+        let budget = budget_bytes(config);
         gauges.budget.set(budget);
         let reservations = Mutex::default();
         Self { budget, reservations, counted: AsyncMutex::default(), released: Notify::new(), gauges }
@@ -123,6 +119,11 @@ impl Capacity {
         Ok(())
     }
 
+    /// Whether the containers that existed at the start are counted.
+    pub(crate) async fn is_counted(&self) -> bool {
+        *self.counted.lock().await
+    }
+
     /// The figures for those who want more memory; `None` before the containers that existed at the start are counted.
     pub(crate) async fn figures(&self) -> Option<HostCapacity> {
         if !*self.counted.lock().await {
@@ -153,7 +154,7 @@ impl Capacity {
                 tracing::warn!(
                     budget_mb = self.budget / MIB,
                     "no memory for another cache: those that run are kept, new ones wait; \
-                     free memory, or set provisioner.memory_mb"
+                     free memory, or set provisioner.overcommit or provisioner.memory_mb"
                 );
             }
             reservations.waiting.insert(instance.to_owned());
@@ -202,6 +203,11 @@ impl Capacity {
         for instance in gone {
             self.release(&instance);
         }
+    }
+
+    /// Bytes that nothing has reserved.
+    pub(crate) fn free(&self) -> i64 {
+        self.budget.saturating_sub(self.lock().total())
     }
 
     /// How many instances wait for memory.
@@ -268,7 +274,7 @@ mod tests {
     use super::*;
 
     fn capacity() -> Capacity {
-        Capacity::new(Some(300), CapacityGauges::default())
+        Capacity::new(&Config { memory_mb: Some(300), ..Config::default() }, CapacityGauges::default())
     }
 
     #[test]
@@ -356,6 +362,7 @@ mod tests {
             isolation: None,
             limits_differ: false,
             unrestricted: false,
+            made_ahead: false,
             hung: false,
             idle: false,
             is_holder: false,
@@ -382,7 +389,7 @@ mod tests {
     // R-43: rows without number must not make each reservation slow.
     #[test]
     fn many_reservations_are_counted_quickly() {
-        let capacity = Capacity::new(None, CapacityGauges::default());
+        let capacity = Capacity::new(&Config::default(), CapacityGauges::default());
         let (count, started) = (20_000, std::time::Instant::now());
         for number in 0..count {
             capacity.settle(&number.to_string(), Some(2));

@@ -33,15 +33,23 @@ pub struct Config {
     /// The longest time between two checks of an instance's isolation: that it publishes no port, has every restriction,
     /// reaches nothing from its network, and requires a login.
     pub isolation_check_seconds: u64,
-    /// CPUs that one instance may use at most.
+    /// CPUs that one instance may use at most, whatever is free; 0 for no such limit. While several want the CPUs, their
+    /// plans' weights share them out.
     pub cpus: f64,
+    /// Threads of a memcached that serve connections (its `-t`), in containers that are made from now on.
+    pub memcached_threads: u32,
     /// Docker's socket.
     pub docker_socket: PathBuf,
-    /// Maximum of the sum of all instances' memory limits, in MiB; by default three times this machine's memory,
-    /// since most caches never fill. An instance's limit is its memory, a quarter of that, and about 60 MiB.
+    /// Maximum of the sum of all instances' memory limits, in MiB, beyond which sign-up and resizing are refused; by default
+    /// `overcommit` times this machine's memory. An instance's limit is its memory, a quarter of that, and about 60 MiB.
     pub memory_mb: Option<u32>,
     /// Days for which metered hours are kept, 1 to 4,000: what `memgate usage export` prints.
     pub usage_days: u32,
+    /// How much of the machine's memory is shared out to instances, unless `memory_mb` says: most caches never fill.
+    pub overcommit: f64,
+    /// Instances of the default plan, unless that is warm, that run before anybody asks for them, so that sign-ups don't wait;
+    /// 0 for none. They count against the memory, and make room for caches that need it.
+    pub ready_instances: usize,
     /// The user of the proxy, by name or number: beside root's, only its processes reach containers.
     pub proxy_user: String,
     /// The file that names the image that was built last, of those that were built here. Only root writes it; without it,
@@ -61,9 +69,12 @@ impl Default for Config {
             reconcile_seconds: 30,
             isolation_check_seconds: 600,
             cpus: 1.0,
+            memcached_threads: 2,
             docker_socket: DOCKER_SOCKET.into(),
             memory_mb: None,
             usage_days: 400,
+            overcommit: 3.0,
+            ready_instances: 8,
             proxy_user: PROXY_USER.into(),
             chosen_image: None,
         }
@@ -92,8 +103,17 @@ impl Config {
             let fix = "give a private IPv4 network of /8 to /22, such as 10.213.0.0/16";
             problems.push(invalid("provisioner.subnets", fix));
         }
-        if !(0.01..=1024.0).contains(&self.cpus) {
-            problems.push(invalid("provisioner.cpus", "give a number from 0.01 to 1024"));
+        if !(0.01..=1024.0).contains(&self.cpus) && self.cpus != 0.0 {
+            problems.push(invalid("provisioner.cpus", "give a number from 0.01 to 1024, or 0 for no limit"));
+        }
+        if !(1..=16).contains(&self.memcached_threads) {
+            problems.push(invalid("provisioner.memcached_threads", "give 1 to 16"));
+        }
+        if !(0.1..=100.0).contains(&self.overcommit) {
+            problems.push(invalid("provisioner.overcommit", "give a number from 0.1 to 100"));
+        }
+        if self.ready_instances > 500 {
+            problems.push(invalid("provisioner.ready_instances", "give at most 500"));
         }
         if !(1..=3_600).contains(&self.reconcile_seconds) {
             problems.push(invalid("provisioner.reconcile_seconds", "give 1 to 3600"));

@@ -6,8 +6,8 @@ use store::{DesiredState, Instance, Operation};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Desired {
     state: DesiredState,
-    /// Memory, connections and item size.
-    limits: [i64; 3],
+    /// Memory, connections, item size and CPU weight.
+    limits: [i64; 4],
     /// Ids of unfinished operations.
     asked: Vec<String>,
     /// Whether it sleeps and is to wake.
@@ -18,7 +18,7 @@ impl Desired {
     pub(crate) fn new(instance: &Instance, asked: Vec<Operation>) -> Self {
         Self {
             state: instance.desired,
-            limits: [instance.memory_mb, instance.connections, instance.item_size_max],
+            limits: [instance.memory_mb, instance.connections, instance.item_size_max, instance.cpu_weight],
             asked: asked.into_iter().map(|operation| operation.id).collect(),
             wakes: instance.wake_requested,
         }

@@ -62,7 +62,9 @@ pub enum Error {
     #[error("no free subnet in {0}: set provisioner.subnets to a larger pool that nothing else uses")]
     NoSubnet(String),
     /// The sum of the instances' memory limits would exceed the budget.
-    #[error("no memory for another cache: free memory, or set provisioner.memory_mb")]
+    #[error(
+        "no memory for another cache: free memory, or set provisioner.overcommit or provisioner.memory_mb"
+    )]
     NoMemory,
     /// A network can't be removed although no container of this installation is on it.
     #[error(
@@ -117,6 +119,12 @@ pub enum Error {
     /// A container has another address than the one that is leased to its instance.
     #[error("the container at {address} has an address that isn't leased to it: it will be replaced")]
     NotLeased {
+        /// The container's address.
+        address: String,
+    },
+    /// A container that was made ahead was another instance's before: a restored store doesn't know that.
+    #[error("the container at {address} was made ahead and isn't new any more: it will be replaced")]
+    TakenBefore {
         /// The container's address.
         address: String,
     },

@@ -4,6 +4,7 @@ mod adopt;
 mod create;
 mod network;
 mod operations;
+mod pool;
 mod read;
 mod record;
 mod reserve;
@@ -40,6 +41,7 @@ use crate::spec::Spec;
 use crate::work_queue;
 
 use operations::Outcome;
+pub(crate) use pool::Pool;
 pub(crate) use record::log_failure;
 use shrink::Shrinking;
 use warm::Stopped;
@@ -65,10 +67,12 @@ pub(crate) struct Executor {
     pub(crate) networks: Networks,
     pub(crate) firewall: Firewall,
     pub(crate) address_cooldown: Duration,
-    /// CPUs of one instance.
+    /// CPUs of one instance at most; zero for no such limit.
     pub(crate) cpus: f64,
     /// The longest time between two checks of an instance's isolation.
     pub(crate) isolation_interval: Duration,
+    /// Threads of one memcached.
+    pub(crate) threads: u32,
     pub(crate) concurrency: Concurrency,
     pub(crate) capacity: Capacity,
     pub(crate) history: History,
@@ -78,6 +82,7 @@ pub(crate) struct Executor {
     pub(crate) activity: Activity,
     pub(crate) secrets: SecretChecks,
     pub(crate) observations: Observations,
+    pub(crate) pool: Pool,
 }
 
 /// Limits how many tasks use Docker at a time.
@@ -113,7 +118,13 @@ pub(crate) struct Observations {
     isolation_checks: AtomicUsize,
     /// Whether Docker has ever said that a container has all restrictions, so that it would say so of others, too.
     restricted_seen: AtomicBool,
+    passes: AtomicUsize,
+    wants_full_pass: AtomicBool,
 }
+
+/// Of so many passes over all instances one is full, and each that something asks for. The others read containers only:
+/// Docker tells of changes of everything else.
+const FULL_PASS_EVERY: usize = 5;
 
 impl Observations {
     /// Where the next inspection of `count` out of `total` containers begins.
@@ -135,6 +146,17 @@ impl Observations {
             self.restricted_seen.store(true, Ordering::Relaxed);
         }
         self.restricted_seen.load(Ordering::Relaxed)
+    }
+
+    /// Makes the next pass a full one.
+    pub(crate) fn want_full_pass(&self) {
+        self.wants_full_pass.store(true, Ordering::Relaxed);
+    }
+
+    /// Begins a pass. Returns whether it is a full one.
+    pub(crate) fn begin_pass(&self) -> bool {
+        let number = self.passes.fetch_add(1, Ordering::Relaxed);
+        self.wants_full_pass.swap(false, Ordering::Relaxed) || number.is_multiple_of(FULL_PASS_EVERY)
     }
 }
 
@@ -194,6 +216,10 @@ impl Executor {
         let result = timeout(RECONCILE_TIMEOUT, work).await.unwrap_or_else(|_| Err(late()));
         self.metrics.reconcile.observe(started.elapsed().as_secs_f64());
         if let Err(error) = &result {
+            if matches!(error, Error::NoMemory) {
+                // What was made ahead makes room.
+                self.pool.note_change();
+            }
             self.record_failure(id, error, failures).await;
         }
         result
@@ -402,6 +428,7 @@ impl Executor {
         self.capacity.reset().await;
         self.known.reset();
         self.secrets.reset();
+        self.observations.want_full_pass();
     }
 
     /// Restores the image and the networks: something that a container needs was removed by hand.

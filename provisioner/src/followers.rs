@@ -26,5 +26,7 @@ pub(crate) fn start(executor: &Arc<Executor>, events: &Sender<Event>) -> JoinSet
     followers.spawn(async move { isolation_check::run(&it, it.isolation_interval, sender).await });
     let it = Arc::clone(executor);
     followers.spawn(async move { upgrade::run(&it).await });
+    let it = Arc::clone(executor);
+    followers.spawn(async move { it.keep_pool().await });
     followers
 }

@@ -327,6 +327,7 @@ mod tests {
             warm: false,
             sleep_after_seconds: None,
             wake_requested: false,
+            cpu_weight: 100,
             desired: DesiredState::Running,
             created_at: store::Timestamp::EPOCH,
             route: None,

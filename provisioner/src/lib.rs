@@ -64,7 +64,7 @@ use store::{LaneKey, LeaderLock, Store};
 use activity::Activity;
 use capacity::Capacity;
 use docker::Docker;
-use execute::{Concurrency, Executor, Observations};
+use execute::{Concurrency, Executor, Observations, Pool};
 use firewall::Firewall;
 use history::History;
 use image::{Image, ImageCache, ImageChoice};
@@ -95,7 +95,7 @@ pub async fn run(
     let settings = config.check()?;
     let names = Names::new(installation_id)?;
     let choice = ImageChoice::of(&config);
-    let firewall = Firewall::new(names.clone(), config.proxy_user);
+    let firewall = Firewall::new(names.clone(), config.proxy_user.clone());
     firewall.check_proxy_user().await?;
     let mut registry = Registry::default();
     let docker = Arc::new(Docker::new(names.clone(), &config.docker_socket));
@@ -112,14 +112,16 @@ pub async fn run(
         address_cooldown: settings.address_cooldown,
         cpus: config.cpus,
         isolation_interval: settings.isolation_interval,
+        threads: config.memcached_threads,
         concurrency: Concurrency::default(),
-        capacity: Capacity::new(config.memory_mb, metrics.capacity.clone()),
+        capacity: Capacity::new(&config, metrics.capacity.clone()),
         history: History::new(metrics.repairs.clone()),
         known: KnownInstances::new(settings.address_cooldown),
         usage_kept: settings.usage_kept,
         activity: Activity::default(),
         secrets: SecretChecks::new(settings.resync_interval),
         observations: Observations::default(),
+        pool: Pool::new(config.ready_instances),
         metrics,
     });
     loop {

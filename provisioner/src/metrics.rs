@@ -74,6 +74,8 @@ pub(crate) struct Metrics {
     /// How many times the firewall's table was restored after something else changed it.
     pub(crate) firewall_repairs: Counter,
     pub(crate) capacity: CapacityGauges,
+    /// Instances that were made ahead and that nobody has taken.
+    pub(crate) ready: Gauge,
     /// 1 while this provisioner leads.
     pub(crate) leader: Gauge,
     pub(crate) store: CallMetrics,
@@ -140,6 +142,7 @@ impl Metrics {
             ),
             firewall_repairs: Counter::default(),
             capacity: CapacityGauges::default(),
+            ready: Gauge::default(),
             leader: Gauge::default(),
             store: CallMetrics::register(registry.sub_registry_with_prefix("store"), &STORE_CALLS),
             resync: duration_histogram(),
@@ -188,6 +191,8 @@ impl Metrics {
         );
         registry.register("memory_reserved_bytes", "Sum of the instances' memory limits", reserved);
         registry.register("instances_waiting_for_memory", "Instances that wait for memory", waiting);
+        let ready = self.ready.clone();
+        registry.register("ready_instances", "Instances that were made before anybody asked for them", ready);
     }
 
     pub(crate) fn count_instances(&self, instances: &[Instance]) {

@@ -16,6 +16,8 @@ pub(crate) const LABEL_INSTANCE: &str = "memgate.instance";
 pub(crate) const LABEL_GENERATION: &str = "memgate.generation";
 pub(crate) const LABEL_ADDRESS: &str = "memgate.address";
 pub(crate) const LABEL_SPEC: &str = "memgate.spec";
+/// The label of a container that was made before its instance.
+pub(crate) const LABEL_AHEAD: &str = "memgate.ahead";
 /// When a resource was created, in milliseconds since 1970. Docker's own times have three different formats.
 pub(crate) const LABEL_CREATED: &str = "memgate.created";
 /// The version of the memcached package that an image was built from.

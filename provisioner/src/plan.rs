@@ -2,6 +2,7 @@
 
 mod diagnosis;
 mod operations;
+mod resource;
 mod sleep;
 
 use std::collections::HashSet;
@@ -16,6 +17,7 @@ use crate::spec::Spec;
 
 pub(crate) use diagnosis::{Repair, diagnose, restarted};
 use operations::Requests;
+pub(crate) use resource::{Ended, Resource};
 use sleep::keep;
 
 /// Resources without a row are kept this long: the row may not be visible yet.
@@ -58,6 +60,8 @@ pub(crate) struct Container {
     pub(crate) idle: bool,
     /// Whether it runs no memcached for clients, but keeps a warm cache's memory while that is stopped.
     pub(crate) is_holder: bool,
+    /// Whether it was made before its instance.
+    pub(crate) made_ahead: bool,
     pub(crate) created_at: Timestamp,
 }
 
@@ -72,24 +76,6 @@ pub(crate) enum ContainerState {
     Stopped,
     /// Someone is removing it.
     Removing,
-}
-
-/// How a container ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ended {
-    pub(crate) exit_code: i64,
-    pub(crate) out_of_memory: bool,
-    /// Whether Docker told of its end, and of nobody who asked for that.
-    pub(crate) by_itself: bool,
-}
-
-/// One of the installation's volumes or networks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Resource {
-    pub(crate) name: String,
-    /// The id of the instance, for a volume.
-    pub(crate) instance: Option<String>,
-    pub(crate) created_at: Timestamp,
 }
 
 /// Everything of the installation in Docker, read at once.

@@ -357,6 +357,7 @@ impl Reconciler {
         match result {
             Ok(report) => {
                 self.first_resync_done = true;
+                self.executor.pool.note_change();
                 let mut recovered = self.conditions.set_resync(report.incomplete.as_ref());
                 for (part, error) in &report.conditions {
                     recovered |= self.conditions.set(part, error.as_ref());
@@ -372,7 +373,7 @@ impl Reconciler {
                     self.failed = report.failed;
                     self.conditions.show_failed(self.failed.len());
                     self.conditions.show_unreadable(report.unreadable);
-                    self.note_foreign(report.foreign);
+                    report.foreign.into_iter().for_each(|foreign| self.note_foreign(foreign));
                 }
                 self.instance_by_container = report.instance_by_container;
                 let reset = std::mem::take(&mut self.reset_backoff);
@@ -393,12 +394,12 @@ impl Reconciler {
     fn start_resync(&mut self) {
         self.resync_running = true;
         self.resync_at = Instant::now() + self.resync_interval;
-        let executor = Arc::clone(&self.executor);
+        let (executor, full) = (Arc::clone(&self.executor), self.executor.observations.begin_pass());
         self.tasks.spawn(async move {
             let started = Instant::now();
-            TaskResult::Resynced(resync(&executor).await, started.elapsed())
+            TaskResult::Resynced(resync(&executor, full).await, started.elapsed())
         });
-        if !std::mem::replace(&mut self.refreshing_image, true) {
+        if full && !std::mem::replace(&mut self.refreshing_image, true) {
             let executor = Arc::clone(&self.executor);
             self.tasks.spawn(async move {
                 TaskResult::ImageRefreshed(within(IMAGE_TIMEOUT, executor.images.refresh()).await)
@@ -418,6 +419,7 @@ impl Reconciler {
     }
 
     fn resync_in(&mut self, delay: Duration) {
+        self.executor.observations.want_full_pass();
         self.resync_at = self.resync_at.min(Instant::now() + delay);
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use store::{Instance, InstanceState, Operation, StoreError, now};
+use store::{Instance, InstanceState, Operation, ReadyInstance, StoreError, now};
 use tokio::time::{Instant, timeout};
 
 use crate::docker::Foreign;
@@ -36,8 +36,8 @@ pub(crate) struct ResyncReport {
     pub(crate) instance_by_container: HashMap<String, String>,
     /// The parts that all instances share, each with its error, if any.
     pub(crate) conditions: Vec<(&'static str, Option<Error>)>,
-    /// What claims to be the installation's and isn't.
-    pub(crate) foreign: BTreeSet<Foreign>,
+    /// What claims to be the installation's and isn't; only a full pass looks for it.
+    pub(crate) foreign: Option<BTreeSet<Foreign>>,
     /// Ids of the instances that have failed.
     pub(crate) failed: BTreeSet<String>,
     /// How many rows of instances can't be read.
@@ -53,20 +53,26 @@ struct Read {
     asked: HashMap<String, Vec<Operation>>,
     /// Ids of all instances, unless there are too many.
     known: Result<HashSet<String>, StoreError>,
+    /// Those that were made ahead.
+    ready: Vec<ReadyInstance>,
     snapshot: Snapshot,
 }
 
-/// Fails only if Docker, or the store for the first time, can't be read; then nothing is removed.
-pub(crate) async fn resync(executor: &Executor) -> Result<ResyncReport, Error> {
+/// Fails only if Docker, or the store for the first time, can't be read; then nothing is removed. One that isn't full asks
+/// Docker for its containers only, and not for what else there is: that has changed without need.
+pub(crate) async fn resync(executor: &Executor, full: bool) -> Result<ResyncReport, Error> {
     let started = Instant::now();
-    let read = within(RESYNC_TIMEOUT, read(executor)).await;
+    let read = within(RESYNC_TIMEOUT, read(executor, full)).await;
     let read = match read {
         Err(error @ Error::Store(_)) => return check_without_store(executor, error).await,
         read => read?,
     };
     let count = u32::try_from(read.instances.len()).unwrap_or(u32::MAX);
     let limit = RESYNC_TIMEOUT.saturating_add(INSTANCE_TIMEOUT.saturating_mul(count));
-    let report = within(limit, repair(executor, read)).await?;
+    let report = within(limit, repair(executor, read, full)).await?;
+    if report.conditions.iter().any(|(_, error)| error.is_some()) {
+        executor.observations.want_full_pass();
+    }
     executor.metrics.resync.observe(started.elapsed().as_secs_f64());
     executor.metrics.last_resync.set_now();
     Ok(report)
@@ -79,7 +85,7 @@ pub(crate) async fn within<T>(
     timeout(limit, work).await.unwrap_or_else(|_| Err(Error::ResyncLate(limit.as_secs())))
 }
 
-async fn read(executor: &Executor) -> Result<Read, Error> {
+async fn read(executor: &Executor, full: bool) -> Result<Read, Error> {
     // Containers may be newer than this read of the store: they count as orphans only after a while.
     if executor.known.is_store_away() {
         return Err(Error::Store(StoreError::Timeout));
@@ -89,6 +95,8 @@ async fn read(executor: &Executor) -> Result<Read, Error> {
         Err(error @ StoreError::TooMany(_)) => Err(error),
         Err(error) => return Err(error.into()),
     };
+    // Before the instances: one that is taken meanwhile is in both.
+    let ready = executor.store.ready_instances().await?;
     let instances = executor.metrics.store.observe("read_instances", executor.store.instances()).await?;
     let mut asked: HashMap<String, Vec<Operation>> = HashMap::new();
     for operation in executor.store.open_operations().await? {
@@ -97,35 +105,51 @@ async fn read(executor: &Executor) -> Result<Read, Error> {
     executor.known.replace(&instances);
     executor.metrics.count_instances(&instances);
     let docker = &executor.docker;
-    let (containers, volumes, networks) =
-        tokio::try_join!(docker.containers(), docker.volumes(), docker.networks())?;
-    let mut snapshot = Snapshot { containers, volumes, networks };
-    // The others have the limits that they were created with.
-    inspect_some(executor, &mut snapshot.containers, |container| is_resized(executor, container)).await;
+    let mut snapshot = Snapshot::default();
+    if full {
+        (snapshot.containers, snapshot.volumes, snapshot.networks) =
+            tokio::try_join!(docker.containers(), docker.volumes(), docker.networks())?;
+    } else {
+        snapshot.containers = docker.containers().await?;
+    }
+    if full || !executor.capacity.is_counted().await {
+        // The others have the limits that they were created with.
+        inspect_some(executor, &mut snapshot.containers, |container| is_resized(executor, container)).await;
+    }
     executor.capacity.count_existing(async { Ok(executor.memory_in_use(&snapshot.containers)) }).await?;
-    Ok(Read { instances, asked, known, snapshot })
+    Ok(Read { instances, asked, known, ready, snapshot })
 }
 
-async fn repair(executor: &Executor, read: Read) -> Result<ResyncReport, Error> {
-    let Read { instances, asked, known, mut snapshot } = read;
-    let mut conditions = ensure_shared(executor, &snapshot).await;
+async fn repair(executor: &Executor, read: Read, full: bool) -> Result<ResyncReport, Error> {
+    let Read { instances, asked, known, ready, mut snapshot } = read;
+    let mut conditions = ensure_shared(executor, full.then_some(&snapshot)).await;
     let existing: HashSet<&str> = snapshot.containers.iter().map(|c| c.id.as_str()).collect();
+    let with_ready = |known: &HashSet<String>| -> HashSet<String> {
+        known.iter().chain(ready.iter().map(|ready| &ready.id)).cloned().collect()
+    };
     if let Ok(known) = &known {
-        executor.forget_removed(known, &existing).await;
+        executor.forget_removed(&with_ready(known), &existing).await;
     }
-    inspect_some(executor, &mut snapshot.containers, |container| container.limits.is_none()).await;
+    if full {
+        inspect_some(executor, &mut snapshot.containers, |container| container.limits.is_none()).await;
+    }
     executor.assess(&mut snapshot.containers, |container| executor.spec_of(container)).await;
     let work = find_work(executor, &instances, &asked, &snapshot.containers).await;
     let mismatch = executor.secrets.mismatch(Instant::now());
-    let orphans = match &known {
-        Ok(known) if mismatch.is_none() => remove_orphans(executor, known, &snapshot).await,
-        Ok(_) => Ok(()),
-        Err(_) => Err(StoreError::TooMany("instances").into()),
-    };
-    conditions.push(("orphans", orphans.err()));
+    if full {
+        let orphans = match &known {
+            Ok(known) if mismatch.is_none() => remove_orphans(executor, &with_ready(known), &snapshot).await,
+            Ok(_) => Ok(()),
+            Err(_) => Err(StoreError::TooMany("instances").into()),
+        };
+        conditions.push(("orphans", orphans.err()));
+    }
+    if mismatch.is_none() {
+        executor.check_pool(&ready, &snapshot.containers).await?;
+    }
     conditions.push(("secrets", mismatch.map(Error::from)));
-    let foreign = executor.docker.foreign().await?;
-    executor.metrics.count_foreign(&foreign);
+    let foreign = if full { Some(executor.docker.foreign().await?) } else { None };
+    foreign.iter().for_each(|foreign| executor.metrics.count_foreign(foreign));
     let unreadable = known.map_or(0, |known| count_unreadable(&known, &instances));
     let failed = instances.iter().filter(|it| it.state() == InstanceState::Failed && !it.is_gone());
     Ok(ResyncReport {
@@ -193,13 +217,18 @@ async fn inspect_some(
     }
 }
 
-/// The firewall comes first, so that no container starts on a bridge that it doesn't cover.
-async fn ensure_shared(executor: &Executor, snapshot: &Snapshot) -> Vec<(&'static str, Option<Error>)> {
+/// The firewall comes first, so that no container starts on a bridge that it doesn't cover. Without a snapshot of all that
+/// there is, it is all that is checked.
+async fn ensure_shared(
+    executor: &Executor,
+    snapshot: Option<&Snapshot>,
+) -> Vec<(&'static str, Option<Error>)> {
     let firewall = executor.firewall.ensure().await.inspect(|checked| {
         if *checked != Checked::Complete {
             tracing::info!(table = executor.names.table(), "firewall rules installed");
         }
     });
+    let Some(snapshot) = snapshot else { return vec![("firewall", firewall.err())] };
     let networks = executor.networks.ensure(&snapshot.networks).await;
     let bridges = if networks.is_ok() { firewall::ensure_bridge_filter().err() } else { None };
     vec![("firewall", firewall.err()), ("network", networks.err()), ("bridge_filter", bridges)]

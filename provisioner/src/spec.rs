@@ -1,6 +1,6 @@
 //! How an instance's memcached is run: the plan's limits, checked, as arguments and container limits. No I/O.
 
-use store::{Instance, RESIZE_MB_MIN};
+use store::{CPU_WEIGHT_DEFAULT, CPU_WEIGHTS, Instance, InstanceMemory, RESIZE_MB_MIN};
 
 /// memcached's user in the container: a number, since there is no /etc/passwd. As in Docker's official image.
 pub(crate) const UID: u32 = 11211;
@@ -25,19 +25,6 @@ const MEMORY_MB_RANGE: std::ops::RangeInclusive<i64> = 1..=1 << 20;
 /// Bytes.
 const ITEM_SIZE_MIN: i64 = 1 << 10;
 const ITEM_SIZE_MAX: i64 = 1 << 30;
-/// memcached stores larger items in chunks of this many bytes, and refuses an `-I` that isn't a multiple of it.
-const CHUNK_SIZE: i64 = 512 << 10;
-/// Connections to one memcached. Sessions share lanes, so a plan's connections need few: the shared lanes of
-/// each proxy, and a dedicated one for each session that transfers large values.
-const LANES_MAX: i64 = 1_024;
-/// Connections beside one dedicated lane per session: the shared lanes of several proxies.
-const SHARED_LANES: i64 = 64;
-/// A connection holds one or two buffers of 16 KiB.
-const BYTES_PER_LANE: i64 = 32 << 10;
-/// Two threads keep up with a proxy, and take 2 MB less than the default of four.
-const THREADS: u32 = 2;
-/// Memory beyond `-m` of an idle memcached: code, libraries, threads, the first hash table.
-const BASE_MEMORY: i64 = 24 * MIB;
 
 /// The memcached of one instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +34,8 @@ pub(crate) struct Spec {
     item_size_max: i64,
     /// Whether its contents are kept while it is stopped on purpose.
     warm: bool,
+    /// No part of the label: it is changed in place.
+    cpu_weight: i64,
 }
 
 impl Spec {
@@ -65,19 +54,19 @@ impl Spec {
         if instance.connections < 1 {
             return Err("connections must be at least 1");
         }
-        Ok(Self {
-            memory_mb: instance.memory_mb,
-            connections: instance.connections.saturating_add(SHARED_LANES).min(LANES_MAX),
-            item_size_max: instance.item_size_max,
-            warm: instance.warm && instance.memory_mb >= store::WARM_MB_MIN,
-        })
+        let InstanceMemory { memory_mb, lanes, item_size_max } =
+            InstanceMemory::new(instance.memory_mb, instance.connections, instance.item_size_max);
+        // One out of range is no reason to stop a cache.
+        let cpu_weight = instance.cpu_weight.clamp(*CPU_WEIGHTS.start(), *CPU_WEIGHTS.end());
+        let warm = instance.warm && instance.memory_mb >= store::WARM_MB_MIN;
+        Ok(Self { memory_mb, connections: lanes, item_size_max, warm, cpu_weight })
     }
 
     /// Whether a memcached that was started as `other` can be given this memory while it runs. Another container is
     /// needed for other connections or items, and for other memory if it is warm. Whether it is warm changes when it is
     /// started next.
     pub(crate) fn is_resize_of(&self, other: &Self) -> bool {
-        let Self { memory_mb, connections, item_size_max, warm: _ } = *self;
+        let Self { memory_mb, connections, item_size_max, warm: _, cpu_weight: _ } = *self;
         let fits = memory_mb == other.memory_mb || memory_mb >= RESIZE_MB_MIN && !other.warm;
         fits && connections == other.connections && item_size_max == other.item_size_max
     }
@@ -91,7 +80,7 @@ impl Spec {
         self.warm
             && other.warm
             && self.memory_mb == other.memory_mb
-            && self.item_size_argument() == other.item_size_argument()
+            && self.memory().item_size_argument() == other.memory().item_size_argument()
     }
 
     /// The size of the volume for the memory of a warm cache, in MiB.
@@ -121,18 +110,26 @@ impl Spec {
             connections: number("connections")?,
             item_size_max: number("item")?,
             warm: words.next() == Some("warm"),
+            cpu_weight: CPU_WEIGHT_DEFAULT,
         };
         (spec.label() == label && MEMORY_MB_RANGE.contains(&spec.memory_mb)).then_some(spec)
     }
 
-    /// memcached's `-I`: the largest item, rounded up to whole chunks. The proxy enforces the exact limit.
-    fn item_size_argument(&self) -> i64 {
-        let chunks = self.item_size_max.saturating_add(CHUNK_SIZE - 1) / CHUNK_SIZE;
-        chunks.saturating_mul(CHUNK_SIZE)
+    /// The share of the CPU while others want it too.
+    pub(crate) fn cpu_weight(&self) -> i64 {
+        self.cpu_weight
+    }
+
+    fn memory(&self) -> InstanceMemory {
+        InstanceMemory {
+            memory_mb: self.memory_mb,
+            lanes: self.connections,
+            item_size_max: self.item_size_max,
+        }
     }
 
     /// memcached's arguments. `-Y` turns the binary protocol off; lanes use meta commands.
-    pub(crate) fn arguments(&self) -> Vec<String> {
+    pub(crate) fn arguments(&self, threads: u32) -> Vec<String> {
         let auth = format!("{LANE_DIR}/{LANE_FILE}");
         let memory = self.warm.then(|| ("-e", format!("{MEMORY_DIR}/{MEMORY_FILE}")));
         // It begins with a page for each size of items: in a small memory, fewer sizes leave more for those in use.
@@ -142,8 +139,8 @@ impl Spec {
             ("-p", PORT.to_string()),
             ("-m", self.memory_mb.to_string()),
             ("-c", self.connections.to_string()),
-            ("-I", self.item_size_argument().to_string()),
-            ("-t", THREADS.to_string()),
+            ("-I", self.memory().item_size_argument().to_string()),
+            ("-t", threads.to_string()),
             // Requests of one connection per event: a lane carries the requests of many sessions.
             ("-R", "500".into()),
             ("-Y", auth),
@@ -155,27 +152,19 @@ impl Spec {
         .collect()
     }
 
-    /// The container's memory limit in bytes: `-m`, and what that doesn't count. A quarter is for the hash
-    /// table: 8 bytes per item of at least 64, twice while it grows. Then connections, and items in transfer.
+    /// The container's memory limit in bytes.
     pub(crate) fn memory_limit(&self) -> i64 {
-        self.settled_memory().saturating_add(self.transfer_memory())
+        self.memory().limit()
     }
 
     /// Bytes that memcached has at most while nothing is in transfer.
     pub(crate) fn settled_memory(&self) -> i64 {
-        let cache = self.memory_mb.saturating_mul(MIB);
-        cache.saturating_add(cache / 4).saturating_add(BASE_MEMORY)
-    }
-
-    fn transfer_memory(&self) -> i64 {
-        let lanes = self.connections.saturating_mul(BYTES_PER_LANE);
-        lanes.saturating_add(self.item_size_argument().saturating_mul(4))
+        self.memory().settled()
     }
 
     /// The memory in MiB of a container like this one that has another limit.
     pub(crate) fn memory_mb_within(&self, limit: i64) -> i64 {
-        let cache = limit.saturating_sub(BASE_MEMORY).saturating_sub(self.transfer_memory());
-        (cache / 5).saturating_mul(4) / MIB
+        self.memory().memory_mb_within(limit)
     }
 
     /// The limit of open files: connections, and memcached's own.
@@ -190,7 +179,7 @@ mod tests {
 
     #[test]
     fn label_is_read_as_it_is_written() {
-        let spec = Spec { memory_mb: 64, connections: 1024, item_size_max: 1 << 20, warm: false };
+        let spec = Spec { memory_mb: 64, connections: 1024, item_size_max: 1 << 20, warm: false, cpu_weight: 100 };
         assert_eq!(Spec::from_label(&spec.label()), Some(spec));
         for label in
             ["", "memory=64", "memory=-1 connections=1 item=1024", "memory=1 connections=1 item=+1024"]
@@ -201,9 +190,9 @@ mod tests {
 
     #[test]
     fn only_memory_changes_while_it_runs() {
-        let spec = Spec { memory_mb: 64, connections: 1024, item_size_max: 1 << 20, warm: false };
+        let spec = Spec { memory_mb: 64, connections: 1024, item_size_max: 1 << 20, warm: false, cpu_weight: 100 };
         assert!(Spec { memory_mb: 128, ..spec }.is_resize_of(&spec));
-        assert!(Spec { memory_mb: 8, ..spec }.is_resize_of(&spec));
+        assert!(Spec { memory_mb: 8, cpu_weight: 7, ..spec }.is_resize_of(&spec));
         for other in [
             Spec { memory_mb: 7, ..spec },
             Spec { connections: 500, ..spec },
@@ -218,20 +207,5 @@ mod tests {
             assert_eq!(spec.memory_mb_within(limit - 1), memory_mb - 1);
         }
         assert!(spec.memory_mb_within(1 << 20) < 1, "less than an empty memcached has");
-    }
-
-    #[test]
-    fn largest_item_is_rounded_up_to_what_memcached_takes() {
-        for (item_size_max, argument) in [
-            (1 << 10, 512 << 10),
-            (512 << 10, 512 << 10),
-            ((512 << 10) + 1, 1 << 20),
-            (1 << 20, 1 << 20),
-            (1_500_000, 3 << 19),
-            (1 << 30, 1 << 30),
-        ] {
-            let spec = Spec { memory_mb: 4096, connections: 1, item_size_max, warm: false };
-            assert_eq!(spec.item_size_argument(), argument, "{item_size_max}");
-        }
     }
 }

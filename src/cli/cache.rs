@@ -65,7 +65,7 @@ Example:
   memgate cache create ada@example.org --cache sessions --plan small
   memgate token create ada@example.org --cache sessions
 
-The setting limits.caches_per_user limits the number of caches.
+The plan of the user (`--caches-per-user`), or the setting limits.caches_per_user, limits the number of caches.
 Exit status 3: the cache is created, but isn't running yet.")]
     Create(Create),
     /// Stop and start a cache's memcached. Address and tokens stay; so do the contents if the plan is warm
@@ -369,9 +369,9 @@ fn create_error(error: StoreError, name: &CacheName, plan: Option<&str>, user: &
             format!("{email} already has a cache {}", name.as_str()),
             "choose another name with --cache NAME",
         ),
-        StoreError::LimitReached(_) => CliError::new(
+        StoreError::LimitReached("cache") => CliError::new(
             format!("{email} has reached the limit of caches per user"),
-            "delete a cache first, or raise the setting limits.caches_per_user",
+            "delete a cache first, or raise the setting limits.caches_per_user or the plan's --caches-per-user",
         ),
         error => plan_error(error, plan.unwrap_or(&user.plan)),
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use provisioner::statistics::{self, Statistics};
 use serde::Serialize;
-use store::{DesiredState, Instance, InstanceState, Store, Timestamp, User};
+use store::{DesiredState, Instance, InstanceState, InstanceUsage, Store, Timestamp, User};
 
 use self::events::Events;
 use self::isolation::Isolation;
@@ -129,8 +129,9 @@ impl InstanceCommand {
                     let mut list = InstanceList { instances: Vec::new() };
                     let users = store.users().await?.into_iter().map(|user| (user.id, user.email));
                     let emails: HashMap<String, String> = users.collect();
+                    let mut usages = store.usage_of_all().await?;
                     for instance in store.instances().await?.into_iter().filter(|it| !it.is_gone()) {
-                        let usage = Usage::read(store, &instance.id).await?;
+                        let usage = Usage::of(usages.remove(&instance.id).unwrap_or_default());
                         let email = emails.get(&instance.user_id).cloned().unwrap_or_default();
                         let instance = InstanceView::of(instance, email);
                         list.instances.push(InstanceWithUsage { instance, usage });
@@ -248,13 +249,20 @@ pub(super) fn megabytes(bytes: u64) -> String {
 
 impl Usage {
     pub(super) async fn read(store: &Store, instance_id: &str) -> Result<Self, CliError> {
-        let latency = store.latency(instance_id).await?;
-        Ok(Self {
-            open_connections: store.connections(instance_id).await?,
-            counters: store.usage(instance_id).await?,
+        Ok(Self::of(InstanceUsage {
+            usage: store.usage(instance_id).await?,
+            latency: store.latency(instance_id).await?,
+            connections: store.connections(instance_id).await?,
+        }))
+    }
+
+    fn of(InstanceUsage { usage, latency, connections }: InstanceUsage) -> Self {
+        Self {
+            open_connections: connections,
+            counters: usage,
             p50_us: quantile(&latency, 50),
             p99_us: quantile(&latency, 99),
-        })
+        }
     }
 
     /// The share of reads that were hits, in percent.

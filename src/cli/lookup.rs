@@ -29,6 +29,11 @@ pub(super) fn plan_error(error: StoreError, name: &str) -> CliError {
         StoreError::NotFound("plan") => {
             CliError::new(format!("no plan {name}"), "`memgate plan list` shows all plans")
         }
+        StoreError::LimitReached("memory") => CliError::new(
+            format!("the machine has no memory for another cache of the plan {name}"),
+            "delete caches, take a smaller plan, or raise provisioner.overcommit or provisioner.memory_mb (see `memgate \
+             status`)",
+        ),
         error => error.into(),
     }
 }

@@ -1,21 +1,21 @@
 //! `memgate plan`: resource limits of caches.
 
+mod limits;
+
 use std::time::Duration;
 
 use clap::builder::ValueParser;
 use serde::Serialize;
-use store::{Plan, Store, StoreError, WARM_MB_MIN};
+use store::{ExistingCaches, OperationError, Plan, PlanUpdate, Store, StoreError, WARM_MB_MIN};
 
 use super::confirmation::Confirmation;
 use super::context::{self, Context};
 use super::lookup::plan_error;
-use super::number;
 use crate::global_args::GlobalArgs;
 use crate::output::table::{self, table};
 use crate::output::{self, CliError};
+use limits::LimitArgs;
 
-/// Activity is looked at every 10 s.
-const SLEEP_AFTER_MIN: Duration = Duration::from_secs(10);
 /// Characters of a plan's name.
 const NAME_LEN_MAX: usize = 40;
 
@@ -33,7 +33,10 @@ A plan limits each cache that has it:
   warm                     whether a cache keeps its contents over restarts and sleep: its memory stays reserved, needs 64 MB
                            or more, and can't change without a restart that empties it. Applies when a cache is started next
   sleep after              time without a command after which a cache is stopped until the next one, which waits for a moment
-                           (`proxy.hold_wake`). It loses its contents unless it is warm; its memory is free for others"
+                           (`proxy.hold_wake`). It loses its contents unless it is warm; its memory is free for others
+  CPU weight               the share of the CPUs while others want them too: 200 gets twice as much as 100, the default
+  caches per user          of a user with this plan; without a number, the setting limits.caches_per_user counts
+  price label              a text for users, such as \"5 EUR a month\"; nothing is charged"
     };
 }
 
@@ -59,21 +62,28 @@ Examples:
         #[command(flatten)]
         limits: LimitArgs,
     },
-    /// Change limits of a plan; those that aren't given stay. New rates apply at once to all caches with this
-    /// plan; memory, connections and item size apply to caches created from now on
+    /// Change limits of a plan; those that aren't given stay. New rates and another CPU weight apply at once to all caches
+    /// with this plan. Those that have its memory are resized to another one; connections and item size apply to caches
+    /// created from now on
     #[command(after_help = concat!("\
 Examples:
   memgate plan update default --operations-per-second 50000 --bytes-per-second 20000000
   memgate plan update default --operations-per-second none
+  memgate plan update default --memory-mb 128
+  memgate plan update default --memory-mb 128 --new-caches-only
 
-The command says how many caches keep another memory, item size or number of connections. `memgate user update` with the
-same plan gives a user's caches its memory, `memgate cache resize` one cache any. To change the others of an existing cache,
-delete it and create it again.", units!()))]
+Caches are resized while they run, and `memgate cache show EMAIL` shows how far that is. A memory that the machine can't hold
+is refused, and so is one below what a cache holds now: --force lets the oldest items go. Caches that have another memory than
+the plan had keep it; `memgate user update` with the same plan gives a user's caches its memory, `memgate cache resize` one
+cache any. The command says how many keep another memory, item size or number of connections. To change the others of an
+existing cache, delete it and create it again.", units!()))]
     Update {
         /// The plan's name
         name: String,
         #[command(flatten)]
         limits: LimitArgs,
+        #[command(flatten)]
+        existing: ExistingArgs,
     },
     /// Delete a plan that no user and no cache has
     #[command(after_help = "\
@@ -89,34 +99,16 @@ Give the plan's users another plan first: `memgate user update EMAIL --plan PLAN
     },
 }
 
+/// What becomes of the caches of a plan whose memory changes.
 #[derive(Debug, clap::Args)]
-pub(crate) struct LimitArgs {
-    /// Memory for items, in MB
-    #[arg(long, value_name = "MB", value_parser = number::between(1, 1_048_576))]
-    memory_mb: Option<i64>,
-    /// Maximum number of client connections, at most a quarter of proxy.connections
-    #[arg(long, value_name = "N", value_parser = number::between(1, 1_000_000))]
-    connections: Option<i64>,
-    /// Maximum item size in bytes, 1 KB to 128 MB
-    #[arg(long, value_name = "BYTES", value_parser = number::between(1024, 134_217_728))]
-    item_size_max: Option<i64>,
-    /// Operations per second and proxy, where each key of a multi-get counts; none for no limit
-    #[arg(long, value_name = "N|none", value_parser = ValueParser::new(parse_rate))]
-    operations_per_second: Option<Rate>,
-    /// Bytes of requests and replies per second and proxy; none for no limit
-    #[arg(long, value_name = "N|none", value_parser = ValueParser::new(parse_rate))]
-    bytes_per_second: Option<Rate>,
-    /// Keep the contents of caches over restarts and sleep
-    #[arg(long, value_name = "true|false")]
-    warm: Option<bool>,
-    /// Put a cache to sleep after this time without a command (30m, 1h, 7d), or never
-    #[arg(long, value_name = "TIME|never", value_parser = ValueParser::new(parse_sleep))]
-    sleep_after: Option<Rate>,
+pub(crate) struct ExistingArgs {
+    /// Leave the memory of existing caches as it is
+    #[arg(long, conflicts_with = "force")]
+    new_caches_only: bool,
+    /// Also shrink caches that hold more: their oldest items go
+    #[arg(long)]
+    force: bool,
 }
-
-/// A rate limit or a time in seconds, or `None` for no limit or never.
-#[derive(Debug, Clone, Copy)]
-struct Rate(Option<i64>);
 
 #[derive(Debug, Serialize)]
 struct PlanList {
@@ -127,6 +119,8 @@ struct PlanList {
 struct Updated {
     #[serde(flatten)]
     plan: Plan,
+    /// How many caches get the plan's memory now.
+    caches_resized: usize,
     /// How many caches keep another memory, item size or number of connections.
     caches_of_other_size: usize,
 }
@@ -156,8 +150,8 @@ impl PlanCommand {
                     warn_of_connections(context, &plan);
                     context.print(&plan, || details(&plan))
                 }
-                Self::Update { name, limits } => {
-                    let updated = update(store, &name, &limits).await?;
+                Self::Update { name, limits, existing } => {
+                    let updated = update(store, &name, &limits, &existing).await?;
                     warn_of_connections(context, &updated.plan);
                     context.print(&updated, || updated.text())
                 }
@@ -181,19 +175,30 @@ fn warn_of_connections(context: &Context, plan: &Plan) {
     }
 }
 
-async fn update(store: &Store, name: &str, limits: &LimitArgs) -> Result<Updated, CliError> {
+async fn update(
+    store: &Store,
+    name: &str,
+    limits: &LimitArgs,
+    existing: &ExistingArgs,
+) -> Result<Updated, CliError> {
     if limits.is_empty() {
-        let fix = "name --memory-mb, --connections, --item-size-max, --operations-per-second, --bytes-per-second, --warm or \
-             --sleep-after";
+        let fix = "name --memory-mb, --connections, --item-size-max, --operations-per-second, --bytes-per-second, \
+                   --cpu-weight, --caches-per-user, --price-label, --warm or --sleep-after";
         return Err(CliError::usage("nothing to update", fix));
     }
     let mut changed =
         store.plan(name).await?.ok_or_else(|| plan_error(StoreError::NotFound("plan"), name))?;
     limits.apply(&mut changed);
     check_warm(&changed)?;
-    let updated = store.update_plan(name, |plan| limits.apply(plan)).await;
-    let plan = updated.map_err(|error| plan_error(error, name))?;
-    Ok(Updated { caches_of_other_size: store.caches_of_other_size(name).await?.len(), plan })
+    let existing = match (existing.new_caches_only, existing.force) {
+        (true, _) => ExistingCaches::Keep,
+        (false, true) => ExistingCaches::ResizeAndEvict,
+        (false, false) => ExistingCaches::Resize,
+    };
+    let updated = store.update_plan_and(name, existing, |plan| limits.apply(plan)).await;
+    let PlanUpdate { plan, resized } = updated.map_err(|error| update_error(error, name))?;
+    let of_other_size = store.caches_of_other_size(name).await?.len();
+    Ok(Updated { plan, caches_resized: resized, caches_of_other_size: of_other_size })
 }
 
 async fn delete(context: &Context, name: String, confirmation: &Confirmation) -> Result<(), CliError> {
@@ -221,7 +226,13 @@ async fn delete(context: &Context, name: String, confirmation: &Confirmation) ->
 
 impl Updated {
     fn text(&self) -> String {
-        let Self { plan, caches_of_other_size } = self;
+        let Self { plan, caches_resized, caches_of_other_size } = self;
+        let resized = match caches_resized {
+            0 => String::new(),
+            count => format!(
+                "\n{count} caches get its memory now, without a restart: see `memgate cache show EMAIL`.\n"
+            ),
+        };
         let note = match caches_of_other_size {
             0 => String::new(),
             count => format!(
@@ -229,36 +240,7 @@ impl Updated {
                  size until they are deleted and created again.\n"
             ),
         };
-        format!("{}{note}", details(plan))
-    }
-}
-
-impl LimitArgs {
-    fn is_empty(&self) -> bool {
-        let Self { memory_mb, connections, item_size_max, .. } = self;
-        memory_mb.is_none()
-            && connections.is_none()
-            && item_size_max.is_none()
-            && self.operations_per_second.is_none()
-            && self.bytes_per_second.is_none()
-            && self.warm.is_none()
-            && self.sleep_after.is_none()
-    }
-
-    fn apply(&self, plan: &mut Plan) {
-        plan.memory_mb = self.memory_mb.unwrap_or(plan.memory_mb);
-        plan.connections = self.connections.unwrap_or(plan.connections);
-        plan.item_size_max = self.item_size_max.unwrap_or(plan.item_size_max);
-        if let Some(Rate(rate)) = self.operations_per_second {
-            plan.operations_per_second = rate;
-        }
-        if let Some(Rate(rate)) = self.bytes_per_second {
-            plan.bytes_per_second = rate;
-        }
-        plan.warm = self.warm.unwrap_or(plan.warm);
-        if let Some(Rate(seconds)) = self.sleep_after {
-            plan.sleep_after_seconds = seconds;
-        }
+        format!("{}{resized}{note}", details(plan))
     }
 }
 
@@ -271,24 +253,22 @@ fn parse_name(text: &str) -> Result<String, String> {
     }
 }
 
-fn parse_rate(text: &str) -> Result<Rate, String> {
-    if text == "none" {
-        return Ok(Rate(None));
+fn update_error(error: StoreError, name: &str) -> CliError {
+    match error {
+        StoreError::PlanHolds { caches, memory_mb, most_mb } => CliError::new(
+            format!("{caches} caches with the plan {name} hold more than {memory_mb} MB now"),
+            format!(
+                "give it {most_mb} MB or more, let their oldest items go with --force, or leave existing caches as they are \
+                 with --new-caches-only"
+            ),
+        ),
+        StoreError::Operation(error @ OperationError::NoRoom { .. }) => {
+            let (what, _) = CliError::from(StoreError::from(error)).into_parts();
+            let fix = "give less, add --new-caches-only, delete caches, or raise provisioner.overcommit";
+            CliError::new(what, format!("{fix} (see `memgate status`)"))
+        }
+        other => plan_error(other, name),
     }
-    match text.parse() {
-        Ok(rate) if rate > 0 => Ok(Rate(Some(rate))),
-        _ => Err("use a whole number above 0, or none".to_owned()),
-    }
-}
-
-fn parse_sleep(text: &str) -> Result<Rate, String> {
-    if text == "never" {
-        return Ok(Rate(None));
-    }
-    let time = store::parse_duration(text).ok().filter(|time| *time >= SLEEP_AFTER_MIN);
-    let seconds = time.and_then(|time| i64::try_from(time.as_secs()).ok());
-    let fix = "use a time of at least 10s, like 30m, 1h or 7d, or never";
-    seconds.map(|seconds| Rate(Some(seconds))).ok_or_else(|| fix.to_owned())
 }
 
 /// After which time a cache is put to sleep.
@@ -335,6 +315,10 @@ fn limit(limit: Option<i64>) -> String {
     limit.map_or("no limit".to_owned(), |limit| limit.to_string())
 }
 
+fn caches(plan: &Plan) -> String {
+    plan.caches_per_user.map_or("as the setting says".to_owned(), |caches| caches.to_string())
+}
+
 fn rows(plans: &[Plan]) -> String {
     let row = |plan: &Plan| {
         [
@@ -346,10 +330,24 @@ fn rows(plans: &[Plan]) -> String {
             limit(plan.bytes_per_second),
             if plan.warm { "yes" } else { "no" }.to_owned(),
             sleep_text(plan.sleep_after_seconds),
+            plan.cpu_weight.to_string(),
+            caches(plan),
+            plan.price_label.clone().unwrap_or_default(),
         ]
     };
-    let headings =
-        ["PLAN", "MEMORY", "CONNECTIONS", "ITEM BYTES", "OPERATIONS/S", "BYTES/S", "WARM", "SLEEPS AFTER"];
+    let headings = [
+        "PLAN",
+        "MEMORY",
+        "CONNECTIONS",
+        "ITEM BYTES",
+        "OPERATIONS/S",
+        "BYTES/S",
+        "WARM",
+        "SLEEPS AFTER",
+        "CPU WEIGHT",
+        "CACHES",
+        "PRICE",
+    ];
     table(headings, &plans.iter().map(row).collect::<Vec<_>>())
 }
 
@@ -363,5 +361,8 @@ fn details(plan: &Plan) -> String {
         ("bytes/s", limit(plan.bytes_per_second)),
         ("warm", if plan.warm { "yes" } else { "no" }.to_owned()),
         ("sleeps after", sleep_text(plan.sleep_after_seconds)),
+        ("CPU weight", plan.cpu_weight.to_string()),
+        ("caches per user", caches(plan)),
+        ("price", plan.price_label.clone().unwrap_or_default()),
     ])
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use daemon::health::ProcessInfo;
 use provisioner::{ImageStatus, PromisedMemory};
 use serde::Serialize;
-use store::{Instance, InstanceState, IsolationSummary, Proxy, now};
+use store::{Instance, InstanceMemory, InstanceState, IsolationSummary, Plan, Proxy, now};
 use tokio::time::timeout;
 
 use crate::cli::up;
@@ -42,7 +42,7 @@ struct Status {
     /// The newest isolation checks of those that run.
     isolation: IsolationSummary,
     /// What their containers may use, and what they may use in sum.
-    memory: PromisedMemory,
+    memory: Room,
     /// Proxies on all machines, but those that are gone.
     proxies: Vec<Proxy>,
     /// Names of proxies that were killed, or can't write the store: their heartbeats have stopped.
@@ -79,11 +79,40 @@ impl Health {
     }
 }
 
+/// The memory that the machine has for caches.
+#[derive(Debug, Default, Serialize)]
+struct Room {
+    #[serde(flatten)]
+    promised: PromisedMemory,
+    /// What isn't promised.
+    free_bytes: i64,
+    /// The plan of new users, and how many more caches of it fit.
+    plan: String,
+    caches_that_fit: Option<i64>,
+    /// Instances that run already and wait for a sign-up.
+    ready_instances: usize,
+}
+
+impl Room {
+    fn new(promised: PromisedMemory, plan_name: &str, plan: Option<&Plan>, ready: usize) -> Self {
+        let free_bytes = promised.budget_bytes.saturating_sub(promised.promised_bytes).max(0);
+        let needed = plan
+            .map(|plan| InstanceMemory::new(plan.memory_mb, plan.connections, plan.item_size_max).limit());
+        let caches_that_fit = needed.map(|needed| free_bytes / needed.max(1));
+        let plan = plan_name.to_owned();
+        Self { promised, free_bytes, plan, caches_that_fit, ready_instances: ready }
+    }
+}
+
 /// What the store says.
 struct StoreContents {
     instances: Vec<Instance>,
     isolation: IsolationSummary,
     proxies: Vec<Proxy>,
+    /// The plan of new users.
+    plan: Option<Plan>,
+    /// How many instances were made ahead and may be taken.
+    ready: usize,
 }
 
 pub(crate) fn run(global: &GlobalArgs) -> Result<(), CliError> {
@@ -135,7 +164,8 @@ async fn read_status(settings: &Settings, data_dir: &DataDir) -> Status {
             status.store = Health::of(Ok(None));
             status.instances = count(&contents.instances);
             status.isolation = contents.isolation;
-            status.memory = PromisedMemory::of(&settings.provisioner, &contents.instances);
+            let promised = PromisedMemory::of(&settings.provisioner, &contents.instances);
+            status.memory = Room::new(promised, &settings.webui.plan, contents.plan.as_ref(), contents.ready);
             status.add_proxies(contents.proxies);
         }
         (Err(error), _) => status.store = Health::of(Err(error.to_string())),
@@ -191,9 +221,16 @@ async fn ask_store(settings: &Settings, data_dir: &DataDir) -> Result<StoreConte
         let store = data_dir.open_store(settings).await?;
         let instances = store.instances().await;
         let isolation = store.isolation_summary().await;
-        let proxies = store.proxies().await;
+        let (proxies, plan) = (store.proxies().await, store.plan(&settings.webui.plan).await);
+        let ready = store.ready_instances().await;
         data_dir.close_store(settings, &store).await;
-        Ok::<_, CliError>(StoreContents { instances: instances?, isolation: isolation?, proxies: proxies? })
+        Ok::<_, CliError>(StoreContents {
+            instances: instances?,
+            isolation: isolation?,
+            proxies: proxies?,
+            plan: plan?,
+            ready: ready?.iter().filter(|ready| ready.ready_at.is_some()).count(),
+        })
     };
     match timeout(TIMEOUT, read).await {
         Ok(read) => read.map_err(|error| error.to_string()),

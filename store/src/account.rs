@@ -5,10 +5,9 @@ use std::fmt;
 use crate::audit::note;
 use crate::cache::{SET_DESIRED, delete_cache, live_caches, revoke_tokens};
 use crate::db::write;
-use crate::instance;
-use crate::operation::request::{SET_MEMORY, ask_for, memory_mb_min};
+use crate::operation::request::follow_memory;
 use crate::plan::{self, Plan};
-use crate::{Cache, DesiredState, Instance, NewOperation, Store, StoreError, UserState, now};
+use crate::{Cache, DesiredState, Store, StoreError, UserState, now};
 
 /// A password that replaces the current one.
 pub struct NewPassword<'a> {
@@ -46,33 +45,6 @@ const DELETE_LEAKS: &str = "DELETE FROM leaks WHERE user_id = $1";
 const CLEAR_TOKENS: &str = "UPDATE tokens SET name = '', key_prefix = NULL, allow_from = NULL, revision = $1 \
      WHERE cache_id IN (SELECT id FROM caches WHERE user_id = $2)";
 const DELETE_SESSIONS: &str = "DELETE FROM sessions WHERE user_id = $1";
-
-/// Gives a cache the memory of its new plan: one that runs by an operation, a stopped one at its next start.
-macro_rules! follow_memory {
-    ($store:expr, $tx:expr, $revision:expr, $cache:expr, $memory_mb:expr, $growth:ident) => {{
-        let (cache, memory_mb): (&Cache, i64) = ($cache, $memory_mb);
-        let row: Option<instance::Row> =
-            sqlx::query_as(instance::OF_CACHE).bind(&cache.id).fetch_optional(&mut *$tx).await?;
-        let instance = row.map(Instance::try_from).transpose()?.ok_or(StoreError::NotFound("instance"))?;
-        let fits = memory_mb >= memory_mb_min(instance.item_size_max);
-        if fits && memory_mb != instance.memory_mb {
-            if instance.desired == DesiredState::Running {
-                let new = NewOperation::Resize { memory_mb };
-                new.check(&instance, $growth)?;
-                ask_for!($store, $tx, $revision, cache, &instance, new);
-            } else {
-                sqlx::query(SET_MEMORY)
-                    .bind(memory_mb)
-                    .bind($revision)
-                    .bind(&cache.id)
-                    .execute(&mut *$tx)
-                    .await?;
-            }
-            $growth =
-                $growth.map(|left| left.saturating_sub(memory_mb.saturating_sub(instance.memory_mb).max(0)));
-        }
-    }};
-}
 
 impl Store {
     /// Replaces a user's password and deletes all the user's sessions; revokes the tokens of all caches if

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use crate::audit::note;
 use crate::db::{read, write};
+use crate::host_capacity::require_memory;
 use crate::plan::{self, Plan};
 use crate::rows::{QUERIED_MAX, SHORT_ROW_BYTES_MAX, complete, read_rows};
 use crate::{DesiredState, Store, StoreError, Timestamp, UserState, now};
@@ -111,7 +112,8 @@ pub(crate) const SET_DESIRED: &str = "UPDATE instances SET desired = $1, revisio
 pub(crate) const DELETE: &str =
     "UPDATE caches SET name = $1, deleted_at = $2, revision = $3 WHERE id = $4 AND deleted_at IS NULL";
 
-/// Inserts a cache and its instance, within a transaction that has taken a revision.
+/// Inserts a cache and its instance, within a transaction that has taken a revision. If an instance of its size was made
+/// ahead, it is that one.
 macro_rules! insert_cache {
     ($tx:expr, $revision:expr, $cache:expr, $plan:expr, $desired:expr) => {{
         let (cache, plan): (&$crate::Cache, &$crate::Plan) = ($cache, $plan);
@@ -125,8 +127,19 @@ macro_rules! insert_cache {
             .execute(&mut *$tx)
             .await
             .map_err(|error| StoreError::unique(error, "cache name"))?;
+        let ready: Option<String> = if $desired == $crate::DesiredState::Running {
+            sqlx::query_scalar($crate::ready_instance::TAKE)
+                .bind(plan.memory_mb)
+                .bind(plan.connections)
+                .bind(plan.item_size_max)
+                .fetch_optional(&mut *$tx)
+                .await?
+        } else {
+            None
+        };
+        let ready = ready.filter(|id| $crate::ready_instance::is_valid(id));
         sqlx::query($crate::cache::INSERT_INSTANCE)
-            .bind($crate::id::random())
+            .bind(ready.unwrap_or_else($crate::id::random))
             .bind(&cache.id)
             .bind(plan.memory_mb)
             .bind(plan.connections)
@@ -225,19 +238,26 @@ macro_rules! delete_cache {
 pub(crate) use delete_cache;
 
 impl Store {
-    /// Creates a cache with its instance, for a user who may have `max` caches. It has no token yet. A suspended
-    /// user's cache starts suspended.
+    /// Creates a cache with its instance, for a user who may have `max` caches, if the user's plan doesn't say how many. It
+    /// has no token yet. A suspended user's cache starts suspended.
     ///
     /// # Errors
-    /// `NotFound("user")`, `NotFound("plan")`, `AlreadyExists("cache name")`, `LimitReached("cache")`.
+    /// `NotFound("user")`, `NotFound("plan")`, `AlreadyExists("cache name")`, `LimitReached("cache")`,
+    /// `LimitReached("memory")`.
     pub async fn create_cache(&self, new: &NewCache<'_>, max: usize) -> Result<Cache, StoreError> {
         let user = "SELECT plan, state FROM users WHERE id = $1 AND deleted_at IS NULL";
         Ok(write!(self, tx, revision => {
             let user: Option<(String, String)> =
                 sqlx::query_as(user).bind(new.user_id).fetch_optional(&mut *tx).await?;
             let (default_plan, state) = user.ok_or(StoreError::NotFound("user"))?;
-            let plan: Option<Plan> = sqlx::query_as(plan::BY_NAME)
-                .bind(new.plan.unwrap_or(&default_plan)).fetch_optional(&mut *tx).await?;
+            let of_user: Option<Plan> =
+                sqlx::query_as(plan::BY_NAME).bind(&default_plan).fetch_optional(&mut *tx).await?;
+            let max = of_user.as_ref().and_then(|plan| plan.caches_per_user)
+                .map_or(max, |max| usize::try_from(max).unwrap_or(0));
+            let plan: Option<Plan> = match new.plan {
+                Some(name) => sqlx::query_as(plan::BY_NAME).bind(name).fetch_optional(&mut *tx).await?,
+                None => of_user,
+            };
             let plan = plan.ok_or(StoreError::NotFound("plan"))?;
             if live_caches!(tx, new.user_id).len() >= max {
                 return Err(StoreError::LimitReached("cache"));
@@ -247,6 +267,9 @@ impl Store {
                 UserState::Active => DesiredState::Running,
                 UserState::Suspended => DesiredState::Suspended,
             };
+            if desired == DesiredState::Running {
+                require_memory!(&mut *tx, &plan);
+            }
             insert_cache!(tx, revision, &cache, &plan, desired);
             let detail = format!("{} of user {}, plan {}", cache.name, cache.user_id, cache.plan);
             note!(self, tx, "cache.create", format!("cache {}", cache.id), detail);

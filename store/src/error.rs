@@ -68,6 +68,19 @@ pub enum StoreError {
     /// Something else refers to it.
     #[error("that {0} is in use: see what uses it, and change that first")]
     InUse(&'static str),
+    /// A plan's caches hold more than its new memory.
+    #[error(
+        "{caches} caches of the plan hold more than {memory_mb} MB now: keep it at {most_mb} MB or more, or let their oldest \
+         items go"
+    )]
+    PlanHolds {
+        /// How many caches.
+        caches: i64,
+        /// What the plan was to have, in MiB.
+        memory_mb: i64,
+        /// What the largest of them holds, in MiB.
+        most_mb: i64,
+    },
     /// What was asked of a cache can't be done now.
     #[error(transparent)]
     Operation(#[from] crate::operation_error::OperationError),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::db::{read, write_unversioned};
-use crate::{Store, StoreError, Timestamp, now};
+use crate::{InstanceMemory, Plan, Store, StoreError, Timestamp, now};
 
 /// What the provisioner said longer ago may be wrong.
 const VALID_FOR: Duration = Duration::from_mins(1);
@@ -23,10 +23,58 @@ pub struct HostCapacity {
     pub changed_at: Timestamp,
 }
 
+/// The sizes that instances are to run with, and how many have each. An invalid number counts as zero.
+pub(crate) const SIZES: &str = "SELECT CAST(memory_mb AS BIGINT), CAST(connections AS BIGINT), \
+     CAST(item_size_max AS BIGINT), COUNT(*) FROM instances WHERE desired = 'running' \
+     GROUP BY memory_mb, connections, item_size_max LIMIT $1";
+pub(crate) const READ: &str = "SELECT budget_bytes, reserved_bytes, growth_mb, waiting, changed_at FROM host_capacity \
+     WHERE one = 1";
 const SET: &str = "INSERT INTO host_capacity (one, budget_bytes, reserved_bytes, growth_mb, waiting, changed_at) \
      VALUES (1, $1, $2, $3, $4, $5) ON CONFLICT (one) DO UPDATE SET budget_bytes = excluded.budget_bytes, \
      reserved_bytes = excluded.reserved_bytes, growth_mb = excluded.growth_mb, waiting = excluded.waiting, \
      changed_at = excluded.changed_at";
+
+/// A size, as memory, connections and item size, and how many instances have it.
+pub(crate) type SizeCount = (i64, i64, i64, i64);
+
+impl HostCapacity {
+    pub(crate) fn is_valid(&self) -> bool {
+        now().since(self.changed_at) < VALID_FOR
+    }
+
+    /// Checks that one more cache of a plan fits, beside those that are to run. They count whether they run yet or not, so
+    /// that any number of sign-ups at once gets what there is and no more.
+    ///
+    /// # Errors
+    /// `LimitReached("memory")`.
+    pub(crate) fn require_room(&self, sizes: &[SizeCount], plan: &Plan) -> Result<(), StoreError> {
+        let size = |memory_mb, connections, item| InstanceMemory::new(memory_mb, connections, item).limit();
+        let promised = sizes.iter().fold(0_i64, |sum, (memory_mb, connections, item, count)| {
+            sum.saturating_add(size(*memory_mb, *connections, *item).saturating_mul(*count))
+        });
+        let needed = size(plan.memory_mb, plan.connections, plan.item_size_max);
+        if promised.saturating_add(needed) <= self.budget_bytes {
+            return Ok(());
+        }
+        Err(StoreError::LimitReached("memory"))
+    }
+}
+
+/// Checks that the machine has memory for one more cache of a plan, if the provisioner tells how much it has.
+macro_rules! require_memory {
+    ($executor:expr, $plan:expr) => {{
+        let capacity: Option<$crate::HostCapacity> =
+            sqlx::query_as($crate::host_capacity::READ).fetch_optional($executor).await?;
+        if let Some(capacity) = capacity.filter($crate::HostCapacity::is_valid) {
+            let sizes: Vec<$crate::host_capacity::SizeCount> = sqlx::query_as($crate::host_capacity::SIZES)
+                .bind($crate::rows::QUERIED_MAX)
+                .fetch_all($executor)
+                .await?;
+            capacity.require_room(&sizes, $plan)?;
+        }
+    }};
+}
+pub(crate) use require_memory;
 
 impl Store {
     /// Records the machine's capacity.
@@ -46,11 +94,9 @@ impl Store {
     /// # Errors
     /// Fails if the database does.
     pub async fn host_capacity(&self) -> Result<Option<HostCapacity>, StoreError> {
-        let sql = "SELECT budget_bytes, reserved_bytes, growth_mb, waiting, changed_at FROM host_capacity \
-                   WHERE one = 1";
         let found: Option<HostCapacity> =
-            read!(self, pool => sqlx::query_as(sql).fetch_optional(pool).await)?;
-        Ok(found.filter(|capacity| now().since(capacity.changed_at) < VALID_FOR))
+            read!(self, pool => sqlx::query_as(READ).fetch_optional(pool).await)?;
+        Ok(found.filter(HostCapacity::is_valid))
     }
 
     pub(crate) async fn growth_mb(&self) -> Result<Option<i64>, StoreError> {

@@ -4,7 +4,7 @@ use rand::RngExt as _;
 
 const CHARACTERS: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 /// 36^24 > 2^124.
-const LEN: usize = 24;
+pub(crate) const LEN: usize = 24;
 
 /// Returns 24 random lower-case letters and digits, which may be part of a container's name.
 pub(crate) fn random() -> String {

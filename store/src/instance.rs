@@ -1,5 +1,6 @@
 //! Instances: the desired state of each, beside its observed state.
 
+mod memory;
 mod state;
 
 use std::time::Duration;
@@ -9,6 +10,7 @@ use crate::route::{Route, RouteColumns};
 use crate::rows::{LISTED_MAX, QUERIED_MAX, SHORT_ROW_BYTES_MAX, read_row, read_rows, readable};
 use crate::{Store, StoreError, Timestamp};
 
+pub use memory::InstanceMemory;
 pub use state::InstanceState;
 
 /// What the owner or an operator wants of an instance.
@@ -56,6 +58,8 @@ pub struct Instance {
     pub sleep_after_seconds: Option<i64>,
     /// Whether it sleeps and a proxy has asked for it since.
     pub wake_requested: bool,
+    /// The CPU weight of its cache's plan.
+    pub cpu_weight: i64,
     /// The desired state.
     pub desired: DesiredState,
     /// When it was created.
@@ -98,6 +102,7 @@ pub(crate) struct Row {
     warm: bool,
     sleep_after_seconds: Option<i64>,
     wake_requested: bool,
+    cpu_weight: i64,
     desired: String,
     created_at: Timestamp,
     #[sqlx(flatten)]
@@ -125,6 +130,7 @@ impl TryFrom<Row> for Instance {
             warm: row.warm,
             sleep_after_seconds: row.sleep_after_seconds,
             wake_requested: row.wake_requested,
+            cpu_weight: row.cpu_weight,
             desired,
             created_at: row.created_at,
             route: row.route.into_route()?,
@@ -140,6 +146,7 @@ macro_rules! select {
             "SELECT i.id, i.cache_id, c.name AS cache, c.user_id, i.memory_mb, i.connections, ",
             "i.item_size_max, COALESCE(p.warm <> 0, FALSE) AS warm, p.sleep_after_seconds, ",
             "COALESCE(w.revision > r.revision, FALSE) AS wake_requested, ",
+            "CAST(COALESCE(p.cpu_weight, 100) AS BIGINT) AS cpu_weight, ",
             "i.desired, i.created_at, r.state, r.generation, r.address, r.container, r.version, r.message, r.changed_at ",
             "FROM instances i JOIN caches c ON c.id = i.cache_id ",
             "LEFT JOIN plans p ON p.name = c.plan LEFT JOIN routes r ON r.instance_id = i.id ",

@@ -30,10 +30,12 @@ mod leak;
 mod operation;
 mod operation_error;
 mod plan;
+mod plan_change;
 pub mod private_file;
 mod proxy;
 #[cfg(test)]
 mod query_plans;
+mod ready_instance;
 mod reserved_memory;
 mod route;
 mod rows;
@@ -62,7 +64,7 @@ pub use grant::Grant;
 pub use host_capacity::HostCapacity;
 pub use image_upgrade::{ImageUpgrade, UPGRADE_PARALLEL_MAX, UpgradeProgress, UpgradeState, UpgradeWanted};
 pub use installation::{KeyFingerprints, new_installation_id};
-pub use instance::{DesiredState, Instance, InstanceState};
+pub use instance::{DesiredState, Instance, InstanceMemory, InstanceState};
 pub use instance_event::{EventAction, EventCause, InstanceEvent, NewInstanceEvent};
 pub use instance_networks::{InstanceNetworks, ParseInstanceNetworksError};
 pub use instance_statistics::{
@@ -78,8 +80,10 @@ pub use operation::{
     NewOperation, Operation, OperationKind, OperationProgress, OperationState, RESIZE_MB_MAX, RESIZE_MB_MIN,
 };
 pub use operation_error::OperationError;
-pub use plan::{DEFAULT_PLAN, Plan, WARM_MB_MIN};
+pub use plan::{CPU_WEIGHT_DEFAULT, CPU_WEIGHTS, DEFAULT_PLAN, Plan, WARM_MB_MIN};
+pub use plan_change::{ExistingCaches, PlanUpdate};
 pub use proxy::{Propagation, Proxy};
+pub use ready_instance::ReadyInstance;
 pub use reserved_memory::{MemoryChanges, MeteredMemory, ReservedMemory};
 pub use route::{Observed, Route};
 pub use session::{NewSession, Session};
@@ -90,7 +94,7 @@ pub use token::{
 };
 pub use token_uses::TokenUse;
 pub use tokens::{ListedTokens, NewToken, TokenRow};
-pub use usage::{Usage, UsageBatch, UsageReport, UsageReporterId};
+pub use usage::{InstanceUsage, Usage, UsageBatch, UsageReport, UsageReporterId};
 pub use usage_hours::{UsageHour, UsageSpan};
 pub use user::{NewUser, SignUpRoom, User, UserState};
 pub use write_health::{WriteFailure, WriteHealth};

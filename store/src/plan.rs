@@ -3,7 +3,7 @@
 use crate::audit::note;
 use crate::db::{read, write};
 use crate::rows::{LISTED_MAX, QUERIED_MAX, SHORT_ROW_BYTES_MAX, complete, read_rows, readable};
-use crate::{Store, StoreError};
+use crate::{OperationError, Store, StoreError};
 
 /// Resource limits of a cache.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, serde::Serialize)]
@@ -24,22 +24,55 @@ pub struct Plan {
     pub warm: bool,
     /// Seconds without a command after which a cache is put to sleep; `None` is never.
     pub sleep_after_seconds: Option<i64>,
+    /// The share of the CPU that its caches get while others want it too, in parts of [`CPU_WEIGHT_DEFAULT`].
+    pub cpu_weight: i64,
+    /// Caches that a user with this plan may have; `None` leaves that to the setting.
+    pub caches_per_user: Option<i64>,
+    /// What users are told that it costs: free text, for people only.
+    pub price_label: Option<String>,
 }
+
+/// The weight of a plan that was given none: Docker's own for every container.
+pub const CPU_WEIGHT_DEFAULT: i64 = 100;
+/// The weights that control groups know.
+pub const CPU_WEIGHTS: std::ops::RangeInclusive<i64> = 1..=10_000;
 
 impl std::fmt::Display for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let limit = |limit: Option<i64>| limit.map_or("no limit".to_owned(), |limit| limit.to_string());
         std::write!(
             f,
-            "{} MB, {} connections, items of {} bytes, operations/s: {}, bytes/s: {}, warm: {}, sleep after s: {}",
+            "{} MB, {} connections, items of {} bytes, operations/s: {}, bytes/s: {}, warm: {}, sleep after s: {}, CPU weight {}",
             self.memory_mb,
             self.connections,
             self.item_size_max,
             limit(self.operations_per_second),
             limit(self.bytes_per_second),
             if self.warm { "yes" } else { "no" },
-            self.sleep_after_seconds.map_or("never".to_owned(), |seconds| seconds.to_string())
-        )
+            self.sleep_after_seconds.map_or("never".to_owned(), |seconds| seconds.to_string()),
+            self.cpu_weight,
+        )?;
+        if let Some(caches) = self.caches_per_user {
+            std::write!(f, ", {caches} caches per user")?;
+        }
+        self.price_label.as_ref().map_or(Ok(()), |label| std::write!(f, ", price: {label}"))
+    }
+}
+
+impl Plan {
+    /// Checks that a memcached of this size can hold an item of this size.
+    ///
+    /// # Errors
+    /// `Operation(TooSmall)`.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        let item_size_max = self.item_size_max;
+        // As in the provisioner: an item has at most half of the memory.
+        let for_items = item_size_max.saturating_mul(2);
+        if for_items <= self.memory_mb.saturating_mul(1 << 20) {
+            return Ok(());
+        }
+        let min = for_items.saturating_add((1 << 20) - 1) >> 20;
+        Err(OperationError::TooSmall { min, item_size_max }.into())
     }
 }
 
@@ -61,8 +94,44 @@ const OTHER_SIZE: &str = "SELECT c.id FROM caches c JOIN plans p ON p.name = c.p
      AND (i.memory_mb <> p.memory_mb OR i.connections <> p.connections OR i.item_size_max <> p.item_size_max) \
      ORDER BY c.created_at, c.id LIMIT $2";
 
-pub(crate) const BY_NAME: &str = "SELECT name, memory_mb, connections, item_size_max, operations_per_second, \
-                       bytes_per_second, warm <> 0 AS warm, sleep_after_seconds FROM plans WHERE name = $1";
+/// All columns of a plan but its revision.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT name, memory_mb, connections, item_size_max, operations_per_second, bytes_per_second, ",
+            "warm <> 0 AS warm, sleep_after_seconds, cpu_weight, caches_per_user, price_label FROM plans ",
+            $rest
+        )
+    };
+}
+
+/// Binds all columns of a plan but its name, and a revision, in the order of [`INSERT`] and [`UPDATE`].
+macro_rules! bind_plan {
+    ($sql:expr, $plan:expr, $revision:expr) => {
+        sqlx::query($sql)
+            .bind($plan.memory_mb)
+            .bind($plan.connections)
+            .bind($plan.item_size_max)
+            .bind($plan.operations_per_second)
+            .bind($plan.bytes_per_second)
+            .bind(i64::from($plan.warm))
+            .bind($plan.sleep_after_seconds)
+            .bind($plan.cpu_weight)
+            .bind($plan.caches_per_user)
+            .bind(&$plan.price_label)
+            .bind($revision)
+            .bind(&$plan.name)
+    };
+}
+pub(crate) use bind_plan;
+
+pub(crate) const BY_NAME: &str = select!("WHERE name = $1");
+const INSERT: &str = "INSERT INTO plans (memory_mb, connections, item_size_max, operations_per_second, bytes_per_second, \
+     warm, sleep_after_seconds, cpu_weight, caches_per_user, price_label, revision, name) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+pub(crate) const UPDATE: &str = "UPDATE plans SET memory_mb = $1, connections = $2, item_size_max = $3, operations_per_second = $4, \
+     bytes_per_second = $5, warm = $6, sleep_after_seconds = $7, cpu_weight = $8, caches_per_user = $9, price_label = $10, \
+     revision = $11 WHERE name = $12";
 
 impl Store {
     /// All plans, ordered by name, the first 20,000 at most. Invalid rows are logged and skipped.
@@ -70,8 +139,7 @@ impl Store {
     /// # Errors
     /// Fails if the database does.
     pub async fn plans(&self) -> Result<Vec<Plan>, StoreError> {
-        let sql = "SELECT name, memory_mb, connections, item_size_max, operations_per_second, \
-                   bytes_per_second, warm <> 0 AS warm, sleep_after_seconds FROM plans ORDER BY name LIMIT $1";
+        let sql = select!("ORDER BY name LIMIT $1");
         let limit = i64::try_from(LISTED_MAX).unwrap_or(i64::MAX);
         Ok(readable("plans", read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(limit))?))
     }
@@ -84,44 +152,18 @@ impl Store {
         Ok(read!(self, pool => sqlx::query_as(BY_NAME).bind(name).fetch_optional(pool).await)?)
     }
 
-    /// Creates a plan; the caller has validated it.
+    /// Creates a plan; the caller has validated its numbers and texts.
     ///
     /// # Errors
-    /// `AlreadyExists("plan's name")`.
+    /// `AlreadyExists("plan's name")`, `Operation(TooSmall)`.
     pub async fn create_plan(&self, plan: &Plan) -> Result<(), StoreError> {
-        let sql = "INSERT INTO plans (memory_mb, connections, item_size_max, operations_per_second, \
-                   bytes_per_second, revision, name, warm, sleep_after_seconds) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+        plan.check()?;
         write!(self, tx, revision => {
-            sqlx::query(sql).bind(plan.memory_mb).bind(plan.connections).bind(plan.item_size_max)
-                .bind(plan.operations_per_second).bind(plan.bytes_per_second).bind(revision).bind(&plan.name)
-                .bind(i64::from(plan.warm)).bind(plan.sleep_after_seconds)
+            bind_plan!(INSERT, plan, revision)
                 .execute(&mut *tx).await.map_err(|error| StoreError::unique(error, "plan's name"))?;
             note!(self, tx, "plan.create", format!("plan {}", plan.name), plan.to_string());
         });
         Ok(())
-    }
-
-    /// Changes a plan: `change` gets the current one, in the same transaction. New rate limits apply to all caches of
-    /// the plan within a second; the other limits only to caches that are created later.
-    ///
-    /// # Errors
-    /// `NotFound("plan")`.
-    pub async fn update_plan(&self, name: &str, change: impl FnOnce(&mut Plan)) -> Result<Plan, StoreError> {
-        let sql = "UPDATE plans SET memory_mb = $1, connections = $2, item_size_max = $3, \
-                   operations_per_second = $4, bytes_per_second = $5, revision = $6, warm = $8, \
-                   sleep_after_seconds = $9 WHERE name = $7";
-        Ok(write!(self, tx, revision => {
-            let plan: Option<Plan> = sqlx::query_as(BY_NAME).bind(name).fetch_optional(&mut *tx).await?;
-            let mut plan = plan.ok_or(StoreError::NotFound("plan"))?;
-            change(&mut plan);
-            sqlx::query(sql).bind(plan.memory_mb).bind(plan.connections).bind(plan.item_size_max)
-                .bind(plan.operations_per_second).bind(plan.bytes_per_second).bind(revision).bind(name)
-                .bind(i64::from(plan.warm)).bind(plan.sleep_after_seconds)
-                .execute(&mut *tx).await?;
-            note!(self, tx, "plan.update", format!("plan {name}"), plan.to_string());
-            plan
-        }))
     }
 
     /// Deletes a plan that no user and no cache has.

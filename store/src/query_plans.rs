@@ -7,8 +7,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _};
 use crate::db::schema;
 use crate::tokens::{self, listing};
 use crate::{
-    cache, connections, denials, feed, grant, instance, instance_event, instance_statistics, isolation_check,
-    leak, proxy, usage_hours, user, wake,
+    cache, connections, denials, feed, grant, host_capacity, instance, instance_event, instance_statistics,
+    isolation_check, leak, plan_change, proxy, usage, usage_hours, user, wake,
 };
 
 /// Rows that are sorted, or read from one end of an index up to a limit.
@@ -17,7 +17,7 @@ const SORTED: &str = "USE TEMP B-TREE FOR ORDER BY";
 const SORTED_TIES: &str = "USE TEMP B-TREE FOR LAST";
 
 /// Each query, with what it may do other than search an index.
-const QUERIES: [(&str, &[&str]); 27] = [
+const QUERIES: [(&str, &[&str]); 32] = [
     (leak::OPEN, &[]),
     (leak::OF_USER, &[]),
     (denials::OF_TOKEN, &[SORTED]),
@@ -38,6 +38,11 @@ const QUERIES: [(&str, &[&str]); 27] = [
     (instance::FIRST_OF_USER, &[SORTED]),
     (instance_event::NEWEST, &[]),
     (isolation_check::OF_INSTANCE, &[]),
+    (host_capacity::SIZES, &["SCAN instances USING COVERING INDEX instances_running"]),
+    (usage::ALL_LATENCY, &["SCAN usage_latency USING INDEX sqlite_autoindex_usage_latency_1"]),
+    (usage::ALL_CONNECTIONS, &["SCAN usage_connections USING INDEX sqlite_autoindex_usage_connections_1"]),
+    (plan_change::OF_SIZE, &[SORTED]),
+    (plan_change::HOLDING_MORE, &[]),
     (connections::REQUESTS, &[]),
     (usage_hours::OF_ALL, &[]),
     (usage_hours::OF_INSTANCE, &[]),

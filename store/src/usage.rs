@@ -1,8 +1,10 @@
 //! Usage of instances, as counted by the proxies: totals, and per hour for bills.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::db::{read, write_unversioned};
+use crate::rows::{QUERIED_MAX, SHORT_ROW_BYTES_MAX, read_rows, readable};
 use crate::{Store, StoreError, Timestamp, now};
 
 /// A proxy that hasn't written for this long is gone, and its connections with it.
@@ -19,6 +21,8 @@ const REPORTERS_MAX: i64 = 1_000;
 
 /// Buckets of a histogram that are read. A proxy has a fraction of them.
 const BUCKETS_MAX: i64 = 1000;
+/// The same of all instances together: a proxy has about 30 of each.
+const ALL_BUCKETS_MAX: i64 = 1_000_000;
 
 /// Numbers of operations, errors and bytes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
@@ -88,6 +92,31 @@ pub struct UsageReport {
     pub peak_connections: i64,
 }
 
+/// Everything that is known of the usage of an instance.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct InstanceUsage {
+    /// Since it was created.
+    pub usage: Usage,
+    /// Pairs of an upper bound in microseconds and a number of requests, ascending.
+    pub latency: Vec<(i64, i64)>,
+    /// Open connections, of all proxies together.
+    pub connections: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct UsageRow {
+    instance_id: String,
+    #[sqlx(flatten)]
+    usage: Usage,
+}
+
+pub(crate) const ALL: &str = "SELECT instance_id, hits, misses, stores, deletes, arithmetic, touches, others, errors, \
+     bytes_in, bytes_out FROM usage LIMIT $1";
+/// In the order of the table's key.
+pub(crate) const ALL_LATENCY: &str =
+    "SELECT instance_id, le_us, requests FROM usage_latency ORDER BY instance_id, le_us LIMIT $1";
+pub(crate) const ALL_CONNECTIONS: &str = "SELECT instance_id, CAST(SUM(connections) AS BIGINT) FROM usage_connections \
+     WHERE changed_at > $1 GROUP BY instance_id LIMIT $2";
 impl Usage {
     /// The same with numbers that can be added.
     fn bounded(self) -> Self {
@@ -274,6 +303,35 @@ impl Store {
         Ok(
             read!(self, pool => sqlx::query_as(sql).bind(instance_id).bind(BUCKETS_MAX).fetch_all(pool).await)?,
         )
+    }
+
+    /// The usage of all instances that have some, by their ids: a fixed number of queries, however many there are. Invalid
+    /// rows are logged and skipped.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn usage_of_all(&self) -> Result<HashMap<String, InstanceUsage>, StoreError> {
+        let mut all: HashMap<String, InstanceUsage> = HashMap::new();
+        let rows: Vec<Result<UsageRow, StoreError>> =
+            read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(ALL).bind(QUERIED_MAX))?;
+        for UsageRow { instance_id, usage } in readable("usage", rows) {
+            all.entry(instance_id).or_default().usage = usage;
+        }
+        let rows: Vec<Result<(String, i64, i64), StoreError>> =
+            read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(ALL_LATENCY).bind(ALL_BUCKETS_MAX))?;
+        for (instance, le_us, requests) in readable("latencies", rows) {
+            all.entry(instance).or_default().latency.push((le_us, requests));
+        }
+        let since = now().saturating_sub(PROXY_GONE_AFTER);
+        let rows: Vec<Result<(String, i64), StoreError>> = read_rows!(
+            self,
+            SHORT_ROW_BYTES_MAX,
+            sqlx::query(ALL_CONNECTIONS).bind(since).bind(QUERIED_MAX)
+        )?;
+        for (instance, connections) in readable("connections", rows) {
+            all.entry(instance).or_default().connections = connections;
+        }
+        Ok(all)
     }
 
     /// Open connections of an instance, of all proxies together.

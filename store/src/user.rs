@@ -8,8 +8,9 @@ use std::fmt;
 use crate::audit::note;
 use crate::cache::insert_cache;
 use crate::db::{read, write};
+use crate::host_capacity::{SIZES, SizeCount, require_memory};
 use crate::plan::{self, Plan};
-use crate::rows::{LISTED_MAX, SHORT_ROW_BYTES_MAX, read_row, read_rows, readable};
+use crate::rows::{LISTED_MAX, QUERIED_MAX, SHORT_ROW_BYTES_MAX, read_row, read_rows, readable};
 use crate::tokens::{NewToken, insert_token};
 use crate::{Cache, CacheName, DesiredState, Store, StoreError, Timestamp, id, now};
 
@@ -95,7 +96,8 @@ impl Store {
     /// Creates a user as [`Store::sign_up`] does, if there is room.
     ///
     /// # Errors
-    /// `LimitReached("account")`, `LimitReached("region")`, `AlreadyExists("e-mail address")`, `NotFound("plan")`.
+    /// `LimitReached("account")`, `LimitReached("region")`, `LimitReached("memory")`, `AlreadyExists("e-mail address")`,
+    /// `NotFound("plan")`.
     pub async fn sign_up_within(
         &self,
         new: &NewUser<'_>,
@@ -114,6 +116,9 @@ impl Store {
             room.check(sqlx::query_as(room::COUNT).bind(room.region).fetch_one(&mut *tx).await?)?;
             let plan: Plan = sqlx::query_as(plan::BY_NAME)
                 .bind(&user.plan).fetch_optional(&mut *tx).await?.ok_or(StoreError::NotFound("plan"))?;
+            if room.memory_of.is_some() {
+                require_memory!(&mut *tx, &plan);
+            }
             sqlx::query("INSERT INTO users (id, email, password_hash, plan, is_admin, state, created_at, revision, region) \
                          VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $8)")
                 .bind(&user.id).bind(&user.email).bind(new.password_hash).bind(&user.plan)
@@ -130,9 +135,24 @@ impl Store {
     /// Checks that there is room for another user. Returns how many there are, without deleted ones.
     ///
     /// # Errors
-    /// `LimitReached("account")`, `LimitReached("region")`.
+    /// `LimitReached("account")`, `LimitReached("region")`, `LimitReached("memory")`.
     pub async fn check_room(&self, room: &SignUpRoom<'_>) -> Result<usize, StoreError> {
-        room.check(read!(self, pool => sqlx::query_as(room::COUNT).bind(room.region).fetch_one(pool).await)?)
+        let users = room.check(
+            read!(self, pool => sqlx::query_as(room::COUNT).bind(room.region).fetch_one(pool).await)?,
+        )?;
+        if let Some(plan) = room.memory_of {
+            self.check_memory(plan).await?;
+        }
+        Ok(users)
+    }
+
+    /// Checks that the machine has memory for a cache of a plan. One that doesn't exist needs none.
+    async fn check_memory(&self, plan: &str) -> Result<(), StoreError> {
+        let (capacity, plan) = (self.host_capacity().await?, self.plan(plan).await?);
+        let Some((capacity, plan)) = capacity.zip(plan) else { return Ok(()) };
+        let sizes: Vec<SizeCount> =
+            read!(self, pool => sqlx::query_as(SIZES).bind(QUERIED_MAX).fetch_all(pool).await)?;
+        capacity.require_room(&sizes, &plan)
     }
 
     /// All users that aren't deleted, ordered by e-mail address, the first 20,000 at most. Invalid rows are logged and skipped.

@@ -111,6 +111,8 @@ impl Installation {
             command.env(format!("MEMGATE_{key}"), format!("127.0.0.1:{port}"));
         }
         command.env("MEMGATE_PROVISIONER__SUBNETS", &self.subnets);
+        // They would be made for each test, and counted by some.
+        command.env("MEMGATE_PROVISIONER__READY_INSTANCES", "0");
         if let Some(url) = &self.store_url {
             command.env("MEMGATE_STORE__URL", url);
         }

@@ -22,7 +22,7 @@ use store::LaneCredential;
 
 use crate::error::Error;
 use crate::limits::Limits;
-use crate::names::{LABEL_ADDRESS, LABEL_GENERATION, LABEL_INSTANCE, LABEL_SPEC, Names};
+use crate::names::{LABEL_ADDRESS, LABEL_AHEAD, LABEL_GENERATION, LABEL_INSTANCE, LABEL_SPEC, Names};
 use crate::plan::{Container, ContainerState, Ended};
 use crate::spec::{GID, LANE_DIR, LANE_FILE, Spec, UID};
 
@@ -43,7 +43,12 @@ pub(crate) struct NewContainer<'a> {
     /// The network's name, and the container's address on it.
     pub(crate) network: &'a str,
     pub(crate) address: &'a str,
+    /// The hard limit of its CPU time, in CPUs; zero is none.
     pub(crate) cpus: f64,
+    /// memcached's `-t`.
+    pub(crate) threads: u32,
+    /// Whether it is made before its instance.
+    pub(crate) made_ahead: bool,
 }
 
 impl Docker {
@@ -174,13 +179,16 @@ impl Docker {
             (LABEL_ADDRESS.into(), new.address.to_owned()),
             (LABEL_SPEC.into(), new.spec.label()),
         ]);
+        if new.made_ahead {
+            labels.insert(LABEL_AHEAD.into(), "1".into());
+        }
         let endpoint = endpoint(new.address);
         ContainerCreateBody {
             image: Some(new.image.to_owned()),
             user: Some(format!("{UID}:{GID}")),
             // The image's own entry point may be a script.
             entrypoint: Some(vec![new.command.to_owned()]),
-            cmd: Some(new.spec.arguments()),
+            cmd: Some(new.spec.arguments(new.threads)),
             hostname: Some("memcached".into()),
             // With that, memcached saves what it needs to start with the contents.
             stop_signal: new.spec.is_warm().then(|| "SIGUSR1".to_owned()),
@@ -225,6 +233,8 @@ impl Docker {
             pids_limit: Some(limits.processes),
             memory: Some(limits.memory),
             memory_swap: Some(limits.memory_swap),
+            nano_cpus: Some(limits.nano_cpus),
+            cpu_shares: Some(limits.cpu_shares),
             ulimits: Some(vec![limit("nofile", open_files), limit("core", 0), limit("msgqueue", 0)]),
             restart_policy: Some(restart_policy()),
             log_config: Some(self.log_config()),
@@ -309,6 +319,7 @@ fn from_summary(names: &Names, summary: ContainerSummary) -> Option<Container> {
         unrestricted: false,
         idle: false,
         is_holder,
+        made_ahead: labels.contains_key(LABEL_AHEAD),
     })
 }
 

@@ -34,32 +34,23 @@ impl fmt::Display for Foreign {
 type Filter = HashMap<String, Vec<String>>;
 
 impl Docker {
-    /// Everything that claims to be the installation's and isn't.
+    /// Everything that claims to be the installation's and isn't. One list of each kind without a filter finds it both by
+    /// label and by name.
     pub(crate) async fn foreign(&self) -> Result<BTreeSet<Foreign>, Error> {
-        let mut foreign = BTreeSet::new();
-        for filter in [self.label_filter(), self.name_filter("name", self.names.prefix())] {
-            self.foreign_containers(&filter, &mut foreign).await?;
-            self.foreign_volumes(&filter, &mut foreign).await?;
-            self.foreign_networks(&filter, &mut foreign).await?;
-        }
-        let own: HashSet<String> = self.own_images().await?.into_iter().map(|image| image.name).collect();
-        for filter in
-            [self.label_filter(), self.name_filter("reference", format!("{}*", self.names.prefix()))]
-        {
-            self.foreign_images(&filter, &own, &mut foreign).await?;
-        }
+        let (mut foreign, volumes, networks, images) = tokio::try_join!(
+            self.foreign_containers(),
+            self.foreign_volumes(),
+            self.foreign_networks(),
+            self.all_foreign_images()
+        )?;
+        foreign.extend(volumes.into_iter().chain(networks).chain(images));
         Ok(foreign)
     }
 
-    /// Docker's filters for names match anywhere in the name.
-    fn name_filter(&self, key: &str, name: String) -> Filter {
-        HashMap::from([(key.to_owned(), vec![name])])
-    }
-
-    async fn foreign_containers(&self, filter: &Filter, all: &mut BTreeSet<Foreign>) -> Result<(), Error> {
-        let options = ListContainersOptionsBuilder::new().all(true).filters(filter).build();
+    async fn foreign_containers(&self) -> Result<BTreeSet<Foreign>, Error> {
+        let options = ListContainersOptionsBuilder::new().all(true).build();
         let list = self.read("list containers", self.client()?.list_containers(Some(options))).await?;
-        for container in list {
+        let foreign = list.into_iter().filter_map(|container| {
             let labels = container.labels.unwrap_or_default();
             let names = container.names.unwrap_or_default();
             let names: Vec<&str> = names.iter().map(|name| name.trim_start_matches('/')).collect();
@@ -67,38 +58,43 @@ impl Docker {
                 |name: &str| self.names.owns_instance(name, &labels) || self.names.owns_holder(name, &labels);
             let owned = names.iter().any(|name| owns(name));
             let claimed = names.iter().any(|name| self.names.is_claimed(name, &labels));
-            if claimed && !owned {
-                let name = names.first().map(|name| (*name).to_owned()).or(container.id);
-                all.insert(Foreign { kind: "container", name: name.unwrap_or_default() });
-            }
-        }
-        Ok(())
+            let name = names.first().map(|name| (*name).to_owned()).or(container.id);
+            (claimed && !owned).then(|| Foreign { kind: "container", name: name.unwrap_or_default() })
+        });
+        Ok(foreign.collect())
     }
 
-    async fn foreign_volumes(&self, filter: &Filter, all: &mut BTreeSet<Foreign>) -> Result<(), Error> {
-        let options = ListVolumesOptionsBuilder::new().filters(filter).build();
+    async fn foreign_volumes(&self) -> Result<BTreeSet<Foreign>, Error> {
+        let options = ListVolumesOptionsBuilder::new().build();
         let list = self.read("list volumes", self.client()?.list_volumes(Some(options))).await?;
-        for volume in list.volumes.unwrap_or_default() {
-            let claimed = self.names.is_claimed(&volume.name, &volume.labels);
-            let owned = self.names.owns_instance(&volume.name, &volume.labels)
-                || self.names.owns_memory(&volume.name, &volume.labels);
-            if claimed && !owned {
-                all.insert(Foreign { kind: "volume", name: volume.name });
-            }
-        }
-        Ok(())
+        let claimed = list.volumes.unwrap_or_default().into_iter().filter(|volume| {
+            self.names.is_claimed(&volume.name, &volume.labels)
+                && !self.names.owns_instance(&volume.name, &volume.labels)
+                && !self.names.owns_memory(&volume.name, &volume.labels)
+        });
+        Ok(claimed.map(|volume| Foreign { kind: "volume", name: volume.name }).collect())
     }
 
-    async fn foreign_networks(&self, filter: &Filter, all: &mut BTreeSet<Foreign>) -> Result<(), Error> {
-        let options = ListNetworksOptionsBuilder::new().filters(filter).build();
+    async fn foreign_networks(&self) -> Result<BTreeSet<Foreign>, Error> {
+        let options = ListNetworksOptionsBuilder::new().build();
         let list = self.read("list networks", self.client()?.list_networks(Some(options))).await?;
-        for network in list {
+        let foreign = list.into_iter().filter_map(|network| {
             let (name, labels) = (network.name.unwrap_or_default(), network.labels.unwrap_or_default());
-            if self.names.is_claimed(&name, &labels) && !self.names.owns_network(&name, &labels) {
-                all.insert(Foreign { kind: "network", name });
-            }
+            let foreign = self.names.is_claimed(&name, &labels) && !self.names.owns_network(&name, &labels);
+            foreign.then_some(Foreign { kind: "network", name })
+        });
+        Ok(foreign.collect())
+    }
+
+    /// Docker finds images by one filter at a time, and shows intermediate ones without any.
+    async fn all_foreign_images(&self) -> Result<BTreeSet<Foreign>, Error> {
+        let own: HashSet<String> = self.own_images().await?.into_iter().map(|image| image.name).collect();
+        let by_name = HashMap::from([("reference".to_owned(), vec![format!("{}*", self.names.prefix())])]);
+        let mut foreign = BTreeSet::new();
+        for filter in [self.label_filter(), by_name] {
+            self.foreign_images(&filter, &own, &mut foreign).await?;
         }
-        Ok(())
+        Ok(foreign)
     }
 
     async fn foreign_images(

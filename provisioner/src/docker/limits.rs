@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 
 use super::Docker;
 use crate::error::Error;
-use crate::limits::Limits;
+use crate::limits::{Limits, all_nano_cpus};
 
 impl Docker {
     /// Sets the limits of a container that has others. `all_cpus` are the CPUs of this machine: Docker can't set "any",
@@ -24,8 +24,12 @@ impl Docker {
             memory: Some(wanted.memory),
             memory_swap: Some(wanted.memory_swap),
             memory_reservation: was_set(has.memory_reservation, wanted.memory_reservation),
-            nano_cpus: Some(wanted.nano_cpus),
-            cpu_shares: was_set(has.cpu_shares, wanted.cpu_shares),
+            nano_cpus: match (has.nano_cpus, wanted.nano_cpus) {
+                (0, 0) => None,
+                (_, 0) => Some(all_nano_cpus(all_cpus)),
+                (_, wanted) => Some(wanted),
+            },
+            cpu_shares: (!has.has_cpu_shares(wanted)).then_some(wanted.cpu_shares),
             cpuset_cpus: (!has.cpuset.is_empty()).then(|| all_cpus.to_owned()),
             pids_limit: Some(wanted.processes),
             restart_policy: Some(restart_policy()),

@@ -35,6 +35,9 @@ impl Executor {
                 return Err(Error::NotLeased { address: container.address.clone() });
             }
         }
+        if container.made_ahead && has_never_run(instance) && !self.take(container).await {
+            return Err(self.give_up_taken(instance, container).await?);
+        }
         let health = self.check(&instance.id, container).await;
         let (state, address) = (InstanceState::Running, container.address.clone());
         let (version, message) = match health {
@@ -65,6 +68,24 @@ impl Executor {
             message,
         };
         self.record(instance, &observed).await
+    }
+
+    /// Removes a container that was made ahead and that somebody has had. The next one has another generation and address,
+    /// since a proxy may still look for this one there. Returns why.
+    async fn give_up_taken(&self, instance: &Instance, container: &Container) -> Result<Error, Error> {
+        self.check_secrets()?;
+        let observed = Observed {
+            state: InstanceState::Pending,
+            generation: container.generation,
+            address: None,
+            container: None,
+            version: None,
+            message: None,
+        };
+        self.record(instance, &observed).await?;
+        self.remove(&container.id).await?;
+        self.store.release_address(&instance.id).await?;
+        Ok(Error::TakenBefore { address: container.address.clone() })
     }
 
     /// Removes a container in whose place another memcached answers, unless many do, and leaves an address that a
@@ -196,4 +217,9 @@ fn is_recorded(instance: &Instance, container: &Container) -> bool {
             && route.container.as_ref() == Some(&container.id)
             && route.address.as_ref() == Some(&container.address)
     })
+}
+
+/// Whether no container was ever recorded for an instance.
+fn has_never_run(instance: &Instance) -> bool {
+    instance.route.as_ref().is_none_or(|route| route.generation == 0)
 }

@@ -12,11 +12,41 @@ use crate::spec::Spec;
 /// What holds an address on which another memcached answers and that Docker gave to nothing else.
 const UNKNOWN_HOLDER: &str = "something that isn't a container of memgate's";
 
+/// A new container that answers.
+pub(super) struct Made {
+    id: String,
+    pub(super) address: String,
+    /// memcached's version.
+    version: String,
+}
+
 impl Executor {
     pub(super) async fn create(&self, situation: &Situation, generation: i64) -> Result<(), Error> {
         let instance = &situation.instance;
-        let spec = Spec::of(instance).map_err(Error::InvalidInstance)?;
         self.drop_unclean_memory(situation).await?;
+        let Made { id, address, version } =
+            self.make(instance, generation, (situation.failures, false)).await?;
+        self.history.complete(&instance.id, &id);
+        let observed = Observed {
+            state: InstanceState::Running,
+            generation,
+            address: Some(address),
+            container: Some(id),
+            version: Some(version),
+            message: None,
+        };
+        self.record(instance, &observed).await
+    }
+
+    /// Makes a container for an instance: `failures` counts those in a row, and `made_ahead` says whether there is no such
+    /// instance yet.
+    pub(super) async fn make(
+        &self,
+        instance: &Instance,
+        generation: i64,
+        (failures, made_ahead): (u32, bool),
+    ) -> Result<Made, Error> {
+        let spec = Spec::of(instance).map_err(Error::InvalidInstance)?;
         let lease = self.networks.lease(&instance.id).await?;
         let image = self.images.get().await?;
         let new = NewContainer {
@@ -28,6 +58,8 @@ impl Executor {
             network: &lease.network,
             address: &lease.address,
             cpus: self.cpus,
+            threads: self.threads,
+            made_ahead,
         };
         let container = match self.create_and_start(&new).await {
             Ok(container) => container,
@@ -36,9 +68,8 @@ impl Executor {
                 return Err(error);
             }
             Err(error) if error.is_address_in_use() => {
-                return Err(self
-                    .release_taken_address(situation, (&lease.network, &lease.address), error)
-                    .await?);
+                let taken = (lease.network.as_str(), lease.address.as_str());
+                return Err(self.release_taken_address((instance, failures), taken, error).await?);
             }
             Err(error) => return Err(error),
         };
@@ -53,16 +84,7 @@ impl Executor {
             }
             checked => checked?,
         };
-        self.history.complete(&instance.id, &container);
-        let observed = Observed {
-            state: InstanceState::Running,
-            generation,
-            address: Some(lease.address),
-            container: Some(container),
-            version: Some(version),
-            message: None,
-        };
-        self.record(instance, &observed).await
+        Ok(Made { id: container, address: lease.address, version })
     }
 
     /// Makes a container again that was removed while the store can't be written: with the recorded generation and
@@ -87,6 +109,8 @@ impl Executor {
             network: &network,
             address: &address,
             cpus: self.cpus,
+            threads: self.threads,
+            made_ahead: false,
         };
         let container = self.create_and_start(&new).await?;
         let version = self.check_new(instance, &new, &container).await?;
@@ -148,7 +172,8 @@ impl Executor {
     ) -> Result<Error, Error> {
         match self.networks.network_of(&container.address) {
             Some(network) => {
-                self.release_taken_address(situation, (&network, &container.address), error).await
+                let instance = (&situation.instance, situation.failures);
+                self.release_taken_address(instance, (&network, &container.address), error).await
             }
             None => Ok(error),
         }
@@ -158,18 +183,18 @@ impl Executor {
     /// once if a foreign container has it, and otherwise the second time, since Docker may just be removing our own.
     async fn release_taken_address(
         &self,
-        situation: &Situation,
+        (instance, failures): (&Instance, u32),
         (network, address): (&str, &str),
         error: Error,
     ) -> Result<Error, Error> {
         let holder = match self.docker.foreign_holder(network, address).await? {
             Some(holder) => format!("the container {holder}"),
-            None if situation.failures > 0 => UNKNOWN_HOLDER.to_owned(),
+            None if failures > 0 => UNKNOWN_HOLDER.to_owned(),
             None => return Ok(error),
         };
-        self.store.release_address(&situation.instance.id).await?;
+        self.store.release_address(&instance.id).await?;
         let taken = Error::AddressTaken { address: address.to_owned(), holder };
-        self.record_cause(&situation.instance, EventCause::AddressTaken, &taken);
+        self.record_cause(instance, EventCause::AddressTaken, &taken);
         Ok(taken)
     }
 

@@ -3,6 +3,7 @@
 use store::{DesiredState, EventAction, EventCause, Instance, InstanceState};
 
 use super::{Action, Container, ContainerState};
+use crate::limits::Limits;
 use crate::spec::Spec;
 
 /// A repair of one instance.
@@ -29,7 +30,9 @@ pub(crate) fn diagnose(instance: &Instance, containers: &[Container], actions: &
         Action::Probe(container) if container.state == ContainerState::Restarting => {
             lost(cause_of_end(container), EventAction::Restarted)
         }
-        Action::RestoreLimits(container) if container.state != ContainerState::Stopped => {
+        Action::RestoreLimits(container)
+            if container.state != ContainerState::Stopped && !is_reweighted(instance, container) =>
+        {
             kept(EventCause::LimitsChanged, EventAction::LimitsRestored)
         }
         _ => None,
@@ -44,6 +47,14 @@ pub(crate) fn restarted(out_of_memory: bool, signalled: bool) -> Repair {
         (false, false) => EventCause::Crashed,
     };
     Repair { cause, action: EventAction::Restarted, contents_lost: true }
+}
+
+/// Whether nothing but the CPU weight is another than the plan's: that was changed, not the container.
+fn is_reweighted(instance: &Instance, container: &Container) -> bool {
+    let (Ok(spec), Some(has)) = (Spec::of(instance), &container.limits) else { return false };
+    let wanted = Limits { nano_cpus: has.nano_cpus, ..Limits::wanted(&spec, 0.0) };
+    let reweighted = Limits { cpu_shares: wanted.cpu_shares, ..has.clone() };
+    !has.has_cpu_shares(&wanted) && reweighted.are(&wanted, &has.cpuset)
 }
 
 /// Whether there was a container, whose contents may be missed.

@@ -18,6 +18,7 @@ pub(super) fn instance(desired: DesiredState, route: Option<Route>) -> Instance 
         warm: false,
         sleep_after_seconds: None,
         wake_requested: false,
+        cpu_weight: 100,
         desired,
         created_at: Timestamp::EPOCH,
         route,
@@ -60,6 +61,7 @@ pub(super) fn container(state: ContainerState) -> Container {
         unrestricted: false,
         idle: false,
         is_holder: false,
+        made_ahead: false,
         created_at: Timestamp::EPOCH,
     }
 }

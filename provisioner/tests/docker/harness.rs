@@ -75,7 +75,7 @@ impl Installation {
         Self {
             id: store::new_installation_id(),
             store,
-            config: Config { health: free_port(), ..Config::default() },
+            config: Config { health: free_port(), ready_instances: 0, ..Config::default() },
             lane_key: LaneKey::load_or_create(&dir.path().join("lane.key")).unwrap(),
             token_key: TokenKey::load_or_create(&dir.path().join("token.key")).unwrap(),
             running: None,

@@ -12,6 +12,7 @@ mod isolation_checks;
 mod life;
 mod lifecycle;
 mod operations;
+mod pool;
 mod repairs;
 mod self_healing;
 mod store_lock;

@@ -2,7 +2,7 @@
 
 use store::{IsolationFailure, Proxy};
 
-use super::{Health, RoleHealth, Status};
+use super::{Health, RoleHealth, Room, Status};
 use crate::cli::image::{age_text, shown_version};
 use crate::output::table;
 
@@ -38,6 +38,10 @@ impl Status {
         pairs.push(("instances", self.instances_text()));
         pairs.extend(self.isolation_text().map(|text| ("isolation", text)));
         pairs.extend(self.memory_text().map(|text| ("memory", text)));
+        if self.memory.ready_instances > 0 {
+            let ready = format!("{} run and wait for a sign-up", self.memory.ready_instances);
+            pairs.push(("ready instances", ready));
+        }
         pairs.extend(self.proxies.iter().map(|proxy| ("registered proxy", self.proxy_text(proxy))));
         if !self.foreign.is_empty() {
             pairs.push(("not memgate's", self.foreign.join(", ")));
@@ -51,11 +55,18 @@ impl Status {
 
     /// What was promised to instances; nothing without a store.
     fn memory_text(&self) -> Option<String> {
-        let memory = &self.memory;
+        let Room { promised, free_bytes, plan, caches_that_fit, .. } = &self.memory;
         let megabytes = |bytes: i64| bytes >> 20;
-        let (promised, budget) = (megabytes(memory.promised_bytes), megabytes(memory.budget_bytes));
-        let full = if promised > budget { ": further caches wait for room" } else { "" };
-        (budget > 0).then(|| format!("{promised} MB of {budget} MB promised{full}"))
+        let (promised, budget) = (megabytes(promised.promised_bytes), megabytes(promised.budget_bytes));
+        let room = match caches_that_fit {
+            _ if promised > budget => ": further caches wait for room".to_owned(),
+            Some(0) => format!(": no room for another cache of the plan {plan}, so sign-up is refused"),
+            Some(fit) => {
+                format!(", {} MB free: room for {fit} more caches of the plan {plan}", megabytes(*free_bytes))
+            }
+            None => String::new(),
+        };
+        (budget > 0).then(|| format!("{promised} MB of {budget} MB promised{room}"))
     }
 
     /// How many instances were checked, when, and what failed; nothing where none runs.

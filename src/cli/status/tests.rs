@@ -40,13 +40,40 @@ fn failed_instance_is_not_ready() {
 }
 
 #[test]
-fn promised_memory_is_shown() {
-    let of = |promised_mb: i64| {
-        let memory = PromisedMemory { promised_bytes: promised_mb << 20, budget_bytes: 1000 << 20 };
-        Status { memory, ..status(&[]) }.describe()
+fn promised_memory_is_shown_with_what_still_fits() {
+    let plan = Plan {
+        name: "default".to_owned(),
+        memory_mb: 64,
+        connections: 20_000,
+        item_size_max: 1 << 20,
+        operations_per_second: None,
+        bytes_per_second: None,
+        warm: false,
+        sleep_after_seconds: None,
+        cpu_weight: 100,
+        caches_per_user: None,
+        price_label: None,
     };
-    assert!(of(140).contains("140 MB of 1000 MB promised\n"), "{}", of(140));
-    assert!(of(1001).contains("1001 MB of 1000 MB promised: further caches wait for room"), "{}", of(1001));
+    let of = |promised_mb: i64, plan: Option<&Plan>| {
+        let memory = PromisedMemory { promised_bytes: promised_mb << 20, budget_bytes: 1000 << 20 };
+        Status { memory: Room::new(memory, "default", plan, 3), ..status(&[]) }.describe()
+    };
+    // A cache of this plan has a limit of 140 MB.
+    for (promised_mb, shown) in [
+        (140, "140 MB of 1000 MB promised, 860 MB free: room for 6 more caches of the plan default"),
+        (
+            861,
+            "861 MB of 1000 MB promised: no room for another cache of the plan default, so sign-up is refused",
+        ),
+        (1001, "1001 MB of 1000 MB promised: further caches wait for room"),
+    ] {
+        let text = of(promised_mb, Some(&plan));
+        assert!(text.contains(shown), "{text}");
+    }
+    assert!(of(140, None).contains("140 MB of 1000 MB promised\n"), "without its plan");
+    assert!(
+        of(140, None).contains("ready instances") && of(140, None).contains("3 run and wait for a sign-up")
+    );
     assert!(!status(&[]).describe().contains("promised"), "without a store");
 }
 

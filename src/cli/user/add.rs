@@ -2,7 +2,7 @@
 
 use identity::Email;
 use serde::Serialize;
-use store::{CacheName, InstanceState, NewToken, NewUser};
+use store::{CacheName, InstanceState, NewToken, NewUser, SignUpRoom};
 
 use super::password::hash_from_stdin;
 use crate::cli::context::Context;
@@ -60,7 +60,9 @@ impl Add {
             is_admin: self.admin,
         };
         let token = NewToken::generate(&context.token_key().await?, identity::FIRST_TOKEN_NAME);
-        let user = store.sign_up(&new, &token).await.map_err(|error| plan_error(error, &self.plan))?;
+        let room = SignUpRoom { memory_of: Some(&self.plan), ..SignUpRoom::default() };
+        let user = store.sign_up_within(&new, &token, &room).await;
+        let user = user.map_err(|error| plan_error(error, &self.plan))?;
         // The token exists now and must be shown, whatever happens to the cache.
         let cache = store.first_cache_of(&user.id).await;
         let readiness = match &cache {

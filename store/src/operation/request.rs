@@ -189,3 +189,34 @@ macro_rules! ask_for {
     }};
 }
 pub(crate) use ask_for;
+
+/// Gives a cache the memory of its new plan: one that runs by an operation, a stopped one at its next start. Returns whether
+/// that changes anything.
+macro_rules! follow_memory {
+    ($store:expr, $tx:expr, $revision:expr, $cache:expr, $memory_mb:expr, $growth:ident) => {{
+        let (cache, memory_mb): (&$crate::Cache, i64) = ($cache, $memory_mb);
+        let row: Option<$crate::instance::Row> =
+            sqlx::query_as($crate::instance::OF_CACHE).bind(&cache.id).fetch_optional(&mut *$tx).await?;
+        let instance = row.map($crate::Instance::try_from).transpose()?;
+        let instance = instance.ok_or($crate::StoreError::NotFound("instance"))?;
+        let fits = memory_mb >= $crate::operation::request::memory_mb_min(instance.item_size_max);
+        let follows = fits && memory_mb != instance.memory_mb;
+        if follows {
+            if instance.desired == $crate::DesiredState::Running {
+                let new = $crate::NewOperation::Resize { memory_mb };
+                new.check(&instance, $growth)?;
+                $crate::operation::request::ask_for!($store, $tx, $revision, cache, &instance, new);
+            } else {
+                sqlx::query($crate::operation::request::SET_MEMORY)
+                    .bind(memory_mb)
+                    .bind($revision)
+                    .bind(&cache.id)
+                    .execute(&mut *$tx)
+                    .await?;
+            }
+            $growth = $growth.map(|left| left - (memory_mb - instance.memory_mb).max(0));
+        }
+        follows
+    }};
+}
+pub(crate) use follow_memory;

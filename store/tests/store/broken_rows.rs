@@ -106,7 +106,8 @@ async fn other_invalid_rows_are_skipped() {
     db.execute("UPDATE networks SET bridge = zeroblob(3) WHERE name = 'network-1'").await.unwrap();
     assert_eq!(store.networks().await.unwrap(), [network(2)]);
     assert_eq!(store.network_names().await.unwrap().len(), 2, "never an orphan");
-    db.execute("INSERT INTO plans VALUES ('broken', 'x', 1, 1, 1, 1, 1)").await.unwrap();
+    let broken = "INSERT INTO plans (name, memory_mb, connections, item_size_max, revision) VALUES ('broken', 'x', 1, 1, 1)";
+    db.execute(broken).await.unwrap();
     assert_eq!(store.plans().await.unwrap(), plans);
     db.execute("INSERT INTO proxies VALUES ('x', 'x', 'x', 'then', 1, 1)").await.unwrap();
     db.execute("INSERT INTO proxies VALUES ('y', 'y', hex(zeroblob(100000)), 1, 1, 1)").await.unwrap();
@@ -122,7 +123,7 @@ async fn lists_are_bounded() {
     let mut feed = store.feed_of_caches().await.unwrap();
     db.execute(&format!(
         "{n} INSERT INTO users SELECT 'u' || i, i || '@example.org', NULL, 'default', 0, 'active', i, NULL, 9, NULL FROM n; \
-         {n} INSERT INTO plans SELECT 'p' || i, 1, 1, 1, NULL, NULL, 9 FROM n; \
+         {n} INSERT INTO plans (name, memory_mb, connections, item_size_max, revision) SELECT 'p' || i, 1, 1, 1, 9 FROM n; \
          {n} INSERT INTO proxies SELECT 'x' || i, 'x', '1', i, i, 1 FROM n; \
          {n} INSERT INTO caches SELECT 'c-' || i, '{}', 'n' || i, 'default', i, NULL, 9 FROM n; \
          INSERT INTO instances SELECT id, id, 64, 1, 1, 'running', created_at, 9 FROM caches WHERE id LIKE 'c-%'; \

@@ -52,6 +52,9 @@ async fn caches_of_a_user_have_separate_tokens_plans_and_grants(db: TestDb) {
         bytes_per_second: None,
         warm: false,
         sleep_after_seconds: None,
+        cpu_weight: 100,
+        caches_per_user: None,
+        price_label: None,
     };
     store.create_plan(&small).await.unwrap();
     let second = create(&store, &ada, "second", Some("small")).await.unwrap();

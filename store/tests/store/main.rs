@@ -50,6 +50,7 @@ mod plans;
 mod postgres_server;
 mod proxies;
 mod read_only;
+mod ready_instances;
 mod routes;
 mod sessions;
 mod statistics;

@@ -1,9 +1,11 @@
 //! Usage is summed over all proxies, once for each batch however often it is sent, and in the hour of its report.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use store::{
-    Proxy, Store, Timestamp, Usage, UsageBatch, UsageHour, UsageReport, UsageReporterId, UsageSpan, now,
+    InstanceUsage, Proxy, Store, Timestamp, Usage, UsageBatch, UsageHour, UsageReport, UsageReporterId,
+    UsageSpan, now,
 };
 
 use crate::test_db::{TestDb, sign_up};
@@ -63,6 +65,10 @@ async fn usage_is_summed_over_proxies(db: TestDb) {
     assert_eq!(store.connections(&id).await.unwrap(), 6);
     let hits: i64 = hours(&store).await.iter().map(|hour| hour.usage.hits).sum();
     assert_eq!(hits, 12);
+    instance(&store, "bob@example.com").await;
+    let all = store.usage_of_all().await.unwrap();
+    let expected = InstanceUsage { usage: expected, latency: vec![(128, 12), (256, 3)], connections: 6 };
+    assert_eq!(all, HashMap::from([(id, expected)]), "of those that have some");
 }
 
 //

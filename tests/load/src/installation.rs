@@ -174,6 +174,8 @@ impl Installation {
         for (key, port) in ADDRESS_SETTINGS.iter().zip(self.ports) {
             command.env(format!("MEMGATE_{key}"), port.to_string());
         }
+        // They would be made while something else is measured.
+        command.env("MEMGATE_PROVISIONER__READY_INSTANCES", "0");
         for (key, value) in &self.settings {
             command.env(format!("MEMGATE_{key}"), value);
         }

@@ -38,13 +38,55 @@ fn plan_update_says_which_caches_keep_their_size() {
     installation.json(&["user", "add", "ada@example.org", "--no-wait"]);
     let updated = installation.json(&["plan", "update", "default", "--operations-per-second", "100"]);
     assert_eq!(updated["caches_of_other_size"], 0);
-    let updated = installation.json(&["plan", "update", "default", "--memory-mb", "128"]);
+    let to_128 = ["plan", "update", "default", "--memory-mb", "128", "--new-caches-only"];
+    let updated = installation.json(&to_128);
     assert_eq!((&updated["caches_of_other_size"], &updated["memory_mb"]), (&1.into(), &128.into()));
-    let text = installation.run(&["plan", "update", "default", "--memory-mb", "128"]).stdout;
+    assert_eq!(updated["caches_resized"], 0);
+    let text = installation.run(&to_128).stdout;
     let text = String::from_utf8(text).unwrap();
     assert!(text.contains("1 of them keep their memory") && text.contains("created again"), "{text}");
     let (error, fix) = failure(&installation, &["plan", "update", "default"], 2);
     assert!(error == "nothing to update" && fix.contains("--memory-mb"), "{error}: {fix}");
+}
+
+#[test]
+fn plan_update_resizes_its_caches() {
+    let installation = migrated();
+    installation.json(&["user", "add", "ada@example.org", "--no-wait"]);
+    let updated = installation.json(&["plan", "update", "default", "--memory-mb", "128"]);
+    assert_eq!((&updated["caches_resized"], &updated["caches_of_other_size"]), (&1.into(), &0.into()));
+    let shown = installation.json(&["cache", "show", "ada@example.org"]);
+    assert_eq!(shown["memory_mb"], 128);
+    let (error, fix) = failure(&installation, &["plan", "update", "default", "--memory-mb", "1"], 1);
+    assert!(error.contains("needs at least 2 MB") && !fix.is_empty(), "{error}: {fix}");
+    let both = ["plan", "update", "default", "--memory-mb", "64", "--force", "--new-caches-only"];
+    failure(&installation, &both, 2);
+}
+
+#[test]
+fn plan_has_a_weight_a_number_of_caches_and_a_price() {
+    let installation = migrated();
+    let price = "<b>5 € a month</b>";
+    let create =
+        ["plan", "create", "large", "--cpu-weight", "200", "--caches-per-user", "2", "--price-label", price];
+    let created = installation.json(&create);
+    assert_eq!((&created["cpu_weight"], &created["caches_per_user"]), (&200.into(), &2.into()));
+    assert_eq!(created["price_label"], price);
+    let list = String::from_utf8(installation.run(&["plan", "list"]).stdout).unwrap();
+    assert!(list.contains("CPU WEIGHT") && list.contains(price), "{list}");
+    installation.json(&["user", "add", "ada@example.org", "--plan", "large", "--no-wait"]);
+    let add = |name: &'static str| ["cache", "create", "ada@example.org", "--cache", name, "--no-wait"];
+    installation.json(&add("second"));
+    let (error, fix) = failure(&installation, &add("third"), 1);
+    assert!(error.contains("limit of caches") && fix.contains("--caches-per-user"), "{error}: {fix}");
+    let changed = ["plan", "update", "large", "--caches-per-user", "none", "--price-label", ""];
+    let changed = installation.json(&changed);
+    assert!(changed["caches_per_user"].is_null() && changed["price_label"].is_null(), "{changed}");
+    installation.json(&add("third"));
+    let long = "x".repeat(61);
+    for wrong in [["--price-label", &long], ["--price-label", "a\u{1b}[31mb"], ["--cpu-weight", "0"]] {
+        failure(&installation, &[&["plan", "update", "large"][..], &wrong].concat(), 2);
+    }
 }
 
 //

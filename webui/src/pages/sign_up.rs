@@ -25,7 +25,7 @@ use crate::state::AppState;
 use crate::view::date::retry_in;
 use crate::view::revealed_token::RevealedToken;
 
-/// When to try again if there is no room for accounts: it takes an operator, or that another account is deleted.
+/// When to try again if there is no room for accounts or their caches: it takes an operator, or that another account is deleted.
 const ACCOUNTS_RETRY_BACKOFF: Duration = Duration::from_secs(60 * 60);
 
 #[derive(Template)]
@@ -139,6 +139,8 @@ enum SignUpDenial {
     Accounts,
     /// Most of those that there may be are taken, and the client's region has its part of them.
     AccountsOfRegion,
+    /// The machine has no memory for another cache.
+    Memory,
 }
 
 /// Checks the limits that don't depend on the fields, and counts a sign-up of the client and of its network. In total
@@ -158,8 +160,8 @@ async fn require_room(app: &AppState, client_ip: ClientIp) -> Result<Result<usiz
     }
 }
 
-fn room<'a>(app: &AppState, region: Option<&'a str>) -> SignUpRoom<'a> {
-    SignUpRoom { users_max: app.config.limits.accounts_max(), region }
+fn room<'a>(app: &'a AppState, region: Option<&'a str>) -> SignUpRoom<'a> {
+    SignUpRoom { users_max: app.config.limits.accounts_max(), region, memory_of: Some(&app.config.plan) }
 }
 
 fn region(client_ip: ClientIp) -> Option<String> {
@@ -192,7 +194,11 @@ fn is_near(used: usize, max: usize) -> bool {
 
 impl SignUpDenial {
     fn no_room(of: &str) -> Self {
-        if of == "region" { Self::AccountsOfRegion } else { Self::Accounts }
+        match of {
+            "region" => Self::AccountsOfRegion,
+            "memory" => Self::Memory,
+            _ => Self::Accounts,
+        }
     }
 
     /// The form again, with the reason; and the reason for the operator.
@@ -207,6 +213,7 @@ impl SignUpDenial {
             Self::AccountsOfRegion => {
                 (StatusCode::SERVICE_UNAVAILABLE, "accounts_region", ACCOUNTS_RETRY_BACKOFF)
             }
+            Self::Memory => (StatusCode::SERVICE_UNAVAILABLE, "memory", ACCOUNTS_RETRY_BACKOFF),
         };
         let message = match self {
             Self::Limit(Total(_)) => format!("Too many people are signing up. Try again {}.", retry_in(wait)),
@@ -215,9 +222,14 @@ impl SignUpDenial {
             Self::AccountsOfRegion => {
                 "This service has no room for new accounts from your network. Ask its operator.".to_owned()
             }
+            Self::Memory => "This service has no memory for another cache now. Ask its operator.".to_owned(),
         };
-        if matches!(self, Self::Accounts) {
-            tracing::warn!("sign-up refused: webui.limits.accounts is reached");
+        match self {
+            Self::Accounts => tracing::warn!("sign-up refused: webui.limits.accounts is reached"),
+            Self::Memory => tracing::warn!(
+                "sign-up refused: the machine has no memory for another cache (`memgate status` shows its room)"
+            ),
+            Self::Limit(_) | Self::AccountsOfRegion => {}
         }
         app.metrics.count_sign_up("limited");
         app.metrics.count_limited(cause);

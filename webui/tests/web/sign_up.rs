@@ -1,6 +1,6 @@
 //! Sign-up: validation, and what it creates.
 
-use store::{InstanceState, Token};
+use store::{HostCapacity, InstanceState, Token};
 
 use crate::harness::{PASSWORD, Response, Site};
 
@@ -177,6 +177,29 @@ async fn one_region_does_not_take_most_accounts() {
     }
     let near = "memgate_webui_sign_ups_near_limit_total{cause=\"accounts\"}";
     assert_eq!(site.find_metric(near), Some(1), "the seventh of eight");
+}
+
+//
+#[tokio::test]
+async fn sign_up_is_refused_without_memory_for_a_cache() {
+    let site = Site::start().await;
+    let machine_has = async |budget_bytes: i64| {
+        let changed_at = store::now();
+        let capacity = HostCapacity { budget_bytes, reserved_bytes: 0, growth_mb: 0, waiting: 0, changed_at };
+        site.store.set_host_capacity(&capacity).await.unwrap();
+    };
+    // A cache of the default plan has a limit of 140 MB.
+    machine_has(140 << 20).await;
+    site.sign_up_user("a@example.com").await;
+    let mut visitor = site.visitor();
+    visitor.get("/sign-up").await;
+    let refused = visitor.post("/sign-up", &[("email", "b@example.com"), ("password", PASSWORD)]).await;
+    assert_eq!(refused.status, 503);
+    assert!(refused.body.contains("no memory for another cache now"), "{}", refused.body);
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!((site.limited("memory"), site.store.users().await.unwrap().len()), (1, 1));
+    machine_has(280 << 20).await;
+    site.sign_up_user("b@example.com").await;
 }
 
 // W-13.

@@ -1,0 +1,153 @@
+//! Instances that are made ahead: taken by sign-ups, given away once, and never in the way.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use store::{Instance, NewToken, NewUser, Plan, TokenKey};
+
+use crate::harness::{Installation, count, docker, get, inspect, until};
+
+/// The ids of those that may be taken, once there are `count`.
+async fn until_ready(installation: &Installation, wanted: usize) -> BTreeSet<String> {
+    until("ready instances", Duration::from_secs(30), || async {
+        let all = installation.store.ready_instances().await.unwrap();
+        let ready: BTreeSet<String> =
+            all.into_iter().filter(|it| it.ready_at.is_some()).map(|it| it.id).collect();
+        (ready.len() == wanted).then_some(ready)
+    })
+    .await
+}
+
+async fn with_ready(count: usize) -> Installation {
+    let mut installation = Installation::new().await;
+    installation.config.ready_instances = count;
+    installation.config.reconcile_seconds = 1;
+    installation.start_provisioner();
+    installation.until_ready().await;
+    installation
+}
+
+fn container_id(installation: &Installation, instance: &str) -> String {
+    let name = format!("memgate-{}-{instance}", installation.id);
+    inspect("container", &name)["Id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_sign_up_takes_a_ready_instance_and_another_is_made() {
+    let mut installation = with_ready(2).await;
+    let ready = until_ready(&installation, 2).await;
+    let before: Vec<String> = ready.iter().map(|id| container_id(&installation, id)).collect();
+    let metric = "memgate_provisioner_ready_instances 2";
+    let shown = || get(installation.config.health, "/metrics").unwrap().lines().any(|line| line == metric);
+    until("the metric", Duration::from_secs(10), || async { shown().then_some(()) }).await;
+
+    let (instance, route) = installation.running_instance().await;
+    assert!(ready.contains(&instance.id));
+    assert_eq!(route.generation, 1);
+    assert!(before.contains(&container_id(&installation, &instance.id)), "not made again");
+    assert_eq!(route.container.as_deref(), Some(&*container_id(&installation, &instance.id)));
+    // It is as empty as a new one, and works.
+    let version = installation.request(&instance, &route, "version");
+    assert!(version.unwrap().starts_with("VERSION "));
+    let address = route.address.as_ref().unwrap().parse().unwrap();
+    let credential = installation.lane_key.credential(&instance.id, route.generation);
+    let figures = provisioner::statistics::read(address, &credential).await.unwrap();
+    assert_eq!((figures.curr_items, figures.get_hits), (0, 0));
+
+    let refilled = until_ready(&installation, 2).await;
+    assert!(!refilled.contains(&instance.id));
+    assert_eq!(count("container", &installation.id), 3);
+    installation.stop_provisioner();
+    provisioner::teardown(&installation.config, &installation.id).await.unwrap();
+    assert_eq!(count("container", &installation.id), 0);
+}
+
+// R-56.
+#[tokio::test]
+async fn a_ready_instance_is_given_away_once_whatever_the_store_says() {
+    let mut installation = with_ready(1).await;
+    until_ready(&installation, 1).await;
+    let (first, route) = installation.running_instance().await;
+    installation.fill(&first, &route, 0, (10, 1));
+    until_ready(&installation, 1).await;
+    installation.stop_provisioner();
+    // As after a backup was put back that is older than the sign-up: it offers the container again.
+    installation.execute(&format!(
+        "DELETE FROM ready_instances; DELETE FROM routes WHERE instance_id = '{id}'; \
+         DELETE FROM instances WHERE id = '{id}'; \
+         INSERT INTO ready_instances VALUES ('{id}', 64, 20000, 1048576, 1, 1)",
+        id = first.id
+    ));
+    installation.start_provisioner();
+    installation.until_ready().await;
+    let second = installation.sign_up().await;
+    assert_eq!(second.id, first.id);
+    let after = installation.until_running(&second, 0).await;
+    assert_eq!(after.generation, 2, "another container");
+    assert_ne!(after.address, route.address, "elsewhere");
+    assert_eq!(installation.request(&second, &after, "mg 10-0-0 v").as_deref(), Some("EN"));
+}
+
+// R-56, R-16.
+#[tokio::test]
+async fn what_isnt_as_it_was_made_is_withdrawn() {
+    let mut installation = with_ready(1).await;
+    let ready = until_ready(&installation, 1).await;
+    let killed = format!("memgate-{}-{}", installation.id, ready.first().unwrap());
+    docker(&["kill", &killed]);
+    until("another", Duration::from_secs(20), || async {
+        let all = installation.store.ready_instances().await.unwrap();
+        all.iter().any(|it| it.ready_at.is_some() && !ready.contains(&it.id)).then_some(())
+    })
+    .await;
+    assert_eq!(count("container", &installation.id), 1);
+
+    // What a crash left, and what a broken role wrote.
+    installation.stop_provisioner();
+    let crashed = "a".repeat(24);
+    installation.execute(&format!(
+        "INSERT INTO ready_instances VALUES ('{crashed}', 64, 20000, 1048576, 1, NULL), \
+         ('../../volumes/x', 64, 20000, 1048576, 1, 1), ('{}', 64, 20000, 1048576, 1, 1); \
+         UPDATE addresses SET instance_id = '{crashed}' WHERE address = (SELECT MAX(address) FROM addresses)",
+        "b".repeat(24)
+    ));
+    installation.start_provisioner();
+    installation.until_ready().await;
+    until("only one that is ready", Duration::from_secs(20), || async {
+        let all = installation.store.ready_instances().await.unwrap();
+        (all.len() == 1 && all[0].ready_at.is_some() && all[0].id.len() == 24 && all[0].id != crashed)
+            .then_some(())
+    })
+    .await;
+    assert_eq!(count("container", &installation.id), 1);
+    assert_eq!(count("volume", &installation.id), 1);
+    let leased: i64 = installation.store.subnets_in_use().await.unwrap().iter().map(|(_, count)| count).sum();
+    assert_eq!(leased, 1);
+}
+
+// R-31.
+#[tokio::test]
+async fn ready_instances_make_room_for_caches() {
+    let mut installation = Installation::new().await;
+    installation.config.ready_instances = 8;
+    // Seven caches of the default plan: 140 MB each. The pool leaves room for four of them.
+    installation.config.memory_mb = Some(1_000);
+    installation.start_provisioner();
+    installation.until_ready().await;
+    until_ready(&installation, 4).await;
+    let large = installation.store.plan("default").await.unwrap().unwrap();
+    // 512 MB, a quarter of it, 24 MB, 32 MB for connections, 4 MB for items.
+    let large = Plan { name: "large".into(), memory_mb: 512, ..large };
+    installation.store.create_plan(&large).await.unwrap();
+    let instance = sign_up_with(&installation, "large").await;
+    installation.until_running(&instance, 0).await;
+    let left = installation.store.ready_instances().await.unwrap();
+    assert!(left.len() <= 2, "{left:?}");
+}
+
+async fn sign_up_with(installation: &Installation, plan: &str) -> Instance {
+    let key = TokenKey::load_or_create(&installation.dir().join("another.key")).unwrap();
+    let new = NewUser { email: "large@example.org", password_hash: None, plan, is_admin: false };
+    let user = installation.store.sign_up(&new, &NewToken::generate(&key, "first")).await.unwrap();
+    installation.store.first_instance_of(&user.id).await.unwrap().unwrap()
+}
