@@ -1,7 +1,8 @@
 //! A load generator for memcached's protocols (`load run`, `load idle`), the benchmark that runs it against memgate and
 //! its peers in alternating rounds (`load bench`, started by `deploy/bench`), floods with what another tenant feels
-//! meanwhile (`load floods`, started by `deploy/measure floods`), and faults with what a checking client sees (`load
-//! faults`, started by `deploy/measure faults`).
+//! meanwhile (`load floods`, started by `deploy/measure floods`), faults with what a checking client sees (`load faults`,
+//! started by `deploy/measure faults`), sign-ups at once (`load sign-ups`, `deploy/measure sign-ups`), and ways to share out
+//! the CPUs (`load cpus`, `deploy/measure cpus`).
 //!
 //! It connects to this machine only: other targets are rejected.
 
@@ -9,6 +10,7 @@ mod bench;
 mod child;
 mod client;
 mod cpu;
+mod cpus;
 mod error;
 #[cfg(test)]
 mod fake_memcached;
@@ -23,6 +25,7 @@ mod outcome;
 mod preload;
 mod reply_checker;
 mod session;
+mod sign_ups;
 mod stream;
 mod wire;
 mod workload;
@@ -53,6 +56,10 @@ enum Command {
     Floods(floods::Floods),
     /// Inject known faults under a client that checks every byte; prints a table
     Faults(faults::Faults),
+    /// Measure how long sign-ups at once wait for their caches; prints a table
+    SignUps(sign_ups::SignUps),
+    /// Measure ways to share out the CPUs to caches; prints a table
+    Cpus(cpus::Cpus),
     /// Run one process of a flood; `load floods` starts it
     #[command(hide = true)]
     Attack(floods::Attack),
@@ -65,6 +72,8 @@ fn main() -> ExitCode {
         Command::Bench(bench) => bench.run(),
         Command::Floods(floods) => floods.run(),
         Command::Faults(faults) => faults.run(),
+        Command::SignUps(sign_ups) => sign_ups.run(),
+        Command::Cpus(cpus) => cpus.run(),
         Command::Attack(attack) => attack.run(),
     };
     match done {
