@@ -96,7 +96,7 @@ impl Spec {
     /// The value of the container's label. A container whose label differs from the desired one is replaced, unless it
     /// can be resized.
     pub(crate) fn label(&self) -> String {
-        let Self { memory_mb, connections, item_size_max, warm } = self;
+        let Self { memory_mb, connections, item_size_max, warm, cpu_weight: _ } = self;
         let warm = if *warm { " warm" } else { "" };
         format!("memory={memory_mb} connections={connections} item={item_size_max}{warm}")
     }
@@ -179,7 +179,8 @@ mod tests {
 
     #[test]
     fn label_is_read_as_it_is_written() {
-        let spec = Spec { memory_mb: 64, connections: 1024, item_size_max: 1 << 20, warm: false, cpu_weight: 100 };
+        let spec =
+            Spec { memory_mb: 64, connections: 1024, item_size_max: 1 << 20, warm: false, cpu_weight: 100 };
         assert_eq!(Spec::from_label(&spec.label()), Some(spec));
         for label in
             ["", "memory=64", "memory=-1 connections=1 item=1024", "memory=1 connections=1 item=+1024"]
@@ -190,7 +191,8 @@ mod tests {
 
     #[test]
     fn only_memory_changes_while_it_runs() {
-        let spec = Spec { memory_mb: 64, connections: 1024, item_size_max: 1 << 20, warm: false, cpu_weight: 100 };
+        let spec =
+            Spec { memory_mb: 64, connections: 1024, item_size_max: 1 << 20, warm: false, cpu_weight: 100 };
         assert!(Spec { memory_mb: 128, ..spec }.is_resize_of(&spec));
         assert!(Spec { memory_mb: 8, cpu_weight: 7, ..spec }.is_resize_of(&spec));
         for other in [

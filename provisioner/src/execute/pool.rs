@@ -156,7 +156,7 @@ impl Executor {
         for container in self.docker.containers_of(id).await? {
             self.remove(&container.id).await?;
         }
-        self.docker.remove_volume_of(id).await?;
+        self.docker.remove_volumes_of(id).await?;
         self.store.release_address(id).await?;
         self.capacity.release(id);
         Ok(())
