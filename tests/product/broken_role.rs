@@ -135,6 +135,7 @@ fn broken_role_plants_nothing_that_root_opens() {
         "ca.key",
         "ca.pem",
         "db",
+        "image.id",
         "installation.id",
         "lane.key",
         "server.key",
