@@ -42,15 +42,15 @@ impl std::fmt::Display for Plan {
         let limit = |limit: Option<i64>| limit.map_or("no limit".to_owned(), |limit| limit.to_string());
         std::write!(
             f,
-            "{} MB, {} connections, items of {} bytes, operations/s: {}, bytes/s: {}, warm: {}, sleep after s: {}, CPU weight {}",
+            "{} MB, {} connections, items of {} bytes, operations/s: {}, bytes/s: {}, CPU weight {}, warm: {}, sleep after s: {}",
             self.memory_mb,
             self.connections,
             self.item_size_max,
             limit(self.operations_per_second),
             limit(self.bytes_per_second),
+            self.cpu_weight,
             if self.warm { "yes" } else { "no" },
             self.sleep_after_seconds.map_or("never".to_owned(), |seconds| seconds.to_string()),
-            self.cpu_weight,
         )?;
         if let Some(caches) = self.caches_per_user {
             std::write!(f, ", {caches} caches per user")?;

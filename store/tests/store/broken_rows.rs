@@ -70,7 +70,7 @@ async fn one_long_text_is_not_multiplied_by_many_rows() {
     let (first, n) = (store.first_cache_of(&bob.id).await.unwrap().unwrap().id, numbers(2000));
     db.execute(&format!(
         "UPDATE users SET email = hex(zeroblob(25000)) WHERE id = '{bob}'; \
-         {n} INSERT INTO caches SELECT 'c-' || i, '{bob}', 'n' || i, 'default', i, NULL, 9 FROM n; \
+         {n} INSERT INTO caches (id, user_id, name, plan, created_at, deleted_at, revision) SELECT 'c-' || i, '{bob}', 'n' || i, 'default', i, NULL, 9 FROM n; \
          INSERT INTO instances SELECT id, id, 64, 1, 1, 'running', created_at, 9 FROM caches WHERE id LIKE 'c-%'; \
          {n} INSERT INTO tokens SELECT 't' || i, '{first}', 'x', '', '', 1, '', '', 'all', NULL, NULL, NULL, NULL, \
          NULL, i, NULL, 9 FROM n",
@@ -125,7 +125,7 @@ async fn lists_are_bounded() {
         "{n} INSERT INTO users SELECT 'u' || i, i || '@example.org', NULL, 'default', 0, 'active', i, NULL, 9, NULL FROM n; \
          {n} INSERT INTO plans (name, memory_mb, connections, item_size_max, revision) SELECT 'p' || i, 1, 1, 1, 9 FROM n; \
          {n} INSERT INTO proxies SELECT 'x' || i, 'x', '1', i, i, 1 FROM n; \
-         {n} INSERT INTO caches SELECT 'c-' || i, '{}', 'n' || i, 'default', i, NULL, 9 FROM n; \
+         {n} INSERT INTO caches (id, user_id, name, plan, created_at, deleted_at, revision) SELECT 'c-' || i, '{}', 'n' || i, 'default', i, NULL, 9 FROM n; \
          INSERT INTO instances SELECT id, id, 64, 1, 1, 'running', created_at, 9 FROM caches WHERE id LIKE 'c-%'; \
          UPDATE caches SET revision = 1000; UPDATE revision SET value = 1000",
         user.id,
