@@ -3,17 +3,19 @@
 //! the operator's binary is never run here.
 
 mod elf;
+mod libraries;
 mod package;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::spec::{LANE_DIR, MEMCACHED, UID};
-use package::{Library, Packages};
+use elf::Elf;
+use libraries::{Library, Linked};
+use package::Packages;
 
 /// How deep dependencies are followed: libraries of libraries may be missing, too.
 const DEPENDENCY_DEPTH_MAX: usize = 4;
@@ -41,9 +43,12 @@ impl Rootfs {
         let packages = Packages::new(dir.path());
         let version = packages.unpack(PACKAGE).await?;
         let binary = packages.root().join(MEMCACHED.trim_start_matches('/'));
-        let libraries = find_libraries(&packages, &binary).await?;
+        let binary = read_program(&binary).map_err(failed)?;
+        let elf = elf::parse(&binary, std::env::consts::ARCH)
+            .map_err(|(problem, fix)| Error::Image(format!("the package's memcached: {problem}: {fix}")))?;
+        let libraries = find_libraries(&packages, &elf).await?;
         let root = packages.root().to_owned();
-        let libraries = libraries.into_iter().map(|it| (inside(&root, &it.path), it.path));
+        let libraries = libraries.into_iter().map(|it| (inside(&root, &it.path), it.contents));
         let files =
             [(inside(Path::new("/"), Path::new(MEMCACHED)), binary)].into_iter().chain(libraries).collect();
         Ok(Self { version, tar: pack_beside(files).await.map_err(failed)? })
@@ -59,12 +64,15 @@ impl Rootfs {
         let bytes = read_program(path).map_err(unreadable)?;
         let elf =
             elf::parse(&bytes, std::env::consts::ARCH).map_err(|(problem, fix)| refused(problem, fix))?;
+        if elf.redirects {
+            let fix = "link it without -rpath, --audit and --filter, or `patchelf --remove-rpath` it";
+            return Err(refused("it tells the loader to look for libraries elsewhere".into(), fix));
+        }
         let dir = tempfile::tempdir().map_err(failed)?;
-        let binary = copy_into(dir.path(), &bytes).map_err(failed)?;
-        let packages = Packages::for_foreign_binary(dir.path());
+        let packages = Packages::new(dir.path());
         let libraries = match &elf.loader {
             None => Vec::new(),
-            Some(loader) if is_of_system(loader) => find_foreign_libraries(&packages, &binary, path).await?,
+            Some(loader) if is_of_system(loader) => find_foreign_libraries(&packages, &elf, path).await?,
             Some(loader) => {
                 let fix = "build it on this distribution, or link it statically";
                 return Err(refused(format!("its loader {loader} isn't this host's"), fix));
@@ -73,10 +81,10 @@ impl Rootfs {
         let root = packages.root().to_owned();
         let folder = library_folder(&root, &libraries);
         let place = |library: Library| match (&folder, library.path.file_name()) {
-            (Some(folder), Some(name)) if !library.is_named_by_path => (folder.join(name), library.path),
-            _ => (inside(&root, &library.path), library.path),
+            (Some(folder), Some(name)) if !library.is_named_by_path => (folder.join(name), library.contents),
+            _ => (inside(&root, &library.path), library.contents),
         };
-        let memcached = (inside(Path::new("/"), Path::new(MEMCACHED)), binary);
+        let memcached = (inside(Path::new("/"), Path::new(MEMCACHED)), bytes);
         let files = std::iter::once(memcached).chain(libraries.into_iter().map(place)).collect();
         Ok(Self { version: String::new(), tar: pack_beside(files).await.map_err(failed)? })
     }
@@ -94,15 +102,6 @@ fn read_program(path: &Path) -> io::Result<Vec<u8>> {
     if fits { Ok(bytes) } else { Err(io::Error::other("it is larger than 256 MB")) }
 }
 
-/// Copies a program into a folder that everybody may read, and returns its path.
-fn copy_into(dir: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
-    let binary = dir.join("memcached");
-    fs::write(&binary, bytes)?;
-    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755))?;
-    Ok(binary)
-}
-
 fn is_of_system(loader: &str) -> bool {
     let folder = fs::canonicalize(loader).ok().and_then(|path| Some(path.parent()?.to_owned()));
     let system = LOADER_FOLDERS.iter().filter_map(|folder| fs::canonicalize(folder).ok());
@@ -110,25 +109,22 @@ fn is_of_system(loader: &str) -> bool {
 }
 
 /// The libraries of an operator's binary. Names those that nothing here has.
-async fn find_foreign_libraries(
-    packages: &Packages,
-    binary: &Path,
-    path: &Path,
-) -> Result<Vec<Library>, Error> {
+async fn find_foreign_libraries(packages: &Packages, elf: &Elf, path: &Path) -> Result<Vec<Library>, Error> {
     let refused = |problem, fix: &str| Error::Binary { path: path.to_owned(), problem, fix: fix.into() };
     let fix = "build it on this distribution, or link it statically";
-    let linked = packages.linked(binary).await.map_err(|error| refused(format!("{error}"), fix))?;
+    let linked = linked_by(elf, packages).map_err(|error| refused(error.to_string(), fix))?;
     if linked.missing.is_empty() {
         return Ok(linked.found);
     }
     let from_package = async {
         packages.unpack(PACKAGE).await?;
-        find_libraries(packages, binary).await
+        find_libraries(packages, elf).await
     };
     if let Ok(found) = from_package.await {
         return Ok(found);
     }
-    let missing = packages.linked(binary).await.map_or(linked.missing, |linked| linked.missing).join(", ");
+    let missing = linked_by(elf, packages).map_or(linked.missing, |linked| linked.missing);
+    let missing = missing.join(", ");
     Err(refused(
         format!("it links {missing}, which neither this host nor the distribution's memcached package has"),
         "install the library where everybody may read it (`apt-cache search` finds its package), or link memcached statically",
@@ -150,11 +146,12 @@ fn inside(root: &Path, path: &Path) -> PathBuf {
 }
 
 /// Finds the libraries that a binary links. Those that this host lacks are unpacked from packages.
-async fn find_libraries(packages: &Packages, binary: &Path) -> Result<Vec<Library>, Error> {
+async fn find_libraries(packages: &Packages, elf: &Elf) -> Result<Vec<Library>, Error> {
+    let failed = |error: io::Error| Error::Image(error.to_string());
     let mut seen = BTreeSet::from([PACKAGE.to_owned()]);
     let mut new: Vec<String> = seen.iter().cloned().collect();
     for _ in 0..DEPENDENCY_DEPTH_MAX {
-        let linked = packages.linked(binary).await?;
+        let linked = linked_by(elf, packages).map_err(failed)?;
         if linked.missing.is_empty() {
             return Ok(linked.found);
         }
@@ -169,19 +166,24 @@ async fn find_libraries(packages: &Packages, binary: &Path) -> Result<Vec<Librar
         }
         new = next;
     }
-    let missing = packages.linked(binary).await?.missing;
-    if missing.is_empty() {
-        return Ok(packages.linked(binary).await?.found);
+    let linked = linked_by(elf, packages).map_err(failed)?;
+    if linked.missing.is_empty() {
+        return Ok(linked.found);
     }
-    Err(Error::Image(format!("no package provides {}: install the library on this host", missing.join(", "))))
+    let missing = linked.missing.join(", ");
+    Err(Error::Image(format!("no package provides {missing}: install the library on this host")))
 }
 
-async fn pack_beside(files: Vec<(PathBuf, PathBuf)>) -> io::Result<Vec<u8>> {
+fn linked_by(elf: &Elf, packages: &Packages) -> io::Result<Linked> {
+    libraries::find(elf, packages.root())
+}
+
+async fn pack_beside(files: Vec<(PathBuf, Vec<u8>)>) -> io::Result<Vec<u8>> {
     tokio::task::spawn_blocking(move || pack(&files)).await.map_err(io::Error::from).flatten()
 }
 
 /// Packs files, each with its name in the image.
-fn pack(files: &[(PathBuf, PathBuf)]) -> io::Result<Vec<u8>> {
+fn pack(files: &[(PathBuf, Vec<u8>)]) -> io::Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     let folders: BTreeSet<&Path> = files
         .iter()
@@ -193,9 +195,8 @@ fn pack(files: &[(PathBuf, PathBuf)]) -> io::Result<Vec<u8>> {
     }
     let mount_point = Path::new(LANE_DIR).strip_prefix("/").unwrap_or(Path::new(LANE_DIR));
     append(&mut tar, mount_point, tar::EntryType::Directory, (0o500, UID, &[]))?;
-    for (name, file) in files {
-        // Links are followed: the name that memcached links holds the file itself.
-        append(&mut tar, name, tar::EntryType::Regular, (0o755, 0, &std::fs::read(file)?))?;
+    for (name, contents) in files {
+        append(&mut tar, name, tar::EntryType::Regular, (0o755, 0, contents))?;
     }
     tar.into_inner()
 }

@@ -1,4 +1,4 @@
-//! The distribution's packages, by its own tools: download, unpack, and list what a binary links.
+//! The distribution's packages, by its own tools: download, unpack, and list what they depend on.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -8,41 +8,16 @@ use tokio::process::Command;
 
 use crate::error::Error;
 
-/// The user and group that own nothing.
-const NOBODY: u32 = 65_534;
-
 /// Packages downloaded and unpacked in a temporary folder.
 #[derive(Debug)]
 pub(crate) struct Packages {
     downloads: PathBuf,
     root: PathBuf,
-    /// Whether binaries are looked at as nobody: their loader may do what they say.
-    as_nobody: bool,
-}
-
-/// The libraries that a binary links: those found, and names of those missing.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Linked {
-    pub(crate) found: Vec<Library>,
-    pub(crate) missing: Vec<String>,
-}
-
-/// A library that was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Library {
-    pub(crate) path: PathBuf,
-    /// Whether the binary names this path, and not only a file that the loader looks for.
-    pub(crate) is_named_by_path: bool,
 }
 
 impl Packages {
     pub(crate) fn new(dir: &Path) -> Self {
-        Self { downloads: dir.join("packages"), root: dir.join("root"), as_nobody: false }
-    }
-
-    /// The same for a binary that comes from elsewhere. Nobody must be able to read the folder.
-    pub(crate) fn for_foreign_binary(dir: &Path) -> Self {
-        Self { as_nobody: rustix::process::geteuid().is_root(), ..Self::new(dir) }
+        Self { downloads: dir.join("packages"), root: dir.join("root") }
     }
 
     /// The folder that all packages are unpacked into.
@@ -68,23 +43,6 @@ impl Packages {
         let deb = self.deb(package)?;
         let depends = run(tool("dpkg-deb").arg("-f").arg(deb).arg("Depends")).await?;
         Ok(parse_depends(&depends))
-    }
-
-    /// Resolves the libraries that a binary links; unpacked ones come before the host's.
-    pub(crate) async fn linked(&self, binary: &Path) -> Result<Linked, Error> {
-        let mut folders: Vec<PathBuf> = vec![self.root.join("usr/lib"), self.root.join("lib")];
-        for parent in folders.clone() {
-            let Ok(entries) = std::fs::read_dir(parent) else { continue };
-            folders.extend(entries.flatten().map(|e| e.path()).filter(|p| p.is_dir()));
-        }
-        let path = std::env::join_paths(folders)
-            .map_err(|_| Error::Image("the temporary folder has a colon in its name: set TMPDIR".into()))?;
-        let mut ldd = tool("ldd");
-        ldd.arg(binary).env("LD_LIBRARY_PATH", path);
-        if self.as_nobody {
-            ldd.uid(NOBODY).gid(NOBODY).current_dir("/");
-        }
-        Ok(parse_ldd(&run(&mut ldd).await?))
     }
 
     async fn download(&self, package: &str) -> Result<(), Error> {
@@ -139,40 +97,9 @@ fn parse_depends(depends: &str) -> Vec<String> {
         .collect()
 }
 
-/// Parses ldd's lines: `name => path (address)`, `name => not found`, `path (address)`, and the kernel's.
-fn parse_ldd(output: &str) -> Linked {
-    let mut linked = Linked::default();
-    for line in output.lines().map(str::trim) {
-        let (name, target) = line.split_once(" => ").unwrap_or((line, line));
-        if target.starts_with("not found") {
-            linked.missing.push(name.to_owned());
-        } else if let Some(path) = target.split_whitespace().next().filter(|path| path.starts_with('/')) {
-            linked.found.push(Library { path: path.into(), is_named_by_path: name.starts_with('/') });
-        }
-    }
-    linked
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ldd_output_is_parsed() {
-        let output = "\tlinux-vdso.so.1 (0x00007fdd4da13000)\n\
-            \tlibevent-2.1.so.7 => not found\n\
-            \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007fdd4d21e000)\n\
-            \t/lib64/ld-linux-x86-64.so.2 (0x00007fdd4da15000)\n";
-        let library = |path: &str, is_named_by_path| Library { path: path.into(), is_named_by_path };
-        let expected = Linked {
-            found: vec![
-                library("/lib/x86_64-linux-gnu/libc.so.6", false),
-                library("/lib64/ld-linux-x86-64.so.2", true),
-            ],
-            missing: vec!["libevent-2.1.so.7".into()],
-        };
-        assert_eq!(parse_ldd(output), expected);
-    }
 
     #[test]
     fn depends_field_is_parsed() {
