@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::command::run;
 use super::fleet::Process;
 use crate::child::stop;
 use crate::error::LoadError;
@@ -11,9 +12,9 @@ use crate::error::LoadError;
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// Its containers are on networks that the installation makes.
-const OPTIONS: [&str; 6] = [
-    "--bridge=none",
+/// Of a network that is for documentation.
+const BRIDGE_ADDRESS: &str = "192.0.2.1/29";
+const OPTIONS: [&str; 5] = [
     "--iptables=false",
     "--containerd-namespace",
     "memgate-faults",
@@ -24,6 +25,8 @@ const OPTIONS: [&str; 6] = [
 /// A running engine. Stopped when dropped.
 pub(super) struct OwnDocker {
     folder: PathBuf,
+    /// Its default bridge, on which it has no container. Without one, an engine removes docker0, which is another's.
+    bridge: String,
     process: Option<Process>,
 }
 
@@ -31,7 +34,10 @@ impl OwnDocker {
     pub(super) fn start(parent: &Path) -> Result<Self, LoadError> {
         let folder = parent.join("docker");
         std::fs::create_dir(&folder)?;
-        let mut engine = Self { folder, process: None };
+        let bridge = format!("mgf{}", std::process::id());
+        run("ip", &["link", "add", &bridge, "type", "bridge"])?;
+        run("ip", &["address", "add", BRIDGE_ADDRESS, "dev", &bridge])?;
+        let mut engine = Self { folder, bridge, process: None };
         engine.start_again(false)?;
         Ok(engine)
     }
@@ -47,7 +53,7 @@ impl OwnDocker {
         let mut command = Command::new("dockerd");
         command.args(["--data-root", &path("root"), "--exec-root", &path("exec")]);
         command.args(["--pidfile", &path("pid"), "-H", &host]).args(OPTIONS);
-        command.arg(format!("--live-restore={live_restore}"));
+        command.args([format!("--bridge={}", self.bridge), format!("--live-restore={live_restore}")]);
         self.process = Some(Process::start(&command, &self.folder.join("log"))?);
         let deadline = Instant::now() + START_TIMEOUT;
         let mut version = Command::new("docker");
@@ -75,5 +81,6 @@ impl Drop for OwnDocker {
         // An engine whose containers may go on leaves its folder mounted on itself.
         let root = self.folder.join("root");
         let _ = Command::new("umount").arg(root).stderr(Stdio::null()).status();
+        let _ = run("ip", &["link", "del", &self.bridge]);
     }
 }
