@@ -250,8 +250,8 @@ impl Executor {
             Err(why) => return unknown(why),
         };
         let (cause, what) = (EventCause::Reachable, describe(&first));
-        // That is the cause, and is repaired as such.
-        if !isolation.other_networks.is_empty() {
+        // That is the cause, and is repaired as such; and no rule gives ports back.
+        if !isolation.other_networks.is_empty() || first.lacks_ports {
             return (CheckResult::Failed, Some(what));
         }
         let restored = self.firewall.ensure().await.and_then(|_| firewall::ensure_bridge_filter());
@@ -307,7 +307,8 @@ fn describe(reached: &Reached) -> String {
     let answered: Vec<String> = reached.answered.iter().map(ToString::to_string).collect();
     let reached_some = (!answered.is_empty()).then(|| format!("it reached {}", answered.join(", ")));
     let other_routes = reached.has_other_routes.then(|| "it has routes over other interfaces".to_owned());
-    let all: Vec<String> = reached_some.into_iter().chain(other_routes).collect();
+    let no_ports = reached.lacks_ports.then(|| "nothing could be tried: it has taken all ports".to_owned());
+    let all: Vec<String> = reached_some.into_iter().chain(other_routes).chain(no_ports).collect();
     format!("from its network {}", all.join(", and "))
 }
 

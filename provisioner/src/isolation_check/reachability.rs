@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ use crate::isolation::Isolation;
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long the thread may take.
 const THREAD_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a port is asked for before all count as taken.
+const PORT_ATTEMPTS: usize = 3;
 /// Targets of one check.
 pub(super) const TARGETS_MAX: usize = 16;
 /// The type of the kernel's file system of namespaces (`NSFS_MAGIC`).
@@ -36,11 +38,39 @@ pub(super) struct Reached {
     pub(super) answered: Vec<SocketAddrV4>,
     /// Whether there are routes over more than its own interface.
     pub(super) has_other_routes: bool,
+    /// Whether no port was free to try from, again and again: somebody in there has taken them all.
+    pub(super) lacks_ports: bool,
 }
 
 impl Reached {
     pub(super) fn is_nothing(&self) -> bool {
-        self.answered.is_empty() && !self.has_other_routes
+        self.answered.is_empty() && !self.has_other_routes && !self.lacks_ports
+    }
+}
+
+/// What became of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Answered,
+    /// It was prevented, or nothing has answered.
+    NotReached,
+    /// No port was free.
+    NoPort,
+    /// It says nothing about the target, as when this process has no more files.
+    Unknown(Errno),
+}
+
+impl Outcome {
+    /// Of a connection that has failed. Only what says that packets don't get there counts as not reached.
+    fn of(errno: Errno) -> Self {
+        match errno {
+            Errno::CONNREFUSED | Errno::CONNRESET => Self::Answered,
+            Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::PERM | Errno::ACCESS | Errno::TIMEDOUT => {
+                Self::NotReached
+            }
+            Errno::ADDRINUSE => Self::NoPort,
+            other => Self::Unknown(other),
+        }
     }
 }
 
@@ -71,15 +101,27 @@ pub(super) async fn reach(
     let begun = timeout(THREAD_TIMEOUT, result).await;
     let (begun, has_other_routes) =
         begun.map_err(|_| "it took too long")?.map_err(|_| "the check ended early")??;
-    let answers = begun.into_iter().map(|Attempt { target, socket }| async move {
-        let answered = match socket {
-            Ok(socket) => answers(socket).await,
-            Err(errno) => errno == Errno::CONNREFUSED,
+    let outcomes = begun.into_iter().map(|Attempt { target, socket }| async move {
+        let outcome = match socket {
+            Ok(socket) => outcome(socket).await.unwrap_or_else(Outcome::of),
+            Err(errno) => Outcome::of(errno),
         };
-        answered.then_some(target)
+        (target, outcome)
     });
-    let answered = join_all(answers).await.into_iter().flatten().collect();
-    Ok(Reached { answered, has_other_routes })
+    judge(&join_all(outcomes).await, has_other_routes)
+}
+
+/// What connections say together. One that says nothing leaves it open, unless others say enough.
+fn judge(outcomes: &[(SocketAddrV4, Outcome)], has_other_routes: bool) -> Result<Reached, String> {
+    let answered = outcomes.iter().filter(|(_, outcome)| *outcome == Outcome::Answered);
+    let answered = answered.map(|(target, _)| *target).collect();
+    let lacks_ports = outcomes.iter().any(|(_, outcome)| *outcome == Outcome::NoPort);
+    let reached = Reached { answered, has_other_routes, lacks_ports };
+    let unknown = outcomes.iter().find_map(|(target, outcome)| match outcome {
+        Outcome::Unknown(errno) => Some(format!("{target} couldn't be tried ({errno})")),
+        _ => None,
+    });
+    unknown.filter(|_| reached.is_nothing()).map_or(Ok(reached), Err)
 }
 
 /// Moves this thread into the network namespace that one of these files is, and gives up all capabilities afterwards.
@@ -109,8 +151,11 @@ fn open_namespace(file: &str) -> Option<File> {
 /// Begins all connections, and looks at the routes. Waits for nothing.
 fn begin(own: Ipv4Addr, targets: &[SocketAddrV4]) -> Result<(Vec<Attempt>, bool), String> {
     let wrong = |_| format!("the network namespace doesn't have the container's address {own}");
-    // An address that isn't this namespace's can't be bound: proves that it is the container's.
-    UdpSocket::bind((own, 0)).map_err(wrong)?;
+    // An address that isn't this namespace's can't be bound: proves that it is the container's. So does one without a free
+    // port, which the connections will lack or not.
+    UdpSocket::bind((own, 0))
+        .map(drop)
+        .or_else(|error| if error.kind() == io::ErrorKind::AddrInUse { Ok(()) } else { Err(wrong(error)) })?;
     let begun =
         targets.iter().map(|target| Attempt { target: *target, socket: connect(own, *target) }).collect();
     let routes =
@@ -127,29 +172,31 @@ fn interfaces(routes: &str) -> BTreeSet<&str> {
 fn connect(own: Ipv4Addr, target: SocketAddrV4) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
-    rustix::net::bind(&socket, &SocketAddrV4::new(own, 0))?;
+    let mut attempts = (0..PORT_ATTEMPTS).map(|_| rustix::net::bind(&socket, &SocketAddrV4::new(own, 0)));
+    attempts.find(|bound| *bound != Err(Errno::ADDRINUSE)).unwrap_or(Err(Errno::ADDRINUSE))?;
     match rustix::net::connect(&socket, &target) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(errno) => Err(errno),
     }
 }
 
-/// Whether anything answers on a connection that has begun: with an acceptance or a refusal.
-async fn answers(socket: OwnedFd) -> bool {
-    let Ok(stream) = tokio::net::TcpStream::from_std(TcpStream::from(socket)) else { return false };
+/// What becomes of a connection that has begun. An acceptance is an answer, and so is a refusal.
+async fn outcome(socket: OwnedFd) -> Result<Outcome, Errno> {
+    let errno = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let stream = tokio::net::TcpStream::from_std(TcpStream::from(socket)).map_err(errno)?;
     if timeout(ANSWER_TIMEOUT, stream.writable()).await.is_err() {
-        return false;
+        return Ok(Outcome::NotReached);
     }
-    match stream.take_error() {
-        Ok(None) => stream.peer_addr().is_ok_and(|peer| matches!(peer, SocketAddr::V4(_))),
-        Ok(Some(error)) => error.kind() == io::ErrorKind::ConnectionRefused,
-        Err(_) => false,
+    match stream.take_error().map_err(errno)? {
+        None => stream.peer_addr().map(|_| Outcome::Answered).map_err(errno),
+        Some(error) => Err(errno(error)),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::io::Read as _;
+    use std::net::{SocketAddr, TcpListener};
 
     use super::*;
 
@@ -181,6 +228,60 @@ mod tests {
         }
         let after = (threads(), files());
         assert!(after.0 < before.0 + 25 && after.1 < before.1 + 25, "{before:?} {after:?}");
+    }
+
+    //
+    #[test]
+    fn what_says_nothing_about_a_target_is_not_silence() {
+        let target = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+        let judged = |errors: &[Errno]| {
+            let outcomes: Vec<_> = (1..).map(target).zip(errors.iter().map(|it| Outcome::of(*it))).collect();
+            judge(&outcomes, false)
+        };
+        let silent = [Errno::HOSTUNREACH, Errno::NETUNREACH, Errno::PERM, Errno::ACCESS, Errno::TIMEDOUT];
+        assert_eq!(judged(&silent), Ok(Reached::default()));
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL] {
+            let why = judged(&[Errno::HOSTUNREACH, errno]).unwrap_err();
+            assert!(why.starts_with("127.0.0.1:2 couldn't be tried ("), "{why}");
+            assert_eq!(judged(&[errno, Errno::CONNREFUSED]).unwrap().answered, [target(2)]);
+        }
+        let judged = judged(&[Errno::ADDRINUSE, Errno::MFILE]).unwrap();
+        assert!(judged.lacks_ports && !judged.is_nothing());
+    }
+
+    //
+    #[tokio::test]
+    async fn a_namespace_without_a_free_port_does_not_pass() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let prepare = "ip link set lo up && echo 40000 40001 >/proc/sys/net/ipv4/ip_local_port_range && echo && read end";
+        let mut holder = std::process::Command::new("unshare")
+            .args(["--net", "sh", "-c", prepare])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        holder.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let file = format!("/proc/{}/ns/net", holder.id());
+        let closed = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
+        let free = reach(&of(&file), Ipv4Addr::LOCALHOST, vec![closed]).await.unwrap();
+        assert!(!free.lacks_ports, "{free:?}");
+        let files = [file.clone()];
+        let take = move || {
+            enter(&files).unwrap();
+            let ports = 40_000..=40_001;
+            let tcp: Vec<_> =
+                ports.clone().map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap()).collect();
+            let udp: Vec<_> =
+                ports.map(|port| UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).unwrap()).collect();
+            (tcp, udp)
+        };
+        let taken = std::thread::spawn(take).join().unwrap();
+        let reached = reach(&of(&file), Ipv4Addr::LOCALHOST, vec![closed]).await.unwrap();
+        assert!(reached.lacks_ports && !reached.is_nothing(), "{reached:?}");
+        drop((taken, holder.stdin.take()));
+        holder.wait().unwrap();
     }
 
     #[test]
