@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use store::private_file::{self, Access};
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::config::Config;
 use crate::docker::{BuiltImage, Docker};
@@ -17,6 +17,8 @@ use crate::spec::MEMCACHED;
 
 /// How long a failure to get the image is kept before the next attempt.
 const RETRY_BACKOFF: Duration = Duration::from_secs(10);
+/// The image may have to be built or pulled.
+const LOOKUP_TIMEOUT: Duration = Duration::from_mins(30);
 /// Bytes that are read of the file with an image's id, which is shorter.
 const ID_LENGTH_MAX: u64 = 200;
 
@@ -216,8 +218,12 @@ impl ImageCache {
 
     /// Looks the image up again: it may have been removed, or a newer one built.
     pub(crate) async fn refresh(&self) -> Result<(), Error> {
-        let _lookup = self.lookup.lock().await;
-        self.look_up().await.map(drop)
+        let refresh = async {
+            let _lookup = self.lookup.lock().await;
+            self.look_up().await.map(drop)
+        };
+        let late = || Error::Image(format!("it took longer than {} minutes", LOOKUP_TIMEOUT.as_secs() / 60));
+        timeout(LOOKUP_TIMEOUT, refresh).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// The same, for the work on an instance.

@@ -23,7 +23,7 @@ use crate::execute::{Executor, log_failure};
 use crate::firewall::Checked;
 use crate::followers;
 use crate::leadership::{Leadership, check_leadership};
-use crate::resync::{ResyncReport, resync, within};
+use crate::resync::{ResyncReport, resync};
 use crate::work_queue::{Outcome, WorkQueue};
 
 /// Instances in work at a time. Most of them wait for a write permit, already marked as restarting.
@@ -34,8 +34,6 @@ const EVENT_QUEUE_MAX: usize = 1_024;
 const RESYNC_DELAY: Duration = Duration::from_millis(100);
 /// Delay of the next resync after a failed one.
 const RESYNC_RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// The image may have to be built or pulled.
-const IMAGE_TIMEOUT: Duration = Duration::from_mins(30);
 /// A resync that takes longer has a slow Docker behind it.
 const SLOW_RESYNC: Duration = Duration::from_secs(5);
 /// Time between two attempts to make a broken network again.
@@ -401,9 +399,7 @@ impl Reconciler {
         });
         if full && !std::mem::replace(&mut self.refreshing_image, true) {
             let executor = Arc::clone(&self.executor);
-            self.tasks.spawn(async move {
-                TaskResult::ImageRefreshed(within(IMAGE_TIMEOUT, executor.images.refresh()).await)
-            });
+            self.tasks.spawn(async move { TaskResult::ImageRefreshed(executor.images.refresh().await) });
         }
     }
 

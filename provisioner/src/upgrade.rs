@@ -2,36 +2,52 @@
 //! time, and watches how they end. A restart replaces such a container; the operations survive a crash, and so does the count
 //! of failures, so that an upgrade goes on from where it was.
 
-use std::collections::HashSet;
+mod rules;
+
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use store::{
-    DesiredState, ImageUpgrade, Instance, InstanceState, NewOperation, OperationState, StoreError,
-    UpgradeProgress, UpgradeState, UpgradeWanted,
+    DesiredState, ImageUpgrade, Instance, InstanceState, NewOperation, Operation, OperationKind,
+    OperationState, StoreError, Timestamp, UpgradeProgress, UpgradeState, UpgradeWanted, now,
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::error::Error;
 use crate::execute::Executor;
+use rules::Rules as _;
 
-/// How often it looks whether it has anything to do, and how restarts go.
+/// How often it looks how restarts go, and whether it has anything to do.
 const STEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Failures in a row, or among the first instances, after which it stops by itself.
-const FAILURES_MAX: i64 = 2;
-const FIRST_INSTANCES: i64 = 5;
+const IDLE_INTERVAL: Duration = Duration::from_secs(3);
+/// How often it lists all containers although no restart has ended.
+const LIST_INTERVAL: Duration = Duration::from_secs(5);
 /// Characters of a reason in a message.
 const REASON_MAX: usize = 200;
+/// Operations of a cache that are looked at for a restart that has failed.
+const OPERATIONS_READ: i64 = 5;
+/// Who asks for its restarts, as the audit log says.
+const ACTOR: &str = "operator";
 
 /// An upgrade that this process carries on.
 #[derive(Debug)]
 struct Upgrading {
     id: String,
     attempt: i64,
-    /// Whether the image was looked up since it began: the operator may have built one just before.
-    knows_image: bool,
+    /// As last counted: it may not be recorded yet.
+    progress: UpgradeProgress,
+    /// The image that was looked up since it began: the operator may have built one just before.
+    image: Option<String>,
+    /// Whether what an earlier process has asked for was looked for.
+    recovered: bool,
     restarts: Vec<Restart>,
+    /// Ids of instances that wait, as of the last list.
+    waiting: HashSet<String>,
+    listed_at: Option<Instant>,
     /// Ids of instances that aren't tried again in this attempt.
     skipped: HashSet<String>,
+    /// Why the last restart failed.
+    reason: Option<String>,
 }
 
 /// A restart that was asked for.
@@ -43,147 +59,259 @@ struct Restart {
     operation: String,
 }
 
+/// What the store and Docker say of instances, by id, and of their containers.
+struct Listed {
+    instances: HashMap<String, Instance>,
+    /// Ids of instances whose containers have another image than new ones get, and of the others with a container.
+    outdated: HashSet<String>,
+    current: HashSet<String>,
+}
+
 /// Upgrades whenever that is asked for, until it is dropped.
 pub(crate) async fn run(executor: &Executor) {
-    let mut current = None;
+    let (mut current, mut failing) = (None, false);
     loop {
-        sleep(STEP_INTERVAL).await;
+        sleep(if current.is_some() { STEP_INTERVAL } else { IDLE_INTERVAL }).await;
         if executor.known.is_store_away() {
             continue;
         }
-        if let Err(error) = step(executor, &mut current).await {
-            tracing::debug!(%error, "the image upgrade waits");
+        let result = step(executor, &mut current).await;
+        if let Err(error) = &result
+            && current.is_some()
+            && !failing
+        {
+            tracing::warn!(%error, "the image upgrade waits: it goes on when that is over");
         }
+        failing = result.is_err();
     }
 }
 
 async fn step(executor: &Executor, current: &mut Option<Upgrading>) -> Result<(), Error> {
+    let counted_at = now();
     let Some(upgrade) = executor.store.image_upgrade().await?.filter(|upgrade| !upgrade.is_at_rest()) else {
         *current = None;
         return Ok(());
     };
     let is_same = |it: &Upgrading| it.id == upgrade.id && it.attempt == upgrade.attempt;
-    let mut upgrading = current.take().filter(is_same).unwrap_or_else(|| Upgrading::new(&upgrade));
-    let mut progress = upgrade.progress.clone();
-    let advanced = upgrading.advance(executor, &upgrade, &mut progress).await;
-    *current = Some(upgrading);
-    if progress != upgrade.progress {
-        if progress.state != upgrade.progress.state {
-            let (state, message) = (progress.state.as_str(), progress.message.as_deref().unwrap_or_default());
-            tracing::info!(done = progress.done, total = progress.total, message, "image upgrade is {state}");
-        }
-        let recorded = executor.store.record_image_upgrade(&upgrade, &progress);
-        executor.metrics.store.observe("record_upgrade", recorded).await?;
-    }
+    let upgrading = current.take().filter(is_same).unwrap_or_else(|| Upgrading::new(&upgrade));
+    let upgrading = current.insert(upgrading);
+    let advanced = upgrading.advance(executor, &upgrade).await;
+    upgrading.record(executor, &upgrade, counted_at).await?;
     advanced
 }
 
 impl Upgrading {
     fn new(upgrade: &ImageUpgrade) -> Self {
-        let (id, attempt) = (upgrade.id.clone(), upgrade.attempt);
-        Self { id, attempt, knows_image: false, restarts: Vec::new(), skipped: HashSet::new() }
+        Self {
+            id: upgrade.id.clone(),
+            attempt: upgrade.attempt,
+            progress: upgrade.progress.clone(),
+            image: None,
+            recovered: false,
+            restarts: Vec::new(),
+            waiting: HashSet::new(),
+            listed_at: None,
+            skipped: HashSet::new(),
+            reason: None,
+        }
     }
 
-    /// Looks how the restarts have ended, and asks for further ones. Writes down how far it is, also before a failure.
-    async fn advance(
-        &mut self,
-        executor: &Executor,
-        upgrade: &ImageUpgrade,
-        progress: &mut UpgradeProgress,
-    ) -> Result<(), Error> {
-        let reason = self.settle(executor, progress).await;
-        if !self.knows_image || executor.images.known_id().is_none() {
-            progress.message = Some("waiting for the memcached image".to_owned());
-            executor.images.refresh().await?;
-            self.knows_image = true;
+    /// Looks how the restarts have ended, and asks for further ones. What it has counted before a failure stays counted.
+    async fn advance(&mut self, executor: &Executor, upgrade: &ImageUpgrade) -> Result<(), Error> {
+        let has_settled = self.settle(executor).await;
+        let image = self.look_up_image(executor, upgrade).await?;
+        let is_fresh = self.listed_at.is_some_and(|at| at.elapsed() < LIST_INTERVAL);
+        if is_fresh && !has_settled && !self.restarts.is_empty() {
+            return Ok(());
         }
-        let waiting = self.waiting(executor).await?;
-        progress.count(waiting.len() + self.restarts.len());
-        if progress.must_stop() {
-            let reason = reason.unwrap_or_else(|| "see `memgate instance list`".to_owned());
-            progress.state = UpgradeState::Stopped;
-            progress.message = Some(format!(
+        let listed = Listed::read(executor, &image).await?;
+        if !self.recovered {
+            self.recover(executor, upgrade, &listed).await?;
+            self.recovered = true;
+        }
+        let ready = self.count(&listed);
+        if self.progress.must_stop() {
+            let reason = self.reason.as_deref().unwrap_or("see `memgate instance list`");
+            self.progress.message = Some(format!(
                 "restarts with the new image fail ({reason}): build another with `memgate image build`, then run `memgate \
                  image upgrade --resume`"
             ));
+            self.progress.state = UpgradeState::Stopped;
             return Ok(());
         }
-        (progress.state, progress.message) = match (upgrade.wanted, self.restarts.len()) {
+        let nothing_waits = self.waiting.is_empty();
+        (self.progress.state, self.progress.message) = match (upgrade.wanted, self.restarts.len()) {
             (UpgradeWanted::Paused, 0) => (UpgradeState::Paused, None),
             (UpgradeWanted::Paused | UpgradeWanted::Aborted, _) => (UpgradeState::Running, None),
-            (UpgradeWanted::Running, 0) if waiting.is_empty() => (UpgradeState::Done, None),
+            (UpgradeWanted::Running, 0) if nothing_waits => (UpgradeState::Done, None),
             (UpgradeWanted::Running, _) => {
-                self.begin(executor, waiting, progress.at_a_time(upgrade.parallel)).await?;
-                (UpgradeState::Running, None)
+                self.begin(executor, ready, self.progress.at_a_time(upgrade.parallel)).await?;
+                let waits = self.restarts.is_empty().then(|| {
+                    "waiting for instances that don't run now; see `memgate instance list`".to_owned()
+                });
+                (UpgradeState::Running, waits)
             }
         };
+        self.listed_at = Some(Instant::now());
         Ok(())
     }
 
-    /// Counts the restarts that have ended. Returns why the last of them failed, if one did.
-    async fn settle(&mut self, executor: &Executor, progress: &mut UpgradeProgress) -> Option<String> {
-        let mut reason = None;
-        let mut unfinished = Vec::new();
+    /// The id of the image that new containers get. Without one nothing is known to be done.
+    async fn look_up_image(&mut self, executor: &Executor, upgrade: &ImageUpgrade) -> Result<String, Error> {
+        if self.image.is_none() || executor.images.known_id().is_none() {
+            self.progress.message = Some("waiting for the memcached image".to_owned());
+            // Said first: a pull may take long.
+            self.record(executor, upgrade, now()).await?;
+            executor.images.refresh().await?;
+        }
+        self.image = executor.images.known_id();
+        self.image.clone().ok_or(Error::ImageNotReady)
+    }
+
+    /// Records what has changed. `counted_at`: what ended before is counted.
+    async fn record(
+        &self,
+        executor: &Executor,
+        upgrade: &ImageUpgrade,
+        counted_at: Timestamp,
+    ) -> Result<(), Error> {
+        let it = &self.progress;
+        if *it == upgrade.progress {
+            return Ok(());
+        }
+        if it.state != upgrade.progress.state {
+            let (state, message) = (it.state.as_str(), it.message.as_deref().unwrap_or_default());
+            tracing::info!(done = it.done, total = it.total, message, "image upgrade is {state}");
+        }
+        let recorded = executor.store.record_image_upgrade(upgrade, it, counted_at);
+        Ok(executor.metrics.store.observe("record_upgrade", recorded).await?)
+    }
+
+    /// Takes over the restarts that an earlier process has asked for, and counts those that failed since it counted last.
+    async fn recover(
+        &mut self,
+        executor: &Executor,
+        upgrade: &ImageUpgrade,
+        listed: &Listed,
+    ) -> Result<(), Error> {
+        let mut by_cache: HashMap<&str, &Instance> = HashMap::new();
+        by_cache.extend(listed.instances.values().map(|instance| (instance.cache_id.as_str(), instance)));
+        let mut restarts = Vec::new();
+        for operation in executor.store.open_operations().await? {
+            let Some(instance) = by_cache.get(operation.cache_id.as_str()) else { continue };
+            // Asking for a restart of the outdated ones would return this operation as well.
+            if operation.kind == OperationKind::Restart
+                && (is_own(&operation, upgrade) || listed.outdated.contains(&instance.id))
+            {
+                restarts.push(Restart::new(instance, operation.id));
+            }
+        }
+        let mut failed = Vec::new();
+        if let Some(counted_at) = upgrade.counted_at {
+            let has_failed =
+                |it: &&&Instance| it.state() == InstanceState::Failed && it.desired == DesiredState::Running;
+            for instance in by_cache.values().filter(has_failed) {
+                let operations = executor.store.operations_of(&instance.cache_id, OPERATIONS_READ).await?;
+                let mut own = operations.into_iter().filter(|it| is_own(it, upgrade));
+                let last = own.find(|it| it.finished_at.is_some_and(|at| at >= counted_at));
+                failed.extend(last.filter(|it| it.state == OperationState::Failed).map(|it| (*instance, it)));
+            }
+        }
+        for (instance, Operation { id, message, .. }) in failed {
+            self.fail(&Restart::new(instance, id), message.as_deref());
+        }
+        self.restarts = restarts;
+        Ok(())
+    }
+
+    /// Counts the restarts that have ended. Returns whether any has.
+    async fn settle(&mut self, executor: &Executor) -> bool {
+        let before = self.restarts.len();
         for restart in std::mem::take(&mut self.restarts) {
             let read = executor.store.operation(&restart.cache, &restart.operation).await;
             match read.map(|operation| operation.map(|it| (it.state, it.message))) {
                 // Its cache was deleted meanwhile.
-                Ok(None) => {}
-                Ok(Some((OperationState::Done, _))) => progress.failures_in_row = 0,
+                Ok(None) => self.progress.leave_out(),
+                Ok(Some((OperationState::Done, _))) => self.progress.failures_in_row = 0,
                 Ok(Some((OperationState::Failed, message))) => {
-                    progress.failed = progress.failed.saturating_add(1);
-                    progress.failures_in_row = progress.failures_in_row.saturating_add(1);
-                    reason = Some(restart.reason(message.as_deref()));
-                    self.skipped.insert(restart.instance);
+                    match executor.store.instance(&restart.instance).await {
+                        Ok(Some(it)) if it.desired == DesiredState::Running => {
+                            self.fail(&restart, message.as_deref());
+                        }
+                        // It was suspended or deleted before it was restarted.
+                        Ok(_) => self.progress.leave_out(),
+                        Err(_) => self.restarts.push(restart),
+                    }
                 }
                 Ok(Some((OperationState::Pending | OperationState::Running, _))) | Err(_) => {
-                    unfinished.push(restart);
+                    self.restarts.push(restart);
                 }
             }
         }
-        self.restarts = unfinished;
-        reason
+        self.restarts.len() < before
     }
 
-    /// The instances that run in containers of another image, and aren't being restarted.
-    async fn waiting(&self, executor: &Executor) -> Result<Vec<Instance>, Error> {
-        let mut containers = executor.docker.containers().await?;
-        executor.assess(&mut containers, |container| executor.spec_of(container)).await;
-        let outdated: HashSet<String> =
-            containers.into_iter().filter(|it| it.outdated).map(|it| it.instance).collect();
+    fn fail(&mut self, restart: &Restart, message: Option<&str>) {
+        self.progress.failed = self.progress.failed.saturating_add(1);
+        self.progress.failures_in_row = self.progress.failures_in_row.saturating_add(1);
+        self.reason = Some(restart.reason(message));
+        self.skipped.insert(restart.instance.clone());
+    }
+
+    /// Counts the instances that are left, and returns those that can be restarted now. What is being restarted, or will run
+    /// again, is left too.
+    fn count(&mut self, listed: &Listed) -> Vec<Instance> {
         let is_busy = |id: &String| self.restarts.iter().any(|restart| restart.instance == *id);
-        let runs = |instance: &Instance| {
-            instance.desired == DesiredState::Running && instance.state() == InstanceState::Running
+        let waits = |it: &&Instance| {
+            it.desired == DesiredState::Running
+                && comes_up(it)
+                && listed.outdated.contains(&it.id)
+                && !self.skipped.contains(&it.id)
+                && !is_busy(&it.id)
         };
-        let known = outdated.into_iter().filter(|id| !self.skipped.contains(id) && !is_busy(id));
-        let known = known.filter_map(|id| executor.known.get(&id)).filter(runs);
-        let mut waiting: Vec<Instance> = known.collect();
-        waiting.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(waiting)
+        let waiting: Vec<&Instance> = listed.instances.values().filter(waits).collect();
+        let ids: HashSet<String> = waiting.iter().map(|it| it.id.clone()).collect();
+        let ready = waiting.into_iter().filter(|it| it.state() == InstanceState::Running);
+        let mut ready: Vec<Instance> = ready.cloned().collect();
+        ready.sort_by(|a, b| a.id.cmp(&b.id));
+        let is_counted = |id: &&String| ids.contains(*id) || is_busy(id) || self.skipped.contains(*id);
+        let gone: Vec<String> = self.waiting.iter().filter(|id| !is_counted(id)).cloned().collect();
+        self.waiting = ids;
+        for id in gone {
+            let instance = listed.instances.get(&id).filter(|it| it.desired == DesiredState::Running);
+            match instance.map(Instance::state) {
+                // Somebody else restarted it, or will.
+                Some(state) if state != InstanceState::Failed && listed.current.contains(&id) => {}
+                Some(InstanceState::Failed) => {
+                    self.progress.failed = self.progress.failed.saturating_add(1);
+                    self.skipped.insert(id);
+                }
+                // It was suspended or deleted, or its container is gone.
+                Some(_) | None => self.progress.leave_out(),
+            }
+        }
+        self.progress.count(self.waiting.len().saturating_add(self.restarts.len()));
+        ready
     }
 
     /// Asks for restarts until as many as may be are on their way.
     async fn begin(
         &mut self,
         executor: &Executor,
-        waiting: Vec<Instance>,
+        ready: Vec<Instance>,
         at_a_time: usize,
     ) -> Result<(), Error> {
-        for instance in waiting {
+        for instance in ready {
             if self.restarts.len() >= at_a_time {
                 break;
             }
             match executor.store.request_operation(&instance.cache_id, NewOperation::Restart).await {
-                Ok(operation) => self.restarts.push(Restart {
-                    instance: instance.id,
-                    cache: instance.cache_id,
-                    cache_name: instance.cache,
-                    operation: operation.id,
-                }),
-                // It was suspended or deleted just now.
-                Err(StoreError::Operation(_) | StoreError::NotFound(_)) => {
-                    self.skipped.insert(instance.id);
+                Ok(operation) => {
+                    self.waiting.remove(&instance.id);
+                    self.restarts.push(Restart::new(&instance, operation.id));
                 }
+                // It was suspended or deleted just now: the next list shows it.
+                Err(StoreError::Operation(_) | StoreError::NotFound(_)) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -191,7 +319,39 @@ impl Upgrading {
     }
 }
 
+/// Whether it runs, or will without anybody's help.
+fn comes_up(instance: &Instance) -> bool {
+    use InstanceState::{Pending, Restarting, Running};
+    matches!(instance.state(), Running | Restarting | Pending)
+}
+
+/// Whether an upgrade, or an operator beside it, has asked for this restart.
+fn is_own(operation: &Operation, upgrade: &ImageUpgrade) -> bool {
+    operation.kind == OperationKind::Restart
+        && operation.requested_by == ACTOR
+        && operation.created_at >= upgrade.created_at
+}
+
+impl Listed {
+    /// Reads the store: what is known of it may be old, or nothing yet.
+    async fn read(executor: &Executor, image: &str) -> Result<Self, Error> {
+        let containers = executor.docker.containers().await?;
+        let instances = executor.metrics.store.observe("read_instances", executor.store.instances()).await?;
+        let (current, outdated): (Vec<_>, Vec<_>) = containers.into_iter().partition(|it| it.image == image);
+        Ok(Self {
+            instances: instances.into_iter().map(|it| (it.id.clone(), it)).collect(),
+            outdated: outdated.into_iter().map(|it| it.instance).collect(),
+            current: current.into_iter().map(|it| it.instance).collect(),
+        })
+    }
+}
+
 impl Restart {
+    fn new(instance: &Instance, operation: String) -> Self {
+        let Instance { id, cache_id, cache, .. } = instance.clone();
+        Self { instance: id, cache: cache_id, cache_name: cache, operation }
+    }
+
     /// Why it has failed, without the hint for its owner.
     fn reason(&self, message: Option<&str>) -> String {
         let what = message.and_then(|message| message.split(": ").next()).unwrap_or("see the log");
@@ -199,75 +359,9 @@ impl Restart {
     }
 }
 
-/// The rules of an upgrade's progress. Pure.
-trait Rules {
-    /// Counts those that are left.
-    fn count(&mut self, left: usize);
-    fn must_stop(&self) -> bool;
-    /// Instances to restart at a time.
-    fn at_a_time(&self, parallel: i64) -> usize;
-}
-
-impl Rules for UpgradeProgress {
-    fn count(&mut self, left: usize) {
-        let left = i64::try_from(left).unwrap_or(i64::MAX);
-        self.total = self.total.max(left.saturating_add(self.failed));
-        self.done = self.total.saturating_sub(left).saturating_sub(self.failed);
-    }
-
-    fn must_stop(&self) -> bool {
-        let is_early = self.done.saturating_add(self.failed) <= FIRST_INSTANCES;
-        self.failures_in_row >= FAILURES_MAX || (is_early && self.failed >= FAILURES_MAX)
-    }
-
-    /// The first one alone: a broken image costs no more.
-    fn at_a_time(&self, parallel: i64) -> usize {
-        if self.done == 0 { 1 } else { usize::try_from(parallel).unwrap_or(1).max(1) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    // R-51.
-    #[test]
-    fn it_begins_with_one_and_stops_when_the_first_ones_fail() {
-        let mut progress = UpgradeProgress::default();
-        progress.count(10);
-        assert_eq!((progress.total, progress.done, progress.at_a_time(4)), (10, 0, 1));
-        progress.count(9);
-        assert_eq!((progress.total, progress.done, progress.at_a_time(4)), (10, 1, 4));
-        assert_eq!(progress.at_a_time(i64::MIN), 1);
-        let of = |done, failed, failures_in_row| {
-            UpgradeProgress { total: 100, done, failed, failures_in_row, ..UpgradeProgress::default() }
-                .must_stop()
-        };
-        for (done, failed, failures_in_row, stops) in [
-            (0, 0, 0, false),
-            (0, 1, 1, false),
-            (0, 2, 2, true),
-            (1, 2, 1, true),
-            (3, 2, 0, true),
-            (4, 2, 0, false),
-            (50, 2, 1, false),
-            (50, 3, 2, true),
-        ] {
-            assert_eq!(of(done, failed, failures_in_row), stops, "{done} {failed} {failures_in_row}");
-        }
-    }
-
-    #[test]
-    fn what_was_done_while_nobody_looked_counts() {
-        let mut progress = UpgradeProgress { total: 10, failed: 1, ..UpgradeProgress::default() };
-        progress.count(4);
-        assert_eq!((progress.total, progress.done), (10, 5));
-        progress.count(0);
-        assert_eq!((progress.total, progress.done), (10, 9));
-        let mut changed = UpgradeProgress::default();
-        changed.count(usize::MAX);
-        assert_eq!(changed.total, i64::MAX);
-    }
 
     #[test]
     fn a_reason_is_one_short_clause() {

@@ -55,6 +55,9 @@ pub struct ImageUpgrade {
     pub requested_by: String,
     /// When it was asked for.
     pub created_at: Timestamp,
+    /// When that was last recorded: what ended before is counted.
+    #[serde(skip)]
+    pub counted_at: Option<Timestamp>,
     /// How far it is; all zero until the provisioner begins.
     #[serde(flatten)]
     pub progress: UpgradeProgress,
@@ -151,6 +154,7 @@ struct Row {
     failed: Option<i64>,
     failures_in_row: Option<i64>,
     message: Option<String>,
+    changed_at: Option<Timestamp>,
 }
 
 impl TryFrom<Row> for ImageUpgrade {
@@ -180,6 +184,7 @@ impl TryFrom<Row> for ImageUpgrade {
             attempt: row.attempt,
             requested_by: row.requested_by,
             created_at: row.created_at,
+            counted_at: row.changed_at,
             progress,
         })
     }
@@ -187,7 +192,7 @@ impl TryFrom<Row> for ImageUpgrade {
 
 /// What was recorded of an earlier attempt doesn't count.
 const READ: &str = "SELECT u.id, u.wanted, u.parallel, u.attempt, u.requested_by, u.created_at, p.state, p.total, p.done, \
-     p.failed, p.failures_in_row, p.message FROM image_upgrade u LEFT JOIN image_upgrade_progress p \
+     p.failed, p.failures_in_row, p.message, p.changed_at FROM image_upgrade u LEFT JOIN image_upgrade_progress p \
      ON p.one = 1 AND p.upgrade_id = u.id AND p.attempt = u.attempt WHERE u.one = 1";
 const START: &str = "INSERT INTO image_upgrade (one, id, wanted, parallel, attempt, requested_by, created_at, revision) \
      VALUES (1, $1, 'running', $2, 1, $3, $4, $5) ON CONFLICT (one) DO UPDATE SET id = excluded.id, \
@@ -260,7 +265,8 @@ impl Store {
         Ok(())
     }
 
-    /// Records how far an upgrade is, unless another or a later attempt was asked for meanwhile.
+    /// Records how far an upgrade is, unless another or a later attempt was asked for meanwhile. `counted_at`: what ended before
+    /// is counted.
     ///
     /// # Errors
     /// Fails if the database does.
@@ -268,13 +274,14 @@ impl Store {
         &self,
         upgrade: &ImageUpgrade,
         progress: &UpgradeProgress,
+        counted_at: Timestamp,
     ) -> Result<(), StoreError> {
         let message: Option<String> =
             progress.message.as_ref().map(|it| it.chars().take(MESSAGE_MAX).collect());
         write!(self, tx, revision => {
             sqlx::query(RECORD).bind(&upgrade.id).bind(upgrade.attempt).bind(progress.state.as_str())
                 .bind(progress.total).bind(progress.done).bind(progress.failed).bind(progress.failures_in_row)
-                .bind(&message).bind(now()).bind(revision).execute(&mut *tx).await?;
+                .bind(&message).bind(counted_at).bind(revision).execute(&mut *tx).await?;
         });
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use serde_json::Value;
 use store::{
     Database, DesiredState, Instance, InstanceState, LaneKey, NewToken, NewUser, Route, Store, TokenKey,
 };
+use tokio::sync::Notify;
 
 static LOG: std::sync::Once = std::sync::Once::new();
 
@@ -31,6 +33,7 @@ pub(crate) struct Installation {
 /// A provisioner that runs, until it is dropped.
 pub(crate) struct Provisioner {
     shutdown: Shutdown,
+    crash: Arc<Notify>,
     thread: Option<JoinHandle<Result<(), provisioner::Error>>>,
 }
 
@@ -46,6 +49,14 @@ impl Provisioner {
         self.shutdown.begin();
         self.thread.take().expect("it runs").join().expect("no panic").expect("no error");
         started.elapsed()
+    }
+}
+
+impl Provisioner {
+    /// Ends it in the middle of whatever it does.
+    fn crash(mut self) {
+        self.crash.notify_one();
+        self.thread.take().expect("it runs").join().expect("no panic").expect("no error");
     }
 }
 
@@ -95,19 +106,29 @@ impl Installation {
         let process = Process { shutdown: shutdown.clone(), ..Process::default() };
         let (key, path) = (self.lane_key.clone(), self.dir.path().join("memgate.db"));
         let id = self.id.clone();
+        let crash = Arc::new(Notify::new());
+        let crashed = Arc::clone(&crash);
         let thread = std::thread::spawn(move || {
             runtime().block_on(async {
                 let store = Store::open(&Database::Sqlite(path)).await.unwrap();
                 daemon::health::serve(config.health, &process.health, &process.shutdown).await.unwrap();
-                provisioner::run(config, store, &id, key, process).await
+                tokio::select! {
+                    ended = provisioner::run(config, store, &id, key, process) => ended,
+                    () = crashed.notified() => Ok(()),
+                }
             })
         });
-        Provisioner { shutdown, thread: Some(thread) }
+        Provisioner { shutdown, crash, thread: Some(thread) }
     }
 
     /// Stops the provisioner. Returns how long that took.
     pub(crate) fn stop_provisioner(&mut self) -> Duration {
         self.running.take().expect("it runs").stop()
+    }
+
+    /// Ends the provisioner without a shutdown.
+    pub(crate) fn crash_provisioner(&mut self) {
+        self.running.take().expect("it runs").crash();
     }
 
     pub(crate) async fn until_ready(&self) {

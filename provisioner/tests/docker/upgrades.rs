@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use store::{ImageUpgrade, Instance, InstanceState, StoreError, UpgradeState, UpgradeWanted};
+use store::{
+    ImageUpgrade, Instance, InstanceState, Operation, OperationState, StoreError, UpgradeState, UpgradeWanted,
+};
 
 use crate::harness::{Installation, inspect, until};
 use crate::images::{broken_memcached, installation, operators_binary};
@@ -42,6 +44,10 @@ fn containers(installation: &Installation, instances: &[Instance]) -> Vec<(Strin
     instances.iter().map(read).collect()
 }
 
+fn is_begun(operations: &[Operation]) -> bool {
+    operations.iter().any(|operation| operation.state == OperationState::Running)
+}
+
 async fn actions(installation: &Installation) -> Vec<String> {
     let entries = installation.store.audit_after(0, 1_000).await.unwrap();
     entries.into_iter().map(|entry| entry.action).filter(|action| action.starts_with("image.")).collect()
@@ -72,11 +78,23 @@ async fn an_upgrade_can_be_paused_and_goes_on_after_a_crash() {
     assert!((1..5).contains(&upgraded(&at_pause)), "{paused:?}");
     assert_eq!(paused.progress.total, 5);
 
-    // As after a crash: what was asked for is done, and nobody has counted it.
-    installation.stop_provisioner();
+    // A crash with all that are left in flight.
     store.set_image_upgrade(UpgradeWanted::Running, Some(4)).await.unwrap();
+    until("restarts in flight", Duration::from_secs(30), || async {
+        let open = store.open_operations().await.unwrap();
+        (open.len() == 5 - upgraded(&at_pause) && is_begun(&open)).then_some(())
+    })
+    .await;
+    installation.crash_provisioner();
+    let in_flight = store.open_operations().await.unwrap();
+    assert_ne!(in_flight, []);
     installation.start_provisioner();
     let done = until_upgrade(&installation, "the end", is(UpgradeState::Done)).await;
+    assert_eq!(store.open_operations().await.unwrap(), [], "not before the last one has ended");
+    for it in in_flight {
+        let ended = store.operation(&it.cache_id, &it.id).await.unwrap().unwrap();
+        assert_eq!(ended.state, OperationState::Done);
+    }
     assert_eq!((done.progress.total, done.progress.done, done.progress.failed), (5, 5, 0));
     let after = containers(&installation, &instances);
     assert_eq!(upgraded(&after), 5);
@@ -110,6 +128,10 @@ async fn an_upgrade_to_a_broken_image_stops_by_itself() {
     let broken = broken_memcached(installation.dir());
     provisioner::build_image_from(&config, &id, &broken).await.unwrap();
     installation.store.start_image_upgrade(4).await.unwrap();
+    // Failures count although the one who counted them is gone.
+    until_upgrade(&installation, "a failure", |upgrade| upgrade.progress.failed == 1).await;
+    installation.crash_provisioner();
+    installation.start_provisioner();
     let stopped = until_upgrade(&installation, "the stop", is(UpgradeState::Stopped)).await;
     assert_eq!((stopped.progress.failed, stopped.progress.done), (2, 0), "one at a time");
     let message = stopped.progress.message.unwrap();

@@ -154,6 +154,7 @@ mod tests {
             attempt: 1,
             requested_by,
             created_at: Timestamp::EPOCH,
+            counted_at: None,
             progress,
         }
     }

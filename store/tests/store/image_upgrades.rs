@@ -1,6 +1,6 @@
 //! The image upgrade: one at a time, asked for by operators and carried out by the provisioner.
 
-use store::{StoreError, UpgradeProgress, UpgradeState, UpgradeWanted};
+use store::{StoreError, UpgradeProgress, UpgradeState, UpgradeWanted, now};
 
 use crate::test_db::TestDb;
 
@@ -23,7 +23,7 @@ async fn one_upgrade_at_a_time_is_asked_for_and_recorded(db: TestDb) {
 
     let (state, message) = (UpgradeState::Stopped, Some("x".repeat(1_000)));
     let progress = UpgradeProgress { state, total: 9, done: 2, failed: 2, failures_in_row: 2, message };
-    store.record_image_upgrade(&first, &progress).await.unwrap();
+    store.record_image_upgrade(&first, &progress, now()).await.unwrap();
     let stopped = store.image_upgrade().await.unwrap().unwrap();
     assert_eq!((stopped.progress.total, stopped.progress.message.as_ref().map(String::len)), (9, Some(500)));
     assert!(stopped.is_at_rest() && stopped.is_unfinished());
@@ -34,12 +34,12 @@ async fn one_upgrade_at_a_time_is_asked_for_and_recorded(db: TestDb) {
         (&first.id, 1, &UpgradeProgress::default())
     );
     // Late news of the attempt before.
-    store.record_image_upgrade(&first, &progress).await.unwrap();
+    store.record_image_upgrade(&first, &progress, now()).await.unwrap();
     assert!(!store.image_upgrade().await.unwrap().unwrap().is_at_rest());
 
     store.set_image_upgrade(UpgradeWanted::Paused, None).await.unwrap();
     let paused = UpgradeProgress { state: UpgradeState::Paused, done: 3, ..progress };
-    store.record_image_upgrade(&resumed, &paused).await.unwrap();
+    store.record_image_upgrade(&resumed, &paused, now()).await.unwrap();
     assert!(store.image_upgrade().await.unwrap().unwrap().is_at_rest());
     store.set_image_upgrade(UpgradeWanted::Running, None).await.unwrap();
     let again = store.image_upgrade().await.unwrap().unwrap();
