@@ -43,7 +43,8 @@ pub struct Config {
     /// Maximum of the sum of all instances' memory limits, in MiB, beyond which sign-up and resizing are refused; by default
     /// `overcommit` times this machine's memory. An instance's limit is its memory, a quarter of that, and about 60 MiB.
     pub memory_mb: Option<u32>,
-    /// Days for which metered hours are kept, 1 to 4,000: what `memgate usage export` prints.
+    /// Days for which metered hours are kept, 1 to 4,000: what `memgate usage export` prints. Only days in which something was
+    /// metered count, so a clock that is wrong deletes no bill.
     pub usage_days: u32,
     /// How much of the machine's memory is shared out to instances, unless `memory_mb` says: most caches never fill.
     pub overcommit: f64,

@@ -3,11 +3,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use store::{MemoryChanges, MeteredMemory, ReservedMemory, Timestamp, now};
+use store::{MemoryChanges, MeteredMemory, ReservedMemory, Store, Timestamp, now};
 
 use crate::docker::Docker;
 use crate::error::Error;
@@ -16,14 +16,37 @@ use crate::plan::{Container, ContainerState};
 
 /// After a longer time without metering, Docker is asked whether the container has run meanwhile.
 const GAP: Duration = Duration::from_secs(60);
+/// The clock was set if it differs by more from the time that has passed since memory was last metered.
+const CLOCK_STEP_MIN: Duration = Duration::from_secs(5);
 /// Containers that are inspected at a time.
 const READS_MAX: usize = 16;
+
+/// A moment by the clock, which may be set, and by one that nobody sets.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    /// Whole seconds.
+    clock: Timestamp,
+    steady: Instant,
+}
+
+impl Moment {
+    fn now() -> Self {
+        Self { clock: now().whole_seconds(), steady: Instant::now() }
+    }
+
+    /// When, by the clock of this moment, an earlier moment was, if the clock was set since then.
+    fn corrected(self, earlier: Self) -> Option<Timestamp> {
+        let right = self.clock.saturating_sub(self.steady.saturating_duration_since(earlier.steady));
+        let step = right.since(earlier.clock).max(earlier.clock.since(right));
+        (step > CLOCK_STEP_MIN).then(|| right.whole_seconds())
+    }
+}
 
 /// Meters the memory of all instances.
 #[derive(Debug, Default)]
 pub(crate) struct Metering {
     /// When this provisioner metered last.
-    last: Option<Timestamp>,
+    last: Option<Moment>,
 }
 
 impl Metering {
@@ -32,16 +55,33 @@ impl Metering {
     /// # Errors
     /// If the store or Docker doesn't answer: then the next call meters this time too.
     pub(crate) async fn meter(&mut self, executor: &Executor) -> Result<(), Error> {
-        let (metered, mut reserved) =
-            (executor.store.metered_memory().await?, executor.store.reserved_memory().await?);
+        let mut reserved = executor.store.reserved_memory().await?;
         for it in &mut reserved {
             it.memory_mb = executor.held_memory_mb(&it.instance_id, it.memory_mb);
         }
-        let now = now().whole_seconds();
-        let mut changes = changes(&reserved, &metered, self.last, now);
-        changes.skipped = skipped(executor, &metered, now).await?;
-        let write = executor.store.meter_memory(now, &changes);
-        executor.metrics.store.observe("meter_memory", write).await?;
+        let starts = async |late| starts(executor, late).await;
+        let write = self.meter_at(Moment::now(), &executor.store, &reserved, starts);
+        executor.metrics.store.observe("meter_memory", write).await
+    }
+
+    /// Meters up to a moment. `starts` says since when the containers of instances run; those without one are missing.
+    async fn meter_at(
+        &mut self,
+        now: Moment,
+        store: &Store,
+        reserved: &[ReservedMemory],
+        starts: impl AsyncFnOnce(Vec<String>) -> Result<HashMap<String, Timestamp>, Error>,
+    ) -> Result<(), Error> {
+        let metered = store.metered_memory().await?;
+        // Only the time that has passed counts, not the hours by which the clock was set.
+        let resumed = self.last.and_then(|last| now.corrected(last));
+        if resumed.is_some() {
+            tracing::warn!("the machine's clock was set: only the time that has really passed is metered");
+        }
+        let last = resumed.or(self.last.map(|last| last.clock));
+        let mut changes = changes(reserved, &metered, last, now.clock);
+        changes.skipped = skipped(&metered, resumed, now.clock, starts).await?;
+        store.meter_memory(now.clock, &changes).await?;
         self.last = Some(now);
         Ok(())
     }
@@ -71,27 +111,48 @@ fn changes(
 }
 
 /// Instances that weren't metered for a while, with the time from which they are: their containers may have been stopped
-/// with the machine meanwhile. Without a running container, that is now.
+/// with the machine meanwhile. Without a running container, that is now. None is metered from before `resumed`.
 async fn skipped(
-    executor: &Executor,
     metered: &[MeteredMemory],
+    resumed: Option<Timestamp>,
     now: Timestamp,
+    starts: impl AsyncFnOnce(Vec<String>) -> Result<HashMap<String, Timestamp>, Error>,
 ) -> Result<Vec<(String, Timestamp)>, Error> {
-    let late = metered.iter().filter(|it| it.metered_until.saturating_add(GAP) < now);
-    let late: Vec<String> = late.map(|it| it.instance_id.clone()).collect();
-    if late.is_empty() {
-        return Ok(Vec::new());
-    }
+    let resumed = resumed.unwrap_or(Timestamp::EPOCH);
+    let is_late = |it: &&MeteredMemory| it.metered_until.max(resumed).saturating_add(GAP) < now;
+    let late: Vec<String> = metered.iter().filter(is_late).map(|it| it.instance_id.clone()).collect();
+    let starts = if late.is_empty() { HashMap::new() } else { starts(late).await? };
+    let skipped = metered.iter().filter(|it| it.metered_until < resumed || is_late(it)).map(|it| {
+        let start = if is_late(&it) { starts.get(&it.instance_id).copied().unwrap_or(now) } else { resumed };
+        (it.instance_id.clone(), start.max(resumed))
+    });
+    Ok(skipped.collect())
+}
+
+/// Since when the containers of some instances run.
+async fn starts(executor: &Executor, instances: Vec<String>) -> Result<HashMap<String, Timestamp>, Error> {
+    let booted = booted_at();
     let containers = executor.docker.containers().await?;
     let is_running = |it: &Container| !it.is_holder && it.state == ContainerState::Running;
     let running = containers.into_iter().filter(is_running);
     let mut running: HashMap<String, Container> = running.map(|it| (it.instance.clone(), it)).collect();
-    let starts = late.into_iter().map(|id| {
+    let starts = instances.into_iter().map(|id| {
         let (container, docker) = (running.remove(&id), Arc::clone(&executor.docker));
-        async move { Ok((id, started_at(&docker, container).await?.unwrap_or(now))) }
+        async move {
+            let start = started_at(&docker, container).await?;
+            // Before the clock was right, a container may have seemed to start years ago.
+            Ok(start.map(|start| (id, start.max(booted))))
+        }
     });
     let starts: Vec<Result<_, Error>> = stream::iter(starts).buffer_unordered(READS_MAX).collect().await;
-    starts.into_iter().collect()
+    starts.into_iter().filter_map(Result::transpose).collect()
+}
+
+/// When the machine was started, by its clock now.
+fn booted_at() -> Timestamp {
+    let text = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let seconds = text.split('.').next().and_then(|seconds| seconds.parse().ok());
+    seconds.map_or(Timestamp::EPOCH, |seconds| now().saturating_sub(Duration::from_secs(seconds)))
 }
 
 /// When a container was started; `None` if it doesn't run.
@@ -130,6 +191,8 @@ fn parse_time(text: &str) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use store::{Database, InstanceState, NewToken, NewUser, Observed, TokenKey, UsageSpan};
+
     use super::*;
 
     fn at(seconds: i64) -> Timestamp {
@@ -170,6 +233,125 @@ mod tests {
         // A provisioner that has just started doesn't know what was metered before.
         let found = changes(&all, &before, None, at(110));
         assert!(found.begun.iter().all(|it| it.since == at(110)), "{found:?}");
+    }
+
+    /// A machine whose clock can be set, with one instance of 64 MiB that has been running for long.
+    struct Machine {
+        store: Store,
+        metering: Metering,
+        now: Moment,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Machine {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let store = Store::open(&Database::Sqlite(folder.path().join("memgate.db"))).await.unwrap();
+            let key = TokenKey::load_or_create(&folder.path().join("token.key")).unwrap();
+            let email = "ann@example.org";
+            let new = NewUser { email, password_hash: None, plan: "default", is_admin: false };
+            let user = store.sign_up(&new, &NewToken::generate(&key, "first")).await.unwrap();
+            let id = store.first_instance_of(&user.id).await.unwrap().unwrap().id;
+            let state = InstanceState::Running;
+            let seen = Observed {
+                state,
+                generation: 1,
+                address: None,
+                container: None,
+                version: None,
+                message: None,
+            };
+            store.record_route(&id, &seen).await.unwrap();
+            let mut machine =
+                Self { store, metering: Metering::default(), now: Moment::now(), _folder: folder };
+            machine.round().await;
+            machine
+        }
+
+        async fn round(&mut self) {
+            let reserved = self.store.reserved_memory().await.unwrap();
+            let long_ago = self.now.clock.saturating_sub(Duration::from_hours(10_000));
+            let starts = async |late: Vec<String>| {
+                Ok(late.into_iter().map(|id| (id, long_ago)).collect::<HashMap<_, _>>())
+            };
+            self.metering.meter_at(self.now, &self.store, &reserved, starts).await.unwrap();
+        }
+
+        /// Time passes.
+        async fn pass(&mut self, seconds: u64, rounds: usize) {
+            for _ in 0..rounds {
+                let span = Duration::from_secs(seconds);
+                self.now =
+                    Moment { clock: self.now.clock.saturating_add(span), steady: self.now.steady + span };
+                self.round().await;
+            }
+        }
+
+        fn set_clock(&mut self, seconds: i64) {
+            let millis = self.now.clock.as_millis() + seconds * 1_000;
+            self.now.clock = Timestamp::from_millis(millis);
+        }
+
+        async fn metered_seconds(&self) -> i64 {
+            let span = UsageSpan { from: Timestamp::EPOCH, to: Timestamp::MAX };
+            let hours = self.store.usage_hours(span, None, None).await.unwrap();
+            hours.iter().map(|hour| hour.memory_mb_seconds).sum::<i64>() / 64
+        }
+    }
+
+    //
+    #[tokio::test]
+    async fn only_time_that_has_passed_is_metered_however_the_clock_is_set() {
+        let mut machine = Machine::new().await;
+        machine.pass(10, 3).await;
+        assert_eq!(machine.metered_seconds().await, 30);
+        // Ahead for a while, and right again.
+        machine.set_clock(5 * 3_600);
+        machine.pass(10, 3).await;
+        assert_eq!(machine.metered_seconds().await, 60);
+        machine.set_clock(-5 * 3_600);
+        machine.pass(10, 3).await;
+        // The round that finds the clock set back doesn't count: where it would, time counts already.
+        assert_eq!(machine.metered_seconds().await, 80);
+        machine.set_clock(20 * 24 * 3_600);
+        machine.pass(10, 1).await;
+        assert_eq!(machine.metered_seconds().await, 90);
+        // Set while the store was away for longer than a gap.
+        machine.set_clock(-3_600);
+        machine.set_clock(3_600 * 30);
+        machine.pass(300, 1).await;
+        assert_eq!(machine.metered_seconds().await, 390);
+        // Set back by little: nothing counts until it is as late as it was.
+        machine.set_clock(-60);
+        machine.pass(10, 6).await;
+        assert_eq!(machine.metered_seconds().await, 390);
+        machine.pass(10, 1).await;
+        assert_eq!(machine.metered_seconds().await, 400);
+        // Another provisioner, when this one was away for an hour: the container has run meanwhile.
+        machine.metering = Metering::default();
+        machine.pass(3_600, 1).await;
+        assert_eq!(machine.metered_seconds().await, 4_000);
+    }
+
+    //
+    #[tokio::test]
+    async fn memory_that_begins_while_the_clock_is_set_does_not_count_before() {
+        let mut machine = Machine::new().await;
+        // Reserved since the old time, and metered for the first time after it.
+        machine
+            .store
+            .meter_memory(
+                machine.now.clock,
+                &MemoryChanges {
+                    ended: vec![(machine.store.instance_ids().await.unwrap().remove(0), machine.now.clock)],
+                    ..MemoryChanges::default()
+                },
+            )
+            .await
+            .unwrap();
+        machine.set_clock(5 * 3_600);
+        machine.pass(10, 2).await;
+        assert_eq!(machine.metered_seconds().await, 20);
     }
 
     #[test]

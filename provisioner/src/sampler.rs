@@ -127,9 +127,8 @@ impl Samples {
 
 /// Deletes what is older than it is kept.
 async fn forget(store: &Store, usage_kept: Duration) -> Result<(), StoreError> {
-    let (from, to) = (now().saturating_sub(usage_kept), now().saturating_add(Duration::from_hours(1)));
     for _ in 0..DELETIONS_MAX {
-        if !store.forget_usage_hours(from, to).await? {
+        if !store.forget_usage_hours(now(), usage_kept).await? {
             break;
         }
     }

@@ -22,7 +22,7 @@ Examples:
   memgate usage export --format json > usage.json
 
 All times are in UTC. The hour that --to names isn't exported, and the current hour still grows. Deleted users and caches are
-exported too; their names are gone, their ids are not. Hours are kept for 400 days, or as provisioner.usage_days says.
+exported too; their names are gone, their ids are not. Hours are kept for 400 days at least, or as provisioner.usage_days says.
 docs/operating.md explains each column.")]
     Export(Export),
 }

@@ -17,7 +17,7 @@ const SORTED: &str = "USE TEMP B-TREE FOR ORDER BY";
 const SORTED_TIES: &str = "USE TEMP B-TREE FOR LAST";
 
 /// Each query, with what it may do other than search an index.
-const QUERIES: [(&str, &[&str]); 32] = [
+const QUERIES: [(&str, &[&str]); 33] = [
     (leak::OPEN, &[]),
     (leak::OF_USER, &[]),
     (denials::OF_TOKEN, &[SORTED]),
@@ -47,6 +47,10 @@ const QUERIES: [(&str, &[&str]); 32] = [
     (usage_hours::OF_ALL, &[]),
     (usage_hours::OF_INSTANCE, &[]),
     (usage_hours::INSTANCES_OF_USER, &[SORTED]),
+    (
+        usage_hours::OLDEST_KEPT,
+        &["CO-ROUTINE kept", "SETUP", "RECURSIVE STEP", "SCAN kept", "CORRELATED SCALAR SUBQUERY"],
+    ),
     (instance_statistics::HISTORY, &[SORTED]),
     (wake::IS_WANTED, &[]),
     (proxy::LAST_SEEN, &["SCAN proxies USING INDEX proxies_seen_at"]),

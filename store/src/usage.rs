@@ -1,7 +1,9 @@
 //! Usage of instances, as counted by the proxies: totals, and per hour for bills.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
+
+use sqlx::{Database, Encode, QueryBuilder, Type};
 
 use crate::db::{read, write_unversioned};
 use crate::rows::{QUERIED_MAX, SHORT_ROW_BYTES_MAX, read_rows, readable};
@@ -19,6 +21,8 @@ const REPORTS_KEPT: Duration = Duration::from_hours(7 * 24);
 /// Processes whose last reports are remembered: those that reported last.
 const REPORTERS_MAX: i64 = 1_000;
 
+/// Buckets of histograms in one statement, whose parameters are limited.
+const ROWS_MAX: usize = 300;
 /// Buckets of a histogram that are read. A proxy has a fraction of them.
 const BUCKETS_MAX: i64 = 1000;
 /// The same of all instances together: a proxy has about 30 of each.
@@ -218,8 +222,10 @@ const ADD_HOUR: &str = concat!(
     ", peak_connections = CASE WHEN excluded.peak_connections > usage_hours.peak_connections \
      THEN excluded.peak_connections ELSE usage_hours.peak_connections END"
 );
-const ADD_LATENCY: &str = concat!(
-    "INSERT INTO usage_latency (instance_id, le_us, requests) SELECT id, $2, $3 FROM instances WHERE id = $1 \
+const ADD_LATENCY: &str = "INSERT INTO usage_latency (instance_id, le_us, requests) SELECT v.column1, v.column2, v.column3 \
+     FROM (";
+const ADD_LATENCY_END: &str = concat!(
+    ") AS v JOIN instances i ON i.id = v.column1 WHERE 1 = 1 ORDER BY v.column1, v.column2 \
      ON CONFLICT (instance_id, le_us) DO UPDATE SET ",
     add_column!("usage_latency", "requests")
 );
@@ -246,34 +252,67 @@ macro_rules! bind_usage {
     };
 }
 
+/// The requests of each instance and bucket: one statement can't add to a row twice.
+fn latency_of(reports: &[UsageReport]) -> BTreeMap<(&str, i64), i64> {
+    let mut sums = BTreeMap::new();
+    for report in reports {
+        for (le_us, requests) in &report.latency {
+            let sum: &mut i64 = sums.entry((report.instance_id.as_str(), *le_us)).or_default();
+            *sum = bounded(sum.saturating_add(bounded(*requests)));
+        }
+    }
+    sums
+}
+
+/// The statement that adds to histograms.
+fn add_latency<DB: Database>(rows: &[((&str, i64), i64)]) -> QueryBuilder<DB>
+where
+    DB::Arguments: Default,
+    for<'t> i64: Encode<'t, DB> + Type<DB>,
+    for<'t> String: Encode<'t, DB> + Type<DB>,
+{
+    let mut query = QueryBuilder::new(ADD_LATENCY);
+    query.push_values(rows, |mut row, ((instance_id, le_us), requests)| {
+        row.push_bind((*instance_id).to_owned()).push_bind(*le_us).push_bind(*requests);
+    });
+    query.push(ADD_LATENCY_END);
+    query
+}
+
 impl Store {
-    /// Adds what a proxy has counted, unless it was added before: a batch may be sent again whenever it isn't known to
-    /// have been added. Ignores unknown instances.
+    /// Adds what a proxy has counted until `now`, unless it was added before: a batch may be sent again whenever it isn't
+    /// known to have been added. Ignores unknown instances.
     ///
     /// # Errors
     /// Fails if the database does. Then nothing is added, or all of it is, if the connection was lost during the commit.
-    pub async fn add_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
+    pub async fn add_usage(&self, batch: &UsageBatch, now: Timestamp) -> Result<(), StoreError> {
+        // Table by table, each in one order, so that neither two proxies nor the metering of memory deadlock. The latest
+        // number of connections comes last.
         let mut ordered: Vec<&UsageReport> = batch.reports.iter().collect();
-        // In one order, so that two proxies don't deadlock. The latest number of connections comes last.
         ordered.sort_by_key(|it| (&it.instance_id, it.hour));
-        let (now, UsageReporterId(reporter)) = (now(), &batch.reporter);
+        let mut by_hour = ordered.clone();
+        by_hour.sort_by_key(|it| (it.hour, &it.instance_id));
+        let latency: Vec<_> = latency_of(&batch.reports).into_iter().collect();
+        let UsageReporterId(reporter) = &batch.reporter;
         let (forgotten, alive) = (now.saturating_sub(REPORTS_KEPT), now.saturating_sub(HEARTBEAT_AGE_MAX));
         write_unversioned!(self, tx => {
             let claimed = sqlx::query(CLAIM).bind(reporter).bind(batch.number).bind(now)
                 .execute(&mut *tx).await?.rows_affected();
             if claimed > 0 {
-                for UsageReport { instance_id, hour, usage, latency, connections, peak_connections } in ordered {
-                    let (usage, connections) = (usage.bounded(), bounded(*connections));
-                    let hour = hour.hour().clamp(now.previous_hour(), now.hour());
-                    bind_usage!(ADD, instance_id, usage).bind(now).execute(&mut *tx).await?;
-                    bind_usage!(ADD_HOUR, instance_id, usage).bind(hour).bind(bounded(*peak_connections))
-                        .bind(&batch.proxy).bind(alive).execute(&mut *tx).await?;
-                    for (le_us, requests) in latency {
-                        sqlx::query(ADD_LATENCY).bind(instance_id).bind(le_us).bind(bounded(*requests))
-                            .execute(&mut *tx).await?;
-                    }
-                    sqlx::query(SET_CONNECTIONS).bind(instance_id).bind(&batch.proxy).bind(connections).bind(now)
-                        .execute(&mut *tx).await?;
+                for it in &ordered {
+                    bind_usage!(ADD, &it.instance_id, it.usage.bounded()).bind(now).execute(&mut *tx).await?;
+                }
+                for it in by_hour {
+                    let hour = it.hour.hour().clamp(now.previous_hour(), now.hour());
+                    bind_usage!(ADD_HOUR, &it.instance_id, it.usage.bounded()).bind(hour)
+                        .bind(bounded(it.peak_connections)).bind(&batch.proxy).bind(alive).execute(&mut *tx).await?;
+                }
+                for rows in latency.chunks(ROWS_MAX) {
+                    add_latency(rows).build().execute(&mut *tx).await?;
+                }
+                for it in ordered {
+                    sqlx::query(SET_CONNECTIONS).bind(&it.instance_id).bind(&batch.proxy)
+                        .bind(bounded(it.connections)).bind(now).execute(&mut *tx).await?;
                 }
                 if batch.number <= 1 {
                     sqlx::query(FORGET_REPORTS).bind(forgotten).bind(REPORTERS_MAX).execute(&mut *tx).await?;

@@ -1,5 +1,7 @@
 //! What each instance used in each hour: what a bill is made from.
 
+use std::time::Duration;
+
 use crate::db::write_unversioned;
 use crate::rows::{SHORT_ROW_BYTES_MAX, read_rows};
 use crate::{Store, StoreError, Timestamp, Usage};
@@ -71,8 +73,14 @@ pub(crate) const OF_INSTANCE: &str = select!(
 /// Instances of all caches that a user has had.
 pub(crate) const INSTANCES_OF_USER: &str = "SELECT i.id FROM caches c JOIN instances i ON i.cache_id = c.id \
      WHERE c.user_id = $1 ORDER BY c.created_at, c.id LIMIT $2";
-const DELETE_OUTSIDE: &str = "DELETE FROM usage_hours WHERE (hour, instance_id, plan) IN \
-     (SELECT hour, instance_id, plan FROM usage_hours WHERE hour < $1 OR hour > $2 LIMIT $3)";
+/// The hour with rows that has `$2` - 1 newer ones up to `$1`. Steps from hour to hour in the index.
+pub(crate) const OLDEST_KEPT: &str = "WITH RECURSIVE kept (hour, number) AS \
+     (SELECT MAX(hour), CAST(1 AS BIGINT) FROM usage_hours WHERE hour <= $1 \
+     UNION ALL SELECT (SELECT MAX(u.hour) FROM usage_hours u WHERE u.hour < kept.hour), kept.number + 1 FROM kept \
+     WHERE kept.hour IS NOT NULL AND kept.number < $2) SELECT hour FROM kept WHERE number = $2 AND hour IS NOT NULL";
+const DELETE_BEFORE: &str = "DELETE FROM usage_hours WHERE (hour, instance_id, plan) IN \
+     (SELECT hour, instance_id, plan FROM usage_hours WHERE hour < $1 LIMIT $2)";
+const HOUR_SECONDS: u64 = 3_600;
 
 impl Store {
     /// The next hours of all instances, or of one: those behind `last`, 1,000 at most; none at the end. Ordered by hour,
@@ -119,14 +127,22 @@ impl Store {
         rows.into_iter().map(|row| Ok(row?.0)).collect()
     }
 
-    /// Deletes some of the hours before `from`, and of those after `to`, which nobody can have counted. Returns whether
-    /// there may be more.
+    /// Deletes some of the hours that are over `kept` older than `now`, as long as that many later ones with rows are left:
+    /// a clock that is wrong deletes no bill, whether it is ahead or behind. Returns whether there may be more.
     ///
     /// # Errors
     /// Fails if the database does.
-    pub async fn forget_usage_hours(&self, from: Timestamp, to: Timestamp) -> Result<bool, StoreError> {
-        let deleted = write_unversioned!(self, tx => sqlx::query(DELETE_OUTSIDE).bind(from).bind(to).bind(DELETED_MAX)
-            .execute(&mut *tx).await?.rows_affected());
+    pub async fn forget_usage_hours(&self, now: Timestamp, kept: Duration) -> Result<bool, StoreError> {
+        let number = i64::try_from(kept.as_secs() / HOUR_SECONDS).unwrap_or(i64::MAX).max(1);
+        let deleted = write_unversioned!(self, tx => {
+            let oldest: Option<Timestamp> = sqlx::query_scalar(OLDEST_KEPT).bind(now).bind(number)
+                .fetch_optional(&mut *tx).await?;
+            match oldest {
+                Some(oldest) => sqlx::query(DELETE_BEFORE).bind(oldest.min(now.saturating_sub(kept))).bind(DELETED_MAX)
+                    .execute(&mut *tx).await?.rows_affected(),
+                None => 0,
+            }
+        });
         Ok(i64::try_from(deleted).unwrap_or(i64::MAX) >= DELETED_MAX)
     }
 }

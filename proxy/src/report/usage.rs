@@ -1,6 +1,6 @@
 //! Adds up what the workers counted: totals for `/metrics`, and per instance and hour for the store.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use daemon::Shutdown;
 use store::{Store, Timestamp, TokenId, TokenUse, UsageBatch, UsageReport, UsageReporterId, now};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
 use crate::metrics::Metrics;
 use crate::metrics::usage::{BUCKETS, Counts};
@@ -16,6 +16,10 @@ use crate::report::heartbeat;
 
 /// Interval between two writes to the store.
 const WRITE_INTERVAL: Duration = Duration::from_secs(5);
+/// Reports in one transaction: so many are written within the time limit by a slow database too.
+const REPORTS_MAX: usize = 100;
+/// Uses of tokens in one transaction.
+const TOKEN_USES_MAX: usize = 200;
 /// Time limit for one write.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the rest is tried when the proxy stops; its process waits for little longer.
@@ -64,11 +68,14 @@ struct UsageReporter {
     batches: i64,
     /// May have been added already, so it stays as it is until the store says that it has it.
     sent: Option<UsageBatch>,
-    /// Not sent yet, by instance and hour: at most two hours each, however long the store is unavailable.
-    pending: HashMap<(String, Timestamp), UsageDelta>,
+    /// Not sent yet, by hour and instance: at most two hours each, however long the store is unavailable. The earlier hour
+    /// is sent first, since the latest number of connections is the last one.
+    pending: BTreeMap<(Timestamp, String), UsageDelta>,
     hour: Timestamp,
     /// Not written yet.
     used_tokens: HashMap<TokenId, TokenUse>,
+    /// Whether the last write of usage failed.
+    is_failing: bool,
 }
 
 impl UsageReporter {
@@ -80,9 +87,10 @@ impl UsageReporter {
             id: UsageReporterId::new(),
             batches: 0,
             sent: None,
-            pending: HashMap::new(),
+            pending: BTreeMap::new(),
             hour: now().hour(),
             used_tokens: HashMap::new(),
+            is_failing: false,
         }
     }
 
@@ -97,9 +105,9 @@ impl UsageReporter {
                     None => return self.write_last().await,
                 },
                 _ = tick.tick() => {
-                    self.write_denials().await;
-                    self.write_used_tokens().await;
                     self.write().await;
+                    self.write_used_tokens().await;
+                    self.write_denials().await;
                 }
             }
         }
@@ -122,19 +130,17 @@ impl UsageReporter {
     }
 
     fn add_one(&mut self, hour: Timestamp, entry: UsageDelta) {
-        match self.pending.get_mut(&(entry.instance_id.clone(), hour)) {
+        match self.pending.get_mut(&(hour, entry.instance_id.clone())) {
             Some(pending) => pending.add(&entry),
-            None => drop(self.pending.insert((entry.instance_id.clone(), hour), entry)),
+            None => drop(self.pending.insert((hour, entry.instance_id.clone()), entry)),
         }
     }
 
     /// What couldn't be written for over an hour counts in the previous hour: the store takes no older ones.
     fn merge_old_hours(&mut self) {
         let previous = self.hour.previous_hour();
-        let mut all: Vec<_> = self.pending.drain().collect();
-        // The latest number of connections is the last one.
-        all.sort_by_key(|((_, hour), _)| *hour);
-        for ((_, hour), entry) in all {
+        // In their order: the latest number of connections is the last one.
+        for ((hour, _), entry) in std::mem::take(&mut self.pending) {
             self.add_one(hour.max(previous), entry);
         }
     }
@@ -146,54 +152,66 @@ impl UsageReporter {
                 self.sent = self.next_batch();
             }
             let Some(batch) = &self.sent else { return true };
-            let write = self.metrics.store.observe("write_usage", self.store.add_usage(batch));
-            match timeout(STORE_TIMEOUT, write).await {
-                Ok(Ok(())) => self.sent = None,
-                // Usage may be late, but never makes anything else fail.
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "failed to write usage");
-                    return false;
+            let write = self.metrics.store.observe("write_usage", self.store.add_usage(batch, now()));
+            let problem = match timeout(STORE_TIMEOUT, write).await {
+                Ok(Ok(())) => {
+                    self.sent = None;
+                    if std::mem::take(&mut self.is_failing) {
+                        tracing::info!("usage is written again");
+                    }
+                    continue;
                 }
-                Err(_) => {
-                    tracing::debug!("writing usage timed out");
-                    return false;
-                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "the store took too long".to_owned(),
+            };
+            // Usage may be late, but never makes anything else fail.
+            if !std::mem::replace(&mut self.is_failing, true) {
+                tracing::warn!("usage can't be written now, and is kept: {problem}");
             }
+            return false;
         }
     }
 
     async fn write_last(&mut self) {
         let deadline = Instant::now() + LAST_WRITE_TIMEOUT;
-        self.write_denials().await;
-        self.write_used_tokens().await;
+        // Usage first: bills are made from it.
         while !self.write().await {
             if Instant::now() >= deadline {
                 return tracing::warn!("the last usage can't be written: the store is unavailable");
             }
             sleep(LAST_WRITE_INTERVAL).await;
         }
+        let rest = async {
+            self.write_used_tokens().await;
+            self.write_denials().await;
+        };
+        if timeout_at(deadline, rest).await.is_err() {
+            tracing::debug!("the last denials and uses of tokens can't be written in time");
+        }
     }
 
     fn next_batch(&mut self) -> Option<UsageBatch> {
-        if self.pending.is_empty() {
+        let next = std::iter::from_fn(|| self.pending.pop_first()).take(REPORTS_MAX);
+        let reports: Vec<_> = next.map(|((hour, _), delta)| delta.report(hour)).collect();
+        if reports.is_empty() {
             return None;
         }
         self.batches += 1;
-        let reports = self.pending.drain().map(|((_, hour), delta)| delta.report(hour)).collect();
         let (reporter, number) = (self.id.clone(), self.batches);
         Some(UsageBatch { reporter, number, proxy: self.proxy.clone(), reports })
     }
 
+    /// Writes a part at a time. What isn't written is kept.
     async fn write_used_tokens(&mut self) {
-        if self.used_tokens.is_empty() {
-            return;
-        }
-        let uses: Vec<TokenUse> = self.used_tokens.values().copied().collect();
-        let write = self.metrics.store.observe("write_token_uses", self.store.record_token_uses(&uses));
-        match timeout(STORE_TIMEOUT, write).await {
-            Ok(Ok(())) => self.used_tokens.clear(),
-            Ok(Err(error)) => tracing::debug!(%error, "failed to write when tokens were used"),
-            Err(_) => tracing::debug!("writing when tokens were used timed out"),
+        let deadline = Instant::now() + STORE_TIMEOUT;
+        while !self.used_tokens.is_empty() {
+            let uses: Vec<TokenUse> = self.used_tokens.values().take(TOKEN_USES_MAX).copied().collect();
+            let write = self.metrics.store.observe("write_token_uses", self.store.record_token_uses(&uses));
+            match timeout_at(deadline, write).await {
+                Ok(Ok(())) => uses.iter().for_each(|it| _ = self.used_tokens.remove(&it.token)),
+                Ok(Err(error)) => return tracing::debug!(%error, "failed to write when tokens were used"),
+                Err(_) => return tracing::debug!("writing when tokens were used timed out"),
+            }
         }
     }
 
@@ -299,5 +317,31 @@ mod tests {
         assert_eq!(counted, [(hours[3], 2_222, 3), (hours[4], 20_000, 3)]);
         assert_eq!(reports[0].usage, Usage { hits: 2_222, ..Usage::default() });
         assert_eq!(reports[0].peak_connections, 8);
+    }
+
+    //
+    #[tokio::test]
+    async fn many_busy_instances_are_reported_in_batches_that_fit() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut reporter = reporter(folder.path()).await;
+        let (hour, before) = (reporter.hour, reporter.hour.previous_hour());
+        let all = |hits| {
+            let of = |number| UsageDelta { instance_id: format!("instance-{number}"), ..delta(hits, 2) };
+            (0..150).map(of).collect::<Vec<_>>()
+        };
+        reporter.hour = before;
+        reporter.add(before, all(1));
+        reporter.add(hour, all(10));
+        let batches: Vec<_> = std::iter::from_fn(|| reporter.next_batch()).collect();
+        assert_eq!(
+            batches.iter().map(|it| (it.number, it.reports.len())).collect::<Vec<_>>(),
+            [(1, 100), (2, 100), (3, 100)]
+        );
+        let reports: Vec<_> = batches.iter().flat_map(|it| &it.reports).collect();
+        assert_eq!(reports.iter().map(|it| it.usage.hits).sum::<i64>(), 150 * 11);
+        assert!(reports.is_sorted_by_key(|it| it.hour));
+        reporter.add(hour, all(10));
+        assert!(reporter.write().await);
+        assert_eq!((reporter.batches, reporter.sent.is_none(), reporter.pending.len()), (5, true, 0));
     }
 }
