@@ -90,13 +90,13 @@ async fn read(executor: &Executor, full: bool) -> Result<Read, Error> {
     if executor.known.is_store_away() {
         return Err(Error::Store(StoreError::Timeout));
     }
+    // Before the instances: one that is taken meanwhile is in both.
+    let ready = executor.store.ready_instances().await?;
     let known: Result<HashSet<String>, StoreError> = match executor.store.instance_ids().await {
         Ok(ids) => Ok(ids.into_iter().collect()),
         Err(error @ StoreError::TooMany(_)) => Err(error),
         Err(error) => return Err(error.into()),
     };
-    // Before the instances: one that is taken meanwhile is in both.
-    let ready = executor.store.ready_instances().await?;
     let instances = executor.metrics.store.observe("read_instances", executor.store.instances()).await?;
     let mut asked: HashMap<String, Vec<Operation>> = HashMap::new();
     for operation in executor.store.open_operations().await? {

@@ -60,7 +60,7 @@ struct Restart {
 }
 
 /// What the store and Docker say of instances, by id, and of their containers.
-struct Listed {
+struct InstanceImages {
     instances: HashMap<String, Instance>,
     /// Ids of instances whose containers have another image than new ones get, and of the others with a container.
     outdated: HashSet<String>,
@@ -124,7 +124,7 @@ impl Upgrading {
         if is_fresh && !has_settled && !self.restarts.is_empty() {
             return Ok(());
         }
-        let listed = Listed::read(executor, &image).await?;
+        let listed = InstanceImages::read(executor, &image).await?;
         if !self.recovered {
             self.recover(executor, upgrade, &listed).await?;
             self.recovered = true;
@@ -192,7 +192,7 @@ impl Upgrading {
         &mut self,
         executor: &Executor,
         upgrade: &ImageUpgrade,
-        listed: &Listed,
+        listed: &InstanceImages,
     ) -> Result<(), Error> {
         let mut by_cache: HashMap<&str, &Instance> = HashMap::new();
         by_cache.extend(listed.instances.values().map(|instance| (instance.cache_id.as_str(), instance)));
@@ -260,7 +260,7 @@ impl Upgrading {
 
     /// Counts the instances that are left, and returns those that can be restarted now. What is being restarted, or will run
     /// again, is left too.
-    fn count(&mut self, listed: &Listed) -> Vec<Instance> {
+    fn count(&mut self, listed: &InstanceImages) -> Vec<Instance> {
         let is_busy = |id: &String| self.restarts.iter().any(|restart| restart.instance == *id);
         let waits = |it: &&Instance| {
             it.desired == DesiredState::Running
@@ -332,7 +332,7 @@ fn is_own(operation: &Operation, upgrade: &ImageUpgrade) -> bool {
         && operation.created_at >= upgrade.created_at
 }
 
-impl Listed {
+impl InstanceImages {
     /// Reads the store: what is known of it may be old, or nothing yet.
     async fn read(executor: &Executor, image: &str) -> Result<Self, Error> {
         let containers = executor.docker.containers().await?;

@@ -35,7 +35,7 @@ impl Executor {
                 return Err(Error::NotLeased { address: container.address.clone() });
             }
         }
-        if container.made_ahead && has_never_run(instance) && !self.take(container).await {
+        if !is_recorded(instance, container) && !self.may_become(instance, container).await {
             return Err(self.give_up_taken(instance, container).await?);
         }
         let health = self.check(&instance.id, container).await;
@@ -70,7 +70,17 @@ impl Executor {
         self.record(instance, &observed).await
     }
 
-    /// Removes a container that was made ahead and that somebody has had. The next one has another generation and address,
+    /// Whether a container that isn't the recorded one holds nothing of somebody else's: one that was made ahead carries its
+    /// mark, and the first one of an instance has never been used. A restored store may offer again what is taken.
+    async fn may_become(&self, instance: &Instance, container: &Container) -> bool {
+        if container.made_ahead {
+            self.take(container).await
+        } else {
+            !has_never_run(instance) || self.is_untouched(container).await
+        }
+    }
+
+    /// Removes a container that somebody else has had. The next one has another generation and address,
     /// since a proxy may still look for this one there. Returns why.
     async fn give_up_taken(&self, instance: &Instance, container: &Container) -> Result<Error, Error> {
         self.check_secrets()?;

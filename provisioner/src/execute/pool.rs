@@ -187,6 +187,18 @@ impl Executor {
         Ok(())
     }
 
+    /// Whether nobody has stored anything in a container.
+    pub(super) async fn is_untouched(&self, container: &Container) -> bool {
+        let looked = async {
+            let mut memcached = self.connect(container).await.ok()?;
+            let figures = memcached.statistics("").await.ok()?;
+            let is_zero =
+                |name: &str| figures.iter().any(|(found, value)| found == name && value.as_str() == "0");
+            Some(is_zero("cmd_set") && is_zero("curr_items"))
+        };
+        looked.await.unwrap_or(false)
+    }
+
     /// Takes the mark out of a container that was made ahead. Returns whether nobody has had it before: the mark is there,
     /// and was all that anyone ever stored.
     pub(super) async fn take(&self, container: &Container) -> bool {

@@ -33,7 +33,7 @@ impl Executor {
             _ => None,
         });
         let wakes = kept.is_some_and(|kept| self.capacity.reserved_bytes(&instance.id).unwrap_or(0) < kept)
-            && actions.iter().any(|action| matches!(action, Action::Start(_)));
+            && actions.iter().any(|action| matches!(action, Action::Start(_) | Action::Restart(_)));
         let spec = match (Spec::of(instance), kept) {
             (Ok(spec), _) if wakes => spec,
             (Ok(spec), Some(kept)) if spec.memory_limit() > kept => spec,
@@ -47,7 +47,10 @@ impl Executor {
         let in_use = async { Ok(self.memory_in_use(&self.docker.containers().await?)) };
         self.capacity.count_existing(in_use).await?;
         let Err(error) = self.capacity.reserve(&instance.id, spec.memory_limit()) else { return Ok(()) };
+        // Of one that sleeps, others may have the memory now.
+        let reserved = self.capacity.reserved_bytes(&instance.id).unwrap_or(0);
         let has = kept.or_else(|| containers.iter().filter_map(memory_limit_of).max());
+        let has = has.filter(|has| reserved >= *has);
         let smaller = Instance { memory_mb: spec.memory_mb_within(has.unwrap_or(0)), ..instance.clone() };
         if wakes || has.is_none() || Spec::of(&smaller).is_err() {
             return Err(error);
