@@ -12,7 +12,7 @@ const FILE_MAX: u64 = 4_096;
 const ID_LEN: usize = 64;
 
 /// What a container uses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ContainerUsage {
     /// Bytes of memory, with the kernel's buffers for it.
     pub(crate) memory_bytes: u64,
@@ -20,9 +20,9 @@ pub(crate) struct ContainerUsage {
     pub(crate) cpu_us: u64,
 }
 
-/// What the container with this id uses; zeros if its control group isn't where Docker makes it.
-pub(crate) fn usage(container: &str) -> ContainerUsage {
-    read(Path::new(ROOT), container).unwrap_or_default()
+/// What the container with this id uses; `None` if its control group can't be read, or isn't where Docker makes it.
+pub(crate) fn usage(container: &str) -> Option<ContainerUsage> {
+    read(Path::new(ROOT), container)
 }
 
 fn read(root: &Path, container: &str) -> Option<ContainerUsage> {

@@ -11,11 +11,12 @@ use store::{
     HostCapacity, InstanceStatistics, LaneCredential, StatisticsCounters, StatisticsGauges, StatisticsSample,
     Store, StoreError, Timestamp, now,
 };
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::activity::Activity;
 use crate::cgroup::{self, ContainerUsage};
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::execute::Executor;
 use crate::metering::Metering;
 use crate::plan::ContainerState;
@@ -31,12 +32,25 @@ const BEFORE_MAX: Duration = Duration::from_hours(24);
 /// Transactions that delete old rows, at a time: others write too.
 const DELETIONS_MAX: usize = 50;
 
+/// Whether one of the things that happen at the interval fails now.
+struct Outage {
+    /// What doesn't work then.
+    what: &'static str,
+    is_on: bool,
+}
+
 /// A memcached to ask.
 struct Target {
     instance: String,
     container: String,
     address: SocketAddr,
     credential: LaneCredential,
+}
+
+/// What a memcached said, and the kernel of its container, if that could be read.
+struct Answer {
+    row: InstanceStatistics,
+    container: Option<ContainerUsage>,
 }
 
 /// The newest sample of each instance; `None` if the store has to be asked for them.
@@ -48,23 +62,41 @@ pub(crate) async fn run(executor: &Executor) {
     let mut ticks = interval(SAMPLE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut samples, mut metering, mut cleaned) = (Samples::default(), Metering::default(), None);
+    let [mut unmetered, mut unsampled, mut uncleaned] =
+        ["meter memory", "record statistics", "delete old statistics"].map(Outage::new);
     loop {
         ticks.tick().await;
         if executor.known.is_store_away() {
             continue;
         }
-        if let Err(error) = metering.meter(executor).await {
-            tracing::debug!(%error, "memory can't be metered now");
+        // Before the containers are counted, a cache that waits for memory seems to have it already.
+        if executor.capacity.figures().await.is_some() {
+            unmetered.note(metering.meter(executor).await);
         }
-        if let Err(error) = sample(executor, &mut samples).await {
-            tracing::debug!(%error, "statistics can't be recorded now");
+        unsampled.note(sample(executor, &mut samples).await);
+        let hour = Some(now().hour());
+        if cleaned != hour && uncleaned.note(forget(&executor.store, executor.usage_kept).await) {
+            cleaned = hour;
         }
-        if cleaned != Some(now().hour()) {
-            match forget(&executor.store, executor.usage_kept).await {
-                Ok(()) => cleaned = Some(now().hour()),
-                Err(error) => tracing::debug!(%error, "old statistics can't be deleted now"),
+    }
+}
+
+impl Outage {
+    fn new(what: &'static str) -> Self {
+        Self { what, is_on: false }
+    }
+
+    /// Logs its begin and its end, and not each failure between them. Returns whether there was none.
+    fn note(&mut self, result: Result<(), Error>) -> bool {
+        let was_on = std::mem::replace(&mut self.is_on, result.is_err());
+        match result {
+            Ok(()) if was_on => tracing::info!("can {} again", self.what),
+            Err(error) if !was_on => {
+                tracing::warn!("can't {} now, and tries again: {}", self.what, chain(&error));
             }
+            Ok(()) | Err(_) => {}
         }
+        !self.is_on
     }
 }
 
@@ -91,18 +123,19 @@ async fn sample(executor: &Executor, samples: &mut Samples) -> Result<(), Error>
 }
 
 /// Asks some memcacheds. Those that don't answer are left out.
-async fn ask(activity: &Activity, targets: Vec<Target>) -> Vec<InstanceStatistics> {
+async fn ask(activity: &Activity, targets: Vec<Target>) -> Vec<Answer> {
     let reads = targets.into_iter().map(|target| async move {
         let read = statistics::read_from(target.address, &target.credential).await.ok()?;
         activity.note(&target.container, read.commands, Instant::now());
-        Some(row(target.instance, &read, cgroup::usage(&target.container)))
+        let container = spawn_blocking(move || cgroup::usage(&target.container)).await.ok().flatten();
+        Some(Answer { row: row(target.instance, &read), container })
     });
     stream::iter(reads).buffer_unordered(READS_MAX).filter_map(std::future::ready).collect().await
 }
 
 impl Samples {
     /// Records new samples, with what has happened since those before.
-    async fn record(&mut self, store: &Store, newest: Vec<InstanceStatistics>) -> Result<(), StoreError> {
+    async fn record(&mut self, store: &Store, newest: Vec<Answer>) -> Result<(), StoreError> {
         // Until the store has confirmed them, nobody knows which are the last: it is asked again then.
         let mut before = match self.0.take() {
             Some(before) => before,
@@ -111,22 +144,39 @@ impl Samples {
                 all.into_iter().map(|it| (it.instance_id.clone(), it)).collect()
             }
         };
-        let with_increments = |it: InstanceStatistics| {
-            let last = before.get(&it.instance_id);
-            StatisticsSample::new(it, last)
-        };
-        let new: Vec<StatisticsSample> = newest.into_iter().map(with_increments).collect();
-        store.record_statistics(&new).await?;
-        before.extend(new.into_iter().map(|it| (it.newest.instance_id.clone(), it.newest)));
         let oldest = now().saturating_sub(BEFORE_MAX);
         before.retain(|_, it| it.sampled_at >= oldest);
+        let new: Vec<StatisticsSample> = newest
+            .into_iter()
+            .map(|it| {
+                let last = before.get(&it.row.instance_id);
+                it.sample(last)
+            })
+            .collect();
+        store.record_statistics(&new).await?;
+        before.extend(new.into_iter().map(|it| (it.newest.instance_id.clone(), it.newest)));
         self.0 = Some(before);
         Ok(())
     }
 }
 
+impl Answer {
+    /// What has happened since the sample before. If the kernel's figures couldn't be read, they are as they were: zeros
+    /// would count the container's whole CPU time once more the next time.
+    fn sample(mut self, before: Option<&InstanceStatistics>) -> StatisticsSample {
+        let read = self.container.map(|it| (number(it.memory_bytes), number(it.cpu_us)));
+        let last = before.map(|it| (it.gauges.container_bytes, it.counters.cpu_us));
+        (self.row.gauges.container_bytes, self.row.counters.cpu_us) = read.or(last).unwrap_or_default();
+        let mut sample = StatisticsSample::new(self.row, before);
+        if self.container.is_none() {
+            sample.increments.cpu_us = 0;
+        }
+        sample
+    }
+}
+
 /// Deletes what is older than it is kept.
-async fn forget(store: &Store, usage_kept: Duration) -> Result<(), StoreError> {
+async fn forget(store: &Store, usage_kept: Duration) -> Result<(), Error> {
     for _ in 0..DELETIONS_MAX {
         if !store.forget_usage_hours(now(), usage_kept).await? {
             break;
@@ -140,9 +190,12 @@ async fn forget(store: &Store, usage_kept: Duration) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn row(instance_id: String, read: &Statistics, container: ContainerUsage) -> InstanceStatistics {
-    // memcached may say anything; the store's numbers have a sign.
-    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+/// memcached may say anything; the store's numbers have a sign.
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn row(instance_id: String, read: &Statistics) -> InstanceStatistics {
     let mut row = InstanceStatistics {
         instance_id,
         gauges: StatisticsGauges {
@@ -150,7 +203,7 @@ fn row(instance_id: String, read: &Statistics, container: ContainerUsage) -> Ins
             limit_bytes: number(read.limit_maxbytes),
             items: number(read.curr_items),
             connections: number(read.curr_connections),
-            container_bytes: number(container.memory_bytes),
+            container_bytes: 0,
         },
         counters: StatisticsCounters {
             hits: number(read.get_hits),
@@ -162,7 +215,7 @@ fn row(instance_id: String, read: &Statistics, container: ContainerUsage) -> Ins
             out_of_memory: number(read.out_of_memory()),
             bytes_read: number(read.bytes_read),
             bytes_written: number(read.bytes_written),
-            cpu_us: number(container.cpu_us),
+            cpu_us: 0,
         },
         uptime_seconds: number(read.uptime),
         sampled_at: Timestamp::now(),
@@ -177,7 +230,7 @@ mod tests {
     use std::io::{Read as _, Write as _};
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
-    use store::{Database, NewCache, NewToken, NewUser, TokenKey};
+    use store::{Database, NewCache, NewToken, NewUser, StatisticsResolution, TokenKey};
 
     use super::*;
 
@@ -230,9 +283,9 @@ mod tests {
         Some(std::path::Path::new("/proc/self/task").join(own.file_name()?))
     }
 
-    async fn instances(store: &Store, folder: &std::path::Path) -> Vec<String> {
+    async fn instances(store: &Store, folder: &std::path::Path, users: usize) -> Vec<String> {
         let key = TokenKey::load_or_create(&folder.join("token.key")).unwrap();
-        for user in 0..INSTANCES / 50 {
+        for user in 0..users {
             let email = format!("user-{user}@example.org");
             let new = NewUser { email: &email, password_hash: None, plan: "default", is_admin: false };
             let user = store.sign_up(&new, &NewToken::generate(&key, "first")).await.unwrap();
@@ -247,10 +300,48 @@ mod tests {
 
     //
     #[tokio::test]
+    async fn figures_that_cannot_be_read_for_once_or_are_old_make_no_increment_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&Database::Sqlite(folder.path().join("memgate.db"))).await.unwrap();
+        let ids = instances(&store, folder.path(), 1).await;
+        let answer = |seconds_ago, uptime_seconds, cpu_us: Option<u64>| Answer {
+            row: InstanceStatistics {
+                instance_id: ids[0].clone(),
+                uptime_seconds,
+                sampled_at: now().saturating_sub(Duration::from_secs(seconds_ago)),
+                ..InstanceStatistics::default()
+            },
+            container: cpu_us.map(|cpu_us| ContainerUsage { memory_bytes: 5, cpu_us }),
+        };
+        let old = answer(86_500, 5, Some(1));
+        Samples::default().record(&store, vec![old]).await.unwrap();
+        let mut samples = Samples::default();
+        for it in [answer(30, 86_475, Some(1_000)), answer(20, 86_485, None), answer(10, 86_495, Some(1_200))]
+        {
+            samples.record(&store, vec![it]).await.unwrap();
+            let newest = store.instance_statistics(&ids[0]).await.unwrap().unwrap();
+            assert_eq!(newest.gauges.container_bytes, 5);
+        }
+        let hours =
+            store.statistics_history(&ids[0], StatisticsResolution::Hours, Timestamp::EPOCH).await.unwrap();
+        assert_eq!(hours.iter().map(|it| it.counters.cpu_us).sum::<i64>(), 200);
+        assert!(hours.iter().map(|it| it.measured_ms).sum::<i64>() < 30_000, "{hours:?}");
+    }
+
+    #[test]
+    fn an_outage_begins_and_ends_once() {
+        let mut outage = Outage::new("work");
+        let away = || Err(Error::Store(StoreError::Timeout));
+        assert!(outage.note(Ok(())) && !outage.note(away()) && !outage.note(away()) && outage.is_on);
+        assert!(outage.note(Ok(())) && !outage.is_on);
+    }
+
+    //
+    #[tokio::test]
     async fn a_round_of_a_thousand_instances_takes_under_a_second_of_cpu() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&Database::Sqlite(folder.path().join("memgate.db"))).await.unwrap();
-        let ids = instances(&store, folder.path()).await;
+        let ids = instances(&store, folder.path(), INSTANCES / 50).await;
         assert!(ids.len() >= INSTANCES);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -271,7 +362,8 @@ mod tests {
             assert_eq!(newest.len(), INSTANCES);
             samples.record(&store, newest).await.unwrap();
         }
-        let used = cpu() - before;
+        // A thread of SQLite that has ended is missing.
+        let used = cpu().saturating_sub(before);
         server.join().unwrap();
         eprintln!("{} samples took {used:?} of CPU time", INSTANCES * ROUNDS);
         assert_eq!(store.all_instance_statistics().await.unwrap().len(), INSTANCES);
