@@ -46,7 +46,9 @@ CREATE TABLE reserved_memory (
     metered_until BIGINT NOT NULL
 );
 
--- More of what each instance's memcached last said of itself, since it started.
+-- More of what each instance's memcached last said of itself, since it started. What it said before is forgotten: compared
+-- with a default of 0, all that it has counted since it started would have happened in one interval.
+DELETE FROM instance_statistics;
 ALTER TABLE instance_statistics ADD COLUMN connections       BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE instance_statistics ADD COLUMN sets              BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE instance_statistics ADD COLUMN evicted_unfetched BIGINT NOT NULL DEFAULT 0;

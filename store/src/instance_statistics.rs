@@ -26,6 +26,8 @@ const ROWS_MAX: usize = 50;
 const DELETED_MAX: i64 = 2_000;
 /// What a number counts at most. memcached may say anything; no sum of so many overflows within an interval.
 const COUNT_MAX: i64 = 1 << 48;
+/// By so much memcached's uptime and the time between two samples may differ.
+const UPTIME_SLACK: i64 = 5;
 
 /// How things are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, sqlx::FromRow, serde::Serialize)]
@@ -162,7 +164,14 @@ impl StatisticsSample {
         let newest = newest.bounded();
         let measured = before.map_or(Duration::ZERO, |before| newest.sampled_at.since(before.sampled_at));
         let before = before.filter(|_| !measured.is_zero());
-        let is_restarted = before.is_some_and(|before| newest.uptime_seconds < before.uptime_seconds);
+        let is_restarted = before.is_some_and(|before| {
+            let (uptime, passed) =
+                (newest.uptime_seconds, i64::try_from(measured.as_secs()).unwrap_or(COUNT_MAX));
+            // After a long time it may be up for longer than before, and yet have started since. What is up for longer than
+            // that time hasn't: then the clock was set.
+            let is_younger = uptime < before.uptime_seconds.saturating_add(passed) - UPTIME_SLACK;
+            uptime < before.uptime_seconds || (is_younger && uptime <= passed.saturating_add(UPTIME_SLACK))
+        });
         let increment = |now: i64, before: i64| if is_restarted || now < before { now } else { now - before };
         let increments = match before {
             Some(before) => each_counter!(increment, newest.counters, before.counters),
@@ -333,6 +342,9 @@ mod tests {
             (figures(20_000, 60, 130, 40), 10_000, 30, 0),
             // Restarted: even what is more than before is all since then.
             (figures(20_000, 3, 170, 1), 10_000, 170, 1),
+            // Restarted long ago, while the provisioner was away.
+            (figures(610_000, 500, 170, 60), 600_000, 170, 60),
+            (figures(610_000, 590, 170, 60), 600_000, 170, 60),
             // One counter was reset.
             (figures(20_000, 60, 5, 45), 10_000, 5, 5),
             // The provisioner was away.
@@ -346,6 +358,12 @@ mod tests {
             let expected = StatisticsCounters { hits, sets, ..StatisticsCounters::default() };
             assert_eq!(sample.increments, expected, "{now:?}");
         }
+        // The clock was set by an hour, and memcached has been up for longer.
+        let sample = StatisticsSample::new(
+            figures(3_620_000, 90_010, 130, 40),
+            Some(&figures(10_000, 90_000, 100, 40)),
+        );
+        assert_eq!((sample.increments.hits, sample.increments.sets), (30, 0));
         let first = StatisticsSample::new(figures(20_000, 60, 130, 40), None);
         assert_eq!((first.measured, first.increments), (Duration::ZERO, StatisticsCounters::default()));
     }

@@ -131,7 +131,8 @@ const ADD_END: &str = concat!(
     "bytes = excluded.bytes, limit_bytes = excluded.limit_bytes, items = excluded.items, begins_at = excluded.begins_at"
 );
 
-/// The newest `$4` intervals of the instance `$1` with the resolution `$2` that begin at `$3` or later.
+/// The intervals of the instance `$1` with the resolution `$2` that begin at `$3` or later, oldest first. There are never
+/// more than `$4`, the slots of the ring.
 pub(crate) const OF_INSTANCE: &str = "SELECT begins_at, measured_ms, bytes, limit_bytes, items, connections, container_bytes, \
      hits, misses, sets, evictions, evicted_unfetched, reclaimed, out_of_memory, bytes_read, bytes_written, cpu_us \
      FROM statistics_history WHERE instance_id = $1 AND resolution = $2 AND begins_at >= $3 ORDER BY begins_at LIMIT $4";
