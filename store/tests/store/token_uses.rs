@@ -36,6 +36,9 @@ async fn the_last_use_of_a_token_is_kept(db: TestDb) {
         // Late news of another proxy.
         (used(later(1), "192.0.2.3"), of(later(2), "2001:db8::1")),
         (used(later(40), "2001:db8::1"), of(later(40), "2001:db8::1")),
+        // Reported by a clock that was a day ahead, and then by one that is right.
+        (used(later(86_400), "192.0.2.1"), of(later(86_400), "192.0.2.1")),
+        (used(later(50), "192.0.2.1"), of(later(50), "192.0.2.1")),
     ] {
         store.record_token_uses(&[report]).await.unwrap();
         assert_eq!(listed().await, expected);
