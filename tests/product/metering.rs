@@ -119,14 +119,38 @@ fn end_role(product: &Product, role: &str, with: &str) {
     });
 }
 
+/// How much memory is metered now, in seconds of a cache of 64 MiB, and between which moments it was.
+struct MemoryRound {
+    seconds: i64,
+    after: Instant,
+    before: Instant,
+}
+
+/// Waits until memory is metered the next time.
+fn next_memory_round(product: &Product) -> MemoryRound {
+    let (mut after, old) = (Instant::now(), metered(product).2);
+    let mut memory = old;
+    wait_until(deadline_in(40), "memory is metered", || {
+        let asked = Instant::now();
+        memory = metered(product).2;
+        if memory == old {
+            after = asked;
+        }
+        memory != old
+    });
+    MemoryRound { seconds: memory / 64, after, before: Instant::now() }
+}
+
 /// Works while each role is stopped, and killed, and compares.
 fn meter_across_restarts(product: &mut Product) {
     let begun = Instant::now();
     let ada = product.add_user(ADA);
+    let first;
     let counted = {
         let product = &*product;
         let mut client = CountingClient::new(product, &ada);
         client.work(50);
+        first = next_memory_round(product);
         for role in ["webui", "provisioner", "proxy"] {
             client.work(20);
             end_role(product, role, "TERM");
@@ -161,11 +185,18 @@ fn meter_across_restarts(product: &mut Product) {
     let after = metered(product);
     assert!(before.0.is_within(&after.0) && after.0.is_within(&counted), "{after:?} of {counted:?}");
     assert!((0..7).all(|kind| after.0.0[kind] >= counted.0[kind] - 30), "{after:?} of {counted:?}");
-    let memory = || metered(product).2;
-    wait_until(deadline_in(30), "memory is metered while it stood still, too", || memory() > before.2);
-    // Not before it ran, and not ahead. The last rounds aren't metered yet, nor those before it was known to run.
-    let (most, metered) = (i64::try_from(begun.elapsed().as_secs() + 1).unwrap(), memory() / 64);
-    assert!(metered <= most && metered >= most - 45, "{metered} s of {most} s");
+    // All time counts, that in which it stood still, too: as much as between the two rounds, however long these took. A
+    // round begins a moment before it can be read.
+    let last = next_memory_round(product);
+    let seconds =
+        |from: Instant, to: Instant| i64::try_from(to.saturating_duration_since(from).as_secs()).unwrap();
+    let (least, most) = (seconds(first.before, last.after) - 5, seconds(first.after, last.before) + 5);
+    let metered = last.seconds - first.seconds;
+    assert!(
+        last.seconds * 64 > before.2 && (least..=most).contains(&metered),
+        "{metered} s of {least} s to {most} s"
+    );
+    assert!(last.seconds <= seconds(begun, last.before) + 1, "not before it ran: {} s", last.seconds);
 }
 
 //
