@@ -109,11 +109,13 @@ async fn read_feed(store: &Store, events: &Sender<Event>, backoff: &mut Duration
     }
 }
 
-/// Sends Docker's events until the receiver is dropped.
-pub(crate) async fn follow_docker(docker: &Docker, events: Sender<Event>) {
+/// Sends Docker's events until the receiver is dropped. Calls `forget` whenever another engine may answer from now on.
+pub(crate) async fn follow_docker(docker: &Docker, events: Sender<Event>, forget: impl Fn()) {
     let mut backoff = RECONNECT_BACKOFF_MIN;
     while !events.is_closed() {
-        let Err(error) = read_docker(docker, &events, &mut backoff).await else { return };
+        // After the connection was lost, and again once there is a new one: an answer of the old one may be read late.
+        let Err(error) = read_docker(docker, &events, &mut backoff, &forget).await else { return };
+        forget();
         if events.send(Event::DockerDown(error)).await.is_err() {
             return;
         }
@@ -121,9 +123,15 @@ pub(crate) async fn follow_docker(docker: &Docker, events: Sender<Event>) {
     }
 }
 
-async fn read_docker(docker: &Docker, events: &Sender<Event>, backoff: &mut Duration) -> Result<(), Error> {
+async fn read_docker(
+    docker: &Docker,
+    events: &Sender<Event>,
+    backoff: &mut Duration,
+    forget: &impl Fn(),
+) -> Result<(), Error> {
     let mut stream = std::pin::pin!(docker.events()?);
     docker.ping().await?;
+    forget();
     *backoff = RECONNECT_BACKOFF_MIN;
     if events.send(Event::DockerConnected).await.is_err() {
         return Ok(());

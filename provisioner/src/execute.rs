@@ -9,6 +9,7 @@ mod read;
 mod record;
 mod reserve;
 mod resize;
+mod restrictions;
 mod shrink;
 mod warm;
 
@@ -28,7 +29,6 @@ use crate::error::Error;
 use crate::firewall::Firewall;
 use crate::history::History;
 use crate::image::ImageCache;
-use crate::isolation::Isolation;
 use crate::known_instances::KnownInstances;
 use crate::limits::Limits;
 use crate::liveness::Silence;
@@ -43,6 +43,7 @@ use crate::work_queue;
 use operations::Outcome;
 pub(crate) use pool::Pool;
 pub(crate) use record::log_failure;
+use restrictions::Restrictions;
 use shrink::Shrinking;
 use warm::Stopped;
 
@@ -116,8 +117,8 @@ pub(crate) struct Observations {
     inspected: AtomicUsize,
     /// Counts isolation checks, each of which tries to reach other instances.
     isolation_checks: AtomicUsize,
-    /// Whether Docker has ever said that a container has all restrictions, so that it would say so of others, too.
-    restricted_seen: AtomicBool,
+    /// What Docker says of containers' restrictions.
+    pub(crate) restrictions: Restrictions,
     passes: AtomicUsize,
     wants_full_pass: AtomicBool,
 }
@@ -136,16 +137,6 @@ impl Observations {
     /// Which of `total` other instances an isolation check tries first.
     pub(crate) fn next_sibling(&self, total: usize) -> usize {
         self.isolation_checks.fetch_add(1, Ordering::Relaxed).checked_rem(total).unwrap_or(0)
-    }
-
-    /// Whether a container that lacks restrictions, as Docker says, was created by somebody else: another has them all. So an
-    /// engine that says the same in other words costs no cache its contents.
-    fn proves_restrictions(&self, containers: &[Container]) -> bool {
-        let mut inspected = containers.iter().filter_map(|container| container.isolation.as_ref());
-        if inspected.any(|isolation| !isolation.is_broken()) {
-            self.restricted_seen.store(true, Ordering::Relaxed);
-        }
-        self.restricted_seen.load(Ordering::Relaxed)
     }
 
     /// Makes the next pass a full one.
@@ -337,10 +328,8 @@ impl Executor {
         let image = self.images.known_id();
         let (silences, now) = (self.observations.silences.lock().await, Instant::now());
         let stubborn = self.observations.stubborn.lock().await;
-        let is_proof = self.observations.proves_restrictions(containers);
+        self.observations.restrictions.assess(containers, now);
         for container in containers {
-            container.unrestricted =
-                is_proof && container.isolation.as_ref().is_some_and(Isolation::is_broken);
             container.outdated = image.as_ref().is_some_and(|image| *image != container.image);
             container.hung = silences.get(&container.id).is_some_and(|silence| silence.proves_hung(now));
             let spec = spec(container);
@@ -421,6 +410,7 @@ impl Executor {
         self.observations.silences.lock().await.retain(|id, _| exists(id));
         self.observations.shrinking.lock().await.retain(|id, _| exists(id));
         self.observations.stubborn.lock().await.retain(exists);
+        self.observations.restrictions.retain(exists);
     }
 
     /// Forgets what another provisioner may have changed since.
@@ -428,6 +418,7 @@ impl Executor {
         self.capacity.reset().await;
         self.known.reset();
         self.secrets.reset();
+        self.observations.restrictions.reset();
         self.observations.want_full_pass();
     }
 

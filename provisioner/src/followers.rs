@@ -15,7 +15,9 @@ pub(crate) fn start(executor: &Arc<Executor>, events: &Sender<Event>) -> JoinSet
     let mut followers = JoinSet::new();
     followers.spawn(events::follow_store(executor.store.clone(), events.clone()));
     let (it, sender) = (Arc::clone(executor), events.clone());
-    followers.spawn(async move { events::follow_docker(&it.docker, sender).await });
+    followers.spawn(async move {
+        events::follow_docker(&it.docker, sender, || it.observations.restrictions.reset()).await;
+    });
     let (it, sender) = (Arc::clone(executor), events.clone());
     followers.spawn(async move { events::keep_firewall(&it.firewall, sender).await });
     let (it, sender) = (Arc::clone(executor), events.clone());

@@ -433,4 +433,4 @@ fn in_use(snapshot: &Snapshot, instance: Option<&str>) -> bool {
 #[cfg(test)]
 mod model;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

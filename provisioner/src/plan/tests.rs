@@ -41,7 +41,7 @@ pub(super) fn torn_down(state: InstanceState) -> Option<Route> {
     route(state, 3).map(|r| Route { address: None, container: None, ..r })
 }
 
-pub(super) fn container(state: ContainerState) -> Container {
+pub(crate) fn container(state: ContainerState) -> Container {
     Container {
         id: "c1".into(),
         instance: "one".into(),
