@@ -1,12 +1,25 @@
 //! The distribution's packages, by its own tools: download, unpack, and list what they depend on.
 
+use std::env;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::Stdio;
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use crate::error::Error;
+
+/// How long a tool may take: the longest downloads package lists over a slow line.
+const TOOL_TIMEOUT: Duration = Duration::from_mins(10);
+/// What a tool gets of this process's environment: how the internet is reached.
+const INHERITED: [&str; 6] =
+    ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
+/// What a shell and `setsid` exit with if there is no such program.
+const NO_PROGRAM: i32 = 127;
 
 /// Packages downloaded and unpacked in a temporary folder.
 #[derive(Debug)]
@@ -65,19 +78,45 @@ impl Packages {
     }
 }
 
+/// A tool in a session of its own, without this process's terminal, which it could type into, and environment, which may hold
+/// secrets: it reads files that others have made.
 fn tool(program: &str) -> Command {
-    daemon::host_tool(program).into()
+    let mut command = Command::from(daemon::host_tool("setsid"));
+    let path = command.as_std().get_envs().find(|(name, _)| *name == "PATH").and_then(|(_, path)| path);
+    let path = path.map(OsStr::to_owned).or_else(|| env::var_os("PATH"));
+    let inherited = INHERITED.iter().filter_map(|name| Some((*name, env::var_os(name)?)));
+    command.env_clear().envs(path.map(|path| ("PATH", path))).envs(inherited).env("LC_ALL", "C");
+    command.args(["--wait", program]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.kill_on_drop(true);
+    command
+}
+
+async fn run(command: &mut Command) -> Result<String, Error> {
+    run_within(TOOL_TIMEOUT, command).await
 }
 
 /// Runs a tool and returns its output. The error holds the last line of its stderr.
-async fn run(command: &mut Command) -> Result<String, Error> {
-    let tool = command.as_std().get_program().to_string_lossy().into_owned();
-    let output = command.env("LC_ALL", "C").stdin(Stdio::null()).kill_on_drop(true).output().await;
-    let output = output.map_err(|error| {
+async fn run_within(limit: Duration, command: &mut Command) -> Result<String, Error> {
+    // After `setsid --wait`.
+    let tool = command.as_std().get_args().nth(1).unwrap_or_default().to_string_lossy().into_owned();
+    let missing = |why: String| {
         Error::Image(format!(
-            "{tool} can't be run ({error}): build on Debian or Ubuntu, or set provisioner.image"
+            "{tool} can't be run ({why}): build on Debian or Ubuntu, or set provisioner.image"
         ))
-    })?;
+    };
+    let child = command.spawn().map_err(|error| missing(error.to_string()))?;
+    let group = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+    let mut output = pin!(child.wait_with_output());
+    let Ok(output) = timeout(limit, &mut output).await else {
+        // With what it has started itself.
+        let _ = group.map(|group| kill_process_group(group, Signal::KILL));
+        let why = format!("{tool} took longer than {} s: check the network, and try again", limit.as_secs());
+        return Err(Error::Image(why));
+    };
+    let output = output.map_err(|error| missing(error.to_string()))?;
+    if output.status.code() == Some(NO_PROGRAM) {
+        return Err(missing("there is no such program".into()));
+    }
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -100,6 +139,43 @@ fn parse_depends(depends: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    //
+    #[tokio::test]
+    async fn tools_get_neither_terminal_nor_environment() {
+        assert!(env::var_os("CARGO_MANIFEST_DIR").is_some(), "something that must not be inherited");
+        let script = "read -r _ _ _ _ _ session terminal _ </proc/self/stat; echo $$ $session $terminal; env";
+        let output = run(tool("sh").args(["-c", script])).await.unwrap();
+        let (head, environment) = output.split_once('\n').unwrap();
+        let head: Vec<&str> = head.split(' ').collect();
+        assert_eq!((head[0], head[2]), (head[1], "0"), "leads its session, which has no terminal");
+        let names = environment.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name);
+        let known = ["PATH", "LC_ALL", "PWD", "OLDPWD", "SHLVL", "_"];
+        let others: Vec<_> = names.filter(|it| !known.contains(it) && !INHERITED.contains(it)).collect();
+        assert!(others.is_empty(), "{others:?}");
+    }
+
+    //
+    #[tokio::test]
+    async fn tools_that_do_not_end_are_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "sleep 1000 & echo $! >started; wait";
+        let mut endless = tool("sh");
+        endless.args(["-c", script]).current_dir(dir.path());
+        let error = run_within(Duration::from_secs(1), &mut endless).await.unwrap_err().to_string();
+        assert!(error.contains("sh took longer than 1 s"), "{error}");
+        let started = std::fs::read_to_string(dir.path().join("started")).unwrap();
+        let stat = format!("/proc/{}/stat", started.trim());
+        let runs = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+        let ended = async {
+            while runs() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(10), ended).await.unwrap();
+        let error = run(&mut tool("no-such-tool")).await.unwrap_err().to_string();
+        assert!(error.contains("no-such-tool can't be run (there is no such program)"), "{error}");
+    }
 
     #[test]
     fn depends_field_is_parsed() {
