@@ -11,6 +11,8 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+
 use crate::error::Error;
 use crate::spec::{LANE_DIR, MEMCACHED, UID};
 use elf::Elf;
@@ -92,12 +94,14 @@ impl Rootfs {
 
 /// Reads a file that is no larger than a program.
 fn read_program(path: &Path) -> io::Result<Vec<u8>> {
-    // A pipe would be waited for.
-    if !fs::metadata(path)?.is_file() {
+    // A pipe would be waited for, also one that somebody puts there just now.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a file"));
     }
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(BINARY_MAX + 1).read_to_end(&mut bytes)?;
+    file.take(BINARY_MAX + 1).read_to_end(&mut bytes)?;
     let fits = u64::try_from(bytes.len()).is_ok_and(|length| length <= BINARY_MAX);
     if fits { Ok(bytes) } else { Err(io::Error::other("it is larger than 256 MB")) }
 }

@@ -13,8 +13,9 @@ use super::elf::{self, Elf};
 const SYSTEM_FOLDERS: [&str; 4] = ["/lib", "/usr/lib", "/lib64", "/usr/lib64"];
 /// Bytes of a library.
 const LIBRARY_MAX: u64 = 64 << 20;
-/// Libraries of one program, with those that they link.
+/// Libraries of one program, with those that they link, and their bytes: all are kept in memory until they are packed.
 const LIBRARIES_MAX: usize = 256;
+const TOTAL_MAX: usize = 256 << 20;
 
 /// The libraries that a program links: those found, and names of those missing.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -35,12 +36,21 @@ pub(super) struct Library {
 
 /// Finds the libraries of a program, and theirs. Those below `root`, of unpacked packages, come before the host's.
 pub(super) fn find(program: &Elf, root: &Path) -> io::Result<Linked> {
+    find_within(TOTAL_MAX, program, root)
+}
+
+fn find_within(total_max: usize, program: &Elf, root: &Path) -> io::Result<Linked> {
     let Some(loader) = &program.loader else { return Ok(Linked::default()) };
     let folders = Folders::new(root, Path::new(loader));
     let mut linked = Linked::default();
     let loader_path = PathBuf::from(loader);
     match folders.read(&loader_path)? {
         Some(contents) => {
+            // The program has chosen the file. Some in the system's folders are root's alone.
+            let is_loader = elf::parse(&contents, std::env::consts::ARCH).is_ok();
+            if !is_loader {
+                return Err(io::Error::other(format!("its loader {loader} isn't one for this machine")));
+            }
             linked.found.push(Library { path: loader_path.clone(), contents, is_named_by_path: true });
         }
         None => linked.missing.push(loader.clone()),
@@ -48,6 +58,7 @@ pub(super) fn find(program: &Elf, root: &Path) -> io::Result<Linked> {
     let loader_name = loader_path.file_name().map(|name| name.to_string_lossy().into_owned());
     // By name: several link the same.
     let mut seen = BTreeMap::new();
+    let mut total = 0_usize;
     let mut next = program.libraries.clone();
     while let Some(name) = next.pop() {
         if Some(&name) == loader_name.as_ref() || seen.insert(name.clone(), ()).is_some() {
@@ -58,6 +69,13 @@ pub(super) fn find(program: &Elf, root: &Path) -> io::Result<Linked> {
         }
         match folders.find(&name)? {
             Some((path, contents, library)) => {
+                total = total.saturating_add(contents.len());
+                if total > total_max {
+                    let limit = total_max >> 20;
+                    return Err(io::Error::other(format!(
+                        "its libraries are larger than {limit} MB together"
+                    )));
+                }
                 next.extend(library.libraries);
                 linked.found.push(Library { path, contents, is_named_by_path: false });
             }
@@ -161,6 +179,23 @@ mod tests {
         assert!(linked.found[0].is_named_by_path, "the loader");
         let unknown = Elf { libraries: vec!["libnothing.so.9".into()], ..program };
         assert_eq!(find(&unknown, folder.path()).unwrap().missing, ["libnothing.so.9"]);
+    }
+
+    //
+    #[test]
+    fn what_is_packed_is_a_loader_and_libraries_of_bounded_size() {
+        let folder = tempfile::tempdir().unwrap();
+        let packages = folder.path().join("root");
+        let libraries = packages.join("usr/lib");
+        fs::create_dir_all(&libraries).unwrap();
+        // In a folder where a loader may be.
+        fs::write(libraries.join("ld-key.so"), "a key").unwrap();
+        let loader = libraries.join("ld-key.so").display().to_string();
+        let program = Elf { loader: Some(loader), ..own_program() };
+        let error = find(&program, &packages).unwrap_err().to_string();
+        assert!(error.contains("ld-key.so isn't one for this machine"), "{error}");
+        let error = find_within(1 << 20, &own_program(), &packages).unwrap_err().to_string();
+        assert_eq!(error, "its libraries are larger than 1 MB together");
     }
 
     //
