@@ -12,11 +12,11 @@ use crate::plan::Container;
 /// What the engine has said since the connection to it was made.
 #[derive(Debug, Default)]
 pub(crate) struct Restrictions {
-    said: Mutex<Said>,
+    said: Mutex<Answers>,
 }
 
 #[derive(Debug, Default)]
-struct Said {
+struct Answers {
     /// When it last said of a container that it has all restrictions.
     restricted: Option<Instant>,
     /// Since when it says of a container, by id, that it lacks some.
@@ -47,7 +47,7 @@ impl Restrictions {
 
     /// Forgets everything: another engine may answer now.
     pub(crate) fn reset(&self) {
-        *self.lock() = Said::default();
+        *self.lock() = Answers::default();
     }
 
     /// Forgets containers that exist no more.
@@ -55,7 +55,7 @@ impl Restrictions {
         self.lock().broken.retain(|id, _| exists(id));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Said> {
+    fn lock(&self) -> MutexGuard<'_, Answers> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
