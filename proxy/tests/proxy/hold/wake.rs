@@ -9,7 +9,9 @@ use testkit::{Memcached, TestProxy, text};
 use super::backend::{ScriptedBackend, record_route};
 use super::{AT_ONCE, UNAVAILABLE, expect, is_quiet};
 
-const ADDRESS: &str = "10.214.7.141";
+const ADDRESS: &str = "10.214.7.148";
+/// Of a test that may run at the same time.
+const OTHER_ADDRESS: &str = "10.214.7.149";
 
 fn instance(proxy: &TestProxy, token: &Token) -> Instance {
     let id = proxy.instance_id(token);
@@ -102,7 +104,7 @@ fn instance_is_asked_to_wake_once_however_many_commands_come() {
 fn write_in_flight_is_answered_when_its_instance_is_about_to_stop() {
     let proxy = TestProxy::start();
     let token = proxy.sign_up("ann@example.com");
-    let backend = ScriptedBackend::start(&proxy, &token, ADDRESS, 1);
+    let backend = ScriptedBackend::start(&proxy, &token, OTHER_ADDRESS, 1);
     let mut stream = proxy.log_in(&token);
     for round in 0..20 {
         let requests: String = (0..50).map(|number| text::set(&format!("k{number}"), "1")).collect();
@@ -113,7 +115,7 @@ fn write_in_flight_is_answered_when_its_instance_is_about_to_stop() {
             move || stream.write_all(b"get k1\r\n").unwrap()
         });
         more.join().unwrap();
-        record_route(&proxy, &token, 1, Some(ADDRESS));
+        record_route(&proxy, &token, 1, Some(OTHER_ADDRESS));
         expect(&mut stream, &("STORED\r\n".repeat(50) + "VALUE k1 0 1\r\n1\r\nEND\r\n"));
         println!("round {round}");
     }
