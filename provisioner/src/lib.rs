@@ -116,7 +116,7 @@ pub async fn run(
         concurrency: Concurrency::default(),
         capacity: Capacity::new(&config, metrics.capacity.clone()),
         history: History::new(metrics.repairs.clone()),
-        known: KnownInstances::new(settings.address_cooldown),
+        known: KnownInstances::new(settings.resync_interval, settings.address_cooldown),
         usage_kept: settings.usage_kept,
         activity: Activity::default(),
         secrets: SecretChecks::new(settings.resync_interval),

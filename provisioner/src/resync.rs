@@ -171,7 +171,7 @@ fn count_unreadable(known: &HashSet<String>, instances: &[Instance]) -> usize {
 
 /// Finds containers that have to be started although the store is away, among the instances that were read last.
 async fn check_without_store(executor: &Executor, error: Error) -> Result<ResyncReport, Error> {
-    let instances = executor.known.all();
+    let instances = executor.known.all_alone();
     if instances.is_empty() {
         return Err(error);
     }

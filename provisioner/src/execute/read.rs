@@ -41,7 +41,7 @@ impl Executor {
                 Ok(instance.map(|instance| (instance, None)))
             }
             Err(error @ StoreError::Corrupt(_)) => Err(error.into()),
-            Err(error) => match self.known.get(id) {
+            Err(error) => match self.known.get_alone(id) {
                 Some(instance) => Ok(Some((instance, Some(error.into())))),
                 None => Err(error.into()),
             },

@@ -6,7 +6,7 @@ use super::*;
 
 const SPEC: &str = "memory=64 connections=1024 item=1048576";
 
-pub(super) fn instance(desired: DesiredState, route: Option<Route>) -> Instance {
+pub(crate) fn instance(desired: DesiredState, route: Option<Route>) -> Instance {
     Instance {
         id: "one".into(),
         cache_id: "cache".into(),
@@ -25,7 +25,7 @@ pub(super) fn instance(desired: DesiredState, route: Option<Route>) -> Instance 
     }
 }
 
-pub(super) fn route(state: InstanceState, generation: i64) -> Option<Route> {
+pub(crate) fn route(state: InstanceState, generation: i64) -> Option<Route> {
     Some(Route {
         state,
         generation,
