@@ -177,14 +177,14 @@ fn existing(result: Result<String, Error>) -> Result<Option<String>, Error> {
 
 /// Makes sure that traffic between two containers on one bridge is filtered, as Docker does at its own start.
 /// Needs a bridge to exist.
-pub(crate) fn ensure_bridge_filter() -> Result<(), Error> {
+pub(crate) fn ensure_bridge_filter() -> Result<Checked, Error> {
     let is_on = || std::fs::read_to_string(BRIDGE_FILTER).is_ok_and(|value| value.trim() == "1");
     if is_on() {
-        return Ok(());
+        return Ok(Checked::Complete);
     }
     if std::fs::write(BRIDGE_FILTER, "1").is_ok() && is_on() {
         tracing::warn!("net.bridge.bridge-nf-call-iptables was off: containers could reach each other");
-        return Ok(());
+        return Ok(Checked::Restored);
     }
     Err(Error::Firewall(
         "and each other's: run `modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1`"

@@ -11,31 +11,31 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use store::{
     CheckResult, DesiredState, EventAction, EventCause, Instance, InstanceState, IsolationCheck,
-    OperationKind, now,
+    OperationKind, Timestamp, now,
 };
 use tokio::sync::mpsc::Sender;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::docker::shown;
-use crate::error::Error;
+use crate::error::{self, Error};
 use crate::events::Event;
 use crate::execute::Executor;
-use crate::firewall;
+use crate::firewall::{self, Checked as FirewallChecked};
 use crate::liveness::Health;
 use crate::plan::{Container, ContainerState, Repair};
 use crate::spec::{PORT, Spec};
-use reachability::{Reached, reach};
+use reachability::reach;
 
 /// Passes within the interval in which each instance is checked.
 const PASSES: u32 = 50;
 const PASS_INTERVAL_MIN: Duration = Duration::from_secs(1);
 const PASS_INTERVAL_MAX: Duration = Duration::from_secs(10);
-/// Instances that a pass checks beyond its share, and of those how many that failed: they are repaired meanwhile.
+/// Instances that a pass checks beyond its share: new ones, and in turn those that didn't pass, which are repaired meanwhile.
 const EXTRA: usize = 4;
 const CHECKS_MAX: usize = 8;
 /// Other instances that a check tries to reach.
 const SIBLINGS_MAX: usize = 3;
-/// Ports of the host that a check tries: a closed one, which refuses where nothing filters, and some that many hosts have.
+/// Ports of the host that a check tries: a closed one, which refuses where nothing filters, and some common ones.
 const HOST_PORTS: [u16; 4] = [1, 22, 53, 2375];
 /// The metadata service of clouds, which knows secrets of the host.
 const METADATA: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(169, 254, 169, 254), 80);
@@ -43,8 +43,10 @@ const METADATA: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(169, 254, 169, 25
 /// What earlier checks found.
 #[derive(Debug, Default)]
 struct Checked {
-    /// When, and how it ended, by instance.
-    last: HashMap<String, (Instant, CheckResult)>,
+    /// When it was last tried, and how that ended, by instance.
+    last: HashMap<String, (Timestamp, CheckResult)>,
+    /// Whether what the store has of an earlier process was read.
+    seeded: bool,
 }
 
 /// Checks until it is dropped; `every`: the longest time between two checks of one instance.
@@ -59,6 +61,7 @@ pub(crate) async fn run(executor: &Executor, every: Duration, events: Sender<Eve
             continue;
         }
         let running: Vec<Instance> = executor.known.all().into_iter().filter(is_running).collect();
+        checked.seed(executor, &running).await;
         let due = checked.due(&running, share(running.len(), pass, every));
         let (checks, drifted) = executor.check_isolation_of(&due, &running).await;
         for check in checks.iter().filter(|check| checked.is_new_failure(check)) {
@@ -92,13 +95,40 @@ fn share(instances: usize, pass: Duration, every: Duration) -> usize {
 }
 
 impl Checked {
-    /// The instances to check: some that failed last time, those that were never checked, those with the oldest check.
+    /// Takes over the checks of an earlier process, so that those with the oldest check stay the first ones.
+    async fn seed(&mut self, executor: &Executor, running: &[Instance]) {
+        if self.seeded || running.is_empty() {
+            return;
+        }
+        match executor.store.isolation_checks().await {
+            Ok(checks) => self.load(checks, running),
+            Err(error) => tracing::debug!(%error, "earlier isolation checks can't be read now"),
+        }
+        self.seeded = true;
+    }
+
+    /// What was checked is the container: nothing is known of another one. A failure is noted only once it is found again: who
+    /// can write the store must not be able to keep it from being noted.
+    fn load(&mut self, checks: Vec<IsolationCheck>, running: &[Instance]) {
+        let containers: HashMap<&str, &str> =
+            running.iter().filter_map(|it| Some((it.id.as_str(), recorded_container(it)?))).collect();
+        let now = now();
+        for check in checks {
+            if containers.get(check.instance_id.as_str()) == Some(&check.container.as_str()) {
+                let has_passed = result_of(&check) == CheckResult::Passed;
+                let result = if has_passed { CheckResult::Passed } else { CheckResult::Unknown };
+                self.last.entry(check.instance_id).or_insert((check.checked_at.min(now), result));
+            }
+        }
+    }
+
+    /// The instances to check: some that didn't pass last time, those that were never checked, those with the oldest check.
     fn due(&mut self, running: &[Instance], share: usize) -> Vec<Instance> {
         let ids: HashSet<&str> = running.iter().map(|instance| instance.id.as_str()).collect();
         self.last.retain(|id, _| ids.contains(id.as_str()));
         let rank = |instance: &&Instance| self.last.get(&instance.id).map(|(at, _)| *at);
         let has_failed = |instance: &&Instance| {
-            self.last.get(&instance.id).is_some_and(|(_, result)| *result == CheckResult::Failed)
+            self.last.get(&instance.id).is_some_and(|(_, result)| *result != CheckResult::Passed)
         };
         let (mut failed, mut others): (Vec<&Instance>, Vec<&Instance>) = running.iter().partition(has_failed);
         failed.sort_by_key(rank);
@@ -115,7 +145,7 @@ impl Checked {
     }
 
     fn note(&mut self, checks: &[IsolationCheck]) {
-        let now = Instant::now();
+        let now = now();
         self.last.extend(checks.iter().map(|check| (check.instance_id.clone(), (now, result_of(check)))));
     }
 }
@@ -138,20 +168,14 @@ impl Executor {
         due: &[Instance],
         running: &[Instance],
     ) -> (Vec<IsolationCheck>, Vec<String>) {
-        let checks: Vec<_> = due.iter().map(|instance| self.check_isolation(instance, running)).collect();
+        let checks: Vec<_> = due.iter().map(|instance| self.try_isolation(instance, running)).collect();
         let mut checks = stream::iter(checks).buffer_unordered(CHECKS_MAX);
         let (mut done, mut drifted) = (Vec::new(), Vec::new());
         while let Some(check) = checks.next().await {
-            match check {
-                Ok(Some(check)) => {
-                    if result_of(&check) == CheckResult::Failed {
-                        drifted.push(check.instance_id.clone());
-                    }
-                    done.push(check);
-                }
-                Ok(None) => {}
-                Err(error) => tracing::debug!(%error, "an isolation check can't be done now"),
+            if result_of(&check) == CheckResult::Failed {
+                drifted.push(check.instance_id.clone());
             }
+            done.push(check);
         }
         (done, drifted)
     }
@@ -165,6 +189,15 @@ impl Executor {
         }
     }
 
+    /// Checks an instance. If that can't be done, that is the result: who looked at the others only would never tell.
+    async fn try_isolation(&self, instance: &Instance, running: &[Instance]) -> IsolationCheck {
+        match self.check_isolation(instance, running).await {
+            Ok(Some(check)) => check,
+            Ok(None) => unchecked(instance, "it has no container that runs as recorded"),
+            Err(error) => unchecked(instance, &error::chain(&error)),
+        }
+    }
+
     /// `None` if it has no container that runs as recorded: it is being worked on.
     async fn check_isolation(
         &self,
@@ -173,8 +206,8 @@ impl Executor {
     ) -> Result<Option<IsolationCheck>, Error> {
         let mut containers = self.docker.containers_of(&instance.id).await?;
         self.assess(&mut containers, |_| Spec::of(instance).ok()).await;
-        let recorded = instance.route.as_ref().and_then(|route| route.container.as_ref());
-        let container = containers.into_iter().find(|it| Some(&it.id) == recorded && is_up(it));
+        let recorded = recorded_container(instance);
+        let container = containers.into_iter().find(|it| Some(it.id.as_str()) == recorded && is_up(it));
         let Some(container) = container else { return Ok(None) };
         let mut detail = Vec::new();
         let isolation = container.isolation.clone().unwrap_or_default();
@@ -249,20 +282,28 @@ impl Executor {
             Ok(reached) => reached,
             Err(why) => return unknown(why),
         };
-        let (cause, what) = (EventCause::Reachable, describe(&first));
+        let (cause, what) = (EventCause::Reachable, first.describe());
         // That is the cause, and is repaired as such; and no rule gives ports back.
         if !isolation.other_networks.is_empty() || first.lacks_ports {
             return (CheckResult::Failed, Some(what));
         }
-        let restored = self.firewall.ensure().await.and_then(|_| firewall::ensure_bridge_filter());
+        let rules = self.firewall.ensure().await;
+        let restored = rules.and_then(|rules| match rules {
+            FirewallChecked::Complete => firewall::ensure_bridge_filter(),
+            changed => firewall::ensure_bridge_filter().map(|_| changed),
+        });
         match (restored, reach(&isolation, own, targets).await) {
-            (Ok(()), Ok(reached)) if reached.is_nothing() => {
+            // Somebody else restored it first, or what answered was no container any more.
+            (Ok(FirewallChecked::Complete), Ok(reached)) if reached.is_nothing() => {
+                (CheckResult::Passed, Some(format!("{what}, and not any more just after")))
+            }
+            (Ok(_), Ok(reached)) if reached.is_nothing() => {
                 let repair = Repair { cause, action: EventAction::FirewallRestored, contents_lost: false };
                 self.history.record(&instance.id, repair, what.clone());
                 (CheckResult::Passed, Some(format!("{what}, until the firewall was restored just now")))
             }
             (Err(error), _) => (CheckResult::Failed, Some(format!("{what} ({error})"))),
-            (Ok(()), _) => (CheckResult::Failed, Some(what)),
+            (Ok(_), _) => (CheckResult::Failed, Some(what)),
         }
     }
 
@@ -299,57 +340,46 @@ impl Executor {
     }
 }
 
-fn is_up(container: &Container) -> bool {
-    container.state == ContainerState::Running && container.attached
+fn recorded_container(instance: &Instance) -> Option<&str> {
+    instance.route.as_ref()?.container.as_deref()
 }
 
-fn describe(reached: &Reached) -> String {
-    let answered: Vec<String> = reached.answered.iter().map(ToString::to_string).collect();
-    let reached_some = (!answered.is_empty()).then(|| format!("it reached {}", answered.join(", ")));
-    let other_routes = reached.has_other_routes.then(|| "it has routes over other interfaces".to_owned());
-    let no_ports = reached.lacks_ports.then(|| "nothing could be tried: it has taken all ports".to_owned());
-    let all: Vec<String> = reached_some.into_iter().chain(other_routes).chain(no_ports).collect();
-    format!("from its network {}", all.join(", and "))
+/// The record of a check that couldn't be done.
+fn unchecked(instance: &Instance, why: &str) -> IsolationCheck {
+    let unknown = CheckResult::Unknown;
+    IsolationCheck {
+        instance_id: instance.id.clone(),
+        container: recorded_container(instance).unwrap_or_default().to_owned(),
+        ports: unknown,
+        restrictions: unknown,
+        reachability: unknown,
+        login: unknown,
+        image: String::new(),
+        outdated: false,
+        detail: format!("nothing was checked: {why}"),
+        checked_at: now(),
+    }
+}
+
+fn is_up(container: &Container) -> bool {
+    container.state == ContainerState::Running && container.attached
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::tests::{instance, route};
 
     fn instances(count: usize) -> Vec<Instance> {
-        let instance = |number: usize| Instance {
-            id: format!("{number:03}"),
-            cache_id: "cache".into(),
-            cache: "default".into(),
-            user_id: "user".into(),
-            memory_mb: 64,
-            connections: 1,
-            item_size_max: 1 << 20,
-            warm: false,
-            sleep_after_seconds: None,
-            wake_requested: false,
-            cpu_weight: 100,
-            desired: DesiredState::Running,
-            created_at: store::Timestamp::EPOCH,
-            route: None,
-        };
+        let template = instance(DesiredState::Running, None);
+        let instance = |number: usize| Instance { id: format!("{number:03}"), ..template.clone() };
         (0..count).map(instance).collect()
     }
 
     fn check(instance: &Instance, ports: CheckResult) -> IsolationCheck {
         let passed = CheckResult::Passed;
-        IsolationCheck {
-            instance_id: instance.id.clone(),
-            container: String::new(),
-            ports,
-            restrictions: passed,
-            reachability: passed,
-            login: passed,
-            image: String::new(),
-            outdated: false,
-            detail: String::new(),
-            checked_at: now(),
-        }
+        let unchecked = unchecked(instance, "");
+        IsolationCheck { ports, restrictions: passed, reachability: passed, login: passed, ..unchecked }
     }
 
     //
@@ -369,12 +399,35 @@ mod tests {
         assert_eq!(seen.len(), 10);
         checked.note(&[check(&running[7], CheckResult::Failed)]);
         assert_eq!(ids(&checked.due(&running, 2)), ["007", "000", "001"]);
+        // One that can't be checked keeps nobody from his turn.
+        checked.note(&[unchecked(&running[8], "it is gone")]);
+        assert_eq!(ids(&checked.due(&running, 1)), ["007", "008", "000"]);
         assert_eq!(ids(&checked.due(&running[..3], 2)), ["000", "001"]);
         let failed = check(&running[0], CheckResult::Failed);
         assert!(checked.is_new_failure(&failed));
         checked.note(std::slice::from_ref(&failed));
         assert!(!checked.is_new_failure(&failed), "reported once");
         assert_eq!(checked.last.len(), 3, "nothing is kept of those that run no more");
+    }
+
+    //
+    #[test]
+    fn checks_of_an_earlier_process_count_for_the_same_container() {
+        let running: Vec<Instance> = instances(3)
+            .into_iter()
+            .map(|it| Instance { route: route(InstanceState::Running, 1), ..it })
+            .collect();
+        let earlier = |number: usize, container: &str| IsolationCheck {
+            container: container.into(),
+            checked_at: now().saturating_sub(Duration::from_secs(60)),
+            ..check(&running[number], CheckResult::Failed)
+        };
+        let mut checked = Checked::default();
+        checked.load(vec![earlier(0, "c1"), earlier(1, "c0"), unchecked(&instances(4)[3], "")], &running);
+        assert_eq!(checked.last.keys().collect::<Vec<_>>(), ["000"]);
+        assert!(checked.is_new_failure(&earlier(0, "c1")), "the record alone proves nothing");
+        let mut due = checked.due(&running, 1).into_iter().map(|it| it.id);
+        assert_eq!(due.next().as_deref(), Some("000"), "it didn't pass");
     }
 
     //

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::db::{read, write_unversioned};
-use crate::rows::{ROW_BYTES_MAX, read_row, read_rows};
+use crate::rows::{QUERIED_MAX, ROW_BYTES_MAX, read_row, read_rows, readable};
 use crate::{Store, StoreError, Timestamp, now};
 
 /// Older rows are deleted: their containers exist no more, or nothing is checked.
@@ -140,6 +140,10 @@ pub(crate) const OF_INSTANCE: &str = "SELECT k.instance_id, k.container, k.ports
      k.image, k.outdated, k.detail, k.checked_at FROM isolation_checks k JOIN routes r ON r.instance_id = k.instance_id \
      WHERE k.instance_id = $1 AND r.container = k.container";
 
+/// The newest check of each instance, the oldest first.
+pub(crate) const ALL: &str = "SELECT instance_id, container, ports, restrictions, reachability, login, image, outdated, detail, \
+     checked_at FROM isolation_checks ORDER BY checked_at LIMIT $1";
+
 /// Those of containers that run.
 macro_rules! of_running {
     ($select:literal, $rest:literal) => {
@@ -188,6 +192,16 @@ impl Store {
         let row: Option<Result<Row, StoreError>> =
             read_row!(self, ROW_BYTES_MAX, sqlx::query(OF_INSTANCE).bind(instance_id))?;
         row.map(|row| IsolationCheck::try_from(row?)).transpose()
+    }
+
+    /// The newest check of each instance, the oldest first, also of containers that exist no more.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn isolation_checks(&self) -> Result<Vec<IsolationCheck>, StoreError> {
+        let rows: Vec<Result<Row, StoreError>> =
+            read_rows!(self, ROW_BYTES_MAX, sqlx::query(ALL).bind(QUERIED_MAX))?;
+        Ok(readable("isolation checks", rows.into_iter().map(|row| IsolationCheck::try_from(row?))))
     }
 
     /// What the newest checks of all containers that run say together.

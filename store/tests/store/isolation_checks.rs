@@ -64,6 +64,8 @@ async fn newest_checks_of_running_containers_are_summed_up(db: TestDb) {
     store.set_isolation_checks(&[check(&ids[1], "c7")]).await.unwrap();
     assert_eq!(store.isolation_check(&ids[1]).await.unwrap(), None);
     assert_eq!(store.isolation_summary().await.unwrap().checked, 1);
+    let all = store.isolation_checks().await.unwrap();
+    assert_eq!((all.len(), all[2].container.as_str()), (3, "c7"), "also of containers that exist no more");
     let forgotten = now().saturating_sub(Duration::from_hours(49));
     store
         .set_isolation_checks(&[IsolationCheck { checked_at: forgotten, ..check(&ids[0], "c0") }])
