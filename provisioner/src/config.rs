@@ -30,7 +30,7 @@ pub struct Config {
     pub subnets: String,
     /// The interval of full resyncs, which run even if nothing has changed.
     pub reconcile_seconds: u64,
-    /// The longest time between two checks of an instance's isolation: that it publishes no port, has every restriction,
+    /// The longest time between two checks of an instance's isolation, 60 to 86,400: that it publishes no port, has every restriction,
     /// reaches nothing from its network, and requires a login.
     pub isolation_check_seconds: u64,
     /// CPUs that one instance may use at most, whatever is free; 0 for no such limit. While several want the CPUs, their
@@ -57,6 +57,9 @@ pub struct Config {
     /// the newest counts.
     #[serde(skip)]
     pub chosen_image: Option<PathBuf>,
+    /// A shorter time than `isolation_check_seconds` may be, for tests.
+    #[serde(skip)]
+    pub isolation_interval: Option<Duration>,
 }
 
 impl Default for Config {
@@ -78,6 +81,7 @@ impl Default for Config {
             ready_instances: 8,
             proxy_user: PROXY_USER.into(),
             chosen_image: None,
+            isolation_interval: None,
         }
     }
 }
@@ -122,8 +126,8 @@ impl Config {
         if !(1..=36_500).contains(&self.image_age_days) {
             problems.push(invalid("provisioner.image_age_days", "give 1 to 36500"));
         }
-        if !(1..=86_400).contains(&self.isolation_check_seconds) {
-            problems.push(invalid("provisioner.isolation_check_seconds", "give 1 to 86400"));
+        if !(60..=86_400).contains(&self.isolation_check_seconds) {
+            problems.push(invalid("provisioner.isolation_check_seconds", "give 60 to 86400"));
         }
         if self.memory_mb == Some(0) {
             problems.push(invalid("provisioner.memory_mb", "give at least 1"));
@@ -152,7 +156,9 @@ impl Config {
             pool,
             instance_networks: self.subnets.parse().map_err(|_| missing())?,
             resync_interval: Duration::from_secs(self.reconcile_seconds),
-            isolation_interval: Duration::from_secs(self.isolation_check_seconds),
+            isolation_interval: self
+                .isolation_interval
+                .unwrap_or(Duration::from_secs(self.isolation_check_seconds)),
             usage_kept: Duration::from_hours(24 * u64::from(self.usage_days)),
         })
     }

@@ -14,7 +14,7 @@ const ITEM: usize = 100;
 /// No resync helps the check.
 async fn installation() -> Installation {
     let mut installation = Installation::new().await;
-    installation.config.isolation_check_seconds = 2;
+    installation.config.isolation_interval = Some(Duration::from_secs(2));
     installation.config.reconcile_seconds = 3_600;
     installation.start_provisioner();
     installation.until_ready().await;
