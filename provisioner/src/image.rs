@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use store::Timestamp;
 use store::private_file::{self, Access};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -62,6 +63,20 @@ impl ImageChoice {
         }
     }
 
+    /// The same, without holding up others: the file may be on a slow disk.
+    async fn read_chosen(&self) -> Result<Option<String>, Error> {
+        let choice = self.clone();
+        let read = tokio::task::spawn_blocking(move || choice.chosen()).await;
+        read.unwrap_or_else(|error| Err(Error::Image(error.to_string())))
+    }
+
+    /// When an image was chosen last, which each build does, also one with the same contents.
+    pub(crate) fn chosen_at(&self) -> Option<Timestamp> {
+        let modified = std::fs::metadata(self.file.as_ref()?).and_then(|file| file.modified()).ok()?;
+        let since = modified.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        Some(Timestamp::from_millis(i64::try_from(since.as_millis()).ok()?))
+    }
+
     /// Chooses an image for all containers from now on.
     pub(crate) fn choose(&self, id: &str) -> Result<(), Error> {
         let Some(file) = &self.file else { return Ok(()) };
@@ -78,7 +93,7 @@ impl Image {
         if let Some(name) = choice.configured() {
             return Self::configured(docker, name).await;
         }
-        let chosen = choice.chosen()?;
+        let chosen = choice.read_chosen().await?;
         let found = Self::find_built(docker, chosen.as_deref()).await?;
         let built = match found {
             Some(found) => found,
@@ -111,7 +126,7 @@ impl Image {
     /// The image that new containers get, if it is there.
     pub(crate) async fn find(docker: &Docker, choice: &ImageChoice) -> Result<Option<Self>, Error> {
         let Some(name) = choice.configured() else {
-            let chosen = choice.chosen()?;
+            let chosen = choice.read_chosen().await?;
             return Ok(Self::find_built(docker, chosen.as_deref()).await?.map(Self::built));
         };
         let facts = docker.image_facts(name).await?;

@@ -22,8 +22,10 @@ pub struct ImageStatus {
     pub memcached: Option<String>,
     /// What that version can do that older ones can't.
     pub capabilities: Vec<&'static str>,
-    /// When it was created.
+    /// When it was created. One that is built again with the same contents stays the same.
     pub created_at: Option<Timestamp>,
+    /// When it was built here last; `None` for a configured one.
+    pub built_at: Option<Timestamp>,
     /// Containers of the installation that were created from it.
     pub containers: usize,
     /// Those that were created from another.
@@ -31,10 +33,16 @@ pub struct ImageStatus {
 }
 
 impl ImageStatus {
-    /// Whether it was created longer ago than that.
+    /// When it was last known to have the newest package: when it was built, or else created.
+    #[must_use]
+    pub fn dated(&self) -> Option<Timestamp> {
+        self.built_at.max(self.created_at)
+    }
+
+    /// Whether its date is longer ago than that.
     #[must_use]
     pub fn is_older_than(&self, days: u64) -> bool {
-        let age = self.created_at.map(|created_at| now().since(created_at));
+        let age = self.dated().map(|date| now().since(date));
         age.is_some_and(|age| age.as_secs() > days.saturating_mul(SECONDS_PER_DAY))
     }
 }
@@ -61,6 +69,7 @@ pub(crate) async fn read(docker: &Docker, choice: &ImageChoice) -> Result<Option
         source,
         memcached,
         capabilities,
+        built_at: if source == "configured" { None } else { choice.chosen_at() },
         created_at: created.map(|seconds| Timestamp::from_millis(seconds.saturating_mul(1_000))),
         containers: current,
         outdated: total.saturating_sub(current),
@@ -75,7 +84,7 @@ mod tests {
 
     //
     #[test]
-    fn an_image_is_old_by_its_creation() {
+    fn an_image_is_old_by_its_last_build() {
         let created = |days: u64| ImageStatus {
             image: "one".into(),
             id: "sha256:1".into(),
@@ -83,9 +92,12 @@ mod tests {
             memcached: None,
             capabilities: Vec::new(),
             created_at: Some(now().saturating_sub(Duration::from_hours(24 * days))),
+            built_at: None,
             containers: 0,
             outdated: 0,
         };
+        let again = ImageStatus { built_at: Some(now()), ..created(181) };
+        assert!(!again.is_older_than(180), "it has what the newest package has");
         assert!(created(181).is_older_than(180) && !created(179).is_older_than(180));
         assert!(!created(181).is_older_than(u64::MAX));
         assert!(!ImageStatus { created_at: None, ..created(1) }.is_older_than(0), "nobody knows");

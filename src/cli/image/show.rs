@@ -37,9 +37,9 @@ pub(crate) fn shown_version(image: &ImageStatus) -> String {
     version.unwrap_or_else(|| "see `memgate instance list` for memcached's version".to_owned())
 }
 
-/// When it was created, and what to do about an old one.
+/// When it was built or created, and what to do about an old one.
 pub(crate) fn age_text(image: &ImageStatus, old: bool) -> String {
-    let built = image.created_at.map_or_else(|| "unknown".to_owned(), time::past);
+    let built = image.dated().map_or_else(|| "unknown".to_owned(), time::past);
     if !old {
         return built;
     }
@@ -58,7 +58,7 @@ impl Shown {
             ("id", id.clone()),
             ("source", (*source).to_owned()),
             ("version", shown_version(&self.image)),
-            ("created", age_text(&self.image, self.old)),
+            ("built", age_text(&self.image, self.old)),
             ("instances", format!("{containers} have it, {outdated} have another")),
         ];
         if !capabilities.is_empty() {
