@@ -56,7 +56,7 @@ Examples:
 Proxies hold requests while an instance restarts. The first instance is restarted alone. The upgrade goes on by itself, also
 after a crash or a restart of memgate, and stops when two restarts in a row, or of the first five, fail: caches keep the
 image that they have then. Build another image and --resume.
-Exit status 3: it isn't done yet, and goes on.")]
+Exit status 1: it has stopped, or was paused or aborted meanwhile; 3: it isn't done yet, and goes on.")]
     Upgrade(Upgrade),
 }
 

@@ -117,7 +117,7 @@ pub(super) fn text(upgrade: &ImageUpgrade) -> String {
 }
 
 /// # Errors
-/// If it has stopped, or goes on (exit status 3).
+/// If it has stopped, or was paused or aborted; or goes on (exit status 3).
 fn into_result(upgrade: &ImageUpgrade) -> Result<(), CliError> {
     match upgrade.progress.state {
         UpgradeState::Done => Ok(()),
@@ -126,9 +126,13 @@ fn into_result(upgrade: &ImageUpgrade) -> Result<(), CliError> {
             let (what, fix) = message.split_once(": ").unwrap_or((message, "see the log"));
             Err(CliError::new(format!("the image upgrade has stopped ({what})"), fix))
         }
-        UpgradeState::Paused | UpgradeState::Aborted => {
-            let what = format!("the image upgrade was {} meanwhile", upgrade.progress.state.as_str());
-            Err(CliError::pending(what, "see `memgate image show`"))
+        UpgradeState::Paused => {
+            let fix = "`memgate image upgrade --resume` goes on";
+            Err(CliError::new("the image upgrade was paused meanwhile", fix))
+        }
+        UpgradeState::Aborted => {
+            let fix = "`memgate image upgrade` starts another";
+            Err(CliError::new("the image upgrade was aborted meanwhile", fix))
         }
         UpgradeState::Running => {
             let what = format!("nothing has changed for {} s", WAIT_TIMEOUT.as_secs());
@@ -172,6 +176,11 @@ mod tests {
         );
         let error = ended(UpgradeState::Running, None).unwrap_err();
         assert_eq!(format!("{:?}", error.report(false)), format!("{:?}", std::process::ExitCode::from(3)));
+        for state in [UpgradeState::Paused, UpgradeState::Aborted] {
+            let error = ended(state, None).unwrap_err();
+            let status = format!("{:?}", error.report(false));
+            assert_eq!(status, format!("{:?}", std::process::ExitCode::from(1)), "it doesn't go on");
+        }
         let shown = text(&upgrade(UpgradeState::Running, UpgradeWanted::Paused, None));
         assert_eq!(shown, "image upgrade pausing: 3 of 9 instances, 2 failed");
     }
