@@ -35,6 +35,8 @@ struct Status {
     docker: Health,
     /// The image that new containers get.
     image: Option<ImageStatus>,
+    /// Why nothing is known of it.
+    image_problem: Option<String>,
     /// Whether it is older than provisioner.image_age_days.
     image_is_old: bool,
     /// Number of instances in each state.
@@ -146,6 +148,11 @@ async fn read_status(settings: &Settings, data_dir: &DataDir) -> Status {
         ask_store(settings, data_dir)
     );
     let (docker, foreign, image) = docker;
+    let (image, image_problem) = match image {
+        Ok(image) => (image, None),
+        // Docker's own line says the rest.
+        Err(why) => (None, Some(why).filter(|_| docker.ready)),
+    };
     let image_is_old =
         image.as_ref().is_some_and(|image| image.is_older_than(settings.provisioner.image_age_days));
     let roles = Role::ALL.into_iter().map(Role::name).zip([provisioner, proxy, webui]).collect();
@@ -156,6 +163,7 @@ async fn read_status(settings: &Settings, data_dir: &DataDir) -> Status {
         docker,
         foreign,
         image,
+        image_problem,
         image_is_old,
         ..Status::default()
     };
@@ -199,7 +207,7 @@ async fn ask_docker(
     settings: &Settings,
     data_dir: &DataDir,
     installation: &str,
-) -> (Health, Vec<String>, Option<ImageStatus>) {
+) -> (Health, Vec<String>, Result<Option<ImageStatus>, String>) {
     let silent =
         || format!("Docker doesn't answer within {TIMEOUT:?}: it hangs, or this machine is very busy");
     let version = timeout(TIMEOUT, provisioner::docker_version(&settings.provisioner));
@@ -213,7 +221,9 @@ async fn ask_docker(
         Err(_) => Err(silent()),
     };
     let foreign = foreign.ok().and_then(Result::ok).unwrap_or_default();
-    (Health::of(health), foreign, image.ok().and_then(Result::ok).flatten())
+    let image = image.map_err(|_| silent());
+    let image = image.and_then(|image| image.map_err(|error| CliError::from_error(&error).to_string()));
+    (Health::of(health), foreign, image)
 }
 
 async fn ask_store(settings: &Settings, data_dir: &DataDir) -> Result<StoreContents, String> {

@@ -35,6 +35,7 @@ impl Status {
             let age = age_text(image, self.image_is_old);
             ("image", format!("{}, {age}", shown_version(image)))
         }));
+        pairs.extend(self.image_problem.as_ref().map(|why| ("image", format!("unknown: {why}"))));
         pairs.push(("instances", self.instances_text()));
         pairs.extend(self.isolation_text().map(|text| ("isolation", text)));
         pairs.extend(self.memory_text().map(|text| ("memory", text)));
