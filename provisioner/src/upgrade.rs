@@ -362,6 +362,59 @@ impl Restart {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::tests::{instance, route};
+
+    fn upgrading() -> Upgrading {
+        Upgrading::new(&ImageUpgrade {
+            id: "one".into(),
+            wanted: UpgradeWanted::Running,
+            parallel: 2,
+            attempt: 1,
+            requested_by: ACTOR.into(),
+            created_at: Timestamp::EPOCH,
+            counted_at: None,
+            progress: UpgradeProgress::default(),
+        })
+    }
+
+    /// Instances with their states, and whether their containers have another image than new ones get; `None` for no container.
+    fn listed(all: &[(&str, DesiredState, InstanceState, Option<bool>)]) -> InstanceImages {
+        let has =
+            |outdated| move |it: &&(&str, DesiredState, InstanceState, Option<bool>)| it.3 == Some(outdated);
+        let named = |(id, desired, state, _): &(&str, DesiredState, InstanceState, Option<bool>)| {
+            ((*id).to_owned(), Instance { id: (*id).to_owned(), ..instance(*desired, route(*state, 1)) })
+        };
+        InstanceImages {
+            instances: all.iter().map(named).collect(),
+            outdated: all.iter().filter(has(true)).map(|it| it.0.to_owned()).collect(),
+            current: all.iter().filter(has(false)).map(|it| it.0.to_owned()).collect(),
+        }
+    }
+
+    //
+    #[test]
+    fn only_what_has_the_new_image_is_done() {
+        use DesiredState::{Running as On, Suspended as Off};
+        use InstanceState::{Failed, Restarting, Running, Suspended};
+        let mut upgrading = upgrading();
+        let all = ["a", "b", "c", "d", "e"].map(|id| (id, On, Running, Some(true)));
+        assert_eq!(upgrading.count(&listed(&all)).len(), 5);
+        let ready = upgrading.count(&listed(&[
+            ("a", On, Running, Some(false)),
+            ("b", On, Restarting, Some(true)),
+            ("c", Off, Suspended, None),
+            ("d", On, Failed, Some(true)),
+        ]));
+        let it = &upgrading.progress;
+        assert!(ready.is_empty() && upgrading.waiting.contains("b"), "it comes back");
+        assert_eq!((it.total, it.done, it.failed), (3, 1, 1), "c was suspended, e deleted");
+        // What is being restarted is left, whatever its container has.
+        let mut upgrading = self::upgrading();
+        upgrading.restarts = vec![Restart::new(&instance(On, None), "operation".into())];
+        upgrading.count(&listed(&[("one", On, Restarting, Some(false))]));
+        let it = &upgrading.progress;
+        assert_eq!((it.total, it.done, it.failed), (1, 0, 0));
+    }
 
     #[test]
     fn a_reason_is_one_short_clause() {

@@ -51,7 +51,8 @@ fn use_cache<'scope>(
 fn clients_see_an_upgrade_as_latency() {
     let installation = Installation::new();
     let log = File::options().create(true).append(true).open(installation.log()).unwrap();
-    // On a machine that is busy with other tests, a container may take longer than two seconds.
+    // On a machine that is busy with other tests, a container may take longer than the default of two seconds: with a load of 28
+    // a client saw an error.
     let mut up = installation.memgate(&["up"]);
     let started = installation.up_with(up.env("MEMGATE_PROXY__HOLD", "10").stderr(log));
     let product = Product::running(installation, started);
