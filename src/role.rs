@@ -32,7 +32,8 @@ use crate::{changed_settings, store_outage};
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Gives the web UI about a tenth of a CPU that the proxy could use whole.
 const WEBUI_NICENESS: i32 = 10;
-/// Many processes of a broken role, which are small one by one, have the system end them before other programs.
+/// When memory runs out, the system ends the processes of a broken role, which may be many and small, before other programs.
+/// Caches have 500 (`provisioner/src/docker/container.rs`), so the web UI ends before them, and the proxy after them.
 const WEBUI_OOM_SCORE: u16 = 800;
 const PROXY_OOM_SCORE: u16 = 300;
 

@@ -29,6 +29,9 @@ use crate::spec::{GID, LANE_DIR, LANE_FILE, Spec, UID};
 /// How long to wait for a removal that another client has begun.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 const REMOVAL_RETRY_INTERVAL: Duration = Duration::from_millis(20);
+/// More is promised than the machine has: when its memory runs out, the largest cache ends, and not the proxy, which is the
+/// way to all (300), nor another program (0).
+const OOM_SCORE: i64 = 500;
 
 /// A container to create.
 #[derive(Debug)]
@@ -233,6 +236,7 @@ impl Docker {
             pids_limit: Some(limits.processes),
             memory: Some(limits.memory),
             memory_swap: Some(limits.memory_swap),
+            oom_score_adj: Some(OOM_SCORE),
             nano_cpus: Some(limits.nano_cpus),
             cpu_shares: Some(limits.cpu_shares),
             ulimits: Some(vec![limit("nofile", open_files), limit("core", 0), limit("msgqueue", 0)]),
@@ -243,7 +247,7 @@ impl Docker {
     }
 
     /// What a container writes is kept up to 1 MB.
-    pub(super) fn log_config(&self) -> HostConfigLogConfig {
+    fn log_config(&self) -> HostConfigLogConfig {
         let config = [("max-size", "1m"), ("max-file", "1")];
         let config = config.map(|(name, value)| (name.to_owned(), value.to_owned()));
         HostConfigLogConfig { typ: Some("json-file".into()), config: Some(HashMap::from(config)) }

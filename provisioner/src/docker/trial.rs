@@ -3,15 +3,14 @@
 
 use std::collections::HashMap;
 
-use bollard::models::{
-    ContainerCreateBody, ContainerStateStatusEnum, HostConfig, HostConfigCgroupnsModeEnum,
-};
+use bollard::models::{ContainerCreateBody, ContainerStateStatusEnum, HostConfig};
 use bollard::query_parameters::{CreateContainerOptionsBuilder, InspectContainerOptions, LogsOptionsBuilder};
 use futures_util::StreamExt;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::Docker;
 use crate::error::Error;
+use crate::limits::Limits;
 use crate::names::LABEL_INSTANCE;
 use crate::spec::{GID, MEMCACHED, UID};
 
@@ -22,6 +21,7 @@ const RUN_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const MEMORY_MAX: i64 = 64 << 20;
 const PROCESSES_MAX: i64 = 32;
+const OPEN_FILES_MAX: i64 = 64;
 /// Bytes of what it says.
 const OUTPUT_MAX: usize = 64 << 10;
 
@@ -52,6 +52,12 @@ impl Docker {
     fn trial(&self, image: &str, argument: &str) -> ContainerCreateBody {
         let mut labels: HashMap<String, String> = self.labels();
         labels.insert(LABEL_INSTANCE.into(), TRIAL.into());
+        let limits = Limits {
+            memory: MEMORY_MAX,
+            memory_swap: MEMORY_MAX,
+            processes: PROCESSES_MAX,
+            ..Limits::default()
+        };
         ContainerCreateBody {
             image: Some(image.to_owned()),
             user: Some(format!("{UID}:{GID}")),
@@ -60,16 +66,7 @@ impl Docker {
             labels: Some(labels),
             host_config: Some(HostConfig {
                 network_mode: Some("none".into()),
-                readonly_rootfs: Some(true),
-                cap_drop: Some(vec!["ALL".into()]),
-                security_opt: Some(vec!["no-new-privileges:true".into()]),
-                ipc_mode: Some("none".into()),
-                cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
-                pids_limit: Some(PROCESSES_MAX),
-                memory: Some(MEMORY_MAX),
-                memory_swap: Some(MEMORY_MAX),
-                log_config: Some(self.log_config()),
-                ..Default::default()
+                ..self.restricted(&limits, OPEN_FILES_MAX)
             }),
             ..Default::default()
         }

@@ -57,6 +57,7 @@ async fn containers_have_no_privileges_beyond_what_memcached_needs() {
         // 64 MiB, a quarter of it, 24 MiB, 1024 connections of 32 KiB, and four of the largest items.
         ("HostConfig.Memory", json!((64 + 16 + 24 + 32 + 4) << 20)),
         ("HostConfig.MemorySwap", json!((64 + 16 + 24 + 32 + 4) << 20)),
+        ("HostConfig.OomScoreAdj", json!(500)),
         ("HostConfig.NanoCpus", json!(1_000_000_000)),
         ("HostConfig.Ulimits", ulimits()),
         ("HostConfig.Tmpfs", Value::Null),
