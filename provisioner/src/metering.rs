@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use store::{MemoryChanges, MeteredMemory, ReservedMemory, Store, Timestamp, now};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::docker::Docker;
 use crate::error::Error;
@@ -168,25 +170,9 @@ async fn started_at(docker: &Docker, container: Option<Container>) -> Result<Opt
 /// A time as Docker writes it: `2026-11-29T22:46:07.123456789Z`. A second later, because parts of it are left out: nobody
 /// pays for more than was reserved.
 fn parse_time(text: &str) -> Option<Timestamp> {
-    let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
-    let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
-    let has = |(at, separator): (usize, u8)| text.as_bytes().get(at) == Some(&separator);
-    if !text.ends_with('Z') || !separators.into_iter().all(has) {
-        return None;
-    }
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
-        return None;
-    }
-    // Days of the civil calendar, counted in years that begin in March.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let (era, year_of_era) = (year / 400, year % 400);
-    let days_of_era =
-        year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + (153 * month + 2) / 5 + day - 1;
-    let days = era * 146_097 + days_of_era - 719_468;
-    let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second + 1;
-    Some(Timestamp::from_millis(seconds * 1_000))
+    let seconds = OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp();
+    // It is the year 1 in a container that never ran.
+    (seconds >= 0).then(|| Timestamp::from_millis((seconds + 1) * 1_000))
 }
 
 #[cfg(test)]
@@ -363,7 +349,7 @@ mod tests {
         ] {
             assert_eq!(parse_time(text), Some(at(seconds + 1)), "{text}");
         }
-        for text in ["", "monday", "0001-01-01T00:00:00Z", "2026-11-29 22:46:07Z", "2026-13-29T22:46:07Z"] {
+        for text in ["", "monday", "0001-01-01T00:00:00Z", "2026-11-29T22:46:07", "2026-13-29T22:46:07Z"] {
             assert_eq!(parse_time(text), None, "{text}");
         }
     }

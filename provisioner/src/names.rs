@@ -71,7 +71,12 @@ impl Names {
 
     /// The name of the volume with an instance's memory, if that is kept.
     pub(crate) fn memory(&self, instance: &str) -> String {
-        format!("{}-memory", self.instance(instance))
+        Self::memory_beside(&self.instance(instance))
+    }
+
+    /// The same, for a container of this name.
+    pub(crate) fn memory_beside(container: &str) -> String {
+        format!("{container}-memory")
     }
 
     pub(crate) fn network(&self, number: u32) -> String {

@@ -34,7 +34,7 @@ pub(super) fn isolation_of(names: &Names, inspected: &ContainerInspectResponse) 
             && mount.destination.as_deref() == Some(LANE_DIR)
             && mount.name.as_deref() == volume
     };
-    let memory = volume.map(|name| format!("{name}-memory"));
+    let memory = volume.map(Names::memory_beside);
     let is_memory = |mount: &MountPoint| {
         mount.typ.as_deref() == Some(VOLUME)
             && mount.destination.as_deref() == Some(MEMORY_DIR)

@@ -1,7 +1,7 @@
 //! The libraries that a program links, found as the system's loader would find them, but without it: by their names,
 //! in the system's folders and in those of unpacked packages. The files that were looked at are those that are packed.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -57,11 +57,11 @@ fn find_within(total_max: usize, program: &Elf, root: &Path) -> io::Result<Linke
     }
     let loader_name = loader_path.file_name().map(|name| name.to_string_lossy().into_owned());
     // By name: several link the same.
-    let mut seen = BTreeMap::new();
+    let mut seen = BTreeSet::new();
     let mut total = 0_usize;
     let mut next = program.libraries.clone();
     while let Some(name) = next.pop() {
-        if Some(&name) == loader_name.as_ref() || seen.insert(name.clone(), ()).is_some() {
+        if Some(&name) == loader_name.as_ref() || !seen.insert(name.clone()) {
             continue;
         }
         if seen.len() > LIBRARIES_MAX {
