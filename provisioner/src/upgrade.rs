@@ -335,9 +335,9 @@ fn is_own(operation: &Operation, upgrade: &ImageUpgrade) -> bool {
 impl InstanceImages {
     /// Reads the store: what is known of it may be old, or nothing yet.
     async fn read(executor: &Executor, image: &str) -> Result<Self, Error> {
-        let containers = executor.docker.containers().await?;
+        let containers = executor.docker.containers().await?.into_iter().filter(|it| !it.is_holder);
         let instances = executor.metrics.store.observe("read_instances", executor.store.instances()).await?;
-        let (current, outdated): (Vec<_>, Vec<_>) = containers.into_iter().partition(|it| it.image == image);
+        let (current, outdated): (Vec<_>, Vec<_>) = containers.partition(|it| it.image == image);
         Ok(Self {
             instances: instances.into_iter().map(|it| (it.id.clone(), it)).collect(),
             outdated: outdated.into_iter().map(|it| it.instance).collect(),
