@@ -28,7 +28,7 @@ use crate::transport::address::is_private;
 use dedicated_pool::{DedicatedLanes, DedicatedPool};
 use dial::Slot;
 use outage::Outage;
-use wake::{Sleep, Waker};
+use wake::{SleepState, WakeRequester};
 
 /// Shared lanes of one backend: about as many as memcached has threads. More would make the batches smaller.
 const LANES: usize = 2;
@@ -50,7 +50,7 @@ pub(crate) struct BackendDeps {
     /// How long requests wait while an instance can't be reached.
     pub(crate) hold: Duration,
     /// Wakes those that sleep.
-    pub(crate) waker: Waker,
+    pub(crate) wake_requester: WakeRequester,
 }
 
 pub(crate) struct Backend {
@@ -64,7 +64,7 @@ pub(crate) struct Backend {
     /// The meta flags that memcached knows, once a lane has asked for its version.
     flags: Cell<FlagSet>,
     outage: Outage,
-    sleep: Sleep,
+    sleep: SleepState,
     /// Whether a task opens lanes for the sessions that wait, and whether it is dialling just now.
     is_opening: Cell<bool>,
     is_dialling: Cell<bool>,
@@ -77,7 +77,7 @@ impl Backend {
         let faults = Rc::new(LaneFaults::new(deps.metrics.clone()));
         let dedicated = DedicatedPool::new(&deps.dedicated);
         let outage = Outage::new(deps.hold, Instant::now());
-        let sleep = Sleep::new(deps.waker.clone());
+        let sleep = SleepState::new(deps.wake_requester.clone());
         Self {
             deps,
             usage,

@@ -16,6 +16,8 @@ mod client_certificate;
 mod config;
 mod descriptors;
 mod error;
+#[cfg(test)]
+mod fixtures;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod grants;
@@ -50,7 +52,7 @@ use acceptor::Acceptor;
 use auth::admission::AdmissionLimiter;
 use auth::backoff::Throttle;
 use backend::dedicated_pool::DedicatedLanes;
-use backend::wake::Waker;
+use backend::wake::WakeRequester;
 use buffers::BufferBudget;
 use descriptors::Descriptors;
 use grants::Grants;
@@ -103,7 +105,8 @@ pub async fn run(
     let usage = usage::spawn(store.clone(), config.listen, metrics.clone(), &shutdown);
     certificate.follow(health.clone(), reload, &shutdown);
     metrics.connections_limit.set(i64::try_from(descriptors.connections).unwrap_or(i64::MAX));
-    let waker = Waker::new(config.hold_wake(), wake::spawn(store.clone(), metrics.clone(), &shutdown));
+    let wake_requests = wake::spawn(store.clone(), metrics.clone(), &shutdown);
+    let wake_requester = WakeRequester::new(config.hold_wake(), wake_requests);
     let grants = Arc::new(Grants::new(store.clone(), token_key, metrics.clone()));
     // Begins when no connection is left: until then, revoked tokens are closed and requests to close are obeyed.
     let drained = Shutdown::new();
@@ -132,7 +135,7 @@ pub async fn run(
         lane_key,
         metrics,
         usage,
-        waker,
+        wake_requester,
         workers,
     });
 

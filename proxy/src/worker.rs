@@ -25,7 +25,7 @@ use crate::auth::backoff::Throttle;
 use crate::auth::{Admission, Authenticator};
 use crate::backend::BackendDeps;
 use crate::backend::dedicated_pool::DedicatedLanes;
-use crate::backend::wake::Waker;
+use crate::backend::wake::WakeRequester;
 use crate::buffers::{BufferBudget, WorkerBuffers};
 use crate::grants::Grants;
 use crate::lane::ReadBufferPool;
@@ -76,7 +76,7 @@ pub(crate) struct Shared {
     pub(crate) sessions: SessionBudget,
     pub(crate) dedicated_lanes: DedicatedLanes,
     pub(crate) usage: UsageSender,
-    pub(crate) waker: Waker,
+    pub(crate) wake_requester: WakeRequester,
     pub(crate) shutdown: Shutdown,
     /// Begins when connections that are still open are closed at once.
     pub(crate) drained: Shutdown,
@@ -285,7 +285,7 @@ impl Worker {
                 dedicated: self.shared.dedicated_lanes.clone(),
                 networks: self.shared.config.instance_networks,
                 hold: self.shared.config.hold(),
-                waker: self.shared.waker.clone(),
+                wake_requester: self.shared.wake_requester.clone(),
             };
             Tenant::new(deps, &self.held, &self.turns, self.shared.sessions.clone())
         });

@@ -2,13 +2,10 @@
 
 use std::net::Ipv4Addr;
 
-use store::{Database, LaneKey, NewToken, NewUser, Store, TokenKey};
-use tokio_util::task::TaskTracker;
-
 use super::*;
 use crate::backend::BackendDeps;
-use crate::backend::dedicated_pool::DedicatedLanes;
 use crate::buffers::{BufferBudget, WorkerBuffers};
+use crate::fixtures::{backend_deps, store_with_token};
 use crate::metrics::Metrics;
 use crate::metrics::denials::ClientInfo;
 use crate::session_budget::SessionBudget;
@@ -16,22 +13,10 @@ use crate::session_budget::SessionBudget;
 /// A session of a tenant without an instance, and the token that it has logged in with.
 async fn session(protocol: Protocol) -> (Session, String) {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&Database::Sqlite(folder.path().join("memgate.db"))).await.unwrap();
-    let token = NewToken::generate(&TokenKey::load_or_create(&folder.path().join("key")).unwrap(), "test");
-    let user = NewUser { email: "ann@example.com", password_hash: None, plan: "default", is_admin: false };
-    store.sign_up(&user, &token).await.unwrap();
+    let (store, token) = store_with_token(folder.path()).await;
     let grant = Arc::new(store.grant(&token.token.id()).await.unwrap().unwrap());
     let metrics = Arc::new(Metrics::default());
-    let deps = BackendDeps {
-        lane_key: LaneKey::load_or_create(&folder.path().join("lane")).unwrap(),
-        metrics: metrics.clone(),
-        tasks: TaskTracker::new(),
-        buffers: Rc::default(),
-        dedicated: DedicatedLanes::new(1),
-        networks: None,
-        hold: Duration::ZERO,
-        waker: crate::backend::wake::Waker::default(),
-    };
+    let deps = BackendDeps { metrics: metrics.clone(), ..backend_deps(folder.path()) };
     let buffers = WorkerBuffers::new(BufferBudget::new(metrics.buffered.clone(), 16 * 1024 * 1024));
     let tenant =
         Tenant::new(deps, &buffers, &Rc::default(), SessionBudget::new(metrics.sessions.clone(), 100));

@@ -3,15 +3,11 @@
 use std::path::Path;
 
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
-use store::{Database, InstanceState, LaneKey, NewToken, NewUser, Observed, Store, TokenKey};
-
-use tokio_util::task::TaskTracker;
+use store::{InstanceState, Observed};
 
 use super::*;
-use crate::backend::dedicated_pool::DedicatedLanes;
 use crate::buffers::BufferBudget;
-use crate::metrics::Metrics;
+use crate::fixtures::{backend_deps, store_with_token};
 use crate::metrics::denials::ClientInfo;
 use crate::protocol::Protocol;
 use crate::responses::ResponseQueue;
@@ -30,16 +26,8 @@ fn running(generation: i64, address: Option<&str>) -> Observed {
 }
 
 fn tenant(folder: &Path) -> Rc<Tenant> {
-    let deps = BackendDeps {
-        lane_key: LaneKey::load_or_create(&folder.join("lane")).unwrap(),
-        metrics: Metrics::register(&mut Registry::default()).into(),
-        tasks: TaskTracker::new(),
-        buffers: Rc::default(),
-        dedicated: DedicatedLanes::new(1),
-        networks: Some("10.1.0.0/16".parse().unwrap()),
-        hold: Duration::ZERO,
-        waker: crate::backend::wake::Waker::default(),
-    };
+    let networks = Some("10.1.0.0/16".parse().unwrap());
+    let deps = BackendDeps { networks, ..backend_deps(folder) };
     let buffers = WorkerBuffers::new(BufferBudget::new(Gauge::default(), 0));
     Tenant::new(deps, &buffers, &Rc::default(), SessionBudget::new(Gauge::default(), 100))
 }
@@ -48,10 +36,7 @@ fn tenant(folder: &Path) -> Rc<Tenant> {
 #[tokio::test]
 async fn older_grant_does_not_change_the_route() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&Database::Sqlite(folder.path().join("memgate.db"))).await.unwrap();
-    let token = NewToken::generate(&TokenKey::load_or_create(&folder.path().join("key")).unwrap(), "test");
-    let user = NewUser { email: "ann@example.com", password_hash: None, plan: "default", is_admin: false };
-    store.sign_up(&user, &token).await.unwrap();
+    let (store, token) = store_with_token(folder.path()).await;
     let grant = async || store.grant(&token.token.id()).await.unwrap().unwrap();
     let instance = grant().await.instance_id;
     let mut grants = Vec::new();
@@ -82,10 +67,7 @@ async fn older_grant_does_not_change_the_route() {
 #[tokio::test]
 async fn requests_on_an_open_connection_are_uses_of_its_token() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&Database::Sqlite(folder.path().join("memgate.db"))).await.unwrap();
-    let token = NewToken::generate(&TokenKey::load_or_create(&folder.path().join("key")).unwrap(), "test");
-    let user = NewUser { email: "ann@example.com", password_hash: None, plan: "default", is_admin: false };
-    store.sign_up(&user, &token).await.unwrap();
+    let (store, token) = store_with_token(folder.path()).await;
     let grant = Arc::new(store.grant(&token.token.id()).await.unwrap().unwrap());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let _client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

@@ -1,31 +1,20 @@
 //! Sessions that wait for a lane, and routes that change meanwhile.
 
-use store::{LaneCredential, LaneKey};
+use store::LaneCredential;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
-use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::backend::BackendDeps;
-use crate::backend::dedicated_pool::DedicatedLanes;
-use crate::metrics::Metrics;
+use crate::fixtures::backend_deps;
 use crate::metrics::usage::Usage;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
 fn backend(hold: Duration) -> Rc<Backend> {
     let folder = tempfile::tempdir().unwrap();
-    let deps = BackendDeps {
-        lane_key: LaneKey::load_or_create(&folder.path().join("lane")).unwrap(),
-        metrics: Metrics::default().into(),
-        tasks: TaskTracker::new(),
-        buffers: Rc::default(),
-        dedicated: DedicatedLanes::new(1),
-        networks: None,
-        hold,
-        waker: crate::backend::wake::Waker::default(),
-    };
+    let deps = BackendDeps { hold, ..backend_deps(folder.path()) };
     Rc::new(Backend::new(deps, Rc::new(Usage::new())))
 }
 
