@@ -91,7 +91,8 @@ Examples:
   memgate cache resize ada@example.org --cache sessions --memory-mb 32 --no-wait
 
 A larger cache keeps all of its items. A smaller one keeps what fits: memcached gives memory back page by page, and the
-command says how many items were evicted. A warm cache is restarted for another size, and loses its contents. The size stays until the next resize, or until the user gets another plan.
+command says how many items were evicted. A warm cache is restarted for another size, and loses its contents. The size stays
+until the next resize, or until the user gets another plan.
 Exit status 3: it isn't done yet, and goes on.")]
     Resize(Resize),
     /// Stop a cache until it is resumed: its tokens are refused, its contents are lost

@@ -13,7 +13,7 @@ const CACHES_PER_USER_MAX: i64 = 1_000;
 /// Activity is looked at every 10 s.
 const SLEEP_AFTER_MIN: Duration = Duration::from_secs(10);
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, PartialEq, Eq, clap::Args)]
 pub(crate) struct LimitArgs {
     /// Memory for items, in MB
     #[arg(long, value_name = "MB", value_parser = number::between(1, 1_048_576))]
@@ -26,68 +26,52 @@ pub(crate) struct LimitArgs {
     item_size_max: Option<i64>,
     /// Operations per second and proxy, where each key of a multi-get counts; none for no limit
     #[arg(long, value_name = "N|none", value_parser = ValueParser::new(parse_rate))]
-    operations_per_second: Option<Rate>,
+    operations_per_second: Option<Limit>,
     /// Bytes of requests and replies per second and proxy; none for no limit
     #[arg(long, value_name = "N|none", value_parser = ValueParser::new(parse_rate))]
-    bytes_per_second: Option<Rate>,
+    bytes_per_second: Option<Limit>,
     /// Keep the contents of caches over restarts and sleep
     #[arg(long, value_name = "true|false")]
     warm: Option<bool>,
     /// Put a cache to sleep after this time without a command (30m, 1h, 7d), or never
     #[arg(long, value_name = "TIME|never", value_parser = ValueParser::new(parse_sleep))]
-    sleep_after: Option<Rate>,
+    sleep_after: Option<Limit>,
     /// Share of the CPUs while others want them too: 100 is a container's usual one
     #[arg(long, value_name = "WEIGHT", value_parser = number::between(*CPU_WEIGHTS.start(), *CPU_WEIGHTS.end()))]
     cpu_weight: Option<i64>,
     /// Caches that a user with this plan may have; none for the setting limits.caches_per_user
     #[arg(long, value_name = "N|none", value_parser = ValueParser::new(parse_caches))]
-    caches_per_user: Option<Caches>,
+    caches_per_user: Option<Limit>,
     /// What users are told that it costs, as free text; empty for nothing
     #[arg(long, value_name = "TEXT", value_parser = ValueParser::new(parse_price_label))]
     price_label: Option<String>,
 }
 
-/// A rate limit or a time in seconds, or `None` for no limit or never.
-#[derive(Debug, Clone, Copy)]
-struct Rate(Option<i64>);
-
-/// Caches per user, or `None` for the setting's number.
-#[derive(Debug, Clone, Copy)]
-struct Caches(Option<i64>);
+/// A number, or `None` where a plan sets no limit of its own: `none`, or `never`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Limit(Option<i64>);
 
 impl LimitArgs {
     pub(super) fn is_empty(&self) -> bool {
-        let Self { memory_mb, connections, item_size_max, operations_per_second, bytes_per_second, .. } =
-            self;
-        let Self { cpu_weight, caches_per_user, price_label, warm, sleep_after, .. } = self;
-        memory_mb.is_none()
-            && connections.is_none()
-            && item_size_max.is_none()
-            && operations_per_second.is_none()
-            && bytes_per_second.is_none()
-            && cpu_weight.is_none()
-            && caches_per_user.is_none()
-            && price_label.is_none()
-            && warm.is_none()
-            && sleep_after.is_none()
+        *self == Self::default()
     }
 
     pub(super) fn apply(&self, plan: &mut Plan) {
         plan.memory_mb = self.memory_mb.unwrap_or(plan.memory_mb);
         plan.connections = self.connections.unwrap_or(plan.connections);
         plan.item_size_max = self.item_size_max.unwrap_or(plan.item_size_max);
-        if let Some(Rate(rate)) = self.operations_per_second {
+        if let Some(Limit(rate)) = self.operations_per_second {
             plan.operations_per_second = rate;
         }
-        if let Some(Rate(rate)) = self.bytes_per_second {
+        if let Some(Limit(rate)) = self.bytes_per_second {
             plan.bytes_per_second = rate;
         }
         plan.warm = self.warm.unwrap_or(plan.warm);
-        if let Some(Rate(seconds)) = self.sleep_after {
+        if let Some(Limit(seconds)) = self.sleep_after {
             plan.sleep_after_seconds = seconds;
         }
         plan.cpu_weight = self.cpu_weight.unwrap_or(plan.cpu_weight);
-        if let Some(Caches(caches)) = self.caches_per_user {
+        if let Some(Limit(caches)) = self.caches_per_user {
             plan.caches_per_user = caches;
         }
         if let Some(label) = &self.price_label {
@@ -96,21 +80,21 @@ impl LimitArgs {
     }
 }
 
-fn parse_rate(text: &str) -> Result<Rate, String> {
+fn parse_rate(text: &str) -> Result<Limit, String> {
     if text == "none" {
-        return Ok(Rate(None));
+        return Ok(Limit(None));
     }
     match text.parse() {
-        Ok(rate) if rate > 0 => Ok(Rate(Some(rate))),
+        Ok(rate) if rate > 0 => Ok(Limit(Some(rate))),
         _ => Err("use a whole number above 0, or none".to_owned()),
     }
 }
 
-fn parse_caches(text: &str) -> Result<Caches, String> {
+fn parse_caches(text: &str) -> Result<Limit, String> {
     match text {
-        "none" => Ok(Caches(None)),
+        "none" => Ok(Limit(None)),
         text => match text.parse() {
-            Ok(caches) if (1..=CACHES_PER_USER_MAX).contains(&caches) => Ok(Caches(Some(caches))),
+            Ok(caches) if (1..=CACHES_PER_USER_MAX).contains(&caches) => Ok(Limit(Some(caches))),
             _ => Err(format!("use a whole number from 1 to {CACHES_PER_USER_MAX}, or none")),
         },
     }
@@ -123,12 +107,12 @@ fn parse_price_label(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn parse_sleep(text: &str) -> Result<Rate, String> {
+fn parse_sleep(text: &str) -> Result<Limit, String> {
     if text == "never" {
-        return Ok(Rate(None));
+        return Ok(Limit(None));
     }
     let time = store::parse_duration(text).ok().filter(|time| *time >= SLEEP_AFTER_MIN);
     let seconds = time.and_then(|time| i64::try_from(time.as_secs()).ok());
     let fix = "use a time of at least 10s, like 30m, 1h or 7d, or never";
-    seconds.map(|seconds| Rate(Some(seconds))).ok_or_else(|| fix.to_owned())
+    seconds.map(|seconds| Limit(Some(seconds))).ok_or_else(|| fix.to_owned())
 }
