@@ -14,9 +14,8 @@ mod testbed;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use daemon::Shutdown;
-
 use crate::error::LoadError;
+use crate::interrupt;
 use crate::outcome::Outcome;
 use rows::{Kind, Row};
 use summary::Point;
@@ -68,14 +67,7 @@ struct Effort {
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<(), LoadError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let shutdown = Shutdown::on_signals("load")?;
-            tokio::select! {
-                points = self.measure() => self.print(&points?),
-                () = shutdown.begun() => Err(LoadError::new("interrupted", "everything that was started is stopped")),
-            }
-        })
+        self.print(&interrupt::block_on(self.measure())?)
     }
 
     async fn measure(&self) -> Result<Vec<Point>, LoadError> {

@@ -61,6 +61,20 @@ fn parse(stat: &str) -> Option<Cpu> {
     Some(Cpu { user: seconds()?, sys: seconds()? })
 }
 
+/// CPU time of all processes of the machine, in seconds.
+pub(crate) fn of_machine() -> Result<f64, LoadError> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    busy_seconds(&stat).ok_or_else(|| LoadError::invalid_run("no CPU time in /proc/stat"))
+}
+
+/// Of the first line: user, nice, system, idle, iowait, irq, softirq and steal, see proc(5).
+fn busy_seconds(stat: &str) -> Option<f64> {
+    let fields: Vec<f64> =
+        stat.lines().next()?.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    let busy = fields.iter().enumerate().filter(|(number, _)| matches!(number, 0..=2 | 5 | 6));
+    (fields.len() > 6).then(|| busy.map(|(_, ticks)| ticks).sum::<f64>() / TICKS_PER_SECOND)
+}
+
 /// Bytes of a process's private memory, without shared pages.
 pub(crate) fn private_memory(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
@@ -78,6 +92,13 @@ mod tests {
         let stat = "7 (a ) b) S 1 1 1 0 -1 4194560 1 0 0 0 250 75 0 0 20 0 1 0 1 1 1";
         assert_eq!(parse(stat), Some(Cpu { user: 2.5, sys: 0.75 }));
         assert_eq!(parse("7 (a) S 1"), None);
+    }
+
+    #[test]
+    fn cpu_time_of_the_machine_leaves_out_idle_and_waiting() {
+        assert_eq!(busy_seconds("cpu  1 2 4 1000 1000 8 16 1000 0 0\ncpu0 1 1 1"), Some(0.31));
+        assert_eq!(busy_seconds("cpu"), None);
+        assert!(of_machine().unwrap() > 0.0);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::error::LoadError;
 use crate::installation::Installation;
+use crate::interrupt;
 use crate::outcome::Outcome;
 
 /// A pool of networks that neither the default nor the tests use.
@@ -101,14 +102,7 @@ impl Cpus {
             let fix = format!("1 to {BUSY_MAX} busy caches, 1 to {SECONDS_MAX} seconds");
             return Err(LoadError::new("an argument is out of range", fix));
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let rows = runtime.block_on(async {
-            let shutdown = daemon::Shutdown::on_signals("load")?;
-            tokio::select! {
-                rows = self.measure() => rows,
-                () = shutdown.begun() => Err(LoadError::new("interrupted", "everything that was started is stopped")),
-            }
-        })?;
+        let rows = interrupt::block_on(self.measure())?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&rows)?);
         } else {

@@ -29,6 +29,7 @@ use daemon::Shutdown;
 use serde::Serialize;
 
 use crate::error::LoadError;
+use crate::interrupt;
 use checker::Checker;
 use fault::Fault;
 use row::Row;
@@ -185,7 +186,7 @@ fn measure_one(
     scene.wait(CALM_SECONDS)?;
     let injected = (fault.inject)(&mut scene);
     if interrupted.load(Ordering::Relaxed) {
-        return Err(scene::interrupted());
+        return Err(interrupt::interrupted());
     }
     if let Err(error) = injected {
         scene.failures.push(format!("not injected: {error}"));

@@ -17,13 +17,13 @@ mod victim;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use daemon::Shutdown;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 
 pub(crate) use attack::Attack;
 
 use crate::error::LoadError;
+use crate::interrupt;
 use job::Job;
 use kind::Kind;
 use placement::Placement;
@@ -102,23 +102,14 @@ impl Floods {
             seconds: self.seconds,
             scale: self.scale,
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let shutdown = Shutdown::on_signals("load")?;
-            let rows = tokio::select! {
-                rows = self.measure(&conditions) => rows?,
-                () = shutdown.begun() => {
-                    return Err(LoadError::new("interrupted", "everything that was started is stopped"));
-                }
-            };
-            if self.json {
-                let result = Output { conditions: &conditions, rows: &rows };
-                println!("{}", serde_json::to_string_pretty(&result)?);
-            } else {
-                print!("{}", table::all(&rows, &conditions.text()));
-            }
-            Ok(())
-        })
+        let rows = interrupt::block_on(self.measure(&conditions))?;
+        if self.json {
+            let result = Output { conditions: &conditions, rows: &rows };
+            println!("{}", serde_json::to_string_pretty(&result)?);
+        } else {
+            print!("{}", table::all(&rows, &conditions.text()));
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<(), LoadError> {

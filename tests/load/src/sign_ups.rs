@@ -2,8 +2,7 @@
 //! installation of its own, and removes it at the end. The sign-ups are rows in its store, as the web UI writes them:
 //! hashing passwords takes as long as it takes, and is measured with the floods.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,9 @@ use tokio::task::JoinSet;
 
 use crate::cpu::{self, Watched};
 use crate::error::LoadError;
+use crate::http::http_get;
 use crate::installation::Installation;
+use crate::interrupt;
 
 const USERS_MAX: usize = 2_000;
 /// A pool of networks that neither the default nor the tests use: three networks for 2,000 caches.
@@ -88,14 +89,7 @@ impl SignUps {
         if !(1..=USERS_MAX).contains(&self.users) || self.before > USERS_MAX {
             return Err(LoadError::new("a number of users is out of range", format!("1 to {USERS_MAX}")));
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let row = runtime.block_on(async {
-            let shutdown = daemon::Shutdown::on_signals("load")?;
-            tokio::select! {
-                row = self.measure() => row,
-                () = shutdown.begun() => Err(LoadError::new("interrupted", "everything that was started is stopped")),
-            }
-        })?;
+        let row = interrupt::block_on(self.measure())?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&row)?);
         } else {
@@ -127,7 +121,7 @@ impl SignUps {
         let pid =
             installation.role_pid("provisioner").ok_or_else(|| LoadError::invalid_run("no provisioner"))?;
         eprintln!("{} sign-ups at once ...", self.users);
-        let (cpu, machine, memory) = (cpu_of(pid)?, machine_cpu()?, available_mb()?);
+        let (cpu, machine, memory) = (cpu_of(pid)?, cpu::of_machine()?, available_mb()?);
         let users = self.users;
         sign_up(&store, &key, "user", users).await?;
         let all = until_running(&store, self.before + users).await?;
@@ -136,7 +130,7 @@ impl SignUps {
         row.before = self.before;
         row.ready = ready;
         row.provisioner_cpu_ms = per_user(cpu_of(pid)? - cpu) * 1e3;
-        row.machine_cpu_ms = per_user(machine_cpu()? - machine) * 1e3;
+        row.machine_cpu_ms = per_user(cpu::of_machine()? - machine) * 1e3;
         row.memory_mb = per_user(memory - available_mb()?);
         if self.lists {
             self.until_ready(&store).await?;
@@ -217,9 +211,9 @@ async fn lists(installation: &Installation, pid: u32) -> Result<Lists, LoadError
     };
     let (status_s, instance_list_s) = (fastest(&["status"])?, fastest(&["instance", "list"])?);
     let (seconds, count) = passes(installation.provisioner_health())?;
-    let (cpu, machine) = (cpu_of(pid)?, machine_cpu()?);
+    let (cpu, machine) = (cpu_of(pid)?, cpu::of_machine()?);
     tokio::time::sleep(IDLE).await;
-    let (provisioner_cpu_s, machine_cpu_s) = (cpu_of(pid)? - cpu, machine_cpu()? - machine);
+    let (provisioner_cpu_s, machine_cpu_s) = (cpu_of(pid)? - cpu, cpu::of_machine()? - machine);
     let after = passes(installation.provisioner_health())?;
     let pass_s = (after.0 - seconds) / (after.1 - count).max(1.0);
     Ok(Lists { status_s, instance_list_s, pass_s, provisioner_cpu_s, machine_cpu_s })
@@ -227,10 +221,7 @@ async fn lists(installation: &Installation, pid: u32) -> Result<Lists, LoadError
 
 /// The seconds that all passes took, and how many there were.
 fn passes(health: SocketAddr) -> Result<(f64, f64), LoadError> {
-    let mut stream = TcpStream::connect(health)?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
-    let mut page = String::new();
-    stream.read_to_string(&mut page)?;
+    let (_, page) = http_get(health, "/metrics")?;
     let value = |kind: &str| {
         let name = format!("memgate_provisioner_resync_duration_seconds_{kind} ");
         page.lines().find_map(|line| line.strip_prefix(&name)?.trim().parse().ok()).unwrap_or(0.0)
@@ -242,22 +233,6 @@ fn passes(health: SocketAddr) -> Result<(f64, f64), LoadError> {
 fn cpu_of(pid: u32) -> Result<f64, LoadError> {
     let sampled = cpu::sample(&[Watched { name: "provisioner".into(), pid }])?;
     Ok(sampled.values().map(|cpu| cpu.total()).sum())
-}
-
-/// CPU time of all processes of the machine, in seconds.
-fn machine_cpu() -> Result<f64, LoadError> {
-    let stat = std::fs::read_to_string("/proc/stat")?;
-    busy_ticks(&stat)
-        .map(|ticks| ticks / 100.0)
-        .ok_or_else(|| LoadError::invalid_run("no CPU time in /proc/stat"))
-}
-
-/// Of the first line: user, nice, system, idle, iowait, irq, softirq and steal, see proc(5).
-fn busy_ticks(stat: &str) -> Option<f64> {
-    let fields: Vec<f64> =
-        stat.lines().next()?.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
-    let busy = fields.iter().enumerate().filter(|(number, _)| matches!(number, 0..=2 | 5 | 6));
-    (fields.len() > 6).then(|| busy.map(|(_, ticks)| ticks).sum())
 }
 
 fn available_mb() -> Result<f64, LoadError> {
@@ -333,17 +308,5 @@ impl Row {
             ));
         }
         text
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cpu_time_of_the_machine_leaves_out_idle_and_waiting() {
-        assert_eq!(busy_ticks("cpu  1 2 4 1000 1000 8 16 1000 0 0\ncpu0 1 1 1"), Some(31.0));
-        assert_eq!(busy_ticks("cpu"), None);
-        assert!(machine_cpu().unwrap() > 0.0 && available_mb().unwrap() > 0.0);
     }
 }

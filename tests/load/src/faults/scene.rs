@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::checker::Checker;
 use super::testbed::Testbed;
 use crate::error::LoadError;
+use crate::interrupt::interrupted;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -78,8 +79,4 @@ impl Scene<'_> {
             std::thread::sleep(left.min(POLL_INTERVAL));
         }
     }
-}
-
-pub(super) fn interrupted() -> LoadError {
-    LoadError::new("interrupted", "everything that was started is stopped")
 }

@@ -1,8 +1,7 @@
 //! What `memgate status` and each role's `/readyz` say, asked all the time by a thread of its own.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::http::http_get;
+
 const INTERVAL: Duration = Duration::from_millis(200);
 /// `memgate status` is a process; it is asked less often.
 const STATUS_INTERVAL: Duration = Duration::from_millis(700);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Characters of a text that are kept.
 const TEXT_MAX: usize = 400;
 
@@ -143,18 +143,6 @@ fn ask_role(source: Source, address: SocketAddr) -> Answer {
         }
         Err(error) => answer(false, format!("no answer ({})", error.kind())),
     }
-}
-
-/// Status and body of a response.
-pub(super) fn http_get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&address, ANSWER_TIMEOUT)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    Ok((status, body.to_owned()))
 }
 
 fn ask_status(mut status: Command) -> Answer {

@@ -12,7 +12,7 @@ use crate::faults::account::{account, log_in};
 use crate::faults::fault::{Fault, Promise};
 use crate::faults::fleet::Process;
 use crate::faults::scene::Scene;
-use crate::faults::watch::http_get;
+use crate::http::http_get;
 use crate::installation::Installation;
 
 const IDLE: usize = 1_000;

@@ -14,7 +14,7 @@ use crate::faults::fault::{CLOSED, Fault, Loses, Promise, Source, UNAVAILABLE};
 use crate::faults::fleet::Fleet;
 use crate::faults::postgres::Postgres;
 use crate::faults::scene::Scene;
-use crate::faults::watch::http_get;
+use crate::http::http_get;
 use crate::login::{Login, LoginForm};
 
 const AWAY_SECONDS: f64 = 40.0;

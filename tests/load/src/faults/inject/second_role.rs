@@ -13,7 +13,7 @@ use crate::error::LoadError;
 use crate::faults::command::{docker, signal};
 use crate::faults::fleet::Process;
 use crate::faults::scene::Scene;
-use crate::faults::watch::http_get;
+use crate::http::http_get;
 use crate::installation::Installation;
 
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
