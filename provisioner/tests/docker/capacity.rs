@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use store::{DesiredState, InstanceState};
+use store::{DesiredState, InstanceState, NewOperation, OperationState};
 
-use crate::harness::{Installation, get, until};
+use crate::harness::{Installation, get, inspect, until};
+use crate::operations::{ask, until_finished};
 
 /// Waits until the provisioner's metrics have this line.
 async fn until_metric(installation: &Installation, line: &str) {
@@ -94,4 +95,26 @@ async fn a_size_without_room_waits_and_counts_for_nothing() {
     }
     installation.until_running(&waiting, 0).await;
     until_metric(&installation, &format!("{WAITING} 0")).await;
+}
+
+// F-37.
+#[tokio::test]
+async fn an_operation_wakes_no_cache_without_room() {
+    let mut installation = Installation::new().await;
+    (installation.config.reconcile_seconds, installation.config.memory_mb) = (1, Some(300));
+    installation.start_provisioner();
+    installation.until_ready().await;
+    let (sleeper, _) = installation.running_instance().await;
+    installation.store.update_plan("default", |plan| plan.sleep_after_seconds = Some(1)).await.unwrap();
+    installation.until_route(&sleeper, |route| route.state == InstanceState::Asleep).await;
+    installation.store.update_plan("default", |plan| plan.sleep_after_seconds = None).await.unwrap();
+    let others = [installation.running_instance().await.0, installation.running_instance().await.0];
+    let asked = ask(&installation, &sleeper, NewOperation::Restart).await;
+    let waiting = installation.until_route(&sleeper, |route| route.message.is_some()).await;
+    assert!(waiting.message.as_ref().unwrap().starts_with("waiting for memory"), "{waiting:?}");
+    let is_running = || inspect("container", &installation.container(&sleeper))["State"]["Running"].clone();
+    assert_eq!(is_running(), false);
+    installation.store.delete_cache(&others[0].cache_id).await.unwrap();
+    assert_eq!(until_finished(&installation, &asked).await.state, OperationState::Done);
+    assert_eq!(is_running(), true);
 }

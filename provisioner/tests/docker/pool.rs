@@ -125,6 +125,30 @@ async fn what_isnt_as_it_was_made_is_withdrawn() {
     assert_eq!(leased, 1);
 }
 
+//
+#[tokio::test]
+async fn first_container_is_adopted_if_nobody_has_used_it() {
+    for is_used in [false, true] {
+        let mut installation = Installation::start().await;
+        let (instance, route) = installation.running_instance().await;
+        if is_used {
+            installation.fill(&instance, &route, 0, (10, 1));
+        }
+        let before = container_id(&installation, &instance.id);
+        installation.stop_provisioner();
+        // As after a backup was put back that is older than the container: it may have been somebody else's.
+        installation.execute(&format!("DELETE FROM routes WHERE instance_id = '{}'", instance.id));
+        installation.start_provisioner();
+        installation.until_ready().await;
+        let after = installation.until_running(&instance, 0).await;
+        assert_eq!(container_id(&installation, &instance.id) == before, !is_used);
+        assert_eq!(after.generation, if is_used { 2 } else { 1 });
+        assert_eq!(after.address != route.address, is_used);
+        assert_eq!(installation.request(&instance, &after, "mg 10-0-0 v").as_deref(), Some("EN"));
+        assert_eq!(count("container", &installation.id), 1);
+    }
+}
+
 //
 #[tokio::test]
 async fn ready_instances_make_room_for_caches() {
