@@ -43,12 +43,38 @@ pub(crate) struct Client {
     /// An answer that takes longer is an error.
     answer_timeout: Duration,
     input: Vec<u8>,
+    inspector: Option<Inspector>,
+}
+
+type Inspector = Box<dyn FnMut(&[u8]) + Send>;
+
+/// A request that can be sent with others.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Request<'a> {
+    /// Of a key.
+    Get(&'a str),
+    /// Key and value.
+    Set(&'a str, &'a [u8]),
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Replied(text) | Self::Broken(text)) = self;
         f.write_str(text)
+    }
+}
+
+impl Request<'_> {
+    fn encode(&self, form: Form) -> Vec<u8> {
+        match (form, *self) {
+            (Form::Text, Self::Get(key)) => format!("get {key}\r\n").into_bytes(),
+            (Form::Text, Self::Set(key, value)) => {
+                let head = format!("set {key} 0 0 {}\r\n", value.len());
+                [head.as_bytes(), value, b"\r\n"].concat()
+            }
+            (Form::Sasl, Self::Get(key)) => binary_request(GET, &[], key, &[]),
+            (Form::Sasl, Self::Set(key, value)) => binary_request(SET, &[0; 8], key, value),
+        }
     }
 }
 
@@ -60,7 +86,7 @@ impl Client {
         (username, password): (&str, &str),
         answer_timeout: Duration,
     ) -> Result<Self, Failure> {
-        let mut client = Self { stream, form, answer_timeout, input: Vec::new() };
+        let mut client = Self { stream, form, answer_timeout, input: Vec::new(), inspector: None };
         let login_form = if form == Form::Text { LoginForm::Text } else { LoginForm::Sasl };
         let login = Login::new(login_form, username, password);
         within(answer_timeout, async {
@@ -74,37 +100,52 @@ impl Client {
         Ok(client)
     }
 
+    /// Calls a function with all bytes that are received from now on.
+    pub(crate) fn inspect(&mut self, inspector: impl FnMut(&[u8]) + Send + 'static) {
+        self.inspector = Some(Box::new(inspector));
+    }
+
     /// The value of a key; `None` if there is none.
     pub(crate) async fn get(&mut self, key: &str) -> Result<Option<Vec<u8>>, Failure> {
-        within(self.answer_timeout, async {
-            match self.form {
-                Form::Text => self.get_text(key).await,
-                Form::Sasl => self.get_binary(key).await,
-            }
-        })
-        .await
+        self.send_all(&[Request::Get(key)]).await?;
+        self.receive_value(key).await
     }
 
     /// Stores a value.
     pub(crate) async fn set(&mut self, key: &str, value: &[u8]) -> Result<(), Failure> {
+        self.send_all(&[Request::Set(key, value)]).await?;
+        self.receive_stored().await
+    }
+
+    /// Sends some requests at once. Their replies have to be received one by one.
+    pub(crate) async fn send_all(&mut self, requests: &[Request<'_>]) -> Result<(), Failure> {
+        let bytes: Vec<u8> = requests.iter().flat_map(|request| request.encode(self.form)).collect();
+        within(self.answer_timeout, self.send(&bytes)).await
+    }
+
+    /// The reply to a set.
+    pub(crate) async fn receive_stored(&mut self) -> Result<(), Failure> {
         within(self.answer_timeout, async {
             match self.form {
-                Form::Text => {
-                    let head = format!("set {key} 0 0 {}\r\n", value.len());
-                    self.send(&[head.as_bytes(), value, b"\r\n"].concat()).await?;
-                    self.expect_line("STORED").await
-                }
-                Form::Sasl => {
-                    self.send(&binary_request(SET, &[0; 8], key, value)).await?;
-                    self.expect_success().await
-                }
+                Form::Text => self.expect_line("STORED").await,
+                Form::Sasl => self.expect_success().await,
             }
         })
         .await
     }
 
-    async fn get_text(&mut self, key: &str) -> Result<Option<Vec<u8>>, Failure> {
-        self.send(format!("get {key}\r\n").as_bytes()).await?;
+    /// The reply to a get of this key.
+    pub(crate) async fn receive_value(&mut self, key: &str) -> Result<Option<Vec<u8>>, Failure> {
+        within(self.answer_timeout, async {
+            match self.form {
+                Form::Text => self.text_value(key).await,
+                Form::Sasl => self.binary_value().await,
+            }
+        })
+        .await
+    }
+
+    async fn text_value(&mut self, key: &str) -> Result<Option<Vec<u8>>, Failure> {
         let head = self.line().await?;
         if head == "END" {
             return Ok(None);
@@ -118,8 +159,7 @@ impl Client {
         Ok(Some(value))
     }
 
-    async fn get_binary(&mut self, key: &str) -> Result<Option<Vec<u8>>, Failure> {
-        self.send(&binary_request(GET, &[], key, &[])).await?;
+    async fn binary_value(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         match self.read_binary().await? {
             // The first four bytes are the flags.
             (SUCCESS, mut body) => Ok(Some(body.split_off(body.len().min(4)))),
@@ -173,7 +213,12 @@ impl Client {
     async fn fill(&mut self) -> Result<(), Failure> {
         match self.stream.read_buf(&mut self.input).await.map_err(broken)? {
             0 => Err(Failure::Broken("closed by memgate".into())),
-            _ => Ok(()),
+            read => {
+                if let Some(inspector) = &mut self.inspector {
+                    inspector(&self.input[self.input.len() - read..]);
+                }
+                Ok(())
+            }
         }
     }
 }

@@ -4,12 +4,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::task::JoinSet;
 
+use crate::cgroup;
+use crate::command::docker;
 use crate::error::LoadError;
 use crate::installation::Installation;
 use crate::interrupt;
@@ -211,31 +213,12 @@ impl Drop for Cache {
     }
 }
 
-/// The output of Docker's command.
-fn docker(arguments: &[&str]) -> Result<String, LoadError> {
-    let output = Command::new("docker").args(arguments).stdin(Stdio::null()).output()?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    }
-    let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(LoadError::new(
-        format!("docker {}: {words}", arguments.first().unwrap_or(&"")),
-        "see that Docker runs",
-    ))
-}
-
 /// What the control group says of throttling, as `stopped of periods`; `None` if it can't be found.
 fn throttled(container: &str) -> Option<String> {
     let id = docker(&["inspect", "-f", "{{.Id}}", container]).ok()?;
-    let places = [
-        format!("/sys/fs/cgroup/cpu/docker/{id}/cpu.stat"),
-        format!("/sys/fs/cgroup/docker/{id}/cpu.stat"),
-        format!("/sys/fs/cgroup/system.slice/docker-{id}.scope/cpu.stat"),
-    ];
-    let text = places.iter().find_map(|place| std::fs::read_to_string(place).ok())?;
-    let value =
-        |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
-    Some(format!("{} of {}", value("nr_throttled ")?, value("nr_periods ")?))
+    let text = cgroup::read(&id, "cpu", &["cpu.stat"])?;
+    let value = |name: &str| cgroup::figure(&text, name);
+    Some(format!("{} of {}", value("nr_throttled")?, value("nr_periods")?))
 }
 
 impl Row {

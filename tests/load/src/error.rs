@@ -17,6 +17,11 @@ impl LoadError {
     pub(crate) fn invalid_run(message: impl Into<String>) -> Self {
         Self::new(message, "the run is invalid; check the target")
     }
+
+    /// What memgate's own parts say: its store, its keys.
+    pub(crate) fn unexpected(error: impl fmt::Display) -> Self {
+        Self::new(error.to_string(), "run this as root, with the memgate of the same version")
+    }
 }
 
 impl fmt::Display for LoadError {

@@ -2,10 +2,8 @@
 //! that need not be, and whether status and readiness tell the truth. Starts an installation of its own on a small file
 //! system of its own, and removes both at the end, also on Ctrl-C and on failure.
 
-mod account;
 mod certificate;
 mod checker;
-mod command;
 mod disk;
 mod fault;
 mod fleet;

@@ -8,6 +8,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
+use store::{Database, LaneKey, Store, StoreOptions, TokenKey};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::child::{bound_to_parent, children, free_ports, stop};
@@ -110,6 +111,20 @@ impl Installation {
     /// The data directory.
     pub(crate) fn data(&self) -> &Path {
         &self.data
+    }
+
+    /// Its store, which `memgate up` has made.
+    pub(crate) async fn open_store(&self) -> Result<Store, LoadError> {
+        let database = Database::Sqlite(self.data.join("db/memgate.db"));
+        Store::open_existing(&database, &StoreOptions::default()).await.map_err(LoadError::unexpected)
+    }
+
+    pub(crate) fn token_key(&self) -> Result<TokenKey, LoadError> {
+        TokenKey::load(&self.data.join("token.key")).map_err(LoadError::unexpected)
+    }
+
+    pub(crate) fn lane_key(&self) -> Result<LaneKey, LoadError> {
+        LaneKey::load(&self.data.join("lane.key")).map_err(LoadError::unexpected)
     }
 
     /// The address that applications connect to.

@@ -6,15 +6,19 @@
 //!
 //! It connects to this machine only: other targets are rejected.
 
+mod account;
 mod bench;
+mod cgroup;
 mod child;
 mod client;
+mod command;
 mod cpu;
 mod cpus;
 mod error;
 #[cfg(test)]
 mod fake_memcached;
 mod faults;
+mod filler;
 mod floods;
 mod generator;
 mod http;
@@ -29,6 +33,7 @@ mod reply_checker;
 mod session;
 mod sign_ups;
 mod stream;
+mod values;
 mod wire;
 mod workload;
 

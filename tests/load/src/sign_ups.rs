@@ -3,13 +3,14 @@
 //! hashing passwords takes as long as it takes, and is measured with the floods.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use store::{Database, Instance, InstanceState, NewToken, NewUser, Store, StoreOptions, TokenKey};
+use store::{Instance, InstanceState, Store, TokenKey};
 use tokio::task::JoinSet;
 
+use crate::account::sign_up;
 use crate::cpu::{self, Watched};
 use crate::error::LoadError;
 use crate::http::http_get;
@@ -111,10 +112,10 @@ impl SignUps {
         settings.extend(self.ready.map(|ready| ("PROVISIONER__READY_INSTANCES", ready.to_string())));
         eprintln!("starting memgate ...");
         let installation = Installation::start(&self.memgate, folder.path(), settings).await?;
-        let (store, key) = open(installation.data()).await?;
+        let (store, key) = (installation.open_store().await?, installation.token_key()?);
         if self.before > 0 {
             eprintln!("{} sign-ups before ...", self.before);
-            sign_up(&store, &key, "before", self.before).await?;
+            sign_up_all(&store, &key, "before", self.before).await?;
             until_running(&store, self.before).await?;
         }
         let ready = self.until_ready(&store).await?;
@@ -123,7 +124,7 @@ impl SignUps {
         eprintln!("{} sign-ups at once ...", self.users);
         let (cpu, machine, memory) = (cpu_of(pid)?, cpu::of_machine()?, available_mb()?);
         let users = self.users;
-        sign_up(&store, &key, "user", users).await?;
+        sign_up_all(&store, &key, "user", users).await?;
         let all = until_running(&store, self.before + users).await?;
         let per_user = |value: f64| value / users as f64;
         let mut row = Row::of(&all[self.before.min(all.len())..]);
@@ -145,7 +146,7 @@ impl SignUps {
         let Some(wanted) = self.ready else { return Ok(0) };
         let deadline = Instant::now() + READY_TIMEOUT;
         loop {
-            let ready = store.ready_instances().await.map_err(unexpected)?.len();
+            let ready = store.ready_instances().await.map_err(LoadError::unexpected)?.len();
             if ready >= wanted {
                 return Ok(ready);
             }
@@ -157,30 +158,15 @@ impl SignUps {
     }
 }
 
-async fn open(data: &Path) -> Result<(Store, TokenKey), LoadError> {
-    let database = Database::Sqlite(data.join("db/memgate.db"));
-    let store = Store::open_existing(&database, &StoreOptions::default()).await.map_err(unexpected)?;
-    let key = TokenKey::load(&data.join("token.key")).map_err(unexpected)?;
-    Ok((store, key))
-}
-
-fn unexpected(error: impl std::fmt::Display) -> LoadError {
-    LoadError::new(error.to_string(), "run this as root, with the memgate of the same version")
-}
-
 /// Signs users up, all at once.
-async fn sign_up(store: &Store, key: &TokenKey, name: &str, count: usize) -> Result<(), LoadError> {
+async fn sign_up_all(store: &Store, key: &TokenKey, name: &str, count: usize) -> Result<(), LoadError> {
     let mut tasks = JoinSet::new();
     for number in 0..count {
-        let (store, token) = (store.clone(), NewToken::generate(key, "first"));
-        let email = format!("{name}{number}@example.org");
-        tasks.spawn(async move {
-            let new = NewUser { email: &email, password_hash: None, plan: "default", is_admin: false };
-            store.sign_up(&new, &token).await.map(drop)
-        });
+        let (store, key, email) = (store.clone(), key.clone(), format!("{name}{number}@example.org"));
+        tasks.spawn(async move { sign_up(&store, &key, email).await.map(drop) });
     }
     while let Some(done) = tasks.join_next().await {
-        done.map_err(unexpected)?.map_err(unexpected)?;
+        done.map_err(LoadError::unexpected)??;
     }
     Ok(())
 }
@@ -189,7 +175,7 @@ async fn sign_up(store: &Store, key: &TokenKey, name: &str, count: usize) -> Res
 async fn until_running(store: &Store, count: usize) -> Result<Vec<Instance>, LoadError> {
     let deadline = Instant::now() + START_TIMEOUT * u32::try_from(count).unwrap_or(u32::MAX);
     loop {
-        let all = store.instances().await.map_err(unexpected)?;
+        let all = store.instances().await.map_err(LoadError::unexpected)?;
         let running = all.iter().filter(|instance| instance.state() == InstanceState::Running).count();
         if running >= count || Instant::now() > deadline {
             return Ok(all);

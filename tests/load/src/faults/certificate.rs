@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::command::run;
+use crate::command::run;
 use crate::error::LoadError;
 
 /// The certificate and the key that the proxy is told to use.

@@ -2,7 +2,6 @@
 //! check every byte that comes back. It runs in a thread of its own through all faults.
 
 mod record;
-mod values;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,11 +14,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 pub(super) use record::{Record, Seen};
 
-use super::account::{Account, log_in};
+use crate::account::{Account, log_in};
 use crate::client::{Client, Failure, Form};
 use crate::error::LoadError;
+use crate::values::{Keys, Verdict};
 use record::Wrong;
-use values::{Keys, Verdict};
 
 const RECONNECT_BACKOFF: Duration = Duration::from_millis(50);
 /// Between two requests of one connection.

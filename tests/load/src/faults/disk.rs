@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::command::run;
+use crate::command::run;
 use crate::error::LoadError;
 
 const SIZE: u64 = 24 << 20;

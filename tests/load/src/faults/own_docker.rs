@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::command::run;
 use super::fleet::Process;
 use crate::child::stop;
+use crate::command::run;
 use crate::error::LoadError;
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);

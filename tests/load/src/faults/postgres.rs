@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::command::{run, signal};
 use crate::child::{bound_to_parent, free_ports, stop};
+use crate::command::{run, signal};
 use crate::error::LoadError;
 
 const USER: &str = "postgres";

@@ -8,16 +8,16 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::account::{Account, account, log_in};
 use super::certificate::{certificate_paths, issue};
-use super::command::{self, docker};
 use super::disk::Disk;
 use super::fleet::Fleet;
 use super::own_docker::OwnDocker;
 use super::postgres::Postgres;
 use super::relay::{DOCKER_SOCKET, Relay};
 use super::watch::Watch;
+use crate::account::{Account, account, log_in};
 use crate::client::Form;
+use crate::command::{self, docker};
 use crate::error::LoadError;
 use crate::installation::Installation;
 

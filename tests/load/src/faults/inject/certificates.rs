@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::command::run;
 use crate::error::LoadError;
 use crate::faults::certificate::{certificate_paths, issue, make_expired};
-use crate::faults::command::run;
 use crate::faults::fault::{Fault, Promise, Source};
 use crate::faults::scene::Scene;
 

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
+use crate::account::{account, log_in};
 use crate::client::Form;
 use crate::error::LoadError;
-use crate::faults::account::{account, log_in};
 use crate::faults::fault::{Fault, Promise};
 use crate::faults::fleet::Process;
 use crate::faults::scene::Scene;

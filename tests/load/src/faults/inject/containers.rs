@@ -1,17 +1,14 @@
 //! Faults of one cache's container.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::command::{docker, run};
 use crate::error::LoadError;
-use crate::faults::account::Account;
-use crate::faults::command::{docker, run};
 use crate::faults::fault::{Fault, Loses, Promise, Source, UNAVAILABLE};
 use crate::faults::scene::Scene;
-use crate::login::{Login, LoginForm};
+use crate::filler::{Filler, Filling};
 
 const GONE: Promise = Promise { recovery: 11.0, errors: UNAVAILABLE, loses: Loses::Victim, told: &[] };
 const ENDED: Promise = Promise { recovery: 4.0, ..GONE };
@@ -22,7 +19,6 @@ const FILL_SECONDS: u64 = 12;
 const FILL_CONNECTIONS: usize = 2;
 /// Of requests that are sent at once.
 const BATCH_BYTES: usize = 500_000;
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) const FAULTS: &[Fault] = &[
     Fault {
@@ -185,7 +181,7 @@ fn memory_fill(scene: &mut Scene<'_>) -> Result<(), LoadError> {
     scene.begin();
     let mut stored = Vec::new();
     for size in ITEM_SIZES {
-        stored.push(format!("{} of {size} B", fill(scene, size, Duration::from_secs(FILL_SECONDS))?));
+        stored.push(format!("{} of {size} B", fill(scene, size, Duration::from_secs(FILL_SECONDS))));
         scene.wait(0.0)?;
     }
     scene.end();
@@ -195,54 +191,22 @@ fn memory_fill(scene: &mut Scene<'_>) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// Stores items through the proxy, many at a time. Returns how many were sent.
-fn fill(scene: &Scene<'_>, size: usize, length: Duration) -> Result<u64, LoadError> {
+/// Stores items through the proxy, many at a time. Returns how many were stored.
+fn fill(scene: &Scene<'_>, size: usize, length: Duration) -> u64 {
     let (endpoint, account) = (scene.bed.installation.endpoint(), &scene.bed.accounts[0]);
-    let deadline = Instant::now() + length;
-    let connections: Vec<_> = (0..FILL_CONNECTIONS).map(|lane| (lane, endpoint, account.clone())).collect();
-    std::thread::scope(|scope| {
-        let fills: Vec<_> = connections
-            .into_iter()
-            .map(|(lane, endpoint, account)| {
-                scope.spawn(move || fill_one(endpoint, &account, (lane, size), deadline))
-            })
-            .collect();
-        fills.into_iter().map(|fill| fill.join().unwrap_or(Ok(0))).sum()
-    })
-}
-
-fn fill_one(
-    endpoint: SocketAddr,
-    account: &Account,
-    (lane, size): (usize, usize),
-    deadline: Instant,
-) -> Result<u64, LoadError> {
-    let mut stream = TcpStream::connect(endpoint)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    let mut replies = BufReader::new(stream.try_clone()?);
-    stream.write_all(Login::new(LoginForm::Text, &account.username, &account.password).request())?;
-    let (value, mut line, mut sent) = (vec![b'f'; size], String::new(), 0);
-    let batch = (BATCH_BYTES / (size + 60)).max(1);
-    while Instant::now() < deadline {
-        let mut requests = Vec::with_capacity(BATCH_BYTES * 2);
-        for _ in 0..batch {
-            // Quiet: only failures are replied.
-            requests.extend_from_slice(format!("ms fill:{size}:{lane}:{sent} {size} q\r\n").as_bytes());
-            requests.extend_from_slice(&value);
-            requests.extend_from_slice(b"\r\n");
-            sent += 1;
-        }
-        requests.extend_from_slice(b"mn\r\n");
-        stream.write_all(&requests)?;
-        while line.trim_end() != "MN" {
-            line.clear();
-            if replies.read_line(&mut line)? == 0 {
-                return Ok(sent);
-            }
-        }
-        line.clear();
-    }
-    Ok(sent)
+    let filling = Filling {
+        name: "fill".to_owned(),
+        sizes: vec![size],
+        connections: FILL_CONNECTIONS,
+        batch_bytes: BATCH_BYTES,
+        reads: false,
+    };
+    let filled = scene.bed.runtime.block_on(async {
+        let filler = Filler::start(endpoint, account, &filling);
+        tokio::time::sleep(length).await;
+        filler.stop().await
+    });
+    filled.stored.values().sum()
 }
 
 fn limits(container: &str) -> Result<[Value; 3], LoadError> {
@@ -276,7 +240,7 @@ fn memory_taken_away(scene: &mut Scene<'_>) -> Result<(), LoadError> {
     let taken = docker(&arguments).is_ok();
     scene.note(if taken { "Docker took the limit" } else { "Docker refused the limit" });
     let filled = fill(scene, 100_000, Duration::from_secs(6));
-    scene.note(format!("filled with {} MB", filled.unwrap_or_default() / 10));
+    scene.note(format!("filled with {} MB", filled / 10));
     let victim = || scene.bed.victim();
     let restored =
         scene.wait_for(35.0, || Ok(limits(&victim()?.container).is_ok_and(|now| now == before)))?;

@@ -3,8 +3,8 @@
 use std::fs;
 
 use super::writes::check_integrity;
+use crate::command::{docker, run};
 use crate::error::LoadError;
-use crate::faults::command::{docker, run};
 use crate::faults::fault::{CLOSED, Fault, Loses, Promise, Source};
 use crate::faults::scene::Scene;
 

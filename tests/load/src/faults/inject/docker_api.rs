@@ -1,7 +1,7 @@
 //! Docker's API is away or hangs.
 
+use crate::command::docker;
 use crate::error::LoadError;
-use crate::faults::command::docker;
 use crate::faults::fault::{CLOSED, Fault, Loses, Promise, Source, UNAVAILABLE};
 use crate::faults::scene::Scene;
 

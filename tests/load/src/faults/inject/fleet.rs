@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::account::{Account, account, log_in};
 use crate::client::Form;
+use crate::command::{docker, signal};
 use crate::error::LoadError;
-use crate::faults::account::{Account, account, log_in};
-use crate::faults::command::{docker, signal};
 use crate::faults::fault::{CLOSED, Fault, Loses, Promise, Source, UNAVAILABLE};
 use crate::faults::fleet::Fleet;
 use crate::faults::postgres::Postgres;

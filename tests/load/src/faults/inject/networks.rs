@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::command::{docker, run, signal};
 use crate::error::LoadError;
-use crate::faults::command::{docker, run, signal};
 use crate::faults::fault::{Fault, Loses, Promise, Source, UNAVAILABLE};
 use crate::faults::scene::Scene;
 

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::account::Account;
+use crate::command::signal;
 use crate::error::LoadError;
-use crate::faults::account::Account;
-use crate::faults::command::signal;
 use crate::faults::fault::{CLOSED, Fault, Loses, Promise};
 use crate::faults::scene::Scene;
 use crate::login::{Login, LoginForm};

@@ -3,8 +3,8 @@
 use rustix::process::Signal;
 
 use super::second_role;
+use crate::command::{docker, signal};
 use crate::error::LoadError;
-use crate::faults::command::{docker, signal};
 use crate::faults::fault::{CLOSED, Fault, Loses, Promise, Source};
 use crate::faults::scene::Scene;
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::child::{bound_to_parent, free_ports, stop};
+use crate::command::{docker, signal};
 use crate::error::LoadError;
-use crate::faults::command::{docker, signal};
 use crate::faults::fleet::Process;
 use crate::faults::scene::Scene;
 use crate::http::http_get;

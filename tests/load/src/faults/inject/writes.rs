@@ -3,9 +3,9 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
+use crate::account::account;
+use crate::command::{docker, run};
 use crate::error::LoadError;
-use crate::faults::account::account;
-use crate::faults::command::{docker, run};
 use crate::faults::fault::{Fault, Loses, Promise, Source, UNAVAILABLE};
 use crate::faults::scene::Scene;
 

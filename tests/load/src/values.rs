@@ -14,7 +14,7 @@ const LONG: u64 = 150_000;
 const LONG_VALUES: u64 = 40;
 
 /// What one connection has stored. No other connection uses these keys.
-pub(super) struct Keys {
+pub(crate) struct Keys {
     /// Of the connection; part of each key and value.
     name: String,
     stored: HashMap<String, Stored>,
@@ -30,7 +30,7 @@ struct Stored {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Right,
     Missing,
     /// An earlier value of this key.
@@ -42,12 +42,12 @@ pub(super) enum Verdict {
 }
 
 impl Keys {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self { name: name.to_owned(), stored: HashMap::new(), pending: None }
     }
 
     /// The next key to set, and its value.
-    pub(super) fn next_set(&mut self, number: u64) -> (String, Vec<u8>) {
+    pub(crate) fn next_set(&mut self, number: u64) -> (String, Vec<u8>) {
         let key = self.key(number / 3);
         // Numbers of one key increase, and 0 is no value's.
         let sequence = number + 1;
@@ -57,7 +57,7 @@ impl Keys {
     }
 
     /// How the last set ended.
-    pub(super) fn set_ended(&mut self, is_acknowledged: bool) {
+    pub(crate) fn set_ended(&mut self, is_acknowledged: bool) {
         let Some((key, sequence)) = self.pending.take() else { return };
         let stored = self.stored.entry(key).or_default();
         if is_acknowledged {
@@ -67,11 +67,11 @@ impl Keys {
         }
     }
 
-    pub(super) fn next_get(&self, number: u64) -> String {
+    pub(crate) fn next_get(&self, number: u64) -> String {
         self.key(number.wrapping_mul(7) / 3)
     }
 
-    pub(super) fn check(&mut self, key: &str, found: Option<&[u8]>) -> Verdict {
+    pub(crate) fn check(&mut self, key: &str, found: Option<&[u8]>) -> Verdict {
         let stored = self.stored.entry(key.to_owned()).or_default();
         let now = Instant::now();
         stored.in_doubt.retain(|(_, until)| *until > now);

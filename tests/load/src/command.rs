@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::error::LoadError;
 
 /// Runs a program that must succeed, and returns its output without white space at the ends.
-pub(super) fn run(program: &str, arguments: &[&str]) -> Result<String, LoadError> {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<String, LoadError> {
     let output = Command::new(program).args(arguments).output().map_err(|error| {
         LoadError::new(format!("can't run {program} ({error})"), "install it, and run this as root")
     })?;
@@ -23,11 +23,11 @@ pub(super) fn run(program: &str, arguments: &[&str]) -> Result<String, LoadError
 /// The socket of the Docker Engine that [`docker`] speaks to; the system's if there is none.
 static DOCKER_SOCKET: Mutex<Option<PathBuf>> = Mutex::new(None);
 
-pub(super) fn use_docker(socket: Option<PathBuf>) {
+pub(crate) fn use_docker(socket: Option<PathBuf>) {
     *DOCKER_SOCKET.lock().unwrap_or_else(PoisonError::into_inner) = socket;
 }
 
-pub(super) fn docker(arguments: &[&str]) -> Result<String, LoadError> {
+pub(crate) fn docker(arguments: &[&str]) -> Result<String, LoadError> {
     let socket = DOCKER_SOCKET.lock().unwrap_or_else(PoisonError::into_inner).clone();
     match socket {
         Some(socket) => {
@@ -38,7 +38,7 @@ pub(super) fn docker(arguments: &[&str]) -> Result<String, LoadError> {
     }
 }
 
-pub(super) fn signal(pid: u32, signal: Signal) -> Result<(), LoadError> {
+pub(crate) fn signal(pid: u32, signal: Signal) -> Result<(), LoadError> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| LoadError::invalid_run("no process to send a signal to"))?;
     Ok(kill_process(pid, signal)?)
