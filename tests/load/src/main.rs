@@ -1,8 +1,8 @@
 //! A load generator for memcached's protocols (`load run`, `load idle`), the benchmark that runs it against memgate and
 //! its peers in alternating rounds (`load bench`, started by `deploy/bench`), floods with what another tenant feels
 //! meanwhile (`load floods`, started by `deploy/measure floods`), faults with what a checking client sees (`load faults`,
-//! started by `deploy/measure faults`), sign-ups at once (`load sign-ups`, `deploy/measure sign-ups`), and ways to share out
-//! the CPUs (`load cpus`, `deploy/measure cpus`).
+//! started by `deploy/measure faults`), sign-ups at once (`load sign-ups`, `deploy/measure sign-ups`), ways to share out the
+//! CPUs (`load cpus`, `deploy/measure cpus`), caches that are filled for minutes (`load fill`, `deploy/measure fill`).
 //!
 //! It connects to this machine only: other targets are rejected.
 
@@ -14,10 +14,12 @@ mod client;
 mod command;
 mod cpu;
 mod cpus;
+mod direct;
 mod error;
 #[cfg(test)]
 mod fake_memcached;
 mod faults;
+mod fill;
 mod filler;
 mod floods;
 mod generator;
@@ -67,6 +69,8 @@ enum Command {
     SignUps(sign_ups::SignUps),
     /// Measure ways to share out the CPUs to caches; prints a table
     Cpus(cpus::Cpus),
+    /// Measure the memory of caches that are filled for minutes; prints a table
+    Fill(fill::Fill),
     /// Run one process of a flood; `load floods` starts it
     #[command(hide = true)]
     Attack(floods::Attack),
@@ -81,6 +85,7 @@ fn main() -> ExitCode {
         Command::Faults(faults) => faults.run(),
         Command::SignUps(sign_ups) => sign_ups.run(),
         Command::Cpus(cpus) => cpus.run(),
+        Command::Fill(fill) => fill.run(),
         Command::Attack(attack) => attack.run(),
     };
     match done {
