@@ -1,6 +1,7 @@
 //! Tests of the whole product: real roles, real Docker, real clients, a real browser. Each test runs its own
 //! `memgate up` with its own data, ports and installation id, and removes everything afterwards.
 
+mod address_reuse;
 mod broken_role;
 mod browser;
 mod client_libraries;

@@ -2,11 +2,13 @@
 //! its peers in alternating rounds (`load bench`, started by `deploy/bench`), floods with what another tenant feels
 //! meanwhile (`load floods`, started by `deploy/measure floods`), faults with what a checking client sees (`load faults`,
 //! started by `deploy/measure faults`), sign-ups at once (`load sign-ups`, `deploy/measure sign-ups`), ways to share out the
-//! CPUs (`load cpus`, `deploy/measure cpus`), caches that are filled for minutes (`load fill`, `deploy/measure fill`).
+//! CPUs (`load cpus`, `deploy/measure cpus`), caches that are filled for minutes (`load fill`, `deploy/measure fill`), and
+//! addresses that go from one cache to the next under load (`load address-reuse`, `deploy/measure address-reuse`).
 //!
 //! It connects to this machine only: other targets are rejected.
 
 mod account;
+mod address_reuse;
 mod bench;
 mod cgroup;
 mod child;
@@ -71,6 +73,8 @@ enum Command {
     Cpus(cpus::Cpus),
     /// Measure the memory of caches that are filled for minutes; prints a table
     Fill(fill::Fill),
+    /// Measure whether anything crosses when a cache gets the address of a deleted one
+    AddressReuse(address_reuse::AddressReuse),
     /// Run one process of a flood; `load floods` starts it
     #[command(hide = true)]
     Attack(floods::Attack),
@@ -86,6 +90,7 @@ fn main() -> ExitCode {
         Command::SignUps(sign_ups) => sign_ups.run(),
         Command::Cpus(cpus) => cpus.run(),
         Command::Fill(fill) => fill.run(),
+        Command::AddressReuse(address_reuse) => address_reuse.run(),
         Command::Attack(attack) => attack.run(),
     };
     match done {
