@@ -12,12 +12,14 @@ use super::marker::{Scanner, mark};
 use super::tally::Tally;
 use crate::account::{Account, log_in};
 use crate::client::{Client, Failure, Form, Request};
-use crate::values::Keys;
+use crate::values::{Keys, Verdict};
 
 /// Of each protocol.
 const CLIENTS: usize = 3;
 /// Gets that are sent with each set, at once.
 const GETS: u64 = 7;
+/// A key of all owners: if requests reach another one's memcached, its value is found, or replaced.
+const SHARED_KEY: &str = "shared";
 /// Clients of each protocol that send nothing between the deletion and the end of the container: their sessions have no request
 /// in flight then, and go on at once when the address is free for the next one.
 const RESTING: usize = 1;
@@ -92,7 +94,7 @@ impl Owner {
     /// How many of these keys aren't its own.
     pub(super) fn foreign_keys(&self, keys: &[String]) -> usize {
         let own = mark(self.number);
-        keys.iter().filter(|key| !key.starts_with(&own)).count()
+        keys.iter().filter(|key| !key.starts_with(&own) && *key != SHARED_KEY).count()
     }
 }
 
@@ -139,10 +141,15 @@ impl ReuseClient {
         if self.client.is_none() {
             self.connect().await?;
         }
-        let Some(client) = &mut self.client else { return Ok(()) };
+        let client = client_of(&mut self.client)?;
         let (key, value) = self.keys.next_set(number);
         let gets: Vec<String> = (1..=GETS).map(|get| self.keys.next_get(number + get)).collect();
-        let mut requests = vec![Request::Set(&key, &value)];
+        let own = mark(self.owner);
+        let mut requests = vec![
+            Request::Set(&key, &value),
+            Request::Set(SHARED_KEY, own.as_bytes()),
+            Request::Get(SHARED_KEY),
+        ];
         requests.extend(gets.iter().map(|key| Request::Get(key)));
         let is_late = self.state.is_gone.load(Ordering::SeqCst);
         self.tally.sent(requests.len(), is_late);
@@ -152,9 +159,16 @@ impl ReuseClient {
         };
         self.keys.set_ended(stored.is_ok());
         self.note(stored, is_late)?;
+        let stored = client_of(&mut self.client)?.receive_stored().await;
+        self.note(stored, is_late)?;
+        let found = client_of(&mut self.client)?.receive_value(SHARED_KEY).await;
+        if let Some(Some(value)) = self.note(found, is_late)?
+            && value != own.as_bytes()
+        {
+            self.tally.found(Verdict::Foreign, value.len());
+        }
         for key in &gets {
-            let Some(client) = &mut self.client else { return Ok(()) };
-            let found = client.receive_value(key).await;
+            let found = client_of(&mut self.client)?.receive_value(key).await;
             if let Some(value) = self.note(found, is_late)? {
                 let verdict = self.keys.check(key, value.as_deref());
                 self.tally.found(verdict, value.map_or(0, |value| value.len()));
@@ -178,4 +192,8 @@ impl ReuseClient {
             Err(failure) => Err(failure),
         }
     }
+}
+
+fn client_of(client: &mut Option<Client>) -> Result<&mut Client, Failure> {
+    client.as_mut().ok_or_else(|| Failure::Broken("not connected".into()))
 }
