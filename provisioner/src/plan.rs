@@ -107,7 +107,7 @@ pub(crate) enum Action {
     Keep(Container),
     /// Stops and starts a container.
     Restart(Container),
-    /// Stops a container, so that what is started next has the contents of a warm cache.
+    /// Stops a container once proxies hold requests, so that what is started next has the contents of a warm cache.
     Stop(Container),
     /// Stops a container, unless it has had a command since it was found idle.
     Sleep(Container),
@@ -265,13 +265,13 @@ fn plan_running(
         None => {
             let newest = containers.iter().max_by_key(|c| c.generation);
             let begun = asked.begin(newest);
-            let saved = newest.filter(|c| asked.saves_contents(c)).cloned();
-            let keep = saved.clone().map(Action::Keep);
+            let keep = newest.filter(|c| asked.saves_contents(c)).cloned().map(Action::Keep);
+            let stop = newest.filter(|c| asked.stops(c)).cloned().map(Action::Stop);
             let begun = begun.into_iter().chain(keep);
             let newest = containers.iter().map(|c| c.generation).max().unwrap_or(0).max(recorded);
             let create = Action::Create { generation: newest.saturating_add(1) };
             let first = set_state(instance, starting_state(instance), None);
-            let steps = begun.chain(first).chain(saved.map(Action::Stop)).chain(removals);
+            let steps = begun.chain(first).chain(stop).chain(removals);
             steps.chain([create]).chain(asked.finish()).collect()
         }
     }

@@ -54,6 +54,14 @@ impl<'a> Requests<'a> {
         c.state == ContainerState::Running && !c.hung && self.is_to_restart(c) && keeps()
     }
 
+    /// Whether a container that is replaced for a restart is stopped before it is removed: proxies hold requests by then, and
+    /// memcached answers what it has. The memory of a warm one would be kept for nothing if the next can't start with it.
+    pub(super) fn stops(&self, c: &Container) -> bool {
+        let is_warm = || Spec::from_label(&c.spec).is_some_and(|spec| spec.is_warm());
+        let runs = c.state == ContainerState::Running && !c.hung;
+        runs && self.is_to_restart(c) && (!is_warm() || self.saves_contents(c))
+    }
+
     /// Whether a stopped container would start without being warm although it is to be, or the other way round.
     pub(super) fn warms(&self, container: &Container) -> bool {
         Spec::from_label(&container.spec).is_some_and(|has| has.is_warm() != self.spec.is_warm())

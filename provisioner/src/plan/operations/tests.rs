@@ -94,7 +94,7 @@ fn a_restart_is_done_once_wherever_a_crash_has_left_it() {
             S::Running,
             vec![Container { outdated: true, ..c(Running) }],
             0,
-            "begin restart from monday, set restarting, remove c1, create 2, finish restart",
+            "begin restart from monday, set restarting, stop c1, remove c1, create 2, finish restart",
         ),
         (
             "resized since it was created",
@@ -102,7 +102,7 @@ fn a_restart_is_done_once_wherever_a_crash_has_left_it() {
             S::Running,
             vec![Container { spec: "memory=32 connections=1024 item=1048576".into(), ..c(Running) }],
             0,
-            "set restarting, remove c1, create 2, finish restart",
+            "set restarting, stop c1, remove c1, create 2, finish restart",
         ),
         (
             "with other limits",

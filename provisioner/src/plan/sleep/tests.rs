@@ -90,7 +90,7 @@ fn contents_of_a_warm_cache_are_saved_before_its_container_is_replaced() {
             "it becomes warm",
             &asked,
             vec![container(Running)],
-            "set restarting, remove c1, create 2, finish restart",
+            "set restarting, stop c1, remove c1, create 2, finish restart",
         ),
         ("its plan has become warm", &no_operation, vec![container(Running)], "probe c1, resize c1"),
         ("started before a crash", &no_operation, vec![warm(Running), holder()], "probe c1, remove k1"),
