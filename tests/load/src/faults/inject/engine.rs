@@ -5,12 +5,13 @@ use crate::faults::fault::{Fault, Loses, Promise, Source, UNAVAILABLE};
 use crate::faults::own_docker::OwnDocker;
 use crate::faults::scene::Scene;
 
-const AWAY_SECONDS: f64 = 5.0;
+/// Longer than Docker needs for an upgrade of itself.
+const AWAY_SECONDS: f64 = 60.0;
 
 pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "docker-restart",
-        does: "the Docker Engine stopped, and started again after 5 s",
+        does: "the Docker Engine stopped, and started again after a minute",
         rules: "F-3",
         before: "not measured",
         // Docker stops all containers.
