@@ -5,6 +5,7 @@ mod address_reuse;
 mod broken_role;
 mod browser;
 mod client_libraries;
+mod client_operations;
 mod client_suites;
 mod commands;
 mod commands_with_proxy;
