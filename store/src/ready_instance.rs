@@ -34,7 +34,7 @@ const FORGET_TAKEN: &str =
     "DELETE FROM ready_instances WHERE EXISTS (SELECT 1 FROM instances i WHERE i.id = ready_instances.id)";
 /// Nothing takes it meanwhile: the creation of an instance locks the revision's row.
 const LOCK: &str = "UPDATE revision SET value = value WHERE one = 1";
-const WITHDRAW: &str = "DELETE FROM ready_instances WHERE id = $1 \
+const WITHDRAW: &str = "UPDATE ready_instances SET ready_at = NULL WHERE id = $1 \
      AND NOT EXISTS (SELECT 1 FROM instances i WHERE i.id = ready_instances.id)";
 
 impl Store {
@@ -83,7 +83,8 @@ impl Store {
         Ok(())
     }
 
-    /// Withdraws an instance that was made ahead. Returns whether that was in time: otherwise somebody has taken it.
+    /// Withdraws an instance that was made ahead. Returns whether that was in time: otherwise somebody has taken it. Its row
+    /// stays until [`Store::forget_withdrawn_instance`], so that a crash meanwhile leaves nothing of it behind.
     ///
     /// # Errors
     /// Fails if the database does.
@@ -92,6 +93,18 @@ impl Store {
             sqlx::query(LOCK).execute(&mut *tx).await?;
             sqlx::query(WITHDRAW).bind(id).execute(&mut *tx).await?.rows_affected() > 0
         }))
+    }
+
+    /// Forgets an instance that was withdrawn, once nothing of it exists any more.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn forget_withdrawn_instance(&self, id: &str) -> Result<(), StoreError> {
+        let sql = "DELETE FROM ready_instances WHERE id = $1 AND ready_at IS NULL";
+        write_unversioned!(self, tx => {
+            sqlx::query(sql).bind(id).execute(&mut *tx).await?;
+        });
+        Ok(())
     }
 
     /// Forgets which instances were made ahead and then taken.

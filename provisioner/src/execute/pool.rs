@@ -147,19 +147,21 @@ impl Executor {
         Ok(true)
     }
 
-    /// Removes one that nobody has taken, with everything of it.
+    /// Removes one that nobody has taken, with everything of it. What a crash leaves of that is withdrawn again.
     async fn withdraw(&self, id: &str) -> Result<(), Error> {
-        // With SQLite a less privileged role may have written any id, which would become part of a request's path.
-        if !self.store.withdraw_ready_instance(id).await? || !is_instance_id(id) {
+        if !self.store.withdraw_ready_instance(id).await? {
             return Ok(());
         }
-        for container in self.docker.containers_of(id).await? {
-            self.remove(&container.id).await?;
+        // With SQLite a less privileged role may have written any id, which would become part of a request's path.
+        if is_instance_id(id) {
+            for container in self.docker.containers_of(id).await? {
+                self.remove(&container.id).await?;
+            }
+            self.docker.remove_volumes_of(id).await?;
+            self.store.release_address(id).await?;
+            self.capacity.release(id);
         }
-        self.docker.remove_volumes_of(id).await?;
-        self.store.release_address(id).await?;
-        self.capacity.release(id);
-        Ok(())
+        Ok(self.store.forget_withdrawn_instance(id).await?)
     }
 
     /// Withdraws those whose containers aren't as they were made.

@@ -1,6 +1,6 @@
 //! Instances that are made ahead: who creates an instance of their size takes one.
 
-use store::{NewCache, Plan};
+use store::{NewCache, Plan, ReadyInstance};
 
 use crate::test_db::{TestDb, sign_up};
 
@@ -51,6 +51,12 @@ async fn one_that_was_taken_is_not_withdrawn(db: TestDb) {
     store.forget_taken_instances().await.unwrap();
     assert_eq!(db.number("SELECT COUNT(*) FROM ready_instances").await, 0);
     let ready = store.begin_ready_instance(64, 20_000, 1 << 20).await.unwrap();
+    store.offer_ready_instance(&ready.id).await.unwrap();
+    store.forget_withdrawn_instance(&ready.id).await.unwrap();
     assert!(store.withdraw_ready_instance(&ready.id).await.unwrap());
+    // A crash may come before everything of it is removed.
+    sign_up(&store, "bob@example.org").await;
+    assert_eq!(store.ready_instances().await.unwrap(), [ReadyInstance { ready_at: None, ..ready.clone() }]);
+    store.forget_withdrawn_instance(&ready.id).await.unwrap();
     assert!(!store.withdraw_ready_instance(&ready.id).await.unwrap());
 }
