@@ -150,6 +150,7 @@ impl Networks {
 
     /// Adds one more network and its addresses. The caller holds the network lock.
     async fn add(&self) -> Result<(), Error> {
+        self.remove_unrecorded().await?;
         let recorded = self.store.networks().await?;
         let (mut used, bridges) = self.docker.subnets_and_bridges().await?;
         used.extend(recorded.iter().filter_map(|network| network.subnet.parse::<Subnet>().ok()));
@@ -176,6 +177,30 @@ impl Networks {
             }
         }
         Err(Error::NoSubnet(self.pool.to_string()))
+    }
+
+    /// Removes a network that a crash has left before it was recorded. Nothing is removed if a container is on no recorded
+    /// network: the store may be another one, or restored.
+    async fn remove_unrecorded(&self) -> Result<(), Error> {
+        let existing = self.docker.networks().await?;
+        let names: HashSet<String> = self.store.network_names().await?.into_iter().collect();
+        let left: Vec<&Resource> = existing.iter().filter(|network| !names.contains(&network.name)).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        self.keep(self.store.networks().await?);
+        let containers = self.docker.containers().await?;
+        if !containers.iter().all(|container| container.is_holder || self.find(&container.address).is_some())
+        {
+            return Ok(());
+        }
+        for network in left {
+            tracing::info!(network = network.name, "removing a network that was never recorded");
+            if let Err(error) = self.docker.remove_network(&network.name).await {
+                tracing::warn!(network = network.name, %error, "can't remove it");
+            }
+        }
+        Ok(())
     }
 
     /// Removes a network that no container is on, and creates it again.

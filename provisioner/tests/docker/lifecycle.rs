@@ -161,6 +161,23 @@ async fn old_orphans_are_removed() {
     assert!(docker(&["volume", "ls", "-q"]).contains(&format!("memgate-{}-young", installation.id)));
 }
 
+// F-12.
+#[tokio::test]
+async fn a_network_that_was_never_recorded_is_removed_before_another_is_added() {
+    let mut installation = Installation::new().await;
+    let label = format!("memgate={}", installation.id);
+    let created = format!("memgate.created={}", store::now());
+    let name = format!("memgate-{}-net-0", installation.id);
+    docker(&["network", "create", "--internal", "--label", &label, "--label", &created, &name]);
+    installation.start_provisioner();
+    installation.until_ready().await;
+    until("the first network", Duration::from_secs(10), || async {
+        (installation.store.networks().await.unwrap().len() == 1).then_some(())
+    })
+    .await;
+    assert_eq!(count("network", &installation.id), 1);
+}
+
 // F-15.
 #[tokio::test]
 async fn what_has_an_unreadable_row_is_reported_and_kept() {
