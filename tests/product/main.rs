@@ -10,6 +10,7 @@ mod client_suites;
 mod commands;
 mod commands_with_proxy;
 mod containers;
+mod crashes;
 mod documents;
 mod first_use;
 mod harness;
