@@ -65,6 +65,10 @@ impl Operation for Restart {
         assert_eq!(starts(&requests, &self.container), 1, "it is restarted once: {requests:#?}");
         assert_eq!(fixture.kept(&self.user), ITEMS);
     }
+
+    fn is_slow(&self) -> bool {
+        true
+    }
 }
 
 /// Another image for all caches.
