@@ -7,6 +7,7 @@ mod image;
 mod isolation;
 mod limits;
 mod memory;
+mod memory_growth;
 mod network;
 mod output;
 mod trial;
@@ -27,7 +28,7 @@ use crate::Error;
 use crate::error::Cause;
 use crate::names::{LABEL, LABEL_CREATED, Names};
 
-pub(crate) use container::NewContainer;
+pub(crate) use container::{CreatedContainer, NewContainer};
 pub(crate) use events::{Change, DockerEvent};
 pub(crate) use foreign::Foreign;
 pub(crate) use image::{BuiltImage, Untagged};

@@ -166,6 +166,8 @@ struct Situation {
     resized: OnceLock<Outcome>,
     /// What became of its contents, if its memcached was stopped on purpose.
     stopped: OnceLock<Stopped>,
+    /// Why they couldn't get to a volume of another size.
+    not_copied: OnceLock<String>,
     /// How many times in a row the work on it has failed.
     failures: u32,
 }
@@ -305,6 +307,7 @@ impl Executor {
             no_room: None,
             resized: OnceLock::new(),
             stopped: OnceLock::new(),
+            not_copied: OnceLock::new(),
             failures,
         };
         if situation.needs_no_store() {

@@ -117,6 +117,13 @@ impl History {
         (begun.repair, begun.detail) = (Some(repair), detail);
     }
 
+    /// Notes that the contents are lost after all, if a repair has begun.
+    pub(crate) fn lose_contents(&self, instance: &str) {
+        if let Some(repair) = lock(&self.open).get_mut(instance).and_then(|begun| begun.repair.as_mut()) {
+            repair.contents_lost = true;
+        }
+    }
+
     /// Records that an instance's container answers, so that a repair that has begun is complete.
     pub(crate) fn complete(&self, instance: &str, container: &str) {
         lock(&self.ends).insert(container.to_owned(), End { repaired_at: now(), ..End::default() });

@@ -28,6 +28,7 @@ mod limits;
 mod liveness;
 mod memcached;
 mod memcached_version;
+mod memory_archive;
 mod metering;
 mod metrics;
 mod names;

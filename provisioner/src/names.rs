@@ -28,6 +28,31 @@ const ID_MAX: usize = 8;
 
 const INSTANCE_ID_MAX: usize = 64;
 
+/// Where the memory of a warm instance is: in one of two volumes, so that it can be copied to another one of a larger size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MemorySlot {
+    First,
+    Second,
+}
+
+impl MemorySlot {
+    pub(crate) const ALL: [Self; 2] = [Self::First, Self::Second];
+
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::First => Self::Second,
+            Self::Second => Self::First,
+        }
+    }
+
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::First => "",
+            Self::Second => "-2",
+        }
+    }
+}
+
 /// The names of one installation's resources.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Names {
@@ -65,18 +90,18 @@ impl Names {
     }
 
     /// The name of the container that keeps the memory of an instance while its memcached is stopped.
-    pub(crate) fn holder(&self, instance: &str) -> String {
-        format!("{}-holder", self.instance(instance))
+    pub(crate) fn holder(&self, instance: &str, slot: MemorySlot) -> String {
+        format!("{}-holder{}", self.instance(instance), slot.suffix())
     }
 
     /// The name of the volume with an instance's memory, if that is kept.
-    pub(crate) fn memory(&self, instance: &str) -> String {
-        Self::memory_beside(&self.instance(instance))
+    pub(crate) fn memory(&self, instance: &str, slot: MemorySlot) -> String {
+        Self::memory_beside(&self.instance(instance), slot)
     }
 
     /// The same, for a container of this name.
-    pub(crate) fn memory_beside(container: &str) -> String {
-        format!("{container}-memory")
+    pub(crate) fn memory_beside(container: &str, slot: MemorySlot) -> String {
+        format!("{container}-memory{}", slot.suffix())
     }
 
     pub(crate) fn network(&self, number: u32) -> String {
@@ -94,12 +119,12 @@ impl Names {
 
     /// Whether a container with this name and these labels keeps an instance's memory.
     pub(crate) fn owns_holder(&self, name: &str, labels: &HashMap<String, String>) -> bool {
-        self.owns(name, labels, |instance| self.holder(instance))
+        MemorySlot::ALL.iter().any(|slot| self.owns(name, labels, |instance| self.holder(instance, *slot)))
     }
 
     /// Whether a volume with this name and these labels is an instance's memory.
     pub(crate) fn owns_memory(&self, name: &str, labels: &HashMap<String, String>) -> bool {
-        self.owns(name, labels, |instance| self.memory(instance))
+        MemorySlot::ALL.iter().any(|slot| self.owns(name, labels, |instance| self.memory(instance, *slot)))
     }
 
     fn owns(&self, name: &str, labels: &HashMap<String, String>, of: impl Fn(&str) -> String) -> bool {
@@ -193,6 +218,25 @@ mod tests {
         }
         let unnamed = labels(&[(LABEL, "abc234"), (LABEL_INSTANCE, "")]);
         assert!(!names.owns_instance("memgate-abc234-", &unnamed));
+    }
+
+    //
+    #[test]
+    fn memory_and_its_holder_are_in_one_of_two_slots() {
+        let names = Names::new("abc234").unwrap();
+        let own = labels(&[(LABEL, "abc234"), (LABEL_INSTANCE, "one")]);
+        for name in ["memgate-abc234-one-memory", "memgate-abc234-one-memory-2"] {
+            assert!(names.owns_memory(name, &own) && !names.owns_holder(name, &own), "{name}");
+        }
+        for name in ["memgate-abc234-one-holder", "memgate-abc234-one-holder-2"] {
+            assert!(names.owns_holder(name, &own) && !names.owns_memory(name, &own), "{name}");
+        }
+        for other in ["memgate-abc234-one-memory-3", "memgate-abc234-two-memory-2", "memgate-abc234-one"] {
+            assert!(!names.owns_memory(other, &own), "{other}");
+        }
+        for slot in MemorySlot::ALL {
+            assert_ne!(names.memory("one", slot), names.memory("one", slot.other()));
+        }
     }
 
     //

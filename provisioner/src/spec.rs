@@ -17,8 +17,10 @@ pub(crate) const MEMORY_FILE: &str = "items";
 pub(crate) const PORT: u16 = 11211;
 
 const MIB: i64 = 1 << 20;
-/// MiB of a warm cache below which its memcached has fewer sizes of items.
-const FEW_SIZES_BELOW_MB: i64 = 256;
+/// memcached's `-f` of a warm cache: how much larger the next size of items is. It begins with a page for each size, so in a
+/// small memory fewer sizes leave more for those in use. It is the same for all of them, since memcached takes contents back
+/// only with the sizes that they were stored with: so a cache keeps them however large it becomes.
+const WARM_GROWTH_FACTOR: &str = "1.5";
 /// Memory beyond `-m` on the volume of a warm cache: what memcached writes of itself when it stops has less than a page.
 const MEMORY_VOLUME_SPARE_MB: i64 = 1;
 const MEMORY_MB_RANGE: std::ops::RangeInclusive<i64> = 1..=1 << 20;
@@ -75,11 +77,11 @@ impl Spec {
         self.warm
     }
 
-    /// Whether this memcached can start with what `other` had.
+    /// Whether this memcached can start with what `other` had. With less memory it can't: its file has items anywhere.
     pub(crate) fn keeps_contents_of(&self, other: &Self) -> bool {
         self.warm
             && other.warm
-            && self.memory_mb == other.memory_mb
+            && self.memory_mb >= other.memory_mb
             && self.memory().item_size_argument() == other.memory().item_size_argument()
     }
 
@@ -132,8 +134,7 @@ impl Spec {
     pub(crate) fn arguments(&self, threads: u32) -> Vec<String> {
         let auth = format!("{LANE_DIR}/{LANE_FILE}");
         let memory = self.warm.then(|| ("-e", format!("{MEMORY_DIR}/{MEMORY_FILE}")));
-        // It begins with a page for each size of items: in a small memory, fewer sizes leave more for those in use.
-        let sizes = (self.warm && self.memory_mb < FEW_SIZES_BELOW_MB).then(|| ("-f", "1.5".to_owned()));
+        let sizes = self.warm.then(|| ("-f", WARM_GROWTH_FACTOR.to_owned()));
         [
             ("-U", "0".into()),
             ("-p", PORT.to_string()),
@@ -173,6 +174,13 @@ impl Spec {
     }
 }
 
+/// Bytes of memcached's memory in a volume with this label of its size, like `65 MB`.
+pub(crate) fn memory_bytes_of_volume(label: &str) -> Option<u64> {
+    let volume_mb: i64 = label.strip_suffix(" MB")?.parse().ok()?;
+    let memory_mb = volume_mb.checked_sub(MEMORY_VOLUME_SPARE_MB)?;
+    u64::try_from(memory_mb.checked_mul(MIB)?).ok().filter(|bytes| *bytes > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +194,30 @@ mod tests {
             ["", "memory=64", "memory=-1 connections=1 item=1024", "memory=1 connections=1 item=+1024"]
         {
             assert_eq!(Spec::from_label(label), None, "{label}");
+        }
+    }
+
+    #[test]
+    fn contents_are_kept_in_the_same_memory_or_more() {
+        let item_size_max = 1 << 20;
+        let spec = Spec { memory_mb: 128, connections: 1024, item_size_max, warm: true, cpu_weight: 100 };
+        for memory_mb in [64, 127, 128] {
+            assert!(spec.keeps_contents_of(&Spec { memory_mb, connections: 5, ..spec }), "{memory_mb}");
+        }
+        for other in [
+            Spec { memory_mb: 129, ..spec },
+            Spec { item_size_max: 2 << 20, ..spec },
+            Spec { warm: false, ..spec },
+        ] {
+            assert!(!spec.keeps_contents_of(&other), "{other:?}");
+        }
+        assert!(!Spec { warm: false, ..spec }.keeps_contents_of(&spec));
+        let sizes = |memory_mb| Spec { memory_mb, ..spec }.arguments(1).join(" ").contains("-f 1.5");
+        assert!(sizes(64) && sizes(4096), "all have the same sizes of items");
+        let label = format!("{} MB", spec.memory_volume_mb());
+        assert_eq!(memory_bytes_of_volume(&label), Some(128 << 20));
+        for bad in ["", "MB", "1 MB", "-5 MB", "x MB", "65", "9223372036854775807 MB"] {
+            assert_eq!(memory_bytes_of_volume(bad), None, "{bad}");
         }
     }
 

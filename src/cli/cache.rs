@@ -84,15 +84,17 @@ Example:
 
 Exit status 3: it isn't done yet, and goes on.")]
     Flush(Target),
-    /// Give a cache more or less memory: without a restart, unless its plan is warm
+    /// Give a cache more or less memory: without a restart, unless its plan is warm. Less memory empties a warm cache
     #[command(after_help = "\
 Examples:
   memgate cache resize ada@example.org --memory-mb 256
   memgate cache resize ada@example.org --cache sessions --memory-mb 32 --no-wait
 
 A larger cache keeps all of its items. A smaller one keeps what fits: memcached gives memory back page by page, and the
-command says how many items were evicted. A warm cache is restarted for another size, and loses its contents. The size stays
-until the next resize, or until the user gets another plan.
+command says how many items were evicted.
+A warm cache is restarted for another size, while the proxy holds requests. With more memory it keeps its contents. LESS MEMORY
+EMPTIES A WARM CACHE: memcached can't give back memory that keeps contents over restarts. The command says what became of them.
+The size stays until the next resize, or until the user gets another plan.
 Exit status 3: it isn't done yet, and goes on.")]
     Resize(Resize),
     /// Stop a cache until it is resumed: its tokens are refused, its contents are lost

@@ -73,7 +73,8 @@ Examples:
   memgate plan update default --memory-mb 128 --new-caches-only
 
 Caches are resized while they run, and `memgate cache show EMAIL` shows how far that is. A memory that the machine can't hold
-is refused, and so is one below what a cache holds now: --force lets the oldest items go. Caches that have another memory than
+is refused, and so is one below what a cache holds now: --force lets the oldest items go. Warm caches are restarted for it: more memory keeps their
+contents, less memory empties them. Caches that have another memory than
 the plan had keep it; `memgate user update` with the same plan gives a user's caches its memory, `memgate cache resize` one
 cache any. The command says how many keep another memory, item size or number of connections. To change the others of an
 existing cache, delete it and create it again.", units!()))]

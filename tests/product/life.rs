@@ -1,4 +1,4 @@
-//! A cache's life while an application uses it: a warm restart, sleep and wake, suspension, deletion.
+//! A cache's life while an application uses it: a warm restart, more memory of a warm cache, sleep and wake, suspension, deletion.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -7,6 +7,8 @@ use crate::harness::{Credentials, Installation, Product, deadline_in, docker, wa
 use crate::text_client::TextClient;
 
 const ADA: &str = "ada@example.org";
+const CLIENTS: usize = 4;
+/// Of each client.
 const ITEMS: usize = 2_000;
 
 /// A product that looks every second what is to be done.
@@ -41,16 +43,18 @@ fn check(client: &mut TextClient, first: usize, is_over: &AtomicBool) -> (usize,
 }
 
 fn restart(product: &Product) -> String {
-    let restarted = product.json(&["cache", "restart", ADA]);
-    assert_eq!(restarted["state"], "done", "{restarted}");
-    restarted["message"].as_str().unwrap().to_owned()
+    done(product, &["cache", "restart", ADA])
 }
 
-// F-36, F-35.
-#[test]
-fn warm_restarts_are_a_delay_for_clients_that_check_every_item() {
-    const CLIENTS: usize = 4;
-    let product = start();
+/// Carries out an operation; returns what it says.
+fn done(product: &Product, command: &[&str]) -> String {
+    let operation = product.json(command);
+    assert_eq!(operation["state"], "done", "{operation}");
+    operation["message"].as_str().unwrap().to_owned()
+}
+
+/// Clients that have stored all of their items in a warm cache.
+fn warm_clients(product: &Product) -> (Credentials, Vec<TextClient>) {
     product.json(&["plan", "update", "default", "--warm", "true"]);
     let ada = product.add_user(ADA);
     let mut clients: Vec<TextClient> =
@@ -60,6 +64,11 @@ fn warm_restarts_are_a_delay_for_clients_that_check_every_item() {
             assert_eq!(client.set(&format!("item-{number}"), &value(number)), "STORED");
         }
     }
+    (ada, clients)
+}
+
+/// Carries out operations while each client checks its items; returns what they say.
+fn while_checked(clients: &mut [TextClient], operations: impl FnOnce() -> Vec<String>) -> Vec<String> {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let running: Vec<_> = clients
@@ -70,14 +79,44 @@ fn warm_restarts_are_a_delay_for_clients_that_check_every_item() {
                 scope.spawn(move || check(client, nth * ITEMS, is_over))
             })
             .collect();
-        let said: Vec<String> = (0..3).map(|_| restart(&product)).collect();
+        let said = operations();
         is_over.store(true, Ordering::Relaxed);
-        assert_eq!(said, vec![format!("memcached was restarted; it kept {} items", CLIENTS * ITEMS); 3]);
         for client in running {
             let (requests, longest) = client.join().unwrap();
-            println!("{requests} requests during 3 warm restarts, the longest took {longest:?}");
+            println!("{requests} requests during {} operations, the longest took {longest:?}", said.len());
         }
-    });
+        said
+    })
+}
+
+// F-36, F-35.
+#[test]
+fn warm_cache_gets_more_memory_while_clients_check_every_item() {
+    let product = start();
+    let (_ada, mut clients) = warm_clients(&product);
+    let sizes = ["96", "128", "300"];
+    let resize = |memory_mb| done(&product, &["cache", "resize", ADA, "--memory-mb", memory_mb]);
+    let said = while_checked(&mut clients, || sizes.map(resize).to_vec());
+    assert_eq!(said, sizes.map(|size| format!("memcached has {size} MB; it kept {} items", CLIENTS * ITEMS)));
+    for (nth, client) in clients.iter_mut().enumerate() {
+        for number in nth * ITEMS..(nth + 1) * ITEMS {
+            assert_eq!(client.get(&format!("item-{number}")), Ok(Some(value(number))), "item {number}");
+        }
+    }
+    // Less empties it, which is said.
+    let said = resize("64");
+    let expected = "memcached has 64 MB; its contents could not be kept: a warm cache that gets less memory starts empty";
+    assert_eq!(said, expected);
+    assert_eq!(clients[0].get("item-1"), Ok(None));
+}
+
+// F-36, F-35.
+#[test]
+fn warm_restarts_are_a_delay_for_clients_that_check_every_item() {
+    let product = start();
+    let (ada, mut clients) = warm_clients(&product);
+    let said = while_checked(&mut clients, || (0..3).map(|_| restart(&product)).collect());
+    assert_eq!(said, vec![format!("memcached was restarted; it kept {} items", CLIENTS * ITEMS); 3]);
     // What can't be kept is said.
     let container = product.container(ADA);
     docker(&["kill", &container]);

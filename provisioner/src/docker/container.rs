@@ -16,13 +16,16 @@ use tokio::time::{Instant, sleep};
 
 use super::isolation::isolation_of;
 use super::limits::{limits_of, restart_policy};
+use super::memory::NewHolder;
 use super::network::endpoint;
 use super::{Docker, created_at, ignore_not_found};
 use store::LaneCredential;
 
 use crate::error::Error;
 use crate::limits::Limits;
-use crate::names::{LABEL_ADDRESS, LABEL_AHEAD, LABEL_GENERATION, LABEL_INSTANCE, LABEL_SPEC, Names};
+use crate::names::{
+    LABEL_ADDRESS, LABEL_AHEAD, LABEL_GENERATION, LABEL_INSTANCE, LABEL_SPEC, MemorySlot, Names,
+};
 use crate::plan::{Container, ContainerState, Ended};
 use crate::spec::{GID, LANE_DIR, LANE_FILE, Spec, UID};
 
@@ -52,6 +55,14 @@ pub(crate) struct NewContainer<'a> {
     pub(crate) threads: u32,
     /// Whether it is made before its instance.
     pub(crate) made_ahead: bool,
+}
+
+/// A container that was just created.
+#[derive(Debug)]
+pub(crate) struct CreatedContainer {
+    pub(crate) id: String,
+    /// Why a warm cache has nothing of the contents that there were, if that is known.
+    pub(crate) lost: Option<String>,
 }
 
 impl Docker {
@@ -110,19 +121,25 @@ impl Docker {
         Ok(Container { state, attached, started_at, ended, limits, isolation, ..container.clone() })
     }
 
-    /// Creates a container and the volumes for its secret and a warm cache's memory, without starting it. Returns its id.
-    pub(crate) async fn create_container(&self, new: &NewContainer<'_>) -> Result<String, Error> {
+    /// Creates a container and the volumes for its secret and a warm cache's memory, without starting it. What was kept of
+    /// that memory is there.
+    pub(crate) async fn create_container(&self, new: &NewContainer<'_>) -> Result<CreatedContainer, Error> {
         self.check_volume_of(new.instance).await?;
-        if new.spec.is_warm() {
-            self.fit_memory(new.instance, new.spec).await?;
-        }
+        let NewContainer { instance, spec, image, command, .. } = *new;
+        let memory = if spec.is_warm() {
+            Some(self.fit_memory(&NewHolder { instance, spec, image, command }).await?)
+        } else {
+            None
+        };
+        let slot = memory.as_ref().map(|memory| memory.slot);
+        let lost = memory.and_then(|memory| memory.lost);
         let name = self.names.instance(new.instance);
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
-        let request = self.client()?.create_container(Some(options), self.body(new));
+        let request = self.client()?.create_container(Some(options), self.body(new, slot));
         match self.change("create a container", request).await {
             Ok(created) => {
                 self.note_created(&created.id);
-                Ok(created.id)
+                Ok(CreatedContainer { id: created.id, lost })
             }
             // The name is in use: by one that another client is removing, or by one that isn't ours.
             Err(error @ Error::Docker { status: Some(409), .. }) => {
@@ -174,7 +191,8 @@ impl Docker {
         }
     }
 
-    fn body(&self, new: &NewContainer<'_>) -> ContainerCreateBody {
+    /// `memory` is where a warm cache has it.
+    fn body(&self, new: &NewContainer<'_>, memory: Option<MemorySlot>) -> ContainerCreateBody {
         let mut labels = self.labels();
         labels.extend([
             (LABEL_INSTANCE.into(), new.instance.to_owned()),
@@ -196,7 +214,7 @@ impl Docker {
             // With that, memcached saves what it needs to start with the contents.
             stop_signal: new.spec.is_warm().then(|| "SIGUSR1".to_owned()),
             labels: Some(labels),
-            host_config: Some(self.host_config(new)),
+            host_config: Some(self.host_config(new, memory)),
             networking_config: Some(NetworkingConfig {
                 endpoints_config: Some(HashMap::from([(new.network.to_owned(), endpoint)])),
             }),
@@ -204,9 +222,9 @@ impl Docker {
         }
     }
 
-    fn host_config(&self, new: &NewContainer<'_>) -> HostConfig {
+    fn host_config(&self, new: &NewContainer<'_>, memory: Option<MemorySlot>) -> HostConfig {
         let limits = Limits::wanted(new.spec, new.cpus);
-        let memory = new.spec.is_warm().then(|| self.memory_mount(new.instance, new.spec));
+        let memory = memory.map(|slot| self.memory_mount(new.instance, slot, new.spec));
         HostConfig {
             network_mode: Some(new.network.to_owned()),
             // Nothing listens there, so no external name resolves; Docker's resolver would forward queries.

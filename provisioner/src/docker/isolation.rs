@@ -3,7 +3,7 @@
 use bollard::models::{ContainerConfig, ContainerInspectResponse, HostConfig, MountPoint};
 
 use crate::isolation::Isolation;
-use crate::names::Names;
+use crate::names::{MemorySlot, Names};
 use crate::spec::{GID, LANE_DIR, MEMORY_DIR, UID};
 
 /// Characters of the name of a network, which somebody else may have chosen.
@@ -34,11 +34,11 @@ pub(super) fn isolation_of(names: &Names, inspected: &ContainerInspectResponse) 
             && mount.destination.as_deref() == Some(LANE_DIR)
             && mount.name.as_deref() == volume
     };
-    let memory = volume.map(Names::memory_beside);
     let is_memory = |mount: &MountPoint| {
+        let is_own = |container| MemorySlot::ALL.map(|slot| Some(Names::memory_beside(container, slot)));
         mount.typ.as_deref() == Some(VOLUME)
             && mount.destination.as_deref() == Some(MEMORY_DIR)
-            && mount.name == memory
+            && volume.is_some_and(|container| is_own(container).contains(&mount.name))
     };
     let mounts_own_only = inspected.mounts.iter().flatten().all(|it| is_lane(it) || is_memory(it));
     let restrictions = restrictions(&host, &config, mounts_own_only);
@@ -173,6 +173,23 @@ mod tests {
         let mut mounted = isolated();
         mounted.mounts.as_mut().unwrap()[0].name = Some("memgate-abc234-two".into());
         assert_eq!(isolation_of(&names(), &mounted).lacks, ["only its own volumes"]);
+        // Its own memory, and another instance's.
+        for (name, is_own) in [
+            ("memgate-abc234-one-memory", true),
+            ("memgate-abc234-one-memory-2", true),
+            ("memgate-abc234-one-memory-3", false),
+            ("memgate-abc234-two-memory-2", false),
+        ] {
+            let memory = MountPoint {
+                typ: Some(VOLUME.into()),
+                destination: Some(MEMORY_DIR.into()),
+                name: Some(name.into()),
+                ..Default::default()
+            };
+            let mut warm = isolated();
+            warm.mounts.as_mut().unwrap().push(memory);
+            assert_eq!(isolation_of(&names(), &warm).lacks.is_empty(), is_own, "{name}");
+        }
     }
 
     //

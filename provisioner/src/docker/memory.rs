@@ -15,7 +15,7 @@ use bollard::query_parameters::{
 use super::Docker;
 use crate::error::Error;
 use crate::limits::Limits;
-use crate::names::{LABEL_INSTANCE, LABEL_SPEC};
+use crate::names::{LABEL_INSTANCE, LABEL_SPEC, MemorySlot};
 use crate::spec::{GID, MEMORY_DIR, Spec, UID};
 
 /// Bytes of a holder's own memory; it uses about 2 MB.
@@ -36,52 +36,76 @@ pub(crate) struct NewHolder<'a> {
     pub(crate) command: &'a str,
 }
 
+/// A holder that exists.
+pub(super) struct Holder {
+    pub(super) id: String,
+    pub(super) runs: bool,
+}
+
 impl Docker {
-    /// Keeps an instance's memory until the holder is removed. One that runs already stays.
-    pub(crate) async fn start_holder(&self, new: &NewHolder<'_>) -> Result<(), Error> {
-        let name = self.names.holder(new.instance);
-        if self.is_holding(&name).await? {
+    /// Keeps the memory that a container of the instance uses, until the holder is removed. One that runs already stays.
+    pub(crate) async fn start_holder(&self, new: &NewHolder<'_>, container: &str) -> Result<(), Error> {
+        let slot = self.memory_slot_of(new.instance, container).await?;
+        self.start_holder_in(new, slot, true).await
+    }
+
+    pub(super) async fn start_holder_in(
+        &self,
+        new: &NewHolder<'_>,
+        slot: MemorySlot,
+        is_read_only: bool,
+    ) -> Result<(), Error> {
+        let left = self.holder_in(new.instance, slot).await?;
+        if left.as_ref().is_some_and(|holder| holder.runs) {
             return Ok(());
         }
-        let options = CreateContainerOptionsBuilder::new().name(&name).build();
-        let created = self.client()?.create_container(Some(options), self.holder_body(new));
-        let id = match self.change("create a container", created).await {
-            Ok(created) => created.id,
-            // Left by a crash.
-            Err(error @ Error::Docker { status: Some(409), .. }) => {
-                let kept = self.holder_of(new.instance).await?;
-                kept.ok_or(error)?
-            }
-            Err(error) => return Err(error),
+        let id = if let Some(left) = left {
+            // By a crash.
+            left.id
+        } else {
+            let name = self.names.holder(new.instance, slot);
+            let options = CreateContainerOptionsBuilder::new().name(&name).build();
+            let body = self.holder_body(new, slot, is_read_only);
+            self.change("create a container", self.client()?.create_container(Some(options), body)).await?.id
         };
         self.start(&id).await
     }
 
     /// Lets an instance's memory go: it is empty unless a container of the instance runs.
-    pub(crate) async fn remove_holder(&self, instance: &str) -> Result<(), Error> {
-        match self.holder_of(instance).await? {
-            Some(id) => self.remove_container(&id).await.map(drop),
-            None => Ok(()),
+    pub(crate) async fn remove_holders(&self, instance: &str) -> Result<(), Error> {
+        for slot in MemorySlot::ALL {
+            if let Some(holder) = self.holder_in(instance, slot).await? {
+                self.remove_container(&holder.id).await?;
+            }
         }
+        Ok(())
     }
 
-    /// Whether a holder runs.
-    async fn is_holding(&self, name: &str) -> Result<bool, Error> {
-        let request = self.client()?.inspect_container(name, None::<InspectContainerOptions>);
+    /// The holder of one slot; one of that name that isn't the installation's doesn't count.
+    pub(super) async fn holder_in(&self, instance: &str, slot: MemorySlot) -> Result<Option<Holder>, Error> {
+        let name = self.names.holder(instance, slot);
+        let request = self.client()?.inspect_container(&name, None::<InspectContainerOptions>);
         match self.read("inspect a container", request).await {
             Ok(found) => {
                 let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
                 let runs = found.state.and_then(|state| state.running).unwrap_or_default();
-                Ok(runs && self.names.owns_holder(name, &labels))
+                let holder = Holder { id: found.id.unwrap_or_default(), runs };
+                Ok(self.names.owns_holder(&name, &labels).then_some(holder))
             }
-            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    async fn holder_of(&self, instance: &str) -> Result<Option<String>, Error> {
-        let containers = self.containers_of(instance).await?;
-        Ok(containers.into_iter().find(|container| container.is_holder).map(|holder| holder.id))
+    /// Which of an instance's volumes a container has.
+    async fn memory_slot_of(&self, instance: &str, container: &str) -> Result<MemorySlot, Error> {
+        let request = self.client()?.inspect_container(container, None::<InspectContainerOptions>);
+        let mounts = self.read("inspect a container", request).await?.mounts.unwrap_or_default();
+        let has = |slot| {
+            let name = self.names.memory(instance, slot);
+            mounts.iter().any(|mount| mount.name.as_ref() == Some(&name))
+        };
+        Ok(MemorySlot::ALL.into_iter().find(|slot| has(*slot)).unwrap_or(MemorySlot::First))
     }
 
     /// Stops a container with the signal that it was created with, within `seconds`; then Docker kills it. One that doesn't
@@ -92,26 +116,13 @@ impl Docker {
         self.change("stop a container", request).await
     }
 
-    /// Removes the memory of an instance that has another size than it is to have, with what it holds.
-    pub(crate) async fn fit_memory(&self, instance: &str, spec: &Spec) -> Result<(), Error> {
-        let name = self.names.memory(instance);
-        let labels = self.labels_of_volume(&name, |labels| self.names.owns_memory(&name, labels)).await?;
-        match labels {
-            Some(labels) if labels.get(LABEL_SPEC) != Some(&memory_label(spec)) => {
-                self.remove_holder(instance).await?;
-                self.remove_volume(&name).await.map(drop)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn holder_body(&self, new: &NewHolder<'_>) -> ContainerCreateBody {
+    fn holder_body(&self, new: &NewHolder<'_>, slot: MemorySlot, is_read_only: bool) -> ContainerCreateBody {
         let mut labels = self.labels();
         labels.insert(LABEL_INSTANCE.into(), new.instance.to_owned());
         let own =
             Limits { memory: HOLDER_MEMORY, memory_swap: HOLDER_MEMORY, ..Limits::wanted(new.spec, 1.0) };
-        let mut memory = self.memory_mount(new.instance, new.spec);
-        memory.read_only = Some(true);
+        let mut memory = self.memory_mount(new.instance, slot, new.spec);
+        memory.read_only = Some(is_read_only);
         let arguments = ["-U", "0", "-l", "127.0.0.1", "-m", "8", "-t", "1", "-c", "16"];
         ContainerCreateBody {
             image: Some(new.image.to_owned()),
@@ -130,7 +141,7 @@ impl Docker {
     }
 
     /// The mount of an instance's memory: memcached's user alone may enter it, and its size is limited.
-    pub(super) fn memory_mount(&self, instance: &str, spec: &Spec) -> Mount {
+    pub(super) fn memory_mount(&self, instance: &str, slot: MemorySlot, spec: &Spec) -> Mount {
         let mut labels = self.labels();
         labels
             .extend([(LABEL_INSTANCE.into(), instance.to_owned()), (LABEL_SPEC.into(), memory_label(spec))]);
@@ -142,7 +153,7 @@ impl Docker {
         let driver = driver.map(|(name, value)| (name.to_owned(), value.to_owned()));
         Mount {
             target: Some(MEMORY_DIR.into()),
-            source: Some(self.names.memory(instance)),
+            source: Some(self.names.memory(instance, slot)),
             typ: Some(MountType::VOLUME),
             volume_options: Some(MountVolumeOptions {
                 no_copy: Some(true),
@@ -159,6 +170,6 @@ impl Docker {
 }
 
 /// What tells a volume from one of another size.
-fn memory_label(spec: &Spec) -> String {
+pub(super) fn memory_label(spec: &Spec) -> String {
     format!("{} MB", spec.memory_volume_mb())
 }

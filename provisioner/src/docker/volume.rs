@@ -6,7 +6,7 @@ use bollard::query_parameters::{ListVolumesOptionsBuilder, RemoveVolumeOptions};
 
 use super::{Docker, created_at, ignore_not_found};
 use crate::error::Error;
-use crate::names::LABEL_INSTANCE;
+use crate::names::{LABEL_INSTANCE, MemorySlot};
 use crate::plan::Resource;
 
 impl Docker {
@@ -31,12 +31,16 @@ impl Docker {
 
     /// Removes an instance's volumes, except one of that name that isn't ours.
     pub(crate) async fn remove_volumes_of(&self, instance: &str) -> Result<(), Error> {
-        let (secret, memory) = (self.names.instance(instance), self.names.memory(instance));
+        let secret = self.names.instance(instance);
         let secret_labels =
             self.labels_of_volume(&secret, |labels| self.names.owns_instance(&secret, labels));
         self.remove_own_volume(&secret, secret_labels.await).await?;
-        let memory_labels = self.labels_of_volume(&memory, |labels| self.names.owns_memory(&memory, labels));
-        self.remove_own_volume(&memory, memory_labels.await).await
+        for slot in MemorySlot::ALL {
+            let memory = self.names.memory(instance, slot);
+            let labels = self.labels_of_volume(&memory, |labels| self.names.owns_memory(&memory, labels));
+            self.remove_own_volume(&memory, labels.await).await?;
+        }
+        Ok(())
     }
 
     async fn remove_own_volume(

@@ -2,8 +2,9 @@
 
 use store::{EventCause, Instance, InstanceState, Observed};
 
+use super::warm::Stopped;
 use super::{Executor, Situation};
-use crate::docker::NewContainer;
+use crate::docker::{CreatedContainer, NewContainer};
 use crate::error::Error;
 use crate::liveness::Health;
 use crate::plan::Container;
@@ -18,14 +19,25 @@ pub(super) struct Made {
     pub(super) address: String,
     /// memcached's version.
     version: String,
+    /// Why it has nothing of the contents that there were, if that is known.
+    lost: Option<String>,
 }
 
 impl Executor {
     pub(super) async fn create(&self, situation: &Situation, generation: i64) -> Result<(), Error> {
         let instance = &situation.instance;
         self.drop_unclean_memory(situation).await?;
-        let Made { id, address, version } =
+        let Made { id, address, version, lost } =
             self.make(instance, generation, (situation.failures, false)).await?;
+        if lost.is_some() || situation.stopped.get().is_some_and(Stopped::is_lost) {
+            self.history.lose_contents(&instance.id);
+        }
+        if let Some(why) = lost {
+            tracing::warn!(instance = instance.id, why, "the contents of a warm cache could not be kept");
+            let _ = situation.not_copied.set(why);
+        }
+        // Copying a warm cache's contents may have taken more.
+        self.capacity.settle(&instance.id, Spec::of(instance).ok().map(|spec| spec.memory_limit()));
         self.history.complete(&instance.id, &id);
         let observed = Observed {
             state: InstanceState::Running,
@@ -61,8 +73,8 @@ impl Executor {
             threads: self.threads,
             made_ahead,
         };
-        let container = match self.create_and_start(&new).await {
-            Ok(container) => container,
+        let CreatedContainer { id, lost } = match self.create_and_start(&new).await {
+            Ok(created) => created,
             Err(error) if error.is_not_found() => {
                 self.restore_dependencies().await?;
                 return Err(error);
@@ -73,10 +85,10 @@ impl Executor {
             }
             Err(error) => return Err(error),
         };
-        let version = match self.check_new(instance, &new, &container).await {
+        let version = match self.check_new(instance, &new, &id).await {
             // Its secret was written just now.
             Err(Error::WrongSecret { address }) => {
-                self.remove(&container).await?;
+                self.remove(&id).await?;
                 self.store.release_address(&instance.id).await?;
                 let taken = Error::AddressTaken { address, holder: UNKNOWN_HOLDER.into() };
                 self.record_cause(instance, EventCause::AddressTaken, &taken);
@@ -84,7 +96,7 @@ impl Executor {
             }
             checked => checked?,
         };
-        Ok(Made { id: container, address: lease.address, version })
+        Ok(Made { id, address: lease.address, version, lost })
     }
 
     /// Makes a container again that was removed while the store can't be written: with the recorded generation and
@@ -112,7 +124,7 @@ impl Executor {
             threads: self.threads,
             made_ahead: false,
         };
-        let container = self.create_and_start(&new).await?;
+        let container = self.create_and_start(&new).await?.id;
         let version = self.check_new(instance, &new, &container).await?;
         tracing::warn!(
             instance = instance.id,
@@ -147,17 +159,17 @@ impl Executor {
     }
 
     /// Creates a container, uploads its secret and starts it. Removes it if it can't be started.
-    async fn create_and_start(&self, new: &NewContainer<'_>) -> Result<String, Error> {
-        let container = self.docker.create_container(new).await?;
+    async fn create_and_start(&self, new: &NewContainer<'_>) -> Result<CreatedContainer, Error> {
+        let created = self.docker.create_container(new).await?;
         let credential = self.lane_key.credential(new.instance, new.generation);
         let started = async {
-            self.docker.upload_secret(&container, &credential).await?;
-            self.docker.start(&container).await
+            self.docker.upload_secret(&created.id, &credential).await?;
+            self.docker.start(&created.id).await
         };
         match started.await {
-            Ok(()) => Ok(container),
+            Ok(()) => Ok(created),
             Err(error) => {
-                self.remove(&container).await?;
+                self.remove(&created.id).await?;
                 Err(error)
             }
         }

@@ -31,16 +31,16 @@ impl Executor {
 
     /// Records the end of an operation whose steps are all done.
     pub(super) async fn finish(&self, situation: &Situation, operation: &Operation) -> Result<(), Error> {
-        let memory_mb = situation.instance.memory_mb;
         let outcome = match operation.kind {
             OperationKind::Restart => Outcome::Done(self.told_of_restart(situation).await?),
             OperationKind::Flush => Outcome::Done("all items were removed".to_owned()),
             OperationKind::Suspend => Outcome::Done("the cache is stopped; its contents are gone".to_owned()),
             OperationKind::Resume => Outcome::Done("the cache runs".to_owned()),
             OperationKind::Delete => Outcome::Done("the cache and its contents are removed".to_owned()),
-            OperationKind::Resize => situation.resized.get().cloned().unwrap_or_else(|| {
-                Outcome::Done(format!("memcached was started with {memory_mb} MB; it is empty"))
-            }),
+            OperationKind::Resize => match situation.resized.get() {
+                Some(outcome) => outcome.clone(),
+                None => Outcome::Done(self.told_of_resize(situation).await?),
+            },
         };
         let (state, message) = match outcome {
             Outcome::Done(message) => (OperationState::Done, message),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use store::{Instance, OperationKind};
 
-use super::warm::{is_asleep, memory_asleep};
+use super::warm::{is_asleep, memory_asleep, memory_for_copy};
 use super::{Executor, Situation, all_cpus};
 use crate::capacity::memory_of;
 use crate::error::Error;
@@ -46,7 +46,10 @@ impl Executor {
         };
         let in_use = async { Ok(self.memory_in_use(&self.docker.containers().await?)) };
         self.capacity.count_existing(in_use).await?;
-        let Err(error) = self.capacity.reserve(&instance.id, spec.memory_limit()) else { return Ok(()) };
+        // It runs again without the container that a crash came after: its memory is in use already.
+        let copied = containers.iter().filter(|it| creates && is_copied(it, &spec)).map(memory_for_copy);
+        let needed = copied.fold(spec.memory_limit(), i64::max);
+        let Err(error) = self.capacity.reserve(&instance.id, needed) else { return Ok(()) };
         // Of one that sleeps, others may have the memory now.
         let reserved = self.capacity.reserved_bytes(&instance.id).unwrap_or(0);
         let has = kept.or_else(|| containers.iter().filter_map(memory_limit_of).max());
@@ -98,6 +101,12 @@ impl Executor {
         }
         Ok(())
     }
+}
+
+/// Whether what a warm container has is copied to a larger volume for the next one.
+fn is_copied(container: &Container, spec: &Spec) -> bool {
+    let has = Spec::from_label(&container.spec);
+    has.is_some_and(|has| spec.keeps_contents_of(&has) && has.memory_mb() < spec.memory_mb())
 }
 
 /// The limit of a container's memory in bytes: the one that it has, or was created with.

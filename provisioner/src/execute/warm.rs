@@ -38,6 +38,12 @@ pub(super) struct Stopped {
     lost: Option<String>,
 }
 
+impl Stopped {
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.is_some()
+    }
+}
+
 impl Executor {
     /// Stops a container whose instance is recorded as restarting or asleep. What is started next on a warm cache's memory, in
     /// this container or another of the instance, has its contents; the holder must be removed once that runs.
@@ -66,7 +72,7 @@ impl Executor {
         }
         if spec.is_some() && !ended_cleanly(&self.docker.inspect(container).await?) {
             // It may have saved a part of what it needs.
-            self.docker.remove_holder(&container.instance).await?;
+            self.docker.remove_holders(&container.instance).await?;
             stopped.lost.get_or_insert_with(|| "memcached didn't end as it should".to_owned());
         }
         Ok(stopped)
@@ -88,13 +94,13 @@ impl Executor {
         let image = self.images.get().await?;
         let holder =
             NewHolder { instance: &container.instance, spec, image: &image.id, command: image.command };
-        self.docker.start_holder(&holder).await
+        self.docker.start_holder(&holder, &container.id).await
     }
 
     /// Starts a container. One that didn't end cleanly starts empty.
     pub(super) async fn start(&self, container: &Container) -> Result<(), Error> {
         if !ended_cleanly(container) && Spec::from_label(&container.spec).is_some_and(|spec| spec.is_warm()) {
-            self.docker.remove_holder(&container.instance).await?;
+            self.docker.remove_holders(&container.instance).await?;
         }
         self.docker.start(&container.id).await
     }
@@ -104,7 +110,7 @@ impl Executor {
         if situation.containers.iter().all(|it| it.is_holder || ended_cleanly(it)) {
             return Ok(());
         }
-        self.docker.remove_holder(&situation.instance.id).await
+        self.docker.remove_holders(&situation.instance.id).await
     }
 
     /// Stops and starts a container.
@@ -168,8 +174,26 @@ impl Executor {
 
     /// What to tell of a restart that is done.
     pub(super) async fn told_of_restart(&self, situation: &Situation) -> Result<String, Error> {
+        let done = "memcached was restarted";
+        match self.told_of_contents(situation).await? {
+            Some(contents) => Ok(format!("{done}; {contents}")),
+            None => Ok(format!("{done}; its contents are gone")),
+        }
+    }
+
+    /// What to tell of a resize for which another container was needed.
+    pub(super) async fn told_of_resize(&self, situation: &Situation) -> Result<String, Error> {
+        let memory_mb = situation.instance.memory_mb;
+        match self.told_of_contents(situation).await? {
+            Some(contents) => Ok(format!("memcached has {memory_mb} MB; {contents}")),
+            None => Ok(format!("memcached was started with {memory_mb} MB; it is empty")),
+        }
+    }
+
+    /// What to tell of the contents of a warm cache that was started; `None` if it isn't warm.
+    async fn told_of_contents(&self, situation: &Situation) -> Result<Option<String>, Error> {
         if !Spec::of(&situation.instance).is_ok_and(|spec| spec.is_warm()) {
-            return Ok(told(false, None, None));
+            return Ok(None);
         }
         let containers = self.docker.containers_of(&situation.instance.id).await?;
         let newest = containers.iter().filter(|it| !it.is_holder).max_by_key(|it| it.generation);
@@ -177,7 +201,7 @@ impl Executor {
             Some(container) => self.statistics_of(container).await.map(|figures| figures.curr_items),
             None => None,
         };
-        Ok(told(true, situation.stopped.get(), items))
+        Ok(Some(told(situation.stopped.get(), situation.not_copied.get(), items)))
     }
 }
 
@@ -195,6 +219,12 @@ fn ended_cleanly(container: &Container) -> bool {
     container.ended.is_none_or(|ended| ended.exit_code == 0)
 }
 
+/// Bytes that it takes at most to copy the contents of a warm container to a larger volume, while no memcached runs: both volumes
+/// and their holders.
+pub(super) fn memory_for_copy(container: &Container) -> i64 {
+    memory_asleep(container).saturating_mul(2)
+}
+
 /// Bytes that the instance of a container needs while it sleeps.
 pub(crate) fn memory_asleep(container: &Container) -> i64 {
     let warm = Spec::from_label(&container.spec).filter(Spec::is_warm);
@@ -206,20 +236,20 @@ pub(crate) fn is_asleep(instance: &store::Instance) -> bool {
     instance.state() == InstanceState::Asleep
 }
 
-/// `items` are those that memcached has after a restart.
-fn told(is_warm: bool, stopped: Option<&Stopped>, items: Option<u64>) -> String {
+/// `not_copied`: why the contents couldn't get to a volume of another size. `items` are those that memcached has now.
+fn told(stopped: Option<&Stopped>, not_copied: Option<&String>, items: Option<u64>) -> String {
     let before = stopped.and_then(|stopped| stopped.items);
-    let why = match (items, stopped.and_then(|stopped| stopped.lost.as_deref())) {
-        _ if !is_warm => return "memcached was restarted; its contents are gone".to_owned(),
-        (Some(1), _) => return "memcached was restarted; it kept 1 item".to_owned(),
-        (Some(items @ 2..), _) => return format!("memcached was restarted; it kept {items} items"),
-        (Some(0), None) if before == Some(0) => return "memcached was restarted; it had no items".to_owned(),
+    let lost = stopped.and_then(|stopped| stopped.lost.as_ref()).or(not_copied);
+    let why = match (items, lost.map(String::as_str)) {
+        (Some(1), _) => return "it kept 1 item".to_owned(),
+        (Some(items @ 2..), _) => return format!("it kept {items} items"),
+        (Some(0), _) if before == Some(0) => return "it had no items".to_owned(),
         (_, Some(why)) => why,
         (_, None) if stopped.is_none() => "it wasn't warm yet, or didn't run",
         (_, None) if before.is_none() => "memcached didn't answer before it was stopped",
         (_, None) => "memcached didn't take them",
     };
-    format!("memcached was restarted; its contents could not be kept: {why}")
+    format!("its contents could not be kept: {why}")
 }
 
 #[cfg(test)]
@@ -227,24 +257,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_restart_tells_what_became_of_the_contents() {
-        let stopped = |items, lost: Option<&str>| Stopped { items, lost: lost.map(str::to_owned) };
-        for (is_warm, stopped, items, expected) in [
-            (false, Some(stopped(None, None)), Some(0), "its contents are gone"),
-            (true, Some(stopped(Some(7), None)), Some(7), "it kept 7 items"),
-            (true, None, Some(1), "it kept 1 item"),
-            (true, Some(stopped(Some(0), None)), Some(0), "it had no items"),
-            (true, Some(stopped(Some(7), None)), Some(0), "could not be kept: memcached didn't take them"),
+    fn an_operation_tells_what_became_of_the_contents() {
+        let stopped = |items, lost: Option<&str>| Some(Stopped { items, lost: lost.map(str::to_owned) });
+        let unclean = "memcached didn't end as it should";
+        for (stopped, not_copied, items, expected) in [
+            (stopped(Some(7), None), None, Some(7), "it kept 7 items"),
+            (None, None, Some(1), "it kept 1 item"),
+            (stopped(Some(0), None), None, Some(0), "it had no items"),
+            (stopped(Some(0), None), Some("with less memory"), Some(0), "it had no items"),
+            (stopped(Some(7), None), None, Some(0), "could not be kept: memcached didn't take them"),
             (
-                true,
-                Some(stopped(Some(7), Some("memcached didn't end as it should"))),
+                stopped(Some(7), None),
+                Some("with less memory"),
                 Some(0),
-                "could not be kept: memcached didn't end as it should",
+                "could not be kept: with less memory",
             ),
-            (true, Some(stopped(None, None)), Some(0), "could not be kept: memcached didn't answer"),
-            (true, None, None, "could not be kept: it wasn't warm yet, or didn't run"),
+            (None, Some("with less memory"), Some(0), "could not be kept: with less memory"),
+            (stopped(Some(7), Some(unclean)), None, Some(0), unclean),
+            (stopped(None, None), None, Some(0), "could not be kept: memcached didn't answer"),
+            (None, None, None, "could not be kept: it wasn't warm yet, or didn't run"),
         ] {
-            let text = told(is_warm, stopped.as_ref(), items);
+            let text = told(stopped.as_ref(), not_copied.map(str::to_owned).as_ref(), items);
             assert!(text.contains(expected), "{text}");
         }
     }

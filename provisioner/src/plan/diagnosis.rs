@@ -22,7 +22,11 @@ pub(crate) fn diagnose(instance: &Instance, containers: &[Container], actions: &
     let lost = |cause, action| Some(Repair { cause, action, contents_lost: true });
     let kept = |cause, action| Some(Repair { cause, action, contents_lost: false });
     actions.iter().find_map(|action| match action {
-        Action::Create { .. } => lost(cause_of_replacement(instance, containers), EventAction::Replaced),
+        Action::Create { .. } => {
+            let contents_lost = !keeps_contents(instance, containers, actions);
+            let cause = cause_of_replacement(instance, containers);
+            Some(Repair { cause, action: EventAction::Replaced, contents_lost })
+        }
         Action::Start(container) => lost(cause_of_end(container), EventAction::Started),
         Action::Unpause(_) => kept(EventCause::Paused, EventAction::Unpaused),
         Action::Detach(_) => kept(EventCause::OtherNetwork, EventAction::Detached),
@@ -37,6 +41,15 @@ pub(crate) fn diagnose(instance: &Instance, containers: &[Container], actions: &
         }
         _ => None,
     })
+}
+
+/// Whether a warm cache's contents are saved for its next container, or were before a crash. It is told if they are lost then.
+fn keeps_contents(instance: &Instance, containers: &[Container], actions: &[Action]) -> bool {
+    let ended_cleanly = |c: &Container| c.ended.is_none_or(|ended| ended.exit_code == 0);
+    let is_held = containers.iter().any(|c| c.is_holder && c.state == ContainerState::Running)
+        && containers.iter().all(|c| c.is_holder || c.state == ContainerState::Stopped && ended_cleanly(c));
+    let is_warm = Spec::of(instance).is_ok_and(|spec| spec.is_warm());
+    is_warm && is_held || actions.iter().any(|action| matches!(action, Action::Stop(_)))
 }
 
 /// The repair of a container that Docker has restarted already. Someone may have asked Docker to stop it.
@@ -66,13 +79,14 @@ fn has_run(instance: &Instance) -> bool {
 }
 
 fn cause_of_replacement(instance: &Instance, containers: &[Container]) -> EventCause {
+    let containers = || containers.iter().filter(|c| !c.is_holder);
     // Perhaps in the place of the recorded one.
-    if containers.iter().any(|c| c.unrestricted) {
+    if containers().any(|c| c.unrestricted) {
         return EventCause::Unrestricted;
     }
     let recorded = instance.route.as_ref().and_then(|route| route.container.as_ref());
-    let Some(last) = containers.iter().find(|c| Some(&c.id) == recorded) else {
-        let removed = containers.iter().all(|c| c.state == ContainerState::Removing);
+    let Some(last) = containers().find(|c| Some(&c.id) == recorded) else {
+        let removed = containers().all(|c| c.state == ContainerState::Removing);
         return if removed { EventCause::Removed } else { EventCause::Superseded };
     };
     let same_limits = Spec::of(instance).is_ok_and(|spec| spec.label() == last.spec);

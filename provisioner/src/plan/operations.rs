@@ -48,10 +48,11 @@ impl<'a> Requests<'a> {
         container.spec != self.spec.label()
     }
 
-    /// Whether a container that is replaced for a restart has contents that the next one can start with.
+    /// Whether a container that is replaced for a restart or for other limits has contents that the next one can start with.
     pub(super) fn saves_contents(&self, c: &Container) -> bool {
         let keeps = || Spec::from_label(&c.spec).is_some_and(|has| self.spec.keeps_contents_of(&has));
-        c.state == ContainerState::Running && !c.hung && self.is_to_restart(c) && keeps()
+        let is_wanted = self.is_to_restart(c) || self.is_resized(c);
+        c.state == ContainerState::Running && !c.hung && is_wanted && keeps()
     }
 
     /// Whether a container that is replaced for a restart is stopped before it is removed: proxies hold requests by then, and

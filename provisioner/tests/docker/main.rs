@@ -17,3 +17,4 @@ mod repairs;
 mod self_healing;
 mod store_lock;
 mod upgrades;
+mod warm_growth;

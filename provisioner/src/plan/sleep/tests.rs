@@ -1,10 +1,10 @@
 //! Tables for sleeping and warm caches: each row is one situation, also one that a crash has left, and its plan.
 
-use store::{DesiredState, InstanceState, Operation, OperationKind, OperationState};
+use store::{DesiredState, EventCause, InstanceState, Operation, OperationKind, OperationState};
 
 use super::super::operations::tests::operation;
 use super::super::tests::{container, instance, route, summary};
-use super::super::{Container, ContainerState, plan};
+use super::super::{Container, ContainerState, Ended, diagnose, plan};
 
 const WARM: &str = "memory=64 connections=1024 item=1048576 warm";
 
@@ -104,15 +104,131 @@ fn contents_of_a_warm_cache_are_saved_before_its_container_is_replaced() {
     ] {
         assert_eq!(summary(&plan(&instance, asked, &containers, 0)), expected, "{name}");
     }
-    instance.memory_mb = 128;
-    assert_eq!(
-        summary(&plan(&instance, &[], &[warm(Running)], 0)),
-        "set restarting, remove c1, create 2",
-        "memcached keeps a memory of one size"
-    );
     let suspended = store::Instance { desired: DesiredState::Suspended, ..instance };
     assert_eq!(
         summary(&plan(&suspended, &[], &[warm(Stopped), holder()], 0)),
         "set suspended, remove c1, remove k1, tear down suspended"
     );
+}
+
+// F-36, R-47.
+#[test]
+fn contents_of_a_warm_cache_are_saved_before_it_gets_more_memory() {
+    use ContainerState::{Running, Stopped};
+    use InstanceState as S;
+    let warm = |state| Container { spec: WARM.into(), ..container(state) };
+    let grown = |state| Container { spec: WARM.replace("=64", "=128"), generation: 2, ..warm(state) };
+    let holder = |id: &str| {
+        let spec = String::new();
+        Container { id: id.into(), is_holder: true, spec, ..container(Running) }
+    };
+    let resize = |state| vec![operation(OperationKind::Resize, state, None)];
+    let (none, asked, begun) = (vec![], resize(OperationState::Pending), resize(OperationState::Running));
+    let saved = "keep c1, set restarting, stop c1, remove c1, create 2";
+    for (name, asked, state, memory_mb, containers, expected) in [
+        ("with its plan", &none, S::Running, 128, vec![warm(Running)], saved.to_owned()),
+        (
+            "asked",
+            &asked,
+            S::Running,
+            128,
+            vec![warm(Running)],
+            format!("begin resize, {saved}, finish resize"),
+        ),
+        (
+            "begun, and kept before a crash",
+            &begun,
+            S::Running,
+            128,
+            vec![warm(Running), holder("k1")],
+            format!("{saved}, finish resize, remove k1"),
+        ),
+        (
+            "stopped before a crash",
+            &begun,
+            S::Restarting,
+            128,
+            vec![warm(Stopped), holder("k1")],
+            "remove c1, create 2, finish resize, remove k1".to_owned(),
+        ),
+        (
+            "being copied before a crash",
+            &begun,
+            S::Restarting,
+            128,
+            vec![holder("k1"), holder("k2")],
+            "create 2, finish resize, remove k1, remove k2".to_owned(),
+        ),
+        (
+            "started before a crash",
+            &begun,
+            S::Restarting,
+            128,
+            vec![grown(Running), holder("k2")],
+            "probe c1, finish resize, remove k2".to_owned(),
+        ),
+        (
+            "asleep",
+            &asked,
+            S::Asleep,
+            128,
+            vec![warm(Stopped), holder("k1")],
+            "begin resize, set restarting, remove c1, create 2, finish resize, remove k1".to_owned(),
+        ),
+        ("asleep, and not woken", &none, S::Asleep, 128, vec![warm(Stopped), holder("k1")], String::new()),
+        (
+            "hangs",
+            &none,
+            S::Running,
+            128,
+            vec![Container { hung: true, ..warm(Running) }],
+            "set restarting, remove c1, create 2".to_owned(),
+        ),
+        (
+            "less",
+            &asked,
+            S::Running,
+            64,
+            vec![Container { spec: WARM.replace("=64", "=65"), ..warm(Running) }],
+            "begin resize, set restarting, remove c1, create 2, finish resize".to_owned(),
+        ),
+    ] {
+        let mut instance = instance(DesiredState::Running, route(state, 1));
+        (instance.warm, instance.memory_mb) = (true, memory_mb);
+        let actions = summary(&plan(&instance, asked, &containers, 0));
+        // Its result is that of the container that was created; there is nothing to change in that.
+        assert_eq!(actions.replace("probe c1, resize c1", "probe c1"), expected, "{name}");
+    }
+    let mut instance = instance(DesiredState::Running, route(S::Running, 1));
+    (instance.warm, instance.connections) = (true, 500);
+    assert_eq!(summary(&plan(&instance, &[], &[warm(Running)], 0)), saved, "other connections");
+}
+
+// F-33, F-36.
+#[test]
+fn event_says_whether_contents_are_kept() {
+    use ContainerState::{Running, Stopped};
+    let ended = |exit_code| Some(Ended { exit_code, out_of_memory: false, by_itself: false });
+    let warm = |state| Container { spec: WARM.into(), ..container(state) };
+    let stopped = |exit_code| Container { ended: ended(exit_code), ..warm(Stopped) };
+    let holder = || {
+        let (id, spec) = ("k1".into(), String::new());
+        // A holder has other restrictions than a memcached for clients.
+        Container { id, is_holder: true, spec, unrestricted: true, ..container(Running) }
+    };
+    for (name, is_warm, containers, cause, is_lost) in [
+        ("gets more memory", true, vec![warm(Running)], EventCause::Resized, false),
+        ("hangs", true, vec![Container { hung: true, ..warm(Running) }], EventCause::Hung, true),
+        ("stopped before a crash", true, vec![stopped(0), holder()], EventCause::Resized, false),
+        ("killed", true, vec![stopped(137), holder()], EventCause::Resized, true),
+        ("not kept", true, vec![stopped(0)], EventCause::Resized, true),
+        ("removed before a crash", true, vec![holder()], EventCause::Removed, false),
+        ("removed", true, vec![], EventCause::Removed, true),
+        ("not warm any more", false, vec![stopped(0), holder()], EventCause::Resized, true),
+    ] {
+        let mut instance = instance(DesiredState::Running, route(InstanceState::Running, 1));
+        (instance.warm, instance.memory_mb) = (is_warm, 128);
+        let repair = diagnose(&instance, &containers, &plan(&instance, &[], &containers, 0)).unwrap();
+        assert_eq!((repair.cause, repair.contents_lost), (cause, is_lost), "{name}");
+    }
 }

@@ -1,0 +1,196 @@
+//! The memory of a warm cache for a container that is about to be created: what was kept, also in a larger volume. A volume
+//! keeps its size, so the contents are copied to another one, through Docker's archives: the provisioner sees no file of it.
+//!
+//! Each step goes on after a crash. Contents are only copied to a larger volume, so of two that are kept the smaller one has
+//! them, and the other one's copy may have a part of them only.
+
+use std::io;
+use std::time::Duration;
+
+use bollard::query_parameters::{DownloadFromContainerOptionsBuilder, UploadToContainerOptionsBuilder};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::memory::{NewHolder, memory_label};
+use super::{Docker, map_error};
+use crate::error::Error;
+use crate::memory_archive::{MemoryArchive, Unfit};
+use crate::names::{LABEL_SPEC, MemorySlot};
+use crate::spec::{MEMORY_DIR, memory_bytes_of_volume};
+
+/// How long a copy may take. Longer than clients wait, and so that a cache that is too large for it runs again, if empty.
+const COPY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Chunks of an archive that have been read and not written.
+const CHUNKS_MAX: usize = 4;
+
+/// The memory of a container that is about to be created.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Fitted {
+    pub(super) slot: MemorySlot,
+    /// Why it has nothing of what there was, if that is known.
+    pub(super) lost: Option<String>,
+}
+
+/// A volume with memory, as it is found.
+struct Found {
+    slot: MemorySlot,
+    /// Its label of its size.
+    size: String,
+    /// Whether a holder keeps what is in it.
+    is_held: bool,
+}
+
+enum CopyError {
+    /// The contents can't be taken.
+    Unfit(Unfit),
+    Docker(Error),
+}
+
+impl Docker {
+    /// Prepares the memory of a warm instance: what was kept of it goes to a volume of the right size, and there is no other
+    /// volume afterwards. `new` is the instance's holder, if another is needed.
+    ///
+    /// # Errors
+    /// If Docker fails; then what was kept is there still. That contents can't be kept is no error.
+    pub(super) async fn fit_memory(&self, new: &NewHolder<'_>) -> Result<Fitted, Error> {
+        let mut found = Vec::new();
+        for slot in MemorySlot::ALL {
+            found.extend(self.memory_in(new.instance, slot).await?);
+        }
+        let wanted = memory_label(new.spec);
+        let after = memory_bytes_of_volume(&wanted).unwrap_or_default();
+        let bytes = |it: &Found| memory_bytes_of_volume(&it.size);
+        let kept = found.iter().filter(|it| it.is_held).filter_map(|it| Some((it.slot, bytes(it)?)));
+        let Some((kept, before)) = kept.min_by_key(|(_, bytes)| *bytes) else {
+            let fits = found.iter().find(|it| it.size == wanted);
+            let slot = fits.map_or(MemorySlot::First, |it| it.slot);
+            let is_smaller = found.iter().filter_map(bytes).any(|before| before > after);
+            self.clear(new.instance, slot.other()).await?;
+            if fits.is_none() {
+                self.clear(new.instance, slot).await?;
+            }
+            return Ok(Fitted { slot, lost: is_smaller.then(smaller) });
+        };
+        let lost = match before.cmp(&after) {
+            std::cmp::Ordering::Equal => {
+                self.clear(new.instance, kept.other()).await?;
+                return Ok(Fitted { slot: kept, lost: None });
+            }
+            std::cmp::Ordering::Less => match self.grow(new, kept, (before, after)).await? {
+                None => {
+                    self.clear(new.instance, kept).await?;
+                    return Ok(Fitted { slot: kept.other(), lost: None });
+                }
+                Some(why) => why,
+            },
+            std::cmp::Ordering::Greater => smaller(),
+        };
+        for slot in MemorySlot::ALL {
+            self.clear(new.instance, slot).await?;
+        }
+        Ok(Fitted { slot: MemorySlot::First, lost: Some(lost) })
+    }
+
+    /// Copies kept memory to a new volume in the other slot, with a holder of its own. Returns why that can't be done, if
+    /// trying again is no use.
+    async fn grow(
+        &self,
+        new: &NewHolder<'_>,
+        kept: MemorySlot,
+        sizes: (u64, u64),
+    ) -> Result<Option<String>, Error> {
+        let target = kept.other();
+        self.clear(new.instance, target).await?;
+        let holders = [kept, target].map(|slot| self.names.holder(new.instance, slot));
+        let copied = async {
+            // Docker writes no file to a volume that a container has read-only.
+            self.start_holder_in(new, target, false).await.map_err(CopyError::Docker)?;
+            self.copy_memory(&holders, sizes).await
+        };
+        let Ok(copied) = timeout(COPY_TIMEOUT, copied).await else {
+            return Ok(Some(format!("copying them took longer than {} s", COPY_TIMEOUT.as_secs())));
+        };
+        match copied {
+            Ok(()) => Ok(None),
+            Err(CopyError::Unfit(unfit)) => Ok(Some(unfit.to_string())),
+            Err(CopyError::Docker(error @ Error::DockerDown(_))) => Err(error),
+            Err(CopyError::Docker(error)) => {
+                tracing::warn!(instance = new.instance, %error, "can't copy the memory of a warm cache");
+                Ok(Some("Docker didn't copy them".to_owned()))
+            }
+        }
+    }
+
+    /// Copies what memcached saved from one holder's volume to the other's.
+    async fn copy_memory(
+        &self,
+        [source, target]: &[String; 2],
+        (before, after): (u64, u64),
+    ) -> Result<(), CopyError> {
+        let client = self.client().map_err(CopyError::Docker)?;
+        let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(CHUNKS_MAX);
+        let options = DownloadFromContainerOptionsBuilder::new().path(MEMORY_DIR).build();
+        let mut download = client.download_from_container(source, Some(options));
+        let read = async move {
+            let mut archive = MemoryArchive::new(before, after);
+            let mut output = Vec::new();
+            let result = async {
+                while let Some(chunk) = download.next().await {
+                    let chunk = chunk.map_err(|e| CopyError::Docker(map_error("read a volume", e)))?;
+                    archive.push(chunk, &mut output).map_err(CopyError::Unfit)?;
+                    send(&sender, &mut output).await;
+                }
+                archive.finish(&mut output).map_err(CopyError::Unfit)?;
+                send(&sender, &mut output).await;
+                Ok(())
+            };
+            let result = result.await;
+            if result.is_err() {
+                // What was written so far must not look complete.
+                let _ = sender.send(Err(io::Error::other("the archive isn't complete"))).await;
+            }
+            result
+        };
+        let chunks = stream::unfold(receiver, |mut receiver| async {
+            receiver.recv().await.map(|chunk| (chunk, receiver))
+        });
+        let options = UploadToContainerOptionsBuilder::new().path(MEMORY_DIR).build();
+        let written = client.upload_to_container(target, Some(options), bollard::body_try_stream(chunks));
+        let (read, written) = tokio::join!(read, written);
+        read?;
+        written.map_err(|e| CopyError::Docker(map_error("write to a volume", e)))
+    }
+
+    async fn memory_in(&self, instance: &str, slot: MemorySlot) -> Result<Option<Found>, Error> {
+        let name = self.names.memory(instance, slot);
+        let labels = self.labels_of_volume(&name, |labels| self.names.owns_memory(&name, labels)).await?;
+        let Some(mut labels) = labels else { return Ok(None) };
+        let is_held = self.holder_in(instance, slot).await?.is_some_and(|holder| holder.runs);
+        Ok(Some(Found { slot, size: labels.remove(LABEL_SPEC).unwrap_or_default(), is_held }))
+    }
+
+    /// Removes the memory of one slot, with what it holds.
+    async fn clear(&self, instance: &str, slot: MemorySlot) -> Result<(), Error> {
+        if let Some(holder) = self.holder_in(instance, slot).await? {
+            self.remove_container(&holder.id).await?;
+        }
+        let name = self.names.memory(instance, slot);
+        match self.labels_of_volume(&name, |labels| self.names.owns_memory(&name, labels)).await? {
+            Some(_) => self.remove_volume(&name).await.map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Sends chunks on, unless nobody takes them any more: then the error of the request that did counts.
+async fn send(sender: &mpsc::Sender<io::Result<Bytes>>, output: &mut Vec<Bytes>) {
+    for chunk in output.drain(..) {
+        let _ = sender.send(Ok(chunk)).await;
+    }
+}
+
+fn smaller() -> String {
+    "a warm cache that gets less memory starts empty".to_owned()
+}
