@@ -92,8 +92,9 @@ Examples:
 
 A larger cache keeps all of its items. A smaller one keeps what fits: memcached gives memory back page by page, and the
 command says how many items were evicted.
-A warm cache is restarted for another size, while the proxy holds requests. With more memory it keeps its contents. LESS MEMORY
-EMPTIES A WARM CACHE: memcached can't give back memory that keeps contents over restarts. The command says what became of them.
+A warm cache is restarted for another size, while the proxy holds requests. With more memory it keeps its contents. Less memory
+empties a warm cache: memcached can't give back a part of memory that it keeps over restarts. The command says what became of
+the contents.
 The size stays until the next resize, or until the user gets another plan.
 Exit status 3: it isn't done yet, and goes on.")]
     Resize(Resize),

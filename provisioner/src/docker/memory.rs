@@ -37,7 +37,7 @@ pub(crate) struct NewHolder<'a> {
 }
 
 /// A holder that exists.
-pub(super) struct Holder {
+pub(super) struct HolderState {
     pub(super) id: String,
     pub(super) runs: bool,
 }
@@ -82,14 +82,18 @@ impl Docker {
     }
 
     /// The holder of one slot; one of that name that isn't the installation's doesn't count.
-    pub(super) async fn holder_in(&self, instance: &str, slot: MemorySlot) -> Result<Option<Holder>, Error> {
+    pub(super) async fn holder_in(
+        &self,
+        instance: &str,
+        slot: MemorySlot,
+    ) -> Result<Option<HolderState>, Error> {
         let name = self.names.holder(instance, slot);
         let request = self.client()?.inspect_container(&name, None::<InspectContainerOptions>);
         match self.read("inspect a container", request).await {
             Ok(found) => {
                 let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
                 let runs = found.state.and_then(|state| state.running).unwrap_or_default();
-                let holder = Holder { id: found.id.unwrap_or_default(), runs };
+                let holder = HolderState { id: found.id.unwrap_or_default(), runs };
                 Ok(self.names.owns_holder(&name, &labels).then_some(holder))
             }
             Err(error) if error.is_not_found() => Ok(None),

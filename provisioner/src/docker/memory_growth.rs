@@ -11,7 +11,7 @@ use bollard::query_parameters::{DownloadFromContainerOptionsBuilder, UploadToCon
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::memory::{NewHolder, memory_label};
 use super::{Docker, map_error};
@@ -109,11 +109,21 @@ impl Docker {
             self.start_holder_in(new, target, false).await.map_err(CopyError::Docker)?;
             self.copy_memory(&holders, sizes).await
         };
+        let begun = Instant::now();
         let Ok(copied) = timeout(COPY_TIMEOUT, copied).await else {
             return Ok(Some(format!("copying them took longer than {} s", COPY_TIMEOUT.as_secs())));
         };
         match copied {
-            Ok(()) => Ok(None),
+            Ok(()) => {
+                let seconds = begun.elapsed().as_secs_f64();
+                tracing::info!(
+                    instance = new.instance,
+                    bytes = sizes.0,
+                    seconds,
+                    "copied a warm cache's memory"
+                );
+                Ok(None)
+            }
             Err(CopyError::Unfit(unfit)) => Ok(Some(unfit.to_string())),
             Err(CopyError::Docker(error @ Error::DockerDown(_))) => Err(error),
             Err(CopyError::Docker(error)) => {

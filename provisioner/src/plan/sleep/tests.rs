@@ -144,14 +144,6 @@ fn contents_of_a_warm_cache_are_saved_before_it_gets_more_memory() {
             format!("{saved}, finish resize, remove k1"),
         ),
         (
-            "stopped before a crash",
-            &begun,
-            S::Restarting,
-            128,
-            vec![warm(Stopped), holder("k1")],
-            "remove c1, create 2, finish resize, remove k1".to_owned(),
-        ),
-        (
             "being copied before a crash",
             &begun,
             S::Restarting,
@@ -175,7 +167,6 @@ fn contents_of_a_warm_cache_are_saved_before_it_gets_more_memory() {
             vec![warm(Stopped), holder("k1")],
             "begin resize, set restarting, remove c1, create 2, finish resize, remove k1".to_owned(),
         ),
-        ("asleep, and not woken", &none, S::Asleep, 128, vec![warm(Stopped), holder("k1")], String::new()),
         (
             "hangs",
             &none,
@@ -196,12 +187,18 @@ fn contents_of_a_warm_cache_are_saved_before_it_gets_more_memory() {
         let mut instance = instance(DesiredState::Running, route(state, 1));
         (instance.warm, instance.memory_mb) = (true, memory_mb);
         let actions = summary(&plan(&instance, asked, &containers, 0));
-        // Its result is that of the container that was created; there is nothing to change in that.
         assert_eq!(actions.replace("probe c1, resize c1", "probe c1"), expected, "{name}");
     }
-    let mut instance = instance(DesiredState::Running, route(S::Running, 1));
+}
+
+// F-36.
+#[test]
+fn contents_of_a_warm_cache_are_saved_before_it_gets_other_connections() {
+    let warm = Container { spec: WARM.into(), ..container(ContainerState::Running) };
+    let mut instance = instance(DesiredState::Running, route(InstanceState::Running, 1));
     (instance.warm, instance.connections) = (true, 500);
-    assert_eq!(summary(&plan(&instance, &[], &[warm(Running)], 0)), saved, "other connections");
+    let saved = "keep c1, set restarting, stop c1, remove c1, create 2";
+    assert_eq!(summary(&plan(&instance, &[], &[warm], 0)), saved);
 }
 
 // F-33, F-36.
