@@ -49,7 +49,7 @@ fn keeps_contents(instance: &Instance, containers: &[Container], actions: &[Acti
     let is_held = containers.iter().any(|c| c.is_holder && c.state == ContainerState::Running)
         && containers.iter().all(|c| c.is_holder || c.state == ContainerState::Stopped && ended_cleanly(c));
     let is_warm = Spec::of(instance).is_ok_and(|spec| spec.is_warm());
-    is_warm && is_held || actions.iter().any(|action| matches!(action, Action::Stop(_)))
+    is_warm && (is_held || actions.iter().any(|action| matches!(action, Action::Stop(_))))
 }
 
 /// The repair of a container that Docker has restarted already. Someone may have asked Docker to stop it.

@@ -51,16 +51,14 @@ impl<'a> Requests<'a> {
     /// Whether a container that is replaced for a restart or for other limits has contents that the next one can start with.
     pub(super) fn saves_contents(&self, c: &Container) -> bool {
         let keeps = || Spec::from_label(&c.spec).is_some_and(|has| self.spec.keeps_contents_of(&has));
-        let is_wanted = self.is_to_restart(c) || self.is_resized(c);
-        c.state == ContainerState::Running && !c.hung && is_wanted && keeps()
+        self.stops(c) && keeps()
     }
 
-    /// Whether a container that is replaced for a restart is stopped before it is removed: proxies hold requests by then, and
-    /// memcached answers what it has. The memory of a warm one would be kept for nothing if the next can't start with it.
+    /// Whether a container that is replaced on purpose is stopped before it is removed: proxies hold requests by then, and
+    /// memcached answers what it has.
     pub(super) fn stops(&self, c: &Container) -> bool {
-        let is_warm = || Spec::from_label(&c.spec).is_some_and(|spec| spec.is_warm());
-        let runs = c.state == ContainerState::Running && !c.hung;
-        runs && self.is_to_restart(c) && (!is_warm() || self.saves_contents(c))
+        let is_wanted = self.is_to_restart(c) || self.is_resized(c);
+        c.state == ContainerState::Running && !c.hung && is_wanted
     }
 
     /// Whether a stopped container would start without being warm although it is to be, or the other way round.

@@ -168,7 +168,7 @@ fn a_desired_instance_is_brought_to_run() {
             "with other connections",
             ok(),
             vec![Container { spec: "memory=64 connections=500 item=1048576".into(), ..c(Running) }],
-            "set restarting, remove c1, create 2",
+            "set restarting, stop c1, remove c1, create 2",
         ),
         running(
             "of an older generation",

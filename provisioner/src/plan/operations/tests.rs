@@ -152,7 +152,7 @@ fn memory_changes_in_place() {
             "too small for a memcached that runs",
             &none,
             vec![Container { spec: "memory=64 connections=1024 item=524288".into(), ..container(Running) }],
-            "set restarting, remove c1, create 2",
+            "set restarting, stop c1, remove c1, create 2",
         ),
     ] {
         assert_eq!(planned(asked, S::Running, &containers, 0), expected, "{name}");

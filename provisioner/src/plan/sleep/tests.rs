@@ -181,7 +181,7 @@ fn contents_of_a_warm_cache_are_saved_before_it_gets_more_memory() {
             S::Running,
             64,
             vec![Container { spec: WARM.replace("=64", "=65"), ..warm(Running) }],
-            "begin resize, set restarting, remove c1, create 2, finish resize".to_owned(),
+            "begin resize, set restarting, stop c1, remove c1, create 2, finish resize".to_owned(),
         ),
     ] {
         let mut instance = instance(DesiredState::Running, route(state, 1));
@@ -222,6 +222,7 @@ fn event_says_whether_contents_are_kept() {
         ("removed before a crash", true, vec![holder()], EventCause::Removed, false),
         ("removed", true, vec![], EventCause::Removed, true),
         ("not warm any more", false, vec![stopped(0), holder()], EventCause::Resized, true),
+        ("not warm any more, and runs", false, vec![warm(Running)], EventCause::Resized, true),
     ] {
         let mut instance = instance(DesiredState::Running, route(InstanceState::Running, 1));
         (instance.warm, instance.memory_mb) = (is_warm, 128);
