@@ -15,6 +15,7 @@ mod usage;
 mod victim;
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -37,8 +38,9 @@ use victim::Victim;
 const RECOVERY_INTERVAL: Duration = Duration::from_millis(500);
 /// Time limit for those attempts.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
-/// The victim's clients stand for another machine: they get the CPU first.
-const VICTIM_PRIORITY: i32 = -10;
+/// The victim's clients stand for another machine: they never wait for the CPU. A niceness wouldn't do, since the kernel may
+/// schedule each session as a group, in which alone it counts. What this process starts is scheduled as usual.
+const VICTIM_SCHEDULING: [&str; 5] = ["--all-tasks", "--reset-on-fork", "--fifo", "--pid", "1"];
 
 /// Measures what another tenant feels while each known flood runs; prints a table.
 #[derive(Debug, clap::Args)]
@@ -132,8 +134,8 @@ impl Floods {
         let testbed = Testbed::start(self).await?;
         // memgate has started, and keeps all cores.
         placement::pin(&conditions.victim_cores)?;
-        if rustix::process::setpriority_process(None, VICTIM_PRIORITY).is_err() {
-            eprintln!("can't raise the victim's priority: its figures include waiting for the CPU");
+        if !puts_victim_first() {
+            eprintln!("can't give the victim the CPU first (chrt): its figures include waiting for the CPU");
         }
         testbed.victim.store_kept().await?;
         // The first requests of a new installation are slower.
@@ -213,6 +215,13 @@ impl Conditions {
         };
         format!("Windows of {seconds} s; {placed}; memgate may open {files} files; {scale} of each flood.")
     }
+}
+
+/// Gives the threads of this process the CPU before all others. Returns whether that is allowed.
+fn puts_victim_first() -> bool {
+    let pid = std::process::id().to_string();
+    let chrt = Command::new("chrt").args(VICTIM_SCHEDULING).arg(&pid).status();
+    chrt.is_ok_and(|status| status.success())
 }
 
 /// Reads the victim's keys once it is served again. `None` if that doesn't happen in time.

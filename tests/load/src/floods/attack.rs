@@ -35,8 +35,6 @@ impl Attack {
         if let Some(core) = job.core {
             placement::pin(&[core])?;
         }
-        // The parent, which measures, has a higher priority.
-        rustix::process::setpriority_process(None, 0)?;
         raise_file_limit()?;
         if job.kind == Kind::ContainerPort {
             local_process::drop_privileges()?;
