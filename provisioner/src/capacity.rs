@@ -260,7 +260,7 @@ impl Reservations {
 /// with. Of several containers of one instance the largest counts: the others are about to be removed.
 pub(crate) fn memory_of(containers: &[Container]) -> HashMap<String, i64> {
     let mut bytes = HashMap::new();
-    for container in containers {
+    for container in containers.iter().filter(|it| !it.is_holder) {
         let Some(spec) = Spec::from_label(&container.spec) else { continue };
         let has = container.limits.as_ref().map(|limits| limits.memory).filter(|memory| *memory > 0);
         let held: &mut i64 = bytes.entry(container.instance.clone()).or_default();
@@ -379,6 +379,7 @@ mod tests {
             container("b", large),
             container("b", small),
             container("c", "none"),
+            Container { is_holder: true, ..container("e", large) },
             resized,
         ];
         let counted = memory_of(&containers);

@@ -28,12 +28,13 @@ use crate::Error;
 use crate::error::Cause;
 use crate::names::{LABEL, LABEL_CREATED, Names};
 
-pub(crate) use container::{CreatedContainer, NewContainer};
+pub(crate) use container::NewContainer;
 pub(crate) use events::{Change, DockerEvent};
 pub(crate) use foreign::Foreign;
 pub(crate) use image::{BuiltImage, Untagged};
 pub(crate) use isolation::shown;
 pub(crate) use memory::{HOLDER_MEMORY, NewHolder};
+pub(crate) use memory_growth::copy_timeout;
 pub(crate) use output::escape;
 pub(crate) use trial::TrialOutput;
 

@@ -66,6 +66,14 @@ pub enum Error {
         "no memory for another cache: free memory, or set provisioner.overcommit or provisioner.memory_mb"
     )]
     NoMemory,
+    /// A warm cache that gets more memory: its contents couldn't be copied, and are kept.
+    #[error("the contents of a warm cache weren't copied to more memory, and are kept: {0}")]
+    NotCopied(String),
+    /// A warm cache gets more memory, and another one's contents are being copied.
+    #[error(
+        "the contents of another warm cache are being copied to more memory: this one's turn comes later"
+    )]
+    CopyWaits,
     /// A network can't be removed although no container of this installation is on it.
     #[error(
         "Docker says that the network {0} is in use: disconnect what is on it, or restart Docker, and try again"
@@ -200,6 +208,12 @@ impl Error {
                 "waiting for memory: the cache starts, or gets its new size, when this machine has room; \
                  ask the operator"
             }
+            Self::NotCopied(_) => {
+                "its contents couldn't be copied to more memory: trying again; the operator's log has the reason"
+            }
+            Self::CopyWaits => {
+                "waiting for its turn: warm caches get more memory one after the other, and keep what they have until then"
+            }
             Self::NoSubnet(_) => "this machine has no room for another cache: ask the operator",
             Self::NoAnswer { .. } | Self::WrongSecret { .. } => {
                 "memcached was started but doesn't answer: trying again"
@@ -222,7 +236,7 @@ impl Error {
     /// Whether an error says nothing about the instance that was worked on: it doesn't count as a failure of that, and
     /// is reported for all instances together.
     pub(crate) fn is_general(&self) -> bool {
-        use Error::{DockerDown, ImageNotReady, NetworkBroken, NoFirewall, SecretMismatch, Store};
+        use Error::{CopyWaits, DockerDown, ImageNotReady, NetworkBroken, NoFirewall, SecretMismatch, Store};
         matches!(
             self,
             DockerDown(_)
@@ -231,6 +245,7 @@ impl Error {
                 | NoFirewall
                 | NetworkBroken { .. }
                 | ImageNotReady
+                | CopyWaits
         )
     }
 

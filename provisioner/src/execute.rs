@@ -1,6 +1,8 @@
 //! The executor: carries out the plan for one instance, and records the observed state.
 
 mod adopt;
+mod concurrency;
+mod contents;
 mod create;
 mod network;
 mod operations;
@@ -19,12 +21,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use store::{DesiredState, Instance, LaneKey, Operation, OperationKind, Store};
-use tokio::sync::{Mutex, RwLock, Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex, OwnedSemaphorePermit};
 use tokio::time::{Instant, timeout};
 
 use crate::activity::Activity;
 use crate::capacity::Capacity;
-use crate::docker::Docker;
+use crate::docker::{Docker, copy_timeout};
 use crate::error::Error;
 use crate::firewall::Firewall;
 use crate::history::History;
@@ -33,13 +35,16 @@ use crate::known_instances::KnownInstances;
 use crate::limits::Limits;
 use crate::liveness::Silence;
 use crate::metrics::Metrics;
-use crate::names::{Names, is_instance_id};
+use crate::names::{MemorySlot, Names, is_instance_id};
 use crate::networks::Networks;
 use crate::plan::{self, Action, Container, ContainerState, plan};
 use crate::secrets::SecretChecks;
 use crate::spec::Spec;
 use crate::work_queue;
 
+pub(crate) use concurrency::Concurrency;
+use concurrency::Held;
+use contents::Copies;
 use operations::Outcome;
 pub(crate) use pool::Pool;
 pub(crate) use record::log_failure;
@@ -47,11 +52,7 @@ use restrictions::Restrictions;
 use shrink::Shrinking;
 use warm::Stopped;
 
-/// Instances that are changed in Docker at a time; with more, each is slower.
-const WRITES_MAX: usize = 8;
-/// Instances that are read from Docker at a time.
-const READS_MAX: usize = 16;
-/// Time limit of the work on one instance, whose requests to Docker have limits of their own.
+/// Time limit of the work on one instance, whose requests to Docker have limits of their own, without a copy of its contents.
 const RECONCILE_TIMEOUT: Duration = Duration::from_mins(5);
 /// How long a repair waits for the store before it goes on without it.
 const STORE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -86,25 +87,6 @@ pub(crate) struct Executor {
     pub(crate) pool: Pool,
 }
 
-/// Limits how many tasks use Docker at a time.
-#[derive(Debug)]
-pub(crate) struct Concurrency {
-    write_permits: Semaphore,
-    read_permits: Semaphore,
-    /// Read by the work on an instance, written while a network is made again: its containers are disconnected then.
-    networks: RwLock<()>,
-}
-
-impl Default for Concurrency {
-    fn default() -> Self {
-        Self {
-            write_permits: Semaphore::new(WRITES_MAX),
-            read_permits: Semaphore::new(READS_MAX),
-            networks: RwLock::new(()),
-        }
-    }
-}
-
 /// What is known about containers beside Docker's view.
 #[derive(Debug, Default)]
 pub(crate) struct Observations {
@@ -114,6 +96,7 @@ pub(crate) struct Observations {
     stubborn: Mutex<HashSet<String>>,
     /// Resizes that take longer than one slice, by container.
     shrinking: Mutex<HashMap<String, Shrinking>>,
+    copies: Copies,
     inspected: AtomicUsize,
     /// Counts isolation checks, each of which tries to reach other instances.
     isolation_checks: AtomicUsize,
@@ -166,8 +149,10 @@ struct Situation {
     resized: OnceLock<Outcome>,
     /// What became of its contents, if its memcached was stopped on purpose.
     stopped: OnceLock<Stopped>,
-    /// Why they couldn't get to a volume of another size.
-    not_copied: OnceLock<String>,
+    /// Its turn to have its contents copied, if they are.
+    turn: Option<OwnedSemaphorePermit>,
+    /// Where its next container's memory is, once that is prepared.
+    memory: OnceLock<MemorySlot>,
     /// How many times in a row the work on it has failed.
     failures: u32,
 }
@@ -201,12 +186,9 @@ impl Executor {
     /// Brings one instance to its desired state. `failures`: how many times in a row that has failed.
     pub(crate) async fn reconcile_one(&self, id: &str, failures: u32) -> Result<work_queue::Outcome, Error> {
         let started = Instant::now();
-        let work = async {
-            let _networks = self.concurrency.networks.read().await;
-            self.converge(id, failures).await
-        };
+        let work = self.converge(id, failures);
         let late = || Error::DockerDown("the work on a cache took too long".into());
-        let result = timeout(RECONCILE_TIMEOUT, work).await.unwrap_or_else(|_| Err(late()));
+        let result = timeout(self.reconcile_timeout(id), work).await.unwrap_or_else(|_| Err(late()));
         self.metrics.reconcile.observe(started.elapsed().as_secs_f64());
         if let Err(error) = &result {
             if matches!(error, Error::NoMemory) {
@@ -218,42 +200,52 @@ impl Executor {
         result
     }
 
+    /// The copy of a large cache alone may take longer than all other work.
+    fn reconcile_timeout(&self, id: &str) -> Duration {
+        let warm = self.known.get(id).and_then(|it| Spec::of(&it).ok()).filter(Spec::is_warm);
+        let bytes = warm.map_or(0, |spec| u64::try_from(spec.memory_mb() << 20).unwrap_or(0));
+        RECONCILE_TIMEOUT + copy_timeout(bytes)
+    }
+
     async fn converge(&self, id: &str, failures: u32) -> Result<work_queue::Outcome, Error> {
         use work_queue::Outcome::{Done, Unfinished};
+        let mut held = self.concurrency.begin().await;
         let Some(mut situation) = self.observe(id, failures).await? else { return Ok(Done) };
         self.reserve_memory(&mut situation).await?;
-        let mut permit = None;
         if situation.actions.iter().any(plan::changes_docker) {
-            permit = self.concurrency.write_permits.try_acquire().ok();
-            if permit.is_none() {
+            held.write_permit = self.concurrency.write_permits.try_acquire().ok();
+            if held.write_permit.is_none() {
                 // Proxies learn the new state while this waits; afterwards the plan may be another.
                 for action in &situation.actions {
                     if let Action::SetState(state, message) = action {
                         let _ = self.mark(&situation.instance, *state, *message).await;
                     }
                 }
-                permit = self.concurrency.write_permits.acquire().await.ok();
+                held.write_permit = self.concurrency.write_permits.acquire().await.ok();
                 let Some(observed) = self.observe(id, failures).await? else { return Ok(Done) };
-                situation = observed;
+                situation = Situation { turn: situation.turn.take(), ..observed };
                 self.reserve_memory(&mut situation).await?;
             }
         }
         self.begin_record(&situation).await;
-        self.carry_out(&situation, permit).await?;
+        self.carry_out(&situation, held).await?;
+        self.observations.copies.forget(id);
         // What was read last may be out of date: this isn't done before the store was read.
         let outcome = if situation.is_resizing() { Unfinished } else { Done };
         situation.store_error.or(situation.no_room).map_or(Ok(outcome), Err)
     }
 
-    async fn carry_out(
-        &self,
-        situation: &Situation,
-        mut permit: Option<SemaphorePermit<'_>>,
-    ) -> Result<(), Error> {
+    async fn carry_out<'a>(&'a self, situation: &Situation, mut held: Held<'a>) -> Result<(), Error> {
         for (number, action) in situation.actions.iter().enumerate() {
             // The rest may wait for the store, and others may go on.
             if !situation.actions.iter().skip(number).any(plan::changes_docker) {
-                permit = None;
+                held.write_permit = None;
+            }
+            if matches!(action, Action::Create { .. }) && situation.turn.is_some() {
+                // A copy takes long, and concerns neither networks nor other instances: their work goes on.
+                drop(held);
+                self.prepare_memory(situation).await?;
+                held = self.concurrency.go_on().await;
             }
             let mut result = self.execute(situation, action).await;
             self.metrics.count_action(action, result.is_ok());
@@ -282,7 +274,7 @@ impl Executor {
             }
             result?;
         }
-        drop(permit);
+        drop(held);
         Ok(())
     }
 
@@ -307,7 +299,8 @@ impl Executor {
             no_room: None,
             resized: OnceLock::new(),
             stopped: OnceLock::new(),
-            not_copied: OnceLock::new(),
+            turn: None,
+            memory: OnceLock::new(),
             failures,
         };
         if situation.needs_no_store() {
@@ -360,7 +353,8 @@ impl Executor {
     }
 
     pub(crate) fn limits_differ(&self, container: &Container, spec: Option<Spec>) -> bool {
-        let label = Spec::from_label(&container.spec);
+        // A holder has less than the memcached whose memory it keeps.
+        let label = Spec::from_label(&container.spec).filter(|_| !container.is_holder);
         // Of one that will be replaced, the limits that it was created with count.
         let resized = spec.filter(|spec| label.is_some_and(|label| spec.is_resize_of(&label)));
         let wanted = resized.or(label).map(|spec| Limits::wanted(&spec, self.cpus));
@@ -390,7 +384,10 @@ impl Executor {
             Action::Resize(container) => self.resize(situation, container).await,
             Action::Finish(operation) => self.finish(situation, operation).await,
             Action::Abandon(operation, why) => self.abandon(operation, why).await,
-            Action::Remove(container) => self.remove(container).await,
+            Action::Remove(container) => {
+                self.drop_unclean_memory(situation, container).await?;
+                self.remove(container).await
+            }
             Action::Create { .. } if situation.store_error.is_some() => self.make_again(situation).await,
             Action::Create { generation } => self.create(situation, *generation).await,
             Action::TearDown(state) => self.tear_down(instance, *state).await,
@@ -406,6 +403,7 @@ impl Executor {
     /// Forgets instances and containers that exist no more.
     pub(crate) async fn forget_removed(&self, instances: &HashSet<String>, containers: &HashSet<&str>) {
         self.capacity.retain(instances);
+        self.observations.copies.retain(instances);
         self.history.retain(instances, containers);
         self.secrets.retain(containers);
         self.activity.retain(containers);

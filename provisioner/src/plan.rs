@@ -65,6 +65,13 @@ pub(crate) struct Container {
     pub(crate) created_at: Timestamp,
 }
 
+impl Container {
+    /// Whether nothing says that its memcached ended without saving what a warm cache needs.
+    pub(crate) fn ended_cleanly(&self) -> bool {
+        self.ended.is_none_or(|ended| ended.exit_code == 0)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ContainerState {
     /// Never started: its secret may be missing.

@@ -73,11 +73,11 @@ Examples:
   memgate plan update default --memory-mb 128 --new-caches-only
 
 Caches are resized while they run, and `memgate cache show EMAIL` shows how far that is. A memory that the machine can't hold
-is refused, and so is one below what a cache holds now: --force lets the oldest items go. Warm caches are restarted for it: more memory keeps their
-contents, less memory empties them. Caches that have another memory than
-the plan had keep it; `memgate user update` with the same plan gives a user's caches its memory, `memgate cache resize` one
-cache any. The command says how many keep another memory, item size or number of connections. To change the others of an
-existing cache, delete it and create it again.", units!()))]
+is refused, and so is one below what a cache holds now: --force lets the oldest items go. Warm caches are restarted for it,
+one after the other: more memory keeps their contents, less memory empties them, and so is refused without --force. Caches
+that have another memory than the plan had keep it; `memgate user update` with the same plan gives a user's caches its
+memory, `memgate cache resize` one cache any. The command says how many keep another memory, item size or number of
+connections. To change the others of an existing cache, delete it and create it again.", units!()))]
     Update {
         /// The plan's name
         name: String,
@@ -106,7 +106,7 @@ pub(crate) struct ExistingArgs {
     /// Leave the memory of existing caches as it is
     #[arg(long, conflicts_with = "force")]
     new_caches_only: bool,
-    /// Also shrink caches that hold more: their oldest items go
+    /// Also shrink caches that hold more: their oldest items go, and those of warm caches all
     #[arg(long)]
     force: bool,
 }
@@ -262,6 +262,10 @@ fn update_error(error: StoreError, name: &str) -> CliError {
                 "give it {most_mb} MB or more, let their oldest items go with --force, or leave existing caches as they are \
                  with --new-caches-only"
             ),
+        ),
+        StoreError::PlanEmpties { caches } => CliError::new(
+            format!("less memory empties the warm caches with the plan {name}: {caches} of them"),
+            "empty them with --force, or leave existing caches as they are with --new-caches-only",
         ),
         StoreError::Operation(error @ OperationError::NoRoom { .. }) => {
             let (what, _) = CliError::from(StoreError::from(error)).into_parts();

@@ -81,6 +81,12 @@ pub enum StoreError {
         /// What the largest of them holds, in MiB.
         most_mb: i64,
     },
+    /// A warm plan's caches would start empty with its new memory.
+    #[error("{caches} warm caches of the plan would be emptied: keep its memory, or let their items go")]
+    PlanEmpties {
+        /// How many caches.
+        caches: usize,
+    },
     /// What was asked of a cache can't be done now.
     #[error(transparent)]
     Operation(#[from] crate::operation_error::OperationError),

@@ -12,7 +12,8 @@ use crate::{Cache, Store, StoreError};
 pub enum ExistingCaches {
     /// They keep theirs.
     Keep,
-    /// Those that have the plan's former memory get the new one, unless one of them holds more than that.
+    /// Those that have the plan's former memory get the new one, unless one of them holds more than that, or is warm and
+    /// would be emptied.
     Resize,
     /// The same, also if items have to go.
     ResizeAndEvict,
@@ -50,7 +51,7 @@ impl Store {
     /// Changes a plan as [`Store::update_plan`] does, and the memory of its caches: by resizing those that run.
     ///
     /// # Errors
-    /// `NotFound("plan")`, `Operation(TooSmall)`, `Operation(NoRoom)`, `PlanHolds`; then nothing is changed.
+    /// `NotFound("plan")`, `Operation(TooSmall)`, `Operation(NoRoom)`, `PlanHolds`, `PlanEmpties`; then nothing is changed.
     pub async fn update_plan_and(
         &self,
         name: &str,
@@ -77,6 +78,13 @@ impl Store {
                 let mut growth = growth;
                 let all: Vec<Cache> = sqlx::query_as(OF_SIZE)
                     .bind(name).bind(former_mb).bind(QUERIED_MAX).fetch_all(&mut *tx).await?;
+                // A warm memcached can't give a part of its memory back.
+                if plan.warm && plan.memory_mb < former_mb && existing == ExistingCaches::Resize {
+                    let caches = all.iter().filter(|cache| !cache.suspended).count();
+                    if caches > 0 {
+                        return Err(StoreError::PlanEmpties { caches });
+                    }
+                }
                 for cache in &all {
                     resized += usize::from(follow_memory!(self, tx, revision, cache, plan.memory_mb, growth));
                 }

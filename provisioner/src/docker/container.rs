@@ -16,7 +16,6 @@ use tokio::time::{Instant, sleep};
 
 use super::isolation::isolation_of;
 use super::limits::{limits_of, restart_policy};
-use super::memory::NewHolder;
 use super::network::endpoint;
 use super::{Docker, created_at, ignore_not_found};
 use store::LaneCredential;
@@ -51,18 +50,12 @@ pub(crate) struct NewContainer<'a> {
     pub(crate) address: &'a str,
     /// The hard limit of its CPU time, in CPUs; zero is none.
     pub(crate) cpus: f64,
+    /// Where a warm cache has its memory, which is prepared.
+    pub(crate) memory: Option<MemorySlot>,
     /// memcached's `-t`.
     pub(crate) threads: u32,
     /// Whether it is made before its instance.
     pub(crate) made_ahead: bool,
-}
-
-/// A container that was just created.
-#[derive(Debug)]
-pub(crate) struct CreatedContainer {
-    pub(crate) id: String,
-    /// Why a warm cache has nothing of the contents that there were, if that is known.
-    pub(crate) lost: Option<String>,
 }
 
 impl Docker {
@@ -121,25 +114,16 @@ impl Docker {
         Ok(Container { state, attached, started_at, ended, limits, isolation, ..container.clone() })
     }
 
-    /// Creates a container and the volumes for its secret and a warm cache's memory, without starting it. What was kept of
-    /// that memory is there.
-    pub(crate) async fn create_container(&self, new: &NewContainer<'_>) -> Result<CreatedContainer, Error> {
+    /// Creates a container and the volumes for its secret and a warm cache's memory, without starting it. Returns its id.
+    pub(crate) async fn create_container(&self, new: &NewContainer<'_>) -> Result<String, Error> {
         self.check_volume_of(new.instance).await?;
-        let NewContainer { instance, spec, image, command, .. } = *new;
-        let memory = if spec.is_warm() {
-            Some(self.fit_memory(&NewHolder { instance, spec, image, command }).await?)
-        } else {
-            None
-        };
-        let slot = memory.as_ref().map(|memory| memory.slot);
-        let lost = memory.and_then(|memory| memory.lost);
         let name = self.names.instance(new.instance);
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
-        let request = self.client()?.create_container(Some(options), self.body(new, slot));
+        let request = self.client()?.create_container(Some(options), self.body(new));
         match self.change("create a container", request).await {
             Ok(created) => {
                 self.note_created(&created.id);
-                Ok(CreatedContainer { id: created.id, lost })
+                Ok(created.id)
             }
             // The name is in use: by one that another client is removing, or by one that isn't ours.
             Err(error @ Error::Docker { status: Some(409), .. }) => {
@@ -191,8 +175,7 @@ impl Docker {
         }
     }
 
-    /// `memory` is where a warm cache has it.
-    fn body(&self, new: &NewContainer<'_>, memory: Option<MemorySlot>) -> ContainerCreateBody {
+    fn body(&self, new: &NewContainer<'_>) -> ContainerCreateBody {
         let mut labels = self.labels();
         labels.extend([
             (LABEL_INSTANCE.into(), new.instance.to_owned()),
@@ -214,7 +197,7 @@ impl Docker {
             // With that, memcached saves what it needs to start with the contents.
             stop_signal: new.spec.is_warm().then(|| "SIGUSR1".to_owned()),
             labels: Some(labels),
-            host_config: Some(self.host_config(new, memory)),
+            host_config: Some(self.host_config(new)),
             networking_config: Some(NetworkingConfig {
                 endpoints_config: Some(HashMap::from([(new.network.to_owned(), endpoint)])),
             }),
@@ -222,9 +205,9 @@ impl Docker {
         }
     }
 
-    fn host_config(&self, new: &NewContainer<'_>, memory: Option<MemorySlot>) -> HostConfig {
+    fn host_config(&self, new: &NewContainer<'_>) -> HostConfig {
         let limits = Limits::wanted(new.spec, new.cpus);
-        let memory = memory.map(|slot| self.memory_mount(new.instance, slot, new.spec));
+        let memory = new.memory.map(|slot| self.memory_mount(new.instance, slot, new.spec));
         HostConfig {
             network_mode: Some(new.network.to_owned()),
             // Nothing listens there, so no external name resolves; Docker's resolver would forward queries.

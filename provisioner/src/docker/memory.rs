@@ -28,7 +28,7 @@ const OPEN_FILES_MAX: i64 = 256;
 #[derive(Debug)]
 pub(crate) struct NewHolder<'a> {
     pub(crate) instance: &'a str,
-    /// The limits of the instance.
+    /// The limits of the instance, as the memory is for them.
     pub(crate) spec: &'a Spec,
     /// The image's id.
     pub(crate) image: &'a str,
@@ -122,7 +122,10 @@ impl Docker {
 
     fn holder_body(&self, new: &NewHolder<'_>, slot: MemorySlot, is_read_only: bool) -> ContainerCreateBody {
         let mut labels = self.labels();
-        labels.insert(LABEL_INSTANCE.into(), new.instance.to_owned());
+        labels.extend([
+            (LABEL_INSTANCE.into(), new.instance.to_owned()),
+            (LABEL_SPEC.into(), new.spec.label()),
+        ]);
         let own =
             Limits { memory: HOLDER_MEMORY, memory_swap: HOLDER_MEMORY, ..Limits::wanted(new.spec, 1.0) };
         let mut memory = self.memory_mount(new.instance, slot, new.spec);

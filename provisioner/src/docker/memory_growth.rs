@@ -1,5 +1,5 @@
-//! The memory of a warm cache for a container that is about to be created: what was kept, also in a larger volume. A volume
-//! keeps its size, so the contents are copied to another one, through Docker's archives: the provisioner sees no file of it.
+//! Prepares the memory of a warm cache for its next container. A volume keeps its size, so for more memory the contents are
+//! copied to a second volume, through Docker's archives: the provisioner opens no file of it.
 //!
 //! Each step goes on after a crash. Contents are only copied to a larger volume, so of two that are kept the smaller one has
 //! them, and the other one's copy may have a part of them only.
@@ -15,22 +15,25 @@ use tokio::time::{Instant, timeout};
 
 use super::memory::{NewHolder, memory_label};
 use super::{Docker, map_error};
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::memory_archive::{MemoryArchive, Unfit};
 use crate::names::{LABEL_SPEC, MemorySlot};
 use crate::spec::{MEMORY_DIR, memory_bytes_of_volume};
 
-/// How long a copy may take. Longer than clients wait, and so that a cache that is too large for it runs again, if empty.
+/// A copy that has failed so many times in a row isn't tried again: the cache starts empty rather than not at all.
+const COPY_ATTEMPTS_MAX: u32 = 3;
+/// How long a copy may take, and how much longer for each GB: several times as long as Docker needs on a busy machine.
 const COPY_TIMEOUT: Duration = Duration::from_secs(60);
+const COPY_TIMEOUT_PER_GB: Duration = Duration::from_secs(20);
 /// Chunks of an archive that have been read and not written.
 const CHUNKS_MAX: usize = 4;
 
 /// The memory of a container that is about to be created.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Fitted {
-    pub(super) slot: MemorySlot,
+pub(crate) struct PreparedMemory {
+    pub(crate) slot: MemorySlot,
     /// Why it has nothing of what there was, if that is known.
-    pub(super) lost: Option<String>,
+    pub(crate) lost: Option<String>,
 }
 
 /// A volume with memory, as it is found.
@@ -50,11 +53,16 @@ enum CopyError {
 
 impl Docker {
     /// Prepares the memory of a warm instance: what was kept of it goes to a volume of the right size, and there is no other
-    /// volume afterwards. `new` is the instance's holder, if another is needed.
+    /// volume afterwards. `new` is the instance's holder, if another is needed, and `failures` counts the copies that have
+    /// failed in a row.
     ///
     /// # Errors
     /// If Docker fails; then what was kept is there still. That contents can't be kept is no error.
-    pub(super) async fn fit_memory(&self, new: &NewHolder<'_>) -> Result<Fitted, Error> {
+    pub(crate) async fn prepare_memory(
+        &self,
+        new: &NewHolder<'_>,
+        failures: u32,
+    ) -> Result<PreparedMemory, Error> {
         let mut found = Vec::new();
         for slot in MemorySlot::ALL {
             found.extend(self.memory_in(new.instance, slot).await?);
@@ -71,17 +79,17 @@ impl Docker {
             if fits.is_none() {
                 self.clear(new.instance, slot).await?;
             }
-            return Ok(Fitted { slot, lost: is_smaller.then(smaller) });
+            return Ok(PreparedMemory { slot, lost: is_smaller.then(smaller) });
         };
         let lost = match before.cmp(&after) {
             std::cmp::Ordering::Equal => {
                 self.clear(new.instance, kept.other()).await?;
-                return Ok(Fitted { slot: kept, lost: None });
+                return Ok(PreparedMemory { slot: kept, lost: None });
             }
-            std::cmp::Ordering::Less => match self.grow(new, kept, (before, after)).await? {
+            std::cmp::Ordering::Less => match self.grow(new, kept, (before, after), failures).await? {
                 None => {
                     self.clear(new.instance, kept).await?;
-                    return Ok(Fitted { slot: kept.other(), lost: None });
+                    return Ok(PreparedMemory { slot: kept.other(), lost: None });
                 }
                 Some(why) => why,
             },
@@ -90,31 +98,26 @@ impl Docker {
         for slot in MemorySlot::ALL {
             self.clear(new.instance, slot).await?;
         }
-        Ok(Fitted { slot: MemorySlot::First, lost: Some(lost) })
+        Ok(PreparedMemory { slot: MemorySlot::First, lost: Some(lost) })
     }
 
     /// Copies kept memory to a new volume in the other slot, with a holder of its own. Returns why that can't be done, if
-    /// trying again is no use.
+    /// trying again is no use: an error of Docker, or a lack of time, says nothing of the contents.
     async fn grow(
         &self,
         new: &NewHolder<'_>,
         kept: MemorySlot,
         sizes: (u64, u64),
+        failures: u32,
     ) -> Result<Option<String>, Error> {
         let target = kept.other();
         self.clear(new.instance, target).await?;
+        // Docker writes no file to a volume that a container has read-only.
+        self.start_holder_in(new, target, false).await?;
         let holders = [kept, target].map(|slot| self.names.holder(new.instance, slot));
-        let copied = async {
-            // Docker writes no file to a volume that a container has read-only.
-            self.start_holder_in(new, target, false).await.map_err(CopyError::Docker)?;
-            self.copy_memory(&holders, sizes).await
-        };
-        let begun = Instant::now();
-        let Ok(copied) = timeout(COPY_TIMEOUT, copied).await else {
-            return Ok(Some(format!("copying them took longer than {} s", COPY_TIMEOUT.as_secs())));
-        };
-        match copied {
-            Ok(()) => {
+        let (begun, limit) = (Instant::now(), copy_timeout(sizes.0));
+        let error = match timeout(limit, self.copy_memory(&holders, sizes)).await {
+            Ok(Ok(())) => {
                 let seconds = begun.elapsed().as_secs_f64();
                 tracing::info!(
                     instance = new.instance,
@@ -122,15 +125,30 @@ impl Docker {
                     seconds,
                     "copied a warm cache's memory"
                 );
-                Ok(None)
+                return Ok(None);
             }
-            Err(CopyError::Unfit(unfit)) => Ok(Some(unfit.to_string())),
-            Err(CopyError::Docker(error @ Error::DockerDown(_))) => Err(error),
-            Err(CopyError::Docker(error)) => {
-                tracing::warn!(instance = new.instance, %error, "can't copy the memory of a warm cache");
-                Ok(Some("Docker didn't copy them".to_owned()))
-            }
+            Ok(Err(CopyError::Unfit(unfit))) => return Ok(Some(unfit.to_string())),
+            Ok(Err(CopyError::Docker(error))) => chain(&error),
+            Err(_) => format!("it took longer than {} s", limit.as_secs()),
+        };
+        // One that doesn't answer has its own reason.
+        self.ping().await?;
+        let attempt = failures.saturating_add(1);
+        tracing::warn!(
+            instance = new.instance,
+            error,
+            attempt,
+            attempts_max = COPY_ATTEMPTS_MAX,
+            "can't copy the memory of a warm cache that gets more: see how busy this host and Docker are"
+        );
+        if attempt < COPY_ATTEMPTS_MAX {
+            // So that a part is never all that is left.
+            self.clear(new.instance, target).await?;
+            return Err(Error::NotCopied(error));
         }
+        Ok(Some(format!(
+            "copying them has failed {attempt} times: the operator's log has the reason; resize large caches at a quiet time"
+        )))
     }
 
     /// Copies what memcached saved from one holder's volume to the other's.
@@ -150,7 +168,9 @@ impl Docker {
                 while let Some(chunk) = download.next().await {
                     let chunk = chunk.map_err(|e| CopyError::Docker(map_error("read a volume", e)))?;
                     archive.push(chunk, &mut output).map_err(CopyError::Unfit)?;
-                    send(&sender, &mut output).await;
+                    if !send(&sender, &mut output).await {
+                        return Ok(());
+                    }
                 }
                 archive.finish(&mut output).map_err(CopyError::Unfit)?;
                 send(&sender, &mut output).await;
@@ -194,13 +214,43 @@ impl Docker {
     }
 }
 
-/// Sends chunks on, unless nobody takes them any more: then the error of the request that did counts.
-async fn send(sender: &mpsc::Sender<io::Result<Bytes>>, output: &mut Vec<Bytes>) {
+/// Sends chunks on. Returns whether somebody takes them: otherwise the upload has ended, and its error counts.
+async fn send(sender: &mpsc::Sender<io::Result<Bytes>>, output: &mut Vec<Bytes>) -> bool {
     for chunk in output.drain(..) {
-        let _ = sender.send(Ok(chunk)).await;
+        if sender.send(Ok(chunk)).await.is_err() {
+            return false;
+        }
     }
+    true
+}
+
+/// How long a copy of so many bytes may take.
+pub(crate) fn copy_timeout(bytes: u64) -> Duration {
+    let gigabytes = u32::try_from(bytes >> 30).unwrap_or(u32::MAX);
+    COPY_TIMEOUT.saturating_add(COPY_TIMEOUT_PER_GB.saturating_mul(gigabytes))
 }
 
 fn smaller() -> String {
     "a warm cache that gets less memory starts empty".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_a_copy_follows_its_size() {
+        for (megabytes, seconds) in [(64, 60), (1 << 10, 80), (16 << 10, 380)] {
+            assert_eq!(copy_timeout(megabytes << 20), Duration::from_secs(seconds), "{megabytes} MB");
+        }
+    }
+
+    #[tokio::test]
+    async fn reading_ends_when_nobody_takes_what_was_read() {
+        let (sender, mut receiver) = mpsc::channel(CHUNKS_MAX);
+        assert!(send(&sender, &mut vec![Bytes::from_static(b"1")]).await);
+        assert_eq!(receiver.recv().await.unwrap().unwrap(), Bytes::from_static(b"1"));
+        drop(receiver);
+        assert!(!send(&sender, &mut vec![Bytes::from_static(b"2")]).await);
+    }
 }

@@ -4,9 +4,10 @@ use store::{EventCause, Instance, InstanceState, Observed};
 
 use super::warm::Stopped;
 use super::{Executor, Situation};
-use crate::docker::{CreatedContainer, NewContainer};
+use crate::docker::NewContainer;
 use crate::error::Error;
 use crate::liveness::Health;
+use crate::names::MemorySlot;
 use crate::plan::Container;
 use crate::spec::Spec;
 
@@ -19,23 +20,17 @@ pub(super) struct Made {
     pub(super) address: String,
     /// memcached's version.
     version: String,
-    /// Why it has nothing of the contents that there were, if that is known.
-    lost: Option<String>,
 }
 
 impl Executor {
     pub(super) async fn create(&self, situation: &Situation, generation: i64) -> Result<(), Error> {
         let instance = &situation.instance;
-        self.drop_unclean_memory(situation).await?;
-        let Made { id, address, version, lost } =
-            self.make(instance, generation, (situation.failures, false)).await?;
-        if lost.is_some() || situation.stopped.get().is_some_and(Stopped::is_lost) {
+        let memory = self.prepare_memory(situation).await?;
+        if situation.stopped.get().is_some_and(Stopped::is_lost) {
             self.history.lose_contents(&instance.id);
         }
-        if let Some(why) = lost {
-            tracing::warn!(instance = instance.id, why, "the contents of a warm cache could not be kept");
-            let _ = situation.not_copied.set(why);
-        }
+        let Made { id, address, version } =
+            self.make(instance, generation, memory, (situation.failures, false)).await?;
         // Copying a warm cache's contents may have taken more.
         self.capacity.settle(&instance.id, Spec::of(instance).ok().map(|spec| spec.memory_limit()));
         self.history.complete(&instance.id, &id);
@@ -50,12 +45,13 @@ impl Executor {
         self.record(instance, &observed).await
     }
 
-    /// Makes a container for an instance: `failures` counts those in a row, and `made_ahead` says whether there is no such
-    /// instance yet.
+    /// Makes a container for an instance, with the memory that was prepared if it is warm: `failures` counts those in a row,
+    /// and `made_ahead` says whether there is no such instance yet.
     pub(super) async fn make(
         &self,
         instance: &Instance,
         generation: i64,
+        memory: Option<MemorySlot>,
         (failures, made_ahead): (u32, bool),
     ) -> Result<Made, Error> {
         let spec = Spec::of(instance).map_err(Error::InvalidInstance)?;
@@ -70,11 +66,12 @@ impl Executor {
             network: &lease.network,
             address: &lease.address,
             cpus: self.cpus,
+            memory,
             threads: self.threads,
             made_ahead,
         };
-        let CreatedContainer { id, lost } = match self.create_and_start(&new).await {
-            Ok(created) => created,
+        let id = match self.create_and_start(&new).await {
+            Ok(id) => id,
             Err(error) if error.is_not_found() => {
                 self.restore_dependencies().await?;
                 return Err(error);
@@ -96,7 +93,7 @@ impl Executor {
             }
             checked => checked?,
         };
-        Ok(Made { id, address: lease.address, version, lost })
+        Ok(Made { id, address: lease.address, version })
     }
 
     /// Makes a container again that was removed while the store can't be written: with the recorded generation and
@@ -112,6 +109,7 @@ impl Executor {
         let network =
             self.networks.network_of(&address).ok_or(Error::InvalidInstance("it has no network"))?;
         let image = self.images.get().await?;
+        let memory = self.prepare_memory(situation).await?;
         let new = NewContainer {
             instance: &instance.id,
             generation: route.generation,
@@ -121,10 +119,11 @@ impl Executor {
             network: &network,
             address: &address,
             cpus: self.cpus,
+            memory,
             threads: self.threads,
             made_ahead: false,
         };
-        let container = self.create_and_start(&new).await?.id;
+        let container = self.create_and_start(&new).await?;
         let version = self.check_new(instance, &new, &container).await?;
         tracing::warn!(
             instance = instance.id,
@@ -159,17 +158,17 @@ impl Executor {
     }
 
     /// Creates a container, uploads its secret and starts it. Removes it if it can't be started.
-    async fn create_and_start(&self, new: &NewContainer<'_>) -> Result<CreatedContainer, Error> {
-        let created = self.docker.create_container(new).await?;
+    async fn create_and_start(&self, new: &NewContainer<'_>) -> Result<String, Error> {
+        let id = self.docker.create_container(new).await?;
         let credential = self.lane_key.credential(new.instance, new.generation);
         let started = async {
-            self.docker.upload_secret(&created.id, &credential).await?;
-            self.docker.start(&created.id).await
+            self.docker.upload_secret(&id, &credential).await?;
+            self.docker.start(&id).await
         };
         match started.await {
-            Ok(()) => Ok(created),
+            Ok(()) => Ok(id),
             Err(error) => {
-                self.remove(&created.id).await?;
+                self.remove(&id).await?;
                 Err(error)
             }
         }

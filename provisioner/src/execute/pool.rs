@@ -15,7 +15,6 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::Executor;
-use crate::capacity::memory_of;
 use crate::error::Error;
 use crate::liveness::Health;
 use crate::memcached::Memcached;
@@ -114,7 +113,7 @@ impl Executor {
         self.firewall.require()?;
         self.check_secrets()?;
         let size = InstanceMemory::new(plan.memory_mb, plan.connections, plan.item_size_max).limit();
-        let in_use = async { Ok(memory_of(&self.docker.containers().await?)) };
+        let in_use = async { Ok(self.memory_in_use(&self.docker.containers().await?)) };
         self.capacity.count_existing(in_use).await?;
         if self.capacity.free() < size.saturating_mul(ROOM_MIN) {
             return Err(Error::NoMemory);
@@ -132,7 +131,7 @@ impl Executor {
     async fn make_and_offer(&self, instance: &Instance) -> Result<bool, Error> {
         let bytes = Spec::of(instance).map_err(Error::InvalidInstance)?.memory_limit();
         self.capacity.reserve(&instance.id, bytes)?;
-        let made = self.make(instance, GENERATION, (0, true)).await?;
+        let made = self.make(instance, GENERATION, None, (0, true)).await?;
         let no_answer = || Error::NoAnswer { address: made.address.clone() };
         let ip = made.address.parse().map_err(|_| no_answer())?;
         let credential = self.lane_key.credential(&instance.id, GENERATION);

@@ -96,14 +96,18 @@ impl Executor {
             return Ok(());
         }
         let state = match (instance.state(), error) {
+            // It runs on, and the operation says that it waits.
+            (Running, Error::CopyWaits) => return Ok(()),
             // A container keeps running without Docker, and serves proxies that have the right key.
             (Running, Error::DockerDown(_) | Error::SecretMismatch { .. }) => return Ok(()),
+            // It sleeps on, and what was asked of it waits.
+            (Asleep, Error::NoMemory | Error::CopyWaits) if !instance.wake_requested => Asleep,
             // It was to be woken, and must not be forgotten.
             (Asleep, _) => Restarting,
             (state, Error::DockerDown(_) | Error::SecretMismatch { .. }) => state,
             (Pending, Error::Image(_) | Error::NoSubnet(_)) => Pending,
             // A cache that runs keeps its container, and so its old size.
-            (state, Error::NoMemory | Error::ImageNotReady) => state,
+            (state, Error::NoMemory | Error::ImageNotReady | Error::CopyWaits) => state,
             _ if failures + 1 >= FAILURES_TO_FAIL => Failed,
             (Running, _) => Restarting,
             (Restarting, _) => return Ok(()),

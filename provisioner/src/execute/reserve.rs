@@ -1,24 +1,32 @@
 //! Memory of the machine: reserved before a container is created or gets more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use store::{Instance, OperationKind};
 
-use super::warm::{is_asleep, memory_asleep, memory_for_copy};
+use super::contents::memory_for_copy;
+use super::warm::{is_asleep, memory_asleep};
 use super::{Executor, Situation, all_cpus};
 use crate::capacity::memory_of;
 use crate::error::Error;
 use crate::limits::Limits;
-use crate::plan::{Action, Container, ContainerState, plan};
+use crate::plan::{self, Action, Container, ContainerState, plan};
 use crate::spec::Spec;
 
 impl Executor {
-    /// The memory of containers in bytes, by instance. Those that sleep need only what they keep.
+    /// The memory of containers in bytes, by instance. Those that sleep need only what they keep, and so do those of which a
+    /// crash has left holders only.
     pub(crate) fn memory_in_use(&self, containers: &[Container]) -> HashMap<String, i64> {
         let is_asleep = |it: &&Container| self.known.get(&it.instance).as_ref().is_some_and(is_asleep);
         let mut bytes = memory_of(containers);
         for container in containers.iter().filter(|it| !it.is_holder).filter(is_asleep) {
             bytes.insert(container.instance.clone(), memory_asleep(container));
+        }
+        let own: HashSet<&str> =
+            containers.iter().filter(|it| !it.is_holder).map(|it| it.instance.as_str()).collect();
+        for holder in containers.iter().filter(|it| it.is_holder && !own.contains(it.instance.as_str())) {
+            let held: &mut i64 = bytes.entry(holder.instance.clone()).or_default();
+            *held = held.saturating_add(memory_asleep(holder));
         }
         bytes
     }
@@ -46,22 +54,37 @@ impl Executor {
         };
         let in_use = async { Ok(self.memory_in_use(&self.docker.containers().await?)) };
         self.capacity.count_existing(in_use).await?;
-        // It runs again without the container that a crash came after: its memory is in use already.
-        let copied = containers.iter().filter(|it| creates && is_copied(it, &spec)).map(memory_for_copy);
-        let needed = copied.fold(spec.memory_limit(), i64::max);
-        let Err(error) = self.capacity.reserve(&instance.id, needed) else { return Ok(()) };
-        // Of one that sleeps, others may have the memory now.
-        let reserved = self.capacity.reserved_bytes(&instance.id).unwrap_or(0);
-        let has = kept.or_else(|| containers.iter().filter_map(memory_limit_of).max());
-        let has = has.filter(|has| reserved >= *has);
-        let smaller = Instance { memory_mb: spec.memory_mb_within(has.unwrap_or(0)), ..instance.clone() };
-        if wakes || has.is_none() || Spec::of(&smaller).is_err() {
+        // What the copy or the new container takes, whichever is more.
+        let for_copy = memory_for_copy(containers, actions, &spec);
+        let needed = for_copy.unwrap_or(0).max(spec.memory_limit());
+        let has = kept.or_else(|| containers.iter().filter_map(memory_limit_of).max()).unwrap_or(0);
+        let id = instance.id.clone();
+        let is_its_turn = for_copy.is_none() || self.take_turn(situation);
+        let reserved = if is_its_turn { self.capacity.reserve(&id, needed) } else { Err(Error::CopyWaits) };
+        let Err(error) = reserved else { return Ok(()) };
+        situation.turn = None;
+        let instance = &mut situation.instance;
+        instance.memory_mb = spec.memory_mb_within(has);
+        if has <= 0 || Spec::of(instance).is_err() {
             return Err(error);
         }
-        situation.instance = smaller;
-        situation.no_room = Some(error);
         self.plan_again(situation).await;
+        // Of one that sleeps, others may have the memory now.
+        let reserved = self.capacity.reserved_bytes(&id).unwrap_or(0);
+        let starts = situation.actions.iter().any(plan::starts_container);
+        if starts && reserved < has && self.capacity.reserve(&id, has).is_err() {
+            return Err(error);
+        }
+        situation.no_room = Some(error);
         Ok(())
+    }
+
+    /// Whether it is the instance's turn to have its contents copied, from now until the work on it ends.
+    fn take_turn(&self, situation: &mut Situation) -> bool {
+        if situation.turn.is_none() {
+            situation.turn = self.concurrency.turn_to_copy();
+        }
+        situation.turn.is_some()
     }
 
     /// Plans for the memory that the container has.
@@ -103,14 +126,10 @@ impl Executor {
     }
 }
 
-/// Whether what a warm container has is copied to a larger volume for the next one.
-fn is_copied(container: &Container, spec: &Spec) -> bool {
-    let has = Spec::from_label(&container.spec);
-    has.is_some_and(|has| spec.keeps_contents_of(&has) && has.memory_mb() < spec.memory_mb())
-}
-
-/// The limit of a container's memory in bytes: the one that it has, or was created with.
+/// The limit of a container's memory in bytes: the one that it has, or was created with. Of a holder, that of the container
+/// whose memory it keeps.
 fn memory_limit_of(container: &Container) -> Option<i64> {
-    let has = container.limits.as_ref().map(|limits| limits.memory).filter(|memory| *memory > 0);
+    let limits = container.limits.as_ref().filter(|_| !container.is_holder);
+    let has = limits.map(|limits| limits.memory).filter(|memory| *memory > 0);
     has.or_else(|| Some(Spec::from_label(&container.spec)?.memory_limit()))
 }

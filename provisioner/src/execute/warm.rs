@@ -1,4 +1,4 @@
-//! Stopping memcached on purpose: for a restart, for an upgrade, or because a cache sleeps. Proxies hold requests by then. A
+//! Stopping memcached on purpose: for a restart, an upgrade or another size, or because a cache sleeps. Proxies hold requests by then. A
 //! warm cache's memcached saves what it needs to start with its contents, and a holder keeps their memory meanwhile.
 
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Executor, Situation};
 use crate::docker::{HOLDER_MEMORY, NewHolder};
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::plan::{Container, ContainerState};
 use crate::spec::Spec;
 use crate::statistics::{self, Statistics};
@@ -57,7 +57,11 @@ impl Executor {
         let runs = container.state != ContainerState::Stopped;
         if let Some(spec) = spec.filter(|_| runs) {
             stopped.items = self.statistics_of(container).await.map(|figures| figures.curr_items);
-            stopped.lost = self.keep_memory(container, &spec).await.err().map(|error| error.to_string());
+            if let Err(error) = self.keep_memory(container, &spec).await {
+                warn_not_kept(container, &error);
+                stopped.lost =
+                    Some("their memory couldn't be kept: the operator's log has the reason".to_owned());
+            }
         }
         if runs && spec.is_some() {
             self.docker.stop(&container.id, STOP_SECONDS).await?;
@@ -70,7 +74,7 @@ impl Executor {
         if spec.is_some() {
             sleep(until_fraction(Duration::ZERO)).await;
         }
-        if spec.is_some() && !ended_cleanly(&self.docker.inspect(container).await?) {
+        if spec.is_some() && !self.docker.inspect(container).await?.ended_cleanly() {
             // It may have saved a part of what it needs.
             self.docker.remove_holders(&container.instance).await?;
             stopped.lost.get_or_insert_with(|| "memcached didn't end as it should".to_owned());
@@ -84,7 +88,7 @@ impl Executor {
         if let Some(spec) = Spec::from_label(&container.spec)
             && let Err(error) = self.keep_memory(container, &spec).await
         {
-            tracing::warn!(instance = container.instance, %error, "can't keep the contents of a warm cache");
+            warn_not_kept(container, &error);
         }
         sleep(until_fraction(STOP_BEGIN)).await;
         Ok(())
@@ -99,18 +103,11 @@ impl Executor {
 
     /// Starts a container. One that didn't end cleanly starts empty.
     pub(super) async fn start(&self, container: &Container) -> Result<(), Error> {
-        if !ended_cleanly(container) && Spec::from_label(&container.spec).is_some_and(|spec| spec.is_warm()) {
+        if !container.ended_cleanly() && Spec::from_label(&container.spec).is_some_and(|spec| spec.is_warm())
+        {
             self.docker.remove_holders(&container.instance).await?;
         }
         self.docker.start(&container.id).await
-    }
-
-    /// Lets the memory go that a container left which didn't end cleanly, before another is created.
-    pub(super) async fn drop_unclean_memory(&self, situation: &Situation) -> Result<(), Error> {
-        if situation.containers.iter().all(|it| it.is_holder || ended_cleanly(it)) {
-            return Ok(());
-        }
-        self.docker.remove_holders(&situation.instance.id).await
     }
 
     /// Stops and starts a container.
@@ -201,7 +198,8 @@ impl Executor {
             Some(container) => self.statistics_of(container).await.map(|figures| figures.curr_items),
             None => None,
         };
-        Ok(Some(told(situation.stopped.get(), situation.not_copied.get(), items)))
+        let not_copied = self.observations.copies.lost(&situation.instance.id);
+        Ok(Some(told(situation.stopped.get(), not_copied.as_ref(), items)))
     }
 }
 
@@ -215,14 +213,9 @@ fn until_fraction(fraction: Duration) -> Duration {
     }
 }
 
-fn ended_cleanly(container: &Container) -> bool {
-    container.ended.is_none_or(|ended| ended.exit_code == 0)
-}
-
-/// Bytes that it takes at most to copy the contents of a warm container to a larger volume, while no memcached runs: both volumes
-/// and their holders.
-pub(super) fn memory_for_copy(container: &Container) -> i64 {
-    memory_asleep(container).saturating_mul(2)
+fn warn_not_kept(container: &Container, error: &Error) {
+    let error = chain(error);
+    tracing::warn!(instance = container.instance, error, "can't keep the contents of a warm cache");
 }
 
 /// Bytes that the instance of a container needs while it sleeps.

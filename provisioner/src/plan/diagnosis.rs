@@ -43,13 +43,13 @@ pub(crate) fn diagnose(instance: &Instance, containers: &[Container], actions: &
     })
 }
 
-/// Whether a warm cache's contents are saved for its next container, or were before a crash. It is told if they are lost then.
+/// Whether a warm cache's contents are saved for its next container, or were before a crash. `History::lose_contents` corrects
+/// it if they are lost after all.
 fn keeps_contents(instance: &Instance, containers: &[Container], actions: &[Action]) -> bool {
-    let ended_cleanly = |c: &Container| c.ended.is_none_or(|ended| ended.exit_code == 0);
     let is_held = containers.iter().any(|c| c.is_holder && c.state == ContainerState::Running)
-        && containers.iter().all(|c| c.is_holder || c.state == ContainerState::Stopped && ended_cleanly(c));
+        && containers.iter().all(|c| c.is_holder || c.state == ContainerState::Stopped && c.ended_cleanly());
     let is_warm = Spec::of(instance).is_ok_and(|spec| spec.is_warm());
-    is_warm && (is_held || actions.iter().any(|action| matches!(action, Action::Stop(_))))
+    is_warm && (is_held || actions.iter().any(|action| matches!(action, Action::Keep(_))))
 }
 
 /// The repair of a container that Docker has restarted already. Someone may have asked Docker to stop it.

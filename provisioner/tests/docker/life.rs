@@ -101,8 +101,12 @@ async fn crash_between_stop_and_start(installation: &mut Installation, instance:
 /// Starts a holder of a volume, as the provisioner does.
 pub(crate) fn hold(installation: &Installation, instance: &Instance, (holder, volume): (&str, &str)) {
     let labels = [format!("memgate={}", installation.id), format!("memgate.instance={}", instance.id)];
+    let container = inspect("container", &installation.container(instance));
+    let size = inspect("volume", volume)["Labels"]["memgate.spec"].as_str().unwrap().to_owned();
+    let memory_mb = size.strip_suffix(" MB").unwrap().parse::<i64>().unwrap() - 1;
+    let spec = format!("memgate.spec=memory={memory_mb} connections=1024 item=1048576 warm");
     let mount = format!("source={volume},target=/memory");
-    let image = inspect("container", &installation.container(instance))["Image"].as_str().unwrap().to_owned();
+    let image = container["Image"].as_str().unwrap().to_owned();
     docker(&[
         "run",
         "-d",
@@ -112,6 +116,8 @@ pub(crate) fn hold(installation: &Installation, instance: &Instance, (holder, vo
         &labels[0],
         "--label",
         &labels[1],
+        "--label",
+        &spec,
         "--network",
         "none",
         "--user",
@@ -154,7 +160,7 @@ pub(crate) async fn until_asleep(installation: &Installation, instance: &Instanc
     asleep
 }
 
-async fn wake(installation: &Installation, instance: &Instance) -> Route {
+pub(crate) async fn wake(installation: &Installation, instance: &Instance) -> Route {
     installation.store.request_wake(std::slice::from_ref(&instance.id)).await.unwrap();
     installation.until_running(instance, 0).await
 }

@@ -1,13 +1,17 @@
 //! Warm caches that get more memory, or less: what becomes of their contents, also after a crash between two steps, and
 //! whatever a memcached that was taken over has left.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use provisioner::statistics::{self, Statistics};
-use store::{Instance, InstanceState, NewOperation, OperationState, Route};
+use store::{ExistingCaches, Instance, InstanceState, NewOperation, OperationState, Plan, Route};
 
+use crate::docker_relay::DockerRelay;
 use crate::harness::{Installation, docker, get, inspect, until};
-use crate::life::{hold, holder, memory, until_alone, until_asleep, warm};
+use crate::life::{hold, holder, memory, until_alone, until_asleep, wake, warm};
 use crate::operations::{ITEM, ask, done, hits, until_finished};
 
 const MIB: u64 = 1 << 20;
@@ -201,6 +205,143 @@ async fn what_a_hijacked_memcached_leaves_is_not_copied() {
     assert_eq!(memories(&installation, &instance).len(), 1);
     let events = installation.store.instance_events(&instance.id, 10).await.unwrap();
     assert!(events[0].contents_lost, "{events:?}");
+}
+
+/// The creations and removals of an installation's containers, like `create NAME`, as Docker tells of them.
+struct DockerEvents {
+    lines: Arc<Mutex<Vec<String>>>,
+    docker: Child,
+}
+
+impl DockerEvents {
+    fn follow(installation: &Installation) -> Self {
+        let label = format!("label=memgate={}", installation.id);
+        let filters = ["type=container", "event=create", "event=destroy", &label];
+        let mut docker = Command::new("docker")
+            .args(["events", "--format", "{{.Action}} {{.Actor.Attributes.name}}"])
+            .args(filters.iter().flat_map(|filter| ["--filter", filter]))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (lines, output) = (Arc::new(Mutex::new(Vec::new())), docker.stdout.take().unwrap());
+        let written = Arc::clone(&lines);
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                written.lock().unwrap().push(line);
+            }
+        });
+        Self { lines, docker }
+    }
+
+    /// When something happened, as its place among all that did.
+    fn place_of(&self, event: &str) -> Option<usize> {
+        self.lines.lock().unwrap().iter().position(|line| line == event)
+    }
+}
+
+impl Drop for DockerEvents {
+    fn drop(&mut self) {
+        let _ = self.docker.kill();
+        let _ = self.docker.wait();
+    }
+}
+
+// F-36, R-47.
+#[tokio::test]
+async fn warm_caches_of_a_plan_get_more_memory_one_after_the_other() {
+    let installation = Installation::start().await;
+    let events = DockerEvents::follow(&installation);
+    let caches = [filled(&installation).await, filled(&installation).await, filled(&installation).await];
+    let grow = |plan: &mut Plan| plan.memory_mb = 128;
+    let updated = installation.store.update_plan_and("default", ExistingCaches::Resize, grow).await.unwrap();
+    assert_eq!(updated.resized, caches.len());
+    let mut copies = Vec::new();
+    for (instance, route) in &caches {
+        let asked = installation.store.operations_of(&instance.cache_id, 1).await.unwrap().remove(0);
+        assert_eq!(until_finished(&installation, &asked).await.message, Some(kept(128)));
+        let route = installation.until_running(instance, route.generation).await;
+        assert!(has_all(&installation, instance, &route));
+        let holder = holder(&installation, instance);
+        let copied = until("Docker's word of it", Duration::from_secs(10), || async {
+            let begun = events.place_of(&format!("create {holder}-2"))?;
+            Some((begun, events.place_of(&format!("destroy {holder}"))?))
+        });
+        copies.push(copied.await);
+    }
+    copies.sort_unstable();
+    let overlap = copies.windows(2).find(|pair| pair[1].0 < pair[0].1);
+    assert_eq!(overlap, None, "{:?}", events.lines.lock().unwrap());
+}
+
+// F-36, R-54.
+#[tokio::test]
+async fn contents_are_kept_while_docker_fails_to_copy_them() {
+    let mut installation = Installation::new().await;
+    let relay =
+        DockerRelay::start(&installation.dir().join("docker.sock"), &installation.config.docker_socket);
+    installation.config.docker_socket = installation.dir().join("docker.sock");
+    installation.start_provisioner();
+    installation.until_ready().await;
+    let (instance, mut route) = filled(&installation).await;
+    // It can't read, and can't write: that ends while it is being written to. Then it can't start the second holder.
+    for (method, part, memory_mb) in
+        [("GET", "-holder/archive", 128), ("PUT", "-holder/archive", 192), ("POST", "-holder-2", 256)]
+    {
+        relay.refuse(method, part, 2);
+        assert_eq!(done(&installation, &instance, resize(memory_mb)).await, kept(memory_mb), "{method}");
+        assert_eq!(relay.still_refused(), 0, "{method}");
+        route = installation.until_running(&instance, route.generation).await;
+        assert!(has_all(&installation, &instance, &route), "{method}");
+        until_alone(&installation).await;
+        assert_eq!(memories(&installation, &instance).len(), 1, "{method}");
+    }
+    relay.refuse("GET", "/archive", 3);
+    let said = done(&installation, &instance, resize(320)).await;
+    assert!(said.contains("could not be kept: copying them has failed 3 times"), "{said}");
+    route = installation.until_running(&instance, route.generation).await;
+    assert_eq!(hits(&installation, &instance, &route, ITEMS), 0);
+    let events = installation.store.instance_events(&instance.id, 1).await.unwrap();
+    assert!(events[0].contents_lost, "{events:?}");
+}
+
+// F-36, F-37, R-25.
+#[tokio::test]
+async fn sleeping_cache_without_room_for_a_copy_wakes_with_its_old_size() {
+    let mut installation = Installation::new().await;
+    (installation.config.memory_mb, installation.config.reconcile_seconds) = (Some(150), 1);
+    installation.start_provisioner();
+    installation.until_ready().await;
+    let (instance, route) = filled(&installation).await;
+    let sleeping =
+        |seconds| installation.store.update_plan("default", move |plan| plan.sleep_after_seconds = seconds);
+    sleeping(Some(1)).await.unwrap();
+    until_asleep(&installation, &instance).await;
+    sleeping(None).await.unwrap();
+    let asked = ask(&installation, &instance, resize(65)).await;
+    let message =
+        || async { installation.store.operation(&asked.cache_id, &asked.id).await.unwrap().unwrap().message };
+    let waiting = until("a reason", Duration::from_secs(20), message).await;
+    assert!(waiting.starts_with("waiting for memory"), "{waiting}");
+    assert_eq!(installation.route(&instance).await.unwrap().state, InstanceState::Asleep);
+    let woken = wake(&installation, &instance).await;
+    assert_eq!(woken.generation, route.generation);
+    assert!(has_all(&installation, &instance, &woken));
+    // A crash that leaves the holder only changes nothing of that.
+    installation.stop_provisioner();
+    let (keeper, volume) = (holder(&installation, &instance), memory(&installation, &instance));
+    hold(&installation, &instance, (&keeper, &volume));
+    let name = installation.container(&instance);
+    docker(&["stop", &name]);
+    docker(&["rm", &name]);
+    installation.start_provisioner();
+    installation.until_ready().await;
+    let again = installation.until_running(&instance, route.generation).await;
+    assert!(has_all(&installation, &instance, &again));
+    installation.stop_provisioner();
+    installation.config.memory_mb = Some(170);
+    installation.start_provisioner();
+    installation.until_ready().await;
+    assert_eq!(until_finished(&installation, &asked).await.message, Some(kept(65)));
 }
 
 // F-36, R-25.

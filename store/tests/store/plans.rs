@@ -100,6 +100,19 @@ async fn memory_of_a_plan_is_given_to_its_caches_by_resizing(db: TestDb) {
     let forced = to(16, ExistingCaches::ResizeAndEvict).await.unwrap();
     assert_eq!((forced.resized, memory(&ada).await), (3, 16));
 
+    // Less memory empties warm caches.
+    let to_warm = async |memory_mb, existing| {
+        let change = |plan: &mut Plan| (plan.warm, plan.memory_mb) = (true, memory_mb);
+        store.update_plan_and("default", existing, change).await
+    };
+    assert_eq!(to_warm(80, ExistingCaches::Resize).await.unwrap().resized, 3, "more keeps their contents");
+    let refused = to_warm(70, ExistingCaches::Resize).await.unwrap_err();
+    assert!(matches!(refused, StoreError::PlanEmpties { caches: 2 }), "{refused:?}");
+    assert_eq!(memory(&ada).await, 80);
+    assert_eq!(to_warm(70, ExistingCaches::ResizeAndEvict).await.unwrap().resized, 3);
+    let cold = |plan: &mut Plan| (plan.warm, plan.memory_mb) = (false, 16);
+    store.update_plan_and("default", ExistingCaches::ResizeAndEvict, cold).await.unwrap();
+
     // Growing needs room on the machine, for all of them.
     capacity(&store, 1 << 40, 100).await;
     let refused = to(70, ExistingCaches::Resize).await.unwrap_err();

@@ -208,6 +208,7 @@ fn event_says_whether_contents_are_kept() {
     let ended = |exit_code| Some(Ended { exit_code, out_of_memory: false, by_itself: false });
     let warm = |state| Container { spec: WARM.into(), ..container(state) };
     let stopped = |exit_code| Container { ended: ended(exit_code), ..warm(Stopped) };
+    let cold = |state| Container { spec: "memory=64 connections=7 item=1048576".into(), ..container(state) };
     let holder = || {
         let (id, spec) = ("k1".into(), String::new());
         // A holder has other restrictions than a memcached for clients.
@@ -215,6 +216,7 @@ fn event_says_whether_contents_are_kept() {
     };
     for (name, is_warm, containers, cause, is_lost) in [
         ("gets more memory", true, vec![warm(Running)], EventCause::Resized, false),
+        ("was not warm", true, vec![cold(Running)], EventCause::Resized, true),
         ("hangs", true, vec![Container { hung: true, ..warm(Running) }], EventCause::Hung, true),
         ("stopped before a crash", true, vec![stopped(0), holder()], EventCause::Resized, false),
         ("killed", true, vec![stopped(137), holder()], EventCause::Resized, true),
