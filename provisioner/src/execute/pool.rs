@@ -6,6 +6,7 @@
 //! that is derived from its id. In its memcached is a mark that says that nobody has had it. Taking it removes the mark, so
 //! that a container is given away once, whatever the store says: one that was restored from a backup may offer it again.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -56,10 +57,12 @@ impl Pool {
 impl Executor {
     /// Keeps the pool full until it is dropped. It begins after the first resync.
     pub(crate) async fn keep_pool(&self) {
+        // Ids of those that can't be removed: each is logged once.
+        let mut stuck = BTreeSet::new();
         loop {
             self.pool.changed.notified().await;
             loop {
-                match self.fill_pool().await {
+                match self.fill_pool(&mut stuck).await {
                     // Without memory, the next resync tries again.
                     Ok(true) | Err(Error::NoMemory) => break,
                     Ok(false) => sleep(RETRY_INTERVAL).await,
@@ -73,7 +76,7 @@ impl Executor {
     }
 
     /// Withdraws what isn't to be there, and makes some of what is missing. Returns whether that was all.
-    async fn fill_pool(&self) -> Result<bool, Error> {
+    async fn fill_pool(&self, stuck: &mut BTreeSet<String>) -> Result<bool, Error> {
         if self.known.is_store_away() {
             return Ok(true);
         }
@@ -81,16 +84,37 @@ impl Executor {
         // A warm one has memory of its own, which is made with its instance.
         let plan = self.store.plan(DEFAULT_PLAN).await?.filter(|plan| !plan.warm);
         let is_waited_for = self.capacity.waiting() > 0;
-        let mut kept = 0;
+        let (mut kept, mut failure) = (0, None);
         // Only this makes some, so that those that aren't ready are left from an attempt that failed.
         for ready in self.store.ready_instances().await? {
             let fits = plan.as_ref().is_some_and(|plan| has_size_of(&ready, plan));
             if fits && ready.ready_at.is_some() && kept < self.pool.size && !is_waited_for {
                 kept += 1;
-            } else {
-                self.withdraw(&ready.id).await?;
+                continue;
+            }
+            match self.withdraw(&ready.id).await {
+                Ok(()) => drop(stuck.remove(&ready.id)),
+                Err(error) if !concerns_one(&error) => return Err(error),
+                // Something of an operator's may use its volume for long. The others don't wait for that.
+                Err(error) => {
+                    if stuck.insert(ready.id.clone()) {
+                        tracing::warn!(instance = ready.id, %error, "a ready instance can't be removed: trying again");
+                    }
+                    failure = Some(error);
+                }
             }
         }
+        let is_full = self.make_missing(plan, kept, is_waited_for).await?;
+        failure.map_or(Ok(is_full), Err)
+    }
+
+    /// Makes some of what is missing beside those that are kept. Returns whether that was all.
+    async fn make_missing(
+        &self,
+        plan: Option<Plan>,
+        kept: usize,
+        is_waited_for: bool,
+    ) -> Result<bool, Error> {
         self.metrics.ready.set(i64::try_from(kept).unwrap_or(i64::MAX));
         let missing = self.pool.size.saturating_sub(kept);
         let Some(plan) = plan.filter(|_| missing > 0 && !is_waited_for) else { return Ok(true) };
@@ -182,7 +206,9 @@ impl Executor {
             };
             if !is_well {
                 tracing::info!(instance = ready.id, "a ready instance isn't as it was made: withdrawn");
-                self.withdraw(&ready.id).await?;
+                let withdrawn = self.withdraw(&ready.id).await;
+                // The pool's keeper tries it again.
+                withdrawn.or_else(|error| if concerns_one(&error) { Ok(()) } else { Err(error) })?;
             }
         }
         Ok(())
@@ -213,6 +239,11 @@ impl Executor {
         };
         taken.await.unwrap_or(false)
     }
+}
+
+/// Whether the others may be withdrawn in spite of an error.
+fn concerns_one(error: &Error) -> bool {
+    !matches!(error, Error::Store(_) | Error::DockerDown(_))
 }
 
 fn has_size_of(ready: &ReadyInstance, plan: &Plan) -> bool {

@@ -1,6 +1,7 @@
 //! Instances that are made ahead: taken by sign-ups, given away once, and never in the way.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::time::Duration;
 
 use store::{Instance, NewToken, NewUser, Plan, TokenKey};
@@ -123,6 +124,50 @@ async fn what_isnt_as_it_was_made_is_withdrawn() {
     assert_eq!(count("volume", &installation.id), 1);
     let leased: i64 = installation.store.subnets_in_use().await.unwrap().iter().map(|(_, count)| count).sum();
     assert_eq!(leased, 1);
+}
+
+/// A container of the operator's, removed when dropped.
+struct OperatorContainer(String);
+
+impl Drop for OperatorContainer {
+    fn drop(&mut self) {
+        let _ = Command::new("docker").args(["rm", "-f", &self.0]).output();
+    }
+}
+
+//
+#[tokio::test]
+async fn one_that_cannot_be_removed_does_not_stop_the_pool() {
+    let installation = with_ready(1).await;
+    let first = until_ready(&installation, 1).await.pop_first().unwrap();
+    let name = format!("memgate-{}-{first}", installation.id);
+    let image = inspect("container", &name)["Image"].as_str().unwrap().to_owned();
+    let operator = OperatorContainer(format!("operator-{}-backup", installation.id));
+    // Docker removes no volume that a container uses.
+    docker(&["create", "-v", &format!("{name}:/backup"), "--name", &operator.0, &image]);
+    docker(&["kill", &name]);
+    let ids = || async {
+        let all = installation.store.ready_instances().await.unwrap();
+        all.into_iter().map(|it| (it.id, it.ready_at.is_some())).collect::<Vec<_>>()
+    };
+    until("another", Duration::from_secs(30), || async {
+        let all = ids().await;
+        (all.contains(&(first.clone(), false)) && all.iter().any(|(_, is_ready)| *is_ready)).then_some(())
+    })
+    .await;
+    inspect("volume", &name);
+    // A sign-up gets that one, and its place is filled again.
+    let (instance, _) = installation.running_instance().await;
+    assert_ne!(instance.id, first);
+    until_ready(&installation, 1).await;
+    assert!(ids().await.contains(&(first.clone(), false)), "it is withdrawn again and again");
+
+    drop(operator);
+    until("it is removed", Duration::from_secs(30), || async {
+        (!ids().await.iter().any(|(id, _)| *id == first)).then_some(())
+    })
+    .await;
+    assert_eq!((count("container", &installation.id), count("volume", &installation.id)), (2, 2));
 }
 
 //
