@@ -6,7 +6,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::harness::{Credentials, Installation, Product, deadline_in, signal, wait_until};
+use testkit::SetOnDrop;
+
+use crate::database::execute_sql;
+use crate::harness::{Credentials, Product, deadline_in, signal, wait_until};
 
 const ROUNDS: usize = 10;
 /// Requests that a client sends at once.
@@ -18,8 +21,9 @@ const ANSWERED_MIN: usize = 20;
 const CLIENTS: usize = 2;
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Leases all addresses but those that are in use, so that the next cache gets the one that is released next.
-const LEASE_OTHERS: &str = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], timeout=20); \
-     db.execute('UPDATE addresses SET instance_id = address WHERE instance_id IS NULL'); db.commit()";
+const LEASE_OTHERS: &str = "UPDATE addresses SET instance_id = address WHERE instance_id IS NULL";
+/// Between attempts to log in.
+const LOGIN_BACKOFF: Duration = Duration::from_millis(10);
 
 /// What the clients of one user share.
 #[derive(Default)]
@@ -27,15 +31,11 @@ struct Clients {
     is_stopped: AtomicBool,
     /// Requests that were answered, those that were sent at once together.
     answered: AtomicUsize,
-    /// Logins that weren't accepted.
+    /// Logins to which the proxy replied that they fail.
     refused: AtomicUsize,
 }
 
 impl Clients {
-    fn stop(&self) {
-        self.is_stopped.store(true, Ordering::SeqCst);
-    }
-
     fn is_stopped(&self) -> bool {
         self.is_stopped.load(Ordering::SeqCst)
     }
@@ -45,9 +45,15 @@ impl Clients {
         let mut received = Vec::new();
         while !self.is_stopped() {
             match log_in(endpoint, user) {
-                Some(session) => self.exchange(session, &user.email, &mut received),
-                None => drop(self.refused.fetch_add(1, Ordering::SeqCst)),
+                Ok(Some(session)) => {
+                    self.exchange(session, &user.email, &mut received);
+                    continue;
+                }
+                Ok(None) => drop(self.refused.fetch_add(1, Ordering::SeqCst)),
+                // The proxy may have been restarted.
+                Err(_) => {}
             }
+            std::thread::sleep(LOGIN_BACKOFF);
         }
         received
     }
@@ -73,30 +79,30 @@ impl Clients {
     }
 }
 
-/// A session, unless the login is refused.
-fn log_in(endpoint: SocketAddr, user: &Credentials) -> Option<TcpStream> {
-    let mut session = TcpStream::connect(endpoint).ok()?;
-    session.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
+/// A session, or `None` if the proxy replies that the login fails.
+fn log_in(endpoint: SocketAddr, user: &Credentials) -> std::io::Result<Option<TcpStream>> {
+    let mut session = TcpStream::connect(endpoint)?;
+    session.set_read_timeout(Some(READ_TIMEOUT))?;
     let login = format!("{} {}", user.username, user.password);
-    session.write_all(format!("set auth 0 0 {}\r\n{login}\r\n", login.len()).as_bytes()).ok()?;
+    session.write_all(format!("set auth 0 0 {}\r\n{login}\r\n", login.len()).as_bytes())?;
     let mut reply = [0; 8];
-    session.read_exact(&mut reply).ok()?;
-    (&reply == b"STORED\r\n").then_some(session)
+    session.read_exact(&mut reply)?;
+    Ok((&reply == b"STORED\r\n").then_some(session))
 }
 
 /// A stopped proxy, which goes on when this is dropped.
-struct HeldProxy(u32);
+struct PausedProxy(u32);
 
-impl HeldProxy {
-    fn hold(proxy: u32) -> Self {
+impl PausedProxy {
+    fn pause(proxy: u32) -> Self {
         signal(proxy, "STOP");
         Self(proxy)
     }
 }
 
-impl Drop for HeldProxy {
+impl Drop for PausedProxy {
     fn drop(&mut self) {
-        // It was restarted, and is gone, if it was held for too long.
+        // It was restarted, and is gone, if it was paused for too long.
         let _ = Command::new("kill").args(["-CONT", &self.0.to_string()]).status();
     }
 }
@@ -108,35 +114,29 @@ fn contains(bytes: &[u8], text: &str) -> bool {
 // R-1.
 #[test]
 fn nothing_crosses_to_a_cache_on_the_address_of_a_deleted_one() {
-    let installation = Installation::new();
-    let mut up = installation.memgate(&["up"]);
-    let log = std::fs::File::create(installation.log()).unwrap();
-    up.env("MEMGATE_PROVISIONER__ADDRESS_COOLDOWN_SECONDS", "0").stderr(log);
-    let started = installation.up_with(&mut up);
-    let product = Product::running(installation, started);
+    let product = Product::start_with(&[("MEMGATE_PROVISIONER__ADDRESS_COOLDOWN_SECONDS", "0")]);
     let address = |email: &str| product.json(&["instance", "show", email])["address"].clone();
     let user = |number: usize| product.add_user(&format!("owner-{number:02}@example.org"));
     let mut old = user(0);
-    let leased =
-        Command::new("python3").args(["-c", LEASE_OTHERS]).arg(product.data().join("db/memgate.db")).status();
-    assert!(leased.unwrap().success());
+    execute_sql(&product, LEASE_OTHERS);
     let mut same_address = 0;
     for round in 1..=ROUNDS {
         let before = address(&old.email);
         let (of_old, of_next) = (Clients::default(), Clients::default());
         old = std::thread::scope(|scope| {
+            let stopped = [&of_old, &of_next].map(|clients| SetOnDrop(&clients.is_stopped));
             let old_clients = [(); CLIENTS].map(|()| scope.spawn(|| of_old.run(product.endpoint(), &old)));
             let count = |counter: &AtomicUsize| counter.load(Ordering::SeqCst);
             wait_until(deadline_in(20), "the first user works", || count(&of_old.answered) > ANSWERED_MIN);
             // In every other round the proxy keeps what it knew of the deleted cache, until the next one runs.
-            let held = product.role("proxy").filter(|_| round % 2 == 0).map(HeldProxy::hold);
+            let paused = product.role("proxy").filter(|_| round % 2 == 0).map(PausedProxy::pause);
             product.json(&["user", "delete", &old.email, "--yes"]);
             wait_until(deadline_in(20), "the deleted cache is removed", || {
                 let list = product.json(&["instance", "list"]);
                 list["instances"].as_array().unwrap().iter().all(|it| it["address"].is_null())
             });
             let next = user(round);
-            drop(held);
+            drop(paused);
             same_address += usize::from(address(&next.email) == before);
             let refused = count(&of_old.refused);
             let next_clients = [(); CLIENTS].map(|()| {
@@ -146,8 +146,7 @@ fn nothing_crosses_to_a_cache_on_the_address_of_a_deleted_one() {
             wait_until(deadline_in(30), "the next user works, and the deleted one is refused", || {
                 count(&of_next.answered) > ANSWERED_MIN && count(&of_old.refused) > refused
             });
-            of_old.stop();
-            of_next.stop();
+            drop(stopped);
             for (clients, mark, foreign) in
                 [(old_clients, &old.email, &next.email), (next_clients, &next.email, &old.email)]
             {

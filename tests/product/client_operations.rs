@@ -3,7 +3,6 @@
 
 mod text_items;
 
-use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -15,7 +14,7 @@ use serde_json::Value;
 use text_items::TextItems;
 
 use crate::client_libraries::tool;
-use crate::harness::{Credentials, Installation, Product, deadline_in, docker, wait_until};
+use crate::harness::{Credentials, LOOK_EVERY_SECOND, Product, deadline_in, docker, wait_until};
 use crate::text_client::TextClient;
 
 /// As docs/clients.md says: more than requests may wait for in the proxy, 10 s here.
@@ -174,24 +173,6 @@ fn observe(
     lost_items
 }
 
-/// A product whose provisioner looks every second what is to be done.
-fn start() -> Product {
-    let installation = Installation::new();
-    let log = File::create(installation.log()).unwrap();
-    let mut up = installation.memgate(&["up"]);
-    // On a machine that is busy with other tests, a container may take longer than the default of two seconds.
-    up.env("MEMGATE_PROXY__HOLD", "10").env("MEMGATE_PROVISIONER__RECONCILE_SECONDS", "1").stderr(log);
-    let started = installation.up_with(&mut up);
-    Product::running(installation, started)
-}
-
-/// Does an operation, and returns what it says.
-fn operate(product: &Product, arguments: &[&str]) -> String {
-    let operation = product.json(&[&["cache"], arguments].concat());
-    assert_eq!(operation["state"], "done", "{operation}");
-    operation["message"].as_str().unwrap().to_owned()
-}
-
 /// How many items were evicted, as an operation says.
 fn evicted(said: &str) -> u64 {
     let count = said.split("; ").nth(1).and_then(|text| text.split(' ').next()).unwrap();
@@ -227,17 +208,17 @@ fn upgrade(product: &Product) {
 /// The operations on a cache that isn't warm.
 fn operate_on_cold_cache(product: &Product, cold: &Credentials, clients: &mut [Client]) {
     let enlarge = || {
-        let said = operate(product, &["resize", COLD, "--memory-mb", "128"]);
+        let said = product.operate(&["cache", "resize", COLD, "--memory-mb", "128"]);
         assert_eq!(said, "memcached has 128 MB; nothing was evicted");
     };
     observe(clients, "use", "cache resize, larger", enlarge, Loses::Nothing);
     use_memory(product, cold);
     let mut said = String::new();
-    let shrink = || said = operate(product, &["resize", COLD, "--memory-mb", "64"]);
+    let shrink = || said = product.operate(&["cache", "resize", COLD, "--memory-mb", "64"]);
     let lost = observe(clients, "use", "cache resize, smaller", shrink, Loses::Evicted);
     println!("    {said}");
     assert!(said.starts_with("memcached has 64 MB; ") && lost <= evicted(&said), "{lost} lost: {said}");
-    let restart = || assert!(operate(product, &["restart", COLD]).contains("contents are gone"));
+    let restart = || assert!(product.operate(&["cache", "restart", COLD]).contains("contents are gone"));
     observe(clients, "use", "cache restart", restart, Loses::Contents);
 
     // Nobody has told the proxy to hold requests: a write that memcached has may fail (F-1).
@@ -256,7 +237,8 @@ fn operate_on_cold_cache(product: &Product, cold: &Credentials, clients: &mut [C
 // F-1, F-35, F-36, F-37, R-47, R-51, P-11.
 #[test]
 fn client_libraries_see_operations_as_latency() {
-    let product = start();
+    // On a machine that is busy with other tests, a container may take longer than the default of two seconds.
+    let product = Product::start_with(&[LOOK_EVERY_SECOND, ("MEMGATE_PROXY__HOLD", "10")]);
     product.json(&["plan", "create", "warm", "--memory-mb", "64", "--warm", "true"]);
     let warm = product.credentials(&["user", "add", WARM, "--plan", "warm"]);
     let cold = product.add_user(COLD);
@@ -267,7 +249,7 @@ fn client_libraries_see_operations_as_latency() {
 
     let items = ITEMS * u64::try_from(warm_clients.len()).unwrap();
     let kept = format!("memcached was restarted; it kept {items} items");
-    let restart = || assert_eq!(operate(&product, &["restart", WARM]), kept);
+    let restart = || assert_eq!(product.operate(&["cache", "restart", WARM]), kept);
     observe(&mut warm_clients, "use", "cache restart, warm", restart, Loses::Nothing);
 
     build_image(&product);

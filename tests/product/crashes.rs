@@ -3,7 +3,7 @@
 //! what was asked for must be done. What it writes into the store comes between two such requests.
 //!
 //! `MEMGATE_TEST_LONG` kills it at each of these moments, of slow operations before and after each request.
-//! Otherwise each request has one moment, and of slow operations every fourth.
+//! Otherwise every other request has one moment, and of slow operations one in the middle.
 
 mod inventory;
 mod operations;
@@ -19,7 +19,9 @@ use self::operations::{Create, Delete, Operation, Replace, Resize};
 use self::relay::{Crash, Moment, Relay, Request};
 use self::roles::Role;
 use self::warm::{Restart, Sleep, Upgrade, Wake};
-use crate::harness::{Credentials, Installation, Product, deadline_in, is_long, wait_until};
+use crate::harness::{
+    Credentials, Installation, LOOK_EVERY_SECOND, Product, deadline_in, is_long, wait_until,
+};
 use crate::text_client::TextClient;
 
 /// What a crash leaves is there for no longer than this (F-12).
@@ -28,8 +30,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const ITEMS: usize = 50;
 /// The plan of the caches that things are done to.
 const PLAN: &str = "tested";
-/// A setting for what the provisioner finds out with a resync.
-const LOOK_EVERY_SECOND: (&str, &str) = ("MEMGATE_PROVISIONER__RECONCILE_SECONDS", "1");
 
 /// A product whose provisioner asks Docker through a relay.
 struct Fixture {
@@ -169,8 +169,8 @@ impl Fixture {
         for request in 1..=longest {
             for moment in [Moment::Before, Moment::During, Moment::After] {
                 for (operation, row) in operations.iter_mut().zip(&mut rows) {
-                    let is_swept = request <= operation.swept(row.requests.len());
-                    if is_swept && is_chosen(request, moment, operation.is_slow()) {
+                    let swept = operation.swept(row.requests.len());
+                    if request <= swept && is_chosen((request, swept), moment, operation.is_slow()) {
                         let settled = self.run(*operation, Some((request, moment)));
                         row.crashes += 1;
                         row.longest = row.longest.max(settled.after);
@@ -189,12 +189,16 @@ impl Fixture {
     }
 }
 
-/// Whether the provisioner crashes then.
-fn is_chosen(request: usize, moment: Moment, is_slow: bool) -> bool {
+/// Whether the provisioner crashes at a request, of so many. In any case it crashes once after one.
+fn is_chosen((request, count): (usize, usize), moment: Moment, is_slow: bool) -> bool {
     match (is_long(), is_slow) {
         (true, _) => moment != Moment::During || !is_slow,
-        (false, true) => moment == Moment::After && request % 4 == 1,
-        (false, false) => moment == if request.is_multiple_of(2) { Moment::Before } else { Moment::After },
+        (false, true) => moment == Moment::After && request == (count / 2).max(1),
+        (false, false) => match request % 4 {
+            1 => moment == Moment::After,
+            3 => moment == Moment::Before,
+            _ => false,
+        },
     }
 }
 

@@ -18,6 +18,8 @@ pub(crate) const MEMGATE: &str = env!("CARGO_BIN_EXE_memgate");
 const NEVER_LOGGED: [&str; 4] = ["secret-key", "secret-value", r"\r\nEND", "lane:"];
 /// The first start builds the image.
 const START_TIMEOUT: Duration = Duration::from_secs(180);
+/// A setting for what the provisioner finds out with a resync.
+pub(crate) const LOOK_EVERY_SECOND: (&str, &str) = ("MEMGATE_PROVISIONER__RECONCILE_SECONDS", "1");
 
 /// The second byte of the next installation's pool of networks, `10.N.0.0/16`.
 static NEXT_POOL: AtomicU8 = AtomicU8::new(100);
@@ -205,6 +207,15 @@ impl Product {
         Self::running(installation, started)
     }
 
+    /// One with settings, as environment variables. Clients that send much would fill the most verbose log: it has the default's.
+    pub(crate) fn start_with(settings: &[(&str, &str)]) -> Self {
+        let installation = Installation::new();
+        let log = File::create(installation.log()).unwrap();
+        let mut up = installation.memgate(&["up"]);
+        let started = installation.up_with(up.envs(settings.iter().copied()).stderr(log));
+        Self::running(installation, started)
+    }
+
     /// A product that [`Installation::up_with`] has started.
     pub(crate) fn running(installation: Installation, started: (Child, Vec<String>)) -> Self {
         let (up, stdout_lines) = started;
@@ -270,6 +281,13 @@ impl Product {
             password: text("password"),
             token: text("token"),
         }
+    }
+
+    /// Carries out an operation, which must be done in the end. Returns what it says.
+    pub(crate) fn operate(&self, arguments: &[&str]) -> String {
+        let operation = self.json(arguments);
+        assert_eq!(operation["state"], "done", "{arguments:?}: {operation}");
+        operation["message"].as_str().unwrap().to_owned()
     }
 
     /// Registers text that must not occur in any log at the end of the test.

@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Credentials, Installation, Product, deadline_in, docker, wait_until};
+use testkit::SetOnDrop;
+
+use crate::harness::{Credentials, LOOK_EVERY_SECOND, Product, deadline_in, docker, wait_until};
 use crate::text_client::TextClient;
 
 const ADA: &str = "ada@example.org";
@@ -11,15 +13,8 @@ const CLIENTS: usize = 4;
 /// Of each client.
 const ITEMS: usize = 2_000;
 
-/// A product that looks every second what is to be done.
-fn start() -> Product {
-    let installation = Installation::new();
-    let log = std::fs::File::create(installation.log()).unwrap();
-    let mut command = installation.memgate(&["up"]);
-    command.env("MEMGATE_PROVISIONER__RECONCILE_SECONDS", "1").stderr(log);
-    let started = installation.up_with(&mut command);
-    Product::running(installation, started)
-}
+/// More than requests wait for in the proxy.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(70);
 
 fn value(number: usize) -> Vec<u8> {
     format!("value {number} ").repeat(20).into_bytes()
@@ -43,22 +38,16 @@ fn check(client: &mut TextClient, first: usize, is_over: &AtomicBool) -> (usize,
 }
 
 fn restart(product: &Product) -> String {
-    done(product, &["cache", "restart", ADA])
-}
-
-/// Carries out an operation; returns what it says.
-fn done(product: &Product, command: &[&str]) -> String {
-    let operation = product.json(command);
-    assert_eq!(operation["state"], "done", "{operation}");
-    operation["message"].as_str().unwrap().to_owned()
+    product.operate(&["cache", "restart", ADA])
 }
 
 /// Clients that have stored all of their items in a warm cache.
 fn warm_clients(product: &Product) -> (Credentials, Vec<TextClient>) {
     product.json(&["plan", "update", "default", "--warm", "true"]);
     let ada = product.add_user(ADA);
-    let mut clients: Vec<TextClient> =
-        (0..CLIENTS).map(|_| TextClient::log_in(product.endpoint(), &ada)).collect();
+    let mut clients: Vec<TextClient> = (0..CLIENTS)
+        .map(|_| TextClient::log_in(product.endpoint(), &ada).with_timeout(REPLY_TIMEOUT))
+        .collect();
     for (nth, client) in clients.iter_mut().enumerate() {
         for number in nth * ITEMS..(nth + 1) * ITEMS {
             assert_eq!(client.set(&format!("item-{number}"), &value(number)), "STORED");
@@ -79,8 +68,10 @@ fn while_checked(clients: &mut [TextClient], operations: impl FnOnce() -> Vec<St
                 scope.spawn(move || check(client, nth * ITEMS, is_over))
             })
             .collect();
-        let said = operations();
-        is_over.store(true, Ordering::Relaxed);
+        let said = {
+            let _is_over = SetOnDrop(&is_over);
+            operations()
+        };
         for client in running {
             let (requests, longest) = client.join().unwrap();
             println!("{requests} requests during {} operations, the longest took {longest:?}", said.len());
@@ -92,10 +83,11 @@ fn while_checked(clients: &mut [TextClient], operations: impl FnOnce() -> Vec<St
 // F-36, F-35.
 #[test]
 fn warm_cache_gets_more_memory_while_clients_check_every_item() {
-    let product = start();
+    // On a machine that is busy with other tests, a copy takes longer than requests wait by default.
+    let product = Product::start_with(&[LOOK_EVERY_SECOND, ("MEMGATE_PROXY__HOLD_WAKE", "60")]);
     let (_ada, mut clients) = warm_clients(&product);
     let sizes = ["96", "128", "300"];
-    let resize = |memory_mb| done(&product, &["cache", "resize", ADA, "--memory-mb", memory_mb]);
+    let resize = |memory_mb| product.operate(&["cache", "resize", ADA, "--memory-mb", memory_mb]);
     let said = while_checked(&mut clients, || sizes.map(resize).to_vec());
     assert_eq!(said, sizes.map(|size| format!("memcached has {size} MB; it kept {} items", CLIENTS * ITEMS)));
     for (nth, client) in clients.iter_mut().enumerate() {
@@ -113,7 +105,7 @@ fn warm_cache_gets_more_memory_while_clients_check_every_item() {
 // F-36, F-35.
 #[test]
 fn warm_restarts_are_a_delay_for_clients_that_check_every_item() {
-    let product = start();
+    let product = Product::start_with(&[LOOK_EVERY_SECOND]);
     let (ada, mut clients) = warm_clients(&product);
     let said = while_checked(&mut clients, || (0..3).map(|_| restart(&product)).collect());
     assert_eq!(said, vec![format!("memcached was restarted; it kept {} items", CLIENTS * ITEMS); 3]);
@@ -139,7 +131,7 @@ fn log_in_is_refused(product: &Product, ada: &Credentials) {
 // F-37, R-15, R-47.
 #[test]
 fn cache_sleeps_wakes_is_suspended_and_deleted() {
-    let product = start();
+    let product = Product::start_with(&[LOOK_EVERY_SECOND]);
     product.json(&["plan", "update", "default", "--sleep-after", "10s"]);
     let ada = product.add_user(ADA);
     let mut client = TextClient::log_in(product.endpoint(), &ada);

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::database::execute_sql;
 use crate::harness::{
     Installation, Product, deadline_in, docker, is_root, remaining_resources, signal, wait_until,
 };
@@ -179,11 +180,9 @@ fn unreachable_docker_is_named() {
 fn database_of_a_newer_version_is_rejected() {
     let installation = Installation::new();
     assert!(installation.run(&["migrate"]).status.success());
-    let newer = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); \
-                 db.execute(\"INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
-                 VALUES (99990101, 'future', 1, x'00', 0)\"); db.commit()";
-    let database = installation.data().join("db/memgate.db");
-    assert!(Command::new("python3").args(["-c", newer]).arg(database).status().unwrap().success());
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                 VALUES (99990101, 'future', 1, x'00', 0)";
+    execute_sql(&installation, newer);
     let message = failed_start(&installation);
     assert!(message.contains("newer memgate") && message.contains("install that version"), "{message}");
 }

@@ -11,6 +11,7 @@ mod commands;
 mod commands_with_proxy;
 mod containers;
 mod crashes;
+mod database;
 mod documents;
 mod first_use;
 mod harness;

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use testkit::SetOnDrop;
+
 use crate::harness::Product;
 use crate::text_client::TextClient;
 
@@ -21,9 +23,9 @@ fn every_role_has_metrics_that_prometheus_reads() {
                 }
             });
         }
+        let _done = SetOnDrop(&done);
         for health in product.health() {
             (0..3).for_each(|_| testkit::check_metrics(health));
         }
-        done.store(true, Ordering::Relaxed);
     });
 }

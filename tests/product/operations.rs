@@ -15,13 +15,6 @@ fn asked(product: &Product, arguments: &[&str]) -> (Option<i32>, Value) {
     (output.status.code(), document.unwrap_or_else(|_| panic!("{arguments:?}: {stderr}")))
 }
 
-/// Runs a command that must end well, and returns what the operation says.
-fn done(product: &Product, arguments: &[&str]) -> String {
-    let (status, document) = asked(product, arguments);
-    assert_eq!((status, &document["state"]), (Some(0), &"done".into()), "{arguments:?}: {document}");
-    document["message"].as_str().unwrap().to_owned()
-}
-
 /// Sets values of half a megabyte, and counts how many of them are there.
 fn fill(client: &mut TextClient, count: usize) -> usize {
     let value = vec![b'v'; 500_000];
@@ -51,7 +44,7 @@ fn cache_is_resized_flushed_and_restarted_while_it_is_used() {
     let container = product.container(ADA);
     assert_eq!(fill(&mut client, 80), 80);
 
-    let said = done(&product, &["resize", ADA, "--memory-mb", "256"]);
+    let said = product.operate(&["cache", "resize", ADA, "--memory-mb", "256"]);
     assert_eq!(said, "memcached has 256 MB; nothing was evicted");
     assert_eq!(kept(&mut client, 80), 80, "on the same connection");
     assert_eq!(fill(&mut client, 400), 400);
@@ -69,18 +62,18 @@ fn cache_is_resized_flushed_and_restarted_while_it_is_used() {
     let first = |name: &str| product.json(&["cache", "show", ADA])["operations"][0][name].clone();
     wait_until(deadline_in(20), "the operation begins", || first("state") != "pending");
     signal(provisioner, "KILL");
-    let said = done(&product, &["resize", ADA, "--memory-mb", "64"]);
+    let said = product.operate(&["cache", "resize", ADA, "--memory-mb", "64"]);
     assert!(said.starts_with("memcached has 64 MB"), "{said}");
     let left = kept(&mut client, 400);
     assert!((80..=130).contains(&left), "{left} of 400 items fit");
     assert_eq!(product.container(ADA), container, "never replaced");
 
-    done(&product, &["flush", ADA]);
+    product.operate(&["cache", "flush", ADA]);
     assert_eq!(kept(&mut client, 400), 0);
     assert_eq!(client.set("steady", b"before"), "STORED");
     let started = || docker(&["inspect", "-f", "{{.State.StartedAt}}", &container]);
     let before = started();
-    assert!(done(&product, &["restart", ADA, "--cache", "default"]).contains("contents are gone"));
+    assert!(product.operate(&["cache", "restart", ADA, "--cache", "default"]).contains("contents are gone"));
     assert_ne!(started(), before);
     let mut client = connected(&product, &ada);
     assert_eq!(client.get("steady"), Ok(None), "with the same token and endpoint");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use testkit::Postgres;
 
+use crate::database::query_sql;
 use crate::harness::{Credentials, Installation, Product, deadline_in, docker, is_root, wait_until};
 use crate::supervision::status;
 use crate::text_client::TextClient;
@@ -119,10 +120,7 @@ fn full_disk_is_reported_and_dead_containers_are_repaired() {
     product.credentials(&["token", "create", &ada.email, "--name", "again"]);
     let tokens = product.json(&["token", "list", &ada.email]).to_string();
     assert!(tokens.contains("again") && !tokens.contains("refused"), "{tokens}");
-    let program = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('PRAGMA integrity_check').fetchone()[0])";
-    let database = product.data().join("db/memgate.db");
-    let checked = Command::new("python3").args(["-c", program]).arg(database).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&checked.stdout).trim(), "ok");
+    assert_eq!(query_sql(&product, "PRAGMA integrity_check"), ["ok"]);
     drop(product);
     drop(disk);
 }

@@ -21,6 +21,12 @@ impl TextClient {
         Self { stream: BufReader::new(stream) }
     }
 
+    /// Gives each reply another time.
+    pub(crate) fn with_timeout(self, timeout: Duration) -> Self {
+        self.stream.get_ref().set_read_timeout(Some(timeout)).unwrap();
+        self
+    }
+
     /// A connection that is logged in with the text login of memcached `-Y`.
     pub(crate) fn log_in(endpoint: SocketAddr, credentials: &Credentials) -> Self {
         let mut client = Self::connect(endpoint);

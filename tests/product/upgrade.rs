@@ -1,11 +1,12 @@
 //! An operator gives all caches a memcached that he has built, while applications use them.
 
-use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Credentials, Installation, Product, deadline_in, docker, wait_until};
+use testkit::SetOnDrop;
+
+use crate::harness::{Credentials, Product, deadline_in, docker, wait_until};
 use crate::text_client::TextClient;
 
 const USERS: [&str; 3] = ["ada@example.org", "bob@example.org", "cy@example.org"];
@@ -49,13 +50,9 @@ fn use_cache<'scope>(
 // F-35.
 #[test]
 fn clients_see_an_upgrade_as_latency() {
-    let installation = Installation::new();
-    let log = File::options().create(true).append(true).open(installation.log()).unwrap();
     // On a machine that is busy with other tests, a container may take longer than the default of two seconds: with a load of 28
     // a client saw an error.
-    let mut up = installation.memgate(&["up"]);
-    let started = installation.up_with(up.env("MEMGATE_PROXY__HOLD", "10").stderr(log));
-    let product = Product::running(installation, started);
+    let product = Product::start_with(&[("MEMGATE_PROXY__HOLD", "10")]);
     let credentials = USERS.map(|email| product.add_user(email));
     let containers = || USERS.map(|email| product.container(email));
     let before = containers();
@@ -71,13 +68,14 @@ fn clients_see_an_upgrade_as_latency() {
 
     let stop = AtomicBool::new(false);
     let seen = std::thread::scope(|scope| {
+        let stopped = SetOnDrop(&stop);
         let clients: Vec<_> = credentials.iter().map(|it| use_cache(scope, &product, it, &stop)).collect();
         let upgrade = product.json(&["image", "upgrade", "--parallel", "2"]);
         assert_eq!(
             (&upgrade["state"], &upgrade["done"], &upgrade["failed"]),
             (&"done".into(), &3.into(), &0.into())
         );
-        stop.store(true, Ordering::Relaxed);
+        drop(stopped);
         clients.into_iter().map(|client| client.join().unwrap()).collect::<Vec<_>>()
     });
     println!("{seen:?}");

@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::{failure, migrated};
+use crate::database::execute_sql;
 use crate::harness::{Installation, deadline_in, docker, wait_until};
 
 /// Commands and roles that use the store.
@@ -19,13 +20,6 @@ const AT_ONCE: Duration = Duration::from_secs(4);
 
 fn database(installation: &Installation) -> PathBuf {
     installation.data().join("db/memgate.db")
-}
-
-fn execute(installation: &Installation, sql: &str) {
-    let program =
-        "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute(sys.argv[2]); db.commit()";
-    let done = Command::new("python3").args(["-c", program]).arg(database(installation)).arg(sql).status();
-    assert!(done.unwrap().success(), "{sql}");
 }
 
 /// All files of the data directory and their contents.
@@ -140,7 +134,7 @@ fn lost_database_is_never_replaced_and_works_again_when_it_is_back() {
 #[test]
 fn tables_of_another_version_are_changed_by_up_and_migrate_only() {
     let installation = migrated();
-    execute(
+    execute_sql(
         &installation,
         "DELETE FROM _sqlx_migrations WHERE version = (SELECT MAX(version) FROM _sqlx_migrations)",
     );
@@ -151,7 +145,7 @@ fn tables_of_another_version_are_changed_by_up_and_migrate_only() {
     }
     let future = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
                   VALUES (99990101, 'future', 1, x'00', 0)";
-    execute(&installation, future);
+    execute_sql(&installation, future);
     for arguments in [["user", "list"].as_slice(), &["proxy"], &["migrate"]] {
         let (what, fix) = failure(&installation, arguments, 1);
         assert!(what.contains("from a newer memgate"), "{what}");
@@ -182,7 +176,7 @@ fn down_goes_by_the_id_file_where_the_store_cannot_be_read() {
         }
         unreachable!("the last one returns")
     };
-    execute(
+    execute_sql(
         &installation,
         "DELETE FROM _sqlx_migrations WHERE version = (SELECT MAX(version) FROM _sqlx_migrations)",
     );
@@ -234,7 +228,7 @@ fn other_keys_are_refused_by_roles_and_commands_and_never_made() {
     }
     installation.json(&create);
     // Only root's commands decide which keys are the right ones, where the database doesn't tell.
-    execute(
+    execute_sql(
         &installation,
         "UPDATE installation SET token_key_fingerprint = NULL, lane_key_fingerprint = NULL",
     );
@@ -247,7 +241,7 @@ fn other_keys_are_refused_by_roles_and_commands_and_never_made() {
     // R-29: a new lane key, as docs/operating.md makes one.
     fs::write(installation.data().join("lane.key"), "0123456789abcdef".repeat(4)).unwrap();
     assert!(!installation.run(&["migrate"]).status.success());
-    execute(&installation, "UPDATE installation SET lane_key_fingerprint = NULL");
+    execute_sql(&installation, "UPDATE installation SET lane_key_fingerprint = NULL");
     assert!(installation.run(&["migrate"]).status.success());
 }
 
@@ -393,7 +387,7 @@ fn address_that_no_instance_can_have_is_not_asked() {
     // The port of memcached, on an address of this test alone.
     let listener = std::net::TcpListener::bind("127.117.16.1:11211").unwrap();
     listener.set_nonblocking(true).unwrap();
-    execute(
+    execute_sql(
         &installation,
         "INSERT OR REPLACE INTO routes (instance_id, state, generation, address, changed_at, revision) \
          SELECT id, 'running', 1, '127.117.16.1', 0, 1 FROM instances",

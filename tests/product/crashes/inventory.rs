@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::Fixture;
+use crate::database::query_sql;
 use crate::harness::Installation;
 
 const CONTAINER: &str = "container {{.Name}} {{.Id}} {{.State.Status}} \
@@ -13,17 +14,12 @@ const CONTAINER: &str = "container {{.Name}} {{.Id}} {{.State.Status}} \
 
 /// Leases, networks, operations that aren't done and instances that were made ahead, one a line.
 const QUERY: &str = "
-import sqlite3, sys
-database = sqlite3.connect(f'file:{sys.argv[1]}?mode=ro', uri=True, timeout=20)
-for row in database.execute('''
     SELECT 'address', instance_id, address FROM addresses WHERE instance_id IS NOT NULL
     UNION ALL SELECT 'network', name, '' FROM networks
     UNION ALL SELECT 'operation', kind, COALESCE(state, 'pending') FROM operations
         LEFT JOIN operation_progress ON operation_id = id WHERE COALESCE(state, 'pending') <> 'done'
     UNION ALL SELECT CASE WHEN ready_at IS NULL THEN 'unready' ELSE 'ready' END, id, memory_mb
         FROM ready_instances r WHERE NOT EXISTS (SELECT 1 FROM instances i WHERE i.id = r.id)
-'''):
-    print(*row)
 ";
 
 /// What doesn't fit: what is missing, and what is left over.
@@ -36,20 +32,7 @@ pub(super) fn differences(fixture: &Fixture) -> Vec<String> {
 
 /// What the tables say.
 pub(super) fn recorded(installation: &Installation) -> Vec<String> {
-    python(installation, &["-c", QUERY])
-}
-
-/// Changes the database as another program does.
-pub(super) fn execute(installation: &Installation, sql: &str) {
-    let program = "import sqlite3, sys; database = sqlite3.connect(sys.argv[2], timeout=20); \
-                   database.execute(sys.argv[1]); database.commit()";
-    python(installation, &["-c", program, sql]);
-}
-
-/// Runs a program with the database's path as its last argument. Returns the lines that it prints.
-fn python(installation: &Installation, arguments: &[&str]) -> Vec<String> {
-    let database = installation.data().join("db/memgate.db");
-    lines("python3", &[arguments, &[database.to_str().unwrap()]].concat()).unwrap()
+    query_sql(installation, QUERY)
 }
 
 /// What the instances need, and the networks that are recorded.

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::inventory::{execute, inspect, recorded};
+use super::inventory::{inspect, recorded};
 use super::{Fixture, ITEMS, PLAN};
+use crate::database::execute_sql;
 use crate::harness::{Credentials, deadline_in, wait_until};
 use crate::text_client::TextClient;
 
@@ -65,7 +66,7 @@ impl Operation for Create {
 
     fn prepare(&mut self, fixture: &Fixture) {
         if self.is_on_new_network {
-            execute(&fixture.product, USE_UP_ADDRESSES);
+            execute_sql(&fixture.product, USE_UP_ADDRESSES);
         }
     }
 

@@ -48,15 +48,25 @@ pub(super) struct Relay(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
+    /// Counts the operations.
+    operation: usize,
     requests: Vec<Request>,
     crash: Option<Crash>,
     crashed_at: Option<Instant>,
 }
 
+/// Which of an operation's requests one is: a request of an operation may still run when the next operation begins.
+#[derive(Clone, Copy)]
+struct Number {
+    operation: usize,
+    /// Counted from 1.
+    request: usize,
+}
+
 /// A connection, and which of the requests Docker has not answered yet.
 struct Connection {
     state: Arc<Mutex<State>>,
-    unanswered: Arc<Mutex<Option<usize>>>,
+    unanswered: Arc<Mutex<Option<Number>>>,
 }
 
 impl Request {
@@ -91,7 +101,8 @@ impl Relay {
 
     /// Counts requests from the next one on.
     pub(super) fn begin(&self, crash: Option<Crash>) {
-        *lock(&self.0) = State { crash, ..State::default() };
+        let mut state = lock(&self.0);
+        *state = State { operation: state.operation + 1, crash, ..State::default() };
     }
 
     pub(super) fn requests(&self) -> Vec<Request> {
@@ -154,9 +165,9 @@ impl Connection {
             if let Some(number) = number {
                 let line = String::from_utf8_lossy(&buffer[..count.min(64)]).into_owned();
                 let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
-                // It may be a request of an earlier operation.
-                if let Some(request) = lock(&self.state).requests.get_mut(number - 1) {
-                    request.status = status;
+                let mut state = lock(&self.state);
+                if number.operation == state.operation {
+                    state.requests[number.request - 1].status = status;
                 }
             }
             if self.crash_if(number, Moment::After) {
@@ -167,7 +178,7 @@ impl Connection {
     }
 
     /// Notes a request. Returns its number.
-    fn note(&self, head: &str) -> usize {
+    fn note(&self, head: &str) -> Number {
         let mut words = head.split(' ');
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let version =
@@ -175,14 +186,18 @@ impl Connection {
         let path = version.unwrap_or(path);
         let mut state = lock(&self.state);
         state.requests.push(Request { line: format!("{method} {path}"), status: None });
-        state.requests.len()
+        Number { operation: state.operation, request: state.requests.len() }
     }
 
     /// Kills the provisioner if that is to happen now. Returns whether it has.
-    fn crash_if(&self, number: Option<usize>, moment: Moment) -> bool {
+    fn crash_if(&self, number: Option<Number>, moment: Moment) -> bool {
+        let Some(number) = number else { return false };
         let mut state = lock(&self.state);
         match state.crash {
-            Some(crash) if Some(crash.request) == number && crash.moment == moment => {
+            Some(crash)
+                if (number.operation, number.request, moment)
+                    == (state.operation, crash.request, crash.moment) =>
+            {
                 kill_process(crash.process, Signal::KILL).unwrap();
                 state.crash = None;
                 state.crashed_at = Some(Instant::now());

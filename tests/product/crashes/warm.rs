@@ -209,6 +209,7 @@ impl Operation for Wake {
     fn check(&mut self, fixture: &Fixture) {
         assert_eq!(fixture.kept(&self.user), ITEMS);
     }
+
     fn is_slow(&self) -> bool {
         true
     }
