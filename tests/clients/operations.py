@@ -1,6 +1,10 @@
-"""Uses one connection of a client library while operations change its cache: LIBRARY ENDPOINT USERNAME PASSWORD SECONDS, its time
-limit. Stores its items and prints `ready`. After a line `use` or `read` it prints `begun` once a request has been answered, and gets
-and sets items until the line `stop`; then it reads all of them and prints a report. With `read` it sets only what is missing."""
+"""Uses one connection of a client library while operations change its cache.
+
+Arguments: LIBRARY ENDPOINT USERNAME PASSWORD SECONDS; the last is its time limit.
+
+Stores its items and prints `ready`. After a line `use` or `read` it prints `begun` once a request has been answered, and gets and
+sets items until the line `stop`; then it reads all of them and prints a report. With `read` it sets only what is missing.
+"""
 
 import json
 import logging
