@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use testkit::{connect_from, is_long_run, raise_file_limit, text};
+use testkit::{SetOnDrop, connect_from, is_long_run, raise_file_limit, text};
 
 use super::{UNFINISHED, logs_in, loopback, metric, open, unauthenticated};
 
@@ -17,14 +17,6 @@ const NETWORK: usize = 256;
 const LOGINS: usize = 500;
 /// Limit of the median login, which takes milliseconds: generous, so that it holds on any machine.
 const MEDIAN_MAX: Duration = Duration::from_secs(1);
-
-struct StopAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
 
 /// Where half-open connections come from, and how many there are at once.
 struct Flood {
@@ -67,7 +59,7 @@ impl Flood {
     fn with_logins(&self, mut log_in: impl FnMut()) -> Vec<Duration> {
         std::thread::scope(|scope| {
             // Stops the threads also when this test fails.
-            let _stop = StopAtEnd(&self.stop);
+            let _stop = SetOnDrop(&self.stop);
             for thread in 0..THREADS {
                 scope.spawn(move || self.run(thread));
             }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use store::Token;
-use testkit::{Memcached, TestProxy, binary, text};
+use testkit::{Memcached, SetOnDrop, TestProxy, binary, text};
 
 use super::{UNAVAILABLE, expect, is_quiet, kill, read_until_end};
 
@@ -157,6 +157,7 @@ fn killed_memcached_costs_a_client_the_write_in_flight_and_no_other_request() {
     let streams: Vec<TcpStream> = (0..CLIENTS).map(|_| proxy.log_in(&token)).collect();
     let seen: Vec<Seen> = std::thread::scope(|scope| {
         let is_over = &is_over;
+        let over = SetOnDrop(is_over);
         let clients: Vec<_> = streams
             .iter()
             .enumerate()
@@ -169,7 +170,7 @@ fn killed_memcached_costs_a_client_the_write_in_flight_and_no_other_request() {
             memcached.restart();
         }
         stay_away(AWAY);
-        is_over.store(true, Ordering::Relaxed);
+        drop(over);
         clients.into_iter().map(|client| client.join().unwrap()).collect()
     });
     let requests: u64 = seen.iter().map(|seen| seen.requests).sum();
