@@ -38,10 +38,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 /// Replies that a user's clients get before it is deleted: each has read its keys by then.
 const REPLIES_MIN: u64 = 600;
-/// One in so many rounds holds the proxy up.
-const HELD_ROUNDS: usize = 3;
-/// Less than after which it counts as hung.
-const HELD_MAX: Duration = Duration::from_secs(3);
+/// One in so many rounds pauses the proxy.
+const PAUSE_EVERY: usize = 3;
+/// For less than after which it counts as hung.
+const PAUSE_MAX: Duration = Duration::from_secs(3);
 /// Within this time, deletion closes sessions, and refuses logins.
 const REVOKED_WITHIN: Duration = Duration::from_secs(1);
 /// A busy machine is given more for the sessions.
@@ -62,13 +62,13 @@ pub(crate) struct AddressReuse {
 }
 
 /// A stopped proxy, which goes on when this is dropped.
-struct HeldProxy(u32);
+struct PausedProxy(u32);
 
-impl HeldProxy {
+impl PausedProxy {
     /// Lets it go on when some work is done, or takes too long.
     async fn release_after<T>(self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
-        if let Ok(done) = tokio::time::timeout(HELD_MAX, work.as_mut()).await {
+        if let Ok(done) = tokio::time::timeout(PAUSE_MAX, work.as_mut()).await {
             return done;
         }
         drop(self);
@@ -76,7 +76,7 @@ impl HeldProxy {
     }
 }
 
-impl Drop for HeldProxy {
+impl Drop for PausedProxy {
     fn drop(&mut self) {
         if let Err(error) = signal(self.0, Signal::CONT) {
             eprintln!("{error}");
@@ -106,7 +106,7 @@ impl AddressReuse {
         if row.failures.is_empty() {
             return Ok(());
         }
-        Err(LoadError::new("a promise doesn't hold", "see the table"))
+        Err(LoadError::new("a promise doesn't hold", "see the lines FAILED, or `failures` in JSON"))
     }
 
     async fn measure(&self) -> Result<Row, LoadError> {
@@ -182,20 +182,20 @@ impl Testbed {
             Ok(old.state.resting.load(Ordering::SeqCst) == ALL_RESTING)
         })
         .await?;
-        let held = if round.is_multiple_of(HELD_ROUNDS) { Some(self.hold_proxy()?) } else { None };
+        let paused = if round.is_multiple_of(PAUSE_EVERY) { Some(self.pause_proxy()?) } else { None };
         let replaced = async {
             self.delete(round, &old).await?;
             self.start_next(round, &old, old_instance).await
         };
-        let (next, instance) = match held {
-            Some(held) => held.release_after(replaced).await?,
+        let (next, instance) = match paused {
+            Some(paused) => paused.release_after(replaced).await?,
             None => replaced.await?,
         };
         // From here on the proxy knows, or finds out.
         let known_at = Instant::now();
         let address = |instance: &Instance| instance.route.as_ref().and_then(|route| route.address.clone());
         row.rounds += 1;
-        row.held += usize::from(round.is_multiple_of(HELD_ROUNDS));
+        row.paused += usize::from(round.is_multiple_of(PAUSE_EVERY));
         row.same_address += usize::from(address(&instance) == address(old_instance));
         tokio::time::sleep(REVOKED_WITHIN).await;
         old.state.is_revoked.store(true, Ordering::SeqCst);
@@ -225,11 +225,11 @@ impl Testbed {
     }
 
     /// Stops the proxy.
-    fn hold_proxy(&self) -> Result<HeldProxy, LoadError> {
+    fn pause_proxy(&self) -> Result<PausedProxy, LoadError> {
         let pid = self.installation.role_pid("proxy");
         let pid = pid.ok_or_else(|| LoadError::invalid_run("the proxy doesn't run"))?;
         signal(pid, Signal::STOP)?;
-        Ok(HeldProxy(pid))
+        Ok(PausedProxy(pid))
     }
 
     /// Waits until an owner's clients have written and read all of their keys.

@@ -21,7 +21,7 @@ pub(crate) fn read(container: &str, controller: &str, names: &[&str]) -> Option<
     read_at(Path::new(ROOT), container, controller, names)
 }
 
-/// The memory of a container; `None` if its control group isn't found.
+/// The memory of a container; `None` if its control group isn't found, or lacks a figure: `memory.peak` came with Linux 5.19.
 pub(crate) fn memory(container: &str) -> Option<MemoryUse> {
     memory_at(Path::new(ROOT), container)
 }

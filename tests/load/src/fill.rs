@@ -14,7 +14,7 @@ use crate::cgroup;
 use crate::command::docker;
 use crate::direct::DirectConnection;
 use crate::error::LoadError;
-use crate::filler::{Filler, Filling};
+use crate::filler::{FillOptions, Filler};
 use crate::installation::Installation;
 use crate::interrupt;
 use row::Row;
@@ -32,8 +32,8 @@ const PHASES: [(&str, &[usize]); 4] =
 /// As many as make the proxy open all of its lanes, and dedicated ones for large values.
 const CONNECTIONS: usize = 64;
 const BATCH_BYTES: usize = 64 << 10;
-/// Between two looks at memcached's statistics.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// Between two readings of memcached's statistics.
+const READ_INTERVAL: Duration = Duration::from_millis(250);
 /// Until a cache is full.
 const FULL_TIMEOUT: Duration = Duration::from_mins(15);
 
@@ -84,7 +84,7 @@ impl Fill {
         if rows.iter().all(|row| row.failures.is_empty()) {
             return Ok(());
         }
-        Err(LoadError::new("a promise doesn't hold", "see the table"))
+        Err(LoadError::new("a promise doesn't hold", "see the lines FAILED, or `failures` in JSON"))
     }
 
     async fn measure(&self) -> Result<Vec<Row>, LoadError> {
@@ -129,14 +129,14 @@ impl Fill {
         let mut row = Row::new(memory_mb, self.warm);
         for (number, (name, sizes)) in PHASES.iter().enumerate() {
             eprintln!("{memory_mb} MB: {name} ...");
-            let filling = Filling {
+            let options = FillOptions {
                 name: format!("p{number}"),
                 sizes: sizes.to_vec(),
                 connections: CONNECTIONS,
                 batch_bytes: BATCH_BYTES,
                 reads: true,
             };
-            cache.fill(&filling, Duration::from_secs(self.seconds), &mut row).await?;
+            cache.fill(&options, Duration::from_secs(self.seconds), &mut row).await?;
             cache.check(name, &mut row).await?;
         }
         // Its memory is needed for the next one.
@@ -160,11 +160,16 @@ impl<'a> Cache<'a> {
     }
 
     /// Fills it until it has been full for this time.
-    async fn fill(&mut self, filling: &Filling, length: Duration, row: &mut Row) -> Result<(), LoadError> {
+    async fn fill(
+        &mut self,
+        options: &FillOptions,
+        length: Duration,
+        row: &mut Row,
+    ) -> Result<(), LoadError> {
         let begun = Instant::now();
-        let refused = |figures: &Figures| figures.evictions + figures.out_of_memory;
-        let mut last = (Instant::now(), refused(&self.statistics.look().await?));
-        let filler = Filler::start(self.installation.endpoint(), &self.account, filling);
+        let evicted_or_refused = |figures: &Figures| figures.evictions + figures.out_of_memory;
+        let mut last = (Instant::now(), evicted_or_refused(&self.statistics.read().await?));
+        let mut filler = Filler::start(self.installation.endpoint(), &self.account, options);
         let mut full_since = None;
         let mut full_for = Duration::ZERO;
         while full_since.is_none_or(|since: Instant| since.elapsed() < length) {
@@ -172,8 +177,12 @@ impl<'a> Cache<'a> {
                 row.failures.push("it doesn't get full".to_owned());
                 break;
             }
-            tokio::time::sleep(LOOK_INTERVAL).await;
-            let now = (Instant::now(), refused(&self.statistics.look().await?));
+            if filler.has_failed() {
+                row.failures.push("no connection is left that fills it".to_owned());
+                break;
+            }
+            tokio::time::sleep(READ_INTERVAL).await;
+            let now = (Instant::now(), evicted_or_refused(&self.statistics.read().await?));
             if now.1 > last.1 {
                 full_since = full_since.or(Some(now.0));
                 full_for += now.0 - last.0;
@@ -200,7 +209,7 @@ impl<'a> Cache<'a> {
         let loaded = self.statistics.take_differences();
         loaded.iter().for_each(|difference| failed(format!("{difference} while it was filled")));
         row.are_equal &= quiet.is_empty() && loaded.is_empty();
-        let own = self.statistics.look().await?;
+        let own = self.statistics.read().await?;
         (row.evictions, row.samples) = (own.evictions, self.statistics.compared());
         match cgroup::memory(&self.container) {
             Some(memory) => {
@@ -209,7 +218,7 @@ impl<'a> Cache<'a> {
                 }
                 row.memory = Some(memory);
             }
-            None => row.failures.push(format!("{phase}: no control group of the container is found")),
+            None => row.failures.push(format!("{phase}: no memory figures of the container: in version 2 of control groups they need Linux 5.19 (memory.peak)")),
         }
         row.check_replies(phase);
         Ok(())

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -21,21 +21,23 @@ use crate::login::{Login, LoginForm};
 /// while it reads a large one, which it stores in chunks.
 const OUT_OF_MEMORY: [&str; 2] =
     ["SERVER_ERROR out of memory storing object", "SERVER_ERROR Out of memory during read"];
-/// For all replies to the requests that were sent at once.
+/// For a login, and for all replies to the requests that were sent at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of a request beside its value.
 const HEAD_BYTES: usize = 60;
 /// One read for so many stores, of one of so many items before.
 const STORES_PER_READ: usize = 4;
 const READ_BACK: u64 = 5_000;
+/// Shares no factor with [`READ_BACK`], so that reads spread over these items.
+const READ_STEP: u64 = 37;
 /// Characters of an error that are kept, and errors of different kinds.
 const ERROR_LEN_MAX: usize = 80;
 const ERRORS_MAX: usize = 20;
 
 /// What to fill a cache with.
 #[derive(Debug, Clone)]
-pub(crate) struct Filling {
-    /// Part of each key: items of another filling are others.
+pub(crate) struct FillOptions {
+    /// Part of each key: keys of other options differ.
     pub(crate) name: String,
     /// Bytes of values; in turn, if there are several.
     pub(crate) sizes: Vec<usize>,
@@ -62,13 +64,15 @@ pub(crate) struct Filled {
 /// Fills until it is stopped.
 pub(crate) struct Filler {
     connections: JoinSet<Filled>,
+    /// What those have done that have ended.
+    ended: Filled,
     is_stopped: Arc<AtomicBool>,
 }
 
 struct Connection {
     endpoint: SocketAddr,
     account: Account,
-    filling: Filling,
+    options: FillOptions,
     /// In the keys.
     number: usize,
     /// How many items of each size were sent.
@@ -77,28 +81,44 @@ struct Connection {
 }
 
 impl Filler {
-    pub(crate) fn start(endpoint: SocketAddr, account: &Account, filling: &Filling) -> Self {
+    pub(crate) fn start(endpoint: SocketAddr, account: &Account, options: &FillOptions) -> Self {
         let is_stopped = Arc::new(AtomicBool::new(false));
         let mut connections = JoinSet::new();
-        for number in 0..filling.connections {
-            let sent = vec![0; filling.sizes.len()];
-            let (account, filling, filled) = (account.clone(), filling.clone(), Filled::default());
-            let connection = Connection { endpoint, account, filling, number, sent, filled };
+        for number in 0..options.connections {
+            let sent = vec![0; options.sizes.len()];
+            let (account, options, filled) = (account.clone(), options.clone(), Filled::default());
+            let connection = Connection { endpoint, account, options, number, sent, filled };
             connections.spawn(connection.run(Arc::clone(&is_stopped)));
         }
-        Self { connections, is_stopped }
+        Self { connections, ended: Filled::default(), is_stopped }
+    }
+
+    /// Whether all connections have ended, which they do only after an error.
+    pub(crate) fn has_failed(&mut self) -> bool {
+        while let Some(ended) = self.connections.try_join_next() {
+            match ended {
+                Ok(filled) => self.ended.add(filled),
+                Err(error) => self.ended.failed(&format!("connection: {error}"), 1),
+            }
+        }
+        self.connections.is_empty()
     }
 
     /// Waits for all replies.
     pub(crate) async fn stop(self) -> Filled {
         self.is_stopped.store(true, Ordering::Relaxed);
-        let mut all = Filled::default();
+        let mut all = self.ended;
         self.connections.join_all().await.into_iter().for_each(|filled| all.add(filled));
         all
     }
 }
 
 impl Filled {
+    /// Items of all sizes.
+    pub(crate) fn stored_in_all(&self) -> u64 {
+        self.stored.values().sum()
+    }
+
     pub(crate) fn add(&mut self, other: Self) {
         for (size, count) in other.stored {
             *self.stored.entry(size).or_default() += count;
@@ -143,37 +163,42 @@ impl Connection {
     }
 
     async fn fill(&mut self, is_stopped: &AtomicBool) -> io::Result<()> {
-        let stream = TcpStream::connect(self.endpoint).await?;
-        stream.set_nodelay(true)?;
-        let (input, mut output) = stream.into_split();
-        let mut input = BufReader::new(input);
-        output
-            .write_all(Login::new(LoginForm::Text, &self.account.username, &self.account.password).request())
-            .await?;
-        let mut line = String::new();
-        input.read_line(&mut line).await?;
-        if line.trim_end() != "STORED" {
-            return Err(io::Error::other(line.trim_end()));
-        }
+        let (mut input, mut output) = timeout(ANSWER_TIMEOUT, self.log_in()).await??;
         let mut kind = self.number;
         while !is_stopped.load(Ordering::Relaxed) {
-            kind = (kind + 1) % self.filling.sizes.len();
+            kind = (kind + 1) % self.options.sizes.len();
             let (stores, requests) = self.requests(kind);
             // At once: memgate reads no more from a client that doesn't read its replies.
             let replies = async {
-                let (_, refused) = tokio::try_join!(output.write_all(&requests), self.read(&mut input))?;
-                Ok::<u64, io::Error>(refused)
+                let (_, failed) = tokio::try_join!(output.write_all(&requests), self.read(&mut input))?;
+                Ok::<u64, io::Error>(failed)
             };
-            let refused = timeout(ANSWER_TIMEOUT, replies).await??;
-            *self.filled.stored.entry(self.filling.sizes[kind]).or_default() += stores - refused.min(stores);
+            let failed = timeout(ANSWER_TIMEOUT, replies).await??;
+            *self.filled.stored.entry(self.options.sizes[kind]).or_default() += stores - failed.min(stores);
         }
         Ok(())
     }
 
+    async fn log_in(&self) -> io::Result<(BufReader<OwnedReadHalf>, OwnedWriteHalf)> {
+        let stream = TcpStream::connect(self.endpoint).await?;
+        stream.set_nodelay(true)?;
+        let (input, mut output) = stream.into_split();
+        let mut input = BufReader::new(input);
+        let login = Login::new(LoginForm::Text, &self.account.username, &self.account.password);
+        output.write_all(login.request()).await?;
+        let mut line = String::new();
+        input.read_line(&mut line).await?;
+        if line.trim_end() == "STORED" {
+            Ok((input, output))
+        } else {
+            Err(io::Error::other(format!("login: {}", line.trim_end())))
+        }
+    }
+
     /// How many items the next requests store, and these requests.
     fn requests(&mut self, kind: usize) -> (u64, Vec<u8>) {
-        let size = self.filling.sizes[kind];
-        let stores = (self.filling.batch_bytes / (size + HEAD_BYTES)).max(1);
+        let size = self.options.sizes[kind];
+        let stores = (self.options.batch_bytes / (size + HEAD_BYTES)).max(1);
         let mut requests = Vec::with_capacity(stores * (size + HEAD_BYTES));
         for _ in 0..stores {
             let number = self.sent[kind];
@@ -184,8 +209,9 @@ impl Connection {
             self.sent[kind] += 1;
         }
         let last = self.sent[kind] - 1;
-        for read in 0..if self.filling.reads { stores.div_ceil(STORES_PER_READ) as u64 } else { 0 } {
-            let number = last - (last + read * 37) % READ_BACK.min(last + 1);
+        let reads = if self.options.reads { stores.div_ceil(STORES_PER_READ) as u64 } else { 0 };
+        for read in 0..reads {
+            let number = last - (last + read * READ_STEP) % READ_BACK.min(last + 1);
             requests.extend_from_slice(format!("mg {} k v q\r\n", self.key(size, number)).as_bytes());
         }
         requests.extend_from_slice(b"mn\r\n");
@@ -193,12 +219,13 @@ impl Connection {
     }
 
     fn key(&self, size: usize, number: u64) -> String {
-        format!("{}:{size}:{}:{number}", self.filling.name, self.number)
+        format!("{}:{size}:{}:{number}", self.options.name, self.number)
     }
 
-    /// Reads all replies to the requests that were sent at once. Returns how many of them were refused.
+    /// Reads all replies to the requests that were sent at once. Returns how many of them are errors, those to reads, too: no
+    /// more is counted as stored than was.
     async fn read(&mut self, input: &mut BufReader<OwnedReadHalf>) -> io::Result<u64> {
-        let (mut line, mut value, mut refused) = (String::new(), Vec::new(), 0);
+        let (mut line, mut value, mut failed) = (String::new(), Vec::new(), 0);
         loop {
             line.clear();
             if input.read_line(&mut line).await? == 0 {
@@ -206,7 +233,7 @@ impl Connection {
             }
             let text = line.trim_end();
             if text == "MN" {
-                return Ok(refused);
+                return Ok(failed);
             }
             match value_head(text) {
                 Some((length, key)) => {
@@ -214,7 +241,7 @@ impl Connection {
                     input.read_exact(&mut value).await?;
                     self.filled.take_value(key, &value[..length]);
                 }
-                None => refused += u64::from(self.filled.take_line(text)),
+                None => failed += u64::from(self.filled.take_line(text)),
             }
         }
     }
@@ -269,14 +296,43 @@ mod tests {
         assert_eq!(value_head("SERVER_ERROR no"), None);
     }
 
+    fn account() -> Account {
+        Account { email: String::new(), username: String::new(), password: String::new() }
+    }
+
+    #[tokio::test]
+    async fn failure_of_all_connections_is_noticed() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let options =
+            FillOptions { name: "n".into(), sizes: vec![1], connections: 2, batch_bytes: 700, reads: false };
+        let mut filler = Filler::start(listener.local_addr().unwrap(), &account(), &options);
+        for _ in 0..2 {
+            assert!(!filler.has_failed());
+            let (mut client, _) = listener.accept().await.unwrap();
+            client.write_all(b"CLIENT_ERROR authentication failure\r\n").await.unwrap();
+            // So that nothing is lost by a reset.
+            client.read_to_end(&mut Vec::new()).await.unwrap();
+        }
+        while !filler.has_failed() {
+            tokio::task::yield_now().await;
+        }
+        let error = "connection: login: CLIENT_ERROR authentication failure".to_owned();
+        assert_eq!(filler.stop().await.errors, BTreeMap::from([(error, 2)]));
+    }
+
     #[test]
     fn reads_are_of_items_that_were_sent() {
-        let filling =
-            Filling { name: "n".into(), sizes: vec![1, 9], connections: 1, batch_bytes: 700, reads: true };
+        let options = FillOptions {
+            name: "n".into(),
+            sizes: vec![1, 9],
+            connections: 1,
+            batch_bytes: 700,
+            reads: true,
+        };
         let (endpoint, sent) = (([127, 0, 0, 1], 1).into(), vec![0; 2]);
-        let account = Account { email: String::new(), username: String::new(), password: String::new() };
+        let account = account();
         let mut connection =
-            Connection { endpoint, account, filling, number: 0, sent, filled: Filled::default() };
+            Connection { endpoint, account, options, number: 0, sent, filled: Filled::default() };
         for _ in 0..50 {
             let (stores, requests) = connection.requests(1);
             assert_eq!(stores, 10);

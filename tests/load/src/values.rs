@@ -1,4 +1,4 @@
-//! Values that say what they are: whose, of which key, the how manieth, how long, and bytes that follow from these. Pure.
+//! Values that say what they are: their owner and key, their sequence number, their length, and bytes that follow from these. Pure.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -10,7 +10,7 @@ pub(super) struct Row {
     /// Rounds in which the next cache got the deleted one's address.
     pub(super) same_address: usize,
     /// Rounds in which the proxy was stopped while the address changed hands.
-    pub(super) held: usize,
+    pub(super) paused: usize,
     /// Keys in the next caches' memcacheds, those of them that aren't the owner's, and caches that had none.
     pub(super) keys_checked: usize,
     pub(super) foreign_keys: usize,
@@ -40,6 +40,9 @@ impl Row {
             self.failures.push(format!("{count} {what}"));
         }
         // Otherwise little was tried.
+        if self.counts.late_requests == 0 {
+            self.failures.push("no request was sent after a cache was gone".to_owned());
+        }
         if self.same_address * 2 <= self.rounds {
             self.failures.push("most rounds were on another address".to_owned());
         }
@@ -63,7 +66,7 @@ impl Row {
              missed                         {}\n",
             self.rounds,
             self.same_address,
-            self.held,
+            self.paused,
             counts.requests,
             counts.late_requests,
             counts.replies_checked,
@@ -81,7 +84,7 @@ impl Row {
             text.push_str(&format!("error {count:8} x            {error}\n"));
         }
         for failure in &self.failures {
-            text.push_str(&format!("NOT SO                         {failure}\n"));
+            text.push_str(&format!("FAILED                         {failure}\n"));
         }
         text
     }
@@ -94,15 +97,19 @@ mod tests {
     #[test]
     fn what_does_not_hold_is_said() {
         let row = || Row { rounds: 3, same_address: 2, ..Row::default() };
+        let tried = || Counts { late_requests: 1, ..Counts::default() };
         let finished = |mut row: Row| {
-            row.finish(Counts::default());
+            row.finish(tried());
             row.failures.len()
         };
         assert_eq!(finished(row()), 0);
         assert_eq!(finished(Row { foreign_keys: 1, left_open: 1, empty_caches: 1, ..row() }), 3);
         assert_eq!(finished(Row { same_address: 1, ..row() }), 1);
+        let mut untried = row();
+        untried.finish(Counts::default());
+        assert_eq!(untried.failures, ["no request was sent after a cache was gone"]);
         let mut crossed = row();
-        crossed.finish(Counts { bytes_crossed: 10, ..Counts::default() });
-        assert!(crossed.text().contains("NOT SO                         10 bytes crossed"));
+        crossed.finish(Counts { bytes_crossed: 10, ..tried() });
+        assert!(crossed.text().contains("FAILED                         10 bytes crossed"));
     }
 }

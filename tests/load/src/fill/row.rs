@@ -126,7 +126,7 @@ impl Row {
             if self.are_equal { "yes" } else { "NO" },
         );
         for failure in &self.failures {
-            text.push_str("\n      NOT SO: ");
+            text.push_str("\n      FAILED: ");
             text.push_str(failure);
         }
         text
@@ -150,6 +150,6 @@ mod tests {
         assert_eq!(row.failures, ["1 KB: 2 x SERVER_ERROR backend unavailable", "1 KB: 1 wrong values"]);
         let json = serde_json::to_value(&row).unwrap();
         assert_eq!((json["out_of_memory"].as_u64(), json["stored_1_b"].as_u64()), (Some(7), Some(0)));
-        assert!(json["peak_mb"].is_null() && row.text().contains("NOT SO: 1 KB: 1 wrong"));
+        assert!(json["peak_mb"].is_null() && row.text().contains("FAILED: 1 KB: 1 wrong"));
     }
 }

@@ -15,8 +15,8 @@ const SAMPLE_TIMEOUT: Duration = Duration::from_secs(40);
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// By so much the reading of a sample begins before its time at most: a login and a request.
 const READ_MAX: Duration = Duration::from_secs(2);
-/// Looks that are kept: a sample is compared within them.
-const LOOKS_MAX: usize = 200;
+/// Readings that are kept: a sample is compared within them.
+const READINGS_MAX: usize = 200;
 
 /// Figures of a cache, as memcached or memgate says them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(super) struct Figures {
 }
 
 /// What memcached said, and between which times.
-struct Look {
+struct Reading {
     begun: Timestamp,
     ended: Timestamp,
     figures: Figures,
@@ -45,8 +45,8 @@ pub(super) struct Statistics<'a> {
     store: &'a Store,
     instance: String,
     /// Oldest first.
-    looks: VecDeque<Look>,
-    /// A sample that waits for a look after it.
+    readings: VecDeque<Reading>,
+    /// A sample that waits for a reading after it.
     sample: Option<InstanceStatistics>,
     compared_at: Timestamp,
     compared: usize,
@@ -55,8 +55,8 @@ pub(super) struct Statistics<'a> {
 
 impl<'a> Statistics<'a> {
     pub(super) fn new(direct: DirectConnection, store: &'a Store, instance: String) -> Self {
-        let (looks, differences) = (VecDeque::new(), Vec::new());
-        Self { direct, store, instance, looks, sample: None, compared_at: now(), compared: 0, differences }
+        let (readings, differences) = (VecDeque::new(), Vec::new());
+        Self { direct, store, instance, readings, sample: None, compared_at: now(), compared: 0, differences }
     }
 
     /// How many samples were compared.
@@ -69,7 +69,7 @@ impl<'a> Statistics<'a> {
     }
 
     /// Asks memcached, and compares the newest sample if there is one.
-    pub(super) async fn look(&mut self) -> Result<Figures, LoadError> {
+    pub(super) async fn read(&mut self) -> Result<Figures, LoadError> {
         if self.sample.is_none() {
             let newest = self.newest().await?;
             self.sample = newest.filter(|newest| newest.sampled_at > self.compared_at);
@@ -78,9 +78,9 @@ impl<'a> Statistics<'a> {
         let mut own = self.direct.statistics("").await?;
         own.append(&mut self.direct.statistics(" items").await?);
         let figures = Figures::of_memcached(&own);
-        self.looks.push_back(Look { begun, ended: now(), figures });
-        if self.looks.len() > LOOKS_MAX {
-            self.looks.pop_front();
+        self.readings.push_back(Reading { begun, ended: now(), figures });
+        if self.readings.len() > READINGS_MAX {
+            self.readings.pop_front();
         }
         if let Some(sample) = self.sample.take() {
             self.compare(&sample);
@@ -92,8 +92,8 @@ impl<'a> Statistics<'a> {
         let at = sample.sampled_at;
         self.compared_at = at;
         let read_from = at.saturating_sub(READ_MAX);
-        let before = self.looks.iter().rfind(|look| look.ended <= read_from);
-        let after = self.looks.iter().find(|look| look.begun >= at);
+        let before = self.readings.iter().rfind(|reading| reading.ended <= read_from);
+        let after = self.readings.iter().find(|reading| reading.begun >= at);
         if let (Some(before), Some(after)) = (before, after) {
             self.compared += 1;
             let growing =
@@ -107,7 +107,7 @@ impl<'a> Statistics<'a> {
         &mut self,
         show: impl Fn() -> Result<Value, LoadError>,
     ) -> Result<Vec<String>, LoadError> {
-        let before = self.look().await?;
+        let before = self.read().await?;
         let (since, deadline) = (now(), Instant::now() + SAMPLE_TIMEOUT);
         let is_new = |sample: &InstanceStatistics| sample.sampled_at.saturating_sub(READ_MAX) >= since;
         let sample = loop {
@@ -120,7 +120,7 @@ impl<'a> Statistics<'a> {
             tokio::time::sleep(POLL_INTERVAL).await;
         };
         let shown = show()?;
-        let after = self.look().await?;
+        let after = self.read().await?;
         self.compared += 1;
         let of_sample = Figures::of_sample(&sample);
         let mut differences = of_sample.outside(&before, &after, Figures::all);

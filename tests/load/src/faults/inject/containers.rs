@@ -8,7 +8,7 @@ use crate::command::{docker, run};
 use crate::error::LoadError;
 use crate::faults::fault::{Fault, Loses, Promise, Source, UNAVAILABLE};
 use crate::faults::scene::Scene;
-use crate::filler::{Filler, Filling};
+use crate::filler::{FillOptions, Filled, Filler};
 
 const GONE: Promise = Promise { recovery: 11.0, errors: UNAVAILABLE, loses: Loses::Victim, told: &[] };
 const ENDED: Promise = Promise { recovery: 4.0, ..GONE };
@@ -181,7 +181,13 @@ fn memory_fill(scene: &mut Scene<'_>) -> Result<(), LoadError> {
     scene.begin();
     let mut stored = Vec::new();
     for size in ITEM_SIZES {
-        stored.push(format!("{} of {size} B", fill(scene, size, Duration::from_secs(FILL_SECONDS))));
+        let filled = fill(scene, size, Duration::from_secs(FILL_SECONDS));
+        // Without any, nothing was tried.
+        scene.check(filled.stored_in_all() > 0 && filled.wrong == 0, "items were stored, and none is wrong");
+        stored.push(format!("{} of {size} B", filled.stored_in_all()));
+        if !filled.errors.is_empty() {
+            scene.note(format!("replies to these: {:?}", filled.errors));
+        }
         scene.wait(0.0)?;
     }
     scene.end();
@@ -191,22 +197,21 @@ fn memory_fill(scene: &mut Scene<'_>) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// Stores items through the proxy, many at a time. Returns how many were stored.
-fn fill(scene: &Scene<'_>, size: usize, length: Duration) -> u64 {
+/// Stores items through the proxy, many at a time, and reads some.
+fn fill(scene: &Scene<'_>, size: usize, length: Duration) -> Filled {
     let (endpoint, account) = (scene.bed.installation.endpoint(), &scene.bed.accounts[0]);
-    let filling = Filling {
+    let options = FillOptions {
         name: "fill".to_owned(),
         sizes: vec![size],
         connections: FILL_CONNECTIONS,
         batch_bytes: BATCH_BYTES,
-        reads: false,
+        reads: true,
     };
-    let filled = scene.bed.runtime.block_on(async {
-        let filler = Filler::start(endpoint, account, &filling);
+    scene.bed.runtime.block_on(async {
+        let filler = Filler::start(endpoint, account, &options);
         tokio::time::sleep(length).await;
         filler.stop().await
-    });
-    filled.stored.values().sum()
+    })
 }
 
 fn limits(container: &str) -> Result<[Value; 3], LoadError> {
@@ -240,7 +245,7 @@ fn memory_taken_away(scene: &mut Scene<'_>) -> Result<(), LoadError> {
     let taken = docker(&arguments).is_ok();
     scene.note(if taken { "Docker took the limit" } else { "Docker refused the limit" });
     let filled = fill(scene, 100_000, Duration::from_secs(6));
-    scene.note(format!("filled with {} MB", filled / 10));
+    scene.note(format!("filled with {} MB", filled.stored_in_all() / 10));
     let victim = || scene.bed.victim();
     let restored =
         scene.wait_for(35.0, || Ok(limits(&victim()?.container).is_ok_and(|now| now == before)))?;
