@@ -32,6 +32,7 @@ mod memory_archive;
 mod metering;
 mod metrics;
 mod names;
+mod neighbour_table;
 mod networks;
 mod pages;
 mod plan;
@@ -98,6 +99,7 @@ pub async fn run(
     let choice = ImageChoice::of(&config);
     let firewall = Firewall::new(names.clone(), config.proxy_user.clone());
     firewall.check_proxy_user().await?;
+    neighbour_table::make_room();
     let mut registry = Registry::default();
     let docker = Arc::new(Docker::new(names.clone(), &config.docker_socket));
     let metrics = Metrics::new(&mut registry, docker.timeouts.clone());
