@@ -85,7 +85,7 @@ pub enum StoreError {
     #[error("{caches} warm caches of the plan would be emptied: keep its memory, or let their items go")]
     PlanEmpties {
         /// How many caches.
-        caches: usize,
+        caches: i64,
     },
     /// What was asked of a cache can't be done now.
     #[error(transparent)]

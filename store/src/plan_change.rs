@@ -32,6 +32,9 @@ pub struct PlanUpdate {
 pub(crate) const OF_SIZE: &str = "SELECT c.id, c.user_id, c.name, c.plan, c.suspended <> 0 AS suspended, c.created_at FROM caches c \
      JOIN instances i ON i.cache_id = c.id WHERE c.plan = $1 AND i.memory_mb = $2 AND c.deleted_at IS NULL \
      ORDER BY c.created_at, c.id LIMIT $3";
+/// How many of them run, or are to.
+const RUNNING_OF_SIZE: &str = "SELECT COUNT(*) FROM caches c JOIN instances i ON i.cache_id = c.id \
+     WHERE c.plan = $1 AND i.memory_mb = $2 AND c.deleted_at IS NULL AND i.desired = 'running'";
 /// How many of them hold more than `$3` bytes, and the most that one holds. memcached may say anything: no cache holds
 /// more than its memory.
 pub(crate) const HOLDING_MORE: &str = "SELECT COUNT(*), CAST(COALESCE(MAX(s.bytes), 0) AS BIGINT) FROM caches c \
@@ -80,7 +83,8 @@ impl Store {
                     .bind(name).bind(former_mb).bind(QUERIED_MAX).fetch_all(&mut *tx).await?;
                 // A warm memcached can't give a part of its memory back.
                 if plan.warm && plan.memory_mb < former_mb && existing == ExistingCaches::Resize {
-                    let caches = all.iter().filter(|cache| !cache.suspended).count();
+                    let caches: i64 = sqlx::query_scalar(RUNNING_OF_SIZE)
+                        .bind(name).bind(former_mb).fetch_one(&mut *tx).await?;
                     if caches > 0 {
                         return Err(StoreError::PlanEmpties { caches });
                     }
