@@ -11,8 +11,7 @@ use std::path::Path;
 const LIMITS: [(&str, u32); 3] = [("gc_thresh3", 32_768), ("gc_thresh2", 16_384), ("gc_thresh1", 8_192)];
 const FOLDER: &str = "/proc/sys/net/ipv4/neigh/default";
 
-/// Makes room for some 10,000 caches. An entry takes some hundred bytes, and only while it is used. A table that is larger is
-/// left alone.
+/// Makes room for some 10,000 caches. A table that is larger is left alone.
 pub(crate) fn make_room() {
     match raise(Path::new(FOLDER)) {
         Ok(raised) if raised.is_empty() => {}

@@ -114,7 +114,7 @@ pub(crate) enum Action {
     Keep(Container),
     /// Stops and starts a container.
     Restart(Container),
-    /// Stops a container once proxies hold requests, so that what is started next has the contents of a warm cache.
+    /// Stops a container once proxies hold requests. A warm cache's memcached saves its contents then.
     Stop(Container),
     /// Stops a container, unless it has had a command since it was found idle.
     Sleep(Container),

@@ -2,7 +2,6 @@
 
 use store::{EventCause, Instance, InstanceState, Observed};
 
-use super::warm::Stopped;
 use super::{Executor, Situation};
 use crate::docker::NewContainer;
 use crate::error::Error;
@@ -26,9 +25,6 @@ impl Executor {
     pub(super) async fn create(&self, situation: &Situation, generation: i64) -> Result<(), Error> {
         let instance = &situation.instance;
         let memory = self.prepare_memory(situation).await?;
-        if situation.stopped.get().is_some_and(Stopped::is_lost) {
-            self.history.lose_contents(&instance.id);
-        }
         let Made { id, address, version } =
             self.make(instance, generation, memory, (situation.failures, false)).await?;
         // Copying a warm cache's contents may have taken more.
@@ -100,7 +96,8 @@ impl Executor {
     /// address, so that the recorded route leads to it. Nothing else has that address: it is leased to the instance.
     pub(super) async fn make_again(&self, situation: &Situation) -> Result<(), Error> {
         let instance = &situation.instance;
-        for being_removed in &situation.containers {
+        // A holder may keep what it had.
+        for being_removed in situation.containers.iter().filter(|it| !it.is_holder) {
             self.remove(&being_removed.id).await?;
         }
         let spec = Spec::of(instance).map_err(Error::InvalidInstance)?;

@@ -1,5 +1,5 @@
-//! Stopping memcached on purpose: for a restart, an upgrade or another size, or because a cache sleeps. Proxies hold requests by then. A
-//! warm cache's memcached saves what it needs to start with its contents, and a holder keeps their memory meanwhile.
+//! Stopping memcached on purpose: for a restart, an upgrade or another size, or because a cache sleeps. Proxies hold requests
+//! by then. A warm cache's memcached saves what it needs to start with its contents, and a holder keeps their memory meanwhile.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -89,6 +89,31 @@ fn a_restart_is_done_once_wherever_a_crash_has_left_it() {
         ("didn't help", &before, S::Restarting, vec![c(Stopped)], 1, "remove c1, create 2, finish restart"),
         ("removed", &before, S::Running, vec![], 0, "set restarting, create 2, finish restart"),
         (
+            "with other limits",
+            &before,
+            S::Restarting,
+            vec![Container { limits_differ: true, ..c(Running) }],
+            0,
+            "limits c1, restart c1, probe c1, finish restart",
+        ),
+    ] {
+        assert_eq!(planned(asked, state, &containers, failures), expected, "{name}");
+    }
+    let new = [begun(restart, "")];
+    let nothing_ran = Container { generation: 2, ..since(Running) };
+    assert_eq!(planned(&new, S::Running, &[nothing_ran], 0), "probe c1, finish restart", "created meanwhile");
+}
+
+// R-47, F-35.
+#[test]
+fn a_container_that_a_restart_replaces_is_stopped_first() {
+    use ContainerState::Running;
+    use InstanceState as S;
+    let restart = OperationKind::Restart;
+    let (asked, before) = ([pending(restart)], [begun(restart, "monday")]);
+    let c = container;
+    for (name, asked, state, containers, failures, expected) in [
+        (
             "of another image",
             &asked,
             S::Running,
@@ -104,20 +129,9 @@ fn a_restart_is_done_once_wherever_a_crash_has_left_it() {
             0,
             "set restarting, stop c1, remove c1, create 2, finish restart",
         ),
-        (
-            "with other limits",
-            &before,
-            S::Restarting,
-            vec![Container { limits_differ: true, ..c(Running) }],
-            0,
-            "limits c1, restart c1, probe c1, finish restart",
-        ),
     ] {
         assert_eq!(planned(asked, state, &containers, failures), expected, "{name}");
     }
-    let new = [begun(restart, "")];
-    let nothing_ran = Container { generation: 2, ..since(Running) };
-    assert_eq!(planned(&new, S::Running, &[nothing_ran], 0), "probe c1, finish restart", "created meanwhile");
 }
 
 #[test]

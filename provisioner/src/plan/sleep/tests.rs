@@ -111,6 +111,17 @@ fn contents_of_a_warm_cache_are_saved_before_its_container_is_replaced() {
     );
 }
 
+/// The plan of a warm instance that is to have so many MB.
+fn planned_with(
+    (state, memory_mb): (InstanceState, i64),
+    asked: &[Operation],
+    containers: &[Container],
+) -> String {
+    let mut instance = instance(DesiredState::Running, route(state, 1));
+    (instance.warm, instance.memory_mb) = (true, memory_mb);
+    summary(&plan(&instance, asked, containers, 0)).replace("probe c1, resize c1", "probe c1")
+}
+
 // F-36, R-47.
 #[test]
 fn contents_of_a_warm_cache_are_saved_before_it_gets_more_memory() {
@@ -167,27 +178,34 @@ fn contents_of_a_warm_cache_are_saved_before_it_gets_more_memory() {
             vec![warm(Stopped), holder("k1")],
             "begin resize, set restarting, remove c1, create 2, finish resize, remove k1".to_owned(),
         ),
+    ] {
+        assert_eq!(planned_with((state, memory_mb), asked, &containers), expected, "{name}");
+    }
+}
+
+// F-36.
+#[test]
+fn contents_that_can_not_be_kept_are_not_saved() {
+    let warm = |mb: &str| Container { spec: WARM.replace("64", mb), ..container(ContainerState::Running) };
+    let asked = [operation(OperationKind::Resize, OperationState::Pending, None)];
+    for (name, asked, memory_mb, has, expected) in [
         (
             "hangs",
-            &none,
-            S::Running,
+            &[][..],
             128,
-            vec![Container { hung: true, ..warm(Running) }],
-            "set restarting, remove c1, create 2".to_owned(),
+            Container { hung: true, ..warm("64") },
+            "set restarting, remove c1, create 2",
         ),
         (
             "less",
-            &asked,
-            S::Running,
+            &asked[..],
             64,
-            vec![Container { spec: WARM.replace("=64", "=65"), ..warm(Running) }],
-            "begin resize, set restarting, stop c1, remove c1, create 2, finish resize".to_owned(),
+            warm("65"),
+            "begin resize, set restarting, stop c1, remove c1, create 2, finish resize",
         ),
     ] {
-        let mut instance = instance(DesiredState::Running, route(state, 1));
-        (instance.warm, instance.memory_mb) = (true, memory_mb);
-        let actions = summary(&plan(&instance, asked, &containers, 0));
-        assert_eq!(actions.replace("probe c1, resize c1", "probe c1"), expected, "{name}");
+        let planned = planned_with((InstanceState::Running, memory_mb), asked, &[has]);
+        assert_eq!(planned, expected, "{name}");
     }
 }
 
@@ -214,6 +232,7 @@ fn event_says_whether_contents_are_kept() {
         // A holder has other restrictions than a memcached for clients.
         Container { id, is_holder: true, spec, unrestricted: true, ..container(Running) }
     };
+    let created = || Container { id: "c2".into(), generation: 2, ..warm(ContainerState::Created) };
     for (name, is_warm, containers, cause, is_lost) in [
         ("gets more memory", true, vec![warm(Running)], EventCause::Resized, false),
         ("was not warm", true, vec![cold(Running)], EventCause::Resized, true),
@@ -223,6 +242,7 @@ fn event_says_whether_contents_are_kept() {
         ("not kept", true, vec![stopped(0)], EventCause::Resized, true),
         ("removed before a crash", true, vec![holder()], EventCause::Removed, false),
         ("removed", true, vec![], EventCause::Removed, true),
+        ("created before a crash", true, vec![created(), holder()], EventCause::Superseded, false),
         ("not warm any more", false, vec![stopped(0), holder()], EventCause::Resized, true),
         ("not warm any more, and runs", false, vec![warm(Running)], EventCause::Resized, true),
     ] {
