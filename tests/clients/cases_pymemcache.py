@@ -1,6 +1,5 @@
 """What pymemcache's own tests ask of a server, and more: printed for a comparison (cases.py)."""
 
-import socket
 import threading
 import time
 
@@ -10,34 +9,15 @@ from pymemcache.client.retrying import RetryingClient
 from pymemcache.serde import CompressedSerde, PickleSerde
 
 import cases
+from pymemcache_login import socket_module
 
 endpoint, username, password = cases.arguments()
 host, port = endpoint.rsplit(":", 1)
 
 
-class LoggedInSocket(socket.socket):
-    """Its first request is a login: pymemcache has none of its own."""
-
-    def connect(self, address):
-        super().connect(address)
-        login = f"{username} {password}"
-        self.sendall(f"set auth 0 0 {len(login)}\r\n{login}\r\n".encode())
-        reply = b""
-        while not reply.endswith(b"\r\n"):
-            reply += self.recv(1)
-        assert reply == b"STORED\r\n", reply
-
-
-class SocketModule:
-    socket = LoggedInSocket
-
-    def __getattr__(self, name):
-        return getattr(socket, name)
-
-
 def options(**more):
     if username:
-        more["socket_module"] = SocketModule()
+        more["socket_module"] = socket_module("auth", f"{username} {password}")
     return dict(timeout=10, connect_timeout=10, **more)
 
 

@@ -3,42 +3,16 @@
 Over TLS it shows the certificate that CERT and KEY name; else its sockets log in first."""
 
 import os
-import socket
 import ssl
 import sys
 
 from pymemcache.client.base import Client, PooledClient
 from pymemcache.exceptions import MemcacheClientError, MemcacheError, MemcacheUnknownCommandError
 
+from pymemcache_login import LoginRefused, socket_module
+
 scenario, endpoint, username, password, *sizes = sys.argv[1:]
 host, port = endpoint.rsplit(":", 1)
-
-
-class LoginRefused(Exception):
-    pass
-
-
-class LoggedInSocket(socket.socket):
-    """Its first words are a login."""
-
-    def connect(self, address):
-        super().connect(address)
-        # MemCachier's form: the username is the key, the password the value.
-        self.sendall(f"set {username} 0 0 {len(password)}\r\n{password}\r\n".encode())
-        said = b""
-        while not said.endswith(b"\r\n"):
-            said += self.recv(1)
-        if said != b"STORED\r\n":
-            raise LoginRefused(said)
-
-
-class SocketModule:
-    """The socket module, as far as pymemcache uses it, with such sockets."""
-
-    socket = LoggedInSocket
-
-    def __getattr__(self, name):
-        return getattr(socket, name)
 
 
 def fails(error, call, *arguments):
@@ -55,7 +29,8 @@ def connect(kind=Client, **options):
         context.load_cert_chain(os.environ["CERT"], os.environ["KEY"])
         options["tls_context"] = context
     else:
-        options["socket_module"] = SocketModule()
+        # MemCachier's form: the username is the key, the password the value.
+        options["socket_module"] = socket_module(username, password)
     return kind((host, int(port)), timeout=10, connect_timeout=10, **options)
 
 

@@ -9,7 +9,6 @@ sets items until the line `stop`; then it reads all of them and prints a report.
 import json
 import logging
 import queue
-import socket
 import sys
 import threading
 import time
@@ -24,26 +23,6 @@ SET_EVERY = 5
 REQUESTS_MIN = 50
 # The clients of a test leave some of the machine to what they test.
 PACE_SECONDS = 0.001
-
-
-class LoggedInSocket(socket.socket):
-    """Its first request is a login: pymemcache has none of its own."""
-
-    def connect(self, address):
-        super().connect(address)
-        login = f"{username} {password}"
-        self.sendall(f"set auth 0 0 {len(login)}\r\n{login}\r\n".encode())
-        reply = b""
-        while not reply.endswith(b"\r\n"):
-            reply += self.recv(1)
-        assert reply == b"STORED\r\n", reply
-
-
-class SocketModule:
-    socket = LoggedInSocket
-
-    def __getattr__(self, name):
-        return getattr(socket, name)
 
 
 def connect_pylibmc():
@@ -74,7 +53,10 @@ def connect_bmemcached():
 def connect_pymemcache():
     from pymemcache.client.base import Client
 
-    options = {"socket_module": SocketModule(), "default_noreply": False, "timeout": int(seconds)}
+    from pymemcache_login import socket_module
+
+    login = socket_module("auth", f"{username} {password}")
+    options = {"socket_module": login, "default_noreply": False, "timeout": int(seconds)}
     client = Client((host, int(port)), **options)
     return client.get, client.set
 

@@ -251,6 +251,9 @@ fn client_libraries_see_operations_as_latency() {
     let kept = format!("memcached was restarted; it kept {items} items");
     let restart = || assert_eq!(product.operate(&["cache", "restart", WARM]), kept);
     observe(&mut warm_clients, "use", "cache restart, warm", restart, Loses::Nothing);
+    let enlarged = format!("memcached has 96 MB; it kept {items} items");
+    let enlarge = || assert_eq!(product.operate(&["cache", "resize", WARM, "--memory-mb", "96"]), enlarged);
+    observe(&mut warm_clients, "use", "cache resize, warm and larger", enlarge, Loses::Nothing);
 
     build_image(&product);
     let upgrade_both = || {

@@ -2,8 +2,9 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
+
+use crate::harness::Installation;
 
 /// Relays until the test process ends.
 pub(crate) struct DockerRelay(Arc<State>);
@@ -20,8 +21,11 @@ const REFUSAL: &str = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: appli
                        Connection: close\r\n\r\n{\"message\":\"not now\"}\r\n";
 
 impl DockerRelay {
-    pub(crate) fn start(path: &Path, docker: &Path) -> Self {
-        let (listener, docker) = (UnixListener::bind(path).unwrap(), docker.to_owned());
+    /// Starts one that the installation's next provisioner uses.
+    pub(crate) fn start(installation: &mut Installation) -> Self {
+        let path = installation.dir().join("docker.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let docker = std::mem::replace(&mut installation.config.docker_socket, path);
         let relay = Self(Arc::default());
         let state = Arc::clone(&relay.0);
         std::thread::spawn(move || {

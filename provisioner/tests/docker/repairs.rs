@@ -340,9 +340,7 @@ async fn one_cache_with_a_wrong_secret_is_replaced() {
 #[tokio::test]
 async fn a_docker_that_hangs_is_reported() {
     let mut installation = Installation::new().await;
-    let relay =
-        DockerRelay::start(&installation.dir().join("docker.sock"), &installation.config.docker_socket);
-    installation.config.docker_socket = installation.dir().join("docker.sock");
+    let relay = DockerRelay::start(&mut installation);
     installation.start_provisioner();
     installation.until_ready().await;
     installation.running_instance().await;

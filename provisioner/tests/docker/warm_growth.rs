@@ -277,9 +277,7 @@ async fn warm_caches_of_a_plan_get_more_memory_one_after_the_other() {
 #[tokio::test]
 async fn contents_are_kept_while_docker_fails_to_copy_them() {
     let mut installation = Installation::new().await;
-    let relay =
-        DockerRelay::start(&installation.dir().join("docker.sock"), &installation.config.docker_socket);
-    installation.config.docker_socket = installation.dir().join("docker.sock");
+    let relay = DockerRelay::start(&mut installation);
     installation.start_provisioner();
     installation.until_ready().await;
     let (instance, mut route) = filled(&installation).await;
