@@ -41,6 +41,8 @@ impl Memcached {
         let mut memcached = Self { binary, address, namespace, auth_file, options, process: None };
         memcached.restart();
         record_route(proxy, token, &memcached.address);
+        // Until then a request waits, and is given up if its client has closed its side.
+        proxy.wait_until_applied();
         memcached
     }
 

@@ -180,6 +180,16 @@ impl TestProxy {
         line.unwrap_or_else(|| panic!("no {series} in {metrics}")).parse().unwrap()
     }
 
+    /// Waits until the proxy has applied all changes of the store.
+    pub fn wait_until_applied(&self) {
+        let revision = self.runtime.block_on(self.store.revision()).unwrap() as f64;
+        let deadline = Instant::now() + REPORT_TIMEOUT;
+        while self.metric("memgate_proxy_feed_applied_revision") < revision {
+            assert!(Instant::now() < deadline, "{}", self.metrics());
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
     /// Waits until the store holds `count` denial records of `token`, and returns them.
     pub fn wait_for_denials(&self, token: &Token, count: usize) -> Vec<DenialRecord> {
         let deadline = Instant::now() + REPORT_TIMEOUT;
