@@ -46,14 +46,14 @@ pub(crate) fn diagnose(instance: &Instance, containers: &[Container], actions: &
 /// Whether a warm cache's contents are saved for its next container, or were before a crash. `History::lose_contents` corrects
 /// it if they are lost after all.
 fn keeps_contents(instance: &Instance, containers: &[Container], actions: &[Action]) -> bool {
-    let has_ended = |c: &Container| match c.state {
+    let has_nothing_unsaved = |c: &Container| match c.state {
         // It has never had any.
         ContainerState::Created => true,
         ContainerState::Stopped => c.ended_cleanly(),
         _ => false,
     };
     let is_held = containers.iter().any(|c| c.is_holder && c.state == ContainerState::Running)
-        && containers.iter().all(|c| c.is_holder || has_ended(c));
+        && containers.iter().all(|c| c.is_holder || has_nothing_unsaved(c));
     let is_warm = Spec::of(instance).is_ok_and(|spec| spec.is_warm());
     is_warm && (is_held || actions.iter().any(|action| matches!(action, Action::Keep(_))))
 }
