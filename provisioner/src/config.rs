@@ -1,6 +1,7 @@
 //! The section `[provisioner]` of `memgate.toml`, and its check.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +12,9 @@ use crate::firewall::PROXY_USER;
 use crate::subnet::Subnet;
 
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+const THREADS_MAX: u32 = 16;
+/// Threads of a memcached without a CPU limit, on a machine with as many CPUs: memcached's own default.
+const THREADS_UNLIMITED: u32 = 4;
 
 /// The section `[provisioner]` of `memgate.toml`.
 #[derive(Debug, Clone, PartialEq, serde::Deserialize, serde::Serialize)]
@@ -36,7 +40,8 @@ pub struct Config {
     /// CPUs that one instance may use at most, whatever is free; 0 for no such limit. While several want the CPUs, their
     /// plans' weights share them out.
     pub cpus: f64,
-    /// Threads of a memcached that serve connections (its `-t`), in containers that are made from now on.
+    /// Threads of a memcached that serve connections (its `-t`), in containers that are made from now on; 0 for as many as
+    /// `cpus`. More than that use the limit up sooner, and then wait for tens of milliseconds.
     pub memcached_threads: u32,
     /// Docker's socket.
     pub docker_socket: PathBuf,
@@ -73,7 +78,7 @@ impl Default for Config {
             reconcile_seconds: 30,
             isolation_check_seconds: 600,
             cpus: 1.0,
-            memcached_threads: 2,
+            memcached_threads: 0,
             docker_socket: DOCKER_SOCKET.into(),
             memory_mb: None,
             usage_days: 400,
@@ -111,8 +116,8 @@ impl Config {
         if !(0.01..=1024.0).contains(&self.cpus) && self.cpus != 0.0 {
             problems.push(invalid("provisioner.cpus", "give a number from 0.01 to 1024, or 0 for no limit"));
         }
-        if !(1..=16).contains(&self.memcached_threads) {
-            problems.push(invalid("provisioner.memcached_threads", "give 1 to 16"));
+        if self.memcached_threads > THREADS_MAX {
+            problems.push(invalid("provisioner.memcached_threads", "give 1 to 16, or 0 for as many as cpus"));
         }
         if !(0.1..=100.0).contains(&self.overcommit) {
             problems.push(invalid("provisioner.overcommit", "give a number from 0.1 to 100"));
@@ -136,6 +141,19 @@ impl Config {
             problems.push(invalid("provisioner.usage_days", "give 1 to 4000"));
         }
         problems
+    }
+
+    /// Threads of each memcached.
+    pub(crate) fn threads(&self) -> u32 {
+        if self.memcached_threads > 0 {
+            return self.memcached_threads;
+        }
+        let counts = 1..=THREADS_MAX;
+        if self.cpus > 0.0 {
+            return counts.into_iter().find(|count| f64::from(*count) >= self.cpus).unwrap_or(THREADS_MAX);
+        }
+        let machine = std::thread::available_parallelism().map_or(1, NonZero::get);
+        u32::try_from(machine).unwrap_or(THREADS_UNLIMITED).min(THREADS_UNLIMITED)
     }
 
     /// Whether a network is outside `subnets`. The proxy connects to nothing there.
@@ -166,5 +184,22 @@ impl Config {
     fn pool(&self) -> Option<Subnet> {
         let pool: Option<Subnet> = self.subnets.parse().ok();
         pool.filter(|pool| pool.is_pool() && pool.is_private())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memcached_has_as_many_threads_as_cpus() {
+        let threads =
+            |cpus, memcached_threads| Config { cpus, memcached_threads, ..Config::default() }.threads();
+        assert_eq!(Config::default().threads(), 1);
+        assert_eq!([0.5, 1.0, 1.5, 4.0, 64.0].map(|cpus| threads(cpus, 0)), [1, 1, 2, 4, 16]);
+        assert!((1..=4).contains(&threads(0.0, 0)));
+        assert_eq!((threads(1.0, 3), threads(0.0, 3)), (3, 3));
+        let too_many = Config { memcached_threads: 17, ..Config::default() };
+        assert!(too_many.problems()[0].to_string().contains("memcached_threads"));
     }
 }

@@ -400,11 +400,16 @@ impl Executor {
         self.docker.remove_container(container).await.map(drop)
     }
 
-    /// Forgets instances and containers that exist no more.
-    pub(crate) async fn forget_removed(&self, instances: &HashSet<String>, containers: &HashSet<&str>) {
+    /// Forgets instances and containers that exist no more. How a container ended is known until another one is recorded.
+    pub(crate) async fn forget_removed(
+        &self,
+        instances: &HashSet<String>,
+        containers: &HashSet<&str>,
+        recorded: &HashSet<&str>,
+    ) {
         self.capacity.retain(instances);
         self.observations.copies.retain(instances);
-        self.history.retain(instances, containers);
+        self.history.retain(instances, &(containers | recorded));
         self.secrets.retain(containers);
         self.activity.retain(containers);
         let exists = |id: &String| containers.contains(id.as_str());

@@ -115,7 +115,7 @@ pub async fn run(
         address_cooldown: settings.address_cooldown,
         cpus: config.cpus,
         isolation_interval: settings.isolation_interval,
-        threads: config.memcached_threads,
+        threads: config.threads(),
         concurrency: Concurrency::default(),
         capacity: Capacity::new(&config, metrics.capacity.clone()),
         history: History::new(metrics.repairs.clone()),

@@ -128,7 +128,8 @@ async fn repair(executor: &Executor, read: Read, full: bool) -> Result<ResyncRep
         known.iter().chain(ready.iter().map(|ready| &ready.id)).cloned().collect()
     };
     if let Ok(known) = &known {
-        executor.forget_removed(&with_ready(known), &existing).await;
+        let recorded = instances.iter().filter_map(|it| it.route.as_ref()?.container.as_deref()).collect();
+        executor.forget_removed(&with_ready(known), &existing, &recorded).await;
     }
     if full {
         inspect_some(executor, &mut snapshot.containers, |container| container.limits.is_none()).await;

@@ -1,6 +1,7 @@
 //! An installation for one test: a store, a provisioner, and their removal.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -171,9 +172,8 @@ impl Installation {
 
     /// Logs in as a lane does, sends one line, and returns the reply to it.
     pub(crate) fn request(&self, instance: &Instance, route: &Route, line: &str) -> Option<String> {
-        use std::io::{BufRead, BufReader, Write};
         let address: SocketAddr = format!("{}:11211", route.address.as_ref()?).parse().unwrap();
-        let mut lane = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+        let mut lane = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
         lane.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
         let credential = self.lane_key.credential(&instance.id, route.generation);
         write!(lane, "{}{line}\r\n", credential.login_command()).ok()?;
@@ -190,23 +190,45 @@ impl Installation {
         lane: usize,
         (size, count): (usize, usize),
     ) {
-        use std::io::{BufRead, BufReader, BufWriter, Write};
+        let value = vec![b'v'; size];
+        // Quiet stores are answered only on failure; memcached may run out of memory.
+        self.pipeline(instance, route, |requests| {
+            for item in 0..count {
+                write!(requests, "ms {size}-{lane}-{item} {size} q\r\n")?;
+                requests.write_all(&value)?;
+                requests.write_all(b"\r\n")?;
+            }
+            Ok(())
+        });
+    }
+
+    /// How many of the items are there that `fill` stored with lane 0.
+    pub(crate) fn hits(&self, instance: &Instance, route: &Route, (size, count): (usize, usize)) -> usize {
+        let replies = self.pipeline(instance, route, |requests| {
+            (0..count).try_for_each(|item| write!(requests, "mg {size}-0-{item}\r\n"))
+        });
+        replies.iter().filter(|reply| *reply == "HD").count()
+    }
+
+    /// Logs in as a lane does, sends requests at once, and returns the lines of all replies.
+    fn pipeline(
+        &self,
+        instance: &Instance,
+        route: &Route,
+        write: impl FnOnce(&mut BufWriter<TcpStream>) -> std::io::Result<()>,
+    ) -> Vec<String> {
         let address: SocketAddr = format!("{}:11211", route.address.as_ref().unwrap()).parse().unwrap();
-        let stream = std::net::TcpStream::connect(address).unwrap();
+        let stream = TcpStream::connect(address).unwrap();
         let mut requests = BufWriter::new(stream.try_clone().unwrap());
         let credential = self.lane_key.credential(&instance.id, route.generation);
         requests.write_all(credential.login_command().as_bytes()).unwrap();
-        let value = vec![b'v'; size];
-        for item in 0..count {
-            write!(requests, "ms {size}-{lane}-{item} {size} q\r\n").unwrap();
-            requests.write_all(&value).unwrap();
-            requests.write_all(b"\r\n").unwrap();
-        }
+        write(&mut requests).unwrap();
         requests.write_all(b"mn\r\n").unwrap();
         requests.flush().unwrap();
-        // Quiet stores are answered only on failure; memcached may run out of memory.
-        let last = BufReader::new(stream).lines().map(Result::unwrap).find(|line| line == "MN");
-        assert!(last.is_some());
+        let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+        assert_eq!(lines.next().as_deref(), Some("STORED"));
+        let replies = lines.by_ref().take_while(|line| line != "MN").collect();
+        replies
     }
 
     /// Changes the database as another program does.
@@ -279,7 +301,7 @@ pub(crate) fn ready(health: SocketAddr) -> bool {
 
 pub(crate) fn get(address: SocketAddr, path: &str) -> Option<String> {
     use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(address).ok()?;
+    let mut stream = TcpStream::connect(address).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;

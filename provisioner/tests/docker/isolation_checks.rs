@@ -7,9 +7,9 @@ use serde_json::Value;
 use store::{CheckResult, EventAction, EventCause, Instance, IsolationCheck};
 
 use crate::harness::{Installation, docker, get, inspect, output, until};
+use crate::operations::{ITEM, hits};
 
 const FOUND_TIMEOUT: Duration = Duration::from_secs(20);
-const ITEM: usize = 100;
 
 /// No resync helps the check.
 async fn installation() -> Installation {
@@ -42,11 +42,6 @@ fn has_passed(check: &IsolationCheck) -> bool {
 async fn events(installation: &Installation, instance: &Instance) -> Vec<(EventCause, EventAction, bool)> {
     let events = installation.store.instance_events(&instance.id, 10).await.unwrap();
     events.iter().map(|event| (event.cause, event.action, event.contents_lost)).collect()
-}
-
-fn hits(installation: &Installation, instance: &Instance, route: &store::Route, count: usize) -> usize {
-    let get = |item: usize| installation.request(instance, route, &format!("mg {ITEM}-0-{item}"));
-    (0..count).filter(|item| get(*item).as_deref() == Some("HD")).count()
 }
 
 //

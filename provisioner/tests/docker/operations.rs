@@ -58,8 +58,7 @@ fn container(installation: &Installation, instance: &Instance) -> (String, Strin
 
 /// How many of the items that `fill` has stored are there.
 pub(crate) fn hits(installation: &Installation, instance: &Instance, route: &Route, count: usize) -> usize {
-    let get = |item| installation.request(instance, route, &format!("mg {ITEM}-0-{item}"));
-    (0..count).filter(|item| get(*item).as_deref() == Some("HD")).count()
+    installation.hits(instance, route, (ITEM, count))
 }
 
 //

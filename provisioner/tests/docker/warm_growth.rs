@@ -48,8 +48,8 @@ async fn filled(installation: &Installation) -> (Instance, Route) {
 }
 
 fn has_all(installation: &Installation, instance: &Instance, route: &Route) -> bool {
-    let large = installation.request(instance, route, "mg 700000-0-0");
-    hits(installation, instance, route, ITEMS) == ITEMS && large.as_deref() == Some("HD")
+    let large = installation.hits(instance, route, (700_000, 1));
+    (hits(installation, instance, route, ITEMS), large) == (ITEMS, 1)
 }
 
 fn kept(memory_mb: i64) -> String {
