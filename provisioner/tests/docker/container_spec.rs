@@ -28,7 +28,7 @@ async fn containers_have_no_privileges_beyond_what_memcached_needs() {
                 "-I",
                 "1048576",
                 "-t",
-                "2",
+                "1",
                 "-R",
                 "500",
                 "-Y",
