@@ -132,23 +132,31 @@ async fn sign_up_and_replace_token(product: &Product, browser: &Client) -> (Cred
     page.fill("#password", password).await;
     page.click("#sign-up-form button").await;
     page.wait_for("#state[data-state='running']", RUNNING_TIMEOUT).await;
-    assert_eq!(page.text("#endpoint").await, product.endpoint().to_string());
     let first = shown_credentials(&page, product).await;
+    assert!(page.text("#snippet-shell").await.contains(&product.endpoint().port().to_string()));
     tokio::task::block_in_place(|| {
         assert_eq!(TextClient::log_in(product.endpoint(), &first).set("from", b"the first token"), "STORED");
     });
+    // The page shows that somebody has connected.
+    page.wait_for("#first-use-state[data-first-use='connected']", TIMEOUT).await;
+    assert!(page.text("#first-use-state").await.starts_with("Connected from 127.0.0.1"));
 
     page.click("#sign-out button").await;
     page.wait_for("#signed-out", TIMEOUT).await;
     page.fill("#email", "ada@example.org").await;
     page.fill("#password", password).await;
     page.click("#sign-in-form button").await;
+    page.wait_for("#endpoint", TIMEOUT).await;
+    assert_eq!(page.text("#endpoint").await, product.endpoint().to_string());
+    page.click(".cache-tabs [href$=tokens]").await;
     page.wait_for("#token-form", TIMEOUT).await;
     page.fill("#token-name", "second").await;
     page.click("#token-form button").await;
     let second = shown_credentials(&page, product).await;
     assert_ne!(first.username, second.username);
 
+    page.click("#token-saved").await;
+    page.wait_for("#token-form", TIMEOUT).await;
     page.click(&format!("[data-revoke='{}']", first.username.trim_start_matches("mg_"))).await;
     page.wait_for("#revoke-form", TIMEOUT).await;
     page.click("#revoke-form button").await;

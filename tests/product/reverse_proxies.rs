@@ -133,8 +133,10 @@ impl Site {
 
     /// The events of the page of the cache, as they arrive.
     fn events(&self) -> (Background, Receiver<String>) {
-        let mut curl: Child =
-            self.curl("/cache/events", &["--no-buffer"]).stdout(Stdio::piped()).spawn().unwrap();
+        let page = self.get("/caches", &["--location"]);
+        let (_, rest) = page.split_once("data-events-url=\"").expect("the page of the cache");
+        let path = rest.split('"').next().unwrap();
+        let mut curl: Child = self.curl(path, &["--no-buffer"]).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(curl.stdout.take().unwrap()).lines().map_while(Result::ok);
         let (send, received) = channel();
         std::thread::spawn(move || {
@@ -154,7 +156,7 @@ fn check(product: &Product, site: &Site) {
         let head = site.submit(page);
         assert!(head.contains(status), "{page}: {head}");
         assert!(head.contains("__Host-memgate=") && head.contains("Secure"), "{page}: {head}");
-        assert!(site.get("/cache", &[]).contains(EMAIL), "{page}");
+        assert!(site.get("/account", &[]).contains(EMAIL), "{page}");
     };
     let provisioner = product.role("provisioner").unwrap();
     signal(provisioner, "STOP");

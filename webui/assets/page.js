@@ -15,6 +15,18 @@
     });
   }
 
+  for (const button of document.querySelectorAll("button[data-download]")) {
+    button.hidden = false;
+    button.addEventListener("click", () => {
+      const text = document.getElementById(button.dataset.download).textContent;
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
+      link.download = button.dataset.fileName;
+      link.click();
+      URL.revokeObjectURL(link.href);
+    });
+  }
+
   async function copy(from) {
     try {
       await navigator.clipboard.writeText(from.textContent);
@@ -47,7 +59,8 @@
       for (const element of [card, ...card.querySelectorAll("[data-state]")]) element.dataset.state = state.state;
       document.getElementById("state").textContent = state.title;
       document.getElementById("state-detail").textContent = state.detail;
-      document.getElementById("version").textContent = state.version || "–";
+      const version = document.getElementById("version");
+      if (version) version.textContent = state.version || "–";
     }
 
     function listen() {
@@ -62,7 +75,8 @@
     async function poll() {
       try {
         const response = await fetch(card.dataset.stateUrl, { headers: { accept: "application/json" } });
-        if (response.redirected) return location.reload();
+        // Signed out, or the cache was deleted.
+        if (response.redirected || response.status === 404) return location.assign("/caches");
         if (response.ok) show(await response.json());
       } catch {
         // Offline: keep the last state.
@@ -83,5 +97,31 @@
     });
     addEventListener("pagehide", stop);
     if (!document.hidden) listen();
+  }
+
+  const firstUse = document.querySelector("[data-first-use-url]");
+  if (firstUse) waitForUse(document.getElementById("first-use-state"), firstUse.dataset.firstUseUrl);
+
+  // Until the new token is used, or the page is left.
+  function waitForUse(line, url) {
+    line.textContent = "Waiting for your first connection …";
+    async function ask() {
+      if (document.hidden) return;
+      try {
+        const response = await fetch(url, { headers: { accept: "application/json" } });
+        if (response.redirected) return;
+        const use = await response.json();
+        if (use.state !== line.dataset.firstUse || use.state === "denied") {
+          const text = use.fix ? `${use.text} ${use.fix}` : use.text;
+          if (line.textContent !== text) line.textContent = text;
+          line.dataset.firstUse = use.state;
+        }
+        if (use.state === "connected") clearInterval(timer);
+      } catch {
+        // Offline: ask again.
+      }
+    }
+    const timer = setInterval(ask, 2000);
+    ask();
   }
 })();

@@ -4,9 +4,7 @@
 
 mod account;
 mod ca_certificate;
-mod cache;
-mod cache_events;
-mod connections;
+mod caches;
 mod error;
 mod home;
 mod leak_reports;
@@ -21,7 +19,7 @@ use std::time::Instant;
 
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{self, Next};
-use axum::response::{Redirect, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use tokio_util::sync::CancellationToken;
@@ -40,14 +38,18 @@ pub(crate) fn routes(app: Arc<AppState>, stop: CancellationToken) -> Router {
         .route("/account", get(account::show))
         .route("/account/password", post(account::change_password))
         .route("/account/delete", post(account::delete))
-        .route("/cache", get(cache::show))
-        .route("/cache/state", get(cache::state))
-        .route("/cache/events", get(cache_events::stream))
+        .route("/caches", get(caches::show))
+        .route("/caches/{cache}", get(caches::overview::show))
+        .route("/caches/{cache}/state", get(caches::overview::state))
+        .route("/caches/{cache}/events", get(caches::events::stream))
+        .route("/caches/{cache}/connect", get(caches::connect::show))
+        // A new token is shown in the response to the POST; a later GET of the same address shows the list.
+        .route("/caches/{cache}/tokens", get(caches::tokens::show).post(tokens::create::submit))
+        .route("/caches/{cache}/connections", get(caches::connections::show))
+        .route("/caches/{cache}/connections/close", post(caches::connections::close))
+        .route("/caches/{cache}/denials", get(caches::denials::show))
         .route("/ca.pem", get(ca_certificate::download))
-        .route("/connections", get(connections::show))
-        .route("/connections/close", post(connections::close))
-        // A new token is shown in the response to the POST; a later GET of the same address leads to the list.
-        .route("/tokens", get(|| async { Redirect::to("/cache") }).post(tokens::create::submit))
+        .route("/tokens/{id}/first-use", get(caches::first_steps::first_use))
         .route("/tokens/{id}", get(tokens::show::show))
         .route("/tokens/{id}/edit", get(tokens::edit::show).post(tokens::edit::submit))
         .route("/tokens/{id}/rotate", get(tokens::rotate::show).post(tokens::rotate::submit))

@@ -105,7 +105,7 @@ impl FromRequestParts<Arc<AppState>> for SignedIn {
     type Rejection = PageError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<AppState>) -> Result<Self, PageError> {
-        let next = if parts.method == Method::GET { parts.uri.path() } else { "/cache" };
+        let next = if parts.method == Method::GET { parts.uri.path() } else { "/caches" };
         find(app, &parts.headers).await?.ok_or_else(|| PageError::SignInRequired(next.to_owned()))
     }
 }

@@ -29,7 +29,7 @@ struct Link {
 type Text = (StatusCode, &'static str, &'static str, Link);
 
 const HOME: Link = Link { label: "Go to the home page", path: "/" };
-const CACHE: Link = Link { label: "Go to your cache", path: "/cache" };
+const CACHE: Link = Link { label: "Go to your cache", path: "/caches" };
 /// For errors that pass soon.
 const RETRY_AFTER: (HeaderName, &str) = (header::RETRY_AFTER, "5");
 
@@ -39,7 +39,7 @@ impl IntoResponse for PageError {
             Self::SignInRequired(next) => {
                 return Redirect::to(&format!("/sign-in?next={next}")).into_response();
             }
-            Self::AlreadySignedIn => return Redirect::to("/cache").into_response(),
+            Self::AlreadySignedIn => return Redirect::to("/caches").into_response(),
             _ => {}
         }
         let (status, title, detail, link) = text(&self);

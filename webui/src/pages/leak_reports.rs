@@ -92,7 +92,7 @@ pub(crate) async fn dismiss(
     }
     match me.store(&app).dismiss_leak(&id).await {
         // A concurrent request may have dismissed it.
-        Ok(()) | Err(StoreError::NotFound(_)) => Ok(Redirect::to("/cache").into_response()),
+        Ok(()) | Err(StoreError::NotFound(_)) => Ok(Redirect::to("/caches").into_response()),
         Err(error) => Err(error.into()),
     }
 }

@@ -23,7 +23,7 @@ use crate::state::AppState;
 use crate::view::date::retry_in;
 
 /// Where a sign-in leads by default.
-const DEFAULT_NEXT: &str = "/cache";
+const DEFAULT_NEXT: &str = "/caches";
 const WRONG_CREDENTIALS: &str = "Wrong e-mail or password. Check both and try again.";
 
 #[derive(Template)]
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn next_stays_on_this_site() {
-        for local in ["/", "/cache", "/tokens/abcdefghijkl/revoke", "/sign-up?x=//y"] {
+        for local in ["/", "/caches", "/tokens/abcdefghijkl/revoke", "/sign-up?x=//y"] {
             assert_eq!(local_path(local), local);
         }
         for other in [

@@ -14,7 +14,7 @@ use identity::{Email, FIRST_TOKEN_NAME, Password};
 use serde::Deserialize;
 use store::{CacheName, NewToken, NewUser, SignUpRoom, StoreError};
 
-use super::cache;
+use super::caches::{CACHES, OwnCache, first_steps};
 use crate::http::client_ip::ClientIp;
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
@@ -57,7 +57,7 @@ pub(crate) struct Fields {
 
 pub(crate) async fn show(State(app): State<Arc<AppState>>, visitor: Visitor) -> Result<Response, PageError> {
     if visitor.me.is_some() {
-        return Ok(Redirect::to("/cache").into_response());
+        return Ok(Redirect::to(CACHES).into_response());
     }
     if !app.config.sign_up {
         return closed(StatusCode::OK, visitor);
@@ -124,8 +124,10 @@ pub(crate) async fn submit(
     let browser_cookie = session::browser_cookie(&app, &user.email);
     let me = SignedIn { user, session, leaks: Vec::new() };
     let cache_name = CacheName::default();
-    let revealed = RevealedToken::new(&token, FIRST_TOKEN_NAME, cache_name.as_str(), "/cache".to_owned());
-    let mut response = cache::with_new_token(&app, &me, &revealed).await?;
+    let revealed = RevealedToken::new(&token, FIRST_TOKEN_NAME, cache_name.as_str());
+    let cache = app.store.first_cache_of(&me.user.id).await?.ok_or(PageError::NotFound)?;
+    let own = OwnCache::find(&app, me, &cache.id).await?;
+    let mut response = first_steps::page(&app, &own, &revealed).await?;
     set_cookie(response.headers_mut(), Some(cookie));
     set_cookie(response.headers_mut(), Some(browser_cookie));
     Ok(response)

@@ -13,7 +13,8 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use store::{TokenId, TokenRow, UserState};
 
-use super::cache::{self, NewTokenForm};
+use super::caches::OwnCache;
+use super::caches::tokens::{self, NewTokenForm};
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
 use crate::layout::set_retry_after;
@@ -23,7 +24,7 @@ use crate::view::date::retry_in;
 const SUSPENDED: &str = "Your account is suspended. Ask the operator of this service.";
 
 /// The user's token with this id, active or not.
-async fn find(app: &AppState, me: &SignedIn, id: &str) -> Result<(TokenId, TokenRow), PageError> {
+pub(super) async fn find(app: &AppState, me: &SignedIn, id: &str) -> Result<(TokenId, TokenRow), PageError> {
     let id = TokenId::parse(id).ok_or(PageError::NotFound)?;
     let token = app.store.token(&id).await?.ok_or(PageError::NotFound)?;
     if token.user_id == me.user.id { Ok((id, token)) } else { Err(PageError::NotFound) }
@@ -47,26 +48,25 @@ fn acquire_change(app: &AppState, me: &SignedIn) -> Result<(), (Duration, String
     })
 }
 
-/// The cache page with an error, if the cache may not have another token now. Otherwise counts the new token
+/// The page of tokens with an error, if the cache may not have another token now. Otherwise counts the new token
 /// against the user's rate limit.
 async fn reject_new_token(
     app: &AppState,
-    me: &SignedIn,
-    (cache_id, cache_name): (&str, &str),
+    own: &OwnCache,
     form: &mut NewTokenForm,
 ) -> Result<Option<Response>, PageError> {
     let mut reject = async |status, error| {
         form.name_error = Some(error);
-        cache::with_rejected_form(app, me, status, form).await.map(Some)
+        tokens::page(app, own, status, form).await.map(Some)
     };
-    if me.user.state == UserState::Suspended {
+    if own.me.user.state == UserState::Suspended {
         return reject(StatusCode::FORBIDDEN, SUSPENDED.into()).await;
     }
     let max = app.config.limits.tokens_at_once;
-    if app.store.count_active_tokens(cache_id).await? >= max {
-        return reject(StatusCode::CONFLICT, limit_reached(cache_name, max)).await;
+    if app.store.count_active_tokens(&own.cache.id).await? >= max {
+        return reject(StatusCode::CONFLICT, limit_reached(&own.cache.name, max)).await;
     }
-    if let Err((wait, error)) = acquire_change(app, me) {
+    if let Err((wait, error)) = acquire_change(app, &own.me) {
         let mut response = reject(StatusCode::TOO_MANY_REQUESTS, error).await?;
         if let Some(response) = &mut response {
             set_retry_after(response.headers_mut(), wait);

@@ -7,8 +7,6 @@ use store::{Instance, InstanceState};
 
 /// Age of a pending instance after which the page says that the start is slow.
 const SLOW_START_AFTER: Duration = Duration::from_secs(10);
-/// Memory cells in the picture on the cache page.
-const CELLS: u8 = 32;
 
 /// State of a cache, as the cache page shows it and as its event stream sends it (JSON).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,10 +43,6 @@ impl CacheState {
     /// Whether the state will change soon, so that a page without scripts should reload.
     pub(crate) fn is_transient(&self) -> bool {
         matches!(self.state, "pending" | "restarting")
-    }
-
-    pub(crate) fn cells(&self) -> std::ops::Range<u8> {
-        0..CELLS
     }
 }
 

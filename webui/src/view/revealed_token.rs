@@ -11,19 +11,19 @@ pub(crate) struct RevealedToken {
     pub(crate) cache: String,
     pub(crate) token: String,
     pub(crate) credentials: Credentials,
-    /// Page without the secret.
-    pub(crate) next_path: String,
+    /// Its id.
+    pub(crate) id: String,
 }
 
 impl RevealedToken {
-    pub(crate) fn new(token: &NewToken, name: &str, cache: &str, next_path: String) -> Self {
+    pub(crate) fn new(token: &NewToken, name: &str, cache: &str) -> Self {
         let (id, secret) = (token.token.id(), token.token.secret());
         Self {
             name: name.to_owned(),
             cache: cache.to_owned(),
             token: token.token.reveal(),
             credentials: Credentials { username: id.username(), password: secret.reveal().to_owned() },
-            next_path,
+            id: id.to_string(),
         }
     }
 }

@@ -25,11 +25,14 @@ async fn changing_the_password_ends_every_other_session() {
     let response = here.get("/account?changed=0").await;
     assert!(response.status == 200 && response.text("password-changed").is_some());
     for mut gone in [stolen.clone(), elsewhere] {
-        assert_eq!(gone.get("/cache").await.location(), "/sign-in?next=/cache", "signed out");
+        assert_eq!(gone.get("/caches").await.location(), "/sign-in?next=/caches", "signed out");
     }
-    assert_eq!(stolen.post("/tokens", &[("name", "mine")]).await.location(), "/sign-in?next=/cache");
-    assert_eq!(other.get("/cache").await.status, 200, "somebody else's goes on");
-    assert_eq!(here.get("/cache").await.tokens(), [token], "tokens stay");
+    assert_eq!(
+        stolen.post("/caches/{cache}/tokens", &[("name", "mine")]).await.location(),
+        "/sign-in?next=/caches"
+    );
+    assert_eq!(other.get("/caches/{cache}/tokens").await.status, 200, "somebody else's goes on");
+    assert_eq!(here.get("/caches/{cache}/tokens").await.tokens(), [token], "tokens stay");
     assert_eq!(site.visitor().sign_in("a@example.com", PASSWORD).await.status, 401);
     assert_eq!(site.visitor().sign_in("a@example.com", NEW).await.status, 303);
 }
@@ -38,16 +41,16 @@ async fn changing_the_password_ends_every_other_session() {
 async fn revoke_tokens_option_revokes_every_token() {
     let site = Site::start().await;
     let (mut user, _) = site.sign_up_user("a@example.com").await;
-    user.get("/cache").await;
-    user.post("/tokens", &[("name", "second")]).await;
+    user.get("/caches/{cache}/tokens").await;
+    user.post("/caches/{cache}/tokens", &[("name", "second")]).await;
     let (mut other, _) = site.sign_up_user("b@example.com").await;
     user.get("/account").await;
     let fields = [("current_password", PASSWORD), ("new_password", NEW), ("revoke_tokens", "on")];
     let response = user.post("/account/password", &fields).await;
     assert_eq!(response.location(), "/account?changed=2");
     assert!(user.get("/account?changed=2").await.body.contains("2 tokens were revoked"));
-    assert_eq!(user.get("/cache").await.tokens(), [""; 0]);
-    assert_eq!(other.get("/cache").await.tokens().len(), 1);
+    assert_eq!(user.get("/caches/{cache}/tokens").await.tokens(), [""; 0]);
+    assert_eq!(other.get("/caches/{cache}/tokens").await.tokens().len(), 1);
     let id = site.store.user_by_email("a@example.com").await.unwrap().unwrap().id;
     let entries = site.store.audit_after(0, 100).await.unwrap();
     let noted: Vec<&str> = entries
@@ -86,7 +89,7 @@ async fn rejected_changes_leave_the_password_as_it_was() {
     assert!(refused.header("retry-after").is_some());
     assert_eq!(user.post("/account/delete", &[("password", PASSWORD)]).await.status, 429);
     assert_eq!(site.visitor().sign_in("a@example.com", PASSWORD).await.status, 429);
-    assert_eq!(user.get("/cache").await.tokens(), page.tokens());
+    assert_eq!(user.get("/caches/{cache}/tokens").await.tokens(), page.tokens());
 }
 
 #[tokio::test]
@@ -99,7 +102,7 @@ async fn deleting_the_account_deletes_everything() {
     assert_eq!((response.status, response.location()), (303, "/sign-in?deleted"));
     assert!(!user.cookies.contains_key("memgate"));
     assert!(user.get("/sign-in?deleted").await.text("account-deleted").is_some());
-    assert_eq!(elsewhere.get("/cache").await.location(), "/sign-in?next=/cache");
+    assert_eq!(elsewhere.get("/caches").await.location(), "/sign-in?next=/caches");
     assert_eq!(site.visitor().sign_in("a@example.com", PASSWORD).await.status, 401);
     assert!(site.store.users().await.unwrap().is_empty());
     assert_eq!(site.sign_up_user("a@example.com").await.1.status, 200, "the address is free");

@@ -29,9 +29,6 @@ async fn sign_up_to_first_token() {
     let took = flow.wait_for_state("running").await;
     assert!(took < Duration::from_secs(3), "{took:?}");
     assert_eq!(flow.text("#state").await, "Running");
-    assert_eq!(flow.text("#version").await, "1.6.18");
-    assert_eq!(flow.text("#endpoint").await, "cache.example.com:11999");
-
     // The token is still shown after the page updated its state.
     assert_eq!(flow.revealed_token().await, first);
     flow.click("[data-copy=token]").await;
@@ -39,14 +36,19 @@ async fn sign_up_to_first_token() {
     harness::eventually("copied", || async { label.text().await.unwrap() == "Copied" }).await;
     // A reload opens the cache page: it neither signs up again nor shows the token again.
     browser.refresh().await.unwrap();
-    assert_eq!(browser.current_url().await.unwrap().path(), "/cache");
+    assert!(browser.current_url().await.unwrap().path().ends_with("/tokens"));
     assert!(!browser.source().await.unwrap().contains(&first.password));
 
+    flow.open("/caches").await;
+    assert_eq!(flow.text("#version").await, "1.6.18");
+    assert_eq!(flow.text("#endpoint").await, "cache.example.com:11999");
     flow.sign_out().await;
-    flow.open("/cache").await;
+    flow.open("/caches").await;
     assert_eq!(browser.current_url().await.unwrap().path(), "/sign-in");
     flow.sign_in(EMAIL, PASSWORD).await;
     let second = flow.create_token("web shop").await;
+    flow.click("#token-saved").await;
+    flow.find("#token-form").await;
     assert_eq!(flow.tokens().await, [first.username.clone(), second.username.clone()]);
     flow.revoke(&first.username).await;
     assert_eq!(flow.tokens().await, [second.username]);
@@ -66,9 +68,11 @@ async fn pages_work_without_scripts() {
     let first = flow.sign_up(EMAIL, PASSWORD).await;
     assert!(!flow.find("[data-copy=token]").await.is_displayed().await.unwrap(), "it couldn't copy");
     flow.click("#token-saved").await;
+    flow.open("/caches").await;
     assert_eq!(flow.state().await, "pending");
     site.set_state(EMAIL, InstanceState::Running).await;
     flow.wait_for_state("running").await;
+    flow.click(".cache-tabs [href$=connect]").await;
     flow.click("label[for=language-go]").await;
     assert!(flow.text("#snippet-go").await.contains("mc.NewMC(\"cache.example.com:11999\""));
     flow.revoke(&first.username).await;
@@ -132,12 +136,21 @@ async fn screenshot_every_page(browser: &Client, folder: &Path, name: &str, phon
     picture("token").await;
     flow.create_token("staging \u{202e}txt.exe").await;
     flow.revoke(&first.username).await;
-    flow.click("label[for=language-python]").await;
+    flow.open_tokens().await;
     flow.click(".inactive summary").await;
-    picture("cache").await;
+    picture("tokens").await;
+    for tab in ["connect", "connections", "denials"] {
+        flow.click(&format!(".cache-tabs [href$={tab}]")).await;
+        flow.find(&format!("[aria-current=page][href$={tab}]")).await;
+        picture(tab).await;
+    }
+    flow.open("/caches").await;
+    flow.find("#endpoint").await;
+    picture("overview").await;
     site.set_state(EMAIL, InstanceState::Failed).await;
     flow.wait_for_state("failed").await;
     picture("failed").await;
+    flow.open_tokens().await;
     flow.click("[data-revoke]").await;
     flow.find("#revoke-form").await;
     picture("revoke").await;

@@ -45,7 +45,9 @@ async fn the_cache_page_links_to_the_ca_certificate_and_snippets_use_it() {
     let site = Site::start_with(|config| config.ca_certificate = Some("ca.pem".into())).await;
     let (mut visitor, created) = site.sign_up_user("a@example.com").await;
     assert!(created.text("tls-python").unwrap().contains(created.text("token-password").unwrap()));
-    let page = visitor.get("/cache").await;
+    let page = visitor.get("/caches/{cache}").await;
+    assert!(page.text("tls").is_some());
+    let page = visitor.get("/caches/{cache}/connect").await;
     assert!(page.body.contains("<a href=\"/ca.pem\" download=\"memgate-ca.pem\">"));
     for language in ["shell", "python", "ruby"] {
         let code = page.text(&format!("tls-{language}")).unwrap();

@@ -16,7 +16,7 @@ pub(crate) struct Events {
 impl Events {
     pub(crate) async fn open(visitor: &Visitor) -> Self {
         let mut stream = TcpStream::connect(visitor.address).await.unwrap();
-        let request = visitor.request_head("GET", "/cache/events") + "\r\n";
+        let request = visitor.request_head("GET", "/caches/{cache}/events") + "\r\n";
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut lines = BufReader::new(stream).lines();
         let mut head = String::new();
@@ -63,7 +63,7 @@ async fn a_stream_sends_changes_of_its_own_cache_only() {
         assert!(!event.to_string().contains("10.213.7.99"));
     }
     let mut ann = ann;
-    let polled: Value = serde_json::from_str(&ann.get("/cache/state").await.body).unwrap();
+    let polled: Value = serde_json::from_str(&ann.get("/caches/{cache}/state").await.body).unwrap();
     assert_eq!((&polled["state"], &polled["version"]), (&"running".into(), &"1.6.18".into()));
 }
 
@@ -96,6 +96,7 @@ async fn streams_per_user_are_limited() {
         let mut user = if session == 0 { first.clone() } else { site.visitor() };
         if session > 0 {
             assert_eq!(user.sign_in("a@example.com", PASSWORD).await.status, 303);
+            user.cache.clone_from(&first.cache);
         }
         for _ in 0..4 {
             let mut events = Events::open(&user).await;
@@ -105,6 +106,7 @@ async fn streams_per_user_are_limited() {
     }
     let mut third = site.visitor();
     assert_eq!(third.sign_in("a@example.com", PASSWORD).await.status, 303);
+    third.cache.clone_from(&first.cache);
     let refused = Events::open(&third).await.head;
     assert!(refused.starts_with("HTTP/1.1 429") && refused.contains("retry-after: 5"), "{refused}");
     assert_eq!(site.limited("streams_user"), 1);
@@ -117,7 +119,7 @@ async fn a_stream_ends_with_its_session() {
     let (mut user, _) = site.sign_up_user("a@example.com").await;
     let mut events = Events::open(&user).await;
     assert!(events.next().await.is_some());
-    user.get("/cache").await;
+    user.get("/caches/{cache}").await;
     user.post("/sign-out", &[]).await;
     assert_eq!(events.next().await, None);
 }
@@ -128,7 +130,7 @@ async fn a_page_without_scripts_reloads_while_pending() {
     let refresh = "<noscript><meta http-equiv=\"refresh\"";
     let (mut user, first) = site.sign_up_user("a@example.com").await;
     assert!(!first.body.contains(refresh), "not while a token is on it");
-    assert!(user.get("/cache").await.body.contains(refresh));
+    assert!(user.get("/caches/{cache}").await.body.contains(refresh));
     site.set_state("a@example.com", InstanceState::Running).await;
-    assert!(!user.get("/cache").await.body.contains(refresh));
+    assert!(!user.get("/caches/{cache}").await.body.contains(refresh));
 }

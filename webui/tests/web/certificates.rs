@@ -20,7 +20,7 @@ fn fingerprints(page: &Response) -> Vec<String> {
 async fn a_certificate_is_shown_once() {
     let site = Site::start().await;
     let (mut visitor, id, address) = sign_up_user(&site).await;
-    assert!(visitor.get("/cache").await.body.contains(&format!("href=\"{address}\"")));
+    assert!(visitor.get("/caches/{cache}/tokens").await.body.contains(&format!("href=\"{address}\"")));
     let page = visitor.get(&address).await;
     assert_eq!((page.status, fingerprints(&page).len()), (200, 0));
     assert_eq!(site.store.certificates_of(&id).await.unwrap(), [], "asking changes nothing");
@@ -42,7 +42,7 @@ async fn a_certificate_is_shown_once() {
 
     site.store.revoke_token(&id).await.unwrap();
     assert_eq!(visitor.get(&address).await.status, 404);
-    visitor.get("/cache").await;
+    visitor.get("/caches/{cache}/tokens").await;
     assert_eq!(visitor.post(&address, &[]).await.status, 404);
 }
 

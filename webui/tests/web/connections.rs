@@ -34,11 +34,11 @@ async fn connections_are_listed_and_closed() {
     let site = Site::start().await;
     let (mut ann, _) = site.sign_up_user("ann@example.com").await;
     let (mut bob, _) = site.sign_up_user("bob@example.com").await;
-    assert!(ann.get("/connections").await.body.contains("No live connections"));
-    let token = ann.get("/cache").await.tokens().pop().unwrap();
+    assert!(ann.get("/caches/{cache}/connections").await.body.contains("No live connections"));
+    let token = ann.get("/caches/{cache}/tokens").await.tokens().pop().unwrap();
     answer_for(site.store.clone(), token.clone());
     eventually("the proxy is there", async || !site.store.proxies().await.unwrap().is_empty()).await;
-    let page = ann.get("/connections").await;
+    let page = ann.get("/caches/{cache}/connections").await;
     for text in [
         "Showing 1 of 3.",
         "<strong>192.0.2.9</strong>",
@@ -56,23 +56,25 @@ async fn connections_are_listed_and_closed() {
     };
     let length = site.store.audit_length().await.unwrap();
     for _ in 0..3 {
-        bob.get("/cache").await;
-        assert_eq!(bob.post("/connections/close", &[("id", &made_up)]).await.location(), "/connections");
+        bob.get("/caches/{cache}/tokens").await;
+        let closed = bob.post("/caches/{cache}/connections/close", &[("id", &made_up)]).await;
+        assert_eq!(closed.location(), bob.path("/caches/{cache}/connections"));
     }
     assert_eq!(site.store.pending_closes("q:1/1").await.unwrap(), []);
     assert_eq!(site.store.audit_length().await.unwrap(), length, "nothing is noted");
     // Bob's request for Ann's connection names Bob's cache, of which this proxy lists a connection with the same id.
-    bob.get("/connections").await;
+    bob.get("/caches/{cache}/connections").await;
     for (visitor, email) in [(&mut bob, "bob@example.com"), (&mut ann, "ann@example.com")] {
-        assert_eq!(visitor.post("/connections/close", &[("id", &id)]).await.location(), "/connections");
+        let closed = visitor.post("/caches/{cache}/connections/close", &[("id", &id)]).await;
+        assert_eq!(closed.location(), visitor.path("/caches/{cache}/connections"));
         let ordered = site.store.pending_closes("p:1/1").await.unwrap();
         assert_eq!(ordered.len(), 1, "{email}");
         assert_eq!((&ordered[0].0, ordered[0].1.to_string()), (&instance(email).await, id.clone()));
         site.store.mark_closed(&ordered[0].0, &ordered[0].1).await.unwrap();
     }
-    ann.get("/cache").await;
-    assert_eq!(ann.post("/connections/close", &[("id", "x")]).await.status, 400);
-    assert_eq!(site.visitor().get("/connections").await.status, 303);
+    ann.get("/caches/{cache}/tokens").await;
+    assert_eq!(ann.post("/caches/{cache}/connections/close", &[("id", "x")]).await.status, 400);
+    assert_eq!(site.visitor().get("/caches/{cache}/connections").await.status, 303);
 }
 
 #[tokio::test]
@@ -82,9 +84,9 @@ async fn lists_and_closes_are_rate_limited_per_user() {
     let (mut bob, _) = site.sign_up_user("bob@example.com").await;
     let (mut lists, mut closes) = (Vec::new(), Vec::new());
     for _ in 0..3 {
-        lists.push(ann.get("/connections").await);
-        ann.get("/cache").await;
-        closes.push(ann.post("/connections/close", &[("id", "x")]).await);
+        lists.push(ann.get("/caches/{cache}/connections").await);
+        ann.get("/caches/{cache}/tokens").await;
+        closes.push(ann.post("/caches/{cache}/connections/close", &[("id", "x")]).await);
     }
     for (responses, done) in [(&lists, 200), (&closes, 400)] {
         let statuses: Vec<u16> = responses.iter().map(|response| response.status).collect();
@@ -92,5 +94,5 @@ async fn lists_and_closes_are_rate_limited_per_user() {
         let wait: u64 = responses[2].header("retry-after").unwrap().parse().unwrap();
         assert!((1..=60).contains(&wait));
     }
-    assert_eq!(bob.get("/connections").await.status, 200, "another user");
+    assert_eq!(bob.get("/caches/{cache}/connections").await.status, 200, "another user");
 }

@@ -7,7 +7,7 @@ use crate::harness::{PASSWORD, Site};
 async fn forms_of_other_sites_are_rejected() {
     let site = Site::start().await;
     let (mut user, page) = site.sign_up_user("a@example.com").await;
-    user.get("/cache").await;
+    user.get("/caches/{cache}/tokens").await;
     let host = site.address.to_string();
     let own_origin = format!("http://{host}");
     let cases: &[(&[(&str, &str)], u16)] = &[
@@ -22,7 +22,7 @@ async fn forms_of_other_sites_are_rejected() {
     ];
     for (headers, status) in cases {
         user.headers = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let response = user.post("/tokens", &[("name", "x")]).await;
+        let response = user.post("/caches/{cache}/tokens", &[("name", "x")]).await;
         assert_eq!(response.status, *status, "{headers:?}");
         let revoke = format!("/tokens/{}/revoke", page.tokens()[0]);
         if *status == 403 {
@@ -55,7 +55,15 @@ async fn forms_without_their_csrf_token_are_rejected() {
     let [revoke, certify, change] =
         ["revoke", "certificates", "edit"].map(|to| format!("/tokens/{}/{to}", page.tokens()[0]));
     let other = "0".repeat(64);
-    for path in ["/tokens", "/sign-out", &revoke, &certify, &change, "/account/password", "/account/delete"] {
+    for path in [
+        "/caches/{cache}/tokens",
+        "/sign-out",
+        &revoke,
+        &certify,
+        &change,
+        "/account/password",
+        "/account/delete",
+    ] {
         for fields in [vec![], vec![("csrf_token", "")], vec![("csrf_token", &*other)]] {
             let mut fields = fields.clone();
             fields.push(("name", "x"));
@@ -89,7 +97,7 @@ async fn other_content_types_are_rejected() {
         ("application/x-www-form-urlencoded", format!("name=x&name=y&csrf_token={token}")),
     ] {
         let length = body.len();
-        let request = user.request_head("POST", "/tokens")
+        let request = user.request_head("POST", "/caches/{cache}/tokens")
             + &format!("Content-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}");
         assert_eq!(user.send(request.as_bytes()).await.status, 400, "{kind} {body}");
     }

@@ -27,12 +27,12 @@ async fn denials_are_shown_to_the_owner_only() {
     let (mut bob, _) = site.sign_up_user("bob@example.com").await;
     let id = Token::parse(first.text("token").unwrap()).unwrap().id().to_string();
     let address = format!("/tokens/{id}");
-    assert!(!ann.get("/cache").await.body.contains("id=\"denials\""), "no denials yet");
+    assert!(ann.get("/caches/{cache}/denials").await.body.contains("No denied requests yet."));
     assert!(ann.get(&address).await.body.contains("No denied requests yet."));
 
     let denials = [denial(&id, DenialCause::Mistyped, 12), denial(&id, DenialCause::Scope(Scope::Write), 1)];
     site.store.add_denials(&denials).await.unwrap();
-    for path in ["/cache", &address] {
+    for path in ["/caches/{cache}/denials", &address] {
         let page = ann.get(path).await;
         assert_eq!(page.status, 200);
         for text in [
@@ -45,10 +45,10 @@ async fn denials_are_shown_to_the_owner_only() {
             assert!(page.body.contains(text), "{path}: {text} is not in {}", page.body);
         }
     }
-    assert!(!bob.get("/cache").await.body.contains("id=\"denials\""));
+    assert!(bob.get("/caches/{cache}/denials").await.body.contains("No denied requests yet."));
     assert_eq!(bob.get(&address).await.status, 404);
     // Denials of a revoked token are still shown.
-    ann.get("/cache").await;
+    ann.get("/caches/{cache}/denials").await;
     ann.post(&format!("{address}/revoke"), &[]).await;
     let page = ann.get(&address).await;
     assert!(
@@ -62,7 +62,7 @@ async fn the_token_page_lists_proxies_that_applied_a_revocation() {
     let site = Site::start().await;
     let (mut ann, first) = site.sign_up_user("ann@example.com").await;
     let address = format!("/tokens/{}", Token::parse(first.text("token").unwrap()).unwrap().id());
-    ann.get("/cache").await;
+    ann.get("/caches/{cache}/denials").await;
     ann.post(&format!("{address}/revoke"), &[]).await;
     let revoked = site.store.revision().await.unwrap();
     for (name, age, applied) in [("a:1", 0, revoked), ("b:1", 5, revoked - 1), ("c:1", 70, revoked - 1)] {

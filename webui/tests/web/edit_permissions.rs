@@ -104,8 +104,8 @@ async fn invalid_permissions_change_nothing() {
 async fn inactive_tokens_can_not_be_edited() {
     let site = Site::start().await;
     let (mut visitor, id, address) = sign_up_user(&site).await;
-    visitor.get("/cache").await;
-    let expired = visitor.post("/tokens", &[("name", "short")]).await.tokens().pop().unwrap();
+    visitor.get("/caches/{cache}/tokens").await;
+    let expired = visitor.post("/caches/{cache}/tokens", &[("name", "short")]).await.tokens().pop().unwrap();
     let expired_id = TokenId::parse(&expired).unwrap();
     site.store
         .update_permissions(&expired_id, |permissions| {
@@ -115,7 +115,7 @@ async fn inactive_tokens_can_not_be_edited() {
         .unwrap();
     site.store.revoke_token(&id).await.unwrap();
     for (address, how) in [(address, "revoked "), (format!("/tokens/{expired}/edit"), "expired")] {
-        visitor.get("/cache").await;
+        visitor.get("/caches/{cache}/tokens").await;
         let asked = visitor.get(&address).await;
         let sent = visitor.post(&address, &all_scopes_and("expires", "")).await;
         for response in [asked, sent] {

@@ -35,14 +35,14 @@ async fn form_fields_are_escaped() {
         let response = visitor.post("/sign-in", &[("email", "x"), ("password", "x"), ("next", input)]).await;
         assert_escaped(&response.body, input);
 
-        user.get("/cache").await;
-        let created = user.post("/tokens", &[("name", input)]).await;
+        user.get("/caches/{cache}/tokens").await;
+        let created = user.post("/caches/{cache}/tokens", &[("name", input)]).await;
         assert_eq!(created.status, if input.len() > 60 { 422 } else { 200 });
         assert_escaped(&created.body, input);
-        let page = user.get("/cache").await;
+        let page = user.get("/caches/{cache}/tokens").await;
         assert_escaped(&page.body, input);
     }
-    let page = user.get("/cache").await;
+    let page = user.get("/caches/{cache}/tokens").await;
     assert!(page.body.contains("&#34;&#62;&#60;script&#62;alert(1)&#60;/script&#62;"), "kept as input");
     assert!(page.body.contains("<bdi class=\"name\">\u{202e}gnp.exe"), "marks stay inside");
     let last = page.tokens().pop().unwrap();

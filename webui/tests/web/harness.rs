@@ -94,6 +94,7 @@ impl Site {
             source: source.into(),
             cookies: BTreeMap::new(),
             csrf_token: String::new(),
+            cache: "none".to_owned(),
             headers: vec![("Sec-Fetch-Site".into(), "same-origin".into())],
         }
     }
@@ -137,6 +138,8 @@ pub(crate) struct Visitor {
     source: Ipv4Addr,
     pub(crate) cookies: BTreeMap<String, String>,
     pub(crate) csrf_token: String,
+    /// The cache of the last page of one. Paths name it as `{cache}`.
+    pub(crate) cache: String,
     /// Headers of every POST.
     pub(crate) headers: Vec<(String, String)>,
 }
@@ -176,6 +179,11 @@ impl Visitor {
         self.send(request.as_bytes()).await
     }
 
+    /// The path with the cache's id.
+    pub(crate) fn path(&self, path: &str) -> String {
+        path.replace("{cache}", &self.cache)
+    }
+
     pub(crate) async fn sign_in(&mut self, email: &str, password: &str) -> Response {
         self.get("/sign-in").await;
         self.post("/sign-in", &[("email", email), ("password", password)]).await
@@ -183,6 +191,7 @@ impl Visitor {
 
     pub(crate) fn request_head(&self, method: &str, path: &str) -> String {
         let cookies: Vec<String> = self.cookies.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let path = self.path(path);
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
         if !cookies.is_empty() {
             head += &format!("Cookie: {}\r\n", cookies.join("; "));
@@ -204,6 +213,9 @@ impl Visitor {
         assert!(read.is_ok() || !bytes.is_empty());
         let response = Response::parse(&bytes);
         self.store_cookies(&response);
+        if let Some((_, rest)) = response.body.split_once("data-events-url=\"/caches/") {
+            self.cache = rest.split('/').next().unwrap().to_owned();
+        }
         response
     }
 
@@ -259,10 +271,11 @@ impl Response {
         Some(rest.split_once('>')?.1.split_once('<')?.0)
     }
 
-    /// Ids of the active tokens in the list.
+    /// Ids of the active tokens in the list, or of the token that is shown.
     pub(crate) fn tokens(&self) -> Vec<String> {
-        let ids = self.body.split("data-token=\"").skip(1);
-        ids.map(|rest| rest.split_once('"').unwrap().0.to_owned()).collect()
+        let shown = self.body.split("data-first-use-url=\"/tokens/").skip(1);
+        let ids = self.body.split("data-token=\"").skip(1).chain(shown);
+        ids.map(|rest| rest.split(['"', '/']).next().unwrap().to_owned()).collect()
     }
 }
 

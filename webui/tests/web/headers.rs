@@ -10,12 +10,12 @@ const GETS: &[(&str, u16)] = &[
     ("/sign-up", 200),
     ("/sign-in", 200),
     ("/sign-in?next=%ff&next=2", 200),
-    ("/cache", 303),
+    ("/caches", 303),
     ("/account", 303),
     ("/account/password", 405),
-    ("/cache/state", 303),
-    ("/cache/events", 303),
-    ("/tokens", 303),
+    ("/caches/{cache}/state", 303),
+    ("/caches/{cache}/events", 303),
+    ("/caches/{cache}/tokens", 303),
     ("/tokens/aaaaaaaaaaaa/revoke", 303),
     ("/sign-out", 405),
     ("/ca.pem", 404),
@@ -44,7 +44,7 @@ fn check(path: &str, response: &Response, https: bool) {
         let named = path.contains("?v=");
         assert_eq!(kept, if named { "public, max-age=31536000, immutable" } else { "no-cache" }, "{path}");
     } else {
-        assert!(kept == "no-store" || path == "/cache/events", "{path}");
+        assert!(kept == "no-store" || path.ends_with("/events"), "{path}");
     }
     // Pages contain no inline script or style, which the policy would block.
     if !path.starts_with("/assets/") {
@@ -60,7 +60,9 @@ async fn check_every_route(visitor: &mut Visitor, https: bool) {
         assert_eq!(response.status, *status, "{path}");
         check(path, &response, https);
     }
-    for path in ["/", "/sign-up", "/sign-in", "/sign-out", "/tokens", "/nothing", "/assets/style.css"] {
+    for path in
+        ["/", "/sign-up", "/sign-in", "/sign-out", "/caches/{cache}/tokens", "/nothing", "/assets/style.css"]
+    {
         check(path, &visitor.post(path, &[]).await, https);
         visitor.headers = vec![("Sec-Fetch-Site".into(), "cross-site".into())];
         let refused = visitor.post(path, &[]).await;
@@ -78,8 +80,10 @@ async fn every_response_has_security_headers() {
     check_every_route(&mut site.visitor(), false).await;
     let (mut user, first) = site.sign_up_user("a@example.com").await;
     check("/sign-up", &first, false);
-    for path in ["/", "/cache", "/account", "/cache/state", &format!("/tokens/{}/revoke", first.tokens()[0])]
-    {
+    let revoke = format!("/tokens/{}/revoke", first.tokens()[0]);
+    let tabs = ["", "/connect", "/tokens", "/connections", "/denials", "/state"];
+    let tabs = tabs.map(|tab| format!("/caches/{}{tab}", user.cache));
+    for path in tabs.iter().chain(&["/".to_owned(), "/account".to_owned(), revoke]) {
         let response = user.get(path).await;
         assert_eq!(response.status, 200, "{path}");
         check(path, &response, false);

@@ -26,7 +26,16 @@ fn sign_up(visitor: &Visitor, headers: &str) -> String {
 async fn pages_contain_nothing_of_it() {
     let site = Site::start().await;
     let (mut user, _) = site.sign_up_user("a@example.com").await;
-    for path in ["/", "/sign-in", "/cache", "/account", "/tokens", "/nothing", "/ca.pem", "/assets/page.js"] {
+    for path in [
+        "/",
+        "/sign-in",
+        "/caches",
+        "/account",
+        "/caches/{cache}/tokens",
+        "/nothing",
+        "/ca.pem",
+        "/assets/page.js",
+    ] {
         let expected = user.get(path).await;
         let request = user.request_head("GET", path) + "X-Forwarded-Host: rebound.example\r\n\r\n";
         let response = send(&mut user, &request).await;

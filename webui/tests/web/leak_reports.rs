@@ -45,12 +45,14 @@ async fn reported_tokens_are_revoked_and_announced_until_dismissed() {
     assert_eq!(site.metric("memgate_webui_leaked_tokens_total"), 1);
 
     let notice = format!("data-leaked-token=\"{}\"", token.id());
-    for path in ["/", "/cache", "/account"] {
+    for path in ["/", "/caches/{cache}/tokens", "/account"] {
         let page = ann.get(path).await;
         assert!(page.body.contains(&notice) && page.body.contains(URL), "{path}");
         assert!(!bob.get(path).await.body.contains("data-leaked-token"), "{path}");
     }
-    assert!(ann.get("/cache").await.body.contains(&format!("found in public at {URL}, revoked ")));
+    assert!(
+        ann.get("/caches/{cache}/tokens").await.body.contains(&format!("found in public at {URL}, revoked "))
+    );
     let page = ann.get(&format!("/tokens/{}", token.id())).await;
     assert!(page.text("token-inactive").unwrap().starts_with(&format!("found in public at {URL}, revoked ")));
     let dismiss = format!("/tokens/{}/dismiss-leak", token.id());
@@ -60,9 +62,9 @@ async fn reported_tokens_are_revoked_and_announced_until_dismissed() {
     ann.headers = vec![("Sec-Fetch-Site".into(), "cross-site".into())];
     assert_eq!(ann.post(&dismiss, &[]).await.status, 403);
     ann.headers = vec![];
-    assert!(ann.get("/cache").await.body.contains(&notice));
-    assert_eq!(ann.post(&dismiss, &[]).await.location(), "/cache");
-    let page = ann.get("/cache").await;
+    assert!(ann.get("/caches/{cache}/tokens").await.body.contains(&notice));
+    assert_eq!(ann.post(&dismiss, &[]).await.location(), "/caches");
+    let page = ann.get("/caches/{cache}/tokens").await;
     assert!(!page.body.contains(&notice) && page.body.contains("found in public at "), "the reason stays");
 
     let entries = site.store.audit_after(0, 100).await.unwrap();
@@ -174,7 +176,7 @@ async fn reported_text_is_escaped() {
     let url = format!("\"><script>alert(1)</script>\u{202e}{}", token.reveal());
     let body = serde_json::json!({ "token": token.reveal(), "url": url, "source": "<b>" });
     assert_eq!(report_json(&mut site.visitor(), &body).await.status, 200);
-    let page = ann.get("/cache").await;
+    let page = ann.get("/caches/{cache}/tokens").await;
     assert!(page.body.contains("data-leaked-token") && !page.body.contains("<script>"));
     assert!(!page.body.contains(token.secret().reveal()) && !page.body.contains('\u{202e}'));
 }

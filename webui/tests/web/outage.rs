@@ -23,10 +23,10 @@ async fn pages_report_an_unavailable_store() {
     };
     for path in [
         "/",
-        "/cache",
+        "/caches/{cache}",
         "/account",
-        "/cache/state",
-        "/cache/events",
+        "/caches/{cache}/state",
+        "/caches/{cache}/events",
         "/sign-up",
         &format!("/tokens/{token}/revoke"),
     ] {
@@ -34,7 +34,7 @@ async fn pages_report_an_unavailable_store() {
         assert_unavailable(response.status, &response.body);
         assert_eq!(response.header("retry-after"), Some("5"));
     }
-    let response = user.post("/tokens", &[("name", "x")]).await;
+    let response = user.post("/caches/{cache}/tokens", &[("name", "x")]).await;
     assert_unavailable(response.status, &response.body);
     assert!(!response.body.contains("mg_"), "no token without a commit");
     let fields = [("email", "b@example.com"), ("password", PASSWORD)];
@@ -80,12 +80,12 @@ async fn full_disk() {
         while std::io::Write::write_all(&mut file, &vec![0; size]).is_ok() {}
     }
     // SQLite's write-ahead log may have room for a few more writes.
-    let mut last = user.post("/tokens", &[("name", "x")]).await;
+    let mut last = user.post("/caches/{cache}/tokens", &[("name", "x")]).await;
     for _ in 0..15 {
         if last.status != 200 {
             break;
         }
-        last = user.post("/tokens", &[("name", "x")]).await;
+        last = user.post("/caches/{cache}/tokens", &[("name", "x")]).await;
     }
     let assert_full = |status: u16, body: &str| {
         assert_eq!(status, 503, "{body}");
@@ -96,11 +96,15 @@ async fn full_disk() {
     let fields = [("email", "b@example.com"), ("password", PASSWORD)];
     let response = anonymous.post("/sign-up", &fields).await;
     assert_full(response.status, &response.body);
-    assert_eq!(user.get("/cache").await.status, 200, "reading works");
+    assert_eq!(user.get("/caches/{cache}").await.status, 200, "reading works");
 
     drop(file);
     std::fs::remove_file(filler).unwrap();
-    assert_eq!(user.post("/tokens", &[("name", "after")]).await.status, 200, "the next write works");
+    assert_eq!(
+        user.post("/caches/{cache}/tokens", &[("name", "after")]).await.status,
+        200,
+        "the next write works"
+    );
     assert_eq!(anonymous.post("/sign-up", &fields).await.status, 200);
 }
 

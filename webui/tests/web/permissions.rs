@@ -18,7 +18,7 @@ async fn permissions(site: &Site, id: &TokenId) -> Permissions {
 }
 
 async fn post(visitor: &mut Visitor, path: &str, fields: &[(&str, &str)]) -> Response {
-    visitor.get("/cache").await;
+    visitor.get("/caches/{cache}/tokens").await;
     visitor.post(path, fields).await
 }
 
@@ -30,7 +30,7 @@ async fn a_new_token_has_the_chosen_permissions() {
     let untouched =
         [("name", "all"), ("has_scopes", "1"), ("prefix", ""), ("expires", ""), ("allow_from", "")];
     let boxes: Vec<_> = Scopes::ALL.names().map(|scope| (scope, "on")).collect();
-    let all = post(&mut visitor, "/tokens", &[&untouched[..], &boxes].concat()).await;
+    let all = post(&mut visitor, "/caches/{cache}/tokens", &[&untouched[..], &boxes].concat()).await;
     assert_eq!(permissions(&site, &created(&all)).await, Permissions::ALL);
     let fields = [
         ("name", "shop"),
@@ -40,12 +40,12 @@ async fn a_new_token_has_the_chosen_permissions() {
         ("expires", "30d"),
         ("allow_from", "10.0.0.0/8, ::1"),
     ];
-    let id = created(&post(&mut visitor, "/tokens", &fields).await);
+    let id = created(&post(&mut visitor, "/caches/{cache}/tokens", &fields).await);
     let chosen = permissions(&site, &id).await;
     assert_eq!((chosen.scopes, chosen.prefix.as_ref().unwrap().as_str()), (Scopes::READ, "<b>shop:"));
     assert_eq!(chosen.allow_from.len(), 2);
     assert!(chosen.expires_at.unwrap().since(now()).abs_diff(30 * 24 * HOUR) < Duration::from_mins(1));
-    let page = visitor.get("/cache").await;
+    let page = visitor.get("/caches/{cache}/tokens").await;
     for text in ["only read", "shop:…", "from 10.0.0.0/8, ::1/128", "expires "] {
         assert!(page.body.contains(text), "{text}");
     }
@@ -63,7 +63,8 @@ async fn invalid_permissions_show_an_error_and_keep_the_input() {
         ("expires", "soon", "This isn&#39;t an expiry"),
         ("has_scopes", "1", "A token needs at least one scope"),
     ] {
-        let response = post(&mut visitor, "/tokens", &[("name", "shop"), (field, value)]).await;
+        let response =
+            post(&mut visitor, "/caches/{cache}/tokens", &[("name", "shop"), (field, value)]).await;
         assert_eq!(response.status, 422, "{field}");
         assert!(response.text("permissions-error").unwrap().contains(text), "{field}: {}", response.body);
         assert!(response.body.contains("id=\"token-permissions\" open"));
@@ -87,7 +88,7 @@ async fn rotation_shows_the_new_token_once_and_the_old_one_expires() {
     let site = Site::start().await;
     let (mut visitor, first) = site.sign_up_user("a@example.com").await;
     let fields = [("name", "shop"), ("read", "on"), ("prefix", "shop:")];
-    let old = created(&post(&mut visitor, "/tokens", &fields).await);
+    let old = created(&post(&mut visitor, "/caches/{cache}/tokens", &fields).await);
     let address = format!("/tokens/{old}/rotate");
     let confirm = visitor.get(&address).await;
     assert_eq!(confirm.status, 200);
@@ -101,7 +102,7 @@ async fn rotation_shows_the_new_token_once_and_the_old_one_expires() {
     let successor = permissions(&site, &new).await;
     assert_eq!((successor.scopes, successor.expires_at), (Scopes::READ, None));
     assert_eq!(site.store.token(&new).await.unwrap().unwrap().name, "shop");
-    let page = visitor.get("/cache").await;
+    let page = visitor.get("/caches/{cache}/tokens").await;
     assert_eq!(page.tokens(), [created(&first).as_str(), old.as_str(), new.as_str()]);
     assert!(page.text("token").is_none());
     assert!(!page.body.contains(&address), "it has a successor");
@@ -109,7 +110,7 @@ async fn rotation_shows_the_new_token_once_and_the_old_one_expires() {
 
     let at_once = post(&mut visitor, &format!("/tokens/{new}/rotate"), &[("grace", "0s")]).await;
     let newest = created(&at_once);
-    let page = visitor.get("/cache").await;
+    let page = visitor.get("/caches/{cache}/tokens").await;
     assert_eq!(page.tokens(), [created(&first).as_str(), old.as_str(), newest.as_str()]);
     assert!(page.body.contains("expired"));
 }

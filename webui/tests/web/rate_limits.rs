@@ -98,13 +98,13 @@ async fn new_tokens_are_limited_per_user() {
     let (mut visitor, _) = site.sign_up_user("a@example.com").await;
     let mut statuses = Vec::new();
     for _ in 0..22 {
-        visitor.get("/cache").await;
-        statuses.push(visitor.post("/tokens", &[("name", "x")]).await.status);
+        visitor.get("/caches/{cache}/tokens").await;
+        statuses.push(visitor.post("/caches/{cache}/tokens", &[("name", "x")]).await.status);
     }
     assert_eq!(statuses, [[200; 20].as_slice(), &[429; 2]].concat());
     let (mut other, _) = site.sign_up_user("b@example.com").await;
-    other.get("/cache").await;
-    assert_eq!(other.post("/tokens", &[("name", "x")]).await.status, 200);
+    other.get("/caches/{cache}/tokens").await;
+    assert_eq!(other.post("/caches/{cache}/tokens", &[("name", "x")]).await.status, 200);
 }
 
 // each is an entry in the audit log, which is kept for ever.
@@ -145,7 +145,7 @@ async fn pages_are_limited_per_session_and_user() {
         statuses.push(first.get("/account").await.status);
     }
     assert_eq!(statuses, [[200; 10].as_slice(), &[429; 2]].concat());
-    let refused = first.get("/cache").await;
+    let refused = first.get("/caches/{cache}/tokens").await;
     assert!(refused.status == 429 && refused.header("retry-after").is_some(), "any page");
     let mut second = site.visitor();
     assert_eq!(second.sign_in("a@example.com", PASSWORD).await.status, 303);
@@ -165,10 +165,10 @@ async fn pages_are_limited_per_session_and_user() {
 async fn closes_of_connections_are_limited_per_hour() {
     let site = Site::start_with(|config| config.limits.connections_per_minute = 1000).await;
     let (mut ann, _) = site.sign_up_user("ann@example.com").await;
-    ann.get("/cache").await;
+    ann.get("/caches/{cache}/tokens").await;
     let mut statuses = Vec::new();
     for _ in 0..101 {
-        statuses.push(ann.post("/connections/close", &[("id", "x")]).await.status);
+        statuses.push(ann.post("/caches/{cache}/connections/close", &[("id", "x")]).await.status);
     }
     assert_eq!(statuses, [[400; 100].as_slice(), &[429]].concat());
 }
@@ -179,11 +179,11 @@ async fn bodies_are_limited_to_16_kib() {
     let site = Site::start().await;
     let (mut visitor, _) = site.sign_up_user("a@example.com").await;
     for (size, status) in [(16 * 1024 - 200, 422), (16 * 1024 + 1, 413), (1 << 20, 413)] {
-        visitor.get("/cache").await;
-        let response = visitor.post("/tokens", &[("name", &"x".repeat(size))]).await;
+        visitor.get("/caches/{cache}/tokens").await;
+        let response = visitor.post("/caches/{cache}/tokens", &[("name", &"x".repeat(size))]).await;
         assert_eq!(response.status, status, "{size}");
     }
     let length = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 99999999999\r\n\r\n";
-    let request = visitor.request_head("POST", "/tokens") + length;
+    let request = visitor.request_head("POST", "/caches/{cache}/tokens") + length;
     assert_eq!(visitor.send(request.as_bytes()).await.status, 413, "declared, never sent");
 }

@@ -17,10 +17,10 @@ async fn sign_in_creates_a_new_session_id() {
     assert_ne!(visitor.cookies["memgate"], first.cookies["memgate"]);
     let mut planted = site.visitor();
     planted.cookies.insert("memgate".into(), fixed);
-    assert_eq!(planted.get("/cache").await.status, 303, "the planted id has no session");
+    assert_eq!(planted.get("/account").await.status, 303, "the planted id has no session");
     for nonsense in ["", "x", "\"", &"0".repeat(64), &"0".repeat(5000)] {
         planted.cookies.insert("memgate".into(), nonsense.to_owned());
-        assert_eq!(planted.get("/cache").await.status, 303, "{nonsense}");
+        assert_eq!(planted.get("/account").await.status, 303, "{nonsense}");
     }
 }
 
@@ -35,9 +35,9 @@ async fn sessions_per_user_are_limited() {
         last = site.visitor();
         assert_eq!(last.sign_in("a@example.com", PASSWORD).await.status, 303);
     }
-    assert_eq!(first.get("/cache").await.location(), "/sign-in?next=/cache", "the oldest has ended");
-    assert_eq!(last.get("/cache").await.status, 200);
-    assert_eq!(other.get("/cache").await.status, 200, "another user's");
+    assert_eq!(first.get("/account").await.location(), "/sign-in?next=/account", "the oldest has ended");
+    assert_eq!(last.get("/account").await.status, 200);
+    assert_eq!(other.get("/account").await.status, 200, "another user's");
 }
 
 // W-3.
@@ -66,10 +66,10 @@ async fn an_idle_session_ends() {
     let started = std::time::Instant::now();
     // One session is used all the time, the other is idle.
     while started.elapsed() < Duration::from_millis(1500) {
-        assert_eq!(used.get("/cache").await.status, 200);
+        assert_eq!(used.get("/account").await.status, 200);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert_eq!(visitor.get("/cache").await.location(), "/sign-in?next=/cache");
+    assert_eq!(visitor.get("/account").await.location(), "/sign-in?next=/account");
 }
 
 // W-5.
@@ -79,12 +79,15 @@ async fn a_session_ends_at_its_maximum_age() {
     let (visitor, _) = site.sign_up_user("a@example.com").await;
     eventually("the session's end", || {
         let mut visitor = visitor.clone();
-        async move { visitor.get("/cache").await.status == 303 }
+        async move { visitor.get("/account").await.status == 303 }
     })
     .await;
     // A form of the ended session redirects to the sign-in page and changes nothing.
     let mut visitor = visitor;
-    assert_eq!(visitor.post("/tokens", &[("name", "late")]).await.location(), "/sign-in?next=/cache");
+    assert_eq!(
+        visitor.post("/caches/{cache}/tokens", &[("name", "late")]).await.location(),
+        "/sign-in?next=/caches"
+    );
 }
 
 // R-31, R-32: otherwise a flood with cookies would hold up the store.

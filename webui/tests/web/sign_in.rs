@@ -50,10 +50,10 @@ async fn next_redirects_to_local_paths_only() {
     site.sign_up_user("a@example.com").await;
     for (next, leads) in [
         ("/tokens/abcdefghijkl/revoke", "/tokens/abcdefghijkl/revoke"),
-        ("", "/cache"),
-        ("//evil.example/", "/cache"),
-        ("/\\evil.example", "/cache"),
-        ("https://evil.example", "/cache"),
+        ("", "/caches"),
+        ("//evil.example/", "/caches"),
+        ("/\\evil.example", "/caches"),
+        ("https://evil.example", "/caches"),
     ] {
         let site = &site;
         let mut visitor = site.visitor();
@@ -64,7 +64,7 @@ async fn next_redirects_to_local_paths_only() {
         assert_eq!((response.status, response.location()), (303, leads), "{next}");
     }
     let mut anonymous = site.visitor();
-    assert_eq!(anonymous.get("/cache").await.location(), "/sign-in?next=/cache");
+    assert_eq!(anonymous.get("/caches").await.location(), "/sign-in?next=/caches");
 }
 
 #[tokio::test]
@@ -72,12 +72,12 @@ async fn sign_out_ends_the_session() {
     let site = Site::start().await;
     let (mut visitor, _) = site.sign_up_user("a@example.com").await;
     let stolen = visitor.clone();
-    visitor.get("/cache").await;
+    visitor.get("/caches").await;
     let response = visitor.post("/sign-out", &[]).await;
     assert_eq!((response.status, response.location()), (303, "/sign-in?signed-out"));
     assert!(!visitor.cookies.contains_key("memgate"));
     for mut gone in [visitor, stolen] {
-        assert_eq!(gone.get("/cache").await.location(), "/sign-in?next=/cache");
+        assert_eq!(gone.get("/caches").await.location(), "/sign-in?next=/caches");
     }
     assert_eq!(site.visitor().get("/sign-out").await.status, 405, "POST only");
 }

@@ -58,8 +58,6 @@ async fn sign_up_creates_user_cache_and_token() {
     assert_eq!(response.text("token-username"), Some(token.id().username().as_str()));
     assert_eq!(response.text("token-password"), Some(token.secret().reveal()));
     assert_eq!(response.text("state"), Some("Pending"));
-    assert_eq!(response.text("endpoint"), Some("cache.example.com:11999"));
-    assert_eq!(response.text("memory"), Some("64 MB"));
     for language in ["shell", "python", "php", "ruby", "go"] {
         let snippet = response.text(&format!("snippet-{language}")).unwrap();
         for expected in ["cache.example.com", "11999", &token.id().username(), token.secret().reveal()] {
@@ -68,12 +66,15 @@ async fn sign_up_creates_user_cache_and_token() {
     }
 
     site.set_state("ada@example.com", InstanceState::Running).await;
-    let again = visitor.get("/cache").await;
+    let again = visitor.get("/caches/{cache}").await;
     assert_eq!(again.status, 200);
     assert_eq!(again.text("state"), Some("Running"));
     assert_eq!(again.text("version"), Some("1.6.18"));
     assert!(!again.body.contains(token.secret().reveal()), "shown once");
-    assert!(again.text("snippet-python").unwrap().contains("YOUR_PASSWORD"));
+    assert_eq!(again.text("endpoint"), Some("cache.example.com:11999"));
+    assert_eq!(again.text("memory"), Some("64 MB"));
+    let connect = visitor.get("/caches/{cache}/connect").await;
+    assert!(connect.text("snippet-python").unwrap().contains("YOUR_PASSWORD"));
     for hidden in ["10.213.7.99", "c0ffee"] {
         assert!(!again.body.contains(hidden), "{hidden} is not for users' eyes");
     }
@@ -230,7 +231,7 @@ async fn resubmitted_sign_up_changes_nothing() {
         [("email", "a@example.com"), ("password", PASSWORD), ("csrf_token", &visitor.csrf_token.clone())];
     assert_eq!(visitor.post_without_token("/sign-up", &fields).await.status, 200);
     let again = visitor.post_without_token("/sign-up", &fields).await;
-    assert_eq!((again.status, again.location()), (303, "/cache"));
-    assert_eq!(visitor.get("/sign-up").await.location(), "/cache");
+    assert_eq!((again.status, again.location()), (303, "/caches"));
+    assert_eq!(visitor.get("/sign-up").await.location(), "/caches");
     assert_eq!(site.store.users().await.unwrap().len(), 1);
 }

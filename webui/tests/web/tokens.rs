@@ -9,14 +9,13 @@ async fn tokens_are_created_shown_once_and_revoked() {
     let site = Site::start().await;
     let (mut visitor, first) = site.sign_up_user("a@example.com").await;
     let first = Token::parse(first.text("token").unwrap()).unwrap();
-    visitor.get("/cache").await;
-    let created = visitor.post("/tokens", &[("name", "web shop")]).await;
+    visitor.get("/caches/{cache}/tokens").await;
+    let created = visitor.post("/caches/{cache}/tokens", &[("name", "web shop")]).await;
     assert_eq!(created.status, 200);
     let second = Token::parse(created.text("token").unwrap()).unwrap();
-    let page = visitor.get("/cache").await;
+    let page = visitor.get("/caches/{cache}/tokens").await;
     assert!(page.body.contains("web shop") && !page.body.contains(second.secret().reveal()));
     assert_eq!(page.tokens(), [first.id().as_str(), second.id().as_str()]);
-    assert_eq!(visitor.get("/tokens").await.location(), "/cache");
 
     let address = format!("/tokens/{}/revoke", first.id());
     let confirm = visitor.get(&address).await;
@@ -24,9 +23,10 @@ async fn tokens_are_created_shown_once_and_revoked() {
     assert!(confirm.body.contains("First token"));
     let row = async || site.store.token(&first.id()).await.unwrap().unwrap();
     assert_eq!(row().await.revoked_at, None, "asking changes nothing");
-    assert_eq!(visitor.post(&address, &[]).await.location(), "/cache#tokens");
+    let tokens = visitor.path("/caches/{cache}/tokens");
+    assert_eq!(visitor.post(&address, &[]).await.location(), tokens);
     assert!(row().await.revoked_at.is_some());
-    let page = visitor.get("/cache").await;
+    let page = visitor.get("/caches/{cache}/tokens").await;
     assert_eq!(page.tokens(), [second.id().as_str()]);
     assert!(page.body.contains(&format!("data-inactive-token=\"{}\"", first.id())));
     assert_eq!(visitor.get(&address).await.status, 404, "it isn't there twice");
@@ -39,8 +39,8 @@ async fn token_names_are_validated() {
     for (name, status) in
         [("", 422), ("  ", 422), (&*"x".repeat(61), 422), ("a\r\nb", 422), (&*"é".repeat(60), 200)]
     {
-        visitor.get("/cache").await;
-        let response = visitor.post("/tokens", &[("name", name)]).await;
+        visitor.get("/caches/{cache}/tokens").await;
+        let response = visitor.post("/caches/{cache}/tokens", &[("name", name)]).await;
         assert_eq!(response.status, status, "{name:?}");
         assert_eq!(response.body.contains("id=\"token-error\""), status != 200);
         assert_eq!(response.text("token").is_some(), status == 200);
@@ -53,16 +53,17 @@ async fn token_count_is_limited() {
     let (mut visitor, _) = site.sign_up_user("a@example.com").await;
     let mut statuses = Vec::new();
     for _ in 0..3 {
-        visitor.get("/cache").await;
-        statuses.push(visitor.post("/tokens", &[("name", "another")]).await.status);
+        visitor.get("/caches/{cache}/tokens").await;
+        statuses.push(visitor.post("/caches/{cache}/tokens", &[("name", "another")]).await.status);
     }
     assert_eq!(statuses, [200, 200, 409]);
     // Concurrent requests don't exceed the limit.
-    let id = visitor.get("/cache").await.tokens().pop().unwrap();
+    let id = visitor.get("/caches/{cache}/tokens").await.tokens().pop().unwrap();
     visitor.post(&format!("/tokens/{id}/revoke"), &[]).await;
     let (mut one, mut other) = (visitor.clone(), visitor);
     let name = [("name", "at once")];
-    let (one, other) = tokio::join!(one.post("/tokens", &name), other.post("/tokens", &name));
+    let (one, other) =
+        tokio::join!(one.post("/caches/{cache}/tokens", &name), other.post("/caches/{cache}/tokens", &name));
     assert_eq!(one.status.min(other.status), 200);
     let refused = if one.status == 409 { one } else { other };
     assert_eq!(
@@ -81,7 +82,7 @@ async fn tokens_of_other_users_are_not_found() {
     let id = |page: &crate::harness::Response| Token::parse(page.text("token").unwrap()).unwrap().id();
     let (anns, bobs) = (id(&ann_page), id(&bob_page));
     for (visitor, own, other) in [(&mut ann, anns, bobs), (&mut bob, bobs, anns)] {
-        let page = visitor.get("/cache").await;
+        let page = visitor.get("/caches/{cache}/tokens").await;
         assert_eq!(page.tokens(), [own.as_str()]);
         let theirs = format!("/tokens/{other}/revoke");
         for id in [other.as_str(), "aaaaaaaaaaaa", "x", "%00", "..%2f..", &"a".repeat(3000)] {
@@ -90,7 +91,7 @@ async fn tokens_of_other_users_are_not_found() {
                 ["revoke", "rotate", "certificates", "edit"].map(|what| format!("/tokens/{id}/{what}"))
             {
                 assert_eq!(visitor.get(&address).await.status, 404, "{id}");
-                visitor.get("/cache").await;
+                visitor.get("/caches/{cache}/tokens").await;
                 assert_eq!(
                     visitor.post(&address, &[("grace", "0s"), ("has_scopes", "1")]).await.status,
                     404,
@@ -106,14 +107,15 @@ async fn tokens_of_other_users_are_not_found() {
         assert_eq!(site.store.certificates_of(&id).await.unwrap(), []);
     }
     // A CSRF token of one session is rejected in another.
-    ann.get("/cache").await;
+    ann.get("/caches/{cache}/tokens").await;
     bob.csrf_token = ann.csrf_token.clone();
-    assert_eq!(bob.post("/tokens", &[("name", "crossed")]).await.status, 403);
+    assert_eq!(bob.post("/caches/{cache}/tokens", &[("name", "crossed")]).await.status, 403);
     // Signed-out visitors are redirected to the sign-in page, whether the token exists or not.
     for path in [
-        "/cache",
-        "/cache/state",
-        "/cache/events",
+        "/caches",
+        "/caches/none/tokens",
+        "/caches/none/state",
+        "/caches/none/events",
         &format!("/tokens/{anns}/revoke"),
         &format!("/tokens/{anns}/rotate"),
         &format!("/tokens/{anns}/certificates"),
@@ -125,11 +127,18 @@ async fn tokens_of_other_users_are_not_found() {
     }
     let (revoke, rotate) = (format!("/tokens/{anns}/revoke"), format!("/tokens/{anns}/rotate"));
     let [certify, change] = ["certificates", "edit"].map(|what| format!("/tokens/{anns}/{what}"));
-    for path in
-        ["/tokens", "/sign-out", &revoke, &rotate, &certify, &change, "/account/password", "/account/delete"]
-    {
+    for path in [
+        "/caches/{cache}/tokens",
+        "/sign-out",
+        &revoke,
+        &rotate,
+        &certify,
+        &change,
+        "/account/password",
+        "/account/delete",
+    ] {
         let response = site.visitor().post(path, &[("name", "x")]).await;
-        assert_eq!((response.status, response.location()), (303, "/sign-in?next=/cache"));
+        assert_eq!((response.status, response.location()), (303, "/sign-in?next=/caches"));
     }
 }
 
@@ -146,28 +155,28 @@ async fn tokens_of_a_second_cache_stay_off_the_page_of_the_first() {
     let key = TokenKey::load_or_create(&dir.path().join("token.key")).unwrap();
     let other = NewToken::generate(&key, "other app");
     site.store.create_token(&cache.id, &other).await.unwrap();
-    let page = visitor.get("/cache").await;
+    let page = visitor.get("/caches/{cache}/tokens").await;
     assert_eq!(page.tokens(), [first.id().as_str()]);
     assert!(!page.body.contains("other app"));
 
     // The limit is one of each cache.
-    assert_eq!(visitor.post("/tokens", &[("name", "second")]).await.status, 200);
-    visitor.get("/cache").await;
-    assert_eq!(visitor.post("/tokens", &[("name", "third")]).await.status, 409);
+    assert_eq!(visitor.post("/caches/{cache}/tokens", &[("name", "second")]).await.status, 200);
+    visitor.get("/caches/{cache}/tokens").await;
+    assert_eq!(visitor.post("/caches/{cache}/tokens", &[("name", "third")]).await.status, 409);
 
-    visitor.get("/cache").await;
+    visitor.get("/caches/{cache}/tokens").await;
     let rotated = visitor.post(&format!("/tokens/{}/rotate", other.token.id()), &[("grace", "1h")]).await;
     assert_eq!(rotated.status, 200, "{}", rotated.body);
     let new = Token::parse(rotated.text("token").unwrap()).unwrap();
     assert_eq!(rotated.text("token-cache"), Some("sessions"));
-    assert!(rotated.body.contains(&format!("id=\"token-saved\" href=\"/tokens/{}\"", new.id())));
-    assert_eq!(rotated.tokens(), [""; 0], "not the first cache's page");
+    let tokens = format!("id=\"token-saved\" href=\"/caches/{}/tokens\"", cache.id);
+    assert!(rotated.body.contains(&tokens), "{}", rotated.body);
     assert_eq!(site.store.token(&new.id()).await.unwrap().unwrap().cache_id, cache.id);
     let page = visitor.get(&format!("/tokens/{}", new.id())).await;
     assert!(!page.body.contains(new.secret().reveal()));
 
     // The second cache has its two tokens now.
-    visitor.get("/cache").await;
+    visitor.get("/caches/{cache}/tokens").await;
     let rejected = visitor.post(&format!("/tokens/{}/rotate", new.id()), &[("grace", "1h")]).await;
     let error = "Cache sessions has reached the limit of 2 tokens. Revoke one that isn&#39;t in use.";
     assert_eq!((rejected.status, rejected.text("token-error")), (409, Some(error)));

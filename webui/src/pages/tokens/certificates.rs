@@ -15,6 +15,7 @@ use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
 use crate::layout::{Layout, render, set_retry_after};
+use crate::pages::caches::{Tab, path_of};
 use crate::state::AppState;
 use crate::view::date::day;
 
@@ -26,6 +27,7 @@ struct Page<'a> {
     id: &'a str,
     name: &'a str,
     created: String,
+    tokens_path: String,
     certificates: Vec<CertificateView>,
     endpoint: String,
     /// Whether the endpoint speaks TLS, with a CA certificate to download.
@@ -134,6 +136,7 @@ async fn page(
         id: &token.id,
         name: &token.name,
         created: day(token.created_at),
+        tokens_path: path_of(&token.cache_id, Tab::Tokens),
         certificates,
         endpoint: app.endpoint.to_string(),
         has_tls: app.config.ca_certificate.is_some(),

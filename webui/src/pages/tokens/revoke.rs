@@ -12,6 +12,7 @@ use crate::http::csrf::{CsrfForm, NoFields};
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
 use crate::layout::{Layout, render};
+use crate::pages::caches::{Tab, path_of};
 use crate::state::AppState;
 use crate::view::date::day;
 
@@ -23,6 +24,7 @@ struct Page<'a> {
     id: &'a str,
     name: &'a str,
     created: String,
+    tokens_path: String,
 }
 
 pub(crate) async fn show(
@@ -37,6 +39,7 @@ pub(crate) async fn show(
         id: &token.id,
         name: &token.name,
         created: day(token.created_at),
+        tokens_path: path_of(&token.cache_id, Tab::Tokens),
     };
     render(StatusCode::OK, &page)
 }
@@ -46,7 +49,7 @@ pub(crate) async fn submit(
     Path(id): Path<String>,
     CsrfForm { sender: me, .. }: CsrfForm<SignedIn, NoFields>,
 ) -> Result<Response, PageError> {
-    let (id, _) = find_unrevoked(&app, &me, &id).await?;
+    let (id, token) = find_unrevoked(&app, &me, &id).await?;
     me.store(&app).revoke_token(&id).await?;
-    Ok(Redirect::to("/cache#tokens").into_response())
+    Ok(Redirect::to(&path_of(&token.cache_id, Tab::Tokens)).into_response())
 }

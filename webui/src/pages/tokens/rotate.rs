@@ -7,14 +7,15 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
-use store::{NewToken, StoreError, TokenRow, now};
+use store::{NewToken, StoreError, now};
 
-use super::{find_unrevoked, reject_new_token, show as token_page};
+use super::{find_unrevoked, reject_new_token};
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
 use crate::layout::{Layout, render};
-use crate::pages::cache::{self, NewTokenForm};
+use crate::pages::caches::tokens::NewTokenForm;
+use crate::pages::caches::{OwnCache, Tab, first_steps, path_of};
 use crate::state::AppState;
 use crate::view::date::day;
 use crate::view::revealed_token::RevealedToken;
@@ -31,6 +32,7 @@ struct Page<'a> {
     id: &'a str,
     name: &'a str,
     created: String,
+    tokens_path: String,
     grace_periods: &'a [(&'a str, &'a str)],
 }
 
@@ -55,6 +57,7 @@ pub(crate) async fn show(
         id: &token.id,
         name: &token.name,
         created: day(token.created_at),
+        tokens_path: path_of(&token.cache_id, Tab::Tokens),
         grace_periods: &GRACE_PERIODS,
     };
     render(StatusCode::OK, &page)
@@ -70,33 +73,18 @@ pub(crate) async fn submit(
         return Err(PageError::Malformed);
     }
     let grace = store::parse_duration(&fields.grace).map_err(|_| PageError::Malformed)?;
-    let cache = (token.cache_id.as_str(), token.cache.as_str());
-    if let Some(rejection) = reject_new_token(&app, &me, cache, &mut NewTokenForm::default()).await? {
+    let own = OwnCache::find(&app, me, &token.cache_id).await?;
+    if let Some(rejection) = reject_new_token(&app, &own, &mut NewTokenForm::default()).await? {
         return Ok(rejection);
     }
     let new = NewToken::generate(&app.token_key, &token.name);
-    match me.store(&app).rotate_token(&id, new, now().saturating_add(grace)).await {
-        Ok((new, _)) => reveal(&app, &me, &new, &token).await,
+    match own.me.store(&app).rotate_token(&id, new, now().saturating_add(grace)).await {
+        Ok((new, _)) => {
+            let revealed = RevealedToken::new(&new, &token.name, &own.cache.name);
+            first_steps::page(&app, &own, &revealed).await
+        }
         // The token is inactive, or was already rotated.
         Err(StoreError::NotFound(_) | StoreError::AlreadyExists(_)) => Err(PageError::NotFound),
         Err(error) => Err(error.into()),
     }
-}
-
-/// Shows the new token's secret: on the cache page, which shows the first cache, or else on the token's page.
-async fn reveal(
-    app: &AppState,
-    me: &SignedIn,
-    new: &NewToken,
-    old: &TokenRow,
-) -> Result<Response, PageError> {
-    let first = app.store.first_cache_of(&me.user.id).await?;
-    if first.is_some_and(|first| first.id == old.cache_id) {
-        let revealed = RevealedToken::new(new, &old.name, &old.cache, "/cache".to_owned());
-        return cache::with_new_token(app, me, &revealed).await;
-    }
-    let id = new.token.id();
-    let revealed = RevealedToken::new(new, &old.name, &old.cache, format!("/tokens/{id}"));
-    let token = app.store.token(&id).await?.ok_or(PageError::NotFound)?;
-    token_page::page(app, me, (&id, &token), Some(&revealed)).await
 }

@@ -6,17 +6,17 @@ use askama::Template;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use store::{Propagation, Proxy, TokenId, TokenRow, now};
+use store::{Propagation, Proxy, now};
 
 use super::find;
 use crate::forms::permissions;
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
 use crate::layout::{Layout, render};
+use crate::pages::caches::{Tab, path_of};
 use crate::state::AppState;
 use crate::view::date::{ago, day};
 use crate::view::denials::DenialView;
-use crate::view::revealed_token::RevealedToken;
 use crate::view::token::{inactive_reason, last_used};
 
 #[derive(Template)]
@@ -34,7 +34,7 @@ struct Page<'a> {
     successor: Option<&'a str>,
     denials: Vec<DenialView>,
     propagation: Propagation,
-    revealed: Option<&'a RevealedToken>,
+    tokens_path: String,
 }
 
 pub(crate) async fn show(
@@ -43,32 +43,22 @@ pub(crate) async fn show(
     Path(id): Path<String>,
 ) -> Result<Response, PageError> {
     let (id, token) = find(&app, &me, &id).await?;
-    page(&app, &me, (&id, &token), None).await
-}
-
-/// The page of a token, with its secret if it was just created.
-pub(super) async fn page(
-    app: &AppState,
-    me: &SignedIn,
-    (id, token): (&TokenId, &TokenRow),
-    revealed: Option<&RevealedToken>,
-) -> Result<Response, PageError> {
     let denials = app.store.denials_of(&token.id).await?;
-    let propagation = app.store.propagation(id).await?;
-    let inactive_reason = inactive_reason(token, &app.store.leaks_of(&me.user.id).await?);
+    let propagation = app.store.propagation(&id).await?;
+    let inactive_reason = inactive_reason(&token, &app.store.leaks_of(&me.user.id).await?);
     let page = Page {
-        layout: Layout::signed_in(me),
+        layout: Layout::signed_in(&me),
         id: &token.id,
         name: &token.name,
         created: day(token.created_at),
-        last_used: last_used(token),
+        last_used: last_used(&token),
         can_rotate: inactive_reason.is_none() && token.successor.is_none(),
         inactive_reason,
         permissions: permissions::summary(&token.permissions),
         successor: token.successor.as_deref(),
         denials: denials.into_iter().map(|denial| DenialView::new(denial, &token.name)).collect(),
         propagation,
-        revealed,
+        tokens_path: path_of(&token.cache_id, Tab::Tokens),
     };
     render(StatusCode::OK, &page)
 }

@@ -52,9 +52,16 @@ impl<'a> Flow<'a> {
         self.find("#signed-out").await;
     }
 
-    /// Creates a token on the cache page.
+    /// Opens the list of the cache's tokens.
+    pub(crate) async fn open_tokens(&self) {
+        self.open("/caches").await;
+        self.click(".cache-tabs [href$=tokens]").await;
+        self.find("#token-form").await;
+    }
+
+    /// Creates a token on its page.
     pub(crate) async fn create_token(&self, name: &str) -> RevealedToken {
-        self.open("/cache").await;
+        self.open_tokens().await;
         self.find("#token-name").await.send_keys(name).await.unwrap();
         self.click("#token-form button").await;
         self.revealed_token().await
@@ -63,7 +70,7 @@ impl<'a> Flow<'a> {
     /// Revokes a token and waits until the list shows it as inactive.
     pub(crate) async fn revoke(&self, username: &str) {
         let id = username.strip_prefix("mg_").unwrap();
-        self.open("/cache").await;
+        self.open_tokens().await;
         self.click(&format!("[data-revoke=\"{id}\"]")).await;
         self.click("#revoke-form button").await;
         // It is in a closed <details>: present, but not displayed.

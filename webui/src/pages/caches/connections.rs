@@ -1,4 +1,4 @@
-//! Live connections of the user's first cache, each with a button that closes it.
+//! Live connections of a cache, each with a button that closes it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,18 +10,18 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use serde::Deserialize;
 use store::{ConnectionId, LiveConnection, TokenRow, now};
 
-use super::no_cache;
+use super::{Header, OwnCache, Tab, path_of};
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
-use crate::http::session::SignedIn;
 use crate::layout::{Layout, render};
 use crate::state::AppState;
 use crate::view::date::ago;
 
 #[derive(Template)]
-#[template(path = "connections.html")]
+#[template(path = "caches/connections.html")]
 struct Page<'a> {
     layout: Layout,
+    header: Header,
     csrf_token: &'a str,
     connections: Vec<ConnectionView>,
     total: i64,
@@ -45,17 +45,15 @@ pub(crate) struct Fields {
     id: String,
 }
 
-pub(crate) async fn show(State(app): State<Arc<AppState>>, me: SignedIn) -> Result<Response, PageError> {
-    app.rate_limits.connection_lists.acquire(&me.user.id).map_err(|wait| limited(&app, wait))?;
-    let Some(instance) = app.store.first_instance_of(&me.user.id).await? else {
-        return no_cache::page(&me, StatusCode::OK);
-    };
+pub(crate) async fn show(State(app): State<Arc<AppState>>, own: OwnCache) -> Result<Response, PageError> {
+    app.rate_limits.connection_lists.acquire(&own.me.user.id).map_err(|wait| limited(&app, wait))?;
     // Connections of tokens that aren't active are closed.
-    let tokens = app.store.list_tokens(&instance.cache_id, 0).await?.active;
-    let live = app.store.live_connections(&instance.id).await?;
+    let tokens = app.store.list_tokens(&own.cache.id, 0).await?.active;
+    let live = app.store.live_connections(&own.instance.id).await?;
     let page = Page {
-        layout: Layout::signed_in(&me),
-        csrf_token: &me.session.form_token,
+        layout: Layout::signed_in(&own.me),
+        header: Header::new(&app, &own, Tab::Connections).await?,
+        csrf_token: &own.me.session.form_token,
         connections: live.connections.into_iter().map(|it| ConnectionView::new(it, &tokens)).collect(),
         total: live.total,
         unanswered: live.unanswered,
@@ -66,17 +64,14 @@ pub(crate) async fn show(State(app): State<Arc<AppState>>, me: SignedIn) -> Resu
 /// Closes one connection of the user's own cache: the request names the cache, and the proxy searches only there.
 pub(crate) async fn close(
     State(app): State<Arc<AppState>>,
-    CsrfForm { sender: me, fields }: CsrfForm<SignedIn, Fields>,
+    CsrfForm { sender: own, fields }: CsrfForm<OwnCache, Fields>,
 ) -> Result<Response, PageError> {
-    let limits = &app.rate_limits;
-    limits.connection_closes.acquire(&me.user.id).map_err(|wait| limited(&app, wait))?;
-    limits.connection_closes_per_hour.acquire(&me.user.id).map_err(|wait| limited(&app, wait))?;
+    let (limits, user) = (&app.rate_limits, &own.me.user.id);
+    limits.connection_closes.acquire(user).map_err(|wait| limited(&app, wait))?;
+    limits.connection_closes_per_hour.acquire(user).map_err(|wait| limited(&app, wait))?;
     let id: ConnectionId = fields.id.parse().map_err(|_| PageError::Malformed)?;
-    let Some(instance) = app.store.first_instance_of(&me.user.id).await? else {
-        return no_cache::page(&me, StatusCode::CONFLICT);
-    };
-    me.store(&app).close_connection(&instance.id, &id).await?;
-    Ok(Redirect::to("/connections").into_response())
+    own.me.store(&app).close_connection(&own.instance.id, &id).await?;
+    Ok(Redirect::to(&path_of(&own.cache.id, Tab::Connections)).into_response())
 }
 
 fn limited(app: &AppState, wait: Duration) -> PageError {

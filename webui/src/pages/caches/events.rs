@@ -1,4 +1,4 @@
-//! `GET /cache/events`: server-sent events with the state of the user's first cache, one at once and one per
+//! `GET /caches/{cache}/events`: server-sent events with the state of a cache, one at once and one per
 //! change.
 
 use std::convert::Infallible;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
@@ -15,9 +15,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use super::OwnCache;
 use crate::cache_events::{ChangedCaches, StreamSlot};
 use crate::http::reject::PageError;
-use crate::http::session::{self, SignedIn};
+use crate::http::session;
 use crate::state::AppState;
 use crate::view::cache_state::CacheState;
 
@@ -29,16 +30,12 @@ const BROWSER_RETRY_BACKOFF: Duration = Duration::from_secs(2);
 pub(crate) async fn stream(
     State(app): State<Arc<AppState>>,
     Extension(stop): Extension<CancellationToken>,
-    me: SignedIn,
+    OwnCache { me, cache, .. }: OwnCache,
 ) -> Result<Response, PageError> {
     let slot = app.cache_events.acquire_slot(&me.user.id, &me.session.id_hash).map_err(|cause| {
         app.metrics.count_limited(cause);
         PageError::TooManyStreams
     })?;
-    let Some(cache) = app.store.first_cache_of(&me.user.id).await? else {
-        // The browser doesn't reopen the stream.
-        return Ok(StatusCode::NO_CONTENT.into_response());
-    };
     // Subscribed before the first read: a change in between is sent twice rather than missed.
     let changes = app.cache_events.subscribe();
     let events = EventStream {
