@@ -98,14 +98,22 @@ impl PermissionForm {
         })
     }
 
-    /// Whether a field's value is invalid.
-    pub(crate) fn is_invalid(&self, field: &str) -> bool {
-        match field {
-            "prefix" => self.prefix().is_err(),
-            "expires" => self.expires != KEEP && self.expires_at(Timestamp::EPOCH).is_err(),
-            "allow_from" => permissions_text::parse_networks(&self.allow_from).is_err(),
-            _ => self.scopes().is_err(),
-        }
+    /// What is wrong with a field's value.
+    pub(crate) fn error(&self, field: &str) -> Option<String> {
+        let error = match field {
+            "prefix" => self.prefix().err(),
+            "expires" if self.expires == KEEP => None,
+            "expires" => self.expires_at(Timestamp::EPOCH).err(),
+            "allow_from" => permissions_text::parse_networks(&self.allow_from).err(),
+            _ => self.scopes().err(),
+        };
+        error.map(|error| error.to_string())
+    }
+
+    /// Whether a field is the first one with an invalid value.
+    pub(crate) fn has_first_error(&self, field: &str) -> bool {
+        let fields = ["scopes", "prefix", "expires", "allow_from"];
+        fields.into_iter().find(|it| self.error(it).is_some()) == Some(field)
     }
 
     /// The check boxes of the scopes: name, label, and whether the box is ticked. All are ticked in a form that wasn't

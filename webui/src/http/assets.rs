@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use axum::extract::{Path, RawQuery};
 use axum::http::header;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse as _, Redirect, Response};
 use sha2::{Digest as _, Sha256};
 
 use super::reject::PageError;
@@ -55,4 +55,14 @@ pub(crate) async fn serve(
     let cache_control = if is_current { CACHE_FOREVER } else { "no-cache" };
     let headers = [(header::CONTENT_TYPE, asset.content_type), (header::CACHE_CONTROL, cache_control)];
     Ok((headers, asset.text).into_response())
+}
+
+/// `GET /favicon.ico`, which browsers ask for on their own.
+pub(crate) async fn favicon() -> Redirect {
+    Redirect::permanent(&url("icon.svg"))
+}
+
+/// `GET /robots.txt`: only the home page says something to everybody.
+pub(crate) async fn robots() -> &'static str {
+    "User-agent: *\nAllow: /$\nDisallow: /\n"
 }

@@ -161,7 +161,8 @@ pub(crate) fn spawn_sweep(app: Arc<AppState>, shutdown: &Shutdown) {
     });
 }
 
-async fn find(app: &AppState, headers: &HeaderMap) -> Result<Option<SignedIn>, PageError> {
+/// The signed-in sender of a request.
+pub(crate) async fn find(app: &AppState, headers: &HeaderMap) -> Result<Option<SignedIn>, PageError> {
     let id = cookie(headers, Cookie::Session.name(&app.config)).filter(|id| is_session_id(app, id));
     let Some(id) = id else { return Ok(None) };
     let (id_hash, limits) = (hash(&id), &app.rate_limits);

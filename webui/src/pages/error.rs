@@ -1,12 +1,18 @@
 //! Error pages: the only texts about failures that browsers see.
 
+use std::sync::Arc;
+
 use askama::Template;
+use axum::extract::{Request, State};
 use axum::http::header::HeaderName;
 use axum::http::{StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 
 use crate::http::reject::PageError;
+use crate::http::session;
 use crate::layout::{Layout, render, set_retry_after};
+use crate::state::AppState;
 
 #[derive(Template)]
 #[template(path = "error.html")]
@@ -43,8 +49,9 @@ impl IntoResponse for PageError {
             _ => {}
         }
         let (status, title, detail, link) = text(&self);
-        let page = Page { layout: Layout::signed_out(), code: status.as_u16(), title, detail, link };
-        let mut response = render(status, &page).unwrap_or_else(|_| (status, title).into_response());
+        let shown = ShownError { status, title, detail, link };
+        let mut response = shown.page(Layout::signed_out());
+        response.extensions_mut().insert(shown);
         match self {
             Self::RateLimited(wait) => {
                 set_retry_after(response.headers_mut(), wait);
@@ -55,6 +62,44 @@ impl IntoResponse for PageError {
             }
             _ => response,
         }
+    }
+}
+
+/// What an error page says, kept with the response.
+#[derive(Debug, Clone, Copy)]
+struct ShownError {
+    status: StatusCode,
+    title: &'static str,
+    detail: &'static str,
+    link: Link,
+}
+
+impl ShownError {
+    fn page(self, layout: Layout) -> Response {
+        let Self { status, title, detail, link } = self;
+        let page = Page { layout, code: status.as_u16(), title, detail, link };
+        render(status, &page).unwrap_or_else(|_| (status, title).into_response())
+    }
+}
+
+/// Middleware: an error page of a signed-in user has their navigation. One that says that something is overloaded or away
+/// costs no look-up.
+pub(crate) async fn add_navigation(
+    State(app): State<Arc<AppState>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let headers = request.headers().clone();
+    let response = next.run(request).await;
+    let shown = response.extensions().get::<ShownError>().copied();
+    let Some(shown) =
+        shown.filter(|it| it.status.is_client_error() && it.status != StatusCode::TOO_MANY_REQUESTS)
+    else {
+        return response;
+    };
+    match session::find(&app, &headers).await {
+        Ok(Some(me)) => shown.page(Layout::signed_in(&me)),
+        _ => response,
     }
 }
 

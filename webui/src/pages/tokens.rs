@@ -14,7 +14,6 @@ use axum::response::Response;
 use store::{TokenId, TokenRow, UserState};
 
 use super::caches::OwnCache;
-use super::caches::tokens::{self, NewTokenForm};
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
 use crate::layout::set_retry_after;
@@ -48,32 +47,36 @@ fn acquire_change(app: &AppState, me: &SignedIn) -> Result<(), (Duration, String
     })
 }
 
-/// The page of tokens with an error, if the cache may not have another token now. Otherwise counts the new token
-/// against the user's rate limit.
-async fn reject_new_token(
-    app: &AppState,
-    own: &OwnCache,
-    form: &mut NewTokenForm,
-) -> Result<Option<Response>, PageError> {
-    let mut reject = async |status, error| {
-        form.name_error = Some(error);
-        tokens::page(app, own, status, form).await.map(Some)
-    };
+/// Why a cache gets no other token now.
+struct NewTokenRefusal {
+    status: StatusCode,
+    message: String,
+    /// When it may.
+    retry_after: Option<Duration>,
+}
+
+impl NewTokenRefusal {
+    fn add_to(&self, response: &mut Response) {
+        if let Some(wait) = self.retry_after {
+            set_retry_after(response.headers_mut(), wait);
+        }
+    }
+}
+
+/// Checks whether a cache may have another token. If so, counts it against the user's rate limit.
+async fn check_new_token(app: &AppState, own: &OwnCache) -> Result<Result<(), NewTokenRefusal>, PageError> {
+    let refuse = |status, message, retry_after| Ok(Err(NewTokenRefusal { status, message, retry_after }));
     if own.me.user.state == UserState::Suspended {
-        return reject(StatusCode::FORBIDDEN, SUSPENDED.into()).await;
+        return refuse(StatusCode::FORBIDDEN, SUSPENDED.to_owned(), None);
     }
     let max = app.config.limits.tokens_at_once;
     if app.store.count_active_tokens(&own.cache.id).await? >= max {
-        return reject(StatusCode::CONFLICT, limit_reached(&own.cache.name, max)).await;
+        return refuse(StatusCode::CONFLICT, limit_reached(&own.cache.name, max), None);
     }
-    if let Err((wait, error)) = acquire_change(app, &own.me) {
-        let mut response = reject(StatusCode::TOO_MANY_REQUESTS, error).await?;
-        if let Some(response) = &mut response {
-            set_retry_after(response.headers_mut(), wait);
-        }
-        return Ok(response);
+    match acquire_change(app, &own.me) {
+        Ok(()) => Ok(Ok(())),
+        Err((wait, message)) => refuse(StatusCode::TOO_MANY_REQUESTS, message, Some(wait)),
     }
-    Ok(None)
 }
 
 fn limit_reached(cache_name: &str, max: usize) -> String {

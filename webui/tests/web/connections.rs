@@ -58,7 +58,7 @@ async fn connections_are_listed_and_closed() {
     for _ in 0..3 {
         bob.get("/caches/{cache}/tokens").await;
         let closed = bob.post("/caches/{cache}/connections/close", &[("id", &made_up)]).await;
-        assert_eq!(closed.location(), bob.path("/caches/{cache}/connections"));
+        assert_eq!(closed.location(), bob.path("/caches/{cache}/connections?closed"));
     }
     assert_eq!(site.store.pending_closes("q:1/1").await.unwrap(), []);
     assert_eq!(site.store.audit_length().await.unwrap(), length, "nothing is noted");
@@ -66,7 +66,7 @@ async fn connections_are_listed_and_closed() {
     bob.get("/caches/{cache}/connections").await;
     for (visitor, email) in [(&mut bob, "bob@example.com"), (&mut ann, "ann@example.com")] {
         let closed = visitor.post("/caches/{cache}/connections/close", &[("id", &id)]).await;
-        assert_eq!(closed.location(), visitor.path("/caches/{cache}/connections"));
+        assert_eq!(closed.location(), visitor.path("/caches/{cache}/connections?closed"));
         let ordered = site.store.pending_closes("p:1/1").await.unwrap();
         assert_eq!(ordered.len(), 1, "{email}");
         assert_eq!((&ordered[0].0, ordered[0].1.to_string()), (&instance(email).await, id.clone()));

@@ -45,7 +45,7 @@ async fn editing_permissions_keeps_the_expiry() {
         ("expires", "7d"),
         ("allow_from", "10.0.0.0/8, ::1"),
     ];
-    assert_eq!(visitor.post(&address, &fields).await.location(), format!("/tokens/{id}"));
+    assert_eq!(visitor.post(&address, &fields).await.location(), format!("/tokens/{id}?saved"));
     let chosen = permissions(&site, &id).await;
     assert_eq!((chosen.scopes, chosen.prefix.as_ref().unwrap().as_str()), (Scopes::READ, "<b>shop:"));
     assert!(chosen.expires_at.unwrap().since(now()).abs_diff(7 * DAY) < Duration::from_mins(1));
@@ -76,20 +76,21 @@ async fn invalid_permissions_change_nothing() {
     let site = Site::start_with(|config| config.limits.tokens_per_hour = 1).await;
     let (mut visitor, id, address) = sign_up_user(&site).await;
     visitor.get(&address).await;
-    for (field, value, text) in [
-        ("prefix", "two text", "No key begins like this"),
-        ("allow_from", "10.0.0.1/8", "Write 10.0.0.0/8, or 10.0.0.1"),
-        ("expires", "soon", "This isn&#39;t an expiry"),
+    for (field, id, value, text) in [
+        ("prefix", "prefix", "two text", "No key begins like this"),
+        ("allow_from", "networks", "10.0.0.1/8", "Write 10.0.0.0/8, or 10.0.0.1"),
+        ("expires", "expires", "soon", "This isn&#39;t an expiry"),
     ] {
         let response = visitor.post(&address, &all_scopes_and(field, value)).await;
         assert_eq!(response.status, 422, "{field}");
-        assert!(response.text("permissions-error").unwrap().contains(text), "{field}: {}", response.body);
+        let error = response.text(&format!("token-{id}-error"));
+        assert!(error.unwrap().contains(text), "{field}: {}", response.body);
         if field != "expires" {
             assert_eq!(response.field(field).as_deref(), Some(value));
         }
     }
     let none = visitor.post(&address, &[("has_scopes", "1"), ("expires", "keep")]).await;
-    assert!(none.text("permissions-error").unwrap().contains("A token needs at least one scope"));
+    assert!(none.text("token-scopes-error").unwrap().contains("A token needs at least one scope"));
     assert_eq!(visitor.post(&address, &[]).await.status, 400, "no form lifts no limit");
     assert_eq!(permissions(&site, &id).await, Permissions::ALL);
 

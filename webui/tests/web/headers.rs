@@ -128,3 +128,21 @@ async fn asset_urls_contain_a_content_hash() {
         check(asset, &response, false);
     }
 }
+
+#[tokio::test]
+async fn error_pages_of_signed_in_users_have_their_navigation() {
+    let site = Site::start().await;
+    let (mut user, _) = site.sign_up_user("a@example.com").await;
+    let sign_out = "id=\"sign-out\"";
+    for (path, status) in [("/nothing", 404), ("/caches/none", 404), ("/account/password", 405)] {
+        let page = user.get(path).await;
+        assert_eq!(page.status, status, "{path}");
+        assert!(page.body.contains(sign_out) && page.body.contains("a@example.com"), "{path}");
+        check(path, &page, false);
+        assert!(!site.visitor().get(path).await.body.contains(sign_out), "{path}");
+    }
+    // Not in answer to a form that may come from another site.
+    assert_eq!(user.post_without_token("/account/delete", &[]).await.status, 403);
+    assert_eq!(user.get("/robots.txt").await.status, 200);
+    assert!(user.get("/favicon.ico").await.location().starts_with("/assets/icon.svg"));
+}

@@ -56,24 +56,24 @@ async fn a_new_token_has_the_chosen_permissions() {
 async fn invalid_permissions_show_an_error_and_keep_the_input() {
     let site = Site::start().await;
     let (mut visitor, _) = site.sign_up_user("a@example.com").await;
-    for (field, value, text) in [
-        ("prefix", "two text", "No key begins like this"),
-        ("allow_from", "10.0.0.1/8", "Write 10.0.0.0/8, or 10.0.0.1"),
-        ("allow_from", "here", "here is no network"),
-        ("expires", "soon", "This isn&#39;t an expiry"),
-        ("has_scopes", "1", "A token needs at least one scope"),
+    for (field, id, value, text) in [
+        ("prefix", "prefix", "two text", "No key begins like this"),
+        ("allow_from", "networks", "10.0.0.1/8", "Write 10.0.0.0/8, or 10.0.0.1"),
+        ("allow_from", "networks", "here", "here is no network"),
+        ("expires", "expires", "soon", "This isn&#39;t an expiry"),
+        ("has_scopes", "scopes", "1", "A token needs at least one scope"),
     ] {
         let response =
             post(&mut visitor, "/caches/{cache}/tokens", &[("name", "shop"), (field, value)]).await;
         assert_eq!(response.status, 422, "{field}");
-        assert!(response.text("permissions-error").unwrap().contains(text), "{field}: {}", response.body);
+        let error = format!("token-{id}-error");
+        assert!(response.text(&error).unwrap().contains(text), "{field}: {}", response.body);
         assert!(response.body.contains("id=\"token-permissions\" open"));
         let invalid = usize::from(field != "has_scopes");
         assert_eq!(response.body.matches("aria-invalid=\"true\"").count(), invalid, "{field}");
-        assert_eq!(response.body.matches("aria-describedby=\"permissions-error\"").count(), 1, "{field}");
-        // The browser shows the error, far down the page, and nothing else takes the focus.
-        let focused = "id=\"permissions-error\" role=\"alert\" tabindex=\"-1\" autofocus>";
-        assert!(response.body.contains(focused), "{field}");
+        let described = format!("aria-describedby=\"{error}\"");
+        assert_eq!(response.body.matches(&described).count(), 1, "{field}");
+        // The browser shows the field, far down the page, and nothing else takes the focus.
         assert_eq!(response.body.matches("autofocus").count(), 1, "{field}");
         assert_eq!(response.text("token"), None);
         if field != "expires" {
@@ -81,6 +81,19 @@ async fn invalid_permissions_show_an_error_and_keep_the_input() {
         }
         assert!(response.body.contains("value=\"shop\""));
     }
+}
+
+#[tokio::test]
+async fn every_invalid_field_has_its_own_error() {
+    let site = Site::start().await;
+    let (mut visitor, _) = site.sign_up_user("a@example.com").await;
+    let fields = [("name", ""), ("prefix", "two text"), ("allow_from", "here")];
+    let response = post(&mut visitor, "/caches/{cache}/tokens", &fields).await;
+    assert_eq!(response.status, 422);
+    for id in ["token-error", "token-prefix-error", "token-networks-error"] {
+        assert!(response.text(id).is_some(), "{id}");
+    }
+    assert_eq!(response.body.matches("aria-invalid=\"true\"").count(), 3);
 }
 
 #[tokio::test]

@@ -23,10 +23,11 @@ async fn tokens_are_created_shown_once_and_revoked() {
     assert!(confirm.body.contains("First token"));
     let row = async || site.store.token(&first.id()).await.unwrap().unwrap();
     assert_eq!(row().await.revoked_at, None, "asking changes nothing");
-    let tokens = visitor.path("/caches/{cache}/tokens");
+    let tokens = visitor.path("/caches/{cache}/tokens?revoked");
     assert_eq!(visitor.post(&address, &[]).await.location(), tokens);
     assert!(row().await.revoked_at.is_some());
-    let page = visitor.get("/caches/{cache}/tokens").await;
+    let page = visitor.get("/caches/{cache}/tokens?revoked").await;
+    assert!(page.text("revoked").is_some());
     assert_eq!(page.tokens(), [second.id().as_str()]);
     assert!(page.body.contains(&format!("data-inactive-token=\"{}\"", first.id())));
     assert_eq!(visitor.get(&address).await.status, 404, "it isn't there twice");
@@ -179,5 +180,5 @@ async fn tokens_of_a_second_cache_stay_off_the_page_of_the_first() {
     visitor.get("/caches/{cache}/tokens").await;
     let rejected = visitor.post(&format!("/tokens/{}/rotate", new.id()), &[("grace", "1h")]).await;
     let error = "Cache sessions has reached the limit of 2 tokens. Revoke one that isn&#39;t in use.";
-    assert_eq!((rejected.status, rejected.text("token-error")), (409, Some(error)));
+    assert_eq!((rejected.status, rejected.text("rotate-error")), (409, Some(error)));
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use askama::Template;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use serde::Deserialize;
@@ -27,6 +27,8 @@ struct Page<'a> {
     total: i64,
     /// Proxies that didn't answer in time.
     unanswered: usize,
+    /// Whether one was closed just now.
+    closed: bool,
 }
 
 struct ConnectionView {
@@ -45,7 +47,16 @@ pub(crate) struct Fields {
     id: String,
 }
 
-pub(crate) async fn show(State(app): State<Arc<AppState>>, own: OwnCache) -> Result<Response, PageError> {
+#[derive(Deserialize)]
+pub(crate) struct Params {
+    closed: Option<String>,
+}
+
+pub(crate) async fn show(
+    State(app): State<Arc<AppState>>,
+    own: OwnCache,
+    params: Query<Params>,
+) -> Result<Response, PageError> {
     app.rate_limits.connection_lists.acquire(&own.me.user.id).map_err(|wait| limited(&app, wait))?;
     // Connections of tokens that aren't active are closed.
     let tokens = app.store.list_tokens(&own.cache.id, 0).await?.active;
@@ -57,6 +68,7 @@ pub(crate) async fn show(State(app): State<Arc<AppState>>, own: OwnCache) -> Res
         connections: live.connections.into_iter().map(|it| ConnectionView::new(it, &tokens)).collect(),
         total: live.total,
         unanswered: live.unanswered,
+        closed: params.closed.is_some(),
     };
     render(StatusCode::OK, &page)
 }
@@ -71,7 +83,7 @@ pub(crate) async fn close(
     limits.connection_closes_per_hour.acquire(user).map_err(|wait| limited(&app, wait))?;
     let id: ConnectionId = fields.id.parse().map_err(|_| PageError::Malformed)?;
     own.me.store(&app).close_connection(&own.instance.id, &id).await?;
-    Ok(Redirect::to(&path_of(&own.cache.id, Tab::Connections)).into_response())
+    Ok(Redirect::to(&format!("{}?closed", path_of(&own.cache.id, Tab::Connections))).into_response())
 }
 
 fn limited(app: &AppState, wait: Duration) -> PageError {

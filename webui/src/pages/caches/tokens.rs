@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use serde::Deserialize;
 use store::{Leak, TokenRow};
 
 use super::{Header, OwnCache, Tab};
@@ -29,6 +30,8 @@ struct Page<'a> {
     inactive: Vec<TokenView>,
     lifetimes: &'a [(&'a str, &'a str)],
     form: &'a NewTokenForm,
+    /// Whether a token was revoked just now.
+    revoked: bool,
 }
 
 /// A token in a list.
@@ -38,30 +41,51 @@ struct TokenView {
     created: String,
     last_used: String,
     permissions: Vec<String>,
-    can_rotate: bool,
+    /// Whether another one replaces it, and it still works.
+    is_replaced: bool,
     /// Why it is inactive; `None` for an active token.
     inactive_reason: Option<String>,
 }
 
-/// The form for a new token: its values, and an error message for the name and for the permissions.
+/// The form for a new token: its values, an error message for the name, and whether any of the permissions is invalid.
 #[derive(Default)]
 pub(in crate::pages) struct NewTokenForm {
     pub(in crate::pages) name: String,
     pub(in crate::pages) permissions: PermissionForm,
     pub(in crate::pages) name_error: Option<String>,
-    pub(in crate::pages) permissions_error: Option<String>,
+    pub(in crate::pages) shows_permission_errors: bool,
 }
 
-pub(crate) async fn show(State(app): State<Arc<AppState>>, own: OwnCache) -> Result<Response, PageError> {
-    page(&app, &own, StatusCode::OK, &NewTokenForm::default()).await
+#[derive(Deserialize)]
+pub(crate) struct Params {
+    revoked: Option<String>,
 }
 
-/// The page, with the form as it was sent and its errors.
-pub(in crate::pages) async fn page(
+pub(crate) async fn show(
+    State(app): State<Arc<AppState>>,
+    own: OwnCache,
+    params: Query<Params>,
+) -> Result<Response, PageError> {
+    page(&app, &own, &NewTokenForm::default(), params.revoked.is_some()).await
+}
+
+/// The page with the form as it was sent, and its errors.
+pub(in crate::pages) async fn with_rejected_form(
     app: &AppState,
     own: &OwnCache,
     status: StatusCode,
     form: &NewTokenForm,
+) -> Result<Response, PageError> {
+    let mut response = page(app, own, form, false).await?;
+    *response.status_mut() = status;
+    Ok(response)
+}
+
+async fn page(
+    app: &AppState,
+    own: &OwnCache,
+    form: &NewTokenForm,
+    revoked: bool,
 ) -> Result<Response, PageError> {
     let leaks = app.store.leaks_of(&own.me.user.id).await?;
     let listed = app.store.list_tokens(&own.cache.id, INACTIVE_TOKENS_MAX).await?;
@@ -76,8 +100,9 @@ pub(in crate::pages) async fn page(
         inactive,
         lifetimes: &LIFETIMES,
         form,
+        revoked,
     };
-    render(status, &page)
+    render(StatusCode::OK, &page)
 }
 
 impl TokenView {
@@ -86,7 +111,7 @@ impl TokenView {
         Self {
             last_used: last_used(&row),
             permissions: permissions::summary(&row.permissions),
-            can_rotate: row.successor.is_none(),
+            is_replaced: row.successor.is_some(),
             id: row.id,
             name: row.name,
             created: day(row.created_at),

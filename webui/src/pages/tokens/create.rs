@@ -9,7 +9,7 @@ use identity::TokenName;
 use serde::Deserialize;
 use store::{NewToken, StoreError, now};
 
-use super::{limit_reached, reject_new_token};
+use super::{check_new_token, limit_reached};
 use crate::forms::permissions::PermissionForm;
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
@@ -32,22 +32,19 @@ pub(crate) async fn submit(
 ) -> Result<Response, PageError> {
     let Fields { name, permissions } = fields;
     let mut form = NewTokenForm { name, permissions, ..NewTokenForm::default() };
-    let name = match TokenName::parse(&form.name) {
-        Ok(name) => name,
-        Err(error) => {
-            form.name_error = Some(error.to_string());
-            return tokens::page(&app, &own, StatusCode::UNPROCESSABLE_ENTITY, &form).await;
+    let (name, permissions) = match (TokenName::parse(&form.name), form.permissions.parse(now())) {
+        (Ok(name), Ok(permissions)) => (name, permissions),
+        (name, permissions) => {
+            form.name_error = name.err().map(|error| error.to_string());
+            form.shows_permission_errors = permissions.is_err();
+            return tokens::with_rejected_form(&app, &own, StatusCode::UNPROCESSABLE_ENTITY, &form).await;
         }
     };
-    let permissions = match form.permissions.parse(now()) {
-        Ok(permissions) => permissions,
-        Err(error) => {
-            form.permissions_error = Some(error.to_string());
-            return tokens::page(&app, &own, StatusCode::UNPROCESSABLE_ENTITY, &form).await;
-        }
-    };
-    if let Some(rejection) = reject_new_token(&app, &own, &mut form).await? {
-        return Ok(rejection);
+    if let Err(refusal) = check_new_token(&app, &own).await? {
+        form.name_error = Some(refusal.message.clone());
+        let mut response = tokens::with_rejected_form(&app, &own, refusal.status, &form).await?;
+        refusal.add_to(&mut response);
+        return Ok(response);
     }
     let token = NewToken::generate(&app.token_key, name.as_str()).limited_to(permissions);
     let max = app.config.limits.tokens_at_once;
@@ -59,7 +56,7 @@ pub(crate) async fn submit(
         // Concurrent requests have reached the limit.
         Err(StoreError::LimitReached(_)) => {
             form.name_error = Some(limit_reached(&own.cache.name, max));
-            tokens::page(&app, &own, StatusCode::CONFLICT, &form).await
+            tokens::with_rejected_form(&app, &own, StatusCode::CONFLICT, &form).await
         }
         Err(error) => Err(error.into()),
     }

@@ -30,6 +30,8 @@ struct Page<'a> {
     inactive_reason: Option<String>,
     lifetimes: Vec<(&'static str, String)>,
     form: &'a PermissionForm,
+    /// Whether the fields' values were refused.
+    shows_errors: bool,
     form_error: Option<String>,
 }
 
@@ -58,7 +60,7 @@ pub(crate) async fn submit(
     }
     let change = match form.change(now()) {
         Ok(change) => change,
-        Err(error) => return reject(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).await,
+        Err(_) => return page(&app, &me, &token, StatusCode::UNPROCESSABLE_ENTITY, (&form, None)).await,
     };
     if let Err((wait, error)) = acquire_change(&app, &me) {
         let mut response = reject(StatusCode::TOO_MANY_REQUESTS, error).await?;
@@ -66,7 +68,7 @@ pub(crate) async fn submit(
         return Ok(response);
     }
     match me.store(&app).update_permissions(&id, change).await {
-        Ok(_) => Ok(Redirect::to(&format!("/tokens/{id}")).into_response()),
+        Ok(_) => Ok(Redirect::to(&format!("/tokens/{id}?saved")).into_response()),
         // The token was revoked or expired after the check.
         Err(StoreError::NotFound(_)) => {
             let (_, token) = find(&app, &me, id.as_str()).await?;
@@ -95,6 +97,7 @@ async fn page(
         inactive_reason,
         lifetimes: lifetimes(token.permissions.expires_at),
         form,
+        shows_errors: status == StatusCode::UNPROCESSABLE_ENTITY,
         form_error,
     };
     render(status, &page)

@@ -51,5 +51,5 @@ pub(crate) async fn submit(
 ) -> Result<Response, PageError> {
     let (id, token) = find_unrevoked(&app, &me, &id).await?;
     me.store(&app).revoke_token(&id).await?;
-    Ok(Redirect::to(&path_of(&token.cache_id, Tab::Tokens)).into_response())
+    Ok(Redirect::to(&format!("{}?revoked", path_of(&token.cache_id, Tab::Tokens))).into_response())
 }

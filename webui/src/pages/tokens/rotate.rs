@@ -7,14 +7,13 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
-use store::{NewToken, StoreError, now};
+use store::{NewToken, StoreError, TokenRow, now};
 
-use super::{find_unrevoked, reject_new_token};
+use super::{check_new_token, find_unrevoked};
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
 use crate::layout::{Layout, render};
-use crate::pages::caches::tokens::NewTokenForm;
 use crate::pages::caches::{OwnCache, Tab, first_steps, path_of};
 use crate::state::AppState;
 use crate::view::date::day;
@@ -34,6 +33,7 @@ struct Page<'a> {
     created: String,
     tokens_path: String,
     grace_periods: &'a [(&'a str, &'a str)],
+    error: Option<&'a str>,
 }
 
 #[derive(Deserialize)]
@@ -51,16 +51,26 @@ pub(crate) async fn show(
     if !token.is_active(now()) || token.successor.is_some() {
         return Err(PageError::NotFound);
     }
+    page(&me, &token, StatusCode::OK, None)
+}
+
+fn page(
+    me: &SignedIn,
+    token: &TokenRow,
+    status: StatusCode,
+    error: Option<&str>,
+) -> Result<Response, PageError> {
     let page = Page {
-        layout: Layout::signed_in(&me),
+        layout: Layout::signed_in(me),
         csrf_token: &me.session.form_token,
         id: &token.id,
         name: &token.name,
         created: day(token.created_at),
         tokens_path: path_of(&token.cache_id, Tab::Tokens),
         grace_periods: &GRACE_PERIODS,
+        error,
     };
-    render(StatusCode::OK, &page)
+    render(status, &page)
 }
 
 pub(crate) async fn submit(
@@ -74,8 +84,10 @@ pub(crate) async fn submit(
     }
     let grace = store::parse_duration(&fields.grace).map_err(|_| PageError::Malformed)?;
     let own = OwnCache::find(&app, me, &token.cache_id).await?;
-    if let Some(rejection) = reject_new_token(&app, &own, &mut NewTokenForm::default()).await? {
-        return Ok(rejection);
+    if let Err(refusal) = check_new_token(&app, &own).await? {
+        let mut response = page(&own.me, &token, refusal.status, Some(&refusal.message))?;
+        refusal.add_to(&mut response);
+        return Ok(response);
     }
     let new = NewToken::generate(&app.token_key, &token.name);
     match own.me.store(&app).rotate_token(&id, new, now().saturating_add(grace)).await {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use serde::Deserialize;
 use store::{Propagation, Proxy, now};
 
 use super::find;
@@ -35,12 +36,20 @@ struct Page<'a> {
     denials: Vec<DenialView>,
     propagation: Propagation,
     tokens_path: String,
+    /// Whether its permissions were changed just now.
+    saved: bool,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Params {
+    saved: Option<String>,
 }
 
 pub(crate) async fn show(
     State(app): State<Arc<AppState>>,
     me: SignedIn,
     Path(id): Path<String>,
+    params: Query<Params>,
 ) -> Result<Response, PageError> {
     let (id, token) = find(&app, &me, &id).await?;
     let denials = app.store.denials_of(&token.id).await?;
@@ -58,6 +67,7 @@ pub(crate) async fn show(
         successor: token.successor.as_deref(),
         denials: denials.into_iter().map(|denial| DenialView::new(denial, &token.name)).collect(),
         propagation,
+        saved: params.saved.is_some(),
         tokens_path: path_of(&token.cache_id, Tab::Tokens),
     };
     render(StatusCode::OK, &page)
