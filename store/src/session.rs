@@ -3,11 +3,14 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::db::{read, write_unversioned};
+use crate::audit::note;
+use crate::db::{read, write, write_unversioned};
 use crate::{Store, StoreError, Timestamp, now};
 
 /// Sessions of one user: the one that was used least recently ends when there is one more.
 const SESSIONS_PER_USER_MAX: i64 = 20;
+/// Characters of a browser's name for itself.
+const USER_AGENT_MAX: usize = 200;
 
 /// A session to create.
 pub struct NewSession<'a> {
@@ -17,6 +20,10 @@ pub struct NewSession<'a> {
     pub user_id: &'a str,
     /// The CSRF token of the session's forms.
     pub form_token: &'a str,
+    /// The client's address.
+    pub source: &'a str,
+    /// The browser's name for itself; kept up to 200 characters.
+    pub user_agent: &'a str,
 }
 
 impl fmt::Debug for NewSession<'_> {
@@ -52,20 +59,43 @@ impl fmt::Debug for Session {
     }
 }
 
+impl fmt::Debug for ListedSession {
+    /// Without the hash of the cookie.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ListedSession").field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
+/// A session in the list of its user's.
+#[derive(Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct ListedSession {
+    /// SHA-256 of the cookie, hexadecimal.
+    pub id_hash: String,
+    /// The client's address; empty if it isn't known.
+    pub source: String,
+    /// The browser's name for itself; empty if it isn't known.
+    pub user_agent: String,
+    /// When the user signed in.
+    pub created_at: Timestamp,
+    /// When a page was last requested.
+    pub last_seen_at: Timestamp,
+}
+
 impl Store {
     /// Creates a session. Of a user's other sessions, only the 19 that were used last go on.
     ///
     /// # Errors
     /// `NotFound("user")`.
     pub async fn create_session(&self, new: &NewSession<'_>) -> Result<(), StoreError> {
-        let sql = "INSERT INTO sessions (id_hash, user_id, form_token, created_at, last_seen_at) \
-                   VALUES ($1, $2, $3, $4, $4)";
+        let sql = "INSERT INTO sessions (id_hash, user_id, form_token, created_at, last_seen_at, source, user_agent) \
+                   VALUES ($1, $2, $3, $4, $4, $5, $6)";
+        let user_agent: String = new.user_agent.chars().take(USER_AGENT_MAX).collect();
         let others = "DELETE FROM sessions WHERE user_id = $1 AND id_hash NOT IN (SELECT id_hash FROM sessions \
                       WHERE user_id = $1 ORDER BY last_seen_at DESC, created_at DESC, id_hash LIMIT $2)";
         write_unversioned!(self, tx => {
             sqlx::query(others).bind(new.user_id).bind(SESSIONS_PER_USER_MAX - 1).execute(&mut *tx).await?;
-            sqlx::query(sql).bind(new.id_hash).bind(new.user_id).bind(new.form_token).bind(now())
-                .execute(&mut *tx).await.map_err(|e| StoreError::reference(e, "user"))?;
+            sqlx::query(sql).bind(new.id_hash).bind(new.user_id).bind(new.form_token).bind(now()).bind(new.source)
+                .bind(&user_agent).execute(&mut *tx).await.map_err(|e| StoreError::reference(e, "user"))?;
         });
         Ok(())
     }
@@ -107,6 +137,35 @@ impl Store {
             sqlx::query("DELETE FROM sessions WHERE id_hash = $1").bind(id_hash).execute(&mut *tx).await?;
         });
         Ok(())
+    }
+
+    /// A user's sessions that haven't expired, those used last first.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn sessions_of(
+        &self,
+        user_id: &str,
+        idle: Duration,
+        absolute: Duration,
+    ) -> Result<Vec<ListedSession>, StoreError> {
+        let sql = "SELECT id_hash, source, user_agent, created_at, last_seen_at FROM sessions WHERE user_id = $1 \
+                   AND last_seen_at > $2 AND created_at > $3 ORDER BY last_seen_at DESC, created_at DESC, id_hash LIMIT $4";
+        Ok(read!(self, pool => sqlx::query_as(sql).bind(user_id).bind(before(idle)).bind(before(absolute))
+            .bind(SESSIONS_PER_USER_MAX).fetch_all(pool).await)?)
+    }
+
+    /// Ends all sessions of a user but one. Returns how many.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn end_other_sessions(&self, user_id: &str, kept: &str) -> Result<u64, StoreError> {
+        let sql = "DELETE FROM sessions WHERE user_id = $1 AND id_hash <> $2";
+        Ok(write!(self, tx, _revision => {
+            let ended = sqlx::query(sql).bind(user_id).bind(kept).execute(&mut *tx).await?.rows_affected();
+            note!(self, tx, "user.sessions", format!("user {user_id}"), format!("{ended} other sessions ended"));
+            ended
+        }))
     }
 
     /// Deletes expired sessions; returns how many.

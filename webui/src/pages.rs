@@ -38,6 +38,7 @@ pub(crate) fn routes(app: Arc<AppState>, stop: CancellationToken) -> Router {
         .route("/account", get(account::show))
         .route("/account/password", post(account::change_password))
         .route("/account/delete", post(account::delete))
+        .route("/account/sessions/end-others", post(account::end_other_sessions))
         .route("/caches", get(caches::show))
         .route("/caches/{cache}", get(caches::overview::show))
         .route("/caches/{cache}/state", get(caches::overview::state))

@@ -11,7 +11,16 @@ use crate::test_db::{TestDb, first_cache, new_user, sign_up, token_key};
 const HOUR: Duration = Duration::from_secs(3600);
 
 async fn session(store: &Store, user_id: &str, id_hash: &str) {
-    store.create_session(&NewSession { id_hash, user_id, form_token: "form" }).await.unwrap();
+    store
+        .create_session(&NewSession {
+            id_hash,
+            user_id,
+            form_token: "form",
+            source: "192.0.2.7",
+            user_agent: "",
+        })
+        .await
+        .unwrap();
 }
 
 async fn is_signed_in(store: &Store, id_hash: &str) -> bool {

@@ -133,6 +133,8 @@ async fn log_no_secret(store: &Store, log: &Log) {
             id_hash: "hash-of-cookie",
             user_id: &user.id,
             form_token: "form-token",
+            source: "192.0.2.7",
+            user_agent: "",
         })
         .await
         .unwrap();

@@ -21,7 +21,13 @@ async fn session_expires_when_idle_or_old(db: TestDb) {
         ("old", 0, 7 * 24 * 3600 + 1, false),
     ];
     for (name, seen, age, _) in cases {
-        let new = NewSession { id_hash: name, user_id: &user.id, form_token: "form" };
+        let new = NewSession {
+            id_hash: name,
+            user_id: &user.id,
+            form_token: "form",
+            source: "192.0.2.7",
+            user_agent: "",
+        };
         store.create_session(&new).await.unwrap();
         let sql = format!(
             "UPDATE sessions SET last_seen_at = last_seen_at - {seen} * 1000, \
@@ -39,12 +45,45 @@ async fn session_expires_when_idle_or_old(db: TestDb) {
     assert_eq!(store.end_old_sessions(IDLE, ABSOLUTE).await.unwrap(), 0);
 }
 
+async fn sessions_of_a_user_are_listed_and_ended(db: TestDb) {
+    let store = db.open().await;
+    let (ada, _) = sign_up(&store, "ada@example.org").await;
+    let (grace, _) = sign_up(&store, "grace@example.org").await;
+    let long = "x".repeat(300);
+    for (id_hash, user) in [("one", &ada), ("two", &ada), ("of grace", &grace)] {
+        let new = NewSession {
+            id_hash,
+            user_id: &user.id,
+            form_token: "form",
+            source: "192.0.2.7",
+            user_agent: &long,
+        };
+        store.create_session(&new).await.unwrap();
+    }
+    let listed = store.sessions_of(&ada.id, IDLE, ABSOLUTE).await.unwrap();
+    assert_eq!(listed.len(), 2);
+    assert!(listed.iter().all(|it| it.source == "192.0.2.7" && it.user_agent.len() == 200));
+    assert_eq!(store.end_other_sessions(&ada.id, "two").await.unwrap(), 1);
+    let listed = store.sessions_of(&ada.id, IDLE, ABSOLUTE).await.unwrap();
+    assert_eq!(listed.iter().map(|it| &*it.id_hash).collect::<Vec<_>>(), ["two"]);
+    assert_eq!(store.sessions_of(&grace.id, IDLE, ABSOLUTE).await.unwrap().len(), 1);
+}
+
 async fn touch_keeps_a_session_and_sign_out_ends_it(db: TestDb) {
     let store = db.open().await;
     let (user, _) = sign_up(&store, "ada@example.org").await;
     let before = store.revision().await.unwrap();
     for id_hash in ["one", "two"] {
-        store.create_session(&NewSession { id_hash, user_id: &user.id, form_token: id_hash }).await.unwrap();
+        store
+            .create_session(&NewSession {
+                id_hash,
+                user_id: &user.id,
+                form_token: id_hash,
+                source: "192.0.2.7",
+                user_agent: "",
+            })
+            .await
+            .unwrap();
     }
     let age =
         "UPDATE sessions SET last_seen_at = last_seen_at - 50000000, created_at = created_at - 50000000";
@@ -63,7 +102,13 @@ async fn touch_keeps_a_session_and_sign_out_ends_it(db: TestDb) {
 
 async fn unknown_session_is_refused(db: TestDb) {
     let store = db.open().await;
-    let new = NewSession { id_hash: "x", user_id: "unknown", form_token: "form" };
+    let new = NewSession {
+        id_hash: "x",
+        user_id: "unknown",
+        form_token: "form",
+        source: "192.0.2.7",
+        user_agent: "",
+    };
     let error = store.create_session(&new).await.unwrap_err();
     assert!(matches!(error, StoreError::NotFound("user")), "{error:?}");
 }
@@ -73,7 +118,16 @@ async fn least_recently_used_sessions_of_a_user_end(db: TestDb) {
     let (ada, _) = sign_up(&store, "ada@example.org").await;
     let (bob, _) = sign_up(&store, "bob@example.org").await;
     let create = async |id_hash: &str, user_id: &str| {
-        store.create_session(&NewSession { id_hash, user_id, form_token: "form" }).await.unwrap();
+        store
+            .create_session(&NewSession {
+                id_hash,
+                user_id,
+                form_token: "form",
+                source: "192.0.2.7",
+                user_agent: "",
+            })
+            .await
+            .unwrap();
         // Each is older than the next one.
         db.execute("UPDATE sessions SET last_seen_at = last_seen_at - 1000").await.unwrap();
     };
@@ -92,4 +146,4 @@ async fn least_recently_used_sessions_of_a_user_end(db: TestDb) {
     }
 }
 
-on_both! { least_recently_used_sessions_of_a_user_end, session_expires_when_idle_or_old, touch_keeps_a_session_and_sign_out_ends_it, unknown_session_is_refused }
+on_both! { sessions_of_a_user_are_listed_and_ended, least_recently_used_sessions_of_a_user_end, session_expires_when_idle_or_old, touch_keeps_a_session_and_sign_out_ends_it, unknown_session_is_refused }

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum_extra::extract::CookieJar;
 use daemon::Shutdown;
 use sha2::{Digest as _, Sha256};
 use store::{Leak, NewSession, Session, Store, User};
 use subtle::ConstantTimeEq as _;
 
+use super::client_ip::ClientIp;
 use super::reject::PageError;
 use crate::Config;
 use crate::password_attempts::account;
@@ -78,6 +79,23 @@ impl FromRequestParts<Arc<AppState>> for Browser {
     }
 }
 
+/// Extractor: from where a session is started, as its user sees it in the list of sessions.
+#[derive(Debug)]
+pub(crate) struct SessionSource {
+    source: String,
+    user_agent: String,
+}
+
+impl FromRequestParts<Arc<AppState>> for SessionSource {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<AppState>) -> Result<Self, Infallible> {
+        let source = ClientIp::from_request_parts(parts, app).await?.to_string();
+        let user_agent = parts.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+        Ok(Self { source, user_agent: user_agent.unwrap_or_default().to_owned() })
+    }
+}
+
 impl SignedIn {
     /// The store, with this user as the actor in the audit log.
     pub(crate) fn store(&self, app: &AppState) -> Store {
@@ -114,6 +132,7 @@ impl FromRequestParts<Arc<AppState>> for SignedIn {
 pub(crate) async fn start(
     app: &AppState,
     user_id: &str,
+    from: &SessionSource,
     previous: Option<&Session>,
 ) -> Result<(Session, HeaderValue), PageError> {
     let (id, form_token) = (new_session_id(app), new_secret());
@@ -121,7 +140,14 @@ pub(crate) async fn start(
     if let Some(previous) = previous {
         app.store.end_session(&previous.id_hash).await?;
     }
-    app.store.create_session(&NewSession { id_hash: &id_hash, user_id, form_token: &form_token }).await?;
+    let new = NewSession {
+        id_hash: &id_hash,
+        user_id,
+        form_token: &form_token,
+        source: &from.source,
+        user_agent: &from.user_agent,
+    };
+    app.store.create_session(&new).await?;
     let cookie = Cookie::Session.set(&app.config, &id, app.config.session_age());
     let now = store::now();
     let user_id = user_id.to_owned();

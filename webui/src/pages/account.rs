@@ -1,4 +1,5 @@
-//! Account page: change the password, delete the account. Both ask for the current password.
+//! Account page: change the password, see and end sessions, delete the account. Password and deletion ask for the current
+//! password.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -11,17 +12,17 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use identity::Password;
 use serde::Deserialize;
-use store::{NewPassword, StoreError};
+use store::{ListedSession, NewPassword, StoreError, now};
 
 use super::password_check;
 use crate::http::client_ip::ClientIp;
-use crate::http::csrf::CsrfForm;
+use crate::http::csrf::{CsrfForm, NoFields};
 use crate::http::reject::PageError;
-use crate::http::session::{self, SignedIn};
+use crate::http::session::{self, SessionSource, SignedIn};
 use crate::layout::{Layout, render, set_cookie, set_retry_after};
 use crate::password::{Account, Priority, Requester};
 use crate::state::AppState;
-use crate::view::date::retry_in;
+use crate::view::date::{ago, day, retry_in};
 
 #[derive(Template)]
 #[template(path = "account.html")]
@@ -33,6 +34,18 @@ struct Page<'a> {
     changed: Option<u32>,
     revoke_tokens: bool,
     errors: Errors,
+    sessions: Vec<SessionView>,
+    /// After others were ended.
+    ended: bool,
+}
+
+/// A session in the list.
+struct SessionView {
+    browser: &'static str,
+    source: String,
+    created: String,
+    last_seen: String,
+    is_this: bool,
 }
 
 /// Error messages by field.
@@ -46,6 +59,7 @@ struct Errors {
 #[derive(Default, Deserialize)]
 pub(crate) struct Params {
     changed: Option<u32>,
+    ended: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -64,17 +78,29 @@ pub(crate) struct Delete {
 }
 
 pub(crate) async fn show(
+    State(app): State<Arc<AppState>>,
     me: SignedIn,
     params: Result<Query<Params>, QueryRejection>,
 ) -> Result<Response, PageError> {
     let Query(params) = params.unwrap_or_default();
-    page(StatusCode::OK, &me, params.changed, false, Errors::default())
+    let view = PageState { changed: params.changed, ended: params.ended.is_some(), ..PageState::default() };
+    page(&app, StatusCode::OK, &me, view).await
+}
+
+/// Signs the user out everywhere else.
+pub(crate) async fn end_other_sessions(
+    State(app): State<Arc<AppState>>,
+    CsrfForm { sender: me, .. }: CsrfForm<SignedIn, NoFields>,
+) -> Result<Response, PageError> {
+    me.store(&app).end_other_sessions(&me.user.id, &me.session.id_hash).await?;
+    Ok(Redirect::to("/account?ended").into_response())
 }
 
 /// Ends all sessions, and starts a new one for this browser.
 pub(crate) async fn change_password(
     State(app): State<Arc<AppState>>,
     client_ip: ClientIp,
+    from: SessionSource,
     CsrfForm { sender: me, fields }: CsrfForm<SignedIn, ChangePassword>,
 ) -> Result<Response, PageError> {
     let revoke_tokens = fields.revoke_tokens.is_some();
@@ -82,16 +108,18 @@ pub(crate) async fn change_password(
         Ok(new) => new,
         Err(error) => {
             let errors = Errors { new_password: Some(error.to_string()), ..Errors::default() };
-            return page(StatusCode::UNPROCESSABLE_ENTITY, &me, None, revoke_tokens, errors);
+            let view = PageState { revoke_tokens, errors, ..PageState::default() };
+            return page(&app, StatusCode::UNPROCESSABLE_ENTITY, &me, view).await;
         }
     };
-    let reject = |rejection: PasswordRejection| {
+    let reject = async |rejection: PasswordRejection| {
         let errors = Errors { current_password: Some(rejection.message()), ..Errors::default() };
-        Ok(rejection.add_headers(page(rejection.status(), &me, None, revoke_tokens, errors)?))
+        let view = PageState { revoke_tokens, errors, ..PageState::default() };
+        Ok(rejection.add_headers(page(&app, rejection.status(), &me, view).await?))
     };
     let current_hash = match verify_current(&app, &me, client_ip, fields.current_password).await? {
         Ok(hash) => hash,
-        Err(rejection) => return reject(rejection),
+        Err(rejection) => return reject(rejection).await,
     };
     let hash =
         app.passwords.hash(Requester { source: client_ip.source(), priority: Priority::Known }, new).await?;
@@ -99,10 +127,10 @@ pub(crate) async fn change_password(
     let revoked = match me.store(&app).change_password(&me.user.id, &new).await {
         Ok(revoked) => revoked,
         // A concurrent change has replaced the password that was entered.
-        Err(StoreError::NotFound(_)) => return reject(PasswordRejection::Wrong),
+        Err(StoreError::NotFound(_)) => return reject(PasswordRejection::Wrong).await,
         Err(error) => return Err(error.into()),
     };
-    let (_, cookie) = session::start(&app, &me.user.id, None).await?;
+    let (_, cookie) = session::start(&app, &me.user.id, &from, None).await?;
     let mut response = Redirect::to(&format!("/account?changed={revoked}")).into_response();
     set_cookie(response.headers_mut(), Some(cookie));
     Ok(response)
@@ -115,7 +143,8 @@ pub(crate) async fn delete(
 ) -> Result<Response, PageError> {
     if let Err(rejection) = verify_current(&app, &me, client_ip, fields.password).await? {
         let errors = Errors { delete: Some(rejection.message()), ..Errors::default() };
-        return Ok(rejection.add_headers(page(rejection.status(), &me, None, false, errors)?));
+        let view = PageState { errors, ..PageState::default() };
+        return Ok(rejection.add_headers(page(&app, rejection.status(), &me, view).await?));
     }
     me.store(&app).delete_user(&me.user.id).await?;
     let mut response = Redirect::to("/sign-in?deleted").into_response();
@@ -179,20 +208,79 @@ impl PasswordRejection {
     }
 }
 
-fn page(
-    status: StatusCode,
-    me: &SignedIn,
+/// What depends on the request before the page.
+#[derive(Default)]
+struct PageState {
     changed: Option<u32>,
+    ended: bool,
     revoke_tokens: bool,
     errors: Errors,
+}
+
+async fn page(
+    app: &AppState,
+    status: StatusCode,
+    me: &SignedIn,
+    view: PageState,
 ) -> Result<Response, PageError> {
+    let (idle, age) = (app.config.session_idle(), app.config.session_age());
+    let sessions = app.store.sessions_of(&me.user.id, idle, age).await?;
     let page = Page {
         layout: Layout::signed_in(me),
         csrf_token: &me.session.form_token,
         email: &me.user.email,
-        changed,
-        revoke_tokens,
-        errors,
+        changed: view.changed,
+        revoke_tokens: view.revoke_tokens,
+        errors: view.errors,
+        sessions: sessions.into_iter().map(|session| SessionView::new(session, me)).collect(),
+        ended: view.ended,
     };
     render(status, &page)
+}
+
+impl SessionView {
+    fn new(session: ListedSession, me: &SignedIn) -> Self {
+        Self {
+            is_this: session.id_hash == me.session.id_hash,
+            browser: browser_name(&session.user_agent),
+            created: day(session.created_at),
+            last_seen: ago(now().since(session.last_seen_at)),
+            source: session.source,
+        }
+    }
+}
+
+/// A browser's name by what it says of itself. Most claim to be others too, so the order counts.
+fn browser_name(user_agent: &str) -> &'static str {
+    let names = [
+        ("Edg", "Edge"),
+        ("OPR/", "Opera"),
+        ("Firefox/", "Firefox"),
+        ("Chrome/", "Chrome"),
+        ("Safari/", "Safari"),
+        ("curl/", "curl"),
+    ];
+    let found = names.into_iter().find(|(mark, _)| user_agent.contains(mark));
+    found.map_or("Unknown browser", |(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn browsers_have_names() {
+        for (user_agent, expected) in [
+            ("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "Firefox"),
+            ("Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36", "Chrome"),
+            (
+                "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36 Edg/140.0",
+                "Edge",
+            ),
+            ("Mozilla/5.0 (iPhone) AppleWebKit/605.1.15 Version/18.0 Mobile Safari/604.1", "Safari"),
+            ("", "Unknown browser"),
+        ] {
+            assert_eq!(browser_name(user_agent), expected);
+        }
+    }
 }

@@ -16,7 +16,7 @@ use super::password_check;
 use crate::http::client_ip::ClientIp;
 use crate::http::csrf::{CsrfForm, NoFields};
 use crate::http::reject::PageError;
-use crate::http::session::{self, Browser, SignedIn, Visitor};
+use crate::http::session::{self, Browser, SessionSource, SignedIn, Visitor};
 use crate::layout::{Layout, render, set_cookie, set_retry_after};
 use crate::password::{Account, Requester};
 use crate::state::AppState;
@@ -83,6 +83,7 @@ pub(crate) async fn show(
 pub(crate) async fn submit(
     State(app): State<Arc<AppState>>,
     client_ip: ClientIp,
+    from: SessionSource,
     browser: Browser,
     CsrfForm { sender: visitor, fields }: CsrfForm<Visitor, Fields>,
 ) -> Result<Response, PageError> {
@@ -92,7 +93,7 @@ pub(crate) async fn submit(
         Err(wait) => return limited(&app, &visitor, &fields, wait),
     };
     let previous = visitor.me.as_ref().map(|me| me.session.clone());
-    let sign_in = SignIn { app: app.clone(), email: fields.email.clone(), client_ip, previous };
+    let sign_in = SignIn { app: app.clone(), email: fields.email.clone(), client_ip, from, previous };
     match sign_in.authenticate(requester, fields.password.clone()).await? {
         Outcome::Success(cookie) => {
             app.metrics.count_sign_in("success");
@@ -124,6 +125,7 @@ struct SignIn {
     app: Arc<AppState>,
     email: String,
     client_ip: ClientIp,
+    from: SessionSource,
     /// The browser's session.
     previous: Option<Session>,
 }
@@ -159,7 +161,7 @@ impl SignIn {
             return Ok(Outcome::Limited(wait));
         }
         app.password_attempts.record_success(&self.email, client_ip.source());
-        let (session, cookie) = session::start(app, &user.id, self.previous.as_ref()).await?;
+        let (session, cookie) = session::start(app, &user.id, &self.from, self.previous.as_ref()).await?;
         // A concurrent change of the password has ended every session but this one.
         if app.store.password_hash(&user.id).await?.as_ref() != Some(&hash) {
             session::end(app, &session).await?;

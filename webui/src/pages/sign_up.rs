@@ -18,7 +18,7 @@ use super::caches::{CACHES, OwnCache, first_steps};
 use crate::http::client_ip::ClientIp;
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
-use crate::http::session::{self, SignedIn, Visitor};
+use crate::http::session::{self, SessionSource, SignedIn, Visitor};
 use crate::layout::{Layout, render, set_cookie, set_retry_after};
 use crate::sign_up_limit::SignUpLimit;
 use crate::state::AppState;
@@ -68,6 +68,7 @@ pub(crate) async fn show(State(app): State<Arc<AppState>>, visitor: Visitor) -> 
 pub(crate) async fn submit(
     State(app): State<Arc<AppState>>,
     client_ip: ClientIp,
+    from: SessionSource,
     CsrfForm { sender: visitor, fields }: CsrfForm<Visitor, Fields>,
 ) -> Result<Response, PageError> {
     if !app.config.sign_up {
@@ -120,7 +121,7 @@ pub(crate) async fn submit(
     app.metrics.count_sign_up("success");
     tell_if_near(&app, users + 1);
     let previous = visitor.me.as_ref().map(|me| &me.session);
-    let (session, cookie) = session::start(&app, &user.id, previous).await?;
+    let (session, cookie) = session::start(&app, &user.id, &from, previous).await?;
     let browser_cookie = session::browser_cookie(&app, &user.email);
     let me = SignedIn { user, session, leaks: Vec::new() };
     let cache_name = CacheName::default();

@@ -107,3 +107,29 @@ async fn deleting_the_account_deletes_everything() {
     assert!(site.store.users().await.unwrap().is_empty());
     assert_eq!(site.sign_up_user("a@example.com").await.1.status, 200, "the address is free");
 }
+
+// W-4.
+#[tokio::test]
+async fn other_sessions_are_listed_and_ended() {
+    let site = Site::start().await;
+    let (mut here, _) = site.sign_up_user("a@example.com").await;
+    let mut elsewhere = site.visitor_from([127, 0, 0, 2]);
+    assert_eq!(elsewhere.sign_in("a@example.com", PASSWORD).await.status, 303);
+    let (mut other, _) = site.sign_up_user("b@example.com").await;
+    let page = here.get("/account").await;
+    assert!(page.body.contains("From 127.0.0.2, signed in ") && page.body.contains("(this browser)"));
+    assert_eq!(page.body.matches("signed in ").count(), 2, "{}", page.body);
+    let ended = here.post("/account/sessions/end-others", &[]).await;
+    assert_eq!((ended.status, ended.location()), (303, "/account?ended"));
+    let page = here.get("/account?ended").await;
+    assert!(page.text("sessions-ended").is_some() && page.text("end-sessions-form").is_none());
+    assert_eq!(elsewhere.get("/account").await.status, 303);
+    assert_eq!(other.get("/account").await.status, 200, "another user's");
+    assert_eq!(here.post_without_token("/account/sessions/end-others", &[]).await.status, 403);
+    let entries = site.store.audit_after(0, 100).await.unwrap();
+    assert!(
+        entries
+            .iter()
+            .any(|entry| entry.action == "user.sessions" && entry.detail == "1 other sessions ended")
+    );
+}
