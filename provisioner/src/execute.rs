@@ -401,13 +401,15 @@ impl Executor {
     }
 
     /// Forgets instances and containers that exist no more. How a container ended is known until another one is recorded.
+    /// `read_at`: when the read of the instances began.
     pub(crate) async fn forget_removed(
         &self,
         instances: &HashSet<String>,
         containers: &HashSet<&str>,
         recorded: &HashSet<&str>,
+        read_at: Instant,
     ) {
-        self.capacity.retain(instances);
+        self.capacity.retain(instances, read_at);
         self.observations.copies.retain(instances);
         self.history.retain(instances, &(containers | recorded));
         self.secrets.retain(containers);
