@@ -174,9 +174,9 @@ async fn idle_cache_sleeps_gives_its_memory_back_and_wakes_as_it_was() {
     installation.store.update_plan("default", |plan| plan.sleep_after_seconds = Some(1)).await.unwrap();
     let asleep = until_asleep(&installation, &instance).await;
     assert_eq!((&asleep.address, asleep.generation), (&route.address, route.generation), "both are kept");
+    installation.store.update_plan("default", |plan| plan.sleep_after_seconds = None).await.unwrap();
     // Two others fit only while it sleeps.
     let others = [installation.running_instance().await.0, installation.running_instance().await.0];
-    installation.store.update_plan("default", |plan| plan.sleep_after_seconds = None).await.unwrap();
     installation.store.request_wake(std::slice::from_ref(&instance.id)).await.unwrap();
     let waiting = installation.until_route(&instance, |route| route.message.is_some()).await;
     assert!(waiting.message.as_ref().unwrap().starts_with("waiting for memory"), "{waiting:?}");
