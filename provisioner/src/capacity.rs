@@ -2,12 +2,13 @@
 //! Beyond it no container is created, so that sign-ups can't take the memory of the caches that run. Containers
 //! count with the size that they have, not with the one that their instances are to get.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::metrics::gauge::Gauge;
 use store::{DesiredState, HostCapacity, Instance, Timestamp};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::error::Error;
@@ -43,11 +44,18 @@ pub(crate) struct CapacityGauges {
 
 #[derive(Debug, Default)]
 struct Reservations {
-    /// Bytes by instance.
-    bytes: HashMap<String, i64>,
-    /// Their sum. A sum of so many container limits fits: each is at most some terabytes.
+    by_instance: HashMap<String, Reservation>,
+    /// The sum of their bytes. A sum of so many container limits fits: each is at most some terabytes.
     total: i128,
-    waiting: BTreeSet<String>,
+    /// Since when instances wait.
+    waiting: BTreeMap<String, Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Reservation {
+    bytes: i64,
+    /// When the instance reserved its first memory.
+    begun_at: Instant,
 }
 
 /// The memory limits of the instances in the store, and what they may be in sum.
@@ -111,7 +119,7 @@ impl Capacity {
         *counted = true;
         let mut reservations = self.lock();
         for (instance, bytes) in existing {
-            if !reservations.bytes.contains_key(&instance) {
+            if !reservations.by_instance.contains_key(&instance) {
                 reservations.set(&instance, Some(bytes));
             }
         }
@@ -147,7 +155,7 @@ impl Capacity {
     /// [`Error::NoMemory`] beyond the budget; the instance then waits.
     pub(crate) fn reserve(&self, instance: &str, bytes: i64) -> Result<(), Error> {
         let mut reservations = self.lock();
-        let held = reservations.bytes.get(instance).copied().unwrap_or(0);
+        let held = reservations.bytes(instance).unwrap_or(0);
         let others = reservations.total().saturating_sub(held);
         if bytes > held && others.saturating_add(bytes) > self.budget {
             if reservations.waiting.is_empty() {
@@ -157,7 +165,7 @@ impl Capacity {
                      free memory, or set provisioner.overcommit or provisioner.memory_mb"
                 );
             }
-            reservations.waiting.insert(instance.to_owned());
+            reservations.waiting.entry(instance.to_owned()).or_insert_with(Instant::now);
             self.show(&reservations);
             return Err(Error::NoMemory);
         }
@@ -167,13 +175,13 @@ impl Capacity {
 
     /// What an instance has reserved.
     pub(crate) fn reserved_bytes(&self, instance: &str) -> Option<i64> {
-        self.lock().bytes.get(instance).copied()
+        self.lock().bytes(instance)
     }
 
     /// Counts what an instance has, if that is known. It needs nothing else, so it doesn't wait any more.
     pub(crate) fn settle(&self, instance: &str, bytes: Option<i64>) {
         let mut reservations = self.lock();
-        match bytes.or_else(|| reservations.bytes.get(instance).copied()) {
+        match bytes.or_else(|| reservations.bytes(instance)) {
             Some(bytes) => self.hold(&mut reservations, instance, bytes),
             None => {
                 reservations.waiting.remove(instance);
@@ -193,12 +201,16 @@ impl Capacity {
         }
     }
 
-    /// Forgets instances that exist no more.
-    pub(crate) fn retain(&self, known: &HashSet<String>) {
+    /// Forgets instances that exist no more: those that aren't among the `known` ones, which were read after `read_at`. Newer
+    /// ones may exist.
+    pub(crate) fn retain(&self, known: &HashSet<String>, read_at: Instant) {
         let gone: Vec<String> = {
             let reservations = self.lock();
-            let all = reservations.bytes.keys().chain(&reservations.waiting);
-            all.filter(|instance| !known.contains(*instance)).cloned().collect()
+            let reserved = reservations.by_instance.iter().map(|(instance, it)| (instance, it.begun_at));
+            let waiting = reservations.waiting.iter().map(|(instance, since)| (instance, *since));
+            let gone = reserved.chain(waiting);
+            let gone = gone.filter(|(instance, begun_at)| *begun_at < read_at && !known.contains(*instance));
+            gone.map(|(instance, _)| instance.clone()).collect()
         };
         for instance in gone {
             self.release(&instance);
@@ -218,7 +230,7 @@ impl Capacity {
     /// Waits until memory is released, and returns instances that wait for some.
     pub(crate) async fn room(&self) -> Vec<String> {
         self.released.notified().await;
-        self.lock().waiting.iter().take(WOKEN_MAX).cloned().collect()
+        self.lock().waiting.keys().take(WOKEN_MAX).cloned().collect()
     }
 
     fn hold(&self, reservations: &mut Reservations, instance: &str, bytes: i64) {
@@ -245,12 +257,20 @@ impl Reservations {
         i64::try_from(self.total).unwrap_or(i64::MAX)
     }
 
+    fn bytes(&self, instance: &str) -> Option<i64> {
+        self.by_instance.get(instance).map(|reservation| reservation.bytes)
+    }
+
     /// Sets or removes what an instance has reserved; returns what it had.
     fn set(&mut self, instance: &str, bytes: Option<i64>) -> Option<i64> {
-        let before = match bytes {
-            Some(bytes) => self.bytes.insert(instance.to_owned(), bytes),
-            None => self.bytes.remove(instance),
-        };
+        let before = self.by_instance.get(instance).copied();
+        if let Some(bytes) = bytes {
+            let begun_at = before.map_or_else(Instant::now, |before| before.begun_at);
+            self.by_instance.insert(instance.to_owned(), Reservation { bytes, begun_at });
+        } else {
+            self.by_instance.remove(instance);
+        }
+        let before = before.map(|before| before.bytes);
         self.total += i128::from(bytes.unwrap_or(0)) - i128::from(before.unwrap_or(0));
         before
     }
@@ -270,134 +290,4 @@ pub(crate) fn memory_of(containers: &[Container]) -> HashMap<String, i64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn capacity() -> Capacity {
-        Capacity::new(&Config { memory_mb: Some(300), ..Config::default() }, CapacityGauges::default())
-    }
-
-    #[test]
-    fn reservations_stay_within_the_budget() {
-        let capacity = capacity();
-        for (instance, mb, fits) in [
-            ("a", 140, true),
-            ("b", 140, true),
-            ("c", 140, false),
-            ("c", 20, true),
-            ("a", 141, false),
-            ("a", 140, true),
-            ("a", 100, true),
-            ("d", 40, true),
-            ("d", 41, false),
-        ] {
-            let reserved = capacity.reserve(instance, mb * MIB);
-            assert_eq!(reserved.is_ok(), fits, "{instance} {mb}");
-        }
-        assert_eq!(capacity.gauges.reserved.get(), 300 * MIB);
-        assert_eq!(capacity.gauges.waiting.get(), 1);
-        capacity.release("d");
-        assert_eq!((capacity.gauges.reserved.get(), capacity.gauges.waiting.get()), (260 * MIB, 0));
-    }
-
-    #[tokio::test]
-    async fn those_that_wait_are_told_of_room() {
-        let capacity = capacity();
-        capacity.reserve("a", 300 * MIB).unwrap();
-        assert!(capacity.reserve("b", MIB).is_err() && capacity.reserve("c", MIB).is_err());
-        capacity.retain(&HashSet::from(["b".to_owned()]));
-        assert_eq!(capacity.room().await, ["b"]);
-    }
-
-    #[tokio::test]
-    async fn smaller_and_settled_instances_make_room() {
-        let capacity = capacity();
-        let waiting = || capacity.gauges.waiting.get();
-        capacity.reserve("a", 200 * MIB).unwrap();
-        capacity.reserve("b", 100 * MIB).unwrap();
-        assert!(capacity.reserve("b", 150 * MIB).is_err() && capacity.reserve("c", MIB).is_err());
-        assert_eq!(waiting(), 2);
-        // What was to get more memory keeps what it has.
-        capacity.settle("b", Some(100 * MIB));
-        assert_eq!((waiting(), capacity.gauges.reserved.get()), (1, 300 * MIB));
-        capacity.reserve("a", 199 * MIB).unwrap();
-        assert_eq!(capacity.room().await, ["c"], "a became smaller");
-        capacity.settle("b", Some(50 * MIB));
-        assert_eq!(capacity.room().await, ["c"], "b is smaller than it was counted");
-        capacity.settle("c", None);
-        assert_eq!((waiting(), capacity.gauges.reserved.get()), (0, 249 * MIB));
-        capacity.reset().await;
-        assert_eq!(capacity.gauges.reserved.get(), 0);
-        let existing = HashMap::from([("d".to_owned(), 5 * MIB)]);
-        capacity.count_existing(async { Ok(existing) }).await.unwrap();
-        assert_eq!(capacity.gauges.reserved.get(), 5 * MIB, "counted again");
-    }
-
-    #[tokio::test]
-    async fn existing_containers_count_even_beyond_the_budget() {
-        let capacity = capacity();
-        let failing = async { Err(Error::NoMemory) };
-        assert!(capacity.count_existing(failing).await.is_err(), "tried again");
-        let existing = HashMap::from([("a".to_owned(), 400 * MIB), ("b".to_owned(), 100 * MIB)]);
-        capacity.count_existing(async { Ok(existing) }).await.unwrap();
-        assert!(capacity.reserve("c", MIB).is_err());
-        assert!(capacity.reserve("a", 400 * MIB).is_ok(), "what runs may be restarted");
-    }
-
-    #[test]
-    fn containers_count_with_their_own_size() {
-        let container = |instance: &str, spec: &str| Container {
-            id: String::new(),
-            instance: instance.into(),
-            generation: 1,
-            address: String::new(),
-            spec: spec.into(),
-            state: crate::plan::ContainerState::Running,
-            attached: true,
-            image: String::new(),
-            outdated: false,
-            started_at: None,
-            ended: None,
-            limits: None,
-            isolation: None,
-            limits_differ: false,
-            unrestricted: false,
-            made_ahead: false,
-            hung: false,
-            idle: false,
-            is_holder: false,
-            created_at: store::Timestamp::EPOCH,
-        };
-        let small = "memory=64 connections=1024 item=1048576";
-        let large = "memory=640 connections=1024 item=1048576";
-        let resized = Container {
-            limits: Some(crate::limits::Limits { memory: 500 * MIB, ..Default::default() }),
-            ..container("d", small)
-        };
-        let containers = [
-            container("a", small),
-            container("b", large),
-            container("b", small),
-            container("c", "none"),
-            Container { is_holder: true, ..container("e", large) },
-            resized,
-        ];
-        let counted = memory_of(&containers);
-        let expected = [("a", 140), ("b", 860), ("d", 500)];
-        assert_eq!(counted, HashMap::from(expected.map(|(id, mb)| (id.to_owned(), mb * MIB))));
-    }
-
-    // R-43: rows without number must not make each reservation slow.
-    #[test]
-    fn many_reservations_are_counted_quickly() {
-        let capacity = Capacity::new(&Config::default(), CapacityGauges::default());
-        let (count, started) = (20_000, std::time::Instant::now());
-        for number in 0..count {
-            capacity.settle(&number.to_string(), Some(2));
-            capacity.settle(&number.to_string(), Some(1));
-        }
-        assert_eq!(capacity.gauges.reserved.get(), count);
-        assert!(started.elapsed() < std::time::Duration::from_secs(10), "{:?}", started.elapsed());
-        assert!(capacity.budget > 64 * MIB);
-    }
-}
+mod tests;

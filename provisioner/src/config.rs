@@ -40,8 +40,9 @@ pub struct Config {
     /// CPUs that one instance may use at most, whatever is free; 0 for no such limit. While several want the CPUs, their
     /// plans' weights share them out.
     pub cpus: f64,
-    /// Threads of a memcached that serve connections (its `-t`), in containers that are made from now on; 0 for as many as
-    /// `cpus`. More than that use the limit up sooner, and then wait for tens of milliseconds.
+    /// Threads of a memcached that serve connections (its `-t`), in containers that are made from now on. 0 is `cpus`, rounded
+    /// up, 16 at most; without a limit of CPUs it is the machine's CPUs, 4 at most. More threads than CPUs use the limit up
+    /// sooner, and then wait for tens of milliseconds.
     pub memcached_threads: u32,
     /// Docker's socket.
     pub docker_socket: PathBuf,

@@ -262,6 +262,7 @@ impl Executor {
                 (Action::Attach(container), Err(error)) if error.is_address_in_use() => {
                     let why = self.release_address_of(situation, container, error).await?;
                     if matches!(why, Error::AddressTaken { .. }) {
+                        self.history.lose_contents(&situation.instance.id);
                         self.remove(&container.id).await?;
                     }
                     result = Err(why);
@@ -335,7 +336,7 @@ impl Executor {
                 !stubborn.contains(&container.id) && self.limits_differ(container, spec);
             if let (Some(ended), Some(end)) = (&mut container.ended, self.history.end_of(&container.id)) {
                 ended.out_of_memory |= end.out_of_memory;
-                ended.by_itself = end.exit_code.is_some() && !end.was_signalled();
+                ended.by_itself = end.exit_code.is_some() && !end.was_signalled;
             }
         }
     }
@@ -401,13 +402,15 @@ impl Executor {
     }
 
     /// Forgets instances and containers that exist no more. How a container ended is known until another one is recorded.
+    /// `read_at`: when the read of the instances began.
     pub(crate) async fn forget_removed(
         &self,
         instances: &HashSet<String>,
         containers: &HashSet<&str>,
         recorded: &HashSet<&str>,
+        read_at: Instant,
     ) {
-        self.capacity.retain(instances);
+        self.capacity.retain(instances, read_at);
         self.observations.copies.retain(instances);
         self.history.retain(instances, &(containers | recorded));
         self.secrets.retain(containers);

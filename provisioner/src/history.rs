@@ -47,21 +47,25 @@ pub(crate) struct End {
     pub(crate) out_of_memory: bool,
     /// The exit code, once it has ended.
     pub(crate) exit_code: Option<i64>,
+    /// Whether someone had asked Docker to stop it when it ended.
+    pub(crate) was_signalled: bool,
     /// An end before this time is repaired.
     repaired_at: Timestamp,
-}
-
-impl End {
-    /// Whether someone asked Docker to stop it.
-    pub(crate) fn was_signalled(&self) -> bool {
-        now().since(self.signalled_at) < SIGNAL_VALID
-    }
+    /// Whether that end was a stop on purpose, after which nothing is to be repaired.
+    was_stopped: bool,
 }
 
 impl Default for End {
     fn default() -> Self {
         let never = Timestamp::EPOCH;
-        Self { signalled_at: never, out_of_memory: false, exit_code: None, repaired_at: never }
+        Self {
+            signalled_at: never,
+            out_of_memory: false,
+            exit_code: None,
+            was_signalled: false,
+            repaired_at: never,
+            was_stopped: false,
+        }
     }
 }
 
@@ -83,9 +87,24 @@ impl History {
         match change {
             Change::Signalled => end.signalled_at = now(),
             Change::OutOfMemory => end.out_of_memory = true,
-            Change::Died { exit_code, at } if at > end.repaired_at => end.exit_code = Some(exit_code),
+            Change::Died { exit_code, at } if at > end.repaired_at => {
+                end.exit_code = Some(exit_code);
+                end.was_signalled = at.since(end.signalled_at) < SIGNAL_VALID;
+                end.was_stopped = false;
+            }
             Change::Died { .. } | Change::Other => {}
         }
+    }
+
+    /// Notes that the provisioner has stopped a container that isn't to run.
+    pub(crate) fn note_stopped(&self, container: &str) {
+        let end = End { repaired_at: now(), was_stopped: true, ..End::default() };
+        lock(&self.ends).insert(container.to_owned(), end);
+    }
+
+    /// Whether a container was stopped on purpose, and hasn't run since.
+    pub(crate) fn was_stopped(&self, container: &str) -> bool {
+        lock(&self.ends).get(container).is_some_and(|end| end.was_stopped)
     }
 
     /// How a container ended, if Docker told, and it wasn't repaired since.
@@ -109,11 +128,12 @@ impl History {
         }
     }
 
-    /// Begins a repair, or corrects the cause of one that has begun.
-    pub(crate) fn begin_for(&self, instance: &str, cause: EventCause, detail: String) {
-        let repair = Repair { cause, action: EventAction::Replaced, contents_lost: true };
+    /// Begins a repair, or corrects the cause of one that has begun, which says already what becomes of the contents.
+    pub(crate) fn begin_for(&self, instance: &str, cause: EventCause, detail: String, contents_lost: bool) {
         let mut open = lock(&self.open);
         let begun = open.entry(instance.to_owned()).or_default();
+        let contents_lost = begun.repair.map_or(contents_lost, |repair| repair.contents_lost);
+        let repair = Repair { cause, action: EventAction::Replaced, contents_lost };
         (begun.repair, begun.detail) = (Some(repair), detail);
     }
 
@@ -260,7 +280,7 @@ mod tests {
         history.complete("one", "c1");
         history.complete("one", "c1");
         history.begin("two", repair(EventCause::Stopped, Started, true), String::new());
-        history.begin_for("two", EventCause::AddressTaken, "red".into());
+        history.begin_for("two", EventCause::AddressTaken, "red".into(), true);
         history.complete("two", "c2");
         history.fail("three", EventCause::NotStarted, "no");
         history.complete("three", "c3");
@@ -279,20 +299,84 @@ mod tests {
 
     // F-33.
     #[test]
+    fn a_corrected_cause_says_no_more_of_the_contents() {
+        use EventAction::{Reattached, Replaced};
+        let history = new_history();
+        for (begun, contents_lost, loses, expected) in [
+            // A warm cache's next container, whose contents a holder has.
+            (Some((EventCause::Stopped, Replaced, false)), false, false, false),
+            (Some((EventCause::Stopped, Replaced, false)), true, false, false),
+            (Some((EventCause::Stopped, Replaced, true)), false, false, true),
+            (None, false, false, false),
+            (None, true, false, true),
+            // One that ran and is removed.
+            (Some((EventCause::Disconnected, Reattached, false)), false, true, true),
+        ] {
+            if let Some((cause, action, contents_lost)) = begun {
+                history.begin("one", Repair { cause, action, contents_lost }, String::new());
+            }
+            history.begin_for("one", EventCause::AddressTaken, "red".into(), contents_lost);
+            if loses {
+                history.lose_contents("one");
+            }
+            history.complete("one", "c1");
+            let recorded = events(&history).pop();
+            assert_eq!(recorded, Some((EventCause::AddressTaken, Replaced, expected)), "{begun:?}");
+        }
+    }
+
+    // F-33.
+    #[test]
+    fn a_signal_counts_at_the_time_of_the_end() {
+        let history = new_history();
+        let after = |seconds: i64| Timestamp::from_millis(now().as_millis() + seconds * 1_000);
+        let end = |seconds| {
+            history.note("c1", Change::Signalled);
+            history.note("c1", Change::Died { exit_code: 0, at: after(seconds) });
+            history.end_of("c1").unwrap()
+        };
+        assert!(end(1).was_signalled);
+        // Looked at later.
+        lock(&history.ends).get_mut("c1").unwrap().signalled_at = Timestamp::EPOCH;
+        assert!(history.end_of("c1").unwrap().was_signalled);
+        assert!(!end(61).was_signalled);
+    }
+
+    // F-33.
+    #[test]
+    fn a_stop_on_purpose_is_no_end_to_repair() {
+        let history = new_history();
+        let early = Change::Died { exit_code: 0, at: now() };
+        history.note("c1", Change::Signalled);
+        history.note("c1", early);
+        history.note_stopped("c1");
+        assert!(history.was_stopped("c1") && history.end_of("c1").is_none());
+        history.note("c1", early);
+        assert!(history.was_stopped("c1") && history.end_of("c1").is_none(), "told of late");
+        // Somebody has started it meanwhile.
+        history.note("c1", Change::Died { exit_code: 1, at: Timestamp::from_millis(i64::MAX) });
+        assert!(!history.was_stopped("c1") && history.end_of("c1").is_some());
+        history.note_stopped("c1");
+        history.complete("one", "c1");
+        assert!(!history.was_stopped("c1"), "it runs");
+    }
+
+    // F-33.
+    #[test]
     fn an_end_is_noted_until_it_is_repaired() {
         let history = new_history();
         let died = Change::Died { exit_code: 137, at: now() };
         history.note("c1", Change::OutOfMemory);
         history.note("c1", died);
         let end = history.end_of("c1").unwrap();
-        assert!(end.out_of_memory && end.exit_code == Some(137) && !end.was_signalled());
+        assert!(end.out_of_memory && end.exit_code == Some(137) && !end.was_signalled);
         history.complete("one", "c1");
         assert!(history.end_of("c1").is_none());
         history.note("c1", Change::Died { exit_code: 137, at: Timestamp::EPOCH });
         assert!(history.end_of("c1").is_none(), "told of late");
         history.note("c1", Change::Signalled);
-        history.note("c1", Change::Died { exit_code: 0, at: Timestamp::from_millis(i64::MAX) });
-        assert!(history.end_of("c1").unwrap().was_signalled());
+        history.note("c1", Change::Died { exit_code: 0, at: Timestamp::from_millis(now().as_millis() + 1) });
+        assert!(history.end_of("c1").unwrap().was_signalled);
         history.retain(&HashSet::new(), &HashSet::new());
         assert!(history.end_of("c1").is_none());
     }

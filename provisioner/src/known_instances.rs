@@ -3,12 +3,12 @@
 //! With it, a container that has stopped is started although the store is away (F-34). For that it is believed only for as
 //! long as a released address stays unused: until then no other instance has one of these addresses.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use store::Instance;
+use store::{Instance, InstanceState};
 use tokio::time::Instant;
 
 /// How long a resync may take.
@@ -40,10 +40,13 @@ impl KnownInstances {
         self.set_store_away(false);
     }
 
-    /// Replaces everything by a complete read.
-    pub(crate) fn replace(&self, all: &[Instance]) {
-        let now = Instant::now();
-        *self.lock() = all.iter().map(|it| (it.id.clone(), (it.clone(), now))).collect();
+    /// Replaces everything by a complete read that began at `read_at`, but what was remembered since: that may be newer.
+    pub(crate) fn replace(&self, all: &[Instance], read_at: Instant) {
+        let mut instances = self.lock();
+        instances.retain(|_, (_, remembered_at)| *remembered_at >= read_at);
+        for instance in all {
+            instances.entry(instance.id.clone()).or_insert_with(|| (instance.clone(), read_at));
+        }
     }
 
     pub(crate) fn remember(&self, instance: &Instance) {
@@ -56,6 +59,14 @@ impl KnownInstances {
 
     pub(crate) fn all(&self) -> Vec<Instance> {
         self.all_within(self.valid_for)
+    }
+
+    /// The ids of those that have failed.
+    pub(crate) fn failed(&self) -> BTreeSet<String> {
+        let instances = self.lock();
+        let valid = instances.values().filter(|(_, read_at)| read_at.elapsed() <= self.valid_for);
+        let failed = valid.filter(|(it, _)| it.state() == InstanceState::Failed && !it.is_gone());
+        failed.map(|(instance, _)| instance.id.clone()).collect()
     }
 
     /// What may be believed of an instance without the store.
@@ -116,7 +127,7 @@ mod tests {
     #[test]
     fn what_is_believed_without_the_store_expires_before_the_rest() {
         let known = KnownInstances::new(Duration::from_secs(20), Duration::from_secs(10));
-        known.replace(&[named("a"), named("b")]);
+        known.replace(&[named("a"), named("b")], Instant::now());
         assert_eq!((known.all().len(), known.all_alone().len()), (2, 2));
         pass(&known, 11);
         assert_eq!((known.all_alone(), known.get_alone("a")), (vec![], None));
@@ -130,5 +141,25 @@ mod tests {
         );
         pass(&known, RESYNC_MAX.as_secs());
         assert_eq!(known.all(), []);
+    }
+
+    #[test]
+    fn a_pass_replaces_nothing_that_is_newer_than_its_read() {
+        let known = KnownInstances::new(Duration::from_secs(20), Duration::from_secs(10));
+        let route = |state| crate::plan::tests::route(state, 1);
+        let failed = |id: &str| Instance { route: route(InstanceState::Failed), ..named(id) };
+        known.replace(&[failed("gone"), failed("mended"), named("broken")], Instant::now());
+        assert_eq!(known.failed(), BTreeSet::from(["gone".into(), "mended".into()]));
+        pass(&known, 1);
+        let read_at = Instant::now();
+        for newer in [named("new"), named("mended"), failed("broken")] {
+            known.remember(&newer);
+        }
+        known.replace(&[failed("mended"), named("broken"), named("other")], read_at);
+        assert_eq!(known.all().len(), 4, "{:?}", known.all());
+        assert_eq!(known.failed(), BTreeSet::from(["broken".into()]));
+        pass(&known, 1);
+        known.replace(&[named("other")], Instant::now());
+        assert_eq!(known.all().len(), 1);
     }
 }

@@ -368,7 +368,7 @@ impl Reconciler {
                 } else {
                     let known = &self.executor.known;
                     self.desired.retain(|id, _| known.get(id).is_some());
-                    self.failed = report.failed;
+                    self.failed = known.failed();
                     self.conditions.show_failed(self.failed.len());
                     self.conditions.show_unreadable(report.unreadable);
                     report.foreign.into_iter().for_each(|foreign| self.note_foreign(foreign));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use store::{Instance, InstanceState, Operation, ReadyInstance, StoreError, now};
+use store::{Instance, Operation, ReadyInstance, StoreError, now};
 use tokio::time::{Instant, timeout};
 
 use crate::docker::Foreign;
@@ -38,8 +38,6 @@ pub(crate) struct ResyncReport {
     pub(crate) conditions: Vec<(&'static str, Option<Error>)>,
     /// What claims to be the installation's and isn't; only a full pass looks for it.
     pub(crate) foreign: Option<BTreeSet<Foreign>>,
-    /// Ids of the instances that have failed.
-    pub(crate) failed: BTreeSet<String>,
     /// How many rows of instances can't be read.
     pub(crate) unreadable: usize,
     /// Why only containers that exist could be checked: the store is away.
@@ -48,6 +46,8 @@ pub(crate) struct ResyncReport {
 
 /// Everything that is read at the beginning.
 struct Read {
+    /// When it began: what is newer may be missing here.
+    started: Instant,
     instances: Vec<Instance>,
     /// Unfinished operations, by cache.
     asked: HashMap<String, Vec<Operation>>,
@@ -62,7 +62,7 @@ struct Read {
 /// Docker for its containers only, and not for what else there is: that has changed without need.
 pub(crate) async fn resync(executor: &Executor, full: bool) -> Result<ResyncReport, Error> {
     let started = Instant::now();
-    let read = within(RESYNC_TIMEOUT, read(executor, full)).await;
+    let read = within(RESYNC_TIMEOUT, read(executor, full, started)).await;
     let read = match read {
         Err(error @ Error::Store(_)) => return check_without_store(executor, error).await,
         read => read?,
@@ -85,7 +85,7 @@ pub(crate) async fn within<T>(
     timeout(limit, work).await.unwrap_or_else(|_| Err(Error::ResyncLate(limit.as_secs())))
 }
 
-async fn read(executor: &Executor, full: bool) -> Result<Read, Error> {
+async fn read(executor: &Executor, full: bool, started: Instant) -> Result<Read, Error> {
     // Containers may be newer than this read of the store: they count as orphans only after a while.
     if executor.known.is_store_away() {
         return Err(Error::Store(StoreError::Timeout));
@@ -102,7 +102,7 @@ async fn read(executor: &Executor, full: bool) -> Result<Read, Error> {
     for operation in executor.store.open_operations().await? {
         asked.entry(operation.cache_id.clone()).or_default().push(operation);
     }
-    executor.known.replace(&instances);
+    executor.known.replace(&instances, started);
     executor.metrics.count_instances(&instances);
     let docker = &executor.docker;
     let mut snapshot = Snapshot::default();
@@ -117,11 +117,11 @@ async fn read(executor: &Executor, full: bool) -> Result<Read, Error> {
         inspect_some(executor, &mut snapshot.containers, |container| is_resized(executor, container)).await;
     }
     executor.capacity.count_existing(async { Ok(executor.memory_in_use(&snapshot.containers)) }).await?;
-    Ok(Read { instances, asked, known, ready, snapshot })
+    Ok(Read { started, instances, asked, known, ready, snapshot })
 }
 
 async fn repair(executor: &Executor, read: Read, full: bool) -> Result<ResyncReport, Error> {
-    let Read { instances, asked, known, ready, mut snapshot } = read;
+    let Read { started, instances, asked, known, ready, mut snapshot } = read;
     let mut conditions = ensure_shared(executor, full.then_some(&snapshot)).await;
     let existing: HashSet<&str> = snapshot.containers.iter().map(|c| c.id.as_str()).collect();
     let with_ready = |known: &HashSet<String>| -> HashSet<String> {
@@ -129,7 +129,7 @@ async fn repair(executor: &Executor, read: Read, full: bool) -> Result<ResyncRep
     };
     if let Ok(known) = &known {
         let recorded = instances.iter().filter_map(|it| it.route.as_ref()?.container.as_deref()).collect();
-        executor.forget_removed(&with_ready(known), &existing, &recorded).await;
+        executor.forget_removed(&with_ready(known), &existing, &recorded, started).await;
     }
     if full {
         inspect_some(executor, &mut snapshot.containers, |container| container.limits.is_none()).await;
@@ -152,13 +152,11 @@ async fn repair(executor: &Executor, read: Read, full: bool) -> Result<ResyncRep
     let foreign = if full { Some(executor.docker.foreign().await?) } else { None };
     foreign.iter().for_each(|foreign| executor.metrics.count_foreign(foreign));
     let unreadable = known.map_or(0, |known| count_unreadable(&known, &instances));
-    let failed = instances.iter().filter(|it| it.state() == InstanceState::Failed && !it.is_gone());
     Ok(ResyncReport {
         work,
         instance_by_container: by_container(&snapshot.containers),
         conditions,
         foreign,
-        failed: failed.map(|instance| instance.id.clone()).collect(),
         unreadable,
         incomplete: None,
     })

@@ -31,7 +31,8 @@ A plan limits each cache that has it:
   item size                bytes of a key with its value, at most 128 MB
   operations and bytes     per second and proxy; each key of a multi-get counts, and bytes of requests and replies
   warm                     whether a cache keeps its contents over restarts and sleep: its memory stays reserved, needs 64 MB
-                           or more, and can't change without a restart that empties it. Applies when a cache is started next
+                           or more, and changes with a restart: more keeps the contents, less empties the cache. Applies when
+                           a cache is started next
   sleep after              time without a command after which a cache is stopped until the next one, which waits for a moment
                            (`proxy.hold_wake`). It loses its contents unless it is warm; its memory is free for others
   CPU weight               the share of the CPUs while others want them too: 200 gets twice as much as 100, the default
@@ -74,8 +75,8 @@ Examples:
 
 Caches are resized while they run, and `memgate cache show EMAIL` shows how far that is. A memory that the machine can't hold
 is refused, and so is one below what a cache holds now: --force lets the oldest items go. Warm caches are restarted for it,
-one after the other: more memory keeps their contents, less memory empties them, and so is refused without --force. Caches
-that have another memory than the plan had keep it; `memgate user update` with the same plan gives a user's caches its
+one after the other: more memory keeps their contents; less memory empties them, and so does any other one with
+--warm false: both are refused without --force. Caches that have another memory than the plan had keep it; `memgate user update` with the same plan gives a user's caches its
 memory, `memgate cache resize` one cache any. The command says how many keep another memory, item size or number of
 connections. To change the others of an existing cache, delete it and create it again.", units!()))]
     Update {
@@ -231,7 +232,7 @@ impl Updated {
         let resized = match caches_resized {
             0 => String::new(),
             count => format!(
-                "\n{count} caches get its memory now, without a restart: see `memgate cache show EMAIL`.\n"
+                "\n{count} caches get its memory now; warm ones restart: see `memgate cache show EMAIL`.\n"
             ),
         };
         let note = match caches_of_other_size {
@@ -264,7 +265,7 @@ fn update_error(error: StoreError, name: &str) -> CliError {
             ),
         ),
         StoreError::PlanEmpties { caches } => CliError::new(
-            format!("less memory empties the warm caches with the plan {name}: {caches} of them"),
+            format!("this empties the warm caches with the plan {name}: {caches} of them"),
             "empty them with --force, or leave existing caches as they are with --new-caches-only",
         ),
         StoreError::Operation(error @ OperationError::NoRoom { .. }) => {

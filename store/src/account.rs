@@ -34,6 +34,8 @@ pub struct UserChange<'a> {
     pub plan: Option<&'a str>,
     /// Whether the user is an administrator.
     pub is_admin: Option<bool>,
+    /// Whether the other plan may empty warm caches.
+    pub may_empty: bool,
 }
 
 const SET_USER: &str = "UPDATE users SET plan = $1, is_admin = $2, revision = $3 WHERE id = $4";
@@ -81,7 +83,7 @@ impl Store {
     /// too large for that memory keeps its memory, too.
     ///
     /// # Errors
-    /// `NotFound("user")`, `NotFound("plan")`; `Operation(NoRoom)`.
+    /// `NotFound("user")`, `NotFound("plan")`; `Operation(NoRoom)`; `PlanEmpties`. Then nothing is changed.
     pub async fn update_user(&self, user_id: &str, change: &UserChange<'_>) -> Result<(), StoreError> {
         let growth = self.growth_mb().await?;
         let read = "SELECT plan, is_admin FROM users WHERE id = $1 AND deleted_at IS NULL";
@@ -98,8 +100,13 @@ impl Store {
             if change.plan.is_some() {
                 let mut growth = growth;
                 let live: Vec<Cache> = live_caches!(tx, user_id);
+                let mut emptied = 0;
                 for cache in live.iter().filter(|cache| cache.plan == former) {
-                    follow_memory!(self, tx, revision, cache, found.memory_mb, growth);
+                    let before = follow_memory!(self, tx, revision, cache, found.memory_mb, growth);
+                    emptied += i64::from(before.is_some_and(|before| found.empties(&before)));
+                }
+                if emptied > 0 && !change.may_empty {
+                    return Err(StoreError::PlanEmpties { caches: emptied });
                 }
             }
             let caches = sqlx::query(FOLLOW_PLAN).bind(plan).bind(revision).bind(user_id).bind(&former)

@@ -81,8 +81,8 @@ pub enum StoreError {
         /// What the largest of them holds, in MiB.
         most_mb: i64,
     },
-    /// A warm plan's caches would start empty with its new memory.
-    #[error("{caches} warm caches of the plan would be emptied: keep its memory, or let their items go")]
+    /// Warm caches would start empty with a plan's new memory, or with another plan's.
+    #[error("{caches} warm caches would be emptied: keep their memory, or let their items go")]
     PlanEmpties {
         /// How many caches.
         caches: i64,

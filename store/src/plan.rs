@@ -3,7 +3,7 @@
 use crate::audit::note;
 use crate::db::{read, write};
 use crate::rows::{LISTED_MAX, QUERIED_MAX, SHORT_ROW_BYTES_MAX, complete, read_rows, readable};
-use crate::{OperationError, Store, StoreError};
+use crate::{DesiredState, Instance, OperationError, Store, StoreError};
 
 /// Resource limits of a cache.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, serde::Serialize)]
@@ -73,6 +73,14 @@ impl Plan {
         }
         let min = for_items.saturating_add((1 << 20) - 1) >> 20;
         Err(OperationError::TooSmall { min, item_size_max }.into())
+    }
+
+    /// Whether an instance that runs, or sleeps, loses its contents by getting this plan and its other memory: its memcached can
+    /// neither give back a part of a warm cache's memory nor keep the contents for one that isn't warm.
+    pub(crate) fn empties(&self, instance: &Instance) -> bool {
+        let is_warm = instance.warm && instance.memory_mb >= WARM_MB_MIN;
+        let keeps_contents = self.warm && self.memory_mb > instance.memory_mb;
+        is_warm && instance.desired == DesiredState::Running && !keeps_contents
     }
 }
 

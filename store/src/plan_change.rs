@@ -5,7 +5,7 @@ use crate::db::write;
 use crate::operation::request::follow_memory;
 use crate::plan::{BY_NAME, Plan, UPDATE, bind_plan};
 use crate::rows::QUERIED_MAX;
-use crate::{Cache, Store, StoreError};
+use crate::{Cache, Instance, Store, StoreError};
 
 /// What becomes of the caches of a plan whose memory changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,9 +32,6 @@ pub struct PlanUpdate {
 pub(crate) const OF_SIZE: &str = "SELECT c.id, c.user_id, c.name, c.plan, c.suspended <> 0 AS suspended, c.created_at FROM caches c \
      JOIN instances i ON i.cache_id = c.id WHERE c.plan = $1 AND i.memory_mb = $2 AND c.deleted_at IS NULL \
      ORDER BY c.created_at, c.id LIMIT $3";
-/// How many of them run, or are to.
-const RUNNING_OF_SIZE: &str = "SELECT COUNT(*) FROM caches c JOIN instances i ON i.cache_id = c.id \
-     WHERE c.plan = $1 AND i.memory_mb = $2 AND c.deleted_at IS NULL AND i.desired = 'running'";
 /// How many of them hold more than `$3` bytes, and the most that one holds. memcached may say anything: no cache holds
 /// more than its memory.
 pub(crate) const HOLDING_MORE: &str = "SELECT COUNT(*), CAST(COALESCE(MAX(s.bytes), 0) AS BIGINT) FROM caches c \
@@ -65,7 +62,7 @@ impl Store {
         Ok(write!(self, tx, revision => {
             let plan: Option<Plan> = sqlx::query_as(BY_NAME).bind(name).fetch_optional(&mut *tx).await?;
             let mut plan = plan.ok_or(StoreError::NotFound("plan"))?;
-            let former_mb = plan.memory_mb;
+            let (former_mb, was_warm) = (plan.memory_mb, plan.warm);
             change(&mut plan);
             plan.check()?;
             bind_plan!(UPDATE, plan, revision).execute(&mut *tx).await?;
@@ -81,16 +78,17 @@ impl Store {
                 let mut growth = growth;
                 let all: Vec<Cache> = sqlx::query_as(OF_SIZE)
                     .bind(name).bind(former_mb).bind(QUERIED_MAX).fetch_all(&mut *tx).await?;
-                // A warm memcached can't give a part of its memory back.
-                if plan.warm && plan.memory_mb < former_mb && existing == ExistingCaches::Resize {
-                    let caches: i64 = sqlx::query_scalar(RUNNING_OF_SIZE)
-                        .bind(name).bind(former_mb).fetch_one(&mut *tx).await?;
-                    if caches > 0 {
-                        return Err(StoreError::PlanEmpties { caches });
-                    }
-                }
+                let mut emptied = 0;
                 for cache in &all {
-                    resized += usize::from(follow_memory!(self, tx, revision, cache, plan.memory_mb, growth));
+                    let Some(before) = follow_memory!(self, tx, revision, cache, plan.memory_mb, growth) else {
+                        continue;
+                    };
+                    resized += 1;
+                    // The row says already whether the plan is warm now.
+                    emptied += i64::from(plan.empties(&Instance { warm: was_warm, ..before }));
+                }
+                if emptied > 0 && existing == ExistingCaches::Resize {
+                    return Err(StoreError::PlanEmpties { caches: emptied });
                 }
             }
             note!(self, tx, "plan.update", format!("plan {name}"), plan.to_string());

@@ -119,6 +119,7 @@ impl Executor {
             (EventCause::WrongSecret, Error::WrongSecret { address })
         };
         self.record_cause(instance, cause, &why);
+        self.history.lose_contents(&instance.id);
         self.remove(&container.id).await?;
         Ok(why)
     }

@@ -85,6 +85,8 @@ impl Executor {
                 self.store.release_address(&instance.id).await?;
                 let taken = Error::AddressTaken { address, holder: UNKNOWN_HOLDER.into() };
                 self.record_cause(instance, EventCause::AddressTaken, &taken);
+                // It has run on a warm cache's memory.
+                self.history.lose_contents(&instance.id);
                 return Err(taken);
             }
             checked => checked?,

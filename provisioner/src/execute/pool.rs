@@ -6,14 +6,14 @@
 //! that is derived from its id. In its memcached is a mark that says that nobody has had it. Taking it removes the mark, so
 //! that a container is given away once, whatever the store says: one that was restored from a backup may offer it again.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use store::{DEFAULT_PLAN, DesiredState, Instance, InstanceMemory, Plan, ReadyInstance, now};
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Executor;
 use crate::error::Error;
@@ -29,6 +29,8 @@ const MAKING_MAX: usize = 2;
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// The same after one that failed, as while the image is built.
 const FAILURE_BACKOFF: Duration = Duration::from_secs(3);
+/// Time between two attempts to remove one that can't be removed: each locks the store's revision, which sign-ups need.
+const WITHDRAW_INTERVAL: Duration = Duration::from_secs(10);
 /// The pool isn't filled with less room than for so many of its instances: what users ask for comes first.
 const ROOM_MIN: i64 = 4;
 /// The key of the mark: no client has it in its cache, since taking the instance removes it.
@@ -57,12 +59,11 @@ impl Pool {
 impl Executor {
     /// Keeps the pool full until it is dropped. It begins after the first resync.
     pub(crate) async fn keep_pool(&self) {
-        // Ids of those that can't be removed: each is logged once.
-        let mut stuck = BTreeSet::new();
+        let mut failures = WithdrawFailures::default();
         loop {
             self.pool.changed.notified().await;
             loop {
-                match self.fill_pool(&mut stuck).await {
+                match self.fill_pool(&mut failures).await {
                     // Without memory, the next resync tries again.
                     Ok(true) | Err(Error::NoMemory) => break,
                     Ok(false) => sleep(RETRY_INTERVAL).await,
@@ -76,7 +77,7 @@ impl Executor {
     }
 
     /// Withdraws what isn't to be there, and makes some of what is missing. Returns whether that was all.
-    async fn fill_pool(&self, stuck: &mut BTreeSet<String>) -> Result<bool, Error> {
+    async fn fill_pool(&self, failures: &mut WithdrawFailures) -> Result<bool, Error> {
         if self.known.is_store_away() {
             return Ok(true);
         }
@@ -84,28 +85,31 @@ impl Executor {
         // A warm one has memory of its own, which is made with its instance.
         let plan = self.store.plan(DEFAULT_PLAN).await?.filter(|plan| !plan.warm);
         let is_waited_for = self.capacity.waiting() > 0;
-        let (mut kept, mut failure) = (0, None);
+        let mut kept = 0;
         // Only this makes some, so that those that aren't ready are left from an attempt that failed.
-        for ready in self.store.ready_instances().await? {
+        let all = self.store.ready_instances().await?;
+        failures.retain(&all);
+        for ready in all {
             let fits = plan.as_ref().is_some_and(|plan| has_size_of(&ready, plan));
             if fits && ready.ready_at.is_some() && kept < self.pool.size && !is_waited_for {
                 kept += 1;
                 continue;
             }
+            if !failures.is_due(&ready.id, Instant::now()) {
+                continue;
+            }
             match self.withdraw(&ready.id).await {
-                Ok(()) => drop(stuck.remove(&ready.id)),
+                Ok(()) => {}
                 Err(error) if !concerns_one(&error) => return Err(error),
-                // Something of an operator's may use its volume for long. The others don't wait for that.
+                // Something of an operator's may use its volume for long. A later resync tries again; the others don't wait.
                 Err(error) => {
-                    if stuck.insert(ready.id.clone()) {
+                    if failures.note(&ready.id, Instant::now()) {
                         tracing::warn!(instance = ready.id, %error, "a ready instance can't be removed: trying again");
                     }
-                    failure = Some(error);
                 }
             }
         }
-        let is_full = self.make_missing(plan, kept, is_waited_for).await?;
-        failure.map_or(Ok(is_full), Err)
+        self.make_missing(plan, kept, is_waited_for).await
     }
 
     /// Makes some of what is missing beside those that are kept. Returns whether that was all.
@@ -180,9 +184,9 @@ impl Executor {
             for container in self.docker.containers_of(id).await? {
                 self.remove(&container.id).await?;
             }
+            self.capacity.release(id);
             self.docker.remove_volumes_of(id).await?;
             self.store.release_address(id).await?;
-            self.capacity.release(id);
         }
         Ok(self.store.forget_withdrawn_instance(id).await?)
     }
@@ -241,6 +245,27 @@ impl Executor {
     }
 }
 
+/// When those that can't be removed were last tried.
+#[derive(Debug, Default)]
+struct WithdrawFailures(HashMap<String, Instant>);
+
+impl WithdrawFailures {
+    /// Forgets those that exist no more.
+    fn retain(&mut self, existing: &[ReadyInstance]) {
+        self.0.retain(|id, _| existing.iter().any(|ready| ready.id == *id));
+    }
+
+    /// Whether it is time to try one.
+    fn is_due(&self, id: &str, now: Instant) -> bool {
+        self.0.get(id).is_none_or(|tried_at| now.duration_since(*tried_at) >= WITHDRAW_INTERVAL)
+    }
+
+    /// Notes that one can't be removed. Returns whether that is news.
+    fn note(&mut self, id: &str, now: Instant) -> bool {
+        self.0.insert(id.to_owned(), now).is_none()
+    }
+}
+
 /// Whether the others may be withdrawn in spite of an error.
 fn concerns_one(error: &Error) -> bool {
     !matches!(error, Error::Store(_) | Error::DockerDown(_))
@@ -269,5 +294,33 @@ fn instance_of(ready: &ReadyInstance, plan: &Plan) -> Instance {
         desired: DesiredState::Running,
         created_at: now(),
         route: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_cannot_be_removed_is_tried_now_and_then() {
+        let ready = |id: &str| ReadyInstance {
+            id: id.into(),
+            memory_mb: 64,
+            connections: 7,
+            item_size_max: 1 << 20,
+            ready_at: None,
+        };
+        let (mut failures, begin) = (WithdrawFailures::default(), Instant::now());
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        assert!(failures.is_due("a", begin));
+        assert!(failures.note("a", begin), "news");
+        assert!(!failures.is_due("a", after(9)) && failures.is_due("b", after(9)));
+        assert!(failures.is_due("a", after(10)));
+        assert!(!failures.note("a", after(10)), "logged once");
+        assert!(!failures.is_due("a", after(11)));
+        failures.retain(&[ready("a")]);
+        assert_eq!(failures.0.len(), 1);
+        failures.retain(&[ready("b")]);
+        assert_eq!(failures.0.len(), 0);
     }
 }

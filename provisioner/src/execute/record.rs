@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use super::{Executor, STORE_TIMEOUT, Situation};
 use crate::error::{Error, chain};
 use crate::plan::{self, Action, Container, ContainerState};
+use crate::spec::Spec;
 
 /// After this many failures in a row the instance is failed, until an attempt succeeds.
 const FAILURES_TO_FAIL: u32 = 3;
@@ -126,6 +127,13 @@ impl Executor {
         if situation.asked.iter().any(|operation| operation.kind == OperationKind::Restart) {
             return;
         }
+        // Its contents are gone, or are held, since it was put to sleep.
+        let recorded = instance.route.as_ref().and_then(|route| route.container.as_ref());
+        let has_started =
+            |id: &String| containers.iter().any(|c| c.id == *id && c.state != ContainerState::Stopped);
+        if recorded.is_some_and(|id| self.history.was_stopped(id) && !has_started(id)) {
+            return;
+        }
         let found = plan::diagnose(instance, containers, actions);
         let found = found.or_else(|| self.restarted_by_docker(instance, actions));
         let Some(repair) = found else { return };
@@ -146,7 +154,7 @@ impl Executor {
         let is_recorded =
             instance.route.as_ref().is_some_and(|route| route.container.as_ref() == Some(checked));
         let end = self.history.end_of(checked).filter(|end| is_recorded && end.exit_code.is_some())?;
-        Some(plan::restarted(end.out_of_memory, end.was_signalled()))
+        Some(plan::restarted(end.out_of_memory, end.was_signalled))
     }
 
     /// The exit code of the recorded container, and what it wrote last.
@@ -167,7 +175,8 @@ impl Executor {
     /// Records why a container that has run is replaced.
     pub(super) fn record_cause(&self, instance: &Instance, cause: EventCause, why: &Error) {
         if instance.route.as_ref().is_some_and(|route| route.container.is_some()) {
-            self.history.begin_for(&instance.id, cause, why.to_string());
+            let is_warm = Spec::of(instance).is_ok_and(|spec| spec.is_warm());
+            self.history.begin_for(&instance.id, cause, why.to_string(), !is_warm);
         }
     }
 }

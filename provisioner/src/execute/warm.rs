@@ -140,6 +140,7 @@ impl Executor {
             return self.adopt(&situation.instance, container).await;
         }
         self.stop_gracefully(container).await?;
+        self.history.note_stopped(&container.id);
         self.capacity.settle(&container.instance, Some(memory_asleep(container)));
         Ok(())
     }

@@ -27,7 +27,10 @@ pub(crate) fn diagnose(instance: &Instance, containers: &[Container], actions: &
             let cause = cause_of_replacement(instance, containers);
             Some(Repair { cause, action: EventAction::Replaced, contents_lost })
         }
-        Action::Start(container) => lost(cause_of_end(container), EventAction::Started),
+        Action::Start(container) => {
+            let contents_lost = !keeps_contents(instance, containers, actions);
+            Some(Repair { cause: cause_of_end(container), action: EventAction::Started, contents_lost })
+        }
         Action::Unpause(_) => kept(EventCause::Paused, EventAction::Unpaused),
         Action::Detach(_) => kept(EventCause::OtherNetwork, EventAction::Detached),
         Action::Attach(_) => kept(EventCause::Disconnected, EventAction::Reattached),
@@ -43,7 +46,7 @@ pub(crate) fn diagnose(instance: &Instance, containers: &[Container], actions: &
     })
 }
 
-/// Whether a warm cache's contents are saved for its next container, or were before a crash. `History::lose_contents` corrects
+/// Whether a warm cache's contents are saved for its next memcached, or were before a crash. `History::lose_contents` corrects
 /// it if they are lost after all.
 fn keeps_contents(instance: &Instance, containers: &[Container], actions: &[Action]) -> bool {
     let has_nothing_unsaved = |c: &Container| match c.state {

@@ -162,7 +162,7 @@ pub(crate) async fn wake(installation: &Installation, instance: &Instance) -> Ro
     installation.until_running(instance, 0).await
 }
 
-// F-37, F-36.
+// F-37, F-36, F-33.
 #[tokio::test]
 async fn idle_cache_sleeps_gives_its_memory_back_and_wakes_as_it_was() {
     let mut installation = Installation::new().await;
@@ -174,9 +174,9 @@ async fn idle_cache_sleeps_gives_its_memory_back_and_wakes_as_it_was() {
     installation.store.update_plan("default", |plan| plan.sleep_after_seconds = Some(1)).await.unwrap();
     let asleep = until_asleep(&installation, &instance).await;
     assert_eq!((&asleep.address, asleep.generation), (&route.address, route.generation), "both are kept");
+    installation.store.update_plan("default", |plan| plan.sleep_after_seconds = None).await.unwrap();
     // Two others fit only while it sleeps.
     let others = [installation.running_instance().await.0, installation.running_instance().await.0];
-    installation.store.update_plan("default", |plan| plan.sleep_after_seconds = None).await.unwrap();
     installation.store.request_wake(std::slice::from_ref(&instance.id)).await.unwrap();
     let waiting = installation.until_route(&instance, |route| route.message.is_some()).await;
     assert!(waiting.message.as_ref().unwrap().starts_with("waiting for memory"), "{waiting:?}");
@@ -189,6 +189,8 @@ async fn idle_cache_sleeps_gives_its_memory_back_and_wakes_as_it_was() {
     warm(&installation).await;
     done(&installation, &instance, NewOperation::Restart).await;
     let route = installation.until_running(&instance, woken.generation).await;
+    let events = installation.store.instance_events(&instance.id, 10).await.unwrap();
+    assert_eq!(events, [], "a wake that waits is no repair");
     installation.fill(&instance, &route, 0, (ITEM, 10));
     installation.store.update_plan("default", |plan| plan.sleep_after_seconds = Some(1)).await.unwrap();
     until_asleep(&installation, &instance).await;

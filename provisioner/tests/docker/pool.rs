@@ -156,6 +156,10 @@ async fn one_that_cannot_be_removed_does_not_stop_the_pool() {
     })
     .await;
     inspect("volume", &name);
+    // Its container is gone, and takes no memory: 140 MB are those of the other one.
+    let reserved = format!("memgate_provisioner_memory_reserved_bytes {}", 140 << 20);
+    let shown = || get(installation.config.health, "/metrics").unwrap().lines().any(|line| line == reserved);
+    until("the memory of one", Duration::from_secs(10), || async { shown().then_some(()) }).await;
     // A sign-up gets that one, and its place is filled again.
     let (instance, _) = installation.running_instance().await;
     assert_ne!(instance.id, first);

@@ -1,7 +1,7 @@
 //! `memgate user update`: another plan, or administrator or not.
 
 use serde::Serialize;
-use store::UserChange;
+use store::{StoreError, UserChange};
 
 use super::UserView;
 use crate::cli::context::Context;
@@ -15,8 +15,9 @@ Examples:
 
 The user's caches that have the former plan get the new one, and so do caches that are created later. The new rates
 (operations and bytes a second) apply within a second. Caches get the new memory without a restart; a smaller one keeps
-the items that fit. Connections and item size of an existing cache stay: to change them, delete the cache and create it
-again.";
+the items that fit. Those of a warm plan restart: they keep their contents if the new plan is warm and has more memory;
+any other memory empties them, which needs --force. Connections and item size of an existing cache stay: to change them,
+delete the cache and create it again.";
 
 /// Change a user's plan
 #[derive(Debug, clap::Args)]
@@ -26,6 +27,9 @@ pub(crate) struct Update {
     /// The new plan, as `memgate plan list` shows it
     #[arg(long, value_name = "PLAN")]
     plan: Option<String>,
+    /// Also empty warm caches, which keep nothing with less memory, or if the new plan isn't warm
+    #[arg(long, requires = "plan")]
+    force: bool,
     /// Mark the user as an administrator (shown in lists; grants nothing yet)
     #[arg(long, value_name = "yes|no", value_parser = parse_yes_or_no)]
     admin: Option<bool>,
@@ -46,9 +50,10 @@ impl Update {
             return Err(CliError::usage("nothing to update", "name --plan or --admin"));
         }
         let user = find_user(store, &self.email).await?;
-        let change = UserChange { plan: self.plan.as_deref(), is_admin: self.admin };
+        let plan = self.plan.as_deref();
+        let change = UserChange { plan, is_admin: self.admin, may_empty: self.force };
         let updated = store.update_user(&user.id, &change).await;
-        updated.map_err(|error| plan_error(error, self.plan.as_deref().unwrap_or_default()))?;
+        updated.map_err(|error| update_error(error, plan.unwrap_or_default()))?;
         let user = find_user(store, &self.email).await?;
         let of_other_size = store.caches_of_other_size(&user.plan).await?;
         let caches = store.caches_of(&user.id).await?.into_iter();
@@ -72,6 +77,16 @@ impl Updated {
             ));
         }
         text
+    }
+}
+
+fn update_error(error: StoreError, plan: &str) -> CliError {
+    match error {
+        StoreError::PlanEmpties { caches } => CliError::new(
+            format!("the plan {plan} empties the user's warm caches: {caches} of them"),
+            "empty them with --force, or choose a warm plan with more memory",
+        ),
+        other => plan_error(other, plan),
     }
 }
 

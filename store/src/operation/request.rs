@@ -190,8 +190,8 @@ macro_rules! ask_for {
 }
 pub(crate) use ask_for;
 
-/// Gives a cache the memory of its new plan: one that runs by an operation, a stopped one at its next start. Returns whether
-/// that changes anything.
+/// Gives a cache the memory of its new plan: one that runs by an operation, a stopped one at its next start. Returns the
+/// instance as it was, if that changes anything.
 macro_rules! follow_memory {
     ($store:expr, $tx:expr, $revision:expr, $cache:expr, $memory_mb:expr, $growth:ident) => {{
         let (cache, memory_mb): (&$crate::Cache, i64) = ($cache, $memory_mb);
@@ -200,8 +200,7 @@ macro_rules! follow_memory {
         let instance = row.map($crate::Instance::try_from).transpose()?;
         let instance = instance.ok_or($crate::StoreError::NotFound("instance"))?;
         let fits = memory_mb >= $crate::operation::request::memory_mb_min(instance.item_size_max);
-        let follows = fits && memory_mb != instance.memory_mb;
-        if follows {
+        if fits && memory_mb != instance.memory_mb {
             if instance.desired == $crate::DesiredState::Running {
                 let new = $crate::NewOperation::Resize { memory_mb };
                 new.check(&instance, $growth)?;
@@ -215,8 +214,10 @@ macro_rules! follow_memory {
                     .await?;
             }
             $growth = $growth.map(|left| left - (memory_mb - instance.memory_mb).max(0));
+            Some(instance)
+        } else {
+            None
         }
-        follows
     }};
 }
 pub(crate) use follow_memory;

@@ -250,7 +250,7 @@ async fn caches_get_the_memory_of_their_users_new_plan(db: TestDb) {
         store.create_plan(&Plan { name: name.into(), memory_mb, ..default.clone() }).await.unwrap();
     }
     let to = async |plan: &str| {
-        let change = UserChange { plan: Some(plan), is_admin: None };
+        let change = UserChange { plan: Some(plan), ..UserChange::default() };
         store.update_user(&instance.user_id, &change).await.unwrap();
         store.instance(&instance.id).await.unwrap().unwrap().memory_mb
     };

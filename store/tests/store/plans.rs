@@ -100,25 +100,82 @@ async fn memory_of_a_plan_is_given_to_its_caches_by_resizing(db: TestDb) {
     let forced = to(16, ExistingCaches::ResizeAndEvict).await.unwrap();
     assert_eq!((forced.resized, memory(&ada).await), (3, 16));
 
-    // Less memory empties warm caches.
-    let to_warm = async |memory_mb, existing| {
-        let change = |plan: &mut Plan| (plan.warm, plan.memory_mb) = (true, memory_mb);
-        store.update_plan_and("default", existing, change).await
-    };
-    assert_eq!(to_warm(80, ExistingCaches::Resize).await.unwrap().resized, 3, "more keeps their contents");
-    let refused = to_warm(70, ExistingCaches::Resize).await.unwrap_err();
-    assert!(matches!(refused, StoreError::PlanEmpties { caches: 2 }), "{refused:?}");
-    assert_eq!(memory(&ada).await, 80);
-    assert_eq!(to_warm(70, ExistingCaches::ResizeAndEvict).await.unwrap().resized, 3);
-    let cold = |plan: &mut Plan| (plan.warm, plan.memory_mb) = (false, 16);
-    store.update_plan_and("default", ExistingCaches::ResizeAndEvict, cold).await.unwrap();
-
     // Growing needs room on the machine, for all of them.
     capacity(&store, 1 << 40, 100).await;
     let refused = to(70, ExistingCaches::Resize).await.unwrap_err();
     assert!(matches!(refused, StoreError::Operation(OperationError::NoRoom { .. })), "{refused:?}");
     assert_eq!((memory(&ada).await, memory(&bob).await), (16, 16));
     assert_eq!(to(60, ExistingCaches::Resize).await.unwrap().resized, 3);
+}
+
+async fn warm_caches_are_emptied_only_if_that_is_said(db: TestDb) {
+    let store = db.open().await;
+    let (ada, _) = (instance(&store, "ada@example.org").await, instance(&store, "bob@example.org").await);
+    let stopped = instance(&store, "sue@example.org").await;
+    store.set_desired_state(&stopped.id, DesiredState::Suspended).await.unwrap();
+    let memory = async |instance: &Instance| store.instance(&instance.id).await.unwrap().unwrap().memory_mb;
+    let update = async |warm, memory_mb, existing| {
+        let change = |plan: &mut Plan| (plan.warm, plan.memory_mb) = (warm, memory_mb);
+        Ok::<_, StoreError>(store.update_plan_and("default", existing, change).await?.resized)
+    };
+    // What it is before a change counts, and what it is then.
+    for (former, warm, memory_mb, empties) in [
+        ((false, 100), false, 80, false),
+        ((false, 100), true, 80, false),
+        ((false, 100), true, 120, false),
+        ((true, 100), true, 120, false),
+        ((true, 100), true, 80, true),
+        ((true, 100), false, 80, true),
+        ((true, 100), false, 120, true),
+        // With so little no cache is warm.
+        ((true, 60), true, 50, false),
+    ] {
+        update(former.0, former.1, ExistingCaches::ResizeAndEvict).await.unwrap();
+        let case = format!("{former:?}, {warm}, {memory_mb}");
+        if empties {
+            let refused = update(warm, memory_mb, ExistingCaches::Resize).await.unwrap_err();
+            assert!(matches!(refused, StoreError::PlanEmpties { caches: 2 }), "{case}: {refused:?}");
+            assert_eq!(memory(&ada).await, former.1, "{case}: nothing half done");
+            assert_eq!(update(warm, memory_mb, ExistingCaches::ResizeAndEvict).await.unwrap(), 3, "{case}");
+        } else {
+            assert_eq!(update(warm, memory_mb, ExistingCaches::Resize).await.unwrap(), 3, "{case}");
+        }
+    }
+}
+
+async fn another_plan_of_a_user_empties_warm_caches_only_if_that_is_said(db: TestDb) {
+    let store = db.open().await;
+    let ada = instance(&store, "ada@example.org").await;
+    let default = store.plan("default").await.unwrap().unwrap();
+    for (name, warm, memory_mb) in
+        [("warm", true, 256), ("larger", true, 512), ("smaller", true, 128), ("cold", false, 512)]
+    {
+        let plan = Plan { name: name.into(), warm, memory_mb, ..default.clone() };
+        store.create_plan(&plan).await.unwrap();
+    }
+    let to = async |plan: &str, may_empty| {
+        let change = UserChange { plan: Some(plan), may_empty, ..UserChange::default() };
+        store.update_user(&ada.user_id, &change).await
+    };
+    for (plan, empties) in [("larger", false), ("smaller", true), ("cold", true), ("warm", false)] {
+        to("warm", true).await.unwrap();
+        if empties {
+            let refused = to(plan, false).await.unwrap_err();
+            assert!(matches!(refused, StoreError::PlanEmpties { caches: 1 }), "{plan}: {refused:?}");
+            let user = store.user(&ada.user_id).await.unwrap().unwrap();
+            let memory_mb = store.instance(&ada.id).await.unwrap().unwrap().memory_mb;
+            assert_eq!((user.plan.as_str(), memory_mb), ("warm", 256), "{plan}: nothing half done");
+            to(plan, true).await.unwrap();
+        } else {
+            to(plan, false).await.unwrap();
+        }
+    }
+    // One that is suspended has no contents, and one that isn't warm keeps what fits.
+    to("warm", true).await.unwrap();
+    store.set_desired_state(&ada.id, DesiredState::Suspended).await.unwrap();
+    to("cold", false).await.unwrap();
+    store.set_desired_state(&ada.id, DesiredState::Running).await.unwrap();
+    to("smaller", false).await.unwrap();
 }
 
 async fn cpu_weight_of_a_plan_is_its_caches(db: TestDb) {
@@ -221,7 +278,7 @@ async fn another_plan_of_a_user_changes_rates_and_leaves_sizes(db: TestDb) {
     let shop = store.create_cache(&shop, 3).await.unwrap();
     let default = first_cache(&store, &ada).await;
     let mut feed = store.feed().await.unwrap();
-    let change = UserChange { plan: Some("small"), is_admin: Some(true) };
+    let change = UserChange { plan: Some("small"), is_admin: Some(true), ..UserChange::default() };
     store.update_user(&ada.id, &change).await.unwrap();
     let updated = store.user(&ada.id).await.unwrap().unwrap();
     assert_eq!((updated.plan.as_str(), updated.is_admin), ("small", true));
@@ -236,7 +293,7 @@ async fn another_plan_of_a_user_changes_rates_and_leaves_sizes(db: TestDb) {
     assert_eq!(store.caches_of_other_size("large").await.unwrap(), [shop.id]);
     assert_eq!(store.user(&bob.id).await.unwrap().unwrap().plan, "default");
 
-    let none = UserChange { plan: Some("gold"), is_admin: None };
+    let none = UserChange { plan: Some("gold"), ..UserChange::default() };
     let error = store.update_user(&ada.id, &none).await.unwrap_err();
     assert!(matches!(error, StoreError::NotFound("plan")), "{error:?}");
     let error = store.update_user("unknown", &UserChange::default()).await.unwrap_err();
@@ -272,6 +329,8 @@ on_both! {
     another_plan_of_a_user_changes_rates_and_leaves_sizes,
     plan_is_deleted_when_only_deleted_users_had_it,
     memory_of_a_plan_is_given_to_its_caches_by_resizing,
+    warm_caches_are_emptied_only_if_that_is_said,
+    another_plan_of_a_user_empties_warm_caches_only_if_that_is_said,
     cpu_weight_of_a_plan_is_its_caches,
     plan_says_how_many_caches_its_users_have,
     no_more_caches_are_promised_than_the_machine_holds,

@@ -133,7 +133,7 @@ async fn usage_counts_in_its_hour_and_plan(db: TestDb) {
     let mut plan = store.plan("default").await.unwrap().unwrap();
     plan.name = "large".to_owned();
     store.create_plan(&plan).await.unwrap();
-    let change = store::UserChange { plan: Some("large"), is_admin: None };
+    let change = store::UserChange { plan: Some("large"), ..store::UserChange::default() };
     store.update_user(&user.id, &change).await.unwrap();
     add(&store, &batch(&reporter, 2, "one", vec![of(current, 50_000)])).await;
     let counted: Vec<_> =

@@ -50,6 +50,26 @@ fn another_plan_says_what_existing_caches_keep() {
 }
 
 #[test]
+fn another_plan_empties_warm_caches_only_with_force() {
+    let installation = migrated();
+    for (name, memory_mb) in [("large", "256"), ("small", "128")] {
+        installation.json(&["plan", "create", name, "--memory-mb", memory_mb, "--warm", "true"]);
+    }
+    installation.json(&["user", "add", ADA, "--plan", "large", "--no-wait"]);
+    let smaller = ["user", "update", ADA, "--plan", "small"];
+    let (error, fix) = failure(&installation, &smaller, 1);
+    assert!(
+        error.contains("plan small empties the user's warm caches: 1") && fix.contains("--force"),
+        "{fix}"
+    );
+    assert_eq!(installation.json(&["user", "show", ADA])["plan"], "large");
+    assert_eq!(installation.json(&[&smaller[..], &["--force"]].concat())["plan"], "small");
+    assert_eq!(installation.json(&["cache", "show", ADA])["memory_mb"], 128);
+    installation.json(&["user", "update", ADA, "--plan", "large"]);
+    failure(&installation, &["user", "update", ADA, "--admin", "yes", "--force"], 2);
+}
+
+#[test]
 fn dry_runs_delete_nothing() {
     let installation = migrated();
     installation.json(&["user", "add", ADA, "--no-wait"]);

@@ -61,12 +61,14 @@ fn plan_update_resizes_its_caches() {
     assert!(error.contains("needs at least 2 MB") && !fix.is_empty(), "{error}: {fix}");
     let both = ["plan", "update", "default", "--memory-mb", "64", "--force", "--new-caches-only"];
     failure(&installation, &both, 2);
-    // Less memory empties warm caches.
-    let smaller = ["plan", "update", "default", "--memory-mb", "64", "--warm", "true"];
+    // Those that aren't warm yet are resized in place, and less memory empties warm ones, also if they cease to be.
+    let warm = ["plan", "update", "default", "--memory-mb", "100", "--warm", "true"];
+    assert_eq!(installation.json(&warm)["caches_resized"], 1);
+    let smaller = ["plan", "update", "default", "--memory-mb", "64", "--warm", "false"];
     let (error, fix) = failure(&installation, &smaller, 1);
     assert!(error.contains("empties the warm caches with the plan default: 1"), "{error}");
     assert!(fix.contains("--force") && fix.contains("--new-caches-only"), "{fix}");
-    assert_eq!(installation.json(&["cache", "show", "ada@example.org"])["memory_mb"], 128);
+    assert_eq!(installation.json(&["cache", "show", "ada@example.org"])["memory_mb"], 100);
     assert_eq!(installation.json(&[&smaller[..], &["--force"]].concat())["caches_resized"], 1);
 }
 

@@ -1,6 +1,6 @@
 //! Tables for sleeping and warm caches: each row is one situation, also one that a crash has left, and its plan.
 
-use store::{DesiredState, EventCause, InstanceState, Operation, OperationKind, OperationState};
+use store::{DesiredState, EventAction, EventCause, InstanceState, Operation, OperationKind, OperationState};
 
 use super::super::operations::tests::operation;
 use super::super::tests::{container, instance, route, summary};
@@ -250,5 +250,34 @@ fn event_says_whether_contents_are_kept() {
         (instance.warm, instance.memory_mb) = (is_warm, 128);
         let repair = diagnose(&instance, &containers, &plan(&instance, &[], &containers, 0)).unwrap();
         assert_eq!((repair.cause, repair.contents_lost), (cause, is_lost), "{name}");
+    }
+}
+
+// F-33, F-36.
+#[test]
+fn a_warm_memcached_that_stopped_starts_with_what_a_holder_keeps() {
+    let stopped = |exit_code| {
+        let ended = Some(Ended { exit_code, out_of_memory: false, by_itself: false });
+        Container { spec: WARM.into(), ended, ..container(ContainerState::Stopped) }
+    };
+    let holder = || Container {
+        id: "k1".into(),
+        is_holder: true,
+        spec: String::new(),
+        unrestricted: true,
+        ..container(ContainerState::Running)
+    };
+    for (name, containers, is_lost) in [
+        ("held", vec![stopped(0), holder()], false),
+        ("killed", vec![stopped(137), holder()], true),
+        ("not held", vec![stopped(0)], true),
+    ] {
+        for state in [InstanceState::Running, InstanceState::Restarting, InstanceState::Asleep] {
+            let mut instance = instance(DesiredState::Running, route(state, 1));
+            (instance.warm, instance.wake_requested) = (true, true);
+            let repair = diagnose(&instance, &containers, &plan(&instance, &[], &containers, 0));
+            let expected = (state != InstanceState::Asleep).then_some((EventAction::Started, is_lost));
+            assert_eq!(repair.map(|it| (it.action, it.contents_lost)), expected, "{name}, {state:?}");
+        }
     }
 }
