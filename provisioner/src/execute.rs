@@ -376,7 +376,7 @@ impl Executor {
             Action::Detach(container) => self.detach(container).await,
             Action::RestoreLimits(container) => self.restore_limits(instance, container).await,
             Action::Begin(operation, checkpoint) => self.begin(operation, checkpoint).await,
-            Action::Keep(container) => self.prepare_stop(container).await,
+            Action::Keep(container) => self.prepare_stop(situation, container).await,
             Action::Restart(container) => self.restart(situation, container).await,
             Action::Stop(container) => self.save(situation, container).await,
             Action::Sleep(container) => self.put_to_sleep(situation, container).await,

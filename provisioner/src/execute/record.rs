@@ -96,8 +96,8 @@ impl Executor {
             return Ok(());
         }
         let state = match (instance.state(), error) {
-            // It runs on, and the operation says that it waits.
-            (Running, Error::CopyWaits) => return Ok(()),
+            // It runs on, and the operation says why.
+            (Running, Error::CopyWaits | Error::NotHeld(_)) => return Ok(()),
             // A container keeps running without Docker, and serves proxies that have the right key.
             (Running, Error::DockerDown(_) | Error::SecretMismatch { .. }) => return Ok(()),
             // It sleeps on, and what was asked of it waits.
