@@ -237,10 +237,7 @@ impl Executor {
 
     async fn carry_out<'a>(&'a self, situation: &Situation, mut held: Held<'a>) -> Result<(), Error> {
         for (number, action) in situation.actions.iter().enumerate() {
-            // The rest may wait for the store, and others may go on.
-            if !situation.actions.iter().skip(number).any(plan::changes_docker) {
-                held.write_permit = None;
-            }
+            held.prepare_for(situation.actions.iter().skip(number), &self.concurrency).await;
             if matches!(action, Action::Create { .. }) && situation.turn.is_some() {
                 // A copy takes long, and concerns neither networks nor other instances: their work goes on.
                 drop(held);
