@@ -89,7 +89,7 @@ impl Executor {
         // Removal is tried for ever.
         let is_final = instance.desired == DesiredState::Running
             && !error.is_general()
-            && !matches!(error, Error::NoMemory)
+            && !matches!(error, Error::NoMemory | Error::NotCopied(_))
             && failures + 1 >= FAILURES_TO_FAIL;
         self.record_failure_of_operations(&instance.cache_id, error, is_final).await?;
         if instance.desired != DesiredState::Running {
@@ -106,8 +106,8 @@ impl Executor {
             (Asleep, _) => Restarting,
             (state, Error::DockerDown(_) | Error::SecretMismatch { .. }) => state,
             (Pending, Error::Image(_) | Error::NoSubnet(_)) => Pending,
-            // A cache that runs keeps its container, and so its old size.
-            (state, Error::NoMemory | Error::ImageNotReady | Error::CopyWaits) => state,
+            // A cache that runs keeps its container, and so its old size; after copies that fail it starts with that.
+            (state, Error::NoMemory | Error::ImageNotReady | Error::CopyWaits | Error::NotCopied(_)) => state,
             _ if failures + 1 >= FAILURES_TO_FAIL => Failed,
             (Running, _) => Restarting,
             (Restarting, _) => return Ok(()),
