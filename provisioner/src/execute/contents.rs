@@ -262,11 +262,11 @@ mod tests {
         };
         let holder = |state, mb| Container { is_holder: true, spec: warm(mb), ..container(state) };
         let limit = |mb| spec(label(mb)).memory_limit();
-        let less = limit(64) - 5 * MIB;
+        let less = limit(60);
         for (what, containers, memory_mb, bytes) in [
             ("runs", vec![own(warm(64))], 64, limit(64)),
             ("was limited by hand", vec![limited(warm(64), less)], 64, less),
-            ("isn't warm, and was limited by hand", vec![limited(label(64), less)], 59, less),
+            ("isn't warm, and was limited by hand", vec![limited(label(64), less)], 60, less),
             ("isn't warm, and was resized", vec![limited(label(64), limit(96))], 96, limit(96)),
             ("is held", vec![own(warm(64)), holder(Running, 64)], 64, limit(64)),
             ("crash during a copy", vec![holder(Running, 64), holder(Running, 128)], 64, limit(64)),
