@@ -66,6 +66,9 @@ pub enum Error {
         "no memory for another cache: free memory, or set provisioner.overcommit or provisioner.memory_mb"
     )]
     NoMemory,
+    /// A warm cache that is to be stopped: its memory can't be held meanwhile.
+    #[error("the memory of a warm cache can't be held, so its memcached isn't stopped: {0}")]
+    NotHeld(String),
     /// A warm cache that gets more memory: its contents couldn't be copied, and are kept.
     #[error("the contents of a warm cache weren't copied to more memory, and are kept: {0}")]
     NotCopied(String),
@@ -207,6 +210,9 @@ impl Error {
             Self::NoMemory => {
                 "waiting for memory: the cache starts, or gets its new size, when this machine has room; \
                  ask the operator"
+            }
+            Self::NotHeld(_) => {
+                "its contents couldn't be kept for a restart, so it runs on as it was; the operator's log has the reason"
             }
             Self::NotCopied(_) => {
                 "its contents couldn't be copied to more memory: trying again; the operator's log has the reason"

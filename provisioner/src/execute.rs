@@ -143,7 +143,7 @@ struct Situation {
     actions: Vec<Action>,
     /// Why the store couldn't be read, so that the instance is the one that was read last.
     store_error: Option<Error>,
-    /// Why it keeps the memory that it has.
+    /// Why it keeps the memory that it has: there is no room for more, or no turn, or copies have failed.
     no_room: Option<Error>,
     /// How its resize ended.
     resized: OnceLock<Outcome>,
@@ -229,18 +229,17 @@ impl Executor {
         }
         self.begin_record(&situation).await;
         self.carry_out(&situation, held).await?;
-        self.observations.copies.forget(id);
+        self.observations.copies.complete(id, situation.turn.is_some());
         // What was read last may be out of date: this isn't done before the store was read.
         let outcome = if situation.is_resizing() { Unfinished } else { Done };
-        situation.store_error.or(situation.no_room).map_or(Ok(outcome), Err)
+        // After copies that have failed it waits for nothing.
+        let no_room = situation.no_room.filter(|error| !matches!(error, Error::NotCopied(_)));
+        situation.store_error.or(no_room).map_or(Ok(outcome), Err)
     }
 
     async fn carry_out<'a>(&'a self, situation: &Situation, mut held: Held<'a>) -> Result<(), Error> {
         for (number, action) in situation.actions.iter().enumerate() {
-            // The rest may wait for the store, and others may go on.
-            if !situation.actions.iter().skip(number).any(plan::changes_docker) {
-                held.write_permit = None;
-            }
+            held.prepare_for(situation.actions.iter().skip(number), &self.concurrency).await;
             if matches!(action, Action::Create { .. }) && situation.turn.is_some() {
                 // A copy takes long, and concerns neither networks nor other instances: their work goes on.
                 drop(held);
@@ -377,7 +376,7 @@ impl Executor {
             Action::Detach(container) => self.detach(container).await,
             Action::RestoreLimits(container) => self.restore_limits(instance, container).await,
             Action::Begin(operation, checkpoint) => self.begin(operation, checkpoint).await,
-            Action::Keep(container) => self.prepare_stop(container).await,
+            Action::Keep(container) => self.prepare_stop(situation, container).await,
             Action::Restart(container) => self.restart(situation, container).await,
             Action::Stop(container) => self.save(situation, container).await,
             Action::Sleep(container) => self.put_to_sleep(situation, container).await,

@@ -21,11 +21,11 @@ const MEMORY_KEY: &str = "Kmaxbytes ";
 /// Why contents can't be taken, for the owner of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Unfit(&'static str);
+pub(crate) struct ArchiveError(&'static str);
 
-const UNEXPECTED: Unfit = Unfit("its memory holds something else than memcached's files");
-const INCOMPLETE: Unfit = Unfit("memcached didn't save all that it needs");
-const NOT_SAVED: Unfit = Unfit("what memcached saved isn't as expected");
+const UNEXPECTED: ArchiveError = ArchiveError("its memory holds something else than memcached's files");
+const INCOMPLETE: ArchiveError = ArchiveError("memcached didn't save all that it needs");
+const NOT_SAVED: ArchiveError = ArchiveError("what memcached saved isn't as expected");
 
 /// An archive that is being rewritten.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl MemoryArchive {
     ///
     /// # Errors
     /// If anything in it isn't as expected.
-    pub(crate) fn push(&mut self, mut chunk: Bytes, output: &mut Vec<Bytes>) -> Result<(), Unfit> {
+    pub(crate) fn push(&mut self, mut chunk: Bytes, output: &mut Vec<Bytes>) -> Result<(), ArchiveError> {
         while !chunk.is_empty() && self.part != Part::End {
             match self.part {
                 Part::Items(left) => {
@@ -103,7 +103,7 @@ impl MemoryArchive {
     ///
     /// # Errors
     /// If it isn't complete.
-    pub(crate) fn finish(self, output: &mut Vec<Bytes>) -> Result<(), Unfit> {
+    pub(crate) fn finish(self, output: &mut Vec<Bytes>) -> Result<(), ArchiveError> {
         let is_whole = self.part == Part::End || self.part == Part::Header(BLOCK);
         if !is_whole || !self.has_items || !self.has_meta {
             return Err(INCOMPLETE);
@@ -122,7 +122,7 @@ impl MemoryArchive {
     }
 
     /// Handles a part that is gathered as a whole; returns what follows.
-    fn end_part(&mut self, output: &mut Vec<Bytes>) -> Result<Part, Unfit> {
+    fn end_part(&mut self, output: &mut Vec<Bytes>) -> Result<Part, ArchiveError> {
         let gathered = std::mem::take(&mut self.gathered);
         match self.part {
             Part::Header(_) => self.begin_entry(&gathered, output),
@@ -141,7 +141,7 @@ impl MemoryArchive {
         }
     }
 
-    fn begin_entry(&mut self, block: &[u8], output: &mut Vec<Bytes>) -> Result<Part, Unfit> {
+    fn begin_entry(&mut self, block: &[u8], output: &mut Vec<Bytes>) -> Result<Part, ArchiveError> {
         if block.iter().all(|byte| *byte == 0) {
             return Ok(Part::End);
         }
@@ -156,7 +156,7 @@ impl MemoryArchive {
         }
     }
 
-    fn entry(&mut self, header: &Header) -> Result<Entry, Unfit> {
+    fn entry(&mut self, header: &Header) -> Result<Entry, ArchiveError> {
         let in_header = header.entry_size().map_err(|_| UNEXPECTED)?;
         let kind = header.entry_type();
         if kind == EntryType::XHeader {
@@ -200,12 +200,12 @@ fn padding_of(size: usize) -> Part {
     }
 }
 
-fn length(size: u64) -> Result<usize, Unfit> {
+fn length(size: u64) -> Result<usize, ArchiveError> {
     usize::try_from(size).map_err(|_| UNEXPECTED)
 }
 
 /// A header of a regular file of memcached's user.
-fn header(name: &str, size: u64) -> Result<Bytes, Unfit> {
+fn header(name: &str, size: u64) -> Result<Bytes, ArchiveError> {
     let mut header = Header::new_gnu();
     header.set_path(name).map_err(|_| UNEXPECTED)?;
     header.set_entry_type(EntryType::Regular);
@@ -220,7 +220,7 @@ fn header(name: &str, size: u64) -> Result<Bytes, Unfit> {
 
 /// The size in an extension of a header, whose lines are like `21 size=10737418240`. What changes nothing that counts is
 /// passed over.
-fn long_size(extension: &[u8]) -> Result<Option<u64>, Unfit> {
+fn long_size(extension: &[u8]) -> Result<Option<u64>, ArchiveError> {
     let text = std::str::from_utf8(extension).map_err(|_| UNEXPECTED)?;
     let mut size = None;
     for line in text.lines() {
@@ -236,7 +236,7 @@ fn long_size(extension: &[u8]) -> Result<Option<u64>, Unfit> {
 }
 
 /// What memcached saved, with another size of its memory.
-fn enlarged(meta: &[u8], before: u64, after: u64) -> Result<Vec<u8>, Unfit> {
+fn enlarged(meta: &[u8], before: u64, after: u64) -> Result<Vec<u8>, ArchiveError> {
     let text = std::str::from_utf8(meta).map_err(|_| NOT_SAVED)?;
     let lines = text.strip_suffix('\n').ok_or(NOT_SAVED)?;
     let mut changed = String::with_capacity(text.len());

@@ -16,12 +16,10 @@ use tokio::time::{Instant, timeout};
 use super::memory::{NewHolder, memory_label};
 use super::{Docker, map_error};
 use crate::error::{Error, chain};
-use crate::memory_archive::{MemoryArchive, Unfit};
+use crate::memory_archive::{ArchiveError, MemoryArchive};
 use crate::names::{LABEL_SPEC, MemorySlot};
 use crate::spec::{MEMORY_DIR, memory_bytes_of_volume};
 
-/// A copy that has failed so many times in a row isn't tried again: the cache starts empty rather than not at all.
-const COPY_ATTEMPTS_MAX: u32 = 3;
 /// How long a copy may take, and how much longer for each GB: several times as long as Docker needs on a busy machine.
 const COPY_TIMEOUT: Duration = Duration::from_secs(60);
 const COPY_TIMEOUT_PER_GB: Duration = Duration::from_secs(20);
@@ -46,22 +44,32 @@ struct Found {
 }
 
 enum CopyError {
-    /// The contents can't be taken.
-    Unfit(Unfit),
-    Docker(Error),
+    /// The contents can't be taken: trying again is no use.
+    Contents(ArchiveError),
+    /// The image or a container isn't there.
+    NotFound(Error),
+    /// Another error of Docker, or a lack of time, which says nothing of the contents.
+    Docker(String),
+}
+
+impl From<Error> for CopyError {
+    fn from(error: Error) -> Self {
+        if error.is_not_found() { Self::NotFound(error) } else { Self::Docker(chain(&error)) }
+    }
 }
 
 impl Docker {
     /// Prepares the memory of a warm instance: what was kept of it goes to a volume of the right size, and there is no other
-    /// volume afterwards. `new` is the instance's holder, if another is needed, and `failures` counts the copies that have
-    /// failed in a row.
+    /// volume afterwards. `new` is the instance's holder, if another is needed, and `may_copy` says whether it is the
+    /// instance's turn to have its contents copied.
     ///
     /// # Errors
-    /// If Docker fails; then what was kept is there still. That contents can't be kept is no error.
+    /// If Docker fails; then what was kept is there still. [`Error::NotCopied`] if that was while the contents were copied, and
+    /// [`Error::CopyWaits`] if they aren't because of `may_copy`. That contents can't be kept is no error.
     pub(crate) async fn prepare_memory(
         &self,
         new: &NewHolder<'_>,
-        failures: u32,
+        may_copy: bool,
     ) -> Result<PreparedMemory, Error> {
         let mut found = Vec::new();
         for slot in MemorySlot::ALL {
@@ -86,11 +94,9 @@ impl Docker {
                 self.clear(new.instance, kept.other()).await?;
                 return Ok(PreparedMemory { slot: kept, lost: None });
             }
-            std::cmp::Ordering::Less => match self.grow(new, kept, (before, after), failures).await? {
-                None => {
-                    self.clear(new.instance, kept).await?;
-                    return Ok(PreparedMemory { slot: kept.other(), lost: None });
-                }
+            std::cmp::Ordering::Less if !may_copy => return Err(Error::CopyWaits),
+            std::cmp::Ordering::Less => match self.grow(new, kept, (before, after)).await? {
+                None => return Ok(PreparedMemory { slot: kept.other(), lost: None }),
                 Some(why) => why,
             },
             std::cmp::Ordering::Greater => smaller(),
@@ -101,54 +107,50 @@ impl Docker {
         Ok(PreparedMemory { slot: MemorySlot::First, lost: Some(lost) })
     }
 
-    /// Copies kept memory to a new volume in the other slot, with a holder of its own. Returns why that can't be done, if
-    /// trying again is no use: an error of Docker, or a lack of time, says nothing of the contents.
+    /// Moves kept memory to a new volume in the other slot, with a holder of its own. Returns why its contents can't be taken,
+    /// if they can't.
     async fn grow(
         &self,
         new: &NewHolder<'_>,
         kept: MemorySlot,
         sizes: (u64, u64),
-        failures: u32,
     ) -> Result<Option<String>, Error> {
-        let target = kept.other();
-        self.clear(new.instance, target).await?;
-        // Docker writes no file to a volume that a container has read-only.
-        self.start_holder_in(new, target, false).await?;
-        let holders = [kept, target].map(|slot| self.names.holder(new.instance, slot));
-        let (begun, limit) = (Instant::now(), copy_timeout(sizes.0));
-        let error = match timeout(limit, self.copy_memory(&holders, sizes)).await {
-            Ok(Ok(())) => {
-                let seconds = begun.elapsed().as_secs_f64();
-                tracing::info!(
-                    instance = new.instance,
-                    bytes = sizes.0,
-                    seconds,
-                    "copied a warm cache's memory"
-                );
-                return Ok(None);
+        let why = match self.copy_to(new, kept.other(), sizes).await {
+            Ok(()) => match self.clear(new.instance, kept).await {
+                Ok(()) => return Ok(None),
+                // The other one stays: it alone may have the contents by now.
+                Err(error) => chain(&error),
+            },
+            Err(CopyError::Contents(error)) => return Ok(Some(error.to_string())),
+            Err(CopyError::NotFound(error)) => return Err(error),
+            Err(CopyError::Docker(why)) => {
+                // So that a part is never all that is left.
+                let cleared = self.clear(new.instance, kept.other()).await;
+                cleared.err().map_or(why.clone(), |error| format!("{why}; {}", chain(&error)))
             }
-            Ok(Err(CopyError::Unfit(unfit))) => return Ok(Some(unfit.to_string())),
-            Ok(Err(CopyError::Docker(error))) => chain(&error),
-            Err(_) => format!("it took longer than {} s", limit.as_secs()),
         };
         // One that doesn't answer has its own reason.
         self.ping().await?;
-        let attempt = failures.saturating_add(1);
-        tracing::warn!(
-            instance = new.instance,
-            error,
-            attempt,
-            attempts_max = COPY_ATTEMPTS_MAX,
-            "can't copy the memory of a warm cache that gets more: see how busy this host and Docker are"
-        );
-        if attempt < COPY_ATTEMPTS_MAX {
-            // So that a part is never all that is left.
-            self.clear(new.instance, target).await?;
-            return Err(Error::NotCopied(error));
-        }
-        Ok(Some(format!(
-            "copying them has failed {attempt} times: the operator's log has the reason; resize large caches at a quiet time"
-        )))
+        Err(Error::NotCopied(why))
+    }
+
+    /// Makes a volume in a slot, and copies what the other slot has to it.
+    async fn copy_to(
+        &self,
+        new: &NewHolder<'_>,
+        target: MemorySlot,
+        sizes: (u64, u64),
+    ) -> Result<(), CopyError> {
+        self.clear(new.instance, target).await?;
+        // Docker writes no file to a volume that a container has read-only.
+        self.start_holder_in(new, target, false).await?;
+        let holders = [target.other(), target].map(|slot| self.names.holder(new.instance, slot));
+        let (begun, limit) = (Instant::now(), copy_timeout(sizes.0));
+        let late = |_| CopyError::Docker(format!("it took longer than {} s", limit.as_secs()));
+        timeout(limit, self.copy_memory(&holders, sizes)).await.map_err(late)??;
+        let seconds = begun.elapsed().as_secs_f64();
+        tracing::info!(instance = new.instance, bytes = sizes.0, seconds, "copied a warm cache's memory");
+        Ok(())
     }
 
     /// Copies what memcached saved from one holder's volume to the other's.
@@ -157,7 +159,7 @@ impl Docker {
         [source, target]: &[String; 2],
         (before, after): (u64, u64),
     ) -> Result<(), CopyError> {
-        let client = self.client().map_err(CopyError::Docker)?;
+        let client = self.client()?;
         let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(CHUNKS_MAX);
         let options = DownloadFromContainerOptionsBuilder::new().path(MEMORY_DIR).build();
         let mut download = client.download_from_container(source, Some(options));
@@ -166,17 +168,17 @@ impl Docker {
             let mut output = Vec::new();
             let result = async {
                 while let Some(chunk) = download.next().await {
-                    let chunk = chunk.map_err(|e| CopyError::Docker(map_error("read a volume", e)))?;
-                    archive.push(chunk, &mut output).map_err(CopyError::Unfit)?;
+                    let chunk = chunk.map_err(|e| map_error("read a volume", e))?;
+                    archive.push(chunk, &mut output).map_err(CopyError::Contents)?;
                     if !send(&sender, &mut output).await {
                         return Ok(());
                     }
                 }
-                archive.finish(&mut output).map_err(CopyError::Unfit)?;
+                archive.finish(&mut output).map_err(CopyError::Contents)?;
                 send(&sender, &mut output).await;
                 Ok(())
             };
-            let result = result.await;
+            let result: Result<(), CopyError> = result.await;
             if result.is_err() {
                 // What was written so far must not look complete.
                 let _ = sender.send(Err(io::Error::other("the archive isn't complete"))).await;
@@ -190,7 +192,7 @@ impl Docker {
         let written = client.upload_to_container(target, Some(options), bollard::body_try_stream(chunks));
         let (read, written) = tokio::join!(read, written);
         read?;
-        written.map_err(|e| CopyError::Docker(map_error("write to a volume", e)))
+        Ok(written.map_err(|e| map_error("write to a volume", e))?)
     }
 
     async fn memory_in(&self, instance: &str, slot: MemorySlot) -> Result<Option<Found>, Error> {

@@ -1,4 +1,4 @@
-//! The contents of a warm cache, for its next container: if that has more memory they are copied, one cache's at a time.
+//! The contents of a warm cache, for its next container: if that has more memory they are copied, for one cache at a time.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,32 +6,43 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::warm::{Stopped, memory_asleep};
 use super::{Executor, Situation};
 use crate::docker::NewHolder;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::names::MemorySlot;
 use crate::plan::{Action, Container, ContainerState};
 use crate::spec::Spec;
 
-/// How copies of contents went, by instance, until the work on that succeeds.
+/// Copies to the same size that fail in a row, before a cache keeps its old size.
+const COPY_ATTEMPTS_MAX: u32 = 3;
+
+/// How copies of contents went, by instance, until one succeeds.
 #[derive(Debug, Default)]
 pub(crate) struct Copies(Mutex<HashMap<String, Copied>>);
 
 #[derive(Debug, Default)]
 struct Copied {
-    /// Copies that have failed in a row.
+    /// Copies that have failed in a row, and the MiB that they were for.
     failures: u32,
+    memory_mb: i64,
     /// Why the contents are lost.
     lost: Option<String>,
 }
 
 impl Copies {
-    fn failures(&self, instance: &str) -> u32 {
-        self.lock().get(instance).map_or(0, |copied| copied.failures)
+    /// Whether contents aren't copied to this size any more.
+    pub(super) fn has_failed(&self, instance: &str, memory_mb: i64) -> bool {
+        let failed = |copied: &Copied| copied.memory_mb == memory_mb && copied.failures >= COPY_ATTEMPTS_MAX;
+        self.lock().get(instance).is_some_and(failed)
     }
 
-    fn note_failure(&self, instance: &str) {
+    /// Returns how many have failed.
+    fn note_failure(&self, instance: &str, memory_mb: i64) -> u32 {
         let mut all = self.lock();
         let copied = all.entry(instance.to_owned()).or_default();
+        if copied.memory_mb != memory_mb {
+            (copied.failures, copied.memory_mb) = (0, memory_mb);
+        }
         copied.failures = copied.failures.saturating_add(1);
+        copied.failures
     }
 
     fn note_lost(&self, instance: &str, why: String) {
@@ -43,6 +54,19 @@ impl Copies {
         self.lock().get(instance).and_then(|copied| copied.lost.clone())
     }
 
+    /// Notes that the work on an instance has succeeded. Failed copies count until one succeeds: with its old size, or asleep,
+    /// a cache only waits for the next.
+    pub(super) fn complete(&self, instance: &str, has_copied: bool) {
+        let mut all = self.lock();
+        match all.get_mut(instance) {
+            Some(copied) if !has_copied && copied.failures > 0 => copied.lost = None,
+            _ => {
+                all.remove(instance);
+            }
+        }
+    }
+
+    /// Lets copies be tried again.
     pub(super) fn forget(&self, instance: &str) {
         self.lock().remove(instance);
     }
@@ -70,14 +94,20 @@ impl Executor {
         let image = self.images.get().await?;
         let holder = NewHolder { instance: id, spec: &spec, image: &image.id, command: image.command };
         let copies = &self.observations.copies;
-        let prepared = match self.docker.prepare_memory(&holder, copies.failures(id)).await {
+        let prepared = match self.docker.prepare_memory(&holder, situation.turn.is_some()).await {
             Err(error) if error.is_not_found() => {
                 self.restore_dependencies().await?;
                 return Err(error);
             }
             Err(error) => {
                 if matches!(error, Error::NotCopied(_)) {
-                    copies.note_failure(id);
+                    tracing::warn!(
+                        instance = id,
+                        error = chain(&error),
+                        attempt = copies.note_failure(id, spec.memory_mb()),
+                        attempts_max = COPY_ATTEMPTS_MAX,
+                        "can't copy the memory of a warm cache that gets more: see how busy this host and Docker are"
+                    );
                 }
                 return Err(error);
             }
@@ -143,6 +173,40 @@ pub(super) fn memory_for_copy(containers: &[Container], actions: &[Action], spec
     kept.chain(held).filter(is_smaller).map(|it| memory_asleep(it).saturating_mul(2)).max()
 }
 
+/// The memory that an instance has, while it is to get more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CurrentMemory {
+    /// memcached's, in MiB.
+    pub(super) memory_mb: i64,
+    /// Its container's limit in bytes.
+    pub(super) limit: i64,
+}
+
+impl CurrentMemory {
+    /// That of the container that a plan keeps, if it keeps one. Otherwise of the largest, or of the holder that has the contents:
+    /// a copy that a crash has ended leaves a larger one. `spec` is what the instance is to have. `None` if it has nothing.
+    pub(super) fn of(containers: &[Container], kept: Option<&Container>, spec: &Spec) -> Option<Self> {
+        let (holders, own): (Vec<_>, Vec<_>) = containers.iter().partition(|it| it.is_holder);
+        let limit = |it: &&Container| memory_limit_of(it);
+        let holder =
+            || holders.iter().copied().min_by_key(|it| (it.state != ContainerState::Running, limit(it)));
+        let has = kept.or_else(|| own.iter().copied().max_by_key(limit)).or_else(holder)?;
+        let limit = memory_limit_of(has).filter(|limit| *limit > 0)?;
+        // A warm memcached has the memory that it was started with, whatever Docker says.
+        let warm = Spec::from_label(&has.spec).filter(Spec::is_warm);
+        let memory_mb = warm.map_or_else(|| spec.memory_mb_within(limit), |warm| warm.memory_mb());
+        Some(Self { memory_mb, limit })
+    }
+}
+
+/// The limit of a container's memory in bytes: the one that it has, or was created with. Of a holder, that of the container
+/// whose memory it keeps.
+pub(super) fn memory_limit_of(container: &Container) -> Option<i64> {
+    let limits = container.limits.as_ref().filter(|_| !container.is_holder);
+    let has = limits.map(|limits| limits.memory).filter(|memory| *memory > 0);
+    has.or_else(|| Some(Spec::from_label(&container.spec)?.memory_limit()))
+}
+
 #[cfg(test)]
 mod tests {
     use store::{DesiredState, InstanceState};
@@ -184,6 +248,40 @@ mod tests {
         }
     }
 
+    // F-36, R-25.
+    #[test]
+    fn cache_that_waits_for_more_memory_keeps_what_it_has() {
+        use ContainerState::{Running, Stopped};
+        let label = |mb| format!("memory={mb} connections=1024 item=1048576");
+        let warm = |mb| label(mb) + " warm";
+        let spec = |label: String| Spec::from_label(&label).unwrap();
+        let own = |label| Container { spec: label, ..container(Running) };
+        let limited = |label, memory| {
+            let limits = Some(crate::limits::Limits { memory, ..Default::default() });
+            Container { limits, ..own(label) }
+        };
+        let holder = |state, mb| Container { is_holder: true, spec: warm(mb), ..container(state) };
+        let limit = |mb| spec(label(mb)).memory_limit();
+        let less = limit(60);
+        for (what, containers, memory_mb, bytes) in [
+            ("runs", vec![own(warm(64))], 64, limit(64)),
+            ("was limited by hand", vec![limited(warm(64), less)], 64, less),
+            ("isn't warm, and was limited by hand", vec![limited(label(64), less)], 60, less),
+            ("isn't warm, and was resized", vec![limited(label(64), limit(96))], 96, limit(96)),
+            ("is held", vec![own(warm(64)), holder(Running, 64)], 64, limit(64)),
+            ("crash during a copy", vec![holder(Running, 64), holder(Running, 128)], 64, limit(64)),
+            ("crash after a copy", vec![holder(Stopped, 64), holder(Running, 128)], 128, limit(128)),
+        ] {
+            let expected = Some(CurrentMemory { memory_mb, limit: bytes });
+            assert_eq!(CurrentMemory::of(&containers, None, &spec(warm(256))), expected, "{what}");
+            if let [kept] = &containers[..] {
+                let of_kept = CurrentMemory::of(&[], Some(kept), &spec(warm(256)));
+                assert_eq!(of_kept, expected, "{what}");
+            }
+        }
+        assert_eq!(CurrentMemory::of(&[], None, &spec(warm(256))), None);
+    }
+
     #[test]
     fn memory_of_a_killed_container_goes_before_the_container() {
         let ended = |exit_code| Some(Ended { exit_code, out_of_memory: false, by_itself: false });
@@ -206,18 +304,28 @@ mod tests {
         }
     }
 
+    // F-36.
     #[test]
-    fn failures_and_losses_are_kept_until_the_work_succeeds() {
+    fn failed_copies_are_counted_until_one_succeeds() {
         let copies = Copies::default();
-        copies.note_failure("a");
-        copies.note_failure("a");
+        assert_eq!([1, 2].map(|_| copies.note_failure("a", 128)), [1, 2]);
+        assert!(!copies.has_failed("a", 128));
         copies.note_lost("a", "why".to_owned());
-        assert_eq!((copies.failures("a"), copies.lost("a").as_deref()), (2, Some("why")));
-        assert_eq!((copies.failures("b"), copies.lost("b")), (0, None));
-        copies.forget("a");
-        assert_eq!((copies.failures("a"), copies.lost("a")), (0, None));
-        copies.note_failure("b");
+        assert_eq!((copies.lost("a").as_deref(), copies.lost("b")), (Some("why"), None));
+        // It runs with its old size while another one's contents are copied.
+        copies.complete("a", false);
+        assert_eq!(copies.lost("a"), None);
+        assert_eq!(copies.note_failure("a", 128), 3);
+        copies.complete("a", false);
+        assert!(copies.has_failed("a", 128), "those before count");
+        assert!(!copies.has_failed("a", 192) && !copies.has_failed("b", 128));
+        assert_eq!(copies.note_failure("a", 192), 1, "another size");
+        for forget in [|copies: &Copies| copies.complete("a", true), |copies: &Copies| copies.forget("a")] {
+            copies.note_failure("a", 192);
+            forget(&copies);
+            assert_eq!(copies.note_failure("a", 192), 1);
+        }
         copies.retain(&HashSet::new());
-        assert_eq!(copies.failures("b"), 0);
+        assert_eq!(copies.note_failure("a", 192), 1);
     }
 }

@@ -32,14 +32,14 @@ impl Executor {
     /// Records the end of an operation whose steps are all done.
     pub(super) async fn finish(&self, situation: &Situation, operation: &Operation) -> Result<(), Error> {
         let outcome = match operation.kind {
-            OperationKind::Restart => Outcome::Done(self.told_of_restart(situation).await?),
+            OperationKind::Restart => Outcome::Done(self.describe_restart(situation).await?),
             OperationKind::Flush => Outcome::Done("all items were removed".to_owned()),
             OperationKind::Suspend => Outcome::Done("the cache is stopped; its contents are gone".to_owned()),
             OperationKind::Resume => Outcome::Done("the cache runs".to_owned()),
             OperationKind::Delete => Outcome::Done("the cache and its contents are removed".to_owned()),
             OperationKind::Resize => match situation.resized.get() {
                 Some(outcome) => outcome.clone(),
-                None => Outcome::Done(self.told_of_resize(situation).await?),
+                None => Outcome::Done(self.describe_resize(situation).await?),
             },
         };
         let (state, message) = match outcome {

@@ -90,15 +90,15 @@ impl Executor {
         // Removal is tried for ever.
         let is_final = instance.desired == DesiredState::Running
             && !error.is_general()
-            && !matches!(error, Error::NoMemory)
+            && !matches!(error, Error::NoMemory | Error::NotCopied(_))
             && failures + 1 >= FAILURES_TO_FAIL;
         self.record_failure_of_operations(&instance.cache_id, error, is_final).await?;
         if instance.desired != DesiredState::Running {
             return Ok(());
         }
         let state = match (instance.state(), error) {
-            // It runs on, and the operation says that it waits.
-            (Running, Error::CopyWaits) => return Ok(()),
+            // It runs on, and the operation says why.
+            (Running, Error::CopyWaits | Error::NotHeld(_)) => return Ok(()),
             // A container keeps running without Docker, and serves proxies that have the right key.
             (Running, Error::DockerDown(_) | Error::SecretMismatch { .. }) => return Ok(()),
             // It sleeps on, and what was asked of it waits.
@@ -107,8 +107,8 @@ impl Executor {
             (Asleep, _) => Restarting,
             (state, Error::DockerDown(_) | Error::SecretMismatch { .. }) => state,
             (Pending, Error::Image(_) | Error::NoSubnet(_)) => Pending,
-            // A cache that runs keeps its container, and so its old size.
-            (state, Error::NoMemory | Error::ImageNotReady | Error::CopyWaits) => state,
+            // A cache that runs keeps its container, and so its old size; after copies that fail it starts with that.
+            (state, Error::NoMemory | Error::ImageNotReady | Error::CopyWaits | Error::NotCopied(_)) => state,
             _ if failures + 1 >= FAILURES_TO_FAIL => Failed,
             (Running, _) => Restarting,
             (Restarting, _) => return Ok(()),

@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use store::{Instance, OperationKind};
+use store::{Instance, Operation, OperationKind, OperationState};
 
-use super::contents::memory_for_copy;
+use super::contents::{CurrentMemory, memory_for_copy, memory_limit_of};
 use super::warm::{is_asleep, memory_asleep};
 use super::{Executor, Situation, all_cpus};
 use crate::capacity::memory_of;
@@ -12,6 +12,10 @@ use crate::error::Error;
 use crate::limits::Limits;
 use crate::plan::{self, Action, Container, ContainerState, plan};
 use crate::spec::Spec;
+
+/// What those are told who asked for more memory for a cache whose contents can't be copied.
+const KEEPS_OLD_SIZE: &str = "its contents couldn't be copied to more memory: it keeps its old size, and its contents; see the \
+     operator's log, and ask for more again at a quiet time";
 
 impl Executor {
     /// The memory of containers in bytes, by instance. Those that sleep need only what they keep, and so do those of which a
@@ -36,10 +40,11 @@ impl Executor {
     pub(super) async fn reserve_memory(&self, situation: &mut Situation) -> Result<(), Error> {
         let Situation { instance, containers, actions, .. } = &*situation;
         let creates = actions.iter().any(|action| matches!(action, Action::Create { .. }));
-        let kept = actions.iter().find_map(|action| match action {
-            Action::Probe(container) => memory_limit_of(container),
+        let kept_container = actions.iter().find_map(|action| match action {
+            Action::Probe(container) => Some(container),
             _ => None,
         });
+        let kept = kept_container.and_then(memory_limit_of);
         let wakes = kept.is_some_and(|kept| self.capacity.reserved_bytes(&instance.id).unwrap_or(0) < kept)
             && actions.iter().any(|action| matches!(action, Action::Start(_) | Action::Restart(_)));
         let spec = match (Spec::of(instance), kept) {
@@ -57,42 +62,61 @@ impl Executor {
         // What the copy or the new container takes, whichever is more.
         let for_copy = memory_for_copy(containers, actions, &spec);
         let needed = for_copy.unwrap_or(0).max(spec.memory_limit());
-        let has = kept.or_else(|| containers.iter().filter_map(memory_limit_of).max()).unwrap_or(0);
+        let has = CurrentMemory::of(containers, kept_container, &spec);
         let id = instance.id.clone();
-        let is_its_turn = for_copy.is_none() || self.take_turn(situation);
-        let reserved = if is_its_turn { self.capacity.reserve(&id, needed) } else { Err(Error::CopyWaits) };
+        let reserved = match for_copy {
+            Some(_) => self.take_turn(situation, &spec).and_then(|()| self.capacity.reserve(&id, needed)),
+            None => self.capacity.reserve(&id, needed),
+        };
         let Err(error) = reserved else { return Ok(()) };
         situation.turn = None;
-        let instance = &mut situation.instance;
-        instance.memory_mb = spec.memory_mb_within(has);
-        if has <= 0 || Spec::of(instance).is_err() {
+        let Some(has) = has else { return Err(error) };
+        situation.instance.memory_mb = has.memory_mb;
+        if Spec::of(&situation.instance).is_err() {
             return Err(error);
         }
-        self.plan_again(situation).await;
+        let resizes = self.plan_again(situation).await;
         // Of one that sleeps, others may have the memory now.
         let reserved = self.capacity.reserved_bytes(&id).unwrap_or(0);
         let starts = situation.actions.iter().any(plan::starts_container);
-        if starts && reserved < has && self.capacity.reserve(&id, has).is_err() {
-            return Err(error);
+        if starts && reserved < has.limit {
+            self.capacity.reserve(&id, has.limit)?;
+        }
+        if matches!(error, Error::NotCopied(_)) {
+            let abandoned = resizes.into_iter().map(|resize| Action::Abandon(resize, KEEPS_OLD_SIZE));
+            situation.actions.extend(abandoned);
         }
         situation.no_room = Some(error);
         Ok(())
     }
 
-    /// Whether it is the instance's turn to have its contents copied, from now until the work on it ends.
-    fn take_turn(&self, situation: &mut Situation) -> bool {
+    /// Takes the instance's turn to have its contents copied, from now until the work on it ends.
+    ///
+    /// # Errors
+    /// [`Error::CopyWaits`] if it is another one's turn, and [`Error::NotCopied`] if copies have failed too often.
+    fn take_turn(&self, situation: &mut Situation, spec: &Spec) -> Result<(), Error> {
+        let copies = &self.observations.copies;
+        let is_new = |it: &Operation| it.kind == OperationKind::Resize && it.state == OperationState::Pending;
+        if situation.asked.iter().any(is_new) {
+            copies.forget(&situation.instance.id);
+        }
+        if copies.has_failed(&situation.instance.id, spec.memory_mb()) {
+            return Err(Error::NotCopied("copies have failed too often".to_owned()));
+        }
         if situation.turn.is_none() {
             situation.turn = self.concurrency.turn_to_copy();
         }
-        situation.turn.is_some()
+        if situation.turn.is_some() { Ok(()) } else { Err(Error::CopyWaits) }
     }
 
-    /// Plans for the memory that the container has.
-    async fn plan_again(&self, situation: &mut Situation) {
-        situation.asked.retain(|operation| operation.kind != OperationKind::Resize);
+    /// Plans for the memory that the container has. Returns the resizes that were asked for.
+    async fn plan_again(&self, situation: &mut Situation) -> Vec<Operation> {
+        let is_resize = |operation: &mut Operation| operation.kind == OperationKind::Resize;
+        let resizes = situation.asked.extract_if(.., is_resize).collect();
         let Situation { instance, asked, containers, failures, .. } = &mut *situation;
         self.assess(containers, |_| Spec::of(instance).ok()).await;
         situation.actions = plan(instance, asked, containers, *failures);
+        resizes
     }
 
     /// Gives a container the limits back that its instance is to have.
@@ -124,12 +148,4 @@ impl Executor {
         }
         Ok(())
     }
-}
-
-/// The limit of a container's memory in bytes: the one that it has, or was created with. Of a holder, that of the container
-/// whose memory it keeps.
-fn memory_limit_of(container: &Container) -> Option<i64> {
-    let limits = container.limits.as_ref().filter(|_| !container.is_holder);
-    let has = limits.map(|limits| limits.memory).filter(|memory| *memory > 0);
-    has.or_else(|| Some(Spec::from_label(&container.spec)?.memory_limit()))
 }

@@ -49,7 +49,8 @@ impl Executor {
     /// this container or another of the instance, has its contents; the holder must be removed once that runs.
     ///
     /// # Errors
-    /// If Docker doesn't stop it. That contents can't be kept is no error.
+    /// If the memory of a warm one can't be held: then it runs on. If Docker doesn't stop it. That its memcached doesn't save its
+    /// contents is no error.
     pub(super) async fn stop_gracefully(&self, container: &Container) -> Result<Stopped, Error> {
         self.until_proxies_hold().await;
         let mut stopped = Stopped::default();
@@ -57,11 +58,7 @@ impl Executor {
         let runs = container.state != ContainerState::Stopped;
         if let Some(spec) = spec.filter(|_| runs) {
             stopped.items = self.statistics_of(container).await.map(|figures| figures.curr_items);
-            if let Err(error) = self.keep_memory(container, &spec).await {
-                warn_not_kept(container, &error);
-                stopped.lost =
-                    Some("their memory couldn't be kept: the operator's log has the reason".to_owned());
-            }
+            self.hold_memory(container, &spec).await?;
         }
         if runs && spec.is_some() {
             self.docker.stop(&container.id, STOP_SECONDS).await?;
@@ -77,28 +74,58 @@ impl Executor {
         if spec.is_some() && !self.docker.inspect(container).await?.ended_cleanly() {
             // It may have saved a part of what it needs.
             self.docker.remove_holders(&container.instance).await?;
-            stopped.lost.get_or_insert_with(|| "memcached didn't end as it should".to_owned());
+            let why = "memcached didn't end as it should";
+            tracing::warn!(
+                instance = container.instance,
+                why,
+                "the contents of a warm cache could not be kept"
+            );
+            stopped.lost = Some(why.to_owned());
         }
         Ok(stopped)
     }
 
     /// Starts the holder of a warm container that is to be stopped, while that still serves its clients, and waits for the
     /// moment at which it takes the shortest until the next one runs.
-    pub(super) async fn prepare_stop(&self, container: &Container) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// If its memory can't be held. Then its memcached serves its clients on.
+    pub(super) async fn prepare_stop(
+        &self,
+        situation: &Situation,
+        container: &Container,
+    ) -> Result<(), Error> {
         if let Some(spec) = Spec::from_label(&container.spec)
-            && let Err(error) = self.keep_memory(container, &spec).await
+            && let Err(error) = self.hold_memory(container, &spec).await
         {
-            warn_not_kept(container, &error);
+            let recorded = situation.instance.route.as_ref();
+            let is_held_up = recorded.is_some_and(|route| {
+                route.container.as_ref() == Some(&container.id) && route.state != InstanceState::Running
+            });
+            if is_held_up {
+                // Proxies were told to hold requests, before a crash or by an attempt that got further.
+                self.adopt(&situation.instance, container).await?;
+            }
+            return Err(error);
         }
         sleep(until_fraction(STOP_BEGIN)).await;
         Ok(())
     }
 
-    async fn keep_memory(&self, container: &Container, spec: &Spec) -> Result<(), Error> {
-        let image = self.images.get().await?;
-        let holder =
-            NewHolder { instance: &container.instance, spec, image: &image.id, command: image.command };
-        self.docker.start_holder(&holder, &container.id).await
+    /// Holds the memory that a container uses, so that it can be stopped.
+    async fn hold_memory(&self, container: &Container, spec: &Spec) -> Result<(), Error> {
+        let started = async {
+            let image = self.images.get().await?;
+            let holder =
+                NewHolder { instance: &container.instance, spec, image: &image.id, command: image.command };
+            self.docker.start_holder(&holder, &container.id).await
+        };
+        let Err(error) = started.await else { return Ok(()) };
+        if error.is_not_found() {
+            self.restore_dependencies().await?;
+        }
+        // What concerns all caches has its own reason.
+        Err(if error.is_general() { error } else { Error::NotHeld(chain(&error)) })
     }
 
     /// Starts a container. One that didn't end cleanly starts empty.
@@ -170,26 +197,26 @@ impl Executor {
         statistics::read(address, &credential).await.ok()
     }
 
-    /// What to tell of a restart that is done.
-    pub(super) async fn told_of_restart(&self, situation: &Situation) -> Result<String, Error> {
+    /// What a restart that is done has brought.
+    pub(super) async fn describe_restart(&self, situation: &Situation) -> Result<String, Error> {
         let done = "memcached was restarted";
-        match self.told_of_contents(situation).await? {
+        match self.describe_contents(situation).await? {
             Some(contents) => Ok(format!("{done}; {contents}")),
             None => Ok(format!("{done}; its contents are gone")),
         }
     }
 
-    /// What to tell of a resize for which another container was needed.
-    pub(super) async fn told_of_resize(&self, situation: &Situation) -> Result<String, Error> {
+    /// What a resize has brought for which another container was needed.
+    pub(super) async fn describe_resize(&self, situation: &Situation) -> Result<String, Error> {
         let memory_mb = situation.instance.memory_mb;
-        match self.told_of_contents(situation).await? {
+        match self.describe_contents(situation).await? {
             Some(contents) => Ok(format!("memcached has {memory_mb} MB; {contents}")),
             None => Ok(format!("memcached was started with {memory_mb} MB; it is empty")),
         }
     }
 
-    /// What to tell of the contents of a warm cache that was started; `None` if it isn't warm.
-    async fn told_of_contents(&self, situation: &Situation) -> Result<Option<String>, Error> {
+    /// What became of the contents of a warm cache that was started; `None` if it isn't warm.
+    async fn describe_contents(&self, situation: &Situation) -> Result<Option<String>, Error> {
         if !Spec::of(&situation.instance).is_ok_and(|spec| spec.is_warm()) {
             return Ok(None);
         }
@@ -200,7 +227,7 @@ impl Executor {
             None => None,
         };
         let not_copied = self.observations.copies.lost(&situation.instance.id);
-        Ok(Some(told(situation.stopped.get(), not_copied.as_ref(), items)))
+        Ok(Some(contents_message(situation.stopped.get(), not_copied.as_ref(), items)))
     }
 }
 
@@ -212,11 +239,6 @@ fn until_fraction(fraction: Duration) -> Duration {
         Some(wait) if !wait.is_zero() => wait,
         _ => SECOND.saturating_sub(now).saturating_add(fraction),
     }
-}
-
-fn warn_not_kept(container: &Container, error: &Error) {
-    let error = chain(error);
-    tracing::warn!(instance = container.instance, error, "can't keep the contents of a warm cache");
 }
 
 /// Bytes that the instance of a container needs while it sleeps.
@@ -231,7 +253,7 @@ pub(crate) fn is_asleep(instance: &store::Instance) -> bool {
 }
 
 /// `not_copied`: why the contents couldn't get to a volume of another size. `items` are those that memcached has now.
-fn told(stopped: Option<&Stopped>, not_copied: Option<&String>, items: Option<u64>) -> String {
+fn contents_message(stopped: Option<&Stopped>, not_copied: Option<&String>, items: Option<u64>) -> String {
     let before = stopped.and_then(|stopped| stopped.items);
     let lost = stopped.and_then(|stopped| stopped.lost.as_ref()).or(not_copied);
     let why = match (items, lost.map(String::as_str)) {
@@ -271,7 +293,7 @@ mod tests {
             (stopped(None, None), None, Some(0), "could not be kept: memcached didn't answer"),
             (None, None, None, "could not be kept: it wasn't warm yet, or didn't run"),
         ] {
-            let text = told(stopped.as_ref(), not_copied.map(str::to_owned).as_ref(), items);
+            let text = contents_message(stopped.as_ref(), not_copied.map(str::to_owned).as_ref(), items);
             assert!(text.contains(expected), "{text}");
         }
     }

@@ -48,7 +48,7 @@ fn whole(meta: &str) -> Vec<u8> {
     end(archive)
 }
 
-fn rewritten(archive: &[u8], chunk: usize) -> Result<Vec<u8>, Unfit> {
+fn rewritten(archive: &[u8], chunk: usize) -> Result<Vec<u8>, ArchiveError> {
     let mut rewriter = MemoryArchive::new(BEFORE, AFTER);
     let mut output = Vec::new();
     for chunk in archive.chunks(chunk) {
@@ -73,7 +73,7 @@ fn read(archive: &[u8]) -> Vec<(String, u32, u64, Vec<u8>)> {
     entries.collect()
 }
 
-fn refused(change: impl Fn(&mut Vec<u8>)) -> Unfit {
+fn refused(change: impl Fn(&mut Vec<u8>)) -> ArchiveError {
     let mut archive = Vec::new();
     change(&mut archive);
     rewritten(&end(archive), 10_000).unwrap_err()

@@ -4,9 +4,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use store::{
-    Instance, InstanceState, NewOperation, Operation, OperationKind, OperationProgress, OperationState, Route,
+    Instance, InstanceState, NewOperation, Observed, Operation, OperationKind, OperationProgress,
+    OperationState, Route,
 };
 
+use crate::docker_relay::DockerRelay;
 use crate::harness::{Installation, count, docker, inspect, readyz, until};
 use crate::operations::{ITEM, ask, done, hits, left, until_finished};
 
@@ -127,6 +129,69 @@ pub(crate) fn hold(installation: &Installation, instance: &Instance, (holder, vo
         "-l",
         "127.0.0.1",
     ]);
+}
+
+fn started_at(installation: &Installation, instance: &Instance) -> String {
+    inspect("container", &installation.container(instance))["State"]["StartedAt"].to_string()
+}
+
+// F-36.
+#[tokio::test]
+async fn warm_cache_runs_on_while_its_memory_cannot_be_held() {
+    let mut installation = Installation::new().await;
+    installation.config.reconcile_seconds = 1;
+    let relay = DockerRelay::start(&mut installation);
+    installation.start_provisioner();
+    installation.until_ready().await;
+    warm(&installation).await;
+    let (instance, route) = installation.running_instance().await;
+    installation.fill(&instance, &route, 0, (ITEM, 10));
+    // It needs no holder that can't be started for a moment only.
+    relay.refuse("POST", "-holder", 2);
+    let said = done(&installation, &instance, NewOperation::Restart).await;
+    assert_eq!((said.as_str(), relay.still_refused()), ("memcached was restarted; it kept 10 items", 0));
+
+    let all = 1_000;
+    let before = started_at(&installation, &instance);
+    relay.refuse("POST", "-holder", all);
+    let asked = ask(&installation, &instance, NewOperation::Restart).await;
+    let ended = until_finished(&installation, &asked).await;
+    assert_eq!(ended.state, OperationState::Failed, "{ended:?}");
+    assert!(ended.message.as_ref().unwrap().contains("so it runs on as it was"), "{ended:?}");
+    let refused = relay.still_refused();
+    let sleeping =
+        |seconds| installation.store.update_plan("default", move |plan| plan.sleep_after_seconds = seconds);
+    sleeping(Some(1)).await.unwrap();
+    until("attempts to put it to sleep", 30 * SECOND, || async {
+        (relay.still_refused() + 4 < refused).then_some(())
+    })
+    .await;
+    let runs = installation.route(&instance).await.unwrap();
+    assert_eq!((runs.state, started_at(&installation, &instance)), (InstanceState::Running, before));
+    relay.refuse("POST", "-holder", 0);
+    until_asleep(&installation, &instance).await;
+    sleeping(None).await.unwrap();
+    let woken = wake(&installation, &instance).await;
+    assert_eq!(hits(&installation, &instance, &woken, 10), 10);
+
+    // A crash has left proxies that hold requests.
+    let before = started_at(&installation, &instance);
+    installation.stop_provisioner();
+    let asked = ask(&installation, &instance, NewOperation::Resize { memory_mb: 128 }).await;
+    let (state, message) = (InstanceState::Restarting, None);
+    let Route { generation, address, container, version, .. } = woken;
+    let observed = Observed { state, generation, address, container, version, message };
+    installation.store.record_route(&instance.id, &observed).await.unwrap();
+    relay.refuse("POST", "-holder", all);
+    installation.start_provisioner();
+    let ended = until_finished(&installation, &asked).await;
+    assert_eq!(ended.state, OperationState::Failed, "{ended:?}");
+    let route = installation.until_running(&instance, 0).await;
+    let after = started_at(&installation, &instance);
+    assert_eq!((after, hits(&installation, &instance, &route, 10)), (before, 10));
+    relay.refuse("POST", "-holder", 0);
+    let route = installation.until_running(&instance, route.generation).await;
+    assert_eq!(hits(&installation, &instance, &route, 10), 10);
 }
 
 // F-36.

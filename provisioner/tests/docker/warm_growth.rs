@@ -293,13 +293,47 @@ async fn contents_are_kept_while_docker_fails_to_copy_them() {
         until_alone(&installation).await;
         assert_eq!(memories(&installation, &instance).len(), 1, "{method}");
     }
+    // If that lasts, it keeps its old size, until it is asked for again.
     relay.refuse("GET", "/archive", 3);
-    let said = done(&installation, &instance, resize(320)).await;
-    assert!(said.contains("could not be kept: copying them has failed 3 times"), "{said}");
+    let asked = ask(&installation, &instance, resize(320)).await;
+    let ended = until_finished(&installation, &asked).await;
+    assert_eq!((ended.state, relay.still_refused()), (OperationState::Failed, 0), "{ended:?}");
+    assert!(ended.message.as_ref().unwrap().contains("keeps its old size, and its contents"), "{ended:?}");
     route = installation.until_running(&instance, route.generation).await;
-    assert_eq!(hits(&installation, &instance, &route, ITEMS), 0);
-    let events = installation.store.instance_events(&instance.id, 1).await.unwrap();
-    assert!(events[0].contents_lost, "{events:?}");
+    assert!(has_all(&installation, &instance, &route));
+    let limit = async |route| statistics_of(&installation, &instance, route).await.limit_maxbytes;
+    assert_eq!(limit(&route).await, 256 * MIB);
+    until_alone(&installation).await;
+    let said = done(&installation, &instance, NewOperation::Restart).await;
+    assert_eq!(said, format!("memcached was restarted; it kept {} items", ITEMS + 1));
+    assert_eq!(limit(&route).await, 256 * MIB);
+    assert_eq!(done(&installation, &instance, resize(320)).await, kept(320));
+    route = installation.until_running(&instance, route.generation).await;
+    assert!(has_all(&installation, &instance, &route));
+    let events = installation.store.instance_events(&instance.id, 10).await.unwrap();
+    assert!(events.iter().all(|event| !event.contents_lost), "{events:?}");
+}
+
+// F-36.
+#[tokio::test]
+async fn failed_copies_count_also_while_other_caches_have_their_turn() {
+    let mut installation = Installation::new().await;
+    let relay = DockerRelay::start(&mut installation);
+    installation.start_provisioner();
+    installation.until_ready().await;
+    let caches = [filled(&installation).await, filled(&installation).await];
+    let (attempts, all) = (2 * 3, 100);
+    relay.refuse("GET", "/archive", all);
+    let grow = |plan: &mut Plan| plan.memory_mb = 128;
+    installation.store.update_plan_and("default", ExistingCaches::Resize, grow).await.unwrap();
+    for (instance, route) in &caches {
+        let asked = installation.store.operations_of(&instance.cache_id, 1).await.unwrap().remove(0);
+        let ended = until_finished(&installation, &asked).await;
+        assert_eq!(ended.state, OperationState::Failed, "{ended:?}");
+        let route = installation.until_running(instance, route.generation).await;
+        assert!(has_all(&installation, instance, &route));
+    }
+    assert_eq!(all - relay.still_refused(), attempts);
 }
 
 // F-36, F-37, R-25.
