@@ -107,6 +107,12 @@ pub enum Error {
         /// The address of the instance.
         address: String,
     },
+    /// A warm cache's memcached was started, and doesn't listen yet.
+    #[error("memcached at {address} takes its contents back: it answers once it has them")]
+    TakesBack {
+        /// The address of the instance.
+        address: String,
+    },
     /// A container runs but nothing of it can be reached.
     #[error(
         "nothing answers at {address}: check this host's routes, bridges and firewall; the cache is kept"
@@ -224,6 +230,7 @@ impl Error {
             Self::NoAnswer { .. } | Self::WrongSecret { .. } => {
                 "memcached was started but doesn't answer: trying again"
             }
+            Self::TakesBack { .. } => "memcached takes its contents back: the cache answers once it has them",
             Self::Unreachable { .. } => {
                 "memcached can't be reached: trying again, and keeping its contents; ask the operator"
             }
@@ -239,10 +246,12 @@ impl Error {
         matches!(self, Self::DockerDown(_))
     }
 
-    /// Whether an error says nothing about the instance that was worked on: it doesn't count as a failure of that, and
-    /// is reported for all instances together.
+    /// Whether an error says nothing about the instance that was worked on, or only that it needs more time: it doesn't count
+    /// as a failure of that, and what concerns all instances is reported for them together.
     pub(crate) fn is_general(&self) -> bool {
-        use Error::{CopyWaits, DockerDown, ImageNotReady, NetworkBroken, NoFirewall, SecretMismatch, Store};
+        use Error::{
+            CopyWaits, DockerDown, ImageNotReady, NetworkBroken, NoFirewall, SecretMismatch, Store, TakesBack,
+        };
         matches!(
             self,
             DockerDown(_)
@@ -252,6 +261,7 @@ impl Error {
                 | NetworkBroken { .. }
                 | ImageNotReady
                 | CopyWaits
+                | TakesBack { .. }
         )
     }
 

@@ -44,7 +44,7 @@ use crate::work_queue;
 
 pub(crate) use concurrency::Concurrency;
 use concurrency::Held;
-use contents::Copies;
+use contents::{Copies, held_instances};
 use operations::Outcome;
 pub(crate) use pool::Pool;
 pub(crate) use record::log_failure;
@@ -325,9 +325,12 @@ impl Executor {
         let (silences, now) = (self.observations.silences.lock().await, Instant::now());
         let stubborn = self.observations.stubborn.lock().await;
         self.observations.restrictions.assess(containers, now);
+        let held = held_instances(containers);
         for container in containers {
             container.outdated = image.as_ref().is_some_and(|image| *image != container.image);
-            container.hung = silences.get(&container.id).is_some_and(|silence| silence.proves_hung(now));
+            let take_back = self.time_to_take_back(container).filter(|_| held.contains(&container.instance));
+            let silence = silences.get(&container.id);
+            container.hung = silence.is_some_and(|silence| silence.proves_hung(now, take_back));
             let spec = spec(container);
             let sleep_after = self.known.get(&container.instance).and_then(|it| it.sleep_after());
             container.idle = sleep_after.is_some_and(|time| self.activity.is_idle(&container.id, time, now));
@@ -366,6 +369,10 @@ impl Executor {
         let instance = &situation.instance;
         if plan::starts_container(action) {
             self.firewall.require()?;
+        }
+        if let Action::Start(container) | Action::Restart(container) = action {
+            // What was silent then is another process.
+            self.observations.silences.lock().await.remove(&container.id);
         }
         match action {
             Action::SetState(state, message) => self.mark(instance, *state, *message).await,

@@ -12,6 +12,13 @@ use tokio::time::Instant;
 /// may fail because the host is busy.
 const SILENT_CHECKS_MIN: u32 = 3;
 const SILENCE_MIN: Duration = Duration::from_secs(10);
+/// How long a memcached may be silent that takes contents back, and how much longer for each MB of its memory: it listens only
+/// when it has looked at each item. On a CPU of its own it needs 3 s for a GB of items of 92 bytes, and 8 s on a machine with
+/// ten times as much work as it can do. As it begins, it removes what another one would need to take them back.
+const TAKE_BACK_TIMEOUT: Duration = Duration::from_secs(30);
+const TAKE_BACK_TIMEOUT_PER_MB: Duration = Duration::from_millis(20);
+/// The least CPUs that an instance may have, as `provisioner.cpus`.
+const CPUS_MIN: f64 = 0.01;
 
 /// The result of a health check.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,15 +56,24 @@ impl Silence {
         }
     }
 
-    /// Whether memcached hangs, so that only another container helps.
-    pub(crate) fn proves_hung(&self, now: Instant) -> bool {
-        let long = self.since.is_some_and(|since| now.duration_since(since) >= SILENCE_MIN);
+    /// Whether memcached hangs, so that only another container helps. `take_back`: how long it may take contents back, if
+    /// that is what it does.
+    pub(crate) fn proves_hung(&self, now: Instant, take_back: Option<Duration>) -> bool {
+        let limit = take_back.unwrap_or(SILENCE_MIN);
+        let long = self.since.is_some_and(|since| now.duration_since(since) >= limit);
         self.checks >= SILENT_CHECKS_MIN && long
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.checks == 0
     }
+}
+
+/// How long a memcached with so much memory and so many CPUs, 0 for all, may take its contents back.
+pub(crate) fn take_back_timeout(memory_mb: i64, cpus: f64) -> Duration {
+    let for_contents = TAKE_BACK_TIMEOUT_PER_MB.saturating_mul(u32::try_from(memory_mb).unwrap_or(0));
+    let share = if cpus > 0.0 { cpus.clamp(CPUS_MIN, 1.0) } else { 1.0 };
+    TAKE_BACK_TIMEOUT.saturating_add(for_contents.div_f64(share))
 }
 
 #[cfg(test)]
@@ -79,7 +95,7 @@ mod tests {
             };
             silence.record(&health, now);
         }
-        silence.proves_hung(now)
+        silence.proves_hung(now, None)
     }
 
     //
@@ -107,7 +123,29 @@ mod tests {
         for _ in 0..100 {
             silence.record(&Health::Silent, start);
         }
-        assert!(!silence.proves_hung(start + SILENCE_MIN - Duration::from_millis(1)));
-        assert!(silence.proves_hung(start + SILENCE_MIN));
+        assert!(!silence.proves_hung(start + SILENCE_MIN - Duration::from_millis(1), None));
+        assert!(silence.proves_hung(start + SILENCE_MIN, None));
+    }
+
+    // R-29, F-36.
+    #[test]
+    fn a_memcached_that_takes_contents_back_may_be_silent_for_longer() {
+        for (memory_mb, cpus, seconds) in [
+            (64, 1.0, 31),
+            (4_000, 1.0, 110),
+            (4_000, 0.0, 110),
+            (4_000, 8.0, 110),
+            (4_000, 0.5, 190),
+            (300, 0.05, 150),
+        ] {
+            let limit = take_back_timeout(memory_mb, cpus);
+            assert_eq!(limit.as_secs(), seconds, "{memory_mb} MB, {cpus} CPUs");
+            let (mut silence, start) = (Silence::default(), Instant::now());
+            for _ in 0..SILENT_CHECKS_MIN {
+                silence.record(&Health::Silent, start);
+            }
+            assert!(!silence.proves_hung(start + limit - Duration::from_millis(1), Some(limit)));
+            assert!(silence.proves_hung(start + limit, Some(limit)));
+        }
     }
 }

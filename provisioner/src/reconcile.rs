@@ -322,6 +322,8 @@ impl Reconciler {
                 }
                 let outcome = match &result {
                     Ok(outcome) => *outcome,
+                    // Checking it takes seconds.
+                    Err(Error::TakesBack { .. }) => Outcome::Unfinished,
                     Err(error) if error.is_general() || matches!(error, Error::NoMemory) => {
                         Outcome::Postponed
                     }

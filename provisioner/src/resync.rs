@@ -26,6 +26,10 @@ const INSPECTIONS_MAX: usize = 16;
 /// Time limits of a resync: in any case, and for each instance.
 const RESYNC_TIMEOUT: Duration = Duration::from_secs(60);
 const INSTANCE_TIMEOUT: Duration = Duration::from_millis(200);
+/// Time limit of what a resync does about ready instances, which nobody waits for. A memcached that is silent takes 4 s of it.
+const POOL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same while instances need work.
+const POOL_TIMEOUT_BUSY: Duration = Duration::from_secs(1);
 
 /// The result of a resync.
 #[derive(Debug, Default)]
@@ -146,10 +150,11 @@ async fn repair(executor: &Executor, read: Read, full: bool) -> Result<ResyncRep
         conditions.push(("orphans", orphans.err()));
     }
     if mismatch.is_none() {
-        executor.check_pool(&ready, &snapshot.containers).await?;
+        let limit = if work.is_empty() { POOL_TIMEOUT } else { POOL_TIMEOUT_BUSY };
+        check_pool(executor, &ready, &snapshot.containers, limit).await;
     }
     conditions.push(("secrets", mismatch.map(Error::from)));
-    let foreign = if full { Some(executor.docker.foreign().await?) } else { None };
+    let foreign = if full { list_foreign(executor).await } else { None };
     foreign.iter().for_each(|foreign| executor.metrics.count_foreign(foreign));
     let unreadable = known.map_or(0, |known| count_unreadable(&known, &instances));
     Ok(ResyncReport {
@@ -160,6 +165,23 @@ async fn repair(executor: &Executor, read: Read, full: bool) -> Result<ResyncRep
         unreadable,
         incomplete: None,
     })
+}
+
+/// Withdraws ready instances that aren't well. The work that was found must not wait long for that, nor for the store (F-20).
+async fn check_pool(executor: &Executor, ready: &[ReadyInstance], containers: &[Container], limit: Duration) {
+    if let Err(error) = within(limit, executor.check_pool(ready, containers)).await {
+        tracing::debug!(%error, "ready instances can't be checked now: trying again at the next resync");
+    }
+}
+
+/// What claims to be the installation's and isn't, unless Docker can't say.
+async fn list_foreign(executor: &Executor) -> Option<BTreeSet<Foreign>> {
+    let listed = executor.docker.foreign().await;
+    let unknown = |error: &Error| {
+        executor.observations.want_full_pass();
+        tracing::debug!(%error, "Docker can't list what isn't the installation's: trying again at the next resync");
+    };
+    listed.inspect_err(unknown).ok()
 }
 
 /// How many rows of instances have no readable instance. New instances may have been added since the ids were read.
@@ -200,7 +222,8 @@ async fn inspect_some(
     matches: impl Fn(&Container) -> bool,
 ) {
     let running = containers.iter().enumerate();
-    let running = running.filter(|(_, c)| c.state == ContainerState::Running && matches(c));
+    // Nothing asks for a holder's limits, and Docker doesn't answer for one whose memory is being copied.
+    let running = running.filter(|(_, c)| c.state == ContainerState::Running && !c.is_holder && matches(c));
     let mut running: Vec<(usize, Container)> = running.map(|(number, c)| (number, c.clone())).collect();
     let next = executor.observations.next_inspected(running.len(), INSPECTED_MAX);
     running.rotate_left(next);

@@ -50,7 +50,7 @@ impl Executor {
                 (version, Some(full.for_owner().to_owned()))
             }
             Health::Full => return Err(Error::Full { address }),
-            Health::Silent => return Err(Error::NoAnswer { address }),
+            Health::Silent => return Err(self.silence_of((&instance.id, &container.id), address).await),
             Health::Unreachable => return Err(Error::Unreachable { address }),
             Health::Wrong => return Err(self.refuse(instance, container).await?),
         };

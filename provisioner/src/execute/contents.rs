@@ -2,11 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::warm::{Stopped, memory_asleep};
 use super::{Executor, Situation};
 use crate::docker::NewHolder;
 use crate::error::{Error, chain};
+use crate::liveness::take_back_timeout;
 use crate::names::MemorySlot;
 use crate::plan::{Action, Container, ContainerState};
 use crate::spec::Spec;
@@ -125,6 +129,26 @@ impl Executor {
         Ok(Some(prepared.slot))
     }
 
+    /// How long the memcached of a container whose instance's memory is held may be silent, since it takes contents back:
+    /// what holds them is removed once it answers.
+    pub(super) fn time_to_take_back(&self, container: &Container) -> Option<Duration> {
+        let spec = Spec::from_label(&container.spec).filter(Spec::is_warm);
+        Some(take_back_timeout(spec.filter(|_| !container.is_holder)?.memory_mb(), self.cpus))
+    }
+
+    /// Why memcached says nothing in a container, `(instance, id)`, whose network works.
+    pub(super) async fn silence_of(&self, (instance, id): (&str, &str), address: String) -> Error {
+        let containers = self.docker.containers_of(instance).await.unwrap_or_default();
+        let is_held = held_instances(&containers).contains(instance);
+        let own = containers.iter().find(|it| it.id == id && is_held);
+        let Some(limit) = own.and_then(|it| self.time_to_take_back(it)) else {
+            return Error::NoAnswer { address };
+        };
+        let silences = self.observations.silences.lock().await;
+        let is_hung = silences.get(id).is_some_and(|it| it.proves_hung(Instant::now(), Some(limit)));
+        if is_hung { Error::NoAnswer { address } } else { Error::TakesBack { address } }
+    }
+
     /// Lets the memory go that a container left which didn't end cleanly, before that is removed for another: it alone says so.
     pub(super) async fn drop_unclean_memory(
         &self,
@@ -132,16 +156,27 @@ impl Executor {
         container: &str,
     ) -> Result<(), Error> {
         if leaves_unclean_memory(&situation.containers, &situation.actions, container) {
-            self.docker.remove_holders(&situation.instance.id).await?;
+            let instance = &situation.instance.id;
+            self.docker.remove_holders(instance).await?;
+            if situation.containers.iter().any(|it| it.id == container && it.hung) {
+                self.observations.copies.note_lost(instance, "memcached didn't answer".to_owned());
+            }
         }
         Ok(())
     }
 }
 
-/// Whether a container of this id, which a plan removes for another, has left memory that memcached may have saved in part.
+/// The instances of which a warm cache's memory is held.
+pub(super) fn held_instances(containers: &[Container]) -> HashSet<String> {
+    let holders = containers.iter().filter(|it| it.is_holder && it.state == ContainerState::Running);
+    holders.map(|it| it.instance.clone()).collect()
+}
+
+/// Whether a container of this id, which a plan removes for another, has left memory that memcached may have saved in part, or
+/// that it hangs on: another would hang on the same.
 fn leaves_unclean_memory(containers: &[Container], actions: &[Action], id: &str) -> bool {
-    let is_unclean = |it: &Container| it.id == id && !it.is_holder && !it.ended_cleanly() && is_warm(it);
-    creates(actions) && containers.iter().any(is_unclean)
+    let is_unclean = |it: &Container| !it.is_holder && (it.hung || !it.ended_cleanly()) && is_warm(it);
+    creates(actions) && containers.iter().any(|it| it.id == id && is_unclean(it))
 }
 
 fn creates(actions: &[Action]) -> bool {
@@ -290,12 +325,15 @@ mod tests {
             ended: ended(exit_code),
             ..container(ContainerState::Stopped)
         };
+        let runs = |spec: &str| Container { spec: spec.into(), ..container(ContainerState::Running) };
         let warm = "memory=64 connections=1024 item=1048576 warm";
         let create = [Action::Create { generation: 2 }];
         for (what, left, actions, expected) in [
             ("was killed", stopped(warm, 137), &create[..], true),
             ("was killed, and nothing follows", stopped(warm, 137), &[], false),
             ("ended", stopped(warm, 0), &create, false),
+            ("hangs", Container { hung: true, ..runs(warm) }, &create, true),
+            ("runs", runs(warm), &create, false),
             ("wasn't warm", stopped("memory=64 connections=1024 item=1048576", 137), &create, false),
             ("is a holder", Container { is_holder: true, ..stopped(warm, 137) }, &create, false),
         ] {

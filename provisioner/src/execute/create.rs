@@ -152,7 +152,8 @@ impl Executor {
             Health::Healthy(version) => Ok(version),
             Health::Unreachable => Err(Error::Unreachable { address: address() }),
             Health::Wrong => Err(Error::WrongSecret { address: address() }),
-            Health::Full | Health::Silent => Err(Error::NoAnswer { address: address() }),
+            Health::Silent => Err(self.silence_of((&instance.id, container), address()).await),
+            Health::Full => Err(Error::NoAnswer { address: address() }),
         }
     }
 

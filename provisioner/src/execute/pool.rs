@@ -4,7 +4,8 @@
 //!
 //! None is reachable before: no route leads to it, the firewall lets root and the proxy only reach it, and it has a secret
 //! that is derived from its id. In its memcached is a mark that says that nobody has had it. Taking it removes the mark, so
-//! that a container is given away once, whatever the store says: one that was restored from a backup may offer it again.
+//! that a container is given away once, whatever the store says: one that was restored from a backup may offer it again. Of one
+//! that its user has hijacked, that isn't sure.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -191,13 +192,13 @@ impl Executor {
         Ok(self.store.forget_withdrawn_instance(id).await?)
     }
 
-    /// Withdraws those whose containers aren't as they were made.
+    /// Withdraws those whose containers aren't as they were made. What there is beyond the pool's size its keeper withdraws.
     pub(crate) async fn check_pool(
         &self,
         pool: &[ReadyInstance],
         containers: &[Container],
     ) -> Result<(), Error> {
-        for ready in pool.iter().filter(|ready| ready.ready_at.is_some()) {
+        for ready in pool.iter().filter(|ready| ready.ready_at.is_some()).take(self.pool.size) {
             let own = containers.iter().find(|container| container.instance == ready.id);
             let is_well = match own {
                 Some(it) => {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use store::{DesiredState, EventCause, Instance, InstanceState, Observed, OperationKind, StoreError};
 use tokio::time::timeout;
 
+use super::contents::held_instances;
 use super::{Executor, STORE_TIMEOUT, Situation};
 use crate::error::{Error, chain};
 use crate::plan::{self, Action, Container, ContainerState};
@@ -106,6 +107,8 @@ impl Executor {
             // It was to be woken, and must not be forgotten.
             (Asleep, _) => Restarting,
             (state, Error::DockerDown(_) | Error::SecretMismatch { .. }) => state,
+            (Running, Error::TakesBack { .. }) => Restarting,
+            (state, Error::TakesBack { .. }) => state,
             (Pending, Error::Image(_) | Error::NoSubnet(_)) => Pending,
             // A cache that runs keeps its container, and so its old size; after copies that fail it starts with that.
             (state, Error::NoMemory | Error::ImageNotReady | Error::CopyWaits | Error::NotCopied(_)) => state,
@@ -124,7 +127,8 @@ impl Executor {
     /// Begins the record of what a plan repairs, before it destroys the traces.
     pub(super) async fn begin_record(&self, situation: &Situation) {
         let Situation { instance, containers, actions, .. } = situation;
-        if situation.asked.iter().any(|operation| operation.kind == OperationKind::Restart) {
+        let is_restart = situation.asked.iter().any(|operation| operation.kind == OperationKind::Restart);
+        if is_restart && !containers.iter().any(|it| it.hung) {
             return;
         }
         // Its contents are gone, or are held, since it was put to sleep.
@@ -135,7 +139,9 @@ impl Executor {
             return;
         }
         let found = plan::diagnose(instance, containers, actions);
-        let found = found.or_else(|| self.restarted_by_docker(instance, actions));
+        // Of one that was stopped on purpose, and takes its contents back, nothing is lost.
+        let is_held = !held_instances(containers).is_empty();
+        let found = found.or_else(|| self.restarted_by_docker(instance, actions).filter(|_| !is_held));
         let Some(repair) = found else { return };
         let detail = if self.history.has_begun(&instance.id) {
             String::new()

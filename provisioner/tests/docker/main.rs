@@ -18,3 +18,4 @@ mod self_healing;
 mod store_lock;
 mod upgrades;
 mod warm_growth;
+mod warm_start;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use store::{Instance, NewToken, NewUser, Plan, TokenKey};
 
 use crate::harness::{Installation, count, docker, get, inspect, until};
+use crate::store_lock::StoreLock;
 
 /// The ids of those that may be taken, once there are `count`.
 async fn until_ready(installation: &Installation, wanted: usize) -> BTreeSet<String> {
@@ -61,6 +62,25 @@ async fn a_sign_up_takes_a_ready_instance_and_another_is_made() {
     installation.stop_provisioner();
     provisioner::teardown(&installation.config, &installation.id).await.unwrap();
     assert_eq!(count("container", &installation.id), 0);
+}
+
+// F-20.
+#[tokio::test]
+async fn caches_are_repaired_while_a_ready_instance_cannot_be_withdrawn() {
+    let mut installation = with_ready(1).await;
+    until_ready(&installation, 1).await;
+    let (instance, route) = installation.running_instance().await;
+    let ready = until_ready(&installation, 1).await;
+    let of_ready = format!("memgate-{}-{}", installation.id, ready.first().unwrap());
+    // As after a restart of Docker, of whose end of containers nobody was told.
+    installation.stop_provisioner();
+    docker(&["kill", &installation.container(&instance), &of_ready]);
+    let _lock = StoreLock::take(&installation.dir().join("memgate.db"));
+    installation.start_provisioner();
+    until("an answer", Duration::from_secs(30), || async {
+        installation.request(&instance, &route, "version")
+    })
+    .await;
 }
 
 //

@@ -15,7 +15,7 @@ use crate::life::{hold, holder, memory, until_alone, until_asleep, wake, warm};
 use crate::operations::{ITEM, ask, done, hits, until_finished};
 
 const MIB: u64 = 1 << 20;
-const ITEMS: usize = 1_500;
+pub(crate) const ITEMS: usize = 1_500;
 
 fn resize(memory_mb: i64) -> NewOperation {
     NewOperation::Resize { memory_mb }
@@ -39,7 +39,7 @@ fn exists(container: &str) -> bool {
 }
 
 /// A warm cache with items, one of which is longer than a chunk.
-async fn filled(installation: &Installation) -> (Instance, Route) {
+pub(crate) async fn filled(installation: &Installation) -> (Instance, Route) {
     warm(installation).await;
     let (instance, route) = installation.running_instance().await;
     installation.fill(&instance, &route, 0, (ITEM, ITEMS));
@@ -47,7 +47,7 @@ async fn filled(installation: &Installation) -> (Instance, Route) {
     (instance, route)
 }
 
-fn has_all(installation: &Installation, instance: &Instance, route: &Route) -> bool {
+pub(crate) fn has_all(installation: &Installation, instance: &Instance, route: &Route) -> bool {
     let large = installation.hits(instance, route, (700_000, 1));
     (hits(installation, instance, route, ITEMS), large) == (ITEMS, 1)
 }
@@ -174,7 +174,7 @@ async fn growth_of_a_warm_cache_goes_on_from_where_a_crash_left_it() {
     assert!(has_all(&installation, &instance, &route));
 }
 
-fn mountpoint(volume: &str) -> std::path::PathBuf {
+pub(crate) fn mountpoint(volume: &str) -> std::path::PathBuf {
     inspect("volume", volume)["Mountpoint"].as_str().unwrap().into()
 }
 
