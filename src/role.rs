@@ -167,7 +167,10 @@ impl Role {
                 // It dials nothing outside of them.
                 visible.provisioner.subnets = settings.provisioner.subnets.clone();
             }
-            Self::Webui => visible.webui = settings.webui.clone(),
+            Self::Webui => {
+                visible.webui = settings.webui.clone();
+                visible.limits = settings.limits.clone();
+            }
         }
         visible
     }
@@ -277,7 +280,9 @@ async fn run_with_store(
         }
         Role::Webui => {
             let key = folder.token_key(&store).await?;
-            webui::run(settings.webui.clone(), store.clone(), key, process.clone()).await?;
+            let caches_per_user = settings.limits.caches_per_user;
+            let config = webui::Config { caches_per_user, ..settings.webui.clone() };
+            webui::run(config, store.clone(), key, process.clone()).await?;
         }
     }
     shutdown.begin();

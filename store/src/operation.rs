@@ -12,8 +12,8 @@ use crate::rows::{QUERIED_MAX, ROW_BYTES_MAX, read_row, read_rows, readable};
 use crate::{Cache, DesiredState, Instance, OperationError, Store, StoreError, Timestamp, UserState, now};
 
 pub use kind::{OperationKind, OperationState};
-use request::ask_for;
 pub use request::{NewOperation, RESIZE_MB_MAX, RESIZE_MB_MIN};
+use request::{ask_for, require_own_suspension};
 
 /// Characters of a message.
 const MESSAGE_MAX: usize = 500;
@@ -137,7 +137,7 @@ impl Store {
     /// returns that; a resize to another size changes the unfinished one. A suspended cache refuses its tokens from now on.
     ///
     /// # Errors
-    /// `NotFound("cache")`; `Operation` says why it can't be done now.
+    /// `NotFound("cache")`; `Operation` says why it can't be done now. Its owner can't resume what an operator has suspended.
     pub async fn request_operation(
         &self,
         cache_id: &str,
@@ -159,6 +159,7 @@ impl Store {
             if new == NewOperation::Resume && of_user {
                 return Err(OperationError::UserSuspended.into());
             }
+            require_own_suspension!(self, tx, &cache, new);
             if &*self.actor != crate::db::OPERATOR {
                 let since = now().saturating_sub(request::REQUESTS_WITHIN);
                 let asked: i64 = sqlx::query_scalar(request::ASKED).bind(cache_id).bind(since)

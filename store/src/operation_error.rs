@@ -9,6 +9,9 @@ pub enum OperationError {
     /// Its user is suspended.
     #[error("the cache's user is suspended: resume the user first")]
     UserSuspended,
+    /// An operator has suspended it, and its user wants to resume it.
+    #[error("the operator has suspended the cache: ask the operator to resume it")]
+    SuspendedByOperator,
     /// It has no contents, or hasn't started yet; its state.
     #[error("the cache isn't running ({0}): wait until it is")]
     NotRunning(&'static str),

@@ -5,6 +5,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
 
 use crate::db::schema;
+use crate::operation::request;
 use crate::tokens::{self, listing};
 use crate::{
     cache, connections, denials, feed, grant, host_capacity, instance, instance_event, instance_statistics,
@@ -17,7 +18,7 @@ const SORTED: &str = "USE TEMP B-TREE FOR ORDER BY";
 const SORTED_TIES: &str = "USE TEMP B-TREE FOR LAST";
 
 /// Each query, with what it may do other than search an index.
-const QUERIES: [(&str, &[&str]); 33] = [
+const QUERIES: [(&str, &[&str]); 34] = [
     (leak::OPEN, &[]),
     (leak::OF_USER, &[]),
     (denials::OF_TOKEN, &[SORTED]),
@@ -37,6 +38,7 @@ const QUERIES: [(&str, &[&str]); 33] = [
     (instance::OF_CACHE, &[]),
     (instance::FIRST_OF_USER, &[SORTED]),
     (instance_event::NEWEST, &[]),
+    (request::SUSPENDED_BY, &[]),
     (isolation_check::OF_INSTANCE, &[]),
     (host_capacity::SIZES, &["SCAN instances USING COVERING INDEX instances_running"]),
     (usage::ALL_LATENCY, &["SCAN usage_latency USING INDEX sqlite_autoindex_usage_latency_1"]),

@@ -61,6 +61,7 @@
       document.getElementById("state-detail").textContent = state.detail;
       const version = document.getElementById("version");
       if (version) version.textContent = state.version || "–";
+      showOperation(state);
     }
 
     function listen() {
@@ -123,5 +124,27 @@
     }
     const timer = setInterval(ask, 2000);
     ask();
+  }
+
+  // What was asked of the cache: how far it is, and how it has ended.
+  function showOperation(state) {
+    const [box, ended] = ["operation", "operation-ended"].map((id) => document.getElementById(id));
+    const current = state.operation;
+    box.hidden = !current;
+    if (current) {
+      for (const [id, text] of [["operation-title", current.title], ["operation-message", current.message || ""]]) {
+        const element = document.getElementById(id);
+        if (element.textContent !== text) element.textContent = text;
+      }
+      document.getElementById("operation-progress").value = current.progress;
+    }
+    const requested = document.getElementById("requested");
+    if (requested && !current) requested.remove();
+    // A result stays until the page is left.
+    if (!state.ended || state.ended.id === ended.dataset.id) return;
+    ended.dataset.id = state.ended.id;
+    ended.className = `banner ${state.ended.state === "failed" ? "error" : "success"}`;
+    ended.textContent = state.ended.text;
+    ended.hidden = false;
   }
 })();

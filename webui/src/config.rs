@@ -35,6 +35,9 @@ pub struct Config {
     pub session_idle_seconds: u64,
     /// Sessions end at this age.
     pub session_seconds: u64,
+    /// Caches of a user whose plan doesn't say how many, from the section `[limits]`.
+    #[serde(skip)]
+    pub caches_per_user: usize,
     /// Limits of actions that are expensive or could be guessed.
     pub limits: Limits,
 }
@@ -58,6 +61,8 @@ pub struct Limits {
     pub tokens_per_hour: usize,
     /// Active tokens of a cache.
     pub tokens_at_once: usize,
+    /// Caches created and deleted, and operations on them (restart, resize, ...), per user.
+    pub cache_changes_per_hour: usize,
     /// Requests of one browser session, without those for assets; all of a user's may make twice as many.
     pub pages_per_minute: usize,
     /// Requests to list connections, and as many to close one, per user.
@@ -79,6 +84,7 @@ impl Default for Config {
             plan: "default".into(),
             session_idle_seconds: 12 * 60 * 60,
             session_seconds: 7 * 24 * 60 * 60,
+            caches_per_user: 3,
             limits: Limits::default(),
         }
     }
@@ -94,6 +100,7 @@ impl Default for Limits {
             accounts: 1000,
             tokens_per_hour: 20,
             tokens_at_once: 50,
+            cache_changes_per_hour: 60,
             pages_per_minute: 300,
             connections_per_minute: 60,
             leak_reports_per_minute: 60,

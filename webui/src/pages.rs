@@ -24,6 +24,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use tokio_util::sync::CancellationToken;
 
+use self::caches::operations;
 use crate::http::reject::PageError;
 use crate::http::{assets, csrf, headers};
 use crate::state::AppState;
@@ -39,7 +40,7 @@ pub(crate) fn routes(app: Arc<AppState>, stop: CancellationToken) -> Router {
         .route("/account/password", post(account::change_password))
         .route("/account/delete", post(account::delete))
         .route("/account/sessions/end-others", post(account::end_other_sessions))
-        .route("/caches", get(caches::show))
+        .route("/caches", get(caches::list::show).post(caches::create::submit))
         .route("/caches/{cache}", get(caches::overview::show))
         .route("/caches/{cache}/state", get(caches::overview::state))
         .route("/caches/{cache}/events", get(caches::events::stream))
@@ -49,6 +50,14 @@ pub(crate) fn routes(app: Arc<AppState>, stop: CancellationToken) -> Router {
         .route("/caches/{cache}/connections", get(caches::connections::show))
         .route("/caches/{cache}/connections/close", post(caches::connections::close))
         .route("/caches/{cache}/denials", get(caches::denials::show))
+        .route("/caches/{cache}/activity", get(caches::activity::show))
+        .route("/caches/{cache}/settings", get(caches::settings::show))
+        .route("/caches/{cache}/restart", get(operations::confirm).post(operations::submit))
+        .route("/caches/{cache}/flush", get(operations::confirm).post(operations::submit))
+        .route("/caches/{cache}/suspend", get(operations::confirm).post(operations::submit))
+        .route("/caches/{cache}/resume", get(operations::confirm).post(operations::submit))
+        .route("/caches/{cache}/resize", get(operations::confirm).post(operations::resize))
+        .route("/caches/{cache}/delete", get(caches::delete::show).post(caches::delete::submit))
         .route("/ca.pem", get(ca_certificate::download))
         .route("/tokens/{id}/first-use", get(caches::first_steps::first_use))
         .route("/tokens/{id}", get(tokens::show::show))

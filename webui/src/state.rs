@@ -59,6 +59,8 @@ pub(crate) struct RateLimits {
     pub(crate) near_limit_warnings: RateLimiter,
     /// Tokens and certificates issued, and permissions changed, per user.
     pub(crate) token_changes: RateLimiter,
+    /// Caches created and deleted, and operations on them, per user.
+    pub(crate) cache_changes: RateLimiter,
     /// Requests, per session.
     pub(crate) session_pages: RateLimiter,
     /// Requests, per user.
@@ -91,6 +93,7 @@ impl AppState {
             sign_ups: SignUpLimits::new(limits),
             near_limit_warnings: RateLimiter::new(1, HOUR),
             token_changes: RateLimiter::new(limits.tokens_per_hour, HOUR),
+            cache_changes: RateLimiter::new(limits.cache_changes_per_hour, HOUR),
             session_pages: RateLimiter::new(limits.pages_per_minute, MINUTE),
             user_pages: RateLimiter::new(limits.pages_per_minute.saturating_mul(2), MINUTE),
             connection_lists: RateLimiter::new(limits.connections_per_minute, MINUTE),

@@ -110,6 +110,14 @@ impl NewOperation {
     }
 }
 
+impl Instance {
+    /// The least memory in MiB to which it can be resized.
+    #[must_use]
+    pub fn memory_mb_min(&self) -> i64 {
+        memory_mb_min(self.item_size_max)
+    }
+}
+
 /// The least memory in MiB to which a cache with such items can be resized.
 pub(crate) fn memory_mb_min(item_size_max: i64) -> i64 {
     // An item has at most half of the memory, see `Spec::of` in the provisioner.
@@ -117,6 +125,9 @@ pub(crate) fn memory_mb_min(item_size_max: i64) -> i64 {
     for_items.max(RESIZE_MB_MIN)
 }
 
+/// Who has suspended a cache. Only requests to suspend or resume follow, so that it is among those that are kept.
+pub(crate) const SUSPENDED_BY: &str = "SELECT requested_by FROM operations WHERE cache_id = $1 AND kind = 'suspend' \
+     ORDER BY number DESC LIMIT 1";
 pub(super) const ASKED: &str =
     "SELECT CAST(COALESCE(SUM(requests), 0) AS BIGINT) FROM operations WHERE cache_id = $1 AND asked_at > $2";
 /// However old the operation is, each change counts.
@@ -127,6 +138,23 @@ pub(crate) const SET_MEMORY: &str = "UPDATE instances SET memory_mb = $1, revisi
 pub(crate) const DELETE_SURPLUS: &str = "DELETE FROM operations WHERE cache_id = $1 AND id IN (SELECT o.id FROM operations o \
      JOIN operation_progress p ON p.operation_id = o.id WHERE o.cache_id = $1 AND p.finished_at IS NOT NULL \
      ORDER BY o.asked_at DESC, o.number DESC LIMIT 1000 OFFSET $2)";
+
+/// Refuses to let the owner of a cache take over its suspension from an operator: only who has suspended it may resume it.
+macro_rules! require_own_suspension {
+    ($store:expr, $tx:expr, $cache:expr, $new:expr) => {{
+        let cache: &$crate::Cache = $cache;
+        if cache.suspended && *$store.actor == format!("user {}", cache.user_id) {
+            let by: Option<String> = sqlx::query_scalar($crate::operation::request::SUSPENDED_BY)
+                .bind(&cache.id)
+                .fetch_optional(&mut *$tx)
+                .await?;
+            if $new.suspends().is_some() && by.as_deref() != Some(&*$store.actor) {
+                return Err($crate::OperationError::SuspendedByOperator.into());
+            }
+        }
+    }};
+}
+pub(crate) use require_own_suspension;
 
 /// Asks for an operation within a transaction that has taken a revision, with an entry in the audit log. Returns the
 /// id of it, or of the same one that is unfinished. The caller has checked that it is allowed.

@@ -158,6 +158,35 @@ async fn what_cannot_be_done_is_refused_with_its_fix(db: TestDb) {
     );
 }
 
+// W-11: a user doesn't lift what an operator has decided, neither at once nor by taking it over.
+async fn only_who_has_suspended_a_cache_resumes_it(db: TestDb) {
+    let store = db.open().await;
+    let instance = instance_in(&store, "ada@example.org", InstanceState::Running).await;
+    let cache = &instance.cache_id;
+    let owner = store.acting_as(&format!("user {}", instance.user_id));
+    let ask = async |store: &Store, new| {
+        let asked = store.request_operation(cache, new).await.unwrap();
+        store.record_operation(&asked.id, &progress(OperationState::Done, 100, "")).await.unwrap();
+    };
+    ask(&owner, NewOperation::Suspend).await;
+    ask(&owner, NewOperation::Suspend).await;
+    ask(&owner, NewOperation::Resume).await;
+    ask(&store, NewOperation::Suspend).await;
+    for new in [NewOperation::Suspend, NewOperation::Resume] {
+        let refused = refusal(&owner, cache, new).await;
+        assert_eq!(refused, OperationError::SuspendedByOperator, "{new:?}");
+        assert!(refused.to_string().contains(": ask the operator"), "{refused}");
+    }
+    ask(&store, NewOperation::Resume).await;
+    ask(&owner, NewOperation::Suspend).await;
+    // An operator's suspension counts from then on, also of a cache that its user has suspended.
+    ask(&store, NewOperation::Suspend).await;
+    assert_eq!(refusal(&owner, cache, NewOperation::Resume).await, OperationError::SuspendedByOperator);
+    // Without a row that says who it was, nobody but the operator resumes it.
+    db.execute("DELETE FROM operations").await.unwrap();
+    assert_eq!(refusal(&owner, cache, NewOperation::Resume).await, OperationError::SuspendedByOperator);
+}
+
 //
 async fn operations_are_bounded(db: TestDb) {
     let store = db.open().await;
@@ -269,6 +298,7 @@ on_both! {
     an_unfinished_operation_stands_until_it_ends,
     a_resize_changes_the_desired_size_and_the_unfinished_operation,
     what_cannot_be_done_is_refused_with_its_fix,
+    only_who_has_suspended_a_cache_resumes_it,
     operations_are_bounded,
     old_operation_that_is_asked_for_again_counts,
     followers_hear_of_requests_and_of_progress,

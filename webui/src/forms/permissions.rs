@@ -7,7 +7,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use store::{Cidr, KeyPrefix, Permissions, Scopes, Timestamp};
 
-use crate::view::date::day;
+use crate::view::date::minute_of;
 
 /// Fields of the form as they were sent. A default form is one that wasn't filled in: it grants everything.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -40,8 +40,8 @@ const KEEP: &str = "keep";
 
 /// Choices for the expiry of an existing token.
 pub(crate) fn lifetimes(expires_at: Option<Timestamp>) -> Vec<(&'static str, String)> {
-    let unchanged =
-        expires_at.map_or_else(|| "never (unchanged)".to_owned(), |at| format!("{} (unchanged)", day(at)));
+    let unchanged = expires_at
+        .map_or_else(|| "never (unchanged)".to_owned(), |at| format!("{} (unchanged)", minute_of(at)));
     let others = LIFETIMES.into_iter().filter(|(value, _)| expires_at.is_some() || !value.is_empty());
     let others = others.map(|(value, label)| (value, label.to_owned()));
     [(KEEP, unchanged)].into_iter().chain(others).collect()
@@ -168,7 +168,7 @@ pub(crate) fn summary(permissions: &Permissions) -> Vec<String> {
         phrases.push(format!("from {}", networks.join(", ")));
     }
     phrases.extend(permissions.connections.map(|most| format!("at most {most} connections")));
-    phrases.extend(permissions.expires_at.map(|at| format!("expires {}", day(at))));
+    phrases.extend(permissions.expires_at.map(|at| format!("expires {}", minute_of(at))));
     phrases
 }
 
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(permissions.expires_at, Some(Timestamp::from_millis(86_401_000)));
         assert_eq!(
             summary(&permissions),
-            ["only read", "keys app:…", "from 10.0.0.0/8, ::1/128", "expires 2 Jan 1970"]
+            ["only read", "keys app:…", "from 10.0.0.0/8, ::1/128", "expires 2 Jan 1970, 00:00 UTC"]
         );
         assert_eq!(ticked_boxes(&form), ["read"]);
         for invalid in [

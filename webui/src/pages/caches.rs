@@ -1,67 +1,40 @@
 //! The caches of a user: the list of them, and the pages of one, which share a header and tabs. Caches of other users are
 //! answered like caches that don't exist.
 
+pub(super) mod activity;
 pub(super) mod connect;
 pub(super) mod connections;
+pub(super) mod create;
+pub(super) mod delete;
 pub(super) mod denials;
 pub(super) mod events;
 pub(super) mod first_steps;
+pub(super) mod list;
+pub(super) mod operations;
 pub(super) mod overview;
+pub(super) mod settings;
 pub(super) mod tokens;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use askama::Template;
-use axum::extract::{FromRequestParts, Path, State};
-use axum::http::StatusCode;
+use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
-use axum::response::{IntoResponse as _, Redirect, Response};
-use store::{Cache, Instance, UserState};
+use store::{Cache, Instance, Operation, UserState};
 
-use super::no_cache;
 use crate::http::csrf::FormSender;
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
-use crate::layout::{Layout, render};
 use crate::state::AppState;
 use crate::view::cache_state::CacheState;
+use crate::view::date::retry_in;
 
 /// Where a user without a certain cache in mind is sent.
 pub(crate) const CACHES: &str = "/caches";
-
-#[derive(Template)]
-#[template(path = "caches/list.html")]
-struct List {
-    layout: Layout,
-    caches: Vec<CacheRow>,
-}
-
-/// A cache in the list.
-struct CacheRow {
-    id: String,
-    name: String,
-    memory_mb: i64,
-    state: CacheState,
-}
-
-/// `GET /caches`. Somebody with one cache is led to it.
-pub(crate) async fn show(State(app): State<Arc<AppState>>, me: SignedIn) -> Result<Response, PageError> {
-    let caches = app.store.caches_of(&me.user.id).await?;
-    match &*caches {
-        [] => return no_cache::page(&me, StatusCode::OK),
-        [only] => return Ok(Redirect::to(&format!("{CACHES}/{}", only.id)).into_response()),
-        _ => {}
-    }
-    let mut rows = Vec::with_capacity(caches.len());
-    for Cache { id, name, .. } in caches {
-        // One that is being deleted has none.
-        if let Some(instance) = app.store.instance_of_cache(&id).await? {
-            let (memory_mb, state) = (instance.memory_mb, CacheState::new(&instance));
-            rows.push(CacheRow { id, name, memory_mb, state });
-        }
-    }
-    render(StatusCode::OK, &List { layout: Layout::signed_in(&me), caches: rows })
-}
+/// Operations of a cache that pages know of: more than the store keeps.
+const OPERATIONS_MAX: i64 = 40;
+/// What a suspended user is told who wants to change something.
+const SUSPENDED: &str = "Your account is suspended. Ask the operator of this service.";
 
 /// Extractor: the cache that the path names, and the signed-in user who has it.
 #[derive(Debug)]
@@ -110,10 +83,20 @@ pub(crate) enum Tab {
     Tokens,
     Connections,
     Denials,
+    Activity,
+    Settings,
 }
 
 impl Tab {
-    const ALL: [Self; 5] = [Self::Overview, Self::Connect, Self::Tokens, Self::Connections, Self::Denials];
+    const ALL: [Self; 7] = [
+        Self::Overview,
+        Self::Connect,
+        Self::Tokens,
+        Self::Connections,
+        Self::Denials,
+        Self::Activity,
+        Self::Settings,
+    ];
 
     fn title(self) -> &'static str {
         match self {
@@ -122,6 +105,8 @@ impl Tab {
             Self::Tokens => "Tokens",
             Self::Connections => "Connections",
             Self::Denials => "Denials",
+            Self::Activity => "Activity",
+            Self::Settings => "Settings",
         }
     }
 
@@ -133,6 +118,8 @@ impl Tab {
             Self::Tokens => "/tokens",
             Self::Connections => "/connections",
             Self::Denials => "/denials",
+            Self::Activity => "/activity",
+            Self::Settings => "/settings",
         }
     }
 }
@@ -157,7 +144,7 @@ impl Header {
         Ok(Self {
             cache_id: own.cache.id.clone(),
             name: own.cache.name.clone(),
-            state: CacheState::new(&own.instance),
+            state: read_state(app, &own.instance).await?,
             tab,
             others,
             user_suspended: own.me.user.state == UserState::Suspended,
@@ -172,6 +159,29 @@ impl Header {
     pub(crate) fn path(&self) -> String {
         path_of(&self.cache_id, self.tab)
     }
+}
+
+/// The newest operations of a cache, newest first.
+async fn operations_of(app: &AppState, cache_id: &str) -> Result<Vec<Operation>, PageError> {
+    Ok(app.store.operations_of(cache_id, OPERATIONS_MAX).await?)
+}
+
+/// The state of a cache, with what was asked of it.
+async fn read_state(app: &AppState, instance: &Instance) -> Result<CacheState, PageError> {
+    let operations = operations_of(app, &instance.cache_id).await?;
+    Ok(CacheState::new(instance).with_operations(instance, &operations))
+}
+
+/// Counts a change of a user's caches against the user's rate limit.
+///
+/// # Errors
+///
+/// The time to wait, and the message about it.
+fn acquire_change(app: &AppState, me: &SignedIn) -> Result<(), (Duration, String)> {
+    app.rate_limits.cache_changes.acquire(&me.user.id).map_err(|wait| {
+        app.metrics.count_limited("cache_changes");
+        (wait, format!("You changed your caches too often. Try again {}.", retry_in(wait)))
+    })
 }
 
 /// The address of a cache's page.

@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use store::{Instance, InstanceState};
+use store::{Instance, InstanceState, Operation};
+
+use super::operation::{OperationProgress, OperationResult, is_suspended_by_user};
 
 /// Age of a pending instance after which the page says that the start is slow.
 const SLOW_START_AFTER: Duration = Duration::from_secs(10);
+
+const SUSPENDED_BY_USER: &str =
+    "You have suspended it: it is empty, and its tokens are refused. Resume it in its settings.";
 
 /// State of a cache, as the cache page shows it and as its event stream sends it (JSON).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -17,6 +22,10 @@ pub(crate) struct CacheState {
     pub(crate) detail: String,
     /// memcached's version, once it is known.
     pub(crate) version: Option<String>,
+    /// What is being done, if something was asked for.
+    pub(crate) operation: Option<OperationProgress>,
+    /// What has ended a short time ago.
+    pub(crate) ended: Option<OperationResult>,
 }
 
 impl CacheState {
@@ -37,12 +46,24 @@ impl CacheState {
             title,
             detail: message.filter(|_| shows_message).unwrap_or_else(|| detail.to_owned()),
             version: instance.route.as_ref().and_then(|route| route.version.clone()),
+            operation: None,
+            ended: None,
         }
+    }
+
+    /// Adds what was asked of the cache; `operations` are its newest, newest first.
+    pub(crate) fn with_operations(mut self, instance: &Instance, operations: &[Operation]) -> Self {
+        if self.state == "suspended" && is_suspended_by_user(operations, &instance.user_id) {
+            SUSPENDED_BY_USER.clone_into(&mut self.detail);
+        }
+        self.operation = OperationProgress::of(operations);
+        self.ended = OperationResult::of(operations);
+        self
     }
 
     /// Whether the state will change soon, so that a page without scripts should reload.
     pub(crate) fn is_transient(&self) -> bool {
-        matches!(self.state, "pending" | "restarting")
+        matches!(self.state, "pending" | "restarting") || self.operation.is_some()
     }
 }
 

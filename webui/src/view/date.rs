@@ -1,4 +1,4 @@
-//! Days and waits as people read them.
+//! Days, moments and waits as people read them.
 
 use std::time::Duration;
 
@@ -9,13 +9,52 @@ use time::OffsetDateTime;
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
+/// A moment for a `<time>` element.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Moment {
+    /// For `datetime`: `2025-03-07T09:05:00Z`.
+    pub(crate) iso: String,
+    /// `7 Mar 2025, 09:05 UTC`.
+    pub(crate) text: String,
+}
+
+impl Moment {
+    pub(crate) fn new(at: Timestamp) -> Self {
+        let date = utc(at);
+        let [month, day] = [u8::from(date.month()), date.day()];
+        let (hour, minute, second) = date.time().as_hms();
+        let iso = format!("{:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z", date.year());
+        Self { iso, text: minute_of(at) }
+    }
+}
+
 /// A day of the Gregorian calendar, in UTC: `7 Mar 2025`.
 pub(crate) fn day(at: Timestamp) -> String {
-    // A time that the calendar can't express (beyond the year 9999) is shown as its last day.
-    let last = time::Date::MAX.midnight().assume_utc();
-    let date = OffsetDateTime::from_unix_timestamp(at.as_millis().div_euclid(1000)).unwrap_or(last).date();
+    let date = utc(at);
     let month = MONTHS.get(usize::from(u8::from(date.month())) - 1).unwrap_or(&"?");
     format!("{} {month} {}", date.day(), date.year())
+}
+
+/// A minute in UTC: `7 Mar 2025, 09:05 UTC`.
+pub(crate) fn minute_of(at: Timestamp) -> String {
+    let date = utc(at);
+    format!("{}, {:02}:{:02} UTC", day(at), date.hour(), date.minute())
+}
+
+/// A time that the calendar can't express (beyond the year 9999) is its last day.
+fn utc(at: Timestamp) -> OffsetDateTime {
+    let last = time::Date::MAX.midnight().assume_utc();
+    OffsetDateTime::from_unix_timestamp(at.as_millis().div_euclid(1000)).unwrap_or(last)
+}
+
+/// A length of time exactly, in its largest unit that fits: `90 minutes`, `1 hour`.
+pub(crate) fn exactly(seconds: i64) -> String {
+    let (count, unit) = match seconds {
+        _ if seconds % 3600 == 0 => (seconds / 3600, "hour"),
+        _ if seconds % 60 == 0 => (seconds / 60, "minute"),
+        _ => (seconds, "second"),
+    };
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
 }
 
 /// When to try again: `in 40 seconds`, `in 12 minutes`. Rounded up, so that waiting that long is enough.
@@ -41,6 +80,22 @@ mod tests {
         let at = Timestamp::from_millis;
         assert_eq!(ago(at(1000).since(at(1005))), "0 seconds ago");
         assert_eq!(ago(at(62_000).since(at(1000))), "1 minute ago");
+    }
+
+    #[test]
+    fn moments_have_hours_and_their_zone() {
+        let moment = Moment::new(Timestamp::from_millis(1_795_961_109_000));
+        assert_eq!(
+            (moment.text.as_str(), moment.iso.as_str()),
+            ("29 Nov 2026, 14:05 UTC", "2026-11-29T14:05:09Z")
+        );
+        assert_eq!(minute_of(Timestamp::from_millis(-1)), "31 Dec 1969, 23:59 UTC");
+    }
+
+    #[test]
+    fn lengths_are_exact() {
+        let shown = [3600, 7200, 5400, 60, 90].map(exactly);
+        assert_eq!(shown, ["1 hour", "2 hours", "90 minutes", "1 minute", "90 seconds"]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod driver;
 mod flow;
+mod settings;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -139,11 +140,12 @@ async fn screenshot_every_page(browser: &Client, folder: &Path, name: &str, phon
     flow.open_tokens().await;
     flow.click(".inactive summary").await;
     picture("tokens").await;
-    for tab in ["connect", "connections", "denials"] {
+    for tab in ["connect", "connections", "denials", "activity", "settings"] {
         flow.click(&format!(".cache-tabs [href$={tab}]")).await;
         flow.find(&format!("[aria-current=page][href$={tab}]")).await;
         picture(tab).await;
     }
+    settings::screenshots(&flow, &site, &picture).await;
     flow.open("/caches").await;
     flow.find("#endpoint").await;
     picture("overview").await;

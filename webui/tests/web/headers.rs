@@ -16,6 +16,10 @@ const GETS: &[(&str, u16)] = &[
     ("/caches/{cache}/state", 303),
     ("/caches/{cache}/events", 303),
     ("/caches/{cache}/tokens", 303),
+    ("/caches/{cache}/settings", 303),
+    ("/caches/{cache}/activity", 303),
+    ("/caches/{cache}/restart", 303),
+    ("/caches/{cache}/delete", 303),
     ("/tokens/aaaaaaaaaaaa/revoke", 303),
     ("/sign-out", 405),
     ("/ca.pem", 404),
@@ -60,9 +64,17 @@ async fn check_every_route(visitor: &mut Visitor, https: bool) {
         assert_eq!(response.status, *status, "{path}");
         check(path, &response, https);
     }
-    for path in
-        ["/", "/sign-up", "/sign-in", "/sign-out", "/caches/{cache}/tokens", "/nothing", "/assets/style.css"]
-    {
+    for path in [
+        "/",
+        "/sign-up",
+        "/sign-in",
+        "/sign-out",
+        "/caches",
+        "/caches/{cache}/tokens",
+        "/caches/{cache}/resize",
+        "/nothing",
+        "/assets/style.css",
+    ] {
         check(path, &visitor.post(path, &[]).await, https);
         visitor.headers = vec![("Sec-Fetch-Site".into(), "cross-site".into())];
         let refused = visitor.post(path, &[]).await;
@@ -81,9 +93,12 @@ async fn every_response_has_security_headers() {
     let (mut user, first) = site.sign_up_user("a@example.com").await;
     check("/sign-up", &first, false);
     let revoke = format!("/tokens/{}/revoke", first.tokens()[0]);
-    let tabs = ["", "/connect", "/tokens", "/connections", "/denials", "/state"];
+    let tabs = ["", "/connect", "/tokens", "/connections", "/denials", "/activity", "/settings", "/state"];
     let tabs = tabs.map(|tab| format!("/caches/{}{tab}", user.cache));
-    for path in tabs.iter().chain(&["/".to_owned(), "/account".to_owned(), revoke]) {
+    let asks =
+        ["restart", "flush", "suspend", "delete"].map(|action| format!("/caches/{}/{action}", user.cache));
+    let others = ["/".to_owned(), "/account".to_owned(), "/caches?all".to_owned(), revoke];
+    for path in tabs.iter().chain(&asks).chain(&others) {
         let response = user.get(path).await;
         assert_eq!(response.status, 200, "{path}");
         check(path, &response, false);

@@ -1,9 +1,11 @@
 //! Tests of the web UI over HTTP, with a SQLite store.
 
 mod account;
+mod activity;
 mod browser;
 mod ca_certificate;
 mod cache_events;
+mod caches;
 mod certificates;
 mod connections;
 mod csrf;
@@ -22,6 +24,7 @@ mod permissions;
 mod rate_limits;
 mod repairs;
 mod sessions;
+mod settings;
 mod sign_in;
 mod sign_up;
 mod tokens;

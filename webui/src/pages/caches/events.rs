@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use super::OwnCache;
+use super::{OwnCache, read_state};
 use crate::cache_events::{ChangedCaches, StreamSlot};
 use crate::http::reject::PageError;
 use crate::http::session;
@@ -75,7 +75,7 @@ impl EventStream {
             }
             // If the store is unavailable the stream ends: the page keeps its state, the browser reconnects.
             let instance = self.app.store.instance_of_cache(&self.cache_id).await.ok()??;
-            let state = CacheState::new(&instance);
+            let state = read_state(&self.app, &instance).await.ok()?;
             if self.last_sent.as_ref() == Some(&state) {
                 continue;
             }

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use store::{Instance, now};
 
-use super::{Header, OwnCache, Tab};
+use super::{Header, OwnCache, Tab, read_state};
 use crate::http::reject::PageError;
 use crate::layout::{Layout, render};
 use crate::state::AppState;
@@ -47,8 +47,11 @@ pub(crate) async fn show(State(app): State<Arc<AppState>>, own: OwnCache) -> Res
 }
 
 /// `GET /caches/{cache}/state`: polled by pages whose event stream was refused.
-pub(crate) async fn state(own: OwnCache) -> Json<CacheState> {
-    Json(CacheState::new(&own.instance))
+pub(crate) async fn state(
+    State(app): State<Arc<AppState>>,
+    own: OwnCache,
+) -> Result<Json<CacheState>, PageError> {
+    Ok(Json(read_state(&app, &own.instance).await?))
 }
 
 impl Page<'_> {

@@ -17,7 +17,7 @@ use crate::http::session::SignedIn;
 use crate::layout::{Layout, render, set_retry_after};
 use crate::pages::caches::{Tab, path_of};
 use crate::state::AppState;
-use crate::view::date::day;
+use crate::view::date::{day, minute_of};
 
 #[derive(Template)]
 #[template(path = "tokens/certificates.html")]
@@ -150,7 +150,7 @@ async fn page(
 impl CertificateView {
     fn new(row: CertificateRow) -> Self {
         let is_expired = !row.is_valid_at(now());
-        let (created, not_after) = (day(row.created_at), day(row.not_after));
+        let (created, not_after) = (day(row.created_at), minute_of(row.not_after));
         Self { fingerprint: row.fingerprint, created, not_after, is_expired }
     }
 }

@@ -1,0 +1,36 @@
+//! What happened to a cache: the operations that are kept and the repairs of the last month, in one list by time.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use super::{Header, OwnCache, Tab, operations_of};
+use crate::http::reject::PageError;
+use crate::layout::{Layout, render};
+use crate::state::AppState;
+use crate::view::activity::{self, Activity};
+
+/// Repairs on the page: all that the store keeps of an instance.
+const EVENTS_MAX: i64 = 50;
+
+#[derive(Template)]
+#[template(path = "caches/activity.html")]
+struct Page {
+    layout: Layout,
+    header: Header,
+    activities: Vec<Activity>,
+}
+
+pub(crate) async fn show(State(app): State<Arc<AppState>>, own: OwnCache) -> Result<Response, PageError> {
+    let operations = operations_of(&app, &own.cache.id).await?;
+    let events = app.store.instance_events(&own.instance.id, EVENTS_MAX).await?;
+    let page = Page {
+        layout: Layout::signed_in(&own.me),
+        header: Header::new(&app, &own, Tab::Activity).await?,
+        activities: activity::list(&operations, &events, &own.me.user.id),
+    };
+    render(StatusCode::OK, &page)
+}
