@@ -7,8 +7,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _};
 use crate::db::schema;
 use crate::tokens::{self, listing};
 use crate::{
-    cache, connections, denials, feed, grant, host_capacity, instance, instance_event, instance_statistics,
-    isolation_check, leak, plan_change, proxy, usage, usage_hours, user, wake,
+    cache, certificate, connections, denials, feed, grant, host_capacity, instance, instance_event,
+    instance_statistics, isolation_check, leak, plan_change, proxy, usage, usage_hours, user, wake,
 };
 
 /// Rows that are sorted, or read from one end of an index up to a limit.
@@ -17,7 +17,7 @@ const SORTED: &str = "USE TEMP B-TREE FOR ORDER BY";
 const SORTED_TIES: &str = "USE TEMP B-TREE FOR LAST";
 
 /// Each query, with what it may do other than search an index.
-const QUERIES: [(&str, &[&str]); 33] = [
+const QUERIES: [(&str, &[&str]); 34] = [
     (leak::OPEN, &[]),
     (leak::OF_USER, &[]),
     (denials::OF_TOKEN, &[SORTED]),
@@ -27,6 +27,7 @@ const QUERIES: [(&str, &[&str]); 33] = [
     (listing::INACTIVE, &[]),
     (listing::ENDED, &[]),
     (listing::SURPLUS, &[]),
+    (certificate::EXPIRING, &[SORTED]),
     (grant::OF_CACHE, &[]),
     (feed::CHANGED_TOKENS, &[]),
     (feed::CHANGED_CERTIFICATES, &[]),

@@ -1,6 +1,7 @@
 //! Store rows as pages show them. No request and no template in here.
 
 pub(crate) mod cache_state;
+pub(crate) mod chart;
 pub(crate) mod date;
 pub(crate) mod denials;
 pub(crate) mod number;

@@ -8,6 +8,7 @@ pub(super) mod events;
 pub(super) mod first_steps;
 pub(super) mod overview;
 pub(super) mod tokens;
+pub(super) mod usage;
 
 use std::sync::Arc;
 
@@ -110,10 +111,12 @@ pub(crate) enum Tab {
     Tokens,
     Connections,
     Denials,
+    Usage,
 }
 
 impl Tab {
-    const ALL: [Self; 5] = [Self::Overview, Self::Connect, Self::Tokens, Self::Connections, Self::Denials];
+    const ALL: [Self; 6] =
+        [Self::Overview, Self::Connect, Self::Tokens, Self::Connections, Self::Denials, Self::Usage];
 
     fn title(self) -> &'static str {
         match self {
@@ -122,6 +125,7 @@ impl Tab {
             Self::Tokens => "Tokens",
             Self::Connections => "Connections",
             Self::Denials => "Denials",
+            Self::Usage => "Usage",
         }
     }
 
@@ -133,6 +137,7 @@ impl Tab {
             Self::Tokens => "/tokens",
             Self::Connections => "/connections",
             Self::Denials => "/denials",
+            Self::Usage => "/usage",
         }
     }
 }

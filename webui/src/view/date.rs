@@ -11,11 +11,26 @@ const MONTHS: [&str; 12] =
 
 /// A day of the Gregorian calendar, in UTC: `7 Mar 2025`.
 pub(crate) fn day(at: Timestamp) -> String {
-    // A time that the calendar can't express (beyond the year 9999) is shown as its last day.
-    let last = time::Date::MAX.midnight().assume_utc();
-    let date = OffsetDateTime::from_unix_timestamp(at.as_millis().div_euclid(1000)).unwrap_or(last).date();
+    format!("{} {}", day_of_year(at), calendar(at).year())
+}
+
+/// A day without its year, in UTC: `7 Mar`.
+pub(crate) fn day_of_year(at: Timestamp) -> String {
+    let date = calendar(at).date();
     let month = MONTHS.get(usize::from(u8::from(date.month())) - 1).unwrap_or(&"?");
-    format!("{} {month} {}", date.day(), date.year())
+    format!("{} {month}", date.day())
+}
+
+/// An hour and minute, in UTC: `08:05`.
+pub(crate) fn time_of_day(at: Timestamp) -> String {
+    let time = calendar(at).time();
+    format!("{:02}:{:02}", time.hour(), time.minute())
+}
+
+/// A time that the calendar can't express (beyond the year 9999) is shown as its last day.
+fn calendar(at: Timestamp) -> OffsetDateTime {
+    let last = time::Date::MAX.midnight().assume_utc();
+    OffsetDateTime::from_unix_timestamp(at.as_millis().div_euclid(1000)).unwrap_or(last)
 }
 
 /// When to try again: `in 40 seconds`, `in 12 minutes`. Rounded up, so that waiting that long is enough.
@@ -55,5 +70,7 @@ mod tests {
         ] {
             assert_eq!(day(Timestamp::from_millis(at)), expected);
         }
+        let at = Timestamp::from_millis(951_782_400_000 + 485 * 60_000);
+        assert_eq!((day_of_year(at), time_of_day(at)), ("29 Feb".to_owned(), "08:05".to_owned()));
     }
 }

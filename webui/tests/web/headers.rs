@@ -81,7 +81,8 @@ async fn every_response_has_security_headers() {
     let (mut user, first) = site.sign_up_user("a@example.com").await;
     check("/sign-up", &first, false);
     let revoke = format!("/tokens/{}/revoke", first.tokens()[0]);
-    let tabs = ["", "/connect", "/tokens", "/connections", "/denials", "/state"];
+    let tabs =
+        ["", "/connect", "/tokens", "/connections", "/denials", "/usage", "/usage.csv", "/figures", "/state"];
     let tabs = tabs.map(|tab| format!("/caches/{}{tab}", user.cache));
     for path in tabs.iter().chain(&["/".to_owned(), "/account".to_owned(), revoke]) {
         let response = user.get(path).await;
