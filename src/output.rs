@@ -1,6 +1,5 @@
 //! How commands print: the result on stdout, an error with its fix on stderr.
 
-mod escape;
 pub(crate) mod table;
 pub(crate) mod time;
 
@@ -10,7 +9,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-pub(crate) use escape::escape_controls;
+pub(crate) use identity::escape_controls;
 
 /// What went wrong and how to fix it. `main` prints it once.
 #[derive(Debug)]

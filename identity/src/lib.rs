@@ -1,15 +1,18 @@
-//! Rules that the web UI and the command line share: e-mail addresses, passwords, token names, permissions
-//! and client certificates. Pure functions over values: never opens the store, a socket or a file.
+//! Rules that the web UI and the command line share: e-mail addresses, passwords, token names, permissions,
+//! client certificates, and text that leaves memgate. Pure functions over values: never opens the store, a socket or a file.
 
 pub mod certificate;
 mod email;
+mod escape;
 mod input_error;
 pub mod password;
 pub mod permissions_text;
 pub mod time_text;
 mod token_name;
+pub mod usage_csv;
 
 pub use email::Email;
+pub use escape::escape_controls;
 pub use input_error::InputError;
 pub use password::Password;
 pub use token_name::{FIRST_TOKEN_NAME, TokenName};

@@ -1,6 +1,9 @@
-//! Durations for people.
+//! Durations for people, and times for programs.
 
 use std::time::Duration;
+
+use store::Timestamp;
+use time::OffsetDateTime;
 
 /// A duration in its largest fitting unit, rounded down: `12 seconds`, `1 minute`, `3 hours`, `2 days`.
 ///
@@ -22,6 +25,16 @@ pub fn duration(duration: Duration) -> String {
     format!("{count} {unit}{plural}")
 }
 
+/// A time as other programs read it (RFC 3339): `2026-11-29T08:00:00Z`; milliseconds since 1970 if no calendar has it.
+#[must_use]
+pub fn rfc3339(at: Timestamp) -> String {
+    let Ok(date) = OffsetDateTime::from_unix_timestamp(at.as_millis().div_euclid(1_000)) else {
+        return at.to_string();
+    };
+    let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", date.hour(), date.minute(), date.second())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,5 +50,17 @@ mod tests {
         ] {
             assert_eq!(duration(Duration::from_millis(millis)), expected);
         }
+    }
+
+    #[test]
+    fn times_are_written_for_programs() {
+        for (millis, expected) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (-1, "1969-12-31T23:59:59Z"),
+            (1_795_942_799_999, "2026-11-29T08:59:59Z"),
+        ] {
+            assert_eq!(rfc3339(Timestamp::from_millis(millis)), expected);
+        }
+        assert_eq!(rfc3339(Timestamp::MAX), Timestamp::MAX.to_string());
     }
 }

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use provisioner::statistics::{self, Statistics};
 use serde::Serialize;
-use store::{DesiredState, Instance, InstanceState, InstanceUsage, Store, Timestamp, User};
+use store::{
+    DesiredState, Instance, InstanceState, InstanceUsage, Store, Timestamp, User, hits_per_thousand,
+    latency_quantile_us,
+};
 
 use self::events::Events;
 use self::isolation::Isolation;
@@ -260,18 +263,15 @@ impl Usage {
         Self {
             open_connections: connections,
             counters: usage,
-            p50_us: quantile(&latency, 50),
-            p99_us: quantile(&latency, 99),
+            p50_us: latency_quantile_us(&latency, 500),
+            p99_us: latency_quantile_us(&latency, 990),
         }
     }
 
     /// The share of reads that were hits, in percent.
     fn hit_rate(&self) -> String {
         let store::Usage { hits, misses, .. } = self.counters;
-        match hits.saturating_add(misses) {
-            0 => "-".to_owned(),
-            reads => format!("{} %", hits.saturating_mul(100).saturating_div(reads)),
-        }
+        hits_per_thousand(hits, misses).map_or_else(|| "-".to_owned(), |share| format!("{} %", share / 10))
     }
 
     /// Formats the usage as names and values.
@@ -291,16 +291,6 @@ impl Usage {
             ("p50, p99", format!("{}, {}", bound(self.p50_us), bound(self.p99_us))),
         ])
     }
-}
-
-/// The upper bound in microseconds of the fastest `percent` of all requests.
-fn quantile(latency: &[(i64, i64)], percent: i64) -> Option<i64> {
-    let total: i128 = latency.iter().map(|(_, requests)| i128::from(*requests)).sum();
-    let mut below = 0;
-    latency.iter().find_map(|(bound, requests)| {
-        below += i128::from(*requests);
-        (below * 100 >= total * i128::from(percent) && total > 0).then_some(*bound)
-    })
 }
 
 fn rows(instances: &[InstanceWithUsage]) -> String {
@@ -325,19 +315,10 @@ fn rows(instances: &[InstanceWithUsage]) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn quantiles_are_upper_bounds() {
-        let latency = [(64, 50), (128, 49), (1024, 1)];
-        assert_eq!((quantile(&latency, 50), quantile(&latency, 99)), (Some(64), Some(128)));
-        assert_eq!((quantile(&latency, 100), quantile(&[], 50)), (Some(1024), None));
-    }
-
     //
     #[test]
     fn absurd_numbers_of_the_store_are_printed() {
         let (max, min) = (i64::MAX, i64::MIN);
-        let latency = [(max, max), (max, max), (min, min)];
-        assert_eq!((quantile(&latency, 50), quantile(&[(1, min), (2, 1)], 99)), (Some(max), None));
         for (number, misses) in [(max, max), (min, min), (min, max)] {
             let counters = store::Usage {
                 hits: number,

@@ -1,8 +1,8 @@
 //! `memgate usage`: what caches used, hour by hour.
 
-mod csv;
 mod hour;
 
+use identity::usage_csv::Audience;
 use serde::Serialize;
 use store::{Store, Timestamp, UsageHour, UsageSpan, now};
 
@@ -121,7 +121,7 @@ impl Export {
 impl Writer {
     fn begin(&self) -> Result<(), CliError> {
         match self.format {
-            ExportFormat::Csv => output::write_out(&csv::header()),
+            ExportFormat::Csv => output::write_out(&Audience::Operators.header()),
             ExportFormat::Json => output::write_out("{\"hours\":["),
         }
     }
@@ -140,7 +140,7 @@ impl Writer {
             let mut text = String::new();
             for row in &page {
                 match self.format {
-                    ExportFormat::Csv => text.push_str(&csv::row(row)),
+                    ExportFormat::Csv => text.push_str(&Audience::Operators.row(row)),
                     ExportFormat::Json => {
                         text.push_str(if self.rows == 0 { "" } else { ",\n" });
                         text.push_str(&json(row)?);

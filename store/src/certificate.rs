@@ -17,6 +17,8 @@ use crate::{Store, StoreError, Timestamp, TokenId, now};
 const PER_TOKEN_MAX: i64 = 16;
 /// Certificates that are listed: more than a token can have had in a day.
 const LISTED_MAX: i64 = 1000;
+/// Certificates that are listed of a cache.
+const EXPIRING_LISTED_MAX: i64 = 50;
 /// How long an ended one is kept, so that every proxy learns from its row that it was revoked.
 const ENDED_KEPT: Duration = Duration::from_hours(24);
 
@@ -78,6 +80,12 @@ impl CertificateRow {
         now < self.not_after
     }
 }
+
+/// Of the active tokens at `$2` of the cache `$1`: certificates that expire after `$2`, up to `$3`. The first `$4`.
+pub(crate) const EXPIRING: &str = "SELECT x.fingerprint, x.token_id, x.created_at, x.not_after FROM tokens t \
+     JOIN certificates x ON x.token_id = t.id WHERE t.cache_id = $1 AND t.revoked_at IS NULL \
+     AND COALESCE(t.expires_at, 9223372036854775807) > $2 AND x.not_after > $2 AND x.not_after <= $3 \
+     ORDER BY x.not_after, x.fingerprint LIMIT $4";
 
 impl Store {
     /// Adds a certificate that was issued for a token. Show it only after this has returned.
@@ -149,6 +157,25 @@ impl Store {
         read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(token.as_str()).bind(LISTED_MAX))?
             .into_iter()
             .collect()
+    }
+
+    /// Certificates of a cache's active tokens that expire until a time, the next one first, at most 50.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn expiring_certificates(
+        &self,
+        cache_id: &str,
+        until: Timestamp,
+    ) -> Result<Vec<CertificateRow>, StoreError> {
+        let now = now();
+        read_rows!(
+            self,
+            SHORT_ROW_BYTES_MAX,
+            sqlx::query(EXPIRING).bind(cache_id).bind(now).bind(until).bind(EXPIRING_LISTED_MAX)
+        )?
+        .into_iter()
+        .collect()
     }
 
     /// The token of the certificate with that fingerprint, and when the certificate expires.

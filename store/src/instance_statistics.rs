@@ -1,6 +1,7 @@
 //! What each memcached last said of itself, one row per instance, and the history of that: rings of intervals.
 
 mod history;
+mod rate;
 mod slab_class;
 
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::{Store, StoreError, Timestamp, now};
 #[cfg(test)]
 pub(crate) use history::OF_INSTANCE as HISTORY;
 pub use history::{StatisticsInterval, StatisticsResolution};
+pub use rate::{hits_per_thousand, merge_intervals, tenths_per_second};
 pub use slab_class::SlabClass;
 
 /// Rows of instances that haven't answered for this long are deleted.

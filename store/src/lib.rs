@@ -25,6 +25,7 @@ mod instance_statistics;
 mod isolation_check;
 mod keys;
 mod lane_credential;
+mod latency_quantile;
 mod leader;
 mod leak;
 mod operation;
@@ -69,11 +70,12 @@ pub use instance_event::{EventAction, EventCause, InstanceEvent, NewInstanceEven
 pub use instance_networks::{InstanceNetworks, ParseInstanceNetworksError};
 pub use instance_statistics::{
     InstanceStatistics, SlabClass, StatisticsCounters, StatisticsGauges, StatisticsInterval,
-    StatisticsResolution, StatisticsSample,
+    StatisticsResolution, StatisticsSample, hits_per_thousand, merge_intervals, tenths_per_second,
 };
 pub use isolation_check::{CheckResult, IsolationCheck, IsolationFailure, IsolationSummary};
 pub use keys::{KeyError, KeyFingerprint, LaneKey, TokenKey};
 pub use lane_credential::LaneCredential;
+pub use latency_quantile::latency_quantile_us;
 pub use leader::LeaderLock;
 pub use leak::{Leak, LeakReport};
 pub use operation::{

@@ -8,8 +8,8 @@ use crate::db::schema;
 use crate::operation::request;
 use crate::tokens::{self, listing};
 use crate::{
-    cache, connections, denials, feed, grant, host_capacity, instance, instance_event, instance_statistics,
-    isolation_check, leak, plan_change, proxy, usage, usage_hours, user, wake,
+    cache, certificate, connections, denials, feed, grant, host_capacity, instance, instance_event,
+    instance_statistics, isolation_check, leak, plan_change, proxy, usage, usage_hours, user, wake,
 };
 
 /// Rows that are sorted, or read from one end of an index up to a limit.
@@ -28,6 +28,7 @@ const QUERIES: [(&str, &[&str]); 34] = [
     (listing::INACTIVE, &[]),
     (listing::ENDED, &[]),
     (listing::SURPLUS, &[]),
+    (certificate::EXPIRING, &[SORTED]),
     (grant::OF_CACHE, &[]),
     (feed::CHANGED_TOKENS, &[]),
     (feed::CHANGED_CERTIFICATES, &[]),

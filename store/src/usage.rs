@@ -122,6 +122,30 @@ pub(crate) const ALL_LATENCY: &str =
 pub(crate) const ALL_CONNECTIONS: &str = "SELECT instance_id, CAST(SUM(connections) AS BIGINT) FROM usage_connections \
      WHERE changed_at > $1 GROUP BY instance_id LIMIT $2";
 impl Usage {
+    /// Operations of all kinds.
+    #[must_use]
+    pub fn operations(&self) -> i64 {
+        let Self { hits, misses, stores, deletes, arithmetic, touches, others, .. } = *self;
+        [hits, misses, stores, deletes, arithmetic, touches, others].into_iter().fold(0, i64::saturating_add)
+    }
+
+    /// What was used in two times.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            hits: self.hits.saturating_add(other.hits),
+            misses: self.misses.saturating_add(other.misses),
+            stores: self.stores.saturating_add(other.stores),
+            deletes: self.deletes.saturating_add(other.deletes),
+            arithmetic: self.arithmetic.saturating_add(other.arithmetic),
+            touches: self.touches.saturating_add(other.touches),
+            others: self.others.saturating_add(other.others),
+            errors: self.errors.saturating_add(other.errors),
+            bytes_in: self.bytes_in.saturating_add(other.bytes_in),
+            bytes_out: self.bytes_out.saturating_add(other.bytes_out),
+        }
+    }
+
     /// The same with numbers that can be added.
     fn bounded(self) -> Self {
         Self {

@@ -62,6 +62,7 @@
       const version = document.getElementById("version");
       if (version) version.textContent = state.version || "–";
       showOperation(state);
+      card.dispatchEvent(new Event("cache-state", { bubbles: true }));
     }
 
     function listen() {
@@ -98,6 +99,39 @@
     });
     addEventListener("pagehide", stop);
     if (!document.hidden) listen();
+  }
+
+  const figures = document.querySelector("[data-figures-url]");
+  if (figures) refresh(figures);
+
+  // Notices and figures, while the page is visible and when the cache's state changes.
+  function refresh(figures) {
+    let state = document.getElementById("state").dataset.state;
+
+    async function load() {
+      if (document.hidden) return;
+      try {
+        const response = await fetch(figures.dataset.figuresUrl);
+        if (response.redirected || !response.ok) return;
+        const page = new DOMParser().parseFromString(await response.text(), "text/html");
+        for (const part of figures.querySelectorAll("[data-part]")) {
+          const next = page.querySelector(`[data-part="${part.dataset.part}"]`);
+          // A link that has the focus keeps it.
+          if (!next || next.innerHTML === part.innerHTML || part.contains(document.activeElement)) continue;
+          part.replaceChildren(...next.childNodes);
+        }
+      } catch {
+        // Offline: keep the last figures.
+      }
+    }
+
+    setInterval(load, 10000);
+    document.addEventListener("visibilitychange", load);
+    document.addEventListener("cache-state", (event) => {
+      if (event.target.dataset.state === state) return;
+      state = event.target.dataset.state;
+      load();
+    });
   }
 
   const firstUse = document.querySelector("[data-first-use-url]");

@@ -43,6 +43,7 @@ pub(crate) fn routes(app: Arc<AppState>, stop: CancellationToken) -> Router {
         .route("/caches", get(caches::list::show).post(caches::create::submit))
         .route("/caches/{cache}", get(caches::overview::show))
         .route("/caches/{cache}/state", get(caches::overview::state))
+        .route("/caches/{cache}/figures", get(caches::overview::figures))
         .route("/caches/{cache}/events", get(caches::events::stream))
         .route("/caches/{cache}/connect", get(caches::connect::show))
         // A new token is shown in the response to the POST; a later GET of the same address shows the list.
@@ -58,6 +59,8 @@ pub(crate) fn routes(app: Arc<AppState>, stop: CancellationToken) -> Router {
         .route("/caches/{cache}/resume", get(operations::confirm).post(operations::submit))
         .route("/caches/{cache}/resize", get(operations::confirm).post(operations::resize))
         .route("/caches/{cache}/delete", get(caches::delete::show).post(caches::delete::submit))
+        .route("/caches/{cache}/usage", get(caches::usage::show))
+        .route("/caches/{cache}/usage.csv", get(caches::usage::download))
         .route("/ca.pem", get(ca_certificate::download))
         .route("/tokens/{id}/first-use", get(caches::first_steps::first_use))
         .route("/tokens/{id}", get(tokens::show::show))

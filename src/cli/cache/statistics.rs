@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 use store::{
-    InstanceStatistics, SlabClass, StatisticsCounters, StatisticsInterval, StatisticsResolution, now,
+    InstanceStatistics, SlabClass, StatisticsCounters, StatisticsInterval, StatisticsResolution,
+    hits_per_thousand, merge_intervals, now, tenths_per_second,
 };
 
 use crate::cli::context::Context;
@@ -111,23 +112,10 @@ impl History {
 
     /// The intervals, several of them together if there are many.
     fn rows(&self, since: Duration) -> Vec<StatisticsInterval> {
-        let seconds = i64::try_from(since.as_secs().div_ceil(ROWS_MAX)).unwrap_or(i64::MAX);
-        let steps = (seconds.saturating_add(self.resolution_seconds - 1) / self.resolution_seconds).max(1);
-        let width = steps.saturating_mul(self.resolution_seconds).saturating_mul(1_000);
-        let row_of = |it: &StatisticsInterval| it.begins_at.as_millis().div_euclid(width);
-        let same = self.intervals.chunk_by(|a, b| row_of(a) == row_of(b));
-        same.filter_map(|same| same.iter().copied().reduce(together)).collect()
+        let resolution = u64::try_from(self.resolution_seconds).unwrap_or(1).max(1);
+        let steps = since.as_secs().div_ceil(ROWS_MAX).div_ceil(resolution).max(1);
+        merge_intervals(&self.intervals, Duration::from_secs(steps.saturating_mul(resolution)))
     }
-}
-
-/// Two intervals, one after the other.
-fn together(earlier: StatisticsInterval, later: StatisticsInterval) -> StatisticsInterval {
-    let mut gauges = later.gauges;
-    gauges.connections = gauges.connections.max(earlier.gauges.connections);
-    gauges.container_bytes = gauges.container_bytes.max(earlier.gauges.container_bytes);
-    let measured_ms = earlier.measured_ms.saturating_add(later.measured_ms);
-    let counters = earlier.counters.plus(&later.counters);
-    StatisticsInterval { begins_at: earlier.begins_at, measured_ms, gauges, counters }
 }
 
 fn row(it: &StatisticsInterval) -> [String; 11] {
@@ -140,9 +128,7 @@ fn row(it: &StatisticsInterval) -> [String; 11] {
         if it.gauges.container_bytes == 0 { "-".to_owned() } else { bytes(it.gauges.container_bytes) };
     [
         time::utc(it.begins_at),
-        hits.saturating_mul(100)
-            .checked_div(reads)
-            .map_or_else(|| "-".to_owned(), |percent| format!("{percent} %")),
+        hits_per_thousand(hits, misses).map_or_else(|| "-".to_owned(), |share| format!("{} %", share / 10)),
         per_second(reads, it.measured_ms),
         per_second(sets, it.measured_ms),
         evictions.to_string(),
@@ -161,8 +147,8 @@ fn row(it: &StatisticsInterval) -> [String; 11] {
 
 /// A rate with one decimal.
 fn per_second(count: i64, millis: i64) -> String {
-    let tenths = count.saturating_mul(10_000).checked_div(millis);
-    tenths.map_or_else(|| "-".to_owned(), |tenths| format!("{}.{}", tenths / 10, tenths % 10))
+    tenths_per_second(count, millis)
+        .map_or_else(|| "-".to_owned(), |tenths| format!("{}.{}", tenths / 10, tenths % 10))
 }
 
 #[cfg(test)]
@@ -221,6 +207,6 @@ mod tests {
         let full = History { slab_classes: vec![class], ..history(vec![interval(0, 1, 2, 3)]) };
         let text = full.text(Duration::from_secs(60));
         assert!(text.contains("up to 240 bytes  2      7"), "{text}");
-        assert_eq!(per_second(i64::MAX, 1), "922337203685477580.7");
+        assert_eq!(per_second(i64::MAX, 1), "922337203685477580.7", "no rate is a panic");
     }
 }

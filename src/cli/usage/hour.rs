@@ -1,4 +1,4 @@
-//! Hours on the command line and in tables for other programs, in UTC.
+//! Hours on the command line, in UTC.
 
 use store::Timestamp;
 use time::{Date, Month, OffsetDateTime, Time};
@@ -32,28 +32,21 @@ fn number(text: &str, digits: usize) -> Option<u16> {
     is_plain.then(|| text.parse().ok()).flatten()
 }
 
-/// A time as other programs read it (RFC 3339): `2026-11-29T08:00:00Z`; milliseconds since 1970 if no calendar has it.
-pub(super) fn to_text(at: Timestamp) -> String {
-    let Ok(date) = OffsetDateTime::from_unix_timestamp(at.as_millis().div_euclid(1_000)) else {
-        return at.to_string();
-    };
-    let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", date.hour(), date.minute(), date.second())
-}
-
 #[cfg(test)]
 mod tests {
+    use identity::time_text::rfc3339;
+
     use super::*;
 
     #[test]
-    fn hours_are_read_and_written() {
+    fn hours_are_read() {
         for (text, written) in [
             ("2026-11-29", "2026-11-29T00:00:00Z"),
             ("2026-11-29T08", "2026-11-29T08:00:00Z"),
             ("2024-02-29T23", "2024-02-29T23:00:00Z"),
             ("1970-01-01", "1970-01-01T00:00:00Z"),
         ] {
-            assert_eq!(to_text(parse(text).unwrap()), written);
+            assert_eq!(rfc3339(parse(text).unwrap()), written);
         }
         for bad in [
             "",
@@ -67,6 +60,5 @@ mod tests {
         ] {
             assert!(parse(bad).unwrap_err().contains("2026-11-29T08"), "{bad}");
         }
-        assert_eq!(to_text(Timestamp::MAX), Timestamp::MAX.to_string());
     }
 }

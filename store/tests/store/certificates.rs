@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use store::{Fingerprint, Permissions, StoreError, Token, now};
 
-use crate::test_db::{DEADLINE, TestDb, sign_up};
+use crate::test_db::{DEADLINE, TestDb, first_cache, sign_up};
 
 const LATER: Duration = Duration::from_hours(1);
 
@@ -34,6 +34,28 @@ async fn certificate_belongs_to_one_token(db: TestDb) {
     let entry = store.audit_after(0, 100).await.unwrap().pop().unwrap();
     assert_eq!((entry.action.as_str(), entry.subject), ("certificate.issue", format!("token {ada}")));
     assert!(entry.detail.contains(&numbered(1).to_string()));
+}
+
+async fn expiring_certificates_are_of_active_tokens_of_the_cache(db: TestDb) {
+    let store = db.open().await;
+    let (ada, token) = sign_up(&store, "ada@example.org").await;
+    let (bob, other) = sign_up(&store, "bob@example.org").await;
+    let cache = first_cache(&store, &ada).await;
+    let token = token.token.id();
+    let until = now().saturating_add(LATER);
+    store.add_certificate(&token, numbered(1), until).await.unwrap();
+    store.add_certificate(&token, numbered(2), until.saturating_sub(LATER / 2)).await.unwrap();
+    store.add_certificate(&token, numbered(3), until.saturating_add(Duration::from_millis(1))).await.unwrap();
+    store.add_certificate(&token, numbered(4), now()).await.unwrap();
+    store.add_certificate(&other.token.id(), numbered(5), until).await.unwrap();
+    let found = async |cache: &str| {
+        let rows = store.expiring_certificates(cache, until).await.unwrap();
+        rows.into_iter().map(|row| row.fingerprint).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&cache).await, [numbered(2).to_string(), numbered(1).to_string()]);
+    assert_eq!(found(&first_cache(&store, &bob).await).await, [numbered(5).to_string()]);
+    store.revoke_token(&token).await.unwrap();
+    assert_eq!(found(&cache).await, [""; 0]);
 }
 
 async fn inactive_token_gets_no_certificate(db: TestDb) {
@@ -118,6 +140,7 @@ fn fingerprint_has_64_hex_digits() {
 
 on_both!(
     certificate_belongs_to_one_token,
+    expiring_certificates_are_of_active_tokens_of_the_cache,
     inactive_token_gets_no_certificate,
     certificate_is_revoked_alone,
     certificate_count_is_limited_and_expired_ones_do_not_count,

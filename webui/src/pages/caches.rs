@@ -14,6 +14,7 @@ pub(super) mod operations;
 pub(super) mod overview;
 pub(super) mod settings;
 pub(super) mod tokens;
+pub(super) mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,17 +85,19 @@ pub(crate) enum Tab {
     Connections,
     Denials,
     Activity,
+    Usage,
     Settings,
 }
 
 impl Tab {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Overview,
         Self::Connect,
         Self::Tokens,
         Self::Connections,
         Self::Denials,
         Self::Activity,
+        Self::Usage,
         Self::Settings,
     ];
 
@@ -106,6 +109,7 @@ impl Tab {
             Self::Connections => "Connections",
             Self::Denials => "Denials",
             Self::Activity => "Activity",
+            Self::Usage => "Usage",
             Self::Settings => "Settings",
         }
     }
@@ -119,6 +123,7 @@ impl Tab {
             Self::Connections => "/connections",
             Self::Denials => "/denials",
             Self::Activity => "/activity",
+            Self::Usage => "/usage",
             Self::Settings => "/settings",
         }
     }

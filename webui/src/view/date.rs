@@ -30,15 +30,25 @@ impl Moment {
 
 /// A day of the Gregorian calendar, in UTC: `7 Mar 2025`.
 pub(crate) fn day(at: Timestamp) -> String {
-    let date = utc(at);
+    format!("{} {}", day_of_year(at), utc(at).year())
+}
+
+/// A day without its year, in UTC: `7 Mar`.
+pub(crate) fn day_of_year(at: Timestamp) -> String {
+    let date = utc(at).date();
     let month = MONTHS.get(usize::from(u8::from(date.month())) - 1).unwrap_or(&"?");
-    format!("{} {month} {}", date.day(), date.year())
+    format!("{} {month}", date.day())
+}
+
+/// An hour and minute, in UTC: `08:05`.
+pub(crate) fn time_of_day(at: Timestamp) -> String {
+    let time = utc(at).time();
+    format!("{:02}:{:02}", time.hour(), time.minute())
 }
 
 /// A minute in UTC: `7 Mar 2025, 09:05 UTC`.
 pub(crate) fn minute_of(at: Timestamp) -> String {
-    let date = utc(at);
-    format!("{}, {:02}:{:02} UTC", day(at), date.hour(), date.minute())
+    format!("{}, {} UTC", day(at), time_of_day(at))
 }
 
 /// A time that the calendar can't express (beyond the year 9999) is its last day.
@@ -110,5 +120,7 @@ mod tests {
         ] {
             assert_eq!(day(Timestamp::from_millis(at)), expected);
         }
+        let at = Timestamp::from_millis(951_782_400_000 + 485 * 60_000);
+        assert_eq!((day_of_year(at), time_of_day(at)), ("29 Feb".to_owned(), "08:05".to_owned()));
     }
 }

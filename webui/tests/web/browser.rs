@@ -7,10 +7,11 @@ mod settings;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fantoccini::Client;
+use fantoccini::{Client, Locator};
 use store::InstanceState;
 
 use crate::harness::{self, PASSWORD, Site};
+use crate::overview;
 use driver::{BrowserOptions, Driver};
 use flow::Flow;
 
@@ -56,6 +57,33 @@ async fn sign_up_to_first_token() {
     // Later changes are shown too.
     site.set_state(EMAIL, InstanceState::Restarting).await;
     flow.wait_for_state("restarting").await;
+    browser.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn figures_follow_the_cache_without_a_reload() {
+    let site = Site::start().await;
+    let driver = Driver::start().await;
+    let browser = driver.browser(BrowserOptions::default()).await;
+    let flow = Flow::new(&browser, format!("http://{}", site.address));
+    flow.sign_up(EMAIL, PASSWORD).await;
+    flow.open("/caches").await;
+    flow.find("[data-notice=pending]").await;
+    assert_eq!(flow.text("#memory-used").await, "–");
+    // The change of the state brings them at once.
+    let mut recorder = overview::Recorder::new(&site, EMAIL).await;
+    recorder.record(20).await;
+    recorder.record(10).await;
+    site.set_state(EMAIL, InstanceState::Running).await;
+    let text = async || flow.text("#memory-used").await;
+    harness::eventually("the memory is shown", || async { text().await == "12.0 MB" }).await;
+    assert!(browser.find(Locator::Css("[data-notice=pending]")).await.is_err());
+    // Later ones come by themselves.
+    assert_eq!(flow.text("#hit-rate").await, "90.0 %");
+    let before = flow.text("#evictions").await;
+    recorder.record(0).await;
+    harness::eventually("the evictions are shown", || async { flow.text("#evictions").await != before })
+        .await;
     browser.close().await.unwrap();
 }
 
@@ -140,15 +168,26 @@ async fn screenshot_every_page(browser: &Client, folder: &Path, name: &str, phon
     flow.open_tokens().await;
     flow.click(".inactive summary").await;
     picture("tokens").await;
-    for tab in ["connect", "connections", "denials", "activity", "settings"] {
+    for tab in ["connect", "connections", "denials", "activity", "usage", "settings"] {
         flow.click(&format!(".cache-tabs [href$={tab}]")).await;
         flow.find(&format!("[aria-current=page][href$={tab}]")).await;
         picture(tab).await;
     }
     settings::screenshots(&flow, &site, &picture).await;
     flow.open("/caches").await;
-    flow.find("#endpoint").await;
+    flow.find("#unused").await;
+    picture("overview-empty").await;
+    overview::Recorder::new(&site, EMAIL).await.record_busy_hour().await;
+    flow.open("/caches").await;
+    flow.find("#charts").await;
     picture("overview").await;
+    flow.click("#chart-operations summary").await;
+    flow.open_usage().await;
+    picture("usage-filled").await;
+    site.set_state(EMAIL, InstanceState::Asleep).await;
+    flow.open("/caches").await;
+    flow.find("[data-notice=asleep]").await;
+    picture("asleep").await;
     site.set_state(EMAIL, InstanceState::Failed).await;
     flow.wait_for_state("failed").await;
     picture("failed").await;

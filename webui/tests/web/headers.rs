@@ -93,7 +93,19 @@ async fn every_response_has_security_headers() {
     let (mut user, first) = site.sign_up_user("a@example.com").await;
     check("/sign-up", &first, false);
     let revoke = format!("/tokens/{}/revoke", first.tokens()[0]);
-    let tabs = ["", "/connect", "/tokens", "/connections", "/denials", "/activity", "/settings", "/state"];
+    let tabs = [
+        "",
+        "/connect",
+        "/tokens",
+        "/connections",
+        "/denials",
+        "/activity",
+        "/usage",
+        "/usage.csv",
+        "/settings",
+        "/figures",
+        "/state",
+    ];
     let tabs = tabs.map(|tab| format!("/caches/{}{tab}", user.cache));
     let asks =
         ["restart", "flush", "suspend", "delete"].map(|action| format!("/caches/{}/{action}", user.cache));

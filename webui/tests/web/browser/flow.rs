@@ -59,6 +59,13 @@ impl<'a> Flow<'a> {
         self.find("#token-form").await;
     }
 
+    /// Opens what the cache used.
+    pub(crate) async fn open_usage(&self) {
+        self.open("/caches").await;
+        self.click(".cache-tabs [href$=usage]").await;
+        self.find("#usage").await;
+    }
+
     /// Creates a token on its page.
     pub(crate) async fn create_token(&self, name: &str) -> RevealedToken {
         self.open_tokens().await;

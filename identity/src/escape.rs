@@ -27,7 +27,8 @@ const INVISIBLE: [(char, char); 19] = [
 ];
 
 /// Escapes control characters and invisible ones as JSON does: a line of JSON stays valid. Tabs are kept.
-pub(crate) fn escape_controls(text: &str) -> Cow<'_, str> {
+#[must_use]
+pub fn escape_controls(text: &str) -> Cow<'_, str> {
     if !text.contains(must_be_escaped) {
         return text.into();
     }

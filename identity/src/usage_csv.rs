@@ -1,21 +1,25 @@
-//! Rows for spreadsheets and programs: RFC 4180. No text becomes a formula.
+//! What caches used, for spreadsheets and programs: RFC 4180. No text becomes a formula.
 
 use store::UsageHour;
 
-use super::hour;
-use crate::output::escape_controls;
+use crate::{escape_controls, time_text};
 
 /// A spreadsheet reads a cell that begins with one of these as a formula.
 const FORMULA: [char; 4] = ['=', '+', '-', '@'];
 
-const COLUMNS: [&str; 19] = [
-    "hour",
-    "user_id",
-    "email",
-    "cache_id",
-    "cache",
-    "instance_id",
-    "plan",
+/// Whom a table is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Operators: all columns.
+    Operators,
+    /// The user who has the cache: without what is the same in every row, and without the instance.
+    Owner,
+}
+
+/// Columns of texts.
+const TEXTS: [&str; 6] = ["user_id", "email", "cache_id", "cache", "instance_id", "plan"];
+/// Columns of numbers.
+const NUMBERS: [&str; 12] = [
     "memory_mb_seconds",
     "hits",
     "misses",
@@ -30,16 +34,33 @@ const COLUMNS: [&str; 19] = [
     "peak_connections",
 ];
 
-/// The names of the columns.
-pub(super) fn header() -> String {
-    COLUMNS.join(",") + "\r\n"
+impl Audience {
+    /// The names of the columns.
+    #[must_use]
+    pub fn header(self) -> String {
+        let texts = TEXTS.into_iter().filter(|name| self.sees(name));
+        std::iter::once("hour").chain(texts).chain(NUMBERS).collect::<Vec<_>>().join(",") + "\r\n"
+    }
+
+    /// One hour.
+    #[must_use]
+    pub fn row(self, it: &UsageHour) -> String {
+        let texts = [&it.user_id, &it.email, &it.cache_id, &it.cache, &it.instance_id, &it.plan];
+        let texts = TEXTS.into_iter().zip(texts).filter(|(name, _)| self.sees(name));
+        let cells = std::iter::once(time_text::rfc3339(it.hour))
+            .chain(texts.map(|(_, text)| cell(text)))
+            .chain(numbers(it).map(|number| number.to_string()));
+        cells.collect::<Vec<_>>().join(",") + "\r\n"
+    }
+
+    fn sees(self, text: &str) -> bool {
+        self == Self::Operators || matches!(text, "cache" | "plan")
+    }
 }
 
-/// One hour.
-pub(super) fn row(it: &UsageHour) -> String {
-    let texts = [&it.user_id, &it.email, &it.cache_id, &it.cache, &it.instance_id, &it.plan];
+fn numbers(it: &UsageHour) -> [i64; NUMBERS.len()] {
     let usage = &it.usage;
-    let numbers = [
+    [
         it.memory_mb_seconds,
         usage.hits,
         usage.misses,
@@ -52,11 +73,7 @@ pub(super) fn row(it: &UsageHour) -> String {
         usage.bytes_in,
         usage.bytes_out,
         it.peak_connections,
-    ];
-    let cells = std::iter::once(hour::to_text(it.hour))
-        .chain(texts.into_iter().map(|text| cell(text)))
-        .chain(numbers.iter().map(i64::to_string));
-    cells.collect::<Vec<_>>().join(",") + "\r\n"
+    ]
 }
 
 /// A text in quotes where it needs them, and with an apostrophe before what looks like a formula.
@@ -121,7 +138,16 @@ mod tests {
         };
         let expected =
             "2026-11-29T22:00:00Z,u,\"'=a@example.org\",c,shop,i,small,230400,1,2,3,4,5,6,7,8,9,10,11\r\n";
-        assert_eq!(row(&hour), expected);
-        assert_eq!(header().split(',').count(), row(&hour).split(',').count());
+        let (operators, owner) = (Audience::Operators, Audience::Owner);
+        assert_eq!(operators.row(&hour), expected);
+        assert_eq!(operators.header().split(',').count(), expected.split(',').count());
+        assert!(
+            operators
+                .header()
+                .starts_with("hour,user_id,email,cache_id,cache,instance_id,plan,memory_mb_seconds,hits")
+        );
+        assert_eq!(owner.row(&hour), "2026-11-29T22:00:00Z,shop,small,230400,1,2,3,4,5,6,7,8,9,10,11\r\n");
+        assert!(owner.header().starts_with("hour,cache,plan,memory_mb_seconds,hits,"));
+        assert_eq!(owner.header().split(',').count(), owner.row(&hour).split(',').count());
     }
 }
