@@ -160,6 +160,10 @@
     ask();
   }
 
+  // On a phone the tabs scroll: the current one is in view.
+  const tab = document.querySelector(".cache-tabs [aria-current=page]");
+  if (tab) tab.parentElement.scrollLeft = tab.offsetLeft - tab.parentElement.offsetLeft - 24;
+
   // What was asked of the cache: how far it is, and how it has ended.
   function showOperation(state) {
     const [box, ended] = ["operation", "operation-ended"].map((id) => document.getElementById(id));
