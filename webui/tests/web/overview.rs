@@ -260,6 +260,15 @@ async fn states_have_words_of_their_own() {
     // The cache begins empty after its sleep, as its plan isn't warm.
     site.set_state(EMAIL, InstanceState::Asleep).await;
     assert!(notice(&ann.get("/caches/{cache}").await, "asleep").contains("It will start empty."));
+    // What was measured a moment ago isn't so any more. Repairs are linked where there are some.
+    recorder.record(0).await;
+    let page = ann.get("/caches/{cache}").await;
+    assert_eq!((page.text("memory-used"), page.text("items")), (Some("–"), Some("–")));
+    site.set_state(EMAIL, InstanceState::Failed).await;
+    assert!(!ann.get("/caches/{cache}").await.body.contains("href=\"#events\""));
+    recorder.happened(EventCause::NotStarted, EventAction::Failed, false, now()).await;
+    let page = ann.get("/caches/{cache}").await;
+    assert!(notice(&page, "failed").contains("href=\"#events\"") && page.body.contains("id=\"events\""));
 }
 
 #[tokio::test]

@@ -94,7 +94,8 @@ impl Measured {
         let Some(newest) = &self.newest else { return (memory, items) };
         let used = newest.gauges.bytes;
         let age = now.since(newest.sampled_at);
-        if age <= FRESH_FOR {
+        let runs = matches!(instance.state(), InstanceState::Running | InstanceState::Restarting);
+        if runs && age <= FRESH_FOR {
             let limit = if newest.gauges.limit_bytes > 0 { newest.gauges.limit_bytes } else { limit };
             memory.value = number::bytes(used);
             memory.detail = format!("of {}", number::size(limit));

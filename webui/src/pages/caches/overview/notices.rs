@@ -104,6 +104,11 @@ impl Facts<'_> {
         self.page(Tab::Overview) + "/settings"
     }
 
+    /// With a link to the repairs, if there are any.
+    fn with_repairs(&self, notice: Notice) -> Notice {
+        if self.events.is_empty() { notice } else { notice.at("#events".to_owned(), "Recent repairs") }
+    }
+
     fn state(&self) -> Option<Notice> {
         let contents = if self.instance.warm { "Its contents are kept." } else { "It will start empty." };
         match self.instance.state() {
@@ -120,18 +125,19 @@ impl Facts<'_> {
                 "Asleep.",
                 format!("No application has used the cache lately. The next command wakes it; that takes about a second. {contents}"),
             ).at(self.page(Tab::Connect), "Connect")),
-            InstanceState::Restarting => Some(Notice::new(
+            InstanceState::Restarting => Some(self.with_repairs(Notice::new(
                 "restarting",
                 Level::Warning,
                 "Restarting.",
-                "Requests wait for a moment and are then answered. If this lasts, the repairs below say why.".to_owned(),
-            ).at("#events".to_owned(), "Recent repairs")),
-            InstanceState::Failed => Some(Notice::new(
+                "Requests wait for a moment and are then answered.".to_owned(),
+            ))),
+            InstanceState::Failed => Some(self.with_repairs(Notice::new(
                 "failed",
                 Level::Error,
                 "The cache can’t be started.",
-                "Your applications get errors until it runs; they should read from their database. We keep trying.".to_owned(),
-            ).at("#events".to_owned(), "Recent repairs")),
+                "Your applications get errors until it runs; they should read from their database. We keep trying."
+                    .to_owned(),
+            ))),
             InstanceState::Suspended => Some(Notice::new(
                 "cache-suspended",
                 Level::Error,
