@@ -3,6 +3,7 @@
 pub(crate) mod cache_state;
 pub(crate) mod date;
 pub(crate) mod denials;
+pub(crate) mod endpoint;
 pub(crate) mod number;
 pub(crate) mod revealed_token;
 pub(crate) mod snippets;

@@ -5,6 +5,7 @@ mod browser;
 mod ca_certificate;
 mod cache_events;
 mod certificates;
+mod connect;
 mod connections;
 mod csrf;
 mod denials;
