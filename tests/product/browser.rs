@@ -133,7 +133,7 @@ async fn sign_up_and_replace_token(product: &Product, browser: &Client) -> (Cred
     page.click("#sign-up-form button").await;
     page.wait_for("#state[data-state='running']", RUNNING_TIMEOUT).await;
     let first = shown_credentials(&page, product).await;
-    assert!(page.text("#snippet-shell").await.contains(&product.endpoint().port().to_string()));
+    assert!(page.text("#tls-shell-printf").await.contains(&product.endpoint().port().to_string()));
     tokio::task::block_in_place(|| {
         assert_eq!(TextClient::log_in(product.endpoint(), &first).set("from", b"the first token"), "STORED");
     });

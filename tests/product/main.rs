@@ -27,6 +27,7 @@ mod privileges;
 mod reverse_proxies;
 mod rust_client;
 mod self_healing;
+mod snippets;
 mod store_away;
 mod supervision;
 mod text_client;

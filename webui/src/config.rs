@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::view::snippets::Endpoint;
+use crate::view::endpoint::Endpoint;
 
 /// The section `[webui]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]

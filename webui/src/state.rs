@@ -13,7 +13,7 @@ use crate::password_attempts::PasswordAttempts;
 use crate::rate_limit::RateLimiter;
 use crate::sign_up_limit::SignUpLimits;
 use crate::source_limit::SourceLimiter;
-use crate::view::snippets::Endpoint;
+use crate::view::endpoint::Endpoint;
 use crate::wait_limit::WaitLimit;
 use crate::{Config, Error};
 

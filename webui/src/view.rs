@@ -5,6 +5,7 @@ pub(crate) mod cache_state;
 pub(crate) mod chart;
 pub(crate) mod date;
 pub(crate) mod denials;
+pub(crate) mod endpoint;
 pub(crate) mod number;
 pub(crate) mod operation;
 pub(crate) mod revealed_token;

@@ -1,7 +1,8 @@
 //! Sessions of signed-in users, and CSRF cookies of everyone else.
 //!
 //! A session's id is 32 random bytes in a cookie; the store keeps its SHA-256. The CSRF token of a session
-//! is in the store. A visitor without a session has a double-submit cookie: their forms repeat its value.
+//! is in the store. A visitor without a session has a double-submit cookie: their forms repeat its value. A browser's other
+//! cookies sign nobody in.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -93,6 +94,22 @@ impl FromRequestParts<Arc<AppState>> for SessionSource {
         let source = ClientIp::from_request_parts(parts, app).await?.to_string();
         let user_agent = parts.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
         Ok(Self { source, user_agent: user_agent.unwrap_or_default().to_owned() })
+    }
+}
+
+/// Extractor: the snippet that this browser's user looked at last.
+pub(crate) struct LastSnippet(pub(crate) Option<String>);
+
+/// The cookie of a browser whose user has chosen a snippet.
+pub(crate) fn snippet_cookie(app: &AppState, id: &str) -> HeaderValue {
+    Cookie::Snippet.set(&app.config, id, BROWSER_AGE)
+}
+
+impl FromRequestParts<Arc<AppState>> for LastSnippet {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<AppState>) -> Result<Self, Infallible> {
+        Ok(Self(cookie(&parts.headers, Cookie::Snippet.name(&app.config))))
     }
 }
 
@@ -226,6 +243,7 @@ enum Cookie {
     Session,
     Csrf,
     Browser,
+    Snippet,
 }
 
 impl Cookie {
@@ -238,6 +256,8 @@ impl Cookie {
             (Self::Csrf, false) => "memgate-csrf",
             (Self::Browser, true) => "__Host-memgate-browser",
             (Self::Browser, false) => "memgate-browser",
+            (Self::Snippet, true) => "__Host-memgate-snippet",
+            (Self::Snippet, false) => "memgate-snippet",
         }
     }
 

@@ -2,7 +2,7 @@
 
 use store::NewToken;
 
-use super::snippets::Credentials;
+use super::endpoint::Credentials;
 
 /// A token that was just created: the only time that its secret is shown.
 pub(crate) struct RevealedToken {
@@ -17,13 +17,12 @@ pub(crate) struct RevealedToken {
 
 impl RevealedToken {
     pub(crate) fn new(token: &NewToken, name: &str, cache: &str) -> Self {
-        let (id, secret) = (token.token.id(), token.token.secret());
         Self {
             name: name.to_owned(),
             cache: cache.to_owned(),
             token: token.token.reveal(),
-            credentials: Credentials { username: id.username(), password: secret.reveal().to_owned() },
-            id: id.to_string(),
+            credentials: Credentials::of(&token.token),
+            id: token.token.id().to_string(),
         }
     }
 }

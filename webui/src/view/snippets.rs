@@ -1,230 +1,193 @@
-//! Code snippets that connect to the endpoint, in five languages.
+//! Code that connects to a cache, for each library: the files of `snippets/` with their placeholders replaced.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+pub(crate) mod catalogue;
+mod placeholders;
 
-/// The proxy's address as users reach it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Endpoint {
-    /// Without brackets.
-    host: String,
-    port: u16,
-}
+use self::catalogue::{Group, Library, STUNNEL};
+use self::placeholders::fill;
+use super::endpoint::{Credentials, Endpoint};
 
-/// A username and its password. No `Debug`: that would print the password.
-#[derive(Clone)]
-pub(crate) struct Credentials {
-    pub(crate) username: String,
-    pub(crate) password: String,
-}
+/// Where stunnel listens for a library that can't speak TLS.
+const STUNNEL_PORT: u16 = 11210;
 
-/// Snippet for one language.
+/// How to connect with one library.
 pub(crate) struct Snippet {
-    /// For element ids.
+    /// For element ids and addresses.
     pub(crate) id: &'static str,
-    pub(crate) language: &'static str,
-    pub(crate) library: &'static str,
-    /// Shell command that installs the library; empty if there is nothing to install.
-    pub(crate) install: &'static str,
+    pub(crate) group: &'static Group,
+    pub(crate) library: &'static Library,
+    /// The best one comes first.
+    pub(crate) variants: Vec<Variant>,
+    /// What to do with the cache, if the other code is configuration.
+    pub(crate) usage: Option<String>,
+}
+
+/// One way to connect.
+pub(crate) struct Variant {
+    pub(crate) way: Way,
     pub(crate) code: String,
-    pub(crate) tls: Tls,
+    /// A configuration of stunnel, which must run first.
+    pub(crate) stunnel: Option<String>,
 }
 
-/// The snippet over TLS, with the CA certificate in `memgate-ca.pem`.
-pub(crate) enum Tls {
-    Code(String),
-    /// The library can't speak TLS: what to do instead.
-    None(&'static str),
+/// How a connection is protected, and who says whose it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// TLS and a login.
+    Tls,
+    /// TLS, and a client certificate in place of a login.
+    Certificate,
+    /// A login, through stunnel on the same machine.
+    Stunnel,
+    /// A login without TLS.
+    Plain,
 }
 
-impl Endpoint {
-    /// Parses `host:port`. The host is a name, an IPv4 address or an IPv6 address in brackets; nothing else
-    /// is accepted, so no language needs to quote it.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let (host, port) = text.rsplit_once(':')?;
-        let port = port.parse().ok().filter(|port| *port != 0)?;
-        let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            Some(v6) => v6.parse::<Ipv6Addr>().ok()?.to_string(),
-            None => {
-                let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'-';
-                let fits = !host.is_empty() && !host.starts_with('-') && host.bytes().all(allowed);
-                fits.then(|| host.to_owned())?
+impl Way {
+    /// For element ids.
+    pub(crate) fn id(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Certificate => "certificate",
+            Self::Stunnel => "stunnel",
+            Self::Plain => "plain",
+        }
+    }
+
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Tls => "With TLS",
+            Self::Certificate => "With TLS and a client certificate",
+            Self::Stunnel => "With TLS, through stunnel",
+            Self::Plain => "Without TLS",
+        }
+    }
+}
+
+impl Snippet {
+    /// `None` if the library can't connect without TLS, and the service has none.
+    pub(crate) fn new(
+        (group, library): (&'static Group, &'static Library),
+        endpoint: &Endpoint,
+        credentials: &Credentials,
+        has_tls: bool,
+    ) -> Option<Self> {
+        let with = |way, text: &str| Variant { way, code: fill(text, endpoint, credentials), stunnel: None };
+        let mut variants = Vec::new();
+        if has_tls {
+            variants.extend(library.tls.map(|text| with(Way::Tls, text)));
+            variants.extend(library.certificate.map(|text| with(Way::Certificate, text)));
+            if let (true, Some(plain)) = (variants.is_empty(), library.plain) {
+                let code = fill(plain, &Endpoint::local(STUNNEL_PORT), credentials);
+                let stunnel = Some(fill(STUNNEL, endpoint, credentials));
+                variants.push(Variant { way: Way::Stunnel, code, stunnel });
             }
+        }
+        variants.extend(library.plain.map(|text| with(Way::Plain, text)));
+        let usage = library.usage.map(|text| fill(text, endpoint, credentials));
+        (!variants.is_empty()).then_some(Self { id: &library.id, group, library, variants, usage })
+    }
+
+    /// One for each language and framework.
+    pub(crate) fn of_each_group(endpoint: &Endpoint, credentials: &Credentials, has_tls: bool) -> Vec<Self> {
+        let first = |group: &'static Group| {
+            group.available(has_tls).find_map(|it| Self::new((group, it), endpoint, credentials, has_tls))
         };
-        Some(Self { host, port })
+        catalogue::groups().iter().filter_map(first).collect()
     }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
-    }
-}
-
-impl Credentials {
-    /// Stand-ins for credentials that aren't known.
-    pub(crate) fn placeholders() -> Self {
-        Self { username: "YOUR_USERNAME".into(), password: "YOUR_PASSWORD".into() }
-    }
-}
-
-/// One snippet per language. The shell comes first: it needs nothing installed.
-pub(crate) fn all(endpoint: &Endpoint, credentials: &Credentials) -> [Snippet; 5] {
-    [
-        shell(endpoint, credentials),
-        python(endpoint, credentials),
-        php(endpoint, credentials),
-        ruby(endpoint, credentials),
-        go(endpoint, credentials),
-    ]
-}
-
-/// Text login: the value's 49 bytes are a username (15), a space and a password (33).
-fn shell(endpoint: &Endpoint, Credentials { username, password }: &Credentials) -> Snippet {
-    let Endpoint { host, port } = endpoint;
-    let piped_to = |pipe: &str| {
-        format!(
-            r"printf 'set auth 0 0 49\r\n%s %s\r\nset hello 0 60 5\r\nworld\r\nget hello\r\nquit\r\n' \
-  '{username}' '{password}' | {pipe}"
-        )
-    };
-    // Without these options openssl reports a bad certificate, but goes on.
-    let name = if host.parse::<IpAddr>().is_ok() { "ip" } else { "hostname" };
-    let tls = Tls::Code(piped_to(&format!(
-        "openssl s_client -quiet -connect {endpoint} \\\n  -CAfile memgate-ca.pem -verify_return_error -verify_{name} {host}"
-    )));
-    let code = piped_to(&format!("nc {host} {port}"));
-    Snippet { id: "shell", language: "Shell", library: "printf and nc", install: "", code, tls }
-}
-
-fn python(endpoint: &Endpoint, Credentials { username, password }: &Credentials) -> Snippet {
-    let usage = r#"cache.set("hello", "world", time=60)
-print(cache.get("hello"))"#;
-    let code = format!(
-        r#"import bmemcached
-
-cache = bmemcached.Client("{endpoint}", "{username}", "{password}")
-{usage}"#
-    );
-    let tls = format!(
-        r#"import ssl
-import bmemcached
-
-tls = ssl.create_default_context(cafile="memgate-ca.pem")
-cache = bmemcached.Client("{endpoint}", "{username}", "{password}", tls_context=tls)
-{usage}"#
-    );
-    let (library, install) = ("python-binary-memcached", "pip install python-binary-memcached");
-    Snippet { id: "python", language: "Python", library, install, code, tls: Tls::Code(tls) }
-}
-
-fn php(Endpoint { host, port }: &Endpoint, Credentials { username, password }: &Credentials) -> Snippet {
-    let code = format!(
-        r#"<?php
-$cache = new Memcached();
-$cache->setOption(Memcached::OPT_BINARY_PROTOCOL, true);
-$cache->setSaslAuthData("{username}", "{password}");
-$cache->addServer("{host}", {port});
-
-$cache->set("hello", "world", 60);
-echo $cache->get("hello"), PHP_EOL;"#
-    );
-    let install = "sudo apt install php-memcached";
-    let tls =
-        Tls::None("The memcached extension doesn't speak TLS. Run stunnel on the same machine instead.");
-    Snippet { id: "php", language: "PHP", library: "memcached extension", install, code, tls }
-}
-
-/// Dalli 4: version 5 has no SASL.
-fn ruby(endpoint: &Endpoint, Credentials { username, password }: &Credentials) -> Snippet {
-    let client = format!(
-        r#"cache = Dalli::Client.new("{endpoint}", protocol: :binary,
-                          username: "{username}", password: "{password}""#
-    );
-    let usage = r#"cache.set("hello", "world", 60)
-puts cache.get("hello")"#;
-    let code = format!("require \"dalli\"\n\n{client})\n{usage}");
-    let tls = format!(
-        r#"require "dalli"
-require "openssl"
-
-tls = OpenSSL::SSL::SSLContext.new
-tls.set_params(ca_file: "memgate-ca.pem")
-{client}, ssl_context: tls)
-{usage}"#
-    );
-    let install = "gem install dalli -v '~> 4.3'";
-    Snippet { id: "ruby", language: "Ruby", library: "dalli 4", install, code, tls: Tls::Code(tls) }
-}
-
-fn go(endpoint: &Endpoint, Credentials { username, password }: &Credentials) -> Snippet {
-    let code = format!(
-        r#"package main
-
-import (
-	"fmt"
-	"log"
-
-	"github.com/memcachier/mc/v3"
-)
-
-func main() {{
-	cache := mc.NewMC("{endpoint}", "{username}", "{password}")
-	defer cache.Quit()
-
-	if _, err := cache.Set("hello", "world", 0, 60, 0); err != nil {{
-		log.Fatal(err)
-	}}
-	value, _, _, err := cache.Get("hello")
-	if err != nil {{
-		log.Fatal(err)
-	}}
-	fmt.Println(value)
-}}"#
-    );
-    let install = "go get github.com/memcachier/mc/v3";
-    let tls = Tls::None("memcachier/mc doesn't speak TLS. Run stunnel on the same machine instead.");
-    Snippet { id: "go", language: "Go", library: "memcachier/mc", install, code, tls }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
+    fn all(endpoint: &str, has_tls: bool) -> Vec<Snippet> {
+        let (endpoint, credentials) = (Endpoint::parse(endpoint).unwrap(), Credentials::placeholders());
+        let libraries =
+            catalogue::groups().iter().flat_map(|group| group.libraries.iter().map(move |it| (group, it)));
+        libraries.filter_map(|it| Snippet::new(it, &endpoint, &credentials, has_tls)).collect()
+    }
+
     #[test]
-    fn endpoints_are_parsed() {
-        for (text, expected) in [
-            ("127.0.0.1:11211", "127.0.0.1:11211"),
-            ("cache.example.com:11212", "cache.example.com:11212"),
-            ("[::1]:11211", "[::1]:11211"),
-        ] {
-            assert_eq!(Endpoint::parse(text).unwrap().to_string(), expected);
-        }
-        for bad in
-            ["", "x", ":1", "x:", "x:0", "x:70000", "::1:11211", "a b:1", "a\"b:1", "a;b:1", "-x:1", "[x]:1"]
-        {
-            assert_eq!(Endpoint::parse(bad), None, "{bad}");
+    fn every_placeholder_is_replaced() {
+        for snippet in all("cache.example.com:11999", true) {
+            for Variant { way, code, stunnel } in &snippet.variants {
+                let place = format!("{} {way:?}", snippet.id);
+                let expected: &[&str] = match way {
+                    Way::Tls => {
+                        &["cache.example.com", "11999", "memgate-ca.pem", "YOUR_USERNAME", "YOUR_PASSWORD"]
+                    }
+                    Way::Certificate => {
+                        &["cache.example.com", "11999", "memgate-ca.pem", "client.pem", "client.key"]
+                    }
+                    Way::Stunnel => &["127.0.0.1", "11210", "YOUR_USERNAME", "YOUR_PASSWORD"],
+                    Way::Plain => &["cache.example.com", "11999", "YOUR_USERNAME", "YOUR_PASSWORD"],
+                };
+                for part in expected {
+                    assert!(code.contains(part), "{place}: no {part} in {code}");
+                }
+                for text in [Some(code), stunnel.as_ref(), snippet.usage.as_ref()].into_iter().flatten() {
+                    let capitals = |part: &str| {
+                        !part.is_empty() && part.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
+                    };
+                    assert!(!text.split('@').skip(1).any(capitals), "{place}: {text}");
+                }
+                assert_eq!(stunnel.is_some(), *way == Way::Stunnel, "{place}");
+            }
+            let mentions_hello = snippet.usage.as_ref().unwrap_or(&snippet.variants[0].code);
+            assert!(mentions_hello.contains("hello") && mentions_hello.contains("world"), "{}", snippet.id);
         }
     }
 
     #[test]
-    fn every_snippet_names_host_port_and_credentials() {
-        let endpoint = Endpoint::parse("[::1]:11999").unwrap();
-        let credentials = Credentials { username: "mg_abc".into(), password: "s3cret".into() };
-        for snippet in all(&endpoint, &credentials) {
-            for expected in ["::1", "11999", "mg_abc", "s3cret"] {
-                assert!(snippet.code.contains(expected), "{} has no {expected}", snippet.id);
-                if let Tls::Code(code) = &snippet.tls {
-                    assert!(code.contains(expected), "{} with TLS has no {expected}", snippet.id);
-                }
+    fn addresses_of_version_6_are_in_brackets_before_a_port_only() {
+        for snippet in all("[2001:db8::7]:11999", true) {
+            for Variant { code, stunnel, way } in &snippet.variants {
+                let code = stunnel.as_ref().unwrap_or(code);
+                let bare = code.replace("[2001:db8::7]:11999", "");
+                assert!(
+                    !bare.contains("7:11999") && !bare.contains("[2001"),
+                    "{} {way:?}: {code}",
+                    snippet.id
+                );
+                assert!(code.contains("2001:db8::7"), "{} {way:?}: {code}", snippet.id);
             }
         }
     }
 
     #[test]
-    fn a_text_login_is_49_bytes() {
-        let token = store::Token::generate();
-        assert_eq!(token.id().username().len() + 1 + token.secret().reveal().len(), 49);
+    fn the_name_or_the_address_of_the_endpoint_is_checked() {
+        for (endpoint, shell, stunnel) in [
+            ("cache.example.com:1", "-verify_hostname cache.example.com", "checkHost = cache.example.com"),
+            ("192.0.2.7:1", "-verify_ip 192.0.2.7", "checkIP = 192.0.2.7"),
+            ("[::1]:1", "-verify_ip ::1", "checkIP = ::1"),
+        ] {
+            let snippets = all(endpoint, true);
+            let variant = |id: &str| &snippets.iter().find(|it| it.id == id).unwrap().variants[0];
+            assert!(variant("shell-printf").code.contains(shell), "{endpoint}");
+            assert!(variant("php-memcached").stunnel.as_ref().unwrap().contains(stunnel), "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn tls_comes_first_and_nothing_needs_it_where_there_is_none() {
+        for snippet in all("127.0.0.1:1", true) {
+            assert_ne!(snippet.variants[0].way, Way::Plain, "{}", snippet.id);
+        }
+        let plain = all("127.0.0.1:1", false);
+        assert!(plain.iter().all(|it| it.variants.iter().all(|it| it.way == Way::Plain)));
+        let ids: BTreeSet<_> = plain.iter().map(|it| it.id).collect();
+        assert!(ids.contains("php-memcached") && !ids.contains("ruby-dalli5"), "{ids:?}");
+    }
+
+    #[test]
+    fn each_group_has_one_on_the_page_of_a_new_token() {
+        let (endpoint, credentials) = (Endpoint::local(1), Credentials::placeholders());
+        for has_tls in [true, false] {
+            let snippets = Snippet::of_each_group(&endpoint, &credentials, has_tls);
+            assert_eq!(snippets.len(), catalogue::groups().len());
+        }
     }
 }

@@ -98,14 +98,16 @@ async fn pages_work_without_scripts() {
 
     let first = flow.sign_up(EMAIL, PASSWORD).await;
     assert!(!flow.find("[data-copy=token]").await.is_displayed().await.unwrap(), "it couldn't copy");
+    flow.click("label[for=language-go-mc]").await;
+    assert!(flow.text("#plain-go-mc").await.contains(&first.password));
     flow.click("#token-saved").await;
     flow.open("/caches").await;
     assert_eq!(flow.state().await, "pending");
     site.set_state(EMAIL, InstanceState::Running).await;
     flow.wait_for_state("running").await;
     flow.click(".cache-tabs [href$=connect]").await;
-    flow.click("label[for=language-go]").await;
-    assert!(flow.text("#snippet-go").await.contains("mc.NewMC(\"cache.example.com:11999\""));
+    flow.click(".choices [href$=go-mc]").await;
+    assert!(flow.text("#plain-go-mc").await.contains("mc.NewMC(\"cache.example.com:11999\""));
     flow.revoke(&first.username).await;
     flow.sign_out().await;
     flow.sign_in(EMAIL, PASSWORD).await;

@@ -7,6 +7,7 @@ mod ca_certificate;
 mod cache_events;
 mod caches;
 mod certificates;
+mod connect;
 mod connections;
 mod csrf;
 mod denials;

@@ -58,8 +58,10 @@ async fn sign_up_creates_user_cache_and_token() {
     assert_eq!(response.text("token-username"), Some(token.id().username().as_str()));
     assert_eq!(response.text("token-password"), Some(token.secret().reveal()));
     assert_eq!(response.text("state"), Some("Pending"));
-    for language in ["shell", "python", "php", "ruby", "go"] {
-        let snippet = response.text(&format!("snippet-{language}")).unwrap();
+    for language in
+        ["shell-printf", "python-bmemcached", "php-memcached", "ruby-dalli4", "go-mc", "laravel-memcached"]
+    {
+        let snippet = response.text(&format!("plain-{language}")).unwrap();
         for expected in ["cache.example.com", "11999", &token.id().username(), token.secret().reveal()] {
             assert!(snippet.contains(expected), "{language} has no {expected}: {snippet}");
         }
@@ -74,7 +76,7 @@ async fn sign_up_creates_user_cache_and_token() {
     assert_eq!(again.text("endpoint"), Some("cache.example.com:11999"));
     assert_eq!(again.text("memory"), Some("64 MB"));
     let connect = visitor.get("/caches/{cache}/connect").await;
-    assert!(connect.text("snippet-python").unwrap().contains("YOUR_PASSWORD"));
+    assert!(connect.text("plain-shell-printf").unwrap().contains("YOUR_PASSWORD"));
     for hidden in ["10.213.7.99", "c0ffee"] {
         assert!(!again.body.contains(hidden), "{hidden} is not for users' eyes");
     }

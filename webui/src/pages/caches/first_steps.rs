@@ -19,7 +19,8 @@ use crate::state::AppState;
 use crate::view::date::ago;
 use crate::view::denials::DenialView;
 use crate::view::revealed_token::RevealedToken;
-use crate::view::snippets::{self, Snippet, Tls};
+use crate::view::snippets::catalogue::Kind;
+use crate::view::snippets::{Snippet, Way};
 
 #[derive(Template)]
 #[template(path = "caches/first_steps.html")]
@@ -29,7 +30,8 @@ struct Page<'a> {
     endpoint: String,
     has_tls: bool,
     revealed: &'a RevealedToken,
-    snippets: [Snippet; 5],
+    /// One for each language and framework.
+    snippets: Vec<Snippet>,
 }
 
 /// Whether a token is in use (JSON).
@@ -48,13 +50,14 @@ pub(crate) async fn page(
     own: &OwnCache,
     revealed: &RevealedToken,
 ) -> Result<Response, PageError> {
+    let has_tls = app.config.ca_certificate.is_some();
     let page = Page {
         layout: Layout::signed_in(&own.me),
         header: Header::new(app, own, Tab::Tokens).await?,
         endpoint: app.endpoint.to_string(),
-        has_tls: app.config.ca_certificate.is_some(),
+        has_tls,
         revealed,
-        snippets: snippets::all(&app.endpoint, &revealed.credentials),
+        snippets: Snippet::of_each_group(&app.endpoint, &revealed.credentials, has_tls),
     };
     render(StatusCode::OK, &page)
 }

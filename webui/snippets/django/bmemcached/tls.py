@@ -1,0 +1,13 @@
+import ssl
+
+CACHES = {
+    "default": {
+        "BACKEND": "django_bmemcached.memcached.BMemcached",
+        "LOCATION": "@ENDPOINT@",
+        "OPTIONS": {
+            "username": "@USERNAME@",
+            "password": "@PASSWORD@",
+            "tls_context": ssl.create_default_context(cafile="@CA_FILE@"),
+        },
+    }
+}

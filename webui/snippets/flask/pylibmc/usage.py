@@ -1,0 +1,3 @@
+with app.app_context():
+    cache.set("hello", "world", timeout=60)
+    print(cache.get("hello"))

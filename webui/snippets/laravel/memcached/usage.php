@@ -1,0 +1,4 @@
+use Illuminate\Support\Facades\Cache;
+
+Cache::put("hello", "world", 60);
+echo Cache::get("hello"), PHP_EOL;
