@@ -407,8 +407,7 @@ impl Executor {
         self.docker.remove_container(container).await.map(drop)
     }
 
-    /// Forgets instances and containers that exist no more. How a container ended is known until another one is recorded.
-    /// `read_at`: when the read of the instances began.
+    /// Forgets what exists no more. How a container ended is known until another is recorded. `read_at`: when the read began.
     pub(crate) async fn forget_removed(
         &self,
         instances: &HashSet<String>,

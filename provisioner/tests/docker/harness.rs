@@ -227,8 +227,7 @@ impl Installation {
         requests.flush().unwrap();
         let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
         assert_eq!(lines.next().as_deref(), Some("STORED"));
-        let replies = lines.by_ref().take_while(|line| line != "MN").collect();
-        replies
+        lines.take_while(|line| line != "MN").collect()
     }
 
     /// Changes the database as another program does.

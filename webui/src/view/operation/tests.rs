@@ -1,3 +1,5 @@
+//! Tests of what pages say of operations.
+
 use store::{DesiredState, Timestamp};
 
 use super::*;
