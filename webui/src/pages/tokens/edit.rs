@@ -58,9 +58,8 @@ pub(crate) async fn submit(
     if me.user.state == UserState::Suspended {
         return reject(StatusCode::FORBIDDEN, SUSPENDED.into()).await;
     }
-    let change = match form.change(now()) {
-        Ok(change) => change,
-        Err(_) => return page(&app, &me, &token, StatusCode::UNPROCESSABLE_ENTITY, (&form, None)).await,
+    let Ok(change) = form.change(now()) else {
+        return page(&app, &me, &token, StatusCode::UNPROCESSABLE_ENTITY, (&form, None)).await;
     };
     if let Err((wait, error)) = acquire_change(&app, &me) {
         let mut response = reject(StatusCode::TOO_MANY_REQUESTS, error).await?;
