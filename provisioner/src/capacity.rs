@@ -201,8 +201,8 @@ impl Capacity {
         }
     }
 
-    /// Forgets instances that exist no more: those that aren't among the `known` ones, which were read after `read_at`. Newer
-    /// ones may exist.
+    /// Forgets instances that exist no more. `known` are those that do, by a read that began at `read_at`: it may lack instances
+    /// that have reserved memory since.
     pub(crate) fn retain(&self, known: &HashSet<String>, read_at: Instant) {
         let gone: Vec<String> = {
             let reservations = self.lock();

@@ -149,9 +149,8 @@ impl Config {
         if self.memcached_threads > 0 {
             return self.memcached_threads;
         }
-        let counts = 1..=THREADS_MAX;
         if self.cpus > 0.0 {
-            return counts.into_iter().find(|count| f64::from(*count) >= self.cpus).unwrap_or(THREADS_MAX);
+            return (1..THREADS_MAX).find(|count| f64::from(*count) >= self.cpus).unwrap_or(THREADS_MAX);
         }
         let machine = std::thread::available_parallelism().map_or(1, NonZero::get);
         u32::try_from(machine).unwrap_or(THREADS_UNLIMITED).min(THREADS_UNLIMITED)

@@ -40,7 +40,8 @@ impl KnownInstances {
         self.set_store_away(false);
     }
 
-    /// Replaces everything by a complete read that began at `read_at`, but what was remembered since: that may be newer.
+    /// Replaces what was remembered before `read_at`, when a complete read of the store began. What was remembered later stays: it
+    /// may be newer than the read.
     pub(crate) fn replace(&self, all: &[Instance], read_at: Instant) {
         let mut instances = self.lock();
         instances.retain(|_, (_, remembered_at)| *remembered_at >= read_at);

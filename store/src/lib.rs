@@ -88,7 +88,7 @@ pub use proxy::{Propagation, Proxy};
 pub use ready_instance::ReadyInstance;
 pub use reserved_memory::{MemoryChanges, MeteredMemory, ReservedMemory};
 pub use route::{Observed, Route};
-pub use session::{ListedSession, NewSession, Session};
+pub use session::{NewSession, Session, SessionRow};
 pub use time::{ParseDurationError, Timestamp, now, parse_duration};
 pub use token::{
     Cidr, KeyPrefix, NetworkLimitError, ParseCidrError, ParseKeyPrefixError, ParseScopesError,

@@ -59,16 +59,9 @@ impl fmt::Debug for Session {
     }
 }
 
-impl fmt::Debug for ListedSession {
-    /// Without the hash of the cookie.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ListedSession").field("source", &self.source).finish_non_exhaustive()
-    }
-}
-
-/// A session in the list of its user's.
+/// A session as its user sees it in a list.
 #[derive(Clone, PartialEq, Eq, sqlx::FromRow)]
-pub struct ListedSession {
+pub struct SessionRow {
     /// SHA-256 of the cookie, hexadecimal.
     pub id_hash: String,
     /// The client's address; empty if it isn't known.
@@ -79,6 +72,13 @@ pub struct ListedSession {
     pub created_at: Timestamp,
     /// When a page was last requested.
     pub last_seen_at: Timestamp,
+}
+
+impl fmt::Debug for SessionRow {
+    /// Without the hash of the cookie.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionRow").field("source", &self.source).finish_non_exhaustive()
+    }
 }
 
 impl Store {
@@ -148,7 +148,7 @@ impl Store {
         user_id: &str,
         idle: Duration,
         absolute: Duration,
-    ) -> Result<Vec<ListedSession>, StoreError> {
+    ) -> Result<Vec<SessionRow>, StoreError> {
         let sql = "SELECT id_hash, source, user_agent, created_at, last_seen_at FROM sessions WHERE user_id = $1 \
                    AND last_seen_at > $2 AND created_at > $3 ORDER BY last_seen_at DESC, created_at DESC, id_hash LIMIT $4";
         Ok(read!(self, pool => sqlx::query_as(sql).bind(user_id).bind(before(idle)).bind(before(absolute))
@@ -163,7 +163,7 @@ impl Store {
         let sql = "DELETE FROM sessions WHERE user_id = $1 AND id_hash <> $2";
         Ok(write!(self, tx, _revision => {
             let ended = sqlx::query(sql).bind(user_id).bind(kept).execute(&mut *tx).await?.rows_affected();
-            note!(self, tx, "user.sessions", format!("user {user_id}"), format!("{ended} other sessions ended"));
+            note!(self, tx, "user.sessions", format!("user {user_id}"), format!("other sessions ended: {ended}"));
             ended
         }))
     }

@@ -9,5 +9,6 @@ pub(crate) mod endpoint;
 pub(crate) mod number;
 pub(crate) mod operation;
 pub(crate) mod revealed_token;
+pub(crate) mod session;
 pub(crate) mod snippets;
 pub(crate) mod token;

@@ -2,25 +2,14 @@
 
 use std::time::Duration;
 
-use store::{
-    DesiredState, InstanceState, NewPassword, NewSession, NewToken, Observed, Store, StoreError, UserState,
-};
+use store::{DesiredState, InstanceState, NewPassword, NewToken, Observed, Store, StoreError, UserState};
 
-use crate::test_db::{TestDb, first_cache, new_user, sign_up, token_key};
+use crate::test_db::{TestDb, first_cache, new_session, new_user, sign_up, token_key};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 async fn session(store: &Store, user_id: &str, id_hash: &str) {
-    store
-        .create_session(&NewSession {
-            id_hash,
-            user_id,
-            form_token: "form",
-            source: "192.0.2.7",
-            user_agent: "",
-        })
-        .await
-        .unwrap();
+    store.create_session(&new_session(id_hash, user_id)).await.unwrap();
 }
 
 async fn is_signed_in(store: &Store, id_hash: &str) -> bool {

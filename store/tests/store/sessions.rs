@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use store::{NewSession, StoreError};
 
-use crate::test_db::{TestDb, sign_up};
+use crate::test_db::{TestDb, new_session, sign_up};
 
 const IDLE: Duration = Duration::from_secs(12 * 3600);
 const ABSOLUTE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -21,13 +21,7 @@ async fn session_expires_when_idle_or_old(db: TestDb) {
         ("old", 0, 7 * 24 * 3600 + 1, false),
     ];
     for (name, seen, age, _) in cases {
-        let new = NewSession {
-            id_hash: name,
-            user_id: &user.id,
-            form_token: "form",
-            source: "192.0.2.7",
-            user_agent: "",
-        };
+        let new = new_session(name, &user.id);
         store.create_session(&new).await.unwrap();
         let sql = format!(
             "UPDATE sessions SET last_seen_at = last_seen_at - {seen} * 1000, \
@@ -51,13 +45,7 @@ async fn sessions_of_a_user_are_listed_and_ended(db: TestDb) {
     let (grace, _) = sign_up(&store, "grace@example.org").await;
     let long = "x".repeat(300);
     for (id_hash, user) in [("one", &ada), ("two", &ada), ("of grace", &grace)] {
-        let new = NewSession {
-            id_hash,
-            user_id: &user.id,
-            form_token: "form",
-            source: "192.0.2.7",
-            user_agent: &long,
-        };
+        let new = NewSession { user_agent: &long, ..new_session(id_hash, &user.id) };
         store.create_session(&new).await.unwrap();
     }
     let listed = store.sessions_of(&ada.id, IDLE, ABSOLUTE).await.unwrap();
@@ -102,13 +90,7 @@ async fn touch_keeps_a_session_and_sign_out_ends_it(db: TestDb) {
 
 async fn unknown_session_is_refused(db: TestDb) {
     let store = db.open().await;
-    let new = NewSession {
-        id_hash: "x",
-        user_id: "unknown",
-        form_token: "form",
-        source: "192.0.2.7",
-        user_agent: "",
-    };
+    let new = new_session("x", "unknown");
     let error = store.create_session(&new).await.unwrap_err();
     assert!(matches!(error, StoreError::NotFound("user")), "{error:?}");
 }
@@ -118,16 +100,7 @@ async fn least_recently_used_sessions_of_a_user_end(db: TestDb) {
     let (ada, _) = sign_up(&store, "ada@example.org").await;
     let (bob, _) = sign_up(&store, "bob@example.org").await;
     let create = async |id_hash: &str, user_id: &str| {
-        store
-            .create_session(&NewSession {
-                id_hash,
-                user_id,
-                form_token: "form",
-                source: "192.0.2.7",
-                user_agent: "",
-            })
-            .await
-            .unwrap();
+        store.create_session(&new_session(id_hash, user_id)).await.unwrap();
         // Each is older than the next one.
         db.execute("UPDATE sessions SET last_seen_at = last_seen_at - 1000").await.unwrap();
     };

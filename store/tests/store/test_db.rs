@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
-use store::{Database, NewToken, NewUser, Store, StoreError, StoreOptions, TokenKey, User};
+use store::{Database, NewSession, NewToken, NewUser, Store, StoreError, StoreOptions, TokenKey, User};
 
 use crate::postgres_server;
 
@@ -140,6 +140,11 @@ pub(crate) fn token_key() -> TokenKey {
 /// A new user with the default plan.
 pub(crate) fn new_user(email: &str) -> NewUser<'_> {
     NewUser { email, password_hash: Some("$argon2id$..."), plan: "default", is_admin: false }
+}
+
+/// A new session of a user.
+pub(crate) fn new_session<'a>(id_hash: &'a str, user_id: &'a str) -> NewSession<'a> {
+    NewSession { id_hash, user_id, form_token: "form", source: "192.0.2.7", user_agent: "" }
 }
 
 /// Signs a user up, with a token named `first`.

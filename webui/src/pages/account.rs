@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use identity::Password;
 use serde::Deserialize;
-use store::{ListedSession, NewPassword, StoreError, now};
+use store::{NewPassword, StoreError};
 
 use super::password_check;
 use crate::http::client_ip::ClientIp;
@@ -22,7 +22,8 @@ use crate::http::session::{self, SessionSource, SignedIn};
 use crate::layout::{Layout, render, set_cookie, set_retry_after};
 use crate::password::{Account, Priority, Requester};
 use crate::state::AppState;
-use crate::view::date::{ago, day, retry_in};
+use crate::view::date::retry_in;
+use crate::view::session::SessionView;
 
 #[derive(Template)]
 #[template(path = "account.html")]
@@ -37,15 +38,6 @@ struct Page<'a> {
     sessions: Vec<SessionView>,
     /// After others were ended.
     ended: bool,
-}
-
-/// A session in the list.
-struct SessionView {
-    browser: &'static str,
-    source: String,
-    created: String,
-    last_seen: String,
-    is_this: bool,
 }
 
 /// Error messages by field.
@@ -232,55 +224,11 @@ async fn page(
         changed: view.changed,
         revoke_tokens: view.revoke_tokens,
         errors: view.errors,
-        sessions: sessions.into_iter().map(|session| SessionView::new(session, me)).collect(),
+        sessions: sessions
+            .into_iter()
+            .map(|session| SessionView::new(session, &me.session.id_hash))
+            .collect(),
         ended: view.ended,
     };
     render(status, &page)
-}
-
-impl SessionView {
-    fn new(session: ListedSession, me: &SignedIn) -> Self {
-        Self {
-            is_this: session.id_hash == me.session.id_hash,
-            browser: browser_name(&session.user_agent),
-            created: day(session.created_at),
-            last_seen: ago(now().since(session.last_seen_at)),
-            source: session.source,
-        }
-    }
-}
-
-/// A browser's name by what it says of itself. Most claim to be others too, so the order counts.
-fn browser_name(user_agent: &str) -> &'static str {
-    let names = [
-        ("Edg", "Edge"),
-        ("OPR/", "Opera"),
-        ("Firefox/", "Firefox"),
-        ("Chrome/", "Chrome"),
-        ("Safari/", "Safari"),
-        ("curl/", "curl"),
-    ];
-    let found = names.into_iter().find(|(mark, _)| user_agent.contains(mark));
-    found.map_or("Unknown browser", |(_, name)| name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn browsers_have_names() {
-        for (user_agent, expected) in [
-            ("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "Firefox"),
-            ("Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36", "Chrome"),
-            (
-                "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36 Edg/140.0",
-                "Edge",
-            ),
-            ("Mozilla/5.0 (iPhone) AppleWebKit/605.1.15 Version/18.0 Mobile Safari/604.1", "Safari"),
-            ("", "Unknown browser"),
-        ] {
-            assert_eq!(browser_name(user_agent), expected);
-        }
-    }
 }

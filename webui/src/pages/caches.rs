@@ -35,7 +35,7 @@ pub(crate) const CACHES: &str = "/caches";
 /// Operations of a cache that pages know of: more than the store keeps.
 const OPERATIONS_MAX: i64 = 40;
 /// What a suspended user is told who wants to change something.
-const SUSPENDED: &str = "Your account is suspended. Ask the operator of this service.";
+pub(super) const SUSPENDED: &str = "Your account is suspended. Ask the operator of this service.";
 
 /// Extractor: the cache that the path names, and the signed-in user who has it.
 #[derive(Debug)]
@@ -139,20 +139,24 @@ pub(crate) struct Header {
     pub(crate) others: Vec<(String, String)>,
     /// Whether the user is suspended.
     pub(crate) user_suspended: bool,
+    /// What was asked of the cache, newest first.
+    pub(crate) operations: Vec<Operation>,
 }
 
 impl Header {
     pub(crate) async fn new(app: &AppState, own: &OwnCache, tab: Tab) -> Result<Self, PageError> {
+        let operations = operations_of(app, &own.cache.id).await?;
         let caches = app.store.caches_of(&own.me.user.id).await?;
         let others =
             caches.into_iter().filter(|it| it.id != own.cache.id).map(|it| (it.id, it.name)).collect();
         Ok(Self {
             cache_id: own.cache.id.clone(),
             name: own.cache.name.clone(),
-            state: read_state(app, &own.instance).await?,
+            state: CacheState::new(&own.instance).with_operations(&own.instance, &operations),
             tab,
             others,
             user_suspended: own.me.user.state == UserState::Suspended,
+            operations,
         })
     }
 

@@ -13,14 +13,12 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use store::{TokenId, TokenRow, UserState};
 
-use super::caches::OwnCache;
+use super::caches::{OwnCache, SUSPENDED};
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
 use crate::layout::set_retry_after;
 use crate::state::AppState;
 use crate::view::date::retry_in;
-
-const SUSPENDED: &str = "Your account is suspended. Ask the operator of this service.";
 
 /// The user's token with this id, active or not.
 pub(super) async fn find(app: &AppState, me: &SignedIn, id: &str) -> Result<(TokenId, TokenRow), PageError> {

@@ -130,6 +130,6 @@ async fn other_sessions_are_listed_and_ended() {
     assert!(
         entries
             .iter()
-            .any(|entry| entry.action == "user.sessions" && entry.detail == "1 other sessions ended")
+            .any(|entry| entry.action == "user.sessions" && entry.detail == "other sessions ended: 1")
     );
 }

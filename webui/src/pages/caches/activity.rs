@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::{Header, OwnCache, Tab, operations_of};
+use super::{Header, OwnCache, Tab};
 use crate::http::reject::PageError;
 use crate::layout::{Layout, render};
 use crate::state::AppState;
@@ -25,12 +25,12 @@ struct Page {
 }
 
 pub(crate) async fn show(State(app): State<Arc<AppState>>, own: OwnCache) -> Result<Response, PageError> {
-    let operations = operations_of(&app, &own.cache.id).await?;
+    let header = Header::new(&app, &own, Tab::Activity).await?;
     let events = app.store.instance_events(&own.instance.id, EVENTS_MAX).await?;
     let page = Page {
         layout: Layout::signed_in(&own.me),
-        header: Header::new(&app, &own, Tab::Activity).await?,
-        activities: activity::list(&operations, &events, &own.me.user.id),
+        activities: activity::list(&header.operations, &events, &own.me.user.id),
+        header,
     };
     render(StatusCode::OK, &page)
 }

@@ -33,7 +33,7 @@ pub(crate) async fn submit(
 ) -> Result<Response, PageError> {
     let reject = async |status, error: String| {
         let form = NewCacheForm { name: typed.clone(), error: Some(error) };
-        list::page(&app, &me, status, (None, form)).await
+        list::with_rejected_form(&app, &me, status, form).await
     };
     if me.user.state == UserState::Suspended {
         return reject(StatusCode::FORBIDDEN, SUSPENDED.into()).await;

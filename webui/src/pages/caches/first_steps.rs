@@ -1,4 +1,4 @@
-//! What follows a new token: save it, connect with it, and see the first connection. The only page that shows a secret.
+//! What follows a new token: save it, connect with it, and see the first connection. The only page that shows a token's secret.
 
 use std::sync::Arc;
 

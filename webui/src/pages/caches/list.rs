@@ -63,23 +63,31 @@ pub(crate) async fn show(
 ) -> Result<Response, PageError> {
     let Query(params) = params.unwrap_or_default();
     let deleted = params.deleted.and_then(|name| name.parse().ok());
-    if params.all.is_none() && deleted.is_none() {
-        let caches = app.store.caches_of(&me.user.id).await?;
-        if let [only] = &*caches {
-            return Ok(Redirect::to(&format!("{CACHES}/{}", only.id)).into_response());
+    let caches = app.store.caches_of(&me.user.id).await?;
+    match &*caches {
+        [only] if params.all.is_none() && deleted.is_none() => {
+            Ok(Redirect::to(&format!("{CACHES}/{}", only.id)).into_response())
         }
+        _ => page(&app, &me, StatusCode::OK, (caches, deleted, NewCacheForm::default())).await,
     }
-    page(&app, &me, StatusCode::OK, (deleted, NewCacheForm::default())).await
 }
 
-/// The page, with the form as it was sent and its error.
-pub(super) async fn page(
+/// The page with the form as it was sent, and its error.
+pub(super) async fn with_rejected_form(
     app: &AppState,
     me: &SignedIn,
     status: StatusCode,
-    (deleted, form): (Option<CacheName>, NewCacheForm),
+    form: NewCacheForm,
 ) -> Result<Response, PageError> {
-    let caches = app.store.caches_of(&me.user.id).await?;
+    page(app, me, status, (app.store.caches_of(&me.user.id).await?, None, form)).await
+}
+
+async fn page(
+    app: &AppState,
+    me: &SignedIn,
+    status: StatusCode,
+    (caches, deleted, form): (Vec<Cache>, Option<CacheName>, NewCacheForm),
+) -> Result<Response, PageError> {
     let plan = app.store.plan(&me.user.plan).await?;
     let max = caches_max(app, plan.as_ref());
     let user_suspended = me.user.state == UserState::Suspended;

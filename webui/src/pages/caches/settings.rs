@@ -10,7 +10,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use store::{DesiredState, Instance, InstanceState, NewOperation, OperationKind};
 
-use super::{Header, OwnCache, Tab, operations_of};
+use super::{Header, OwnCache, Tab};
 use crate::http::reject::PageError;
 use crate::layout::{Layout, render};
 use crate::state::AppState;
@@ -64,13 +64,13 @@ pub(super) async fn page(
     (requested, form): (Option<&str>, SettingsForm),
 ) -> Result<Response, PageError> {
     let header = Header::new(app, own, Tab::Settings).await?;
-    let operations = operations_of(app, &own.cache.id).await?;
     let (min_mb, max_mb) = memory_range(app, own).await?;
     // Told until it has ended: then the header tells how.
     let open = header.state.operation.as_ref().map(|operation| operation.kind);
     let requested = KINDS.into_iter().find(|kind| requested == Some(kind.as_str()) && open == requested);
     let page = Page {
         layout: Layout::signed_in(&own.me),
+        suspended_by_user: is_suspended_by_user(&header.operations, &own.me.user.id),
         header,
         csrf_token: &own.me.session.form_token,
         instance: &own.instance,
@@ -79,7 +79,6 @@ pub(super) async fn page(
         max_mb,
         form,
         requested: requested.map(name),
-        suspended_by_user: is_suspended_by_user(&operations, &own.me.user.id),
     };
     render(status, &page)
 }

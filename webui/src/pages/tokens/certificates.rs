@@ -10,12 +10,12 @@ use identity::certificate::{IssueError, IssuedCertificate};
 use serde::Deserialize;
 use store::{CertificateRow, StoreError, TokenId, TokenRow, UserState, now};
 
-use super::{SUSPENDED, acquire_change, find_unrevoked};
+use super::{acquire_change, find_unrevoked};
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
 use crate::layout::{Layout, render, set_retry_after};
-use crate::pages::caches::{Tab, path_of};
+use crate::pages::caches::{SUSPENDED, Tab, path_of};
 use crate::state::AppState;
 use crate::view::date::{day, minute_of};
 

@@ -8,12 +8,13 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use store::{StoreError, TokenRow, UserState, now};
 
-use super::{SUSPENDED, acquire_change, find};
+use super::{acquire_change, find};
 use crate::forms::permissions::{PermissionForm, lifetimes};
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
 use crate::layout::{Layout, render, set_retry_after};
+use crate::pages::caches::SUSPENDED;
 use crate::state::AppState;
 use crate::view::date::day;
 use crate::view::token::inactive_reason;

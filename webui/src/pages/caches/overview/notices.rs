@@ -101,7 +101,7 @@ impl Facts<'_> {
     }
 
     fn settings(&self) -> String {
-        self.page(Tab::Overview) + "/settings"
+        self.page(Tab::Settings)
     }
 
     /// With a link to the repairs, if there are any.
@@ -217,15 +217,11 @@ impl Facts<'_> {
         if full.len() > NAMED_MAX {
             sizes.push(format!("{} more sizes", full.len() - NAMED_MAX));
         }
-        let sizes = if sizes.is_empty() { String::new() } else { format!(", items of {}", sizes.join(", ")) };
-        let text = format!(
-            "{} stores failed in the last hour; since memcached started{sizes}.",
-            grouped(lately.max(0))
-        );
-        let text = if full.is_empty() {
-            format!("{} stores failed in the last hour.", grouped(lately))
+        let failed = format!("{} stores failed in the last hour", grouped(lately.max(0)));
+        let text = if sizes.is_empty() {
+            format!("{failed}.")
         } else {
-            text
+            format!("{failed}; since memcached started, items of {}.", sizes.join(", "))
         };
         let level = if lately > 0 { Level::Error } else { Level::Note };
         Some(Notice::new("no-room", level, "No room.", text).at(self.settings(), "Give it more memory"))
