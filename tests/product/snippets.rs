@@ -226,7 +226,6 @@ fn stunnel(reader: &Reader, page: &str, id: &str) -> (Background, u16) {
 }
 
 #[test]
-#[ignore = "takes minutes, and hasn't been seen to pass as a whole: run it with --ignored"]
 fn snippets_store_and_read_as_the_page_shows_them() {
     let product = Product::start_with(&[]);
     let reader = Reader::new(&product);
