@@ -75,10 +75,11 @@ Examples:
 
 Caches are resized while they run, and `memgate cache show EMAIL` shows how far that is. A memory that the machine can't hold
 is refused, and so is one below what a cache holds now: --force lets the oldest items go. Warm caches are restarted for it,
-one after the other: more memory keeps their contents; less memory empties them, and so does any other one with
---warm false: both are refused without --force. Caches that have another memory than the plan had keep it; `memgate user update` with the same plan gives a user's caches its
-memory, `memgate cache resize` one cache any. The command says how many keep another memory, item size or number of
-connections. To change the others of an existing cache, delete it and create it again.", units!()))]
+one after the other. More memory keeps their contents. Less memory empties them, and so does any other memory together with
+--warm false: both are refused without --force. Caches that have another memory than the plan had keep it; `memgate user
+update` with the same plan gives a user's caches its memory, `memgate cache resize` one cache any. The command says how many
+keep another memory, item size or number of connections. To change item size or connections of an existing cache, delete it
+and create it again.", units!()))]
     Update {
         /// The plan's name
         name: String,

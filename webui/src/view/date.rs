@@ -20,11 +20,7 @@ pub(crate) struct Moment {
 
 impl Moment {
     pub(crate) fn new(at: Timestamp) -> Self {
-        let date = utc(at);
-        let [month, day] = [u8::from(date.month()), date.day()];
-        let (hour, minute, second) = date.time().as_hms();
-        let iso = format!("{:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z", date.year());
-        Self { iso, text: minute_of(at) }
+        Self { iso: time_text::rfc3339(at), text: minute_of(at) }
     }
 }
 
