@@ -54,7 +54,7 @@ mod write_health;
 pub use account::{NewPassword, UserChange};
 pub use address::{Lease, NETWORK_PREFIX, Network};
 pub use audit::{AuditChain, AuditEntry, AuditError};
-pub use cache::{Cache, CacheName, NewCache, ParseCacheNameError};
+pub use cache::{CREATED_MAX, Cache, CacheName, NewCache, ParseCacheNameError};
 pub use certificate::{CertificateRow, Fingerprint, ParseFingerprintError};
 pub use connections::{ConnectionId, ListRequest, LiveConnection, LiveConnections, ParseConnectionIdError};
 pub use db::{Database, LockWait, Store, StoreOptions, sqlite_file};

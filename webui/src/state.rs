@@ -22,6 +22,8 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// Uses of an account's right password. Each makes an entry in the audit log, which is kept for ever.
 const PASSWORD_USES_PER_HOUR: usize = 60;
+/// Files of usage that a user downloads. One has up to a row for each hour that is kept.
+const DOWNLOADS_PER_MINUTE: usize = 10;
 /// Connections that a user closes; the same.
 const CONNECTION_CLOSES_PER_HOUR: usize = 100;
 /// A report has up to 200 tokens: more reports at a time would keep the store from answering pages.
@@ -65,6 +67,8 @@ pub(crate) struct RateLimits {
     pub(crate) session_pages: RateLimiter,
     /// Requests, per user.
     pub(crate) user_pages: RateLimiter,
+    /// Files of usage, per user.
+    pub(crate) downloads: RateLimiter,
     /// Requests for the list of connections, per user.
     pub(crate) connection_lists: RateLimiter,
     /// Requests to close a connection, per user and minute.
@@ -96,6 +100,7 @@ impl AppState {
             cache_changes: RateLimiter::new(limits.cache_changes_per_hour, HOUR),
             session_pages: RateLimiter::new(limits.pages_per_minute, MINUTE),
             user_pages: RateLimiter::new(limits.pages_per_minute.saturating_mul(2), MINUTE),
+            downloads: RateLimiter::new(DOWNLOADS_PER_MINUTE, MINUTE),
             connection_lists: RateLimiter::new(limits.connections_per_minute, MINUTE),
             connection_closes: RateLimiter::new(limits.connections_per_minute, MINUTE),
             connection_closes_per_hour: RateLimiter::new(CONNECTION_CLOSES_PER_HOUR, HOUR),

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use identity::FIRST_TOKEN_NAME;
 use serde::Deserialize;
-use store::{Cache, CacheName, NewCache, NewToken, StoreError, UserState};
+use store::{CREATED_MAX, Cache, CacheName, NewCache, NewToken, StoreError, UserState};
 
 use super::list::{self, NewCacheForm};
 use super::{OwnCache, SUSPENDED, Tab, acquire_change, first_steps, path_of};
@@ -60,6 +60,11 @@ pub(crate) async fn submit(
             let error =
                 "This service has no memory for another cache now. Try again later, or ask its operator.";
             reject(StatusCode::SERVICE_UNAVAILABLE, error.into()).await
+        }
+        Err(StoreError::LimitReached("caches a day")) => {
+            let error =
+                format!("You created {CREATED_MAX} caches within a day, which is the most. Try again later.");
+            reject(StatusCode::TOO_MANY_REQUESTS, error).await
         }
         Err(StoreError::LimitReached(_)) => {
             let plan = app.store.plan(&me.user.plan).await?;

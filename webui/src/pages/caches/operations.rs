@@ -101,11 +101,7 @@ pub(crate) async fn resize(
             let new = NewOperation::Resize { memory_mb };
             return request(&app, &own, new, (confirmed.is_some(), typed)).await;
         }
-        Ok(memory_mb) if memory_mb > max => {
-            format!(
-                "Your plan has at most {max} MB. Give {max} or less, or ask the operator for a larger plan."
-            )
-        }
+        Ok(memory_mb) if memory_mb > max => refusal(&OperationError::AbovePlan { max }, &own.instance),
         Ok(_) => format!("The cache needs at least {min} MB. Give {min} or more."),
         Err(_) => format!("This isn’t a size. Give a whole number of MB from {min} to {max}."),
     };
@@ -139,9 +135,9 @@ async fn request(
         Err(StoreError::Operation(error)) => {
             let status = match error {
                 OperationError::TooOften { .. } => StatusCode::TOO_MANY_REQUESTS,
-                OperationError::TooSmall { .. } | OperationError::TooLarge { .. } => {
-                    StatusCode::UNPROCESSABLE_ENTITY
-                }
+                OperationError::TooSmall { .. }
+                | OperationError::TooLarge { .. }
+                | OperationError::AbovePlan { .. } => StatusCode::UNPROCESSABLE_ENTITY,
                 OperationError::UserSuspended | OperationError::SuspendedByOperator => StatusCode::FORBIDDEN,
                 _ => StatusCode::CONFLICT,
             };
