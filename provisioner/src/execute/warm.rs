@@ -7,11 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use store::{InstanceState, now};
 use tokio::time::{Instant, sleep};
 
-use super::contents::held_instances;
 use super::{Executor, Situation};
 use crate::docker::{HOLDER_MEMORY, NewHolder};
 use crate::error::{Error, chain};
-use crate::liveness::Health;
 use crate::plan::{Container, ContainerState};
 use crate::spec::Spec;
 use crate::statistics::{self, Statistics};
@@ -114,22 +112,6 @@ impl Executor {
         }
         sleep(until_fraction(STOP_BEGIN)).await;
         Ok(())
-    }
-
-    /// Waits, by failing, for a memcached that was started on held memory and doesn't answer yet.
-    async fn require_contents(&self, situation: &Situation, container: &Container) -> Result<(), Error> {
-        let instance = &container.instance;
-        if !held_instances(&situation.containers).contains(instance) {
-            return Ok(());
-        }
-        let (id, address) = (container.id.as_str(), &container.address);
-        if self.check_container(instance, (id, container.generation, address)).await != Health::Silent {
-            return Ok(());
-        }
-        match self.silence_of((instance, id), address.clone()).await {
-            error @ Error::TakesBack { .. } => Err(error),
-            _ => Ok(()),
-        }
     }
 
     /// Holds the memory that a container uses, so that it can be stopped.
