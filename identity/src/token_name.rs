@@ -1,4 +1,4 @@
-//! Names of tokens: labels in lists.
+//! Names of tokens and certificates: labels in lists.
 
 use crate::InputError;
 
@@ -31,16 +31,7 @@ impl TokenName {
                 "Name it after the application that will use it",
             ));
         }
-        if text.chars().count() > LEN_MAX {
-            return Err(InputError::new("This name is too long", "Use at most 60 characters"));
-        }
-        if text.chars().any(char::is_control) {
-            return Err(InputError::new(
-                "This name contains a control character",
-                "Use letters, digits and punctuation",
-            ));
-        }
-        Ok(Self(text.to_owned()))
+        Ok(Self(parse(text)?))
     }
 
     /// The name.
@@ -48,6 +39,44 @@ impl TokenName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// What a user calls a client certificate: empty, or as a token's name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CertificateName(String);
+
+impl CertificateName {
+    /// Parses a name; white space around it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`InputError`] if the name is too long, contains a control character, or is not empty but invisible.
+    pub fn parse(text: &str) -> Result<Self, InputError> {
+        if text.trim().is_empty() { Ok(Self::default()) } else { Ok(Self(parse(text)?)) }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn parse(text: &str) -> Result<String, InputError> {
+    let text = text.trim();
+    if !text.chars().any(is_visible) {
+        return Err(InputError::new("This name is invisible", "Use letters, digits and punctuation"));
+    }
+    if text.chars().count() > LEN_MAX {
+        return Err(InputError::new("This name is too long", "Use at most 60 characters"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(InputError::new(
+            "This name contains a control character",
+            "Use letters, digits and punctuation",
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 /// Whether a character shows: no white space, no control or format character (bidi marks, joiners, ...).
@@ -60,6 +89,15 @@ fn is_visible(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn certificates_need_no_name() {
+        assert_eq!(CertificateName::parse(" \t").unwrap(), CertificateName::default());
+        assert_eq!(CertificateName::parse(" web-1 ").unwrap().as_str(), "web-1");
+        for bad in ["\u{200b}", "a\nb", &"x".repeat(61)] {
+            assert!(CertificateName::parse(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn names_are_visible_and_short() {

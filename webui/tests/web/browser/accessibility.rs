@@ -37,6 +37,8 @@ const WATCH_FOCUS: &str = "
   };
   addEventListener('focusin', ({ target }) => {
     window.focusWatch.visited.push(name(target));
+    // A focus that the browser doesn't ascribe to the keyboard, such as that of a window which comes to the front, needs no mark.
+    if (!target.matches(':focus-visible')) return;
     const label = target.labels && target.labels[0];
     if (!shows(target) && !(label && shows(label))) window.focusWatch.hidden.push(name(target));
   });
