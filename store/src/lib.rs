@@ -4,6 +4,8 @@
 //! (see `migrations/`). This crate never connects to memcached or Docker and never logs a secret.
 
 mod account;
+mod account_link;
+mod account_mail;
 mod address;
 mod audit;
 mod cache;
@@ -28,6 +30,7 @@ mod lane_credential;
 mod latency_quantile;
 mod leader;
 mod leak;
+mod mail;
 mod operation;
 mod operation_error;
 mod plan;
@@ -52,6 +55,8 @@ mod wake;
 mod write_health;
 
 pub use account::{NewPassword, UserChange};
+pub use account_link::{AccountLink, LinkKind};
+pub use account_mail::SIGN_UP_LINK_AGE;
 pub use address::{Lease, NETWORK_PREFIX, Network};
 pub use audit::{AuditChain, AuditEntry, AuditError};
 pub use cache::{Cache, CacheName, NewCache, ParseCacheNameError};
@@ -78,6 +83,7 @@ pub use lane_credential::LaneCredential;
 pub use latency_quantile::latency_quantile_us;
 pub use leader::LeaderLock;
 pub use leak::{Leak, LeakReport};
+pub use mail::{ClaimedMail, MailKind, MailLimits, MailOutcome, NewMail};
 pub use operation::{
     NewOperation, Operation, OperationKind, OperationProgress, OperationState, RESIZE_MB_MAX, RESIZE_MB_MIN,
 };

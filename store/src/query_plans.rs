@@ -8,8 +8,9 @@ use crate::db::schema;
 use crate::operation::request;
 use crate::tokens::{self, listing};
 use crate::{
-    cache, certificate, connections, denials, feed, grant, host_capacity, instance, instance_event,
-    instance_statistics, isolation_check, leak, plan_change, proxy, usage, usage_hours, user, wake,
+    account_link, account_mail, cache, certificate, connections, denials, feed, grant, host_capacity,
+    instance, instance_event, instance_statistics, isolation_check, leak, mail, plan_change, proxy, usage,
+    usage_hours, user, wake,
 };
 
 /// Rows that are sorted, or read from one end of an index up to a limit.
@@ -17,8 +18,20 @@ const SORTED: &str = "USE TEMP B-TREE FOR ORDER BY";
 /// Sorts only rows of the same time.
 const SORTED_TIES: &str = "USE TEMP B-TREE FOR LAST";
 
+/// Rows of a search that are counted.
+const COUNTED: &[&str] = &["CO-ROUTINE counted", "SCAN counted"];
+
 /// Each query, with what it may do other than search an index.
-const QUERIES: [(&str, &[&str]); 35] = [
+const QUERIES: [(&str, &[&str]); 44] = [
+    (account_link::BY_ID, &[]),
+    (account_link::TAKE, &[]),
+    (account_link::DELETE_TO, &[]),
+    (account_link::DELETE_EXPIRED, &[]),
+    (account_mail::COUNT_TO, &[]),
+    (mail::COUNT_TO, COUNTED),
+    (mail::COUNT_ALL, COUNTED),
+    (mail::CLAIM, &["SCALAR SUBQUERY"]),
+    (mail::DELETE_OLD, &[]),
     (leak::OPEN, &[]),
     (leak::OF_USER, &[]),
     (denials::OF_TOKEN, &[SORTED]),

@@ -1,5 +1,7 @@
 //! The section `[webui]` of memgate.toml.
 
+mod mail;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::view::endpoint::Endpoint;
+
+pub use mail::Mail;
+pub(crate) use mail::{Security, ServerAddress};
 
 /// The section `[webui]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,6 +36,8 @@ pub struct Config {
     pub sign_up: bool,
     /// Plan of new accounts.
     pub plan: String,
+    /// Whom pages tell users to ask where they can't go on by themselves: an e-mail address, an `https://` address or a name.
+    pub contact: Option<String>,
     /// Sessions end after this time without use.
     pub session_idle_seconds: u64,
     /// Sessions end at this age.
@@ -40,6 +47,8 @@ pub struct Config {
     pub caches_per_user: usize,
     /// Limits of actions that are expensive or could be guessed.
     pub limits: Limits,
+    /// How mail is sent.
+    pub mail: Mail,
 }
 
 /// The section `[webui.limits]`. A limit of 0 rejects everything, if its text doesn't say otherwise.
@@ -69,6 +78,13 @@ pub struct Limits {
     pub connections_per_minute: usize,
     /// Reports of leaked tokens, per client address.
     pub leak_reports_per_minute: usize,
+    /// Mails that visitors ask for, such as one to set a new password, per client address. Its network may ask for ten times as
+    /// many.
+    pub mail_requests_per_hour: usize,
+    /// Mails of one kind to one address.
+    pub mails_per_hour: usize,
+    /// All mails together, of which a quarter is left to those that tell users of changes.
+    pub mails_in_total_per_hour: usize,
 }
 
 impl Default for Config {
@@ -82,10 +98,12 @@ impl Default for Config {
             trusted_proxies: Vec::new(),
             sign_up: true,
             plan: "default".into(),
+            contact: None,
             session_idle_seconds: 12 * 60 * 60,
             session_seconds: 7 * 24 * 60 * 60,
             caches_per_user: 3,
             limits: Limits::default(),
+            mail: Mail::default(),
         }
     }
 }
@@ -104,6 +122,9 @@ impl Default for Limits {
             pages_per_minute: 300,
             connections_per_minute: 60,
             leak_reports_per_minute: 60,
+            mail_requests_per_hour: 10,
+            mails_per_hour: 5,
+            mails_in_total_per_hour: 200,
         }
     }
 }
@@ -138,7 +159,8 @@ impl Config {
     #[must_use]
     pub fn problems(&self) -> Vec<Error> {
         let base_url = self.base_url.clone().filter(|url| !is_origin(url)).map(Error::BaseUrl);
-        base_url.into_iter().chain(self.endpoint().err()).collect()
+        let mail = self.mail.problems(self.base_url.as_deref());
+        base_url.into_iter().chain(self.endpoint().err()).chain(mail).collect()
     }
 
     /// Checks the settings and returns the endpoint.

@@ -5,11 +5,15 @@
 mod account;
 mod ca_certificate;
 mod caches;
+mod confirm_email;
 mod error;
+mod forgot_password;
 mod home;
 mod leak_reports;
+mod links;
 mod no_cache;
 mod password_check;
+mod reset_password;
 mod sign_in;
 mod sign_up;
 mod tokens;
@@ -36,7 +40,12 @@ pub(crate) fn routes(app: Arc<AppState>, stop: CancellationToken) -> Router {
         .route("/sign-up", get(sign_up::show).post(sign_up::submit))
         .route("/sign-in", get(sign_in::show).post(sign_in::submit))
         .route("/sign-out", post(sign_in::sign_out))
+        .route("/forgot-password", get(forgot_password::show).post(forgot_password::submit))
+        .route("/links/{code}", get(links::follow))
+        .route("/reset-password", get(reset_password::show).post(reset_password::submit))
+        .route("/confirm-email", get(confirm_email::show).post(confirm_email::submit))
         .route("/account", get(account::show))
+        .route("/account/email", get(account::email::show).post(account::email::submit))
         .route("/account/password", post(account::change_password))
         .route("/account/delete", post(account::delete))
         .route("/account/sessions/end-others", post(account::end_other_sessions))

@@ -7,6 +7,7 @@ use store::{Store, TokenKey};
 use tokio::sync::Semaphore;
 
 use crate::cache_events::CacheEvents;
+use crate::mail::Mail;
 use crate::metrics::Metrics;
 use crate::password::PasswordHasher;
 use crate::password_attempts::PasswordAttempts;
@@ -24,6 +25,8 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const PASSWORD_USES_PER_HOUR: usize = 60;
 /// Connections that a user closes; the same.
 const CONNECTION_CLOSES_PER_HOUR: usize = 100;
+/// Mails that visitors ask for, of all clients together. Each costs a look-up; how many are sent is another limit.
+const MAIL_REQUESTS_PER_HOUR: usize = 2_000;
 /// A report has up to 200 tokens: more reports at a time would keep the store from answering pages.
 const LEAK_REPORTS_AT_ONCE_MAX: usize = 4;
 /// Reports that wait until they are looked up.
@@ -46,6 +49,8 @@ pub(crate) struct AppState {
     pub(crate) leak_reports_at_once: Semaphore,
     /// Reports that wait for that.
     pub(crate) waiting_leak_reports: WaitLimit,
+    /// `None` without a mail server.
+    pub(crate) mail: Option<Mail>,
     pub(crate) cache_events: CacheEvents,
     pub(crate) metrics: Metrics,
     pub(crate) rate_limits: RateLimits,
@@ -75,6 +80,10 @@ pub(crate) struct RateLimits {
     pub(crate) password_uses: RateLimiter,
     /// Per client and its network.
     pub(crate) leak_reports: SourceLimiter,
+    /// Mails that visitors ask for, per client and its network.
+    pub(crate) mail_requests: SourceLimiter,
+    /// The same, of all clients together.
+    pub(crate) mail_requests_in_total: RateLimiter,
 }
 
 impl AppState {
@@ -101,6 +110,8 @@ impl AppState {
             connection_closes_per_hour: RateLimiter::new(CONNECTION_CLOSES_PER_HOUR, HOUR),
             password_uses: RateLimiter::new(PASSWORD_USES_PER_HOUR, HOUR),
             leak_reports: SourceLimiter::new(limits.leak_reports_per_minute, MINUTE),
+            mail_requests: SourceLimiter::new(limits.mail_requests_per_hour, HOUR),
+            mail_requests_in_total: RateLimiter::new(MAIL_REQUESTS_PER_HOUR, HOUR),
         };
         Ok(Self {
             endpoint: config.check()?,
@@ -114,6 +125,7 @@ impl AppState {
             delayed_sign_ins: WaitLimit::new(DELAYED_SIGN_INS_MAX),
             leak_reports_at_once: Semaphore::new(LEAK_REPORTS_AT_ONCE_MAX),
             waiting_leak_reports: WaitLimit::new(LEAK_REPORTS_WAITING_MAX),
+            mail: Mail::new(&config)?,
             cache_events: CacheEvents::default(),
             metrics,
             rate_limits,

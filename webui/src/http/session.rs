@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum_extra::extract::CookieJar;
 use daemon::Shutdown;
 use sha2::{Digest as _, Sha256};
-use store::{Leak, NewSession, Session, Store, User};
+use store::{Leak, NewSession, Session, Store, StoreError, User};
 use subtle::ConstantTimeEq as _;
 
 use super::client_ip::ClientIp;
@@ -29,6 +29,8 @@ const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
 /// How long a browser is known after its last sign-in.
 const BROWSER_AGE: Duration = Duration::from_hours(365 * 24);
+/// How long a link that was followed is kept.
+const LINK_AGE: Duration = Duration::from_hours(1);
 /// Length of a session id or CSRF token: 32 bytes in hexadecimal.
 const SECRET_LEN: usize = 64;
 /// Length of a session id's random part; a tag follows, by which made-up ids are found out.
@@ -110,6 +112,28 @@ impl FromRequestParts<Arc<AppState>> for LastSnippet {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<AppState>) -> Result<Self, Infallible> {
         Ok(Self(cookie(&parts.headers, Cookie::Snippet.name(&app.config))))
+    }
+}
+
+/// Extractor: the code of the link that this browser has followed last.
+pub(crate) struct FollowedLink(pub(crate) Option<String>);
+
+/// The cookie of a browser that has followed a link of a mail: its address has no code any more from then on, so that nothing
+/// passes it on.
+pub(crate) fn link_cookie(app: &AppState, code: &str) -> HeaderValue {
+    Cookie::Link.set(&app.config, code, LINK_AGE)
+}
+
+/// A cookie that makes the browser forget the link.
+pub(crate) fn expired_link_cookie(app: &AppState) -> HeaderValue {
+    Cookie::Link.set(&app.config, "", Duration::ZERO)
+}
+
+impl FromRequestParts<Arc<AppState>> for FollowedLink {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<AppState>) -> Result<Self, Infallible> {
+        Ok(Self(cookie(&parts.headers, Cookie::Link.name(&app.config))))
     }
 }
 
@@ -200,8 +224,17 @@ pub(crate) fn spawn_sweep(app: Arc<AppState>, shutdown: &Shutdown) {
             if let Err(error) = app.store.acting_as("webui").prune_tokens().await {
                 tracing::warn!(%error, "failed to delete tokens that ended long ago");
             }
+            if let Err(error) = delete_old_mail(&app.store).await {
+                tracing::warn!(%error, "failed to delete old mail and links");
+            }
         }
     });
+}
+
+async fn delete_old_mail(store: &Store) -> Result<(), StoreError> {
+    store.delete_expired_links().await?;
+    store.delete_old_mails().await?;
+    Ok(())
 }
 
 /// The signed-in sender of a request.
@@ -244,6 +277,7 @@ enum Cookie {
     Csrf,
     Browser,
     Snippet,
+    Link,
 }
 
 impl Cookie {
@@ -258,6 +292,8 @@ impl Cookie {
             (Self::Browser, false) => "memgate-browser",
             (Self::Snippet, true) => "__Host-memgate-snippet",
             (Self::Snippet, false) => "memgate-snippet",
+            (Self::Link, true) => "__Host-memgate-link",
+            (Self::Link, false) => "memgate-link",
         }
     }
 

@@ -1,6 +1,8 @@
 //! Account page: change the password, see and end sessions, delete the account. Password and deletion ask for the current
 //! password.
 
+pub(super) mod email;
+
 use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use identity::Password;
 use serde::Deserialize;
-use store::{NewPassword, StoreError};
+use store::{MailKind, NewMail, NewPassword, StoreError};
 
 use super::password_check;
 use crate::http::client_ip::ClientIp;
@@ -122,10 +124,23 @@ pub(crate) async fn change_password(
         Err(StoreError::NotFound(_)) => return reject(PasswordRejection::Wrong).await,
         Err(error) => return Err(error.into()),
     };
+    tell_of_change(&app, &me).await;
     let (_, cookie) = session::start(&app, &me.user.id, &from, None).await?;
     let mut response = Redirect::to(&format!("/account?changed={revoked}")).into_response();
     set_cookie(response.headers_mut(), Some(cookie));
     Ok(response)
+}
+
+/// Tells the owner by mail that the password was changed.
+async fn tell_of_change(app: &AppState, me: &SignedIn) {
+    let Some(mail) = &app.mail else { return };
+    let notice = NewMail {
+        kind: MailKind::PasswordChanged,
+        user_id: Some(&me.user.id),
+        recipient: &me.user.email,
+        link_id: None,
+    };
+    mail.tell(&app.store, &notice).await;
 }
 
 pub(crate) async fn delete(

@@ -36,6 +36,8 @@ struct Page<'a> {
     error: Option<String>,
     signed_out: bool,
     deleted: bool,
+    /// After a new password was set with a link.
+    reset: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -45,6 +47,7 @@ pub(crate) struct Params {
     #[serde(rename = "signed-out")]
     signed_out: Option<String>,
     deleted: Option<String>,
+    reset: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -74,6 +77,7 @@ pub(crate) async fn show(
         error: None,
         signed_out: params.signed_out.is_some(),
         deleted: params.deleted.is_some(),
+        reset: params.reset.is_some(),
     };
     let mut response = render(StatusCode::OK, &page)?;
     set_cookie(response.headers_mut(), visitor.new_cookie);
@@ -201,6 +205,7 @@ fn rejected(
         error: Some(error),
         signed_out: false,
         deleted: false,
+        reset: false,
     };
     let mut response = render(status, &page)?;
     set_cookie(response.headers_mut(), visitor.new_cookie.clone());

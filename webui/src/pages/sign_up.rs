@@ -164,7 +164,12 @@ async fn require_room(app: &AppState, client_ip: ClientIp) -> Result<Result<usiz
 }
 
 fn room<'a>(app: &'a AppState, region: Option<&'a str>) -> SignUpRoom<'a> {
-    SignUpRoom { users_max: app.config.limits.accounts_max(), region, memory_of: Some(&app.config.plan) }
+    SignUpRoom {
+        users_max: app.config.limits.accounts_max(),
+        region,
+        memory_of: Some(&app.config.plan),
+        link_id: None,
+    }
 }
 
 fn region(client_ip: ClientIp) -> Option<String> {
