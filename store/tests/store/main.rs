@@ -40,6 +40,7 @@ mod leader;
 mod leaks;
 mod life;
 mod locks;
+mod mail;
 mod metering;
 mod migrations;
 mod opening;

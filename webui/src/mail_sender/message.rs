@@ -1,12 +1,14 @@
 //! The text of each mail, made when it is sent. Plain text with short lines, so that nothing in it is encoded or hidden.
 
 use lettre::Message;
-use lettre::message::Mailbox;
-use lettre::message::header::{ContentType, HeaderName, HeaderValue};
+use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
+use lettre::message::{Body, Mailbox};
 use store::{ClaimedMail, MailKind, StoreError, now};
 
 use crate::state::AppState;
 
+/// Bytes of a line that isn't encoded (RFC 5322 2.1.1).
+const LINE_MAX: usize = 998;
 /// Keeps programs that answer mail by themselves from answering this (RFC 3834).
 const AUTO_SUBMITTED: (HeaderName, &str) =
     (HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated");
@@ -48,8 +50,17 @@ fn build(sender: &Mailbox, mail: &ClaimedMail, subject: &str, body: String) -> R
         .message_id(Some(format!("<{}@{}>", mail.id, sender.email.domain())))
         .raw_header(HeaderValue::new(name, value.to_owned()))
         .header(ContentType::TEXT_PLAIN)
-        .body(body)
+        .body(encode(body))
         .map_err(|error| format!("can't be written ({error})"))
+}
+
+/// ASCII stays as it is, so that a link isn't broken by a program that reads the mail.
+fn encode(body: String) -> Body {
+    if body.is_ascii() && body.lines().all(|line| line.len() <= LINE_MAX) {
+        let body = body.replace('\n', "\r\n");
+        return Body::dangerous_pre_encoded(body.into_bytes(), ContentTransferEncoding::SevenBit);
+    }
+    Body::new(body)
 }
 
 /// What texts are made of.
