@@ -2,6 +2,7 @@
 
 mod add;
 mod delete;
+mod invite;
 mod password;
 mod update;
 
@@ -23,6 +24,9 @@ pub(crate) enum UserCommand {
     /// Create a user with a cache and a first token, and wait until the cache is running
     #[command(after_help = add::EXAMPLES)]
     Add(add::Add),
+    /// Make a link with which somebody creates an account, and send it if there is a mail server
+    #[command(after_help = invite::EXAMPLES)]
+    Invite(invite::Invite),
     /// List all users, sorted by e-mail address
     #[command(after_help = "\
 Examples:
@@ -83,6 +87,7 @@ impl UserCommand {
             let store = &context.store;
             match self {
                 Self::Add(add) => add.run(context).await,
+                Self::Invite(invite) => invite.run(context).await,
                 Self::List => {
                     let list = UserList { users: store.users().await? };
                     context.print(&list, || rows(&list.users))

@@ -14,8 +14,8 @@ use crate::{NewPassword, Store, StoreError, now};
 const RESET_PASSWORD_AGE: Duration = Duration::from_hours(1);
 /// How long a link that confirms an address is valid.
 const CHANGE_EMAIL_AGE: Duration = Duration::from_hours(24);
-/// How long a link that makes an account is valid, unless somebody invites.
-pub const SIGN_UP_LINK_AGE: Duration = Duration::from_hours(24);
+/// How long a link that makes an account is valid, unless an operator invites.
+const SIGN_UP_AGE: Duration = Duration::from_hours(24);
 /// Links that make an account with one address: further ones are refused.
 const TO_ADDRESS_MAX: i64 = 20;
 
@@ -25,6 +25,17 @@ pub(crate) const COUNT_TO: &str = "SELECT COUNT(*) FROM account_links WHERE emai
 const USER_OF_EMAIL: &str = "SELECT id FROM users WHERE email = $1 AND deleted_at IS NULL";
 const EMAIL_OF_USER: &str = "SELECT email FROM users WHERE id = $1 AND deleted_at IS NULL";
 const SET_EMAIL: &str = "UPDATE users SET email = $1, revision = $2 WHERE id = $3 AND deleted_at IS NULL";
+
+/// Inserts a link that makes an account in a transaction; returns its id.
+macro_rules! insert_sign_up_link {
+    ($tx:expr, $email:expr, $age:expr) => {{
+        let links: i64 = sqlx::query_scalar(COUNT_TO).bind($email).bind(now()).fetch_one(&mut *$tx).await?;
+        if links >= TO_ADDRESS_MAX {
+            return Err(StoreError::LimitReached("mail"));
+        }
+        insert_link!($tx, LinkKind::SignUp, None, $email, $age)
+    }};
+}
 
 impl Store {
     /// Sends a link to set a new password to an account's address. Returns whether it does: not without such an account, nor
@@ -136,32 +147,17 @@ impl Store {
         }))
     }
 
-    /// Sends a link that makes an account. An address that has one already gets another mail instead. Returns the link's id,
-    /// if there is one.
+    /// Sends a link that makes an account. An address that has one already gets another mail instead.
     ///
     /// # Errors
     /// `LimitReached("mail")`, also if many links to that address are valid.
-    pub async fn send_sign_up_link(
-        &self,
-        email: &str,
-        kind: MailKind,
-        age: Duration,
-        limits: &MailLimits,
-    ) -> Result<Option<String>, StoreError> {
+    pub async fn send_sign_up_link(&self, email: &str, limits: &MailLimits) -> Result<(), StoreError> {
         let email = email.to_lowercase();
-        Ok(write!(self, tx, _revision => {
+        write!(self, tx, _revision => {
             let owner: Option<String> =
                 sqlx::query_scalar(USER_OF_EMAIL).bind(&email).fetch_optional(&mut *tx).await?;
-            let link = if owner.is_some() {
-                None
-            } else {
-                let links: i64 = sqlx::query_scalar(COUNT_TO).bind(&email).bind(now()).fetch_one(&mut *tx).await?;
-                if links >= TO_ADDRESS_MAX {
-                    return Err(StoreError::LimitReached("mail"));
-                }
-                Some(insert_link!(tx, LinkKind::SignUp, None, &email, age))
-            };
-            let kind = if link.is_some() { kind } else { MailKind::AddressTaken };
+            let link = if owner.is_some() { None } else { Some(insert_sign_up_link!(tx, &email, SIGN_UP_AGE)) };
+            let kind = if link.is_some() { MailKind::SignUp } else { MailKind::AddressTaken };
             let mail = NewMail { kind, user_id: None, recipient: &email, link_id: link.as_deref() };
             if !insert_mail!(tx, mail, limits) {
                 return Err(StoreError::LimitReached("mail"));
@@ -170,6 +166,36 @@ impl Store {
                 // Without the address: it is not that of a user yet, and entries are kept for ever.
                 note!(self, tx, "user.sign_up_link", format!("link {link}"), "a link that makes an account is sent");
             }
+        });
+        Ok(())
+    }
+
+    /// Makes a link that makes an account, also where sign-up is closed. With `limits` it is sent by mail, too. Returns its id.
+    ///
+    /// # Errors
+    /// `AlreadyExists("e-mail address")`; `LimitReached("mail")`, also if many links to that address are valid.
+    pub async fn invite(
+        &self,
+        email: &str,
+        age: Duration,
+        limits: Option<&MailLimits>,
+    ) -> Result<String, StoreError> {
+        let email = email.to_lowercase();
+        Ok(write!(self, tx, _revision => {
+            let owner: Option<String> =
+                sqlx::query_scalar(USER_OF_EMAIL).bind(&email).fetch_optional(&mut *tx).await?;
+            if owner.is_some() {
+                return Err(StoreError::AlreadyExists("e-mail address"));
+            }
+            let link = insert_sign_up_link!(tx, &email, age);
+            if let Some(limits) = limits {
+                let kind = MailKind::Invitation;
+                let mail = NewMail { kind, user_id: None, recipient: &email, link_id: Some(&link) };
+                if !insert_mail!(tx, mail, limits) {
+                    return Err(StoreError::LimitReached("mail"));
+                }
+            }
+            note!(self, tx, "user.invite", format!("link {link}"), format!("to {email}"));
             link
         }))
     }

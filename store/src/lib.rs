@@ -56,7 +56,6 @@ mod write_health;
 
 pub use account::{NewPassword, UserChange};
 pub use account_link::{AccountLink, LinkKind};
-pub use account_mail::SIGN_UP_LINK_AGE;
 pub use address::{Lease, NETWORK_PREFIX, Network};
 pub use audit::{AuditChain, AuditEntry, AuditError};
 pub use cache::{Cache, CacheName, NewCache, ParseCacheNameError};

@@ -41,6 +41,17 @@ pub enum Error {
     /// Links in mails would lead nowhere.
     #[error("mails have links, which need an address: set webui.base_url to the one that browsers use")]
     MailBaseUrl,
+    /// `webui.sign_up_domains` is empty or has something else.
+    #[error("webui.sign_up is \"domains\": set webui.sign_up_domains to some, like [\"example.org\"]")]
+    SignUpDomains,
+    /// Addresses at these domains prove nothing.
+    #[error(
+        "webui.sign_up is \"domains\", and anybody can name such an address: set webui.confirm_email too"
+    )]
+    UnconfirmedDomains,
+    /// Nothing can be confirmed.
+    #[error("webui.confirm_email needs mail: set webui.mail.server")]
+    ConfirmWithoutMail,
     /// A file that `webui.mail` names can't be used.
     #[error("{0}")]
     MailFile(String),

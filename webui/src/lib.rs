@@ -35,7 +35,7 @@ use prometheus_client::registry::Registry;
 use store::{Store, TokenKey};
 use tokio::net::TcpListener;
 
-pub use config::{Config, Limits, Mail};
+pub use config::{Config, Limits, Mail, SignUp};
 pub use error::Error;
 
 use cache_events::Follower;

@@ -38,6 +38,7 @@ pub(crate) fn routes(app: Arc<AppState>, stop: CancellationToken) -> Router {
     Router::new()
         .route("/", get(home::show))
         .route("/sign-up", get(sign_up::show).post(sign_up::submit))
+        .route("/sign-up/confirm", get(sign_up::confirm::show).post(sign_up::confirm::submit))
         .route("/sign-in", get(sign_in::show).post(sign_in::submit))
         .route("/sign-out", post(sign_in::sign_out))
         .route("/forgot-password", get(forgot_password::show).post(forgot_password::submit))

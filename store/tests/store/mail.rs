@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use store::{
-    LinkKind, MailKind, MailLimits, MailOutcome, NewMail, NewPassword, SIGN_UP_LINK_AGE, SignUpRoom, Store,
-    StoreError, now,
+    LinkKind, MailKind, MailLimits, MailOutcome, NewMail, NewPassword, SignUpRoom, Store, StoreError, now,
 };
 use tokio::task::JoinSet;
 
@@ -21,8 +20,10 @@ fn notice<'a>(recipient: &'a str, user_id: &'a str) -> NewMail<'a> {
 async fn claim_link(store: &Store, recipient: &str) -> String {
     while let Some(mail) = store.claim_mail(LEASE).await.unwrap() {
         store.finish_mail(&mail, &MailOutcome::Sent).await.unwrap();
-        if mail.recipient == recipient && mail.link_id.is_some() {
-            return mail.link_id.unwrap();
+        if let Some(link) = mail.link_id
+            && mail.recipient == recipient
+        {
+            return link;
         }
     }
     panic!("no link for {recipient}");
@@ -89,9 +90,9 @@ async fn mails_are_limited(db: TestDb) {
     let other = NewMail { kind: MailKind::EmailChanged, ..notice("a@x.org", &ada.id) };
     store.add_mail(&other, &limits).await.unwrap();
     // What visitors ask for ends at three quarters of the total.
-    let sign_up =
-        async |email: &str| store.send_sign_up_link(email, MailKind::SignUp, SIGN_UP_LINK_AGE, &limits).await;
-    assert!(sign_up("c@x.org").await.unwrap().is_some() && sign_up("d@x.org").await.unwrap().is_some());
+    let sign_up = async |email: &str| store.send_sign_up_link(email, &limits).await;
+    sign_up("c@x.org").await.unwrap();
+    sign_up("d@x.org").await.unwrap();
     assert!(matches!(sign_up("e@x.org").await, Err(StoreError::LimitReached("mail"))));
     assert!(!store.send_reset_link("ada@example.org", &limits).await.unwrap());
     assert_eq!(db.number("SELECT COUNT(*) FROM account_links").await, 2, "no link without its mail");
@@ -174,10 +175,14 @@ async fn links_expire_and_end_with_changes(db: TestDb) {
 // W-20.
 async fn sign_up_link_makes_one_account(db: TestDb) {
     let store = db.open().await;
-    let send = async |email: &str| {
-        store.send_sign_up_link(email, MailKind::SignUp, SIGN_UP_LINK_AGE, &LIMITS).await.unwrap()
-    };
-    let (first, second) = (send("Ada@example.org").await.unwrap(), send("ada@example.org").await.unwrap());
+    let age = Duration::from_secs(60);
+    store.send_sign_up_link("Ada@example.org", &LIMITS).await.unwrap();
+    let first = claim_link(&store, "ada@example.org").await;
+    let second = store.invite("ada@example.org", age, None).await.unwrap();
+    assert!(store.account_link(&second).await.unwrap().is_some());
+    assert_eq!(store.claim_mail(LEASE).await.unwrap(), None, "no mail is wanted");
+    store.invite("bob@example.org", age, Some(&LIMITS)).await.unwrap();
+    assert_eq!(store.claim_mail(LEASE).await.unwrap().unwrap().kind, MailKind::Invitation);
     let sign_up_with = async |link: &str, email: &str| {
         let room = SignUpRoom { link_id: Some(link), ..SignUpRoom::default() };
         store.sign_up_within(&new_user(email), &new_token(), &room).await
@@ -189,7 +194,16 @@ async fn sign_up_link_makes_one_account(db: TestDb) {
         let again = sign_up_with(used, "ada@example.org").await;
         assert!(matches!(again, Err(StoreError::NotFound("link"))));
     }
-    assert_eq!(send("ada@example.org").await, None, "there is an account: another mail");
+    store.send_sign_up_link("ada@example.org", &LIMITS).await.unwrap();
+    let taken = store.invite("ada@example.org", age, None).await;
+    assert!(matches!(taken, Err(StoreError::AlreadyExists(_))));
+    for _ in 0..20 {
+        store.invite("eve@example.org", age, None).await.unwrap();
+    }
+    assert!(matches!(
+        store.invite("eve@example.org", age, None).await,
+        Err(StoreError::LimitReached("mail"))
+    ));
     assert_eq!(db.number("SELECT COUNT(*) FROM mails WHERE kind = 'address_taken'").await, 1);
 }
 

@@ -13,6 +13,8 @@ const WAITING_MAX: usize = 256;
 pub(crate) enum Request {
     /// A link to set a new password, for the account with this address.
     ResetPassword(String),
+    /// A link that makes an account with this address.
+    SignUp(String),
 }
 
 /// Requests in the order of their coming.

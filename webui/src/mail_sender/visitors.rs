@@ -27,5 +27,6 @@ async fn add(app: &AppState, request: &Request) -> Result<bool, StoreError> {
     let store = app.store.acting_as("visitor");
     match request {
         Request::ResetPassword(email) => store.send_reset_link(email, mail.limits()).await,
+        Request::SignUp(email) => store.send_sign_up_link(email, mail.limits()).await.map(|()| true),
     }
 }

@@ -33,5 +33,6 @@ mod sessions;
 mod settings;
 mod sign_in;
 mod sign_up;
+mod sign_up_by_mail;
 mod tokens;
 mod usage;
