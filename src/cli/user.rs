@@ -4,6 +4,7 @@ mod add;
 mod delete;
 mod invite;
 mod password;
+mod second_factor;
 mod update;
 
 use serde::Serialize;
@@ -66,6 +67,9 @@ Example:
     /// Set a new password for the web UI, and end the user's web sessions
     #[command(after_help = password::EXAMPLES)]
     ResetPassword(password::ResetPassword),
+    /// Switch a user's second factor off, if the device and the recovery codes are lost
+    #[command(after_help = second_factor::EXAMPLES)]
+    ResetSecondFactor(second_factor::ResetSecondFactor),
 }
 
 #[derive(Debug, Serialize)]
@@ -101,6 +105,7 @@ impl UserCommand {
                 Self::Update(update) => update.run(context).await,
                 Self::Delete(delete) => delete.run(context).await,
                 Self::ResetPassword(reset) => reset.run(context).await,
+                Self::ResetSecondFactor(reset) => reset.run(context).await,
             }
         })
     }

@@ -49,6 +49,9 @@ const CLEAR_TOKENS: &str = "UPDATE tokens SET name = '', key_prefix = NULL, allo
 pub(crate) const DELETE_SESSIONS: &str = "DELETE FROM sessions WHERE user_id = $1";
 pub(crate) const DELETE_LINKS: &str = "DELETE FROM account_links WHERE user_id = $1";
 const DELETE_MAILS: &str = "DELETE FROM mails WHERE user_id = $1";
+pub(crate) const DELETE_PENDING: &str = "DELETE FROM pending_sign_ins WHERE user_id = $1";
+pub(crate) const DELETE_FACTOR: &str = "DELETE FROM second_factors WHERE user_id = $1";
+pub(crate) const DELETE_CODES: &str = "DELETE FROM recovery_codes WHERE user_id = $1";
 pub(crate) const PASSWORD_HASH: &str = "SELECT password_hash FROM users WHERE id = $1 AND deleted_at IS NULL";
 
 /// Sets a user's password, and deletes the user's sessions and links. Returns how many tokens were revoked.
@@ -57,7 +60,8 @@ macro_rules! set_password {
         let (user_id, new): (&str, &$crate::NewPassword<'_>) = ($user_id, $new);
         let set = "UPDATE users SET password_hash = $1, revision = $2 WHERE id = $3";
         sqlx::query(set).bind(new.hash).bind($revision).bind(user_id).execute(&mut *$tx).await?;
-        for delete in [$crate::account::DELETE_SESSIONS, $crate::account::DELETE_LINKS] {
+        use $crate::account::{DELETE_LINKS, DELETE_PENDING, DELETE_SESSIONS};
+        for delete in [DELETE_SESSIONS, DELETE_LINKS, DELETE_PENDING] {
             sqlx::query(delete).bind(user_id).execute(&mut *$tx).await?;
         }
         let mut tokens = 0;
@@ -184,7 +188,8 @@ impl Store {
                 tokens += delete_cache!(self, tx, revision, cache, "account deleted");
             }
             sqlx::query(CLEAR_TOKENS).bind(revision).bind(user_id).execute(&mut *tx).await?;
-            for delete in [DELETE_LEAKS, DELETE_SESSIONS, DELETE_LINKS, DELETE_MAILS] {
+            let of_account = [DELETE_LEAKS, DELETE_SESSIONS, DELETE_LINKS, DELETE_MAILS];
+            for delete in of_account.into_iter().chain([DELETE_PENDING, DELETE_FACTOR, DELETE_CODES]) {
                 sqlx::query(delete).bind(user_id).execute(&mut *tx).await?;
             }
             let detail = format!("{} caches deleted, {tokens} tokens revoked", caches.len());

@@ -122,6 +122,19 @@ impl TokenKey {
         matches.then_some(id)
     }
 
+    /// The secret of a user's second factor: 160 bits that are found nowhere in the store.
+    #[must_use]
+    pub fn second_factor_secret(&self, user_id: &str, seed: &str) -> [u8; 20] {
+        let hash = self.hash(&["second factor", user_id, seed]);
+        std::array::from_fn(|at| hash[at])
+    }
+
+    /// What the store keeps of a recovery code.
+    #[must_use]
+    pub fn recovery_code_hash(&self, user_id: &str, code: &str) -> String {
+        hex(&self.hash(&["recovery code", user_id, code]))
+    }
+
     /// HMAC-SHA256 of the parts, each followed by a zero byte so that different lists never hash the same bytes.
     pub(crate) fn hash(&self, parts: &[&str]) -> [u8; 32] {
         keyed(&self.0, parts)

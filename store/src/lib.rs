@@ -43,6 +43,7 @@ mod ready_instance;
 mod reserved_memory;
 mod route;
 mod rows;
+mod second_factor;
 mod session;
 mod time;
 mod token;
@@ -93,6 +94,7 @@ pub use proxy::{Propagation, Proxy};
 pub use ready_instance::ReadyInstance;
 pub use reserved_memory::{MemoryChanges, MeteredMemory, ReservedMemory};
 pub use route::{Observed, Route};
+pub use second_factor::{CodeProof, PendingSignIn, SecondFactor};
 pub use session::{NewSession, Session, SessionRow};
 pub use time::{ParseDurationError, Timestamp, now, parse_duration};
 pub use token::{

@@ -13,7 +13,7 @@ use crate::{Store, StoreError, Timestamp, now};
 pub use kind::MailKind;
 
 /// Mails that wait: when there are so many, no other is accepted.
-const WAITING_MAX: i64 = 1_000;
+const QUEUE_MAX: i64 = 1_000;
 /// How long rows are kept after the mail was made.
 const KEPT_FOR: Duration = Duration::from_hours(7 * 24);
 /// Characters that are kept of an error.
@@ -127,10 +127,10 @@ impl Room {
     }
 
     pub(crate) fn has_room(&self, to_recipient: i64, in_total: i64, waiting: i64) -> bool {
-        to_recipient < self.to_recipient_max && in_total < self.in_total_max && waiting < WAITING_MAX
+        to_recipient < self.to_recipient_max && in_total < self.in_total_max && waiting < QUEUE_MAX
     }
 
-    pub(crate) const WAITING_MAX: i64 = WAITING_MAX;
+    pub(crate) const QUEUE_MAX: i64 = QUEUE_MAX;
 }
 
 /// Adds a mail in a transaction, if the limits leave room for it. Returns whether they do.
@@ -151,7 +151,7 @@ macro_rules! insert_mail {
             .fetch_one(&mut *$tx)
             .await?;
         let waiting: i64 = sqlx::query_scalar($crate::mail::COUNT_WAITING)
-            .bind($crate::mail::Room::WAITING_MAX)
+            .bind($crate::mail::Room::QUEUE_MAX)
             .fetch_one(&mut *$tx)
             .await?;
         let has_room = room.has_room(to_recipient, in_total, waiting);
@@ -221,7 +221,7 @@ impl Store {
     /// # Errors
     /// Fails if the database does.
     pub async fn waiting_mails(&self) -> Result<usize, StoreError> {
-        let count: i64 = read!(self, pool => sqlx::query_scalar(COUNT_WAITING).bind(WAITING_MAX)
+        let count: i64 = read!(self, pool => sqlx::query_scalar(COUNT_WAITING).bind(QUEUE_MAX)
             .fetch_one(pool).await)?;
         Ok(usize::try_from(count).unwrap_or(0))
     }

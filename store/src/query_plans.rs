@@ -8,9 +8,9 @@ use crate::db::schema;
 use crate::operation::request;
 use crate::tokens::{self, listing};
 use crate::{
-    account_link, account_mail, cache, certificate, connections, denials, feed, grant, host_capacity,
-    instance, instance_event, instance_statistics, isolation_check, leak, mail, plan_change, proxy, usage,
-    usage_hours, user, wake,
+    account_link, account_mail, audit, cache, certificate, connections, denials, feed, grant, host_capacity,
+    instance, instance_event, instance_statistics, isolation_check, leak, mail, plan_change, proxy,
+    second_factor, usage, usage_hours, user, wake,
 };
 
 /// Rows that are sorted, or read from one end of an index up to a limit.
@@ -22,7 +22,13 @@ const SORTED_TIES: &str = "USE TEMP B-TREE FOR LAST";
 const COUNTED: &[&str] = &["CO-ROUTINE counted", "SCAN counted"];
 
 /// Each query, with what it may do other than search an index.
-const QUERIES: [(&str, &[&str]); 44] = [
+const QUERIES: [(&str, &[&str]); 50] = [
+    (audit::OF_ACTOR, &[]),
+    (second_factor::OF_USER, &["CORRELATED SCALAR SUBQUERY"]),
+    (second_factor::TRY, &[]),
+    (second_factor::IS_PENDING, &[]),
+    (second_factor::DELETE_SURPLUS, &["LIST SUBQUERY", SORTED, SORTED_TIES]),
+    (second_factor::DELETE_EXPIRED, &[]),
     (account_link::BY_ID, &[]),
     (account_link::TAKE, &[]),
     (account_link::DELETE_TO, &[]),

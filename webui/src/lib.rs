@@ -23,6 +23,7 @@ mod rate_limit;
 mod sign_up_limit;
 mod source_limit;
 mod state;
+mod totp;
 mod view;
 mod wait_limit;
 

@@ -73,20 +73,14 @@ impl Metrics {
                 "sign_ins",
                 "Attempts to sign in",
                 "outcome",
-                ["success", "wrong_credentials", "limited"],
+                ["success", "wrong_credentials", "limited", "code_required", "wrong_code"],
             ),
             sign_in_delays: Counter::default(),
             password_checks: Counter::default(),
             password_refusals: Counter::default(),
             event_streams: Gauge::default(),
             leaked_tokens: Counter::default(),
-            mails: CounterBy::register(
-                ours,
-                "mails",
-                "Attempts to send mail, and requests for mail that isn't sent",
-                "outcome",
-                ["sent", "retried", "failed", "not_sent"],
-            ),
+            mails: mails(ours),
             waiting_mails: Gauge::default(),
             store: CallMetrics::register(ours.sub_registry_with_prefix("store"), &STORE_CALLS),
         };
@@ -155,4 +149,14 @@ impl Metrics {
         self.responses.inc(class);
         self.request_duration.observe(elapsed.as_secs_f64());
     }
+}
+
+fn mails(registry: &mut Registry) -> CounterBy {
+    CounterBy::register(
+        registry,
+        "mails",
+        "Attempts to send mail, and requests for mail that isn't sent",
+        "outcome",
+        ["sent", "retried", "failed", "not_sent"],
+    )
 }

@@ -26,10 +26,16 @@ pub enum MailKind {
     Invitation,
     /// The recipient has an account already.
     AddressTaken,
+    /// The second factor is on.
+    SecondFactorOn,
+    /// The second factor is off.
+    SecondFactorOff,
+    /// Somebody has entered the right password and wrong codes.
+    WrongCodes,
 }
 
 impl MailKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 11] = [
         Self::ResetPassword,
         Self::PasswordChanged,
         Self::ConfirmEmail,
@@ -38,6 +44,9 @@ impl MailKind {
         Self::SignUp,
         Self::Invitation,
         Self::AddressTaken,
+        Self::SecondFactorOn,
+        Self::SecondFactorOff,
+        Self::WrongCodes,
     ];
 
     /// Its name: `reset_password`, ...
@@ -52,6 +61,9 @@ impl MailKind {
             Self::SignUp => "sign_up",
             Self::Invitation => "invitation",
             Self::AddressTaken => "address_taken",
+            Self::SecondFactorOn => "second_factor_on",
+            Self::SecondFactorOff => "second_factor_off",
+            Self::WrongCodes => "wrong_codes",
         }
     }
 
@@ -59,10 +71,18 @@ impl MailKind {
         Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or(StoreError::Corrupt("kind of mail"))
     }
 
-    /// Whether it tells an account's owner of a change. Others are sent to whom somebody names, so they leave a part of what
+    /// Whether it tells an account's owner of something. Others are sent to whom somebody names, so they leave a part of what
     /// may be sent to these.
     pub(super) fn is_notice(self) -> bool {
-        matches!(self, Self::PasswordChanged | Self::EmailChangeAsked | Self::EmailChanged)
+        match self {
+            Self::ResetPassword
+            | Self::ConfirmEmail
+            | Self::SignUp
+            | Self::Invitation
+            | Self::AddressTaken => false,
+            Self::PasswordChanged | Self::EmailChangeAsked | Self::EmailChanged => true,
+            Self::SecondFactorOn | Self::SecondFactorOff | Self::WrongCodes => true,
+        }
     }
 
     /// How long after its creation it is sent at the latest. Mail with a link ends with its link.

@@ -59,7 +59,7 @@ async fn each_mail_is_claimed_once(db: TestDb) {
     claimed.dedup();
     assert_eq!(claimed.len(), 20);
     assert_eq!(store.claim_mail(LEASE).await.unwrap(), None);
-    // The lease ends: whoever had it may have crashed.
+    // The lease ends: the process that had it may have crashed.
     db.execute("UPDATE mails SET next_attempt_at = 1 WHERE recipient = '7@example.org'").await.unwrap();
     let again = store.claim_mail(LEASE).await.unwrap().unwrap();
     assert_eq!((again.recipient.as_str(), again.attempts), ("7@example.org", 2));

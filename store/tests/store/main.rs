@@ -53,6 +53,7 @@ mod proxies;
 mod read_only;
 mod ready_instances;
 mod routes;
+mod second_factors;
 mod sessions;
 mod statistics;
 mod test_db;

@@ -31,6 +31,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
 const BROWSER_AGE: Duration = Duration::from_hours(365 * 24);
 /// How long a link that was followed is kept.
 const LINK_AGE: Duration = Duration::from_hours(1);
+/// How long a browser keeps a sign-in that waits for a code; the store ends it after five minutes.
+const CODE_AGE: Duration = Duration::from_mins(10);
 /// Length of a session id or CSRF token: 32 bytes in hexadecimal.
 const SECRET_LEN: usize = 64;
 /// Length of a session id's random part; a tag follows, by which made-up ids are found out.
@@ -137,6 +139,29 @@ impl FromRequestParts<Arc<AppState>> for FollowedLink {
     }
 }
 
+/// Extractor: the hash of the sign-in that waits for a code in this browser. It signs nobody in by itself.
+pub(crate) struct AwaitedCode(pub(crate) Option<String>);
+
+/// A new sign-in that waits for a code: the hash of its id, and its cookie.
+pub(crate) fn await_code(app: &AppState) -> (String, HeaderValue) {
+    let id = new_secret();
+    (hash(&id), Cookie::Code.set(&app.config, &id, CODE_AGE))
+}
+
+/// A cookie that makes the browser forget the sign-in that waits for a code.
+pub(crate) fn expired_code_cookie(app: &AppState) -> HeaderValue {
+    Cookie::Code.set(&app.config, "", Duration::ZERO)
+}
+
+impl FromRequestParts<Arc<AppState>> for AwaitedCode {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<AppState>) -> Result<Self, Infallible> {
+        let id = cookie(&parts.headers, Cookie::Code.name(&app.config)).filter(|id| is_secret(id));
+        Ok(Self(id.map(|id| hash(&id))))
+    }
+}
+
 impl SignedIn {
     /// The store, with this user as the actor in the audit log.
     pub(crate) fn store(&self, app: &AppState) -> Store {
@@ -224,16 +249,17 @@ pub(crate) fn spawn_sweep(app: Arc<AppState>, shutdown: &Shutdown) {
             if let Err(error) = app.store.acting_as("webui").prune_tokens().await {
                 tracing::warn!(%error, "failed to delete tokens that ended long ago");
             }
-            if let Err(error) = delete_old_mail(&app.store).await {
-                tracing::warn!(%error, "failed to delete old mail and links");
+            if let Err(error) = delete_expired(&app.store).await {
+                tracing::warn!(%error, "failed to delete old mail, links and sign-ins");
             }
         }
     });
 }
 
-async fn delete_old_mail(store: &Store) -> Result<(), StoreError> {
+async fn delete_expired(store: &Store) -> Result<(), StoreError> {
     store.delete_expired_links().await?;
     store.delete_old_mails().await?;
+    store.delete_expired_sign_ins().await?;
     Ok(())
 }
 
@@ -278,6 +304,7 @@ enum Cookie {
     Browser,
     Snippet,
     Link,
+    Code,
 }
 
 impl Cookie {
@@ -294,6 +321,8 @@ impl Cookie {
             (Self::Snippet, false) => "memgate-snippet",
             (Self::Link, true) => "__Host-memgate-link",
             (Self::Link, false) => "memgate-link",
+            (Self::Code, true) => "__Host-memgate-code",
+            (Self::Code, false) => "memgate-code",
         }
     }
 

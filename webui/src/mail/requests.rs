@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
 
 /// Requests that wait. Each takes one look-up.
-const WAITING_MAX: usize = 256;
+const QUEUE_MAX: usize = 256;
 
 /// What a visitor asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl RequestQueue {
     /// Returns `false` if too many wait.
     pub(super) fn push(&self, request: Request) -> bool {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_room = waiting.len() < WAITING_MAX;
+        let has_room = waiting.len() < QUEUE_MAX;
         if has_room {
             waiting.push_back(request);
             self.added.notify_one();
@@ -56,8 +56,8 @@ mod tests {
     async fn requests_are_bounded_and_keep_their_order() {
         let queue = RequestQueue::default();
         let request = |n: usize| Request::ResetPassword(format!("{n}@example.org"));
-        let accepted = (0..WAITING_MAX + 5).filter(|n| queue.push(request(*n))).count();
-        assert_eq!(accepted, WAITING_MAX);
+        let accepted = (0..QUEUE_MAX + 5).filter(|n| queue.push(request(*n))).count();
+        assert_eq!(accepted, QUEUE_MAX);
         assert_eq!(queue.next().await, request(0));
         assert!(queue.push(request(7)));
         assert_eq!(queue.next().await, request(1));

@@ -126,12 +126,41 @@ impl Text<'_> {
                     }
                 ),
             ),
+            MailKind::SecondFactorOn | MailKind::SecondFactorOff | MailKind::WrongCodes => {
+                self.of_second_factor(kind)
+            }
             MailKind::AddressTaken => (
                 "You have an account already",
                 format!(
                     "Somebody wanted to use this address for an account at\n{base_url}\n\n\
                      You have one with it already. If that was you, sign in there; if you\nhave forgotten your password:\n\
                      {base_url}/forgot-password\n\nIf it wasn't, do nothing: nothing changes.\n"
+                ),
+            ),
+        }
+    }
+
+    fn of_second_factor(&self, kind: MailKind) -> (&'static str, String) {
+        let (base_url, ask) = (self.base_url, self.ask());
+        let change = format!("change your password now:\n{base_url}/account\n{ask}");
+        match kind {
+            MailKind::SecondFactorOn => (
+                "Your second factor is on",
+                format!(
+                    "Signing in to your account at\n{base_url}\nnow needs a code, too.\n\nIf that wasn't you, {change}"
+                ),
+            ),
+            MailKind::SecondFactorOff => (
+                "Your second factor is off",
+                format!(
+                    "Your account at\n{base_url}\nno longer asks for a code.\n\nIf that wasn't you, {change}"
+                ),
+            ),
+            _ => (
+                "Somebody knows your password",
+                format!(
+                    "Somebody entered the password of your account at\n{base_url}\nand then five wrong codes. They are not signed in.\n\n\
+                     If that wasn't you, {change}"
                 ),
             ),
         }
@@ -169,6 +198,9 @@ mod tests {
             (MailKind::SignUp, true),
             (MailKind::Invitation, true),
             (MailKind::AddressTaken, false),
+            (MailKind::SecondFactorOn, false),
+            (MailKind::SecondFactorOff, false),
+            (MailKind::WrongCodes, false),
         ] {
             let (subject, body) = text.of(kind);
             assert_eq!(body.contains(&code), has_link, "{kind:?}");

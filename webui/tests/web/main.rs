@@ -1,6 +1,7 @@
 //! Tests of the web UI over HTTP, with a SQLite store.
 
 mod account;
+mod account_data;
 mod activity;
 mod browser;
 mod ca_certificate;
@@ -29,6 +30,7 @@ mod password_limits;
 mod permissions;
 mod rate_limits;
 mod repairs;
+mod second_factor;
 mod sessions;
 mod settings;
 mod sign_in;

@@ -12,7 +12,7 @@ use identity::Email;
 use serde::Deserialize;
 use store::StoreError;
 
-use super::verify_current;
+use super::{has_second_factor, verify_current};
 use crate::http::client_ip::ClientIp;
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
@@ -30,6 +30,7 @@ struct Page<'a> {
     current_email: &'a str,
     new_email: &'a str,
     errors: Errors,
+    asks_code: bool,
     has_mail: bool,
     is_server_away: bool,
     /// After a link was sent.
@@ -42,6 +43,7 @@ struct Page<'a> {
 struct Errors {
     new_email: Option<String>,
     password: Option<String>,
+    code: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -55,6 +57,8 @@ pub(crate) struct Fields {
     new_email: String,
     #[serde(default)]
     password: String,
+    #[serde(default)]
+    code: String,
 }
 
 pub(crate) async fn show(
@@ -64,7 +68,7 @@ pub(crate) async fn show(
 ) -> Result<Response, PageError> {
     let Query(params) = params.unwrap_or_default();
     let view = View { sent: params.sent.is_some(), ..View::default() };
-    page(&app, StatusCode::OK, &me, view)
+    page(&app, StatusCode::OK, &me, view).await
 }
 
 pub(crate) async fn submit(
@@ -72,28 +76,30 @@ pub(crate) async fn submit(
     client_ip: ClientIp,
     CsrfForm { sender: me, fields }: CsrfForm<SignedIn, Fields>,
 ) -> Result<Response, PageError> {
-    let Some(mail) = &app.mail else { return page(&app, StatusCode::FORBIDDEN, &me, View::default()) };
+    let Some(mail) = &app.mail else { return page(&app, StatusCode::FORBIDDEN, &me, View::default()).await };
     let reject =
         |status, errors| page(&app, status, &me, View { new_email: &fields.new_email, errors, sent: false });
     let of_email = |error: String| Errors { new_email: Some(error), ..Errors::default() };
     let new_email = match Email::parse(&fields.new_email) {
         Ok(email) if email.as_str() == me.user.email => {
             let error = "This is the address that your account has. Enter another one.".to_owned();
-            return reject(StatusCode::UNPROCESSABLE_ENTITY, of_email(error));
+            return reject(StatusCode::UNPROCESSABLE_ENTITY, of_email(error)).await;
         }
         Ok(email) => email,
-        Err(error) => return reject(StatusCode::UNPROCESSABLE_ENTITY, of_email(error.to_string())),
+        Err(error) => return reject(StatusCode::UNPROCESSABLE_ENTITY, of_email(error.to_string())).await,
     };
-    if let Err(rejection) = verify_current(&app, &me, client_ip, fields.password.clone()).await? {
-        let errors = Errors { password: Some(rejection.message()), ..Errors::default() };
-        return Ok(rejection.add_headers(reject(rejection.status(), errors)?));
+    let verified = verify_current(&app, &me, client_ip, fields.password.clone(), &fields.code).await?;
+    if let Err(rejection) = verified {
+        let (password, code) = rejection.messages();
+        let errors = Errors { password, code, ..Errors::default() };
+        return Ok(rejection.add_headers(reject(rejection.status(), errors).await?));
     }
     match me.store(&app).send_email_link(&me.user.id, new_email.as_str(), mail.limits()).await {
         Ok(()) => mail.send_soon(),
         Err(StoreError::LimitReached(_)) => {
             app.metrics.count_limited("mails");
             let error = "Too many mails were sent lately. Try again in an hour.".to_owned();
-            return reject(StatusCode::TOO_MANY_REQUESTS, of_email(error));
+            return reject(StatusCode::TOO_MANY_REQUESTS, of_email(error)).await;
         }
         Err(error) => return Err(error.into()),
     }
@@ -108,7 +114,7 @@ struct View<'a> {
     sent: bool,
 }
 
-fn page(
+async fn page(
     app: &AppState,
     status: StatusCode,
     me: &SignedIn,
@@ -120,6 +126,7 @@ fn page(
         current_email: &me.user.email,
         new_email,
         errors,
+        asks_code: has_second_factor(app, &me.user.id).await?,
         has_mail: app.mail.is_some(),
         is_server_away: app.mail.as_ref().is_some_and(Mail::is_server_away),
         sent,
