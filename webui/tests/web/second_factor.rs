@@ -42,6 +42,8 @@ async fn set_up(user: &mut Visitor) -> (Device, Vec<String>) {
 }
 
 async fn enter(visitor: &mut Visitor, code: &str) -> Response {
+    // For a form token, also if no sign-in waits.
+    visitor.get("/sign-in").await;
     visitor.get("/sign-in/code").await;
     visitor.post("/sign-in/code", &[("code", code), ("next", "/account")]).await
 }
