@@ -185,13 +185,21 @@ impl SettingsFile {
 
     /// Refuses a file with a password that all users of the machine can read, as keys and the database are refused.
     fn require_private_password(&self) -> Result<(), CliError> {
-        let url = Figment::from(Toml::string(&self.text)).extract_inner::<String>("store.url");
-        if !self.is_public || !url.is_ok_and(|url| database_url::has_password(&url)) {
+        let text = Figment::from(Toml::string(&self.text));
+        let url = text.extract_inner::<String>("store.url");
+        let whose = if url.is_ok_and(|url| database_url::has_password(&url)) {
+            "the database's"
+        } else if text.contains("webui.mail.password") {
+            "the mail server's"
+        } else {
+            return Ok(());
+        };
+        if !self.is_public {
             return Ok(());
         }
         let path = self.path.display();
         Err(CliError::new(
-            format!("{path} holds the database's password and can be read by everybody"),
+            format!("{path} holds {whose} password and can be read by everybody"),
             format!("run `chmod o= {path}`"),
         ))
     }

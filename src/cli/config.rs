@@ -40,6 +40,7 @@ impl ConfigCommand {
         let mut settings = Settings::load(global)?;
         let check = Findings::of(&settings, &DataDir::of(global));
         settings.store.url = settings.store.url.as_deref().map(database_url::redact);
+        settings.webui.mail.password = settings.webui.mail.password.map(|_| "***".to_owned());
         for warning in &check.warnings {
             eprintln!("warning: {warning}");
         }

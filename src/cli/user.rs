@@ -2,7 +2,9 @@
 
 mod add;
 mod delete;
+mod invite;
 mod password;
+mod second_factor;
 mod update;
 
 use serde::Serialize;
@@ -23,6 +25,9 @@ pub(crate) enum UserCommand {
     /// Create a user with a cache and a first token, and wait until the cache is running
     #[command(after_help = add::EXAMPLES)]
     Add(add::Add),
+    /// Make a link with which somebody creates an account, and send it if there is a mail server
+    #[command(after_help = invite::EXAMPLES)]
+    Invite(invite::Invite),
     /// List all users, sorted by e-mail address
     #[command(after_help = "\
 Examples:
@@ -62,6 +67,9 @@ Example:
     /// Set a new password for the web UI, and end the user's web sessions
     #[command(after_help = password::EXAMPLES)]
     ResetPassword(password::ResetPassword),
+    /// Switch a user's second factor off, if the device and the recovery codes are lost
+    #[command(after_help = second_factor::EXAMPLES)]
+    ResetSecondFactor(second_factor::ResetSecondFactor),
 }
 
 #[derive(Debug, Serialize)]
@@ -83,6 +91,7 @@ impl UserCommand {
             let store = &context.store;
             match self {
                 Self::Add(add) => add.run(context).await,
+                Self::Invite(invite) => invite.run(context).await,
                 Self::List => {
                     let list = UserList { users: store.users().await? };
                     context.print(&list, || rows(&list.users))
@@ -96,6 +105,7 @@ impl UserCommand {
                 Self::Update(update) => update.run(context).await,
                 Self::Delete(delete) => delete.run(context).await,
                 Self::ResetPassword(reset) => reset.run(context).await,
+                Self::ResetSecondFactor(reset) => reset.run(context).await,
             }
         })
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::audit::note;
-use crate::cache::{SET_DESIRED, delete_cache, live_caches, revoke_tokens};
+use crate::cache::{SET_DESIRED, delete_cache, live_caches};
 use crate::db::write;
 use crate::operation::request::follow_memory;
 use crate::plan::{self, Plan};
@@ -46,35 +46,58 @@ const FOLLOW_PLAN: &str =
 const DELETE_LEAKS: &str = "DELETE FROM leaks WHERE user_id = $1";
 const CLEAR_TOKENS: &str = "UPDATE tokens SET name = '', key_prefix = NULL, allow_from = NULL, revision = $1 \
      WHERE cache_id IN (SELECT id FROM caches WHERE user_id = $2)";
-const DELETE_SESSIONS: &str = "DELETE FROM sessions WHERE user_id = $1";
+pub(crate) const DELETE_SESSIONS: &str = "DELETE FROM sessions WHERE user_id = $1";
+pub(crate) const DELETE_LINKS: &str = "DELETE FROM account_links WHERE user_id = $1";
+const DELETE_MAILS: &str = "DELETE FROM mails WHERE user_id = $1";
+pub(crate) const DELETE_PENDING: &str = "DELETE FROM pending_sign_ins WHERE user_id = $1";
+pub(crate) const DELETE_FACTOR: &str = "DELETE FROM second_factors WHERE user_id = $1";
+pub(crate) const DELETE_CODES: &str = "DELETE FROM recovery_codes WHERE user_id = $1";
+pub(crate) const PASSWORD_HASH: &str = "SELECT password_hash FROM users WHERE id = $1 AND deleted_at IS NULL";
+
+/// Sets a user's password, and deletes the user's sessions and links. Returns how many tokens were revoked.
+macro_rules! set_password {
+    ($store:expr, $tx:expr, $revision:expr, $user_id:expr, $new:expr) => {{
+        let (user_id, new): (&str, &$crate::NewPassword<'_>) = ($user_id, $new);
+        let set = "UPDATE users SET password_hash = $1, revision = $2 WHERE id = $3";
+        sqlx::query(set).bind(new.hash).bind($revision).bind(user_id).execute(&mut *$tx).await?;
+        use $crate::account::{DELETE_LINKS, DELETE_PENDING, DELETE_SESSIONS};
+        for delete in [DELETE_SESSIONS, DELETE_LINKS, DELETE_PENDING] {
+            sqlx::query(delete).bind(user_id).execute(&mut *$tx).await?;
+        }
+        let mut tokens = 0;
+        if new.revoke_tokens {
+            let caches = $crate::cache::live_caches!($tx, user_id);
+            for cache in &caches {
+                tokens += $crate::cache::revoke_tokens!($store, $tx, $revision, cache, "password changed");
+            }
+        }
+        $crate::audit::note!(
+            $store,
+            $tx,
+            "user.password",
+            format!("user {user_id}"),
+            format!("{tokens} tokens revoked")
+        );
+        tokens
+    }};
+}
+pub(crate) use set_password;
 
 impl Store {
-    /// Replaces a user's password and deletes all the user's sessions; revokes the tokens of all caches if
+    /// Replaces a user's password and deletes all the user's sessions and links; revokes the tokens of all caches if
     /// `new.revoke_tokens` is set. Returns how many tokens were revoked.
     ///
     /// # Errors
     /// `NotFound("user")`; `NotFound("password")` if the current hash isn't `new.replaces`.
     pub async fn change_password(&self, user_id: &str, new: &NewPassword<'_>) -> Result<usize, StoreError> {
-        let read = "SELECT password_hash FROM users WHERE id = $1 AND deleted_at IS NULL";
-        let sql = "UPDATE users SET password_hash = $1, revision = $2 WHERE id = $3";
         Ok(write!(self, tx, revision => {
             let current: Option<Option<String>> =
-                sqlx::query_scalar(read).bind(user_id).fetch_optional(&mut *tx).await?;
+                sqlx::query_scalar(PASSWORD_HASH).bind(user_id).fetch_optional(&mut *tx).await?;
             let current = current.ok_or(StoreError::NotFound("user"))?;
             if new.replaces.is_some() && new.replaces != current.as_deref() {
                 return Err(StoreError::NotFound("password"));
             }
-            sqlx::query(sql).bind(new.hash).bind(revision).bind(user_id).execute(&mut *tx).await?;
-            sqlx::query(DELETE_SESSIONS).bind(user_id).execute(&mut *tx).await?;
-            let mut tokens = 0;
-            if new.revoke_tokens {
-                let caches = live_caches!(tx, user_id);
-                for cache in &caches {
-                    tokens += revoke_tokens!(self, tx, revision, cache, "password changed");
-                }
-            }
-            note!(self, tx, "user.password", format!("user {user_id}"), format!("{tokens} tokens revoked"));
-            tokens
+            set_password!(self, tx, revision, user_id, new)
         }))
     }
 
@@ -164,9 +187,11 @@ impl Store {
             for cache in &caches {
                 tokens += delete_cache!(self, tx, revision, cache, "account deleted");
             }
-            sqlx::query(DELETE_LEAKS).bind(user_id).execute(&mut *tx).await?;
             sqlx::query(CLEAR_TOKENS).bind(revision).bind(user_id).execute(&mut *tx).await?;
-            sqlx::query(DELETE_SESSIONS).bind(user_id).execute(&mut *tx).await?;
+            let of_account = [DELETE_LEAKS, DELETE_SESSIONS, DELETE_LINKS, DELETE_MAILS];
+            for delete in of_account.into_iter().chain([DELETE_PENDING, DELETE_FACTOR, DELETE_CODES]) {
+                sqlx::query(delete).bind(user_id).execute(&mut *tx).await?;
+            }
             let detail = format!("{} caches deleted, {tokens} tokens revoked", caches.len());
             note!(self, tx, "user.delete", format!("user {user_id}"), detail);
         });

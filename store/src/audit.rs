@@ -121,6 +121,9 @@ fn cut(mut text: String, max: usize) -> String {
 }
 
 pub(crate) const LAST: &str = "SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1";
+/// The newest `$2` entries of the actor `$1`.
+pub(crate) const OF_ACTOR: &str = "SELECT seq, at, actor, action, subject, detail, hash FROM audit WHERE actor = $1 \
+     ORDER BY seq DESC LIMIT $2";
 pub(crate) const INSERT: &str =
     "INSERT INTO audit (seq, at, actor, action, subject, detail, hash) VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
@@ -179,6 +182,14 @@ impl Store {
         let sql = "SELECT seq, at, actor, action, subject, detail, hash FROM audit WHERE seq < $1 \
                    ORDER BY seq DESC LIMIT $2";
         read_rows!(self, ROW_BYTES_MAX, sqlx::query(sql).bind(seq).bind(limit))?.into_iter().collect()
+    }
+
+    /// The newest `limit` entries of an actor, the newest first.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn audit_of_actor(&self, actor: &str, limit: i64) -> Result<Vec<AuditEntry>, StoreError> {
+        read_rows!(self, ROW_BYTES_MAX, sqlx::query(OF_ACTOR).bind(actor).bind(limit))?.into_iter().collect()
     }
 
     /// The number of entries.

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use subtle::ConstantTimeEq as _;
 
+use crate::id;
 use crate::lane_credential::LaneCredential;
 use crate::private_file::{self, Access, FileError};
 
@@ -102,6 +104,35 @@ impl TokenKey {
         let mut tag = hex(&self.hash(&["browser", id, account]));
         tag.truncate(KEY_LEN);
         tag
+    }
+
+    /// What the address of an account's link ends with: its id and 128 bits that are found nowhere in the store.
+    #[must_use]
+    pub fn link_code(&self, id: &str) -> String {
+        let mut tag = hex(&self.hash(&["account link", id]));
+        tag.truncate(KEY_LEN);
+        format!("{id}{tag}")
+    }
+
+    /// The id of the link whose address ends with `code`; `None` if this installation didn't make it.
+    #[must_use]
+    pub fn link_id<'a>(&self, code: &'a str) -> Option<&'a str> {
+        let (id, _) = code.split_at_checked(id::LEN)?;
+        let matches: bool = self.link_code(id).as_bytes().ct_eq(code.as_bytes()).into();
+        matches.then_some(id)
+    }
+
+    /// The secret of a user's second factor: 160 bits that are found nowhere in the store.
+    #[must_use]
+    pub fn second_factor_secret(&self, user_id: &str, seed: &str) -> [u8; 20] {
+        let hash = self.hash(&["second factor", user_id, seed]);
+        std::array::from_fn(|at| hash[at])
+    }
+
+    /// What the store keeps of a recovery code.
+    #[must_use]
+    pub fn recovery_code_hash(&self, user_id: &str, code: &str) -> String {
+        hex(&self.hash(&["recovery code", user_id, code]))
     }
 
     /// HMAC-SHA256 of the parts, each followed by a zero byte so that different lists never hash the same bytes.

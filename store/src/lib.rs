@@ -4,6 +4,8 @@
 //! (see `migrations/`). This crate never connects to memcached or Docker and never logs a secret.
 
 mod account;
+mod account_link;
+mod account_mail;
 mod address;
 mod audit;
 mod cache;
@@ -28,6 +30,7 @@ mod lane_credential;
 mod latency_quantile;
 mod leader;
 mod leak;
+mod mail;
 mod operation;
 mod operation_error;
 mod plan;
@@ -40,6 +43,7 @@ mod ready_instance;
 mod reserved_memory;
 mod route;
 mod rows;
+mod second_factor;
 mod session;
 mod time;
 mod token;
@@ -52,6 +56,7 @@ mod wake;
 mod write_health;
 
 pub use account::{NewPassword, UserChange};
+pub use account_link::{AccountLink, LinkKind};
 pub use address::{Lease, NETWORK_PREFIX, Network};
 pub use audit::{AuditChain, AuditEntry, AuditError};
 pub use cache::{CREATED_MAX, Cache, CacheName, NewCache, ParseCacheNameError};
@@ -78,6 +83,7 @@ pub use lane_credential::LaneCredential;
 pub use latency_quantile::latency_quantile_us;
 pub use leader::LeaderLock;
 pub use leak::{Leak, LeakReport};
+pub use mail::{ClaimedMail, MailKind, MailLimits, MailOutcome, NewMail};
 pub use operation::{
     NewOperation, Operation, OperationKind, OperationProgress, OperationState, RESIZE_MB_MAX, RESIZE_MB_MIN,
 };
@@ -88,6 +94,7 @@ pub use proxy::{Propagation, Proxy};
 pub use ready_instance::ReadyInstance;
 pub use reserved_memory::{MemoryChanges, MeteredMemory, ReservedMemory};
 pub use route::{Observed, Route};
+pub use second_factor::{CodeProof, PendingSignIn, SecondFactor};
 pub use session::{NewSession, Session, SessionRow};
 pub use time::{ParseDurationError, Timestamp, now, parse_duration};
 pub use token::{

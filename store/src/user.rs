@@ -5,6 +5,7 @@ mod state;
 
 use std::fmt;
 
+use crate::account_link::{self, LinkKind, take_link};
 use crate::audit::note;
 use crate::cache::insert_cache;
 use crate::db::{read, write};
@@ -97,7 +98,7 @@ impl Store {
     ///
     /// # Errors
     /// `LimitReached("account")`, `LimitReached("region")`, `LimitReached("memory")`, `AlreadyExists("e-mail address")`,
-    /// `NotFound("plan")`.
+    /// `NotFound("plan")`, `NotFound("link")`.
     pub async fn sign_up_within(
         &self,
         new: &NewUser<'_>,
@@ -113,6 +114,13 @@ impl Store {
             created_at: now(),
         };
         write!(self, tx, revision => {
+            if let Some(link) = room.link_id {
+                let (_, email) = take_link!(tx, link, LinkKind::SignUp);
+                if email != user.email {
+                    return Err(StoreError::NotFound("link"));
+                }
+                sqlx::query(account_link::DELETE_TO).bind(&email).execute(&mut *tx).await?;
+            }
             room.check(sqlx::query_as(room::COUNT).bind(room.region).fetch_one(&mut *tx).await?)?;
             let plan: Plan = sqlx::query_as(plan::BY_NAME)
                 .bind(&user.plan).fetch_optional(&mut *tx).await?.ok_or(StoreError::NotFound("plan"))?;

@@ -12,10 +12,11 @@ use crate::source::root;
 const WRITE: &str = "MEMGATE_TEST_WRITE_DOCS";
 
 /// Each section, the file that defines it, and the name of its struct.
-const SECTIONS: [(&str, &str, &str); 7] = [
+const SECTIONS: [(&str, &str, &str); 8] = [
     ("proxy", "proxy/src/config.rs", "Config"),
     ("webui", "webui/src/config.rs", "Config"),
     ("webui.limits", "webui/src/config.rs", "Limits"),
+    ("webui.mail", "webui/src/config/mail.rs", "Mail"),
     ("provisioner", "provisioner/src/config.rs", "Config"),
     ("store", "src/settings.rs", "StoreSettings"),
     ("limits", "src/settings.rs", "LimitSettings"),

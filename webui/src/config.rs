@@ -1,13 +1,19 @@
 //! The section `[webui]` of memgate.toml.
 
+mod mail;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use identity::Email;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::view::endpoint::Endpoint;
+
+pub use mail::Mail;
+pub(crate) use mail::{Security, ServerAddress};
 
 /// The section `[webui]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,10 +33,18 @@ pub struct Config {
     pub base_url: Option<String>,
     /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpAddr>,
-    /// Whether visitors may create accounts. Otherwise only `memgate user add` does.
-    pub sign_up: bool,
+    /// Who may create an account: "open" for everybody, "domains" for addresses at `sign_up_domains`, "closed" for nobody;
+    /// operators always do, with `memgate user add` and `memgate user invite`.
+    pub sign_up: SignUp,
+    /// The domains whose addresses may sign up, if `sign_up` is "domains": `["example.org"]`. Needs `confirm_email`, without which
+    /// anybody could name such an address.
+    pub sign_up_domains: Vec<String>,
+    /// Whether an account is created only once its address is confirmed with a link. Needs `[webui.mail]`.
+    pub confirm_email: bool,
     /// Plan of new accounts.
     pub plan: String,
+    /// Whom pages tell users to ask where they can't go on by themselves: an e-mail address, an `https://` address or a name.
+    pub contact: Option<String>,
     /// Sessions end after this time without use.
     pub session_idle_seconds: u64,
     /// Sessions end at this age.
@@ -40,6 +54,20 @@ pub struct Config {
     pub caches_per_user: usize,
     /// Limits of actions that are expensive or could be guessed.
     pub limits: Limits,
+    /// How mail is sent.
+    pub mail: Mail,
+}
+
+/// Who may create an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SignUp {
+    /// Every visitor.
+    Open,
+    /// Visitors with an address of certain domains.
+    Domains,
+    /// Operators only.
+    Closed,
 }
 
 /// The section `[webui.limits]`. A limit of 0 rejects everything, if its text doesn't say otherwise.
@@ -69,6 +97,13 @@ pub struct Limits {
     pub connections_per_minute: usize,
     /// Reports of leaked tokens, per client address.
     pub leak_reports_per_minute: usize,
+    /// Mails that visitors ask for, such as one to set a new password, per client address. Its network may ask for ten times as
+    /// many.
+    pub mail_requests_per_hour: usize,
+    /// Mails of one kind to one address.
+    pub mails_per_hour: usize,
+    /// All mails together, of which a quarter is left to those that tell users of changes.
+    pub mails_in_total_per_hour: usize,
 }
 
 impl Default for Config {
@@ -80,12 +115,16 @@ impl Default for Config {
             ca_certificate: None,
             base_url: None,
             trusted_proxies: Vec::new(),
-            sign_up: true,
+            sign_up: SignUp::Open,
+            sign_up_domains: Vec::new(),
+            confirm_email: false,
             plan: "default".into(),
+            contact: None,
             session_idle_seconds: 12 * 60 * 60,
             session_seconds: 7 * 24 * 60 * 60,
             caches_per_user: 3,
             limits: Limits::default(),
+            mail: Mail::default(),
         }
     }
 }
@@ -104,6 +143,9 @@ impl Default for Limits {
             pages_per_minute: 300,
             connections_per_minute: 60,
             leak_reports_per_minute: 60,
+            mail_requests_per_hour: 10,
+            mails_per_hour: 5,
+            mails_in_total_per_hour: 200,
         }
     }
 }
@@ -138,7 +180,33 @@ impl Config {
     #[must_use]
     pub fn problems(&self) -> Vec<Error> {
         let base_url = self.base_url.clone().filter(|url| !is_origin(url)).map(Error::BaseUrl);
-        base_url.into_iter().chain(self.endpoint().err()).collect()
+        let mail = self.mail.problems(self.base_url.as_deref());
+        let sign_up = self.sign_up_problem();
+        base_url.into_iter().chain(self.endpoint().err()).chain(mail).chain(sign_up).collect()
+    }
+
+    fn sign_up_problem(&self) -> Option<Error> {
+        let has_domains = self.sign_up == SignUp::Domains;
+        let is_domain = |domain: &String| Email::parse(&format!("a@{domain}")).is_ok();
+        if has_domains && (self.sign_up_domains.is_empty() || !self.sign_up_domains.iter().all(is_domain)) {
+            return Some(Error::SignUpDomains);
+        }
+        if has_domains && !self.confirm_email {
+            return Some(Error::UnconfirmedDomains);
+        }
+        (self.confirm_email && self.mail.server.is_none()).then_some(Error::ConfirmWithoutMail)
+    }
+
+    /// Whether somebody with this address may create an account.
+    pub(crate) fn admits(&self, email: &Email) -> bool {
+        let domain = email.as_str().rsplit('@').next().unwrap_or_default();
+        match self.sign_up {
+            SignUp::Open => true,
+            SignUp::Closed => false,
+            SignUp::Domains => {
+                self.sign_up_domains.iter().any(|admitted| admitted.eq_ignore_ascii_case(domain))
+            }
+        }
     }
 
     /// Checks the settings and returns the endpoint.
@@ -166,6 +234,26 @@ fn is_origin(url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // W-20.
+    #[test]
+    fn addresses_of_other_domains_are_not_admitted() {
+        let domains = vec!["Example.org".to_owned(), "x.example.com".to_owned()];
+        let config = Config { sign_up: SignUp::Domains, sign_up_domains: domains, ..Config::default() };
+        let admits = |config: &Config, email: &str| config.admits(&Email::parse(email).unwrap());
+        assert!(admits(&config, "a@example.org") && admits(&config, "a@x.example.com"));
+        for other in ["a@example.com", "a@sub.example.org", "a@notexample.org", "example.org@evil.example"] {
+            assert!(!admits(&config, other), "{other}");
+        }
+        assert!(!admits(&Config { sign_up: SignUp::Closed, ..config.clone() }, "a@example.org"));
+        assert!(matches!(config.sign_up_problem(), Some(Error::UnconfirmedDomains)));
+        let confirmed = Config { confirm_email: true, ..config.clone() };
+        assert!(matches!(confirmed.sign_up_problem(), Some(Error::ConfirmWithoutMail)));
+        for bad in [vec![], vec!["@example.org".to_owned()], vec!["localhost".to_owned()]] {
+            let config = Config { sign_up_domains: bad, ..confirmed.clone() };
+            assert!(matches!(config.sign_up_problem(), Some(Error::SignUpDomains)));
+        }
+    }
 
     #[test]
     fn only_an_origin_is_a_base_url() {

@@ -13,6 +13,8 @@ mod forms;
 mod generations;
 mod http;
 mod layout;
+mod mail;
+mod mail_sender;
 mod metrics;
 mod pages;
 mod password;
@@ -21,6 +23,7 @@ mod rate_limit;
 mod sign_up_limit;
 mod source_limit;
 mod state;
+mod totp;
 mod view;
 mod wait_limit;
 
@@ -33,7 +36,7 @@ use prometheus_client::registry::Registry;
 use store::{Store, TokenKey};
 use tokio::net::TcpListener;
 
-pub use config::{Config, Limits};
+pub use config::{Config, Limits, Mail, SignUp};
 pub use error::Error;
 
 use cache_events::Follower;
@@ -102,6 +105,7 @@ impl App {
         };
         shutdown.spawn(follower.run(stop.clone()));
         session::spawn_sweep(app.clone(), &shutdown);
+        mail_sender::spawn(&app, &shutdown);
         let metrics = app.metrics.connections.clone();
         let routes = pages::routes(app, stop.clone());
         daemon::http::serve(listener, routes, limits, metrics, &shutdown).await;

@@ -27,6 +27,8 @@ pub(crate) struct Metrics {
     pub(crate) password_refusals: Counter,
     pub(crate) event_streams: Gauge,
     pub(crate) leaked_tokens: Counter,
+    mails: CounterBy,
+    waiting_mails: Gauge,
     pub(crate) store: CallMetrics,
 }
 
@@ -71,13 +73,15 @@ impl Metrics {
                 "sign_ins",
                 "Attempts to sign in",
                 "outcome",
-                ["success", "wrong_credentials", "limited"],
+                ["success", "wrong_credentials", "limited", "code_required", "wrong_code"],
             ),
             sign_in_delays: Counter::default(),
             password_checks: Counter::default(),
             password_refusals: Counter::default(),
             event_streams: Gauge::default(),
             leaked_tokens: Counter::default(),
+            mails: mails(ours),
+            waiting_mails: Gauge::default(),
             store: CallMetrics::register(ours.sub_registry_with_prefix("store"), &STORE_CALLS),
         };
         ours.register(
@@ -102,6 +106,11 @@ impl Metrics {
             "Tokens revoked because they were found in public",
             metrics.leaked_tokens.clone(),
         );
+        ours.register(
+            "waiting_mails",
+            "Mails that wait to be sent, 1,000 at most",
+            metrics.waiting_mails.clone(),
+        );
         metrics
     }
 
@@ -121,6 +130,14 @@ impl Metrics {
         self.sign_ins.inc(outcome);
     }
 
+    pub(crate) fn count_mail(&self, outcome: &'static str) {
+        self.mails.inc(outcome);
+    }
+
+    pub(crate) fn set_waiting_mails(&self, count: usize) {
+        self.waiting_mails.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     pub(crate) fn count_response(&self, status: u16, elapsed: Duration) {
         let class = match status {
             100..=199 => "1xx",
@@ -132,4 +149,14 @@ impl Metrics {
         self.responses.inc(class);
         self.request_duration.observe(elapsed.as_secs_f64());
     }
+}
+
+fn mails(registry: &mut Registry) -> CounterBy {
+    CounterBy::register(
+        registry,
+        "mails",
+        "Attempts to send mail, and requests for mail that isn't sent",
+        "outcome",
+        ["sent", "retried", "failed", "not_sent"],
+    )
 }

@@ -5,11 +5,15 @@
 mod account;
 mod ca_certificate;
 mod caches;
+mod confirm_email;
 mod error;
+mod forgot_password;
 mod home;
 mod leak_reports;
+mod links;
 mod no_cache;
 mod password_check;
+mod reset_password;
 mod sign_in;
 mod sign_up;
 mod tokens;
@@ -34,9 +38,24 @@ pub(crate) fn routes(app: Arc<AppState>, stop: CancellationToken) -> Router {
     Router::new()
         .route("/", get(home::show))
         .route("/sign-up", get(sign_up::show).post(sign_up::submit))
+        .route("/sign-up/confirm", get(sign_up::confirm::show).post(sign_up::confirm::submit))
         .route("/sign-in", get(sign_in::show).post(sign_in::submit))
+        .route("/sign-in/code", get(sign_in::code::show).post(sign_in::code::submit))
         .route("/sign-out", post(sign_in::sign_out))
+        .route("/forgot-password", get(forgot_password::show).post(forgot_password::submit))
+        .route("/links/{code}", get(links::follow))
+        .route("/reset-password", get(reset_password::show).post(reset_password::submit))
+        .route("/confirm-email", get(confirm_email::show).post(confirm_email::submit))
         .route("/account", get(account::show))
+        .route("/account/data.json", get(account::data::download))
+        .route("/account/second-factor", get(account::second_factor::show))
+        .route("/account/second-factor/qr.svg", get(account::second_factor::qr_code))
+        .route("/account/second-factor/begin", post(account::second_factor::begin))
+        .route("/account/second-factor/confirm", post(account::second_factor::confirm))
+        .route("/account/second-factor/cancel", post(account::second_factor::cancel))
+        .route("/account/second-factor/codes", post(account::second_factor::replace_codes))
+        .route("/account/second-factor/remove", post(account::second_factor::remove))
+        .route("/account/email", get(account::email::show).post(account::email::submit))
         .route("/account/password", post(account::change_password))
         .route("/account/delete", post(account::delete))
         .route("/account/sessions/end-others", post(account::end_other_sessions))

@@ -7,6 +7,7 @@ use store::{Store, TokenKey};
 use tokio::sync::Semaphore;
 
 use crate::cache_events::CacheEvents;
+use crate::mail::Mail;
 use crate::metrics::Metrics;
 use crate::password::PasswordHasher;
 use crate::password_attempts::PasswordAttempts;
@@ -26,6 +27,14 @@ const PASSWORD_USES_PER_HOUR: usize = 60;
 const DOWNLOADS_PER_MINUTE: usize = 10;
 /// Connections that a user closes; the same.
 const CONNECTION_CLOSES_PER_HOUR: usize = 100;
+/// Mails that visitors ask for, of all clients together. Each costs a look-up; how many are sent is another limit.
+const MAIL_REQUESTS_PER_HOUR: usize = 2_000;
+/// Wrong codes of a user's second factor: of a million codes three are right at a time.
+const CODES_PER_HOUR: usize = 20;
+/// Downloads of a user's data: each reads some thousand rows.
+const DATA_DOWNLOADS_PER_HOUR: usize = 6;
+/// Downloads that are made at the same time: each holds some megabytes.
+const DATA_DOWNLOADS_AT_ONCE_MAX: usize = 2;
 /// A report has up to 200 tokens: more reports at a time would keep the store from answering pages.
 const LEAK_REPORTS_AT_ONCE_MAX: usize = 4;
 /// Reports that wait until they are looked up.
@@ -48,6 +57,10 @@ pub(crate) struct AppState {
     pub(crate) leak_reports_at_once: Semaphore,
     /// Reports that wait for that.
     pub(crate) waiting_leak_reports: WaitLimit,
+    /// Downloads of users' data that are made at the same time.
+    pub(crate) data_downloads_at_once: Semaphore,
+    /// `None` without a mail server.
+    pub(crate) mail: Option<Mail>,
     pub(crate) cache_events: CacheEvents,
     pub(crate) metrics: Metrics,
     pub(crate) rate_limits: RateLimits,
@@ -79,6 +92,14 @@ pub(crate) struct RateLimits {
     pub(crate) password_uses: RateLimiter,
     /// Per client and its network.
     pub(crate) leak_reports: SourceLimiter,
+    /// Mails that visitors ask for, per client and its network.
+    pub(crate) mail_requests: SourceLimiter,
+    /// The same, of all clients together.
+    pub(crate) mail_requests_in_total: RateLimiter,
+    /// Wrong codes of a second factor, per user.
+    pub(crate) codes: RateLimiter,
+    /// Downloads of what the service has of a user, per user.
+    pub(crate) data_downloads: RateLimiter,
 }
 
 impl AppState {
@@ -106,6 +127,10 @@ impl AppState {
             connection_closes_per_hour: RateLimiter::new(CONNECTION_CLOSES_PER_HOUR, HOUR),
             password_uses: RateLimiter::new(PASSWORD_USES_PER_HOUR, HOUR),
             leak_reports: SourceLimiter::new(limits.leak_reports_per_minute, MINUTE),
+            mail_requests: SourceLimiter::new(limits.mail_requests_per_hour, HOUR),
+            mail_requests_in_total: RateLimiter::new(MAIL_REQUESTS_PER_HOUR, HOUR),
+            codes: RateLimiter::new(CODES_PER_HOUR, HOUR),
+            data_downloads: RateLimiter::new(DATA_DOWNLOADS_PER_HOUR, HOUR),
         };
         Ok(Self {
             endpoint: config.check()?,
@@ -118,7 +143,9 @@ impl AppState {
             password_attempts: PasswordAttempts::new(&config.limits),
             delayed_sign_ins: WaitLimit::new(DELAYED_SIGN_INS_MAX),
             leak_reports_at_once: Semaphore::new(LEAK_REPORTS_AT_ONCE_MAX),
+            data_downloads_at_once: Semaphore::new(DATA_DOWNLOADS_AT_ONCE_MAX),
             waiting_leak_reports: WaitLimit::new(LEAK_REPORTS_WAITING_MAX),
+            mail: Mail::new(&config)?,
             cache_events: CacheEvents::default(),
             metrics,
             rate_limits,

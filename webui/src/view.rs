@@ -3,6 +3,7 @@
 pub(crate) mod activity;
 pub(crate) mod cache_state;
 pub(crate) mod chart;
+pub(crate) mod contact;
 pub(crate) mod date;
 pub(crate) mod denials;
 pub(crate) mod endpoint;

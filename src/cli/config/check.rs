@@ -107,8 +107,13 @@ impl Findings {
         } else if let Some(file) = &settings.proxy.tls_certificate {
             self.validity("proxy.tls_certificate", file);
         }
-        if let Some(file) = &settings.webui.ca_certificate {
-            self.validity("webui.ca_certificate", file);
+        for (key, file) in [
+            ("webui.ca_certificate", &settings.webui.ca_certificate),
+            ("webui.mail.ca_certificate", &settings.webui.mail.ca_certificate),
+        ] {
+            if let Some(file) = file {
+                self.validity(key, file);
+            }
         }
     }
 
@@ -274,7 +279,7 @@ mod tests {
     #[test]
     fn settings_that_can_not_work_are_told_with_their_fix() {
         type Case = (fn(&mut Settings), &'static [&'static str]);
-        let cases: [Case; 15] = [
+        let cases: [Case; 16] = [
             (|s| s.proxy.tls_certificate = Some("/nope.pem".into()), &["must be set together"]),
             (
                 |s| {
@@ -285,6 +290,10 @@ mod tests {
             ),
             (|s| s.webui.endpoint = "cache.example.org".into(), &["not host:port"]),
             (|s| s.webui.base_url = Some("cache.example.org".into()), &["webui.base_url", "https://"]),
+            (
+                |s| s.webui.mail.server = Some("smtp://user@mail.example.org".into()),
+                &["webui.mail.password_file", "webui.mail.from", "webui.base_url"],
+            ),
             (|s| s.webui.plan = "nosuch".into(), &["plan nosuch exists", "no memgate data"]),
             (|s| s.provisioner.cpus = -1.0, &["provisioner.cpus", "0.01 to 1024"]),
             (|s| s.provisioner.subnets = "10.0.0.0/30".into(), &["provisioner.subnets", "/8 to /22"]),

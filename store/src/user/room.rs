@@ -14,6 +14,8 @@ pub struct SignUpRoom<'a> {
     pub region: Option<&'a str>,
     /// The plan of a cache that the machine has to have memory for. `None` if the cache may wait for that.
     pub memory_of: Option<&'a str>,
+    /// The id of a link that makes the account, which is used up.
+    pub link_id: Option<&'a str>,
 }
 
 /// How many users there are, without deleted ones.
@@ -55,7 +57,7 @@ mod tests {
     // R-31, W-8.
     #[test]
     fn region_has_a_quarter_while_fewer_than_half_are_free() {
-        let room = SignUpRoom { users_max: Some(1000), region: Some("203.0.0.0"), memory_of: None };
+        let room = SignUpRoom { users_max: Some(1000), region: Some("203.0.0.0"), ..SignUpRoom::default() };
         let check = |room: SignUpRoom<'_>, users, of_region| {
             room.check(UserCounts { users, of_region }).map_err(|error| error.to_string())
         };

@@ -147,6 +147,11 @@ pub(crate) fn new_session<'a>(id_hash: &'a str, user_id: &'a str) -> NewSession<
     NewSession { id_hash, user_id, form_token: "form", source: "192.0.2.7", user_agent: "" }
 }
 
+/// A token of a new account.
+pub(crate) fn new_token() -> NewToken {
+    NewToken::generate(&token_key(), "first")
+}
+
 /// Signs a user up, with a token named `first`.
 pub(crate) async fn sign_up(store: &Store, email: &str) -> (User, NewToken) {
     let token = NewToken::generate(&token_key(), "first");

@@ -21,6 +21,8 @@ const SECURITY_HEADERS: [(HeaderName, &str); 7] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     (HeaderName::from_static("permissions-policy"), "camera=(), geolocation=(), microphone=()"),
 ];
+/// `Referrer-Policy` of a response whose own address is secret. Others have forms, which some browsers send without an origin then.
+pub(crate) const NO_REFERRER: &str = "no-referrer";
 /// Two years, the value that browsers' preload lists recommend.
 const STRICT_TRANSPORT_SECURITY: &str = "max-age=63072000";
 
@@ -36,8 +38,12 @@ pub(crate) async fn add_security_headers(
 }
 
 fn add(headers: &mut HeaderMap, https: bool) {
+    let keeps_address = headers.get(header::REFERRER_POLICY).is_some_and(|policy| policy == NO_REFERRER);
     for (name, value) in SECURITY_HEADERS {
         headers.insert(name, HeaderValue::from_static(value));
+    }
+    if keeps_address {
+        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static(NO_REFERRER));
     }
     if https {
         headers

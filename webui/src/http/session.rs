@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum_extra::extract::CookieJar;
 use daemon::Shutdown;
 use sha2::{Digest as _, Sha256};
-use store::{Leak, NewSession, Session, Store, User};
+use store::{Leak, NewSession, Session, Store, StoreError, User};
 use subtle::ConstantTimeEq as _;
 
 use super::client_ip::ClientIp;
@@ -32,6 +32,10 @@ const REFRESHED: [&str; 4] =
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
 /// How long a browser is known after its last sign-in.
 const BROWSER_AGE: Duration = Duration::from_hours(365 * 24);
+/// How long a link that was followed is kept.
+const LINK_AGE: Duration = Duration::from_hours(1);
+/// How long a browser keeps a sign-in that waits for a code; the store ends it after five minutes.
+const CODE_AGE: Duration = Duration::from_mins(10);
 /// Length of a session id or CSRF token: 32 bytes in hexadecimal.
 const SECRET_LEN: usize = 64;
 /// Length of a session id's random part; a tag follows, by which made-up ids are found out.
@@ -113,6 +117,51 @@ impl FromRequestParts<Arc<AppState>> for LastSnippet {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<AppState>) -> Result<Self, Infallible> {
         Ok(Self(cookie(&parts.headers, Cookie::Snippet.name(&app.config))))
+    }
+}
+
+/// Extractor: the code of the link that this browser has followed last.
+pub(crate) struct FollowedLink(pub(crate) Option<String>);
+
+/// The cookie of a browser that has followed a link of a mail: its address has no code any more from then on, so that nothing
+/// passes it on.
+pub(crate) fn link_cookie(app: &AppState, code: &str) -> HeaderValue {
+    Cookie::Link.set(&app.config, code, LINK_AGE)
+}
+
+/// A cookie that makes the browser forget the link.
+pub(crate) fn expired_link_cookie(app: &AppState) -> HeaderValue {
+    Cookie::Link.set(&app.config, "", Duration::ZERO)
+}
+
+impl FromRequestParts<Arc<AppState>> for FollowedLink {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<AppState>) -> Result<Self, Infallible> {
+        Ok(Self(cookie(&parts.headers, Cookie::Link.name(&app.config))))
+    }
+}
+
+/// Extractor: the hash of the sign-in that waits for a code in this browser. It signs nobody in by itself.
+pub(crate) struct AwaitedCode(pub(crate) Option<String>);
+
+/// A new sign-in that waits for a code: the hash of its id, and its cookie.
+pub(crate) fn await_code(app: &AppState) -> (String, HeaderValue) {
+    let id = new_secret();
+    (hash(&id), Cookie::Code.set(&app.config, &id, CODE_AGE))
+}
+
+/// A cookie that makes the browser forget the sign-in that waits for a code.
+pub(crate) fn expired_code_cookie(app: &AppState) -> HeaderValue {
+    Cookie::Code.set(&app.config, "", Duration::ZERO)
+}
+
+impl FromRequestParts<Arc<AppState>> for AwaitedCode {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<AppState>) -> Result<Self, Infallible> {
+        let id = cookie(&parts.headers, Cookie::Code.name(&app.config)).filter(|id| is_secret(id));
+        Ok(Self(id.map(|id| hash(&id))))
     }
 }
 
@@ -204,6 +253,9 @@ pub(crate) fn spawn_sweep(app: Arc<AppState>, shutdown: &Shutdown) {
             if let Err(error) = app.store.acting_as("webui").prune_tokens().await {
                 tracing::warn!(%error, "failed to delete tokens that ended long ago");
             }
+            if let Err(error) = delete_expired(&app.store).await {
+                tracing::warn!(%error, "failed to delete old mail, links and sign-ins");
+            }
         }
     });
 }
@@ -221,6 +273,13 @@ impl RequestedBy {
         let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
         if REFRESHED.contains(&route) { Self::OpenPage } else { Self::User }
     }
+}
+
+async fn delete_expired(store: &Store) -> Result<(), StoreError> {
+    store.delete_expired_links().await?;
+    store.delete_old_mails().await?;
+    store.delete_expired_sign_ins().await?;
+    Ok(())
 }
 
 /// The signed-in sender of a request.
@@ -269,6 +328,8 @@ enum Cookie {
     Csrf,
     Browser,
     Snippet,
+    Link,
+    Code,
 }
 
 impl Cookie {
@@ -283,6 +344,10 @@ impl Cookie {
             (Self::Browser, false) => "memgate-browser",
             (Self::Snippet, true) => "__Host-memgate-snippet",
             (Self::Snippet, false) => "memgate-snippet",
+            (Self::Link, true) => "__Host-memgate-link",
+            (Self::Link, false) => "memgate-link",
+            (Self::Code, true) => "__Host-memgate-code",
+            (Self::Code, false) => "memgate-code",
         }
     }
 

@@ -1,6 +1,10 @@
 //! Account page: change the password, see and end sessions, delete the account. Password and deletion ask for the current
 //! password.
 
+pub(super) mod data;
+pub(super) mod email;
+pub(super) mod second_factor;
+
 use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +16,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use identity::Password;
 use serde::Deserialize;
-use store::{NewPassword, StoreError};
+use store::{MailKind, NewMail, NewPassword, StoreError, now};
 
 use super::password_check;
 use crate::http::client_ip::ClientIp;
@@ -22,6 +26,7 @@ use crate::http::session::{self, SessionSource, SignedIn};
 use crate::layout::{Layout, render, set_cookie, set_retry_after};
 use crate::password::{Account, Priority, Requester};
 use crate::state::AppState;
+use crate::totp;
 use crate::view::date::retry_in;
 use crate::view::session::SessionView;
 
@@ -35,6 +40,8 @@ struct Page<'a> {
     changed: Option<u32>,
     revoke_tokens: bool,
     errors: Errors,
+    /// Whether changes need a code of the second factor, too.
+    asks_code: bool,
     sessions: Vec<SessionView>,
     /// After others were ended.
     ended: bool,
@@ -45,7 +52,10 @@ struct Page<'a> {
 struct Errors {
     current_password: Option<String>,
     new_password: Option<String>,
+    /// Of the form for another password.
+    code: Option<String>,
     delete: Option<String>,
+    delete_code: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -61,12 +71,16 @@ pub(crate) struct ChangePassword {
     #[serde(default)]
     new_password: String,
     revoke_tokens: Option<String>,
+    #[serde(default)]
+    code: String,
 }
 
 #[derive(Deserialize)]
 pub(crate) struct Delete {
     #[serde(default)]
     password: String,
+    #[serde(default)]
+    code: String,
 }
 
 pub(crate) async fn show(
@@ -105,11 +119,13 @@ pub(crate) async fn change_password(
         }
     };
     let reject = async |rejection: PasswordRejection| {
-        let errors = Errors { current_password: Some(rejection.message()), ..Errors::default() };
+        let (current_password, code) = rejection.messages();
+        let errors = Errors { current_password, code, ..Errors::default() };
         let view = PageState { revoke_tokens, errors, ..PageState::default() };
         Ok(rejection.add_headers(page(&app, rejection.status(), &me, view).await?))
     };
-    let current_hash = match verify_current(&app, &me, client_ip, fields.current_password).await? {
+    let verified = verify_current(&app, &me, client_ip, fields.current_password, &fields.code).await?;
+    let current_hash = match verified {
         Ok(hash) => hash,
         Err(rejection) => return reject(rejection).await,
     };
@@ -122,10 +138,23 @@ pub(crate) async fn change_password(
         Err(StoreError::NotFound(_)) => return reject(PasswordRejection::Wrong).await,
         Err(error) => return Err(error.into()),
     };
+    tell_of_change(&app, &me).await;
     let (_, cookie) = session::start(&app, &me.user.id, &from, None).await?;
     let mut response = Redirect::to(&format!("/account?changed={revoked}")).into_response();
     set_cookie(response.headers_mut(), Some(cookie));
     Ok(response)
+}
+
+/// Tells the owner by mail that the password was changed.
+async fn tell_of_change(app: &AppState, me: &SignedIn) {
+    let Some(mail) = &app.mail else { return };
+    let notice = NewMail {
+        kind: MailKind::PasswordChanged,
+        user_id: Some(&me.user.id),
+        recipient: &me.user.email,
+        link_id: None,
+    };
+    mail.tell(&app.store, &notice).await;
 }
 
 pub(crate) async fn delete(
@@ -133,8 +162,9 @@ pub(crate) async fn delete(
     client_ip: ClientIp,
     CsrfForm { sender: me, fields }: CsrfForm<SignedIn, Delete>,
 ) -> Result<Response, PageError> {
-    if let Err(rejection) = verify_current(&app, &me, client_ip, fields.password).await? {
-        let errors = Errors { delete: Some(rejection.message()), ..Errors::default() };
+    if let Err(rejection) = verify_current(&app, &me, client_ip, fields.password, &fields.code).await? {
+        let (delete, delete_code) = rejection.messages();
+        let errors = Errors { delete, delete_code, ..Errors::default() };
         let view = PageState { errors, ..PageState::default() };
         return Ok(rejection.add_headers(page(&app, rejection.status(), &me, view).await?));
     }
@@ -147,16 +177,19 @@ pub(crate) async fn delete(
 /// Why the current password wasn't accepted.
 enum PasswordRejection {
     Wrong,
+    /// The code of the second factor.
+    WrongCode,
     RateLimited(Duration),
 }
 
-/// The hash of the user's password, if `password` matches it. Attempts share the limits of sign-ins, so
-/// that an unattended browser isn't an easier target than the sign-in page.
+/// The hash of the user's password, if `password` matches it and `code` is one of the second factor, if there is one. Attempts
+/// share the limits of sign-ins, so that an unattended browser isn't an easier target than the sign-in page.
 async fn verify_current(
     app: &AppState,
     me: &SignedIn,
     client_ip: ClientIp,
     password: String,
+    code: &str,
 ) -> Result<Result<String, PasswordRejection>, PageError> {
     let requester = match password_check::begin(app, &me.user.email, client_ip, true).await {
         Ok(requester) => requester,
@@ -174,13 +207,39 @@ async fn verify_current(
         }
         app.password_attempts.record_success(&me.user.email, client_ip.source());
     }
-    Ok(account.map(|account| account.hash).ok_or(PasswordRejection::Wrong))
+    let Some(Account { hash, .. }) = account else { return Ok(Err(PasswordRejection::Wrong)) };
+    Ok(verify_code(app, &me.user.id, code).await?.map(|()| hash))
+}
+
+/// Uses a code of the user's second factor up, if there is one.
+async fn verify_code(
+    app: &AppState,
+    user_id: &str,
+    code: &str,
+) -> Result<Result<(), PasswordRejection>, PageError> {
+    if !has_second_factor(app, user_id).await? {
+        return Ok(Ok(()));
+    }
+    if let Err(wait) = app.rate_limits.codes.acquire(user_id) {
+        app.metrics.count_limited("codes");
+        return Ok(Err(PasswordRejection::RateLimited(wait)));
+    }
+    if !totp::verify(app, user_id, code, now()).await? {
+        return Ok(Err(PasswordRejection::WrongCode));
+    }
+    app.rate_limits.codes.release(user_id);
+    Ok(Ok(()))
+}
+
+async fn has_second_factor(app: &AppState, user_id: &str) -> Result<bool, PageError> {
+    let factor = app.store.second_factor(user_id).await?;
+    Ok(factor.is_some_and(|factor| factor.confirmed_at.is_some()))
 }
 
 impl PasswordRejection {
     fn status(&self) -> StatusCode {
         match self {
-            Self::Wrong => StatusCode::UNAUTHORIZED,
+            Self::Wrong | Self::WrongCode => StatusCode::UNAUTHORIZED,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
         }
     }
@@ -188,7 +247,18 @@ impl PasswordRejection {
     fn message(&self) -> String {
         match self {
             Self::Wrong => "Wrong password. Check it and try again.".to_owned(),
+            Self::WrongCode => {
+                "Wrong code, or one that was used already. Wait for the next code and enter that.".to_owned()
+            }
             Self::RateLimited(wait) => format!("Too many attempts. Try again {}.", retry_in(*wait)),
+        }
+    }
+
+    /// The message, beside the password or the code.
+    fn messages(&self) -> (Option<String>, Option<String>) {
+        match self {
+            Self::WrongCode => (None, Some(self.message())),
+            Self::Wrong | Self::RateLimited(_) => (Some(self.message()), None),
         }
     }
 
@@ -224,6 +294,7 @@ async fn page(
         changed: view.changed,
         revoke_tokens: view.revoke_tokens,
         errors: view.errors,
+        asks_code: has_second_factor(app, &me.user.id).await?,
         sessions: sessions
             .into_iter()
             .map(|session| SessionView::new(session, &me.session.id_hash))

@@ -1,5 +1,7 @@
 //! Sign-in and sign-out. A wrong password and an unknown address get the same response after the same time.
 
+pub(super) mod code;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +38,10 @@ struct Page<'a> {
     error: Option<String>,
     signed_out: bool,
     deleted: bool,
+    /// After a new password was set with a link.
+    reset: bool,
+    /// After a code wasn't entered in time, or too many were wrong.
+    expired: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -45,6 +51,8 @@ pub(crate) struct Params {
     #[serde(rename = "signed-out")]
     signed_out: Option<String>,
     deleted: Option<String>,
+    reset: Option<String>,
+    expired: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -74,6 +82,8 @@ pub(crate) async fn show(
         error: None,
         signed_out: params.signed_out.is_some(),
         deleted: params.deleted.is_some(),
+        reset: params.reset.is_some(),
+        expired: params.expired.is_some(),
     };
     let mut response = render(StatusCode::OK, &page)?;
     set_cookie(response.headers_mut(), visitor.new_cookie);
@@ -100,6 +110,13 @@ pub(crate) async fn submit(
             let mut response = Redirect::to(local_path(&fields.next)).into_response();
             set_cookie(response.headers_mut(), Some(cookie));
             set_cookie(response.headers_mut(), Some(session::browser_cookie(&app, &fields.email)));
+            Ok(response)
+        }
+        Outcome::CodeRequired(cookie) => {
+            app.metrics.count_sign_in("code_required");
+            let path = format!("/sign-in/code?next={}", query_value(local_path(&fields.next)));
+            let mut response = Redirect::to(&path).into_response();
+            set_cookie(response.headers_mut(), Some(cookie));
             Ok(response)
         }
         Outcome::Limited(wait) => limited(&app, &visitor, &fields, wait),
@@ -133,6 +150,8 @@ struct SignIn {
 enum Outcome {
     /// The new session's cookie.
     Success(HeaderValue),
+    /// The password was right; the cookie of the sign-in that waits for a code.
+    CodeRequired(HeaderValue),
     /// The account was used too often; the time to wait.
     Limited(Duration),
     WrongCredentials,
@@ -161,6 +180,10 @@ impl SignIn {
             return Ok(Outcome::Limited(wait));
         }
         app.password_attempts.record_success(&self.email, client_ip.source());
+        let factor = app.store.second_factor(&user.id).await?;
+        if factor.is_some_and(|factor| factor.confirmed_at.is_some()) {
+            return self.await_code(&user, &hash).await;
+        }
         let (session, cookie) = session::start(app, &user.id, &self.from, self.previous.as_ref()).await?;
         // A concurrent change of the password has ended every session but this one.
         if app.store.password_hash(&user.id).await?.as_ref() != Some(&hash) {
@@ -172,6 +195,21 @@ impl SignIn {
         Ok(Outcome::Success(cookie))
     }
 }
+impl SignIn {
+    /// Lets a sign-in wait for a code.
+    async fn await_code(&self, user: &User, hash: &str) -> Result<Outcome, PageError> {
+        let app = &self.app;
+        let (id_hash, cookie) = session::await_code(app);
+        app.store.add_pending_sign_in(&id_hash, &user.id).await?;
+        // A concurrent change of the password has ended every such sign-in but this one.
+        if app.store.password_hash(&user.id).await?.as_deref() != Some(hash) {
+            app.store.end_pending_sign_in(&id_hash).await?;
+            return Ok(Outcome::WrongCredentials);
+        }
+        Ok(Outcome::CodeRequired(cookie))
+    }
+}
+
 /// The form again, with the time to wait.
 fn limited(
     app: &AppState,
@@ -201,6 +239,8 @@ fn rejected(
         error: Some(error),
         signed_out: false,
         deleted: false,
+        reset: false,
+        expired: false,
     };
     let mut response = render(status, &page)?;
     set_cookie(response.headers_mut(), visitor.new_cookie.clone());
@@ -212,6 +252,12 @@ fn rejected(
 fn local_path(next: &str) -> &str {
     let is_plain = next.bytes().all(|b| b.is_ascii_graphic() && b != b'\\');
     if is_plain && next.starts_with('/') && !next.starts_with("//") { next } else { DEFAULT_NEXT }
+}
+
+/// A path as a value in a query.
+fn query_value(path: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~".contains(&b);
+    path.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 #[cfg(test)]

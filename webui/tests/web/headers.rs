@@ -10,6 +10,12 @@ const GETS: &[(&str, u16)] = &[
     ("/sign-up", 200),
     ("/sign-in", 200),
     ("/sign-in?next=%ff&next=2", 200),
+    ("/forgot-password", 200),
+    ("/sign-in/code", 303),
+    ("/account/email", 303),
+    ("/account/second-factor", 303),
+    ("/account/second-factor/qr.svg", 303),
+    ("/account/data.json", 303),
     ("/caches", 303),
     ("/account", 303),
     ("/account/password", 405),
@@ -109,7 +115,9 @@ async fn every_response_has_security_headers() {
     let tabs = tabs.map(|tab| format!("/caches/{}{tab}", user.cache));
     let asks =
         ["restart", "flush", "suspend", "delete"].map(|action| format!("/caches/{}/{action}", user.cache));
-    let others = ["/".to_owned(), "/account".to_owned(), "/caches?all".to_owned(), revoke];
+    let others =
+        ["/", "/account", "/account/email", "/account/second-factor", "/account/data.json", "/caches?all"];
+    let others = others.map(str::to_owned).into_iter().chain([revoke]).collect::<Vec<_>>();
     for path in tabs.iter().chain(&asks).chain(&others) {
         let response = user.get(path).await;
         assert_eq!(response.status, 200, "{path}");

@@ -37,7 +37,7 @@ async fn invalid_fields_show_an_error_and_keep_the_email() {
 // W-8.
 #[tokio::test]
 async fn closed_sign_up_creates_nothing_and_says_whom_to_ask() {
-    let site = Site::start_with(|config| config.sign_up = false).await;
+    let site = Site::start_with(|config| config.sign_up = webui::SignUp::Closed).await;
     let mut visitor = site.visitor();
     let page = visitor.get("/sign-up").await;
     assert_eq!((page.status, page.field("email")), (200, None));

@@ -1,0 +1,229 @@
+//! Mail that waits, and links for one use: claimed and used once, whatever happens at the same time.
+
+use std::time::Duration;
+
+use store::{
+    LinkKind, MailKind, MailLimits, MailOutcome, NewMail, NewPassword, SignUpRoom, Store, StoreError, now,
+};
+use tokio::task::JoinSet;
+
+use crate::test_db::{TestDb, new_token, new_user, sign_up, token_key};
+
+const LIMITS: MailLimits = MailLimits { to_recipient_per_hour: 5, in_total_per_hour: 100 };
+const LEASE: Duration = Duration::from_secs(60);
+
+fn notice<'a>(recipient: &'a str, user_id: &'a str) -> NewMail<'a> {
+    NewMail { kind: MailKind::PasswordChanged, user_id: Some(user_id), recipient, link_id: None }
+}
+
+/// The link of the only mail that waits for an address.
+async fn claim_link(store: &Store, recipient: &str) -> String {
+    while let Some(mail) = store.claim_mail(LEASE).await.unwrap() {
+        store.finish_mail(&mail, &MailOutcome::Sent).await.unwrap();
+        if let Some(link) = mail.link_id
+            && mail.recipient == recipient
+        {
+            return link;
+        }
+    }
+    panic!("no link for {recipient}");
+}
+
+fn password(hash: &str) -> NewPassword<'_> {
+    NewPassword { hash, replaces: None, revoke_tokens: false }
+}
+
+// W-19.
+async fn each_mail_is_claimed_once(db: TestDb) {
+    let store = db.open().await;
+    let (ada, _) = sign_up(&store, "ada@example.org").await;
+    for n in 0..20 {
+        store.add_mail(&notice(&format!("{n}@example.org"), &ada.id), &LIMITS).await.unwrap();
+    }
+    assert_eq!(store.waiting_mails().await.unwrap(), 20);
+    // Several web UIs.
+    let mut tasks = JoinSet::new();
+    for _ in 0..4 {
+        let store = db.open_existing().await.unwrap();
+        tasks.spawn(async move {
+            let mut claimed = Vec::new();
+            // A claim that meets another's finds nothing, and is made again.
+            for _ in 0..40 {
+                claimed.extend(store.claim_mail(LEASE).await.unwrap());
+            }
+            claimed
+        });
+    }
+    let mut claimed: Vec<String> = tasks.join_all().await.into_iter().flatten().map(|mail| mail.id).collect();
+    claimed.sort();
+    claimed.dedup();
+    assert_eq!(claimed.len(), 20);
+    assert_eq!(store.claim_mail(LEASE).await.unwrap(), None);
+    // The lease ends: the process that had it may have crashed.
+    db.execute("UPDATE mails SET next_attempt_at = 1 WHERE recipient = '7@example.org'").await.unwrap();
+    let again = store.claim_mail(LEASE).await.unwrap().unwrap();
+    assert_eq!((again.recipient.as_str(), again.attempts), ("7@example.org", 2));
+    let stale = store::ClaimedMail { attempts: 1, ..again.clone() };
+    store.finish_mail(&stale, &MailOutcome::Failed { error: "x" }).await.unwrap();
+    assert_eq!(store.waiting_mails().await.unwrap(), 20, "the former claim counts no more");
+    let at = now().saturating_add(LEASE);
+    let error = "x".repeat(1000);
+    store.finish_mail(&again, &MailOutcome::Retry { at, error: &error }).await.unwrap();
+    assert_eq!(store.claim_mail(LEASE).await.unwrap(), None);
+    assert_eq!(db.number("SELECT CAST(MAX(LENGTH(error)) AS BIGINT) FROM mails").await, 200);
+    db.execute("UPDATE mails SET next_attempt_at = 1 WHERE recipient = '7@example.org'").await.unwrap();
+    let third = store.claim_mail(LEASE).await.unwrap().unwrap();
+    store.finish_mail(&third, &MailOutcome::Sent).await.unwrap();
+    assert_eq!(store.waiting_mails().await.unwrap(), 19);
+}
+
+// W-17.
+async fn mails_are_limited(db: TestDb) {
+    let store = db.open().await;
+    let (ada, _) = sign_up(&store, "ada@example.org").await;
+    let limits = MailLimits { to_recipient_per_hour: 2, in_total_per_hour: 8 };
+    let add = async |recipient: &str| store.add_mail(&notice(recipient, &ada.id), &limits).await;
+    for recipient in ["a@x.org", "a@x.org", "b@x.org"] {
+        add(recipient).await.unwrap();
+    }
+    assert!(matches!(add("a@x.org").await, Err(StoreError::LimitReached("mail"))));
+    let other = NewMail { kind: MailKind::EmailChanged, ..notice("a@x.org", &ada.id) };
+    store.add_mail(&other, &limits).await.unwrap();
+    // What visitors ask for ends at three quarters of the total.
+    let sign_up = async |email: &str| store.send_sign_up_link(email, &limits).await;
+    sign_up("c@x.org").await.unwrap();
+    sign_up("d@x.org").await.unwrap();
+    assert!(matches!(sign_up("e@x.org").await, Err(StoreError::LimitReached("mail"))));
+    assert!(!store.send_reset_link("ada@example.org", &limits).await.unwrap());
+    assert_eq!(db.number("SELECT COUNT(*) FROM account_links").await, 2, "no link without its mail");
+    add("e@x.org").await.unwrap();
+    add("f@x.org").await.unwrap();
+    assert!(add("g@x.org").await.is_err());
+    db.execute("UPDATE mails SET created_at = created_at - 3600001").await.unwrap();
+    add("a@x.org").await.unwrap();
+    db.execute("UPDATE mails SET created_at = 1 WHERE recipient <> 'a@x.org'").await.unwrap();
+    assert_eq!(store.delete_old_mails().await.unwrap(), 5);
+    let unknown = notice("a@x.org", "unknown");
+    assert!(store.add_mail(&unknown, &LIMITS).await.is_err());
+}
+
+// W-16.
+async fn reset_link_is_used_once(db: TestDb) {
+    let store = db.open().await;
+    let (ada, _) = sign_up(&store, "ada@example.org").await;
+    sign_up(&store, "bob@example.org").await;
+    assert!(!store.send_reset_link("nobody@example.org", &LIMITS).await.unwrap());
+    db.execute("UPDATE users SET password_hash = NULL WHERE email = 'bob@example.org'").await.unwrap();
+    assert!(!store.send_reset_link("bob@example.org", &LIMITS).await.unwrap(), "has never had one");
+    for _ in 0..2 {
+        assert!(store.send_reset_link("Ada@example.org", &LIMITS).await.unwrap());
+    }
+    let id = claim_link(&store, "ada@example.org").await;
+    let link = store.account_link(&id).await.unwrap().unwrap();
+    assert_eq!((link.kind, link.user_id.as_deref()), (LinkKind::ResetPassword, Some(ada.id.as_str())));
+    store.create_session(&crate::test_db::new_session("one", &ada.id)).await.unwrap();
+    let mut tasks = JoinSet::new();
+    for n in 0..4 {
+        let (store, id) = (db.open_existing().await.unwrap(), id.clone());
+        tasks.spawn(async move { store.reset_password(&id, &password(&format!("hash {n}")), &LIMITS).await });
+    }
+    let results = tasks.join_all().await;
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "{results:?}");
+    let refused = results.into_iter().filter_map(Result::err);
+    assert!(refused.into_iter().all(|error| matches!(error, StoreError::NotFound("link"))));
+    assert!(store.password_hash(&ada.id).await.unwrap().unwrap().starts_with("hash"));
+    assert_eq!(db.number("SELECT COUNT(*) FROM account_links").await, 0, "the other link ends too");
+    assert_eq!(db.number("SELECT COUNT(*) FROM sessions").await, 0);
+    let told = "SELECT COUNT(*) FROM mails WHERE kind = 'password_changed'";
+    assert_eq!(db.number(told).await, 1);
+}
+
+// W-16, W-18.
+async fn links_expire_and_end_with_changes(db: TestDb) {
+    let store = db.open().await;
+    let (ada, _) = sign_up(&store, "ada@example.org").await;
+    let link = async || {
+        assert!(store.send_reset_link("ada@example.org", &LIMITS).await.unwrap());
+        claim_link(&store, "ada@example.org").await
+    };
+    let expired = link().await;
+    let hour = "SELECT MAX(expires_at - created_at) FROM account_links";
+    assert_eq!(db.number(hour).await, 3_600_000);
+    db.execute("UPDATE account_links SET expires_at = expires_at - 3600001").await.unwrap();
+    assert_eq!(store.account_link(&expired).await.unwrap(), None);
+    assert!(store.reset_password(&expired, &password("x"), &LIMITS).await.is_err());
+    assert_eq!(store.delete_expired_links().await.unwrap(), 1);
+    let before_change = link().await;
+    store.change_password(&ada.id, &password("y")).await.unwrap();
+    assert_eq!(store.account_link(&before_change).await.unwrap(), None);
+    // Kinds aren't mixed up.
+    store.send_email_link(&ada.id, "new@example.org", &LIMITS).await.unwrap();
+    let confirm = claim_link(&store, "new@example.org").await;
+    assert!(store.reset_password(&confirm, &password("z"), &LIMITS).await.is_err());
+    let reset = link().await;
+    assert!(store.change_email(&reset, &LIMITS).await.is_err());
+    assert_eq!(store.change_email(&confirm, &LIMITS).await.unwrap(), ada.id);
+    assert_eq!(store.user(&ada.id).await.unwrap().unwrap().email, "new@example.org");
+    assert_eq!(store.account_link(&reset).await.unwrap(), None, "an address change ends it");
+    // What is left goes with the account.
+    store.send_reset_link("new@example.org", &LIMITS).await.unwrap();
+    store.delete_user(&ada.id).await.unwrap();
+    assert_eq!(db.number("SELECT COUNT(*) FROM account_links").await, 0);
+    assert_eq!(db.number("SELECT COUNT(*) FROM mails").await, 0);
+}
+
+// W-20.
+async fn sign_up_link_makes_one_account(db: TestDb) {
+    let store = db.open().await;
+    let age = Duration::from_secs(60);
+    store.send_sign_up_link("Ada@example.org", &LIMITS).await.unwrap();
+    let first = claim_link(&store, "ada@example.org").await;
+    let second = store.invite("ada@example.org", age, None).await.unwrap();
+    assert!(store.account_link(&second).await.unwrap().is_some());
+    assert_eq!(store.claim_mail(LEASE).await.unwrap(), None, "no mail is wanted");
+    store.invite("bob@example.org", age, Some(&LIMITS)).await.unwrap();
+    assert_eq!(store.claim_mail(LEASE).await.unwrap().unwrap().kind, MailKind::Invitation);
+    let sign_up_with = async |link: &str, email: &str| {
+        let room = SignUpRoom { link_id: Some(link), ..SignUpRoom::default() };
+        store.sign_up_within(&new_user(email), &new_token(), &room).await
+    };
+    let other = sign_up_with(&first, "bob@example.org").await;
+    assert!(matches!(other, Err(StoreError::NotFound("link"))), "not for another address");
+    sign_up_with(&first, "ada@example.org").await.unwrap();
+    for used in [&first, &second] {
+        let again = sign_up_with(used, "ada@example.org").await;
+        assert!(matches!(again, Err(StoreError::NotFound("link"))));
+    }
+    store.send_sign_up_link("ada@example.org", &LIMITS).await.unwrap();
+    let taken = store.invite("ada@example.org", age, None).await;
+    assert!(matches!(taken, Err(StoreError::AlreadyExists(_))));
+    for _ in 0..20 {
+        store.invite("eve@example.org", age, None).await.unwrap();
+    }
+    assert!(matches!(
+        store.invite("eve@example.org", age, None).await,
+        Err(StoreError::LimitReached("mail"))
+    ));
+    assert_eq!(db.number("SELECT COUNT(*) FROM mails WHERE kind = 'address_taken'").await, 1);
+}
+
+on_both! {
+    each_mail_is_claimed_once,
+    mails_are_limited,
+    reset_link_is_used_once,
+    links_expire_and_end_with_changes,
+    sign_up_link_makes_one_account,
+}
+
+// W-16.
+#[test]
+fn link_codes_are_not_guessed() {
+    let (key, other) = (token_key(), token_key());
+    let id = "a".repeat(24);
+    let code = key.link_code(&id);
+    assert_eq!((code.len(), key.link_id(&code)), (56, Some(id.as_str())));
+    assert_eq!(other.link_id(&code), None);
+    for bad in ["", "a", &id, &code[..55], &format!("{code}0"), &code.to_uppercase(), &"é".repeat(28)] {
+        assert_eq!(key.link_id(bad), None, "{bad}");
+    }
+}

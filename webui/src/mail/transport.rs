@@ -1,0 +1,179 @@
+//! The connection to the mail server, one for each mail.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::time::Duration;
+
+use identity::escape_controls;
+use lettre::message::Mailbox;
+use lettre::transport::smtp::authentication::Credentials;
+use lettre::transport::smtp::client::{Certificate, CertificateStore, Tls, TlsParameters};
+use lettre::transport::smtp::extension::ClientId;
+use lettre::transport::smtp::response::{Category, Code, Severity};
+use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
+use store::private_file;
+
+use crate::Error;
+use crate::config::{Mail, Security, ServerAddress};
+
+/// Bytes that are read of a file with a password.
+const PASSWORD_FILE_MAX: u64 = 1024;
+/// Bytes that are read of CA certificates.
+const CERTIFICATE_FILE_MAX: u64 = 1 << 20;
+/// Time limit of a connection attempt, and of each reply.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time limit of a whole attempt.
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Sends mail through the server that the settings name.
+pub(super) struct Transport {
+    smtp: AsyncSmtpTransport<Tokio1Executor>,
+    sender: Mailbox,
+}
+
+/// Why a mail wasn't sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum SendError {
+    /// The server can't be used now: no other mail can be sent either.
+    Server(String),
+    /// The server doesn't take this mail now.
+    Temporary(String),
+    /// The server never takes this mail.
+    Permanent(String),
+}
+
+impl fmt::Debug for Transport {
+    /// Without the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Transport")
+    }
+}
+
+impl Transport {
+    /// `None` if no mail server is set.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if a setting or a file can't be used.
+    pub(super) fn new(config: &Mail) -> Result<Option<Self>, Error> {
+        let Some(server) = &config.server else { return Ok(None) };
+        let address = ServerAddress::parse(server).ok_or(Error::MailServer)?;
+        let sender = config.sender().ok_or(Error::MailSender)?;
+        let tls = match address.security {
+            Security::Tls => Tls::Wrapper(tls(&address.host, config)?),
+            Security::StartTls => Tls::Required(tls(&address.host, config)?),
+            Security::Plain => Tls::None,
+        };
+        let hello = ClientId::Domain(sender.email.domain().to_owned());
+        // Nothing is dangerous about this one: `tls` is always set.
+        let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&address.host)
+            .port(address.port)
+            .tls(tls)
+            .hello_name(hello)
+            .timeout(Some(REPLY_TIMEOUT));
+        if let Some(user) = address.user {
+            builder = builder.credentials(Credentials::new(user, password(config)?));
+        }
+        Ok(Some(Self { smtp: builder.build(), sender }))
+    }
+
+    pub(super) fn sender(&self) -> &Mailbox {
+        &self.sender
+    }
+
+    /// Sends a mail.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] if the server doesn't take it within a minute.
+    pub(super) async fn send(&self, message: Message) -> Result<(), SendError> {
+        match tokio::time::timeout(SEND_TIMEOUT, self.smtp.send(message)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => {
+                let text = escape_controls(&error.to_string()).into_owned();
+                Err(SendError::new(error.status(), text))
+            }
+            Err(_) => Err(SendError::Server(format!("no reply within {} s", SEND_TIMEOUT.as_secs()))),
+        }
+    }
+}
+
+impl SendError {
+    /// By the code of the reply; none came if the connection failed.
+    fn new(code: Option<Code>, text: String) -> Self {
+        match code {
+            // About this mail, its recipient or its sender (RFC 5321 4.2.3).
+            Some(Code {
+                severity: Severity::PermanentNegativeCompletion,
+                category: Category::MailSystem,
+                ..
+            }) => Self::Permanent(text),
+            Some(Code { category: Category::MailSystem, .. }) => Self::Temporary(text),
+            // Such as 421 (shutting down), 530 (needs a login) and 535 (wrong password).
+            _ => Self::Server(text),
+        }
+    }
+}
+
+fn tls(host: &str, config: &Mail) -> Result<TlsParameters, Error> {
+    let failed = |error: lettre::transport::smtp::Error| Error::MailTls(error.to_string());
+    let mut builder = TlsParameters::builder(host.to_owned());
+    if let Some(file) = &config.ca_certificate {
+        builder = builder.certificate_store(CertificateStore::None);
+        builder = builder.add_root_certificate(Certificate::from_pem(&read(file)?).map_err(failed)?);
+    }
+    builder.build_rustls().map_err(failed)
+}
+
+fn password(config: &Mail) -> Result<String, Error> {
+    if let Some(password) = &config.password {
+        return Ok(password.clone());
+    }
+    let file = config.password_file.as_deref().ok_or(Error::MailLogin)?;
+    let bytes = private_file::read_secret(file, PASSWORD_FILE_MAX);
+    let bytes = bytes.map_err(|error| Error::MailFile(format!("webui.mail.password_file: {error}")))?;
+    let text = String::from_utf8(bytes).map_err(|_| {
+        Error::MailFile(format!(
+            "webui.mail.password_file: {} is no text: write the password",
+            file.display()
+        ))
+    })?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(CERTIFICATE_FILE_MAX).read_to_end(&mut bytes));
+    read.map_err(|error| {
+        let file = file.display();
+        Error::MailFile(format!(
+            "webui.mail.ca_certificate: can't read {file} ({error}): name an existing file"
+        ))
+    })?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use lettre::transport::smtp::response::Detail;
+
+    use super::*;
+
+    #[test]
+    fn replies_tell_whether_to_try_again() {
+        use Category::{Connections, MailSystem, Unspecified3};
+        use Severity::{PermanentNegativeCompletion as Permanent, TransientNegativeCompletion as Transient};
+        for (severity, category, expected) in [
+            (Permanent, MailSystem, SendError::Permanent("x".into())),
+            (Transient, MailSystem, SendError::Temporary("x".into())),
+            (Transient, Connections, SendError::Server("x".into())),
+            (Permanent, Unspecified3, SendError::Server("x".into())),
+        ] {
+            let code = Code { severity, category, detail: Detail::Zero };
+            assert_eq!(SendError::new(Some(code), "x".into()), expected, "{code}");
+        }
+        assert_eq!(SendError::new(None, "x".into()), SendError::Server("x".into()));
+    }
+}
