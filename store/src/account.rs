@@ -50,7 +50,7 @@ pub(crate) const DELETE_SESSIONS: &str = "DELETE FROM sessions WHERE user_id = $
 pub(crate) const DELETE_LINKS: &str = "DELETE FROM account_links WHERE user_id = $1";
 const DELETE_MAILS: &str = "DELETE FROM mails WHERE user_id = $1";
 pub(crate) const DELETE_PENDING: &str = "DELETE FROM pending_sign_ins WHERE user_id = $1";
-pub(crate) const DELETE_FACTOR: &str = "DELETE FROM second_factors WHERE user_id = $1";
+const DELETE_FACTOR: &str = "DELETE FROM second_factors WHERE user_id = $1";
 pub(crate) const DELETE_CODES: &str = "DELETE FROM recovery_codes WHERE user_id = $1";
 pub(crate) const PASSWORD_HASH: &str = "SELECT password_hash FROM users WHERE id = $1 AND deleted_at IS NULL";
 

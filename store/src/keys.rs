@@ -106,6 +106,15 @@ impl TokenKey {
         tag
     }
 
+    /// What the id of a sign-in that waits for a code ends with: 128 bits, hexadecimal. A made-up one is found out without a
+    /// look-up.
+    #[must_use]
+    pub fn sign_in_tag(&self, id: &str) -> String {
+        let mut tag = hex(&self.hash(&["sign-in", id]));
+        tag.truncate(KEY_LEN);
+        tag
+    }
+
     /// What the address of an account's link ends with: its id and 128 bits that are found nowhere in the store.
     #[must_use]
     pub fn link_code(&self, id: &str) -> String {

@@ -25,7 +25,7 @@ const HOUR: Duration = Duration::from_hours(1);
 pub struct MailLimits {
     /// Of a kind, to one recipient in an hour.
     pub to_recipient_per_hour: usize,
-    /// All together in an hour. A quarter is left to those that tell of changes.
+    /// All together in an hour. A quarter is left to those that tell of changes, half to those for people with an account.
     pub in_total_per_hour: usize,
 }
 
@@ -116,8 +116,7 @@ pub(crate) struct Room {
 
 impl Room {
     pub(crate) fn new(kind: MailKind, limits: &MailLimits) -> Self {
-        let total = limits.in_total_per_hour;
-        let total = if kind.is_notice() { total } else { total - total / 4 };
+        let total = kind.part_of(limits.in_total_per_hour);
         let number = |max: usize| i64::try_from(max).unwrap_or(i64::MAX);
         Self {
             to_recipient_max: number(limits.to_recipient_per_hour),

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::account::{DELETE_CODES, DELETE_FACTOR, DELETE_PENDING};
+use crate::account::{DELETE_CODES, DELETE_PENDING};
 use crate::audit::note;
 use crate::db::{read, write, write_unversioned};
 use crate::{Store, StoreError, Timestamp, id, now};
@@ -59,6 +59,7 @@ const USE_STEP: &str = "UPDATE second_factors SET last_step = $1 \
      WHERE user_id = $2 AND last_step < $1 AND confirmed_at IS NOT NULL";
 const USE_CODE: &str = "DELETE FROM recovery_codes WHERE user_id = $1 AND code_hash = $2";
 const ADD_CODE: &str = "INSERT INTO recovery_codes (user_id, code_hash) VALUES ($1, $2)";
+const REMOVE: &str = "DELETE FROM second_factors WHERE user_id = $1 RETURNING confirmed_at";
 const CANCEL: &str = "DELETE FROM second_factors WHERE user_id = $1 AND confirmed_at IS NULL";
 const ADD_PENDING: &str =
     "INSERT INTO pending_sign_ins (id_hash, user_id, expires_at, attempts_left) VALUES ($1, $2, $3, $4)";
@@ -177,14 +178,18 @@ impl Store {
     /// # Errors
     /// Fails if the database does.
     pub async fn remove_second_factor(&self, user_id: &str) -> Result<bool, StoreError> {
-        let was_on = self.second_factor(user_id).await?.is_some_and(|factor| factor.confirmed_at.is_some());
-        write!(self, tx, _revision => {
-            for delete in [DELETE_CODES, DELETE_FACTOR, DELETE_PENDING] {
+        Ok(write!(self, tx, _revision => {
+            let removed: Option<Option<Timestamp>> =
+                sqlx::query_scalar(REMOVE).bind(user_id).fetch_optional(&mut *tx).await?;
+            for delete in [DELETE_CODES, DELETE_PENDING] {
                 sqlx::query(delete).bind(user_id).execute(&mut *tx).await?;
             }
-            note!(self, tx, "user.second_factor", format!("user {user_id}"), "switched off");
-        });
-        Ok(was_on)
+            let was_on = removed.flatten().is_some();
+            if was_on {
+                note!(self, tx, "user.second_factor", format!("user {user_id}"), "switched off");
+            }
+            was_on
+        }))
     }
 
     /// Adds a sign-in that waits for its code. `id_hash` is the SHA-256 of its cookie.

@@ -106,7 +106,7 @@ async fn send_due(app: &AppState) -> bool {
 async fn send(app: &AppState, claimed: &ClaimedMail) -> Result<bool, StoreError> {
     let Some(mail) = &app.mail else { return Ok(false) };
     let sent = match message::of(app, mail.sender(), claimed).await? {
-        Ok(message) => mail.send(message).await,
+        Ok(message) => mail.send(message).await.map_err(|error| error.without(&claimed.recipient)),
         Err(reason) => Err(SendError::Permanent(reason)),
     };
     let (outcome, count, error, is_server_away) = match &sent {

@@ -71,17 +71,14 @@ impl MailKind {
         Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or(StoreError::Corrupt("kind of mail"))
     }
 
-    /// Whether it tells an account's owner of something. Others are sent to whom somebody names, so they leave a part of what
-    /// may be sent to these.
-    pub(super) fn is_notice(self) -> bool {
+    /// How many of `total` mails there may be already when this one is added. What visitors ask for leaves a part to what has
+    /// to reach an account's owner, and sign-ups, which need no account, leave more.
+    pub(super) fn part_of(self, total: usize) -> usize {
         match self {
-            Self::ResetPassword
-            | Self::ConfirmEmail
-            | Self::SignUp
-            | Self::Invitation
-            | Self::AddressTaken => false,
-            Self::PasswordChanged | Self::EmailChangeAsked | Self::EmailChanged => true,
-            Self::SecondFactorOn | Self::SecondFactorOff | Self::WrongCodes => true,
+            Self::SignUp | Self::AddressTaken => total / 2,
+            Self::ResetPassword | Self::ConfirmEmail | Self::Invitation => total - total / 4,
+            Self::PasswordChanged | Self::EmailChangeAsked | Self::EmailChanged => total,
+            Self::SecondFactorOn | Self::SecondFactorOff | Self::WrongCodes => total,
         }
     }
 

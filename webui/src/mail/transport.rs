@@ -101,6 +101,16 @@ impl Transport {
 }
 
 impl SendError {
+    /// The same, without an address in the server's words.
+    pub(crate) fn without(self, address: &str) -> Self {
+        let hide = |text: String| text.replace(address, "...");
+        match self {
+            Self::Server(text) => Self::Server(hide(text)),
+            Self::Temporary(text) => Self::Temporary(hide(text)),
+            Self::Permanent(text) => Self::Permanent(hide(text)),
+        }
+    }
+
     /// By the code of the reply; none came if the connection failed.
     fn new(code: Option<Code>, text: String) -> Self {
         match code {
@@ -175,5 +185,7 @@ mod tests {
             assert_eq!(SendError::new(Some(code), "x".into()), expected, "{code}");
         }
         assert_eq!(SendError::new(None, "x".into()), SendError::Server("x".into()));
+        let told = SendError::Permanent("550 <a@example.org>: unknown".into()).without("a@example.org");
+        assert_eq!(told, SendError::Permanent("550 <...>: unknown".into()));
     }
 }

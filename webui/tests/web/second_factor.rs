@@ -222,6 +222,11 @@ async fn forms_need_their_token_and_pages_a_session() {
         assert_eq!(site.visitor().post(&path, &fields).await.status, 303, "{path}");
     }
     assert_eq!(site.visitor().get("/account/second-factor/qr.svg").await.status, 303);
+    let mut forger = site.visitor();
+    for made_up in ["0".repeat(64), "x".to_owned()] {
+        forger.cookies.insert("memgate-code".into(), made_up);
+        assert_eq!(enter(&mut forger, "000000").await.location(), "/sign-in?expired");
+    }
     assert_eq!(site.visitor().post_without_token("/sign-in/code", &[("code", "000000")]).await.status, 403);
     user.post("/account/second-factor/begin", &[("password", PASSWORD)]).await;
     user.get("/account/second-factor").await;

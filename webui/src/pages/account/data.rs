@@ -23,7 +23,7 @@ pub(crate) async fn download(State(app): State<Arc<AppState>>, me: SignedIn) -> 
         app.metrics.count_limited("data_downloads");
         PageError::RateLimited(wait)
     })?;
-    // Each holds some megabytes while it is sent.
+    // Each holds some megabytes.
     let Ok(_turn) = app.data_downloads_at_once.try_acquire() else {
         app.metrics.count_limited("data_downloads_at_once");
         return Err(PageError::Busy);
