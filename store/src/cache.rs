@@ -1,5 +1,7 @@
 //! Caches: what users have and pay for. A cache has a plan, tokens and an instance.
 
+pub(crate) mod listing;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -9,6 +11,8 @@ use crate::host_capacity::require_memory;
 use crate::plan::{self, Plan};
 use crate::rows::{QUERIED_MAX, SHORT_ROW_BYTES_MAX, complete, read_rows};
 use crate::{DesiredState, Store, StoreError, Timestamp, UserState, now};
+
+pub use listing::ListedCache;
 
 /// The longest name, in bytes.
 const NAME_MAX: usize = 40;

@@ -4,8 +4,9 @@
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
 
+use crate::audit::search;
 use crate::db::schema;
-use crate::operation::request;
+use crate::operation::{self, request};
 use crate::tokens::{self, listing};
 use crate::{
     cache, certificate, connections, denials, feed, grant, host_capacity, instance, instance_event,
@@ -18,13 +19,14 @@ const SORTED: &str = "USE TEMP B-TREE FOR ORDER BY";
 const SORTED_TIES: &str = "USE TEMP B-TREE FOR LAST";
 
 /// Each query, with what it may do other than search an index.
-const QUERIES: [(&str, &[&str]); 35] = [
+const QUERIES: [(&str, &[&str]); 53] = [
     (leak::OPEN, &[]),
     (leak::OF_USER, &[]),
     (denials::OF_TOKEN, &[SORTED]),
     (denials::OF_CACHE, &[SORTED_TIES]),
     (tokens::COUNT_ACTIVE, &[]),
     (listing::ACTIVE, &[SORTED]),
+    (listing::ACTIVE_OF_USER, &[SORTED]),
     (listing::INACTIVE, &[]),
     (listing::ENDED, &[]),
     (listing::SURPLUS, &[]),
@@ -57,6 +59,26 @@ const QUERIES: [(&str, &[&str]); 35] = [
     (instance_statistics::HISTORY, &[SORTED]),
     (wake::IS_WANTED, &[]),
     (proxy::LAST_SEEN, &["SCAN proxies USING INDEX proxies_seen_at"]),
+    (proxy::CONNECTIONS, &["SCAN usage_connections", "USE TEMP B-TREE FOR GROUP BY"]),
+    (user::search::PAGE, &[]),
+    (user::search::FIGURES, &["SCAN users USING INDEX users_live"]),
+    (cache::listing::PAGE, &[]),
+    (cache::listing::FAILED, &[]),
+    (cache::listing::OF_USER, &[SORTED]),
+    (cache::listing::STATES, &["SCAN c USING INDEX caches_live", "USE TEMP B-TREE FOR GROUP BY"]),
+    (operation::listing::SEEN, &[SORTED]),
+    (search::ANY, &[]),
+    (search::OF_ACTOR, &[]),
+    (search::OF_SUBJECT, &[]),
+    (search::FIRST_SINCE, &[]),
+    (
+        search::OF_USER,
+        &[SORTED, "LIST SUBQUERY", "COMPOUND QUERY", "LEFT-MOST SUBQUERY", "UNION", "CO-ROUTINE", "SCAN"],
+    ),
+    (denials::recent::TOTALS, &["CO-ROUTINE d", "SCAN d", "USE TEMP B-TREE"]),
+    (denials::recent::NEWEST, &[SORTED_TIES]),
+    (denials::recent::OF_CACHE, &[SORTED_TIES]),
+    (denials::recent::OF_USER, &[SORTED]),
 ];
 
 async fn plan(connection: &mut SqliteConnection, sql: &str) -> Vec<String> {
