@@ -35,6 +35,8 @@ pub struct Config {
     pub session_idle_seconds: u64,
     /// Sessions end at this age.
     pub session_seconds: u64,
+    /// Administrators who change something enter their password again, this long after they did last.
+    pub admin_password_seconds: u64,
     /// Caches of a user whose plan doesn't say how many, from the section `[limits]`.
     #[serde(skip)]
     pub caches_per_user: usize,
@@ -84,6 +86,7 @@ impl Default for Config {
             plan: "default".into(),
             session_idle_seconds: 12 * 60 * 60,
             session_seconds: 7 * 24 * 60 * 60,
+            admin_password_seconds: 15 * 60,
             caches_per_user: 3,
             limits: Limits::default(),
         }
@@ -132,6 +135,10 @@ impl Config {
 
     pub(crate) fn session_age(&self) -> Duration {
         Duration::from_secs(self.session_seconds)
+    }
+
+    pub(crate) fn admin_password_valid_for(&self) -> Duration {
+        Duration::from_secs(self.admin_password_seconds)
     }
 
     /// All values that can't be used.

@@ -6,6 +6,7 @@ use prometheus_client::registry::Registry;
 use store::{Store, TokenKey};
 use tokio::sync::Semaphore;
 
+use crate::audit_check::AuditCheck;
 use crate::cache_events::CacheEvents;
 use crate::metrics::Metrics;
 use crate::password::PasswordHasher;
@@ -24,6 +25,8 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const PASSWORD_USES_PER_HOUR: usize = 60;
 /// Connections that a user closes; the same.
 const CONNECTION_CLOSES_PER_HOUR: usize = 100;
+/// What an administrator changes for others: far more than one has to, and too little to empty an installation unnoticed.
+const ADMIN_CHANGES_PER_HOUR: usize = 120;
 /// A report has up to 200 tokens: more reports at a time would keep the store from answering pages.
 const LEAK_REPORTS_AT_ONCE_MAX: usize = 4;
 /// Reports that wait until they are looked up.
@@ -47,6 +50,7 @@ pub(crate) struct AppState {
     /// Reports that wait for that.
     pub(crate) waiting_leak_reports: WaitLimit,
     pub(crate) cache_events: CacheEvents,
+    pub(crate) audit_check: AuditCheck,
     pub(crate) metrics: Metrics,
     pub(crate) rate_limits: RateLimits,
 }
@@ -73,6 +77,8 @@ pub(crate) struct RateLimits {
     pub(crate) connection_closes_per_hour: RateLimiter,
     /// Sign-ins and other uses of the right password, per user.
     pub(crate) password_uses: RateLimiter,
+    /// What administrators change, per administrator.
+    pub(crate) admin_changes: RateLimiter,
     /// Per client and its network.
     pub(crate) leak_reports: SourceLimiter,
 }
@@ -100,6 +106,7 @@ impl AppState {
             connection_closes: RateLimiter::new(limits.connections_per_minute, MINUTE),
             connection_closes_per_hour: RateLimiter::new(CONNECTION_CLOSES_PER_HOUR, HOUR),
             password_uses: RateLimiter::new(PASSWORD_USES_PER_HOUR, HOUR),
+            admin_changes: RateLimiter::new(ADMIN_CHANGES_PER_HOUR, HOUR),
             leak_reports: SourceLimiter::new(limits.leak_reports_per_minute, MINUTE),
         };
         Ok(Self {
@@ -115,6 +122,7 @@ impl AppState {
             leak_reports_at_once: Semaphore::new(LEAK_REPORTS_AT_ONCE_MAX),
             waiting_leak_reports: WaitLimit::new(LEAK_REPORTS_WAITING_MAX),
             cache_events: CacheEvents::default(),
+            audit_check: AuditCheck::default(),
             metrics,
             rate_limits,
             config,

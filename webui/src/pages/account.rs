@@ -25,6 +25,9 @@ use crate::state::AppState;
 use crate::view::date::retry_in;
 use crate::view::session::SessionView;
 
+/// The last administrator never disappears by the web UI.
+const ADMIN_STAYS: &str = "You are an administrator. Let an operator take that from your account first (memgate user update --admin no).";
+
 #[derive(Template)]
 #[template(path = "account.html")]
 struct Page<'a> {
@@ -133,6 +136,11 @@ pub(crate) async fn delete(
     client_ip: ClientIp,
     CsrfForm { sender: me, fields }: CsrfForm<SignedIn, Delete>,
 ) -> Result<Response, PageError> {
+    if me.user.is_admin {
+        let errors = Errors { delete: Some(ADMIN_STAYS.to_owned()), ..Errors::default() };
+        let view = PageState { errors, ..PageState::default() };
+        return page(&app, StatusCode::CONFLICT, &me, view).await;
+    }
     if let Err(rejection) = verify_current(&app, &me, client_ip, fields.password).await? {
         let errors = Errors { delete: Some(rejection.message()), ..Errors::default() };
         let view = PageState { errors, ..PageState::default() };
@@ -145,14 +153,14 @@ pub(crate) async fn delete(
 }
 
 /// Why the current password wasn't accepted.
-enum PasswordRejection {
+pub(super) enum PasswordRejection {
     Wrong,
     RateLimited(Duration),
 }
 
 /// The hash of the user's password, if `password` matches it. Attempts share the limits of sign-ins, so
 /// that an unattended browser isn't an easier target than the sign-in page.
-async fn verify_current(
+pub(super) async fn verify_current(
     app: &AppState,
     me: &SignedIn,
     client_ip: ClientIp,
@@ -178,17 +186,25 @@ async fn verify_current(
 }
 
 impl PasswordRejection {
-    fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Wrong => StatusCode::UNAUTHORIZED,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 
-    fn message(&self) -> String {
+    pub(super) fn message(&self) -> String {
         match self {
             Self::Wrong => "Wrong password. Check it and try again.".to_owned(),
             Self::RateLimited(wait) => format!("Too many attempts. Try again {}.", retry_in(*wait)),
+        }
+    }
+
+    /// The time to wait, if there were too many attempts.
+    pub(super) fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Wrong => None,
+            Self::RateLimited(wait) => Some(*wait),
         }
     }
 

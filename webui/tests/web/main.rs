@@ -2,6 +2,7 @@
 
 mod account;
 mod activity;
+mod admin;
 mod browser;
 mod ca_certificate;
 mod cache_events;
