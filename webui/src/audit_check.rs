@@ -8,8 +8,6 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::state::AppState;
-
 /// When the first check begins after the start.
 const FIRST_AFTER: Duration = Duration::from_secs(60);
 const INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -126,15 +124,15 @@ impl Check {
 }
 
 /// Checks the audit log until `stop`.
-pub(crate) async fn run(app: Arc<AppState>, stop: CancellationToken) {
+pub(crate) async fn run(check: Arc<AuditCheck>, store: Store, stop: CancellationToken) {
     let checks = async {
         let mut wait = FIRST_AFTER;
         loop {
             tokio::select! {
-                () = app.audit_check.wanted.notified() => {}
+                () = check.wanted.notified() => {}
                 () = sleep(wait) => {}
             }
-            app.audit_check.check(&app.store).await;
+            check.check(&store).await;
             wait = INTERVAL;
         }
     };

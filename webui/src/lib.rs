@@ -103,7 +103,7 @@ impl App {
         };
         shutdown.spawn(follower.run(stop.clone()));
         session::spawn_sweep(app.clone(), &shutdown);
-        shutdown.spawn(audit_check::run(app.clone(), stop.clone()));
+        shutdown.spawn(audit_check::run(app.audit_check.clone(), app.store.clone(), stop.clone()));
         let metrics = app.metrics.connections.clone();
         let routes = pages::routes(app, stop.clone());
         daemon::http::serve(listener, routes, limits, metrics, &shutdown).await;

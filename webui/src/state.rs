@@ -1,5 +1,6 @@
 //! What all requests share.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
@@ -50,7 +51,7 @@ pub(crate) struct AppState {
     /// Reports that wait for that.
     pub(crate) waiting_leak_reports: WaitLimit,
     pub(crate) cache_events: CacheEvents,
-    pub(crate) audit_check: AuditCheck,
+    pub(crate) audit_check: Arc<AuditCheck>,
     pub(crate) metrics: Metrics,
     pub(crate) rate_limits: RateLimits,
 }
@@ -122,7 +123,7 @@ impl AppState {
             leak_reports_at_once: Semaphore::new(LEAK_REPORTS_AT_ONCE_MAX),
             waiting_leak_reports: WaitLimit::new(LEAK_REPORTS_WAITING_MAX),
             cache_events: CacheEvents::default(),
-            audit_check: AuditCheck::default(),
+            audit_check: Arc::default(),
             metrics,
             rate_limits,
             config,

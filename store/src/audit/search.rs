@@ -42,6 +42,18 @@ macro_rules! select {
     };
 }
 
+/// The newest `$3` entries with a subject or an actor, as a part of a union.
+macro_rules! newest_with {
+    ($condition:literal, $name:literal) => {
+        concat!(
+            "SELECT * FROM (SELECT seq, at, actor, action, subject, detail, hash FROM audit WHERE ",
+            $condition,
+            " ORDER BY seq DESC LIMIT $3) ",
+            $name
+        )
+    };
+}
+
 /// Entries before `$1`, from `$2` on, with the actor `$3`, the action `$4` and the subject `$5` or any; at most `$6`.
 pub(crate) const ANY: &str = select!("seq > 0");
 /// The same with an actor.
@@ -51,11 +63,14 @@ pub(crate) const OF_SUBJECT: &str = select!("subject = $5");
 /// The first entry from a time on.
 pub(crate) const FIRST_SINCE: &str = "SELECT seq FROM audit WHERE at >= $1 ORDER BY at, seq LIMIT 1";
 /// The newest entries about a user and by the user, as `$1`, or as the administrator `$2`; at most `$3` each.
-pub(crate) const OF_USER: &str = "SELECT seq, at, actor, action, subject, detail, hash FROM audit WHERE seq IN (\
-     SELECT seq FROM (SELECT seq FROM audit WHERE subject = $1 ORDER BY seq DESC LIMIT $3) a UNION \
-     SELECT seq FROM (SELECT seq FROM audit WHERE actor = $1 ORDER BY seq DESC LIMIT $3) b UNION \
-     SELECT seq FROM (SELECT seq FROM audit WHERE actor = $2 ORDER BY seq DESC LIMIT $3) c) \
-     ORDER BY seq DESC LIMIT $3";
+pub(crate) const OF_USER: &str = concat!(
+    newest_with!("subject = $1", "of_subject"),
+    " UNION ",
+    newest_with!("actor = $1", "of_user"),
+    " UNION ",
+    newest_with!("actor = $2", "of_admin"),
+    " ORDER BY seq DESC LIMIT $3"
+);
 
 impl Store {
     /// Up to `limit` entries that match, before entry `before`, the newest first. Looks at 50,000 entries at most, so that

@@ -49,7 +49,7 @@ struct UserRow {
 
 /// How many tokens were denied since `$1`, by cause, of the newest `$2` denials.
 pub(crate) const TOTALS: &str = "SELECT cause, COUNT(DISTINCT token_id) AS tokens, CAST(MAX(last_at) AS BIGINT) AS last_at \
-     FROM (SELECT cause, token_id, last_at FROM denials WHERE last_at >= $1 ORDER BY last_at DESC LIMIT $2) d \
+     FROM (SELECT cause, token_id, last_at FROM denials WHERE last_at >= $1 ORDER BY last_at DESC LIMIT $2) newest \
      GROUP BY cause ORDER BY cause LIMIT 100";
 
 macro_rules! select {

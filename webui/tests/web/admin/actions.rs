@@ -84,6 +84,7 @@ async fn sessions_end() {
     assert_eq!(last_entry(&site).await, entry);
 }
 
+// M-7.
 #[tokio::test]
 async fn a_password_is_shown_once() {
     let (site, mut admin, mut ada) = site().await;

@@ -65,8 +65,7 @@ async fn users_are_searched_by_address_plan_state_and_mark() {
 // M-6.
 #[tokio::test]
 async fn what_is_searched_for_is_bounded() {
-    let (site, mut admin, _) = site().await;
-    drop(site);
+    let (_site, mut admin, _) = site().await;
     let long = "a".repeat(255);
     for query in
         [format!("email={long}"), "email=a%00b".to_owned(), format!("plan={long}"), "after=a%00b".to_owned()]
@@ -231,4 +230,29 @@ async fn settings_are_those_of_the_web_ui() {
         assert!(page.body.contains(text), "{text}");
     }
     assert!(page.body.contains("A web UI knows neither the settings of proxies"));
+}
+
+// M-7.
+#[tokio::test]
+async fn no_secret_is_shown() {
+    let (site, mut admin, mut ada) = site().await;
+    ada.get("/caches?all").await;
+    let page = ada.get(&format!("/caches/{}/tokens", cache(&site, ADA).await.id)).await;
+    let created =
+        ada.post(&format!("/caches/{}/tokens", cache(&site, ADA).await.id), &[("name", "shop")]).await;
+    assert_eq!((page.status, created.status), (200, 200));
+    let (secret, token) = (created.text("token-password").unwrap(), created.text("token").unwrap());
+    let hash = site.store.password_hash(&id(&site, ADA).await).await.unwrap().unwrap();
+    let session = ada.cookies["memgate"].clone();
+    let secrets = [secret, token, &hash, &session, &ada.csrf_token];
+    let (user, cache) = (id(&site, ADA).await, cache(&site, ADA).await.id);
+    let lists = ["", "/users", "/caches", "/plans", "/proxies", "/denials", "/audit", "/settings"];
+    let paths = lists.map(|list| format!("/admin{list}"));
+    for path in paths.iter().chain([&format!("/admin/users/{user}"), &format!("/admin/caches/{cache}")]) {
+        let page = admin.get(path).await;
+        assert_eq!(page.status, 200, "{path}");
+        assert!(secrets.iter().all(|secret| !page.body.contains(secret)), "{path}");
+    }
+    let shown = admin.get(&format!("/admin/users/{user}")).await;
+    assert!(shown.body.contains("shop") && shown.body.contains("never used"), "{}", shown.body);
 }

@@ -70,7 +70,8 @@ fn each_problem_is_named() {
         WriteFailure { since: Duration::ZERO, last: Duration::ZERO, message: "the disk is full".to_owned() };
     let broken = AuditResult { at: now(), chain: AuditChain::default(), problem: Some("gap".to_owned()) };
     let old = now().saturating_sub(Duration::from_secs(61));
-    let audit = AuditStatus { last: Some(broken), ..AuditStatus::default() };
+    let mut audit = AuditStatus::default();
+    audit.last = Some(broken);
     for (id, facts) in [
         ("store", Facts { writes: WriteHealth { last_success: None, failure: Some(failure) }, ..healthy() }),
         ("audit", Facts { audit, ..healthy() }),
