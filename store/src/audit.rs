@@ -9,7 +9,7 @@ use crate::keys::hex;
 use crate::rows::{ROW_BYTES_MAX, read_rows};
 use crate::{Store, StoreError, Timestamp, now};
 
-pub use search::{AuditFilter, AuditPage};
+pub use search::{AuditFilter, AuditPage, NamedEntry};
 
 /// Bytes of a subject and of a detail. Entries are kept for ever, so nobody may make long ones.
 const SUBJECT_MAX: usize = 256;

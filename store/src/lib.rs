@@ -53,7 +53,7 @@ mod write_health;
 
 pub use account::{NewPassword, UserChange};
 pub use address::{Lease, NETWORK_PREFIX, Network};
-pub use audit::{AuditChain, AuditEntry, AuditError, AuditFilter, AuditPage};
+pub use audit::{AuditChain, AuditEntry, AuditError, AuditFilter, AuditPage, NamedEntry};
 pub use cache::{Cache, CacheName, ListedCache, NewCache, ParseCacheNameError};
 pub use certificate::{CertificateRow, Fingerprint, ParseFingerprintError};
 pub use connections::{ConnectionId, ListRequest, LiveConnection, LiveConnections, ParseConnectionIdError};

@@ -22,18 +22,45 @@ pub struct AuditFilter {
     pub within: Option<Duration>,
 }
 
+/// An entry, with the e-mail addresses of users that it names.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct NamedEntry {
+    /// The entry.
+    #[sqlx(flatten)]
+    pub entry: AuditEntry,
+    /// The address of the user or administrator who acted; `None` for others, and for deleted users.
+    pub actor_email: Option<String>,
+    /// The address of the user whom it is about.
+    pub subject_email: Option<String>,
+}
+
 /// Entries that match, the newest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AuditPage {
     /// The entries.
-    pub entries: Vec<AuditEntry>,
+    pub entries: Vec<NamedEntry>,
     /// The number before which to go on searching; `None` once all entries were looked at.
     pub before: Option<i64>,
 }
 
+/// The entries that a query selects, with the addresses of users.
+macro_rules! named {
+    ($($part:expr),+ $(,)?) => {
+        concat!(
+            "SELECT e.seq, e.at, e.actor, e.action, e.subject, e.detail, e.hash, ua.email AS actor_email, ",
+            "us.email AS subject_email FROM (",
+            $($part,)+
+            ") e LEFT JOIN users ua ON ua.id = CASE WHEN e.actor LIKE 'user %' THEN SUBSTR(e.actor, 6) ",
+            "WHEN e.actor LIKE 'admin %' THEN SUBSTR(e.actor, 7) END AND ua.deleted_at IS NULL ",
+            "LEFT JOIN users us ON us.id = CASE WHEN e.subject LIKE 'user %' THEN SUBSTR(e.subject, 6) END ",
+            "AND us.deleted_at IS NULL ORDER BY e.seq DESC"
+        )
+    };
+}
+
 macro_rules! select {
     ($condition:literal) => {
-        concat!(
+        named!(
             "SELECT seq, at, actor, action, subject, detail, hash FROM audit WHERE ",
             $condition,
             " AND seq < $1 AND seq >= $2 AND ($3 = '' OR actor = $3) AND ($4 = '' OR action = $4) ",
@@ -63,7 +90,7 @@ pub(crate) const OF_SUBJECT: &str = select!("subject = $5");
 /// The first entry from a time on.
 pub(crate) const FIRST_SINCE: &str = "SELECT seq FROM audit WHERE at >= $1 ORDER BY at, seq LIMIT 1";
 /// The newest entries about a user and by the user, as `$1`, or as the administrator `$2`; at most `$3` each.
-pub(crate) const OF_USER: &str = concat!(
+pub(crate) const OF_USER: &str = named!(
     newest_with!("subject = $1", "of_subject"),
     " UNION ",
     newest_with!("actor = $1", "of_user"),
@@ -108,9 +135,9 @@ impl Store {
                 .bind(&filter.subject)
                 .bind(limit)
         )?;
-        let entries: Vec<AuditEntry> = rows.into_iter().collect::<Result<_, StoreError>>()?;
+        let entries: Vec<NamedEntry> = rows.into_iter().collect::<Result<_, StoreError>>()?;
         let is_full = i64::try_from(entries.len()).is_ok_and(|found| found >= limit);
-        let searched = if is_full { entries.last().map_or(from, |entry| entry.seq) } else { from };
+        let searched = if is_full { entries.last().map_or(from, |it| it.entry.seq) } else { from };
         Ok(AuditPage { entries, before: Some(searched).filter(|searched| *searched > first) })
     }
 
@@ -118,7 +145,7 @@ impl Store {
     ///
     /// # Errors
     /// Fails if the database does.
-    pub async fn audit_of_user(&self, user_id: &str, limit: i64) -> Result<Vec<AuditEntry>, StoreError> {
+    pub async fn audit_of_user(&self, user_id: &str, limit: i64) -> Result<Vec<NamedEntry>, StoreError> {
         let (user, admin) = (format!("user {user_id}"), super::admin_actor(user_id));
         read_rows!(self, ROW_BYTES_MAX, sqlx::query(OF_USER).bind(&user).bind(&admin).bind(limit))?
             .into_iter()

@@ -160,8 +160,11 @@ async fn an_administrator_acts_as_an_operator(db: TestDb) {
         store.record_operation(&asked.id, &ended).await.unwrap();
     }
     let of_user = store.audit_of_user(&ada.id, 50).await.unwrap();
-    assert_eq!(of_user.first().map(|it| &*it.actor), Some(&*format!("admin {}", ada.id)));
-    assert_eq!(of_user.last().map(|it| &*it.action), Some("user.create"));
+    assert_eq!(of_user.first().map(|it| &*it.entry.actor), Some(&*format!("admin {}", ada.id)));
+    let address = Some("ada@example.org".to_owned());
+    assert_eq!(of_user.first().map(|it| (&it.actor_email, &it.subject_email)), Some((&address, &None)));
+    assert_eq!(of_user.last().map(|it| (&it.actor_email, &it.subject_email)), Some((&None, &address)));
+    assert_eq!(of_user.last().map(|it| &*it.entry.action), Some("user.create"));
 }
 
 async fn audit_log_is_searched_a_page_at_a_time(db: TestDb) {
@@ -174,13 +177,13 @@ async fn audit_log_is_searched_a_page_at_a_time(db: TestDb) {
             .unwrap();
     }
     let find = async |filter: &AuditFilter, before| store.find_audit(filter, before, 10).await.unwrap();
-    let seqs = |page: &store::AuditPage| page.entries.iter().map(|it| it.seq).collect::<Vec<_>>();
+    let seqs = |page: &store::AuditPage| page.entries.iter().map(|it| it.entry.seq).collect::<Vec<_>>();
     let page = find(&AuditFilter::default(), None).await;
     assert_eq!((seqs(&page), page.before), ((51..=60).rev().collect(), Some(51)));
     store.note("x.late", "token 9", "").await.unwrap();
     assert_eq!(seqs(&find(&AuditFilter::default(), page.before).await), (41..=50).rev().collect::<Vec<_>>());
     let of_actor = AuditFilter { actor: "user a".to_owned(), ..AuditFilter::default() };
-    assert!(find(&of_actor, None).await.entries.iter().all(|it| it.actor == "user a"));
+    assert!(find(&of_actor, None).await.entries.iter().all(|it| it.entry.actor == "user a"));
     let of_subject =
         AuditFilter { subject: "token 2".to_owned(), action: "x.three".to_owned(), ..of_actor.clone() };
     let found = find(&of_subject, None).await;

@@ -9,7 +9,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use serde::Deserialize;
-use store::{AuditEntry, AuditFilter, AuditPage, now};
+use store::{AuditFilter, AuditPage, NamedEntry, now};
 
 use super::{PAGE_ROWS, Tab, cache_path, plain_id, search_text, user_path};
 use crate::audit_check::AuditStatus;
@@ -126,15 +126,15 @@ impl Page<'_> {
 }
 
 impl EntryView {
-    pub(super) fn new(entry: AuditEntry) -> Self {
+    pub(super) fn new(NamedEntry { entry, actor_email, subject_email }: NamedEntry) -> Self {
         Self {
             seq: entry.seq,
             at: Moment::new(entry.at),
             actor_path: path_of(&entry.actor),
             subject_path: path_of(&entry.subject),
-            actor: entry.actor,
+            actor: named(entry.actor, actor_email),
             action: entry.action,
-            subject: entry.subject,
+            subject: named(entry.subject, subject_email),
             detail: entry.detail,
         }
     }
@@ -159,6 +159,14 @@ impl CheckView {
                 head: result.chain.head,
             },
         }
+    }
+}
+
+/// `user ada@example.org` for `user` and an id, if the address is known.
+fn named(text: String, email: Option<String>) -> String {
+    match (text.split_once(' '), email) {
+        (Some((kind, _)), Some(email)) => format!("{kind} {email}"),
+        _ => text,
     }
 }
 

@@ -117,7 +117,7 @@ impl Facts {
                 "users",
                 "Users",
                 grouped(users),
-                format!("{} suspended, {} administrators", grouped(suspended), grouped(admins)),
+                format!("{} suspended; administrators: {}", grouped(suspended), grouped(admins)),
                 Tab::Users.path(),
             ),
             tile("caches", "Caches", grouped(caches), or_none(states.join(", ")), Tab::Caches.path()),
@@ -180,7 +180,7 @@ impl Facts {
         let it = &self.isolation;
         let oldest =
             it.oldest_at.map_or_else(String::new, |at| format!("the oldest check {}", ago(now().since(at))));
-        let mut detail = or_none(oldest);
+        let mut detail = if oldest.is_empty() { "no container was checked yet".to_owned() } else { oldest };
         for (count, what) in
             [(it.incomplete, "not fully checked"), (it.outdated, "with another image than new ones")]
         {

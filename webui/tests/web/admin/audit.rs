@@ -35,7 +35,7 @@ async fn entries_are_filtered_and_paged() {
         assert!(found.len() >= count && found.len() <= count + 2, "{query}: {found:?}");
     }
     assert!(first.body.contains(&format!("href=\"/admin/users/{}\"", id(&site, ADA).await)));
-    assert!(first.body.contains("a detail"));
+    assert!(first.body.contains("a detail") && first.body.contains("user ada@example.com"));
 }
 
 // M-5.

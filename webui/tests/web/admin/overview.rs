@@ -41,7 +41,7 @@ async fn nothing_is_wrong_while_all_works() {
         (page.text("users"), page.text("caches"), page.text("proxies")),
         (Some("2"), Some("2"), Some("1"))
     );
-    assert!(page.body.contains("0 suspended, 1 administrators") && page.body.contains("2 pending"));
+    assert!(page.body.contains("0 suspended; administrators: 1") && page.body.contains("2 pending"));
     assert!(page.body.contains("64.0 GB promised") && page.body.contains("more caches of the plan default"));
 }
 

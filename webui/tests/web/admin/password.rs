@@ -35,8 +35,8 @@ async fn a_password_counts_for_a_while() {
     let entries = site.store.audit_of_user(&id(&site, ADMIN).await, 2).await.unwrap();
     let (actor, user_actor) =
         (format!("admin {}", id(&site, ADMIN).await), format!("user {}", id(&site, ADMIN).await));
-    assert_eq!((&*entries[0].action, &entries[0].actor), ("user.suspend", &actor));
-    assert_eq!((&*entries[1].action, &entries[1].actor), ("user.confirm", &user_actor));
+    assert_eq!((&*entries[0].entry.action, &entries[0].entry.actor), ("user.suspend", &actor));
+    assert_eq!((&*entries[1].entry.action, &entries[1].entry.actor), ("user.confirm", &user_actor));
     let page = admin.get(&resume).await;
     assert!(!page.body.contains("name=\"password\""), "it was entered just now");
     assert_eq!(admin.post(&resume, &[]).await.status, 303);
