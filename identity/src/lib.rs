@@ -7,6 +7,7 @@ mod escape;
 mod input_error;
 pub mod password;
 pub mod permissions_text;
+pub mod plan_limits;
 pub mod time_text;
 mod token_name;
 pub mod usage_csv;

@@ -1,6 +1,14 @@
 //! Whole numbers as arguments, with errors for people.
 
+use std::ops::RangeInclusive;
+
 use clap::builder::ValueParser;
+use identity::plan_limits;
+
+/// Accepts a whole number within a range.
+pub(super) fn within(range: &RangeInclusive<i64>) -> ValueParser {
+    between(*range.start(), *range.end())
+}
 
 /// Accepts a whole number from `min` to `max`.
 pub(super) fn between(min: i64, max: i64) -> ValueParser {
@@ -8,8 +16,7 @@ pub(super) fn between(min: i64, max: i64) -> ValueParser {
 }
 
 fn parse(text: &str, min: i64, max: i64) -> Result<i64, String> {
-    let number = text.parse().ok().filter(|number| (min..=max).contains(number));
-    number.ok_or_else(|| format!("use a whole number from {min} to {max}"))
+    plan_limits::parse_number(text, &(min..=max))
 }
 
 #[cfg(test)]

@@ -5,8 +5,9 @@ mod limits;
 use std::time::Duration;
 
 use clap::builder::ValueParser;
+use identity::plan_limits;
 use serde::Serialize;
-use store::{ExistingCaches, OperationError, Plan, PlanUpdate, Store, StoreError, WARM_MB_MIN};
+use store::{ExistingCaches, OperationError, Plan, PlanUpdate, Store, StoreError};
 
 use super::confirmation::Confirmation;
 use super::context::{self, Context};
@@ -15,9 +16,6 @@ use crate::global_args::GlobalArgs;
 use crate::output::table::{self, table};
 use crate::output::{self, CliError};
 use limits::LimitArgs;
-
-/// Characters of a plan's name.
-const NAME_LEN_MAX: usize = 40;
 
 /// After a command's examples. A macro, because `concat!` takes literals only.
 macro_rules! units {
@@ -58,7 +56,7 @@ Examples:
   memgate user update ada@example.org --plan small", units!()))]
     Create {
         /// The plan's name
-        #[arg(value_parser = ValueParser::new(parse_name))]
+        #[arg(value_parser = ValueParser::new(plan_limits::parse_name))]
         name: String,
         #[command(flatten)]
         limits: LimitArgs,
@@ -247,15 +245,6 @@ impl Updated {
     }
 }
 
-fn parse_name(text: &str) -> Result<String, String> {
-    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if !text.is_empty() && text.len() <= NAME_LEN_MAX && text.bytes().all(is_allowed) {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("use 1 to {NAME_LEN_MAX} lower-case letters, digits and hyphens"))
-    }
-}
-
 fn update_error(error: StoreError, name: &str) -> CliError {
     match error {
         StoreError::PlanHolds { caches, memory_mb, most_mb } => CliError::new(
@@ -286,11 +275,12 @@ pub(super) fn sleep_text(seconds: Option<i64>) -> String {
 
 /// Refuses a warm plan whose caches would have too little memory for that.
 fn check_warm(plan: &Plan) -> Result<(), CliError> {
-    if plan.warm && plan.memory_mb < WARM_MB_MIN {
-        let what = format!("a warm plan needs at least {WARM_MB_MIN} MB");
-        return Err(CliError::new(what, format!("add --memory-mb {WARM_MB_MIN}, or --warm false")));
-    }
-    Ok(())
+    plan_limits::check_warm(plan).map_err(|min| {
+        CliError::new(
+            format!("a warm plan needs at least {min} MB"),
+            format!("add --memory-mb {min}, or --warm false"),
+        )
+    })
 }
 
 fn create_error(error: StoreError, name: &str) -> CliError {

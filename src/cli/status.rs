@@ -174,7 +174,7 @@ async fn read_status(settings: &Settings, data_dir: &DataDir) -> Status {
             status.isolation = contents.isolation;
             let promised = PromisedMemory::of(&settings.provisioner, &contents.instances);
             status.memory = Room::new(promised, &settings.webui.plan, contents.plan.as_ref(), contents.ready);
-            status.add_proxies(contents.proxies);
+            status.add_proxies(&contents.proxies);
         }
         (Err(error), _) => status.store = Health::of(Err(error.to_string())),
         (_, Err(error)) => status.store = Health::of(Err(error)),
@@ -259,16 +259,9 @@ fn count(instances: &[Instance]) -> BTreeMap<&'static str, u64> {
 }
 
 impl Status {
-    /// Takes those that aren't gone. One that was killed and started again under its name counts as one.
-    fn add_proxies(&mut self, proxies: Vec<Proxy>) {
+    fn add_proxies(&mut self, proxies: &[Proxy]) {
         let now = now();
-        let is_replaced = |old: &Proxy| {
-            proxies
-                .iter()
-                .any(|new| new.name == old.name && new.started_at > old.started_at && !new.is_silent(now))
-        };
-        let shown = proxies.iter().filter(|proxy| !proxy.is_gone(now));
-        self.proxies = shown.filter(|proxy| !(proxy.is_silent(now) && is_replaced(proxy))).cloned().collect();
+        self.proxies = Proxy::current(proxies, now);
         let silent = self.proxies.iter().filter(|proxy| proxy.is_silent(now));
         self.silent_proxies = silent.map(|proxy| proxy.name.clone()).collect();
     }

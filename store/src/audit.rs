@@ -1,11 +1,15 @@
 //! The audit log: who did what, when, to what. Append-only, chained by hashes, without secrets.
 
+pub(crate) mod search;
+
 use sha2::{Digest as _, Sha256};
 
-use crate::db::{read, write};
+use crate::db::{OPERATOR, read, write};
 use crate::keys::hex;
 use crate::rows::{ROW_BYTES_MAX, read_rows};
 use crate::{Store, StoreError, Timestamp, now};
+
+pub use search::{AuditFilter, AuditPage, NamedEntry};
 
 /// Bytes of a subject and of a detail. Entries are kept for ever, so nobody may make long ones.
 const SUBJECT_MAX: usize = 256;
@@ -21,7 +25,7 @@ pub struct AuditEntry {
     pub seq: i64,
     /// When.
     pub at: Timestamp,
-    /// The actor: `operator`, or `user` and an id.
+    /// The actor: `operator`, or `user` or `admin` and an id.
     pub actor: String,
     /// The action: `token.create`.
     pub action: String,
@@ -148,7 +152,26 @@ macro_rules! note {
 }
 pub(crate) use note;
 
+/// What an administrator is called who acts in the web UI.
+const ADMIN: &str = "admin ";
+
+/// The actor of what an administrator does for others: an operator, for all that an operator may do.
+pub(crate) fn admin_actor(user_id: &str) -> String {
+    format!("{ADMIN}{user_id}")
+}
+
 impl Store {
+    /// Whether the actor is an operator, and not the user whose cache or account it is.
+    pub(crate) fn acts_as_operator(&self) -> bool {
+        *self.actor == *OPERATOR || self.actor.starts_with(ADMIN)
+    }
+
+    /// The same store, which names an administrator in the audit log.
+    #[must_use]
+    pub fn acting_as_admin(&self, user_id: &str) -> Self {
+        self.acting_as(&admin_actor(user_id))
+    }
+
     /// The same store, which names `actor` in the audit log.
     #[must_use]
     pub fn acting_as(&self, actor: &str) -> Self {

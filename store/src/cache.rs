@@ -1,5 +1,7 @@
 //! Caches: what users have and pay for. A cache has a plan, tokens and an instance.
 
+pub(crate) mod listing;
+
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,6 +12,8 @@ use crate::host_capacity::require_memory;
 use crate::plan::{self, Plan};
 use crate::rows::{QUERIED_MAX, SHORT_ROW_BYTES_MAX, complete, read_rows};
 use crate::{DesiredState, Store, StoreError, Timestamp, UserState, now};
+
+pub use listing::ListedCache;
 
 /// The longest name, in bytes.
 const NAME_MAX: usize = 40;
@@ -268,7 +272,7 @@ impl Store {
             if live_caches!(tx, new.user_id).len() >= max {
                 return Err(StoreError::LimitReached("cache"));
             }
-            if &*self.actor != crate::db::OPERATOR {
+            if !self.acts_as_operator() {
                 let since = now().saturating_sub(CREATED_WITHIN);
                 let created: i64 = sqlx::query_scalar(CREATED_LATELY).bind(new.user_id).bind(since)
                     .fetch_one(&mut *tx).await?;

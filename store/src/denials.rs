@@ -1,8 +1,10 @@
 //! Denials: why logins and requests with a token were denied, counted and bounded. They contain no secrets.
 
 mod cause;
+pub(crate) mod recent;
 
 pub use cause::DenialCause;
+pub use recent::{DenialTotal, UserDenial};
 
 use std::time::Duration;
 

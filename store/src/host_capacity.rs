@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::db::{read, write_unversioned};
+use crate::rows::QUERIED_MAX;
 use crate::{InstanceMemory, Plan, Store, StoreError, Timestamp, now};
 
 /// What the provisioner said longer ago may be wrong.
@@ -23,6 +24,29 @@ pub struct HostCapacity {
     pub changed_at: Timestamp,
 }
 
+/// The machine's memory for caches as it is shared out now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostMemory {
+    /// What the provisioner said last, however long ago that was.
+    pub capacity: HostCapacity,
+    /// Bytes that the caches that are to run have together, whether they run yet or not.
+    pub promised_bytes: i64,
+}
+
+impl HostMemory {
+    /// Bytes that aren't promised.
+    #[must_use]
+    pub fn free_bytes(&self) -> i64 {
+        self.capacity.budget_bytes.saturating_sub(self.promised_bytes).max(0)
+    }
+
+    /// How many more caches of a plan fit.
+    #[must_use]
+    pub fn caches_that_fit(&self, plan: &Plan) -> i64 {
+        self.free_bytes() / limit_of(plan).max(1)
+    }
+}
+
 /// The sizes that instances are to run with, and how many have each. An invalid number counts as zero.
 pub(crate) const SIZES: &str = "SELECT CAST(memory_mb AS BIGINT), CAST(connections AS BIGINT), \
      CAST(item_size_max AS BIGINT), COUNT(*) FROM instances WHERE desired = 'running' \
@@ -38,7 +62,9 @@ const SET: &str = "INSERT INTO host_capacity (one, budget_bytes, reserved_bytes,
 pub(crate) type SizeCount = (i64, i64, i64, i64);
 
 impl HostCapacity {
-    pub(crate) fn is_valid(&self) -> bool {
+    /// Whether the provisioner has written it within a minute, as it does every few seconds while it works.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
         now().since(self.changed_at) < VALID_FOR
     }
 
@@ -48,16 +74,24 @@ impl HostCapacity {
     /// # Errors
     /// `LimitReached("memory")`.
     pub(crate) fn require_room(&self, sizes: &[SizeCount], plan: &Plan) -> Result<(), StoreError> {
-        let size = |memory_mb, connections, item| InstanceMemory::new(memory_mb, connections, item).limit();
-        let promised = sizes.iter().fold(0_i64, |sum, (memory_mb, connections, item, count)| {
-            sum.saturating_add(size(*memory_mb, *connections, *item).saturating_mul(*count))
-        });
-        let needed = size(plan.memory_mb, plan.connections, plan.item_size_max);
-        if promised.saturating_add(needed) <= self.budget_bytes {
+        if promised(sizes).saturating_add(limit_of(plan)) <= self.budget_bytes {
             return Ok(());
         }
         Err(StoreError::LimitReached("memory"))
     }
+}
+
+/// The sum of the limits of instances.
+fn promised(sizes: &[SizeCount]) -> i64 {
+    sizes.iter().fold(0_i64, |sum, (memory_mb, connections, item_size_max, count)| {
+        let limit = InstanceMemory::new(*memory_mb, *connections, *item_size_max).limit();
+        sum.saturating_add(limit.saturating_mul(*count))
+    })
+}
+
+/// The limit of an instance of a plan.
+fn limit_of(plan: &Plan) -> i64 {
+    InstanceMemory::new(plan.memory_mb, plan.connections, plan.item_size_max).limit()
 }
 
 /// Checks that the machine has memory for one more cache of a plan, if the provisioner tells how much it has.
@@ -97,6 +131,19 @@ impl Store {
         let found: Option<HostCapacity> =
             read!(self, pool => sqlx::query_as(READ).fetch_optional(pool).await)?;
         Ok(found.filter(HostCapacity::is_valid))
+    }
+
+    /// How the machine's memory is shared out; `None` if no provisioner has ever told.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn host_memory(&self) -> Result<Option<HostMemory>, StoreError> {
+        let capacity: Option<HostCapacity> =
+            read!(self, pool => sqlx::query_as(READ).fetch_optional(pool).await)?;
+        let Some(capacity) = capacity else { return Ok(None) };
+        let sizes: Vec<SizeCount> =
+            read!(self, pool => sqlx::query_as(SIZES).bind(QUERIED_MAX).fetch_all(pool).await)?;
+        Ok(Some(HostMemory { capacity, promised_bytes: promised(&sizes) }))
     }
 
     pub(crate) async fn growth_mb(&self) -> Result<Option<i64>, StoreError> {

@@ -58,16 +58,16 @@ mod write_health;
 pub use account::{NewPassword, UserChange};
 pub use account_link::{AccountLink, LinkKind};
 pub use address::{Lease, NETWORK_PREFIX, Network};
-pub use audit::{AuditChain, AuditEntry, AuditError};
-pub use cache::{CREATED_MAX, Cache, CacheName, NewCache, ParseCacheNameError};
+pub use audit::{AuditChain, AuditEntry, AuditError, AuditFilter, AuditPage, NamedEntry};
+pub use cache::{CREATED_MAX, Cache, CacheName, ListedCache, NewCache, ParseCacheNameError};
 pub use certificate::{CertificateRow, Fingerprint, ParseFingerprintError};
 pub use connections::{ConnectionId, ListRequest, LiveConnection, LiveConnections, ParseConnectionIdError};
 pub use db::{Database, LockWait, Store, StoreOptions, sqlite_file};
-pub use denials::{DenialCause, DenialRecord};
+pub use denials::{DenialCause, DenialRecord, DenialTotal, UserDenial};
 pub use error::StoreError;
 pub use feed::{Changes, Feed};
 pub use grant::Grant;
-pub use host_capacity::HostCapacity;
+pub use host_capacity::{HostCapacity, HostMemory};
 pub use image_upgrade::{ImageUpgrade, UPGRADE_PARALLEL_MAX, UpgradeProgress, UpgradeState, UpgradeWanted};
 pub use installation::{KeyFingerprints, new_installation_id};
 pub use instance::{DesiredState, Instance, InstanceMemory, InstanceState};
@@ -85,7 +85,8 @@ pub use leader::LeaderLock;
 pub use leak::{Leak, LeakReport};
 pub use mail::{ClaimedMail, MailKind, MailLimits, MailOutcome, NewMail};
 pub use operation::{
-    NewOperation, Operation, OperationKind, OperationProgress, OperationState, RESIZE_MB_MAX, RESIZE_MB_MIN,
+    NewOperation, OpenOperation, Operation, OperationKind, OperationProgress, OperationState, RESIZE_MB_MAX,
+    RESIZE_MB_MIN,
 };
 pub use operation_error::OperationError;
 pub use plan::{CPU_WEIGHT_DEFAULT, CPU_WEIGHTS, DEFAULT_PLAN, Plan, WARM_MB_MIN};
@@ -105,5 +106,5 @@ pub use token_uses::TokenUse;
 pub use tokens::{ListedTokens, NewToken, TokenRow};
 pub use usage::{InstanceUsage, Usage, UsageBatch, UsageReport, UsageReporterId};
 pub use usage_hours::{UsageHour, UsageSpan};
-pub use user::{NewUser, SignUpRoom, User, UserState};
+pub use user::{NewUser, SignUpRoom, User, UserFigures, UserFilter, UserState};
 pub use write_health::{WriteFailure, WriteHealth};

@@ -2,6 +2,7 @@
 //! provisioner another.
 
 pub(crate) mod kind;
+pub(crate) mod listing;
 pub(crate) mod request;
 
 use crate::audit::note;
@@ -12,6 +13,7 @@ use crate::rows::{QUERIED_MAX, ROW_BYTES_MAX, read_row, read_rows, readable};
 use crate::{Cache, DesiredState, Instance, OperationError, Store, StoreError, Timestamp, UserState, now};
 
 pub use kind::{OperationKind, OperationState};
+pub use listing::OpenOperation;
 pub use request::{NewOperation, RESIZE_MB_MAX, RESIZE_MB_MIN};
 use request::{ask_for, require_memory_of_plan, require_own_suspension};
 
@@ -30,7 +32,7 @@ pub struct Operation {
     pub kind: OperationKind,
     /// The new size in MiB, of a resize.
     pub memory_mb: Option<i64>,
-    /// The actor as in the audit log: `operator`, or `user` and an id.
+    /// The actor as in the audit log: `operator`, or `user` or `admin` and an id.
     pub requested_by: String,
     /// How far it is.
     pub state: OperationState,
@@ -162,7 +164,7 @@ impl Store {
             }
             require_own_suspension!(self, tx, &cache, new);
             require_memory_of_plan!(self, tx, &cache, &instance, new);
-            if &*self.actor != crate::db::OPERATOR {
+            if !self.acts_as_operator() {
                 let since = now().saturating_sub(request::REQUESTS_WITHIN);
                 let asked: i64 = sqlx::query_scalar(request::ASKED).bind(cache_id).bind(since)
                     .fetch_one(&mut *tx).await?;

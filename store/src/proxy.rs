@@ -58,7 +58,22 @@ impl Propagation {
     }
 }
 
+/// A proxy's name, and the connections that are open there.
+pub(crate) const CONNECTIONS: &str = "SELECT proxy, CAST(SUM(connections) AS BIGINT) FROM usage_connections \
+     WHERE changed_at > $1 GROUP BY proxy ORDER BY proxy LIMIT $2";
+
 impl Proxy {
+    /// Those that aren't gone. One that was killed and started again under its name counts as one.
+    #[must_use]
+    pub fn current(proxies: &[Self], now: Timestamp) -> Vec<Self> {
+        let is_replaced = |old: &Self| {
+            let successor = |new: &&Self| new.name == old.name && new.started_at > old.started_at;
+            proxies.iter().filter(successor).any(|new| !new.is_silent(now))
+        };
+        let shown = proxies.iter().filter(|proxy| !proxy.is_gone(now));
+        shown.filter(|proxy| !(proxy.is_silent(now) && is_replaced(proxy))).cloned().collect()
+    }
+
     /// Whether its heartbeat has stopped: the last one is over a minute old.
     #[must_use]
     pub fn is_gone(&self, now: Timestamp) -> bool {
@@ -118,6 +133,17 @@ impl Store {
         let mut proxies: Vec<Proxy> = readable("proxies", rows);
         proxies.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         Ok(proxies)
+    }
+
+    /// How many connections each proxy has open, by the proxies' names: those of proxies that have reported within a minute.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn connections_by_proxy(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        let since = now().saturating_sub(GONE_AFTER);
+        Ok(
+            read!(self, pool => sqlx::query_as(CONNECTIONS).bind(since).bind(LISTED_MAX).fetch_all(pool).await)?,
+        )
     }
 
     /// Which proxies have applied the last change of a token, its cache or its user.

@@ -4,8 +4,9 @@
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
 
+use crate::audit::search;
 use crate::db::schema;
-use crate::operation::request;
+use crate::operation::{self, request};
 use crate::tokens::{self, listing};
 use crate::{
     account_link, account_mail, audit, cache, certificate, connections, denials, feed, grant, host_capacity,
@@ -44,6 +45,7 @@ const QUERIES: &[(&str, &[&str])] = &[
     (denials::OF_CACHE, &[SORTED_TIES]),
     (tokens::COUNT_ACTIVE, &[]),
     (listing::ACTIVE, &[SORTED]),
+    (listing::ACTIVE_OF_USER, &[SORTED]),
     (listing::INACTIVE, &[]),
     (listing::ENDED, &[]),
     (listing::SURPLUS, &[]),
@@ -80,6 +82,23 @@ const QUERIES: &[(&str, &[&str])] = &[
     (instance_statistics::HISTORY, &[SORTED]),
     (wake::IS_WANTED, &[]),
     (proxy::LAST_SEEN, &["SCAN proxies USING INDEX proxies_seen_at"]),
+    (proxy::CONNECTIONS, &["SCAN usage_connections", "USE TEMP B-TREE FOR GROUP BY"]),
+    (user::search::PAGE, &[]),
+    (user::search::FIGURES, &["SCAN users USING INDEX users_email"]),
+    (cache::listing::PAGE, &[]),
+    (cache::listing::FAILED, &[]),
+    (cache::listing::OF_USER, &[SORTED]),
+    (cache::listing::STATES, &["SCAN c USING INDEX caches_live", "USE TEMP B-TREE FOR GROUP BY"]),
+    (operation::listing::SEEN, &[SORTED]),
+    (search::ANY, &["CO-ROUTINE e", "SCAN e"]),
+    (search::OF_ACTOR, &["CO-ROUTINE e", "SCAN e"]),
+    (search::OF_SUBJECT, &["CO-ROUTINE e", "SCAN e"]),
+    (search::FIRST_SINCE, &[]),
+    (search::OF_USER, &["MERGE (UNION)", "LEFT", "RIGHT", "CO-ROUTINE", "SCAN of_", "SCAN e", SORTED]),
+    (denials::recent::TOTALS, &["CO-ROUTINE newest", "SCAN newest", "USE TEMP B-TREE"]),
+    (denials::recent::NEWEST, &[SORTED_TIES]),
+    (denials::recent::OF_CACHE, &[SORTED_TIES]),
+    (denials::recent::OF_USER, &[SORTED]),
 ];
 
 async fn plan(connection: &mut SqliteConnection, sql: &str) -> Vec<String> {
@@ -102,7 +121,7 @@ async fn pages_and_followers_search_indexes() {
     }
     // Counts those that there may be, and not all that there were.
     let steps = plan(&mut connection, user::COUNT).await;
-    assert_eq!(steps, ["SCAN users USING INDEX users_live"]);
+    assert_eq!(steps, ["SCAN users USING INDEX users_email"]);
     let active = plan(&mut connection, listing::ACTIVE).await;
     assert!(
         active.iter().any(|step| step.contains("INDEX tokens_active (cache_id=? AND <expr>>?)")),

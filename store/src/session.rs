@@ -46,6 +46,16 @@ pub struct Session {
     pub created_at: Timestamp,
     /// When a page was last requested.
     pub last_seen_at: Timestamp,
+    /// When the user entered the password again, after the sign-in.
+    pub confirmed_at: Option<Timestamp>,
+}
+
+impl Session {
+    /// When the user last entered the password: to sign in, or again later.
+    #[must_use]
+    pub fn password_entered_at(&self) -> Timestamp {
+        self.confirmed_at.map_or(self.created_at, |at| at.max(self.created_at))
+    }
 }
 
 impl fmt::Debug for Session {
@@ -110,7 +120,7 @@ impl Store {
         idle: Duration,
         absolute: Duration,
     ) -> Result<Option<Session>, StoreError> {
-        let sql = "SELECT id_hash, user_id, form_token, created_at, last_seen_at FROM sessions \
+        let sql = "SELECT id_hash, user_id, form_token, created_at, last_seen_at, confirmed_at FROM sessions \
                    WHERE id_hash = $1 AND last_seen_at > $2 AND created_at > $3";
         Ok(read!(self, pool => sqlx::query_as(sql).bind(id_hash).bind(before(idle)).bind(before(absolute))
             .fetch_optional(pool).await)?)
@@ -153,6 +163,32 @@ impl Store {
                    AND last_seen_at > $2 AND created_at > $3 ORDER BY last_seen_at DESC, created_at DESC, id_hash LIMIT $4";
         Ok(read!(self, pool => sqlx::query_as(sql).bind(user_id).bind(before(idle)).bind(before(absolute))
             .bind(SESSIONS_PER_USER_MAX).fetch_all(pool).await)?)
+    }
+
+    /// Records that a session's user has entered the password again, with an entry in the audit log.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn confirm_session(&self, session: &Session) -> Result<(), StoreError> {
+        let sql = "UPDATE sessions SET confirmed_at = $1 WHERE id_hash = $2";
+        write!(self, tx, _revision => {
+            sqlx::query(sql).bind(now()).bind(&session.id_hash).execute(&mut *tx).await?;
+            note!(self, tx, "user.confirm", format!("user {}", session.user_id), "password entered again");
+        });
+        Ok(())
+    }
+
+    /// Ends all sessions of a user. Returns how many.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn end_sessions_of(&self, user_id: &str) -> Result<u64, StoreError> {
+        let sql = "DELETE FROM sessions WHERE user_id = $1";
+        Ok(write!(self, tx, _revision => {
+            let ended = sqlx::query(sql).bind(user_id).execute(&mut *tx).await?.rows_affected();
+            note!(self, tx, "user.sessions", format!("user {user_id}"), format!("all sessions ended: {ended}"));
+            ended
+        }))
     }
 
     /// Ends all sessions of a user but one. Returns how many.

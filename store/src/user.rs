@@ -1,6 +1,7 @@
 //! Users, and sign-up: creates user, cache, instance and first token in one transaction.
 
 mod room;
+pub(crate) mod search;
 mod state;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use crate::{Cache, CacheName, DesiredState, Store, StoreError, Timestamp, id, no
 #[cfg(test)]
 pub(crate) use room::COUNT;
 pub use room::SignUpRoom;
+pub use search::{UserFigures, UserFilter};
 pub use state::UserState;
 
 /// A user, without the password hash.

@@ -49,6 +49,8 @@ pub struct Config {
     pub session_idle_seconds: u64,
     /// Sessions end at this age.
     pub session_seconds: u64,
+    /// Administrators who change something enter their password again, this long after they did last.
+    pub admin_password_seconds: u64,
     /// Caches of a user whose plan doesn't say how many, from the section `[limits]`.
     #[serde(skip)]
     pub caches_per_user: usize,
@@ -68,6 +70,17 @@ pub enum SignUp {
     Domains,
     /// Operators only.
     Closed,
+}
+
+impl SignUp {
+    /// As settings write it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Domains => "domains",
+            Self::Closed => "closed",
+        }
+    }
 }
 
 /// The section `[webui.limits]`. A limit of 0 rejects everything, if its text doesn't say otherwise.
@@ -122,6 +135,7 @@ impl Default for Config {
             contact: None,
             session_idle_seconds: 12 * 60 * 60,
             session_seconds: 7 * 24 * 60 * 60,
+            admin_password_seconds: 15 * 60,
             caches_per_user: 3,
             limits: Limits::default(),
             mail: Mail::default(),
@@ -174,6 +188,10 @@ impl Config {
 
     pub(crate) fn session_age(&self) -> Duration {
         Duration::from_secs(self.session_seconds)
+    }
+
+    pub(crate) fn admin_password_valid_for(&self) -> Duration {
+        Duration::from_secs(self.admin_password_seconds)
     }
 
     /// All values that can't be used.

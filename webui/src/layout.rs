@@ -5,6 +5,7 @@ use std::time::Duration;
 use askama::Template;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse as _, Response};
+use store::UserState;
 
 use crate::http::assets;
 use crate::http::reject::PageError;
@@ -25,6 +26,8 @@ pub(crate) struct Layout {
 /// The signed-in user, as the header shows them. No `Debug`: that would print the CSRF token.
 pub(crate) struct Account {
     pub(crate) email: String,
+    /// Whether the header leads to the administrators' area.
+    pub(crate) is_admin: bool,
     pub(crate) csrf_token: String,
 }
 
@@ -36,7 +39,11 @@ impl Layout {
 
     pub(crate) fn signed_in(me: &SignedIn) -> Self {
         let notices = me.leaks.iter().map(LeakNotice::new).collect();
-        let account = Account { email: me.user.email.clone(), csrf_token: me.session.form_token.clone() };
+        let account = Account {
+            email: me.user.email.clone(),
+            is_admin: me.user.is_admin && me.user.state == UserState::Active,
+            csrf_token: me.session.form_token.clone(),
+        };
         Self { account: Some(account), notices, ..Self::signed_out() }
     }
 

@@ -6,6 +6,7 @@
 //! Modules, from the network to the store: `http` (headers, sessions, CSRF; the server is `daemon::http`), `pages` (one file per
 //! page, routes in `pages.rs`), `layout` and `view` (what pages show), `forms` (what pages read), `state`.
 
+mod audit_check;
 mod cache_events;
 mod config;
 mod error;
@@ -106,6 +107,7 @@ impl App {
         shutdown.spawn(follower.run(stop.clone()));
         session::spawn_sweep(app.clone(), &shutdown);
         mail_sender::spawn(&app, &shutdown);
+        shutdown.spawn(audit_check::run(app.audit_check.clone(), app.store.clone(), stop.clone()));
         let metrics = app.metrics.connections.clone();
         let routes = pages::routes(app, stop.clone());
         daemon::http::serve(listener, routes, limits, metrics, &shutdown).await;

@@ -3,6 +3,7 @@
 //! A new page is one file here, one template of the same name, and one line in [`routes`].
 
 mod account;
+mod admin;
 mod ca_certificate;
 mod caches;
 mod confirm_email;
@@ -96,6 +97,7 @@ pub(crate) fn routes(app: Arc<AppState>, stop: CancellationToken) -> Router {
             "/leaked-tokens",
             post(leak_reports::submit).layer(DefaultBodyLimit::max(leak_reports::BODY_MAX)),
         )
+        .nest("/admin", admin::routes(app.clone()))
         .route("/assets/{name}", get(assets::serve))
         .route("/favicon.ico", get(assets::favicon))
         .route("/robots.txt", get(assets::robots))

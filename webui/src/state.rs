@@ -1,11 +1,13 @@
 //! What all requests share.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use store::{Store, TokenKey};
 use tokio::sync::Semaphore;
 
+use crate::audit_check::AuditCheck;
 use crate::cache_events::CacheEvents;
 use crate::mail::Mail;
 use crate::metrics::Metrics;
@@ -35,6 +37,8 @@ const CODES_PER_HOUR: usize = 20;
 const DATA_DOWNLOADS_PER_HOUR: usize = 6;
 /// Downloads that are made at the same time: each holds some megabytes.
 const DATA_DOWNLOADS_AT_ONCE_MAX: usize = 2;
+/// What an administrator changes for others: far more than one has to, and too little to empty an installation unnoticed.
+const ADMIN_CHANGES_PER_HOUR: usize = 120;
 /// A report has up to 200 tokens: more reports at a time would keep the store from answering pages.
 const LEAK_REPORTS_AT_ONCE_MAX: usize = 4;
 /// Reports that wait until they are looked up.
@@ -62,6 +66,7 @@ pub(crate) struct AppState {
     /// `None` without a mail server.
     pub(crate) mail: Option<Mail>,
     pub(crate) cache_events: CacheEvents,
+    pub(crate) audit_check: Arc<AuditCheck>,
     pub(crate) metrics: Metrics,
     pub(crate) rate_limits: RateLimits,
 }
@@ -90,6 +95,8 @@ pub(crate) struct RateLimits {
     pub(crate) connection_closes_per_hour: RateLimiter,
     /// Sign-ins and other uses of the right password, per user.
     pub(crate) password_uses: RateLimiter,
+    /// What administrators change, per administrator.
+    pub(crate) admin_changes: RateLimiter,
     /// Per client and its network.
     pub(crate) leak_reports: SourceLimiter,
     /// Mails that visitors ask for, per client and its network.
@@ -126,6 +133,7 @@ impl AppState {
             connection_closes: RateLimiter::new(limits.connections_per_minute, MINUTE),
             connection_closes_per_hour: RateLimiter::new(CONNECTION_CLOSES_PER_HOUR, HOUR),
             password_uses: RateLimiter::new(PASSWORD_USES_PER_HOUR, HOUR),
+            admin_changes: RateLimiter::new(ADMIN_CHANGES_PER_HOUR, HOUR),
             leak_reports: SourceLimiter::new(limits.leak_reports_per_minute, MINUTE),
             mail_requests: SourceLimiter::new(limits.mail_requests_per_hour, HOUR),
             mail_requests_in_total: RateLimiter::new(MAIL_REQUESTS_PER_HOUR, HOUR),
@@ -147,6 +155,7 @@ impl AppState {
             waiting_leak_reports: WaitLimit::new(LEAK_REPORTS_WAITING_MAX),
             mail: Mail::new(&config)?,
             cache_events: CacheEvents::default(),
+            audit_check: Arc::default(),
             metrics,
             rate_limits,
             config,

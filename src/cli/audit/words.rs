@@ -50,7 +50,9 @@ impl Names {
         let texts = entries.iter().flat_map(|entry| [&entry.actor, &entry.subject, &entry.detail]);
         let named = texts.flat_map(|text| {
             let words = text.split(' ').zip(text.split(' ').skip(1));
-            words.filter(|(word, _)| *word == "user").map(|(_, id)| without_end(id).0.to_owned())
+            words
+                .filter(|(word, _)| matches!(*word, "user" | "admin"))
+                .map(|(_, id)| without_end(id).0.to_owned())
         });
         owners.chain(named).collect()
     }
@@ -74,8 +76,12 @@ impl Names {
     }
 
     fn actor(&self, actor: &str) -> String {
-        let email = actor.strip_prefix("user ").and_then(|id| self.users.get(id));
-        email.cloned().unwrap_or_else(|| actor.to_owned())
+        let known = actor.split_once(' ').and_then(|(kind, id)| Some((kind, self.users.get(id)?)));
+        match known {
+            Some(("user", email)) => email.clone(),
+            Some(("admin", email)) => format!("admin {email}"),
+            _ => actor.to_owned(),
+        }
     }
 
     /// `user ada@example.org`, or `token Zk3P0vTq8LwX (shop of ada@example.org)`.
@@ -125,6 +131,7 @@ mod tests {
             owned: HashMap::from([("tok1".to_owned(), ("ada1".to_owned(), "shop".to_owned()))]),
         };
         assert_eq!(names.actor("user ada1"), "ada@example.org");
+        assert_eq!(names.actor("admin ada1"), "admin ada@example.org");
         assert_eq!(names.actor("user gone"), "user gone");
         assert_eq!(names.actor("operator"), "operator");
         assert_eq!(names.subject("user ada1"), "user ada@example.org");

@@ -1,28 +1,21 @@
 //! The limits of a plan as arguments.
 
-use std::time::Duration;
-
 use clap::builder::ValueParser;
+use identity::plan_limits;
 use store::{CPU_WEIGHTS, Plan};
 
 use crate::cli::number;
 
-/// Characters of a price label.
-const PRICE_LABEL_LEN_MAX: usize = 60;
-const CACHES_PER_USER_MAX: i64 = 1_000;
-/// Activity is looked at every 10 s.
-const SLEEP_AFTER_MIN: Duration = Duration::from_secs(10);
-
 #[derive(Debug, Default, PartialEq, Eq, clap::Args)]
 pub(crate) struct LimitArgs {
     /// Memory for items, in MB
-    #[arg(long, value_name = "MB", value_parser = number::between(1, 1_048_576))]
+    #[arg(long, value_name = "MB", value_parser = number::within(&plan_limits::MEMORY_MB))]
     memory_mb: Option<i64>,
     /// Maximum number of client connections, at most a quarter of proxy.connections
-    #[arg(long, value_name = "N", value_parser = number::between(1, 1_000_000))]
+    #[arg(long, value_name = "N", value_parser = number::within(&plan_limits::CONNECTIONS))]
     connections: Option<i64>,
     /// Maximum item size in bytes, 1 KB to 128 MB
-    #[arg(long, value_name = "BYTES", value_parser = number::between(1024, 134_217_728))]
+    #[arg(long, value_name = "BYTES", value_parser = number::within(&plan_limits::ITEM_SIZE_MAX))]
     item_size_max: Option<i64>,
     /// Operations per second and proxy, where each key of a multi-get counts; none for no limit
     #[arg(long, value_name = "N|none", value_parser = ValueParser::new(parse_rate))]
@@ -37,7 +30,7 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "TIME|never", value_parser = ValueParser::new(parse_sleep))]
     sleep_after: Option<Limit>,
     /// Share of the CPUs while others want them too: 100 is a container's usual one
-    #[arg(long, value_name = "WEIGHT", value_parser = number::between(*CPU_WEIGHTS.start(), *CPU_WEIGHTS.end()))]
+    #[arg(long, value_name = "WEIGHT", value_parser = number::within(&CPU_WEIGHTS))]
     cpu_weight: Option<i64>,
     /// Caches that a user with this plan may have; none for the setting limits.caches_per_user
     #[arg(long, value_name = "N|none", value_parser = ValueParser::new(parse_caches))]
@@ -81,38 +74,17 @@ impl LimitArgs {
 }
 
 fn parse_rate(text: &str) -> Result<Limit, String> {
-    if text == "none" {
-        return Ok(Limit(None));
-    }
-    match text.parse() {
-        Ok(rate) if rate > 0 => Ok(Limit(Some(rate))),
-        _ => Err("use a whole number above 0, or none".to_owned()),
-    }
+    plan_limits::parse_rate(text).map(Limit)
 }
 
 fn parse_caches(text: &str) -> Result<Limit, String> {
-    match text {
-        "none" => Ok(Limit(None)),
-        text => match text.parse() {
-            Ok(caches) if (1..=CACHES_PER_USER_MAX).contains(&caches) => Ok(Limit(Some(caches))),
-            _ => Err(format!("use a whole number from 1 to {CACHES_PER_USER_MAX}, or none")),
-        },
-    }
-}
-
-fn parse_price_label(text: &str) -> Result<String, String> {
-    if text.chars().count() > PRICE_LABEL_LEN_MAX || text.chars().any(char::is_control) {
-        return Err(format!("use at most {PRICE_LABEL_LEN_MAX} characters, on one line"));
-    }
-    Ok(text.to_owned())
+    plan_limits::parse_caches(text).map(Limit)
 }
 
 fn parse_sleep(text: &str) -> Result<Limit, String> {
-    if text == "never" {
-        return Ok(Limit(None));
-    }
-    let time = store::parse_duration(text).ok().filter(|time| *time >= SLEEP_AFTER_MIN);
-    let seconds = time.and_then(|time| i64::try_from(time.as_secs()).ok());
-    let fix = "use a time of at least 10s, like 30m, 1h or 7d, or never";
-    seconds.map(|seconds| Limit(Some(seconds))).ok_or_else(|| fix.to_owned())
+    plan_limits::parse_sleep(text).map(Limit)
+}
+
+fn parse_price_label(text: &str) -> Result<String, String> {
+    plan_limits::parse_price_label(text).map(Option::unwrap_or_default)
 }

@@ -126,19 +126,19 @@ fn proxy_without_heartbeat_is_not_ready_until_another_takes_its_place() {
     let seconds = Duration::from_secs;
     let killed = proxy("vm:11211", seconds(100), seconds(20));
     let mut with = status(&[]);
-    with.add_proxies(vec![killed.clone(), proxy("other:11211", seconds(90), seconds(1))]);
+    with.add_proxies(&[killed.clone(), proxy("other:11211", seconds(90), seconds(1))]);
     assert!(!with.is_ready());
     let text = with.describe();
     assert!(text.contains("not ready: no heartbeat of vm:11211 (1.2.3), seen 20 seconds ago"), "{text}");
     assert!(text.contains("other:11211 (1.2.3), seen"), "{text}");
 
     let mut restarted = status(&[]);
-    restarted.add_proxies(vec![killed.clone(), proxy("vm:11211", seconds(5), seconds(0))]);
+    restarted.add_proxies(&[killed.clone(), proxy("vm:11211", seconds(5), seconds(0))]);
     assert!(restarted.is_ready());
     assert_eq!(restarted.proxies.len(), 1);
 
     let mut gone = status(&[]);
-    gone.add_proxies(vec![Proxy { seen_at: Timestamp::EPOCH, ..killed }]);
+    gone.add_proxies(&[Proxy { seen_at: Timestamp::EPOCH, ..killed }]);
     assert!(gone.is_ready() && gone.proxies.is_empty());
 }
 

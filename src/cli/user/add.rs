@@ -28,7 +28,7 @@ pub(crate) struct Add {
     /// The user's plan, which the cache gets
     #[arg(long, value_name = "PLAN", default_value = "default")]
     plan: String,
-    /// Mark the user as an administrator (shown in lists; grants nothing yet)
+    /// Mark the user as an administrator who may open the pages under /admin of the web UI
     #[arg(long)]
     admin: bool,
     /// Read the password for the web UI from stdin; a final line break is dropped

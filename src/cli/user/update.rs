@@ -30,7 +30,7 @@ pub(crate) struct Update {
     /// Also empty warm caches, which keep nothing with less memory, or if the new plan isn't warm
     #[arg(long, requires = "plan")]
     force: bool,
-    /// Mark the user as an administrator (shown in lists; grants nothing yet)
+    /// Mark the user as an administrator who may open the pages under /admin of the web UI
     #[arg(long, value_name = "yes|no", value_parser = parse_yes_or_no)]
     admin: Option<bool>,
 }

@@ -93,7 +93,9 @@ impl DenialCause {
         }
     }
 
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    /// The cause with this name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
         Self::all().find(|cause| cause.as_str() == text)
     }
 

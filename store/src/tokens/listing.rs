@@ -48,6 +48,12 @@ pub(crate) const INACTIVE: &str = select!(
      ORDER BY t.created_at DESC, t.id DESC LIMIT $3"
 );
 
+/// The oldest `$3` active tokens at `$2` of all caches of the user `$1`.
+pub(crate) const ACTIVE_OF_USER: &str = select!(
+    "WHERE c.user_id = $1 AND c.deleted_at IS NULL AND t.revoked_at IS NULL \
+     AND COALESCE(t.expires_at, 9223372036854775807) > $2 ORDER BY t.created_at + 0, t.id LIMIT $3"
+);
+
 /// Deletes the oldest tokens of a cache that have ended, if there are many: pages and followers read past the others.
 macro_rules! delete_surplus {
     ($store:expr, $tx:expr, $cache_id:expr) => {{
@@ -114,6 +120,23 @@ impl Store {
         }
         sort(&mut tokens);
         Ok(tokens)
+    }
+
+    /// Up to `limit` active tokens of all caches of a user, the oldest first.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn active_tokens_of_user(
+        &self,
+        user_id: &str,
+        limit: i64,
+    ) -> Result<Vec<TokenRow>, StoreError> {
+        let rows: Vec<Result<TokenColumns, StoreError>> = read_rows!(
+            self,
+            ROW_BYTES_MAX,
+            sqlx::query(ACTIVE_OF_USER).bind(user_id).bind(now()).bind(limit)
+        )?;
+        rows.into_iter().map(|row| Ok(TokenRow::from(row?))).collect()
     }
 
     async fn read_tokens(

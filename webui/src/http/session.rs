@@ -228,7 +228,9 @@ pub(crate) async fn start(
     let cookie = Cookie::Session.set(&app.config, &id, app.config.session_age());
     let now = store::now();
     let user_id = user_id.to_owned();
-    Ok((Session { id_hash, user_id, form_token, created_at: now, last_seen_at: now }, cookie))
+    let session =
+        Session { id_hash, user_id, form_token, created_at: now, last_seen_at: now, confirmed_at: None };
+    Ok((session, cookie))
 }
 
 /// Ends a session and returns a cookie that replaces the browser's.

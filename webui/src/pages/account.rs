@@ -30,6 +30,9 @@ use crate::totp;
 use crate::view::date::retry_in;
 use crate::view::session::SessionView;
 
+/// The last administrator never disappears by the web UI.
+const ADMIN_STAYS: &str = "You are an administrator. Let an operator take that from your account first (memgate user update --admin no).";
+
 #[derive(Template)]
 #[template(path = "account.html")]
 struct Page<'a> {
@@ -162,6 +165,11 @@ pub(crate) async fn delete(
     client_ip: ClientIp,
     CsrfForm { sender: me, fields }: CsrfForm<SignedIn, Delete>,
 ) -> Result<Response, PageError> {
+    if me.user.is_admin {
+        let errors = Errors { delete: Some(ADMIN_STAYS.to_owned()), ..Errors::default() };
+        let view = PageState { errors, ..PageState::default() };
+        return page(&app, StatusCode::CONFLICT, &me, view).await;
+    }
     if let Err(rejection) = verify_current(&app, &me, client_ip, fields.password, &fields.code).await? {
         let (delete, delete_code) = rejection.messages();
         let errors = Errors { delete, delete_code, ..Errors::default() };
@@ -175,7 +183,7 @@ pub(crate) async fn delete(
 }
 
 /// Why the current password wasn't accepted.
-enum PasswordRejection {
+pub(super) enum PasswordRejection {
     Wrong,
     /// The code of the second factor.
     WrongCode,
@@ -184,7 +192,7 @@ enum PasswordRejection {
 
 /// The hash of the user's password, if `password` matches it and `code` is one of the second factor, if there is one. Attempts
 /// share the limits of sign-ins, so that an unattended browser isn't an easier target than the sign-in page.
-async fn verify_current(
+pub(super) async fn verify_current(
     app: &AppState,
     me: &SignedIn,
     client_ip: ClientIp,
@@ -237,14 +245,14 @@ async fn has_second_factor(app: &AppState, user_id: &str) -> Result<bool, PageEr
 }
 
 impl PasswordRejection {
-    fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Wrong | Self::WrongCode => StatusCode::UNAUTHORIZED,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 
-    fn message(&self) -> String {
+    pub(super) fn message(&self) -> String {
         match self {
             Self::Wrong => "Wrong password. Check it and try again.".to_owned(),
             Self::WrongCode => {
@@ -259,6 +267,14 @@ impl PasswordRejection {
         match self {
             Self::WrongCode => (None, Some(self.message())),
             Self::Wrong | Self::RateLimited(_) => (Some(self.message()), None),
+        }
+    }
+
+    /// The time to wait, if there were too many attempts.
+    pub(super) fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Wrong | Self::WrongCode => None,
+            Self::RateLimited(wait) => Some(*wait),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The web UI in a real browser. The test plays the provisioner: it writes instance states to the store.
 
 mod accessibility;
+mod admin;
 mod driver;
 mod flow;
 mod settings;
@@ -132,6 +133,25 @@ async fn screenshots() {
         screenshot_every_page(&browser, &folder, name, phone).await;
         browser.close().await.unwrap();
     }
+}
+
+/// The same of the administrators' area.
+#[tokio::test]
+#[ignore = "takes screenshots for manual review"]
+async fn screenshots_for_administrators() {
+    let folder =
+        PathBuf::from(std::env::var_os("MEMGATE_SCREENSHOTS").expect("MEMGATE_SCREENSHOTS is a folder"));
+    let driver = Driver::start().await;
+    admin::screenshots(&driver, async |browser: &Client, page: &str, phone: bool| {
+        if !phone {
+            let height = browser.execute("return document.documentElement.scrollHeight", vec![]).await;
+            let height = u32::try_from(height.unwrap().as_u64().unwrap()).unwrap().max(700) + 150;
+            browser.set_window_size(1200, height).await.unwrap();
+        }
+        let bytes = browser.screenshot().await.unwrap();
+        std::fs::write(folder.join(format!("{page}.png")), bytes).unwrap();
+    })
+    .await;
 }
 
 async fn screenshot_every_page(browser: &Client, folder: &Path, name: &str, phone: bool) {

@@ -8,7 +8,7 @@ use daemon::Shutdown;
 use daemon::health::Health;
 use daemon::http::ConnectionLimits;
 use prometheus_client::registry::Registry;
-use store::{Database, InstanceState, Observed, Store, TokenKey};
+use store::{Database, InstanceState, Observed, OperationProgress, OperationState, Store, TokenKey};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket};
@@ -122,6 +122,15 @@ impl Site {
             message: None,
         };
         self.store.record_route(&instance.id, &seen).await.unwrap();
+    }
+
+    /// Ends the operations on a cache, as the provisioner does.
+    pub(crate) async fn finish_operations(&self, cache: &str) {
+        let done =
+            OperationProgress { state: OperationState::Done, progress: 100, message: None, checkpoint: None };
+        for operation in self.store.open_operations_of(cache).await.unwrap() {
+            self.store.record_operation(&operation.id, &done).await.unwrap();
+        }
     }
 
     /// Shuts down; returns whether that took less than 5 s.

@@ -3,6 +3,7 @@
 mod account;
 mod account_data;
 mod activity;
+mod admin;
 mod browser;
 mod ca_certificate;
 mod cache_events;
