@@ -1,4 +1,4 @@
-//! Names of tokens: labels in lists.
+//! Names of tokens and API keys: labels in lists.
 
 use crate::InputError;
 
@@ -24,23 +24,7 @@ impl TokenName {
     ///
     /// [`InputError`] if the name is invisible, too long or contains a control character.
     pub fn parse(text: &str) -> Result<Self, InputError> {
-        let text = text.trim();
-        if !text.chars().any(is_visible) {
-            return Err(InputError::new(
-                "The token has no name",
-                "Name it after the application that will use it",
-            ));
-        }
-        if text.chars().count() > LEN_MAX {
-            return Err(InputError::new("This name is too long", "Use at most 60 characters"));
-        }
-        if text.chars().any(char::is_control) {
-            return Err(InputError::new(
-                "This name contains a control character",
-                "Use letters, digits and punctuation",
-            ));
-        }
-        Ok(Self(text.to_owned()))
+        parse(text, "The token has no name").map(Self)
     }
 
     /// The name.
@@ -48,6 +32,32 @@ impl TokenName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Parses the name of an API key, by the rules of [`TokenName`].
+///
+/// # Errors
+///
+/// [`InputError`] if the name is invisible, too long or contains a control character.
+pub fn api_key_name(text: &str) -> Result<String, InputError> {
+    parse(text, "The API key has no name")
+}
+
+fn parse(text: &str, missing: &str) -> Result<String, InputError> {
+    let text = text.trim();
+    if !text.chars().any(is_visible) {
+        return Err(InputError::new(missing, "Name it after the application that will use it"));
+    }
+    if text.chars().count() > LEN_MAX {
+        return Err(InputError::new("This name is too long", "Use at most 60 characters"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(InputError::new(
+            "This name contains a control character",
+            "Use letters, digits and punctuation",
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 /// Whether a character shows: no white space, no control or format character (bidi marks, joiners, ...).

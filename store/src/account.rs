@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::api_key;
 use crate::audit::note;
 use crate::cache::{SET_DESIRED, delete_cache, live_caches, revoke_tokens};
 use crate::db::write;
@@ -16,7 +17,7 @@ pub struct NewPassword<'a> {
     /// The current hash that the user's old password was checked against, if it was asked for. The change fails
     /// if the hash has changed meanwhile.
     pub replaces: Option<&'a str>,
-    /// Whether to revoke the tokens of all caches.
+    /// Whether to revoke the tokens of all caches, and the user's API keys.
     pub revoke_tokens: bool,
 }
 
@@ -49,7 +50,7 @@ const CLEAR_TOKENS: &str = "UPDATE tokens SET name = '', key_prefix = NULL, allo
 const DELETE_SESSIONS: &str = "DELETE FROM sessions WHERE user_id = $1";
 
 impl Store {
-    /// Replaces a user's password and deletes all the user's sessions; revokes the tokens of all caches if
+    /// Replaces a user's password and deletes all the user's sessions; revokes the tokens of all caches and the API keys if
     /// `new.revoke_tokens` is set. Returns how many tokens were revoked.
     ///
     /// # Errors
@@ -66,14 +67,17 @@ impl Store {
             }
             sqlx::query(sql).bind(new.hash).bind(revision).bind(user_id).execute(&mut *tx).await?;
             sqlx::query(DELETE_SESSIONS).bind(user_id).execute(&mut *tx).await?;
-            let mut tokens = 0;
+            let (mut tokens, mut keys) = (0, 0);
             if new.revoke_tokens {
                 let caches = live_caches!(tx, user_id);
                 for cache in &caches {
                     tokens += revoke_tokens!(self, tx, revision, cache, "password changed");
                 }
+                keys = sqlx::query(api_key::REVOKE_ALL).bind(now()).bind(user_id)
+                    .execute(&mut *tx).await?.rows_affected();
             }
-            note!(self, tx, "user.password", format!("user {user_id}"), format!("{tokens} tokens revoked"));
+            let detail = format!("{tokens} tokens revoked, {keys} API keys revoked");
+            note!(self, tx, "user.password", format!("user {user_id}"), detail);
             tokens
         }))
     }
@@ -167,6 +171,7 @@ impl Store {
             sqlx::query(DELETE_LEAKS).bind(user_id).execute(&mut *tx).await?;
             sqlx::query(CLEAR_TOKENS).bind(revision).bind(user_id).execute(&mut *tx).await?;
             sqlx::query(DELETE_SESSIONS).bind(user_id).execute(&mut *tx).await?;
+            sqlx::query(api_key::DELETE_ALL).bind(user_id).execute(&mut *tx).await?;
             let detail = format!("{} caches deleted, {tokens} tokens revoked", caches.len());
             note!(self, tx, "user.delete", format!("user {user_id}"), detail);
         });

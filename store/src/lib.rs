@@ -5,6 +5,7 @@
 
 mod account;
 mod address;
+mod api_key;
 mod audit;
 mod cache;
 mod certificate;
@@ -53,6 +54,9 @@ mod write_health;
 
 pub use account::{NewPassword, UserChange};
 pub use address::{Lease, NETWORK_PREFIX, Network};
+pub use api_key::{
+    ApiKey, ApiKeyId, ApiKeyRow, ApiScope, ApiScopes, NewApiKey, ParseApiKeyError, ParseApiScopesError,
+};
 pub use audit::{AuditChain, AuditEntry, AuditError};
 pub use cache::{Cache, CacheName, NewCache, ParseCacheNameError};
 pub use certificate::{CertificateRow, Fingerprint, ParseFingerprintError};

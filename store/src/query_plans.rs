@@ -8,7 +8,7 @@ use crate::db::schema;
 use crate::operation::request;
 use crate::tokens::{self, listing};
 use crate::{
-    cache, certificate, connections, denials, feed, grant, host_capacity, instance, instance_event,
+    api_key, cache, certificate, connections, denials, feed, grant, host_capacity, instance, instance_event,
     instance_statistics, isolation_check, leak, plan_change, proxy, usage, usage_hours, user, wake,
 };
 
@@ -18,7 +18,11 @@ const SORTED: &str = "USE TEMP B-TREE FOR ORDER BY";
 const SORTED_TIES: &str = "USE TEMP B-TREE FOR LAST";
 
 /// Each query, with what it may do other than search an index.
-const QUERIES: [(&str, &[&str]); 35] = [
+const QUERIES: [(&str, &[&str]); 39] = [
+    (api_key::BY_ID, &[]),
+    (api_key::OF_USER, &[SORTED_TIES]),
+    (api_key::COUNT_ACTIVE, &[]),
+    (api_key::DELETE_SURPLUS, &["LIST SUBQUERY", SORTED_TIES]),
     (leak::OPEN, &[]),
     (leak::OF_USER, &[]),
     (denials::OF_TOKEN, &[SORTED]),

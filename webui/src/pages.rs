@@ -40,6 +40,8 @@ pub(crate) fn routes(app: Arc<AppState>, stop: CancellationToken) -> Router {
         .route("/account/password", post(account::change_password))
         .route("/account/delete", post(account::delete))
         .route("/account/sessions/end-others", post(account::end_other_sessions))
+        .route("/account/api-keys", get(account::api_keys::show).post(account::api_keys::create))
+        .route("/account/api-keys/{id}/revoke", post(account::api_keys::revoke))
         .route("/caches", get(caches::list::show).post(caches::create::submit))
         .route("/caches/{cache}", get(caches::overview::show))
         .route("/caches/{cache}/state", get(caches::overview::state))

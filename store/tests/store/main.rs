@@ -20,6 +20,7 @@ macro_rules! on_both {
 
 mod accounts;
 mod addresses;
+mod api_keys;
 mod audit;
 mod broken_file;
 mod broken_rows;

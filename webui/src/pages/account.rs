@@ -1,6 +1,8 @@
 //! Account page: change the password, see and end sessions, delete the account. Password and deletion ask for the current
 //! password.
 
+pub(super) mod api_keys;
+
 use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
