@@ -99,7 +99,7 @@ pub use token::{
     ParseTokenError, Permissions, Scope, Scopes, ScramKeys, Token, TokenId, TokenSecret, Verifier,
 };
 pub use token_uses::TokenUse;
-pub use tokens::{ListedTokens, NewToken, TokenRow};
+pub use tokens::{ListedTokens, NewToken, TokenChange, TokenRow};
 pub use usage::{InstanceUsage, Usage, UsageBatch, UsageReport, UsageReporterId};
 pub use usage_hours::{UsageHour, UsageSpan};
 pub use user::{NewUser, SignUpRoom, User, UserState};

@@ -4,8 +4,10 @@
 //! never connects to a cache, and never stores a secret that it has shown.
 //!
 //! Modules, from the network to the store: `http` (headers, sessions, CSRF; the server is `daemon::http`), `pages` (one file per
-//! page, routes in `pages.rs`), `layout` and `view` (what pages show), `forms` (what pages read), `state`.
+//! page, routes in `pages.rs`), `layout` and `view` (what pages show), `forms` (what pages read), `actions` (what
+//! pages and API change), `api` (the JSON API), `state`.
 
+mod actions;
 mod cache_events;
 mod config;
 mod error;

@@ -12,14 +12,14 @@ use store::{
     ApiKey, ApiKeyId, ApiKeyRow, ApiScope, ApiScopes, NewApiKey, StoreError, Timestamp, UserState, now,
 };
 
+use crate::actions::{self, SUSPENDED};
 use crate::forms::permissions::LIFETIMES;
 use crate::http::csrf::{CsrfForm, NoFields};
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
-use crate::layout::{Layout, render, set_retry_after};
-use crate::pages::caches::SUSPENDED;
+use crate::layout::{Layout, render};
 use crate::state::AppState;
-use crate::view::date::{ago, day, minute_of, retry_in};
+use crate::view::date::{ago, day, minute_of};
 
 const PATH: &str = "/account/api-keys";
 
@@ -107,11 +107,9 @@ pub(crate) async fn create(
         Ok(parsed) => parsed,
         Err(errors) => return reject(StatusCode::UNPROCESSABLE_ENTITY, errors).await,
     };
-    if let Err(wait) = app.rate_limits.token_changes.acquire(&me.user.id) {
-        app.metrics.count_limited("token_changes");
-        let error = format!("You created or changed too many keys and tokens. Try again {}.", retry_in(wait));
-        let mut response = reject(StatusCode::TOO_MANY_REQUESTS, of_name(error)).await?;
-        set_retry_after(response.headers_mut(), wait);
+    if let Err(refusal) = actions::tokens::acquire_change(&app, &me.user) {
+        let mut response = reject(refusal.status(), of_name(refusal.message.clone())).await?;
+        refusal.add_to(&mut response);
         return Ok(response);
     }
     let new = NewApiKey { key: ApiKey::generate(), name: &name, scopes, expires_at };

@@ -6,16 +6,17 @@ use askama::Template;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use identity::certificate::{IssueError, IssuedCertificate};
+use identity::certificate::IssuedCertificate;
 use serde::Deserialize;
-use store::{CertificateRow, StoreError, TokenId, TokenRow, UserState, now};
+use store::{CertificateRow, TokenId, TokenRow, now};
 
-use super::{acquire_change, find_unrevoked};
+use super::find_unrevoked;
+use crate::actions::{self, ActionError};
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
-use crate::layout::{Layout, render, set_retry_after};
-use crate::pages::caches::{SUSPENDED, Tab, path_of};
+use crate::layout::{Layout, render};
+use crate::pages::caches::{Tab, path_of};
 use crate::state::AppState;
 use crate::view::date::{day, minute_of};
 
@@ -79,39 +80,18 @@ pub(crate) async fn submit(
     let reject = async |status, error: String| {
         page(&app, &me, (id, &token), status, Content { issued: None, request, error: Some(error) }).await
     };
-    if me.user.state == UserState::Suspended {
-        return reject(StatusCode::FORBIDDEN, SUSPENDED.into()).await;
-    }
-    if let Err((wait, error)) = acquire_change(&app, &me) {
-        let mut response = reject(StatusCode::TOO_MANY_REQUESTS, error).await?;
-        set_retry_after(response.headers_mut(), wait);
-        return Ok(response);
-    }
     let request_pem = (!request.is_empty()).then_some(request);
-    let issued = match IssuedCertificate::new(id, token.permissions.expires_at, request_pem) {
-        Ok(issued) => issued,
-        Err(IssueError::InvalidRequest(_)) => {
-            let error = "Invalid certificate request. Paste one in PEM with a new key: RSA with at least 2048 bits, \
-                         P-256, P-384 or Ed25519.";
-            return reject(StatusCode::UNPROCESSABLE_ENTITY, error.into()).await;
-        }
-        Err(IssueError::Failed(error)) => {
-            tracing::error!(%error, "failed to issue a certificate");
-            return Err(PageError::Internal);
-        }
-    };
-    match me.store(&app).add_certificate(&id, issued.fingerprint, issued.not_after).await {
-        Ok(()) => {
+    match actions::tokens::certify(&app, &me.user, &token, request_pem).await {
+        Ok(issued) => {
             let content = Content { issued: Some(&issued), ..Content::default() };
             page(&app, &me, (id, &token), StatusCode::OK, content).await
         }
-        Err(StoreError::LimitReached(_)) => {
-            let error = "This token has reached its limit of certificates. Create another token.";
-            reject(StatusCode::CONFLICT, error.into()).await
+        Err(ActionError::Refused(refusal)) => {
+            let mut response = reject(refusal.status(), refusal.message.clone()).await?;
+            refusal.add_to(&mut response);
+            Ok(response)
         }
-        // The token was revoked or expired after the check.
-        Err(StoreError::NotFound(_)) => Err(PageError::NotFound),
-        Err(error) => Err(error.into()),
+        Err(ActionError::Failed(error)) => Err(error),
     }
 }
 
