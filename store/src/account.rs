@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::api_key;
+use crate::api_request;
 use crate::audit::note;
 use crate::cache::{SET_DESIRED, delete_cache, live_caches, revoke_tokens};
 use crate::db::write;
@@ -172,6 +173,7 @@ impl Store {
             sqlx::query(CLEAR_TOKENS).bind(revision).bind(user_id).execute(&mut *tx).await?;
             sqlx::query(DELETE_SESSIONS).bind(user_id).execute(&mut *tx).await?;
             sqlx::query(api_key::DELETE_ALL).bind(user_id).execute(&mut *tx).await?;
+            sqlx::query(api_request::DELETE_ALL).bind(user_id).execute(&mut *tx).await?;
             let detail = format!("{} caches deleted, {tokens} tokens revoked", caches.len());
             note!(self, tx, "user.delete", format!("user {user_id}"), detail);
         });

@@ -6,6 +6,7 @@
 mod account;
 mod address;
 mod api_key;
+mod api_request;
 mod audit;
 mod cache;
 mod certificate;
@@ -57,6 +58,7 @@ pub use address::{Lease, NETWORK_PREFIX, Network};
 pub use api_key::{
     ApiKey, ApiKeyId, ApiKeyRow, ApiScope, ApiScopes, NewApiKey, ParseApiKeyError, ParseApiScopesError,
 };
+pub use api_request::{ApiRequest, ApiRequestState};
 pub use audit::{AuditChain, AuditEntry, AuditError};
 pub use cache::{Cache, CacheName, NewCache, ParseCacheNameError};
 pub use certificate::{CertificateRow, Fingerprint, ParseFingerprintError};

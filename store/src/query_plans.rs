@@ -8,8 +8,9 @@ use crate::db::schema;
 use crate::operation::request;
 use crate::tokens::{self, listing};
 use crate::{
-    api_key, cache, certificate, connections, denials, feed, grant, host_capacity, instance, instance_event,
-    instance_statistics, isolation_check, leak, plan_change, proxy, usage, usage_hours, user, wake,
+    api_key, api_request, audit, cache, certificate, connections, denials, feed, grant, host_capacity,
+    instance, instance_event, instance_statistics, isolation_check, leak, plan_change, proxy, usage,
+    usage_hours, user, wake,
 };
 
 /// Rows that are sorted, or read from one end of an index up to a limit.
@@ -18,11 +19,15 @@ const SORTED: &str = "USE TEMP B-TREE FOR ORDER BY";
 const SORTED_TIES: &str = "USE TEMP B-TREE FOR LAST";
 
 /// Each query, with what it may do other than search an index.
-const QUERIES: [(&str, &[&str]); 39] = [
+const QUERIES: [(&str, &[&str]); 43] = [
     (api_key::BY_ID, &[]),
     (api_key::OF_USER, &[SORTED_TIES]),
     (api_key::COUNT_ACTIVE, &[]),
     (api_key::DELETE_SURPLUS, &["LIST SUBQUERY", SORTED_TIES]),
+    (api_request::FIND, &[]),
+    (api_request::DELETE_SURPLUS, &["LIST SUBQUERY", SORTED]),
+    (api_request::DELETE_OLD, &["LIST SUBQUERY", "CREATE BLOOM FILTER"]),
+    (audit::OF_ACTOR, &[]),
     (leak::OPEN, &[]),
     (leak::OF_USER, &[]),
     (denials::OF_TOKEN, &[SORTED]),

@@ -8,6 +8,8 @@
 //! pages and API change), `api` (the JSON API), `state`.
 
 mod actions;
+mod api;
+mod api_key_attempts;
 mod cache_events;
 mod config;
 mod error;

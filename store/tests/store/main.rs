@@ -21,6 +21,7 @@ macro_rules! on_both {
 mod accounts;
 mod addresses;
 mod api_keys;
+mod api_requests;
 mod audit;
 mod broken_file;
 mod broken_rows;

@@ -15,6 +15,8 @@ use crate::view::operation::refusal;
 
 const BAD_NAME: &str = "This isn’t a name for a cache. Use 1 to 40 lower-case letters, digits and hyphens, a letter or \
                         digit first.";
+/// Operations of a cache that are listed: more than the store keeps.
+pub(crate) const OPERATIONS_MAX: i64 = 40;
 /// Length of a cache's id, which has lower-case letters and digits.
 const ID_LEN: usize = 24;
 

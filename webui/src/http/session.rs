@@ -200,6 +200,9 @@ pub(crate) fn spawn_sweep(app: Arc<AppState>, shutdown: &Shutdown) {
             if let Err(error) = app.store.acting_as("webui").prune_tokens().await {
                 tracing::warn!(%error, "failed to delete tokens that ended long ago");
             }
+            if let Err(error) = app.store.prune_api_requests().await {
+                tracing::warn!(%error, "failed to forget old requests of the API");
+            }
         }
     });
 }

@@ -31,8 +31,6 @@ use crate::view::cache_state::CacheState;
 
 /// Where a user without a certain cache in mind is sent.
 pub(crate) const CACHES: &str = "/caches";
-/// Operations of a cache that pages know of: more than the store keeps.
-const OPERATIONS_MAX: i64 = 40;
 
 /// Extractor: the cache that the path names, and the signed-in user who has it.
 #[derive(Debug)]
@@ -167,7 +165,7 @@ impl Header {
 
 /// The newest operations of a cache, newest first.
 async fn operations_of(app: &AppState, cache_id: &str) -> Result<Vec<Operation>, PageError> {
-    Ok(app.store.operations_of(cache_id, OPERATIONS_MAX).await?)
+    Ok(app.store.operations_of(cache_id, actions::caches::OPERATIONS_MAX).await?)
 }
 
 /// The state of a cache, with what was asked of it.

@@ -2,6 +2,7 @@
 
 mod account;
 mod activity;
+mod api;
 mod api_keys;
 mod browser;
 mod ca_certificate;
