@@ -7,6 +7,7 @@ mod keys;
 mod limits;
 mod matrix;
 mod reads;
+mod schemathesis;
 mod tokens;
 
 use serde_json::Value;
