@@ -8,7 +8,7 @@ use serde::Serialize;
 use store::{ApiKeyRow, AuditEntry, UserState};
 use utoipa::ToSchema;
 
-use super::auth::{Caller, Read};
+use super::auth::{Principal, Read};
 use super::body::Parameters;
 use super::paging::{Page, PageParameters, cursor};
 use super::problem::{Problem, ReadErrors};
@@ -91,8 +91,8 @@ pub(super) struct Activity {
 #[utoipa::path(get, path = "/account", tag = "Account", operation_id = "getAccount",
     security(("api_key" = ["read"])),
     responses((status = 200, description = "The account", body = Account), ReadErrors))]
-pub(super) async fn show(caller: Caller<Read>) -> Json<Account> {
-    let Caller { user, key, .. } = caller;
+pub(super) async fn show(caller: Principal<Read>) -> Json<Account> {
+    let Principal { user, key, .. } = caller;
     let state = match user.state {
         UserState::Active => "active",
         UserState::Suspended => "suspended",
@@ -113,7 +113,7 @@ pub(super) async fn show(caller: Caller<Read>) -> Json<Account> {
     responses((status = 200, description = "The plan", body = PlanView), ReadErrors))]
 pub(super) async fn plan(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Read>,
+    caller: Principal<Read>,
 ) -> Result<Json<PlanView>, Problem> {
     let plan = app.store.plan(&caller.user.plan).await?.ok_or_else(Problem::not_found)?;
     let caches = app.store.caches_of(&caller.user.id).await?.len();
@@ -139,7 +139,7 @@ pub(super) async fn plan(
     responses((status = 200, description = "A page of entries", body = Page<Activity>), ReadErrors))]
 pub(super) async fn activity(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Read>,
+    caller: Principal<Read>,
     Parameters(parameters): Parameters<PageParameters>,
 ) -> Result<Json<Page<Activity>>, Problem> {
     let position = parameters.position()?;

@@ -48,7 +48,7 @@ impl RequiredScope for Caches {
 
 /// Extractor: the sender of a request, whose key has the scope `S`.
 #[derive(Debug)]
-pub(super) struct Caller<S> {
+pub(super) struct Principal<S> {
     pub(super) user: User,
     pub(super) key: ApiKeyRow,
     scope: PhantomData<S>,
@@ -61,7 +61,7 @@ struct Authenticated {
     key: ApiKeyRow,
 }
 
-impl<S: RequiredScope> FromRequestParts<Arc<AppState>> for Caller<S> {
+impl<S: RequiredScope> FromRequestParts<Arc<AppState>> for Principal<S> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &Arc<AppState>) -> Result<Self, Problem> {

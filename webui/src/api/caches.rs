@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use store::{Cache, Instance, User};
 use utoipa::ToSchema;
 
-use super::auth::{Caches, Caller, Read};
+use super::auth::{Caches, Principal, Read};
 use super::body::{Body, Ids, Parameters};
-use super::idempotency::{self, Begun, repeated};
+use super::idempotency::{self, Attempt, repeated};
 use super::paging::{Page, PageParameters, key_of};
 use super::problem::{BodyErrors, ChangeErrors, Problem, ReadErrors};
 use super::value::{DateTime, IfMatch, created, entity_tag, tagged, with_header};
@@ -73,7 +73,7 @@ pub(super) struct NewCache {
     responses((status = 200, description = "A page of caches", body = Page<CacheView>), ReadErrors))]
 pub(super) async fn list(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Read>,
+    caller: Principal<Read>,
     Parameters(parameters): Parameters<PageParameters>,
 ) -> Result<Json<Page<CacheView>>, Problem> {
     let position = parameters.position()?;
@@ -100,13 +100,13 @@ pub(super) async fn list(
         BodyErrors))]
 pub(super) async fn create(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Caches>,
+    caller: Principal<Caches>,
     body: Body<NewCache>,
 ) -> Result<Response, Problem> {
     let user = &caller.user;
     let creation = match idempotency::begin(&app, &user.id, &body.identity).await? {
-        Begun::New(creation) => creation,
-        Begun::Repeated(id) => {
+        Attempt::New(creation) => creation,
+        Attempt::Repeated(id) => {
             let (cache, instance) = actions::caches::find(&app, user, &id).await?;
             let view = CacheView::read(&app, cache, &instance).await?;
             return Ok(repeated(Json(view).into_response()));
@@ -129,7 +129,7 @@ pub(super) async fn create(
         ReadErrors))]
 pub(super) async fn show(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Read>,
+    caller: Principal<Read>,
     Ids(id): Ids<String>,
 ) -> Result<Response, Problem> {
     let (cache, instance) = actions::caches::find(&app, &caller.user, &id).await?;
@@ -145,7 +145,7 @@ pub(super) async fn show(
     responses((status = 204, description = "It is deleted"), ChangeErrors))]
 pub(super) async fn delete(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Caches>,
+    caller: Principal<Caches>,
     Ids(id): Ids<String>,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use store::{CertificateRow, Fingerprint, StoreError, now};
 use utoipa::ToSchema;
 
-use super::auth::{Caller, Read, Tokens};
+use super::auth::{Principal, Read, Tokens};
 use super::body::{Body, Ids, Parameters};
-use super::idempotency::{self, Begun, repeated};
+use super::idempotency::{self, Attempt, repeated};
 use super::paging::{Page, PageParameters, key_of};
 use super::problem::{BodyErrors, ChangeErrors, Problem, ReadErrors};
 use super::tokens::require_active;
@@ -29,7 +29,7 @@ pub(super) struct CertificateView {
     /// The token that it stands for.
     token_id: String,
     /// Whether it has expired or was revoked.
-    has_ended: bool,
+    ended: bool,
     created_at: DateTime,
     /// It is refused from this time on.
     not_after: DateTime,
@@ -67,7 +67,7 @@ pub(super) struct NewCertificateFields {
     responses((status = 200, description = "A page of certificates", body = Page<CertificateView>), ReadErrors))]
 pub(super) async fn list(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Read>,
+    caller: Principal<Read>,
     Ids(id): Ids<String>,
     Parameters(parameters): Parameters<PageParameters>,
 ) -> Result<Json<Page<CertificateView>>, Problem> {
@@ -89,15 +89,15 @@ pub(super) async fn list(
         BodyErrors))]
 pub(super) async fn create(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Tokens>,
+    caller: Principal<Tokens>,
     Ids(id): Ids<String>,
     body: Body<NewCertificateFields>,
 ) -> Result<Response, Problem> {
     let user = &caller.user;
     let (id, token) = actions::tokens::find(&app, user, &id).await?;
     let creation = match idempotency::begin(&app, &user.id, &body.identity).await? {
-        Begun::New(creation) => creation,
-        Begun::Repeated(fingerprint) => {
+        Attempt::New(creation) => creation,
+        Attempt::Repeated(fingerprint) => {
             let row = find(&app, &id, &fingerprint).await?;
             let row = CertificateView::new(row);
             let body = IssuedView { row, certificate: None, private_key: None, has_secret: false };
@@ -128,7 +128,7 @@ pub(super) async fn create(
     responses((status = 200, description = "The certificate", body = CertificateView), ReadErrors))]
 pub(super) async fn show(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Read>,
+    caller: Principal<Read>,
     Ids((token, fingerprint)): Ids<(String, String)>,
 ) -> Result<Json<CertificateView>, Problem> {
     let (id, _) = actions::tokens::find(&app, &caller.user, &token).await?;
@@ -143,7 +143,7 @@ pub(super) async fn show(
     responses((status = 204, description = "It is revoked, now or before"), ChangeErrors))]
 pub(super) async fn revoke(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Tokens>,
+    caller: Principal<Tokens>,
     Ids((token, fingerprint)): Ids<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let (id, _) = actions::tokens::find(&app, &caller.user, &token).await?;
@@ -165,7 +165,7 @@ async fn find(app: &AppState, id: &store::TokenId, fingerprint: &str) -> Result<
 impl CertificateView {
     fn new(row: CertificateRow) -> Self {
         Self {
-            has_ended: !row.is_valid_at(now()),
+            ended: !row.is_valid_at(now()),
             created_at: DateTime(row.created_at),
             not_after: DateTime(row.not_after),
             fingerprint: row.fingerprint,

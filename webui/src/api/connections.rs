@@ -9,7 +9,7 @@ use serde::Serialize;
 use store::{ConnectionId, DenialRecord, LiveConnection};
 use utoipa::ToSchema;
 
-use super::auth::{Caches, Caller, Read};
+use super::auth::{Caches, Principal, Read};
 use super::body::{Ids, Parameters};
 use super::caches::find;
 use super::paging::{Page, PageParameters, key_of};
@@ -77,7 +77,7 @@ pub(super) struct Denial {
     responses((status = 200, description = "A page of connections", body = Connections), ReadErrors))]
 pub(super) async fn list(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Read>,
+    caller: Principal<Read>,
     Ids(id): Ids<String>,
     Parameters(parameters): Parameters<PageParameters>,
 ) -> Result<Json<Connections>, Problem> {
@@ -102,7 +102,7 @@ pub(super) async fn list(
         ChangeErrors))]
 pub(super) async fn close(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Caches>,
+    caller: Principal<Caches>,
     Ids((cache, connection)): Ids<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let (_, instance) = find(&app, &caller.user, &cache).await?;
@@ -119,7 +119,7 @@ pub(super) async fn close(
     responses((status = 200, description = "A page of denials", body = Page<Denial>), ReadErrors))]
 pub(super) async fn denials(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Read>,
+    caller: Principal<Read>,
     Ids(id): Ids<String>,
     Parameters(parameters): Parameters<PageParameters>,
 ) -> Result<Json<Page<Denial>>, Problem> {

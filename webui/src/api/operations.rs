@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use store::{NewOperation, Operation};
 use utoipa::ToSchema;
 
-use super::auth::{Caches, Caller, Read};
+use super::auth::{Caches, Principal, Read};
 use super::body::{Body, Ids, Parameters};
 use super::caches::{cache_tag, find};
-use super::idempotency::{self, Begun, repeated};
+use super::idempotency::{self, Attempt, repeated};
 use super::paging::{Page, PageParameters, key_of};
 use super::problem::{BodyErrors, Problem, ReadErrors};
 use super::value::{DateTime, IfMatch, created};
@@ -93,7 +93,7 @@ pub(super) struct OperationFields {
     responses((status = 200, description = "A page of operations", body = Page<OperationView>), ReadErrors))]
 pub(super) async fn list(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Read>,
+    caller: Principal<Read>,
     Ids(id): Ids<String>,
     Parameters(parameters): Parameters<PageParameters>,
 ) -> Result<Json<Page<OperationView>>, Problem> {
@@ -117,7 +117,7 @@ pub(super) async fn list(
         BodyErrors))]
 pub(super) async fn create(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Caches>,
+    caller: Principal<Caches>,
     Ids(id): Ids<String>,
     headers: HeaderMap,
     body: Body<OperationFields>,
@@ -125,8 +125,8 @@ pub(super) async fn create(
     let user = &caller.user;
     let (cache, instance) = find(&app, user, &id).await?;
     let creation = match idempotency::begin(&app, &user.id, &body.identity).await? {
-        Begun::New(creation) => creation,
-        Begun::Repeated(operation) => {
+        Attempt::New(creation) => creation,
+        Attempt::Repeated(operation) => {
             let operation = app.store.operation(&cache.id, &operation).await?;
             let operation = operation.ok_or_else(Problem::not_found)?;
             return Ok(repeated(Json(OperationView::new(operation, &user.id)).into_response()));
@@ -166,7 +166,7 @@ pub(super) async fn create(
     responses((status = 200, description = "The operation", body = OperationView), ReadErrors))]
 pub(super) async fn show(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Read>,
+    caller: Principal<Read>,
     Ids((cache, operation)): Ids<(String, String)>,
 ) -> Result<Json<OperationView>, Problem> {
     let (cache, _) = find(&app, &caller.user, &cache).await?;

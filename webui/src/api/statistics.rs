@@ -12,7 +12,7 @@ use store::{
 };
 use utoipa::{IntoParams, ToSchema};
 
-use super::auth::{Caller, Read};
+use super::auth::{Principal, Read};
 use super::body::{Ids, Parameters};
 use super::caches::find;
 use super::problem::{Problem, ReadErrors};
@@ -154,7 +154,7 @@ pub(super) struct Interval {
     responses((status = 200, description = "Its figures", body = Statistics), ReadErrors))]
 pub(super) async fn show(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Read>,
+    caller: Principal<Read>,
     Ids(id): Ids<String>,
 ) -> Result<Json<Statistics>, Problem> {
     let (_, instance) = find(&app, &caller.user, &id).await?;
@@ -190,7 +190,7 @@ pub(super) async fn show(
     responses((status = 200, description = "Its history", body = History), ReadErrors))]
 pub(super) async fn history(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Read>,
+    caller: Principal<Read>,
     Ids(id): Ids<String>,
     Parameters(HistoryParameters { range }): Parameters<HistoryParameters>,
 ) -> Result<Json<History>, Problem> {

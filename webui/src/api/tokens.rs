@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use store::{NewToken, Permissions, TokenChange, TokenRow, now};
 use utoipa::{IntoParams, ToSchema};
 
-use super::auth::{Caller, Read, Tokens};
+use super::auth::{Principal, Read, Tokens};
 use super::body::{Body, Ids, Object, Parameters};
 use super::caches::{self, EndpointView};
-use super::idempotency::{self, Begun, repeated};
+use super::idempotency::{self, Attempt, repeated};
 use super::paging::{Page, Position, key_of};
 use super::permissions::{PermissionFields, PermissionView};
 use super::problem::{BodyErrors, ChangeErrors, FieldError, Problem, ReadErrors};
@@ -136,7 +136,7 @@ pub(super) enum TokenState {
     responses((status = 200, description = "A page of tokens", body = Page<TokenView>), ReadErrors))]
 pub(super) async fn list(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Read>,
+    caller: Principal<Read>,
     Ids(id): Ids<String>,
     Parameters(ListParameters { state, limit, cursor }): Parameters<ListParameters>,
 ) -> Result<Json<Page<TokenView>>, Problem> {
@@ -166,7 +166,7 @@ pub(super) async fn list(
         BodyErrors))]
 pub(super) async fn create(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Tokens>,
+    caller: Principal<Tokens>,
     Ids(id): Ids<String>,
     body: Body<NewTokenFields>,
 ) -> Result<Response, Problem> {
@@ -174,8 +174,8 @@ pub(super) async fn create(
     let (cache, _) = caches::find(&app, user, &id).await?;
     let NewTokenFields { name, permissions } = body.fields;
     let creation = match idempotency::begin(&app, &user.id, &body.identity).await? {
-        Begun::New(creation) => creation,
-        Begun::Repeated(id) => return repeat(&app, &caller, &id).await,
+        Attempt::New(creation) => creation,
+        Attempt::Repeated(id) => return repeat(&app, &caller, &id).await,
     };
     let create = async {
         let mut granted = Permissions::ALL;
@@ -201,7 +201,7 @@ pub(super) async fn create(
         ReadErrors))]
 pub(super) async fn show(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Read>,
+    caller: Principal<Read>,
     Ids(id): Ids<String>,
 ) -> Result<Response, Problem> {
     let (_, token) = actions::tokens::find(&app, &caller.user, &id).await?;
@@ -218,7 +218,7 @@ pub(super) async fn show(
         BodyErrors))]
 pub(super) async fn update(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Tokens>,
+    caller: Principal<Tokens>,
     Ids(id): Ids<String>,
     headers: HeaderMap,
     body: Body<ChangeFields>,
@@ -267,15 +267,15 @@ pub(super) async fn update(
         BodyErrors))]
 pub(super) async fn rotate(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Tokens>,
+    caller: Principal<Tokens>,
     Ids(id): Ids<String>,
     body: Body<RotationFields>,
 ) -> Result<Response, Problem> {
     let user = &caller.user;
     let (_, token) = actions::tokens::find(&app, user, &id).await?;
     let creation = match idempotency::begin(&app, &user.id, &body.identity).await? {
-        Begun::New(creation) => creation,
-        Begun::Repeated(id) => return repeat(&app, &caller, &id).await,
+        Attempt::New(creation) => creation,
+        Attempt::Repeated(id) => return repeat(&app, &caller, &id).await,
     };
     let rotate = async {
         let grace = body.fields.grace_seconds.unwrap_or(GRACE_DEFAULT_SECONDS);
@@ -305,7 +305,7 @@ pub(super) async fn rotate(
     responses((status = 204, description = "It is revoked, now or before"), ChangeErrors))]
 pub(super) async fn revoke(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Tokens>,
+    caller: Principal<Tokens>,
     Ids(id): Ids<String>,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
@@ -326,7 +326,7 @@ pub(super) fn require_active(token: &TokenRow) -> Result<(), Problem> {
 }
 
 /// The answer that has a new token's secret.
-async fn reveal(app: &AppState, caller: &Caller<Tokens>, new: &NewToken) -> Result<Response, Problem> {
+async fn reveal(app: &AppState, caller: &Principal<Tokens>, new: &NewToken) -> Result<Response, Problem> {
     let id = new.token.id();
     let (_, token) = actions::tokens::find(app, &caller.user, id.as_str()).await?;
     let tag = token_tag(&token);
@@ -341,7 +341,7 @@ async fn reveal(app: &AppState, caller: &Caller<Tokens>, new: &NewToken) -> Resu
 }
 
 /// The answer to a creation that was done before.
-async fn repeat(app: &AppState, caller: &Caller<Tokens>, id: &str) -> Result<Response, Problem> {
+async fn repeat(app: &AppState, caller: &Principal<Tokens>, id: &str) -> Result<Response, Problem> {
     let (_, token) = actions::tokens::find(app, &caller.user, id).await?;
     let endpoint = EndpointView::of(app);
     let body = CreatedToken {

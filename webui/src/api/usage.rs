@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use store::{Timestamp, UsageHour, UsageSpan};
 use utoipa::{IntoParams, ToSchema};
 
-use super::auth::{Caller, Read};
+use super::auth::{Principal, Read};
 use super::body::{Ids, Parameters};
 use super::caches::find;
 use super::paging::{Page, Position, cursor};
@@ -58,7 +58,7 @@ pub(super) struct UsageParameters {
     responses((status = 200, description = "A page of hours", body = Page<HourView>), ReadErrors))]
 pub(super) async fn list(
     State(app): State<Arc<AppState>>,
-    caller: Caller<Read>,
+    caller: Principal<Read>,
     Ids(id): Ids<String>,
     Parameters(parameters): Parameters<UsageParameters>,
 ) -> Result<Json<Page<HourView>>, Problem> {

@@ -1,5 +1,6 @@
 //! The web UI in a real browser. The test plays the provisioner: it writes instance states to the store.
 
+mod api_keys;
 mod driver;
 mod flow;
 mod settings;
@@ -199,6 +200,11 @@ async fn screenshot_every_page(browser: &Client, folder: &Path, name: &str, phon
     flow.click("[data-revoke]").await;
     flow.find("#revoke-form").await;
     picture("revoke").await;
+    api_keys::create(&flow, "terraform").await;
+    picture("api-keys").await;
+    flow.open("/api").await;
+    flow.click("#createToken summary").await;
+    picture("api").await;
     flow.sign_out().await;
     picture("sign-in").await;
     flow.open("/nothing").await;

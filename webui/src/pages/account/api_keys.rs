@@ -87,9 +87,8 @@ pub(crate) async fn show(
     me: SignedIn,
     params: Query<Params>,
 ) -> Result<Response, PageError> {
-    let form = Form { read: Some(String::new()), expires: "90d".to_owned(), ..Form::default() };
     let view = PageState { revoked: params.revoked.is_some(), ..PageState::default() };
-    page(&app, &me, StatusCode::OK, &form, view).await
+    page(&app, &me, StatusCode::OK, &Form::unsent(), view).await
 }
 
 pub(crate) async fn create(
@@ -116,7 +115,7 @@ pub(crate) async fn create(
     match me.store(&app).create_api_key(&app.token_key, &me.user.id, &new).await {
         Ok(()) => {
             let view = PageState { revealed: Some((&name, new.key.reveal())), ..PageState::default() };
-            page(&app, &me, StatusCode::OK, &Form::default(), view).await
+            page(&app, &me, StatusCode::OK, &Form::unsent(), view).await
         }
         Err(StoreError::LimitReached(_)) => {
             let error = "You have reached the limit of 20 API keys. Revoke one that isn’t in use.";
@@ -171,6 +170,11 @@ async fn page(
 }
 
 impl Form {
+    /// The form before it is filled in: a key that only reads, for a while.
+    fn unsent() -> Self {
+        Self { read: Some(String::new()), expires: "90d".to_owned(), ..Self::default() }
+    }
+
     fn scopes(&self) -> ApiScopes {
         ApiScope::ALL.into_iter().filter(|scope| self.has(*scope)).collect()
     }

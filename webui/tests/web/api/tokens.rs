@@ -149,11 +149,11 @@ async fn certificates_are_issued_listed_and_revoked() {
     assert_eq!(page["items"][0]["fingerprint"], new["fingerprint"]);
     assert!(page["next_cursor"].is_string() && page["items"][0]["private_key"].is_null());
     let path = format!("/tokens/{{token}}/certificates/{}", new["fingerprint"].as_str().unwrap());
-    assert_eq!(client.read(&path).await["has_ended"], false);
+    assert_eq!(client.read(&path).await["ended"], false);
     for _ in 0..2 {
         assert_eq!(client.delete(&path).await.status, 204);
     }
-    assert_eq!(client.read(&path).await["has_ended"], true);
+    assert_eq!(client.read(&path).await["ended"], true);
     require_problem(&client.get("/tokens/{token}/certificates/x").await, 404, "not_found");
     let id = TokenId::parse(&client.token).unwrap();
     assert_eq!(site.store.certificates_of(&id).await.unwrap().len(), 2);
