@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::auth::{Caches, Principal, Read};
 use super::body::{Body, Ids, Parameters};
-use super::idempotency::{self, Attempt, repeated};
+use super::idempotency::{self, CreationStart, repeated};
 use super::paging::{Page, PageParameters, key_of};
 use super::problem::{BodyErrors, ChangeErrors, Problem, ReadErrors};
 use super::value::{DateTime, IfMatch, created, entity_tag, tagged, with_header};
@@ -105,8 +105,8 @@ pub(super) async fn create(
 ) -> Result<Response, Problem> {
     let user = &caller.user;
     let creation = match idempotency::begin(&app, &user.id, &body.identity).await? {
-        Attempt::New(creation) => creation,
-        Attempt::Repeated(id) => {
+        CreationStart::New(creation) => creation,
+        CreationStart::Repeated(id) => {
             let (cache, instance) = actions::caches::find(&app, user, &id).await?;
             let view = CacheView::read(&app, cache, &instance).await?;
             return Ok(repeated(Json(view).into_response()));

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::auth::{Principal, Read, Tokens};
 use super::body::{Body, Ids, Parameters};
-use super::idempotency::{self, Attempt, repeated};
+use super::idempotency::{self, CreationStart, repeated};
 use super::paging::{Page, PageParameters, key_of};
 use super::problem::{BodyErrors, ChangeErrors, Problem, ReadErrors};
 use super::tokens::require_active;
@@ -96,8 +96,8 @@ pub(super) async fn create(
     let user = &caller.user;
     let (id, token) = actions::tokens::find(&app, user, &id).await?;
     let creation = match idempotency::begin(&app, &user.id, &body.identity).await? {
-        Attempt::New(creation) => creation,
-        Attempt::Repeated(fingerprint) => {
+        CreationStart::New(creation) => creation,
+        CreationStart::Repeated(fingerprint) => {
             let row = find(&app, &id, &fingerprint).await?;
             let row = CertificateView::new(row);
             let body = IssuedView { row, certificate: None, private_key: None, has_secret: false };

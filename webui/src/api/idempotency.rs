@@ -15,7 +15,7 @@ const IN_PROGRESS_RETRY: Duration = Duration::from_secs(1);
 
 /// A creation that was begun.
 #[derive(Debug)]
-pub(super) enum Attempt {
+pub(super) enum CreationStart {
     /// It is to be done, and then ended.
     New(Creation),
     /// It was done before: the id of what it created.
@@ -35,12 +35,12 @@ pub(super) async fn begin(
     app: &AppState,
     user_id: &str,
     identity: &RequestIdentity,
-) -> Result<Attempt, Problem> {
-    let Some(key) = &identity.key else { return Ok(Attempt::New(Creation(None))) };
+) -> Result<CreationStart, Problem> {
+    let Some(key) = &identity.key else { return Ok(CreationStart::New(Creation(None))) };
     let request = ApiRequest::new(&app.token_key, user_id, key, &[&identity.target, &identity.body]);
     match app.store.begin_api_request(&request).await? {
-        ApiRequestState::New => Ok(Attempt::New(Creation(Some(request)))),
-        ApiRequestState::Done(resource) => Ok(Attempt::Repeated(resource)),
+        ApiRequestState::New => Ok(CreationStart::New(Creation(Some(request)))),
+        ApiRequestState::Done(resource) => Ok(CreationStart::Repeated(resource)),
         ApiRequestState::InProgress => {
             let detail = "A request with this Idempotency-Key is in progress. Send it again in a second.";
             Err(Problem::new(Kind::InProgress, detail).with_retry_after(IN_PROGRESS_RETRY))

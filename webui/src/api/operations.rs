@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::auth::{Caches, Principal, Read};
 use super::body::{Body, Ids, Parameters};
 use super::caches::{cache_tag, find};
-use super::idempotency::{self, Attempt, repeated};
+use super::idempotency::{self, CreationStart, repeated};
 use super::paging::{Page, PageParameters, key_of};
 use super::problem::{BodyErrors, Problem, ReadErrors};
 use super::value::{DateTime, IfMatch, created};
@@ -125,8 +125,8 @@ pub(super) async fn create(
     let user = &caller.user;
     let (cache, instance) = find(&app, user, &id).await?;
     let creation = match idempotency::begin(&app, &user.id, &body.identity).await? {
-        Attempt::New(creation) => creation,
-        Attempt::Repeated(operation) => {
+        CreationStart::New(creation) => creation,
+        CreationStart::Repeated(operation) => {
             let operation = app.store.operation(&cache.id, &operation).await?;
             let operation = operation.ok_or_else(Problem::not_found)?;
             return Ok(repeated(Json(OperationView::new(operation, &user.id)).into_response()));

@@ -15,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::auth::{Principal, Read, Tokens};
 use super::body::{Body, Ids, Object, Parameters};
 use super::caches::{self, EndpointView};
-use super::idempotency::{self, Attempt, repeated};
+use super::idempotency::{self, CreationStart, repeated};
 use super::paging::{Page, Position, key_of};
 use super::permissions::{PermissionFields, PermissionView};
 use super::problem::{BodyErrors, ChangeErrors, FieldError, Problem, ReadErrors};
@@ -174,8 +174,8 @@ pub(super) async fn create(
     let (cache, _) = caches::find(&app, user, &id).await?;
     let NewTokenFields { name, permissions } = body.fields;
     let creation = match idempotency::begin(&app, &user.id, &body.identity).await? {
-        Attempt::New(creation) => creation,
-        Attempt::Repeated(id) => return repeat(&app, &caller, &id).await,
+        CreationStart::New(creation) => creation,
+        CreationStart::Repeated(id) => return repeat(&app, &caller, &id).await,
     };
     let create = async {
         let mut granted = Permissions::ALL;
@@ -274,8 +274,8 @@ pub(super) async fn rotate(
     let user = &caller.user;
     let (_, token) = actions::tokens::find(&app, user, &id).await?;
     let creation = match idempotency::begin(&app, &user.id, &body.identity).await? {
-        Attempt::New(creation) => creation,
-        Attempt::Repeated(id) => return repeat(&app, &caller, &id).await,
+        CreationStart::New(creation) => creation,
+        CreationStart::Repeated(id) => return repeat(&app, &caller, &id).await,
     };
     let rotate = async {
         let grace = body.fields.grace_seconds.unwrap_or(GRACE_DEFAULT_SECONDS);
