@@ -1,9 +1,12 @@
-//! Names of tokens and API keys: labels in lists.
+//! Names of tokens, API keys and certificates: labels in lists.
 
 use crate::InputError;
 
 /// Characters.
 const LEN_MAX: usize = 60;
+
+/// What helps if a token or an API key has no name.
+const NAME_FIX: &str = "Name it after the application that will use it";
 
 /// The name of the token that sign-up creates.
 pub const FIRST_TOKEN_NAME: &str = "First token";
@@ -24,7 +27,7 @@ impl TokenName {
     ///
     /// [`InputError`] if the name is invisible, too long or contains a control character.
     pub fn parse(text: &str) -> Result<Self, InputError> {
-        parse(text, "The token has no name").map(Self)
+        parse(text, "The token has no name", NAME_FIX).map(Self)
     }
 
     /// The name.
@@ -40,13 +43,38 @@ impl TokenName {
 ///
 /// [`InputError`] if the name is invisible, too long or contains a control character.
 pub fn api_key_name(text: &str) -> Result<String, InputError> {
-    parse(text, "The API key has no name")
+    parse(text, "The API key has no name", NAME_FIX)
 }
 
-fn parse(text: &str, missing: &str) -> Result<String, InputError> {
+/// What a user calls a client certificate: empty, or as a token's name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CertificateName(String);
+
+impl CertificateName {
+    /// Parses a name; white space around it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`InputError`] if the name is too long, contains a control character, or is not empty but invisible.
+    pub fn parse(text: &str) -> Result<Self, InputError> {
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        parse(text, "This name is invisible", "Use letters, digits and punctuation").map(Self)
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// `missing` and `fix` are what to say of an invisible name.
+fn parse(text: &str, missing: &str, fix: &str) -> Result<String, InputError> {
     let text = text.trim();
     if !text.chars().any(is_visible) {
-        return Err(InputError::new(missing, "Name it after the application that will use it"));
+        return Err(InputError::new(missing, fix));
     }
     if text.chars().count() > LEN_MAX {
         return Err(InputError::new("This name is too long", "Use at most 60 characters"));
@@ -70,6 +98,15 @@ fn is_visible(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn certificates_need_no_name() {
+        assert_eq!(CertificateName::parse(" \t").unwrap(), CertificateName::default());
+        assert_eq!(CertificateName::parse(" web-1 ").unwrap().as_str(), "web-1");
+        for bad in ["\u{200b}", "a\nb", &"x".repeat(61)] {
+            assert!(CertificateName::parse(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn names_are_visible_and_short() {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::audit::note;
 use crate::db::{read, write};
@@ -87,6 +88,11 @@ impl FromStr for CacheName {
     }
 }
 
+/// Caches that a user may create within a day, deleted ones included: the row of each is kept for ever.
+pub const CREATED_MAX: i64 = 20;
+const CREATED_WITHIN: Duration = Duration::from_hours(24);
+
+pub(crate) const CREATED_LATELY: &str = "SELECT COUNT(*) FROM caches WHERE user_id = $1 AND created_at > $2";
 pub(crate) const INSERT: &str =
     "INSERT INTO caches (id, user_id, name, plan, created_at, revision) VALUES ($1, $2, $3, $4, $5, $6)";
 pub(crate) const INSERT_INSTANCE: &str = "INSERT INTO instances (id, cache_id, memory_mb, connections, \
@@ -137,7 +143,7 @@ macro_rules! insert_cache {
         } else {
             None
         };
-        let ready = ready.filter(|id| $crate::ready_instance::is_valid(id));
+        let ready = ready.filter(|id| $crate::id::is_valid(id));
         sqlx::query($crate::cache::INSERT_INSTANCE)
             .bind(ready.unwrap_or_else($crate::id::random))
             .bind(&cache.id)
@@ -239,11 +245,11 @@ pub(crate) use delete_cache;
 
 impl Store {
     /// Creates a cache with its instance, for a user who may have `max` caches, if the user's plan doesn't say how many. It
-    /// has no token yet. A suspended user's cache starts suspended.
+    /// has no token yet. A suspended user's cache starts suspended. The user creates [`CREATED_MAX`] a day at most.
     ///
     /// # Errors
     /// `NotFound("user")`, `NotFound("plan")`, `AlreadyExists("cache name")`, `LimitReached("cache")`,
-    /// `LimitReached("memory")`.
+    /// `LimitReached("caches a day")`, `LimitReached("memory")`.
     pub async fn create_cache(&self, new: &NewCache<'_>, max: usize) -> Result<Cache, StoreError> {
         let user = "SELECT plan, state FROM users WHERE id = $1 AND deleted_at IS NULL";
         Ok(write!(self, tx, revision => {
@@ -261,6 +267,14 @@ impl Store {
             let plan = plan.ok_or(StoreError::NotFound("plan"))?;
             if live_caches!(tx, new.user_id).len() >= max {
                 return Err(StoreError::LimitReached("cache"));
+            }
+            if &*self.actor != crate::db::OPERATOR {
+                let since = now().saturating_sub(CREATED_WITHIN);
+                let created: i64 = sqlx::query_scalar(CREATED_LATELY).bind(new.user_id).bind(since)
+                    .fetch_one(&mut *tx).await?;
+                if created >= CREATED_MAX {
+                    return Err(StoreError::LimitReached("caches a day"));
+                }
             }
             let cache = Cache::new(new.user_id, new.name, &plan.name);
             let desired = match UserState::parse(&state)? {
@@ -297,11 +311,14 @@ impl Store {
         )
     }
 
-    /// A cache by id.
+    /// A cache by id. Nobody has one whose id isn't as memgate makes them, and PostgreSQL isn't asked: a NUL is an error there.
     ///
     /// # Errors
     /// Fails if the database does.
     pub async fn cache(&self, id: &str) -> Result<Option<Cache>, StoreError> {
+        if !crate::id::is_valid(id) {
+            return Ok(None);
+        }
         Ok(read!(self, pool => sqlx::query_as(BY_ID).bind(id).fetch_optional(pool).await)?)
     }
 

@@ -67,6 +67,8 @@ pub struct CertificateRow {
     /// The public id of the token that it stands for.
     #[sqlx(rename = "token_id")]
     pub token: String,
+    /// What its owner calls it; may be empty.
+    pub name: String,
     /// When it was issued.
     pub created_at: Timestamp,
     /// It is denied from this time on.
@@ -82,13 +84,13 @@ impl CertificateRow {
 }
 
 /// Of the active tokens at `$2` of the cache `$1`: certificates that expire after `$2`, up to `$3`. The first `$4`.
-pub(crate) const EXPIRING: &str = "SELECT x.fingerprint, x.token_id, x.created_at, x.not_after FROM tokens t \
+pub(crate) const EXPIRING: &str = "SELECT x.fingerprint, x.token_id, x.name, x.created_at, x.not_after FROM tokens t \
      JOIN certificates x ON x.token_id = t.id WHERE t.cache_id = $1 AND t.revoked_at IS NULL \
      AND COALESCE(t.expires_at, 9223372036854775807) > $2 AND x.not_after > $2 AND x.not_after <= $3 \
      ORDER BY x.not_after, x.fingerprint LIMIT $4";
 
 impl Store {
-    /// Adds a certificate that was issued for a token. Show it only after this has returned.
+    /// Adds a certificate that was issued for a token, with a name that may be empty. Show it only after this has returned.
     ///
     /// # Errors
     /// `NotFound("active token")`, `LimitReached("certificate")`, `AlreadyExists("certificate")`.
@@ -97,13 +99,14 @@ impl Store {
         token: &TokenId,
         fingerprint: Fingerprint,
         not_after: Timestamp,
+        name: &str,
     ) -> Result<(), StoreError> {
         let active = "SELECT COUNT(*) FROM tokens WHERE id = $1 AND revoked_at IS NULL \
                     AND (expires_at IS NULL OR expires_at > $2)";
         let prune = "DELETE FROM certificates WHERE token_id = $1 AND not_after <= $2";
         let count = "SELECT COUNT(*) FROM certificates WHERE token_id = $1 AND not_after > $2";
-        let insert = "INSERT INTO certificates (fingerprint, token_id, created_at, not_after, revision) \
-                      VALUES ($1, $2, $3, $4, $5)";
+        let insert = "INSERT INTO certificates (fingerprint, token_id, created_at, not_after, revision, name) \
+                      VALUES ($1, $2, $3, $4, $5, $6)";
         let (id, now) = (token.as_str(), now());
         write!(self, tx, revision => {
             let active: i64 = sqlx::query_scalar(active).bind(id).bind(now).fetch_one(&mut *tx).await?;
@@ -116,7 +119,7 @@ impl Store {
                 return Err(StoreError::LimitReached("certificate"));
             }
             sqlx::query(insert).bind(fingerprint.to_string()).bind(id).bind(now).bind(not_after).bind(revision)
-                .execute(&mut *tx).await.map_err(|e| StoreError::unique(e, "certificate"))?;
+                .bind(name).execute(&mut *tx).await.map_err(|e| StoreError::unique(e, "certificate"))?;
             note!(self, tx, "certificate.issue", format!("token {token}"), format!("fingerprint {fingerprint}, until {not_after}"));
         });
         Ok(())
@@ -152,7 +155,7 @@ impl Store {
     /// # Errors
     /// Fails if the database does.
     pub async fn certificates_of(&self, token: &TokenId) -> Result<Vec<CertificateRow>, StoreError> {
-        let sql = "SELECT fingerprint, token_id, created_at, not_after FROM certificates \
+        let sql = "SELECT fingerprint, token_id, name, created_at, not_after FROM certificates \
                    WHERE token_id = $1 ORDER BY created_at, fingerprint LIMIT $2";
         read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(token.as_str()).bind(LISTED_MAX))?
             .into_iter()

@@ -11,3 +11,8 @@ pub(crate) fn random() -> String {
     let mut rng = rand::rng();
     (0..LEN).map(|_| char::from(CHARACTERS[rng.random_range(0..CHARACTERS.len())])).collect()
 }
+
+/// Whether memgate may have made an id. Of a table that others may write, only such an id becomes part of a container's name.
+pub(crate) fn is_valid(id: &str) -> bool {
+    id.len() == LEN && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+}

@@ -156,8 +156,20 @@ macro_rules! select {
     };
 }
 
-/// The oldest `$1`.
-pub(crate) const ALL: &str = select!("ORDER BY i.created_at, i.id LIMIT $1");
+/// Instances of which something is left, or may be: see [`Instance::is_gone`].
+macro_rules! not_gone {
+    () => {
+        "NOT (i.desired = 'deleting' AND COALESCE(r.state = 'deleting' AND r.container IS NULL, FALSE))"
+    };
+}
+
+/// The oldest `$1` that aren't gone.
+pub(crate) const ALL: &str = concat!(select!("WHERE "), not_gone!(), " ORDER BY i.created_at, i.id LIMIT $1");
+pub(crate) const IDS: &str = concat!(
+    "SELECT CAST(i.id AS TEXT) FROM instances i LEFT JOIN routes r ON r.instance_id = i.id WHERE ",
+    not_gone!(),
+    " LIMIT $1"
+);
 /// The instance of the cache `$1`.
 pub(crate) const OF_CACHE: &str = select!("WHERE i.cache_id = $1");
 /// The instance of the oldest cache of the user `$1`.
@@ -165,8 +177,8 @@ pub(crate) const FIRST_OF_USER: &str =
     select!("WHERE c.user_id = $1 AND c.deleted_at IS NULL ORDER BY c.created_at, c.id LIMIT 1");
 
 impl Store {
-    /// All instances, the 20,000 oldest ones at most, oldest first. Invalid rows are logged and skipped, so that they affect
-    /// their own user only.
+    /// All instances that aren't gone, the 20,000 oldest ones at most, oldest first. Invalid rows are logged and skipped, so that
+    /// they affect their own user only.
     ///
     /// # Errors
     /// Fails if the database does.
@@ -189,14 +201,13 @@ impl Store {
         if is_other { Err(StoreError::Corrupt("instance id")) } else { Ok(instance) }
     }
 
-    /// The ids of all instances, also of invalid rows: a container of any other id is an orphan.
+    /// The ids of all instances that aren't gone, also of invalid rows: a container of any other id is an orphan.
     ///
     /// # Errors
     /// `TooMany("instances")`: then nobody knows which containers are orphans.
     pub async fn instance_ids(&self) -> Result<Vec<String>, StoreError> {
-        let sql = "SELECT CAST(id AS TEXT) FROM instances LIMIT $1";
         let ids: Vec<Result<(String,), StoreError>> =
-            read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(sql).bind(QUERIED_MAX))?;
+            read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(IDS).bind(QUERIED_MAX))?;
         if ids.len() > LISTED_MAX {
             return Err(StoreError::TooMany("instances"));
         }

@@ -60,7 +60,7 @@ pub use api_key::{
 };
 pub use api_request::{ApiRequest, ApiRequestState};
 pub use audit::{AuditChain, AuditEntry, AuditError};
-pub use cache::{Cache, CacheName, NewCache, ParseCacheNameError};
+pub use cache::{CREATED_MAX, Cache, CacheName, NewCache, ParseCacheNameError};
 pub use certificate::{CertificateRow, Fingerprint, ParseFingerprintError};
 pub use connections::{ConnectionId, ListRequest, LiveConnection, LiveConnections, ParseConnectionIdError};
 pub use db::{Database, LockWait, Store, StoreOptions, sqlite_file};

@@ -13,7 +13,7 @@ use crate::{Cache, DesiredState, Instance, OperationError, Store, StoreError, Ti
 
 pub use kind::{OperationKind, OperationState};
 pub use request::{NewOperation, RESIZE_MB_MAX, RESIZE_MB_MIN};
-use request::{ask_for, require_own_suspension};
+use request::{ask_for, require_memory_of_plan, require_own_suspension};
 
 /// Characters of a message.
 const MESSAGE_MAX: usize = 500;
@@ -69,7 +69,7 @@ pub(crate) struct Row {
     cache_id: String,
     kind: String,
     pub(crate) memory_mb: Option<i64>,
-    requested_by: String,
+    pub(crate) requested_by: String,
     created_at: Timestamp,
     state: Option<String>,
     progress: Option<i64>,
@@ -137,7 +137,8 @@ impl Store {
     /// returns that; a resize to another size changes the unfinished one. A suspended cache refuses its tokens from now on.
     ///
     /// # Errors
-    /// `NotFound("cache")`; `Operation` says why it can't be done now. Its owner can't resume what an operator has suspended.
+    /// `NotFound("cache")`; `Operation` says why it can't be done now. Its owner can't resume what an operator has suspended,
+    /// and gets no more memory than the plan has.
     pub async fn request_operation(
         &self,
         cache_id: &str,
@@ -160,6 +161,7 @@ impl Store {
                 return Err(OperationError::UserSuspended.into());
             }
             require_own_suspension!(self, tx, &cache, new);
+            require_memory_of_plan!(self, tx, &cache, &instance, new);
             if &*self.actor != crate::db::OPERATOR {
                 let since = now().saturating_sub(request::REQUESTS_WITHIN);
                 let asked: i64 = sqlx::query_scalar(request::ASKED).bind(cache_id).bind(since)

@@ -31,6 +31,12 @@ pub enum OperationError {
         /// The most memory in MiB.
         max: i64,
     },
+    /// More memory than its plan has, for which its user asks.
+    #[error("the cache's plan has {max} MB: ask for that or less")]
+    AbovePlan {
+        /// The most memory in MiB that its user may ask for.
+        max: i64,
+    },
     /// The machine can't hold it.
     #[error(
         "the machine has no room for {memory_mb} MB, but for {available_mb} MB: ask for less, delete other caches, or set \

@@ -19,7 +19,7 @@ const SORTED: &str = "USE TEMP B-TREE FOR ORDER BY";
 const SORTED_TIES: &str = "USE TEMP B-TREE FOR LAST";
 
 /// Each query, with what it may do other than search an index.
-const QUERIES: [(&str, &[&str]); 43] = [
+const QUERIES: [(&str, &[&str]); 47] = [
     (api_key::BY_ID, &[]),
     (api_key::OF_USER, &[SORTED_TIES]),
     (api_key::COUNT_ACTIVE, &[]),
@@ -43,12 +43,16 @@ const QUERIES: [(&str, &[&str]); 43] = [
     (feed::CHANGED_CERTIFICATES, &[]),
     (feed::CHANGED_CACHES, &["COMPOUND QUERY", "LEFT-MOST SUBQUERY", "UNION USING TEMP B-TREE"]),
     (cache::LIVE_CACHES, &[SORTED]),
+    (cache::CREATED_LATELY, &[]),
     (cache::LIVE_TOKENS, &[SORTED]),
     (instance::ALL, &["SCAN i USING INDEX instances_created"]),
+    (instance::IDS, &["SCAN i"]),
     (instance::OF_CACHE, &[]),
     (instance::FIRST_OF_USER, &[SORTED]),
     (instance_event::NEWEST, &[]),
     (request::SUSPENDED_BY, &[]),
+    (request::MEMORY_OF_PLAN, &[]),
+    (request::TAKE_OVER, &[]),
     (isolation_check::OF_INSTANCE, &[]),
     (host_capacity::SIZES, &["SCAN instances USING COVERING INDEX instances_running"]),
     (usage::ALL_LATENCY, &["SCAN usage_latency USING INDEX sqlite_autoindex_usage_latency_1"]),

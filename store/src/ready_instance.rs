@@ -122,8 +122,3 @@ impl Store {
         Ok(())
     }
 }
-
-/// Whether an id of the table is one that memgate makes: it becomes that of an instance.
-pub(crate) fn is_valid(id: &str) -> bool {
-    id.len() == crate::id::LEN && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-}

@@ -160,10 +160,20 @@ impl Store {
     /// # Errors
     /// Fails if the database does.
     pub async fn end_other_sessions(&self, user_id: &str, kept: &str) -> Result<u64, StoreError> {
+        let others = "SELECT COUNT(*) FROM sessions WHERE user_id = $1 AND id_hash <> $2";
         let sql = "DELETE FROM sessions WHERE user_id = $1 AND id_hash <> $2";
+        // Without others nothing is written, however often it is asked for.
+        let others: i64 =
+            read!(self, pool => sqlx::query_scalar(others).bind(user_id).bind(kept).fetch_one(pool).await)?;
+        if others == 0 {
+            return Ok(0);
+        }
         Ok(write!(self, tx, _revision => {
             let ended = sqlx::query(sql).bind(user_id).bind(kept).execute(&mut *tx).await?.rows_affected();
-            note!(self, tx, "user.sessions", format!("user {user_id}"), format!("other sessions ended: {ended}"));
+            if ended > 0 {
+                let detail = format!("other sessions ended: {ended}");
+                note!(self, tx, "user.sessions", format!("user {user_id}"), detail);
+            }
             ended
         }))
     }

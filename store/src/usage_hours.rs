@@ -3,15 +3,13 @@
 use std::time::Duration;
 
 use crate::db::write_unversioned;
-use crate::rows::{SHORT_ROW_BYTES_MAX, read_rows};
+use crate::rows::{LISTED_MAX, QUERIED_MAX, SHORT_ROW_BYTES_MAX, read_rows};
 use crate::{Store, StoreError, Timestamp, Usage};
 
 /// Rows that one call returns.
 const PAGE_MAX: i64 = 1_000;
 /// Rows that are deleted in one transaction, so that other writers wait for little.
 const DELETED_MAX: i64 = 2_000;
-/// Instances of one user that are listed.
-const INSTANCES_MAX: i64 = 20_000;
 
 /// What one instance used in one hour while its cache had one plan.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, serde::Serialize)]
@@ -143,13 +141,16 @@ impl Store {
     /// The instances of all caches that a user has had, deleted ones too, oldest first.
     ///
     /// # Errors
-    /// Fails if the database does.
+    /// `TooMany("instances")`: no bill leaves one out silently.
     pub async fn instance_ids_of_user(&self, user_id: &str) -> Result<Vec<String>, StoreError> {
         let rows: Vec<Result<(String,), StoreError>> = read_rows!(
             self,
             SHORT_ROW_BYTES_MAX,
-            sqlx::query(INSTANCES_OF_USER).bind(user_id).bind(INSTANCES_MAX)
+            sqlx::query(INSTANCES_OF_USER).bind(user_id).bind(QUERIED_MAX)
         )?;
+        if rows.len() > LISTED_MAX {
+            return Err(StoreError::TooMany("instances"));
+        }
         rows.into_iter().map(|row| Ok(row?.0)).collect()
     }
 

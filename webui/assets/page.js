@@ -144,7 +144,8 @@
       if (document.hidden) return;
       try {
         const response = await fetch(url, { headers: { accept: "application/json" } });
-        if (response.redirected) return;
+        // Signed out, or the token is gone.
+        if (response.redirected || !response.ok) return clearInterval(timer);
         const use = await response.json();
         if (use.state !== line.dataset.firstUse || use.state === "denied") {
           const text = use.fix ? `${use.text} ${use.fix}` : use.text;

@@ -107,6 +107,11 @@ impl Streams {
 }
 
 impl StreamSlot {
+    /// Whether the stream has to end for another user's.
+    pub(crate) fn is_displaced(&self) -> bool {
+        self.displaced.is_cancelled()
+    }
+
     /// Returns when the stream has to end for another user's.
     pub(crate) async fn displaced(&self) {
         self.displaced.cancelled().await;

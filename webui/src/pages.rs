@@ -76,6 +76,7 @@ pub(crate) fn routes(app: Arc<AppState>, stop: CancellationToken) -> Router {
             "/tokens/{id}/certificates",
             get(tokens::certificates::show).post(tokens::certificates::submit),
         )
+        .route("/tokens/{id}/certificates/revoke", post(tokens::certificates::revoke))
         .route("/tokens/{id}/dismiss-leak", post(leak_reports::dismiss))
         .route(
             "/leaked-tokens",

@@ -23,6 +23,8 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// Uses of an account's right password. Each makes an entry in the audit log, which is kept for ever.
 const PASSWORD_USES_PER_HOUR: usize = 60;
+/// Files of usage that a user downloads. One has up to a row for each hour that is kept.
+const DOWNLOADS_PER_MINUTE: usize = 10;
 /// Connections that a user closes; the same.
 const CONNECTION_CLOSES_PER_HOUR: usize = 100;
 /// A report has up to 200 tokens: more reports at a time would keep the store from answering pages.
@@ -71,6 +73,8 @@ pub(crate) struct RateLimits {
     pub(crate) api_requests: RateLimiter,
     /// Requests of the API, per user.
     pub(crate) api_user_requests: RateLimiter,
+    /// Files of usage, per user.
+    pub(crate) downloads: RateLimiter,
     /// Requests for the list of connections, per user.
     pub(crate) connection_lists: RateLimiter,
     /// Requests to close a connection, per user and minute.
@@ -104,6 +108,7 @@ impl AppState {
             user_pages: RateLimiter::new(limits.pages_per_minute.saturating_mul(2), MINUTE),
             api_requests: RateLimiter::new(limits.api_requests_per_minute, MINUTE),
             api_user_requests: RateLimiter::new(limits.api_requests_per_minute.saturating_mul(2), MINUTE),
+            downloads: RateLimiter::new(DOWNLOADS_PER_MINUTE, MINUTE),
             connection_lists: RateLimiter::new(limits.connections_per_minute, MINUTE),
             connection_closes: RateLimiter::new(limits.connections_per_minute, MINUTE),
             connection_closes_per_hour: RateLimiter::new(CONNECTION_CLOSES_PER_HOUR, HOUR),

@@ -10,7 +10,7 @@ use super::warm::{Stopped, memory_asleep};
 use super::{Executor, Situation};
 use crate::docker::NewHolder;
 use crate::error::{Error, chain};
-use crate::liveness::take_back_timeout;
+use crate::liveness::{Health, take_back_timeout};
 use crate::names::MemorySlot;
 use crate::plan::{Action, Container, ContainerState};
 use crate::spec::Spec;
@@ -147,6 +147,26 @@ impl Executor {
         let silences = self.observations.silences.lock().await;
         let is_hung = silences.get(id).is_some_and(|it| it.proves_hung(Instant::now(), Some(limit)));
         if is_hung { Error::NoAnswer { address } } else { Error::TakesBack { address } }
+    }
+
+    /// Waits, by failing, for a memcached that was started on held memory and doesn't answer yet.
+    pub(super) async fn require_contents(
+        &self,
+        situation: &Situation,
+        container: &Container,
+    ) -> Result<(), Error> {
+        let instance = &container.instance;
+        if !held_instances(&situation.containers).contains(instance) {
+            return Ok(());
+        }
+        let (id, address) = (container.id.as_str(), &container.address);
+        if self.check_container(instance, (id, container.generation, address)).await != Health::Silent {
+            return Ok(());
+        }
+        match self.silence_of((instance, id), address.clone()).await {
+            error @ Error::TakesBack { .. } => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Lets the memory go that a container left which didn't end cleanly, before that is removed for another: it alone says so.

@@ -89,12 +89,14 @@ impl Executor {
     /// moment at which it takes the shortest until the next one runs.
     ///
     /// # Errors
-    /// If its memory can't be held. Then its memcached serves its clients on.
+    /// If its memory can't be held. Then its memcached serves its clients on. If memcached still takes contents back: a stop would
+    /// lose them.
     pub(super) async fn prepare_stop(
         &self,
         situation: &Situation,
         container: &Container,
     ) -> Result<(), Error> {
+        self.require_contents(situation, container).await?;
         if let Some(spec) = Spec::from_label(&container.spec)
             && let Err(error) = self.hold_memory(container, &spec).await
         {

@@ -42,10 +42,10 @@ fn write_to(pipe: &Path, text: &str) {
     pipe.write_all(text.as_bytes()).unwrap();
 }
 
-fn failed_checks(installation: &Installation) -> u32 {
-    let name = "memgate_provisioner_action_failures_total{action=\"probe\"} ";
+fn failures(installation: &Installation, action: &str) -> u32 {
+    let name = format!("memgate_provisioner_action_failures_total{{action=\"{action}\"}} ");
     let metrics = get(installation.config.health, "/metrics").unwrap_or_default();
-    metrics.lines().find_map(|line| line.strip_prefix(name)?.parse().ok()).unwrap_or(0)
+    metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).unwrap_or(0)
 }
 
 // F-36, R-29.
@@ -57,7 +57,7 @@ async fn memcached_that_takes_its_contents_back_for_long_is_no_failure() {
     installation.start_provisioner();
     installation.until_ready().await;
     until("checks without an answer", Duration::from_secs(60), || async {
-        (failed_checks(&installation) >= SILENT_CHECKS).then_some(())
+        (failures(&installation, "probe") >= SILENT_CHECKS).then_some(())
     })
     .await;
     let waiting = installation.store.operation(&asked.cache_id, &asked.id).await.unwrap().unwrap();
@@ -74,6 +74,35 @@ async fn memcached_that_takes_its_contents_back_for_long_is_no_failure() {
     until_alone(&installation).await;
     let events = installation.store.instance_events(&instance.id, 10).await.unwrap();
     assert!(events.iter().all(|event| !event.contents_lost), "{events:?}");
+}
+
+// F-36: a stop would lose the contents.
+#[tokio::test]
+async fn an_operation_waits_while_memcached_takes_its_contents_back() {
+    let mut installation = Installation::start().await;
+    let (instance, route) = filled(&installation).await;
+    let (saved, pipe, restart) = stopped_with_pipe(&mut installation, &instance).await;
+    installation.start_provisioner();
+    installation.until_ready().await;
+    until("a check without an answer", Duration::from_secs(60), || async {
+        (failures(&installation, "probe") > 0).then_some(())
+    })
+    .await;
+    let resize = ask(&installation, &instance, NewOperation::Resize { memory_mb: 128 }).await;
+    until("the resize to wait", Duration::from_secs(60), || async {
+        (failures(&installation, "keep") >= SILENT_CHECKS).then_some(())
+    })
+    .await;
+    let waiting = installation.store.operation(&resize.cache_id, &resize.id).await.unwrap().unwrap();
+    assert!(waiting.message.as_ref().unwrap().contains("takes its contents back"), "{waiting:?}");
+    write_to(&pipe, &saved);
+    for asked in [&restart, &resize] {
+        let ended = until_finished(&installation, asked).await;
+        assert_eq!(ended.state, OperationState::Done, "{ended:?}");
+    }
+    let after = installation.until_running(&instance, route.generation).await;
+    assert!(has_all(&installation, &instance, &after));
+    until_alone(&installation).await;
 }
 
 // F-36, R-54.

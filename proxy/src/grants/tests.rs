@@ -195,7 +195,7 @@ async fn a_forgotten_certificate_that_is_revoked_ends_its_connections() {
     let (token, grants) = (fixture.sign_up("ann@example.com").await, &fixture.grants);
     let fingerprint = Fingerprint::of(b"certificate");
     let expires = store::now().saturating_add(Duration::from_secs(3600));
-    grants.store.add_certificate(&token.id(), fingerprint, expires).await.unwrap();
+    grants.store.add_certificate(&token.id(), fingerprint, expires, "").await.unwrap();
     let (_, verdict) = grants.check_certificate(fingerprint, SOURCE.into()).await;
     assert!(matches!(verdict, Verdict::Granted(_)));
     assert!(!grants.renew_certificate(&fingerprint).await.unwrap(), "a current one");

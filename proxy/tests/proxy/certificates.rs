@@ -45,7 +45,7 @@ impl ClientIdentity {
 
     fn issue(&self, proxy: &TestProxy, token: &Token, not_after: Timestamp) {
         let id = token.id();
-        let issued = proxy.store.add_certificate(&id, Fingerprint::of(&self.chain[0]), not_after);
+        let issued = proxy.store.add_certificate(&id, Fingerprint::of(&self.chain[0]), not_after, "");
         proxy.runtime.block_on(issued).unwrap();
     }
 

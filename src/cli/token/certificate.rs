@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use identity::certificate::{IssueError, IssuedCertificate};
+use identity::{CertificateName, escape_controls};
 use serde::Serialize;
 use store::{CertificateRow, Fingerprint, Store, StoreError, Timestamp, TokenId, now};
 
@@ -26,6 +27,9 @@ pub(crate) struct IssueArgs {
     /// Write mg_ID.pem and mg_ID.key to this directory instead of printing them
     #[arg(long, value_name = "DIR")]
     certificate_out: Option<PathBuf>,
+    /// What to call the certificate, such as the machine that uses it
+    #[arg(long, value_name = "NAME")]
+    certificate_name: Option<String>,
 }
 
 /// A new certificate: its PEM text, or the files that contain it. No `Debug`: that would print the
@@ -33,6 +37,8 @@ pub(crate) struct IssueArgs {
 #[derive(Serialize)]
 pub(super) struct ShownCertificate {
     fingerprint: String,
+    #[serde(rename = "certificate_name", skip_serializing_if = "String::is_empty")]
+    name: String,
     certificate_not_after: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate: Option<String>,
@@ -55,22 +61,25 @@ impl From<IssueError> for CliError {
 impl IssueArgs {
     /// Whether an option was given.
     pub(super) fn is_given(&self) -> bool {
-        self.csr.is_some() || self.certificate_out.is_some()
+        self.csr.is_some() || self.certificate_out.is_some() || self.certificate_name.is_some()
     }
 
     /// Issues the certificate and writes its files, before the store knows about it.
     ///
     /// # Errors
-    /// If the request is invalid or a file can't be written.
+    /// If the request or the name is invalid or a file can't be written.
     pub(super) fn issue(
         &self,
         token: TokenId,
         expires_at: Option<Timestamp>,
     ) -> Result<ShownCertificate, CliError> {
+        let name = self.certificate_name.as_deref().map(CertificateName::parse).transpose();
+        let name = name.map_err(|error| CliError::from_error(&error))?.unwrap_or_default();
         let request = self.csr.as_deref().map(read_request).transpose()?;
         let issued = IssuedCertificate::new(token, expires_at, request.as_deref())?;
         let mut shown = ShownCertificate {
             fingerprint: issued.fingerprint.to_string(),
+            name: name.as_str().to_owned(),
             certificate_not_after: issued.not_after,
             certificate: Some(issued.certificate),
             certificate_key: issued.key,
@@ -91,7 +100,9 @@ impl ShownCertificate {
     /// # Errors
     /// If the token is revoked, expired or has too many certificates.
     pub(super) async fn save(&self, store: &Store, token: &TokenId) -> Result<(), CliError> {
-        let saved = store.add_certificate(token, self.parsed_fingerprint, self.certificate_not_after).await;
+        let saved = store
+            .add_certificate(token, self.parsed_fingerprint, self.certificate_not_after, &self.name)
+            .await;
         if saved.is_err() {
             // The proxies will never accept this certificate.
             for file in self.key_file.iter().chain(&self.certificate_file) {
@@ -127,7 +138,7 @@ impl ShownCertificate {
     pub(super) fn text(&self) -> String {
         let path = |path: &PathBuf| path.display().to_string();
         let mut pairs = vec![
-            ("certificate", self.fingerprint.clone()),
+            ("certificate", named(&self.fingerprint, &self.name)),
             ("expires", format!("{}, or with its token", time::future(self.certificate_not_after))),
         ];
         pairs.extend(self.certificate_file.as_ref().map(|file| ("file", path(file))));
@@ -168,9 +179,14 @@ pub(super) fn pairs(certificates: &[CertificateRow]) -> Vec<(&'static str, Strin
         } else {
             format!("expired {}", time::past(row.not_after))
         };
-        ("certificate", format!("{} ({expiry})", row.fingerprint))
+        ("certificate", format!("{} ({expiry})", named(&row.fingerprint, &row.name)))
     };
     certificates.iter().map(line).collect()
+}
+
+/// A fingerprint, behind the certificate's name if it has one.
+fn named(fingerprint: &str, name: &str) -> String {
+    if name.is_empty() { fingerprint.to_owned() } else { format!("{}: {fingerprint}", escape_controls(name)) }
 }
 
 fn read_request(file: &Path) -> Result<String, CliError> {

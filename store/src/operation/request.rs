@@ -128,6 +128,9 @@ pub(crate) fn memory_mb_min(item_size_max: i64) -> i64 {
 /// Who has suspended a cache. Only requests to suspend or resume follow, so that it is among those that are kept.
 pub(crate) const SUSPENDED_BY: &str = "SELECT requested_by FROM operations WHERE cache_id = $1 AND kind = 'suspend' \
      ORDER BY number DESC LIMIT 1";
+/// `$1` asks from now on for the operation `$3`.
+pub(crate) const TAKE_OVER: &str = "UPDATE operations SET requested_by = $1, revision = $2 WHERE id = $3";
+pub(crate) const MEMORY_OF_PLAN: &str = "SELECT memory_mb FROM plans WHERE name = $1";
 pub(super) const ASKED: &str =
     "SELECT CAST(COALESCE(SUM(requests), 0) AS BIGINT) FROM operations WHERE cache_id = $1 AND asked_at > $2";
 /// However old the operation is, each change counts.
@@ -156,6 +159,27 @@ macro_rules! require_own_suspension {
 }
 pub(crate) use require_own_suspension;
 
+/// Refuses a resize to more memory than the plan has, or the cache, if its owner asks.
+macro_rules! require_memory_of_plan {
+    ($store:expr, $tx:expr, $cache:expr, $instance:expr, $new:expr) => {{
+        let (cache, instance): (&$crate::Cache, &$crate::Instance) = ($cache, $instance);
+        if let Some(memory_mb) = $new.memory_mb()
+            && memory_mb > instance.memory_mb
+            && *$store.actor == format!("user {}", cache.user_id)
+        {
+            let of_plan: Option<i64> = sqlx::query_scalar($crate::operation::request::MEMORY_OF_PLAN)
+                .bind(&cache.plan)
+                .fetch_optional(&mut *$tx)
+                .await?;
+            let max = of_plan.unwrap_or(0).max(instance.memory_mb);
+            if memory_mb > max {
+                return Err($crate::OperationError::AbovePlan { max }.into());
+            }
+        }
+    }};
+}
+pub(crate) use require_memory_of_plan;
+
 /// Asks for an operation within a transaction that has taken a revision, with an entry in the audit log. Returns the
 /// id of it, or of the same one that is unfinished. The caller has checked that it is allowed.
 macro_rules! ask_for {
@@ -167,7 +191,25 @@ macro_rules! ask_for {
             sqlx::query_as($crate::operation::OPEN_OF_CACHE).bind(&cache.id).fetch_all(&mut *$tx).await?;
         let same = open.into_iter().find(|row| row.is(new.kind()));
         match same {
-            Some(same) if same.memory_mb == memory_mb => same.id,
+            Some(same) if same.memory_mb == memory_mb => {
+                // It counts as an operator's from now on.
+                if new.suspends() == Some(true) && same.requested_by != *$store.actor {
+                    sqlx::query($crate::operation::request::TAKE_OVER)
+                        .bind(&*$store.actor)
+                        .bind($revision)
+                        .bind(&same.id)
+                        .execute(&mut *$tx)
+                        .await?;
+                    note!(
+                        $store,
+                        $tx,
+                        "cache.suspend",
+                        format!("cache {}", cache.id),
+                        new.detail(cache, instance)
+                    );
+                }
+                same.id
+            }
             same => {
                 let id = match same {
                     Some(same) => {

@@ -1,7 +1,8 @@
 //! Caches: created by sign-up and by request, each with its own tokens, plan and instance; deleted with them.
 
 use store::{
-    Cache, CacheName, DesiredState, Grant, NewCache, NewToken, Plan, Store, StoreError, User, UserState, now,
+    CREATED_MAX, Cache, CacheName, DesiredState, Grant, InstanceState, NewCache, NewToken, Observed, Plan,
+    Store, StoreError, User, UserState, now,
 };
 
 use crate::test_db::{TestDb, sign_up, token_key};
@@ -101,6 +102,43 @@ async fn cache_count_is_limited(db: TestDb) {
     create(&store, &ada, "second", None).await.unwrap();
 }
 
+// the rows of deleted caches are kept for ever.
+async fn caches_that_are_created_and_deleted_are_limited_and_not_listed(db: TestDb) {
+    let store = db.open().await;
+    let (ada, _) = sign_up(&store, "ada@example.org").await;
+    let (grace, _) = sign_up(&store, "grace@example.org").await;
+    let user = store.acting_as(&format!("user {}", ada.id));
+    for _ in 1..CREATED_MAX {
+        let cache = create(&user, &ada, "second", None).await.unwrap();
+        user.delete_cache(&cache.id).await.unwrap();
+    }
+    let refused = create(&user, &ada, "second", None).await.unwrap_err();
+    assert!(matches!(refused, StoreError::LimitReached("caches a day")), "{refused:?}");
+    create(&store.acting_as(&format!("user {}", grace.id)), &grace, "second", None).await.unwrap();
+    create(&store, &ada, "by-the-operator", None).await.unwrap();
+
+    // Until their containers are gone, the provisioner has to know of them.
+    assert_eq!(store.instance_ids().await.unwrap().len(), 23);
+    let gone = Observed {
+        state: InstanceState::Deleting,
+        generation: 1,
+        address: None,
+        container: None,
+        version: None,
+        message: None,
+    };
+    for instance in store.instances().await.unwrap() {
+        if instance.desired == DesiredState::Deleting {
+            store.record_route(&instance.id, &gone).await.unwrap();
+        }
+    }
+    assert_eq!((store.instance_ids().await.unwrap().len(), store.instances().await.unwrap().len()), (4, 4));
+    assert_eq!(store.instance_ids_of_user(&ada.id).await.unwrap().len(), 21, "bills have them");
+    let ago = now().saturating_sub(std::time::Duration::from_hours(25)).as_millis();
+    db.execute(&format!("UPDATE caches SET created_at = {ago}")).await.unwrap();
+    create(&user, &ada, "second", None).await.unwrap();
+}
+
 async fn token_of_a_deleted_cache_is_refused(db: TestDb) {
     let store = db.open().await;
     let (ada, first) = sign_up(&store, "ada@example.org").await;
@@ -168,6 +206,7 @@ on_both! {
     sign_up_creates_a_cache_named_default,
     caches_of_a_user_have_separate_tokens_plans_and_grants,
     cache_count_is_limited,
+    caches_that_are_created_and_deleted_are_limited_and_not_listed,
     token_of_a_deleted_cache_is_refused,
     suspension_and_deletion_of_a_user_apply_to_all_caches,
 }

@@ -187,9 +187,44 @@ async fn only_who_has_suspended_a_cache_resumes_it(db: TestDb) {
     assert_eq!(refusal(&owner, cache, NewOperation::Resume).await, OperationError::SuspendedByOperator);
 }
 
+// W-11: also of what its user has asked for and nobody has carried out yet.
+async fn an_operator_takes_over_an_unfinished_suspension(db: TestDb) {
+    let store = db.open().await;
+    let instance = instance_in(&store, "ada@example.org", InstanceState::Running).await;
+    let cache = &instance.cache_id;
+    let owner = store.acting_as(&format!("user {}", instance.user_id));
+    let asked = owner.request_operation(cache, NewOperation::Suspend).await.unwrap();
+    let taken_over = store.request_operation(cache, NewOperation::Suspend).await.unwrap();
+    assert_eq!((&taken_over.id, taken_over.requested_by.as_str()), (&asked.id, "operator"));
+    let last = store.audit_after(0, 100).await.unwrap().pop().unwrap();
+    assert_eq!((last.actor.as_str(), last.action.as_str()), ("operator", "cache.suspend"));
+    for new in [NewOperation::Suspend, NewOperation::Resume] {
+        assert_eq!(refusal(&owner, cache, new).await, OperationError::SuspendedByOperator, "{new:?}");
+    }
+}
+
+// W-11: the plan is read with the request, so that one that shrinks at the same time is kept to.
+async fn owners_get_no_more_memory_than_the_plan_has(db: TestDb) {
+    let store = db.open().await;
+    let instance = instance_in(&store, "ada@example.org", InstanceState::Running).await;
+    let cache = &instance.cache_id;
+    let owner = store.acting_as(&format!("user {}", instance.user_id));
+    let above = refusal(&owner, cache, resize(65)).await;
+    assert_eq!(above, OperationError::AbovePlan { max: 64 });
+    assert!(above.to_string().contains(": ask for that or less"), "{above}");
+    store.request_operation(cache, resize(100)).await.unwrap();
+    // What an operator gave stays, and is no reason for more.
+    assert_eq!(refusal(&owner, cache, resize(101)).await, OperationError::AbovePlan { max: 100 });
+    owner.request_operation(cache, resize(80)).await.unwrap();
+    assert_eq!(refusal(&owner, cache, resize(81)).await, OperationError::AbovePlan { max: 80 });
+    db.execute("UPDATE plans SET memory_mb = 90").await.unwrap();
+    owner.request_operation(cache, resize(90)).await.unwrap();
+}
+
 //
 async fn operations_are_bounded(db: TestDb) {
     let store = db.open().await;
+    db.execute("UPDATE plans SET memory_mb = 1024").await.unwrap();
     let instance = instance_in(&store, "ada@example.org", InstanceState::Running).await;
     let other = instance_in(&store, "bob@example.org", InstanceState::Running).await;
     let cache = &instance.cache_id;
@@ -228,6 +263,7 @@ async fn operations_are_bounded(db: TestDb) {
 //
 async fn old_operation_that_is_asked_for_again_counts(db: TestDb) {
     let store = db.open().await;
+    db.execute("UPDATE plans SET memory_mb = 1024").await.unwrap();
     let instance = instance_in(&store, "ada@example.org", InstanceState::Running).await;
     let cache = &instance.cache_id;
     let user = store.acting_as(&format!("user {}", instance.user_id));
@@ -299,6 +335,8 @@ on_both! {
     a_resize_changes_the_desired_size_and_the_unfinished_operation,
     what_cannot_be_done_is_refused_with_its_fix,
     only_who_has_suspended_a_cache_resumes_it,
+    an_operator_takes_over_an_unfinished_suspension,
+    owners_get_no_more_memory_than_the_plan_has,
     operations_are_bounded,
     old_operation_that_is_asked_for_again_counts,
     followers_hear_of_requests_and_of_progress,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use store::{
-    Cache, CacheName, Instance, NewCache, NewOperation, Operation, OperationError, Plan, StoreError, User,
-    UserState,
+    CREATED_MAX, Cache, CacheName, Instance, NewCache, NewOperation, Operation, OperationError, Plan,
+    StoreError, User, UserState,
 };
 
 use super::{ActionError, Cause, Refusal, acting};
@@ -68,6 +68,11 @@ pub(crate) async fn create(app: &AppState, user: &User, typed: &str) -> Result<C
                 "This service has no memory for another cache now. Try again later, or ask its operator.";
             Err(Refusal::new(Cause::NoRoom, error).into())
         }
+        Err(StoreError::LimitReached("caches a day")) => {
+            let error =
+                format!("You created {CREATED_MAX} caches within a day, which is the most. Try again later.");
+            Err(Refusal::new(Cause::RateLimited(None), error).into())
+        }
         Err(StoreError::LimitReached(_)) => {
             let plan = app.store.plan(&user.plan).await?;
             let max = caches_max(app, plan.as_ref());
@@ -118,9 +123,9 @@ pub(crate) async fn request(
         Err(StoreError::Operation(error)) => {
             let cause = match error {
                 OperationError::TooOften { .. } => Cause::RateLimited(None),
-                OperationError::TooSmall { .. } | OperationError::TooLarge { .. } => {
-                    Cause::Invalid("memory_mb")
-                }
+                OperationError::TooSmall { .. }
+                | OperationError::TooLarge { .. }
+                | OperationError::AbovePlan { .. } => Cause::Invalid("memory_mb"),
                 OperationError::UserSuspended | OperationError::SuspendedByOperator => Cause::Suspended,
                 _ => Cause::WrongState,
             };
@@ -147,7 +152,7 @@ pub(crate) async fn resize(
     let error = if memory_mb == instance.memory_mb {
         format!("The cache has {memory_mb} MB already. Give another size.")
     } else if memory_mb > max {
-        format!("Your plan has at most {max} MB. Give {max} or less, or ask the operator for a larger plan.")
+        refusal(&OperationError::AbovePlan { max }, instance)
     } else if memory_mb < min {
         format!("The cache needs at least {min} MB. Give {min} or more.")
     } else {

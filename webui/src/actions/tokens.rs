@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use identity::TokenName;
 use identity::certificate::{IssueError, IssuedCertificate};
+use identity::{CertificateName, TokenName};
 use store::{Cache, NewToken, Permissions, StoreError, TokenChange, TokenId, TokenRow, User, UserState, now};
 
 use super::{ActionError, Cause, Refusal, acting};
@@ -104,6 +104,7 @@ pub(crate) async fn certify(
     user: &User,
     token: &TokenRow,
     request: Option<&str>,
+    name: &CertificateName,
 ) -> Result<IssuedCertificate, ActionError> {
     let id = TokenId::parse(&token.id).ok_or(PageError::NotFound)?;
     if user.state == UserState::Suspended {
@@ -122,10 +123,11 @@ pub(crate) async fn certify(
             return Err(PageError::Internal.into());
         }
     };
-    match acting(app, user).add_certificate(&id, issued.fingerprint, issued.not_after).await {
+    match acting(app, user).add_certificate(&id, issued.fingerprint, issued.not_after, name.as_str()).await {
         Ok(()) => Ok(issued),
         Err(StoreError::LimitReached(_)) => {
-            let error = "This token has reached its limit of certificates. Create another token.";
+            let error =
+                "This token has reached its limit of certificates. Revoke one, or create another token.";
             Err(Refusal::new(Cause::LimitReached, error).into())
         }
         // The token was revoked or expired after the check.

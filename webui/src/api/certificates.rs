@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
+use identity::CertificateName;
 use serde::{Deserialize, Serialize};
 use store::{CertificateRow, Fingerprint, StoreError, now};
 use utoipa::ToSchema;
@@ -26,6 +27,8 @@ use crate::state::AppState;
 pub(super) struct CertificateView {
     /// SHA-256 of its DER: 64 hexadecimal digits.
     fingerprint: String,
+    /// What its user calls it; may be empty.
+    name: String,
     /// The token that it stands for.
     token_id: String,
     /// Whether it has expired or was revoked.
@@ -58,6 +61,10 @@ pub(super) struct NewCertificateFields {
     /// made without it.
     #[serde(default)]
     request: Option<String>,
+    /// What to call it: at most 60 characters.
+    #[serde(default)]
+    #[schema(max_length = 60)]
+    name: Option<String>,
 }
 
 /// Lists the certificates of a token, the oldest first
@@ -106,8 +113,10 @@ pub(super) async fn create(
     };
     let issue = async {
         require_active(&token)?;
+        let name = body.fields.name.as_deref().unwrap_or_default();
+        let name = CertificateName::parse(name).map_err(|error| Problem::field("name", error.to_string()))?;
         let request = body.fields.request.as_deref().map(str::trim);
-        let issued = actions::tokens::certify(&app, user, &token, request).await?;
+        let issued = actions::tokens::certify(&app, user, &token, request, &name).await?;
         Ok((issued.fingerprint.to_string(), issued))
     };
     let issued = issue.await;
@@ -169,6 +178,7 @@ impl CertificateView {
             created_at: DateTime(row.created_at),
             not_after: DateTime(row.not_after),
             fingerprint: row.fingerprint,
+            name: row.name,
             token_id: row.token,
         }
     }

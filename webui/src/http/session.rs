@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, MatchedPath};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum_extra::extract::CookieJar;
@@ -25,6 +25,9 @@ use crate::state::AppState;
 
 /// How often a session's last use is written to the store.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
+/// Routes that an open page asks again and again.
+const REFRESHED: [&str; 4] =
+    ["/caches/{cache}/state", "/caches/{cache}/figures", "/caches/{cache}/events", "/tokens/{id}/first-use"];
 /// How often expired sessions are deleted.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
 /// How long a browser is known after its last sign-in.
@@ -124,7 +127,7 @@ impl FromRequestParts<Arc<AppState>> for Visitor {
     type Rejection = PageError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<AppState>) -> Result<Self, PageError> {
-        if let Some(me) = find(app, &parts.headers).await? {
+        if let Some(me) = find(app, &parts.headers, RequestedBy::of(parts)).await? {
             return Ok(Self { csrf_token: me.session.form_token.clone(), me: Some(me), new_cookie: None });
         }
         let name = Cookie::Csrf.name(&app.config);
@@ -141,7 +144,8 @@ impl FromRequestParts<Arc<AppState>> for SignedIn {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<AppState>) -> Result<Self, PageError> {
         let next = if parts.method == Method::GET { parts.uri.path() } else { "/caches" };
-        find(app, &parts.headers).await?.ok_or_else(|| PageError::SignInRequired(next.to_owned()))
+        let found = find(app, &parts.headers, RequestedBy::of(parts)).await?;
+        found.ok_or_else(|| PageError::SignInRequired(next.to_owned()))
     }
 }
 
@@ -207,8 +211,27 @@ pub(crate) fn spawn_sweep(app: Arc<AppState>, shutdown: &Shutdown) {
     });
 }
 
+/// Who has made a request: a session is in use while its user opens pages, and not while an open page refreshes itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RequestedBy {
+    User,
+    OpenPage,
+}
+
+impl RequestedBy {
+    /// By the route.
+    fn of(parts: &Parts) -> Self {
+        let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        if REFRESHED.contains(&route) { Self::OpenPage } else { Self::User }
+    }
+}
+
 /// The signed-in sender of a request.
-pub(crate) async fn find(app: &AppState, headers: &HeaderMap) -> Result<Option<SignedIn>, PageError> {
+pub(crate) async fn find(
+    app: &AppState,
+    headers: &HeaderMap,
+    requested_by: RequestedBy,
+) -> Result<Option<SignedIn>, PageError> {
     let id = cookie(headers, Cookie::Session.name(&app.config)).filter(|id| is_session_id(app, id));
     let Some(id) = id else { return Ok(None) };
     let (id_hash, limits) = (hash(&id), &app.rate_limits);
@@ -218,7 +241,9 @@ pub(crate) async fn find(app: &AppState, headers: &HeaderMap) -> Result<Option<S
     let Some(session) = found.await? else { return Ok(None) };
     limits.user_pages.acquire(&session.user_id).map_err(|wait| limited(app, wait))?;
     let Some(user) = app.store.user(&session.user_id).await? else { return Ok(None) };
-    touch(app, &session).await;
+    if requested_by == RequestedBy::User {
+        touch(app, &session).await;
+    }
     let leaks = app.store.open_leaks(&user.id).await?;
     Ok(Some(SignedIn { user, session, leaks }))
 }

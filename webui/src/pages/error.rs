@@ -10,7 +10,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 
 use crate::http::reject::PageError;
-use crate::http::session;
+use crate::http::session::{self, RequestedBy};
 use crate::layout::{Layout, render, set_retry_after};
 use crate::state::AppState;
 
@@ -83,7 +83,7 @@ impl ShownError {
 }
 
 /// Middleware: an error page of a signed-in user has their navigation. One that says that something is overloaded or away
-/// costs no look-up.
+/// costs no look-up. The page's own extractor has recorded the use of the session.
 pub(crate) async fn add_navigation(
     State(app): State<Arc<AppState>>,
     request: Request,
@@ -97,7 +97,7 @@ pub(crate) async fn add_navigation(
     else {
         return response;
     };
-    match session::find(&app, &headers).await {
+    match session::find(&app, &headers, RequestedBy::OpenPage).await {
         Ok(Some(me)) => shown.page(Layout::signed_in(&me)),
         _ => response,
     }

@@ -74,7 +74,11 @@ pub(crate) fn retry_in(wait: Duration) -> String {
 
 /// How long ago something was: `12 seconds ago`, `3 hours ago`.
 pub(crate) fn ago(age: Duration) -> String {
-    format!("{} ago", time_text::duration(age))
+    if age < Duration::from_secs(1) {
+        "just now".to_owned()
+    } else {
+        format!("{} ago", time_text::duration(age))
+    }
 }
 
 #[cfg(test)]
@@ -82,9 +86,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn future_times_are_0_seconds_ago() {
+    fn future_times_are_now() {
         let at = Timestamp::from_millis;
-        assert_eq!(ago(at(1000).since(at(1005))), "0 seconds ago");
+        assert_eq!(ago(at(1000).since(at(1005))), "just now");
         assert_eq!(ago(at(62_000).since(at(1000))), "1 minute ago");
     }
 

@@ -177,6 +177,9 @@ pub(crate) fn refusal(error: &OperationError, instance: &Instance) -> String {
         }
         OperationError::TooSmall { min, .. } => format!("The cache needs at least {min} MB. Give {min} or more."),
         OperationError::TooLarge { max } => format!("A cache has at most {max} MB. Give less."),
+        OperationError::AbovePlan { max } => {
+            format!("Your plan has at most {max} MB. Give {max} or less, or ask the operator for a larger plan.")
+        }
         OperationError::NoRoom { available_mb, .. } if *available_mb > instance.memory_mb => format!(
             "This service has no room for more than {available_mb} MB now. Give {available_mb} or less, or ask the \
              operator for more room."

@@ -1,9 +1,11 @@
 //! The web UI in a real browser. The test plays the provisioner: it writes instance states to the store.
 
+mod accessibility;
 mod api_keys;
 mod driver;
 mod flow;
 mod settings;
+mod walk;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -116,7 +118,7 @@ async fn pages_work_without_scripts() {
     browser.close().await.unwrap();
 }
 
-/// Screenshots of every page for manual review: set `MEMGATE_SCREENSHOTS` to a folder and run with `--ignored`.
+/// Screenshots of every page for manual review: see `./deploy/screenshots`.
 #[tokio::test]
 #[ignore = "takes screenshots for manual review"]
 async fn screenshots() {
@@ -153,60 +155,5 @@ async fn screenshot_every_page(browser: &Client, folder: &Path, name: &str, phon
             browser.set_window_size(1200, 1000).await.unwrap();
         }
     };
-    flow.open("/").await;
-    picture("home").await;
-    flow.open("/sign-up").await;
-    picture("sign-up").await;
-    flow.find("[name=email]").await.send_keys("ada@example").await.unwrap();
-    flow.find("[name=password]").await.send_keys("short").await.unwrap();
-    flow.click("#sign-up-form button").await;
-    flow.find("#email-error").await;
-    picture("sign-up-wrong").await;
-    let first = flow.sign_up(EMAIL, PASSWORD).await;
-    picture("new").await;
-    site.set_state(EMAIL, InstanceState::Running).await;
-    flow.wait_for_state("running").await;
-    flow.create_token("web shop").await;
-    picture("token").await;
-    flow.create_token("staging \u{202e}txt.exe").await;
-    flow.revoke(&first.username).await;
-    flow.open_tokens().await;
-    flow.click(".inactive summary").await;
-    picture("tokens").await;
-    for tab in ["connect", "connections", "denials", "activity", "usage", "settings"] {
-        flow.click(&format!(".cache-tabs [href$={tab}]")).await;
-        flow.find(&format!("[aria-current=page][href$={tab}]")).await;
-        picture(tab).await;
-    }
-    settings::screenshots(&flow, &site, &picture).await;
-    flow.open("/caches").await;
-    flow.find("#unused").await;
-    picture("overview-empty").await;
-    overview::Recorder::new(&site, EMAIL).await.record_busy_hour().await;
-    flow.open("/caches").await;
-    flow.find("#charts").await;
-    picture("overview").await;
-    flow.click("#chart-operations summary").await;
-    flow.open_usage().await;
-    picture("usage-filled").await;
-    site.set_state(EMAIL, InstanceState::Asleep).await;
-    flow.open("/caches").await;
-    flow.find("[data-notice=asleep]").await;
-    picture("asleep").await;
-    site.set_state(EMAIL, InstanceState::Failed).await;
-    flow.wait_for_state("failed").await;
-    picture("failed").await;
-    flow.open_tokens().await;
-    flow.click("[data-revoke]").await;
-    flow.find("#revoke-form").await;
-    picture("revoke").await;
-    api_keys::create(&flow, "terraform").await;
-    picture("api-keys").await;
-    flow.open("/api").await;
-    flow.click("#createToken summary").await;
-    picture("api").await;
-    flow.sign_out().await;
-    picture("sign-in").await;
-    flow.open("/nothing").await;
-    picture("error").await;
+    walk::every_page(&flow, &site, &picture).await;
 }

@@ -1,6 +1,6 @@
 //! The list of a user's caches, and creating another.
 
-use store::{HostCapacity, InstanceState, NewCache, Token, UserState, now};
+use store::{CREATED_MAX, HostCapacity, InstanceState, NewCache, Token, UserState, now};
 
 use crate::harness::{Response, Site, Visitor};
 
@@ -104,6 +104,46 @@ async fn a_cache_that_the_machine_has_no_memory_for_is_not_created() {
     let error = "This service has no memory for another cache now. Try again later, or ask its operator.";
     assert_eq!(refused.text("cache-error"), Some(error), "{}", refused.body);
     assert_eq!(names(&site).await, ["default"]);
+}
+
+//
+#[tokio::test]
+async fn caches_of_a_day_are_limited() {
+    let site = Site::start().await;
+    let (mut visitor, _) = site.sign_up_user(EMAIL).await;
+    let user = site.store.user_by_email(EMAIL).await.unwrap().unwrap();
+    let store = site.store.acting_as(&format!("user {}", user.id));
+    let name = "second".parse().unwrap();
+    for _ in 1..CREATED_MAX {
+        let cache =
+            store.create_cache(&NewCache { user_id: &user.id, name: &name, plan: None }, 2).await.unwrap();
+        store.delete_cache(&cache.id).await.unwrap();
+    }
+    let refused = create(&mut visitor, "second").await;
+    let error = "You created 20 caches within a day, which is the most. Try again later.";
+    assert_eq!((refused.status, refused.text("cache-error")), (429, Some(error)), "{}", refused.body);
+    assert_eq!(refused.field("name").as_deref(), Some("second"));
+}
+
+// W-11.
+#[tokio::test]
+async fn ids_that_no_cache_has_are_not_found() {
+    let site = Site::start().await;
+    let (mut visitor, _) = site.sign_up_user(EMAIL).await;
+    for id in [
+        "x",
+        "%00",
+        "%00aaaaaaaaaaaaaaaaaaaaaaa",
+        "AAAAAAAAAAAAAAAAAAAAAAAA",
+        &"a".repeat(24),
+        &"a".repeat(2_000),
+    ] {
+        assert_eq!(visitor.get(&format!("/caches/{id}")).await.status, 404, "{id}");
+    }
+    // Nothing is said of a cache that exists.
+    assert!(visitor.get("/caches?all&deleted=gone").await.body.contains("gone"));
+    let list = visitor.get("/caches?all&deleted=default").await;
+    assert!(list.text("cache-deleted").is_none(), "{}", list.body);
 }
 
 #[tokio::test]

@@ -67,6 +67,45 @@ async fn existing_key_is_kept() {
     assert_eq!(site.store.certificates_of(&id).await.unwrap().len(), 1);
 }
 
+// W-11.
+#[tokio::test]
+async fn certificates_have_names_and_are_revoked_alone() {
+    let site = Site::start().await;
+    let (mut visitor, id, address) = sign_up_user(&site).await;
+    visitor.get(&address).await;
+    let hostile = "\"><script>alert(1)</script>";
+    for name in ["web-1", hostile] {
+        assert_eq!(visitor.post(&address, &[("name", name)]).await.status, 200);
+    }
+    let page = visitor.get(&address).await;
+    assert!(page.body.contains("<bdi class=\"name\">web-1</bdi>") && !page.body.contains("<script>alert"));
+    for bad in ["\u{200b}", "a\u{7}b", &"x".repeat(61)] {
+        let refused = visitor.post(&address, &[("name", bad)]).await;
+        assert_eq!(refused.status, 422, "{bad:?}");
+        assert!(refused.text("certificate-name-error").is_some(), "{}", refused.body);
+    }
+    let rows = site.store.certificates_of(&id).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.name.as_str()).collect::<Vec<_>>(), ["web-1", hostile]);
+
+    let revoke = format!("{address}/revoke");
+    let fingerprint = [("fingerprint", rows[0].fingerprint.as_str())];
+    let (mut bob, _) = site.sign_up_user("bob@example.com").await;
+    bob.get("/account").await;
+    assert_eq!(bob.post(&revoke, &fingerprint).await.status, 404, "another user's");
+    assert_eq!(visitor.post_without_token(&revoke, &fingerprint).await.status, 403);
+    assert_eq!(visitor.post(&revoke, &[("fingerprint", "x")]).await.status, 404);
+    visitor.get(&address).await;
+    let revoked = visitor.post(&revoke, &fingerprint).await;
+    assert_eq!((revoked.status, revoked.location()), (303, &*format!("{address}?revoked")));
+    let page = visitor.get(&format!("{address}?revoked")).await;
+    assert!(page.text("certificate-revoked").is_some());
+    assert_eq!(page.body.matches("Revoke certificate</button>").count(), 1, "the other one");
+    let rows = site.store.certificates_of(&id).await.unwrap();
+    assert!(!rows[0].is_valid_at(store::now()) && rows[1].is_valid_at(store::now()));
+    let noted = site.store.audit_after(0, 100).await.unwrap().pop().unwrap();
+    assert_eq!(noted.action, "certificate.revoke");
+}
+
 #[tokio::test]
 async fn certificate_count_is_limited() {
     let site = Site::start_with(|config| config.limits.tokens_per_hour = 19).await;

@@ -6,7 +6,7 @@ use store::{DenialCause, DenialRecord, Proxy, Scope, Timestamp, Token, now};
 
 use crate::harness::Site;
 
-fn denial(token: &str, cause: DenialCause, count: i64) -> DenialRecord {
+pub(crate) fn denial(token: &str, cause: DenialCause, count: i64) -> DenialRecord {
     DenialRecord {
         token_id: token.into(),
         cause,

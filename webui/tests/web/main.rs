@@ -23,6 +23,7 @@ mod leak_reports;
 mod no_cache;
 mod outage;
 mod overview;
+mod page_times;
 mod password_limits;
 mod permissions;
 mod rate_limits;

@@ -335,10 +335,10 @@ async fn tokens_and_certificates_that_expire_soon_are_named() {
     let id = TokenId::parse(&first).unwrap();
     let days = |days: u64| now().saturating_add(Duration::from_secs(days * DAY));
     site.store.update_permissions(&id, |it| it.expires_at = Some(days(15))).await.unwrap();
-    site.store.add_certificate(&id, Fingerprint::of(b"late"), days(15)).await.unwrap();
+    site.store.add_certificate(&id, Fingerprint::of(b"late"), days(15), "").await.unwrap();
     assert_eq!(notices(&ann.get("/caches/{cache}").await), [""; 0]);
     site.store.update_permissions(&id, |it| it.expires_at = Some(days(13))).await.unwrap();
-    site.store.add_certificate(&id, Fingerprint::of(b"soon"), days(3)).await.unwrap();
+    site.store.add_certificate(&id, Fingerprint::of(b"soon"), days(3), "").await.unwrap();
     let page = ann.get("/caches/{cache}").await;
     assert_eq!(notices(&page), ["token-expires", "certificate-expires"]);
     let text = notice(&page, "token-expires");

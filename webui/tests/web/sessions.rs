@@ -72,6 +72,23 @@ async fn an_idle_session_ends() {
     assert_eq!(visitor.get("/account").await.location(), "/sign-in?next=/account");
 }
 
+// W-5: an open page that nobody looks at signs nobody in for ever.
+#[tokio::test]
+async fn an_open_page_does_not_keep_a_session() {
+    let site = Site::start_with(|config| config.session_idle_seconds = 1).await;
+    let (mut visitor, page) = site.sign_up_user("a@example.com").await;
+    let first_use = format!("/tokens/{}/first-use", page.tokens()[0]);
+    let paths = ["/caches/{cache}/state", "/caches/{cache}/figures", first_use.as_str(), "/nowhere"];
+    let started = std::time::Instant::now();
+    while started.elapsed() < Duration::from_millis(1500) {
+        for path in paths {
+            visitor.get(path).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(visitor.get("/account").await.location(), "/sign-in?next=/account");
+}
+
 // W-5.
 #[tokio::test]
 async fn a_session_ends_at_its_maximum_age() {

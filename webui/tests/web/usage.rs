@@ -7,7 +7,8 @@ use store::{
     UsageReporterId, UsageSpan, now,
 };
 
-use crate::harness::{Response, Site};
+use crate::cache_events::Events;
+use crate::harness::{Response, Site, eventually};
 use crate::overview::{Recorder, rows};
 
 const EMAIL: &str = "ann@example.com";
@@ -137,6 +138,30 @@ async fn the_file_has_all_hours_of_the_cache_and_no_other() {
     let row = |line: &str| line.split(',').map(str::to_owned).collect::<Vec<_>>();
     assert!(lines[1..1_201].iter().all(|line| row(line)[1] == "default" && row(line)[3] == "230400"));
     assert!(lines[1..1_201].is_sorted() && lines[1].contains(":00:00Z,"));
+}
+
+// a file is read while it is sent, which a slow client may draw out.
+#[tokio::test]
+async fn files_are_limited() {
+    let site = Site::start().await;
+    let (mut ann, _) = site.sign_up_user(EMAIL).await;
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(Events::open(&ann).await);
+    }
+    let refused = ann.get("/caches/{cache}/usage.csv").await;
+    assert_eq!((refused.status, site.limited("streams_session")), (429, 1));
+    drop(open);
+    eventually("a place is given back", || {
+        let mut ann = ann.clone();
+        async move { ann.get("/caches/{cache}/usage.csv").await.status == 200 }
+    })
+    .await;
+    for _ in 1..10 {
+        assert_eq!(ann.get("/caches/{cache}/usage.csv").await.status, 200);
+    }
+    assert_eq!(ann.get("/caches/{cache}/usage.csv").await.status, 429);
+    assert_eq!(site.limited("downloads"), 1);
 }
 
 //

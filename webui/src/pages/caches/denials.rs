@@ -1,5 +1,6 @@
 //! Logins and requests that were denied, with the reason and what helps.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use askama::Template;
@@ -34,16 +35,19 @@ pub(crate) async fn show(State(app): State<Arc<AppState>>, own: OwnCache) -> Res
 /// The newest denials of a cache, each with its token's name.
 pub(super) async fn recent(app: &AppState, own: &OwnCache, max: usize) -> Result<Vec<DenialView>, PageError> {
     let listed = app.store.list_tokens(&own.cache.id, 0).await?.active;
+    let mut names: HashMap<String, String> = listed.into_iter().map(|token| (token.id, token.name)).collect();
     let mut denials = Vec::new();
     for denial in app.store.denials_of_cache(&own.cache.id).await?.into_iter().take(max) {
-        let name = match listed.iter().find(|token| token.id == denial.token_id) {
-            Some(token) => token.name.clone(),
-            None => match TokenId::parse(&denial.token_id) {
-                Some(id) => app.store.token(&id).await?.map_or_else(String::new, |token| token.name),
-                None => String::new(),
-            },
-        };
-        denials.push(DenialView::new(denial, &name));
+        if !names.contains_key(&denial.token_id) {
+            // One that was revoked: it has most denials, and is looked up once.
+            let token = match TokenId::parse(&denial.token_id) {
+                Some(id) => app.store.token(&id).await?,
+                None => None,
+            };
+            names.insert(denial.token_id.clone(), token.map_or_else(String::new, |token| token.name));
+        }
+        let name = names.get(&denial.token_id).map_or("", String::as_str);
+        denials.push(DenialView::new(denial, name));
     }
     Ok(denials)
 }

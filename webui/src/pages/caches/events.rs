@@ -13,6 +13,7 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::broadcast;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{OwnCache, read_state};
@@ -43,6 +44,7 @@ pub(crate) async fn stream(
         session: me.session.id_hash,
         changes,
         last_sent: None,
+        next_check: Instant::now() + CHECK_INTERVAL,
         stop,
         _gauge: GaugeGuard::new(&app.metrics.event_streams),
         slot,
@@ -61,6 +63,7 @@ struct EventStream {
     session: String,
     changes: broadcast::Receiver<ChangedCaches>,
     last_sent: Option<CacheState>,
+    next_check: Instant,
     stop: CancellationToken,
     _gauge: GaugeGuard,
     slot: StreamSlot,
@@ -88,13 +91,15 @@ impl EventStream {
 
     /// Waits for a change of the cache or for the next check. `false` ends the stream.
     async fn wait(&mut self) -> bool {
-        let check = tokio::time::sleep(CHECK_INTERVAL);
-        tokio::pin!(check);
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return false,
                 () = self.slot.displaced() => return false,
-                () = &mut check => return session::is_active(&self.app, &self.session).await.unwrap_or(false),
+                // Also while the cache changes more often than that.
+                () = sleep_until(self.next_check) => {
+                    self.next_check = Instant::now() + CHECK_INTERVAL;
+                    return session::is_active(&self.app, &self.session).await.unwrap_or(false);
+                }
                 changed = self.changes.recv() => match changed {
                     Ok(caches) if !caches.contains(&self.cache_id) => {}
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return true,

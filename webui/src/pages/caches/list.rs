@@ -63,8 +63,10 @@ pub(crate) async fn show(
     params: Result<Query<Params>, QueryRejection>,
 ) -> Result<Response, PageError> {
     let Query(params) = params.unwrap_or_default();
-    let deleted = params.deleted.and_then(|name| name.parse().ok());
     let caches = app.store.caches_of(&me.user.id).await?;
+    // Only the address says so: nothing is said of a cache that exists.
+    let deleted: Option<CacheName> = params.deleted.and_then(|name| name.parse().ok());
+    let deleted = deleted.filter(|name| caches.iter().all(|cache| cache.name != name.to_string()));
     match &*caches {
         [only] if params.all.is_none() && deleted.is_none() => {
             Ok(Redirect::to(&format!("{CACHES}/{}", only.id)).into_response())

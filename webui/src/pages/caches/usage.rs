@@ -13,6 +13,7 @@ use identity::usage_csv::Audience;
 use store::{Store, StoreError, Timestamp, Usage, UsageHour, UsageSpan, now};
 
 use super::{Header, OwnCache, Tab};
+use crate::cache_events::StreamSlot;
 use crate::http::reject::PageError;
 use crate::layout::{Layout, render};
 use crate::state::AppState;
@@ -115,16 +116,36 @@ pub(crate) async fn show(State(app): State<Arc<AppState>>, own: OwnCache) -> Res
 
 /// `GET /caches/{cache}/usage.csv`: all hours that are kept. They are read as they are sent: nobody keeps them in memory.
 pub(crate) async fn download(State(app): State<Arc<AppState>>, own: OwnCache) -> Result<Response, PageError> {
+    let me = &own.me;
+    // It is read while it is sent, which a slow client may draw out: it counts as an open stream.
+    let slot = app.cache_events.acquire_slot(&me.user.id, &me.session.id_hash).map_err(|cause| {
+        app.metrics.count_limited(cause);
+        PageError::TooManyStreams
+    })?;
+    app.rate_limits.downloads.acquire(&me.user.id).map_err(|wait| {
+        app.metrics.count_limited("downloads");
+        PageError::RateLimited(wait)
+    })?;
     let span = UsageSpan { from: Timestamp::EPOCH, to: Timestamp::MAX };
     let first = app.store.usage_hours(span, Some(&own.instance.id), None).await?;
-    let file = CsvFile { store: app.store.clone(), instance_id: own.instance.id, span, next: Some(first) };
-    let columns = Ok::<_, StoreError>(Bytes::from(Audience::Owner.header()));
+    let file =
+        CsvFile { store: app.store.clone(), instance_id: own.instance.id, span, next: Some(first), slot };
+    let columns = Ok::<_, DownloadError>(Bytes::from(Audience::Owner.header()));
     let body = stream::StreamExt::chain(stream::iter([columns]), stream::try_unfold(file, CsvFile::next));
     // A name has only letters that a header may have.
     let name = format!("attachment; filename=\"memgate-usage-{}.csv\"", own.cache.name);
     let headers =
         [(header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()), (header::CONTENT_DISPOSITION, name)];
     Ok((headers, Body::from_stream(body)).into_response())
+}
+
+/// Why a file ends early.
+#[derive(Debug, thiserror::Error)]
+enum DownloadError {
+    #[error("failed to read usage")]
+    Store(#[from] StoreError),
+    #[error("another user's stream takes its place")]
+    Displaced,
 }
 
 /// A file that is being sent.
@@ -134,11 +155,15 @@ struct CsvFile {
     span: UsageSpan,
     /// Rows that were read and not sent; `None` if they are to be read.
     next: Option<Vec<UsageHour>>,
+    slot: StreamSlot,
 }
 
 impl CsvFile {
     /// The next part; `None` ends the file. A failure breaks the connection, so that no client takes a part for the whole.
-    async fn next(mut self) -> Result<Option<(Bytes, Self)>, StoreError> {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>, DownloadError> {
+        if self.slot.is_displaced() {
+            return Err(DownloadError::Displaced);
+        }
         let Some(rows) = self.next.take().filter(|rows| !rows.is_empty()) else { return Ok(None) };
         let text: String = rows.iter().map(|hour| Audience::Owner.row(hour)).collect();
         self.next = Some(self.store.usage_hours(self.span, Some(&self.instance_id), rows.last()).await?);

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::{Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Redirect, Response};
+use identity::CertificateName;
 use identity::certificate::IssuedCertificate;
 use serde::Deserialize;
-use store::{CertificateRow, TokenId, TokenRow, now};
+use store::{CertificateRow, Fingerprint, StoreError, TokenId, TokenRow, now};
 
 use super::find_unrevoked;
-use crate::actions::{self, ActionError};
+use crate::actions::{self, ActionError, Cause, Refusal};
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
@@ -34,12 +36,14 @@ struct Page<'a> {
     /// Whether the endpoint speaks TLS, with a CA certificate to download.
     has_tls: bool,
     issued: Option<&'a IssuedCertificate>,
-    request: &'a str,
-    error: Option<String>,
+    form: Form<'a>,
+    /// After one was revoked.
+    revoked: bool,
 }
 
 /// A certificate in the list.
 struct CertificateView {
+    name: String,
     fingerprint: String,
     created: String,
     not_after: String,
@@ -51,23 +55,49 @@ pub(crate) struct Fields {
     /// Certificate request in PEM; empty to have a key generated.
     #[serde(default)]
     request: String,
+    #[serde(default)]
+    name: String,
 }
 
-/// A new certificate, or the form's value with an error.
+#[derive(Deserialize)]
+pub(crate) struct RevokeFields {
+    #[serde(default)]
+    fingerprint: String,
+}
+
+#[derive(Default, Deserialize)]
+pub(crate) struct Params {
+    revoked: Option<String>,
+}
+
+/// The form's values, with an error.
+#[derive(Default)]
+struct Form<'a> {
+    name: &'a str,
+    name_error: Option<String>,
+    request: &'a str,
+    request_error: Option<String>,
+    /// About neither.
+    error: Option<String>,
+}
+
+/// What depends on the request before the page.
 #[derive(Default)]
 struct Content<'a> {
     issued: Option<&'a IssuedCertificate>,
-    request: &'a str,
-    error: Option<String>,
+    form: Form<'a>,
+    revoked: bool,
 }
 
 pub(crate) async fn show(
     State(app): State<Arc<AppState>>,
     me: SignedIn,
     Path(id): Path<String>,
+    params: Result<Query<Params>, QueryRejection>,
 ) -> Result<Response, PageError> {
     let (id, token) = find_active(&app, &me, &id).await?;
-    page(&app, &me, (id, &token), StatusCode::OK, Content::default()).await
+    let revoked = params.is_ok_and(|params| params.revoked.is_some());
+    page(&app, &me, (id, &token), StatusCode::OK, Content { revoked, ..Content::default() }).await
 }
 
 pub(crate) async fn submit(
@@ -76,15 +106,30 @@ pub(crate) async fn submit(
     CsrfForm { sender: me, fields }: CsrfForm<SignedIn, Fields>,
 ) -> Result<Response, PageError> {
     let (id, token) = find_active(&app, &me, &id).await?;
-    let request = fields.request.trim();
-    let reject = async |status, error: String| {
-        page(&app, &me, (id, &token), status, Content { issued: None, request, error: Some(error) }).await
+    let Fields { request, name: typed } = &fields;
+    let request = request.trim();
+    let answer = async |status, form: Form<'_>| {
+        let form = Form { name: typed, request, ..form };
+        page(&app, &me, (id, &token), status, Content { form, ..Content::default() }).await
+    };
+    let reject =
+        async |status, error: String| answer(status, Form { error: Some(error), ..Form::default() }).await;
+    let name = match CertificateName::parse(typed) {
+        Ok(name) => name,
+        Err(error) => {
+            let form = Form { name_error: Some(error.to_string()), ..Form::default() };
+            return answer(StatusCode::UNPROCESSABLE_ENTITY, form).await;
+        }
     };
     let request_pem = (!request.is_empty()).then_some(request);
-    match actions::tokens::certify(&app, &me.user, &token, request_pem).await {
+    match actions::tokens::certify(&app, &me.user, &token, request_pem, &name).await {
         Ok(issued) => {
             let content = Content { issued: Some(&issued), ..Content::default() };
             page(&app, &me, (id, &token), StatusCode::OK, content).await
+        }
+        Err(ActionError::Refused(Refusal { cause: Cause::Invalid(_), message })) => {
+            let form = Form { request_error: Some(message), ..Form::default() };
+            answer(StatusCode::UNPROCESSABLE_ENTITY, form).await
         }
         Err(ActionError::Refused(refusal)) => {
             let mut response = reject(refusal.status(), refusal.message.clone()).await?;
@@ -92,6 +137,23 @@ pub(crate) async fn submit(
             Ok(response)
         }
         Err(ActionError::Failed(error)) => Err(error),
+    }
+}
+
+/// Revokes one certificate. The token and its other certificates stay.
+pub(crate) async fn revoke(
+    State(app): State<Arc<AppState>>,
+    Path(id): Path<String>,
+    CsrfForm { sender: me, fields }: CsrfForm<SignedIn, RevokeFields>,
+) -> Result<Response, PageError> {
+    let (id, token) = find_active(&app, &me, &id).await?;
+    let fingerprint: Fingerprint = fields.fingerprint.parse().map_err(|_| PageError::NotFound)?;
+    match me.store(&app).revoke_certificate(&id, fingerprint).await {
+        // It has ended meanwhile.
+        Ok(()) | Err(StoreError::NotFound(_)) => {
+            Ok(Redirect::to(&format!("/tokens/{}/certificates?revoked", token.id)).into_response())
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -108,7 +170,7 @@ async fn page(
     status: StatusCode,
     content: Content<'_>,
 ) -> Result<Response, PageError> {
-    let Content { issued, request, error } = content;
+    let Content { issued, form, revoked } = content;
     let certificates = app.store.certificates_of(&id).await?.into_iter().map(CertificateView::new).collect();
     let page = Page {
         layout: Layout::signed_in(me),
@@ -121,8 +183,8 @@ async fn page(
         endpoint: app.endpoint.to_string(),
         has_tls: app.config.ca_certificate.is_some(),
         issued,
-        request,
-        error,
+        form,
+        revoked,
     };
     render(status, &page)
 }
@@ -131,6 +193,6 @@ impl CertificateView {
     fn new(row: CertificateRow) -> Self {
         let is_expired = !row.is_valid_at(now());
         let (created, not_after) = (day(row.created_at), minute_of(row.not_after));
-        Self { fingerprint: row.fingerprint, created, not_after, is_expired }
+        Self { name: row.name, fingerprint: row.fingerprint, created, not_after, is_expired }
     }
 }

@@ -129,7 +129,7 @@ async fn a_change_is_made_only_if_nothing_has_changed_meanwhile() {
 #[tokio::test]
 async fn certificates_are_issued_listed_and_revoked() {
     let (site, client) = start().await;
-    let issued = client.post("/tokens/{token}/certificates", "{}").await;
+    let issued = client.post("/tokens/{token}/certificates", r#"{"name":"laptop"}"#).await;
     assert_eq!(issued.status, 201, "{}", issued.body);
     let new = json(&issued);
     assert!(KeyPair::from_pem(new["private_key"].as_str().unwrap()).is_ok());
@@ -149,7 +149,8 @@ async fn certificates_are_issued_listed_and_revoked() {
     assert_eq!(page["items"][0]["fingerprint"], new["fingerprint"]);
     assert!(page["next_cursor"].is_string() && page["items"][0]["private_key"].is_null());
     let path = format!("/tokens/{{token}}/certificates/{}", new["fingerprint"].as_str().unwrap());
-    assert_eq!(client.read(&path).await["ended"], false);
+    let shown = client.read(&path).await;
+    assert_eq!((&shown["ended"], &shown["name"]), (&json!(false), &json!("laptop")));
     for _ in 0..2 {
         assert_eq!(client.delete(&path).await.status, 204);
     }

@@ -142,8 +142,8 @@ impl Facts<'_> {
                 "cache-suspended",
                 Level::Error,
                 "Suspended.",
-                "The operator of this service has stopped the cache: logins are denied until it is resumed. Tokens and limits are kept, contents aren’t. Ask the operator.".to_owned(),
-            )),
+                "Logins are denied until it is resumed. Tokens and limits are kept, contents aren’t.".to_owned(),
+            ).at(self.settings(), "Who has suspended it")),
             InstanceState::Deleting => Some(Notice::new(
                 "deleting",
                 Level::Error,
