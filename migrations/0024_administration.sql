@@ -6,6 +6,5 @@ ALTER TABLE sessions ADD COLUMN confirmed_at BIGINT;
 CREATE INDEX users_email ON users (email) WHERE deleted_at IS NULL;
 CREATE INDEX caches_live ON caches (created_at, id) WHERE deleted_at IS NULL;
 CREATE INDEX routes_state ON routes (state, changed_at, instance_id);
-CREATE INDEX audit_actor ON audit (actor, seq);
 CREATE INDEX audit_subject ON audit (subject, seq);
 CREATE INDEX audit_at ON audit (at, seq);

@@ -1,5 +1,6 @@
 //! The command line: commands, options and help. Each command family has a file of its own.
 
+mod api_key;
 mod audit;
 mod cache;
 mod completion;
@@ -120,6 +121,9 @@ enum Command {
     /// Manage tokens, the credentials of applications: create, list, show, update, rotate, certify, revoke
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Manage API keys, with which users' scripts manage their caches and tokens: create, list, revoke
+    #[command(subcommand)]
+    ApiKey(api_key::ApiKeyCommand),
     /// Manage plans (resource limits): list, create, update, delete
     #[command(subcommand)]
     Plan(plan::PlanCommand),
@@ -170,6 +174,7 @@ impl Args {
             Command::User(command) => command.run(global),
             Command::Cache(command) => command.run(global),
             Command::Token(command) => command.run(global),
+            Command::ApiKey(command) => command.run(global),
             Command::Plan(command) => command.run(global),
             Command::Instance(command) => command.run(global),
             Command::Connection(command) => command.run(global),

@@ -16,4 +16,4 @@ pub use email::Email;
 pub use escape::escape_controls;
 pub use input_error::InputError;
 pub use password::Password;
-pub use token_name::{CertificateName, FIRST_TOKEN_NAME, TokenName};
+pub use token_name::{CertificateName, FIRST_TOKEN_NAME, TokenName, api_key_name};

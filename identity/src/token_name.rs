@@ -1,9 +1,12 @@
-//! Names of tokens and certificates: labels in lists.
+//! Names of tokens, API keys and certificates: labels in lists.
 
 use crate::InputError;
 
 /// Characters.
 const LEN_MAX: usize = 60;
+
+/// What helps if a token or an API key has no name.
+const NAME_FIX: &str = "Name it after the application that will use it";
 
 /// The name of the token that sign-up creates.
 pub const FIRST_TOKEN_NAME: &str = "First token";
@@ -24,14 +27,7 @@ impl TokenName {
     ///
     /// [`InputError`] if the name is invisible, too long or contains a control character.
     pub fn parse(text: &str) -> Result<Self, InputError> {
-        let text = text.trim();
-        if !text.chars().any(is_visible) {
-            return Err(InputError::new(
-                "The token has no name",
-                "Name it after the application that will use it",
-            ));
-        }
-        Ok(Self(parse(text)?))
+        parse(text, "The token has no name", NAME_FIX).map(Self)
     }
 
     /// The name.
@@ -39,6 +35,15 @@ impl TokenName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Parses the name of an API key, by the rules of [`TokenName`].
+///
+/// # Errors
+///
+/// [`InputError`] if the name is invisible, too long or contains a control character.
+pub fn api_key_name(text: &str) -> Result<String, InputError> {
+    parse(text, "The API key has no name", NAME_FIX)
 }
 
 /// What a user calls a client certificate: empty, or as a token's name.
@@ -52,7 +57,10 @@ impl CertificateName {
     ///
     /// [`InputError`] if the name is too long, contains a control character, or is not empty but invisible.
     pub fn parse(text: &str) -> Result<Self, InputError> {
-        if text.trim().is_empty() { Ok(Self::default()) } else { Ok(Self(parse(text)?)) }
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        parse(text, "This name is invisible", "Use letters, digits and punctuation").map(Self)
     }
 
     /// The name.
@@ -62,10 +70,11 @@ impl CertificateName {
     }
 }
 
-fn parse(text: &str) -> Result<String, InputError> {
+/// `missing` and `fix` are what to say of an invisible name.
+fn parse(text: &str, missing: &str, fix: &str) -> Result<String, InputError> {
     let text = text.trim();
     if !text.chars().any(is_visible) {
-        return Err(InputError::new("This name is invisible", "Use letters, digits and punctuation"));
+        return Err(InputError::new(missing, fix));
     }
     if text.chars().count() > LEN_MAX {
         return Err(InputError::new("This name is too long", "Use at most 60 characters"));

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::api_key;
+use crate::api_request;
 use crate::audit::note;
 use crate::cache::{SET_DESIRED, delete_cache, live_caches};
 use crate::db::write;
@@ -16,7 +18,7 @@ pub struct NewPassword<'a> {
     /// The current hash that the user's old password was checked against, if it was asked for. The change fails
     /// if the hash has changed meanwhile.
     pub replaces: Option<&'a str>,
-    /// Whether to revoke the tokens of all caches.
+    /// Whether to revoke the tokens of all caches, and the user's API keys.
     pub revoke_tokens: bool,
 }
 
@@ -64,19 +66,21 @@ macro_rules! set_password {
         for delete in [DELETE_SESSIONS, DELETE_LINKS, DELETE_PENDING] {
             sqlx::query(delete).bind(user_id).execute(&mut *$tx).await?;
         }
-        let mut tokens = 0;
+        let (mut tokens, mut keys) = (0, 0);
         if new.revoke_tokens {
             let caches = $crate::cache::live_caches!($tx, user_id);
             for cache in &caches {
                 tokens += $crate::cache::revoke_tokens!($store, $tx, $revision, cache, "password changed");
             }
+            let revoke = sqlx::query($crate::api_key::REVOKE_ALL).bind($crate::now()).bind(user_id);
+            keys = revoke.execute(&mut *$tx).await?.rows_affected();
         }
         $crate::audit::note!(
             $store,
             $tx,
             "user.password",
             format!("user {user_id}"),
-            format!("{tokens} tokens revoked")
+            format!("{tokens} tokens revoked, {keys} API keys revoked")
         );
         tokens
     }};
@@ -84,7 +88,7 @@ macro_rules! set_password {
 pub(crate) use set_password;
 
 impl Store {
-    /// Replaces a user's password and deletes all the user's sessions and links; revokes the tokens of all caches if
+    /// Replaces a user's password and deletes all the user's sessions and links; revokes the tokens of all caches and the API keys if
     /// `new.revoke_tokens` is set. Returns how many tokens were revoked.
     ///
     /// # Errors
@@ -190,6 +194,9 @@ impl Store {
             sqlx::query(CLEAR_TOKENS).bind(revision).bind(user_id).execute(&mut *tx).await?;
             let of_account = [DELETE_LEAKS, DELETE_SESSIONS, DELETE_LINKS, DELETE_MAILS];
             for delete in of_account.into_iter().chain([DELETE_PENDING, DELETE_FACTOR, DELETE_CODES]) {
+                sqlx::query(delete).bind(user_id).execute(&mut *tx).await?;
+            }
+            for delete in [api_key::DELETE_ALL, api_request::DELETE_ALL] {
                 sqlx::query(delete).bind(user_id).execute(&mut *tx).await?;
             }
             let detail = format!("{} caches deleted, {tokens} tokens revoked", caches.len());

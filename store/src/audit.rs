@@ -124,10 +124,10 @@ fn cut(mut text: String, max: usize) -> String {
     text
 }
 
+/// The newest `$3` entries of the actor `$1` before the entry `$2`.
+pub(crate) const OF_ACTOR: &str = "SELECT seq, at, actor, action, subject, detail, hash FROM audit \
+     WHERE actor = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3";
 pub(crate) const LAST: &str = "SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1";
-/// The newest `$2` entries of the actor `$1`.
-pub(crate) const OF_ACTOR: &str = "SELECT seq, at, actor, action, subject, detail, hash FROM audit WHERE actor = $1 \
-     ORDER BY seq DESC LIMIT $2";
 pub(crate) const INSERT: &str =
     "INSERT INTO audit (seq, at, actor, action, subject, detail, hash) VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
@@ -207,12 +207,20 @@ impl Store {
         read_rows!(self, ROW_BYTES_MAX, sqlx::query(sql).bind(seq).bind(limit))?.into_iter().collect()
     }
 
-    /// The newest `limit` entries of an actor, the newest first.
+    /// Up to `limit` entries of what a user did, before entry `seq`, the newest first.
     ///
     /// # Errors
     /// Fails if the database does.
-    pub async fn audit_of_actor(&self, actor: &str, limit: i64) -> Result<Vec<AuditEntry>, StoreError> {
-        read_rows!(self, ROW_BYTES_MAX, sqlx::query(OF_ACTOR).bind(actor).bind(limit))?.into_iter().collect()
+    pub async fn audit_by_user(
+        &self,
+        user_id: &str,
+        seq: i64,
+        limit: i64,
+    ) -> Result<Vec<AuditEntry>, StoreError> {
+        let actor = format!("user {user_id}");
+        read_rows!(self, ROW_BYTES_MAX, sqlx::query(OF_ACTOR).bind(actor).bind(seq).bind(limit))?
+            .into_iter()
+            .collect()
     }
 
     /// The number of entries.

@@ -7,6 +7,8 @@ mod account;
 mod account_link;
 mod account_mail;
 mod address;
+mod api_key;
+mod api_request;
 mod audit;
 mod cache;
 mod certificate;
@@ -58,6 +60,10 @@ mod write_health;
 pub use account::{NewPassword, UserChange};
 pub use account_link::{AccountLink, LinkKind};
 pub use address::{Lease, NETWORK_PREFIX, Network};
+pub use api_key::{
+    ApiKey, ApiKeyId, ApiKeyRow, ApiScope, ApiScopes, NewApiKey, ParseApiKeyError, ParseApiScopesError,
+};
+pub use api_request::{ApiRequest, ApiRequestState};
 pub use audit::{AuditChain, AuditEntry, AuditError, AuditFilter, AuditPage, NamedEntry};
 pub use cache::{CREATED_MAX, Cache, CacheName, ListedCache, NewCache, ParseCacheNameError};
 pub use certificate::{CertificateRow, Fingerprint, ParseFingerprintError};
@@ -103,7 +109,7 @@ pub use token::{
     ParseTokenError, Permissions, Scope, Scopes, ScramKeys, Token, TokenId, TokenSecret, Verifier,
 };
 pub use token_uses::TokenUse;
-pub use tokens::{ListedTokens, NewToken, TokenRow};
+pub use tokens::{ListedTokens, NewToken, TokenChange, TokenRow};
 pub use usage::{InstanceUsage, Usage, UsageBatch, UsageReport, UsageReporterId};
 pub use usage_hours::{UsageHour, UsageSpan};
 pub use user::{NewUser, SignUpRoom, User, UserFigures, UserFilter, UserState};

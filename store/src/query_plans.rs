@@ -9,9 +9,9 @@ use crate::db::schema;
 use crate::operation::{self, request};
 use crate::tokens::{self, listing};
 use crate::{
-    account_link, account_mail, audit, cache, certificate, connections, denials, feed, grant, host_capacity,
-    instance, instance_event, instance_statistics, isolation_check, leak, mail, plan_change, proxy,
-    second_factor, usage, usage_hours, user, wake,
+    account_link, account_mail, api_key, api_request, audit, cache, certificate, connections, denials, feed,
+    grant, host_capacity, instance, instance_event, instance_statistics, isolation_check, leak, mail,
+    plan_change, proxy, second_factor, usage, usage_hours, user, wake,
 };
 
 /// Rows that are sorted, or read from one end of an index up to a limit.
@@ -24,7 +24,6 @@ const COUNTED: &[&str] = &["CO-ROUTINE counted", "SCAN counted"];
 
 /// Each query, with what it may do other than search an index.
 const QUERIES: &[(&str, &[&str])] = &[
-    (audit::OF_ACTOR, &[]),
     (second_factor::OF_USER, &["CORRELATED SCALAR SUBQUERY"]),
     (second_factor::TRY, &[]),
     (second_factor::IS_PENDING, &[]),
@@ -39,6 +38,14 @@ const QUERIES: &[(&str, &[&str])] = &[
     (mail::COUNT_ALL, COUNTED),
     (mail::CLAIM, &["SCALAR SUBQUERY"]),
     (mail::DELETE_OLD, &[]),
+    (api_key::BY_ID, &[]),
+    (api_key::OF_USER, &[SORTED_TIES]),
+    (api_key::COUNT_ACTIVE, &[]),
+    (api_key::DELETE_SURPLUS, &["LIST SUBQUERY", SORTED_TIES]),
+    (api_request::FIND, &[]),
+    (api_request::DELETE_SURPLUS, &["LIST SUBQUERY", SORTED]),
+    (api_request::DELETE_OLD, &["LIST SUBQUERY", "CREATE BLOOM FILTER"]),
+    (audit::OF_ACTOR, &[]),
     (leak::OPEN, &[]),
     (leak::OF_USER, &[]),
     (denials::OF_TOKEN, &[SORTED]),

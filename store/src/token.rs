@@ -1,7 +1,7 @@
 //! Tokens as values: their format, their permissions, and what verifies their secret. Queries are in `tokens.rs`.
 
 mod cidr;
-mod format;
+pub(crate) mod format;
 mod permissions;
 mod scopes;
 mod scram;

@@ -79,6 +79,15 @@ impl From<TokenColumns> for TokenRow {
     }
 }
 
+/// What its user may change of a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenChange {
+    /// Its name; the caller has validated it.
+    pub name: String,
+    /// What it may do.
+    pub permissions: Permissions,
+}
+
 /// A token to create, with its secret. Show it to its user only after the store has committed it.
 #[derive(Debug)]
 pub struct NewToken {
@@ -141,7 +150,7 @@ pub(crate) const INSERT: &str = "INSERT INTO tokens (id, cache_id, name, secret_
      scram_stored_key, scram_server_key, created_at, revision, scopes, key_prefix, expires_at, allow_from, \
      connections) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
 const UPDATE: &str = "UPDATE tokens SET scopes = $1, key_prefix = $2, expires_at = $3, allow_from = $4, \
-     connections = $5, successor = $6, revision = $7 WHERE id = $8";
+     connections = $5, successor = $6, name = $7, revision = $8 WHERE id = $9";
 /// Active tokens of the cache `$1` at `$2`.
 pub(crate) const COUNT_ACTIVE: &str = "SELECT COUNT(*) FROM tokens WHERE cache_id = $1 AND revoked_at IS NULL \
      AND COALESCE(expires_at, 9223372036854775807) > $2";
@@ -173,7 +182,7 @@ macro_rules! insert_token {
 }
 pub(crate) use insert_token;
 
-/// Writes what may change of a token: its permissions and its successor.
+/// Writes what may change of a token: its name, its permissions and its successor.
 macro_rules! update_token {
     ($tx:expr, $row:expr, $revision:expr) => {{
         let columns = PermissionColumns::from(&$row.permissions);
@@ -184,6 +193,7 @@ macro_rules! update_token {
             .bind(columns.allow_from)
             .bind(columns.connections)
             .bind(&$row.successor)
+            .bind(&$row.name)
             .bind($revision)
             .bind(&$row.id)
             .execute(&mut *$tx)
@@ -267,14 +277,37 @@ impl Store {
         id: &TokenId,
         change: impl FnOnce(&mut Permissions),
     ) -> Result<TokenRow, StoreError> {
+        let change = |_: &TokenRow, new: &mut TokenChange| {
+            change(&mut new.permissions);
+            true
+        };
+        self.change_token(id, change).await?.ok_or(StoreError::NotFound("active token"))
+    }
+
+    /// Changes the name and the permissions of an active token, as [`Store::update_permissions`] does. `change` gets the
+    /// token as it is, and says whether to write what it has changed: `None` if not.
+    ///
+    /// # Errors
+    /// `NotFound("active token")`.
+    pub async fn change_token(
+        &self,
+        id: &TokenId,
+        change: impl FnOnce(&TokenRow, &mut TokenChange) -> bool,
+    ) -> Result<Option<TokenRow>, StoreError> {
         Ok(write!(self, tx, revision => {
             let row: Option<TokenColumns> =
                 sqlx::query_as(BY_ID).bind(id.as_str()).fetch_optional(&mut *tx).await?;
             let mut token = active(row)?;
-            change(&mut token.permissions);
+            let mut new = TokenChange { name: token.name.clone(), permissions: token.permissions.clone() };
+            if !change(&token, &mut new) {
+                // Rolls back.
+                return Ok(None);
+            }
+            let renamed = if new.name == token.name { "" } else { ", renamed" };
+            (token.name, token.permissions) = (new.name, new.permissions);
             update_token!(tx, token, revision);
-            note!(self, tx, "token.update", format!("token {id}"), token.permissions.to_string());
-            token
+            note!(self, tx, "token.update", format!("token {id}"), format!("{}{renamed}", token.permissions));
+            Some(token)
         }))
     }
 

@@ -112,6 +112,32 @@ impl Store {
         rows.into_iter().collect()
     }
 
+    /// Hours of an instance, oldest first: up to `limit` of those behind the hour and plan `last`.
+    ///
+    /// # Errors
+    /// `Corrupt` if a row is invalid.
+    pub async fn usage_hours_behind(
+        &self,
+        span: UsageSpan,
+        instance_id: &str,
+        last: Option<(Timestamp, &str)>,
+        limit: i64,
+    ) -> Result<Vec<UsageHour>, StoreError> {
+        let (hour, plan) =
+            last.unwrap_or((Timestamp::from_millis(span.from.as_millis().saturating_sub(1)), ""));
+        let rows: Vec<Result<UsageHour, StoreError>> = read_rows!(
+            self,
+            SHORT_ROW_BYTES_MAX,
+            sqlx::query(OF_INSTANCE)
+                .bind(instance_id)
+                .bind(hour)
+                .bind(plan)
+                .bind(span.to)
+                .bind(limit.min(PAGE_MAX))
+        )?;
+        rows.into_iter().collect()
+    }
+
     /// The instances of all caches that a user has had, deleted ones too, oldest first.
     ///
     /// # Errors

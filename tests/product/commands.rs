@@ -1,6 +1,7 @@
 //! The command line's contract without any running role: documents, messages, exit statuses.
 
 mod accounts;
+mod api_keys;
 mod caches;
 mod help;
 mod ordinary_user;

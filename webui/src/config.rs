@@ -98,7 +98,7 @@ pub struct Limits {
     pub sign_ups_in_total_per_hour: usize,
     /// Accounts, those of `memgate user add` included: with this many, sign-up is closed. 0 for no limit.
     pub accounts: usize,
-    /// Tokens and certificates issued and permissions changed, per user.
+    /// Tokens, certificates and API keys issued and permissions changed, per user.
     pub tokens_per_hour: usize,
     /// Active tokens of a cache.
     pub tokens_at_once: usize,
@@ -106,6 +106,11 @@ pub struct Limits {
     pub cache_changes_per_hour: usize,
     /// Requests of one browser session, without those for assets; all of a user's may make twice as many.
     pub pages_per_minute: usize,
+    /// Requests of the JSON API with one key; all of a user's may make twice as many.
+    pub api_requests_per_minute: usize,
+    /// Requests of the JSON API with keys that aren't valid, per client address. Its network (IPv4 /24, IPv6 /48) may make ten
+    /// times as many.
+    pub api_key_failures_per_minute: usize,
     /// Requests to list connections, and as many to close one, per user.
     pub connections_per_minute: usize,
     /// Reports of leaked tokens, per client address.
@@ -155,6 +160,8 @@ impl Default for Limits {
             tokens_at_once: 50,
             cache_changes_per_hour: 60,
             pages_per_minute: 300,
+            api_requests_per_minute: 300,
+            api_key_failures_per_minute: 30,
             connections_per_minute: 60,
             leak_reports_per_minute: 60,
             mail_requests_per_hour: 10,

@@ -4,8 +4,12 @@
 //! never connects to a cache, and never stores a secret that it has shown.
 //!
 //! Modules, from the network to the store: `http` (headers, sessions, CSRF; the server is `daemon::http`), `pages` (one file per
-//! page, routes in `pages.rs`), `layout` and `view` (what pages show), `forms` (what pages read), `state`.
+//! page, routes in `pages.rs`), `layout` and `view` (what pages show), `forms` (what pages read), `actions` (what
+//! pages and API change), `api` (the JSON API), `state`.
 
+mod actions;
+mod api;
+mod api_key_attempts;
 mod audit_check;
 mod cache_events;
 mod config;

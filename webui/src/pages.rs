@@ -4,6 +4,7 @@
 
 mod account;
 mod admin;
+mod api_reference;
 mod ca_certificate;
 mod caches;
 mod confirm_email;
@@ -25,11 +26,12 @@ use std::time::Instant;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use axum::{Extension, Router};
 use tokio_util::sync::CancellationToken;
 
 use self::caches::operations;
+use crate::api;
 use crate::http::reject::PageError;
 use crate::http::{assets, csrf, headers};
 use crate::state::AppState;
@@ -60,6 +62,8 @@ pub(crate) fn routes(app: Arc<AppState>, stop: CancellationToken) -> Router {
         .route("/account/password", post(account::change_password))
         .route("/account/delete", post(account::delete))
         .route("/account/sessions/end-others", post(account::end_other_sessions))
+        .route("/account/api-keys", get(account::api_keys::show).post(account::api_keys::create))
+        .route("/account/api-keys/{id}/revoke", post(account::api_keys::revoke))
         .route("/caches", get(caches::list::show).post(caches::create::submit))
         .route("/caches/{cache}", get(caches::overview::show))
         .route("/caches/{cache}/state", get(caches::overview::state))
@@ -81,6 +85,7 @@ pub(crate) fn routes(app: Arc<AppState>, stop: CancellationToken) -> Router {
         .route("/caches/{cache}/delete", get(caches::delete::show).post(caches::delete::submit))
         .route("/caches/{cache}/usage", get(caches::usage::show))
         .route("/caches/{cache}/usage.csv", get(caches::usage::download))
+        .route("/api", get(api_reference::show))
         .route("/ca.pem", get(ca_certificate::download))
         .route("/tokens/{id}/first-use", get(caches::first_steps::first_use))
         .route("/tokens/{id}", get(tokens::show::show))
@@ -107,6 +112,9 @@ pub(crate) fn routes(app: Arc<AppState>, stop: CancellationToken) -> Router {
         .layer(Extension(stop))
         .layer(middleware::from_fn_with_state(app.clone(), csrf::require_same_origin))
         .layer(middleware::from_fn_with_state(app.clone(), error::add_navigation))
+        // Forms of other sites can do nothing there: it doesn't know cookies.
+        .route("/api/v1/", any(api::not_found))
+        .nest("/api/v1", api::routes(&app))
         .layer(middleware::from_fn_with_state(app.clone(), headers::add_security_headers))
         .layer(middleware::from_fn_with_state(app.clone(), record_response))
         .with_state(app)

@@ -54,6 +54,22 @@ impl RateLimiter {
         events.len()
     }
 
+    /// How many events a key may have, in which time.
+    pub(crate) fn quota(&self) -> (usize, Duration) {
+        (self.max, self.period)
+    }
+
+    /// How many events a key may still have, and when it may have another one than these.
+    pub(crate) fn left(&self, key: impl Hash) -> (usize, Duration) {
+        let mut recent = self.recent();
+        let Some(events) = recent.events.get_mut(key) else { return (self.max, Duration::ZERO) };
+        let now = Instant::now();
+        let _ = self.check_events(events, now);
+        let oldest = events.front().map(|first| now.saturating_duration_since(*first));
+        let more_in = oldest.map_or(Duration::ZERO, |age| self.period.saturating_sub(age));
+        (self.max.saturating_sub(events.len()), more_in)
+    }
+
     /// Takes back the last event that was counted for a key.
     pub(crate) fn release(&self, key: impl Hash) {
         if let Some(events) = self.recent().events.get_mut(key) {
@@ -119,6 +135,20 @@ mod tests {
         assert_eq!(limiter.count("key"), 0);
         assert_eq!(limiter.acquire("key"), Ok(()));
         limiter.release("unknown");
+    }
+
+    #[test]
+    fn what_is_left_is_known() {
+        let limiter = RateLimiter::new(2, Duration::from_secs(60));
+        assert_eq!(
+            (limiter.quota(), limiter.left("key")),
+            ((2, Duration::from_secs(60)), (2, Duration::ZERO))
+        );
+        assert_eq!(limiter.acquire("key"), Ok(()));
+        let (left, more_in) = limiter.left("key");
+        assert!(left == 1 && more_in > Duration::from_secs(50));
+        let _ = (limiter.acquire("key"), limiter.acquire("key"));
+        assert_eq!(limiter.left("key").0, 0);
     }
 
     #[test]

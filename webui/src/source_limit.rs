@@ -53,6 +53,13 @@ impl SourceLimiter {
         let of_network = self.per_network.acquire(source.network());
         if is_first { Ok(()) } else { of_network.map_err(|wait| (SourceLimit::Network, wait)) }
     }
+
+    /// Takes back the last event that was counted for a source.
+    pub(crate) fn release(&self, source: Source) {
+        self.per_source.release(source);
+        self.first.release(source.subscriber());
+        self.per_network.release(source.network());
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use prometheus_client::registry::Registry;
 use store::{Store, TokenKey};
 use tokio::sync::Semaphore;
 
+use crate::api_key_attempts::ApiKeyAttempts;
 use crate::audit_check::AuditCheck;
 use crate::cache_events::CacheEvents;
 use crate::mail::Mail;
@@ -55,6 +56,7 @@ pub(crate) struct AppState {
     pub(crate) token_key: TokenKey,
     pub(crate) passwords: PasswordHasher,
     pub(crate) password_attempts: PasswordAttempts,
+    pub(crate) api_key_attempts: ApiKeyAttempts,
     /// Attempts that wait for the delay of an account.
     pub(crate) delayed_sign_ins: WaitLimit,
     /// Reports of leaked tokens that are looked up at the same time.
@@ -85,6 +87,10 @@ pub(crate) struct RateLimits {
     pub(crate) session_pages: RateLimiter,
     /// Requests, per user.
     pub(crate) user_pages: RateLimiter,
+    /// Requests of the API, per key.
+    pub(crate) api_requests: RateLimiter,
+    /// Requests of the API, per user.
+    pub(crate) api_user_requests: RateLimiter,
     /// Files of usage, per user.
     pub(crate) downloads: RateLimiter,
     /// Requests for the list of connections, per user.
@@ -128,6 +134,8 @@ impl AppState {
             cache_changes: RateLimiter::new(limits.cache_changes_per_hour, HOUR),
             session_pages: RateLimiter::new(limits.pages_per_minute, MINUTE),
             user_pages: RateLimiter::new(limits.pages_per_minute.saturating_mul(2), MINUTE),
+            api_requests: RateLimiter::new(limits.api_requests_per_minute, MINUTE),
+            api_user_requests: RateLimiter::new(limits.api_requests_per_minute.saturating_mul(2), MINUTE),
             downloads: RateLimiter::new(DOWNLOADS_PER_MINUTE, MINUTE),
             connection_lists: RateLimiter::new(limits.connections_per_minute, MINUTE),
             connection_closes: RateLimiter::new(limits.connections_per_minute, MINUTE),
@@ -149,6 +157,7 @@ impl AppState {
                 metrics.password_refusals.clone(),
             )?,
             password_attempts: PasswordAttempts::new(&config.limits),
+            api_key_attempts: ApiKeyAttempts::new(config.limits.api_key_failures_per_minute),
             delayed_sign_ins: WaitLimit::new(DELAYED_SIGN_INS_MAX),
             leak_reports_at_once: Semaphore::new(LEAK_REPORTS_AT_ONCE_MAX),
             data_downloads_at_once: Semaphore::new(DATA_DOWNLOADS_AT_ONCE_MAX),

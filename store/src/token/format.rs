@@ -6,7 +6,8 @@ use std::fmt;
 use rand::distr::{Alphanumeric, SampleString as _};
 
 const PREFIX: &str = "mg_";
-const ID_LEN: usize = 12;
+/// Length of the public half in bytes, without the prefix.
+pub(crate) const ID_LEN: usize = 12;
 /// 62^27 > 2^160.
 const SECRET_LEN: usize = 27;
 /// 62^6 > 2^32.
@@ -80,13 +81,7 @@ impl TokenSecret {
     /// # Errors
     /// [`ParseTokenError`] if the shape or the checksum is wrong.
     pub fn parse(id: &TokenId, secret: &str) -> Result<Self, ParseTokenError> {
-        if secret.len() != Self::LEN || !secret.bytes().all(|b| b.is_ascii_alphanumeric()) {
-            return Err(ParseTokenError::Shape);
-        }
-        let (random, check) = secret.split_at(SECRET_LEN);
-        if checksum(id, random) != check.as_bytes() {
-            return Err(ParseTokenError::Checksum);
-        }
+        check_secret(PREFIX, &id.0, secret)?;
         Ok(Self(secret.to_owned()))
     }
 
@@ -104,13 +99,8 @@ impl Token {
     /// Generates a random token.
     #[must_use]
     pub fn generate() -> Self {
-        let mut rng = rand::rng();
-        let mut bytes = [0; ID_LEN];
-        bytes.copy_from_slice(Alphanumeric.sample_string(&mut rng, ID_LEN).as_bytes());
-        let id = TokenId(bytes);
-        let mut secret = Alphanumeric.sample_string(&mut rng, SECRET_LEN);
-        secret.extend(checksum(&id, &secret).map(char::from));
-        Self { id, secret: TokenSecret(secret) }
+        let (id, secret) = random_halves(PREFIX);
+        Self { id: TokenId(id), secret: TokenSecret(secret) }
     }
 
     /// Parses a whole token.
@@ -144,11 +134,33 @@ impl Token {
     }
 }
 
-/// CRC-32 of `mg_<id>_<secret>` in six base-62 digits.
-fn checksum(id: &TokenId, secret: &str) -> [u8; CHECK_LEN] {
+/// A random public half, and the secret half with its checksum.
+pub(crate) fn random_halves(prefix: &str) -> ([u8; ID_LEN], String) {
+    let mut rng = rand::rng();
+    let mut id = [0; ID_LEN];
+    id.copy_from_slice(Alphanumeric.sample_string(&mut rng, ID_LEN).as_bytes());
+    let mut secret = Alphanumeric.sample_string(&mut rng, SECRET_LEN);
+    secret.extend(checksum(prefix, &id, &secret).map(char::from));
+    (id, secret)
+}
+
+/// Checks the shape and the checksum of a secret half.
+pub(crate) fn check_secret(prefix: &str, id: &[u8; ID_LEN], secret: &str) -> Result<(), ParseTokenError> {
+    if secret.len() != TokenSecret::LEN || !secret.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return Err(ParseTokenError::Shape);
+    }
+    let (random, check) = secret.split_at(SECRET_LEN);
+    if checksum(prefix, id, random) != check.as_bytes() {
+        return Err(ParseTokenError::Checksum);
+    }
+    Ok(())
+}
+
+/// CRC-32 of `<prefix><id>_<secret>` in six base-62 digits.
+fn checksum(prefix: &str, id: &[u8; ID_LEN], secret: &str) -> [u8; CHECK_LEN] {
     let mut crc = crc32fast::Hasher::new();
-    crc.update(PREFIX.as_bytes());
-    crc.update(&id.0);
+    crc.update(prefix.as_bytes());
+    crc.update(id);
     crc.update(b"_");
     crc.update(secret.as_bytes());
     let mut rest = crc.finalize();

@@ -21,6 +21,8 @@ macro_rules! on_both {
 mod accounts;
 mod addresses;
 mod administration;
+mod api_keys;
+mod api_requests;
 mod audit;
 mod broken_file;
 mod broken_rows;

@@ -1,6 +1,7 @@
 //! Account page: change the password, see and end sessions, delete the account. Password and deletion ask for the current
 //! password.
 
+pub(super) mod api_keys;
 pub(super) mod data;
 pub(super) mod email;
 pub(super) mod second_factor;

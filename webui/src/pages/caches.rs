@@ -17,25 +17,20 @@ pub(super) mod tokens;
 pub(super) mod usage;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use store::{Cache, Instance, Operation, UserState};
 
+use crate::actions;
 use crate::http::csrf::FormSender;
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
 use crate::state::AppState;
 use crate::view::cache_state::CacheState;
-use crate::view::date::retry_in;
 
 /// Where a user without a certain cache in mind is sent.
 pub(crate) const CACHES: &str = "/caches";
-/// Operations of a cache that pages know of: more than the store keeps.
-const OPERATIONS_MAX: i64 = 40;
-/// What a suspended user is told who wants to change something.
-pub(super) const SUSPENDED: &str = "Your account is suspended. Ask the operator of this service.";
 
 /// Extractor: the cache that the path names, and the signed-in user who has it.
 #[derive(Debug)]
@@ -63,9 +58,7 @@ impl OwnCache {
     ///
     /// [`PageError::NotFound`] if there is none, or another user has it.
     pub(crate) async fn find(app: &AppState, me: SignedIn, id: &str) -> Result<Self, PageError> {
-        let cache = app.store.cache(id).await?.filter(|cache| cache.user_id == me.user.id);
-        let cache = cache.ok_or(PageError::NotFound)?;
-        let instance = app.store.instance_of_cache(&cache.id).await?.ok_or(PageError::NotFound)?;
+        let (cache, instance) = actions::caches::find(app, &me.user, id).await?;
         Ok(Self { me, cache, instance })
     }
 }
@@ -172,25 +165,13 @@ impl Header {
 
 /// The newest operations of a cache, newest first.
 async fn operations_of(app: &AppState, cache_id: &str) -> Result<Vec<Operation>, PageError> {
-    Ok(app.store.operations_of(cache_id, OPERATIONS_MAX).await?)
+    Ok(app.store.operations_of(cache_id, actions::caches::OPERATIONS_MAX).await?)
 }
 
 /// The state of a cache, with what was asked of it.
 async fn read_state(app: &AppState, instance: &Instance) -> Result<CacheState, PageError> {
     let operations = operations_of(app, &instance.cache_id).await?;
     Ok(CacheState::new(instance).with_operations(instance, &operations))
-}
-
-/// Counts a change of a user's caches against the user's rate limit.
-///
-/// # Errors
-///
-/// The time to wait, and the message about it.
-fn acquire_change(app: &AppState, me: &SignedIn) -> Result<(), (Duration, String)> {
-    app.rate_limits.cache_changes.acquire(&me.user.id).map_err(|wait| {
-        app.metrics.count_limited("cache_changes");
-        (wait, format!("You changed your caches too often. Try again {}.", retry_in(wait)))
-    })
 }
 
 /// The address of a cache's page.

@@ -2,6 +2,7 @@
 
 mod accessibility;
 mod admin;
+mod api_keys;
 mod driver;
 mod flow;
 mod settings;

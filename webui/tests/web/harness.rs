@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use daemon::Shutdown;
@@ -24,7 +25,7 @@ pub(crate) struct Site {
     pub(crate) health: Health,
     metrics: Registry,
     shutdown: Shutdown,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Site {
@@ -62,7 +63,12 @@ impl Site {
         let app = app.with_connection_limits(limit);
         let (until, ready) = (shutdown.clone(), health.clone());
         shutdown.spawn(async move { app.serve(listener, ready, until).await });
-        Self { address, store, health, metrics, shutdown, _folder: folder }
+        Self { address, store, health, metrics, shutdown, folder }
+    }
+
+    /// Where its keys and its database are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Value of a metric without labels.

@@ -4,6 +4,8 @@ mod account;
 mod account_data;
 mod activity;
 mod admin;
+mod api;
+mod api_keys;
 mod browser;
 mod ca_certificate;
 mod cache_events;

@@ -43,9 +43,10 @@ pub(crate) async fn download(State(app): State<Arc<AppState>>, me: SignedIn) -> 
         },
         "caches": store.caches_of(&user.id).await?,
         "tokens": store.tokens_of_user(&user.id).await?,
+        "api_keys": store.api_keys_of(&user.id).await?,
         "leaked_tokens": store.leaks_of(&user.id).await?,
         "sessions": sessions.iter().map(session).collect::<Vec<_>>(),
-        "audit_entries": store.audit_of_actor(&format!("user {}", user.id), AUDIT_ENTRIES_MAX).await?,
+        "audit_entries": store.audit_by_user(&user.id, i64::MAX, AUDIT_ENTRIES_MAX).await?,
     });
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CONTENT_DISPOSITION, DISPOSITION)];
     Ok((headers, document.to_string()).into_response())

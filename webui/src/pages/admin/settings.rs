@@ -60,7 +60,7 @@ fn shown(config: &Config) -> Vec<(&'static str, String)> {
     settings
 }
 
-fn limits(limits: &Limits) -> [(&'static str, String); 14] {
+fn limits(limits: &Limits) -> [(&'static str, String); 16] {
     [
         ("webui.limits.sign_ins_per_minute", limits.sign_ins_per_minute),
         ("webui.limits.sign_ins_per_source_per_minute", limits.sign_ins_per_source_per_minute),
@@ -73,6 +73,8 @@ fn limits(limits: &Limits) -> [(&'static str, String); 14] {
         ("webui.limits.pages_per_minute", limits.pages_per_minute),
         ("webui.limits.connections_per_minute", limits.connections_per_minute),
         ("webui.limits.leak_reports_per_minute", limits.leak_reports_per_minute),
+        ("webui.limits.api_requests_per_minute", limits.api_requests_per_minute),
+        ("webui.limits.api_key_failures_per_minute", limits.api_key_failures_per_minute),
         ("webui.limits.mail_requests_per_hour", limits.mail_requests_per_hour),
         ("webui.limits.mails_per_hour", limits.mails_per_hour),
         ("webui.limits.mails_in_total_per_hour", limits.mails_in_total_per_hour),

@@ -1,7 +1,6 @@
 //! Live connections of a cache, each with a button that closes it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use askama::Template;
 use axum::extract::{Query, State};
@@ -11,6 +10,7 @@ use serde::Deserialize;
 use store::{ConnectionId, LiveConnection, TokenRow, now};
 
 use super::{Header, OwnCache, Tab, path_of};
+use crate::actions::caches::acquire_connections;
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::layout::{Layout, render};
@@ -57,7 +57,7 @@ pub(crate) async fn show(
     own: OwnCache,
     params: Query<Params>,
 ) -> Result<Response, PageError> {
-    app.rate_limits.connection_lists.acquire(&own.me.user.id).map_err(|wait| limited(&app, wait))?;
+    acquire_connections(&app, &own.me.user, false).map_err(PageError::RateLimited)?;
     // Connections of tokens that aren't active are closed.
     let tokens = app.store.list_tokens(&own.cache.id, 0).await?.active;
     let live = app.store.live_connections(&own.instance.id).await?;
@@ -78,17 +78,10 @@ pub(crate) async fn close(
     State(app): State<Arc<AppState>>,
     CsrfForm { sender: own, fields }: CsrfForm<OwnCache, Fields>,
 ) -> Result<Response, PageError> {
-    let (limits, user) = (&app.rate_limits, &own.me.user.id);
-    limits.connection_closes.acquire(user).map_err(|wait| limited(&app, wait))?;
-    limits.connection_closes_per_hour.acquire(user).map_err(|wait| limited(&app, wait))?;
+    acquire_connections(&app, &own.me.user, true).map_err(PageError::RateLimited)?;
     let id: ConnectionId = fields.id.parse().map_err(|_| PageError::Malformed)?;
     own.me.store(&app).close_connection(&own.instance.id, &id).await?;
     Ok(Redirect::to(&format!("{}?closed", path_of(&own.cache.id, Tab::Connections))).into_response())
-}
-
-fn limited(app: &AppState, wait: Duration) -> PageError {
-    app.metrics.count_limited("connections");
-    PageError::RateLimited(wait)
 }
 
 impl ConnectionView {

@@ -7,12 +7,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use serde::Deserialize;
-use store::{StoreError, UserState};
+use store::UserState;
 
-use super::{CACHES, Header, OwnCache, SUSPENDED, Tab, acquire_change};
+use super::{CACHES, Header, OwnCache, Tab};
+use crate::actions::{self, ActionError, SUSPENDED};
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
-use crate::layout::{Layout, render, set_retry_after};
+use crate::layout::{Layout, render};
 use crate::state::AppState;
 
 #[derive(Template)]
@@ -50,16 +51,14 @@ pub(crate) async fn submit(
         let error = format!("This isn’t the cache’s name. Type {name} to delete it.");
         return reject(StatusCode::UNPROCESSABLE_ENTITY, error).await;
     }
-    if let Err((wait, error)) = acquire_change(&app, &own.me) {
-        let mut response = reject(StatusCode::TOO_MANY_REQUESTS, error).await?;
-        set_retry_after(response.headers_mut(), wait);
-        return Ok(response);
-    }
-    match own.me.store(&app).delete_cache(&own.cache.id).await {
-        Ok(_) => Ok(Redirect::to(&format!("{CACHES}?deleted={name}")).into_response()),
-        // It was deleted meanwhile.
-        Err(StoreError::NotFound(_)) => Err(PageError::NotFound),
-        Err(error) => Err(error.into()),
+    match actions::caches::delete(&app, &own.me.user, &own.cache).await {
+        Ok(()) => Ok(Redirect::to(&format!("{CACHES}?deleted={name}")).into_response()),
+        Err(ActionError::Refused(refusal)) => {
+            let mut response = reject(refusal.status(), refusal.message.clone()).await?;
+            refusal.add_to(&mut response);
+            Ok(response)
+        }
+        Err(ActionError::Failed(error)) => Err(error),
     }
 }
 

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use store::{Cache, CacheName, Plan, UserState};
 
 use super::{CACHES, read_state};
+use crate::actions::caches::caches_max;
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
 use crate::layout::{Layout, render};
@@ -116,10 +117,4 @@ async fn page(
         form,
     };
     render(status, &page)
-}
-
-/// How many caches a user with this plan may have.
-pub(super) fn caches_max(app: &AppState, plan: Option<&Plan>) -> usize {
-    let of_plan = plan.and_then(|plan| plan.caches_per_user);
-    of_plan.map_or(app.config.caches_per_user, |max| usize::try_from(max).unwrap_or(0))
 }

@@ -9,15 +9,16 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use serde::Deserialize;
-use store::{NewOperation, OperationError, StoreError, UserState};
+use store::{NewOperation, UserState};
 
 use super::settings::{self, SettingsForm};
-use super::{Header, OwnCache, SUSPENDED, Tab, acquire_change, path_of};
+use super::{Header, OwnCache, Tab, path_of};
+use crate::actions::{self, ActionError, SUSPENDED};
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
-use crate::layout::{Layout, render, set_retry_after};
+use crate::layout::{Layout, render};
 use crate::state::AppState;
-use crate::view::operation::{Cost, refusal};
+use crate::view::operation::Cost;
 
 #[derive(Template)]
 #[template(path = "caches/confirm.html")]
@@ -92,18 +93,16 @@ pub(crate) async fn resize(
     CsrfForm { sender: own, fields }: CsrfForm<OwnCache, ResizeFields>,
 ) -> Result<Response, PageError> {
     let ResizeFields { memory_mb: typed, confirmed } = fields;
-    let (min, max) = settings::memory_range(&app, &own).await?;
     let error = match typed.trim().parse::<i64>() {
-        Ok(memory_mb) if memory_mb == own.instance.memory_mb => {
-            format!("The cache has {memory_mb} MB already. Give another size.")
+        Ok(memory_mb) => match actions::caches::resize(&app, &own.cache, &own.instance, memory_mb).await {
+            Ok(new) => return request(&app, &own, new, (confirmed.is_some(), typed)).await,
+            Err(ActionError::Refused(refusal)) => refusal.message,
+            Err(ActionError::Failed(error)) => return Err(error),
+        },
+        Err(_) => {
+            let (min, max) = actions::caches::memory_range(&app, &own.cache, &own.instance).await?;
+            format!("This isn’t a size. Give a whole number of MB from {min} to {max}.")
         }
-        Ok(memory_mb) if (min..=max).contains(&memory_mb) => {
-            let new = NewOperation::Resize { memory_mb };
-            return request(&app, &own, new, (confirmed.is_some(), typed)).await;
-        }
-        Ok(memory_mb) if memory_mb > max => refusal(&OperationError::AbovePlan { max }, &own.instance),
-        Ok(_) => format!("The cache needs at least {min} MB. Give {min} or more."),
-        Err(_) => format!("This isn’t a size. Give a whole number of MB from {min} to {max}."),
     };
     let new = NewOperation::Resize { memory_mb: own.instance.memory_mb };
     reject(&app, &own, new, (StatusCode::UNPROCESSABLE_ENTITY, error, typed)).await
@@ -122,30 +121,18 @@ async fn request(
     if Cost::of(new, &own.instance).is_destructive && !is_confirmed {
         return confirmation(app, own, new).await;
     }
-    if let Err((wait, error)) = acquire_change(app, &own.me) {
-        let mut response = reject(app, own, new, (StatusCode::TOO_MANY_REQUESTS, error, typed)).await?;
-        set_retry_after(response.headers_mut(), wait);
-        return Ok(response);
-    }
-    match own.me.store(app).request_operation(&own.cache.id, new).await {
+    match actions::caches::request(app, &own.me.user, &own.instance, new).await {
         Ok(_) => {
             let path = path_of(&own.cache.id, Tab::Settings);
             Ok(Redirect::to(&format!("{path}?requested={}", new.kind().as_str())).into_response())
         }
-        Err(StoreError::Operation(error)) => {
-            let status = match error {
-                OperationError::TooOften { .. } => StatusCode::TOO_MANY_REQUESTS,
-                OperationError::TooSmall { .. }
-                | OperationError::TooLarge { .. }
-                | OperationError::AbovePlan { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-                OperationError::UserSuspended | OperationError::SuspendedByOperator => StatusCode::FORBIDDEN,
-                _ => StatusCode::CONFLICT,
-            };
-            reject(app, own, new, (status, refusal(&error, &own.instance), typed)).await
+        Err(ActionError::Refused(refusal)) => {
+            let error = (refusal.status(), refusal.message.clone(), typed);
+            let mut response = reject(app, own, new, error).await?;
+            refusal.add_to(&mut response);
+            Ok(response)
         }
-        // The cache was deleted meanwhile.
-        Err(StoreError::NotFound(_)) => Err(PageError::NotFound),
-        Err(error) => Err(error.into()),
+        Err(ActionError::Failed(error)) => Err(error),
     }
 }
 

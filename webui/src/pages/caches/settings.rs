@@ -11,6 +11,7 @@ use serde::Deserialize;
 use store::{DesiredState, Instance, InstanceState, NewOperation, OperationKind};
 
 use super::{Header, OwnCache, Tab};
+use crate::actions::caches::memory_range;
 use crate::http::reject::PageError;
 use crate::layout::{Layout, render};
 use crate::state::AppState;
@@ -64,7 +65,7 @@ pub(super) async fn page(
     (requested, form): (Option<&str>, SettingsForm),
 ) -> Result<Response, PageError> {
     let header = Header::new(app, own, Tab::Settings).await?;
-    let (min_mb, max_mb) = memory_range(app, own).await?;
+    let (min_mb, max_mb) = memory_range(app, &own.cache, &own.instance).await?;
     // Told until it has ended: then the header tells how.
     let open = header.state.operation.as_ref().map(|operation| operation.kind);
     let requested = KINDS.into_iter().find(|kind| requested == Some(kind.as_str()) && open == requested);
@@ -90,15 +91,6 @@ const KINDS: [OperationKind; 5] = [
     OperationKind::Suspend,
     OperationKind::Resume,
 ];
-
-/// The least and the most memory in MiB that its user may give a cache: the most is that of its plan, or what it has if that
-/// is more.
-pub(super) async fn memory_range(app: &AppState, own: &OwnCache) -> Result<(i64, i64), PageError> {
-    let has = own.instance.memory_mb;
-    let plan = app.store.plan(&own.cache.plan).await?;
-    let max = plan.map_or(has, |plan| plan.memory_mb.max(has));
-    Ok((own.instance.memory_mb_min(), max))
-}
 
 impl Page<'_> {
     /// Whether it is suspended, or is to be.

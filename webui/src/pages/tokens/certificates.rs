@@ -8,16 +8,17 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use identity::CertificateName;
-use identity::certificate::{IssueError, IssuedCertificate};
+use identity::certificate::IssuedCertificate;
 use serde::Deserialize;
-use store::{CertificateRow, Fingerprint, StoreError, TokenId, TokenRow, UserState, now};
+use store::{CertificateRow, Fingerprint, StoreError, TokenId, TokenRow, now};
 
-use super::{acquire_change, find_unrevoked};
+use super::find_unrevoked;
+use crate::actions::{self, ActionError, Cause, Refusal};
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
-use crate::layout::{Layout, render, set_retry_after};
-use crate::pages::caches::{SUSPENDED, Tab, path_of};
+use crate::layout::{Layout, render};
+use crate::pages::caches::{Tab, path_of};
 use crate::state::AppState;
 use crate::view::date::{day, minute_of};
 
@@ -120,41 +121,22 @@ pub(crate) async fn submit(
             return answer(StatusCode::UNPROCESSABLE_ENTITY, form).await;
         }
     };
-    if me.user.state == UserState::Suspended {
-        return reject(StatusCode::FORBIDDEN, SUSPENDED.into()).await;
-    }
-    if let Err((wait, error)) = acquire_change(&app, &me) {
-        let mut response = reject(StatusCode::TOO_MANY_REQUESTS, error).await?;
-        set_retry_after(response.headers_mut(), wait);
-        return Ok(response);
-    }
     let request_pem = (!request.is_empty()).then_some(request);
-    let issued = match IssuedCertificate::new(id, token.permissions.expires_at, request_pem) {
-        Ok(issued) => issued,
-        Err(IssueError::InvalidRequest(_)) => {
-            let error = "Invalid certificate request. Paste one in PEM with a new key: RSA with at least 2048 bits, \
-                         P-256, P-384 or Ed25519.";
-            let form = Form { request_error: Some(error.into()), ..Form::default() };
-            return answer(StatusCode::UNPROCESSABLE_ENTITY, form).await;
-        }
-        Err(IssueError::Failed(error)) => {
-            tracing::error!(%error, "failed to issue a certificate");
-            return Err(PageError::Internal);
-        }
-    };
-    match me.store(&app).add_certificate(&id, issued.fingerprint, issued.not_after, name.as_str()).await {
-        Ok(()) => {
+    match actions::tokens::certify(&app, &me.user, &token, request_pem, &name).await {
+        Ok(issued) => {
             let content = Content { issued: Some(&issued), ..Content::default() };
             page(&app, &me, (id, &token), StatusCode::OK, content).await
         }
-        Err(StoreError::LimitReached(_)) => {
-            let error =
-                "This token has reached its limit of certificates. Revoke one, or create another token.";
-            reject(StatusCode::CONFLICT, error.into()).await
+        Err(ActionError::Refused(Refusal { cause: Cause::Invalid(_), message })) => {
+            let form = Form { request_error: Some(message), ..Form::default() };
+            answer(StatusCode::UNPROCESSABLE_ENTITY, form).await
         }
-        // The token was revoked or expired after the check.
-        Err(StoreError::NotFound(_)) => Err(PageError::NotFound),
-        Err(error) => Err(error.into()),
+        Err(ActionError::Refused(refusal)) => {
+            let mut response = reject(refusal.status(), refusal.message.clone()).await?;
+            refusal.add_to(&mut response);
+            Ok(response)
+        }
+        Err(ActionError::Failed(error)) => Err(error),
     }
 }
 

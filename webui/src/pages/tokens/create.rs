@@ -7,9 +7,9 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use identity::TokenName;
 use serde::Deserialize;
-use store::{NewToken, StoreError, now};
+use store::now;
 
-use super::{check_new_token, limit_reached};
+use crate::actions::{self, ActionError};
 use crate::forms::permissions::PermissionForm;
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
@@ -40,24 +40,17 @@ pub(crate) async fn submit(
             return tokens::with_rejected_form(&app, &own, StatusCode::UNPROCESSABLE_ENTITY, &form).await;
         }
     };
-    if let Err(refusal) = check_new_token(&app, &own).await? {
-        form.name_error = Some(refusal.message.clone());
-        let mut response = tokens::with_rejected_form(&app, &own, refusal.status, &form).await?;
-        refusal.add_to(&mut response);
-        return Ok(response);
-    }
-    let token = NewToken::generate(&app.token_key, name.as_str()).limited_to(permissions);
-    let max = app.config.limits.tokens_at_once;
-    match own.me.store(&app).create_token_within(&own.cache.id, &token, max).await {
-        Ok(()) => {
+    match actions::tokens::create(&app, &own.me.user, &own.cache, &name, permissions).await {
+        Ok(token) => {
             let revealed = RevealedToken::new(&token, name.as_str(), &own.cache.name);
             first_steps::page(&app, &own, &revealed).await
         }
-        // Concurrent requests have reached the limit.
-        Err(StoreError::LimitReached(_)) => {
-            form.name_error = Some(limit_reached(&own.cache.name, max));
-            tokens::with_rejected_form(&app, &own, StatusCode::CONFLICT, &form).await
+        Err(ActionError::Refused(refusal)) => {
+            form.name_error = Some(refusal.message.clone());
+            let mut response = tokens::with_rejected_form(&app, &own, refusal.status(), &form).await?;
+            refusal.add_to(&mut response);
+            Ok(response)
         }
-        Err(error) => Err(error.into()),
+        Err(ActionError::Failed(error)) => Err(error),
     }
 }

@@ -6,15 +6,15 @@ use askama::Template;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
-use store::{StoreError, TokenRow, UserState, now};
+use store::{TokenChange, TokenRow, UserState, now};
 
-use super::{acquire_change, find};
+use super::find;
+use crate::actions::{self, ActionError, SUSPENDED};
 use crate::forms::permissions::{PermissionForm, lifetimes};
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
-use crate::layout::{Layout, render, set_retry_after};
-use crate::pages::caches::SUSPENDED;
+use crate::layout::{Layout, render};
 use crate::state::AppState;
 use crate::view::date::day;
 use crate::view::token::inactive_reason;
@@ -62,19 +62,23 @@ pub(crate) async fn submit(
     let Ok(change) = form.change(now()) else {
         return page(&app, &me, &token, StatusCode::UNPROCESSABLE_ENTITY, (&form, None)).await;
     };
-    if let Err((wait, error)) = acquire_change(&app, &me) {
-        let mut response = reject(StatusCode::TOO_MANY_REQUESTS, error).await?;
-        set_retry_after(response.headers_mut(), wait);
-        return Ok(response);
-    }
-    match me.store(&app).update_permissions(&id, change).await {
+    let change = |_: &TokenRow, new: &mut TokenChange| {
+        change(&mut new.permissions);
+        true
+    };
+    match actions::tokens::change(&app, &me.user, &id, change).await {
         Ok(_) => Ok(Redirect::to(&format!("/tokens/{id}?saved")).into_response()),
+        Err(ActionError::Refused(refusal)) => {
+            let mut response = reject(refusal.status(), refusal.message.clone()).await?;
+            refusal.add_to(&mut response);
+            Ok(response)
+        }
         // The token was revoked or expired after the check.
-        Err(StoreError::NotFound(_)) => {
+        Err(ActionError::Failed(PageError::NotFound)) => {
             let (_, token) = find(&app, &me, id.as_str()).await?;
             page(&app, &me, &token, StatusCode::OK, (&form, None)).await
         }
-        Err(error) => Err(error.into()),
+        Err(ActionError::Failed(error)) => Err(error),
     }
 }
 

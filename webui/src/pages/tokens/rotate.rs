@@ -7,9 +7,10 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
-use store::{NewToken, StoreError, TokenRow, now};
+use store::{TokenRow, now};
 
-use super::{check_new_token, find_unrevoked};
+use super::find_unrevoked;
+use crate::actions::{self, ActionError};
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
@@ -78,25 +79,22 @@ pub(crate) async fn submit(
     Path(id): Path<String>,
     CsrfForm { sender: me, fields }: CsrfForm<SignedIn, Fields>,
 ) -> Result<Response, PageError> {
-    let (id, token) = find_unrevoked(&app, &me, &id).await?;
+    let (_, token) = find_unrevoked(&app, &me, &id).await?;
     if !GRACE_PERIODS.iter().any(|(value, _)| *value == fields.grace) {
         return Err(PageError::Malformed);
     }
     let grace = store::parse_duration(&fields.grace).map_err(|_| PageError::Malformed)?;
     let own = OwnCache::find(&app, me, &token.cache_id).await?;
-    if let Err(refusal) = check_new_token(&app, &own).await? {
-        let mut response = page(&own.me, &token, refusal.status, Some(&refusal.message))?;
-        refusal.add_to(&mut response);
-        return Ok(response);
-    }
-    let new = NewToken::generate(&app.token_key, &token.name);
-    match own.me.store(&app).rotate_token(&id, new, now().saturating_add(grace)).await {
+    match actions::tokens::rotate(&app, &own.me.user, &own.cache, &token, grace).await {
         Ok((new, _)) => {
             let revealed = RevealedToken::new(&new, &token.name, &own.cache.name);
             first_steps::page(&app, &own, &revealed).await
         }
-        // The token is inactive, or was already rotated.
-        Err(StoreError::NotFound(_) | StoreError::AlreadyExists(_)) => Err(PageError::NotFound),
-        Err(error) => Err(error.into()),
+        Err(ActionError::Refused(refusal)) => {
+            let mut response = page(&own.me, &token, refusal.status(), Some(&refusal.message))?;
+            refusal.add_to(&mut response);
+            Ok(response)
+        }
+        Err(ActionError::Failed(error)) => Err(error),
     }
 }

@@ -3,7 +3,7 @@
 use store::{InstanceState, NewCache, UserState};
 
 use super::flow::{Flow, RevealedToken};
-use super::{EMAIL, PASSWORD, Site, settings};
+use super::{EMAIL, PASSWORD, Site, api_keys, settings};
 use crate::denials::denial;
 use crate::overview;
 
@@ -126,6 +126,14 @@ async fn account(flow: &Flow<'_>, site: &Site, visit: &impl AsyncFn(&str)) {
     flow.click("#password-form button").await;
     flow.find("#new-password-error").await;
     visit("account-error").await;
+    api_keys::create(flow, "terraform").await;
+    visit("api-keys").await;
+    flow.click("#api-key-form .button").await;
+    flow.find("#api-key-name-error").await;
+    visit("api-keys-error").await;
+    flow.open("/api").await;
+    flow.click("#createToken summary").await;
+    visit("api").await;
     flow.sign_out().await;
     visit("sign-in").await;
 }
