@@ -1,5 +1,6 @@
 //! The web UI in a real browser. The test plays the provisioner: it writes instance states to the store.
 
+mod account;
 mod driver;
 mod flow;
 mod settings;
