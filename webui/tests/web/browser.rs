@@ -1,6 +1,7 @@
 //! The web UI in a real browser. The test plays the provisioner: it writes instance states to the store.
 
 mod accessibility;
+mod account;
 mod admin;
 mod api_keys;
 mod driver;

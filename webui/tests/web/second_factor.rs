@@ -11,17 +11,17 @@ const EMAIL: &str = "a@example.com";
 const NEW: &str = "a better battery";
 
 /// The user's device, which shows codes, and when it was set up: a code is still right a little later.
-struct Device(Totp, Duration);
+pub(crate) struct Device(Totp, Duration);
 
 impl Device {
-    fn new(secret: &str) -> Self {
+    pub(crate) fn new(secret: &str) -> Self {
         let secret = Secret::try_from_base32(secret.replace(' ', "")).unwrap();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         Self(Builder::new().with_secret(secret).build().unwrap(), now)
     }
 
     /// The code of when it was set up, or of the 30 seconds after that.
-    fn code(&self, steps: u64) -> String {
+    pub(crate) fn code(&self, steps: u64) -> String {
         self.0.generate(self.1.as_secs() + 30 * steps).to_string()
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::driver::{BrowserOptions, Driver};
 use super::flow::Flow;
-use super::{Site, walk};
+use super::{Site, admin, walk};
 
 /// Stops of the tab key that a page may have beside its links, buttons and fields: what scrolls.
 const SCROLLERS_MAX: usize = 10;
@@ -122,6 +122,8 @@ async fn faults(options: BrowserOptions, find: impl AsyncFn(&Client) -> Vec<Stri
         found.lock().unwrap().extend(faults.into_iter().map(|fault| format!("{page}: {fault}")));
     };
     walk::every_page(&flow, &site, &visit).await;
+    let site = admin::site().await;
+    admin::every_page(&Flow::new(&browser, format!("http://{}", site.address)), &site, &visit).await;
     browser.close().await.unwrap();
     found.into_inner().unwrap()
 }

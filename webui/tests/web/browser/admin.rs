@@ -9,7 +9,7 @@ use crate::admin::{ADA, ADMIN, cache, id, set_admin};
 use crate::harness::{self, PASSWORD, Site};
 
 /// A site with an administrator, and with Ada, who has what lists show.
-async fn site() -> Site {
+pub(super) async fn site() -> Site {
     let site = Site::start().await;
     for email in [ADMIN, ADA, "bob.with-a-rather-long-address@subdomain.of.example.com"] {
         site.sign_up_user(email).await;
@@ -71,20 +71,14 @@ async fn pages(site: &Site) -> Vec<(&'static str, String)> {
     ]
 }
 
-#[tokio::test]
-async fn pages_for_administrators_fit_a_phone() {
-    let site = site().await;
-    let driver = Driver::start().await;
-    let browser = driver.browser(BrowserOptions { phone: true, ..BrowserOptions::default() }).await;
-    let flow = Flow::new(&browser, format!("http://{}", site.address));
+/// Opens every page, and calls `visit` with a name for each.
+pub(super) async fn every_page(flow: &Flow<'_>, site: &Site, visit: &impl AsyncFn(&str)) {
     flow.sign_in(ADMIN, PASSWORD).await;
-    for (name, path) in pages(&site).await {
+    for (name, path) in pages(site).await {
         flow.open(&path).await;
         flow.find("#admin-title").await;
-        let fits = "return document.documentElement.scrollWidth <= document.documentElement.clientWidth";
-        assert_eq!(browser.execute(fits, vec![]).await.unwrap(), true, "{name} is wider than the screen");
+        visit(&format!("admin-{name}")).await;
     }
-    browser.close().await.unwrap();
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use super::flow::{Flow, RevealedToken};
 use super::{EMAIL, PASSWORD, Site, api_keys, settings};
 use crate::denials::denial;
 use crate::overview;
+use crate::second_factor::Device;
 
 /// Opens every page, and calls `visit` with a name for each.
 pub(super) async fn every_page(flow: &Flow<'_>, site: &Site, visit: &impl AsyncFn(&str)) {
@@ -36,6 +37,9 @@ async fn signed_out(flow: &Flow<'_>, visit: &impl AsyncFn(&str)) {
     flow.click("#sign-in-form button").await;
     flow.find("#form-error").await;
     visit("sign-in-error").await;
+    flow.click("[href='/forgot-password']").await;
+    flow.find("h1").await;
+    visit("forgot-password").await;
     flow.open("/nothing").await;
     visit("not-found").await;
 }
@@ -126,6 +130,19 @@ async fn account(flow: &Flow<'_>, site: &Site, visit: &impl AsyncFn(&str)) {
     flow.click("#password-form button").await;
     flow.find("#new-password-error").await;
     visit("account-error").await;
+    flow.open("/account/second-factor").await;
+    flow.find("#password").await.send_keys(PASSWORD).await.unwrap();
+    visit("second-factor").await;
+    flow.click("#begin-form button").await;
+    let device = Device::new(&flow.text("#secret").await);
+    visit("second-factor-secret").await;
+    flow.find("#code").await.send_keys(&device.code(0)).await.unwrap();
+    flow.click("#confirm-form button").await;
+    flow.find("#recovery-codes").await;
+    visit("recovery-codes").await;
+    flow.open("/account/second-factor").await;
+    flow.find("#factor-on").await;
+    visit("second-factor-on").await;
     api_keys::create(flow, "terraform").await;
     visit("api-keys").await;
     flow.click("#api-key-form .button").await;
@@ -136,4 +153,9 @@ async fn account(flow: &Flow<'_>, site: &Site, visit: &impl AsyncFn(&str)) {
     visit("api").await;
     flow.sign_out().await;
     visit("sign-in").await;
+    flow.find("#email").await.send_keys(EMAIL).await.unwrap();
+    flow.find("#password").await.send_keys(PASSWORD).await.unwrap();
+    flow.click("#sign-in-form button").await;
+    flow.find("#code-form").await;
+    visit("sign-in-code").await;
 }
