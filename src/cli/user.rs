@@ -3,6 +3,7 @@
 mod add;
 mod delete;
 mod invite;
+mod mail;
 mod password;
 mod second_factor;
 mod update;

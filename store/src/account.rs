@@ -48,6 +48,8 @@ const FOLLOW_PLAN: &str =
 const DELETE_LEAKS: &str = "DELETE FROM leaks WHERE user_id = $1";
 const CLEAR_TOKENS: &str = "UPDATE tokens SET name = '', key_prefix = NULL, allow_from = NULL, revision = $1 \
      WHERE cache_id IN (SELECT id FROM caches WHERE user_id = $2)";
+const CLEAR_CERTIFICATES: &str = "UPDATE certificates SET name = '' WHERE token_id IN (SELECT t.id FROM tokens t \
+     JOIN caches c ON c.id = t.cache_id WHERE c.user_id = $1)";
 pub(crate) const DELETE_SESSIONS: &str = "DELETE FROM sessions WHERE user_id = $1";
 pub(crate) const DELETE_LINKS: &str = "DELETE FROM account_links WHERE user_id = $1";
 const DELETE_MAILS: &str = "DELETE FROM mails WHERE user_id = $1";
@@ -192,6 +194,7 @@ impl Store {
                 tokens += delete_cache!(self, tx, revision, cache, "account deleted");
             }
             sqlx::query(CLEAR_TOKENS).bind(revision).bind(user_id).execute(&mut *tx).await?;
+            sqlx::query(CLEAR_CERTIFICATES).bind(user_id).execute(&mut *tx).await?;
             let of_account = [DELETE_LEAKS, DELETE_SESSIONS, DELETE_LINKS, DELETE_MAILS];
             for delete in of_account.into_iter().chain([DELETE_PENDING, DELETE_FACTOR, DELETE_CODES]) {
                 sqlx::query(delete).bind(user_id).execute(&mut *tx).await?;

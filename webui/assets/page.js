@@ -145,7 +145,8 @@
       try {
         const response = await fetch(url, { headers: { accept: "application/json" } });
         // Signed out, or the token is gone.
-        if (response.redirected || !response.ok) return clearInterval(timer);
+        if (response.redirected || response.status === 404) return clearInterval(timer);
+        if (!response.ok) return;
         const use = await response.json();
         if (use.state !== line.dataset.firstUse || use.state === "denied") {
           const text = use.fix ? `${use.text} ${use.fix}` : use.text;

@@ -16,6 +16,9 @@ use crate::state::AppState;
 /// What a suspended user is told who wants to change something.
 pub(crate) const SUSPENDED: &str = "Your account is suspended. Ask the operator of this service.";
 
+/// When to try again if the machine has no room: somebody has to delete a cache first.
+const ROOM_RETRY_BACKOFF: Duration = Duration::from_mins(5);
+
 /// Why an action isn't done, as its user is told.
 #[derive(Debug)]
 pub(crate) struct Refusal {
@@ -38,8 +41,8 @@ pub(crate) enum Cause {
     WrongState,
     /// The machine has no room.
     NoRoom,
-    /// Too often; the time to wait, if it is known.
-    RateLimited(Option<Duration>),
+    /// Too often; the time to wait.
+    RateLimited(Duration),
 }
 
 /// Why an action failed.
@@ -68,9 +71,18 @@ impl Refusal {
         }
     }
 
-    /// Tells a client when to try again, if that is known.
+    /// How long a client should wait before it tries again, if that helps.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self.cause {
+            Cause::RateLimited(wait) => Some(wait),
+            Cause::NoRoom => Some(ROOM_RETRY_BACKOFF),
+            _ => None,
+        }
+    }
+
+    /// Tells a client when to try again.
     pub(crate) fn add_to(&self, response: &mut Response) {
-        if let Cause::RateLimited(Some(wait)) = self.cause {
+        if let Some(wait) = self.retry_after() {
             set_retry_after(response.headers_mut(), wait);
         }
     }

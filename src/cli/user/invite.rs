@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use identity::{Email, time_text};
 use serde::Serialize;
-use store::{MailLimits, StoreError, Timestamp, now};
+use store::{StoreError, Timestamp, now};
 
+use super::mail;
 use crate::cli::context::Context;
 use crate::output::CliError;
 use crate::output::table;
@@ -47,12 +48,9 @@ impl Invite {
         let webui = &context.settings.webui;
         let email = Email::parse(&self.email)?;
         let key = context.token_key().await?;
-        let limits = MailLimits {
-            to_recipient_per_hour: webui.limits.mails_per_hour,
-            in_total_per_hour: webui.limits.mails_in_total_per_hour,
-        };
-        let mail = webui.mail.server.is_some() && !self.no_mail;
-        let id = context.store.invite(email.as_str(), self.expires, mail.then_some(&limits)).await;
+        let limits = mail::limits(context);
+        let has_mail = webui.mail.server.is_some() && !self.no_mail;
+        let id = context.store.invite(email.as_str(), self.expires, has_mail.then_some(&limits)).await;
         let id = id.map_err(|error| invite_error(error, &email))?;
         let base_url =
             webui.base_url.clone().unwrap_or_else(|| format!("http://{}", local_address(webui.listen)));
@@ -60,7 +58,7 @@ impl Invite {
             email: email.as_str().to_owned(),
             link: format!("{base_url}/links/{}", key.link_code(&id)),
             expires_at: now().saturating_add(self.expires),
-            mail,
+            mail: has_mail,
         };
         context.print(&invited, || describe(&invited))
     }

@@ -4,8 +4,9 @@ use std::io::Read as _;
 
 use identity::password::{self, Password};
 use serde::Serialize;
-use store::NewPassword;
+use store::{MailKind, NewPassword};
 
+use super::mail;
 use crate::cli::context::Context;
 use crate::cli::lookup::find_user;
 use crate::output::CliError;
@@ -29,7 +30,7 @@ pub(crate) struct ResetPassword {
     /// Read the password from stdin, without a final line break; otherwise one is generated and shown
     #[arg(long)]
     password_stdin: bool,
-    /// Also revoke all of the user's tokens, which closes the connections of all applications
+    /// Also revoke all of the user's tokens and API keys, which closes the connections of all applications
     #[arg(long)]
     revoke_tokens: bool,
 }
@@ -55,8 +56,9 @@ impl ResetPassword {
         let new = NewPassword { hash: &hash, replaces: None, revoke_tokens: self.revoke_tokens };
         let tokens_revoked = store.change_password(&user.id, &new).await?;
         let password = generated.map(|generated| generated.reveal().to_owned());
-        let changed = NewPasswordView { email: user.email, password, tokens_revoked };
-        context.print(&changed, || describe(&changed))
+        let changed = NewPasswordView { email: user.email.clone(), password, tokens_revoked };
+        context.print(&changed, || describe(&changed))?;
+        mail::tell(context, &user, MailKind::PasswordChanged).await
     }
 }
 

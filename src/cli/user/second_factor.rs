@@ -1,7 +1,9 @@
 //! `memgate user reset-second-factor`: for users who have lost their device and their recovery codes.
 
 use serde::Serialize;
+use store::MailKind;
 
+use super::mail;
 use crate::cli::context::Context;
 use crate::cli::lookup::find_user;
 use crate::output::CliError;
@@ -30,10 +32,11 @@ impl ResetSecondFactor {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         let user = find_user(&context.store, &self.email).await?;
         let was_on = context.store.remove_second_factor(&user.id).await?;
-        let reset = Reset { email: user.email, was_on };
+        let reset = Reset { email: user.email.clone(), was_on };
         context.print(&reset, || {
             let what = if reset.was_on { "is switched off" } else { "was off already" };
             format!("the second factor of {} {what}", reset.email)
-        })
+        })?;
+        if was_on { mail::tell(context, &user, MailKind::SecondFactorOff).await } else { Ok(()) }
     }
 }

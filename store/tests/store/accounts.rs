@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use store::{DesiredState, InstanceState, NewPassword, NewToken, Observed, Store, StoreError, UserState};
+use store::{
+    DesiredState, Fingerprint, InstanceState, NewPassword, NewToken, Observed, Store, StoreError, UserState,
+    now,
+};
 
 use crate::test_db::{TestDb, first_cache, new_session, new_user, sign_up, token_key};
 
@@ -79,7 +82,10 @@ async fn deleted_account_leaves_no_personal_data(db: TestDb) {
     let store = db.open().await;
     let (ada, token) = sign_up(&store, "ada@example.org").await;
     session(&store, &ada.id, "ada").await;
+    let ends = now().saturating_add(HOUR);
+    store.add_certificate(&token.token.id(), Fingerprint::of(b"x"), ends, "Ada's laptop").await.unwrap();
     store.delete_user(&ada.id).await.unwrap();
+    assert_eq!(db.number("SELECT COUNT(*) FROM certificates WHERE name <> ''").await, 0);
     assert_eq!(store.user(&ada.id).await.unwrap(), None);
     assert_eq!(store.user_by_email("ada@example.org").await.unwrap(), None);
     assert_eq!(store.user_by_email(&format!("deleted {}", ada.id)).await.unwrap(), None);

@@ -52,7 +52,11 @@ fn shells_complete_commands_and_options() {
                     _memgate memgate re user; printf '%s\\n' \"${COMPREPLY[@]}\"";
     let output = Command::new("bash").args(["-c", complete, crate::harness::MEMGATE]).output().unwrap();
     let words = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(words.lines().collect::<Vec<_>>(), ["resume", "reset-password", "reset-second-factor"], "{output:?}");
+    assert_eq!(
+        words.lines().collect::<Vec<_>>(),
+        ["resume", "reset-password", "reset-second-factor"],
+        "{output:?}"
+    );
     failure(&installation, &["completion", "csh-of-old"], 2);
 }
 

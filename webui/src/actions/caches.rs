@@ -17,6 +17,8 @@ const BAD_NAME: &str = "This isn’t a name for a cache. Use 1 to 40 lower-case 
                         digit first.";
 /// Operations of a cache that are listed: more than the store keeps.
 pub(crate) const OPERATIONS_MAX: i64 = 40;
+/// When to try again after a limit that the store counts by the hour or the day.
+const HOUR: Duration = Duration::from_hours(1);
 /// Length of a cache's id, which has lower-case letters and digits.
 const ID_LEN: usize = 24;
 
@@ -71,7 +73,7 @@ pub(crate) async fn create(app: &AppState, user: &User, typed: &str) -> Result<C
         Err(StoreError::LimitReached("caches a day")) => {
             let error =
                 format!("You created {CREATED_MAX} caches within a day, which is the most. Try again later.");
-            Err(Refusal::new(Cause::RateLimited(None), error).into())
+            Err(Refusal::new(Cause::RateLimited(HOUR), error).into())
         }
         Err(StoreError::LimitReached(_)) => {
             let plan = app.store.plan(&user.plan).await?;
@@ -122,7 +124,7 @@ pub(crate) async fn request(
         Ok(operation) => Ok(operation),
         Err(StoreError::Operation(error)) => {
             let cause = match error {
-                OperationError::TooOften { .. } => Cause::RateLimited(None),
+                OperationError::TooOften { .. } => Cause::RateLimited(HOUR),
                 OperationError::TooSmall { .. }
                 | OperationError::TooLarge { .. }
                 | OperationError::AbovePlan { .. } => Cause::Invalid("memory_mb"),
@@ -200,6 +202,6 @@ fn acquire_change(app: &AppState, user: &User) -> Result<(), Refusal> {
     app.rate_limits.cache_changes.acquire(&user.id).map_err(|wait| {
         app.metrics.count_limited("cache_changes");
         let message = format!("You changed your caches too often. Try again {}.", retry_in(wait));
-        Refusal::new(Cause::RateLimited(Some(wait)), message)
+        Refusal::new(Cause::RateLimited(wait), message)
     })
 }

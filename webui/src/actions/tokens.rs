@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use identity::certificate::{IssueError, IssuedCertificate};
 use identity::{CertificateName, TokenName};
-use store::{Cache, NewToken, Permissions, StoreError, TokenChange, TokenId, TokenRow, User, UserState, now};
+use store::{
+    Cache, Fingerprint, NewToken, Permissions, StoreError, TokenChange, TokenId, TokenRow, User, UserState,
+    now,
+};
 
 use super::{ActionError, Cause, Refusal, acting};
 use crate::http::reject::PageError;
@@ -66,6 +69,24 @@ pub(crate) async fn rotate(
     match acting(app, user).rotate_token(&id, new, now().saturating_add(grace)).await {
         Ok(rotated) => Ok(rotated),
         Err(StoreError::NotFound(_) | StoreError::AlreadyExists(_)) => Err(PageError::NotFound.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Revokes a token. No limit: nothing is easier to do once too often, or worse to wait for.
+pub(crate) async fn revoke(app: &AppState, user: &User, id: &TokenId) -> Result<(), PageError> {
+    Ok(acting(app, user).revoke_token(id).await?)
+}
+
+/// Revokes a certificate of a token, which stays; nothing is done if it has ended. No limit, as for tokens.
+pub(crate) async fn revoke_certificate(
+    app: &AppState,
+    user: &User,
+    id: &TokenId,
+    fingerprint: Fingerprint,
+) -> Result<(), PageError> {
+    match acting(app, user).revoke_certificate(id, fingerprint).await {
+        Ok(()) | Err(StoreError::NotFound(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
@@ -145,7 +166,7 @@ pub(crate) fn acquire_change(app: &AppState, user: &User) -> Result<(), Refusal>
     app.rate_limits.token_changes.acquire(&user.id).map_err(|wait| {
         app.metrics.count_limited("token_changes");
         let message = format!("You created or changed too many tokens. Try again {}.", retry_in(wait));
-        Refusal::new(Cause::RateLimited(Some(wait)), message)
+        Refusal::new(Cause::RateLimited(wait), message)
     })
 }
 

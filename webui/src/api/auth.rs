@@ -129,15 +129,17 @@ async fn authenticate(
         invalid("This API key isn't known. Create another one on /account/api-keys.")
     })?;
     if !key.is_active(now()) {
+        attempts.forget(&shown);
         return Err(invalid(
             "This API key was revoked or has expired. Create another one on /account/api-keys.",
         ));
     }
-    attempts.record_success(&shown, client_ip.source());
     let user = app.store.user(&key.user_id).await?.filter(|user| user.state == UserState::Active);
     let user = user.ok_or_else(|| {
+        attempts.forget(&shown);
         invalid("The account of this API key is suspended. Ask the operator of this service.")
     })?;
+    attempts.record_success(&shown, client_ip.source());
     touch(app, &key, &shown.id()).await;
     Ok(Authenticated { user, key })
 }

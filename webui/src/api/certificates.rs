@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use identity::CertificateName;
 use serde::{Deserialize, Serialize};
-use store::{CertificateRow, Fingerprint, StoreError, now};
+use store::{CertificateRow, Fingerprint, now};
 use utoipa::ToSchema;
 
 use super::auth::{Principal, Read, Tokens};
@@ -158,12 +158,8 @@ pub(super) async fn revoke(
     let (id, _) = actions::tokens::find(&app, &caller.user, &token).await?;
     let row = find(&app, &id, &fingerprint).await?;
     let fingerprint: Fingerprint = row.fingerprint.parse().map_err(|_| Problem::not_found())?;
-    actions::tokens::acquire_change(&app, &caller.user)?;
-    match actions::acting(&app, &caller.user).revoke_certificate(&id, fingerprint).await {
-        // It has ended.
-        Ok(()) | Err(StoreError::NotFound(_)) => Ok(StatusCode::NO_CONTENT),
-        Err(error) => Err(error.into()),
-    }
+    actions::tokens::revoke_certificate(&app, &caller.user, &id, fingerprint).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn find(app: &AppState, id: &store::TokenId, fingerprint: &str) -> Result<CertificateRow, Problem> {

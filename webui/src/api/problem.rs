@@ -262,16 +262,19 @@ impl From<StoreError> for Problem {
 }
 
 impl From<Refusal> for Problem {
-    fn from(Refusal { cause, message }: Refusal) -> Self {
-        match cause {
+    fn from(refusal: Refusal) -> Self {
+        let retry_after = refusal.retry_after();
+        let Refusal { cause, message } = refusal;
+        let problem = match cause {
             Cause::Invalid(field) => Self::field(field, message),
             Cause::Suspended => Self::new(Kind::Suspended, message),
             Cause::AlreadyExists => Self::new(Kind::AlreadyExists, message),
             Cause::LimitReached => Self::new(Kind::LimitReached, message),
             Cause::WrongState => Self::new(Kind::WrongState, message),
             Cause::NoRoom => Self::new(Kind::NoRoom, message),
-            Cause::RateLimited(wait) => Self { retry_after: wait, ..Self::new(Kind::RateLimited, message) },
-        }
+            Cause::RateLimited(_) => Self::new(Kind::RateLimited, message),
+        };
+        Self { retry_after, ..problem }
     }
 }
 

@@ -311,7 +311,7 @@ pub(super) async fn revoke(
 ) -> Result<StatusCode, Problem> {
     let (id, token) = actions::tokens::find(&app, &caller.user, &id).await?;
     IfMatch::of(&headers).check(&token_tag(&token))?;
-    actions::acting(&app, &caller.user).revoke_token(&id).await?;
+    actions::tokens::revoke(&app, &caller.user, &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -17,7 +17,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use identity::Password;
 use serde::Deserialize;
-use store::{MailKind, NewMail, NewPassword, StoreError, now};
+use store::{MailKind, NewMail, NewPassword, StoreError, User, now};
 
 use super::password_check;
 use crate::http::client_ip::ClientIp;
@@ -142,20 +142,20 @@ pub(crate) async fn change_password(
         Err(StoreError::NotFound(_)) => return reject(PasswordRejection::Wrong).await,
         Err(error) => return Err(error.into()),
     };
-    tell_of_change(&app, &me).await;
+    tell_of_password(&app, &me.user).await;
     let (_, cookie) = session::start(&app, &me.user.id, &from, None).await?;
     let mut response = Redirect::to(&format!("/account?changed={revoked}")).into_response();
     set_cookie(response.headers_mut(), Some(cookie));
     Ok(response)
 }
 
-/// Tells the owner by mail that the password was changed.
-async fn tell_of_change(app: &AppState, me: &SignedIn) {
+/// Tells a user by mail that the password was changed.
+pub(super) async fn tell_of_password(app: &AppState, user: &User) {
     let Some(mail) = &app.mail else { return };
     let notice = NewMail {
         kind: MailKind::PasswordChanged,
-        user_id: Some(&me.user.id),
-        recipient: &me.user.email,
+        user_id: Some(&user.id),
+        recipient: &user.email,
         link_id: None,
     };
     mail.tell(&app.store, &notice).await;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use askama::Template;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
@@ -77,7 +78,7 @@ struct Parsed {
     expires_at: Option<Timestamp>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 pub(crate) struct Params {
     revoked: Option<String>,
 }
@@ -85,8 +86,9 @@ pub(crate) struct Params {
 pub(crate) async fn show(
     State(app): State<Arc<AppState>>,
     me: SignedIn,
-    params: Query<Params>,
+    params: Result<Query<Params>, QueryRejection>,
 ) -> Result<Response, PageError> {
+    let Query(params) = params.unwrap_or_default();
     let view = PageState { revoked: params.revoked.is_some(), ..PageState::default() };
     page(&app, &me, StatusCode::OK, &Form::unsent(), view).await
 }

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use identity::CertificateName;
 use identity::certificate::IssuedCertificate;
 use serde::Deserialize;
-use store::{CertificateRow, Fingerprint, StoreError, TokenId, TokenRow, now};
+use store::{CertificateRow, Fingerprint, TokenId, TokenRow, now};
 
 use super::find_unrevoked;
 use crate::actions::{self, ActionError, Cause, Refusal};
@@ -148,13 +148,8 @@ pub(crate) async fn revoke(
 ) -> Result<Response, PageError> {
     let (id, token) = find_active(&app, &me, &id).await?;
     let fingerprint: Fingerprint = fields.fingerprint.parse().map_err(|_| PageError::NotFound)?;
-    match me.store(&app).revoke_certificate(&id, fingerprint).await {
-        // It has ended meanwhile.
-        Ok(()) | Err(StoreError::NotFound(_)) => {
-            Ok(Redirect::to(&format!("/tokens/{}/certificates?revoked", token.id)).into_response())
-        }
-        Err(error) => Err(error.into()),
-    }
+    actions::tokens::revoke_certificate(&app, &me.user, &id, fingerprint).await?;
+    Ok(Redirect::to(&format!("/tokens/{}/certificates?revoked", token.id)).into_response())
 }
 
 /// The user's token with this id, if it is active.

@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 
 use super::find_unrevoked;
+use crate::actions;
 use crate::http::csrf::{CsrfForm, NoFields};
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
@@ -50,6 +51,6 @@ pub(crate) async fn submit(
     CsrfForm { sender: me, .. }: CsrfForm<SignedIn, NoFields>,
 ) -> Result<Response, PageError> {
     let (id, token) = find_unrevoked(&app, &me, &id).await?;
-    me.store(&app).revoke_token(&id).await?;
+    actions::tokens::revoke(&app, &me.user, &id).await?;
     Ok(Redirect::to(&format!("{}?revoked", path_of(&token.cache_id, Tab::Tokens))).into_response())
 }

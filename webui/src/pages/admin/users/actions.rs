@@ -284,7 +284,7 @@ async fn question(app: &AppState, action: UserAction, user: &User) -> Result<Que
         plan: user.plan.clone(),
         tick: match action {
             UserAction::Plan => Some("Empty warm caches that can’t keep their items"),
-            UserAction::ResetPassword => Some("Also revoke all tokens of the user"),
+            UserAction::ResetPassword => Some("Also revoke all tokens and API keys of the user"),
             _ => None,
         },
         always_asks: action.always_asks(),

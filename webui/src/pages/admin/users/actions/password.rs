@@ -9,6 +9,7 @@ use store::{NewPassword, StoreError};
 use crate::http::client_ip::ClientIp;
 use crate::http::reject::PageError;
 use crate::layout::{Layout, render};
+use crate::pages::account;
 use crate::pages::admin::Tab;
 use crate::pages::admin::user_path;
 use crate::pages::admin::users::OneUser;
@@ -44,6 +45,7 @@ pub(super) async fn reset(
         Err(StoreError::NotFound(_)) => return Err(PageError::NotFound),
         Err(error) => return Err(error.into()),
     };
+    account::tell_of_password(app, user).await;
     let page = Page {
         layout: Layout::signed_in(&admin.me),
         tab: Tab::Users,
