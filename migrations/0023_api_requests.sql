@@ -12,5 +12,3 @@ CREATE TABLE api_requests (
     PRIMARY KEY (user_id, key_hash)
 );
 CREATE INDEX api_requests_created ON api_requests (created_at);
-
--- What a user did, for the user.

@@ -2,7 +2,7 @@
 ALTER TABLE sessions ADD COLUMN confirmed_at BIGINT;
 
 -- What administrators list: users by e-mail address, caches from the newest on, instances by state, and the audit log by
--- actor, by subject and from a time on.
+-- subject and from a time on. By actor, audit_actor finds its entries.
 CREATE INDEX users_email ON users (email) WHERE deleted_at IS NULL;
 CREATE INDEX caches_live ON caches (created_at, id) WHERE deleted_at IS NULL;
 CREATE INDEX routes_state ON routes (state, changed_at, instance_id);

@@ -1,4 +1,4 @@
-//! Who sends a request: the user of the API key in its `Authorization` header. Cookies count for nothing here, so that no
+//! Who sends a request: the user of the API key in its `Authorization` header. Cookies are ignored, so that no
 //! other site's page can send a request in a user's name.
 
 use std::marker::PhantomData;

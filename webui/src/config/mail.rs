@@ -19,7 +19,7 @@ const PLAIN_PORT: u16 = 25;
 pub struct Mail {
     /// The mail server: `smtps://user@smtp.example.org:465` (TLS), `smtp://user@smtp.example.org:587` (STARTTLS, without which
     /// nothing is sent), or one of this machine without TLS, by its address: `smtp://127.0.0.1:25`. Without a server no mail is
-    /// sent: `memgate user reset-password` helps who has forgotten a password.
+    /// sent: `memgate user reset-password` sets a new password.
     pub server: Option<String>,
     /// The password of the user in `server`. The settings file must not be readable by everybody then; or give it as
     /// `MEMGATE_WEBUI__MAIL__PASSWORD`, or in `password_file`.

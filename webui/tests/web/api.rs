@@ -128,6 +128,7 @@ pub(super) fn require_problem(response: &Response, status: u16, code: &str) -> V
     let problem = json(response);
     assert_eq!(problem["code"], code, "{problem}");
     assert_eq!(problem["status"], status);
+    assert!(status != 429 || response.header("retry-after").is_some(), "{:?}", response.headers);
     assert_eq!(problem["type"], format!("/api#error-{code}"));
     assert!(problem["detail"].as_str().unwrap().len() > 10 && problem["errors"].is_array(), "{problem}");
     problem

@@ -67,6 +67,26 @@ async fn cookies_count_for_nothing() {
     require_problem(&preflight, 405, "method_not_allowed");
 }
 
+// W-25: a key that was valid until now is tried no more often than one that never was.
+#[tokio::test]
+async fn keys_that_ended_are_limited() {
+    for ends in [true, false] {
+        let (site, client) = start_with(|config| config.limits.api_key_failures_per_minute = 3).await;
+        assert_eq!(client.get("/account").await.status, 200);
+        if ends {
+            site.store.revoke_api_key(&id_of(&client.key)).await.unwrap();
+        } else {
+            site.store.set_user_state(&client.user_id, UserState::Suspended).await.unwrap();
+        }
+        let mut statuses = Vec::new();
+        for _ in 0..6 {
+            statuses.push(client.get("/account").await.status);
+        }
+        assert_eq!(statuses, [401, 401, 401, 401, 429, 429], "{ends}");
+        require_problem(&client.get("/account").await, 429, "rate_limited");
+    }
+}
+
 // W-23.
 #[tokio::test]
 async fn keys_that_ended_are_refused_and_told_why() {
