@@ -4,6 +4,8 @@ CREATE TABLE second_factors (
     user_id      TEXT   PRIMARY KEY REFERENCES users (id),
     -- 24 letters and digits.
     seed         TEXT   NOT NULL,
+    -- The session that began to set it up: until it is confirmed, no other is shown the secret.
+    begun_by     TEXT   NOT NULL,
     created_at   BIGINT NOT NULL,
     -- NULL until a code has proved that the user's device has the secret.
     confirmed_at BIGINT,

@@ -54,6 +54,9 @@ pub(crate) const DELETE_SESSIONS: &str = "DELETE FROM sessions WHERE user_id = $
 pub(crate) const DELETE_LINKS: &str = "DELETE FROM account_links WHERE user_id = $1";
 const DELETE_MAILS: &str = "DELETE FROM mails WHERE user_id = $1";
 pub(crate) const DELETE_PENDING: &str = "DELETE FROM pending_sign_ins WHERE user_id = $1";
+/// What somebody else may have begun to set up.
+pub(crate) const DELETE_UNCONFIRMED: &str =
+    "DELETE FROM second_factors WHERE user_id = $1 AND confirmed_at IS NULL";
 const DELETE_FACTOR: &str = "DELETE FROM second_factors WHERE user_id = $1";
 pub(crate) const DELETE_CODES: &str = "DELETE FROM recovery_codes WHERE user_id = $1";
 pub(crate) const PASSWORD_HASH: &str = "SELECT password_hash FROM users WHERE id = $1 AND deleted_at IS NULL";
@@ -64,8 +67,8 @@ macro_rules! set_password {
         let (user_id, new): (&str, &$crate::NewPassword<'_>) = ($user_id, $new);
         let set = "UPDATE users SET password_hash = $1, revision = $2 WHERE id = $3";
         sqlx::query(set).bind(new.hash).bind($revision).bind(user_id).execute(&mut *$tx).await?;
-        use $crate::account::{DELETE_LINKS, DELETE_PENDING, DELETE_SESSIONS};
-        for delete in [DELETE_SESSIONS, DELETE_LINKS, DELETE_PENDING] {
+        use $crate::account::{DELETE_LINKS, DELETE_PENDING, DELETE_SESSIONS, DELETE_UNCONFIRMED};
+        for delete in [DELETE_SESSIONS, DELETE_LINKS, DELETE_PENDING, DELETE_UNCONFIRMED] {
             sqlx::query(delete).bind(user_id).execute(&mut *$tx).await?;
         }
         let (mut tokens, mut keys) = (0, 0);

@@ -5,11 +5,13 @@
 
 use std::time::Duration;
 
-use crate::account::{DELETE_CODES, DELETE_PENDING};
+use crate::account::{DELETE_CODES, DELETE_PENDING, DELETE_UNCONFIRMED};
 use crate::audit::note;
 use crate::db::{read, write, write_unversioned};
 use crate::{Store, StoreError, Timestamp, id, now};
 
+/// How long it may take to set one up.
+const SET_UP_TIMEOUT: Duration = Duration::from_mins(15);
 /// How long a sign-in waits for its code.
 const PENDING_AGE: Duration = Duration::from_mins(5);
 /// Codes that may be tried in one sign-in.
@@ -22,10 +24,22 @@ const PENDING_PER_USER_MAX: i64 = 10;
 pub struct SecondFactor {
     /// What the secret is made of.
     pub seed: String,
+    /// The hash of the session's id that began to set it up.
+    pub begun_by: String,
+    /// When that was.
+    pub created_at: Timestamp,
     /// Since when it is asked for; `None` until a code was entered.
     pub confirmed_at: Option<Timestamp>,
     /// Recovery codes that are left.
     pub recovery_codes: i64,
+}
+
+impl SecondFactor {
+    /// Whether a session may see the secret and confirm it: the one that has begun, for a quarter of an hour.
+    #[must_use]
+    pub fn is_set_up_by(&self, session: &str, at: Timestamp) -> bool {
+        self.confirmed_at.is_none() && self.begun_by == session && at.since(self.created_at) < SET_UP_TIMEOUT
+    }
 }
 
 /// What proves that somebody has the second factor.
@@ -46,11 +60,12 @@ pub struct PendingSignIn {
     pub attempts_left: i64,
 }
 
-pub(crate) const OF_USER: &str = "SELECT f.seed, f.confirmed_at, \
+pub(crate) const OF_USER: &str = "SELECT f.seed, f.begun_by, f.created_at, f.confirmed_at, \
      (SELECT COUNT(*) FROM recovery_codes r WHERE r.user_id = f.user_id) AS recovery_codes \
      FROM second_factors f WHERE f.user_id = $1";
-const BEGIN: &str = "INSERT INTO second_factors (user_id, seed, created_at, last_step) VALUES ($1, $2, $3, 0) \
-     ON CONFLICT (user_id) DO UPDATE SET seed = excluded.seed, created_at = excluded.created_at, last_step = 0 \
+const BEGIN: &str = "INSERT INTO second_factors (user_id, seed, begun_by, created_at, last_step) VALUES ($1, $2, $3, $4, 0) \
+     ON CONFLICT (user_id) DO UPDATE SET seed = excluded.seed, begun_by = excluded.begun_by, \
+     created_at = excluded.created_at, last_step = 0 \
      WHERE second_factors.confirmed_at IS NULL";
 const CONFIRM: &str = "UPDATE second_factors SET confirmed_at = $1, last_step = $2 \
      WHERE user_id = $3 AND seed = $4 AND confirmed_at IS NULL";
@@ -60,7 +75,6 @@ const USE_STEP: &str = "UPDATE second_factors SET last_step = $1 \
 const USE_CODE: &str = "DELETE FROM recovery_codes WHERE user_id = $1 AND code_hash = $2";
 const ADD_CODE: &str = "INSERT INTO recovery_codes (user_id, code_hash) VALUES ($1, $2)";
 const REMOVE: &str = "DELETE FROM second_factors WHERE user_id = $1 RETURNING confirmed_at";
-const CANCEL: &str = "DELETE FROM second_factors WHERE user_id = $1 AND confirmed_at IS NULL";
 const ADD_PENDING: &str =
     "INSERT INTO pending_sign_ins (id_hash, user_id, expires_at, attempts_left) VALUES ($1, $2, $3, $4)";
 pub(crate) const DELETE_SURPLUS: &str = "DELETE FROM pending_sign_ins WHERE user_id = $1 AND id_hash NOT IN \
@@ -80,13 +94,13 @@ impl Store {
         Ok(read!(self, pool => sqlx::query_as(OF_USER).bind(user_id).fetch_optional(pool).await)?)
     }
 
-    /// Begins to set a second factor up, with a new seed. Nothing asks for it before it is confirmed.
+    /// Begins to set a second factor up, with a new seed, in a session. Nothing asks for it before it is confirmed.
     ///
     /// # Errors
     /// `AlreadyExists("second factor")` if it is confirmed; `NotFound("user")`.
-    pub async fn begin_second_factor(&self, user_id: &str) -> Result<(), StoreError> {
+    pub async fn begin_second_factor(&self, user_id: &str, session: &str) -> Result<(), StoreError> {
         write_unversioned!(self, tx => {
-            let begun = sqlx::query(BEGIN).bind(user_id).bind(id::random()).bind(now()).execute(&mut *tx).await
+            let begun = sqlx::query(BEGIN).bind(user_id).bind(id::random()).bind(session).bind(now()).execute(&mut *tx).await
                 .map_err(|e| StoreError::reference(e, "user"))?.rows_affected();
             if begun == 0 {
                 return Err(StoreError::AlreadyExists("second factor"));
@@ -127,7 +141,7 @@ impl Store {
     /// Fails if the database does.
     pub async fn cancel_second_factor(&self, user_id: &str) -> Result<(), StoreError> {
         write_unversioned!(self, tx => {
-            sqlx::query(CANCEL).bind(user_id).execute(&mut *tx).await?;
+            sqlx::query(DELETE_UNCONFIRMED).bind(user_id).execute(&mut *tx).await?;
         });
         Ok(())
     }

@@ -9,12 +9,12 @@ async fn code_is_used_once(db: TestDb) {
     let (ada, _) = sign_up(&store, "ada@example.org").await;
     let (bob, _) = sign_up(&store, "bob@example.org").await;
     assert_eq!(store.second_factor(&ada.id).await.unwrap(), None);
-    store.begin_second_factor(&ada.id).await.unwrap();
+    store.begin_second_factor(&ada.id, "session").await.unwrap();
     let first = store.second_factor(&ada.id).await.unwrap().unwrap();
     assert!(first.confirmed_at.is_none());
     // Nothing counts before it is confirmed, and another set-up has another secret.
     assert!(store.use_code(&ada.id, CodeProof::Step(5)).await.is_err());
-    store.begin_second_factor(&ada.id).await.unwrap();
+    store.begin_second_factor(&ada.id, "session").await.unwrap();
     let seed = store.second_factor(&ada.id).await.unwrap().unwrap().seed;
     assert_ne!(seed, first.seed);
     let codes = ["one".to_owned(), "two".to_owned()];
@@ -22,7 +22,7 @@ async fn code_is_used_once(db: TestDb) {
     assert!(matches!(confirm(&first.seed).await, Err(StoreError::NotFound("second factor"))));
     confirm(&seed).await.unwrap();
     assert!(confirm(&seed).await.is_err(), "once");
-    let begun = store.begin_second_factor(&ada.id).await;
+    let begun = store.begin_second_factor(&ada.id, "session").await;
     assert!(matches!(begun, Err(StoreError::AlreadyExists("second factor"))));
     store.cancel_second_factor(&ada.id).await.unwrap();
 
@@ -46,7 +46,7 @@ async fn code_is_used_once(db: TestDb) {
 async fn steps_and_codes_are_used_once_at_the_same_time(db: TestDb) {
     let store = db.open().await;
     let (ada, _) = sign_up(&store, "ada@example.org").await;
-    store.begin_second_factor(&ada.id).await.unwrap();
+    store.begin_second_factor(&ada.id, "session").await.unwrap();
     let seed = store.second_factor(&ada.id).await.unwrap().unwrap().seed;
     store.confirm_second_factor(&ada.id, &seed, 1, &["one".to_owned()]).await.unwrap();
     for proof in [CodeProof::Step(2), CodeProof::RecoveryCode("one")] {
@@ -91,7 +91,7 @@ async fn sign_in_waits_for_five_codes_and_minutes(db: TestDb) {
     }
     assert_eq!(db.number("SELECT COUNT(*) FROM pending_sign_ins").await, 10);
     assert!(store.add_pending_sign_in("five", "unknown").await.is_err());
-    store.begin_second_factor(&ada.id).await.unwrap();
+    store.begin_second_factor(&ada.id, "session").await.unwrap();
     store.delete_user(&ada.id).await.unwrap();
     for table in ["pending_sign_ins", "second_factors", "recovery_codes"] {
         assert_eq!(db.number(&format!("SELECT COUNT(*) FROM {table}")).await, 0, "{table}");

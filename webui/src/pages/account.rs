@@ -17,9 +17,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use identity::Password;
 use serde::Deserialize;
-use store::{MailKind, NewMail, NewPassword, StoreError, User, now};
+use store::{MailKind, NewMail, NewPassword, StoreError, User, UserState, now};
 
 use super::password_check;
+use crate::actions::SUSPENDED;
 use crate::http::client_ip::ClientIp;
 use crate::http::csrf::{CsrfForm, NoFields};
 use crate::http::reject::PageError;
@@ -166,8 +167,10 @@ pub(crate) async fn delete(
     client_ip: ClientIp,
     CsrfForm { sender: me, fields }: CsrfForm<SignedIn, Delete>,
 ) -> Result<Response, PageError> {
-    if me.user.is_admin {
-        let errors = Errors { delete: Some(ADMIN_STAYS.to_owned()), ..Errors::default() };
+    // A suspended user would be back at once with the same address.
+    let refused = [(me.user.is_admin, ADMIN_STAYS), (me.user.state == UserState::Suspended, SUSPENDED)];
+    if let Some((_, why)) = refused.into_iter().find(|(refused, _)| *refused) {
+        let errors = Errors { delete: Some(why.to_owned()), ..Errors::default() };
         let view = PageState { errors, ..PageState::default() };
         return page(&app, StatusCode::CONFLICT, &me, view).await;
     }

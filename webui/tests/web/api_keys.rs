@@ -6,9 +6,34 @@ use crate::harness::{PASSWORD, Site, Visitor};
 
 const PAGE: &str = "/account/api-keys";
 
+/// With the right password, unless the fields have another.
 async fn create(visitor: &mut Visitor, fields: &[(&str, &str)]) -> crate::harness::Response {
     visitor.get(PAGE).await;
-    visitor.post(PAGE, fields).await
+    let mut fields = fields.to_vec();
+    if fields.iter().all(|(name, _)| *name != "password") {
+        fields.push(("password", PASSWORD));
+    }
+    visitor.post(PAGE, &fields).await
+}
+
+// W-21, W-23: a key outlives the session that makes it.
+#[tokio::test]
+async fn a_key_takes_the_password_and_a_code() {
+    let site = Site::start().await;
+    let (mut ann, _) = site.sign_up_user("ann@example.com").await;
+    let user = user_id(&site, "ann@example.com").await;
+    for (password, status) in [("", 401), ("wrong horse battery", 401), (PASSWORD, 200)] {
+        let response = create(&mut ann, &[("name", "ci"), ("read", ""), ("password", password)]).await;
+        assert_eq!(response.status, status, "{password}");
+        assert_eq!(response.text("api-key-password-error").is_some(), status == 401);
+    }
+    site.store.begin_second_factor(&user, "session").await.unwrap();
+    let seed = site.store.second_factor(&user).await.unwrap().unwrap().seed;
+    site.store.confirm_second_factor(&user, &seed, 1, &[]).await.unwrap();
+    let refused = create(&mut ann, &[("name", "ci"), ("read", "")]).await;
+    assert_eq!(refused.status, 401);
+    assert!(refused.text("api-key-code-error").is_some(), "{}", refused.body);
+    assert_eq!(site.store.api_keys_of(&user).await.unwrap().len(), 1);
 }
 
 async fn user_id(site: &Site, email: &str) -> String {

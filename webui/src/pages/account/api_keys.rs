@@ -13,8 +13,10 @@ use store::{
     ApiKey, ApiKeyId, ApiKeyRow, ApiScope, ApiScopes, NewApiKey, StoreError, Timestamp, UserState, now,
 };
 
+use super::{has_second_factor, verify_current};
 use crate::actions::{self, SUSPENDED};
 use crate::forms::permissions::LIFETIMES;
+use crate::http::client_ip::ClientIp;
 use crate::http::csrf::{CsrfForm, NoFields};
 use crate::http::reject::PageError;
 use crate::http::session::SignedIn;
@@ -34,6 +36,8 @@ struct Page<'a> {
     lifetimes: &'a [(&'a str, &'a str)],
     form: &'a Form,
     errors: Errors,
+    /// Whether the user has a second factor.
+    asks_code: bool,
     /// Name and whole key of the one that was just created.
     revealed: Option<(&'a str, String)>,
     /// Whether a key was revoked just now.
@@ -51,8 +55,8 @@ struct KeyView {
     end: String,
 }
 
-/// The form for a new key, as it was sent.
-#[derive(Debug, Default, Deserialize)]
+/// The form for a new key, as it was sent. No `Debug`: that would print the password.
+#[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Form {
     name: String,
@@ -61,6 +65,8 @@ pub(crate) struct Form {
     read: Option<String>,
     tokens: Option<String>,
     caches: Option<String>,
+    password: String,
+    code: String,
 }
 
 /// Error messages by field.
@@ -69,6 +75,8 @@ struct Errors {
     name: Option<String>,
     scopes: Option<String>,
     expires: Option<String>,
+    password: Option<String>,
+    code: Option<String>,
 }
 
 /// What is asked for, once it is valid.
@@ -93,8 +101,10 @@ pub(crate) async fn show(
     page(&app, &me, StatusCode::OK, &Form::unsent(), view).await
 }
 
+/// Creates a key. It outlives the session, so that it takes the password, and a code of the second factor.
 pub(crate) async fn create(
     State(app): State<Arc<AppState>>,
+    client_ip: ClientIp,
     CsrfForm { sender: me, fields: form }: CsrfForm<SignedIn, Form>,
 ) -> Result<Response, PageError> {
     let reject = async |status, errors| {
@@ -108,6 +118,12 @@ pub(crate) async fn create(
         Ok(parsed) => parsed,
         Err(errors) => return reject(StatusCode::UNPROCESSABLE_ENTITY, errors).await,
     };
+    let verified = verify_current(&app, &me, client_ip, form.password.clone(), &form.code).await?;
+    if let Err(rejection) = verified {
+        let (password, code) = rejection.messages();
+        let errors = Errors { password, code, ..Errors::default() };
+        return Ok(rejection.add_headers(reject(rejection.status(), errors).await?));
+    }
     if let Err(refusal) = actions::tokens::acquire_change(&app, &me.user) {
         let mut response = reject(refusal.status(), of_name(refusal.message.clone())).await?;
         refusal.add_to(&mut response);
@@ -165,6 +181,7 @@ async fn page(
         lifetimes: &LIFETIMES,
         form,
         errors: view.errors,
+        asks_code: has_second_factor(app, &me.user.id).await?,
         revealed: view.revealed,
         revoked: view.revoked,
     };
@@ -207,6 +224,7 @@ impl Form {
                 name: name.err().as_ref().map(InputError::to_string),
                 scopes: no_scope.then(|| "A key needs at least one scope. Tick one.".to_owned()),
                 expires: expires.err().as_ref().map(InputError::to_string),
+                ..Errors::default()
             }),
         }
     }

@@ -68,7 +68,7 @@ pub(crate) async fn begin(
     if let Err(rejection) = verify_current(&app, &me, client_ip, fields.password, &fields.code).await? {
         return rejected(&app, &me, rejection, false).await;
     }
-    match app.store.begin_second_factor(&me.user.id).await {
+    match app.store.begin_second_factor(&me.user.id, &me.session.id_hash).await {
         // Another page has switched it on.
         Ok(()) | Err(StoreError::AlreadyExists(_)) => Ok(Redirect::to(PATH).into_response()),
         Err(error) => Err(error.into()),
@@ -77,8 +77,7 @@ pub(crate) async fn begin(
 
 /// The picture that a device reads, while one is set up.
 pub(crate) async fn qr_code(State(app): State<Arc<AppState>>, me: SignedIn) -> Result<Response, PageError> {
-    let factor = app.store.second_factor(&me.user.id).await?;
-    let factor = factor.filter(|factor| factor.confirmed_at.is_none()).ok_or(PageError::NotFound)?;
+    let factor = unconfirmed(&app, &me).await?.ok_or(PageError::NotFound)?;
     let image = CodeSecret::new(&app, &me.user.id, &factor.seed).qr_code(&me.user.email);
     let image = image.ok_or(PageError::NotFound)?;
     let headers = [(header::CONTENT_TYPE, "image/svg+xml"), (header::CACHE_CONTROL, "no-store")];
@@ -90,8 +89,7 @@ pub(crate) async fn confirm(
     State(app): State<Arc<AppState>>,
     CsrfForm { sender: me, fields }: CsrfForm<SignedIn, Fields>,
 ) -> Result<Response, PageError> {
-    let factor = app.store.second_factor(&me.user.id).await?;
-    let Some(factor) = factor.filter(|factor| factor.confirmed_at.is_none()) else {
+    let Some(factor) = unconfirmed(&app, &me).await? else {
         return Ok(Redirect::to(PATH).into_response());
     };
     if let Err(wait) = app.rate_limits.codes.acquire(&me.user.id) {
@@ -157,6 +155,12 @@ pub(crate) async fn cancel(
     Ok(Redirect::to(PATH).into_response())
 }
 
+/// The second factor that this session sets up: others are shown no secret, and switch nothing on.
+async fn unconfirmed(app: &AppState, me: &SignedIn) -> Result<Option<SecondFactor>, PageError> {
+    let factor = app.store.second_factor(&me.user.id).await?;
+    Ok(factor.filter(|factor| factor.is_set_up_by(&me.session.id_hash, now())))
+}
+
 async fn tell(app: &AppState, me: &SignedIn, kind: MailKind) {
     let Some(mail) = &app.mail else { return };
     let notice = NewMail { kind, user_id: Some(&me.user.id), recipient: &me.user.email, link_id: None };
@@ -197,7 +201,7 @@ async fn page(
         email: &me.user.email,
         since: factor.as_ref().and_then(|factor| factor.confirmed_at).map(minute_of),
         recovery_codes_left: factor.as_ref().map_or(0, |factor| factor.recovery_codes),
-        secret: factor.as_ref().filter(|factor| factor.confirmed_at.is_none()).map(secret),
+        secret: factor.as_ref().filter(|factor| factor.is_set_up_by(&me.session.id_hash, now())).map(secret),
         new_codes,
         errors,
     };

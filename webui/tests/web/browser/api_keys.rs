@@ -19,6 +19,7 @@ pub(super) async fn create(flow: &Flow<'_>, name: &str) -> String {
     flow.click("#api-keys").await;
     flow.find("#api-key-name").await.send_keys(name).await.unwrap();
     flow.click("#api-key-form [name=tokens]").await;
+    flow.find("#api-key-password").await.send_keys(PASSWORD).await.unwrap();
     flow.click("#api-key-form .button").await;
     flow.text("#api-key").await
 }

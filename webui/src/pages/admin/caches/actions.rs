@@ -27,6 +27,8 @@ pub(super) enum CacheAction {
     Resume,
 }
 
+const OF_OTHER_ADMIN: &str = "This cache is another administrator’s. Let an operator do it (memgate cache).";
+
 #[derive(Deserialize)]
 pub(crate) struct Fields {
     #[serde(default)]
@@ -98,7 +100,13 @@ pub(crate) async fn submit(
     CsrfForm { sender: one, fields: Fields { password, code } }: CsrfForm<OneCache, Fields>,
 ) -> Result<Response, PageError> {
     let action = one.action.as_deref().and_then(CacheAction::parse).ok_or(PageError::NotFound)?;
-    let refusal = match change::allow(&app, &one.admin, client_ip, (&password, &code), false).await? {
+    let is_of_other_admin = one.owner.is_admin && one.owner.id != one.admin.me.user.id;
+    let allowed = if is_of_other_admin {
+        Err(Refusal::new(StatusCode::CONFLICT, Field::Form, OF_OTHER_ADMIN))
+    } else {
+        change::allow(&app, &one.admin, client_ip, (&password, &code), false).await?
+    };
+    let refusal = match allowed {
         Err(refusal) => refusal,
         Ok(()) => {
             match one.admin.store(&app).request_operation(&one.cache.id, action.operation()).await {

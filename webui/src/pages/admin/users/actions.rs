@@ -108,6 +108,10 @@ impl UserAction {
     fn refusal(self, admin: &Admin, user: &User) -> Option<&'static str> {
         let is_suspended = user.state == UserState::Suspended;
         match self {
+            Self::Plan if user.id == admin.me.user.id => None,
+            _ if user.is_admin && user.id != admin.me.user.id => Some(
+                "This user is an administrator. Let an operator take that away first (memgate user update --admin no).",
+            ),
             Self::Plan => None,
             Self::Suspend if is_suspended => Some("This user is suspended already."),
             Self::Resume if !is_suspended => Some("This user isn’t suspended."),
@@ -115,9 +119,6 @@ impl UserAction {
             _ if user.id == admin.me.user.id => {
                 Some("This is your own account. Change it on the page Account, or let an operator do it.")
             }
-            _ if user.is_admin => Some(
-                "This user is an administrator. Let an operator take that away first (memgate user update --admin no).",
-            ),
             _ => None,
         }
     }
@@ -241,7 +242,7 @@ async fn question(app: &AppState, action: UserAction, user: &User) -> Result<Que
             "Change plan",
         ),
         UserAction::Suspend => (
-            &["Sign-in and tokens are refused, connections close within a second, and all caches stop."],
+            &["Tokens and API keys are refused, connections close within a second, and all caches stop."],
             "All contents are lost.",
             "Suspend user",
         ),
