@@ -69,7 +69,7 @@ async fn a_stream_sends_changes_of_its_own_cache_only() {
 
 #[tokio::test]
 async fn streams_per_session_are_limited() {
-    let site = Site::start().await;
+    let site = Site::start_with(|config| config.limits.pages_per_minute = 100_000).await;
     let (user, _) = site.sign_up_user("a@example.com").await;
     let mut open = Vec::new();
     for _ in 0..4 {

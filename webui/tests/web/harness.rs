@@ -295,10 +295,19 @@ impl Response {
 }
 
 /// Waits for a condition; panics after [`DEADLINE`].
-pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl FnMut() -> F) {
+    eventually_within(DEADLINE, what, condition).await;
+}
+
+/// Waits for a condition; panics after `limit`.
+pub(crate) async fn eventually_within<F: Future<Output = bool>>(
+    limit: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) {
     let started = std::time::Instant::now();
     while !condition().await {
-        assert!(started.elapsed() < DEADLINE, "not in time: {what}");
+        assert!(started.elapsed() < limit, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -1,7 +1,9 @@
 //! A mail server for tests: takes mail over plain text, TLS or STARTTLS, with or without a login, and can refuse it.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rcgen::{CertificateParams, Issuer, KeyPair};
 use rustls::ServerConfig;
@@ -12,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use webui::Config;
 
-use crate::harness::eventually;
+use crate::harness::{DEADLINE, eventually_within};
 
 /// The login that [`Security::StartTls`] and [`Security::Tls`] ask for: `mailer` and `hunter2 hunter2`, as PLAIN writes them.
 const LOGIN: &str = "AUTH PLAIN AG1haWxlcgBodW50ZXIyIGh1bnRlcjI=";
@@ -47,27 +49,33 @@ struct Shared {
     /// The reply to each recipient.
     recipient_reply: Mutex<&'static str>,
     tls: TlsAcceptor,
+    /// Whether it closes each connection at once.
+    is_away: AtomicBool,
 }
 
 impl MailServer {
     pub(crate) async fn start() -> Self {
-        Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), Security::Plain).await
+        Self::start_with(Security::Plain).await
     }
 
-    pub(crate) async fn start_at(address: SocketAddr, security: Security) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+    pub(crate) async fn start_with(security: Security) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (authority, tls) = certificate();
         let shared = Arc::new(Shared {
             received: Mutex::default(),
             recipient_reply: Mutex::new("250 ok"),
             tls: TlsAcceptor::from(Arc::new(tls)),
+            is_away: AtomicBool::new(false),
         });
         let mut tasks = JoinSet::new();
         let serves = shared.clone();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                if serves.is_away.load(Ordering::Relaxed) {
+                    continue;
+                }
                 let shared = serves.clone();
                 connections.spawn(async move {
                     let _ = serve(stream, security, &shared).await;
@@ -94,15 +102,26 @@ impl MailServer {
         *self.shared.recipient_reply.lock().unwrap() = reply;
     }
 
+    /// Whether it closes each connection at once from now on. It keeps its port, which another test could get otherwise.
+    pub(crate) fn set_away(&self, is_away: bool) {
+        self.shared.is_away.store(is_away, Ordering::Relaxed);
+    }
+
     pub(crate) fn received(&self) -> Vec<Received> {
         self.shared.received.lock().unwrap().clone()
     }
 
     /// Waits for the `count`th mail to an address and returns it.
     pub(crate) async fn mail_to(&self, recipient: &str, count: usize) -> Received {
+        self.mail_within(DEADLINE, recipient, count).await
+    }
+
+    /// The same, with a time limit of its own.
+    pub(crate) async fn mail_within(&self, limit: Duration, recipient: &str, count: usize) -> Received {
         let all =
             || self.received().into_iter().filter(|mail| mail.recipient == recipient).collect::<Vec<_>>();
-        eventually(&format!("mail {count} to {recipient}"), async || all().len() >= count).await;
+        let what = format!("mail {count} to {recipient}");
+        eventually_within(limit, &what, async || all().len() >= count).await;
         all()[count - 1].clone()
     }
 }

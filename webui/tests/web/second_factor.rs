@@ -1,6 +1,6 @@
 //! Second factors: set up with a device, asked for at sign-in and for changes, and what somebody with the password alone can try.
 
-use std::time::Duration;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use totp_rs::{Builder, Secret, Totp};
 
@@ -10,30 +10,44 @@ use crate::mail_server::MailServer;
 const EMAIL: &str = "a@example.com";
 const NEW: &str = "a better battery";
 
-/// The user's device, which shows codes, and when it was set up: a code is still right a little later.
-pub(crate) struct Device(Totp, Duration);
+/// Seconds that a code is shown.
+const STEP_SECONDS: u64 = 30;
+
+/// The user's device, which shows codes.
+pub(crate) struct Device {
+    totp: Totp,
+    /// That of the last code, or 0.
+    last_step: u64,
+}
 
 impl Device {
     pub(crate) fn new(secret: &str) -> Self {
         let secret = Secret::try_from_base32(secret.replace(' ', "")).unwrap();
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        Self(Builder::new().with_secret(secret).build().unwrap(), now)
+        Self { totp: Builder::new().with_secret(secret).build().unwrap(), last_step: 0 }
     }
 
-    /// The code of when it was set up, or of the 30 seconds after that.
-    pub(crate) fn code(&self, steps: u64) -> String {
-        self.0.generate(self.1.as_secs() + 30 * steps).to_string()
+    /// A code that wasn't returned before: that of now, or the one after the last. It is taken for 30 seconds or more. A
+    /// third one within 30 seconds would come too early.
+    pub(crate) fn next_code(&mut self) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / STEP_SECONDS;
+        self.last_step = now.max(self.last_step + 1);
+        self.last_code()
+    }
+
+    /// The code that was returned last.
+    fn last_code(&self) -> String {
+        self.totp.generate(self.last_step * STEP_SECONDS).to_string()
     }
 }
 
-/// Sets a second factor up; returns the device and the recovery codes. The code of now is used up.
+/// Sets a second factor up; returns the device and the recovery codes. The device's last code is used up.
 async fn set_up(user: &mut Visitor) -> (Device, Vec<String>) {
     user.get("/account/second-factor").await;
     let begun = user.post("/account/second-factor/begin", &[("password", PASSWORD)]).await;
     assert_eq!(begun.status, 303, "{}", begun.body);
     let page = user.get("/account/second-factor").await;
-    let device = Device::new(page.text("secret").unwrap());
-    let on = user.post("/account/second-factor/confirm", &[("code", &device.code(0))]).await;
+    let mut device = Device::new(page.text("secret").unwrap());
+    let on = user.post("/account/second-factor/confirm", &[("code", &device.next_code())]).await;
     assert_eq!(on.status, 200, "{}", on.body);
     let codes: Vec<String> =
         on.body.split("<li><code>").skip(1).map(|rest| rest.split('<').next().unwrap().to_owned()).collect();
@@ -65,7 +79,7 @@ async fn sign_in_needs_a_code_once_it_is_on() {
     assert_eq!(image.header("content-type"), Some("image/svg+xml"));
     assert_eq!(image.header("cache-control"), Some("no-store"));
     assert!(image.body.contains("<svg"));
-    let (device, _) = set_up(&mut user).await;
+    let (mut device, _) = set_up(&mut user).await;
     assert!(user.get("/account/second-factor").await.text("factor-on").is_some());
     assert_eq!(user.get("/account/second-factor/qr.svg").await.status, 404, "not shown again");
 
@@ -76,16 +90,16 @@ async fn sign_in_needs_a_code_once_it_is_on() {
     assert_eq!((first.status, first.location()), (303, "/sign-in/code?next=/caches/x/usage"));
     assert!(!visitor.cookies.contains_key("memgate") && visitor.cookies.contains_key("memgate-code"));
     assert_eq!(visitor.get("/account").await.status, 303, "not signed in");
-    let used = enter(&mut visitor, &device.code(0)).await;
+    let used = enter(&mut visitor, &device.last_code()).await;
     assert!(used.status == 401 && used.text("code-error").is_some(), "the code that switched it on");
-    let second = enter(&mut visitor, &device.code(1)).await;
+    let second = enter(&mut visitor, &device.next_code()).await;
     assert_eq!((second.status, second.location()), (303, "/account"), "{}", second.body);
     assert_eq!(visitor.get("/account").await.text("account-email"), Some(EMAIL));
     // The same code, and the same sign-in, again.
     let mut other = site.visitor();
     other.sign_in(EMAIL, PASSWORD).await;
-    assert_eq!(enter(&mut other, &device.code(1)).await.status, 401);
-    assert_eq!(enter(&mut site.visitor(), &device.code(1)).await.location(), "/sign-in?expired");
+    assert_eq!(enter(&mut other, &device.last_code()).await.status, 401);
+    assert_eq!(enter(&mut site.visitor(), &device.last_code()).await.location(), "/sign-in?expired");
     let entries = site.store.audit_after(0, 100).await.unwrap();
     assert!(
         entries.iter().any(|entry| entry.action == "user.second_factor" && entry.detail == "switched on")
@@ -98,7 +112,7 @@ async fn sign_in_needs_a_code_once_it_is_on() {
 async fn recovery_codes_sign_in_once_each() {
     let site = Site::start_with(|config| config.limits.sign_ins_per_minute = 100).await;
     let (mut user, _) = site.sign_up_user(EMAIL).await;
-    let (device, codes) = set_up(&mut user).await;
+    let (mut device, codes) = set_up(&mut user).await;
     let sign_in = async |code: &str| {
         let mut visitor = site.visitor();
         visitor.sign_in(EMAIL, PASSWORD).await;
@@ -114,10 +128,9 @@ async fn recovery_codes_sign_in_once_each() {
     let wrong =
         user.post("/account/second-factor/remove", &[("password", PASSWORD), ("code", "000000")]).await;
     assert!(wrong.status == 401 && wrong.text("remove-code-error").is_some());
-    let wrong =
-        user.post("/account/second-factor/remove", &[("password", "x"), ("code", &device.code(1))]).await;
+    let code = device.next_code();
+    let wrong = user.post("/account/second-factor/remove", &[("password", "x"), ("code", &code)]).await;
     assert!(wrong.status == 401 && wrong.text("remove-password-error").is_some());
-    let code = device.code(1);
     assert_eq!(
         user.post("/account/second-factor/remove", &[("password", PASSWORD), ("code", &code)]).await.status,
         303
@@ -155,13 +168,13 @@ async fn somebody_with_the_password_alone_gets_nowhere() {
     assert_eq!(server.mail_to(EMAIL, 2).await.subject(), "Somebody knows your password");
     // Their own second factor doesn't help, nor does a sign-in of their own.
     let (mut eve, _) = site.sign_up_user("eve@example.com").await;
-    let (device, _) = set_up(&mut eve).await;
+    let (mut device, _) = set_up(&mut eve).await;
     let mut visitor = site.visitor();
     visitor.sign_in("eve@example.com", PASSWORD).await;
     let own = visitor.cookies["memgate-code"].clone();
     visitor.sign_in(EMAIL, PASSWORD).await;
     assert_ne!(visitor.cookies["memgate-code"], own);
-    assert_ne!(enter(&mut visitor, &device.code(1)).await.location(), "/account");
+    assert_ne!(enter(&mut visitor, &device.next_code()).await.location(), "/account");
     assert_eq!(visitor.get("/account").await.status, 303);
 }
 
@@ -175,7 +188,7 @@ async fn changes_need_a_code_too() {
     })
     .await;
     let (mut user, _) = site.sign_up_user(EMAIL).await;
-    let (device, codes) = set_up(&mut user).await;
+    let (mut device, codes) = set_up(&mut user).await;
     let page = user.get("/account").await;
     assert!(page.body.contains("id=\"password-code\"") && page.body.contains("id=\"delete-code\""));
     let change = [("current_password", PASSWORD), ("new_password", NEW)];
@@ -200,7 +213,7 @@ async fn changes_need_a_code_too() {
     // The owner signs in with the device, and the change of the password has ended sign-ins that waited.
     let mut owner = site.visitor();
     owner.sign_in(EMAIL, NEW).await;
-    assert_eq!(enter(&mut owner, &device.code(1)).await.location(), "/account");
+    assert_eq!(enter(&mut owner, &device.next_code()).await.location(), "/account");
     let fields = [("current_password", NEW), ("new_password", PASSWORD), ("code", codes[1].as_str())];
     owner.get("/account").await;
     assert_eq!(owner.post("/account/password", &fields).await.status, 303);

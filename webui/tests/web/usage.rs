@@ -143,7 +143,7 @@ async fn the_file_has_all_hours_of_the_cache_and_no_other() {
 // a file is read while it is sent, which a slow client may draw out.
 #[tokio::test]
 async fn files_are_limited() {
-    let site = Site::start().await;
+    let site = Site::start_with(|config| config.limits.pages_per_minute = 100_000).await;
     let (mut ann, _) = site.sign_up_user(EMAIL).await;
     let mut open = Vec::new();
     for _ in 0..4 {

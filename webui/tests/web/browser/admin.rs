@@ -10,7 +10,7 @@ use crate::harness::{self, PASSWORD, Site};
 
 /// A site with an administrator, and with Ada, who has what lists show.
 pub(super) async fn site() -> Site {
-    let site = Site::start().await;
+    let site = Site::start_with(|config| config.limits.pages_per_minute = 100_000).await;
     for email in [ADMIN, ADA, "bob.with-a-rather-long-address@subdomain.of.example.com"] {
         site.sign_up_user(email).await;
     }

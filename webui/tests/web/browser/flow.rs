@@ -1,6 +1,6 @@
 //! Steps of a new user in a browser. Finds elements by ids and data attributes, never by text.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fantoccini::elements::Element;
 use fantoccini::{Client, Locator};
@@ -107,11 +107,9 @@ impl<'a> Flow<'a> {
         self.find("#state").await.attr("data-state").await.unwrap().unwrap()
     }
 
-    /// Waits, without reloading, until the page shows a state; returns the time it took.
-    pub(crate) async fn wait_for_state(&self, state: &str) -> Duration {
-        let started = Instant::now();
+    /// Waits, without reloading, until the page shows a state.
+    pub(crate) async fn wait_for_state(&self, state: &str) {
         self.find(&format!("#state[data-state=\"{state}\"]")).await;
-        started.elapsed()
     }
 
     pub(crate) async fn text(&self, css: &str) -> String {

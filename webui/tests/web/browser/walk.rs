@@ -134,9 +134,9 @@ async fn account(flow: &Flow<'_>, site: &Site, visit: &impl AsyncFn(&str)) {
     flow.find("#password").await.send_keys(PASSWORD).await.unwrap();
     visit("second-factor").await;
     flow.click("#begin-form button").await;
-    let device = Device::new(&flow.text("#secret").await);
+    let mut device = Device::new(&flow.text("#secret").await);
     visit("second-factor-secret").await;
-    flow.find("#code").await.send_keys(&device.code(0)).await.unwrap();
+    flow.find("#code").await.send_keys(&device.next_code()).await.unwrap();
     flow.click("#confirm-form button").await;
     flow.find("#recovery-codes").await;
     visit("recovery-codes").await;
