@@ -141,3 +141,41 @@ async fn other_sessions_are_listed_and_ended() {
         .collect();
     assert_eq!(noted, ["other sessions ended: 1"]);
 }
+
+// W-21: what one session sets up is neither shown to others of the user nor confirmed by them.
+#[tokio::test]
+async fn a_second_factor_is_set_up_in_one_session() {
+    const PAGE: &str = "/account/second-factor";
+    let site = Site::start_with(|config| config.limits.sign_ins_per_minute = 100).await;
+    let (mut thief, _) = site.sign_up_user("a@example.com").await;
+    let mut owner = site.visitor();
+    owner.sign_in("a@example.com", PASSWORD).await;
+    thief.get(PAGE).await;
+    thief.post(&format!("{PAGE}/begin"), &[("password", PASSWORD)]).await;
+    let secret = thief.get(PAGE).await.text("secret").unwrap().to_owned();
+    let code = crate::second_factor::Device::new(&secret).next_code();
+    let page = owner.get(PAGE).await;
+    assert!(page.text("factor-off").is_some() && !page.body.contains(&secret), "{}", page.body);
+    assert_eq!(owner.get(&format!("{PAGE}/qr.svg")).await.status, 404);
+    let confirmed = owner.post(&format!("{PAGE}/confirm"), &[("code", &code)]).await;
+    assert_eq!((confirmed.status, confirmed.location()), (303, PAGE), "nothing is confirmed");
+    // It doesn't outlive the password.
+    change_password(&mut owner, PASSWORD, NEW).await;
+    owner.get(PAGE).await;
+    owner.post(&format!("{PAGE}/begin"), &[("password", NEW)]).await;
+    let anew = owner.get(PAGE).await;
+    assert_ne!(anew.text("secret"), Some(&*secret));
+}
+
+#[tokio::test]
+async fn a_suspended_account_is_not_deleted_to_begin_again() {
+    let site = Site::start().await;
+    let (mut user, _) = site.sign_up_user("a@example.com").await;
+    let id = site.store.user_by_email("a@example.com").await.unwrap().unwrap().id;
+    site.store.set_user_state(&id, store::UserState::Suspended).await.unwrap();
+    user.get("/account").await;
+    let refused = user.post("/account/delete", &[("password", PASSWORD)]).await;
+    assert_eq!(refused.status, 409);
+    assert!(refused.text("delete-error").unwrap().contains("suspended"), "{}", refused.body);
+    assert!(site.store.user(&id).await.unwrap().is_some());
+}

@@ -93,7 +93,11 @@ async fn invalid_fields_are_told_beside_them_and_kept() {
 // W-8, W-23.
 #[tokio::test]
 async fn keys_are_limited_in_number_and_rate() {
-    let site = Site::start_with(|config| config.limits.tokens_per_hour = 21).await;
+    let site = Site::start_with(|config| {
+        config.limits.tokens_per_hour = 21;
+        config.limits.sign_ins_per_minute = 100;
+    })
+    .await;
     let (mut ann, _) = site.sign_up_user("ann@example.com").await;
     let mut statuses = Vec::new();
     for _ in 0..22 {

@@ -144,9 +144,23 @@ async fn administrators_are_left_to_operators() {
             assert!(refused.text("form-error").is_some(), "{path}");
         }
         let page = admin.get(&format!("/admin/users/{}", id(&site, email).await)).await;
-        assert!(page.body.contains("do-plan") && !page.body.contains("do-delete"), "{email}");
+        assert_eq!(page.body.contains("do-plan"), email == ADMIN, "{email}");
+        assert!(!page.body.contains("do-delete"), "{email}");
+    }
+    let other = path(&site, "other@example.com", "plan").await;
+    assert_eq!(admin.post(&other, &[("plan", "default"), ("password", PASSWORD)]).await.status, 409);
+    let cache = cache(&site, "other@example.com").await.id;
+    for action in ["restart", "flush", "suspend"] {
+        let refused = submit(&mut admin, &format!("/admin/caches/{cache}/{action}"), &[]).await;
+        assert_eq!(refused.status, 409, "{action}");
     }
     assert_eq!(site.store.audit_length().await.unwrap(), before);
+    // An operator's suspension of one isn't lifted either.
+    let user = id(&site, "other@example.com").await;
+    site.store.set_user_state(&user, UserState::Suspended).await.unwrap();
+    let resume = path(&site, "other@example.com", "resume").await;
+    assert_eq!(admin.post(&resume, &[("password", PASSWORD)]).await.status, 409);
+    assert_eq!(site.store.user(&user).await.unwrap().unwrap().state, UserState::Suspended);
 }
 
 // M-4.

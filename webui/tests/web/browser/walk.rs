@@ -130,6 +130,11 @@ async fn account(flow: &Flow<'_>, site: &Site, visit: &impl AsyncFn(&str)) {
     flow.click("#password-form button").await;
     flow.find("#new-password-error").await;
     visit("account-error").await;
+    api_keys::create(flow, "terraform").await;
+    visit("api-keys").await;
+    flow.click("#api-key-form .button").await;
+    flow.find("#api-key-name-error").await;
+    visit("api-keys-error").await;
     flow.open("/account/second-factor").await;
     flow.find("#password").await.send_keys(PASSWORD).await.unwrap();
     visit("second-factor").await;
@@ -143,11 +148,6 @@ async fn account(flow: &Flow<'_>, site: &Site, visit: &impl AsyncFn(&str)) {
     flow.open("/account/second-factor").await;
     flow.find("#factor-on").await;
     visit("second-factor-on").await;
-    api_keys::create(flow, "terraform").await;
-    visit("api-keys").await;
-    flow.click("#api-key-form .button").await;
-    flow.find("#api-key-name-error").await;
-    visit("api-keys-error").await;
     flow.open("/api").await;
     flow.click("#createToken summary").await;
     visit("api").await;
