@@ -16,20 +16,25 @@ const RESET_PASSWORD_AGE: Duration = Duration::from_hours(1);
 const CHANGE_EMAIL_AGE: Duration = Duration::from_hours(24);
 /// How long a link that makes an account is valid, unless an operator invites.
 const SIGN_UP_AGE: Duration = Duration::from_hours(24);
-/// Links that make an account with one address: further ones are refused.
+/// Links that make an account with one address: further ones are refused. Those that visitors ask for leave room to as many
+/// invitations.
 const TO_ADDRESS_MAX: i64 = 20;
 
 /// Links of one kind and user.
 const DELETE_KIND: &str = "DELETE FROM account_links WHERE user_id = $1 AND kind = $2";
 pub(crate) const COUNT_TO: &str = "SELECT COUNT(*) FROM account_links WHERE email = $1 AND expires_at > $2";
+/// The same, without those that visitors have asked for: their mail is kept for longer than they are valid.
+pub(crate) const COUNT_INVITATIONS_TO: &str = "SELECT COUNT(*) FROM account_links l \
+     WHERE l.email = $1 AND l.expires_at > $2 AND NOT EXISTS \
+     (SELECT 1 FROM mails m WHERE m.recipient = l.email AND m.kind = 'sign_up' AND m.link_id = l.id)";
 const USER_OF_EMAIL: &str = "SELECT id FROM users WHERE email = $1 AND deleted_at IS NULL";
 const EMAIL_OF_USER: &str = "SELECT email FROM users WHERE id = $1 AND deleted_at IS NULL";
 const SET_EMAIL: &str = "UPDATE users SET email = $1, revision = $2 WHERE id = $3 AND deleted_at IS NULL";
 
-/// Inserts a link that makes an account in a transaction; returns its id.
+/// Inserts a link that makes an account in a transaction, if those that `$count` counts leave room; returns its id.
 macro_rules! insert_sign_up_link {
-    ($tx:expr, $email:expr, $age:expr) => {{
-        let links: i64 = sqlx::query_scalar(COUNT_TO).bind($email).bind(now()).fetch_one(&mut *$tx).await?;
+    ($tx:expr, $count:expr, $email:expr, $age:expr) => {{
+        let links: i64 = sqlx::query_scalar($count).bind($email).bind(now()).fetch_one(&mut *$tx).await?;
         if links >= TO_ADDRESS_MAX {
             return Err(StoreError::LimitReached("mail"));
         }
@@ -110,7 +115,7 @@ impl Store {
                 Some(_) => None,
                 None => Some(insert_link!(tx, LinkKind::ChangeEmail, Some(user_id), new_email, CHANGE_EMAIL_AGE)),
             };
-            let kind = if link.is_some() { MailKind::ConfirmEmail } else { MailKind::AddressTaken };
+            let kind = if link.is_some() { MailKind::ConfirmEmail } else { MailKind::AddressTakenByChange };
             let to_new = NewMail { kind, user_id: Some(user_id), recipient: new_email, link_id: link.as_deref() };
             let to_owner = NewMail {
                 kind: MailKind::EmailChangeAsked, user_id: Some(user_id), recipient: &email, link_id: None,
@@ -156,7 +161,7 @@ impl Store {
         write!(self, tx, _revision => {
             let owner: Option<String> =
                 sqlx::query_scalar(USER_OF_EMAIL).bind(&email).fetch_optional(&mut *tx).await?;
-            let link = if owner.is_some() { None } else { Some(insert_sign_up_link!(tx, &email, SIGN_UP_AGE)) };
+            let link = if owner.is_some() { None } else { Some(insert_sign_up_link!(tx, COUNT_TO, &email, SIGN_UP_AGE)) };
             let kind = if link.is_some() { MailKind::SignUp } else { MailKind::AddressTaken };
             let mail = NewMail { kind, user_id: None, recipient: &email, link_id: link.as_deref() };
             if !insert_mail!(tx, mail, limits) {
@@ -173,7 +178,7 @@ impl Store {
     /// Makes a link that makes an account, also where sign-up is closed. With `limits` it is sent by mail, too. Returns its id.
     ///
     /// # Errors
-    /// `AlreadyExists("e-mail address")`; `LimitReached("mail")`, also if many links to that address are valid.
+    /// `AlreadyExists("e-mail address")`; `LimitReached("mail")`, also if many invitations to that address are valid.
     pub async fn invite(
         &self,
         email: &str,
@@ -187,7 +192,7 @@ impl Store {
             if owner.is_some() {
                 return Err(StoreError::AlreadyExists("e-mail address"));
             }
-            let link = insert_sign_up_link!(tx, &email, age);
+            let link = insert_sign_up_link!(tx, COUNT_INVITATIONS_TO, &email, age);
             if let Some(limits) = limits {
                 let kind = MailKind::Invitation;
                 let mail = NewMail { kind, user_id: None, recipient: &email, link_id: Some(&link) };

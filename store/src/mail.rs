@@ -25,7 +25,8 @@ const HOUR: Duration = Duration::from_hours(1);
 pub struct MailLimits {
     /// Of a kind, to one recipient in an hour.
     pub to_recipient_per_hour: usize,
-    /// All together in an hour. A quarter is left to those that tell of changes, half to those for people with an account.
+    /// All together in an hour. Half is left to those for people with an account. Those that tell of changes count, but none of
+    /// them is refused, and a quarter is left to them.
     pub in_total_per_hour: usize,
 }
 
@@ -88,9 +89,9 @@ struct Row {
     attempts: i64,
 }
 
-/// Mails of the kind `$2` to `$1` since `$3`, `$4` at most.
-pub(crate) const COUNT_TO: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM mails WHERE recipient = $1 AND kind = $2 \
-     AND created_at > $3 LIMIT $4) AS counted";
+/// Mails of the kinds `$2` and `$3` to `$1` since `$4`, `$5` at most.
+pub(crate) const COUNT_TO: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM mails WHERE recipient = $1 AND kind IN ($2, $3) \
+     AND created_at > $4 LIMIT $5) AS counted";
 /// Mails since `$1`, `$2` at most.
 pub(crate) const COUNT_ALL: &str =
     "SELECT COUNT(*) FROM (SELECT 1 FROM mails WHERE created_at > $1 LIMIT $2) AS counted";
@@ -110,23 +111,25 @@ pub(crate) const DELETE_OLD: &str = "DELETE FROM mails WHERE created_at < $1";
 /// Whether a limit leaves room, and the counts that say so.
 pub(crate) struct Room {
     pub(crate) to_recipient_max: i64,
-    pub(crate) in_total_max: i64,
+    /// `None` for notices.
+    pub(crate) in_total_max: Option<i64>,
     pub(crate) since: Timestamp,
 }
 
 impl Room {
     pub(crate) fn new(kind: MailKind, limits: &MailLimits) -> Self {
-        let total = kind.part_of(limits.in_total_per_hour);
         let number = |max: usize| i64::try_from(max).unwrap_or(i64::MAX);
         Self {
             to_recipient_max: number(limits.to_recipient_per_hour),
-            in_total_max: number(total),
+            in_total_max: kind.part_of(limits.in_total_per_hour).map(number),
             since: now().saturating_sub(HOUR),
         }
     }
 
     pub(crate) fn has_room(&self, to_recipient: i64, in_total: i64, waiting: i64) -> bool {
-        to_recipient < self.to_recipient_max && in_total < self.in_total_max && waiting < QUEUE_MAX
+        to_recipient < self.to_recipient_max
+            && self.in_total_max.is_none_or(|max| in_total < max)
+            && waiting < QUEUE_MAX
     }
 
     pub(crate) const QUEUE_MAX: i64 = QUEUE_MAX;
@@ -137,16 +140,18 @@ macro_rules! insert_mail {
     ($tx:expr, $mail:expr, $limits:expr) => {{
         let mail: $crate::NewMail<'_> = $mail;
         let room = $crate::mail::Room::new(mail.kind, $limits);
+        let [kind, other_kind] = mail.kind.counted_with();
         let to_recipient: i64 = sqlx::query_scalar($crate::mail::COUNT_TO)
             .bind(mail.recipient)
-            .bind(mail.kind.as_str())
+            .bind(kind.as_str())
+            .bind(other_kind.as_str())
             .bind(room.since)
             .bind(room.to_recipient_max)
             .fetch_one(&mut *$tx)
             .await?;
         let in_total: i64 = sqlx::query_scalar($crate::mail::COUNT_ALL)
             .bind(room.since)
-            .bind(room.in_total_max)
+            .bind(room.in_total_max.unwrap_or(0))
             .fetch_one(&mut *$tx)
             .await?;
         let waiting: i64 = sqlx::query_scalar($crate::mail::COUNT_WAITING)

@@ -34,6 +34,7 @@ const QUERIES: &[(&str, &[&str])] = &[
     (account_link::DELETE_TO, &[]),
     (account_link::DELETE_EXPIRED, &[]),
     (account_mail::COUNT_TO, &[]),
+    (account_mail::COUNT_INVITATIONS_TO, &["CORRELATED SCALAR SUBQUERY"]),
     (mail::COUNT_TO, COUNTED),
     (mail::COUNT_ALL, COUNTED),
     (mail::CLAIM, &["SCALAR SUBQUERY"]),

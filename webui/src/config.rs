@@ -120,7 +120,8 @@ pub struct Limits {
     pub mail_requests_per_hour: usize,
     /// Mails of one kind to one address.
     pub mails_per_hour: usize,
-    /// All mails together. Of these, links for sign-up may be half, and a quarter is left to mails that tell users of changes.
+    /// All mails together. Of these, links for sign-up may be half, and a quarter is left to mails that tell users of changes,
+    /// which are sent over it, too.
     pub mails_in_total_per_hour: usize,
 }
 

@@ -34,6 +34,9 @@ const CONNECTION_CLOSES_PER_HOUR: usize = 100;
 const MAIL_REQUESTS_PER_HOUR: usize = 2_000;
 /// Wrong codes of a user's second factor: of a million codes three are right at a time.
 const CODES_PER_HOUR: usize = 20;
+/// Wrong recovery codes of a user: as many as an hour's sign-ins can try, so that the password alone doesn't use them up. Each has
+/// 50 random bits.
+const RECOVERY_CODES_PER_HOUR: usize = 5 * PASSWORD_USES_PER_HOUR;
 /// Downloads of a user's data: each reads some thousand rows.
 const DATA_DOWNLOADS_PER_HOUR: usize = 6;
 /// Downloads that are made at the same time: each holds some megabytes.
@@ -111,6 +114,10 @@ pub(crate) struct RateLimits {
     pub(crate) mail_requests_in_total: RateLimiter,
     /// Wrong codes of a second factor, per user.
     pub(crate) codes: RateLimiter,
+    /// Wrong recovery codes, per user.
+    pub(crate) recovery_codes: RateLimiter,
+    /// Mails that tell of wrong codes, per user and reason.
+    pub(crate) wrong_code_notices: RateLimiter,
     /// Downloads of what the service has of a user, per user.
     pub(crate) data_downloads: RateLimiter,
 }
@@ -146,6 +153,8 @@ impl AppState {
             mail_requests: SourceLimiter::new(limits.mail_requests_per_hour, HOUR),
             mail_requests_in_total: RateLimiter::new(MAIL_REQUESTS_PER_HOUR, HOUR),
             codes: RateLimiter::new(CODES_PER_HOUR, HOUR),
+            recovery_codes: RateLimiter::new(RECOVERY_CODES_PER_HOUR, HOUR),
+            wrong_code_notices: RateLimiter::new(1, HOUR),
             data_downloads: RateLimiter::new(DATA_DOWNLOADS_PER_HOUR, HOUR),
         };
         Ok(Self {

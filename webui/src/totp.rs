@@ -118,6 +118,11 @@ pub(crate) async fn verify(
     }
 }
 
+/// Whether a recovery code was entered, which may be wrong, and not a code of a device.
+pub(crate) fn is_recovery_code(entered: &str) -> bool {
+    entered.len() <= ENTERED_MAX && recovery_code(entered).is_some()
+}
+
 /// A recovery code in the form in which it is hashed; `None` if it can't be one.
 fn recovery_code(entered: &str) -> Option<String> {
     let code: String =

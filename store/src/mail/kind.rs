@@ -24,8 +24,10 @@ pub enum MailKind {
     SignUp,
     /// A link that makes an account, from an operator.
     Invitation,
-    /// The recipient has an account already.
+    /// The recipient has an account already; somebody wanted to sign up with the address.
     AddressTaken,
+    /// The same; somebody wanted to change their account's address to it.
+    AddressTakenByChange,
     /// The second factor is on.
     SecondFactorOn,
     /// The second factor is off.
@@ -35,7 +37,7 @@ pub enum MailKind {
 }
 
 impl MailKind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::ResetPassword,
         Self::PasswordChanged,
         Self::ConfirmEmail,
@@ -44,6 +46,7 @@ impl MailKind {
         Self::SignUp,
         Self::Invitation,
         Self::AddressTaken,
+        Self::AddressTakenByChange,
         Self::SecondFactorOn,
         Self::SecondFactorOff,
         Self::WrongCodes,
@@ -61,6 +64,7 @@ impl MailKind {
             Self::SignUp => "sign_up",
             Self::Invitation => "invitation",
             Self::AddressTaken => "address_taken",
+            Self::AddressTakenByChange => "address_taken_by_change",
             Self::SecondFactorOn => "second_factor_on",
             Self::SecondFactorOff => "second_factor_off",
             Self::WrongCodes => "wrong_codes",
@@ -72,13 +76,26 @@ impl MailKind {
     }
 
     /// How many of `total` mails there may be already when this one is added. What visitors ask for leaves a part to what has
-    /// to reach an account's owner, and sign-ups, which need no account, leave more.
-    pub(super) fn part_of(self, total: usize) -> usize {
+    /// to reach an account's owner, and sign-ups, which need no account, leave more. `None`: any number, since a notice must
+    /// reach its owner however much mail others ask for.
+    pub(super) fn part_of(self, total: usize) -> Option<usize> {
         match self {
-            Self::SignUp | Self::AddressTaken => total / 2,
-            Self::ResetPassword | Self::ConfirmEmail | Self::Invitation => total - total / 4,
-            Self::PasswordChanged | Self::EmailChangeAsked | Self::EmailChanged => total,
-            Self::SecondFactorOn | Self::SecondFactorOff | Self::WrongCodes => total,
+            Self::SignUp | Self::AddressTaken => Some(total / 2),
+            Self::ResetPassword | Self::ConfirmEmail | Self::AddressTakenByChange | Self::Invitation => {
+                Some(total - total / 4)
+            }
+            Self::PasswordChanged | Self::EmailChangeAsked | Self::EmailChanged => None,
+            Self::SecondFactorOn | Self::SecondFactorOff | Self::WrongCodes => None,
+        }
+    }
+
+    /// The kinds that count as one at a recipient. Whether an address is taken doesn't show in how many mails to it are left.
+    pub(crate) fn counted_with(self) -> [Self; 2] {
+        match self {
+            Self::ConfirmEmail | Self::AddressTakenByChange => {
+                [Self::ConfirmEmail, Self::AddressTakenByChange]
+            }
+            _ => [self, self],
         }
     }
 

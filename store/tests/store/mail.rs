@@ -104,13 +104,73 @@ async fn mails_are_limited(db: TestDb) {
     for recipient in ["e@x.org", "f@x.org", "g@x.org"] {
         add(recipient).await.unwrap();
     }
-    assert!(add("h@x.org").await.is_err());
+    // What tells of a change isn't refused, however much mail is asked for, unless much of it waits.
+    add("h@x.org").await.unwrap();
+    db.execute(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) \
+         INSERT INTO mails (id, kind, recipient, state, created_at, next_attempt_at, attempts, error) \
+         SELECT 'many' || i, 'sign_up', 'a@x.org', 'waiting', 1, 1, 0, '' FROM n",
+    )
+    .await
+    .unwrap();
+    assert!(matches!(add("i@x.org").await, Err(StoreError::LimitReached("mail"))));
+    db.execute("DELETE FROM mails WHERE created_at = 1").await.unwrap();
     db.execute("UPDATE mails SET created_at = created_at - 3600001").await.unwrap();
     add("a@x.org").await.unwrap();
     db.execute("UPDATE mails SET created_at = 1 WHERE recipient <> 'a@x.org'").await.unwrap();
-    assert_eq!(store.delete_old_mails().await.unwrap(), 9);
+    assert_eq!(store.delete_old_mails().await.unwrap(), 10);
     let unknown = notice("a@x.org", "unknown");
     assert!(store.add_mail(&unknown, &LIMITS).await.is_err());
+}
+
+// W-18.
+async fn taken_address_counts_as_a_free_one(db: TestDb) {
+    let store = db.open().await;
+    let limits = MailLimits { to_recipient_per_hour: 2, in_total_per_hour: 16 };
+    let mut ids = Vec::new();
+    for email in ["ada@example.org", "bob@example.org", "eve@example.org"] {
+        ids.push(sign_up(&store, email).await.0.id);
+    }
+    // Sign-ups to a taken address, up to their limit, don't count; nor do half of all mails.
+    for _ in 0..2 {
+        store.send_sign_up_link("bob@example.org", &limits).await.unwrap();
+    }
+    for n in 0..6 {
+        store.add_mail(&notice(&format!("{n}@x.org"), &ids[0]), &limits).await.unwrap();
+    }
+    for new in ["bob@example.org", "free@example.org"] {
+        store.send_email_link(&ids[0], new, &limits).await.unwrap();
+    }
+    // Three quarters.
+    for new in ["bob@example.org", "free@example.org"] {
+        let result = store.send_email_link(&ids[2], new, &limits).await;
+        assert!(matches!(result, Err(StoreError::LimitReached("mail"))), "{new}");
+    }
+    // An address that is taken meanwhile has no other number of mails left.
+    db.execute("DELETE FROM mails").await.unwrap();
+    for _ in 0..2 {
+        store.send_email_link(&ids[0], "new@example.org", &limits).await.unwrap();
+    }
+    sign_up(&store, "new@example.org").await;
+    let result = store.send_email_link(&ids[1], "new@example.org", &limits).await;
+    assert!(matches!(result, Err(StoreError::LimitReached("mail"))));
+}
+
+// W-20.
+async fn visitors_links_leave_room_to_invitations(db: TestDb) {
+    let store = db.open().await;
+    let limits = MailLimits { to_recipient_per_hour: 100, in_total_per_hour: 1_000 };
+    for _ in 0..20 {
+        store.send_sign_up_link("ada@example.org", &limits).await.unwrap();
+    }
+    let refused = store.send_sign_up_link("ada@example.org", &limits).await;
+    assert!(matches!(refused, Err(StoreError::LimitReached("mail"))));
+    let age = Duration::from_secs(60);
+    for sent in [None, Some(&limits)].into_iter().cycle().take(20) {
+        store.invite("ada@example.org", age, sent).await.unwrap();
+    }
+    let refused = store.invite("ada@example.org", age, None).await;
+    assert!(matches!(refused, Err(StoreError::LimitReached("mail"))));
 }
 
 // W-16.
@@ -216,6 +276,8 @@ async fn sign_up_link_makes_one_account(db: TestDb) {
 on_both! {
     each_mail_is_claimed_once,
     mails_are_limited,
+    taken_address_counts_as_a_free_one,
+    visitors_links_leave_room_to_invitations,
     reset_link_is_used_once,
     links_expire_and_end_with_changes,
     sign_up_link_makes_one_account,

@@ -27,6 +27,9 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time limit of a whole attempt.
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Replies that are about the login, not about a mail (RFC 4954 6): needed, too weak, wrong, or without encryption.
+const LOGIN_NEEDED: [u16; 4] = [530, 534, 535, 538];
+
 /// Sends mail through the server that the settings name.
 pub(super) struct Transport {
     smtp: AsyncSmtpTransport<Tokio1Executor>,
@@ -36,7 +39,9 @@ pub(super) struct Transport {
 /// Why a mail wasn't sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum SendError {
-    /// The server can't be used now: no other mail can be sent either.
+    /// The server refuses connections: no other mail can be sent either.
+    Unreachable(String),
+    /// The server can't be used now, or fails at this mail.
     Server(String),
     /// The server doesn't take this mail now.
     Temporary(String),
@@ -93,7 +98,11 @@ impl Transport {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => {
                 let text = escape_controls(&error.to_string()).into_owned();
-                Err(SendError::new(error.status(), text))
+                Err(if is_refused(&error) {
+                    SendError::Unreachable(text)
+                } else {
+                    SendError::new(error.status(), text)
+                })
             }
             Err(_) => Err(SendError::Server(format!("no reply within {} s", SEND_TIMEOUT.as_secs()))),
         }
@@ -105,6 +114,7 @@ impl SendError {
     pub(crate) fn without(self, address: &str) -> Self {
         let hide = |text: String| text.replace(address, "...");
         match self {
+            Self::Unreachable(text) => Self::Unreachable(hide(text)),
             Self::Server(text) => Self::Server(hide(text)),
             Self::Temporary(text) => Self::Temporary(hide(text)),
             Self::Permanent(text) => Self::Permanent(hide(text)),
@@ -114,17 +124,28 @@ impl SendError {
     /// By the code of the reply; none came if the connection failed.
     fn new(code: Option<Code>, text: String) -> Self {
         match code {
+            Some(code) if LOGIN_NEEDED.contains(&u16::from(code)) => Self::Server(text),
+            // Also 501 (bad address), 504 and 521 (the recipient's domain takes no mail): one recipient doesn't stop the others.
+            Some(Code { severity: Severity::PermanentNegativeCompletion, .. }) => Self::Permanent(text),
             // About this mail, its recipient or its sender (RFC 5321 4.2.3).
-            Some(Code {
-                severity: Severity::PermanentNegativeCompletion,
-                category: Category::MailSystem,
-                ..
-            }) => Self::Permanent(text),
             Some(Code { category: Category::MailSystem, .. }) => Self::Temporary(text),
-            // Such as 421 (shutting down), 530 (needs a login) and 535 (wrong password).
+            // Such as 421 (shutting down).
             _ => Self::Server(text),
         }
     }
+}
+
+/// Whether nothing listens at the server's address.
+fn is_refused(error: &lettre::transport::smtp::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let io = cause.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
 }
 
 fn tls(host: &str, config: &Mail) -> Result<TlsParameters, Error> {
@@ -173,15 +194,19 @@ mod tests {
 
     #[test]
     fn replies_tell_whether_to_try_again() {
-        use Category::{Connections, MailSystem, Unspecified3};
+        use Category::{Connections, MailSystem, Syntax, Unspecified3};
         use Severity::{PermanentNegativeCompletion as Permanent, TransientNegativeCompletion as Transient};
-        for (severity, category, expected) in [
-            (Permanent, MailSystem, SendError::Permanent("x".into())),
-            (Transient, MailSystem, SendError::Temporary("x".into())),
-            (Transient, Connections, SendError::Server("x".into())),
-            (Permanent, Unspecified3, SendError::Server("x".into())),
+        for (severity, category, detail, expected) in [
+            (Permanent, MailSystem, Detail::Zero, SendError::Permanent("x".into())),
+            (Permanent, Syntax, Detail::One, SendError::Permanent("x".into())),
+            (Permanent, Syntax, Detail::Four, SendError::Permanent("x".into())),
+            (Permanent, Connections, Detail::One, SendError::Permanent("x".into())),
+            (Transient, MailSystem, Detail::Zero, SendError::Temporary("x".into())),
+            (Transient, Connections, Detail::One, SendError::Server("x".into())),
+            (Permanent, Unspecified3, Detail::Zero, SendError::Server("x".into())),
+            (Permanent, Unspecified3, Detail::Five, SendError::Server("x".into())),
         ] {
-            let code = Code { severity, category, detail: Detail::Zero };
+            let code = Code { severity, category, detail };
             assert_eq!(SendError::new(Some(code), "x".into()), expected, "{code}");
         }
         assert_eq!(SendError::new(None, "x".into()), SendError::Server("x".into()));

@@ -129,7 +129,7 @@ impl Text<'_> {
             MailKind::SecondFactorOn | MailKind::SecondFactorOff | MailKind::WrongCodes => {
                 self.of_second_factor(kind)
             }
-            MailKind::AddressTaken => (
+            MailKind::AddressTaken | MailKind::AddressTakenByChange => (
                 "You have an account already",
                 format!(
                     "Somebody wanted to use this address for an account at\n{base_url}\n\n\
@@ -159,7 +159,7 @@ impl Text<'_> {
             _ => (
                 "Somebody knows your password",
                 format!(
-                    "Somebody entered the password of your account at\n{base_url}\nand then five wrong codes. They are not signed in.\n\n\
+                    "Somebody entered the password of your account at\n{base_url}\nand then wrong codes, five or more within an hour. They are not signed in.\n\n\
                      If that wasn't you, {change}"
                 ),
             ),
@@ -198,6 +198,7 @@ mod tests {
             (MailKind::SignUp, true),
             (MailKind::Invitation, true),
             (MailKind::AddressTaken, false),
+            (MailKind::AddressTakenByChange, false),
             (MailKind::SecondFactorOn, false),
             (MailKind::SecondFactorOff, false),
             (MailKind::WrongCodes, false),

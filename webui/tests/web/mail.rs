@@ -68,8 +68,11 @@ async fn mail_waits_while_the_server_is_away() {
     let server = MailServer::start().await;
     let site = Site::start_with(|config| server.configure(config)).await;
     server.set_away(true);
-    site.sign_up_user(EMAIL).await;
-    ask_for_link(&site, EMAIL).await;
+    // At one mail alone it may fail because of the recipient.
+    for email in [EMAIL, "b@example.com"] {
+        site.sign_up_user(email).await;
+        ask_for_link(&site, email).await;
+    }
     let mut visitor = site.visitor();
     eventually("the page says so", async || {
         let page = visitor.clone().get("/forgot-password?sent").await;
@@ -87,7 +90,13 @@ async fn mail_waits_while_the_server_is_away() {
 
 #[tokio::test]
 async fn refused_mail_is_tried_again_or_given_up() {
-    for (reply, outcome, waiting) in [("550 no such user", "failed", 0), ("451 later", "retried", 1)] {
+    for (reply, outcome, waiting) in [
+        ("550 no such user", "failed", 0),
+        ("501 bad address", "failed", 0),
+        ("504 not implemented", "failed", 0),
+        ("521 takes no mail", "failed", 0),
+        ("451 later", "retried", 1),
+    ] {
         let server = MailServer::start().await;
         server.answer_recipients(reply);
         let site = Site::start_with(|config| server.configure(config)).await;
@@ -101,4 +110,33 @@ async fn refused_mail_is_tried_again_or_given_up() {
         assert!(!page.body.contains("as soon as it can"), "{reply}");
         assert!(server.received().is_empty());
     }
+}
+
+// W-19.
+#[tokio::test]
+async fn one_bad_address_does_not_stop_other_mail() {
+    let server = MailServer::start().await;
+    let (bad, worse) = ("bad@example.com", "worse@example.com");
+    for address in [bad, worse] {
+        server.answer_recipient(address, "421 their server is away");
+    }
+    let site = Site::start_with(|config| server.configure(config)).await;
+    for email in [EMAIL, bad, worse] {
+        site.sign_up_user(email).await;
+    }
+    let tries = "memgate_webui_mails_total{outcome=\"retried\"}";
+    let is_away =
+        async || site.visitor().get("/forgot-password?sent").await.body.contains("as soon as it can");
+    ask_for_link(&site, bad).await;
+    eventually("an attempt", async || site.find_metric(tries) == Some(1)).await;
+    eventually("it waits", async || site.metric("memgate_webui_waiting_mails") == 1).await;
+    assert!(!is_away().await);
+    ask_for_link(&site, EMAIL).await;
+    server.mail_to(EMAIL, 1).await;
+    // The server fails at two mails in a row.
+    ask_for_link(&site, worse).await;
+    eventually("it is away", is_away).await;
+    ask_for_link(&site, EMAIL).await;
+    server.mail_to(EMAIL, 2).await;
+    assert!(site.stop().await);
 }

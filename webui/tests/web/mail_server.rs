@@ -1,5 +1,6 @@
 //! A mail server for tests: takes mail over plain text, TLS or STARTTLS, with or without a login, and can refuse it.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -48,6 +49,8 @@ struct Shared {
     received: Mutex<Vec<Received>>,
     /// The reply to each recipient.
     recipient_reply: Mutex<&'static str>,
+    /// The reply to some, instead.
+    replies: Mutex<BTreeMap<String, &'static str>>,
     tls: TlsAcceptor,
     /// Whether it closes each connection at once.
     is_away: AtomicBool,
@@ -65,6 +68,7 @@ impl MailServer {
         let shared = Arc::new(Shared {
             received: Mutex::default(),
             recipient_reply: Mutex::new("250 ok"),
+            replies: Mutex::default(),
             tls: TlsAcceptor::from(Arc::new(tls)),
             is_away: AtomicBool::new(false),
         });
@@ -105,6 +109,11 @@ impl MailServer {
     /// Whether it closes each connection at once from now on. It keeps its port, which another test could get otherwise.
     pub(crate) fn set_away(&self, is_away: bool) {
         self.shared.is_away.store(is_away, Ordering::Relaxed);
+    }
+
+    /// Answers this recipient with `reply` from now on.
+    pub(crate) fn answer_recipient(&self, recipient: &str, reply: &'static str) {
+        self.shared.replies.lock().unwrap().insert(recipient.to_owned(), reply);
     }
 
     pub(crate) fn received(&self) -> Vec<Received> {
@@ -209,7 +218,8 @@ async fn talk(
             "MAIL" if !has_login => "530 log in first".to_owned(),
             "RCPT" => {
                 recipient = line.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
-                (*shared.recipient_reply.lock().unwrap()).to_owned()
+                let reply = shared.replies.lock().unwrap().get(&recipient).copied();
+                reply.unwrap_or(*shared.recipient_reply.lock().unwrap()).to_owned()
             }
             "DATA" => {
                 stream.write_all(b"354 go on\r\n").await?;

@@ -180,6 +180,39 @@ async fn somebody_with_the_password_alone_gets_nowhere() {
 
 // W-21.
 #[tokio::test]
+async fn wrong_codes_are_told_and_leave_recovery_codes() {
+    let server = MailServer::start().await;
+    let site = Site::start_with(|config| {
+        server.configure(config);
+        config.limits.sign_ins_per_minute = 100;
+    })
+    .await;
+    let (mut user, _) = site.sign_up_user(EMAIL).await;
+    let (_, codes) = set_up(&mut user).await;
+    server.mail_to(EMAIL, 1).await;
+    // No sign-in tries all of its codes.
+    for sign_in in 0..5 {
+        let mut visitor = site.visitor();
+        visitor.sign_in(EMAIL, PASSWORD).await;
+        for n in 0..4 {
+            assert_eq!(enter(&mut visitor, "000000").await.status, 401, "{sign_in} {n}");
+        }
+        // After the first of the second.
+        if sign_in == 1 {
+            assert_eq!(server.mail_to(EMAIL, 2).await.subject(), "Somebody knows your password");
+        }
+    }
+    assert_eq!(server.mail_to(EMAIL, 3).await.subject(), "Somebody knows your password", "none is left");
+    let mut visitor = site.visitor();
+    visitor.sign_in(EMAIL, PASSWORD).await;
+    assert_eq!(enter(&mut visitor, "000000").await.status, 429);
+    assert_eq!(enter(&mut visitor, "aaaaa-aaaaa").await.status, 401);
+    assert_eq!(enter(&mut visitor, &codes[0]).await.location(), "/account");
+    assert_eq!(server.received().len(), 3, "told once for each reason");
+}
+
+// W-21.
+#[tokio::test]
 async fn changes_need_a_code_too() {
     let server = MailServer::start().await;
     let site = Site::start_with(|config| {

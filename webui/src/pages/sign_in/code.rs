@@ -21,6 +21,16 @@ use crate::state::AppState;
 use crate::totp;
 use crate::view::date::retry_in;
 
+/// Wrong codes in an hour of which the user is told by mail.
+const WRONG_CODES_TOLD: usize = 5;
+
+/// Why a user is told of wrong codes.
+#[derive(Debug, Clone, Copy, Hash)]
+enum WrongCodes {
+    Some,
+    LimitReached,
+}
+
 #[derive(Template)]
 #[template(path = "sign_in/code.html")]
 struct Page<'a> {
@@ -70,7 +80,12 @@ pub(crate) async fn submit(
     let Some(pending) = app.store.try_pending_sign_in(&id_hash).await? else { return Ok(expired(&app)) };
     let user = app.store.user(&pending.user_id).await?;
     let Some(user) = user else { return Ok(expired(&app)) };
-    if let Err(wait) = app.rate_limits.codes.acquire(&user.id) {
+    let limits = &app.rate_limits;
+    // A recovery code is too long to guess: a right one signs in although the codes of devices are used up.
+    let is_recovery_code = totp::is_recovery_code(&fields.code);
+    let limit = if is_recovery_code { &limits.recovery_codes } else { &limits.codes };
+    if let Err(wait) = limit.acquire(&user.id) {
+        tell_of_wrong_codes(&app, &user, WrongCodes::LimitReached).await;
         app.metrics.count_limited("codes");
         app.metrics.count_sign_in("limited");
         let error = format!("Too many codes were tried. Try again {}.", retry_in(wait));
@@ -80,14 +95,19 @@ pub(crate) async fn submit(
     }
     if !totp::verify(&app, &user.id, &fields.code, now()).await? {
         app.metrics.count_sign_in("wrong_code");
+        if limits.codes.count(&user.id) + limits.recovery_codes.count(&user.id) >= WRONG_CODES_TOLD {
+            tell_of_wrong_codes(&app, &user, WrongCodes::Some).await;
+        }
+        if limit.left(&user.id).0 == 0 {
+            tell_of_wrong_codes(&app, &user, WrongCodes::LimitReached).await;
+        }
         if pending.attempts_left == 0 {
-            tell_of_wrong_codes(&app, &user).await;
             return Ok(expired(&app));
         }
         let error = "Wrong code, or one that was used already. Wait for the next code and enter that.";
         return page(StatusCode::UNAUTHORIZED, &visitor, &fields.next, Some(error.to_owned()));
     }
-    app.rate_limits.codes.release(&user.id);
+    limit.release(&user.id);
     finish(&app, &id_hash, &user, (client_ip, &from, &visitor), &fields.next).await
 }
 
@@ -121,9 +141,12 @@ async fn finish(
     Ok(response)
 }
 
-/// Tells the owner that somebody who knows the password doesn't have the second factor.
-async fn tell_of_wrong_codes(app: &AppState, user: &User) {
+/// Tells the owner that somebody who knows the password doesn't have the second factor, once an hour for each reason.
+async fn tell_of_wrong_codes(app: &AppState, user: &User, reason: WrongCodes) {
     let Some(mail) = &app.mail else { return };
+    if app.rate_limits.wrong_code_notices.acquire((&user.id, reason)).is_err() {
+        return;
+    }
     let kind = MailKind::WrongCodes;
     let notice = NewMail { kind, user_id: Some(&user.id), recipient: &user.email, link_id: None };
     mail.tell(&app.store, &notice).await;
