@@ -7,6 +7,7 @@ mod admin;
 mod api_reference;
 mod ca_certificate;
 mod caches;
+mod code_check;
 mod confirm_email;
 mod error;
 mod forgot_password;

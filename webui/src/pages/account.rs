@@ -17,8 +17,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use identity::Password;
 use serde::Deserialize;
-use store::{MailKind, NewMail, NewPassword, StoreError, User, UserState, now};
+use store::{MailKind, NewMail, NewPassword, StoreError, User, UserState};
 
+use super::code_check::{self, CodeCheck};
 use super::password_check;
 use crate::actions::SUSPENDED;
 use crate::http::client_ip::ClientIp;
@@ -28,7 +29,6 @@ use crate::http::session::{self, SessionSource, SignedIn};
 use crate::layout::{Layout, render, set_cookie, set_retry_after};
 use crate::password::{Account, Priority, Requester};
 use crate::state::AppState;
-use crate::totp;
 use crate::view::date::retry_in;
 use crate::view::session::SessionView;
 
@@ -220,27 +220,23 @@ pub(super) async fn verify_current(
         app.password_attempts.record_success(&me.user.email, client_ip.source());
     }
     let Some(Account { hash, .. }) = account else { return Ok(Err(PasswordRejection::Wrong)) };
-    Ok(verify_code(app, &me.user.id, code).await?.map(|()| hash))
+    Ok(verify_code(app, &me.user, code).await?.map(|()| hash))
 }
 
 /// Uses a code of the user's second factor up, if there is one.
 async fn verify_code(
     app: &AppState,
-    user_id: &str,
+    user: &User,
     code: &str,
 ) -> Result<Result<(), PasswordRejection>, PageError> {
-    if !has_second_factor(app, user_id).await? {
+    if !has_second_factor(app, &user.id).await? {
         return Ok(Ok(()));
     }
-    if let Err(wait) = app.rate_limits.codes.acquire(user_id) {
-        app.metrics.count_limited("codes");
-        return Ok(Err(PasswordRejection::RateLimited(wait)));
-    }
-    if !totp::verify(app, user_id, code, now()).await? {
-        return Ok(Err(PasswordRejection::WrongCode));
-    }
-    app.rate_limits.codes.release(user_id);
-    Ok(Ok(()))
+    Ok(match code_check::check(app, user, code).await? {
+        CodeCheck::Right => Ok(()),
+        CodeCheck::Wrong => Err(PasswordRejection::WrongCode),
+        CodeCheck::RateLimited(wait) => Err(PasswordRejection::RateLimited(wait)),
+    })
 }
 
 async fn has_second_factor(app: &AppState, user_id: &str) -> Result<bool, PageError> {

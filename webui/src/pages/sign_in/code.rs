@@ -9,7 +9,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use serde::Deserialize;
-use store::{MailKind, NewMail, User, now};
+use store::User;
 
 use super::local_path;
 use crate::http::client_ip::ClientIp;
@@ -17,19 +17,9 @@ use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::http::session::{self, AwaitedCode, SessionSource, Visitor};
 use crate::layout::{Layout, render, set_cookie, set_retry_after};
+use crate::pages::code_check::{self, CodeCheck};
 use crate::state::AppState;
-use crate::totp;
 use crate::view::date::retry_in;
-
-/// Wrong codes in an hour of which the user is told by mail.
-const WRONG_CODES_TOLD: usize = 5;
-
-/// Why a user is told of wrong codes.
-#[derive(Debug, Clone, Copy, Hash)]
-enum WrongCodes {
-    Some,
-    LimitReached,
-}
 
 #[derive(Template)]
 #[template(path = "sign_in/code.html")]
@@ -80,34 +70,24 @@ pub(crate) async fn submit(
     let Some(pending) = app.store.try_pending_sign_in(&id_hash).await? else { return Ok(expired(&app)) };
     let user = app.store.user(&pending.user_id).await?;
     let Some(user) = user else { return Ok(expired(&app)) };
-    let limits = &app.rate_limits;
-    // A recovery code is too long to guess: a right one signs in although the codes of devices are used up.
-    let is_recovery_code = totp::is_recovery_code(&fields.code);
-    let limit = if is_recovery_code { &limits.recovery_codes } else { &limits.codes };
-    if let Err(wait) = limit.acquire(&user.id) {
-        tell_of_wrong_codes(&app, &user, WrongCodes::LimitReached).await;
-        app.metrics.count_limited("codes");
-        app.metrics.count_sign_in("limited");
-        let error = format!("Too many codes were tried. Try again {}.", retry_in(wait));
-        let mut response = page(StatusCode::TOO_MANY_REQUESTS, &visitor, &fields.next, Some(error))?;
-        set_retry_after(response.headers_mut(), wait);
-        return Ok(response);
+    match code_check::check(&app, &user, &fields.code).await? {
+        CodeCheck::Right => {}
+        CodeCheck::RateLimited(wait) => {
+            app.metrics.count_sign_in("limited");
+            let error = format!("Too many codes were tried. Try again {}.", retry_in(wait));
+            let mut response = page(StatusCode::TOO_MANY_REQUESTS, &visitor, &fields.next, Some(error))?;
+            set_retry_after(response.headers_mut(), wait);
+            return Ok(response);
+        }
+        CodeCheck::Wrong => {
+            app.metrics.count_sign_in("wrong_code");
+            if pending.attempts_left == 0 {
+                return Ok(expired(&app));
+            }
+            let error = "Wrong code, or one that was used already. Wait for the next code and enter that.";
+            return page(StatusCode::UNAUTHORIZED, &visitor, &fields.next, Some(error.to_owned()));
+        }
     }
-    if !totp::verify(&app, &user.id, &fields.code, now()).await? {
-        app.metrics.count_sign_in("wrong_code");
-        if limits.codes.count(&user.id) + limits.recovery_codes.count(&user.id) >= WRONG_CODES_TOLD {
-            tell_of_wrong_codes(&app, &user, WrongCodes::Some).await;
-        }
-        if limit.left(&user.id).0 == 0 {
-            tell_of_wrong_codes(&app, &user, WrongCodes::LimitReached).await;
-        }
-        if pending.attempts_left == 0 {
-            return Ok(expired(&app));
-        }
-        let error = "Wrong code, or one that was used already. Wait for the next code and enter that.";
-        return page(StatusCode::UNAUTHORIZED, &visitor, &fields.next, Some(error.to_owned()));
-    }
-    limit.release(&user.id);
     finish(&app, &id_hash, &user, (client_ip, &from, &visitor), &fields.next).await
 }
 
@@ -139,17 +119,6 @@ async fn finish(
         set_cookie(response.headers_mut(), Some(cookie));
     }
     Ok(response)
-}
-
-/// Tells the owner that somebody who knows the password doesn't have the second factor, once an hour for each reason.
-async fn tell_of_wrong_codes(app: &AppState, user: &User, reason: WrongCodes) {
-    let Some(mail) = &app.mail else { return };
-    if app.rate_limits.wrong_code_notices.acquire((&user.id, reason)).is_err() {
-        return;
-    }
-    let kind = MailKind::WrongCodes;
-    let notice = NewMail { kind, user_id: Some(&user.id), recipient: &user.email, link_id: None };
-    mail.tell(&app.store, &notice).await;
 }
 
 /// Back to the first step.
