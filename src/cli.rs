@@ -68,12 +68,6 @@ Example:
 
 `memgate up` runs all three on one machine. Run `memgate migrate` as root before you run them one by one.";
 
-const MIGRATE_HELP: &str = "\
-Example:
-  memgate migrate --data /var/lib/memgate
-
-`memgate up` does the same when it starts.";
-
 const STATUS_HELP: &str = "\
 Examples:
   memgate status
@@ -140,8 +134,7 @@ enum Command {
     #[command(subcommand)]
     Image(image::ImageCommand),
     /// Create the data directory if it is missing, and migrate the database to this version
-    #[command(after_help = MIGRATE_HELP)]
-    Migrate,
+    Migrate(migrate::Migrate),
     /// Read the audit log: list, export, verify
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -180,7 +173,7 @@ impl Args {
             Command::Connection(command) => command.run(global),
             Command::Usage(command) => command.run(global),
             Command::Image(command) => command.run(global),
-            Command::Migrate => migrate::run(global),
+            Command::Migrate(migrate) => migrate.run(global),
             Command::Audit(command) => command.run(global),
             Command::Config(command) => command.run(global),
             Command::Status => status::run(global),

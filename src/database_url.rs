@@ -1,4 +1,6 @@
-//! Passwords in the address of a PostgreSQL database.
+//! Users and passwords in the address of a PostgreSQL database.
+
+use url::Url;
 
 /// Hides both passwords of `postgres://user:password@host/db?password=password`.
 pub(crate) fn redact(url: &str) -> String {
@@ -16,6 +18,33 @@ pub(crate) fn has_password(url: &str) -> bool {
     redact(url) != url
 }
 
+/// User and password of an address that has both before its host, where [`with_login`] puts them.
+pub(crate) fn login(url: &str) -> Option<(String, String)> {
+    let url = Url::parse(url).ok()?;
+    // Of our own users neither needs an escape, and others are none of ours.
+    let is_plain = |text: &str| !text.is_empty() && !text.contains('%');
+    let (user, password) = (url.username(), url.password()?);
+    (is_plain(user) && is_plain(password)).then(|| (user.to_owned(), password.to_owned()))
+}
+
+/// The same database for another user; `None` if the address is malformed.
+pub(crate) fn with_login(url: &str, user: &str, password: &str) -> Option<String> {
+    let mut url = Url::parse(url).ok()?;
+    url.set_username(user).ok()?;
+    url.set_password(Some(password)).ok()?;
+    let is_kept = |name: &str| !matches!(name, "user" | "password");
+    let kept: Vec<(String, String)> = url
+        .query_pairs()
+        .filter(|(name, _)| is_kept(name))
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
+    url.set_query(None);
+    if !kept.is_empty() {
+        url.query_pairs_mut().extend_pairs(kept);
+    }
+    Some(url.into())
+}
+
 /// Hides the value of `?password=`.
 fn redact_query(url: &str) -> String {
     let Some((address, query)) = url.split_once('?') else { return url.to_owned() };
@@ -30,6 +59,27 @@ fn redact_query(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_user_gets_the_same_database() {
+        for (url, expected) in [
+            ("postgres://a:b@h:1/d", "postgres://me:secret@h:1/d"),
+            ("postgres://h/d", "postgres://me:secret@h/d"),
+            ("postgresql://a@[::1]/d?sslmode=require", "postgresql://me:secret@[::1]/d?sslmode=require"),
+            (
+                "postgres://h/d?user=a&password=b&host=%2Frun%2Fpg",
+                "postgres://me:secret@h/d?host=%2Frun%2Fpg",
+            ),
+        ] {
+            let url = with_login(url, "me", "secret").unwrap();
+            assert_eq!(url, expected);
+            assert_eq!(login(&url), Some(("me".to_owned(), "secret".to_owned())));
+        }
+        assert_eq!(with_login("h/d", "me", "secret"), None);
+        for without in ["postgres://h/d", "postgres://a@h/d", "postgres://a%40:b@h/d", "h"] {
+            assert_eq!(login(without), None, "{without}");
+        }
+    }
 
     #[test]
     fn passwords_in_urls_are_hidden() {

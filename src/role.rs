@@ -17,6 +17,7 @@ use daemon::listener::Listeners;
 use daemon::{Process, Reload, Shutdown};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::CapabilitySet;
+use store::DatabaseRole;
 use tokio::runtime::Runtime;
 
 use self::confinement::Identity;
@@ -74,6 +75,15 @@ impl Role {
             Self::Provisioner => "the provisioner",
             Self::Proxy => "the proxy",
             Self::Webui => "the web UI",
+        }
+    }
+
+    /// Whose user it is in a PostgreSQL database.
+    fn database_role(self) -> DatabaseRole {
+        match self {
+            Self::Provisioner => DatabaseRole::Provisioner,
+            Self::Proxy => DatabaseRole::Proxy,
+            Self::Webui => DatabaseRole::Webui,
         }
     }
 
@@ -156,10 +166,14 @@ impl Role {
         }
     }
 
-    /// The settings that it may see: its own section and the common ones.
-    pub(crate) fn visible_settings(self, settings: &Settings) -> Settings {
+    /// The settings that it may see: its own section and the common ones, with the database's user that it is to use.
+    ///
+    /// # Errors
+    /// If the file with that user can't be read or trusted.
+    pub(crate) fn visible_settings(self, settings: &Settings, data: &DataDir) -> Result<Settings, CliError> {
         let mut visible =
             Settings { store: settings.store.clone(), log: settings.log.clone(), ..Settings::default() };
+        visible.store.url = data.role_store_url(settings, self.database_role())?;
         match self {
             Self::Provisioner => visible.provisioner = settings.provisioner.clone(),
             Self::Proxy => {
@@ -172,7 +186,7 @@ impl Role {
                 visible.limits = settings.limits.clone();
             }
         }
-        visible
+        Ok(visible)
     }
 }
 
@@ -186,7 +200,11 @@ pub(crate) fn run(role: Role, args: &RoleArgs, global: &GlobalArgs) -> Result<()
         let (settings, listeners) = receive_settings()?;
         (settings, listeners, Supervision::Supervised(pipe))
     } else {
-        (Settings::load(global)?, Listeners::default(), Supervision::Alone(global))
+        let mut settings = Settings::load(global)?;
+        if rustix::process::geteuid().is_root() {
+            settings.store.url = DataDir::of(global).role_store_url(&settings, role.database_role())?;
+        }
+        (settings, Listeners::default(), Supervision::Alone(global))
     };
     daemon::telemetry::init(&settings.log.filter, settings.log.format);
     raise_file_limit();

@@ -130,6 +130,13 @@ impl Up {
             }
         })?;
         let Some((store, installation)) = opened else { return Ok(()) };
+        if data_dir.has_role_users()? {
+            data_dir.set_up_role_users(&settings, &store, false).await?;
+        } else if settings.store.url.is_some() {
+            tracing::info!(
+                "all roles use one database user: `memgate migrate --roles` gives each its own, with the rights that it needs"
+            );
+        }
         // A broken role could end a process that has the database open, by cutting the file that SQLite maps into memory.
         data_dir.close_store(&settings, &store).await;
         let renews_certificate = ca.is_some();
@@ -142,7 +149,7 @@ impl Up {
         }
         let common = supervisor::Common { system_users, group_folders, shutdown, reload: reload.clone() };
         let listeners = RoleListeners::bind(&settings)?;
-        let supervisor = Supervisor::start(&settings, &data_dir, &installation, listeners, &common);
+        let supervisor = Supervisor::start(&settings, &data_dir, &installation, listeners, &common)?;
         let result = tokio::select! {
             result = supervisor.run(|| announcement::print(&settings, &named, ca, global.json)) => result,
             never = ca::renew(data_dir.path(), &settings, system_users.as_ref()), if renews_certificate => match never {},

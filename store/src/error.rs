@@ -105,6 +105,11 @@ pub enum StoreError {
     /// The revision went backwards, as after restoring a backup.
     #[error("the database went back to an earlier revision (restored backup?): restarting from a fresh read")]
     RolledBack,
+    /// The database's user may not create others, or set their passwords.
+    #[error(
+        "the database's user {0} may not create other users: run this with a store.url whose user may (CREATEROLE)"
+    )]
+    MayNotCreateUsers(String),
     /// Any other failure: the database is unreachable.
     #[error("the database doesn't answer as it should: check that it runs")]
     Unavailable(#[source] sqlx::Error),

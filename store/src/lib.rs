@@ -13,6 +13,7 @@ mod audit;
 mod cache;
 mod certificate;
 mod connections;
+mod database_role;
 mod db;
 mod denials;
 mod error;
@@ -68,6 +69,7 @@ pub use audit::{AuditChain, AuditEntry, AuditError, AuditFilter, AuditPage, Name
 pub use cache::{CREATED_MAX, Cache, CacheName, ListedCache, NewCache, ParseCacheNameError};
 pub use certificate::{CertificateRow, Fingerprint, ParseFingerprintError};
 pub use connections::{ConnectionId, ListRequest, LiveConnection, LiveConnections, ParseConnectionIdError};
+pub use database_role::{DatabaseRole, Password, RoleUser};
 pub use db::{Database, LockWait, Store, StoreOptions, sqlite_file};
 pub use denials::{DenialCause, DenialRecord, DenialTotal, UserDenial};
 pub use error::StoreError;

@@ -15,3 +15,4 @@ pub use scopes::{ParseScopesError, Scope, Scopes};
 pub use scram::ScramKeys;
 pub use verifier::Verifier;
 pub(crate) use verifier::matches;
+pub(crate) use verifier::scram_keys;

@@ -170,7 +170,7 @@ fn roles_share_no_terminal_file_or_variable_with_the_operator() {
     if !is_root() {
         return;
     }
-    let installation = Installation::new();
+    let installation = Installation::with_sqlite();
     let victim = Victim::new(installation.dir());
     let (mut manager, terminal, name) = open_terminal();
     std::thread::spawn(move || std::io::copy(&mut manager, &mut std::io::sink()));

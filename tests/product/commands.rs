@@ -21,7 +21,7 @@ use crate::harness::Installation;
 
 /// An installation after `memgate migrate`.
 fn migrated() -> Installation {
-    let installation = Installation::new();
+    let installation = Installation::with_sqlite();
     assert!(installation.run(&["migrate"]).status.success());
     installation
 }

@@ -207,7 +207,7 @@ fn backup_is_complete_and_root_alone_may_read_it(folder: &Path) {
 
 #[test]
 fn documents_name_commands_that_exist() {
-    let program = crate::harness::Installation::new();
+    let program = crate::harness::Installation::with_sqlite();
     for document in ["README.md", "docs/operating.md", "docs/clients.md"] {
         for line in
             read(document).lines().filter_map(|line| line.split_once("memgate ").map(|(_, rest)| rest))

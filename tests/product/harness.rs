@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::database::OwnDatabase;
+
 pub(crate) const MEMGATE: &str = env!("CARGO_BIN_EXE_memgate");
 /// Text that must not occur in a log: parts of the clients' keys and values, and the prefix of lane credentials.
 const NEVER_LOGGED: [&str; 4] = ["secret-key", "secret-value", r"\r\nEND", "lane:"];
@@ -42,6 +44,8 @@ pub(crate) struct Installation {
     subnets: String,
     /// PostgreSQL, if that is its store.
     store_url: Option<String>,
+    /// Its database, if the tests' server of PostgreSQL has it: each role has a user of its own there.
+    database: Option<OwnDatabase>,
 }
 
 /// The output of `user add` and `token create`.
@@ -54,17 +58,34 @@ pub(crate) struct Credentials {
 }
 
 impl Installation {
+    /// One whose store is SQLite, unless the tests are to run with PostgreSQL.
     pub(crate) fn new() -> Self {
+        let database = OwnDatabase::create();
+        Self { store_url: database.as_ref().map(OwnDatabase::url), database, ..Self::with_sqlite() }
+    }
+
+    /// One whose store is SQLite in any case.
+    pub(crate) fn with_sqlite() -> Self {
         // A private directory, like /root: the unprivileged roles must be able to reach the data in it.
         let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
         let subnets = format!("10.{}.0.0/16", NEXT_POOL.fetch_add(1, Ordering::Relaxed));
         let ports = std::array::from_fn(|_| testkit::free_port().port());
-        Self { dir, ports, subnets, store_url: None }
+        Self { dir, ports, subnets, store_url: None, database: None }
     }
 
     /// One whose store is PostgreSQL.
     pub(crate) fn with_postgres(url: String) -> Self {
-        Self { store_url: Some(url), ..Self::new() }
+        Self { store_url: Some(url), ..Self::with_sqlite() }
+    }
+
+    /// Whether its store is PostgreSQL.
+    pub(crate) fn has_postgres(&self) -> bool {
+        self.store_url.is_some()
+    }
+
+    /// The URL of its store, if that is PostgreSQL.
+    pub(crate) fn store_url(&self) -> Option<&str> {
+        self.store_url.as_deref()
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -161,6 +182,9 @@ impl Installation {
 
     /// The same with a prepared command.
     pub(crate) fn up_with(&self, command: &mut Command) -> (Child, Vec<String>) {
+        if self.database.is_some() && !self.data().exists() {
+            self.json(&["migrate", "--roles"]);
+        }
         let mut up = command.stdout(Stdio::piped()).spawn().unwrap();
         let stdout = up.stdout.take().unwrap();
         let lines = wait_for_lines(stdout, START_TIMEOUT);
@@ -313,7 +337,7 @@ impl Drop for Product {
     fn drop(&mut self) {
         self.interrupt();
         // A database of PostgreSQL isn't memgate's to remove.
-        let purge: &[&str] = if self.store_url.is_some() { &["down"] } else { &["down", "--purge"] };
+        let purge: &[&str] = if self.has_postgres() { &["down"] } else { &["down", "--purge"] };
         let down = self.run(purge);
         // The name of a module is no secret of a lane.
         let log = self.read_log().replace("proxy::lane::", "");

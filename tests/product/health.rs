@@ -14,7 +14,7 @@ use crate::supervision::{status, without_docker};
 const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
 
 fn migrated() -> Installation {
-    let installation = Installation::new();
+    let installation = Installation::with_sqlite();
     assert!(installation.run(&["migrate"]).status.success());
     installation
 }

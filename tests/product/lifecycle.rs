@@ -112,7 +112,7 @@ fn killed_role_is_restarted_within_a_second() {
 
 #[test]
 fn roles_stop_when_the_supervisor_is_killed() {
-    let installation = Installation::new();
+    let installation = Installation::with_sqlite();
     let (mut up, _) = installation.up();
     let children = format!("/proc/{0}/task/{0}/children", up.id());
     let role_pids = || fs::read_to_string(&children).unwrap_or_default();
@@ -141,7 +141,7 @@ fn failed_start(installation: &Installation) -> String {
 
 #[test]
 fn port_in_use_is_named_with_its_process() {
-    let installation = Installation::new();
+    let installation = Installation::with_sqlite();
     let _taken = std::net::TcpListener::bind(installation.endpoint()).unwrap();
     let message = failed_start(&installation);
     let owner = format!("process {}", std::process::id());
@@ -153,7 +153,7 @@ fn port_in_use_is_named_with_its_process() {
 
 #[test]
 fn all_ports_in_use_are_named_at_once() {
-    let installation = Installation::new();
+    let installation = Installation::with_sqlite();
     let _taken =
         [installation.endpoint(), installation.web()].map(|it| std::net::TcpListener::bind(it).unwrap());
     let message = failed_start(&installation);
@@ -164,7 +164,7 @@ fn all_ports_in_use_are_named_at_once() {
 
 #[test]
 fn unreachable_docker_is_named() {
-    let installation = Installation::new();
+    let installation = Installation::with_sqlite();
     let output = installation
         .memgate(&["up"])
         .env("MEMGATE_PROVISIONER__DOCKER_SOCKET", "/nonexistent.sock")
@@ -178,7 +178,7 @@ fn unreachable_docker_is_named() {
 
 #[test]
 fn database_of_a_newer_version_is_rejected() {
-    let installation = Installation::new();
+    let installation = Installation::with_sqlite();
     assert!(installation.run(&["migrate"]).status.success());
     let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
                  VALUES (99990101, 'future', 1, x'00', 0)";
@@ -192,7 +192,7 @@ fn full_disk_is_named() {
     if !is_root() {
         return;
     }
-    let installation = Installation::new();
+    let installation = Installation::with_sqlite();
     let disk = installation.dir().join("disk");
     fs::create_dir(&disk).unwrap();
     let mount = |size: &str| {
@@ -214,7 +214,7 @@ fn full_disk_is_named() {
 
 #[test]
 fn directory_with_other_files_is_rejected() {
-    let installation = Installation::new();
+    let installation = Installation::with_sqlite();
     fs::create_dir(installation.data()).unwrap();
     fs::write(installation.data().join("thesis.txt"), "mine").unwrap();
     fs::set_permissions(installation.data(), fs::Permissions::from_mode(0o755)).unwrap();

@@ -20,7 +20,7 @@ fn refused(installation: &Installation, victim: &Victim, arguments: &[&str]) -> 
 // should such a name exist all the same.
 #[test]
 fn names_that_lead_elsewhere_are_refused() {
-    let installation = Installation::new();
+    let installation = Installation::with_sqlite();
     assert!(installation.run(&["migrate"]).status.success());
     let victim = Victim::new(installation.dir());
     let data = installation.data();
@@ -69,7 +69,7 @@ fn settings_and_folders_of_other_users_are_refused() {
     if !is_root() {
         return;
     }
-    let installation = Installation::new();
+    let installation = Installation::with_sqlite();
     assert!(installation.run(&["migrate"]).status.success());
     let victim = Victim::new(installation.dir());
     let settings = installation.data().join("memgate.toml");

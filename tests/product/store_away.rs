@@ -89,7 +89,7 @@ fn full_disk_is_reported_and_dead_containers_are_repaired() {
     if !is_root() {
         return;
     }
-    let installation = Installation::new();
+    let installation = Installation::with_sqlite();
     let disk = SmallDisk::mount(&installation.data());
     let product = Product::start_at(installation);
     let ada = product.add_user("ada@example.org");

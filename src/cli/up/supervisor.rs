@@ -95,13 +95,16 @@ enum End {
 
 impl Supervisor {
     /// Starts all roles of an installation with the data directory `data`.
+    ///
+    /// # Errors
+    /// If a role's settings can't be read.
     pub(crate) fn start(
         settings: &Settings,
         data: &DataDir,
         installation: &str,
         mut listeners: RoleListeners,
         common: &Common,
-    ) -> Self {
+    ) -> Result<Self, CliError> {
         let all_ready = CancellationToken::new();
         let mut roles = JoinSet::new();
         for role in Role::ALL {
@@ -109,20 +112,20 @@ impl Supervisor {
                 role,
                 data: data.clone(),
                 installation: installation.to_owned(),
-                settings: role.visible_settings(settings),
+                settings: role.visible_settings(settings, data)?,
                 ports: listeners.take(role),
                 all_ready: all_ready.clone(),
                 common: common.clone(),
             };
             roles.spawn(supervisor.run());
         }
-        Self {
+        Ok(Self {
             roles,
             health: Role::ALL.map(|role| (role, role.health(settings))).into(),
             installation: installation.to_owned(),
             all_ready,
             shutdown: common.shutdown.clone(),
-        }
+        })
     }
 
     /// Runs until the shutdown is complete. Calls `on_ready` once all roles are ready.

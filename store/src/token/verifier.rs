@@ -6,7 +6,7 @@ use pbkdf2::pbkdf2_hmac;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::{Token, TokenId};
+use super::{ScramKeys, Token, TokenId};
 use crate::TokenKey;
 use crate::keys::{hex, unhex};
 
@@ -34,17 +34,27 @@ impl fmt::Debug for Verifier {
 impl Verifier {
     pub(crate) fn of(key: &TokenKey, token: &Token) -> Self {
         let password = token.secret().reveal();
-        let salt: [u8; SALT_LEN] = rand::random();
-        let mut salted = [0; 32];
-        pbkdf2_hmac::<Sha256>(password.as_bytes(), &salt, SCRAM_ITERATIONS, &mut salted);
-        let client_key = hmac(&salted, b"Client Key");
+        let keys = scram_keys(password);
         Self {
             secret_hash: hex(&secret_hash(key, &token.id(), password)),
-            scram_salt: hex(&salt),
-            scram_iterations: i64::from(SCRAM_ITERATIONS),
-            scram_stored_key: hex(&Sha256::digest(client_key)),
-            scram_server_key: hex(&hmac(&salted, b"Server Key")),
+            scram_salt: hex(&keys.salt),
+            scram_iterations: i64::from(keys.iterations),
+            scram_stored_key: hex(&keys.stored_key),
+            scram_server_key: hex(&keys.server_key),
         }
+    }
+}
+
+/// SCRAM-SHA-256's keys of a password in ASCII, with a random salt.
+pub(crate) fn scram_keys(password: &str) -> ScramKeys {
+    let salt: [u8; SALT_LEN] = rand::random();
+    let mut salted = [0; 32];
+    pbkdf2_hmac::<Sha256>(password.as_bytes(), &salt, SCRAM_ITERATIONS, &mut salted);
+    ScramKeys {
+        salt,
+        iterations: SCRAM_ITERATIONS,
+        stored_key: Sha256::digest(hmac(&salted, b"Client Key")).into(),
+        server_key: hmac(&salted, b"Server Key"),
     }
 }
 

@@ -248,7 +248,7 @@ fn other_keys_are_refused_by_roles_and_commands_and_never_made() {
 // F-28: as on a second machine, which has the id but made keys of its own.
 #[test]
 fn second_data_directory_needs_the_keys_of_the_first() {
-    let (first, second) = (migrated(), Installation::new());
+    let (first, second) = (migrated(), Installation::with_sqlite());
     let shared = format!("store.path={}", database(&first).display());
     let (what, fix) = failure(&second, &["migrate", "--set", &shared], 1);
     assert!(what.contains("installation.id is missing") && fix.contains("copy it and both keys"), "{what}");

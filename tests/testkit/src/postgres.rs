@@ -12,6 +12,8 @@ use crate::free_port;
 
 /// PostgreSQL refuses to run as root.
 const USER: &str = "postgres";
+/// Its owner is trusted; all others need a password.
+const ACCESS: &str = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -33,6 +35,7 @@ impl Postgres {
         initdb.args(["-A", "trust", "-E", "UTF8", "--no-locale", "-N", "-U", USER, "-D"]);
         let made = initdb.arg(folder.path().join("data")).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        std::fs::write(folder.path().join("data/pg_hba.conf"), ACCESS).unwrap();
         let mut server = Self { binaries, folder, port: free_port().port(), process: None };
         server.start_again();
         server
@@ -41,6 +44,16 @@ impl Postgres {
     /// The URL of its database.
     pub fn url(&self) -> String {
         format!("postgres://{USER}@127.0.0.1:{}/{USER}", self.port)
+    }
+
+    /// Runs SQL in the database with this URL, and returns the rows: each a line of values with spaces between them.
+    pub fn query(url: &str, sql: &str) -> Vec<String> {
+        let output = Command::new(binaries().join("psql"))
+            .args(["-X", "-q", "-A", "-t", "-F", " ", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
     }
 
     /// Kills the server, and with it all connections, as a crash of its machine would.

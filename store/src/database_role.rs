@@ -1,0 +1,161 @@
+//! The database users of the roles, with PostgreSQL: each may do what its role has to, and nothing else. So code that runs as
+//! the web UI can't write a route, and code that runs as a proxy can't read or write an account.
+
+mod grants;
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use crate::db::Db;
+use crate::token::scram_keys;
+use crate::{Store, StoreError};
+
+/// A role that has a database user of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatabaseRole {
+    /// Reads grants; writes usage, denials and connections.
+    Proxy,
+    /// Reads the desired state; writes the observed one.
+    Provisioner,
+    /// Writes users, caches and tokens.
+    Webui,
+}
+
+impl DatabaseRole {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Proxy, Self::Provisioner, Self::Webui];
+}
+
+/// A role's database user. `Debug` hides the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RoleUser {
+    /// Whose user it is.
+    pub role: DatabaseRole,
+    /// The user's name: lower-case letters, digits and `_`.
+    pub name: String,
+    /// Printable ASCII.
+    pub password: String,
+}
+
+/// Whether a user's password is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Password {
+    /// Only if the user is created.
+    Keep,
+    /// In any case: sessions go on, new ones need the new password.
+    Set,
+}
+
+impl fmt::Debug for RoleUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RoleUser").field("role", &self.role).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl RoleUser {
+    /// A user of an installation with a random password of 256 bits.
+    #[must_use]
+    pub fn generate(role: DatabaseRole, installation: &str) -> Self {
+        let role_name = match role {
+            DatabaseRole::Proxy => "proxy",
+            DatabaseRole::Provisioner => "provisioner",
+            DatabaseRole::Webui => "webui",
+        };
+        let bytes: [u8; 32] = rand::random();
+        Self { role, name: format!("memgate_{installation}_{role_name}"), password: crate::keys::hex(&bytes) }
+    }
+}
+
+/// The user of this connection, whether it may create others, and the names of database and schema.
+const CONNECTED: &str = "SELECT CAST(current_user AS TEXT), \
+     COALESCE((SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user), FALSE), \
+     CAST(current_database() AS TEXT), CAST(COALESCE(current_schema(), 'public') AS TEXT)";
+const EXISTS: &str = "SELECT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = $1)";
+/// Tables on which a user has a right that isn't wanted any more are in other schemas or later versions: neither is touched.
+const TABLE_EXISTS: &str = "SELECT to_regclass(quote_ident($1)) IS NOT NULL";
+
+impl Store {
+    /// Creates the roles' database users, as far as they are missing, and gives them exactly the rights of this version. The
+    /// rights of other users, `PUBLIC` among them, stay as they are.
+    ///
+    /// # Errors
+    /// `MayNotCreateUsers`; `Unavailable` with SQLite, which has no users.
+    pub async fn set_up_role_users(&self, users: &[RoleUser], password: Password) -> Result<(), StoreError> {
+        let Db::Postgres(pool) = &self.db else {
+            return Err(StoreError::Unavailable(sqlx::Error::Configuration("SQLite has no users".into())));
+        };
+        let mut tx = pool.get().begin().await?;
+        let connected: (String, bool, String, String) = sqlx::query_as(CONNECTED).fetch_one(&mut *tx).await?;
+        for user in users {
+            set_up(&mut tx, &connected, user, password).await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+async fn set_up(
+    connection: &mut PgConnection,
+    (own_name, may_create, database, schema): &(String, bool, String, String),
+    user: &RoleUser,
+    password: Password,
+) -> Result<(), StoreError> {
+    let name = quoted(&user.name);
+    let exists: bool = sqlx::query_scalar(EXISTS).bind(&user.name).fetch_one(&mut *connection).await?;
+    if !exists || password == Password::Set {
+        if !may_create {
+            return Err(StoreError::MayNotCreateUsers(own_name.clone()));
+        }
+        let verb = if exists { "ALTER" } else { "CREATE" };
+        // The server gets what it stores anyway: the password itself would be in its log if it logs statements.
+        let verifier = verifier(&user.password);
+        run(
+            connection,
+            format!(
+                "{verb} ROLE {name} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION PASSWORD '{verifier}'"
+            ),
+        )
+        .await?;
+    }
+    run(connection, format!("GRANT CONNECT ON DATABASE {} TO {name}", quoted(database))).await?;
+    run(connection, format!("GRANT USAGE ON SCHEMA {} TO {name}", quoted(schema))).await?;
+    for (table, privileges) in grants::of(user.role) {
+        let table_exists: bool =
+            sqlx::query_scalar(TABLE_EXISTS).bind(table).fetch_one(&mut *connection).await?;
+        if !table_exists {
+            return Err(StoreError::NoTables(database.clone()));
+        }
+        // It takes back the rights to single columns too.
+        run(connection, format!("REVOKE ALL ON {table} FROM {name}")).await?;
+        if !privileges.is_empty() {
+            run(connection, format!("GRANT {privileges} ON {table} TO {name}")).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Names and passwords can't be parameters of these statements. Both come from [`RoleUser`] and PostgreSQL, and are quoted.
+async fn run(connection: &mut PgConnection, sql: String) -> Result<(), StoreError> {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;
+    Ok(())
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// What PostgreSQL stores of a password.
+fn verifier(password: &str) -> String {
+    let keys = scram_keys(password);
+    let base64 = |bytes: &[u8]| BASE64_STANDARD.encode(bytes);
+    format!(
+        "SCRAM-SHA-256${}:{}${}:{}",
+        keys.iterations,
+        base64(&keys.salt),
+        base64(&keys.stored_key),
+        base64(&keys.server_key)
+    )
+}

@@ -1,0 +1,219 @@
+//! The roles' own users of a PostgreSQL database: each does its role's work with them, and PostgreSQL refuses everything else.
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use store::{
+    Database, DatabaseRole, DenialCause, DenialRecord, InstanceState, Observed, Password, RoleUser, Store,
+    StoreError, StoreOptions, now,
+};
+
+use crate::test_db::{TestDb, first_cache, sign_up};
+
+const PERMISSION_DENIED: &str = "42501";
+
+/// A database whose roles have users of their own.
+struct Roles {
+    db: TestDb,
+    owner: Store,
+    users: Vec<RoleUser>,
+}
+
+impl Roles {
+    async fn new(installation: &str) -> Self {
+        let db = TestDb::postgres().await;
+        let owner = db.open().await;
+        let users: Vec<RoleUser> =
+            DatabaseRole::ALL.iter().map(|role| RoleUser::generate(*role, installation)).collect();
+        owner.set_up_role_users(&users, Password::Keep).await.unwrap();
+        Self { db, owner, users }
+    }
+
+    fn url(&self, role: DatabaseRole) -> String {
+        let user = self.users.iter().find(|user| user.role == role).unwrap();
+        let Database::Postgres(url) = self.db.database() else { unreachable!("it is PostgreSQL") };
+        url.replace("postgres://postgres@", &format!("postgres://{}:{}@", user.name, user.password))
+    }
+
+    /// The store as a process of the role opens it.
+    async fn open(&self, role: DatabaseRole) -> Store {
+        Store::open_existing(&Database::Postgres(self.url(role)), &StoreOptions::default()).await.unwrap()
+    }
+
+    /// Whether PostgreSQL refuses a statement for lack of rights.
+    async fn refuses(&self, role: DatabaseRole, sql: &str) -> bool {
+        let mut connection = PgConnection::connect(&self.url(role)).await.unwrap();
+        let result = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await;
+        connection.close().await.unwrap();
+        let code = result.err().and_then(|error| Some(error.as_database_error()?.code()?.into_owned()));
+        code.as_deref() == Some(PERMISSION_DENIED)
+    }
+}
+
+// R-16: what a broken role can't do with PostgreSQL.
+#[tokio::test]
+async fn role_is_refused_what_others_write() {
+    let roles = Roles::new("refused").await;
+    let web = [
+        "UPDATE routes SET address = '10.0.0.1'",
+        "INSERT INTO routes (instance_id, state, generation, changed_at, revision) VALUES ('i', 'running', 1, 0, 0)",
+        "DELETE FROM routes",
+        "UPDATE addresses SET instance_id = NULL",
+        "UPDATE networks SET subnet = '0.0.0.0/0'",
+        "UPDATE instance_statistics SET hits = 0",
+        "UPDATE statistics_history SET hits = 0",
+        "UPDATE usage SET hits = 0",
+        "UPDATE usage_hours SET memory_mb_seconds = 0",
+        "UPDATE operation_progress SET state = 'done'",
+        "UPDATE isolation_checks SET ports = 'passed'",
+        "UPDATE installation SET id = 'other'",
+        "UPDATE installation SET lane_key_fingerprint = NULL",
+        "UPDATE audit SET actor = 'operator'",
+        "DELETE FROM audit",
+        "UPDATE denials SET count = 0",
+        "UPDATE connection_closes SET closed_at = 1",
+        "INSERT INTO ready_instances (id, memory_mb, connections, item_size_max, created_at) VALUES ('r', 1, 1, 1, 1)",
+    ];
+    let proxy = [
+        "SELECT email FROM users",
+        "SELECT password_hash FROM users",
+        "SELECT * FROM users",
+        "UPDATE users SET state = 'active'",
+        "INSERT INTO tokens (id) VALUES ('t')",
+        "UPDATE tokens SET scopes = 'read,write,flush,stats'",
+        "DELETE FROM certificates",
+        "UPDATE plans SET connections = 1000000",
+        "UPDATE caches SET suspended = 0",
+        "UPDATE routes SET address = '10.0.0.1'",
+        "SELECT id_hash FROM sessions",
+        "SELECT secret_hash FROM api_keys",
+        "SELECT seed FROM second_factors",
+        "SELECT actor FROM audit",
+        "INSERT INTO audit (seq, at, actor, action, subject, detail, hash) VALUES (1, 1, 'a', 'a', 'a', 'a', 'a')",
+        "UPDATE usage_hours SET memory_mb_seconds = 0",
+        "DELETE FROM usage_hours",
+        "SELECT requested_by FROM operations",
+    ];
+    let provisioner = [
+        "SELECT secret_hash FROM tokens",
+        "SELECT fingerprint FROM certificates",
+        "SELECT email FROM users",
+        "UPDATE users SET is_admin = 1",
+        "SELECT id_hash FROM sessions",
+        "SELECT recipient FROM mails",
+        "UPDATE caches SET deleted_at = 1",
+        "UPDATE instances SET desired = 'deleting'",
+        "DELETE FROM instances",
+        "UPDATE plans SET memory_mb = 1",
+        "UPDATE usage_hours SET hits = 0",
+        "SELECT detail FROM audit",
+        "UPDATE wake_requests SET revision = 0",
+    ];
+    let all = [
+        "CREATE TABLE public.mine (id BIGINT)",
+        "DROP TABLE usage",
+        "TRUNCATE usage",
+        "ALTER TABLE usage ADD COLUMN mine BIGINT",
+        "DELETE FROM revision",
+        "INSERT INTO _sqlx_migrations (version) VALUES (1)",
+        "CREATE ROLE mine",
+        "COPY usage TO PROGRAM 'true'",
+        "SELECT pg_read_file('/etc/passwd')",
+    ];
+    for (role, own) in [
+        (DatabaseRole::Webui, &web[..]),
+        (DatabaseRole::Proxy, &proxy[..]),
+        (DatabaseRole::Provisioner, &provisioner[..]),
+    ] {
+        for sql in own.iter().chain(&all) {
+            assert!(roles.refuses(role, sql).await, "{role:?} may do this: {sql}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_role_does_its_work() {
+    let roles = Roles::new("works").await;
+    let webui = roles.open(DatabaseRole::Webui).await;
+    let (user, token) = sign_up(&webui, "ada@example.org").await;
+    let cache = first_cache(&webui, &user).await;
+    let provisioner = roles.open(DatabaseRole::Provisioner).await;
+    let instance = provisioner.first_instance_of(&user.id).await.unwrap().unwrap();
+    let observed = Observed {
+        state: InstanceState::Running,
+        generation: 1,
+        address: Some("10.213.0.2".to_owned()),
+        container: None,
+        version: None,
+        message: None,
+    };
+    provisioner.record_route(&instance.id, &observed).await.unwrap();
+
+    let proxy = roles.open(DatabaseRole::Proxy).await;
+    assert!(proxy.grant(&token.token.id()).await.unwrap().is_some());
+    assert_eq!(proxy.grants_of_cache(&cache).await.unwrap().len(), 1);
+    let mut feed = proxy.feed().await.unwrap();
+    let denial = DenialRecord {
+        token_id: token.token.id().to_string(),
+        cause: DenialCause::WrongSecret,
+        source: Some("192.0.2.1".to_owned()),
+        detail: "SASL PLAIN".to_owned(),
+        protocol: "binary".to_owned(),
+        tls: true,
+        count: 1,
+        first_at: now(),
+        last_at: now(),
+    };
+    proxy.add_denials(&[denial]).await.unwrap();
+    webui.revoke_token(&token.token.id()).await.unwrap();
+    let changes = feed.next().await.unwrap();
+    assert_eq!(changes.tokens, [token.token.id()]);
+    assert_eq!(webui.denials_of_cache(&cache).await.unwrap().len(), 1);
+    webui.installation_id().await.unwrap();
+}
+
+/// A migration that adds a table has to say what each role may do with it.
+#[tokio::test]
+async fn each_table_has_its_rights() {
+    let roles = Roles::new("tables").await;
+    let sql = "SELECT CAST(table_name AS TEXT), CAST(0 AS BIGINT) FROM information_schema.tables \
+               WHERE table_schema = 'public' AND NOT EXISTS (SELECT 1 FROM pg_roles r WHERE r.rolname LIKE 'memgate_tables_%' \
+               AND has_any_column_privilege(r.rolname, quote_ident(table_name), 'SELECT'))";
+    assert_eq!(roles.db.pairs(sql).await, [], "tables that no role may read");
+}
+
+#[tokio::test]
+async fn rights_follow_the_version_and_passwords_change_only_on_demand() {
+    let roles = Roles::new("again").await;
+    let name = &roles.users[0].name;
+    // As an earlier version might have granted.
+    let extra = format!("GRANT SELECT, UPDATE (email) ON users TO {name}; REVOKE ALL ON usage FROM {name}");
+    roles.db.execute(&extra).await.unwrap();
+    let password = format!(
+        "SELECT CAST(rolname AS TEXT) || rolpassword, CAST(0 AS BIGINT) FROM pg_authid WHERE rolname = '{name}'"
+    );
+    let before = roles.db.pairs(&password).await;
+    assert!(before[0].0.contains("SCRAM-SHA-256$4096:"), "{before:?}");
+    roles.owner.set_up_role_users(&roles.users, Password::Keep).await.unwrap();
+    assert_eq!(roles.db.pairs(&password).await, before);
+    assert!(roles.refuses(DatabaseRole::Proxy, "SELECT email FROM users").await);
+    assert!(roles.refuses(DatabaseRole::Proxy, "UPDATE users SET email = ''").await);
+    assert!(!roles.refuses(DatabaseRole::Proxy, "SELECT hits FROM usage").await);
+    roles.owner.set_up_role_users(&roles.users, Password::Set).await.unwrap();
+    assert_ne!(roles.db.pairs(&password).await, before);
+}
+
+#[tokio::test]
+async fn user_without_the_right_to_create_others_is_told() {
+    let roles = Roles::new("owner").await;
+    let webui = roles.open(DatabaseRole::Webui).await;
+    let another = RoleUser::generate(DatabaseRole::Proxy, "another");
+    let error = webui.set_up_role_users(&[another], Password::Keep).await.unwrap_err();
+    assert!(matches!(error, StoreError::MayNotCreateUsers(_)), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("memgate_owner_webui") && text.contains("CREATEROLE"), "{text}");
+}
+
+#[tokio::test]
+async fn sqlite_has_no_users() {
+    let store = TestDb::sqlite().open().await;
+    assert!(store.set_up_role_users(&[], Password::Keep).await.is_err());
+}
