@@ -11,6 +11,7 @@ mod context;
 mod down;
 mod image;
 mod instance;
+mod key;
 mod lookup;
 mod migrate;
 mod number;
@@ -66,7 +67,8 @@ Example:
   memgate provisioner --data /var/lib/memgate
   memgate webui --data /var/lib/memgate
 
-`memgate up` runs all three on one machine. Run `memgate migrate` as root before you run them one by one.";
+`memgate up` runs all three on one machine. Run `memgate migrate` as root before you run them one by one.
+A proxy on another machine needs a key file instead of the data directory: see `memgate key export --help`.";
 
 const STATUS_HELP: &str = "\
 Examples:
@@ -99,7 +101,7 @@ enum Command {
     Down(down::Down),
     /// Run the proxy that applications connect to
     #[command(after_help = ROLE_HELP)]
-    Proxy(role::RoleArgs),
+    Proxy(role::ProxyArgs),
     /// Run the provisioner, which reconciles containers with the desired state
     #[command(after_help = ROLE_HELP)]
     Provisioner(role::RoleArgs),
@@ -133,6 +135,9 @@ enum Command {
     /// Manage the memcached image: build, show, upgrade
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Write what proxies on other machines need: export
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Create the data directory if it is missing, and migrate the database to this version
     Migrate(migrate::Migrate),
     /// Read the audit log: list, export, verify
@@ -161,7 +166,7 @@ impl Args {
         match self.command {
             Command::Up => up::run(global),
             Command::Down(down) => down.run(global),
-            Command::Proxy(args) => role::run(role::Role::Proxy, &args, global),
+            Command::Proxy(args) => role::run_proxy(&args, global),
             Command::Provisioner(args) => role::run(role::Role::Provisioner, &args, global),
             Command::Webui(args) => role::run(role::Role::Webui, &args, global),
             Command::User(command) => command.run(global),
@@ -173,6 +178,7 @@ impl Args {
             Command::Connection(command) => command.run(global),
             Command::Usage(command) => command.run(global),
             Command::Image(command) => command.run(global),
+            Command::Key(command) => command.run(global),
             Command::Migrate(migrate) => migrate.run(global),
             Command::Audit(command) => command.run(global),
             Command::Config(command) => command.run(global),

@@ -9,7 +9,7 @@ mod entries;
 mod installation;
 mod keys;
 mod role_users;
-mod store_options;
+pub(crate) mod store_options;
 
 use std::fs;
 use std::io::ErrorKind;
@@ -17,7 +17,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use store::private_file::{self, Access};
-use store::{Database, DatabaseRole, LaneKey, LeaderLock, Store, StoreError, StoreOptions, TokenKey};
+use store::{Database, LaneKey, LeaderLock, Store, StoreError, StoreOptions, TokenKey};
 
 use self::entries::{create_file, exists, io_error};
 use crate::ca;
@@ -26,6 +26,8 @@ use crate::output::CliError;
 use crate::settings::{self, DATABASE_FOLDER, DATABASE_NAME, Settings, data_path};
 use crate::system_users::SystemUsers;
 use crate::trusted_folder::{self, Use};
+
+pub(crate) use self::keys::compare_fingerprints;
 
 const LOCK: &str = "up.lock";
 /// The id of the image that was built last, which new containers get.
@@ -182,47 +184,15 @@ impl DataDir {
         self.open_with(settings, &store_options::of_command(settings)).await
     }
 
-    /// Gives the roles users of their own in the database, as far as they have none, and those the rights of this version.
-    /// Returns the files with their passwords.
-    ///
-    /// # Errors
-    /// If the store isn't PostgreSQL, its user may not do this, or a file can't be written.
-    pub(crate) async fn set_up_role_users(
-        &self,
-        settings: &Settings,
-        store: &Store,
-        new_passwords: bool,
-    ) -> Result<Vec<PathBuf>, CliError> {
-        let Some(url) = &settings.store.url else {
-            return Err(CliError::new(
-                "SQLite has no users: all roles share one file",
-                "set store.url to a PostgreSQL database, or leave out --roles",
-            ));
-        };
-        let installation = installation::require(&self.path)?;
-        role_users::set_up(&self.path, url, store, &installation, new_passwords).await
-    }
-
-    /// Whether the roles have users of their own in the database.
-    ///
-    /// # Errors
-    /// If this user may not look.
-    pub(crate) fn has_role_users(&self) -> Result<bool, CliError> {
-        role_users::exist(&self.path)
-    }
-
-    /// The address of the database for a role: with the role's own user, if it has one and this user may read which.
-    ///
-    /// # Errors
-    /// If the file with the password can't be read or trusted.
-    pub(crate) fn role_store_url(
-        &self,
-        settings: &Settings,
-        role: DatabaseRole,
-    ) -> Result<Option<String>, CliError> {
-        let Some(url) = &settings.store.url else { return Ok(None) };
-        let own = role_users::url_of(&self.path, role, url)?;
-        Ok(Some(own.unwrap_or_else(|| url.clone())))
+    /// Makes the settings name the installation's own certificate, if it has one and they name none: a proxy that runs alone
+    /// speaks TLS as one of `memgate up` does.
+    pub(crate) fn use_own_certificate(&self, settings: &mut Settings) {
+        let [certificate, key] = [ca::SERVER, ca::SERVER_KEY].map(|name| self.path.join(name));
+        if ca::is_needed(settings) && certificate.exists() && key.exists() {
+            settings.proxy.tls_certificate = Some(certificate);
+            settings.proxy.tls_key = Some(key);
+            settings.webui.ca_certificate.get_or_insert_with(|| self.path.join(ca::CA));
+        }
     }
 
     /// Opens the store of an existing installation for a role.

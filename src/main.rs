@@ -10,6 +10,7 @@ mod data_dir;
 mod database_url;
 mod global_args;
 mod health_check;
+mod key_file;
 mod output;
 mod role;
 mod settings;

@@ -91,7 +91,19 @@ fn compare(
     own: &KeyFingerprint,
     recorded: Option<&KeyFingerprint>,
 ) -> Result<(), CliError> {
-    let path = data.join(name);
+    compare_fingerprints(&data.join(name), name, own, recorded)
+}
+
+/// Refuses a key of this name in a file that isn't the installation's.
+///
+/// # Errors
+/// If the store has recorded another fingerprint, or none.
+pub(crate) fn compare_fingerprints(
+    path: &Path,
+    name: &str,
+    own: &KeyFingerprint,
+    recorded: Option<&KeyFingerprint>,
+) -> Result<(), CliError> {
     match recorded {
         Some(recorded) if recorded == own => Ok(()),
         Some(_) => Err(CliError::new(

@@ -7,8 +7,10 @@ use store::private_file::{self, Access};
 use store::{DatabaseRole, Password, RoleUser, Store};
 
 use super::entries::{exists, io_error};
+use super::{DataDir, installation};
 use crate::database_url;
 use crate::output::CliError;
+use crate::settings::Settings;
 
 /// The names of all files.
 pub(super) const FILES: [&str; 3] = ["store-proxy.env", "store-provisioner.env", "store-webui.env"];
@@ -17,8 +19,53 @@ const VARIABLE: &str = "MEMGATE_STORE__URL=";
 /// Bytes that are read of a file, which is shorter.
 const LENGTH_MAX: u64 = 4 << 10;
 
+impl DataDir {
+    /// Gives the roles users of their own in the database, as far as they have none, and those the rights of this version.
+    /// Returns the files with their passwords.
+    ///
+    /// # Errors
+    /// If the store isn't PostgreSQL, its user may not do this, or a file can't be written.
+    pub(crate) async fn set_up_role_users(
+        &self,
+        settings: &Settings,
+        store: &Store,
+        new_passwords: bool,
+    ) -> Result<Vec<PathBuf>, CliError> {
+        let Some(url) = &settings.store.url else {
+            return Err(CliError::new(
+                "SQLite has no users: all roles share one file",
+                "set store.url to a PostgreSQL database, or leave out --roles",
+            ));
+        };
+        let installation = installation::require(&self.path)?;
+        set_up(&self.path, url, store, &installation, new_passwords).await
+    }
+
+    /// Whether the roles have users of their own in the database.
+    ///
+    /// # Errors
+    /// If this user may not look.
+    pub(crate) fn has_role_users(&self) -> Result<bool, CliError> {
+        exist(&self.path)
+    }
+
+    /// The address of the database for a role: with the role's own user, if it has one and this user may read which.
+    ///
+    /// # Errors
+    /// If the file with the password can't be read or trusted.
+    pub(crate) fn role_store_url(
+        &self,
+        settings: &Settings,
+        role: DatabaseRole,
+    ) -> Result<Option<String>, CliError> {
+        let Some(url) = &settings.store.url else { return Ok(None) };
+        let own = url_of(&self.path, role, url)?;
+        Ok(Some(own.unwrap_or_else(|| url.clone())))
+    }
+}
+
 /// The file of a role.
-pub(super) fn path(data: &Path, role: DatabaseRole) -> PathBuf {
+fn path(data: &Path, role: DatabaseRole) -> PathBuf {
     let [proxy, provisioner, webui] = FILES;
     data.join(match role {
         DatabaseRole::Proxy => proxy,
@@ -31,7 +78,7 @@ pub(super) fn path(data: &Path, role: DatabaseRole) -> PathBuf {
 ///
 /// # Errors
 /// If the file can't be read or trusted, or contains something else.
-pub(super) fn url_of(data: &Path, role: DatabaseRole, url: &str) -> Result<Option<String>, CliError> {
+fn url_of(data: &Path, role: DatabaseRole, url: &str) -> Result<Option<String>, CliError> {
     let path = path(data, role);
     let text = match private_file::read_secret(&path, LENGTH_MAX) {
         Ok(bytes) => bytes,
@@ -51,7 +98,7 @@ pub(super) fn url_of(data: &Path, role: DatabaseRole, url: &str) -> Result<Optio
 ///
 /// # Errors
 /// If this user may not look.
-pub(super) fn exist(data: &Path) -> Result<bool, CliError> {
+fn exist(data: &Path) -> Result<bool, CliError> {
     exists(&path(data, DatabaseRole::Proxy))
 }
 
@@ -60,7 +107,7 @@ pub(super) fn exist(data: &Path) -> Result<bool, CliError> {
 ///
 /// # Errors
 /// If a file can't be read or written, or the database's user may not do this.
-pub(super) async fn set_up(
+async fn set_up(
     data: &Path,
     url: &str,
     store: &Store,

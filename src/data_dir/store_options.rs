@@ -12,12 +12,12 @@ const LOCK_WAIT: Duration = Duration::from_secs(60);
 const LOCK_REPORT_SECONDS: u64 = 10;
 
 /// A role fails a write early, and tries again.
-pub(super) fn of_role(settings: &Settings, role: &str) -> StoreOptions {
+pub(crate) fn of_role(settings: &Settings, role: &str) -> StoreOptions {
     options(settings, role, LockWait::default())
 }
 
 /// A command waits for the lock of another program, and says so.
-pub(super) fn of_command(settings: &Settings) -> StoreOptions {
+pub(crate) fn of_command(settings: &Settings) -> StoreOptions {
     options(settings, "command", LockWait { limit: LOCK_WAIT, report: Some(report_wait) })
 }
 

@@ -67,6 +67,18 @@ impl KeyFingerprint {
 }
 
 impl TokenKey {
+    /// Parses 64 hexadecimal digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        unhex(text.as_bytes()).map(Self)
+    }
+
+    /// The key in that form, for a file that is as secret as the key's own.
+    #[must_use]
+    pub fn reveal(&self) -> String {
+        hex(&self.0)
+    }
+
     /// The fingerprint that the store holds.
     #[must_use]
     pub fn fingerprint(&self) -> KeyFingerprint {
@@ -151,6 +163,18 @@ impl TokenKey {
 }
 
 impl LaneKey {
+    /// Parses 64 hexadecimal digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        unhex(text.as_bytes()).map(Self)
+    }
+
+    /// The key in that form, for a file that is as secret as the key's own.
+    #[must_use]
+    pub fn reveal(&self) -> String {
+        hex(&self.0)
+    }
+
     /// The fingerprint that the store holds.
     #[must_use]
     pub fn fingerprint(&self) -> KeyFingerprint {

@@ -13,6 +13,6 @@ pub(crate) use permissions::PermissionColumns;
 pub use permissions::{KeyPrefix, NetworkLimitError, ParseKeyPrefixError, Permissions};
 pub use scopes::{ParseScopesError, Scope, Scopes};
 pub use scram::ScramKeys;
+pub(crate) use scram::scram_keys;
 pub use verifier::Verifier;
 pub(crate) use verifier::matches;
-pub(crate) use verifier::scram_keys;

@@ -18,6 +18,7 @@ mod harness;
 mod health;
 mod life;
 mod lifecycle;
+mod many_proxies;
 mod many_users;
 mod metering;
 mod metrics;

@@ -48,6 +48,18 @@ impl TextClient {
         (line == "STORED\r\n").then_some(Self { stream })
     }
 
+    /// Whether the proxy has closed the connection: it was idle before.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        let stream = self.stream.get_ref();
+        stream.set_nonblocking(true).unwrap();
+        let read = self.stream.fill_buf().map(<[u8]>::is_empty);
+        self.stream.get_ref().set_nonblocking(false).unwrap();
+        match read {
+            Ok(is_empty) => is_empty,
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    }
+
     /// Sends a request and reads one line of the reply, without its line break.
     pub(crate) fn request(&mut self, request: &[u8]) -> String {
         self.stream.get_mut().write_all(request).unwrap();

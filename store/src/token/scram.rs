@@ -2,9 +2,15 @@
 
 use std::fmt;
 
-use super::verifier::{SALT_LEN, SCRAM_ITERATIONS};
+use pbkdf2::pbkdf2_hmac;
+use sha2::{Digest as _, Sha256};
+
 use crate::TokenKey;
 use crate::keys::unhex;
+
+/// RFC 7677's minimum. More would not help, because the secrets are random: 160 bits and more.
+const SCRAM_ITERATIONS: u32 = 4096;
+const SALT_LEN: usize = 16;
 
 /// The keys of a token, or decoys. `Debug` hides them: the server key lets its owner impersonate the server.
 #[derive(Clone, PartialEq, Eq)]
@@ -55,4 +61,24 @@ impl fmt::Debug for ScramKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ScramKeys")
     }
+}
+
+/// SCRAM-SHA-256's keys of a password in ASCII, with a random salt.
+pub(crate) fn scram_keys(password: &str) -> ScramKeys {
+    let salt: [u8; SALT_LEN] = rand::random();
+    let mut salted = [0; 32];
+    pbkdf2_hmac::<Sha256>(password.as_bytes(), &salt, SCRAM_ITERATIONS, &mut salted);
+    ScramKeys {
+        salt,
+        iterations: SCRAM_ITERATIONS,
+        stored_key: Sha256::digest(hmac(&salted, b"Client Key")).into(),
+        server_key: hmac(&salted, b"Server Key"),
+    }
+}
+
+fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
+    use hmac::{Hmac, KeyInit, Mac};
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    mac.update(message);
+    mac.finalize().into_bytes().into()
 }
