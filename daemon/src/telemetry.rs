@@ -1,10 +1,9 @@
 //! Logging: one line per event, on stderr, as text or JSON. Never logs a token, key, value or password.
 
-use tracing::{Level, Metadata};
-use tracing_subscriber::Registry;
-use tracing_subscriber::filter::{EnvFilter, FilterExt as _, filter_fn};
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::filter::{EnvFilter, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// The workspace's crates that log. Every other crate is a library.
@@ -67,8 +66,7 @@ pub fn init(filter: &str, format: LogFormat) {
     let parsed = EnvFilter::try_new(filter);
     let invalid = parsed.as_ref().err().map(ToString::to_string);
     let levels = parsed.unwrap_or_else(|_| EnvFilter::new(default_filter(0)));
-    let lines = lines(levels, filter.contains(TLS_LIBRARY), format, std::io::stderr);
-    tracing_subscriber::registry().with(lines).init();
+    subscriber(levels, filter.contains(TLS_LIBRARY), format, std::io::stderr).init();
     if let Some(error) = invalid {
         tracing::warn!(error, "invalid log filter: using the default");
     }
@@ -83,23 +81,27 @@ pub fn check_filter(filter: &str) -> Result<(), String> {
 }
 
 /// Writes the events that `levels` lets pass to `writer`; what peers make rustls warn of only if `warns_of_peers`.
-fn lines<W>(
+///
+/// The filters are for all layers. One for a single layer remembers, per thread, that it said no to `tracing::enabled!`, and then
+/// drops the thread's next events of call sites that it always lets pass: sqlx asks in this way at each query.
+fn subscriber<W>(
     levels: EnvFilter,
     warns_of_peers: bool,
     format: LogFormat,
     writer: W,
-) -> Box<dyn Layer<Registry> + Send + Sync>
+) -> Box<dyn Subscriber + Send + Sync>
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let filter = levels
-        .and(filter_fn(is_free_of_secrets))
-        .and(filter_fn(move |event| warns_of_peers || !is_decided_by_peers(event)));
+    let filtered = tracing_subscriber::registry()
+        .with(levels)
+        .with(filter_fn(is_free_of_secrets))
+        .with(filter_fn(move |event| warns_of_peers || !is_decided_by_peers(event)));
     // A line that can't be written, because the terminal is gone, is no reason to end.
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
     match format {
-        LogFormat::Text => lines.with_ansi(false).with_filter(filter).boxed(),
-        LogFormat::Json => lines.json().with_filter(filter).boxed(),
+        LogFormat::Text => Box::new(filtered.with(lines.with_ansi(false))),
+        LogFormat::Json => Box::new(filtered.with(lines.json())),
     }
 }
 
@@ -137,10 +139,21 @@ mod tests {
     fn written(filter: &str, log: impl FnOnce()) -> String {
         let written = Written::default();
         let to = written.clone();
-        let lines =
-            lines(EnvFilter::new(filter), filter.contains(TLS_LIBRARY), LogFormat::Text, move || to.clone());
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), log);
+        let peers = filter.contains(TLS_LIBRARY);
+        let subscriber = subscriber(EnvFilter::new(filter), peers, LogFormat::Text, move || to.clone());
+        tracing::subscriber::with_default(subscriber, log);
         String::from_utf8(written.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_library_that_asks_whether_it_may_log_silences_nobody() {
+        let log = || {
+            for _ in 0..3 {
+                assert!(!tracing::enabled!(target: "some_library", Level::DEBUG));
+                tracing::info!(target: "proxy", "shown");
+            }
+        };
+        assert_eq!(written(&default_filter(0), log).matches("shown").count(), 3);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 mod roles;
 
+pub(super) use self::roles::running as running_role;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 

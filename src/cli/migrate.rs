@@ -1,5 +1,7 @@
 //! `memgate migrate`: prepares the data directory and migrates the database.
 
+mod transfer;
+
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -24,7 +26,13 @@ With --roles, proxy, provisioner and web UI each get a user of their own in Post
 and nothing else: the web UI can't write where caches are, and the proxy can't read accounts. The user in store.url
 needs CREATEROLE for that. Each user's address is in a file of the data directory (store-proxy.env and so on), for root
 alone; `memgate up`, and a role that root starts, use it by themselves. For others it is an EnvironmentFile of systemd.
-Run it again after an upgrade that adds tables; `memgate up` does by itself.")]
+Run it again after an upgrade that adds tables; `memgate up` does by itself.
+
+To move from SQLite to PostgreSQL, stop memgate, name the new database in store.url, and copy the old one:
+
+  memgate migrate --data /var/lib/memgate --from sqlite:/var/lib/memgate/db/memgate.db --roles
+
+Users, tokens and everything else stay as they are, and caches keep their contents. The old file is kept, renamed.")]
 pub(crate) struct Migrate {
     /// Give each role its own PostgreSQL user with the least rights
     #[arg(long)]
@@ -32,6 +40,12 @@ pub(crate) struct Migrate {
     /// Give these users new passwords; restart the roles afterwards
     #[arg(long, requires = "roles")]
     new_passwords: bool,
+    /// Copy this installation's SQLite database to the PostgreSQL one, which must be empty: sqlite:FILE
+    #[arg(long, value_name = "DATABASE", value_parser = transfer::parse_from)]
+    from: Option<PathBuf>,
+    /// The PostgreSQL database, without a password [default: store.url]
+    #[arg(long, value_name = "URL", requires = "from", value_parser = transfer::parse_to)]
+    to: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -40,15 +54,28 @@ struct Migrated {
     /// Files with the addresses of the database for each role.
     #[serde(skip_serializing_if = "Option::is_none")]
     role_files: Option<Vec<PathBuf>>,
+    /// Rows that were copied from SQLite.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copied_rows: Option<u64>,
+    /// Where the old database is now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    old_database: Option<PathBuf>,
 }
 
 impl Migrate {
     pub(crate) fn run(&self, global: &GlobalArgs) -> Result<(), CliError> {
-        let settings = Settings::load(global)?;
+        let mut settings = Settings::load(global)?;
+        if let Some(to) = &self.to {
+            settings.store.url = Some(to.clone());
+        }
         let mut data_dir = DataDir::of(global);
         let system_users = SystemUsers::ensure()?;
-        data_dir.prepare(&settings, system_users.as_ref())?;
         let migrated = runtime()?.block_on(async {
+            let transferred = match &self.from {
+                Some(from) => Some(transfer::run(&settings, &data_dir, from).await?),
+                None => None,
+            };
+            data_dir.prepare(&settings, system_users.as_ref())?;
             let (store, installation) = data_dir.open_or_create(&settings, system_users.as_ref()).await?;
             let role_files = if self.roles || data_dir.has_role_users()? {
                 Some(data_dir.set_up_role_users(&settings, &store, self.new_passwords).await)
@@ -56,14 +83,29 @@ impl Migrate {
                 None
             };
             data_dir.close_store(&settings, &store).await;
-            Ok::<_, CliError>(Migrated { installation, role_files: role_files.transpose()? })
+            let (copied_rows, old_database) = transferred.map(|it| (it.rows, it.kept)).unzip();
+            Ok::<_, CliError>(Migrated {
+                installation,
+                role_files: role_files.transpose()?,
+                copied_rows,
+                old_database,
+            })
         })?;
-        output::print(global.json, &migrated, || {
-            let mut text = format!("the database of installation {} is up to date", migrated.installation);
-            for file in migrated.role_files.iter().flatten() {
-                text.push_str(&format!("\n{}", file.display()));
-            }
-            text
-        })
+        output::print(global.json, &migrated, || text(&migrated, self.to.is_some()))
     }
+}
+
+fn text(migrated: &Migrated, is_named_here: bool) -> String {
+    let mut lines = Vec::new();
+    if let (Some(rows), Some(old)) = (migrated.copied_rows, &migrated.old_database) {
+        lines.push(format!("{rows} rows are copied; the old database is {} now", old.display()));
+        if is_named_here {
+            lines.push(
+                "next: set store.url to the new database in memgate.toml, then start memgate".to_owned(),
+            );
+        }
+    }
+    lines.push(format!("the database of installation {} is up to date", migrated.installation));
+    lines.extend(migrated.role_files.iter().flatten().map(|file| file.display().to_string()));
+    lines.join("\n")
 }

@@ -99,6 +99,9 @@ pub enum StoreError {
     /// A row contains a value that no version of memgate writes.
     #[error("the database contains an invalid {0}: restore a backup")]
     Corrupt(&'static str),
+    /// A row of a table that is to be copied has an invalid value.
+    #[error("a row of the table {0} has a value that can't be copied: restore a backup, or correct the row")]
+    Unreadable(String),
     /// The database doesn't answer in time.
     #[error("the database doesn't answer in time: check that it runs, and how busy it is")]
     Timeout,

@@ -13,6 +13,7 @@ mod audit;
 mod cache;
 mod certificate;
 mod connections;
+mod copy;
 mod database_role;
 mod db;
 mod denials;
@@ -69,6 +70,7 @@ pub use audit::{AuditChain, AuditEntry, AuditError, AuditFilter, AuditPage, Name
 pub use cache::{CREATED_MAX, Cache, CacheName, ListedCache, NewCache, ParseCacheNameError};
 pub use certificate::{CertificateRow, Fingerprint, ParseFingerprintError};
 pub use connections::{ConnectionId, ListRequest, LiveConnection, LiveConnections, ParseConnectionIdError};
+pub use copy::CopyProgress;
 pub use database_role::{DatabaseRole, Password, RoleUser};
 pub use db::{Database, LockWait, Store, StoreOptions, sqlite_file};
 pub use denials::{DenialCause, DenialRecord, DenialTotal, UserDenial};

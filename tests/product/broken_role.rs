@@ -102,7 +102,7 @@ fn broken_role_plants_nothing_that_root_opens() {
     if !is_root() {
         return;
     }
-    let mut product = Product::start();
+    let mut product = Product::start_at(Installation::with_sqlite());
     product.add_user("ada@example.org");
     let victim = Victim::new(product.dir());
     let planters = ROLES.map(|role| Planter::start(&product, role, &victim));
@@ -247,7 +247,7 @@ fn broken_role_reaches_no_secret_socket_or_container_of_others() {
         return;
     }
     let services = ["/run/dbus", "/run/systemd", "/run/user"].map(Service::listen_in);
-    let product = Product::start();
+    let product = Product::start_at(Installation::with_sqlite());
     product.add_user("ada@example.org");
     let shown = product.json(&["instance", "show", "ada@example.org"]);
     let address = shown["address"].as_str().unwrap().to_owned();
@@ -317,7 +317,7 @@ fn installation_id_that_a_broken_role_changed_is_refused() {
     if !is_root() {
         return;
     }
-    let mut product = Product::start();
+    let mut product = Product::start_at(Installation::with_sqlite());
     let ada = product.add_user("ada@example.org");
     let container = product.container(&ada.email);
     let image = docker(&["inspect", "--format", "{{.Image}}", &container]);

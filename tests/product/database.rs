@@ -38,9 +38,10 @@ impl OwnDatabase {
 
 impl Drop for OwnDatabase {
     fn drop(&mut self) {
-        let sql = "SELECT id FROM installation WHERE to_regclass('installation') IS NOT NULL";
+        let has_tables =
+            Postgres::query(&self.url(), "SELECT to_regclass('installation') IS NOT NULL") == ["t"];
         let installations =
-            if std::thread::panicking() { Vec::new() } else { Postgres::query(&self.url(), sql) };
+            if has_tables { Postgres::query(&self.url(), "SELECT id FROM installation") } else { Vec::new() };
         Postgres::query(&self.server, &format!("DROP DATABASE {} WITH (FORCE)", self.name));
         for installation in installations {
             for role in ["proxy", "provisioner", "webui"] {

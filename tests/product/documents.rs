@@ -155,7 +155,7 @@ fn blocks_of_the_documents_run_as_they_are_written() {
     if !is_root() {
         return;
     }
-    let product = Product::start();
+    let product = Product::start_at(crate::harness::Installation::with_sqlite());
     let reader = Reader::new(&product);
     let printed = reader.follow("README.md");
     let secret = |name: &str| -> String {

@@ -246,6 +246,11 @@ impl Product {
         Self { up: Some(up), installation, stdout_lines, secrets: Mutex::default() }
     }
 
+    /// Makes PostgreSQL its store from the next start on.
+    pub(crate) fn use_postgres(&mut self, url: String) {
+        self.installation.store_url = Some(url);
+    }
+
     /// Restarts it after [`Product::interrupt`].
     pub(crate) fn restart(&mut self) {
         let (up, stdout_lines) = self.installation.up();

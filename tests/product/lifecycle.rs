@@ -13,7 +13,7 @@ use crate::text_client::TextClient;
 
 #[test]
 fn product_starts_stops_and_restarts() {
-    let mut product = Product::start();
+    let mut product = Product::start_at(Installation::with_sqlite());
     let web = format!("http://{}", product.web());
     let expected = [
         format!("web UI: {web}"),

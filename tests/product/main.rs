@@ -30,6 +30,7 @@ mod rust_client;
 mod self_healing;
 mod snippets;
 mod store_away;
+mod store_transfer;
 mod supervision;
 mod text_client;
 mod upgrade;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{Product, is_root};
+use crate::harness::{Installation, Product, is_root};
 
 /// The numbers of a line in /proc/PID/status.
 fn ids(pid: u32, name: &str) -> Vec<u32> {
@@ -108,7 +108,7 @@ fn data_directory_is_readable_only_by_its_roles() {
     if !is_root() {
         return;
     }
-    let product = Product::start();
+    let product = Product::start_at(Installation::with_sqlite());
     let group = ids(product.role("webui").unwrap(), "Gid:")[0];
     let proxy_group = ids(product.role("proxy").unwrap(), "Groups:")[0];
     // As the roles see it: they may not enter the parent directory.

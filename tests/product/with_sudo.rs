@@ -134,7 +134,7 @@ fn readme_runs_from_a_bare_clone_with_sudo() {
     if !is_root() {
         return;
     }
-    let installation = Installation::new();
+    let installation = Installation::with_sqlite();
     let folder = installation.dir().to_path_buf();
     fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
     let user = OrdinaryUser::create(&folder);

@@ -46,6 +46,22 @@ pub(super) async fn stop(settings: &Settings, installation: &str) -> Result<Vec<
     Ok(stopped)
 }
 
+/// The name of a role of this installation that runs on this machine without `memgate up`, if one does.
+///
+/// # Errors
+/// If a role's user can't be looked up.
+pub(in crate::cli) async fn running(
+    settings: &Settings,
+    installation: &str,
+) -> Result<Option<&'static str>, CliError> {
+    for role in Role::ALL {
+        if find(role, settings, installation).await?.is_some() {
+            return Ok(Some(role.name()));
+        }
+    }
+    Ok(None)
+}
+
 /// Takes the lock of the provisioner that leads, so that none does while its containers are removed. `None` if the store has
 /// a `problem` and its lock can't be used: then no provisioner takes it either.
 ///

@@ -30,6 +30,7 @@ mod caches;
 mod certificates;
 mod concurrent_process;
 mod connections;
+mod copy;
 mod database_roles;
 mod denials;
 mod errors;

@@ -18,7 +18,7 @@ const QUERY: &str = "
     UNION ALL SELECT 'network', name, '' FROM networks
     UNION ALL SELECT 'operation', kind, COALESCE(state, 'pending') FROM operations
         LEFT JOIN operation_progress ON operation_id = id WHERE COALESCE(state, 'pending') <> 'done'
-    UNION ALL SELECT CASE WHEN ready_at IS NULL THEN 'unready' ELSE 'ready' END, id, memory_mb
+    UNION ALL SELECT CASE WHEN ready_at IS NULL THEN 'unready' ELSE 'ready' END, id, CAST(memory_mb AS TEXT)
         FROM ready_instances r WHERE NOT EXISTS (SELECT 1 FROM instances i WHERE i.id = r.id)
 ";
 

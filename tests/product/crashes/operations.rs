@@ -10,8 +10,8 @@ use crate::text_client::TextClient;
 
 const ADA: &str = "ada@example.org";
 /// Until their cooldown is over, no instance gets one of these addresses.
-const USE_UP_ADDRESSES: &str =
-    "UPDATE addresses SET released_at = strftime('%s', 'now') * 1000 WHERE instance_id IS NULL";
+/// In a form that both databases understand: 2100 is later than now.
+const USE_UP_ADDRESSES: &str = "UPDATE addresses SET released_at = 4102444800000 WHERE instance_id IS NULL";
 
 /// Something that is asked of the product.
 pub(super) trait Operation {

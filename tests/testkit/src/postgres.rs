@@ -53,7 +53,7 @@ impl Postgres {
             .output()
             .unwrap();
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| line.trim_end().to_owned()).collect()
     }
 
     /// Kills the server, and with it all connections, as a crash of its machine would.

@@ -1,0 +1,98 @@
+//! A SQLite store is copied to an empty PostgreSQL one.
+
+use store::{NewToken, Store, StoreError};
+
+use crate::test_db::{TestDb, first_cache, sign_up, token_key};
+
+/// Every table with the number of its rows.
+async fn counts(db: &TestDb, tables: &[(String, i64)]) -> Vec<(String, i64)> {
+    let mut counts = Vec::new();
+    for (table, _) in tables {
+        counts.push((table.clone(), db.number(&format!("SELECT COUNT(*) FROM \"{table}\"")).await));
+    }
+    counts
+}
+
+async fn filled(db: &TestDb) -> Store {
+    let store = db.open().await;
+    store.record_installation_id("abc123").await.unwrap();
+    for number in 0..3 {
+        let (user, _) = sign_up(&store, &format!("user{number}@example.org")).await;
+        let cache = first_cache(&store, &user).await;
+        for name in ["laptop \"><script> \u{202e}", "", "Übung", "'; DROP TABLE tokens; --"] {
+            store.create_token(&cache, &NewToken::generate(&token_key(), name)).await.unwrap();
+        }
+    }
+    // More than one statement takes.
+    let many = "INSERT INTO proxies (id, name, version, started_at, seen_at, applied) \
+                WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1234) \
+                SELECT 'proxy' || i, 'host', '1', i, i, 9223372036854775807 FROM n";
+    db.execute(many).await.unwrap();
+    store
+}
+
+#[tokio::test]
+async fn every_row_is_copied_as_it_is() {
+    let (from, to) = (TestDb::sqlite(), TestDb::postgres().await);
+    let (old, new) = (filled(&from).await, to.open().await);
+    let mut last = (String::new(), 0);
+    let mut tables = 0;
+    let rows = old
+        .copy_to(&new, |progress| {
+            tables += usize::from(last.0 != progress.table);
+            last = (progress.table.to_owned(), progress.rows);
+        })
+        .await
+        .unwrap();
+    assert!(tables > 8 && rows > 1234, "{tables} {rows}");
+
+    let names = from
+        .pairs(
+            "SELECT name, 0 FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' \
+             AND name NOT LIKE '_sqlx%' ORDER BY name",
+        )
+        .await;
+    let before = counts(&from, &names).await;
+    assert_eq!(counts(&to, &names).await, before);
+    assert_eq!(u64::try_from(before.iter().map(|(_, count)| count).sum::<i64>()).unwrap(), rows);
+    for sql in [
+        "SELECT id || name || secret_hash || scram_server_key || COALESCE(key_prefix, '-'), created_at FROM tokens ORDER BY id",
+        "SELECT id || email || state || COALESCE(password_hash, '-'), revision FROM users ORDER BY id",
+        "SELECT hash || detail || actor, seq FROM audit ORDER BY seq",
+        "SELECT id, applied FROM proxies ORDER BY started_at",
+        "SELECT 'revision', value FROM revision",
+    ] {
+        assert_eq!(to.pairs(sql).await, from.pairs(sql).await, "{sql}");
+    }
+    assert_eq!(new.installation_id().await.unwrap().as_deref(), Some("abc123"));
+    // The audit log goes on where it was.
+    sign_up(&new, "next@example.org").await;
+    assert!(to.number("SELECT MAX(seq) FROM audit").await > from.number("SELECT MAX(seq) FROM audit").await);
+}
+
+#[tokio::test]
+async fn a_store_that_is_used_is_not_replaced() {
+    let (from, to) = (TestDb::sqlite(), TestDb::postgres().await);
+    let (old, new) = (filled(&from).await, to.open().await);
+    sign_up(&new, "other@example.org").await;
+    let error = old.copy_to(&new, |_| {}).await.unwrap_err();
+    assert!(matches!(error, StoreError::InUse("database")), "{error}");
+    assert_eq!(to.number("SELECT COUNT(*) FROM users").await, 1);
+}
+
+#[tokio::test]
+async fn a_value_that_postgresql_cannot_hold_stops_the_copy_and_names_its_table() {
+    for sql in [
+        "UPDATE tokens SET name = 'a' || char(0) || 'b'",
+        "UPDATE tokens SET name = X'ff'",
+        "UPDATE tokens SET created_at = 'yesterday'",
+    ] {
+        let (from, to) = (TestDb::sqlite(), TestDb::postgres().await);
+        let (old, new) = (filled(&from).await, to.open().await);
+        from.execute(sql).await.unwrap();
+        let error = old.copy_to(&new, |_| {}).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Unreadable(table) if table == "tokens"), "{sql}: {error}");
+        assert_eq!(to.number("SELECT COUNT(*) FROM users").await, 0, "nothing is copied");
+        assert_eq!(to.number("SELECT COUNT(*) FROM plans").await, 1);
+    }
+}
