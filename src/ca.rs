@@ -24,7 +24,7 @@ use crate::system_users::SystemUsers;
 use constraints::{PermittedNames, is_well_formed};
 
 pub(crate) const CA: &str = "ca.pem";
-const CA_KEY: &str = "ca.key";
+pub(crate) const CA_KEY: &str = "ca.key";
 pub(crate) const SERVER: &str = "server.pem";
 pub(crate) const SERVER_KEY: &str = "server.key";
 /// All files of this module in the data directory.

@@ -2,6 +2,7 @@
 
 mod api_key;
 mod audit;
+mod backup;
 mod cache;
 mod completion;
 mod config;
@@ -17,6 +18,7 @@ mod migrate;
 mod number;
 mod plan;
 mod readiness;
+mod restore;
 mod status;
 mod token;
 mod up;
@@ -140,6 +142,8 @@ enum Command {
     Key(key::KeyCommand),
     /// Create the data directory if it is missing, and migrate the database to this version
     Migrate(migrate::Migrate),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
     /// Read the audit log: list, export, verify
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -180,6 +184,8 @@ impl Args {
             Command::Image(command) => command.run(global),
             Command::Key(command) => command.run(global),
             Command::Migrate(migrate) => migrate.run(global),
+            Command::Backup(backup) => backup.run(global),
+            Command::Restore(restore) => restore.run(global),
             Command::Audit(command) => command.run(global),
             Command::Config(command) => command.run(global),
             Command::Status => status::run(global),

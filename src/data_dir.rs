@@ -4,6 +4,7 @@
 //! roles share the group `memgate`, which may write the content of SQLite's files and read the token key. The group
 //! `memgate-proxy` may read the lane key.
 
+pub(crate) mod backup;
 mod database;
 mod entries;
 mod installation;

@@ -1,6 +1,6 @@
 //! Users and passwords in the address of a PostgreSQL database.
 
-use url::Url;
+use url::{Url, form_urlencoded};
 
 /// Hides both passwords of `postgres://user:password@host/db?password=password`.
 pub(crate) fn redact(url: &str) -> String {
@@ -32,17 +32,34 @@ pub(crate) fn with_login(url: &str, user: &str, password: &str) -> Option<String
     let mut url = Url::parse(url).ok()?;
     url.set_username(user).ok()?;
     url.set_password(Some(password)).ok()?;
-    let is_kept = |name: &str| !matches!(name, "user" | "password");
-    let kept: Vec<(String, String)> = url
-        .query_pairs()
-        .filter(|(name, _)| is_kept(name))
-        .map(|(name, value)| (name.into(), value.into()))
-        .collect();
+    keep_query(&mut url, |name| !matches!(name, "user" | "password"));
+    Some(url.into())
+}
+
+/// Removes the parameters that aren't kept.
+fn keep_query(url: &mut Url, is_kept: impl Fn(&str) -> bool) {
+    let pairs = url.query_pairs().filter(|(name, _)| is_kept(name));
+    let kept: Vec<(String, String)> = pairs.map(|(name, value)| (name.into(), value.into())).collect();
     url.set_query(None);
     if !kept.is_empty() {
         url.query_pairs_mut().extend_pairs(kept);
     }
-    Some(url.into())
+}
+
+/// The same address without its password, and the password; `None` if the address is malformed.
+pub(crate) fn without_password(url: &str) -> Option<(String, Option<String>)> {
+    let mut url = Url::parse(url).ok()?;
+    let decode = |text: &str| {
+        // As a value of a query, but for `+`, which is a plain character before the host.
+        let pair = format!("p={}", text.replace('+', "%2B").replace('&', "%26"));
+        form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned())
+    };
+    let before_host = url.password().and_then(decode);
+    let of_query = url.query_pairs().filter(|(name, _)| name == "password").last();
+    let password = of_query.map(|(_, value)| value.into_owned()).or(before_host);
+    url.set_password(None).ok()?;
+    keep_query(&mut url, |name| name != "password");
+    Some((url.into(), password))
 }
 
 /// Hides the value of `?password=`.
@@ -79,6 +96,18 @@ mod tests {
         for without in ["postgres://h/d", "postgres://a@h/d", "postgres://a%40:b@h/d", "h"] {
             assert_eq!(login(without), None, "{without}");
         }
+    }
+
+    #[test]
+    fn password_is_taken_out_of_the_address() {
+        for (url, bare, password) in [
+            ("postgres://a:b%40%2Bc+d@h/d", "postgres://a@h/d", Some("b@+c+d")),
+            ("postgres://a@h/d", "postgres://a@h/d", None),
+            ("postgres://h/d?password=x%26y&sslmode=require", "postgres://h/d?sslmode=require", Some("x&y")),
+        ] {
+            assert_eq!(without_password(url), Some((bare.to_owned(), password.map(str::to_owned))));
+        }
+        assert_eq!(without_password("d"), None);
     }
 
     #[test]

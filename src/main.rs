@@ -3,6 +3,7 @@
 //! `cli` defines the commands, one file for each family. They share the options that every command takes
 //! (`global_args`), the settings (`settings`), the data directory (`data_dir`) and the output format (`output`).
 
+mod backup_archive;
 mod ca;
 mod changed_settings;
 mod cli;

@@ -105,7 +105,7 @@ pub(super) fn all_files(file: &Path) -> impl Iterator<Item = PathBuf> {
     suffixes.map(|suffix| with_suffix(file, suffix)).chain([file.with_extension("leader")])
 }
 
-fn log_files(file: &Path) -> impl Iterator<Item = PathBuf> {
+pub(super) fn log_files(file: &Path) -> impl Iterator<Item = PathBuf> {
     LOG_FILES.into_iter().map(|suffix| with_suffix(file, suffix))
 }
 

@@ -4,7 +4,7 @@ use futures_util::TryStreamExt as _;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Postgres, QueryBuilder, Row as _, Sqlite, Transaction};
 
-use crate::db::Db;
+use crate::db::{Db, lift_cpu_limit};
 use crate::{Store, StoreError};
 
 /// Rows of one INSERT.
@@ -58,6 +58,7 @@ impl Store {
             return Err(StoreError::Unavailable(error));
         };
         let mut from = self.begin_sqlite(write).await?;
+        lift_cpu_limit(&mut from).await?;
         let mut to = pool.get().begin().await?;
         // Copying takes as long as it takes, and nobody else uses the target yet.
         sqlx::raw_sql("SET LOCAL idle_in_transaction_session_timeout = 0").execute(&mut *to).await?;

@@ -7,7 +7,7 @@ pub(crate) mod schema;
 mod sqlite;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use crate::write_health::{Attempt, WriteLog};
 use crate::{StoreError, WriteHealth, error};
 
 pub use sqlite::file as sqlite_file;
+pub(crate) use sqlite::guard::lift_cpu_limit;
 
 /// Begins a write: takes the next revision, and locks its row until the commit.
 pub(crate) const NEXT_REVISION: &str = "UPDATE revision SET value = value + 1 WHERE one = 1 RETURNING value";
@@ -205,6 +206,15 @@ impl Store {
             Database::Sqlite(path) => sqlite::installation_id(path, options).await,
             Database::Postgres(url) => postgres::installation_id(url, options).await,
         }
+    }
+
+    /// Writes a copy of a SQLite database, as it is at this moment, to a file that must not exist. Others go on reading and
+    /// writing meanwhile.
+    ///
+    /// # Errors
+    /// As [`Store::open_existing`]; `DiskFull`; `Corrupt` if the database is damaged.
+    pub async fn snapshot(database: &Path, copy: &Path) -> Result<(), StoreError> {
+        sqlite::snapshot(database, copy).await
     }
 
     fn new(db: Db, options: &StoreOptions) -> Self {

@@ -45,6 +45,7 @@ mod proxy;
 mod query_plans;
 mod ready_instance;
 mod reserved_memory;
+mod restored;
 mod route;
 mod rows;
 mod second_factor;

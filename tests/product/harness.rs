@@ -78,6 +78,11 @@ impl Installation {
         Self { store_url: Some(url), ..Self::with_sqlite() }
     }
 
+    /// Gives it the pool of networks of another one, whose backup it is to restore.
+    pub(crate) fn share_subnets(&mut self, other: &Self) {
+        self.subnets.clone_from(&other.subnets);
+    }
+
     /// Whether its store is PostgreSQL.
     pub(crate) fn has_postgres(&self) -> bool {
         self.store_url.is_some()

@@ -2,6 +2,7 @@
 //! `memgate up` with its own data, ports and installation id, and removes everything afterwards.
 
 mod address_reuse;
+mod backups;
 mod broken_role;
 mod browser;
 mod client_libraries;

@@ -4,7 +4,7 @@
 //! `sqlite/guard.rs`.
 
 pub mod file;
-mod guard;
+pub(crate) mod guard;
 mod refused;
 
 use std::fs::OpenOptions;
@@ -58,6 +58,30 @@ pub(super) async fn installation_id(
         Err(error) if error::is_missing_table(&error) => Ok(None),
         found => found.map_err(|error| open_error(path, error)),
     }
+}
+
+/// Writes a copy of the database to `copy`, a file that must not exist, as it is at this moment; others go on reading and
+/// writing meanwhile. The copy is in WAL mode, complete, and checked.
+pub(crate) async fn snapshot(path: &Path, copy: &Path) -> Result<(), StoreError> {
+    require_file(path)?;
+    let options =
+        SqliteConnectOptions::new().filename(path).create_if_missing(false).busy_timeout(BUSY_TIMEOUT);
+    let options = guard::limited(options);
+    check(path, &options).await?;
+    let mut connection = options.connect().await.map_err(|error| open_error(path, error))?;
+    require_current(&mut connection, path).await?;
+    guard::require_own_schema(&mut connection).await?;
+    let name = copy.to_str().ok_or_else(|| unusable(copy, "name a file in UTF-8", None))?;
+    let written = sqlx::query("VACUUM INTO $1").bind(name).execute(&mut connection).await;
+    connection.close().await?;
+    written
+        .map_err(|error| if error::is_disk_full(&error) { error.into() } else { open_error(copy, error) })?;
+    let options = SqliteConnectOptions::new().filename(copy).create_if_missing(false);
+    let mut connection = options.connect().await.map_err(|error| open_error(copy, error))?;
+    sqlx::query("PRAGMA journal_mode = WAL").execute(&mut connection).await?;
+    let found: String = sqlx::query_scalar("PRAGMA integrity_check").fetch_one(&mut connection).await?;
+    connection.close().await?;
+    if found == "ok" { Ok(()) } else { Err(StoreError::Corrupt("page")) }
 }
 
 /// Opens the database for reading and writing; creates it and its tables, or migrates them, if they aren't current.

@@ -96,6 +96,13 @@ async fn limit_cpu_time(connection: &mut SqliteConnection) -> Result<(), sqlx::E
     Ok(())
 }
 
+/// Takes the limit of CPU time away, for a command that reads the whole database: its schema has been checked, so nothing in it
+/// has rows without end.
+pub(crate) async fn lift_cpu_limit(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    connection.lock_handle().await?.remove_progress_handler();
+    Ok(())
+}
+
 /// Refuses everything that runs when it is read or written: views, triggers, virtual tables.
 async fn require_plain_schema(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     let sql = "SELECT COUNT(*) FROM sqlite_schema WHERE (\

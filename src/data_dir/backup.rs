@@ -1,0 +1,106 @@
+//! The files of the data directory that a backup holds, and how a restored one gets them back.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+
+use store::Database;
+use store::private_file::{self, Access};
+
+use super::entries::{exists, io_error};
+use super::{DataDir, database, installation, keys, role_users};
+use crate::ca;
+use crate::output::CliError;
+use crate::settings::{self, Settings};
+use crate::system_users::SystemUsers;
+
+/// Without these there is no installation.
+const REQUIRED: [&str; 3] = [installation::FILE, keys::TOKEN_KEY, keys::LANE_KEY];
+/// These may be missing. The server's certificate isn't among them: each start issues another.
+const OPTIONAL: [&str; 6] =
+    [ca::CA, ca::CA_KEY, settings::FILE, role_users::FILES[0], role_users::FILES[1], role_users::FILES[2]];
+/// Bytes that are read of one of them, which is shorter.
+pub(crate) const FILE_LENGTH_MAX: u64 = 1 << 20;
+
+/// Whether a backup may hold a file of this name.
+pub(crate) fn is_backed_up(name: &str) -> bool {
+    REQUIRED.contains(&name) || OPTIONAL.contains(&name)
+}
+
+/// The names without which a backup can't be restored.
+pub(crate) fn required() -> [&'static str; 3] {
+    REQUIRED
+}
+
+impl DataDir {
+    /// Names and contents of the files that a backup holds, apart from the database.
+    ///
+    /// # Errors
+    /// If one is missing or can't be read.
+    pub(crate) fn files_to_back_up(&self) -> Result<Vec<(&'static str, Vec<u8>)>, CliError> {
+        let mut files = Vec::new();
+        for name in REQUIRED.into_iter().chain(OPTIONAL) {
+            let path = self.path().join(name);
+            if exists(&path)? || REQUIRED.contains(&name) {
+                let content = private_file::read(&path, FILE_LENGTH_MAX, None)?;
+                files.push((name, content.bytes));
+            }
+        }
+        Ok(files)
+    }
+
+    /// Writes the files of a backup into this directory, which [`DataDir::prepare`] has made. A settings file that is there
+    /// stays.
+    ///
+    /// # Errors
+    /// If a file can't be written.
+    pub(crate) fn restore_files(&self, files: &[(String, Vec<u8>)]) -> Result<(), CliError> {
+        for (name, bytes) in files {
+            let path = self.path().join(name);
+            if name == settings::FILE && exists(&path)? {
+                continue;
+            }
+            let mode = if [installation::FILE, ca::CA].contains(&name.as_str()) { 0o644 } else { 0o600 };
+            private_file::create(&path, Access { mode, ..Access::PRIVATE }, bytes)
+                .map_err(|error| io_error("create", &path, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Puts a database of a backup in the place of the empty one.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub(crate) fn restore_database(
+        &self,
+        settings: &Settings,
+        content: &mut impl Read,
+        system_users: Option<&SystemUsers>,
+    ) -> Result<(), CliError> {
+        let Database::Sqlite(file) = settings.database(self.path()) else {
+            return Err(CliError::new(
+                "the backup is of SQLite, but store.url names PostgreSQL",
+                "restore it without store.url, then move it with `memgate migrate --from`",
+            ));
+        };
+        let mut draft = file.as_os_str().to_owned();
+        draft.push(".restored");
+        let draft = PathBuf::from(draft);
+        let written = write_new(&draft, content).and_then(|()| fs::rename(&draft, &file));
+        if written.is_err() {
+            let _ = fs::remove_file(&draft);
+        }
+        written.map_err(|error| io_error("write", &file, &error))?;
+        for log in database::log_files(&file) {
+            let _ = fs::remove_file(log);
+        }
+        database::prepare_files(&file, system_users.map(|users| users.group.as_raw()))
+    }
+}
+
+fn write_new(path: &std::path::Path, content: &mut impl Read) -> io::Result<()> {
+    let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    io::copy(content, &mut file)?;
+    file.sync_all()
+}

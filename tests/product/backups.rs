@@ -1,0 +1,120 @@
+//! Backups are made while the product works, and an installation is made of one again: the drill.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use testkit::Postgres;
+
+use crate::harness::{Credentials, Installation, Product, deadline_in, docker, is_root, wait_until};
+use crate::text_client::TextClient;
+
+/// Stores and reads values until it is told to stop. Returns how often.
+fn traffic(product: &Product, ada: &Credentials, stop: &AtomicBool) -> usize {
+    let mut client = TextClient::log_in(product.endpoint(), ada);
+    let mut count = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let value = format!("value {count}");
+        assert_eq!(client.set("steady", value.as_bytes()), "STORED");
+        assert_eq!(client.get("steady"), Ok(Some(value.into_bytes())));
+        count += 1;
+    }
+    count
+}
+
+/// Makes a backup under traffic. Returns its file.
+fn back_up(product: &Product, ada: &Credentials) -> PathBuf {
+    let folder = product.dir().join("backups");
+    let stop = AtomicBool::new(false);
+    let made = std::thread::scope(|scope| {
+        let client = scope.spawn(|| traffic(product, ada, &stop));
+        let folder = folder.to_str().unwrap();
+        let made: Vec<_> =
+            (0..3).map(|_| product.json(&["backup", "--folder", folder, "--keep", "2"])).collect();
+        stop.store(true, Ordering::Relaxed);
+        assert!(client.join().unwrap() > 0);
+        made
+    });
+    assert_eq!(made[2]["removed"].as_array().unwrap().len(), 1, "the oldest of three goes");
+    let file = PathBuf::from(made[2]["file"].as_str().unwrap());
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    let names: Vec<_> = fs::read_dir(&folder).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(names.len(), 2, "no drafts: {names:?}");
+    file
+}
+
+/// Restores a backup of `product`, which is gone, into an installation that works on.
+fn drill(mut product: Product, mut restored: Installation, is_sqlite: bool) {
+    restored.share_subnets(&product);
+    let ada = product.add_user("ada@example.org");
+    let revoked = product.credentials(&["token", "create", &ada.email, "--name", "revoked before"]);
+    product.json(&["token", "revoke", &revoked.username]);
+    let file = back_up(&product, &ada);
+    let id = product.id();
+    let again = product.run(&["backup", file.to_str().unwrap()]);
+    let error = String::from_utf8(again.stderr).unwrap();
+    assert!(error.contains("exists already"), "{error}");
+    let refused = product.run(&["restore", file.to_str().unwrap()]);
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(error.contains("an installation already"), "{error}");
+    product.interrupt();
+    // The machine is lost: only the backup is left.
+    let containers = docker(&["ps", "-aq", "--filter", &format!("label=memgate={id}")]);
+    assert!(!containers.is_empty());
+    let down = product.run(&["down"]);
+    assert!(down.status.success());
+    let kept = restored.dir().join("kept.tar");
+    fs::copy(&file, &kept).unwrap();
+    drop(product);
+
+    let made = restored.json(&["restore", kept.to_str().unwrap()]);
+    assert_eq!(made["installation"], id.as_str());
+    let restored = Product::start_at(restored);
+    assert_eq!(restored.id(), id);
+    wait_until(deadline_in(60), "the cache is made again, and its token works", || {
+        TextClient::try_log_in(restored.endpoint(), &ada).is_some()
+    });
+    assert!(TextClient::try_log_in(restored.endpoint(), &revoked).is_none());
+    let mut client = TextClient::log_in(restored.endpoint(), &ada);
+    assert_eq!(client.set("key", b"value"), "STORED");
+    assert!(restored.run(&["audit", "verify"]).status.success());
+    let log = restored.json(&["audit", "list"]).to_string();
+    assert!(log.contains("installation.restore"), "{log}");
+    restored.add_user("grace@example.org");
+    assert_eq!(restored.data().join("db").exists(), is_sqlite);
+    drop(restored);
+}
+
+#[test]
+fn backup_of_sqlite_makes_the_installation_again() {
+    if !is_root() {
+        return;
+    }
+    drill(Product::start_at(Installation::with_sqlite()), Installation::with_sqlite(), true);
+}
+
+#[test]
+fn backup_of_postgresql_makes_the_installation_again() {
+    if !is_root() {
+        return;
+    }
+    let (old, new) = (Postgres::start(), Postgres::start());
+    let installation = Installation::with_postgres(old.url());
+    installation.json(&["migrate", "--roles"]);
+    drill(Product::start_at(installation), Installation::with_postgres(new.url()), false);
+}
+
+#[test]
+fn file_that_is_no_backup_leaves_nothing_behind() {
+    let installation = Installation::with_sqlite();
+    let file = installation.dir().join("file.tar");
+    for content in [&b""[..], b"no archive", &[0; 10_240]] {
+        fs::write(&file, content).unwrap();
+        let refused = installation.run(&["restore", file.to_str().unwrap()]);
+        let error = String::from_utf8(refused.stderr).unwrap();
+        assert!(!refused.status.success() && error.contains("no backup of memgate"), "{error}");
+        assert!(!installation.data().exists());
+    }
+}
