@@ -5,6 +5,7 @@ mod address_reuse;
 mod backups;
 mod broken_role;
 mod browser;
+mod charts;
 mod client_libraries;
 mod client_operations;
 mod client_suites;
