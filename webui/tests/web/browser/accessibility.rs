@@ -63,6 +63,13 @@ const TOO_WIDE: &str = "
   const wide = [...document.querySelectorAll('*')].filter((it) => it.getBoundingClientRect().right > clientWidth);
   return scrollWidth > clientWidth ? wide.map((it) => 'too wide: ' + it.cloneNode(false).outerHTML) : [];";
 
+/// Everything that the page loads, uncompressed, whether it came from the browser's cache or not.
+const TOO_HEAVY: &str = "
+  const loaded = [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')];
+  const bytes = loaded.reduce((sum, it) => sum + it.decodedBodySize, 0);
+  const parts = loaded.map((it) => `${it.decodedBodySize} ${new URL(it.name).pathname}`);
+  return bytes === 0 || bytes >= 100_000 ? [`${bytes} bytes: ${parts.join(', ')}`] : [];";
+
 const RUN_AXE: &str = "
   const [options, done] = arguments;
   axe.run(document, options).then(({ violations }) => done(violations.map(({ impact, id, nodes }) =>
@@ -149,10 +156,11 @@ async fn colours_have_enough_contrast_in_the_dark() {
 }
 
 #[tokio::test]
-async fn every_page_fits_a_phone() {
+async fn every_page_fits_a_phone_and_weighs_less_than_100_kb() {
     let options = BrowserOptions { phone: true, ..BrowserOptions::default() };
     let find = async |browser: &Client| {
         let mut found = strings(browser.execute(TOO_WIDE, vec![]).await.unwrap());
+        found.extend(strings(browser.execute(TOO_HEAVY, vec![]).await.unwrap()));
         found.extend(axe_faults(browser, &["target-size", "meta-viewport"]).await);
         found
     };

@@ -42,6 +42,8 @@ async fn signed_out(flow: &Flow<'_>, visit: &impl AsyncFn(&str)) {
     visit("forgot-password").await;
     flow.open("/nothing").await;
     visit("not-found").await;
+    flow.open("/api").await;
+    visit("api").await;
 }
 
 async fn tokens(flow: &Flow<'_>, site: &Site, first: &RevealedToken, visit: &impl AsyncFn(&str)) {
