@@ -9,10 +9,12 @@ mod lock;
 pub(crate) mod port_check;
 mod role_group;
 mod role_log;
+mod service_manager;
 mod supervisor;
 mod user_manager;
 mod watchdog;
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
 use daemon::{Reload, Shutdown};
@@ -150,14 +152,27 @@ impl Up {
         let common = supervisor::Common { system_users, group_folders, shutdown, reload: reload.clone() };
         let listeners = RoleListeners::bind(&settings)?;
         let supervisor = Supervisor::start(&settings, &data_dir, &installation, listeners, &common)?;
+        let on_ready = || {
+            announcement::print(&settings, &named, ca, global.json)?;
+            service_manager::ready();
+            Ok(())
+        };
         let result = tokio::select! {
-            result = supervisor.run(|| announcement::print(&settings, &named, ca, global.json)) => result,
+            result = supervisor.run(on_ready) => result,
+            never = tell_of_shutdown(&common.shutdown) => match never {},
             never = ca::renew(data_dir.path(), &settings, system_users.as_ref()), if renews_certificate => match never {},
             never = changed_settings::report(&global, &loaded, reload) => match never {},
         };
         data_dir.restore_log_files(&settings);
         result
     }
+}
+
+/// Tells the service manager when the shutdown begins.
+async fn tell_of_shutdown(shutdown: &Shutdown) -> Infallible {
+    shutdown.begun().await;
+    service_manager::stopping();
+    std::future::pending().await
 }
 
 /// The options with absolute paths: settings are read again after the current directory has changed.

@@ -30,6 +30,7 @@ mod privileges;
 mod reverse_proxies;
 mod rust_client;
 mod self_healing;
+mod service;
 mod snippets;
 mod store_away;
 mod store_transfer;
