@@ -33,6 +33,7 @@ mod latency_quantile;
 mod leader;
 mod leak;
 mod mail;
+mod notification;
 mod operation;
 mod operation_error;
 mod plan;
@@ -55,6 +56,7 @@ mod usage;
 mod usage_hours;
 mod user;
 mod wake;
+mod webhook;
 mod write_health;
 
 pub use account::{NewPassword, UserChange};
@@ -90,6 +92,9 @@ pub use latency_quantile::latency_quantile_us;
 pub use leader::LeaderLock;
 pub use leak::{Leak, LeakReport};
 pub use mail::{ClaimedMail, MailKind, MailLimits, MailOutcome, NewMail};
+pub use notification::{
+    Detected, DetectedSource, Notification, NotificationKind, NotificationKinds, ParseNotificationKindsError,
+};
 pub use operation::{
     NewOperation, OpenOperation, Operation, OperationKind, OperationProgress, OperationState, RESIZE_MB_MAX,
     RESIZE_MB_MIN,
@@ -113,4 +118,7 @@ pub use tokens::{ListedTokens, NewToken, TokenChange, TokenRow};
 pub use usage::{InstanceUsage, Usage, UsageBatch, UsageReport, UsageReporterId};
 pub use usage_hours::{UsageHour, UsageSpan};
 pub use user::{NewUser, SignUpRoom, User, UserFigures, UserFilter, UserState};
+pub use webhook::{
+    ClaimedDelivery, DeliveryOutcome, DeliveryState, DisabledReason, Finished, Webhook, WebhookDelivery, WebhookFields,
+};
 pub use write_health::{WriteFailure, WriteHealth};

@@ -11,7 +11,8 @@ use crate::tokens::{self, listing};
 use crate::{
     account_link, account_mail, api_key, api_request, audit, cache, certificate, connections, denials, feed,
     grant, host_capacity, instance, instance_event, instance_statistics, isolation_check, leak, mail,
-    plan_change, proxy, second_factor, usage, usage_hours, user, wake,
+    notification, plan_change, proxy, second_factor, usage, usage_hours, user, wake,
+    webhook,
 };
 
 /// Rows that are sorted, or read from one end of an index up to a limit.
@@ -46,6 +47,17 @@ const QUERIES: &[(&str, &[&str])] = &[
     (api_request::FIND, &[]),
     (api_request::DELETE_SURPLUS, &["LIST SUBQUERY", SORTED]),
     (api_request::DELETE_OLD, &["LIST SUBQUERY", "CREATE BLOOM FILTER"]),
+    (notification::BY_ID, &[]),
+    (notification::OF_USER, &[]),
+    (notification::IS_TOLD, &["CO-ROUTINE told", "SCAN told"]),
+    (notification::DELETE_SURPLUS, &["LIST SUBQUERY"]),
+    (notification::DELETE_OLD, &["LIST SUBQUERY"]),
+    (webhook::OF_USER, &[]),
+    (webhook::ENABLED_OF, &[]),
+    (webhook::COUNT, &[]),
+    (webhook::COUNT_FAILING, &["CO-ROUTINE failing", "SCAN failing"]),
+    (webhook::COUNT_WAITING, COUNTED),
+    (webhook::OF_WEBHOOK, &[]),
     (audit::OF_ACTOR, &[]),
     (leak::OPEN, &[]),
     (leak::OF_USER, &[]),
@@ -120,7 +132,8 @@ async fn plan(connection: &mut SqliteConnection, sql: &str) -> Vec<String> {
 async fn pages_and_followers_search_indexes() {
     let mut connection = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
     schema::migrate(&mut connection).await.unwrap();
-    for &(sql, allowed) in QUERIES {
+    let of_notifications = notification::query_plans::QUERIES.iter().chain(webhook::query_plans::QUERIES);
+    for &(sql, allowed) in QUERIES.iter().chain(of_notifications) {
         for step in plan(&mut connection, sql).await {
             let is_allowed = step.starts_with("SEARCH") && !step.contains("AUTOMATIC")
                 || allowed.iter().any(|allowed| step.starts_with(allowed));
