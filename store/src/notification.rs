@@ -110,7 +110,7 @@ pub(crate) const DELETE_OLD: &str =
     "DELETE FROM notifications WHERE id IN (SELECT id FROM notifications WHERE created_at < $1 LIMIT $2)";
 pub(crate) const DELETE_ALL: &str = "DELETE FROM notifications WHERE user_id = $1";
 const FORGET_DELETED: &str =
-    "DELETE FROM failed_caches WHERE cache_id IN (SELECT id FROM caches WHERE deleted_at IS NOT NULL)";
+    "DELETE FROM failed_caches WHERE EXISTS (SELECT 1 FROM caches c WHERE c.id = failed_caches.cache_id AND c.deleted_at IS NOT NULL)";
 pub(crate) const EMAIL_OF: &str = "SELECT email FROM users WHERE id = $1 AND deleted_at IS NULL AND state = 'active'";
 
 /// The kind of mail that tells of it. Tokens that leaked have a limit of their own: nothing that happens more often keeps such a

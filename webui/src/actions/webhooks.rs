@@ -68,8 +68,8 @@ impl Wanted {
 ///
 /// [`PageError::NotFound`] if there is none, or another user has it.
 pub(crate) async fn find(app: &AppState, user: &User, id: &str) -> Result<Webhook, PageError> {
-    let webhook = app.store.webhook(id).await?.ok_or(PageError::NotFound)?;
-    if webhook.user_id == user.id { Ok(webhook) } else { Err(PageError::NotFound) }
+    let webhooks = app.store.webhooks_of(&user.id).await?;
+    webhooks.into_iter().find(|webhook| webhook.id == id).ok_or(PageError::NotFound)
 }
 
 /// A delivery of a webhook.

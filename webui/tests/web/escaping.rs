@@ -41,6 +41,11 @@ async fn form_fields_are_escaped() {
         assert_escaped(&created.body, input);
         let page = user.get("/caches/{cache}/tokens").await;
         assert_escaped(&page.body, input);
+        user.get("/account/webhooks").await;
+        let fields = [("url", input), ("description", input), ("test", input), ("password", "x")];
+        let response = user.post("/account/webhooks", &fields).await;
+        assert_eq!(response.status, 422);
+        assert_escaped(&response.body, input);
     }
     let page = user.get("/caches/{cache}/tokens").await;
     assert!(page.body.contains("&#34;&#62;&#60;script&#62;alert(1)&#60;/script&#62;"), "kept as input");

@@ -11,7 +11,7 @@ const METHODS: [&str; 8] = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", 
 fn body_for(path: &str) -> &'static str {
     match path.rsplit('/').next().unwrap_or_default() {
         "operations" => r#"{"kind":"suspend"}"#,
-        "rotate" | "certificates" => "{}",
+        "rotate" | "certificates" | "rotate-secret" | "test" | "send-again" => "{}",
         _ => r#"{"name":"x"}"#,
     }
 }
@@ -21,6 +21,9 @@ fn body_for(path: &str) -> &'static str {
 async fn what_is_another_users_is_not_found() {
     let (site, ann) = start().await;
     let bob = Client::of(&site, "bob@example.com", ApiScopes::ALL).await;
+    let webhook = super::json(&bob.post("/webhooks", r#"{"url":"https://hooks.example/x"}"#).await);
+    let test = format!("/webhooks/{}/test", webhook["id"].as_str().unwrap());
+    let delivery = super::json(&bob.post(&test, "{}").await);
     let (operation, certificate) = {
         let operation = bob.post("/caches/{cache}/operations", r#"{"kind":"suspend"}"#).await;
         let certificate = bob.post("/tokens/{token}/certificates", "{}").await;
@@ -38,16 +41,23 @@ async fn what_is_another_users_is_not_found() {
         let path = path
             .replace("{operation}", operation["id"].as_str().unwrap())
             .replace("{fingerprint}", certificate["fingerprint"].as_str().unwrap())
-            .replace("{connection}", "1-1@proxy");
+            .replace("{connection}", "1-1@proxy")
+            .replace("{delivery}", delivery["id"].as_str().unwrap());
         let headers = [("Content-Type", "application/json")];
-        let stolen = thief.send(&method, &path, &headers, body_for(&path)).await;
+        let body = match &*path {
+            "/webhooks/{webhook}" => r#"{"enabled":false}"#,
+            path => body_for(path),
+        };
+        let with_id = |id: &str| path.replace("{webhook}", id);
+        let stolen = thief.send(&method, &with_id(webhook["id"].as_str().unwrap()), &headers, body).await;
         require_problem(&stolen, 404, "not_found");
         // The same bytes as for what doesn't exist.
         let nothing = Client { cache: "a".repeat(24), token: "aaaaaaaaaaaa".into(), ..thief.clone() };
-        assert_eq!(nothing.send(&method, &path, &headers, body_for(&path)).await.body, stolen.body, "{path}");
+        let path_to_nothing = with_id(&"a".repeat(24));
+        assert_eq!(nothing.send(&method, &path_to_nothing, &headers, body).await.body, stolen.body, "{path}");
         for id in ["x", "%00", "..%2f..", "%ff", "'", &"a".repeat(3_000)] {
             let nothing = Client { cache: id.into(), token: id.into(), ..thief.clone() };
-            let refused = nothing.send(&method, &path, &headers, body_for(&path)).await;
+            let refused = nothing.send(&method, &with_id(id), &headers, body).await;
             require_problem(&refused, 404, "not_found");
         }
         tried += usize::from(own_cache);
