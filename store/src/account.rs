@@ -7,9 +7,9 @@ use crate::api_request;
 use crate::audit::note;
 use crate::cache::{SET_DESIRED, delete_cache, live_caches};
 use crate::db::write;
+use crate::notification::{self, preferences};
 use crate::operation::request::follow_memory;
 use crate::plan::{self, Plan};
-use crate::notification::{self, preferences};
 use crate::webhook;
 use crate::{Cache, DesiredState, Store, StoreError, UserState, now};
 

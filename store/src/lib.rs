@@ -119,6 +119,7 @@ pub use usage::{InstanceUsage, Usage, UsageBatch, UsageReport, UsageReporterId};
 pub use usage_hours::{UsageHour, UsageSpan};
 pub use user::{NewUser, SignUpRoom, User, UserFigures, UserFilter, UserState};
 pub use webhook::{
-    ClaimedDelivery, DeliveryOutcome, DeliveryState, DisabledReason, Finished, Webhook, WebhookDelivery, WebhookFields,
+    ClaimedDelivery, DeliveryOutcome, DeliveryState, DisabledReason, Finished, Webhook, WebhookDelivery,
+    WebhookFields,
 };
 pub use write_health::{WriteFailure, WriteHealth};

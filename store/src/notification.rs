@@ -109,9 +109,9 @@ pub(crate) const DELETE_SURPLUS: &str = "DELETE FROM notifications WHERE id IN (
 pub(crate) const DELETE_OLD: &str =
     "DELETE FROM notifications WHERE id IN (SELECT id FROM notifications WHERE created_at < $1 LIMIT $2)";
 pub(crate) const DELETE_ALL: &str = "DELETE FROM notifications WHERE user_id = $1";
-const FORGET_DELETED: &str =
-    "DELETE FROM failed_caches WHERE EXISTS (SELECT 1 FROM caches c WHERE c.id = failed_caches.cache_id AND c.deleted_at IS NOT NULL)";
-pub(crate) const EMAIL_OF: &str = "SELECT email FROM users WHERE id = $1 AND deleted_at IS NULL AND state = 'active'";
+const FORGET_DELETED: &str = "DELETE FROM failed_caches WHERE EXISTS (SELECT 1 FROM caches c WHERE c.id = failed_caches.cache_id AND c.deleted_at IS NOT NULL)";
+pub(crate) const EMAIL_OF: &str =
+    "SELECT email FROM users WHERE id = $1 AND deleted_at IS NULL AND state = 'active'";
 
 /// The kind of mail that tells of it. Tokens that leaked have a limit of their own: nothing that happens more often keeps such a
 /// mail back.
@@ -157,10 +157,8 @@ macro_rules! insert_notification {
         let mail_limits: Option<&$crate::MailLimits> = $mail_limits;
         let inserted: Option<String> = $crate::notification::insert_notification_only!($tx, new);
         if let Some(id) = &inserted {
-            let webhooks: Vec<(String, String)> = sqlx::query_as($crate::webhook::ENABLED_OF)
-                .bind(&new.user_id)
-                .fetch_all(&mut *$tx)
-                .await?;
+            let webhooks: Vec<(String, String)> =
+                sqlx::query_as($crate::webhook::ENABLED_OF).bind(&new.user_id).fetch_all(&mut *$tx).await?;
             for (webhook, kinds) in &webhooks {
                 // A row that can't be read wants nothing.
                 let kinds: $crate::NotificationKinds = kinds.parse().unwrap_or_default();
@@ -224,8 +222,11 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<Notification>, StoreError> {
         let (at, id) = before.unwrap_or((Timestamp::MAX, ""));
-        let rows: Vec<Result<Row, StoreError>> = read_rows!(self, ROW_BYTES_MAX, sqlx::query(OF_USER)
-            .bind(user_id).bind(at).bind(id).bind(limit))?;
+        let rows: Vec<Result<Row, StoreError>> = read_rows!(
+            self,
+            ROW_BYTES_MAX,
+            sqlx::query(OF_USER).bind(user_id).bind(at).bind(id).bind(limit)
+        )?;
         let rows: Vec<Row> = rows.into_iter().collect::<Result<_, StoreError>>()?;
         Ok(rows.into_iter().filter_map(Row::into_notification).collect())
     }

@@ -11,8 +11,7 @@ use crate::tokens::{self, listing};
 use crate::{
     account_link, account_mail, api_key, api_request, audit, cache, certificate, connections, denials, feed,
     grant, host_capacity, instance, instance_event, instance_statistics, isolation_check, leak, mail,
-    notification, plan_change, proxy, second_factor, usage, usage_hours, user, wake,
-    webhook,
+    notification, plan_change, proxy, second_factor, usage, usage_hours, user, wake, webhook,
 };
 
 /// Rows that are sorted, or read from one end of an index up to a limit.

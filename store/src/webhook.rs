@@ -6,13 +6,13 @@ mod delivery;
 
 use std::time::Duration;
 
-pub use claim::{ClaimedDelivery, DeliveryOutcome, Finished};
 #[cfg(test)]
 pub(crate) use claim::query_plans;
-pub use delivery::{DeliveryState, WebhookDelivery};
-pub(crate) use delivery::{INSERT as INSERT_DELIVERY, WAKE, insert_delivery};
+pub use claim::{ClaimedDelivery, DeliveryOutcome, Finished};
 #[cfg(test)]
 pub(crate) use delivery::{COUNT_WAITING, OF_WEBHOOK};
+pub use delivery::{DeliveryState, WebhookDelivery};
+pub(crate) use delivery::{INSERT as INSERT_DELIVERY, WAKE, insert_delivery};
 
 use crate::audit::note;
 use crate::db::{read, write};
@@ -160,8 +160,7 @@ const INSERT: &str = "INSERT INTO webhooks (id, user_id, url, host, description,
 const UPDATE: &str = "UPDATE webhooks SET url = $1, host = $2, description = $3, kinds = $4 WHERE id = $5";
 const ROTATE: &str =
     "UPDATE webhooks SET generation = generation + 1, rotated_at = $1 WHERE id = $2 RETURNING generation";
-const ENABLE: &str =
-    "UPDATE webhooks SET state = 'enabled', reason = '', failing_since = NULL WHERE id = $1 AND state = 'disabled'";
+const ENABLE: &str = "UPDATE webhooks SET state = 'enabled', reason = '', failing_since = NULL WHERE id = $1 AND state = 'disabled'";
 const DISABLE: &str = "UPDATE webhooks SET state = 'disabled', reason = $1, next_attempt_at = NULL \
      WHERE id = $2 AND state = 'enabled' RETURNING user_id, host";
 /// What waits is never sent.
@@ -171,15 +170,18 @@ const DELETE: &str = "DELETE FROM webhooks WHERE id = $1";
 /// Deletes those of the user `$1`, with their deliveries.
 pub(crate) const DELETE_ALL: &str = "DELETE FROM webhooks WHERE user_id = $1";
 /// Webhooks that fail, up to 1,000.
-pub(crate) const COUNT_FAILING: &str =
-    "SELECT COUNT(*) FROM (SELECT 1 FROM webhooks WHERE failing_since IS NOT NULL AND failing_since < $1 LIMIT 1000) AS failing";
+pub(crate) const COUNT_FAILING: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM webhooks WHERE failing_since IS NOT NULL AND failing_since < $1 LIMIT 1000) AS failing";
 
 impl Store {
     /// Creates a webhook with the first generation of its secret, which may be shown only after this has returned. Returns its id.
     ///
     /// # Errors
     /// `NotFound("user")`, `LimitReached("webhook")`.
-    pub async fn create_webhook(&self, user_id: &str, fields: &WebhookFields<'_>) -> Result<String, StoreError> {
+    pub async fn create_webhook(
+        &self,
+        user_id: &str,
+        fields: &WebhookFields<'_>,
+    ) -> Result<String, StoreError> {
         let WebhookFields { url, host, description, kinds } = *fields;
         let id = random();
         write!(self, tx, _revision => {
@@ -202,7 +204,8 @@ impl Store {
     /// # Errors
     /// `Corrupt` if its row is invalid.
     pub async fn webhook(&self, id: &str) -> Result<Option<Webhook>, StoreError> {
-        let row: Option<Result<Row, StoreError>> = read_row!(self, ROW_BYTES_MAX, sqlx::query(BY_ID).bind(id))?;
+        let row: Option<Result<Row, StoreError>> =
+            read_row!(self, ROW_BYTES_MAX, sqlx::query(BY_ID).bind(id))?;
         row.map(|row| Webhook::try_from(row?)).transpose()
     }
 

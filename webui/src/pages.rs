@@ -124,7 +124,10 @@ fn account_routes() -> Router<Arc<AppState>> {
         .route("/account/sessions/end-others", post(account::end_other_sessions))
         .route("/account/api-keys", get(account::api_keys::show).post(account::api_keys::create))
         .route("/account/api-keys/{id}/revoke", post(account::api_keys::revoke))
-        .route("/account/notifications", get(account::notifications::show).post(account::notifications::submit))
+        .route(
+            "/account/notifications",
+            get(account::notifications::show).post(account::notifications::submit),
+        )
         .route("/account/webhooks", get(account::webhooks::list).post(account::webhooks::create))
         .route("/account/webhooks/{id}", get(account::webhooks::show_one))
         .route("/account/webhooks/{id}/edit", post(account::webhooks::edit))

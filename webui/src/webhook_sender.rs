@@ -117,7 +117,9 @@ async fn deliver(app: &AppState, claimed: &ClaimedDelivery) {
 async fn send(app: &AppState, claimed: &ClaimedDelivery) -> Result<Result<u16, SendError>, StoreError> {
     let Some(client) = &app.webhooks else { return Ok(Err(SendError::Url)) };
     let destinations = destinations(app).await?;
-    let Ok(url) = WebhookUrl::parse(&claimed.webhook.url, &destinations) else { return Ok(Err(SendError::Url)) };
+    let Ok(url) = WebhookUrl::parse(&claimed.webhook.url, &destinations) else {
+        return Ok(Err(SendError::Url));
+    };
     let body = notification::payload(&claimed.notification).to_string();
     let signed = Signed::new(&app.token_key, &claimed.webhook, &claimed.notification.id, &body, now());
     Ok(client.send(&url, &destinations, &signed, body).await)

@@ -88,8 +88,11 @@ impl Store {
         let from = stored.unwrap_or_else(|| Position { at, key: String::new() });
         let (sql, until) = (source.query(), source.until(at));
         let quiet_since = source.quiet_since(at);
-        let rows: Vec<Result<Found, StoreError>> = read_rows!(self, ROW_BYTES_MAX, sqlx::query(sql)
-            .bind(from.at).bind(&from.key).bind(until).bind(quiet_since).bind(BATCH_MAX))?;
+        let rows: Vec<Result<Found, StoreError>> = read_rows!(
+            self,
+            ROW_BYTES_MAX,
+            sqlx::query(sql).bind(from.at).bind(&from.key).bind(until).bind(quiet_since).bind(BATCH_MAX)
+        )?;
         let has_more = i64::try_from(rows.len()).is_ok_and(|count| count >= BATCH_MAX);
         let rows = readable("notifications to add", rows);
         let next = match rows.last() {
@@ -100,7 +103,8 @@ impl Store {
         if rows.is_empty() && !moves {
             return Ok(Detected::default());
         }
-        let found: Vec<_> = rows.iter().map(|row| (source.mark(row), source.notifications(row, at))).collect();
+        let found: Vec<_> =
+            rows.iter().map(|row| (source.mark(row), source.notifications(row, at))).collect();
         let added = write_unversioned!(self, tx => {
             let mut added = Vec::new();
             for (told, notifications) in &found {

@@ -203,7 +203,10 @@ mod tests {
             let kinds = NotificationKinds(bits);
             assert_eq!(kinds.to_string().parse(), Ok(kinds));
         }
-        assert_eq!(NotificationKind::CHOICES.into_iter().collect::<NotificationKinds>(), NotificationKinds::ALL);
+        assert_eq!(
+            NotificationKind::CHOICES.into_iter().collect::<NotificationKinds>(),
+            NotificationKinds::ALL
+        );
         assert!("test".parse::<NotificationKinds>().is_err());
         assert!(!NotificationKinds::ALL.contains(NotificationKind::Test));
         for kind in NotificationKind::CHOICES.into_iter().chain([NotificationKind::Test]) {

@@ -112,7 +112,8 @@ macro_rules! insert_delivery {
     ($tx:expr, $webhook:expr, $notification:expr) => {{
         let (id, at): (String, $crate::Timestamp) = ($crate::id::random(), $crate::now());
         let (webhook, notification): (&str, &str) = ($webhook, $notification);
-        let insert = sqlx::query($crate::webhook::INSERT_DELIVERY).bind(&id).bind(webhook).bind(notification).bind(at);
+        let insert =
+            sqlx::query($crate::webhook::INSERT_DELIVERY).bind(&id).bind(webhook).bind(notification).bind(at);
         insert.execute(&mut *$tx).await?;
         sqlx::query($crate::webhook::WAKE).bind(at).bind(webhook).execute(&mut *$tx).await?;
         id
@@ -133,8 +134,11 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<WebhookDelivery>, StoreError> {
         let (at, id) = before.unwrap_or((Timestamp::MAX, ""));
-        let rows: Vec<Result<Row, StoreError>> = read_rows!(self, SHORT_ROW_BYTES_MAX, sqlx::query(OF_WEBHOOK)
-            .bind(webhook_id).bind(at).bind(id).bind(limit))?;
+        let rows: Vec<Result<Row, StoreError>> = read_rows!(
+            self,
+            SHORT_ROW_BYTES_MAX,
+            sqlx::query(OF_WEBHOOK).bind(webhook_id).bind(at).bind(id).bind(limit)
+        )?;
         let rows: Vec<Row> = rows.into_iter().collect::<Result<_, StoreError>>()?;
         Ok(rows.into_iter().filter_map(Row::into_delivery).collect())
     }

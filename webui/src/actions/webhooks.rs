@@ -1,7 +1,9 @@
 //! A user's webhooks: found, created, changed, rotated, tried out.
 
 use identity::{CertificateName, InputError};
-use store::{DisabledReason, NotificationKinds, StoreError, User, UserState, Webhook, WebhookDelivery, WebhookFields};
+use store::{
+    DisabledReason, NotificationKinds, StoreError, User, UserState, Webhook, WebhookDelivery, WebhookFields,
+};
 
 use super::{ActionError, Cause, Refusal, acting};
 use crate::http::reject::PageError;
@@ -51,7 +53,8 @@ impl Wanted {
             (url, description, no_kind) => Err(WantedErrors {
                 url: url.err().map(|error| error.to_string()),
                 description: description.err().as_ref().map(InputError::to_string),
-                kinds: no_kind.then(|| "A webhook needs at least one kind of notification. Choose one.".to_owned()),
+                kinds: no_kind
+                    .then(|| "A webhook needs at least one kind of notification. Choose one.".to_owned()),
             }),
         }
     }

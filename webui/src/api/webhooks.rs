@@ -146,8 +146,8 @@ pub(super) async fn create(
     let create = async {
         let NewWebhookFields { url, description, kinds } = &body.fields;
         let kinds = kinds.as_deref().map_or(NotificationKinds::ALL, chosen);
-        let wanted = Wanted::parse(&app, url, description.as_deref().unwrap_or_default(), kinds)
-            .map_err(invalid)?;
+        let wanted =
+            Wanted::parse(&app, url, description.as_deref().unwrap_or_default(), kinds).map_err(invalid)?;
         let (id, secret) = webhooks::create(&app, user, &wanted).await?;
         Ok((id.clone(), (id, secret)))
     };
@@ -249,7 +249,12 @@ pub(super) async fn rotate(
 }
 
 /// The answer that has a webhook's secret.
-async fn reveal(app: &AppState, caller: &Principal<Webhooks>, id: &str, secret: String) -> Result<Response, Problem> {
+async fn reveal(
+    app: &AppState,
+    caller: &Principal<Webhooks>,
+    id: &str,
+    secret: String,
+) -> Result<Response, Problem> {
     let webhook = webhooks::find(app, &caller.user, id).await?;
     let tag = tag(&webhook);
     let body = SecretView { webhook: WebhookView::new(webhook), secret: Some(secret), has_secret: true };
@@ -276,7 +281,9 @@ fn chosen(names: &[NotificationKindName]) -> NotificationKinds {
 fn invalid(errors: WantedErrors) -> Problem {
     let WantedErrors { url, description, kinds } = errors;
     let errors = [("url", url), ("description", description), ("kinds", kinds)];
-    Problem::fields(errors.into_iter().filter_map(|(name, error)| Some(FieldError::new(name, error?))).collect())
+    Problem::fields(
+        errors.into_iter().filter_map(|(name, error)| Some(FieldError::new(name, error?))).collect(),
+    )
 }
 
 impl From<NotificationKindName> for NotificationKind {

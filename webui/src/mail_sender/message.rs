@@ -166,7 +166,9 @@ impl Text<'_> {
                 self.of_second_factor(kind)
             }
             // Made from the notification.
-            MailKind::TokenLeaked | MailKind::Notification => ("News of your account", format!("See\n{base_url}/account/notifications\n")),
+            MailKind::TokenLeaked | MailKind::Notification => {
+                ("News of your account", format!("See\n{base_url}/account/notifications\n"))
+            }
             MailKind::AddressTaken | MailKind::AddressTakenByChange => (
                 "You have an account already",
                 format!(

@@ -104,7 +104,10 @@ pub(crate) fn text(notification: &Notification) -> String {
             format!("The webhook to {} was disabled, because its receiver answered 410 (gone).", word("host"))
         }
         NotificationKind::WebhookDisabled => {
-            format!("The webhook to {} was disabled, because every attempt had failed for three days.", word("host"))
+            format!(
+                "The webhook to {} was disabled, because every attempt had failed for three days.",
+                word("host")
+            )
         }
         NotificationKind::Test => "This is a test. If you can read it, the webhook works.".to_owned(),
     }
@@ -116,7 +119,10 @@ fn named<'a>(name: &'a str, id: &'a str) -> &'a str {
 }
 
 fn cause(word: &str) -> &'static str {
-    EventCause::ALL.iter().find(|cause| cause.as_str() == word).map_or("it was repaired", |cause| cause.text())
+    EventCause::ALL
+        .iter()
+        .find(|cause| cause.as_str() == word)
+        .map_or("it was repaired", |cause| cause.text())
 }
 
 #[cfg(test)]

@@ -101,11 +101,8 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 
 /// Whether an address is one of this machine: the kernel would send from it. Nothing is sent to find out.
 fn is_own(address: SocketAddr) -> bool {
-    let any: SocketAddr = if address.is_ipv4() {
-        (Ipv4Addr::UNSPECIFIED, 0).into()
-    } else {
-        (Ipv6Addr::UNSPECIFIED, 0).into()
-    };
+    let any: SocketAddr =
+        if address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
     let local = UdpSocket::bind(any).and_then(|socket| {
         socket.connect(address)?;
         socket.local_addr()

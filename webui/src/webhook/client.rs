@@ -97,7 +97,10 @@ impl Client {
             .map_err(failed)?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self { tls: TlsConnector::from(Arc::new(tls)), resolver: Arc::new(|host, port| Box::pin(resolve(host, port))) })
+        Ok(Self {
+            tls: TlsConnector::from(Arc::new(tls)),
+            resolver: Arc::new(|host, port| Box::pin(resolve(host, port))),
+        })
     }
 
     /// Sends a body. Returns the status of the reply.
@@ -185,7 +188,9 @@ where
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let unusable = |why: String| {
         let file = file.display();
-        Error::WebhookFile(format!("webui.webhooks.ca_certificate: can't use {file} ({why}): name a file with certificates in PEM"))
+        Error::WebhookFile(format!(
+            "webui.webhooks.ca_certificate: can't use {file} ({why}): name a file with certificates in PEM"
+        ))
     };
     let mut bytes = Vec::new();
     let read = File::open(file).and_then(|file| file.take(CERTIFICATE_FILE_MAX).read_to_end(&mut bytes));

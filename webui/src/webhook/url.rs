@@ -28,7 +28,9 @@ pub(crate) enum UrlError {
     NotHttps,
     #[error("The URL has a user or a password. Leave them out: each request is signed.")]
     HasUser,
-    #[error("The URL’s address isn’t public. Use one that the internet can reach, or ask the operator to allow it.")]
+    #[error(
+        "The URL’s address isn’t public. Use one that the internet can reach, or ask the operator to allow it."
+    )]
     NotPublic,
 }
 
@@ -60,8 +62,11 @@ impl WebhookUrl {
             return Err(UrlError::Shape);
         }
         if let Some(address) = literal {
-            let is_admitted =
-                if url.scheme() == "https" { destinations.admits_literal(address) } else { destinations.allows_private(address) };
+            let is_admitted = if url.scheme() == "https" {
+                destinations.admits_literal(address)
+            } else {
+                destinations.allows_private(address)
+            };
             if !is_admitted {
                 return Err(UrlError::NotPublic);
             }
@@ -157,10 +162,16 @@ mod tests {
     fn urls_are_https_without_a_user() {
         let url = parse(" HTTPS://Hooks.Example.org:8443/a/../b?x=1#part ").unwrap();
         assert_eq!(url.as_str(), "https://hooks.example.org:8443/b?x=1");
-        assert_eq!((url.host(), url.port(), url.authority().as_str()), ("hooks.example.org", 8443, "hooks.example.org:8443"));
+        assert_eq!(
+            (url.host(), url.port(), url.authority().as_str()),
+            ("hooks.example.org", 8443, "hooks.example.org:8443")
+        );
         assert_eq!(url.target(), "/b?x=1");
         let url = parse("https://[2606:4700:4700::1111]").unwrap();
-        assert_eq!((url.host(), url.authority().as_str(), url.target().as_str()), ("2606:4700:4700::1111", "[2606:4700:4700::1111]", "/"));
+        assert_eq!(
+            (url.host(), url.authority().as_str(), url.target().as_str()),
+            ("2606:4700:4700::1111", "[2606:4700:4700::1111]", "/")
+        );
         assert_eq!(parse("https://bücher.example/").unwrap().host(), "xn--bcher-kva.example");
         for (text, error) in [
             ("", UrlError::Shape),
@@ -193,7 +204,10 @@ mod tests {
     fn plain_text_goes_to_networks_that_are_allowed() {
         let private = Destinations::new(vec!["10.0.0.0/8".parse().unwrap()]);
         assert!(WebhookUrl::parse("http://10.1.2.3:8080/", &private).is_ok());
-        assert!(WebhookUrl::parse("http://hooks.internal/", &private).is_ok(), "its address is checked later");
+        assert!(
+            WebhookUrl::parse("http://hooks.internal/", &private).is_ok(),
+            "its address is checked later"
+        );
         assert_eq!(WebhookUrl::parse("http://8.8.8.8/", &private), Err(UrlError::NotPublic));
         assert_eq!(WebhookUrl::parse("https://192.168.0.1/", &private), Err(UrlError::NotPublic));
         assert!(WebhookUrl::parse("https://8.8.8.8/", &private).is_ok());

@@ -33,7 +33,9 @@ async fn forms_of_other_sites_are_rejected() {
                 403
             );
             assert_eq!(user.post("/sign-out", &[]).await.status, 403);
-            for path in ["/account/password", "/account/delete", "/account/notifications", "/account/webhooks"] {
+            for path in
+                ["/account/password", "/account/delete", "/account/notifications", "/account/webhooks"]
+            {
                 let fields = [
                     ("current_password", PASSWORD),
                     ("new_password", "another battery"),

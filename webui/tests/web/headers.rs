@@ -119,9 +119,16 @@ async fn every_response_has_security_headers() {
     let tabs = tabs.map(|tab| format!("/caches/{}{tab}", user.cache));
     let asks =
         ["restart", "flush", "suspend", "delete"].map(|action| format!("/caches/{}/{action}", user.cache));
-    let others =
-        ["/", "/account", "/account/email", "/account/second-factor", "/account/data.json", "/caches?all",
-            "/account/notifications", "/account/webhooks"];
+    let others = [
+        "/",
+        "/account",
+        "/account/email",
+        "/account/second-factor",
+        "/account/data.json",
+        "/caches?all",
+        "/account/notifications",
+        "/account/webhooks",
+    ];
     let others = others.map(str::to_owned).into_iter().chain([revoke]).collect::<Vec<_>>();
     for path in tabs.iter().chain(&asks).chain(&others) {
         let response = user.get(path).await;

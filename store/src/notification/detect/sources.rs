@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::notification::{NewNotification, NotificationKind};
 use crate::Timestamp;
+use crate::notification::{NewNotification, NotificationKind};
 
 /// What ends within this time is told.
 const END_NEAR: Duration = Duration::from_hours(7 * 24);
@@ -60,10 +60,21 @@ pub(super) struct Found {
 pub(super) enum Mark {
     /// By the position behind it, and by the notification's subject.
     Position,
-    Leak { token: String },
-    Event { instance: String, number: i64, told: i64 },
-    Failed { cache: String, at: Timestamp },
-    Recovered { cache: String },
+    Leak {
+        token: String,
+    },
+    Event {
+        instance: String,
+        number: i64,
+        told: i64,
+    },
+    Failed {
+        cache: String,
+        at: Timestamp,
+    },
+    Recovered {
+        cache: String,
+    },
 }
 
 /// Every query takes position, its key, the end of the time to read, the time since when a cache is told no more, and the most
@@ -78,14 +89,17 @@ macro_rules! unused {
 const LEAKS: &str = concat!(
     "SELECT l.user_id, t.cache_id, c.name AS cache_name, l.token_id AS id, t.name, l.url AS text, l.source AS more, ",
     "l.told AS number, l.at FROM leaks l JOIN tokens t ON t.id = l.token_id JOIN caches c ON c.id = t.cache_id ",
-    "WHERE l.told = 0 AND ", unused!(), " ORDER BY l.at LIMIT $5"
+    "WHERE l.told = 0 AND ",
+    unused!(),
+    " ORDER BY l.at LIMIT $5"
 );
 /// Instance, nothing, the message for its owner.
 const FAILED: &str = concat!(
     "SELECT c.user_id, i.cache_id, c.name AS cache_name, i.id, '' AS name, COALESCE(r.message, '') AS text, '' AS more, ",
     "r.generation AS number, r.changed_at AS at FROM routes r JOIN instances i ON i.id = r.instance_id ",
     "JOIN caches c ON c.id = i.cache_id WHERE r.state = 'failed' AND i.desired = 'running' AND c.deleted_at IS NULL ",
-    "AND NOT EXISTS (SELECT 1 FROM failed_caches f WHERE f.cache_id = i.cache_id) AND ", unused!(),
+    "AND NOT EXISTS (SELECT 1 FROM failed_caches f WHERE f.cache_id = i.cache_id) AND ",
+    unused!(),
     " ORDER BY r.changed_at LIMIT $5"
 );
 /// Instance; the time is when it failed.
@@ -94,7 +108,8 @@ const RECOVERED: &str = concat!(
     // In this order: most routes are those of caches that run.
     "f.failed_at AS at FROM failed_caches f CROSS JOIN instances i CROSS JOIN routes r CROSS JOIN caches c ",
     "WHERE i.cache_id = f.cache_id AND r.instance_id = i.id AND c.id = f.cache_id AND r.state IN ('running', 'asleep') ",
-    "AND c.deleted_at IS NULL AND ", unused!(),
+    "AND c.deleted_at IS NULL AND ",
+    unused!(),
     " LIMIT $5"
 );
 /// Instance, whether the contents are lost, cause, action, number of the event.
@@ -249,8 +264,8 @@ impl DetectedSource {
     /// What a row tells.
     pub(super) fn notifications(self, row: &Found, at: Timestamp) -> Vec<NewNotification> {
         use NotificationKind::{
-            CacheEmptied, CacheFailed, CacheOutOfMemory, CacheRecovered, CertificateExpiring, PlanLimitReached,
-            TokenExpiring, TokenLeaked,
+            CacheEmptied, CacheFailed, CacheOutOfMemory, CacheRecovered, CertificateExpiring,
+            PlanLimitReached, TokenExpiring, TokenLeaked,
         };
         let Found { cache_id, id, name, text, more, number, .. } = row;
         let end = row.at.as_millis();

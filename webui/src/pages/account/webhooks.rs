@@ -96,7 +96,11 @@ pub(crate) async fn list(
     params: Result<axum::extract::Query<Params>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, PageError> {
     let axum::extract::Query(params) = params.unwrap_or_default();
-    let view = PageState { deleted: params.deleted.is_some(), kinds: NotificationKinds::ALL, ..PageState::default() };
+    let view = PageState {
+        deleted: params.deleted.is_some(),
+        kinds: NotificationKinds::ALL,
+        ..PageState::default()
+    };
     page(&app, &me, StatusCode::OK, &Form::default(), view).await
 }
 
@@ -120,7 +124,8 @@ pub(crate) async fn create(
     }
     match actions::webhooks::create(&app, &me.user, &wanted).await {
         Ok(revealed) => {
-            let view = PageState { revealed: Some(revealed), kinds: NotificationKinds::ALL, ..PageState::default() };
+            let view =
+                PageState { revealed: Some(revealed), kinds: NotificationKinds::ALL, ..PageState::default() };
             page(&app, &me, StatusCode::OK, &Form::default(), view).await
         }
         Err(ActionError::Refused(refusal)) => {

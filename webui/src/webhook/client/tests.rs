@@ -65,7 +65,8 @@ async fn a_name_that_leads_elsewhere_at_each_look_up_is_refused() {
         assert_eq!(sent, Err(SendError::NotAllowed));
         assert_eq!(looks.load(Ordering::Relaxed), looked, "one look-up for each attempt");
     }
-    for address in ["169.254.169.254", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "10.213.7.99", "0.0.0.0"] {
+    for address in ["169.254.169.254", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "10.213.7.99", "0.0.0.0"]
+    {
         let address = SocketAddr::new(address.parse().unwrap(), port);
         let sent = send(&client(move |_| vec![address]), &url, &Destinations::default()).await;
         assert_eq!(sent, Err(SendError::NotAllowed), "{address}");
@@ -104,7 +105,10 @@ async fn replies_are_bounded_and_redirects_not_followed() {
     let endless = Vec::leak([b"HTTP/1.1 200 OK\r\nX: ".as_slice(), &[b'x'; 1 << 20]].concat());
     let body = Vec::leak([b"HTTP/1.1 200 OK\r\n\r\n".as_slice(), &[b'x'; 1 << 20]].concat());
     for (reply, expected) in [
-        (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1/\r\nContent-Length: 0\r\n\r\n".as_slice(), Ok(302)),
+        (
+            b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1/\r\nContent-Length: 0\r\n\r\n".as_slice(),
+            Ok(302),
+        ),
         // Its end never comes, and isn't waited for.
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nx", Ok(200)),
         (body, Ok(200)),

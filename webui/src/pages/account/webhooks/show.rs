@@ -105,9 +105,8 @@ pub(super) async fn page(
 ) -> Result<Response, PageError> {
     let deliveries = app.store.webhook_deliveries(&webhook.id, None, SHOWN_MAX).await?;
     let is_enabled = webhook.disabled.is_none();
-    let (url, description, kinds) = view
-        .sent
-        .unwrap_or_else(|| (webhook.url.clone(), webhook.description.clone(), webhook.kinds));
+    let (url, description, kinds) =
+        view.sent.unwrap_or_else(|| (webhook.url.clone(), webhook.description.clone(), webhook.kinds));
     let page = Page {
         layout: Layout::signed_in(me),
         csrf_token: &me.session.form_token,
