@@ -15,7 +15,9 @@ mod certificate;
 mod connections;
 mod db;
 mod denials;
+mod detection;
 mod error;
+mod fan_out;
 mod feed;
 mod grant;
 mod host_capacity;
@@ -57,6 +59,7 @@ mod usage_hours;
 mod user;
 mod wake;
 mod webhook;
+mod webhook_delivery;
 mod write_health;
 
 pub use account::{NewPassword, UserChange};
@@ -72,6 +75,7 @@ pub use certificate::{CertificateRow, Fingerprint, ParseFingerprintError};
 pub use connections::{ConnectionId, ListRequest, LiveConnection, LiveConnections, ParseConnectionIdError};
 pub use db::{Database, LockWait, Store, StoreOptions, sqlite_file};
 pub use denials::{DenialCause, DenialRecord, DenialTotal, UserDenial};
+pub use detection::{Detected, DetectedSource};
 pub use error::StoreError;
 pub use feed::{Changes, Feed};
 pub use grant::Grant;
@@ -92,9 +96,7 @@ pub use latency_quantile::latency_quantile_us;
 pub use leader::LeaderLock;
 pub use leak::{Leak, LeakReport};
 pub use mail::{ClaimedMail, MailKind, MailLimits, MailOutcome, NewMail};
-pub use notification::{
-    Detected, DetectedSource, Notification, NotificationKind, NotificationKinds, ParseNotificationKindsError,
-};
+pub use notification::{Notification, NotificationKind, NotificationKinds, ParseNotificationKindsError};
 pub use operation::{
     NewOperation, OpenOperation, Operation, OperationKind, OperationProgress, OperationState, RESIZE_MB_MAX,
     RESIZE_MB_MIN,
@@ -118,8 +120,6 @@ pub use tokens::{ListedTokens, NewToken, TokenChange, TokenRow};
 pub use usage::{InstanceUsage, Usage, UsageBatch, UsageReport, UsageReporterId};
 pub use usage_hours::{UsageHour, UsageSpan};
 pub use user::{NewUser, SignUpRoom, User, UserFigures, UserFilter, UserState};
-pub use webhook::{
-    ClaimedDelivery, DeliveryOutcome, DeliveryState, DisabledReason, Finished, Webhook, WebhookDelivery,
-    WebhookFields,
-};
+pub use webhook::{ClaimedDelivery, DeliveryOutcome, DisabledReason, Finished, Webhook, WebhookFields};
+pub use webhook_delivery::{DeliveryState, WebhookDelivery};
 pub use write_health::{WriteFailure, WriteHealth};

@@ -1,7 +1,6 @@
 //! Notifications: what a user is told on pages, by mail and through webhooks. One is added once, however many processes see
 //! its cause, in one transaction with its deliveries and its mail. The newest of each user are kept, for a month.
 
-mod detect;
 mod kind;
 pub(crate) mod preferences;
 
@@ -9,15 +8,11 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-#[cfg(test)]
-pub(crate) use detect::query_plans;
-pub use detect::{Detected, DetectedSource};
 pub use kind::{NotificationKind, NotificationKinds, ParseNotificationKindsError};
-pub(crate) use preferences::MAIL_KINDS;
 
 use crate::db::write_unversioned;
 use crate::rows::{ROW_BYTES_MAX, read_row, read_rows};
-use crate::{MailKind, Store, StoreError, Timestamp, now};
+use crate::{Store, StoreError, Timestamp, now};
 
 /// Notifications of a user that are kept: the newest.
 pub(crate) const PER_USER_MAX: i64 = 200;
@@ -49,6 +44,7 @@ pub struct Notification {
 #[derive(Debug, Clone)]
 pub(crate) struct NewNotification {
     pub(crate) user_id: String,
+    /// Its id and name.
     pub(crate) cache: Option<(String, String)>,
     pub(crate) kind: NotificationKind,
     /// What it is about, and which occurrence: the same one isn't added again.
@@ -109,16 +105,7 @@ pub(crate) const DELETE_SURPLUS: &str = "DELETE FROM notifications WHERE id IN (
 pub(crate) const DELETE_OLD: &str =
     "DELETE FROM notifications WHERE id IN (SELECT id FROM notifications WHERE created_at < $1 LIMIT $2)";
 pub(crate) const DELETE_ALL: &str = "DELETE FROM notifications WHERE user_id = $1";
-const FORGET_DELETED: &str = "DELETE FROM failed_caches WHERE EXISTS (SELECT 1 FROM caches c WHERE c.id = failed_caches.cache_id AND c.deleted_at IS NOT NULL)";
-pub(crate) const EMAIL_OF: &str =
-    "SELECT email FROM users WHERE id = $1 AND deleted_at IS NULL AND state = 'active'";
-
-/// The kind of mail that tells of it. Tokens that leaked have a limit of their own: nothing that happens more often keeps such a
-/// mail back.
-pub(crate) fn mail_kind(kind: NotificationKind) -> MailKind {
-    if kind == NotificationKind::TokenLeaked { MailKind::TokenLeaked } else { MailKind::Notification }
-}
-
+pub(crate) const FORGET_DELETED: &str = "DELETE FROM failed_caches WHERE EXISTS (SELECT 1 FROM caches c WHERE c.id = failed_caches.cache_id AND c.deleted_at IS NOT NULL)";
 /// Adds a notification in a transaction, and deletes the oldest of its user. Evaluates to its id, if it is new.
 macro_rules! insert_notification_only {
     ($tx:expr, $new:expr) => {{
@@ -150,48 +137,7 @@ macro_rules! insert_notification_only {
     }};
 }
 
-/// The same, with a delivery for each webhook that wants it, and a mail if the user wants one and the limits leave room.
-macro_rules! insert_notification {
-    ($tx:expr, $new:expr, $mail_limits:expr) => {{
-        let new: &$crate::notification::NewNotification = $new;
-        let mail_limits: Option<&$crate::MailLimits> = $mail_limits;
-        let inserted: Option<String> = $crate::notification::insert_notification_only!($tx, new);
-        if let Some(id) = &inserted {
-            let webhooks: Vec<(String, String)> =
-                sqlx::query_as($crate::webhook::ENABLED_OF).bind(&new.user_id).fetch_all(&mut *$tx).await?;
-            for (webhook, kinds) in &webhooks {
-                // A row that can't be read wants nothing.
-                let kinds: $crate::NotificationKinds = kinds.parse().unwrap_or_default();
-                if kinds.contains(new.kind) {
-                    let _ = $crate::webhook::insert_delivery!($tx, webhook, id);
-                }
-            }
-            let chosen: Option<String> = sqlx::query_scalar($crate::notification::MAIL_KINDS)
-                .bind(&new.user_id)
-                .fetch_optional(&mut *$tx)
-                .await?;
-            let wanted = $crate::notification::mail_kinds(chosen.as_deref());
-            if let Some(limits) = mail_limits.filter(|_| wanted.contains(new.kind)) {
-                let email: Option<String> = sqlx::query_scalar($crate::notification::EMAIL_OF)
-                    .bind(&new.user_id)
-                    .fetch_optional(&mut *$tx)
-                    .await?;
-                if let Some(email) = &email {
-                    let mail = $crate::NewMail {
-                        kind: $crate::notification::mail_kind(new.kind),
-                        user_id: Some(&new.user_id),
-                        recipient: email,
-                        link_id: Some(id),
-                    };
-                    // Over a limit the notification is on the page all the same.
-                    let _ = $crate::mail::insert_mail!($tx, mail, limits);
-                }
-            }
-        }
-        inserted
-    }};
-}
-pub(crate) use {insert_notification, insert_notification_only};
+pub(crate) use insert_notification_only;
 
 /// The kinds that a user has chosen to get by mail, or those of one who hasn't chosen.
 pub(crate) fn mail_kinds(chosen: Option<&str>) -> NotificationKinds {

@@ -2,22 +2,18 @@
 //! [`TokenKey::webhook_secret`](crate::TokenKey::webhook_secret) makes it from the webhook's id and generation.
 
 mod claim;
-mod delivery;
 
 use std::time::Duration;
 
 #[cfg(test)]
-pub(crate) use claim::query_plans;
+pub(crate) use claim::QUERY_PLANS;
 pub use claim::{ClaimedDelivery, DeliveryOutcome, Finished};
-#[cfg(test)]
-pub(crate) use delivery::{COUNT_WAITING, OF_WEBHOOK};
-pub use delivery::{DeliveryState, WebhookDelivery};
-pub(crate) use delivery::{INSERT as INSERT_DELIVERY, WAKE, insert_delivery};
 
 use crate::audit::note;
 use crate::db::{read, write};
+use crate::fan_out::insert_notification;
 use crate::id::random;
-use crate::notification::{NewNotification, insert_notification};
+use crate::notification::NewNotification;
 use crate::rows::{ROW_BYTES_MAX, read_row, read_rows};
 use crate::{MailLimits, NotificationKind, NotificationKinds, Store, StoreError, Timestamp, now};
 
@@ -151,8 +147,6 @@ macro_rules! select {
 
 pub(crate) const BY_ID: &str = select!("WHERE id = $1");
 pub(crate) const OF_USER: &str = select!("WHERE user_id = $1 ORDER BY created_at, id LIMIT 100");
-pub(crate) const ENABLED_OF: &str =
-    "SELECT id, kinds FROM webhooks WHERE user_id = $1 AND state = 'enabled' LIMIT 100";
 pub(crate) const COUNT: &str = "SELECT COUNT(*) FROM webhooks WHERE user_id = $1";
 const INSERT: &str = "INSERT INTO webhooks (id, user_id, url, host, description, kinds, state, reason, generation, \
      created_at, leased_until) SELECT $1, id, $2, $3, $4, $5, 'enabled', '', 1, $6, 0 FROM users \

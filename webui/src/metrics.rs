@@ -85,10 +85,14 @@ impl Metrics {
             event_streams: Gauge::default(),
             leaked_tokens: Counter::default(),
             mails: mails(ours),
-            waiting_mails: Gauge::default(),
+            waiting_mails: gauge(ours, "waiting_mails", "Mails that wait to be sent, 1,000 at most"),
             notifications: notifications(ours),
             deliveries: deliveries(ours),
-            waiting_deliveries: Gauge::default(),
+            waiting_deliveries: gauge(
+                ours,
+                "waiting_webhook_deliveries",
+                "Deliveries to webhooks that are due, 1,000 at most",
+            ),
             store: CallMetrics::register(ours.sub_registry_with_prefix("store"), &STORE_CALLS),
         };
         ours.register(
@@ -112,16 +116,6 @@ impl Metrics {
             "leaked_tokens",
             "Tokens revoked because they were found in public",
             metrics.leaked_tokens.clone(),
-        );
-        ours.register(
-            "waiting_mails",
-            "Mails that wait to be sent, 1,000 at most",
-            metrics.waiting_mails.clone(),
-        );
-        ours.register(
-            "waiting_webhook_deliveries",
-            "Deliveries to webhooks that are due, 1,000 at most",
-            metrics.waiting_deliveries.clone(),
         );
         metrics
     }
@@ -173,6 +167,12 @@ impl Metrics {
         self.responses.inc(class);
         self.request_duration.observe(elapsed.as_secs_f64());
     }
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
 }
 
 fn notifications(registry: &mut Registry) -> CounterBy {

@@ -107,8 +107,8 @@ async fn ends_are_told_a_week_before(db: TestDb) {
     let mut ids = Vec::new();
     // Days until the end, days since the creation, told.
     for (days, age, _) in ENDS {
-        let end = Some(now().saturating_add(DAY * days));
-        let permissions = Permissions { expires_at: end, ..Permissions::ALL };
+        let end = now().saturating_add(DAY * days);
+        let permissions = Permissions { expires_at: Some(end), ..Permissions::ALL };
         let token = NewToken::generate(&token_key(), "t").limited_to(permissions);
         store.create_token(&cache, &token).await.unwrap();
         let id = token.token.id().to_string();
@@ -121,7 +121,7 @@ async fn ends_are_told_a_week_before(db: TestDb) {
         let mut fingerprint = [0; 32];
         fingerprint[0] = u8::try_from(ids.len()).unwrap();
         let fingerprint = store::Fingerprint::of(&fingerprint);
-        store.add_certificate(&token.token.id(), fingerprint, end.unwrap(), "").await.unwrap();
+        store.add_certificate(&token.token.id(), fingerprint, end, "").await.unwrap();
         ids.push(id);
     }
     assert!(detect(&store).await.is_empty(), "what is made to end soon isn't told");

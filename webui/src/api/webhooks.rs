@@ -188,13 +188,16 @@ pub(super) async fn update(
 ) -> Result<Response, Problem> {
     let user = &caller.user;
     let webhook = webhooks::find(&app, user, &id).await?;
-    IfMatch::of(&headers).check(&tag(&webhook))?;
     let ChangeFields { url, description, kinds, enabled } = &body.fields;
-    if url.is_some() || description.is_some() || kinds.is_some() {
-        let url = url.as_deref().unwrap_or(&webhook.url);
-        let description = description.as_deref().unwrap_or(&webhook.description);
-        let kinds = kinds.as_deref().map_or(webhook.kinds, chosen);
-        let wanted = Wanted::parse(&app, url, description, kinds).map_err(invalid)?;
+    let url = url.as_deref().unwrap_or(&webhook.url);
+    let description = description.as_deref().unwrap_or(&webhook.description);
+    let kinds = kinds.as_deref().map_or(webhook.kinds, chosen);
+    let changes = (url, description, kinds) != (&*webhook.url, &*webhook.description, webhook.kinds);
+    // The operator may have allowed more when it was created.
+    let wanted =
+        changes.then(|| Wanted::parse(&app, url, description, kinds)).transpose().map_err(invalid)?;
+    IfMatch::of(&headers).check(&tag(&webhook))?;
+    if let Some(wanted) = wanted {
         webhooks::update(&app, user, &webhook, &wanted).await?;
     }
     if let Some(is_enabled) = *enabled {

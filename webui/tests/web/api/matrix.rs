@@ -1,9 +1,10 @@
 //! Two users, every route, every method: what is another's isn't there, and what isn't documented isn't done.
 
+use serde_json::Value;
 use store::ApiScopes;
 
 use super::keys::operations;
-use super::{Client, require_problem, start};
+use super::{Client, json, require_problem, start};
 
 const METHODS: [&str; 8] = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"];
 
@@ -16,19 +17,22 @@ fn body_for(path: &str) -> &'static str {
     }
 }
 
+/// An operation, a certificate, a webhook and a delivery of a user's.
+async fn resources_of(client: &Client) -> [Value; 4] {
+    let webhook = json(&client.post("/webhooks", r#"{"url":"https://hooks.example/x"}"#).await);
+    let test = format!("/webhooks/{}/test", webhook["id"].as_str().unwrap());
+    let delivery = json(&client.post(&test, "{}").await);
+    let operation = client.post("/caches/{cache}/operations", r#"{"kind":"suspend"}"#).await;
+    let certificate = client.post("/tokens/{token}/certificates", "{}").await;
+    [json(&operation), json(&certificate), webhook, delivery]
+}
+
 // W-11, W-24.
 #[tokio::test]
 async fn what_is_another_users_is_not_found() {
     let (site, ann) = start().await;
     let bob = Client::of(&site, "bob@example.com", ApiScopes::ALL).await;
-    let webhook = super::json(&bob.post("/webhooks", r#"{"url":"https://hooks.example/x"}"#).await);
-    let test = format!("/webhooks/{}/test", webhook["id"].as_str().unwrap());
-    let delivery = super::json(&bob.post(&test, "{}").await);
-    let (operation, certificate) = {
-        let operation = bob.post("/caches/{cache}/operations", r#"{"kind":"suspend"}"#).await;
-        let certificate = bob.post("/tokens/{token}/certificates", "{}").await;
-        (super::json(&operation), super::json(&certificate))
-    };
+    let [operation, certificate, webhook, delivery] = resources_of(&bob).await;
     let before = site.store.audit_length().await.unwrap();
     // Ann's key with Bob's ids.
     let thief = Client { key: ann.key.clone(), ..bob.clone() };

@@ -11,7 +11,7 @@ const URL: &str = "https://hooks.example/memgate";
 // W-21, W-32: a webhook outlives the session that makes it.
 #[tokio::test]
 async fn a_webhook_takes_the_password_and_a_code() {
-    let site = Site::start().await;
+    let site = Site::start_with(|config| config.limits.sign_ins_per_minute = 100).await;
     let (mut ann, _) = site.sign_up_user(EMAIL).await;
     let user = user_id(&site, EMAIL).await;
     for (password, status) in [("", 401), ("wrong horse battery", 401), (PASSWORD, 200)] {

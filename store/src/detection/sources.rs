@@ -159,23 +159,18 @@ const MEMORY: &str = "SELECT c.user_id, i.cache_id, c.name AS cache_name, i.cach
 
 /// Each query, with the steps that it may take other than searching an index.
 #[cfg(test)]
-pub(crate) mod query_plans {
-    const SORTED: &str = "USE TEMP B-TREE FOR ORDER BY";
-    const SUBQUERY: &str = "CORRELATED SCALAR SUBQUERY";
-    const GROUPED: &str = "USE TEMP B-TREE FOR GROUP BY";
-
-    pub(crate) const QUERIES: &[(&str, &[&str])] = &[
-        (super::LEAKS, &["SCAN l USING INDEX leaks_untold"]),
-        (super::FAILED, &[SUBQUERY]),
-        (super::RECOVERED, &["SCAN f"]),
-        (super::EVENTS, &["SCAN e USING INDEX instance_events_untold"]),
-        (super::REPEATED, &["SCAN e USING INDEX instance_events_repeated"]),
-        (super::TOKENS, &["USE TEMP B-TREE FOR LAST"]),
-        (super::CERTIFICATES, &["USE TEMP B-TREE FOR LAST"]),
-        (super::DENIALS, &[SORTED, SUBQUERY, GROUPED]),
-        (super::MEMORY, &[SORTED, SUBQUERY, GROUPED]),
-    ];
-}
+pub(crate) const QUERY_PLANS: &[(&str, &[&str])] = &[
+    (LEAKS, &["SCAN l USING INDEX leaks_untold"]),
+    (FAILED, &["CORRELATED SCALAR SUBQUERY"]),
+    // Few: those that fail now.
+    (RECOVERED, &["SCAN f"]),
+    (EVENTS, &["SCAN e USING INDEX instance_events_untold"]),
+    (REPEATED, &["SCAN e USING INDEX instance_events_repeated"]),
+    (TOKENS, &["USE TEMP B-TREE FOR LAST"]),
+    (CERTIFICATES, &["USE TEMP B-TREE FOR LAST"]),
+    (DENIALS, &["USE TEMP B-TREE FOR", "CORRELATED SCALAR SUBQUERY"]),
+    (MEMORY, &["USE TEMP B-TREE FOR", "CORRELATED SCALAR SUBQUERY"]),
+];
 
 impl DetectedSource {
     /// Every source.

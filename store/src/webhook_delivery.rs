@@ -94,6 +94,9 @@ pub(crate) const INSERT: &str = "INSERT INTO webhook_deliveries (id, webhook_id,
      next_attempt_at, error, created_at) VALUES ($1, $2, $3, 'waiting', 0, $4, '', $4)";
 pub(crate) const WAKE: &str = "UPDATE webhooks SET next_attempt_at = $1 WHERE id = $2 AND state = 'enabled' \
      AND (next_attempt_at IS NULL OR next_attempt_at > $1)";
+/// The webhooks of the user `$1` that are in use, and what each wants.
+pub(crate) const WANTED_BY: &str =
+    "SELECT id, kinds FROM webhooks WHERE user_id = $1 AND state = 'enabled' LIMIT 100";
 /// The newest `$4` of the webhook `$1` before the time `$2`, and at that time before the id `$3`.
 pub(crate) const OF_WEBHOOK: &str = "SELECT d.id, d.notification_id, n.kind, d.state, d.attempts, d.next_attempt_at, d.status, \
      d.error, d.created_at, d.attempted_at FROM webhook_deliveries d JOIN notifications n ON n.id = d.notification_id \
@@ -113,9 +116,9 @@ macro_rules! insert_delivery {
         let (id, at): (String, $crate::Timestamp) = ($crate::id::random(), $crate::now());
         let (webhook, notification): (&str, &str) = ($webhook, $notification);
         let insert =
-            sqlx::query($crate::webhook::INSERT_DELIVERY).bind(&id).bind(webhook).bind(notification).bind(at);
+            sqlx::query($crate::webhook_delivery::INSERT).bind(&id).bind(webhook).bind(notification).bind(at);
         insert.execute(&mut *$tx).await?;
-        sqlx::query($crate::webhook::WAKE).bind(at).bind(webhook).execute(&mut *$tx).await?;
+        sqlx::query($crate::webhook_delivery::WAKE).bind(at).bind(webhook).execute(&mut *$tx).await?;
         id
     }};
 }

@@ -6,15 +6,15 @@ mod sources;
 
 pub use sources::DetectedSource;
 #[cfg(test)]
-pub(crate) use sources::query_plans;
+pub(crate) use sources::QUERY_PLANS;
 
 use std::time::Duration;
 
 use self::sources::{Found, Mark};
-use super::{NotificationKind, insert_notification};
 use crate::db::{read, write_unversioned};
+use crate::fan_out::insert_notification;
 use crate::rows::{ROW_BYTES_MAX, read_rows, readable};
-use crate::{MailLimits, Store, StoreError, Timestamp, now};
+use crate::{MailLimits, NotificationKind, Store, StoreError, Timestamp, now};
 
 /// Rows of a source that one call reads.
 const BATCH_MAX: i64 = 200;
