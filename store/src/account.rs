@@ -7,8 +7,10 @@ use crate::api_request;
 use crate::audit::note;
 use crate::cache::{SET_DESIRED, delete_cache, live_caches};
 use crate::db::write;
+use crate::notification::{self, preferences};
 use crate::operation::request::follow_memory;
 use crate::plan::{self, Plan};
+use crate::webhook;
 use crate::{Cache, DesiredState, Store, StoreError, UserState, now};
 
 /// A password that replaces the current one.
@@ -202,7 +204,8 @@ impl Store {
             for delete in of_account.into_iter().chain([DELETE_PENDING, DELETE_FACTOR, DELETE_CODES]) {
                 sqlx::query(delete).bind(user_id).execute(&mut *tx).await?;
             }
-            for delete in [api_key::DELETE_ALL, api_request::DELETE_ALL] {
+            let of_notifications = [webhook::DELETE_ALL, notification::DELETE_ALL, preferences::DELETE];
+            for delete in [api_key::DELETE_ALL, api_request::DELETE_ALL].into_iter().chain(of_notifications) {
                 sqlx::query(delete).bind(user_id).execute(&mut *tx).await?;
             }
             let detail = format!("{} caches deleted, {tokens} tokens revoked", caches.len());

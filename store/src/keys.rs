@@ -156,6 +156,12 @@ impl TokenKey {
         hex(&self.hash(&["recovery code", user_id, code]))
     }
 
+    /// The secret that signs what is sent to a webhook: 256 bits that are found nowhere in the store.
+    #[must_use]
+    pub fn webhook_secret(&self, webhook_id: &str, generation: i64) -> [u8; 32] {
+        self.hash(&["webhook", webhook_id, &generation.to_string()])
+    }
+
     /// HMAC-SHA256 of the parts, each followed by a zero byte so that different lists never hash the same bytes.
     pub(crate) fn hash(&self, parts: &[&str]) -> [u8; 32] {
         keyed(&self.0, parts)

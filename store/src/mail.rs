@@ -39,7 +39,7 @@ pub struct NewMail<'a> {
     pub user_id: Option<&'a str>,
     /// A valid e-mail address, lower case.
     pub recipient: &'a str,
-    /// The id of the link in its text.
+    /// The id of the link in its text, or of the notification that it tells of.
     pub link_id: Option<&'a str>,
 }
 
@@ -52,7 +52,7 @@ pub struct ClaimedMail {
     pub kind: MailKind,
     /// Where it goes.
     pub recipient: String,
-    /// The id of the link in its text.
+    /// The id of the link in its text, or of the notification that it tells of.
     pub link_id: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,

@@ -9,9 +9,10 @@ use crate::db::schema;
 use crate::operation::{self, request};
 use crate::tokens::{self, listing};
 use crate::{
-    account_link, account_mail, api_key, api_request, audit, cache, certificate, connections, denials, feed,
-    grant, host_capacity, instance, instance_event, instance_statistics, isolation_check, leak, mail,
-    plan_change, proxy, second_factor, usage, usage_hours, user, wake,
+    account_link, account_mail, api_key, api_request, audit, cache, certificate, connections, denials,
+    detection, feed, grant, host_capacity, instance, instance_event, instance_statistics, isolation_check,
+    leak, mail, notification, plan_change, proxy, second_factor, usage, usage_hours, user, wake, webhook,
+    webhook_delivery,
 };
 
 /// Rows that are sorted, or read from one end of an index up to a limit.
@@ -46,6 +47,19 @@ const QUERIES: &[(&str, &[&str])] = &[
     (api_request::FIND, &[]),
     (api_request::DELETE_SURPLUS, &["LIST SUBQUERY", SORTED]),
     (api_request::DELETE_OLD, &["LIST SUBQUERY", "CREATE BLOOM FILTER"]),
+    (notification::BY_ID, &[]),
+    (notification::OF_USER, &[]),
+    (notification::IS_TOLD, &["CO-ROUTINE told", "SCAN told"]),
+    (notification::DELETE_SURPLUS, &["LIST SUBQUERY", "CREATE BLOOM FILTER"]),
+    (notification::DELETE_OLD, &["LIST SUBQUERY", "CREATE BLOOM FILTER"]),
+    (notification::FORGET_DELETED, &["SCAN failed_caches", "CORRELATED SCALAR SUBQUERY"]),
+    (webhook::BY_ID, &[]),
+    (webhook::OF_USER, &[]),
+    (webhook_delivery::WANTED_BY, &[]),
+    (webhook::COUNT, &[]),
+    (webhook::COUNT_FAILING, &["CO-ROUTINE failing", "SCAN failing"]),
+    (webhook_delivery::COUNT_WAITING, COUNTED),
+    (webhook_delivery::OF_WEBHOOK, &[]),
     (audit::OF_ACTOR, &[]),
     (leak::OPEN, &[]),
     (leak::OF_USER, &[]),
@@ -120,7 +134,8 @@ async fn plan(connection: &mut SqliteConnection, sql: &str) -> Vec<String> {
 async fn pages_and_followers_search_indexes() {
     let mut connection = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
     schema::migrate(&mut connection).await.unwrap();
-    for &(sql, allowed) in QUERIES {
+    let of_notifications = detection::QUERY_PLANS.iter().chain(webhook::QUERY_PLANS);
+    for &(sql, allowed) in QUERIES.iter().chain(of_notifications) {
         for step in plan(&mut connection, sql).await {
             let is_allowed = step.starts_with("SEARCH") && !step.contains("AUTOMATIC")
                 || allowed.iter().any(|allowed| step.starts_with(allowed));

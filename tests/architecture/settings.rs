@@ -12,11 +12,12 @@ use crate::source::root;
 const WRITE: &str = "MEMGATE_TEST_WRITE_DOCS";
 
 /// Each section, the file that defines it, and the name of its struct.
-const SECTIONS: [(&str, &str, &str); 8] = [
+const SECTIONS: [(&str, &str, &str); 9] = [
     ("proxy", "proxy/src/config.rs", "Config"),
     ("webui", "webui/src/config.rs", "Config"),
     ("webui.limits", "webui/src/config.rs", "Limits"),
     ("webui.mail", "webui/src/config/mail.rs", "Mail"),
+    ("webui.webhooks", "webui/src/config/webhooks.rs", "Webhooks"),
     ("provisioner", "provisioner/src/config.rs", "Config"),
     ("store", "src/settings.rs", "StoreSettings"),
     ("limits", "src/settings.rs", "LimitSettings"),

@@ -2,6 +2,7 @@
 
 pub(crate) mod caches;
 pub(crate) mod tokens;
+pub(crate) mod webhooks;
 
 use std::time::Duration;
 

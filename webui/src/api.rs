@@ -11,6 +11,7 @@ mod certificates;
 mod connections;
 mod document;
 mod idempotency;
+mod notifications;
 mod operations;
 mod paging;
 mod permissions;
@@ -19,6 +20,8 @@ mod statistics;
 mod tokens;
 mod usage;
 mod value;
+mod webhook_deliveries;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -54,6 +57,7 @@ macro_rules! routes {
                 problem::FieldError,
                 statistics::Range,
                 tokens::TokenState,
+                webhooks::NotificationKindName,
             )),
         )]
         struct Operations;
@@ -87,6 +91,16 @@ routes! {
     post "/tokens/{token}/certificates" certificates::create;
     get "/tokens/{token}/certificates/{fingerprint}" certificates::show;
     delete "/tokens/{token}/certificates/{fingerprint}" certificates::revoke;
+    get "/notifications" notifications::list;
+    get "/webhooks" webhooks::list;
+    post "/webhooks" webhooks::create;
+    get "/webhooks/{webhook}" webhooks::show;
+    patch "/webhooks/{webhook}" webhooks::update;
+    delete "/webhooks/{webhook}" webhooks::delete;
+    post "/webhooks/{webhook}/rotate-secret" webhooks::rotate;
+    post "/webhooks/{webhook}/test" webhook_deliveries::test;
+    get "/webhooks/{webhook}/deliveries" webhook_deliveries::list;
+    post "/webhooks/{webhook}/deliveries/{delivery}/send-again" webhook_deliveries::send_again;
 }
 
 /// The answer to addresses below `/api` that lead nowhere.

@@ -1,6 +1,7 @@
 //! The section `[webui]` of memgate.toml.
 
 mod mail;
+mod webhooks;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use crate::view::endpoint::Endpoint;
 
 pub use mail::Mail;
 pub(crate) use mail::{Security, ServerAddress};
+pub use webhooks::Webhooks;
 
 /// The section `[webui]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -58,6 +60,8 @@ pub struct Config {
     pub limits: Limits,
     /// How mail is sent.
     pub mail: Mail,
+    /// Where users may have notifications sent.
+    pub webhooks: Webhooks,
 }
 
 /// Who may create an account.
@@ -145,6 +149,7 @@ impl Default for Config {
             caches_per_user: 3,
             limits: Limits::default(),
             mail: Mail::default(),
+            webhooks: Webhooks::default(),
         }
     }
 }

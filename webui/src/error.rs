@@ -58,6 +58,12 @@ pub enum Error {
     /// TLS can't be set up.
     #[error("can't use TLS for mail ({0}): check webui.mail.server and webui.mail.ca_certificate")]
     MailTls(String),
+    /// The file that `webui.webhooks.ca_certificate` names can't be used.
+    #[error("{0}")]
+    WebhookFile(String),
+    /// TLS can't be set up.
+    #[error("can't use TLS for webhooks ({0}): check webui.webhooks.ca_certificate")]
+    WebhookTls(String),
     /// No password can be hashed, or no worker can be started.
     #[error("can't hash passwords ({0}): check that the system's random numbers work")]
     Passwords(String),

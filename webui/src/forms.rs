@@ -1,3 +1,4 @@
 //! Forms that several pages share.
 
+pub(crate) mod kinds;
 pub(crate) mod permissions;

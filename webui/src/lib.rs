@@ -21,6 +21,7 @@ mod layout;
 mod mail;
 mod mail_sender;
 mod metrics;
+mod notifier;
 mod pages;
 mod password;
 mod password_attempts;
@@ -31,6 +32,8 @@ mod state;
 mod totp;
 mod view;
 mod wait_limit;
+mod webhook;
+mod webhook_sender;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,7 +44,7 @@ use prometheus_client::registry::Registry;
 use store::{Store, TokenKey};
 use tokio::net::TcpListener;
 
-pub use config::{Config, Limits, Mail, SignUp};
+pub use config::{Config, Limits, Mail, SignUp, Webhooks};
 pub use error::Error;
 
 use cache_events::Follower;
@@ -111,6 +114,8 @@ impl App {
         shutdown.spawn(follower.run(stop.clone()));
         session::spawn_sweep(app.clone(), &shutdown);
         mail_sender::spawn(&app, &shutdown);
+        notifier::spawn(&app, &shutdown);
+        webhook_sender::spawn(&app, &shutdown);
         shutdown.spawn(audit_check::run(app.audit_check.clone(), app.store.clone(), stop.clone()));
         let metrics = app.metrics.connections.clone();
         let routes = pages::routes(app, stop.clone());

@@ -8,6 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use store::NotificationKind;
 
 /// The calls of the store that are counted.
 const STORE_CALLS: [&str; 2] = ["ping", "read_session"];
@@ -29,6 +30,9 @@ pub(crate) struct Metrics {
     pub(crate) leaked_tokens: Counter,
     mails: CounterBy,
     waiting_mails: Gauge,
+    notifications: CounterBy,
+    deliveries: CounterBy,
+    waiting_deliveries: Gauge,
     pub(crate) store: CallMetrics,
 }
 
@@ -81,7 +85,14 @@ impl Metrics {
             event_streams: Gauge::default(),
             leaked_tokens: Counter::default(),
             mails: mails(ours),
-            waiting_mails: Gauge::default(),
+            waiting_mails: gauge(ours, "waiting_mails", "Mails that wait to be sent, 1,000 at most"),
+            notifications: notifications(ours),
+            deliveries: deliveries(ours),
+            waiting_deliveries: gauge(
+                ours,
+                "waiting_webhook_deliveries",
+                "Deliveries to webhooks that are due, 1,000 at most",
+            ),
             store: CallMetrics::register(ours.sub_registry_with_prefix("store"), &STORE_CALLS),
         };
         ours.register(
@@ -105,11 +116,6 @@ impl Metrics {
             "leaked_tokens",
             "Tokens revoked because they were found in public",
             metrics.leaked_tokens.clone(),
-        );
-        ours.register(
-            "waiting_mails",
-            "Mails that wait to be sent, 1,000 at most",
-            metrics.waiting_mails.clone(),
         );
         metrics
     }
@@ -138,6 +144,18 @@ impl Metrics {
         self.waiting_mails.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
+    pub(crate) fn count_notification(&self, kind: &'static str) {
+        self.notifications.inc(kind);
+    }
+
+    pub(crate) fn count_delivery(&self, outcome: &'static str) {
+        self.deliveries.inc(outcome);
+    }
+
+    pub(crate) fn set_waiting_deliveries(&self, count: usize) {
+        self.waiting_deliveries.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     pub(crate) fn count_response(&self, status: u16, elapsed: Duration) {
         let class = match status {
             100..=199 => "1xx",
@@ -149,6 +167,27 @@ impl Metrics {
         self.responses.inc(class);
         self.request_duration.observe(elapsed.as_secs_f64());
     }
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
+}
+
+fn notifications(registry: &mut Registry) -> CounterBy {
+    let kinds = NotificationKind::CHOICES.map(NotificationKind::name);
+    CounterBy::register(registry, "notifications", "Notifications that were added, by kind", "kind", kinds)
+}
+
+fn deliveries(registry: &mut Registry) -> CounterBy {
+    CounterBy::register(
+        registry,
+        "webhook_deliveries",
+        "Attempts to send to webhooks",
+        "outcome",
+        ["delivered", "retried", "failed"],
+    )
 }
 
 fn mails(registry: &mut Registry) -> CounterBy {

@@ -124,6 +124,19 @@ fn account_routes() -> Router<Arc<AppState>> {
         .route("/account/sessions/end-others", post(account::end_other_sessions))
         .route("/account/api-keys", get(account::api_keys::show).post(account::api_keys::create))
         .route("/account/api-keys/{id}/revoke", post(account::api_keys::revoke))
+        .route(
+            "/account/notifications",
+            get(account::notifications::show).post(account::notifications::submit),
+        )
+        .route("/account/webhooks", get(account::webhooks::list).post(account::webhooks::create))
+        .route("/account/webhooks/{id}", get(account::webhooks::show_one))
+        .route("/account/webhooks/{id}/edit", post(account::webhooks::edit))
+        .route("/account/webhooks/{id}/rotate", post(account::webhooks::rotate))
+        .route("/account/webhooks/{id}/enable", post(account::webhooks::enable))
+        .route("/account/webhooks/{id}/disable", post(account::webhooks::disable))
+        .route("/account/webhooks/{id}/delete", post(account::webhooks::delete))
+        .route("/account/webhooks/{id}/test", post(account::webhooks::test))
+        .route("/account/webhooks/{id}/deliveries/{delivery}/send-again", post(account::webhooks::send_again))
 }
 
 /// Logs and counts a response. The logged path is the route's pattern, never the requested path.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use store::{Store, TokenKey};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::api_key_attempts::ApiKeyAttempts;
 use crate::audit_check::AuditCheck;
@@ -19,6 +19,7 @@ use crate::sign_up_limit::SignUpLimits;
 use crate::source_limit::SourceLimiter;
 use crate::view::endpoint::Endpoint;
 use crate::wait_limit::WaitLimit;
+use crate::webhook;
 use crate::{Config, Error};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -39,6 +40,10 @@ const CODES_PER_HOUR: usize = 20;
 const RECOVERY_CODES_PER_HOUR: usize = 5 * PASSWORD_USES_PER_HOUR;
 /// Downloads of a user's data: each reads some thousand rows.
 const DATA_DOWNLOADS_PER_HOUR: usize = 6;
+/// Webhooks that a user creates, changes, enables and rotates: each names where this service connects to.
+const WEBHOOK_CHANGES_PER_HOUR: usize = 30;
+/// Tests and deliveries that a user sends again: no more, so that nobody searches networks with them.
+const WEBHOOK_SENDS_PER_HOUR: usize = 30;
 /// Downloads that are made at the same time: each holds some megabytes.
 const DATA_DOWNLOADS_AT_ONCE_MAX: usize = 2;
 /// What an administrator changes for others: far more than one has to, and too little to empty an installation unnoticed.
@@ -70,6 +75,12 @@ pub(crate) struct AppState {
     pub(crate) data_downloads_at_once: Semaphore,
     /// `None` without a mail server.
     pub(crate) mail: Option<Mail>,
+    /// `None` if the operator wants no webhooks.
+    pub(crate) webhooks: Option<webhook::Client>,
+    /// Something was written that users are told of.
+    pub(crate) detect_soon: Notify,
+    /// A delivery was added by this process.
+    pub(crate) deliver_soon: Notify,
     pub(crate) cache_events: CacheEvents,
     pub(crate) audit_check: Arc<AuditCheck>,
     pub(crate) metrics: Metrics,
@@ -120,6 +131,10 @@ pub(crate) struct RateLimits {
     pub(crate) wrong_code_notices: RateLimiter,
     /// Downloads of what the service has of a user, per user.
     pub(crate) data_downloads: RateLimiter,
+    /// Changes of webhooks, per user.
+    pub(crate) webhook_changes: RateLimiter,
+    /// Tests of webhooks and deliveries that are sent again, per user.
+    pub(crate) webhook_sends: RateLimiter,
 }
 
 impl AppState {
@@ -156,6 +171,8 @@ impl AppState {
             recovery_codes: RateLimiter::new(RECOVERY_CODES_PER_HOUR, HOUR),
             wrong_code_notices: RateLimiter::new(1, HOUR),
             data_downloads: RateLimiter::new(DATA_DOWNLOADS_PER_HOUR, HOUR),
+            webhook_changes: RateLimiter::new(WEBHOOK_CHANGES_PER_HOUR, HOUR),
+            webhook_sends: RateLimiter::new(WEBHOOK_SENDS_PER_HOUR, HOUR),
         };
         Ok(Self {
             endpoint: config.check()?,
@@ -172,6 +189,9 @@ impl AppState {
             data_downloads_at_once: Semaphore::new(DATA_DOWNLOADS_AT_ONCE_MAX),
             waiting_leak_reports: WaitLimit::new(LEAK_REPORTS_WAITING_MAX),
             mail: Mail::new(&config)?,
+            webhooks: config.webhooks.enabled.then(|| webhook::Client::new(&config.webhooks)).transpose()?,
+            detect_soon: Notify::new(),
+            deliver_soon: Notify::new(),
             cache_events: CacheEvents::default(),
             audit_check: Arc::default(),
             metrics,

@@ -7,6 +7,7 @@ pub(crate) mod contact;
 pub(crate) mod date;
 pub(crate) mod denials;
 pub(crate) mod endpoint;
+pub(crate) mod notification;
 pub(crate) mod number;
 pub(crate) mod operation;
 pub(crate) mod revealed_token;

@@ -110,6 +110,7 @@ impl Findings {
         for (key, file) in [
             ("webui.ca_certificate", &settings.webui.ca_certificate),
             ("webui.mail.ca_certificate", &settings.webui.mail.ca_certificate),
+            ("webui.webhooks.ca_certificate", &settings.webui.webhooks.ca_certificate),
         ] {
             if let Some(file) = file {
                 self.validity(key, file);

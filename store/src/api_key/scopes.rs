@@ -12,6 +12,8 @@ pub enum ApiScope {
     Tokens,
     /// Creating and deleting caches, asking for operations on them, and closing connections.
     Caches,
+    /// Creating, changing and deleting webhooks, and sending to them.
+    Webhooks,
 }
 
 /// A set of scopes, which may be empty.
@@ -25,7 +27,7 @@ pub struct ParseApiScopesError(String);
 
 impl ApiScope {
     /// All of them, in the order in which they are written.
-    pub const ALL: [Self; 3] = [Self::Read, Self::Tokens, Self::Caches];
+    pub const ALL: [Self; 4] = [Self::Read, Self::Tokens, Self::Caches, Self::Webhooks];
 
     /// Its name in rows, JSON, forms and commands: `read`.
     #[must_use]
@@ -34,6 +36,7 @@ impl ApiScope {
             Self::Read => "read",
             Self::Tokens => "tokens",
             Self::Caches => "caches",
+            Self::Webhooks => "webhooks",
         }
     }
 
@@ -44,6 +47,7 @@ impl ApiScope {
             Self::Read => "See everything of your account, except secrets",
             Self::Tokens => "Create, change, rotate and revoke tokens and certificates",
             Self::Caches => "Create, resize, restart and delete caches, and close connections",
+            Self::Webhooks => "Create, change and delete webhooks, and send to them",
         }
     }
 
@@ -52,6 +56,7 @@ impl ApiScope {
             Self::Read => 1,
             Self::Tokens => 2,
             Self::Caches => 4,
+            Self::Webhooks => 8,
         }
     }
 }
@@ -60,7 +65,7 @@ impl ApiScopes {
     /// The empty set.
     pub const NONE: Self = Self(0);
     /// Every scope.
-    pub const ALL: Self = Self(7);
+    pub const ALL: Self = Self(15);
 
     /// Whether a scope is in this set.
     #[must_use]
@@ -135,7 +140,7 @@ mod tests {
             assert_eq!(scopes.names().count(), usize::try_from(bits.count_ones()).unwrap());
         }
         assert_eq!(ApiScope::ALL.into_iter().collect::<ApiScopes>(), ApiScopes::ALL);
-        assert_eq!(ApiScopes::ALL.list(" and "), "read, tokens and caches");
+        assert_eq!(ApiScopes::ALL.list(" and "), "read, tokens, caches and webhooks");
         assert_eq!(" caches, read ".parse(), Ok(ApiScopes(5)));
         assert_eq!("read,admin".parse::<ApiScopes>(), Err(ParseApiScopesError("admin".into())));
     }

@@ -45,7 +45,7 @@ const TABLES: &[TableGrants] = &[
     table("networks", "", KEEP, READ),
     table("addresses", "", KEEP, READ),
     table("ready_instances", "", ALL, READ),
-    table("instance_events", "", ALL, "SELECT, DELETE"),
+    table("instance_events", "", ALL, "SELECT, UPDATE (told), DELETE"),
     table("instance_statistics", "", ALL, READ),
     table("statistics_history", "", ALL, READ),
     table("isolation_checks", "", ALL, READ),
@@ -79,6 +79,13 @@ const TABLES: &[TableGrants] = &[
     table("pending_sign_ins", "", "", ALL),
     table("api_keys", "", "", ALL),
     table("api_requests", "", "", ALL),
+    // What users are told.
+    table("notifications", "", "", ALL),
+    table("notification_preferences", "", "", ALL),
+    table("notification_positions", "", "", ALL),
+    table("failed_caches", "", "", ALL),
+    table("webhooks", "", "", ALL),
+    table("webhook_deliveries", "", "", ALL),
     // Nobody changes an entry.
     table("audit", "", "SELECT (seq, hash), INSERT", "SELECT, INSERT"),
 ];

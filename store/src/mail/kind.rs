@@ -34,10 +34,14 @@ pub enum MailKind {
     SecondFactorOff,
     /// Somebody has entered the right password and wrong codes.
     WrongCodes,
+    /// A token of the account was found in public; its link's id is that of the notification.
+    TokenLeaked,
+    /// Any other notification; its link's id is that of the notification.
+    Notification,
 }
 
 impl MailKind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::ResetPassword,
         Self::PasswordChanged,
         Self::ConfirmEmail,
@@ -50,6 +54,8 @@ impl MailKind {
         Self::SecondFactorOn,
         Self::SecondFactorOff,
         Self::WrongCodes,
+        Self::TokenLeaked,
+        Self::Notification,
     ];
 
     /// Its name: `reset_password`, ...
@@ -68,6 +74,8 @@ impl MailKind {
             Self::SecondFactorOn => "second_factor_on",
             Self::SecondFactorOff => "second_factor_off",
             Self::WrongCodes => "wrong_codes",
+            Self::TokenLeaked => "token_leaked",
+            Self::Notification => "notification",
         }
     }
 
@@ -81,11 +89,13 @@ impl MailKind {
     pub(super) fn part_of(self, total: usize) -> Option<usize> {
         match self {
             Self::SignUp | Self::AddressTaken => Some(total / 2),
+            // What others can bring about, such as a limit that is reached.
+            Self::Notification => Some(total / 2),
             Self::ResetPassword | Self::ConfirmEmail | Self::AddressTakenByChange | Self::Invitation => {
                 Some(total - total / 4)
             }
             Self::PasswordChanged | Self::EmailChangeAsked | Self::EmailChanged => None,
-            Self::SecondFactorOn | Self::SecondFactorOff | Self::WrongCodes => None,
+            Self::SecondFactorOn | Self::SecondFactorOff | Self::WrongCodes | Self::TokenLeaked => None,
         }
     }
 

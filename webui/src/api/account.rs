@@ -37,7 +37,7 @@ struct ApiKeyView {
     /// The public half.
     id: String,
     name: String,
-    /// What it may do: some of `read`, `tokens` and `caches`.
+    /// What it may do: some of `read`, `tokens`, `caches` and `webhooks`.
     scopes: Vec<&'static str>,
     created_at: DateTime,
     /// When it ends; `null` is never.

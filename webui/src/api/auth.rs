@@ -33,6 +33,9 @@ pub(super) struct Tokens;
 /// Needs the scope `caches`.
 #[derive(Debug)]
 pub(super) struct Caches;
+/// Needs the scope `webhooks`.
+#[derive(Debug)]
+pub(super) struct Webhooks;
 
 impl RequiredScope for Read {
     const SCOPE: ApiScope = ApiScope::Read;
@@ -44,6 +47,10 @@ impl RequiredScope for Tokens {
 
 impl RequiredScope for Caches {
     const SCOPE: ApiScope = ApiScope::Caches;
+}
+
+impl RequiredScope for Webhooks {
+    const SCOPE: ApiScope = ApiScope::Webhooks;
 }
 
 /// Extractor: the sender of a request, whose key has the scope `S`.

@@ -11,7 +11,7 @@ use utoipa::openapi::{ComponentsBuilder, Info, OpenApi, Server};
 
 use super::Operations;
 
-const DESCRIPTION: &str = "Manage your caches, their tokens and certificates. Send an API key as `Authorization: Bearer mgk_...`; \
+const DESCRIPTION: &str = "Manage your caches, their tokens and certificates, and webhooks. Send an API key as `Authorization: Bearer mgk_...`; \
     keys are made on /account/api-keys, each with scopes. Bodies are JSON objects of at most 16 KiB; fields and parameters that \
     aren't known are refused. Lists come in pages: send `next_cursor` as `cursor` to get the next one. Creations take an \
     `Idempotency-Key`, changes an `If-Match`. `RateLimit` tells how many requests a key has left.";

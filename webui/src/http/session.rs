@@ -265,6 +265,9 @@ pub(crate) fn spawn_sweep(app: Arc<AppState>, shutdown: &Shutdown) {
             if let Err(error) = delete_expired(&app.store).await {
                 tracing::warn!(%error, "failed to delete old mail, links and sign-ins");
             }
+            if let Err(error) = app.store.delete_old_notifications().await {
+                tracing::warn!(%error, "failed to delete old notifications");
+            }
             if let Err(error) = app.store.prune_api_requests().await {
                 tracing::warn!(%error, "failed to forget old requests of the API");
             }

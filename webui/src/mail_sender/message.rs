@@ -3,12 +3,15 @@
 use lettre::Message;
 use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
 use lettre::message::{Body, Mailbox};
-use store::{ClaimedMail, MailKind, StoreError, now};
+use store::{ClaimedMail, MailKind, Notification, StoreError, now};
 
 use crate::state::AppState;
+use crate::view::notification;
 
 /// Bytes of a line that isn't encoded (RFC 5322 2.1.1).
 const LINE_MAX: usize = 998;
+/// Characters of a line of text.
+const TEXT_WIDTH: usize = 72;
 /// Keeps programs that answer mail by themselves from answering this (RFC 3834).
 const AUTO_SUBMITTED: (HeaderName, &str) =
     (HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated");
@@ -26,6 +29,15 @@ pub(super) async fn of(
     if now().since(mail.created_at) > mail.kind.age_max() {
         return Ok(Err("it waited for too long".to_owned()));
     }
+    let base_url = app.config.base_url.as_deref().unwrap_or_default();
+    if matches!(mail.kind, MailKind::TokenLeaked | MailKind::Notification) {
+        let id = mail.link_id.as_deref().unwrap_or_default();
+        let Some(notification) = app.store.notification(id).await? else {
+            return Ok(Err("its notification was deleted".to_owned()));
+        };
+        let (subject, body) = of_notification(base_url, &notification);
+        return Ok(build(sender, mail, subject, body));
+    }
     let link = match &mail.link_id {
         None => None,
         Some(id) => match app.store.account_link(id).await? {
@@ -33,10 +45,34 @@ pub(super) async fn of(
             None => return Ok(Err("its link isn't valid any more".to_owned())),
         },
     };
-    let base_url = app.config.base_url.as_deref().unwrap_or_default();
     let text = Text { base_url, link: link.as_deref(), contact: app.config.contact.as_deref() };
     let (subject, body) = text.of(mail.kind);
     Ok(build(sender, mail, subject, body))
+}
+
+/// Subject and body of a mail about a notification. It has no words of others' beside the names that its user has chosen.
+fn of_notification(base_url: &str, told: &Notification) -> (&'static str, String) {
+    let text = wrapped(&notification::text(told));
+    let body = format!(
+        "{text}\n\nMore about it:\n{base_url}/account/notifications\n\n\
+         There you also choose what you get by mail.\n"
+    );
+    (notification::title(told.kind), body)
+}
+
+/// A text in lines of at most 72 characters, unless a word is longer.
+fn wrapped(text: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= TEXT_WIDTH => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines.join("\n")
 }
 
 fn build(sender: &Mailbox, mail: &ClaimedMail, subject: &str, body: String) -> Result<Message, String> {
@@ -128,6 +164,10 @@ impl Text<'_> {
             ),
             MailKind::SecondFactorOn | MailKind::SecondFactorOff | MailKind::WrongCodes => {
                 self.of_second_factor(kind)
+            }
+            // Made from the notification.
+            MailKind::TokenLeaked | MailKind::Notification => {
+                ("News of your account", format!("See\n{base_url}/account/notifications\n"))
             }
             MailKind::AddressTaken | MailKind::AddressTakenByChange => (
                 "You have an account already",

@@ -4,7 +4,9 @@
 pub(super) mod api_keys;
 pub(super) mod data;
 pub(super) mod email;
+pub(super) mod notifications;
 pub(super) mod second_factor;
+pub(super) mod webhooks;
 
 use std::future::ready;
 use std::sync::Arc;

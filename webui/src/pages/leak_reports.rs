@@ -168,6 +168,7 @@ async fn revoke(app: &AppState, client_ip: ClientIp, reports: &[Report]) -> Resu
         let found = LeakReport::new(&token, &text(&report.url), &text(&report.source));
         if store.report_leak(&app.token_key, &token, &found).await? {
             app.metrics.leaked_tokens.inc();
+            app.detect_soon.notify_one();
         }
     }
     Ok(())

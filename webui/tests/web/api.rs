@@ -9,6 +9,7 @@ mod matrix;
 mod reads;
 mod schemathesis;
 mod tokens;
+mod webhooks;
 
 use serde_json::Value;
 use store::{ApiKey, ApiScopes, NewApiKey, TokenKey};

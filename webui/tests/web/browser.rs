@@ -8,6 +8,7 @@ mod driver;
 mod flow;
 mod settings;
 mod walk;
+mod webhooks;
 
 use std::path::{Path, PathBuf};
 

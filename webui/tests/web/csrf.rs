@@ -33,7 +33,9 @@ async fn forms_of_other_sites_are_rejected() {
                 403
             );
             assert_eq!(user.post("/sign-out", &[]).await.status, 403);
-            for path in ["/account/password", "/account/delete"] {
+            for path in
+                ["/account/password", "/account/delete", "/account/notifications", "/account/webhooks"]
+            {
                 let fields = [
                     ("current_password", PASSWORD),
                     ("new_password", "another battery"),
@@ -63,6 +65,9 @@ async fn forms_without_their_csrf_token_are_rejected() {
         &change,
         "/account/password",
         "/account/delete",
+        "/account/notifications",
+        "/account/webhooks",
+        "/account/webhooks/aaaaaaaaaaaaaaaaaaaaaaaa/delete",
     ] {
         for fields in [vec![], vec![("csrf_token", "")], vec![("csrf_token", &*other)]] {
             let mut fields = fields.clone();

@@ -41,6 +41,12 @@ async fn form_fields_are_escaped() {
         assert_escaped(&created.body, input);
         let page = user.get("/caches/{cache}/tokens").await;
         assert_escaped(&page.body, input);
+        user.get("/account/webhooks").await;
+        let start: String = input.chars().take(200).collect();
+        let fields = [("url", input), ("description", &*start), ("cache_failed", &*start)];
+        let response = user.post("/account/webhooks", &fields).await;
+        assert_eq!(response.status, 422);
+        assert_escaped(&response.body, input);
     }
     let page = user.get("/caches/{cache}/tokens").await;
     assert!(page.body.contains("&#34;&#62;&#60;script&#62;alert(1)&#60;/script&#62;"), "kept as input");

@@ -13,6 +13,10 @@ const GETS: &[(&str, u16)] = &[
     ("/forgot-password", 200),
     ("/sign-in/code", 303),
     ("/account/email", 303),
+    ("/account/notifications", 303),
+    ("/account/webhooks", 303),
+    ("/account/webhooks/aaaaaaaaaaaaaaaaaaaaaaaa", 303),
+    ("/account/webhooks/aaaaaaaaaaaaaaaaaaaaaaaa/test", 405),
     ("/account/second-factor", 303),
     ("/account/second-factor/qr.svg", 303),
     ("/account/data.json", 303),
@@ -115,8 +119,16 @@ async fn every_response_has_security_headers() {
     let tabs = tabs.map(|tab| format!("/caches/{}{tab}", user.cache));
     let asks =
         ["restart", "flush", "suspend", "delete"].map(|action| format!("/caches/{}/{action}", user.cache));
-    let others =
-        ["/", "/account", "/account/email", "/account/second-factor", "/account/data.json", "/caches?all"];
+    let others = [
+        "/",
+        "/account",
+        "/account/email",
+        "/account/second-factor",
+        "/account/data.json",
+        "/caches?all",
+        "/account/notifications",
+        "/account/webhooks",
+    ];
     let others = others.map(str::to_owned).into_iter().chain([revoke]).collect::<Vec<_>>();
     for path in tabs.iter().chain(&asks).chain(&others) {
         let response = user.get(path).await;

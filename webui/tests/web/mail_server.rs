@@ -149,8 +149,8 @@ impl Received {
     }
 }
 
-/// An authority, and a certificate of `localhost` that it has signed.
-fn certificate() -> (String, ServerConfig) {
+/// An authority in PEM, and a certificate of `localhost` that it has signed.
+pub(crate) fn certificate() -> (String, ServerConfig) {
     let authority_key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

@@ -42,3 +42,5 @@ mod sign_up;
 mod sign_up_by_mail;
 mod tokens;
 mod usage;
+mod webhook_receiver;
+mod webhooks;

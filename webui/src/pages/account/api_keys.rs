@@ -65,6 +65,7 @@ pub(crate) struct Form {
     read: Option<String>,
     tokens: Option<String>,
     caches: Option<String>,
+    webhooks: Option<String>,
     password: String,
     code: String,
 }
@@ -203,6 +204,7 @@ impl Form {
             ApiScope::Read => self.read.is_some(),
             ApiScope::Tokens => self.tokens.is_some(),
             ApiScope::Caches => self.caches.is_some(),
+            ApiScope::Webhooks => self.webhooks.is_some(),
         }
     }
 

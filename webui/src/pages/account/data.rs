@@ -14,6 +14,8 @@ use crate::state::AppState;
 
 /// Entries of the audit log, the newest. Each has 3 KiB at most.
 const AUDIT_ENTRIES_MAX: i64 = 1_000;
+/// All that are kept.
+const NOTIFICATIONS_MAX: i64 = 200;
 const DISPOSITION: &str = "attachment; filename=\"memgate-account.json\"";
 
 /// `GET /account/data.json`
@@ -44,6 +46,9 @@ pub(crate) async fn download(State(app): State<Arc<AppState>>, me: SignedIn) -> 
         "caches": store.caches_of(&user.id).await?,
         "tokens": store.tokens_of_user(&user.id).await?,
         "api_keys": store.api_keys_of(&user.id).await?,
+        "notifications": store.notifications_of(&user.id, None, NOTIFICATIONS_MAX).await?,
+        "notifications_by_mail": store.mail_kinds_of(&user.id).await?,
+        "webhooks": store.webhooks_of(&user.id).await?,
         "leaked_tokens": store.leaks_of(&user.id).await?,
         "sessions": sessions.iter().map(session).collect::<Vec<_>>(),
         "audit_entries": store.audit_by_user(&user.id, i64::MAX, AUDIT_ENTRIES_MAX).await?,

@@ -62,6 +62,8 @@ struct Facts {
     revision: i64,
     /// Of the last hour.
     denials: Vec<DenialTotal>,
+    /// Webhooks whose receivers don't take anything now.
+    failing_webhooks: i64,
     writes: WriteHealth,
     audit: AuditStatus,
 }
@@ -92,6 +94,7 @@ impl Facts {
             plan: store.plan(&app.config.plan).await?,
             proxies: Proxy::current(&store.proxies().await?, now()),
             denials: store.denial_totals(now().saturating_sub(HOUR)).await?,
+            failing_webhooks: store.failing_webhooks(Duration::ZERO).await?,
             writes: store.write_health(),
             audit: app.audit_check.status(),
         })
@@ -143,6 +146,13 @@ impl Facts {
                 grouped(denied),
                 "tokens whose logins or requests were denied for other causes".to_owned(),
                 "/admin/denials",
+            ),
+            tile(
+                "webhooks",
+                "Failing webhooks",
+                grouped(self.failing_webhooks),
+                "whose receivers took nothing at the last attempt".to_owned(),
+                "/admin/settings",
             ),
             self.audit_tile(),
         ]

@@ -32,6 +32,7 @@ pub(crate) async fn show(State(app): State<Arc<AppState>>, admin: Admin) -> Resu
 fn shown(config: &Config) -> Vec<(&'static str, String)> {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "not set".to_owned());
     let proxies: Vec<String> = config.trusted_proxies.iter().map(ToString::to_string).collect();
+    let networks: Vec<String> = config.webhooks.allow_networks.iter().map(ToString::to_string).collect();
     let mut settings = vec![
         ("webui.listen", config.listen.to_string()),
         ("webui.health", config.health.to_string()),
@@ -50,6 +51,12 @@ fn shown(config: &Config) -> Vec<(&'static str, String)> {
         ("webui.confirm_email", config.confirm_email.to_string()),
         ("webui.contact", or_none(config.contact.clone())),
         ("webui.mail.server", or_none(config.mail.server.as_ref().map(|_| "set".to_owned()))),
+        ("webui.webhooks.enabled", config.webhooks.enabled.to_string()),
+        ("webui.webhooks.allow_networks", or_none(Some(networks.join(", ")).filter(|text| !text.is_empty()))),
+        (
+            "webui.webhooks.ca_certificate",
+            or_none(config.webhooks.ca_certificate.as_ref().map(|path| path.display().to_string())),
+        ),
         ("webui.plan", config.plan.clone()),
         ("webui.session_idle_seconds", config.session_idle_seconds.to_string()),
         ("webui.session_seconds", config.session_seconds.to_string()),

@@ -143,6 +143,8 @@ async fn every_operation_needs_its_scope() {
         let path = path
             .replace("{operation}", &"a".repeat(24))
             .replace("{connection}", "1-1@none")
+            .replace("{webhook}", &"a".repeat(24))
+            .replace("{delivery}", &"a".repeat(24))
             .replace("{fingerprint}", &"a".repeat(64));
         for scope in ApiScope::ALL.into_iter().filter(|scope| scope.name() != needed) {
             let narrow = client.with_scopes(&site, [scope].into_iter().collect()).await;
@@ -188,7 +190,7 @@ async fn account_shows_the_user_and_the_key() {
     let (_site, client) = start().await;
     let account: Value = json(&client.get("/account").await);
     assert_eq!((&account["email"], &account["state"]), (&"ann@example.com".into(), &"active".into()));
-    assert_eq!(account["api_key"]["scopes"], serde_json::json!(["read", "tokens", "caches"]));
+    assert_eq!(account["api_key"]["scopes"], serde_json::json!(["read", "tokens", "caches", "webhooks"]));
     assert_eq!(account["api_key"]["id"], id_of(&client.key).as_str());
     let plan = client.read("/plan").await;
     assert_eq!(

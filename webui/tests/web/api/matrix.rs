@@ -1,9 +1,10 @@
 //! Two users, every route, every method: what is another's isn't there, and what isn't documented isn't done.
 
+use serde_json::Value;
 use store::ApiScopes;
 
 use super::keys::operations;
-use super::{Client, require_problem, start};
+use super::{Client, json, require_problem, start};
 
 const METHODS: [&str; 8] = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"];
 
@@ -11,9 +12,19 @@ const METHODS: [&str; 8] = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", 
 fn body_for(path: &str) -> &'static str {
     match path.rsplit('/').next().unwrap_or_default() {
         "operations" => r#"{"kind":"suspend"}"#,
-        "rotate" | "certificates" => "{}",
+        "rotate" | "certificates" | "rotate-secret" | "test" | "send-again" => "{}",
         _ => r#"{"name":"x"}"#,
     }
+}
+
+/// An operation, a certificate, a webhook and a delivery of a user's.
+async fn resources_of(client: &Client) -> [Value; 4] {
+    let webhook = json(&client.post("/webhooks", r#"{"url":"https://hooks.example/x"}"#).await);
+    let test = format!("/webhooks/{}/test", webhook["id"].as_str().unwrap());
+    let delivery = json(&client.post(&test, "{}").await);
+    let operation = client.post("/caches/{cache}/operations", r#"{"kind":"suspend"}"#).await;
+    let certificate = client.post("/tokens/{token}/certificates", "{}").await;
+    [json(&operation), json(&certificate), webhook, delivery]
 }
 
 // W-11, W-24.
@@ -21,11 +32,7 @@ fn body_for(path: &str) -> &'static str {
 async fn what_is_another_users_is_not_found() {
     let (site, ann) = start().await;
     let bob = Client::of(&site, "bob@example.com", ApiScopes::ALL).await;
-    let (operation, certificate) = {
-        let operation = bob.post("/caches/{cache}/operations", r#"{"kind":"suspend"}"#).await;
-        let certificate = bob.post("/tokens/{token}/certificates", "{}").await;
-        (super::json(&operation), super::json(&certificate))
-    };
+    let [operation, certificate, webhook, delivery] = resources_of(&bob).await;
     let before = site.store.audit_length().await.unwrap();
     // Ann's key with Bob's ids.
     let thief = Client { key: ann.key.clone(), ..bob.clone() };
@@ -38,16 +45,23 @@ async fn what_is_another_users_is_not_found() {
         let path = path
             .replace("{operation}", operation["id"].as_str().unwrap())
             .replace("{fingerprint}", certificate["fingerprint"].as_str().unwrap())
-            .replace("{connection}", "1-1@proxy");
+            .replace("{connection}", "1-1@proxy")
+            .replace("{delivery}", delivery["id"].as_str().unwrap());
         let headers = [("Content-Type", "application/json")];
-        let stolen = thief.send(&method, &path, &headers, body_for(&path)).await;
+        let body = match &*path {
+            "/webhooks/{webhook}" => r#"{"enabled":false}"#,
+            path => body_for(path),
+        };
+        let with_id = |id: &str| path.replace("{webhook}", id);
+        let stolen = thief.send(&method, &with_id(webhook["id"].as_str().unwrap()), &headers, body).await;
         require_problem(&stolen, 404, "not_found");
         // The same bytes as for what doesn't exist.
         let nothing = Client { cache: "a".repeat(24), token: "aaaaaaaaaaaa".into(), ..thief.clone() };
-        assert_eq!(nothing.send(&method, &path, &headers, body_for(&path)).await.body, stolen.body, "{path}");
+        let path_to_nothing = with_id(&"a".repeat(24));
+        assert_eq!(nothing.send(&method, &path_to_nothing, &headers, body).await.body, stolen.body, "{path}");
         for id in ["x", "%00", "..%2f..", "%ff", "'", &"a".repeat(3_000)] {
             let nothing = Client { cache: id.into(), token: id.into(), ..thief.clone() };
-            let refused = nothing.send(&method, &path, &headers, body_for(&path)).await;
+            let refused = nothing.send(&method, &with_id(id), &headers, body).await;
             require_problem(&refused, 404, "not_found");
         }
         tried += usize::from(own_cache);

@@ -29,18 +29,26 @@ async fn ids(client: &Client) -> String {
     let token = super::json(&client.post("/caches/{cache}/tokens", r#"{"name":"spare"}"#).await);
     let certificate = super::json(&client.post("/tokens/{token}/certificates", "{}").await);
     let operation = super::json(&client.post("/caches/{cache}/operations", r#"{"kind":"flush"}"#).await);
+    let webhook = super::json(&client.post("/webhooks", r#"{"url":"https://hooks.example/x"}"#).await);
+    let spare_webhook = super::json(&client.post("/webhooks", r#"{"url":"https://hooks.example/y"}"#).await);
+    let test = format!("/webhooks/{}/test", webhook["id"].as_str().unwrap());
+    let delivery = super::json(&client.post(&test, "{}").await);
     let id = |value: &serde_json::Value, name: &str| value[name].as_str().unwrap().to_owned();
     format!(
         "[parameters]\n\"path.cache\" = \"{}\"\n\"path.token\" = \"{}\"\n\"path.operation\" = \"{}\"\n\
-         \"path.fingerprint\" = \"{}\"\n\"path.connection\" = \"1-1@proxy\"\n\n\
+         \"path.fingerprint\" = \"{}\"\n\"path.connection\" = \"1-1@proxy\"\n\"path.webhook\" = \"{}\"\n\"path.delivery\" = \"{}\"\n\n\
          [[operations]]\ninclude-name = \"DELETE /caches/{{cache}}\"\nparameters = {{ \"path.cache\" = \"{}\" }}\n\n\
-         [[operations]]\ninclude-name = \"DELETE /tokens/{{token}}\"\nparameters = {{ \"path.token\" = \"{}\" }}\n",
+         [[operations]]\ninclude-name = \"DELETE /tokens/{{token}}\"\nparameters = {{ \"path.token\" = \"{}\" }}\n\n\
+         [[operations]]\ninclude-name = \"DELETE /webhooks/{{webhook}}\"\nparameters = {{ \"path.webhook\" = \"{}\" }}\n",
         client.cache,
         client.token,
         id(&operation, "id"),
         id(&certificate, "fingerprint"),
+        id(&webhook, "id"),
+        id(&delivery, "id"),
         id(&spare, "id"),
         id(&token, "id"),
+        id(&spare_webhook, "id"),
     )
 }
 

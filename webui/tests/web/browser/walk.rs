@@ -3,7 +3,7 @@
 use store::{InstanceState, NewCache, UserState};
 
 use super::flow::{Flow, RevealedToken};
-use super::{EMAIL, PASSWORD, Site, api_keys, settings};
+use super::{EMAIL, PASSWORD, Site, api_keys, settings, webhooks};
 use crate::denials::denial;
 use crate::overview;
 use crate::second_factor::Device;
@@ -137,6 +137,7 @@ async fn account(flow: &Flow<'_>, site: &Site, visit: &impl AsyncFn(&str)) {
     flow.click("#api-key-form .button").await;
     flow.find("#api-key-name-error").await;
     visit("api-keys-error").await;
+    webhooks(flow, site, visit).await;
     flow.open("/account/second-factor").await;
     flow.find("#password").await.send_keys(PASSWORD).await.unwrap();
     visit("second-factor").await;
@@ -160,4 +161,39 @@ async fn account(flow: &Flow<'_>, site: &Site, visit: &impl AsyncFn(&str)) {
     flow.click("#sign-in-form button").await;
     flow.find("#code-form").await;
     visit("sign-in-code").await;
+}
+
+/// Notifications and webhooks: without any, with some, with errors, with a delivery that fails.
+async fn webhooks(flow: &Flow<'_>, site: &Site, visit: &impl AsyncFn(&str)) {
+    flow.open("/account/notifications").await;
+    flow.find("#mail-kinds-form").await;
+    visit("notifications").await;
+    flow.open("/account/webhooks").await;
+    flow.click("#webhook-form .button").await;
+    flow.find("#webhook-url-error").await;
+    visit("webhooks-error").await;
+    webhooks::create(flow, "https://memgate.invalid/hooks/of/a-program-with-a-long-path").await;
+    visit("webhook-secret").await;
+    flow.open("/account/webhooks").await;
+    visit("webhooks").await;
+    flow.click("#webhook-list a").await;
+    flow.find("#test-form").await;
+    visit("webhook").await;
+    flow.click("#test-form button").await;
+    flow.find("[data-delivery]").await;
+    webhooks::wait_for_failure(site).await;
+    flow.click("#rotate summary").await;
+    flow.find("#rotate-password").await.send_keys(PASSWORD).await.unwrap();
+    flow.click("#rotate-form button").await;
+    flow.find("#new-secret").await;
+    visit("webhook-rotated").await;
+    flow.click("#disable-form button").await;
+    flow.find("#enable-form").await;
+    visit("webhook-disabled").await;
+    flow.click("#delete summary").await;
+    flow.click("#delete-form button").await;
+    flow.find("#deleted").await;
+    flow.open("/account/notifications").await;
+    flow.find("[data-notification]").await;
+    visit("notifications-list").await;
 }

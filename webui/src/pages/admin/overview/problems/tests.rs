@@ -54,6 +54,7 @@ fn healthy() -> Facts {
         proxies: vec![proxy(500, 0)],
         revision: 500,
         denials: Vec::new(),
+        failing_webhooks: 0,
         writes: WriteHealth::default(),
         audit: AuditStatus::default(),
     }

@@ -1,0 +1,252 @@
+//! A user's webhooks: found, created, changed, rotated, tried out.
+
+use identity::{CertificateName, InputError};
+use store::{
+    DisabledReason, NotificationKinds, StoreError, User, UserState, Webhook, WebhookDelivery, WebhookFields,
+};
+
+use super::{ActionError, Cause, Refusal, acting};
+use crate::http::reject::PageError;
+use crate::state::AppState;
+use crate::view::date::retry_in;
+use crate::webhook::{Destinations, WebhookUrl, secret_text};
+
+/// What deliveries there are of a webhook: as many as notifications of a user.
+pub(crate) const DELIVERIES_MAX: i64 = 200;
+
+/// What a user says of a webhook.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    url: WebhookUrl,
+    description: String,
+    kinds: NotificationKinds,
+}
+
+/// Why it can't be used, by field.
+#[derive(Debug, Default)]
+pub(crate) struct WantedErrors {
+    pub(crate) url: Option<String>,
+    pub(crate) description: Option<String>,
+    pub(crate) kinds: Option<String>,
+}
+
+impl Wanted {
+    /// Checks what a user says of a webhook.
+    ///
+    /// # Errors
+    ///
+    /// All that is wrong.
+    pub(crate) fn parse(
+        app: &AppState,
+        url: &str,
+        description: &str,
+        kinds: NotificationKinds,
+    ) -> Result<Self, WantedErrors> {
+        let destinations = Destinations::new(app.config.webhooks.allow_networks.clone());
+        let url = WebhookUrl::parse(url, &destinations);
+        // By the rules of a certificate's name, which may be empty too.
+        let description = CertificateName::parse(description);
+        match (url, description, kinds == NotificationKinds::NONE) {
+            (Ok(url), Ok(description), false) => {
+                Ok(Self { url, description: description.as_str().to_owned(), kinds })
+            }
+            (url, description, no_kind) => Err(WantedErrors {
+                url: url.err().map(|error| error.to_string()),
+                description: description.err().as_ref().map(InputError::to_string),
+                kinds: no_kind
+                    .then(|| "A webhook needs at least one kind of notification. Choose one.".to_owned()),
+            }),
+        }
+    }
+
+    fn fields(&self) -> WebhookFields<'_> {
+        let Self { url, description, kinds } = self;
+        WebhookFields { url: url.as_str(), host: url.host(), description, kinds: *kinds }
+    }
+}
+
+/// The user's webhook with this id.
+///
+/// # Errors
+///
+/// [`PageError::NotFound`] if there is none, or another user has it.
+pub(crate) async fn find(app: &AppState, user: &User, id: &str) -> Result<Webhook, PageError> {
+    let webhooks = app.store.webhooks_of(&user.id).await?;
+    webhooks.into_iter().find(|webhook| webhook.id == id).ok_or(PageError::NotFound)
+}
+
+/// A delivery of a webhook.
+///
+/// # Errors
+///
+/// [`PageError::NotFound`] if there is none.
+pub(crate) async fn find_delivery(
+    app: &AppState,
+    webhook: &Webhook,
+    id: &str,
+) -> Result<WebhookDelivery, PageError> {
+    let deliveries = app.store.webhook_deliveries(&webhook.id, None, DELIVERIES_MAX).await?;
+    deliveries.into_iter().find(|delivery| delivery.id == id).ok_or(PageError::NotFound)
+}
+
+/// Creates a webhook. Returns its id, and its secret, which may be shown only after this has returned.
+///
+/// # Errors
+///
+/// Why it isn't created.
+pub(crate) async fn create(
+    app: &AppState,
+    user: &User,
+    wanted: &Wanted,
+) -> Result<(String, String), ActionError> {
+    check_change(app, user)?;
+    match acting(app, user).create_webhook(&user.id, &wanted.fields()).await {
+        Ok(id) => {
+            let secret = secret_text(&app.token_key, &id, 1);
+            Ok((id, secret))
+        }
+        Err(StoreError::LimitReached(_)) => {
+            let error = "You have reached the limit of 5 webhooks. Delete one that isn’t in use.";
+            Err(Refusal::new(Cause::LimitReached, error).into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Changes a webhook.
+///
+/// # Errors
+///
+/// Why it isn't changed.
+pub(crate) async fn update(
+    app: &AppState,
+    user: &User,
+    webhook: &Webhook,
+    wanted: &Wanted,
+) -> Result<(), ActionError> {
+    check_change(app, user)?;
+    found(acting(app, user).update_webhook(&webhook.id, &wanted.fields()).await)
+}
+
+/// Replaces the secret of a webhook. Returns the new one, which may be shown only after this has returned.
+///
+/// # Errors
+///
+/// Why it isn't replaced.
+pub(crate) async fn rotate(app: &AppState, user: &User, webhook: &Webhook) -> Result<String, ActionError> {
+    check_change(app, user)?;
+    let generation = found(acting(app, user).rotate_webhook(&webhook.id).await)?;
+    Ok(secret_text(&app.token_key, &webhook.id, generation))
+}
+
+/// Enables or disables a webhook.
+///
+/// # Errors
+///
+/// Why it isn't done.
+pub(crate) async fn set_enabled(
+    app: &AppState,
+    user: &User,
+    webhook: &Webhook,
+    is_enabled: bool,
+) -> Result<(), ActionError> {
+    let store = acting(app, user);
+    if !is_enabled {
+        return Ok(store.disable_webhook(&webhook.id, DisabledReason::User, None).await?);
+    }
+    check_change(app, user)?;
+    Ok(store.enable_webhook(&webhook.id).await?)
+}
+
+/// Deletes a webhook with its deliveries. No limit: nothing is easier to do once too often, or worse to wait for.
+///
+/// # Errors
+///
+/// [`PageError`] if the store fails.
+pub(crate) async fn delete(app: &AppState, user: &User, webhook: &Webhook) -> Result<(), PageError> {
+    match acting(app, user).delete_webhook(&webhook.id).await {
+        Ok(()) | Err(StoreError::NotFound(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sends a test to a webhook. Returns the delivery's id.
+///
+/// # Errors
+///
+/// Why it isn't sent.
+pub(crate) async fn send_test(app: &AppState, user: &User, webhook: &Webhook) -> Result<String, ActionError> {
+    check_send(app, user, webhook)?;
+    let sent = app.store.send_test(&webhook.id).await.map_err(not_enabled)?;
+    app.deliver_soon.notify_one();
+    Ok(sent)
+}
+
+/// Sends a delivery again.
+///
+/// # Errors
+///
+/// Why it isn't sent.
+pub(crate) async fn send_again(
+    app: &AppState,
+    user: &User,
+    webhook: &Webhook,
+    delivery: &WebhookDelivery,
+) -> Result<(), ActionError> {
+    check_send(app, user, webhook)?;
+    app.store.send_again(&webhook.id, &delivery.id).await.map_err(not_enabled)?;
+    app.deliver_soon.notify_one();
+    Ok(())
+}
+
+/// Checks whether a user may change webhooks, and counts it against the user's rate limit.
+fn check_change(app: &AppState, user: &User) -> Result<(), Refusal> {
+    check_user(app, user)?;
+    app.rate_limits.webhook_changes.acquire(&user.id).map_err(|wait| {
+        app.metrics.count_limited("webhook_changes");
+        let message = format!("You changed webhooks too often. Try again {}.", retry_in(wait));
+        Refusal::new(Cause::RateLimited(wait), message)
+    })
+}
+
+fn check_send(app: &AppState, user: &User, webhook: &Webhook) -> Result<(), Refusal> {
+    check_user(app, user)?;
+    if webhook.disabled.is_some() {
+        return Err(is_disabled());
+    }
+    app.rate_limits.webhook_sends.acquire(&user.id).map_err(|wait| {
+        app.metrics.count_limited("webhook_sends");
+        let message = format!("You sent too much to webhooks by hand. Try again {}.", retry_in(wait));
+        Refusal::new(Cause::RateLimited(wait), message)
+    })
+}
+
+fn check_user(app: &AppState, user: &User) -> Result<(), Refusal> {
+    if user.state == UserState::Suspended {
+        return Err(Refusal::suspended());
+    }
+    if app.webhooks.is_none() {
+        let error = "The operator of this service doesn’t allow webhooks.";
+        return Err(Refusal::new(Cause::WrongState, error));
+    }
+    Ok(())
+}
+
+fn is_disabled() -> Refusal {
+    Refusal::new(Cause::WrongState, "The webhook is disabled. Enable it first.")
+}
+
+fn not_enabled(error: StoreError) -> ActionError {
+    match error {
+        StoreError::NotFound(_) => is_disabled().into(),
+        error => error.into(),
+    }
+}
+
+/// Another request may have deleted it meanwhile.
+fn found<T>(result: Result<T, StoreError>) -> Result<T, ActionError> {
+    result.map_err(|error| match error {
+        StoreError::NotFound(_) => PageError::NotFound.into(),
+        error => error.into(),
+    })
+}
