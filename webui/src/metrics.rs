@@ -79,11 +79,19 @@ impl Metrics {
                 "outcome",
                 ["success", "wrong_credentials", "limited", "code_required", "wrong_code"],
             ),
-            sign_in_delays: Counter::default(),
-            password_checks: Counter::default(),
-            password_refusals: Counter::default(),
-            event_streams: Gauge::default(),
-            leaked_tokens: Counter::default(),
+            sign_in_delays: counter(
+                ours,
+                "sign_in_delays",
+                "Attempts to sign in that were delayed after many failed ones",
+            ),
+            password_checks: counter(ours, "password_checks", "Passwords compared with a hash"),
+            password_refusals: counter(
+                ours,
+                "password_refusals",
+                "Passwords not hashed because too many waited",
+            ),
+            event_streams: gauge(ours, "event_streams", "Open event streams"),
+            leaked_tokens: counter(ours, "leaked_tokens", "Tokens revoked because they were found in public"),
             mails: mails(ours),
             waiting_mails: gauge(ours, "waiting_mails", "Mails that wait to be sent, 1,000 at most"),
             notifications: notifications(ours),
@@ -99,23 +107,6 @@ impl Metrics {
             "request_duration_seconds",
             "Time from a request's head to its response's head",
             metrics.request_duration.clone(),
-        );
-        ours.register(
-            "sign_in_delays",
-            "Attempts to sign in that were delayed after many failed ones",
-            metrics.sign_in_delays.clone(),
-        );
-        ours.register("password_checks", "Passwords compared with a hash", metrics.password_checks.clone());
-        ours.register(
-            "password_refusals",
-            "Passwords not hashed because too many waited",
-            metrics.password_refusals.clone(),
-        );
-        ours.register("event_streams", "Open event streams", metrics.event_streams.clone());
-        ours.register(
-            "leaked_tokens",
-            "Tokens revoked because they were found in public",
-            metrics.leaked_tokens.clone(),
         );
         metrics
     }
@@ -167,6 +158,12 @@ impl Metrics {
         self.responses.inc(class);
         self.request_duration.observe(elapsed.as_secs_f64());
     }
+}
+
+fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    let counter = Counter::default();
+    registry.register(name, help, counter.clone());
+    counter
 }
 
 fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
