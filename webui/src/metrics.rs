@@ -82,17 +82,13 @@ impl Metrics {
             sign_in_delays: Counter::default(),
             password_checks: Counter::default(),
             password_refusals: Counter::default(),
-            event_streams: Gauge::default(),
+            event_streams: gauge(ours, "event_streams", "Open event streams"),
             leaked_tokens: Counter::default(),
             mails: mails(ours),
             waiting_mails: gauge(ours, "waiting_mails", "Mails that wait to be sent, 1,000 at most"),
             notifications: notifications(ours),
             deliveries: deliveries(ours),
-            waiting_deliveries: gauge(
-                ours,
-                "waiting_webhook_deliveries",
-                "Deliveries to webhooks that are due, 1,000 at most",
-            ),
+            waiting_deliveries: gauge(ours, "waiting_webhook_deliveries", "Due deliveries, 1,000 at most"),
             store: CallMetrics::register(ours.sub_registry_with_prefix("store"), &STORE_CALLS),
         };
         ours.register(
@@ -111,7 +107,6 @@ impl Metrics {
             "Passwords not hashed because too many waited",
             metrics.password_refusals.clone(),
         );
-        ours.register("event_streams", "Open event streams", metrics.event_streams.clone());
         ours.register(
             "leaked_tokens",
             "Tokens revoked because they were found in public",

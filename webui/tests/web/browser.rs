@@ -159,7 +159,7 @@ async fn screenshots_for_administrators() {
 }
 
 async fn screenshot_every_page(browser: &Client, folder: &Path, name: &str, phone: bool) {
-    let site = Site::start().await;
+    let site = walk::site().await;
     let flow = Flow::new(browser, format!("http://{}", site.address));
     let picture = async |page: &str| {
         // Makes the window as tall as the page.

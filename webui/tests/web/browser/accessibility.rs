@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::driver::{BrowserOptions, Driver};
 use super::flow::Flow;
-use super::{Site, admin, walk};
+use super::{admin, walk};
 
 /// Stops of the tab key that a page may have beside its links, buttons and fields: what scrolls.
 const SCROLLERS_MAX: usize = 10;
@@ -112,7 +112,7 @@ async fn keyboard_faults(browser: &Client) -> Vec<String> {
 
 /// Walks through every page, and returns what `find` finds, with the page's name.
 async fn faults(options: BrowserOptions, find: impl AsyncFn(&Client) -> Vec<String>) -> Vec<String> {
-    let site = Site::start().await;
+    let site = walk::site().await;
     let driver = Driver::start().await;
     let browser = driver.browser(options).await;
     let flow = Flow::new(&browser, format!("http://{}", site.address));

@@ -8,6 +8,11 @@ use crate::denials::denial;
 use crate::overview;
 use crate::second_factor::Device;
 
+/// A web UI whose user may enter the password as often as the walk does.
+pub(super) async fn site() -> Site {
+    Site::start_with(|config| config.limits.sign_ins_per_minute = 100).await
+}
+
 /// Opens every page, and calls `visit` with a name for each.
 pub(super) async fn every_page(flow: &Flow<'_>, site: &Site, visit: &impl AsyncFn(&str)) {
     signed_out(flow, visit).await;
