@@ -31,6 +31,7 @@ mod reverse_proxies;
 mod rust_client;
 mod self_healing;
 mod service;
+mod sign_ins;
 mod snippets;
 mod store_away;
 mod store_transfer;
