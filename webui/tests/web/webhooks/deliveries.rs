@@ -14,7 +14,7 @@ use crate::webhook_receiver::{Answer, Received, Receiver};
 /// The example of the page, run on a request: whether it takes it.
 async fn python_accepts(page: &str, secret: &str, received: &Received) -> bool {
     let example = page.split("id=\"webhook-example\">").nth(1).unwrap().split("</pre>").next().unwrap();
-    let example = example.replace("&lt;", "<");
+    let example = example.replace("&gt;", ">");
     let program = format!(
         "{example}\nimport json, sys\nsecret, headers, body = json.load(sys.stdin)\n\
          print(is_genuine(secret, headers, body.encode()))\n"
