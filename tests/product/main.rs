@@ -27,6 +27,7 @@ mod privileges;
 mod reverse_proxies;
 mod rust_client;
 mod self_healing;
+mod sign_ins;
 mod snippets;
 mod store_away;
 mod supervision;

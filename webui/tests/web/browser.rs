@@ -8,6 +8,7 @@ mod driver;
 mod flow;
 mod settings;
 mod walk;
+mod weight;
 
 use std::path::{Path, PathBuf};
 

@@ -111,7 +111,10 @@ async fn keyboard_faults(browser: &Client) -> Vec<String> {
 }
 
 /// Walks through every page, and returns what `find` finds, with the page's name.
-async fn faults(options: BrowserOptions, find: impl AsyncFn(&Client) -> Vec<String>) -> Vec<String> {
+pub(super) async fn faults(
+    options: BrowserOptions,
+    find: impl AsyncFn(&Client) -> Vec<String>,
+) -> Vec<String> {
     let site = Site::start().await;
     let driver = Driver::start().await;
     let browser = driver.browser(options).await;
@@ -128,7 +131,7 @@ async fn faults(options: BrowserOptions, find: impl AsyncFn(&Client) -> Vec<Stri
     found.into_inner().unwrap()
 }
 
-fn check(faults: &[String]) {
+pub(super) fn check(faults: &[String]) {
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
 }
 
