@@ -8,6 +8,7 @@ mod input_error;
 pub mod password;
 pub mod permissions_text;
 pub mod plan_limits;
+pub mod sleep;
 pub mod time_text;
 mod token_name;
 pub mod usage_csv;

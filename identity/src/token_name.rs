@@ -30,6 +30,12 @@ impl TokenName {
         parse(text, "The token has no name", NAME_FIX).map(Self)
     }
 
+    /// That of the token that a new cache gets.
+    #[must_use]
+    pub fn first() -> Self {
+        Self(FIRST_TOKEN_NAME.to_owned())
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -2,6 +2,7 @@
 
 mod operation;
 mod statistics;
+mod update;
 
 use serde::Serialize;
 use store::{
@@ -11,6 +12,7 @@ use store::{
 
 use self::operation::{Operations, Resize, Target};
 use self::statistics::Stats;
+use self::update::Update;
 
 use super::confirmation::Confirmation;
 use super::context::{self, Context};
@@ -98,6 +100,14 @@ the contents.
 The size stays until the next resize, or until the user gets another plan.
 Exit status 3: it isn't done yet, and goes on.")]
     Resize(Resize),
+    /// Change when a cache sleeps: as its plan says, or earlier
+    #[command(after_help = "\
+Examples:
+  memgate cache update ada@example.org --cache sessions --sleep-after 1h
+  memgate cache update ada@example.org --sleep-after plan
+
+A cache never sleeps later than its plan says, also if the plan is changed afterwards.")]
+    Update(Update),
     /// Stop a cache until it is resumed: its tokens are refused, its contents are lost
     #[command(after_help = "\
 Example:
@@ -155,6 +165,8 @@ pub(super) struct CacheView {
     /// Whether its plan keeps its contents while it is stopped on purpose, and puts it to sleep after some time.
     warm: Option<bool>,
     sleep_after_seconds: Option<i64>,
+    /// The time that its user has chosen; `null` is when the plan says.
+    own_sleep_after_seconds: Option<i64>,
     created_at: Timestamp,
 }
 
@@ -217,6 +229,7 @@ impl CacheCommand {
             Self::Restart(target) => operation::run(context, target, NewOperation::Restart).await,
             Self::Flush(target) => operation::run(context, target, NewOperation::Flush).await,
             Self::Resize(resize) => resize.run(context).await,
+            Self::Update(update) => update.run(context).await,
             Self::Suspend(target) => operation::run(context, target, NewOperation::Suspend).await,
             Self::Resume(target) => operation::run(context, target, NewOperation::Resume).await,
             Self::Delete(delete) => delete.run(context).await,
@@ -266,6 +279,7 @@ impl CacheView {
             item_size_max: limit(|instance| instance.item_size_max),
             warm: instance.as_ref().map(|instance| instance.warm),
             sleep_after_seconds: instance.as_ref().and_then(|instance| instance.sleep_after_seconds),
+            own_sleep_after_seconds: cache.sleep_after_seconds,
             message: instance.and_then(|instance| instance.route?.message),
             created_at: cache.created_at,
         }

@@ -81,6 +81,7 @@ mod tests {
             name: (*name).to_owned(),
             plan: "default".to_owned(),
             suspended: false,
+            sleep_after_seconds: None,
             created_at: store::now(),
         };
         names.iter().map(cache).collect()

@@ -156,6 +156,11 @@ pub(crate) use note;
 const ADMIN: &str = "admin ";
 
 /// The actor of what an administrator does for others: an operator, for all that an operator may do.
+/// A user, as actor and as subject.
+pub(crate) fn user_actor(user_id: &str) -> String {
+    format!("user {user_id}")
+}
+
 pub(crate) fn admin_actor(user_id: &str) -> String {
     format!("{ADMIN}{user_id}")
 }
@@ -172,13 +177,32 @@ impl Store {
         self.acting_as(&admin_actor(user_id))
     }
 
+    /// The same store, which names a user in the audit log.
+    #[must_use]
+    pub fn acting_as_user(&self, user_id: &str) -> Self {
+        self.acting_as(&user_actor(user_id))
+    }
+
+    /// Whether the actor is this user.
+    pub(crate) fn acts_as_user(&self, user_id: &str) -> bool {
+        *self.actor == *user_actor(user_id)
+    }
+
     /// The same store, which names `actor` in the audit log.
     #[must_use]
     pub fn acting_as(&self, actor: &str) -> Self {
         Self { actor: actor.into(), ..self.clone() }
     }
 
-    /// Records an event that changes nothing in the store, such as a sign-in.
+    /// Records that a user has signed in, who is the actor; `how` says from where.
+    ///
+    /// # Errors
+    /// Fails if the database does.
+    pub async fn note_sign_in(&self, user_id: &str, how: &str) -> Result<(), StoreError> {
+        self.acting_as_user(user_id).note("user.sign_in", &user_actor(user_id), how).await
+    }
+
+    /// Records an event that changes nothing in the store, such as a check.
     ///
     /// # Errors
     /// Fails if the database does.
@@ -217,7 +241,7 @@ impl Store {
         seq: i64,
         limit: i64,
     ) -> Result<Vec<AuditEntry>, StoreError> {
-        let actor = format!("user {user_id}");
+        let actor = user_actor(user_id);
         read_rows!(self, ROW_BYTES_MAX, sqlx::query(OF_ACTOR).bind(actor).bind(seq).bind(limit))?
             .into_iter()
             .collect()

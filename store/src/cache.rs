@@ -1,6 +1,7 @@
 //! Caches: what users have and pay for. A cache has a plan, tokens and an instance.
 
 pub(crate) mod listing;
+pub(crate) mod sleep;
 
 use std::fmt;
 use std::str::FromStr;
@@ -43,6 +44,9 @@ pub struct Cache {
     pub plan: String,
     /// Whether it is suspended itself, whatever its user is.
     pub suspended: bool,
+    /// After how many seconds without a command its user wants it to sleep; `None` is when its plan says. The plan's time counts
+    /// if it is shorter: see [`Instance::sleep_after`](crate::Instance::sleep_after).
+    pub sleep_after_seconds: Option<i64>,
     /// When it was created.
     pub created_at: Timestamp,
 }
@@ -101,11 +105,14 @@ pub(crate) const INSERT: &str =
     "INSERT INTO caches (id, user_id, name, plan, created_at, revision) VALUES ($1, $2, $3, $4, $5, $6)";
 pub(crate) const INSERT_INSTANCE: &str = "INSERT INTO instances (id, cache_id, memory_mb, connections, \
      item_size_max, desired, created_at, revision) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-pub(crate) const LIVE_CACHES: &str = "SELECT id, user_id, name, plan, suspended <> 0 AS suspended, created_at FROM caches \
+pub(crate) const LIVE_CACHES: &str = "SELECT id, user_id, name, plan, suspended <> 0 AS suspended, sleep_after_seconds, created_at \
+     FROM caches \
      WHERE user_id = $1 AND deleted_at IS NULL ORDER BY created_at, id LIMIT $2";
-pub(crate) const BY_ID: &str = "SELECT id, user_id, name, plan, suspended <> 0 AS suspended, created_at FROM caches \
+pub(crate) const BY_ID: &str = "SELECT id, user_id, name, plan, suspended <> 0 AS suspended, sleep_after_seconds, created_at \
+     FROM caches \
      WHERE id = $1 AND deleted_at IS NULL";
-const BY_NAME: &str = "SELECT id, user_id, name, plan, suspended <> 0 AS suspended, created_at FROM caches \
+const BY_NAME: &str = "SELECT id, user_id, name, plan, suspended <> 0 AS suspended, sleep_after_seconds, created_at \
+     FROM caches \
      WHERE user_id = $1 AND name = $2 AND deleted_at IS NULL";
 /// Tokens of the cache `$1` that aren't revoked, in the order of their ids behind `$2`, at most `$3`.
 pub(crate) const LIVE_TOKENS: &str =
@@ -357,6 +364,7 @@ impl Cache {
             name: name.to_string(),
             plan: plan.to_owned(),
             suspended: false,
+            sleep_after_seconds: None,
             created_at: now(),
         }
     }

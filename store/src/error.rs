@@ -87,6 +87,12 @@ pub enum StoreError {
         /// How many caches.
         caches: i64,
     },
+    /// A cache was to sleep later than its plan allows.
+    #[error("the cache's plan puts it to sleep after {max} s without a command: choose a shorter time")]
+    SleepsEarlier {
+        /// The plan's time, in seconds.
+        max: i64,
+    },
     /// What was asked of a cache can't be done now.
     #[error(transparent)]
     Operation(#[from] crate::operation_error::OperationError),

@@ -54,7 +54,7 @@ pub struct Instance {
     pub item_size_max: i64,
     /// Whether its contents are kept while it is stopped on purpose, by its plan.
     pub warm: bool,
-    /// After how many seconds without a command it is put to sleep, by its plan; `None` is never.
+    /// After how many seconds without a command it is put to sleep, by its plan or earlier by its user's wish; `None` is never.
     pub sleep_after_seconds: Option<i64>,
     /// Whether it sleeps and a proxy has asked for it since.
     pub wake_requested: bool,
@@ -100,7 +100,8 @@ pub(crate) struct Row {
     connections: i64,
     item_size_max: i64,
     warm: bool,
-    sleep_after_seconds: Option<i64>,
+    plan_sleep: Option<i64>,
+    own_sleep: Option<i64>,
     wake_requested: bool,
     cpu_weight: i64,
     desired: String,
@@ -128,7 +129,8 @@ impl TryFrom<Row> for Instance {
             connections: row.connections,
             item_size_max: row.item_size_max,
             warm: row.warm,
-            sleep_after_seconds: row.sleep_after_seconds,
+            // Never later than the plan says, whatever that said when the user chose.
+            sleep_after_seconds: [row.plan_sleep, row.own_sleep].into_iter().flatten().min(),
             wake_requested: row.wake_requested,
             cpu_weight: row.cpu_weight,
             desired,
@@ -144,7 +146,8 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT i.id, i.cache_id, c.name AS cache, c.user_id, i.memory_mb, i.connections, ",
-            "i.item_size_max, COALESCE(p.warm <> 0, FALSE) AS warm, p.sleep_after_seconds, ",
+            "i.item_size_max, COALESCE(p.warm <> 0, FALSE) AS warm, ",
+            "p.sleep_after_seconds AS plan_sleep, c.sleep_after_seconds AS own_sleep, ",
             "COALESCE(w.revision > r.revision, FALSE) AS wake_requested, ",
             "CAST(COALESCE(p.cpu_weight, 100) AS BIGINT) AS cpu_weight, ",
             "i.desired, i.created_at, r.state, r.generation, r.address, r.container, r.version, r.message, r.changed_at ",

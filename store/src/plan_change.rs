@@ -29,7 +29,8 @@ pub struct PlanUpdate {
 }
 
 /// Caches of the plan `$1` with the memory `$2`.
-pub(crate) const OF_SIZE: &str = "SELECT c.id, c.user_id, c.name, c.plan, c.suspended <> 0 AS suspended, c.created_at FROM caches c \
+pub(crate) const OF_SIZE: &str = "SELECT c.id, c.user_id, c.name, c.plan, c.suspended <> 0 AS suspended, \
+     c.sleep_after_seconds, c.created_at FROM caches c \
      JOIN instances i ON i.cache_id = c.id WHERE c.plan = $1 AND i.memory_mb = $2 AND c.deleted_at IS NULL \
      ORDER BY c.created_at, c.id LIMIT $3";
 /// How many of them hold more than `$3` bytes, and the most that one holds. memcached may say anything: no cache holds

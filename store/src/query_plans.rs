@@ -11,8 +11,8 @@ use crate::tokens::{self, listing};
 use crate::{
     account_link, account_mail, api_key, api_request, audit, cache, certificate, connections, denials,
     detection, feed, grant, host_capacity, instance, instance_event, instance_statistics, isolation_check,
-    leak, mail, notification, plan_change, proxy, second_factor, usage, usage_hours, user, wake, webhook,
-    webhook_delivery,
+    leak, mail, notification, plan_change, proxy, second_factor, session, usage, usage_hours, user, wake,
+    webhook, webhook_delivery,
 };
 
 /// Rows that are sorted, or read from one end of an index up to a limit.
@@ -27,9 +27,11 @@ const COUNTED: &[&str] = &["CO-ROUTINE counted", "SCAN counted"];
 const QUERIES: &[(&str, &[&str])] = &[
     (second_factor::OF_USER, &["CORRELATED SCALAR SUBQUERY"]),
     (second_factor::TRY, &[]),
+    (second_factor::END_OTHER_SESSIONS, &["SCALAR SUBQUERY"]),
     (second_factor::IS_PENDING, &[]),
     (second_factor::DELETE_SURPLUS, &["LIST SUBQUERY", SORTED, SORTED_TIES]),
     (second_factor::DELETE_EXPIRED, &[]),
+    (session::OTHERS_AND_PENDING, &["SCALAR SUBQUERY", "SCAN CONSTANT ROW"]),
     (account_link::BY_ID, &[]),
     (account_link::TAKE, &[]),
     (account_link::DELETE_TO, &[]),
@@ -79,6 +81,7 @@ const QUERIES: &[(&str, &[&str])] = &[
     (cache::LIVE_CACHES, &[SORTED]),
     (cache::CREATED_LATELY, &[]),
     (cache::LIVE_TOKENS, &[SORTED]),
+    (cache::sleep::SET_SLEEP, &[]),
     (instance::ALL, &["SCAN i USING INDEX instances_created"]),
     (instance::IDS, &["SCAN i"]),
     (instance::OF_CACHE, &[]),

@@ -69,6 +69,9 @@ const BEGIN: &str = "INSERT INTO second_factors (user_id, seed, begun_by, create
      WHERE second_factors.confirmed_at IS NULL";
 const CONFIRM: &str = "UPDATE second_factors SET confirmed_at = $1, last_step = $2 \
      WHERE user_id = $3 AND seed = $4 AND confirmed_at IS NULL";
+/// Ends the sessions of the user `$1`, but the one that has set the second factor up.
+pub(crate) const END_OTHER_SESSIONS: &str = "DELETE FROM sessions WHERE user_id = $1 \
+     AND id_hash <> (SELECT begun_by FROM second_factors WHERE user_id = $1)";
 /// Uses a time step up, and all before it.
 const USE_STEP: &str = "UPDATE second_factors SET last_step = $1 \
      WHERE user_id = $2 AND last_step < $1 AND confirmed_at IS NOT NULL";
@@ -109,7 +112,8 @@ impl Store {
         Ok(())
     }
 
-    /// Confirms the second factor with this seed by a code of `step`, and stores the hashes of its recovery codes.
+    /// Confirms the second factor with this seed by a code of `step`, and stores the hashes of its recovery codes. Ends all other
+    /// sessions of the user, which were begun without a code.
     ///
     /// # Errors
     /// `NotFound("second factor")` if there is none with this seed that isn't confirmed.
@@ -130,7 +134,10 @@ impl Store {
             for hash in code_hashes {
                 sqlx::query(ADD_CODE).bind(user_id).bind(hash).execute(&mut *tx).await?;
             }
-            note!(self, tx, "user.second_factor", format!("user {user_id}"), "switched on");
+            let ended = sqlx::query(END_OTHER_SESSIONS).bind(user_id).execute(&mut *tx).await?.rows_affected();
+            sqlx::query(DELETE_PENDING).bind(user_id).execute(&mut *tx).await?;
+            let detail = format!("switched on, other sessions ended: {ended}");
+            note!(self, tx, "user.second_factor", format!("user {user_id}"), detail);
         });
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::account::DELETE_PENDING;
 use crate::audit::note;
 use crate::db::{read, write, write_unversioned};
 use crate::{Store, StoreError, Timestamp, now};
@@ -11,6 +12,10 @@ use crate::{Store, StoreError, Timestamp, now};
 const SESSIONS_PER_USER_MAX: i64 = 20;
 /// Characters of a browser's name for itself.
 const USER_AGENT_MAX: usize = 200;
+
+/// Sessions of the user `$1` but `$2`, and sign-ins that wait for a code.
+pub(crate) const OTHERS_AND_PENDING: &str = "SELECT (SELECT COUNT(*) FROM sessions WHERE user_id = $1 AND id_hash <> $2) \
+     + (SELECT COUNT(*) FROM pending_sign_ins WHERE user_id = $1)";
 
 /// A session to create.
 pub struct NewSession<'a> {
@@ -191,23 +196,22 @@ impl Store {
         }))
     }
 
-    /// Ends all sessions of a user but one. Returns how many.
+    /// Ends all sessions of a user but one, and sign-ins that wait for a code. Returns how many sessions.
     ///
     /// # Errors
     /// Fails if the database does.
     pub async fn end_other_sessions(&self, user_id: &str, kept: &str) -> Result<u64, StoreError> {
-        let others = "SELECT COUNT(*) FROM sessions WHERE user_id = $1 AND id_hash <> $2";
         let sql = "DELETE FROM sessions WHERE user_id = $1 AND id_hash <> $2";
         // Without others nothing is written, however often it is asked for.
-        let others: i64 =
-            read!(self, pool => sqlx::query_scalar(others).bind(user_id).bind(kept).fetch_one(pool).await)?;
+        let others: i64 = read!(self, pool => sqlx::query_scalar(OTHERS_AND_PENDING).bind(user_id).bind(kept).fetch_one(pool).await)?;
         if others == 0 {
             return Ok(0);
         }
         Ok(write!(self, tx, _revision => {
             let ended = sqlx::query(sql).bind(user_id).bind(kept).execute(&mut *tx).await?.rows_affected();
-            if ended > 0 {
-                let detail = format!("other sessions ended: {ended}");
+            let waiting = sqlx::query(DELETE_PENDING).bind(user_id).execute(&mut *tx).await?.rows_affected();
+            if ended + waiting > 0 {
+                let detail = format!("other sessions ended: {ended}, sign-ins that waited for a code: {waiting}");
                 note!(self, tx, "user.sessions", format!("user {user_id}"), detail);
             }
             ended

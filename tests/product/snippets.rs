@@ -12,15 +12,11 @@ use crate::documents::{Background, program};
 use crate::harness::{Credentials, Product, deadline_in, wait_until};
 
 /// Those whose libraries come from neither Debian, PyPI, npm nor crates.io, or can't be set up for a test.
-const NOT_RUN: [&str; 6] = [
-    "dotnet-enyim",
-    "go-gomemcache",
-    "go-mc",
-    "laravel-memcached",
-    "spring-spymemcached",
-    "wordpress-litespeed",
-];
-const WAYS: [&str; 4] = ["tls", "certificate", "stunnel", "plain"];
+const NOT_RUN: [&str; 5] =
+    ["dotnet-enyim", "go-mc", "java-xmemcached", "spring-spymemcached", "wordpress-litespeed"];
+/// Ways that Debian's version of a library doesn't have.
+const WAYS_NOT_RUN: [(&str, &str); 1] = [("go-gomemcache", "certificate")];
+const WAYS: [&str; 5] = ["tls", "certificate", "stunnel", "stunnel-certificate", "plain"];
 
 /// A browser that is signed in, and a folder with the files that the page tells a user to save.
 struct Reader<'a> {
@@ -139,7 +135,13 @@ impl Shown<'_> {
         let Self { reader, code, usage, .. } = self;
         let (language, _) = self.id.split_once('-').unwrap();
         let mut command = match language {
-            "shell" => command("bash", &reader.write("main.sh", code)),
+            "shell" => {
+                let mut bash =
+                    command("bash", &reader.write("main.sh", &format!("set -eo pipefail\n{code}")));
+                let tools = testkit::memcached_tool().parent().unwrap().display().to_string();
+                bash.env("PATH", format!("{}:{tools}", std::env::var("PATH").unwrap()));
+                bash
+            }
             "python" => command(python(), &reader.write("main.py", code)),
             "flask" => command(python(), &reader.write("main.py", &format!("{code}{usage}"))),
             "django" => {
@@ -152,6 +154,15 @@ impl Shown<'_> {
             "rails" => command("ruby", &reader.write("main.rb", &rails(code, usage))),
             "php" => command("php", &reader.write("main.php", code)),
             "symfony" => command("php", &reader.write("main.php", &symfony(code, usage))),
+            "laravel" => command("php", &reader.write("main.php", &laravel(code, usage))),
+            "go" => {
+                let mut go = Command::new("go");
+                // Debian's libraries, without the network.
+                go.env("GO111MODULE", "off").env("GOPATH", "/usr/share/gocode");
+                go.env("GOCACHE", reader.folder.join("go-cache"));
+                go.arg("run").arg(reader.write("main.go", code));
+                go
+            }
             "node" => command("node", &reader.write("main.js", code)),
             "java" => {
                 let mut java = Command::new("java");
@@ -162,6 +173,10 @@ impl Shown<'_> {
             _ => panic!("don't know how to run {}", self.id),
         };
         command.env("NODE_PATH", tool("MEMGATE_TEST_NODE_MODULES", "target/tools/node/node_modules"));
+        if self.id == "python-python-memcached" {
+            let folder = tool("MEMGATE_TEST_PYTHON_MEMCACHED", "target/tools/python-memcached");
+            command.env("PYTHONPATH", folder);
+        }
         // For pip's pylibmc, as the note on the page says.
         command.env("SASL_PATH", format!("/usr/lib/{}-linux-gnu/sasl2", std::env::consts::ARCH));
         command.env("PYTHONDONTWRITEBYTECODE", "1").current_dir(&reader.folder).output().unwrap()
@@ -212,9 +227,31 @@ fn symfony(code: &str, usage: &str) -> String {
     )
 }
 
+/// Laravel's part of it: the settings of `.env`, as config/cache.php of a new application reads them, and the facade.
+fn laravel(code: &str, usage: &str) -> String {
+    let value = |name: &str| {
+        let found = code.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        found.unwrap_or_else(|| panic!("{name} is missing: {code}"))
+    };
+    let [store, host, port, username, password] =
+        ["CACHE_STORE", "MEMCACHED_HOST", "MEMCACHED_PORT", "MEMCACHED_USERNAME", "MEMCACHED_PASSWORD"]
+            .map(value);
+    format!(
+        "<?php\nrequire 'Illuminate/Container/autoload.php';\nrequire 'Illuminate/Cache/autoload.php';\n\
+         $app = new Illuminate\\Container\\Container();\n\
+         $app['config'] = new Illuminate\\Support\\Fluent([\n\
+             'cache.default' => '{store}', 'cache.prefix' => '',\n\
+             'cache.stores.memcached' => [\n\
+                 'driver' => 'memcached', 'persistent_id' => null, 'sasl' => ['{username}', '{password}'],\n\
+                 'options' => [], 'servers' => [['host' => '{host}', 'port' => '{port}', 'weight' => 100]]]]);\n\
+         (new Illuminate\\Cache\\CacheServiceProvider($app))->register();\n\
+         Illuminate\\Support\\Facades\\Facade::setFacadeApplication($app);\n{usage}"
+    )
+}
+
 /// Starts stunnel with the page's configuration, but on a free port. Returns it with the port.
-fn stunnel(reader: &Reader, page: &str, id: &str) -> (Background, u16) {
-    let config = reader.text(page, &format!("stunnel-conf-{id}")).unwrap();
+fn stunnel(reader: &Reader, page: &str, way: &str, id: &str) -> Option<(Background, u16)> {
+    let config = reader.text(page, &format!("{way}-conf-{id}"))?;
     let accept = testkit::free_port();
     let file = reader.write("memgate.conf", &config.replace("127.0.0.1:11210", &accept.to_string()));
     let stunnel = program("/usr/bin/stunnel4", "stunnel4", &reader.folder);
@@ -222,7 +259,7 @@ fn stunnel(reader: &Reader, page: &str, id: &str) -> (Background, u16) {
     let process = Command::new(stunnel).arg(file).current_dir(&reader.folder).stderr(log).spawn().unwrap();
     let process = Background(process);
     wait_until(deadline_in(10), "stunnel listens", || TcpStream::connect(accept).is_ok());
-    (process, accept.port())
+    Some((process, accept.port()))
 }
 
 #[test]
@@ -239,7 +276,11 @@ fn snippets_store_and_read_as_the_page_shows_them() {
         let usage = reader.text(&page, &format!("usage-{id}")).unwrap_or_default();
         for way in WAYS {
             let Some(mut code) = reader.text(&page, &format!("{way}-{id}")) else { continue };
-            let stunnel = (way == "stunnel").then(|| stunnel(&reader, &page, id));
+            if WAYS_NOT_RUN.contains(&(id, way)) {
+                continue;
+            }
+            let stunnel = stunnel(&reader, &page, way, id);
+            assert_eq!(stunnel.is_some(), way.starts_with("stunnel"), "{id}, {way}");
             if let Some((_, port)) = &stunnel {
                 code = code.replace("11210", &port.to_string());
             }

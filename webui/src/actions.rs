@@ -109,5 +109,5 @@ impl From<StoreError> for ActionError {
 
 /// The store, with this user as the actor in the audit log.
 pub(crate) fn acting(app: &AppState, user: &User) -> Store {
-    app.store.acting_as(&format!("user {}", user.id))
+    app.store.acting_as_user(&user.id)
 }

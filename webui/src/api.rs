@@ -71,6 +71,7 @@ routes! {
     get "/caches" caches::list;
     post "/caches" caches::create;
     get "/caches/{cache}" caches::show;
+    patch "/caches/{cache}" caches::update;
     delete "/caches/{cache}" caches::delete;
     get "/caches/{cache}/statistics" statistics::show;
     get "/caches/{cache}/statistics/history" statistics::history;

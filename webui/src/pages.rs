@@ -69,6 +69,7 @@ pub(crate) fn routes(app: Arc<AppState>, stop: CancellationToken) -> Router {
         .route("/caches/{cache}/suspend", get(operations::confirm).post(operations::submit))
         .route("/caches/{cache}/resume", get(operations::confirm).post(operations::submit))
         .route("/caches/{cache}/resize", get(operations::confirm).post(operations::resize))
+        .route("/caches/{cache}/sleep", post(caches::sleep::submit))
         .route("/caches/{cache}/delete", get(caches::delete::show).post(caches::delete::submit))
         .route("/caches/{cache}/usage", get(caches::usage::show))
         .route("/caches/{cache}/usage.csv", get(caches::usage::download))

@@ -269,6 +269,7 @@ impl JobQueue {
 mod tests {
     use std::convert::Infallible;
     use std::future::ready;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use daemon::source::Source;
     use tokio::sync::{Semaphore, mpsc};
@@ -336,6 +337,34 @@ mod tests {
         let find = async { Err::<Option<Account<()>>, _>("store") };
         let fails = hasher.verify(from, String::new(), find, |account| ready(Ok(account)));
         assert_eq!(fails.await, Ok(Err("store")));
+    }
+
+    // each hash that runs takes 19 MiB.
+    #[tokio::test]
+    async fn a_few_hashes_run_at_once_however_many_are_asked_for() {
+        let hasher = Arc::new(PasswordHasher::new(Counter::default(), Counter::default()).unwrap());
+        let workers = thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let mut tasks = JoinSet::new();
+        for n in 0..500_u16 {
+            let [high, low] = n.to_be_bytes();
+            let (hasher, running, most) = (hasher.clone(), running.clone(), most.clone());
+            tasks.spawn(async move {
+                let hash = move |memory: &mut HashMemory| {
+                    most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    let hash = password::hash(&password::generate(), memory);
+                    running.fetch_sub(1, Ordering::SeqCst);
+                    hash.is_ok()
+                };
+                hasher.run(requester([10, 0, high, low]), hash).await
+            });
+        }
+        let outcomes = tasks.join_all().await;
+        let done = outcomes.iter().filter(|outcome| **outcome == Ok(true)).count();
+        let refused = outcomes.iter().filter(|outcome| **outcome == Err(PasswordError::Busy)).count();
+        assert_eq!((outcomes.len(), done + refused), (500, 500), "{outcomes:?}");
+        assert!(done >= QUEUE_MIN, "{done}");
+        assert!((1..=workers).contains(&most.load(Ordering::SeqCst)), "{most:?}");
     }
 
     //

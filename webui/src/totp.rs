@@ -101,13 +101,10 @@ pub(crate) async fn verify(
     }
     let digits: String = entered.chars().filter(|c| !c.is_whitespace()).collect();
     let used = if let Some(step) = CodeSecret::new(app, user_id, &factor.seed).step(&digits, at) {
-        app.store.acting_as(&format!("user {user_id}")).use_code(user_id, CodeProof::Step(step)).await
+        app.store.acting_as_user(user_id).use_code(user_id, CodeProof::Step(step)).await
     } else if let Some(code) = recovery_code(entered) {
         let hash = app.token_key.recovery_code_hash(user_id, &code);
-        app.store
-            .acting_as(&format!("user {user_id}"))
-            .use_code(user_id, CodeProof::RecoveryCode(&hash))
-            .await
+        app.store.acting_as_user(user_id).use_code(user_id, CodeProof::RecoveryCode(&hash)).await
     } else {
         return Ok(false);
     };

@@ -12,5 +12,6 @@ pub(crate) mod number;
 pub(crate) mod operation;
 pub(crate) mod revealed_token;
 pub(crate) mod session;
+pub(crate) mod sleep;
 pub(crate) mod snippets;
 pub(crate) mod token;

@@ -281,6 +281,33 @@ async fn idle_cache_sleeps_gives_its_memory_back_and_wakes_as_it_was() {
     assert!(!docker(&["volume", "ls", "--format", "{{.Name}}"]).contains(&name));
 }
 
+// F-37.
+#[tokio::test]
+async fn cache_sleeps_when_its_user_wants_and_wakes_with_the_next_command() {
+    let mut installation = Installation::new().await;
+    installation.config.reconcile_seconds = 1;
+    installation.start_provisioner();
+    installation.until_ready().await;
+    let (instance, _) = installation.running_instance().await;
+    let (other, _) = installation.running_instance().await;
+    let before = started_at(&installation, &other);
+    let sleep =
+        async |seconds| installation.store.set_sleep_after(&instance.cache_id, seconds).await.unwrap();
+    sleep(Some(1)).await;
+    until_asleep(&installation, &instance).await;
+    let runs = installation.route(&other).await.unwrap();
+    assert_eq!(
+        (runs.state, started_at(&installation, &other)),
+        (InstanceState::Running, before),
+        "another's"
+    );
+    sleep(None).await;
+    let woken = wake(&installation, &instance).await;
+    assert_eq!(woken.state, InstanceState::Running);
+    sleep(Some(1)).await;
+    until_asleep(&installation, &instance).await;
+}
+
 /// The newest operation on a cache, which must be of this kind.
 async fn newest(installation: &Installation, instance: &Instance, kind: OperationKind) -> Operation {
     let newest = installation.store.operations_of(&instance.cache_id, 1).await.unwrap().remove(0);

@@ -21,7 +21,7 @@ const CERTIFICATE_MAX: u64 = 1 << 20;
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Findings {
     /// What can't be used.
-    pub(super) problems: Vec<Problem>,
+    pub(super) problems: Vec<SettingError>,
     /// What is valid, and not what everybody wants.
     pub(super) warnings: Vec<String>,
     /// What couldn't be looked at, and why.
@@ -30,7 +30,7 @@ pub(super) struct Findings {
 
 /// What can't be used, and how to fix it.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Problem {
+pub(super) struct SettingError {
     pub(super) error: String,
     pub(super) fix: String,
 }
@@ -49,7 +49,7 @@ impl Findings {
     }
 
     fn problem(&mut self, error: impl Into<String>, fix: impl Into<String>) {
-        self.problems.push(Problem { error: error.into(), fix: fix.into() });
+        self.problems.push(SettingError { error: error.into(), fix: fix.into() });
     }
 
     fn error(&mut self, error: CliError) {

@@ -146,7 +146,7 @@ impl Store {
     /// # Errors
     /// Fails if the database does.
     pub async fn audit_of_user(&self, user_id: &str, limit: i64) -> Result<Vec<NamedEntry>, StoreError> {
-        let (user, admin) = (format!("user {user_id}"), super::admin_actor(user_id));
+        let (user, admin) = (super::user_actor(user_id), super::admin_actor(user_id));
         read_rows!(self, ROW_BYTES_MAX, sqlx::query(OF_USER).bind(&user).bind(&admin).bind(limit))?
             .into_iter()
             .collect()

@@ -146,7 +146,7 @@ pub(crate) const DELETE_SURPLUS: &str = "DELETE FROM operations WHERE cache_id =
 macro_rules! require_own_suspension {
     ($store:expr, $tx:expr, $cache:expr, $new:expr) => {{
         let cache: &$crate::Cache = $cache;
-        if cache.suspended && *$store.actor == format!("user {}", cache.user_id) {
+        if cache.suspended && $store.acts_as_user(&cache.user_id) {
             let by: Option<String> = sqlx::query_scalar($crate::operation::request::SUSPENDED_BY)
                 .bind(&cache.id)
                 .fetch_optional(&mut *$tx)
@@ -165,7 +165,7 @@ macro_rules! require_memory_of_plan {
         let (cache, instance): (&$crate::Cache, &$crate::Instance) = ($cache, $instance);
         if let Some(memory_mb) = $new.memory_mb()
             && memory_mb > instance.memory_mb
-            && *$store.actor == format!("user {}", cache.user_id)
+            && $store.acts_as_user(&cache.user_id)
         {
             let of_plan: Option<i64> = sqlx::query_scalar($crate::operation::request::MEMORY_OF_PLAN)
                 .bind(&cache.plan)

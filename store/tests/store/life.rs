@@ -110,7 +110,41 @@ async fn instance_follows_its_plan(db: TestDb) {
     assert!(log.last().unwrap().detail.ends_with("warm: yes, sleep after s: 60"), "{log:?}");
 }
 
+async fn cache_sleeps_earlier_than_its_plan_and_never_later(db: TestDb) {
+    let store = db.open().await;
+    let (ada, _) = sign_up(&store, "ada@example.org").await;
+    let cache = store.first_cache_of(&ada.id).await.unwrap().unwrap();
+    let plan = async |seconds| {
+        store.update_plan("default", move |plan| plan.sleep_after_seconds = seconds).await.unwrap();
+    };
+    let sleeps = async || store.first_instance_of(&ada.id).await.unwrap().unwrap().sleep_after_seconds;
+    let mut feed = store.feed().await.unwrap();
+    store.acting_as_user(&ada.id).set_sleep_after(&cache.id, Some(600)).await.unwrap();
+    assert_eq!(feed.next().await.unwrap().caches, std::slice::from_ref(&cache.id));
+    let entry = store.audit_before(i64::MAX, 1).await.unwrap().remove(0);
+    assert_eq!((entry.action.as_str(), entry.actor), ("cache.update", format!("user {}", ada.id)));
+    assert!(entry.detail.ends_with("sleeps after 600 s (was plan)"), "{}", entry.detail);
+    for (of_plan, effective) in [(None, 600), (Some(3600), 600), (Some(60), 60)] {
+        plan(of_plan).await;
+        assert_eq!(sleeps().await, Some(effective), "{of_plan:?}");
+    }
+    assert_eq!(store.cache(&cache.id).await.unwrap().unwrap().sleep_after_seconds, Some(600));
+    let refused = store.set_sleep_after(&cache.id, Some(61)).await;
+    assert!(matches!(refused, Err(StoreError::SleepsEarlier { max: 60 })), "{refused:?}");
+    store.set_sleep_after(&cache.id, Some(60)).await.unwrap();
+    store.set_sleep_after(&cache.id, None).await.unwrap();
+    assert_eq!(sleeps().await, Some(60));
+    plan(None).await;
+    assert_eq!(sleeps().await, None);
+    for wrong in [0, -1] {
+        assert!(store.set_sleep_after(&cache.id, Some(wrong)).await.is_err(), "{wrong}");
+    }
+    store.delete_cache(&cache.id).await.unwrap();
+    assert!(matches!(store.set_sleep_after(&cache.id, None).await, Err(StoreError::NotFound("cache"))));
+}
+
 on_both! {
+    cache_sleeps_earlier_than_its_plan_and_never_later,
     suspended_cache_refuses_its_tokens_and_stays_so_whatever_its_user_is,
     sleeping_instance_is_woken_once_for_each_time_that_it_sleeps,
     instance_follows_its_plan,

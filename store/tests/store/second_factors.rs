@@ -2,7 +2,7 @@
 
 use store::{CodeProof, StoreError};
 
-use crate::test_db::{TestDb, sign_up, token_key};
+use crate::test_db::{TestDb, new_session, sign_up, token_key};
 
 async fn code_is_used_once(db: TestDb) {
     let store = db.open().await;
@@ -98,7 +98,46 @@ async fn sign_in_waits_for_five_codes_and_minutes(db: TestDb) {
     }
 }
 
-on_both! { code_is_used_once, steps_and_codes_are_used_once_at_the_same_time, sign_in_waits_for_five_codes_and_minutes }
+// W-21.
+async fn switching_it_on_ends_what_was_begun_without_a_code(db: TestDb) {
+    let store = db.open().await;
+    let (ada, _) = sign_up(&store, "ada@example.org").await;
+    let (bob, _) = sign_up(&store, "bob@example.org").await;
+    for (id_hash, user) in [("kept", &ada), ("other", &ada), ("of bob", &bob)] {
+        store.create_session(&new_session(id_hash, &user.id)).await.unwrap();
+    }
+    store.add_pending_sign_in("waits", &ada.id).await.unwrap();
+    store.add_pending_sign_in("waits of bob", &bob.id).await.unwrap();
+    store.begin_second_factor(&ada.id, "kept").await.unwrap();
+    let seed = store.second_factor(&ada.id).await.unwrap().unwrap().seed;
+    assert!(store.confirm_second_factor(&ada.id, "wrong", 10, &[]).await.is_err());
+    assert_eq!(db.number("SELECT COUNT(*) FROM sessions").await, 3);
+    store.confirm_second_factor(&ada.id, &seed, 10, &[]).await.unwrap();
+    for (sql, left) in [
+        ("SELECT COUNT(*) FROM sessions WHERE id_hash IN ('kept', 'of bob')", 2),
+        ("SELECT COUNT(*) FROM sessions", 2),
+        ("SELECT COUNT(*) FROM pending_sign_ins", 1),
+    ] {
+        assert_eq!(db.number(sql).await, left, "{sql}");
+    }
+    let entry = store.audit_before(i64::MAX, 1).await.unwrap().remove(0);
+    assert_eq!(entry.detail, "switched on, other sessions ended: 1");
+    // Signing out everywhere else ends a sign-in that waits, also if there is no other session.
+    store.add_pending_sign_in("waits", &ada.id).await.unwrap();
+    assert_eq!(store.end_other_sessions(&ada.id, "kept").await.unwrap(), 0);
+    assert!(!store.is_sign_in_pending("waits").await.unwrap());
+    assert!(store.is_sign_in_pending("waits of bob").await.unwrap());
+    let before = store.audit_length().await.unwrap();
+    store.end_other_sessions(&ada.id, "kept").await.unwrap();
+    assert_eq!(store.audit_length().await.unwrap(), before, "nothing is left to end");
+}
+
+on_both! {
+    code_is_used_once,
+    steps_and_codes_are_used_once_at_the_same_time,
+    sign_in_waits_for_five_codes_and_minutes,
+    switching_it_on_ends_what_was_begun_without_a_code,
+}
 
 // W-21.
 #[test]

@@ -150,7 +150,7 @@ impl Floods {
         Ok(rows)
     }
 
-    /// Quiet, the flood, a pause, and the flood's CPU time alone.
+    /// Quiet, the flood, a pause, for some floods once more quiet, and the flood's CPU time alone.
     async fn measure_one(
         &self,
         testbed: &Testbed,
@@ -174,6 +174,7 @@ impl Floods {
         if kept != Some(victim::KEPT_KEYS) {
             victim.store_kept().await?;
         }
+        let after = if kind.is_measured_after() { Some(victim.measure(length).await) } else { None };
         let burner = Job { kind: Kind::CpuOnly, cpu_share: flood_cpu_share, ..job };
         let burner = Flood::start(&burner).await?;
         let cpu_only = victim.measure(length).await;
@@ -185,6 +186,7 @@ impl Floods {
             flood: kind,
             quiet,
             during,
+            after,
             cpu_only,
             flood_cpu_share,
             report,

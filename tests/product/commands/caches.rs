@@ -43,6 +43,27 @@ fn caches_are_created_listed_shown_and_deleted() {
     installation.json(&create);
 }
 
+#[test]
+fn a_cache_sleeps_when_it_is_told_to_or_when_its_plan_says() {
+    let installation = migrated();
+    installation.json(&["user", "add", ADA, "--no-wait"]);
+    let update = |time| ["cache", "update", ADA, "--cache", "default", "--sleep-after", time];
+    let updated = installation.json(&update("1h"));
+    assert_eq!(
+        (&updated["sleep_after_seconds"], &updated["own_sleep_after_seconds"]),
+        (&3600.into(), &3600.into())
+    );
+    installation.json(&["plan", "update", "default", "--sleep-after", "30m"]);
+    let (error, fix) = failure(&installation, &update("31m"), 1);
+    assert!(error.contains("after 30 minutes") && fix.contains("--sleep-after plan"), "{error}: {fix}");
+    assert!(!installation.run(&update("59s")).status.success());
+    let updated = installation.json(&update("plan"));
+    assert_eq!(
+        (&updated["sleep_after_seconds"], &updated["own_sleep_after_seconds"]),
+        (&1800.into(), &serde_json::Value::Null)
+    );
+}
+
 //
 #[test]
 fn operations_on_a_cache_that_does_not_run_name_the_fix() {

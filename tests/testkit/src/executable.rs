@@ -86,6 +86,11 @@ impl MemcachedBinary {
     }
 }
 
+/// Debian's `memcached-tool`, a script of Perl.
+pub fn memcached_tool() -> PathBuf {
+    unpack_packages().join("usr/share/memcached/scripts/memcached-tool")
+}
+
 /// Downloads and unpacks Debian's packages once, below Cargo's target folder; returns the folder.
 fn unpack_packages() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();

@@ -20,7 +20,7 @@ pub mod text;
 
 pub use chunks::chunks;
 pub use exclusive::{Exclusive, exclusive};
-pub use executable::{MemcachedBinary, Version};
+pub use executable::{MemcachedBinary, Version, memcached_tool};
 pub use limits::{is_long_run, raise_file_limit};
 pub use memcached::{Memcached, lane_credential, record_route};
 pub use metrics::check_metrics;

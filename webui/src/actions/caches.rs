@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use identity::sleep::{self, SLEEP_AFTER_MAX_SECONDS, SLEEP_AFTER_MIN_SECONDS};
 use store::{
     CREATED_MAX, Cache, CacheName, Instance, NewCache, NewOperation, Operation, OperationError, Plan,
     StoreError, User, UserState,
@@ -10,7 +11,7 @@ use store::{
 use super::{ActionError, Cause, Refusal, acting};
 use crate::http::reject::PageError;
 use crate::state::AppState;
-use crate::view::date::retry_in;
+use crate::view::date::{exactly, retry_in};
 use crate::view::operation::refusal;
 
 const BAD_NAME: &str = "This isn’t a name for a cache. Use 1 to 40 lower-case letters, digits and hyphens, a letter or \
@@ -19,6 +20,7 @@ const BAD_NAME: &str = "This isn’t a name for a cache. Use 1 to 40 lower-case 
 pub(crate) const OPERATIONS_MAX: i64 = 40;
 /// When to try again after a limit that the store counts by the hour or the day.
 const HOUR: Duration = Duration::from_hours(1);
+const DAY_SECONDS: i64 = 24 * 3600;
 /// Length of a cache's id, which has lower-case letters and digits.
 const ID_LEN: usize = 24;
 
@@ -161,6 +163,39 @@ pub(crate) async fn resize(
         return Ok(NewOperation::Resize { memory_mb });
     };
     Err(Refusal::new(Cause::Invalid("memory_mb"), error).into())
+}
+
+/// Has a cache sleep after so many seconds without a command, instead of when its plan says; `None` is when the plan says.
+///
+/// # Errors
+///
+/// Why not.
+pub(crate) async fn set_sleep_after(
+    app: &AppState,
+    user: &User,
+    cache: &Cache,
+    seconds: Option<i64>,
+) -> Result<(), ActionError> {
+    let invalid = |message: String| Refusal::new(Cause::Invalid("sleep_after_seconds"), message);
+    if user.state == UserState::Suspended {
+        return Err(Refusal::suspended().into());
+    }
+    if seconds.is_some_and(|seconds| !sleep::is_allowed(seconds)) {
+        let (min, max) = (exactly(SLEEP_AFTER_MIN_SECONDS), SLEEP_AFTER_MAX_SECONDS / DAY_SECONDS);
+        return Err(invalid(format!("This time can’t be used. Give {min} to {max} days.")).into());
+    }
+    acquire_change(app, user)?;
+    match acting(app, user).set_sleep_after(&cache.id, seconds).await {
+        Ok(()) => Ok(()),
+        Err(StoreError::SleepsEarlier { max }) => {
+            let max = exactly(max);
+            Err(invalid(format!("Your plan puts the cache to sleep after {max}. Give a shorter time."))
+                .into())
+        }
+        // The cache was deleted meanwhile.
+        Err(StoreError::NotFound(_)) => Err(PageError::NotFound.into()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The least and the most memory in MiB that its user may give a cache: the most is that of its plan, or what it has if that

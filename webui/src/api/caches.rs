@@ -1,4 +1,4 @@
-//! Caches: list, create, show, delete.
+//! Caches: list, create, show, change, delete.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use store::{Cache, Instance, User};
 use utoipa::ToSchema;
 
 use super::auth::{Caches, Principal, Read};
-use super::body::{Body, Ids, Parameters};
+use super::body::{Body, Ids, Parameters, present};
 use super::idempotency::{self, CreationStart, repeated};
 use super::paging::{Page, PageParameters, key_of};
 use super::problem::{BodyErrors, ChangeErrors, Problem, ReadErrors};
@@ -41,6 +41,10 @@ pub(super) struct CacheView {
     connections_max: i64,
     /// Bytes of an item.
     item_size_max: i64,
+    /// After how many seconds without a command you want it to sleep; `null` is when its plan says.
+    sleep_after_seconds: Option<i64>,
+    /// After how many seconds without a command it sleeps: the shorter of yours and its plan's; `null` is never.
+    sleep_after_seconds_in_effect: Option<i64>,
     /// Where applications connect.
     endpoint: EndpointView,
     /// memcached's version, once it is known.
@@ -65,6 +69,16 @@ pub(super) struct NewCache {
     /// 1 to 40 lower-case letters, digits and hyphens; a letter or digit first.
     #[schema(min_length = 1, max_length = 40, pattern = "^[a-z0-9][a-z0-9-]*$")]
     name: String,
+}
+
+/// What of a cache is to change.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CacheChange {
+    /// After how many seconds without a command it is to sleep: no later than its plan says; `null` is when that says.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<i64>, minimum = 60, maximum = 31_536_000)]
+    sleep_after_seconds: Option<Option<i64>>,
 }
 
 /// Lists your caches, the oldest first
@@ -137,6 +151,31 @@ pub(super) async fn show(
     Ok(tagged(StatusCode::OK, &tag, &CacheView::read(&app, cache, &instance).await?))
 }
 
+/// Changes when a cache sleeps
+#[utoipa::path(patch, path = "/caches/{cache}", tag = "Caches", operation_id = "updateCache",
+    params(("cache" = String, Path, description = "Its id"),
+        ("If-Match" = Option<String>, Header, description = "Change it only if its ETag is this")),
+    request_body = CacheChange, security(("api_key" = ["caches"])),
+    responses((status = 200, description = "It is changed", body = CacheView,
+            headers(("ETag" = String, description = "For If-Match"))),
+        BodyErrors))]
+pub(super) async fn update(
+    State(app): State<Arc<AppState>>,
+    caller: Principal<Caches>,
+    Ids(id): Ids<String>,
+    headers: HeaderMap,
+    body: Body<CacheChange>,
+) -> Result<Response, Problem> {
+    let (cache, instance) = actions::caches::find(&app, &caller.user, &id).await?;
+    IfMatch::of(&headers).check(&cache_tag(&cache, &instance))?;
+    if let Some(seconds) = body.fields.sleep_after_seconds {
+        actions::caches::set_sleep_after(&app, &caller.user, &cache, seconds).await?;
+    }
+    let (cache, instance) = actions::caches::find(&app, &caller.user, &id).await?;
+    let tag = cache_tag(&cache, &instance);
+    Ok(tagged(StatusCode::OK, &tag, &CacheView::read(&app, cache, &instance).await?))
+}
+
 /// Deletes a cache with its contents, and revokes its tokens. It can't be undone
 #[utoipa::path(delete, path = "/caches/{cache}", tag = "Caches", operation_id = "deleteCache",
     params(("cache" = String, Path, description = "Its id"),
@@ -162,7 +201,8 @@ pub(super) async fn find(app: &AppState, user: &User, id: &str) -> Result<(Cache
 
 /// The entity tag of a cache: of what its user can change.
 pub(super) fn cache_tag(cache: &Cache, instance: &Instance) -> String {
-    entity_tag(&(&cache.id, &cache.name, &cache.plan, cache.suspended, instance.memory_mb))
+    let Cache { id, name, plan, suspended, sleep_after_seconds, .. } = cache;
+    entity_tag(&(id, name, plan, suspended, sleep_after_seconds, instance.memory_mb))
 }
 
 impl CacheView {
@@ -179,6 +219,8 @@ impl CacheView {
             memory_mb: instance.memory_mb,
             connections_max: instance.connections,
             item_size_max: instance.item_size_max,
+            sleep_after_seconds: cache.sleep_after_seconds,
+            sleep_after_seconds_in_effect: instance.sleep_after_seconds,
             endpoint: EndpointView::of(app),
             memcached_version: state.version,
             created_at: DateTime(cache.created_at),

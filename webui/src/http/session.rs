@@ -28,6 +28,9 @@ const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
 /// Routes that an open page asks again and again.
 const REFRESHED: [&str; 4] =
     ["/caches/{cache}/state", "/caches/{cache}/figures", "/caches/{cache}/events", "/tokens/{id}/first-use"];
+/// Routes of pages that reload themselves without scripts, and how they mark that.
+const RELOADED: [&str; 3] = ["/caches/{cache}", "/caches/{cache}/activity", "/caches/{cache}/settings"];
+const RELOAD_MARK: &str = "reloaded";
 /// How often expired sessions are deleted.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
 /// How long a browser is known after its last sign-in.
@@ -175,7 +178,7 @@ impl FromRequestParts<Arc<AppState>> for AwaitedCode {
 impl SignedIn {
     /// The store, with this user as the actor in the audit log.
     pub(crate) fn store(&self, app: &AppState) -> Store {
-        app.store.acting_as(&format!("user {}", self.user.id))
+        app.store.acting_as_user(&self.user.id)
     }
 }
 
@@ -283,10 +286,12 @@ pub(crate) enum RequestedBy {
 }
 
 impl RequestedBy {
-    /// By the route.
+    /// By the route, and by what a page that reloads itself adds to its address.
     fn of(parts: &Parts) -> Self {
         let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
-        if REFRESHED.contains(&route) { Self::OpenPage } else { Self::User }
+        let is_marked = || parts.uri.query().is_some_and(|it| it.split('&').any(|part| part == RELOAD_MARK));
+        let is_reload = parts.method == Method::GET && RELOADED.contains(&route) && is_marked();
+        if REFRESHED.contains(&route) || is_reload { Self::OpenPage } else { Self::User }
     }
 }
 

@@ -21,7 +21,7 @@ use identity::Password;
 use serde::Deserialize;
 use store::{MailKind, NewMail, NewPassword, StoreError, User, UserState};
 
-use super::code_check::{self, CodeCheck};
+use super::code_check::{self, CodeCheck, has_second_factor};
 use super::password_check;
 use crate::actions::SUSPENDED;
 use crate::http::client_ip::ClientIp;
@@ -239,11 +239,6 @@ async fn verify_code(
         CodeCheck::Wrong => Err(PasswordRejection::WrongCode),
         CodeCheck::RateLimited(wait) => Err(PasswordRejection::RateLimited(wait)),
     })
-}
-
-async fn has_second_factor(app: &AppState, user_id: &str) -> Result<bool, PageError> {
-    let factor = app.store.second_factor(user_id).await?;
-    Ok(factor.is_some_and(|factor| factor.confirmed_at.is_some()))
 }
 
 impl PasswordRejection {

@@ -13,6 +13,7 @@ pub(super) mod list;
 pub(super) mod operations;
 pub(super) mod overview;
 pub(super) mod settings;
+pub(super) mod sleep;
 pub(super) mod tokens;
 pub(super) mod usage;
 

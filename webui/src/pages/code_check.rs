@@ -28,6 +28,12 @@ enum WrongCodes {
     LimitReached,
 }
 
+/// Whether a user's second factor is on.
+pub(super) async fn has_second_factor(app: &AppState, user_id: &str) -> Result<bool, PageError> {
+    let factor = app.store.second_factor(user_id).await?;
+    Ok(factor.is_some_and(|factor| factor.confirmed_at.is_some()))
+}
+
 /// Uses a code of a user's second factor up, within the user's limits.
 ///
 /// # Errors

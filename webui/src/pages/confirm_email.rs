@@ -53,8 +53,8 @@ pub(crate) async fn submit(
 ) -> Result<Response, PageError> {
     let link = links::followed(&app, &link, LinkKind::ChangeEmail).await?;
     let (Some(link), Some(mail)) = (link, &app.mail) else { return links::ended(&visitor) };
-    let actor = format!("user {}", link.user_id.as_deref().unwrap_or_default());
-    match app.store.acting_as(&actor).change_email(&link.id, mail.limits()).await {
+    let user_id = link.user_id.as_deref().unwrap_or_default();
+    match app.store.acting_as_user(user_id).change_email(&link.id, mail.limits()).await {
         Ok(_) => mail.send_soon(),
         // It was used, or somebody else has taken the address since it was sent.
         Err(StoreError::NotFound(_) | StoreError::AlreadyExists(_)) => return links::ended(&visitor),

@@ -66,7 +66,7 @@ pub(crate) async fn submit(
     password_check::acquire_use(&app, user_id).map_err(PageError::RateLimited)?;
     let hash = app.passwords.hash(app.password_attempts.requester(client_ip.source()), password).await?;
     let new = NewPassword { hash: &hash, replaces: None, revoke_tokens };
-    let store = app.store.acting_as(&format!("user {user_id}"));
+    let store = app.store.acting_as_user(user_id);
     match store.reset_password(&link.id, &new, mail.limits()).await {
         Ok(_) => mail.send_soon(),
         // Another request has used the link meanwhile.

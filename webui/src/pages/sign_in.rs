@@ -14,6 +14,7 @@ use identity::Email;
 use serde::Deserialize;
 use store::{Session, User};
 
+use super::code_check::has_second_factor;
 use super::password_check;
 use crate::http::client_ip::ClientIp;
 use crate::http::csrf::{CsrfForm, NoFields};
@@ -180,8 +181,7 @@ impl SignIn {
             return Ok(Outcome::Limited(wait));
         }
         app.password_attempts.record_success(&self.email, client_ip.source());
-        let factor = app.store.second_factor(&user.id).await?;
-        if factor.is_some_and(|factor| factor.confirmed_at.is_some()) {
+        if has_second_factor(app, &user.id).await? {
             return self.await_code(&user, &hash).await;
         }
         let (session, cookie) = session::start(app, &user.id, &self.from, self.previous.as_ref()).await?;
@@ -190,8 +190,12 @@ impl SignIn {
             session::end(app, &session).await?;
             return Ok(Outcome::WrongCredentials);
         }
-        let actor = format!("user {}", user.id);
-        app.store.acting_as(&actor).note("user.sign_in", &actor, &format!("from {client_ip}")).await?;
+        // And so has a second factor that was switched on meanwhile.
+        if has_second_factor(app, &user.id).await? {
+            session::end(app, &session).await?;
+            return self.await_code(&user, &hash).await;
+        }
+        app.store.note_sign_in(&user.id, &format!("from {client_ip}")).await?;
         Ok(Outcome::Success(cookie))
     }
 }

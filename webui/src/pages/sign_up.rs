@@ -14,7 +14,7 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use identity::{Email, InputError, Password};
 use serde::Deserialize;
 
-use self::create::{NewAccount, Refusal, create, show_first_token};
+use self::create::{NewAccount, SignUpRejection, create, show_first_token};
 use super::caches::CACHES;
 use super::forgot_password::ask;
 use crate::config::SignUp;
@@ -122,14 +122,14 @@ pub(crate) async fn submit(
     };
     match create(&app, NewAccount { email: &email, password, link_id: None, client_ip }).await? {
         Ok(created) => show_first_token(&app, created, &from, &visitor).await,
-        Err(Refusal::Denied(denial)) => {
+        Err(SignUpRejection::Denied(denial)) => {
             let (status, message, wait) = denial.tell(&app);
             let errors = Errors { form: Some(message), ..Errors::default() };
             let mut response = reject(status, visitor, errors)?;
             set_retry_after(response.headers_mut(), wait);
             Ok(response)
         }
-        Err(Refusal::Taken | Refusal::LinkEnded) => {
+        Err(SignUpRejection::Taken | SignUpRejection::LinkEnded) => {
             let taken = "This address already has an account. Sign in, or use another address.";
             let errors = Errors { email: Some(taken.to_owned()), ..Errors::default() };
             reject(StatusCode::CONFLICT, visitor, errors)

@@ -3,11 +3,11 @@
 pub(crate) mod catalogue;
 mod placeholders;
 
-use self::catalogue::{Group, Library, STUNNEL};
+use self::catalogue::{Group, Library, STUNNEL, STUNNEL_CERTIFICATE};
 use self::placeholders::fill;
 use super::endpoint::{Credentials, Endpoint};
 
-/// Where stunnel listens for a library that can't speak TLS.
+/// Where stunnel listens for a library that has no TLS.
 const STUNNEL_PORT: u16 = 11210;
 
 /// How to connect with one library.
@@ -39,6 +39,8 @@ pub(crate) enum Way {
     Certificate,
     /// A login, through stunnel on the same machine.
     Stunnel,
+    /// stunnel on the same machine, which has a client certificate.
+    StunnelCertificate,
     /// A login without TLS.
     Plain,
 }
@@ -50,6 +52,7 @@ impl Way {
             Self::Tls => "tls",
             Self::Certificate => "certificate",
             Self::Stunnel => "stunnel",
+            Self::StunnelCertificate => "stunnel-certificate",
             Self::Plain => "plain",
         }
     }
@@ -59,6 +62,7 @@ impl Way {
             Self::Tls => "With TLS",
             Self::Certificate => "With TLS and a client certificate",
             Self::Stunnel => "With TLS, through stunnel",
+            Self::StunnelCertificate => "Through stunnel, with a client certificate",
             Self::Plain => "Without TLS",
         }
     }
@@ -77,11 +81,15 @@ impl Snippet {
         if has_tls {
             variants.extend(library.tls.map(|text| with(Way::Tls, text)));
             variants.extend(library.certificate.map(|text| with(Way::Certificate, text)));
-            if let (true, Some(plain)) = (variants.is_empty(), library.plain) {
-                let code = fill(plain, &Endpoint::local(STUNNEL_PORT), credentials);
-                let stunnel = Some(fill(STUNNEL, endpoint, credentials));
-                variants.push(Variant { way: Way::Stunnel, code, stunnel });
-            }
+            let through = |way, text: &str, stunnel: &str| Variant {
+                way,
+                code: fill(text, &Endpoint::local(STUNNEL_PORT), credentials),
+                stunnel: Some(fill(stunnel, endpoint, credentials)),
+            };
+            let plain = library.plain.filter(|_| variants.is_empty());
+            variants.extend(plain.map(|text| through(Way::Stunnel, text, STUNNEL)));
+            let bare = library.without_login;
+            variants.extend(bare.map(|text| through(Way::StunnelCertificate, text, STUNNEL_CERTIFICATE)));
         }
         variants.extend(library.plain.map(|text| with(Way::Plain, text)));
         let usage = library.usage.map(|text| fill(text, endpoint, credentials));
@@ -123,6 +131,7 @@ mod tests {
                         &["cache.example.com", "11999", "memgate-ca.pem", "client.pem", "client.key"]
                     }
                     Way::Stunnel => &["127.0.0.1", "11210", "YOUR_USERNAME", "YOUR_PASSWORD"],
+                    Way::StunnelCertificate => &["127.0.0.1", "11210"],
                     Way::Plain => &["cache.example.com", "11999", "YOUR_USERNAME", "YOUR_PASSWORD"],
                 };
                 for part in expected {
@@ -134,7 +143,19 @@ mod tests {
                     };
                     assert!(!text.split('@').skip(1).any(capitals), "{place}: {text}");
                 }
-                assert_eq!(stunnel.is_some(), *way == Way::Stunnel, "{place}");
+                let parts: &[&str] = match way {
+                    Way::Stunnel => &["cache.example.com:11999", "memgate-ca.pem"],
+                    Way::StunnelCertificate => &[
+                        "cache.example.com:11999",
+                        "memgate-ca.pem",
+                        "cert = client.pem",
+                        "key = client.key",
+                    ],
+                    _ => &[],
+                };
+                let stunnel = stunnel.as_deref().unwrap_or_default();
+                assert!(parts.iter().all(|part| stunnel.contains(part)), "{place}: {stunnel}");
+                assert_eq!(stunnel.is_empty(), parts.is_empty(), "{place}");
             }
             let mentions_hello = snippet.usage.as_ref().unwrap_or(&snippet.variants[0].code);
             assert!(mentions_hello.contains("hello") && mentions_hello.contains("world"), "{}", snippet.id);
@@ -180,6 +201,7 @@ mod tests {
         assert!(plain.iter().all(|it| it.variants.iter().all(|it| it.way == Way::Plain)));
         let ids: BTreeSet<_> = plain.iter().map(|it| it.id).collect();
         assert!(ids.contains("php-memcached") && !ids.contains("ruby-dalli5"), "{ids:?}");
+        assert!(!ids.contains("node-memcached"), "{ids:?}");
     }
 
     #[test]

@@ -42,7 +42,7 @@ async fn each_snippet_has_an_address() {
         for id in &ids {
             let page = connect(&mut visitor, &format!("?with={id}")).await;
             assert!(page.body.len() < PAGE_MAX, "{id}: {} bytes", page.body.len());
-            let ways: Vec<_> = ["tls", "certificate", "stunnel", "plain"]
+            let ways: Vec<_> = ["tls", "certificate", "stunnel", "stunnel-certificate", "plain"]
                 .iter()
                 .filter(|way| page.text(&format!("{way}-{id}")).is_some())
                 .collect();
@@ -110,16 +110,35 @@ async fn libraries_without_tls_get_a_configuration_of_stunnel() {
 }
 
 #[tokio::test]
-async fn libraries_that_cannot_log_in_are_named() {
-    let site = site(true).await;
-    let (mut visitor, _) = site.sign_up_user("a@example.com").await;
-    for (id, library, instead) in [
-        ("python-pymemcache", "python-memcached", "python-binary-memcached"),
-        ("node-memjs", "npm’s memcached", "memjs"),
-    ] {
-        let page = connect(&mut visitor, &format!("?with={id}")).await;
-        let sentence = format!("{library} can’t log in, and speaks no TLS: use {instead} instead.");
-        assert!(page.body.contains(&sentence), "{id}");
+async fn libraries_that_cannot_log_in_connect_through_stunnel_where_there_is_tls() {
+    for has_tls in [true, false] {
+        let site = site(has_tls).await;
+        let (mut visitor, _) = site.sign_up_user("a@example.com").await;
+        for (id, library, instead, own) in [
+            ("python-bmemcached", "python-memcached", "python-binary-memcached", "python-python-memcached"),
+            ("node-memjs", "npm’s memcached", "memjs", "node-memcached"),
+        ] {
+            let page = connect(&mut visitor, &format!("?with={id}")).await;
+            let sentence = format!("{library} has neither a login nor TLS: use {instead} instead");
+            let (_, rest) = page.body.split_once(&sentence).unwrap_or_else(|| panic!("{id}"));
+            assert_eq!(rest.starts_with(", or <a href="), has_tls, "{id}");
+            assert_eq!(links(&page).contains(own), has_tls, "{id}");
+            let page = connect(&mut visitor, &format!("?with={own}")).await;
+            let code = page.text(&format!("stunnel-certificate-{own}"));
+            assert_eq!(code.is_some(), has_tls, "{own}");
+            let Some(code) = code else { continue };
+            assert!(code.contains("127.0.0.1:11210"), "{own}: {code}");
+            let stunnel = page.text(&format!("stunnel-certificate-conf-{own}")).unwrap();
+            for line in [
+                "connect = cache.example.com:11999",
+                "verifyChain = yes",
+                "cert = client.pem",
+                "key = client.key",
+            ] {
+                assert!(stunnel.lines().any(|it| it == line), "{own}: {stunnel}");
+            }
+            assert!(page.body.contains("every program that connects to its port"), "{own}");
+        }
     }
 }
 

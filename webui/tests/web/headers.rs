@@ -82,6 +82,7 @@ async fn check_every_route(visitor: &mut Visitor, https: bool) {
         "/caches",
         "/caches/{cache}/tokens",
         "/caches/{cache}/resize",
+        "/caches/{cache}/sleep",
         "/nothing",
         "/assets/style.css",
     ] {

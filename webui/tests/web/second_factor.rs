@@ -102,9 +102,29 @@ async fn sign_in_needs_a_code_once_it_is_on() {
     assert_eq!(enter(&mut site.visitor(), &device.last_code()).await.location(), "/sign-in?expired");
     let entries = site.store.audit_after(0, 100).await.unwrap();
     assert!(
-        entries.iter().any(|entry| entry.action == "user.second_factor" && entry.detail == "switched on")
+        entries
+            .iter()
+            .any(|entry| entry.action == "user.second_factor" && entry.detail.starts_with("switched on"))
     );
     assert!(entries.iter().any(|entry| entry.detail.ends_with(", with a code")));
+}
+
+// W-21.
+#[tokio::test]
+async fn switching_it_on_signs_out_everywhere_else() {
+    let site = Site::start_with(|config| config.limits.sign_ins_per_minute = 100).await;
+    let (mut user, _) = site.sign_up_user(EMAIL).await;
+    let mut other = site.visitor();
+    assert_eq!(other.sign_in(EMAIL, PASSWORD).await.location(), "/caches");
+    let (mut device, _) = set_up(&mut user).await;
+    assert_eq!(other.get("/account").await.location(), "/sign-in?next=/account");
+    assert_eq!(user.get("/account").await.status, 200, "the one that has switched it on");
+    // Who waits for a code elsewhere is signed out, too.
+    let mut waiting = site.visitor();
+    assert_eq!(waiting.sign_in(EMAIL, PASSWORD).await.status, 303);
+    user.get("/account").await;
+    assert_eq!(user.post("/account/sessions/end-others", &[]).await.location(), "/account?ended");
+    assert_eq!(enter(&mut waiting, &device.next_code()).await.location(), "/sign-in?expired");
 }
 
 // W-21.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{PASSWORD, Site, eventually};
+use crate::harness::{PASSWORD, Response, Site, eventually};
 
 // W-3, R-22.
 #[tokio::test]
@@ -79,7 +79,16 @@ async fn an_open_page_does_not_keep_a_session() {
     let site = Site::start_with(|config| config.session_idle_seconds = 2).await;
     let (mut visitor, page) = site.sign_up_user("a@example.com").await;
     let first_use = format!("/tokens/{}/first-use", page.tokens()[0]);
-    let paths = ["/caches/{cache}/state", "/caches/{cache}/figures", first_use.as_str(), "/nowhere"];
+    // Without scripts, three pages reload themselves.
+    let paths = [
+        "/caches/{cache}/state",
+        "/caches/{cache}/figures",
+        "/caches/{cache}?range=hour&reloaded",
+        "/caches/{cache}/activity?reloaded",
+        "/caches/{cache}/settings?requested=restart&reloaded",
+        first_use.as_str(),
+        "/nowhere",
+    ];
     let started = std::time::Instant::now();
     while started.elapsed() < Duration::from_millis(2500) {
         for path in paths {
@@ -88,6 +97,30 @@ async fn an_open_page_does_not_keep_a_session() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(visitor.get("/account").await.location(), "/sign-in?next=/account");
+}
+
+// W-5.
+#[tokio::test]
+async fn pages_that_reload_themselves_say_so() {
+    let site = Site::start().await;
+    let (mut visitor, _) = site.sign_up_user("a@example.com").await;
+    let reload = |page: &Response| {
+        let (_, rest) = page.body.split_once("http-equiv=\"refresh\" content=\"")?;
+        Some(rest.split_once("; url=")?.1.split('"').next()?.replace("&amp;", "&"))
+    };
+    let starting = visitor.get("/caches/{cache}?range=day").await;
+    let expected = visitor.path("/caches/{cache}?range=day&reloaded");
+    assert_eq!(reload(&starting).as_deref(), Some(&*expected), "its cache starts");
+    assert_eq!(reload(&visitor.get(&expected).await), Some(expected), "again and again");
+    site.set_state("a@example.com", store::InstanceState::Running).await;
+    visitor.get("/caches/{cache}/settings").await;
+    assert_eq!(visitor.post("/caches/{cache}/flush", &[("confirmed", "1")]).await.status, 303);
+    for (path, expected) in [
+        ("/caches/{cache}/settings?requested=flush", "/caches/{cache}/settings?requested=flush&reloaded"),
+        ("/caches/{cache}/activity", "/caches/{cache}/activity?reloaded"),
+    ] {
+        assert_eq!(reload(&visitor.get(path).await), Some(visitor.path(expected)), "{path}");
+    }
 }
 
 // W-5.

@@ -59,6 +59,7 @@ async fn run(job: &Job, tally: &Arc<Tally>) -> Result<(), LoadError> {
         Kind::WebUnread => web::never_read(job, tally).await,
         Kind::SignInSpray => web::spray(job, tally, |_| pool::ATTACKER).await,
         Kind::SignInSpraySources => web::spray(job, tally, web::source).await,
+        Kind::SignInsAtOnce => web::spray(job, tally, web::own_source).await,
         Kind::HalfOpenNetworks => half_open::networks(job, tally, b"").await,
         Kind::HalfOpenByte => half_open::networks(job, tally, b"s").await,
         Kind::HalfOpenNeighbour => half_open::neighbour(job, tally).await,

@@ -15,6 +15,8 @@ pub(super) enum Kind {
     SignInSpray,
     /// The same from 250 sources
     SignInSpraySources,
+    /// 500 sign-ins at once, again and again, each from a source of its own
+    SignInsAtOnce,
     /// Silent connections to the proxy from 400 networks
     HalfOpenNetworks,
     /// The same, each with the first byte of a login
@@ -93,6 +95,7 @@ impl Kind {
     pub(super) fn connections(self) -> usize {
         match self {
             Self::WebUnread => 2_060,
+            Self::SignInsAtOnce => 500,
             Self::SignInSpray | Self::SignInSpraySources | Self::HalfOpenNeighbour => 1_000,
             Self::HalfOpenNetworks | Self::HalfOpenByte => 25_000,
             Self::HealthProxy | Self::HealthProvisioner | Self::HealthWebui => 20_000,
@@ -119,7 +122,11 @@ impl Kind {
     /// The role that it is aimed at.
     pub(super) fn role(self) -> Role {
         match self {
-            Self::WebUnread | Self::SignInSpray | Self::SignInSpraySources | Self::HealthWebui => Role::Webui,
+            Self::WebUnread
+            | Self::SignInSpray
+            | Self::SignInSpraySources
+            | Self::SignInsAtOnce
+            | Self::HealthWebui => Role::Webui,
             Self::HealthProvisioner => Role::Provisioner,
             _ => Role::Proxy,
         }
@@ -132,6 +139,11 @@ impl Kind {
             Self::ContainerPort => Duration::from_secs(35),
             _ => Duration::ZERO,
         }
+    }
+
+    /// Whether the victim is measured once more after it.
+    pub(super) fn is_measured_after(self) -> bool {
+        self == Self::SignInsAtOnce
     }
 
     pub(super) fn account(self) -> Account {

@@ -15,6 +15,8 @@ pub(super) struct Row {
     /// Before the flood.
     pub(super) quiet: Felt,
     pub(super) during: Felt,
+    /// After it, for floods that are measured then.
+    pub(super) after: Option<Felt>,
     /// With a process that uses as much CPU time as the flood did, and sends nothing.
     pub(super) cpu_only: Felt,
     /// CPU time of the flood's processes, as a share of one core.
@@ -40,6 +42,12 @@ impl Row {
     pub(super) fn p99(&self, of: impl Fn(&Felt) -> &Summary) -> Compared {
         let p99 = |felt| of(felt).p99_ms;
         Compared { quiet: p99(&self.quiet), cpu_only: p99(&self.cpu_only), during: p99(&self.during) }
+    }
+
+    /// p99 in ms after the flood, and its ratio to that before.
+    pub(super) fn p99_after(&self, of: impl Fn(&Felt) -> &Summary) -> Option<(f64, f64)> {
+        let after = of(self.after.as_ref()?).p99_ms;
+        Some((after, ratio(after, of(&self.quiet).p99_ms)))
     }
 
     /// The most frequent error of the victim in each series, with its count.

@@ -9,7 +9,20 @@ pub(super) const HEAD: &str = "| flood | login p99 ms quiet / CPU only / flood |
 pub(super) fn all(rows: &[Row], conditions: &str) -> String {
     let mut text = format!("{conditions}\n\n{HEAD}");
     rows.iter().for_each(|row| text += &(line(row) + "\n"));
+    rows.iter().for_each(|row| text += &after(row));
     text + &noise(rows)
+}
+
+/// What the victim felt after a flood, if that was measured.
+fn after(row: &Row) -> String {
+    let (login, request) = (row.p99_after(|felt| &felt.login), row.p99_after(|felt| &felt.request));
+    let Some(((login, login_ratio), (request, request_ratio))) = login.zip(request) else {
+        return String::new();
+    };
+    format!(
+        "\nAfter {}: login p99 {login:.1} ms ({login_ratio:.1} x quiet), request p99 {request:.1} ms ({request_ratio:.1} x quiet).\n",
+        row.flood.name()
+    )
 }
 
 pub(super) fn line(row: &Row) -> String {
@@ -89,6 +102,7 @@ mod tests {
             flood: Kind::ContainerPort,
             quiet: felt(2.0),
             during,
+            after: Some(felt(4.0)),
             cpu_only: felt(3.0),
             flood_cpu_share: 0.5,
             report: Report { opened: 1_100, ..Report::default() },
@@ -102,6 +116,8 @@ mod tests {
         for part in ["2.0 / 3.0 / 6.0 | 3.0 (2.0)", "REPLACED", "0/100", "login 3 of 102 (timed out)"] {
             assert!(line.contains(part), "{part}: {line}");
         }
-        assert!(all(&[row], "conditions").ends_with("request p99 2.0 to 2.0 ms.\n"));
+        let text = all(&[row], "conditions");
+        assert!(text.contains("login p99 4.0 ms (2.0 x quiet), request p99 4.0 ms (2.0 x quiet)"), "{text}");
+        assert!(text.ends_with("request p99 2.0 to 2.0 ms.\n"), "{text}");
     }
 }

@@ -76,7 +76,9 @@ impl Testbed {
     /// The work of a flood, on any core.
     pub(super) fn job(&self, kind: Kind, floods: &Floods) -> Result<Job, LoadError> {
         let target = match kind {
-            Kind::WebUnread | Kind::SignInSpray | Kind::SignInSpraySources => self.installation.web(),
+            Kind::WebUnread | Kind::SignInSpray | Kind::SignInSpraySources | Kind::SignInsAtOnce => {
+                self.installation.web()
+            }
             Kind::HealthProxy => self.installation.proxy_health(),
             Kind::HealthProvisioner => self.installation.provisioner_health(),
             Kind::HealthWebui => self.installation.web_health(),

@@ -35,6 +35,8 @@ struct Page<'a> {
     secret: Option<String>,
     /// Recovery codes, right after they were made.
     new_codes: Vec<String>,
+    /// Whether it was switched on just now.
+    is_switched_on: bool,
     errors: Errors,
 }
 
@@ -84,7 +86,7 @@ pub(crate) async fn qr_code(State(app): State<Arc<AppState>>, me: SignedIn) -> R
     Ok((headers, image).into_response())
 }
 
-/// Switches it on with a code of the device, and shows the recovery codes.
+/// Switches it on with a code of the device, ends all other sessions, and shows the recovery codes.
 pub(crate) async fn confirm(
     State(app): State<Arc<AppState>>,
     CsrfForm { sender: me, fields }: CsrfForm<SignedIn, Fields>,
@@ -109,7 +111,8 @@ pub(crate) async fn confirm(
         Err(StoreError::NotFound(_)) => return Ok(Redirect::to(PATH).into_response()),
         Err(error) => return Err(error.into()),
     }
-    page(&app, StatusCode::OK, &me, View { new_codes: codes, ..View::default() }).await
+    let view = View { new_codes: codes, is_switched_on: true, ..View::default() };
+    page(&app, StatusCode::OK, &me, view).await
 }
 
 /// Makes new recovery codes; the former ones end.
@@ -184,6 +187,7 @@ async fn rejected(
 #[derive(Default)]
 struct View {
     new_codes: Vec<String>,
+    is_switched_on: bool,
     errors: Errors,
 }
 
@@ -191,7 +195,7 @@ async fn page(
     app: &AppState,
     status: StatusCode,
     me: &SignedIn,
-    View { new_codes, errors }: View,
+    View { new_codes, is_switched_on, errors }: View,
 ) -> Result<Response, PageError> {
     let factor = app.store.second_factor(&me.user.id).await?;
     let secret = |factor: &SecondFactor| CodeSecret::new(app, &me.user.id, &factor.seed).text();
@@ -203,6 +207,7 @@ async fn page(
         recovery_codes_left: factor.as_ref().map_or(0, |factor| factor.recovery_codes),
         secret: factor.as_ref().filter(|factor| factor.is_set_up_by(&me.session.id_hash, now())).map(secret),
         new_codes,
+        is_switched_on,
         errors,
     };
     render(status, &page)

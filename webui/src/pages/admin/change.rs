@@ -64,14 +64,14 @@ pub(super) enum Field {
 
 /// Why nothing was done.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct ChangeRejection {
     pub(super) status: StatusCode,
     pub(super) field: Field,
     pub(super) text: String,
     pub(super) wait: Option<Duration>,
 }
 
-impl Refusal {
+impl ChangeRejection {
     pub(super) fn new(status: StatusCode, field: Field, text: impl Into<String>) -> Self {
         Self { status, field, text: text.into(), wait: None }
     }
@@ -94,7 +94,7 @@ struct Page<'a> {
     question: &'a Question,
     answer: &'a Answer,
     asks_password: bool,
-    refusal: Option<&'a Refusal>,
+    refusal: Option<&'a ChangeRejection>,
 }
 
 impl Page<'_> {
@@ -122,7 +122,7 @@ pub(super) fn page(
     admin: &Admin,
     tab: Tab,
     question: &Question,
-    sent: Option<(&Answer, &Refusal)>,
+    sent: Option<(&Answer, &ChangeRejection)>,
 ) -> Result<Response, PageError> {
     let nothing = Answer::default();
     let refusal = sent.map(|(_, refusal)| refusal);
@@ -155,11 +155,11 @@ pub(super) async fn allow(
     client_ip: ClientIp,
     (password, code): (&str, &str),
     always_asks: bool,
-) -> Result<Result<(), Refusal>, PageError> {
+) -> Result<Result<(), ChangeRejection>, PageError> {
     if asks_password(app, admin, always_asks) {
         if password.is_empty() {
             let text = "Enter your own password to confirm this.";
-            return Ok(Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, Field::Password, text)));
+            return Ok(Err(ChangeRejection::new(StatusCode::UNPROCESSABLE_ENTITY, Field::Password, text)));
         }
         let checked = account::verify_current(app, &admin.me, client_ip, password.to_owned(), code).await?;
         if let Err(rejection) = checked {
@@ -167,7 +167,7 @@ pub(super) async fn allow(
                 PasswordRejection::WrongCode => Field::Code,
                 PasswordRejection::Wrong | PasswordRejection::RateLimited(_) => Field::Password,
             };
-            let mut refusal = Refusal::new(rejection.status(), field, rejection.message());
+            let mut refusal = ChangeRejection::new(rejection.status(), field, rejection.message());
             refusal.wait = rejection.wait();
             return Ok(Err(refusal));
         }
@@ -177,6 +177,9 @@ pub(super) async fn allow(
     Ok(acquired.map_err(|wait| {
         app.metrics.count_limited("admin_changes");
         let text = format!("You changed too much in a short time. Try again {}.", retry_in(wait));
-        Refusal { wait: Some(wait), ..Refusal::new(StatusCode::TOO_MANY_REQUESTS, Field::Form, text) }
+        ChangeRejection {
+            wait: Some(wait),
+            ..ChangeRejection::new(StatusCode::TOO_MANY_REQUESTS, Field::Form, text)
+        }
     }))
 }

@@ -1,6 +1,6 @@
 //! `GET /admin`: what is wrong first, and then figures of the whole installation.
 
-mod problems;
+mod alerts;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use store::{
     UserFigures, WriteHealth, now,
 };
 
-use self::problems::Problem;
+use self::alerts::Alert;
 use super::Tab;
 use crate::audit_check::AuditStatus;
 use crate::http::admin::Admin;
@@ -33,7 +33,7 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 struct Page {
     layout: Layout,
     tab: Tab,
-    problems: Vec<Problem>,
+    alerts: Vec<Alert>,
     tiles: Vec<Tile>,
 }
 
@@ -73,7 +73,7 @@ pub(crate) async fn show(State(app): State<Arc<AppState>>, admin: Admin) -> Resu
     let page = Page {
         layout: Layout::signed_in(&admin.me),
         tab: Tab::Overview,
-        problems: problems::of(&facts),
+        alerts: alerts::of(&facts),
         tiles: facts.tiles(),
     };
     render(StatusCode::OK, &page)

@@ -86,6 +86,11 @@ impl Page {
     }
 
     fn choice(&self, title: &'static str, id: &str, is_current: bool) -> Choice {
-        Choice { title, path: format!("{}?with={id}", self.header.path()), is_current }
+        Choice { title, path: self.path(id), is_current }
+    }
+
+    /// The address of a snippet.
+    fn path(&self, id: &str) -> String {
+        format!("{}?with={id}", self.header.path())
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect, Response};
-use identity::FIRST_TOKEN_NAME;
+use identity::TokenName;
 use serde::Deserialize;
-use store::{Cache, NewToken, StoreError};
+use store::{Cache, Permissions};
 
 use super::list::{self, NewCacheForm};
 use super::{OwnCache, Tab, first_steps, path_of};
@@ -41,18 +41,15 @@ pub(crate) async fn submit(
 
 /// Creates the first token and shows it, as after sign-up. Without one, leads to the page that creates tokens.
 async fn first_token(app: &AppState, me: SignedIn, cache: &Cache) -> Result<Response, PageError> {
-    let tokens = || Ok(Redirect::to(&path_of(&cache.id, Tab::Tokens)).into_response());
-    if app.rate_limits.token_changes.acquire(&me.user.id).is_err() {
-        return tokens();
-    }
-    let token = NewToken::generate(&app.token_key, FIRST_TOKEN_NAME);
-    let max = app.config.limits.tokens_at_once;
-    match me.store(app).create_token_within(&cache.id, &token, max).await {
-        Ok(()) => {}
-        Err(StoreError::LimitReached(_)) => return tokens(),
-        Err(error) => return Err(error.into()),
-    }
-    let revealed = RevealedToken::new(&token, FIRST_TOKEN_NAME, &cache.name);
+    let name = TokenName::first();
+    let token = match actions::tokens::create(app, &me.user, cache, &name, Permissions::ALL).await {
+        Ok(token) => token,
+        Err(ActionError::Refused(_)) => {
+            return Ok(Redirect::to(&path_of(&cache.id, Tab::Tokens)).into_response());
+        }
+        Err(ActionError::Failed(error)) => return Err(error),
+    };
+    let revealed = RevealedToken::new(&token, name.as_str(), &cache.name);
     let own = OwnCache::find(app, me, &cache.id).await?;
     first_steps::page(app, &own, &revealed).await
 }

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use serde::Deserialize;
 use store::{NewOperation, UserState};
 
-use super::settings::{self, SettingsForm};
+use super::settings::{self, Done, SettingsForm};
 use super::{Header, OwnCache, Tab, path_of};
 use crate::actions::{self, ActionError, SUSPENDED};
 use crate::http::csrf::CsrfForm;
@@ -145,9 +145,10 @@ async fn reject(
 ) -> Result<Response, PageError> {
     let form = SettingsForm {
         memory_mb: Some(typed).filter(|typed| !typed.is_empty()),
+        sleep_error: None,
         error: Some((new.kind(), error)),
     };
-    settings::page(app, own, status, (None, form)).await
+    settings::page(app, own, status, (Done::default(), form)).await
 }
 
 async fn confirmation(app: &AppState, own: &OwnCache, new: NewOperation) -> Result<Response, PageError> {

@@ -17,6 +17,7 @@ use crate::layout::{Layout, render};
 use crate::state::AppState;
 use crate::view::date::exactly;
 use crate::view::operation::{Cost, is_suspended_by_user, is_warm, name};
+use crate::view::sleep::SleepForm;
 
 #[derive(Template)]
 #[template(path = "caches/settings.html")]
@@ -31,12 +32,18 @@ struct Page<'a> {
     form: SettingsForm,
     /// What was just asked for.
     requested: Option<&'static str>,
+    requested_kind: Option<&'static str>,
+    sleep: SleepForm,
+    /// After a change of when it sleeps.
+    is_saved: bool,
     suspended_by_user: bool,
 }
 
 /// What was sent, with an error beside the action that it belongs to.
 #[derive(Default)]
 pub(super) struct SettingsForm {
+    /// Why the time of sleep that was sent can't be used.
+    pub(super) sleep_error: Option<String>,
     /// The size as it was typed.
     pub(super) memory_mb: Option<String>,
     pub(super) error: Option<(OperationKind, String)>,
@@ -46,6 +53,15 @@ pub(super) struct SettingsForm {
 pub(crate) struct Params {
     /// The kind of the operation that was just asked for.
     requested: Option<String>,
+    /// After a change of when it sleeps.
+    saved: Option<String>,
+}
+
+/// What was just done.
+#[derive(Default)]
+pub(super) struct Done<'a> {
+    requested: Option<&'a str>,
+    is_saved: bool,
 }
 
 pub(crate) async fn show(
@@ -54,7 +70,8 @@ pub(crate) async fn show(
     params: Result<Query<Params>, QueryRejection>,
 ) -> Result<Response, PageError> {
     let Query(params) = params.unwrap_or_default();
-    page(&app, &own, StatusCode::OK, (params.requested.as_deref(), SettingsForm::default())).await
+    let done = Done { requested: params.requested.as_deref(), is_saved: params.saved.is_some() };
+    page(&app, &own, StatusCode::OK, (done, SettingsForm::default())).await
 }
 
 /// The page, with what was sent and the error about it, or with what was asked for.
@@ -62,12 +79,14 @@ pub(super) async fn page(
     app: &AppState,
     own: &OwnCache,
     status: StatusCode,
-    (requested, form): (Option<&str>, SettingsForm),
+    (done, form): (Done<'_>, SettingsForm),
 ) -> Result<Response, PageError> {
     let header = Header::new(app, own, Tab::Settings).await?;
     let (min_mb, max_mb) = memory_range(app, &own.cache, &own.instance).await?;
+    let plan = app.store.plan(&own.cache.plan).await?;
     // Told until it has ended: then the header tells how.
     let open = header.state.operation.as_ref().map(|operation| operation.kind);
+    let requested = done.requested;
     let requested = KINDS.into_iter().find(|kind| requested == Some(kind.as_str()) && open == requested);
     let page = Page {
         layout: Layout::signed_in(&own.me),
@@ -80,6 +99,9 @@ pub(super) async fn page(
         max_mb,
         form,
         requested: requested.map(name),
+        requested_kind: requested.map(OperationKind::as_str),
+        sleep: SleepForm::new(own.cache.sleep_after_seconds, plan.and_then(|plan| plan.sleep_after_seconds)),
+        is_saved: done.is_saved,
     };
     render(status, &page)
 }

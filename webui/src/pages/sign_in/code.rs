@@ -110,9 +110,7 @@ async fn finish(
         session::end(app, &session).await?;
         return Ok(expired(app));
     }
-    let actor = format!("user {}", user.id);
-    let detail = format!("from {client_ip}, with a code");
-    app.store.acting_as(&actor).note("user.sign_in", &actor, &detail).await?;
+    app.store.note_sign_in(&user.id, &format!("from {client_ip}, with a code")).await?;
     app.metrics.count_sign_in("success");
     let mut response = Redirect::to(local_path(next)).into_response();
     for cookie in [cookie, session::browser_cookie(app, &user.email), session::expired_code_cookie(app)] {

@@ -11,7 +11,7 @@ use identity::{Email, Password};
 use serde::Deserialize;
 use store::LinkKind;
 
-use super::create::{NewAccount, Refusal, create, show_first_token};
+use super::create::{NewAccount, SignUpRejection, create, show_first_token};
 use crate::http::client_ip::ClientIp;
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
@@ -72,14 +72,14 @@ pub(crate) async fn submit(
             set_cookie(response.headers_mut(), Some(session::expired_link_cookie(&app)));
             Ok(response)
         }
-        Err(Refusal::Denied(denial)) => {
+        Err(SignUpRejection::Denied(denial)) => {
             let (status, message, wait) = denial.tell(&app);
             let errors = Errors { form: Some(message), ..Errors::default() };
             let mut response = page(status, visitor, &link.email, errors)?;
             set_retry_after(response.headers_mut(), wait);
             Ok(response)
         }
-        Err(Refusal::Taken | Refusal::LinkEnded) => links::ended(&visitor),
+        Err(SignUpRejection::Taken | SignUpRejection::LinkEnded) => links::ended(&visitor),
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) struct NewAccount<'a> {
 }
 
 /// Why an account isn't created.
-pub(super) enum Refusal {
+pub(super) enum SignUpRejection {
     Denied(SignUpDenial),
     /// The address has an account.
     Taken,
@@ -45,18 +45,18 @@ pub(super) enum Refusal {
 pub(super) async fn create(
     app: &AppState,
     new: NewAccount<'_>,
-) -> Result<Result<(User, NewToken), Refusal>, PageError> {
+) -> Result<Result<(User, NewToken), SignUpRejection>, PageError> {
     let NewAccount { email, password, link_id, client_ip } = new;
     // The form has to tell that an address is taken, so the limit keeps it from being used to find accounts.
     let users = match require_room(app, client_ip).await? {
         Ok(users) => users,
-        Err(denial) => return Ok(Err(Refusal::Denied(denial))),
+        Err(denial) => return Ok(Err(SignUpRejection::Denied(denial))),
     };
     // Hashed before the store is asked, so that a taken address takes as long as a free one.
     let hash = app.passwords.hash(app.password_attempts.requester(client_ip.source()), password).await?;
     let reservation = match app.rate_limits.sign_ups.reserve(client_ip.source()) {
         Ok(reservation) => reservation,
-        Err(limit) => return Ok(Err(Refusal::Denied(SignUpDenial::Limit(limit)))),
+        Err(limit) => return Ok(Err(SignUpRejection::Denied(SignUpDenial::Limit(limit)))),
     };
     let token = NewToken::generate(&app.token_key, FIRST_TOKEN_NAME);
     let new = NewUser {
@@ -75,12 +75,12 @@ pub(super) async fn create(
             Ok(Ok((user, token)))
         }
         // Concurrent sign-ups have reached the limit.
-        Err(StoreError::LimitReached(of)) => Ok(Err(Refusal::Denied(SignUpDenial::no_room(of)))),
+        Err(StoreError::LimitReached(of)) => Ok(Err(SignUpRejection::Denied(SignUpDenial::no_room(of)))),
         Err(StoreError::AlreadyExists(_)) => {
             app.metrics.count_sign_up("taken");
-            Ok(Err(Refusal::Taken))
+            Ok(Err(SignUpRejection::Taken))
         }
-        Err(StoreError::NotFound("link")) => Ok(Err(Refusal::LinkEnded)),
+        Err(StoreError::NotFound("link")) => Ok(Err(SignUpRejection::LinkEnded)),
         Err(error) => Err(error.into()),
     }
 }

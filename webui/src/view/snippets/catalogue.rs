@@ -10,6 +10,9 @@ static FILES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/snippets.rs"
 /// A configuration of stunnel for libraries without TLS.
 pub(crate) const STUNNEL: &str = include_str!("../../../snippets/stunnel.conf");
 
+/// The same for libraries that have no login either: stunnel logs in, with a client certificate.
+pub(crate) const STUNNEL_CERTIFICATE: &str = include_str!("../../../snippets/stunnel_certificate.conf");
+
 static GROUPS: LazyLock<Vec<Group>> = LazyLock::new(load);
 
 /// A language or a framework.
@@ -47,12 +50,14 @@ impl Kind {
     }
 }
 
-/// A library with neither a login nor TLS.
+/// A library with neither a login nor TLS, which connects through stunnel only.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CannotLogIn {
     pub(crate) library: String,
-    /// What to take.
+    /// The id of its own snippet.
+    pub(crate) snippet: String,
+    /// The library to use in its place.
     pub(crate) instead: String,
 }
 
@@ -67,6 +72,8 @@ pub(crate) struct Library {
     pub(crate) certificate: Option<&'static str>,
     /// With a login, without TLS.
     pub(crate) plain: Option<&'static str>,
+    /// With neither, for stunnel with a client certificate.
+    pub(crate) without_login: Option<&'static str>,
     /// What to do with the cache, if the others are configuration.
     pub(crate) usage: Option<&'static str>,
 }
@@ -139,6 +146,7 @@ impl Library {
             tls: file("tls"),
             certificate: file("certificate"),
             plain: file("plain"),
+            without_login: file("without_login"),
             usage: file("usage"),
         }
     }
@@ -158,14 +166,16 @@ mod tests {
 
     #[test]
     fn every_file_is_used() {
-        let mut used = BTreeSet::from(["index.json".to_owned(), "stunnel.conf".to_owned()]);
+        let mut used =
+            BTreeSet::from(["index.json", "stunnel.conf", "stunnel_certificate.conf"].map(str::to_owned));
         let entries: Vec<Entry> = parse("index.json");
         for (entry, group) in entries.iter().zip(groups()) {
             for (name, library) in entry.libraries.iter().zip(&group.libraries) {
                 let folder = format!("{}/{name}", entry.id);
                 used.insert(format!("{folder}/about.json"));
-                let texts = [library.tls, library.certificate, library.plain, library.usage];
-                for text in texts.into_iter().flatten() {
+                let ways = [library.tls, library.certificate, library.plain, library.without_login];
+                let texts = ways.iter().copied().chain([library.usage]);
+                for text in texts.flatten() {
                     let is_it = |path: &str, content: &str| {
                         path.starts_with(&format!("{folder}/")) && std::ptr::eq(content, text)
                     };
@@ -176,7 +186,7 @@ mod tests {
                             .map(|(path, _)| (*path).to_owned()),
                     );
                 }
-                assert!(texts[..3].iter().any(Option::is_some), "{folder} has no code");
+                assert!(ways.iter().any(Option::is_some), "{folder} has no code");
             }
         }
         let files: BTreeSet<String> = FILES.iter().map(|(path, _)| (*path).to_owned()).collect();
@@ -195,10 +205,18 @@ mod tests {
     }
 
     #[test]
-    fn each_text_says_who_cannot_log_in_and_what_to_take() {
-        for (title, library) in [("Python", "python-memcached"), ("Node.js", "npm’s memcached")] {
-            let group = groups().iter().find(|it| it.title == title).unwrap();
-            assert!(group.cannot_log_in.iter().any(|it| it.library == library && !it.instead.is_empty()));
+    fn each_library_that_cannot_log_in_has_a_snippet_and_a_better_one() {
+        let libraries = || groups().iter().flat_map(|group| &group.libraries);
+        let named: BTreeSet<&str> =
+            groups().iter().flat_map(|group| &group.cannot_log_in).map(|it| it.snippet.as_str()).collect();
+        for id in &named {
+            let (_, library) = find(id).unwrap_or_else(|| panic!("{id} isn't a snippet"));
+            assert!(library.without_login.is_some(), "{id}");
         }
+        let only_stunnel = |it: &&Library| it.tls.or(it.certificate).or(it.plain).is_none();
+        let only_stunnel = libraries().filter(only_stunnel).map(|it| it.id.as_str());
+        // Shell's has a better one beside it, which needs no word.
+        let only_stunnel: BTreeSet<&str> = only_stunnel.filter(|id| !id.starts_with("shell-")).collect();
+        assert_eq!(named, only_stunnel);
     }
 }

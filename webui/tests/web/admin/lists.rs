@@ -1,8 +1,8 @@
 //! Lists of users, caches, denials and proxies: what they show, filters, and pages.
 
 use store::{
-    CheckResult, DenialCause, DenialRecord, InstanceState, IsolationCheck, NewToken, NewUser, Observed,
-    Proxy, TokenKey, UserState, now,
+    ApiKey, ApiScopes, CheckResult, DenialCause, DenialRecord, InstanceState, IsolationCheck, NewApiKey,
+    NewToken, NewUser, Observed, Proxy, TokenKey, UserState, now,
 };
 
 use super::{ADA, ADMIN, cache, id, set_admin, site};
@@ -255,4 +255,36 @@ async fn no_secret_is_shown() {
     }
     let shown = admin.get(&format!("/admin/users/{user}")).await;
     assert!(shown.body.contains("shop") && shown.body.contains("never used"), "{}", shown.body);
+}
+
+#[tokio::test]
+async fn user_page_shows_api_keys_and_the_second_factor() {
+    let (site, mut admin, _) = site().await;
+    let ada = id(&site, ADA).await;
+    let path = format!("/admin/users/{ada}");
+    let page = admin.get(&path).await;
+    assert_eq!((page.text("user-api-keys"), page.text("user-second-factor")), (Some("0"), Some("off")));
+    let folder = tempfile::tempdir().unwrap();
+    let token_key = TokenKey::load_or_create(&folder.path().join("token.key")).unwrap();
+    let mut ids = Vec::new();
+    for name in ["<b>deploy", "unused", "revoked"] {
+        let new = NewApiKey { key: ApiKey::generate(), name, scopes: ApiScopes::ALL, expires_at: None };
+        site.store.create_api_key(&token_key, &ada, &new).await.unwrap();
+        ids.push(new.key.id());
+    }
+    site.store.touch_api_key(&ids[0]).await.unwrap();
+    site.store.revoke_api_key(&ids[2]).await.unwrap();
+    site.store.begin_second_factor(&ada, "session").await.unwrap();
+    assert_eq!(admin.get(&path).await.text("user-second-factor"), Some("off"), "it is only set up");
+    let seed = site.store.second_factor(&ada).await.unwrap().unwrap().seed;
+    site.store.confirm_second_factor(&ada, &seed, 1, &[]).await.unwrap();
+    let page = admin.get(&path).await;
+    assert_eq!(page.text("user-api-keys"), Some("2"));
+    assert!(page.text("user-second-factor").unwrap().starts_with("on since "), "{}", page.body);
+    let shown = rows(&page, "api-keys");
+    assert_eq!(shown.len(), 2, "{shown:?}");
+    assert!(shown.iter().any(|name| name == "unused") && !page.body.contains("<b>deploy"));
+    let (_, table) = page.body.split_once("<table id=\"api-keys\">").unwrap();
+    let (table, _) = table.split_once("</table>").unwrap();
+    assert!(table.contains("never used") && table.contains("last used"), "{table}");
 }

@@ -125,6 +125,42 @@ async fn what_the_operator_has_suspended_stays_suspended() {
     assert_eq!(client.read("/caches/{cache}").await["suspended"], true);
 }
 
+#[tokio::test]
+async fn when_a_cache_sleeps_is_changed_within_its_plan() {
+    let (site, client) = start().await;
+    let cache = client.get("/caches/{cache}").await;
+    let tag = cache.header("etag").unwrap().to_owned();
+    assert_eq!(json(&cache)["sleep_after_seconds"], json!(null));
+    let patch = async |body: &str, tag: Option<&str>| {
+        let mut headers = vec![("Content-Type", "application/json")];
+        headers.extend(tag.map(|tag| ("If-Match", tag)));
+        client.send("PATCH", "/caches/{cache}", &headers, body).await
+    };
+    let changed = patch(r#"{"sleep_after_seconds":3600}"#, Some(&tag)).await;
+    assert_eq!(changed.status, 200, "{}", changed.body);
+    let times = |answer: &crate::harness::Response| {
+        let cache = json(answer);
+        (cache["sleep_after_seconds"].as_i64(), cache["sleep_after_seconds_in_effect"].as_i64())
+    };
+    assert_eq!(times(&changed), (Some(3600), Some(3600)));
+    assert_eq!(changed.header("etag"), client.get("/caches/{cache}").await.header("etag"));
+    require_problem(&patch(r#"{"sleep_after_seconds":null}"#, Some(&tag)).await, 412, "changed");
+    assert_eq!(times(&patch("{}", None).await), (Some(3600), Some(3600)), "nothing was sent");
+    site.store.update_plan("default", |plan| plan.sleep_after_seconds = Some(1800)).await.unwrap();
+    assert_eq!(times(&client.get("/caches/{cache}").await), (Some(3600), Some(1800)));
+    for bad in ["1801", "59", "0", "-1", "9223372036854775807", "-9223372036854775808"] {
+        let refused = patch(&format!("{{\"sleep_after_seconds\":{bad}}}"), None).await;
+        let problem = require_problem(&refused, 422, "invalid_fields");
+        assert_eq!(problem["errors"][0]["field"], "sleep_after_seconds", "{bad}");
+    }
+    for bad in [r#"{"sleep_after_seconds":"1h"}"#, r#"{"sleep_after_seconds":1.5}"#, r#"{"name":"x"}"#] {
+        require_problem(&patch(bad, None).await, 422, "invalid_fields");
+    }
+    assert_eq!(times(&patch(r#"{"sleep_after_seconds":null}"#, None).await), (None, Some(1800)));
+    let entry = site.store.audit_before(i64::MAX, 1).await.unwrap().remove(0);
+    assert_eq!((entry.action.as_str(), entry.actor), ("cache.update", format!("user {}", client.user_id)));
+}
+
 // R-47.
 #[tokio::test]
 async fn operations_are_limited_per_cache() {

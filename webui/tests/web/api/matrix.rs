@@ -12,7 +12,7 @@ const METHODS: [&str; 8] = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", 
 fn body_for(path: &str) -> &'static str {
     match path.rsplit('/').next().unwrap_or_default() {
         "operations" => r#"{"kind":"suspend"}"#,
-        "rotate" | "certificates" | "rotate-secret" | "test" | "send-again" => "{}",
+        "rotate" | "certificates" | "rotate-secret" | "test" | "send-again" | "{cache}" => "{}",
         _ => r#"{"name":"x"}"#,
     }
 }

@@ -64,3 +64,9 @@ pub(super) async fn spray(
 pub(super) fn source(n: usize) -> Option<Ipv4Addr> {
     Some(Ipv4Addr::new(127, 77, u8::try_from(n % SOURCES).unwrap_or(0), 1))
 }
+
+/// The source address of the `n`th connection, if each has its own.
+pub(super) fn own_source(n: usize) -> Option<Ipv4Addr> {
+    let [.., third, fourth] = u32::try_from(n).unwrap_or(0).to_be_bytes();
+    Some(Ipv4Addr::new(127, 78, third, fourth))
+}

@@ -13,7 +13,7 @@ use super::OneCache;
 use crate::http::client_ip::ClientIp;
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
-use crate::pages::admin::change::{self, Answer, Field, Question, Refusal};
+use crate::pages::admin::change::{self, Answer, ChangeRejection, Field, Question};
 use crate::pages::admin::{Tab, cache_path};
 use crate::state::AppState;
 use crate::view::operation::Cost;
@@ -102,7 +102,7 @@ pub(crate) async fn submit(
     let action = one.action.as_deref().and_then(CacheAction::parse).ok_or(PageError::NotFound)?;
     let is_of_other_admin = one.owner.is_admin && one.owner.id != one.admin.me.user.id;
     let allowed = if is_of_other_admin {
-        Err(Refusal::new(StatusCode::CONFLICT, Field::Form, OF_OTHER_ADMIN))
+        Err(ChangeRejection::new(StatusCode::CONFLICT, Field::Form, OF_OTHER_ADMIN))
     } else {
         change::allow(&app, &one.admin, client_ip, (&password, &code), false).await?
     };
@@ -115,7 +115,7 @@ pub(crate) async fn submit(
                     return Ok(Redirect::to(&path).into_response());
                 }
                 Err(StoreError::Operation(error)) => {
-                    Refusal::new(StatusCode::CONFLICT, Field::Form, format!("Not done: {error}."))
+                    ChangeRejection::new(StatusCode::CONFLICT, Field::Form, format!("Not done: {error}."))
                 }
                 // The cache was deleted meanwhile.
                 Err(StoreError::NotFound(_)) => return Err(PageError::NotFound),

@@ -13,7 +13,7 @@ use crate::http::client_ip::ClientIp;
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::pages::admin::Tab;
-use crate::pages::admin::change::{self, Answer, Field, Question, Refusal};
+use crate::pages::admin::change::{self, Answer, ChangeRejection, Field, Question};
 use crate::state::AppState;
 
 #[derive(Deserialize)]
@@ -53,9 +53,9 @@ pub(crate) async fn submit(
 }
 
 /// Why the plan can't be deleted.
-async fn refusal(app: &AppState, one: &OnePlan) -> Result<Option<Refusal>, PageError> {
+async fn refusal(app: &AppState, one: &OnePlan) -> Result<Option<ChangeRejection>, PageError> {
     let name = &one.plan.name;
-    let conflict = |text: &str| Some(Refusal::new(StatusCode::CONFLICT, Field::Form, text));
+    let conflict = |text: &str| Some(ChangeRejection::new(StatusCode::CONFLICT, Field::Form, text));
     if name == store::DEFAULT_PLAN {
         return Ok(conflict(
             "The default plan can’t be deleted: new plans start from it. Change it instead.",
@@ -67,9 +67,9 @@ async fn refusal(app: &AppState, one: &OnePlan) -> Result<Option<Refusal>, PageE
     Ok(if app.store.plan_uses(name).await? > 0 { Some(in_use()) } else { None })
 }
 
-fn in_use() -> Refusal {
+fn in_use() -> ChangeRejection {
     let text = "Users or caches have this plan. Give the users another one first.";
-    Refusal::new(StatusCode::CONFLICT, Field::Form, text)
+    ChangeRejection::new(StatusCode::CONFLICT, Field::Form, text)
 }
 
 fn question(one: &OnePlan) -> Question {

@@ -16,7 +16,7 @@ use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
 use crate::layout::{Layout, render};
 use crate::pages::admin::Tab;
-use crate::pages::admin::change::{self, Field, Refusal};
+use crate::pages::admin::change::{self, ChangeRejection, Field};
 use crate::state::AppState;
 
 #[derive(Template)]
@@ -31,7 +31,7 @@ struct Page<'a> {
     texts: Vec<TextField>,
     errors: Vec<FieldError>,
     asks_password: bool,
-    refusal: Option<&'a Refusal>,
+    refusal: Option<&'a ChangeRejection>,
 }
 
 impl Page<'_> {
@@ -65,11 +65,11 @@ impl Page<'_> {
 #[derive(Default)]
 struct Sent {
     errors: Vec<FieldError>,
-    refusal: Option<Refusal>,
+    refusal: Option<ChangeRejection>,
 }
 
-impl From<Refusal> for Sent {
-    fn from(refusal: Refusal) -> Self {
+impl From<ChangeRejection> for Sent {
+    fn from(refusal: ChangeRejection) -> Self {
         Self { refusal: Some(refusal), ..Self::default() }
     }
 }
@@ -149,7 +149,7 @@ async fn perform(
     changed: Plan,
 ) -> Result<Result<(), Sent>, PageError> {
     let name = changed.name.clone();
-    let conflict = |text: String| Refusal::new(StatusCode::CONFLICT, Field::Tick, text).into();
+    let conflict = |text: String| ChangeRejection::new(StatusCode::CONFLICT, Field::Tick, text).into();
     match admin.store(app).update_plan_and(&name, existing, move |plan| *plan = changed).await {
         Ok(_) => Ok(Ok(())),
         Err(StoreError::PlanHolds { caches, memory_mb, most_mb }) => Ok(Err(conflict(format!(

@@ -16,7 +16,7 @@ use crate::http::admin::Admin;
 use crate::http::client_ip::ClientIp;
 use crate::http::csrf::CsrfForm;
 use crate::http::reject::PageError;
-use crate::pages::admin::change::{self, Answer, Field, Question, Refusal};
+use crate::pages::admin::change::{self, Answer, ChangeRejection, Field, Question};
 use crate::pages::admin::{Tab, plans, search_text, user_path};
 use crate::state::AppState;
 
@@ -128,7 +128,7 @@ pub(crate) async fn ask(State(app): State<Arc<AppState>>, one: OneUser) -> Resul
     let action = one.action.as_deref().and_then(UserAction::parse).ok_or(PageError::NotFound)?;
     let question = question(&app, action, &one.user).await?;
     if let Some(why) = action.refusal(&one.admin, &one.user) {
-        let refusal = Refusal::new(StatusCode::CONFLICT, Field::Form, why);
+        let refusal = ChangeRejection::new(StatusCode::CONFLICT, Field::Form, why);
         return change::page(&app, &one.admin, Tab::Users, &question, Some((&Answer::default(), &refusal)));
     }
     change::page(&app, &one.admin, Tab::Users, &question, None)
@@ -164,17 +164,17 @@ pub(crate) async fn submit(
 }
 
 /// Why a form is refused before the password is looked at.
-fn check(action: UserAction, admin: &Admin, user: &User, answer: &Answer) -> Option<Refusal> {
+fn check(action: UserAction, admin: &Admin, user: &User, answer: &Answer) -> Option<ChangeRejection> {
     if let Some(why) = action.refusal(admin, user) {
-        return Some(Refusal::new(StatusCode::CONFLICT, Field::Form, why));
+        return Some(ChangeRejection::new(StatusCode::CONFLICT, Field::Form, why));
     }
     if action == UserAction::Plan && search_text(&answer.plan).is_err() {
-        return Some(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, Field::Plan, NO_PLAN));
+        return Some(ChangeRejection::new(StatusCode::UNPROCESSABLE_ENTITY, Field::Plan, NO_PLAN));
     }
     let is_other = action == UserAction::Delete && answer.typed.trim() != user.email;
     is_other.then(|| {
         let text = "This isn’t the account’s e-mail address. Type it as it is shown.";
-        Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, Field::Typed, text)
+        ChangeRejection::new(StatusCode::UNPROCESSABLE_ENTITY, Field::Typed, text)
     })
 }
 
@@ -184,7 +184,7 @@ async fn perform(
     action: UserAction,
     OneUser { admin, user, .. }: &OneUser,
     answer: &Answer,
-) -> Result<Result<String, Refusal>, PageError> {
+) -> Result<Result<String, ChangeRejection>, PageError> {
     let (store, id) = (admin.store(app), user.id.as_str());
     let done = match action {
         UserAction::Plan => {
@@ -209,20 +209,20 @@ async fn perform(
 /// # Errors
 ///
 /// If it isn't for anything that was sent.
-fn refused(error: StoreError) -> Result<Refusal, PageError> {
+fn refused(error: StoreError) -> Result<ChangeRejection, PageError> {
     match error {
         StoreError::NotFound("plan") => {
-            Ok(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, Field::Plan, NO_PLAN))
+            Ok(ChangeRejection::new(StatusCode::UNPROCESSABLE_ENTITY, Field::Plan, NO_PLAN))
         }
         StoreError::PlanEmpties { caches } => {
             let text = format!(
                 "This plan empties warm caches of the user: {caches} of them. Tick this to let their items go, or \
                  choose a warm plan with more memory."
             );
-            Ok(Refusal::new(StatusCode::CONFLICT, Field::Tick, text))
+            Ok(ChangeRejection::new(StatusCode::CONFLICT, Field::Tick, text))
         }
         StoreError::Operation(error) => {
-            Ok(Refusal::new(StatusCode::CONFLICT, Field::Plan, format!("Not changed: {error}.")))
+            Ok(ChangeRejection::new(StatusCode::CONFLICT, Field::Plan, format!("Not changed: {error}.")))
         }
         // The account was deleted meanwhile.
         StoreError::NotFound(_) => Err(PageError::NotFound),

@@ -1,4 +1,4 @@
-//! `GET /admin/users/{user}`: an account with its caches, tokens, sessions, denials and the newest entries of the audit log.
+//! `GET /admin/users/{user}`: an account with its caches, tokens, API keys, sessions, denials and the newest entries of the audit log.
 //! No secret, and nothing of what caches hold.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
-use store::{TokenRow, User, UserState};
+use store::{ApiKeyRow, TokenRow, User, UserState, now};
 
 use super::OneUser;
 use super::actions::UserAction;
@@ -20,7 +20,7 @@ use crate::pages::admin::audit::EntryView;
 use crate::pages::admin::caches::CacheLine;
 use crate::pages::admin::denials::DenialLine;
 use crate::state::AppState;
-use crate::view::date::{Moment, minute_of};
+use crate::view::date::{Moment, ago, minute_of};
 use crate::view::token::last_used;
 
 /// Caches and active tokens on the page.
@@ -41,7 +41,10 @@ struct Page {
     actions: Vec<UserAction>,
     caches: Vec<CacheLine>,
     tokens: Vec<TokenLine>,
+    api_keys: Vec<KeyLine>,
     sessions: usize,
+    /// Since when a second factor is on.
+    second_factor: Option<Moment>,
     entries: Vec<EntryView>,
     denials: Vec<DenialLine>,
 }
@@ -52,6 +55,15 @@ struct TokenLine {
     cache: String,
     scopes: String,
     limits: String,
+    last_used: String,
+}
+
+/// An API key that hasn't ended.
+struct KeyLine {
+    id: String,
+    name: String,
+    scopes: String,
+    end: String,
     last_used: String,
 }
 
@@ -69,6 +81,8 @@ pub(crate) async fn show(
     let store = &app.store;
     let listed = store.listed_caches_of(&user.id, CACHES_MAX).await?;
     let tokens = store.active_tokens_of_user(&user.id, TOKENS_MAX).await?;
+    let keys = store.api_keys_of(&user.id).await?.into_iter().filter(|key| key.is_active(now()));
+    let factor = store.second_factor(&user.id).await?.and_then(|factor| factor.confirmed_at);
     let (idle, age) = (app.config.session_idle(), app.config.session_age());
     let page = Page {
         layout: Layout::signed_in(&admin.me),
@@ -78,6 +92,8 @@ pub(crate) async fn show(
         actions: UserAction::of(&admin, &user),
         caches: listed.into_iter().map(CacheLine::new).collect(),
         tokens: tokens.into_iter().map(TokenLine::new).collect(),
+        api_keys: keys.map(KeyLine::new).collect(),
+        second_factor: factor.map(Moment::new),
         sessions: store.sessions_of(&user.id, idle, age).await?.len(),
         entries: store.audit_of_user(&user.id, ENTRIES_MAX).await?.into_iter().map(EntryView::new).collect(),
         denials: store
@@ -110,6 +126,19 @@ impl TokenLine {
             id: token.id,
             name: token.name,
             cache: token.cache,
+        }
+    }
+}
+
+impl KeyLine {
+    fn new(key: ApiKeyRow) -> Self {
+        let used = |at| format!("last used {}", ago(now().since(at)));
+        Self {
+            scopes: key.scopes.list(", "),
+            end: key.expires_at.map_or_else(String::new, |at| format!("until {}", minute_of(at))),
+            last_used: key.last_used_at.map_or_else(|| "never used".to_owned(), used),
+            id: key.id,
+            name: key.name,
         }
     }
 }

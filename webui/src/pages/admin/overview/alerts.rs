@@ -13,7 +13,7 @@ const PROMISED_MAX: i64 = 90;
 
 /// Something that an operator should see to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Problem {
+pub(super) struct Alert {
     pub(super) id: &'static str,
     /// Whether users notice it, or the installation isn't safe.
     pub(super) is_error: bool,
@@ -23,7 +23,7 @@ pub(super) struct Problem {
     pub(super) link: Option<(String, &'static str)>,
 }
 
-impl Problem {
+impl Alert {
     fn error(id: &'static str, title: impl Into<String>, text: impl Into<String>) -> Self {
         Self { id, is_error: true, title: title.into(), text: text.into(), link: None }
     }
@@ -37,27 +37,27 @@ impl Problem {
     }
 }
 
-/// All problems, errors before warnings.
-pub(super) fn of(facts: &Facts) -> Vec<Problem> {
+/// All alerts, errors before warnings.
+pub(super) fn of(facts: &Facts) -> Vec<Alert> {
     let found =
         [writes(facts), audit(facts), isolation(facts), failed(facts), provisioner(facts), memory(facts)];
-    let mut all: Vec<Problem> = found.into_iter().flatten().chain(proxies(facts)).collect();
-    all.sort_by_key(|problem| !problem.is_error);
+    let mut all: Vec<Alert> = found.into_iter().flatten().chain(proxies(facts)).collect();
+    all.sort_by_key(|alert| !alert.is_error);
     all
 }
 
-fn writes(facts: &Facts) -> Option<Problem> {
+fn writes(facts: &Facts) -> Option<Alert> {
     let failure = facts.writes.failure.as_ref()?;
     let text = format!("Writes have failed since the first did {}: {}", ago(failure.since), failure.message);
-    Some(Problem::error("store", "The store takes no changes.", text))
+    Some(Alert::error("store", "The store takes no changes.", text))
 }
 
-fn audit(facts: &Facts) -> Option<Problem> {
+fn audit(facts: &Facts) -> Option<Alert> {
     let problem = facts.audit.last.as_ref()?.problem.clone()?;
-    Some(Problem::error("audit", "The audit log is broken.", problem).at(Tab::Audit.path(), "Audit log"))
+    Some(Alert::error("audit", "The audit log is broken.", problem).at(Tab::Audit.path(), "Audit log"))
 }
 
-fn isolation(facts: &Facts) -> Option<Problem> {
+fn isolation(facts: &Facts) -> Option<Alert> {
     let it = &facts.isolation;
     if it.failed == 0 {
         return None;
@@ -67,10 +67,10 @@ fn isolation(facts: &Facts) -> Option<Problem> {
     };
     let named: Vec<String> = it.failures.iter().map(name).collect();
     let title = format!("{} not isolated.", caches(it.failed, "is", "are"));
-    Some(Problem::error("isolation", title, named.join("; ")).at(Tab::Caches.path(), "Caches"))
+    Some(Alert::error("isolation", title, named.join("; ")).at(Tab::Caches.path(), "Caches"))
 }
 
-fn failed(facts: &Facts) -> Option<Problem> {
+fn failed(facts: &Facts) -> Option<Alert> {
     let count = facts.count(InstanceState::Failed);
     if count == 0 {
         return None;
@@ -81,41 +81,41 @@ fn failed(facts: &Facts) -> Option<Problem> {
     };
     let named: Vec<String> = facts.failed.iter().map(name).collect();
     let title = format!("{} failed.", caches(count, "has", "have"));
-    Some(Problem::error("failed", title, named.join("; ")).at("/admin/caches?state=failed", "Failed caches"))
+    Some(Alert::error("failed", title, named.join("; ")).at("/admin/caches?state=failed", "Failed caches"))
 }
 
-fn provisioner(facts: &Facts) -> Option<Problem> {
+fn provisioner(facts: &Facts) -> Option<Alert> {
     let text = match &facts.memory {
         Some(memory) if memory.capacity.is_valid() => return None,
         Some(memory) => format!("Its last good pass was {}.", ago(now().since(memory.capacity.changed_at))),
         None => "It has never completed a pass.".to_owned(),
     };
     let text = format!("{text} Caches run on, but none is started, repaired or changed: see memgate status.");
-    Some(Problem::error("provisioner", "The provisioner doesn’t work.", text))
+    Some(Alert::error("provisioner", "The provisioner doesn’t work.", text))
 }
 
-fn memory(facts: &Facts) -> Option<Problem> {
+fn memory(facts: &Facts) -> Option<Alert> {
     let memory = facts.memory.as_ref()?;
     let (promised, budget) = (memory.promised_bytes, memory.capacity.budget_bytes);
     let of = format!("{} of {} are promised.", bytes(promised), bytes(budget));
     let waiting = memory.capacity.waiting;
     if memory.capacity.is_valid() && waiting > 0 {
         let title = format!("{} for memory.", caches(waiting, "waits", "wait"));
-        return Some(Problem::error("memory", title, of));
+        return Some(Alert::error("memory", title, of));
     }
     if facts.plan.as_ref().is_some_and(|plan| memory.caches_that_fit(plan) == 0) {
         let title = "There is no room for another cache, so sign-up is refused.";
-        return Some(Problem::error("memory", title, of));
+        return Some(Alert::error("memory", title, of));
     }
     (promised.saturating_mul(100) > budget.saturating_mul(PROMISED_MAX))
-        .then(|| Problem::warning("memory", "The machine’s memory is nearly promised.", of))
+        .then(|| Alert::warning("memory", "The machine’s memory is nearly promised.", of))
 }
 
-fn proxies(facts: &Facts) -> Vec<Problem> {
+fn proxies(facts: &Facts) -> Vec<Alert> {
     if facts.proxies.is_empty() {
         let text =
             "None has had a heartbeat within a minute, so no cache can be reached: see memgate status.";
-        return vec![Problem::error("proxy", "No proxy runs.", text).at(Tab::Proxies.path(), "Proxies")];
+        return vec![Alert::error("proxy", "No proxy runs.", text).at(Tab::Proxies.path(), "Proxies")];
     }
     let problem = |proxy| {
         let health = Health::of(proxy, facts.revision);
@@ -124,7 +124,7 @@ fn proxies(facts: &Facts) -> Vec<Problem> {
             Health::Lags => format!("The proxy {} lags.", proxy.name),
             Health::Silent | Health::Gone => format!("The proxy {} is silent.", proxy.name),
         };
-        let made = if health == Health::Lags { Problem::warning } else { Problem::error };
+        let made = if health == Health::Lags { Alert::warning } else { Alert::error };
         Some(made("proxy", title, health.text(proxy, facts.revision)).at(Tab::Proxies.path(), "Proxies"))
     };
     facts.proxies.iter().filter_map(problem).collect()
