@@ -176,26 +176,39 @@ pub(crate) async fn set_sleep_after(
     cache: &Cache,
     seconds: Option<i64>,
 ) -> Result<(), ActionError> {
-    let invalid = |message: String| Refusal::new(Cause::Invalid("sleep_after_seconds"), message);
     if user.state == UserState::Suspended {
         return Err(Refusal::suspended().into());
     }
-    if seconds.is_some_and(|seconds| !sleep::is_allowed(seconds)) {
-        let (min, max) = (exactly(SLEEP_AFTER_MIN_SECONDS), SLEEP_AFTER_MAX_SECONDS / DAY_SECONDS);
-        return Err(invalid(format!("This time can’t be used. Give {min} to {max} days.")).into());
-    }
+    check_sleep_after(seconds)?;
     acquire_change(app, user)?;
     match acting(app, user).set_sleep_after(&cache.id, seconds).await {
         Ok(()) => Ok(()),
         Err(StoreError::SleepsEarlier { max }) => {
             let max = exactly(max);
-            Err(invalid(format!("Your plan puts the cache to sleep after {max}. Give a shorter time."))
-                .into())
+            let message = format!("Your plan puts the cache to sleep after {max}. Give a shorter time.");
+            Err(invalid_sleep_after(message).into())
         }
         // The cache was deleted meanwhile.
         Err(StoreError::NotFound(_)) => Err(PageError::NotFound.into()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Checks a time for [`set_sleep_after`], without the cache's plan.
+///
+/// # Errors
+///
+/// What to give instead.
+pub(crate) fn check_sleep_after(seconds: Option<i64>) -> Result<(), Refusal> {
+    if seconds.is_none_or(sleep::is_allowed) {
+        return Ok(());
+    }
+    let (min, max) = (exactly(SLEEP_AFTER_MIN_SECONDS), SLEEP_AFTER_MAX_SECONDS / DAY_SECONDS);
+    Err(invalid_sleep_after(format!("This time can’t be used. Give {min} to {max} days.")))
+}
+
+fn invalid_sleep_after(message: String) -> Refusal {
+    Refusal::new(Cause::Invalid("sleep_after_seconds"), message)
 }
 
 /// The least and the most memory in MiB that its user may give a cache: the most is that of its plan, or what it has if that

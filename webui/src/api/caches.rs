@@ -167,6 +167,10 @@ pub(super) async fn update(
     body: Body<CacheChange>,
 ) -> Result<Response, Problem> {
     let (cache, instance) = actions::caches::find(&app, &caller.user, &id).await?;
+    // What would be refused without If-Match is refused for the same reason with it.
+    if let Some(seconds) = body.fields.sleep_after_seconds {
+        actions::caches::check_sleep_after(seconds)?;
+    }
     IfMatch::of(&headers).check(&cache_tag(&cache, &instance))?;
     if let Some(seconds) = body.fields.sleep_after_seconds {
         actions::caches::set_sleep_after(&app, &caller.user, &cache, seconds).await?;

@@ -27,9 +27,7 @@ async fn a_key_takes_the_password_and_a_code() {
         assert_eq!(response.status, status, "{password}");
         assert_eq!(response.text("api-key-password-error").is_some(), status == 401);
     }
-    site.store.begin_second_factor(&user, "session").await.unwrap();
-    let seed = site.store.second_factor(&user).await.unwrap().unwrap().seed;
-    site.store.confirm_second_factor(&user, &seed, 1, &[]).await.unwrap();
+    site.set_up_second_factor(&user).await;
     let refused = create(&mut ann, &[("name", "ci"), ("read", "")]).await;
     assert_eq!(refused.status, 401);
     assert!(refused.text("api-key-code-error").is_some(), "{}", refused.body);

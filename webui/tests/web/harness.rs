@@ -114,6 +114,15 @@ impl Site {
         (visitor, response)
     }
 
+    /// Switches a user's second factor on in the user's only session, which stays.
+    pub(crate) async fn set_up_second_factor(&self, user_id: &str) {
+        let sessions = self.store.sessions_of(user_id, Duration::MAX, Duration::MAX).await.unwrap();
+        let [session] = sessions.as_slice() else { panic!("{} sessions", sessions.len()) };
+        self.store.begin_second_factor(user_id, &session.id_hash).await.unwrap();
+        let seed = self.store.second_factor(user_id).await.unwrap().unwrap().seed;
+        self.store.confirm_second_factor(user_id, &seed, 1, &[]).await.unwrap();
+    }
+
     /// Records a state of the user's instance, as the provisioner does.
     pub(crate) async fn set_state(&self, email: &str, state: InstanceState) {
         let user = self.store.user_by_email(email).await.unwrap().unwrap();

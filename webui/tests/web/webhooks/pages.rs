@@ -25,9 +25,7 @@ async fn a_webhook_takes_the_password_and_a_code() {
     let fields =
         [("url", "https://evil.example/"), ("cache_failed", ""), ("password", "wrong horse battery")];
     assert_eq!(ann.post(&edit, &fields).await.status, 401);
-    site.store.begin_second_factor(&user, "session").await.unwrap();
-    let seed = site.store.second_factor(&user).await.unwrap().unwrap().seed;
-    site.store.confirm_second_factor(&user, &seed, 1, &[]).await.unwrap();
+    site.set_up_second_factor(&user).await;
     let refused = create(&mut ann, &[("url", URL), ("cache_failed", "")]).await;
     assert_eq!(refused.status, 401);
     assert!(refused.text("webhook-code-error").is_some(), "{}", refused.body);
