@@ -100,9 +100,8 @@ impl DataDir {
         system_users: Option<&SystemUsers>,
     ) -> Result<(), CliError> {
         let created = self.create_dir()?;
-        let prepared = self
-            .prepare_folder(system_users)
-            .and_then(|()| self.prepare_database(settings, system_users));
+        let prepared =
+            self.prepare_folder(system_users).and_then(|()| self.prepare_database(settings, system_users));
         if created && prepared.is_err() {
             self.remove_new(settings);
         }

@@ -68,8 +68,7 @@ impl KeyFile {
         let path = std::path::absolute(path).map_err(|error| not_a_key_file(path, &error.to_string()))?;
         let bytes = private_file::read_secret(&path, LENGTH_MAX).map_err(|error| {
             if error.is_not_found() {
-                let fix =
-                    "make one with `memgate key export FILE` and the data directory, and copy it here";
+                let fix = "make one with `memgate key export FILE` and the data directory, and copy it here";
                 return CliError::new(format!("there is no key file {}", path.display()), fix);
             }
             error.into()

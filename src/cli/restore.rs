@@ -118,7 +118,10 @@ fn require_url(settings: &Settings) -> Result<&str, CliError> {
 fn now_full(url: &str, error: CliError) -> CliError {
     let (what, fix) = error.into_parts();
     let url = database_url::redact(url);
-    CliError::new(what, format!("{fix}; the database {url} holds the backup now: empty it before the next try"))
+    CliError::new(
+        what,
+        format!("{fix}; the database {url} holds the backup now: empty it before the next try"),
+    )
 }
 
 /// Migrates the database, compares it with the keys, and ends what may have been ended since the backup.

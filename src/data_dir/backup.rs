@@ -62,7 +62,10 @@ impl DataDir {
     ///
     /// # Errors
     /// If it can't be created, or has other files.
-    pub(crate) fn prepare_restore(&mut self, system_users: Option<&SystemUsers>) -> Result<Created, CliError> {
+    pub(crate) fn prepare_restore(
+        &mut self,
+        system_users: Option<&SystemUsers>,
+    ) -> Result<Created, CliError> {
         let created = Created { is_new: self.create_dir()?, files: Vec::new() };
         match self.prepare_folder(system_users) {
             Ok(()) => Ok(created),

@@ -135,7 +135,10 @@ async fn set_up(
                     write(&file, &text)?;
                 }
             }
-            _ => done.open_connections += set_password(store, &user, &text(url, &user)?, (&file, &draft)).await?,
+            _ => {
+                done.open_connections +=
+                    set_password(store, &user, &text(url, &user)?, (&file, &draft)).await?
+            }
         }
         done.files.push(file);
     }
@@ -166,5 +169,6 @@ fn text(url: &str, user: &RoleUser) -> Result<String, CliError> {
 }
 
 fn write(file: &Path, text: &str) -> Result<(), CliError> {
-    private_file::replace(file, Access::PRIVATE, text.as_bytes()).map_err(|error| io_error("write", file, &error))
+    private_file::replace(file, Access::PRIVATE, text.as_bytes())
+        .map_err(|error| io_error("write", file, &error))
 }

@@ -139,7 +139,9 @@ impl Store {
                 CERTIFICATES,
                 [from.at, &from.key, until, LIFE_MIN_MS, BATCH_MAX]
             ),
-            DetectedSource::Denials => find!(self, at, ReachedLimit, DENIALS, [from.at, quiet_since, BATCH_MAX]),
+            DetectedSource::Denials => {
+                find!(self, at, ReachedLimit, DENIALS, [from.at, quiet_since, BATCH_MAX])
+            }
             DetectedSource::Memory => {
                 find!(self, at, RefusedValues, REFUSED_VALUES, [from.at, quiet_since, BATCH_MAX])
             }

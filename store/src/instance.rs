@@ -79,7 +79,8 @@ impl Instance {
     /// After which time without a command it is put to sleep.
     #[must_use]
     pub fn sleep_after(&self) -> Option<Duration> {
-        self.effective_sleep_after_seconds.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+        self.effective_sleep_after_seconds
+            .map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
     }
 
     /// Whether it was to be deleted, and its container is gone.
@@ -131,7 +132,10 @@ impl TryFrom<Row> for Instance {
             item_size_max: row.item_size_max,
             warm: row.warm,
             // Never later than the plan says, whatever that said when the user chose.
-            effective_sleep_after_seconds: [row.plan_sleep_after, row.sleep_after].into_iter().flatten().min(),
+            effective_sleep_after_seconds: [row.plan_sleep_after, row.sleep_after]
+                .into_iter()
+                .flatten()
+                .min(),
             wake_requested: row.wake_requested,
             cpu_weight: row.cpu_weight,
             desired,

@@ -102,7 +102,8 @@ pub use leader::LeaderLock;
 pub use leak::{Leak, LeakReport};
 pub use mail::{ClaimedMail, MailKind, MailLimits, MailOutcome, NewMail};
 pub use notification::{
-    NOTIFICATIONS_PER_USER_MAX, Notification, NotificationKind, NotificationKinds, ParseNotificationKindsError,
+    NOTIFICATIONS_PER_USER_MAX, Notification, NotificationKind, NotificationKinds,
+    ParseNotificationKindsError,
 };
 pub use operation::{
     NewOperation, OpenOperation, Operation, OperationKind, OperationProgress, OperationState, RESIZE_MB_MAX,

@@ -59,7 +59,10 @@ const QUERIES: &[(&str, &[&str])] = &[
     (webhook::OF_USER, &[]),
     (webhook::ENABLED_OF, &[SORTED]),
     (webhook::COUNT, &[]),
-    (webhook::COUNT_FAILING, &["CO-ROUTINE failing", "SCAN failing", "SCAN webhooks USING COVERING INDEX webhooks_failing"]),
+    (
+        webhook::COUNT_FAILING,
+        &["CO-ROUTINE failing", "SCAN failing", "SCAN webhooks USING COVERING INDEX webhooks_failing"],
+    ),
     (webhook_delivery::COUNT_DUE, &["CO-ROUTINE counted", "SCAN counted", "CORRELATED SCALAR SUBQUERY"]),
     (webhook_delivery::OF_WEBHOOK, &[]),
     (audit::OF_ACTOR, &[]),

@@ -31,7 +31,8 @@ impl World {
         let mut random = StdRng::seed_from_u64(seed);
         let warm = random.random();
         let effective_sleep_after_seconds = random.random::<bool>().then_some(60);
-        let instance = Instance { warm, effective_sleep_after_seconds, ..instance(DesiredState::Running, None) };
+        let instance =
+            Instance { warm, effective_sleep_after_seconds, ..instance(DesiredState::Running, None) };
         let (operations, containers, log) = (vec![], vec![], vec![]);
         Self { random, instance, operations, containers, failures: 0, count: 0, log }
     }

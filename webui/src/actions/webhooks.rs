@@ -2,8 +2,8 @@
 
 use identity::{CertificateName, InputError};
 use store::{
-    NOTIFICATIONS_PER_USER_MAX, NotificationKinds, StoreError, User, UserState, WEBHOOKS_PER_USER_MAX, Webhook,
-    WebhookDelivery, WebhookFields,
+    NOTIFICATIONS_PER_USER_MAX, NotificationKinds, StoreError, User, UserState, WEBHOOKS_PER_USER_MAX,
+    Webhook, WebhookDelivery, WebhookFields,
 };
 
 use super::{ActionError, Cause, Refusal, acting};

@@ -9,8 +9,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use store::{NotificationKind, NotificationKinds, Webhook};
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::auth::{Principal, Read, Webhooks};
@@ -164,8 +164,8 @@ pub(super) async fn create(
     let create = async {
         let NewWebhookFields { url, description, kinds } = &body.fields;
         let kinds = kinds.as_deref().map_or(NotificationKinds::ALL, chosen);
-        let input =
-            WebhookInput::parse(&app, url, description.as_deref().unwrap_or_default(), kinds).map_err(invalid)?;
+        let input = WebhookInput::parse(&app, url, description.as_deref().unwrap_or_default(), kinds)
+            .map_err(invalid)?;
         let (id, secret) = webhooks::create(&app, user, &input).await?;
         Ok((id.clone(), (id, secret)))
     };

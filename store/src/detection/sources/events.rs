@@ -22,9 +22,8 @@ macro_rules! events {
 pub(in crate::detection) const EVENTS: &str =
     events!("e.notified = 0 AND (e.contents_lost = 1 OR e.cause = 'out_of_memory')");
 /// Up to `$1` events that were repeated, and of which nobody was notified that they were.
-pub(in crate::detection) const REPEATED: &str = events!(
-    "e.repetition_notified = 0 AND e.count >= 5 AND e.cause IN ('crashed', 'out_of_memory', 'hung')"
-);
+pub(in crate::detection) const REPEATED: &str =
+    events!("e.repetition_notified = 0 AND e.count >= 5 AND e.cause IN ('crashed', 'out_of_memory', 'hung')");
 
 #[derive(sqlx::FromRow)]
 pub(in crate::detection) struct Event {

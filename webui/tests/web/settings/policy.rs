@@ -47,7 +47,10 @@ async fn user_chooses_an_earlier_sleep_than_the_plans_and_no_later_one() {
     assert_eq!((saved.status, saved.location()), (303, &*path), "{}", saved.body);
     let page = visitor.get(&path).await;
     assert!(page.text("saved").is_some() && page.body.contains("After 1 hour without a command"));
-    assert_eq!((choices(&page).1.as_str(), instance(&site).await.effective_sleep_after_seconds), ("1h", Some(3600)));
+    assert_eq!(
+        (choices(&page).1.as_str(), instance(&site).await.effective_sleep_after_seconds),
+        ("1h", Some(3600))
+    );
     let entry = site.store.audit_before(i64::MAX, 1).await.unwrap().remove(0);
     assert_eq!(
         (entry.action.as_str(), entry.actor),
