@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use store::{
-    ClaimedDelivery, Database, DeliveryOutcome, DetectedSource, DisabledReason, InstanceState,
-    NotificationKind, NotificationKinds, Observed, Store, WebhookFields,
+    ClaimedDelivery, Database, DeliveryOutcome, DetectedSource, DisabledReason, InstanceState, LockWait,
+    NotificationKind, NotificationKinds, Observed, Store, StoreOptions, WebhookFields,
 };
 
 use crate::test_db::{DEADLINE, TestDb, sign_up};
@@ -17,6 +17,13 @@ const FIELDS: WebhookFields<'_> = WebhookFields {
     description: "",
     kinds: NotificationKinds::ALL,
 };
+
+/// The store of a process that waits for locks for as long as a test does.
+async fn open(db: &TestDb) -> Store {
+    let lock_wait = LockWait { limit: DEADLINE, report: None };
+    let options = StoreOptions { lock_wait, ..StoreOptions::default() };
+    Store::migrate(&db.database(), &options).await.unwrap()
+}
 
 /// A transaction of another program that has begun with this statement.
 async fn begin(db: &TestDb, sql: &str) -> PgConnection {
@@ -65,7 +72,7 @@ async fn fail(store: &Store, user: &str) {
 #[tokio::test]
 async fn delivery_that_is_added_while_another_one_ends_is_made() {
     let db = TestDb::postgres().await;
-    let store = db.open().await;
+    let store = open(&db).await;
     let (user, claimed) = claimed(&store).await;
     fail(&store, &user).await;
     // Keeps the transaction that adds the delivery from ending: it counts the mail to this user last.
@@ -95,7 +102,7 @@ async fn delivery_that_is_added_while_another_one_ends_is_made() {
 async fn delivery_ends_while_its_webhook_is_disabled_or_deleted() {
     for deletes in [false, true] {
         let db = TestDb::postgres().await;
-        let store = db.open().await;
+        let store = open(&db).await;
         let (_, claimed) = claimed(&store).await;
         let id = claimed.webhook.id.clone();
         let delivery = format!("SELECT 1 FROM webhook_deliveries WHERE id = '{}' FOR UPDATE", claimed.id);
@@ -126,7 +133,7 @@ async fn delivery_ends_while_its_webhook_is_disabled_or_deleted() {
 #[tokio::test]
 async fn notification_is_added_while_a_webhook_of_its_user_is_disabled() {
     let db = TestDb::postgres().await;
-    let store = db.open().await;
+    let store = open(&db).await;
     let (user, claimed) = claimed(&store).await;
     let mut ids = vec![claimed.webhook.id];
     for _ in 0..2 {
