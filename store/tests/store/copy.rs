@@ -31,6 +31,7 @@ async fn fill_empty_tables(db: &TestDb) {
         }
         let (definition, _) =
             db.pairs(&format!("SELECT sql, 0 FROM sqlite_master WHERE name = '{table}'")).await.remove(0);
+        let definition = definition.split_whitespace().collect::<Vec<_>>().join(" ");
         let references = format!(
             "SELECT \"from\" || ' ' || \"to\" || ' FROM ' || \"table\", 0 FROM pragma_foreign_key_list('{table}')"
         );
@@ -39,10 +40,12 @@ async fn fill_empty_tables(db: &TestDb) {
             db.pairs(&format!("SELECT name, type = 'TEXT' FROM pragma_table_info('{table}')")).await;
         let value = |(column, is_text): &(String, i64)| {
             let reference = references.iter().find_map(|(it, _)| it.strip_prefix(&format!("{column} ")));
-            let allowed = definition.split_once(&format!("CHECK ({column} IN ('"));
+            let allowed = definition.split_once(&format!("CHECK ({column} IN ("));
             match (reference, allowed) {
                 (Some(reference), _) => format!("(SELECT {reference} LIMIT 1)"),
-                (_, Some((_, values))) => format!("'{}'", values.split('\'').next().unwrap()),
+                (_, Some((_, values))) => values.split([',', ')']).next().unwrap().to_owned(),
+                // Hours are whole.
+                _ if column == "hour" => "3600000".to_owned(),
                 _ if *is_text == 1 => "'x'".to_owned(),
                 _ => "1".to_owned(),
             }
