@@ -57,12 +57,16 @@ impl Browser {
         let reset = product.json(&["user", "reset-password", email]);
         let password = reset["password"].as_str().unwrap();
         product.register_secret(password);
-        let page = browser.curl(product, "/sign-in", &[]);
-        let (_, token) = page.split_once("name=\"csrf_token\" value=\"").unwrap();
-        let token = format!("csrf_token={}", token.split('"').next().unwrap());
         let (email, password) = (format!("email={email}"), format!("password={password}"));
-        let fields = [&token, &email, &password].map(|field| ["--data-urlencode", field.as_str()]);
-        browser.curl(product, "/sign-in", fields.as_flattened());
+        // A busy web UI asks to try again.
+        wait_until(deadline_in(60), "the user signs in", || {
+            let page = browser.curl(product, "/sign-in", &[]);
+            let Some((_, token)) = page.split_once("name=\"csrf_token\" value=\"") else { return false };
+            let token = format!("csrf_token={}", token.split('"').next().unwrap());
+            let fields = [&token, &email, &password].map(|field| ["--data-urlencode", field.as_str()]);
+            browser.curl(product, "/sign-in", fields.as_flattened());
+            browser.account(product) == "200 "
+        });
         browser
     }
 
@@ -96,7 +100,6 @@ fn drill(mut product: Product, mut restored: Installation, new_server: Option<&P
     restored.share_subnets(&product);
     let ada = product.add_user("ada@example.org");
     let browser = Browser::sign_in(&product, &ada.email);
-    assert_eq!(browser.account(&product), "200 ");
     let revoked = product.credentials(&["token", "create", &ada.email, "--name", "revoked before"]);
     product.json(&["token", "revoke", &revoked.username]);
     let file = back_up(&product, &ada);
